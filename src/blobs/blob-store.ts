@@ -1,0 +1,73 @@
+/**
+ * blobs/: where bytes live, by Digest. May import oci/ and lib/.
+ *
+ * The one idea: a write is an Ingest, invisible until `commit`. The contract is asynchronous, small and without
+ * paths, so that a folder and an object store can both keep it; `blob-store.suite.ts` is what every
+ * implementation passes. Who may write a key is settled before by a Claim in the index, not here.
+ */
+import type { BlobReader } from '../lib/blob-reader.ts';
+import type { Digest } from '../oci/digest.ts';
+
+export interface BlobStat {
+  /** Bytes. */
+  readonly size: number;
+}
+
+export interface BlobStore {
+  /** `undefined` when the blob is not here. Throws when the store is broken: that is never a miss. */
+  stat(digest: Digest): Promise<BlobStat | undefined>;
+  /** `undefined` when the blob is not here. The caller closes the reader; it outlives a `remove`. */
+  open(digest: Digest): Promise<BlobReader | undefined>;
+  /** Removes the blob; absent is fine. Remove its row in the index first. */
+  remove(digest: Digest): Promise<void>;
+  /**
+   * Opens the ingest `key` (`[a-z0-9-]{1,200}`), new or left by an earlier process, for writing at its end.
+   * The caller holds the Claim of that key. `digest`, when known, lets hashing begin at once.
+   */
+  ingest(key: string, digest?: Digest): Promise<Ingest>;
+  /** An ingest that another process writes, for reading along; `undefined` when there is none. */
+  follow(key: string): Promise<IngestFollower | undefined>;
+  /** Removes an ingest that nobody writes; absent is fine. */
+  abandon(key: string): Promise<void>;
+  /** All ingests, for upkeep. */
+  ingests(): AsyncIterable<{ readonly key: string; readonly size: number; readonly modifiedAtMs: number }>;
+  /** All blobs that are here, with or without a row in the index, for upkeep. */
+  blobs(): AsyncIterable<{ readonly digest: Digest; readonly size: number; readonly modifiedAtMs: number }>;
+  close(): Promise<void>;
+}
+
+/** One write in progress. Exactly one of `commit`, `suspend` and `abort` ends it; a crash is like `suspend`. */
+export interface Ingest {
+  /** Bytes written and readable. */
+  readonly offset: number;
+  /** Appends; resolves when the bytes can be read (not yet synced). One call at a time. Throws ENOSPC as `isStorageFull`. */
+  write(chunks: readonly Uint8Array[]): Promise<void>;
+  /** Positioned read of what is written; at most up to `offset`. Stays possible after `commit` until `close`. */
+  read(buffer: Uint8Array, position: number): Promise<number>;
+  /** Forgets everything from `size` on. */
+  truncate(size: number): Promise<void>;
+  /**
+   * The digest of everything written, hashed behind the writer in a worker: after the last byte this takes a moment, not a pass.
+   * `like` names the algorithm.
+   */
+  hash(like: Digest): Promise<Digest>;
+  /**
+   * Makes it the blob `digest`: syncs the file, moves it, syncs the folder. The caller has verified size and `hash`.
+   * Another blob of that digest may be there already; that is success. Rejects with nothing visible.
+   */
+  commit(digest: Digest): Promise<void>;
+  /** Stops writing, keeps the bytes for a later `ingest(key)`. */
+  suspend(): Promise<void>;
+  /** Stops writing and removes the bytes. */
+  abort(): Promise<void>;
+  /** Ends reading. Call it once after commit, suspend or abort, when no reader is left. */
+  close(): Promise<void>;
+}
+
+/** Reads along with an ingest of another process. */
+export interface IngestFollower {
+  /** Bytes there now. */
+  length(): Promise<number>;
+  read(buffer: Uint8Array, position: number): Promise<number>;
+  close(): Promise<void>;
+}

@@ -1,0 +1,15 @@
+/**
+ * Random access to bytes of a known final size: a file, or a download that still grows.
+ * Who opened a reader closes it; `close` may be called twice.
+ */
+export interface BlobReader {
+  /** Final size in bytes. */
+  readonly size: number;
+  /**
+   * Fills `buffer` from `position` with at least one byte and returns how many; 0 only at or past `size`.
+   * On a growing download it waits until bytes are there (and, for the held-back end, verified).
+   * Rejects when the bytes can never come: the caller must break its own answer off, not end it.
+   */
+  read(buffer: Uint8Array, position: number): Promise<number>;
+  close(): Promise<void>;
+}

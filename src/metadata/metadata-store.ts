@@ -1,0 +1,159 @@
+/**
+ * metadata/: what is known about content. May import oci/ and lib/.
+ *
+ * Manifests with their bytes, tags, Links (this content belongs to this repository), Grants (this credential may
+ * read it), blobs that are held, Claims (a lease: "I am working on this") and last use. The contract is
+ * asynchronous and holds no SQL; `metadata-store.suite.ts` is what every implementation passes. Every write is one
+ * short transaction, durable when its promise resolves. Absent is `undefined`; a throw means broken.
+ */
+import type { Descriptor } from '../oci/descriptor.ts';
+import type { Digest } from '../oci/digest.ts';
+import type { Manifest, ManifestView } from '../oci/manifest.ts';
+import type { Page } from '../oci/pull-source.ts';
+import type { Repository } from '../oci/repository.ts';
+
+export interface TagRow {
+  readonly digest: Digest;
+  /** When upstream last said that the tag means this digest; for a hosted tag, when it was pushed. Epoch ms. */
+  readonly checkedAtMs: number;
+}
+
+/** A remembered proof that a credential may read a repository. `credentialId` '' means anybody: it is public. */
+export interface Grant {
+  readonly credentialId: string;
+  /** Epoch ms of the last upstream success. */
+  readonly verifiedAtMs: number;
+  /** `import`: given by an operator's import or pull for a tenant, not by an upstream answer. */
+  readonly origin: 'upstream' | 'import';
+}
+
+/** An upload session of a hosted repository; its bytes are the ingest `upload-<id>`. */
+export interface Upload {
+  readonly id: string;
+  readonly repository: Repository;
+  /** Who began it: `Requester.id`. */
+  readonly requester: string;
+  readonly startedAtMs: number;
+  readonly touchedAtMs: number;
+}
+
+/** A document that upstream gave for a repository and that is no manifest: a tag list, a referrers list. */
+export interface Document {
+  readonly mediaType: string;
+  readonly bytes: Uint8Array;
+  readonly checkedAtMs: number;
+}
+
+export interface Paged<T> {
+  readonly entries: readonly T[];
+  /** Whether more entries sort after the last one given. */
+  readonly more: boolean;
+}
+
+export interface MetadataStore {
+  // Manifests. One is held once, and belongs to the repositories that have a Link to it.
+
+  /** Held in any repository. */
+  readManifest(digest: Digest): Promise<Manifest | undefined>;
+  /** Held, and linked in this repository. */
+  readLinkedManifest(repository: Repository, digest: Digest): Promise<Manifest | undefined>;
+  /**
+   * Keeps the manifest with what it names, and links it. With `tag`, moves the tag too: one transaction.
+   * `references` that must be linked in this repository, else nothing is written and their digests are returned.
+   */
+  putManifest(
+    repository: Repository,
+    manifest: Manifest,
+    view: ManifestView,
+    options: { tag?: string; atMs: number; required?: readonly Digest[] },
+  ): Promise<readonly Digest[]>;
+  /** Removes the Link and every tag of this repository that means it. False when there was none. */
+  unlinkManifest(repository: Repository, digest: Digest): Promise<boolean>;
+  /** Manifests linked in this repository whose `subject` is `subject`, by digest. */
+  listReferrers(repository: Repository, subject: Digest, artifactType: string | undefined, page: Page): Promise<Paged<Descriptor>>;
+
+  // Tags.
+
+  readTag(repository: Repository, tag: string): Promise<TagRow | undefined>;
+  /** The tag and, when it is held and linked, its manifest: one look-up, for the hot path. */
+  readTagged(repository: Repository, tag: string): Promise<{ readonly tag: TagRow; readonly manifest: Manifest | undefined } | undefined>;
+  /** Sets what the tag means. */
+  putTag(repository: Repository, tag: string, row: TagRow): Promise<void>;
+  /** False when there was none. */
+  removeTag(repository: Repository, tag: string): Promise<boolean>;
+  /** In ASCII order. */
+  listTags(repository: Repository, page: Page): Promise<Paged<string>>;
+
+  // Repositories.
+
+  /** Whether anything was ever linked or tagged in it and not all of it removed. */
+  hasRepository(repository: Repository): Promise<boolean>;
+  /** Names within one upstream ('' = hosted), in ASCII order. */
+  listRepositories(upstream: string, page: Page): Promise<Paged<string>>;
+  /** Forgets Links, tags, documents and Grants of the repository; content goes with the next garbage collection. */
+  removeRepository(repository: Repository): Promise<void>;
+
+  // Blobs. A row says that the bytes are in the BlobStore, verified and synced.
+
+  statBlob(digest: Digest): Promise<{ readonly size: number } | undefined>;
+  /** The row and, with `repository`, the Link: one transaction, after BlobStore's commit. */
+  putBlob(digest: Digest, size: number, repository?: Repository): Promise<void>;
+  /** Removes the row (before the bytes). Links stay: they say where it belongs, not that it is here. */
+  removeBlob(digest: Digest): Promise<boolean>;
+  /** Whether content belongs to the repository, held or not. */
+  isLinked(repository: Repository, digest: Digest): Promise<boolean>;
+  /** `size` as upstream gave it. */
+  linkBlob(repository: Repository, digest: Digest, size: number): Promise<void>;
+  unlinkBlob(repository: Repository, digest: Digest): Promise<boolean>;
+  /** The size that a manifest linked in this repository, or a Link, gives for the blob. */
+  namedSize(repository: Repository, digest: Digest): Promise<number | undefined>;
+
+  // Documents of a mirrored repository, by a name of the caller's.
+
+  readDocument(repository: Repository, name: string): Promise<Document | undefined>;
+  putDocument(repository: Repository, name: string, document: Document): Promise<void>;
+
+  // Grants.
+
+  readGrants(repository: Repository): Promise<readonly Grant[]>;
+  putGrant(repository: Repository, grant: Grant): Promise<void>;
+  endGrant(repository: Repository, credentialId: string): Promise<void>;
+  /** Ends every Grant of a credential that is gone. */
+  endGrantsOf(credentialId: string): Promise<void>;
+
+  // Uploads.
+
+  putUpload(upload: Upload): Promise<void>;
+  readUpload(id: string): Promise<Upload | undefined>;
+  removeUpload(id: string): Promise<boolean>;
+  countUploads(repository: Repository): Promise<number>;
+  listUploads(touchedBeforeMs: number, limit: number): Promise<readonly Upload[]>;
+
+  // Between processes.
+
+  /**
+   * Takes the lease `key`: true when it is ours now (it was free, ours, or its process is dead: no heartbeat seen for 5 s).
+   * Held until `release` or the end of this process.
+   */
+  claim(key: string): Promise<boolean>;
+  release(key: string): Promise<void>;
+  /** Whether some live process holds it, as far as has been seen. */
+  isClaimed(key: string): Promise<boolean>;
+  /** Tells the other processes on this store that something under `topic` changed. */
+  announce(topic: Topic): Promise<void>;
+  /** Calls `listener` within about a second of another process's `announce`. Returns the way to stop. */
+  onAnnounce(topic: Topic, listener: () => void): () => void;
+
+  // Small state, and use.
+
+  /** A value that all processes share, such as the key of keyed hashes. */
+  readSetting(name: string): Promise<string | undefined>;
+  /** Sets it unless it is set; returns what counts. */
+  initSetting(name: string, value: string): Promise<string>;
+  /** Notes that content was served. Batched in memory; a crash may lose the last seconds. */
+  noteUse(digest: Digest): void;
+  close(): Promise<void>;
+}
+
+/** `content`: a tag, manifest or Grant was written. `failures`: remembered failures are to be forgotten. `secrets`: credentials changed. */
+export type Topic = 'content' | 'failures' | 'secrets';

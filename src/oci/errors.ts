@@ -1,0 +1,67 @@
+/** One row per error that a client can hear: the distribution spec's codes ("Error Codes"), and four of ours. */
+const ERRORS = {
+  BLOB_UNKNOWN: { status: 404, message: 'blob unknown to registry' },
+  BLOB_UPLOAD_INVALID: { status: 400, message: 'blob upload invalid' },
+  BLOB_UPLOAD_UNKNOWN: { status: 404, message: 'blob upload unknown to registry' },
+  DIGEST_INVALID: { status: 400, message: 'provided digest did not match uploaded content, or is malformed' },
+  MANIFEST_BLOB_UNKNOWN: { status: 404, message: 'manifest references a manifest or blob unknown to registry' },
+  MANIFEST_INVALID: { status: 400, message: 'manifest invalid' },
+  MANIFEST_UNKNOWN: { status: 404, message: 'manifest unknown to registry' },
+  NAME_INVALID: { status: 400, message: 'invalid repository name' },
+  NAME_UNKNOWN: { status: 404, message: 'repository name not known to registry' },
+  SIZE_INVALID: { status: 400, message: 'provided length did not match content length' },
+  UNAUTHORIZED: { status: 401, message: 'authentication required' },
+  DENIED: { status: 403, message: 'requested access to the resource is denied' },
+  UNSUPPORTED: { status: 405, message: 'the operation is unsupported' },
+  TOOMANYREQUESTS: { status: 429, message: 'too many requests' },
+  TAG_INVALID: { status: 400, message: 'manifest tag is malformed' },
+  PAGINATION_NUMBER_INVALID: { status: 400, message: 'invalid number of results requested' },
+  RANGE_INVALID: { status: 416, message: 'range not satisfiable' },
+  QUERY_INVALID: { status: 400, message: 'invalid request' },
+  MANIFEST_TOO_LARGE: { status: 413, message: 'manifest exceeds the size limit' },
+  UPSTREAM_INVALID: { status: 502, message: 'the upstream registry gave an invalid answer' },
+  UNAVAILABLE: { status: 503, message: 'temporarily unavailable' },
+  INSUFFICIENT_STORAGE: { status: 507, message: 'insufficient storage' },
+  UNKNOWN: { status: 500, message: 'internal error' },
+} as const satisfies Record<string, { status: number; message: string }>;
+
+export type OciErrorCode = keyof typeof ERRORS;
+
+export interface OciErrorOptions {
+  /** For the one who reads it: what was wrong and what to do. Replaces the code's general message. */
+  readonly message?: string;
+  /** Structured, goes into `errors[0].detail`. Never a secret. */
+  readonly detail?: unknown;
+  /** Extra response headers, such as Retry-After. */
+  readonly headers?: Readonly<Record<string, string>>;
+  /** For the log only. */
+  readonly cause?: unknown;
+}
+
+/** Something the client must hear. Anything else that is thrown is a bug: 500, logged with its cause. Not subclassed. */
+export class OciError extends Error {
+  readonly code: OciErrorCode;
+  readonly status: number;
+  readonly detail: unknown;
+  readonly headers: Readonly<Record<string, string>>;
+
+  constructor(code: OciErrorCode, options: OciErrorOptions = {}) {
+    super(options.message ?? ERRORS[code].message, { cause: options.cause });
+    this.name = 'OciError';
+    this.code = code;
+    this.status = ERRORS[code].status;
+    this.detail = options.detail;
+    this.headers = options.headers ?? {};
+  }
+
+  /** The body of the distribution spec, "Error Codes". */
+  toJSON(): { errors: [{ code: string; message: string; detail?: unknown }] } {
+    const { code, message, detail } = this;
+    return { errors: [detail === undefined ? { code, message } : { code, message, detail }] };
+  }
+}
+
+/** Every code with its status: for the test that compares it with the spec's list. */
+export function errorCodes(): ReadonlyMap<string, number> {
+  return new Map(Object.entries(ERRORS).map(([code, { status }]) => [code, status]));
+}

@@ -1,0 +1,36 @@
+import type { Credential } from './credential.ts';
+
+/** Who is asking, as far as it was proved. */
+export interface Requester {
+  /** The tenant's name; `undefined` is anonymous. */
+  readonly tenant: string | undefined;
+  /** Safe to log and to count by; `anonymous` for nobody in particular. */
+  readonly id: string;
+}
+
+export const ANONYMOUS: Requester = { tenant: undefined, id: 'anonymous' };
+
+/**
+ * What `access` settled for one request on one repository before it reaches `mirror` or `hosted`.
+ * For a mirrored repository it says with which credentials upstream may be asked on the requester's behalf,
+ * and whether what is held may be served without asking.
+ */
+export interface Right {
+  readonly requester: Requester;
+  /** In the order they are tried upstream; `undefined` is an anonymous attempt. Never empty for a mirrored repository. */
+  readonly credentials: readonly (Credential | undefined)[];
+  /** A Grant (or a public repository) covers this requester now: what is held is served without asking upstream. */
+  readonly proved: boolean;
+  /** Not proved, but an expired Grant still counts while upstream cannot be reached. */
+  readonly provedIfUnreachable: boolean;
+}
+
+/** Told to `access` after each upstream answer that says something about a right. An upstream error says nothing. */
+export interface Proof {
+  readonly upstream: string;
+  readonly repository: string;
+  /** As in `credentialId`. */
+  readonly credentialId: string;
+  /** `granted`: a manifest or blob request succeeded. `ended`: 401, 403 or 404 for the repository. */
+  readonly outcome: 'granted' | 'ended';
+}
