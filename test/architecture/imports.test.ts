@@ -1,0 +1,98 @@
+import { readdirSync, readFileSync } from 'node:fs';
+import { dirname, join, relative, resolve, sep } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { describe, expect, it } from 'vitest';
+
+const src = resolve(dirname(fileURLToPath(import.meta.url)), '../../src');
+
+/** The house: what a folder of `src/` may import besides itself. `*` is everything. */
+const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
+  lib: [],
+  oci: ['lib'],
+  config: ['oci', 'lib'],
+  ops: ['lib'],
+  blobs: ['oci', 'lib'],
+  metadata: ['oci', 'lib'],
+  tenants: ['oci', 'lib'],
+  upstream: ['oci', 'lib'],
+  access: ['tenants', 'metadata', 'oci', 'lib'],
+  mirror: ['upstream', 'blobs', 'metadata', 'oci', 'lib'],
+  hosted: ['blobs', 'metadata', 'oci', 'lib'],
+  upkeep: ['blobs', 'metadata', 'oci', 'lib'],
+  archive: ['blobs', 'metadata', 'oci', 'lib'],
+  http: ['access', 'mirror', 'hosted', 'upkeep', 'archive', 'upstream', 'blobs', 'metadata', 'tenants', 'oci', 'lib', 'ops'],
+  cli: ['*'],
+  '': ['*'],
+};
+
+/** Packages that more than one file may import, because they are the folder's subject. */
+const SHARED_PACKAGES: Readonly<Record<string, string>> = { koa: 'http', '@koa/router': 'http' };
+
+interface Import {
+  readonly file: string;
+  readonly target: string;
+}
+
+const files = readdirSync(src, { recursive: true, encoding: 'utf8' }).filter(name => name.endsWith('.ts'));
+const production = files.filter(name => !/\.(test|suite)\.ts$/.test(name));
+const imports = production.flatMap(importsOf);
+
+function importsOf(file: string): Import[] {
+  const text = readFileSync(join(src, file), 'utf8');
+  const found = text.matchAll(/^\s*(?:import|export)\b[^'"`;]*?from\s*'([^']+)'|^\s*import\s*'([^']+)'|\bimport\(\s*'([^']+)'\s*\)/gm);
+  return [...found].map(match => ({ file, target: match[1] ?? match[2] ?? match[3] ?? '' }));
+}
+
+function folderOf(file: string): string {
+  return file.includes(sep) ? (file.split(sep)[0] ?? '') : '';
+}
+
+describe('the house', () => {
+  it('is read whole: every source file but the leaves imports something', () => {
+    expect(production.length).toBeGreaterThan(50);
+    expect(new Set(imports.map(({ file }) => file)).size).toBeGreaterThan(production.length * 0.7);
+  });
+
+  it('has only the folders that it names', () => {
+    expect([...new Set(files.map(folderOf))].filter(folder => !(folder in MAY_IMPORT))).toEqual([]);
+  });
+
+  it('imports in one direction', () => {
+    const wrong = imports
+      .filter(({ target }) => target.startsWith('.'))
+      .map(({ file, target }) => ({ file, to: relative(src, resolve(src, dirname(file), target)) }))
+      .filter(({ file, to }) => {
+        const from = folderOf(file);
+        const allowed = MAY_IMPORT[from] ?? [];
+        return folderOf(to) !== from && !allowed.includes('*') && !allowed.includes(folderOf(to));
+      });
+    expect(wrong.map(({ file, to }) => `${file} -> ${to}`)).toEqual([]);
+  });
+
+  it('imports each third-party package in one file', () => {
+    const users = new Map<string, Set<string>>();
+    for (const { file, target } of imports) {
+      if (!target.startsWith('.') && !target.startsWith('node:')) {
+        const name = target.split('/').slice(0, target.startsWith('@') ? 2 : 1).join('/');
+        users.set(name, (users.get(name) ?? new Set()).add(file));
+      }
+    }
+    const spread = [...users]
+      .filter(([name, by]) => {
+        const folder = SHARED_PACKAGES[name];
+        return folder === undefined ? by.size > 1 : [...by].some(file => folderOf(file) !== folder);
+      })
+      .map(([name, by]) => `${name}: ${[...by].sort().join(', ')}`);
+    expect(spread).toEqual([]);
+    expect(users.size).toBeGreaterThan(3);
+  });
+
+  it('reads the environment in config/ and the starter alone', () => {
+    const readers = production.filter(file => folderOf(file) !== 'config' && /process\.env\b/.test(readFileSync(join(src, file), 'utf8')));
+    expect(readers).toEqual([]);
+  });
+
+  it('has no barrels', () => {
+    expect(files.filter(file => file.endsWith('index.ts'))).toEqual([]);
+  });
+});
