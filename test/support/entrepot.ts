@@ -1,0 +1,160 @@
+// The product as a child process of a test: the built dist/, through the same starter that people use.
+import { existsSync } from 'node:fs';
+import { mkdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { stringify } from 'yaml';
+import { answers, Daemon, freePort, type RunResult, tryRun } from './programs.ts';
+import { makeTempFolder, removeFolder } from './temp-folder.ts';
+
+const PROJECT = fileURLToPath(new URL('../..', import.meta.url));
+const STARTER = join(PROJECT, 'bin', 'entrepot.cjs');
+
+/** The configuration file as an object (design §11); what is left out is what the product defaults to. */
+export type EntrepotConfig = Readonly<Record<string, unknown>> & {
+  readonly server?: Readonly<Record<string, unknown>>;
+  readonly storage?: Readonly<Record<string, unknown>>;
+};
+
+export interface EntrepotOptions {
+  /** Keeps its config and, unless the config says otherwise, its store; a new temporary one if left out. */
+  readonly folder?: string;
+  readonly env?: Readonly<Record<string, string | undefined>>;
+  readonly readyTimeoutMs?: number;
+}
+
+/**
+ * A running Entrepot. It listens on free ports unless `server.listen` and `server.opsListen` say otherwise, keeps
+ * its store in its folder, and was ready when `start` returned.
+ */
+export class Entrepot {
+  /** Where clients ask, without a trailing slash: the first listener. */
+  readonly url: string;
+  /** The same without its scheme, as it stands in image references. */
+  readonly host: string;
+  /** Where /livez, /readyz and /metrics answer. */
+  readonly ops: string;
+  /** Holds `config.yaml` and `store/`. */
+  readonly folder: string;
+  readonly configFile: string;
+  readonly #daemon: Daemon;
+  readonly #config: EntrepotConfig;
+  readonly #options: EntrepotOptions;
+
+  private constructor(daemon: Daemon, place: Place, config: EntrepotConfig, options: EntrepotOptions) {
+    this.#daemon = daemon;
+    this.#config = config;
+    this.#options = options;
+    this.host = place.host;
+    this.url = `http://${place.host}`;
+    this.ops = `http://${place.opsHost}`;
+    this.folder = place.folder;
+    this.configFile = place.configFile;
+  }
+
+  static async start(config: EntrepotConfig = {}, options: EntrepotOptions = {}): Promise<Entrepot> {
+    if (!existsSync(join(PROJECT, 'dist', 'main.js'))) {
+      throw new Error('the product is not built: npm run build');
+    }
+    const place = await writeConfig(config, options);
+    const daemon = await Daemon.start({
+      program: process.execPath,
+      args: [STARTER, 'serve', '--config', place.configFile],
+      cwd: place.folder,
+      ...(options.env === undefined ? {} : { env: options.env }),
+      isReady: () => answers(`http://${place.opsHost}/readyz`, 200),
+      readyTimeoutMs: options.readyTimeoutMs ?? 20_000,
+    });
+    return new Entrepot(daemon, place, config, options);
+  }
+
+  get pid(): number {
+    return this.#daemon.pid;
+  }
+
+  get isRunning(): boolean {
+    return this.#daemon.isRunning;
+  }
+
+  get exitCode(): number | undefined {
+    return this.#daemon.exitCode;
+  }
+
+  logs(): string {
+    return this.#daemon.logs();
+  }
+
+  rss(): number {
+    return this.#daemon.rssBytes();
+  }
+
+  peakRss(): number {
+    return this.#daemon.peakRssBytes();
+  }
+
+  cpuSeconds(): number {
+    return this.#daemon.cpuSeconds();
+  }
+
+  /** The text of /metrics. */
+  async metrics(): Promise<string> {
+    return (await fetch(`${this.ops}/metrics`)).text();
+  }
+
+  /** A graceful stop; the folder stays. */
+  async stop(): Promise<void> {
+    await this.#daemon.stop();
+  }
+
+  /** SIGKILL; the folder stays. */
+  async kill(): Promise<void> {
+    await this.#daemon.kill();
+  }
+
+  /** A new process on the same folder, configuration and ports. The old one must have been stopped or killed. */
+  async startAgain(config: EntrepotConfig = this.#config): Promise<Entrepot> {
+    const server = { listen: this.host, opsListen: this.ops.replace('http://', ''), ...config.server };
+    return Entrepot.start({ ...config, server }, { ...this.#options, folder: this.folder });
+  }
+
+  /** Runs one of its commands (`refresh`, `rm`, `images` …) against its configuration. */
+  async command(...args: string[]): Promise<RunResult> {
+    return tryRun(process.execPath, [STARTER, ...args, '--config', this.configFile], { cwd: this.folder });
+  }
+
+  /** Stops it and removes its folder. */
+  async remove(): Promise<void> {
+    await this.stop();
+    await removeFolder(this.folder);
+  }
+}
+
+interface Place {
+  readonly folder: string;
+  readonly configFile: string;
+  readonly host: string;
+  readonly opsHost: string;
+}
+
+async function writeConfig(config: EntrepotConfig, options: EntrepotOptions): Promise<Place> {
+  const folder = options.folder ?? (await makeTempFolder('pot'));
+  await mkdir(folder, { recursive: true });
+  const server = {
+    listen: `127.0.0.1:${await freePort()}`,
+    opsListen: `127.0.0.1:${await freePort()}`,
+    ...config.server,
+  };
+  const full = { ...config, server, storage: { path: join(folder, 'store'), ...config.storage } };
+  const configFile = join(folder, 'config.yaml');
+  await writeFile(configFile, stringify(full));
+  return { folder, configFile, host: firstAddress(server.listen), opsHost: firstAddress(server.opsListen) };
+}
+
+/** The first of what `listen` may be: an address, `{address, upstream}`, or a list of these. */
+function firstAddress(listen: unknown): string {
+  if (typeof listen === 'string') return listen;
+  if (Array.isArray(listen)) return firstAddress(listen[0]);
+  if (typeof listen === 'object' && listen !== null && 'address' in listen)
+    return firstAddress(listen.address);
+  throw new Error(`no address: ${JSON.stringify(listen)}`);
+}
