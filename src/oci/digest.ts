@@ -25,7 +25,7 @@ export function parseDigest(text: string): Digest {
 }
 
 export function digestAlgorithm(digest: Digest): DigestAlgorithm {
-  return digest.slice(0, 6) as DigestAlgorithm;
+  return digest.startsWith('sha512') ? 'sha512' : 'sha256';
 }
 
 /** The hex part, without the algorithm. */
@@ -35,5 +35,5 @@ export function digestHex(digest: Digest): string {
 
 /** The digest of `bytes`. For what fits in memory (manifests); blobs are hashed by the store's worker. */
 export function digestOf(bytes: Uint8Array, algorithm: DigestAlgorithm = 'sha256'): Digest {
-  return `${algorithm}:${createHash(algorithm).update(bytes).digest('hex')}` as Digest;
+  return parseDigest(`${algorithm}:${createHash(algorithm).update(bytes).digest('hex')}`);
 }

@@ -1,0 +1,208 @@
+import { OciError } from './errors.ts';
+
+/**
+ * What an image is called: `registry/repository:tag@digest` (distribution's reference grammar).
+ * `registry` is '' only in what `parseReference` read without a domain, and in a bare digest.
+ */
+export interface Reference {
+  readonly registry: string;
+  readonly repository: string;
+  readonly tag?: string;
+  /** Of the right form for its algorithm; `parseDigest` says whether it is one that can be verified here. */
+  readonly digest?: string;
+}
+
+/** Why a text is no reference. */
+export type ReferenceFault =
+  | 'format'
+  | 'empty'
+  | 'uppercase'
+  | 'too-long'
+  | 'identifier-as-name'
+  | 'digest-unsupported'
+  | 'digest-length'
+  | 'digest-format';
+
+const FAULTS: Readonly<Record<ReferenceFault, string>> = {
+  format: 'invalid reference format',
+  empty: 'empty reference',
+  uppercase: 'repository name must be lower-case',
+  'too-long': 'reference is too long',
+  'identifier-as-name': '64 hexadecimal characters are an image ID, not a name',
+  'digest-unsupported': 'unsupported digest algorithm',
+  'digest-length': 'digest has the wrong length for its algorithm',
+  'digest-format': 'digest must be lower-case hexadecimal',
+};
+
+/** Thrown by the parsers of references. Not an OciError: most references come from configuration and Kubernetes. */
+export class InvalidReference extends Error {
+  readonly fault: ReferenceFault;
+
+  constructor(text: string, fault: ReferenceFault) {
+    super(`${FAULTS[fault]}: ${JSON.stringify(text.slice(0, 200))}`);
+    this.name = 'InvalidReference';
+    this.fault = fault;
+  }
+}
+
+/** distribution-spec, "Pulling manifests": clients may limit a name to 255 characters, and registries on disk do. */
+export const MAX_REPOSITORY_LENGTH = 255;
+/** distribution-spec, "Pulling manifests": a tag is at most 128 characters. */
+export const MAX_TAG_LENGTH = 128;
+/** Room for the longest host (253), port, name, tag and digest three times over; no honest reference comes near. */
+export const MAX_REFERENCE_LENGTH = 4096;
+
+/** Docker Hub's name in a normalised reference, whatever host serves it. */
+export const DOCKER_HUB = 'docker.io';
+/** The tag that is meant when neither tag nor digest is given. */
+export const DEFAULT_TAG = 'latest';
+
+const LEGACY_DOCKER_HUB = 'index.docker.io';
+const OFFICIAL_PREFIX = 'library/';
+
+const COMPONENT = '[a-z0-9]+(?:(?:\\.|_|__|-+)[a-z0-9]+)*';
+const PATH = `${COMPONENT}(?:/${COMPONENT})*`;
+const LABEL = '[a-zA-Z0-9]+(?:-+[a-zA-Z0-9]+)*';
+const HOST = `(?:${LABEL}(?:\\.${LABEL})*|\\[[a-fA-F0-9:]+\\])`;
+const DOMAIN = `${HOST}(?::[0-9]+)?`;
+const TAG = `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,${MAX_TAG_LENGTH - 1}}`;
+const DIGEST = '[a-zA-Z][a-zA-Z0-9]*(?:[-_+.][a-zA-Z][a-zA-Z0-9]*)*:[0-9a-fA-F]{32,}';
+
+const REFERENCE = new RegExp(`^(?:(${DOMAIN})/)?(${PATH})(?::(${TAG}))?(?:@(${DIGEST}))?$`);
+const REPOSITORY_ONLY = new RegExp(`^${PATH}$`);
+const TAG_ONLY = new RegExp(`^${TAG}$`);
+const IMAGE_ID = /^[a-f0-9]{64}$/;
+
+/** Hex digits of the algorithms that a reference may name (go-digest's three). */
+const DIGEST_HEX_LENGTH: ReadonlyMap<string, number> = new Map([
+  ['sha256', 64],
+  ['sha384', 96],
+  ['sha512', 128],
+]);
+
+/** Whether `text` is a repository's name by the OCI name rule, without a registry. */
+export function isRepositoryName(text: string): boolean {
+  return text.length <= MAX_REPOSITORY_LENGTH && REPOSITORY_ONLY.test(text);
+}
+
+/** `text` as a repository's name; NAME_INVALID otherwise. */
+export function parseRepositoryName(text: string): string {
+  if (!isRepositoryName(text)) {
+    throw new OciError('NAME_INVALID', { detail: { name: text.slice(0, MAX_REPOSITORY_LENGTH) } });
+  }
+  return text;
+}
+
+/** Whether `text` is a tag by the OCI rule. */
+export function isTag(text: string): boolean {
+  return TAG_ONLY.test(text);
+}
+
+/** `text` as a tag; TAG_INVALID otherwise. */
+export function parseTag(text: string): string {
+  if (!isTag(text)) {
+    throw new OciError('TAG_INVALID', { detail: { tag: text.slice(0, MAX_TAG_LENGTH) } });
+  }
+  return text;
+}
+
+/** The grammar alone, with no defaults: `nginx` has no registry, and `a/b` has the registry `a`. */
+export function parseReference(text: string): Reference {
+  if (text === '') throw new InvalidReference(text, 'empty');
+  if (text.length > MAX_REFERENCE_LENGTH) throw new InvalidReference(text, 'too-long');
+  const match = REFERENCE.exec(text);
+  if (match === null) {
+    throw new InvalidReference(text, REFERENCE.test(text.toLowerCase()) ? 'uppercase' : 'format');
+  }
+  const [, registry = '', repository = '', tag, digest] = match;
+  if (repository.length > MAX_REPOSITORY_LENGTH) throw new InvalidReference(text, 'too-long');
+  const fault = digest === undefined ? undefined : digestFault(digest);
+  if (fault !== undefined) throw new InvalidReference(text, fault);
+  return reference(registry, repository, tag, digest);
+}
+
+/**
+ * What `docker pull` and Kubernetes mean by `text`: short names belong to Docker Hub, and its one-component names to
+ * `library/`. No tag is added.
+ */
+export function parseNormalizedReference(text: string): Reference {
+  if (IMAGE_ID.test(text)) throw new InvalidReference(text, 'identifier-as-name');
+  const [domain, remainder] = splitDomain(text);
+  const beforeColon = remainder.split(':', 1)[0] ?? '';
+  if (beforeColon.toLowerCase() !== beforeColon) throw new InvalidReference(text, 'uppercase');
+  return parseReference(`${domain}/${remainder}`);
+}
+
+/** What containerd's CRI pulls: normalised, without the tag if there is a digest, `latest` if there is neither. */
+export function parseDockerReference(text: string): Reference {
+  const { registry, repository, tag, digest } = parseNormalizedReference(text);
+  return digest === undefined
+    ? reference(registry, repository, tag ?? DEFAULT_TAG)
+    : reference(registry, repository, undefined, digest);
+}
+
+/** Normalised, but a bare digest or image ID is that digest and nothing else. */
+export function parseAnyReference(text: string): Reference {
+  if (IMAGE_ID.test(text)) return reference('', '', undefined, `sha256:${text}`);
+  if (digestFault(text) === undefined) return reference('', '', undefined, text);
+  return parseNormalizedReference(text);
+}
+
+/** What the kubelet reads in a pod's `image`: normalised, `latest` only if both tag and digest are absent. */
+export function parseImageName(text: string): Reference {
+  const parsed = parseNormalizedReference(text);
+  return parsed.tag === undefined && parsed.digest === undefined ? { ...parsed, tag: DEFAULT_TAG } : parsed;
+}
+
+/** The canonical text: `docker.io/library/nginx:1.27@sha256:…`, or the digest alone where there is no name. */
+export function referenceText({ registry, repository, tag, digest }: Reference): string {
+  if (repository === '') return digest ?? '';
+  const name = registry === '' ? repository : `${registry}/${repository}`;
+  return name + (tag === undefined ? '' : `:${tag}`) + (digest === undefined ? '' : `@${digest}`);
+}
+
+/** The name without tag and digest, as keyrings and pull records have it: `docker.io/library/nginx`. */
+export function referenceName({ registry, repository }: Reference): string {
+  return referenceText({ registry, repository });
+}
+
+/** As Docker displays it: without what Docker Hub's defaults would add again. */
+export function familiarText(full: Reference): string {
+  if (full.registry !== DOCKER_HUB) return referenceText(full);
+  const components = full.repository.split('/');
+  const official = components.length === 2 && full.repository.startsWith(OFFICIAL_PREFIX);
+  const repository = official ? full.repository.slice(OFFICIAL_PREFIX.length) : full.repository;
+  return referenceText({ ...full, registry: '', repository });
+}
+
+/** The domain that `text` means, and everything behind it with Docker Hub's `library/` in place. */
+function splitDomain(text: string): [domain: string, remainder: string] {
+  const slash = text.indexOf('/');
+  if (slash === -1) return [DOCKER_HUB, OFFICIAL_PREFIX + text];
+  const first = text.slice(0, slash);
+  const rest = text.slice(slash + 1);
+  const isDomain = first === 'localhost' || /[.:]/.test(first) || first.toLowerCase() !== first;
+  if (!isDomain) return [DOCKER_HUB, text];
+  if (first !== DOCKER_HUB && first !== LEGACY_DOCKER_HUB) return [first, rest];
+  return [DOCKER_HUB, rest.includes('/') ? rest : OFFICIAL_PREFIX + rest];
+}
+
+/** go-digest's checks, in its order. */
+function digestFault(digest: string): ReferenceFault | undefined {
+  const colon = digest.indexOf(':');
+  if (colon <= 0) return 'digest-format';
+  const hexLength = DIGEST_HEX_LENGTH.get(digest.slice(0, colon));
+  if (hexLength === undefined) return 'digest-unsupported';
+  const hex = digest.slice(colon + 1);
+  if (hex.length !== hexLength) return 'digest-length';
+  return /^[0-9a-f]+$/.test(hex) ? undefined : 'digest-format';
+}
+
+function reference(registry: string, repository: string, tag?: string, digest?: string): Reference {
+  return {
+    registry,
+    repository,
+    ...(tag === undefined ? {} : { tag }),
+    ...(digest === undefined ? {} : { digest }),
+  };
+}
