@@ -1,0 +1,51 @@
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { Outcome } from '../oci/pull-source.ts';
+import type { Repository } from '../oci/repository.ts';
+import type { Requester } from '../oci/requester.ts';
+import type { Sender } from './front.ts';
+import type { Route } from './path.ts';
+
+/** One request and its answer: what the handlers learn on the way, and what the response log says at the end. */
+export class Exchange {
+  readonly req: IncomingMessage;
+  readonly res: ServerResponse;
+  readonly method: string;
+  readonly query: URLSearchParams;
+  readonly sender: Sender;
+  /** `performance.now()` when the request's head had arrived. */
+  readonly startedAtMs = performance.now();
+  /** The server is stopping: whatever is answered now ends its connection. */
+  readonly closing: boolean;
+
+  route: Route | undefined;
+  repository: Repository | undefined;
+  requester: Requester | undefined;
+  /** `ns` as it was understood, to be answered as `OCI-Namespace`. */
+  namespace: string | undefined;
+  outcome: Outcome | undefined;
+  upstreamMs = 0;
+  /** Bytes of the body that the kernel took. */
+  bytesSent = 0;
+  /** Why the answer broke off, or the bug behind a 500. */
+  failure: unknown;
+
+  constructor(options: {
+    req: IncomingMessage;
+    res: ServerResponse;
+    query: URLSearchParams;
+    sender: Sender;
+    closing: boolean;
+  }) {
+    this.req = options.req;
+    this.res = options.res;
+    this.method = options.req.method ?? 'GET';
+    this.query = options.query;
+    this.sender = options.sender;
+    this.closing = options.closing;
+  }
+
+  /** HEAD: everything but the body. */
+  get bodyless(): boolean {
+    return this.method === 'HEAD';
+  }
+}
