@@ -1,3 +1,6 @@
+import type { Descriptor } from './descriptor.ts';
+import { OciError } from './errors.ts';
+
 /** OCI image-spec, image-index.md "platform". */
 export interface Platform {
   readonly os: string;
@@ -5,4 +8,223 @@ export interface Platform {
   readonly variant?: string;
   readonly 'os.version'?: string;
   readonly 'os.features'?: readonly string[];
+}
+
+/**
+ * How containerd looks for a platform. `only`: what a host of it can run, with its 32-bit and older variants.
+ * `strict`: it alone. `windows`: what a Windows host of it can run, newest first.
+ */
+export type PlatformMatcher = 'only' | 'strict' | 'windows';
+
+/** What is meant when nobody says: what a single-platform client most often is. */
+export const DEFAULT_PLATFORM: Platform = { os: 'linux', architecture: 'amd64' };
+
+/** `os/arch`, `os/arch/variant`, with `:os.version` behind it or, as containerd writes it, `(os.version)` behind os. */
+const SPECIFIER =
+  /^([A-Za-z0-9_-]+)(?:\(([A-Za-z0-9_.-]+)\))?\/([A-Za-z0-9_.-]+)(?:\/([A-Za-z0-9_.-]+))?(?::([A-Za-z0-9_.-]+))?$/;
+
+/** The longest real specifier has some 40 characters. */
+const MAX_SPECIFIER_LENGTH = 255;
+
+/** BuildKit marks with it what belongs to an image without being one. */
+const REFERENCE_TYPE = 'vnd.docker.reference.type';
+
+/** Windows releases whose containers later hosts run (Windows Server 2022, 2025), by build, oldest first. */
+const STABLE_WINDOWS_BUILDS = [20348, 26100] as const;
+
+/** The newest arm64 minors that are known, by major; a v9 host also runs what the v8 of five minors later runs. */
+const MAX_ARM64_MINOR: Readonly<Record<number, number>> = { 8: 9, 9: 7 };
+
+/** The platform that `text` specifies, normalised; QUERY_INVALID otherwise. */
+export function parsePlatform(text: string): Platform {
+  const match = text.length > MAX_SPECIFIER_LENGTH ? null : SPECIFIER.exec(text);
+  if (match === null) {
+    const shown = JSON.stringify(text.slice(0, MAX_SPECIFIER_LENGTH));
+    throw new OciError('QUERY_INVALID', {
+      message: `${shown} is not a platform: os/arch[/variant][:os.version]`,
+    });
+  }
+  const [, os = '', versionOfOs, architecture = '', variant, version = versionOfOs] = match;
+  return normalizePlatform({
+    os,
+    architecture,
+    ...(variant && { variant }),
+    ...(version && { 'os.version': version }),
+  });
+}
+
+/** `os/arch[/variant][:os.version]`, which `parsePlatform` reads. Features are not shown. */
+export function formatPlatform(platform: Platform): string {
+  const { os, architecture, variant, 'os.version': version } = platform;
+  return `${os}/${architecture}${variant ? `/${variant}` : ''}${version ? `:${version}` : ''}`;
+}
+
+/** Common other spellings made canonical: lower case, `x86_64` → amd64, `aarch64` → arm64, `arm` → arm/v7 … */
+export function normalizePlatform(platform: Platform): Platform {
+  const { os, architecture, variant = '', ...rest } = platform;
+  const lowerOs = os.toLowerCase();
+  const [arch, canonicalVariant] = normalizeArchitecture(architecture.toLowerCase(), variant.toLowerCase());
+  const features = rest['os.features'];
+  return {
+    ...rest,
+    os: lowerOs === 'macos' ? 'darwin' : lowerOs || DEFAULT_PLATFORM.os,
+    architecture: arch,
+    ...(canonicalVariant && { variant: canonicalVariant }),
+    ...(features && { 'os.features': [...new Set(features)].sort() }),
+  };
+}
+
+/** Whether a child of an index is an attestation (provenance, SBOM) about another child: it runs nowhere. */
+export function isAttestation({ platform, annotations }: Descriptor): boolean {
+  const isUnknown = platform?.os === 'unknown' && platform.architecture === 'unknown';
+  return isUnknown || annotations?.[REFERENCE_TYPE] === 'attestation-manifest';
+}
+
+/** The matcher that a host of `platform` uses. */
+export function naturalMatcher(platform: Platform): PlatformMatcher {
+  return normalizePlatform(platform).os === 'windows' ? 'windows' : 'only';
+}
+
+/**
+ * The children of an index that suit `wanted`, best first, by containerd's rules. Only the first is pulled. Children
+ * without a platform come last; `configPlatform` says what the config of such a child names, if that is known, and
+ * then it must suit too.
+ */
+export function choosePlatform<Child extends Descriptor>(
+  children: readonly Child[],
+  wanted: Platform,
+  matcher: PlatformMatcher = naturalMatcher(wanted),
+  configPlatform: (child: Child) => Platform | undefined = () => undefined,
+): readonly Child[] {
+  const host = normalizePlatform(wanted);
+  const accepted = (matcher === 'only' ? runnable(host) : [host]).map(acceptor);
+  const rank = (platform: Platform) => accepted.findIndex(accepts => accepts(platform));
+  const suits = (platform: Platform | undefined) => platform === undefined || rank(platform) !== -1;
+
+  const candidates = children.filter(child => !isAttestation(child));
+  const withPlatform = candidates.flatMap(child => {
+    const order = child.platform === undefined ? -1 : rank(child.platform);
+    return order === -1 ? [] : [{ child, order, platform: child.platform }];
+  });
+  withPlatform.sort((a, b) => {
+    if (matcher === 'windows') return compareText(b.platform?.['os.version'], a.platform?.['os.version']);
+    return a.order - b.order || featureCount(b.platform) - featureCount(a.platform);
+  });
+  const withoutPlatform = candidates.filter(
+    child => child.platform === undefined && suits(configPlatform(child)),
+  );
+  return [...withPlatform.map(({ child }) => child), ...withoutPlatform];
+}
+
+function normalizeArchitecture(
+  architecture: string,
+  variant: string,
+): [architecture: string, variant: string] {
+  switch (architecture) {
+    case 'i386':
+      return ['386', ''];
+    case 'x86_64':
+    case 'x86-64':
+    case 'amd64':
+      return ['amd64', variant === 'v1' ? '' : variant];
+    case 'aarch64':
+    case 'arm64':
+      if (['8', 'v8', 'v8.0'].includes(variant)) return ['arm64', ''];
+      return ['arm64', ['9', '9.0', 'v9.0'].includes(variant) ? 'v9' : variant];
+    case 'armhf':
+      return ['arm', 'v7'];
+    case 'armel':
+      return ['arm', 'v6'];
+    case 'arm':
+      if (variant === '') return ['arm', 'v7'];
+      return ['arm', ['5', '6', '7', '8'].includes(variant) ? `v${variant}` : variant];
+    default:
+      return [architecture, variant];
+  }
+}
+
+/** What a host of the normalised platform `host` runs, best first. */
+function runnable(host: Platform): readonly Platform[] {
+  return variants(host.architecture, host.variant ?? '').map(([architecture, variant]) => {
+    const { variant: _, ...rest } = host;
+    return normalizePlatform({ ...rest, architecture, variant });
+  });
+}
+
+function variants(architecture: string, variant: string): readonly [architecture: string, variant: string][] {
+  const own: [string, string] = [architecture, variant];
+  if (architecture === 'amd64') return [own, ...below('amd64', variant, 1), ['386', '']];
+  if (architecture === 'arm') return [own, ...below('arm', variant, 5)];
+  if (architecture === 'arm64') return arm64Variants(variant);
+  return [own];
+}
+
+/** The versions under `variant`, down to `lowest`. Of more than two digits nothing is derived: nobody makes those. */
+function below(architecture: string, variant: string, lowest: number): [string, string][] {
+  const [, digits = '0'] = /^v?(\d{1,2})$/.exec(variant) ?? [];
+  return descending(Number(digits) - 1, lowest).map(version => [architecture, `v${version}`]);
+}
+
+function arm64Variants(variant: string): readonly [architecture: string, variant: string][] {
+  const [, majorDigit, minorDigit = '0'] = /^v([89])(?:\.(\d))?$/.exec(variant || 'v8') ?? [];
+  const major = Number(majorDigit);
+  const minor = Number(minorDigit);
+  if (majorDigit === undefined || minor > (MAX_ARM64_MINOR[major] ?? 0)) return [];
+  const older = major === 9 ? arm64Minors(8, Math.min(minor + 5, 9)) : [];
+  return [...arm64Minors(major, minor), ...older, ...variants('arm', 'v8')];
+}
+
+function arm64Minors(major: number, newest: number): [string, string][] {
+  return descending(newest, 0).map(minor => ['arm64', minor === 0 ? `v${major}` : `v${major}.${minor}`]);
+}
+
+/** A test for entries that `host` accepts without falling back to anything. */
+function acceptor(host: Platform): (entry: Platform) => boolean {
+  const features = new Set(host['os.features']);
+  return entry => {
+    const ofHost = entry.os === '' ? { ...entry, os: host.os } : entry;
+    const { os, architecture, variant, 'os.features': wanted = [] } = normalizePlatform(ofHost);
+    const isWindows = os === 'windows';
+    return (
+      os === host.os &&
+      architecture === host.architecture &&
+      variant === host.variant &&
+      (!isWindows || runsWindows(host['os.version'], entry['os.version'])) &&
+      wanted.every(feature => features.has(feature) || (isWindows && feature === 'win32k'))
+    );
+  };
+}
+
+/** Whether a Windows host runs containers of another version; nothing known on either side hinders nothing. */
+function runsWindows(host: string | undefined, entry: string | undefined): boolean {
+  const hostVersion = windowsVersion(host);
+  if (hostVersion === undefined || !entry) return true;
+  const version = windowsVersion(entry);
+  if (version === undefined || version.release !== hostVersion.release) return false;
+  const [firstStable] = STABLE_WINDOWS_BUILDS;
+  if (hostVersion.build < firstStable) return version.build === hostVersion.build;
+  const oldest = STABLE_WINDOWS_BUILDS.findLast(build => build < hostVersion.build) ?? firstStable;
+  return oldest <= version.build && version.build <= hostVersion.build;
+}
+
+function windowsVersion(text: string | undefined): { release: string; build: number } | undefined {
+  const [, major, minor, build] = /^(\d+)\.(\d+)\.(\d+)(?:\.|$)/.exec(text ?? '') ?? [];
+  if (Number(major) > 255 || Number(minor) > 255 || Number(build) > 65535) return undefined;
+  return build === undefined
+    ? undefined
+    : { release: `${Number(major)}.${Number(minor)}`, build: Number(build) };
+}
+
+function featureCount(platform: Platform | undefined): number {
+  return platform?.['os.features']?.length ?? 0;
+}
+
+function compareText(a = '', b = ''): number {
+  if (a === b) return 0;
+  return a < b ? -1 : 1;
+}
+
+/** `from`, `from - 1`, … `to`; empty if `from` is the lower one. */
+function descending(from: number, to: number): number[] {
+  return Array.from({ length: Math.max(0, from - to + 1) }, (_, step) => from - step);
 }
