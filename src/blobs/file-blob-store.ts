@@ -1,0 +1,189 @@
+import { type FileHandle, mkdir, open, opendir, rm, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { syncFolder } from '../lib/atomic-file.ts';
+import type { BlobReader } from '../lib/blob-reader.ts';
+import { absentAsUndefined } from '../lib/error-code.ts';
+import { followFile } from '../lib/follow-file.ts';
+import type { Log } from '../lib/log.ts';
+import { type Digest, digestAlgorithm, isDigest } from '../oci/digest.ts';
+import { BlobFolders } from './blob-folders.ts';
+import type { BlobStat, BlobStore, Ingest, IngestFollower } from './blob-store.ts';
+import { FileIngest } from './file-ingest.ts';
+import { FilePaths, isIngestKey } from './file-paths.ts';
+import { Hasher } from './hasher.ts';
+
+/** The algorithm that nearly every client uses: hashing begins with it when the digest is not known yet. */
+const USUAL_ALGORITHM = 'sha256';
+
+/** A new store is its owner's alone: it may hold private content. */
+const ROOT_MODE = 0o700;
+
+/** What a file system adds to the contract. */
+export interface FileBlobStore extends BlobStore {
+  /**
+   * Reads the blob again from disk and says what its bytes hash to, at most `bytesPerSecond` fast, for scrubbing.
+   * `undefined` when it is not here. Rejects when `signal` aborts or the bytes cannot be read.
+   */
+  hashFile(
+    digest: Digest,
+    options: { readonly bytesPerSecond: number; readonly signal?: AbortSignal },
+  ): Promise<Digest | undefined>;
+}
+
+/** Opens the store in the folder `path` (see `FilePaths` for its layout) and makes what is missing. Nothing is scanned. */
+export async function openFileBlobStore(
+  path: string,
+  { log }: { readonly log: Log },
+): Promise<FileBlobStore> {
+  const paths = new FilePaths(path);
+  await mkdir(path, { recursive: true, mode: ROOT_MODE });
+  await mkdir(paths.blobs, { recursive: true });
+  await mkdir(paths.ingests, { recursive: true });
+  await syncFolder(path);
+  return new FolderStore(paths, log);
+}
+
+class FolderStore implements FileBlobStore {
+  readonly #paths: FilePaths;
+  readonly #folders: BlobFolders;
+  readonly #hasher: Hasher;
+
+  constructor(paths: FilePaths, log: Log) {
+    this.#paths = paths;
+    this.#folders = new BlobFolders(paths);
+    this.#hasher = new Hasher(log);
+  }
+
+  async stat(digest: Digest): Promise<BlobStat | undefined> {
+    const found = await absentAsUndefined(stat(this.#paths.blob(digest)));
+    return found && { size: found.size };
+  }
+
+  async open(digest: Digest): Promise<BlobReader | undefined> {
+    const file = await absentAsUndefined(open(this.#paths.blob(digest), 'r'));
+    if (file === undefined) {
+      return undefined;
+    }
+    try {
+      return new FileReader(file, (await file.stat()).size);
+    } catch (error) {
+      await file.close();
+      throw error;
+    }
+  }
+
+  async remove(digest: Digest): Promise<void> {
+    await rm(this.#paths.blob(digest), { force: true });
+  }
+
+  async ingest(key: string, digest?: Digest): Promise<Ingest> {
+    const algorithm = digest === undefined ? USUAL_ALGORITHM : digestAlgorithm(digest);
+    const store = { paths: this.#paths, folders: this.#folders, hasher: this.#hasher };
+    return FileIngest.open(store, key, algorithm);
+  }
+
+  async follow(key: string): Promise<IngestFollower | undefined> {
+    return followFile(this.#paths.ingest(key));
+  }
+
+  async abandon(key: string): Promise<void> {
+    await rm(this.#paths.ingest(key), { force: true });
+  }
+
+  async *ingests(): ReturnType<BlobStore['ingests']> {
+    for await (const { name, path } of entries(this.#paths.ingests)) {
+      const found = isIngestKey(name) ? await absentAsUndefined(stat(path)) : undefined;
+      if (found !== undefined) {
+        yield { key: name, size: found.size, modifiedAtMs: found.mtimeMs };
+      }
+    }
+  }
+
+  async *blobs(): ReturnType<BlobStore['blobs']> {
+    for await (const algorithm of entries(this.#paths.blobs)) {
+      for await (const folder of entries(algorithm.path)) {
+        for await (const { name, path } of entries(folder.path)) {
+          const digest = `${algorithm.name}:${name}`;
+          if (!isDigest(digest)) {
+            continue;
+          }
+          const found = await absentAsUndefined(stat(path));
+          if (found !== undefined) {
+            yield { digest, size: found.size, modifiedAtMs: found.mtimeMs };
+          }
+        }
+      }
+    }
+  }
+
+  async hashFile(
+    digest: Digest,
+    { bytesPerSecond, signal }: { bytesPerSecond: number; signal?: AbortSignal },
+  ): Promise<Digest | undefined> {
+    signal?.throwIfAborted();
+    const found = await this.stat(digest);
+    if (found === undefined) {
+      return undefined;
+    }
+    const job = this.#hasher.begin(
+      this.#paths.blob(digest),
+      digestAlgorithm(digest),
+      found.size,
+      bytesPerSecond,
+    );
+    const stop = () => void this.#hasher.stop(job);
+    signal?.addEventListener('abort', stop, { once: true });
+    try {
+      return await this.#hasher.finish(job, found.size);
+    } catch (error) {
+      signal?.throwIfAborted();
+      throw error;
+    } finally {
+      signal?.removeEventListener('abort', stop);
+      await this.#hasher.stop(job);
+    }
+  }
+
+  async close(): Promise<void> {
+    await this.#hasher.close();
+  }
+}
+
+/** One open blob, with one file descriptor. */
+class FileReader implements BlobReader {
+  readonly size: number;
+  readonly #file: FileHandle;
+  #closing: Promise<void> | undefined;
+
+  constructor(file: FileHandle, size: number) {
+    this.#file = file;
+    this.size = size;
+  }
+
+  async read(buffer: Uint8Array, position: number): Promise<number> {
+    const length = Math.min(buffer.byteLength, this.size - position);
+    if (length <= 0) {
+      return 0;
+    }
+    const { bytesRead } = await this.#file.read(buffer, 0, length, position);
+    if (bytesRead === 0) {
+      throw new Error(`the blob's file ends at ${position} of ${this.size} bytes`);
+    }
+    return bytesRead;
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= this.#file.close();
+    return this.#closing;
+  }
+}
+
+/** What a folder holds; nothing when it is not there, or is a stray file. */
+async function* entries(folder: string): AsyncIterable<{ readonly name: string; readonly path: string }> {
+  const found = await absentAsUndefined(stat(folder));
+  if (found?.isDirectory()) {
+    for await (const { name } of await opendir(folder)) {
+      yield { name, path: join(folder, name) };
+    }
+  }
+}
