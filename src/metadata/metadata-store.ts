@@ -127,6 +127,8 @@ export interface MetadataStore {
   readUpload(id: string): Promise<Upload | undefined>;
   removeUpload(id: string): Promise<boolean>;
   countUploads(repository: Repository): Promise<number>;
+  /** Those that this requester began, in any repository. */
+  countUploadsOf(requester: string): Promise<number>;
   listUploads(touchedBeforeMs: number, limit: number): Promise<readonly Upload[]>;
 
   // Between processes.
