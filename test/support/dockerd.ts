@@ -1,0 +1,80 @@
+// A Docker daemon of the test's own, beside any that the machine may run: its data, state, socket, pid file and
+// containerd namespaces are all in one temporary folder, and it leaves the machine's firewall alone.
+import { mkdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { Daemon, type RunResult, tryRun } from './programs.ts';
+import { makeTempFolder, removeFolder } from './temp-folder.ts';
+
+export const DOCKER_PROGRAMS: readonly string[] = ['dockerd', 'docker', 'containerd', 'runc'];
+
+export interface DockerdOptions {
+  /** Pull-through caches for Docker Hub: all that Docker can be told. */
+  readonly registryMirrors?: readonly string[];
+}
+
+export class Dockerd {
+  readonly folder: string;
+  readonly #daemon: Daemon;
+
+  private constructor(folder: string, daemon: Daemon) {
+    this.folder = folder;
+    this.#daemon = daemon;
+  }
+
+  static async start(options: DockerdOptions = {}): Promise<Dockerd> {
+    const folder = await makeTempFolder('dkr');
+    await mkdir(join(folder, 'client'));
+    const configFile = join(folder, 'daemon.json');
+    await writeFile(configFile, JSON.stringify(configOf(folder, options)));
+    const daemon = await Daemon.start({
+      program: 'dockerd',
+      args: ['--config-file', configFile],
+      isReady: async () => (await tryRun('docker', ['version'], { env: clientEnv(folder) })).code === 0,
+      readyTimeoutMs: 60_000,
+    });
+    return new Dockerd(folder, daemon);
+  }
+
+  /** The docker client, whatever comes of it. */
+  async tryRun(...args: string[]): Promise<RunResult> {
+    return tryRun('docker', args, { env: clientEnv(this.folder) });
+  }
+
+  /** The docker client; standard output, or an error with what it printed. */
+  async run(...args: string[]): Promise<string> {
+    const result = await this.tryRun(...args);
+    if (result.code !== 0) throw new Error(`docker ${args.join(' ')}: ${result.stdout}${result.stderr}`);
+    return result.stdout;
+  }
+
+  logs(): string {
+    return this.#daemon.logs();
+  }
+
+  /** Stops it, its containers and its containerd, and removes its folder. */
+  async remove(): Promise<void> {
+    await this.#daemon.stop(30_000);
+    await removeFolder(this.folder);
+  }
+}
+
+function clientEnv(folder: string): Record<string, string> {
+  return { DOCKER_HOST: `unix://${folder}/docker.sock`, DOCKER_CONFIG: join(folder, 'client') };
+}
+
+/** https://docs.docker.com/reference/cli/dockerd/#daemon-configuration-file */
+function configOf(folder: string, options: DockerdOptions): object {
+  return {
+    hosts: [`unix://${folder}/docker.sock`],
+    'data-root': join(folder, 'data'),
+    'exec-root': join(folder, 'exec'),
+    pidfile: join(folder, 'docker.pid'),
+    'containerd-namespace': 'entrepot-test',
+    'containerd-plugins-namespace': 'entrepot-test-plugins',
+    'registry-mirrors': options.registryMirrors ?? [],
+    iptables: false,
+    ip6tables: false,
+    bridge: 'none',
+    'storage-driver': 'vfs',
+  };
+}

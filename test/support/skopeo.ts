@@ -1,0 +1,85 @@
+// The programs of the containers project (skopeo, podman, buildah) read the same files: a registries.conf that may
+// name mirrors, a policy, and a file with log-ins. Here each test has its own.
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { type RunResult, tryRun } from './programs.ts';
+import { makeTempFolder, removeFolder } from './temp-folder.ts';
+
+/** A folder with what these programs read, and the environment that points them to it. */
+export class ContainersConfig {
+  readonly folder: string;
+  readonly env: Readonly<Record<string, string>>;
+
+  private constructor(folder: string) {
+    this.folder = folder;
+    this.env = {
+      CONTAINERS_REGISTRIES_CONF: join(folder, 'registries.conf'),
+      CONTAINERS_STORAGE_CONF: join(folder, 'storage.conf'),
+      REGISTRY_AUTH_FILE: join(folder, 'auth.json'),
+      TMPDIR: folder,
+    };
+  }
+
+  /** `registriesConf` is the whole file (version 2); with none, no registry is special. */
+  static async make(registriesConf = ''): Promise<ContainersConfig> {
+    const folder = await makeTempFolder('cts');
+    const config = new ContainersConfig(folder);
+    await config.writeRegistriesConf(registriesConf);
+    const storage = `[storage]\ndriver = "vfs"\ngraphroot = "${folder}/graph"\nrunroot = "${folder}/run"\n`;
+    await writeFile(join(folder, 'storage.conf'), storage);
+    return config;
+  }
+
+  async writeRegistriesConf(registriesConf: string): Promise<void> {
+    await writeFile(join(this.folder, 'registries.conf'), registriesConf);
+  }
+
+  /** Runs one of the programs, whatever comes of it. */
+  async tryRun(program: 'skopeo' | 'podman' | 'buildah', ...args: string[]): Promise<RunResult> {
+    return tryRun(program, args, { env: this.env });
+  }
+
+  async remove(): Promise<void> {
+    await removeFolder(this.folder);
+  }
+}
+
+/** skopeo without any configuration of the machine. */
+export class Skopeo {
+  readonly config: ContainersConfig;
+
+  private constructor(config: ContainersConfig) {
+    this.config = config;
+  }
+
+  static async make(registriesConf = ''): Promise<Skopeo> {
+    return new Skopeo(await ContainersConfig.make(registriesConf));
+  }
+
+  /** Runs it; standard output, or an error with what it printed. */
+  async run(...args: string[]): Promise<string> {
+    const result = await this.config.tryRun('skopeo', ...args);
+    if (result.code !== 0) throw new Error(`skopeo ${args.join(' ')}: ${result.stderr}`);
+    return result.stdout;
+  }
+
+  /** Copies an image into a new folder and answers that folder: every byte is checked on the way. */
+  async copyOut(reference: string, ...flags: string[]): Promise<string> {
+    const folder = join(this.config.folder, `copy-${(this.#copies += 1)}`);
+    await this.run(
+      'copy',
+      '--quiet',
+      '--src-tls-verify=false',
+      ...flags,
+      `docker://${reference}`,
+      `dir:${folder}`,
+    );
+    return folder;
+  }
+
+  #copies = 0;
+
+  async remove(): Promise<void> {
+    await this.config.remove();
+  }
+}
