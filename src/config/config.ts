@@ -1,0 +1,48 @@
+import type { Address } from './fields.ts';
+import type { ParsedFile, ParsedUpstream } from './schema.ts';
+
+/**
+ * The configuration as the code sees it: defaults filled in, durations in milliseconds, passwords read, paths absolute.
+ * `wire.ts` hands each part what it needs of it.
+ */
+export interface Config extends Omit<ParsedFile, 'upstreams'> {
+  /** By name, presets included. */
+  readonly upstreams: ReadonlyMap<string, UpstreamConfig>;
+  /** From HTTP_PROXY, HTTPS_PROXY and NO_PROXY, in either case of letters. */
+  readonly proxy: ProxyConfig;
+}
+
+export interface UpstreamConfig extends Omit<ParsedUpstream, 'url' | 'mirrors' | 'credentials'> {
+  /** As image names spell it: `docker.io`. */
+  readonly name: string;
+  readonly url: string;
+  readonly mirrors: readonly MirrorConfig[];
+  readonly credentials: LoginConfig | undefined;
+  /** The content of `caFile`. */
+  readonly ca: string | undefined;
+}
+
+export interface MirrorConfig {
+  readonly url: string;
+  readonly credentials: LoginConfig | undefined;
+}
+
+/** A user name and where its password came from, with the password itself. */
+export interface LoginConfig {
+  readonly username: string;
+  readonly password: string;
+  readonly passwordFile?: string | undefined;
+  readonly passwordEnv?: string | undefined;
+}
+
+export interface ProxyConfig {
+  readonly httpProxy: string | undefined;
+  readonly httpsProxy: string | undefined;
+  readonly noProxy: string | undefined;
+}
+
+/** A port and, if it belongs to one, its upstream. */
+export interface Listener {
+  readonly address: Address;
+  readonly upstream?: string | undefined;
+}

@@ -1,0 +1,110 @@
+import { parseYaml, YamlError } from '../lib/yaml.ts';
+import type { ProxyConfig } from './config.ts';
+import { nearest } from './nearest.ts';
+import type { Problem } from './problems.ts';
+import type { JsonSchema } from './schema.ts';
+import { isTree, mergeTrees, type Tree } from './tree.ts';
+
+export type Environment = Readonly<Record<string, string | undefined>>;
+
+/** Names the configuration file when the command line does not. */
+export const CONFIG_FILE_VARIABLE = 'ENTREPOT_CONFIG';
+
+const PREFIX = 'ENTREPOT_';
+
+/**
+ * What Kubernetes puts into every container for a Service called `entrepot` or `entrepot-…` ("Docker links"
+ * variables). They are nobody's misspelt options.
+ */
+const SERVICE_LINK =
+  /^ENTREPOT_(?:[A-Z0-9_]+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_[A-Z]+)?)?)$/;
+
+/** A value that a variable gives to the key at `path`. */
+export interface EnvironmentOverride {
+  readonly variable: string;
+  readonly path: readonly string[];
+}
+
+export interface EnvironmentOverrides {
+  readonly tree: Tree;
+  readonly overrides: readonly EnvironmentOverride[];
+  readonly problems: readonly Problem[];
+}
+
+/**
+ * The variable for each key whose name is fixed: `server.opsListen` is ENTREPOT_SERVER__OPS_LISTEN. Two underscores
+ * go one level down, one stands before a capital. A map whose keys are free (`upstreams`) is one variable.
+ */
+export function environmentVariables(schema: JsonSchema): Map<string, readonly string[]> {
+  const variables = new Map<string, readonly string[]>();
+  const walk = (at: JsonSchema, path: readonly string[]) => {
+    for (const [key, child] of Object.entries(at.properties ?? {})) {
+      const below = [...path, key];
+      variables.set(PREFIX + below.map(upperSnake).join('__'), below);
+      walk(child, below);
+    }
+  };
+  walk(schema, []);
+  return variables;
+}
+
+/**
+ * What the environment says, as a tree to lay over the file. Values are YAML, so `[a, b]` is a list and
+ * `{docker.io: {openToAll: true}}` a map; maps are merged, anything else replaces. Variables that some `passwordEnv`
+ * names (`isPassword`) are no options.
+ */
+export function readEnvironment(
+  env: Environment,
+  schema: JsonSchema,
+  isPassword: (variable: string) => boolean,
+): EnvironmentOverrides {
+  const known = environmentVariables(schema);
+  const overrides: EnvironmentOverride[] = [];
+  const problems: Problem[] = [];
+  let tree: unknown = {};
+  // The shorter path first, so that ENTREPOT_SERVER does not undo ENTREPOT_SERVER__LISTEN.
+  const names = Object.keys(env).filter(isOurs).sort();
+  for (const variable of names) {
+    const path = known.get(variable);
+    if (path === undefined) {
+      if (!isPassword(variable)) {
+        problems.push(unknownVariable(variable, known.keys()));
+      }
+      continue;
+    }
+    try {
+      tree = mergeTrees(tree, nest(path, parseYaml(env[variable] ?? '').value));
+      overrides.push({ variable, path });
+    } catch (error) {
+      if (!(error instanceof YamlError)) {
+        throw error;
+      }
+      problems.push({ path, value: undefined, message: `is not YAML: ${error.message}`, source: variable });
+    }
+  }
+  return { tree: isTree(tree) ? tree : {}, overrides, problems };
+}
+
+/** The proxy variables that every HTTP client knows, lower case first, as curl reads them. */
+export function readProxy(env: Environment): ProxyConfig {
+  const read = (name: string) => env[name.toLowerCase()] || env[name] || undefined;
+  return { httpProxy: read('HTTP_PROXY'), httpsProxy: read('HTTPS_PROXY'), noProxy: read('NO_PROXY') };
+}
+
+function isOurs(name: string): boolean {
+  return name.startsWith(PREFIX) && name !== CONFIG_FILE_VARIABLE && !SERVICE_LINK.test(name);
+}
+
+function unknownVariable(variable: string, known: Iterable<string>): Problem {
+  const meant = nearest(variable, known);
+  const hint = meant === undefined ? 'entrepot config variables lists all' : `did you mean ${meant}?`;
+  return { path: [], value: undefined, message: `is not an option; ${hint}`, source: variable };
+}
+
+function upperSnake(key: string): string {
+  return key.replace(/[A-Z]/g, letter => `_${letter}`).toUpperCase();
+}
+
+function nest(path: readonly string[], value: unknown): unknown {
+  return path.reduceRight<unknown>((inner, key) => ({ [key]: inner }), value);
+}

@@ -1,0 +1,210 @@
+// Codecs are generic over what they hold; zod's types can't follow a renamed key or an unwrapped list.
+/* oxlint-disable typescript/no-unsafe-type-assertion */
+import { isIP } from 'node:net';
+import { z } from 'zod';
+import {
+  DURATION_FORM,
+  formatDuration,
+  formatSize,
+  parseDuration,
+  parseSize,
+  SIZE_FORM,
+} from '../lib/units.ts';
+
+/**
+ * The kinds of value that the configuration file is made of; `schema.ts` says where each stands.
+ * All are codecs, so what was parsed can be written back as a person would write it. The message of every check
+ * completes the sentence "expected …".
+ */
+export { z };
+
+/** Where a port is opened. Port 0 takes a free one. */
+export interface Address {
+  readonly host: string;
+  readonly port: number;
+}
+
+const HOST = String.raw`(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*|\[[0-9a-f:]+\])`;
+const REGISTRY_HOST = new RegExp(`^${HOST}(?::[0-9]{1,5})?$`);
+const ADDRESS = /^(\[[0-9a-fA-F:.]+\]|[^:[\]\s/]+):([0-9]{1,5})$/;
+const MAX_PORT = 65_535;
+
+const ADDRESS_FORM = 'an address such as 127.0.0.1:5000, 0.0.0.0:5000 or [::]:5000';
+
+/** A host and port, `[::1]:5000` for IPv6. */
+export const address = textCodec<Address>(
+  ADDRESS_FORM,
+  parseAddress,
+  formatAddress,
+  value => isMap(value) && 'host' in value,
+);
+
+/** `90s`, `24h`: milliseconds. */
+export const duration = textCodec(DURATION_FORM, parseDuration, formatDuration);
+
+/** As `duration`, and `forever`: Infinity. */
+export const durationOrForever = textCodec(
+  `${DURATION_FORM}, or forever`,
+  value => (value === 'forever' ? Number.POSITIVE_INFINITY : parseDuration(value)),
+  ms => (ms === Number.POSITIVE_INFINITY ? 'forever' : formatDuration(ms)),
+);
+
+/** `200GiB`: bytes. */
+export const size = textCodec(SIZE_FORM, parseSize, formatSize);
+
+/** A registry as image names spell it: host in lower case, with the port if it is not the usual one. */
+export const registryHost = text(
+  'a registry host such as ghcr.io or registry.example:5000, in lower case and without https://',
+  value => REGISTRY_HOST.test(value),
+);
+
+/** Scheme, host and port. User names and passwords in it would end up in logs. */
+export const serverUrl = text(
+  'an http:// or https:// URL of a host and port, without path, user name or password',
+  isServerUrl,
+);
+
+/** Addresses in CIDR notation, or one address. */
+export const addressRange = text('an address range such as 10.0.0.0/8 or fd00::/8', isAddressRange);
+
+/** A path on disk; relative ones were made absolute before. */
+export const path = text('a path', value => value !== '');
+
+export const word = text('a text', value => value !== '');
+
+/** The first component of a repository's name (OCI distribution spec, "Pulling manifests", `<name>`). */
+export const repositoryPrefix = text('one component of a repository name, such as tools or team-a', value =>
+  /^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*$/.test(value),
+);
+
+/** A repository's name, in which `*` stands for anything but `/`, and `**` for anything. */
+export const repositoryPattern = text('a repository name or pattern such as library/* or my-org/**', value =>
+  /^[a-z0-9*][a-z0-9._*/-]*$/.test(value),
+);
+
+export const flag = z.boolean({ error: 'expected true or false' });
+
+/** A whole number of at least `minimum`. */
+export function count(minimum: number) {
+  const error = `expected a whole number of at least ${minimum}`;
+  return z.int({ error }).min(minimum, { error });
+}
+
+export function oneOf<const Values extends readonly [string, ...string[]]>(...values: Values) {
+  return z.enum(values, { error: `expected ${values.join(', ').replace(/, ([^,]*)$/, ' or $1')}` });
+}
+
+/** A list, for which one entry may stand alone. */
+export function listOf<Item extends z.ZodType>(item: Item) {
+  type Value = z.output<Item>;
+  return z.codec(z.union([item, z.array(item)]), z.custom<readonly Value[]>(), {
+    decode: value => (Array.isArray(value) ? value : [value]) as Value[],
+    encode: list => [...list] as never,
+  });
+}
+
+/** A map of which one entry, `key`, may stand alone. */
+export function aloneOr<Alone extends z.ZodType, Whole extends z.ZodType>(
+  key: keyof z.output<Whole> & string,
+  alone: Alone,
+  whole: Whole,
+) {
+  type Value = z.output<Whole>;
+  const isWhole = (value: unknown) => isMap(value) && key in value;
+  return z.codec(z.union([alone, whole]), z.custom<Value>(), {
+    decode: value => (isWhole(value) ? value : { [key]: value }) as Value,
+    encode: value =>
+      (Object.keys(value as object).length === 1 ? Reflect.get(value as object, key) : value) as never,
+  });
+}
+
+type Renamed<Value, Names> = {
+  [Key in keyof Value as Key extends keyof Names ? Names[Key] & string : Key]: Value[Key];
+};
+
+/**
+ * A map with exactly these keys. `names` gives what comes out another name: durations get their `…Ms`, sizes their
+ * `…Bytes`, lists their plural.
+ */
+export function section<
+  Shape extends z.ZodRawShape,
+  const Names extends { [Key in keyof Shape]?: string } = {},
+>(shape: Shape, names?: Names) {
+  type Out = Renamed<z.output<z.ZodObject<Shape>>, Names>;
+  const forth = new Map(Object.entries(names ?? {}) as [string, string][]);
+  const back = new Map([...forth].map(([key, name]) => [name, key]));
+  return z.codec(z.strictObject(shape), z.custom<Out>(isMap), {
+    decode: value => rename(value, forth) as Out,
+    encode: value => rename(value as object, back) as z.output<z.ZodObject<Shape>>,
+  });
+}
+
+/** `host:port` of an address, as it is written in the file and in URLs. */
+export function formatAddress({ host, port }: Address): string {
+  return `${host.includes(':') ? `[${host}]` : host}:${port}`;
+}
+
+function isMap(value: unknown): value is object {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+function rename(value: object, names: ReadonlyMap<string, string>): object {
+  return Object.fromEntries(Object.entries(value).map(([key, entry]) => [names.get(key) ?? key, entry]));
+}
+
+function text(form: string, isRight: (value: string) => boolean) {
+  const error = `expected ${form}`;
+  return z.string({ error }).refine(isRight, { error });
+}
+
+/** `isValue` lets a union find its way when a parsed value is written back. */
+function textCodec<Value>(
+  form: string,
+  parse: (text: string) => Value,
+  format: (value: Value) => string,
+  isValue: (value: unknown) => boolean = value => typeof value === 'number',
+) {
+  const error = `expected ${form}`;
+  return z.codec(z.string({ error }), z.custom<Value>(isValue), {
+    decode: (value, payload) => {
+      try {
+        return parse(value);
+      } catch {
+        payload.issues.push({ code: 'custom', input: value, message: error });
+        return z.NEVER;
+      }
+    },
+    encode: format,
+  });
+}
+
+function parseAddress(value: string): Address {
+  const match = ADDRESS.exec(value);
+  const host = match?.[1]?.replace(/^\[|\]$/g, '') ?? '';
+  const port = Number(match?.[2]);
+  const isBracketed = match?.[1]?.startsWith('[') === true;
+  if (match === null || port > MAX_PORT || (isBracketed && isIP(host) !== 6)) {
+    throw new RangeError(value);
+  }
+  return { host, port };
+}
+
+function isServerUrl(value: string): boolean {
+  if (!URL.canParse(value)) {
+    return false;
+  }
+  const { protocol, username, password, pathname, search, hash } = new URL(value);
+  const isBare = username === '' && password === '' && pathname === '/' && search === '' && hash === '';
+  return (protocol === 'http:' || protocol === 'https:') && isBare;
+}
+
+function isAddressRange(value: string): boolean {
+  const [host = '', bits, ...rest] = value.split('/');
+  const version = isIP(host);
+  const mostBits = version === 6 ? 128 : 32;
+  return (
+    version !== 0 &&
+    rest.length === 0 &&
+    (bits === undefined || (/^\d{1,3}$/.test(bits) && Number(bits) <= mostBits))
+  );
+}

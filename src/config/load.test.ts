@@ -1,0 +1,300 @@
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+import { afterAll, describe, expect, it } from 'vitest';
+import { loadConfig } from './load.ts';
+import { ConfigError } from './problems.ts';
+import { showConfig } from './show.ts';
+
+const folder = mkdtempSync(join(tmpdir(), 'entrepot-config-'));
+afterAll(() => rmSync(folder, { recursive: true }));
+
+let written = 0;
+function write(text: string): string {
+  const file = join(folder, `${written++}.yaml`);
+  writeFileSync(file, text);
+  return file;
+}
+
+async function load(text: string, env: Record<string, string> = {}) {
+  return loadConfig({ file: write(text), env });
+}
+
+/** The problems as people read them, without the folder. */
+async function problemsOf(text: string, env: Record<string, string> = {}): Promise<string[]> {
+  const error = await load(text, env).catch((thrown: unknown) => thrown);
+  if (!(error instanceof ConfigError)) {
+    throw new Error('expected a ConfigError', { cause: error });
+  }
+  return error.message
+    .split('\n')
+    .slice(1)
+    .map(line => line.trim().replace(/^\S*\/\d+\.yaml/, 'file'));
+}
+
+describe('the defaults', () => {
+  it('serve the seven presets on loopback, from ./storage', async () => {
+    const config = await loadConfig({ env: {} });
+    expect(config.server.listen).toEqual([{ address: { host: '127.0.0.1', port: 5000 } }]);
+    expect(config.server.opsListen).toEqual({ host: '127.0.0.1', port: 5001 });
+    expect(config.server.shutdownTimeoutMs).toBe(30_000);
+    expect(config.storage.path).toBe(resolve('storage'));
+    expect([...config.upstreams.keys()]).toEqual([
+      'docker.io',
+      'registry.k8s.io',
+      'ghcr.io',
+      'quay.io',
+      'gcr.io',
+      'mcr.microsoft.com',
+      'public.ecr.aws',
+    ]);
+    expect(config.upstreams.get('docker.io')).toMatchObject({
+      name: 'docker.io',
+      url: 'https://registry-1.docker.io',
+      realms: ['auth.docker.io'],
+      freshForMs: 60_000,
+      openToAll: false,
+    });
+    expect(config.hosted).toEqual({
+      prefixes: [],
+      anonymous: 'none',
+      anonymousBeyondLoopback: false,
+      delete: true,
+    });
+  });
+
+  it('are what an empty file, and a file of empty sections, mean', async () => {
+    const expected = await loadConfig({ env: {} });
+    expect(await load('')).toEqual(expected);
+    expect(await load('server:\nstorage:\nupstreams:\n')).toEqual(expected);
+  });
+});
+
+describe('a configuration file', () => {
+  it('is merged over a preset key by key', async () => {
+    const { upstreams } = await load(
+      'upstreams:\n  docker.io:\n    freshFor: forever\n    mirrors: http://cache:5000\n',
+    );
+    expect(upstreams.get('docker.io')).toMatchObject({
+      url: 'https://registry-1.docker.io',
+      aliases: ['index.docker.io', 'registry-1.docker.io'],
+      freshForMs: Number.POSITIVE_INFINITY,
+      mirrors: [{ url: 'http://cache:5000', credentials: undefined }],
+    });
+  });
+
+  it('switches a preset off with false, and adds an upstream by its name alone', async () => {
+    const { upstreams } = await load('upstreams:\n  ghcr.io: false\n  registry.gitlab.com:\n');
+    expect(upstreams.has('ghcr.io')).toBe(false);
+    expect(upstreams.get('registry.gitlab.com')?.url).toBe('https://registry.gitlab.com');
+  });
+
+  it('takes one entry for a list of one', async () => {
+    const { server } = await load(
+      'server: {listen: [127.0.0.1:1, {address: "[::1]:2", upstream: quay.io}], serverNames: r.example:5000}',
+    );
+    expect(server.listen).toEqual([
+      { address: { host: '127.0.0.1', port: 1 } },
+      { address: { host: '::1', port: 2 }, upstream: 'quay.io' },
+    ]);
+    expect(server.serverNames).toEqual(['r.example:5000']);
+  });
+
+  it('names files relative to itself', async () => {
+    mkdirSync(join(folder, 'certs'), { recursive: true });
+    writeFileSync(join(folder, 'certs/ca.pem'), 'PEM\n');
+    writeFileSync(join(folder, 'password'), 'hunter2\n');
+    const config = await load(
+      'storage: {path: data}\nupstreams: {quay.io: {caFile: certs/ca.pem, credentials: {username: u, passwordFile: password}}}',
+    );
+    expect(config.storage.path).toBe(join(folder, 'data'));
+    expect(config.upstreams.get('quay.io')).toMatchObject({
+      caFile: join(folder, 'certs/ca.pem'),
+      ca: 'PEM\n',
+      credentials: { username: 'u', password: 'hunter2' },
+    });
+  });
+
+  it('takes a password from the environment, whatever the variable is called', async () => {
+    const text = 'upstreams: {quay.io: {credentials: {username: u, passwordEnv: ENTREPOT_QUAY}}}';
+    const { upstreams } = await load(text, { ENTREPOT_QUAY: 'hunter2' });
+    expect(upstreams.get('quay.io')?.credentials?.password).toBe('hunter2');
+  });
+});
+
+describe('a wrong configuration', () => {
+  it('is refused with every problem: where, what stands there, what was expected', async () => {
+    const problems = await problemsOf(`server:
+  listen: nope
+  shutdownTimout: 10s
+upstreams:
+  docker.io:
+    pullPolicy: always
+    freshFor: 10
+    repositories:
+      - {match: library/*, pulPolicy: Always}
+  Quay.io: {}
+pulls: {maxParallelImagePulls: 0}
+hosted: {prefixes: [library]}
+colour: blue
+`);
+    expect(problems).toEqual([
+      'file:2: server.listen: "nope": expected an address such as 127.0.0.1:5000, 0.0.0.0:5000 or [::]:5000',
+      'file:3: server.shutdownTimout: is not an option; did you mean shutdownTimeout?',
+      expect.stringContaining(
+        'file:6: upstreams.docker.io.pullPolicy: "always": expected Always, IfNotPresent or Never',
+      ),
+      'file:7: upstreams.docker.io.freshFor: 10: expected a duration such as 500ms, 90s, 1m, 24h or 7d, or forever',
+      'file:9: upstreams.docker.io.repositories[0].pulPolicy: is not an option; did you mean pullPolicy?',
+      expect.stringContaining('file:10: upstreams.Quay.io: expected a registry host'),
+      'file:11: pulls.maxParallelImagePulls: 0: expected a whole number of at least 1',
+      expect.stringContaining('file:13: colour: is not an option; here are: server, storage'),
+    ]);
+  });
+
+  it.each([
+    [
+      'defaultUpstream: nowhere.example',
+      /defaultUpstream: "nowhere.example": expected the name of an upstream/,
+    ],
+    ['defaultUpstream: docker.io\nhosted: {prefixes: tools}', /defaultUpstream.*while nothing is hosted/],
+    ['hosted: {prefixes: [docker.io]}', /prefixes\[0\]: "docker.io": already means the upstream docker.io/],
+    ['hosted: {prefixes: [index.docker.io]}', /already means the upstream docker.io/],
+    ['hosted: {prefixes: [v2]}', /is reserved/],
+    ['hosted: {prefixes: [library]}', /is reserved/],
+    ['hosted: {prefixes: [a/b]}', /one component/],
+    ['upstreams: {registry-1.docker.io: {}}', /aliases\[1\]: "registry-1.docker.io": already means/],
+    [
+      'upstreams: {a.example: {hostAlias: m}, b.example: {hostAlias: m}}',
+      /b.example.hostAlias\[0\]: "m": already means a.example/,
+    ],
+    ['server: {serverNames: ghcr.io}', /means the upstream ghcr.io/],
+    [
+      'server: {listen: {address: "127.0.0.1:1", upstream: no.example}}',
+      /listen\[0\].upstream: "no.example"/,
+    ],
+    [
+      'pulls: {serializeImagePulls: true, maxParallelImagePulls: 2}',
+      /above 1 needs serializeImagePulls: false/,
+    ],
+    ['server: {listen: "0.0.0.0:5000"}\nhosted: {anonymous: push}', /anonymousBeyondLoopback/],
+    [
+      'upstreams: {quay.io: {url: "https://u:p@quay.io"}}',
+      /^file:1: upstreams.quay.io.url: expected an http/,
+    ],
+    ['upstreams: {quay.io: {url: "ftp://quay.io"}}', /expected an http/],
+    ['upstreams: {quay.io: {url: "https://quay.io/path"}}', /without path/],
+    ['upstreams: {quay.io: {allowAddresses: [10.0.0.0/33]}}', /address range/],
+    ['upstreams: {quay.io: {credentials: {username: u}}}', /either passwordFile or passwordEnv/],
+    [
+      'upstreams: {quay.io: {credentials: {username: u, password: hunter2}}}',
+      /use passwordFile or passwordEnv/,
+    ],
+    ['upstreams: {quay.io: {credentials: {username: u, passwordEnv: NONE}}}', /"NONE"|passwordEnv/],
+    ['upstreams: {quay.io: {caFile: none.pem}}', /caFile.*cannot be read/],
+    [
+      'upstreams: {quay.io: {mirrors: [{uri: "http://m"}]}}',
+      /mirrors\[0\].uri: is not an option; did you mean url/,
+    ],
+    ['upstreams: [quay.io]', /expected a map of names/],
+    ['- a list', /expected a map of keys/],
+    ['a: [', /file:\d+: is no configuration/],
+  ])('names the fault in %j', async (text, message) => {
+    const problems = await problemsOf(text);
+    expect(problems.join('\n')).toMatch(message);
+    expect(problems.join('\n')).not.toContain('hunter2');
+  });
+
+  it.each([
+    'pulls: {serializeImagePulls: true, maxParallelImagePulls: 1}',
+    'pulls: {maxParallelImagePulls: 8}',
+    'hosted: {anonymous: push}\nserver: {listen: ["[::1]:5000", "localhost:5002"]}',
+    'hosted: {anonymous: push, anonymousBeyondLoopback: true}\nserver: {listen: "0.0.0.0:5000"}',
+    'defaultUpstream: docker.io\nhosted: {prefixes: tools}\nserver: {listen: {address: "127.0.0.1:1", upstream: docker.io}}',
+  ])('is not what the same rules allow: %j', async text => {
+    await expect(load(text)).resolves.toBeDefined();
+  });
+
+  it('says so when the file is not there', async () => {
+    await expect(loadConfig({ file: join(folder, 'none.yaml'), env: {} })).rejects.toThrow(
+      /none.yaml: cannot be read/,
+    );
+  });
+});
+
+describe('the environment', () => {
+  it('overrides the file, with YAML for values and maps merged', async () => {
+    const config = await load(
+      'server: {listen: 127.0.0.1:1, serverNames: a.example}\nstorage: {path: data}',
+      {
+        ENTREPOT_SERVER__LISTEN: '[127.0.0.1:2, 127.0.0.1:3]',
+        ENTREPOT_SERVER__OPS_LISTEN: 'false',
+        ENTREPOT_STORAGE__PATH: 'elsewhere',
+        ENTREPOT_UPSTREAMS: '{docker.io: {openToAll: true}, ghcr.io: false}',
+      },
+    );
+    expect(config.server.listen.map(({ address }) => address.port)).toEqual([2, 3]);
+    expect(config.server.opsListen).toBe(false);
+    expect(config.server.serverNames).toEqual(['a.example']);
+    expect(config.storage.path).toBe(resolve('elsewhere'));
+    expect(config.upstreams.get('docker.io')).toMatchObject({ openToAll: true, realms: ['auth.docker.io'] });
+    expect(config.upstreams.has('ghcr.io')).toBe(false);
+  });
+
+  it('names the file too', async () => {
+    const config = await loadConfig({ env: { ENTREPOT_CONFIG: write('storage: {path: /data}') } });
+    expect(config.storage.path).toBe('/data');
+  });
+
+  it('is refused where a variable means no option, or holds no fitting value', async () => {
+    expect(
+      await problemsOf('', { ENTREPOT_SERVER__LISTN: 'x', ENTREPOT_LOG__LEVEL: 'loud', ENTREPOT_PULLS: '[' }),
+    ).toEqual([
+      expect.stringMatching(/^ENTREPOT_PULLS: pulls: is not YAML/),
+      'ENTREPOT_SERVER__LISTN: is not an option; did you mean ENTREPOT_SERVER__LISTEN?',
+      'ENTREPOT_LOG__LEVEL: log.level: "loud": expected debug, info, warn or error',
+    ]);
+  });
+
+  it('may hold what Kubernetes injects for a Service called entrepot', async () => {
+    const links = {
+      ENTREPOT_SERVICE_HOST: '10.0.0.1',
+      ENTREPOT_SERVICE_PORT: '5000',
+      ENTREPOT_SERVICE_PORT_HTTP: '5000',
+      ENTREPOT_PORT: 'tcp://10.0.0.1:5000',
+      ENTREPOT_PORT_5000_TCP: 'tcp://10.0.0.1:5000',
+      ENTREPOT_PORT_5000_TCP_ADDR: '10.0.0.1',
+      ENTREPOT_OPS_SERVICE_HOST: '10.0.0.2',
+    };
+    await expect(load('', links)).resolves.toBeDefined();
+  });
+
+  it('says which proxies to use', async () => {
+    const { proxy } = await load('', { HTTPS_PROXY: 'http://p:1', no_proxy: 'localhost' });
+    expect(proxy).toEqual({ httpProxy: undefined, httpsProxy: 'http://p:1', noProxy: 'localhost' });
+  });
+});
+
+describe('config show', () => {
+  it('prints a file that means the same, without a password', async () => {
+    writeFileSync(join(folder, 'secret'), 'hunter2');
+    const env = { QUAY: 'hunter3' };
+    const config = await load(
+      `server: {listen: [127.0.0.1:1, {address: "[::1]:2", upstream: quay.io}], shutdownTimeout: 90s}
+upstreams:
+  gcr.io: false
+  quay.io:
+    credentials: {username: u, passwordEnv: QUAY}
+    mirrors: [http://m, {url: http://n, credentials: {username: v, passwordFile: secret}}]
+    freshFor: forever
+    hostAlias: q.example
+    repositories: [{match: a/**, staleWhileRevalidate: 10m}]
+`,
+      env,
+    );
+    const shown = showConfig(config);
+    expect(shown).toContain('freshFor: forever');
+    expect(shown).not.toMatch(/hunter/);
+    expect(await load(shown, env)).toEqual(config);
+  });
+});

@@ -1,0 +1,152 @@
+import type { z } from './fields.ts';
+import { nearest } from './nearest.ts';
+import type { JsonSchema } from './schema.ts';
+import { valueAt } from './tree.ts';
+
+/** One thing that is wrong with a configuration. */
+export interface Problem {
+  /** Where: keys and list positions. Empty when it concerns no key. */
+  readonly path: readonly PropertyKey[];
+  /** What stands there, for messages; `undefined` when nothing does or when it may be a secret. */
+  readonly value: unknown;
+  /** What is wrong or was expected: `expected true or false`. */
+  readonly message: string;
+  /** `entrepot.yaml:12`, or the environment variable. */
+  readonly source?: string;
+}
+
+/** The configuration cannot be used; `problems` are all that was found, and the message lists them for people. */
+export class ConfigError extends Error {
+  override readonly name = 'ConfigError';
+  readonly problems: readonly Problem[];
+
+  constructor(problems: readonly Problem[]) {
+    const count = problems.length === 1 ? 'a problem' : `${problems.length} problems`;
+    super(
+      [`the configuration has ${count}:`, ...problems.map(problem => `  ${problemText(problem)}`)].join('\n'),
+    );
+    this.problems = problems;
+  }
+}
+
+/** `entrepot.yaml:3: server.listen: "nope": expected an address …` */
+export function problemText({ path, value, message, source }: Problem): string {
+  const shown = value === undefined ? undefined : shortText(value);
+  return [source, path.length === 0 ? undefined : pathText(path), shown, message].filter(Boolean).join(': ');
+}
+
+/** `upstreams.docker.io.mirrors[0].url` */
+export function pathText(path: readonly PropertyKey[]): string {
+  return path
+    .map((step, index) =>
+      typeof step === 'number' ? `[${step}]` : `${index === 0 ? '' : '.'}${String(step)}`,
+    )
+    .join('');
+}
+
+/** What a thrown value says. */
+export function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
+
+/** Whatever the schema found in `tree`, one problem for each key or value. */
+export function schemaProblems(
+  issues: readonly z.core.$ZodIssue[],
+  tree: unknown,
+  schema: JsonSchema,
+): Problem[] {
+  return issues.flatMap(issue => issueProblems(issue, [], tree, schema));
+}
+
+function issueProblems(
+  issue: z.core.$ZodIssue,
+  above: readonly PropertyKey[],
+  tree: unknown,
+  schema: JsonSchema,
+): Problem[] {
+  const path = [...above, ...issue.path];
+  if (issue.code === 'unrecognized_keys') {
+    const known = keysAt(schema, path);
+    return issue.keys.map(key => ({
+      path: [...path, key],
+      value: undefined,
+      message: unknownKey(key, known),
+    }));
+  }
+  if (issue.code === 'invalid_union') {
+    return meantBranch(issue.errors).flatMap(inner => issueProblems(inner, path, tree, schema));
+  }
+  if (issue.code === 'invalid_key') {
+    const [first] = issue.issues;
+    return [{ path, value: undefined, message: first?.message ?? issue.message }];
+  }
+  const value = valueAt(tree, path);
+  const isMissing = value === undefined && issue.code === 'invalid_type';
+  const message = isMissing ? `is missing: ${expected(issue)}` : expected(issue);
+  return [{ path, value: mayBeSecret(path, value) ? undefined : value, message }];
+}
+
+/** Of a value that fits no alternative, the alternative that it came closest to: the one whose own type it has. */
+function meantBranch(branches: readonly (readonly z.core.$ZodIssue[])[]): readonly z.core.$ZodIssue[] {
+  return branches.find(issues => issues.every(issue => !isTypeMismatch(issue))) ?? branches[0] ?? [];
+}
+
+function isTypeMismatch(issue: z.core.$ZodIssue): boolean {
+  const isHere = issue.path.length === 0;
+  if (issue.code === 'invalid_union') {
+    return isHere && issue.errors.every(issues => issues.some(isTypeMismatch));
+  }
+  return isHere && (issue.code === 'invalid_type' || issue.code === 'invalid_value');
+}
+
+const TYPE_FORM: Readonly<Record<string, string>> = {
+  object: 'expected a map of keys and values',
+  record: 'expected a map of names and values',
+  array: 'expected a list',
+};
+
+function expected(issue: z.core.$ZodIssue): string {
+  return (issue.code === 'invalid_type' ? TYPE_FORM[issue.expected] : undefined) ?? issue.message;
+}
+
+function unknownKey(key: string, known: readonly string[]): string {
+  if (/^password$/i.test(key)) {
+    return 'passwords are not written here: use passwordFile or passwordEnv';
+  }
+  const meant = nearest(key, known);
+  return meant === undefined
+    ? `is not an option; here are: ${known.join(', ')}`
+    : `is not an option; did you mean ${meant}?`;
+}
+
+/** The keys that a map at `path` may have, as far as they are fixed. */
+function keysAt(schema: JsonSchema, path: readonly PropertyKey[]): string[] {
+  const reached = path.reduce<JsonSchema[]>(
+    (at, step) => at.flatMap(alternatives).flatMap(one => childrenOf(one, step)),
+    [schema],
+  );
+  return [...new Set(reached.flatMap(alternatives).flatMap(one => Object.keys(one.properties ?? {})))];
+}
+
+function alternatives(schema: JsonSchema): JsonSchema[] {
+  return [schema, ...(schema.anyOf ?? []).flatMap(alternatives)];
+}
+
+function childrenOf(schema: JsonSchema, step: PropertyKey): JsonSchema[] {
+  const own = typeof step === 'number' ? schema.items : schema.properties?.[String(step)];
+  const other = typeof schema.additionalProperties === 'object' ? schema.additionalProperties : undefined;
+  return [own ?? other].filter(child => child !== undefined);
+}
+
+function mayBeSecret(path: readonly PropertyKey[], value: unknown): boolean {
+  const isNamedSo = path.some(step => /password|secret|token|credentials/i.test(String(step)));
+  return isNamedSo || (typeof value === 'string' && value.includes('@'));
+}
+
+/** Long enough to recognise a value by. */
+const LONGEST_SHOWN = 80;
+
+function shortText(value: unknown): string {
+  const text = JSON.stringify(value) ?? String(value);
+  return text.length > LONGEST_SHOWN ? `${text.slice(0, LONGEST_SHOWN)}…` : text;
+}

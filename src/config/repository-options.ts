@@ -1,0 +1,38 @@
+import type { UpstreamConfig } from './config.ts';
+import type { RepositoryRule } from './schema.ts';
+
+/** The options that may differ between the repositories of one upstream, settled for one of them. */
+export interface RepositoryOptions {
+  readonly pullPolicy: RepositoryRule['pullPolicy'];
+  /** Infinity for `forever`. */
+  readonly freshForMs: number;
+  readonly staleWhileRevalidateMs: number;
+  readonly openToAll: boolean;
+}
+
+/** What applies to `repository` (its OCI name within the upstream): the first rule that matches, then the upstream. */
+export function repositoryOptions(upstream: UpstreamConfig, repository: string): RepositoryOptions {
+  const rule = upstream.repositories.find(({ match }) => matches(match, repository));
+  return {
+    pullPolicy: rule?.pullPolicy ?? upstream.pullPolicy,
+    freshForMs: rule?.freshForMs ?? upstream.freshForMs,
+    staleWhileRevalidateMs: rule?.staleWhileRevalidateMs ?? upstream.staleWhileRevalidateMs ?? 0,
+    openToAll: rule?.openToAll ?? upstream.openToAll,
+  };
+}
+
+const patterns = new Map<string, RegExp>();
+
+/** `*` is anything but `/`, `**` is anything. */
+function matches(pattern: string, repository: string): boolean {
+  let expression = patterns.get(pattern);
+  if (expression === undefined) {
+    const source = pattern
+      .split(/(\*\*|\*)/)
+      .map(part => (part === '**' ? '.*' : part === '*' ? '[^/]*' : part.replaceAll('.', String.raw`\.`)));
+    expression = new RegExp(`^${source.join('')}$`);
+    // As many as the configuration has rules.
+    patterns.set(pattern, expression);
+  }
+  return expression.test(repository);
+}

@@ -1,0 +1,176 @@
+import { isLoopback } from './loopback.ts';
+import type { Problem } from './problems.ts';
+import type { ParsedFile } from './schema.ts';
+
+/** Rules between keys, which no single value can break. Each reads only the sections that it names. */
+interface Rule {
+  readonly sections: readonly (keyof ParsedFile)[];
+  problems(file: ParsedFile): Problem[];
+}
+
+/**
+ * First path components that mean something of their own: our routes, and `library`, where Docker Hub keeps its
+ * official repositories.
+ */
+const RESERVED_PREFIXES: ReadonlySet<string> = new Set([
+  'v2',
+  'token',
+  'livez',
+  'readyz',
+  'metrics',
+  'admin',
+  'library',
+]);
+
+const RULES: readonly Rule[] = [
+  { sections: ['upstreams'], problems: namesAreUnique },
+  { sections: ['upstreams'], problems: passwordsHaveOneSource },
+  { sections: ['upstreams', 'server'], problems: listenersNameUpstreams },
+  { sections: ['upstreams', 'server'], problems: serverNamesAreOurs },
+  { sections: ['upstreams', 'hosted'], problems: prefixesAreFree },
+  { sections: ['upstreams', 'hosted', 'server', 'defaultUpstream'], problems: defaultUpstreamShadowsNothing },
+  { sections: ['pulls'], problems: serializedPullsAreNotParallel },
+  { sections: ['hosted', 'server'], problems: anonymousPushStaysHome },
+];
+
+/** What `file` breaks, leaving out the rules that read a section in `unreadable`. */
+export function ruleProblems(file: ParsedFile, unreadable: ReadonlySet<string>): Problem[] {
+  return RULES.filter(({ sections }) => !sections.some(name => unreadable.has(name))).flatMap(rule =>
+    rule.problems(file),
+  );
+}
+
+/** Names and aliases, by which repositories are found. */
+function upstreamNames({ upstreams }: ParsedFile): Map<string, string> {
+  const names = new Map(Object.keys(upstreams).map(name => [name, name]));
+  for (const [name, { aliases }] of Object.entries(upstreams)) {
+    for (const alias of aliases) {
+      names.set(alias, names.get(alias) ?? name);
+    }
+  }
+  return names;
+}
+
+function namesAreUnique({ upstreams }: ParsedFile): Problem[] {
+  const problems: Problem[] = [];
+  for (const kind of ['aliases', 'hostAliases'] as const) {
+    // A Host header and a first path component are different places: only names of the same place can collide.
+    const owners = new Map(kind === 'aliases' ? Object.keys(upstreams).map(name => [name, name]) : []);
+    for (const [name, upstream] of Object.entries(upstreams)) {
+      for (const [index, alias] of upstream[kind].entries()) {
+        const owner = owners.get(alias);
+        if (owner !== undefined) {
+          const key = kind === 'aliases' ? 'aliases' : 'hostAlias';
+          problems.push({
+            path: ['upstreams', name, key, index],
+            value: alias,
+            message: `already means ${owner}`,
+          });
+        }
+        owners.set(alias, name);
+      }
+    }
+  }
+  return problems;
+}
+
+function passwordsHaveOneSource({ upstreams }: ParsedFile): Problem[] {
+  return Object.entries(upstreams).flatMap(([name, { credentials, mirrors }]) => {
+    const logins = [
+      { path: ['upstreams', name, 'credentials'], login: credentials },
+      ...mirrors.map((mirror, index) => ({
+        path: ['upstreams', name, 'mirrors', index, 'credentials'],
+        login: mirror.credentials,
+      })),
+    ];
+    return logins
+      .filter(
+        ({ login }) =>
+          login !== undefined && (login.passwordFile === undefined) === (login.passwordEnv === undefined),
+      )
+      .map(({ path }) => ({
+        path,
+        value: undefined,
+        message: 'expected either passwordFile or passwordEnv',
+      }));
+  });
+}
+
+function listenersNameUpstreams({ server, upstreams }: ParsedFile): Problem[] {
+  return server.listen
+    .map((listener, index) => ({ upstream: listener.upstream, index }))
+    .filter(({ upstream }) => upstream !== undefined && !Object.hasOwn(upstreams, upstream))
+    .map(({ upstream, index }) => ({
+      path: ['server', 'listen', index, 'upstream'],
+      value: upstream,
+      message: `expected the name of an upstream: ${Object.keys(upstreams).join(', ')}`,
+    }));
+}
+
+function serverNamesAreOurs(file: ParsedFile): Problem[] {
+  const upstreams = upstreamNames(file);
+  return file.server.serverNames
+    .map((name, index) => ({ name, index, owner: upstreams.get(name) }))
+    .filter(({ owner }) => owner !== undefined)
+    .map(({ name, index, owner }) => ({
+      path: ['server', 'serverNames', index],
+      value: name,
+      message: `expected a name of this registry, but it means the upstream ${owner}`,
+    }));
+}
+
+function prefixesAreFree(file: ParsedFile): Problem[] {
+  const upstreams = upstreamNames(file);
+  return file.hosted.prefixes.flatMap((prefix, index) => {
+    const path = ['hosted', 'prefixes', index];
+    if (RESERVED_PREFIXES.has(prefix)) {
+      return [{ path, value: prefix, message: `is reserved, as are ${[...RESERVED_PREFIXES].join(', ')}` }];
+    }
+    const owner = upstreams.get(prefix);
+    return owner === undefined
+      ? []
+      : [{ path, value: prefix, message: `already means the upstream ${owner}` }];
+  });
+}
+
+function defaultUpstreamShadowsNothing({
+  defaultUpstream,
+  upstreams,
+  hosted,
+  server,
+}: ParsedFile): Problem[] {
+  const path = ['defaultUpstream'];
+  if (defaultUpstream === undefined) {
+    return [];
+  }
+  if (!Object.hasOwn(upstreams, defaultUpstream)) {
+    const message = `expected the name of an upstream: ${Object.keys(upstreams).join(', ')}`;
+    return [{ path, value: defaultUpstream, message }];
+  }
+  // A listener of one upstream serves nothing that lives here.
+  const open = server.listen.some(({ upstream }) => upstream === undefined);
+  const message =
+    'may be set only while nothing is hosted (hosted.prefixes): a prefix would hide the repositories of that name; ' +
+    'give the upstream a listener of its own instead (server.listen: [{address: …, upstream: …}])';
+  return open && hosted.prefixes.length > 0 ? [{ path, value: defaultUpstream, message }] : [];
+}
+
+/** The kubelet's own validation of the same two names. */
+function serializedPullsAreNotParallel({ pulls }: ParsedFile): Problem[] {
+  const { serializeImagePulls, maxParallelImagePulls } = pulls;
+  const message = 'above 1 needs serializeImagePulls: false';
+  return serializeImagePulls && maxParallelImagePulls !== undefined && maxParallelImagePulls > 1
+    ? [{ path: ['pulls', 'maxParallelImagePulls'], value: maxParallelImagePulls, message }]
+    : [];
+}
+
+function anonymousPushStaysHome({ hosted, server }: ParsedFile): Problem[] {
+  const reachable = server.listen.some(
+    ({ address, upstream }) => upstream === undefined && !isLoopback(address.host),
+  );
+  const message =
+    'lets anybody who reaches server.listen write here; listen on 127.0.0.1, or set hosted.anonymousBeyondLoopback: true';
+  return hosted.anonymous === 'push' && reachable && !hosted.anonymousBeyondLoopback
+    ? [{ path: ['hosted', 'anonymous'], value: 'push', message }]
+    : [];
+}

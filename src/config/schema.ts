@@ -1,0 +1,202 @@
+import {
+  address,
+  addressRange,
+  aloneOr,
+  count,
+  duration,
+  durationOrForever,
+  flag,
+  listOf,
+  oneOf,
+  path,
+  registryHost,
+  repositoryPattern,
+  repositoryPrefix,
+  section,
+  serverUrl,
+  word,
+  z,
+} from './fields.ts';
+
+/**
+ * Every key of the configuration file, its default and its one-line description; the JSON schema, `config show` and
+ * the names of environment variables are made from this. A new option is one line here (and, where a unit or a plural
+ * belongs into the name that the code sees, one entry in the second argument of its `section`). What is not
+ * implemented has no key.
+ */
+
+/** How mirrored content is kept current and who may have it: for an upstream, and for some of its repositories. */
+const repositoryOptions = {
+  pullPolicy: oneOf('Always', 'IfNotPresent', 'Never')
+    .optional()
+    .describe(
+      'When a tag is asked for upstream; without it, as Kubernetes defaults: latest always, other tags after freshFor',
+    ),
+  freshFor: durationOrForever
+    .optional()
+    .describe('How long a tag other than latest is served without asking upstream again'),
+  staleWhileRevalidate: duration
+    .optional()
+    .describe('For so long after freshFor, a held tag is served at once and asked for in the background'),
+  openToAll: flag
+    .optional()
+    .describe("Anonymous clients may have what only the upstream's own credentials can read"),
+};
+
+const optionNames = { freshFor: 'freshForMs', staleWhileRevalidate: 'staleWhileRevalidateMs' } as const;
+
+const credentials = section({
+  username: word.describe('User name'),
+  passwordFile: path.optional().describe('File that holds the password'),
+  passwordEnv: word.optional().describe('Environment variable that holds the password'),
+});
+
+const mirror = aloneOr(
+  'url',
+  serverUrl,
+  section({
+    url: serverUrl.describe('URL of the mirror'),
+    credentials: credentials
+      .optional()
+      .describe("The mirror's own credentials; the upstream's never go there"),
+  }),
+);
+
+const upstream = section(
+  {
+    url: serverUrl.optional().describe('Where the registry answers; https://NAME by default'),
+    mirrors: listOf(mirror).prefault([]).describe('Tried in order when url cannot be reached or fails'),
+    aliases: listOf(registryHost).prefault([]).describe('Other names of the same registry'),
+    hostAlias: listOf(registryHost)
+      .prefault([])
+      .describe('Requests with this Host header mean this upstream'),
+    realms: listOf(registryHost)
+      .prefault([])
+      .describe("Hosts of its token service, where they differ from url's"),
+    credentials: credentials.optional().describe('Sent to url only'),
+    caFile: path.optional().describe('PEM file of the authorities that sign its certificate'),
+    insecure: flag.prefault(false).describe('Do not verify its certificate'),
+    allowAddresses: listOf(addressRange)
+      .prefault([])
+      .describe('Private or loopback addresses that it may redirect to or resolve to'),
+    ...repositoryOptions,
+    freshFor: durationOrForever.prefault('1m').describe(description(repositoryOptions.freshFor)),
+    openToAll: flag.prefault(false).describe(description(repositoryOptions.openToAll)),
+    repositories: z
+      .array(
+        section(
+          { match: repositoryPattern.describe('Repository, or pattern'), ...repositoryOptions },
+          optionNames,
+        ),
+      )
+      .prefault([])
+      .describe('Options for some repositories; the first that matches wins'),
+  },
+  { ...optionNames, hostAlias: 'hostAliases' },
+);
+
+const listener = aloneOr(
+  'address',
+  address,
+  section({
+    address: address.describe('Host and port'),
+    upstream: registryHost.optional().describe('Everything on this port means this upstream'),
+  }),
+);
+
+const server = section(
+  {
+    listen: listOf(listener).prefault('127.0.0.1:5000').describe('Where clients connect'),
+    opsListen: z
+      .union([address, z.literal(false, { error: 'expected false' })])
+      .prefault('127.0.0.1:5001')
+      .describe('Where /livez, /readyz and /metrics answer; false for nowhere'),
+    serverNames: listOf(registryHost).prefault([]).describe('Names under which clients know this registry'),
+    externalUrl: serverUrl.optional().describe('URL of this registry as clients see it'),
+    trustedProxies: listOf(addressRange)
+      .prefault([])
+      .describe('Proxies whose X-Forwarded headers are believed'),
+    shutdownTimeout: duration.prefault('30s').describe('How long a stop waits for bodies under way'),
+  },
+  { shutdownTimeout: 'shutdownTimeoutMs' },
+);
+
+const storage = section({
+  path: path.prefault('./storage').describe('Folder of everything that is held'),
+});
+
+const pulls = section({
+  serializeImagePulls: flag.prefault(false).describe('One image at a time, as the kubelet says it'),
+  maxParallelImagePulls: count(1).optional().describe('So many images at a time; unlimited by default'),
+  maxConnections: count(1).prefault(128).describe('Connections to upstreams at a time; the rest queue'),
+});
+
+const hosted = section({
+  prefixes: listOf(repositoryPrefix)
+    .prefault([])
+    .describe('First name components of repositories that live here'),
+  anonymous: oneOf('none', 'pull', 'push')
+    .prefault('none')
+    .describe('What clients may do without credentials'),
+  anonymousBeyondLoopback: flag
+    .prefault(false)
+    .describe('Lets anonymous push stand on ports that others reach'),
+  delete: flag.prefault(true).describe('Who may push may delete'),
+});
+
+const log = section({
+  level: oneOf('debug', 'info', 'warn', 'error').prefault('info').describe('The least level that is written'),
+  format: oneOf('auto', 'json', 'pretty')
+    .prefault('auto')
+    .describe('auto is pretty on a terminal and JSON elsewhere'),
+});
+
+/** The whole file, after the presets were merged in. */
+export const fileSchema = section({
+  server: server.prefault({}).describe('Ports and names'),
+  storage: storage.prefault({}).describe('Where content is kept'),
+  defaultUpstream: registryHost.optional().describe('The upstream of names that mention none'),
+  upstreams: z
+    .record(registryHost, upstream)
+    .prefault({})
+    .describe('Registries that are mirrored, by the host in image names; false switches a preset off'),
+  pulls: pulls.prefault({}).describe('Limits towards upstreams'),
+  hosted: hosted.prefault({}).describe('Repositories that live here'),
+  log: log.prefault({}).describe('The log on standard output'),
+});
+
+export type ParsedFile = z.output<typeof fileSchema>;
+export type ParsedUpstream = z.output<typeof upstream>;
+
+/** `log` of the configuration. */
+export type LogConfig = ParsedFile['log'];
+
+/** Options of an upstream that a repository rule may set otherwise. */
+export type RepositoryRule = ParsedUpstream['repositories'][number];
+
+/** As much of JSON schema as is read here. */
+export interface JsonSchema {
+  type?: string;
+  description?: string;
+  properties?: Record<string, JsonSchema>;
+  additionalProperties?: JsonSchema | boolean;
+  items?: JsonSchema;
+  anyOf?: JsonSchema[];
+  const?: unknown;
+}
+
+/** The JSON schema (2020-12) of the file as people write it. */
+export function fileJsonSchema(): JsonSchema {
+  const options = { io: 'input', unrepresentable: 'any' } as const;
+  const schema: JsonSchema = JSON.parse(JSON.stringify(z.toJSONSchema(fileSchema, options)));
+  const upstreams = schema.properties?.['upstreams'];
+  // `false` is taken out when presets are merged, so the schema proper does not know it.
+  if (typeof upstreams?.additionalProperties === 'object') {
+    upstreams.additionalProperties = { anyOf: [upstreams.additionalProperties, { const: false }] };
+  }
+  return schema;
+}
+
+function description(field: z.ZodType): string {
+  return field.description ?? '';
+}

@@ -1,0 +1,95 @@
+import { readFile } from 'node:fs/promises';
+import type { LoginConfig, MirrorConfig, UpstreamConfig } from './config.ts';
+import type { Environment } from './environment.ts';
+import { messageOf, type Problem } from './problems.ts';
+import type { ParsedUpstream } from './schema.ts';
+
+/** Passwords and certificate bundles are far smaller; `/dev/zero` is not. */
+const MAX_FILE_BYTES = 1 << 20;
+
+/**
+ * Reads what upstreams name: passwords from files and the environment, certificate authorities from files. Whatever
+ * cannot be read is told to `report`, and left out.
+ */
+export class SecretReader {
+  readonly #env: Environment;
+  readonly #report: (problem: Problem) => void;
+
+  constructor(env: Environment, report: (problem: Problem) => void) {
+    this.#env = env;
+    this.#report = report;
+  }
+
+  /** The upstream with all that it names. */
+  async upstream(name: string, parsed: ParsedUpstream): Promise<UpstreamConfig> {
+    const path = ['upstreams', name];
+    const { url, mirrors, credentials, caFile, ...rest } = parsed;
+    return {
+      ...rest,
+      name,
+      url: url ?? `https://${name}`,
+      mirrors: await Promise.all(
+        mirrors.map((mirror, index) => this.#mirror(mirror, [...path, 'mirrors', index])),
+      ),
+      credentials: await this.#login(credentials, [...path, 'credentials']),
+      caFile,
+      ca: caFile === undefined ? undefined : await this.#file(caFile, [...path, 'caFile']),
+    };
+  }
+
+  async #mirror(
+    parsed: ParsedUpstream['mirrors'][number],
+    path: readonly PropertyKey[],
+  ): Promise<MirrorConfig> {
+    return { url: parsed.url, credentials: await this.#login(parsed.credentials, [...path, 'credentials']) };
+  }
+
+  async #login(
+    parsed: ParsedUpstream['credentials'],
+    path: readonly PropertyKey[],
+  ): Promise<LoginConfig | undefined> {
+    if (parsed === undefined) {
+      return undefined;
+    }
+    const { passwordFile, passwordEnv } = parsed;
+    const password =
+      passwordFile === undefined
+        ? this.#variable(passwordEnv ?? '', [...path, 'passwordEnv'])
+        : await this.#file(passwordFile, [...path, 'passwordFile']);
+    // Editors end a file with a line break; no registry's password does.
+    return password === undefined ? undefined : { ...parsed, password: password.replace(/\r?\n$/, '') };
+  }
+
+  #variable(name: string, path: readonly PropertyKey[]): string | undefined {
+    const value = this.#env[name];
+    if (value === undefined || value === '') {
+      this.#report({
+        path,
+        value: name,
+        message: 'expected an environment variable that is set and not empty',
+      });
+      return undefined;
+    }
+    return value;
+  }
+
+  async #file(file: string, path: readonly PropertyKey[]): Promise<string | undefined> {
+    try {
+      const text = await readFile(file, { encoding: 'utf8', signal: AbortSignal.timeout(FILE_TIMEOUT_MS) });
+      if (text.trim() !== '' && text.length <= MAX_FILE_BYTES) {
+        return text;
+      }
+      this.#report({
+        path,
+        value: file,
+        message: `expected a file that is not empty and not above ${MAX_FILE_BYTES} bytes`,
+      });
+    } catch (error) {
+      this.#report({ path, value: file, message: `cannot be read: ${messageOf(error)}` });
+    }
+    return undefined;
+  }
+}
+
+/** A named pipe or a dead network mount would hold the start for ever. */
+const FILE_TIMEOUT_MS = 10_000;

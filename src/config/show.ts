@@ -1,0 +1,39 @@
+import { formatYaml } from '../lib/yaml.ts';
+import type { Config, LoginConfig, UpstreamConfig } from './config.ts';
+import { z } from './fields.ts';
+import { PRESETS } from './presets.ts';
+import { fileSchema, type ParsedFile, type ParsedUpstream } from './schema.ts';
+
+/**
+ * The configuration in force as a YAML file that means the same, defaults and presets written out. Passwords are not
+ * in it: only where each was read from.
+ */
+export function showConfig(config: Config): string {
+  const { upstreams, proxy: _proxy, ...rest } = config;
+  const written = [...upstreams.values()].map(upstream => [upstream.name, unread(upstream)] as const);
+  const file: ParsedFile = { ...rest, upstreams: Object.fromEntries(written) };
+  const shown = z.encode(fileSchema, file);
+  const off = Object.keys(PRESETS).filter(name => !upstreams.has(name));
+  const withOff = { ...shown.upstreams, ...Object.fromEntries(off.map(name => [name, false])) };
+  return formatYaml({ ...shown, upstreams: withOff });
+}
+
+function unread({ name: _name, ca: _ca, credentials, mirrors, ...upstream }: UpstreamConfig): ParsedUpstream {
+  return {
+    ...upstream,
+    credentials: unreadLogin(credentials),
+    mirrors: mirrors.map(mirror =>
+      mirror.credentials === undefined
+        ? { url: mirror.url }
+        : { url: mirror.url, credentials: unreadLogin(mirror.credentials) },
+    ),
+  };
+}
+
+function unreadLogin(login: LoginConfig | undefined): ParsedUpstream['credentials'] {
+  if (login === undefined) {
+    return undefined;
+  }
+  const { password: _password, ...named } = login;
+  return named;
+}

@@ -1,0 +1,84 @@
+/**
+ * Durations and sizes as people write them in a file: a number with its unit, never a bare number whose unit one
+ * has to know. By hand, because a cache limit must not be guessed: `10GiB`, `10xyz` and `10` are three answers here.
+ */
+
+/** The text is no duration or size; the message says what one looks like. */
+export class UnitError extends Error {
+  override readonly name = 'UnitError';
+}
+
+/** What `parseDuration` takes, for messages. */
+export const DURATION_FORM = 'a duration such as 500ms, 90s, 1m, 24h or 7d';
+
+/** What `parseSize` takes, for messages. */
+export const SIZE_FORM = 'a size such as 64KB, 4MiB or 200GiB';
+
+const MS_PER_UNIT = { d: 86_400_000, h: 3_600_000, m: 60_000, s: 1000, ms: 1 } as const;
+
+/** Largest first; powers of 1024 and of 1000, told apart by the `i` as IEC 80000-13 does. */
+const BYTES_PER_UNIT = {
+  TiB: 2 ** 40,
+  TB: 1e12,
+  GiB: 2 ** 30,
+  GB: 1e9,
+  MiB: 2 ** 20,
+  MB: 1e6,
+  KiB: 2 ** 10,
+  KB: 1e3,
+  B: 1,
+} as const;
+
+const DURATION = /^(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?(?:(\d+)ms)?$/;
+const SIZE = /^(\d+(?:\.\d+)?)\s?([KMGT]i?B|B)$/i;
+
+/** Milliseconds of `1m`, `500ms`, `1h30m`; a UnitError for anything else, a bare number included. */
+export function parseDuration(text: string): number {
+  const match = DURATION.exec(text);
+  if (match === null || text === '') {
+    throw new UnitError(`expected ${DURATION_FORM}`);
+  }
+  const units = Object.values(MS_PER_UNIT);
+  const ms = units.reduce((sum, unitMs, index) => sum + Number(match[index + 1] ?? 0) * unitMs, 0);
+  return exact(ms, DURATION_FORM);
+}
+
+/** Bytes of `200GiB`, `64KB`; the case of the letters does not matter. A UnitError for anything else. */
+export function parseSize(text: string): number {
+  const match = SIZE.exec(text);
+  if (match === null) {
+    throw new UnitError(`expected ${SIZE_FORM}`);
+  }
+  const unit = Object.entries(BYTES_PER_UNIT).find(
+    ([name]) => name.toLowerCase() === match[2]?.toLowerCase(),
+  );
+  return exact(Number(match[1]) * (unit?.[1] ?? Number.NaN), SIZE_FORM);
+}
+
+/** The shortest text that `parseDuration` reads back as `ms`: `1h30m`, `500ms`, `0s`. */
+export function formatDuration(ms: number): string {
+  let rest = ms;
+  let text = '';
+  for (const [unit, unitMs] of Object.entries(MS_PER_UNIT)) {
+    const count = Math.floor(rest / unitMs);
+    rest -= count * unitMs;
+    text += count === 0 ? '' : `${count}${unit}`;
+  }
+  return text === '' ? '0s' : text;
+}
+
+/** The text in the largest unit that loses nothing, so that `parseSize` reads it back: `200GiB`, `64KB`, `1001B`. */
+export function formatSize(bytes: number): string {
+  const fit = Object.entries(BYTES_PER_UNIT).find(
+    ([, unitBytes]) => bytes >= unitBytes && bytes % unitBytes === 0,
+  );
+  return fit === undefined ? `${bytes}B` : `${bytes / fit[1]}${fit[0]}`;
+}
+
+/** Whole, and within what a double holds exactly; fractions of a byte or millisecond were a mistake. */
+function exact(value: number, form: string): number {
+  if (!Number.isSafeInteger(value)) {
+    throw new UnitError(`expected ${form}, whole and below ${Number.MAX_SAFE_INTEGER}`);
+  }
+  return value;
+}
