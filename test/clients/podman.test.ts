@@ -1,0 +1,77 @@
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { REGISTRY_PROGRAMS } from '../support/docker-registry.ts';
+import { IMAGE_PROGRAMS } from '../support/images.ts';
+import {
+  beyondTagChecks,
+  FIXED,
+  fetchedBlobs,
+  LATEST,
+  MirroredRegistry,
+  UPSTREAM,
+  UPSTREAM_MODES,
+} from '../support/mirrored-registry.ts';
+import { PODMAN_PROGRAMS, Podman } from '../support/podman.ts';
+import { hasPrograms } from '../support/programs.ts';
+
+const canRun = hasPrograms(...PODMAN_PROGRAMS, ...REGISTRY_PROGRAMS, ...IMAGE_PROGRAMS);
+
+function registriesConf(entrepotHost: string): string {
+  return `
+unqualified-search-registries = []
+[[registry]]
+prefix = "${UPSTREAM}"
+location = "${UPSTREAM}"
+[[registry.mirror]]
+location = "${entrepotHost}/${UPSTREAM}"
+insecure = true
+`;
+}
+
+for (const mode of UPSTREAM_MODES) {
+  describe.skipIf(!canRun)(
+    `podman with a mirror in registries.conf, from an upstream that is ${mode}`,
+    () => {
+      let mirror: MirroredRegistry;
+      let podman: Podman;
+      beforeAll(async () => {
+        mirror = await MirroredRegistry.start(mode);
+        podman = await Podman.make(registriesConf(mirror.entrepot.host));
+      });
+      afterAll(async () => {
+        await podman.remove();
+        await mirror.remove();
+      });
+
+      async function pullAnew(image: string): Promise<void> {
+        const reference = `${UPSTREAM}/${image}`;
+        await podman.run('pull', '--quiet', reference);
+        await podman.run('image', 'rm', '--force', reference);
+      }
+
+      test('pulls cold, each blob once', async () => {
+        await pullAnew(FIXED);
+        const blobs = fetchedBlobs(await mirror.takeRequests());
+        expect(blobs).toHaveLength(3);
+        expect(new Set(blobs).size).toBe(3);
+      });
+
+      test('pulls warm without a request to the upstream', async () => {
+        await pullAnew(FIXED);
+        expect(await mirror.takeRequests()).toEqual([]);
+      });
+
+      test('pulls latest with one question about the tag', async () => {
+        await pullAnew(LATEST);
+        await mirror.takeRequests();
+        await pullAnew(LATEST);
+        expect(beyondTagChecks(await mirror.takeRequests())).toEqual([]);
+      });
+
+      test('pulls what is held while the upstream is stopped', async () => {
+        await mirror.upstream.stop();
+        await pullAnew(FIXED);
+        await pullAnew(LATEST);
+      });
+    },
+  );
+}

@@ -1,0 +1,111 @@
+import { readdir, readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { createHash } from 'node:crypto';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { REGISTRY_PROGRAMS } from '../support/docker-registry.ts';
+import { BIG_LAYERS, IMAGE_PROGRAMS, imageDigest, pushImage } from '../support/images.ts';
+import {
+  beyondTagChecks,
+  FIXED,
+  fetchedBlobs,
+  LATEST,
+  MirroredRegistry,
+  PRIVATE,
+  UPSTREAM_MODES,
+} from '../support/mirrored-registry.ts';
+import { hasPrograms } from '../support/programs.ts';
+import { Skopeo } from '../support/skopeo.ts';
+
+/** Of three platforms: a configuration and a layer each, and the layer that they share. */
+const BUSYBOX_BLOBS = 7;
+
+const canRun = hasPrograms('skopeo', ...REGISTRY_PROGRAMS, ...IMAGE_PROGRAMS);
+
+describe.skipIf(!canRun)('skopeo', () => {
+  let skopeo: Skopeo;
+  beforeAll(async () => void (skopeo = await Skopeo.make()));
+  afterAll(async () => skopeo.remove());
+
+  for (const mode of UPSTREAM_MODES) {
+    describe(`from an upstream that is ${mode}`, () => {
+      let mirror: MirroredRegistry;
+      beforeAll(async () => void (mirror = await MirroredRegistry.start(mode)));
+      afterAll(async () => mirror.remove());
+
+      test('inspect gets the index byte for byte', async () => {
+        const reference = `docker://${mirror.reference(FIXED)}`;
+        const bytes = await skopeo.run('inspect', '--raw', '--tls-verify=false', reference);
+        expect(`sha256:${createHash('sha256').update(bytes).digest('hex')}`).toBe(
+          await imageDigest('busybox'),
+        );
+      });
+
+      test('copy --all gets three platforms, and each blob leaves the upstream once', async () => {
+        const folder = await skopeo.copyOut(mirror.reference(FIXED), '--all', '--preserve-digests');
+        await expectIntact(folder, BUSYBOX_BLOBS);
+        const blobs = fetchedBlobs(await mirror.takeRequests());
+        expect(blobs).toHaveLength(BUSYBOX_BLOBS);
+        expect(new Set(blobs).size).toBe(BUSYBOX_BLOBS);
+      });
+
+      test('a second copy reaches the upstream with nothing', async () => {
+        await skopeo.copyOut(mirror.reference(FIXED), '--all', '--preserve-digests');
+        expect(await mirror.takeRequests()).toEqual([]);
+      });
+
+      test('latest is asked about, and only that', async () => {
+        await skopeo.copyOut(mirror.reference(LATEST), '--all');
+        await mirror.takeRequests();
+        await skopeo.copyOut(mirror.reference(LATEST), '--all');
+        expect(beyondTagChecks(await mirror.takeRequests())).toEqual([]);
+      });
+
+      test('tags are listed', async () => {
+        const repository = `docker://${mirror.reference(FIXED).replace(/:1$/, '')}`;
+        const listed = await skopeo.run('list-tags', '--tls-verify=false', repository);
+        expect(JSON.parse(listed)).toMatchObject({ Tags: ['1', 'latest'] });
+      });
+
+      test('a repository that only the credential of Entrepot opens comes too', async () => {
+        await expectIntact(await skopeo.copyOut(mirror.reference(PRIVATE), '--all'), BUSYBOX_BLOBS);
+      });
+
+      test('with the upstream stopped everything that is held is still served', async () => {
+        await mirror.upstream.stop();
+        for (const image of [FIXED, LATEST, PRIVATE]) {
+          await expectIntact(await skopeo.copyOut(mirror.reference(image), '--all'), BUSYBOX_BLOBS);
+        }
+      });
+    });
+  }
+
+  describe('several at once', () => {
+    let mirror: MirroredRegistry;
+    beforeAll(async () => {
+      mirror = await MirroredRegistry.start('open');
+      await pushImage('big', mirror.upstream, 'public/big:1');
+      await mirror.takeRequests();
+    });
+    afterAll(async () => mirror.remove());
+
+    test('three copies of a cold image of eight big layers cost the upstream one', async () => {
+      const folders = await Promise.all(
+        [1, 2, 3].map(() => skopeo.copyOut(mirror.reference('public/big:1'))),
+      );
+      for (const folder of folders) await expectIntact(folder, BIG_LAYERS + 1);
+      const blobs = fetchedBlobs(await mirror.takeRequests());
+      expect(blobs).toHaveLength(BIG_LAYERS + 1);
+      expect(new Set(blobs).size).toBe(blobs.length);
+    });
+  });
+});
+
+/** A `dir:` copy names every blob after its hash. */
+async function expectIntact(folder: string, count: number): Promise<void> {
+  const blobs = (await readdir(folder)).filter(name => /^[0-9a-f]{64}$/.test(name));
+  expect(blobs).toHaveLength(count);
+  for (const name of blobs) {
+    const bytes = await readFile(join(folder, name));
+    expect(createHash('sha256').update(bytes).digest('hex')).toBe(name);
+  }
+}
