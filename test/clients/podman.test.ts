@@ -42,14 +42,16 @@ for (const mode of UPSTREAM_MODES) {
         await mirror.remove();
       });
 
-      async function pullAnew(image: string): Promise<void> {
+      /** Pulls as a machine that holds nothing of it, and answers the id of the image. */
+      async function pullAnew(image: string): Promise<string> {
         const reference = `${UPSTREAM}/${image}`;
-        await podman.run('pull', '--quiet', reference);
+        const id = (await podman.run('pull', '--quiet', reference)).trim();
         await podman.run('image', 'rm', '--force', reference);
+        return id;
       }
 
       test('pulls cold, each blob once', async () => {
-        await pullAnew(FIXED);
+        expect(await pullAnew(FIXED)).toMatch(/^[0-9a-f]{64}$/);
         const blobs = fetchedBlobs(await mirror.takeRequests());
         expect(blobs).toHaveLength(3);
         expect(new Set(blobs).size).toBe(3);
@@ -68,9 +70,10 @@ for (const mode of UPSTREAM_MODES) {
       });
 
       test('pulls what is held while the upstream is stopped', async () => {
+        const id = await pullAnew(FIXED);
         await mirror.upstream.stop();
-        await pullAnew(FIXED);
-        await pullAnew(LATEST);
+        expect(await pullAnew(FIXED)).toBe(id);
+        expect(await pullAnew(LATEST)).toBe(id);
       });
     },
   );

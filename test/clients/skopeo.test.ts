@@ -42,7 +42,7 @@ describe.skipIf(!canRun)('skopeo', () => {
 
       test('copy --all gets three platforms, and each blob leaves the upstream once', async () => {
         const folder = await skopeo.copyOut(mirror.reference(FIXED), '--all', '--preserve-digests');
-        await expectIntact(folder, BUSYBOX_BLOBS);
+        expect(await countIntact(folder)).toBe(BUSYBOX_BLOBS);
         const blobs = fetchedBlobs(await mirror.takeRequests());
         expect(blobs).toHaveLength(BUSYBOX_BLOBS);
         expect(new Set(blobs).size).toBe(BUSYBOX_BLOBS);
@@ -67,13 +67,17 @@ describe.skipIf(!canRun)('skopeo', () => {
       });
 
       test('a repository that only the credential of Entrepot opens comes too', async () => {
-        await expectIntact(await skopeo.copyOut(mirror.reference(PRIVATE), '--all'), BUSYBOX_BLOBS);
+        expect(await countIntact(await skopeo.copyOut(mirror.reference(PRIVATE), '--all'))).toBe(
+          BUSYBOX_BLOBS,
+        );
       });
 
       test('with the upstream stopped everything that is held is still served', async () => {
         await mirror.upstream.stop();
         for (const image of [FIXED, LATEST, PRIVATE]) {
-          await expectIntact(await skopeo.copyOut(mirror.reference(image), '--all'), BUSYBOX_BLOBS);
+          expect(await countIntact(await skopeo.copyOut(mirror.reference(image), '--all'))).toBe(
+            BUSYBOX_BLOBS,
+          );
         }
       });
     });
@@ -92,7 +96,7 @@ describe.skipIf(!canRun)('skopeo', () => {
       const folders = await Promise.all(
         [1, 2, 3].map(() => skopeo.copyOut(mirror.reference('public/big:1'))),
       );
-      for (const folder of folders) await expectIntact(folder, BIG_LAYERS + 1);
+      for (const folder of folders) expect(await countIntact(folder)).toBe(BIG_LAYERS + 1);
       const blobs = fetchedBlobs(await mirror.takeRequests());
       expect(blobs).toHaveLength(BIG_LAYERS + 1);
       expect(new Set(blobs).size).toBe(blobs.length);
@@ -100,12 +104,12 @@ describe.skipIf(!canRun)('skopeo', () => {
   });
 });
 
-/** A `dir:` copy names every blob after its hash. */
-async function expectIntact(folder: string, count: number): Promise<void> {
-  const blobs = (await readdir(folder)).filter(name => /^[0-9a-f]{64}$/.test(name));
-  expect(blobs).toHaveLength(count);
-  for (const name of blobs) {
-    const bytes = await readFile(join(folder, name));
-    expect(createHash('sha256').update(bytes).digest('hex')).toBe(name);
+/** How many blobs of a `dir:` copy are what their names say: it names each after its hash. */
+async function countIntact(folder: string): Promise<number> {
+  let count = 0;
+  for (const name of await readdir(folder)) {
+    const hash = createHash('sha256').update(await readFile(join(folder, name)));
+    if (hash.digest('hex') === name) count += 1;
   }
+  return count;
 }
