@@ -1,0 +1,17 @@
+import { isStorageFull } from '../blobs/storage-full.ts';
+import { OciError } from '../oci/errors.ts';
+
+/** Runs `work`; a full disk becomes INSUFFICIENT_STORAGE. What was acknowledged before is whole, and room may return. */
+export async function refusingWhenFull<T>(work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    if (isStorageFull(error)) {
+      throw new OciError('INSUFFICIENT_STORAGE', {
+        message: 'the registry has no room left for this; nothing that it holds is affected',
+        cause: error,
+      });
+    }
+    throw error;
+  }
+}

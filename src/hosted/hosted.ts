@@ -1,0 +1,175 @@
+/**
+ * hosted/: repositories that live here. May import blobs/, metadata/, oci/ and lib/.
+ *
+ * The one idea: content belongs to a repository by a Link, and only pushing or mounting it there makes one. What is
+ * held without a Link is, for that repository, not there at all. Whether a requester may do what is asked was settled
+ * by `access` before. This file is the pull side; `uploads.ts` takes blobs, `publication.ts` manifests and tags,
+ * `removal.ts` lets go of all three.
+ */
+import type { BlobStore } from '../blobs/blob-store.ts';
+import type { BlobReader } from '../lib/blob-reader.ts';
+import { readerOfBytes } from '../lib/bytes-reader.ts';
+import type { Log } from '../lib/log.ts';
+import type { MetadataStore, Paged } from '../metadata/metadata-store.ts';
+import { type Digest, isDigest } from '../oci/digest.ts';
+import { OciError } from '../oci/errors.ts';
+import type { Manifest } from '../oci/manifest.ts';
+import type {
+  ManifestWant,
+  Page,
+  PullSource,
+  Served,
+  ServedBlob,
+  ServedBlobStat,
+  ServedManifest,
+  ServedReferrers,
+  ServedTags,
+} from '../oci/pull-source.ts';
+import { type Repository, repositoryText } from '../oci/repository.ts';
+import type { Right } from '../oci/requester.ts';
+import { narrowToPlatform } from './platform-view.ts';
+
+/** Repositories that a catalog page looks at before it gives what it has: one requester may see few of very many. */
+const CATALOG_SCAN = 1000;
+
+const HOSTED: Served = { outcome: 'hosted', stored: true, upstreamMs: 0 };
+
+export interface HostedOptions {
+  readonly blobs: BlobStore;
+  readonly metadata: MetadataStore;
+  readonly log: Log;
+}
+
+/** The pull side of repositories that live here. */
+export class Hosted implements PullSource {
+  readonly #blobs: BlobStore;
+  readonly #metadata: MetadataStore;
+  readonly #log: Log;
+
+  constructor({ blobs, metadata, log }: HostedOptions) {
+    this.#blobs = blobs;
+    this.#metadata = metadata;
+    this.#log = log;
+  }
+
+  async manifest(
+    repository: Repository,
+    reference: string,
+    _right: Right,
+    want: ManifestWant,
+  ): Promise<ServedManifest> {
+    const found = isDigest(reference)
+      ? await this.#metadata.readLinkedManifest(repository, reference)
+      : await this.#tagged(repository, reference, want);
+    if (found === undefined) {
+      throw new OciError('MANIFEST_UNKNOWN', { detail: { name: repositoryText(repository), reference } });
+    }
+    const { digest, mediaType, bytes } = found;
+    this.#metadata.noteUse(digest);
+    return { ...HOSTED, descriptor: { mediaType, digest, size: bytes.length }, bytes };
+  }
+
+  async statBlob(repository: Repository, digest: Digest): Promise<ServedBlobStat> {
+    if (await this.#isHeld(repository, digest)) {
+      const stat = await this.#blobs.stat(digest);
+      if (stat !== undefined) return { ...HOSTED, digest, size: stat.size };
+      this.#reportLoss(digest);
+    }
+    const manifest = await this.#metadata.readLinkedManifest(repository, digest);
+    if (manifest === undefined) throw blobUnknown(repository, digest);
+    return { ...HOSTED, digest, size: manifest.bytes.length };
+  }
+
+  async openBlob(repository: Repository, digest: Digest): Promise<ServedBlob> {
+    const reader =
+      (await this.#openHeld(repository, digest)) ?? (await this.#openManifest(repository, digest));
+    if (reader === undefined) throw blobUnknown(repository, digest);
+    this.#metadata.noteUse(digest);
+    return { ...HOSTED, digest, reader };
+  }
+
+  async tags(repository: Repository, page: Page): Promise<ServedTags> {
+    if (!(await this.#metadata.hasRepository(repository))) {
+      throw new OciError('NAME_UNKNOWN', { detail: { name: repositoryText(repository) } });
+    }
+    const { entries, more } = await this.#metadata.listTags(repository, page);
+    return { ...HOSTED, tags: entries, next: more ? entries.at(-1) : undefined };
+  }
+
+  /**
+   * Empty, not absent, for a repository that is unknown: a client that hears 404 takes the referrers API itself for
+   * missing (distribution-spec, "Listing Referrers"). A tag of the referrers tag schema adds nothing: whatever its
+   * index may list was pushed here, and is known by its own `subject`.
+   */
+  async referrers(
+    repository: Repository,
+    subject: Digest,
+    { artifactType, page }: { artifactType: string | undefined; page: Page },
+  ): Promise<ServedReferrers> {
+    const { entries, more } = await this.#metadata.listReferrers(repository, subject, artifactType, page);
+    return {
+      ...HOSTED,
+      manifests: entries,
+      filtered: artifactType !== undefined,
+      next: more ? entries.at(-1)?.digest : undefined,
+    };
+  }
+
+  /** Names of the repositories here that `mayPull` allows. A page may be short, or empty, and still have a next one. */
+  async catalog(
+    page: Page,
+    mayPull: (repository: Repository) => Promise<boolean>,
+  ): Promise<{ readonly repositories: readonly string[]; readonly next: string | undefined }> {
+    const repositories: string[] = [];
+    let after = page.after;
+    for (let looked = 0; looked < CATALOG_SCAN; ) {
+      const limit = Math.min(page.limit - repositories.length, CATALOG_SCAN - looked);
+      if (limit <= 0) break;
+      const { entries, more }: Paged<string> = await this.#metadata.listRepositories('', { limit, after });
+      for (const name of entries) {
+        if (await mayPull({ upstream: '', name })) repositories.push(name);
+      }
+      if (!more) return { repositories, next: undefined };
+      looked += entries.length;
+      after = entries.at(-1);
+    }
+    return { repositories, next: page.limit === 0 ? undefined : after };
+  }
+
+  async #tagged(repository: Repository, tag: string, want: ManifestWant): Promise<Manifest | undefined> {
+    const row = await this.#metadata.readTagged(repository, tag);
+    if (row?.manifest === undefined) return undefined;
+    return narrowToPlatform(row.manifest, want, digest =>
+      this.#metadata.readLinkedManifest(repository, digest),
+    );
+  }
+
+  async #isHeld(repository: Repository, digest: Digest): Promise<boolean> {
+    return (
+      (await this.#metadata.isLinked(repository, digest)) &&
+      (await this.#metadata.statBlob(digest)) !== undefined
+    );
+  }
+
+  async #openHeld(repository: Repository, digest: Digest): Promise<BlobReader | undefined> {
+    if (!(await this.#isHeld(repository, digest))) return undefined;
+    const reader = await this.#blobs.open(digest);
+    if (reader === undefined) this.#reportLoss(digest);
+    return reader;
+  }
+
+  /** Manifests are blobs too, where they belong to the repository. */
+  async #openManifest(repository: Repository, digest: Digest): Promise<BlobReader | undefined> {
+    const manifest = await this.#metadata.readLinkedManifest(repository, digest);
+    return manifest && readerOfBytes(manifest.bytes);
+  }
+
+  /** Answered as absent, so that the next push of the image brings the blob again. */
+  #reportLoss(digest: Digest): void {
+    this.#log.error({ digest }, 'a blob that was pushed here has lost its bytes: push it again');
+  }
+}
+
+function blobUnknown(repository: Repository, digest: Digest): OciError {
+  return new OciError('BLOB_UNKNOWN', { detail: { name: repositoryText(repository), digest } });
+}

@@ -1,0 +1,85 @@
+import type { Readable } from 'node:stream';
+import type { Ingest } from '../blobs/blob-store.ts';
+import { OciError } from '../oci/errors.ts';
+
+/**
+ * What is collected before it is written. One batch is on its way to the disk while the next collects, so an upload
+ * holds about twice this: twenty at once stay under 50 MiB.
+ */
+const BATCH_BYTES = 1024 * 1024;
+
+export interface IntakeLimits {
+  /** A body that brings nothing for so long is broken off with its connection. */
+  readonly idleMs: number;
+  /** More is SIZE_INVALID. */
+  readonly maxBytes: number;
+}
+
+/**
+ * Appends a request's body to `ingest`, only as fast as it can be written. When the client leaves, what it sent is
+ * written before this throws, so that it can resume there. The body is not destroyed: the answer goes out on its
+ * connection.
+ */
+export async function takeIn(body: Readable, ingest: Ingest, limits: IntakeLimits): Promise<void> {
+  let batch: Uint8Array[] = [];
+  let batchBytes = 0;
+  let writing: Promise<void> = Promise.resolve();
+  try {
+    for await (const chunk of readChunks(body, limits)) {
+      batch.push(chunk);
+      batchBytes += chunk.length;
+      if (batchBytes >= BATCH_BYTES) {
+        await writing;
+        writing = ingest.write(batch);
+        // Awaited one batch later; until then its failure must not count as unnoticed.
+        writing.catch(() => undefined);
+        batch = [];
+        batchBytes = 0;
+      }
+    }
+  } finally {
+    await writing;
+    if (batch.length > 0) await ingest.write(batch);
+  }
+}
+
+/** A whole body, for what is small: SIZE_INVALID as soon as it is longer than `maxBytes`. */
+export async function readWhole(body: Readable, limits: IntakeLimits): Promise<Uint8Array> {
+  const chunks: Uint8Array[] = [];
+  for await (const chunk of readChunks(body, limits)) chunks.push(chunk);
+  return Buffer.concat(chunks);
+}
+
+/** The body's chunks. The idle clock runs only while the client is waited for, never while the disk is. */
+async function* readChunks(body: Readable, { idleMs, maxBytes }: IntakeLimits): AsyncGenerator<Uint8Array> {
+  const chunks = body.iterator({ destroyOnReturn: false });
+  let total = 0;
+  try {
+    for (;;) {
+      const next = await nextWithin(idleMs, body, chunks);
+      if (next.done === true) return;
+      total += next.value.length;
+      if (total > maxBytes) {
+        throw new OciError('SIZE_INVALID', { message: `the body is longer than ${maxBytes} bytes` });
+      }
+      yield next.value;
+    }
+  } finally {
+    await chunks.return?.();
+  }
+}
+
+async function nextWithin(
+  idleMs: number,
+  body: Readable,
+  chunks: AsyncIterator<Uint8Array>,
+): Promise<IteratorResult<Uint8Array, undefined>> {
+  const idle = setTimeout(() => body.destroy(new Error(`no bytes for ${idleMs / 1000} s`)), idleMs);
+  try {
+    return await chunks.next();
+  } catch (cause) {
+    throw new OciError('BLOB_UPLOAD_INVALID', { message: 'the body ended before its time', cause });
+  } finally {
+    clearTimeout(idle);
+  }
+}

@@ -1,0 +1,149 @@
+import type { Readable } from 'node:stream';
+import type { MetadataStore } from '../metadata/metadata-store.ts';
+import { type Digest, digestAlgorithm, digestOf, isDigest } from '../oci/digest.ts';
+import { OciError } from '../oci/errors.ts';
+import {
+  isNonDistributable,
+  type Manifest,
+  type ManifestView,
+  MAX_INDEX_ENTRIES,
+  MAX_MANIFEST_BYTES,
+  parseManifest,
+} from '../oci/manifest.ts';
+import { isIndexType, isSchema1Type } from '../oci/media-types.ts';
+import { type Repository, repositoryText } from '../oci/repository.ts';
+import { refusingWhenFull } from './full-storage.ts';
+import { readWhole } from './intake.ts';
+
+/** The spec asks for ten at least ("Pushing Manifests"); each is a row of its own, and a URL has no room for many more. */
+export const MAX_TAGS_PER_PUSH = 50;
+/** Indexes of indexes are for releases of releases; whoever follows one, such as garbage collection, has an end to count on. */
+const MAX_INDEX_DEPTH = 4;
+/** What one push may make us look at: an index of the most entries whose every entry is such an index names a million. */
+const MAX_DESCENDANTS = 4 * MAX_INDEX_ENTRIES;
+/** A client that brings nothing of a manifest for so long is gone. */
+const BODY_IDLE_MS = 60_000;
+
+/** A manifest as a client pushes it. */
+export interface ManifestPush {
+  /** A tag or a digest. */
+  readonly reference: string;
+  /** More tags to set (`?tag=`), valid as such. */
+  readonly tags: readonly string[];
+  readonly contentType: string;
+  /** Content-Length, if there was one. */
+  readonly contentLength: number | undefined;
+  readonly body: Readable;
+}
+
+export interface Published {
+  readonly digest: Digest;
+  readonly subject: Digest | undefined;
+}
+
+/** Pushing manifests (distribution-spec, "Pushing Manifests"): kept to the byte, once everything they name is here. */
+export class Publication {
+  readonly #metadata: MetadataStore;
+
+  constructor(metadata: MetadataStore) {
+    this.#metadata = metadata;
+  }
+
+  /**
+   * Keeps the manifest, links it and moves the tags to it. MANIFEST_BLOB_UNKNOWN lists what must be pushed or mounted
+   * into this repository first: a `subject` may follow later, and a non-distributable layer never need come at all.
+   */
+  async publish(repository: Repository, push: ManifestPush): Promise<Published> {
+    const { reference, contentType } = push;
+    const bytes = await readBytes(push);
+    const digest = isDigest(reference) ? digestOf(bytes, digestAlgorithm(reference)) : digestOf(bytes);
+    if (isDigest(reference) && digest !== reference) {
+      throw new OciError('DIGEST_INVALID', { detail: { provided: reference, received: digest } });
+    }
+    const view = parseManifest(bytes, contentType);
+    if (isSchema1Type(view.mediaType)) {
+      throw new OciError('MANIFEST_INVALID', {
+        message: 'Docker schema 1 was withdrawn in 2017 and is not taken: push schema 2 or OCI',
+      });
+    }
+    await this.#requireChildren(repository, view);
+    const tags = isDigest(reference) ? push.tags : [reference];
+    await this.#put(repository, { digest, mediaType: view.mediaType, bytes }, view, tags);
+    return { digest, subject: view.subject?.digest };
+  }
+
+  /** The first tag moves in the manifest's own transaction; each further one is whole in itself. */
+  async #put(
+    repository: Repository,
+    manifest: Manifest,
+    view: ManifestView,
+    [tag, ...furtherTags]: readonly string[],
+  ): Promise<void> {
+    const atMs = Date.now();
+    const required = [
+      ...view.manifests.map(child => child.digest),
+      ...view.blobs.filter(blob => !isNonDistributable(blob)).map(blob => blob.digest),
+    ];
+    await refusingWhenFull(async () => {
+      const missing = await this.#metadata.putManifest(repository, manifest, view, {
+        ...(tag === undefined ? {} : { tag }),
+        atMs,
+        required,
+      });
+      if (missing.length > 0) throw blobsUnknown(repository, missing);
+      for (const further of furtherTags) {
+        await this.#metadata.putTag(repository, further, { digest: manifest.digest, checkedAtMs: atMs });
+      }
+    });
+  }
+
+  /** An index's entries must be manifests of this repository, and not nested without end. */
+  async #requireChildren(repository: Repository, view: ManifestView): Promise<void> {
+    const missing: Digest[] = [];
+    const seen = new Set<Digest>();
+    let level = view.manifests;
+    for (let depth = 1; level.length > 0; depth += 1) {
+      const indexes: ManifestView[] = [];
+      for (const { digest } of level) {
+        if (seen.has(digest)) continue;
+        if (seen.size === MAX_DESCENDANTS) throw tooDeep();
+        seen.add(digest);
+        const child = await this.#metadata.readLinkedManifest(repository, digest);
+        // What a child lacks was settled when it was pushed, or was deleted since.
+        if (child === undefined && depth === 1) missing.push(digest);
+        if (child === undefined || !isIndexType(child.mediaType)) continue;
+        if (depth === MAX_INDEX_DEPTH) throw tooDeep();
+        indexes.push(parseManifest(child.bytes, child.mediaType));
+      }
+      level = indexes.flatMap(index => index.manifests);
+    }
+    if (missing.length > 0) throw blobsUnknown(repository, missing);
+  }
+}
+
+/** A long one is refused by its header, before a byte is read; the limit holds for what comes all the same. */
+async function readBytes({ body, contentLength }: ManifestPush): Promise<Uint8Array> {
+  if (contentLength !== undefined && contentLength > MAX_MANIFEST_BYTES) throw tooLarge();
+  try {
+    return await readWhole(body, { idleMs: BODY_IDLE_MS, maxBytes: MAX_MANIFEST_BYTES });
+  } catch (error) {
+    throw error instanceof OciError && error.code === 'SIZE_INVALID' ? tooLarge() : error;
+  }
+}
+
+function tooLarge(): OciError {
+  return new OciError('MANIFEST_TOO_LARGE', { detail: { limitBytes: MAX_MANIFEST_BYTES } });
+}
+
+function tooDeep(): OciError {
+  return new OciError('MANIFEST_INVALID', {
+    message: `an index may hold others to a depth of ${MAX_INDEX_DEPTH}, and ${MAX_DESCENDANTS} manifests in all`,
+  });
+}
+
+function blobsUnknown(repository: Repository, digests: readonly Digest[]): OciError {
+  return new OciError('MANIFEST_BLOB_UNKNOWN', {
+    message: `not in this repository: ${digests.slice(0, 3).join(', ')}${digests.length > 3 ? ', …' : ''}`,
+    detail: { name: repositoryText(repository), digests },
+  });
+}

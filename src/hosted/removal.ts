@@ -1,0 +1,42 @@
+import type { MetadataStore } from '../metadata/metadata-store.ts';
+import { type Digest, isDigest } from '../oci/digest.ts';
+import { OciError } from '../oci/errors.ts';
+import { type Repository, repositoryText } from '../oci/repository.ts';
+
+/**
+ * Deleting (distribution-spec, "Content Management"). It takes what belongs to a repository out of it, at once; the
+ * bytes go with the next garbage collection, if no other repository has them.
+ */
+export class Removal {
+  readonly #metadata: MetadataStore;
+  readonly #isEnabled: boolean;
+
+  constructor({ metadata, isEnabled }: { readonly metadata: MetadataStore; readonly isEnabled: boolean }) {
+    this.#metadata = metadata;
+    this.#isEnabled = isEnabled;
+  }
+
+  /** Throws UNSUPPORTED while deleting is switched off; every way to delete asks this. */
+  permit(): void {
+    if (this.#isEnabled) return;
+    throw new OciError('UNSUPPORTED', { message: 'deleting is switched off here (hosted.delete)' });
+  }
+
+  /** A tag alone, or by digest a manifest with every tag that means it. */
+  async removeManifest(repository: Repository, reference: string): Promise<void> {
+    this.permit();
+    const wasThere = isDigest(reference)
+      ? await this.#metadata.unlinkManifest(repository, reference)
+      : await this.#metadata.removeTag(repository, reference);
+    if (!wasThere) {
+      throw new OciError('MANIFEST_UNKNOWN', { detail: { name: repositoryText(repository), reference } });
+    }
+  }
+
+  async removeBlob(repository: Repository, digest: Digest): Promise<void> {
+    this.permit();
+    if (!(await this.#metadata.unlinkBlob(repository, digest))) {
+      throw new OciError('BLOB_UNKNOWN', { detail: { name: repositoryText(repository), digest } });
+    }
+  }
+}

@@ -1,0 +1,293 @@
+import { randomUUID } from 'node:crypto';
+import type { Readable } from 'node:stream';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { BlobStore, Ingest } from '../blobs/blob-store.ts';
+import type { Log } from '../lib/log.ts';
+import type { MetadataStore, Upload } from '../metadata/metadata-store.ts';
+import type { Digest } from '../oci/digest.ts';
+import { OciError } from '../oci/errors.ts';
+import { type Repository, repositoryText } from '../oci/repository.ts';
+import type { Requester } from '../oci/requester.ts';
+import { parseContentRange, uploadRange } from './content-range.ts';
+import { refusingWhenFull } from './full-storage.ts';
+import { takeIn } from './intake.ts';
+import { type Session, Sessions } from './sessions.ts';
+
+/** Clients open a handful of layers at once; a CI fleet pushing to one repository stays far below. olareg's number too. */
+const MAX_UPLOADS_PER_REPOSITORY = 1000;
+/** One tenant that never finishes must not be able to fill the folder of ingests for all. */
+const MAX_UPLOADS_PER_REQUESTER = 5000;
+/** An upload that nobody touched for so long is given up: a laptop that was closed overnight may still resume. */
+const UPLOAD_EXPIRY_MS = 24 * 60 * 60 * 1000;
+/** How stale the row's time may be: far below the expiry, so that most chunks cost no transaction. */
+const TOUCH_STEP_MS = 10 * 60 * 1000;
+/** A connection that brings nothing for so long is dead; what it brought is kept. */
+const BODY_IDLE_MS = 60 * 1000;
+/** Expiry gives way to pushes: so many uploads, then a pause. */
+const EXPIRY_BATCH = 20;
+const EXPIRY_PAUSE_MS = 20;
+/** Digest algorithms that `?digest-algorithm=` may announce. */
+const ALGORITHMS: ReadonlySet<string> = new Set(['sha256', 'sha512']);
+
+/** A request's body, and what its headers say of it. */
+export interface Chunk {
+  readonly body: Readable;
+  readonly contentRange: string | undefined;
+  /** Content-Length; `undefined` when the body is sent in pieces of unknown number. */
+  readonly contentLength: number | undefined;
+}
+
+export interface UploadState {
+  readonly id: string;
+  /** Bytes received. */
+  readonly offset: number;
+}
+
+export interface UploadsOptions {
+  readonly blobs: BlobStore;
+  readonly metadata: MetadataStore;
+  readonly log: Log;
+  readonly bodyIdleMs?: number;
+  readonly maxUploadsPerRepository?: number;
+  readonly maxUploadsPerRequester?: number;
+}
+
+/**
+ * Pushing blobs (distribution-spec, "Pushing blobs"). An upload belongs to one repository and one requester; to anybody
+ * else, and anywhere else, it does not exist. Its state is a row and the length of its ingest, so it survives every
+ * process. A chunk is acknowledged when it is written, a blob when file, folder and row are on disk.
+ */
+export class Uploads {
+  readonly #options: UploadsOptions;
+  readonly #sessions: Sessions;
+
+  constructor(options: UploadsOptions) {
+    this.#options = options;
+    this.#sessions = new Sessions(options);
+  }
+
+  /** `algorithm` is what the client announces; one that cannot be verified here is refused before it sends anything. */
+  async begin(requester: Requester, repository: Repository, algorithm?: string): Promise<UploadState> {
+    if (algorithm !== undefined && !ALGORITHMS.has(algorithm)) {
+      throw new OciError('DIGEST_INVALID', { message: 'digest-algorithm is not sha256 or sha512' });
+    }
+    await this.#admit(requester, repository);
+    const id = randomUUID();
+    const now = Date.now();
+    const upload = { id, repository, requester: requester.id, startedAtMs: now, touchedAtMs: now };
+    await refusingWhenFull(() => this.#options.metadata.putUpload(upload));
+    return { id, offset: 0 };
+  }
+
+  /** The whole blob in one request. */
+  async push(requester: Requester, repository: Repository, digest: Digest, chunk: Chunk): Promise<void> {
+    const { id } = await this.begin(requester, repository);
+    try {
+      await this.complete(requester, repository, id, digest, chunk);
+    } catch (error) {
+      // The client never learns the id, so nobody could resume it.
+      await this.#discard(id);
+      throw error;
+    }
+  }
+
+  /**
+   * Links a held blob of `from` into `repository`: false when that cannot be, whyever, and the client has to push. The
+   * caller has settled that the requester may pull from `from`.
+   */
+  async mount(repository: Repository, digest: Digest, from: Repository): Promise<boolean> {
+    const { blobs, metadata } = this.#options;
+    if (!(await metadata.isLinked(from, digest))) return false;
+    const row = await metadata.statBlob(digest);
+    if (row === undefined) return false;
+    await refusingWhenFull(() => metadata.linkBlob(repository, digest, row.size));
+    // The Link keeps it from now on; it may have gone just before.
+    return (await metadata.statBlob(digest)) !== undefined && (await blobs.stat(digest)) !== undefined;
+  }
+
+  async status(requester: Requester, repository: Repository, id: string): Promise<UploadState> {
+    await this.#find(requester, repository, id);
+    return { id, offset: await this.#sessions.offset(id) };
+  }
+
+  /** PATCH: appends a chunk, or with no Content-Range a stream. What a leaving client has sent is kept. */
+  async append(requester: Requester, repository: Repository, id: string, chunk: Chunk): Promise<UploadState> {
+    const upload = await this.#find(requester, repository, id);
+    return this.#use(id, async ({ ingest }) => {
+      await this.#take(ingest, chunk);
+      await this.#touch(upload);
+      return { id, offset: ingest.offset };
+    });
+  }
+
+  /** PUT: the rest of the bytes, if any, and the digest of them all. A wrong digest ends the upload. */
+  async complete(
+    requester: Requester,
+    repository: Repository,
+    id: string,
+    digest: Digest,
+    chunk: Chunk,
+  ): Promise<void> {
+    await this.#find(requester, repository, id);
+    await this.#use(id, async session => {
+      await this.#takeLast(session.ingest, chunk);
+      const actual = await session.ingest.hash(digest);
+      if (actual !== digest) {
+        await this.#end(id, session);
+        throw new OciError('DIGEST_INVALID', { detail: { provided: digest, received: actual } });
+      }
+      await this.#publish(id, session, repository, digest);
+    });
+  }
+
+  async cancel(requester: Requester, repository: Repository, id: string): Promise<void> {
+    await this.#find(requester, repository, id);
+    await this.#sessions.use(id, session => this.#end(id, session));
+  }
+
+  /** Gives up uploads that nobody has touched for a day. Returns how many. */
+  async expire(nowMs: number, signal?: AbortSignal): Promise<number> {
+    const { metadata, log } = this.#options;
+    let expired = 0;
+    for (;;) {
+      const idle = await metadata.listUploads(nowMs - UPLOAD_EXPIRY_MS, EXPIRY_BATCH);
+      let inBatch = 0;
+      for (const { id, repository } of idle) {
+        if (signal?.aborted === true) return expired + inBatch;
+        if (!(await this.#discard(id))) continue;
+        inBatch += 1;
+        log.info({ upload: id, repository: repositoryText(repository) }, 'an idle upload was given up');
+      }
+      expired += inBatch;
+      // What is in use stays listed, so a batch of nothing else would come again for ever.
+      if (idle.length < EXPIRY_BATCH || inBatch === 0) return expired;
+      await sleep(EXPIRY_PAUSE_MS);
+    }
+  }
+
+  /** Leaves every upload to the store. Call it when no request is left. */
+  async close(): Promise<void> {
+    await this.#sessions.close();
+  }
+
+  async #admit(requester: Requester, repository: Repository): Promise<void> {
+    const { metadata } = this.#options;
+    const perRepository = this.#options.maxUploadsPerRepository ?? MAX_UPLOADS_PER_REPOSITORY;
+    if ((await metadata.countUploads(repository)) >= perRepository) {
+      throw tooManyUploads(`${perRepository} uploads are unfinished in this repository`);
+    }
+    const perRequester = this.#options.maxUploadsPerRequester ?? MAX_UPLOADS_PER_REQUESTER;
+    if ((await metadata.countUploadsOf(requester.id)) >= perRequester) {
+      throw tooManyUploads(`${perRequester} of your uploads are unfinished`);
+    }
+  }
+
+  /** What is not this requester's, in this repository, is answered like what never was. */
+  async #find(requester: Requester, repository: Repository, id: string): Promise<Upload> {
+    const upload = await this.#options.metadata.readUpload(id);
+    if (
+      upload === undefined ||
+      upload.requester !== requester.id ||
+      repositoryText(upload.repository) !== repositoryText(repository)
+    ) {
+      throw new OciError('BLOB_UPLOAD_UNKNOWN');
+    }
+    return upload;
+  }
+
+  #use<T>(id: string, work: (session: Session) => Promise<T>): Promise<T> {
+    return refusingWhenFull(() => this.#sessions.use(id, work));
+  }
+
+  /** Appends the body. A chunk that is not what its Content-Range says leaves no trace. */
+  async #take(ingest: Ingest, { body, contentRange, contentLength }: Chunk): Promise<void> {
+    const start = ingest.offset;
+    const idleMs = this.#options.bodyIdleMs ?? BODY_IDLE_MS;
+    if (contentRange === undefined) {
+      await takeIn(body, ingest, { idleMs, maxBytes: Number.MAX_SAFE_INTEGER });
+      return;
+    }
+    const range = parseContentRange(contentRange);
+    if (range.start !== start) {
+      throw new OciError('RANGE_INVALID', {
+        message: `the next byte of this upload is ${start}, and the chunk begins at ${range.start}`,
+        headers: { Range: uploadRange(start) },
+      });
+    }
+    const maxBytes = range.end - range.start + 1;
+    if (contentLength !== undefined && contentLength !== maxBytes) {
+      throw new OciError('SIZE_INVALID', {
+        message: `Content-Range says ${maxBytes} bytes, Content-Length ${contentLength}`,
+      });
+    }
+    try {
+      await takeIn(body, ingest, { idleMs, maxBytes });
+      if (ingest.offset - start !== maxBytes) {
+        throw new OciError('SIZE_INVALID', { message: `the body is shorter than ${maxBytes} bytes` });
+      }
+    } catch (error) {
+      if (error instanceof OciError && error.code === 'SIZE_INVALID') await ingest.truncate(start);
+      throw error;
+    }
+  }
+
+  /**
+   * Appends the body of a PUT. One without Content-Range is tried again from its own start, not from where it broke, so
+   * what came of it is taken back.
+   */
+  async #takeLast(ingest: Ingest, chunk: Chunk): Promise<void> {
+    const start = ingest.offset;
+    try {
+      await this.#take(ingest, chunk);
+    } catch (error) {
+      if (chunk.contentRange === undefined) await ingest.truncate(start);
+      throw error;
+    }
+  }
+
+  async #publish(id: string, session: Session, repository: Repository, digest: Digest): Promise<void> {
+    const { blobs, metadata } = this.#options;
+    const size = session.ingest.offset;
+    await session.commit(digest);
+    await Promise.all([metadata.putBlob(digest, size, repository), metadata.removeUpload(id)]);
+    if ((await blobs.stat(digest)) === undefined) {
+      // Its unreferenced twin was being collected, and its bytes went with that. Nothing was acknowledged.
+      await metadata.removeBlob(digest);
+      throw new OciError('UNAVAILABLE', {
+        message: 'the blob was removed while it was being pushed: push it again',
+        headers: { 'Retry-After': '1' },
+      });
+    }
+  }
+
+  /** Row, then bytes: a file without a row is legal, the other way round would be an upload that lost its bytes. */
+  async #end(id: string, session: Session): Promise<void> {
+    await this.#options.metadata.removeUpload(id);
+    await session.abort();
+  }
+
+  /** Ends an upload whoever's it is; false when it is in use. */
+  async #discard(id: string): Promise<boolean> {
+    try {
+      await this.#sessions.use(id, session => this.#end(id, session));
+      return true;
+    } catch (error) {
+      if (error instanceof OciError && error.code === 'TOOMANYREQUESTS') return false;
+      throw error;
+    }
+  }
+
+  async #touch(upload: Upload): Promise<void> {
+    const now = Date.now();
+    if (now - upload.touchedAtMs >= TOUCH_STEP_MS) {
+      await this.#options.metadata.putUpload({ ...upload, touchedAtMs: now });
+    }
+  }
+}
+
+function tooManyUploads(message: string): OciError {
+  return new OciError('TOOMANYREQUESTS', {
+    message: `${message}: finish or cancel some`,
+    headers: { 'Retry-After': '60' },
+  });
+}

@@ -1,0 +1,135 @@
+import type { IncomingMessage, OutgoingHttpHeaders } from 'node:http';
+import { uploadRange } from '../hosted/content-range.ts';
+import type { Removal } from '../hosted/removal.ts';
+import type { Chunk, Uploads, UploadState } from '../hosted/uploads.ts';
+import { type Digest, parseDigest } from '../oci/digest.ts';
+import { OciError } from '../oci/errors.ts';
+import { isRepositoryName } from '../oci/reference.ts';
+import { answer, pathTo } from './answer.ts';
+import type { Call, HostedHandlers, UploadCall } from './hosted-handlers.ts';
+
+/**
+ * `OCI-Chunk-Min-Length`: a chunk costs a request, a Claim and a few file operations whatever its size. Advice, as in
+ * the spec; shorter ones are taken.
+ */
+const CHUNK_MIN_LENGTH = 64 * 1024;
+
+type UploadHandlers = Pick<
+  HostedHandlers,
+  'startUpload' | 'readUpload' | 'appendUpload' | 'finishUpload' | 'cancelUpload'
+>;
+
+/** Pushing blobs (distribution-spec, "Pushing blobs"). */
+export function uploadHandlers(uploads: Uploads, removal: Removal): UploadHandlers {
+  return {
+    async startUpload(call) {
+      const { exchange, requester, repository } = call;
+      const { query, req } = exchange;
+      const mount = query.get('mount');
+      const digest = query.get('digest');
+      if (mount !== null) {
+        const wanted = parseDigest(mount);
+        if (await mountBlob(uploads, call, wanted)) return answerCreated(call, wanted);
+      } else if (digest !== null) {
+        const pushed = parseDigest(digest);
+        await uploads.push(requester, repository, pushed, chunkOf(req));
+        return answerCreated(call, pushed);
+      }
+      const begun = await uploads.begin(requester, repository, query.get('digest-algorithm') ?? undefined);
+      answerState(call, 202, begun, { 'OCI-Chunk-Min-Length': CHUNK_MIN_LENGTH });
+    },
+
+    async readUpload(call) {
+      answerState(call, 204, await uploads.status(call.requester, call.repository, call.id));
+    },
+
+    async appendUpload(call) {
+      const { exchange, requester, repository, id } = call;
+      const state = await sayingWhere(call, () =>
+        uploads.append(requester, repository, id, chunkOf(exchange.req)),
+      );
+      answerState(call, 202, state);
+    },
+
+    async finishUpload(call) {
+      const { exchange, requester, repository, id } = call;
+      const digest = parseDigest(exchange.query.get('digest') ?? '');
+      await sayingWhere(call, () =>
+        uploads.complete(requester, repository, id, digest, chunkOf(exchange.req)),
+      );
+      answerCreated(call, digest);
+    },
+
+    async cancelUpload(call) {
+      removal.permit();
+      await uploads.cancel(call.requester, call.repository, call.id);
+      answer(call.exchange, 204, {});
+    },
+  };
+}
+
+/** Whether the blob could be taken from where the client says; every reason why not sounds the same. */
+async function mountBlob(uploads: Uploads, call: Call, digest: Digest): Promise<boolean> {
+  const from = call.exchange.query.get('from');
+  if (from === null) return uploads.mount(call.repository, digest, call.repository);
+  if (!isRepositoryName(from)) return false;
+  const source = { upstream: '', name: from };
+  try {
+    await call.authorize(source, 'pull');
+  } catch (error) {
+    if (error instanceof OciError) return false;
+    throw error;
+  }
+  return uploads.mount(call.repository, digest, source);
+}
+
+/** What a chunk out of order is answered with says also where the upload is (distribution-spec, end-5). */
+async function sayingWhere<T>(call: UploadCall, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    if (!(error instanceof OciError) || error.code !== 'RANGE_INVALID') throw error;
+    const { message, detail, headers } = error;
+    throw new OciError('RANGE_INVALID', {
+      message,
+      detail,
+      headers: { ...headers, Location: uploadPath(call, call.id) },
+      cause: error,
+    });
+  }
+}
+
+function answerState(
+  call: Call,
+  status: number,
+  state: UploadState,
+  headers: OutgoingHttpHeaders = {},
+): void {
+  answer(call.exchange, status, {
+    ...headers,
+    Location: uploadPath(call, state.id),
+    Range: uploadRange(state.offset),
+    'Docker-Upload-UUID': state.id,
+  });
+}
+
+function answerCreated(call: Call, digest: Digest): void {
+  answer(call.exchange, 201, {
+    Location: pathTo(call.exchange, call.name, `blobs/${digest}`),
+    'Docker-Content-Digest': digest,
+  });
+}
+
+function uploadPath({ exchange, name }: Call, id: string): string {
+  return pathTo(exchange, name, `blobs/uploads/${id}`);
+}
+
+function chunkOf(req: IncomingMessage): Chunk {
+  return { body: req, contentRange: req.headers['content-range'], contentLength: contentLengthOf(req) };
+}
+
+/** Node has checked that it is a number, and holds the body to it. */
+export function contentLengthOf(req: IncomingMessage): number | undefined {
+  const header = req.headers['content-length'];
+  return header === undefined ? undefined : Number(header);
+}
