@@ -16,8 +16,8 @@ export function withCommonHeaders(exchange: Exchange, headers: OutgoingHttpHeade
 }
 
 /**
- * Writes a whole answer whose body, if any, is in memory. Sets Content-Length, so never pass it; for HEAD the body's
- * length is sent and the body is not.
+ * Writes a whole answer whose body, if any, is in memory. Content-Length is the body's unless `headers` has one, as for
+ * HEAD of a blob. For HEAD the body is not sent.
  */
 export function answer(
   exchange: Exchange,
@@ -28,7 +28,7 @@ export function answer(
   const { res } = exchange;
   const bytes = typeof body === 'string' ? Buffer.from(body) : body;
   // RFC 9110 §8.6: no Content-Length with 204, and with 304 only the one that a 200 would have had.
-  if (status !== 204 && status !== 304) headers['Content-Length'] = bytes?.byteLength ?? 0;
+  if (status !== 204 && status !== 304) headers['Content-Length'] ??= bytes?.byteLength ?? 0;
   res.writeHead(status, withCommonHeaders(exchange, headers));
   if (bytes === undefined || exchange.bodyless) {
     res.end();

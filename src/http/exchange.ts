@@ -1,5 +1,5 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import type { Outcome } from '../oci/pull-source.ts';
+import type { Outcome, Served } from '../oci/pull-source.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Requester } from '../oci/requester.ts';
 import type { Sender } from './front.ts';
@@ -47,5 +47,11 @@ export class Exchange {
   /** HEAD: everything but the body. */
   get bodyless(): boolean {
     return this.method === 'HEAD';
+  }
+
+  /** Remembers how the answer came about. */
+  note({ outcome, upstreamMs }: Served): void {
+    this.outcome = outcome;
+    this.upstreamMs = upstreamMs;
   }
 }

@@ -1,0 +1,101 @@
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import Router from '@koa/router';
+import Koa from 'koa';
+import type { Log } from '../lib/log.ts';
+import { OciError } from '../oci/errors.ts';
+import type { ClientAddresses } from './client-address.ts';
+import type { Connections } from './connections.ts';
+import { Exchange } from './exchange.ts';
+import type { Naming } from './naming.ts';
+import { splitTarget } from './path.ts';
+import { writeProblem } from './problem.ts';
+import type { Registry } from './registry.ts';
+import type { ResponseLog } from './response-log.ts';
+
+export interface AppParts {
+  readonly registry: Registry;
+  readonly naming: Naming;
+  readonly addresses: ClientAddresses;
+  readonly connections: Connections;
+  readonly responseLog: ResponseLog;
+  readonly log: Log;
+  /** The upstream that this app's listener belongs to. */
+  readonly listenerUpstream: string | undefined;
+}
+
+/** What Koa carries from the door to the route. */
+interface State {
+  exchange: Exchange;
+}
+
+/** Everything under /v2, and /token: one wildcard, since `path.ts` has the only say in what a path means. */
+const API_PATHS = /^\/(?:v2(?:\/|$)|token$)/;
+
+/**
+ * The Koa application of one listener: the door, which makes an Exchange of a request and an answer of every error,
+ * and one route. Answers are written past Koa (`ctx.respond = false`), whose own would buffer bodies and guess types.
+ */
+export function createApp(parts: AppParts): (req: IncomingMessage, res: ServerResponse) => void {
+  const { registry, log } = parts;
+  const app = new Koa<State>();
+  app.on('error', (error: unknown) => log.error({ err: error }, 'the application failed'));
+
+  app.use(async (ctx, next) => {
+    ctx.respond = false;
+    const exchange = openExchange(parts, ctx.req, ctx.res);
+    ctx.state.exchange = exchange;
+    try {
+      await next();
+    } catch (error) {
+      writeProblem(exchange, error, log);
+    }
+  });
+
+  const router = new Router<State>();
+  const serve = (ctx: { state: State }): Promise<void> => registry.serve(ctx.state.exchange);
+  router.get(API_PATHS, serve);
+  router.put(API_PATHS, serve);
+  router.post(API_PATHS, serve);
+  router.patch(API_PATHS, serve);
+  router.delete(API_PATHS, serve);
+  app.use(router.routes());
+
+  app.use(ctx => {
+    // With another method, a route still has to say which ones it knows.
+    if (API_PATHS.test(ctx.path)) return registry.serve(ctx.state.exchange);
+    throw new OciError('NAME_UNKNOWN', { message: 'this is an OCI registry: its API is under /v2/' });
+  });
+
+  const callback = app.callback();
+  return (req, res) => {
+    callback(req, res).catch((error: unknown) => log.error({ err: error }, 'the application failed'));
+  };
+}
+
+function openExchange(parts: AppParts, req: IncomingMessage, res: ServerResponse): Exchange {
+  const { naming, connections, responseLog } = parts;
+  const { socket } = req;
+  const query = new URLSearchParams(splitTarget(req.url ?? '').query);
+  const ns = query.get('ns');
+  const namespace = ns === null ? undefined : naming.knownNamespace(ns);
+  const exchange = new Exchange({
+    req,
+    res,
+    query,
+    sender: {
+      authorization: req.headers.authorization,
+      ...parts.addresses.of(req),
+      host: req.headers.host,
+      upstreamListener: parts.listenerUpstream ?? naming.boundUpstream(req.headers.host),
+      byNamespace: namespace !== undefined,
+    },
+    closing: connections.isDraining,
+  });
+  exchange.namespace = namespace;
+  connections.begin(socket, exchange);
+  res.once('close', () => {
+    connections.end(socket, exchange);
+    responseLog.closed(exchange);
+  });
+  return exchange;
+}

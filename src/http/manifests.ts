@@ -1,0 +1,60 @@
+import type { OutgoingHttpHeaders } from 'node:http';
+import { isDigest } from '../oci/digest.ts';
+import type { ManifestWant, PullSource } from '../oci/pull-source.ts';
+import { answer } from './answer.ts';
+import { cacheStatus } from './cache-status.ts';
+import { entityTag, isNotModified } from './conditional.ts';
+import type { ManifestCall } from './hosted-handlers.ts';
+import { inTime } from './in-time.ts';
+
+/** GET and HEAD of a manifest (distribution spec, "Pulling manifests"). */
+export async function readManifest(call: ManifestCall, source: PullSource): Promise<void> {
+  const { exchange, repository, reference, right } = call;
+  const want = new AcceptedTypes(exchange.req.headers.accept, exchange.query.get('platform') ?? undefined);
+  const served = await inTime(exchange, source.manifest(repository, reference, right, want));
+  exchange.note(served);
+
+  const { digest, mediaType } = served.descriptor;
+  const headers: OutgoingHttpHeaders = { 'Docker-Content-Digest': digest, ETag: entityTag(digest) };
+  const status = cacheStatus(served);
+  if (status !== undefined) headers['Cache-Status'] = status;
+  // Which child of an index a tag means may depend on Accept; a digest means itself.
+  if (!isDigest(reference)) headers['Vary'] = 'Accept';
+  if (isNotModified(exchange.req, digest)) {
+    answer(exchange, 304, headers);
+    return;
+  }
+  headers['Content-Type'] = mediaType;
+  answer(exchange, 200, headers, served.bytes);
+}
+
+/** What `Accept` lets through (RFC 9110 §12.5.1), read only if somebody asks: most requests accept everything. */
+class AcceptedTypes implements ManifestWant {
+  readonly platform: string | undefined;
+  readonly #accept: string | undefined;
+  #ranges: ReadonlyMap<string, boolean> | undefined;
+
+  constructor(accept: string | undefined, platform: string | undefined) {
+    this.#accept = accept;
+    this.platform = platform;
+  }
+
+  accepts(mediaType: string): boolean {
+    if (this.#accept === undefined || this.#accept.trim() === '') return true;
+    this.#ranges ??= parseAccept(this.#accept);
+    const type = mediaType.toLowerCase();
+    const family = `${type.slice(0, type.indexOf('/'))}/*`;
+    // The most specific range decides: `*/*, application/x;q=0` is everything but that.
+    return this.#ranges.get(type) ?? this.#ranges.get(family) ?? this.#ranges.get('*/*') ?? false;
+  }
+}
+
+/** Media ranges in lower case, and whether their weight lets them through. Other parameters say nothing here. */
+function parseAccept(accept: string): Map<string, boolean> {
+  const ranges = new Map<string, boolean>();
+  for (const entry of accept.split(',')) {
+    const [range = '', ...parameters] = entry.split(';').map(part => part.trim().toLowerCase());
+    if (range !== '') ranges.set(range, !parameters.some(parameter => /^q=0(?:\.0*)?$/.test(parameter)));
+  }
+  return ranges;
+}

@@ -1,0 +1,193 @@
+import { OciError } from '../oci/errors.ts';
+import { DOCKER_HUB, MAX_REPOSITORY_LENGTH, parseNormalizedReference } from '../oci/reference.ts';
+import type { Repository } from '../oci/repository.ts';
+
+/** What naming knows of an upstream. */
+export interface NamedUpstream {
+  /** `docker.io`, `registry.example:5000`: what repositories are stored and shown under. */
+  readonly name: string;
+  readonly aliases: readonly string[];
+  /** A Host header that means this upstream. */
+  readonly hostAlias?: string | undefined;
+}
+
+export interface NamingOptions {
+  readonly upstreams: readonly NamedUpstream[];
+  /** The hosts under which clients know this server. */
+  readonly serverNames: readonly string[];
+  /** First components of repositories that live here. Read on each request, so tenants may come and go. */
+  readonly hostedPrefixes: ReadonlySet<string>;
+  /** The upstream of paths that name none. */
+  readonly defaultUpstream?: string | undefined;
+}
+
+/** What a request says about the repository that it means. */
+export interface NameRequest {
+  /** As it stands in the path. */
+  readonly name: string;
+  /** `?ns=` */
+  readonly ns: string | undefined;
+  /** The `Host` header. */
+  readonly host: string | undefined;
+  /** The upstream that the listener belongs to. */
+  readonly listenerUpstream: string | undefined;
+}
+
+/** A host is looked up, never dialled, so its length only bounds the error message. */
+const MAX_HOST_LENGTH = 260;
+
+const HUB_HOSTS: ReadonlySet<string> = new Set([DOCKER_HUB, 'index.docker.io', 'registry-1.docker.io']);
+const HUB_OFFICIAL = 'library';
+
+/**
+ * Which repository a request means. A closed world: every name is looked up among what is configured, and no host that
+ * a client wrote is ever contacted or resolved.
+ */
+export class Naming {
+  readonly #options: NamingOptions;
+  /** Upstream by its name and aliases, as `hostKey` spells them. */
+  readonly #upstreams = new Map<string, string>();
+  readonly #hostAliases = new Map<string, string>();
+  readonly #serverNames = new Set<string>();
+  /** Upstreams that are Docker Hub under whatever name. */
+  readonly #hubs = new Set<string>();
+
+  constructor(options: NamingOptions) {
+    this.#options = options;
+    for (const { name, aliases, hostAlias } of options.upstreams) {
+      const keys = [name, ...aliases].map(hostKey);
+      const isHub = keys.some(key => HUB_HOSTS.has(key));
+      if (isHub) this.#hubs.add(name);
+      for (const key of isHub ? [...keys, ...HUB_HOSTS] : keys) this.#upstreams.set(key, name);
+      if (hostAlias !== undefined) this.#hostAliases.set(hostKey(hostAlias), name);
+    }
+    for (const name of options.serverNames) this.#serverNames.add(hostKey(name));
+  }
+
+  /** The repository that a request means, by the first rule that applies; NAME_UNKNOWN when none does. */
+  resolve({ name, ns, host, listenerUpstream }: NameRequest): Repository {
+    if (ns !== undefined) return this.#resolveNamespace(ns, name);
+    const bound = listenerUpstream ?? this.boundUpstream(host);
+    if (bound !== undefined) return this.#mirrored(bound, this.#withoutPrefix(bound, name));
+    const prefixed = this.#resolvePrefix(name);
+    if (prefixed !== undefined) return prefixed;
+    if (this.#options.hostedPrefixes.has(firstComponent(name))) return hosted(name);
+    if (this.#options.defaultUpstream !== undefined)
+      return this.#mirrored(this.#options.defaultUpstream, name);
+    throw new OciError('NAME_UNKNOWN', {
+      message: `${quote(name)} names no configured upstream: write it as /v2/<upstream>/<repository>, or send ?ns=<upstream>`,
+      detail: { name },
+    });
+  }
+
+  /** The upstream that a Host header belongs to. The port is the listener's business unless the alias names one. */
+  boundUpstream(host: string | undefined): string | undefined {
+    if (host === undefined || this.#hostAliases.size === 0) return undefined;
+    const key = hostKey(host);
+    return this.#hostAliases.get(key) ?? this.#hostAliases.get(key.replace(/:\d+$/, ''));
+  }
+
+  /** `ns` as it is answered in `OCI-Namespace`; `undefined` when it names nothing here. */
+  knownNamespace(ns: string): string | undefined {
+    const key = hostKey(ns);
+    return this.#upstreamOf(key) !== undefined || this.#isServerName(key) ? key : undefined;
+  }
+
+  /**
+   * The repository that people mean by an image reference, as on a command line or in a pod: `nginx`,
+   * `ghcr.io/org/app:1`, `team-a/app`. Throws InvalidReference, or NAME_UNKNOWN for a registry that is not configured.
+   */
+  repositoryOf(reference: string): { repository: Repository; tag?: string; digest?: string } {
+    const normalized = parseNormalizedReference(reference);
+    const { tag, digest } = normalized;
+    const rest = { ...(tag === undefined ? {} : { tag }), ...(digest === undefined ? {} : { digest }) };
+    return { repository: this.#repositoryNamed(normalized.registry, normalized.repository), ...rest };
+  }
+
+  #repositoryNamed(registry: string, path: string): Repository {
+    const key = hostKey(registry);
+    if (this.#isServerName(key)) return this.#resolvePrefix(path) ?? hosted(path);
+    // `team-a/app` and `hub-alias/app` have no domain, so normalising took them for Docker Hub's.
+    if (key === DOCKER_HUB) {
+      const prefixed = this.#resolvePrefix(path);
+      if (prefixed !== undefined) return prefixed;
+      if (this.#options.hostedPrefixes.has(firstComponent(path))) return hosted(path);
+    }
+    const upstream = this.#upstreamOf(key);
+    if (upstream === undefined) throw unknownHost(registry);
+    return this.#mirrored(upstream, path);
+  }
+
+  /** Our own name as `ns` means what its path means without it, except that it never falls to a default upstream. */
+  #resolveNamespace(ns: string, name: string): Repository {
+    const key = hostKey(ns);
+    const upstream = this.#upstreamOf(key);
+    if (upstream !== undefined) return this.#mirrored(upstream, this.#withoutPrefix(upstream, name));
+    if (this.#isServerName(key)) return this.#resolvePrefix(name) ?? hosted(name);
+    throw unknownHost(ns);
+  }
+
+  /** A name whose first component is an upstream. */
+  #resolvePrefix(name: string): Repository | undefined {
+    const first = firstComponent(name);
+    const upstream = first === name ? undefined : this.#upstreams.get(first);
+    return upstream === undefined ? undefined : this.#mirrored(upstream, name.slice(first.length + 1));
+  }
+
+  /** The name without a first component that says `upstream` again, as containerd's `override_path` makes it. */
+  #withoutPrefix(upstream: string, name: string): string {
+    const first = firstComponent(name);
+    return first !== name && this.#upstreams.get(first) === upstream ? name.slice(first.length + 1) : name;
+  }
+
+  #mirrored(upstream: string, name: string): Repository {
+    const full = this.#hubs.has(upstream) && !name.includes('/') ? `${HUB_OFFICIAL}/${name}` : name;
+    return { upstream, name: bounded(full) };
+  }
+
+  #upstreamOf(key: string): string | undefined {
+    return this.#upstreams.get(key) ?? this.#upstreams.get(withoutDefaultPort(key));
+  }
+
+  #isServerName(key: string): boolean {
+    return this.#serverNames.has(key) || this.#serverNames.has(withoutDefaultPort(key));
+  }
+}
+
+function hosted(name: string): Repository {
+  return { upstream: '', name: bounded(name) };
+}
+
+/** Only the part after a host's name may hold a colon, or be longer than a repository's name. */
+function bounded(name: string): string {
+  if (name.length > MAX_REPOSITORY_LENGTH || name.includes(':')) {
+    throw new OciError('NAME_INVALID', { detail: { name: name.slice(0, MAX_REPOSITORY_LENGTH) } });
+  }
+  return name;
+}
+
+function firstComponent(name: string): string {
+  const slash = name.indexOf('/');
+  return slash === -1 ? name : name.slice(0, slash);
+}
+
+/** A host as it is compared: DNS names know no case, and a trailing dot says only that they are complete. */
+function hostKey(host: string): string {
+  return host.toLowerCase().replace(/\.(?=:\d+$|$)/, '');
+}
+
+/** `registry.example:443` and `registry.example` are one registry (so is port 80, in plain HTTP). */
+function withoutDefaultPort(key: string): string {
+  return key.replace(/:(?:443|80)$/, '');
+}
+
+function unknownHost(host: string): OciError {
+  return new OciError('NAME_UNKNOWN', {
+    message: `${quote(host)} is not a configured upstream of this registry`,
+    detail: { upstream: host.slice(0, MAX_HOST_LENGTH) },
+  });
+}
+
+function quote(text: string): string {
+  return JSON.stringify(text.slice(0, MAX_HOST_LENGTH));
+}

@@ -1,0 +1,107 @@
+import http from 'node:http';
+import type { AddressInfo } from 'node:net';
+import type { Log } from '../lib/log.ts';
+
+export interface OpsServerOptions {
+  readonly host: string;
+  /** 0 lets the system choose. */
+  readonly port: number;
+  /** Why the server cannot serve now, or `undefined`. */
+  readonly notReady: () => Promise<string | undefined>;
+  /** The text of `/metrics` with its content type. */
+  readonly metrics: () => Promise<{ readonly contentType: string; readonly text: string }>;
+  /** Further paths, `GET /debug/…`: answers, or resolves to `undefined` for a path that it does not know. */
+  readonly extra?: (path: string, query: URLSearchParams) => Promise<unknown>;
+  readonly log: Log;
+}
+
+export interface OpsServer {
+  readonly url: string;
+  readonly port: number;
+  close(): Promise<void>;
+}
+
+/** A probe that hangs is a failed probe: kubelets wait one second by default. */
+const READY_WITHIN_MS = 900;
+
+interface Answer {
+  readonly status: number;
+  readonly contentType: string;
+  readonly text: string;
+}
+
+/** Health and metrics on a port of their own, so that they can be kept from clients and answer when those are many. */
+export async function createOpsServer(options: OpsServerOptions): Promise<OpsServer> {
+  const server = http.createServer({ maxHeaderSize: 8 * 1024, keepAliveTimeout: 75_000 }, (req, res) => {
+    answerOps(options, req)
+      .catch((error: unknown) => {
+        options.log.error({ err: error }, 'the ops port failed to answer');
+        return plain(500, 'failed');
+      })
+      .then(({ status, contentType, text }) => {
+        res.writeHead(status, { 'Content-Type': contentType, 'Content-Length': Buffer.byteLength(text) });
+        res.end(req.method === 'HEAD' ? undefined : text);
+      })
+      .catch(() => res.destroy());
+  });
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', reject);
+    server.listen({ host: options.host, port: options.port }, () => {
+      server.removeListener('error', reject);
+      resolve();
+    });
+  });
+  const { port } = server.address() as AddressInfo;
+  const shown = options.host.includes(':') ? `[${options.host}]` : options.host;
+  return {
+    url: `http://${shown}:${port}`,
+    port,
+    close: () =>
+      new Promise(resolve => {
+        server.close(() => resolve());
+        server.closeAllConnections();
+      }),
+  };
+}
+
+async function answerOps(options: OpsServerOptions, req: http.IncomingMessage): Promise<Answer> {
+  if (req.method !== 'GET' && req.method !== 'HEAD') return plain(405, 'only GET');
+  const [path = '', query = ''] = (req.url ?? '').split('?', 2);
+  switch (path) {
+    case '/livez':
+      return plain(200, 'ok');
+    case '/readyz': {
+      const reason = await within(options.notReady(), READY_WITHIN_MS);
+      return reason === undefined ? plain(200, 'ok') : plain(503, reason);
+    }
+    case '/metrics': {
+      const { contentType, text } = await options.metrics();
+      return { status: 200, contentType, text };
+    }
+    default: {
+      const document = await options.extra?.(path, new URLSearchParams(query));
+      return document === undefined
+        ? plain(404, 'not found')
+        : { status: 200, contentType: 'application/json', text: JSON.stringify(document) };
+    }
+  }
+}
+
+function plain(status: number, text: string): Answer {
+  return { status, contentType: 'text/plain; charset=utf-8', text: `${text}\n` };
+}
+
+async function within(check: Promise<string | undefined>, limitMs: number): Promise<string | undefined> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<string>(resolve => {
+    timer = setTimeout(() => resolve(`no answer within ${limitMs} ms`), limitMs);
+  });
+  const failed = check.catch(
+    (error: unknown) => `broken: ${error instanceof Error ? error.message : 'unknown'}`,
+  );
+  try {
+    return await Promise.race([failed, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}

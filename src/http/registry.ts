@@ -1,0 +1,188 @@
+import { OciError } from '../oci/errors.ts';
+import type { PullSource } from '../oci/pull-source.ts';
+import type { Repository } from '../oci/repository.ts';
+import type { Requester, Right } from '../oci/requester.ts';
+import { readBase } from './base.ts';
+import { readBlob } from './blobs.ts';
+import type { BodyWriter } from './body-writer.ts';
+import type { Exchange } from './exchange.ts';
+import type { Access, Action } from './front.ts';
+import type { Call, HostedHandlers } from './hosted-handlers.ts';
+import { readManifest } from './manifests.ts';
+import type { Naming } from './naming.ts';
+import { allowedMethods, demandOf } from './operations.ts';
+import { parsePath, type Route, splitTarget } from './path.ts';
+import { listReferrers } from './referrers.ts';
+import { listTags } from './tags.ts';
+
+export interface RegistryParts {
+  readonly naming: Naming;
+  readonly access: Access;
+  /** The pull side of mirrored repositories. */
+  readonly mirror: PullSource;
+  /** The pull side of repositories that live here. */
+  readonly hosted: PullSource;
+  /** Their write side; absent, everything that writes is UNSUPPORTED. */
+  readonly hostedHandlers?: HostedHandlers | undefined;
+  /** `/token`; absent, there is no such path. */
+  readonly token?: ((exchange: Exchange) => Promise<void>) | undefined;
+}
+
+/** The routes on one screen: from a parsed request, through `Access`, to the handler of its noun. */
+export class Registry {
+  readonly #parts: RegistryParts;
+  readonly #writer: BodyWriter;
+
+  constructor(parts: RegistryParts, writer: BodyWriter) {
+    this.#parts = parts;
+    this.#writer = writer;
+  }
+
+  /** Answers the exchange, or throws what `problem.ts` answers. */
+  async serve(exchange: Exchange): Promise<void> {
+    const route = parsePath(splitTarget(exchange.req.url ?? '').path, exchange.method);
+    exchange.route = route;
+    const demand = demandOf(route.kind, exchange.method);
+    if (demand === undefined) throw unsupported(route);
+    switch (route.kind) {
+      case 'base':
+        return readBase(exchange, this.#parts.access);
+      case 'token':
+        return this.#serveToken(exchange, route);
+      case 'catalog':
+        return this.#serveCatalog(exchange);
+      default:
+        return this.#serveRepository(exchange, route, demand as Action);
+    }
+  }
+
+  async #serveRepository(exchange: Exchange, route: NamedRoute, action: Action): Promise<void> {
+    const call = await this.#admit(exchange, route.name, action);
+    try {
+      await (isRead(exchange, route) ? this.#pull(call, route) : this.#write(call, route));
+    } catch (error) {
+      const { access } = this.#parts;
+      if (!(error instanceof OciError) || access.refusal === undefined) throw error;
+      throw access.refusal(error, call.requester, call.repository, action, exchange.sender);
+    }
+  }
+
+  #pull(call: AdmittedCall, route: NamedRoute): Promise<void> {
+    const source = call.repository.upstream === '' ? this.#parts.hosted : this.#parts.mirror;
+    switch (route.kind) {
+      case 'manifest':
+        return readManifest(call.with({ reference: route.reference }), source);
+      case 'blob':
+        return readBlob(call.with({ digest: route.digest }), source, this.#writer);
+      case 'tags':
+        return listTags(call, source);
+      case 'referrers':
+        return listReferrers(call.with({ digest: route.digest }), source);
+      default:
+        throw unsupported(route);
+    }
+  }
+
+  #write(call: AdmittedCall, route: NamedRoute): Promise<void> {
+    const handlers = this.#parts.hostedHandlers;
+    // Access refuses to write to mirrors; this is the second lock on that door.
+    if (handlers === undefined || call.repository.upstream !== '') throw unsupported(route);
+    const { method } = call.exchange;
+    switch (route.kind) {
+      case 'manifest': {
+        const manifest = call.with({ reference: route.reference });
+        return method === 'PUT' ? handlers.putManifest(manifest) : handlers.deleteManifest(manifest);
+      }
+      case 'blob':
+        return handlers.deleteBlob(call.with({ digest: route.digest }));
+      case 'uploads':
+        return handlers.startUpload(call);
+      case 'upload': {
+        const upload = call.with({ id: route.id });
+        if (method === 'PATCH') return handlers.appendUpload(upload);
+        if (method === 'PUT') return handlers.finishUpload(upload);
+        return method === 'DELETE' ? handlers.cancelUpload(upload) : handlers.readUpload(upload);
+      }
+      default:
+        throw unsupported(route);
+    }
+  }
+
+  async #admit(exchange: Exchange, name: string, action: Action): Promise<AdmittedCall> {
+    const { naming, access } = this.#parts;
+    const { sender, query } = exchange;
+    const repository = naming.resolve({
+      name,
+      ns: query.get('ns') ?? undefined,
+      host: undefined,
+      listenerUpstream: sender.upstreamListener,
+    });
+    exchange.repository = repository;
+    const requester = await access.authenticate(sender);
+    exchange.requester = requester;
+    const right = await access.authorize(requester, repository, action, sender);
+    return new AdmittedCall(access, exchange, name, repository, requester, right);
+  }
+
+  async #serveCatalog(exchange: Exchange): Promise<void> {
+    const { access, hostedHandlers } = this.#parts;
+    if (hostedHandlers === undefined) throw unsupported({ kind: 'catalog' });
+    const requester = await access.authenticate(exchange.sender);
+    exchange.requester = requester;
+    await hostedHandlers.catalog({
+      exchange,
+      requester,
+      authorize: (repository, action) => access.authorize(requester, repository, action, exchange.sender),
+    });
+  }
+
+  async #serveToken(exchange: Exchange, route: Route): Promise<void> {
+    if (this.#parts.token === undefined) throw unsupported(route);
+    await this.#parts.token(exchange);
+  }
+}
+
+type NamedRoute = Extract<Route, { readonly name: string }>;
+
+class AdmittedCall implements Call {
+  readonly exchange: Exchange;
+  readonly name: string;
+  readonly repository: Repository;
+  readonly requester: Requester;
+  readonly right: Right;
+  readonly #access: Access;
+
+  constructor(
+    access: Access,
+    exchange: Exchange,
+    name: string,
+    repository: Repository,
+    requester: Requester,
+    right: Right,
+  ) {
+    this.#access = access;
+    this.exchange = exchange;
+    this.name = name;
+    this.repository = repository;
+    this.requester = requester;
+    this.right = right;
+  }
+
+  authorize(repository: Repository, action: Action): Promise<Right> {
+    return this.#access.authorize(this.requester, repository, action, this.exchange.sender);
+  }
+
+  /** This call with what its route says besides. */
+  with<T extends object>(more: T): this & T {
+    return Object.assign(this, more);
+  }
+}
+
+/** Reading an upload's state belongs to writing it. */
+function isRead({ method }: Exchange, { kind }: NamedRoute): boolean {
+  return (method === 'GET' || method === 'HEAD') && kind !== 'upload';
+}
+
+function unsupported({ kind }: Pick<Route, 'kind'>): OciError {
+  return new OciError('UNSUPPORTED', { headers: { Allow: allowedMethods(kind) } });
+}

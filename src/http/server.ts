@@ -1,0 +1,205 @@
+import http from 'node:http';
+import https from 'node:https';
+import type { AddressInfo, Socket } from 'node:net';
+import type { Log } from '../lib/log.ts';
+import type { Meter } from '../lib/meter.ts';
+import { createApp } from './app.ts';
+import { BodyMemory } from './body-memory.ts';
+import { BodyWriter } from './body-writer.ts';
+import { ClientAddresses } from './client-address.ts';
+import { Connections } from './connections.ts';
+import { HTTP_LIMITS, type HttpLimits } from './limits.ts';
+import { rawProblem } from './problem.ts';
+import { Registry, type RegistryParts } from './registry.ts';
+import { ResponseLog } from './response-log.ts';
+
+/** PEM texts. */
+export interface TlsMaterial {
+  readonly cert: string;
+  readonly key: string;
+}
+
+export interface Listener {
+  /** An address to bind, as `127.0.0.1` or `::`. */
+  readonly host: string;
+  /** 0 lets the system choose. */
+  readonly port: number;
+  /** Makes every plain path a name within this upstream. */
+  readonly upstream?: string | undefined;
+  readonly tls?: TlsMaterial | undefined;
+}
+
+export interface RegistryServerOptions extends RegistryParts {
+  readonly listeners: readonly Listener[];
+  readonly trustedProxies?: readonly string[];
+  readonly externalUrl?: string | undefined;
+  readonly limits?: Partial<HttpLimits>;
+  /** Shared memory of all bodies; tests make it small. */
+  readonly bodyMemory?: BodyMemory;
+  readonly log: Log;
+  readonly meter: Meter;
+}
+
+export interface BoundAddress {
+  readonly host: string;
+  readonly port: number;
+  readonly upstream: string | undefined;
+  /** `http://127.0.0.1:5000` */
+  readonly url: string;
+}
+
+export interface RegistryServer {
+  /** In the order of the listeners. */
+  readonly addresses: readonly BoundAddress[];
+  /** Open client connections. */
+  readonly connections: number;
+  /** New certificates for all TLS listeners; connections that are open keep theirs. */
+  renewTls(material: TlsMaterial): void;
+  /**
+   * No new work from now on; what is being answered may finish within the deadline, then its socket is destroyed.
+   * Resolves when no socket is left. May be called again, to shorten the deadline.
+   */
+  close(deadlineMs: number): Promise<void>;
+}
+
+/** What a client that sent too much still has in flight is read and dropped for so long, so that it reads our answer. */
+const LINGER_MS = 1_000;
+
+/** Binds all listeners, or none: rejects with the first that fails (EADDRINUSE, EACCES) and closes the others. */
+export async function createRegistryServer(options: RegistryServerOptions): Promise<RegistryServer> {
+  const connections = new Connections();
+  const limits = { ...HTTP_LIMITS, ...options.limits };
+  const writer = new BodyWriter(options.bodyMemory ?? new BodyMemory());
+  const shared = {
+    registry: new Registry(options, writer),
+    naming: options.naming,
+    addresses: new ClientAddresses(options),
+    connections,
+    responseLog: new ResponseLog(options.log, options.meter),
+    log: options.log,
+  };
+  const servers = options.listeners.map(listener => {
+    const app = createApp({ ...shared, listenerUpstream: listener.upstream });
+    return createServer({ listener, app, connections, limits, meter: options.meter });
+  });
+  try {
+    const addresses = await Promise.all(
+      servers.map((server, index) => listen(server, options.listeners[index])),
+    );
+    return new BoundServer(servers, addresses, connections);
+  } catch (error) {
+    for (const server of servers) server.close();
+    throw error;
+  }
+}
+
+class BoundServer implements RegistryServer {
+  readonly addresses: readonly BoundAddress[];
+  readonly #servers: readonly http.Server[];
+  readonly #connections: Connections;
+
+  constructor(servers: readonly http.Server[], addresses: readonly BoundAddress[], connections: Connections) {
+    this.#servers = servers;
+    this.addresses = addresses;
+    this.#connections = connections;
+  }
+
+  get connections(): number {
+    return this.#connections.count;
+  }
+
+  renewTls(material: TlsMaterial): void {
+    for (const server of this.#servers) {
+      if (server instanceof https.Server) server.setSecureContext(material);
+    }
+  }
+
+  async close(deadlineMs: number): Promise<void> {
+    const closed = this.#servers.map(closeServer);
+    this.#connections.drain();
+    const deadline = setTimeout(() => this.#connections.destroyAll(), deadlineMs);
+    await Promise.all(closed);
+    clearTimeout(deadline);
+  }
+}
+
+interface ServerParts {
+  readonly listener: Listener;
+  readonly app: http.RequestListener;
+  readonly connections: Connections;
+  readonly limits: HttpLimits;
+  readonly meter: Meter;
+}
+
+function createServer({ listener, app, connections, limits, meter }: ServerParts): http.Server {
+  const options: http.ServerOptions = {
+    maxHeaderSize: limits.maxHeaderBytes,
+    headersTimeout: limits.headersTimeoutMs,
+    // Of a whole request: it would cut a long upload, however well it flows. The idle limit takes its place.
+    requestTimeout: 0,
+    keepAliveTimeout: limits.keepAliveTimeoutMs,
+    connectionsCheckingInterval: limits.checkIntervalMs,
+    noDelay: true,
+  };
+  const { tls } = listener;
+  const server =
+    tls === undefined ? http.createServer(options, app) : https.createServer({ ...options, ...tls }, app);
+  server.maxConnections = limits.maxConnections;
+  server.on(tls === undefined ? 'connection' : 'secureConnection', (socket: Socket) =>
+    connections.add(socket),
+  );
+  server.setTimeout(limits.idleTimeoutMs, socket => {
+    if (connections.isClientIdle(socket)) socket.destroy();
+    else socket.setTimeout(limits.idleTimeoutMs);
+  });
+  server.on('clientError', (error: NodeJS.ErrnoException, socket: Socket) => {
+    meter.count('http_client_errors_total', {
+      code: error.code === 'HPE_HEADER_OVERFLOW' ? 'too-large' : 'malformed',
+    });
+    refuse(error, socket, connections);
+  });
+  return server;
+}
+
+/** Answers what could not be parsed, where the socket is not in the middle of an answer already. */
+function refuse(error: NodeJS.ErrnoException, socket: Socket, connections: Connections): void {
+  if (!socket.writable || connections.isBusy(socket) || error.code === 'ECONNRESET') {
+    socket.destroy();
+    return;
+  }
+  socket.end(refusalText(error.code));
+  socket.resume();
+  setTimeout(() => socket.destroy(), LINGER_MS).unref();
+}
+
+function refusalText(code: string | undefined): string {
+  switch (code) {
+    case 'HPE_HEADER_OVERFLOW':
+      return rawProblem(431, 'Request Header Fields Too Large', 'the request line and headers are too large');
+    case 'ERR_HTTP_REQUEST_TIMEOUT':
+      return rawProblem(408, 'Request Timeout', 'the request did not arrive in time');
+    default:
+      return rawProblem(400, 'Bad Request', 'this is not a valid HTTP request');
+  }
+}
+
+function listen(server: http.Server, listener: Listener | undefined): Promise<BoundAddress> {
+  const { host, port, upstream, tls } = listener as Listener;
+  return new Promise((resolve, reject) => {
+    server.once('error', reject);
+    server.listen({ host, port }, () => {
+      server.removeListener('error', reject);
+      const bound = (server.address() as AddressInfo).port;
+      const scheme = tls === undefined ? 'http' : 'https';
+      const shown = host.includes(':') ? `[${host}]` : host;
+      resolve({ host, port: bound, upstream, url: `${scheme}://${shown}:${bound}` });
+    });
+  });
+}
+
+function closeServer(server: http.Server): Promise<void> {
+  return new Promise(resolve => {
+    // An error here says that it was closed already.
+    server.close(() => resolve());
+  });
+}

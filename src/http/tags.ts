@@ -1,0 +1,25 @@
+import type { OutgoingHttpHeaders } from 'node:http';
+import type { PullSource } from '../oci/pull-source.ts';
+import { answerJson, pageOf, pathTo } from './answer.ts';
+import { cacheStatus } from './cache-status.ts';
+import type { Call } from './hosted-handlers.ts';
+import { inTime } from './in-time.ts';
+
+/** GET /v2/NAME/tags/list (distribution spec, "Listing Tags"). */
+export async function listTags(call: Call, source: PullSource): Promise<void> {
+  const { exchange, repository, name, right } = call;
+  const page = pageOf(exchange.query);
+  // n=0 is answered with no tags and no Link, but only where the repository may be seen: so the source is asked for one.
+  const isEmptyPage = page.limit === 0;
+  const asked = isEmptyPage ? { ...page, limit: 1 } : page;
+  const served = await inTime(exchange, source.tags(repository, asked, right));
+  exchange.note(served);
+  const headers: OutgoingHttpHeaders = {};
+  const status = cacheStatus(served);
+  if (status !== undefined) headers['Cache-Status'] = status;
+  if (served.next !== undefined && !isEmptyPage) {
+    const next = pathTo(exchange, name, 'tags/list', { n: String(page.limit), last: served.next });
+    headers['Link'] = `<${next}>; rel="next"`;
+  }
+  answerJson(exchange, 200, headers, { name, tags: isEmptyPage ? [] : served.tags });
+}
