@@ -1,0 +1,187 @@
+import { afterEach, describe, expect, it } from 'vitest';
+import { codeOf, get, many } from '../support/client.ts';
+import { bytesOf, type Image, imageOf, indexOf, randomBlob } from '../support/content.ts';
+import { Entrepot } from '../support/entrepot.ts';
+import { FakeUpstream } from '../support/fake-upstream.ts';
+
+const UPSTREAM = 'up.example';
+const ALL = 'application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json';
+
+let upstream: FakeUpstream;
+let entrepot: Entrepot;
+
+async function start(options: object = {}): Promise<void> {
+  upstream = await FakeUpstream.start();
+  entrepot = await Entrepot.start({ upstreams: { [UPSTREAM]: { url: upstream.url, ...options } } });
+}
+
+afterEach(async () => {
+  await entrepot.remove();
+  await upstream.stop();
+});
+
+const manifest = (reference: string, method = 'GET') =>
+  get(`${entrepot.url}/v2/app/manifests/${reference}?ns=${UPSTREAM}`, { method, headers: { accept: ALL } });
+const blob = (digest: string) => get(`${entrepot.url}/v2/app/blobs/${digest}?ns=${UPSTREAM}`);
+
+/** What a node does: the tag by HEAD, the manifest by digest, the blobs. */
+async function pull(tag: string): Promise<string> {
+  const head = await manifest(tag, 'HEAD');
+  expect(head.status).toBe(200);
+  const digest = String(head.headers['docker-content-digest']);
+  const got = await manifest(digest);
+  expect(got.status).toBe(200);
+  const { config, layers } = JSON.parse(got.text) as {
+    config: { digest: string };
+    layers: { digest: string }[];
+  };
+  for (const { digest: wanted } of [config, ...layers]) {
+    const answer = await blob(wanted);
+    expect([answer.status, `sha256:${answer.sha256}`]).toEqual([200, wanted]);
+  }
+  return digest;
+}
+
+const shared = randomBlob(300_000, 'shared layer');
+const version = (seed: string): Image => imageOf([shared, randomBlob(50_000, seed)]);
+
+describe('latest', () => {
+  it('that moved upstream is seen at the next pull, and held layers are not fetched again', async () => {
+    await start({ pullPolicy: 'Always' });
+    const [old, young] = [version('old'), version('young')];
+    upstream.add('app', old, 'latest');
+    expect(await pull('latest')).toBe(old.manifest.digest);
+    upstream.add('app', young, 'latest');
+    expect(await pull('latest')).toBe(young.manifest.digest);
+    expect(upstream.count('blob', { method: 'GET', reference: shared.digest })).toBe(1);
+    expect(upstream.count('manifest', { method: 'GET' })).toBe(2);
+  });
+
+  it('costs one HEAD per pull, and nothing is transferred while it stands', async () => {
+    await start();
+    upstream.add('app', version('a'), 'latest');
+    await pull('latest');
+    upstream.requests.length = 0;
+    await pull('latest');
+    expect(upstream.requests.map(({ method, kind }) => `${method} ${kind}`)).toEqual(['HEAD manifest']);
+  });
+
+  it('under Never is what is held, and upstream sees no request at all', async () => {
+    await start();
+    const image = version('a');
+    upstream.add('app', image, 'latest');
+    await pull('latest');
+    await entrepot.stop();
+    entrepot = await entrepot.startAgain({
+      upstreams: { [UPSTREAM]: { url: upstream.url, pullPolicy: 'Never' } },
+    });
+    upstream.add('app', version('b'), 'latest');
+    upstream.requests.length = 0;
+    expect(await pull('latest')).toBe(image.manifest.digest);
+    expect((await manifest('other')).status).toBe(404);
+    expect((await blob(randomBlob(10, 'unheld').digest)).status).toBe(404);
+    expect(upstream.requests).toEqual([]);
+  });
+});
+
+describe('a tag', () => {
+  it('of a version is served without asking while it is fresh, and asked for after that', async () => {
+    await start({ freshFor: '1s' });
+    upstream.add('app', version('a'), '1.0');
+    await pull('1.0');
+    upstream.requests.length = 0;
+    await pull('1.0');
+    expect(upstream.requests).toEqual([]);
+    await new Promise(resolve => setTimeout(resolve, 1_100));
+    const young = version('b');
+    upstream.add('app', young, '1.0');
+    expect(await pull('1.0')).toBe(young.manifest.digest);
+  });
+
+  it('is served byte for byte as upstream gave it, index and all', async () => {
+    await start();
+    const index = indexOf([
+      version('amd64'),
+      imageOf([shared], { platform: { os: 'linux', architecture: 'arm64' } }),
+    ]);
+    upstream.add('app', index, '1.0');
+    const got = await manifest('1.0');
+    expect(got.text).toBe(bytesOf(index.manifest).toString());
+    expect(got.headers).toMatchObject({
+      'content-type': index.manifest.mediaType,
+      'docker-content-digest': index.manifest.digest,
+      'content-length': String(index.manifest.size),
+    });
+    expect(got.headers['content-encoding']).toBeUndefined();
+  });
+
+  it('asked for by 50 nodes at once is one HEAD and one GET upstream', async () => {
+    await start();
+    upstream.add('app', version('a'), 'latest');
+    upstream.misbehave({ kind: 'manifest', delayMs: 300 });
+    const answers = await many(50, () => manifest('latest'));
+    expect(new Set(answers.map(({ status }) => status))).toEqual(new Set([200]));
+    expect(upstream.count('manifest', { method: 'HEAD' })).toBe(1);
+    expect(upstream.count('manifest', { method: 'GET' })).toBe(1);
+  });
+
+  it('that does not exist costs 20 pulls one or two requests, and all get 404', async () => {
+    await start();
+    upstream.add('app', version('a'), '1.0');
+    const answers = await many(20, () => manifest('missing'));
+    expect(answers.map(answer => [answer.status, codeOf(answer)])).toEqual(
+      Array.from({ length: 20 }, () => [404, 'MANIFEST_UNKNOWN']),
+    );
+    expect(upstream.count('manifest')).toBeLessThanOrEqual(2);
+  });
+
+  it('that is rate-limited gives all 20 pulls 429 with Retry-After', async () => {
+    await start();
+    upstream.add('app', version('a'), '1.0');
+    upstream.misbehave({ kind: 'manifest', status: 429, headers: { 'Retry-After': '17' } });
+    const answers = await many(20, () => manifest('1.0'));
+    for (const answer of answers) {
+      expect([answer.status, codeOf(answer)]).toEqual([429, 'TOOMANYREQUESTS']);
+      expect(Number(answer.headers['retry-after'])).toBeGreaterThan(10);
+    }
+    expect(upstream.count('manifest')).toBeLessThanOrEqual(2);
+  });
+
+  it('that upstream has deleted is not resurrected from what is held', async () => {
+    await start();
+    upstream.add('app', version('a'), 'latest');
+    await pull('latest');
+    upstream.remove('app', 'latest');
+    expect((await manifest('latest')).status).toBe(404);
+  });
+});
+
+describe('with upstream stopped', () => {
+  it('everything held is still served, and says that it may be stale', async () => {
+    await start();
+    const image = version('a');
+    upstream.add('app', image, 'latest');
+    await pull('latest');
+    await upstream.stop();
+    expect(await pull('latest')).toBe(image.manifest.digest);
+    expect((await manifest('latest')).headers['cache-status']).toContain('stale');
+  });
+
+  it('what is not held is 503, with an error that names the upstream', async () => {
+    await start();
+    await upstream.stop();
+    const got = await manifest('1.0');
+    expect([got.status, codeOf(got)]).toEqual([503, 'UNAVAILABLE']);
+    expect(got.text).toContain(UPSTREAM);
+    expect(got.headers['retry-after']).toMatch(/^\d+$/);
+  });
+
+  it('its tags are those that are held', async () => {
+    await start();
+    upstream.add('app', version('a'), '1.0');
+    await pull('1.0');
+    await upstream.stop();
+    const got = await get(`${entrepot.url}/v2/app/tags/list?ns=${UPSTREAM}`);
+    expect(JSON.parse(got.text).tags).toEqual(['1.0']);
+  });
+});

@@ -1,0 +1,96 @@
+// Clients of the product, as tests need them: they count, hash, leave early, and see a broken body as such.
+import { createHash } from 'node:crypto';
+import { Agent, type IncomingHttpHeaders, request } from 'node:http';
+
+export interface Got {
+  /** 0 when the connection broke before an answer. */
+  readonly status: number;
+  readonly headers: IncomingHttpHeaders;
+  /** Of the body that arrived. */
+  readonly bytes: number;
+  readonly sha256: string;
+  /** Whether the body ended as its length said, rather than by a reset or by our leaving. */
+  readonly complete: boolean;
+  /** The body, if it was no larger than 1 MiB. */
+  readonly text: string;
+}
+
+export interface GetOptions {
+  readonly method?: string;
+  readonly headers?: Readonly<Record<string, string>>;
+  readonly body?: string | Uint8Array;
+  /** Leaves (destroys the socket) once so many bytes of the body are here. */
+  readonly leaveAtByte?: number;
+  readonly onFirstByte?: () => void;
+  readonly onData?: (bytesSoFar: number) => void;
+}
+
+const KEPT_BYTES = 1024 * 1024;
+
+/** One request on a connection of its own. Never rejects: a broken connection is an answer too. */
+export async function get(url: string, options: GetOptions = {}): Promise<Got> {
+  const agent = new Agent({ keepAlive: false });
+  const hash = createHash('sha256');
+  const kept: Buffer[] = [];
+  let bytes = 0;
+  return new Promise(resolve => {
+    let status = 0;
+    let headers: IncomingHttpHeaders = {};
+    const done = (complete: boolean) =>
+      resolve({
+        status,
+        headers,
+        bytes,
+        complete,
+        sha256: hash.digest('hex'),
+        text: Buffer.concat(kept).toString(),
+      });
+    const sent = request(
+      url,
+      { method: options.method ?? 'GET', headers: { ...options.headers }, agent },
+      response => {
+        status = response.statusCode ?? 0;
+        headers = response.headers;
+        let over = false;
+        const end = (complete: boolean) => {
+          if (!over) {
+            over = true;
+            done(complete);
+          }
+        };
+        response.on('data', (chunk: Buffer) => {
+          if (bytes === 0) options.onFirstByte?.();
+          hash.update(chunk);
+          bytes += chunk.length;
+          if (bytes <= KEPT_BYTES) kept.push(chunk);
+          options.onData?.(bytes);
+          if (options.leaveAtByte !== undefined && bytes >= options.leaveAtByte) {
+            response.destroy();
+            end(false);
+          }
+        });
+        response.on('end', () => end(response.complete));
+        response.on('error', () => end(false));
+        response.on('close', () => end(false));
+      },
+    );
+    sent.on('error', () => {
+      if (status === 0) done(false);
+    });
+    sent.end(options.body);
+  });
+}
+
+/** The OCI code of an error answer. */
+export function codeOf(got: Got): string | undefined {
+  try {
+    return (JSON.parse(got.text) as { errors?: { code?: string }[] }).errors?.[0]?.code;
+  } catch {
+    return undefined;
+  }
+}
+
+/** `count` times the same. */
+export async function many<T>(count: number, make: (at: number) => Promise<T>): Promise<T[]> {
+  return Promise.all(Array.from({ length: count }, (_, at) => make(at)));
+}
