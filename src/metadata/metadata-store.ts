@@ -44,6 +44,16 @@ export interface Document {
   readonly checkedAtMs: number;
 }
 
+/** How much is held, in any repository. */
+export interface Totals {
+  /** Those that `hasRepository`. */
+  readonly repositories: number;
+  readonly manifests: number;
+  readonly manifestBytes: number;
+  readonly blobs: number;
+  readonly blobBytes: number;
+}
+
 export interface Paged<T> {
   readonly entries: readonly T[];
   /** Whether more entries sort after the last one given. */
@@ -70,13 +80,21 @@ export interface MetadataStore {
   /** Removes the Link and every tag of this repository that means it. False when there was none. */
   unlinkManifest(repository: Repository, digest: Digest): Promise<boolean>;
   /** Manifests linked in this repository whose `subject` is `subject`, by digest. */
-  listReferrers(repository: Repository, subject: Digest, artifactType: string | undefined, page: Page): Promise<Paged<Descriptor>>;
+  listReferrers(
+    repository: Repository,
+    subject: Digest,
+    artifactType: string | undefined,
+    page: Page,
+  ): Promise<Paged<Descriptor>>;
 
   // Tags.
 
   readTag(repository: Repository, tag: string): Promise<TagRow | undefined>;
   /** The tag and, when it is held and linked, its manifest: one look-up, for the hot path. */
-  readTagged(repository: Repository, tag: string): Promise<{ readonly tag: TagRow; readonly manifest: Manifest | undefined } | undefined>;
+  readTagged(
+    repository: Repository,
+    tag: string,
+  ): Promise<{ readonly tag: TagRow; readonly manifest: Manifest | undefined } | undefined>;
   /** Sets what the tag means. */
   putTag(repository: Repository, tag: string, row: TagRow): Promise<void>;
   /** False when there was none. */
@@ -134,14 +152,15 @@ export interface MetadataStore {
   // Between processes.
 
   /**
-   * Takes the lease `key`: true when it is ours now (it was free, ours, or its process is dead: no heartbeat seen for 5 s).
-   * Held until `release` or the end of this process.
+   * Takes the lease `key`: true when it is ours now, because it was free or its process is dead (no heartbeat seen for
+   * 5 s). False when somebody holds it, this process included: whoever shares work within a process does so by itself.
+   * Held until `release`, `close` or the end of this process.
    */
   claim(key: string): Promise<boolean>;
   release(key: string): Promise<void>;
   /** Whether some live process holds it, as far as has been seen. */
   isClaimed(key: string): Promise<boolean>;
-  /** Tells the other processes on this store that something under `topic` changed. */
+  /** Tells the other processes on this store that something under `topic` changed; not this one. */
   announce(topic: Topic): Promise<void>;
   /** Calls `listener` within about a second of another process's `announce`. Returns the way to stop. */
   onAnnounce(topic: Topic, listener: () => void): () => void;
@@ -154,6 +173,8 @@ export interface MetadataStore {
   initSetting(name: string, value: string): Promise<string>;
   /** Notes that content was served. Batched in memory; a crash may lose the last seconds. */
   noteUse(digest: Digest): void;
+  /** Kept with every write, so reading them costs nothing whatever the size of the store. */
+  readTotals(): Promise<Totals>;
   close(): Promise<void>;
 }
 

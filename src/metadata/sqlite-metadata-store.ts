@@ -1,0 +1,340 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import type { Log } from '../lib/log.ts';
+import type { Digest } from '../oci/digest.ts';
+import type { Manifest, ManifestView } from '../oci/manifest.ts';
+import type { Page } from '../oci/pull-source.ts';
+import type { Repository } from '../oci/repository.ts';
+import type { Document, Grant, MetadataStore, TagRow, Topic, Upload } from './metadata-store.ts';
+import { Announcements } from './sqlite/announcements.ts';
+import { Blobs } from './sqlite/blobs.ts';
+import { Connection } from './sqlite/connection.ts';
+import { Documents } from './sqlite/documents.ts';
+import { Grants } from './sqlite/grants.ts';
+import { Links } from './sqlite/links.ts';
+import { Manifests } from './sqlite/manifests.ts';
+import { migrate } from './sqlite/migrations.ts';
+import { Presence } from './sqlite/presence.ts';
+import { Repositories } from './sqlite/repositories.ts';
+import { Settings } from './sqlite/settings.ts';
+import { Tags } from './sqlite/tags.ts';
+import { Uploads } from './sqlite/uploads.ts';
+import { Uses } from './sqlite/uses.ts';
+import { Writer } from './sqlite/writer.ts';
+
+/** Between two transactions that sweep what a removed repository owned. */
+const SWEEP_PAUSE_MS = 20;
+
+/** Opens the index in the file `path`, makes or migrates it, and joins the processes that work on it. Nothing is scanned. */
+export async function openSqliteMetadataStore(
+  path: string,
+  { log }: { readonly log: Log },
+): Promise<MetadataStore> {
+  const connection = await Connection.open(path);
+  try {
+    await migrate(connection);
+    const writer = new Writer(connection);
+    const announcements = new Announcements(connection, writer, log);
+    await announcements.begin();
+    const look = () =>
+      void announcements
+        .look()
+        .catch((error: unknown) => log.warn({ err: error }, 'announcements could not be read'));
+    const presence = await Presence.join(connection, writer, log, look);
+    return new SqliteMetadataStore({ connection, writer, announcements, presence, log });
+  } catch (error) {
+    connection.close();
+    throw error;
+  }
+}
+
+interface Parts {
+  readonly connection: Connection;
+  readonly writer: Writer;
+  readonly announcements: Announcements;
+  readonly presence: Presence;
+  readonly log: Log;
+}
+
+/** Wraps the groups of statements, which are synchronous, into reads and writes. What each means, the contract says. */
+class SqliteMetadataStore implements MetadataStore {
+  readonly #connection: Connection;
+  readonly #writer: Writer;
+  readonly #announcements: Announcements;
+  readonly #presence: Presence;
+  readonly #log: Log;
+  readonly #repositories: Repositories;
+  readonly #manifests: Manifests;
+  readonly #tags: Tags;
+  readonly #links: Links;
+  readonly #blobs: Blobs;
+  readonly #documents: Documents;
+  readonly #grants: Grants;
+  readonly #uploads: Uploads;
+  readonly #settings: Settings;
+  readonly #uses: Uses;
+  #sweeping: Promise<void> | undefined;
+  #closing: Promise<void> | undefined;
+
+  constructor({ connection, writer, announcements, presence, log }: Parts) {
+    this.#connection = connection;
+    this.#writer = writer;
+    this.#announcements = announcements;
+    this.#presence = presence;
+    this.#log = log;
+    this.#repositories = new Repositories(connection);
+    this.#manifests = new Manifests(connection);
+    this.#tags = new Tags(connection);
+    this.#links = new Links(connection);
+    this.#blobs = new Blobs(connection);
+    this.#documents = new Documents(connection);
+    this.#grants = new Grants(connection);
+    this.#uploads = new Uploads(connection);
+    this.#settings = new Settings(connection);
+    this.#uses = new Uses(writer, this.#manifests, this.#blobs, log);
+    this.#sweepBehind();
+  }
+
+  readManifest(digest: Digest) {
+    return this.#read(() => this.#manifests.read(digest));
+  }
+
+  readLinkedManifest(repository: Repository, digest: Digest) {
+    return this.#read(() => this.#manifests.readLinked(repository, digest));
+  }
+
+  putManifest(
+    repository: Repository,
+    manifest: Manifest,
+    view: ManifestView,
+    { tag, atMs, required = [] }: { tag?: string; atMs: number; required?: readonly Digest[] },
+  ): Promise<readonly Digest[]> {
+    return this.#write(() => {
+      const missing = required.filter(digest => !this.#links.has(repository, digest));
+      if (missing.length > 0) {
+        return missing;
+      }
+      const id = this.#repositories.idOrNew(repository);
+      this.#manifests.put(manifest, view, atMs);
+      this.#links.put(id, manifest.digest, 'manifest', manifest.bytes.byteLength);
+      if (tag !== undefined) {
+        this.#tags.put(id, tag, { digest: manifest.digest, checkedAtMs: atMs });
+      }
+      return [];
+    });
+  }
+
+  unlinkManifest(repository: Repository, digest: Digest) {
+    return this.#writeIn(repository, id => {
+      this.#tags.removeOf(id, digest);
+      return this.#links.remove(id, digest, 'manifest');
+    });
+  }
+
+  listReferrers(repository: Repository, subject: Digest, artifactType: string | undefined, page: Page) {
+    return this.#read(() => this.#manifests.listReferrers(repository, subject, artifactType, page));
+  }
+
+  readTag(repository: Repository, tag: string) {
+    return this.#read(() => this.#tags.read(repository, tag));
+  }
+
+  readTagged(repository: Repository, tag: string) {
+    return this.#read(() => this.#tags.readTagged(repository, tag));
+  }
+
+  putTag(repository: Repository, tag: string, row: TagRow) {
+    return this.#write(() => this.#tags.put(this.#repositories.idOrNew(repository), tag, row));
+  }
+
+  removeTag(repository: Repository, tag: string) {
+    return this.#writeIn(repository, id => this.#tags.remove(id, tag));
+  }
+
+  listTags(repository: Repository, page: Page) {
+    return this.#read(() => this.#tags.list(repository, page));
+  }
+
+  hasRepository(repository: Repository) {
+    return this.#read(() => this.#repositories.hasEntries(repository));
+  }
+
+  listRepositories(upstream: string, page: Page) {
+    return this.#read(() => this.#repositories.list(upstream, page));
+  }
+
+  async removeRepository(repository: Repository) {
+    await this.#write(() => this.#repositories.remove(repository));
+    this.#sweepBehind();
+  }
+
+  statBlob(digest: Digest) {
+    return this.#read(() => this.#blobs.stat(digest));
+  }
+
+  putBlob(digest: Digest, size: number, repository?: Repository) {
+    return this.#write(() => {
+      this.#blobs.put(digest, size);
+      if (repository !== undefined) {
+        this.#links.put(this.#repositories.idOrNew(repository), digest, 'blob', size);
+      }
+    });
+  }
+
+  removeBlob(digest: Digest) {
+    return this.#write(() => this.#blobs.remove(digest));
+  }
+
+  isLinked(repository: Repository, digest: Digest) {
+    return this.#read(() => this.#links.has(repository, digest));
+  }
+
+  linkBlob(repository: Repository, digest: Digest, size: number) {
+    return this.#write(() => this.#links.put(this.#repositories.idOrNew(repository), digest, 'blob', size));
+  }
+
+  unlinkBlob(repository: Repository, digest: Digest) {
+    return this.#writeIn(repository, id => this.#links.remove(id, digest, 'blob'));
+  }
+
+  namedSize(repository: Repository, digest: Digest) {
+    return this.#read(() => this.#links.namedSize(repository, digest));
+  }
+
+  readDocument(repository: Repository, name: string) {
+    return this.#read(() => this.#documents.read(repository, name));
+  }
+
+  putDocument(repository: Repository, name: string, document: Document) {
+    return this.#write(() => this.#documents.put(this.#repositories.idOrNew(repository), name, document));
+  }
+
+  readGrants(repository: Repository) {
+    return this.#read(() => this.#grants.read(repository));
+  }
+
+  putGrant(repository: Repository, grant: Grant) {
+    return this.#write(() => this.#grants.put(this.#repositories.idOrNew(repository), grant));
+  }
+
+  async endGrant(repository: Repository, credentialId: string) {
+    await this.#writeIn(repository, id => this.#grants.end(id, credentialId));
+  }
+
+  async endGrantsOf(credentialId: string) {
+    while (await this.#write(() => this.#grants.endSomeOf(credentialId))) {
+      // The next ones, in a transaction of their own.
+    }
+  }
+
+  putUpload(upload: Upload) {
+    return this.#write(() => this.#uploads.put(upload));
+  }
+
+  readUpload(id: string) {
+    return this.#read(() => this.#uploads.read(id));
+  }
+
+  removeUpload(id: string) {
+    return this.#write(() => this.#uploads.remove(id));
+  }
+
+  countUploads(repository: Repository) {
+    return this.#read(() => this.#uploads.count(repository));
+  }
+
+  countUploadsOf(requester: string) {
+    return this.#read(() => this.#uploads.countOf(requester));
+  }
+
+  listUploads(touchedBeforeMs: number, limit: number) {
+    return this.#read(() => this.#uploads.listUntouched(touchedBeforeMs, limit));
+  }
+
+  claim(key: string) {
+    return this.#presence.claim(key);
+  }
+
+  release(key: string) {
+    return this.#presence.release(key);
+  }
+
+  isClaimed(key: string) {
+    return this.#presence.isClaimed(key);
+  }
+
+  announce(topic: Topic) {
+    return this.#announcements.announce(topic);
+  }
+
+  onAnnounce(topic: Topic, listener: () => void) {
+    return this.#announcements.on(topic, listener);
+  }
+
+  readSetting(name: string) {
+    return this.#read(() => this.#settings.read(name));
+  }
+
+  initSetting(name: string, value: string) {
+    return this.#write(() => this.#settings.init(name, value));
+  }
+
+  noteUse(digest: Digest) {
+    this.#uses.note(digest);
+  }
+
+  readTotals() {
+    return this.#read(() => this.#blobs.totals());
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= this.#end();
+    return this.#closing;
+  }
+
+  async #end(): Promise<void> {
+    try {
+      await this.#uses.close();
+      await this.#presence.close();
+      await this.#writer.close();
+      await this.#sweeping;
+    } finally {
+      this.#connection.close();
+    }
+  }
+
+  #read<T>(work: () => T): Promise<T> {
+    return this.#connection.read(work);
+  }
+
+  #write<T>(work: () => T): Promise<T> {
+    return this.#writer.write(work);
+  }
+
+  /** A write that has nothing to do, and says false, when the repository is not there. */
+  #writeIn(repository: Repository, work: (repositoryId: number) => boolean): Promise<boolean> {
+    return this.#write(() => {
+      const id = this.#repositories.id(repository);
+      return id !== undefined && work(id);
+    });
+  }
+
+  /** Sweeps what removed repositories owned; what is left at `close`, the next process sweeps. */
+  #sweepBehind(): void {
+    this.#sweeping ??= this.#sweep()
+      .catch((error: unknown) => {
+        if (this.#closing === undefined) {
+          this.#log.warn({ err: error }, 'rows of a removed repository could not be swept');
+        }
+      })
+      .finally(() => {
+        this.#sweeping = undefined;
+      });
+  }
+
+  async #sweep(): Promise<void> {
+    while (this.#closing === undefined && (await this.#read(() => this.#repositories.hasRemoved()))) {
+      await this.#write(() => this.#repositories.sweep());
+      await delay(SWEEP_PAUSE_MS, undefined, { ref: false });
+    }
+  }
+}

@@ -1,0 +1,62 @@
+import type { Digest } from '../../oci/digest.ts';
+import type { Totals } from '../metadata-store.ts';
+import type { Connection, Statement } from './connection.ts';
+
+interface TotalsRow {
+  readonly repositories: number;
+  readonly manifests: number;
+  readonly manifest_bytes: number;
+  readonly blobs: number;
+  readonly blob_bytes: number;
+}
+
+/** Blobs that are held. */
+export class Blobs {
+  readonly #select: Statement<[Digest], { size: number }>;
+  readonly #insert: Statement<[Digest, number, number, number]>;
+  readonly #delete: Statement<[Digest]>;
+  readonly #touch: Statement<[number, Digest, number]>;
+  readonly #selectTotals: Statement<[], TotalsRow>;
+
+  constructor(connection: Connection) {
+    this.#select = connection.prepare('SELECT size FROM blobs WHERE digest = ?');
+    this.#insert = connection.prepare(`
+      INSERT INTO blobs (digest, size, created_at_ms, used_at_ms) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING`);
+    this.#delete = connection.prepare('DELETE FROM blobs WHERE digest = ?');
+    this.#touch = connection.prepare('UPDATE blobs SET used_at_ms = ? WHERE digest = ? AND used_at_ms < ?');
+    this.#selectTotals = connection.prepare(
+      'SELECT repositories, manifests, manifest_bytes, blobs, blob_bytes FROM totals WHERE id = 1',
+    );
+  }
+
+  stat(digest: Digest): { readonly size: number } | undefined {
+    return this.#select.get(digest);
+  }
+
+  put(digest: Digest, size: number): void {
+    const nowMs = Date.now();
+    this.#insert.run(digest, size, nowMs, nowMs);
+  }
+
+  remove(digest: Digest): boolean {
+    return this.#delete.run(digest).changes > 0;
+  }
+
+  noteUse(digest: Digest, atMs: number, unlessSinceMs: number): void {
+    this.#touch.run(atMs, digest, unlessSinceMs);
+  }
+
+  totals(): Totals {
+    const row = this.#selectTotals.get();
+    if (row === undefined) {
+      throw new Error('the index has lost its totals');
+    }
+    return {
+      repositories: row.repositories,
+      manifests: row.manifests,
+      manifestBytes: row.manifest_bytes,
+      blobs: row.blobs,
+      blobBytes: row.blob_bytes,
+    };
+  }
+}

@@ -1,0 +1,107 @@
+import Database from 'better-sqlite3';
+import { errorCode } from '../../lib/error-code.ts';
+import { retryJittered } from '../../lib/jittered-retry.ts';
+
+export type Statement<Parameters extends unknown[], Row = unknown> = Database.Statement<Parameters, Row>;
+
+/** The longest pause is about one commit of a rival, the shortest lets the event loop turn. */
+const MIN_RETRY_MS = 1;
+const MAX_RETRY_MS = 20;
+
+/** A node gives up after 30 s without headers and we answer within 20: a write that could not start by then is no use. */
+const BUSY_DEADLINE_MS = 10_000;
+
+/** SQLite's own default: with 4 KiB pages a log of 4 MiB, moved into the database by whichever commit crosses it. */
+const CHECKPOINT_PAGES = 1000;
+
+/** What the log's file is cut back to after a burst. */
+const WAL_LIMIT_BYTES = 16 * 1024 * 1024;
+
+/** Room for the inner pages of every index at a million blobs; in KiB, as SQLite takes it. */
+const CACHE_KIB = 8 * 1024;
+
+/**
+ * One open index. Time-out 0: waiting inside SQLite would stop the event loop, so a lock that a rival holds is an
+ * error at once, and waited for on a timer here.
+ */
+export class Connection {
+  readonly #database: Database.Database;
+
+  private constructor(database: Database.Database) {
+    this.#database = database;
+  }
+
+  static async open(path: string): Promise<Connection> {
+    const database = new Database(path, { timeout: 0 });
+    const connection = new Connection(database);
+    try {
+      await connection.retrying('open the index', () => configure(database));
+      return connection;
+    } catch (error) {
+      database.close();
+      throw error;
+    }
+  }
+
+  /** Compiles `sql`; once per connection, at start. Whoever writes the statement states the types of its row. */
+  prepare<Parameters extends unknown[], Row = unknown>(sql: string): Statement<Parameters, Row> {
+    return this.#database.prepare<Parameters, Row>(sql);
+  }
+
+  /** Runs statements that give no rows. */
+  execute(sql: string): void {
+    this.#database.exec(sql);
+  }
+
+  /** A pragma that is a number, or is set to one. */
+  pragma(source: string): number {
+    return Number(this.#database.pragma(source, { simple: true }));
+  }
+
+  get isInTransaction(): boolean {
+    return this.#database.inTransaction;
+  }
+
+  /** Reads; the first attempt is synchronous. In WAL mode only recovery after a crash makes a reader wait. */
+  async read<T>(work: () => T): Promise<T> {
+    try {
+      return work();
+    } catch (error) {
+      if (!isBusy(error)) {
+        throw error;
+      }
+    }
+    return this.retrying('read the index', work);
+  }
+
+  /** Calls `work` again while another process holds the lock that it needs. */
+  retrying<T>(what: string, work: () => T): Promise<T> {
+    return retryJittered(work, {
+      what,
+      isRetryable: isBusy,
+      minDelayMs: MIN_RETRY_MS,
+      maxDelayMs: MAX_RETRY_MS,
+      deadlineMs: BUSY_DEADLINE_MS,
+    });
+  }
+
+  close(): void {
+    this.#database.close();
+  }
+}
+
+function configure(database: Database.Database): void {
+  // Takes effect in an empty file only; lets upkeep give space back in small steps.
+  database.pragma('auto_vacuum = INCREMENTAL');
+  database.pragma('journal_mode = WAL');
+  // WAL's NORMAL may lose the last commits in a power loss; what was acknowledged must not be lost.
+  database.pragma('synchronous = FULL');
+  database.pragma('foreign_keys = ON');
+  database.pragma(`wal_autocheckpoint = ${CHECKPOINT_PAGES}`);
+  database.pragma(`journal_size_limit = ${WAL_LIMIT_BYTES}`);
+  database.pragma(`cache_size = -${CACHE_KIB}`);
+}
+
+function isBusy(error: unknown): boolean {
+  return errorCode(error)?.startsWith('SQLITE_BUSY') ?? false;
+}

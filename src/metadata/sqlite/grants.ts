@@ -1,0 +1,55 @@
+import type { Repository } from '../../oci/repository.ts';
+import type { Grant } from '../metadata-store.ts';
+import type { Connection, Statement } from './connection.ts';
+
+/** How many Grants of a credential end in one transaction. */
+const END_ROWS = 100;
+
+interface Row {
+  readonly credential_id: string;
+  readonly verified_at_ms: number;
+  readonly origin: Grant['origin'];
+}
+
+/** Remembered proofs that a credential may read a repository. */
+export class Grants {
+  readonly #select: Statement<[string, string], Row>;
+  readonly #upsert: Statement<[number, string, number, Grant['origin']]>;
+  readonly #delete: Statement<[number, string]>;
+  readonly #deleteOf: Statement<[{ credentialId: string }]>;
+
+  constructor(connection: Connection) {
+    this.#select = connection.prepare(`
+      SELECT g.credential_id, g.verified_at_ms, g.origin
+      FROM repositories r JOIN grants g ON g.repository_id = r.id
+      WHERE r.upstream = ? AND r.name = ?`);
+    this.#upsert = connection.prepare(`
+      INSERT INTO grants (repository_id, credential_id, verified_at_ms, origin) VALUES (?, ?, ?, ?)
+      ON CONFLICT DO UPDATE SET verified_at_ms = excluded.verified_at_ms, origin = excluded.origin`);
+    this.#delete = connection.prepare('DELETE FROM grants WHERE repository_id = ? AND credential_id = ?');
+    this.#deleteOf = connection.prepare(`
+      DELETE FROM grants WHERE credential_id = @credentialId AND repository_id IN
+        (SELECT repository_id FROM grants WHERE credential_id = @credentialId LIMIT ${END_ROWS})`);
+  }
+
+  read({ upstream, name }: Repository): readonly Grant[] {
+    return this.#select.all(upstream, name).map(row => ({
+      credentialId: row.credential_id,
+      verifiedAtMs: row.verified_at_ms,
+      origin: row.origin,
+    }));
+  }
+
+  put(repositoryId: number, grant: Grant): void {
+    this.#upsert.run(repositoryId, grant.credentialId, grant.verifiedAtMs, grant.origin);
+  }
+
+  end(repositoryId: number, credentialId: string): boolean {
+    return this.#delete.run(repositoryId, credentialId).changes > 0;
+  }
+
+  /** Ends some of the credential's Grants; false when there was none left. */
+  endSomeOf(credentialId: string): boolean {
+    return this.#deleteOf.run({ credentialId }).changes > 0;
+  }
+}

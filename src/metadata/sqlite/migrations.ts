@@ -1,0 +1,56 @@
+import type { Connection } from './connection.ts';
+import { SCHEMA_1 } from './schema-1.ts';
+
+/** Number n brings an index from version n - 1 to n. One that was released is never changed again. */
+export const MIGRATIONS: readonly string[] = [SCHEMA_1];
+
+/** 'entp': tells our index from any other SQLite file. */
+const APPLICATION_ID = 0x656e7470;
+
+/** Brings the index to the newest version, each step in a transaction of its own; several processes may try at once. */
+export async function migrate(
+  connection: Connection,
+  migrations: readonly string[] = MIGRATIONS,
+): Promise<void> {
+  let isDone = false;
+  while (!isDone) {
+    isDone = await connection.retrying('migrate the index', () => step(connection, migrations));
+  }
+}
+
+/** Runs the next migration, if there is one; true when there is none. The version is read under the write lock. */
+function step(connection: Connection, migrations: readonly string[]): boolean {
+  connection.execute('BEGIN IMMEDIATE');
+  try {
+    const version = recognise(connection, migrations.length);
+    const migration = migrations[version];
+    if (migration !== undefined) {
+      connection.execute(migration);
+      connection.execute(`PRAGMA application_id = ${APPLICATION_ID}; PRAGMA user_version = ${version + 1}`);
+    }
+    connection.execute('COMMIT');
+    return migration === undefined;
+  } catch (error) {
+    if (connection.isInTransaction) {
+      connection.execute('ROLLBACK');
+    }
+    throw error;
+  }
+}
+
+/** The version of the index; 0 when it is empty. Throws when it is not one that this program can work with. */
+function recognise(connection: Connection, newest: number): number {
+  const version = connection.pragma('user_version');
+  const isOurs = connection.pragma('application_id') === APPLICATION_ID;
+  const isEmpty = connection.prepare('SELECT 1 FROM sqlite_schema LIMIT 1').get() === undefined;
+  if (!isOurs && !isEmpty) {
+    throw new Error('the index is a SQLite file of another program');
+  }
+  if (version > newest) {
+    throw new Error(
+      `the index has schema version ${version}, and this program knows only ${newest}: ` +
+        'it was written by a newer version of Entrepot; run that one',
+    );
+  }
+  return version;
+}

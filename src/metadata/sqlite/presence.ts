@@ -1,0 +1,139 @@
+import { randomUUID } from 'node:crypto';
+import type { Log } from '../../lib/log.ts';
+import { Claims, type ProcessRow } from './claims.ts';
+import type { Connection } from './connection.ts';
+import type { Writer } from './writer.ts';
+
+/** How often a process shows that it lives, and looks at the others. */
+const BEAT_MS = 1000;
+
+/** A process whose heartbeat stood still for so many of our own beats is dead: 5 s, more than any pause of a live one. */
+const DEAD_AFTER_BEATS = 5;
+
+/**
+ * This process among the others on the store, and the Claims it holds. Death is judged by what was seen and counted in
+ * our own beats, never by pids or wall clocks: processes may live in containers and on machines of their own, and one
+ * that was stopped for a minute must not wake up and take everybody else for dead.
+ */
+export class Presence {
+  readonly #connection: Connection;
+  readonly #writer: Writer;
+  readonly #claims: Claims;
+  readonly #log: Log;
+  readonly #onBeat: () => void;
+  readonly #id = randomUUID();
+  readonly #held = new Set<string>();
+  /** Others, with how many of our beats ago theirs changed. */
+  readonly #others = new Map<string, { heartbeat: number; unchangedBeats: number }>();
+  #timer: NodeJS.Timeout | undefined;
+  #isClosed = false;
+
+  private constructor(connection: Connection, writer: Writer, log: Log, onBeat: () => void) {
+    this.#connection = connection;
+    this.#writer = writer;
+    this.#claims = new Claims(connection);
+    this.#log = log;
+    this.#onBeat = onBeat;
+  }
+
+  /** Joins the processes on this store. `onBeat` is called once a second, after each heartbeat. */
+  static async join(connection: Connection, writer: Writer, log: Log, onBeat: () => void): Promise<Presence> {
+    const presence = new Presence(connection, writer, log, onBeat);
+    await writer.write(() => presence.#claims.join(presence.#id));
+    presence.#schedule();
+    return presence;
+  }
+
+  async claim(key: string): Promise<boolean> {
+    const isTaken = await this.#writer.write(() => {
+      this.#showLife();
+      return this.#claims.take(key, this.#id);
+    });
+    if (isTaken) {
+      this.#held.add(key);
+    }
+    return isTaken;
+  }
+
+  async release(key: string): Promise<void> {
+    this.#held.delete(key);
+    await this.#writer.write(() => this.#claims.release(key, this.#id));
+  }
+
+  isClaimed(key: string): Promise<boolean> {
+    return this.#connection.read(() => this.#claims.isHeld(key));
+  }
+
+  /** Leaves at once what this process holds. */
+  async close(): Promise<void> {
+    this.#isClosed = true;
+    clearTimeout(this.#timer);
+    await this.#writer.write(() => {
+      const ours = this.#claims.processes().find(({ id }) => id === this.#id);
+      if (ours !== undefined) {
+        this.#claims.removeProcess(ours);
+      }
+    });
+  }
+
+  #schedule(): void {
+    if (!this.#isClosed) {
+      this.#timer = setTimeout(() => void this.#beat(), BEAT_MS);
+      this.#timer.unref();
+    }
+  }
+
+  async #beat(): Promise<void> {
+    try {
+      await this.#writer.write(() => {
+        this.#showLife();
+        this.#removeDead();
+      });
+      this.#onBeat();
+    } catch (error) {
+      if (!this.#isClosed) {
+        this.#log.warn({ err: error }, 'the heartbeat could not be written');
+      }
+    }
+    this.#schedule();
+  }
+
+  /** Within a write. */
+  #showLife(): void {
+    if (this.#claims.beat(this.#id)) {
+      return;
+    }
+    this.#claims.join(this.#id);
+    const lost = [...this.#held].filter(key => !this.#claims.take(key, this.#id));
+    lost.forEach(key => this.#held.delete(key));
+    this.#log.warn(
+      { lostClaims: lost.length, keptClaims: this.#held.size },
+      'this process stood still so long that others took it for dead',
+    );
+  }
+
+  /** Within a write. */
+  #removeDead(): void {
+    const others = this.#claims.processes().filter(({ id }) => id !== this.#id);
+    const ids = new Set(others.map(({ id }) => id));
+    for (const id of this.#others.keys()) {
+      if (!ids.has(id)) {
+        this.#others.delete(id);
+      }
+    }
+    for (const other of others.filter(row => this.#unchangedBeats(row) >= DEAD_AFTER_BEATS)) {
+      this.#claims.removeProcess(other);
+      this.#log.info(
+        { process: other.id },
+        'another process on this store is dead: what it was working on is free',
+      );
+    }
+  }
+
+  #unchangedBeats({ id, heartbeat }: ProcessRow): number {
+    const seen = this.#others.get(id);
+    const unchangedBeats = seen?.heartbeat === heartbeat ? seen.unchangedBeats + 1 : 0;
+    this.#others.set(id, { heartbeat, unchangedBeats });
+    return unchangedBeats;
+  }
+}

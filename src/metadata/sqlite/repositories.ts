@@ -1,0 +1,95 @@
+import type { Page } from '../../oci/pull-source.ts';
+import type { Repository } from '../../oci/repository.ts';
+import type { Paged } from '../metadata-store.ts';
+import type { Connection, Statement } from './connection.ts';
+import { type PageRange, pageRange, toPage } from './page.ts';
+
+/** How many rows of a removed repository go in one transaction: about 3 ms. */
+const SWEEP_ROWS = 20;
+
+/** Tables whose rows belong to a repository, with the columns that name one row in it. */
+const OWNED_TABLES = {
+  tags: 'tag',
+  links: 'digest, kind',
+  documents: 'name',
+  grants: 'credential_id',
+  pins: 'reference',
+} as const;
+
+/** Repositories by name. Ids are for joining within one transaction; they are not kept. */
+export class Repositories {
+  readonly #selectId: Statement<[string, string], { id: number }>;
+  readonly #insert: Statement<[string, string, number]>;
+  readonly #selectHasEntries: Statement<[string, string]>;
+  readonly #selectNames: Statement<[string, ...PageRange], { name: string }>;
+  readonly #delete: Statement<[string, string]>;
+  readonly #selectRemoved: Statement<[], { id: number }>;
+  readonly #deleteRemoved: Statement<[number]>;
+  readonly #sweeps: readonly Statement<[{ id: number }]>[];
+
+  constructor(connection: Connection) {
+    this.#selectId = connection.prepare('SELECT id FROM repositories WHERE upstream = ? AND name = ?');
+    this.#insert = connection.prepare(
+      'INSERT INTO repositories (upstream, name, created_at_ms) VALUES (?, ?, ?)',
+    );
+    this.#selectHasEntries = connection.prepare(
+      'SELECT 1 FROM repositories WHERE upstream = ? AND name = ? AND entries > 0',
+    );
+    this.#selectNames = connection.prepare(
+      'SELECT name FROM repositories WHERE upstream = ? AND entries > 0 AND name > ? ORDER BY name LIMIT ?',
+    );
+    this.#delete = connection.prepare('DELETE FROM repositories WHERE upstream = ? AND name = ?');
+    this.#selectRemoved = connection.prepare('SELECT id FROM removed_repositories LIMIT 1');
+    this.#deleteRemoved = connection.prepare('DELETE FROM removed_repositories WHERE id = ?');
+    this.#sweeps = Object.entries(OWNED_TABLES).map(([table, key]) =>
+      connection.prepare(
+        `DELETE FROM ${table} WHERE repository_id = @id AND (${key}) IN ` +
+          `(SELECT ${key} FROM ${table} WHERE repository_id = @id LIMIT ${SWEEP_ROWS})`,
+      ),
+    );
+  }
+
+  id({ upstream, name }: Repository): number | undefined {
+    return this.#selectId.get(upstream, name)?.id;
+  }
+
+  /** Within a write. */
+  idOrNew(repository: Repository): number {
+    const { upstream, name } = repository;
+    return this.id(repository) ?? Number(this.#insert.run(upstream, name, Date.now()).lastInsertRowid);
+  }
+
+  hasEntries({ upstream, name }: Repository): boolean {
+    return this.#selectHasEntries.get(upstream, name) !== undefined;
+  }
+
+  list(upstream: string, page: Page): Paged<string> {
+    const rows = this.#selectNames.all(upstream, ...pageRange(page));
+    return toPage(
+      page,
+      rows.map(row => row.name),
+    );
+  }
+
+  /** From now on nothing of it is found; what it owned is swept later. */
+  remove({ upstream, name }: Repository): void {
+    this.#delete.run(upstream, name);
+  }
+
+  /** Whether rows of removed repositories are left. */
+  hasRemoved(): boolean {
+    return this.#selectRemoved.get() !== undefined;
+  }
+
+  /** Removes some rows that removed repositories owned. */
+  sweep(): void {
+    const removed = this.#selectRemoved.get();
+    if (removed === undefined) {
+      return;
+    }
+    const swept = this.#sweeps.some(sweep => sweep.run({ id: removed.id }).changes > 0);
+    if (!swept) {
+      this.#deleteRemoved.run(removed.id);
+    }
+  }
+}

@@ -1,0 +1,95 @@
+import type { Digest } from '../../oci/digest.ts';
+import type { Manifest } from '../../oci/manifest.ts';
+import type { Page } from '../../oci/pull-source.ts';
+import type { Repository } from '../../oci/repository.ts';
+import type { Paged, TagRow } from '../metadata-store.ts';
+import type { Connection, Statement } from './connection.ts';
+import { type PageRange, pageRange, toPage } from './page.ts';
+
+interface Row {
+  readonly digest: Digest;
+  readonly checked_at_ms: number;
+}
+
+interface TaggedRow extends Row {
+  readonly media_type: string | null;
+  readonly bytes: Buffer | null;
+}
+
+export interface Tagged {
+  readonly tag: TagRow;
+  readonly manifest: Manifest | undefined;
+}
+
+/** What tags mean. */
+export class Tags {
+  readonly #select: Statement<[string, string, string], Row>;
+  readonly #selectTagged: Statement<[string, string, string], TaggedRow>;
+  readonly #selectNames: Statement<[string, string, ...PageRange], { tag: string }>;
+  readonly #upsert: Statement<[number, string, Digest, number]>;
+  readonly #delete: Statement<[number, string]>;
+  readonly #deleteOf: Statement<[number, Digest]>;
+
+  constructor(connection: Connection) {
+    this.#select = connection.prepare(`
+      SELECT t.digest, t.checked_at_ms
+      FROM repositories r JOIN tags t ON t.repository_id = r.id
+      WHERE r.upstream = ? AND r.name = ? AND t.tag = ?`);
+    this.#selectTagged = connection.prepare(`
+      SELECT t.digest, t.checked_at_ms, m.media_type, m.bytes
+      FROM repositories r
+      JOIN tags t ON t.repository_id = r.id
+      LEFT JOIN links l ON l.repository_id = r.id AND l.digest = t.digest AND l.kind = 'manifest'
+      LEFT JOIN manifests m ON m.digest = l.digest
+      WHERE r.upstream = ? AND r.name = ? AND t.tag = ?`);
+    this.#selectNames = connection.prepare(`
+      SELECT t.tag
+      FROM repositories r JOIN tags t ON t.repository_id = r.id
+      WHERE r.upstream = ? AND r.name = ? AND t.tag > ? ORDER BY t.tag LIMIT ?`);
+    this.#upsert = connection.prepare(`
+      INSERT INTO tags (repository_id, tag, digest, checked_at_ms) VALUES (?, ?, ?, ?)
+      ON CONFLICT DO UPDATE SET digest = excluded.digest, checked_at_ms = excluded.checked_at_ms`);
+    this.#delete = connection.prepare('DELETE FROM tags WHERE repository_id = ? AND tag = ?');
+    this.#deleteOf = connection.prepare('DELETE FROM tags WHERE repository_id = ? AND digest = ?');
+  }
+
+  read({ upstream, name }: Repository, tag: string): TagRow | undefined {
+    const row = this.#select.get(upstream, name, tag);
+    return row && toTagRow(row);
+  }
+
+  readTagged({ upstream, name }: Repository, tag: string): Tagged | undefined {
+    const row = this.#selectTagged.get(upstream, name, tag);
+    if (row === undefined) {
+      return undefined;
+    }
+    const isHeld = row.media_type !== null && row.bytes !== null;
+    const manifest = isHeld ? { digest: row.digest, mediaType: row.media_type, bytes: row.bytes } : undefined;
+    return { tag: toTagRow(row), manifest };
+  }
+
+  list({ upstream, name }: Repository, page: Page): Paged<string> {
+    const rows = this.#selectNames.all(upstream, name, ...pageRange(page));
+    return toPage(
+      page,
+      rows.map(row => row.tag),
+    );
+  }
+
+  put(repositoryId: number, tag: string, row: TagRow): void {
+    this.#upsert.run(repositoryId, tag, row.digest, row.checkedAtMs);
+  }
+
+  remove(repositoryId: number, tag: string): boolean {
+    return this.#delete.run(repositoryId, tag).changes > 0;
+  }
+
+  /** Every tag that means `digest`. */
+  removeOf(repositoryId: number, digest: Digest): void {
+    this.#deleteOf.run(repositoryId, digest);
+  }
+}
+
+function toTagRow(row: Row): TagRow {
+  return { digest: row.digest, checkedAtMs: row.checked_at_ms };
+}

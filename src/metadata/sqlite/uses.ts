@@ -1,0 +1,82 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import type { Log } from '../../lib/log.ts';
+import type { Digest } from '../../oci/digest.ts';
+import type { Blobs } from './blobs.ts';
+import type { Manifests } from './manifests.ts';
+import type { Writer } from './writer.ts';
+
+/** Drawn anew each time within these bounds, so that processes do not write in step. */
+const MIN_FLUSH_MS = 5_000;
+const MAX_FLUSH_MS = 10_000;
+
+/** Rows in one transaction, and the pause to the next: a request that wants to write waits about 3 ms. */
+const ROWS_PER_WRITE = 20;
+const PAUSE_MS = 20;
+
+/** Eviction thinks in hours: content used within the last minute is not written again. */
+const RESOLUTION_MS = 60_000;
+
+/** About a megabyte. Beyond it a use goes unnoted, which makes content look older than it is by one interval. */
+const MAX_NOTED = 10_000;
+
+/** Gathers in memory when content was served, and writes it now and then. */
+export class Uses {
+  readonly #writer: Writer;
+  readonly #manifests: Manifests;
+  readonly #blobs: Blobs;
+  readonly #log: Log;
+  readonly #noted = new Map<Digest, number>();
+  #timer: NodeJS.Timeout | undefined;
+  #flushing: Promise<void> | undefined;
+
+  constructor(writer: Writer, manifests: Manifests, blobs: Blobs, log: Log) {
+    this.#writer = writer;
+    this.#manifests = manifests;
+    this.#blobs = blobs;
+    this.#log = log;
+  }
+
+  note(digest: Digest): void {
+    if (this.#noted.size < MAX_NOTED || this.#noted.has(digest)) {
+      this.#noted.set(digest, Date.now());
+    }
+    this.#timer ??= setTimeout(
+      () => void this.#flushBehind(),
+      MIN_FLUSH_MS + Math.random() * (MAX_FLUSH_MS - MIN_FLUSH_MS),
+    ).unref();
+  }
+
+  /** Writes what is noted. */
+  async close(): Promise<void> {
+    clearTimeout(this.#timer);
+    await this.#flushing;
+    await this.#flush(0);
+  }
+
+  async #flushBehind(): Promise<void> {
+    try {
+      this.#flushing = this.#flush(PAUSE_MS);
+      await this.#flushing;
+    } catch (error) {
+      this.#log.warn({ err: error }, 'last uses could not be written');
+    }
+    this.#timer = undefined;
+  }
+
+  async #flush(pauseMs: number): Promise<void> {
+    const noted = [...this.#noted];
+    this.#noted.clear();
+    while (noted.length > 0) {
+      const rows = noted.splice(-ROWS_PER_WRITE);
+      await this.#writer.write(() => rows.forEach(([digest, atMs]) => this.#write(digest, atMs)));
+      if (noted.length > 0 && pauseMs > 0) {
+        await delay(pauseMs, undefined, { ref: false });
+      }
+    }
+  }
+
+  #write(digest: Digest, atMs: number): void {
+    this.#manifests.noteUse(digest, atMs, atMs - RESOLUTION_MS);
+    this.#blobs.noteUse(digest, atMs, atMs - RESOLUTION_MS);
+  }
+}

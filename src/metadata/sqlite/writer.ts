@@ -1,0 +1,118 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import { errorCode } from '../../lib/error-code.ts';
+import type { Connection, Statement } from './connection.ts';
+
+/** Writes that came in one turn of the event loop share a commit, and its sync; so many at most, as all stop the loop. */
+const MAX_WRITES_PER_COMMIT = 20;
+
+interface Write {
+  /** Runs inside the transaction; returns what settles the caller's promise once it is durable. */
+  readonly run: () => () => void;
+  readonly reject: (error: unknown) => void;
+}
+
+/**
+ * The one way to write: short IMMEDIATE transactions, one after the other. IMMEDIATE takes the write lock first, so
+ * that a transaction that began cannot fail for a rival's sake. Each write is a savepoint: it happens wholly or not
+ * at all, whatever its neighbours do.
+ */
+export class Writer {
+  readonly #connection: Connection;
+  readonly #begin: Statement<[]>;
+  readonly #commit: Statement<[]>;
+  readonly #rollback: Statement<[]>;
+  readonly #savepoint: Statement<[]>;
+  readonly #rollbackToSavepoint: Statement<[]>;
+  readonly #releaseSavepoint: Statement<[]>;
+  readonly #waiting: Write[] = [];
+  #draining: Promise<void> | undefined;
+  #isClosed = false;
+
+  constructor(connection: Connection) {
+    this.#connection = connection;
+    this.#begin = connection.prepare('BEGIN IMMEDIATE');
+    this.#commit = connection.prepare('COMMIT');
+    this.#rollback = connection.prepare('ROLLBACK');
+    this.#savepoint = connection.prepare('SAVEPOINT one_write');
+    this.#rollbackToSavepoint = connection.prepare('ROLLBACK TO one_write');
+    this.#releaseSavepoint = connection.prepare('RELEASE one_write');
+  }
+
+  /** Resolves with what `work` returned when it is durable. What `work` throws undoes it and rejects. */
+  write<T>(work: () => T): Promise<T> {
+    if (this.#isClosed) {
+      return Promise.reject(new Error('the metadata store is closed'));
+    }
+    return new Promise((resolve, reject) => {
+      const run = () => {
+        const value = work();
+        return () => resolve(value);
+      };
+      this.#waiting.push({ run, reject });
+      this.#draining ??= this.#drain();
+    });
+  }
+
+  /** Takes no more writes; resolves when those that wait are done. */
+  async close(): Promise<void> {
+    this.#isClosed = true;
+    await this.#draining;
+  }
+
+  async #drain(): Promise<void> {
+    while (this.#waiting.length > 0) {
+      await nextTurn();
+      const batch = this.#waiting.splice(0, MAX_WRITES_PER_COMMIT);
+      try {
+        const settle = await this.#connection.retrying('write to the index', () => this.#transact(batch));
+        settle();
+      } catch (error) {
+        const reason = asStorageFull(error);
+        batch.forEach(write => write.reject(reason));
+      }
+    }
+    this.#draining = undefined;
+  }
+
+  /** One transaction; returns what tells its callers. */
+  #transact(batch: readonly Write[]): () => void {
+    this.#begin.run();
+    try {
+      const outcomes = batch.map(write => this.#attempt(write));
+      this.#commit.run();
+      return () => outcomes.forEach(settle => settle());
+    } catch (error) {
+      if (this.#connection.isInTransaction) {
+        this.#rollback.run();
+      }
+      throw error;
+    }
+  }
+
+  #attempt(write: Write): () => void {
+    this.#savepoint.run();
+    try {
+      const settle = write.run();
+      this.#releaseSavepoint.run();
+      return settle;
+    } catch (error) {
+      if (!this.#connection.isInTransaction) {
+        // A full disk or a broken one ends the whole transaction, with what the neighbours wrote.
+        throw error;
+      }
+      this.#rollbackToSavepoint.run();
+      this.#releaseSavepoint.run();
+      return () => write.reject(error);
+    }
+  }
+}
+
+/** One code for a full disk, whoever meets it. */
+function asStorageFull(error: unknown): unknown {
+  if (errorCode(error) !== 'SQLITE_FULL') {
+    return error;
+  }
+  return Object.assign(new Error('the disk is full: the index cannot grow', { cause: error }), {
+    code: 'ENOSPC',
+  });
+}
