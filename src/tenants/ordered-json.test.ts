@@ -1,0 +1,71 @@
+import * as fc from 'fast-check';
+import { expect, test } from 'vitest';
+import { InvalidJson, JsonMembers, MAX_DEPTH, type OrderedJson, parseOrderedJson } from './ordered-json.ts';
+
+function toPlain(value: OrderedJson): unknown {
+  if (value instanceof JsonMembers) {
+    return Object.fromEntries(value.entries.map(([name, member]) => [name, toPlain(member)]));
+  }
+  return Array.isArray(value) ? value.map(toPlain) : value;
+}
+
+test('what JSON.parse reads is read alike', () => {
+  const json = fc.json({ noUnicodeString: false });
+  fc.assert(
+    fc.property(json, text => {
+      fc.pre(!/\\u[dD][89a-fA-F]/.test(text));
+      expect(toPlain(parseOrderedJson(text))).toEqual(JSON.parse(text));
+    }),
+  );
+});
+
+test('duplicates stay, in their order', () => {
+  const value = parseOrderedJson(' {"b":1,"a":2,"b":null} ');
+  expect(value instanceof JsonMembers && value.entries).toEqual([
+    ['b', 1],
+    ['a', 2],
+    ['b', null],
+  ]);
+});
+
+test('half a surrogate pair becomes the replacement character', () => {
+  expect(parseOrderedJson('"a\\ud800b"')).toBe('a\ufffdb');
+  expect(parseOrderedJson('"\\ud83d\\ude00"')).toBe('😀');
+});
+
+test.each([
+  '',
+  ' ',
+  '\ufeff{}',
+  '{} x',
+  '{"a":1,}',
+  '[1,]',
+  '{a:1}',
+  "{'a':1}",
+  '{"a" 1}',
+  '"a',
+  '"\\',
+  '"\\x"',
+  '"\\u12"',
+  '"a\nb"',
+  '01',
+  '+1',
+  '.5',
+  '1.',
+  'nul',
+  'NaN',
+  '[',
+  '{"a"',
+])('%j is not JSON', text => {
+  expect(() => parseOrderedJson(text)).toThrow(InvalidJson);
+});
+
+test('depth has a limit, and length costs no stack', () => {
+  expect(() => parseOrderedJson('['.repeat(MAX_DEPTH + 2))).toThrow(InvalidJson);
+  expect(() => parseOrderedJson('['.repeat(1_000_000))).toThrow(InvalidJson);
+  expect(parseOrderedJson(JSON.stringify('\n'.repeat(1_000_000)))).toHaveLength(1_000_000);
+});
+
+test('an error says where, and nothing of the text', () => {
+  expect(() => parseOrderedJson('{"password":"hunter2"')).toThrow('invalid JSON at character 21');
+});
