@@ -1,0 +1,108 @@
+import { spawnSync } from 'node:child_process';
+import { describe, expect, it } from 'vitest';
+import { createLogger } from './logger.ts';
+import { redactText } from './redact.ts';
+
+function recorder(format: 'json' | 'pretty' = 'json') {
+  const lines: string[] = [];
+  const output = { write: (text: string) => lines.push(text) };
+  const { log } = createLogger({ level: 'info', format, output, isTerminal: false });
+  return { log, lines, text: () => lines.join('') };
+}
+
+describe('the log', () => {
+  it('is one JSON object a line, with the level by name and the time as ISO 8601', () => {
+    const { log, lines } = recorder();
+    log.child({ part: 'mirror' }).info({ bytes: 1 }, 'filled');
+    expect(lines).toHaveLength(1);
+    expect(JSON.parse(lines[0] ?? '')).toEqual({
+      level: 'info',
+      time: expect.stringMatching(/^\d{4}-\d\d-\d\dT.*Z$/),
+      part: 'mirror',
+      bytes: 1,
+      msg: 'filled',
+    });
+  });
+
+  it('drops what is below its level', () => {
+    const { log, text } = recorder();
+    log.debug({}, 'detail');
+    expect(text()).toBe('');
+  });
+
+  it('is readable where people watch', () => {
+    const { log, text } = recorder('pretty');
+    log.warn({ upstream: 'docker.io' }, 'slow');
+    expect(text()).toMatch(/WARN: slow\n\s+upstream: "docker.io"/);
+  });
+
+  it('shows an error with its causes', () => {
+    const { log, lines } = recorder();
+    log.error(
+      { err: new TypeError('outer', { cause: Object.assign(new Error('inner'), { code: 'EPIPE' }) }) },
+      'bug',
+    );
+    expect(JSON.parse(lines[0] ?? '')).toMatchObject({
+      err: {
+        type: 'TypeError',
+        message: 'outer',
+        stack: expect.any(String),
+        cause: { message: 'inner', code: 'EPIPE' },
+      },
+    });
+  });
+
+  it.each(['json', 'pretty'] as const)('holds no secret, however deep it was handed in (%s)', format => {
+    const { log, text } = recorder(format);
+    const headers = { Authorization: 'Bearer s3cret', 'set-cookie': ['a=s3cret'], accept: '*/*' };
+    log
+      .child({ password: 's3cret' })
+      .info({ request: { headers }, refreshToken: 's3cret' }, 'sent Basic czNjcmV0 to it');
+    log.error(
+      {
+        err: new Error('GET https://u:s3cret@host/blob?X-Amz-Signature=s3cret&x=1', {
+          cause: { token: 's3cret' },
+        }),
+        url: 'https://cdn.example/b?sig=s3cret&token=s3cret',
+        bytes: Buffer.from('s3cret'),
+      },
+      'failed: Bearer s3cret',
+    );
+    expect(text()).not.toMatch(/s3cret|czNjcmV0/);
+    expect(text()).toContain('cdn.example/b?sig=***&token=***');
+  });
+
+  it('survives what cannot be written as JSON', () => {
+    const { log, lines } = recorder();
+    const loop: Record<string, unknown> = { big: 1n };
+    loop['self'] = loop;
+    log.info({ loop }, 'odd');
+    expect(lines).toHaveLength(1);
+  });
+
+  it('has written its last line when the process ends, by itself or by an exception', () => {
+    const program = `
+      import { createLogger } from ${JSON.stringify(new URL('logger.ts', import.meta.url).href)};
+      const { log } = createLogger({ level: 'info', format: 'json' });
+      log.info({}, 'first');
+      log.info({}, 'last');
+      throw new Error('broken');`;
+    const { stdout, status } = spawnSync(
+      process.execPath,
+      ['--import', 'tsx', '--input-type=module', '-e', program],
+      {
+        encoding: 'utf8',
+      },
+    );
+    expect(status).toBe(1);
+    expect(stdout.trim().split('\n')).toEqual([
+      expect.stringContaining('first'),
+      expect.stringContaining('last'),
+    ]);
+  });
+
+  it('leaves ordinary texts as they are', () => {
+    const text = 'docker.io/library/nginx@sha256:abc?platform=linux/amd64 basically done';
+    expect(redactText(text)).toBe(text);
+  });
+});

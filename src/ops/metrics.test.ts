@@ -1,0 +1,50 @@
+import { readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { describe, expect, it } from 'vitest';
+import { createMetrics, METRICS } from './metrics.ts';
+
+describe('metrics', () => {
+  it('are in the Prometheus text format, under our prefix, with the process beside them', async () => {
+    const { meter, text, contentType } = createMetrics();
+    meter.count('http_requests_total', { route: 'blob', method: 'GET', status: '200' });
+    meter.count('bytes_from_upstream_total', { upstream: 'docker.io' }, 512);
+    meter.gauge('fills_running', 3);
+    meter.observe('http_request_duration_seconds', 0.02, { route: 'blob' });
+    const lines = (await text()).split('\n');
+    expect(lines).toContain('entrepot_http_requests_total{route="blob",method="GET",status="200"} 1');
+    expect(lines).toContain('entrepot_bytes_from_upstream_total{upstream="docker.io"} 512');
+    expect(lines).toContain('entrepot_fills_running 3');
+    expect(lines).toContain('entrepot_http_request_duration_seconds_bucket{le="0.025",route="blob"} 1');
+    expect(lines.some(line => line.startsWith('process_resident_memory_bytes '))).toBe(true);
+    expect(contentType).toContain('text/plain');
+  });
+
+  it('refuse a name, a kind or a label that the table lacks', () => {
+    const { meter } = createMetrics();
+    expect(() => meter.count('fils_total')).toThrow(/no counter is called fils_total/);
+    expect(() => meter.count('fills_running')).toThrow(/no counter/);
+    expect(() => meter.gauge('fills_total', 1)).toThrow(/no gauge/);
+    expect(() => meter.observe('fills_running', 1)).toThrow(/no histogram/);
+    expect(() => meter.count('fills_total', { repository: 'library/nginx' })).toThrow(/repository/);
+  });
+
+  it('do not mix between two servers of one process', async () => {
+    const [first, second] = [createMetrics(), createMetrics()];
+    first.meter.gauge('fills_running', 7);
+    expect(await second.text()).toContain('entrepot_fills_running 0');
+  });
+
+  it('are all in the table wherever the code reports one', () => {
+    const src = fileURLToPath(new URL('../', import.meta.url));
+    const files = readdirSync(src, { recursive: true, encoding: 'utf8' }).filter(name =>
+      /(?<!\.test)\.ts$/.test(name),
+    );
+    const text = files.map(file => readFileSync(join(src, file), 'utf8')).join('\n');
+    const reported = [...text.matchAll(/meter\??\.(?:count|gauge|observe)\(\s*'([^']+)'/g)].map(
+      match => match[1] ?? '',
+    );
+    expect(reported.length).toBeGreaterThan(3);
+    expect([...new Set(reported)].filter(name => !Object.hasOwn(METRICS, name))).toEqual([]);
+  });
+});

@@ -1,0 +1,77 @@
+import { EventEmitter } from 'node:events';
+import { describe, expect, it } from 'vitest';
+import { silentLog } from '../lib/log.ts';
+import { type Closer, Shutdown } from './shutdown.ts';
+
+class FakeProcess extends EventEmitter {
+  readonly codes: number[] = [];
+
+  exit(code: number): void {
+    this.codes.push(code);
+    this.emit('exited');
+  }
+
+  exited(): Promise<void> {
+    return new Promise(resolve => this.once('exited', resolve));
+  }
+}
+
+function setUp(closers: readonly Closer[], timeoutMs = 60_000) {
+  const source = new FakeProcess();
+  let flushes = 0;
+  const flush = () => {
+    flushes++;
+  };
+  const shutdown = new Shutdown(closers, { log: silentLog, timeoutMs, flush, process: source });
+  return { source, shutdown, flushes: () => flushes };
+}
+
+const never: Closer = { name: 'never', close: () => new Promise(() => {}) };
+
+describe('shutdown', () => {
+  it('closes in order on the first signal, flushes the log and exits with 0', async () => {
+    const closed: string[] = [];
+    const closer = (name: string): Closer => ({
+      name,
+      close: async () => {
+        await new Promise(resolve => setImmediate(resolve));
+        closed.push(name);
+      },
+    });
+    const { source, flushes } = setUp([closer('server'), closer('store')]);
+    source.emit('SIGTERM');
+    await source.exited();
+    expect(closed).toEqual(['server', 'store']);
+    expect(source.codes).toEqual([0]);
+    expect(flushes()).toBe(1);
+  });
+
+  it('ends at once on the second signal', async () => {
+    const { source } = setUp([never]);
+    source.emit('SIGTERM');
+    source.emit('SIGINT');
+    expect(source.codes).toEqual([130]);
+  });
+
+  it('exits with 1 when the limit passes, having given everything its turn', async () => {
+    let isClosed = false;
+    const last: Closer = {
+      name: 'last',
+      close: async () => {
+        isClosed = true;
+      },
+    };
+    const { source } = setUp([never, last], 10);
+    source.emit('SIGINT');
+    await source.exited();
+    expect(source.codes).toEqual([1]);
+    expect(isClosed).toBe(true);
+  });
+
+  it('goes on past a closer that fails, and exits with 1', async () => {
+    const broken: Closer = { name: 'broken', close: () => Promise.reject(new Error('broken')) };
+    const { source, shutdown } = setUp([broken]);
+    await Promise.all([shutdown.begin('test'), shutdown.begin('again')]);
+    expect(source.codes).toEqual([1]);
+  });
+});

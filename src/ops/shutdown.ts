@@ -1,0 +1,97 @@
+import type { Log } from '../lib/log.ts';
+
+/**
+ * The end of the process. The first SIGTERM or SIGINT lets what is under way finish, within a time limit; the second
+ * ends at once. Exit codes: 0 when everything was closed in time, 1 when not, 128 + the signal's number at once.
+ */
+export interface ShutdownOptions {
+  readonly log: Log;
+  /** For all closers together. */
+  readonly timeoutMs: number;
+  /** Writes out the log before the process ends. */
+  readonly flush: () => void;
+  /** Where signals come from and exits go; the process, but for tests. */
+  readonly process?: SignalSource;
+}
+
+export interface SignalSource {
+  on(signal: 'SIGTERM' | 'SIGINT', listener: (signal: 'SIGTERM' | 'SIGINT') => void): unknown;
+  exit(code: number): void;
+}
+
+/** One thing to close, in the time that is left of the limit. */
+export interface Closer {
+  /** For the log. */
+  readonly name: string;
+  readonly close: (remainingMs: number) => Promise<void>;
+}
+
+const SIGNAL_NUMBER = { SIGINT: 2, SIGTERM: 15 } as const;
+
+/** Closes `closers` one after the other in their order, on the first signal or when `begin` is called. */
+export class Shutdown {
+  readonly #options: ShutdownOptions;
+  readonly #process: SignalSource;
+  readonly #closers: readonly Closer[];
+  #begun: Promise<void> | undefined;
+
+  constructor(closers: readonly Closer[], options: ShutdownOptions) {
+    this.#closers = closers;
+    this.#options = options;
+    this.#process = options.process ?? process;
+    for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+      this.#process.on(signal, () => this.#signalled(signal));
+    }
+  }
+
+  /** Starts closing, or joins what was started; resolves when the process was told to exit. */
+  begin(reason: string): Promise<void> {
+    this.#begun ??= this.#run(reason);
+    return this.#begun;
+  }
+
+  #signalled(signal: keyof typeof SIGNAL_NUMBER): void {
+    if (this.#begun === undefined) {
+      void this.begin(signal);
+    } else {
+      this.#exit(128 + SIGNAL_NUMBER[signal]);
+    }
+  }
+
+  async #run(reason: string): Promise<void> {
+    const { log, timeoutMs } = this.#options;
+    log.info({ reason, timeoutMs }, 'stopping: no new work; a second signal ends at once');
+    const endsAtMs = performance.now() + timeoutMs;
+    let isClean = true;
+    for (const closer of this.#closers) {
+      isClean = (await this.#close(closer, Math.max(0, endsAtMs - performance.now()))) && isClean;
+    }
+    log.info({ isClean }, 'stopped');
+    this.#exit(isClean ? 0 : 1);
+  }
+
+  /** Whether `closer` closed in time. One that hangs or fails does not keep the next from its turn. */
+  async #close({ name, close }: Closer, remainingMs: number): Promise<boolean> {
+    let timer: NodeJS.Timeout | undefined;
+    const timeout = new Promise<'late'>(resolve => {
+      timer = setTimeout(resolve, remainingMs, 'late');
+    });
+    try {
+      const ended = await Promise.race([close(remainingMs), timeout]);
+      if (ended === 'late') {
+        this.#options.log.warn({ closer: name }, 'was not closed in time');
+      }
+      return ended !== 'late';
+    } catch (error) {
+      this.#options.log.error({ closer: name, err: error }, 'could not be closed');
+      return false;
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  #exit(code: number): void {
+    this.#options.flush();
+    this.#process.exit(code);
+  }
+}
