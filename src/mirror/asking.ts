@@ -1,0 +1,198 @@
+import type { Log } from '../lib/log.ts';
+import { Lru } from '../lib/lru.ts';
+import type { Meter } from '../lib/meter.ts';
+import { SingleFlight } from '../lib/single-flight.ts';
+import { type Credential, credentialId } from '../oci/credential.ts';
+import { OciError } from '../oci/errors.ts';
+import { type Repository, repositoryText } from '../oci/repository.ts';
+import type { Proof, Right } from '../oci/requester.ts';
+import { UpstreamFailure } from '../upstream/failures.ts';
+import type { Answer, Upstream } from '../upstream/upstream.ts';
+import type { FailureKey, RememberedFailures } from './remembered-failures.ts';
+
+/** Repositories whose working credential is remembered; more than a cluster pulls from in a day. */
+const MAX_WINNERS = 10_000;
+
+export interface AskingOptions {
+  readonly upstreams: ReadonlyMap<string, Upstream>;
+  readonly failures: RememberedFailures;
+  /** Owned by `access`: told of every answer that proves or ends a right. */
+  readonly recordProof: (proof: Proof) => Promise<void>;
+  readonly log: Log;
+  readonly meter: Meter;
+}
+
+export interface Question {
+  readonly repository: Repository;
+  /** A tag, a digest, or a word for what is neither: what a failure is remembered for. */
+  readonly reference: string;
+  /** Equal questions of equal credentials share one request while it runs. `undefined` shares with nobody. */
+  readonly sharedAs: string | undefined;
+  /** Whether success proves the right to read the repository: only manifests and blobs do. */
+  readonly proves: boolean;
+  /** Whether upstream has given it before: only then does a 404 take a right back; else it may be a mere typing error. */
+  readonly known: boolean;
+  /** Asks in spite of remembered failures: for who backs off by himself. */
+  readonly insists?: boolean;
+}
+
+export interface Asked<A> {
+  readonly answer: A;
+  readonly credential: Credential | undefined;
+  /** Whether somebody else had asked already. */
+  readonly joined: boolean;
+}
+
+export type Ask<A> = (
+  upstream: Upstream,
+  ask: { readonly credential: Credential | undefined; readonly signal: AbortSignal },
+) => Promise<A>;
+
+/**
+ * Asks upstream on behalf of a requester: his credentials in turn, equal questions at once only once, what failed
+ * lately not again. Sharing and remembering never cross a credential: one requester's 401 is not another's.
+ */
+export class Asking {
+  readonly #upstreams: ReadonlyMap<string, Upstream>;
+  readonly #failures: RememberedFailures;
+  readonly #recordProof: (proof: Proof) => Promise<void>;
+  readonly #log: Log;
+  readonly #meter: Meter;
+  readonly #flights = new SingleFlight<unknown>();
+  /** Which credential worked last, by requester and repository: dead ones are not tried first again. */
+  readonly #winners = new Lru<{ readonly credentialId: string }>({ maxEntries: MAX_WINNERS });
+  readonly #running = new Set<Promise<unknown>>();
+  readonly #closing = new AbortController();
+
+  constructor({ upstreams, failures, recordProof, log, meter }: AskingOptions) {
+    this.#upstreams = upstreams;
+    this.#failures = failures;
+    this.#recordProof = recordProof;
+    this.#log = log;
+    this.#meter = meter;
+  }
+
+  /**
+   * The first answer that one of `right.credentials` gets. A refusal of one is a reason to try the next; of several
+   * failures the most telling is thrown. Rejects with an UpstreamFailure, or the reason of `close`.
+   */
+  async ask<A extends Answer>(question: Question, right: Right, ask: Ask<A>): Promise<Asked<A>> {
+    const upstream = this.#upstreams.get(question.repository.upstream);
+    if (upstream === undefined) {
+      throw new OciError('NAME_UNKNOWN', { detail: { name: repositoryText(question.repository) } });
+    }
+    const winnerKey = `${right.requester.id} ${repositoryText(question.repository)}`;
+    let failure: UpstreamFailure | undefined;
+    for (const credential of this.#inTurn(right, winnerKey)) {
+      try {
+        const asked = await this.#once(question, credential, signal => ask(upstream, { credential, signal }));
+        this.#winners.set(winnerKey, { credentialId: credentialId(credential) });
+        return asked;
+      } catch (error) {
+        if (!(error instanceof UpstreamFailure)) throw error;
+        failure = moreTelling(failure, error);
+        if (!isRefusal(error)) break;
+      }
+    }
+    throw failure ?? new UpstreamFailure('denied', 'no credential may be used for this repository');
+  }
+
+  /** Breaks off whatever is being asked, and returns when all of it has ended. */
+  async close(reason: Error): Promise<void> {
+    this.#closing.abort(reason);
+    await Promise.allSettled(this.#running);
+  }
+
+  #inTurn({ credentials }: Right, winnerKey: string): readonly (Credential | undefined)[] {
+    const winner = this.#winners.get(winnerKey)?.credentialId;
+    const isWinner = (credential: Credential | undefined): boolean => credentialId(credential) === winner;
+    return [...credentials.filter(isWinner), ...credentials.filter(credential => !isWinner(credential))];
+  }
+
+  async #once<A extends Answer>(
+    question: Question,
+    credential: Credential | undefined,
+    ask: (signal: AbortSignal) => Promise<A>,
+  ): Promise<Asked<A>> {
+    const { repository, reference, sharedAs, insists } = question;
+    const key: FailureKey = {
+      upstream: repository.upstream,
+      repository: repository.name,
+      reference,
+      credentialId: credentialId(credential),
+    };
+    const remembered = insists ? undefined : this.#failures.recall(key);
+    if (remembered !== undefined) throw remembered;
+    const start = (): Promise<A> => this.#tracked(this.#recorded(question, key, ask));
+    if (sharedAs === undefined) return { answer: await start(), credential, joined: false };
+    const flightKey = [sharedAs, key.upstream, key.repository, reference, key.credentialId].join(' ');
+    const { promise, joined } = this.#flights.run(flightKey, start);
+    return { answer: (await promise) as A, credential, joined };
+  }
+
+  #tracked<T>(work: Promise<T>): Promise<T> {
+    this.#running.add(work);
+    const end = (): void => void this.#running.delete(work);
+    work.then(end, end);
+    return work;
+  }
+
+  /** Asks, and keeps what the answer says about the right and about upstream. */
+  async #recorded<A extends Answer>(
+    question: Question,
+    key: FailureKey,
+    ask: (signal: AbortSignal) => Promise<A>,
+  ): Promise<A> {
+    try {
+      const answer = await ask(this.#closing.signal);
+      this.#failures.succeeded(key);
+      if (answer.proof && question.proves) await this.#prove(key, 'granted');
+      return answer;
+    } catch (error) {
+      if (!(error instanceof UpstreamFailure)) throw error;
+      if (endsRight(error, question.known)) await this.#prove(key, 'ended');
+      const remembered = this.#failures.remember(key, error);
+      this.#meter.gauge('backoffs', this.#failures.size);
+      throw remembered;
+    }
+  }
+
+  /** A proof that could not be kept costs another question later, not this answer. */
+  async #prove(key: FailureKey, outcome: Proof['outcome']): Promise<void> {
+    const { upstream, repository, credentialId: id } = key;
+    try {
+      await this.#recordProof({ upstream, repository, credentialId: id, outcome });
+    } catch (error) {
+      this.#log.error(
+        { err: error, upstream, repository, outcome },
+        'a proof of a right could not be recorded',
+      );
+    }
+  }
+}
+
+/** Whether upstream said no. Anything else says nothing, and what is held and allowed may be served in spite of it. */
+export function isRefusal({ kind }: UpstreamFailure): boolean {
+  return kind === 'unknown' || kind === 'denied' || kind === 'refused';
+}
+
+/** Only `url` itself takes a right back. A token service that turns the credential away says the same of it. */
+function endsRight(failure: UpstreamFailure, known: boolean): boolean {
+  if ((failure.endpoint ?? 0) !== 0) return false;
+  return failure.kind === 'denied' || failure.kind === 'refused' || (failure.kind === 'unknown' && known);
+}
+
+/** That upstream could not say counts more than its no, and that something is not there more than that one may not. */
+const TELLING: readonly UpstreamFailure['kind'][] = [
+  'refused',
+  'denied',
+  'unknown',
+  'invalid',
+  'limited',
+  'unavailable',
+];
+
+function moreTelling(before: UpstreamFailure | undefined, now: UpstreamFailure): UpstreamFailure {
+  if (before === undefined) return now;
+  return TELLING.indexOf(now.kind) >= TELLING.indexOf(before.kind) ? now : before;
+}

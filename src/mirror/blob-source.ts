@@ -1,0 +1,199 @@
+import type { BlobStore } from '../blobs/blob-store.ts';
+import type { BlobReader } from '../lib/blob-reader.ts';
+import type { Meter } from '../lib/meter.ts';
+import type { Digest } from '../oci/digest.ts';
+import { OciError } from '../oci/errors.ts';
+import type { Outcome, ServedBlob, ServedBlobStat } from '../oci/pull-source.ts';
+import { type Repository, repositoryText } from '../oci/repository.ts';
+import type { Right } from '../oci/requester.ts';
+import type { MetadataStore } from '../metadata/metadata-store.ts';
+import { ociErrorOf, UpstreamFailure } from '../upstream/failures.ts';
+import { ANSWER_WITHIN_MS, answered, LATE, tooLate, within } from './answer-time.ts';
+import { isRefusal } from './asking.ts';
+import { BytesReader } from './bytes-reader.ts';
+import type { FillRun } from './fill-run.ts';
+import type { Fills } from './fills.ts';
+import type { Confirmed, Links } from './links.ts';
+import type { PullPolicyOf } from './pull-policy.ts';
+
+/**
+ * So long a reader whose size a held manifest names waits for upstream's own answer: until then a failure has its own
+ * status, afterwards it can only break the body off.
+ */
+const NAMED_SIZE_AFTER_MS = 5_000;
+
+export interface BlobSourceOptions {
+  readonly blobs: BlobStore;
+  readonly metadata: MetadataStore;
+  readonly links: Links;
+  readonly fills: Fills;
+  readonly pullPolicyOf: PullPolicyOf;
+  readonly meter: Meter;
+}
+
+/** Blobs of mirrored repositories: from the store where the Link and the right allow it, else by a Fill. */
+export class BlobSource {
+  readonly #blobs: BlobStore;
+  readonly #metadata: MetadataStore;
+  readonly #links: Links;
+  readonly #fills: Fills;
+  readonly #pullPolicyOf: PullPolicyOf;
+  readonly #meter: Meter;
+
+  constructor({ blobs, metadata, links, fills, pullPolicyOf, meter }: BlobSourceOptions) {
+    this.#blobs = blobs;
+    this.#metadata = metadata;
+    this.#links = links;
+    this.#fills = fills;
+    this.#pullPolicyOf = pullPolicyOf;
+    this.#meter = meter;
+  }
+
+  /** The size, from the Link or the manifest that is held here, else from one HEAD upstream. Never starts a Fill. */
+  async stat(repository: Repository, digest: Digest, right: Right): Promise<ServedBlobStat> {
+    const here = right.proved ? await this.#sizeHere(repository, digest) : undefined;
+    if (here !== undefined) return { digest, size: here, outcome: 'hit', stored: true, upstreamMs: 0 };
+    const startedMs = performance.now();
+    const { size, outcome } = await this.#confirm(repository, digest, right);
+    if (size === undefined) {
+      throw new OciError('UPSTREAM_INVALID', {
+        message: 'upstream does not say how big the blob is',
+        detail: { digest },
+      });
+    }
+    return { digest, size, outcome, stored: false, upstreamMs: performance.now() - startedMs };
+  }
+
+  async open(repository: Repository, digest: Digest, right: Right): Promise<ServedBlob> {
+    const settled = await this.#links.isSettled(repository, digest, right);
+    const held = await this.#openHeld(repository, digest, right);
+    if (held === undefined) return this.#openFill(repository, digest, right, settled);
+    this.#metadata.noteUse(digest);
+    if (settled || held instanceof BytesReader) {
+      return { digest, reader: held, outcome: 'hit', stored: true, upstreamMs: 0 };
+    }
+    const startedMs = performance.now();
+    try {
+      const { outcome } = await this.#confirm(repository, digest, right);
+      return { digest, reader: held, outcome, stored: true, upstreamMs: performance.now() - startedMs };
+    } catch (error) {
+      await held.close();
+      throw error;
+    }
+  }
+
+  /** Bytes that are in the store, whoever they belong to; a manifest only where it belongs and the right is proved. */
+  async #openHeld(repository: Repository, digest: Digest, right: Right): Promise<BlobReader | undefined> {
+    if ((await this.#metadata.statBlob(digest)) !== undefined) {
+      const reader = await this.#blobs.open(digest);
+      if (reader !== undefined) return reader;
+      // A row without its file is damage; what is mirrored is simply brought again.
+      await this.#metadata.removeBlob(digest);
+    }
+    const manifest = right.proved ? await this.#metadata.readLinkedManifest(repository, digest) : undefined;
+    return manifest && new BytesReader(manifest.bytes);
+  }
+
+  /** A manifest that names the blob may give the size, but only a Link says that the blob belongs here. */
+  async #sizeHere(repository: Repository, digest: Digest): Promise<number | undefined> {
+    if (await this.#metadata.isLinked(repository, digest)) {
+      const size = await this.#metadata.namedSize(repository, digest);
+      if (size !== undefined) return size;
+    }
+    return (await this.#metadata.readLinkedManifest(repository, digest))?.bytes.byteLength;
+  }
+
+  /**
+   * Settles the right to a blob by asking upstream. `stale`: upstream could not say, but what it said before counts.
+   * Throws what the client hears.
+   */
+  async #confirm(
+    repository: Repository,
+    digest: Digest,
+    right: Right,
+  ): Promise<{ readonly size: number | undefined; readonly outcome: Outcome }> {
+    const belongs = await this.#metadata.isLinked(repository, digest);
+    const mayServeStale = belongs && (right.proved || right.provedIfUnreachable);
+    const stale = async (): Promise<{ size: number | undefined; outcome: Outcome }> => ({
+      size: await this.#metadata.namedSize(repository, digest),
+      outcome: 'stale',
+    });
+    if (this.#isOffline(repository)) {
+      if (mayServeStale) return stale();
+      throw notHere(repository, digest);
+    }
+    try {
+      const confirmed: Confirmed | typeof LATE = await within(
+        this.#links.confirm(repository, digest, right),
+        ANSWER_WITHIN_MS,
+      );
+      if (confirmed !== LATE) {
+        return { size: confirmed.size, outcome: confirmed.joined ? 'joined' : 'revalidated' };
+      }
+    } catch (error) {
+      if (!(error instanceof UpstreamFailure)) throw error;
+      if (!mayServeStale || isRefusal(error)) throw ociErrorOf(error, 'BLOB_UNKNOWN');
+    }
+    if (mayServeStale) return stale();
+    throw tooLate();
+  }
+
+  async #openFill(
+    repository: Repository,
+    digest: Digest,
+    right: Right,
+    settled: boolean,
+  ): Promise<ServedBlob> {
+    if (this.#isOffline(repository)) throw notHere(repository, digest);
+    const startedMs = performance.now();
+    const named = right.proved ? await this.#metadata.namedSize(repository, digest) : undefined;
+    for (let isSettled = settled; ; isSettled = true) {
+      const running = this.#fills.find(repository.upstream, digest);
+      const run = running ?? this.#fills.start(repository, digest, right, isSettled);
+      const admission = running ? running.join(repository, right, isSettled) : run.starterAdmission;
+      if (admission !== undefined) {
+        if (running !== undefined) this.#meter.count('fills_joined_total');
+        const reader = await this.#read(run, admission, named);
+        const upstreamMs = performance.now() - startedMs;
+        return { digest, reader, outcome: running ? 'joined' : 'miss', stored: true, upstreamMs };
+      }
+      await this.#confirm(repository, digest, right);
+    }
+  }
+
+  #isOffline(repository: Repository): boolean {
+    return this.#pullPolicyOf(repository, undefined).pullPolicy === 'Never';
+  }
+
+  async #read(run: FillRun, admission: Promise<void>, named: number | undefined): Promise<BlobReader> {
+    const { fill } = run;
+    const leave = fill.hold();
+    try {
+      const size = await this.#sizeOf(run, admission, named);
+      // An empty body is complete with its headers: there is no end to hold back.
+      if (size === 0) await answered(fill.until(() => fill.state === 'verified'));
+      return fill.open(size, admission, leave);
+    } catch (error) {
+      leave();
+      throw error;
+    }
+  }
+
+  /** The size as upstream gives it; a named one at once for who waits in the queue, and soon for who waits for upstream. */
+  async #sizeOf(run: FillRun, admission: Promise<void>, named: number | undefined): Promise<number> {
+    const { fill } = run;
+    const given = admission
+      .then(() => fill.until(() => fill.size !== undefined))
+      .then(() => fill.size as number);
+    if (named === undefined) return answered(given);
+    const size = await within(given, run.isQueued ? 0 : NAMED_SIZE_AFTER_MS);
+    return size === LATE ? named : size;
+  }
+}
+
+function notHere(repository: Repository, digest: Digest): OciError {
+  return new OciError('BLOB_UNKNOWN', {
+    message: `${digest} of ${repositoryText(repository)} is not held here, and upstream may not be asked for it`,
+    detail: { digest },
+  });
+}

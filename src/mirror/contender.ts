@@ -1,0 +1,64 @@
+import { type Credential, credentialId } from '../oci/credential.ts';
+import { type Repository, repositoryText } from '../oci/repository.ts';
+import type { Right } from '../oci/requester.ts';
+
+/**
+ * So long the answer to one counts for others of the same credentials, who were authorized before it came. Later its
+ * Grant speaks for them, and its end.
+ */
+const FRESH_FOR_MS = 10_000;
+
+/**
+ * One of those a Fill may be downloaded for: a repository, and a right to ask upstream for it. Who reads on its
+ * strength gets nothing before it is admitted, by upstream's answer or by a right that was settled before.
+ */
+export class Contender {
+  readonly repository: Repository;
+  readonly right: Right;
+  /** Resolves when admitted, rejects with what a refused one hears. Never an unhandled rejection. */
+  readonly admission: Promise<void>;
+  #state: 'waiting' | 'admitted' | 'refused' = 'waiting';
+  #speaksUntilMs = Number.POSITIVE_INFINITY;
+  #resolve = (): void => {};
+  #reject = (_reason: unknown): void => {};
+
+  constructor(repository: Repository, right: Right) {
+    this.repository = repository;
+    this.right = right;
+    this.admission = new Promise((resolve, reject) => {
+      this.#resolve = resolve;
+      this.#reject = reject;
+    });
+    this.admission.catch(() => {});
+  }
+
+  get state(): 'waiting' | 'admitted' | 'refused' {
+    return this.#state;
+  }
+
+  /** Whether what upstream tells this one, now or a moment ago, it tells `right` in `repository` too. */
+  speaksFor(repository: Repository, right: Right): boolean {
+    const isTimely = performance.now() < this.#speaksUntilMs;
+    return (
+      isTimely && textOf(repository, right.credentials) === textOf(this.repository, this.right.credentials)
+    );
+  }
+
+  admit(): void {
+    if (this.#state !== 'waiting') return;
+    this.#state = 'admitted';
+    this.#speaksUntilMs = performance.now() + FRESH_FOR_MS;
+    this.#resolve();
+  }
+
+  /** Too late for one that is admitted: what it was promised, it gets. */
+  refuse(reason: unknown): void {
+    if (this.#state !== 'waiting') return;
+    this.#state = 'refused';
+    this.#reject(reason);
+  }
+}
+
+function textOf(repository: Repository, credentials: readonly (Credential | undefined)[]): string {
+  return [repositoryText(repository), ...credentials.map(credentialId)].join(' ');
+}

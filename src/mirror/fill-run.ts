@@ -1,0 +1,327 @@
+import { createHash } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { BlobStore, Ingest, IngestFollower } from '../blobs/blob-store.ts';
+import type { Log } from '../lib/log.ts';
+import type { Meter } from '../lib/meter.ts';
+import { unlessAborted } from '../lib/single-flight.ts';
+import { type Digest, digestAlgorithm, digestHex } from '../oci/digest.ts';
+import { OciError } from '../oci/errors.ts';
+import { type Repository, repositoryText } from '../oci/repository.ts';
+import type { Right } from '../oci/requester.ts';
+import type { MetadataStore } from '../metadata/metadata-store.ts';
+import { ociErrorOf, UpstreamFailure } from '../upstream/failures.ts';
+import type { FetchedBlob } from '../upstream/upstream.ts';
+import type { Asking } from './asking.ts';
+import { Contender } from './contender.ts';
+import { download } from './download.ts';
+import { Fill } from './fill.ts';
+import { IngestWriter } from './ingest-writer.ts';
+import { admits, type Links } from './links.ts';
+import type { PullPlace, PullQueue } from './pull-queue.ts';
+
+/** How often the length of an ingest that another process writes is looked at. */
+const FOLLOW_POLL_MS = 20;
+/** Looks between two attempts to take the Claim over: it is a write, and a dead process is known after 5 s only. */
+const POLLS_PER_CLAIM = 25;
+/** Who else's right a download may go on with; a crowd of readers needs no more spare ones. */
+const MAX_CONTENDERS = 64;
+
+export interface FillWorld {
+  readonly asking: Asking;
+  readonly blobs: BlobStore;
+  readonly metadata: MetadataStore;
+  readonly links: Links;
+  readonly queue: PullQueue;
+  readonly log: Log;
+  readonly meter: Meter;
+}
+
+/**
+ * The life of one Fill, from the queue to the commit:
+ *
+ *     queue ─▶ Claim is ours? ──yes──▶ ingest ─▶ download ─▶ verify ─▶ commit
+ *                   │ no                                        └─▶ readers have it all
+ *                   └──▶ follow the ingest of the process that has it; take over when that one is dead
+ *
+ * It has its own lifetime: clients come and go, and `stop` alone ends it early, keeping what came for the next one.
+ */
+export class FillRun {
+  readonly fill: Fill;
+  /** Resolves when nothing more happens; never rejects. */
+  readonly done: Promise<void>;
+  readonly #world: FillWorld;
+  readonly #key: string;
+  readonly #log: Log;
+  readonly #starter: Contender;
+  /** Those that may be asked for, the starter first. Whom upstream refused is out. */
+  readonly #contenders: Contender[] = [];
+  readonly #place: PullPlace;
+  readonly #stopping = new AbortController();
+  readonly #skipEndpoints: Set<number>;
+  #isQueued: boolean;
+  #follower: IngestFollower | undefined;
+
+  /**
+   * `settled`: the starter's right to this very blob is proved. `after`: the end of an earlier run of the same Fill.
+   * `skipEndpoints` is kept by the caller from run to run: those that gave wrong bytes.
+   */
+  constructor(
+    world: FillWorld,
+    digest: Digest,
+    starter: { readonly repository: Repository; readonly right: Right; readonly settled: boolean },
+    from: { readonly after: Promise<void> | undefined; readonly skipEndpoints: Set<number> },
+  ) {
+    const { repository, right, settled } = starter;
+    this.#world = world;
+    this.#key = fillKey(repository.upstream, digest);
+    this.#log = world.log.child({ upstream: repository.upstream, digest });
+    this.#skipEndpoints = from.skipEndpoints;
+    this.fill = new Fill(digest);
+    this.#starter = this.#addContender(repository, right, settled);
+    this.#place = world.queue.enter({
+      requester: right.requester.id,
+      repository: repositoryText(repository),
+    });
+    this.#isQueued = this.#place.queued;
+    this.done = this.#run(from.after);
+  }
+
+  /** Whether it waits for its turn, without a connection. */
+  get isQueued(): boolean {
+    return this.#isQueued;
+  }
+
+  /** What the reader of whoever started it must wait for. */
+  get starterAdmission(): Promise<void> {
+    return this.#starter.admission;
+  }
+
+  /**
+   * Joins. Returns the admission that a reader must wait for; `undefined` when nothing says yet that this requester
+   * may read it: confirm that upstream, then join as `settled`.
+   */
+  join(repository: Repository, right: Right, settled: boolean): Promise<void> | undefined {
+    if (settled) return this.#addContender(repository, right, true).admission;
+    return this.#contenders.find(contender => contender.speaksFor(repository, right))?.admission;
+  }
+
+  /** Breaks it off; what came is kept for the next run to go on from. */
+  stop(reason: Error): void {
+    this.#stopping.abort(reason);
+  }
+
+  #addContender(repository: Repository, right: Right, settled: boolean): Contender {
+    const contender = new Contender(repository, right);
+    if (settled) contender.admit();
+    if (this.#contenders.length < MAX_CONTENDERS) this.#contenders.push(contender);
+    return contender;
+  }
+
+  async #run(after: Promise<void> | undefined): Promise<void> {
+    try {
+      await after;
+      await unlessAborted(this.#place.turn, this.#stopping.signal);
+      this.#isQueued = false;
+      await this.#bring();
+    } catch (error) {
+      this.#fail(error);
+    } finally {
+      this.#place.leave();
+      this.fill.end();
+    }
+  }
+
+  async #bring(): Promise<void> {
+    const { metadata } = this.#world;
+    while (!(await metadata.claim(this.#key))) {
+      if (await this.#follow()) return;
+    }
+    try {
+      if (!(await this.#takeHeld())) await this.#lead();
+    } finally {
+      await metadata.release(this.#key);
+    }
+  }
+
+  /** The blob may have been brought by another process while this one waited. */
+  async #takeHeld(): Promise<boolean> {
+    const { blobs, metadata } = this.#world;
+    const { digest } = this.fill;
+    if ((await metadata.statBlob(digest)) === undefined) return false;
+    const reader = await blobs.open(digest);
+    if (reader === undefined) return false;
+    await this.#checkFollowed();
+    this.fill.begin(reader, reader.size);
+    await this.#confirmContenders();
+    this.fill.verify();
+    return true;
+  }
+
+  /** Reads along with the process that has the Claim. True when the blob is here, false when the Claim may be free. */
+  async #follow(): Promise<boolean> {
+    await this.#confirmContenders();
+    for (let poll = 0; poll < POLLS_PER_CLAIM; poll++) {
+      await sleep(FOLLOW_POLL_MS, undefined, { signal: this.#stopping.signal });
+      if (await this.#takeHeld()) return true;
+      if (this.#follower === undefined) {
+        this.#follower = await this.#world.blobs.follow(this.#key);
+        if (this.#follower !== undefined) this.fill.begin(this.#follower, 0);
+      }
+      this.fill.grow(await this.#checkFollowed());
+    }
+    return false;
+  }
+
+  /** The length that the followed ingest has. Its writer empties what it found to be wrong: then these readers have wrong bytes too. */
+  async #checkFollowed(): Promise<number> {
+    const length = (await this.#follower?.length()) ?? 0;
+    if (this.#follower !== undefined && length < this.fill.length) throw wrongBytes(this.fill.digest);
+    return length;
+  }
+
+  async #lead(): Promise<void> {
+    const { blobs } = this.#world;
+    const { fill } = this;
+    const ingest = await blobs.ingest(this.#key, fill.digest);
+    const seen = fill.length;
+    fill.begin(ingest, ingest.offset);
+    let endpoint: number;
+    try {
+      if (ingest.offset < seen) throw wrongBytes(fill.digest);
+      endpoint = await this.#download(ingest);
+    } catch (error) {
+      this.#fail(error);
+      await ingest.suspend();
+      return;
+    }
+    if ((await ingest.hash(fill.digest)) !== fill.digest) {
+      this.#skipEndpoints.add(endpoint);
+      return this.#discard(ingest, wrongBytes(fill.digest));
+    }
+    fill.verify();
+    this.#world.meter.count('fills_total', { outcome: 'verified' });
+    await this.#commit(ingest);
+  }
+
+  /** Brings what is missing and returns the endpoint that gave the end. */
+  async #download(ingest: Ingest): Promise<number> {
+    const { fill } = this;
+    if (ingest.offset > 0) {
+      // Asks for the size too: if the bytes were all there, a Range behind their end would be an error.
+      await this.#confirmContenders(true);
+      if (fill.size !== undefined && ingest.offset > fill.size) await ingest.truncate(0);
+      fill.grow(ingest.offset);
+      this.#world.meter.count('fills_resumed_total');
+    }
+    const { meter } = this.#world;
+    const labels = { upstream: this.#starter.repository.upstream };
+    const writer = new IngestWriter(ingest, length => {
+      meter.count('bytes_from_upstream_total', labels, length - fill.length);
+      fill.grow(length);
+    });
+    try {
+      if (fill.size === ingest.offset && ingest.offset > 0) return 0;
+      return await download({
+        asking: this.#world.asking,
+        digest: fill.digest,
+        log: this.#log,
+        resumed: () => meter.count('fills_resumed_total'),
+        signal: this.#stopping.signal,
+        skipEndpoints: this.#skipEndpoints,
+        length: () => writer.length,
+        size: () => fill.size,
+        write: chunk => writer.add(chunk),
+        contender: () => this.#contenders[0],
+        refused: (contender, failure) => this.#refuse(contender, failure),
+        given: (contender, answer) => this.#given(contender, answer),
+      });
+    } finally {
+      await writer.drain();
+    }
+  }
+
+  #given(contender: Contender, answer: FetchedBlob): boolean {
+    if (contender.state === 'waiting' && !admits(answer, contender.right)) return false;
+    if (this.fill.size === undefined && answer.size !== undefined) this.fill.learnSize(answer.size);
+    if (answer.size !== undefined) {
+      this.#world.links.add(contender.repository, this.fill.digest, answer.size);
+    }
+    contender.admit();
+    return true;
+  }
+
+  /** Out of turn for good. Whoever was admitted on its strength stays admitted: upstream did say yes. */
+  #refuse(contender: Contender, failure: UpstreamFailure): void {
+    contender.refuse(ociErrorOf(failure, 'BLOB_UNKNOWN'));
+    const index = this.#contenders.indexOf(contender);
+    if (index >= 0) this.#contenders.splice(index, 1);
+  }
+
+  /** Asks upstream by HEAD for each contender that waits; those it refuses are out. Throws when none is left. */
+  async #confirmContenders(needSize = false): Promise<void> {
+    const { fill } = this;
+    let lastFailure: unknown;
+    for (const contender of [...this.#contenders]) {
+      const isNeeded = contender.state === 'waiting' || (needSize && fill.size === undefined);
+      if (!isNeeded) continue;
+      try {
+        const { size } = await this.#world.links.confirm(contender.repository, fill.digest, contender.right);
+        if (fill.size === undefined && size !== undefined) fill.learnSize(size);
+        contender.admit();
+      } catch (error) {
+        if (!(error instanceof UpstreamFailure)) throw error;
+        lastFailure = error;
+        if (contender.state === 'waiting') this.#refuse(contender, error);
+      }
+    }
+    if (this.#contenders.length === 0) throw lastFailure;
+  }
+
+  async #commit(ingest: Ingest): Promise<void> {
+    const { metadata } = this.#world;
+    const { digest, length } = this.fill;
+    try {
+      await ingest.commit(digest);
+      await metadata.putBlob(digest, length, this.#contenders[0]?.repository);
+    } catch (error) {
+      // The readers have what they came for: only the next ones will miss it.
+      this.#log.error({ err: error }, 'a verified blob could not be kept');
+      await ingest.abort().catch(() => {});
+    }
+  }
+
+  async #discard(ingest: Ingest, error: OciError): Promise<void> {
+    this.#fail(error);
+    // First emptied: a process that reads along learns from it that its readers have wrong bytes.
+    await ingest.truncate(0);
+    await ingest.abort();
+  }
+
+  #fail(error: unknown): void {
+    const { aborted, reason } = this.#stopping.signal;
+    const heard = aborted
+      ? reason
+      : error instanceof UpstreamFailure
+        ? ociErrorOf(error, 'BLOB_UNKNOWN')
+        : error;
+    for (const contender of this.#contenders) contender.refuse(heard);
+    this.fill.fail(heard);
+    if (aborted) return;
+    this.#world.meter.count('fills_total', { outcome: 'failed' });
+    this.#world.meter.count('fills_failed_total');
+    this.#log.warn({ err: error, length: this.fill.length }, 'a download failed');
+  }
+}
+
+/** The name of a Fill as an ingest and a Claim: an upstream's name has characters that a key may not have. */
+function fillKey(upstream: string, digest: Digest): string {
+  const upstreamKey = createHash('sha256').update(upstream).digest('hex').slice(0, 16);
+  return `fill-${upstreamKey}-${digestAlgorithm(digest)}-${digestHex(digest)}`;
+}
+
+function wrongBytes(digest: Digest): OciError {
+  return new OciError('UPSTREAM_INVALID', {
+    message: 'the bytes that upstream gave do not have the digest that was asked for',
+    detail: { digest },
+  });
+}

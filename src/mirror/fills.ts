@@ -1,0 +1,85 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Lru } from '../lib/lru.ts';
+import type { Digest } from '../oci/digest.ts';
+import { OciError } from '../oci/errors.ts';
+import type { Repository } from '../oci/repository.ts';
+import type { Right } from '../oci/requester.ts';
+import { FillRun, type FillWorld } from './fill-run.ts';
+
+/** An endpoint that gave wrong bytes of a blob is not asked for that one so soon again. */
+const WRONG_BYTES_MEMORY = { maxEntries: 1_000, maxAgeMs: 10 * 60_000 };
+/** How often a stopping process looks whether readers are done. */
+const STOP_POLL_MS = 20;
+
+/** The Fills that run in this process: at most one of each (upstream, digest). */
+export class Fills {
+  readonly #world: FillWorld;
+  readonly #runs = new Map<string, FillRun>();
+  readonly #wrongEndpoints = new Lru<Set<number>>(WRONG_BYTES_MEMORY);
+  #isClosing = false;
+
+  constructor(world: FillWorld) {
+    this.#world = world;
+  }
+
+  /** The one that runs; not one that has failed and is about to end. */
+  find(upstream: string, digest: Digest): FillRun | undefined {
+    const run = this.#runs.get(keyOf(upstream, digest));
+    return run?.fill.state === 'failed' ? undefined : run;
+  }
+
+  /** Starts what `find` does not find. `settled`: the right to this very blob is proved. */
+  start(repository: Repository, digest: Digest, right: Right, settled: boolean): FillRun {
+    if (this.#isClosing) throw stopping();
+    const key = keyOf(repository.upstream, digest);
+    const run = new FillRun(
+      this.#world,
+      digest,
+      { repository, right, settled },
+      { after: this.#runs.get(key)?.done, skipEndpoints: this.#skippedFor(key) },
+    );
+    this.#runs.set(key, run);
+    this.#gauge();
+    void run.done.then(() => {
+      if (this.#runs.get(key) === run) this.#runs.delete(key);
+      this.#gauge();
+    });
+    return run;
+  }
+
+  get size(): number {
+    return this.#runs.size;
+  }
+
+  /** Stops what nobody reads at once and the rest after `deadlineMs`; what came is kept for the next process. */
+  async close(deadlineMs: number): Promise<void> {
+    this.#isClosing = true;
+    const deadline = performance.now() + deadlineMs;
+    while (this.#runs.size > 0) {
+      const isOver = performance.now() >= deadline;
+      const runs = [...this.#runs.values()];
+      const stopped = runs.filter(({ fill }) => isOver || !fill.hasReaders);
+      for (const run of stopped) run.stop(stopping());
+      await Promise.race([Promise.all(stopped.map(({ done }) => done)), sleep(STOP_POLL_MS)]);
+    }
+  }
+
+  #skippedFor(key: string): Set<number> {
+    const skipped = this.#wrongEndpoints.get(key) ?? new Set<number>();
+    this.#wrongEndpoints.set(key, skipped);
+    return skipped;
+  }
+
+  #gauge(): void {
+    this.#world.meter.gauge('fills_running', this.#runs.size);
+    this.#world.meter.gauge('queue_length', this.#world.queue.waiting);
+  }
+}
+
+function keyOf(upstream: string, digest: Digest): string {
+  return `${upstream} ${digest}`;
+}
+
+function stopping(): OciError {
+  return new OciError('UNAVAILABLE', { message: 'this server is stopping', headers: { 'Retry-After': '1' } });
+}

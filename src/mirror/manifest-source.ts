@@ -1,0 +1,236 @@
+import type { Log } from '../lib/log.ts';
+import type { MetadataStore } from '../metadata/metadata-store.ts';
+import { type Digest, isDigest } from '../oci/digest.ts';
+import { OciError } from '../oci/errors.ts';
+import { type Manifest, type ManifestView, parseManifest } from '../oci/manifest.ts';
+import type { ManifestWant, Outcome, ServedManifest } from '../oci/pull-source.ts';
+import { type Repository, repositoryText } from '../oci/repository.ts';
+import type { Right } from '../oci/requester.ts';
+import { ociErrorOf, UpstreamFailure } from '../upstream/failures.ts';
+import type { Answer, Ask, Upstream } from '../upstream/upstream.ts';
+import { answered, LATE, STALE_AFTER_MS, within } from './answer-time.ts';
+import { type Asking, isRefusal } from './asking.ts';
+import { admits, unproved } from './links.ts';
+import { platformChild } from './platform-view.ts';
+import { freshnessOf, type PullPolicyOf } from './pull-policy.ts';
+
+export interface ManifestSourceOptions {
+  readonly asking: Asking;
+  readonly metadata: MetadataStore;
+  readonly pullPolicyOf: PullPolicyOf;
+  readonly nowMs: () => number;
+  readonly log: Log;
+}
+
+interface Found {
+  readonly manifest: Manifest;
+  readonly outcome: Outcome;
+  readonly stored: boolean;
+  readonly upstreamMs: number;
+}
+
+/** What one question to upstream brought; shared by all who asked it. */
+interface Brought extends Answer {
+  readonly manifest: Manifest;
+  /** False when what was held is current, and nothing was transferred. */
+  readonly fetched: boolean;
+  readonly stored: boolean;
+}
+
+/** Manifests of mirrored repositories: a digest never changes, a tag follows its pull policy. */
+export class ManifestSource {
+  readonly #asking: Asking;
+  readonly #metadata: MetadataStore;
+  readonly #pullPolicyOf: PullPolicyOf;
+  readonly #nowMs: () => number;
+  readonly #log: Log;
+
+  constructor({ asking, metadata, pullPolicyOf, nowMs, log }: ManifestSourceOptions) {
+    this.#asking = asking;
+    this.#metadata = metadata;
+    this.#pullPolicyOf = pullPolicyOf;
+    this.#nowMs = nowMs;
+    this.#log = log;
+  }
+
+  /** Answers in time whatever upstream does: with what is held and allowed, or with an error. */
+  async open(
+    repository: Repository,
+    reference: string,
+    right: Right,
+    want: ManifestWant,
+  ): Promise<ServedManifest> {
+    const found = await answered(
+      isDigest(reference)
+        ? this.#byDigest(repository, reference, right)
+        : this.#byTag(repository, reference, right).then(tagged =>
+            this.#forPlatform(repository, tagged, right, want),
+          ),
+    );
+    const { digest, mediaType, bytes } = found.manifest;
+    const { outcome, stored, upstreamMs } = found;
+    this.#metadata.noteUse(digest);
+    return { descriptor: { mediaType, digest, size: bytes.byteLength }, bytes, outcome, stored, upstreamMs };
+  }
+
+  /** Asks upstream whatever is held and however fresh it is, and serves nothing stale. */
+  async refresh(repository: Repository, reference: string, right: Right): Promise<Digest> {
+    const { manifest } = await this.#ask(repository, reference, right, undefined);
+    return manifest.digest;
+  }
+
+  async #byTag(repository: Repository, tag: string, right: Right): Promise<Found> {
+    const tagged = await this.#metadata.readTagged(repository, tag);
+    const held = tagged?.manifest;
+    const ageMs = held && this.#nowMs() - tagged.tag.checkedAtMs;
+    const freshness = freshnessOf(tag, ageMs, this.#pullPolicyOf(repository, tag));
+    if (freshness === 'never') return this.#heldOnly(repository, tag, held, right);
+    if (held !== undefined && right.proved && freshness !== 'ask') {
+      if (freshness === 'serve-and-ask') this.#askBehind(repository, tag, right, held);
+      return hit(held);
+    }
+    return this.#ask(repository, tag, right, held);
+  }
+
+  async #byDigest(repository: Repository, digest: Digest, right: Right): Promise<Found> {
+    const held = await this.#metadata.readLinkedManifest(repository, digest);
+    if (held !== undefined && right.proved) return hit(held);
+    if (this.#pullPolicyOf(repository, undefined).pullPolicy === 'Never') {
+      return this.#heldOnly(repository, digest, held, right);
+    }
+    return this.#ask(repository, digest, right, held);
+  }
+
+  /** Where upstream may not be asked, a right that could be asked about only there counts as if it were unreachable. */
+  #heldOnly(repository: Repository, reference: string, held: Manifest | undefined, right: Right): Found {
+    if (held !== undefined && (right.proved || right.provedIfUnreachable)) return hit(held);
+    throw new OciError('MANIFEST_UNKNOWN', {
+      message: `${reference} of ${repositoryText(repository)} is not held here, and upstream may not be asked for it`,
+      detail: { reference },
+    });
+  }
+
+  /**
+   * Asks upstream in the name of `right`. That settles the right too, so what is `held` is served without an answer
+   * only to whom an earlier proof covers, and to nobody whom upstream refuses.
+   */
+  async #ask(
+    repository: Repository,
+    reference: string,
+    right: Right,
+    held: Manifest | undefined,
+  ): Promise<Found> {
+    const startedMs = performance.now();
+    const spareHeld = right.proved || right.provedIfUnreachable ? held : undefined;
+    const question = {
+      repository,
+      reference,
+      sharedAs: 'manifest',
+      proves: true,
+      known: held !== undefined,
+    };
+    try {
+      const asking = this.#asking.ask(question, right, (upstream, ask) =>
+        this.#bring(upstream, repository, reference, ask),
+      );
+      const asked = spareHeld === undefined ? await asking : await within(asking, STALE_AFTER_MS);
+      if (asked !== LATE) {
+        const { answer, joined } = asked;
+        if (!admits(answer, right)) throw unproved();
+        const outcome = joined ? 'joined' : answer.fetched ? 'miss' : 'revalidated';
+        const { manifest, stored } = answer;
+        return { manifest, outcome, stored, upstreamMs: performance.now() - startedMs };
+      }
+    } catch (error) {
+      if (!(error instanceof UpstreamFailure)) throw error;
+      if (spareHeld === undefined || isRefusal(error)) throw ociErrorOf(error, 'MANIFEST_UNKNOWN');
+    }
+    const manifest = spareHeld as Manifest;
+    return { manifest, outcome: 'stale', stored: true, upstreamMs: performance.now() - startedMs };
+  }
+
+  #askBehind(repository: Repository, tag: string, right: Right, held: Manifest): void {
+    this.#ask(repository, tag, right, held).catch((error: unknown) => {
+      this.#log.info(
+        { err: error, repository: repositoryText(repository), tag },
+        'a served tag could not be revalidated',
+      );
+    });
+  }
+
+  /** One question to upstream, with one credential: what `reference` means, and its bytes where they are not held. */
+  async #bring(upstream: Upstream, repository: Repository, reference: string, ask: Ask): Promise<Brought> {
+    const { name } = repository;
+    const tag = isDigest(reference) ? undefined : reference;
+    const isNew = tag === undefined && (await this.#metadata.readManifest(reference as Digest)) === undefined;
+    const head = isNew ? undefined : await upstream.headManifest(name, reference, ask);
+    const digest = isNew ? (reference as Digest) : head?.digest;
+    const held = digest === undefined || isNew ? undefined : await this.#metadata.readManifest(digest);
+    if (held !== undefined && head !== undefined) {
+      if (tag === undefined && held.digest !== reference)
+        throw new UpstreamFailure('invalid', 'upstream names another digest');
+      const stored = await this.#keepHeld(repository, held, tag);
+      return { proof: head.proof, manifest: held, fetched: false, stored };
+    }
+    // What HEAD named is fetched by that digest, for the tag may move in between.
+    const { manifest, proof } = await upstream.fetchManifest(name, digest ?? reference, ask);
+    const stored = await this.#keep(repository, manifest, tag);
+    return { proof: proof || head?.proof === true, manifest, fetched: true, stored };
+  }
+
+  /** Held already, perhaps for another repository: a Link or a newer time is all there is to write. */
+  async #keepHeld(repository: Repository, manifest: Manifest, tag: string | undefined): Promise<boolean> {
+    if ((await this.#metadata.readLinkedManifest(repository, manifest.digest)) === undefined) {
+      return this.#keep(repository, manifest, tag);
+    }
+    if (tag !== undefined) {
+      await this.#metadata.putTag(repository, tag, { digest: manifest.digest, checkedAtMs: this.#nowMs() });
+    }
+    return true;
+  }
+
+  /** False when it could not be kept: the answer is good nevertheless. */
+  async #keep(repository: Repository, manifest: Manifest, tag: string | undefined): Promise<boolean> {
+    const view = viewOf(manifest);
+    const atMs = this.#nowMs();
+    try {
+      await this.#metadata.putManifest(
+        repository,
+        manifest,
+        view,
+        tag === undefined ? { atMs } : { tag, atMs },
+      );
+      return true;
+    } catch (error) {
+      this.#log.error({ err: error, digest: manifest.digest }, 'a manifest could not be kept');
+      return false;
+    }
+  }
+
+  /** For a tag, to a client that cannot take an index or asks for one platform: the child that suits, by its own digest. */
+  async #forPlatform(repository: Repository, found: Found, right: Right, want: ManifestWant): Promise<Found> {
+    const child = platformChild(found.manifest, want);
+    if (child === undefined) return found;
+    // Upstream or a Grant has just let this requester have what names it.
+    const chosen = await this.#byDigest(repository, child, { ...right, proved: true });
+    const inner = await this.#forPlatform(repository, chosen, right, want);
+    const outcome = inner.outcome === 'hit' ? found.outcome : inner.outcome;
+    return { ...inner, outcome, upstreamMs: found.upstreamMs + inner.upstreamMs };
+  }
+}
+
+function hit(manifest: Manifest): Found {
+  return { manifest, outcome: 'hit', stored: true, upstreamMs: 0 };
+}
+
+/** What upstream sent and nobody could read in one way is upstream's fault, not the client's. */
+function viewOf(manifest: Manifest): ManifestView {
+  try {
+    return parseManifest(manifest.bytes, manifest.mediaType);
+  } catch (error) {
+    if (!(error instanceof OciError)) throw error;
+    throw new UpstreamFailure('invalid', `upstream gave an unusable manifest: ${error.message}`, {
+      cause: error,
+    });
+  }
+}

@@ -1,0 +1,172 @@
+/**
+ * mirror/: repositories that live upstream. May import upstream/, blobs/, metadata/, oci/ and lib/.
+ *
+ * The one idea: every byte is asked for once, however many want it, and given to nobody who could not have asked for
+ * it himself. `Asking` is the only way to an upstream and settles rights; a `Fill` is one download with many readers;
+ * tags are as fresh as their pull policy wants; what upstream cannot say is answered from what is held.
+ */
+import type { BlobStore } from '../blobs/blob-store.ts';
+import type { Log } from '../lib/log.ts';
+import type { Meter } from '../lib/meter.ts';
+import type { MetadataStore } from '../metadata/metadata-store.ts';
+import { type Digest, isDigest } from '../oci/digest.ts';
+import { OciError } from '../oci/errors.ts';
+import type {
+  ManifestWant,
+  Page,
+  PullSource,
+  ServedBlob,
+  ServedBlobStat,
+  ServedManifest,
+  ServedReferrers,
+  ServedTags,
+} from '../oci/pull-source.ts';
+import type { Repository } from '../oci/repository.ts';
+import type { Proof, Right } from '../oci/requester.ts';
+import type { Upstream } from '../upstream/upstream.ts';
+import { Asking } from './asking.ts';
+import { BlobSource } from './blob-source.ts';
+import { Fills } from './fills.ts';
+import { Links } from './links.ts';
+import { ManifestSource } from './manifest-source.ts';
+import type { PullPolicyOf } from './pull-policy.ts';
+import { type PullLimits, PullQueue } from './pull-queue.ts';
+import { Referrers, type ReferrersQuery } from './referrers.ts';
+import { RememberedFailures } from './remembered-failures.ts';
+import { TagList } from './tag-list.ts';
+
+export interface MirrorOptions {
+  /** By name, as in `Repository.upstream`. */
+  readonly upstreams: ReadonlyMap<string, Upstream>;
+  readonly metadata: MetadataStore;
+  readonly blobs: BlobStore;
+  /** Told of every upstream answer that proves or ends a right; owned by `access`. */
+  readonly recordProof: (proof: Proof) => Promise<void>;
+  readonly pullPolicyOf: PullPolicyOf;
+  readonly limits: PullLimits;
+  readonly log: Log;
+  readonly meter: Meter;
+  readonly nowMs?: () => number;
+}
+
+/** The pull side of mirrored repositories. */
+export class Mirror implements PullSource {
+  readonly #upstreams: ReadonlyMap<string, Upstream>;
+  readonly #metadata: MetadataStore;
+  readonly #failures: RememberedFailures;
+  readonly #asking: Asking;
+  readonly #fills: Fills;
+  readonly #blobSource: BlobSource;
+  readonly #manifestSource: ManifestSource;
+  readonly #tagList: TagList;
+  readonly #referrers: Referrers;
+  readonly #unlisten: readonly (() => void)[];
+
+  constructor(options: MirrorOptions) {
+    const {
+      upstreams,
+      metadata,
+      blobs,
+      recordProof,
+      pullPolicyOf,
+      limits,
+      log,
+      meter,
+      nowMs = Date.now,
+    } = options;
+    this.#upstreams = upstreams;
+    this.#metadata = metadata;
+    this.#failures = new RememberedFailures(nowMs);
+    this.#asking = new Asking({ upstreams, failures: this.#failures, recordProof, log, meter });
+    const asking = this.#asking;
+    const links = new Links(metadata, asking, log);
+    const queue = new PullQueue(limits);
+    this.#fills = new Fills({ asking, blobs, metadata, links, queue, log, meter });
+    this.#blobSource = new BlobSource({ blobs, metadata, links, fills: this.#fills, pullPolicyOf, meter });
+    this.#manifestSource = new ManifestSource({ asking, metadata, pullPolicyOf, nowMs, log });
+    this.#tagList = new TagList({ asking, metadata, pullPolicyOf });
+    this.#referrers = new Referrers({ asking, metadata, pullPolicyOf, nowMs, log });
+    this.#unlisten = [
+      metadata.onAnnounce('failures', () => this.#forgetFailures()),
+      metadata.onAnnounce('content', () => this.#failures.forgetNegative()),
+    ];
+  }
+
+  /** Downloads of blobs in progress. */
+  get runningFills(): number {
+    return this.#fills.size;
+  }
+
+  manifest(
+    repository: Repository,
+    reference: string,
+    right: Right,
+    want: ManifestWant,
+  ): Promise<ServedManifest> {
+    return this.#manifestSource.open(repository, reference, right, want);
+  }
+
+  statBlob(repository: Repository, digest: Digest, right: Right): Promise<ServedBlobStat> {
+    return this.#blobSource.stat(repository, digest, right);
+  }
+
+  openBlob(repository: Repository, digest: Digest, right: Right): Promise<ServedBlob> {
+    return this.#blobSource.open(repository, digest, right);
+  }
+
+  tags(repository: Repository, page: Page, right: Right): Promise<ServedTags> {
+    return this.#tagList.open(repository, page, right);
+  }
+
+  referrers(
+    repository: Repository,
+    subject: Digest,
+    query: ReferrersQuery,
+    right: Right,
+  ): Promise<ServedReferrers> {
+    return this.#referrers.open(repository, subject, query, right);
+  }
+
+  /** Forgets what failed, here and in the other processes, asks upstream now and returns what the reference means. */
+  async refresh(repository: Repository, reference: string, right: Right): Promise<Digest> {
+    this.#forgetFailures(repository);
+    await this.#metadata.announce('failures');
+    return this.#manifestSource.refresh(repository, reference, right);
+  }
+
+  /**
+   * Forgets mirrored content: a tag, a digest (manifest or blob), or without `reference` the whole repository. False
+   * when there was none. The bytes go with the next garbage collection.
+   */
+  async remove(repository: Repository, reference?: string): Promise<boolean> {
+    const removed = await this.#remove(repository, reference);
+    await this.#metadata.announce('content');
+    return removed;
+  }
+
+  /** Takes no new work, lets what is read finish within `deadlineMs`, and keeps what came of the rest. */
+  async close(deadlineMs: number): Promise<void> {
+    for (const stop of this.#unlisten) stop();
+    await this.#fills.close(deadlineMs);
+    await this.#asking.close(new OciError('UNAVAILABLE', { message: 'this server is stopping' }));
+  }
+
+  async #remove(repository: Repository, reference: string | undefined): Promise<boolean> {
+    if (reference === undefined) {
+      const existed = await this.#metadata.hasRepository(repository);
+      await this.#metadata.removeRepository(repository);
+      return existed;
+    }
+    if (!isDigest(reference)) return this.#metadata.removeTag(repository, reference);
+    const manifest = await this.#metadata.unlinkManifest(repository, reference);
+    const blob = await this.#metadata.unlinkBlob(repository, reference);
+    return manifest || blob;
+  }
+
+  #forgetFailures(repository?: Repository): void {
+    this.#failures.forget(repository);
+    for (const upstream of this.#upstreams.values()) {
+      if (repository === undefined || repository.upstream === upstream.name) upstream.forgetFailures();
+    }
+  }
+}

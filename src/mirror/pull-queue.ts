@@ -1,0 +1,118 @@
+/** The kubelet's names and meaning; an image pull is here all Fills of one repository of one upstream. */
+export interface PullLimits {
+  /** Downloads at once. */
+  readonly maxConnections: number;
+  readonly serializeImagePulls: boolean;
+  /** Image pulls at once, `undefined` for no limit. */
+  readonly maxParallelImagePulls: number | undefined;
+}
+
+export interface PullTicket {
+  /** Who is served in turn with whom: `Requester.id`. */
+  readonly requester: string;
+  /** `repositoryText`. */
+  readonly repository: string;
+}
+
+interface Waiting extends PullTicket {
+  readonly start: () => void;
+}
+
+/** A place among the running downloads, or in the queue for one. */
+export interface PullPlace {
+  /** Whether it has to wait now. */
+  readonly queued: boolean;
+  /** Resolves when the download may begin. Never rejects. */
+  readonly turn: Promise<void>;
+  /** Gives the place up, whether its turn came or not. Once more is fine. */
+  leave(): void;
+}
+
+/** Bounds the downloads at once. Who asks later waits; requesters take turns, each with its own line in order. */
+export class PullQueue {
+  readonly #maxConnections: number;
+  readonly #maxImagePulls: number;
+  #running = 0;
+  /** Running downloads per repository. */
+  readonly #imagePulls = new Map<string, number>();
+  /** Lines by requester. The map's order is the order of turns: who was served goes to its end. */
+  readonly #lines = new Map<string, Waiting[]>();
+
+  constructor({ maxConnections, serializeImagePulls, maxParallelImagePulls }: PullLimits) {
+    this.#maxConnections = maxConnections;
+    this.#maxImagePulls = serializeImagePulls ? 1 : (maxParallelImagePulls ?? Number.POSITIVE_INFINITY);
+  }
+
+  get running(): number {
+    return this.#running;
+  }
+
+  get waiting(): number {
+    return [...this.#lines.values()].reduce((sum, line) => sum + line.length, 0);
+  }
+
+  enter(ticket: PullTicket): PullPlace {
+    let started = false;
+    let left = false;
+    let begin = (): void => {};
+    const turn = new Promise<void>(resolve => {
+      begin = resolve;
+    });
+    const waiting: Waiting = {
+      ...ticket,
+      start: () => {
+        started = true;
+        begin();
+      },
+    };
+    this.#lines.set(ticket.requester, [...(this.#lines.get(ticket.requester) ?? []), waiting]);
+    this.#serve();
+    const leave = (): void => {
+      if (left) return;
+      left = true;
+      if (started) this.#finish(ticket.repository);
+      else this.#removeFromLine(waiting);
+      this.#serve();
+    };
+    return { queued: !started, turn, leave };
+  }
+
+  #serve(): void {
+    while (this.#running < this.#maxConnections) {
+      const next = this.#next();
+      if (next === undefined) return;
+      this.#running++;
+      this.#imagePulls.set(next.repository, (this.#imagePulls.get(next.repository) ?? 0) + 1);
+      next.start();
+    }
+  }
+
+  /** The first that may run, of the requester that has waited longest for a turn. */
+  #next(): Waiting | undefined {
+    for (const line of this.#lines.values()) {
+      const next = line.find(({ repository }) => this.#mayPull(repository));
+      if (next !== undefined) {
+        this.#removeFromLine(next);
+        return next;
+      }
+    }
+    return undefined;
+  }
+
+  #mayPull(repository: string): boolean {
+    return this.#imagePulls.has(repository) || this.#imagePulls.size < this.#maxImagePulls;
+  }
+
+  #removeFromLine(waiting: Waiting): void {
+    const line = (this.#lines.get(waiting.requester) ?? []).filter(other => other !== waiting);
+    this.#lines.delete(waiting.requester);
+    if (line.length > 0) this.#lines.set(waiting.requester, line);
+  }
+
+  #finish(repository: string): void {
+    this.#running--;
+    const left = (this.#imagePulls.get(repository) ?? 1) - 1;
+    if (left === 0) this.#imagePulls.delete(repository);
+    else this.#imagePulls.set(repository, left);
+  }
+}

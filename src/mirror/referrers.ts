@@ -1,0 +1,140 @@
+import type { Log } from '../lib/log.ts';
+import type { Document, MetadataStore } from '../metadata/metadata-store.ts';
+import type { Descriptor } from '../oci/descriptor.ts';
+import type { Digest } from '../oci/digest.ts';
+import { parseManifest } from '../oci/manifest.ts';
+import type { Page, ServedReferrers } from '../oci/pull-source.ts';
+import type { Repository } from '../oci/repository.ts';
+import type { Right } from '../oci/requester.ts';
+import { ociErrorOf, UpstreamFailure } from '../upstream/failures.ts';
+import { answered, LATE, STALE_AFTER_MS, within } from './answer-time.ts';
+import { type Asking, isRefusal } from './asking.ts';
+import { admits, unproved } from './links.ts';
+import { freshnessOf, type PullPolicyOf } from './pull-policy.ts';
+
+export interface ReferrersOptions {
+  readonly asking: Asking;
+  readonly metadata: MetadataStore;
+  readonly pullPolicyOf: PullPolicyOf;
+  readonly nowMs: () => number;
+  readonly log: Log;
+}
+
+export interface ReferrersQuery {
+  readonly artifactType: string | undefined;
+  readonly page: Page;
+}
+
+interface Listed {
+  readonly document: Pick<Document, 'mediaType' | 'bytes'> | undefined;
+  readonly outcome: ServedReferrers['outcome'];
+  readonly upstreamMs: number;
+}
+
+/**
+ * What refers to a manifest of a mirrored repository: upstream's whole list, kept and asked for again by the rules of
+ * a tag, filtered and paged here. When there is neither upstream nor a list, what is held and refers to it.
+ */
+export class Referrers {
+  readonly #asking: Asking;
+  readonly #metadata: MetadataStore;
+  readonly #pullPolicyOf: PullPolicyOf;
+  readonly #nowMs: () => number;
+  readonly #log: Log;
+
+  constructor({ asking, metadata, pullPolicyOf, nowMs, log }: ReferrersOptions) {
+    this.#asking = asking;
+    this.#metadata = metadata;
+    this.#pullPolicyOf = pullPolicyOf;
+    this.#nowMs = nowMs;
+    this.#log = log;
+  }
+
+  async open(
+    repository: Repository,
+    subject: Digest,
+    query: ReferrersQuery,
+    right: Right,
+  ): Promise<ServedReferrers> {
+    const { document, outcome, upstreamMs } = await this.#list(repository, subject, right);
+    const served = {
+      outcome,
+      stored: document !== undefined,
+      upstreamMs,
+      filtered: query.artifactType !== undefined,
+    };
+    if (document === undefined) {
+      const { artifactType, page } = query;
+      const { entries, more } = await this.#metadata.listReferrers(repository, subject, artifactType, page);
+      return { ...served, stored: true, manifests: entries, next: more ? entries.at(-1)?.digest : undefined };
+    }
+    return { ...served, ...pageOf(parseManifest(document.bytes, document.mediaType).manifests, query) };
+  }
+
+  /** No document: nothing is known but what is held. */
+  async #list(repository: Repository, subject: Digest, right: Right): Promise<Listed> {
+    const startedMs = performance.now();
+    const name = `referrers ${subject}`;
+    const kept = await this.#metadata.readDocument(repository, name);
+    const ageMs = kept && this.#nowMs() - kept.checkedAtMs;
+    const freshness = freshnessOf(name, ageMs, this.#pullPolicyOf(repository, undefined));
+    const mayServeKept = right.proved || right.provedIfUnreachable;
+    if (freshness === 'never') {
+      if (mayServeKept) return { document: kept, outcome: 'hit', upstreamMs: 0 };
+      throw ociErrorOf(new UpstreamFailure('unknown', 'upstream may not be asked'), 'MANIFEST_UNKNOWN');
+    }
+    if (freshness !== 'ask' && right.proved) return { document: kept, outcome: 'hit', upstreamMs: 0 };
+    const question = {
+      repository,
+      reference: name,
+      sharedAs: 'referrers',
+      proves: false,
+      known: kept !== undefined,
+    };
+    try {
+      const asking = this.#asking.ask(question, right, async (upstream, ask) => {
+        const fetched = await upstream.fetchReferrers(repository.name, subject, ask);
+        await this.#keep(repository, subject, name, fetched);
+        return fetched;
+      });
+      const asked = mayServeKept ? await within(asking, STALE_AFTER_MS) : await answered(asking);
+      if (asked !== LATE) {
+        if (!admits(asked.answer, right)) throw unproved();
+        const upstreamMs = performance.now() - startedMs;
+        return { document: asked.answer, outcome: asked.joined ? 'joined' : 'miss', upstreamMs };
+      }
+    } catch (error) {
+      if (!(error instanceof UpstreamFailure)) throw error;
+      if (!mayServeKept || isRefusal(error)) throw ociErrorOf(error, 'MANIFEST_UNKNOWN');
+    }
+    return { document: kept, outcome: 'stale', upstreamMs: performance.now() - startedMs };
+  }
+
+  /** Lists of what nobody has pulled are not kept: a client could invent subjects without end. */
+  async #keep(
+    repository: Repository,
+    subject: Digest,
+    name: string,
+    { mediaType, bytes }: Pick<Document, 'mediaType' | 'bytes'>,
+  ): Promise<void> {
+    if ((await this.#metadata.readLinkedManifest(repository, subject)) === undefined) return;
+    try {
+      await this.#metadata.putDocument(repository, name, { mediaType, bytes, checkedAtMs: this.#nowMs() });
+    } catch (error) {
+      this.#log.error({ err: error, subject }, 'a list of referrers could not be kept');
+    }
+  }
+}
+
+/** In the order of their digests, so that `after` means the same to every page. */
+function pageOf(
+  all: readonly Descriptor[],
+  { artifactType, page: { limit, after } }: ReferrersQuery,
+): Pick<ServedReferrers, 'manifests' | 'next'> {
+  const rest = all
+    .filter(entry => artifactType === undefined || entry.artifactType === artifactType)
+    .filter(({ digest }) => after === undefined || digest > after)
+    .sort((a, b) => (a.digest < b.digest ? -1 : 1));
+  const manifests = rest.slice(0, limit);
+  return { manifests, next: rest.length > limit ? manifests.at(-1)?.digest : undefined };
+}

@@ -1,0 +1,75 @@
+import type { MetadataStore } from '../metadata/metadata-store.ts';
+import type { Page, ServedTags } from '../oci/pull-source.ts';
+import type { Repository } from '../oci/repository.ts';
+import type { Right } from '../oci/requester.ts';
+import { ociErrorOf, UpstreamFailure } from '../upstream/failures.ts';
+import { answered, LATE, STALE_AFTER_MS, within } from './answer-time.ts';
+import { type Asking, isRefusal } from './asking.ts';
+import { admits, unproved } from './links.ts';
+import type { PullPolicyOf } from './pull-policy.ts';
+
+export interface TagListOptions {
+  readonly asking: Asking;
+  readonly metadata: MetadataStore;
+  readonly pullPolicyOf: PullPolicyOf;
+}
+
+/**
+ * The tags of mirrored repositories: upstream's list, page by page as it gives it; the tags that are held when
+ * upstream is away. A list proves no right to content, so it makes no Grant.
+ */
+export class TagList {
+  readonly #asking: Asking;
+  readonly #metadata: MetadataStore;
+  readonly #pullPolicyOf: PullPolicyOf;
+
+  constructor({ asking, metadata, pullPolicyOf }: TagListOptions) {
+    this.#asking = asking;
+    this.#metadata = metadata;
+    this.#pullPolicyOf = pullPolicyOf;
+  }
+
+  async open(repository: Repository, page: Page, right: Right): Promise<ServedTags> {
+    const startedMs = performance.now();
+    const known = await this.#metadata.hasRepository(repository);
+    const mayServeHeld = known && (right.proved || right.provedIfUnreachable);
+    if (this.#pullPolicyOf(repository, undefined).pullPolicy === 'Never') {
+      if (mayServeHeld) return this.#held(repository, page, 'hit', 0);
+      throw ociErrorOf(new UpstreamFailure('unknown', 'upstream may not be asked'), 'NAME_UNKNOWN');
+    }
+    const question = {
+      repository,
+      reference: `tags ${page.limit} ${page.after ?? ''}`,
+      sharedAs: 'tags',
+      proves: false,
+      known,
+    };
+    try {
+      const asking = this.#asking.ask(question, right, (upstream, ask) =>
+        upstream.fetchTags(repository.name, page, ask),
+      );
+      const asked = mayServeHeld ? await within(asking, STALE_AFTER_MS) : await answered(asking);
+      if (asked !== LATE) {
+        const { answer, joined } = asked;
+        if (!admits(answer, right)) throw unproved();
+        const { tags, next } = answer;
+        const upstreamMs = performance.now() - startedMs;
+        return { tags, next, outcome: joined ? 'joined' : 'miss', stored: false, upstreamMs };
+      }
+    } catch (error) {
+      if (!(error instanceof UpstreamFailure)) throw error;
+      if (!mayServeHeld || isRefusal(error)) throw ociErrorOf(error, 'NAME_UNKNOWN');
+    }
+    return this.#held(repository, page, 'stale', performance.now() - startedMs);
+  }
+
+  async #held(
+    repository: Repository,
+    page: Page,
+    outcome: 'hit' | 'stale',
+    upstreamMs: number,
+  ): Promise<ServedTags> {
+    const { entries, more } = await this.#metadata.listTags(repository, page);
+    return { tags: entries, next: more ? entries.at(-1) : undefined, outcome, stored: true, upstreamMs };
+  }
+}
