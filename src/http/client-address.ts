@@ -1,6 +1,5 @@
 import { BlockList, isIP } from 'node:net';
 import type { IncomingMessage } from 'node:http';
-import type { TLSSocket } from 'node:tls';
 
 /** Where a request comes from, with trusted proxies looked through. */
 export interface ClientAddress {
@@ -34,7 +33,7 @@ export class ClientAddresses {
 
   of(req: IncomingMessage): ClientAddress {
     const peer = plainAddress(req.socket.remoteAddress);
-    const encrypted = (req.socket as Partial<TLSSocket>).encrypted === true;
+    const encrypted = 'encrypted' in req.socket && req.socket.encrypted === true;
     const forwardedFor = headerText(req, 'x-forwarded-for');
     const isForwarded = forwardedFor !== undefined || req.headers['forwarded'] !== undefined;
     if (!contains(this.#trusted, peer)) {

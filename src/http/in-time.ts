@@ -31,16 +31,15 @@ export function inTime<T>(
       },
       exchange.startedAtMs + withinMs - performance.now(),
     );
-    work.then(
-      value => {
-        clearTimeout(timer);
-        if (isLate) discard(value);
-        else resolve(value);
-      },
-      (error: unknown) => {
-        clearTimeout(timer);
-        if (!isLate) reject(error instanceof Error ? error : new Error(String(error)));
-      },
-    );
+    const succeed = (value: T): void => {
+      clearTimeout(timer);
+      if (isLate) discard(value);
+      else resolve(value);
+    };
+    const fail = (error: unknown): void => {
+      clearTimeout(timer);
+      reject(error instanceof Error ? error : new Error(String(error)));
+    };
+    work.then(succeed, fail);
   });
 }

@@ -101,14 +101,17 @@ export class Naming {
     const normalized = parseNormalizedReference(reference);
     const { tag, digest } = normalized;
     const rest = { ...(tag === undefined ? {} : { tag }), ...(digest === undefined ? {} : { digest }) };
-    return { repository: this.#repositoryNamed(normalized.registry, normalized.repository), ...rest };
+    return {
+      repository: this.#repositoryNamed(normalized.registry, normalized.repository, reference),
+      ...rest,
+    };
   }
 
-  #repositoryNamed(registry: string, path: string): Repository {
+  #repositoryNamed(registry: string, path: string, reference: string): Repository {
     const key = hostKey(registry);
     if (this.#isServerName(key)) return this.#resolvePrefix(path) ?? hosted(path);
     // `team-a/app` and `hub-alias/app` have no domain, so normalising took them for Docker Hub's.
-    if (key === DOCKER_HUB) {
+    if (key === DOCKER_HUB && !HUB_HOSTS.has(firstComponent(reference))) {
       const prefixed = this.#resolvePrefix(path);
       if (prefixed !== undefined) return prefixed;
       if (this.#options.hostedPrefixes.has(firstComponent(path))) return hosted(path);

@@ -1,21 +1,13 @@
 import type { Action } from './front.ts';
-import type { RouteKind } from './path.ts';
+import type { Route, RouteKind } from './path.ts';
 
-/**
- * What a method on a route demands before its handler runs: a right on the route's repository, or one of the routes
- * that name none. `login`: its handler asks `Access` whether to let the requester in. `listing`: the handler shows
- * only what the requester may pull.
- */
-export type Demand = Action | 'login' | 'listing';
+/** Routes that name a repository: before their handlers, `Access` settles a right on it. */
+export type RepositoryRoute = Extract<Route, { readonly name: string }>;
 
-/**
- * Every operation of the API: what is not in this table is refused, and the test of rights is generated from it.
- * HEAD is allowed where GET is.
- */
-export const OPERATIONS: Readonly<Record<RouteKind, Readonly<Partial<Record<string, Demand>>>>> = {
-  base: { GET: 'login' },
-  token: { GET: 'login', POST: 'login' },
-  catalog: { GET: 'listing' },
+type Methods<Demand> = Readonly<Partial<Record<string, Demand>>>;
+
+/** The action that each method of a repository's route is. HEAD is allowed where GET is. */
+const REPOSITORY_OPERATIONS: Readonly<Record<RepositoryRoute['kind'], Methods<Action>>> = {
   manifest: { GET: 'pull', PUT: 'push', DELETE: 'delete' },
   blob: { GET: 'pull', DELETE: 'delete' },
   tags: { GET: 'pull' },
@@ -24,9 +16,32 @@ export const OPERATIONS: Readonly<Record<RouteKind, Readonly<Partial<Record<stri
   upload: { GET: 'push', PATCH: 'push', PUT: 'push', DELETE: 'push' },
 };
 
-/** The demand of one request; `undefined` where the route has no such method. */
-export function demandOf(kind: RouteKind, method: string): Demand | undefined {
-  return OPERATIONS[kind][method === 'HEAD' ? 'GET' : method];
+/**
+ * Routes that name no repository. `login`: the handler asks `Access` whether to let the requester in. `listing`: it
+ * shows only what the requester may pull.
+ */
+const SERVER_OPERATIONS: Readonly<
+  Record<Exclude<RouteKind, RepositoryRoute['kind']>, Methods<'login' | 'listing'>>
+> = {
+  base: { GET: 'login' },
+  token: { GET: 'login', POST: 'login' },
+  catalog: { GET: 'listing' },
+};
+
+/** Every operation of the API. What is not here is refused, and the test of rights is generated from it. */
+export const OPERATIONS: Readonly<Record<RouteKind, Methods<Action | 'login' | 'listing'>>> = {
+  ...REPOSITORY_OPERATIONS,
+  ...SERVER_OPERATIONS,
+};
+
+/** Whether the route has the method at all. */
+export function hasOperation(kind: RouteKind, method: string): boolean {
+  return Object.hasOwn(OPERATIONS[kind], asGet(method));
+}
+
+/** The right that the method of a repository's route demands; `undefined` where it has no such method. */
+export function actionOf(kind: RepositoryRoute['kind'], method: string): Action | undefined {
+  return hasOperation(kind, method) ? REPOSITORY_OPERATIONS[kind][asGet(method)] : undefined;
 }
 
 /** The value of `Allow` (RFC 9110 §10.2.1). */
@@ -34,4 +49,8 @@ export function allowedMethods(kind: RouteKind): string {
   return Object.keys(OPERATIONS[kind])
     .flatMap(method => (method === 'GET' ? ['GET', 'HEAD'] : [method]))
     .join(', ');
+}
+
+function asGet(method: string): string {
+  return method === 'HEAD' ? 'GET' : method;
 }

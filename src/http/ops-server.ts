@@ -1,6 +1,6 @@
 import http from 'node:http';
-import type { AddressInfo } from 'node:net';
 import type { Log } from '../lib/log.ts';
+import { listen, urlOf } from './listen.ts';
 
 export interface OpsServerOptions {
   readonly host: string;
@@ -33,28 +33,14 @@ interface Answer {
 /** Health and metrics on a port of their own, so that they can be kept from clients and answer when those are many. */
 export async function createOpsServer(options: OpsServerOptions): Promise<OpsServer> {
   const server = http.createServer({ maxHeaderSize: 8 * 1024, keepAliveTimeout: 75_000 }, (req, res) => {
-    answerOps(options, req)
-      .catch((error: unknown) => {
-        options.log.error({ err: error }, 'the ops port failed to answer');
-        return plain(500, 'failed');
-      })
-      .then(({ status, contentType, text }) => {
-        res.writeHead(status, { 'Content-Type': contentType, 'Content-Length': Buffer.byteLength(text) });
-        res.end(req.method === 'HEAD' ? undefined : text);
-      })
-      .catch(() => res.destroy());
-  });
-  await new Promise<void>((resolve, reject) => {
-    server.once('error', reject);
-    server.listen({ host: options.host, port: options.port }, () => {
-      server.removeListener('error', reject);
-      resolve();
+    respond(options, req, res).catch((error: unknown) => {
+      options.log.error({ err: error }, 'the ops port failed to answer');
+      res.destroy();
     });
   });
-  const { port } = server.address() as AddressInfo;
-  const shown = options.host.includes(':') ? `[${options.host}]` : options.host;
+  const port = await listen(server, options.host, options.port);
   return {
-    url: `http://${shown}:${port}`,
+    url: urlOf('http', options.host, port),
     port,
     close: () =>
       new Promise(resolve => {
@@ -62,6 +48,16 @@ export async function createOpsServer(options: OpsServerOptions): Promise<OpsSer
         server.closeAllConnections();
       }),
   };
+}
+
+async function respond(
+  options: OpsServerOptions,
+  req: http.IncomingMessage,
+  res: http.ServerResponse,
+): Promise<void> {
+  const { status, contentType, text } = await answerOps(options, req);
+  res.writeHead(status, { 'Content-Type': contentType, 'Content-Length': Buffer.byteLength(text) });
+  res.end(req.method === 'HEAD' ? undefined : text);
 }
 
 async function answerOps(options: OpsServerOptions, req: http.IncomingMessage): Promise<Answer> {

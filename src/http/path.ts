@@ -66,10 +66,11 @@ export function parsePath(path: string, method: string): Route {
     case '/referrers':
       return { kind: 'referrers', name: parseName(name), digest: parseDigest(decodeOnce(last)) };
     case '/blobs/uploads':
-      return last === ''
-        ? { kind: 'uploads', name: parseName(name) }
-        : { kind: 'upload', name: parseName(name), id: parseUploadId(last) };
+      break;
   }
+  return last === ''
+    ? { kind: 'uploads', name: parseName(name) }
+    : { kind: 'upload', name: parseName(name), id: parseUploadId(last) };
 }
 
 function parseName(name: string): string {

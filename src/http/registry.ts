@@ -10,7 +10,7 @@ import type { Access, Action } from './front.ts';
 import type { Call, HostedHandlers } from './hosted-handlers.ts';
 import { readManifest } from './manifests.ts';
 import type { Naming } from './naming.ts';
-import { allowedMethods, demandOf } from './operations.ts';
+import { actionOf, allowedMethods, hasOperation, type RepositoryRoute } from './operations.ts';
 import { parsePath, type Route, splitTarget } from './path.ts';
 import { listReferrers } from './referrers.ts';
 import { listTags } from './tags.ts';
@@ -42,8 +42,7 @@ export class Registry {
   async serve(exchange: Exchange): Promise<void> {
     const route = parsePath(splitTarget(exchange.req.url ?? '').path, exchange.method);
     exchange.route = route;
-    const demand = demandOf(route.kind, exchange.method);
-    if (demand === undefined) throw unsupported(route);
+    if (!hasOperation(route.kind, exchange.method)) throw unsupported(route);
     switch (route.kind) {
       case 'base':
         return readBase(exchange, this.#parts.access);
@@ -52,11 +51,13 @@ export class Registry {
       case 'catalog':
         return this.#serveCatalog(exchange);
       default:
-        return this.#serveRepository(exchange, route, demand as Action);
+        return this.#serveRepository(exchange, route);
     }
   }
 
-  async #serveRepository(exchange: Exchange, route: NamedRoute, action: Action): Promise<void> {
+  async #serveRepository(exchange: Exchange, route: RepositoryRoute): Promise<void> {
+    const action = actionOf(route.kind, exchange.method);
+    if (action === undefined) throw unsupported(route);
     const call = await this.#admit(exchange, route.name, action);
     try {
       await (isRead(exchange, route) ? this.#pull(call, route) : this.#write(call, route));
@@ -67,7 +68,7 @@ export class Registry {
     }
   }
 
-  #pull(call: AdmittedCall, route: NamedRoute): Promise<void> {
+  #pull(call: AdmittedCall, route: RepositoryRoute): Promise<void> {
     const source = call.repository.upstream === '' ? this.#parts.hosted : this.#parts.mirror;
     switch (route.kind) {
       case 'manifest':
@@ -83,7 +84,7 @@ export class Registry {
     }
   }
 
-  #write(call: AdmittedCall, route: NamedRoute): Promise<void> {
+  #write(call: AdmittedCall, route: RepositoryRoute): Promise<void> {
     const handlers = this.#parts.hostedHandlers;
     // Access refuses to write to mirrors; this is the second lock on that door.
     if (handlers === undefined || call.repository.upstream !== '') throw unsupported(route);
@@ -142,8 +143,6 @@ export class Registry {
   }
 }
 
-type NamedRoute = Extract<Route, { readonly name: string }>;
-
 class AdmittedCall implements Call {
   readonly exchange: Exchange;
   readonly name: string;
@@ -179,7 +178,7 @@ class AdmittedCall implements Call {
 }
 
 /** Reading an upload's state belongs to writing it. */
-function isRead({ method }: Exchange, { kind }: NamedRoute): boolean {
+function isRead({ method }: Exchange, { kind }: RepositoryRoute): boolean {
   return (method === 'GET' || method === 'HEAD') && kind !== 'upload';
 }
 

@@ -1,6 +1,6 @@
 import http from 'node:http';
 import https from 'node:https';
-import type { AddressInfo, Socket } from 'node:net';
+import type { Socket } from 'node:net';
 import type { Log } from '../lib/log.ts';
 import type { Meter } from '../lib/meter.ts';
 import { createApp } from './app.ts';
@@ -9,6 +9,7 @@ import { BodyWriter } from './body-writer.ts';
 import { ClientAddresses } from './client-address.ts';
 import { Connections } from './connections.ts';
 import { HTTP_LIMITS, type HttpLimits } from './limits.ts';
+import { listen, urlOf } from './listen.ts';
 import { rawProblem } from './problem.ts';
 import { Registry, type RegistryParts } from './registry.ts';
 import { ResponseLog } from './response-log.ts';
@@ -78,14 +79,13 @@ export async function createRegistryServer(options: RegistryServerOptions): Prom
     responseLog: new ResponseLog(options.log, options.meter),
     log: options.log,
   };
-  const servers = options.listeners.map(listener => {
+  const bindings = options.listeners.map(listener => {
     const app = createApp({ ...shared, listenerUpstream: listener.upstream });
-    return createServer({ listener, app, connections, limits, meter: options.meter });
+    return { listener, server: createServer({ listener, app, connections, limits, meter: options.meter }) };
   });
+  const servers = bindings.map(({ server }) => server);
   try {
-    const addresses = await Promise.all(
-      servers.map((server, index) => listen(server, options.listeners[index])),
-    );
+    const addresses = await Promise.all(bindings.map(({ server, listener }) => bind(server, listener)));
     return new BoundServer(servers, addresses, connections);
   } catch (error) {
     for (const server of servers) server.close();
@@ -183,18 +183,9 @@ function refusalText(code: string | undefined): string {
   }
 }
 
-function listen(server: http.Server, listener: Listener | undefined): Promise<BoundAddress> {
-  const { host, port, upstream, tls } = listener as Listener;
-  return new Promise((resolve, reject) => {
-    server.once('error', reject);
-    server.listen({ host, port }, () => {
-      server.removeListener('error', reject);
-      const bound = (server.address() as AddressInfo).port;
-      const scheme = tls === undefined ? 'http' : 'https';
-      const shown = host.includes(':') ? `[${host}]` : host;
-      resolve({ host, port: bound, upstream, url: `${scheme}://${shown}:${bound}` });
-    });
-  });
+async function bind(server: http.Server, { host, port, upstream, tls }: Listener): Promise<BoundAddress> {
+  const bound = await listen(server, host, port);
+  return { host, port: bound, upstream, url: urlOf(tls === undefined ? 'http' : 'https', host, bound) };
 }
 
 function closeServer(server: http.Server): Promise<void> {

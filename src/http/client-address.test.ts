@@ -1,0 +1,57 @@
+import type { IncomingMessage } from 'node:http';
+import { describe, expect, it } from 'vitest';
+import { ClientAddresses, type ClientAddressOptions } from './client-address.ts';
+
+function seen(
+  peer: string,
+  headers: Record<string, string>,
+  options: ClientAddressOptions = {},
+  encrypted = false,
+) {
+  const socket = { remoteAddress: peer, encrypted };
+  return new ClientAddresses(options).of({ socket, headers } as unknown as IncomingMessage);
+}
+
+const behindProxy = { trustedProxies: ['10.0.0.0/8', '::1'], externalUrl: 'https://registry.example' };
+
+describe("a client's address", () => {
+  it('is that of the connection', () => {
+    expect(seen('192.0.2.7', {})).toEqual({ remote: '192.0.2.7', secure: false, loopback: false });
+    expect(seen('192.0.2.7', {}, {}, true).secure).toBe(true);
+    expect(seen('::ffff:127.0.0.1', {})).toEqual({ remote: '127.0.0.1', secure: false, loopback: true });
+    expect(seen('::1', {}).loopback).toBe(true);
+  });
+
+  it('is not what an untrusted client claims', () => {
+    const claims = { 'x-forwarded-for': '127.0.0.1', 'x-forwarded-proto': 'https' };
+    expect(seen('192.0.2.7', claims, behindProxy)).toEqual({
+      remote: '192.0.2.7',
+      secure: false,
+      loopback: false,
+    });
+  });
+
+  it('is the last one that no trusted proxy has', () => {
+    const { remote } = seen(
+      '10.0.0.1',
+      { 'x-forwarded-for': '127.0.0.1, 198.51.100.9, 10.0.0.2' },
+      behindProxy,
+    );
+    expect(remote).toBe('198.51.100.9');
+  });
+
+  it('never becomes loopback through a proxy, trusted or not', () => {
+    expect(seen('::1', { 'x-forwarded-for': '127.0.0.1' }, behindProxy).loopback).toBe(false);
+    expect(seen('127.0.0.1', { 'x-forwarded-for': '198.51.100.9' }).loopback).toBe(false);
+    expect(seen('127.0.0.1', { forwarded: 'for=198.51.100.9' }).loopback).toBe(false);
+  });
+
+  it('counts as TLS behind a trusted proxy with an https external URL, unless the proxy says http', () => {
+    expect(seen('10.0.0.1', {}, behindProxy).secure).toBe(true);
+    expect(seen('10.0.0.1', { 'x-forwarded-proto': 'http' }, behindProxy).secure).toBe(false);
+    expect(seen('10.0.0.1', { 'x-forwarded-proto': 'https' }, { trustedProxies: ['10.0.0.1'] }).secure).toBe(
+      true,
+    );
+    expect(seen('192.0.2.7', {}, behindProxy).secure).toBe(false);
+  });
+});
