@@ -1,3 +1,4 @@
+import { HttpFailure } from '../lib/http-client.ts';
 import { OciError, type OciErrorCode } from '../oci/errors.ts';
 
 /**
@@ -12,6 +13,8 @@ export type UpstreamFailureKind = 'unknown' | 'denied' | 'refused' | 'limited' |
 export interface UpstreamFailureOptions {
   /** The HTTP status, when there was one. */
   readonly status?: number | undefined;
+  /** The first error code in upstream's answer, such as NAME_UNKNOWN. */
+  readonly code?: string | undefined;
   /** How long upstream wants to be left alone. */
   readonly retryAfterMs?: number | undefined;
   /** Which endpoint failed: 0 is `url`, the mirrors follow. */
@@ -23,6 +26,7 @@ export interface UpstreamFailureOptions {
 export class UpstreamFailure extends Error {
   readonly kind: UpstreamFailureKind;
   readonly status: number | undefined;
+  readonly code: string | undefined;
   readonly retryAfterMs: number | undefined;
   readonly endpoint: number | undefined;
 
@@ -31,9 +35,27 @@ export class UpstreamFailure extends Error {
     this.name = 'UpstreamFailure';
     this.kind = kind;
     this.status = options.status;
+    this.code = options.code;
     this.retryAfterMs = options.retryAfterMs;
     this.endpoint = options.endpoint;
   }
+}
+
+/** What a status that is no success means. The caller has dealt with redirects. */
+export function kindOfStatus(status: number): UpstreamFailureKind {
+  if (status === 404 || status === 410) return 'unknown';
+  // 451: it may not be had, and not because of what was asked.
+  if (status === 401 || status === 403 || status === 451) return 'denied';
+  if (status === 429) return 'limited';
+  return status >= 500 || status === 408 ? 'unavailable' : 'invalid';
+}
+
+/** `error` of a request as an UpstreamFailure; what is no failure of HTTP (an abort, a bug) stays what it is. */
+export function unreachable(error: unknown, what: string, endpoint: number | undefined): unknown {
+  if (!(error instanceof HttpFailure)) return error;
+  // An address that may not be connected to was named by upstream: that is a lie, not an outage.
+  const kind = error.reason === 'forbidden' ? 'invalid' : 'unavailable';
+  return new UpstreamFailure(kind, `${what}: ${error.message}`, { endpoint, cause: error });
 }
 
 type UnknownCode = Extract<OciErrorCode, 'MANIFEST_UNKNOWN' | 'BLOB_UNKNOWN' | 'NAME_UNKNOWN'>;

@@ -5,10 +5,35 @@
  * one kind of failure (`UpstreamFailure`). It authenticates, follows redirects, keeps to the rate limit and tries the
  * mirrors; it never retries the same endpoint, caches no content and knows no requester, only credentials.
  */
+import { HttpClient, type Lookup, systemLookup } from '../lib/http-client.ts';
+import type { ProxySettings } from '../lib/proxy.ts';
+import { bareHost } from '../lib/url.ts';
 import type { Credential } from '../oci/credential.ts';
 import type { Digest } from '../oci/digest.ts';
-import type { Manifest } from '../oci/manifest.ts';
 import type { Page } from '../oci/pull-source.ts';
+import { AddressRules } from './address.ts';
+import type {
+  Ask,
+  BlobAsk,
+  BlobHead,
+  FetchedBlob,
+  FetchedManifest,
+  FetchedReferrers,
+  FetchedTags,
+  ManifestHead,
+} from './answers.ts';
+import { fetchBlob, headBlob } from './blobs.ts';
+import { type Budget, Budgets } from './budget.ts';
+import { Endpoints } from './endpoints.ts';
+import { fetchManifest, headManifest } from './manifests.ts';
+import { fetchReferrers } from './referrers.ts';
+import { fetchTags } from './tags.ts';
+import { TokenCache } from './token-cache.ts';
+import { fetchToken } from './token-service.ts';
+import { Transport } from './transport.ts';
+
+export type * from './answers.ts';
+export type { Budget } from './budget.ts';
 
 export interface Mirror {
   readonly url: string;
@@ -41,147 +66,109 @@ export interface UpstreamOptions {
   /** CIDR blocks that may be connected to in spite of the address rules. */
   readonly allowAddresses?: readonly string[];
   readonly timeouts?: Partial<Timeouts>;
+  readonly proxy?: ProxySettings | undefined;
   readonly userAgent?: string;
+  /** Default: the system's resolver. */
+  readonly lookup?: Lookup;
 }
 
-/** On whose behalf, and for how long the asker cares. */
-export interface Ask {
-  /** `undefined` asks anonymously. */
-  readonly credential: Credential | undefined;
-  /** Aborting rejects with the signal's reason and frees the connection. */
-  readonly signal?: AbortSignal | undefined;
-}
+/**
+ * A connection that takes longer has lost packets or a dead host; headers that take longer are a hung server. Both
+ * together leave room for a mirror within the 20 s in which a client must be answered.
+ */
+const DEFAULT_TIMEOUTS: Timeouts = { connectMs: 5_000, headersMs: 15_000, idleBodyMs: 30_000 };
 
-/** What every answer carries. */
-export interface Answer {
-  /** Whether it came from `url` itself: only that proves a right or makes a repository public. */
-  readonly proof: boolean;
-}
-
-export interface ManifestHead extends Answer {
-  /** `undefined` when upstream does not say (HEAD answered 405, or without a digest): fetch it to know. */
-  readonly digest: Digest | undefined;
-  readonly size: number | undefined;
-  readonly mediaType: string | undefined;
-}
-
-export interface FetchedManifest extends Answer {
-  /** Its digest was verified when it was asked for by one, and computed otherwise. */
-  readonly manifest: Manifest;
-}
-
-export interface BlobHead extends Answer {
-  /** `undefined` when upstream does not say. */
-  readonly size: number | undefined;
-}
-
-/** A strong ETag and the host that gave it: no other host is ever asked `If-Range` with it. */
-export interface HostETag {
-  readonly value: string;
-  /** Scheme, host and port. */
-  readonly origin: string;
-}
-
-export interface BlobAsk extends Ask {
-  /** Bytes already held; default 0. */
-  readonly offset?: number;
-  /** From an earlier answer for this blob. */
-  readonly etag?: HostETag | undefined;
-  /** The size, when a manifest names it: an answer with another total is `invalid`. */
-  readonly size?: number | undefined;
-  /** Endpoints not to ask, such as one that gave wrong bytes. */
-  readonly skipEndpoints?: ReadonlySet<number> | undefined;
-}
-
-export interface FetchedBlob extends Answer {
-  readonly endpoint: number;
-  /** Where `body` begins: the offset asked for, or 0 from a server that ignores ranges. */
-  readonly offset: number;
-  /** Of the whole blob; `undefined` when upstream does not say. */
-  readonly size: number | undefined;
-  readonly etag: HostETag | undefined;
-  /**
-   * Iterated at most once; leaving the iteration frees the connection. Throws an UpstreamFailure when the bytes end
-   * before or after their announced length, or stop coming. Not verified against the digest.
-   */
-  readonly body: AsyncIterable<Uint8Array>;
-  /** Frees the connection of a body that nobody will read to its end. May be called at any time. */
-  destroy(): void;
-}
-
-export interface FetchedTags extends Answer {
-  readonly tags: readonly string[];
-  /** `after` of the next page, when there is one. */
-  readonly next: string | undefined;
-}
-
-export interface FetchedReferrers extends Answer {
-  readonly mediaType: string;
-  /** An image index with the referrers of all pages, unfiltered. Empty when there are none. */
-  readonly bytes: Uint8Array;
-}
-
-/** What is known of the budget that upstream gives one credential. */
-export interface Budget {
-  readonly credentialId: string;
-  readonly limit: number | undefined;
-  readonly remaining: number | undefined;
-  readonly windowS: number | undefined;
-  /** How long nobody will be asked; 0 when the gate is open. */
-  readonly limitedMs: number;
-}
-
-const todo = (): never => {
-  throw new Error('not written yet');
-};
-
-/** One registry, with its mirrors. */
+/**
+ * One registry, with its mirrors. Names, tags and digests must be valid: a TypeError otherwise. Everything rejects
+ * with an UpstreamFailure, or with the reason of the ask's signal.
+ */
 export class Upstream {
   readonly name: string;
+  readonly #client: HttpClient;
+  readonly #endpoints: Endpoints;
+  readonly #budgets: readonly Budgets[];
 
   constructor(options: UpstreamOptions) {
-    this.name = options.name;
+    const { name, url, mirrors = [], realms = [], lookup = systemLookup, userAgent = 'entrepot' } = options;
+    this.name = name;
+    const client = new HttpClient({
+      ...DEFAULT_TIMEOUTS,
+      ...options.timeouts,
+      ca: options.ca,
+      insecure: options.insecure,
+      proxy: options.proxy,
+      lookup,
+      guard: new AddressRules({ home: bareHost(new URL(url)), allow: options.allowAddresses ?? [], lookup }),
+    });
+    this.#client = client;
+    const tokens = new TokenCache(request => fetchToken(client, request, userAgent));
+    const transports = [url, ...mirrors.map(mirror => mirror.url)].map(
+      (site, endpoint) =>
+        new Transport({
+          name,
+          endpoint,
+          url: new URL(site),
+          client,
+          realms,
+          tokens,
+          budgets: new Budgets(),
+          userAgent,
+        }),
+    );
+    this.#budgets = transports.map(({ budgets }) => budgets);
+    this.#endpoints = new Endpoints(
+      transports.map((transport, index) => ({
+        index,
+        // The asker's credential is one for `url`; a mirror is somebody else.
+        send: (request, ask, accept) => {
+          const credential = index === 0 ? ask.credential : mirrors[index - 1]?.credential;
+          return transport.send({ ...request, credential, signal: ask.signal }, accept);
+        },
+      })),
+    );
   }
 
   /** What `reference` (a tag or a digest) means now, without transferring it. */
-  async headManifest(_repository: string, _reference: string, _ask: Ask): Promise<ManifestHead> {
-    return todo();
+  async headManifest(repository: string, reference: string, ask: Ask): Promise<ManifestHead> {
+    return this.#endpoints.attempt(endpoint => headManifest(endpoint, repository, reference, ask));
   }
 
-  async fetchManifest(_repository: string, _reference: string, _ask: Ask): Promise<FetchedManifest> {
-    return todo();
+  async fetchManifest(repository: string, reference: string, ask: Ask): Promise<FetchedManifest> {
+    return this.#endpoints.attempt(endpoint => fetchManifest(endpoint, repository, reference, ask));
   }
 
   /** Whether the blob is there, and its size. */
-  async headBlob(_repository: string, _digest: Digest, _ask: Ask): Promise<BlobHead> {
-    return todo();
+  async headBlob(repository: string, digest: Digest, ask: Ask): Promise<BlobHead> {
+    return this.#endpoints.attempt(endpoint => headBlob(endpoint, repository, digest, ask));
   }
 
-  async fetchBlob(_repository: string, _digest: Digest, _ask: BlobAsk): Promise<FetchedBlob> {
-    return todo();
+  async fetchBlob(repository: string, digest: Digest, ask: BlobAsk): Promise<FetchedBlob> {
+    const { skipEndpoints } = ask;
+    return this.#endpoints.attempt(endpoint => fetchBlob(endpoint, repository, digest, ask), skipEndpoints);
   }
 
-  async fetchTags(_repository: string, _page: Page, _ask: Ask): Promise<FetchedTags> {
-    return todo();
+  async fetchTags(repository: string, page: Page, ask: Ask): Promise<FetchedTags> {
+    return this.#endpoints.attempt(endpoint => fetchTags(endpoint, repository, page, ask));
   }
 
   /** Falls back to the referrers tag schema (distribution-spec) where the API is missing. */
-  async fetchReferrers(_repository: string, _subject: Digest, _ask: Ask): Promise<FetchedReferrers> {
-    return todo();
+  async fetchReferrers(repository: string, subject: Digest, ask: Ask): Promise<FetchedReferrers> {
+    return this.#endpoints.attempt(endpoint => fetchReferrers(endpoint, repository, subject, ask));
   }
 
-  /** For metrics. One row per credential that was told a limit. */
-  budgets(): readonly Budget[] {
-    return todo();
+  /** For metrics: one row per credential of `url` that was told a limit. */
+  budget(): readonly Budget[] {
+    return this.#budgets[0]?.list() ?? [];
   }
 
   /** Opens every gate that a rate limit closed, and forgets which endpoints were unreachable. */
   forgetFailures(): void {
-    todo();
+    for (const budgets of this.#budgets) budgets.forget();
+    this.#endpoints.forget();
   }
 
   /** Breaks off what is in flight. */
   async close(): Promise<void> {
-    return todo();
+    await this.#client.close();
   }
 }

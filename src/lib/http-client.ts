@@ -1,0 +1,282 @@
+/**
+ * HTTP/1.1 requests with kept connections, a time limit per phase, and a say in which addresses may be connected to.
+ * The one file that knows undici. Redirects, authentication and status codes are the caller's.
+ */
+import type { LookupAddress, LookupOptions } from 'node:dns';
+import { lookup as resolveName } from 'node:dns/promises';
+import type { IncomingHttpHeaders } from 'node:http';
+import { isIP } from 'node:net';
+import type { Readable } from 'node:stream';
+import { Agent, buildConnector, type Dispatcher, errors, Pool, ProxyAgent } from 'undici';
+import { type ProxySettings, proxyFor } from './proxy.ts';
+import { bareHost } from './url.ts';
+
+/** All addresses of a host name. */
+export type Lookup = (hostname: string) => Promise<readonly LookupAddress[]>;
+
+/** Told before and after each connection; behind a proxy only literal addresses are asked about. */
+export interface AddressGuard {
+  /** Rejects or throws when `address` must not be connected to for `hostname`. */
+  admit(address: string, hostname: string): Promise<void> | void;
+  /** A connection (with TLS, where used) to `hostname` stands. */
+  connected(address: string, hostname: string): void;
+}
+
+export interface HttpClientOptions {
+  /** TCP and TLS. */
+  readonly connectMs: number;
+  readonly headersMs: number;
+  /** Between two pieces of a body, while it is read. */
+  readonly idleBodyMs: number;
+  /** PEM. */
+  readonly ca?: string | undefined;
+  /** Accepts any certificate. */
+  readonly insecure?: boolean | undefined;
+  readonly proxy?: ProxySettings | undefined;
+  readonly guard?: AddressGuard | undefined;
+  /** Default: the system's resolver. */
+  readonly lookup?: Lookup | undefined;
+}
+
+export interface HttpRequest {
+  readonly method: 'GET' | 'HEAD';
+  readonly url: URL;
+  readonly headers: Readonly<Record<string, string>>;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** The caller reads `body` to its end or destroys it: until then it holds a connection. */
+export interface HttpResponse {
+  readonly status: number;
+  readonly headers: IncomingHttpHeaders;
+  readonly body: Readable;
+}
+
+/**
+ * `unreachable`: no connection. `forbidden`: the guard said no. `timeout`: a phase took too long.
+ * `broken`: the connection broke, or what came is not HTTP.
+ */
+export type HttpFailureReason = 'unreachable' | 'forbidden' | 'timeout' | 'broken';
+
+/** Why a request or its body failed, in words for a log. */
+export class HttpFailure extends Error {
+  readonly reason: HttpFailureReason;
+
+  constructor(reason: HttpFailureReason, message: string, cause?: unknown) {
+    super(message, { cause });
+    this.name = 'HttpFailure';
+    this.reason = reason;
+  }
+}
+
+/** Headers of registries are under 4 KiB; CDNs and load balancers add to them. */
+const MAX_HEADER_BYTES = 32 * 1024;
+/** Just under the idle limit of common load balancers (60 s), so that we close first. */
+const KEEP_ALIVE_MS = 50_000;
+
+export class HttpClient {
+  readonly #options: HttpClientOptions;
+  readonly #direct: Agent;
+  readonly #proxies = new Map<string, ProxyAgent>();
+
+  constructor(options: HttpClientOptions) {
+    this.#options = options;
+    this.#direct = new Agent({ ...this.#limits(), connect: this.#connector() });
+  }
+
+  /**
+   * Resolves when the headers are there. Rejects with an HttpFailure, or with the signal's reason; aborting later
+   * destroys the body with that reason.
+   */
+  async request(request: HttpRequest): Promise<HttpResponse> {
+    const dispatcher = await this.#dispatcherFor(request);
+    try {
+      return await send(dispatcher, request);
+    } catch (error) {
+      if (!isStaleConnection(error)) throw failureOf(error, request);
+    }
+    // The server closed a kept connection just as it was used again: that is nobody's fault, and said nothing.
+    return send(dispatcher, request).catch((error: unknown) => {
+      throw failureOf(error, request);
+    });
+  }
+
+  /** Breaks off everything in flight. */
+  async close(): Promise<void> {
+    await Promise.all([this.#direct, ...this.#proxies.values()].map(dispatcher => dispatcher.destroy()));
+  }
+
+  #limits() {
+    const { headersMs, idleBodyMs } = this.#options;
+    return {
+      headersTimeout: headersMs,
+      bodyTimeout: idleBodyMs,
+      maxHeaderSize: MAX_HEADER_BYTES,
+      keepAliveTimeout: KEEP_ALIVE_MS,
+    };
+  }
+
+  async #dispatcherFor({ url }: HttpRequest): Promise<Dispatcher> {
+    const { proxy: settings = {}, guard } = this.#options;
+    const proxy = proxyFor(settings, url);
+    if (proxy === undefined) return this.#direct;
+    // The proxy resolves names, so only what is spelt out can be judged here.
+    const host = bareHost(url);
+    if (isIP(host) !== 0) await admit(guard, host, host);
+    let agent = this.#proxies.get(proxy);
+    if (agent === undefined) {
+      agent = this.#proxyAgent(proxy);
+      this.#proxies.set(proxy, agent);
+    }
+    return agent;
+  }
+
+  #proxyAgent(uri: string): ProxyAgent {
+    const tls = { ...this.#tls(), timeout: this.#options.connectMs };
+    return new ProxyAgent({
+      ...this.#limits(),
+      uri,
+      // Plain HTTP goes the old way (absolute URIs): many proxies allow CONNECT to port 443 alone.
+      proxyTunnel: false,
+      requestTls: tls,
+      proxyTls: { timeout: this.#options.connectMs },
+      clientFactory: (origin, options) => new Pool(origin, { ...options, ...this.#limits() }),
+    });
+  }
+
+  #tls() {
+    const { ca, insecure } = this.#options;
+    return { ...(ca === undefined ? {} : { ca }), rejectUnauthorized: insecure !== true };
+  }
+
+  #connector(): buildConnector.connector {
+    const { guard, connectMs, lookup = systemLookup } = this.#options;
+    const connect = buildConnector({
+      ...this.#tls(),
+      timeout: connectMs,
+      // What is checked is what is connected to: a name that resolves anew each time gains nothing.
+      lookup: guardedLookup(lookup, guard),
+    });
+    return (options, callback) => {
+      const { hostname } = options;
+      const proceed = () =>
+        connect(options, (...[error, socket]) => {
+          if (error !== null) callback(error, null);
+          else {
+            if (socket.remoteAddress !== undefined) guard?.connected(socket.remoteAddress, hostname);
+            callback(null, socket);
+          }
+        });
+      // A literal address is never looked up.
+      const admission = isIP(hostname) === 0 ? Promise.resolve() : admit(guard, hostname, hostname);
+      settle(admission, proceed, error => callback(error, null));
+    };
+  }
+}
+
+async function send(
+  dispatcher: Dispatcher,
+  { method, url, headers, signal }: HttpRequest,
+): Promise<HttpResponse> {
+  const {
+    statusCode,
+    headers: received,
+    body,
+  } = await dispatcher.request({
+    origin: url.origin,
+    path: url.pathname + url.search,
+    method,
+    headers: { ...headers },
+    signal: signal ?? null,
+  });
+  return { status: statusCode, headers: received, body };
+}
+
+/** The resolver of this machine: its files, then DNS. */
+export async function systemLookup(hostname: string): Promise<LookupAddress[]> {
+  return resolveName(hostname, { all: true });
+}
+
+async function admit(guard: AddressGuard | undefined, address: string, hostname: string): Promise<void> {
+  try {
+    await guard?.admit(address, hostname);
+  } catch (error) {
+    throw new HttpFailure('forbidden', error instanceof Error ? error.message : String(error), error);
+  }
+}
+
+type LookupCallback = (error: Error | null, address: string | LookupAddress[], family?: number) => void;
+
+/** Leaves out addresses that the guard does not admit; fails with its first reason when none is left. */
+function guardedLookup(lookup: Lookup, guard: AddressGuard | undefined) {
+  return (hostname: string, options: LookupOptions, callback: LookupCallback): void => {
+    settle(
+      admitted(lookup, guard, hostname, options),
+      addresses => {
+        const [first] = addresses;
+        if (options.all) callback(null, addresses);
+        else callback(null, first?.address ?? '', first?.family);
+      },
+      error => callback(error, []),
+    );
+  };
+}
+
+/** Ends a promise in callbacks, as Node's connections want it. */
+function settle<T>(promise: Promise<T>, done: (value: T) => void, failed: (error: Error) => void): void {
+  // oxlint-disable-next-line promise/always-return -- nothing follows
+  void promise.then(done, (error: unknown) =>
+    failed(error instanceof Error ? error : new Error(String(error))),
+  );
+}
+
+async function admitted(
+  lookup: Lookup,
+  guard: AddressGuard | undefined,
+  hostname: string,
+  { family }: LookupOptions,
+): Promise<LookupAddress[]> {
+  const version = family === 'IPv4' ? 4 : family === 'IPv6' ? 6 : family;
+  const all = (await lookup(hostname)).filter(entry => !version || entry.family === version);
+  const results = await Promise.allSettled(all.map(({ address }) => admit(guard, address, hostname)));
+  const addresses = all.filter((_, at) => results[at]?.status === 'fulfilled');
+  if (addresses.length > 0) return addresses;
+  const refusal = results.find(result => result.status === 'rejected');
+  throw refusal === undefined ? new Error(`${hostname} has no address`) : refusal.reason;
+}
+
+/** Whether a kept connection, on which earlier answers came, was closed before this one began. */
+function isStaleConnection(error: unknown): boolean {
+  return error instanceof errors.SocketError && (error.socket?.bytesRead ?? 0) > 0;
+}
+
+/** What `error`, from a request or its body, means; the reason of an aborted signal stays what it is. */
+export function failureOf(error: unknown, { url, signal }: Pick<HttpRequest, 'url' | 'signal'>): unknown {
+  if (error instanceof HttpFailure) return error;
+  if (signal?.aborted) return signal.reason;
+  const reason = reasonOf(error);
+  return new HttpFailure(reason, `${WORDS[reason]} ${url.host}: ${messageOf(error)}`, error);
+}
+
+const WORDS: Readonly<Record<HttpFailureReason, string>> = {
+  unreachable: 'cannot connect to',
+  forbidden: 'may not connect to',
+  timeout: 'no answer in time from',
+  broken: 'connection broken by',
+};
+
+function reasonOf(error: unknown): HttpFailureReason {
+  if (error instanceof errors.HeadersTimeoutError || error instanceof errors.BodyTimeoutError)
+    return 'timeout';
+  if (error instanceof errors.ConnectTimeoutError) return 'unreachable';
+  const isUndici = error instanceof errors.UndiciError || error instanceof errors.HTTPParserError;
+  const { syscall, code }: NodeJS.ErrnoException = error instanceof Error ? error : new Error();
+  if (isUndici || syscall === 'read' || syscall === 'write' || code === 'EPIPE') return 'broken';
+  return 'unreachable';
+}
+
+function messageOf(error: unknown): string {
+  // Node tells of several addresses that were tried in an AggregateError without a message of its own.
+  if (error instanceof AggregateError) return error.errors.map(messageOf).join('; ');
+  return error instanceof Error ? error.message : String(error);
+}

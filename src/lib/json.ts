@@ -1,0 +1,17 @@
+/** A JSON object of somebody else's, in which every field may be anything. */
+export type JsonObject = Readonly<Record<string, unknown>>;
+
+/** The object that `text` spells; `undefined` for another value, or for what is not JSON. The caller bounds the length. */
+export function parseJsonObject(text: string | Uint8Array): JsonObject | undefined {
+  try {
+    const value: unknown = JSON.parse(typeof text === 'string' ? text : Buffer.from(text).toString());
+    return isJsonObject(value) ? value : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** Whether a value is an object with fields (not an array, not null). */
+export function isJsonObject(value: unknown): value is JsonObject {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}

@@ -1,0 +1,108 @@
+import type { Digest } from '../oci/digest.ts';
+import type { Ask, BlobAsk, BlobHead, FetchedBlob } from './answers.ts';
+import { discard, headerOf, lengthOf, pieces } from './body.ts';
+import type { Endpoint } from './endpoints.ts';
+import { UpstreamFailure } from './failures.ts';
+import { blobPath } from './names.ts';
+import type { Reply } from './transport.ts';
+
+/** See `Upstream.headBlob`. */
+export async function headBlob(
+  endpoint: Endpoint,
+  repository: string,
+  digest: Digest,
+  ask: Ask,
+): Promise<BlobHead> {
+  const path = blobPath(repository, digest);
+  const head = await endpoint.send({ method: 'HEAD', repository, path }, ask, [405]);
+  discard(head.response.body);
+  const proof = endpoint.index === 0;
+  if (head.response.status !== 405)
+    return { size: lengthOf(headerOf(head.response, 'content-length')), proof };
+  // A server without HEAD tells the size with the first byte.
+  const get = await endpoint.send({ method: 'GET', repository, path, headers: { range: 'bytes=0-0' } }, ask);
+  get.response.body.on('error', () => {}).destroy();
+  return { size: get.response.status === 206 ? rangeOf(get)?.size : announcedLength(get), proof };
+}
+
+/** See `Upstream.fetchBlob`. */
+export async function fetchBlob(
+  endpoint: Endpoint,
+  repository: string,
+  digest: Digest,
+  ask: BlobAsk,
+): Promise<FetchedBlob> {
+  const { offset = 0, etag } = ask;
+  const reply = await endpoint.send(
+    {
+      method: 'GET',
+      repository,
+      path: blobPath(repository, digest),
+      headers: offset > 0 ? { range: `bytes=${offset}-` } : {},
+      condition: offset > 0 ? etag : undefined,
+    },
+    ask,
+  );
+  const { body } = reply.response;
+  const destroy = () => {
+    body.on('error', () => {}).destroy();
+  };
+  try {
+    const extent = extentOf(reply, offset, ask.size);
+    return {
+      endpoint: endpoint.index,
+      proof: endpoint.index === 0,
+      offset: extent.offset,
+      size: extent.size,
+      etag: strongTag(reply),
+      body: pieces(body, extent.length, reply.context),
+      destroy,
+    };
+  } catch (error) {
+    destroy();
+    throw error;
+  }
+}
+
+/** Where the body begins, how long it is, and how long the whole blob; `invalid` where that cannot be. */
+function extentOf(reply: Reply, asked: number, named: number | undefined) {
+  const { response, context } = reply;
+  const refuse = (why: string) =>
+    new UpstreamFailure('invalid', `${context.what}: ${context.url.host} ${why}`, context);
+  const length = announcedLength(reply);
+  let extent: { offset: number; size: number | undefined; length: number | undefined };
+  if (response.status === 206) {
+    const range = rangeOf(reply);
+    if (range === undefined || range.start !== asked)
+      throw refuse('answers with another range than was asked for');
+    extent = { offset: asked, size: range.size, length: length ?? range.end - range.start + 1 };
+  } else {
+    extent = { offset: 0, size: length, length };
+  }
+  if (named !== undefined && extent.size !== undefined && extent.size !== named) {
+    throw refuse(`says that it has ${extent.size} bytes, not ${named}`);
+  }
+  return extent;
+}
+
+function announcedLength({ response }: Reply): number | undefined {
+  return lengthOf(headerOf(response, 'content-length'));
+}
+
+/** `Content-Range: bytes 5-9/10` (RFC 9110, 14.4); both ends are inclusive, the total may be `*`. */
+function rangeOf({ response }: Reply): { start: number; end: number; size: number | undefined } | undefined {
+  const match = /^bytes (\d{1,15})-(\d{1,15})\/(?:(\d{1,15})|\*)$/.exec(
+    headerOf(response, 'content-range') ?? '',
+  );
+  if (match === null) return undefined;
+  const [start, end, size] = [Number(match[1]), Number(match[2]), lengthOf(match[3])];
+  return start <= end && (size === undefined || end < size) ? { start, end, size } : undefined;
+}
+
+/** A weak tag may stand for other bytes (RFC 9110, 8.8.1), so it cannot join two halves of a blob. */
+function strongTag({ response, url }: Reply): { value: string; origin: string } | undefined {
+  const value = headerOf(response, 'etag');
+  return value !== undefined && /^"[\x21\x23-\x7e]*"$/.test(value)
+    ? { value, origin: url.origin }
+    : undefined;
+}

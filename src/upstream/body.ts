@@ -1,0 +1,161 @@
+import type { Readable } from 'node:stream';
+import { failureOf, HttpFailure, type HttpResponse } from '../lib/http-client.ts';
+import { isJsonObject, type JsonObject, parseJsonObject } from '../lib/json.ts';
+import { UpstreamFailure } from './failures.ts';
+
+/** A small document that is not there after this is not worth the connection, however steadily it drips. */
+const DOCUMENT_MS = 60_000;
+/** An error's body is for the log; it must not keep anybody waiting. */
+const ERROR_BODY_MS = 2_000;
+/** A typical error is 200 bytes; HTML pages of load balancers are a few KiB. */
+const MAX_ERROR_BYTES = 8 * 1024;
+/** The spec's codes have up to 25 letters, and its messages are one sentence. */
+const MAX_CODE_LENGTH = 40;
+const MAX_MESSAGE_LENGTH = 200;
+
+/** Where a body comes from, for messages. */
+export interface BodyContext {
+  /** The final address, after redirects. */
+  readonly url: URL;
+  /** What is being fetched, for people. */
+  readonly what: string;
+  readonly signal: AbortSignal | undefined;
+  readonly endpoint: number | undefined;
+}
+
+/** A header's only value; of several lines the first. */
+export function headerOf(response: HttpResponse, name: string): string | undefined {
+  const value = response.headers[name];
+  return Array.isArray(value) ? value[0] : value;
+}
+
+/** A length as HTTP spells it, when it does. */
+export function lengthOf(text: string | undefined): number | undefined {
+  return text !== undefined && /^\d{1,15}$/.test(text) ? Number(text) : undefined;
+}
+
+/**
+ * All bytes of a small body. `invalid` as soon as it is known to exceed `maxBytes`: what follows is never read.
+ */
+export async function collect(
+  response: HttpResponse,
+  maxBytes: number,
+  context: BodyContext,
+): Promise<Buffer> {
+  const { body } = response;
+  const tooLarge = () =>
+    new UpstreamFailure(
+      'invalid',
+      `${context.what}: the answer of ${context.url.host} exceeds ${maxBytes} bytes`,
+      context,
+    );
+  if ((lengthOf(headerOf(response, 'content-length')) ?? 0) > maxBytes) {
+    discard(body);
+    throw tooLarge();
+  }
+  const timer = setTimeout(
+    () =>
+      body.destroy(
+        new HttpFailure('timeout', `${context.url.host} took over ${DOCUMENT_MS} ms for ${context.what}`),
+      ),
+    DOCUMENT_MS,
+  );
+  try {
+    const received: Uint8Array[] = [];
+    let size = 0;
+    for await (const piece of body as AsyncIterable<Uint8Array>) {
+      size += piece.length;
+      if (size > maxBytes) throw tooLarge();
+      received.push(piece);
+    }
+    return Buffer.concat(received, size);
+  } catch (error) {
+    throw error instanceof UpstreamFailure ? error : bodyFailure(error, context);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/**
+ * The pieces of a large body as they come. `length` is what its headers announced: fewer or more bytes are a failure,
+ * in case the connection's own framing let them pass.
+ */
+export async function* pieces(
+  body: Readable,
+  length: number | undefined,
+  context: BodyContext,
+): AsyncGenerator<Uint8Array, void, void> {
+  let size = 0;
+  try {
+    for await (const piece of body as AsyncIterable<Uint8Array>) {
+      size += piece.length;
+      if (length !== undefined && size > length) break;
+      yield piece;
+    }
+  } catch (error) {
+    throw bodyFailure(error, context);
+  }
+  if (length !== undefined && size !== length) {
+    const message = `${context.what}: ${context.url.host} announced ${length} bytes and sent ${size}`;
+    throw new UpstreamFailure('invalid', message, context);
+  }
+}
+
+/** Reads away what is left of a body that nobody wants, or breaks it off when that would take long. */
+export function discard(body: Readable): void {
+  body.on('error', () => {});
+  let size = 0;
+  const timer = setTimeout(() => body.destroy(), ERROR_BODY_MS);
+  body.on('data', (piece: Uint8Array) => {
+    size += piece.length;
+    if (size > MAX_ERROR_BYTES) body.destroy();
+  });
+  body.once('close', () => clearTimeout(timer));
+}
+
+/** What an error's body says (distribution-spec, "Error Codes"), cleaned for a log. Consumes it in any case. */
+export async function errorTextOf(
+  response: HttpResponse,
+): Promise<{ code: string; text: string } | undefined> {
+  const { body } = response;
+  const timer = setTimeout(() => body.destroy(), ERROR_BODY_MS);
+  const received: Uint8Array[] = [];
+  let size = 0;
+  try {
+    for await (const piece of body as AsyncIterable<Uint8Array>) {
+      size += piece.length;
+      if (size > MAX_ERROR_BYTES) break;
+      received.push(piece);
+    }
+    return firstError(parseJsonObject(Buffer.concat(received)));
+  } catch {
+    return undefined;
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+function firstError(document: JsonObject | undefined): { code: string; text: string } | undefined {
+  const error: unknown = Array.isArray(document?.['errors']) ? document['errors'][0] : undefined;
+  if (!isJsonObject(error) || typeof error['code'] !== 'string') return undefined;
+  const code = clean(error['code'], MAX_CODE_LENGTH);
+  const message = error['message'];
+  return {
+    code,
+    text: typeof message === 'string' ? `${code}: ${clean(message, MAX_MESSAGE_LENGTH)}` : code,
+  };
+}
+
+/** Others' words in our log: one line, no control characters, short. */
+function clean(text: string, maxLength: number): string {
+  return text.replaceAll(/[^\x20-\x7e]+/g, ' ').slice(0, maxLength);
+}
+
+function bodyFailure(error: unknown, context: BodyContext): unknown {
+  const failure = failureOf(error, context);
+  if (!(failure instanceof HttpFailure)) return failure;
+  return new UpstreamFailure('unavailable', `${context.what}: ${failure.message}`, {
+    ...context,
+    cause: failure,
+  });
+}

@@ -1,0 +1,135 @@
+import { type BackoffSchedule, backoffMs } from '../lib/backoff.ts';
+import type { HttpResponse } from '../lib/http-client.ts';
+import { Lru } from '../lib/lru.ts';
+import { headerOf } from './body.ts';
+import { UpstreamFailure } from './failures.ts';
+
+/** What is known of the budget that upstream gives one credential. */
+export interface Budget {
+  readonly credentialId: string;
+  /** Requests per window. */
+  readonly limit: number | undefined;
+  readonly remaining: number | undefined;
+  readonly windowS: number | undefined;
+  /** How long nobody will be asked; 0 when the gate is open. */
+  readonly limitedMs: number;
+}
+
+interface Account {
+  limit: number | undefined;
+  remaining: number | undefined;
+  windowS: number | undefined;
+  closedUntilMs: number;
+  /** Refusals in a row that named no time. */
+  refusals: number;
+}
+
+/** For 429 without Retry-After: Kubernetes' ImagePullBackOff. */
+const SILENT_LIMIT: BackoffSchedule = { firstMs: 10_000, maxMs: 300_000 };
+/** Docker Hub's window. A longer wait is a mistake of somebody's clock. */
+const MAX_RETRY_AFTER_MS = 6 * 3600_000;
+/** Credentials per upstream that are watched at a time. */
+const MAX_ACCOUNTS = 1_000;
+
+/** One gate per credential: once upstream has said 429, nobody asks with that credential until its time is over. */
+export class Budgets {
+  readonly #accounts = new Lru<Account>({ maxEntries: MAX_ACCOUNTS });
+  readonly #now: () => number;
+
+  constructor(now: () => number = Date.now) {
+    this.#now = now;
+  }
+
+  /** How long the gate stays closed; 0 when one may ask. */
+  limitedMs(credentialId: string): number {
+    return Math.max(0, (this.#accounts.get(credentialId)?.closedUntilMs ?? 0) - this.#now());
+  }
+
+  /** Learns from an answer. Returns how long upstream wants to be left alone, when it said 429. */
+  note(credentialId: string, response: HttpResponse): number | undefined {
+    if (response.status === 429) {
+      return this.close(credentialId, parseRetryAfter(headerOf(response, 'retry-after'), this.#now()));
+    }
+    const limit = readLimit(headerOf(response, 'ratelimit-limit'));
+    const remaining = readLimit(headerOf(response, 'ratelimit-remaining'));
+    const known = this.#accounts.get(credentialId);
+    if (known === undefined && limit === undefined && remaining === undefined) return undefined;
+    const account = known ?? this.#open(credentialId);
+    account.limit = limit?.count ?? account.limit;
+    account.remaining = remaining?.count ?? account.remaining;
+    account.windowS = remaining?.windowS ?? limit?.windowS ?? account.windowS;
+    if (response.status < 400) account.refusals = 0;
+    return undefined;
+  }
+
+  /** Closes the gate for as long as upstream named, or as patience grows. Returns how long it is closed now. */
+  close(credentialId: string, namedMs: number | undefined): number {
+    const account = this.#accounts.get(credentialId) ?? this.#open(credentialId);
+    const now = this.#now();
+    // Many requests in flight may hear of one limit; together they count as one refusal.
+    if (account.closedUntilMs <= now) account.refusals += 1;
+    const waitMs = Math.min(namedMs ?? backoffMs(SILENT_LIMIT, account.refusals), MAX_RETRY_AFTER_MS);
+    account.closedUntilMs = Math.max(account.closedUntilMs, now + waitMs);
+    return account.closedUntilMs - now;
+  }
+
+  list(): readonly Budget[] {
+    return [...this.#accounts.entries()].map(([credentialId, { limit, remaining, windowS }]) => ({
+      credentialId,
+      limit,
+      remaining,
+      windowS,
+      limitedMs: this.limitedMs(credentialId),
+    }));
+  }
+
+  /** Opens all gates. */
+  forget(): void {
+    this.#accounts.clear();
+  }
+
+  #open(credentialId: string): Account {
+    const account = {
+      limit: undefined,
+      remaining: undefined,
+      windowS: undefined,
+      closedUntilMs: 0,
+      refusals: 0,
+    };
+    this.#accounts.set(credentialId, account);
+    return account;
+  }
+}
+
+/** What to say while the gate is closed. */
+export function limitedFailure(name: string, retryAfterMs: number, endpoint: number): UpstreamFailure {
+  const seconds = Math.ceil(retryAfterMs / 1000);
+  return new UpstreamFailure(
+    'limited',
+    `${name} limits how often it is asked; it may be asked again in ${seconds} s`,
+    {
+      status: 429,
+      retryAfterMs,
+      endpoint,
+    },
+  );
+}
+
+/** `Retry-After` in seconds or as a date (RFC 9110, 10.2.3), as milliseconds from now. */
+export function parseRetryAfter(header: string | undefined, nowMs: number): number | undefined {
+  if (header === undefined) return undefined;
+  const text = header.trim();
+  if (/^\d{1,10}(\.\d+)?$/.test(text)) return Number(text) * 1000;
+  // Only HTTP dates: Date.parse alone would take "7" or "-5" for a year.
+  const atMs = /^[A-Z][a-z]{2},? .*GMT$/.test(text) ? Date.parse(text) : Number.NaN;
+  return Number.isNaN(atMs) ? undefined : Math.max(0, atMs - nowMs);
+}
+
+/** Docker Hub's `76;w=21600`: a number and the window in seconds; of a list (IETF draft) the first. */
+export function readLimit(
+  header: string | undefined,
+): { count: number; windowS: number | undefined } | undefined {
+  const match = /^\s*(\d{1,12})(?:[^,]*;\s*w=(\d{1,9}))?/.exec(header ?? '');
+  if (match === null) return undefined;
+  return { count: Number(match[1]), windowS: match[2] === undefined ? undefined : Number(match[2]) };
+}

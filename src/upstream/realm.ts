@@ -1,0 +1,35 @@
+import { parseUrl } from '../lib/url.ts';
+
+/** Where an endpoint's challenge may send a credential. */
+export interface RealmTrust {
+  /** The endpoint that gave the challenge. */
+  readonly endpoint: URL;
+  /** Hosts that may be token services besides the endpoint's own: `host` (the scheme's own port) or `host:port`. */
+  readonly realms: readonly string[];
+}
+
+/**
+ * The token service's address when it may see a credential, otherwise the reason why not. Whoever answers for an
+ * upstream chooses this address, so it must be https (unless the endpoint itself is not), on the endpoint's own host
+ * and port or on a configured one, and carry no user name of its own.
+ */
+export function judgeRealm(realm: string, { endpoint, realms }: RealmTrust): URL | string {
+  const url = parseUrl(realm);
+  if (url === undefined) return 'its token service has no valid address';
+  const { protocol, host, username, password } = url;
+  if (protocol !== 'https:' && !(protocol === 'http:' && endpoint.protocol === 'http:')) {
+    return `its token service ${host} is not https`;
+  }
+  if (username !== '' || password !== '')
+    return `the address of its token service ${host} carries a user name`;
+  if (host !== endpoint.host && !realms.some(trusted => isHost(url, trusted))) {
+    return `its token service ${host} is not trusted; add it to \`realms\` of this upstream if it should be`;
+  }
+  url.hash = '';
+  return url;
+}
+
+/** Compares as URLs do: case, default ports and IDN spellings make no difference. */
+function isHost(url: URL, trusted: string): boolean {
+  return parseUrl(`${url.protocol}//${trusted}`)?.host === url.host;
+}

@@ -1,0 +1,60 @@
+import type { HttpClient, HttpResponse } from '../lib/http-client.ts';
+import { parseUrl } from '../lib/url.ts';
+import { discard, headerOf } from './body.ts';
+import { UpstreamFailure } from './failures.ts';
+
+/** Registries use one hop to storage; a second one for regions is known. */
+const MAX_REDIRECTS = 5;
+const REDIRECTS: ReadonlySet<number> = new Set([301, 302, 303, 307, 308]);
+
+export interface RedirectedRequest {
+  readonly method: 'GET' | 'HEAD';
+  readonly url: URL;
+  /** Sent to every host on the way. */
+  readonly headers: Readonly<Record<string, string>>;
+  /** Sent to the host of `url` alone, and not again once a redirect has left it. */
+  readonly authorization?: string | undefined;
+  /** `If-Range`, sent only to the host that gave the tag. */
+  readonly condition?: { readonly value: string; readonly origin: string } | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+export interface Followed {
+  readonly response: HttpResponse;
+  /** Where the answer came from. */
+  readonly url: URL;
+  /** Whether that was another host (scheme, host and port) than the one asked, or one it was reached through. */
+  readonly crossed: boolean;
+}
+
+/** Sends a request and follows where it is sent on, keeping to the rules of who may see what. */
+export async function follow(client: HttpClient, request: RedirectedRequest): Promise<Followed> {
+  const { method, authorization, condition, signal } = request;
+  let { url } = request;
+  let crossed = false;
+  for (let hops = 0; ; hops += 1) {
+    const headers = { ...request.headers };
+    if (authorization !== undefined && !crossed) headers['authorization'] = authorization;
+    if (condition?.origin === url.origin) headers['if-range'] = condition.value;
+    const response = await client.request({ method, url, headers, signal });
+    if (!REDIRECTS.has(response.status)) return { response, url, crossed };
+    discard(response.body);
+    if (hops === MAX_REDIRECTS)
+      throw new UpstreamFailure('invalid', `${request.url.host} redirects without end`);
+    const target = nextHop(url, headerOf(response, 'location'));
+    // Once it has left its host a request never gets its credential back: the way home was chosen by a stranger.
+    crossed ||= target.origin !== url.origin;
+    url = target;
+  }
+}
+
+function nextHop(from: URL, location: string | undefined): URL {
+  const target = location === undefined ? undefined : parseUrl(location, from);
+  const refuse = (why: string) => new UpstreamFailure('invalid', `${from.host} redirects ${why}`);
+  if (target === undefined) throw refuse('without a valid Location');
+  if (target.protocol !== 'https:' && target.protocol !== 'http:') throw refuse(`to ${target.protocol}`);
+  if (from.protocol === 'https:' && target.protocol !== 'https:')
+    throw refuse(`from https to http at ${target.host}`);
+  if (target.username !== '' || target.password !== '') throw refuse('to an address with a user name');
+  return target;
+}

@@ -1,0 +1,96 @@
+import { parseJsonObject } from '../lib/json.ts';
+import { nextLink } from '../lib/link-header.ts';
+import { parseUrl } from '../lib/url.ts';
+import { type Digest, digestAlgorithm, digestHex } from '../oci/digest.ts';
+import { MAX_MANIFEST_BYTES } from '../oci/manifest.ts';
+import { OCI_INDEX } from '../oci/media-types.ts';
+import type { Ask, FetchedReferrers } from './answers.ts';
+import { collect, discard, headerOf } from './body.ts';
+import type { Endpoint } from './endpoints.ts';
+import { UpstreamFailure } from './failures.ts';
+import { fetchManifest } from './manifests.ts';
+import { referrersPath } from './names.ts';
+import type { Reply } from './transport.ts';
+
+/** The pages are held as one index, so together they keep to its limit; a page of 4 KiB is a small one. */
+const MAX_PAGES = 100;
+/** How registries without the API answer; 404 is the spec's way. */
+const MISSING: readonly number[] = [400, 404, 405];
+/** distribution-spec, "Referrers Tag Schema": both parts are cut so that the whole is a tag. */
+const MAX_ALGORITHM_LENGTH = 32;
+const MAX_ENCODED_LENGTH = 64;
+
+/** See `Upstream.fetchReferrers`. */
+export async function fetchReferrers(
+  endpoint: Endpoint,
+  repository: string,
+  subject: Digest,
+  ask: Ask,
+): Promise<FetchedReferrers> {
+  const path = referrersPath(repository, subject);
+  const manifests: unknown[] = [];
+  let left = MAX_MANIFEST_BYTES;
+  let query = '';
+  for (let page = 0; page < MAX_PAGES; page += 1) {
+    const headers = { accept: OCI_INDEX };
+    const reply = await endpoint.send(
+      { method: 'GET', repository, path: path + query, headers },
+      ask,
+      MISSING,
+    );
+    if (MISSING.includes(reply.response.status)) {
+      discard(reply.response.body);
+      if (page === 0) return fetchTagged(endpoint, repository, subject, ask);
+      throw broken(reply, 'has lost the rest of a list');
+    }
+    const bytes = await collect(reply.response, left, reply.context);
+    left -= bytes.length;
+    manifests.push(...manifestsOf(reply, bytes));
+    const next = nextLink(headerOf(reply.response, 'link'));
+    if (next === undefined) return { ...indexOf(manifests), proof: endpoint.index === 0 };
+    // Of a link only the query counts, on the path that was asked: where to ask is not for upstream to say.
+    query = parseUrl(next, reply.url)?.search ?? '';
+    if (query === '') throw broken(reply, 'gives a next page without address');
+  }
+  throw new UpstreamFailure('invalid', `${repository}: the list of referrers has no end`, {
+    endpoint: endpoint.index,
+  });
+}
+
+/** Before the API there was a tag made of the subject's digest. None is no referrers. */
+async function fetchTagged(
+  endpoint: Endpoint,
+  repository: string,
+  subject: Digest,
+  ask: Ask,
+): Promise<FetchedReferrers> {
+  try {
+    const { manifest, proof } = await fetchManifest(endpoint, repository, referrersTag(subject), ask);
+    return { mediaType: manifest.mediaType, bytes: manifest.bytes, proof };
+  } catch (error) {
+    if (!(error instanceof UpstreamFailure) || error.kind !== 'unknown') throw error;
+    return { ...indexOf([]), proof: false };
+  }
+}
+
+/** The tag under which the referrers of `subject` are listed. */
+export function referrersTag(subject: Digest): string {
+  const algorithm = digestAlgorithm(subject).slice(0, MAX_ALGORITHM_LENGTH);
+  return `${algorithm}-${digestHex(subject).slice(0, MAX_ENCODED_LENGTH)}`;
+}
+
+function manifestsOf(reply: Reply, bytes: Buffer): unknown[] {
+  const index = parseJsonObject(bytes);
+  const manifests = index?.['manifests'] ?? [];
+  if (index !== undefined && Array.isArray(manifests)) return manifests;
+  throw broken(reply, 'sent no list of referrers');
+}
+
+function broken({ context }: Reply, how: string): UpstreamFailure {
+  return new UpstreamFailure('invalid', `${context.what}: ${context.url.host} ${how}`, context);
+}
+
+function indexOf(manifests: readonly unknown[]): { mediaType: string; bytes: Uint8Array } {
+  const bytes = Buffer.from(JSON.stringify({ schemaVersion: 2, mediaType: OCI_INDEX, manifests }));
+  return { mediaType: OCI_INDEX, bytes };
+}

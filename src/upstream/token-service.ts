@@ -1,0 +1,68 @@
+import type { HttpClient, HttpResponse } from '../lib/http-client.ts';
+import { parseJsonObject } from '../lib/json.ts';
+import { collect, errorTextOf } from './body.ts';
+import { parseRetryAfter } from './budget.ts';
+import { basicAuthorization } from './credentials.ts';
+import { UpstreamFailure, unreachable } from './failures.ts';
+import { follow } from './redirect.ts';
+import type { IssuedToken, TokenRequest } from './token-cache.ts';
+
+/** A token carries its rights inside; the largest seen are 20 KiB, and what is larger fits in no request header. */
+const MAX_TOKEN_BYTES = 64 * 1024;
+/** Docker token specification: a client assumes 60 seconds where `expires_in` is missing, and no less where it is. */
+const DEFAULT_LIFETIME_S = 60;
+/** A token that is said to live longer is fetched anew all the same: rights change. */
+const MAX_LIFETIME_S = 24 * 3600;
+
+/** Fetches a token (Docker token specification, GET). The realm has been judged already. */
+export async function fetchToken(
+  client: HttpClient,
+  request: TokenRequest,
+  userAgent: string,
+): Promise<IssuedToken> {
+  const url = new URL(request.realm);
+  if (request.service !== undefined) url.searchParams.set('service', request.service);
+  for (const scope of request.scope.split(' ').filter(Boolean)) url.searchParams.append('scope', scope);
+  const what = `token for ${new URL(request.endpoint).host}`;
+  const authorization = request.credential && basicAuthorization(request.credential);
+  const headers = { accept: 'application/json', 'accept-encoding': 'identity', 'user-agent': userAgent };
+  const { response } = await follow(client, { method: 'GET', url, headers, authorization }).catch(
+    (error: unknown) => {
+      throw unreachable(error, what, undefined);
+    },
+  );
+  if (response.status !== 200) throw await refusal(response, request, what);
+  const context = { url, what, signal: undefined, endpoint: undefined };
+  const token = parseToken(await collect(response, MAX_TOKEN_BYTES, context));
+  if (token === undefined) throw new UpstreamFailure('invalid', `${what}: ${url.host} gave no valid token`);
+  return token;
+}
+
+async function refusal(
+  response: HttpResponse,
+  request: TokenRequest,
+  what: string,
+): Promise<UpstreamFailure> {
+  const { status } = response;
+  const words = (await errorTextOf(response))?.text ?? `status ${status}`;
+  const message = `${what}: ${request.realm.host} says ${words}`;
+  // 401 turns the credential itself away; 403 only says that it may not have this.
+  if (status === 401 && request.credential !== undefined)
+    return new UpstreamFailure('refused', message, { status });
+  if (status === 401 || status === 403) return new UpstreamFailure('denied', message, { status });
+  if (status === 429) {
+    const retryAfterMs = parseRetryAfter([response.headers['retry-after']].flat()[0], Date.now());
+    return new UpstreamFailure('limited', message, { status, retryAfterMs });
+  }
+  return new UpstreamFailure(status >= 500 ? 'unavailable' : 'invalid', message, { status });
+}
+
+function parseToken(bytes: Buffer): IssuedToken | undefined {
+  const answer = parseJsonObject(bytes);
+  const value = answer?.['token'] ?? answer?.['access_token'];
+  // It goes into a header as it is.
+  if (typeof value !== 'string' || !/^[\x21-\x7e]+$/.test(value)) return undefined;
+  const expiresInS = answer?.['expires_in'];
+  const lifetimeS = typeof expiresInS === 'number' && expiresInS > 0 ? expiresInS : DEFAULT_LIFETIME_S;
+  return { value, lifetimeMs: Math.min(lifetimeS, MAX_LIFETIME_S) * 1000 };
+}

@@ -1,0 +1,249 @@
+import type { HttpClient } from '../lib/http-client.ts';
+import { type Credential, credentialId } from '../oci/credential.ts';
+import { type BodyContext, discard, errorTextOf, headerOf } from './body.ts';
+import { type Budgets, limitedFailure } from './budget.ts';
+import { type Challenge, parseChallenges } from './challenge.ts';
+import { basicAuthorization } from './credentials.ts';
+import { kindOfStatus, UpstreamFailure, unreachable } from './failures.ts';
+import { judgeRealm } from './realm.ts';
+import { type Followed, follow } from './redirect.ts';
+import type { TokenCache, TokenRequest } from './token-cache.ts';
+
+export interface TransportOptions {
+  /** The upstream's name, for messages. */
+  readonly name: string;
+  readonly endpoint: number;
+  readonly url: URL;
+  readonly client: HttpClient;
+  readonly realms: readonly string[];
+  readonly tokens: TokenCache;
+  readonly budgets: Budgets;
+  readonly userAgent: string;
+}
+
+export interface TransportRequest {
+  readonly method: 'GET' | 'HEAD';
+  readonly repository: string;
+  /** What follows `/v2/<repository>/`; made of validated parts. */
+  readonly path: string;
+  readonly headers?: Readonly<Record<string, string>>;
+  readonly condition?: { readonly value: string; readonly origin: string } | undefined;
+  readonly credential: Credential | undefined;
+  readonly signal: AbortSignal | undefined;
+}
+
+/** A success, with what messages about its body need. */
+export interface Reply extends Followed {
+  readonly context: BodyContext;
+}
+
+/** How this endpoint wants to be authenticated with, as its last challenge said. */
+type Scheme =
+  | { readonly kind: 'basic' }
+  | { readonly kind: 'bearer'; readonly realm: URL; readonly service: string | undefined };
+
+/** What a request carried, and where it came from. */
+interface Authorization {
+  readonly header: string;
+  readonly token?: { readonly request: TokenRequest; readonly value: string; readonly fresh: boolean };
+}
+
+/** Scopes of several repositories run to some hundred characters. */
+const MAX_SCOPE_LENGTH = 2_000;
+
+/** Requests to one endpoint, authenticated the way it asks for. */
+export class Transport {
+  readonly budgets: Budgets;
+  readonly #options: TransportOptions;
+  #scheme: Scheme | undefined;
+
+  constructor(options: TransportOptions) {
+    this.#options = options;
+    this.budgets = options.budgets;
+  }
+
+  /**
+   * The answer when it is a success (or one of `accept`). Once the endpoint's challenge is known a request needs no
+   * second try, unless a token has ended. Rejects with an UpstreamFailure, or the signal's reason.
+   */
+  async send(request: TransportRequest, accept: readonly number[] = []): Promise<Reply> {
+    const { name, endpoint, budgets } = this.#options;
+    const id = credentialId(request.credential);
+    const limitedMs = budgets.limitedMs(id);
+    if (limitedMs > 0) throw limitedFailure(name, limitedMs, endpoint);
+    const followed = await this.#authenticated(request);
+    const { response, url, crossed } = followed;
+    const retryAfterMs = crossed ? undefined : budgets.note(id, response);
+    if (isSuccess(response.status) || (!crossed && accept.includes(response.status))) {
+      this.#requireIdentity(followed, request);
+      return {
+        ...followed,
+        context: { url, what: this.#message(request), signal: request.signal, endpoint },
+      };
+    }
+    throw await this.#failure(followed, request, retryAfterMs);
+  }
+
+  async #authenticated(request: TransportRequest): Promise<Followed> {
+    const first = await this.#prepare(request);
+    const followed = await this.#follow(request, first);
+    const { response, crossed } = followed;
+    // A host that a redirect led to has no say in how this endpoint authenticates.
+    if (response.status !== 401 || crossed) return followed;
+    if (first?.token !== undefined) this.#options.tokens.end(first.token.request, first.token.value);
+    const second = await this.#answer(parseChallenges(response.headers['www-authenticate']), request, first);
+    if (second === undefined) return followed;
+    discard(response.body);
+    const again = await this.#follow(request, second);
+    if (again.response.status === 401 && second.token !== undefined) {
+      this.#options.tokens.end(second.token.request, second.token.value);
+    }
+    return again;
+  }
+
+  /** What to send without having been asked. */
+  async #prepare(request: TransportRequest): Promise<Authorization | undefined> {
+    if (this.#scheme === undefined) return undefined;
+    try {
+      return await this.#authorization(this.#scheme, scopeOf(request), request);
+    } catch (error) {
+      // Who is turned away as nobody may still find a repository that asks for no token.
+      if (request.credential === undefined && error instanceof UpstreamFailure && error.kind === 'denied')
+        return undefined;
+      throw error;
+    }
+  }
+
+  /** What to send after a challenge; `undefined` when nothing new can be said. */
+  async #answer(
+    challenges: readonly Challenge[],
+    request: TransportRequest,
+    sent: Authorization | undefined,
+  ): Promise<Authorization | undefined> {
+    const bearer = challenges.find(({ scheme }) => scheme === 'bearer');
+    if (bearer !== undefined) {
+      this.#scheme = {
+        kind: 'bearer',
+        realm: this.#trustedRealm(bearer),
+        service: bearer.parameters.get('service'),
+      };
+      const named = bearer.parameters.get('scope');
+      const scope =
+        named !== undefined && named.length <= MAX_SCOPE_LENGTH && named !== '' ? named : scopeOf(request);
+      // A token made for this request was not enough; another of the same kind would not be either.
+      if (sent?.token?.fresh && sent.token.request.scope === scope) return undefined;
+      return this.#authorization(this.#scheme, scope, request);
+    }
+    if (!challenges.some(({ scheme }) => scheme === 'basic')) return undefined;
+    this.#scheme = { kind: 'basic' };
+    const next = await this.#authorization(this.#scheme, '', request);
+    return next?.header === sent?.header ? undefined : next;
+  }
+
+  async #authorization(
+    scheme: Scheme,
+    scope: string,
+    request: TransportRequest,
+  ): Promise<Authorization | undefined> {
+    const { credential, signal } = request;
+    if (scheme.kind === 'basic') return credential && { header: basicAuthorization(credential) };
+    const { url, tokens, budgets, endpoint } = this.#options;
+    const tokenRequest = {
+      endpoint: url.origin,
+      realm: scheme.realm,
+      service: scheme.service,
+      scope,
+      credential,
+    };
+    try {
+      const token = await tokens.token(tokenRequest, signal);
+      return { header: `Bearer ${token.value}`, token: { request: tokenRequest, ...token } };
+    } catch (error) {
+      if (!(error instanceof UpstreamFailure)) throw error;
+      const { kind, message, status } = error;
+      const retryAfterMs =
+        kind === 'limited' ? budgets.close(credentialId(credential), error.retryAfterMs) : undefined;
+      // One failure is shared by all who waited for the token: each gets its own, with its own stack.
+      throw new UpstreamFailure(kind, this.#message(request, message), {
+        status,
+        retryAfterMs,
+        endpoint,
+        cause: error,
+      });
+    }
+  }
+
+  #trustedRealm(challenge: Challenge): URL {
+    const { name, url, realms, endpoint } = this.#options;
+    const judged = judgeRealm(challenge.parameters.get('realm') ?? '', { endpoint: url, realms });
+    if (judged instanceof URL) return judged;
+    throw new UpstreamFailure('invalid', `${name}: ${judged}`, { endpoint });
+  }
+
+  async #follow(request: TransportRequest, authorization: Authorization | undefined): Promise<Followed> {
+    const { url, client, userAgent, endpoint } = this.#options;
+    const { method, condition, signal } = request;
+    const headers = { 'user-agent': userAgent, 'accept-encoding': 'identity', ...request.headers };
+    try {
+      return await follow(client, {
+        method,
+        url: new URL(`/v2/${request.repository}/${request.path}`, url),
+        headers,
+        authorization: authorization?.header,
+        condition,
+        signal,
+      });
+    } catch (error) {
+      if (error instanceof UpstreamFailure) {
+        throw new UpstreamFailure(error.kind, this.#message(request, error.message), {
+          endpoint,
+          cause: error,
+        });
+      }
+      throw unreachable(error, this.#message(request), endpoint);
+    }
+  }
+
+  /** Bytes are kept and served as they are, so a coded answer would be taken for the content itself. */
+  #requireIdentity({ response, url }: Followed, request: TransportRequest): void {
+    const coding = headerOf(response, 'content-encoding')?.trim().toLowerCase();
+    if (coding === undefined || coding === '' || coding === 'identity') return;
+    response.body.on('error', () => {}).destroy();
+    const message = this.#message(
+      request,
+      `${url.host} answers with a content encoding that was not asked for`,
+    );
+    throw new UpstreamFailure('invalid', message, { endpoint: this.#options.endpoint });
+  }
+
+  async #failure(
+    { response, url, crossed }: Followed,
+    request: TransportRequest,
+    retryAfterMs: number | undefined,
+  ): Promise<UpstreamFailure> {
+    const { status } = response;
+    const said = await errorTextOf(response);
+    const message = this.#message(
+      request,
+      `${url.host} answers ${status}${said === undefined ? '' : ` (${said.text})`}`,
+    );
+    const details = { status, code: said?.code, retryAfterMs, endpoint: this.#options.endpoint };
+    // Storage that a redirect led to knows no rights: its "no" is an outage of something that upstream said is there.
+    if (crossed) return new UpstreamFailure('unavailable', message, details);
+    const isRefused = status === 401 && this.#scheme?.kind === 'basic' && request.credential !== undefined;
+    return new UpstreamFailure(isRefused ? 'refused' : kindOfStatus(status), message, details);
+  }
+
+  #message({ repository, path }: TransportRequest, detail?: string): string {
+    const what = `${this.#options.name}/${repository} ${path.split('?', 1)[0]}`;
+    return detail === undefined ? what : `${what}: ${detail}`;
+  }
+}
+
+function scopeOf({ repository }: TransportRequest): string {
+  return `repository:${repository}:pull`;
+}
+
+function isSuccess(status: number): boolean {
+  return status === 200 || status === 206;
+}
