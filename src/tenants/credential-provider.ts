@@ -1,0 +1,192 @@
+import { parseGoDuration, stringifyLikeGo } from './go-encoding.ts';
+import { ImagePattern, parseImageTarget } from './image-pattern.ts';
+import { InvalidJson, JsonMembers, type OrderedJson, parseOrderedJson } from './ordered-json.ts';
+
+// The kubelet's exec plugins for registry credentials (kubelet.config.k8s.io, CredentialProviderConfig): the rules of
+// their requests, answers and caching. Running them is another file's.
+
+const API_GROUP = 'credentialprovider.kubelet.k8s.io';
+const API_VERSIONS: ReadonlySet<unknown> = new Set(
+  ['v1', 'v1beta1', 'v1alpha1'].map(v => `${API_GROUP}/${v}`),
+);
+const CONFIG_API_VERSIONS: ReadonlySet<unknown> = new Set(
+  ['v1', 'v1beta1', 'v1alpha1'].map(version => `kubelet.config.k8s.io/${version}`),
+);
+
+/** One plugin of a CredentialProviderConfig. */
+export interface CredentialProvider {
+  /** Its program's file name in the plugin folder. */
+  readonly name: string;
+  readonly apiVersion: string;
+  readonly matchImages: readonly string[];
+  /** For answers that do not say how long they hold. */
+  readonly defaultCacheMs: number;
+  readonly args: readonly string[];
+  readonly env: readonly { readonly name: string; readonly value: string }[];
+}
+
+/** What a plugin answered. */
+export interface CredentialProviderResponse {
+  readonly apiVersion: string;
+  /** `Image`, `Registry` or `Global`; with anything else the answer is of no use. */
+  readonly cacheKeyType: string;
+  /** `undefined`: the plugin's default. 0: not at all. */
+  readonly cacheMs: number | undefined;
+  /** By image pattern; the keys of a Keyring. */
+  readonly auth: ReadonlyMap<string, { readonly username: string; readonly password: string }>;
+}
+
+/** The configuration or an answer is not what the kubelet accepts. Never shows values: they may be passwords. */
+export class InvalidCredentialProvider extends Error {
+  override readonly name = 'InvalidCredentialProvider';
+}
+
+/** Whether a plugin with these patterns is asked for `image` (a repository without tag and digest). */
+export function matchesImage(matchImages: readonly string[], image: string): boolean {
+  const target = parseImageTarget(image);
+  return target !== undefined && matchImages.some(pattern => ImagePattern.parse(pattern)?.matches(target));
+}
+
+/** What is written to a plugin's standard input. */
+export function encodeRequest(apiVersion: string, image: string): string {
+  return `${stringifyLikeGo({ kind: 'CredentialProviderRequest', apiVersion, image })}\n`;
+}
+
+/** A plugin's standard output, read strictly: no unknown or doubled members, names in their exact case. */
+export function decodeResponse(text: string): CredentialProviderResponse {
+  const members = strictMembers(parseJson(text), 'the response', [
+    'kind',
+    'apiVersion',
+    'cacheKeyType',
+    'cacheDuration',
+    'auth',
+  ]);
+  const apiVersion = textOf(members, 'apiVersion');
+  if (textOf(members, 'kind') !== 'CredentialProviderResponse' || !API_VERSIONS.has(apiVersion)) {
+    throw new InvalidCredentialProvider(`the response is no CredentialProviderResponse of ${API_GROUP}`);
+  }
+  const duration = members.get('cacheDuration') ?? null;
+  const cacheMs = typeof duration === 'string' ? parseGoDuration(duration) : undefined;
+  if (duration !== null && cacheMs === undefined) {
+    throw new InvalidCredentialProvider('cacheDuration is no duration');
+  }
+  const auth = [...strictMembers(members.get('auth') ?? null, 'auth')].map(([pattern, value]) => {
+    const entry = strictMembers(value, 'an entry of auth', ['username', 'password']);
+    return [pattern, { username: textOf(entry, 'username'), password: textOf(entry, 'password') }] as const;
+  });
+  return { apiVersion, cacheKeyType: textOf(members, 'cacheKeyType'), cacheMs, auth: new Map(auth) };
+}
+
+/** Under which keys an answer for `image` may be remembered, in the order in which they are looked up. */
+export function cacheKeys(image: string): { Image: string; Registry: string; Global: string } {
+  return { Image: image, Registry: image.split('/', 1)[0] ?? '', Global: 'global' };
+}
+
+/**
+ * How an answer for `image` is used: `undefined` if it is dropped for its unknown `cacheKeyType`; otherwise the key and
+ * the milliseconds for which it is remembered, if it is.
+ */
+export function cachingOf(
+  response: Pick<CredentialProviderResponse, 'cacheKeyType' | 'cacheMs'>,
+  image: string,
+  defaultCacheMs: number,
+): { readonly key: string | undefined; readonly cacheMs: number } | undefined {
+  const key = Object.entries(cacheKeys(image)).find(([type]) => type === response.cacheKeyType)?.[1];
+  if (key === undefined) return undefined;
+  const cacheMs = response.cacheMs ?? defaultCacheMs;
+  return { key: cacheMs === 0 ? undefined : key, cacheMs };
+}
+
+/**
+ * The plugins of a CredentialProviderConfig, already read from YAML or JSON; throws with every problem in one message.
+ */
+export function parseProviderConfig(document: unknown): readonly CredentialProvider[] {
+  const problems: string[] = [];
+  const { apiVersion, kind, providers } = asObject(document);
+  if (kind !== 'CredentialProviderConfig') problems.push('kind is not CredentialProviderConfig');
+  if (!CONFIG_API_VERSIONS.has(apiVersion)) problems.push('apiVersion is not kubelet.config.k8s.io/v1');
+  if (!Array.isArray(providers) || providers.length === 0) problems.push('providers is empty');
+  const names = new Set<string>();
+  const parsed = asList(providers).map((value, index) => {
+    const provider = readProvider(value, `providers[${index}]`, problems);
+    if (names.has(provider.name)) problems.push(`providers[${index}].name occurs twice`);
+    names.add(provider.name);
+    return provider;
+  });
+  if (problems.length > 0) throw new InvalidCredentialProvider(problems.join('; '));
+  return parsed;
+}
+
+function readProvider(value: unknown, where: string, problems: string[]): CredentialProvider {
+  const { name, apiVersion, matchImages, defaultCacheDuration, args, env, tokenAttributes } = asObject(value);
+  const check = (isRight: boolean, problem: string) => {
+    if (!isRight) problems.push(`${where}.${problem}`);
+  };
+  const cacheMs =
+    typeof defaultCacheDuration === 'string' ? parseGoDuration(defaultCacheDuration) : undefined;
+  const patterns = asList(matchImages).map(String);
+  const variables = asList(env).map(asObject);
+  check(typeof name === 'string' && /^(?!\.{1,2}$)[^/\s]+$/.test(name), 'name is not a file name');
+  check(API_VERSIONS.has(apiVersion), `apiVersion is none of ${[...API_VERSIONS].join(', ')}`);
+  check(patterns.length > 0, 'matchImages is empty');
+  check(
+    patterns.every(pattern => ImagePattern.parse(pattern) !== undefined),
+    'matchImages holds what is no image pattern',
+  );
+  check(cacheMs !== undefined && cacheMs >= 0, 'defaultCacheDuration is no duration such as 10m');
+  check(
+    variables.every(entry => typeof entry['name'] === 'string' && typeof entry['value'] === 'string'),
+    'env holds what is no name and value',
+  );
+  check(tokenAttributes === undefined, 'tokenAttributes needs the tokens of pods, which only a kubelet has');
+  return {
+    name: String(name),
+    apiVersion: String(apiVersion),
+    matchImages: patterns,
+    defaultCacheMs: cacheMs ?? 0,
+    args: asList(args).map(String),
+    env: variables.map(entry => ({ name: String(entry['name']), value: String(entry['value']) })),
+  };
+}
+
+/** The members of an object, none twice and, if `known` is given, no other; `null` is an empty object. */
+function strictMembers(
+  value: OrderedJson,
+  where: string,
+  known?: readonly string[],
+): ReadonlyMap<string, OrderedJson> {
+  if (value === null) return new Map();
+  if (!(value instanceof JsonMembers)) throw new InvalidCredentialProvider(`${where} is not an object`);
+  const members = new Map(value.entries);
+  if (members.size !== value.entries.length) {
+    throw new InvalidCredentialProvider(`${where} has a member twice`);
+  }
+  if (known !== undefined && [...members.keys()].some(name => !known.includes(name))) {
+    throw new InvalidCredentialProvider(`${where} has a member that is none of ${known.join(', ')}`);
+  }
+  return members;
+}
+
+function textOf(members: ReadonlyMap<string, OrderedJson>, name: string): string {
+  const value = members.get(name) ?? '';
+  if (typeof value !== 'string') throw new InvalidCredentialProvider(`${name} is not a string`);
+  return value;
+}
+
+function parseJson(text: string): OrderedJson {
+  try {
+    return parseOrderedJson(text);
+  } catch (cause) {
+    if (cause instanceof InvalidJson) throw new InvalidCredentialProvider(cause.message, { cause });
+    throw cause;
+  }
+}
+
+function asObject(value: unknown): Readonly<Record<string, unknown>> {
+  const isObject = typeof value === 'object' && value !== null && !Array.isArray(value);
+  return isObject ? { ...value } : {};
+}
+
+function asList(value: unknown): readonly unknown[] {
+  return Array.isArray(value) ? value : [];
+}
