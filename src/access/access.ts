@@ -47,6 +47,17 @@ export class Access {
       : this.#authorizeMirrored(requester, repository, action);
   }
 
+  /** The right of the one who runs this registry, on the command line: with the upstream's own credential, where it has one. */
+  operatorRight(repository: Repository): Right {
+    const { credential } = this.#options.upstreamRule(repository);
+    return {
+      requester: { tenant: undefined, id: 'operator' },
+      credentials: credential === undefined ? [undefined] : [credential, undefined],
+      proved: true,
+      provedIfUnreachable: false,
+    };
+  }
+
   #authorizeHosted(requester: Requester, repository: Repository, action: Action): Right {
     const { hostedAnonymous } = this.#options;
     if (hostedAnonymous === 'none') {

@@ -1,0 +1,160 @@
+import { createHash } from 'node:crypto';
+import { InvalidReference, parseNormalizedReference, referenceName } from '../oci/reference.ts';
+import type { DockerConfigEntry } from '../tenants/docker-config.ts';
+import { stringifyLikeGo } from '../tenants/go-encoding.ts';
+import {
+  isSameObject,
+  mergeCredentials,
+  type ObjectCoordinates,
+  type PulledRecord,
+  type RecordedSecret,
+} from './pull-record.ts';
+
+/** Kubernetes' `imagePullCredentialsVerificationPolicy`: for which held images a right must be proved. */
+export type VerificationPolicyName =
+  | 'NeverVerify'
+  | 'NeverVerifyPreloadedImages'
+  | 'NeverVerifyAllowlistedImages'
+  | 'AlwaysVerify';
+
+/** Over so many recorded secrets, matching no longer adds any: namespaces that come and go must not fill a record. */
+export const MAX_SECRETS_ADDED_BY_MATCHING = 100;
+
+/** The allow-list holds what the kubelet would refuse. */
+export class InvalidAllowlist extends Error {
+  constructor(entry: string, why: string) {
+    super(`${JSON.stringify(entry.slice(0, 200))}: ${why}`);
+    this.name = 'InvalidAllowlist';
+  }
+}
+
+/** The policy with its allow-list: whether an image that is held may be had only by who proved a right to it. */
+export class VerificationPolicy {
+  readonly #name: VerificationPolicyName;
+  readonly #allowlisted: (image: string) => boolean;
+
+  /** `allowlist` holds full names without tag and digest, or prefixes of such that end in a slash and a star. */
+  constructor(name: VerificationPolicyName, allowlist: readonly string[] = []) {
+    this.#name = name;
+    this.#allowlisted = parseAllowlist(allowlist);
+  }
+
+  /** `pulledHere`: the image came by a pull that is recorded or still going on; otherwise it was preloaded. */
+  requires(image: string, pulledHere: boolean): boolean {
+    switch (this.#name) {
+      case 'NeverVerify':
+        return false;
+      case 'NeverVerifyPreloadedImages':
+        return pulledHere;
+      case 'NeverVerifyAllowlistedImages':
+        return !this.#allowlisted(image);
+      case 'AlwaysVerify':
+        return true;
+    }
+  }
+}
+
+/** What is known of an image that may be held. */
+export interface HeldImage {
+  /** Which content; '' if none is held. */
+  readonly imageRef: string;
+  readonly record: PulledRecord | 'unreadable' | undefined;
+  /** A pull of it goes on, or was broken off by a restart. */
+  readonly isPulling: boolean;
+}
+
+/** Who asks. */
+export interface PodCredentials {
+  readonly secrets: readonly RecordedSecret[];
+  readonly serviceAccount: ObjectCoordinates | undefined;
+}
+
+/**
+ * Whether `image`, as the asker wrote it, must be pulled with the asker's credentials although it may be held: the
+ * kubelet's order of checks. `podCredentials` is only asked when it matters. `record` is what to store instead of the
+ * one given, when a match taught something.
+ */
+export function mustAttemptImagePull(
+  image: string,
+  held: HeldImage,
+  policy: VerificationPolicy,
+  podCredentials: () => PodCredentials,
+): { readonly mustPull: boolean; readonly record?: PulledRecord } {
+  const { imageRef, record, isPulling } = held;
+  if (imageRef === '' || record === 'unreadable') return { mustPull: true };
+  if (!policy.requires(image, record !== undefined || isPulling)) return { mustPull: false };
+  const repository = normalizedName(image);
+  const recorded = repository === undefined ? undefined : record?.credentialMapping?.[repository];
+  if (record === undefined || repository === undefined || recorded === undefined) return { mustPull: true };
+  if (recorded.nodePodsAccessible === true) return { mustPull: false };
+  const { kubernetesSecrets = [], kubernetesServiceAccounts = [] } = recorded;
+  if (kubernetesSecrets.length === 0 && kubernetesServiceAccounts.length === 0) return { mustPull: true };
+
+  const { secrets, serviceAccount } = podCredentials();
+  const mayAdd = kubernetesSecrets.length < MAX_SECRETS_ADDED_BY_MATCHING;
+  const secret = secrets.find(own => kubernetesSecrets.some(known => secretMatches(own, known, mayAdd)));
+  if (secret !== undefined) {
+    const taught = mayAdd ? mergeCredentials(record, repository, { kubernetesSecrets: [secret] }) : record;
+    return taught === record ? { mustPull: false } : { mustPull: false, record: taught };
+  }
+  const isKnown =
+    serviceAccount !== undefined && kubernetesServiceAccounts.some(a => isSameObject(a, serviceAccount));
+  return { mustPull: !isKnown };
+}
+
+/** The kubelet's hash of a credential: SHA-256, hex, of its JSON without empty members. */
+export function credentialHash(credential: Partial<DockerConfigEntry>): string {
+  const { username, password, email } = credential;
+  const members = { ...(username && { username }), ...(password && { password }), ...(email && { email }) };
+  return createHash('sha256').update(stringifyLikeGo(members)).digest('hex');
+}
+
+/** The same content, wherever it lies; or the same object with other content, while new ones may still be added. */
+function secretMatches(own: RecordedSecret, known: RecordedSecret, mayAdd: boolean): boolean {
+  const isSameContent = known.credentialHash !== '' && own.credentialHash === known.credentialHash;
+  return isSameContent || (mayAdd && isSameObject(own, known));
+}
+
+function parseAllowlist(entries: readonly string[]): (image: string) => boolean {
+  const names = new Set<string>();
+  const prefixes: string[] = [];
+  for (const entry of entries) {
+    if (entry.endsWith('/*')) prefixes.push(parsePrefix(entry));
+    else names.add(parseName(entry));
+  }
+  return image => {
+    const name = normalizedName(image);
+    return name !== undefined && (names.has(name) || prefixes.some(prefix => name.startsWith(prefix)));
+  };
+}
+
+/** `reg.example/team/*` → `reg.example/team/`. */
+function parsePrefix(entry: string): string {
+  const prefix = entry.slice(0, -1);
+  if (prefix === '/') throw new InvalidAllowlist(entry, 'the registry is missing');
+  requirePlain(entry, prefix);
+  return prefix;
+}
+
+function parseName(entry: string): string {
+  requirePlain(entry, entry);
+  if (normalizedName(entry) !== entry) {
+    throw new InvalidAllowlist(entry, 'expected a full name, with its registry and without tag and digest');
+  }
+  return entry;
+}
+
+function requirePlain(entry: string, text: string): void {
+  if (entry !== entry.trim()) throw new InvalidAllowlist(entry, 'has blanks around it');
+  if (text.includes('*'))
+    throw new InvalidAllowlist(entry, 'a star may only stand at the end, behind a slash');
+}
+
+function normalizedName(image: string): string | undefined {
+  try {
+    return referenceName(parseNormalizedReference(image));
+  } catch (error) {
+    if (error instanceof InvalidReference) return undefined;
+    throw error;
+  }
+}

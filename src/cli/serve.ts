@@ -1,0 +1,46 @@
+import { loadConfig } from '../config/load.ts';
+import { createLogger } from '../ops/logger.ts';
+import { createMetrics } from '../ops/metrics.ts';
+import { Shutdown } from '../ops/shutdown.ts';
+import { bannerText } from './banner.ts';
+import { type Command, CONFIG_OPTION, textOption } from './command.ts';
+import { readVersion } from './version.ts';
+
+/** `entrepot serve`: the registry, until a signal ends it. */
+export const serve: Command = {
+  name: 'serve',
+  summary: 'run the registry',
+  description:
+    'Runs the registry. Without a configuration file it mirrors the preset registries on http://127.0.0.1:5000 ' +
+    'and keeps what it fetched in ./storage. SIGTERM or Ctrl-C lets transfers finish (server.shutdownTimeout); ' +
+    'a second one ends at once.',
+  options: [CONFIG_OPTION],
+  examples: [
+    ['entrepot serve', 'with the defaults'],
+    ['entrepot serve --config /etc/entrepot.yaml', 'as the file says'],
+    ['ENTREPOT_SERVER__LISTEN=0.0.0.0:5000 entrepot serve', 'reachable from other machines'],
+  ],
+  run: async (input, io) => {
+    const config = await loadConfig({ file: textOption(input, 'config') });
+    const { log, isPretty, flush } = createLogger(config.log);
+    const metrics = createMetrics();
+    process.on('uncaughtExceptionMonitor', error => {
+      log.error({ err: error }, 'ended by a bug');
+      flush();
+    });
+    const { startServer } = await import('../wire.ts');
+    const server = await startServer(config, { log, meter: metrics.meter, metrics });
+    const version = readVersion();
+    if (isPretty) {
+      io.out(bannerText(config, server, version));
+    } else {
+      log.info({ version, addresses: server.addresses, opsAddress: server.opsAddress }, 'serving');
+    }
+    return new Promise(resolve => {
+      const closers = [{ name: 'server', close: (remainingMs: number) => server.close(remainingMs) }];
+      const source = { on: process.on.bind(process), exit: resolve };
+      const { shutdownTimeoutMs } = config.server;
+      new Shutdown(closers, { log, timeoutMs: shutdownTimeoutMs, flush, process: source }).listen();
+    });
+  },
+};
