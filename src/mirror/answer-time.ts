@@ -30,7 +30,7 @@ export async function within<T>(promise: Promise<T>, ms: number): Promise<T | ty
 export async function answered<T>(promise: Promise<T>): Promise<T> {
   const answer = await within(promise, ANSWER_WITHIN_MS);
   if (answer === LATE) throw tooLate();
-  return answer as T;
+  return answer;
 }
 
 export function tooLate(): OciError {

@@ -1,7 +1,7 @@
 import type { Log } from '../lib/log.ts';
 import { Lru } from '../lib/lru.ts';
 import type { Meter } from '../lib/meter.ts';
-import { SingleFlight } from '../lib/single-flight.ts';
+import type { SingleFlight } from '../lib/single-flight.ts';
 import { type Credential, credentialId } from '../oci/credential.ts';
 import { OciError } from '../oci/errors.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
@@ -22,12 +22,12 @@ export interface AskingOptions {
   readonly meter: Meter;
 }
 
-export interface Question {
+export interface Question<A> {
   readonly repository: Repository;
   /** A tag, a digest, or a word for what is neither: what a failure is remembered for. */
   readonly reference: string;
-  /** Equal questions of equal credentials share one request while it runs. `undefined` shares with nobody. */
-  readonly sharedAs: string | undefined;
+  /** Where equal questions of equal credentials share one request while it runs; `undefined` shares with nobody. */
+  readonly shared: SingleFlight<A> | undefined;
   /** Whether success proves the right to read the repository: only manifests and blobs do. */
   readonly proves: boolean;
   /** Whether upstream has given it before: only then does a 404 take a right back; else it may be a mere typing error. */
@@ -58,7 +58,6 @@ export class Asking {
   readonly #recordProof: (proof: Proof) => Promise<void>;
   readonly #log: Log;
   readonly #meter: Meter;
-  readonly #flights = new SingleFlight<unknown>();
   /** Which credential worked last, by requester and repository: dead ones are not tried first again. */
   readonly #winners = new Lru<{ readonly credentialId: string }>({ maxEntries: MAX_WINNERS });
   readonly #running = new Set<Promise<unknown>>();
@@ -76,7 +75,7 @@ export class Asking {
    * The first answer that one of `right.credentials` gets. A refusal of one is a reason to try the next; of several
    * failures the most telling is thrown. Rejects with an UpstreamFailure, or the reason of `close`.
    */
-  async ask<A extends Answer>(question: Question, right: Right, ask: Ask<A>): Promise<Asked<A>> {
+  async ask<A extends Answer>(question: Question<A>, right: Right, ask: Ask<A>): Promise<Asked<A>> {
     const upstream = this.#upstreams.get(question.repository.upstream);
     if (upstream === undefined) {
       throw new OciError('NAME_UNKNOWN', { detail: { name: repositoryText(question.repository) } });
@@ -110,11 +109,11 @@ export class Asking {
   }
 
   async #once<A extends Answer>(
-    question: Question,
+    question: Question<A>,
     credential: Credential | undefined,
     ask: (signal: AbortSignal) => Promise<A>,
   ): Promise<Asked<A>> {
-    const { repository, reference, sharedAs, insists } = question;
+    const { repository, reference, shared, insists } = question;
     const key: FailureKey = {
       upstream: repository.upstream,
       repository: repository.name,
@@ -124,10 +123,10 @@ export class Asking {
     const remembered = insists ? undefined : this.#failures.recall(key);
     if (remembered !== undefined) throw remembered;
     const start = (): Promise<A> => this.#tracked(this.#recorded(question, key, ask));
-    if (sharedAs === undefined) return { answer: await start(), credential, joined: false };
-    const flightKey = [sharedAs, key.upstream, key.repository, reference, key.credentialId].join(' ');
-    const { promise, joined } = this.#flights.run(flightKey, start);
-    return { answer: (await promise) as A, credential, joined };
+    if (shared === undefined) return { answer: await start(), credential, joined: false };
+    const flightKey = [key.upstream, key.repository, reference, key.credentialId].join(' ');
+    const { promise, joined } = shared.run(flightKey, start);
+    return { answer: await promise, credential, joined };
   }
 
   #tracked<T>(work: Promise<T>): Promise<T> {
@@ -139,7 +138,7 @@ export class Asking {
 
   /** Asks, and keeps what the answer says about the right and about upstream. */
   async #recorded<A extends Answer>(
-    question: Question,
+    question: Question<A>,
     key: FailureKey,
     ask: (signal: AbortSignal) => Promise<A>,
   ): Promise<A> {

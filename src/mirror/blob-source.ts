@@ -171,7 +171,7 @@ export class BlobSource {
     try {
       const size = await this.#sizeOf(run, admission, named);
       // An empty body is complete with its headers: there is no end to hold back.
-      if (size === 0) await answered(fill.until(() => fill.state === 'verified'));
+      if (size === 0) await answered(fill.until(() => fill.state === 'verified' || undefined));
       return fill.open(size, admission, leave);
     } catch (error) {
       leave();
@@ -182,9 +182,7 @@ export class BlobSource {
   /** The size as upstream gives it; a named one at once for who waits in the queue, and soon for who waits for upstream. */
   async #sizeOf(run: FillRun, admission: Promise<void>, named: number | undefined): Promise<number> {
     const { fill } = run;
-    const given = admission
-      .then(() => fill.until(() => fill.size !== undefined))
-      .then(() => fill.size as number);
+    const given = admission.then(() => fill.until(() => fill.size));
     if (named === undefined) return answered(given);
     const size = await within(given, run.isQueued ? 0 : NAMED_SIZE_AFTER_MS);
     return size === LATE ? named : size;

@@ -19,8 +19,8 @@ export class Contender {
   readonly admission: Promise<void>;
   #state: 'waiting' | 'admitted' | 'refused' = 'waiting';
   #speaksUntilMs = Number.POSITIVE_INFINITY;
-  #resolve = (): void => {};
-  #reject = (_reason: unknown): void => {};
+  #resolve: (() => void) | undefined;
+  #reject: ((reason: unknown) => void) | undefined;
 
   constructor(repository: Repository, right: Right) {
     this.repository = repository;
@@ -48,14 +48,14 @@ export class Contender {
     if (this.#state !== 'waiting') return;
     this.#state = 'admitted';
     this.#speaksUntilMs = performance.now() + FRESH_FOR_MS;
-    this.#resolve();
+    this.#resolve?.();
   }
 
   /** Too late for one that is admitted: what it was promised, it gets. */
   refuse(reason: unknown): void {
     if (this.#state !== 'waiting') return;
     this.#state = 'refused';
-    this.#reject(reason);
+    this.#reject?.(reason);
   }
 }
 

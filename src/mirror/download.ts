@@ -90,7 +90,7 @@ class Download {
       {
         repository,
         reference: digest,
-        sharedAs: undefined,
+        shared: undefined,
         proves: true,
         known: contender.state === 'admitted',
         insists: this.#insists,

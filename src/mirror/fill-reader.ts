@@ -22,14 +22,8 @@ export class FillReader implements BlobReader {
     if (position >= this.size) return 0;
     await this.#admission;
     const fill = this.#fill;
-    await fill.until(() => fill.readable > position || this.#isOfAnotherSize(), this.#closing.signal);
-    if (this.#isOfAnotherSize()) {
-      throw new OciError('UPSTREAM_INVALID', {
-        message: 'upstream gives the blob another size than the manifest that names it',
-        detail: { digest: fill.digest, named: this.size, given: fill.size },
-      });
-    }
-    const count = await fill.read(buffer.subarray(0, fill.readable - position), position);
+    const readable = await fill.until(() => this.#readableBehind(position), this.#closing.signal);
+    const count = await fill.read(buffer.subarray(0, readable - position), position);
     if (count === 0) throw new Error(`the bytes of ${fill.digest} went away while they were read`);
     return count;
   }
@@ -40,7 +34,15 @@ export class FillReader implements BlobReader {
     this.#leave();
   }
 
-  #isOfAnotherSize(): boolean {
-    return this.#fill.size !== undefined && this.#fill.size !== this.size;
+  /** Up to where may be read; `undefined` while that is not beyond `position`. */
+  #readableBehind(position: number): number | undefined {
+    const { digest, size, readable } = this.#fill;
+    if (size !== undefined && size !== this.size) {
+      throw new OciError('UPSTREAM_INVALID', {
+        message: 'upstream gives the blob another size than the manifest that names it',
+        detail: { digest, named: this.size, given: size },
+      });
+    }
+    return readable > position ? readable : undefined;
   }
 }

@@ -12,7 +12,8 @@ import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { ociErrorOf, UpstreamFailure } from '../upstream/failures.ts';
 import type { FetchedBlob } from '../upstream/upstream.ts';
 import type { Asking } from './asking.ts';
-import { Contender } from './contender.ts';
+import type { Contender } from './contender.ts';
+import { Contenders } from './contenders.ts';
 import { download } from './download.ts';
 import { Fill } from './fill.ts';
 import { IngestWriter } from './ingest-writer.ts';
@@ -23,8 +24,6 @@ import type { PullPlace, PullQueue } from './pull-queue.ts';
 const FOLLOW_POLL_MS = 20;
 /** Looks between two attempts to take the Claim over: it is a write, and a dead process is known after 5 s only. */
 const POLLS_PER_CLAIM = 25;
-/** Who else's right a download may go on with; a crowd of readers needs no more spare ones. */
-const MAX_CONTENDERS = 64;
 
 export interface FillWorld {
   readonly asking: Asking;
@@ -53,8 +52,7 @@ export class FillRun {
   readonly #key: string;
   readonly #log: Log;
   readonly #starter: Contender;
-  /** Those that may be asked for, the starter first. Whom upstream refused is out. */
-  readonly #contenders: Contender[] = [];
+  readonly #contenders: Contenders;
   readonly #place: PullPlace;
   readonly #stopping = new AbortController();
   readonly #skipEndpoints: Set<number>;
@@ -77,7 +75,8 @@ export class FillRun {
     this.#log = world.log.child({ upstream: repository.upstream, digest });
     this.#skipEndpoints = from.skipEndpoints;
     this.fill = new Fill(digest);
-    this.#starter = this.#addContender(repository, right, settled);
+    this.#contenders = new Contenders(digest, world.links);
+    this.#starter = this.#contenders.add(repository, right, settled);
     this.#place = world.queue.enter({
       requester: right.requester.id,
       repository: repositoryText(repository),
@@ -101,20 +100,13 @@ export class FillRun {
    * may read it: confirm that upstream, then join as `settled`.
    */
   join(repository: Repository, right: Right, settled: boolean): Promise<void> | undefined {
-    if (settled) return this.#addContender(repository, right, true).admission;
-    return this.#contenders.find(contender => contender.speaksFor(repository, right))?.admission;
+    if (settled) return this.#contenders.add(repository, right, true).admission;
+    return this.#contenders.speakingFor(repository, right)?.admission;
   }
 
   /** Breaks it off; what came is kept for the next run to go on from. */
   stop(reason: Error): void {
     this.#stopping.abort(reason);
-  }
-
-  #addContender(repository: Repository, right: Right, settled: boolean): Contender {
-    const contender = new Contender(repository, right);
-    if (settled) contender.admit();
-    if (this.#contenders.length < MAX_CONTENDERS) this.#contenders.push(contender);
-    return contender;
   }
 
   async #run(after: Promise<void> | undefined): Promise<void> {
@@ -152,14 +144,14 @@ export class FillRun {
     if (reader === undefined) return false;
     await this.#checkFollowed();
     this.fill.begin(reader, reader.size);
-    await this.#confirmContenders();
+    await this.#confirm();
     this.fill.verify();
     return true;
   }
 
   /** Reads along with the process that has the Claim. True when the blob is here, false when the Claim may be free. */
   async #follow(): Promise<boolean> {
-    await this.#confirmContenders();
+    await this.#confirm();
     for (let poll = 0; poll < POLLS_PER_CLAIM; poll++) {
       await sleep(FOLLOW_POLL_MS, undefined, { signal: this.#stopping.signal });
       if (await this.#takeHeld()) return true;
@@ -208,7 +200,7 @@ export class FillRun {
     const { fill } = this;
     if (ingest.offset > 0) {
       // Asks for the size too: if the bytes were all there, a Range behind their end would be an error.
-      await this.#confirmContenders(true);
+      await this.#confirm(true);
       if (fill.size !== undefined && ingest.offset > fill.size) await ingest.truncate(0);
       fill.grow(ingest.offset);
       this.#world.meter.count('fills_resumed_total');
@@ -231,8 +223,8 @@ export class FillRun {
         length: () => writer.length,
         size: () => fill.size,
         write: chunk => writer.add(chunk),
-        contender: () => this.#contenders[0],
-        refused: (contender, failure) => this.#refuse(contender, failure),
+        contender: () => this.#contenders.current,
+        refused: (contender, failure) => this.#contenders.refuse(contender, failure),
         given: (contender, answer) => this.#given(contender, answer),
       });
     } finally {
@@ -250,31 +242,10 @@ export class FillRun {
     return true;
   }
 
-  /** Out of turn for good. Whoever was admitted on its strength stays admitted: upstream did say yes. */
-  #refuse(contender: Contender, failure: UpstreamFailure): void {
-    contender.refuse(ociErrorOf(failure, 'BLOB_UNKNOWN'));
-    const index = this.#contenders.indexOf(contender);
-    if (index >= 0) this.#contenders.splice(index, 1);
-  }
-
-  /** Asks upstream by HEAD for each contender that waits; those it refuses are out. Throws when none is left. */
-  async #confirmContenders(needSize = false): Promise<void> {
-    const { fill } = this;
-    let lastFailure: unknown;
-    for (const contender of [...this.#contenders]) {
-      const isNeeded = contender.state === 'waiting' || (needSize && fill.size === undefined);
-      if (!isNeeded) continue;
-      try {
-        const { size } = await this.#world.links.confirm(contender.repository, fill.digest, contender.right);
-        if (fill.size === undefined && size !== undefined) fill.learnSize(size);
-        contender.admit();
-      } catch (error) {
-        if (!(error instanceof UpstreamFailure)) throw error;
-        lastFailure = error;
-        if (contender.state === 'waiting') this.#refuse(contender, error);
-      }
-    }
-    if (this.#contenders.length === 0) throw lastFailure;
+  /** Settles the right of all that wait for upstream's answer, where no download will bring one. */
+  async #confirm(needsSize = false): Promise<void> {
+    const size = await this.#contenders.confirm({ needsSize: needsSize && this.fill.size === undefined });
+    if (size !== undefined && this.fill.size === undefined) this.fill.learnSize(size);
   }
 
   async #commit(ingest: Ingest): Promise<void> {
@@ -282,7 +253,7 @@ export class FillRun {
     const { digest, length } = this.fill;
     try {
       await ingest.commit(digest);
-      await metadata.putBlob(digest, length, this.#contenders[0]?.repository);
+      await metadata.putBlob(digest, length, this.#contenders.current?.repository);
     } catch (error) {
       // The readers have what they came for: only the next ones will miss it.
       this.#log.error({ err: error }, 'a verified blob could not be kept');
@@ -304,7 +275,7 @@ export class FillRun {
       : error instanceof UpstreamFailure
         ? ociErrorOf(error, 'BLOB_UNKNOWN')
         : error;
-    for (const contender of this.#contenders) contender.refuse(heard);
+    this.#contenders.refuseAll(heard);
     this.fill.fail(heard);
     if (aborted) return;
     this.#world.meter.count('fills_total', { outcome: 'failed' });

@@ -122,22 +122,23 @@ export class Fill {
     return new FillReader(this, size, admission, leave);
   }
 
-  /** Resolves when `ready` says so; rejects when the Fill fails first, or when `signal` ends the wait. */
-  until(ready: () => boolean, signal?: AbortSignal): Promise<void> {
+  /** What `look` gives as soon as it gives something. Rejects when the Fill fails first, or when `signal` aborts. */
+  until<T>(look: () => T | undefined, signal?: AbortSignal): Promise<T> {
     return new Promise((resolve, reject) => {
       const settle = (conclude: () => void): void => {
-        this.#waiting.delete(look);
-        signal?.removeEventListener('abort', look);
+        this.#waiting.delete(lookAgain);
+        signal?.removeEventListener('abort', lookAgain);
         conclude();
       };
-      const look = (): void => {
+      const lookAgain = (): void => {
+        const found = look();
         if (this.#state === 'failed') settle(() => reject(this.#failure));
         else if (signal?.aborted) settle(() => reject(signal.reason));
-        else if (ready()) settle(resolve);
+        else if (found !== undefined) settle(() => resolve(found));
       };
-      this.#waiting.add(look);
-      signal?.addEventListener('abort', look);
-      look();
+      this.#waiting.add(lookAgain);
+      signal?.addEventListener('abort', lookAgain);
+      lookAgain();
     });
   }
 
@@ -157,6 +158,6 @@ export class Fill {
   }
 
   #changed(): void {
-    for (const look of [...this.#waiting]) look();
+    for (const lookAgain of this.#waiting) lookAgain();
   }
 }

@@ -40,10 +40,7 @@ export class Fills {
     );
     this.#runs.set(key, run);
     this.#gauge();
-    void run.done.then(() => {
-      if (this.#runs.get(key) === run) this.#runs.delete(key);
-      this.#gauge();
-    });
+    void this.#forgetAfter(key, run);
     return run;
   }
 
@@ -62,6 +59,12 @@ export class Fills {
       for (const run of stopped) run.stop(stopping());
       await Promise.race([Promise.all(stopped.map(({ done }) => done)), sleep(STOP_POLL_MS)]);
     }
+  }
+
+  async #forgetAfter(key: string, run: FillRun): Promise<void> {
+    await run.done;
+    if (this.#runs.get(key) === run) this.#runs.delete(key);
+    this.#gauge();
   }
 
   #skippedFor(key: string): Set<number> {

@@ -77,17 +77,19 @@ export class IngestWriter {
     const chunks = this.#pending;
     this.#pending = [];
     this.#pendingBytes = 0;
-    this.#inFlight = this.#ingest.write(chunks).then(
-      () => {
-        this.#inFlight = undefined;
-        this.#written(this.#ingest.offset);
-        if (this.#pendingBytes > 0) this.#writeIfDue();
-      },
-      cause => {
-        this.#inFlight = undefined;
-        this.#failure = { cause };
-      },
-    );
+    this.#inFlight = this.#writeOut(chunks);
+  }
+
+  /** Never rejects: the failure is for whoever adds or drains next. */
+  async #writeOut(chunks: readonly Uint8Array[]): Promise<void> {
+    try {
+      await this.#ingest.write(chunks);
+    } catch (cause) {
+      this.#failure = { cause };
+    }
+    this.#inFlight = undefined;
+    this.#written(this.#ingest.offset);
+    if (this.#pendingBytes > 0 && this.#failure === undefined) this.#writeIfDue();
   }
 
   #throwFailure(): void {

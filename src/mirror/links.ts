@@ -1,10 +1,11 @@
 import type { Log } from '../lib/log.ts';
+import { SingleFlight } from '../lib/single-flight.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import type { Digest } from '../oci/digest.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
 import { UpstreamFailure } from '../upstream/failures.ts';
-import type { Answer } from '../upstream/upstream.ts';
+import type { Answer, BlobHead } from '../upstream/upstream.ts';
 import type { Asking } from './asking.ts';
 
 export interface Confirmed {
@@ -20,6 +21,7 @@ export interface Confirmed {
 export class Links {
   readonly #metadata: MetadataStore;
   readonly #asking: Asking;
+  readonly #flights = new SingleFlight<BlobHead>();
   readonly #log: Log;
 
   constructor(metadata: MetadataStore, asking: Asking, log: Log) {
@@ -37,7 +39,7 @@ export class Links {
   async confirm(repository: Repository, digest: Digest, right: Right): Promise<Confirmed> {
     const known = await this.#metadata.isLinked(repository, digest);
     const { answer, joined } = await this.#asking.ask(
-      { repository, reference: digest, sharedAs: 'blob', proves: true, known },
+      { repository, reference: digest, shared: this.#flights, proves: true, known },
       right,
       (upstream, ask) => upstream.headBlob(repository.name, digest, ask),
     );

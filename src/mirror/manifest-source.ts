@@ -1,4 +1,5 @@
 import type { Log } from '../lib/log.ts';
+import { SingleFlight } from '../lib/single-flight.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { type Digest, isDigest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
@@ -8,7 +9,7 @@ import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
 import { ociErrorOf, UpstreamFailure } from '../upstream/failures.ts';
 import type { Answer, Ask, Upstream } from '../upstream/upstream.ts';
-import { answered, LATE, STALE_AFTER_MS, within } from './answer-time.ts';
+import { ANSWER_WITHIN_MS, answered, LATE, STALE_AFTER_MS, tooLate, within } from './answer-time.ts';
 import { type Asking, isRefusal } from './asking.ts';
 import { admits, unproved } from './links.ts';
 import { platformChild } from './platform-view.ts';
@@ -40,6 +41,7 @@ interface Brought extends Answer {
 /** Manifests of mirrored repositories: a digest never changes, a tag follows its pull policy. */
 export class ManifestSource {
   readonly #asking: Asking;
+  readonly #flights = new SingleFlight<Brought>();
   readonly #metadata: MetadataStore;
   readonly #pullPolicyOf: PullPolicyOf;
   readonly #nowMs: () => number;
@@ -121,32 +123,32 @@ export class ManifestSource {
     held: Manifest | undefined,
   ): Promise<Found> {
     const startedMs = performance.now();
-    const spareHeld = right.proved || right.provedIfUnreachable ? held : undefined;
+    const spare = right.proved || right.provedIfUnreachable ? held : undefined;
     const question = {
       repository,
       reference,
-      sharedAs: 'manifest',
+      shared: this.#flights,
       proves: true,
       known: held !== undefined,
     };
+    const asking = this.#asking.ask(question, right, (upstream, ask) =>
+      this.#bring(upstream, repository, reference, ask),
+    );
     try {
-      const asking = this.#asking.ask(question, right, (upstream, ask) =>
-        this.#bring(upstream, repository, reference, ask),
-      );
-      const asked = spareHeld === undefined ? await asking : await within(asking, STALE_AFTER_MS);
+      const asked = await within(asking, spare === undefined ? ANSWER_WITHIN_MS : STALE_AFTER_MS);
       if (asked !== LATE) {
         const { answer, joined } = asked;
         if (!admits(answer, right)) throw unproved();
         const outcome = joined ? 'joined' : answer.fetched ? 'miss' : 'revalidated';
-        const { manifest, stored } = answer;
-        return { manifest, outcome, stored, upstreamMs: performance.now() - startedMs };
+        const upstreamMs = performance.now() - startedMs;
+        return { manifest: answer.manifest, outcome, stored: answer.stored, upstreamMs };
       }
     } catch (error) {
       if (!(error instanceof UpstreamFailure)) throw error;
-      if (spareHeld === undefined || isRefusal(error)) throw ociErrorOf(error, 'MANIFEST_UNKNOWN');
+      if (spare === undefined || isRefusal(error)) throw ociErrorOf(error, 'MANIFEST_UNKNOWN');
     }
-    const manifest = spareHeld as Manifest;
-    return { manifest, outcome: 'stale', stored: true, upstreamMs: performance.now() - startedMs };
+    if (spare === undefined) throw tooLate();
+    return { manifest: spare, outcome: 'stale', stored: true, upstreamMs: performance.now() - startedMs };
   }
 
   #askBehind(repository: Repository, tag: string, right: Right, held: Manifest): void {
@@ -159,23 +161,35 @@ export class ManifestSource {
   }
 
   /** One question to upstream, with one credential: what `reference` means, and its bytes where they are not held. */
-  async #bring(upstream: Upstream, repository: Repository, reference: string, ask: Ask): Promise<Brought> {
-    const { name } = repository;
-    const tag = isDigest(reference) ? undefined : reference;
-    const isNew = tag === undefined && (await this.#metadata.readManifest(reference as Digest)) === undefined;
-    const head = isNew ? undefined : await upstream.headManifest(name, reference, ask);
-    const digest = isNew ? (reference as Digest) : head?.digest;
-    const held = digest === undefined || isNew ? undefined : await this.#metadata.readManifest(digest);
-    if (held !== undefined && head !== undefined) {
-      if (tag === undefined && held.digest !== reference)
-        throw new UpstreamFailure('invalid', 'upstream names another digest');
-      const stored = await this.#keepHeld(repository, held, tag);
-      return { proof: head.proof, manifest: held, fetched: false, stored };
+  #bring(upstream: Upstream, repository: Repository, reference: string, ask: Ask): Promise<Brought> {
+    return isDigest(reference)
+      ? this.#bringDigest(upstream, repository, reference, ask)
+      : this.#bringTag(upstream, repository, reference, ask);
+  }
+
+  async #bringTag(upstream: Upstream, repository: Repository, tag: string, ask: Ask): Promise<Brought> {
+    const { digest, proof } = await upstream.headManifest(repository.name, tag, ask);
+    const held = digest && (await this.#metadata.readManifest(digest));
+    if (held !== undefined) {
+      return { proof, manifest: held, fetched: false, stored: await this.#keepHeld(repository, held, tag) };
     }
     // What HEAD named is fetched by that digest, for the tag may move in between.
-    const { manifest, proof } = await upstream.fetchManifest(name, digest ?? reference, ask);
-    const stored = await this.#keep(repository, manifest, tag);
-    return { proof: proof || head?.proof === true, manifest, fetched: true, stored };
+    const fetched = await upstream.fetchManifest(repository.name, digest ?? tag, ask);
+    const stored = await this.#keep(repository, fetched.manifest, tag);
+    return { proof: proof || fetched.proof, manifest: fetched.manifest, fetched: true, stored };
+  }
+
+  /** Held for another repository, or for somebody else, it is only confirmed. */
+  async #bringDigest(upstream: Upstream, repository: Repository, digest: Digest, ask: Ask): Promise<Brought> {
+    const held = await this.#metadata.readManifest(digest);
+    const head = held && (await upstream.headManifest(repository.name, digest, ask));
+    if (held !== undefined && head?.digest === digest) {
+      const stored = await this.#keepHeld(repository, held, undefined);
+      return { proof: head.proof, manifest: held, fetched: false, stored };
+    }
+    const { manifest, proof } = await upstream.fetchManifest(repository.name, digest, ask);
+    const stored = await this.#keep(repository, manifest, undefined);
+    return { proof, manifest, fetched: true, stored };
   }
 
   /** Held already, perhaps for another repository: a Link or a newer time is all there is to write. */

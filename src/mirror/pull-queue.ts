@@ -14,8 +14,25 @@ export interface PullTicket {
   readonly repository: string;
 }
 
-interface Waiting extends PullTicket {
-  readonly start: () => void;
+class Waiting {
+  readonly requester: string;
+  readonly repository: string;
+  readonly turn: Promise<void>;
+  state: 'waiting' | 'running' | 'left' = 'waiting';
+  #begin: (() => void) | undefined;
+
+  constructor({ requester, repository }: PullTicket) {
+    this.requester = requester;
+    this.repository = repository;
+    this.turn = new Promise(resolve => {
+      this.#begin = resolve;
+    });
+  }
+
+  start(): void {
+    this.state = 'running';
+    this.#begin?.();
+  }
 }
 
 /** A place among the running downloads, or in the queue for one. */
@@ -52,29 +69,17 @@ export class PullQueue {
   }
 
   enter(ticket: PullTicket): PullPlace {
-    let started = false;
-    let left = false;
-    let begin = (): void => {};
-    const turn = new Promise<void>(resolve => {
-      begin = resolve;
-    });
-    const waiting: Waiting = {
-      ...ticket,
-      start: () => {
-        started = true;
-        begin();
-      },
-    };
+    const waiting = new Waiting(ticket);
     this.#lines.set(ticket.requester, [...(this.#lines.get(ticket.requester) ?? []), waiting]);
     this.#serve();
     const leave = (): void => {
-      if (left) return;
-      left = true;
-      if (started) this.#finish(ticket.repository);
+      if (waiting.state === 'left') return;
+      if (waiting.state === 'running') this.#finish(ticket.repository);
       else this.#removeFromLine(waiting);
+      waiting.state = 'left';
       this.#serve();
     };
-    return { queued: !started, turn, leave };
+    return { queued: waiting.state === 'waiting', turn: waiting.turn, leave };
   }
 
   #serve(): void {

@@ -1,4 +1,5 @@
 import type { Log } from '../lib/log.ts';
+import { SingleFlight } from '../lib/single-flight.ts';
 import type { Document, MetadataStore } from '../metadata/metadata-store.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
 import type { Digest } from '../oci/digest.ts';
@@ -7,6 +8,7 @@ import type { Page, ServedReferrers } from '../oci/pull-source.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
 import { ociErrorOf, UpstreamFailure } from '../upstream/failures.ts';
+import type { FetchedReferrers } from '../upstream/upstream.ts';
 import { answered, LATE, STALE_AFTER_MS, within } from './answer-time.ts';
 import { type Asking, isRefusal } from './asking.ts';
 import { admits, unproved } from './links.ts';
@@ -37,6 +39,7 @@ interface Listed {
  */
 export class Referrers {
   readonly #asking: Asking;
+  readonly #flights = new SingleFlight<FetchedReferrers>();
   readonly #metadata: MetadataStore;
   readonly #pullPolicyOf: PullPolicyOf;
   readonly #nowMs: () => number;
@@ -87,7 +90,7 @@ export class Referrers {
     const question = {
       repository,
       reference: name,
-      sharedAs: 'referrers',
+      shared: this.#flights,
       proves: false,
       known: kept !== undefined,
     };

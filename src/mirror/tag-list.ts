@@ -1,8 +1,10 @@
+import { SingleFlight } from '../lib/single-flight.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import type { Page, ServedTags } from '../oci/pull-source.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
 import { ociErrorOf, UpstreamFailure } from '../upstream/failures.ts';
+import type { FetchedTags } from '../upstream/upstream.ts';
 import { answered, LATE, STALE_AFTER_MS, within } from './answer-time.ts';
 import { type Asking, isRefusal } from './asking.ts';
 import { admits, unproved } from './links.ts';
@@ -20,6 +22,7 @@ export interface TagListOptions {
  */
 export class TagList {
   readonly #asking: Asking;
+  readonly #flights = new SingleFlight<FetchedTags>();
   readonly #metadata: MetadataStore;
   readonly #pullPolicyOf: PullPolicyOf;
 
@@ -40,7 +43,7 @@ export class TagList {
     const question = {
       repository,
       reference: `tags ${page.limit} ${page.after ?? ''}`,
-      sharedAs: 'tags',
+      shared: this.#flights,
       proves: false,
       known,
     };
