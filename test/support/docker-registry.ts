@@ -52,9 +52,10 @@ export class DockerRegistry {
     this.#daemon = daemon;
   }
 
-  static async start(mode: RegistryMode = { kind: 'open' }): Promise<DockerRegistry> {
+  /** On a free port; of the loopback, unless the address of another interface of this machine is given. */
+  static async start(mode: RegistryMode = { kind: 'open' }, address = '127.0.0.1'): Promise<DockerRegistry> {
     const folder = await makeTempFolder('reg');
-    const host = `127.0.0.1:${await freePort()}`;
+    const host = `${address}:${await freePort()}`;
     const tokenServer = mode.kind === 'token' ? await startTokenServer(folder, host) : undefined;
     const place = { folder, host, tokenServer };
     await mkdir(join(folder, 'data'));

@@ -7,6 +7,9 @@ import { makeTempFolder, removeFolder } from './temp-folder.ts';
 
 export const DOCKER_PROGRAMS: readonly string[] = ['dockerd', 'docker', 'containerd', 'runc'];
 
+/** Building our image compiles SQLite where there is no prebuilt binding. */
+const BUILD_TIMEOUT_MS = 900_000;
+
 export interface DockerdOptions {
   /** Pull-through caches for Docker Hub: all that Docker can be told. */
   readonly registryMirrors?: readonly string[];
@@ -37,7 +40,7 @@ export class Dockerd {
 
   /** The docker client, whatever comes of it. */
   async tryRun(...args: string[]): Promise<RunResult> {
-    return tryRun('docker', args, { env: clientEnv(this.folder) });
+    return tryRun('docker', args, { env: clientEnv(this.folder), timeoutMs: BUILD_TIMEOUT_MS });
   }
 
   /** The docker client; standard output, or an error with what it printed. */
@@ -74,7 +77,5 @@ function configOf(folder: string, options: DockerdOptions): object {
     'registry-mirrors': options.registryMirrors ?? [],
     iptables: false,
     ip6tables: false,
-    bridge: 'none',
-    'storage-driver': 'vfs',
   };
 }

@@ -1,0 +1,57 @@
+# The image of Entrepot: built with everything, run with what production needs.
+#
+#   docker build --tag entrepot .
+#
+# Behind a company's registry or certificate authority, give the build npm's configuration and a bundle of
+# certificates; neither is kept in the image:
+#
+#   docker build --tag entrepot --secret id=npmrc,src=$HOME/.npmrc --secret id=ca,src=/etc/ssl/certs/ca-certificates.crt .
+#
+# BASE needs Node 20.19, 22.14 or newer, and npm; Debian or a relative, since the build uses apt-get.
+ARG BASE=node:24-trixie-slim
+
+FROM ${BASE} AS build
+# Where there is no prebuilt SQLite binding for this Node, npm compiles it.
+RUN apt-get update \
+ && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends python3 make g++ \
+ && rm -rf /var/lib/apt/lists/*
+WORKDIR /app
+COPY package.json package-lock.json .npmrc ./
+# Dependencies alone first: they change less often than the sources. `prepare` would build, so scripts run by name.
+RUN --mount=type=secret,id=npmrc,target=/root/.npmrc \
+    --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
+    export NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt \
+ && npm ci --ignore-scripts --no-audit --no-fund \
+ && npm rebuild better-sqlite3
+COPY tsconfig.json tsconfig.build.json ./
+COPY bin ./bin
+COPY src ./src
+# What better-sqlite3 was compiled from is four times its size.
+RUN npm run build \
+ && npm prune --omit=dev --ignore-scripts --offline --no-audit --no-fund \
+ && rm -rf src tsconfig*.json node_modules/better-sqlite3/deps node_modules/better-sqlite3/src \
+ && find node_modules/better-sqlite3/build -type f ! -name better_sqlite3.node -delete \
+ && find node_modules -type d -empty -delete
+
+FROM ${BASE}
+LABEL org.opencontainers.image.title="Entrepot" \
+      org.opencontainers.image.description="A local OCI pull-through caching registry: mirror, air gap and private registry in one process." \
+      org.opencontainers.image.licenses="Apache-2.0"
+# Threads for file reads; read once, before the first ES module loads.
+ENV NODE_ENV=production \
+    UV_THREADPOOL_SIZE=16
+COPY --from=build /app /app
+COPY config/container.yaml /etc/entrepot/container.yaml
+# A number, so that Kubernetes can see that it is not root. /data is all that it writes to.
+RUN ln -s /app/bin/entrepot.cjs /usr/local/bin/entrepot \
+ && mkdir /data \
+ && chown 1000:1000 /data
+USER 1000:1000
+WORKDIR /data
+VOLUME /data
+EXPOSE 5000 5001
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=3s --start-period=15s --start-interval=1s \
+  CMD ["node", "-e", "fetch('http://127.0.0.1:5001/readyz').then(r => process.exit(r.ok ? 0 : 1), () => process.exit(1))"]
+ENTRYPOINT ["entrepot"]
+CMD ["serve", "--config", "/etc/entrepot/container.yaml"]

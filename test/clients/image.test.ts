@@ -1,0 +1,150 @@
+import { existsSync } from 'node:fs';
+import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { parse, stringify } from 'yaml';
+import { DockerRegistry, REGISTRY_PROGRAMS } from '../support/docker-registry.ts';
+import { DOCKER_PROGRAMS, Dockerd } from '../support/dockerd.ts';
+import { IMAGE_PROGRAMS, pushImage, testCacheFolder } from '../support/images.ts';
+import { FIXED, UPSTREAM } from '../support/mirrored-registry.ts';
+import { answers, freePort, hasPrograms, run, until } from '../support/programs.ts';
+import { Skopeo } from '../support/skopeo.ts';
+import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
+
+const PROJECT = fileURLToPath(new URL('../..', import.meta.url));
+
+const canRun = hasPrograms(
+  'mmdebstrap',
+  'docker-compose',
+  ...DOCKER_PROGRAMS,
+  ...REGISTRY_PROGRAMS,
+  ...IMAGE_PROGRAMS,
+);
+
+describe.skipIf(!canRun)('the image, built by docker and run by docker compose', () => {
+  let docker: Dockerd;
+  let skopeo: Skopeo;
+  let folder: string;
+  let port: number;
+  let opsPort: number;
+  let upstream: DockerRegistry;
+
+  beforeAll(async () => {
+    docker = await Dockerd.start();
+    skopeo = await Skopeo.make();
+    // What a person has who cloned the repository: config/ and a storage/ that belongs to them.
+    folder = await makeTempFolder('cmp');
+    for (const name of ['config', 'storage']) await mkdir(join(folder, name));
+    port = await freePort();
+    opsPort = await freePort();
+    await writeFile(join(folder, '.env'), `ENTREPOT_PORT=${port}\nENTREPOT_OPS_PORT=${opsPort}\n`);
+  });
+  afterAll(async () => {
+    await compose('down', '--volumes');
+    await docker.remove();
+    await upstream.remove();
+    await skopeo.remove();
+    await removeFolder(folder);
+  });
+
+  async function compose(...args: string[]): Promise<string> {
+    const file = join(PROJECT, 'docker-compose.yml');
+    return docker.run(
+      'compose',
+      '--file',
+      file,
+      '--project-directory',
+      folder,
+      '--project-name',
+      'cmp',
+      ...args,
+    );
+  }
+
+  async function inspect(
+    kind: 'image' | 'container' | 'network',
+    name: string,
+    format: string,
+  ): Promise<string> {
+    return (await docker.run(kind, 'inspect', '--format', format, name)).trim();
+  }
+
+  /** Up, and healthy by the image's own health check. */
+  async function up(): Promise<void> {
+    await compose('up', '--detach', '--no-build');
+    const health = '{{.State.Health.Status}}';
+    const isHealthy = async () => (await inspect('container', 'cmp-entrepot-1', health)) === 'healthy';
+    await until('the container to be healthy', 60_000, isHealthy);
+  }
+
+  test('the Dockerfile builds one that runs as a numbered user without what only the build needs', async () => {
+    await docker.run('import', await debianWithNode(), 'node-on-debian');
+    const base = ['--network', 'host', '--build-arg', 'BASE=node-on-debian'];
+    await docker.run('build', '--quiet', ...base, ...(await buildSecrets()), '--tag', 'entrepot', PROJECT);
+    expect(await inspect('image', 'entrepot', '{{.Config.User}}')).toBe('1000:1000');
+    const inImage = (...args: string[]) => docker.tryRun('run', '--rm', '--network', 'none', ...args);
+    expect((await inImage('--entrypoint', 'ls', 'entrepot', '/app/node_modules/typescript')).code).not.toBe(
+      0,
+    );
+    expect((await inImage('entrepot', '--version')).code).toBe(0);
+  }, 900_000);
+
+  test('docker compose up makes it healthy, on a read-only root', async () => {
+    await compose('create', '--no-build');
+    const gateway = await inspect('network', 'cmp_default', '{{(index .IPAM.Config 0).Gateway}}');
+    upstream = await DockerRegistry.start({ kind: 'open' }, gateway);
+    const config: unknown = parse(await readFile(join(PROJECT, 'config', 'container.yaml'), 'utf8'));
+    const upstreams = { [UPSTREAM]: { url: upstream.url } };
+    await writeFile(
+      join(folder, 'config', 'container.yaml'),
+      stringify(Object.assign({}, config, { upstreams })),
+    );
+    await up();
+    expect(await answers(`http://127.0.0.1:${opsPort}/readyz`, 200)).toBe(true);
+    const touch = await docker.tryRun('exec', 'cmp-entrepot-1', 'touch', '/app/x');
+    expect(touch.stderr).toContain('Read-only file system');
+  });
+
+  test('an image is pulled through it', async () => {
+    await pushImage('busybox', upstream, FIXED);
+    await skopeo.copyOut(`127.0.0.1:${port}/${UPSTREAM}/${FIXED}`, '--all');
+    expect(existsSync(join(folder, 'storage', 'index.db'))).toBe(true);
+  });
+
+  test('a second start keeps the store', async () => {
+    await compose('down');
+    await upstream.stop();
+    await up();
+    const copy = await skopeo.copyOut(`127.0.0.1:${port}/${UPSTREAM}/${FIXED}`, '--all');
+    expect(existsSync(join(copy, 'manifest.json'))).toBe(true);
+  });
+});
+
+/** A root file system with Debian's Node and npm, since no base image can be pulled without a registry. */
+async function debianWithNode(): Promise<string> {
+  const archive = join(testCacheFolder(), 'debian-with-node-1.tar');
+  if (existsSync(archive)) return archive;
+  await mkdir(testCacheFolder(), { recursive: true });
+  const made = `${archive.replace(/\.tar$/, '')}.${process.pid}.tar`;
+  await run('mmdebstrap', [
+    '--quiet',
+    '--variant=minbase',
+    '--include=nodejs,npm,ca-certificates',
+    'trixie',
+    made,
+  ]);
+  await rename(made, archive);
+  return archive;
+}
+
+/** How this machine reaches npm's registry, where it has something to say about it. */
+async function buildSecrets(): Promise<readonly string[]> {
+  const files = {
+    npmrc: (await run('npm', ['config', 'get', 'userconfig'])).trim(),
+    ca: process.env['NODE_EXTRA_CA_CERTS'] ?? '/etc/ssl/certs/ca-certificates.crt',
+  };
+  return Object.entries(files)
+    .filter(([, file]) => existsSync(file))
+    .flatMap(([id, file]) => ['--secret', `id=${id},src=${file}`]);
+}
