@@ -22,7 +22,7 @@ export interface BlobStore {
   remove(digest: Digest): Promise<void>;
   /**
    * Opens the ingest `key` (`[a-z0-9-]{1,200}`), new or left by an earlier process, for writing at its end.
-   * The caller holds the Claim of that key. `digest`, when known, lets hashing begin at once.
+   * The caller holds the Claim of that key. Hashing begins at once, with the algorithm of `digest`, or sha256.
    */
   ingest(key: string, digest?: Digest): Promise<Ingest>;
   /** An ingest that another process writes, for reading along; `undefined` when there is none. */
@@ -36,31 +36,38 @@ export interface BlobStore {
   close(): Promise<void>;
 }
 
-/** One write in progress. Exactly one of `commit`, `suspend` and `abort` ends it; a crash is like `suspend`. */
+/**
+ * One write in progress. The first of `commit`, `suspend` and `abort` that succeeds ends it, `suspend` and `abort` do
+ * nothing afterwards; a crash is like `suspend`.
+ */
 export interface Ingest {
   /** Bytes written and readable. */
   readonly offset: number;
-  /** Appends; resolves when the bytes can be read (not yet synced). One call at a time. Throws ENOSPC as `isStorageFull`. */
+  /**
+   * Appends; resolves when the bytes can be read (not yet synced). One call at a time. A full disk is what
+   * `isStorageFull` recognises; `offset` then says how much was written, and writing may be tried again.
+   */
   write(chunks: readonly Uint8Array[]): Promise<void>;
   /** Positioned read of what is written; at most up to `offset`. Stays possible after `commit` until `close`. */
   read(buffer: Uint8Array, position: number): Promise<number>;
   /** Forgets everything from `size` on. */
   truncate(size: number): Promise<void>;
   /**
-   * The digest of everything written, hashed behind the writer in a worker: after the last byte this takes a moment, not a pass.
-   * `like` names the algorithm.
+   * The digest of everything written, hashed behind the writer: after the last byte this takes a moment, not a pass.
+   * `like` names the algorithm; one that was not begun is hashed from the first byte.
    */
   hash(like: Digest): Promise<Digest>;
   /**
    * Makes it the blob `digest`: syncs the file, moves it, syncs the folder. The caller has verified size and `hash`.
-   * Another blob of that digest may be there already; that is success. Rejects with nothing visible.
+   * Another blob of that digest may be there already; it is replaced. After a rejection it is not durable: no row may
+   * say that it is held. `suspend` or `abort` then end the ingest.
    */
   commit(digest: Digest): Promise<void>;
   /** Stops writing, keeps the bytes for a later `ingest(key)`. */
   suspend(): Promise<void>;
   /** Stops writing and removes the bytes. */
   abort(): Promise<void>;
-  /** Ends reading. Call it once after commit, suspend or abort, when no reader is left. */
+  /** Ends reading, after commit, suspend or abort, when no reader is left. May be called twice. */
   close(): Promise<void>;
 }
 

@@ -1,29 +1,196 @@
-import { mkdtemp, rm } from 'node:fs/promises';
+import { spawn } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
+import {
+  chmod,
+  mkdir,
+  mkdtemp,
+  readdir,
+  readlink,
+  rm,
+  stat,
+  symlink,
+  truncate,
+  writeFile,
+} from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { expect, test } from 'vitest';
+import { afterEach, beforeEach, expect, test } from 'vitest';
 import { silentLog } from '../lib/log.ts';
-import { digestOf } from '../oci/digest.ts';
-import { openFileBlobStore } from './file-blob-store.ts';
+import { digestHex, digestOf } from '../oci/digest.ts';
+import { blobStoreSuite, keep } from './blob-store.suite.ts';
+import { type FileBlobStore, openFileBlobStore } from './file-blob-store.ts';
+import { isStorageFull } from './storage-full.ts';
 
-test('smoke', async () => {
-  const folder = await mkdtemp(join(tmpdir(), 'blobs-'));
-  const store = await openFileBlobStore(folder, {
-    log: { ...silentLog, error: (...a: unknown[]) => console.log(a) },
-  });
-  const bytes = Buffer.alloc(3_000_000, 'abc');
-  const digest = digestOf(bytes);
-  const d512 = digestOf(bytes, 'sha512');
-  const ingest = await store.ingest('fill-1', digest);
-  await ingest.write([bytes.subarray(0, 1000), bytes.subarray(1000, 1_500_000)]);
-  await ingest.write([bytes.subarray(1_500_000)]);
-  expect(await ingest.hash(digest)).toBe(digest);
-  expect(await ingest.hash(d512)).toBe(d512);
-  await ingest.commit(digest);
-  await ingest.close();
-  expect(await store.stat(digest)).toEqual({ size: 3_000_000 });
-  expect(await store.hashFile(digest, { bytesPerSecond: 6_000_000 })).toBe(digest);
-  for await (const b of store.blobs()) console.log(b);
+blobStoreSuite(async () => {
+  const path = await temporaryFolder();
+  return {
+    open: () => openFileBlobStore(path, { log: silentLog }),
+    remove: () => rm(path, { recursive: true }),
+  };
+});
+
+let folder: string;
+let store: FileBlobStore;
+
+beforeEach(async () => {
+  folder = await temporaryFolder();
+  store = await openFileBlobStore(folder, { log: silentLog });
+});
+
+afterEach(async () => {
   await store.close();
   await rm(folder, { recursive: true });
 });
+
+test('a blob lies under its digest and cannot be written, an ingest under its key', async () => {
+  const digest = await keep(store, 'fill-1', Buffer.from('hello'));
+  const hex = digestHex(digest);
+  const blob = await stat(join(folder, 'blobs', 'sha256', hex.slice(0, 2), hex));
+  expect(blob.mode & 0o777).toBe(0o444);
+  const ingest = await store.ingest('upload-1');
+  expect(await readdir(join(folder, 'ingest'))).toEqual(['upload-1']);
+  await ingest.abort();
+  await ingest.close();
+});
+
+test('every file that was opened is closed in the end', async () => {
+  const bytes = randomBytes(300_000);
+  const digest = await keep(store, 'fill-1', bytes);
+  await keep(store, 'fill-2', randomBytes(10));
+  const readers = await Promise.all([store.open(digest), store.open(digest), store.follow('none')]);
+  const suspended = await store.ingest('fill-3');
+  await suspended.write([bytes]);
+  const follower = await store.follow('fill-3');
+  await suspended.suspend();
+  await suspended.close();
+  await follower?.close();
+  const aborted = await store.ingest('fill-3');
+  await aborted.hash(digestOf(bytes, 'sha512'));
+  await aborted.abort();
+  await aborted.close();
+  await store.hashFile(digest, { bytesPerSecond: 0 });
+  await Promise.all(readers.map(async reader => reader?.close()));
+  expect(await openFilesIn(folder)).toEqual([]);
+});
+
+test('a full disk is told from a broken one, and the ingest says how far it came', async () => {
+  await symlink('/dev/full', join(folder, 'ingest', 'fill-1'));
+  const ingest = await store.ingest('fill-1');
+  const error: unknown = await ingest.write([Buffer.from('bytes')]).catch((reason: unknown) => reason);
+  expect(isStorageFull(error)).toBe(true);
+  expect(ingest.offset).toBe(0);
+  expect(isStorageFull(new Error('EIO'))).toBe(false);
+  await ingest.abort();
+  await ingest.close();
+});
+
+test('a commit that cannot be moved into place leaves the ingest and no blob', async () => {
+  const bytes = Buffer.from('bytes');
+  const digest = digestOf(bytes);
+  await mkdir(join(folder, 'blobs', 'sha256', digestHex(digest).slice(0, 2), digestHex(digest)), {
+    recursive: true,
+  });
+  const ingest = await store.ingest('fill-1', digest);
+  await ingest.write([bytes]);
+  await expect(ingest.commit(digest)).rejects.toThrow('EISDIR');
+  await ingest.suspend();
+  await ingest.close();
+  expect(await readdir(join(folder, 'ingest'))).toEqual(['fill-1']);
+});
+
+test('stray files are not taken for content', async () => {
+  const digest = await keep(store, 'fill-1', Buffer.from('content'));
+  await writeFile(join(folder, 'blobs', 'README.md'), 'x');
+  await writeFile(join(folder, 'blobs', 'sha256', 'notes'), 'x');
+  await writeFile(join(folder, 'blobs', 'sha256', digestHex(digest).slice(0, 2), 'short'), 'x');
+  await writeFile(join(folder, 'ingest', 'UPPER.tmp'), 'x');
+  const found = [];
+  for await (const blob of store.blobs()) {
+    found.push(blob.digest);
+  }
+  for await (const ingest of store.ingests()) {
+    found.push(ingest.key);
+  }
+  expect(found).toEqual([digest]);
+});
+
+test('hashing a blob again finds damage, and keeps to its rate', async () => {
+  const bytes = randomBytes(2_000_000);
+  const digest = await keep(store, 'fill-1', bytes);
+  const startedAtMs = performance.now();
+  expect(await store.hashFile(digest, { bytesPerSecond: 5_000_000 })).toBe(digest);
+  // The last slice of half a MiB is not waited for.
+  expect(performance.now() - startedAtMs).toBeGreaterThan(290);
+  const hex = digestHex(digest);
+  const path = join(folder, 'blobs', 'sha256', hex.slice(0, 2), hex);
+  await chmod(path, 0o644);
+  await truncate(path, 1_999_999);
+  expect(await store.hashFile(digest, { bytesPerSecond: 0 })).toBe(digestOf(bytes.subarray(0, 1_999_999)));
+  expect(await store.hashFile(digestOf(Buffer.from('absent')), { bytesPerSecond: 0 })).toBeUndefined();
+});
+
+test('hashing a blob again can be called off', async () => {
+  const digest = await keep(store, 'fill-1', randomBytes(2_000_000));
+  const controller = new AbortController();
+  const hashing = store.hashFile(digest, { bytesPerSecond: 1, signal: controller.signal });
+  setTimeout(() => controller.abort(), 20);
+  await expect(hashing).rejects.toThrow('abort');
+  expect(await openFilesIn(folder)).toEqual([]);
+});
+
+test('a slow scrub does not stand in the way of an ingest', async () => {
+  const digest = await keep(store, 'fill-1', randomBytes(2_000_000));
+  const controller = new AbortController();
+  const scrub = store.hashFile(digest, { bytesPerSecond: 1, signal: controller.signal });
+  await keep(store, 'fill-2', randomBytes(2_000_000));
+  controller.abort();
+  await expect(scrub).rejects.toThrow('abort');
+});
+
+test('a process that is killed while it writes leaves an ingest that can be resumed', async () => {
+  const child = spawn(process.execPath, ['--import', 'tsx', '--input-type=module', '-e', WRITER, folder], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  for await (const line of child.stdout) {
+    if (String(line).includes('writing')) {
+      child.kill('SIGKILL');
+    }
+  }
+  if (child.exitCode === null && child.signalCode === null) {
+    await once(child, 'exit');
+  }
+  expect(child.signalCode).toBe('SIGKILL');
+  const ingest = await store.ingest('fill-1');
+  expect(ingest.offset).toBeGreaterThan(0);
+  expect(await ingest.hash(digestOf(Buffer.alloc(0)))).toBe(digestOf(Buffer.alloc(ingest.offset, 'x')));
+  const digest = digestOf(Buffer.alloc(ingest.offset, 'x'));
+  await ingest.commit(digest);
+  await ingest.close();
+  expect(await store.hashFile(digest, { bytesPerSecond: 0 })).toBe(digest);
+});
+
+/** Writes for ever to `fill-1` of the store in its first argument. */
+const WRITER = `
+  const { openFileBlobStore } = await import(${JSON.stringify(new URL('file-blob-store.ts', import.meta.url).href)});
+  const log = { debug() {}, info() {}, warn() {}, error() {}, child: () => log };
+  const store = await openFileBlobStore(process.argv[1], { log });
+  const ingest = await store.ingest('fill-1');
+  for (;;) {
+    await ingest.write([Buffer.alloc(65_537, 'x')]);
+    console.log('writing');
+  }
+`;
+
+function temporaryFolder(): Promise<string> {
+  return mkdtemp(join(tmpdir(), 'entrepot-blobs-'));
+}
+
+/** What this process, its threads included, has open under `path`. */
+async function openFilesIn(path: string): Promise<string[]> {
+  const descriptors = await readdir('/proc/self/fd');
+  const targets = await Promise.all(
+    descriptors.map(descriptor => readlink(join('/proc/self/fd', descriptor)).catch(() => '')),
+  );
+  return targets.filter(target => target.startsWith(path));
+}

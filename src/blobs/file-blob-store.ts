@@ -161,6 +161,9 @@ class FileReader implements BlobReader {
   }
 
   async read(buffer: Uint8Array, position: number): Promise<number> {
+    if (this.#closing !== undefined) {
+      throw new Error('the reader is closed');
+    }
     const length = Math.min(buffer.byteLength, this.size - position);
     if (length <= 0) {
       return 0;

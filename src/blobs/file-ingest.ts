@@ -125,24 +125,26 @@ export class FileIngest implements Ingest {
     if (this.#syncFailure !== undefined) {
       throw new Error('the bytes could not be synced', { cause: this.#syncFailure });
     }
-    await this.#file.chmod(BLOB_MODE);
     await this.#file.sync();
     await rename(this.#path, this.#store.paths.blob(digest));
     this.#isEnded = true;
+    // Not before the move: a crash in between would leave an ingest that cannot be resumed.
+    await this.#file.chmod(BLOB_MODE);
     await syncFolder(folder);
     await this.#stopHashing();
   }
 
   async suspend(): Promise<void> {
-    this.#assertOpen();
     this.#isEnded = true;
     await this.#stopHashing();
   }
 
   async abort(): Promise<void> {
-    this.#assertOpen();
-    this.#isEnded = true;
-    await rm(this.#path, { force: true });
+    // Once it has ended, the name may be that of a successor's ingest.
+    if (!this.#isEnded) {
+      await rm(this.#path, { force: true });
+      this.#isEnded = true;
+    }
     await this.#stopHashing();
   }
 

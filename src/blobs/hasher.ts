@@ -2,6 +2,8 @@
  * The main thread's side of the hashing thread. One per store; the thread starts with the first job. When it dies,
  * it is started again and each job hashes its file anew from the start: the bytes are on disk, so nothing is lost.
  */
+import { createRequire } from 'node:module';
+import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
 import type { Log } from '../lib/log.ts';
 import { type Digest, type DigestAlgorithm, parseDigest } from '../oci/digest.ts';
@@ -44,14 +46,16 @@ export class HashJob {
 
 export class Hasher {
   readonly #log: Log;
+  readonly #startThread: () => Worker;
   readonly #jobs = new Map<number, HashJob>();
   readonly #stops = new Map<number, () => void>();
   #worker: Worker | undefined;
   #nextId = 1;
   #isClosed = false;
 
-  constructor(log: Log) {
+  constructor(log: Log, startThread: () => Worker = startHashThread) {
     this.#log = log;
+    this.#startThread = startThread;
   }
 
   /** Starts hashing the first `length` bytes of the file at `path`; the name may move once the thread has opened it. */
@@ -126,7 +130,7 @@ export class Hasher {
   }
 
   #start(): Worker {
-    const worker = startWorker();
+    const worker = this.#startThread();
     worker.unref();
     worker.on('message', (reply: HashReply) => this.#receive(reply));
     worker.on('error', error => this.#log.error({ err: error }, 'the hashing thread failed'));
@@ -209,13 +213,14 @@ function fail(job: HashJob, error: Error): void {
   settle(job, waiter => waiter.reject(error));
 }
 
-/** From `dist/` the thread runs as it is; from source it first registers tsx, which Node 20 does not inherit to threads. */
-function startWorker(): Worker {
+/** From `dist/` the thread runs as it is; from source tsx must be loaded first, which a thread does not inherit. */
+export function startHashThread(): Worker {
   if (!import.meta.url.endsWith('.ts')) {
     return new Worker(new URL('hash-worker.js', import.meta.url), { name: 'hash' });
   }
-  const loader = JSON.stringify(import.meta.resolve('tsx/esm/api'));
-  const source = JSON.stringify(new URL('hash-worker.ts', import.meta.url).href);
-  const code = `import(${loader}).then(({ register }) => { register(); return import(${source}); });`;
+  // tsx's CommonJS loader starts ten times faster in a thread than the one for modules.
+  const loader = JSON.stringify(createRequire(import.meta.url).resolve('tsx/cjs'));
+  const source = JSON.stringify(fileURLToPath(new URL('hash-worker.ts', import.meta.url)));
+  const code = `require(${loader}); require(${source});`;
   return new Worker(code, { name: 'hash', eval: true, execArgv: [] });
 }
