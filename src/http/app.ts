@@ -89,7 +89,7 @@ function openExchange(parts: AppParts, req: IncomingMessage, res: ServerResponse
       upstreamListener: parts.listenerUpstream ?? naming.boundUpstream(req.headers.host),
       byNamespace: namespace !== undefined,
     },
-    closing: connections.isDraining,
+    isStopping: connections.isDraining,
   });
   exchange.namespace = namespace;
   connections.begin(socket, exchange);

@@ -1,5 +1,6 @@
 import type { OutgoingHttpHeaders } from 'node:http';
 import type { BlobReader } from '../lib/blob-reader.ts';
+import type { Meter } from '../lib/meter.ts';
 import { withCommonHeaders } from './answer.ts';
 import type { BodyMemory } from './body-memory.ts';
 import type { Exchange } from './exchange.ts';
@@ -26,10 +27,12 @@ const BUFFERS_PER_BODY = 2;
 /** Writes bodies: the only place that does. Memory is `BodyMemory`'s; a buffer is refilled only after the kernel took it. */
 export class BodyWriter {
   readonly #memory: BodyMemory;
+  readonly #meter: Meter;
   readonly #headersAfterMs: number;
 
-  constructor(memory: BodyMemory, headersAfterMs: number = HEADERS_AFTER_MS) {
+  constructor(memory: BodyMemory, meter: Meter, headersAfterMs: number = HEADERS_AFTER_MS) {
     this.#memory = memory;
+    this.#meter = meter;
     this.#headersAfterMs = headersAfterMs;
   }
 
@@ -42,6 +45,7 @@ export class BodyWriter {
     const headersInMs = exchange.startedAtMs + this.#headersAfterMs - performance.now();
     const timer = setTimeout(() => transfer.sendHead(), Math.max(0, headersInMs));
     this.#memory.enter();
+    this.#sample();
     try {
       await transfer.run(() => clearTimeout(timer));
     } catch (error) {
@@ -52,8 +56,14 @@ export class BodyWriter {
       clearTimeout(timer);
       transfer.release();
       this.#memory.leave();
+      this.#sample();
       await answer.reader.close();
     }
+  }
+
+  #sample(): void {
+    this.#meter.gauge('http_bodies_open', this.#memory.bodies);
+    this.#meter.gauge('http_body_memory_bytes', this.#memory.lentBytes);
   }
 }
 

@@ -9,6 +9,7 @@ function seen(
   encrypted = false,
 ) {
   const socket = { remoteAddress: peer, encrypted };
+  // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- the two parts of a request that are read
   return new ClientAddresses(options).of({ socket, headers } as unknown as IncomingMessage);
 }
 

@@ -11,9 +11,8 @@ export class Connections {
     return this.#sockets.size;
   }
 
-  get isDraining(): boolean {
-    return this.#isDraining;
-  }
+  /** From `drain` on. A function, so that each exchange can hold it. */
+  readonly isDraining = (): boolean => this.#isDraining;
 
   add(socket: Socket): void {
     this.#sockets.add(socket);

@@ -14,8 +14,7 @@ export class Exchange {
   readonly sender: Sender;
   /** `performance.now()` when the request's head had arrived. */
   readonly startedAtMs = performance.now();
-  /** The server is stopping: whatever is answered now ends its connection. */
-  readonly closing: boolean;
+  readonly #isStopping: () => boolean;
 
   route: Route | undefined;
   repository: Repository | undefined;
@@ -34,14 +33,19 @@ export class Exchange {
     res: ServerResponse;
     query: URLSearchParams;
     sender: Sender;
-    closing: boolean;
+    isStopping: () => boolean;
   }) {
     this.req = options.req;
     this.res = options.res;
     this.method = options.req.method ?? 'GET';
     this.query = options.query;
     this.sender = options.sender;
-    this.closing = options.closing;
+    this.#isStopping = options.isStopping;
+  }
+
+  /** The server is stopping: whatever is answered now ends its connection. */
+  get closing(): boolean {
+    return this.#isStopping();
   }
 
   /** HEAD: everything but the body. */

