@@ -28,6 +28,15 @@ export class InvalidAllowlist extends Error {
   }
 }
 
+const REQUIRES: Readonly<
+  Record<VerificationPolicyName, (pulledHere: boolean, isAllowlisted: () => boolean) => boolean>
+> = {
+  NeverVerify: () => false,
+  NeverVerifyPreloadedImages: pulledHere => pulledHere,
+  NeverVerifyAllowlistedImages: (_pulledHere, isAllowlisted) => !isAllowlisted(),
+  AlwaysVerify: () => true,
+};
+
 /** The policy with its allow-list: whether an image that is held may be had only by who proved a right to it. */
 export class VerificationPolicy {
   readonly #name: VerificationPolicyName;
@@ -41,16 +50,7 @@ export class VerificationPolicy {
 
   /** `pulledHere`: the image came by a pull that is recorded or still going on; otherwise it was preloaded. */
   requires(image: string, pulledHere: boolean): boolean {
-    switch (this.#name) {
-      case 'NeverVerify':
-        return false;
-      case 'NeverVerifyPreloadedImages':
-        return pulledHere;
-      case 'NeverVerifyAllowlistedImages':
-        return !this.#allowlisted(image);
-      case 'AlwaysVerify':
-        return true;
-    }
+    return REQUIRES[this.#name](pulledHere, () => this.#allowlisted(image));
   }
 }
 
