@@ -37,7 +37,7 @@ export const METRICS = {
     labels: ['route', 'upstream', 'outcome'],
   },
   http_aborted_total: { kind: 'counter', help: 'Answers broken off before their end', labels: ['route'] },
-  http_client_errors_total: { kind: 'counter', help: 'Connections on which no request could be read' },
+  http_client_errors_total: { kind: 'counter', help: 'Requests that could not be read', labels: ['code'] },
   http_bodies_open: { kind: 'gauge', help: 'Bodies being sent' },
   http_body_memory_bytes: { kind: 'gauge', help: 'Memory lent to bodies being sent' },
 

@@ -23,6 +23,7 @@ function setUp(closers: readonly Closer[], timeoutMs = 60_000) {
     flushes++;
   };
   const shutdown = new Shutdown(closers, { log: silentLog, timeoutMs, flush, process: source });
+  shutdown.listen();
   return { source, shutdown, flushes: () => flushes };
 }
 

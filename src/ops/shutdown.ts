@@ -28,7 +28,7 @@ export interface Closer {
 
 const SIGNAL_NUMBER = { SIGINT: 2, SIGTERM: 15 } as const;
 
-/** Closes `closers` one after the other in their order, on the first signal or when `begin` is called. */
+/** Closes `closers` one after the other in their order, on the first signal (`listen`) or when `begin` is called. */
 export class Shutdown {
   readonly #options: ShutdownOptions;
   readonly #process: SignalSource;
@@ -39,6 +39,10 @@ export class Shutdown {
     this.#closers = closers;
     this.#options = options;
     this.#process = options.process ?? process;
+  }
+
+  /** From now on signals are ours. */
+  listen(): void {
     for (const signal of ['SIGTERM', 'SIGINT'] as const) {
       this.#process.on(signal, () => this.#signalled(signal));
     }

@@ -1,0 +1,73 @@
+import type { Config } from '../config/config.ts';
+
+/** Where a running server answers, as `startServer` reports it. */
+export interface Addresses {
+  /** `127.0.0.1:5000`; with the upstream that a port belongs to. */
+  readonly addresses: readonly { readonly address: string; readonly upstream?: string | undefined }[];
+  readonly opsAddress: string | undefined;
+}
+
+/** What a person sees who started the server: what is served where, how to use it, and what is open to all. */
+export function bannerText(config: Config, { addresses, opsAddress }: Addresses, version: string): string {
+  const names = [...config.upstreams.keys()];
+  const rows = [
+    ...addresses.map(
+      ({ address, upstream }) => [`http://${address}`, servedThere(config, upstream)] as const,
+    ),
+    ...(opsAddress === undefined ? [] : [[`http://${opsAddress}`, '/livez, /readyz, /metrics'] as const]),
+    ['storage', config.storage.path] as const,
+  ];
+  const width = Math.max(...rows.map(([place]) => place.length));
+  const shared = addresses.find(({ upstream }) => upstream === undefined)?.address;
+  return [
+    `Entrepot ${version}`,
+    '',
+    ...rows.map(([place, what]) => `  ${place.padEnd(width)}  ${what}`),
+    '',
+    ...(shared === undefined ? [] : usage(shared, names)),
+    ...warnings(config),
+    '',
+  ].join('\n');
+}
+
+function servedThere(config: Config, upstream: string | undefined): string {
+  if (upstream !== undefined) {
+    return `${upstream} alone, as its own registry (Docker's registry-mirrors)`;
+  }
+  const prefixes = config.hosted.prefixes.map(prefix => `${prefix}/…`);
+  const hosted = prefixes.length === 0 ? '' : `; hosts ${prefixes.join(', ')}`;
+  const byDefault =
+    config.defaultUpstream === undefined ? '' : `; names without a registry: ${config.defaultUpstream}`;
+  return `mirrors ${[...config.upstreams.keys()].join(', ')}${hosted}${byDefault}`;
+}
+
+function usage(address: string, upstreams: readonly string[]): string[] {
+  const local = address.replace(/^(?:0\.0\.0\.0|\[::\]):/, '127.0.0.1:');
+  const remote = address.replace(/^(?:0\.0\.0\.0|\[::\]):/, 'THIS-MACHINE:');
+  const example = upstreams.includes('docker.io') ? 'docker.io/library/nginx' : `${upstreams[0]}/…`;
+  return [
+    `  Try it:           skopeo inspect --tls-verify=false docker://${local}/${example}`,
+    `  Point a node at:  entrepot hosts containerd|crio|docker|k3s --server http://${remote}`,
+    '',
+  ];
+}
+
+/** What gives strangers more than public content; whoever starts the server should have meant it. */
+function warnings(config: Config): string[] {
+  const open = [...config.upstreams.values()].flatMap(({ name, openToAll, repositories }) =>
+    openToAll
+      ? [name]
+      : repositories.filter(rule => rule.openToAll === true).map(({ match }) => `${name}/${match}`),
+  );
+  const { anonymous } = config.hosted;
+  return [
+    ...(open.length === 0
+      ? []
+      : [
+          `  Open to all: anonymous clients may read whatever our credentials can read of ${open.join(', ')}.`,
+        ]),
+    ...(anonymous === 'none'
+      ? []
+      : [`  Hosted repositories: anybody may ${anonymous === 'push' ? 'pull and push' : 'pull'}.`]),
+  ];
+}

@@ -1,0 +1,22 @@
+import { environmentVariables } from '../config/environment.ts';
+import { fileJsonSchema } from '../config/schema.ts';
+import { type Command, EXIT } from './command.ts';
+
+/** `entrepot config variables`: the environment's names of the options. */
+export const configVariables: Command = {
+  name: 'config variables',
+  summary: 'list the environment variables that override the configuration file',
+  description:
+    'Lists the environment variables that override the configuration file, each with the key that it stands for. ' +
+    'Values are YAML; a map is merged over the file, anything else replaces what the file says.',
+  examples: [
+    ['ENTREPOT_SERVER__LISTEN=0.0.0.0:5000 entrepot serve', 'one value'],
+    ["ENTREPOT_UPSTREAMS='{docker.io: {freshFor: 10m}}' entrepot serve", 'a map, merged'],
+  ],
+  run: async (_, io) => {
+    for (const [variable, path] of environmentVariables(fileJsonSchema())) {
+      io.out(`${variable.padEnd(44)} ${path.join('.')}\n`);
+    }
+    return EXIT.done;
+  },
+};

@@ -1,0 +1,118 @@
+import { readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { describe, expect, it } from 'vitest';
+import { parseYaml } from '../lib/yaml.ts';
+import { NODE_KINDS, type NodeFile, type NodeKind, nodeFiles } from './node-files.ts';
+
+const upstreams = [
+  { name: 'docker.io', url: 'https://registry-1.docker.io' },
+  { name: 'registry.k8s.io', url: 'https://registry.k8s.io' },
+];
+
+function only(files: readonly NodeFile[]): NodeFile {
+  const [file] = files;
+  if (file === undefined || files.length !== 1) {
+    throw new Error(`expected one file, got ${files.length}`);
+  }
+  return file;
+}
+
+describe('files for containerd', () => {
+  it('are one hosts.toml for each registry, with the registry itself to fall back on and no path', () => {
+    const files = nodeFiles('containerd', { serverUrl: 'http://10.0.0.5:5000', upstreams });
+    expect(files.map(({ path }) => path)).toEqual(['docker.io/hosts.toml', 'registry.k8s.io/hosts.toml']);
+    expect(files[0]?.text).toContain('server = "https://registry-1.docker.io"\n');
+    expect(files[0]?.text).toContain('[host."http://10.0.0.5:5000"]\n');
+  });
+
+  it('spell a port in a folder as containerd does', () => {
+    const odd = [{ name: 'registry.example:5000', url: 'https://registry.example:5000' }];
+    expect(only(nodeFiles('containerd', { serverUrl: 'http://a:1', upstreams: odd })).path).toBe(
+      'registry.example_5000_/hosts.toml',
+    );
+  });
+});
+
+describe('files for the others', () => {
+  it('name the registry in the path of the mirror for CRI-O, which sends no ns', () => {
+    const { text } = only(nodeFiles('crio', { serverUrl: 'http://10.0.0.5:5000', upstreams }));
+    expect(text).toContain('prefix = "docker.io"\n');
+    expect(text).toContain('location = "10.0.0.5:5000/docker.io"\ninsecure = true\n');
+    expect(only(nodeFiles('crio', { serverUrl: 'https://r.example', upstreams })).text).not.toContain(
+      'insecure',
+    );
+  });
+
+  it.each([
+    [
+      'http://10.0.0.5:5002',
+      { 'registry-mirrors': ['http://10.0.0.5:5002'], 'insecure-registries': ['10.0.0.5:5002'] },
+    ],
+    ['http://127.0.0.1:5002', { 'registry-mirrors': ['http://127.0.0.1:5002'] }],
+    ['https://r.example', { 'registry-mirrors': ['https://r.example'] }],
+  ])('allow Docker plain HTTP only where it is used beyond loopback: %s', (serverUrl, daemon) => {
+    expect(JSON.parse(only(nodeFiles('docker', { serverUrl, upstreams })).text)).toEqual(daemon);
+  });
+
+  it('give k3s an endpoint for each registry', () => {
+    const { text } = only(nodeFiles('k3s', { serverUrl: 'http://10.0.0.5:5000', upstreams }));
+    expect(parseYaml(text).value).toEqual({
+      mirrors: {
+        'docker.io': { endpoint: ['http://10.0.0.5:5000'] },
+        'registry.k8s.io': { endpoint: ['http://10.0.0.5:5000'] },
+      },
+    });
+  });
+});
+
+describe('config/examples', () => {
+  const examples = fileURLToPath(new URL('../../config/examples/', import.meta.url));
+
+  it.each(NODE_KINDS)('are what entrepot hosts %s writes (npm run examples)', kind => {
+    for (const { path, text } of nodeFiles(kind, { serverUrl: exampleServer(kind), upstreams })) {
+      expect(readFileSync(join(examples, kind, path), 'utf8')).toBe(text);
+    }
+  });
+
+  it('hold nothing else, and every file parses', () => {
+    const files = readdirSync(examples, { recursive: true, withFileTypes: true }).filter(entry =>
+      entry.isFile(),
+    );
+    expect(files).toHaveLength(upstreams.length + 3);
+    for (const { name, parentPath } of files) {
+      const text = readFileSync(join(parentPath, name), 'utf8');
+      expect(() => PARSERS[name.split('.').at(-1) ?? '']?.(text) ?? fail(name)).not.toThrow();
+    }
+  });
+});
+
+/** Docker's mirrors need a port that belongs to docker.io. */
+function exampleServer(kind: NodeKind): string {
+  return `http://entrepot.example:${kind === 'docker' ? 5002 : 5000}`;
+}
+
+/** The few lines of TOML that we write: comments, tables, and keys with JSON's strings, lists and booleans. */
+function parseToml(text: string): unknown {
+  for (const line of text.split('\n')) {
+    const value = /^\s*[a-z]+ = (.+)$/.exec(line)?.[1];
+    const isTable = /^\[{1,2}[a-z]+(?:\.(?:[a-z]+|"[^"]+"))?\]{1,2}$/.test(line);
+    if (value !== undefined) {
+      JSON.parse(value);
+    } else if (!isTable && line !== '' && !line.startsWith('#')) {
+      throw new SyntaxError(line);
+    }
+  }
+  return text;
+}
+
+const PARSERS: Readonly<Record<string, (text: string) => unknown>> = {
+  toml: parseToml,
+  conf: parseToml,
+  json: text => JSON.parse(text),
+  yaml: text => parseYaml(text).value,
+};
+
+function fail(name: string): never {
+  throw new Error(`no parser for ${name}`);
+}

@@ -1,0 +1,108 @@
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, describe, expect, it } from 'vitest';
+import { runProgram } from './program.ts';
+
+const folder = mkdtempSync(join(tmpdir(), 'entrepot-cli-'));
+afterAll(() => rmSync(folder, { recursive: true }));
+
+async function run(...argv: string[]) {
+  let out = '';
+  let err = '';
+  const code = await runProgram(argv, {
+    out: text => {
+      out += text;
+    },
+    err: text => {
+      err += text;
+    },
+  });
+  return { code, out, err };
+}
+
+describe('the command line', () => {
+  it('suggests the command that was meant, and ends with 2', async () => {
+    const { code, err } = await run('sevre');
+    expect(code).toBe(2);
+    expect(err).toContain('Did you mean serve?');
+    expect((await run('config', 'shwo')).err).toContain('Did you mean show?');
+  });
+
+  it.each([
+    ['serve'],
+    ['hosts'],
+    ['refresh'],
+    ['rm'],
+    ['config', 'show'],
+    ['config', 'check'],
+    ['config', 'schema'],
+  ])('has help with examples for %s %s', async (...command) => {
+    const { code, out } = await run(...command, '--help');
+    expect(code).toBe(0);
+    expect(out).toContain('Examples:');
+  });
+
+  it('prints its version', async () => {
+    expect((await run('--version')).out).toMatch(/^\d+\.\d+\.\d+\n$/);
+  });
+
+  it('refuses a missing or needless argument and an unknown option with 2', async () => {
+    expect((await run('rm')).code).toBe(2);
+    expect((await run('config', 'show', 'extra')).code).toBe(2);
+    expect((await run('hosts', 'containerd', '--serverr', 'x')).err).toContain('--server');
+  });
+});
+
+describe('entrepot config', () => {
+  it('shows what the file comes to, and checks it', async () => {
+    const file = join(folder, 'entrepot.yaml');
+    writeFileSync(file, 'storage: {path: /data}\n');
+    expect((await run('config', 'show', '--config', file)).out).toContain('path: /data');
+    expect((await run('config', 'check', '--config', file)).code).toBe(0);
+    expect((await run('config', 'variables')).out).toMatch(/ENTREPOT_STORAGE__PATH\s+storage.path/);
+  });
+
+  it('throws the list of problems for a wrong one', async () => {
+    const file = join(folder, 'wrong.yaml');
+    writeFileSync(file, 'storag: {}\n');
+    await expect(run('config', 'check', '--config', file)).rejects.toThrow(
+      /wrong.yaml:1: storag.*did you mean storage/,
+    );
+  });
+});
+
+describe('entrepot hosts', () => {
+  it('prints one file as it is, so that it can be redirected', async () => {
+    const { out } = await run('hosts', 'docker', '--server', 'https://r.example');
+    expect(JSON.parse(out)).toEqual({ 'registry-mirrors': ['https://r.example'] });
+  });
+
+  it('writes files into a folder', async () => {
+    const args = ['--upstream', 'docker.io', 'quay.io', '--server', 'http://10.0.0.5:5000', '--out', folder];
+    const { code, out } = await run('hosts', 'containerd', ...args);
+    expect([code, out]).toEqual([0, '']);
+    expect(readFileSync(join(folder, 'quay.io/hosts.toml'), 'utf8')).toContain('http://10.0.0.5:5000');
+  });
+
+  it('takes the port that belongs to docker.io for Docker, and no wildcard address for anybody', async () => {
+    const file = join(folder, 'ports.yaml');
+    writeFileSync(
+      file,
+      'server: {listen: ["0.0.0.0:5000", {address: "10.0.0.5:5002", upstream: docker.io}]}',
+    );
+    expect((await run('hosts', 'docker', '--config', file)).out).toContain('http://10.0.0.5:5002');
+    const { code, err } = await run('hosts', 'crio', '--config', file);
+    expect(code).toBe(2);
+    expect(err).toContain('--server');
+  });
+
+  it.each([
+    ['crio', '--upstream', 'nowhere.example'],
+    ['crio', '--server', 'ftp://x'],
+    ['crio', '--server', 'http://x/path'],
+    ['podmann'],
+  ])('refuses %s %s %s', async (...args) => {
+    expect((await run('hosts', ...args)).code).toBe(2);
+  });
+});

@@ -1,0 +1,14 @@
+import { runProgram } from './program.ts';
+
+/** `npm run examples`: config/examples/, made by the same command that people use. */
+const io = {
+  out: (text: string) => void process.stdout.write(text),
+  err: (text: string) => void process.stderr.write(text),
+};
+const upstreams = ['--upstream', 'docker.io', 'registry.k8s.io'];
+
+for (const kind of ['containerd', 'crio', 'docker', 'k3s']) {
+  // Docker's mirrors need a port that belongs to docker.io.
+  const server = `http://entrepot.example:${kind === 'docker' ? 5002 : 5000}`;
+  await runProgram(['hosts', kind, ...upstreams, '--server', server, '--out', `config/examples/${kind}`], io);
+}

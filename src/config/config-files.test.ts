@@ -1,0 +1,84 @@
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterAll, describe, expect, it } from 'vitest';
+import { parseYaml } from '../lib/yaml.ts';
+import { environmentVariables } from './environment.ts';
+import { loadConfig } from './load.ts';
+import { fileJsonSchema, type JsonSchema } from './schema.ts';
+import { valueAt } from './tree.ts';
+
+const config = fileURLToPath(new URL('../../config/', import.meta.url));
+const folder = mkdtempSync(join(tmpdir(), 'entrepot-example-'));
+afterAll(() => rmSync(folder, { recursive: true }));
+
+describe('config/entrepot.schema.json', () => {
+  it('is what the schema makes (npm run schema)', () => {
+    expect(JSON.parse(readFileSync(join(config, 'entrepot.schema.json'), 'utf8'))).toEqual(fileJsonSchema());
+  });
+
+  it('describes every option', () => {
+    const bare = optionPaths(fileJsonSchema()).filter(({ schema }) => schema.description === undefined);
+    expect(bare.map(({ path }) => path.join('.'))).toEqual([]);
+  });
+});
+
+describe('config/entrepot.yaml', () => {
+  const text = readFileSync(join(config, 'entrepot.yaml'), 'utf8');
+
+  it('is right, but for the files that its examples name', async () => {
+    const password = join(folder, 'password');
+    writeFileSync(password, 'x');
+    writeFileSync(join(folder, 'ca.pem'), 'x');
+    const file = join(folder, 'entrepot.yaml');
+    writeFileSync(file, text.replace('/run/secrets/registry-example', password));
+    const { upstreams } = await loadConfig({ file, env: {} });
+    expect(upstreams.get('registry.example:5000')?.url).toBe('https://registry.example:5000');
+  });
+
+  it('has every option', () => {
+    const { value } = parseYaml(text);
+    const missing = optionPaths(fileJsonSchema())
+      .map(({ path }) => path)
+      .filter(path => path.length > 0 && valueAt(value, path) === undefined);
+    expect(missing.map(path => path.join('.'))).toEqual([]);
+  });
+});
+
+describe('the other files in config/', () => {
+  const others = readdirSync(config).filter(name => name.endsWith('.yaml') && name !== 'entrepot.yaml');
+
+  it.each(others)('%s is right', async name => {
+    await expect(loadConfig({ file: join(config, name), env: {} })).resolves.toBeDefined();
+  });
+});
+
+describe('environment variables', () => {
+  it('have one name for each option with a fixed place', () => {
+    const variables = environmentVariables(fileJsonSchema());
+    expect(variables.get('ENTREPOT_SERVER__OPS_LISTEN')).toEqual(['server', 'opsListen']);
+    expect(variables.get('ENTREPOT_DEFAULT_UPSTREAM')).toEqual(['defaultUpstream']);
+    expect(variables.get('ENTREPOT_PULLS__MAX_PARALLEL_IMAGE_PULLS')).toEqual([
+      'pulls',
+      'maxParallelImagePulls',
+    ]);
+    expect(new Set([...variables.values()].map(path => path.join('.'))).size).toBe(variables.size);
+  });
+});
+
+/** Every fixed key, and those of docker.io for an upstream's. */
+function optionPaths(
+  schema: JsonSchema,
+  path: readonly string[] = [],
+): { path: readonly string[]; schema: JsonSchema }[] {
+  const own = Object.entries(schema.properties ?? {}).flatMap(([key, child]) => [
+    { path: [...path, key], schema: child },
+    ...optionPaths(child, [...path, key]),
+  ]);
+  const { additionalProperties } = schema;
+  const upstream = typeof additionalProperties === 'object' ? additionalProperties.anyOf?.[0] : undefined;
+  const under = upstream === undefined ? [] : optionPaths(upstream, [...path, 'docker.io']);
+  // Its credentials are shown on another upstream, as few have any for Docker Hub.
+  return [...own, ...under.filter(({ path: at }) => !at.includes('credentials'))];
+}
