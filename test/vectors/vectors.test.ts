@@ -20,7 +20,7 @@ function nameOf(schema: string, op: string | undefined): string {
 }
 
 for (const file of files) {
-  describe(`${file}`, () => {
+  describe(`the vectors of ${file}`, () => {
     const { schema, vectors }: VectorFile = JSON.parse(readFileSync(`${folder}/${file}`, 'utf8'));
 
     test('holds vectors, each bound or listed as not ours', () => {
