@@ -63,6 +63,7 @@ export function isNonDistributable({ mediaType }: Descriptor): boolean {
 }
 
 function viewIndex(document: JsonObject, mediaType: string): ManifestView {
+  requireSchemaVersion(document['schemaVersion'] ?? 2, 2);
   const manifests = descriptors(document['manifests'], 'manifests', MAX_INDEX_ENTRIES);
   const blob = manifests.find(child => mediaTypes.isLayerType(child.mediaType));
   if (blob !== undefined)
@@ -79,6 +80,7 @@ function viewIndex(document: JsonObject, mediaType: string): ManifestView {
 }
 
 function viewManifest(document: JsonObject, mediaType: string): ManifestView {
+  requireSchemaVersion(document['schemaVersion'] ?? 2, 2);
   const isArtifact = mediaType === mediaTypes.OCI_ARTIFACT_MANIFEST;
   const config = isArtifact ? undefined : descriptor(document['config'], 'config');
   const layers = isArtifact
@@ -96,7 +98,7 @@ function viewManifest(document: JsonObject, mediaType: string): ManifestView {
 }
 
 function viewSchema1(document: JsonObject, mediaType: string): ManifestView {
-  if (document['schemaVersion'] !== 1) throw invalid('schemaVersion is not 1');
+  requireSchemaVersion(document['schemaVersion'], 1);
   return {
     kind: 'manifest',
     mediaType,
@@ -106,6 +108,11 @@ function viewSchema1(document: JsonObject, mediaType: string): ManifestView {
     artifactType: undefined,
     annotations: NOTHING,
   };
+}
+
+/** Absent is taken for 2: some tools leave it out, and no client asks for it. */
+function requireSchemaVersion(found: unknown, expected: 1 | 2): void {
+  if (found !== expected) throw invalid(`schemaVersion is not ${expected}`);
 }
 
 function parseDocument(bytes: Uint8Array): JsonObject {
@@ -135,10 +142,14 @@ function requireOneReading(document: JsonObject, mediaType: string): void {
   if (claimed !== '' && claimed !== mediaType) {
     throw invalid(`mediaType differs from the Content-Type, ${JSON.stringify(mediaType.slice(0, 200))}`);
   }
-  const isIndex = mediaTypes.isIndexType(mediaType);
-  const foreign = isIndex ? ['config', 'layers', 'fslayers'] : ['manifests'];
-  const found = foreign.find(name => members.has(name));
-  if (found !== undefined) throw invalid(`${isIndex ? 'an index' : 'a manifest'} has no ${found}`);
+  const foreign = foreignMembers(mediaType).find(name => members.has(name));
+  if (foreign !== undefined) throw invalid(`${JSON.stringify(mediaType.slice(0, 200))} has no ${foreign}`);
+}
+
+/** The members, in lower case, by which a reader would take a manifest of `mediaType` for one of another kind. */
+function foreignMembers(mediaType: string): readonly string[] {
+  if (mediaTypes.isIndexType(mediaType)) return ['config', 'layers', 'fslayers'];
+  return mediaTypes.isSchema1Type(mediaType) ? ['config', 'layers', 'manifests'] : ['manifests', 'fslayers'];
 }
 
 /** Counts brackets outside strings, before anything is built from them. */
