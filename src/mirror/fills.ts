@@ -55,9 +55,10 @@ export class Fills {
     while (this.#runs.size > 0) {
       const isOver = performance.now() >= deadline;
       const runs = [...this.#runs.values()];
-      const stopped = runs.filter(({ fill }) => isOver || !fill.hasReaders);
-      for (const run of stopped) run.stop(stopping());
-      await Promise.race([Promise.all(stopped.map(({ done }) => done)), sleep(STOP_POLL_MS)]);
+      for (const run of runs) {
+        if (isOver || !run.fill.hasReaders) run.stop(stopping());
+      }
+      await Promise.race([Promise.all(runs.map(({ done }) => done)), sleep(STOP_POLL_MS)]);
     }
   }
 

@@ -1,0 +1,349 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterEach, describe, expect, it } from 'vitest';
+import { type Content, imageOf, randomBlob } from '../../test/support/content.ts';
+import { FakeUpstream, type FakeUpstreamOptions } from '../../test/support/fake-upstream.ts';
+import {
+  APP,
+  MirrorWorld,
+  type MirrorWorldOptions,
+  readAll,
+  repositoryOf,
+  whole,
+} from '../../test/support/mirror-world.ts';
+import { HOLD_BACK_BYTES } from './fill.ts';
+
+const MIB = 1024 * 1024;
+let upstream: FakeUpstream;
+let worlds: MirrorWorld[] = [];
+
+async function start(fake: FakeUpstreamOptions = {}, options: MirrorWorldOptions = {}): Promise<MirrorWorld> {
+  upstream = await FakeUpstream.start(fake);
+  return another(options);
+}
+
+async function another(options: MirrorWorldOptions = {}): Promise<MirrorWorld> {
+  const world = await MirrorWorld.open(upstream, options);
+  worlds.push(world);
+  return world;
+}
+
+function added(size: number, seed: string, repository = 'app'): Content {
+  const blob = randomBlob(size, seed);
+  upstream.add(repository, blob);
+  return blob;
+}
+
+const blobRequests = (method: 'GET' | 'HEAD' = 'GET') => upstream.count('blob', { method });
+const held = async (world: MirrorWorld, blob: Content) =>
+  (await world.metadata.statBlob(blob.digest)) !== undefined;
+
+async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
+  while (!(await condition())) await sleep(5);
+}
+
+/** After a verified Fill its commit goes on behind the readers. */
+const idle = (world: MirrorWorld) => until(() => world.mirror.runningFills === 0);
+
+afterEach(async () => {
+  for (const world of worlds) await world.remove();
+  worlds = [];
+  await upstream.stop();
+});
+
+describe('a Fill', () => {
+  it('gives 20 who ask at once the bytes of one GET, and the next one what is held', async () => {
+    const world = await start();
+    const blob = added(3 * MIB + 17, 'a');
+    const pulled = await Promise.all(Array.from({ length: 20 }, () => world.pull(blob.digest)));
+    for (const each of pulled) expect(each).toMatchObject(whole(blob));
+    expect(pulled.map(({ outcome }) => outcome).sort()).toEqual([
+      ...Array<string>(19).fill('joined'),
+      'miss',
+    ]);
+    expect([blobRequests('GET'), blobRequests('HEAD')]).toEqual([1, 0]);
+    await idle(world);
+    expect(await world.pull(blob.digest)).toMatchObject({ ...whole(blob), outcome: 'hit' });
+    expect(upstream.requests.length).toBe(1);
+  });
+
+  it('gives a joiner its first bytes long before the end', async () => {
+    const world = await start({ linkBytesPerS: 4 * MIB });
+    const blob = added(4 * MIB, 'live');
+    const first = world.pull(blob.digest);
+    await until(() => upstream.bytesSent > MIB / 2);
+    let sentAtFirstByte = Number.POSITIVE_INFINITY;
+    const { reader } = await world.open(blob.digest);
+    const joined = await readAll(reader, () => {
+      sentAtFirstByte = Math.min(sentAtFirstByte, upstream.bytesSent);
+    });
+    expect(joined).toEqual(whole(blob));
+    expect(sentAtFirstByte).toBeLessThan(blob.size / 2);
+    expect(await first).toMatchObject(whole(blob));
+  });
+
+  it('goes on and is kept when everybody leaves', async () => {
+    const world = await start({ linkBytesPerS: 8 * MIB });
+    const blob = added(3 * MIB, 'leave');
+    const { reader } = await world.open(blob.digest);
+    await readAll(reader, () => false);
+    await idle(world);
+    expect(await held(world, blob)).toBe(true);
+    expect(blobRequests()).toBe(1);
+  });
+
+  it('holds the end back until the digest is verified', async () => {
+    const world = await start();
+    const blob = added(2 * MIB, 'hold');
+    upstream.misbehave({ kind: 'blob', method: 'GET', hangAtByte: blob.size - 1 });
+    const { reader } = await world.open(blob.digest);
+    let bytes = 0;
+    await readAll(reader, now => {
+      bytes = now;
+      return now < blob.size - HOLD_BACK_BYTES;
+    });
+    expect(bytes).toBe(blob.size - HOLD_BACK_BYTES);
+  });
+
+  it('of wrong bytes is complete for nobody, leaves nothing, and the next one succeeds', async () => {
+    const world = await start();
+    for (const size of [100, 2 * MIB]) {
+      const blob = added(size, `wrong ${size}`);
+      const behave = upstream.misbehave({ kind: 'blob', corruptByte: size - 1 });
+      const results = await Promise.allSettled(Array.from({ length: 5 }, () => world.pull(blob.digest)));
+      expect(results.map(({ status }) => status)).toEqual(Array(5).fill('rejected'));
+      expect(await held(world, blob)).toBe(false);
+      expect(await world.blobs.stat(blob.digest)).toBeUndefined();
+      behave();
+      expect(await world.pull(blob.digest)).toMatchObject(whole(blob));
+    }
+  });
+
+  it('of an empty blob is an empty body', async () => {
+    const world = await start();
+    const blob = added(0, 'empty');
+    expect(await world.pull(blob.digest)).toMatchObject(whole(blob));
+  });
+
+  it('of a blob whose length nobody announces is served', async () => {
+    const world = await start();
+    const blob = added(300_000, 'chunked');
+    upstream.misbehave({ kind: 'blob', headers: { 'Content-Length': null } });
+    expect(await world.pull(blob.digest)).toMatchObject(whole(blob));
+  });
+});
+
+describe('a download that breaks', () => {
+  it('goes on with one Range at the byte reached, and nobody notices', async () => {
+    const world = await start();
+    const blob = added(4 * MIB, 'cut');
+    upstream.misbehave({ kind: 'blob', times: 1, cutAtByte: 2 * MIB });
+    const pulled = await Promise.all(Array.from({ length: 5 }, () => world.pull(blob.digest)));
+    for (const each of pulled) expect(each).toMatchObject(whole(blob));
+    expect(upstream.requests.map(({ headers }) => headers.range)).toEqual([undefined, `bytes=${2 * MIB}-`]);
+    expect(upstream.requests[1]?.headers['if-range']).toBe(`"${blob.digest}"`);
+  });
+
+  it('is read past what is known where ranges are ignored', async () => {
+    const world = await start({ ranges: false });
+    const blob = added(2 * MIB, 'no ranges');
+    upstream.misbehave({ kind: 'blob', times: 1, cutAtByte: MIB });
+    expect(await world.pull(blob.digest)).toMatchObject(whole(blob));
+    expect(blobRequests()).toBe(2);
+  });
+
+  it('for good fails all readers alike, keeps nothing as a blob, and the next one resumes', async () => {
+    const world = await start();
+    const blob = added(4 * MIB, 'gone');
+    upstream.misbehave({ kind: 'blob', method: 'GET', reset: true });
+    upstream.misbehave({ kind: 'blob', method: 'GET', times: 1, cutAtByte: 3 * MIB });
+    const results = await Promise.allSettled(Array.from({ length: 5 }, () => world.pull(blob.digest)));
+    expect(results.map(({ status }) => status)).toEqual(Array(5).fill('rejected'));
+    await idle(world);
+    expect(await held(world, blob)).toBe(false);
+    upstream.behave();
+    upstream.requests.length = 0;
+    world.nowMs += 60_000;
+    expect(await world.pull(blob.digest)).toMatchObject(whole(blob));
+    expect(
+      upstream.requests.filter(({ method }) => method === 'GET').map(({ headers }) => headers.range),
+    ).toEqual([`bytes=${3 * MIB}-`]);
+  }, 20_000);
+
+  it('before it began gives every waiter the class of upstream’s error', async () => {
+    const world = await start();
+    const cases = [
+      [404, 'BLOB_UNKNOWN'],
+      [503, 'UNAVAILABLE'],
+      [429, 'TOOMANYREQUESTS'],
+    ] as const;
+    for (const [status, code] of cases) {
+      const blob = added(1_000, `status ${status}`);
+      upstream.misbehave({ kind: 'blob', status, reference: blob.digest });
+      const results = await Promise.allSettled(Array.from({ length: 5 }, () => world.pull(blob.digest)));
+      expect(results.map(result => result.status === 'rejected' && result.reason.code)).toEqual(
+        Array(5).fill(code),
+      );
+      expect(upstream.count('blob', { reference: blob.digest })).toBe(1);
+    }
+  });
+
+  it('goes on with the mirror when url is gone for good', async () => {
+    const mirror = await FakeUpstream.start();
+    try {
+      const world = await start({}, { upstream: { mirrors: [{ url: mirror.url }] } });
+      const blob = added(2 * MIB, 'mirror');
+      mirror.add('app', blob);
+      upstream.misbehave({ kind: 'blob', reset: true });
+      upstream.misbehave({ kind: 'blob', times: 1, cutAtByte: MIB });
+      expect(await world.pull(blob.digest)).toMatchObject(whole(blob));
+      expect(mirror.requests[0]?.headers.range).toBe(`bytes=${MIB}-`);
+      expect(mirror.requests[0]?.headers['if-range']).toBeUndefined();
+    } finally {
+      await mirror.stop();
+    }
+  });
+});
+
+describe('a restart', () => {
+  it('keeps what came, and the next process goes on from there', async () => {
+    const world = await start({ linkBytesPerS: 4 * MIB });
+    const blob = added(4 * MIB, 'restart');
+    const pulling = world.pull(blob.digest).catch(() => 'broken');
+    await until(() => upstream.bytesSent > MIB);
+    await world.close(0);
+    expect(await pulling).toBe('broken');
+    upstream.requests.length = 0;
+    const next = await another({ folder: world.folder });
+    expect(await next.pull(blob.digest)).toMatchObject(whole(blob));
+    const [get] = upstream.requests.filter(({ method }) => method === 'GET');
+    expect(get?.headers.range).toMatch(/^bytes=[1-9]\d{5,}-$/);
+  });
+
+  it('waits for bodies within its deadline', async () => {
+    const world = await start({ linkBytesPerS: 4 * MIB });
+    const blob = added(2 * MIB, 'graceful');
+    const { reader } = await world.open(blob.digest);
+    const reading = readAll(reader);
+    await world.close(10_000);
+    expect(await reading).toEqual(whole(blob));
+  });
+});
+
+describe('two processes on one store', () => {
+  it('make one Fill, and both have its bytes while it grows', async () => {
+    const world = await start({ linkBytesPerS: 4 * MIB });
+    const blob = added(3 * MIB, 'two');
+    const other = await another({ folder: world.folder });
+    const first = world.pull(blob.digest);
+    await until(() => blobRequests() === 1);
+    let sentAtFirstByte = Number.POSITIVE_INFINITY;
+    const { reader } = await other.open(blob.digest);
+    const second = await readAll(reader, () => {
+      sentAtFirstByte = Math.min(sentAtFirstByte, upstream.bytesSent);
+    });
+    expect(second).toEqual(whole(blob));
+    expect(sentAtFirstByte).toBeLessThan(blob.size);
+    expect(await first).toMatchObject(whole(blob));
+    expect(blobRequests()).toBe(1);
+  });
+
+  it('both break off when the one that downloads finds wrong bytes', async () => {
+    const world = await start({ linkBytesPerS: 4 * MIB });
+    const blob = added(2 * MIB, 'two wrong');
+    upstream.misbehave({ kind: 'blob', method: 'GET', times: 1, corruptByte: MIB });
+    const other = await another({ folder: world.folder });
+    const first = world.pull(blob.digest);
+    await until(() => blobRequests() === 1);
+    const results = await Promise.allSettled([first, other.pull(blob.digest)]);
+    expect(results.map(({ status }) => status)).toEqual(['rejected', 'rejected']);
+  });
+
+  it('goes on in the other when one stops', async () => {
+    const world = await start({ linkBytesPerS: 4 * MIB });
+    const blob = added(4 * MIB, 'two stop');
+    const other = await another({ folder: world.folder });
+    const first = world.pull(blob.digest).catch(() => 'broken');
+    await until(() => blobRequests() === 1);
+    const second = other.pull(blob.digest);
+    await until(() => upstream.bytesSent > MIB);
+    await world.close(0);
+    expect(await first).toBe('broken');
+    expect(await second).toMatchObject(whole(blob));
+    expect(blobRequests()).toBe(2);
+  });
+});
+
+describe('the queue', () => {
+  it('lets only so many downloads run, and all come to their end', async () => {
+    const limits = { maxConnections: 2, serializeImagePulls: false, maxParallelImagePulls: undefined };
+    const world = await start({}, { limits });
+    upstream.misbehave({ kind: 'blob', delayMs: 30 });
+    const blobs = Array.from({ length: 8 }, (_, index) => added(200_000, `queue ${index}`));
+    let most = 0;
+    const watching = setInterval(async () => {
+      most = Math.max(most, upstream.requests.filter(({ status }) => status === 0).length);
+    }, 5);
+    const pulled = await Promise.all(blobs.map(({ digest }) => world.pull(digest)));
+    clearInterval(watching);
+    pulled.forEach((each, index) => expect(each.digest).toBe(blobs[index]?.digest));
+    expect(most).toBeGreaterThan(0);
+    expect(most).toBeLessThanOrEqual(2);
+  });
+
+  it('gives a queued blob that a held manifest names its size at once', async () => {
+    const limits = { maxConnections: 1, serializeImagePulls: false, maxParallelImagePulls: undefined };
+    const world = await start({}, { limits });
+    const named = randomBlob(200_000, 'named');
+    upstream.add('app', imageOf([named]), '1');
+    await world.manifest('1');
+    const slow = added(200_000, 'slow', 'other');
+    const stop = upstream.misbehave({ kind: 'blob', reference: slow.digest, hang: true });
+    const blocking = world.open(slow.digest, repositoryOf('other')).catch(() => undefined);
+    await until(() => upstream.count('blob') === 1);
+    const { reader } = await world.open(named.digest);
+    expect(reader.size).toBe(named.size);
+    expect(upstream.count('blob')).toBe(1);
+    await reader.close();
+    stop();
+    await world.close(0);
+    await blocking;
+  });
+});
+
+describe('a repository', () => {
+  it('whose manifest merely names a blob that another holds does not get it', async () => {
+    const world = await start();
+    const secret = added(100_000, 'secret', 'private');
+    upstream.add('app', imageOf([secret]).manifest, '1');
+    await world.pull(secret.digest, repositoryOf('private'));
+    await world.manifest('1');
+    await expect(world.open(secret.digest)).rejects.toMatchObject({ code: 'BLOB_UNKNOWN' });
+    await expect(world.mirror.statBlob(APP, secret.digest, await world.right())).rejects.toMatchObject({
+      code: 'BLOB_UNKNOWN',
+    });
+  });
+
+  it('that upstream says has the blob gets the one that is held, after one HEAD', async () => {
+    const world = await start();
+    const blob = added(100_000, 'shared', 'other');
+    upstream.add('app', blob);
+    await world.pull(blob.digest, repositoryOf('other'));
+    await idle(world);
+    for (const outcome of ['revalidated', 'hit']) {
+      expect(await world.pull(blob.digest)).toMatchObject({ ...whole(blob), outcome });
+    }
+    expect([blobRequests('HEAD'), blobRequests('GET')]).toEqual([1, 1]);
+  });
+
+  it('joins a Fill of another only after upstream confirmed the right', async () => {
+    const world = await start({ linkBytesPerS: 4 * MIB });
+    const blob = added(2 * MIB, 'join', 'private');
+    const first = world.pull(blob.digest, repositoryOf('private'));
+    await until(() => blobRequests() === 1);
+    await expect(world.open(blob.digest)).rejects.toMatchObject({ code: 'BLOB_UNKNOWN' });
+    upstream.add('third', blob);
+    expect(await world.pull(blob.digest, repositoryOf('third'))).toMatchObject(whole(blob));
+    await first;
+    expect(blobRequests('GET')).toBe(1);
+  });
+});

@@ -1,0 +1,371 @@
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { bytesOf, type Image, imageOf, indexOf, randomBlob } from '../../test/support/content.ts';
+import { FakeUpstream, type FakeUpstreamOptions } from '../../test/support/fake-upstream.ts';
+import {
+  APP,
+  MirrorWorld,
+  type MirrorWorldOptions,
+  repositoryOf,
+  UPSTREAM,
+  whole,
+} from '../../test/support/mirror-world.ts';
+import type { Credential } from '../oci/credential.ts';
+import { OCI_INDEX } from '../oci/media-types.ts';
+import type { PullPolicy } from './pull-policy.ts';
+
+const MINUTE_MS = 60_000;
+let upstream: FakeUpstream;
+let world: MirrorWorld;
+
+async function start(fake: FakeUpstreamOptions = {}, options: MirrorWorldOptions = {}): Promise<void> {
+  upstream = await FakeUpstream.start(fake);
+  world = await MirrorWorld.open(upstream, options);
+}
+
+const version = (seed: string): Image => imageOf([randomBlob(10_000, seed)]);
+const asked = () => upstream.requests.map(({ method, kind }) => `${method} ${kind}`);
+const credential = (username: string, password = 'right'): Credential => ({
+  username,
+  password,
+  id: `${username}:${password}`,
+});
+const page = { limit: 100, after: undefined };
+
+afterEach(async () => {
+  await world.remove();
+  await upstream.stop();
+});
+
+describe('a tag', () => {
+  const policies: readonly [PullPolicy['pullPolicy'], string, readonly string[]][] = [
+    ['Always', '1.0', ['HEAD manifest']],
+    ['IfNotPresent', 'latest', []],
+    ['Never', 'latest', []],
+    [undefined, 'latest', ['HEAD manifest']],
+    [undefined, '1.0', []],
+  ];
+  for (const [pullPolicy, tag, expected] of policies) {
+    it(`${tag} that is held asks upstream ${expected.length} times under ${pullPolicy ?? 'the defaulting'}`, async () => {
+      await start();
+      const image = version('a');
+      upstream.add('app', image, tag);
+      expect((await world.manifest(tag)).outcome).toBe('miss');
+      world.policy = { ...world.policy, pullPolicy };
+      upstream.requests.length = 0;
+      const { descriptor, bytes, outcome } = await world.manifest(tag);
+      expect(descriptor).toEqual({
+        mediaType: image.manifest.mediaType,
+        digest: image.manifest.digest,
+        size: image.manifest.size,
+      });
+      expect(Buffer.from(bytes)).toEqual(bytesOf(image.manifest));
+      expect(asked()).toEqual(expected);
+      expect(outcome).toBe(expected.length === 0 ? 'hit' : 'revalidated');
+    });
+  }
+
+  it('that moved is seen once it is no longer fresh, before the answer', async () => {
+    await start();
+    upstream.add('app', version('old'), '1.0');
+    await world.manifest('1.0');
+    const young = version('young');
+    upstream.add('app', young, '1.0');
+    expect((await world.manifest('1.0')).outcome).toBe('hit');
+    world.nowMs += MINUTE_MS;
+    expect((await world.manifest('1.0')).descriptor.digest).toBe(young.manifest.digest);
+  });
+
+  it('that moved is served stale while it is asked for, where that is wanted', async () => {
+    await start({}, { policy: { staleWhileRevalidateMs: 10 * MINUTE_MS } });
+    const [old, young] = [version('old'), version('young')];
+    upstream.add('app', old, '1.0');
+    await world.manifest('1.0');
+    upstream.add('app', young, '1.0');
+    world.nowMs += 2 * MINUTE_MS;
+    expect((await world.manifest('1.0')).descriptor.digest).toBe(old.manifest.digest);
+    await expect
+      .poll(async () => (await world.manifest('1.0')).descriptor.digest)
+      .toBe(young.manifest.digest);
+  });
+
+  it('under Never that is not held is unknown, and upstream is not asked', async () => {
+    await start({}, { policy: { pullPolicy: 'Never' } });
+    upstream.add('app', version('a'), '1.0');
+    await expect(world.manifest('1.0')).rejects.toMatchObject({ code: 'MANIFEST_UNKNOWN' });
+    await expect(world.manifest(version('a').manifest.digest)).rejects.toMatchObject({
+      code: 'MANIFEST_UNKNOWN',
+    });
+    expect(upstream.requests).toEqual([]);
+  });
+
+  it('asked for by 50 at once is one HEAD and one GET', async () => {
+    await start();
+    upstream.add('app', version('a'), 'latest');
+    const served = await Promise.all(Array.from({ length: 50 }, () => world.manifest('latest')));
+    expect(served.filter(({ outcome }) => outcome === 'joined').length).toBe(49);
+    expect(asked()).toEqual(['HEAD manifest', 'GET manifest']);
+  });
+
+  for (const manifestHead of ['not-allowed', 'no-digest'] as const) {
+    it(`is fetched by GET where HEAD is ${manifestHead}`, async () => {
+      await start({ manifestHead });
+      const image = version('a');
+      upstream.add('app', image, 'latest');
+      expect((await world.manifest('latest')).descriptor.digest).toBe(image.manifest.digest);
+      expect((await world.manifest('latest')).descriptor.digest).toBe(image.manifest.digest);
+    });
+  }
+
+  it('that upstream has deleted is not resurrected, but under Never', async () => {
+    await start();
+    upstream.add('app', version('a'), 'latest');
+    await world.manifest('latest');
+    const right = await world.right();
+    upstream.remove('app', 'latest');
+    await expect(world.manifest('latest')).rejects.toMatchObject({ code: 'MANIFEST_UNKNOWN' });
+    world.policy = { ...world.policy, pullPolicy: 'Never' };
+    const want = { accepts: () => true, platform: undefined };
+    expect((await world.mirror.manifest(APP, 'latest', right, want)).outcome).toBe('hit');
+  });
+
+  it('is served stale when upstream is down, limited or broken', async () => {
+    await start();
+    upstream.add('app', version('a'), 'latest');
+    await world.manifest('latest');
+    for (const rule of [{ reset: true }, { status: 503 }, { status: 429 }]) {
+      const behave = upstream.misbehave({ kind: 'manifest', ...rule });
+      expect((await world.manifest('latest')).outcome).toBe('stale');
+      behave();
+      world.nowMs += 10 * MINUTE_MS;
+    }
+  });
+});
+
+describe('what fails', () => {
+  const cases = [
+    [{ status: 404 }, 'MANIFEST_UNKNOWN'],
+    [{ status: 403 }, 'MANIFEST_UNKNOWN'],
+    [{ status: 503 }, 'UNAVAILABLE'],
+    [{ reset: true }, 'UNAVAILABLE'],
+    [{ status: 429, headers: { 'Retry-After': '17' } }, 'TOOMANYREQUESTS'],
+  ] as const;
+  for (const [rule, code] of cases) {
+    it(`as ${JSON.stringify(rule)} is ${code} for all who wait, and not asked again at once`, async () => {
+      await start();
+      upstream.add('app', version('a'), '1.0');
+      upstream.misbehave({ kind: 'manifest', ...rule });
+      const results = await Promise.allSettled(Array.from({ length: 20 }, () => world.manifest('1.0')));
+      expect(results.map(result => result.status === 'rejected' && result.reason.code)).toEqual(
+        Array(20).fill(code),
+      );
+      await expect(world.manifest('1.0')).rejects.toMatchObject({ code });
+      expect(upstream.count('manifest')).toBe(1);
+    });
+  }
+
+  it('is asked for again when its delay is over, and at once after a refresh', async () => {
+    await start();
+    await expect(world.manifest('1.0')).rejects.toMatchObject({ code: 'MANIFEST_UNKNOWN' });
+    const image = version('a');
+    upstream.add('app', image, '1.0');
+    await expect(world.manifest('1.0')).rejects.toMatchObject({ code: 'MANIFEST_UNKNOWN' });
+    expect(await world.mirror.refresh(APP, '1.0', await world.right())).toBe(image.manifest.digest);
+    expect((await world.manifest('1.0')).outcome).toBe('hit');
+
+    await expect(world.manifest('2.0')).rejects.toMatchObject({ code: 'MANIFEST_UNKNOWN' });
+    upstream.add('app', image, '2.0');
+    world.nowMs += 10_000;
+    expect((await world.manifest('2.0')).outcome).toBe('revalidated');
+  });
+
+  it('does not keep what is held and allowed from being served', async () => {
+    await start();
+    const image = version('a');
+    upstream.add('app', image, '1.0');
+    await world.manifest('1.0');
+    upstream.misbehave({ reset: true });
+    world.nowMs += MINUTE_MS;
+    expect((await world.manifest('1.0')).outcome).toBe('stale');
+    expect((await world.manifest(image.manifest.digest)).outcome).toBe('hit');
+  });
+
+  it('as an unusable manifest is upstream’s fault', async () => {
+    await start();
+    upstream.add('app', version('a'), '1.0');
+    upstream.misbehave({ kind: 'manifest', method: 'GET', spaces: 100 });
+    upstream.misbehave({ kind: 'manifest', method: 'HEAD', status: 405 });
+    await expect(world.manifest('1.0')).rejects.toMatchObject({ code: 'UPSTREAM_INVALID' });
+  });
+});
+
+describe('a right', () => {
+  const users = {
+    ann: { password: 'right', repositories: ['private'] },
+    bob: { password: 'right', repositories: [] },
+  };
+  const PRIVATE = repositoryOf('private');
+  const want = { accepts: () => true, platform: undefined };
+  const image = version('private');
+  const manifestAs = async (...credentials: Credential[]) =>
+    world.mirror.manifest(
+      PRIVATE,
+      '1',
+      await world.right(PRIVATE, credentials, credentials[0]?.username),
+      want,
+    );
+  const blob = image.layers[0] ?? image.config;
+
+  beforeEach(async () => {
+    await start({ auth: { scheme: 'basic', users } });
+    upstream.add('private', image, '1');
+  });
+
+  it('is proved by upstream for each credential; what is held changes nothing for another', async () => {
+    await manifestAs(credential('ann'));
+    expect((await manifestAs(credential('ann'))).outcome).toBe('hit');
+    await expect(manifestAs(credential('bob'))).rejects.toMatchObject({ code: 'MANIFEST_UNKNOWN' });
+    await expect(world.manifest('1', PRIVATE)).rejects.toMatchObject({ code: 'MANIFEST_UNKNOWN' });
+    await expect(world.open(blob.digest, PRIVATE)).rejects.toMatchObject({ code: 'BLOB_UNKNOWN' });
+  });
+
+  it('is found by trying credentials in turn, and the one that worked is tried first', async () => {
+    await manifestAs(credential('bob'), credential('ann'));
+    world.nowMs += 48 * 3_600_000;
+    upstream.requests.length = 0;
+    await manifestAs(credential('bob'), credential('ann'));
+    expect(upstream.requests.map(({ username }) => username)).toContain('ann');
+    expect(upstream.requests.map(({ username }) => username)).not.toContain('bob');
+  });
+
+  it('that ended upstream ends here at once, and one that cannot be asked about counts for a while', async () => {
+    await manifestAs(credential('ann'));
+    world.nowMs += 25 * 3_600_000;
+    const behave = upstream.misbehave({ status: 503 });
+    expect((await manifestAs(credential('ann'))).outcome).toBe('stale');
+    behave();
+    world.nowMs += MINUTE_MS;
+    upstream.misbehave({ status: 403 });
+    await expect(manifestAs(credential('ann'))).rejects.toMatchObject({ code: 'MANIFEST_UNKNOWN' });
+    upstream.misbehave({ status: 503 });
+    world.nowMs += MINUTE_MS;
+    await expect(manifestAs(credential('ann'))).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+  });
+
+  it('lets a download go on when the one it began with loses his', async () => {
+    const big = randomBlob(3_000_000, 'big');
+    upstream.add('private', big);
+    upstream.add('open', big);
+    const rightOf = async (name: string, who: Credential) =>
+      world.right(repositoryOf(name), [who], who.username);
+    users.bob.repositories.push('open' as never);
+    upstream.misbehave({ kind: 'blob', method: 'GET', repository: 'private', status: 401 });
+    upstream.misbehave({ kind: 'blob', method: 'GET', times: 1, cutAtByte: 1_000_000, delayMs: 100 });
+    const ann = world.mirror.openBlob(PRIVATE, big.digest, await rightOf('private', credential('ann')));
+    await expect.poll(() => upstream.count('blob')).toBe(2);
+    const bob = await world.mirror.openBlob(
+      repositoryOf('open'),
+      big.digest,
+      await rightOf('open', credential('bob')),
+    );
+    const { readAll } = await import('../../test/support/mirror-world.ts');
+    expect(await Promise.all([readAll((await ann).reader), readAll(bob.reader)])).toEqual([
+      whole(big),
+      whole(big),
+    ]);
+  });
+});
+
+describe('an index', () => {
+  const amd64 = version('amd64');
+  const arm64 = imageOf([randomBlob(10_000, 'arm64')], { platform: { os: 'linux', architecture: 'arm64' } });
+  const index = indexOf([amd64, arm64]);
+  const noIndex = (mediaType: string): boolean => mediaType !== OCI_INDEX;
+
+  beforeEach(async () => {
+    await start();
+    upstream.add('app', index, '1.0');
+  });
+
+  it('is served as it is to who takes one, and by digest to everybody', async () => {
+    expect((await world.manifest('1.0')).descriptor.digest).toBe(index.manifest.digest);
+    const want = { accepts: noIndex, platform: undefined };
+    expect((await world.manifest(index.manifest.digest, APP, want)).descriptor.digest).toBe(
+      index.manifest.digest,
+    );
+  });
+
+  it('is answered with the child for linux/amd64 to who takes none, and with that of a platform to who names it', async () => {
+    const child = async (platform: string | undefined) =>
+      (await world.manifest('1.0', APP, { accepts: noIndex, platform })).descriptor.digest;
+    expect(await child(undefined)).toBe(amd64.manifest.digest);
+    expect(await child('linux/arm64')).toBe(arm64.manifest.digest);
+    await expect(child('linux/s390x')).rejects.toMatchObject({ code: 'MANIFEST_UNKNOWN' });
+  });
+});
+
+describe('lists', () => {
+  it('of tags are upstream’s, page by page, and those held when upstream is away', async () => {
+    await start();
+    upstream.add('app', version('a'), '1.0');
+    upstream.add('app', version('b'), '2.0');
+    await world.manifest('1.0');
+    const right = await world.right();
+    expect(await world.mirror.tags(APP, { limit: 1, after: undefined }, right)).toMatchObject({
+      tags: ['1.0'],
+      next: '1.0',
+    });
+    expect(await world.mirror.tags(APP, { limit: 1, after: '1.0' }, right)).toMatchObject({
+      tags: ['2.0'],
+      next: undefined,
+    });
+    upstream.misbehave({ reset: true });
+    expect(await world.mirror.tags(APP, page, right)).toMatchObject({ tags: ['1.0'], outcome: 'stale' });
+  });
+
+  for (const referrers of [true, false]) {
+    it(`of referrers are upstream’s ${referrers ? 'by its API' : 'by the tag schema'}, and kept`, async () => {
+      await start({ referrers });
+      const subject = version('a');
+      upstream.add('app', subject, '1.0');
+      const signature = imageOf([randomBlob(100, 'signature')], {
+        subject: subject.manifest,
+        artifactType: 'application/vnd.test.signature',
+      });
+      upstream.add('app', signature);
+      const list = indexOf([signature]).manifest;
+      if (!referrers) upstream.add('app', list, subject.manifest.digest.replace(':', '-'));
+      await world.manifest('1.0');
+      const query = { artifactType: undefined, page };
+      const right = await world.right();
+      const digest = subject.manifest.digest;
+      const first = await world.mirror.referrers(APP, digest, query, right);
+      expect(first.manifests.map(entry => entry.digest)).toEqual([signature.manifest.digest]);
+      upstream.misbehave({ reset: true });
+      expect((await world.mirror.referrers(APP, digest, query, right)).outcome).toBe('hit');
+      world.nowMs += MINUTE_MS;
+      expect((await world.mirror.referrers(APP, digest, query, right)).outcome).toBe('stale');
+      const filtered = { artifactType: 'application/vnd.test.other', page };
+      expect((await world.mirror.referrers(APP, digest, filtered, right)).manifests).toEqual([]);
+    });
+  }
+});
+
+describe('removing', () => {
+  it('a tag, a digest or a repository forgets it, and says whether it was there', async () => {
+    await start();
+    const image = version('a');
+    const layer = image.layers[0] ?? image.config;
+    upstream.add('app', image, '1.0');
+    await world.manifest('1.0');
+    await world.pull(layer.digest);
+    expect(await world.mirror.remove(APP, '1.0')).toBe(true);
+    expect(await world.mirror.remove(APP, '1.0')).toBe(false);
+    expect(await world.mirror.remove(APP, image.manifest.digest)).toBe(true);
+    expect(await world.mirror.remove(APP, layer.digest)).toBe(true);
+    upstream.requests.length = 0;
+    expect((await world.manifest('1.0')).outcome).not.toBe('hit');
+    expect(upstream.requests.length).toBeGreaterThan(0);
+    expect(await world.mirror.remove(APP)).toBe(true);
+    expect(await world.mirror.remove({ upstream: UPSTREAM, name: 'nothing' })).toBe(false);
+  });
+});

@@ -1,0 +1,161 @@
+// A Mirror with real stores in a temporary folder, in front of real (fake) upstreams.
+import { createHash } from 'node:crypto';
+import { join } from 'node:path';
+import { Grants } from '../../src/access/grants.ts';
+import { openFileBlobStore } from '../../src/blobs/file-blob-store.ts';
+import type { BlobStore } from '../../src/blobs/blob-store.ts';
+import type { BlobReader } from '../../src/lib/blob-reader.ts';
+import { type Log, silentLog } from '../../src/lib/log.ts';
+import { createMetrics } from '../../src/ops/metrics.ts';
+import type { MetadataStore } from '../../src/metadata/metadata-store.ts';
+import { openSqliteMetadataStore } from '../../src/metadata/sqlite-metadata-store.ts';
+import { Mirror, type MirrorOptions } from '../../src/mirror/mirror.ts';
+import type { PullPolicy } from '../../src/mirror/pull-policy.ts';
+import { type Credential, credentialId } from '../../src/oci/credential.ts';
+import type { Digest } from '../../src/oci/digest.ts';
+import type { ManifestWant } from '../../src/oci/pull-source.ts';
+import type { Repository } from '../../src/oci/repository.ts';
+import type { Right } from '../../src/oci/requester.ts';
+import { Upstream, type UpstreamOptions } from '../../src/upstream/upstream.ts';
+import type { Content } from './content.ts';
+import type { FakeUpstream } from './fake-upstream.ts';
+import { makeTempFolder, removeFolder } from './temp-folder.ts';
+
+export const UPSTREAM = 'up.example';
+export const repositoryOf = (name: string): Repository => ({ upstream: UPSTREAM, name });
+export const APP = repositoryOf('app');
+export const ANYTHING: ManifestWant = { accepts: () => true, platform: undefined };
+
+export interface MirrorWorldOptions extends Partial<Pick<MirrorOptions, 'limits'>> {
+  readonly policy?: Partial<PullPolicy>;
+  readonly upstream?: Partial<UpstreamOptions>;
+  /** A folder that another world has made: two processes on one store. */
+  readonly folder?: string;
+  readonly log?: Log;
+  /** Wraps the store of blobs, to make it fail. */
+  readonly blobs?: (blobs: BlobStore) => BlobStore;
+}
+
+const FRESH_FOR_MS = 60_000;
+const VERIFY_FOR_MS = 24 * 3_600_000;
+
+export class MirrorWorld {
+  readonly folder: string;
+  readonly mirror: Mirror;
+  readonly metadata: MetadataStore;
+  readonly blobs: BlobStore;
+  /** The clock; move it at will. */
+  nowMs = Date.UTC(2026, 0, 1);
+  policy: PullPolicy;
+  readonly #grants: Grants;
+  readonly #upstream: Upstream;
+  #closed = false;
+
+  private constructor(
+    folder: string,
+    { metadata, blobs }: { metadata: MetadataStore; blobs: BlobStore },
+    fake: FakeUpstream,
+    options: MirrorWorldOptions,
+  ) {
+    this.folder = folder;
+    this.metadata = metadata;
+    this.blobs = options.blobs?.(blobs) ?? blobs;
+    this.policy = { pullPolicy: undefined, freshForMs: FRESH_FOR_MS, ...options.policy };
+    const nowMs = () => this.nowMs;
+    const rules = { verifyForMs: VERIFY_FOR_MS, staleGrantForMs: VERIFY_FOR_MS };
+    this.#grants = new Grants(metadata, rules, nowMs);
+    this.#upstream = new Upstream({ name: UPSTREAM, url: fake.url, ...options.upstream });
+    this.mirror = new Mirror({
+      upstreams: new Map([[UPSTREAM, this.#upstream]]),
+      metadata,
+      blobs: this.blobs,
+      recordProof: proof => this.#grants.record(proof),
+      pullPolicyOf: () => this.policy,
+      limits: options.limits ?? {
+        maxConnections: 128,
+        serializeImagePulls: false,
+        maxParallelImagePulls: undefined,
+      },
+      log: options.log ?? silentLog,
+      meter: createMetrics().meter,
+      nowMs,
+    });
+  }
+
+  static async open(fake: FakeUpstream, options: MirrorWorldOptions = {}): Promise<MirrorWorld> {
+    const folder = options.folder ?? (await makeTempFolder('mirror'));
+    const metadata = await openSqliteMetadataStore(join(folder, 'index.db'), { log: silentLog });
+    const blobs = await openFileBlobStore(folder, { log: silentLog });
+    return new MirrorWorld(folder, { metadata, blobs }, fake, options);
+  }
+
+  /** What `access` would say of this requester now. */
+  async right(
+    repository: Repository = APP,
+    credentials: readonly (Credential | undefined)[] = [undefined],
+    id = 'anonymous',
+  ): Promise<Right> {
+    const state = await this.#grants.stateOf(repository, credentials.map(credentialId));
+    return { requester: { tenant: undefined, id }, credentials, ...state };
+  }
+
+  async manifest(reference: string, repository: Repository = APP, want: ManifestWant = ANYTHING) {
+    return this.mirror.manifest(repository, reference, await this.right(repository), want);
+  }
+
+  async open(digest: Digest, repository: Repository = APP) {
+    return this.mirror.openBlob(repository, digest, await this.right(repository));
+  }
+
+  /** Opens, reads to the end and closes; rejects when the body breaks. */
+  async pull(digest: Digest, repository: Repository = APP): Promise<Pulled> {
+    const { reader, outcome } = await this.open(digest, repository);
+    return { outcome, ...(await readAll(reader)) };
+  }
+
+  async close(deadlineMs = 0): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    await this.mirror.close(deadlineMs);
+    await this.#upstream.close();
+    await this.blobs.close();
+    await this.metadata.close();
+  }
+
+  async remove(): Promise<void> {
+    await this.close();
+    await removeFolder(this.folder);
+  }
+}
+
+export interface Pulled {
+  readonly bytes: number;
+  readonly digest: string;
+  readonly outcome: string;
+}
+
+const READ_BYTES = 256 * 1024;
+
+/** Reads to the end, hashing; `onBytes` is told after each read, and ends it early by giving false. Closes. */
+export async function readAll(
+  reader: BlobReader,
+  onBytes: (bytes: number) => boolean | void = () => true,
+): Promise<{ bytes: number; digest: string }> {
+  const hash = createHash('sha256');
+  const buffer = new Uint8Array(READ_BYTES);
+  let bytes = 0;
+  try {
+    for (let count = await reader.read(buffer, bytes); count > 0; count = await reader.read(buffer, bytes)) {
+      hash.update(buffer.subarray(0, count));
+      bytes += count;
+      if (onBytes(bytes) === false) break;
+    }
+  } finally {
+    await reader.close();
+  }
+  return { bytes, digest: `sha256:${hash.digest('hex')}` };
+}
+
+export function whole(blob: Content): Pick<Pulled, 'bytes' | 'digest'> {
+  return { bytes: blob.size, digest: blob.digest };
+}
