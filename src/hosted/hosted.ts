@@ -11,9 +11,10 @@ import type { BlobReader } from '../lib/blob-reader.ts';
 import { readerOfBytes } from '../lib/bytes-reader.ts';
 import type { Log } from '../lib/log.ts';
 import type { MetadataStore, Paged } from '../metadata/metadata-store.ts';
+import type { Descriptor } from '../oci/descriptor.ts';
 import { type Digest, isDigest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
-import type { Manifest } from '../oci/manifest.ts';
+import { type Manifest, MAX_MANIFEST_BYTES } from '../oci/manifest.ts';
 import type {
   ManifestWant,
   Page,
@@ -31,6 +32,11 @@ import { narrowToPlatform } from './platform-view.ts';
 
 /** Repositories that a catalog page looks at before it gives what it has: one requester may see few of very many. */
 const CATALOG_SCAN = 1000;
+
+/** An answer to a referrers query is itself an index, and clients read those to 4 MiB; its frame is the rest. */
+const REFERRERS_BYTES = MAX_MANIFEST_BYTES - 4096;
+/** Annotations may be as long as a manifest, so few are read at a time. */
+const REFERRERS_STEP = 20;
 
 const HOSTED: Served = { outcome: 'hosted', stored: true, upstreamMs: 0 };
 
@@ -106,13 +112,23 @@ export class Hosted implements PullSource {
     subject: Digest,
     { artifactType, page }: { artifactType: string | undefined; page: Page },
   ): Promise<ServedReferrers> {
-    const { entries, more } = await this.#metadata.listReferrers(repository, subject, artifactType, page);
-    return {
-      ...HOSTED,
-      manifests: entries,
-      filtered: artifactType !== undefined,
-      next: more ? entries.at(-1)?.digest : undefined,
-    };
+    const manifests: Descriptor[] = [];
+    let after = page.after;
+    let bytes = 0;
+    for (let isMore = true; isMore; ) {
+      const limit = Math.min(page.limit - manifests.length, REFERRERS_STEP);
+      const part = await this.#metadata.listReferrers(repository, subject, artifactType, { limit, after });
+      for (const referrer of part.entries) {
+        bytes += JSON.stringify(referrer).length;
+        const isFull = manifests.length > 0 && bytes > REFERRERS_BYTES;
+        if (isFull) return referrersPage(manifests, artifactType, after);
+        manifests.push(referrer);
+        after = referrer.digest;
+      }
+      isMore = part.more;
+      if (isMore && manifests.length >= page.limit) return referrersPage(manifests, artifactType, after);
+    }
+    return referrersPage(manifests, artifactType, undefined);
   }
 
   /** Names of the repositories here that `mayPull` allows. A page may be short, or empty, and still have a next one. */
@@ -168,6 +184,14 @@ export class Hosted implements PullSource {
   #reportLoss(digest: Digest): void {
     this.#log.error({ digest }, 'a blob that was pushed here has lost its bytes: push it again');
   }
+}
+
+function referrersPage(
+  manifests: readonly Descriptor[],
+  artifactType: string | undefined,
+  next: string | undefined,
+): ServedReferrers {
+  return { ...HOSTED, manifests, filtered: artifactType !== undefined, next };
 }
 
 function blobUnknown(repository: Repository, digest: Digest): OciError {

@@ -20,7 +20,11 @@ export interface IntakeLimits {
  * written before this throws, so that it can resume there. The body is not destroyed: the answer goes out on its
  * connection.
  */
-export async function takeIn(body: Readable, ingest: Ingest, limits: IntakeLimits): Promise<void> {
+export async function takeIn(
+  body: Readable,
+  ingest: Pick<Ingest, 'write'>,
+  limits: IntakeLimits,
+): Promise<void> {
   let batch: Uint8Array[] = [];
   let batchBytes = 0;
   let writing: Promise<void> = Promise.resolve();

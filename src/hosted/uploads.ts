@@ -3,6 +3,7 @@ import type { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { BlobStore, Ingest } from '../blobs/blob-store.ts';
 import type { Log } from '../lib/log.ts';
+import { removalClaim } from '../metadata/claim-keys.ts';
 import type { MetadataStore, Upload } from '../metadata/metadata-store.ts';
 import type { Digest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
@@ -26,6 +27,8 @@ const BODY_IDLE_MS = 60 * 1000;
 /** Expiry gives way to pushes: so many uploads, then a pause. */
 const EXPIRY_BATCH = 20;
 const EXPIRY_PAUSE_MS = 20;
+/** A removal under way takes milliseconds. */
+const REMOVAL_POLL_MS = 10;
 /** Digest algorithms that `?digest-algorithm=` may announce. */
 const ALGORITHMS: ReadonlySet<string> = new Set(['sha256', 'sha512']);
 
@@ -96,13 +99,13 @@ export class Uploads {
    * caller has settled that the requester may pull from `from`.
    */
   async mount(repository: Repository, digest: Digest, from: Repository): Promise<boolean> {
-    const { blobs, metadata } = this.#options;
+    const { metadata } = this.#options;
     if (!(await metadata.isLinked(from, digest))) return false;
     const row = await metadata.statBlob(digest);
     if (row === undefined) return false;
     await refusingWhenFull(() => metadata.linkBlob(repository, digest, row.size));
     // The Link keeps it from now on; it may have gone just before.
-    return (await metadata.statBlob(digest)) !== undefined && (await blobs.stat(digest)) !== undefined;
+    return (await this.#isThere(digest)) && (await metadata.statBlob(digest)) !== undefined;
   }
 
   async status(requester: Requester, repository: Repository, id: string): Promise<UploadState> {
@@ -246,11 +249,11 @@ export class Uploads {
   }
 
   async #publish(id: string, session: Session, repository: Repository, digest: Digest): Promise<void> {
-    const { blobs, metadata } = this.#options;
+    const { metadata } = this.#options;
     const size = session.ingest.offset;
     await session.commit(digest);
     await Promise.all([metadata.putBlob(digest, size, repository), metadata.removeUpload(id)]);
-    if ((await blobs.stat(digest)) === undefined) {
+    if (!(await this.#isThere(digest))) {
       // Its unreferenced twin was being collected, and its bytes went with that. Nothing was acknowledged.
       await metadata.removeBlob(digest);
       throw new OciError('UNAVAILABLE', {
@@ -258,6 +261,13 @@ export class Uploads {
         headers: { 'Retry-After': '1' },
       });
     }
+  }
+
+  /** Whether the bytes are in the store and nobody is about to remove them, now that row and Link are written. */
+  async #isThere(digest: Digest): Promise<boolean> {
+    const { blobs, metadata } = this.#options;
+    while (await metadata.isClaimed(removalClaim(digest))) await sleep(REMOVAL_POLL_MS);
+    return (await blobs.stat(digest)) !== undefined;
   }
 
   /** Row, then bytes: a file without a row is legal, the other way round would be an upload that lost its bytes. */

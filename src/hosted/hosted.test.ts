@@ -1,0 +1,165 @@
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import {
+  bytesOf,
+  contentOf,
+  descriptorOf,
+  imageOf,
+  indexOf,
+  randomBlob,
+} from '../../test/support/content.ts';
+import { HostedBench, RIGHT } from '../../test/support/hosted-bench.ts';
+import { MAX_MANIFEST_BYTES } from '../oci/manifest.ts';
+import { OCI_INDEX, OCI_MANIFEST } from '../oci/media-types.ts';
+import type { Repository } from '../oci/repository.ts';
+
+const repository = { upstream: '', name: 'team/app' };
+const elsewhere = { upstream: '', name: 'team/other' };
+const everything = { accepts: () => true, platform: undefined };
+
+const mayPull = async ({ name }: Repository) => name.startsWith('a/');
+const textOf = (error: unknown, digest: string) => JSON.stringify(error).replaceAll(digest, 'D');
+
+let bench: HostedBench;
+
+beforeEach(async () => {
+  bench = await HostedBench.open();
+});
+
+afterEach(() => bench.remove());
+
+describe('a hosted repository', () => {
+  it('serves what was pushed to it, byte for byte, as living here', async () => {
+    const image = imageOf([randomBlob(1000, 'served')]);
+    await bench.pushImage(repository, image, 'v1');
+    for (const reference of ['v1', image.manifest.digest]) {
+      const served = await bench.hosted.manifest(repository, reference, RIGHT, everything);
+      expect(served).toMatchObject({ outcome: 'hosted', descriptor: descriptorOf(image.manifest) });
+      expect(bytesOf(image.manifest).equals(served.bytes)).toBe(true);
+    }
+  });
+
+  it('serves its manifests as blobs too', async () => {
+    const image = imageOf([randomBlob(1000, 'as blob')]);
+    await bench.pushImage(repository, image);
+    const { digest, size } = image.manifest;
+    expect(await bench.hosted.statBlob(repository, digest)).toMatchObject({ size });
+    const { reader } = await bench.hosted.openBlob(repository, digest);
+    const bytes = Buffer.alloc(size);
+    expect(await reader.read(bytes, 0)).toBe(size);
+    expect(await reader.read(bytes, size)).toBe(0);
+    expect(bytes.equals(bytesOf(image.manifest))).toBe(true);
+    await expect(bench.hosted.statBlob(elsewhere, digest)).rejects.toMatchObject({ code: 'BLOB_UNKNOWN' });
+  });
+
+  it('has nothing of what only another repository has, and says so as of what nobody has', async () => {
+    const image = imageOf([randomBlob(1000, 'other')]);
+    const nowhere = imageOf([randomBlob(1000, 'nowhere')]);
+    await bench.pushImage(elsewhere, image, 'v1');
+    await bench.pushBlob(repository, randomBlob(10, 'something'));
+    const answers = await Promise.all(
+      [image, nowhere].flatMap(({ config, manifest }) => [
+        bench.hosted
+          .statBlob(repository, config.digest)
+          .catch((error: unknown) => textOf(error, config.digest)),
+        bench.hosted
+          .openBlob(repository, config.digest)
+          .catch((error: unknown) => textOf(error, config.digest)),
+        bench.hosted
+          .manifest(repository, manifest.digest, RIGHT, everything)
+          .catch((error: unknown) => textOf(error, manifest.digest)),
+      ]),
+    );
+    expect(answers.slice(0, 3)).toEqual(answers.slice(3));
+    expect(answers[0]).toContain('BLOB_UNKNOWN');
+  });
+
+  it('serves the child of an index that suits a client which takes no index, and only by tag', async () => {
+    const amd64 = imageOf([randomBlob(10, 'amd64')]);
+    const arm64 = imageOf([randomBlob(10, 'arm64')], { platform: { os: 'linux', architecture: 'arm64' } });
+    const { manifest: index } = indexOf([arm64, amd64]);
+    for (const image of [arm64, amd64]) await bench.pushImage(repository, image);
+    await bench.pushManifest(repository, index, 'multi');
+    const imagesOnly = { accepts: (type: string) => type === OCI_MANIFEST, platform: undefined };
+    const digestFor = async (
+      reference: string,
+      want: typeof imagesOnly | typeof everything,
+      platform?: string,
+    ) => (await bench.hosted.manifest(repository, reference, RIGHT, { ...want, platform })).descriptor.digest;
+    expect(await digestFor('multi', everything)).toBe(index.digest);
+    expect(await digestFor('multi', imagesOnly)).toBe(amd64.manifest.digest);
+    expect(await digestFor('multi', everything, 'linux/arm64')).toBe(arm64.manifest.digest);
+    expect(await digestFor(index.digest, imagesOnly)).toBe(index.digest);
+    await expect(digestFor('multi', everything, 'windows/amd64')).rejects.toMatchObject({
+      code: 'MANIFEST_UNKNOWN',
+    });
+  });
+
+  it('gives referrers in pages that stay small, whatever their annotations', async () => {
+    const image = imageOf([randomBlob(10, 'subject')]);
+    await bench.pushImage(repository, image);
+    const annotations = { note: 'n'.repeat(300_000) };
+    for (let at = 0; at < 30; at += 1) {
+      const document = { schemaVersion: 2, mediaType: OCI_INDEX, manifests: [], annotations, at };
+      const text = JSON.stringify({ ...document, subject: descriptorOf(image.manifest) });
+      await bench.pushManifest(repository, contentOf(text, OCI_INDEX));
+    }
+    const seen: string[] = [];
+    let after: string | undefined;
+    let pages = 0;
+    do {
+      const query = { artifactType: undefined, page: { limit: 1000, after } };
+      const { manifests, next } = await bench.hosted.referrers(repository, image.manifest.digest, query);
+      expect(JSON.stringify(manifests).length).toBeLessThan(MAX_MANIFEST_BYTES);
+      seen.push(...manifests.map(({ digest }) => digest));
+      after = next;
+      pages += 1;
+    } while (after !== undefined);
+    expect(new Set(seen).size).toBe(30);
+    expect(pages).toBe(3);
+  });
+
+  it('is in the catalog of those who may pull it', async () => {
+    const names = ['a/one', 'b/two', 'a/three', 'b/four', 'a/five'];
+    for (const name of names) await bench.pushBlob({ upstream: '', name }, randomBlob(5, name));
+    const catalog = (limit: number, after?: string) => bench.hosted.catalog({ limit, after }, mayPull);
+    expect(await catalog(10)).toEqual({ repositories: ['a/five', 'a/one', 'a/three'], next: undefined });
+    const first = await catalog(2);
+    expect(first.repositories).toEqual(['a/five', 'a/one']);
+    expect((await catalog(2, first.next)).repositories).toEqual(['a/three']);
+    expect(await catalog(0)).toEqual({ repositories: [], next: undefined });
+  });
+});
+
+describe('deleting', () => {
+  it('takes a tag alone, a manifest with its tags, a blob from one repository', async () => {
+    const image = imageOf([randomBlob(100, 'deleted')]);
+    for (const each of [repository, elsewhere]) await bench.pushImage(each, image, 'v1');
+    await bench.pushManifest(repository, image.manifest, 'v2');
+    await bench.removal.removeManifest(repository, 'v1');
+    await bench.hosted.manifest(repository, 'v2', RIGHT, everything);
+    await bench.removal.removeManifest(repository, image.manifest.digest);
+    const unknown = { code: 'MANIFEST_UNKNOWN' };
+    await expect(bench.hosted.manifest(repository, 'v2', RIGHT, everything)).rejects.toMatchObject(unknown);
+    await expect(bench.removal.removeManifest(repository, 'v2')).rejects.toMatchObject(unknown);
+    await bench.removal.removeBlob(repository, image.config.digest);
+    await expect(bench.removal.removeBlob(repository, image.config.digest)).rejects.toMatchObject({
+      code: 'BLOB_UNKNOWN',
+    });
+    await bench.hosted.manifest(elsewhere, 'v1', RIGHT, everything);
+    expect(await bench.hosted.statBlob(elsewhere, image.config.digest)).toMatchObject({
+      size: image.config.size,
+    });
+  });
+
+  it('is needed no more of a manifest for its blobs to be pushed and deleted again', async () => {
+    const blob = randomBlob(100, 'again');
+    for (let round = 0; round < 2; round += 1) {
+      await bench.pushBlob(repository, blob);
+      expect(await bench.hosted.statBlob(repository, blob.digest)).toMatchObject({ size: 100 });
+      await bench.removal.removeBlob(repository, blob.digest);
+      await expect(bench.hosted.statBlob(repository, blob.digest)).rejects.toMatchObject({
+        code: 'BLOB_UNKNOWN',
+      });
+    }
+  });
+});

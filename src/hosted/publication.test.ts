@@ -1,0 +1,124 @@
+import { Readable } from 'node:stream';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import {
+  bytesOf,
+  type Content,
+  contentOf,
+  descriptorOf,
+  imageOf,
+  randomBlob,
+} from '../../test/support/content.ts';
+import { HostedBench, RIGHT } from '../../test/support/hosted-bench.ts';
+import { digestOf } from '../oci/digest.ts';
+import { DOCKER_SCHEMA1, OCI_INDEX } from '../oci/media-types.ts';
+
+const repository = { upstream: '', name: 'team/app' };
+const elsewhere = { upstream: '', name: 'team/other' };
+const everything = { accepts: () => true, platform: undefined };
+
+let bench: HostedBench;
+
+beforeEach(async () => {
+  bench = await HostedBench.open();
+});
+
+afterEach(() => bench.remove());
+
+function indexOver(...children: readonly Content[]): Content {
+  const manifests = children.map(descriptorOf);
+  return contentOf(JSON.stringify({ schemaVersion: 2, mediaType: OCI_INDEX, manifests }), OCI_INDEX);
+}
+
+describe('pushing a manifest', () => {
+  it('is refused, with nothing changed, while what it names is only somewhere else', async () => {
+    const image = imageOf([randomBlob(100, 'a'), randomBlob(100, 'b')]);
+    await bench.pushImage(elsewhere, image);
+    const [layer] = image.layers;
+    if (layer !== undefined) await bench.pushBlob(repository, layer);
+    await expect(bench.pushManifest(repository, image.manifest, 'v1')).rejects.toMatchObject({
+      code: 'MANIFEST_BLOB_UNKNOWN',
+      detail: { digests: [image.config.digest, image.layers[1]?.digest] },
+    });
+    await expect(bench.hosted.manifest(repository, 'v1', RIGHT, everything)).rejects.toMatchObject({
+      code: 'MANIFEST_UNKNOWN',
+    });
+    expect(await bench.metadata.isLinked(repository, image.config.digest)).toBe(false);
+  });
+
+  it('by a digest keeps it under exactly that digest', async () => {
+    const { manifest, ...image } = imageOf([randomBlob(100, 'sha512')]);
+    await bench.pushImage(repository, { manifest, ...image });
+    const digest = digestOf(bytesOf(manifest), 'sha512');
+    expect(await bench.pushManifest(repository, manifest, digest)).toMatchObject({ digest });
+    const other = `sha512:${'0'.repeat(128)}`;
+    await expect(bench.pushManifest(repository, manifest, other)).rejects.toMatchObject({
+      code: 'DIGEST_INVALID',
+    });
+  });
+
+  it('says its subject, which need not be there', async () => {
+    const subject = imageOf([randomBlob(100, 'subject')]).manifest;
+    const artifact = imageOf([randomBlob(100, 'artifact')], { subject });
+    for (const blob of [artifact.config, ...artifact.layers]) await bench.pushBlob(repository, blob);
+    expect(await bench.pushManifest(repository, artifact.manifest)).toMatchObject({
+      subject: subject.digest,
+    });
+  });
+
+  it('needs every child of an index as a manifest of the same repository', async () => {
+    const image = imageOf([randomBlob(100, 'child')]);
+    const index = indexOver(image.manifest);
+    const unknown = { code: 'MANIFEST_BLOB_UNKNOWN', detail: { digests: [image.manifest.digest] } };
+    await bench.pushImage(elsewhere, image);
+    await expect(bench.pushManifest(repository, index)).rejects.toMatchObject(unknown);
+    await bench.pushBlob(repository, image.manifest);
+    await expect(bench.pushManifest(repository, index)).rejects.toMatchObject(unknown);
+    await bench.pushImage(repository, image);
+    await bench.pushManifest(repository, index);
+  });
+
+  it('takes indexes of indexes to a depth, and no further', async () => {
+    let index = indexOver();
+    await bench.pushManifest(repository, index);
+    for (let depth = 1; depth <= 3; depth += 1) {
+      index = indexOver(index);
+      await bench.pushManifest(repository, index);
+    }
+    await expect(bench.pushManifest(repository, indexOver(index))).rejects.toMatchObject({
+      code: 'MANIFEST_INVALID',
+    });
+  });
+
+  it('refuses Docker schema 1, whose blobs it could not keep', async () => {
+    const text = JSON.stringify({ schemaVersion: 1, name: 'a', tag: 'b', fsLayers: [], history: [] });
+    await expect(bench.pushManifest(repository, contentOf(text, DOCKER_SCHEMA1))).rejects.toMatchObject({
+      code: 'MANIFEST_INVALID',
+    });
+  });
+
+  it('reads no more than the limit, and nothing when the length is told', async () => {
+    let read = 0;
+    const endless = () =>
+      Readable.from(
+        (function* () {
+          for (;;) {
+            read += 65_536;
+            yield Buffer.alloc(65_536, 0x20);
+          }
+        })(),
+        { objectMode: false },
+      );
+    const push = (contentLength: number | undefined) =>
+      bench.publication.publish(repository, {
+        reference: 'v1',
+        tags: [],
+        contentType: OCI_INDEX,
+        contentLength,
+        body: endless(),
+      });
+    await expect(push(10 ** 9)).rejects.toMatchObject({ code: 'MANIFEST_TOO_LARGE' });
+    expect(read).toBe(0);
+    await expect(push(undefined)).rejects.toMatchObject({ code: 'MANIFEST_TOO_LARGE' });
+    expect(read).toBeLessThan(5 * 1024 * 1024);
+  });
+});

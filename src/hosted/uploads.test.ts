@@ -1,0 +1,317 @@
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { bytesOf, type Content, randomBlob } from '../../test/support/content.ts';
+import { chunkOf, HostedBench, openChunk } from '../../test/support/hosted-bench.ts';
+import type { BlobStore, Ingest } from '../blobs/blob-store.ts';
+import { type Digest, digestOf } from '../oci/digest.ts';
+import { ANONYMOUS, type Requester } from '../oci/requester.ts';
+
+const repository = { upstream: '', name: 'team/app' };
+const elsewhere = { upstream: '', name: 'team/other' };
+const other: Requester = { tenant: 'b', id: 'b' };
+const DAY_MS = 24 * 60 * 60 * 1000;
+
+let bench: HostedBench;
+
+beforeEach(async () => {
+  bench = await HostedBench.open();
+});
+
+afterEach(() => bench.remove());
+
+const begin = async () => (await bench.uploads.begin(ANONYMOUS, repository)).id;
+const append = (id: string, bytes: Uint8Array, range?: string) =>
+  bench.uploads.append(ANONYMOUS, repository, id, chunkOf(bytes, range));
+const complete = (id: string, digest: Digest, bytes: Uint8Array = new Uint8Array(), range?: string) =>
+  bench.uploads.complete(ANONYMOUS, repository, id, digest, chunkOf(bytes, range));
+const offset = async (id: string) => (await bench.uploads.status(ANONYMOUS, repository, id)).offset;
+
+async function pull({ digest, size }: Content): Promise<Buffer> {
+  const { reader } = await bench.hosted.openBlob(repository, digest);
+  const bytes = Buffer.alloc(size);
+  for (let at = 0; at < size; ) at += await reader.read(bytes.subarray(at), at);
+  await reader.close();
+  return bytes;
+}
+
+async function expectHeld(blob: Content): Promise<void> {
+  expect((await pull(blob)).equals(bytesOf(blob))).toBe(true);
+}
+
+describe('an upload', () => {
+  it('takes chunks in order and becomes the blob', async () => {
+    const blob = randomBlob(3_000_000, 'chunks');
+    const bytes = bytesOf(blob);
+    const id = await begin();
+    expect(await append(id, bytes.subarray(0, 1_500_000), '0-1499999')).toEqual({ id, offset: 1_500_000 });
+    await complete(id, blob.digest, bytes.subarray(1_500_000), '1500000-2999999');
+    await expectHeld(blob);
+    expect(await bench.ingests()).toEqual([]);
+    await expect(offset(id)).rejects.toMatchObject({ code: 'BLOB_UPLOAD_UNKNOWN' });
+  });
+
+  it('survives the process, and goes on at the length of its file', async () => {
+    const blob = randomBlob(2_000_000, 'restart');
+    const bytes = bytesOf(blob);
+    const id = await begin();
+    await append(id, bytes.subarray(0, 700_000));
+    await bench.close();
+    bench = await HostedBench.open(bench.folder);
+    expect(await offset(id)).toBe(700_000);
+    await append(id, bytes.subarray(700_000, 1_000_000), '700000-999999');
+    await bench.close();
+    bench = await HostedBench.open(bench.folder);
+    await complete(id, blob.digest, bytes.subarray(1_000_000));
+    await expectHeld(blob);
+  });
+
+  it('is hashed by the algorithm of the digest that it ends with', async () => {
+    const bytes = bytesOf(randomBlob(100_000, 'sha512'));
+    const digest = digestOf(bytes, 'sha512');
+    const id = await begin();
+    await append(id, bytes);
+    await complete(id, digest);
+    expect((await bench.hosted.statBlob(repository, digest)).size).toBe(100_000);
+  });
+
+  it('keeps what a client sent before it left, and resumes there', async () => {
+    const blob = randomBlob(1_000_000, 'leave');
+    const bytes = bytesOf(blob);
+    const id = await begin();
+    const leaving = openChunk(bytes.subarray(0, 400_000), '0-999999');
+    const answer = bench.uploads.append(ANONYMOUS, repository, id, leaving);
+    await new Promise(resolve => setTimeout(resolve, 50));
+    leaving.body.destroy(new Error('aborted'));
+    await expect(answer).rejects.toMatchObject({ code: 'BLOB_UPLOAD_INVALID' });
+    expect(await offset(id)).toBe(400_000);
+    await append(id, bytes.subarray(400_000), '400000-999999');
+    await complete(id, blob.digest);
+    await expectHeld(blob);
+  });
+
+  it('takes back what came of a whole PUT that broke, so that the same PUT can be tried again', async () => {
+    const blob = randomBlob(1_000_000, 'put again');
+    const bytes = bytesOf(blob);
+    const id = await begin();
+    const leaving = openChunk(bytes.subarray(0, 400_000));
+    const answer = bench.uploads.complete(ANONYMOUS, repository, id, blob.digest, leaving);
+    await new Promise(resolve => setTimeout(resolve, 50));
+    leaving.body.destroy(new Error('aborted'));
+    await expect(answer).rejects.toMatchObject({ code: 'BLOB_UPLOAD_INVALID' });
+    expect(await offset(id)).toBe(0);
+    await complete(id, blob.digest, bytes);
+    await expectHeld(blob);
+  });
+
+  it('breaks off a body that brings nothing any more', async () => {
+    await bench.close();
+    bench = await HostedBench.open(bench.folder, { bodyIdleMs: 30 });
+    const id = await begin();
+    const silent = openChunk(Buffer.from('some'));
+    await expect(bench.uploads.append(ANONYMOUS, repository, id, silent)).rejects.toMatchObject({
+      code: 'BLOB_UPLOAD_INVALID',
+    });
+    expect(silent.body.destroyed).toBe(true);
+    expect(await offset(id)).toBe(4);
+  });
+
+  it('is one request at a time: a second hears that it is in use, and changes nothing', async () => {
+    const id = await begin();
+    const first = openChunk(Buffer.alloc(10));
+    const writing = bench.uploads.append(ANONYMOUS, repository, id, first);
+    const inUse = { code: 'TOOMANYREQUESTS' };
+    await expect(append(id, Buffer.alloc(5))).rejects.toMatchObject(inUse);
+    await expect(bench.uploads.cancel(ANONYMOUS, repository, id)).rejects.toMatchObject(inUse);
+    first.body.push(null);
+    expect(await writing).toEqual({ id, offset: 10 });
+    expect(await append(id, Buffer.alloc(5))).toEqual({ id, offset: 15 });
+  });
+
+  it("is one process's at a time, and goes on in another one", async () => {
+    const second = await HostedBench.open(bench.folder);
+    try {
+      const blob = randomBlob(600_000, 'two processes');
+      const bytes = bytesOf(blob);
+      const id = await begin();
+      const first = openChunk(bytes.subarray(0, 100_000));
+      const writing = bench.uploads.append(ANONYMOUS, repository, id, first);
+      await expect(
+        second.uploads.append(ANONYMOUS, repository, id, chunkOf(Buffer.alloc(5))),
+      ).rejects.toMatchObject({ code: 'TOOMANYREQUESTS' });
+      first.body.push(null);
+      await writing;
+      const after = await second.uploads.append(ANONYMOUS, repository, id, chunkOf(bytes.subarray(100_000)));
+      expect(after.offset).toBe(600_000);
+      await second.uploads.complete(ANONYMOUS, repository, id, blob.digest, chunkOf(new Uint8Array()));
+      await expectHeld(blob);
+    } finally {
+      await second.close();
+    }
+  });
+
+  it('does not exist for another requester or in another repository', async () => {
+    const id = await begin();
+    await append(id, Buffer.from('mine'));
+    const unknown = { code: 'BLOB_UPLOAD_UNKNOWN' };
+    for (const [who, where] of [
+      [other, repository],
+      [ANONYMOUS, elsewhere],
+    ] as const) {
+      await expect(bench.uploads.status(who, where, id)).rejects.toMatchObject(unknown);
+      await expect(bench.uploads.append(who, where, id, chunkOf(Buffer.from('x')))).rejects.toMatchObject(
+        unknown,
+      );
+      await expect(bench.uploads.cancel(who, where, id)).rejects.toMatchObject(unknown);
+    }
+    expect(await offset(id)).toBe(4);
+  });
+
+  it('ends with a wrong digest, and leaves nothing', async () => {
+    const blob = randomBlob(1000, 'wrong');
+    const id = await begin();
+    await append(id, Buffer.from('other bytes'));
+    await expect(complete(id, blob.digest)).rejects.toMatchObject({ code: 'DIGEST_INVALID' });
+    await expect(offset(id)).rejects.toMatchObject({ code: 'BLOB_UPLOAD_UNKNOWN' });
+    expect(await bench.ingests()).toEqual([]);
+    expect(await bench.metadata.statBlob(blob.digest)).toBeUndefined();
+  });
+
+  it('that is cancelled leaves nothing', async () => {
+    const id = await begin();
+    await append(id, Buffer.from('bytes'));
+    await bench.uploads.cancel(ANONYMOUS, repository, id);
+    expect(await bench.ingests()).toEqual([]);
+    await expect(offset(id)).rejects.toMatchObject({ code: 'BLOB_UPLOAD_UNKNOWN' });
+  });
+
+  it('stays writable after 416, and says where it stands', async () => {
+    const id = await begin();
+    await append(id, Buffer.alloc(10), '0-9');
+    await expect(append(id, Buffer.alloc(10), '20-29')).rejects.toMatchObject({
+      code: 'RANGE_INVALID',
+      status: 416,
+      headers: { Range: '0-9' },
+    });
+    expect(await append(id, Buffer.alloc(10), '10-19')).toEqual({ id, offset: 20 });
+  });
+
+  it('of idle clients expires after a day, with its bytes; one that is in use does not', async () => {
+    const [idle, busy] = [await begin(), await begin()];
+    await append(idle, Buffer.from('bytes'));
+    const writing = openChunk(Buffer.alloc(3));
+    const answer = bench.uploads.append(ANONYMOUS, repository, busy, writing);
+    expect(await bench.uploads.expire(Date.now())).toBe(0);
+    expect(await bench.uploads.expire(Date.now() + DAY_MS + 1000)).toBe(1);
+    await expect(offset(idle)).rejects.toMatchObject({ code: 'BLOB_UPLOAD_UNKNOWN' });
+    writing.body.push(null);
+    await answer;
+    expect(await bench.ingests()).toEqual([`upload-${busy}`]);
+  });
+
+  it('cannot be begun without end', async () => {
+    await bench.close();
+    bench = await HostedBench.open(bench.folder, { maxUploadsPerRepository: 2, maxUploadsPerRequester: 3 });
+    const full = { code: 'TOOMANYREQUESTS' };
+    const first = await begin();
+    await begin();
+    await expect(begin()).rejects.toMatchObject(full);
+    await bench.uploads.begin(ANONYMOUS, elsewhere);
+    await expect(bench.uploads.begin(ANONYMOUS, { upstream: '', name: 'team/third' })).rejects.toMatchObject(
+      full,
+    );
+    await bench.uploads.cancel(ANONYMOUS, repository, first);
+    await begin();
+  });
+});
+
+describe('clients that push the same blob at once', () => {
+  it('all succeed, and it is held once', async () => {
+    const blob = randomBlob(500_000, 'same');
+    await Promise.all([repository, elsewhere, repository].map(each => bench.pushBlob(each, blob)));
+    await expectHeld(blob);
+    expect((await bench.hosted.statBlob(elsewhere, blob.digest)).size).toBe(500_000);
+    expect(await bench.ingests()).toEqual([]);
+  });
+});
+
+describe('a full disk', () => {
+  it('refuses the chunk with 507, keeps the upload, and takes the rest when there is room', async () => {
+    await bench.close();
+    let isFull = false;
+    bench = await HostedBench.open(bench.folder, { wrapBlobs: onDisk(() => isFull) });
+    const blob = randomBlob(3_000_000, 'full');
+    const bytes = bytesOf(blob);
+    const id = await begin();
+    await append(id, bytes.subarray(0, 1_000_000));
+    isFull = true;
+    await expect(append(id, bytes.subarray(1_000_000))).rejects.toMatchObject({
+      code: 'INSUFFICIENT_STORAGE',
+      status: 507,
+    });
+    isFull = false;
+    const at = await offset(id);
+    expect(at).toBe(1_000_000);
+    await complete(id, blob.digest, bytes.subarray(at));
+    await expectHeld(blob);
+  });
+});
+
+describe('a mount', () => {
+  it('links what another repository has, and nothing that only the store has', async () => {
+    const blob = randomBlob(1000, 'mount');
+    await bench.pushBlob(elsewhere, blob);
+    expect(await bench.uploads.mount(repository, blob.digest, { upstream: '', name: 'team/third' })).toBe(
+      false,
+    );
+    await expect(bench.hosted.statBlob(repository, blob.digest)).rejects.toMatchObject({
+      code: 'BLOB_UNKNOWN',
+    });
+    expect(await bench.uploads.mount(repository, blob.digest, elsewhere)).toBe(true);
+    await expectHeld(blob);
+  });
+
+  it('of what has lost its bytes fails, so that the client pushes', async () => {
+    const blob = randomBlob(1000, 'lost');
+    await bench.pushBlob(elsewhere, blob);
+    await bench.blobs.remove(blob.digest);
+    expect(await bench.uploads.mount(repository, blob.digest, elsewhere)).toBe(false);
+  });
+});
+
+describe('a blob that has lost its bytes', () => {
+  it('is answered as absent, and whole again after the next push', async () => {
+    const blob = randomBlob(1000, 'damage');
+    await bench.pushBlob(repository, blob);
+    await bench.blobs.remove(blob.digest);
+    const unknown = { code: 'BLOB_UNKNOWN' };
+    await expect(bench.hosted.statBlob(repository, blob.digest)).rejects.toMatchObject(unknown);
+    await expect(bench.hosted.openBlob(repository, blob.digest)).rejects.toMatchObject(unknown);
+    await bench.pushBlob(repository, blob);
+    await expectHeld(blob);
+  });
+});
+
+/** The store, on a disk that is full while `isFull`. */
+function onDisk(isFull: () => boolean) {
+  return (blobs: BlobStore): BlobStore =>
+    overriding(blobs, {
+      ingest: async key => {
+        const ingest = await blobs.ingest(key);
+        return overriding(ingest, {
+          write: async chunks => {
+            if (isFull()) throw Object.assign(new Error('no space left on device'), { code: 'ENOSPC' });
+            await ingest.write(chunks);
+          },
+        });
+      },
+    });
+}
+
+/** `target` with some of its methods replaced; the others still run on it, private fields and all. */
+function overriding<T extends BlobStore | Ingest>(target: T, methods: Partial<T>): T {
+  return new Proxy(target, {
+    get(_, name) {
+      const value: unknown = Reflect.get(methods, name) ?? Reflect.get(target, name, target);
+      return typeof value === 'function' ? value.bind(target) : value;
+    },
+  });
+}

@@ -1,0 +1,112 @@
+// The parts of hosted/ on real stores in a temporary folder, without HTTP.
+import { join } from 'node:path';
+import { Readable } from 'node:stream';
+import type { BlobStore } from '../../src/blobs/blob-store.ts';
+import { openFileBlobStore } from '../../src/blobs/file-blob-store.ts';
+import { Hosted } from '../../src/hosted/hosted.ts';
+import { Publication } from '../../src/hosted/publication.ts';
+import { Removal } from '../../src/hosted/removal.ts';
+import { type Chunk, Uploads, type UploadsOptions } from '../../src/hosted/uploads.ts';
+import { silentLog } from '../../src/lib/log.ts';
+import type { MetadataStore } from '../../src/metadata/metadata-store.ts';
+import { openSqliteMetadataStore } from '../../src/metadata/sqlite-metadata-store.ts';
+import type { Repository } from '../../src/oci/repository.ts';
+import { ANONYMOUS, type Right } from '../../src/oci/requester.ts';
+import { bytesOf, type Content, type Image } from './content.ts';
+import { makeTempFolder, removeFolder } from './temp-folder.ts';
+
+export const RIGHT: Right = {
+  requester: ANONYMOUS,
+  credentials: [],
+  proved: true,
+  provedIfUnreachable: false,
+};
+
+export interface BenchOptions extends Partial<Omit<UploadsOptions, 'blobs' | 'metadata' | 'log'>> {
+  /** Puts something between hosted/ and its blobs, such as a full disk. */
+  readonly wrapBlobs?: (blobs: BlobStore) => BlobStore;
+}
+
+export class HostedBench {
+  readonly folder: string;
+  readonly blobs: BlobStore;
+  readonly metadata: MetadataStore;
+  readonly hosted: Hosted;
+  readonly uploads: Uploads;
+  readonly publication: Publication;
+  readonly removal: Removal;
+
+  private constructor(folder: string, blobs: BlobStore, metadata: MetadataStore, options: BenchOptions) {
+    const { wrapBlobs = (store: BlobStore) => store, ...limits } = options;
+    const parts = { blobs: wrapBlobs(blobs), metadata, log: silentLog };
+    this.folder = folder;
+    this.blobs = blobs;
+    this.metadata = metadata;
+    this.hosted = new Hosted(parts);
+    this.uploads = new Uploads({ ...parts, ...limits });
+    this.publication = new Publication(metadata);
+    this.removal = new Removal({ metadata, isEnabled: true });
+  }
+
+  /** On `folder`, which another bench may have left or may have open; a new one if left out. */
+  static async open(folder?: string, options: BenchOptions = {}): Promise<HostedBench> {
+    const path = folder ?? (await makeTempFolder('hosted'));
+    const blobs = await openFileBlobStore(path, { log: silentLog });
+    const metadata = await openSqliteMetadataStore(join(path, 'index.db'), { log: silentLog });
+    return new HostedBench(path, blobs, metadata, options);
+  }
+
+  /** Ends it like a server; the folder stays. */
+  async close(): Promise<void> {
+    await this.uploads.close();
+    await this.blobs.close();
+    await this.metadata.close();
+  }
+
+  async remove(): Promise<void> {
+    await this.close();
+    await removeFolder(this.folder);
+  }
+
+  async pushBlob(repository: Repository, blob: Content): Promise<void> {
+    await this.uploads.push(ANONYMOUS, repository, blob.digest, chunkOf(bytesOf(blob)));
+  }
+
+  async pushManifest(repository: Repository, manifest: Content, reference: string = manifest.digest) {
+    return this.publication.publish(repository, {
+      reference,
+      tags: [],
+      contentType: manifest.mediaType,
+      contentLength: manifest.size,
+      body: Readable.from([bytesOf(manifest)], { objectMode: false }),
+    });
+  }
+
+  async pushImage(repository: Repository, image: Image, reference?: string): Promise<void> {
+    for (const blob of [image.config, ...image.layers]) await this.pushBlob(repository, blob);
+    await this.pushManifest(repository, image.manifest, reference);
+  }
+
+  /** Names of the ingests that are in the store. */
+  async ingests(): Promise<readonly string[]> {
+    const keys: string[] = [];
+    for await (const { key } of this.blobs.ingests()) keys.push(key);
+    return keys;
+  }
+}
+
+/** A request's body of these bytes. */
+export function chunkOf(bytes: Uint8Array, contentRange?: string): Chunk {
+  return {
+    body: Readable.from([Buffer.from(bytes)], { objectMode: false }),
+    contentRange,
+    contentLength: bytes.length,
+  };
+}
+
+/** A body that brings `bytes` and then waits for the test: `body.push(null)` ends it, `destroy` is a client leaving. */
+export function openChunk(bytes: Uint8Array, contentRange?: string): Chunk & { readonly body: Readable } {
+  const body = new Readable({ read() {} });
+  if (bytes.length > 0) body.push(Buffer.from(bytes));
+  return { body, contentRange, contentLength: undefined };
+}
