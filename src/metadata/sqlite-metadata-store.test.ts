@@ -1,39 +1,297 @@
-import { mkdtemp, rm } from 'node:fs/promises';
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtemp, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { expect, test } from 'vitest';
+import { setTimeout as delay } from 'node:timers/promises';
+import Database from 'better-sqlite3';
+import { afterEach, beforeEach, expect, test } from 'vitest';
 import { silentLog } from '../lib/log.ts';
 import { digestOf } from '../oci/digest.ts';
+import { image, metadataStoreSuite } from './metadata-store.suite.ts';
 import { openSqliteMetadataStore } from './sqlite-metadata-store.ts';
+import { Connection } from './sqlite/connection.ts';
+import { MIGRATIONS, migrate } from './sqlite/migrations.ts';
 
-test('smoke', async () => {
-  const folder = await mkdtemp(join(tmpdir(), 'index-'));
-  const store = await openSqliteMetadataStore(join(folder, 'index.db'), { log: silentLog });
-  const r = { upstream: 'docker.io', name: 'library/nginx' };
-  const bytes = Buffer.from('{}');
-  const digest = digestOf(bytes);
-  const view = {
-    kind: 'manifest',
-    mediaType: 'a/b',
-    manifests: [],
-    blobs: [{ digest: digestOf(Buffer.from('l')), size: 1, mediaType: 'x/y' }],
-    subject: undefined,
-    artifactType: undefined,
-    annotations: {},
-  } as const;
-  await store.putManifest(r, { digest, mediaType: 'a/b', bytes }, view, { tag: 'latest', atMs: 1 });
-  expect((await store.readTagged(r, 'latest'))?.manifest?.mediaType).toBe('a/b');
-  expect(await store.namedSize(r, digestOf(Buffer.from('l')))).toBe(1);
-  expect(await store.listTags(r, { limit: 5, after: undefined })).toEqual({
-    entries: ['latest'],
-    more: false,
-  });
-  expect(await store.claim('x')).toBe(true);
-  expect(await store.claim('x')).toBe(false);
-  console.log(await store.readTotals());
-  await store.unlinkManifest(r, digest);
-  expect(await store.hasRepository(r)).toBe(false);
-  console.log(await store.readTotals());
-  await store.close();
+metadataStoreSuite(async () => {
+  const place = await mkdtemp(join(tmpdir(), 'entrepot-index-'));
+  return {
+    open: () => openSqliteMetadataStore(join(place, 'index.db'), { log: silentLog }),
+    remove: () => rm(place, { recursive: true }),
+  };
+});
+
+const REPOSITORY = { upstream: '', name: 'team/app' };
+const DIGEST = digestOf(Buffer.from('blob'));
+
+let folder: string;
+let path: string;
+let children: ChildProcess[];
+
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'entrepot-index-'));
+  path = join(folder, 'index.db');
+  children = [];
+});
+
+afterEach(async () => {
+  children.forEach(child => child.kill('SIGKILL'));
   await rm(folder, { recursive: true });
 });
+
+test('what is acknowledged is on the disk: WAL with a sync at each commit, and never a wait inside SQLite', async () => {
+  const connection = await Connection.open(path);
+  expect(connection.pragma('synchronous')).toBe(2);
+  expect(connection.pragma('foreign_keys')).toBe(1);
+  expect(connection.pragma('busy_timeout')).toBe(0);
+  expect(connection.pragma('wal_autocheckpoint')).toBe(1000);
+  connection.close();
+  expect(look(database => database.pragma('journal_mode', { simple: true }))).toBe('wal');
+});
+
+test.each(MIGRATIONS.map((_, version) => version))(
+  'an index of version %i is brought to the newest',
+  async version => {
+    const connection = await Connection.open(path);
+    await migrate(connection, MIGRATIONS.slice(0, version));
+    expect(connection.pragma('user_version')).toBe(version);
+    connection.close();
+    const store = await openSqliteMetadataStore(path, { log: silentLog });
+    await store.putBlob(DIGEST, 4, REPOSITORY);
+    expect(await store.statBlob(DIGEST)).toEqual({ size: 4 });
+    await store.close();
+    expect(look(database => database.pragma('user_version', { simple: true }))).toBe(MIGRATIONS.length);
+  },
+);
+
+test('a migration that fails changes nothing', async () => {
+  const connection = await Connection.open(path);
+  const broken = [...MIGRATIONS, 'CREATE TABLE half (a); CREATE TABLE half (a);'];
+  await expect(migrate(connection, broken)).rejects.toThrow('half');
+  expect(connection.pragma('user_version')).toBe(MIGRATIONS.length);
+  expect(connection.prepare("SELECT 1 FROM sqlite_schema WHERE name = 'half'").get()).toBeUndefined();
+  connection.close();
+});
+
+test('an index of a newer program, or of another one, is refused and left alone', async () => {
+  await (await openSqliteMetadataStore(path, { log: silentLog })).close();
+  look(database => database.pragma('user_version = 99'));
+  await expect(openSqliteMetadataStore(path, { log: silentLog })).rejects.toThrow(
+    'newer version of Entrepot',
+  );
+  const foreign = join(folder, 'foreign.db');
+  look(database => database.exec('CREATE TABLE theirs (a)'), foreign);
+  await expect(openSqliteMetadataStore(foreign, { log: silentLog })).rejects.toThrow('another program');
+  await writeFile(
+    join(folder, 'text'),
+    'not a database at all, but long enough to be read as a header'.repeat(20),
+  );
+  await expect(openSqliteMetadataStore(join(folder, 'text'), { log: silentLog })).rejects.toThrow(
+    'not a database',
+  );
+});
+
+test('while another process holds the write lock, the event loop turns and the write waits', async () => {
+  const store = await openSqliteMetadataStore(path, { log: silentLog });
+  const rival = new Database(path, { timeout: 0 });
+  rival.exec('BEGIN IMMEDIATE');
+  const writing = store.putBlob(DIGEST, 4);
+  const winner = await Promise.race([writing, turns(20)]);
+  expect(winner).toBe('turns');
+  expect(await store.statBlob(DIGEST)).toBeUndefined();
+  rival.exec('COMMIT');
+  rival.close();
+  await writing;
+  expect(await store.statBlob(DIGEST)).toEqual({ size: 4 });
+  await store.close();
+});
+
+test('a write that fails takes none of its neighbours with it', async () => {
+  const store = await openSqliteMetadataStore(path, { log: silentLog });
+  const notANumber: number = JSON.parse('"text"');
+  const outcomes = await Promise.allSettled([
+    store.putBlob(digestOf(Buffer.from('1')), 1),
+    store.putBlob(digestOf(Buffer.from('2')), notANumber),
+    store.putBlob(digestOf(Buffer.from('3')), 3),
+  ]);
+  expect(outcomes.map(({ status }) => status)).toEqual(['fulfilled', 'rejected', 'fulfilled']);
+  expect(await store.readTotals()).toMatchObject({ blobs: 2, blobBytes: 4 });
+  await store.close();
+});
+
+test('two processes open a new index at once and write for all they are worth: nothing is refused', async () => {
+  const writers = [spawnScript(WRITER, 'a'), spawnScript(WRITER, 'b')];
+  const reports = await Promise.all(writers.map(async child => JSON.parse(await output(child))));
+  expect(reports).toMatchObject([{ error: null }, { error: null }]);
+  const store = await openSqliteMetadataStore(path, { log: silentLog });
+  expect(await store.readTotals()).toMatchObject({ blobs: 400, repositories: 2 });
+  await store.close();
+  // A loop that waited inside SQLite stood still for more than a second.
+  expect(Math.max(...reports.map(({ lagMs }) => lagMs))).toBeLessThan(500);
+}, 60_000);
+
+test('the claims of a killed process fall to others when its heartbeat has been still for 5 s, its writes stay', async () => {
+  const store = await openSqliteMetadataStore(path, { log: silentLog });
+  const child = spawnScript(CLAIMER);
+  await nextLine(child);
+  expect(await store.claim('fill-1')).toBe(false);
+  child.kill('SIGKILL');
+  const killedAtMs = performance.now();
+  expect(await store.isClaimed('fill-1')).toBe(true);
+  while (!(await store.claim('fill-1'))) {
+    await delay(100);
+  }
+  expect(performance.now() - killedAtMs).toBeGreaterThan(4_000);
+  expect(await store.statBlob(DIGEST)).toEqual({ size: 4 });
+  expect(await store.isClaimed('fill-2')).toBe(false);
+  expect(look(database => database.prepare('SELECT count(*) FROM processes').pluck().get())).toBe(1);
+  await store.close();
+}, 30_000);
+
+test('a process that lives keeps its claims for longer than the dead may', async () => {
+  const store = await openSqliteMetadataStore(path, { log: silentLog });
+  const child = spawnScript(CLAIMER);
+  await nextLine(child);
+  await delay(7_000);
+  expect(await store.claim('fill-1')).toBe(false);
+  await store.close();
+}, 30_000);
+
+test('a process that others took for dead comes back with what nobody has taken', async () => {
+  const store = await openSqliteMetadataStore(path, { log: silentLog });
+  const other = await openSqliteMetadataStore(path, { log: silentLog });
+  await store.claim('kept');
+  await store.claim('lost');
+  look(database =>
+    database.exec("DELETE FROM processes WHERE id IN (SELECT process_id FROM claims WHERE key = 'kept')"),
+  );
+  expect(await other.claim('lost')).toBe(true);
+  expect(await store.claim('new')).toBe(true);
+  expect(await other.claim('kept')).toBe(false);
+  await store.release('lost');
+  expect(await store.claim('lost')).toBe(false);
+  await other.close();
+  await store.close();
+});
+
+test('uses are written at the latest when the store closes', async () => {
+  const store = await openSqliteMetadataStore(path, { log: silentLog });
+  const { manifest, view } = image('one');
+  await store.putBlob(DIGEST, 4);
+  await store.putManifest(REPOSITORY, manifest, view, { atMs: 1 });
+  look(database => database.exec('UPDATE blobs SET used_at_ms = 0'));
+  store.noteUse(DIGEST);
+  store.noteUse(manifest.digest);
+  store.noteUse(digestOf(Buffer.from('gone meanwhile')));
+  await store.close();
+  const used = look(database =>
+    database.prepare('SELECT used_at_ms FROM blobs UNION ALL SELECT used_at_ms FROM manifests').pluck().all(),
+  );
+  expect(used).toHaveLength(2);
+  expect(used.filter(atMs => Number(atMs) > Date.now() - 60_000)).toHaveLength(2);
+});
+
+test('what a removed repository owned is swept in the background, also by the next process', async () => {
+  const store = await openSqliteMetadataStore(path, { log: silentLog });
+  await Promise.all(
+    Array.from({ length: 90 }, (_, index) =>
+      store.putTag(REPOSITORY, `v${index}`, { digest: DIGEST, checkedAtMs: 1 }),
+    ),
+  );
+  await store.removeRepository(REPOSITORY);
+  await store.close();
+  const next = await openSqliteMetadataStore(path, { log: silentLog });
+  while (look(database => database.prepare('SELECT 1 FROM removed_repositories').get()) !== undefined) {
+    await delay(20);
+  }
+  expect(look(database => database.prepare('SELECT count(*) FROM tags').pluck().get())).toBe(0);
+  await next.close();
+});
+
+test('the log beside the index does not grow without bound', async () => {
+  const store = await openSqliteMetadataStore(path, { log: silentLog });
+  const bytes = Buffer.alloc(1024 * 1024);
+  for (let round = 0; round < 40; round += 1) {
+    await store.putDocument(REPOSITORY, 'tags', { mediaType: 'a/b', bytes, checkedAtMs: round });
+  }
+  const { size } = await stat(`${path}-wal`);
+  expect(size).toBeLessThan(20 * 1024 * 1024);
+  await store.close();
+});
+
+const STORE = `
+  const { openSqliteMetadataStore } = await import(${JSON.stringify(new URL('sqlite-metadata-store.ts', import.meta.url).href)});
+  const log = { debug() {}, info() {}, warn() {}, error() {}, child: () => log };
+  const [path, name] = process.argv.slice(1);
+`;
+
+/** Writes 200 blobs one after the other and says how long its event loop stood still at most, but for one turn in 100. */
+const WRITER = `${STORE}
+  const { createHash } = await import('node:crypto');
+  const { monitorEventLoopDelay } = await import('node:perf_hooks');
+  const lag = monitorEventLoopDelay({ resolution: 5 });
+  let error = null;
+  try {
+    const store = await openSqliteMetadataStore(path, { log });
+    lag.enable();
+    for (let index = 0; index < 200; index += 1) {
+      const digest = 'sha256:' + createHash('sha256').update(name + index).digest('hex');
+      await store.putBlob(digest, 1, { upstream: '', name });
+    }
+    lag.disable();
+    await store.close();
+  } catch (reason) {
+    error = String(reason);
+  }
+  console.log(JSON.stringify({ error, lagMs: lag.percentile(99) / 1e6 }));
+`;
+
+/** Writes a blob, claims two keys and stays. */
+const CLAIMER = `${STORE}
+  const store = await openSqliteMetadataStore(path, { log });
+  await store.putBlob(${JSON.stringify(DIGEST)}, 4);
+  await store.claim('fill-1');
+  await store.claim('fill-2');
+  console.log('claimed');
+  setInterval(() => {}, 1000);
+`;
+
+/** Lets the event loop turn, which it cannot while something waits inside SQLite. */
+async function turns(count: number): Promise<'turns'> {
+  for (let turn = 0; turn < count; turn += 1) {
+    await delay(5);
+  }
+  return 'turns';
+}
+
+function spawnScript(script: string, ...names: string[]): ChildProcess {
+  const child = spawn(
+    process.execPath,
+    ['--import', 'tsx', '--input-type=module', '-e', script, path, ...names],
+    { stdio: ['ignore', 'pipe', 'inherit'] },
+  );
+  children.push(child);
+  return child;
+}
+
+async function nextLine(child: ChildProcess): Promise<void> {
+  await once(child.stdout ?? child, 'data');
+}
+
+async function output(child: ChildProcess): Promise<string> {
+  const chunks: unknown[] = [];
+  for await (const chunk of child.stdout ?? []) {
+    chunks.push(chunk);
+  }
+  return chunks.join('');
+}
+
+/** Looks into the file beside the store. */
+function look<T>(question: (database: Database.Database) => T, file = path): T {
+  const database = new Database(file, { timeout: 5_000 });
+  try {
+    return question(database);
+  } finally {
+    database.close();
+  }
+}

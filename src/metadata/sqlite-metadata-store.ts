@@ -334,7 +334,7 @@ class SqliteMetadataStore implements MetadataStore {
   async #sweep(): Promise<void> {
     while (this.#closing === undefined && (await this.#read(() => this.#repositories.hasRemoved()))) {
       await this.#write(() => this.#repositories.sweep());
-      await delay(SWEEP_PAUSE_MS, undefined, { ref: false });
+      await delay(SWEEP_PAUSE_MS);
     }
   }
 }

@@ -28,6 +28,7 @@ export class Uses {
   readonly #noted = new Map<Digest, number>();
   #timer: NodeJS.Timeout | undefined;
   #flushing: Promise<void> | undefined;
+  #isClosing = false;
 
   constructor(writer: Writer, manifests: Manifests, blobs: Blobs, log: Log) {
     this.#writer = writer;
@@ -49,29 +50,31 @@ export class Uses {
   /** Writes what is noted. */
   async close(): Promise<void> {
     clearTimeout(this.#timer);
+    this.#isClosing = true;
     await this.#flushing;
-    await this.#flush(0);
+    await this.#flush();
   }
 
   async #flushBehind(): Promise<void> {
-    try {
-      this.#flushing = this.#flush(PAUSE_MS);
-      await this.#flushing;
-    } catch (error) {
-      this.#log.warn({ err: error }, 'last uses could not be written');
-    }
+    this.#flushing = this.#flush();
+    await this.#flushing;
     this.#timer = undefined;
   }
 
-  async #flush(pauseMs: number): Promise<void> {
+  /** Losing these is losing precision, so a failure is told and not thrown. */
+  async #flush(): Promise<void> {
     const noted = [...this.#noted];
     this.#noted.clear();
-    while (noted.length > 0) {
-      const rows = noted.splice(-ROWS_PER_WRITE);
-      await this.#writer.write(() => rows.forEach(([digest, atMs]) => this.#write(digest, atMs)));
-      if (noted.length > 0 && pauseMs > 0) {
-        await delay(pauseMs, undefined, { ref: false });
+    try {
+      while (noted.length > 0) {
+        const rows = noted.splice(-ROWS_PER_WRITE);
+        await this.#writer.write(() => rows.forEach(([digest, atMs]) => this.#write(digest, atMs)));
+        if (noted.length > 0 && !this.#isClosing) {
+          await delay(PAUSE_MS);
+        }
       }
+    } catch (error) {
+      this.#log.warn({ err: error }, 'last uses could not be written');
     }
   }
 

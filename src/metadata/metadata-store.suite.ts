@@ -1,0 +1,450 @@
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import type { Descriptor } from '../oci/descriptor.ts';
+import { type Digest, digestOf } from '../oci/digest.ts';
+import type { Manifest, ManifestView } from '../oci/manifest.ts';
+import type { Repository } from '../oci/repository.ts';
+import type { MetadataStore } from './metadata-store.ts';
+
+/** Somewhere metadata can be kept; `open` may be called again for a second process' view of the same place. */
+export interface MetadataPlace {
+  open(): Promise<MetadataStore>;
+  remove(): Promise<void>;
+}
+
+const NGINX: Repository = { upstream: 'docker.io', name: 'library/nginx' };
+const OTHER: Repository = { upstream: 'docker.io', name: 'library/other' };
+const HOSTED: Repository = { upstream: '', name: 'library/nginx' };
+const MANIFEST_TYPE = 'application/vnd.oci.image.manifest.v1+json';
+const ALL = { limit: 100, after: undefined };
+
+/** What every MetadataStore must do. */
+export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): void {
+  describe('a MetadataStore', () => {
+    let place: MetadataPlace;
+    let store: MetadataStore;
+
+    beforeEach(async () => {
+      place = await makePlace();
+      store = await place.open();
+    });
+
+    afterEach(async () => {
+      await store.close();
+      await place.remove();
+    });
+
+    test('what is not known is undefined, false or empty', async () => {
+      const digest = digestOf(Buffer.from('nothing'));
+      expect(await store.readManifest(digest)).toBeUndefined();
+      expect(await store.readLinkedManifest(NGINX, digest)).toBeUndefined();
+      expect(await store.readTag(NGINX, 'latest')).toBeUndefined();
+      expect(await store.readTagged(NGINX, 'latest')).toBeUndefined();
+      expect(await store.statBlob(digest)).toBeUndefined();
+      expect(await store.namedSize(NGINX, digest)).toBeUndefined();
+      expect(await store.readDocument(NGINX, 'tags')).toBeUndefined();
+      expect(await store.readUpload('1')).toBeUndefined();
+      expect(await store.readSetting('key')).toBeUndefined();
+      expect(await store.readGrants(NGINX)).toEqual([]);
+      expect(await store.listTags(NGINX, ALL)).toEqual({ entries: [], more: false });
+      expect(await store.hasRepository(NGINX)).toBe(false);
+      expect(await store.isLinked(NGINX, digest)).toBe(false);
+      expect(await store.isClaimed('fill-1')).toBe(false);
+      expect(await store.unlinkManifest(NGINX, digest)).toBe(false);
+      expect(await store.unlinkBlob(NGINX, digest)).toBe(false);
+      expect(await store.removeTag(NGINX, 'latest')).toBe(false);
+      expect(await store.removeBlob(digest)).toBe(false);
+      expect(await store.removeUpload('1')).toBe(false);
+      await store.endGrant(NGINX, 'nobody');
+      await store.removeRepository(NGINX);
+      await store.release('fill-1');
+    });
+
+    test('a manifest is kept byte for byte, once, and belongs only where it is linked', async () => {
+      const { manifest, view } = image('one');
+      await store.putManifest(NGINX, manifest, view, { tag: 'latest', atMs: 5 });
+      expect(await store.readManifest(manifest.digest)).toEqual(manifest);
+      expect(await store.readLinkedManifest(NGINX, manifest.digest)).toEqual(manifest);
+      expect(await store.readLinkedManifest(OTHER, manifest.digest)).toBeUndefined();
+      expect(await store.readLinkedManifest(HOSTED, manifest.digest)).toBeUndefined();
+      await store.putManifest(OTHER, manifest, view, { atMs: 6 });
+      expect(await store.readLinkedManifest(OTHER, manifest.digest)).toEqual(manifest);
+      expect(await store.readTotals()).toMatchObject({ manifests: 1, repositories: 2 });
+      expect(await store.readTag(NGINX, 'latest')).toEqual({ digest: manifest.digest, checkedAtMs: 5 });
+      expect(await store.readTag(OTHER, 'latest')).toBeUndefined();
+    });
+
+    test('a tag gives its manifest when that is held and linked here', async () => {
+      const { manifest, view } = image('one');
+      const tag = { digest: manifest.digest, checkedAtMs: 7 };
+      await store.putTag(NGINX, 'latest', tag);
+      expect(await store.readTagged(NGINX, 'latest')).toEqual({ tag, manifest: undefined });
+      await store.putManifest(OTHER, manifest, view, { atMs: 1 });
+      expect(await store.readTagged(NGINX, 'latest')).toEqual({ tag, manifest: undefined });
+      await store.putManifest(NGINX, manifest, view, { atMs: 1 });
+      expect(await store.readTagged(NGINX, 'latest')).toEqual({ tag, manifest });
+    });
+
+    test('a tag moves', async () => {
+      const [first, second] = [image('one'), image('two')];
+      await store.putManifest(NGINX, first.manifest, first.view, { tag: 'latest', atMs: 1 });
+      await store.putManifest(NGINX, second.manifest, second.view, { tag: 'latest', atMs: 2 });
+      expect((await store.readTagged(NGINX, 'latest'))?.manifest).toEqual(second.manifest);
+      await store.putTag(NGINX, 'latest', { digest: first.manifest.digest, checkedAtMs: 3 });
+      expect((await store.readTagged(NGINX, 'latest'))?.manifest).toEqual(first.manifest);
+    });
+
+    test('a manifest whose required references are not linked here is not written', async () => {
+      const { manifest, view, blobs } = image('one');
+      const required = blobs.map(blob => blob.digest);
+      const [config, layer] = blobs;
+      await store.putBlob(digestOrFail(config), 10, OTHER);
+      await store.putBlob(digestOrFail(layer), 20, NGINX);
+      const options = { tag: 'latest', atMs: 1, required };
+      expect(await store.putManifest(NGINX, manifest, view, options)).toEqual([config?.digest]);
+      expect(await store.readManifest(manifest.digest)).toBeUndefined();
+      expect(await store.readTag(NGINX, 'latest')).toBeUndefined();
+      await store.linkBlob(NGINX, digestOrFail(config), 10);
+      expect(await store.putManifest(NGINX, manifest, view, options)).toEqual([]);
+      expect((await store.readTagged(NGINX, 'latest'))?.manifest).toEqual(manifest);
+    });
+
+    test('unlinking a manifest takes its tags in that repository, and the content stays for others', async () => {
+      const { manifest, view } = image('one');
+      await store.putManifest(NGINX, manifest, view, { tag: 'a', atMs: 1 });
+      await store.putManifest(NGINX, manifest, view, { tag: 'b', atMs: 1 });
+      await store.putManifest(OTHER, manifest, view, { tag: 'a', atMs: 1 });
+      expect(await store.unlinkManifest(NGINX, manifest.digest)).toBe(true);
+      expect(await store.readLinkedManifest(NGINX, manifest.digest)).toBeUndefined();
+      expect(await store.listTags(NGINX, ALL)).toEqual({ entries: [], more: false });
+      expect((await store.readTagged(OTHER, 'a'))?.manifest).toEqual(manifest);
+    });
+
+    test('a name in a manifest gives a size and proves nothing', async () => {
+      const { manifest, view, blobs } = image('one');
+      const layer = digestOrFail(blobs[1]);
+      await store.putBlob(layer, 20);
+      await store.putManifest(NGINX, manifest, view, { atMs: 1 });
+      expect(await store.isLinked(NGINX, layer)).toBe(false);
+      expect(await store.namedSize(NGINX, layer)).toBe(20);
+      expect(await store.namedSize(OTHER, layer)).toBeUndefined();
+      expect(await store.namedSize(NGINX, manifest.digest)).toBe(manifest.bytes.byteLength);
+      await store.unlinkManifest(NGINX, manifest.digest);
+      expect(await store.namedSize(NGINX, layer)).toBeUndefined();
+    });
+
+    test('a Link says where content belongs, whether it is held or not', async () => {
+      const digest = digestOf(Buffer.from('blob'));
+      await store.linkBlob(NGINX, digest, 4);
+      expect(await store.isLinked(NGINX, digest)).toBe(true);
+      expect(await store.namedSize(NGINX, digest)).toBe(4);
+      expect(await store.statBlob(digest)).toBeUndefined();
+      await store.putBlob(digest, 4);
+      expect(await store.statBlob(digest)).toEqual({ size: 4 });
+      expect(await store.isLinked(OTHER, digest)).toBe(false);
+      expect(await store.removeBlob(digest)).toBe(true);
+      expect(await store.isLinked(NGINX, digest)).toBe(true);
+      expect(await store.unlinkBlob(NGINX, digest)).toBe(true);
+      expect(await store.isLinked(NGINX, digest)).toBe(false);
+    });
+
+    test('the same digest can belong as blob and as manifest, each for itself', async () => {
+      const { manifest, view } = image('one');
+      await store.putManifest(NGINX, manifest, view, { atMs: 1 });
+      await store.linkBlob(NGINX, manifest.digest, manifest.bytes.byteLength);
+      await store.unlinkManifest(NGINX, manifest.digest);
+      expect(await store.isLinked(NGINX, manifest.digest)).toBe(true);
+      expect(await store.readLinkedManifest(NGINX, manifest.digest)).toBeUndefined();
+    });
+
+    test('tags and repositories are paged in ASCII order', async () => {
+      const digest = digestOf(Buffer.from('x'));
+      for (const tag of ['b', 'B', 'a', '1', '_', 'a-1', 'a.1']) {
+        await store.putTag(NGINX, tag, { digest, checkedAtMs: 1 });
+      }
+      const ordered = ['1', 'B', '_', 'a', 'a-1', 'a.1', 'b'];
+      expect(await store.listTags(NGINX, ALL)).toEqual({ entries: ordered, more: false });
+      expect(await store.listTags(NGINX, { limit: 3, after: undefined })).toEqual({
+        entries: ['1', 'B', '_'],
+        more: true,
+      });
+      expect(await store.listTags(NGINX, { limit: 3, after: '_' })).toEqual({
+        entries: ['a', 'a-1', 'a.1'],
+        more: true,
+      });
+      expect(await store.listTags(NGINX, { limit: 3, after: 'a.0' })).toEqual({
+        entries: ['a.1', 'b'],
+        more: false,
+      });
+      expect(await store.listTags(NGINX, { limit: 0, after: undefined })).toEqual({
+        entries: [],
+        more: true,
+      });
+      expect((await store.listTags(NGINX, { limit: 1e9, after: undefined })).entries).toEqual(ordered);
+      for (const name of ['b', 'a/b', 'a-b', 'a']) {
+        await store.putTag({ upstream: 'quay.io', name }, 'v1', { digest, checkedAtMs: 1 });
+      }
+      const page = await store.listRepositories('quay.io', { limit: 3, after: undefined });
+      expect(page).toEqual({ entries: ['a', 'a-b', 'a/b'], more: true });
+      expect(await store.listRepositories('quay.io', { limit: 3, after: 'a/b' })).toEqual({
+        entries: ['b'],
+        more: false,
+      });
+      expect(await store.listRepositories('', ALL)).toEqual({ entries: [], more: false });
+    });
+
+    test('a repository is there from its first link or tag to its last', async () => {
+      const digest = digestOf(Buffer.from('x'));
+      await store.putGrant(NGINX, { credentialId: 'c', verifiedAtMs: 1, origin: 'upstream' });
+      await store.putDocument(NGINX, 'tags', { mediaType: 't', bytes: Buffer.from('d'), checkedAtMs: 1 });
+      expect(await store.hasRepository(NGINX)).toBe(false);
+      expect(await store.listRepositories('docker.io', ALL)).toEqual({ entries: [], more: false });
+      await store.putTag(NGINX, 'a', { digest, checkedAtMs: 1 });
+      await store.linkBlob(NGINX, digest, 1);
+      expect(await store.readGrants(NGINX)).toHaveLength(1);
+      expect(await store.removeTag(NGINX, 'a')).toBe(true);
+      expect(await store.hasRepository(NGINX)).toBe(true);
+      expect(await store.unlinkBlob(NGINX, digest)).toBe(true);
+      expect(await store.hasRepository(NGINX)).toBe(false);
+      expect(await store.readTotals()).toMatchObject({ repositories: 0 });
+      await store.linkBlob(NGINX, digest, 1);
+      expect(await store.readGrants(NGINX)).toEqual([]);
+      expect(await store.readDocument(NGINX, 'tags')).toBeUndefined();
+    });
+
+    test('a repository that was removed begins anew with nothing', async () => {
+      const { manifest, view } = image('one');
+      await Promise.all(
+        Array.from({ length: 50 }, (_, index) =>
+          store.putManifest(NGINX, manifest, view, { tag: `v${index}`, atMs: 1 }),
+        ),
+      );
+      await store.putGrant(NGINX, { credentialId: 'c', verifiedAtMs: 1, origin: 'upstream' });
+      await store.removeRepository(NGINX);
+      expect(await store.hasRepository(NGINX)).toBe(false);
+      expect(await store.readTag(NGINX, 'v1')).toBeUndefined();
+      expect(await store.readTotals()).toMatchObject({ repositories: 0 });
+      await store.putTag(NGINX, 'v1', { digest: manifest.digest, checkedAtMs: 9 });
+      expect(await store.readTagged(NGINX, 'v1')).toMatchObject({
+        tag: { checkedAtMs: 9 },
+        manifest: undefined,
+      });
+      expect((await store.listTags(NGINX, ALL)).entries).toEqual(['v1']);
+      expect(await store.readGrants(NGINX)).toEqual([]);
+    });
+
+    test('referrers are those linked here, of the type asked for, by digest', async () => {
+      const subject = image('subject');
+      const referrers = ['sig', 'sbom', 'sig'].map((type, index) =>
+        image(`referrer ${index}`, subject.manifest, type),
+      );
+      for (const { manifest, view } of referrers) {
+        await store.putManifest(NGINX, manifest, view, { atMs: 1 });
+      }
+      const elsewhere = image('elsewhere', subject.manifest, 'sig');
+      await store.putManifest(OTHER, elsewhere.manifest, elsewhere.view, { atMs: 1 });
+      const expected = referrers
+        .map(({ manifest, view }) => ({
+          mediaType: MANIFEST_TYPE,
+          digest: manifest.digest,
+          size: manifest.bytes.byteLength,
+          artifactType: view.artifactType,
+          annotations: { made: 'here' },
+        }))
+        .sort((a, b) => (a.digest < b.digest ? -1 : 1));
+      const { digest } = subject.manifest;
+      expect(await store.listReferrers(NGINX, digest, undefined, ALL)).toEqual({
+        entries: expected,
+        more: false,
+      });
+      const signatures = await store.listReferrers(NGINX, digest, 'sig', ALL);
+      expect(signatures.entries).toEqual(expected.filter(({ artifactType }) => artifactType === 'sig'));
+      const first = await store.listReferrers(NGINX, digest, undefined, { limit: 2, after: undefined });
+      expect(first).toEqual({ entries: expected.slice(0, 2), more: true });
+      const after = expected[1]?.digest;
+      expect((await store.listReferrers(NGINX, digest, undefined, { limit: 2, after })).entries).toEqual(
+        expected.slice(2),
+      );
+    });
+
+    test('totals follow every change', async () => {
+      const { manifest, view } = image('one');
+      const digest = digestOf(Buffer.from('blob'));
+      await store.putBlob(digest, 40, NGINX);
+      await store.putBlob(digest, 40, OTHER);
+      await store.putManifest(NGINX, manifest, view, { tag: 'a', atMs: 1 });
+      const manifestBytes = manifest.bytes.byteLength;
+      expect(await store.readTotals()).toEqual({
+        repositories: 2,
+        manifests: 1,
+        manifestBytes,
+        blobs: 1,
+        blobBytes: 40,
+      });
+      await store.removeBlob(digest);
+      await store.unlinkBlob(OTHER, digest);
+      expect(await store.readTotals()).toEqual({
+        repositories: 1,
+        manifests: 1,
+        manifestBytes,
+        blobs: 0,
+        blobBytes: 0,
+      });
+    });
+
+    test('documents are replaced', async () => {
+      const document = { mediaType: 'a/b', bytes: Buffer.from('one'), checkedAtMs: 1 };
+      await store.putDocument(NGINX, 'tags', document);
+      expect(await store.readDocument(NGINX, 'tags')).toEqual(document);
+      expect(await store.readDocument(OTHER, 'tags')).toBeUndefined();
+      const newer = { mediaType: 'a/c', bytes: Buffer.from('two'), checkedAtMs: 2 };
+      await store.putDocument(NGINX, 'tags', newer);
+      expect(await store.readDocument(NGINX, 'tags')).toEqual(newer);
+    });
+
+    test('Grants are renewed, ended one by one, and ended for a credential everywhere', async () => {
+      const grant = { credentialId: 'c', verifiedAtMs: 1, origin: 'upstream' } as const;
+      const anybody = { credentialId: '', verifiedAtMs: 1, origin: 'import' } as const;
+      await store.putGrant(NGINX, grant);
+      await store.putGrant(NGINX, anybody);
+      await store.putGrant(NGINX, { ...grant, verifiedAtMs: 2 });
+      expect(await store.readGrants(NGINX)).toEqual([anybody, { ...grant, verifiedAtMs: 2 }]);
+      expect(await store.readGrants(HOSTED)).toEqual([]);
+      await store.endGrant(NGINX, '');
+      expect(await store.readGrants(NGINX)).toHaveLength(1);
+      const many = Array.from({ length: 250 }, (_, index) => ({
+        upstream: 'docker.io',
+        name: `many/r${index}`,
+      }));
+      await Promise.all(many.map(repository => store.putGrant(repository, grant)));
+      await store.endGrantsOf('c');
+      const left = await Promise.all([NGINX, ...many].map(repository => store.readGrants(repository)));
+      expect(left.flat()).toEqual([]);
+    });
+
+    test('uploads are counted, found when nobody touches them, and removed', async () => {
+      const upload = { repository: HOSTED, requester: 'team-a', startedAtMs: 10 };
+      await store.putUpload({ ...upload, id: '1', touchedAtMs: 10 });
+      await store.putUpload({ ...upload, id: '2', touchedAtMs: 20 });
+      await store.putUpload({
+        ...upload,
+        id: '3',
+        touchedAtMs: 30,
+        repository: { upstream: '', name: 'other' },
+      });
+      expect(await store.countUploads(HOSTED)).toBe(2);
+      expect(await store.countUploadsOf('team-a')).toBe(3);
+      expect(await store.countUploadsOf('team-b')).toBe(0);
+      expect((await store.listUploads(30, 10)).map(({ id }) => id)).toEqual(['1', '2']);
+      expect((await store.listUploads(30, 1)).map(({ id }) => id)).toEqual(['1']);
+      await store.putUpload({ ...upload, id: '1', touchedAtMs: 40 });
+      expect(await store.readUpload('1')).toEqual({ ...upload, id: '1', touchedAtMs: 40 });
+      expect(await store.removeUpload('1')).toBe(true);
+      expect(await store.readUpload('1')).toBeUndefined();
+    });
+
+    test('the first to set a setting wins, and everybody learns what counts', async () => {
+      const other = await place.open();
+      const [mine, theirs] = await Promise.all([
+        store.initSetting('key', 'a'),
+        other.initSetting('key', 'b'),
+      ]);
+      expect(mine).toBe(theirs);
+      expect(await store.readSetting('key')).toBe(mine);
+      await other.close();
+    });
+
+    test('a claim is one process’s until it lets go or leaves', async () => {
+      const other = await place.open();
+      expect(await store.claim('fill-1')).toBe(true);
+      expect(await store.claim('fill-1')).toBe(false);
+      expect(await other.claim('fill-1')).toBe(false);
+      expect(await other.isClaimed('fill-1')).toBe(true);
+      await other.release('fill-1');
+      expect(await other.claim('fill-1')).toBe(false);
+      await store.release('fill-1');
+      expect(await other.isClaimed('fill-1')).toBe(false);
+      expect(await other.claim('fill-1')).toBe(true);
+      await other.close();
+      expect(await store.isClaimed('fill-1')).toBe(false);
+      expect(await store.claim('fill-1')).toBe(true);
+    });
+
+    test('of many who claim at once one gets it', async () => {
+      const other = await place.open();
+      const claims = Array.from({ length: 20 }, (_, index) =>
+        (index % 2 === 0 ? store : other).claim('fill-1'),
+      );
+      expect((await Promise.all(claims)).filter(Boolean)).toHaveLength(1);
+      await other.close();
+    });
+
+    test('an announcement reaches the other process and not the one who made it', async () => {
+      const other = await place.open();
+      const heard: string[] = [];
+      store.onAnnounce('content', () => heard.push('own'));
+      other.onAnnounce('secrets', () => heard.push('wrong topic'));
+      const stop = other.onAnnounce('content', () => heard.push('stopped'));
+      stop();
+      await new Promise<void>(resolve => {
+        other.onAnnounce('content', resolve);
+        void store.announce('content');
+      });
+      await new Promise<void>(resolve => {
+        store.onAnnounce('failures', resolve);
+        void other.announce('failures');
+      });
+      expect(heard).toEqual([]);
+      await other.close();
+    });
+
+    test('after closing, writes are refused, and closing again is fine', async () => {
+      const other = await place.open();
+      other.noteUse(digestOf(Buffer.from('used')));
+      await other.close();
+      await other.close();
+      await expect(other.putBlob(digestOf(Buffer.from('x')), 1)).rejects.toThrow('closed');
+    });
+  });
+}
+
+/** A manifest with a config of 10 bytes and a layer of 20. */
+export function image(
+  content: string,
+  subject?: Manifest,
+  artifactType?: string,
+): { manifest: Manifest; view: ManifestView; blobs: readonly Descriptor[] } {
+  const bytes = Buffer.from(JSON.stringify({ schemaVersion: 2, content }));
+  const blobs = [
+    {
+      mediaType: 'application/vnd.oci.image.config.v1+json',
+      digest: digestOf(Buffer.from(`${content} config`)),
+      size: 10,
+    },
+    {
+      mediaType: 'application/vnd.oci.image.layer.v1.tar',
+      digest: digestOf(Buffer.from(`${content} layer`)),
+      size: 20,
+    },
+  ];
+  const view: ManifestView = {
+    kind: 'manifest',
+    mediaType: MANIFEST_TYPE,
+    manifests: [],
+    blobs,
+    subject: subject && {
+      mediaType: subject.mediaType,
+      digest: subject.digest,
+      size: subject.bytes.byteLength,
+    },
+    artifactType,
+    annotations: subject === undefined ? {} : { made: 'here' },
+  };
+  return { manifest: { digest: digestOf(bytes), mediaType: MANIFEST_TYPE, bytes }, view, blobs };
+}
+
+function digestOrFail(descriptor: Descriptor | undefined): Digest {
+  if (descriptor === undefined) {
+    throw new Error('the test has no such blob');
+  }
+  return descriptor.digest;
+}
