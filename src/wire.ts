@@ -44,6 +44,8 @@ export interface Parts {
   readonly blobs: BlobStore;
   readonly naming: Naming;
   readonly access: Access;
+  /** By name. */
+  readonly upstreams: ReadonlyMap<string, Upstream>;
   readonly mirror: Mirror;
   readonly hosted: Hosted;
   readonly hostedHandlers: HostedHandlers;
@@ -95,6 +97,7 @@ export async function openParts(config: Config, { log, meter }: Observers): Prom
     blobs,
     naming,
     access,
+    upstreams,
     mirror,
     hosted,
     hostedHandlers: hostedHandlers({ hosted, uploads, publication, removal }),
@@ -162,7 +165,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
   }
 }
 
-function startOps(config: Config, { metadata }: Parts, { log, metrics }: ServerOptions) {
+function startOps(config: Config, { metadata, upstreams }: Parts, { log, meter, metrics }: ServerOptions) {
   const { opsListen } = config.server;
   if (opsListen === false) {
     return Promise.resolve(undefined);
@@ -172,8 +175,21 @@ function startOps(config: Config, { metadata }: Parts, { log, metrics }: ServerO
     await metadata.readSetting(CREDENTIAL_KEY);
     return undefined;
   };
-  const answer = async () => ({ contentType: metrics.contentType, text: await metrics.text() });
+  const answer = async () => {
+    reportBudgets(upstreams, meter);
+    return { contentType: metrics.contentType, text: await metrics.text() };
+  };
   return createOpsServer({ ...opsListen, notReady, metrics: answer, log });
+}
+
+/** Budgets run down and fill up by themselves, so they are read when somebody asks; of several credentials the least. */
+function reportBudgets(upstreams: Parts['upstreams'], meter: Meter): void {
+  for (const [name, upstream] of upstreams) {
+    const known = upstream.budget().flatMap(({ remaining }) => remaining ?? []);
+    if (known.length > 0) {
+      meter.gauge('upstream_budget_remaining', Math.min(...known), { upstream: name });
+    }
+  }
 }
 
 /** `host:port` of a URL without a path. */

@@ -58,10 +58,12 @@ export const registryHost = text(
   value => REGISTRY_HOST.test(value),
 );
 
-/** Scheme, host and port. User names and passwords in it would end up in logs. */
-export const serverUrl = text(
+/** Scheme, host and port, without a slash at the end. User names and passwords in it would end up in logs. */
+export const serverUrl = textCodec<string>(
   'an http:// or https:// URL of a host and port, without path, user name or password',
-  isServerUrl,
+  parseServerUrl,
+  url => url,
+  value => typeof value === 'string',
 );
 
 /** Addresses in CIDR notation, or one address. */
@@ -189,13 +191,13 @@ function parseAddress(value: string): Address {
   return { host, port };
 }
 
-function isServerUrl(value: string): boolean {
-  if (!URL.canParse(value)) {
-    return false;
-  }
-  const { protocol, username, password, pathname, search, hash } = new URL(value);
+function parseServerUrl(value: string): string {
+  const { protocol, username, password, pathname, search, hash, origin } = new URL(value);
   const isBare = username === '' && password === '' && pathname === '/' && search === '' && hash === '';
-  return (protocol === 'http:' || protocol === 'https:') && isBare;
+  if (!isBare || (protocol !== 'http:' && protocol !== 'https:')) {
+    throw new RangeError(value);
+  }
+  return origin;
 }
 
 function isAddressRange(value: string): boolean {

@@ -73,7 +73,7 @@ describe('the defaults', () => {
 describe('a configuration file', () => {
   it('is merged over a preset key by key', async () => {
     const { upstreams } = await load(
-      'upstreams:\n  docker.io:\n    freshFor: forever\n    mirrors: http://cache:5000\n',
+      'upstreams:\n  docker.io:\n    freshFor: forever\n    mirrors: http://cache:5000/\n',
     );
     expect(upstreams.get('docker.io')).toMatchObject({
       url: 'https://registry-1.docker.io',

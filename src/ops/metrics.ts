@@ -53,17 +53,6 @@ export const METRICS = {
 
   backoffs: { kind: 'gauge', help: 'Failures that are remembered, and answered without asking upstream' },
   bytes_from_upstream_total: { kind: 'counter', help: 'Bytes received from upstreams', labels: ['upstream'] },
-  upstream_requests_total: {
-    kind: 'counter',
-    help: 'Requests to upstreams',
-    labels: ['upstream', 'method', 'status'],
-  },
-  upstream_request_duration_seconds: {
-    kind: 'histogram',
-    help: "From a request to upstream to its answer's headers",
-    labels: ['upstream'],
-    buckets: SECONDS,
-  },
   upstream_budget_remaining: {
     kind: 'gauge',
     help: 'Pulls that the upstream still allows',
