@@ -63,7 +63,7 @@ describe.skipIf(!canRun)('skopeo', () => {
       test('tags are listed', async () => {
         const repository = `docker://${mirror.reference(FIXED).replace(/:1$/, '')}`;
         const listed = await skopeo.run('list-tags', '--tls-verify=false', repository);
-        expect(JSON.parse(listed)).toMatchObject({ Tags: ['1', 'latest'] });
+        expect(JSON.parse(listed)).toMatchObject({ Tags: expect.arrayContaining(['1', 'latest']) });
       });
 
       test('a repository that only the credential of Entrepot opens comes too', async () => {

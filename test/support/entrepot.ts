@@ -61,7 +61,7 @@ export class Entrepot {
       program: process.execPath,
       args: [STARTER, 'serve', '--config', place.configFile],
       cwd: place.folder,
-      ...(options.env === undefined ? {} : { env: options.env }),
+      env: { ...withoutSettings(), ...options.env },
       isReady: () => answers(`http://${place.opsHost}/readyz`, 200),
       readyTimeoutMs: options.readyTimeoutMs ?? 20_000,
     });
@@ -148,6 +148,12 @@ async function writeConfig(config: EntrepotConfig, options: EntrepotOptions): Pr
   const configFile = join(folder, 'config.yaml');
   await writeFile(configFile, stringify(full));
   return { folder, configFile, host: firstAddress(server.listen), opsHost: firstAddress(server.opsListen) };
+}
+
+/** The product's own settings in the environment of the tests are none of theirs. */
+function withoutSettings(): Record<string, undefined> {
+  const names = Object.keys(process.env).filter(name => name.startsWith('ENTREPOT_'));
+  return Object.fromEntries(names.map(name => [name, undefined]));
 }
 
 /** The first of what `listen` may be: an address, `{address, upstream}`, or a list of these. */

@@ -34,7 +34,7 @@ const APPLETS = ['sh', 'echo', 'cat', 'ls', 'sleep', 'true', 'wget', 'httpd', 's
 
 /** The folder for what is expensive to make and the same for every run. */
 export function testCacheFolder(): string {
-  return process.env['ENTREPOT_TEST_CACHE'] ?? join(tmpdir(), 'entrepot-test-cache');
+  return process.env['TEST_CACHE'] ?? join(tmpdir(), 'entrepot-test-cache');
 }
 
 /** The OCI layout that holds all images, each under its name as reference; built if it is not there yet. */

@@ -77,7 +77,7 @@ export function beyondTagChecks(requests: readonly RegistryRequest[]): readonly 
   });
 }
 
-const PASSWORD_VARIABLE = 'ENTREPOT_TEST_UPSTREAM_PASSWORD';
+const PASSWORD_VARIABLE = 'UPSTREAM_PASSWORD';
 
 function upstreamConfig(upstream: DockerRegistry): object {
   const { username } = REGISTRY_USER;
