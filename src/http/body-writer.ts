@@ -15,12 +15,6 @@ export interface StreamedAnswer {
   readonly length: number;
 }
 
-/**
- * When a body has no first byte, its headers go out anyway: newer containerd gives up 30 s after it asked. Until then
- * a failure can still be told as an error of its own class, so not sooner.
- */
-const HEADERS_AFTER_MS = 15_000;
-
 /** Two: one is read into while the kernel takes the other. */
 const BUFFERS_PER_BODY = 2;
 
@@ -30,7 +24,8 @@ export class BodyWriter {
   readonly #meter: Meter;
   readonly #headersAfterMs: number;
 
-  constructor(memory: BodyMemory, meter: Meter, headersAfterMs: number = HEADERS_AFTER_MS) {
+  /** `headersAfterMs`: when a body that has no first byte yet sends its headers nevertheless. */
+  constructor(memory: BodyMemory, meter: Meter, headersAfterMs: number) {
     this.#memory = memory;
     this.#meter = meter;
     this.#headersAfterMs = headersAfterMs;

@@ -12,7 +12,7 @@ const RETRY_AFTER_SECONDS = '5';
  * what it throws is dropped.
  */
 export function inTime<T>(
-  exchange: Exchange,
+  { startedAtMs }: Pick<Exchange, 'startedAtMs'>,
   work: Promise<T>,
   discard: (late: T) => void = () => {},
   withinMs: number = ANSWER_WITHIN_MS,
@@ -29,7 +29,7 @@ export function inTime<T>(
           }),
         );
       },
-      exchange.startedAtMs + withinMs - performance.now(),
+      startedAtMs + withinMs - performance.now(),
     );
     const succeed = (value: T): void => {
       clearTimeout(timer);

@@ -229,6 +229,27 @@ describe('a body', () => {
     expect(source.stillOpen.size).toBe(0);
   });
 
+  it('without a first byte sends its headers in time, and its bytes when they come', async () => {
+    const bytes = randomBytes(100);
+    let release: (() => void) | undefined;
+    const digest = source.addBlob('ghcr.io/a', bytes, () => {
+      return new MemoryReader(
+        bytes,
+        () =>
+          new Promise(resolve => {
+            release = resolve;
+          }),
+      );
+    });
+    const { socket, received } = connect(await start({ limits: { bodyHeadersAfterMs: 30 } }));
+    socket.write(`GET /v2/ghcr.io/a/blobs/${digest} HTTP/1.1\r\nHost: x\r\n\r\n`);
+    await until(() => received().endsWith('\r\n\r\n'));
+    expect(received()).toMatch(/^HTTP\/1\.1 200 .*content-length: 100\r\n/is);
+    release?.();
+    await until(() => received().endsWith(bytes.toString('latin1')));
+    socket.destroy();
+  });
+
   it('is one packet with its head when it is small', async () => {
     const digest = source.addBlob('ghcr.io/a', Buffer.from('small body'));
     const { socket } = connect(await start());
@@ -291,6 +312,34 @@ describe('a body', () => {
     await until(() => memory.bodies === 2);
     holder.socket.destroy();
     expect((await patient).body.toString()).toBe('small');
+  });
+});
+
+describe('a body that a client sends', () => {
+  it('may be refused: the client reads why, and may ask again on the same connection', async () => {
+    const port = await start({ hostedHandlers: refuseAll });
+    const agent = new http.Agent({ keepAlive: true, maxSockets: 1 });
+    const body = 'x'.repeat(8 * MIB);
+    const reply = await request(port, '/v2/team-a/app/manifests/x', { method: 'PUT', body, agent });
+    expect(reply.status).toBe(405);
+    expect((await request(port, '/v2/', { agent })).status).toBe(200);
+    expect(server?.connections).toBe(1);
+    agent.destroy();
+  });
+
+  it('and that never ends, refused or not, is cut', async () => {
+    const { socket, received, closed } = connect(await start({ hostedHandlers: refuseAll }));
+    socket.write(
+      'PUT /v2/team-a/app/manifests/x HTTP/1.1\r\nHost: x\r\nContent-Length: 999999999999\r\n\r\n',
+    );
+    const chunk = Buffer.alloc(MIB);
+    const pump = (): void => {
+      while (!socket.destroyed && socket.write(chunk));
+    };
+    socket.on('drain', pump);
+    pump();
+    await until(() => received().startsWith('HTTP/1.1 405'));
+    expect(await closed).toContain('UNSUPPORTED');
   });
 });
 

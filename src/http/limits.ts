@@ -10,6 +10,8 @@ export interface HttpLimits {
   readonly keepAliveTimeoutMs: number;
   /** How often the two limits on heads are looked at. */
   readonly checkIntervalMs: number;
+  /** After which a body without a first byte sends its headers; until then a failure is answered as an error. */
+  readonly bodyHeadersAfterMs: number;
   /** Sockets of one listener; more are closed as they come. */
   readonly maxConnections: number;
 }
@@ -24,6 +26,8 @@ export const HTTP_LIMITS: HttpLimits = {
   // Above the 60 s after which common load balancers drop an idle connection, so that it is they who do.
   keepAliveTimeoutMs: 75_000,
   checkIntervalMs: 5_000,
+  // Newer containerd gives up 30 s after it asked.
+  bodyHeadersAfterMs: 15_000,
   // A descriptor each, and as many again for the files behind them, within the usual 65,536.
   maxConnections: 16_384,
 };

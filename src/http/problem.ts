@@ -1,13 +1,14 @@
+import type { IncomingMessage } from 'node:http';
 import type { Log } from '../lib/log.ts';
 import { OciError } from '../oci/errors.ts';
 import { answerJson } from './answer.ts';
 import type { Exchange } from './exchange.ts';
 
 /**
- * A body that the client still sends is read to its end up to this size, so that the connection can be used again;
- * behind a larger one the connection is closed.
+ * What a client still sends after an error is read and dropped up to here, so that it comes to read our answer: closing
+ * at once would reset the connection under it. Clients stop when they see the error, or finish what is this small.
  */
-const MAX_DRAINED_BYTES = 1024 * 1024;
+const MAX_DRAINED_BYTES = 16 * 1024 * 1024;
 
 /** Answers with an error: the only place that does. What is no OciError is a bug: 500, and the log has its cause. */
 export function writeProblem(exchange: Exchange, error: unknown, log: Log): void {
@@ -24,8 +25,8 @@ export function writeProblem(exchange: Exchange, error: unknown, log: Log): void
     res.destroy();
     return;
   }
-  if (!req.complete && !isSmallBody(req.headers['content-length'])) res.shouldKeepAlive = false;
   answerJson(exchange, problem.status, { ...problem.headers }, problem);
+  if (!req.complete) drain(req);
 }
 
 /** A whole HTTP/1.1 message for a socket whose request could not be parsed, so that there is nothing to answer through. */
@@ -41,6 +42,11 @@ export function rawProblem(status: number, reason: string, message: string): str
   ].join('\r\n');
 }
 
-function isSmallBody(contentLength: string | undefined): boolean {
-  return contentLength !== undefined && Number(contentLength) <= MAX_DRAINED_BYTES;
+function drain(req: IncomingMessage): void {
+  let drainedBytes = 0;
+  req.on('data', (chunk: Buffer) => {
+    drainedBytes += chunk.byteLength;
+    if (drainedBytes > MAX_DRAINED_BYTES) req.socket.destroy();
+  });
+  req.on('error', () => {});
 }

@@ -70,7 +70,8 @@ const LINGER_MS = 1_000;
 export async function createRegistryServer(options: RegistryServerOptions): Promise<RegistryServer> {
   const connections = new Connections();
   const limits = { ...HTTP_LIMITS, ...options.limits };
-  const writer = new BodyWriter(options.bodyMemory ?? new BodyMemory(), options.meter);
+  const memory = options.bodyMemory ?? new BodyMemory();
+  const writer = new BodyWriter(memory, options.meter, limits.bodyHeadersAfterMs);
   const shared = {
     registry: new Registry(options, writer),
     naming: options.naming,
