@@ -21,6 +21,8 @@ const textOf = (error: unknown, digest: string) => JSON.stringify(error).replace
 
 let bench: HostedBench;
 
+const catalog = (limit: number, after?: string) => bench.hosted.catalog({ limit, after }, mayPull);
+
 beforeEach(async () => {
   bench = await HostedBench.open();
 });
@@ -121,7 +123,6 @@ describe('a hosted repository', () => {
   it('is in the catalog of those who may pull it', async () => {
     const names = ['a/one', 'b/two', 'a/three', 'b/four', 'a/five'];
     for (const name of names) await bench.pushBlob({ upstream: '', name }, randomBlob(5, name));
-    const catalog = (limit: number, after?: string) => bench.hosted.catalog({ limit, after }, mayPull);
     expect(await catalog(10)).toEqual({ repositories: ['a/five', 'a/one', 'a/three'], next: undefined });
     const first = await catalog(2);
     expect(first.repositories).toEqual(['a/five', 'a/one']);

@@ -10,8 +10,11 @@ import { OciError } from '../oci/errors.ts';
  * what came so far already made. Short, because another process has to wait for it.
  */
 const LINGER_MS = 1000;
-/** How long another process's lingering is waited for before the client hears that the upload is in use. */
-const CLAIM_WAIT_MS = 2 * LINGER_MS;
+/**
+ * How long another process is waited for before the client hears that the upload is in use: one that was killed is
+ * known to be dead after 5 s, and a client that resumes right after a restart should not have to try twice.
+ */
+const CLAIM_WAIT_MS = 8000;
 const CLAIM_POLL_MS = 50;
 
 /** An upload in the hands of one request. */
@@ -43,6 +46,7 @@ interface Parts {
   readonly blobs: BlobStore;
   readonly metadata: MetadataStore;
   readonly log: Log;
+  readonly claimWaitMs?: number;
 }
 
 /**
@@ -145,8 +149,9 @@ export class Sessions {
   }
 
   async #claim(key: string): Promise<void> {
-    for (let waitedMs = 0; !(await this.#parts.metadata.claim(key)); waitedMs += CLAIM_POLL_MS) {
-      if (waitedMs >= CLAIM_WAIT_MS) throw inUse();
+    const { metadata, claimWaitMs = CLAIM_WAIT_MS } = this.#parts;
+    for (let waitedMs = 0; !(await metadata.claim(key)); waitedMs += CLAIM_POLL_MS) {
+      if (waitedMs >= claimWaitMs) throw inUse();
       await sleep(CLAIM_POLL_MS);
     }
   }

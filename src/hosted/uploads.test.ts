@@ -127,7 +127,7 @@ describe('an upload', () => {
   });
 
   it("is one process's at a time, and goes on in another one", async () => {
-    const second = await HostedBench.open(bench.folder);
+    const second = await HostedBench.open(bench.folder, { claimWaitMs: 1500 });
     try {
       const blob = randomBlob(600_000, 'two processes');
       const bytes = bytesOf(blob);

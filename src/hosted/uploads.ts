@@ -51,6 +51,8 @@ export interface UploadsOptions {
   readonly metadata: MetadataStore;
   readonly log: Log;
   readonly bodyIdleMs?: number;
+  /** How long an upload that another process has is waited for. */
+  readonly claimWaitMs?: number;
   readonly maxUploadsPerRepository?: number;
   readonly maxUploadsPerRequester?: number;
 }
