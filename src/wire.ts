@@ -48,6 +48,7 @@ export interface Parts {
   readonly upstreams: ReadonlyMap<string, Upstream>;
   readonly mirror: Mirror;
   readonly hosted: Hosted;
+  readonly uploads: Uploads;
   readonly hostedHandlers: HostedHandlers;
   /** Asks upstream now what an image reference means, forgetting remembered failures. */
   refresh(reference: string): Promise<Digest>;
@@ -100,6 +101,7 @@ export async function openParts(config: Config, { log, meter }: Observers): Prom
     upstreams,
     mirror,
     hosted,
+    uploads,
     hostedHandlers: hostedHandlers({ hosted, uploads, publication, removal }),
     refresh: async reference => {
       const { repository, tag = 'latest', digest } = mirroredBy(naming, reference);
@@ -111,6 +113,7 @@ export async function openParts(config: Config, { log, meter }: Observers): Prom
     },
     close: async (deadlineMs = 0) => {
       await mirror.close(deadlineMs);
+      await uploads.close();
       await Promise.all([...upstreams.values()].map(upstream => upstream.close()));
       await blobs.close();
       await metadata.close();
