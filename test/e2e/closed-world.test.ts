@@ -84,6 +84,7 @@ describe('a name that means nothing here', () => {
 describe('an upstream that is hostile', () => {
   it('and sends a manifest of 1 GB is cut off early, in bounded memory', async () => {
     const sent = upstream.bytesSent;
+    upstream.add('app', imageOf([]), 'huge');
     upstream.misbehave({ kind: 'manifest', method: 'GET', reference: 'huge', spaces: 1_000_000_000 });
     upstream.misbehave({ kind: 'manifest', method: 'HEAD', reference: 'huge', status: 405 });
     const got = await get(`${entrepot.url}/v2/app/manifests/huge?ns=${UPSTREAM}`);

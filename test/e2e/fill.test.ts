@@ -66,6 +66,14 @@ async function expectHeld(blob: Content): Promise<void> {
   expect(upstream.requests.length).toBe(before);
 }
 
+/** A failure is remembered for a moment: asks until it is over. */
+async function untilServed(blob: Content): Promise<void> {
+  await until('the next request to work', 35_000, async () => {
+    const got = await get(urlOf(blob));
+    return got.complete && got.status === 200;
+  });
+}
+
 describe('one download, many readers', () => {
   it('gives 50 clients of a cold blob the bytes of one upstream GET, all of them live', async () => {
     await start({ linkBytesPerS: 40 * MIB });
@@ -130,7 +138,7 @@ describe('an upstream that breaks off', () => {
     expect(answers.filter(({ complete, status }) => complete && status === 200)).toEqual([]);
     expect(await blobFiles()).toEqual([]);
     upstream.behave();
-    await until('the next request to work', 35_000, async () => (await get(urlOf(blob))).complete);
+    await untilServed(blob);
     await expectHeld(blob);
   });
 });
@@ -150,10 +158,7 @@ describe('an upstream that sends wrong bytes', () => {
       expect(answers.every(({ bytes, status }) => status !== 200 || bytes < blob.size)).toBe(true);
       expect(await blobFiles()).toEqual([]);
       upstream.behave();
-      await until('the next request to work', 35_000, async () => {
-        const got = await get(urlOf(blob));
-        return got.complete && got.status === 200;
-      });
+      await untilServed(blob);
       await expectHeld(blob);
     });
   }

@@ -86,13 +86,13 @@ describe('latest', () => {
 
 describe('a tag', () => {
   it('of a version is served without asking while it is fresh, and asked for after that', async () => {
-    await start({ freshFor: '1s' });
+    await start({ freshFor: '4s' });
     upstream.add('app', version('a'), '1.0');
     await pull('1.0');
     upstream.requests.length = 0;
     await pull('1.0');
     expect(upstream.requests).toEqual([]);
-    await new Promise(resolve => setTimeout(resolve, 1_100));
+    await new Promise(resolve => setTimeout(resolve, 4_100));
     const young = version('b');
     upstream.add('app', young, '1.0');
     expect(await pull('1.0')).toBe(young.manifest.digest);

@@ -1,0 +1,96 @@
+import { Link } from './support/link.ts';
+import { load } from './support/load.ts';
+import type { PushedImage } from './support/push.ts';
+import type { Subject } from './support/subjects.ts';
+import { median, spread, table } from './support/table.ts';
+
+/** What a cold pull is measured against. */
+export interface ColdCase {
+  readonly title: string;
+  readonly nodes: number;
+  /** What the upstream gives to everybody together, bytes/s. */
+  readonly bytesPerSecond: number;
+  readonly rounds: number;
+  /** Subjects with a new, empty store for each round; `undefined` starts nothing: nodes pull from the upstream itself. */
+  readonly subjects: readonly { name: string; start?: (upstreamPort: number) => Promise<Subject> }[];
+}
+
+const MIB = 2 ** 20;
+
+/** Several nodes pull one image that nobody holds, from an upstream behind a link of a bounded rate. */
+export async function coldPull(upstreamPort: number, image: PushedImage, test: ColdCase): Promise<string> {
+  const measured = new Map<
+    string,
+    {
+      seconds: number[];
+      ratio: number[];
+      p50: number[];
+      p99: number[];
+      spread: number[];
+      peak: number[];
+      cpu: number[];
+    }
+  >();
+  const link = await Link.open(upstreamPort, test.bytesPerSecond);
+  for (let round = 0; round < test.rounds; round++) {
+    for (const { name, start } of test.subjects) {
+      const subject = await start?.(link.port);
+      const before = subject?.cpuSeconds() ?? 0;
+      link.bytes = 0;
+      const result = await load({
+        kind: 'nodes',
+        port: subject?.port ?? link.port,
+        base: `/v2/${image.repository}`,
+        query: subject?.query ?? '',
+        tag: image.tag,
+        nodes: test.nodes,
+        parallel: 3,
+        digests: image.digests,
+        sizes: image.sizes,
+      });
+      const values = measured.get(name) ?? {
+        seconds: [],
+        ratio: [],
+        p50: [],
+        p99: [],
+        spread: [],
+        peak: [],
+        cpu: [],
+      };
+      measured.set(name, values);
+      values.seconds.push(result.seconds);
+      values.ratio.push(link.bytes / image.bytes);
+      values.p50.push(result.firstByteP50Ms);
+      values.p99.push(result.firstByteP99Ms);
+      values.spread.push(result.spreadP99Ms);
+      values.peak.push((subject?.peakRssBytes() ?? 0) / MIB);
+      values.cpu.push(((subject?.cpuSeconds() ?? 0) - before) / (result.bytes / 1e9));
+      await subject?.stop();
+    }
+  }
+  await link.close();
+  const idealSeconds = image.bytes / test.bytesPerSecond;
+  const rows = [...measured].map(([name, values]) => [
+    name,
+    spread(values.seconds, 2),
+    Number.isFinite(test.bytesPerSecond) ? `${(median(values.seconds) / idealSeconds).toFixed(2)} ×` : '-',
+    median(values.ratio).toFixed(3),
+    median(values.p50).toFixed(0),
+    median(values.p99).toFixed(0),
+    median(values.spread).toFixed(0),
+    median(values.peak).toFixed(0),
+    median(values.cpu).toFixed(2),
+  ]);
+  const columns = [
+    '',
+    'wall s',
+    'one copy on the link',
+    'upstream ÷ image',
+    'first byte p50 ms',
+    'p99 ms',
+    'behind the first p99 ms',
+    'peak MiB',
+    'CPU s/GB served',
+  ];
+  return table(test.title, columns, rows);
+}

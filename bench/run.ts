@@ -1,0 +1,187 @@
+/**
+ * npm run bench [-- SECTION...]: Entrepot beside Debian's docker-registry and nginx, alternating in one run. Prints one
+ * table a section. Needs the programs docker-registry and nginx; takes about ten minutes; asserts every answer.
+ */
+import { cpus, totalmem } from 'node:os';
+import { hasPrograms } from '../test/support/programs.ts';
+import { coldPull, type ColdCase } from './cold.ts';
+import { load } from './support/load.ts';
+import { pushImage } from './support/push.ts';
+import {
+  startDockerRegistry,
+  startEntrepot,
+  startNginx,
+  startWarmEntrepot,
+  type Subject,
+} from './support/subjects.ts';
+import { dockerRegistryFile, warmBlobs, warmManifests } from './warm.ts';
+
+const MIB = 2 ** 20;
+const GIGABIT = 125e6;
+
+if (!hasPrograms('docker-registry', 'nginx')) {
+  console.error(
+    'bench: needs the programs docker-registry and nginx (Debian: apt-get install docker-registry nginx-light)',
+  );
+  process.exit(2);
+}
+const wanted = process.argv.slice(2);
+const runs = (section: string) => wanted.length === 0 || wanted.includes(section);
+
+const upstream = await startDockerRegistry();
+const url = `http://127.0.0.1:${upstream.port}`;
+console.log(
+  `${cpus().length} × ${cpus()[0]?.model.trim()}, ${Math.round(totalmem() / 2 ** 30)} GiB, Node ${process.version}`,
+);
+
+try {
+  const image = await pushImage(
+    url,
+    'library/big',
+    'v1',
+    Array.from({ length: 8 }, () => 64 * MIB),
+  );
+  if (runs('warm')) {
+    await warm(image);
+  }
+  const all = [
+    { name: 'directly', start: undefined },
+    { name: 'entrepot', start: startEntrepot },
+    { name: 'docker-registry', start: startDockerRegistry },
+  ] as const;
+  const pick = (...names: string[]) =>
+    all
+      .filter(({ name }) => names.includes(name))
+      .map(({ name, start }) => (start ? { name, start } : { name }));
+  const cases: ({ section: string } & ColdCase)[] = [
+    // docker-registry fetches once per node: its paced rounds with many nodes take minutes and say nothing new.
+    {
+      section: 'cold',
+      title: 'Cold pull of 8 × 64 MiB by 1 node, upstream at 1 Gbit/s',
+      nodes: 1,
+      bytesPerSecond: GIGABIT,
+      rounds: 3,
+      subjects: pick('directly', 'entrepot', 'docker-registry'),
+    },
+    {
+      section: 'cold',
+      title: 'Cold pull by 10 nodes, upstream at 1 Gbit/s',
+      nodes: 10,
+      bytesPerSecond: GIGABIT,
+      rounds: 3,
+      subjects: pick('entrepot'),
+    },
+    {
+      section: 'cold',
+      title: 'Cold pull by 10 nodes, upstream at 1 Gbit/s, the peer once',
+      nodes: 10,
+      bytesPerSecond: GIGABIT,
+      rounds: 1,
+      subjects: pick('docker-registry'),
+    },
+    {
+      section: 'cold',
+      title: 'Cold pull by 50 nodes, upstream at 1 Gbit/s',
+      nodes: 50,
+      bytesPerSecond: GIGABIT,
+      rounds: 3,
+      subjects: pick('entrepot'),
+    },
+    {
+      section: 'unpaced',
+      title: 'Cold pull by 1 node, upstream unpaced',
+      nodes: 1,
+      bytesPerSecond: Number.POSITIVE_INFINITY,
+      rounds: 3,
+      subjects: pick('directly', 'entrepot', 'docker-registry'),
+    },
+    {
+      section: 'unpaced',
+      title: 'Cold pull by 10 nodes, upstream unpaced',
+      nodes: 10,
+      bytesPerSecond: Number.POSITIVE_INFINITY,
+      rounds: 3,
+      subjects: pick('entrepot', 'docker-registry'),
+    },
+    {
+      section: 'unpaced',
+      title: 'Cold pull by 50 nodes, upstream unpaced',
+      nodes: 50,
+      bytesPerSecond: Number.POSITIVE_INFINITY,
+      rounds: 3,
+      subjects: pick('entrepot', 'docker-registry'),
+    },
+  ];
+  for (const { section, ...test } of cases) {
+    if (runs(section)) {
+      console.log(await coldPull(upstream.port, image, test));
+    }
+  }
+  if (runs('narrow')) {
+    const small = await pushImage(
+      url,
+      'library/small',
+      'v1',
+      Array.from({ length: 4 }, () => 32 * MIB),
+    );
+    const narrow = { bytesPerSecond: 25e6 };
+    console.log(
+      await coldPull(upstream.port, small, {
+        ...narrow,
+        title: 'Cold pull of 128 MiB by 20 nodes, upstream at 25 MB/s',
+        nodes: 20,
+        rounds: 3,
+        subjects: pick('entrepot'),
+      }),
+    );
+    console.log(
+      await coldPull(upstream.port, small, {
+        ...narrow,
+        title: 'The same by 10 nodes, the peer once',
+        nodes: 10,
+        rounds: 1,
+        subjects: pick('docker-registry'),
+      }),
+    );
+  }
+} finally {
+  await upstream.stop();
+}
+
+async function warm(image: Awaited<ReturnType<typeof pushImage>>): Promise<void> {
+  const pull = async (subject: Subject) => {
+    await load({
+      kind: 'nodes',
+      port: subject.port,
+      base: `/v2/${image.repository}`,
+      query: subject.query,
+      tag: image.tag,
+      nodes: 1,
+      parallel: 3,
+      digests: image.digests,
+      sizes: image.sizes,
+    });
+    // The peer stores what it served in the background, with a second download.
+    await new Promise(resolve => setTimeout(resolve, 5_000));
+  };
+  const entrepot = await startWarmEntrepot(upstream.port, pull);
+  const peer = await startDockerRegistry(upstream.port);
+  const nginx = await startNginx(
+    new Map(
+      image.digests.map(digest => [
+        `/v2/${image.repository}/blobs/${digest}`,
+        dockerRegistryFile(upstream.dataFolder, digest),
+      ]),
+    ),
+  );
+  const subjects: Subject[] = [entrepot, peer, nginx];
+  try {
+    await pull(peer);
+    console.log(await warmManifests([entrepot, peer], image, 3, 4));
+    console.log(await warmBlobs(subjects, image, 3, 4));
+  } finally {
+    for (const subject of subjects) {
+      await subject.stop();
+    }
+  }
+}

@@ -1,0 +1,142 @@
+/**
+ * The load, in a process of its own so that it has a core of its own. Takes one job as JSON in argv, prints one result
+ * as JSON. Every answer's status and size is asserted: a number about wrong answers is worth nothing.
+ */
+import { HttpConnection, type Response } from './http-connection.ts';
+
+export interface RateJob {
+  readonly kind: 'rate';
+  readonly port: number;
+  readonly path: string;
+  readonly headers: string;
+  readonly connections: number;
+  readonly seconds: number;
+  readonly expectBytes: number;
+}
+
+export interface RateResult {
+  readonly requests: number;
+  readonly bytes: number;
+  readonly seconds: number;
+  readonly p50Ms: number;
+  readonly p99Ms: number;
+}
+
+export interface NodesJob {
+  readonly kind: 'nodes';
+  readonly port: number;
+  /** `/v2/library/big`, with `query` behind each path: `?ns=...` or nothing. */
+  readonly base: string;
+  readonly query: string;
+  readonly tag: string;
+  readonly nodes: number;
+  /** Layers that one node fetches at once, as containerd does. */
+  readonly parallel: number;
+  readonly digests: readonly string[];
+  readonly sizes: readonly number[];
+}
+
+export interface NodesResult {
+  readonly seconds: number;
+  readonly bytes: number;
+  readonly firstByteP50Ms: number;
+  readonly firstByteP99Ms: number;
+  /** p99 of the first byte's distance from the first client's first byte of the same blob. */
+  readonly spreadP99Ms: number;
+}
+
+const ACCEPT =
+  'Accept: application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, ' +
+  'application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.list.v2+json\r\n';
+
+function expectOk(response: Response, what: string, bytes?: number): void {
+  if (response.status !== 200 || (bytes !== undefined && response.bytes !== bytes)) {
+    throw new Error(
+      `${what}: status ${response.status}, ${response.bytes} bytes (expected ${bytes})\n${response.headers}`,
+    );
+  }
+}
+
+function quantile(values: readonly number[], share: number): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))] ?? Number.NaN;
+}
+
+async function rate(job: RateJob): Promise<RateResult> {
+  const connections = await Promise.all(
+    Array.from({ length: job.connections }, () => HttpConnection.open(job.port)),
+  );
+  const latencies: number[] = [];
+  let bytes = 0;
+  const startMs = performance.now();
+  const endMs = startMs + job.seconds * 1000;
+  await Promise.all(
+    connections.map(async connection => {
+      while (performance.now() < endMs) {
+        const sentMs = performance.now();
+        const response = await connection.request('GET', job.path, job.headers);
+        expectOk(response, job.path, job.expectBytes);
+        latencies.push(performance.now() - sentMs);
+        bytes += response.bytes;
+      }
+    }),
+  );
+  const seconds = (performance.now() - startMs) / 1000;
+  for (const connection of connections) {
+    connection.close();
+  }
+  return {
+    requests: latencies.length,
+    bytes,
+    seconds,
+    p50Ms: quantile(latencies, 0.5),
+    p99Ms: quantile(latencies, 0.99),
+  };
+}
+
+async function nodes(job: NodesJob): Promise<NodesResult> {
+  const startMs = performance.now();
+  const firstBytes = job.digests.map(() => [] as number[]);
+  const waits: number[] = [];
+  let bytes = 0;
+  const pullBlob = async (connection: HttpConnection, index: number) => {
+    const sentMs = performance.now();
+    const response = await connection.request('GET', `${job.base}/blobs/${job.digests[index]}${job.query}`);
+    expectOk(response, `blob ${job.digests[index]}`, job.sizes[index]);
+    bytes += response.bytes;
+    waits.push(response.firstByteMs);
+    firstBytes[index]?.push(sentMs + response.firstByteMs);
+  };
+  const pull = async () => {
+    const connections = await Promise.all(
+      Array.from({ length: job.parallel }, () => HttpConnection.open(job.port)),
+    );
+    const [first] = connections;
+    const manifest = await first?.request('GET', `${job.base}/manifests/${job.tag}${job.query}`, ACCEPT);
+    if (manifest !== undefined) {
+      expectOk(manifest, 'manifest');
+    }
+    let next = 0;
+    await Promise.all(
+      connections.map(async connection => {
+        while (next < job.digests.length) {
+          await pullBlob(connection, next++);
+        }
+        connection.close();
+      }),
+    );
+  };
+  await Promise.all(Array.from({ length: job.nodes }, pull));
+  const spreads = firstBytes.flatMap(times => times.map(time => time - Math.min(...times)));
+  return {
+    seconds: (performance.now() - startMs) / 1000,
+    bytes,
+    firstByteP50Ms: quantile(waits, 0.5),
+    firstByteP99Ms: quantile(waits, 0.99),
+    spreadP99Ms: quantile(spreads, 0.99),
+  };
+}
+
+const job = JSON.parse(process.argv[2] ?? 'null') as RateJob | NodesJob;
+const result = job.kind === 'rate' ? await rate(job) : await nodes(job);
+console.log(JSON.stringify(result));

@@ -1,0 +1,91 @@
+import { connect, createServer, type Server, type Socket } from 'node:net';
+
+/** Bytes let through per turn: small enough that many connections share the link evenly. */
+const SLICE_BYTES = 64 * 1024;
+
+/**
+ * A TCP link of a bounded rate in front of a port: all connections together get at most `bytesPerSecond` towards the
+ * client. Counts what went through, which is what an upstream's bill would say.
+ */
+export class Link {
+  readonly #server: Server;
+  readonly #sockets = new Set<Socket>();
+  readonly #bytesPerMs: number;
+  #freeAtMs = 0;
+  /** Bytes passed to clients since the last `reset`. */
+  bytes = 0;
+
+  static async open(target: number, bytesPerSecond: number): Promise<Link> {
+    const link = new Link(target, bytesPerSecond);
+    await new Promise<void>(resolve => link.#server.listen(0, '127.0.0.1', resolve));
+    return link;
+  }
+
+  private constructor(target: number, bytesPerSecond: number) {
+    this.#bytesPerMs = bytesPerSecond / 1000;
+    this.#server = createServer({ pauseOnConnect: false, noDelay: true }, client =>
+      this.#join(client, target),
+    );
+  }
+
+  get port(): number {
+    return (this.#server.address() as { port: number }).port;
+  }
+
+  async close(): Promise<void> {
+    for (const socket of this.#sockets) {
+      socket.destroy();
+    }
+    await new Promise(resolve => this.#server.close(resolve));
+  }
+
+  #join(client: Socket, target: number): void {
+    const upstream = connect({ port: target, host: '127.0.0.1', noDelay: true });
+    const end = () => {
+      client.destroy();
+      upstream.destroy();
+      this.#sockets.delete(client);
+      this.#sockets.delete(upstream);
+    };
+    for (const socket of [client, upstream]) {
+      this.#sockets.add(socket);
+      socket.on('error', end);
+      socket.on('close', end);
+    }
+    client.pipe(upstream);
+    void this.#pass(upstream, client).finally(end);
+  }
+
+  async #pass(from: Socket, to: Socket): Promise<void> {
+    for await (const chunk of from as AsyncIterable<Buffer>) {
+      for (let at = 0; at < chunk.length; at += SLICE_BYTES) {
+        const slice = chunk.subarray(at, at + SLICE_BYTES);
+        await this.#turn(slice.length);
+        this.bytes += slice.length;
+        if (!to.write(slice)) {
+          await new Promise<void>((resolve, reject) => {
+            to.once('drain', resolve);
+            to.once('close', () => reject(new Error('client left')));
+          });
+        }
+      }
+    }
+  }
+
+  /** Waits until the link has carried what was let through before. First come, first served. */
+  async #turn(bytes: number): Promise<void> {
+    if (this.#bytesPerMs === Number.POSITIVE_INFINITY) {
+      return;
+    }
+    const nowMs = performance.now();
+    const startMs = Math.max(nowMs - MAX_BURST_MS, this.#freeAtMs);
+    this.#freeAtMs = startMs + bytes / this.#bytesPerMs;
+    const waitMs = this.#freeAtMs - nowMs;
+    if (waitMs > 1) {
+      await new Promise<void>(resolve => setTimeout(resolve, waitMs));
+    }
+  }
+}
+
+/** A timer comes late by a few milliseconds; what it missed may be made good, no more. */
+const MAX_BURST_MS = 5;
