@@ -137,11 +137,6 @@ function groupsOf(address: string): number[] | undefined {
   const spelt = parseUrl(`http://[${address}]`)?.hostname.slice(1, -1);
   if (spelt === undefined) return undefined;
   const [head = '', tail] = spelt.split('::');
-  const parse = (text: string) =>
-    text
-      .split(':')
-      .filter(Boolean)
-      .map(group => Number.parseInt(group, 16));
   const before = hexGroups(head);
   const after = tail === undefined ? [] : hexGroups(tail);
   return [...before, ...Array<number>(8 - before.length - after.length).fill(0), ...after];

@@ -1,7 +1,7 @@
 // Registry content made from seeds: equal arguments give equal bytes, and no blob is ever held in memory.
 import { createCipheriv, createHash } from 'node:crypto';
 import type { Descriptor } from '../../src/oci/descriptor.ts';
-import { type Digest, digestOf } from '../../src/oci/digest.ts';
+import { type Digest, digestOf, parseDigest } from '../../src/oci/digest.ts';
 import { OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST } from '../../src/oci/media-types.ts';
 import type { Platform } from '../../src/oci/platform.ts';
 
@@ -51,12 +51,12 @@ export function randomBlob(
   const slice = (start = 0, end = size) => keystream(key, start, Math.min(end, size));
   const hash = createHash('sha256');
   for (const piece of slice()) hash.update(piece);
-  return { digest: `sha256:${hash.digest('hex')}` as Digest, size, mediaType, slice };
+  return { digest: parseDigest(`sha256:${hash.digest('hex')}`), size, mediaType, slice };
 }
 
 /** Content with exactly these bytes. */
 export function contentOf(bytes: Uint8Array | string, mediaType: string): Content {
-  const held = Buffer.from(bytes as Uint8Array);
+  const held = typeof bytes === 'string' ? Buffer.from(bytes) : Buffer.from(bytes);
   return {
     digest: digestOf(held),
     size: held.length,
@@ -105,7 +105,7 @@ export function descriptorOf(content: Content): Descriptor {
 
 /** All bytes at once: for content that is small. */
 export function bytesOf(content: Content): Buffer {
-  return Buffer.concat([...content.slice()]);
+  return Buffer.concat(Array.from(content.slice()));
 }
 
 function jsonContent(mediaType: string, value: unknown): Content {

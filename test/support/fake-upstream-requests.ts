@@ -64,7 +64,12 @@ export interface RecordedRequest {
 }
 
 const ROUTE = /^\/v2\/(.+)\/(manifests|blobs|tags|referrers)\/([^/]+)$/;
-const KINDS = { manifests: 'manifest', blobs: 'blob', tags: 'tags', referrers: 'referrers' } as const;
+const KINDS: ReadonlyMap<string | undefined, RequestKind> = new Map([
+  ['manifests', 'manifest'],
+  ['blobs', 'blob'],
+  ['tags', 'tags'],
+  ['referrers', 'referrers'],
+]);
 
 /** The misbehaviours that are armed; the newest that fits and is not used up applies. */
 export class Misbehaviours {
@@ -104,11 +109,7 @@ export function recordOf(request: IncomingMessage, url: URL): RecordedRequest {
   const fixed: Readonly<Record<string, RequestKind>> = { '/v2/': 'ping', '/v2': 'ping', '/token': 'token' };
   return {
     method: request.method ?? '',
-    kind: route
-      ? KINDS[route[2] as keyof typeof KINDS]
-      : storage
-        ? 'storage'
-        : (fixed[url.pathname] ?? 'other'),
+    kind: KINDS.get(route?.[2]) ?? (storage ? 'storage' : (fixed[url.pathname] ?? 'other')),
     path: request.url ?? '',
     repository: route?.[1],
     reference: storage ?? route?.[3],

@@ -13,9 +13,8 @@ import {
   type ServerResponse,
 } from 'node:http';
 import { createServer as createTlsServer } from 'node:https';
-import type { AddressInfo } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Digest } from '../../src/oci/digest.ts';
+import { type Digest, isDigest } from '../../src/oci/digest.ts';
 import { isIndexType, isManifestType, OCI_INDEX } from '../../src/oci/media-types.ts';
 import { type Content, contentOf, descriptorOf, type Image, type ImageIndex } from './content.ts';
 import { FakeAuth, type FakeAuthOptions, parseBasic } from './fake-upstream-auth.ts';
@@ -107,7 +106,10 @@ export class FakeUpstream {
   }
 
   get port(): number {
-    return (this.#server.address() as AddressInfo).port;
+    const address = this.#server.address();
+    if (address === null || typeof address === 'string')
+      throw new Error('the fake upstream is not listening');
+    return address.port;
   }
 
   /** `host:port`. */
@@ -149,7 +151,7 @@ export class FakeUpstream {
   remove(repository: string, reference: string): void {
     const { tags, manifests, blobs } = this.#repository(repository);
     tags.delete(reference);
-    for (const set of [manifests, blobs]) set.delete(reference as Digest);
+    for (const set of [manifests, blobs]) if (isDigest(reference)) set.delete(reference);
   }
 
   /** Answers blob GETs (and HEADs) with a redirect to another fake upstream that was started with `storageOf` this one. */
@@ -228,7 +230,8 @@ export class FakeUpstream {
       return this.#say(exchange, status, JSON.stringify(body), { 'Content-Type': 'application/json' });
     }
     if (record.kind === 'storage') {
-      const content = (this.#options.storageOf ?? this).#contents.get(record.reference as Digest);
+      const digest = digestOf(record);
+      const content = digest && (this.#options.storageOf ?? this).#contents.get(digest);
       return content
         ? this.#serve(exchange, content, 'application/octet-stream')
         : this.#unknown(exchange, 'BLOB');
@@ -258,9 +261,9 @@ export class FakeUpstream {
     const { manifestHead = 'normal' } = this.#options;
     const { method, reference = '' } = exchange.record;
     if (method === 'HEAD' && manifestHead === 'not-allowed') return this.#fail(exchange, 405, 'UNSUPPORTED');
-    const digest = repository.tags.get(reference) ?? (reference as Digest);
-    const content = repository.manifests.has(digest) ? this.#contents.get(digest) : undefined;
-    if (content === undefined) return this.#unknown(exchange, 'MANIFEST');
+    const digest = repository.tags.get(reference) ?? digestOf(exchange.record);
+    const content = digest && repository.manifests.has(digest) ? this.#contents.get(digest) : undefined;
+    if (digest === undefined || content === undefined) return this.#unknown(exchange, 'MANIFEST');
     const withDigest = method !== 'HEAD' || manifestHead === 'normal';
     return this.#serve(
       exchange,
@@ -271,9 +274,9 @@ export class FakeUpstream {
   }
 
   async #blob(exchange: Exchange, repository: FakeRepository): Promise<void> {
-    const digest = exchange.record.reference as Digest;
-    const content = repository.blobs.has(digest) ? this.#contents.get(digest) : undefined;
-    if (content === undefined) return this.#unknown(exchange, 'BLOB');
+    const digest = digestOf(exchange.record);
+    const content = digest && repository.blobs.has(digest) ? this.#contents.get(digest) : undefined;
+    if (digest === undefined || content === undefined) return this.#unknown(exchange, 'BLOB');
     if (this.#redirectBlobsTo !== undefined) {
       return this.#redirect(exchange, `${this.#redirectBlobsTo}/storage/${digest}?signature=fake`);
     }
@@ -299,7 +302,7 @@ export class FakeUpstream {
   #referrer(digest: Digest, subject: string | undefined) {
     const content = this.#contents.get(digest);
     if (content === undefined) return undefined;
-    const manifest = JSON.parse(Buffer.concat([...content.slice()]).toString());
+    const manifest = JSON.parse(Buffer.concat(Array.from(content.slice())).toString());
     if (manifest.subject?.digest !== subject) return undefined;
     const { artifactType = manifest.config?.mediaType, annotations } = manifest;
     return { ...descriptorOf(content), artifactType, annotations };
@@ -320,7 +323,7 @@ export class FakeUpstream {
     const end = entries.at(-1);
     if (end === undefined || from + limit >= all.length) return { entries, link: {} };
     const query = new URLSearchParams({ n: String(limit), last: keyOf(end) });
-    return { entries, link: { Link: `<${url.pathname}?${query}>; rel="next"` } };
+    return { entries, link: { Link: `<${url.pathname}?${query.toString()}>; rel="next"` } };
   }
 
   async #serve(
@@ -415,6 +418,10 @@ export class FakeUpstream {
     }
     return repository;
   }
+}
+
+function digestOf({ reference = '' }: RecordedRequest): Digest | undefined {
+  return isDigest(reference) ? reference : undefined;
 }
 
 function rangeOf(headers: IncomingHttpHeaders, size: number, etag: string | undefined) {

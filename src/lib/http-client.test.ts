@@ -1,0 +1,134 @@
+import {
+  createServer,
+  type IncomingMessage,
+  request as forward,
+  type Server,
+  type ServerResponse,
+} from 'node:http';
+import { text } from 'node:stream/consumers';
+import { afterEach, describe, expect, it } from 'vitest';
+import { HttpClient, type HttpClientOptions, HttpFailure } from './http-client.ts';
+
+const LIMITS = { connectMs: 2_000, headersMs: 2_000, idleBodyMs: 2_000 };
+const cleanups: (() => Promise<unknown>)[] = [];
+
+afterEach(async () => {
+  for (const cleanup of cleanups.splice(0).toReversed()) await cleanup();
+});
+
+async function serve(listener: (request: IncomingMessage, response: ServerResponse) => void) {
+  const server: Server = createServer(listener);
+  await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve));
+  cleanups.push(async () => {
+    server.closeAllConnections();
+    await new Promise(resolve => server.close(resolve));
+  });
+  const address = server.address();
+  if (address === null || typeof address === 'string') throw new Error('not listening');
+  return { server, port: address.port, url: `http://127.0.0.1:${address.port}` };
+}
+
+function httpClient(options: Partial<HttpClientOptions> = {}): HttpClient {
+  const client = new HttpClient({ ...LIMITS, ...options });
+  cleanups.push(() => client.close());
+  return client;
+}
+
+async function failure(promise: Promise<unknown>): Promise<HttpFailure> {
+  const error: unknown = await promise.catch((reason: unknown) => reason);
+  if (!(error instanceof HttpFailure)) throw new Error('no HttpFailure', { cause: error });
+  return error;
+}
+
+const get = (url: string) => ({ method: 'GET', url: new URL(url), headers: {} }) as const;
+
+describe('HttpClient', () => {
+  it('keeps a connection for the next request, after HEAD too', async () => {
+    const { server, url } = await serve((_, response) => response.end('body'));
+    let connections = 0;
+    server.on('connection', () => {
+      connections += 1;
+    });
+    const client = httpClient();
+    for (const method of ['HEAD', 'GET', 'HEAD'] as const) {
+      const { body } = await client.request({ ...get(url), method });
+      await text(body);
+      await new Promise(resolve => setTimeout(resolve, 20));
+    }
+    expect(connections).toBe(1);
+  });
+
+  it('tells unreachable, forbidden and broken apart', async () => {
+    const gone = await serve(() => {});
+    gone.server.closeAllConnections();
+    await new Promise(resolve => gone.server.close(resolve));
+    expect((await failure(httpClient().request(get(gone.url)))).reason).toBe('unreachable');
+    const rude = await serve((request: IncomingMessage) => request.socket.destroy());
+    expect((await failure(httpClient().request(get(rude.url)))).reason).toBe('broken');
+    const guard = {
+      admit: () => {
+        throw new Error('not there');
+      },
+      connected() {},
+    };
+    const { reason, message } = await failure(httpClient({ guard }).request(get(rude.url)));
+    expect([reason, message]).toEqual(['forbidden', 'not there']);
+  });
+
+  it('connects to the addresses of a name that its guard admits, and tells it where', async () => {
+    const { port } = await serve((_, response) => response.end('here'));
+    const seen: string[] = [];
+    const client = httpClient({
+      lookup: async () => ['10.0.0.1', '127.0.0.1'].map(address => ({ address, family: 4 })),
+      guard: {
+        admit: address => {
+          if (address.startsWith('10.')) throw new Error('inner');
+        },
+        connected: (address, hostname) => seen.push(`${hostname} ${address}`),
+      },
+    });
+    const { body } = await client.request(get(`http://registry.test:${port}/`));
+    expect([await text(body), seen]).toEqual(['here', ['registry.test 127.0.0.1']]);
+  });
+
+  it('asks a proxy with the whole address, and resolves nothing itself', async () => {
+    const target = await serve((request, response) => response.end(`${request.headers.host} ${request.url}`));
+    const asked: string[] = [];
+    const proxy = await serve((request, response) => {
+      asked.push(request.url ?? '');
+      const { pathname } = new URL(request.url ?? '');
+      const { headers } = request;
+      forward({ host: '127.0.0.1', port: target.port, path: pathname, headers }, answer =>
+        answer.pipe(response),
+      ).end();
+    });
+    const client = httpClient({
+      proxy: { http: proxy.url },
+      lookup: async () => {
+        throw new Error('resolved');
+      },
+    });
+    for (let round = 0; round < 2; round += 1) {
+      const { body } = await client.request(get('http://registry.test/v2/'));
+      expect(await text(body)).toBe('registry.test /v2/');
+    }
+    expect(asked).toEqual(Array(2).fill('http://registry.test/v2/'));
+  });
+
+  it('lets no literal address that its guard forbids through a proxy', async () => {
+    const asked: string[] = [];
+    const proxy = await serve((request, response) => {
+      asked.push(request.url ?? '');
+      response.end();
+    });
+    const guard = {
+      admit: () => {
+        throw new Error('never');
+      },
+      connected() {},
+    };
+    const client = httpClient({ proxy: { http: proxy.url }, guard });
+    expect((await failure(client.request(get('http://169.254.169.254/latest')))).reason).toBe('forbidden');
+    expect(asked).toEqual([]);
+  });
+});

@@ -1,0 +1,134 @@
+import { describe, expect, it } from 'vitest';
+import { bytesOf, randomBlob } from '../../test/support/content.ts';
+import { anonymous, client, failure, fake, read } from '../../test/support/upstream-client.ts';
+import { digestOf } from '../oci/digest.ts';
+
+const blob = randomBlob(500_000, 'blob');
+
+describe('a blob', () => {
+  it('is stated by HEAD, and by its first byte where there is no HEAD', async () => {
+    const registry = await fake();
+    registry.add('team/app', blob);
+    const upstream = client(registry.url);
+    expect(await upstream.headBlob('team/app', blob.digest, anonymous)).toEqual({
+      size: blob.size,
+      proof: true,
+    });
+    registry.misbehave({ method: 'HEAD', status: 405 });
+    expect(await upstream.headBlob('team/app', blob.digest, anonymous)).toEqual({
+      size: blob.size,
+      proof: true,
+    });
+  });
+
+  it('comes whole, with its size and a strong tag', async () => {
+    const registry = await fake();
+    registry.add('team/app', blob);
+    const fetched = await client(registry.url).fetchBlob('team/app', blob.digest, anonymous);
+    expect([fetched.offset, fetched.size, fetched.endpoint]).toEqual([0, blob.size, 0]);
+    expect(fetched.etag).toEqual({ value: `"${blob.digest}"`, origin: registry.url });
+    expect(digestOf(await read(fetched.body))).toBe(blob.digest);
+  });
+
+  it('goes on where it broke off, on condition that it is the same', async () => {
+    const registry = await fake();
+    registry.add('team/app', blob);
+    const upstream = client(registry.url);
+    registry.misbehave({ times: 1, cutAtByte: 100_000 });
+    const first = await upstream.fetchBlob('team/app', blob.digest, anonymous);
+    expect((await failure(read(first.body))).kind).toBe('unavailable');
+    const rest = await upstream.fetchBlob('team/app', blob.digest, {
+      ...anonymous,
+      offset: 100_000,
+      etag: first.etag,
+    });
+    expect(rest.offset).toBe(100_000);
+    expect(await read(rest.body)).toEqual(bytesOf(blob).subarray(100_000));
+    expect(registry.requests.at(-1)?.headers['if-range']).toBe(`"${blob.digest}"`);
+  });
+
+  it('begins anew from a server without ranges', async () => {
+    const registry = await fake({ ranges: false });
+    registry.add('team/app', blob);
+    const fetched = await client(registry.url).fetchBlob('team/app', blob.digest, {
+      ...anonymous,
+      offset: 100_000,
+    });
+    expect([fetched.offset, fetched.size]).toEqual([0, blob.size]);
+    fetched.destroy();
+  });
+
+  it('has no tag that could join its halves when the server’s is weak, and none is shown to another host', async () => {
+    const registry = await fake({ etags: 'weak' });
+    registry.add('team/app', blob);
+    const upstream = client(registry.url);
+    const fetched = await upstream.fetchBlob('team/app', blob.digest, anonymous);
+    expect(fetched.etag).toBeUndefined();
+    fetched.destroy();
+    const etag = { value: '"from elsewhere"', origin: 'https://cdn.example' };
+    const rest = await upstream.fetchBlob('team/app', blob.digest, { ...anonymous, offset: 10, etag });
+    expect([rest.offset, registry.requests.at(-1)?.headers['if-range']]).toEqual([10, undefined]);
+    rest.destroy();
+  });
+
+  it('shorter than announced throws at its end', async () => {
+    const registry = await fake();
+    registry.add('team/app', blob);
+    registry.misbehave({ contentLength: blob.size + 1 });
+    const fetched = await client(registry.url).fetchBlob('team/app', blob.digest, anonymous);
+    expect((await failure(read(fetched.body))).kind).toBe('unavailable');
+  });
+
+  it('longer than announced is invalid when its size is known, and never longer than announced otherwise', async () => {
+    const registry = await fake();
+    registry.add('team/app', blob);
+    registry.misbehave({ contentLength: 1_000 });
+    const upstream = client(registry.url);
+    const named = upstream.fetchBlob('team/app', blob.digest, { ...anonymous, size: blob.size });
+    expect((await failure(named)).kind).toBe('invalid');
+    const fetched = await upstream.fetchBlob('team/app', blob.digest, anonymous);
+    const outcome = await read(fetched.body).then(
+      ({ length }) => length,
+      () => 'threw',
+    );
+    expect([1_000, 'threw']).toContain(outcome);
+  });
+
+  it.each([
+    'bytes 5-499999/500000',
+    'bytes 100000-99999/500000',
+    'bytes 100000-500000/500000',
+    'bytes */500000',
+    'nonsense',
+  ])('with the range %s is invalid', async range => {
+    const registry = await fake();
+    registry.add('team/app', blob);
+    registry.misbehave({ headers: { 'Content-Range': range } });
+    const asked = client(registry.url).fetchBlob('team/app', blob.digest, { ...anonymous, offset: 100_000 });
+    expect((await failure(asked)).kind).toBe('invalid');
+  });
+
+  it('that nobody reads holds up no bytes but those in the pipe', async () => {
+    const large = randomBlob(64_000_000, 'large');
+    const registry = await fake();
+    registry.add('team/app', large);
+    const fetched = await client(registry.url).fetchBlob('team/app', large.digest, anonymous);
+    await new Promise(resolve => setTimeout(resolve, 200));
+    expect(registry.bytesSent).toBeLessThan(16_000_000);
+    fetched.destroy();
+    await expect.poll(() => registry.requests[0]?.status).toBe(200);
+  });
+
+  it('whose reader leaves frees its connection', async () => {
+    const registry = await fake();
+    registry.add('team/app', blob);
+    registry.misbehave({ bytesPerS: 200_000 });
+    const fetched = await client(registry.url).fetchBlob('team/app', blob.digest, anonymous);
+    for await (const piece of fetched.body) {
+      expect(piece.length).toBeGreaterThan(0);
+      break;
+    }
+    await expect.poll(() => registry.requests[0]?.status).toBe(200);
+    expect(registry.bytesSent).toBeLessThan(blob.size);
+  });
+});

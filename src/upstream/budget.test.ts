@@ -1,0 +1,55 @@
+import { describe, expect, it } from 'vitest';
+import { Budgets, parseRetryAfter, readLimit } from './budget.ts';
+
+const NOW = Date.parse('Tue, 24 Nov 2026 12:00:00 GMT');
+
+describe('parseRetryAfter', () => {
+  it.each([
+    ['120', 120_000],
+    [' 0 ', 0],
+    ['1.5', 1_500],
+    ['Tue, 24 Nov 2026 12:01:00 GMT', 60_000],
+    ['Tue, 24 Nov 2026 11:00:00 GMT', 0],
+    ['-5', undefined],
+    ['soon', undefined],
+    ['', undefined],
+    [undefined, undefined],
+  ])('reads %s', (header, expected) => {
+    expect(parseRetryAfter(header, NOW)).toBe(expected);
+  });
+});
+
+describe('readLimit', () => {
+  it.each([
+    ['76;w=21600', { count: 76, windowS: 21_600 }],
+    ['0;w=60', { count: 0, windowS: 60 }],
+    ['100', { count: 100, windowS: undefined }],
+    ['100, 100;w=60', { count: 100, windowS: undefined }],
+    ['many', undefined],
+    [undefined, undefined],
+  ])('reads %s', (header, expected) => {
+    expect(readLimit(header)).toEqual(expected);
+  });
+});
+
+describe('Budgets', () => {
+  it('grow patient with a limit that names no time, and count those who hear of it together once', () => {
+    let now = 0;
+    const budgets = new Budgets(() => now);
+    const waits = [1, 2, 3, 4, 5, 6, 7].map(() => {
+      budgets.close('id', undefined);
+      const waitMs = budgets.close('id', undefined);
+      now += waitMs;
+      return waitMs / 1000;
+    });
+    expect(waits).toEqual([10, 20, 40, 80, 160, 300, 300]);
+  });
+
+  it('never believe in a wait of a year, and never shorten one', () => {
+    const budgets = new Budgets(() => 0);
+    expect(budgets.close('id', 365 * 24 * 3600_000)).toBe(6 * 3600_000);
+    expect(budgets.close('id', 1_000)).toBe(6 * 3600_000);
+    budgets.forget();
+    expect(budgets.limitedMs('id')).toBe(0);
+  });
+});
