@@ -1,4 +1,5 @@
 import type { BlobStore } from '../blobs/blob-store.ts';
+import { isStorageFull } from '../blobs/storage-full.ts';
 import type { BlobReader } from '../lib/blob-reader.ts';
 import type { Meter } from '../lib/meter.ts';
 import type { Digest } from '../oci/digest.ts';
@@ -11,6 +12,7 @@ import { ociErrorOf, UpstreamFailure } from '../upstream/failures.ts';
 import { ANSWER_WITHIN_MS, answered, LATE, tooLate, within } from './answer-time.ts';
 import { isRefusal } from './asking.ts';
 import { BytesReader } from './bytes-reader.ts';
+import type { Contender } from './contender.ts';
 import type { FillRun } from './fill-run.ts';
 import type { Fills } from './fills.ts';
 import type { Confirmed, Links } from './links.ts';
@@ -150,12 +152,14 @@ export class BlobSource {
     for (let isSettled = settled; ; isSettled = true) {
       const running = this.#fills.find(repository.upstream, digest);
       const run = running ?? this.#fills.start(repository, digest, right, isSettled);
-      const admission = running ? running.join(repository, right, isSettled) : run.starterAdmission;
-      if (admission !== undefined) {
+      const contender = running ? running.join(repository, right, isSettled) : run.starter;
+      if (contender !== undefined) {
         if (running !== undefined) this.#meter.count('fills_joined_total');
-        const reader = await this.#read(run, admission, named);
+        const reader = await this.#read(run, contender, named);
+        const stored = !isStorageFull(run.fill.failure);
         const upstreamMs = performance.now() - startedMs;
-        return { digest, reader, outcome: running ? 'joined' : 'miss', stored: true, upstreamMs };
+        this.#metadata.noteUse(digest);
+        return { digest, reader, outcome: running ? 'joined' : 'miss', stored, upstreamMs };
       }
       await this.#confirm(repository, digest, right);
     }
@@ -165,17 +169,19 @@ export class BlobSource {
     return this.#pullPolicyOf(repository, undefined).pullPolicy === 'Never';
   }
 
-  async #read(run: FillRun, admission: Promise<void>, named: number | undefined): Promise<BlobReader> {
+  async #read(run: FillRun, contender: Contender, named: number | undefined): Promise<BlobReader> {
+    const { admission } = contender;
     const { fill } = run;
     const leave = fill.hold();
     try {
       const size = await this.#sizeOf(run, admission, named);
       // An empty body is complete with its headers: there is no end to hold back.
       if (size === 0) await answered(fill.until(() => fill.state === 'verified' || undefined));
-      return fill.open(size, admission, leave);
+      return fill.open(size, admission, leave, () => this.#fills.readDirectly(fill, size, contender));
     } catch (error) {
       leave();
-      throw error;
+      // Without a size there is nothing to answer with, and with a full disk no way to find it out.
+      throw isStorageFull(error) ? new OciError('INSUFFICIENT_STORAGE', { cause: error }) : error;
     }
   }
 

@@ -1,28 +1,45 @@
+import { isStorageFull } from '../blobs/storage-full.ts';
 import type { BlobReader } from '../lib/blob-reader.ts';
 import { OciError } from '../oci/errors.ts';
 import type { Fill } from './fill.ts';
+
+export interface FillReaderOptions {
+  /** Nothing is given before it is settled. */
+  readonly admission: Promise<void>;
+  /** To be called when it is closed. */
+  readonly leave: () => void;
+  /** Makes the reader of the rest, when the disk is full. */
+  readonly direct: () => BlobReader;
+}
 
 /** Reads along with a Fill. Many may; each at its own pace, and none of them brakes the Fill. */
 export class FillReader implements BlobReader {
   readonly size: number;
   readonly #fill: Fill;
-  readonly #admission: Promise<void>;
-  readonly #leave: () => void;
+  readonly #options: FillReaderOptions;
   readonly #closing = new AbortController();
+  #direct: BlobReader | undefined;
 
   /** For `Fill.open`. */
-  constructor(fill: Fill, size: number, admission: Promise<void>, leave: () => void) {
+  constructor(fill: Fill, size: number, options: FillReaderOptions) {
     this.#fill = fill;
     this.size = size;
-    this.#admission = admission;
-    this.#leave = leave;
+    this.#options = options;
   }
 
   async read(buffer: Uint8Array, position: number): Promise<number> {
     if (position >= this.size) return 0;
-    await this.#admission;
+    await this.#options.admission;
+    if (this.#direct !== undefined) return this.#direct.read(buffer, position);
     const fill = this.#fill;
-    const readable = await fill.until(() => this.#readableBehind(position), this.#closing.signal);
+    let readable: number;
+    try {
+      readable = await fill.until(() => this.#readableBehind(position), this.#closing.signal);
+    } catch (error) {
+      if (!isStorageFull(error)) throw error;
+      this.#direct = this.#options.direct();
+      return this.#direct.read(buffer, position);
+    }
     const count = await fill.read(buffer.subarray(0, readable - position), position);
     if (count === 0) throw new Error(`the bytes of ${fill.digest} went away while they were read`);
     return count;
@@ -31,7 +48,8 @@ export class FillReader implements BlobReader {
   async close(): Promise<void> {
     if (this.#closing.signal.aborted) return;
     this.#closing.abort(new Error('the reader was closed'));
-    this.#leave();
+    await this.#direct?.close();
+    this.#options.leave();
   }
 
   /** Up to where may be read; `undefined` while that is not beyond `position`. */

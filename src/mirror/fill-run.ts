@@ -46,12 +46,13 @@ export interface FillWorld {
  */
 export class FillRun {
   readonly fill: Fill;
+  /** The one for whom it was started. */
+  readonly starter: Contender;
   /** Resolves when nothing more happens; never rejects. */
   readonly done: Promise<void>;
   readonly #world: FillWorld;
   readonly #key: string;
   readonly #log: Log;
-  readonly #starter: Contender;
   readonly #contenders: Contenders;
   readonly #place: PullPlace;
   readonly #stopping = new AbortController();
@@ -76,7 +77,7 @@ export class FillRun {
     this.#skipEndpoints = from.skipEndpoints;
     this.fill = new Fill(digest);
     this.#contenders = new Contenders(digest, world.links);
-    this.#starter = this.#contenders.add(repository, right, settled);
+    this.starter = this.#contenders.add(repository, right, settled);
     this.#place = world.queue.enter({
       requester: right.requester.id,
       repository: repositoryText(repository),
@@ -90,18 +91,13 @@ export class FillRun {
     return this.#isQueued;
   }
 
-  /** What the reader of whoever started it must wait for. */
-  get starterAdmission(): Promise<void> {
-    return this.#starter.admission;
-  }
-
   /**
-   * Joins. Returns the admission that a reader must wait for; `undefined` when nothing says yet that this requester
-   * may read it: confirm that upstream, then join as `settled`.
+   * Joins. Returns the one on whose strength this requester reads; `undefined` when nothing says yet that he may: ask
+   * upstream to confirm it, then join as `settled`.
    */
-  join(repository: Repository, right: Right, settled: boolean): Promise<void> | undefined {
-    if (settled) return this.#contenders.add(repository, right, true).admission;
-    return this.#contenders.speakingFor(repository, right)?.admission;
+  join(repository: Repository, right: Right, settled: boolean): Contender | undefined {
+    if (settled) return this.#contenders.add(repository, right, true);
+    return this.#contenders.speakingFor(repository, right);
   }
 
   /** Breaks it off; what came is kept for the next run to go on from. */
@@ -140,9 +136,9 @@ export class FillRun {
     const { blobs, metadata } = this.#world;
     const { digest } = this.fill;
     if ((await metadata.statBlob(digest)) === undefined) return false;
+    await this.#checkFollowed();
     const reader = await blobs.open(digest);
     if (reader === undefined) return false;
-    await this.#checkFollowed();
     this.fill.begin(reader, reader.size);
     await this.#confirm();
     this.fill.verify();
@@ -206,7 +202,7 @@ export class FillRun {
       this.#world.meter.count('fills_resumed_total');
     }
     const { meter } = this.#world;
-    const labels = { upstream: this.#starter.repository.upstream };
+    const labels = { upstream: this.starter.repository.upstream };
     const writer = new IngestWriter(ingest, length => {
       meter.count('bytes_from_upstream_total', labels, length - fill.length);
       fill.grow(length);

@@ -1,3 +1,4 @@
+import type { BlobReader } from '../lib/blob-reader.ts';
 import type { Digest } from '../oci/digest.ts';
 import { FillReader } from './fill-reader.ts';
 
@@ -59,6 +60,11 @@ export class Fill {
     return this.#size === undefined ? 0 : Math.max(0, Math.min(this.#length, this.#size - HOLD_BACK_BYTES));
   }
 
+  /** Why it failed, if it did. */
+  get failure(): unknown {
+    return this.#failure;
+  }
+
   get hasReaders(): boolean {
     return this.#readers > 0;
   }
@@ -116,13 +122,17 @@ export class Fill {
 
   /**
    * A reader that takes over `leave` from `hold`. It gives nothing before `admission` is settled, the right of who
-   * opens it. A `size` that turns out another breaks this reader, not the Fill.
+   * opens it. A `size` that turns out another breaks this reader, not the Fill. When a full disk ends the Fill, the
+   * reader goes on with what `direct` makes.
    */
-  open(size: number, admission: Promise<void>, leave: () => void): FillReader {
-    return new FillReader(this, size, admission, leave);
+  open(size: number, admission: Promise<void>, leave: () => void, direct: () => BlobReader): FillReader {
+    return new FillReader(this, size, { admission, leave, direct });
   }
 
-  /** What `look` gives as soon as it gives something. Rejects when the Fill fails first, or when `signal` aborts. */
+  /**
+   * What `look` gives as soon as it gives something. Rejects when it throws, when the Fill fails before, or when
+   * `signal` aborts.
+   */
   until<T>(look: () => T | undefined, signal?: AbortSignal): Promise<T> {
     return new Promise((resolve, reject) => {
       const settle = (conclude: () => void): void => {
@@ -131,10 +141,14 @@ export class Fill {
         conclude();
       };
       const lookAgain = (): void => {
-        const found = look();
-        if (this.#state === 'failed') settle(() => reject(this.#failure));
-        else if (signal?.aborted) settle(() => reject(signal.reason));
-        else if (found !== undefined) settle(() => resolve(found));
+        try {
+          const found = look();
+          if (signal?.aborted) settle(() => reject(signal.reason));
+          else if (found !== undefined) settle(() => resolve(found));
+          else if (this.#state === 'failed') settle(() => reject(this.#failure));
+        } catch (error) {
+          settle(() => reject(error));
+        }
       };
       this.#waiting.add(lookAgain);
       signal?.addEventListener('abort', lookAgain);

@@ -10,6 +10,8 @@ import {
   repositoryOf,
   whole,
 } from '../../test/support/mirror-world.ts';
+import type { BlobStore } from '../blobs/blob-store.ts';
+import type { Digest } from '../oci/digest.ts';
 import { HOLD_BACK_BYTES } from './fill.ts';
 
 const MIB = 1024 * 1024;
@@ -280,7 +282,7 @@ describe('the queue', () => {
     upstream.misbehave({ kind: 'blob', delayMs: 30 });
     const blobs = Array.from({ length: 8 }, (_, index) => added(200_000, `queue ${index}`));
     let most = 0;
-    const watching = setInterval(async () => {
+    const watching = setInterval(() => {
       most = Math.max(most, upstream.requests.filter(({ status }) => status === 0).length);
     }, 5);
     const pulled = await Promise.all(blobs.map(({ digest }) => world.pull(digest)));
@@ -307,6 +309,44 @@ describe('the queue', () => {
     stop();
     await world.close(0);
     await blocking;
+  });
+});
+
+/** A store that takes no more than so many bytes of one ingest. */
+const small = (maxBytes: number) => (blobs: BlobStore) =>
+  new Proxy(blobs, {
+    get: (target, name: keyof BlobStore) => {
+      if (name !== 'ingest') return target[name].bind(target);
+      return async (key: string, digest?: Digest) => {
+        const ingest = await target.ingest(key, digest);
+        const write = ingest.write.bind(ingest);
+        ingest.write = async chunks => {
+          const bytes = chunks.reduce((sum, chunk) => sum + chunk.byteLength, 0);
+          if (ingest.offset + bytes > maxBytes)
+            throw Object.assign(new Error('disk full'), { code: 'ENOSPC' });
+          await write(chunks);
+        };
+        return ingest;
+      };
+    },
+  });
+
+describe('a full disk', () => {
+  for (const maxBytes of [0, MIB]) {
+    it(`after ${maxBytes} bytes still gives every reader the whole blob, and keeps none of it`, async () => {
+      const world = await start({}, { blobs: small(maxBytes) });
+      const blob = added(3 * MIB, `full ${maxBytes}`);
+      const pulled = await Promise.all(Array.from({ length: 3 }, () => world.pull(blob.digest)));
+      for (const each of pulled) expect(each).toMatchObject(whole(blob));
+      expect(await held(world, blob)).toBe(false);
+    });
+  }
+
+  it('completes no wrong bytes either', async () => {
+    const world = await start({}, { blobs: small(0) });
+    const blob = added(MIB, 'full wrong');
+    upstream.misbehave({ kind: 'blob', corruptByte: 100 });
+    await expect(world.pull(blob.digest)).rejects.toMatchObject({ code: 'UPSTREAM_INVALID' });
   });
 });
 

@@ -4,6 +4,9 @@ import type { Digest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
+import type { Contender } from './contender.ts';
+import { DirectReader } from './direct-reader.ts';
+import type { Fill } from './fill.ts';
 import { FillRun, type FillWorld } from './fill-run.ts';
 
 /** An endpoint that gave wrong bytes of a blob is not asked for that one so soon again. */
@@ -42,6 +45,12 @@ export class Fills {
     this.#gauge();
     void this.#forgetAfter(key, run);
     return run;
+  }
+
+  /** Serves one reader of a Fill that a full disk has ended. */
+  readDirectly(fill: Fill, size: number, contender: Contender): DirectReader {
+    const { asking, queue, log } = this.#world;
+    return new DirectReader({ asking, queue, log, fill, size, contender });
   }
 
   get size(): number {

@@ -1,0 +1,188 @@
+import { createHash, type Hash } from 'node:crypto';
+import type { BlobReader } from '../lib/blob-reader.ts';
+import type { Log } from '../lib/log.ts';
+import { unlessAborted } from '../lib/single-flight.ts';
+import { type Digest, digestAlgorithm, digestHex } from '../oci/digest.ts';
+import { OciError } from '../oci/errors.ts';
+import { repositoryText } from '../oci/repository.ts';
+import type { Asking } from './asking.ts';
+import type { Contender } from './contender.ts';
+import { download } from './download.ts';
+import { type Fill, HOLD_BACK_BYTES } from './fill.ts';
+import type { PullQueue } from './pull-queue.ts';
+
+/** What of the stream may wait for a slow client beyond the end that is held back. */
+const MAX_AHEAD_BYTES = 256 * 1024;
+/** The kept beginning is hashed in steps of this size, with the event loop free between them. */
+const HASH_STEP_BYTES = 1024 * 1024;
+
+export interface DirectOptions {
+  readonly asking: Asking;
+  readonly queue: PullQueue;
+  readonly log: Log;
+  /** The Fill that stopped for want of space; what it has is served from it. */
+  readonly fill: Fill;
+  readonly size: number;
+  readonly contender: Contender;
+}
+
+/**
+ * Reads what a full disk could not take: the beginning from the Fill that stopped, the rest straight from upstream,
+ * for this reader alone and forwards only. The whole is hashed on its way, and its end held back until that is right.
+ */
+export class DirectReader implements BlobReader {
+  readonly size: number;
+  readonly #options: DirectOptions;
+  readonly #digest: Digest;
+  readonly #hash: Hash;
+  readonly #closing = new AbortController();
+  /** Of the beginning that the Fill has. */
+  readonly #keptBytes: number;
+  /** Received and not yet read, from `#windowStart` on. */
+  #window: Uint8Array[] = [];
+  #windowStart: number;
+  #received: number;
+  #isVerified = false;
+  #failure: { readonly cause: unknown } | undefined;
+  #wakeReader: (() => void) | undefined;
+  #wakeStream: (() => void) | undefined;
+
+  constructor(options: DirectOptions) {
+    const { fill, size } = options;
+    this.#options = options;
+    this.size = size;
+    this.#digest = fill.digest;
+    this.#hash = createHash(digestAlgorithm(fill.digest));
+    this.#keptBytes = fill.length;
+    this.#windowStart = fill.length;
+    this.#received = fill.length;
+    void this.#run();
+  }
+
+  async read(buffer: Uint8Array, position: number): Promise<number> {
+    if (position >= this.size) return 0;
+    if (position < Math.min(this.#keptBytes, this.#readable)) {
+      const end = Math.min(this.#keptBytes, this.#readable);
+      return this.#options.fill.read(buffer.subarray(0, end - position), position);
+    }
+    this.#dropBefore(position);
+    while (this.#readable <= position) {
+      if (this.#failure !== undefined) throw this.#failure.cause;
+      await new Promise<void>(resolve => {
+        this.#wakeReader = resolve;
+      });
+      this.#dropBefore(position);
+    }
+    if (position < this.#keptBytes) {
+      return this.#options.fill.read(buffer.subarray(0, this.#keptBytes - position), position);
+    }
+    return this.#copy(buffer.subarray(0, this.#readable - position), position);
+  }
+
+  async close(): Promise<void> {
+    this.#fail(new Error('the reader was closed'));
+    this.#closing.abort(this.#failure?.cause);
+    this.#wakeStream?.();
+  }
+
+  get #readable(): number {
+    return this.#isVerified ? this.size : Math.min(this.#received, this.size - HOLD_BACK_BYTES);
+  }
+
+  async #run(): Promise<void> {
+    const { queue, contender } = this.#options;
+    const repository = repositoryText(contender.repository);
+    const place = queue.enter({ requester: contender.right.requester.id, repository });
+    try {
+      await unlessAborted(place.turn, this.#closing.signal);
+      await this.#hashKept();
+      await this.#stream();
+      if (this.#received !== this.size || this.#hash.digest('hex') !== digestHex(this.#digest))
+        throw wrongBytes(this.#digest);
+      this.#isVerified = true;
+    } catch (error) {
+      this.#fail(error);
+    } finally {
+      place.leave();
+      this.#wakeReader?.();
+    }
+  }
+
+  async #hashKept(): Promise<void> {
+    const buffer = new Uint8Array(Math.min(HASH_STEP_BYTES, this.#keptBytes));
+    for (let position = 0; position < this.#keptBytes; ) {
+      this.#closing.signal.throwIfAborted();
+      const step = buffer.subarray(0, this.#keptBytes - position);
+      const count = await this.#options.fill.read(step, position);
+      if (count === 0) throw wrongBytes(this.#digest);
+      this.#hash.update(step.subarray(0, count));
+      position += count;
+    }
+  }
+
+  async #stream(): Promise<void> {
+    const { asking, log, contender } = this.#options;
+    await download({
+      asking,
+      digest: this.#digest,
+      log,
+      signal: this.#closing.signal,
+      resumed: () => {},
+      skipEndpoints: new Set(),
+      length: () => this.#received,
+      size: () => this.size,
+      write: chunk => this.#take(chunk),
+      contender: () => (contender.state === 'refused' ? undefined : contender),
+      refused: (_, failure) => {
+        throw failure;
+      },
+      given: () => true,
+    });
+  }
+
+  async #take(chunk: Uint8Array): Promise<void> {
+    this.#hash.update(chunk);
+    this.#window.push(chunk);
+    this.#received += chunk.byteLength;
+    this.#wakeReader?.();
+    while (this.#received - this.#windowStart > HOLD_BACK_BYTES + MAX_AHEAD_BYTES) {
+      this.#closing.signal.throwIfAborted();
+      await new Promise<void>(resolve => {
+        this.#wakeStream = resolve;
+      });
+    }
+  }
+
+  /** A reader goes forwards: what lies behind `position` is not asked for again. */
+  #dropBefore(position: number): void {
+    for (let [first] = this.#window; first !== undefined; [first] = this.#window) {
+      if (this.#windowStart + first.byteLength > position) break;
+      this.#window.shift();
+      this.#windowStart += first.byteLength;
+    }
+    this.#wakeStream?.();
+  }
+
+  #copy(buffer: Uint8Array, position: number): number {
+    const [first] = this.#window;
+    if (first === undefined || position < this.#windowStart) {
+      throw new Error('a blob that is not kept can only be read forwards');
+    }
+    const offset = position - this.#windowStart;
+    const part = first.subarray(offset, offset + buffer.byteLength);
+    buffer.set(part);
+    return part.byteLength;
+  }
+
+  #fail(cause: unknown): void {
+    if (!this.#isVerified) this.#failure ??= { cause };
+    this.#wakeReader?.();
+  }
+}
+
+function wrongBytes(digest: Digest): OciError {
+  return new OciError('UPSTREAM_INVALID', {
+    message: 'the bytes that upstream gave do not have the digest that was asked for',
+    detail: { digest },
+  });
+}

@@ -1,0 +1,85 @@
+import { describe, expect, it } from 'vitest';
+import { type PullLimits, type PullPlace, PullQueue } from './pull-queue.ts';
+
+const NO_LIMIT: PullLimits = {
+  maxConnections: 1_000,
+  serializeImagePulls: false,
+  maxParallelImagePulls: undefined,
+};
+
+/** Enters, and notes the name in `order` when its turn comes. */
+function enter(
+  queue: PullQueue,
+  order: string[],
+  name: string,
+  requester = 'a',
+  repository = name,
+): PullPlace {
+  const place = queue.enter({ requester, repository });
+  void place.turn.then(() => order.push(name));
+  return place;
+}
+
+const settled = () => new Promise(resolve => setImmediate(resolve));
+
+describe('the pull queue', () => {
+  it('lets so many run as there may be connections, and the next when one leaves', async () => {
+    const queue = new PullQueue({ ...NO_LIMIT, maxConnections: 2 });
+    const order: string[] = [];
+    const places = ['1', '2', '3'].map(name => enter(queue, order, name));
+    expect(places.map(({ queued }) => queued)).toEqual([false, false, true]);
+    places[0]?.leave();
+    places[0]?.leave();
+    await settled();
+    expect(order).toEqual(['1', '2', '3']);
+    expect([queue.running, queue.waiting]).toEqual([2, 0]);
+  });
+
+  it('takes requesters in turn, however many one of them asks for', async () => {
+    const queue = new PullQueue({ ...NO_LIMIT, maxConnections: 1 });
+    const order: string[] = [];
+    const places = [
+      enter(queue, order, 'a1'),
+      enter(queue, order, 'a2'),
+      enter(queue, order, 'a3'),
+      enter(queue, order, 'b1', 'b'),
+    ];
+    for (const _ of places) {
+      await settled();
+      places.find((_place, index) => ['a1', 'a2', 'a3', 'b1'][index] === order.at(-1))?.leave();
+    }
+    expect(order).toEqual(['a1', 'a2', 'b1', 'a3']);
+  });
+
+  it('serializes image pulls, but not the blobs of one image', async () => {
+    const queue = new PullQueue({ ...NO_LIMIT, serializeImagePulls: true });
+    const order: string[] = [];
+    const first = [enter(queue, order, 'x1', 'a', 'x'), enter(queue, order, 'x2', 'a', 'x')];
+    enter(queue, order, 'y1', 'a', 'y');
+    enter(queue, order, 'x3', 'a', 'x').leave();
+    await settled();
+    expect(order).toEqual(['x1', 'x2', 'x3']);
+    for (const place of first) place.leave();
+    await settled();
+    expect(order.at(-1)).toBe('y1');
+  });
+
+  it('runs as many image pulls as may be parallel', async () => {
+    const queue = new PullQueue({ ...NO_LIMIT, maxParallelImagePulls: 2 });
+    const order: string[] = [];
+    for (const name of ['x', 'y', 'z']) enter(queue, order, name);
+    await settled();
+    expect(order).toEqual(['x', 'y']);
+  });
+
+  it('forgets who leaves before his turn', async () => {
+    const queue = new PullQueue({ ...NO_LIMIT, maxConnections: 1 });
+    const order: string[] = [];
+    const first = enter(queue, order, '1');
+    enter(queue, order, '2').leave();
+    enter(queue, order, '3');
+    first.leave();
+    await settled();
+    expect(order).toEqual(['1', '3']);
+  });
+});
