@@ -72,6 +72,23 @@ describe('entrepot config', () => {
   });
 });
 
+describe('entrepot rm', () => {
+  it('says so, and ends with 1, when nothing of the reference is held', async () => {
+    const file = join(folder, 'store.yaml');
+    writeFileSync(file, 'storage: {path: store}\n');
+    const { code, out, err } = await run('rm', 'docker.io/library/nginx:1', '--config', file);
+    expect([code, out, err]).toEqual([1, 'docker.io/library/nginx:1: nothing of it is held\n', '']);
+  });
+
+  it('refuses a registry that is not configured', async () => {
+    const file = join(folder, 'store.yaml');
+    writeFileSync(file, 'storage: {path: store}\n');
+    await expect(run('rm', 'nowhere.example/app', '--config', file)).rejects.toThrow(
+      /nowhere.example.*not a configured/,
+    );
+  });
+});
+
 describe('entrepot hosts', () => {
   it('prints one file as it is, so that it can be redirected', async () => {
     const { out } = await run('hosts', 'docker', '--server', 'https://r.example');

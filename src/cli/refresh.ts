@@ -1,7 +1,5 @@
-import { loadConfig } from '../config/load.ts';
-import { silentMeter } from '../lib/meter.ts';
-import { createLogger } from '../ops/logger.ts';
-import { type Command, CONFIG_OPTION, EXIT, textOption } from './command.ts';
+import { type Command, CONFIG_OPTION, EXIT } from './command.ts';
+import { withParts } from './with-parts.ts';
 
 /** `entrepot refresh`: ask upstream now. */
 export const refresh: Command = {
@@ -15,15 +13,8 @@ export const refresh: Command = {
   ],
   run: async (input, io) => {
     const [reference = ''] = input.arguments;
-    const config = await loadConfig({ file: textOption(input, 'config') });
-    const { log } = createLogger({ ...config.log, level: 'warn' });
-    const { openParts } = await import('../wire.ts');
-    const parts = await openParts(config, { log, meter: silentMeter });
-    try {
-      io.out(`${reference}: ${await parts.refresh(reference)}\n`);
-      return EXIT.done;
-    } finally {
-      await parts.close();
-    }
+    const digest = await withParts(input, io, parts => parts.refresh(reference));
+    io.out(`${reference}: ${digest}\n`);
+    return EXIT.done;
   },
 };

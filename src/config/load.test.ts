@@ -169,6 +169,7 @@ colour: blue
       /b.example.hostAlias\[0\]: "m": already means a.example/,
     ],
     ['server: {serverNames: ghcr.io}', /means the upstream ghcr.io/],
+    ['server: {serverNames: m}\nupstreams: {a.example: {hostAlias: m}}', /means the upstream a.example/],
     [
       'server: {listen: {address: "127.0.0.1:1", upstream: no.example}}',
       /listen\[0\].upstream: "no.example"/,

@@ -109,6 +109,9 @@ function listenersNameUpstreams({ server, upstreams }: ParsedFile): Problem[] {
 
 function serverNamesAreOurs(file: ParsedFile): Problem[] {
   const upstreams = upstreamNames(file);
+  for (const [name, { hostAliases }] of Object.entries(file.upstreams)) {
+    hostAliases.forEach(alias => upstreams.set(alias, name));
+  }
   return file.server.serverNames
     .map((name, index) => ({ name, index, owner: upstreams.get(name) }))
     .filter(({ owner }) => owner !== undefined)
