@@ -36,12 +36,18 @@ const API_PATHS = /^\/(?:v2(?:\/|$)|token$)/;
  * and one route. Answers are written past Koa (`ctx.respond = false`), whose own would buffer bodies and guess types.
  */
 export function createApp(parts: AppParts): (req: IncomingMessage, res: ServerResponse) => void {
-  const { registry, log } = parts;
+  const { registry, connections, log } = parts;
   const app = new Koa<State>();
-  app.on('error', (error: unknown) => log.error({ err: error }, 'the application failed'));
+  app.on('error', (error: unknown, ctx: Koa.Context) => {
+    // Koa reports what happens to sockets too; a client that hangs up is no failure.
+    if (ctx.req.socket.destroyed) log.debug({ err: error }, 'a client hung up');
+    else log.error({ err: error }, 'the application failed');
+  });
 
   app.use(async (ctx, next) => {
     ctx.respond = false;
+    const { socket } = ctx.req;
+    if (connections.isBusy(socket) && !(await connections.turn(socket))) return;
     const exchange = openExchange(parts, ctx.req, ctx.res);
     ctx.state.exchange = exchange;
     try {
@@ -94,7 +100,7 @@ function openExchange(parts: AppParts, req: IncomingMessage, res: ServerResponse
   exchange.namespace = namespace;
   connections.begin(socket, exchange);
   res.once('close', () => {
-    connections.end(socket, exchange);
+    connections.end(socket);
     responseLog.closed(exchange);
   });
   return exchange;

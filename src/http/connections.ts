@@ -5,6 +5,8 @@ import type { Exchange } from './exchange.ts';
 export class Connections {
   readonly #sockets = new Set<Socket>();
   readonly #exchanges = new Map<Socket, Exchange>();
+  /** Requests that were sent before the answer to the one before them. */
+  readonly #queues = new Map<Socket, ((isOurTurn: boolean) => void)[]>();
   #isDraining = false;
 
   get count(): number {
@@ -19,6 +21,21 @@ export class Connections {
     socket.once('close', () => {
       this.#sockets.delete(socket);
       this.#exchanges.delete(socket);
+      const queue = this.#queues.get(socket) ?? [];
+      this.#queues.delete(socket);
+      for (const proceed of queue) proceed(false);
+    });
+  }
+
+  /**
+   * Waits for the answers before a pipelined request; false when the client left meanwhile. One connection is served
+   * one request at a time, else its later ones would hold memory and readers that its first one may be waiting for.
+   */
+  turn(socket: Socket): Promise<boolean> {
+    return new Promise(resolve => {
+      const queue = this.#queues.get(socket);
+      if (queue === undefined) this.#queues.set(socket, [resolve]);
+      else queue.push(resolve);
     });
   }
 
@@ -26,11 +43,11 @@ export class Connections {
     this.#exchanges.set(socket, exchange);
   }
 
-  end(socket: Socket, exchange: Exchange): void {
-    // With pipelining the next exchange has begun already.
-    if (this.#exchanges.get(socket) !== exchange) return;
+  end(socket: Socket): void {
     this.#exchanges.delete(socket);
+    const next = this.#queues.get(socket)?.shift();
     if (this.#isDraining) socket.end();
+    else next?.(!socket.destroyed);
   }
 
   isBusy(socket: Socket): boolean {

@@ -343,6 +343,36 @@ describe('a body that a client sends', () => {
   });
 });
 
+function ask(digest: string, more = ''): string {
+  return `GET /v2/ghcr.io/a/blobs/${digest} HTTP/1.1\r\nHost: x\r\n${more}\r\n`;
+}
+
+describe('pipelined requests', () => {
+  it('are answered in their order, one at a time', async () => {
+    const bytes = randomBytes(MIB);
+    const big = source.addBlob('ghcr.io/a', bytes);
+    const small = source.addBlob('ghcr.io/a', Buffer.from('small'));
+    // Memory for one body: the second must not hold what the first needs.
+    const memory = new BodyMemory(16 * 1024);
+    const { socket, closed } = connect(await start({ bodyMemory: memory }));
+    socket.write(ask(big) + ask(small) + ask(big) + ask(small, 'Connection: close\r\n'));
+    const text = await closed;
+    const lengths = [...text.matchAll(/content-length: (\d+)/gi)].map(([, length]) => Number(length));
+    expect(lengths).toEqual([MIB, 5, MIB, 5]);
+    expect(text.endsWith('small')).toBe(true);
+  });
+
+  it('behind an answer that the client did not wait for never reach a source', async () => {
+    const { path } = addStuckBlob(4 * MIB, MIB);
+    const { socket, received } = connect(await start());
+    socket.write(`GET ${path} HTTP/1.1\r\nHost: x\r\n\r\n`.repeat(50));
+    await until(() => received().length > 1000);
+    socket.destroy();
+    await until(() => server?.connections === 0 && source.stillOpen.size === 0);
+    expect(source.opened).toBe(1);
+  });
+});
+
 describe('a graceful stop', () => {
   it('finishes what runs, closes what idles, and takes no more', async () => {
     const bytes = randomBytes(2 * MIB);

@@ -47,7 +47,7 @@ export class Registry {
       case 'base':
         return readBase(exchange, this.#parts.access);
       case 'token':
-        return this.#serveToken(exchange, route);
+        return this.#serveToken(exchange);
       case 'catalog':
         return this.#serveCatalog(exchange);
       default:
@@ -137,8 +137,9 @@ export class Registry {
     });
   }
 
-  async #serveToken(exchange: Exchange, route: Route): Promise<void> {
-    if (this.#parts.token === undefined) throw unsupported(route);
+  async #serveToken(exchange: Exchange): Promise<void> {
+    if (this.#parts.token === undefined)
+      throw new OciError('NAME_UNKNOWN', { message: 'nobody can log in here' });
     await this.#parts.token(exchange);
   }
 }
