@@ -72,7 +72,7 @@ export class Hasher {
   /** The file has grown to `length` bytes. */
   advance(job: HashJob, length: number): void {
     job.length = length;
-    if (length - job.toldLength >= ADVANCE_STEP_BYTES) {
+    if (job.failure === undefined && length - job.toldLength >= ADVANCE_STEP_BYTES) {
       job.toldLength = length;
       this.#send({ type: 'advance', job: job.id, length });
     }

@@ -50,7 +50,10 @@ export class Tags {
       INSERT INTO tags (repository_id, tag, digest, checked_at_ms) VALUES (?, ?, ?, ?)
       ON CONFLICT DO UPDATE SET digest = excluded.digest, checked_at_ms = excluded.checked_at_ms`);
     this.#delete = connection.prepare('DELETE FROM tags WHERE repository_id = ? AND tag = ?');
-    this.#deleteOf = connection.prepare('DELETE FROM tags WHERE repository_id = ? AND digest = ?');
+    // Left alone, SQLite takes the primary key and walks every tag of the repository.
+    this.#deleteOf = connection.prepare(
+      'DELETE FROM tags INDEXED BY tags_by_digest WHERE repository_id = ? AND digest = ?',
+    );
   }
 
   read({ upstream, name }: Repository, tag: string): TagRow | undefined {

@@ -1,0 +1,18 @@
+import { expect, test } from 'vitest';
+import { absentAsUndefined, errorCode } from './error-code.ts';
+
+test('an error’s code is found where there is one', () => {
+  expect(errorCode(Object.assign(new Error('x'), { code: 'ENOENT' }))).toBe('ENOENT');
+  expect(errorCode(Object.assign(new Error('x'), { code: 5 }))).toBeUndefined();
+  expect(errorCode(new Error('x'))).toBeUndefined();
+  expect(errorCode('ENOENT')).toBeUndefined();
+  expect(errorCode(null)).toBeUndefined();
+});
+
+test('only what is absent becomes undefined', async () => {
+  expect(await absentAsUndefined(Promise.resolve(1))).toBe(1);
+  expect(
+    await absentAsUndefined(Promise.reject(Object.assign(new Error('x'), { code: 'ENOENT' }))),
+  ).toBeUndefined();
+  await expect(absentAsUndefined(Promise.reject(new Error('broken')))).rejects.toThrow('broken');
+});
