@@ -225,11 +225,10 @@ function guardedLookup(lookup: Lookup, guard: AddressGuard | undefined) {
   };
 }
 
-/** Ends a promise in callbacks, as Node's connections want it. */
-function settle<T>(promise: Promise<T>, done: (value: T) => void, failed: (error: Error) => void): void {
-  void promise.then(done, (error: unknown) =>
-    failed(error instanceof Error ? error : new Error(String(error))),
-  );
+/** Ends a promise in two functions, as Node's connections want it. */
+function settle<T>(promise: Promise<T>, succeed: (value: T) => void, fail: (error: Error) => void): void {
+  const failed = (error: unknown) => fail(error instanceof Error ? error : new Error(String(error)));
+  void promise.then(succeed, failed);
 }
 
 async function admitted(

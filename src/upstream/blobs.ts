@@ -14,15 +14,26 @@ export async function headBlob(
   ask: Ask,
 ): Promise<BlobHead> {
   const path = blobPath(repository, digest);
-  const head = await endpoint.send({ method: 'HEAD', repository, path }, ask, [405]);
-  discard(head.response.body);
   const proof = endpoint.index === 0;
-  if (head.response.status !== 405)
-    return { size: lengthOf(headerOf(head.response, 'content-length')), proof };
+  const head = await endpoint
+    .send({ method: 'HEAD', repository, path }, ask, [405])
+    .catch((error: unknown) => {
+      if (isStorageWithoutHead(error)) return undefined;
+      throw error;
+    });
+  if (head !== undefined) discard(head.response.body);
+  if (head?.response.status === 200) return { size: announcedLength(head), proof };
   // A server without HEAD tells the size with the first byte.
   const get = await endpoint.send({ method: 'GET', repository, path, headers: { range: 'bytes=0-0' } }, ask);
   get.response.body.on('error', () => {}).destroy();
   return { size: get.response.status === 206 ? rangeOf(get)?.size : announcedLength(get), proof };
+}
+
+/** A storage address that is signed for GET answers HEAD with 403: after a redirect that is no word on rights. */
+function isStorageWithoutHead(error: unknown): boolean {
+  return (
+    error instanceof UpstreamFailure && error.kind === 'unavailable' && [403, 405].includes(error.status ?? 0)
+  );
 }
 
 /** See `Upstream.fetchBlob`. */
