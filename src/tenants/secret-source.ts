@@ -1,0 +1,38 @@
+import type { PullSecret } from './secret.ts';
+import type { SecretOrigin } from './tenant.ts';
+
+/** One Secret as a source sees it now. */
+export interface SecretReading {
+  /** As people know it: the Secret's name, or the path where it has none. */
+  readonly name: string;
+  readonly source: SecretOrigin;
+  /** `missing`: there is none, and so nothing of it counts. `malformed`: there is one that cannot be read. */
+  readonly result:
+    | { readonly state: 'loaded'; readonly secret: PullSecret }
+    | { readonly state: 'malformed' | 'missing'; readonly reason: string };
+}
+
+/** What a source says of one tenant. */
+export interface TenantReading {
+  /** All its Secrets of this source, in the order in which they count. */
+  readonly secrets: readonly SecretReading[];
+  /** The namespace's UID: another one under a known name is another tenant, and must be adopted first. */
+  readonly uid?: string;
+}
+
+/** Where a source puts what it reads. Each call replaces what the source said of this tenant before. */
+export interface SecretSink {
+  put(tenant: string, reading: TenantReading): void;
+  /** The source knows this tenant no more. */
+  remove(tenant: string): void;
+}
+
+/** Where Secrets come from: files, folders, the Kubernetes API. */
+export interface SecretSource {
+  /**
+   * Resolves when everything that can be read now was put; later changes are put as they are seen. Rejects only when
+   * the source can never work. What cannot be reached now is tried again by the source itself.
+   */
+  start(sink: SecretSink): Promise<void>;
+  close(): Promise<void>;
+}

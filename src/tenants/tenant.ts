@@ -1,0 +1,113 @@
+/**
+ * tenants/: who. May import oci/ and lib/.
+ *
+ * A tenant is a Kubernetes namespace in spirit: a name, ordered pull Secrets and options. The one idea: whoever holds
+ * a credential that stands in a tenant's Secrets is that tenant, and what the tenant may have upstream is what its
+ * Secrets open there. So nothing here is configured twice: the cluster's own Secrets say it all.
+ *
+ * This file is what the rest of the house sees.
+ */
+import type { Credential } from '../oci/credential.ts';
+import type { Platform } from '../oci/platform.ts';
+
+/** A credential that may be tried upstream for an image. */
+export interface HeldCredential {
+  readonly credential: Credential;
+  /** The Secret's name, `node`, or the plugin's name. */
+  readonly secret: string;
+  readonly source: SecretOrigin;
+  /** The index key that matched: host, port and path, perhaps with globs. */
+  readonly matchedKey: string;
+}
+
+/** One place in a tenant where a credential stands that may identify a client. */
+export interface Holder {
+  readonly tenant: Tenant;
+  readonly secret: string;
+  /** The index key it stands under, such as `docker.io` or `registry.example:5000/team-a`: what it is good for. */
+  readonly key: string;
+  /** This registry issued it to this tenant; then it has no other holders than this tenant, wherever copies lie. */
+  readonly issued: boolean;
+  /** Issued for pulling only. */
+  readonly readOnly: boolean;
+}
+
+export type SecretOrigin = 'file' | 'folder' | 'kubernetes' | 'node' | 'issued' | 'plugin';
+
+/** What became of one Secret. */
+export interface SecretState {
+  /** Unique within its tenant and origin. */
+  readonly name: string;
+  readonly source: SecretOrigin;
+  readonly state: 'loaded' | 'malformed' | 'missing';
+  /** What is wrong, in words that show no secret. With `loadedAtMs` set, the last good one still counts. */
+  readonly reason?: string;
+  /** When what counts now was read. Epoch ms. */
+  readonly loadedAtMs?: number;
+  readonly lastUsedAtMs?: number;
+  readonly lastRefusedAtMs?: number;
+}
+
+/** What the configuration says of a tenant. Absent: as everybody. */
+export interface TenantOptions {
+  readonly pullPolicy?: 'Always' | 'IfNotPresent' | 'Never';
+  /** Every pull by tag proves its right upstream, like Kubernetes' AlwaysPullImages. */
+  readonly forceAlways?: boolean;
+  /** How much the tenant's own repositories may hold together, bytes. */
+  readonly quotaBytes?: number;
+  /** The only upstreams it may pull from. */
+  readonly upstreams?: readonly string[];
+  /** The only repositories it may pull, with their upstream: patterns as in `upstreams.*.repositories`. */
+  readonly repositories?: readonly string[];
+  /** What prefetch, pre-pull and bundles take for it. */
+  readonly platforms?: readonly Platform[];
+  /** Whether it may push to its own repositories at all; by default it may. */
+  readonly push?: boolean;
+  /** Transfers from upstream at a time; more of them queue. */
+  readonly maxTransfers?: number;
+}
+
+export interface Tenant {
+  readonly name: string;
+  readonly options: TenantOptions;
+  /** In the order in which they count. */
+  readonly secrets: readonly SecretState[];
+  /** Why nothing of this tenant counts: its namespace was created anew, and waits to be adopted. */
+  readonly suspended: string | undefined;
+  /**
+   * What the kubelet would try for `image` (`docker.io/library/nginx`), in its order: the Secrets, the node, the
+   * plugins. Credentials that this registry issued are left out: they are nobody else's business. Throws TenantBroken.
+   */
+  lookup(image: string): Promise<readonly HeldCredential[]>;
+}
+
+/** A Secret of the tenant was never readable, so what it may have upstream cannot be told. The message says why. */
+export class TenantBroken extends Error {
+  override readonly name = 'TenantBroken';
+}
+
+/** What changed. */
+export interface TenantsChange {
+  /** Credentials that no tenant holds any more: the Grants that they made end. */
+  readonly goneCredentialIds: readonly string[];
+  /** Tenants whose secrets differ now: their remembered failures end. */
+  readonly tenants: readonly string[];
+}
+
+export interface Tenants {
+  /** Nobody can log in. */
+  readonly isEmpty: boolean;
+  /** In ASCII order. */
+  list(): readonly Tenant[];
+  find(name: string): Tenant | undefined;
+  /**
+   * Everywhere a credential stands, by `Credential.id`: an empty list for what nobody holds, for an empty user name or
+   * password, and for what a suspended tenant holds. One look-up in memory, whatever the number of tenants.
+   */
+  holders(credentialId: string): readonly Holder[];
+  /** Notes that upstream took a credential or refused it, for `SecretState`. */
+  noteOutcome(credentialId: string, outcome: 'used' | 'refused'): void;
+  /** Returns the way to stop listening. */
+  onChange(listener: (change: TenantsChange) => void): () => void;
+  close(): Promise<void>;
+}
