@@ -134,7 +134,7 @@ class FolderStore implements FileBlobStore {
     const stop = () => void this.#hasher.stop(job);
     signal?.addEventListener('abort', stop, { once: true });
     try {
-      return await this.#hasher.finish(job, found.size);
+      return await absentAsUndefined(this.#hasher.finish(job, found.size));
     } catch (error) {
       signal?.throwIfAborted();
       throw error;

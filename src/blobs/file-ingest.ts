@@ -111,7 +111,7 @@ export class FileIngest implements Ingest {
     }
   }
 
-  hash(like: Digest): Promise<Digest> {
+  async hash(like: Digest): Promise<Digest> {
     this.#assertOpen();
     const algorithm = digestAlgorithm(like);
     const job = this.#jobs.get(algorithm) ?? this.#beginHashing(algorithm);
