@@ -8,6 +8,9 @@ import { OciError } from '../oci/errors.ts';
  */
 const BATCH_BYTES = 1024 * 1024;
 
+/** A connection that brings nothing for so long is dead. */
+export const BODY_IDLE_MS = 60_000;
+
 export interface IntakeLimits {
   /** A body that brings nothing for so long is broken off with its connection. */
   readonly idleMs: number;

@@ -13,7 +13,7 @@ import {
 import { isIndexType, isSchema1Type } from '../oci/media-types.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import { refusingWhenFull } from './full-storage.ts';
-import { readWhole } from './intake.ts';
+import { BODY_IDLE_MS, readWhole } from './intake.ts';
 
 /** The spec asks for ten at least ("Pushing Manifests"); each is a row of its own, and a URL has no room for many more. */
 export const MAX_TAGS_PER_PUSH = 50;
@@ -21,8 +21,6 @@ export const MAX_TAGS_PER_PUSH = 50;
 const MAX_INDEX_DEPTH = 4;
 /** What one push may make us look at: an index of the most entries whose every entry is such an index names a million. */
 const MAX_DESCENDANTS = 4 * MAX_INDEX_ENTRIES;
-/** A client that brings nothing of a manifest for so long is gone. */
-const BODY_IDLE_MS = 60_000;
 
 /** A manifest as a client pushes it. */
 export interface ManifestPush {

@@ -148,6 +148,25 @@ describe('an upload', () => {
     }
   });
 
+  it('that ends while another process waits for it is gone there too, and stays gone', async () => {
+    const second = await HostedBench.open(bench.folder);
+    try {
+      const blob = randomBlob(1000, 'ended meanwhile');
+      const id = await begin();
+      const last = openChunk(bytesOf(blob));
+      const completing = bench.uploads.complete(ANONYMOUS, repository, id, blob.digest, last);
+      await new Promise(resolve => setTimeout(resolve, 50));
+      const waiting = second.uploads.append(ANONYMOUS, repository, id, chunkOf(Buffer.alloc(5)));
+      last.body.push(null);
+      await completing;
+      await expect(waiting).rejects.toMatchObject({ code: 'BLOB_UPLOAD_UNKNOWN' });
+      expect(await bench.ingests()).toEqual([]);
+      await expectHeld(blob);
+    } finally {
+      await second.close();
+    }
+  });
+
   it('does not exist for another requester or in another repository', async () => {
     const id = await begin();
     await append(id, Buffer.from('mine'));

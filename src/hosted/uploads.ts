@@ -1,7 +1,6 @@
 import { randomUUID } from 'node:crypto';
-import type { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { BlobStore, Ingest } from '../blobs/blob-store.ts';
+import type { BlobStore } from '../blobs/blob-store.ts';
 import type { Log } from '../lib/log.ts';
 import { removalClaim } from '../metadata/claim-keys.ts';
 import type { MetadataStore, Upload } from '../metadata/metadata-store.ts';
@@ -9,9 +8,8 @@ import type { Digest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { Requester } from '../oci/requester.ts';
-import { parseContentRange, uploadRange } from './content-range.ts';
+import { type Chunk, takeChunk, takeLastChunk } from './chunk.ts';
 import { refusingWhenFull } from './full-storage.ts';
-import { takeIn } from './intake.ts';
 import { type Session, Sessions } from './sessions.ts';
 
 /** Clients open a handful of layers at once; a CI fleet pushing to one repository stays far below. olareg's number too. */
@@ -22,8 +20,6 @@ const MAX_UPLOADS_PER_REQUESTER = 5000;
 const UPLOAD_EXPIRY_MS = 24 * 60 * 60 * 1000;
 /** How stale the row's time may be: far below the expiry, so that most chunks cost no transaction. */
 const TOUCH_STEP_MS = 10 * 60 * 1000;
-/** A connection that brings nothing for so long is dead; what it brought is kept. */
-const BODY_IDLE_MS = 60 * 1000;
 /** Expiry gives way to pushes: so many uploads, then a pause. */
 const EXPIRY_BATCH = 20;
 const EXPIRY_PAUSE_MS = 20;
@@ -31,14 +27,6 @@ const EXPIRY_PAUSE_MS = 20;
 const REMOVAL_POLL_MS = 10;
 /** Digest algorithms that `?digest-algorithm=` may announce. */
 const ALGORITHMS: ReadonlySet<string> = new Set(['sha256', 'sha512']);
-
-/** A request's body, and what its headers say of it. */
-export interface Chunk {
-  readonly body: Readable;
-  readonly contentRange: string | undefined;
-  /** Content-Length; `undefined` when the body is sent in pieces of unknown number. */
-  readonly contentLength: number | undefined;
-}
 
 export interface UploadState {
   readonly id: string;
@@ -117,9 +105,8 @@ export class Uploads {
 
   /** PATCH: appends a chunk, or with no Content-Range a stream. What a leaving client has sent is kept. */
   async append(requester: Requester, repository: Repository, id: string, chunk: Chunk): Promise<UploadState> {
-    const upload = await this.#find(requester, repository, id);
-    return this.#use(id, async ({ ingest }) => {
-      await this.#take(ingest, chunk);
+    return this.#use(requester, repository, id, async ({ ingest }, upload) => {
+      await takeChunk(ingest, chunk, this.#options.bodyIdleMs);
       await this.#touch(upload);
       return { id, offset: ingest.offset };
     });
@@ -133,9 +120,8 @@ export class Uploads {
     digest: Digest,
     chunk: Chunk,
   ): Promise<void> {
-    await this.#find(requester, repository, id);
-    await this.#use(id, async session => {
-      await this.#takeLast(session.ingest, chunk);
+    await this.#use(requester, repository, id, async session => {
+      await takeLastChunk(session.ingest, chunk, this.#options.bodyIdleMs);
       const actual = await session.ingest.hash(digest);
       if (actual !== digest) {
         await this.#end(id, session);
@@ -146,20 +132,20 @@ export class Uploads {
   }
 
   async cancel(requester: Requester, repository: Repository, id: string): Promise<void> {
-    await this.#find(requester, repository, id);
-    await this.#sessions.use(id, session => this.#end(id, session));
+    await this.#use(requester, repository, id, session => this.#end(id, session));
   }
 
   /** Gives up uploads that nobody has touched for a day. Returns how many. */
   async expire(nowMs: number, signal?: AbortSignal): Promise<number> {
     const { metadata, log } = this.#options;
+    const untouchedSinceMs = nowMs - UPLOAD_EXPIRY_MS;
     let expired = 0;
     for (;;) {
-      const idle = await metadata.listUploads(nowMs - UPLOAD_EXPIRY_MS, EXPIRY_BATCH);
+      const idle = await metadata.listUploads(untouchedSinceMs, EXPIRY_BATCH);
       let inBatch = 0;
       for (const { id, repository } of idle) {
         if (signal?.aborted === true) return expired + inBatch;
-        if (!(await this.#discard(id))) continue;
+        if (!(await this.#discard(id, untouchedSinceMs))) continue;
         inBatch += 1;
         log.info({ upload: id, repository: repositoryText(repository) }, 'an idle upload was given up');
       }
@@ -200,54 +186,26 @@ export class Uploads {
     return upload;
   }
 
-  #use<T>(id: string, work: (session: Session) => Promise<T>): Promise<T> {
-    return refusingWhenFull(() => this.#sessions.use(id, work));
-  }
-
-  /** Appends the body. A chunk that is not what its Content-Range says leaves no trace. */
-  async #take(ingest: Ingest, { body, contentRange, contentLength }: Chunk): Promise<void> {
-    const start = ingest.offset;
-    const idleMs = this.#options.bodyIdleMs ?? BODY_IDLE_MS;
-    if (contentRange === undefined) {
-      await takeIn(body, ingest, { idleMs, maxBytes: Number.MAX_SAFE_INTEGER });
-      return;
-    }
-    const range = parseContentRange(contentRange);
-    if (range.start !== start) {
-      throw new OciError('RANGE_INVALID', {
-        message: `the next byte of this upload is ${start}, and the chunk begins at ${range.start}`,
-        headers: { Range: uploadRange(start) },
-      });
-    }
-    const maxBytes = range.end - range.start + 1;
-    if (contentLength !== undefined && contentLength !== maxBytes) {
-      throw new OciError('SIZE_INVALID', {
-        message: `Content-Range says ${maxBytes} bytes, Content-Length ${contentLength}`,
-      });
-    }
-    try {
-      await takeIn(body, ingest, { idleMs, maxBytes });
-      if (ingest.offset - start !== maxBytes) {
-        throw new OciError('SIZE_INVALID', { message: `the body is shorter than ${maxBytes} bytes` });
+  /** Runs `work` with an upload of this requester's to itself. */
+  async #use<T>(
+    requester: Requester,
+    repository: Repository,
+    id: string,
+    work: (session: Session, upload: Upload) => Promise<T>,
+  ): Promise<T> {
+    await this.#find(requester, repository, id);
+    const found = async (session: Session) => {
+      try {
+        return await this.#find(requester, repository, id);
+      } catch (error) {
+        // Another request ended the upload while this one waited for its turn.
+        await session.abort();
+        throw error;
       }
-    } catch (error) {
-      if (error instanceof OciError && error.code === 'SIZE_INVALID') await ingest.truncate(start);
-      throw error;
-    }
-  }
-
-  /**
-   * Appends the body of a PUT. One without Content-Range is tried again from its own start, not from where it broke, so
-   * what came of it is taken back.
-   */
-  async #takeLast(ingest: Ingest, chunk: Chunk): Promise<void> {
-    const start = ingest.offset;
-    try {
-      await this.#take(ingest, chunk);
-    } catch (error) {
-      if (chunk.contentRange === undefined) await ingest.truncate(start);
-      throw error;
-    }
+    };
+    return refusingWhenFull(() =>
+      this.#sessions.use(id, async session => work(session, await found(session))),
+    );
   }
 
   async #publish(id: string, session: Session, repository: Repository, digest: Digest): Promise<void> {
@@ -278,11 +236,15 @@ export class Uploads {
     await session.abort();
   }
 
-  /** Ends an upload whoever's it is; false when it is in use. */
-  async #discard(id: string): Promise<boolean> {
+  /** Ends an upload whoever's it is; false when it is in use, or was touched after all. */
+  async #discard(id: string, untouchedSinceMs = Infinity): Promise<boolean> {
     try {
-      await this.#sessions.use(id, session => this.#end(id, session));
-      return true;
+      return await this.#sessions.use(id, async session => {
+        const upload = await this.#options.metadata.readUpload(id);
+        if (upload !== undefined && upload.touchedAtMs >= untouchedSinceMs) return false;
+        await this.#end(id, session);
+        return true;
+      });
     } catch (error) {
       if (error instanceof OciError && error.code === 'TOOMANYREQUESTS') return false;
       throw error;
