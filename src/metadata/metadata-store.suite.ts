@@ -232,6 +232,31 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(await store.readGrants(NGINX)).toEqual([]);
     });
 
+    test('pins are tags and digests of one repository, and go with it', async () => {
+      const digest = digestOf(Buffer.from('x'));
+      await store.putTag(NGINX, 'latest', { digest, checkedAtMs: 1 });
+      await store.putPin(NGINX, 'latest');
+      await store.putPin(NGINX, digest);
+      await store.putPin(NGINX, 'latest');
+      expect(await store.listPins(NGINX)).toEqual(['latest', digest]);
+      expect(await store.listPins(OTHER)).toEqual([]);
+      expect(await store.removePin(NGINX, 'latest')).toBe(true);
+      expect(await store.removePin(NGINX, 'latest')).toBe(false);
+      expect(await store.removePin(OTHER, 'latest')).toBe(false);
+      expect(await store.listPins(NGINX)).toEqual([digest]);
+      await store.removeRepository(NGINX);
+      expect(await store.listPins(NGINX)).toEqual([]);
+    });
+
+    test('one Grant is read without the others', async () => {
+      const grant = { credentialId: 'c', verifiedAtMs: 1, origin: 'import' as const };
+      await store.putGrant(NGINX, grant);
+      await store.putGrant(NGINX, { credentialId: 'd', verifiedAtMs: 2, origin: 'upstream' });
+      expect(await store.readGrant(NGINX, 'c')).toEqual(grant);
+      expect(await store.readGrant(NGINX, 'e')).toBeUndefined();
+      expect(await store.readGrant(OTHER, 'c')).toBeUndefined();
+    });
+
     test('referrers are those linked here, of the type asked for, by digest', async () => {
       const subject = image('subject');
       const referrers = ['sig', 'sbom', 'sig'].map((type, index) =>

@@ -134,10 +134,19 @@ export interface MetadataStore {
   // Grants.
 
   readGrants(repository: Repository): Promise<readonly Grant[]>;
+  readGrant(repository: Repository, credentialId: string): Promise<Grant | undefined>;
   putGrant(repository: Repository, grant: Grant): Promise<void>;
   endGrant(repository: Repository, credentialId: string): Promise<void>;
   /** Ends every Grant of a credential that is gone. */
   endGrantsOf(credentialId: string): Promise<void>;
+
+  // Pins. A pinned tag or digest, and everything under it, is never evicted. They go with their repository.
+
+  putPin(repository: Repository, reference: string): Promise<void>;
+  /** False when there was none. */
+  removePin(repository: Repository, reference: string): Promise<boolean>;
+  /** In ASCII order. */
+  listPins(repository: Repository): Promise<readonly string[]>;
 
   // Uploads.
 

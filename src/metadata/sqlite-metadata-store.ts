@@ -13,6 +13,7 @@ import { Grants } from './sqlite/grants.ts';
 import { Links } from './sqlite/links.ts';
 import { Manifests } from './sqlite/manifests.ts';
 import { migrate } from './sqlite/migrations.ts';
+import { Pins } from './sqlite/pins.ts';
 import { Presence } from './sqlite/presence.ts';
 import { Repositories } from './sqlite/repositories.ts';
 import { Settings } from './sqlite/settings.ts';
@@ -69,6 +70,7 @@ class SqliteMetadataStore implements MetadataStore {
   readonly #blobs: Blobs;
   readonly #documents: Documents;
   readonly #grants: Grants;
+  readonly #pins: Pins;
   readonly #uploads: Uploads;
   readonly #settings: Settings;
   readonly #uses: Uses;
@@ -88,6 +90,7 @@ class SqliteMetadataStore implements MetadataStore {
     this.#blobs = new Blobs(connection);
     this.#documents = new Documents(connection);
     this.#grants = new Grants(connection);
+    this.#pins = new Pins(connection);
     this.#uploads = new Uploads(connection);
     this.#settings = new Settings(connection);
     this.#uses = new Uses(writer, this.#manifests, this.#blobs, log);
@@ -212,6 +215,10 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#read(() => this.#grants.read(repository));
   }
 
+  readGrant(repository: Repository, credentialId: string) {
+    return this.#read(() => this.#grants.readOne(repository, credentialId));
+  }
+
   putGrant(repository: Repository, grant: Grant) {
     return this.#write(() => this.#grants.put(this.#repositories.idOrNew(repository), grant));
   }
@@ -224,6 +231,18 @@ class SqliteMetadataStore implements MetadataStore {
     while (await this.#write(() => this.#grants.endSomeOf(credentialId))) {
       // The next ones, in a transaction of their own.
     }
+  }
+
+  putPin(repository: Repository, reference: string) {
+    return this.#write(() => this.#pins.put(this.#repositories.idOrNew(repository), reference));
+  }
+
+  removePin(repository: Repository, reference: string) {
+    return this.#writeIn(repository, id => this.#pins.remove(id, reference));
+  }
+
+  listPins(repository: Repository) {
+    return this.#read(() => this.#pins.list(repository));
   }
 
   putUpload(upload: Upload) {

@@ -14,6 +14,7 @@ interface Row {
 /** Remembered proofs that a credential may read a repository. */
 export class Grants {
   readonly #select: Statement<[string, string], Row>;
+  readonly #selectOne: Statement<[string, string, string], Row>;
   readonly #upsert: Statement<[number, string, number, Grant['origin']]>;
   readonly #delete: Statement<[number, string]>;
   readonly #deleteOf: Statement<[{ credentialId: string }]>;
@@ -23,6 +24,10 @@ export class Grants {
       SELECT g.credential_id, g.verified_at_ms, g.origin
       FROM repositories r JOIN grants g ON g.repository_id = r.id
       WHERE r.upstream = ? AND r.name = ?`);
+    this.#selectOne = connection.prepare(`
+      SELECT g.credential_id, g.verified_at_ms, g.origin
+      FROM repositories r JOIN grants g ON g.repository_id = r.id
+      WHERE r.upstream = ? AND r.name = ? AND g.credential_id = ?`);
     this.#upsert = connection.prepare(`
       INSERT INTO grants (repository_id, credential_id, verified_at_ms, origin) VALUES (?, ?, ?, ?)
       ON CONFLICT DO UPDATE SET verified_at_ms = excluded.verified_at_ms, origin = excluded.origin`);
@@ -33,11 +38,12 @@ export class Grants {
   }
 
   read({ upstream, name }: Repository): readonly Grant[] {
-    return this.#select.all(upstream, name).map(row => ({
-      credentialId: row.credential_id,
-      verifiedAtMs: row.verified_at_ms,
-      origin: row.origin,
-    }));
+    return this.#select.all(upstream, name).map(toGrant);
+  }
+
+  readOne({ upstream, name }: Repository, credentialId: string): Grant | undefined {
+    const row = this.#selectOne.get(upstream, name, credentialId);
+    return row && toGrant(row);
   }
 
   put(repositoryId: number, grant: Grant): void {
@@ -52,4 +58,8 @@ export class Grants {
   endSomeOf(credentialId: string): boolean {
     return this.#deleteOf.run({ credentialId }).changes > 0;
   }
+}
+
+function toGrant(row: Row): Grant {
+  return { credentialId: row.credential_id, verifiedAtMs: row.verified_at_ms, origin: row.origin };
 }
