@@ -326,6 +326,32 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(await store.readDocument(NGINX, 'tags')).toEqual(newer);
     });
 
+    test('known tenants and issued credentials are kept, replaced and read as a whole', async () => {
+      expect(await store.listKnownTenants()).toEqual([]);
+      await store.putKnownTenant({ name: 'team-b', uid: 'uid-1' });
+      await store.putKnownTenant({ name: 'team-a', uid: undefined });
+      await store.putKnownTenant({ name: 'team-b', uid: 'uid-2' });
+      expect(await store.listKnownTenants()).toEqual([
+        { name: 'team-a', uid: undefined },
+        { name: 'team-b', uid: 'uid-2' },
+      ]);
+
+      const first = {
+        id: 'id-1',
+        tenant: 'team-a',
+        username: 'team-a',
+        server: 'registry.example:5000/team-a',
+        readOnly: true,
+        issuedAtMs: 1,
+        endsAtMs: Number.POSITIVE_INFINITY,
+      };
+      const second = { ...first, id: 'id-2', readOnly: false, issuedAtMs: 2, endsAtMs: 9 };
+      await store.putIssuedCredentials([second, first]);
+      expect(await store.listIssuedCredentials()).toEqual([first, second]);
+      await store.putIssuedCredentials([{ ...first, endsAtMs: 5 }]);
+      expect(await store.listIssuedCredentials()).toEqual([{ ...first, endsAtMs: 5 }, second]);
+    });
+
     test('Grants are renewed, ended one by one, and ended for a credential everywhere', async () => {
       const grant = { credentialId: 'c', verifiedAtMs: 1, origin: 'upstream' } as const;
       const anybody = { credentialId: '', verifiedAtMs: 1, origin: 'import' } as const;

@@ -8,6 +8,7 @@
  */
 import type { Descriptor } from '../oci/descriptor.ts';
 import type { Digest } from '../oci/digest.ts';
+import type { IssuedCredential, KnownTenant } from '../oci/issued-credential.ts';
 import type { Manifest, ManifestView } from '../oci/manifest.ts';
 import type { Page } from '../oci/pull-source.ts';
 import type { Repository } from '../oci/repository.ts';
@@ -147,6 +148,16 @@ export interface MetadataStore {
   removePin(repository: Repository, reference: string): Promise<boolean>;
   /** In ASCII order. */
   listPins(repository: Repository): Promise<readonly string[]>;
+
+  // Tenants and the credentials that were issued to them: few, and read as a whole.
+
+  listKnownTenants(): Promise<readonly KnownTenant[]>;
+  /** Adds the tenant, or binds it anew. */
+  putKnownTenant(tenant: KnownTenant): Promise<void>;
+  /** Those that have ended too. */
+  listIssuedCredentials(): Promise<readonly IssuedCredential[]>;
+  /** All of them or none, each added or replaced by its id. */
+  putIssuedCredentials(credentials: readonly IssuedCredential[]): Promise<void>;
 
   // Uploads.
 

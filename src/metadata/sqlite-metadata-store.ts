@@ -1,6 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Log } from '../lib/log.ts';
 import type { Digest } from '../oci/digest.ts';
+import type { IssuedCredential, KnownTenant } from '../oci/issued-credential.ts';
 import type { Manifest, ManifestView } from '../oci/manifest.ts';
 import type { Page } from '../oci/pull-source.ts';
 import type { Repository } from '../oci/repository.ts';
@@ -18,6 +19,7 @@ import { Presence } from './sqlite/presence.ts';
 import { Repositories } from './sqlite/repositories.ts';
 import { Settings } from './sqlite/settings.ts';
 import { Tags } from './sqlite/tags.ts';
+import { Tenants } from './sqlite/tenants.ts';
 import { Uploads } from './sqlite/uploads.ts';
 import { Uses } from './sqlite/uses.ts';
 import { Writer } from './sqlite/writer.ts';
@@ -71,6 +73,7 @@ class SqliteMetadataStore implements MetadataStore {
   readonly #documents: Documents;
   readonly #grants: Grants;
   readonly #pins: Pins;
+  readonly #tenants: Tenants;
   readonly #uploads: Uploads;
   readonly #settings: Settings;
   readonly #uses: Uses;
@@ -91,6 +94,7 @@ class SqliteMetadataStore implements MetadataStore {
     this.#documents = new Documents(connection);
     this.#grants = new Grants(connection);
     this.#pins = new Pins(connection);
+    this.#tenants = new Tenants(connection);
     this.#uploads = new Uploads(connection);
     this.#settings = new Settings(connection);
     this.#uses = new Uses(writer, this.#manifests, this.#blobs, log);
@@ -243,6 +247,22 @@ class SqliteMetadataStore implements MetadataStore {
 
   listPins(repository: Repository) {
     return this.#read(() => this.#pins.list(repository));
+  }
+
+  listKnownTenants() {
+    return this.#read(() => this.#tenants.list());
+  }
+
+  putKnownTenant(tenant: KnownTenant) {
+    return this.#write(() => this.#tenants.put(tenant));
+  }
+
+  listIssuedCredentials() {
+    return this.#read(() => this.#tenants.listIssued());
+  }
+
+  putIssuedCredentials(credentials: readonly IssuedCredential[]) {
+    return this.#write(() => credentials.forEach(credential => this.#tenants.putIssued(credential)));
   }
 
   putUpload(upload: Upload) {

@@ -12,8 +12,9 @@ import type { Platform } from '../oci/platform.ts';
 
 /** A credential that may be tried upstream for an image. */
 export interface HeldCredential {
-  readonly credential: Credential;
-  /** The Secret's name, `node`, or the plugin's name. */
+  /** `undefined`: an attempt without credentials, as the runtime makes of an entry without a user name. */
+  readonly credential: Credential | undefined;
+  /** The Secret's name, the node file's path, or the plugin's name. */
   readonly secret: string;
   readonly source: SecretOrigin;
   /** The index key that matched: host, port and path, perhaps with globs. */
@@ -105,6 +106,10 @@ export interface Tenants {
    * password, and for what a suspended tenant holds. One look-up in memory, whatever the number of tenants.
    */
   holders(credentialId: string): readonly Holder[];
+  /** The node's files, which all tenants share. */
+  readonly node: readonly SecretState[];
+  /** What the node and the plugins have for `image`: any tenant may use it, and who else the configuration says. */
+  lookupShared(image: string): Promise<readonly HeldCredential[]>;
   /** Notes that upstream took a credential or refused it, for `SecretState`. */
   noteOutcome(credentialId: string, outcome: 'used' | 'refused'): void;
   /** Returns the way to stop listening. */
