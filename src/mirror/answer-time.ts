@@ -26,13 +26,14 @@ export async function within<T>(promise: Promise<T>, ms: number): Promise<T | ty
   }
 }
 
-/** `promise`, or 503 with Retry-After when nobody can be kept waiting any longer. */
-export async function answered<T>(promise: Promise<T>): Promise<T> {
-  const answer = await within(promise, ANSWER_WITHIN_MS);
+/** `promise`, or 503 with Retry-After when who asked at `sinceMs` (of `performance.now()`) can be kept waiting no longer. */
+export async function answered<T>(promise: Promise<T>, sinceMs = performance.now()): Promise<T> {
+  const answer = await within(promise, Math.max(0, sinceMs + ANSWER_WITHIN_MS - performance.now()));
   if (answer === LATE) throw tooLate();
   return answer;
 }
 
+/** What a client hears that got no answer in time. */
 export function tooLate(): OciError {
   return new OciError('UNAVAILABLE', {
     message: 'upstream has not answered in time; it is still being waited for, so try again',

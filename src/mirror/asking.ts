@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events';
 import type { Log } from '../lib/log.ts';
 import { Lru } from '../lib/lru.ts';
 import type { Meter } from '../lib/meter.ts';
@@ -69,6 +70,8 @@ export class Asking {
     this.#recordProof = recordProof;
     this.#log = log;
     this.#meter = meter;
+    // Every question listens to it, and there may be many at once.
+    setMaxListeners(0, this.#closing.signal);
   }
 
   /**

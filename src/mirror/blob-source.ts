@@ -9,7 +9,7 @@ import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { ociErrorOf, UpstreamFailure } from '../upstream/failures.ts';
-import { ANSWER_WITHIN_MS, answered, LATE, tooLate, within } from './answer-time.ts';
+import { ANSWER_WITHIN_MS, answered, LATE, STALE_AFTER_MS, tooLate, within } from './answer-time.ts';
 import { isRefusal } from './asking.ts';
 import { BytesReader } from './bytes-reader.ts';
 import type { Contender } from './contender.ts';
@@ -31,6 +31,13 @@ export interface BlobSourceOptions {
   readonly fills: Fills;
   readonly pullPolicyOf: PullPolicyOf;
   readonly meter: Meter;
+}
+
+interface SizeWait {
+  /** By a manifest that is held here, for whom has proved a right to it. */
+  readonly named: number | undefined;
+  /** When the client asked, on `performance.now()`'s clock. */
+  readonly sinceMs: number;
 }
 
 /** Blobs of mirrored repositories: from the store where the Link and the right allow it, else by a Fill. */
@@ -125,10 +132,8 @@ export class BlobSource {
       throw notHere(repository, digest);
     }
     try {
-      const confirmed: Confirmed | typeof LATE = await within(
-        this.#links.confirm(repository, digest, right),
-        ANSWER_WITHIN_MS,
-      );
+      const confirming: Promise<Confirmed> = this.#links.confirm(repository, digest, right);
+      const confirmed = await within(confirming, mayServeStale ? STALE_AFTER_MS : ANSWER_WITHIN_MS);
       if (confirmed !== LATE) {
         return { size: confirmed.size, outcome: confirmed.joined ? 'joined' : 'revalidated' };
       }
@@ -155,7 +160,7 @@ export class BlobSource {
       const contender = running ? running.join(repository, right, isSettled) : run.starter;
       if (contender !== undefined) {
         if (running !== undefined) this.#meter.count('fills_joined_total');
-        const reader = await this.#read(run, contender, named);
+        const reader = await this.#read(run, contender, { named, sinceMs: startedMs });
         const stored = !isStorageFull(run.fill.failure);
         const upstreamMs = performance.now() - startedMs;
         this.#metadata.noteUse(digest);
@@ -169,14 +174,18 @@ export class BlobSource {
     return this.#pullPolicyOf(repository, undefined).pullPolicy === 'Never';
   }
 
-  async #read(run: FillRun, contender: Contender, named: number | undefined): Promise<BlobReader> {
+  async #read(run: FillRun, contender: Contender, wait: SizeWait): Promise<BlobReader> {
     const { admission } = contender;
     const { fill } = run;
     const leave = fill.hold();
     try {
-      const size = await this.#sizeOf(run, admission, named);
+      const size = await this.#sizeOf(run, admission, wait);
       // An empty body is complete with its headers: there is no end to hold back.
-      if (size === 0) await answered(fill.until(() => fill.state === 'verified' || undefined));
+      if (size === 0)
+        await answered(
+          fill.until(() => fill.state === 'verified' || undefined),
+          wait.sinceMs,
+        );
       return fill.open(size, admission, leave, () => this.#fills.readDirectly(fill, size, contender));
     } catch (error) {
       leave();
@@ -186,10 +195,10 @@ export class BlobSource {
   }
 
   /** The size as upstream gives it; a named one at once for who waits in the queue, and soon for who waits for upstream. */
-  async #sizeOf(run: FillRun, admission: Promise<void>, named: number | undefined): Promise<number> {
+  async #sizeOf(run: FillRun, admission: Promise<void>, { named, sinceMs }: SizeWait): Promise<number> {
     const { fill } = run;
     const given = admission.then(() => fill.until(() => fill.size));
-    if (named === undefined) return answered(given);
+    if (named === undefined) return answered(given, sinceMs);
     const size = await within(given, run.isQueued ? 0 : NAMED_SIZE_AFTER_MS);
     return size === LATE ? named : size;
   }

@@ -6,6 +6,7 @@ import { UpstreamFailure } from '../upstream/failures.ts';
 import type { FetchedBlob, HostETag } from '../upstream/upstream.ts';
 import { type Asking, isRefusal } from './asking.ts';
 import type { Contender } from './contender.ts';
+import { unproved } from './links.ts';
 
 /** So often in a row a download may break without a new byte before it is given up. */
 const MAX_FRUITLESS = 5;
@@ -63,8 +64,9 @@ class Download {
     for (let contender = this.#next(); contender !== undefined; contender = this.#next()) {
       const before = this.#options.length();
       try {
-        await this.#attempt(contender);
-        return this.#endpoint;
+        if (await this.#attempt(contender)) return this.#endpoint;
+        lastFailure = unproved();
+        this.#options.refused(contender, lastFailure);
       } catch (error) {
         if (!(error instanceof UpstreamFailure)) throw error;
         lastFailure = error;
@@ -82,7 +84,8 @@ class Download {
     return this.#options.contender();
   }
 
-  async #attempt(contender: Contender): Promise<void> {
+  /** False when upstream's answer does not let this contender have it. */
+  async #attempt(contender: Contender): Promise<boolean> {
     const { asking, digest, signal, skipEndpoints } = this.#options;
     const { repository, right } = contender;
     const offset = this.#options.length();
@@ -107,11 +110,12 @@ class Download {
         }),
     );
     try {
-      if (!this.#options.given(contender, answer)) throw unproved(answer.endpoint);
+      if (!this.#options.given(contender, answer)) return false;
       this.#hasBegun = true;
       this.#etag = answer.etag;
       this.#endpoint = answer.endpoint;
       await this.#pour(answer, offset);
+      return true;
     } finally {
       answer.destroy();
     }
@@ -152,11 +156,4 @@ class Download {
     await sleep(delayMs, undefined, { signal });
     this.#options.resumed();
   }
-}
-
-/** Only `url` proves a right; a mirror may be answering with a credential of its own. */
-function unproved(endpoint: number): UpstreamFailure {
-  return new UpstreamFailure('denied', 'a mirror has it, but only upstream itself can say who may read it', {
-    endpoint,
-  });
 }

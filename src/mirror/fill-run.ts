@@ -11,7 +11,7 @@ import type { Right } from '../oci/requester.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { ociErrorOf, UpstreamFailure } from '../upstream/failures.ts';
 import type { FetchedBlob } from '../upstream/upstream.ts';
-import type { Asking } from './asking.ts';
+import { type Asking, isRefusal } from './asking.ts';
 import type { Contender } from './contender.ts';
 import { Contenders } from './contenders.ts';
 import { download } from './download.ts';
@@ -197,7 +197,7 @@ export class FillRun {
     if (ingest.offset > 0) {
       // Asks for the size too: if the bytes were all there, a Range behind their end would be an error.
       await this.#confirm(true);
-      if (fill.size !== undefined && ingest.offset > fill.size) await ingest.truncate(0);
+      if (fill.size === undefined || ingest.offset > fill.size) await ingest.truncate(0);
       fill.grow(ingest.offset);
       this.#world.meter.count('fills_resumed_total');
     }
@@ -274,7 +274,9 @@ export class FillRun {
     this.#contenders.refuseAll(heard);
     this.fill.fail(heard);
     if (aborted) return;
-    this.#world.meter.count('fills_total', { outcome: 'failed' });
+    const isRefused = error instanceof UpstreamFailure && isRefusal(error);
+    this.#world.meter.count('fills_total', { outcome: isRefused ? 'refused' : 'failed' });
+    if (isRefused) return this.#log.debug({ err: error }, 'upstream refused a blob');
     this.#world.meter.count('fills_failed_total');
     this.#log.warn({ err: error, length: this.fill.length }, 'a download failed');
   }

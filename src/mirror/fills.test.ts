@@ -206,6 +206,30 @@ describe('a download that breaks', () => {
   });
 });
 
+describe('an upstream whose url is away', () => {
+  it('lets nobody have from a mirror, which may have a credential of its own, what no answer of url allowed him', async () => {
+    const mirror = await FakeUpstream.start();
+    try {
+      const world = await start({}, { upstream: { mirrors: [{ url: mirror.url }] } });
+      const blob = added(1_000, 'unproved');
+      mirror.add('app', blob);
+      const behave = upstream.misbehave({ reset: true });
+      await expect(world.pull(blob.digest)).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+      behave();
+      world.nowMs += 60_000;
+      const known = added(1_000, 'proved');
+      mirror.add('app', known);
+      upstream.add('app', imageOf([known]), '1');
+      // A resting url is asked again after a moment.
+      await until(() => world.manifest('1').then(Boolean, () => false));
+      upstream.misbehave({ reset: true });
+      expect(await world.pull(known.digest)).toMatchObject(whole(known));
+    } finally {
+      await mirror.stop();
+    }
+  });
+});
+
 describe('a restart', () => {
   it('keeps what came, and the next process goes on from there', async () => {
     const world = await start({ linkBytesPerS: 4 * MIB });
