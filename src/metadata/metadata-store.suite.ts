@@ -73,6 +73,32 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(await store.readTag(OTHER, 'latest')).toBeUndefined();
     });
 
+    test('an import links all of an image or nothing, and names all of its images at once', async () => {
+      const one = image('one');
+      const blobs = one.view.blobs.map(({ digest, size }) => ({ digest, size }));
+      const content = { manifests: [one], blobs };
+      const { digest } = one.manifest;
+      const missing = blobs.map(blob => blob.digest);
+      expect(await store.putContent(NGINX, content, 5)).toEqual(missing);
+      expect(await store.hasRepository(NGINX)).toBe(false);
+      for (const blob of blobs) await store.putBlob(blob.digest, blob.size);
+      expect(await store.putContent(NGINX, content, 5)).toEqual([]);
+      expect(await store.readLinkedManifest(NGINX, digest)).toEqual(one.manifest);
+      for (const blob of missing) expect(await store.isLinked(NGINX, blob)).toBe(true);
+
+      const grant = { credentialId: '', verifiedAtMs: 6, origin: 'import' } as const;
+      await store.publish(
+        [
+          { repository: NGINX, digest, tag: 'v1', grant },
+          { repository: NGINX, digest, tag: undefined, grant: undefined },
+        ],
+        6,
+      );
+      expect(await store.readTag(NGINX, 'v1')).toEqual({ digest, checkedAtMs: 6 });
+      expect(await store.readGrants(NGINX)).toEqual([grant]);
+      expect(new Set(await store.listPins(NGINX))).toEqual(new Set(['v1', digest]));
+    });
+
     test('a tag gives its manifest when that is held and linked here', async () => {
       const { manifest, view } = image('one');
       const tag = { digest: manifest.digest, checkedAtMs: 7 };

@@ -45,6 +45,22 @@ export interface Document {
   readonly checkedAtMs: number;
 }
 
+/** Content of one repository, as an import brings it. */
+export interface Content {
+  readonly manifests: readonly { readonly manifest: Manifest; readonly view: ManifestView }[];
+  readonly blobs: readonly { readonly digest: Digest; readonly size: number }[];
+}
+
+/** A name for content that is held and linked in its repository. */
+export interface Publication {
+  readonly repository: Repository;
+  /** What is pinned when there is no tag. */
+  readonly digest: Digest;
+  readonly tag: string | undefined;
+  /** Who may read the repository from now on, beside those who may already. */
+  readonly grant: Grant | undefined;
+}
+
 /** How much is held, in any repository. */
 export interface Totals {
   /** Those that `hasRepository`. */
@@ -140,6 +156,16 @@ export interface MetadataStore {
   endGrant(repository: Repository, credentialId: string): Promise<void>;
   /** Ends every Grant of a credential that is gone. */
   endGrantsOf(credentialId: string): Promise<void>;
+
+  // Imports. First the content, repository by repository, then all names at once.
+
+  /**
+   * Keeps the manifests and links them and the blobs: one transaction. Blobs that are not held are returned, and then
+   * nothing is written.
+   */
+  putContent(repository: Repository, content: Content, atMs: number): Promise<readonly Digest[]>;
+  /** Moves the tags, pins what they or the digests name, and makes the Grants: one transaction for all. */
+  publish(publications: readonly Publication[], atMs: number): Promise<void>;
 
   // Pins. A pinned tag or digest, and everything under it, is never evicted. They go with their repository.
 

@@ -5,7 +5,16 @@ import type { IssuedCredential, KnownTenant } from '../oci/issued-credential.ts'
 import type { Manifest, ManifestView } from '../oci/manifest.ts';
 import type { Page } from '../oci/pull-source.ts';
 import type { Repository } from '../oci/repository.ts';
-import type { Document, Grant, MetadataStore, TagRow, Topic, Upload } from './metadata-store.ts';
+import type {
+  Content,
+  Document,
+  Grant,
+  MetadataStore,
+  Publication,
+  TagRow,
+  Topic,
+  Upload,
+} from './metadata-store.ts';
 import { Announcements } from './sqlite/announcements.ts';
 import { Blobs } from './sqlite/blobs.ts';
 import { Connection } from './sqlite/connection.ts';
@@ -235,6 +244,43 @@ class SqliteMetadataStore implements MetadataStore {
     while (await this.#write(() => this.#grants.endSomeOf(credentialId))) {
       // The next ones, in a transaction of their own.
     }
+  }
+
+  putContent(
+    repository: Repository,
+    { manifests, blobs }: Content,
+    atMs: number,
+  ): Promise<readonly Digest[]> {
+    return this.#write(() => {
+      const missing = blobs.filter(({ digest }) => this.#blobs.stat(digest) === undefined);
+      if (missing.length > 0) {
+        return missing.map(({ digest }) => digest);
+      }
+      const id = this.#repositories.idOrNew(repository);
+      for (const { digest, size } of blobs) {
+        this.#links.put(id, digest, 'blob', size);
+      }
+      for (const { manifest, view } of manifests) {
+        this.#manifests.put(manifest, view, atMs);
+        this.#links.put(id, manifest.digest, 'manifest', manifest.bytes.byteLength);
+      }
+      return [];
+    });
+  }
+
+  publish(publications: readonly Publication[], atMs: number) {
+    return this.#write(() => {
+      for (const { repository, digest, tag, grant } of publications) {
+        const id = this.#repositories.idOrNew(repository);
+        if (tag !== undefined) {
+          this.#tags.put(id, tag, { digest, checkedAtMs: atMs });
+        }
+        this.#pins.put(id, tag ?? digest);
+        if (grant !== undefined) {
+          this.#grants.put(id, grant);
+        }
+      }
+    });
   }
 
   putPin(repository: Repository, reference: string) {
