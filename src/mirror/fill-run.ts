@@ -140,6 +140,7 @@ export class FillRun {
     const reader = await blobs.open(digest);
     if (reader === undefined) return false;
     this.fill.begin(reader, reader.size);
+    this.fill.learnSize(reader.size);
     await this.#confirm();
     this.fill.verify();
     return true;
@@ -196,7 +197,7 @@ export class FillRun {
     const { fill } = this;
     if (ingest.offset > 0) {
       // Asks for the size too: if the bytes were all there, a Range behind their end would be an error.
-      await this.#confirm(true);
+      await this.#confirm();
       if (fill.size === undefined || ingest.offset > fill.size) await ingest.truncate(0);
       fill.grow(ingest.offset);
       this.#world.meter.count('fills_resumed_total');
@@ -238,10 +239,11 @@ export class FillRun {
     return true;
   }
 
-  /** Settles the right of all that wait for upstream's answer, where no download will bring one. */
-  async #confirm(needsSize = false): Promise<void> {
-    const size = await this.#contenders.confirm({ needsSize: needsSize && this.fill.size === undefined });
-    if (size !== undefined && this.fill.size === undefined) this.fill.learnSize(size);
+  /** Where no download brings upstream's answer: settles the right of all that wait for it, and learns the size. */
+  async #confirm(): Promise<void> {
+    const { fill } = this;
+    const size = await this.#contenders.confirm({ needsSize: fill.size === undefined });
+    if (size !== undefined && fill.size === undefined) fill.learnSize(size);
   }
 
   async #commit(ingest: Ingest): Promise<void> {

@@ -17,7 +17,7 @@ describe('what is done about a tag', () => {
     ['Never never asks', 'latest', undefined, { pullPolicy: 'Never' }, 'never'],
     ['an age from the future says nothing', '1.0', -1, {}, 'ask'],
   ];
-  for (const [name, tag, ageMs, policy, expected] of cases) {
-    it(String(name), () => expect(freshnessOf(tag, ageMs, { ...DEFAULTING, ...policy })).toBe(expected));
-  }
+  it.each(cases)('%s', (_, tag, ageMs, policy, expected) => {
+    expect(freshnessOf(tag, ageMs, { ...DEFAULTING, ...policy })).toBe(expected);
+  });
 });
