@@ -84,6 +84,12 @@ export const repositoryPattern = text('a repository name or pattern such as libr
   /^[a-z0-9*][a-z0-9._*/-]*$/.test(value),
 );
 
+/** As `repositoryPattern`, with the upstream before it. */
+export const imagePattern = text(
+  'an image or pattern such as docker.io/library/* or ghcr.io/my-org/**',
+  value => /^[a-z0-9*][a-z0-9._*:-]*\/[a-z0-9._*/-]+$/.test(value),
+);
+
 export const flag = z.boolean({ error: 'expected true or false' });
 
 /** A whole number of at least `minimum`. */

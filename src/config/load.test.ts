@@ -162,6 +162,17 @@ colour: blue
     ['hosted: {prefixes: [index.docker.io]}', /already means the upstream docker.io/],
     ['hosted: {prefixes: [v2]}', /is reserved/],
     ['hosted: {prefixes: [library]}', /is reserved/],
+    ['tenants: [{name: library}]', /tenants\[0\].name: "library": is reserved/],
+    ['tenants: [{name: docker.io}]', /already means the upstream docker.io/],
+    ['tenants: [{name: a}, {name: a}]', /tenants\[1\].name: "a": occurs twice/],
+    ['tenants: [{name: a, upstreams: nowhere.example}]', /expected names of upstreams: docker.io/],
+    [
+      'tenants: [{name: a, repositories: library/*}]',
+      /tenants\[0\].repositories: "library\/\*": expected names of upstreams first/,
+    ],
+    ['tenants: [{name: a, repositories: nginx}]', /expected an image or pattern/],
+    ['defaultUpstream: docker.io\ntenants: [{name: a}]', /defaultUpstream.*while nothing is hosted/],
+    ['credentialProviders: {configFile: x.yaml}', /credentialProviders.binDir/],
     ['hosted: {prefixes: [a/b]}', /one component/],
     ['upstreams: {registry-1.docker.io: {}}', /aliases\[1\]: "registry-1.docker.io": already means/],
     [
@@ -290,11 +301,16 @@ upstreams:
     freshFor: forever
     hostAlias: q.example
     repositories: [{match: a/**, staleWhileRevalidate: 10m}]
+nodeConfig: config.json
+tenants:
+  - {name: team-a, secrets: team-a.yaml, quotaBytes: 50GiB, repositories: [docker.io/library/*, "localhost:5000/**"]}
 `,
       env,
     );
     const shown = showConfig(config);
     expect(shown).toContain('freshFor: forever');
+    expect(config.nodeConfig).toEqual([join(folder, 'config.json')]);
+    expect(config.tenants[0]?.secrets).toEqual([join(folder, 'team-a.yaml')]);
     expect(shown).not.toMatch(/hunter/);
     expect(await load(shown, env)).toEqual(config);
   });

@@ -1,3 +1,5 @@
+import type { Config } from './config.ts';
+import { repositoryPrefix } from './fields.ts';
 import { isLoopback } from './loopback.ts';
 import type { Problem } from './problems.ts';
 import type { ParsedFile } from './schema.ts';
@@ -28,7 +30,12 @@ const RULES: readonly Rule[] = [
   { sections: ['upstreams', 'server'], problems: listenersNameUpstreams },
   { sections: ['upstreams', 'server'], problems: serverNamesAreOurs },
   { sections: ['upstreams', 'hosted'], problems: prefixesAreFree },
-  { sections: ['upstreams', 'hosted', 'server', 'defaultUpstream'], problems: defaultUpstreamShadowsNothing },
+  { sections: ['upstreams', 'tenants'], problems: tenantsAreFree },
+  { sections: ['upstreams', 'tenants'], problems: tenantsNameUpstreams },
+  {
+    sections: ['upstreams', 'hosted', 'tenants', 'server', 'defaultUpstream'],
+    problems: defaultUpstreamShadowsNothing,
+  },
   { sections: ['pulls'], problems: serializedPullsAreNotParallel },
   { sections: ['hosted', 'server'], problems: anonymousPushStaysHome },
 ];
@@ -122,24 +129,74 @@ function serverNamesAreOurs(file: ParsedFile): Problem[] {
     }));
 }
 
+/**
+ * Why `name` cannot be the first component of repositories that live here, and so no tenant either; `undefined` if it
+ * can. `upstreams` are all names and aliases, with the upstream that each means.
+ */
+function prefixProblem(name: string, upstreams: ReadonlyMap<string, string>): string | undefined {
+  if (RESERVED_PREFIXES.has(name)) {
+    return `is reserved, as are ${[...RESERVED_PREFIXES].join(', ')}`;
+  }
+  const owner = upstreams.get(name);
+  return owner === undefined ? undefined : `already means the upstream ${owner}`;
+}
+
+/** Why no tenant may have this name, for those that no configuration lists: namespaces, and tenants of the store. */
+export function tenantNameProblem(
+  name: string,
+  { upstreams }: Pick<Config, 'upstreams'>,
+): string | undefined {
+  if (!repositoryPrefix.safeParse(name).success) {
+    return 'is no component of a repository name';
+  }
+  const names = [...upstreams.values()].flatMap(upstream =>
+    [upstream.name, ...upstream.aliases].map(alias => [alias, upstream.name] as const),
+  );
+  return prefixProblem(name, new Map(names));
+}
+
 function prefixesAreFree(file: ParsedFile): Problem[] {
   const upstreams = upstreamNames(file);
   return file.hosted.prefixes.flatMap((prefix, index) => {
-    const path = ['hosted', 'prefixes', index];
-    if (RESERVED_PREFIXES.has(prefix)) {
-      return [{ path, value: prefix, message: `is reserved, as are ${[...RESERVED_PREFIXES].join(', ')}` }];
-    }
-    const owner = upstreams.get(prefix);
-    return owner === undefined
-      ? []
-      : [{ path, value: prefix, message: `already means the upstream ${owner}` }];
+    const message = prefixProblem(prefix, upstreams);
+    return message === undefined ? [] : [{ path: ['hosted', 'prefixes', index], value: prefix, message }];
   });
+}
+
+function tenantsAreFree(file: ParsedFile): Problem[] {
+  const upstreams = upstreamNames(file);
+  const names = file.tenants.map(({ name }) => name);
+  return names.flatMap((name, index) => {
+    const isTwice = names.indexOf(name) < index;
+    const message = isTwice ? 'occurs twice' : prefixProblem(name, upstreams);
+    return message === undefined ? [] : [{ path: ['tenants', index, 'name'], value: name, message }];
+  });
+}
+
+function tenantsNameUpstreams(file: ParsedFile): Problem[] {
+  const known = Object.keys(file.upstreams);
+  const isUnknown = (name: string) => !name.includes('*') && !known.includes(name);
+  return file.tenants.flatMap(({ upstreams = [], repositories = [] }, index) => [
+    ...upstreams.filter(isUnknown).map(name => ({
+      path: ['tenants', index, 'upstreams'],
+      value: name,
+      message: `expected names of upstreams: ${known.join(', ')}`,
+    })),
+    ...repositories
+      .filter(pattern => isUnknown(pattern.slice(0, pattern.indexOf('/'))))
+      .map(pattern => ({
+        path: ['tenants', index, 'repositories'],
+        value: pattern,
+        message: `expected names of upstreams first: ${known.join(', ')}`,
+      })),
+  ]);
 }
 
 function defaultUpstreamShadowsNothing({
   defaultUpstream,
   upstreams,
   hosted,
+  tenants,
   server,
 }: ParsedFile): Problem[] {
   const path = ['defaultUpstream'];
@@ -153,9 +210,11 @@ function defaultUpstreamShadowsNothing({
   // A listener of one upstream serves nothing that lives here.
   const open = server.listen.some(({ upstream }) => upstream === undefined);
   const message =
-    'may be set only while nothing is hosted (hosted.prefixes): a prefix would hide the repositories of that name; ' +
+    'may be set only while nothing is hosted (hosted.prefixes, tenants): their names would hide repositories; ' +
     'give the upstream a listener of its own instead (server.listen: [{address: …, upstream: …}])';
-  return open && hosted.prefixes.length > 0 ? [{ path, value: defaultUpstream, message }] : [];
+  return open && hosted.prefixes.length + tenants.length > 0
+    ? [{ path, value: defaultUpstream, message }]
+    : [];
 }
 
 /** The kubelet's own validation of the same two names. */

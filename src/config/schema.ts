@@ -6,6 +6,7 @@ import {
   duration,
   durationOrForever,
   flag,
+  imagePattern,
   listOf,
   oneOf,
   path,
@@ -14,6 +15,7 @@ import {
   repositoryPrefix,
   section,
   serverUrl,
+  size,
   word,
   z,
 } from './fields.ts';
@@ -144,6 +146,31 @@ const hosted = section({
   delete: flag.prefault(true).describe('Who may push may delete'),
 });
 
+const tenant = section({
+  name: repositoryPrefix.describe('Its name, which is the first component of its repositories here'),
+  secrets: listOf(path)
+    .prefault([])
+    .describe('Its pull secrets, in order: files of Secret manifests, mounted Secrets, or folders of such'),
+  pullPolicy: oneOf('Always', 'IfNotPresent', 'Never')
+    .optional()
+    .describe("As an upstream's; the strictest of both counts"),
+  forceAlways: flag
+    .prefault(false)
+    .describe("Every pull proves its right upstream, like Kubernetes' AlwaysPullImages"),
+  quotaBytes: size.optional().describe('How much its repositories may hold together'),
+  upstreams: listOf(registryHost).optional().describe('The only upstreams it may pull from'),
+  repositories: listOf(imagePattern)
+    .optional()
+    .describe('The only mirrored repositories it may pull, with their upstream'),
+  push: flag.prefault(true).describe('It may push to its own repositories'),
+  maxTransfers: count(1).optional().describe('Its transfers from upstreams at a time; the rest queue'),
+});
+
+const credentialProviders = section({
+  configFile: path.describe("The kubelet's CredentialProviderConfig, or a folder of such files"),
+  binDir: path.describe('Folder of the plugins that it names'),
+});
+
 const log = section({
   level: oneOf('debug', 'info', 'warn', 'error').prefault('info').describe('The least level that is written'),
   format: oneOf('auto', 'json', 'pretty')
@@ -162,11 +189,26 @@ export const fileSchema = section({
     .describe('Registries that are mirrored, by the host in image names; false switches a preset off'),
   pulls: pulls.prefault({}).describe('Limits towards upstreams'),
   hosted: hosted.prefault({}).describe('Repositories that live here'),
+  nodeConfig: listOf(path)
+    .prefault([])
+    .describe(
+      "Docker's config.json for all tenants, as the kubelet reads one from its node; the first valid one counts",
+    ),
+  tenants: z
+    .array(tenant)
+    .prefault([])
+    .describe('Who may log in and what is theirs; namespaces of a cluster need no entry here'),
+  credentialProviders: credentialProviders
+    .optional()
+    .describe("Programs that obtain credentials for upstreams: the kubelet's own exec plugins"),
   log: log.prefault({}).describe('The log on standard output'),
 });
 
 export type ParsedFile = z.output<typeof fileSchema>;
 export type ParsedUpstream = z.output<typeof upstream>;
+
+/** One of `tenants` of the configuration. */
+export type TenantConfig = ParsedFile['tenants'][number];
 
 /** `log` of the configuration. */
 export type LogConfig = ParsedFile['log'];

@@ -4,6 +4,9 @@ import { PRESETS } from './presets.ts';
 /** Configuration as it was written, before the schema has seen it: merging, and what merging needs. */
 export type Tree = { readonly [key: string]: unknown };
 
+/** Keys of paths whose names do not say so. */
+const PATH_KEYS: ReadonlySet<string> = new Set(['.storage.path', '.nodeConfig', '.tenants.secrets']);
+
 /** Whether `value` is a map. */
 export function isTree(value: unknown): value is Tree {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
@@ -46,7 +49,7 @@ export function withoutNulls(tree: unknown): unknown {
   return Object.fromEntries(kept.map(([key, value]) => [key, withoutNulls(value)]));
 }
 
-/** Every relative path in `tree` (keys ending in File or Dir, and `storage.path`) seen from `folder`. */
+/** Every relative path in `tree` (keys ending in File or Dir, and those of PATH_KEYS) seen from `folder`. */
 export function withAbsolutePaths(tree: unknown, folder: string): unknown {
   const walk = (value: unknown, trail: string): unknown => {
     if (Array.isArray(value)) {
@@ -57,7 +60,7 @@ export function withAbsolutePaths(tree: unknown, folder: string): unknown {
         Object.entries(value).map(([key, entry]) => [key, walk(entry, `${trail}.${key}`)]),
       );
     }
-    const isPath = /(File|Dir)$/.test(trail) || trail === '.storage.path';
+    const isPath = /(File|Dir)$/.test(trail) || PATH_KEYS.has(trail);
     return isPath && typeof value === 'string' && value !== '' && !isAbsolute(value)
       ? resolve(folder, value)
       : value;
