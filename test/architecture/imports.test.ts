@@ -20,7 +20,20 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   hosted: ['blobs', 'metadata', 'oci', 'lib'],
   upkeep: ['blobs', 'metadata', 'oci', 'lib'],
   archive: ['blobs', 'metadata', 'oci', 'lib'],
-  http: ['access', 'mirror', 'hosted', 'upkeep', 'archive', 'upstream', 'blobs', 'metadata', 'tenants', 'oci', 'lib', 'ops'],
+  http: [
+    'access',
+    'mirror',
+    'hosted',
+    'upkeep',
+    'archive',
+    'upstream',
+    'blobs',
+    'metadata',
+    'tenants',
+    'oci',
+    'lib',
+    'ops',
+  ],
   cli: ['*'],
   '': ['*'],
 };
@@ -39,7 +52,9 @@ const imports = production.flatMap(importsOf);
 
 function importsOf(file: string): Import[] {
   const text = readFileSync(join(src, file), 'utf8');
-  const found = text.matchAll(/^\s*(?:import|export)\b[^'"`;]*?from\s*'([^']+)'|^\s*import\s*'([^']+)'|\bimport\(\s*'([^']+)'\s*\)/gm);
+  const found = text.matchAll(
+    /^\s*(?:import|export)\b[^'"`;]*?from\s*'([^']+)'|^\s*import\s*'([^']+)'|\bimport\(\s*'([^']+)'\s*\)/gm,
+  );
   return [...found].map(match => ({ file, target: match[1] ?? match[2] ?? match[3] ?? '' }));
 }
 
@@ -73,7 +88,10 @@ describe('the house', () => {
     const users = new Map<string, Set<string>>();
     for (const { file, target } of imports) {
       if (!target.startsWith('.') && !target.startsWith('node:')) {
-        const name = target.split('/').slice(0, target.startsWith('@') ? 2 : 1).join('/');
+        const name = target
+          .split('/')
+          .slice(0, target.startsWith('@') ? 2 : 1)
+          .join('/');
         users.set(name, (users.get(name) ?? new Set()).add(file));
       }
     }
@@ -88,7 +106,9 @@ describe('the house', () => {
   });
 
   it('reads the environment in config/ and the starter alone', () => {
-    const readers = production.filter(file => folderOf(file) !== 'config' && /process\.env\b/.test(readFileSync(join(src, file), 'utf8')));
+    const readers = production.filter(
+      file => folderOf(file) !== 'config' && /process\.env\b/.test(readFileSync(join(src, file), 'utf8')),
+    );
     expect(readers).toEqual([]);
   });
 
