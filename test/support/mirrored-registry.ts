@@ -33,14 +33,17 @@ export class MirroredRegistry {
   ): Promise<MirroredRegistry> {
     const mode: RegistryMode = { kind };
     const upstream = await DockerRegistry.start(mode);
-    for (const image of [FIXED, LATEST, PRIVATE]) await pushImage('busybox', upstream, image);
-    const upstreams = { [name]: upstreamConfig(upstream) };
-    const entrepot = await Entrepot.start(
-      { upstreams, ...config },
-      { env: { [PASSWORD_VARIABLE]: REGISTRY_USER.password } },
-    );
-    await upstream.forgetRequests();
-    return new MirroredRegistry(upstream, entrepot);
+    try {
+      for (const image of [FIXED, LATEST, PRIVATE]) await pushImage('busybox', upstream, image);
+      const upstreams = { [name]: upstreamConfig(upstream) };
+      const env = { [PASSWORD_VARIABLE]: REGISTRY_USER.password };
+      const entrepot = await Entrepot.start({ upstreams, ...config }, { env });
+      await upstream.forgetRequests();
+      return new MirroredRegistry(upstream, entrepot);
+    } catch (error) {
+      await upstream.remove();
+      throw error;
+    }
   }
 
   /** What an image is called when a client asks Entrepot for it by path. */
