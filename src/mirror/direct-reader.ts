@@ -3,12 +3,11 @@ import type { BlobReader } from '../lib/blob-reader.ts';
 import type { Log } from '../lib/log.ts';
 import { unlessAborted } from '../lib/single-flight.ts';
 import { type Digest, digestAlgorithm, digestHex } from '../oci/digest.ts';
-import { OciError } from '../oci/errors.ts';
 import { repositoryText } from '../oci/repository.ts';
 import type { Asking } from './asking.ts';
 import type { Contender } from './contender.ts';
 import { download } from './download.ts';
-import { type Fill, HOLD_BACK_BYTES } from './fill.ts';
+import { type Fill, HOLD_BACK_BYTES, wrongBytes } from './fill.ts';
 import type { PullQueue } from './pull-queue.ts';
 
 /** What of the stream may wait for a slow client beyond the end that is held back. */
@@ -178,11 +177,4 @@ export class DirectReader implements BlobReader {
     if (!this.#isVerified) this.#failure ??= { cause };
     this.#wakeReader?.();
   }
-}
-
-function wrongBytes(digest: Digest): OciError {
-  return new OciError('UPSTREAM_INVALID', {
-    message: 'the bytes that upstream gave do not have the digest that was asked for',
-    detail: { digest },
-  });
 }

@@ -5,7 +5,7 @@ import type { Log } from '../lib/log.ts';
 import type { Meter } from '../lib/meter.ts';
 import { unlessAborted } from '../lib/single-flight.ts';
 import { type Digest, digestAlgorithm, digestHex } from '../oci/digest.ts';
-import { OciError } from '../oci/errors.ts';
+import type { OciError } from '../oci/errors.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
@@ -15,7 +15,7 @@ import { type Asking, isRefusal } from './asking.ts';
 import type { Contender } from './contender.ts';
 import { Contenders } from './contenders.ts';
 import { download } from './download.ts';
-import { Fill } from './fill.ts';
+import { Fill, wrongBytes } from './fill.ts';
 import { IngestWriter } from './ingest-writer.ts';
 import { admits, type Links } from './links.ts';
 import type { PullPlace, PullQueue } from './pull-queue.ts';
@@ -161,7 +161,10 @@ export class FillRun {
     return false;
   }
 
-  /** The length that the followed ingest has. Its writer empties what it found to be wrong: then these readers have wrong bytes too. */
+  /**
+   * The length that the followed ingest has. Its writer empties what it found to be wrong: then the readers here have
+   * wrong bytes too.
+   */
   async #checkFollowed(): Promise<number> {
     const length = (await this.#follower?.length()) ?? 0;
     if (this.#follower !== undefined && length < this.fill.length) throw wrongBytes(this.fill.digest);
@@ -288,11 +291,4 @@ export class FillRun {
 function fillKey(upstream: string, digest: Digest): string {
   const upstreamKey = createHash('sha256').update(upstream).digest('hex').slice(0, 16);
   return `fill-${upstreamKey}-${digestAlgorithm(digest)}-${digestHex(digest)}`;
-}
-
-function wrongBytes(digest: Digest): OciError {
-  return new OciError('UPSTREAM_INVALID', {
-    message: 'the bytes that upstream gave do not have the digest that was asked for',
-    detail: { digest },
-  });
 }

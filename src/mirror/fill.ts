@@ -1,5 +1,6 @@
 import type { BlobReader } from '../lib/blob-reader.ts';
 import type { Digest } from '../oci/digest.ts';
+import { OciError } from '../oci/errors.ts';
 import { FillReader } from './fill-reader.ts';
 
 /** Where the bytes that are here can be read: an ingest, one that another process writes, or a held blob. */
@@ -174,4 +175,12 @@ export class Fill {
   #changed(): void {
     for (const lookAgain of this.#waiting) lookAgain();
   }
+}
+
+/** What everybody hears whose blob turned out not to be what it was asked for as. */
+export function wrongBytes(digest: Digest): OciError {
+  return new OciError('UPSTREAM_INVALID', {
+    message: 'the bytes that upstream gave do not have the digest that was asked for',
+    detail: { digest },
+  });
 }
