@@ -59,6 +59,7 @@ describe('the defaults', () => {
       prefixes: [],
       anonymous: 'none',
       anonymousBeyondLoopback: false,
+      shared: [],
       delete: true,
     });
   });
@@ -190,6 +191,9 @@ colour: blue
       /above 1 needs serializeImagePulls: false/,
     ],
     ['server: {listen: "0.0.0.0:5000"}\nhosted: {anonymous: push}', /anonymousBeyondLoopback/],
+    ['server: {listen: "0.0.0.0:5000"}\ntenants: [{name: a}]', /tenants.*over plain HTTP.*server\.tls/],
+    ['server: {listen: "0.0.0.0:5000"}\nunknownCredentials: verify', /unknownCredentials.*over plain HTTP/],
+    ['audit: {output: file}', /audit\.auditFile.*is needed/],
     [
       'upstreams: {quay.io: {url: "https://u:p@quay.io"}}',
       /^file:1: upstreams.quay.io.url: expected an http/,
@@ -303,7 +307,7 @@ upstreams:
     repositories: [{match: a/**, staleWhileRevalidate: 10m}]
 nodeConfig: config.json
 tenants:
-  - {name: team-a, secrets: team-a.yaml, quotaBytes: 50GiB, repositories: [docker.io/library/*, "localhost:5000/**"]}
+  - {name: team-a, secrets: team-a.yaml, quotaBytes: 50GiB, repositories: [docker.io/library/*, quay.io/a/**]}
 `,
       env,
     );

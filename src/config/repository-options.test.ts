@@ -15,6 +15,7 @@ describe('options of a repository', () => {
       freshForMs: 300_000,
       staleWhileRevalidateMs: 0,
       openToAll: false,
+      anonymousFallback: false,
     });
   });
 

@@ -1,3 +1,4 @@
+import { matchesName } from '../lib/name-pattern.ts';
 import type { UpstreamConfig } from './config.ts';
 import type { RepositoryRule } from './schema.ts';
 
@@ -8,31 +9,17 @@ export interface RepositoryOptions {
   readonly freshForMs: number;
   readonly staleWhileRevalidateMs: number;
   readonly openToAll: boolean;
+  readonly anonymousFallback: boolean;
 }
 
 /** What applies to `repository` (its OCI name within the upstream): the first rule that matches, then the upstream. */
 export function repositoryOptions(upstream: UpstreamConfig, repository: string): RepositoryOptions {
-  const rule = upstream.repositories.find(({ match }) => matches(match, repository));
+  const rule = upstream.repositories.find(({ match }) => matchesName(match, repository));
   return {
     pullPolicy: rule?.pullPolicy ?? upstream.pullPolicy,
     freshForMs: rule?.freshForMs ?? upstream.freshForMs,
     staleWhileRevalidateMs: rule?.staleWhileRevalidateMs ?? upstream.staleWhileRevalidateMs ?? 0,
     openToAll: rule?.openToAll ?? upstream.openToAll,
+    anonymousFallback: rule?.anonymousFallback ?? upstream.anonymousFallback,
   };
-}
-
-const patterns = new Map<string, RegExp>();
-
-/** `*` is anything but `/`, `**` is anything. */
-function matches(pattern: string, repository: string): boolean {
-  let expression = patterns.get(pattern);
-  if (expression === undefined) {
-    const source = pattern
-      .split(/(\*\*|\*)/)
-      .map(part => (part === '**' ? '.*' : part === '*' ? '[^/]*' : part.replaceAll('.', String.raw`\.`)));
-    expression = new RegExp(`^${source.join('')}$`);
-    // As many as the configuration has rules.
-    patterns.set(pattern, expression);
-  }
-  return expression.test(repository);
 }

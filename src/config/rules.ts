@@ -38,6 +38,9 @@ const RULES: readonly Rule[] = [
   },
   { sections: ['pulls'], problems: serializedPullsAreNotParallel },
   { sections: ['hosted', 'server'], problems: anonymousPushStaysHome },
+  { sections: ['tenants', 'server'], problems: passwordsStayEncrypted },
+  { sections: ['audit'], problems: auditHasItsFile },
+  { sections: ['server', 'unknownCredentials'], problems: unknownCredentialsStayEncrypted },
 ];
 
 /** What `file` breaks, leaving out the rules that read a section in `unreadable`. */
@@ -234,5 +237,37 @@ function anonymousPushStaysHome({ hosted, server }: ParsedFile): Problem[] {
     'lets anybody who reaches server.listen write here; listen on 127.0.0.1, or set hosted.anonymousBeyondLoopback: true';
   return hosted.anonymous === 'push' && reachable && !hosted.anonymousBeyondLoopback
     ? [{ path: ['hosted', 'anonymous'], value: 'push', message }]
+    : [];
+}
+
+/** Ports on which passwords would cross a network as they are, unless the file says that they may. */
+function isPlainBeyondLoopback({ server }: ParsedFile): boolean {
+  const { listen, tls, allowPlainCredentials, externalUrl, trustedProxies } = server;
+  const isBehindTls = externalUrl?.startsWith('https:') === true && trustedProxies.length > 0;
+  const isReachable = listen.some(({ address }) => !isLoopback(address.host));
+  return isReachable && tls === undefined && !allowPlainCredentials && !isBehindTls;
+}
+
+const PLAIN =
+  'would bring passwords over plain HTTP to server.listen; set server.tls, or an https externalUrl with trustedProxies, ' +
+  'or listen on 127.0.0.1, or set server.allowPlainCredentials: true';
+
+function passwordsStayEncrypted(file: ParsedFile): Problem[] {
+  const mayPush = file.tenants.some(({ push }) => push);
+  return mayPush && isPlainBeyondLoopback(file)
+    ? [{ path: ['tenants'], value: undefined, message: PLAIN }]
+    : [];
+}
+
+function unknownCredentialsStayEncrypted(file: ParsedFile): Problem[] {
+  return file.unknownCredentials === 'verify' && isPlainBeyondLoopback(file)
+    ? [{ path: ['unknownCredentials'], value: 'verify', message: PLAIN }]
+    : [];
+}
+
+function auditHasItsFile({ audit }: ParsedFile): Problem[] {
+  const isMissing = audit.output === 'file' && audit.auditFile === undefined;
+  return isMissing
+    ? [{ path: ['audit', 'auditFile'], value: undefined, message: 'is needed for output: file' }]
     : [];
 }

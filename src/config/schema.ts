@@ -43,6 +43,9 @@ const repositoryOptions = {
   openToAll: flag
     .optional()
     .describe("Anonymous clients may have what only the upstream's own credentials can read"),
+  anonymousFallback: flag
+    .optional()
+    .describe('Who has credentials is tried without any as well, after all of them failed'),
 };
 
 const optionNames = { freshFor: 'freshForMs', staleWhileRevalidate: 'staleWhileRevalidateMs' } as const;
@@ -62,6 +65,15 @@ const mirror = aloneOr(
       .optional()
       .describe("The mirror's own credentials; the upstream's never go there"),
   }),
+);
+
+/** The kubelet's names; the third it has itself spelt in two ways. */
+const verificationPolicy = oneOf(
+  'NeverVerify',
+  'NeverVerifyPreloadedImages',
+  'NeverVerifyAllowlistedImages',
+  'NeverVerifyAllowListedImages',
+  'AlwaysVerify',
 );
 
 const upstream = section(
@@ -84,6 +96,10 @@ const upstream = section(
     ...repositoryOptions,
     freshFor: durationOrForever.prefault('1m').describe(description(repositoryOptions.freshFor)),
     openToAll: flag.prefault(false).describe(description(repositoryOptions.openToAll)),
+    anonymousFallback: flag.prefault(false).describe(description(repositoryOptions.anonymousFallback)),
+    imagePullCredentialsVerificationPolicy: verificationPolicy
+      .optional()
+      .describe('As the one above all upstreams, for this one'),
     repositories: z
       .array(
         section(
@@ -106,6 +122,11 @@ const listener = aloneOr(
   }),
 );
 
+const tls = section({
+  certFile: path.describe('PEM file of the certificate, with its intermediates'),
+  keyFile: path.describe('PEM file of its private key'),
+});
+
 const server = section(
   {
     listen: listOf(listener).prefault('127.0.0.1:5000').describe('Where clients connect'),
@@ -118,6 +139,12 @@ const server = section(
     trustedProxies: listOf(addressRange)
       .prefault([])
       .describe('Proxies whose X-Forwarded headers are believed'),
+    tls: tls
+      .optional()
+      .describe('Serves HTTPS on every port of listen; the files are read again when they change'),
+    allowPlainCredentials: flag
+      .prefault(false)
+      .describe('Asks for user names and passwords over plain HTTP, even beyond loopback'),
     shutdownTimeout: duration.prefault('30s').describe('How long a stop waits for bodies under way'),
   },
   { shutdownTimeout: 'shutdownTimeoutMs' },
@@ -143,6 +170,9 @@ const hosted = section({
   anonymousBeyondLoopback: flag
     .prefault(false)
     .describe('Lets anonymous push stand on ports that others reach'),
+  shared: listOf(repositoryPattern)
+    .prefault([])
+    .describe("Tenants' repositories, or patterns of such, that every other tenant may pull"),
   delete: flag.prefault(true).describe('Who may push may delete'),
 });
 
@@ -171,6 +201,11 @@ const credentialProviders = section({
   binDir: path.describe('Folder of the plugins that it names'),
 });
 
+const audit = section({
+  output: oneOf('none', 'stdout', 'file').prefault('none').describe('Where it goes'),
+  auditFile: path.optional().describe('The file, for output: file; it is only ever appended to'),
+});
+
 const log = section({
   level: oneOf('debug', 'info', 'warn', 'error').prefault('info').describe('The least level that is written'),
   format: oneOf('auto', 'json', 'pretty')
@@ -179,30 +214,49 @@ const log = section({
 });
 
 /** The whole file, after the presets were merged in. */
-export const fileSchema = section({
-  server: server.prefault({}).describe('Ports and names'),
-  storage: storage.prefault({}).describe('Where content is kept'),
-  defaultUpstream: registryHost.optional().describe('The upstream of names that mention none'),
-  upstreams: z
-    .record(registryHost, upstream)
-    .prefault({})
-    .describe('Registries that are mirrored, by the host in image names; false switches a preset off'),
-  pulls: pulls.prefault({}).describe('Limits towards upstreams'),
-  hosted: hosted.prefault({}).describe('Repositories that live here'),
-  nodeConfig: listOf(path)
-    .prefault([])
-    .describe(
-      "Docker's config.json for all tenants, as the kubelet reads one from its node; the first valid one counts",
-    ),
-  tenants: z
-    .array(tenant)
-    .prefault([])
-    .describe('Who may log in and what is theirs; namespaces of a cluster need no entry here'),
-  credentialProviders: credentialProviders
-    .optional()
-    .describe("Programs that obtain credentials for upstreams: the kubelet's own exec plugins"),
-  log: log.prefault({}).describe('The log on standard output'),
-});
+export const fileSchema = section(
+  {
+    server: server.prefault({}).describe('Ports and names'),
+    storage: storage.prefault({}).describe('Where content is kept'),
+    defaultUpstream: registryHost.optional().describe('The upstream of names that mention none'),
+    upstreams: z
+      .record(registryHost, upstream)
+      .prefault({})
+      .describe('Registries that are mirrored, by the host in image names; false switches a preset off'),
+    pulls: pulls.prefault({}).describe('Limits towards upstreams'),
+    hosted: hosted.prefault({}).describe('Repositories that live here'),
+    nodeConfig: listOf(path)
+      .prefault([])
+      .describe(
+        "Docker's config.json for all tenants, as the kubelet reads one from its node; the first valid one counts",
+      ),
+    tenants: z
+      .array(tenant)
+      .prefault([])
+      .describe('Who may log in and what is theirs; namespaces of a cluster need no entry here'),
+    credentialProviders: credentialProviders
+      .optional()
+      .describe("Programs that obtain credentials for upstreams: the kubelet's own exec plugins"),
+    imagePullCredentialsVerificationPolicy: verificationPolicy
+      .prefault('NeverVerifyPreloadedImages')
+      .describe('For which held images the right to pull must be proved, as the kubelet says it'),
+    preloadedImagesVerificationAllowlist: listOf(word)
+      .prefault([])
+      .describe('Images without tag, or prefixes ending in /*, for NeverVerifyAllowlistedImages'),
+    verifyFor: duration.prefault('24h').describe('How long a right that upstream confirmed counts'),
+    staleGrantFor: duration
+      .prefault('72h')
+      .describe('How long after that it still counts while upstream cannot be reached'),
+    unknownCredentials: oneOf('refuse', 'verify')
+      .prefault('refuse')
+      .describe(
+        'verify: credentials that no tenant holds are tried upstream, for requests that name the upstream',
+      ),
+    audit: audit.prefault({}).describe('Who did what: a log of its own'),
+    log: log.prefault({}).describe('The log on standard output'),
+  },
+  { verifyFor: 'verifyForMs', staleGrantFor: 'staleGrantForMs' },
+);
 
 export type ParsedFile = z.output<typeof fileSchema>;
 export type ParsedUpstream = z.output<typeof upstream>;
