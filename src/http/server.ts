@@ -160,8 +160,13 @@ function createServer({ listener, app, connections, limits, meter }: ServerParts
   return server;
 }
 
+const refused = new WeakSet<Socket>();
+
 /** Answers what could not be parsed, where the socket is not in the middle of an answer already. */
 function refuse(error: NodeJS.ErrnoException, socket: Socket, connections: Connections): void {
+  // Node's parser fails anew at each further chunk; to destroy the socket then would take the answer back.
+  if (refused.has(socket)) return;
+  refused.add(socket);
   if (!socket.writable || connections.isBusy(socket) || error.code === 'ECONNRESET') {
     socket.destroy();
     return;
