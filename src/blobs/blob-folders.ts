@@ -29,6 +29,11 @@ export class BlobFolders {
     }
     return folder;
   }
+
+  /** Somebody has deleted the folder of `digest` under us: the next `make` makes it again. */
+  forget(digest: Digest): void {
+    this.#made.delete(this.#paths.blobFolder(digest));
+  }
 }
 
 /** Every folder from `root` down to `path` may be new, even if another process has made it: all names are synced. */

@@ -74,6 +74,24 @@ test('every file that was opened is closed in the end', async () => {
   expect(await openFilesIn(folder)).toEqual([]);
 });
 
+test('a folder of blobs that somebody deletes while we run is made again', async () => {
+  const digest = await keep(store, 'fill-1', Buffer.from('bytes'));
+  await rm(join(folder, 'blobs', 'sha256'), { recursive: true });
+  expect(await store.stat(digest)).toBeUndefined();
+  expect(await keep(store, 'fill-1', Buffer.from('bytes'))).toBe(digest);
+  expect(await store.stat(digest)).toEqual({ size: 5 });
+});
+
+test('a blob has readers from the first open to the last close', async () => {
+  const digest = await keep(store, 'fill-1', Buffer.from('bytes'));
+  const [first, second] = [await store.open(digest), await store.open(digest)];
+  await first?.close();
+  await first?.close();
+  expect(store.hasReaders(digest)).toBe(true);
+  await second?.close();
+  expect(store.hasReaders(digest)).toBe(false);
+});
+
 test('a full disk is told from a broken one, and the ingest says how far it came', async () => {
   await symlink('/dev/full', join(folder, 'ingest', 'fill-1'));
   const ingest = await store.ingest('fill-1');

@@ -28,6 +28,8 @@ export interface FileBlobStore extends BlobStore {
     digest: Digest,
     options: { readonly bytesPerSecond: number; readonly signal?: AbortSignal },
   ): Promise<Digest | undefined>;
+  /** Whether somebody in this process reads the blob: until he is done, removing it frees nothing. */
+  hasReaders(digest: Digest): boolean;
 }
 
 /** Opens the store in the folder `path` (see `FilePaths` for its layout) and makes what is missing. Nothing is scanned. */
@@ -47,6 +49,8 @@ class FolderStore implements FileBlobStore {
   readonly #paths: FilePaths;
   readonly #folders: BlobFolders;
   readonly #hasher: Hasher;
+  /** How many read a blob now. */
+  readonly #readers = new Map<Digest, number>();
 
   constructor(paths: FilePaths, log: Log) {
     this.#paths = paths;
@@ -65,7 +69,9 @@ class FolderStore implements FileBlobStore {
       return undefined;
     }
     try {
-      return new FileReader(file, (await file.stat()).size);
+      const { size } = await file.stat();
+      this.#readers.set(digest, (this.#readers.get(digest) ?? 0) + 1);
+      return new FileReader(file, size, () => this.#leave(digest));
     } catch (error) {
       await file.close();
       throw error;
@@ -109,7 +115,9 @@ class FolderStore implements FileBlobStore {
           }
           const found = await absentAsUndefined(stat(path));
           if (found !== undefined) {
-            yield { digest, size: found.size, modifiedAtMs: found.mtimeMs };
+            // An upload that rested for a day is as new as its commit.
+            const modifiedAtMs = Math.max(found.mtimeMs, found.ctimeMs);
+            yield { digest, size: found.size, modifiedAtMs };
           }
         }
       }
@@ -144,8 +152,21 @@ class FolderStore implements FileBlobStore {
     }
   }
 
+  hasReaders(digest: Digest): boolean {
+    return this.#readers.has(digest);
+  }
+
   async close(): Promise<void> {
     await this.#hasher.close();
+  }
+
+  #leave(digest: Digest): void {
+    const left = (this.#readers.get(digest) ?? 1) - 1;
+    if (left > 0) {
+      this.#readers.set(digest, left);
+    } else {
+      this.#readers.delete(digest);
+    }
   }
 }
 
@@ -153,11 +174,13 @@ class FolderStore implements FileBlobStore {
 class FileReader implements BlobReader {
   readonly size: number;
   readonly #file: FileHandle;
+  readonly #left: () => void;
   #closing: Promise<void> | undefined;
 
-  constructor(file: FileHandle, size: number) {
+  constructor(file: FileHandle, size: number, left: () => void) {
     this.#file = file;
     this.size = size;
+    this.#left = left;
   }
 
   async read(buffer: Uint8Array, position: number): Promise<number> {
@@ -176,7 +199,7 @@ class FileReader implements BlobReader {
   }
 
   close(): Promise<void> {
-    this.#closing ??= this.#file.close();
+    this.#closing ??= this.#file.close().finally(this.#left);
     return this.#closing;
   }
 }

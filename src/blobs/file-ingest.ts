@@ -1,6 +1,7 @@
 import { type FileHandle, open, rename, rm } from 'node:fs/promises';
 import { constants } from 'node:fs';
 import { syncFolder } from '../lib/atomic-file.ts';
+import { absentAsUndefined } from '../lib/error-code.ts';
 import { type Digest, type DigestAlgorithm, digestAlgorithm } from '../oci/digest.ts';
 import type { BlobFolders } from './blob-folders.ts';
 import type { Ingest } from './blob-store.ts';
@@ -120,18 +121,33 @@ export class FileIngest implements Ingest {
 
   async commit(digest: Digest): Promise<void> {
     this.#assertOpen();
-    const folder = await this.#store.folders.make(digest);
     await this.#syncing;
     if (this.#syncFailure !== undefined) {
       throw new Error('the bytes could not be synced', { cause: this.#syncFailure });
     }
     await this.#file.sync();
-    await rename(this.#path, this.#store.paths.blob(digest));
+    const folder = await this.#move(digest);
     this.#isEnded = true;
     // Not before the move: a crash in between would leave an ingest that cannot be resumed.
     await this.#file.chmod(BLOB_MODE);
     await syncFolder(folder);
     await this.#stopHashing();
+  }
+
+  /** To its place under `blobs/`; the folder there. One that was deleted while we run is made again, once. */
+  async #move(digest: Digest): Promise<string> {
+    const { folders, paths } = this.#store;
+    const move = async () => {
+      const folder = await folders.make(digest);
+      await rename(this.#path, paths.blob(digest));
+      return folder;
+    };
+    const moved = await absentAsUndefined(move());
+    if (moved !== undefined) {
+      return moved;
+    }
+    folders.forget(digest);
+    return move();
   }
 
   async suspend(): Promise<void> {

@@ -2,10 +2,9 @@
  * The main thread's side of the hashing thread. One per store; the thread starts with the first job. When it dies,
  * it is started again and each job hashes its file anew from the start: the bytes are on disk, so nothing is lost.
  */
-import { createRequire } from 'node:module';
-import { fileURLToPath } from 'node:url';
-import { Worker } from 'node:worker_threads';
+import type { Worker } from 'node:worker_threads';
 import type { Log } from '../lib/log.ts';
+import { startThread } from '../lib/thread.ts';
 import { type Digest, type DigestAlgorithm, parseDigest } from '../oci/digest.ts';
 import type { HashReply, HashRequest } from './hash-messages.ts';
 
@@ -213,14 +212,6 @@ function fail(job: HashJob, error: Error): void {
   settle(job, waiter => waiter.reject(error));
 }
 
-/** From `dist/` the thread runs as it is; from source tsx must be loaded first, which a thread does not inherit. */
 export function startHashThread(): Worker {
-  if (!import.meta.url.endsWith('.ts')) {
-    return new Worker(new URL('hash-worker.js', import.meta.url), { name: 'hash' });
-  }
-  // tsx's CommonJS loader starts ten times faster in a thread than the one for modules.
-  const loader = JSON.stringify(createRequire(import.meta.url).resolve('tsx/cjs'));
-  const source = JSON.stringify(fileURLToPath(new URL('hash-worker.ts', import.meta.url)));
-  const code = `require(${loader}); require(${source});`;
-  return new Worker(code, { name: 'hash', eval: true, execArgv: [] });
+  return startThread(import.meta.url, 'hash-worker');
 }

@@ -274,6 +274,120 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(await store.listPins(NGINX)).toEqual([]);
     });
 
+    describe('upkeep', () => {
+      const LATER_MS = Date.now() + 3_600_000;
+      const blob = digestOf(Buffer.from('blob'));
+      const manifestOf = ({ manifest }: { manifest: Manifest }) =>
+        ({ kind: 'manifest', digest: manifest.digest }) as const;
+      const blobOf = (digest: Digest) => ({ kind: 'blob', digest }) as const;
+
+      test('what is linked, named or new is needed, and nothing else', async () => {
+        const one = image('one');
+        const layer = digestOrFail(one.blobs[1]);
+        await store.putBlob(blob, 4, NGINX);
+        await store.putBlob(layer, 20);
+        await store.putManifest(NGINX, one.manifest, one.view, { atMs: 1 });
+        const all = [blobOf(blob), blobOf(layer), manifestOf(one)];
+        expect(await store.removeUnneeded(all, LATER_MS)).toEqual([]);
+        await store.unlinkBlob(NGINX, blob);
+        expect(await store.removeUnneeded(all, Date.now() - 1000)).toEqual([]);
+        expect(await store.removeUnneeded(all, LATER_MS)).toEqual([blobOf(blob)]);
+        await store.unlinkManifest(NGINX, one.manifest.digest);
+        expect(await store.removeUnneeded(all, LATER_MS)).toEqual([manifestOf(one)]);
+        expect(await store.removeUnneeded(all, LATER_MS)).toEqual([blobOf(layer)]);
+        expect(await store.readTotals()).toMatchObject({ blobs: 0, manifests: 0 });
+      });
+
+      test('what a removed repository had is not linked any more', async () => {
+        await store.putBlob(blob, 4, NGINX);
+        await store.removeRepository(NGINX);
+        expect(await store.removeUnneeded([blobOf(blob)], LATER_MS)).toEqual([blobOf(blob)]);
+      });
+
+      test('a blob that is being filled is not removed', async () => {
+        await store.putBlob(blob, 4);
+        await store.claim(`fill-0123-${blob.replace(':', '-')}`);
+        expect(await store.removeUnneeded([blobOf(blob)], LATER_MS)).toEqual([]);
+        expect(await store.isStray(blob)).toBe(false);
+        await store.release(`fill-0123-${blob.replace(':', '-')}`);
+        expect(await store.removeUnneeded([blobOf(blob)], LATER_MS)).toEqual([blobOf(blob)]);
+        expect(await store.isStray(blob)).toBe(true);
+      });
+
+      test('a Link lasts while a manifest of its repository, a pin or its youth bears it out', async () => {
+        const one = image('one');
+        const layer = digestOrFail(one.blobs[1]);
+        await store.putBlob(layer, 20, HOSTED);
+        await store.linkBlob(OTHER, layer, 20);
+        await store.putBlob(blob, 4, HOSTED);
+        await store.putPin(HOSTED, blob);
+        await store.putManifest(HOSTED, one.manifest, one.view, { atMs: 1 });
+        const links = [
+          { repository: HOSTED, digest: layer },
+          { repository: OTHER, digest: layer },
+          { repository: HOSTED, digest: blob },
+        ];
+        expect(await store.expireLinks(links, Date.now() - 1000)).toBe(0);
+        expect(await store.expireLinks(links, LATER_MS)).toBe(1);
+        expect(await store.isLinked(OTHER, layer)).toBe(false);
+        await store.unlinkManifest(HOSTED, one.manifest.digest);
+        await store.removePin(HOSTED, blob);
+        expect(await store.expireLinks(links, LATER_MS)).toBe(2);
+      });
+
+      test('a Link that is made again is as new', async () => {
+        const madeAgain = { repository: HOSTED, digest: blob };
+        await store.linkBlob(HOSTED, blob, 4);
+        const betweenMs = Date.now() + 1;
+        while (Date.now() <= betweenMs) {
+          await new Promise(resolve => setTimeout(resolve, 1));
+        }
+        await store.linkBlob(HOSTED, blob, 4);
+        expect(await store.expireLinks([madeAgain], betweenMs)).toBe(0);
+      });
+
+      test('only mirrored content is evicted, its Links stay, and a pin covers all that is under it', async () => {
+        const one = image('one');
+        const [config, layer] = one.blobs.map(({ digest }) => digest);
+        if (config === undefined || layer === undefined) {
+          throw new Error('the image has too few blobs');
+        }
+        await store.putBlob(config, 10, NGINX);
+        await store.putBlob(layer, 20, NGINX);
+        await store.putBlob(blob, 4);
+        await store.putManifest(NGINX, one.manifest, one.view, { tag: 'latest', atMs: 1 });
+        const all = [blobOf(config), blobOf(layer), blobOf(blob), manifestOf(one)];
+        await store.putPin(NGINX, 'latest');
+        expect(await store.evict(all, LATER_MS)).toEqual([]);
+        await store.removePin(NGINX, 'latest');
+        await store.linkBlob(HOSTED, layer, 20);
+        expect(await store.evict(all, Date.now() - 1000)).toEqual([manifestOf(one)]);
+        expect(await store.evict(all, LATER_MS)).toEqual([blobOf(config)]);
+        expect(await store.isLinked(NGINX, config)).toBe(true);
+        expect(await store.readTagged(NGINX, 'latest')).toMatchObject({ manifest: undefined });
+      });
+
+      test('what is damaged is absent until it is brought again', async () => {
+        await store.putBlob(blob, 4, NGINX);
+        expect(await store.quarantine(blobOf(blob), 'wrong bytes')).toBe('mirrored');
+        expect(await store.quarantine(blobOf(blob), 'wrong bytes')).toBeUndefined();
+        expect(await store.statBlob(blob)).toBeUndefined();
+        expect(await store.readDamage(blob)).toMatchObject({ reason: 'wrong bytes' });
+        expect([await store.countDamaged(), await store.isStray(blob)]).toEqual([1, false]);
+        await store.putBlob(blob, 4, HOSTED);
+        expect([await store.readDamage(blob), await store.countDamaged()]).toEqual([undefined, 0]);
+        expect(await store.quarantine(blobOf(blob), 'gone')).toBe('hosted');
+        await store.endDamage(blob);
+        expect(await store.readDamage(blob)).toBeUndefined();
+      });
+
+      test('a setting that is put replaces what was there', async () => {
+        await store.putSetting('scrub', 'a');
+        await store.putSetting('scrub', 'b');
+        expect(await store.readSetting('scrub')).toBe('b');
+      });
+    });
+
     test('one Grant is read without the others', async () => {
       const grant = { credentialId: 'c', verifiedAtMs: 1, origin: 'import' as const };
       await store.putGrant(NGINX, grant);

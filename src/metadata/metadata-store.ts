@@ -45,8 +45,8 @@ export interface Document {
   readonly checkedAtMs: number;
 }
 
-/** Content of one repository, as an import brings it. */
-export interface Content {
+/** What an import brings into one repository. */
+export interface ImportedContent {
   readonly manifests: readonly { readonly manifest: Manifest; readonly view: ManifestView }[];
   readonly blobs: readonly { readonly digest: Digest; readonly size: number }[];
 }
@@ -59,6 +59,24 @@ export interface Publication {
   readonly tag: string | undefined;
   /** Who may read the repository from now on, beside those who may already. */
   readonly grant: Grant | undefined;
+}
+
+/** Content by what it is held as. */
+export interface Content {
+  readonly kind: 'blob' | 'manifest';
+  readonly digest: Digest;
+}
+
+/** That a blob belongs to a repository. */
+export interface BlobLink {
+  readonly repository: Repository;
+  readonly digest: Digest;
+}
+
+/** What is known of content whose bytes are not what its digest says, or are gone. */
+export interface Damage {
+  readonly foundAtMs: number;
+  readonly reason: string;
 }
 
 /** How much is held, in any repository. */
@@ -131,7 +149,7 @@ export interface MetadataStore {
   // Blobs. A row says that the bytes are in the BlobStore, verified and synced.
 
   statBlob(digest: Digest): Promise<{ readonly size: number } | undefined>;
-  /** The row and, with `repository`, the Link: one transaction, after BlobStore's commit. */
+  /** The row and, with `repository`, the Link: one transaction, after BlobStore's commit. Ends damage. */
   putBlob(digest: Digest, size: number, repository?: Repository): Promise<void>;
   /** Removes the row (before the bytes). Links stay: they say where it belongs, not that it is here. */
   removeBlob(digest: Digest): Promise<boolean>;
@@ -163,7 +181,7 @@ export interface MetadataStore {
    * Keeps the manifests and links them and the blobs: one transaction. Blobs that are not held are returned, and then
    * nothing is written.
    */
-  putContent(repository: Repository, content: Content, atMs: number): Promise<readonly Digest[]>;
+  putContent(repository: Repository, content: ImportedContent, atMs: number): Promise<readonly Digest[]>;
   /** Moves the tags, pins what they or the digests name, and makes the Grants: one transaction for all. */
   publish(publications: readonly Publication[], atMs: number): Promise<void>;
 
@@ -184,6 +202,27 @@ export interface MetadataStore {
   listIssuedCredentials(): Promise<readonly IssuedCredential[]>;
   /** All of them or none, each added or replaced by its id. */
   putIssuedCredentials(credentials: readonly IssuedCredential[]): Promise<void>;
+
+  // Upkeep. Each call is one transaction, so callers give few at a time. What came to be needed meanwhile stays:
+  // whether it is needed and that it goes are one step. `unusedSinceMs`: what was made or used later stays too.
+
+  /** Removes Links of blobs that no manifest linked in the repository names, and that no pin names. How many. */
+  expireLinks(links: readonly BlobLink[], unusedSinceMs: number): Promise<number>;
+  /** Removes rows of manifests without a Link, and of blobs without a Link that no held manifest names. Those that went. */
+  removeUnneeded(contents: readonly Content[], unusedSinceMs: number): Promise<readonly Content[]>;
+  /** Removes rows of what is linked in mirrored repositories alone and is under no pin; Links stay. Those that went. */
+  evict(contents: readonly Content[], unusedSinceMs: number): Promise<readonly Content[]>;
+  /** Of bytes that are in the BlobStore: whether no row, no damage and no Fill says that they should be. */
+  isStray(digest: Digest): Promise<boolean>;
+  /**
+   * Removes the row of damaged content, so that it is absent until it is brought again, and remembers the damage until
+   * then. Says whether a repository that lives here has lost it; `undefined` when the row had gone already.
+   */
+  quarantine(content: Content, reason: string): Promise<'hosted' | 'mirrored' | undefined>;
+  readDamage(digest: Digest): Promise<Damage | undefined>;
+  countDamaged(): Promise<number>;
+  /** Forgets the damage of content that nobody wants any more. */
+  endDamage(digest: Digest): Promise<void>;
 
   // Uploads.
 
@@ -215,6 +254,7 @@ export interface MetadataStore {
 
   /** A value that all processes share, such as the key of keyed hashes. */
   readSetting(name: string): Promise<string | undefined>;
+  putSetting(name: string, value: string): Promise<void>;
   /** Sets it unless it is set; returns what counts. */
   initSetting(name: string, value: string): Promise<string>;
   /** Notes that content was served. Batched in memory; a crash may lose the last seconds. */

@@ -9,6 +9,7 @@ import type {
   Content,
   Document,
   Grant,
+  ImportedContent,
   MetadataStore,
   Publication,
   TagRow,
@@ -25,6 +26,7 @@ import { Manifests } from './sqlite/manifests.ts';
 import { migrate } from './sqlite/migrations.ts';
 import { Pins } from './sqlite/pins.ts';
 import { Presence } from './sqlite/presence.ts';
+import { Removals } from './sqlite/removals.ts';
 import { Repositories } from './sqlite/repositories.ts';
 import { Settings } from './sqlite/settings.ts';
 import { Tags } from './sqlite/tags.ts';
@@ -82,6 +84,7 @@ class SqliteMetadataStore implements MetadataStore {
   readonly #documents: Documents;
   readonly #grants: Grants;
   readonly #pins: Pins;
+  readonly #removals: Removals;
   readonly #tenants: Tenants;
   readonly #uploads: Uploads;
   readonly #settings: Settings;
@@ -103,6 +106,7 @@ class SqliteMetadataStore implements MetadataStore {
     this.#documents = new Documents(connection);
     this.#grants = new Grants(connection);
     this.#pins = new Pins(connection);
+    this.#removals = new Removals(connection);
     this.#tenants = new Tenants(connection);
     this.#uploads = new Uploads(connection);
     this.#settings = new Settings(connection);
@@ -131,6 +135,7 @@ class SqliteMetadataStore implements MetadataStore {
       }
       const id = this.#repositories.idOrNew(repository);
       this.#manifests.put(manifest, view, atMs);
+      this.#removals.endDamage(manifest.digest);
       this.#links.put(id, manifest.digest, 'manifest', manifest.bytes.byteLength);
       if (tag !== undefined) {
         this.#tags.put(id, tag, { digest: manifest.digest, checkedAtMs: atMs });
@@ -190,6 +195,7 @@ class SqliteMetadataStore implements MetadataStore {
   putBlob(digest: Digest, size: number, repository?: Repository) {
     return this.#write(() => {
       this.#blobs.put(digest, size);
+      this.#removals.endDamage(digest);
       if (repository !== undefined) {
         this.#links.put(this.#repositories.idOrNew(repository), digest, 'blob', size);
       }
@@ -248,7 +254,7 @@ class SqliteMetadataStore implements MetadataStore {
 
   putContent(
     repository: Repository,
-    { manifests, blobs }: Content,
+    { manifests, blobs }: ImportedContent,
     atMs: number,
   ): Promise<readonly Digest[]> {
     return this.#write(() => {
@@ -262,6 +268,7 @@ class SqliteMetadataStore implements MetadataStore {
       }
       for (const { manifest, view } of manifests) {
         this.#manifests.put(manifest, view, atMs);
+        this.#removals.endDamage(manifest.digest);
         this.#links.put(id, manifest.digest, 'manifest', manifest.bytes.byteLength);
       }
       return [];
@@ -311,6 +318,48 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#write(() => credentials.forEach(credential => this.#tenants.putIssued(credential)));
   }
 
+  expireLinks(links: readonly BlobLink[], unusedSinceMs: number) {
+    return this.#write(() => {
+      const isUnneeded = ({ repository, digest }: BlobLink) =>
+        !this.#uses.isNoted(digest) && this.#removals.removeLink(repository, digest, unusedSinceMs);
+      return links.filter(isUnneeded).length;
+    });
+  }
+
+  removeUnneeded(contents: readonly Content[], unusedSinceMs: number) {
+    return this.#write(() =>
+      contents.filter(content => this.#removals.removeUnneeded(content, unusedSinceMs)),
+    );
+  }
+
+  evict(contents: readonly Content[], unusedSinceMs: number) {
+    return this.#write(() =>
+      contents.filter(
+        content => !this.#uses.isNoted(content.digest) && this.#removals.evict(content, unusedSinceMs),
+      ),
+    );
+  }
+
+  isStray(digest: Digest) {
+    return this.#read(() => this.#removals.isStray(digest));
+  }
+
+  quarantine(content: Content, reason: string) {
+    return this.#write(() => this.#removals.quarantine(content, reason));
+  }
+
+  readDamage(digest: Digest) {
+    return this.#read(() => this.#removals.readDamage(digest));
+  }
+
+  countDamaged() {
+    return this.#read(() => this.#removals.countDamaged());
+  }
+
+  endDamage(digest: Digest) {
+    return this.#write(() => this.#removals.endDamage(digest));
+  }
+
   putUpload(upload: Upload) {
     return this.#write(() => this.#uploads.put(upload));
   }
@@ -357,6 +406,10 @@ class SqliteMetadataStore implements MetadataStore {
 
   readSetting(name: string) {
     return this.#read(() => this.#settings.read(name));
+  }
+
+  putSetting(name: string, value: string) {
+    return this.#write(() => this.#settings.put(name, value));
   }
 
   initSetting(name: string, value: string) {

@@ -21,7 +21,8 @@ export class Blobs {
   constructor(connection: Connection) {
     this.#select = connection.prepare('SELECT size FROM blobs WHERE digest = ?');
     this.#insert = connection.prepare(`
-      INSERT INTO blobs (digest, size, created_at_ms, used_at_ms) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING`);
+      INSERT INTO blobs (digest, size, created_at_ms, used_at_ms) VALUES (?, ?, ?, ?)
+      ON CONFLICT DO UPDATE SET used_at_ms = excluded.used_at_ms`);
     this.#delete = connection.prepare('DELETE FROM blobs WHERE digest = ?');
     this.#touch = connection.prepare('UPDATE blobs SET used_at_ms = ? WHERE digest = ? AND used_at_ms < ?');
     this.#selectTotals = connection.prepare(

@@ -28,9 +28,10 @@ export class Links {
       CROSS JOIN links l ON l.repository_id = r.id AND l.digest = m.digest AND l.kind = 'manifest'
       WHERE n.digest = @digest
       ORDER BY n.manifest_id DESC LIMIT 1`);
+    // Made again, it is as new: whoever pushed the blob a second time is as far from pushing its manifest as at first.
     this.#insert = connection.prepare(`
       INSERT INTO links (repository_id, digest, kind, size, created_at_ms) VALUES (?, ?, ?, ?, ?)
-      ON CONFLICT DO NOTHING`);
+      ON CONFLICT DO UPDATE SET created_at_ms = excluded.created_at_ms`);
     this.#delete = connection.prepare(
       'DELETE FROM links WHERE repository_id = ? AND digest = ? AND kind = ?',
     );

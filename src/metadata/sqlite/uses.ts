@@ -47,6 +47,11 @@ export class Uses {
     ).unref();
   }
 
+  /** A use that this process has yet to write. */
+  isNoted(digest: Digest): boolean {
+    return this.#noted.has(digest);
+  }
+
   /** Writes what is noted. */
   async close(): Promise<void> {
     clearTimeout(this.#timer);

@@ -1,0 +1,60 @@
+/**
+ * What keeps content, as SQL conditions on a column that holds a digest. The survey finds content with them, and each
+ * removal asks them again in its own transaction. A Link counts while its repository has a row: those of a removed
+ * repository are swept behind it.
+ */
+
+/** Any Link, whatever it says the content is. */
+export const isLinked = (digest: string) => `EXISTS (
+  SELECT 1 FROM links l JOIN repositories r ON r.id = l.repository_id WHERE l.digest = ${digest})`;
+
+export const isLinkedManifest = (digest: string) => `EXISTS (
+  SELECT 1 FROM links l JOIN repositories r ON r.id = l.repository_id
+  WHERE l.digest = ${digest} AND l.kind = 'manifest')`;
+
+export const isLinkedBlob = (digest: string) => `EXISTS (
+  SELECT 1 FROM links l JOIN repositories r ON r.id = l.repository_id
+  WHERE l.digest = ${digest} AND l.kind = 'blob')`;
+
+/** Belongs to a repository that lives here, and so could not be brought again. */
+export const isHosted = (digest: string) => `EXISTS (
+  SELECT 1 FROM links l JOIN repositories r ON r.id = l.repository_id
+  WHERE l.digest = ${digest} AND r.upstream = '')`;
+
+/** A manifest that is held names it. */
+export const isNamed = (digest: string) => `EXISTS (
+  SELECT 1 FROM manifest_references n WHERE n.digest = ${digest})`;
+
+/** A manifest that is linked in the repository names it. */
+export const isNamedIn = (repositoryId: string, digest: string) => `EXISTS (
+  SELECT 1 FROM manifest_references n
+  JOIN manifests m ON m.id = n.manifest_id
+  JOIN links k ON k.repository_id = ${repositoryId} AND k.digest = m.digest AND k.kind = 'manifest'
+  WHERE n.digest = ${digest})`;
+
+/** Some process is downloading it: it holds the Claim `fill-<upstream>-<algorithm>-<hex>`. */
+export const isBeingFilled = (digest: string) => `EXISTS (
+  SELECT 1 FROM claims c JOIN processes p ON p.id = c.process_id
+  WHERE c.key LIKE 'fill-%-' || replace(${digest}, ':', '-'))`;
+
+export const isPinnedIn = (repositoryId: string, digest: string) => `EXISTS (
+  SELECT 1 FROM pins p WHERE p.repository_id = ${repositoryId} AND p.reference = ${digest})`;
+
+/** A pin names it, or something above it. */
+export const isUnderPin = (digest: string) => `EXISTS (
+  WITH RECURSIVE above (digest) AS (
+    SELECT ${digest}
+    UNION
+    SELECT m.digest FROM above
+    JOIN manifest_references n ON n.digest = above.digest
+    JOIN manifests m ON m.id = n.manifest_id)
+  SELECT 1 FROM above
+  WHERE EXISTS (
+      SELECT 1 FROM pins p JOIN repositories r ON r.id = p.repository_id WHERE p.reference = above.digest)
+    OR EXISTS (
+      SELECT 1 FROM tags t JOIN pins p ON p.repository_id = t.repository_id AND p.reference = t.tag
+      JOIN repositories r ON r.id = p.repository_id WHERE t.digest = above.digest))`;
+
+/** Mirrored content that may go when room is needed. What is linked nowhere is left to garbage collection. */
+export const isEvictable = (digest: string) =>
+  `${isLinked(digest)} AND NOT ${isHosted(digest)} AND NOT ${isBeingFilled(digest)} AND NOT ${isUnderPin(digest)}`;

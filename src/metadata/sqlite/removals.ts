@@ -1,0 +1,102 @@
+import type { Digest } from '../../oci/digest.ts';
+import type { Repository } from '../../oci/repository.ts';
+import type { Content, Damage } from '../metadata-store.ts';
+import type { Connection, Statement } from './connection.ts';
+import * as needs from './needs.ts';
+
+/** What upkeep takes away. Each removal asks in its own transaction whether something has come to need the content. */
+export class Removals {
+  readonly #deleteLink: Statement<[{ upstream: string; name: string; digest: Digest; sinceMs: number }]>;
+  readonly #deleteUnlinkedManifest: Statement<[{ digest: Digest; sinceMs: number }]>;
+  readonly #deleteUnneededBlob: Statement<[{ digest: Digest; sinceMs: number }]>;
+  readonly #evictBlob: Statement<[{ digest: Digest; sinceMs: number }]>;
+  readonly #evictManifest: Statement<[{ digest: Digest; sinceMs: number }]>;
+  readonly #deleteBlob: Statement<[Digest]>;
+  readonly #deleteManifest: Statement<[Digest]>;
+  readonly #selectIsHosted: Statement<[{ digest: Digest }], { hosted: number }>;
+  readonly #selectIsStray: Statement<[{ digest: Digest }], { stray: number }>;
+  readonly #insertDamage: Statement<[Digest, number, string]>;
+  readonly #deleteDamage: Statement<[Digest]>;
+  readonly #selectDamage: Statement<[Digest], { found_at_ms: number; reason: string }>;
+  readonly #selectDamaged: Statement<[], { damaged: number }>;
+
+  constructor(connection: Connection) {
+    this.#deleteLink = connection.prepare(`
+      DELETE FROM links AS l
+      WHERE l.repository_id = (SELECT id FROM repositories WHERE upstream = @upstream AND name = @name)
+        AND l.digest = @digest AND l.kind = 'blob' AND l.created_at_ms < @sinceMs
+        AND NOT EXISTS (SELECT 1 FROM blobs b WHERE b.digest = @digest AND b.used_at_ms >= @sinceMs)
+        AND NOT ${needs.isPinnedIn('l.repository_id', 'l.digest')}
+        AND NOT ${needs.isNamedIn('l.repository_id', 'l.digest')}`);
+    this.#deleteUnlinkedManifest = connection.prepare(`
+      DELETE FROM manifests
+      WHERE digest = @digest AND used_at_ms < @sinceMs AND NOT ${needs.isLinkedManifest('@digest')}`);
+    this.#deleteUnneededBlob = connection.prepare(`
+      DELETE FROM blobs
+      WHERE digest = @digest AND used_at_ms < @sinceMs AND NOT ${needs.isLinkedBlob('@digest')}
+        AND NOT ${needs.isNamed('@digest')} AND NOT ${needs.isBeingFilled('@digest')}`);
+    this.#evictBlob = connection.prepare(
+      `DELETE FROM blobs WHERE digest = @digest AND used_at_ms < @sinceMs AND ${needs.isEvictable('@digest')}`,
+    );
+    this.#evictManifest = connection.prepare(
+      `DELETE FROM manifests WHERE digest = @digest AND used_at_ms < @sinceMs AND ${needs.isEvictable('@digest')}`,
+    );
+    this.#deleteBlob = connection.prepare('DELETE FROM blobs WHERE digest = ?');
+    this.#deleteManifest = connection.prepare('DELETE FROM manifests WHERE digest = ?');
+    this.#selectIsHosted = connection.prepare(`SELECT ${needs.isHosted('@digest')} AS hosted`);
+    this.#selectIsStray = connection.prepare(`
+      SELECT NOT EXISTS (SELECT 1 FROM blobs WHERE digest = @digest)
+        AND NOT EXISTS (SELECT 1 FROM quarantine WHERE digest = @digest)
+        AND NOT ${needs.isBeingFilled('@digest')} AS stray`);
+    this.#insertDamage = connection.prepare(
+      'INSERT INTO quarantine (digest, found_at_ms, reason) VALUES (?, ?, ?) ON CONFLICT DO NOTHING',
+    );
+    this.#deleteDamage = connection.prepare('DELETE FROM quarantine WHERE digest = ?');
+    this.#selectDamage = connection.prepare('SELECT found_at_ms, reason FROM quarantine WHERE digest = ?');
+    this.#selectDamaged = connection.prepare('SELECT count(*) AS damaged FROM quarantine');
+  }
+
+  /** A blob's Link that no manifest of its repository bears out. */
+  removeLink({ upstream, name }: Repository, digest: Digest, sinceMs: number): boolean {
+    return this.#deleteLink.run({ upstream, name, digest, sinceMs }).changes > 0;
+  }
+
+  removeUnneeded({ kind, digest }: Content, sinceMs: number): boolean {
+    const statement = kind === 'blob' ? this.#deleteUnneededBlob : this.#deleteUnlinkedManifest;
+    return statement.run({ digest, sinceMs }).changes > 0;
+  }
+
+  evict({ kind, digest }: Content, sinceMs: number): boolean {
+    const statement = kind === 'blob' ? this.#evictBlob : this.#evictManifest;
+    return statement.run({ digest, sinceMs }).changes > 0;
+  }
+
+  /** Nothing says that bytes of this digest should be here. */
+  isStray(digest: Digest): boolean {
+    return this.#selectIsStray.get({ digest })?.stray === 1;
+  }
+
+  /** The row goes, so that nobody is served; `undefined` when it had gone before. */
+  quarantine({ kind, digest }: Content, reason: string): 'hosted' | 'mirrored' | undefined {
+    const statement = kind === 'blob' ? this.#deleteBlob : this.#deleteManifest;
+    if (statement.run(digest).changes === 0) {
+      return undefined;
+    }
+    this.#insertDamage.run(digest, Date.now(), reason);
+    return this.#selectIsHosted.get({ digest })?.hosted === 1 ? 'hosted' : 'mirrored';
+  }
+
+  readDamage(digest: Digest): Damage | undefined {
+    const row = this.#selectDamage.get(digest);
+    return row && { foundAtMs: row.found_at_ms, reason: row.reason };
+  }
+
+  countDamaged(): number {
+    return this.#selectDamaged.get()?.damaged ?? 0;
+  }
+
+  /** The content is whole again, or is no longer wanted. */
+  endDamage(digest: Digest): void {
+    this.#deleteDamage.run(digest);
+  }
+}
