@@ -1,5 +1,5 @@
 import { EventEmitter } from 'node:events';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, onTestFinished, vi } from 'vitest';
 import { silentLog } from '../lib/log.ts';
 import { type Closer, Shutdown } from './shutdown.ts';
 
@@ -50,6 +50,19 @@ describe('shutdown', () => {
   it('ends at once on the second signal', async () => {
     const { source } = setUp([never]);
     source.emit('SIGTERM');
+    source.emit('SIGINT');
+    expect(source.codes).toEqual([130]);
+  });
+
+  it('takes the echo of a signal for the first one, and the next for the second', () => {
+    vi.useFakeTimers();
+    onTestFinished(() => void vi.useRealTimers());
+    const { source } = setUp([never]);
+    source.emit('SIGINT');
+    vi.advanceTimersByTime(300);
+    source.emit('SIGINT');
+    expect(source.codes).toEqual([]);
+    vi.advanceTimersByTime(300);
     source.emit('SIGINT');
     expect(source.codes).toEqual([130]);
   });

@@ -2,7 +2,7 @@ import type { Log } from '../lib/log.ts';
 
 /**
  * The end of the process. The first SIGTERM or SIGINT lets what is under way finish, within a time limit; the second
- * ends at once. Exit codes: 0 when everything was closed in time, 1 when not, 128 + the signal's number at once.
+ * ends at once, unless it is an echo of the first. Exit codes: 0 when everything was closed in time, 1 when not, 128 + the signal's number at once.
  */
 export interface ShutdownOptions {
   readonly log: Log;
@@ -26,6 +26,12 @@ export interface Closer {
   readonly close: (remainingMs: number) => Promise<void>;
 }
 
+/**
+ * Ctrl-C reaches the terminal's whole process group, and npm passes it on to its child, which then has it twice. Longer
+ * than a busy npm takes for that, shorter than it takes to press again on purpose.
+ */
+const ECHO_MS = 500;
+
 const SIGNAL_NUMBER = { SIGINT: 2, SIGTERM: 15 } as const;
 
 /** Closes `closers` one after the other in their order, on the first signal (`listen`) or when `begin` is called. */
@@ -34,6 +40,7 @@ export class Shutdown {
   readonly #process: SignalSource;
   readonly #closers: readonly Closer[];
   #begun: Promise<void> | undefined;
+  #first: { readonly signal: string; readonly atMs: number } | undefined;
 
   constructor(closers: readonly Closer[], options: ShutdownOptions) {
     this.#closers = closers;
@@ -56,10 +63,15 @@ export class Shutdown {
 
   #signalled(signal: keyof typeof SIGNAL_NUMBER): void {
     if (this.#begun === undefined) {
+      this.#first = { signal, atMs: performance.now() };
       void this.begin(signal);
-    } else {
+    } else if (!this.#isEcho(signal)) {
       this.#exit(128 + SIGNAL_NUMBER[signal]);
     }
+  }
+
+  #isEcho(signal: string): boolean {
+    return this.#first?.signal === signal && performance.now() - this.#first.atMs < ECHO_MS;
   }
 
   async #run(reason: string): Promise<void> {
