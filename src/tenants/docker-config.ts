@@ -29,6 +29,11 @@ const PULL_SECRETS: ReadonlyMap<string, { dataKey: string; parse: (text: string)
 const BASE64_PADDED = /^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$/;
 const BASE64_UNPADDED = /^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2,3})?$/;
 
+/** The one data key that counts in a Secret of this type; `undefined` if the type is none for pulls. */
+export function pullSecretDataKey(type: string): string | undefined {
+  return PULL_SECRETS.get(type)?.dataKey;
+}
+
 /**
  * The docker config in a Kubernetes Secret, whose `data` is already decoded from base64. `undefined` for a Secret that
  * is none for pulls: another type, the right key under the wrong type, or an empty value.

@@ -1,4 +1,9 @@
-import { type DockerConfig, InvalidDockerConfig, parsePullSecret } from './docker-config.ts';
+import {
+  type DockerConfig,
+  InvalidDockerConfig,
+  parsePullSecret,
+  pullSecretDataKey,
+} from './docker-config.ts';
 
 /** A Kubernetes Secret for pulls, read and understood. */
 export interface PullSecret {
@@ -8,21 +13,21 @@ export interface PullSecret {
   readonly config: DockerConfig;
 }
 
-/** A Kubernetes Secret as it was received: from a manifest, a mounted folder, or the API. */
-export interface RawSecret {
-  readonly name: string;
-  readonly namespace?: string;
-  readonly uid?: string;
+/** The text of a Secret for pulls, and what it is called. */
+export interface PullSecretText extends Omit<PullSecret, 'config'> {
   readonly type: string;
-  /** Decoded from base64. */
-  readonly data: ReadonlyMap<string, string>;
+  /** What stands under the type's data key, decoded from base64. */
+  readonly text: string;
 }
 
 /** Kubernetes' own limit for the data of a Secret, bytes. */
 export const MAX_SECRET_BYTES = 1024 * 1024;
 
-/** More registries than any client logs in to; each key costs a comparison on every look-up. */
+/** More registries than any client logs in to; each is compared on every look-up. */
 export const MAX_SECRET_ENTRIES = 1_000;
+
+/** Kubernetes' `[]byte` in JSON: standard base64 with padding, in which line breaks are skipped. */
+const BASE64 = /^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$/;
 
 /** The Secret cannot be read. The message shows nothing of its data. */
 export class MalformedSecret extends Error {
@@ -30,26 +35,63 @@ export class MalformedSecret extends Error {
 }
 
 /**
- * `undefined` for a Secret that is none for pulls: another type, the right key under the wrong type, or an empty value.
- * Throws MalformedSecret.
+ * A Secret as the Kubernetes API writes it, already read from JSON or YAML; `stringData` is taken over `data`, as the
+ * API server would. `undefined` for a Secret that is none for pulls: another type, the right key under the wrong type,
+ * or an empty value. Throws MalformedSecret.
  */
-export function parseSecret(raw: RawSecret): PullSecret | undefined {
-  const { type, data, ...identity } = raw;
-  const bytes = [...data.values()].reduce((sum, text) => sum + Buffer.byteLength(text), 0);
-  if (bytes > MAX_SECRET_BYTES) throw new MalformedSecret(`holds over ${MAX_SECRET_BYTES} bytes`);
-  const config = parseConfig(type, data);
+export function parseSecretObject(object: unknown): PullSecret | undefined {
+  const { type, data, stringData, metadata } = asMap(object, 'the Secret');
+  const dataKey = typeof type === 'string' ? pullSecretDataKey(type) : undefined;
+  if (typeof type !== 'string' || dataKey === undefined) return undefined;
+  const { name, namespace, uid } = asMap(metadata, 'metadata');
+  if (typeof name !== 'string' || name === '') throw new MalformedSecret('it has no name');
+  const plain = textOf(asMap(stringData, 'stringData')[dataKey], `stringData of ${dataKey}`);
+  const encoded = textOf(asMap(data, 'data')[dataKey], `data of ${dataKey}`);
+  return parsePullSecretText({
+    type,
+    name,
+    ...(typeof namespace === 'string' && { namespace }),
+    ...(typeof uid === 'string' && { uid }),
+    text: plain ?? decodeBase64(encoded ?? ''),
+  });
+}
+
+/** As `parseSecretObject`, of what was decoded before. */
+export function parsePullSecretText({ type, text, ...identity }: PullSecretText): PullSecret | undefined {
+  if (Buffer.byteLength(text) > MAX_SECRET_BYTES) {
+    throw new MalformedSecret(`it holds over ${MAX_SECRET_BYTES} bytes`);
+  }
+  const config = parseConfig(type, text);
   if (config === undefined) return undefined;
   if (config.size > MAX_SECRET_ENTRIES) {
-    throw new MalformedSecret(`names over ${MAX_SECRET_ENTRIES} registries`);
+    throw new MalformedSecret(`it names over ${MAX_SECRET_ENTRIES} registries`);
   }
   return { ...identity, config };
 }
 
-function parseConfig(type: string, data: ReadonlyMap<string, string>): DockerConfig | undefined {
+function parseConfig(type: string, text: string): DockerConfig | undefined {
   try {
-    return parsePullSecret(type, data);
+    return parsePullSecret(type, new Map([[pullSecretDataKey(type) ?? '', text]]));
   } catch (cause) {
     if (cause instanceof InvalidDockerConfig) throw new MalformedSecret(cause.message, { cause });
     throw cause;
   }
+}
+
+function decodeBase64(encoded: string): string {
+  const compact = encoded.replaceAll(/[\r\n]/g, '');
+  if (!BASE64.test(compact)) throw new MalformedSecret('its data is not base64');
+  return Buffer.from(compact, 'base64').toString('utf8');
+}
+
+function asMap(value: unknown, where: string): Readonly<Record<string, unknown>> {
+  if (value === undefined || value === null) return {};
+  if (typeof value !== 'object' || Array.isArray(value)) throw new MalformedSecret(`${where} is no map`);
+  return { ...value };
+}
+
+function textOf(value: unknown, where: string): string | undefined {
+  if (value === undefined || value === null) return undefined;
+  if (typeof value !== 'string') throw new MalformedSecret(`${where} is no text`);
+  return value;
 }

@@ -1,0 +1,181 @@
+import { access, constants, readdir, readFile, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { Lru } from '../lib/lru.ts';
+import type { Log } from '../lib/log.ts';
+import { SingleFlight } from '../lib/single-flight.ts';
+import { parseYaml } from '../lib/yaml.ts';
+import {
+  cacheKeys,
+  cachingOf,
+  type CredentialProvider,
+  decodeResponse,
+  encodeRequest,
+  InvalidCredentialProvider,
+  matchesImage,
+  parseProviderConfig,
+} from './credential-provider.ts';
+import type { DockerConfig } from './docker-config.ts';
+import type { KeyringConfig } from './keyring.ts';
+import { PLUGIN_TIME_LIMIT_MS, PluginFailed, runPlugin } from './provider-exec.ts';
+
+export interface CredentialPluginsOptions {
+  /** A CredentialProviderConfig, or a folder of such files, which are then taken in the order of their names. */
+  readonly configFile: string;
+  readonly binDir: string;
+  readonly log: Log;
+  readonly nowMs?: () => number;
+  readonly timeLimitMs?: number;
+}
+
+/** Answers that are remembered at a time: one per image at most, and nobody mirrors more in a plugin's hours. */
+const MAX_ANSWERS = 10_000;
+
+/**
+ * A plugin that fails is not asked again for the same image for so long: the kubelet asks once per pull, but a pull is
+ * many requests here.
+ */
+const FAILURE_MS = 10_000;
+
+const CONFIG_FILE = /\.(?:json|ya?ml)$/;
+
+interface Answer {
+  readonly config: DockerConfig;
+  readonly untilMs: number;
+}
+
+const NO_CREDENTIALS: DockerConfig = new Map();
+
+/**
+ * The kubelet's exec plugins for registry credentials (kubelet.config.k8s.io/v1, CredentialProviderConfig): run, and
+ * their answers remembered, as the kubelet does it. A plugin that fails gives no credentials, and nothing else happens.
+ */
+export class CredentialPlugins {
+  readonly #options: CredentialPluginsOptions;
+  readonly #plugins: readonly Plugin[];
+
+  private constructor(options: CredentialPluginsOptions, providers: readonly CredentialProvider[]) {
+    this.#options = options;
+    this.#plugins = providers.map(provider => new Plugin(provider, this.#options));
+  }
+
+  /** InvalidCredentialProvider when the configuration is wrong, or names a plugin that is not there. */
+  static async open(options: CredentialPluginsOptions): Promise<CredentialPlugins> {
+    const providers = await readProviders(options.configFile);
+    for (const { name } of providers) {
+      const program = join(options.binDir, name);
+      await access(program, constants.X_OK).catch((cause: unknown) => {
+        throw new InvalidCredentialProvider(`${program} is no program that can be run`, { cause });
+      });
+    }
+    return new CredentialPlugins(options, providers);
+  }
+
+  /** What the plugins that are meant for `image` answer, in their order; part of a Keyring. Never throws. */
+  async configsFor(image: string): Promise<readonly KeyringConfig<string>[]> {
+    const asked = this.#plugins.filter(plugin => plugin.isFor(image));
+    return Promise.all(
+      asked.map(async plugin => ({ source: plugin.name, config: await plugin.configFor(image) })),
+    );
+  }
+}
+
+class Plugin {
+  readonly name: string;
+  readonly #provider: CredentialProvider;
+  readonly #options: CredentialPluginsOptions;
+  readonly #log: Log;
+  readonly #nowMs: () => number;
+  readonly #answers = new Lru<Answer>({ maxEntries: MAX_ANSWERS });
+  readonly #runs = new SingleFlight<DockerConfig>();
+
+  constructor(provider: CredentialProvider, options: CredentialPluginsOptions) {
+    this.name = provider.name;
+    this.#provider = provider;
+    this.#options = options;
+    this.#log = options.log.child({ plugin: provider.name });
+    this.#nowMs = options.nowMs ?? Date.now;
+  }
+
+  isFor(image: string): boolean {
+    return matchesImage(this.#provider.matchImages, image);
+  }
+
+  async configFor(image: string): Promise<DockerConfig> {
+    return this.#remembered(image) ?? this.#runs.run(image, () => this.#ask(image)).promise;
+  }
+
+  #remembered(image: string): DockerConfig | undefined {
+    const nowMs = this.#nowMs();
+    for (const [type, key] of Object.entries(cacheKeys(image))) {
+      const answer = this.#answers.get(`${type} ${key}`);
+      if (answer !== undefined && nowMs <= answer.untilMs) return answer.config;
+    }
+    return undefined;
+  }
+
+  async #ask(image: string): Promise<DockerConfig> {
+    try {
+      return await this.#run(image);
+    } catch (error) {
+      if (!(error instanceof PluginFailed || error instanceof InvalidCredentialProvider)) throw error;
+      this.#log.warn({ image, reason: error.message }, 'a credential provider failed');
+      this.#remember('Image', image, NO_CREDENTIALS, FAILURE_MS);
+      return NO_CREDENTIALS;
+    }
+  }
+
+  async #run(image: string): Promise<DockerConfig> {
+    const { name, apiVersion, args, env, defaultCacheMs } = this.#provider;
+    const output = await runPlugin({
+      program: join(this.#options.binDir, name),
+      args,
+      env: Object.fromEntries(env.map(variable => [variable.name, variable.value])),
+      input: encodeRequest(apiVersion, image),
+      timeLimitMs: this.#options.timeLimitMs ?? PLUGIN_TIME_LIMIT_MS,
+    });
+    const response = decodeResponse(output);
+    if (response.apiVersion !== apiVersion) {
+      throw new InvalidCredentialProvider(`the response has another apiVersion than ${apiVersion}`);
+    }
+    const caching = cachingOf(response, image, defaultCacheMs);
+    if (caching === undefined)
+      throw new InvalidCredentialProvider('the response has an unknown cacheKeyType');
+    const config = new Map([...response.auth].map(([key, login]) => [key, { ...login, email: '' }]));
+    if (caching.key !== undefined) {
+      this.#remember(response.cacheKeyType, caching.key, config, caching.cacheMs);
+    }
+    return config;
+  }
+
+  #remember(type: string, key: string, config: DockerConfig, forMs: number): void {
+    this.#answers.set(`${type} ${key}`, { config, untilMs: this.#nowMs() + forMs });
+  }
+}
+
+async function readProviders(configFile: string): Promise<readonly CredentialProvider[]> {
+  const found = await stat(configFile).catch((cause: unknown) => {
+    throw new InvalidCredentialProvider(`${configFile} cannot be read`, { cause });
+  });
+  const files = found.isDirectory()
+    ? (await readdir(configFile))
+        .filter(name => CONFIG_FILE.test(name))
+        .sort()
+        .map(name => join(configFile, name))
+    : [configFile];
+  const read = await Promise.all(
+    files.map(async file => {
+      try {
+        return parseProviderConfig(parseYaml(await readFile(file, 'utf8')).value);
+      } catch (cause) {
+        const why = cause instanceof Error ? cause.message : String(cause);
+        throw new InvalidCredentialProvider(`${file}: ${why}`, { cause });
+      }
+    }),
+  );
+  const providers = read.flat();
+  const names = providers.map(({ name }) => name);
+  const twice = names.find((name, index) => names.indexOf(name) < index);
+  if (twice !== undefined) throw new InvalidCredentialProvider(`${configFile}: ${twice} occurs twice`);
+  if (providers.length === 0) throw new InvalidCredentialProvider(`${configFile}: it names no provider`);
+  return providers;
+}

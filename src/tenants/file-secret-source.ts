@@ -1,0 +1,138 @@
+import { createHash } from 'node:crypto';
+import { basename } from 'node:path';
+import { errorCode } from '../lib/error-code.ts';
+import type { Log } from '../lib/log.ts';
+import { FolderWatch } from './folder-watch.ts';
+import { MalformedSecret } from './secret.ts';
+import { findSecretFiles, parseSecretFile, readSecretText, type SecretFile } from './secret-files.ts';
+import type { SecretReading, SecretSink, SecretSource } from './secret-source.ts';
+
+/** Where the Secrets of a tenant lie. */
+export interface SecretPaths {
+  readonly name: string;
+  /** Files and folders, in the order in which they count. */
+  readonly secrets: readonly string[];
+}
+
+/** So many tenants are read at once: enough to keep the disk busy, few enough to leave the thread pool to others. */
+const TENANTS_AT_ONCE = 8;
+
+/** A file as it was read last, so that what did not change is not parsed again. */
+interface KnownFile {
+  readonly hash: string;
+  readonly readings: readonly SecretReading[];
+}
+
+/** What a path led to last. */
+interface KnownPath {
+  readonly secrets: readonly SecretReading[];
+  readonly folders: readonly string[];
+  readonly files: ReadonlyMap<string, KnownFile>;
+}
+
+const NOTHING_KNOWN: KnownPath = { secrets: [], folders: [], files: new Map() };
+
+/** Secrets in files and folders: manifests, and Secrets as the kubelet mounts them. Follows every change. */
+export class FileSecretSource implements SecretSource {
+  readonly #tenants: readonly SecretPaths[];
+  readonly #watch: FolderWatch;
+  readonly #paths = new Map<string, KnownPath>();
+  #sink: SecretSink | undefined;
+
+  constructor(tenants: readonly SecretPaths[], log: Log) {
+    this.#tenants = tenants.filter(({ secrets }) => secrets.length > 0);
+    this.#watch = new FolderWatch(changed => this.#read(changed), log);
+  }
+
+  async start(sink: SecretSink): Promise<void> {
+    this.#sink = sink;
+    if (this.#tenants.length > 0) await this.#watch.start();
+  }
+
+  async close(): Promise<void> {
+    await this.#watch.close();
+  }
+
+  async #read(changed: ReadonlySet<string> | undefined): Promise<Iterable<string>> {
+    const concerned = this.#tenants.filter(
+      ({ secrets }) => changed === undefined || secrets.some(path => this.#isIn(changed, path)),
+    );
+    for (let at = 0; at < concerned.length; at += TENANTS_AT_ONCE) {
+      await Promise.all(concerned.slice(at, at + TENANTS_AT_ONCE).map(tenant => this.#readTenant(tenant)));
+    }
+    return [...this.#paths.values()].flatMap(({ folders }) => folders);
+  }
+
+  #isIn(changed: ReadonlySet<string>, path: string): boolean {
+    return this.#paths.get(path)?.folders.some(folder => changed.has(folder)) ?? false;
+  }
+
+  async #readTenant({ name, secrets: paths }: SecretPaths): Promise<void> {
+    const secrets = await Promise.all(
+      paths.map(async path => {
+        const read = await readPath(path, this.#paths.get(path) ?? NOTHING_KNOWN);
+        this.#paths.set(path, read);
+        return read.secrets;
+      }),
+    );
+    this.#sink?.put(name, { secrets: secrets.flat() });
+  }
+}
+
+async function readPath(path: string, known: KnownPath): Promise<KnownPath> {
+  try {
+    const { files, folders } = await findSecretFiles(path);
+    const read = await Promise.all(
+      files.map(async file => ({ file, ...(await readFile(file, known.files.get(file.path))) })),
+    );
+    const secrets = read.flatMap(({ readings }) => readings);
+    return {
+      secrets: secrets.length > 0 ? secrets : [nothingAt(path)],
+      folders,
+      files: new Map(
+        read.flatMap(({ file, known: now }) => (now === undefined ? [] : [[file.path, now] as const])),
+      ),
+    };
+  } catch (error) {
+    const reason = `${path} cannot be read: ${errorCode(error) ?? String(error)}`;
+    return { ...known, secrets: malformed(known.secrets, path, reason) };
+  }
+}
+
+/** What a file holds now, and what to know of it next time; neither when it is gone. */
+async function readFile(
+  file: SecretFile,
+  known: KnownFile | undefined,
+): Promise<{ readonly readings: readonly SecretReading[]; readonly known: KnownFile | undefined }> {
+  try {
+    const text = await readSecretText(file);
+    if (text === undefined) return { readings: [], known: undefined };
+    const hash = createHash('sha256').update(text).digest('base64');
+    if (known?.hash === hash) return { readings: known.readings, known };
+    const readings = parseSecretFile(file, text);
+    return { readings, known: { hash, readings } };
+  } catch (error) {
+    if (!(error instanceof MalformedSecret)) throw error;
+    const reason = `${error.message} (${file.path})`;
+    return { readings: malformed(known?.readings ?? [], file.path, reason), known };
+  }
+}
+
+/** What can no longer be read still names the Secrets that it held: these are malformed now. */
+function malformed(
+  readings: readonly SecretReading[],
+  path: string,
+  reason: string,
+): readonly SecretReading[] {
+  const named: readonly Pick<SecretReading, 'name' | 'source'>[] =
+    readings.length > 0 ? readings : [{ name: basename(path), source: 'file' }];
+  return named.map(({ name, source }) => ({ name, source, result: { state: 'malformed', reason } }));
+}
+
+function nothingAt(path: string): SecretReading {
+  return {
+    name: basename(path),
+    source: 'file',
+    result: { state: 'missing', reason: `there is no Secret for pulls at ${path}` },
+  };
+}

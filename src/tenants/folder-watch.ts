@@ -1,0 +1,127 @@
+import { type FSWatcher, watch } from 'node:fs';
+import { stat } from 'node:fs/promises';
+import { errorCode } from '../lib/error-code.ts';
+import type { Log } from '../lib/log.ts';
+
+/** A swap of mounted Secrets is several changes within some milliseconds. */
+const DEBOUNCE_MS = 100;
+
+/** Watchers die with their folder and miss what is made anew: so often everything is looked at without being told. */
+const RESCAN_MS = 10_000;
+
+/**
+ * Reads again what `changed` folders lead to, or everything when it is `undefined`; returns all folders in which a
+ * change is to be noticed.
+ */
+export type ReadFolders = (changed: ReadonlySet<string> | undefined) => Promise<Iterable<string>>;
+
+/** Calls a `ReadFolders` at start, soon after a change in one of its folders, and now and then; never twice at a time. */
+export class FolderWatch {
+  readonly #read: ReadFolders;
+  readonly #log: Log;
+  readonly #watched = new Map<string, { readonly watcher: FSWatcher; readonly inode: number }>();
+  #changed = new Set<string>();
+  #rescanAtMs = 0;
+  #timer: NodeJS.Timeout | undefined;
+  #turn: Promise<void> | undefined;
+  #isClosed = false;
+  #isBlind = false;
+
+  constructor(read: ReadFolders, log: Log) {
+    this.#read = read;
+    this.#log = log;
+  }
+
+  /** Resolves when everything was read once. */
+  async start(): Promise<void> {
+    this.#begin();
+    await this.#turn;
+  }
+
+  async close(): Promise<void> {
+    this.#isClosed = true;
+    clearTimeout(this.#timer);
+    await this.#turn;
+    for (const folder of this.#watched.keys()) this.#unwatch(folder);
+  }
+
+  #begin(): void {
+    this.#timer = undefined;
+    this.#turn = this.#look().finally(() => {
+      this.#turn = undefined;
+      this.#rest();
+    });
+  }
+
+  async #look(): Promise<void> {
+    const isRescan = performance.now() >= this.#rescanAtMs;
+    const changed = this.#changed;
+    this.#changed = new Set();
+    try {
+      const folders = new Set(await this.#read(isRescan ? undefined : changed));
+      await this.#follow(folders, isRescan ? folders : changed);
+    } catch (error) {
+      this.#log.error({ err: error }, 'watched folders could not be read');
+    }
+    if (isRescan) this.#rescanAtMs = performance.now() + RESCAN_MS;
+  }
+
+  /** Waits for the next change or the next rescan. */
+  #rest(): void {
+    if (this.#isClosed || this.#turn !== undefined) return;
+    clearTimeout(this.#timer);
+    const rescanInMs = Math.max(0, this.#rescanAtMs - performance.now());
+    this.#timer = setTimeout(() => this.#begin(), this.#changed.size > 0 ? DEBOUNCE_MS : rescanInMs);
+    this.#timer.unref();
+  }
+
+  #note(folder: string): void {
+    this.#changed.add(folder);
+    // The first change of several starts the wait: later ones must not prolong it for ever.
+    if (this.#changed.size === 1) this.#rest();
+  }
+
+  /** Watches exactly `folders`; of `suspects` the watchers may have died with their folder. */
+  async #follow(folders: ReadonlySet<string>, suspects: ReadonlySet<string>): Promise<void> {
+    for (const folder of this.#watched.keys()) {
+      if (!folders.has(folder)) this.#unwatch(folder);
+    }
+    for (const folder of folders) {
+      const watched = this.#watched.get(folder);
+      if (watched !== undefined && !suspects.has(folder)) continue;
+      const inode = await inodeOf(folder);
+      if (watched !== undefined && watched.inode !== inode) this.#unwatch(folder);
+      if (inode !== undefined && !this.#watched.has(folder)) this.#watch(folder, inode);
+    }
+  }
+
+  #watch(folder: string, inode: number): void {
+    try {
+      const watcher = watch(folder, { persistent: false }, () => this.#note(folder));
+      watcher.on('error', () => this.#unwatch(folder));
+      this.#watched.set(folder, { watcher, inode });
+      // It may have changed between being read and being watched.
+      this.#note(folder);
+    } catch (error) {
+      if (this.#isBlind || errorCode(error) === 'ENOENT') return;
+      this.#isBlind = true;
+      this.#log.warn(
+        { err: error, folder },
+        `a folder cannot be watched: changes are seen within ${RESCAN_MS / 1000} s`,
+      );
+    }
+  }
+
+  #unwatch(folder: string): void {
+    this.#watched.get(folder)?.watcher.close();
+    this.#watched.delete(folder);
+  }
+}
+
+async function inodeOf(folder: string): Promise<number | undefined> {
+  try {
+    return (await stat(folder)).ino;
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,137 @@
+import { stat } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
+import { errorCode } from '../lib/error-code.ts';
+import type { Log } from '../lib/log.ts';
+import { readTextFile } from '../lib/text-file.ts';
+import {
+  type DockerConfig,
+  InvalidDockerConfig,
+  parseDockercfg,
+  parseDockerConfigJson,
+} from './docker-config.ts';
+import { FolderWatch } from './folder-watch.ts';
+import { MAX_SECRET_BYTES } from './secret.ts';
+import type { SecretState } from './tenant.ts';
+
+export interface NodeConfigOptions {
+  /** Files, or folders in which the kubelet would look for them. */
+  readonly paths: readonly string[];
+  readonly log: Log;
+  readonly nowMs?: () => number;
+  /** Called when another config counts than before. */
+  readonly onChange: () => void;
+}
+
+interface Candidate {
+  readonly path: string;
+  readonly parse: (text: string) => DockerConfig;
+}
+
+interface Found {
+  readonly path: string;
+  readonly config: DockerConfig;
+  readonly text: string;
+  readonly loadedAtMs: number;
+}
+
+/**
+ * The docker config of the node, which counts for all tenants behind their own Secrets. As with the kubelet, the first
+ * valid `config.json` is it, and only without one the first valid `.dockercfg`; what cannot be read is passed over,
+ * unlike a Secret. The one that counts is kept while its file is malformed.
+ */
+export class NodeConfig {
+  readonly #options: NodeConfigOptions;
+  readonly #watch: FolderWatch;
+  #current: Found | undefined;
+  #states: readonly SecretState[] = [];
+
+  constructor(options: NodeConfigOptions) {
+    this.#options = options;
+    this.#watch = new FolderWatch(() => this.#read(), options.log);
+  }
+
+  get current(): { readonly path: string; readonly config: DockerConfig } | undefined {
+    return this.#current;
+  }
+
+  /** Every file that was looked into. */
+  get states(): readonly SecretState[] {
+    return this.#states;
+  }
+
+  async start(): Promise<void> {
+    if (this.#options.paths.length > 0) await this.#watch.start();
+  }
+
+  async close(): Promise<void> {
+    await this.#watch.close();
+  }
+
+  async #read(): Promise<Iterable<string>> {
+    const candidates = await findCandidates(this.#options.paths);
+    const states: SecretState[] = [];
+    let found: Found | undefined;
+    for (const candidate of candidates) {
+      found ??= await this.#try(candidate, state => states.push(state));
+    }
+    this.#report(states);
+    const isOther = found?.text !== this.#current?.text || found?.path !== this.#current?.path;
+    this.#current = found;
+    if (isOther) this.#options.onChange();
+    return candidates.map(({ path }) => dirname(path));
+  }
+
+  /** What stands in the file, if that counts; `report` hears how it is. */
+  async #try({ path, parse }: Candidate, report: (state: SecretState) => void): Promise<Found | undefined> {
+    const known = this.#current?.path === path ? this.#current : undefined;
+    const nowMs = this.#options.nowMs ?? Date.now;
+    try {
+      const text = await readTextFile(path, MAX_SECRET_BYTES);
+      if (text === undefined) {
+        report({ name: path, source: 'node', state: 'missing', reason: 'there is no such file' });
+        return undefined;
+      }
+      const found = known?.text === text ? known : { path, text, config: parse(text), loadedAtMs: nowMs() };
+      report({ name: path, source: 'node', state: 'loaded', loadedAtMs: found.loadedAtMs });
+      return found;
+    } catch (error) {
+      const reason = error instanceof InvalidDockerConfig ? error.message : `it cannot be read: ${error}`;
+      const loadedAt = known === undefined ? {} : { loadedAtMs: known.loadedAtMs };
+      report({ name: path, source: 'node', state: 'malformed', reason, ...loadedAt });
+      return known;
+    }
+  }
+
+  #report(states: readonly SecretState[]): void {
+    for (const { name, state, reason } of states) {
+      const before = this.#states.find(known => known.name === name);
+      if (state !== 'loaded' && (before?.state !== state || before.reason !== reason)) {
+        this.#options.log.warn({ file: name, state, reason }, "a node's docker config does not count");
+      }
+    }
+    this.#states = states;
+  }
+}
+
+/** Every `config.json` before every `.dockercfg`. */
+async function findCandidates(paths: readonly string[]): Promise<readonly Candidate[]> {
+  const found = await Promise.all(
+    paths.map(async path =>
+      (await isFolder(path)) ? [join(path, 'config.json'), join(path, '.dockercfg')] : [path],
+    ),
+  );
+  const candidates = found.flat().map(path => {
+    const isOld = basename(path) === '.dockercfg';
+    return { path, isOld, parse: isOld ? parseDockercfg : parseDockerConfigJson };
+  });
+  return [...candidates.filter(({ isOld }) => !isOld), ...candidates.filter(({ isOld }) => isOld)];
+}
+
+async function isFolder(path: string): Promise<boolean> {
+  try {
+    return (await stat(path)).isDirectory();
+  } catch (error) {
+    if (errorCode(error) === undefined) throw error;
+    return false;
+  }
+}

@@ -1,0 +1,92 @@
+import { spawn } from 'node:child_process';
+
+/** The kubelet gives a plugin as long. */
+export const PLUGIN_TIME_LIMIT_MS = 60_000;
+
+/** Far beyond any answer, which is a few tokens. */
+const MAX_OUTPUT_BYTES = 1024 * 1024;
+
+/** As much as a log line needs of what a plugin complains about. */
+const MAX_COMPLAINT_BYTES = 2_000;
+
+/** A plugin could not be run to a good end. */
+export class PluginFailed extends Error {
+  override readonly name = 'PluginFailed';
+}
+
+export interface PluginRun {
+  readonly program: string;
+  readonly args: readonly string[];
+  /** On top of this process's own environment, which a plugin inherits as it does from the kubelet. */
+  readonly env: Readonly<Record<string, string>>;
+  readonly input: string;
+  readonly timeLimitMs: number;
+}
+
+/** Runs a plugin once: what it wrote to its standard output, as it ended with 0 in time. PluginFailed otherwise. */
+export async function runPlugin({ program, args, env, input, timeLimitMs }: PluginRun): Promise<string> {
+  // A process group of its own, so that what a script started ends with it.
+  const child = spawn(program, [...args], { env: { ...process.env, ...env }, detached: true });
+  const kill = () => killGroup(child.pid);
+  const output = new Output(MAX_OUTPUT_BYTES, kill);
+  const complaint = new Output(MAX_COMPLAINT_BYTES, () => {});
+  let isLate = false;
+  const timer = setTimeout(() => {
+    isLate = true;
+    kill();
+  }, timeLimitMs);
+  child.stdout.on('data', (chunk: Buffer) => output.add(chunk));
+  child.stderr.on('data', (chunk: Buffer) => complaint.add(chunk));
+  // A plugin may end without having read what it was given.
+  child.stdin.on('error', () => {});
+  child.stdin.end(input);
+  try {
+    const status = await new Promise<string>((resolve, reject) => {
+      child.on('error', error => reject(new PluginFailed(`cannot be run: ${error.message}`)));
+      child.on('close', (code, signal) => resolve(code === null ? `signal ${signal}` : `status ${code}`));
+    });
+    if (isLate) throw new PluginFailed(`took over ${timeLimitMs / 1000} s`);
+    if (output.isFull) throw new PluginFailed(`wrote over ${MAX_OUTPUT_BYTES} bytes`);
+    if (status !== 'status 0') throw new PluginFailed(`ended with ${status}: ${complaint.text()}`);
+    return output.text();
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+function killGroup(pid: number | undefined): void {
+  if (pid === undefined) return;
+  try {
+    process.kill(-pid, 'SIGKILL');
+  } catch {
+    // It has just ended by itself.
+  }
+}
+
+/** The first bytes of a stream; the rest is let go. */
+class Output {
+  readonly #maxBytes: number;
+  readonly #onFull: () => void;
+  readonly #chunks: Buffer[] = [];
+  #bytes = 0;
+
+  constructor(maxBytes: number, onFull: () => void) {
+    this.#maxBytes = maxBytes;
+    this.#onFull = onFull;
+  }
+
+  get isFull(): boolean {
+    return this.#bytes > this.#maxBytes;
+  }
+
+  add(chunk: Buffer): void {
+    if (this.isFull) return;
+    this.#bytes += chunk.length;
+    this.#chunks.push(chunk);
+    if (this.isFull) this.#onFull();
+  }
+
+  text(): string {
+    return Buffer.concat(this.#chunks).subarray(0, this.#maxBytes).toString('utf8').trim();
+  }
+}

@@ -1,0 +1,78 @@
+import { parseYamlDocuments, YamlError } from '../lib/yaml.ts';
+import { MalformedSecret, parseSecretObject } from './secret.ts';
+import type { SecretReading } from './secret-source.ts';
+
+/** More Secrets than a namespace needs for pulls; a file of so many is another file. */
+export const MAX_SECRETS_PER_FILE = 1_000;
+
+/**
+ * The Secrets for pulls in a manifest file: YAML or JSON, several documents, a `List`. Objects of other kinds, and
+ * Secrets of other types, are passed over. One that is malformed is told as such beside the others; throws
+ * MalformedSecret when the file cannot be read as a whole.
+ */
+export function parseSecretManifests(text: string): readonly SecretReading[] {
+  if (text.trim() === '') throw new MalformedSecret('the file is empty');
+  const objects = parseDocuments(text).flatMap((document, index) => listItems(document, index));
+  const secrets = objects.filter(({ kind }) => kind === 'Secret');
+  if (secrets.length > MAX_SECRETS_PER_FILE) {
+    throw new MalformedSecret(`the file holds over ${MAX_SECRETS_PER_FILE} Secrets`);
+  }
+  const readings = secrets.flatMap(readSecret);
+  if (readings.length === 0) throw new MalformedSecret('the file holds no Secret for pulls');
+  return readings;
+}
+
+type KubernetesObject = Readonly<Record<string, unknown>>;
+
+function parseDocuments(text: string): readonly unknown[] {
+  // A hundred times faster than YAML, and what kubectl and most generators write.
+  if (text.trimStart().startsWith('{')) {
+    try {
+      return [JSON.parse(text)];
+    } catch {
+      // Not JSON: a YAML flow map, or a mistake whose line the YAML parser names.
+    }
+  }
+  try {
+    return parseYamlDocuments(text).map(({ value }) => value);
+  } catch (cause) {
+    if (!(cause instanceof YamlError)) throw cause;
+    // Its message may show a piece of the text, which may be a password.
+    const place = cause.line === undefined ? '' : ` in line ${cause.line}`;
+    throw new MalformedSecret(`the file is not YAML, or beyond a limit${place}`, { cause });
+  }
+}
+
+/** The objects of a document: those of a `List`, or itself; none for an empty one. */
+function listItems(document: unknown, index: number): readonly KubernetesObject[] {
+  if (document === null || document === undefined) return [];
+  if (!isObject(document) || typeof document['kind'] !== 'string') {
+    throw new MalformedSecret(`document ${index + 1} of the file is no Kubernetes object`);
+  }
+  const { kind, items } = document;
+  if (kind === 'List') return Array.isArray(items) ? items.filter(isObject) : [];
+  // In a SecretList, the kind of the items goes without saying.
+  if (kind === 'SecretList') return Array.isArray(items) ? items.filter(isObject).map(asSecret) : [];
+  return [document];
+}
+
+function readSecret(object: KubernetesObject, index: number): readonly SecretReading[] {
+  const { metadata } = object;
+  const given = isObject(metadata) ? metadata['name'] : undefined;
+  const name = typeof given === 'string' && given !== '' ? given : `Secret ${index + 1}`;
+  try {
+    const secret = parseSecretObject(object);
+    return secret === undefined ? [] : [{ name, source: 'file', result: { state: 'loaded', secret } }];
+  } catch (error) {
+    if (!(error instanceof MalformedSecret)) throw error;
+    return [{ name, source: 'file', result: { state: 'malformed', reason: error.message } }];
+  }
+}
+
+function asSecret(object: KubernetesObject): KubernetesObject {
+  return { ...object, kind: 'Secret' };
+}
+
+function isObject(value: unknown): value is KubernetesObject {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
