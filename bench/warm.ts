@@ -87,7 +87,7 @@ export async function warmBlobs(
         `${clients} client${clients > 1 ? 's' : ''}, ${subject.name}`,
         spread(values, 2),
         spread(cpu.get(subject.name) ?? [], 2),
-        `${(subject.peakRssBytes() / 2 ** 20).toFixed(0)}`,
+        (subject.peakRssBytes() / 2 ** 20).toFixed(0),
         `${(median(values) / base).toFixed(2)} ×`,
       ]);
     }

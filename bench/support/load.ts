@@ -14,7 +14,7 @@ export async function load(job: RateJob | NodesJob): Promise<RateResult | NodesR
   child.stdout.on('data', chunk => {
     out += chunk;
   });
-  const code = await new Promise(resolve => child.once('close', resolve));
+  const code = await new Promise<number | null>(resolve => child.once('close', resolve));
   if (code !== 0) {
     throw new Error(`the load ended with code ${code}`);
   }

@@ -48,7 +48,7 @@ async function filesOf(store: string): Promise<Files> {
 }
 
 interface Rows {
-  /** Hex of the blobs that the index says are held, by size. */
+  /** Sizes of the blobs that the index says are held. */
   readonly blobs: ReadonlyMap<string, number>;
   readonly manifests: ReadonlyMap<string, Buffer>;
 }
@@ -111,19 +111,15 @@ describe('a store whose process was killed', () => {
       if (files.halfWritten > 0) met.halfWritten++;
       if (rows.blobs.size + rows.manifests.size > committedBefore) met.committed++;
       committedBefore = rows.blobs.size + rows.manifests.size;
-      for (const [digest, size] of rows.blobs) {
-        const path = blobPath(store, digest);
-        expect(files.blobs.has(path), `row ${digest} has its file`).toBe(true);
-        if (!verified.has(digest)) {
-          expect((await stat(path)).size).toBe(size);
-        }
+      for (const digest of rows.blobs.keys()) {
+        expect(files.blobs.has(blobPath(store, digest)), `row ${digest} has its file`).toBe(true);
       }
-      for (const path of files.blobs) {
+      const unseen = [...files.blobs].filter(path => !verified.has(path));
+      for (const path of unseen) {
         const digest = `sha256:${path.slice(-64)}`;
-        if (!verified.has(digest)) {
-          expect(await digestOfFile(path)).toBe(digest);
-          verified.add(digest);
-        }
+        expect(await digestOfFile(path)).toBe(digest);
+        expect(rows.blobs.get(digest) ?? (await stat(path)).size).toBe((await stat(path)).size);
+        verified.add(path);
       }
       for (const [digest, bytes] of rows.manifests) {
         expect(`sha256:${createHash('sha256').update(bytes).digest('hex')}`).toBe(digest);
@@ -149,9 +145,10 @@ async function expectOnlyHeldIsServed(layers: readonly Content[], rows: Rows): P
   upstream.misbehave({ status: 503 });
   for (const layer of layers) {
     const got = await get(blobUrl(layer.digest));
-    const served = got.status === 200 && got.complete;
-    expect(served, `blob of ${layer.size} bytes`).toBe(rows.blobs.has(layer.digest));
-    if (served) expect(`sha256:${got.sha256}`).toBe(layer.digest);
+    const served = got.status === 200 && got.complete ? `sha256:${got.sha256}` : undefined;
+    expect(served, `blob of ${layer.size} bytes`).toBe(
+      rows.blobs.has(layer.digest) ? layer.digest : undefined,
+    );
   }
   upstream.behave();
 }

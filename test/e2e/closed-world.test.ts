@@ -145,10 +145,10 @@ describe('the credential of an upstream', () => {
       expect(cdn.count('storage')).toBe(1);
 
       // The next blob has to come from the mirror, which challenges with Basic.
-      const other = randomBlob(100_000, 'mirror');
-      closed.add('app', other);
+      const mirrored = randomBlob(100_000, 'mirror');
+      closed.add('app', mirrored);
       closed.misbehave({ status: 503 });
-      await get(`${server.url}/v2/closed.example/app/blobs/${other.digest}`);
+      await get(`${server.url}/v2/closed.example/app/blobs/${mirrored.digest}`);
       expect(mirror.requests.length).toBeGreaterThan(0);
 
       const refused = await get(`${server.url}/v2/lured.example/app/manifests/1`);
