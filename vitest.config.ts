@@ -7,7 +7,7 @@ export default defineConfig({
       {
         test: {
           name: 'unit',
-          include: ['src/**/*.test.ts', 'test/architecture/**/*.test.ts', 'test/vectors/**/*.test.ts'],
+          include: ['src/**/*.test.ts', 'test/{architecture,support,vectors}/**/*.test.ts'],
         },
       },
       {

@@ -34,6 +34,7 @@ export class Dockerd {
       args: ['--config-file', configFile],
       isReady: async () => (await tryRun('docker', ['version'], { env: clientEnv(folder) })).code === 0,
       readyTimeoutMs: 60_000,
+      deathSignal: 'TERM',
     });
     return new Dockerd(folder, daemon);
   }

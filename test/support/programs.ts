@@ -36,13 +36,13 @@ export interface RunResult {
   readonly stderr: string;
 }
 
-/** Runs a program to its end, whatever its exit code. Throws only if it could not be started or took too long. */
+/** Runs a program to its end, whatever its exit code. Throws only if it took too long. */
 export async function tryRun(
   program: string,
   args: readonly string[],
   options: RunOptions = {},
 ): Promise<RunResult> {
-  const child = spawn(program, args, {
+  const child = spawn(...tied('KILL', program, args), {
     cwd: options.cwd,
     env: { ...process.env, ...options.env },
     stdio: ['pipe', 'pipe', 'pipe'],
@@ -89,6 +89,8 @@ export interface DaemonOptions {
   /** Answers true once the daemon can be used; asked again and again until then. */
   readonly isReady: () => Promise<boolean>;
   readonly readyTimeoutMs?: number;
+  /** What it gets when the tests die without stopping it; `TERM` for one that has processes of its own to stop. */
+  readonly deathSignal?: DeathSignal;
 }
 
 /** A program that runs until it is stopped. Its output is kept (the last 4 MiB characters of it). */
@@ -109,7 +111,7 @@ export class Daemon {
 
   /** Starts the program and waits until it is ready; if it ends or is late, throws with its log. */
   static async start(options: DaemonOptions): Promise<Daemon> {
-    const child = spawn(options.program, options.args, {
+    const child = spawn(...tied(options.deathSignal ?? 'KILL', options.program, options.args), {
       cwd: options.cwd,
       env: { ...process.env, ...options.env },
       stdio: ['ignore', 'pipe', 'pipe'],
@@ -215,11 +217,29 @@ export async function answers(url: string, status?: number): Promise<boolean> {
   }
 }
 
-// Tests stop what they start; this is for the run that is interrupted.
+type DeathSignal = 'KILL' | 'TERM';
+
+const CAN_TIE = hasProgram('setpriv');
+
+/**
+ * A command line whose process the kernel signals when ours dies, be it by SIGKILL: setpriv(1) of util-linux asks for
+ * that and becomes the program. Where there is none, the program runs as it is.
+ */
+function tied(
+  signal: DeathSignal,
+  program: string,
+  args: readonly string[],
+): [program: string, args: readonly string[]] {
+  return CAN_TIE ? ['setpriv', ['--pdeathsig', signal, program, ...args]] : [program, args];
+}
+
+// Tests stop what they start; this is for a run that is interrupted where there is no setpriv.
 const running = new Set<ChildProcess>();
-process.once('exit', () => {
-  for (const child of running) child.kill('SIGKILL');
-});
+if (!CAN_TIE) {
+  process.once('exit', () => {
+    for (const child of running) child.kill('SIGKILL');
+  });
+}
 
 /** The end of what some streams carry, as text. */
 class Tail {
