@@ -277,9 +277,6 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
     describe('upkeep', () => {
       const LATER_MS = Date.now() + 3_600_000;
       const blob = digestOf(Buffer.from('blob'));
-      const manifestOf = ({ manifest }: { manifest: Manifest }) =>
-        ({ kind: 'manifest', digest: manifest.digest }) as const;
-      const blobOf = (digest: Digest) => ({ kind: 'blob', digest }) as const;
 
       test('what is linked, named or new is needed, and nothing else', async () => {
         const one = image('one');
@@ -631,6 +628,14 @@ export function image(
     annotations: subject === undefined ? {} : { made: 'here' },
   };
   return { manifest: { digest: digestOf(bytes), mediaType: MANIFEST_TYPE, bytes }, view, blobs };
+}
+
+function manifestOf({ manifest }: { readonly manifest: Manifest }) {
+  return { kind: 'manifest', digest: manifest.digest } as const;
+}
+
+function blobOf(digest: Digest) {
+  return { kind: 'blob', digest } as const;
 }
 
 function digestOrFail(descriptor: Descriptor | undefined): Digest {

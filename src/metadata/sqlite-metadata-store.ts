@@ -6,6 +6,7 @@ import type { Manifest, ManifestView } from '../oci/manifest.ts';
 import type { Page } from '../oci/pull-source.ts';
 import type { Repository } from '../oci/repository.ts';
 import type {
+  BlobLink,
   Content,
   Document,
   Grant,

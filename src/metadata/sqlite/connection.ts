@@ -43,6 +43,11 @@ export class Connection {
     }
   }
 
+  /** Only reads: for whoever walks through everything. The index must be there. */
+  static async openReadOnly(path: string): Promise<Connection> {
+    return new Connection(new Database(path, { timeout: 0, readonly: true, fileMustExist: true }));
+  }
+
   /** Compiles `sql`; once per connection, at start. Whoever writes the statement states the types of its row. */
   prepare<Parameters extends unknown[], Row = unknown>(sql: string): Statement<Parameters, Row> {
     return this.#database.prepare<Parameters, Row>(sql);

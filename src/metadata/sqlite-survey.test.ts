@@ -1,0 +1,104 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { silentLog } from '../lib/log.ts';
+import { digestOf } from '../oci/digest.ts';
+import type { MetadataStore } from './metadata-store.ts';
+import { image } from './metadata-store.suite.ts';
+import { openSqliteMetadataStore } from './sqlite-metadata-store.ts';
+import { openSqliteSurvey } from './sqlite-survey.ts';
+import { everything, type Survey } from './survey.ts';
+
+const HOSTED = { upstream: '', name: 'team/app' };
+const MIRRORED = { upstream: 'docker.io', name: 'library/nginx' };
+const LATER_MS = Date.now() + 3_600_000;
+const LOOSE = digestOf(Buffer.from('loose'));
+
+let folder: string;
+let store: MetadataStore;
+let survey: Survey & { close(): void };
+
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'entrepot-survey-'));
+  store = await openSqliteMetadataStore(join(folder, 'index.db'), { log: silentLog });
+  survey = await openSqliteSurvey(join(folder, 'index.db'));
+});
+
+afterEach(async () => {
+  survey.close();
+  await store.close();
+  await rm(folder, { recursive: true });
+});
+
+test('what garbage collection would do is known before it does any of it', async () => {
+  const one = image('one');
+  for (const { digest, size } of one.blobs) {
+    await store.putBlob(digest, size, HOSTED);
+  }
+  await store.putBlob(LOOSE, 5, HOSTED);
+  await store.putManifest(HOSTED, one.manifest, one.view, { tag: 'v1', atMs: 1 });
+  expect(await survey.idleLinks(LATER_MS)).toEqual({
+    entries: [{ repository: HOSTED, digest: LOOSE }],
+    next: undefined,
+  });
+  expect((await survey.unneeded('blob', LATER_MS)).entries).toEqual([
+    { kind: 'blob', digest: LOOSE, size: 5 },
+  ]);
+  expect((await survey.unneeded('blob', 1)).entries).toEqual([]);
+  await store.unlinkManifest(HOSTED, one.manifest.digest);
+  expect((await survey.unneeded('manifest', LATER_MS)).entries).toHaveLength(1);
+  expect((await survey.unneeded('blob', LATER_MS)).entries).toHaveLength(3);
+});
+
+test('mirrored content is found in the order of its use, across pages', async () => {
+  const digests = Array.from({ length: 4_500 }, (_, index) => digestOf(Buffer.from(String(index))));
+  await Promise.all(digests.map(digest => store.putBlob(digest, 1, MIRRORED)));
+  await store.putBlob(LOOSE, 5, HOSTED);
+  const pages: string[][] = [];
+  for await (const page of everything(after => survey.evictable(LATER_MS, after))) {
+    pages.push(page.map(({ digest }) => digest));
+  }
+  expect(pages.length).toBeGreaterThan(2);
+  expect(pages.flat().toSorted()).toEqual(digests.toSorted());
+});
+
+test('an image is shown with all that is under it, held or not, shared or not', async () => {
+  const [one, two] = [image('one'), image('two')];
+  const [config, layer] = one.blobs;
+  await store.putBlob(config?.digest ?? LOOSE, 10, MIRRORED);
+  await store.putManifest(MIRRORED, one.manifest, one.view, { tag: 'v1', atMs: 5 });
+  const sharing = { ...two.view, blobs: [...two.view.blobs, ...one.blobs.slice(1)] };
+  await store.putManifest(MIRRORED, two.manifest, sharing, { atMs: 6 });
+  await store.putPin(MIRRORED, 'v1');
+  const { entries } = await survey.tags();
+  expect(entries).toEqual([
+    {
+      repository: MIRRORED,
+      tag: 'v1',
+      digest: one.manifest.digest,
+      isPinned: true,
+      isImported: false,
+    },
+  ]);
+  const [manifest] = await survey.image(one.manifest.digest);
+  expect(manifest).toMatchObject({ isHeld: true, size: one.manifest.bytes.byteLength, usedAtMs: 5 });
+  expect(manifest?.blobs).toMatchObject([
+    { digest: config?.digest, isConfig: true, isHeld: true, isShared: false },
+    { digest: layer?.digest, isConfig: false, isHeld: false, isShared: true },
+  ]);
+  expect(await survey.image(LOOSE)).toMatchObject([{ digest: LOOSE, isHeld: false }]);
+});
+
+test('damaged manifests, stale damage and digests without a row are found', async () => {
+  const one = image('one');
+  const wrong = { ...one.manifest, digest: LOOSE };
+  await store.putManifest(HOSTED, one.manifest, one.view, { atMs: 1 });
+  await store.putManifest(HOSTED, wrong, one.view, { atMs: 1 });
+  expect((await survey.damagedManifests()).entries).toMatchObject([{ kind: 'manifest', digest: LOOSE }]);
+  await store.quarantine({ kind: 'manifest', digest: LOOSE }, 'wrong bytes');
+  expect((await survey.staleDamage()).entries).toEqual([]);
+  await store.unlinkManifest(HOSTED, LOOSE);
+  expect((await survey.staleDamage()).entries).toEqual([LOOSE]);
+  expect(await survey.withoutRow([LOOSE, one.manifest.digest])).toEqual([one.manifest.digest]);
+});

@@ -1,0 +1,255 @@
+import { type Digest, digestAlgorithm, digestOf } from '../oci/digest.ts';
+import { parseManifest } from '../oci/manifest.ts';
+import { isIndexType } from '../oci/media-types.ts';
+import type { Content } from './metadata-store.ts';
+import { Connection, type Statement } from './sqlite/connection.ts';
+import { ImageRows } from './sqlite/image-rows.ts';
+import * as needs from './sqlite/needs.ts';
+import type { Found, SizedContent, Survey, SurveyedManifest, SurveyedTag } from './survey.ts';
+
+/** Rows that one question looks at: some tens of milliseconds, so that a survey gives way and can be broken off. */
+const ROWS_PER_PAGE = 2_000;
+/** Manifests are read with their bytes. */
+const MANIFESTS_PER_PAGE = 100;
+
+/** Opens a survey of the index in the file `path`, on a connection of its own that only reads. */
+export async function openSqliteSurvey(path: string): Promise<Survey & { close(): void }> {
+  return new SqliteSurvey(await Connection.openReadOnly(path));
+}
+
+interface Since {
+  readonly sinceMs: number;
+  readonly after: string;
+}
+
+interface LinkRow {
+  readonly repository_id: number;
+  readonly upstream: string | null;
+  readonly name: string | null;
+  readonly digest: Digest;
+  readonly is_idle: number;
+}
+
+interface ContentRow extends SizedContent {
+  readonly is_found: number;
+  readonly used_at_ms: number;
+}
+
+interface TagRow {
+  readonly repository_id: number;
+  readonly upstream: string;
+  readonly name: string;
+  readonly tag: string;
+  readonly digest: Digest;
+  readonly is_pinned: number;
+  readonly is_imported: number;
+}
+
+class SqliteSurvey implements Survey {
+  readonly #connection: Connection;
+  readonly #links: Statement<[{ repository: number; digest: string; sinceMs: number }], LinkRow>;
+  readonly #unneededBlobs: Statement<[Since], ContentRow>;
+  readonly #unneededManifests: Statement<[Since], ContentRow>;
+  readonly #byUse: Statement<[{ sinceMs: number; usedAtMs: number; digest: string }], ContentRow>;
+  readonly #blobs: Statement<[string], SizedContent>;
+  readonly #manifestBytes: Statement<[string], { digest: Digest; bytes: Buffer }>;
+  readonly #damage: Statement<[string], { digest: Digest; is_stale: number }>;
+  readonly #hasRow: Statement<[{ digest: Digest }]>;
+  readonly #tags: Statement<[{ upstream: string; name: string; tag: string }], TagRow>;
+  readonly #images: ImageRows;
+
+  constructor(connection: Connection) {
+    this.#connection = connection;
+    this.#links = connection.prepare(`
+      SELECT l.repository_id, r.upstream, r.name, l.digest,
+        r.id IS NOT NULL AND l.kind = 'blob' AND l.created_at_ms < @sinceMs
+          AND NOT EXISTS (SELECT 1 FROM blobs b WHERE b.digest = l.digest AND b.used_at_ms >= @sinceMs)
+          AND NOT ${needs.isPinnedIn('l.repository_id', 'l.digest')}
+          AND NOT ${needs.isNamedIn('l.repository_id', 'l.digest')} AS is_idle
+      FROM links l LEFT JOIN repositories r ON r.id = l.repository_id
+      WHERE (l.repository_id, l.digest) > (@repository, @digest)
+      ORDER BY l.repository_id, l.digest LIMIT ${ROWS_PER_PAGE}`);
+    this.#unneededBlobs = connection.prepare(`
+      SELECT 'blob' AS kind, b.digest, b.size, b.used_at_ms,
+        b.used_at_ms < @sinceMs
+          AND NOT EXISTS (
+            SELECT 1 FROM manifest_references n JOIN manifests m ON m.id = n.manifest_id
+            WHERE n.digest = b.digest AND (m.used_at_ms >= @sinceMs OR ${needs.isLinkedManifest('m.digest')}))
+          AND NOT EXISTS (
+            SELECT 1 FROM links l JOIN repositories r ON r.id = l.repository_id
+            WHERE l.digest = b.digest AND l.kind = 'blob'
+              AND (l.created_at_ms >= @sinceMs OR ${needs.isPinnedIn('l.repository_id', 'l.digest')}))
+          AND NOT ${needs.isBeingFilled('b.digest')} AS is_found
+      FROM blobs b WHERE b.digest > @after ORDER BY b.digest LIMIT ${ROWS_PER_PAGE}`);
+    this.#unneededManifests = connection.prepare(`
+      SELECT 'manifest' AS kind, m.digest, m.size, m.used_at_ms,
+        m.used_at_ms < @sinceMs AND NOT ${needs.isLinkedManifest('m.digest')} AS is_found
+      FROM manifests m WHERE m.digest > @after ORDER BY m.digest LIMIT ${ROWS_PER_PAGE}`);
+    const oldest = (kind: Content['kind'], table: string) => `
+      SELECT * FROM (
+        SELECT '${kind}' AS kind, digest, size, used_at_ms FROM ${table}
+        WHERE (used_at_ms, digest) > (@usedAtMs, @digest) AND used_at_ms < @sinceMs
+        ORDER BY used_at_ms, digest LIMIT ${ROWS_PER_PAGE})`;
+    this.#byUse = connection.prepare(`
+      SELECT c.*, ${needs.isEvictable('c.digest')} AS is_found
+      FROM (${oldest('blob', 'blobs')} UNION ALL ${oldest('manifest', 'manifests')}
+        ORDER BY used_at_ms, digest LIMIT ${ROWS_PER_PAGE}) c
+      ORDER BY c.used_at_ms, c.digest`);
+    this.#blobs = connection.prepare(`
+      SELECT 'blob' AS kind, digest, size FROM blobs WHERE digest > ? ORDER BY digest LIMIT ${ROWS_PER_PAGE}`);
+    this.#manifestBytes = connection.prepare(`
+      SELECT digest, bytes FROM manifests WHERE digest > ? ORDER BY digest LIMIT ${MANIFESTS_PER_PAGE}`);
+    this.#damage = connection.prepare(`
+      SELECT q.digest, NOT ${needs.isLinked('q.digest')} AS is_stale
+      FROM quarantine q WHERE q.digest > ? ORDER BY q.digest LIMIT ${ROWS_PER_PAGE}`);
+    this.#hasRow = connection.prepare(`
+      SELECT 1 FROM blobs WHERE digest = @digest UNION ALL SELECT 1 FROM quarantine WHERE digest = @digest`);
+    this.#tags = connection.prepare(`
+      SELECT t.repository_id, r.upstream, r.name, t.tag, t.digest,
+        EXISTS (
+          SELECT 1 FROM pins p
+          WHERE p.repository_id = t.repository_id AND p.reference IN (t.tag, t.digest)) AS is_pinned,
+        EXISTS (
+          SELECT 1 FROM grants g WHERE g.repository_id = t.repository_id AND g.origin = 'import') AS is_imported
+      FROM repositories r JOIN tags t ON t.repository_id = r.id
+      WHERE (r.upstream, r.name, t.tag) > (@upstream, @name, @tag)
+      ORDER BY r.upstream, r.name, t.tag LIMIT ${ROWS_PER_PAGE}`);
+    this.#images = new ImageRows(connection);
+  }
+
+  async idleLinks(unusedSinceMs: number, after?: string) {
+    const [repository, digest] = after === undefined ? [0, ''] : splitCursor(after);
+    const rows = await this.#all(this.#links, {
+      repository: Number(repository),
+      digest,
+      sinceMs: unusedSinceMs,
+    });
+    return page(
+      rows,
+      row =>
+        row.is_idle === 1 && row.upstream !== null && row.name !== null
+          ? { repository: { upstream: row.upstream, name: row.name }, digest: row.digest }
+          : undefined,
+      row => joinCursor(row.repository_id, row.digest),
+    );
+  }
+
+  async unneeded(kind: Content['kind'], unusedSinceMs: number, after = '') {
+    const statement = kind === 'blob' ? this.#unneededBlobs : this.#unneededManifests;
+    const rows = await this.#all(statement, { sinceMs: unusedSinceMs, after });
+    return page(rows, toContent, row => row.digest);
+  }
+
+  async evictable(unusedSinceMs: number, after?: string) {
+    const [usedAtMs, digest] = after === undefined ? [-1, ''] : splitCursor(after);
+    const rows = await this.#all(this.#byUse, { sinceMs: unusedSinceMs, usedAtMs: Number(usedAtMs), digest });
+    return page(rows, toContent, row => joinCursor(row.used_at_ms, row.digest));
+  }
+
+  async blobs(after = '') {
+    const rows = await this.#all(this.#blobs, after);
+    return page(
+      rows,
+      row => row,
+      row => row.digest,
+    );
+  }
+
+  async damagedManifests(after = ''): Promise<Found<SizedContent>> {
+    const rows = await this.#all(this.#manifestBytes, after);
+    return page(
+      rows,
+      ({ digest, bytes }) =>
+        digestOf(bytes, digestAlgorithm(digest)) === digest
+          ? undefined
+          : { kind: 'manifest' as const, digest, size: bytes.length },
+      row => row.digest,
+      MANIFESTS_PER_PAGE,
+    );
+  }
+
+  async staleDamage(after = '') {
+    const rows = await this.#all(this.#damage, after);
+    return page(
+      rows,
+      row => (row.is_stale === 1 ? row.digest : undefined),
+      row => row.digest,
+    );
+  }
+
+  withoutRow(digests: readonly Digest[]) {
+    return this.#connection.read(() => digests.filter(digest => this.#hasRow.get({ digest }) === undefined));
+  }
+
+  async tags(after?: string) {
+    const [upstream, name, tag] = after === undefined ? ['', '', ''] : splitCursor(after);
+    const rows = await this.#all(this.#tags, { upstream, name, tag });
+    return page(rows, toTag, row => joinCursor(row.upstream, row.name, row.tag));
+  }
+
+  image(digest: Digest): Promise<readonly SurveyedManifest[]> {
+    return this.#connection.read(() => {
+      const digests = this.#images.tree(digest);
+      const inTree = new Set(digests);
+      return digests.map(each => this.#manifest(each, inTree));
+    });
+  }
+
+  close(): void {
+    this.#connection.close();
+  }
+
+  #manifest(digest: Digest, inTree: ReadonlySet<Digest>): SurveyedManifest {
+    const row = this.#images.manifest(digest);
+    if (row === undefined) {
+      return { digest, isHeld: false, size: 0, mediaType: undefined, usedAtMs: 0, children: [], blobs: [] };
+    }
+    const { size, media_type: mediaType, used_at_ms: usedAtMs, bytes } = row;
+    const children = isIndexType(mediaType) ? parseManifest(bytes, mediaType).manifests : [];
+    const blobs = this.#images.blobs(digest).map(blob => ({
+      ...blob,
+      isShared: this.#images.isNamedOutside(blob.digest, inTree),
+    }));
+    return { digest, isHeld: true, size, mediaType, usedAtMs, children, blobs };
+  }
+
+  #all<P, Row>(statement: Statement<[P], Row>, parameters: P): Promise<readonly Row[]> {
+    return this.#connection.read(() => statement.all(parameters));
+  }
+}
+
+/** What `choose` takes of the rows; a full page may have a next one. */
+function page<Row, T>(
+  rows: readonly Row[],
+  choose: (row: Row) => T | undefined,
+  cursor: (row: Row) => string,
+  rowsPerPage = ROWS_PER_PAGE,
+): Found<T> {
+  const last = rows.length < rowsPerPage ? undefined : rows.at(-1);
+  return { entries: rows.flatMap(row => choose(row) ?? []), next: last && cursor(last) };
+}
+
+function toContent({ kind, digest, size, is_found }: ContentRow): SizedContent | undefined {
+  return is_found === 1 ? { kind, digest, size } : undefined;
+}
+
+function toTag(row: TagRow): SurveyedTag {
+  const { upstream, name, tag, digest } = row;
+  return {
+    repository: { upstream, name },
+    tag,
+    digest,
+    isPinned: row.is_pinned === 1,
+    isImported: row.is_imported === 1,
+  };
+}
+
+/** No name, tag or digest has a space. */
+function joinCursor(...parts: readonly (string | number)[]): string {
+  return parts.join(' ');
+}
+
+function splitCursor(cursor: string): [string, string, string] {
+  const [first = '', second = '', third = ''] = cursor.split(' ');
+  return [first, second, third];
+}

@@ -1,0 +1,86 @@
+import type { Descriptor } from '../oci/descriptor.ts';
+import type { Digest } from '../oci/digest.ts';
+import type { Repository } from '../oci/repository.ts';
+import type { BlobLink, Content } from './metadata-store.ts';
+
+/**
+ * Questions that walk through everything, for upkeep and for people: they take as long as the store is large, so they
+ * are asked page by page and away from the event loop that serves. What they answer may be out of date when it is
+ * read: whoever removes something asks the MetadataStore, which looks again.
+ */
+export interface Survey {
+  /** Links that `expireLinks` would remove. */
+  idleLinks(unusedSinceMs: number, after?: string): Promise<Found<BlobLink>>;
+  /** Content that `removeUnneeded` would remove once the idle Links and the unlinked manifests are gone. */
+  unneeded(kind: Content['kind'], unusedSinceMs: number, after?: string): Promise<Found<SizedContent>>;
+  /** What `evict` would remove, the least recently used first. */
+  evictable(unusedSinceMs: number, after?: string): Promise<Found<SizedContent>>;
+  /** Every blob that has a row, in the order of digests. */
+  blobs(after?: string): Promise<Found<SizedContent>>;
+  /** Manifests whose bytes are not what their digest says. */
+  damagedManifests(after?: string): Promise<Found<SizedContent>>;
+  /** Damage that concerns no repository any more. */
+  staleDamage(after?: string): Promise<Found<Digest>>;
+  /** Those of `digests` that have neither a row nor known damage. */
+  withoutRow(digests: readonly Digest[]): Promise<readonly Digest[]>;
+  /** Every tag, by repository and name. */
+  tags(after?: string): Promise<Found<SurveyedTag>>;
+  /** The manifest with everything under it, held or not; the named one first. */
+  image(digest: Digest): Promise<readonly SurveyedManifest[]>;
+}
+
+/** One page. Going on after `next` brings what follows; there is no more without it. */
+export interface Found<T> {
+  readonly entries: readonly T[];
+  readonly next: string | undefined;
+}
+
+export interface SizedContent extends Content {
+  /** Bytes. */
+  readonly size: number;
+}
+
+export interface SurveyedTag {
+  readonly repository: Repository;
+  readonly tag: string;
+  readonly digest: Digest;
+  readonly isPinned: boolean;
+  /** Given by an import rather than by an upstream's answer. */
+  readonly isImported: boolean;
+}
+
+export interface SurveyedManifest {
+  readonly digest: Digest;
+  readonly isHeld: boolean;
+  /** Bytes; 0 for one that is not held. */
+  readonly size: number;
+  readonly mediaType: string | undefined;
+  readonly usedAtMs: number;
+  /** An index's entries. */
+  readonly children: readonly Descriptor[];
+  readonly blobs: readonly SurveyedBlob[];
+}
+
+export interface SurveyedBlob {
+  readonly digest: Digest;
+  readonly size: number;
+  readonly mediaType: string;
+  readonly isConfig: boolean;
+  readonly isHeld: boolean;
+  readonly isDamaged: boolean;
+  /** A manifest outside of the image names it too. */
+  readonly isShared: boolean;
+  readonly usedAtMs: number;
+}
+
+/** Everything that a paged question finds, page after page. */
+export async function* everything<T>(
+  ask: (after: string | undefined) => Promise<Found<T>>,
+): AsyncIterable<readonly T[]> {
+  let after: string | undefined;
+  do {
+    const { entries, next } = await ask(after);
+    yield entries;
+    after = next;
+  } while (after !== undefined);
+}
