@@ -465,9 +465,11 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
 
     test('known tenants and issued credentials are kept, replaced and read as a whole', async () => {
       expect(await store.listKnownTenants()).toEqual([]);
-      await store.putKnownTenant({ name: 'team-b', uid: 'uid-1' });
-      await store.putKnownTenant({ name: 'team-a', uid: undefined });
-      await store.putKnownTenant({ name: 'team-b', uid: 'uid-2' });
+      await store.putKnownTenants([
+        { name: 'team-b', uid: 'uid-1' },
+        { name: 'team-a', uid: undefined },
+      ]);
+      await store.putKnownTenants([{ name: 'team-b', uid: 'uid-2' }]);
       expect(await store.listKnownTenants()).toEqual([
         { name: 'team-a', uid: undefined },
         { name: 'team-b', uid: 'uid-2' },

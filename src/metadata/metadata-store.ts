@@ -196,8 +196,8 @@ export interface MetadataStore {
   // Tenants and the credentials that were issued to them: few, and read as a whole.
 
   listKnownTenants(): Promise<readonly KnownTenant[]>;
-  /** Adds the tenant, or binds it anew. */
-  putKnownTenant(tenant: KnownTenant): Promise<void>;
+  /** Adds the tenants, or binds them anew: all or none. */
+  putKnownTenants(tenants: readonly KnownTenant[]): Promise<void>;
   /** Those that have ended too. */
   listIssuedCredentials(): Promise<readonly IssuedCredential[]>;
   /** All of them or none, each added or replaced by its id. */

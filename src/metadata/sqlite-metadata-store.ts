@@ -307,8 +307,8 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#read(() => this.#tenants.list());
   }
 
-  putKnownTenant(tenant: KnownTenant) {
-    return this.#write(() => this.#tenants.put(tenant));
+  putKnownTenants(tenants: readonly KnownTenant[]) {
+    return this.#write(() => tenants.forEach(tenant => this.#tenants.put(tenant)));
   }
 
   listIssuedCredentials() {

@@ -51,6 +51,9 @@ export const METRICS = {
   fills_failed_total: { kind: 'counter', help: 'Downloads that no endpoint and no credential could finish' },
   queue_length: { kind: 'gauge', help: 'Requests that wait for a connection or a pull slot' },
 
+  tenants: { kind: 'gauge', help: 'Tenants that may log in' },
+  secrets: { kind: 'gauge', help: 'Pull secrets by state: loaded, malformed, missing', labels: ['state'] },
+
   backoffs: { kind: 'gauge', help: 'Failures that are remembered, and answered without asking upstream' },
   bytes_from_upstream_total: { kind: 'counter', help: 'Bytes received from upstreams', labels: ['upstream'] },
   upstream_budget_remaining: {

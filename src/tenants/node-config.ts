@@ -2,7 +2,7 @@ import { stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { errorCode } from '../lib/error-code.ts';
 import type { Log } from '../lib/log.ts';
-import { readTextFile } from '../lib/text-file.ts';
+import { readTextFile, UnreadableFile } from '../lib/text-file.ts';
 import {
   type DockerConfig,
   InvalidDockerConfig,
@@ -95,7 +95,7 @@ export class NodeConfig {
       report({ name: path, source: 'node', state: 'loaded', loadedAtMs: found.loadedAtMs });
       return found;
     } catch (error) {
-      const reason = error instanceof InvalidDockerConfig ? error.message : `it cannot be read: ${error}`;
+      const reason = error instanceof InvalidDockerConfig ? error.message : unreadable(error);
       const loadedAt = known === undefined ? {} : { loadedAtMs: known.loadedAtMs };
       report({ name: path, source: 'node', state: 'malformed', reason, ...loadedAt });
       return known;
@@ -125,6 +125,12 @@ async function findCandidates(paths: readonly string[]): Promise<readonly Candid
     return { path, isOld, parse: isOld ? parseDockercfg : parseDockerConfigJson };
   });
   return [...candidates.filter(({ isOld }) => !isOld), ...candidates.filter(({ isOld }) => isOld)];
+}
+
+function unreadable(error: unknown): string {
+  return error instanceof UnreadableFile
+    ? error.message
+    : `it cannot be read: ${errorCode(error) ?? String(error)}`;
 }
 
 async function isFolder(path: string): Promise<boolean> {

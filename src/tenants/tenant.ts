@@ -106,12 +106,16 @@ export interface Tenants {
    * password, and for what a suspended tenant holds. One look-up in memory, whatever the number of tenants.
    */
   holders(credentialId: string): readonly Holder[];
+  /** This registry issued it, and be it long ago: such a one is tried nowhere else. */
+  wasIssued(credentialId: string): boolean;
   /** The node's files, which all tenants share. */
   readonly node: readonly SecretState[];
   /** What the node and the plugins have for `image`: any tenant may use it, and who else the configuration says. */
   lookupShared(image: string): Promise<readonly HeldCredential[]>;
   /** Notes that upstream took a credential or refused it, for `SecretState`. */
   noteOutcome(credentialId: string, outcome: 'used' | 'refused'): void;
+  /** Reads again what the store says. What other processes change there is seen within a second by itself. */
+  reload(): Promise<void>;
   /** Returns the way to stop listening. */
   onChange(listener: (change: TenantsChange) => void): () => void;
   close(): Promise<void>;

@@ -1,0 +1,41 @@
+import type { Holder, Tenant } from './tenant.ts';
+import type { SecretEntry } from './tenant-secrets.ts';
+
+/** Where each credential stands, over all tenants. */
+export class CredentialIndex {
+  /** Nearly every credential stands in one place: no list for it. */
+  readonly #places = new Map<string, Holder | readonly Holder[]>();
+  readonly #byTenant = new Map<Tenant, readonly SecretEntry[]>();
+
+  find(credentialId: string): readonly Holder[] {
+    const found = this.#places.get(credentialId);
+    if (found === undefined) return [];
+    return isList(found) ? found : [found];
+  }
+
+  /** Takes `entries` as all that stands with the tenant; returns every credential that stands or stood there. */
+  set(tenant: Tenant, entries: readonly SecretEntry[]): ReadonlySet<string> {
+    const before = this.#byTenant.get(tenant) ?? [];
+    for (const { credentialId } of before) this.#remove(credentialId, tenant);
+    for (const entry of entries) this.#add(tenant, entry);
+    if (entries.length > 0) this.#byTenant.set(tenant, entries);
+    else this.#byTenant.delete(tenant);
+    return new Set([...before, ...entries].map(({ credentialId }) => credentialId));
+  }
+
+  #add(tenant: Tenant, { credentialId, secret, key }: SecretEntry): void {
+    const holder: Holder = { tenant, secret, key, issued: false, readOnly: false };
+    const others = this.find(credentialId);
+    this.#places.set(credentialId, others.length === 0 ? holder : [...others, holder]);
+  }
+
+  #remove(credentialId: string, tenant: Tenant): void {
+    const [first, ...rest] = this.find(credentialId).filter(holder => holder.tenant !== tenant);
+    if (first === undefined) this.#places.delete(credentialId);
+    else this.#places.set(credentialId, rest.length === 0 ? first : [first, ...rest]);
+  }
+}
+
+function isList(found: Holder | readonly Holder[]): found is readonly Holder[] {
+  return Array.isArray(found);
+}

@@ -1,0 +1,255 @@
+import type { KnownTenant } from '../oci/issued-credential.ts';
+import { CredentialIndex } from './credential-index.ts';
+import { IssuedCredentials } from './issued-credentials.ts';
+import type { TenantsParts } from './open-tenants.ts';
+import type { TenantReading } from './secret-source.ts';
+import { SharedCredentials } from './shared-credentials.ts';
+import type { Holder, SecretState, Tenant, Tenants, TenantsChange } from './tenant.ts';
+import { type Marks, TenantEntry } from './tenant-entry.ts';
+import { ADOPT_NEXT_UID } from './tenant-store.ts';
+
+/**
+ * All tenants, from the configuration, the store and the sources, and where each credential stands. Everything is held
+ * in memory; what changes is told once per turn of the event loop, so that a Secret which moves is not told as gone.
+ */
+export class TenantDirectory implements Tenants {
+  readonly #parts: TenantsParts;
+  readonly #nowMs: () => number;
+  readonly #configured: ReadonlySet<string>;
+  readonly #tenants = new Map<string, TenantEntry>();
+  readonly #index = new CredentialIndex();
+  readonly #issued: IssuedCredentials;
+  readonly #shared: SharedCredentials;
+  readonly #marks: Marks = new Map();
+  readonly #listeners = new Set<(change: TenantsChange) => void>();
+  readonly #refused = new Set<string>();
+  #known = new Map<string, KnownTenant>();
+  /** Bound since the last turn, and not yet stored. */
+  #bound: KnownTenant[] = [];
+  #sorted: readonly Tenant[] | undefined;
+  #pending: { readonly credentialIds: Set<string>; readonly tenants: Set<string> } | undefined;
+  #stopListening = () => {};
+  #reloading: Promise<void> = Promise.resolve();
+  #storing: Promise<void> = Promise.resolve();
+
+  constructor(parts: TenantsParts) {
+    this.#parts = parts;
+    this.#nowMs = parts.nowMs ?? Date.now;
+    this.#configured = new Set(parts.configured.map(({ name }) => name));
+    this.#issued = new IssuedCredentials(this.#nowMs, ids => this.#noteChange(ids, []));
+    this.#shared = new SharedCredentials({
+      ...parts,
+      nowMs: this.#nowMs,
+      onChange: ids => this.#noteChange(ids, this.#tenants.keys()),
+    });
+  }
+
+  async start(): Promise<void> {
+    const { configured, sources, store, log } = this.#parts;
+    for (const { name } of configured) this.#entryOf(name);
+    this.#stopListening = store.onAnnounce('secrets', () => {
+      this.reload().catch((error: unknown) => log.error({ err: error }, 'tenants could not be read again'));
+    });
+    await this.reload();
+    await this.#shared.start();
+    await Promise.all(
+      sources.map((source, place) =>
+        source.start({
+          put: (tenant, reading) => this.#put(place, tenant, reading),
+          remove: tenant => this.#remove(place, tenant),
+        }),
+      ),
+    );
+  }
+
+  async close(): Promise<void> {
+    this.#stopListening();
+    this.#issued.close();
+    await Promise.all([...this.#parts.sources.map(source => source.close()), this.#shared.close()]);
+    await this.#reloading.catch(() => {});
+    await this.#storing;
+    this.#listeners.clear();
+  }
+
+  get isEmpty(): boolean {
+    return this.#tenants.size === 0;
+  }
+
+  get node(): readonly SecretState[] {
+    return this.#shared.states;
+  }
+
+  list(): readonly Tenant[] {
+    this.#sorted ??= [...this.#tenants].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, tenant]) => tenant);
+    return this.#sorted;
+  }
+
+  find(name: string): Tenant | undefined {
+    return this.#tenants.get(name);
+  }
+
+  holders(credentialId: string): readonly Holder[] {
+    const issued = this.#issued.find(credentialId);
+    const places = this.#index.find(credentialId);
+    if (issued === undefined) return places;
+    const tenant = this.#tenants.get(issued.tenant);
+    if (!this.#issued.isLive(issued) || tenant === undefined || tenant.suspended !== undefined) return [];
+    const { server, readOnly } = issued;
+    const copies = places.filter(place => place.tenant === tenant);
+    return [
+      { tenant, secret: server, key: server, issued: true, readOnly },
+      ...copies.map(copy => ({ ...copy, issued: true, readOnly })),
+    ];
+  }
+
+  wasIssued(credentialId: string): boolean {
+    return this.#issued.find(credentialId) !== undefined;
+  }
+
+  lookupShared(image: string) {
+    return this.#shared.lookup(image);
+  }
+
+  noteOutcome(credentialId: string, outcome: 'used' | 'refused'): void {
+    if (!this.#isHeld(credentialId)) return;
+    const at = outcome === 'used' ? { usedAtMs: this.#nowMs() } : { refusedAtMs: this.#nowMs() };
+    this.#marks.set(credentialId, { ...this.#marks.get(credentialId), ...at });
+  }
+
+  /** One after the other, or an older answer could overwrite a newer. */
+  reload(): Promise<void> {
+    this.#reloading = this.#reloading.catch(() => {}).then(() => this.#reload());
+    return this.#reloading;
+  }
+
+  onChange(listener: (change: TenantsChange) => void): () => void {
+    this.#listeners.add(listener);
+    return () => void this.#listeners.delete(listener);
+  }
+
+  async #reload(): Promise<void> {
+    const { store } = this.#parts;
+    // Else it would be read as it was before.
+    await this.#storing;
+    const [known, issued] = await Promise.all([store.listKnownTenants(), store.listIssuedCredentials()]);
+    this.#known = new Map(known.map(tenant => [tenant.name, tenant]));
+    const others = this.#issued.set(issued);
+    for (const { name, uid } of known) {
+      if (uid === undefined) this.#entryOf(name);
+    }
+    for (const tenant of this.#tenants.values()) {
+      if (tenant.uid !== undefined) this.#bind(tenant, tenant.uid);
+    }
+    this.#noteChange(new Set(others.map(({ id }) => id)), new Set(others.map(({ tenant }) => tenant)));
+  }
+
+  #put(place: number, name: string, reading: TenantReading): void {
+    const tenant = this.#entryOf(name);
+    if (tenant === undefined) return;
+    const isOther = tenant.put(place, reading.secrets, this.#nowMs());
+    if (reading.uid !== undefined) this.#bind(tenant, reading.uid);
+    if (isOther) this.#indexAgain(tenant);
+  }
+
+  #remove(place: number, name: string): void {
+    const tenant = this.#tenants.get(name);
+    if (tenant === undefined) return;
+    tenant.remove(place);
+    const isKnown = this.#known.has(name) && this.#known.get(name)?.uid === undefined;
+    if (!tenant.hasSources && !this.#configured.has(name) && !isKnown) {
+      this.#tenants.delete(name);
+      this.#sorted = undefined;
+    }
+    this.#indexAgain(tenant);
+  }
+
+  /** The tenant of that name, made if there is none; `undefined` when none may have the name. */
+  #entryOf(name: string): TenantEntry | undefined {
+    const known = this.#tenants.get(name);
+    if (known !== undefined) return known;
+    const { configured, nameProblem, credentialKey, log } = this.#parts;
+    const problem = nameProblem(name);
+    if (problem !== undefined) {
+      if (!this.#refused.has(name))
+        log.warn({ tenant: name, reason: problem }, 'no tenant can have this name');
+      this.#refused.add(name);
+      return undefined;
+    }
+    const tenant = new TenantEntry({
+      name,
+      options: configured.find(one => one.name === name)?.options ?? {},
+      credentialKey,
+      lookupShared: image => this.#shared.lookup(image),
+      wasIssued: id => this.wasIssued(id),
+      marks: this.#marks,
+      log: log.child({ tenant: name }),
+    });
+    this.#tenants.set(name, tenant);
+    this.#sorted = undefined;
+    this.#noteChange(new Set(), [name]);
+    return tenant;
+  }
+
+  /** A namespace that is seen first is the tenant's from then on; another one of that name waits to be adopted. */
+  #bind(tenant: TenantEntry, uid: string): void {
+    const { name } = tenant;
+    const bound = this.#known.get(name);
+    if (bound === undefined || bound.uid === ADOPT_NEXT_UID) {
+      this.#known.set(name, { name, uid });
+      this.#bound.push({ name, uid });
+      this.#noteChange(new Set(), [name]);
+    }
+    const isOther = this.#known.get(name)?.uid !== uid;
+    if (tenant.bind(uid, isOther)) this.#indexAgain(tenant);
+  }
+
+  #indexAgain(tenant: TenantEntry): void {
+    const isThere = this.#tenants.get(tenant.name) === tenant && tenant.suspended === undefined;
+    this.#noteChange(this.#index.set(tenant, isThere ? tenant.entries : []), [tenant.name]);
+  }
+
+  #isHeld(credentialId: string): boolean {
+    return this.holders(credentialId).length > 0 || this.#shared.has(credentialId);
+  }
+
+  #noteChange(credentialIds: ReadonlySet<string>, tenants: Iterable<string>): void {
+    if (this.#pending === undefined) {
+      this.#pending = { credentialIds: new Set(), tenants: new Set() };
+      queueMicrotask(() => this.#tellChange());
+    }
+    for (const id of credentialIds) this.#pending.credentialIds.add(id);
+    for (const tenant of tenants) this.#pending.tenants.add(tenant);
+  }
+
+  #tellChange(): void {
+    const { credentialIds = new Set<string>(), tenants = new Set<string>() } = this.#pending ?? {};
+    this.#pending = undefined;
+    const gone = [...credentialIds].filter(id => !this.#isHeld(id));
+    for (const id of gone) this.#marks.delete(id);
+    this.#storeBound();
+    this.#report();
+    if (gone.length === 0 && tenants.size === 0) return;
+    const change = { goneCredentialIds: gone, tenants: [...tenants] };
+    for (const listener of this.#listeners) listener(change);
+  }
+
+  #storeBound(): void {
+    const tenants = this.#bound;
+    this.#bound = [];
+    if (tenants.length === 0) return;
+    this.#storing = this.#parts.store.putKnownTenants(tenants).catch((error: unknown) => {
+      this.#parts.log.error({ err: error, tenants }, 'tenants could not be bound to their namespaces');
+    });
+  }
+
+  #report(): void {
+    const counts = { loaded: 0, malformed: 0, missing: 0 };
+    for (const tenant of this.#tenants.values()) {
+      for (const { state } of tenant.slots) counts[state] += 1;
+    }
+    for (const { state } of this.node) counts[state] += 1;
+    const { meter } = this.#parts;
+    meter.gauge('tenants', this.#tenants.size);
+    for (const [state, count] of Object.entries(counts)) meter.gauge('secrets', count, { state });
+  }
+}

@@ -1,0 +1,131 @@
+import type { Log } from '../lib/log.ts';
+import type { SecretReading } from './secret-source.ts';
+import { held } from './shared-credentials.ts';
+import {
+  type HeldCredential,
+  type SecretState,
+  type Tenant,
+  TenantBroken,
+  type TenantOptions,
+} from './tenant.ts';
+import { type SecretEntry, type SecretSlot, TenantSecrets } from './tenant-secrets.ts';
+
+/** When upstream took or refused a credential last, by its id. */
+export type Marks = Map<string, { readonly usedAtMs?: number; readonly refusedAtMs?: number }>;
+
+export interface TenantEntryParts {
+  readonly name: string;
+  readonly options: TenantOptions;
+  readonly credentialKey: string;
+  readonly lookupShared: (image: string) => Promise<readonly HeldCredential[]>;
+  readonly wasIssued: (credentialId: string) => boolean;
+  readonly marks: Marks;
+  readonly log: Log;
+}
+
+/** One tenant as its sources make it. */
+export class TenantEntry implements Tenant {
+  readonly name: string;
+  readonly options: TenantOptions;
+  readonly #parts: TenantEntryParts;
+  readonly #secrets: TenantSecrets;
+  readonly #sources = new Set<number>();
+  #uid: string | undefined;
+  #suspended: string | undefined;
+
+  constructor(parts: TenantEntryParts) {
+    this.name = parts.name;
+    this.options = parts.options;
+    this.#parts = parts;
+    this.#secrets = new TenantSecrets(parts.credentialKey);
+  }
+
+  get suspended(): string | undefined {
+    return this.#suspended;
+  }
+
+  /** Of the namespace that speaks for it now. */
+  get uid(): string | undefined {
+    return this.#uid;
+  }
+
+  get hasSources(): boolean {
+    return this.#sources.size > 0;
+  }
+
+  get slots(): readonly SecretSlot[] {
+    return this.#secrets.slots;
+  }
+
+  get entries(): readonly SecretEntry[] {
+    return this.#secrets.entries;
+  }
+
+  get secrets(): readonly SecretState[] {
+    return this.#secrets.slots.map(slot => this.#stateOf(slot));
+  }
+
+  async lookup(image: string): Promise<readonly HeldCredential[]> {
+    const { broken } = this.#secrets;
+    if (this.#suspended !== undefined) throw new TenantBroken(`${this.name}: ${this.#suspended}`);
+    if (broken !== undefined) {
+      throw new TenantBroken(`${this.name}: the Secret ${broken.name} is malformed: ${broken.reason}`);
+    }
+    const { credentialKey, lookupShared, wasIssued } = this.#parts;
+    const own = this.#secrets
+      .lookup(image)
+      .map(({ source, ...entry }) => held({ ...entry, source: source.name }, source.source, credentialKey))
+      .filter(({ credential }) => credential === undefined || !wasIssued(credential.id));
+    return [...own, ...(await lookupShared(image))];
+  }
+
+  /** Takes what a source says now; whether anything is other than before. */
+  put(source: number, readings: readonly SecretReading[], nowMs: number): boolean {
+    const isFirst = !this.#sources.has(source);
+    this.#sources.add(source);
+    const before = this.#secrets.slots.length;
+    const others = this.#secrets.put(source, readings, nowMs);
+    for (const slot of others) this.#logState(slot, isFirst);
+    return others.length > 0 || this.#secrets.slots.length !== before;
+  }
+
+  /** The source knows this tenant no more. */
+  remove(source: number): void {
+    this.#sources.delete(source);
+    this.#secrets.put(source, [], 0);
+  }
+
+  /** The namespace's UID, which may be another than the tenant is bound to; whether that changes anything. */
+  bind(uid: string, isOther: boolean): boolean {
+    const wasSuspended = this.#suspended !== undefined;
+    this.#uid = uid;
+    this.#suspended = isOther
+      ? `its namespace was created anew: entrepot tenant adopt ${this.name}`
+      : undefined;
+    if (isOther && !wasSuspended) this.#parts.log.warn({ uid }, `a tenant is suspended: ${this.#suspended}`);
+    return wasSuspended !== isOther;
+  }
+
+  #stateOf({ name, source, state, reason, loadedAtMs, entries }: SecretSlot): SecretState {
+    const marks = entries.flatMap(({ credentialId }) => this.#parts.marks.get(credentialId) ?? []);
+    const used = marks.flatMap(({ usedAtMs }) => usedAtMs ?? []);
+    const refused = marks.flatMap(({ refusedAtMs }) => refusedAtMs ?? []);
+    return {
+      name,
+      source,
+      state,
+      ...(reason !== undefined && { reason }),
+      ...(loadedAtMs !== undefined && { loadedAtMs }),
+      ...(used.length > 0 && { lastUsedAtMs: Math.max(...used) }),
+      ...(refused.length > 0 && { lastRefusedAtMs: Math.max(...refused) }),
+    };
+  }
+
+  #logState({ name, source, state, reason, loadedAtMs }: SecretSlot, isFirst: boolean): void {
+    const { log } = this.#parts;
+    if (state === 'loaded') log[isFirst ? 'debug' : 'info']({ secret: name, source }, 'a Secret was read');
+    else if (state === 'missing') log.warn({ secret: name, source, reason }, 'a Secret is missing');
+    else if (loadedAtMs === undefined) log.error({ secret: name, source, reason }, 'a Secret is malformed');
+    else log.error({ secret: name, source, reason }, 'a Secret is malformed: the last good one counts');
+  }
+}

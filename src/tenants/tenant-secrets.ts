@@ -1,0 +1,133 @@
+import { nameCredential } from '../oci/credential.ts';
+import { Keyring, type KeyringEntry } from './keyring.ts';
+import type { PullSecret } from './secret.ts';
+import type { SecretReading } from './secret-source.ts';
+import type { SecretOrigin, SecretState } from './tenant.ts';
+
+/** More Secrets than a namespace needs for pulls: each is part of every look-up of its tenant. */
+export const MAX_SECRETS_PER_TENANT = 1_000;
+
+/** A credential that may identify a client, and where it stands. */
+export interface SecretEntry {
+  readonly credentialId: string;
+  readonly secret: string;
+  readonly key: string;
+}
+
+/** One Secret with what counts of it: what was read last, or the last that was good. */
+export interface SecretSlot {
+  readonly name: string;
+  readonly source: SecretOrigin;
+  readonly state: SecretState['state'];
+  readonly reason: string | undefined;
+  readonly secret: PullSecret | undefined;
+  readonly loadedAtMs: number | undefined;
+  /** Those of its credentials that may identify a client. */
+  readonly entries: readonly SecretEntry[];
+}
+
+/**
+ * The Secrets of one tenant, from all sources, in order. A Secret that becomes malformed counts as it was; one that
+ * never was good breaks the tenant's look-ups.
+ */
+export class TenantSecrets {
+  readonly #credentialKey: string;
+  /** By the source's place in the order. */
+  readonly #bySource: (readonly SecretSlot[])[] = [];
+  /** Made when first asked for: of thousands of tenants few are at work. */
+  #keyring: Keyring<SecretSlot> | undefined;
+
+  constructor(credentialKey: string) {
+    this.#credentialKey = credentialKey;
+  }
+
+  get slots(): readonly SecretSlot[] {
+    return this.#bySource.flat();
+  }
+
+  get entries(): readonly SecretEntry[] {
+    return this.slots.flatMap(({ entries }) => entries);
+  }
+
+  /** The first Secret that never was good. */
+  get broken(): SecretSlot | undefined {
+    return this.slots.find(({ state, secret }) => state === 'malformed' && secret === undefined);
+  }
+
+  /** Takes what a source says now; `undefined` when it says nothing. Returns the slots that differ from before. */
+  put(source: number, readings: readonly SecretReading[], nowMs: number): readonly SecretSlot[] {
+    const before = this.#bySource[source] ?? [];
+    const known = groupByName(before);
+    const after = readings.map((reading, index) =>
+      this.#slotOf(withinLimit(reading, index), known.get(slotName(reading))?.shift(), nowMs),
+    );
+    this.#bySource[source] = after;
+    const isSame = after.length === before.length && after.every((slot, index) => slot === before[index]);
+    if (isSame) return [];
+    this.#keyring = undefined;
+    return after.filter(slot => !before.includes(slot));
+  }
+
+  lookup(image: string): readonly KeyringEntry<SecretSlot>[] {
+    this.#keyring ??= new Keyring([
+      this.slots.flatMap(slot =>
+        slot.secret === undefined ? [] : [{ source: slot, config: slot.secret.config }],
+      ),
+    ]);
+    return this.#keyring.lookup(image);
+  }
+
+  #slotOf({ name, source, result }: SecretReading, known: SecretSlot | undefined, nowMs: number): SecretSlot {
+    if (result.state === 'loaded') {
+      const { secret } = result;
+      if (known?.secret === secret && known.state === 'loaded') return known;
+      const entries = known?.secret === secret ? known.entries : this.#entriesOf(name, secret);
+      return { name, source, state: 'loaded', reason: undefined, secret, loadedAtMs: nowMs, entries };
+    }
+    const { state, reason } = result;
+    if (known?.state === state && known.reason === reason) return known;
+    const kept = state === 'malformed' ? known : undefined;
+    return {
+      name,
+      source,
+      state,
+      reason,
+      secret: kept?.secret,
+      loadedAtMs: kept?.loadedAtMs,
+      entries: kept?.entries ?? [],
+    };
+  }
+
+  /** An empty user name or password identifies nobody. */
+  #entriesOf(secret: string, { config }: PullSecret): readonly SecretEntry[] {
+    return new Keyring([[{ source: undefined, config }]])
+      .entries()
+      .filter(({ username, password }) => username !== '' && password !== '')
+      .map(({ username, password, key }) => ({
+        credentialId: nameCredential(this.#credentialKey, username, password).id,
+        secret,
+        key,
+      }));
+  }
+}
+
+function withinLimit(reading: SecretReading, index: number): SecretReading {
+  if (index < MAX_SECRETS_PER_TENANT) return reading;
+  const reason = `the tenant has over ${MAX_SECRETS_PER_TENANT} Secrets`;
+  return { ...reading, result: { state: 'malformed', reason } };
+}
+
+/** Several files may hold Secrets of one name: these keep their order. */
+function groupByName(slots: readonly SecretSlot[]): ReadonlyMap<string, SecretSlot[]> {
+  const groups = new Map<string, SecretSlot[]>();
+  for (const slot of slots) {
+    const group = groups.get(slotName(slot));
+    if (group === undefined) groups.set(slotName(slot), [slot]);
+    else group.push(slot);
+  }
+  return groups;
+}
+
+function slotName({ source, name }: Pick<SecretSlot, 'source' | 'name'>): string {
+  return `${source} ${name}`;
+}

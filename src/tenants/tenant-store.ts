@@ -1,0 +1,15 @@
+import type { IssuedCredential, KnownTenant } from '../oci/issued-credential.ts';
+
+/** What tenants need of the index. */
+export interface TenantStore {
+  listKnownTenants(): Promise<readonly KnownTenant[]>;
+  putKnownTenants(tenants: readonly KnownTenant[]): Promise<void>;
+  listIssuedCredentials(): Promise<readonly IssuedCredential[]>;
+  putIssuedCredentials(credentials: readonly IssuedCredential[]): Promise<void>;
+  /** Tells the other processes that any of this changed. */
+  announce(topic: 'secrets'): Promise<void>;
+  onAnnounce(topic: 'secrets', listener: () => void): () => void;
+}
+
+/** In place of a UID: the tenant takes the one that its namespace has when it is seen next. */
+export const ADOPT_NEXT_UID = '';
