@@ -1,0 +1,256 @@
+import { mkdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { gzipSync } from 'node:zlib';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { type Image, imageOf, indexOf, randomBlob } from '../../test/support/content.ts';
+import { parsePlatform } from '../oci/platform.ts';
+import { type ExportImage, planBundle } from './export.ts';
+import {
+  ArchiveWorld,
+  filesOf,
+  gathered,
+  inPieces,
+  layoutFiles,
+  pathOf,
+  placeOf,
+  tarOf,
+} from './fixture.suite.ts';
+import { haveListBytes, parseHaveList } from './have-list.ts';
+import { importArchive } from './import.ts';
+import { openArchive, readArchive } from './open-archive.ts';
+
+const NAME = 'docker.io/library/app:v1';
+const amd64 = imageOf([randomBlob(300_000, 'base'), randomBlob(5_000_000, 'amd64')]);
+const arm64 = imageOf([randomBlob(300_000, 'base'), randomBlob(70_000, 'arm64')], {
+  platform: parsePlatform('linux/arm64'),
+});
+const app = indexOf([amd64, arm64]);
+
+let sender: ArchiveWorld;
+let receiver: ArchiveWorld;
+
+beforeEach(async () => {
+  sender = await ArchiveWorld.open();
+  receiver = await ArchiveWorld.open();
+});
+
+afterEach(async () => {
+  await sender.remove();
+  await receiver.remove();
+});
+
+async function exported(...args: Parameters<typeof planBundle>): Promise<Buffer> {
+  return gathered((await planBundle(...args)).tar());
+}
+
+test('what is exported is held by the receiver after the import, under the same name, pinned and readable by all', async () => {
+  const image = await sender.hold(NAME, app);
+  const report = await receiver.import(await exported([image], sender.stores));
+  expect(report.images).toEqual([{ name: NAME, digest: app.manifest.digest }]);
+  expect(report.addedBlobs).toBe(5);
+
+  const { repository } = image;
+  const tagged = await receiver.metadata.readTagged(repository, 'v1');
+  const sent = await sender.metadata.readTagged(repository, 'v1');
+  expect(tagged?.manifest).toEqual(sent?.manifest);
+  for (const { manifest, config, layers } of app.images) {
+    expect(await receiver.metadata.readLinkedManifest(repository, manifest.digest)).toBeDefined();
+    for (const { digest, size } of [config, ...layers]) {
+      expect(await receiver.metadata.isLinked(repository, digest)).toBe(true);
+      expect(await receiver.metadata.statBlob(digest)).toEqual({ size });
+      expect(await receiver.blobs.hashFile(digest, { bytesPerSecond: 1e9 })).toBe(digest);
+    }
+  }
+  expect(await receiver.metadata.listPins(repository)).toEqual(['v1']);
+  expect(await receiver.metadata.readGrants(repository)).toMatchObject([
+    { credentialId: '', origin: 'import' },
+  ]);
+});
+
+test('equal images make equal bytes, in whatever order they are named', async () => {
+  const one = await sender.hold(NAME, app);
+  const two = await sender.hold('quay.io/org/other:1', amd64);
+  const tar = await exported([one, two], sender.stores);
+  expect(tar.equals(await exported([two, one], sender.stores))).toBe(true);
+});
+
+test('an imported bundle is imported again without writing anything', async () => {
+  const tar = await exported([await sender.hold(NAME, app)], sender.stores);
+  await receiver.import(tar);
+  const before = await receiver.traces();
+  expect(await receiver.import(tar)).toMatchObject({ addedBlobs: 0, addedBytes: 0, heldBlobs: 5 });
+  expect(await receiver.traces()).toEqual(before);
+});
+
+test('a bundle for one platform keeps the index and its digest, and leaves the rest out', async () => {
+  const image = await sender.hold(NAME, app);
+  const tar = await exported([image], { ...sender.stores, platforms: [parsePlatform('linux/arm64')] });
+  const files = await filesOf(tar);
+  expect(files.has(pathOf(app.manifest.digest))).toBe(true);
+  expect(files.has(pathOf(arm64.manifest.digest))).toBe(true);
+  expect(files.has(pathOf(amd64.manifest.digest))).toBe(false);
+  expect(files.has(pathOf(amd64.layers[1]!.digest))).toBe(false);
+  const report = await receiver.import(tar);
+  expect(report.images).toEqual([{ name: NAME, digest: app.manifest.digest }]);
+});
+
+test('what is not held completely is not exported, and the error says what is missing', async () => {
+  const image = await sender.hold(NAME, app);
+  await sender.metadata.removeBlob(arm64.config.digest);
+  await expect(planBundle([image], sender.stores)).rejects.toThrow(arm64.config.digest);
+  await expect(
+    planBundle([image], { ...sender.stores, platforms: [parsePlatform('linux/s390x')] }),
+  ).rejects.toThrow('nothing for linux/s390x');
+  expect(
+    await planBundle([image], { ...sender.stores, platforms: [parsePlatform('linux/amd64')] }),
+  ).toBeDefined();
+});
+
+test('a thin bundle carries what the receiver lacks, and nothing else', async () => {
+  const base = [randomBlob(400_000, 'b1'), randomBlob(500_000, 'b2'), randomBlob(100_000, 'b3')];
+  const first: Image[] = Array.from({ length: 10 }, (_, n) =>
+    imageOf([...base, randomBlob(30_000, `top ${n}`)]),
+  );
+  const old: ExportImage[] = [];
+  for (const [n, image] of first.entries()) old.push(await sender.hold(`docker.io/org/app-${n}:1`, image));
+  await receiver.import(await exported(old, sender));
+
+  const changed = imageOf([...base, randomBlob(31_000, 'changed')]);
+  const all = [await sender.hold('docker.io/org/app-0:1', changed), ...old.slice(1)];
+  const have = parseHaveList(await haveListBytes(receiver.blobs, receiver.metadata));
+  const thin = await planBundle(all, { ...sender.stores, have });
+  expect(thin.blobCount).toBe(2);
+  expect(thin.blobBytes).toBe(31_000 + changed.config.size);
+  const tar = await gathered(thin.tar());
+  // Manifests are always carried: they are what completeness is proved with.
+  expect(tar.byteLength).toBeLessThan(31_000 + 30_000);
+  const report = await receiver.import(tar);
+  expect(report).toMatchObject({ addedBlobs: 2, addedBytes: thin.blobBytes });
+
+  const stranger = await ArchiveWorld.open();
+  await expect(stranger.import(tar)).rejects.toThrow('made for another registry');
+  expect(await stranger.traces()).toMatchObject({ repositories: 0, blobs: 0, files: 0 });
+  await stranger.remove();
+});
+
+test('an archive may not claim content that is held for others by naming its digest', async () => {
+  await receiver.hold('docker.io/secret/app:1', amd64, { isPublic: false });
+  const files = layoutFiles(amd64, NAME).filter(({ name }) => name !== pathOf(amd64.layers[1]!.digest));
+  await expect(receiver.import(await tarOf(files))).rejects.toThrow('is not in the archive');
+  expect(await receiver.metadata.hasRepository(placeOf(NAME).repository)).toBe(false);
+});
+
+test('nor by carrying other bytes under that digest', async () => {
+  await receiver.hold('docker.io/secret/app:1', amd64, { isPublic: false });
+  const held = pathOf(amd64.layers[1]!.digest);
+  const files = layoutFiles(amd64, NAME).map(file =>
+    file.name === held ? { ...file, bytes: Buffer.alloc(amd64.layers[1]!.size) } : file,
+  );
+  await expect(receiver.import(await tarOf(files))).rejects.toThrow('have another digest');
+  expect(await receiver.blobs.hashFile(amd64.layers[1]!.digest, { bytesPerSecond: 1e9 })).toBe(
+    amd64.layers[1]!.digest,
+  );
+});
+
+test('content of private repositories says so, and is not made public unless that is asked for', async () => {
+  const image = await sender.hold(NAME, app, { isPublic: false });
+  const tar = await exported([image], sender.stores);
+  await expect(receiver.import(tar)).rejects.toThrow('comes from a private repository');
+  expect(await receiver.traces()).toMatchObject({ repositories: 0, manifests: 0, files: 0 });
+  expect((await receiver.import(tar, { mayPublish: true })).images).toHaveLength(1);
+});
+
+test('signatures travel with what they sign, and come to lie beside it', async () => {
+  const image = await sender.hold(NAME, app);
+  const signature = imageOf([randomBlob(100, 'signature')], {
+    artifactType: 'application/vnd.example.signature',
+    subject: amd64.manifest,
+  });
+  await sender.hold('docker.io/library/app:sig', signature);
+  await receiver.import(await exported([image], { ...sender.stores, referrers: true }));
+  const { entries } = await receiver.metadata.listReferrers(
+    image.repository,
+    amd64.manifest.digest,
+    undefined,
+    { limit: 10, after: undefined },
+  );
+  expect(entries.map(({ digest }) => digest)).toEqual([signature.manifest.digest]);
+  expect(await receiver.metadata.isLinked(image.repository, signature.layers[0]!.digest)).toBe(true);
+});
+
+test("Docker's manifest.json names the config and layers of the first platform", async () => {
+  const image = await sender.hold(NAME, app);
+  const tar = await exported([image], { ...sender.stores, dockerManifest: true });
+  const files = await filesOf(tar);
+  expect(JSON.parse(String(files.get('manifest.json')))).toEqual([
+    {
+      Config: pathOf(amd64.config.digest),
+      RepoTags: [NAME],
+      Layers: amd64.layers.map(({ digest }) => pathOf(digest)),
+    },
+  ]);
+});
+
+test('an archive is read compressed with gzip, from a folder, and with its index at the end', async () => {
+  const files = layoutFiles(app, NAME);
+  const tar = await tarOf(files);
+  const folder = join(sender.folder, 'layout');
+  for (const { name, bytes = '' } of files) {
+    const path = join(folder, name);
+    await mkdir(join(path, '..'), { recursive: true });
+    await writeFile(path, bytes);
+  }
+  const sources = [
+    () => readArchive(inPieces(gzipSync(tar))),
+    () => readArchive(inPieces(tar, 511)),
+    () => openArchive(folder),
+  ];
+  for (const source of sources) {
+    const world = await ArchiveWorld.open();
+    const report = await importArchive(source(), world.options());
+    expect(report.images).toEqual([{ name: NAME, digest: app.manifest.digest }]);
+    await world.remove();
+  }
+});
+
+test('an image that the archive does not name in full gets its name from whoever imports it', async () => {
+  const tar = await tarOf(layoutFiles(amd64, 'v1'));
+  await expect(receiver.import(tar)).rejects.toThrow('--rename');
+  const report = await receiver.import(tar, { placeOf: () => placeOf('quay.io/org/renamed:2') });
+  expect(report.images).toEqual([{ name: 'quay.io/org/renamed:2', digest: amd64.manifest.digest }]);
+});
+
+test('files that no image names are not kept', async () => {
+  const stray = randomBlob(6_000_000, 'stray');
+  const files = [
+    { name: pathOf(stray.digest), bytes: await gathered(toAsync(stray.slice())) },
+    { name: 'README', bytes: 'hello' },
+    ...layoutFiles(amd64, NAME),
+  ];
+  await receiver.import(await tarOf(files));
+  expect(await receiver.metadata.statBlob(stray.digest)).toBeUndefined();
+  expect(await receiver.blobs.stat(stray.digest)).toBeUndefined();
+});
+
+test('an import that is broken off keeps what it has, and the next one goes on from there', async () => {
+  const tar = await exported([await sender.hold(NAME, app)], sender.stores);
+  const stop = new AbortController();
+  let seen = 0;
+  const importing = receiver.import(tar, {
+    signal: stop.signal,
+    progress: bytes => {
+      seen += bytes;
+      if (seen > tar.byteLength * 0.9) stop.abort(new Error('stopped'));
+    },
+  });
+  await expect(importing).rejects.toThrow('stopped');
+  expect(await receiver.metadata.hasRepository(placeOf(NAME).repository)).toBe(false);
+  const { blobs: kept } = await receiver.metadata.readTotals();
+  const report = await receiver.import(tar);
+  expect(report.addedBlobs + kept).toBe(5);
+  expect(await receiver.traces()).toEqual({ repositories: 1, manifests: 3, blobs: 5, files: 5 });
+});
+
+async function* toAsync(chunks: Iterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+  yield* chunks;
+}

@@ -1,0 +1,47 @@
+import type { Descriptor } from '../oci/descriptor.ts';
+import type { Digest } from '../oci/digest.ts';
+import { isNonDistributable, type Manifest, type ManifestView, parseManifest } from '../oci/manifest.ts';
+import { DOCKER_CONFIG, OCI_CONFIG } from '../oci/media-types.ts';
+import { choosePlatform, DEFAULT_PLATFORM, type Platform } from '../oci/platform.ts';
+import { parseReference } from '../oci/reference.ts';
+import { blobPath, type BundleImage } from './layout.ts';
+
+/**
+ * The content of `manifest.json`, Docker's own index of images: of each the one for the first platform, since it knows
+ * no others. What is no image (a chart, a signature) or has no tag is left out.
+ */
+export function dockerManifestBytes(
+  images: readonly BundleImage[],
+  manifests: ReadonlyMap<Digest, Manifest>,
+  [platform = DEFAULT_PLATFORM]: readonly Platform[] = [],
+): Uint8Array {
+  const entries = new Map<Digest, { Config: string; RepoTags: string[]; Layers: string[] }>();
+  for (const { descriptor, name } of images) {
+    const [config, ...layers] = imageView(descriptor, manifests, platform)?.blobs ?? [];
+    const isImage = config?.mediaType === OCI_CONFIG || config?.mediaType === DOCKER_CONFIG;
+    if (config === undefined || !isImage || name === undefined || parseReference(name).tag === undefined)
+      continue;
+    const entry = entries.get(config.digest) ?? {
+      Config: blobPath(config.digest),
+      RepoTags: [],
+      Layers: layers.filter(layer => !isNonDistributable(layer)).map(({ digest }) => blobPath(digest)),
+    };
+    entry.RepoTags.push(name);
+    entry.RepoTags.sort();
+    entries.set(config.digest, entry);
+  }
+  return Buffer.from(JSON.stringify([...entries.values()].sort((a, b) => (a.Config < b.Config ? -1 : 1))));
+}
+
+function imageView(
+  { digest }: Descriptor,
+  manifests: ReadonlyMap<Digest, Manifest>,
+  platform: Platform,
+): ManifestView | undefined {
+  const manifest = manifests.get(digest);
+  if (manifest === undefined) return undefined;
+  const view = parseManifest(manifest.bytes, manifest.mediaType);
+  if (view.kind === 'manifest') return view;
+  const [child] = choosePlatform(view.manifests, platform);
+  return child && imageView(child, manifests, platform);
+}

@@ -1,0 +1,243 @@
+import type { BlobStore } from '../blobs/blob-store.ts';
+import type { MetadataStore } from '../metadata/metadata-store.ts';
+import { type ContentTree, readContentTree } from '../oci/content-tree.ts';
+import type { Descriptor } from '../oci/descriptor.ts';
+import type { Digest } from '../oci/digest.ts';
+import { OciError } from '../oci/errors.ts';
+import type { Manifest } from '../oci/manifest.ts';
+import { formatPlatform, type Platform } from '../oci/platform.ts';
+import type { Repository } from '../oci/repository.ts';
+import { ArchiveError } from './archive-error.ts';
+import { dockerManifestBytes } from './docker-manifest.ts';
+import type { HaveList } from './have-list.ts';
+import {
+  blobPath,
+  type BundleImage,
+  DOCKER_FILE,
+  INDEX_FILE,
+  indexBytes,
+  LAYOUT_FILE,
+  layoutBytes,
+} from './layout.ts';
+import { TarWriter } from './tar.ts';
+
+/** What of an image's blob is read in one piece. Each piece is a buffer of its own, as the tar keeps it until it is out. */
+const READ_BYTES = 256 * 1024;
+const REFERRERS_PAGE = 100;
+/** Signatures of signatures end somewhere; what goes on was made to. */
+const MAX_REFERRERS = 10_000;
+
+/** An image to export. */
+export interface ExportImage {
+  /** The full name under which it is found again: `docker.io/library/nginx:1.27`. */
+  readonly name: string;
+  readonly repository: Repository;
+  readonly digest: Digest;
+  /** Nobody but tenants may read its repository, so the receiver has to say who may. */
+  readonly isPrivate: boolean;
+}
+
+export interface ExportOptions {
+  readonly metadata: MetadataStore;
+  readonly blobs: BlobStore;
+  /** Of an index only the children for these; all if left out. */
+  readonly platforms?: readonly Platform[] | undefined;
+  /** Leaves out blobs that the receiver has. */
+  readonly have?: HaveList | undefined;
+  /** Takes signatures, SBOMs and the like along, as far as they are held. */
+  readonly referrers?: boolean;
+  /** Adds what `docker load` needs where Docker does not keep images in containerd. */
+  readonly dockerManifest?: boolean;
+}
+
+/** Images with all that belongs to them, ready to be written: everything was found, nothing read yet. */
+export class Bundle {
+  /** Bytes of its blobs, manifests left out. */
+  readonly blobBytes: number;
+  /** Blobs that the receiver has, and that are left out. */
+  readonly leftOut: number;
+  readonly #store: BlobStore;
+  readonly #files: readonly { readonly path: string; readonly bytes: Uint8Array }[];
+  readonly #blobs: readonly Descriptor[];
+
+  constructor(
+    store: BlobStore,
+    files: readonly { readonly path: string; readonly bytes: Uint8Array }[],
+    blobs: readonly Descriptor[],
+    leftOut: number,
+  ) {
+    this.#store = store;
+    this.#files = files;
+    this.#blobs = blobs;
+    this.leftOut = leftOut;
+    this.blobBytes = blobs.reduce((sum, { size }) => sum + size, 0);
+  }
+
+  get blobCount(): number {
+    return this.#blobs.length;
+  }
+
+  /** The tar, as fast as it is taken. `advanced` is told of bytes of blobs as they go out. */
+  async *tar(advanced: (bytes: number) => void = () => {}): AsyncGenerator<Uint8Array, void> {
+    const tar = new TarWriter();
+    const writing = this.#write(tar, advanced).then(
+      () => tar.end(),
+      (error: unknown) => tar.destroy(error instanceof Error ? error : new Error(String(error))),
+    );
+    try {
+      yield* tar;
+    } finally {
+      tar.destroy();
+      await writing;
+    }
+  }
+
+  async #write(tar: TarWriter, advanced: (bytes: number) => void): Promise<void> {
+    for (const { path, bytes } of this.#files) await tar.add(path, bytes.byteLength, [bytes]);
+    for (const { digest, size } of this.#blobs) {
+      await tar.add(blobPath(digest), size, this.#read(digest, size, advanced));
+    }
+  }
+
+  async *#read(
+    digest: Digest,
+    size: number,
+    advanced: (bytes: number) => void,
+  ): AsyncGenerator<Uint8Array, void> {
+    const reader = await this.#store.open(digest);
+    if (reader === undefined) throw new ArchiveError(`${digest} was removed while it was exported`);
+    try {
+      for (let position = 0; position < size; ) {
+        const buffer = Buffer.allocUnsafeSlow(Math.min(READ_BYTES, size - position));
+        const length = await reader.read(buffer, position);
+        position += length;
+        yield buffer.subarray(0, length);
+        advanced(length);
+      }
+    } finally {
+      await reader.close();
+    }
+  }
+}
+
+/** Finds all that belongs to the images. ArchiveError, naming what, if anything of it is not held. */
+export async function planBundle(images: readonly ExportImage[], options: ExportOptions): Promise<Bundle> {
+  const { have, platforms } = options;
+  const gathered = new Gathered(options);
+  for (const image of images) await gathered.add(image);
+  const dockerFile =
+    options.dockerManifest === true
+      ? [{ path: DOCKER_FILE, bytes: dockerManifestBytes(gathered.images, gathered.manifests, platforms) }]
+      : [];
+  const files = [
+    { path: LAYOUT_FILE, bytes: layoutBytes() },
+    { path: INDEX_FILE, bytes: indexBytes({ images: gathered.images, platforms, have: have?.digest }) },
+    ...dockerFile,
+    ...sorted(gathered.manifests.values()).map(({ digest, bytes }) => ({ path: blobPath(digest), bytes })),
+  ];
+  const blobs = sorted(gathered.blobs.values());
+  const carried = blobs.filter(({ digest }) => have === undefined || !have.blobs.has(digest));
+  return new Bundle(options.blobs, files, carried, blobs.length - carried.length);
+}
+
+/** What the images of one bundle consist of; what they share is there once. */
+class Gathered {
+  readonly images: BundleImage[] = [];
+  readonly manifests = new Map<Digest, Manifest>();
+  readonly blobs = new Map<Digest, Descriptor>();
+  readonly #options: ExportOptions;
+
+  constructor(options: ExportOptions) {
+    this.#options = options;
+  }
+
+  async add({ name, repository, digest, isPrivate }: ExportImage): Promise<void> {
+    const { metadata, platforms, referrers } = this.#options;
+    const root = await metadata.readLinkedManifest(repository, digest);
+    if (root === undefined) throw new ArchiveError(`${name} is not held here`);
+    const descriptor = { mediaType: root.mediaType, digest, size: root.bytes.byteLength };
+    const tree = await this.#complete(name, repository, descriptor, platforms);
+    this.images.push({ descriptor, name, isPrivate });
+    if (referrers === true) await this.#addReferrers(name, repository, tree, isPrivate);
+  }
+
+  async #complete(
+    name: string,
+    repository: Repository,
+    root: Descriptor,
+    platforms: readonly Platform[] | undefined,
+  ): Promise<ContentTree> {
+    const { metadata } = this.#options;
+    const lookup = ({ digest }: Descriptor) => metadata.readLinkedManifest(repository, digest);
+    const tree = await readContentTree(root, { lookup, platforms }).catch((error: unknown) => {
+      throw error instanceof OciError ? new ArchiveError(`${name}: ${error.message}`) : error;
+    });
+    const missing = await this.#missing(repository, tree);
+    if (missing.length > 0) {
+      throw new ArchiveError(
+        `${name} is not held completely: ${missing.slice(0, 3).join(', ')}${missing.length > 3 ? ', …' : ''} ` +
+          '(entrepot pull fetches what is missing; --platform exports less)',
+      );
+    }
+    for (const { manifest } of tree.manifests) this.manifests.set(manifest.digest, manifest);
+    for (const blob of tree.blobs) this.blobs.set(blob.digest, blob);
+    return tree;
+  }
+
+  /** A blob has to be linked in the repository itself: equal content elsewhere may be somebody else's. */
+  async #missing(repository: Repository, tree: ContentTree): Promise<string[]> {
+    const { metadata } = this.#options;
+    const missing = tree.missing.map(({ digest, platform }) =>
+      platform === undefined ? digest : `${formatPlatform(platform)} (${digest})`,
+    );
+    for (const { digest, size } of tree.blobs) {
+      const isHeld = (await metadata.statBlob(digest))?.size === size;
+      if (!isHeld || !(await metadata.isLinked(repository, digest))) missing.push(digest);
+    }
+    return [...tree.unmatched.map(platform => `nothing for ${formatPlatform(platform)}`), ...missing];
+  }
+
+  async #addReferrers(
+    name: string,
+    repository: Repository,
+    tree: ContentTree,
+    isPrivate: boolean,
+  ): Promise<void> {
+    const queue = tree.manifests.map(({ manifest }) => manifest.digest);
+    const seen = new Set(queue);
+    for (let subject = queue.shift(); subject !== undefined; subject = queue.shift()) {
+      for (const descriptor of await this.#referrers(repository, subject)) {
+        if (seen.has(descriptor.digest)) continue;
+        if (seen.size > MAX_REFERRERS) throw new ArchiveError(`${name} has too many referrers`);
+        seen.add(descriptor.digest);
+        await this.#complete(
+          `the referrer ${descriptor.digest} of ${name}`,
+          repository,
+          descriptor,
+          undefined,
+        );
+        this.images.push({ descriptor, name: undefined, isPrivate });
+        queue.push(descriptor.digest);
+      }
+    }
+  }
+
+  async #referrers(repository: Repository, subject: Digest): Promise<Descriptor[]> {
+    const found: Descriptor[] = [];
+    for (let after: string | undefined; ; after = found.at(-1)?.digest) {
+      const page = { limit: REFERRERS_PAGE, after };
+      const { entries, more } = await this.#options.metadata.listReferrers(
+        repository,
+        subject,
+        undefined,
+        page,
+      );
+      found.push(...entries);
+      if (!more) return found;
+    }
+  }
+}
+
+function sorted<T extends { readonly digest: Digest }>(contents: Iterable<T>): T[] {
+  return [...contents].sort((a, b) => (a.digest < b.digest ? -1 : 1));
+}

@@ -1,0 +1,165 @@
+// Stores, images and archives for the tests of this folder.
+import { join } from 'node:path';
+import { pack } from 'tar-stream';
+import { bytesOf, type Content, type Image, type ImageIndex } from '../../test/support/content.ts';
+import { makeTempFolder, removeFolder } from '../../test/support/temp-folder.ts';
+import { type FileBlobStore, openFileBlobStore } from '../blobs/file-blob-store.ts';
+import { silentLog } from '../lib/log.ts';
+import type { MetadataStore } from '../metadata/metadata-store.ts';
+import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
+import { type Digest, digestAlgorithm, digestHex } from '../oci/digest.ts';
+import { parseManifest } from '../oci/manifest.ts';
+import { parseImageName } from '../oci/reference.ts';
+import type { Repository } from '../oci/repository.ts';
+import type { ExportImage } from './export.ts';
+import { importArchive, type ImportOptions, type Place } from './import.ts';
+import { type ArchiveEntry, readArchive } from './open-archive.ts';
+
+/** A store of its own, in a temporary folder. */
+export class ArchiveWorld {
+  readonly folder: string;
+  readonly metadata: MetadataStore;
+  readonly blobs: FileBlobStore;
+
+  private constructor(folder: string, metadata: MetadataStore, blobs: FileBlobStore) {
+    this.folder = folder;
+    this.metadata = metadata;
+    this.blobs = blobs;
+  }
+
+  static async open(): Promise<ArchiveWorld> {
+    const folder = await makeTempFolder('arc');
+    const metadata = await openSqliteMetadataStore(join(folder, 'index.db'), { log: silentLog });
+    return new ArchiveWorld(folder, metadata, await openFileBlobStore(folder, { log: silentLog }));
+  }
+
+  get stores() {
+    const { metadata, blobs } = this;
+    return { metadata, blobs };
+  }
+
+  /** Holds an image or an index with all of it, as a pull would leave it. */
+  async hold(name: string, content: Image | ImageIndex, { isPublic = true } = {}): Promise<ExportImage> {
+    const { repository, tag } = placeOf(name);
+    for (const image of 'images' in content ? content.images : [content]) {
+      for (const blob of [image.config, ...image.layers]) await this.#holdBlob(repository, blob);
+      await this.#holdManifest(repository, image.manifest);
+    }
+    await this.#holdManifest(repository, content.manifest, tag);
+    if (isPublic) {
+      await this.metadata.putGrant(repository, { credentialId: '', verifiedAtMs: 1, origin: 'upstream' });
+    }
+    return { name, repository, digest: content.manifest.digest, isPrivate: !isPublic };
+  }
+
+  /** Everything that an import could leave behind. */
+  async traces(): Promise<object> {
+    const { repositories, manifests, blobs } = await this.metadata.readTotals();
+    const files: string[] = [];
+    for await (const { digest } of this.blobs.blobs()) files.push(digest);
+    for await (const { key } of this.blobs.ingests()) files.push(key);
+    return { repositories, manifests, blobs, files: files.length };
+  }
+
+  import(tar: Uint8Array, options: Partial<ImportOptions> = {}) {
+    return importArchive(readArchive(inPieces(tar)), this.options(options));
+  }
+
+  options(options: Partial<ImportOptions> = {}): ImportOptions {
+    const { metadata, blobs } = this;
+    return { metadata, blobs, placeOf: name => (name === undefined ? undefined : placeOf(name)), ...options };
+  }
+
+  async remove(): Promise<void> {
+    await this.blobs.close();
+    await this.metadata.close();
+    await removeFolder(this.folder);
+  }
+
+  async #holdBlob(repository: Repository, content: Content): Promise<void> {
+    const ingest = await this.blobs.ingest(`test-${digestHex(content.digest)}`, content.digest);
+    for (const piece of content.slice()) await ingest.write([piece]);
+    await ingest.commit(content.digest);
+    await ingest.close();
+    await this.metadata.putBlob(content.digest, content.size, repository);
+  }
+
+  async #holdManifest(repository: Repository, content: Content, tag?: string): Promise<void> {
+    const bytes = bytesOf(content);
+    const { digest, mediaType } = content;
+    const view = parseManifest(bytes, mediaType);
+    await this.metadata.putManifest(repository, { digest, mediaType, bytes }, view, {
+      atMs: 1,
+      ...(tag === undefined ? {} : { tag }),
+    });
+  }
+}
+
+/** Every registry is an upstream here. */
+export function placeOf(name: string): Place & { tag?: string | undefined } {
+  const { registry, repository, tag, digest } = parseImageName(name);
+  return { repository: { upstream: registry, name: repository }, tag, digest };
+}
+
+export async function gathered(chunks: AsyncIterable<Uint8Array>): Promise<Buffer> {
+  const all: Uint8Array[] = [];
+  for await (const chunk of chunks) all.push(chunk);
+  return Buffer.concat(all);
+}
+
+/** As a pipe brings it: in pieces that end anywhere. */
+export async function* inPieces(bytes: Uint8Array, size = 100_003): AsyncGenerator<Uint8Array> {
+  for (let at = 0; at < bytes.length; at += size) yield bytes.subarray(at, at + size);
+}
+
+/** The names and contents of a tar's files, in order. */
+export async function filesOf(tar: Uint8Array): Promise<Map<string, Buffer>> {
+  const files = new Map<string, Buffer>();
+  for await (const { name, body } of readArchive(inPieces(tar))) files.set(name, await gathered(body));
+  return files;
+}
+
+export interface TarFile {
+  readonly name: string;
+  readonly bytes?: Uint8Array | string;
+  readonly type?: 'file' | 'directory' | 'symlink' | 'link' | 'character-device' | 'fifo';
+  readonly linkname?: string;
+}
+
+/** A tar of whatever is asked for, bad names and all. */
+export async function tarOf(files: readonly TarFile[]): Promise<Buffer> {
+  const tar = pack();
+  for (const { name, bytes = '', type = 'file', linkname } of files) {
+    const body = typeof bytes === 'string' ? Buffer.from(bytes) : Buffer.from(bytes);
+    tar.entry({ name, type, ...(linkname === undefined ? {} : { linkname }) }, body);
+  }
+  tar.finalize();
+  const chunks: Uint8Array[] = [];
+  for await (const chunk of tar) if (chunk instanceof Uint8Array) chunks.push(chunk);
+  return Buffer.concat(chunks);
+}
+
+/** The files of a layout with this image, as other programs write it: blobs first. */
+export function layoutFiles(content: Image | ImageIndex, name: string): TarFile[] {
+  const images = 'images' in content ? content.images : [content];
+  const blobs = images.flatMap(image => [image.config, ...image.layers, image.manifest]);
+  const all = new Map([...blobs, content.manifest].map(blob => [blob.digest, blob]));
+  const { mediaType, digest, size } = content.manifest;
+  const index = {
+    schemaVersion: 2,
+    manifests: [{ mediaType, digest, size, annotations: { 'org.opencontainers.image.ref.name': name } }],
+  };
+  return [
+    ...[...all.values()].map(blob => ({ name: pathOf(blob.digest), bytes: bytesOf(blob) })),
+    { name: 'index.json', bytes: JSON.stringify(index) },
+    { name: 'oci-layout', bytes: '{"imageLayoutVersion":"1.0.0"}' },
+  ];
+}
+
+export function pathOf(digest: Digest): string {
+  return `blobs/${digestAlgorithm(digest)}/${digestHex(digest)}`;
+}
+
+export async function* entriesOf(...entries: ArchiveEntry[]): AsyncGenerator<ArchiveEntry> {
+  yield* entries;
+}

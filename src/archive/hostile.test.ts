@@ -1,0 +1,222 @@
+import { symlink, mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { gzipSync } from 'node:zlib';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { bytesOf, contentOf, imageOf, indexOf, randomBlob } from '../../test/support/content.ts';
+import { OCI_INDEX, OCI_MANIFEST } from '../oci/media-types.ts';
+import { parsePlatform } from '../oci/platform.ts';
+import { ArchiveError } from './archive-error.ts';
+import { ArchiveWorld, inPieces, layoutFiles, pathOf, type TarFile, tarOf } from './fixture.suite.ts';
+import { parseHaveList } from './have-list.ts';
+import { importArchive } from './import.ts';
+import { openArchive, readArchive } from './open-archive.ts';
+
+const NAME = 'docker.io/library/app:v1';
+const big = randomBlob(5_000_000, 'big');
+const image = imageOf([randomBlob(20_000, 'small'), big]);
+const arm = imageOf([randomBlob(30_000, 'arm')], { platform: parsePlatform('linux/arm64') });
+const layout = layoutFiles(image, NAME);
+const NOTHING = { repositories: 0, manifests: 0, blobs: 0, files: 0 };
+
+let world: ArchiveWorld;
+
+beforeEach(async () => {
+  world = await ArchiveWorld.open();
+});
+
+afterEach(async () => {
+  await world.remove();
+});
+
+/** The reason for which an archive is refused, once it has left nothing behind. */
+async function refusal(files: readonly TarFile[] | Buffer): Promise<string> {
+  const tar = Buffer.isBuffer(files) ? files : await tarOf(files);
+  const error: unknown = await world.import(tar).catch((thrown: unknown) => thrown);
+  expect(error).toBeInstanceOf(ArchiveError);
+  expect(await world.traces()).toEqual(NOTHING);
+  return error instanceof ArchiveError ? error.message : '';
+}
+
+const withFile = (file: TarFile): TarFile[] => [...layout, file];
+const changed = (name: string, bytes: Uint8Array | string): TarFile[] =>
+  layout.map(file => (file.name === name ? { ...file, bytes } : file));
+const without = (name: string): TarFile[] => layout.filter(file => file.name !== name);
+const indexOfImage = (descriptor: object): string =>
+  JSON.stringify({
+    schemaVersion: 2,
+    manifests: [{ ...descriptor, annotations: { 'io.containerd.image.name': NAME } }],
+  });
+
+test.each([
+  '/etc/passwd',
+  '../blobs/sha256/x',
+  'blobs/../../etc/passwd',
+  '..\\..\\windows',
+  'blobs\\sha256\\x',
+  'blobs//sha256',
+  'a\nb',
+  `x/${'y'.repeat(2000)}`,
+])('a file called %j is refused', async name => {
+  expect(await refusal(withFile({ name }))).toMatch(/no name for a file|too long/);
+});
+
+test('so is a folder with such a name', async () => {
+  expect(await refusal([{ name: '../../up/', type: 'directory' }, ...layout])).toMatch('no name for a file');
+});
+
+test.each(['symlink', 'link', 'character-device', 'fifo'] as const)('a %s is refused', async type => {
+  expect(await refusal(withFile({ name: 'blobs/sha256/link', type, linkname: '/etc/passwd' }))).toMatch(
+    `is a ${type}`,
+  );
+});
+
+test('a symbolic link in a folder is refused', async () => {
+  const folder = join(world.folder, 'layout');
+  await mkdir(folder);
+  await symlink('/etc/hostname', join(folder, 'oci-layout'));
+  await expect(importArchive(openArchive(folder), world.options())).rejects.toThrow('is no file');
+});
+
+test('a name that occurs twice is refused, whichever came first', async () => {
+  expect(await refusal(withFile(layout[0]!))).toMatch('occurs twice');
+  expect(await refusal(withFile({ ...layout.at(-1)!, name: './oci-layout' }))).toMatch('occurs twice');
+});
+
+test('bytes with another digest than their name are refused, small and large', async () => {
+  expect(await refusal(changed(pathOf(image.config.digest), 'other'))).toMatch('have another digest');
+  expect(await refusal(changed(pathOf(big.digest), Buffer.alloc(big.size)))).toMatch('have another digest');
+  expect(await refusal(changed(pathOf(image.manifest.digest), '{"schemaVersion":2}'))).toMatch(
+    'have another digest',
+  );
+});
+
+test('a size that is not the one that the manifest names is refused', async () => {
+  const layer = image.layers[0]!;
+  const manifest = contentOf(
+    JSON.stringify({
+      schemaVersion: 2,
+      config: { mediaType: image.config.mediaType, digest: image.config.digest, size: image.config.size },
+      layers: [{ mediaType: layer.mediaType, digest: layer.digest, size: layer.size + 1 }],
+    }),
+    OCI_MANIFEST,
+  );
+  const { mediaType, digest, size } = manifest;
+  const files = [
+    ...changed('index.json', indexOfImage({ mediaType, digest, size })),
+    { name: pathOf(digest), bytes: bytesOf(manifest) },
+  ];
+  expect(await refusal(files)).toMatch(`has ${layer.size + 1} bytes, and it has ${layer.size}`);
+  const index = changed(
+    'index.json',
+    indexOfImage({ mediaType: OCI_MANIFEST, digest: image.manifest.digest, size: 3 }),
+  );
+  expect(await refusal(index)).toMatch('is named with 3 bytes');
+});
+
+test('an archive that lacks a blob, a manifest, its index or its layout is refused', async () => {
+  expect(await refusal(without(pathOf(big.digest)))).toMatch(`the blob ${big.digest} is not in the archive`);
+  expect(await refusal(without(pathOf(image.config.digest)))).toMatch('is not in the archive');
+  expect(await refusal(without(pathOf(image.manifest.digest)))).toMatch('lacks the manifest');
+  expect(await refusal(without('index.json'))).toMatch('no index.json');
+  expect(await refusal(without('oci-layout'))).toMatch('no oci-layout');
+  expect(await refusal([])).toMatch('no oci-layout');
+});
+
+test('an index that claims what the archive lacks is refused, unless the wanted platforms are there', async () => {
+  const both = indexOf([image, arm]);
+  const files = layoutFiles(both, NAME).filter(({ name }) => name !== pathOf(arm.manifest.digest));
+  expect(await refusal(files)).toMatch(/lacks the manifest .* for linux\/arm64 .*--platform/);
+  const report = await world.import(await tarOf(files), { platforms: [parsePlatform('linux/amd64')] });
+  expect(report.images).toHaveLength(1);
+});
+
+test('an archive that ends early is refused, wherever it ends', async () => {
+  const tar = await tarOf(layout);
+  for (const share of [0.001, 0.2, 0.5, 0.9, 0.999]) {
+    expect(await refusal(tar.subarray(0, Math.floor(tar.byteLength * share)))).toMatch(
+      /damaged|no oci-layout|no index.json/,
+    );
+  }
+  expect(await refusal(gzipSync(tar).subarray(0, 100_000))).toMatch('cannot be decompressed');
+});
+
+test('what is no archive is refused', async () => {
+  expect(await refusal(Buffer.from('hello, world'))).toMatch(/damaged|no oci-layout/);
+  expect(await refusal(Buffer.from(bytesOf(randomBlob(100_000, 'noise'))))).toMatch('damaged');
+});
+
+test('a bomb is refused before it has gone off', async () => {
+  const zeros = Buffer.alloc(200 * 1024 * 1024);
+  expect(await refusal(gzipSync(await tarOf([{ name: 'zeros', bytes: zeros }])))).toMatch(
+    'expands to more than',
+  );
+});
+
+test('a header that asks for memory is refused', async () => {
+  const header = Buffer.from((await tarOf([{ name: 'x' }])).subarray(0, 512));
+  // A pax header that says it is 8 GiB long (POSIX pax: size in octal at 124, type at 156, checksum at 148).
+  header.write('77777777777\0', 124);
+  header.write('x', 156);
+  header.fill(' ', 148, 156);
+  const sum = header.reduce((total, byte) => total + byte, 0);
+  header.write(`${sum.toString(8).padStart(6, '0')}\0 `, 148);
+  expect(await refusal(Buffer.concat([header, Buffer.alloc(4096)]))).toMatch('damaged');
+});
+
+test('indexes that lie in each other without end are refused', async () => {
+  let inner = contentOf(JSON.stringify({ schemaVersion: 2, manifests: [] }), OCI_INDEX);
+  const files: TarFile[] = [{ name: pathOf(inner.digest), bytes: bytesOf(inner) }];
+  for (let depth = 0; depth < 6; depth += 1) {
+    const { mediaType, digest, size } = inner;
+    inner = contentOf(
+      JSON.stringify({ schemaVersion: 2, manifests: [{ mediaType, digest, size }] }),
+      OCI_INDEX,
+    );
+    files.push({ name: pathOf(inner.digest), bytes: bytesOf(inner) });
+  }
+  const { mediaType, digest, size } = inner;
+  expect(
+    await refusal([...files, ...changed('index.json', indexOfImage({ mediaType, digest, size }))]),
+  ).toMatch('deep');
+});
+
+test('a manifest that could be read in two ways is refused', async () => {
+  const both = contentOf(JSON.stringify({ schemaVersion: 2, manifests: [], layers: [] }), OCI_INDEX);
+  const { mediaType, digest, size } = both;
+  const files = changed('index.json', indexOfImage({ mediaType, digest, size }));
+  expect(await refusal([...files, { name: pathOf(digest), bytes: bytesOf(both) }])).toMatch('has no layers');
+});
+
+test('a name that is nobody here, or names another digest, is refused', async () => {
+  const other = `docker.io/library/app@${big.digest}`;
+  expect(await refusal(layoutFiles(image, other))).toMatch('names a digest that is not its own');
+});
+
+test('a Docker archive without a layout says what to do with it', async () => {
+  expect(await refusal([{ name: 'manifest.json', bytes: '[]' }])).toMatch('skopeo copy');
+});
+
+test('an index or a layout that cannot be read is refused', async () => {
+  expect(await refusal(changed('index.json', 'nonsense'))).toMatch('cannot be read');
+  expect(await refusal(changed('index.json', '{"schemaVersion":2,"manifests":[]}'))).toMatch(
+    'holds no image',
+  );
+  expect(await refusal(changed('oci-layout', '{"imageLayoutVersion":"2.0.0"}'))).toMatch('version');
+  expect(await refusal(changed('index.json', Buffer.alloc(5_000_000)))).toMatch('larger than');
+});
+
+test('a list that is no have-list is refused', () => {
+  for (const text of ['', '{}', '{"mediaType":"application/vnd.entrepot.have.v1+json","blobs":["x"]}']) {
+    expect(() => parseHaveList(Buffer.from(text))).toThrow('entrepot have');
+  }
+});
+
+test('a source that fails is not taken for the end of the archive', async () => {
+  const tar = await tarOf(layout);
+  const broken = async function* () {
+    yield* inPieces(tar.subarray(0, 1_000_000));
+    throw new Error('the cable was pulled');
+  };
+  await expect(importArchive(readArchive(broken()), world.options())).rejects.toThrow('the cable was pulled');
+  expect(await world.traces()).toMatchObject({ repositories: 0, manifests: 0 });
+});

@@ -1,0 +1,286 @@
+import type { BlobStore } from '../blobs/blob-store.ts';
+import type { MetadataStore, Publication } from '../metadata/metadata-store.ts';
+import { type ContentTree, readContentTree } from '../oci/content-tree.ts';
+import { ANONYMOUS_ID } from '../oci/credential.ts';
+import type { Descriptor } from '../oci/descriptor.ts';
+import type { Digest } from '../oci/digest.ts';
+import { OciError } from '../oci/errors.ts';
+import { MAX_MANIFEST_BYTES } from '../oci/manifest.ts';
+import { formatPlatform, type Platform } from '../oci/platform.ts';
+import { type Repository, repositoryText } from '../oci/repository.ts';
+import { ArchiveError } from './archive-error.ts';
+import { Intake, readWhole } from './intake.ts';
+import {
+  type BundleImage,
+  type BundleIndex,
+  checkLayout,
+  digestOfPath,
+  DOCKER_FILE,
+  INDEX_FILE,
+  LAYOUT_FILE,
+  parseBundleIndex,
+} from './layout.ts';
+import type { ArchiveEntry } from './open-archive.ts';
+
+/** Where an image of an archive belongs here. */
+export interface Place {
+  readonly repository: Repository;
+  readonly tag?: string | undefined;
+  /** What the name says its digest is. */
+  readonly digest?: string | undefined;
+}
+
+export interface ImportOptions {
+  readonly metadata: MetadataStore;
+  readonly blobs: BlobStore;
+  /** What the name of an image means here; `undefined` is the name of one that the archive does not name. May throw. */
+  readonly placeOf: (name: string | undefined) => Place | undefined;
+  /** Of indexes only the children for these have to be there; by default those that the archive says it carries. */
+  readonly platforms?: readonly Platform[] | undefined;
+  /** Content of private repositories may become public. */
+  readonly mayPublish?: boolean;
+  /** Told of each file as it is begun, and of its bytes as they come. */
+  readonly progress?: (bytes: number) => void;
+  /** Ends the import; what was added stays for the next one. */
+  readonly signal?: AbortSignal;
+}
+
+export interface ImportedImage {
+  /** As it is pulled from here. */
+  readonly name: string;
+  readonly digest: Digest;
+}
+
+export interface ImportReport {
+  readonly images: readonly ImportedImage[];
+  /** Blobs that were not held before. */
+  readonly addedBlobs: number;
+  readonly addedBytes: number;
+  /** Blobs of the images that were held already. */
+  readonly heldBlobs: number;
+}
+
+/** An image of the archive, proved to be complete. */
+interface Settled {
+  readonly image: BundleImage;
+  readonly place: Place;
+  readonly tree: ContentTree;
+}
+
+/**
+ * Takes the images of an archive in: all of them, or none. Throws ArchiveError with the reason for which it is refused;
+ * then nothing of it is left. Run again after a break, it does not write again what is held.
+ */
+export async function importArchive(
+  entries: AsyncIterable<ArchiveEntry>,
+  options: ImportOptions,
+): Promise<ImportReport> {
+  const { metadata, blobs, signal = new AbortController().signal } = options;
+  const intake = new Intake({ metadata, blobs, signal });
+  try {
+    const index = await takeAll(entries, intake, options);
+    const settled = await settleAll(index, intake, options);
+    await publish(settled, options);
+    const used = new Set(settled.flatMap(({ tree }) => tree.blobs.map(({ digest }) => digest)));
+    await intake.discard([...intake.added.keys()].filter(digest => !used.has(digest)));
+    return reportOf(settled, used, intake);
+  } catch (error) {
+    if (error instanceof ArchiveError) await intake.discard();
+    else await intake.settle().catch(() => {});
+    throw error;
+  }
+}
+
+/** Takes every blob, in whatever order they lie in the archive, and returns its index. */
+async function takeAll(
+  entries: AsyncIterable<ArchiveEntry>,
+  intake: Intake,
+  { progress = () => {}, signal }: ImportOptions,
+): Promise<BundleIndex> {
+  let index: BundleIndex | undefined;
+  let hasLayout = false;
+  let isDockerArchive = false;
+  for await (const entry of entries) {
+    signal?.throwIfAborted();
+    const counted = { ...entry, body: counting(entry.body, progress) };
+    const digest = digestOfPath(entry.name);
+    if (digest !== undefined) {
+      await intake.take(digest, counted);
+    } else if (entry.name === LAYOUT_FILE) {
+      checkLayout(await readDocument(counted));
+      hasLayout = true;
+    } else if (entry.name === INDEX_FILE) {
+      index = parseBundleIndex(await readDocument(counted));
+    } else {
+      isDockerArchive ||= entry.name === DOCKER_FILE;
+    }
+  }
+  await intake.settle();
+  if (hasLayout && index !== undefined) return index;
+  throw new ArchiveError(
+    isDockerArchive
+      ? 'it is a Docker archive without an image layout, as Docker wrote it before version 25: ' +
+          'convert it with skopeo copy docker-archive:FILE oci-archive:NEW:NAME'
+      : `it is no image layout, or is cut off: it has no ${hasLayout ? INDEX_FILE : LAYOUT_FILE}`,
+  );
+}
+
+/** Proves that every image is complete and has a place here. */
+async function settleAll(
+  index: BundleIndex,
+  intake: Intake,
+  options: ImportOptions,
+): Promise<readonly Settled[]> {
+  const named: Settled[] = [];
+  const unplaced: { image: BundleImage; tree: ContentTree }[] = [];
+  if (index.images.length === 0) throw new ArchiveError('it holds no image');
+  for (const image of index.images) {
+    const tree = await completeTree(image, index, intake, options);
+    const place = options.placeOf(image.name);
+    if (place !== undefined) named.push(settle(image, place, tree, options));
+    else unplaced.push({ image, tree });
+  }
+  for (const { image, tree } of unplaced) named.push(...beside(image, tree, named));
+  return named;
+}
+
+function settle(image: BundleImage, place: Place, tree: ContentTree, options: ImportOptions): Settled {
+  const { digest } = image.descriptor;
+  if (place.digest !== undefined && place.digest !== digest) {
+    throw new ArchiveError(`${image.name} names a digest that is not its own, ${digest}`);
+  }
+  if (image.isPrivate && place.repository.upstream !== '' && options.mayPublish !== true) {
+    throw new ArchiveError(
+      `${image.name ?? digest} comes from a private repository: --public lets everybody here have it`,
+    );
+  }
+  return { image, place, tree };
+}
+
+/** A signature or the like belongs into every repository that holds what it is about. */
+function beside(image: BundleImage, tree: ContentTree, named: Settled[]): readonly Settled[] {
+  const subject = tree.manifests[0]?.view.subject?.digest;
+  const places = new Map<string, Repository>();
+  for (const other of named) {
+    if (other.tree.manifests.some(({ manifest }) => manifest.digest === subject)) {
+      places.set(repositoryText(other.place.repository), other.place.repository);
+    }
+  }
+  if (places.size === 0) {
+    throw new ArchiveError(
+      `${image.descriptor.digest} has no full name: --rename says what it is called here`,
+    );
+  }
+  return [...places.values()].map(repository => ({ image, place: { repository }, tree }));
+}
+
+async function completeTree(
+  { descriptor, name }: BundleImage,
+  index: BundleIndex,
+  intake: Intake,
+  options: ImportOptions,
+): Promise<ContentTree> {
+  const shown = name ?? descriptor.digest;
+  const lookup = async ({ digest, mediaType }: Descriptor) => {
+    const bytes = intake.manifestBytes(digest);
+    return bytes && { digest, mediaType, bytes };
+  };
+  const platforms = options.platforms ?? index.platforms;
+  const tree = await readContentTree(descriptor, { lookup, platforms }).catch((error: unknown) => {
+    throw error instanceof OciError ? new ArchiveError(`${shown}: ${error.message}`) : error;
+  });
+  const [missing] = tree.missing;
+  if (missing !== undefined) {
+    const platform = missing.platform && ` for ${formatPlatform(missing.platform)}`;
+    const hint = missing === descriptor ? '' : ' (--platform names those that have to be complete)';
+    throw new ArchiveError(
+      `${shown} is not complete: it lacks the manifest ${missing.digest}${platform ?? ''}${hint}`,
+    );
+  }
+  const [unmatched] = tree.unmatched;
+  if (unmatched !== undefined)
+    throw new ArchiveError(`${shown} has nothing for ${formatPlatform(unmatched)}`);
+  for (const blob of tree.blobs) await requireBlob(shown, blob, index, intake, options);
+  return tree;
+}
+
+/**
+ * A blob that the archive does not carry may be held here only if it was made for what is held here: else an archive
+ * could claim content of others by its digest.
+ */
+async function requireBlob(
+  image: string,
+  { digest, size }: Descriptor,
+  { have }: BundleIndex,
+  intake: Intake,
+  { metadata, blobs }: ImportOptions,
+): Promise<void> {
+  const carried = intake.carriedSize(digest);
+  const isHeld = (await metadata.statBlob(digest))?.size === size && (await blobs.stat(digest)) !== undefined;
+  if (carried === undefined && !(have !== undefined && isHeld)) {
+    const thin =
+      have === undefined ? '' : ' and neither is it held here: the bundle was made for another registry';
+    throw new ArchiveError(`${image} is not complete: the blob ${digest} is not in the archive${thin}`);
+  }
+  if (carried !== undefined && carried !== size) {
+    throw new ArchiveError(`${image} says that ${digest} has ${size} bytes, and it has ${carried}`);
+  }
+  if (carried !== undefined && intake.manifestBytes(digest) !== undefined) await intake.keepAsBlob(digest);
+}
+
+/** First all content, which no name leads to yet; then all names in one step. */
+async function publish(settled: readonly Settled[], { metadata }: ImportOptions): Promise<void> {
+  const atMs = Date.now();
+  for (const { place, tree } of settled) {
+    const blobs = tree.blobs.map(({ digest, size }) => ({ digest, size }));
+    const missing = await metadata.putContent(place.repository, { manifests: tree.manifests, blobs }, atMs);
+    if (missing.length > 0) {
+      throw new Error(`${missing[0]} was removed while it was imported: run the import again`);
+    }
+  }
+  await metadata.publish(
+    settled.map(({ image, place }) => publicationOf(image, place, atMs)),
+    atMs,
+  );
+  await metadata.announce('content');
+}
+
+/** What lives here has its own rules of who may read it. */
+function publicationOf({ descriptor }: BundleImage, { repository, tag }: Place, atMs: number): Publication {
+  const isMirrored = repository.upstream !== '';
+  return {
+    repository,
+    digest: descriptor.digest,
+    tag,
+    grant: isMirrored ? { credentialId: ANONYMOUS_ID, verifiedAtMs: atMs, origin: 'import' } : undefined,
+  };
+}
+
+function reportOf(settled: readonly Settled[], used: ReadonlySet<Digest>, { added }: Intake): ImportReport {
+  return {
+    images: settled.map(({ image: { descriptor }, place: { repository, tag } }) => ({
+      name: `${repositoryText(repository)}${tag === undefined ? `@${descriptor.digest}` : `:${tag}`}`,
+      digest: descriptor.digest,
+    })),
+    addedBlobs: added.size,
+    addedBytes: [...added.values()].reduce((sum, size) => sum + size, 0),
+    heldBlobs: [...used].filter(digest => !added.has(digest)).length,
+  };
+}
+
+async function readDocument(entry: ArchiveEntry): Promise<Uint8Array> {
+  if (entry.size > MAX_MANIFEST_BYTES) {
+    throw new ArchiveError(`its ${entry.name} is larger than ${MAX_MANIFEST_BYTES} bytes`);
+  }
+  return readWhole(entry);
+}
+
+async function* counting(
+  body: AsyncIterable<Uint8Array>,
+  progress: (bytes: number) => void,
+): AsyncGenerator<Uint8Array, void> {
+  for await (const chunk of body) {
+    progress(chunk.byteLength);
+    yield chunk;
+  }
+}

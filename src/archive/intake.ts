@@ -1,0 +1,250 @@
+import { createHash } from 'node:crypto';
+import { setTimeout as delay } from 'node:timers/promises';
+import type { BlobStore, Ingest } from '../blobs/blob-store.ts';
+import { parseJsonObject } from '../lib/json.ts';
+import { removalClaim } from '../metadata/claim-keys.ts';
+import type { MetadataStore } from '../metadata/metadata-store.ts';
+import { type Digest, digestAlgorithm, digestHex, digestOf } from '../oci/digest.ts';
+import { MAX_MANIFEST_BYTES } from '../oci/manifest.ts';
+import { ArchiveError } from './archive-error.ts';
+import type { ArchiveEntry } from './open-archive.ts';
+
+/** One system call, and the memory of one write in flight beside the next. */
+const WRITE_BYTES = 1024 * 1024;
+/** Blobs that are being hashed to their end and synced while the next ones are read. */
+const MAX_SETTLING = 4;
+/** All manifests of an archive are held in memory; those of a thousand images for ten platforms come to 20 MiB. */
+const MAX_MANIFESTS_BYTES = 64 * 1024 * 1024;
+/** Another import of the same blob takes as long as it takes, and one that died is noticed after 5 s. */
+const CLAIM_POLL_MS = 100;
+
+export interface IntakeOptions {
+  readonly blobs: BlobStore;
+  readonly metadata: MetadataStore;
+  readonly signal: AbortSignal;
+}
+
+/**
+ * Takes blobs out of an archive, one after the other, each verified. What it adds to the store belongs to no repository
+ * yet, so nobody can be served it; `discard` removes it again.
+ */
+export class Intake {
+  readonly #options: IntakeOptions;
+  /** Every blob that the archive carried, with its size. */
+  readonly #carried = new Map<Digest, number>();
+  readonly #manifests = new Map<Digest, Uint8Array>();
+  #manifestsBytes = 0;
+  /** What was not held before. */
+  readonly #added = new Map<Digest, number>();
+  readonly #settling = new Set<Promise<void>>();
+  #failure: { readonly cause: unknown } | undefined;
+
+  constructor(options: IntakeOptions) {
+    this.#options = options;
+  }
+
+  /** Blobs that were not held before, with their sizes. */
+  get added(): ReadonlyMap<Digest, number> {
+    return this.#added;
+  }
+
+  /** The size of a blob that the archive carried; `undefined` if it did not. */
+  carriedSize(digest: Digest): number | undefined {
+    return this.#carried.get(digest);
+  }
+
+  /** The bytes of what looked like a manifest. */
+  manifestBytes(digest: Digest): Uint8Array | undefined {
+    return this.#manifests.get(digest);
+  }
+
+  /** Takes the file that promises to be `digest`. ArchiveError when it is not, now or from a later call. */
+  async take(digest: Digest, entry: ArchiveEntry): Promise<void> {
+    this.#throwFailure();
+    this.#carried.set(digest, entry.size);
+    if (entry.size <= MAX_MANIFEST_BYTES) {
+      await this.#takeSmall(digest, entry);
+    } else if (await this.#isHeld(digest, entry.size)) {
+      // Equal bytes are held; but only who has them may say that they belong to him.
+      requireDigest(digest, await hashOf(entry, digest, this.#options.signal));
+    } else {
+      await this.#store(digest, entry);
+    }
+  }
+
+  /** Stores what looked like a manifest and is named as a blob. */
+  async keepAsBlob(digest: Digest): Promise<void> {
+    const bytes = this.#manifests.get(digest);
+    if (bytes === undefined || (await this.#isHeld(digest, bytes.byteLength))) return;
+    await this.#store(digest, { name: digest, size: bytes.byteLength, body: once(bytes) });
+  }
+
+  /** Resolves when everything taken is verified, synced and known to the index. */
+  async settle(): Promise<void> {
+    await Promise.all(this.#settling);
+    this.#throwFailure();
+  }
+
+  /** Removes what was added and belongs to nothing, of `digests` or of everything. */
+  async discard(digests: readonly Digest[] = [...this.#added.keys()]): Promise<void> {
+    await Promise.allSettled(this.#settling);
+    const { blobs, metadata } = this.#options;
+    for (const digest of digests) {
+      this.#added.delete(digest);
+      const claim = removalClaim(digest);
+      // Somebody else removes it.
+      if (!(await metadata.claim(claim))) continue;
+      try {
+        const removed = await metadata.removeUnneeded([{ kind: 'blob', digest }], Number.POSITIVE_INFINITY);
+        if (removed.length > 0) await blobs.remove(digest);
+      } finally {
+        await metadata.release(claim);
+      }
+    }
+  }
+
+  async #takeSmall(digest: Digest, entry: ArchiveEntry): Promise<void> {
+    const bytes = await readWhole(entry);
+    requireDigest(digest, digestOf(bytes, digestAlgorithm(digest)));
+    if (looksLikeManifest(bytes)) {
+      this.#manifestsBytes += bytes.byteLength;
+      if (this.#manifestsBytes > MAX_MANIFESTS_BYTES) {
+        throw new ArchiveError(`its manifests are larger than ${MAX_MANIFESTS_BYTES} bytes together`);
+      }
+      this.#manifests.set(digest, bytes);
+    } else if (!(await this.#isHeld(digest, bytes.byteLength))) {
+      await this.#store(digest, { ...entry, body: once(bytes) });
+    }
+  }
+
+  async #isHeld(digest: Digest, size: number): Promise<boolean> {
+    const { blobs, metadata } = this.#options;
+    const row = await metadata.statBlob(digest);
+    return row?.size === size && (await blobs.stat(digest))?.size === size;
+  }
+
+  async #store(digest: Digest, entry: ArchiveEntry): Promise<void> {
+    const { blobs, metadata, signal } = this.#options;
+    const key = `import-${digestAlgorithm(digest)}-${digestHex(digest)}`;
+    while (!(await metadata.claim(key))) await delay(CLAIM_POLL_MS, undefined, { signal });
+    let settled = async (): Promise<void> => metadata.release(key);
+    try {
+      const ingest = await blobs.ingest(key, digest);
+      settled = async () => {
+        await ingest.abort();
+        await ingest.close();
+        await metadata.release(key);
+      };
+      // Left by an import that was killed: the archive starts the blob from its beginning.
+      if (ingest.offset > 0) await ingest.truncate(0);
+      await write(ingest, entry, signal);
+      await this.#settleBehind(digest, ingest, settled);
+    } catch (error) {
+      await settled();
+      throw error;
+    }
+  }
+
+  /** Verifies and commits while the next blob is read; its failure is thrown by whatever is called next. */
+  async #settleBehind(digest: Digest, ingest: Ingest, settled: () => Promise<void>): Promise<void> {
+    while (this.#settling.size >= MAX_SETTLING) await Promise.race(this.#settling);
+    const committing = async (): Promise<void> => {
+      try {
+        await this.#commit(digest, ingest);
+      } finally {
+        await settled();
+      }
+    };
+    const settling = committing()
+      .catch((cause: unknown) => {
+        this.#failure ??= { cause };
+      })
+      .finally(() => this.#settling.delete(settling));
+    this.#settling.add(settling);
+  }
+
+  async #commit(digest: Digest, ingest: Ingest): Promise<void> {
+    const { blobs, metadata, signal } = this.#options;
+    const size = ingest.offset;
+    requireDigest(digest, await ingest.hash(digest));
+    await ingest.commit(digest);
+    await metadata.putBlob(digest, size);
+    this.#added.set(digest, size);
+    // An unneeded twin may just be going, and these bytes with it.
+    while (await metadata.isClaimed(removalClaim(digest))) await delay(CLAIM_POLL_MS, undefined, { signal });
+    if ((await blobs.stat(digest)) === undefined) {
+      throw new ArchiveError(`${digest} was removed while it was imported: run the import again`);
+    }
+  }
+
+  #throwFailure(): void {
+    if (this.#failure !== undefined) throw this.#failure.cause;
+  }
+}
+
+/** All of a small file. */
+export async function readWhole(entry: ArchiveEntry): Promise<Uint8Array> {
+  const chunks: Uint8Array[] = [];
+  for await (const chunk of checked(entry)) chunks.push(chunk);
+  return Buffer.concat(chunks);
+}
+
+/** Writes in pieces worth a system call, one in flight while the next collects. */
+async function write(ingest: Ingest, entry: ArchiveEntry, signal: AbortSignal): Promise<void> {
+  let inFlight: Promise<void> = Promise.resolve();
+  let chunks: Uint8Array[] = [];
+  let bytes = 0;
+  const flush = async (): Promise<void> => {
+    await inFlight;
+    inFlight = ingest.write(chunks);
+    // Who waits for it hears of its failure; until then nobody does.
+    inFlight.catch(() => {});
+    chunks = [];
+    bytes = 0;
+  };
+  try {
+    for await (const chunk of checked(entry)) {
+      signal.throwIfAborted();
+      chunks.push(chunk);
+      bytes += chunk.byteLength;
+      if (bytes >= WRITE_BYTES) await flush();
+    }
+    await flush();
+  } finally {
+    await inFlight;
+  }
+}
+
+async function hashOf(entry: ArchiveEntry, like: Digest, signal: AbortSignal): Promise<string> {
+  const algorithm = digestAlgorithm(like);
+  const hash = createHash(algorithm);
+  for await (const chunk of checked(entry)) {
+    signal.throwIfAborted();
+    hash.update(chunk);
+  }
+  return `${algorithm}:${hash.digest('hex')}`;
+}
+
+/** The body, which must be as long as it says: a file may change, and a tar may end. */
+async function* checked({ name, size, body }: ArchiveEntry): AsyncGenerator<Uint8Array, void> {
+  let length = 0;
+  for await (const chunk of body) {
+    length += chunk.byteLength;
+    if (length > size) break;
+    yield chunk;
+  }
+  if (length !== size) throw new ArchiveError(`${name} has not the ${size} bytes that it says`);
+}
+
+async function* once(bytes: Uint8Array): AsyncGenerator<Uint8Array, void> {
+  yield bytes;
+}
+
+/** Configs are JSON too, but only manifests have this member (image-spec, manifest.md). */
+function looksLikeManifest(bytes: Uint8Array): boolean {
+  return bytes[0] === 0x7b && parseJsonObject(bytes)?.['schemaVersion'] === 2;
+}
+
+function requireDigest(expected: Digest, found: string): void {
+  if (found !== expected) throw new ArchiveError(`the bytes of ${expected} have another digest: ${found}`);
+}

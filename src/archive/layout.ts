@@ -1,0 +1,155 @@
+/**
+ * archive/: images as OCI image layouts in a tar, to be carried where no network reaches. May import blobs/,
+ * metadata/, oci/ and lib/.
+ *
+ * The one idea: an archive is somebody else's claim. Nothing that it says is published before every name, size and
+ * digest of it was checked and every image was proved to be complete; what came of a refused one is removed again.
+ */
+import { type Descriptor } from '../oci/descriptor.ts';
+import { type Digest, digestAlgorithm, digestHex, isDigest } from '../oci/digest.ts';
+import { OciError } from '../oci/errors.ts';
+import { MAX_INDEX_ENTRIES, MAX_MANIFEST_BYTES, parseManifest } from '../oci/manifest.ts';
+import { OCI_INDEX } from '../oci/media-types.ts';
+import { formatPlatform, parsePlatform, type Platform } from '../oci/platform.ts';
+import { parseJsonObject } from '../lib/json.ts';
+import { ArchiveError } from './archive-error.ts';
+
+/** OCI image-spec, image-layout.md: what every layout holds beside its blobs. */
+export const LAYOUT_FILE = 'oci-layout';
+export const INDEX_FILE = 'index.json';
+/** What `docker load` of a daemon without the containerd image store reads. */
+export const DOCKER_FILE = 'manifest.json';
+
+const LAYOUT_VERSION = '1.0.0';
+
+/** image-layout.md, "index.json": the reference of a manifest. containerd's own name for it wins where both are there. */
+const REFERENCE_NAME = 'org.opencontainers.image.ref.name';
+const CONTAINERD_NAME = 'io.containerd.image.name';
+/** What we say of a bundle, on its index. */
+const BUNDLE_VERSION = 'io.entrepot.bundle.version';
+const BUNDLE_PLATFORMS = 'io.entrepot.bundle.platforms';
+const BUNDLE_HAVE = 'io.entrepot.bundle.have';
+/** On a manifest: its repository was not known to be public where it was exported. */
+const BUNDLE_PRIVATE = 'io.entrepot.bundle.private';
+
+const OUR_VERSION = '1';
+
+/** One manifest that a layout's index names. */
+export interface BundleImage {
+  readonly descriptor: Descriptor;
+  /** A full image name; `undefined` for what belongs to another image, such as a signature, or was never named. */
+  readonly name: string | undefined;
+  readonly isPrivate: boolean;
+}
+
+/** A layout's index. */
+export interface BundleIndex {
+  readonly images: readonly BundleImage[];
+  /** Of indexes only the children for these are carried; `undefined`: all. */
+  readonly platforms: readonly Platform[] | undefined;
+  /** The digest of the have-list whose blobs are left out; `undefined`: all are carried. */
+  readonly have: string | undefined;
+}
+
+/** Where a blob lies in a layout. */
+export function blobPath(digest: Digest): string {
+  return `blobs/${digestAlgorithm(digest)}/${digestHex(digest)}`;
+}
+
+/** The digest that the path of a file in a layout promises; `undefined` for any other file. */
+export function digestOfPath(path: string): Digest | undefined {
+  const [, algorithm, hex] = /^blobs\/([^/]+)\/([^/]+)$/.exec(path) ?? [];
+  const digest = `${algorithm}:${hex}`;
+  return isDigest(digest) ? digest : undefined;
+}
+
+/** The content of `oci-layout`. */
+export function layoutBytes(): Uint8Array {
+  return Buffer.from(JSON.stringify({ imageLayoutVersion: LAYOUT_VERSION }));
+}
+
+/** Throws for a version of the layout that is not known here. */
+export function checkLayout(bytes: Uint8Array): void {
+  const version = parseJsonObject(bytes)?.['imageLayoutVersion'];
+  if (version !== LAYOUT_VERSION) {
+    throw new ArchiveError(
+      `its ${LAYOUT_FILE} has the version ${JSON.stringify(version)}, not ${LAYOUT_VERSION}`,
+    );
+  }
+}
+
+/** The content of `index.json`: equal for equal images, in whatever order they come. */
+export function indexBytes({ images, platforms, have }: BundleIndex): Uint8Array {
+  if (images.length > MAX_INDEX_ENTRIES) {
+    throw new ArchiveError(
+      `a bundle holds up to ${MAX_INDEX_ENTRIES} images, and these are ${images.length}`,
+    );
+  }
+  const manifests = images.map(entryOf).sort((a, b) => compareText(a.key, b.key));
+  const annotations = {
+    ...(have === undefined ? {} : { [BUNDLE_HAVE]: have }),
+    ...(platforms === undefined
+      ? {}
+      : { [BUNDLE_PLATFORMS]: platforms.map(formatPlatform).sort().join(',') }),
+    [BUNDLE_VERSION]: OUR_VERSION,
+  };
+  const index = {
+    schemaVersion: 2,
+    mediaType: OCI_INDEX,
+    manifests: manifests.map(({ entry }) => entry),
+    annotations,
+  };
+  const bytes = Buffer.from(JSON.stringify(index));
+  if (bytes.byteLength > MAX_MANIFEST_BYTES) throw new ArchiveError('the names of its images are too long');
+  return bytes;
+}
+
+/** Reads `index.json`, ours or another program's. */
+export function parseBundleIndex(bytes: Uint8Array): BundleIndex {
+  try {
+    const { manifests, annotations } = parseManifest(bytes, OCI_INDEX);
+    const version = annotations[BUNDLE_VERSION];
+    if (version !== undefined && version !== OUR_VERSION) {
+      throw new ArchiveError(`it was written by a newer version of Entrepot (bundle version ${version})`);
+    }
+    return {
+      images: manifests.map(descriptor => ({
+        descriptor,
+        name: nameOf(descriptor),
+        isPrivate: descriptor.annotations?.[BUNDLE_PRIVATE] === 'true',
+      })),
+      platforms: annotations[BUNDLE_PLATFORMS]?.split(',').map(parsePlatform),
+      have: annotations[BUNDLE_HAVE],
+    };
+  } catch (error) {
+    if (!(error instanceof OciError)) throw error;
+    throw new ArchiveError(`its ${INDEX_FILE} cannot be read: ${error.message}`, { cause: error });
+  }
+}
+
+function entryOf({ descriptor, name, isPrivate }: BundleImage): { key: string; entry: object } {
+  const { mediaType, digest, size, artifactType } = descriptor;
+  const annotations = {
+    ...(name === undefined ? {} : { [CONTAINERD_NAME]: name }),
+    ...(isPrivate ? { [BUNDLE_PRIVATE]: 'true' } : {}),
+    ...(name === undefined ? {} : { [REFERENCE_NAME]: name }),
+  };
+  const entry = {
+    mediaType,
+    digest,
+    size,
+    ...(artifactType === undefined ? {} : { artifactType }),
+    ...(Object.keys(annotations).length === 0 ? {} : { annotations }),
+  };
+  return { key: `${name ?? '~'} ${digest}`, entry };
+}
+
+/** A reference without a slash is a tag only, as skopeo and Docker write it: it does not say of what. */
+function nameOf({ annotations = {} }: Descriptor): string | undefined {
+  const name = annotations[CONTAINERD_NAME] ?? annotations[REFERENCE_NAME];
+  return name?.includes('/') ? name : undefined;
+}
+
+function compareText(a: string, b: string): number {
+  return a < b ? -1 : Number(a > b);
+}

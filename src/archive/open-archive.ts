@@ -1,0 +1,178 @@
+import { createReadStream } from 'node:fs';
+import { lstat, readdir, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Transform } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
+import * as zlib from 'node:zlib';
+import { ArchiveError } from './archive-error.ts';
+import { INDEX_FILE, LAYOUT_FILE } from './layout.ts';
+import { readTar } from './tar.ts';
+
+/** A file of an image layout, wherever it lies. The body must be read to its end, or the reading given up. */
+export interface ArchiveEntry {
+  /** Relative, normal, with slashes: safe to compare and to print. */
+  readonly name: string;
+  /** Bytes. */
+  readonly size: number;
+  readonly body: AsyncIterable<Uint8Array>;
+}
+
+/** Files of one archive; some thousands are usual. Their names are remembered, to find one that comes twice. */
+const MAX_ENTRIES = 250_000;
+/** The longest name of a layout, a blob's by sha512, has 141 characters. */
+const MAX_NAME_LENGTH = 1024;
+/**
+ * How much larger than itself a compressed archive may become. Layers hardly shrink a second time; tars of uncompressed
+ * layers come to a third; a bomb is some thousand times larger.
+ */
+const MAX_EXPANSION = 200;
+/** What may come out before that is looked at: a small archive may begin with a lot of zeros. */
+const EXPANSION_ALLOWANCE_BYTES = 64 * 1024 * 1024;
+/** Read from the disk in one piece. */
+const READ_BYTES = 1024 * 1024;
+const MAGIC_BYTES = 4;
+
+/** The files of the layout in the folder or tar `path`. */
+export async function* openArchive(path: string): AsyncGenerator<ArchiveEntry, void> {
+  const found = await stat(path);
+  if (found.isDirectory()) yield* readFolder(path);
+  else yield* readArchive(createReadStream(path, { highWaterMark: READ_BYTES }));
+}
+
+/** The files of a tar, compressed with gzip or zstd or not. Anything but files with plain names is an ArchiveError. */
+export async function* readArchive(source: AsyncIterable<Uint8Array>): AsyncGenerator<ArchiveEntry, void> {
+  const names = new Set<string>();
+  let count = 0;
+  for await (const { name: raw, type, size, body } of readTar(decompressed(source))) {
+    count += 1;
+    if (count > MAX_ENTRIES) throw new ArchiveError(`it has more than ${MAX_ENTRIES} files`);
+    if (type === 'directory') {
+      plainName(raw.replace(/\/+$/, ''));
+      continue;
+    }
+    const name = plainName(raw);
+    if (type !== 'file' && type !== 'contiguous-file') {
+      throw new ArchiveError(`${quote(name)} is a ${type}, and only files belong into an image layout`);
+    }
+    if (names.has(name)) throw new ArchiveError(`${quote(name)} occurs twice`);
+    names.add(name);
+    yield { name, size, body };
+  }
+}
+
+async function* readFolder(folder: string): AsyncGenerator<ArchiveEntry, void> {
+  for (const name of [LAYOUT_FILE, INDEX_FILE]) yield* readFile(folder, name);
+  for (const algorithm of await foldersIn(join(folder, 'blobs'))) {
+    for (const hex of (await readdir(join(folder, 'blobs', algorithm))).sort()) {
+      yield* readFile(folder, `blobs/${algorithm}/${hex}`);
+    }
+  }
+}
+
+async function* readFile(folder: string, name: string): AsyncGenerator<ArchiveEntry, void> {
+  const path = join(folder, name);
+  const found = await lstat(path).catch(() => undefined);
+  if (found === undefined) return;
+  if (!found.isFile())
+    throw new ArchiveError(`${quote(name)} is no file, and only files belong into an image layout`);
+  yield { name, size: found.size, body: createReadStream(path, { highWaterMark: READ_BYTES }) };
+}
+
+async function foldersIn(folder: string): Promise<string[]> {
+  const entries = await readdir(folder, { withFileTypes: true }).catch(() => []);
+  return entries
+    .filter(entry => entry.isDirectory())
+    .map(({ name }) => name)
+    .sort();
+}
+
+/** The name as a path below the layout's root. It is never used as a path here, but whoever unpacks what we accept does. */
+function plainName(raw: string): string {
+  const name = raw.replace(/^(?:\.\/)+/, '');
+  if (name.length > MAX_NAME_LENGTH) throw new ArchiveError('a file in it has a name that is too long');
+  const isPlain =
+    !name.startsWith('/') &&
+    !/[\\\p{Cc}]/u.test(name) &&
+    (name === '' ||
+      name === '.' ||
+      name.split('/').every(part => part !== '' && part !== '.' && part !== '..'));
+  if (!isPlain) throw new ArchiveError(`${quote(raw)} is no name for a file in an image layout`);
+  return name;
+}
+
+async function* decompressed(source: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array, void> {
+  const iterator = source[Symbol.asyncIterator]();
+  let start = Buffer.alloc(0);
+  while (start.length < MAGIC_BYTES) {
+    const { done, value } = await iterator.next();
+    if (done) break;
+    start = Buffer.concat([start, value]);
+  }
+  const whole = rejoined(start, iterator);
+  const decompressor = decompressorFor(start);
+  if (decompressor === undefined) yield* whole;
+  else yield* inflated(whole, decompressor);
+}
+
+async function* rejoined(
+  start: Uint8Array,
+  rest: AsyncIterator<Uint8Array>,
+): AsyncGenerator<Uint8Array, void> {
+  try {
+    yield start;
+    for (let next = await rest.next(); !next.done; next = await rest.next()) yield next.value;
+  } finally {
+    await rest.return?.();
+  }
+}
+
+function decompressorFor(start: Buffer): Transform | undefined {
+  const magic = start.subarray(0, MAGIC_BYTES).toString('hex');
+  if (magic.startsWith('1f8b')) return zlib.createGunzip({ chunkSize: READ_BYTES });
+  if (magic !== '28b52ffd') return undefined;
+  const create: unknown = Reflect.get(zlib, 'createZstdDecompress');
+  if (typeof create !== 'function') {
+    throw new ArchiveError(
+      `it is compressed with zstd, which Node ${process.versions.node} cannot read: ` +
+        'use Node 22.15 or newer, or pipe it through `zstd -dc`',
+    );
+  }
+  return create({ chunkSize: READ_BYTES });
+}
+
+async function* inflated(
+  source: AsyncIterable<Uint8Array>,
+  decompressor: Transform,
+): AsyncGenerator<Uint8Array, void> {
+  let inBytes = 0;
+  let outBytes = 0;
+  const counted = async function* () {
+    for await (const chunk of source) {
+      inBytes += chunk.byteLength;
+      yield chunk;
+    }
+  };
+  // Its failure is the decompressor's too, which is where it is heard.
+  const pumping = pipeline(counted, decompressor).catch(() => {});
+  try {
+    for await (const chunk of decompressor) {
+      outBytes += chunk.byteLength;
+      if (outBytes > EXPANSION_ALLOWANCE_BYTES && outBytes > inBytes * MAX_EXPANSION) {
+        throw new ArchiveError(`it expands to more than ${MAX_EXPANSION} times its size`);
+      }
+      yield chunk;
+    }
+  } catch (error) {
+    if (error instanceof ArchiveError) throw error;
+    throw new ArchiveError(
+      `it cannot be decompressed: ${error instanceof Error ? error.message : String(error)}`,
+    );
+  } finally {
+    decompressor.destroy();
+    await pumping;
+  }
+}
+
+function quote(name: string): string {
+  return JSON.stringify(name.slice(0, 200));
+}

@@ -1,0 +1,131 @@
+import { extract, pack } from 'tar-stream';
+import { ArchiveError } from './archive-error.ts';
+
+/** One entry of a tar. The body must be read to its end, or the reading given up. */
+export interface TarEntry {
+  /** As it stands in the archive: anything. */
+  readonly name: string;
+  /** `file`, `directory`, `symlink`, `link`, `character-device` … */
+  readonly type: string;
+  /** Bytes of the body, as the header says; a body that ends before is an error. */
+  readonly size: number;
+  readonly body: AsyncIterable<Uint8Array>;
+}
+
+/** Equal content must give equal bytes: no time, no owner, and a mode that everybody can read. */
+const FIXED_HEADER = { type: 'file', mode: 0o644, mtime: new Date(0), uid: 0, gid: 0 } as const;
+
+/** What is used of tar-stream's streams, which are like Node's and not the same. */
+interface Sink {
+  write(chunk: Uint8Array): boolean;
+  end(last: undefined): unknown;
+  once(event: 'drain' | 'close', listener: () => void): unknown;
+  off(event: 'drain' | 'close', listener: () => void): unknown;
+}
+
+type Chunks = AsyncIterable<Uint8Array> | Iterable<Uint8Array>;
+
+/** Writes a tar, one entry after the other; its bytes come out by iterating over it, as slowly as they are taken. */
+export class TarWriter {
+  readonly #pack = pack();
+
+  /** `chunks` must bring `size` bytes, and must not be written to afterwards. */
+  async add(name: string, size: number, chunks: Chunks): Promise<void> {
+    await new Promise<void>((resolve, reject) => {
+      const sink = this.#pack.entry({ ...FIXED_HEADER, name, size }, error => {
+        if (error) reject(error);
+        else resolve();
+      });
+      feed(chunks, sink).catch(reject);
+    });
+  }
+
+  end(): void {
+    this.#pack.finalize();
+  }
+
+  /** Breaks the bytes off. */
+  destroy(error?: Error): void {
+    this.#pack.destroy(error);
+  }
+
+  [Symbol.asyncIterator](): AsyncIterator<Uint8Array> {
+    return bytesOf(this.#pack);
+  }
+}
+
+/** The entries of a tar in their order, each while its bytes arrive. ArchiveError for what is no tar, or a broken one. */
+export async function* readTar(source: AsyncIterable<Uint8Array>): AsyncGenerator<TarEntry, void> {
+  const entries = extract();
+  let failure: unknown;
+  const feeding = feed(source, entries).catch((error: unknown) => {
+    failure = error;
+    entries.destroy();
+  });
+  // A source that failed (a damaged gzip, a pipe that broke) says more than what that did to the tar.
+  const reason = (error: unknown): unknown => failure ?? damaged(error);
+  try {
+    for await (const entry of explained(entries, reason)) {
+      const { name, type, size } = entry.header;
+      const body = explained(bytesOf(entry), reason);
+      yield { name, type: type ?? 'unknown', size: size ?? 0, body };
+      entry.resume();
+    }
+  } finally {
+    entries.destroy();
+    await feeding;
+  }
+  if (failure !== undefined) throw failure;
+}
+
+/** What `stream` gives, but its error as `reason` explains it. */
+async function* explained<T>(
+  stream: AsyncIterable<T>,
+  reason: (error: unknown) => unknown,
+): AsyncGenerator<T, void> {
+  const iterator = stream[Symbol.asyncIterator]();
+  const next = () =>
+    iterator.next().catch((error: unknown) => {
+      throw reason(error);
+    });
+  try {
+    for (let step = await next(); step.done !== true; step = await next()) yield step.value;
+  } finally {
+    await iterator.return?.();
+  }
+}
+
+function damaged(error: unknown): ArchiveError {
+  const message = error instanceof Error ? error.message : String(error);
+  return new ArchiveError(`the tar is damaged or cut off: ${message}`);
+}
+
+/** Writes all of `chunks` and the end. Rejects when the stream is closed before it has taken them. */
+async function feed(chunks: Chunks, stream: Sink): Promise<void> {
+  for await (const chunk of chunks) {
+    if (!stream.write(chunk)) await drained(stream);
+  }
+  stream.end(undefined);
+}
+
+function drained(stream: Sink): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const onDrain = (): void => {
+      stream.off('close', onClose);
+      resolve();
+    };
+    const onClose = (): void => {
+      stream.off('drain', onDrain);
+      reject(new Error('the tar stream was closed'));
+    };
+    stream.once('drain', onDrain);
+    stream.once('close', onClose);
+  });
+}
+
+async function* bytesOf(stream: AsyncIterable<unknown>): AsyncGenerator<Uint8Array, void> {
+  for await (const chunk of stream) {
+    if (!(chunk instanceof Uint8Array)) throw new TypeError('a tar stream gave what are no bytes');
+    yield chunk;
+  }
+}

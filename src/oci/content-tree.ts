@@ -1,0 +1,127 @@
+import type { Descriptor } from './descriptor.ts';
+import type { Digest } from './digest.ts';
+import { OciError } from './errors.ts';
+import {
+  isNonDistributable,
+  type Manifest,
+  type ManifestView,
+  MAX_INDEX_ENTRIES,
+  parseManifest,
+} from './manifest.ts';
+import { isSchema1Type } from './media-types.ts';
+import { choosePlatform, formatPlatform, type Platform } from './platform.ts';
+
+/** Indexes of indexes are for releases of releases; deeper ones are made to be followed for ever. */
+const MAX_DEPTH = 4;
+/** What one root may make us look at: an index of the most entries whose every entry is such an index names a million. */
+const MAX_MANIFESTS = 4 * MAX_INDEX_ENTRIES;
+
+/** An image, or several in an index, with everything below it: all of it, or what some platforms need. */
+export interface ContentTree {
+  /** The root first, then in the order in which they are named; each once. */
+  readonly manifests: readonly { readonly manifest: Manifest; readonly view: ManifestView }[];
+  /** Configs and layers, each once. What may not be handed on (non-distributable layers) is left out. */
+  readonly blobs: readonly Descriptor[];
+  /** Manifests that belong to it and could not be looked up. */
+  readonly missing: readonly Descriptor[];
+  /** Wanted platforms for which an index has nothing. */
+  readonly unmatched: readonly Platform[];
+}
+
+export interface ContentTreeOptions {
+  /** The manifest of a descriptor; `undefined` if there is none. May fetch it. */
+  readonly lookup: (descriptor: Descriptor) => Promise<Manifest | undefined>;
+  /** Of an index only the best child for each of these, as containerd chooses; all children if left out. */
+  readonly platforms?: readonly Platform[] | undefined;
+}
+
+/**
+ * Follows a manifest down to its blobs. MANIFEST_INVALID for a tree that contradicts itself (one digest with two sizes)
+ * or has no end, and for Docker schema 1, which does not say how big its layers are.
+ */
+export async function readContentTree(root: Descriptor, options: ContentTreeOptions): Promise<ContentTree> {
+  const reader = new TreeReader(options);
+  await reader.follow(root, options.platforms, 1);
+  return {
+    manifests: [...reader.manifests.values()],
+    blobs: [...reader.blobs.values()],
+    missing: [...reader.missing.values()],
+    unmatched: [...reader.unmatched.values()],
+  };
+}
+
+class TreeReader {
+  readonly manifests = new Map<Digest, { readonly manifest: Manifest; readonly view: ManifestView }>();
+  readonly blobs = new Map<Digest, Descriptor>();
+  readonly missing = new Map<Digest, Descriptor>();
+  readonly unmatched = new Map<string, Platform>();
+  readonly #lookup: ContentTreeOptions['lookup'];
+
+  constructor({ lookup }: ContentTreeOptions) {
+    this.#lookup = lookup;
+  }
+
+  async follow(
+    descriptor: Descriptor,
+    platforms: readonly Platform[] | undefined,
+    depth: number,
+  ): Promise<void> {
+    const view = await this.#read(descriptor);
+    if (view === undefined) return;
+    for (const blob of view.blobs) this.#addBlob(blob);
+    if (view.manifests.length === 0) return;
+    if (depth === MAX_DEPTH) throw invalid(`indexes lie in each other more than ${MAX_DEPTH} deep`);
+    for (const { child, wanted } of this.#chosen(view.manifests, platforms)) {
+      await this.follow(child, wanted, depth + 1);
+    }
+  }
+
+  async #read(descriptor: Descriptor): Promise<ManifestView | undefined> {
+    const { digest, size } = descriptor;
+    const known = this.manifests.get(digest);
+    const manifest = known?.manifest ?? (await this.#lookup(descriptor));
+    if (manifest === undefined) {
+      this.missing.set(digest, descriptor);
+      return undefined;
+    }
+    if (manifest.bytes.byteLength !== size) {
+      throw invalid(`${digest} is named with ${size} bytes and has ${manifest.bytes.byteLength}`);
+    }
+    if (isSchema1Type(manifest.mediaType)) {
+      throw invalid(`${digest} is a Docker schema 1 manifest, which does not say what belongs to it`);
+    }
+    if (known !== undefined) return known.view;
+    if (this.manifests.size === MAX_MANIFESTS) throw invalid(`more than ${MAX_MANIFESTS} manifests`);
+    const view = parseManifest(manifest.bytes, manifest.mediaType);
+    this.manifests.set(digest, { manifest, view });
+    return view;
+  }
+
+  #addBlob(blob: Descriptor): void {
+    if (isNonDistributable(blob)) return;
+    const known = this.blobs.get(blob.digest);
+    if (known !== undefined && known.size !== blob.size) {
+      throw invalid(`${blob.digest} is named with ${known.size} bytes and with ${blob.size}`);
+    }
+    if (known === undefined) this.blobs.set(blob.digest, blob);
+  }
+
+  /** A child that is an index in its turn is followed for the platforms that led to it. */
+  #chosen(
+    children: readonly Descriptor[],
+    platforms: readonly Platform[] | undefined,
+  ): Iterable<{ child: Descriptor; wanted: Platform[] | undefined }> {
+    if (platforms === undefined) return children.map(child => ({ child, wanted: undefined }));
+    const chosen = new Map<Descriptor, Platform[]>();
+    for (const platform of platforms) {
+      const [child] = choosePlatform(children, platform);
+      if (child === undefined) this.unmatched.set(formatPlatform(platform), platform);
+      else chosen.set(child, [...(chosen.get(child) ?? []), platform]);
+    }
+    return [...chosen].map(([child, wanted]) => ({ child, wanted }));
+  }
+}
+
+function invalid(message: string): OciError {
+  return new OciError('MANIFEST_INVALID', { message });
+}
