@@ -41,6 +41,12 @@ export const METRICS = {
   http_bodies_open: { kind: 'gauge', help: 'Bodies being sent' },
   http_body_memory_bytes: { kind: 'gauge', help: 'Memory lent to bodies being sent' },
 
+  logins_total: {
+    kind: 'counter',
+    help: 'Requests for a token by outcome: accepted, refused, anonymous',
+    labels: ['outcome'],
+  },
+
   fills_running: { kind: 'gauge', help: 'Downloads of blobs in progress' },
   fills_total: { kind: 'counter', help: 'Downloads of blobs that ended, by outcome', labels: ['outcome'] },
   fills_joined_total: {
@@ -53,6 +59,21 @@ export const METRICS = {
 
   tenants: { kind: 'gauge', help: 'Tenants that may log in' },
   secrets: { kind: 'gauge', help: 'Pull secrets by state: loaded, malformed, missing', labels: ['state'] },
+
+  store_held_bytes: { kind: 'gauge', help: 'Bytes of blobs and manifests that are held' },
+  store_held_blobs: { kind: 'gauge', help: 'Blobs that are held' },
+  store_damaged: { kind: 'gauge', help: 'Damaged content that has not been brought again' },
+  upkeep_freed_bytes_total: {
+    kind: 'counter',
+    help: 'Bytes that went, by what took them: collection or eviction',
+    labels: ['by'],
+  },
+  scrub_checked_bytes_total: { kind: 'counter', help: 'Bytes of blobs that were read again and compared' },
+  scrub_damaged_total: {
+    kind: 'counter',
+    help: 'Damaged content found, by where it can come from again: hosted or mirrored',
+    labels: ['source'],
+  },
 
   backoffs: { kind: 'gauge', help: 'Failures that are remembered, and answered without asking upstream' },
   bytes_from_upstream_total: { kind: 'counter', help: 'Bytes received from upstreams', labels: ['upstream'] },

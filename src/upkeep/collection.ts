@@ -1,0 +1,196 @@
+import { removalClaim } from '../metadata/claim-keys.ts';
+import { everything, type SizedContent } from '../metadata/survey.ts';
+import { inSteps } from './steps.ts';
+import {
+  Counter,
+  removeContents,
+  type RunOptions,
+  type Stores,
+  type StrayFile,
+  type Tally,
+} from './stores.ts';
+
+export interface CollectionOptions extends Stores {
+  /** What was made or used within this time stays, needed or not: its manifest may be on the way. */
+  readonly gracePeriodMs: number;
+  /** How long an unfinished download or upload that nobody works on is kept, to be resumed. */
+  readonly keepUnfinishedMs: number;
+  /** Gives up upload sessions that nobody touched since; how many. Owned by `hosted`. */
+  readonly expireUploads: (untouchedSinceMs: number, signal?: AbortSignal) => Promise<number>;
+  /** Whether an ingest belongs to an upload session, which then decides about it. */
+  readonly isOfUpload: (ingestKey: string) => Promise<boolean>;
+}
+
+export interface CollectionReport {
+  /** Upload sessions given up. */
+  readonly uploads: number;
+  /** Unfinished downloads and uploads. */
+  readonly unfinished: Tally;
+  /** Links of blobs that no manifest of their repository names. */
+  readonly links: number;
+  readonly manifests: Tally;
+  readonly blobs: Tally;
+  /** Files without a row. */
+  readonly strays: Tally;
+}
+
+/**
+ * Garbage collection. The rule, the same for hosted and mirrored repositories:
+ *
+ * - A manifest is needed while it is linked in a repository, tagged or not: a client may know it by its digest, and
+ *   deleting it is its owner's act. Deleting a tag frees nothing; deleting the manifest does.
+ * - A blob is needed while a manifest that is held names it. A Link alone keeps it only for the grace period, which
+ *   is what a push needs between its blobs and its manifest; then the Link goes too.
+ * - What nobody needs goes when it was neither made nor used within the grace period.
+ *
+ * Nothing waits for it: it looks in the survey's thread, and every removal decides anew in its own transaction.
+ */
+export class Collection {
+  readonly #options: CollectionOptions;
+
+  constructor(options: CollectionOptions) {
+    this.#options = options;
+  }
+
+  async run(run: RunOptions = {}): Promise<CollectionReport> {
+    const sinceMs = Date.now() - this.#options.gracePeriodMs;
+    const uploads = await this.#expireUploads(run);
+    const unfinished = await this.#abandonIngests(run);
+    const links = await this.#expireLinks(sinceMs, run);
+    // Manifests first: what they name is needed until they are gone.
+    const manifests = await this.#collect('manifest', sinceMs, run);
+    const blobs = await this.#collect('blob', sinceMs, run);
+    await this.#endStaleDamage(run);
+    const strays = await this.#removeStrays(sinceMs, run);
+    return { uploads, unfinished, links, manifests, blobs, strays };
+  }
+
+  async #expireUploads({ dryRun, signal }: RunOptions): Promise<number> {
+    const { metadata, keepUnfinishedMs, expireUploads } = this.#options;
+    const untouchedSinceMs = Date.now() - keepUnfinishedMs;
+    if (dryRun === true) {
+      return (await metadata.listUploads(untouchedSinceMs, Number.MAX_SAFE_INTEGER)).length;
+    }
+    return expireUploads(untouchedSinceMs, signal);
+  }
+
+  async #abandonIngests(run: RunOptions): Promise<Tally> {
+    const { blobs, keepUnfinishedMs } = this.#options;
+    const beforeMs = Date.now() - keepUnfinishedMs;
+    const counter = new Counter('unfinished transfers', run);
+    for await (const { key, size, modifiedAtMs } of blobs.ingests()) {
+      run.signal?.throwIfAborted();
+      if (modifiedAtMs < beforeMs && (await this.#abandon(key, run))) {
+        counter.add([{ size }]);
+      }
+    }
+    return counter.tally;
+  }
+
+  async #abandon(key: string, { dryRun }: RunOptions): Promise<boolean> {
+    const { metadata, blobs, isOfUpload } = this.#options;
+    if ((await isOfUpload(key)) || (await metadata.isClaimed(key))) {
+      return false;
+    }
+    if (dryRun === true) {
+      return true;
+    }
+    if (!(await metadata.claim(key))) {
+      return false;
+    }
+    try {
+      await blobs.abandon(key);
+      return true;
+    } finally {
+      await metadata.release(key);
+    }
+  }
+
+  async #expireLinks(sinceMs: number, { dryRun, signal, onProgress }: RunOptions): Promise<number> {
+    const { metadata, survey } = this.#options;
+    let count = 0;
+    for await (const links of everything(after => survey.idleLinks(sinceMs, after))) {
+      signal?.throwIfAborted();
+      if (dryRun === true) {
+        count += links.length;
+        continue;
+      }
+      await inSteps(links, signal, async step => {
+        count += await metadata.expireLinks(step, sinceMs);
+        onProgress?.({ step: 'links', items: count, bytes: 0 });
+      });
+    }
+    return count;
+  }
+
+  async #collect(kind: SizedContent['kind'], sinceMs: number, run: RunOptions): Promise<Tally> {
+    const { metadata, survey, meter } = this.#options;
+    const counter = new Counter(`${kind}s`, run);
+    for await (const contents of everything(after => survey.unneeded(kind, sinceMs, after))) {
+      run.signal?.throwIfAborted();
+      if (run.dryRun === true) {
+        counter.add(contents);
+        continue;
+      }
+      await inSteps(contents, run.signal, async step => {
+        const removed = await removeContents(this.#options, step, ours =>
+          metadata.removeUnneeded(ours, sinceMs),
+        );
+        counter.add(removed);
+        meter.count('upkeep_freed_bytes_total', { by: 'collection' }, bytesOf(removed));
+      });
+    }
+    return counter.tally;
+  }
+
+  async #endStaleDamage({ dryRun, signal }: RunOptions): Promise<void> {
+    const { metadata, survey } = this.#options;
+    if (dryRun === true) {
+      return;
+    }
+    for await (const digests of everything(after => survey.staleDamage(after))) {
+      await inSteps(digests, signal, async step => {
+        await Promise.all(step.map(digest => metadata.endDamage(digest)));
+      });
+    }
+  }
+
+  /** Files whose row was never written, or went without them: a crash came in between. */
+  async #removeStrays(sinceMs: number, run: RunOptions): Promise<Tally> {
+    const { survey } = this.#options;
+    const counter = new Counter('files', run);
+    for await (const files of everything(after => survey.strayFiles(sinceMs, after))) {
+      run.signal?.throwIfAborted();
+      if (run.dryRun === true) {
+        counter.add(files);
+        continue;
+      }
+      await inSteps(files, run.signal, async step => {
+        const removed = await Promise.all(step.map(file => this.#removeStray(file)));
+        counter.add(step.filter((_, index) => removed[index]));
+      });
+    }
+    return counter.tally;
+  }
+
+  async #removeStray({ digest }: StrayFile): Promise<boolean> {
+    const { metadata, blobs } = this.#options;
+    const key = removalClaim(digest);
+    if (!(await metadata.claim(key))) {
+      return false;
+    }
+    try {
+      const isStray = await metadata.isStray(digest);
+      if (isStray) {
+        await blobs.remove(digest);
+      }
+      return isStray;
+    } finally {
+      await metadata.release(key);
+    }
+  }
+}
+
+function bytesOf(contents: readonly { readonly size: number }[]): number {
+  return contents.reduce((sum, { size }) => sum + size, 0);
+}

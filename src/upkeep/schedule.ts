@@ -1,0 +1,124 @@
+import type { Log } from '../lib/log.ts';
+import type { Upkeep } from './upkeep.ts';
+
+/** How often the total is looked at, which is one row: the store may overshoot by what comes in between. */
+const EVICTION_POLL_MS = 5_000;
+/** The longest that a timer can wait (2^31 - 1 ms); whoever waits longer looks again then. */
+const MAX_TIMER_MS = 2_147_483_647;
+
+export interface ScheduleOptions {
+  readonly upkeep: Upkeep;
+  readonly log: Log;
+  /** Infinity: never. */
+  readonly collectIntervalMs: number;
+  /** Infinity: never. */
+  readonly scrubIntervalMs: number;
+}
+
+/**
+ * Runs upkeep while a server serves. Each kind waits from the end of its last run, never quite as long as another
+ * process does, and keeps no process alive. A run that fails is logged, and tried again when it is due again.
+ */
+export class Schedule {
+  readonly #options: ScheduleOptions;
+  readonly #stopping = new AbortController();
+  readonly #timers = new Map<string, NodeJS.Timeout>();
+  readonly #running = new Set<Promise<void>>();
+  #isStuck = false;
+
+  constructor(options: ScheduleOptions) {
+    this.#options = options;
+  }
+
+  /** Starts the timers; the first collection comes within an interval, an overdue scrub within an hour. */
+  async begin(): Promise<void> {
+    const { upkeep, collectIntervalMs, scrubIntervalMs } = this.#options;
+    const scrubDueMs = (await upkeep.scrubbedAtMs()) + scrubIntervalMs - Date.now();
+    this.#wait('eviction', EVICTION_POLL_MS * Math.random(), EVICTION_POLL_MS, () => this.#evict());
+    this.#wait('collection', collectIntervalMs * Math.random(), collectIntervalMs, () => this.#collect());
+    this.#wait('scrub', Math.max(scrubDueMs, 3_600_000 * Math.random()), scrubIntervalMs, () =>
+      this.#scrub(),
+    );
+  }
+
+  /** Breaks off what runs, between two steps, and waits for it. */
+  async close(): Promise<void> {
+    this.#stopping.abort(new Error('upkeep is stopping'));
+    for (const timer of this.#timers.values()) {
+      clearTimeout(timer);
+    }
+    await Promise.all(this.#running);
+  }
+
+  #wait(name: string, delayMs: number, intervalMs: number, work: () => Promise<void>): void {
+    if (this.#stopping.signal.aborted || delayMs === Number.POSITIVE_INFINITY || Number.isNaN(delayMs)) {
+      return;
+    }
+    const fire = () => {
+      if (delayMs > MAX_TIMER_MS) {
+        this.#wait(name, delayMs - MAX_TIMER_MS, intervalMs, work);
+        return;
+      }
+      const running = this.#attempt(name, work).finally(() => {
+        this.#running.delete(running);
+        this.#wait(name, intervalMs * (0.9 + 0.2 * Math.random()), intervalMs, work);
+      });
+      this.#running.add(running);
+    };
+    this.#timers.set(name, setTimeout(fire, Math.min(delayMs, MAX_TIMER_MS)).unref());
+  }
+
+  async #attempt(name: string, work: () => Promise<void>): Promise<void> {
+    try {
+      await work();
+    } catch (error) {
+      if (!this.#stopping.signal.aborted) {
+        this.#options.log.error({ err: error }, `${name} failed and will be tried again`);
+      }
+    }
+  }
+
+  async #evict(): Promise<void> {
+    const { upkeep, log } = this.#options;
+    if (!(await upkeep.needsEviction())) {
+      this.#isStuck = false;
+      return;
+    }
+    const report = await upkeep.evict({ signal: this.#stopping.signal });
+    if (report === undefined) {
+      return;
+    }
+    if (report.items > 0) {
+      log.info(
+        { items: report.items, bytes: report.bytes },
+        'made room: the least recently used content went',
+      );
+    }
+    if (report.isStuck && !this.#isStuck) {
+      log.warn(
+        { heldBytes: report.heldBytes },
+        'more is held than storage.maxBytes allows, and the rest is pinned, lives here, or is in use',
+      );
+    }
+    this.#isStuck = report.isStuck;
+  }
+
+  async #collect(): Promise<void> {
+    const { upkeep, log } = this.#options;
+    const report = await upkeep.collect({ signal: this.#stopping.signal });
+    if (report !== undefined) {
+      const { uploads, unfinished, manifests, blobs, strays } = report;
+      const bytes = unfinished.bytes + manifests.bytes + blobs.bytes + strays.bytes;
+      log.info({ uploads, manifests: manifests.items, blobs: blobs.items, bytes }, 'garbage was collected');
+    }
+  }
+
+  async #scrub(): Promise<void> {
+    const { upkeep, log } = this.#options;
+    const report = await upkeep.scrub({ signal: this.#stopping.signal, resume: true });
+    if (report !== undefined) {
+      const { checked, checkedBytes, damaged } = report;
+      log.info({ checked, bytes: checkedBytes, damaged: damaged.length }, 'everything held was checked');
+    }
+  }
+}

@@ -1,0 +1,196 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { errorCode } from '../lib/error-code.ts';
+import { removalClaim } from '../metadata/claim-keys.ts';
+import { everything, type SizedContent } from '../metadata/survey.ts';
+import type { Digest } from '../oci/digest.ts';
+import type { RunOptions, Stores } from './stores.ts';
+
+/** Where the last scrub stands, for all processes and across restarts. */
+const STATE = 'scrub';
+/** How much may be read again after a crash: the state is written once a minute. */
+const SAVE_MS = 60_000;
+
+export interface ScrubOptions extends Stores {
+  /** How fast bytes are read: what a disk does beside its work without anybody noticing. */
+  readonly bytesPerSecond: number;
+}
+
+export interface ScrubReport {
+  /** Blobs and manifests looked at. */
+  readonly checked: number;
+  readonly checkedBytes: number;
+  /** What was wrong, or would have been found so. */
+  readonly damaged: readonly DamagedContent[];
+}
+
+export interface DamagedContent extends SizedContent {
+  readonly reason: string;
+  /** `hosted`: it was pushed here, and has to be pushed again. `undefined`: not looked up (dry run). */
+  readonly loss: 'hosted' | 'mirrored' | undefined;
+}
+
+interface State {
+  /** The last digest that was looked at; '' between two scrubs. */
+  readonly after: string;
+  readonly finishedAtMs: number;
+}
+
+/**
+ * Reads everything that is held again and compares it with its digest. What is damaged loses its row at once, so that it
+ * is absent rather than wrong: mirrored content is removed, and downloaded again when it is asked for; content of a
+ * repository that lives here is refused until it is pushed again, and its file stays for whoever wants to rescue it. The
+ * damage is remembered, shown and counted until the content is whole.
+ */
+export class Scrub {
+  readonly #options: ScrubOptions;
+
+  constructor(options: ScrubOptions) {
+    this.#options = options;
+  }
+
+  /** When the last one was finished; 0 for never. One that was broken off goes on where it stopped. */
+  async finishedAtMs(): Promise<number> {
+    return (await this.#state()).finishedAtMs;
+  }
+
+  /** `resume`: goes on where the last one was broken off. */
+  async run(
+    run: RunOptions & { readonly resume?: boolean; readonly bytesPerSecond?: number } = {},
+  ): Promise<ScrubReport> {
+    const { survey } = this.#options;
+    const state = await this.#state();
+    const walk = new Walk(this.#options, run, run.bytesPerSecond ?? this.#options.bytesPerSecond);
+    let savedAtMs = performance.now();
+    const start = run.resume === true ? state.after : '';
+    for await (const blobs of everything(after => survey.blobs(after ?? start))) {
+      for (const blob of blobs) {
+        await walk.check(blob);
+        if (run.resume === true && performance.now() - savedAtMs > SAVE_MS) {
+          savedAtMs = performance.now();
+          await this.#save({ ...state, after: blob.digest });
+        }
+      }
+    }
+    for await (const manifests of everything(after => survey.damagedManifests(after))) {
+      for (const manifest of manifests) {
+        await walk.report(manifest, 'its bytes have another digest');
+      }
+    }
+    if (run.dryRun !== true) {
+      await this.#save({ after: '', finishedAtMs: Date.now() });
+    }
+    return walk;
+  }
+
+  async #state(): Promise<State> {
+    const text = await this.#options.metadata.readSetting(STATE);
+    return text === undefined ? { after: '', finishedAtMs: 0 } : JSON.parse(text);
+  }
+
+  #save(state: State): Promise<void> {
+    return this.#options.metadata.putSetting(STATE, JSON.stringify(state));
+  }
+}
+
+/** One pass. */
+class Walk implements ScrubReport {
+  readonly #options: ScrubOptions;
+  readonly #run: RunOptions;
+  readonly #bytesPerSecond: number;
+  readonly damaged: DamagedContent[] = [];
+  checked = 0;
+  checkedBytes = 0;
+
+  constructor(options: ScrubOptions, run: RunOptions, bytesPerSecond: number) {
+    this.#options = options;
+    this.#run = run;
+    this.#bytesPerSecond = bytesPerSecond;
+  }
+
+  async check(blob: SizedContent): Promise<void> {
+    this.#run.signal?.throwIfAborted();
+    const startedAtMs = performance.now();
+    const reason = await this.#faultOf(blob.digest);
+    if (reason !== undefined) {
+      await this.report(blob, reason);
+    }
+    this.checked += 1;
+    this.checkedBytes += blob.size;
+    this.#options.meter.count('scrub_checked_bytes_total', {}, blob.size);
+    this.#run.onProgress?.({ step: 'checking', items: this.checked, bytes: this.checkedBytes });
+    // Small blobs, too, keep to the rate.
+    const dueMs = startedAtMs + (blob.size / this.#bytesPerSecond) * 1000;
+    await sleep(Math.max(1, dueMs - performance.now()), undefined, { signal: this.#run.signal });
+  }
+
+  async report(content: SizedContent, reason: string): Promise<void> {
+    if (this.#run.dryRun === true) {
+      this.damaged.push({ ...content, reason, loss: undefined });
+      return;
+    }
+    const loss = await this.#quarantine(content, reason);
+    if (loss === undefined) {
+      return;
+    }
+    const { log, meter } = this.#options;
+    this.damaged.push({ ...content, reason, loss });
+    meter.count('scrub_damaged_total', { source: loss });
+    const { kind, digest } = content;
+    if (loss === 'hosted') {
+      log.error(
+        { kind, digest, reason },
+        'content that was pushed here is damaged and is refused: push it again',
+      );
+    } else {
+      log.warn(
+        { kind, digest, reason },
+        'mirrored content was damaged; it is downloaded again when it is asked for',
+      );
+    }
+  }
+
+  /** Under the removal Claim, and after a second look: a push may have replaced the file after the first. */
+  async #quarantine({ kind, digest }: SizedContent, reason: string): Promise<DamagedContent['loss']> {
+    const { metadata, blobs } = this.#options;
+    if (kind === 'manifest') {
+      return metadata.quarantine({ kind, digest }, reason);
+    }
+    const key = removalClaim(digest);
+    if (!(await metadata.claim(key))) {
+      return undefined;
+    }
+    try {
+      if ((await this.#faultOf(digest)) === undefined) {
+        return undefined;
+      }
+      const loss = await metadata.quarantine({ kind, digest }, reason);
+      if (loss === 'mirrored') {
+        await blobs.remove(digest);
+      }
+      return loss;
+    } finally {
+      await metadata.release(key);
+    }
+  }
+
+  async #faultOf(digest: Digest): Promise<string | undefined> {
+    try {
+      const options = { bytesPerSecond: this.#bytesPerSecond };
+      const { signal } = this.#run;
+      const actual = await this.#options.blobs.hashFile(
+        digest,
+        signal === undefined ? options : { ...options, signal },
+      );
+      if (actual === undefined) {
+        const isGone = (await this.#options.metadata.statBlob(digest)) !== undefined;
+        return isGone ? 'its file is gone' : undefined;
+      }
+      return actual === digest ? undefined : `its bytes have the digest ${actual}`;
+    } catch (error) {
+      if (errorCode(error) === 'EIO') {
+        return 'the disk cannot read its file';
+      }
+      throw error;
+    }
+  }
+}

@@ -1,0 +1,102 @@
+import type { FileBlobStore } from '../blobs/file-blob-store.ts';
+import type { Log } from '../lib/log.ts';
+import type { Meter } from '../lib/meter.ts';
+import { removalClaim } from '../metadata/claim-keys.ts';
+import type { Content, MetadataStore } from '../metadata/metadata-store.ts';
+import type { Survey } from '../metadata/survey.ts';
+import type { Digest } from '../oci/digest.ts';
+
+/** What every kind of upkeep works on. */
+export interface Stores {
+  readonly metadata: MetadataStore;
+  readonly blobs: FileBlobStore;
+  readonly survey: StoreSurvey;
+  readonly log: Log;
+  readonly meter: Meter;
+}
+
+/** What walks through the files as well as through the index. */
+export interface StoreSurvey extends Survey {
+  /** Files of blobs that have no row, made before `madeBeforeMs`. One walk at a time: a new one ends the last. */
+  strayFiles(
+    madeBeforeMs: number,
+    after?: string,
+  ): Promise<{ readonly entries: readonly StrayFile[]; readonly next: string | undefined }>;
+}
+
+export interface StrayFile {
+  readonly digest: Digest;
+  /** Bytes. */
+  readonly size: number;
+}
+
+/** How to run it. */
+export interface RunOptions {
+  /** Finds out what would be done, and does none of it. */
+  readonly dryRun?: boolean;
+  readonly signal?: AbortSignal | undefined;
+  readonly onProgress?: (progress: Progress) => void;
+}
+
+export interface Progress {
+  /** What is being done, for people: `collecting blobs`. */
+  readonly step: string;
+  readonly items: number;
+  readonly bytes: number;
+}
+
+/** What went, or would go. */
+export interface Tally {
+  readonly items: number;
+  readonly bytes: number;
+}
+
+/** Counts what goes, and tells. */
+export class Counter implements Tally {
+  readonly #step: string;
+  readonly #onProgress: RunOptions['onProgress'];
+  items = 0;
+  bytes = 0;
+
+  constructor(step: string, { onProgress }: RunOptions) {
+    this.#step = step;
+    this.#onProgress = onProgress;
+  }
+
+  add(entries: readonly { readonly size: number }[]): void {
+    this.items += entries.length;
+    this.bytes += entries.reduce((sum, { size }) => sum + size, 0);
+    this.#onProgress?.({ step: this.#step, items: this.items, bytes: this.bytes });
+  }
+
+  get tally(): Tally {
+    return { items: this.items, bytes: this.bytes };
+  }
+}
+
+/**
+ * Removes rows by `removeRows`, then the bytes of the blobs among them, under each blob's removal Claim: whoever brings
+ * the same blob meanwhile sees that, and waits. What another process is removing is left to it. Returns what went.
+ */
+export async function removeContents<T extends Content>(
+  { metadata, blobs }: Stores,
+  contents: readonly T[],
+  removeRows: (contents: readonly T[]) => Promise<readonly Content[]>,
+): Promise<readonly T[]> {
+  const claimed = await Promise.all(
+    contents.map(async ({ kind, digest }) => kind === 'manifest' || metadata.claim(removalClaim(digest))),
+  );
+  const ours = contents.filter((_, index) => claimed[index]);
+  try {
+    const gone = new Set(await removeRows(ours));
+    const removed = ours.filter(content => gone.has(content));
+    await Promise.all(blobsOf(removed).map(({ digest }) => blobs.remove(digest)));
+    return removed;
+  } finally {
+    await Promise.all(blobsOf(ours).map(({ digest }) => metadata.release(removalClaim(digest))));
+  }
+}
+
+function blobsOf<T extends Content>(contents: readonly T[]): readonly T[] {
+  return contents.filter(({ kind }) => kind === 'blob');
+}

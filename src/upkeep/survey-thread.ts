@@ -1,0 +1,114 @@
+import type { Worker } from 'node:worker_threads';
+import { startThread } from '../lib/thread.ts';
+import type { StoreSurvey } from './stores.ts';
+import type { Question, SurveyPlace, SurveyReply, SurveyRequest } from './survey-messages.ts';
+
+interface Waiter {
+  readonly resolve: (answer: unknown) => void;
+  readonly reject: (error: Error) => void;
+}
+
+/**
+ * The survey as the main thread sees it. The thread starts with the first question and keeps the process alive only
+ * while somebody waits; when it dies, those who wait are told, and the next question starts another.
+ */
+export class SurveyThread implements StoreSurvey {
+  readonly #place: SurveyPlace;
+  readonly #waiters = new Map<number, Waiter>();
+  #worker: Worker | undefined;
+  #nextId = 1;
+  #isClosed = false;
+
+  constructor(place: SurveyPlace) {
+    this.#place = place;
+  }
+
+  idleLinks(...parameters: Parameters<StoreSurvey['idleLinks']>) {
+    return this.#ask('idleLinks', parameters);
+  }
+
+  unneeded(...parameters: Parameters<StoreSurvey['unneeded']>) {
+    return this.#ask('unneeded', parameters);
+  }
+
+  evictable(...parameters: Parameters<StoreSurvey['evictable']>) {
+    return this.#ask('evictable', parameters);
+  }
+
+  blobs(...parameters: Parameters<StoreSurvey['blobs']>) {
+    return this.#ask('blobs', parameters);
+  }
+
+  damagedManifests(...parameters: Parameters<StoreSurvey['damagedManifests']>) {
+    return this.#ask('damagedManifests', parameters);
+  }
+
+  staleDamage(...parameters: Parameters<StoreSurvey['staleDamage']>) {
+    return this.#ask('staleDamage', parameters);
+  }
+
+  withoutRow(...parameters: Parameters<StoreSurvey['withoutRow']>) {
+    return this.#ask('withoutRow', parameters);
+  }
+
+  tags(...parameters: Parameters<StoreSurvey['tags']>) {
+    return this.#ask('tags', parameters);
+  }
+
+  image(...parameters: Parameters<StoreSurvey['image']>) {
+    return this.#ask('image', parameters);
+  }
+
+  strayFiles(...parameters: Parameters<StoreSurvey['strayFiles']>) {
+    return this.#ask('strayFiles', parameters);
+  }
+
+  async close(): Promise<void> {
+    this.#isClosed = true;
+    await this.#worker?.terminate();
+  }
+
+  #ask<Q extends Question>(question: Q, parameters: Parameters<StoreSurvey[Q]>): ReturnType<StoreSurvey[Q]>;
+  #ask(question: Question, parameters: readonly unknown[]): Promise<unknown> {
+    if (this.#isClosed) {
+      return Promise.reject(new Error('the survey is closed'));
+    }
+    this.#worker ??= this.#start();
+    const request: SurveyRequest = { id: this.#nextId++, question, parameters };
+    return new Promise((resolve, reject) => {
+      this.#waiters.set(request.id, { resolve, reject });
+      this.#worker?.ref();
+      // oxlint-disable-next-line unicorn/require-post-message-target-origin -- a thread, not a window
+      this.#worker?.postMessage(request);
+    });
+  }
+
+  #start(): Worker {
+    const worker = startThread(import.meta.url, 'survey-worker', this.#place);
+    worker.on('message', (reply: SurveyReply) => this.#receive(reply));
+    worker.on('error', error => this.#end(error));
+    worker.on('exit', () => this.#end(new Error('the survey was broken off')));
+    return worker;
+  }
+
+  #receive(reply: SurveyReply): void {
+    const waiter = this.#waiters.get(reply.id);
+    this.#waiters.delete(reply.id);
+    if (this.#waiters.size === 0) {
+      this.#worker?.unref();
+    }
+    if ('failure' in reply) {
+      waiter?.reject(new Error(`the survey failed: ${reply.failure}`));
+    } else {
+      waiter?.resolve(reply.answer);
+    }
+  }
+
+  #end(error: Error): void {
+    this.#worker = undefined;
+    for (const { reject } of this.#waiters.values()) {
+      reject(error);
+    }
+    this.#waiters.clear();
+  }
+}

@@ -1,0 +1,80 @@
+/**
+ * The survey's thread: walks through the index, on a connection of its own, and through the files, so that whoever is
+ * served notices nothing. It changes nothing.
+ */
+import { parentPort, workerData } from 'node:worker_threads';
+import { openFileBlobStore } from '../blobs/file-blob-store.ts';
+import { silentLog } from '../lib/log.ts';
+import { openSqliteSurvey } from '../metadata/sqlite-survey.ts';
+import type { StoreSurvey, StrayFile } from './stores.ts';
+import type { SurveyPlace, SurveyReply, SurveyRequest } from './survey-messages.ts';
+
+/** Files that are looked up in the index at a time. */
+const FILES_PER_PAGE = 500;
+
+async function openStoreSurvey({ indexPath, storePath }: SurveyPlace): Promise<StoreSurvey> {
+  const survey = await openSqliteSurvey(indexPath);
+  const blobs = await openFileBlobStore(storePath, { log: silentLog });
+  let walk: AsyncIterator<readonly StrayFile[]> | undefined;
+
+  async function* oldFiles(madeBeforeMs: number): AsyncGenerator<readonly StrayFile[]> {
+    let files: StrayFile[] = [];
+    for await (const { digest, size, modifiedAtMs } of blobs.blobs()) {
+      if (modifiedAtMs < madeBeforeMs) {
+        files.push({ digest, size });
+      }
+      if (files.length === FILES_PER_PAGE) {
+        yield files;
+        files = [];
+      }
+    }
+    yield files;
+  }
+
+  const strayFiles: StoreSurvey['strayFiles'] = async (madeBeforeMs, after) => {
+    if (after === undefined || walk === undefined) {
+      await walk?.return?.();
+      walk = oldFiles(madeBeforeMs);
+    }
+    const { value, done } = await walk.next();
+    const files: readonly StrayFile[] = done === true ? [] : value;
+    const lacking = new Set(await survey.withoutRow(files.map(({ digest }) => digest)));
+    const next = done === true ? undefined : 'more';
+    return { entries: files.filter(({ digest }) => lacking.has(digest)), next };
+  };
+
+  return {
+    idleLinks: (sinceMs, after) => survey.idleLinks(sinceMs, after),
+    unneeded: (kind, sinceMs, after) => survey.unneeded(kind, sinceMs, after),
+    evictable: (sinceMs, after) => survey.evictable(sinceMs, after),
+    blobs: after => survey.blobs(after),
+    damagedManifests: after => survey.damagedManifests(after),
+    staleDamage: after => survey.staleDamage(after),
+    withoutRow: digests => survey.withoutRow(digests),
+    tags: after => survey.tags(after),
+    image: digest => survey.image(digest),
+    strayFiles,
+  };
+}
+
+const opening = openStoreSurvey(workerData);
+// Whoever asks hears of it.
+opening.catch(() => {});
+
+async function answer({ id, question, parameters }: SurveyRequest): Promise<SurveyReply> {
+  try {
+    const survey = await opening;
+    const ask: unknown = Reflect.get(survey, question);
+    if (typeof ask !== 'function') {
+      throw new TypeError(`there is no question ${question}`);
+    }
+    return { id, answer: await Reflect.apply(ask, survey, parameters) };
+  } catch (error) {
+    return { id, failure: error instanceof Error ? error.message : String(error) };
+  }
+}
+
+parentPort?.on('message', (request: SurveyRequest) => {
+  // oxlint-disable-next-line unicorn/require-post-message-target-origin -- a thread, not a window
+  void answer(request).then(reply => parentPort?.postMessage(reply));
+});

@@ -1,0 +1,354 @@
+import { mkdtemp, rm, stat, truncate, utimes, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { type FileBlobStore, openFileBlobStore } from '../blobs/file-blob-store.ts';
+import { silentLog } from '../lib/log.ts';
+import { silentMeter } from '../lib/meter.ts';
+import { removalClaim } from '../metadata/claim-keys.ts';
+import type { MetadataStore } from '../metadata/metadata-store.ts';
+import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
+import { type Digest, digestHex, digestOf } from '../oci/digest.ts';
+import type { Manifest, ManifestView } from '../oci/manifest.ts';
+import { parseManifest } from '../oci/manifest.ts';
+import { OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST } from '../oci/media-types.ts';
+import type { Repository } from '../oci/repository.ts';
+import { SurveyThread } from './survey-thread.ts';
+import { Upkeep, type UpkeepOptions } from './upkeep.ts';
+
+const HOSTED: Repository = { upstream: '', name: 'team/app' };
+const MIRRORED: Repository = { upstream: 'docker.io', name: 'library/nginx' };
+const NEVER_MS = 3_600_000;
+
+let folder: string;
+let metadata: MetadataStore;
+let blobs: FileBlobStore;
+let survey: SurveyThread;
+
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'entrepot-upkeep-'));
+  metadata = await openSqliteMetadataStore(join(folder, 'index.db'), { log: silentLog });
+  blobs = await openFileBlobStore(folder, { log: silentLog });
+  survey = new SurveyThread({ indexPath: join(folder, 'index.db'), storePath: folder });
+});
+
+afterEach(async () => {
+  await survey.close();
+  await blobs.close();
+  await metadata.close();
+  await rm(folder, { recursive: true });
+});
+
+describe('garbage collection', () => {
+  test('takes what a deleted manifest alone had, from the index and from the disk', async () => {
+    const kept = await pushImage(HOSTED, 'kept', ['shared', 'own 1']);
+    const gone = await pushImage(HOSTED, 'gone', ['shared', 'own 2']);
+    await metadata.unlinkManifest(HOSTED, gone.digest);
+    await expectDryRunIsRight();
+    const report = await upkeep().collect();
+    expect(report).toMatchObject({ manifests: { items: 1 }, blobs: { items: 2 } });
+    expect(await heldFiles()).toEqual(kept.blobs.toSorted());
+    expect(await metadata.isLinked(HOSTED, digestOf(Buffer.from('own 2')))).toBe(false);
+    expect((await upkeep().collect())?.blobs.items).toBe(0);
+  });
+
+  test('an untagged manifest stays while it is linked, and so does a child of an index', async () => {
+    const child = await pushImage(HOSTED, 'v1', ['layer']);
+    await metadata.removeTag(HOSTED, 'v1');
+    const index = await pushIndex(HOSTED, 'multi', [child.digest]);
+    await metadata.removeTag(HOSTED, 'multi');
+    expect(await upkeep().collect()).toMatchObject({ manifests: { items: 0 }, blobs: { items: 0 } });
+    expect(await metadata.readLinkedManifest(HOSTED, index)).toBeDefined();
+  });
+
+  test('nothing young goes: a push is between its blobs and its manifest', async () => {
+    const digest = await pushBlob(HOSTED, 'layer');
+    await metadata.putBlob(await storeBlob('imported'), 8);
+    const report = await upkeep({ gracePeriodMs: NEVER_MS }).collect();
+    expect(report).toMatchObject({ links: 0, blobs: { items: 0 }, strays: { items: 0 } });
+    expect(await metadata.isLinked(HOSTED, digest)).toBe(true);
+    await upkeep().collect();
+    expect(await metadata.isLinked(HOSTED, digest)).toBe(false);
+    expect(await heldFiles()).toEqual([]);
+  });
+
+  test('files without a row go, and quarantined ones stay', async () => {
+    await storeBlob('a crash came before the row');
+    const kept = await pushImage(HOSTED, 'v1', ['layer']);
+    await damage(kept.blobs[0]);
+    await upkeep().scrub();
+    expect(await upkeep().collect()).toMatchObject({ strays: { items: 1, bytes: 27 } });
+    expect(await heldFiles()).toEqual(kept.blobs.toSorted());
+  });
+
+  test('unfinished transfers are kept to be resumed, and no longer', async () => {
+    await leaveIngest('fill-old');
+    await leaveIngest('fill-new');
+    await leaveIngest('fill-worked-on');
+    await leaveIngest('upload-1');
+    await Promise.all(['fill-old', 'fill-worked-on', 'upload-1'].map(makeOld));
+    await metadata.claim('fill-worked-on');
+    const isOfUpload = async (key: string) => key === 'upload-1';
+    const report = await upkeep({ keepUnfinishedMs: NEVER_MS, isOfUpload }).collect();
+    expect(report).toMatchObject({ unfinished: { items: 1, bytes: 5 } });
+    expect(await ingestKeys()).toEqual(['fill-new', 'fill-worked-on', 'upload-1']);
+  });
+
+  test('a reader of what goes reads on to the end', async () => {
+    const digest = await pushBlob(HOSTED, 'layer');
+    const reader = await blobs.open(digest);
+    await upkeep().collect();
+    expect(await blobs.stat(digest)).toBeUndefined();
+    const buffer = Buffer.alloc(5);
+    expect(await reader?.read(buffer, 0)).toBe(5);
+    expect(buffer.toString()).toBe('layer');
+    await reader?.close();
+  });
+
+  test('what another process is removing, and what is being filled, is left alone', async () => {
+    const removed = await pushBlob(HOSTED, 'removed elsewhere');
+    const filled = await pushBlob(HOSTED, 'filled');
+    const other = await openSqliteMetadataStore(join(folder, 'index.db'), { log: silentLog });
+    await other.claim(removalClaim(removed));
+    await other.claim(`fill-0-${filled.replace(':', '-')}`);
+    expect(await upkeep().collect()).toMatchObject({ blobs: { items: 0 } });
+    expect(await heldFiles()).toEqual([filled, removed].toSorted());
+    await other.close();
+  });
+
+  test('one process at a time', async () => {
+    await metadata.claim('upkeep-collection');
+    expect(await upkeep().collect()).toBeUndefined();
+  });
+
+  test('breaking it off leaves a store that the next one finishes', async () => {
+    await Promise.all(Array.from({ length: 60 }, (_, index) => pushBlob(HOSTED, `layer ${index}`)));
+    const stopping = new AbortController();
+    const collecting = upkeep().collect({
+      signal: stopping.signal,
+      onProgress: ({ step }) => step === 'blobs' && stopping.abort(new Error('stopped')),
+    });
+    await expect(collecting).rejects.toThrow('stopped');
+    const left = (await heldFiles()).length;
+    expect(left).toBeGreaterThan(0);
+    expect(await metadata.readTotals()).toMatchObject({ blobs: left });
+    await upkeep().collect();
+    expect(await heldFiles()).toEqual([]);
+  });
+});
+
+describe('eviction', () => {
+  test('takes the least recently used down to the low water mark, and leaves the Links', async () => {
+    const images = [];
+    for (let number = 0; number < 10; number += 1) {
+      images.push(await pushImage(MIRRORED, `v${number}`, [`layer ${number} ${'x'.repeat(10_000)}`]));
+      await tick();
+    }
+    const { blobBytes, manifestBytes } = await metadata.readTotals();
+    const maxBytes = blobBytes + manifestBytes - 1;
+    expect(await upkeep({ maxBytes: maxBytes + 1 }).needsEviction()).toBe(false);
+    expect(await upkeep({ maxBytes }).needsEviction()).toBe(true);
+    const dry = await upkeep({ maxBytes }).evict({ dryRun: true });
+    const report = await upkeep({ maxBytes }).evict();
+    expect(dry).toMatchObject({ items: report?.items, bytes: report?.bytes });
+    expect(report?.heldBytes).toBeLessThanOrEqual(maxBytes * 0.9);
+    expect(report?.heldBytes).toBeGreaterThan(maxBytes * 0.75);
+    expect(report?.isStuck).toBe(false);
+    const [oldest, newest] = [images[0], images[9]];
+    expect(await metadata.statBlob(oldest?.blobs[1] ?? NONE)).toBeUndefined();
+    expect(await metadata.isLinked(MIRRORED, oldest?.blobs[1] ?? NONE)).toBe(true);
+    expect(await metadata.statBlob(newest?.blobs[1] ?? NONE)).toBeDefined();
+    expect(await upkeep({ maxBytes }).evict()).toMatchObject({ items: 0 });
+  });
+
+  test('hosted, shared, pinned and read content stays, and it says when nothing else is left', async () => {
+    const hosted = await pushImage(HOSTED, 'v1', ['hosted', 'shared']);
+    await pushImage(MIRRORED, 'v1', ['shared', 'mirrored']);
+    const pinned = await pushImage(MIRRORED, 'v2', ['pinned']);
+    await pushIndex(MIRRORED, 'multi', [pinned.digest]);
+    await metadata.putPin(MIRRORED, 'multi');
+    const read = await pushBlob(MIRRORED, 'read');
+    const reader = await blobs.open(read);
+    await tick();
+    expect(await upkeep({ maxBytes: 1 }).evict()).toMatchObject({ isStuck: true });
+    const mirroredGone = digestOf(Buffer.from('mirrored'));
+    const held = await heldFiles();
+    expect(held).toEqual(expect.arrayContaining([...hosted.blobs, ...pinned.blobs, read]));
+    expect(held).not.toContain(mirroredGone);
+    expect(await metadata.readManifest(pinned.digest)).toBeDefined();
+    await reader?.close();
+    await upkeep({ maxBytes: 1 }).evict();
+    expect(await heldFiles()).not.toContain(read);
+  });
+});
+
+describe('scrub', () => {
+  test('finds nothing in a sound store, and remembers when it was done', async () => {
+    const image = await pushImage(HOSTED, 'v1', ['layer']);
+    expect(await upkeep().scrubbedAtMs()).toBe(0);
+    expect(await upkeep().scrub()).toMatchObject({ checked: image.blobs.length, damaged: [] });
+    expect(await upkeep().scrubbedAtMs()).toBeGreaterThan(0);
+  });
+
+  test('what is damaged is absent from then on; mirrored files go, hosted ones stay to be rescued', async () => {
+    const mirrored = await pushBlob(MIRRORED, 'mirrored');
+    const hosted = await pushBlob(HOSTED, 'hosted');
+    const lost = await pushBlob(HOSTED, 'lost');
+    await Promise.all([damage(mirrored), damage(hosted)]);
+    await blobs.remove(lost);
+    const dry = await upkeep().scrub({ dryRun: true });
+    expect(dry?.damaged).toHaveLength(3);
+    expect(await metadata.countDamaged()).toBe(0);
+    const report = await upkeep().scrub();
+    expect(report?.damaged.map(({ digest, loss }) => [digest, loss]).toSorted()).toEqual(
+      [
+        [mirrored, 'mirrored'],
+        [hosted, 'hosted'],
+        [lost, 'hosted'],
+      ].toSorted(),
+    );
+    expect(await metadata.statBlob(hosted)).toBeUndefined();
+    expect(await heldFiles()).toEqual([hosted]);
+    await pushBlob(HOSTED, 'hosted');
+    expect(await metadata.readDamage(hosted)).toBeUndefined();
+    expect((await upkeep().scrub())?.damaged).toEqual([]);
+  });
+
+  test('keeps to its rate', async () => {
+    await pushBlob(HOSTED, 'x'.repeat(20_000));
+    const startedAtMs = performance.now();
+    await upkeep({ bytesPerSecond: 100_000 }).scrub();
+    expect(performance.now() - startedAtMs).toBeGreaterThan(150);
+  });
+});
+
+const NONE = digestOf(Buffer.from('none'));
+
+function upkeep(options: Partial<UpkeepOptions> = {}): Upkeep {
+  return new Upkeep({
+    metadata,
+    blobs,
+    survey,
+    log: silentLog,
+    meter: silentMeter,
+    gracePeriodMs: -1,
+    keepUnfinishedMs: -1,
+    expireUploads: async () => 0,
+    isOfUpload: async () => false,
+    maxBytes: undefined,
+    bytesPerSecond: 1e9,
+    ...options,
+  });
+}
+
+/** What a dry run says is what happens then; here it changes nothing. */
+async function expectDryRunIsRight(): Promise<void> {
+  const before = [await heldFiles(), await metadata.readTotals()];
+  const dry = await upkeep().collect({ dryRun: true });
+  expect(dry).toMatchObject({ manifests: { items: 1 }, blobs: { items: 2 } });
+  expect([await heldFiles(), await metadata.readTotals()]).toEqual(before);
+}
+
+async function storeBlob(text: string): Promise<Digest> {
+  const digest = digestOf(Buffer.from(text));
+  const ingest = await blobs.ingest(`upload-${digestHex(digest)}`);
+  await ingest.write([Buffer.from(text)]);
+  await ingest.commit(digest);
+  await ingest.close();
+  return digest;
+}
+
+async function pushBlob(repository: Repository, text: string): Promise<Digest> {
+  const digest = await storeBlob(text);
+  await metadata.putBlob(digest, Buffer.byteLength(text), repository);
+  return digest;
+}
+
+interface PushedImage {
+  readonly digest: Digest;
+  /** Config first. */
+  readonly blobs: readonly Digest[];
+}
+
+async function pushImage(
+  repository: Repository,
+  tag: string,
+  layers: readonly string[],
+): Promise<PushedImage> {
+  const config = JSON.stringify({ made: tag });
+  const digests = [];
+  for (const text of [config, ...layers]) {
+    digests.push(await pushBlob(repository, text));
+  }
+  const sizes = [config, ...layers].map(text => Buffer.byteLength(text));
+  const [first, ...rest] = digests.map((digest, index) => ({ digest, size: sizes[index] }));
+  const document = {
+    schemaVersion: 2,
+    mediaType: OCI_MANIFEST,
+    config: { mediaType: OCI_CONFIG, ...first },
+    layers: rest.map(layer => ({ mediaType: OCI_LAYER, ...layer })),
+    annotations: { tag },
+  };
+  return { digest: await pushManifest(repository, tag, document, OCI_MANIFEST), blobs: digests };
+}
+
+function pushIndex(repository: Repository, tag: string, children: readonly Digest[]): Promise<Digest> {
+  const manifests = children.map(digest => ({ mediaType: OCI_MANIFEST, digest, size: 1 }));
+  const document = { schemaVersion: 2, mediaType: OCI_INDEX, manifests };
+  return pushManifest(repository, tag, document, OCI_INDEX);
+}
+
+async function pushManifest(
+  repository: Repository,
+  tag: string,
+  document: object,
+  mediaType: string,
+): Promise<Digest> {
+  const bytes = Buffer.from(JSON.stringify(document));
+  const manifest: Manifest = { digest: digestOf(bytes), mediaType, bytes };
+  const view: ManifestView = parseManifest(bytes, mediaType);
+  await metadata.putManifest(repository, manifest, view, { tag, atMs: Date.now() });
+  return manifest.digest;
+}
+
+/** Writes other bytes into the blob's file, as a bad disk does. */
+async function damage(digest: Digest = NONE): Promise<void> {
+  const path = join(folder, 'blobs', 'sha256', digestHex(digest).slice(0, 2), digestHex(digest));
+  const { size } = await stat(path);
+  await rm(path);
+  await writeFile(path, Buffer.alloc(size, '?'));
+  await truncate(path, size);
+}
+
+async function leaveIngest(key: string): Promise<void> {
+  const ingest = await blobs.ingest(key);
+  await ingest.write([Buffer.from('bytes')]);
+  await ingest.suspend();
+  await ingest.close();
+}
+
+async function makeOld(key: string): Promise<void> {
+  const longAgo = new Date(Date.now() - 2 * NEVER_MS);
+  await utimes(join(folder, 'ingest', key), longAgo, longAgo);
+}
+
+async function ingestKeys(): Promise<string[]> {
+  const keys: string[] = [];
+  for await (const { key } of blobs.ingests()) {
+    keys.push(key);
+  }
+  return keys.toSorted();
+}
+
+async function heldFiles(): Promise<Digest[]> {
+  const digests: Digest[] = [];
+  for await (const { digest } of blobs.blobs()) {
+    digests.push(digest);
+  }
+  return digests.toSorted();
+}
+
+/** Uses are told apart by the millisecond. */
+async function tick(): Promise<void> {
+  await new Promise(resolve => setTimeout(resolve, 2));
+}
