@@ -14,11 +14,13 @@ import {
 } from './command.ts';
 import {
   isNodeKind,
+  KINDS_WITHOUT_FALLBACK,
   type MirroredHost,
   NODE_KINDS,
   type NodeFile,
   type NodeKind,
   nodeFiles,
+  pathName,
 } from './node-files.ts';
 
 /** `entrepot hosts`: what a node needs to pull through Entrepot. */
@@ -34,6 +36,10 @@ export const hosts: Command = {
   options: [
     { flags: '--upstream <host...>', description: 'registries to mirror (default: all that are configured)' },
     { flags: '--server <url>', description: 'how nodes reach Entrepot (default: from the configuration)' },
+    {
+      flags: '--no-fallback',
+      description: 'never ask the registries themselves (containerd and crio)',
+    },
     { flags: '--out <folder>', description: 'write the files there instead of printing them' },
     CONFIG_OPTION,
   ],
@@ -41,6 +47,10 @@ export const hosts: Command = {
     [
       'entrepot hosts containerd --server http://10.0.0.5:5000 --out /etc/containerd/certs.d',
       'one hosts.toml a registry',
+    ],
+    [
+      'entrepot hosts containerd --server http://10.0.0.5:5000 --no-fallback --out /etc/containerd/certs.d',
+      'nodes that ask nobody but Entrepot',
     ],
     ['entrepot hosts crio --upstream docker.io quay.io', 'registries.conf for two registries'],
     [
@@ -54,9 +64,18 @@ export const hosts: Command = {
     if (!isNodeKind(kind)) {
       throw new CommandError(`expected one of ${NODE_KINDS.join(', ')}`, EXIT.usage);
     }
+    const fallback = input.options['fallback'] !== false;
+    if (!fallback && !KINDS_WITHOUT_FALLBACK.includes(kind)) {
+      throw new CommandError(`--no-fallback: ${HAS_FALLBACK}`, EXIT.usage);
+    }
     const config = await loadConfig({ file: textOption(input, 'config') });
     const serverUrl = parseServer(textOption(input, 'server')) ?? ownUrl(config, kind);
-    const files = nodeFiles(kind, { serverUrl, upstreams: chosenUpstreams(config, input) });
+    const upstreams = chosenUpstreams(config, input);
+    const unnameable = kind === 'crio' && upstreams.find(upstream => pathName(upstream) === undefined);
+    if (unnameable) {
+      throw new CommandError(`${unnameable.name}: ${NEEDS_ALIAS}`, EXIT.usage);
+    }
+    const files = nodeFiles(kind, { serverUrl, upstreams, fallback });
     const folder = textOption(input, 'out');
     if (folder === undefined) {
       io.out(printed(files));
@@ -68,6 +87,12 @@ export const hosts: Command = {
     return EXIT.done;
   },
 };
+
+const HAS_FALLBACK =
+  'Docker always asks Docker Hub in the end; k3s and RKE2 are started with --disable-default-registry-endpoint instead';
+
+const NEEDS_ALIAS =
+  'CRI-O and podman ask for it by a path, where a port cannot stand: give it a name without one (upstreams.….aliases)';
 
 function parseServer(text: string | undefined): string | undefined {
   if (text === undefined) {

@@ -5,10 +5,8 @@ import { describe, expect, it } from 'vitest';
 import { parseYaml } from '../lib/yaml.ts';
 import { NODE_KINDS, type NodeFile, type NodeKind, nodeFiles } from './node-files.ts';
 
-const upstreams = [
-  { name: 'docker.io', url: 'https://registry-1.docker.io' },
-  { name: 'registry.k8s.io', url: 'https://registry.k8s.io' },
-];
+const hub = { name: 'docker.io', aliases: ['index.docker.io'], url: 'https://registry-1.docker.io' };
+const upstreams = [hub, { name: 'registry.k8s.io', aliases: [], url: 'https://registry.k8s.io' }];
 
 function only(files: readonly NodeFile[]): NodeFile {
   const [file] = files;
@@ -26,8 +24,14 @@ describe('files for containerd', () => {
     expect(files[0]?.text).toContain('[host."http://10.0.0.5:5000"]\n');
   });
 
+  it('name Entrepot as the server too where there is no fallback', () => {
+    const [file] = nodeFiles('containerd', { serverUrl: 'http://10.0.0.5:5000', upstreams, fallback: false });
+    expect(file?.text).toContain('server = "http://10.0.0.5:5000"\n');
+    expect(file?.text).toContain('[host."http://10.0.0.5:5000"]\n');
+  });
+
   it('spell a port in a folder as containerd does', () => {
-    const odd = [{ name: 'registry.example:5000', url: 'https://registry.example:5000' }];
+    const odd = [{ name: 'registry.example:5000', aliases: [], url: 'https://registry.example:5000' }];
     expect(only(nodeFiles('containerd', { serverUrl: 'http://a:1', upstreams: odd })).path).toBe(
       'registry.example_5000_/hosts.toml',
     );
@@ -42,6 +46,23 @@ describe('files for the others', () => {
     expect(only(nodeFiles('crio', { serverUrl: 'https://r.example', upstreams })).text).not.toContain(
       'insecure',
     );
+  });
+
+  it('put Entrepot in the place of the registry for CRI-O where there is no fallback', () => {
+    const { text } = only(
+      nodeFiles('crio', { serverUrl: 'http://10.0.0.5:5000', upstreams: [hub], fallback: false }),
+    );
+    expect(text).toContain('prefix = "docker.io"\nlocation = "10.0.0.5:5000/docker.io"\ninsecure = true\n');
+    expect(text).not.toContain('mirror');
+  });
+
+  it('allow CRI-O plain HTTP to a registry that speaks nothing else, and ask for it by an alias without a port', () => {
+    const plain = [
+      { name: 'registry.example:5000', aliases: ['registry.example'], url: 'http://registry.example:5000' },
+    ];
+    const { text } = only(nodeFiles('crio', { serverUrl: 'https://a', upstreams: plain }));
+    expect(text).toContain('location = "registry.example:5000"\ninsecure = true\n');
+    expect(text).toContain('location = "a/registry.example"\n');
   });
 
   it.each([

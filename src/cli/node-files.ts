@@ -13,11 +13,15 @@ export interface NodeFilesOptions {
   readonly serverUrl: string;
   /** The registries that nodes shall pull through it. */
   readonly upstreams: readonly MirroredHost[];
+  /** Whether nodes go to the registry itself where Entrepot has no answer; true if left out. */
+  readonly fallback?: boolean;
 }
 
 export interface MirroredHost {
   /** As image names spell it. */
   readonly name: string;
+  /** Other names that Entrepot has for it. */
+  readonly aliases: readonly string[];
   /** Where the registry itself answers: the node's fallback. */
   readonly url: string;
 }
@@ -38,6 +42,9 @@ const WRITERS: Readonly<Record<NodeKind, (options: NodeFilesOptions) => NodeFile
   k3s: k3sFiles,
 };
 
+/** The kinds whose file can say that there is no fallback; the others have it by themselves. */
+export const KINDS_WITHOUT_FALLBACK: readonly NodeKind[] = ['containerd', 'crio'];
+
 export function nodeFiles(kind: NodeKind, options: NodeFilesOptions): NodeFile[] {
   return WRITERS[kind](options);
 }
@@ -47,16 +54,16 @@ export function isNodeKind(text: string): text is NodeKind {
 }
 
 /**
- * containerd sends `?ns=` with the registry's name, so one URL serves for all. `server` is where it goes when Entrepot
- * does not answer. Only the two capabilities that every version knows; a mirror is nowhere to push to.
+ * containerd sends `?ns=` with the registry's name, so one URL serves for all. `server` is asked after the hosts, and
+ * containerd 1.7 takes no file without a host. Only the two capabilities that every version knows; a mirror is nowhere
+ * to push to.
  */
-function containerdFiles({ serverUrl, upstreams }: NodeFilesOptions): NodeFile[] {
+function containerdFiles({ serverUrl, upstreams, fallback = true }: NodeFilesOptions): NodeFile[] {
   return upstreams.map(({ name, url }) => {
     // containerd's folder for host:port is host_port_, as a colon is no good in a path everywhere.
     const path = `${name.replace(/:(\d+)$/, '_$1_')}/hosts.toml`;
-    const text = `# Images of ${name} through Entrepot, from the registry itself if Entrepot is away.
-# To never go around Entrepot, put its URL into "server" as well.
-server = ${quote(url)}
+    const text = `# Images of ${name} through Entrepot${fallback ? REGISTRY_FALLBACK : NO_FALLBACK}.
+server = ${quote(fallback ? url : serverUrl)}
 
 [host.${quote(serverUrl)}]
   capabilities = ["pull", "resolve"]
@@ -65,22 +72,34 @@ server = ${quote(url)}
   });
 }
 
-/** registries.conf v2 (CRI-O, podman, skopeo, buildah): no `ns`, so the registry's name stands in the mirror's path. */
-function crioFiles({ serverUrl, upstreams }: NodeFilesOptions): NodeFile[] {
-  const { host, protocol } = new URL(serverUrl);
-  const blocks = upstreams.map(
-    ({ name }) => `[[registry]]
-prefix = ${quote(name)}
-location = ${quote(name)}
+/** What a registry is called in a path, which holds no colon (distribution's grammar); undefined: nothing. */
+export function pathName({ name, aliases }: MirroredHost): string | undefined {
+  return [name, ...aliases].find(each => !each.includes(':'));
+}
 
-[[registry.mirror]]
-location = ${quote(`${host}/${name}`)}
-${protocol === 'http:' ? 'insecure = true\n' : ''}`,
-  );
-  const heading = '# Images through Entrepot first, from the registry itself if Entrepot is away.\n\n';
+/**
+ * registries.conf v2 (CRI-O, podman, skopeo, buildah): no `ns`, so the registry's name stands in the mirror's path. Each
+ * needs a `pathName`.
+ */
+function crioFiles({ serverUrl, upstreams, fallback = true }: NodeFilesOptions): NodeFile[] {
+  const blocks = upstreams.map(upstream => {
+    const { name, url } = upstream;
+    const mirror = tomlLocation(`${new URL(serverUrl).host}/${pathName(upstream)}`, serverUrl);
+    const places = fallback ? `${tomlLocation(name, url)}\n[[registry.mirror]]\n${mirror}` : mirror;
+    return `[[registry]]\nprefix = ${quote(name)}\n${places}`;
+  });
+  const heading = `# Images through Entrepot${fallback ? REGISTRY_FALLBACK : NO_FALLBACK}.\n\n`;
   const place = '/etc/containers/registries.conf.d/50-entrepot.conf';
   return [{ path: 'registries.conf', place, text: heading + blocks.join('\n') }];
 }
+
+/** Where a registry or mirror is, which names no scheme: that it is reached by plain HTTP has to be allowed. */
+function tomlLocation(location: string, url: string): string {
+  return `location = ${quote(location)}\n${url.startsWith('http:') ? 'insecure = true\n' : ''}`;
+}
+
+const REGISTRY_FALLBACK = ' first, from the registry itself if Entrepot has no answer';
+const NO_FALLBACK = ' and from nowhere else';
 
 /** Docker mirrors Docker Hub only, asks with plain Hub paths, and needs to be told of plain HTTP beyond loopback. */
 function dockerFiles({ serverUrl }: NodeFilesOptions): NodeFile[] {
@@ -97,7 +116,7 @@ function dockerFiles({ serverUrl }: NodeFilesOptions): NodeFile[] {
 /** k3s and RKE2 write containerd's hosts.toml from this. */
 function k3sFiles({ serverUrl, upstreams }: NodeFilesOptions): NodeFile[] {
   const mirrors = Object.fromEntries(upstreams.map(({ name }) => [name, { endpoint: [serverUrl] }]));
-  const heading = '# Images through Entrepot first, from the registry itself if Entrepot is away.\n';
+  const heading = `# Images through Entrepot${REGISTRY_FALLBACK}.\n`;
   return [
     {
       path: 'registries.yaml',

@@ -18,7 +18,7 @@ describe.skipIf(!canRun)('dockerd with --registry-mirror', () => {
     await pushImage('busybox', mirror.upstream, 'library/busybox:latest');
     await pushImage('busybox', mirror.upstream, 'library/busybox:1');
     await mirror.takeRequests();
-    docker = await Dockerd.start({ registryMirrors: [`http://${address}`] });
+    docker = await Dockerd.start({ settings: { 'registry-mirrors': [`http://${address}`] } });
   });
   afterAll(async () => {
     await docker.remove();

@@ -17,12 +17,15 @@ export interface ContainerdPull {
 
 export class Containerd {
   readonly folder: string;
+  /** What `config_path` names: a folder with a `hosts.toml` for each registry, read anew on each pull. */
+  readonly hostsFolder: string;
   /** What a kubelet would use. */
   readonly cri: CriImageService;
   readonly #daemon: Daemon;
 
   private constructor(folder: string, daemon: Daemon) {
     this.folder = folder;
+    this.hostsFolder = hostsIn(folder);
     this.#daemon = daemon;
     this.cri = new CriImageService(socketIn(folder));
   }
@@ -40,9 +43,9 @@ export class Containerd {
     return new Containerd(folder, daemon);
   }
 
-  /** Writes `hosts.toml` for a registry, by the host name that references carry. Read anew on each pull. */
+  /** Writes `hosts.toml` for a registry, by the host name that references carry. */
   async writeHosts(registry: string, toml: string): Promise<void> {
-    const folder = join(hostsIn(this.folder), registry);
+    const folder = join(this.hostsFolder, registry);
     await mkdir(folder, { recursive: true });
     await writeFile(join(folder, 'hosts.toml'), toml);
   }
@@ -51,7 +54,7 @@ export class Containerd {
   async tryPull(reference: string, options: ContainerdPull = {}): Promise<RunResult> {
     const platform = options.platform === undefined ? [] : ['--platform', options.platform];
     const user = options.user === undefined ? [] : ['--user', options.user];
-    const flags = ['--hosts-dir', hostsIn(this.folder), '--snapshotter', 'native', ...platform, ...user];
+    const flags = ['--hosts-dir', this.hostsFolder, '--snapshotter', 'native', ...platform, ...user];
     return tryRun('ctr', ['--address', socketIn(this.folder), 'images', 'pull', ...flags, reference]);
   }
 

@@ -11,8 +11,8 @@ export const DOCKER_PROGRAMS: readonly string[] = ['dockerd', 'docker', 'contain
 const BUILD_TIMEOUT_MS = 900_000;
 
 export interface DockerdOptions {
-  /** Pull-through caches for Docker Hub: all that Docker can be told. */
-  readonly registryMirrors?: readonly string[];
+  /** More of its daemon.json. */
+  readonly settings?: object;
 }
 
 export class Dockerd {
@@ -75,8 +75,8 @@ function configOf(folder: string, options: DockerdOptions): object {
     pidfile: join(folder, 'docker.pid'),
     'containerd-namespace': 'entrepot-test',
     'containerd-plugins-namespace': 'entrepot-test-plugins',
-    'registry-mirrors': options.registryMirrors ?? [],
     iptables: false,
     ip6tables: false,
+    ...options.settings,
   };
 }

@@ -58,7 +58,9 @@ export class Skopeo {
 
   /** Runs it; standard output, or an error with what it printed. */
   async run(...args: string[]): Promise<string> {
-    const result = await this.config.tryRun('skopeo', ...args);
+    // It alone of these programs does not read the variable.
+    const registriesConf = this.config.env['CONTAINERS_REGISTRIES_CONF'] ?? '';
+    const result = await this.config.tryRun('skopeo', '--registries-conf', registriesConf, ...args);
     if (result.code !== 0) throw new Error(`skopeo ${args.join(' ')}: ${result.stderr}`);
     return result.stdout;
   }
