@@ -82,7 +82,7 @@ export async function importArchive(
     const settled = await settleAll(index, intake, options);
     await publish(settled, options);
     const used = new Set(settled.flatMap(({ tree }) => tree.blobs.map(({ digest }) => digest)));
-    await intake.discard([...intake.added.keys()].filter(digest => !used.has(digest)));
+    await intake.discard(used);
     return reportOf(settled, used, intake);
   } catch (error) {
     if (error instanceof ArchiveError) await intake.discard();

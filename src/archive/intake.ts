@@ -85,11 +85,11 @@ export class Intake {
     this.#throwFailure();
   }
 
-  /** Removes what was added and belongs to nothing, of `digests` or of everything. */
-  async discard(digests: readonly Digest[] = [...this.#added.keys()]): Promise<void> {
+  /** Removes what was added and belongs to nothing, but for what is in `used`. */
+  async discard(used: ReadonlySet<Digest> = new Set()): Promise<void> {
     await Promise.allSettled(this.#settling);
     const { blobs, metadata } = this.#options;
-    for (const digest of digests) {
+    for (const digest of [...this.#added.keys()].filter(added => !used.has(added))) {
       this.#added.delete(digest);
       const claim = removalClaim(digest);
       // Somebody else removes it.
