@@ -152,7 +152,43 @@ const server = section(
 
 const storage = section({
   path: path.prefault('./storage').describe('Folder of everything that is held'),
+  maxBytes: size
+    .optional()
+    .describe(
+      'When more is held than this, the least recently used mirrored content goes; unlimited by default',
+    ),
 });
+
+const durationOrNever = z.union([duration, z.literal(false, { error: 'expected false' })]);
+
+const upkeep = section(
+  {
+    gcInterval: durationOrNever
+      .prefault('1h')
+      .describe('How often garbage is collected; false leaves it to entrepot gc'),
+    gcGracePeriod: duration
+      .prefault('24h')
+      .describe(
+        'What was made or used within this time stays though nothing needs it: its manifest may be on the way',
+      ),
+    keepUnfinishedFor: duration
+      .prefault('24h')
+      .describe('How long an unfinished upload or download is kept, to be resumed'),
+    scrubInterval: durationOrNever
+      .prefault('7d')
+      .describe(
+        'How often everything held is read again and compared with its digest; false leaves it to entrepot scrub',
+      ),
+    scrubRate: size.prefault('16MiB').describe('How much of that is read in a second'),
+  },
+  {
+    gcInterval: 'gcIntervalMs',
+    gcGracePeriod: 'gcGracePeriodMs',
+    keepUnfinishedFor: 'keepUnfinishedForMs',
+    scrubInterval: 'scrubIntervalMs',
+    scrubRate: 'scrubBytesPerSecond',
+  },
+);
 
 const pulls = section({
   serializeImagePulls: flag.prefault(false).describe('One image at a time, as the kubelet says it'),
@@ -225,6 +261,7 @@ export const fileSchema = section(
       .describe('Registries that are mirrored, by the host in image names; false switches a preset off'),
     pulls: pulls.prefault({}).describe('Limits towards upstreams'),
     hosted: hosted.prefault({}).describe('Repositories that live here'),
+    upkeep: upkeep.prefault({}).describe('What keeps the store sound and small while it serves'),
     nodeConfig: listOf(path)
       .prefault([])
       .describe(
