@@ -3,33 +3,43 @@
  * other. Nothing else knows who implements what.
  */
 import { mkdir } from 'node:fs/promises';
-import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
-import { Access } from './access/access.ts';
-import { Grants } from './access/grants.ts';
+import type { Access } from './access/access.ts';
 import type { BlobStore } from './blobs/blob-store.ts';
 import { openFileBlobStore } from './blobs/file-blob-store.ts';
-import type { Config, LoginConfig, UpstreamConfig } from './config/config.ts';
+import type { Config } from './config/config.ts';
 import { repositoryOptions } from './config/repository-options.ts';
 import { Hosted } from './hosted/hosted.ts';
 import { Publication } from './hosted/publication.ts';
 import { Removal } from './hosted/removal.ts';
 import { Uploads } from './hosted/uploads.ts';
+import type { RecordDeed } from './http/front.ts';
 import { hostedHandlers } from './http/hosted.ts';
 import type { HostedHandlers } from './http/hosted-handlers.ts';
 import { Naming } from './http/naming.ts';
 import { createOpsServer } from './http/ops-server.ts';
 import { createRegistryServer } from './http/server.ts';
+import { tokenHandler } from './http/token.ts';
 import type { Log } from './lib/log.ts';
 import type { Meter } from './lib/meter.ts';
 import type { MetadataStore } from './metadata/metadata-store.ts';
 import { openSqliteMetadataStore } from './metadata/sqlite-metadata-store.ts';
 import { Mirror } from './mirror/mirror.ts';
-import { type Credential, nameCredential } from './oci/credential.ts';
 import type { Digest } from './oci/digest.ts';
 import { OciError } from './oci/errors.ts';
+import { strictestPullPolicy } from './oci/pull-policy.ts';
 import type { Repository } from './oci/repository.ts';
+import type { Right } from './oci/requester.ts';
+import type { Issuer } from './tenants/issuer.ts';
+import type { Tenants } from './tenants/tenant.ts';
 import { Upstream } from './upstream/upstream.ts';
+import {
+  CREDENTIAL_KEY,
+  openAccess,
+  type UpstreamCredentials,
+  upstreamCredentials,
+  upstreamOf,
+} from './wire-access.ts';
 
 /** What the parts report to. */
 export interface Observers {
@@ -43,6 +53,8 @@ export interface Parts {
   readonly metadata: MetadataStore;
   readonly blobs: BlobStore;
   readonly naming: Naming;
+  readonly tenants: Tenants;
+  readonly issuer: Issuer;
   readonly access: Access;
   /** By name. */
   readonly upstreams: ReadonlyMap<string, Upstream>;
@@ -66,37 +78,33 @@ export async function openParts(config: Config, { log, meter }: Observers): Prom
   const blobs = await openFileBlobStore(path, { log });
   const credentials = await upstreamCredentials(config, metadata);
   const upstreams = openUpstreams(config, credentials);
-  const optionsOf = (repository: Repository) =>
-    repositoryOptions(upstreamOf(config, repository), repository.name);
-  const grants = new Grants(metadata, GRANT_RULES);
-  const access = new Access({
-    grants,
-    hostedAnonymous: config.hosted.anonymous,
-    upstreamRule: repository => ({
-      credential: credentials.get(upstreamOf(config, repository).credentials),
-      openToAll: optionsOf(repository).openToAll,
-    }),
-  });
+  const { tenants, issuer, grants, access } = await openAccess(config, { metadata, credentials, log, meter });
   const mirror = new Mirror({
     upstreams,
     metadata,
     blobs,
     log,
     meter,
-    recordProof: proof => grants.record(proof),
-    pullPolicyOf: optionsOf,
+    recordProof: async proof => {
+      tenants.noteOutcome(proof.credentialId, proof.outcome === 'granted' ? 'used' : 'refused');
+      await grants.record(proof);
+    },
+    pullPolicyOf: (repository, _tag, right) => pullPolicyOf(config, repository, right),
     limits: { ...config.pulls, maxParallelImagePulls: config.pulls.maxParallelImagePulls },
   });
+  const stopFollowing = followSecrets({ tenants, metadata, mirror, log });
   const hosted = new Hosted({ blobs, metadata, log });
   const removal = new Removal({ metadata, isEnabled: config.hosted.delete });
   const uploads = new Uploads({ blobs, metadata, log });
   const publication = new Publication(metadata);
-  const naming = namingOf(config);
+  const naming = namingOf(config, tenants);
   return {
     config,
     metadata,
     blobs,
     naming,
+    tenants,
+    issuer,
     access,
     upstreams,
     mirror,
@@ -105,13 +113,15 @@ export async function openParts(config: Config, { log, meter }: Observers): Prom
     hostedHandlers: hostedHandlers({ hosted, uploads, publication, removal }),
     refresh: async reference => {
       const { repository, tag = 'latest', digest } = mirroredBy(naming, reference);
-      return mirror.refresh(repository, digest ?? tag, access.operatorRight(repository));
+      return mirror.refresh(repository, digest ?? tag, await access.operatorRight(repository));
     },
     remove: async reference => {
       const { repository, tag, digest } = mirroredBy(naming, reference);
       return mirror.remove(repository, digest ?? tag);
     },
     close: async (deadlineMs = 0) => {
+      stopFollowing();
+      await tenants.close();
       await mirror.close(deadlineMs);
       await uploads.close();
       await Promise.all([...upstreams.values()].map(upstream => upstream.close()));
@@ -124,6 +134,8 @@ export async function openParts(config: Config, { log, meter }: Observers): Prom
 export interface ServerOptions extends Observers {
   /** What `/metrics` answers. */
   readonly metrics: { readonly contentType: string; readonly text: () => Promise<string> };
+  /** Told what every request came to; absent, nobody keeps it. */
+  readonly recordDeed?: RecordDeed | undefined;
 }
 
 export interface RunningServer {
@@ -143,6 +155,8 @@ export async function startServer(config: Config, options: ServerOptions): Promi
     const server = await createRegistryServer({
       ...options,
       ...parts,
+      token: tokenHandler(parts.access, parts.naming),
+      recordDeed: options.recordDeed,
       listeners: config.server.listen.map(({ address, upstream }) => ({ ...address, upstream })),
       trustedProxies: config.server.trustedProxies,
       externalUrl: config.server.externalUrl,
@@ -210,33 +224,6 @@ function mirroredBy(naming: Naming, reference: string): ReturnType<Naming['repos
 }
 
 const INDEX_FILE = 'index.db';
-const CREDENTIAL_KEY = 'credential-key';
-
-const HOUR_MS = 3_600_000;
-const GRANT_RULES = { verifyForMs: 24 * HOUR_MS, staleGrantForMs: 72 * HOUR_MS };
-
-function upstreamOf(config: Config, repository: Repository): UpstreamConfig {
-  const upstream = config.upstreams.get(repository.upstream);
-  if (upstream === undefined) {
-    throw new Error(`${repository.upstream} is not configured`);
-  }
-  return upstream;
-}
-
-/** By what the configuration says; none for none. */
-type UpstreamCredentials = ReadonlyMap<LoginConfig | undefined, Credential | undefined>;
-
-/** Names the credentials of the configuration, once, under the store's own key. */
-async function upstreamCredentials(config: Config, metadata: MetadataStore): Promise<UpstreamCredentials> {
-  const key = await metadata.initSetting(CREDENTIAL_KEY, randomBytes(32).toString('hex'));
-  const logins = [...config.upstreams.values()].flatMap(({ credentials, mirrors }) => [
-    credentials,
-    ...mirrors.map(mirror => mirror.credentials),
-  ]);
-  return new Map(
-    logins.map(login => [login, login && nameCredential(key, login.username, login.password)] as const),
-  );
-}
 
 function openUpstreams(config: Config, credentials: UpstreamCredentials): ReadonlyMap<string, Upstream> {
   const { httpProxy, httpsProxy, noProxy } = config.proxy;
@@ -255,11 +242,34 @@ function openUpstreams(config: Config, credentials: UpstreamCredentials): Readon
   );
 }
 
-function namingOf(config: Config): Naming {
+function namingOf(config: Config, tenants: Tenants): Naming {
+  const prefixes = new Set(config.hosted.prefixes);
   return new Naming({
     upstreams: [...config.upstreams.values()],
     serverNames: config.server.serverNames,
-    hostedPrefixes: new Set(config.hosted.prefixes),
+    hostedPrefixes: { has: prefix => prefixes.has(prefix) || tenants.find(prefix) !== undefined },
     defaultUpstream: config.defaultUpstream,
+  });
+}
+
+function pullPolicyOf(config: Config, repository: Repository, right: Pick<Right, 'pullPolicy'>) {
+  const options = repositoryOptions(upstreamOf(config, repository), repository.name);
+  return { ...options, pullPolicy: strictestPullPolicy([options.pullPolicy, right.pullPolicy]) };
+}
+
+interface Followers {
+  readonly tenants: Tenants;
+  readonly metadata: MetadataStore;
+  readonly mirror: Mirror;
+  readonly log: Log;
+}
+
+/** A Secret that goes takes its Grants with it; any change ends what upstream refused before. Returns the way to stop. */
+function followSecrets({ tenants, metadata, mirror, log }: Followers): () => void {
+  return tenants.onChange(({ goneCredentialIds }) => {
+    const ended = goneCredentialIds.map(id => metadata.endGrantsOf(id));
+    Promise.all([...ended, mirror.secretsChanged()]).catch((error: unknown) => {
+      log.error({ err: error }, 'a change of secrets could not be followed everywhere');
+    });
   });
 }

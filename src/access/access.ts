@@ -2,90 +2,177 @@
  * access/: who is asking, and what they may. May import tenants/, metadata/, oci/ and lib/.
  *
  * The one idea: a right to mirrored content is proved upstream, per credential and repository, and remembered as a
- * Grant; nothing that is merely held here ever makes one.
+ * Grant; nothing that is merely held here ever makes one. Who somebody is follows from where the credential that they
+ * present stands in tenants' pull secrets; what they may follows from what those secrets open.
+ *
+ * `door.ts` finds out what a client proved, `identification.ts` whom that means where a repository is asked for,
+ * `mirrored-rights.ts` and `hosted-rights.ts` what that one may, and `caller.ts` puts these together for one request.
  */
-import { ANONYMOUS_ID, type Credential, credentialId } from '../oci/credential.ts';
+import type { Log } from '../lib/log.ts';
+import type { Meter } from '../lib/meter.ts';
+import type { Credential } from '../oci/credential.ts';
 import { OciError } from '../oci/errors.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
-import { ANONYMOUS, type Requester, type Right } from '../oci/requester.ts';
+import type { Requester, Right } from '../oci/requester.ts';
+import type { Tenants } from '../tenants/tenant.ts';
+import { type Authorization, parseAuthorization } from './authorization.ts';
+import { Caller, type CallerParts } from './caller.ts';
+import { Challenges } from './challenge.ts';
+import { Door, type VerifyServiceAccountToken } from './door.ts';
 import type { Grants } from './grants.ts';
-
-export type Action = 'pull' | 'push' | 'delete';
-
-/** What the configuration says of one mirrored repository. */
-export interface UpstreamRule {
-  /** The upstream's own credential, if it has one. */
-  readonly credential: Credential | undefined;
-  /** Anonymous clients may read all that this credential may. */
-  readonly openToAll: boolean;
-}
+import { HostedRights, type HostedRules } from './hosted-rights.ts';
+import { Identification } from './identification.ts';
+import { type Identity, requesterOfIdentity } from './identity.ts';
+import { MirroredRights, type UpstreamRule } from './mirrored-rights.ts';
+import { CATALOG_SCOPE, type Scope } from './scope.ts';
+import type { IssuedToken, TokenClaims, Tokens } from './tokens.ts';
+import type { Action, Sender, Visitor } from './visitor.ts';
 
 export interface AccessOptions {
+  readonly tenants: Tenants;
   readonly grants: Grants;
+  readonly tokens: Tokens;
+  /** Names a credential under the store's own key. */
+  readonly nameCredential: (username: string, password: string) => Credential;
+  readonly verifyServiceAccountToken?: VerifyServiceAccountToken | undefined;
   readonly upstreamRule: (repository: Repository) => UpstreamRule;
-  /** What anybody may do with repositories that live here. */
-  readonly hostedAnonymous: 'none' | 'pull' | 'push';
+  readonly hosted: HostedRules;
+  /** The hosts under which clients know this registry. */
+  readonly serverNames: readonly string[];
+  readonly unknownCredentials: 'refuse' | 'verify';
+  readonly externalUrl: string | undefined;
+  readonly allowPlainCredentials: boolean;
+  readonly log: Log;
+  readonly meter: Meter;
 }
+
+/** What a client wants a token for. */
+export interface LoginRequest {
+  /** `undefined`: by the request's own header, if it has one. */
+  readonly password: Extract<Authorization, { readonly scheme: 'basic' }> | undefined;
+  readonly service: string | undefined;
+  readonly scopes: readonly Scope[];
+  /** The repository that a scope's name means, as it would in a path. */
+  readonly resolve: (name: string) => Repository | undefined;
+}
+
+export interface Login extends IssuedToken {
+  readonly requester: Requester;
+  /** What the token is good for: perhaps less than was asked. */
+  readonly access: readonly Scope[];
+}
+
+/** The rights that one action stands for; `*` is how some clients say all. */
+const ACTIONS: readonly Action[] = ['pull', 'push', 'delete'];
 
 /** Decides for each request before `mirror` or `hosted` sees it. */
 export class Access {
   readonly #options: AccessOptions;
+  readonly #parts: CallerParts;
 
   constructor(options: AccessOptions) {
+    const { tenants, grants, upstreamRule, tokens } = options;
     this.#options = options;
-  }
-
-  /** Who presents these headers. Nobody can log in yet, so what a client sends unasked is not looked at. */
-  async authenticate(): Promise<Requester> {
-    return ANONYMOUS;
-  }
-
-  /** The requester's right to `action`, or an OciError: 404 where it may not even be known whether the repository exists. */
-  async authorize(requester: Requester, repository: Repository, action: Action): Promise<Right> {
-    return repository.upstream === ''
-      ? this.#authorizeHosted(requester, repository, action)
-      : this.#authorizeMirrored(requester, repository, action);
-  }
-
-  /** The right of the one who runs this registry, on the command line: with the upstream's own credential, where it has one. */
-  operatorRight(repository: Repository): Right {
-    const { credential } = this.#options.upstreamRule(repository);
-    return {
-      requester: { tenant: undefined, id: 'operator' },
-      credentials: credential === undefined ? [undefined] : [credential, undefined],
-      proved: true,
-      provedIfUnreachable: false,
+    const imagesOf = (repository: Repository) => upstreamRule(repository).images;
+    const identification = new Identification({ ...options, imagesOf });
+    this.#parts = {
+      tenants,
+      identification,
+      door: new Door({
+        tenants,
+        identification,
+        tokens,
+        nameCredential: options.nameCredential,
+        verifyServiceAccountToken: options.verifyServiceAccountToken,
+        unknownCredentials: options.unknownCredentials,
+      }),
+      challenges: new Challenges({ ...options, service: tokens.service }),
+      mirrored: new MirroredRights(tenants, grants, upstreamRule),
+      hosted: new HostedRights(tenants, options.hosted),
     };
   }
 
-  #authorizeHosted(requester: Requester, repository: Repository, action: Action): Right {
-    const { hostedAnonymous } = this.#options;
-    if (hostedAnonymous === 'none') {
-      throw new OciError('NAME_UNKNOWN', { detail: { name: repositoryText(repository) } });
-    }
-    if (action !== 'pull' && hostedAnonymous !== 'push') {
-      throw new OciError('DENIED', {
-        message: `nobody may ${action} here: set hosted.anonymous to push to allow it`,
-        detail: { name: repositoryText(repository) },
-      });
-    }
-    return { requester, credentials: [], proved: true, provedIfUnreachable: false };
+  /** Somebody can log in: only then is anybody asked to, and only then is what clients send looked at. */
+  get isOpen(): boolean {
+    return this.#parts.door.isOpen;
   }
 
-  async #authorizeMirrored(requester: Requester, repository: Repository, action: Action): Promise<Right> {
-    if (action !== 'pull') {
-      throw new OciError('UNSUPPORTED', {
-        message: `${repositoryText(repository)} is a mirror of ${repository.upstream}: it can only be pulled`,
-      });
+  async authenticate(sender: Sender): Promise<Visitor> {
+    return new Caller(this.#parts, sender, await this.#parts.door.prove(sender));
+  }
+
+  /** A token for who asks (distribution, "Token Authentication"). UNAUTHORIZED for a wrong password. */
+  async login(sender: Sender, { password, service, scopes, resolve }: LoginRequest): Promise<Login> {
+    const { door } = this.#parts;
+    const { tokens, meter } = this.#options;
+    if (!door.isOpen) throw new OciError('NAME_UNKNOWN', { message: 'nobody can log in here' });
+    if (service !== undefined && service !== tokens.service) {
+      throw new OciError('QUERY_INVALID', { message: `tokens are made here for ${tokens.service} alone` });
     }
-    const { credential, openToAll } = this.#options.upstreamRule(repository);
-    if (credential !== undefined && openToAll) {
-      const state = await this.#options.grants.stateOf(repository, [credential.id, ANONYMOUS_ID]);
-      return { requester, credentials: [credential], ...state };
+    // A token is got by a password, never by another token: it would live for ever.
+    const presented = password ?? parseAuthorization(sender.authorization);
+    const identity: Identity =
+      presented?.scheme === 'basic' ? await door.identify(sender, presented, true) : { kind: 'anonymous' };
+    if (identity.kind === 'wrong' || identity.kind === 'void') {
+      meter.count('logins_total', { outcome: 'refused' });
+      throw new OciError('UNAUTHORIZED', { message: 'the user name or password is wrong' });
     }
-    const state = await this.#options.grants.stateOf(repository, [credentialId(undefined)]);
-    // A public repository is fetched with the upstream's own credential, which has the larger budget.
-    const ownFirst = state.proved && credential !== undefined;
-    return { requester, credentials: ownFirst ? [credential, undefined] : [undefined], ...state };
+    const access = await this.#permitted(sender, identity, scopes, resolve);
+    const issued = await tokens.issue({ ...this.#claims(identity), access });
+    meter.count('logins_total', { outcome: identity.kind === 'anonymous' ? 'anonymous' : 'accepted' });
+    return { ...issued, access, requester: requesterOfIdentity(identity) };
+  }
+
+  /** The right of the one who runs this registry, on the command line. */
+  operatorRight(repository: Repository): Promise<Right> {
+    return this.#parts.mirrored.operator(repository);
+  }
+
+  /** What of `scopes` this one may ask for. What upstream would say of a mirror is not known before it is asked. */
+  async #permitted(
+    sender: Sender,
+    identity: Identity,
+    scopes: readonly Scope[],
+    resolve: LoginRequest['resolve'],
+  ): Promise<readonly Scope[]> {
+    const caller = new Caller(this.#parts, sender, { identity, scopes: undefined });
+    const permitted: Scope[] = [];
+    for (const scope of scopes) {
+      if (scope.type === CATALOG_SCOPE.type && scope.name === CATALOG_SCOPE.name)
+        permitted.push(CATALOG_SCOPE);
+      const repository = scope.type === 'repository' ? resolve(scope.name) : undefined;
+      if (repository === undefined) continue;
+      const wanted = ACTIONS.filter(action => scope.actions.includes(action) || scope.actions.includes('*'));
+      const actions = await this.#actions(caller, repository, wanted);
+      if (actions.length > 0) {
+        permitted.push({ type: 'repository', name: repositoryText(repository), actions });
+      }
+    }
+    return permitted;
+  }
+
+  async #actions(
+    caller: Caller,
+    repository: Repository,
+    wanted: readonly Action[],
+  ): Promise<readonly Action[]> {
+    if (repository.upstream !== '') return wanted.filter(action => action === 'pull');
+    const principal = await caller.principal(repository);
+    return wanted.filter(action => this.#parts.hosted.refusal(principal, repository, action) === undefined);
+  }
+
+  #claims(identity: Exclude<Identity, { readonly kind: 'wrong' | 'void' }>): Omit<TokenClaims, 'access'> {
+    switch (identity.kind) {
+      case 'anonymous':
+        return { kind: 'anonymous', credentialId: '' };
+      case 'account':
+        return { kind: 'account', credentialId: identity.id, tenant: identity.tenant };
+      case 'unknown':
+        return { kind: 'unknown', credentialId: identity.credential.id };
+      case 'credential':
+        break;
+    }
+    const tenant = this.#parts.identification.tenantOf(identity.id)?.name;
+    return { kind: 'credential', credentialId: identity.id, tenant };
   }
 }

@@ -1,4 +1,5 @@
 import type { Grant, MetadataStore } from '../metadata/metadata-store.ts';
+import { ANONYMOUS_ID } from '../oci/credential.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Proof } from '../oci/requester.ts';
 
@@ -30,10 +31,19 @@ export class Grants {
     this.#nowMs = nowMs;
   }
 
-  /** The state for whoever holds any of these credentials (`ANONYMOUS_ID`: the repository is public). */
-  async stateOf(repository: Repository, credentialIds: readonly string[]): Promise<GrantState> {
+  /**
+   * The state for whoever holds any of these credentials. `ANONYMOUS_ID` among them asks whether the repository is
+   * public. `requires` is the verification policy: whether a right must be proved to what was pulled here, or preloaded.
+   */
+  async stateOf(
+    repository: Repository,
+    credentialIds: readonly string[],
+    requires: (pulledHere: boolean) => boolean = pulledHere => pulledHere,
+  ): Promise<GrantState> {
     const grants = await this.#metadata.readGrants(repository);
-    const held = grants.filter(grant => credentialIds.includes(grant.credentialId));
+    if (!requires(isPulledHere(grants))) return { proved: true, provedIfUnreachable: false };
+    const ids = credentialIds.includes(ANONYMOUS_ID) ? [...credentialIds, PUBLIC_ID] : credentialIds;
+    const held = grants.filter(grant => ids.includes(grant.credentialId) && !isPreload(grant));
     const ageMs = Math.min(...held.map(grant => this.#ageOf(grant)), Number.POSITIVE_INFINITY);
     const { verifyForMs, staleGrantForMs } = this.#rules;
     const proved = ageMs < verifyForMs;
@@ -43,18 +53,18 @@ export class Grants {
   /** What `mirror` reports each upstream answer to. */
   async record(proof: Proof): Promise<void> {
     const repository = { upstream: proof.upstream, name: proof.repository };
-    if (proof.outcome === 'ended') {
-      await this.#metadata.endGrant(repository, proof.credentialId);
-      return;
-    }
     const grants = await this.#metadata.readGrants(repository);
-    const known = grants.find(grant => grant.credentialId === proof.credentialId);
-    if (known === undefined || this.#ageOf(known) > this.#rules.verifyForMs * RENEW_AFTER) {
-      await this.#metadata.putGrant(repository, {
-        credentialId: proof.credentialId,
-        verifiedAtMs: this.#nowMs(),
-        origin: known?.origin ?? 'upstream',
-      });
+    const find = (id: string): Grant | undefined => grants.find(grant => grant.credentialId === id);
+    const first = find(proof.credentialId);
+    // An operator's word stands beside what upstream says, whatever that is.
+    const isPreloaded = first !== undefined && isPreload(first);
+    const credentialId = isPreloaded ? PUBLIC_ID : proof.credentialId;
+    const known = isPreloaded ? find(PUBLIC_ID) : first;
+    if (proof.outcome === 'ended') {
+      if (known !== undefined) await this.#metadata.endGrant(repository, credentialId);
+    } else if (known === undefined || this.#ageOf(known) > this.#rules.verifyForMs * RENEW_AFTER) {
+      const origin = known?.origin ?? 'upstream';
+      await this.#metadata.putGrant(repository, { credentialId, verifiedAtMs: this.#nowMs(), origin });
     }
   }
 
@@ -62,6 +72,31 @@ export class Grants {
   #ageOf(grant: Grant): number {
     return grant.origin === 'import' ? 0 : Math.max(0, this.#nowMs() - grant.verifiedAtMs);
   }
+}
+
+/** The proof that a repository is public, where the one for anybody is an import's. No keyed hash looks like it. */
+const PUBLIC_ID = 'public';
+
+/** What was imported for all: no upstream said so, and the verification policy decides whether that is enough. */
+function isPreload({ credentialId, origin }: Grant): boolean {
+  return credentialId === ANONYMOUS_ID && origin === 'import';
+}
+
+/**
+ * Preloaded is what was imported for all. Once somebody has pulled with a credential what may be private, an import
+ * no longer opens the whole repository.
+ */
+function isPulledHere(grants: readonly Grant[]): boolean {
+  const isPrivate = grants.some(
+    ({ credentialId, origin }) =>
+      origin === 'upstream' && credentialId !== ANONYMOUS_ID && credentialId !== PUBLIC_ID,
+  );
+  return isPrivate || !grants.some(isPreload);
+}
+
+/** The id under which what an import or a pull on the command line gave to a tenant is remembered. */
+export function tenantGrantId(tenant: string): string {
+  return `tenant:${tenant}`;
 }
 
 /** A proof is written anew only past this share of its life: a write per pull would be a disk sync per pull. */

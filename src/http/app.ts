@@ -84,6 +84,8 @@ function openExchange(parts: AppParts, req: IncomingMessage, res: ServerResponse
   const query = new URLSearchParams(splitTarget(req.url ?? '').query);
   const ns = query.get('ns');
   const namespace = ns === null ? undefined : naming.knownNamespace(ns);
+  const hostUpstream =
+    parts.listenerUpstream === undefined ? naming.boundUpstream(req.headers.host) : undefined;
   const exchange = new Exchange({
     req,
     res,
@@ -92,7 +94,8 @@ function openExchange(parts: AppParts, req: IncomingMessage, res: ServerResponse
       authorization: req.headers.authorization,
       ...parts.addresses.of(req),
       host: req.headers.host,
-      upstreamListener: parts.listenerUpstream ?? naming.boundUpstream(req.headers.host),
+      upstreamListener: parts.listenerUpstream ?? hostUpstream,
+      byHostAlias: hostUpstream !== undefined,
       byNamespace: namespace !== undefined,
     },
     isStopping: connections.isDraining,

@@ -2,6 +2,7 @@
 import http from 'node:http';
 import net from 'node:net';
 import type { BlobReader } from '../lib/blob-reader.ts';
+import type { Visitor } from '../access/visitor.ts';
 import { silentLog, type Log } from '../lib/log.ts';
 import { silentMeter } from '../lib/meter.ts';
 import { type Digest, digestOf } from '../oci/digest.ts';
@@ -29,10 +30,15 @@ export const RIGHT: Right = {
 };
 
 /** Everybody may everything. */
-export const openAccess: Access = {
-  authenticate: async () => ANONYMOUS,
+export const openVisitor: Visitor = {
+  requester: ANONYMOUS,
+  admit: async () => {},
   authorize: async () => RIGHT,
+  maySee: async () => true,
+  refusal: async error => error,
 };
+
+export const openAccess: Access = { authenticate: async () => openVisitor };
 
 /** Bytes in memory that notice how they are read. */
 export class MemoryReader implements BlobReader {

@@ -2,7 +2,7 @@ import type { Digest } from '../oci/digest.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Requester, Right } from '../oci/requester.ts';
 import type { Exchange } from './exchange.ts';
-import type { Action } from './front.ts';
+import type { Action } from '../access/visitor.ts';
 
 /** A request that has passed `Access`: who, where, and with which right. */
 export interface Call {
@@ -13,7 +13,7 @@ export interface Call {
   readonly name: string;
   readonly requester: Requester;
   readonly right: Right;
-  /** Settles a right on another repository (a mount's source, a catalog entry), for this requester; throws OciError. */
+  /** Settles a right on another repository (a mount's source), for this requester; throws OciError. */
   authorize(repository: Repository, action: Action): Promise<Right>;
 }
 
@@ -31,7 +31,11 @@ export interface UploadCall extends Call {
   readonly id: string;
 }
 
-export type CatalogCall = Pick<Call, 'exchange' | 'requester' | 'authorize'>;
+export interface CatalogCall {
+  readonly exchange: Exchange;
+  /** Whether the one who asks may know of the repository. */
+  maySee(repository: Repository): Promise<boolean>;
+}
 
 /** The write side of the API, for repositories that live here. Each answers the exchange, or throws. */
 export interface HostedHandlers {

@@ -16,7 +16,7 @@ export interface NamingOptions {
   /** The hosts under which clients know this server. */
   readonly serverNames: readonly string[];
   /** First components of repositories that live here. Read on each request, so tenants may come and go. */
-  readonly hostedPrefixes: ReadonlySet<string>;
+  readonly hostedPrefixes: { has(prefix: string): boolean };
   /** The upstream of paths that name none. */
   readonly defaultUpstream?: string | undefined;
 }

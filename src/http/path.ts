@@ -16,6 +16,19 @@ export type Route =
 
 export type RouteKind = Route['kind'];
 
+/** The tag or digest that a route asks for, if it is one that does. */
+export function referenceOf(route: Route): string | undefined {
+  switch (route.kind) {
+    case 'manifest':
+      return route.reference;
+    case 'blob':
+    case 'referrers':
+      return route.digest;
+    default:
+      return undefined;
+  }
+}
+
 /** A DNS name has at most 253 characters; with a port and a slash it may stand before the longest repository name. */
 const MAX_NAME_LENGTH = 260 + MAX_REPOSITORY_LENGTH;
 
@@ -73,7 +86,8 @@ export function parsePath(path: string, method: string): Route {
     : { kind: 'upload', name: parseName(name), id: parseUploadId(last) };
 }
 
-function parseName(name: string): string {
+/** A repository's name as it stands in a path or a scope, perhaps with an upstream's host before it. */
+export function parseName(name: string): string {
   const slash = name.indexOf('/');
   const isPrefixed = slash !== -1 && HOST_AND_PORT.test(name.slice(0, slash));
   const withinGrammar = isPrefixed

@@ -1,3 +1,4 @@
+import type { Action, Visitor } from '../access/visitor.ts';
 import { OciError } from '../oci/errors.ts';
 import type { PullSource } from '../oci/pull-source.ts';
 import type { Repository } from '../oci/repository.ts';
@@ -6,12 +7,12 @@ import { readBase } from './base.ts';
 import { readBlob } from './blobs.ts';
 import type { BodyWriter } from './body-writer.ts';
 import type { Exchange } from './exchange.ts';
-import type { Access, Action } from './front.ts';
+import type { Access, RecordDeed } from './front.ts';
 import type { Call, HostedHandlers } from './hosted-handlers.ts';
 import { readManifest } from './manifests.ts';
 import type { Naming } from './naming.ts';
 import { actionOf, allowedMethods, hasOperation, type RepositoryRoute } from './operations.ts';
-import { parsePath, type Route, splitTarget } from './path.ts';
+import { parsePath, referenceOf, type Route, splitTarget } from './path.ts';
 import { listReferrers } from './referrers.ts';
 import { listTags } from './tags.ts';
 
@@ -26,6 +27,8 @@ export interface RegistryParts {
   readonly hostedHandlers?: HostedHandlers | undefined;
   /** `/token`; absent, there is no such path. */
   readonly token?: ((exchange: Exchange) => Promise<void>) | undefined;
+  /** Told what every request came to. */
+  readonly recordDeed?: RecordDeed | undefined;
 }
 
 /** The routes on one screen: from a parsed request, through `Access`, to the handler of its noun. */
@@ -47,9 +50,9 @@ export class Registry {
       case 'base':
         return readBase(exchange, this.#parts.access);
       case 'token':
-        return this.#serveToken(exchange);
+        return this.#recorded(exchange, 'login', () => this.#serveToken(exchange));
       case 'catalog':
-        return this.#serveCatalog(exchange);
+        return this.#recorded(exchange, 'list', () => this.#serveCatalog(exchange));
       default:
         return this.#serveRepository(exchange, route);
     }
@@ -58,13 +61,33 @@ export class Registry {
   async #serveRepository(exchange: Exchange, route: RepositoryRoute): Promise<void> {
     const action = actionOf(route.kind, exchange.method);
     if (action === undefined) throw unsupported(route);
-    const call = await this.#admit(exchange, route.name, action);
+    await this.#recorded(exchange, action, async () => {
+      const call = await this.#admit(exchange, route.name, action);
+      try {
+        await (isRead(exchange, route) ? this.#pull(call, route) : this.#write(call, route));
+      } catch (error) {
+        if (!(error instanceof OciError)) throw error;
+        throw await call.visitor.refusal(error, call.repository, action);
+      }
+    });
+  }
+
+  /** Tells what became of the request, whatever it was. */
+  async #recorded(exchange: Exchange, action: string, work: () => Promise<void>): Promise<void> {
+    const { recordDeed } = this.#parts;
+    if (recordDeed === undefined) return work();
+    const tell = (outcome: 'allowed' | 'refused' | 'failed', reason?: string): void => {
+      const { requester, repository, route, sender } = exchange;
+      const reference = route && referenceOf(route);
+      recordDeed({ requester, remote: sender.remote, action, repository, reference, outcome, reason });
+    };
     try {
-      await (isRead(exchange, route) ? this.#pull(call, route) : this.#write(call, route));
+      await work();
+      tell('allowed');
     } catch (error) {
-      const { access } = this.#parts;
-      if (!(error instanceof OciError) || access.refusal === undefined) throw error;
-      throw access.refusal(error, call.requester, call.repository, action, exchange.sender);
+      const isRefusal = error instanceof OciError && error.status < 500;
+      tell(isRefusal ? 'refused' : 'failed', error instanceof OciError ? error.reason : 'a fault of ours');
+      throw error;
     }
   }
 
@@ -119,22 +142,19 @@ export class Registry {
       listenerUpstream: sender.upstreamListener,
     });
     exchange.repository = repository;
-    const requester = await access.authenticate(sender);
-    exchange.requester = requester;
-    const right = await access.authorize(requester, repository, action, sender);
-    return new AdmittedCall(access, exchange, name, repository, requester, right);
+    const visitor = await access.authenticate(sender);
+    exchange.requester = visitor.requester;
+    const right = await visitor.authorize(repository, action);
+    exchange.requester = right.requester;
+    return new AdmittedCall(visitor, exchange, name, repository, right);
   }
 
   async #serveCatalog(exchange: Exchange): Promise<void> {
     const { access, hostedHandlers } = this.#parts;
     if (hostedHandlers === undefined) throw unsupported({ kind: 'catalog' });
-    const requester = await access.authenticate(exchange.sender);
-    exchange.requester = requester;
-    await hostedHandlers.catalog({
-      exchange,
-      requester,
-      authorize: (repository, action) => access.authorize(requester, repository, action, exchange.sender),
-    });
+    const visitor = await access.authenticate(exchange.sender);
+    exchange.requester = visitor.requester;
+    await hostedHandlers.catalog({ exchange, maySee: repository => visitor.maySee(repository) });
   }
 
   async #serveToken(exchange: Exchange): Promise<void> {
@@ -145,31 +165,24 @@ export class Registry {
 }
 
 class AdmittedCall implements Call {
+  readonly visitor: Visitor;
   readonly exchange: Exchange;
   readonly name: string;
   readonly repository: Repository;
   readonly requester: Requester;
   readonly right: Right;
-  readonly #access: Access;
 
-  constructor(
-    access: Access,
-    exchange: Exchange,
-    name: string,
-    repository: Repository,
-    requester: Requester,
-    right: Right,
-  ) {
-    this.#access = access;
+  constructor(visitor: Visitor, exchange: Exchange, name: string, repository: Repository, right: Right) {
+    this.visitor = visitor;
     this.exchange = exchange;
     this.name = name;
     this.repository = repository;
-    this.requester = requester;
+    this.requester = right.requester;
     this.right = right;
   }
 
   authorize(repository: Repository, action: Action): Promise<Right> {
-    return this.#access.authorize(this.requester, repository, action, this.exchange.sender);
+    return this.visitor.authorize(repository, action);
   }
 
   /** This call with what its route says besides. */

@@ -1,7 +1,7 @@
 import type { Log } from '../lib/log.ts';
 import type { Meter } from '../lib/meter.ts';
 import type { Exchange } from './exchange.ts';
-import type { Route } from './path.ts';
+import { referenceOf } from './path.ts';
 
 /** Label of what has no upstream. A repository's name is no label: there is no bound on their number. */
 const NO_UPSTREAM = 'none';
@@ -31,7 +31,7 @@ export class ResponseLog {
         route: route?.kind,
         upstream: repository?.upstream,
         repository: repository?.name,
-        reference: referenceOf(route),
+        reference: route && referenceOf(route),
         status,
         bytes: exchange.bytesSent,
         outcome: exchange.outcome,
@@ -68,16 +68,4 @@ const METHODS: ReadonlySet<string> = new Set(['GET', 'HEAD', 'PUT', 'PATCH', 'PO
 
 function methodLabel(method: string): string {
   return METHODS.has(method) ? method : 'other';
-}
-
-function referenceOf(route: Route | undefined): string | undefined {
-  switch (route?.kind) {
-    case 'manifest':
-      return route.reference;
-    case 'blob':
-    case 'referrers':
-      return route.digest;
-    default:
-      return undefined;
-  }
 }

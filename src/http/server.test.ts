@@ -3,11 +3,10 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { parseDigest } from '../oci/digest.ts';
 import { OCI_INDEX, OCI_MANIFEST } from '../oci/media-types.ts';
 import { OciError } from '../oci/errors.ts';
-import { ANONYMOUS } from '../oci/requester.ts';
 import {
   KeptLog,
   MemorySource,
-  openAccess,
+  openVisitor,
   type Reply,
   request,
   RIGHT,
@@ -51,10 +50,12 @@ describe('GET /v2/', () => {
     const challenge = 'Bearer realm="http://x/token"';
     const port = await start({
       access: {
-        ...openAccess,
-        admit: async () => {
-          throw new OciError('UNAUTHORIZED', { headers: { 'WWW-Authenticate': challenge } });
-        },
+        authenticate: async () => ({
+          ...openVisitor,
+          admit: async () => {
+            throw new OciError('UNAUTHORIZED', { headers: { 'WWW-Authenticate': challenge } });
+          },
+        }),
       },
     });
     const reply = await request(port, '/v2/');
@@ -225,18 +226,17 @@ describe('an error', () => {
   it('of a source may become a challenge of access', async () => {
     const port = await start({
       access: {
-        ...openAccess,
-        refusal: (error, requester, repository, action) =>
-          new OciError('UNAUTHORIZED', {
-            headers: { 'WWW-Authenticate': `${error.code} ${requester.id} ${repository.upstream} ${action}` },
-          }),
+        authenticate: async () => ({
+          ...openVisitor,
+          refusal: async (error, repository, action) =>
+            new OciError('UNAUTHORIZED', {
+              headers: { 'WWW-Authenticate': `${error.code} ${repository.upstream} ${action}` },
+            }),
+        }),
       },
     });
     const reply = await request(port, '/v2/ghcr.io/a/manifests/x');
-    expect([reply.status, reply.headers['www-authenticate']]).toEqual([
-      401,
-      'MANIFEST_UNKNOWN anonymous ghcr.io pull',
-    ]);
+    expect([reply.status, reply.headers['www-authenticate']]).toEqual([401, 'MANIFEST_UNKNOWN ghcr.io pull']);
   });
 });
 
@@ -247,11 +247,13 @@ describe('access', () => {
       access: {
         authenticate: async sender => {
           seen.push(sender);
-          return ANONYMOUS;
-        },
-        authorize: async (_requester, repository, action) => {
-          seen.push([repository, action]);
-          throw new OciError('NAME_UNKNOWN');
+          return {
+            ...openVisitor,
+            authorize: async (repository, action) => {
+              seen.push([repository, action]);
+              throw new OciError('NAME_UNKNOWN');
+            },
+          };
         },
       },
     });

@@ -127,7 +127,7 @@ export class BlobSource {
       size: await this.#metadata.namedSize(repository, digest),
       outcome: 'stale',
     });
-    if (this.#isOffline(repository)) {
+    if (this.#isOffline(repository, right)) {
       if (mayServeStale) return stale();
       throw notHere(repository, digest);
     }
@@ -151,7 +151,7 @@ export class BlobSource {
     right: Right,
     settled: boolean,
   ): Promise<ServedBlob> {
-    if (this.#isOffline(repository)) throw notHere(repository, digest);
+    if (this.#isOffline(repository, right)) throw notHere(repository, digest);
     const startedMs = performance.now();
     const named = right.proved ? await this.#metadata.namedSize(repository, digest) : undefined;
     for (let isSettled = settled; ; isSettled = true) {
@@ -170,8 +170,8 @@ export class BlobSource {
     }
   }
 
-  #isOffline(repository: Repository): boolean {
-    return this.#pullPolicyOf(repository, undefined).pullPolicy === 'Never';
+  #isOffline(repository: Repository, right: Right): boolean {
+    return this.#pullPolicyOf(repository, undefined, right).pullPolicy === 'Never';
   }
 
   async #read(run: FillRun, contender: Contender, wait: SizeWait): Promise<BlobReader> {

@@ -91,7 +91,8 @@ export class DirectReader implements BlobReader {
   async #run(): Promise<void> {
     const { queue, contender } = this.#options;
     const repository = repositoryText(contender.repository);
-    const place = queue.enter({ requester: contender.right.requester.id, repository });
+    const { id: requester, maxTransfers } = contender.right.requester;
+    const place = queue.enter({ requester, repository, maxTransfers });
     try {
       await unlessAborted(place.turn, this.#closing.signal);
       await this.#hashKept();

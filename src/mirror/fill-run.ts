@@ -81,6 +81,7 @@ export class FillRun {
     this.#place = world.queue.enter({
       requester: right.requester.id,
       repository: repositoryText(repository),
+      maxTransfers: right.requester.maxTransfers,
     });
     this.#isQueued = this.#place.queued;
     this.done = this.#run(from.after);

@@ -81,11 +81,12 @@ export class ManifestSource {
     return manifest.digest;
   }
 
-  async #byTag(repository: Repository, tag: string, right: Right): Promise<Found> {
+  async #byTag(repository: Repository, tag: string, given: Right): Promise<Found> {
+    const right = given.forceAlways === true ? { ...given, ...UNPROVED } : given;
     const tagged = await this.#metadata.readTagged(repository, tag);
     const held = tagged?.manifest;
     const ageMs = held && this.#nowMs() - tagged.tag.checkedAtMs;
-    const freshness = freshnessOf(tag, ageMs, this.#pullPolicyOf(repository, tag));
+    const freshness = freshnessOf(tag, ageMs, this.#pullPolicyOf(repository, tag, right));
     if (freshness === 'never') return this.#heldOnly(repository, tag, held, right);
     if (held !== undefined && right.proved && freshness !== 'ask') {
       if (freshness === 'serve-and-ask') this.#askBehind(repository, tag, right, held);
@@ -97,7 +98,7 @@ export class ManifestSource {
   async #byDigest(repository: Repository, digest: Digest, right: Right): Promise<Found> {
     const held = await this.#metadata.readLinkedManifest(repository, digest);
     if (held !== undefined && right.proved) return hit(held);
-    if (this.#pullPolicyOf(repository, undefined).pullPolicy === 'Never') {
+    if (this.#pullPolicyOf(repository, undefined, right).pullPolicy === 'Never') {
       return this.#heldOnly(repository, digest, held, right);
     }
     return this.#ask(repository, digest, right, held);
@@ -232,6 +233,9 @@ export class ManifestSource {
     return { ...inner, outcome, upstreamMs: found.upstreamMs + inner.upstreamMs };
   }
 }
+
+/** A right that has to be proved now, by upstream's own answer. */
+const UNPROVED = { proved: false, provedIfUnreachable: false };
 
 function hit(manifest: Manifest): Found {
   return { manifest, outcome: 'hit', stored: true, upstreamMs: 0 };

@@ -88,6 +88,7 @@ export class Mirror implements PullSource {
     this.#referrers = new Referrers({ asking, metadata, pullPolicyOf, nowMs, log });
     this.#unlisten = [
       metadata.onAnnounce('failures', () => this.#forgetFailures()),
+      metadata.onAnnounce('secrets', () => this.#forgetFailures()),
       metadata.onAnnounce('content', () => this.#failures.forgetNegative()),
     ];
   }
@@ -132,6 +133,12 @@ export class Mirror implements PullSource {
     this.#forgetFailures(repository);
     await this.#metadata.announce('failures');
     return this.#manifestSource.refresh(repository, reference, right);
+  }
+
+  /** Credentials have changed: what upstream refused before says nothing now, here and in the other processes. */
+  async secretsChanged(): Promise<void> {
+    this.#forgetFailures();
+    await this.#metadata.announce('secrets');
   }
 
   /**

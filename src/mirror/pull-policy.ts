@@ -1,4 +1,5 @@
 import type { Repository } from '../oci/repository.ts';
+import type { Right } from '../oci/requester.ts';
 
 /** What the configuration says of a tag: upstream-wide, per repository, per tenant, the strictest already chosen. */
 export interface PullPolicy {
@@ -10,8 +11,15 @@ export interface PullPolicy {
   readonly staleWhileRevalidateMs?: number;
 }
 
-/** The policy for a tag of a repository; for what is asked by digest when `tag` is undefined. */
-export type PullPolicyOf = (repository: Repository, tag: string | undefined) => PullPolicy;
+/**
+ * The policy for a tag of a repository; for what is asked by digest when `tag` is undefined. A requester may be held to
+ * a stricter one of its own (`Right.pullPolicy`).
+ */
+export type PullPolicyOf = (
+  repository: Repository,
+  tag: string | undefined,
+  right: Pick<Right, 'pullPolicy'>,
+) => PullPolicy;
 
 /**
  * `serve` what is held; `serve-and-ask`: serve it, and ask upstream behind the answer; `ask` before answering;

@@ -12,18 +12,22 @@ export interface PullTicket {
   readonly requester: string;
   /** `repositoryText`. */
   readonly repository: string;
+  /** The requester's own limit of downloads at once. */
+  readonly maxTransfers?: number | undefined;
 }
 
 class Waiting {
   readonly requester: string;
   readonly repository: string;
+  readonly maxTransfers: number;
   readonly turn: Promise<void>;
   state: 'waiting' | 'running' | 'left' = 'waiting';
   #begin: (() => void) | undefined;
 
-  constructor({ requester, repository }: PullTicket) {
+  constructor({ requester, repository, maxTransfers = Number.POSITIVE_INFINITY }: PullTicket) {
     this.requester = requester;
     this.repository = repository;
+    this.maxTransfers = maxTransfers;
     this.turn = new Promise(resolve => {
       this.#begin = resolve;
     });
@@ -52,6 +56,8 @@ export class PullQueue {
   #running = 0;
   /** Running downloads per repository. */
   readonly #imagePulls = new Map<string, number>();
+  /** Running downloads per requester. */
+  readonly #transfers = new Map<string, number>();
   /** Lines by requester. The map's order is the order of turns: who was served goes to its end. */
   readonly #lines = new Map<string, Waiting[]>();
 
@@ -74,7 +80,7 @@ export class PullQueue {
     this.#serve();
     const leave = (): void => {
       if (waiting.state === 'left') return;
-      if (waiting.state === 'running') this.#finish(ticket.repository);
+      if (waiting.state === 'running') this.#finish(waiting);
       else this.#removeFromLine(waiting);
       waiting.state = 'left';
       this.#serve();
@@ -87,7 +93,8 @@ export class PullQueue {
       const next = this.#next();
       if (next === undefined) return;
       this.#running++;
-      this.#imagePulls.set(next.repository, (this.#imagePulls.get(next.repository) ?? 0) + 1);
+      add(this.#imagePulls, next.repository, 1);
+      add(this.#transfers, next.requester, 1);
       next.start();
     }
   }
@@ -95,7 +102,7 @@ export class PullQueue {
   /** The first that may run, of the requester that has waited longest for a turn. */
   #next(): Waiting | undefined {
     for (const line of this.#lines.values()) {
-      const next = line.find(({ repository }) => this.#mayPull(repository));
+      const next = line.find(waiting => this.#mayPull(waiting));
       if (next !== undefined) {
         this.#removeFromLine(next);
         return next;
@@ -104,7 +111,8 @@ export class PullQueue {
     return undefined;
   }
 
-  #mayPull(repository: string): boolean {
+  #mayPull({ requester, repository, maxTransfers }: Waiting): boolean {
+    if ((this.#transfers.get(requester) ?? 0) >= maxTransfers) return false;
     return this.#imagePulls.has(repository) || this.#imagePulls.size < this.#maxImagePulls;
   }
 
@@ -114,10 +122,16 @@ export class PullQueue {
     if (line.length > 0) this.#lines.set(waiting.requester, line);
   }
 
-  #finish(repository: string): void {
+  #finish({ requester, repository }: Waiting): void {
     this.#running--;
-    const left = (this.#imagePulls.get(repository) ?? 1) - 1;
-    if (left === 0) this.#imagePulls.delete(repository);
-    else this.#imagePulls.set(repository, left);
+    add(this.#imagePulls, repository, -1);
+    add(this.#transfers, requester, -1);
   }
+}
+
+/** Counts; what is at nothing is not kept. */
+function add(counts: Map<string, number>, key: string, change: 1 | -1): void {
+  const count = (counts.get(key) ?? 0) + change;
+  if (count === 0) counts.delete(key);
+  else counts.set(key, count);
 }

@@ -80,7 +80,7 @@ export class Referrers {
     const name = `referrers ${subject}`;
     const kept = await this.#metadata.readDocument(repository, name);
     const ageMs = kept && this.#nowMs() - kept.checkedAtMs;
-    const freshness = freshnessOf(name, ageMs, this.#pullPolicyOf(repository, undefined));
+    const freshness = freshnessOf(name, ageMs, this.#pullPolicyOf(repository, undefined, right));
     const mayServeKept = right.proved || right.provedIfUnreachable;
     if (freshness === 'never') {
       if (mayServeKept) return { document: kept, outcome: 'hit', upstreamMs: 0 };

@@ -36,7 +36,7 @@ export class TagList {
     const startedMs = performance.now();
     const known = await this.#metadata.hasRepository(repository);
     const mayServeHeld = known && (right.proved || right.provedIfUnreachable);
-    if (this.#pullPolicyOf(repository, undefined).pullPolicy === 'Never') {
+    if (this.#pullPolicyOf(repository, undefined, right).pullPolicy === 'Never') {
       if (mayServeHeld) return this.#held(repository, page, 'hit', 0);
       throw ociErrorOf(new UpstreamFailure('unknown', 'upstream may not be asked'), 'NAME_UNKNOWN');
     }

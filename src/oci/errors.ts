@@ -4,7 +4,10 @@ const ERRORS = {
   BLOB_UPLOAD_INVALID: { status: 400, message: 'blob upload invalid' },
   BLOB_UPLOAD_UNKNOWN: { status: 404, message: 'blob upload unknown to registry' },
   DIGEST_INVALID: { status: 400, message: 'provided digest did not match uploaded content, or is malformed' },
-  MANIFEST_BLOB_UNKNOWN: { status: 404, message: 'manifest references a manifest or blob unknown to registry' },
+  MANIFEST_BLOB_UNKNOWN: {
+    status: 404,
+    message: 'manifest references a manifest or blob unknown to registry',
+  },
   MANIFEST_INVALID: { status: 400, message: 'manifest invalid' },
   MANIFEST_UNKNOWN: { status: 404, message: 'manifest unknown to registry' },
   NAME_INVALID: { status: 400, message: 'invalid repository name' },
@@ -52,6 +55,11 @@ export class OciError extends Error {
     this.status = ERRORS[code].status;
     this.detail = options.detail;
     this.headers = options.headers ?? {};
+  }
+
+  /** In one line, for a log. */
+  get reason(): string {
+    return `${this.code}: ${this.message}`;
   }
 
   /** The body of the distribution spec, "Error Codes". */

@@ -3,6 +3,16 @@ import { DEFAULT_TAG, InvalidReference, parseImageName, parseNormalizedReference
 /** Kubernetes' `imagePullPolicy`. */
 export type ImagePullPolicy = 'Always' | 'IfNotPresent' | 'Never';
 
+/** From the strictest: to ask nobody, to ask each time, to ask once. */
+const STRICTEST_FIRST: readonly ImagePullPolicy[] = ['Never', 'Always', 'IfNotPresent'];
+
+/** Of several that apply the strictest, leaving out those that are not set. */
+export function strictestPullPolicy(
+  policies: readonly (ImagePullPolicy | undefined)[],
+): ImagePullPolicy | undefined {
+  return STRICTEST_FIRST.find(policy => policies.includes(policy));
+}
+
 /** The waits after failed pulls of one image (Kubernetes, ImagePullBackOff), for a `KeyedBackoff`. */
 export const IMAGE_PULL_BACKOFF = { firstMs: 10_000, maxMs: 300_000 } as const;
 

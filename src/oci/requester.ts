@@ -1,4 +1,5 @@
 import type { Credential } from './credential.ts';
+import type { ImagePullPolicy } from './pull-policy.ts';
 
 /** Who is asking, as far as it was proved. */
 export interface Requester {
@@ -6,6 +7,10 @@ export interface Requester {
   readonly tenant: string | undefined;
   /** Safe to log and to count by; `anonymous` for nobody in particular. */
   readonly id: string;
+  /** `Credential.id` of what was presented; for a Kubernetes service account, `account:` and its UID. */
+  readonly credentialId?: string | undefined;
+  /** Transfers from upstream at a time; more of them queue. */
+  readonly maxTransfers?: number | undefined;
 }
 
 export const ANONYMOUS: Requester = { tenant: undefined, id: 'anonymous' };
@@ -23,6 +28,10 @@ export interface Right {
   readonly proved: boolean;
   /** Not proved, but an expired Grant still counts while upstream cannot be reached. */
   readonly provedIfUnreachable: boolean;
+  /** What the requester's own rules say of tags; the strictest of this and the repository's counts. */
+  readonly pullPolicy?: ImagePullPolicy | undefined;
+  /** Each pull of a tag proves the right upstream, and none is answered without (Kubernetes' AlwaysPullImages). */
+  readonly forceAlways?: boolean;
 }
 
 /** Told to `access` after each upstream answer that says something about a right. An upstream error says nothing. */

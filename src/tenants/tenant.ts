@@ -51,21 +51,21 @@ export interface SecretState {
 
 /** What the configuration says of a tenant. Absent: as everybody. */
 export interface TenantOptions {
-  readonly pullPolicy?: 'Always' | 'IfNotPresent' | 'Never';
+  readonly pullPolicy?: 'Always' | 'IfNotPresent' | 'Never' | undefined;
   /** Every pull by tag proves its right upstream, like Kubernetes' AlwaysPullImages. */
-  readonly forceAlways?: boolean;
+  readonly forceAlways?: boolean | undefined;
   /** How much the tenant's own repositories may hold together, bytes. */
-  readonly quotaBytes?: number;
+  readonly quotaBytes?: number | undefined;
   /** The only upstreams it may pull from. */
-  readonly upstreams?: readonly string[];
+  readonly upstreams?: readonly string[] | undefined;
   /** The only repositories it may pull, with their upstream: patterns as in `upstreams.*.repositories`. */
-  readonly repositories?: readonly string[];
+  readonly repositories?: readonly string[] | undefined;
   /** What prefetch, pre-pull and bundles take for it. */
-  readonly platforms?: readonly Platform[];
+  readonly platforms?: readonly Platform[] | undefined;
   /** Whether it may push to its own repositories at all; by default it may. */
-  readonly push?: boolean;
+  readonly push?: boolean | undefined;
   /** Transfers from upstream at a time; more of them queue. */
-  readonly maxTransfers?: number;
+  readonly maxTransfers?: number | undefined;
 }
 
 export interface Tenant {

@@ -1,0 +1,159 @@
+import { Lru } from '../lib/lru.ts';
+import type { Credential } from '../oci/credential.ts';
+import { OciError } from '../oci/errors.ts';
+import type { Tenants } from '../tenants/tenant.ts';
+import { type Authorization, parseAuthorization } from './authorization.ts';
+import type { Identification } from './identification.ts';
+import type { Identity, Proven } from './identity.ts';
+import type { TokenClaims, Tokens } from './tokens.ts';
+import type { Sender } from './visitor.ts';
+import { WrongPasswords } from './wrong-passwords.ts';
+
+/** A Kubernetes service account whose token was verified: signature, issuer, audience, and that it still is. */
+export interface ServiceAccount {
+  readonly namespace: string;
+  readonly name: string;
+  readonly uid: string;
+}
+
+export type VerifyServiceAccountToken = (token: string) => Promise<ServiceAccount | undefined>;
+
+export interface DoorOptions {
+  readonly tenants: Tenants;
+  readonly identification: Identification;
+  readonly tokens: Tokens;
+  /** Names a credential under the store's own key. */
+  readonly nameCredential: (username: string, password: string) => Credential;
+  readonly verifyServiceAccountToken: VerifyServiceAccountToken | undefined;
+  readonly unknownCredentials: 'refuse' | 'verify';
+}
+
+/** Passwords behind the tokens that are out, so that upstream can be asked with them; 5 min is a token's life. */
+const MAX_PRESENTED = 20_000;
+const PRESENTED_MS = 300_000;
+
+/** A verified service-account token is believed for so long: a deleted account's counts no longer than this. */
+const ACCOUNT_MS = 10_000;
+
+/** Kubernetes' tokens are JWTs: never to be shown to an upstream. */
+const JWT = /^eyJ[\w-]+\.[\w-]+\.[\w-]*$/;
+
+/** Finds out what a client proved by what it sent; what that is worth is settled where a repository is named. */
+export class Door {
+  readonly #options: DoorOptions;
+  readonly #wrong = new WrongPasswords();
+  readonly #presented = new Lru<Credential>({ maxEntries: MAX_PRESENTED, maxAgeMs: PRESENTED_MS });
+  readonly #accounts = new Lru<Identity>({ maxEntries: MAX_PRESENTED, maxAgeMs: ACCOUNT_MS });
+
+  constructor(options: DoorOptions) {
+    this.#options = options;
+    options.tenants.onChange(() => {
+      this.#wrong.clear();
+      this.#accounts.clear();
+    });
+  }
+
+  /** Somebody can log in. */
+  get isOpen(): boolean {
+    return !this.#options.tenants.isEmpty || this.#options.unknownCredentials === 'verify';
+  }
+
+  /** By the request's own header. */
+  async prove(sender: Sender): Promise<Proven> {
+    const authorization = this.isOpen ? parseAuthorization(sender.authorization) : undefined;
+    if (authorization === undefined) return { identity: { kind: 'anonymous' }, scopes: undefined };
+    if (authorization.scheme === 'basic') {
+      return { identity: await this.identify(sender, authorization), scopes: undefined };
+    }
+    const claims = await this.#options.tokens.verify(authorization.token);
+    return claims === undefined
+      ? { identity: { kind: 'void' }, scopes: undefined }
+      : { identity: this.#bearer(sender, claims), scopes: claims.access };
+  }
+
+  /** By a user name and password. An empty one is nobody: skopeo sends a bare colon by itself. */
+  async identify(
+    sender: Sender,
+    { username, password }: Extract<Authorization, { readonly scheme: 'basic' }>,
+    isLogin = false,
+  ): Promise<Identity> {
+    if (username === '' || password === '') return { kind: 'anonymous' };
+    const credential = this.#options.nameCredential(username, password);
+    if (this.#options.identification.isKnown(credential.id)) {
+      this.#presented.set(credential.id, credential);
+      return { kind: 'credential', id: credential.id };
+    }
+    if (this.#wrong.has(sender.remote, credential.id)) return this.#wrongHere(sender);
+    const isToken = JWT.test(password);
+    const account = isToken ? await this.#account(credential) : undefined;
+    if (account !== undefined) return account;
+    const isOurs = isToken || this.#options.tenants.find(username) !== undefined;
+    if (!isOurs && this.#mayTryUpstream(sender, isLogin)) return this.#unknown(sender, credential);
+    this.#wrong.add(sender.remote, credential.id);
+    return this.#wrongHere(sender);
+  }
+
+  /** The password behind a credential that was presented lately. */
+  recall(credentialId: string): Credential | undefined {
+    return this.#presented.get(credentialId);
+  }
+
+  /** Where Docker sends its Hub login unasked, an unknown one is as none. */
+  #wrongHere({ upstreamListener }: Sender): Identity {
+    return { kind: upstreamListener === undefined ? 'wrong' : 'anonymous' };
+  }
+
+  /** A log-in does not say yet what it is for; its token is good only for requests that do. */
+  #mayTryUpstream({ byNamespace, byHostAlias, upstreamListener }: Sender, isLogin: boolean): boolean {
+    if (this.#options.unknownCredentials === 'refuse') return false;
+    return byNamespace || byHostAlias || (isLogin && upstreamListener === undefined);
+  }
+
+  #unknown(sender: Sender, credential: Credential): Identity {
+    if (!this.#wrong.mayTry(sender.remote, credential.id)) {
+      throw new OciError('TOOMANYREQUESTS', {
+        message: 'too many unknown credentials from this address',
+        headers: { 'Retry-After': '10' },
+      });
+    }
+    this.#presented.set(credential.id, credential);
+    return { kind: 'unknown', credential };
+  }
+
+  async #account(credential: Credential): Promise<Identity | undefined> {
+    const known = this.#accounts.get(credential.id);
+    if (known !== undefined) return known;
+    const account = await this.#options.verifyServiceAccountToken?.(credential.password);
+    if (account === undefined || !this.#isTenant(account.namespace)) return undefined;
+    const identity: Identity = { kind: 'account', id: `account:${account.uid}`, tenant: account.namespace };
+    this.#accounts.set(credential.id, identity);
+    return identity;
+  }
+
+  #isTenant(name: string): boolean {
+    const tenant = this.#options.tenants.find(name);
+    return tenant !== undefined && tenant.suspended === undefined;
+  }
+
+  /** What a token of ours says is checked against what is so now: a Secret that is gone takes its tokens with it. */
+  #bearer(sender: Sender, { kind, credentialId, tenant }: TokenClaims): Identity {
+    switch (kind) {
+      case 'anonymous':
+        return { kind: 'anonymous' };
+      case 'account':
+        return tenant !== undefined && this.#isTenant(tenant)
+          ? { kind: 'account', id: credentialId, tenant }
+          : { kind: 'void' };
+      case 'credential':
+        return this.#options.identification.isKnown(credentialId)
+          ? { kind: 'credential', id: credentialId, tenant }
+          : { kind: 'void' };
+      case 'unknown':
+        break;
+    }
+    const credential = this.#presented.get(credentialId);
+    return credential !== undefined && this.#mayTryUpstream(sender, false)
+      ? { kind: 'unknown', credential }
+      : { kind: 'void' };
+  }
+}

@@ -1,0 +1,73 @@
+import { matchesName } from '../lib/name-pattern.ts';
+import { OciError } from '../oci/errors.ts';
+import { type Repository, repositoryText } from '../oci/repository.ts';
+import type { Right } from '../oci/requester.ts';
+import type { Tenants } from '../tenants/tenant.ts';
+import { type Principal, requesterOf } from './principal.ts';
+import type { Action } from './visitor.ts';
+
+export interface HostedRules {
+  /** What anybody may do with repositories that no tenant owns. */
+  readonly anonymous: 'none' | 'pull' | 'push';
+  /** Tenants' repositories, or patterns of such, that every tenant may pull. */
+  readonly shared: readonly string[];
+}
+
+/** What may be done with repositories that live here: a tenant owns those below its name. */
+export class HostedRights {
+  readonly #tenants: Tenants;
+  readonly #rules: HostedRules;
+
+  constructor(tenants: Tenants, rules: HostedRules) {
+    this.#tenants = tenants;
+    this.#rules = rules;
+  }
+
+  /** The right, or one answer for all that may not be, whether it exists or not. */
+  authorize(principal: Principal, repository: Repository, action: Action): Right {
+    const refusal = this.refusal(principal, repository, action);
+    if (refusal !== undefined) throw refusal;
+    return { requester: requesterOf(principal), credentials: [], proved: true, provedIfUnreachable: false };
+  }
+
+  /** Why it may not be; `undefined` if it may. */
+  refusal(principal: Principal, repository: Repository, action: Action): OciError | undefined {
+    const owner = this.#tenants.find(ownerOf(repository));
+    if (owner === undefined) return this.#unowned(principal, repository, action);
+    if (principal.as === 'tenant' && principal.tenant.name === owner.name) {
+      if (action === 'pull') return undefined;
+      if (principal.readOnly)
+        return denied(repository, `this credential may not ${action}: it is for pulling`);
+      if (owner.options.push === false) return denied(repository, `${owner.name} may not ${action} here`);
+      return undefined;
+    }
+    return action === 'pull' && this.#mayShare(principal, repository) ? undefined : unknown(repository);
+  }
+
+  #unowned(principal: Principal, repository: Repository, action: Action): OciError | undefined {
+    const { anonymous } = this.#rules;
+    if (anonymous === 'push' || (anonymous === 'pull' && action === 'pull')) return undefined;
+    if (action === 'pull' && this.#mayShare(principal, repository)) return undefined;
+    if (anonymous === 'none') return unknown(repository);
+    return denied(repository, `nobody may ${action} here: set hosted.anonymous to push to allow it`);
+  }
+
+  #mayShare({ as }: Principal, { name }: Repository): boolean {
+    const isTenant = as === 'tenant';
+    return isTenant && this.#rules.shared.some(pattern => matchesName(pattern, name));
+  }
+}
+
+/** The tenant that a repository here belongs to, if there is one of that name. */
+export function ownerOf({ name }: Repository): string {
+  const slash = name.indexOf('/');
+  return slash === -1 ? name : name.slice(0, slash);
+}
+
+function denied(repository: Repository, message: string): OciError {
+  return new OciError('DENIED', { message, detail: { name: repositoryText(repository) } });
+}
+
+function unknown(repository: Repository): OciError {
+  return new OciError('NAME_UNKNOWN', { detail: { name: repositoryText(repository) } });
+}

@@ -1,0 +1,164 @@
+import { ANONYMOUS_ID, type Credential, credentialId } from '../oci/credential.ts';
+import { OciError } from '../oci/errors.ts';
+import { type Repository, repositoryText } from '../oci/repository.ts';
+import type { Right } from '../oci/requester.ts';
+import { type HeldCredential, TenantBroken, type Tenant, type Tenants } from '../tenants/tenant.ts';
+import { type Grants, type GrantState, tenantGrantId } from './grants.ts';
+import { type Principal, requesterOf } from './principal.ts';
+import { mayPullFrom, tagRules } from './tenant-rules.ts';
+import type { VerificationPolicy } from './verification.ts';
+
+/** What the configuration says of one mirrored repository. */
+export interface UpstreamRule {
+  /** The upstream's own credential, if it has one. */
+  readonly credential: Credential | undefined;
+  /** Anonymous clients may read all that this credential, or the node's, may. */
+  readonly openToAll: boolean;
+  /** Who has credentials is tried without any as well, after all of them. */
+  readonly anonymousFallback: boolean;
+  /** The repository as pods name it: under its upstream's name, then under its aliases. */
+  readonly images: readonly string[];
+  readonly verification: VerificationPolicy;
+}
+
+type Attempt = Credential | undefined;
+
+/** What may be pulled from mirrored repositories, and with which credentials upstream is asked for it. */
+export class MirroredRights {
+  readonly #tenants: Tenants;
+  readonly #grants: Grants;
+  readonly #ruleOf: (repository: Repository) => UpstreamRule;
+
+  constructor(tenants: Tenants, grants: Grants, ruleOf: (repository: Repository) => UpstreamRule) {
+    this.#tenants = tenants;
+    this.#grants = grants;
+    this.#ruleOf = ruleOf;
+  }
+
+  /** The right of `principal`, who may still be refused upstream; NAME_UNKNOWN where its own rules keep it out. */
+  async pull(principal: Principal, repository: Repository): Promise<Right> {
+    const rule = this.#ruleOf(repository);
+    switch (principal.as) {
+      case 'anonymous':
+      case 'stranger':
+        return this.#anonymous(principal, repository, rule);
+      case 'unknown':
+        return this.#right(principal, repository, rule, { attempts: [principal.credential], tenants: [] });
+      case 'upstream': {
+        const { credential, tenants } = principal;
+        const attempts = rule.anonymousFallback ? [credential, undefined] : [credential];
+        return this.#right(principal, repository, rule, { attempts, tenants });
+      }
+      case 'tenant':
+        break;
+    }
+    const { tenant } = principal;
+    return this.#right(principal, repository, rule, {
+      attempts: await this.#keyring(tenant, rule),
+      tenants: [tenant],
+    });
+  }
+
+  /** Whether anybody may have the repository, as upstream said not long ago. */
+  async isPublic(repository: Repository): Promise<boolean> {
+    return (await this.#stateOf(repository, [ANONYMOUS_ID])).proved;
+  }
+
+  /** The credential behind the id that a token names, from the Secrets of those who hold it. */
+  async recall(
+    tenants: readonly Tenant[],
+    id: string,
+    repository: Repository,
+  ): Promise<Credential | undefined> {
+    const { images } = this.#ruleOf(repository);
+    for (const tenant of tenants) {
+      const found = await lookup(tenant, images);
+      const held = found.find(({ credential }) => credential?.id === id);
+      if (held?.credential !== undefined) return held.credential;
+    }
+    return undefined;
+  }
+
+  /** The right of the one who runs this registry, on the command line, with every credential that is not a tenant's. */
+  async operator(repository: Repository): Promise<Right> {
+    const { credential, images } = this.#ruleOf(repository);
+    const own = [credential, ...(await this.#shared(images))].filter(isCredential);
+    return {
+      requester: { tenant: undefined, id: 'operator' },
+      credentials: distinct([...own, undefined]),
+      proved: true,
+      provedIfUnreachable: false,
+    };
+  }
+
+  async #anonymous(principal: Principal, repository: Repository, rule: UpstreamRule): Promise<Right> {
+    if (rule.openToAll) {
+      const own = [rule.credential, ...(await this.#shared(rule.images))].filter(isCredential);
+      if (own.length > 0) return this.#right(principal, repository, rule, { attempts: own, tenants: [] });
+    }
+    const right = await this.#right(principal, repository, rule, { attempts: [undefined], tenants: [] });
+    if (rule.credential === undefined || !(await this.isPublic(repository))) return right;
+    // A public repository is fetched with the upstream's own credential, which has the larger budget.
+    return { ...right, credentials: [rule.credential, undefined] };
+  }
+
+  async #right(
+    principal: Principal,
+    repository: Repository,
+    { verification }: UpstreamRule,
+    { attempts, tenants }: { readonly attempts: readonly Attempt[]; readonly tenants: readonly Tenant[] },
+  ): Promise<Right> {
+    if (!mayPullFrom(tenants, repository)) {
+      throw new OciError('NAME_UNKNOWN', { detail: { name: repositoryText(repository) } });
+    }
+    const [only, ...others] = tenants;
+    const imported = only !== undefined && others.length === 0 ? [tenantGrantId(only.name)] : [];
+    const ids = [...new Set([...attempts.map(credentialId), ANONYMOUS_ID, ...imported])];
+    const state = await this.#stateOf(repository, ids, verification);
+    const requester = requesterOf(principal);
+    return { requester, credentials: attempts, ...state, ...(only === undefined ? {} : tagRules(tenants)) };
+  }
+
+  #stateOf(
+    repository: Repository,
+    ids: readonly string[],
+    verification?: VerificationPolicy,
+  ): Promise<GrantState> {
+    const requires =
+      verification &&
+      ((pulledHere: boolean) => verification.requires(repositoryText(repository), pulledHere));
+    return this.#grants.stateOf(repository, ids, requires ?? (() => true));
+  }
+
+  /** All that a tenant may use, in the kubelet's order; nothing but an anonymous attempt where it has nothing. */
+  async #keyring(tenant: Tenant, rule: UpstreamRule): Promise<readonly Attempt[]> {
+    const found = await lookup(tenant, rule.images);
+    const attempts = found.map(({ credential }) => credential);
+    const all = distinct(rule.credential === undefined ? attempts : [...attempts, rule.credential]);
+    if (all.length === 0) return [undefined];
+    return rule.anonymousFallback ? distinct([...all, undefined]) : all;
+  }
+
+  async #shared(images: readonly string[]): Promise<readonly Attempt[]> {
+    const found = await Promise.all(images.map(image => this.#tenants.lookupShared(image)));
+    return found.flat().map(({ credential }) => credential);
+  }
+}
+
+async function lookup(tenant: Tenant, images: readonly string[]): Promise<readonly HeldCredential[]> {
+  try {
+    return (await Promise.all(images.map(image => tenant.lookup(image)))).flat();
+  } catch (cause) {
+    if (!(cause instanceof TenantBroken)) throw cause;
+    throw new OciError('UNAVAILABLE', { message: cause.message, cause });
+  }
+}
+
+/** Each credential once, at its first place. */
+function distinct(attempts: readonly Attempt[]): readonly Attempt[] {
+  return [...new Map(attempts.map(attempt => [credentialId(attempt), attempt])).values()];
+}
+
+function isCredential(attempt: Attempt): attempt is Credential {
+  return attempt !== undefined;
+}

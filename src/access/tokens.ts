@@ -1,0 +1,133 @@
+import { createHash } from 'node:crypto';
+import { decodeProtectedHeader, errors, type JWTPayload, jwtVerify, SignJWT } from 'jose';
+import { Lru } from '../lib/lru.ts';
+import type { Scope } from './scope.ts';
+import type { TokenKeys } from './token-keys.ts';
+
+/** Who a token speaks for. It says no more than what its bearer proved: rights are settled when it is used. */
+export interface TokenClaims {
+  /** `anonymous`: nobody. `unknown`: a credential that no tenant holds, to be tried upstream. */
+  readonly kind: 'anonymous' | 'credential' | 'account' | 'unknown';
+  /** As in `Requester.credentialId`; '' for anonymous. */
+  readonly credentialId: string;
+  /** The tenant, where the credential means one whatever is asked for. */
+  readonly tenant?: string | undefined;
+  readonly access: readonly Scope[];
+}
+
+export interface IssuedToken {
+  readonly token: string;
+  readonly expiresInS: number;
+  readonly issuedAtMs: number;
+}
+
+/** Long enough for a client that counts from its own clock, short enough that a lost one is soon worth nothing. */
+const LIFETIME_S = 300;
+
+/** Twenty scopes of the longest names; what is longer is not ours, and not looked at. */
+const MAX_TOKEN_LENGTH = 16 * 1024;
+
+/** A cluster's nodes with a few tokens each. Verifying one again costs 65 µs, remembering it some hundred bytes. */
+const MAX_VERIFIED = 20_000;
+
+/** HMAC, since only this registry reads its tokens. Pinned: what a token says of its algorithm chooses nothing. */
+const ALGORITHM = 'HS256';
+
+const KINDS: ReadonlySet<unknown> = new Set(['anonymous', 'credential', 'account', 'unknown']);
+
+interface Verified {
+  readonly claims: TokenClaims;
+  readonly keyId: string;
+  readonly expiresAtMs: number;
+}
+
+/** Our own bearer tokens (RFC 7519): bound to this service, to who asked, and to what for. */
+export class Tokens {
+  readonly #keys: TokenKeys;
+  readonly #service: string;
+  readonly #nowMs: () => number;
+  readonly #verified = new Lru<Verified>({ maxEntries: MAX_VERIFIED });
+
+  constructor(keys: TokenKeys, service: string, nowMs: () => number = Date.now) {
+    this.#keys = keys;
+    this.#service = service;
+    this.#nowMs = nowMs;
+  }
+
+  /** The name of this registry in challenges and tokens. */
+  get service(): string {
+    return this.#service;
+  }
+
+  async issue({ kind, credentialId, tenant, access }: TokenClaims): Promise<IssuedToken> {
+    const { id, key } = await this.#keys.current();
+    const issuedAtMs = this.#nowMs();
+    const issuedAtS = Math.floor(issuedAtMs / 1000);
+    const token = await new SignJWT({ kind, cid: credentialId, access })
+      .setProtectedHeader({ alg: ALGORITHM, typ: 'JWT', kid: id })
+      .setIssuer(this.#service)
+      .setAudience(this.#service)
+      .setSubject(tenant ?? '')
+      .setIssuedAt(issuedAtS)
+      .setExpirationTime(issuedAtS + LIFETIME_S)
+      .sign(key);
+    return { token, expiresInS: LIFETIME_S, issuedAtMs };
+  }
+
+  /** What the token says, or `undefined` for one that is not ours, not for this service, or over. */
+  async verify(token: string): Promise<TokenClaims | undefined> {
+    if (token.length > MAX_TOKEN_LENGTH) return undefined;
+    const name = createHash('sha256').update(token).digest('base64');
+    const known = this.#verified.get(name);
+    if (known !== undefined && this.#keys.accepts(known.keyId)) {
+      return known.expiresAtMs > this.#nowMs() ? known.claims : undefined;
+    }
+    const verified = await this.#verify(token);
+    if (verified !== undefined) this.#verified.set(name, verified);
+    return verified?.claims;
+  }
+
+  async #verify(token: string): Promise<Verified | undefined> {
+    try {
+      const { kid } = decodeProtectedHeader(token);
+      const key = kid === undefined ? undefined : await this.#keys.find(kid);
+      if (kid === undefined || key === undefined) return undefined;
+      const { payload } = await jwtVerify(token, key, {
+        algorithms: [ALGORITHM],
+        issuer: this.#service,
+        audience: this.#service,
+        requiredClaims: ['exp'],
+        currentDate: new Date(this.#nowMs()),
+      });
+      return { claims: claimsOf(payload), keyId: kid, expiresAtMs: (payload.exp ?? 0) * 1000 };
+    } catch (error) {
+      // A token that is no JWT at all makes decodeProtectedHeader throw a TypeError.
+      if (error instanceof errors.JOSEError || error instanceof TypeError) return undefined;
+      throw error;
+    }
+  }
+}
+
+/** The signature says that we wrote it; a TypeError that another version of us did. */
+function claimsOf(payload: JWTPayload): TokenClaims {
+  const { kind, cid, sub, access } = payload;
+  if (!isKind(kind) || typeof cid !== 'string' || !Array.isArray(access) || !access.every(isScope)) {
+    throw new TypeError('the token has other claims than ours');
+  }
+  return { kind, credentialId: cid, tenant: sub === '' ? undefined : sub, access };
+}
+
+function isKind(value: unknown): value is TokenClaims['kind'] {
+  return KINDS.has(value);
+}
+
+function isScope(value: unknown): value is Scope {
+  if (typeof value !== 'object' || value === null) return false;
+  const { type, name, actions } = value as Partial<Record<keyof Scope, unknown>>;
+  return (
+    typeof type === 'string' &&
+    typeof name === 'string' &&
+    Array.isArray(actions) &&
+    actions.every(action => typeof action === 'string')
+  );
+}

@@ -1,0 +1,81 @@
+import type { IncomingMessage } from 'node:http';
+import type { Access, LoginRequest } from '../access/access.ts';
+import { parseScopes, scopeText } from '../access/scope.ts';
+import { OciError } from '../oci/errors.ts';
+import type { Repository } from '../oci/repository.ts';
+import { answerJson } from './answer.ts';
+import type { Exchange } from './exchange.ts';
+import type { Naming } from './naming.ts';
+import { parseName } from './path.ts';
+
+/** A service-account token as the password, and the longest scopes. */
+const MAX_FORM_BYTES = 32 * 1024;
+
+type TokenAccess = Pick<Access, 'login'>;
+
+/**
+ * `/token`: distribution's "Token Authentication" by GET, and its OAuth2 form by POST. Refresh tokens are not given: a
+ * password that was revoked would live on in them.
+ */
+export function tokenHandler(access: TokenAccess, naming: Naming): (exchange: Exchange) => Promise<void> {
+  return async exchange => {
+    const isForm = exchange.method === 'POST';
+    const parameters = isForm ? await readForm(exchange.req) : exchange.query;
+    const { sender } = exchange;
+    const login = await access.login(sender, {
+      password: isForm ? passwordOf(parameters) : undefined,
+      service: parameters.get('service') ?? undefined,
+      scopes: parseScopes(parameters.getAll('scope')),
+      resolve: name => resolve(naming, name, sender.upstreamListener),
+    });
+    exchange.requester = login.requester;
+    const { token, expiresInS, issuedAtMs, access: granted } = login;
+    const answer = {
+      access_token: token,
+      expires_in: expiresInS,
+      issued_at: new Date(issuedAtMs).toISOString(),
+    };
+    const scope = granted.map(scopeText).join(' ');
+    // RFC 6750 §5.3: no cache on the way may keep a token.
+    answerJson(
+      exchange,
+      200,
+      { 'Cache-Control': 'no-store' },
+      isForm ? { ...answer, scope } : { token, ...answer },
+    );
+  };
+}
+
+/** The repository that a scope names, or `undefined`: what means nothing here is left out of the token. */
+function resolve(naming: Naming, name: string, listenerUpstream: string | undefined): Repository | undefined {
+  try {
+    return naming.resolve({ name: parseName(name), ns: undefined, host: undefined, listenerUpstream });
+  } catch (error) {
+    if (error instanceof OciError) return undefined;
+    throw error;
+  }
+}
+
+function passwordOf(form: URLSearchParams): LoginRequest['password'] {
+  const grant = form.get('grant_type');
+  if (grant !== 'password') {
+    throw new OciError('UNAUTHORIZED', { message: 'only the grant type password is known here' });
+  }
+  const username = form.get('username') ?? '';
+  const password = form.get('password') ?? '';
+  return { scheme: 'basic', username, password };
+}
+
+async function readForm(req: IncomingMessage): Promise<URLSearchParams> {
+  const chunks: Buffer[] = [];
+  let bytes = 0;
+  for await (const chunk of req.iterator({ destroyOnReturn: false })) {
+    const part: Buffer = chunk;
+    bytes += part.byteLength;
+    if (bytes > MAX_FORM_BYTES) {
+      throw new OciError('SIZE_INVALID', { message: `the form is longer than ${MAX_FORM_BYTES} bytes` });
+    }
+    chunks.push(part);
+  }
+  return new URLSearchParams(Buffer.concat(chunks).toString('utf8'));
+}

@@ -1,0 +1,154 @@
+/** The part of the composition root that is about who asks: tenants, rights, tokens. */
+import { randomBytes } from 'node:crypto';
+import { Access } from './access/access.ts';
+import { Grants } from './access/grants.ts';
+import { TokenKeys } from './access/token-keys.ts';
+import { Tokens } from './access/tokens.ts';
+import { InvalidAllowlist, VerificationPolicy } from './access/verification.ts';
+import type { Config, LoginConfig, UpstreamConfig } from './config/config.ts';
+import { ConfigError } from './config/problems.ts';
+import { repositoryOptions } from './config/repository-options.ts';
+import { tenantNameProblem } from './config/rules.ts';
+import type { Log } from './lib/log.ts';
+import type { Meter } from './lib/meter.ts';
+import type { MetadataStore } from './metadata/metadata-store.ts';
+import { type Credential, nameCredential } from './oci/credential.ts';
+import { DOCKER_HUB } from './oci/reference.ts';
+import type { Repository } from './oci/repository.ts';
+import { CredentialPlugins } from './tenants/credential-plugins.ts';
+import { FileSecretSource } from './tenants/file-secret-source.ts';
+import { Issuer } from './tenants/issuer.ts';
+import { openTenants } from './tenants/open-tenants.ts';
+import type { Tenants } from './tenants/tenant.ts';
+
+export interface AccessParts {
+  readonly tenants: Tenants;
+  readonly issuer: Issuer;
+  readonly grants: Grants;
+  readonly access: Access;
+}
+
+export interface AccessNeeds {
+  readonly metadata: MetadataStore;
+  readonly credentials: UpstreamCredentials;
+  readonly log: Log;
+  readonly meter: Meter;
+}
+
+/** Reads all tenants and makes what decides about rights. Close `tenants` when done. */
+export async function openAccess(config: Config, needs: AccessNeeds): Promise<AccessParts> {
+  const { metadata, credentials, log, meter } = needs;
+  const credentialKey = await readCredentialKey(metadata);
+  const nameProblem = (name: string) => tenantNameProblem(name, config);
+  const issuing = { store: metadata, credentialKey, nameProblem };
+  const tenants = await openTenants({
+    ...issuing,
+    sources: [new FileSecretSource(config.tenants, log)],
+    configured: config.tenants.map(({ name, secrets: _secrets, ...options }) => ({ name, options })),
+    nodeConfig: config.nodeConfig,
+    plugins:
+      config.credentialProviders && (await CredentialPlugins.open({ ...config.credentialProviders, log })),
+    log,
+    meter,
+  });
+  const grants = new Grants(metadata, config);
+  const verification = verificationPolicies(config);
+  const access = new Access({
+    tenants,
+    grants,
+    tokens: new Tokens(new TokenKeys(metadata), serviceName(config)),
+    nameCredential: (username, password) => nameCredential(credentialKey, username, password),
+    upstreamRule: repository => {
+      const upstream = upstreamOf(config, repository);
+      return {
+        ...repositoryOptions(upstream, repository.name),
+        credential: credentials.get(upstream.credentials),
+        images: registryNames(upstream).map(name => `${name}/${repository.name}`),
+        verification: verification(upstream),
+      };
+    },
+    hosted: config.hosted,
+    serverNames: config.server.serverNames,
+    unknownCredentials: config.unknownCredentials,
+    externalUrl: config.server.externalUrl,
+    allowPlainCredentials: config.server.allowPlainCredentials,
+    log,
+    meter,
+  });
+  return { tenants, issuer: new Issuer(issuing), grants, access };
+}
+
+/** By what the configuration says; none for none. */
+export type UpstreamCredentials = ReadonlyMap<LoginConfig | undefined, Credential | undefined>;
+
+/** Names the credentials of the configuration, once, under the store's own key. */
+export async function upstreamCredentials(
+  config: Config,
+  metadata: MetadataStore,
+): Promise<UpstreamCredentials> {
+  const key = await readCredentialKey(metadata);
+  const logins = [...config.upstreams.values()].flatMap(({ credentials, mirrors }) => [
+    credentials,
+    ...mirrors.map(mirror => mirror.credentials),
+  ]);
+  return new Map(
+    logins.map(login => [login, login && nameCredential(key, login.username, login.password)] as const),
+  );
+}
+
+/** Which setting of the store holds the secret that names credentials. */
+export const CREDENTIAL_KEY = 'credential-key';
+
+export function upstreamOf(config: Config, repository: Repository): UpstreamConfig {
+  const upstream = config.upstreams.get(repository.upstream);
+  if (upstream === undefined) {
+    throw new Error(`${repository.upstream} is not configured`);
+  }
+  return upstream;
+}
+
+function readCredentialKey(metadata: MetadataStore): Promise<string> {
+  return metadata.initSetting(CREDENTIAL_KEY, randomBytes(32).toString('hex'));
+}
+
+/** What pods call the registry. Docker Hub's other names are none of theirs: the kubelet knows it by one alone. */
+function registryNames({ name, aliases }: UpstreamConfig): readonly string[] {
+  const names = [name, ...aliases];
+  return names.includes(DOCKER_HUB) ? [DOCKER_HUB] : names;
+}
+
+/** What clients are told that their tokens are for. */
+function serviceName({ server }: Config): string {
+  const { externalUrl, serverNames } = server;
+  return externalUrl === undefined ? (serverNames[0] ?? 'entrepot') : new URL(externalUrl).host;
+}
+
+/** One policy object for each of the few names that are in use. */
+function verificationPolicies(config: Config): (upstream: UpstreamConfig) => VerificationPolicy {
+  type Written = Config['imagePullCredentialsVerificationPolicy'];
+  const policies = new Map<string, VerificationPolicy>();
+  const policyOf = (written: Written): VerificationPolicy => {
+    // The kubelet has itself spelt it in two ways.
+    const name = written === 'NeverVerifyAllowListedImages' ? 'NeverVerifyAllowlistedImages' : written;
+    const known = policies.get(name);
+    if (known !== undefined) return known;
+    const policy = new VerificationPolicy(name, config.preloadedImagesVerificationAllowlist);
+    policies.set(name, policy);
+    return policy;
+  };
+  try {
+    const general = config.imagePullCredentialsVerificationPolicy;
+    policyOf(general);
+    return upstream => policyOf(upstream.imagePullCredentialsVerificationPolicy ?? general);
+  } catch (error) {
+    if (!(error instanceof InvalidAllowlist)) throw error;
+    throw new ConfigError([
+      {
+        path: ['preloadedImagesVerificationAllowlist'],
+        value: undefined,
+        message: error.message,
+        source: 'the configuration',
+      },
+    ]);
+  }
+}
