@@ -1,0 +1,67 @@
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { get } from '../support/client.ts';
+import { type Content, randomBlob } from '../support/content.ts';
+import { Entrepot } from '../support/entrepot.ts';
+import { FakeUpstream } from '../support/fake-upstream.ts';
+import { until } from '../support/programs.ts';
+
+const MIB = 1024 * 1024;
+
+let upstream: FakeUpstream;
+let entrepot: Entrepot;
+let blob: Content;
+
+beforeEach(async () => {
+  upstream = await FakeUpstream.start({ linkBytesPerS: 4 * MIB });
+  blob = randomBlob(12 * MIB, 'stop');
+  upstream.add('app', blob);
+});
+
+afterEach(async () => {
+  await entrepot.remove();
+  await upstream.stop();
+});
+
+async function start(shutdownTimeout: string): Promise<void> {
+  entrepot = await Entrepot.start({
+    server: { shutdownTimeout },
+    upstreams: { 'up.example': { url: upstream.url } },
+  });
+}
+
+const pull = (onData?: (bytes: number) => void) =>
+  get(`${entrepot.url}/v2/up.example/app/blobs/${blob.digest}`, onData ? { onData } : {});
+
+describe('a stop', () => {
+  it('takes no new work, lets a body under way finish, and ends with code 0', async () => {
+    await start('20s');
+    let seen = 0;
+    const body = pull(bytes => (seen = bytes));
+    await until('the body to begin', 10_000, async () => seen > 0);
+    const stopped = entrepot.stop();
+    await until(
+      'new connections to be refused',
+      5_000,
+      async () => (await get(`${entrepot.url}/v2/`)).status === 0,
+    );
+    const got = await body;
+    expect([got.complete, `sha256:${got.sha256}`]).toEqual([true, blob.digest]);
+    await stopped;
+    expect(entrepot.exitCode).toBe(0);
+  });
+
+  it('breaks a body off at the deadline, and the next process goes on with a Range where it stood', async () => {
+    await start('500ms');
+    let seen = 0;
+    const body = pull(bytes => (seen = bytes));
+    await until('some of the body', 10_000, async () => seen > MIB);
+    await entrepot.stop();
+    expect((await body).complete).toBe(false);
+    upstream.requests.length = 0;
+    entrepot = await entrepot.startAgain();
+    const got = await pull();
+    expect([got.complete, `sha256:${got.sha256}`]).toEqual([true, blob.digest]);
+    const gets = upstream.requests.filter(({ kind, method }) => kind === 'blob' && method === 'GET');
+    expect(gets.map(({ headers }) => headers.range)).toEqual([expect.stringMatching(/^bytes=[1-9]\d*-$/)]);
+  });
+});
