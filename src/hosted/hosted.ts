@@ -78,18 +78,22 @@ export class Hosted implements PullSource {
   async statBlob(repository: Repository, digest: Digest): Promise<ServedBlobStat> {
     if (await this.#isHeld(repository, digest)) {
       const stat = await this.#blobs.stat(digest);
-      if (stat !== undefined) return { ...HOSTED, digest, size: stat.size };
+      if (stat !== undefined) {
+        // Whoever pushes asks first, and relies on the blob until its manifest is here.
+        this.#metadata.noteUse(digest);
+        return { ...HOSTED, digest, size: stat.size };
+      }
       this.#reportLoss(digest);
     }
     const manifest = await this.#metadata.readLinkedManifest(repository, digest);
-    if (manifest === undefined) throw blobUnknown(repository, digest);
+    if (manifest === undefined) throw await this.#blobUnknown(repository, digest);
     return { ...HOSTED, digest, size: manifest.bytes.length };
   }
 
   async openBlob(repository: Repository, digest: Digest): Promise<ServedBlob> {
     const reader =
       (await this.#openHeld(repository, digest)) ?? (await this.#openManifest(repository, digest));
-    if (reader === undefined) throw blobUnknown(repository, digest);
+    if (reader === undefined) throw await this.#blobUnknown(repository, digest);
     this.#metadata.noteUse(digest);
     return { ...HOSTED, digest, reader };
   }
@@ -180,6 +184,16 @@ export class Hosted implements PullSource {
     return manifest && readerOfBytes(manifest.bytes);
   }
 
+  /** Damaged content is absent, and only those whose it is hear why. */
+  async #blobUnknown(repository: Repository, digest: Digest): Promise<OciError> {
+    const isOurs = await this.#metadata.isLinked(repository, digest);
+    const damage = isOurs ? await this.#metadata.readDamage(digest) : undefined;
+    return new OciError('BLOB_UNKNOWN', {
+      ...(damage && { message: `the blob was damaged (${damage.reason}): push it again` }),
+      detail: { name: repositoryText(repository), digest },
+    });
+  }
+
   /** Answered as absent, so that the next push of the image brings the blob again. */
   #reportLoss(digest: Digest): void {
     this.#log.error({ digest }, 'a blob that was pushed here has lost its bytes: push it again');
@@ -192,8 +206,4 @@ function referrersPage(
   next: string | undefined,
 ): ServedReferrers {
   return { ...HOSTED, manifests, filtered: artifactType !== undefined, next };
-}
-
-function blobUnknown(repository: Repository, digest: Digest): OciError {
-  return new OciError('BLOB_UNKNOWN', { detail: { name: repositoryText(repository), digest } });
 }

@@ -157,9 +157,16 @@ export class Sessions {
   }
 }
 
+const KEY_PREFIX = 'upload-';
+
 /** The key of an upload's ingest, and of the Claim on it. */
 export function ingestKey(id: string): string {
-  return `upload-${id}`;
+  return KEY_PREFIX + id;
+}
+
+/** The upload that an ingest's key belongs to; `undefined` for a key of somebody else's. */
+export function uploadOf(key: string): string | undefined {
+  return key.startsWith(KEY_PREFIX) ? key.slice(KEY_PREFIX.length) : undefined;
 }
 
 function inUse(): OciError {

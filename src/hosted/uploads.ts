@@ -10,15 +10,13 @@ import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { Requester } from '../oci/requester.ts';
 import { type Chunk, takeChunk, takeLastChunk } from './chunk.ts';
 import { refusingWhenFull } from './full-storage.ts';
-import { type Session, Sessions } from './sessions.ts';
+import { type Session, Sessions, uploadOf } from './sessions.ts';
 
 /** Clients open a handful of layers at once; a CI fleet pushing to one repository stays far below. olareg's number too. */
 const MAX_UPLOADS_PER_REPOSITORY = 1000;
 /** One tenant that never finishes must not be able to fill the folder of ingests for all. */
 const MAX_UPLOADS_PER_REQUESTER = 5000;
-/** An upload that nobody touched for so long is given up: a laptop that was closed overnight may still resume. */
-const UPLOAD_EXPIRY_MS = 24 * 60 * 60 * 1000;
-/** How stale the row's time may be: far below the expiry, so that most chunks cost no transaction. */
+/** How stale the row's time may be: far below any expiry that lets people resume, so that most chunks cost no transaction. */
 const TOUCH_STEP_MS = 10 * 60 * 1000;
 /** Expiry gives way to pushes: so many uploads, then a pause. */
 const EXPIRY_BATCH = 20;
@@ -95,7 +93,7 @@ export class Uploads {
     if (row === undefined) return false;
     await refusingWhenFull(() => metadata.linkBlob(repository, digest, row.size));
     // The Link keeps it from now on; it may have gone just before.
-    return (await this.#isThere(digest)) && (await metadata.statBlob(digest)) !== undefined;
+    return this.#isThere(digest);
   }
 
   async status(requester: Requester, repository: Repository, id: string): Promise<UploadState> {
@@ -135,10 +133,9 @@ export class Uploads {
     await this.#use(requester, repository, id, session => this.#end(id, session));
   }
 
-  /** Gives up uploads that nobody has touched for a day. Returns how many. */
-  async expire(nowMs: number, signal?: AbortSignal): Promise<number> {
+  /** Gives up uploads that nobody has touched since. Returns how many. */
+  async expire(untouchedSinceMs: number, signal?: AbortSignal): Promise<number> {
     const { metadata, log } = this.#options;
-    const untouchedSinceMs = nowMs - UPLOAD_EXPIRY_MS;
     let expired = 0;
     for (;;) {
       const idle = await metadata.listUploads(untouchedSinceMs, EXPIRY_BATCH);
@@ -154,6 +151,12 @@ export class Uploads {
       if (idle.length < EXPIRY_BATCH || inBatch === 0) return expired;
       await sleep(EXPIRY_PAUSE_MS);
     }
+  }
+
+  /** Whether the ingest `key` is that of an upload, which `expire` ends when it is time. */
+  async owns(key: string): Promise<boolean> {
+    const id = uploadOf(key);
+    return id !== undefined && (await this.#options.metadata.readUpload(id)) !== undefined;
   }
 
   /** Leaves every upload to the store. Call it when no request is left. */
@@ -214,7 +217,7 @@ export class Uploads {
     await session.commit(digest);
     await Promise.all([metadata.putBlob(digest, size, repository), metadata.removeUpload(id)]);
     if (!(await this.#isThere(digest))) {
-      // Its unreferenced twin was being collected, and its bytes went with that. Nothing was acknowledged.
+      // Its twin was being collected, or found to be damaged, and this one went with it. Nothing was acknowledged.
       await metadata.removeBlob(digest);
       throw new OciError('UNAVAILABLE', {
         message: 'the blob was removed while it was being pushed: push it again',
@@ -223,11 +226,11 @@ export class Uploads {
     }
   }
 
-  /** Whether the bytes are in the store and nobody is about to remove them, now that row and Link are written. */
+  /** Whether bytes and row are in the store and nobody is about to remove them, now that row and Link were written. */
   async #isThere(digest: Digest): Promise<boolean> {
     const { blobs, metadata } = this.#options;
     while (await metadata.isClaimed(removalClaim(digest))) await sleep(REMOVAL_POLL_MS);
-    return (await blobs.stat(digest)) !== undefined;
+    return (await blobs.stat(digest)) !== undefined && (await metadata.statBlob(digest)) !== undefined;
   }
 
   /** Row, then bytes: a file without a row is legal, the other way round would be an upload that lost its bytes. */
