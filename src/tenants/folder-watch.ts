@@ -19,7 +19,8 @@ export type ReadFolders = (changed: ReadonlySet<string> | undefined) => Promise<
 export class FolderWatch {
   readonly #read: ReadFolders;
   readonly #log: Log;
-  readonly #watched = new Map<string, { readonly watcher: FSWatcher; readonly inode: number }>();
+  readonly #rescanMs: number;
+  readonly #watched = new Map<string, { readonly watcher: FSWatcher; readonly identity: string }>();
   #changed = new Set<string>();
   #rescanAtMs = 0;
   #timer: NodeJS.Timeout | undefined;
@@ -27,9 +28,10 @@ export class FolderWatch {
   #isClosed = false;
   #isBlind = false;
 
-  constructor(read: ReadFolders, log: Log) {
+  constructor(read: ReadFolders, log: Log, rescanMs = RESCAN_MS) {
     this.#read = read;
     this.#log = log;
+    this.#rescanMs = rescanMs;
   }
 
   /** Resolves when everything was read once. */
@@ -63,22 +65,23 @@ export class FolderWatch {
     } catch (error) {
       this.#log.error({ err: error }, 'watched folders could not be read');
     }
-    if (isRescan) this.#rescanAtMs = performance.now() + RESCAN_MS;
+    if (isRescan) this.#rescanAtMs = performance.now() + this.#rescanMs;
   }
 
   /** Waits for the next change or the next rescan. */
   #rest(): void {
     if (this.#isClosed || this.#turn !== undefined) return;
     clearTimeout(this.#timer);
-    const rescanInMs = Math.max(0, this.#rescanAtMs - performance.now());
+    const rescanInMs = Math.max(0, Math.ceil(this.#rescanAtMs - performance.now()));
     this.#timer = setTimeout(() => this.#begin(), this.#changed.size > 0 ? DEBOUNCE_MS : rescanInMs);
     this.#timer.unref();
   }
 
   #note(folder: string): void {
-    this.#changed.add(folder);
     // The first change of several starts the wait: later ones must not prolong it for ever.
-    if (this.#changed.size === 1) this.#rest();
+    const isFirst = this.#changed.size === 0;
+    this.#changed.add(folder);
+    if (isFirst) this.#rest();
   }
 
   /** Watches exactly `folders`; of `suspects` the watchers may have died with their folder. */
@@ -89,17 +92,17 @@ export class FolderWatch {
     for (const folder of folders) {
       const watched = this.#watched.get(folder);
       if (watched !== undefined && !suspects.has(folder)) continue;
-      const inode = await inodeOf(folder);
-      if (watched !== undefined && watched.inode !== inode) this.#unwatch(folder);
-      if (inode !== undefined && !this.#watched.has(folder)) this.#watch(folder, inode);
+      const identity = await identityOf(folder);
+      if (watched !== undefined && watched.identity !== identity) this.#unwatch(folder);
+      if (identity !== undefined && !this.#watched.has(folder)) this.#watch(folder, identity);
     }
   }
 
-  #watch(folder: string, inode: number): void {
+  #watch(folder: string, identity: string): void {
     try {
       const watcher = watch(folder, { persistent: false }, () => this.#note(folder));
       watcher.on('error', () => this.#unwatch(folder));
-      this.#watched.set(folder, { watcher, inode });
+      this.#watched.set(folder, { watcher, identity });
       // It may have changed between being read and being watched.
       this.#note(folder);
     } catch (error) {
@@ -107,7 +110,7 @@ export class FolderWatch {
       this.#isBlind = true;
       this.#log.warn(
         { err: error, folder },
-        `a folder cannot be watched: changes are seen within ${RESCAN_MS / 1000} s`,
+        `a folder cannot be watched: changes are seen within ${this.#rescanMs / 1000} s`,
       );
     }
   }
@@ -118,9 +121,11 @@ export class FolderWatch {
   }
 }
 
-async function inodeOf(folder: string): Promise<number | undefined> {
+/** Tells a folder from one that was made anew under its name, which may well get its inode. */
+async function identityOf(folder: string): Promise<string | undefined> {
   try {
-    return (await stat(folder)).ino;
+    const { dev, ino, birthtimeNs } = await stat(folder, { bigint: true });
+    return [dev, ino, birthtimeNs].join();
   } catch {
     return undefined;
   }

@@ -1,0 +1,159 @@
+import { chmod, mkdir, mkdtemp, rename, rm, writeFile } from 'node:fs/promises';
+import { execFileSync } from 'node:child_process';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import { silentLog } from '../lib/log.ts';
+import { FileSecretSource, type SecretPaths } from './file-secret-source.ts';
+import { dockerConfig, mountSecret, secretManifest } from './fixture.suite.ts';
+import type { TenantReading } from './secret-source.ts';
+
+let folder: string;
+let source: FileSecretSource | undefined;
+const said = new Map<string, TenantReading>();
+
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'entrepot-secrets-'));
+  said.clear();
+});
+
+afterEach(async () => {
+  await source?.close();
+  await rm(folder, { recursive: true, force: true });
+});
+
+async function start(...tenants: SecretPaths[]): Promise<void> {
+  source = new FileSecretSource(
+    tenants.map(({ name, secrets }) => ({ name, secrets: secrets.map(path => join(folder, path)) })),
+    silentLog,
+  );
+  await source.start({
+    put: (tenant, reading) => void said.set(tenant, reading),
+    remove: tenant => void said.delete(tenant),
+  });
+}
+
+/** Of each Secret its name and the user names in it, or how it is. */
+function secretsOf(tenant: string): (readonly [name: string, what: string])[] {
+  return (said.get(tenant)?.secrets ?? []).map(({ name, result }) => [
+    name,
+    result.state === 'loaded'
+      ? [...result.secret.config.values()].map(({ username }) => username).join()
+      : result.state,
+  ]);
+}
+
+/** Longer than a change takes to be noticed on a busy machine, and shorter than a rescan. */
+const SOON = { timeout: 8000, interval: 20 };
+
+function secretsBecome(tenant: string, secrets: readonly (readonly [string, string])[]): Promise<void> {
+  return vi.waitFor(() => expect(secretsOf(tenant)).toEqual(secrets), SOON);
+}
+
+function write(path: string, content: object | string): Promise<void> {
+  return writeFile(join(folder, path), typeof content === 'string' ? content : JSON.stringify(content));
+}
+
+test('manifests, mounted Secrets, bare files and folders of them are read in the order of the paths', async () => {
+  await write('a.yaml', secretManifest('from-manifest', { r: 'u1:p' }));
+  await mountSecret(join(folder, 'mounted'), dockerConfig({ r: 'u2:p' }));
+  await mountSecret(join(folder, 'old'), '{"r": {"username": "u3", "password": "p"}}', '.dockercfg');
+  await mountSecret(join(folder, 'all', 'second'), dockerConfig({ r: 'u5:p' }));
+  await mountSecret(join(folder, 'all', 'first'), dockerConfig({ r: 'u4:p' }));
+  await write('all/third.json', secretManifest('third', { r: 'u6:p' }));
+  await write('all/README.md', 'no Secret');
+  await write('config.json', dockerConfig({ r: 'u7:p' }));
+  await start({ name: 't', secrets: ['old', 'mounted', 'a.yaml', 'all', 'config.json', 'nowhere'] });
+  expect(secretsOf('t')).toEqual([
+    ['old', 'u3'],
+    ['mounted', 'u2'],
+    ['from-manifest', 'u1'],
+    ['first', 'u4'],
+    ['second', 'u5'],
+    ['third', 'u6'],
+    [folder.split('/').at(-1), 'u7'],
+    ['nowhere', 'missing'],
+  ]);
+});
+
+test('every swap of a mounted Secret is noticed, not only the first', async () => {
+  await mountSecret(join(folder, 'mounted'), dockerConfig({ r: 'u0:p' }));
+  await start({ name: 't', secrets: ['mounted'] });
+  for (const round of [1, 2, 3]) {
+    await mountSecret(join(folder, 'mounted'), dockerConfig({ r: `u${round}:p` }));
+    await secretsBecome('t', [['mounted', `u${round}`]]);
+  }
+}, 30_000);
+
+test('a file that is written anew, replaced, made and removed is noticed', async () => {
+  await write('a.yaml', secretManifest('a', { r: 'u1:p' }));
+  await start({ name: 't', secrets: ['a.yaml', 'b.yaml'] });
+  expect(secretsOf('t')).toEqual([
+    ['a', 'u1'],
+    ['b.yaml', 'missing'],
+  ]);
+  await write('a.yaml', secretManifest('a', { r: 'u2:p' }));
+  await write('b.yaml', secretManifest('b', { r: 'u3:p' }));
+  await secretsBecome('t', [
+    ['a', 'u2'],
+    ['b', 'u3'],
+  ]);
+  await write('new.yaml', secretManifest('a', { r: 'u4:p' }));
+  await rename(join(folder, 'new.yaml'), join(folder, 'a.yaml'));
+  await rm(join(folder, 'b.yaml'));
+  await secretsBecome('t', [
+    ['a', 'u4'],
+    ['b.yaml', 'missing'],
+  ]);
+}, 30_000);
+
+test('a Secret that is mounted later in a folder of Secrets is noticed, and followed', async () => {
+  await mkdir(join(folder, 'all'));
+  await start({ name: 't', secrets: ['all'] });
+  await mountSecret(join(folder, 'all', 'late'), dockerConfig({ r: 'u1:p' }));
+  await secretsBecome('t', [['late', 'u1']]);
+  await mountSecret(join(folder, 'all', 'late'), dockerConfig({ r: 'u2:p' }));
+  await secretsBecome('t', [['late', 'u2']]);
+}, 30_000);
+
+test('a file that becomes malformed says so of the Secrets that it held; other tenants hear nothing', async () => {
+  const two = { kind: 'List', items: ['one', 'two'].map(name => secretManifest(name, { r: `${name}:p` })) };
+  await write('a.yaml', two);
+  await mkdir(join(folder, 'b'));
+  await write('b/b.yaml', secretManifest('b', { r: 'b:p' }));
+  await start({ name: 't', secrets: ['a.yaml'] }, { name: 'other', secrets: ['b/b.yaml'] });
+  const other = said.get('other');
+  await write('a.yaml', '{ no Secret');
+  await secretsBecome('t', [
+    ['one', 'malformed'],
+    ['two', 'malformed'],
+  ]);
+  expect(said.get('t')?.secrets[0]?.result).toMatchObject({ reason: expect.stringContaining('a.yaml') });
+  expect(said.get('other')?.secrets[0]).toBe(other?.secrets[0]);
+  await write('a.yaml', two);
+  await secretsBecome('t', [
+    ['one', 'one'],
+    ['two', 'two'],
+  ]);
+}, 30_000);
+
+test('what is malformed, too large, no file or forbidden at start is told with its reason, and stops nothing', async () => {
+  await mountSecret(join(folder, 'bad'), '{"auths": {"r": {"auth": "hunter2"}}}');
+  await write('large.json', 'x'.repeat(5 * 2 ** 20));
+  execFileSync('mkfifo', [join(folder, 'pipe.yaml')]);
+  await write('forbidden.yaml', secretManifest('a', { r: 'u:p' }));
+  await chmod(join(folder, 'forbidden.yaml'), 0);
+  await write('good.yaml', secretManifest('good', { r: 'u:p' }));
+  await start({ name: 't', secrets: ['bad', 'large.json', 'pipe.yaml', 'good.yaml'] });
+  expect(secretsOf('t')).toEqual([
+    ['.dockerconfigjson', 'malformed'],
+    ['large.json', 'malformed'],
+    ['pipe.yaml', 'malformed'],
+    ['good', 'u'],
+  ]);
+  const reasons = said.get('t')?.secrets.map(({ result }) => ('reason' in result ? result.reason : ''));
+  expect(reasons?.[0]).toContain('auth is not base64');
+  expect(reasons?.[0]).not.toContain('hunter2');
+  expect(reasons?.[1]).toContain('larger than');
+  expect(reasons?.[2]).toContain('is no file');
+});
