@@ -6,6 +6,12 @@ import { bannerText } from './banner.ts';
 import { type Command, CONFIG_OPTION, textOption } from './command.ts';
 import { readVersion } from './version.ts';
 
+/**
+ * Behind the last body: to sync what downloads have brought, give back what this process has claimed, and close the
+ * index. A process that skips it costs the next one seconds of waiting for its claims.
+ */
+const STORE_CLOSE_MS = 5_000;
+
 /** `entrepot serve`: the registry, until a signal ends it. */
 export const serve: Command = {
   name: 'serve',
@@ -37,10 +43,11 @@ export const serve: Command = {
       log.info({ version, addresses: server.addresses, opsAddress: server.opsAddress }, 'serving');
     }
     return new Promise(resolve => {
-      const closers = [{ name: 'server', close: (remainingMs: number) => server.close(remainingMs) }];
-      const source = { on: process.on.bind(process), exit: resolve };
       const { shutdownTimeoutMs } = config.server;
-      new Shutdown(closers, { log, timeoutMs: shutdownTimeoutMs, flush, process: source }).listen();
+      const closers = [{ name: 'server', close: () => server.close(shutdownTimeoutMs) }];
+      const source = { on: process.on.bind(process), exit: resolve };
+      const timeoutMs = shutdownTimeoutMs + STORE_CLOSE_MS;
+      new Shutdown(closers, { log, timeoutMs, flush, process: source }).listen();
     });
   },
 };
