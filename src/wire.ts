@@ -5,8 +5,7 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Access } from './access/access.ts';
-import type { BlobStore } from './blobs/blob-store.ts';
-import { openFileBlobStore } from './blobs/file-blob-store.ts';
+import { type FileBlobStore, openFileBlobStore } from './blobs/file-blob-store.ts';
 import type { Config } from './config/config.ts';
 import { repositoryOptions } from './config/repository-options.ts';
 import { Hosted } from './hosted/hosted.ts';
@@ -32,6 +31,8 @@ import type { Repository } from './oci/repository.ts';
 import type { Right } from './oci/requester.ts';
 import type { Issuer } from './tenants/issuer.ts';
 import type { Tenants } from './tenants/tenant.ts';
+import type { SurveyThread } from './upkeep/survey-thread.ts';
+import type { Upkeep } from './upkeep/upkeep.ts';
 import { Upstream } from './upstream/upstream.ts';
 import {
   CREDENTIAL_KEY,
@@ -40,6 +41,7 @@ import {
   upstreamCredentials,
   upstreamOf,
 } from './wire-access.ts';
+import { beginSchedule, openUpkeep, reportStore } from './wire-upkeep.ts';
 
 /** What the parts report to. */
 export interface Observers {
@@ -51,7 +53,7 @@ export interface Observers {
 export interface Parts {
   readonly config: Config;
   readonly metadata: MetadataStore;
-  readonly blobs: BlobStore;
+  readonly blobs: FileBlobStore;
   readonly naming: Naming;
   readonly tenants: Tenants;
   readonly issuer: Issuer;
@@ -61,6 +63,8 @@ export interface Parts {
   readonly mirror: Mirror;
   readonly hosted: Hosted;
   readonly uploads: Uploads;
+  readonly upkeep: Upkeep;
+  readonly survey: SurveyThread;
   readonly hostedHandlers: HostedHandlers;
   /** Asks upstream now what an image reference means, forgetting remembered failures. */
   refresh(reference: string): Promise<Digest>;
@@ -97,6 +101,8 @@ export async function openParts(config: Config, { log, meter }: Observers): Prom
   const removal = new Removal({ metadata, isEnabled: config.hosted.delete });
   const uploads = new Uploads({ blobs, metadata, log });
   const publication = new Publication(metadata);
+  const indexPath = join(path, INDEX_FILE);
+  const { upkeep, survey } = openUpkeep(config, indexPath, { metadata, blobs, uploads, log, meter });
   const naming = namingOf(config, tenants);
   return {
     config,
@@ -110,6 +116,8 @@ export async function openParts(config: Config, { log, meter }: Observers): Prom
     mirror,
     hosted,
     uploads,
+    upkeep,
+    survey,
     hostedHandlers: hostedHandlers({ hosted, uploads, publication, removal }),
     refresh: async reference => {
       const { repository, tag = 'latest', digest } = mirroredBy(naming, reference);
@@ -124,6 +132,7 @@ export async function openParts(config: Config, { log, meter }: Observers): Prom
       await tenants.close();
       await mirror.close(deadlineMs);
       await uploads.close();
+      await survey.close();
       await Promise.all([...upstreams.values()].map(upstream => upstream.close()));
       await blobs.close();
       await metadata.close();
@@ -165,12 +174,14 @@ export async function startServer(config: Config, options: ServerOptions): Promi
       await server.close(0);
       throw error;
     });
+    const schedule = await beginSchedule(config, parts.upkeep, options.log);
     return {
       parts,
       addresses: server.addresses.map(({ url, upstream }) => ({ address: hostOf(url), upstream })),
       opsAddress: ops && hostOf(ops.url),
       close: async deadlineMs => {
         const endMs = performance.now() + deadlineMs;
+        await schedule.close();
         await server.close(deadlineMs);
         await parts.close(Math.max(0, endMs - performance.now()));
         await ops?.close();
@@ -194,6 +205,7 @@ function startOps(config: Config, { metadata, upstreams }: Parts, { log, meter, 
   };
   const answer = async () => {
     reportBudgets(upstreams, meter);
+    await reportStore(metadata, meter);
     return { contentType: metrics.contentType, text: await metrics.text() };
   };
   return createOpsServer({ ...opsListen, notReady, metrics: answer, log });

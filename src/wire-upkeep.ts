@@ -1,0 +1,66 @@
+import type { FileBlobStore } from './blobs/file-blob-store.ts';
+import type { Config } from './config/config.ts';
+import type { Uploads } from './hosted/uploads.ts';
+import type { Log } from './lib/log.ts';
+import type { Meter } from './lib/meter.ts';
+import type { MetadataStore } from './metadata/metadata-store.ts';
+import { Schedule } from './upkeep/schedule.ts';
+import { SurveyThread } from './upkeep/survey-thread.ts';
+import { Upkeep } from './upkeep/upkeep.ts';
+
+export interface UpkeepParts {
+  readonly metadata: MetadataStore;
+  readonly blobs: FileBlobStore;
+  readonly uploads: Uploads;
+  readonly log: Log;
+  readonly meter: Meter;
+}
+
+/** Upkeep, and the survey that it and people look through; close the survey when done. Neither does anything unasked. */
+export function openUpkeep(
+  config: Config,
+  indexPath: string,
+  { metadata, blobs, uploads, log, meter }: UpkeepParts,
+): { readonly upkeep: Upkeep; readonly survey: SurveyThread } {
+  const { gcGracePeriodMs, keepUnfinishedForMs, scrubBytesPerSecond } = config.upkeep;
+  const survey = new SurveyThread({ indexPath, storePath: config.storage.path });
+  const upkeep = new Upkeep({
+    metadata,
+    blobs,
+    survey,
+    log,
+    meter,
+    gracePeriodMs: gcGracePeriodMs,
+    keepUnfinishedMs: keepUnfinishedForMs,
+    expireUploads: (untouchedSinceMs, signal) => uploads.expire(untouchedSinceMs, signal),
+    isOfUpload: key => uploads.owns(key),
+    maxBytes: config.storage.maxBytes,
+    bytesPerSecond: scrubBytesPerSecond,
+  });
+  return { upkeep, survey };
+}
+
+/** What a server does of it by itself. */
+export async function beginSchedule(config: Config, upkeep: Upkeep, log: Log): Promise<Schedule> {
+  const { gcIntervalMs, scrubIntervalMs } = config.upkeep;
+  const schedule = new Schedule({
+    upkeep,
+    log,
+    collectIntervalMs: intervalMs(gcIntervalMs),
+    scrubIntervalMs: intervalMs(scrubIntervalMs),
+  });
+  await schedule.begin();
+  return schedule;
+}
+
+/** Kept with every write, so reading them costs nothing when somebody asks for the metrics. */
+export async function reportStore(metadata: MetadataStore, meter: Meter): Promise<void> {
+  const { blobs, blobBytes, manifestBytes } = await metadata.readTotals();
+  meter.gauge('store_held_bytes', blobBytes + manifestBytes);
+  meter.gauge('store_held_blobs', blobs);
+  meter.gauge('store_damaged', await metadata.countDamaged());
+}
+
+function intervalMs(value: number | false): number {
+  return value === false ? Number.POSITIVE_INFINITY : value;
+}
