@@ -84,7 +84,7 @@ test('an imported bundle is imported again without writing anything', async () =
 
 test('a bundle for one platform keeps the index and its digest, and leaves the rest out', async () => {
   const image = await sender.hold(NAME, app);
-  const tar = await exported([image], { ...sender.stores, platforms: [parsePlatform('linux/arm64')] });
+  const tar = await exported([{ ...image, platforms: [parsePlatform('linux/arm64')] }], sender.stores);
   const files = await filesOf(tar);
   expect(files.has(pathOf(app.manifest.digest))).toBe(true);
   expect(files.has(pathOf(arm64.manifest.digest))).toBe(true);
@@ -99,10 +99,10 @@ test('what is not held completely is not exported, and the error says what is mi
   await sender.metadata.removeBlob(arm64.config.digest);
   await expect(planBundle([image], sender.stores)).rejects.toThrow(arm64.config.digest);
   await expect(
-    planBundle([image], { ...sender.stores, platforms: [parsePlatform('linux/s390x')] }),
+    planBundle([{ ...image, platforms: [parsePlatform('linux/s390x')] }], sender.stores),
   ).rejects.toThrow('nothing for linux/s390x');
   expect(
-    await planBundle([image], { ...sender.stores, platforms: [parsePlatform('linux/amd64')] }),
+    await planBundle([{ ...image, platforms: [parsePlatform('linux/amd64')] }], sender.stores),
   ).toBeDefined();
 });
 

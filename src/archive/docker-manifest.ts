@@ -13,10 +13,10 @@ import { blobPath, type BundleImage } from './layout.ts';
 export function dockerManifestBytes(
   images: readonly BundleImage[],
   manifests: ReadonlyMap<Digest, Manifest>,
-  [platform = DEFAULT_PLATFORM]: readonly Platform[] = [],
 ): Uint8Array {
   const entries = new Map<Digest, { Config: string; RepoTags: string[]; Layers: string[] }>();
-  for (const { descriptor, name } of images) {
+  for (const { descriptor, name, platforms = [] } of images) {
+    const [platform = DEFAULT_PLATFORM] = platforms;
     const [config, ...layers] = imageView(descriptor, manifests, platform)?.blobs ?? [];
     const isImage = config?.mediaType === OCI_CONFIG || config?.mediaType === DOCKER_CONFIG;
     if (config === undefined || !isImage || name === undefined || parseReference(name).tag === undefined)

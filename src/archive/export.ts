@@ -5,11 +5,12 @@ import type { Descriptor } from '../oci/descriptor.ts';
 import type { Digest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import type { Manifest } from '../oci/manifest.ts';
-import { formatPlatform, type Platform } from '../oci/platform.ts';
+import type { Platform } from '../oci/platform.ts';
 import type { Repository } from '../oci/repository.ts';
 import { ArchiveError } from './archive-error.ts';
 import { dockerManifestBytes } from './docker-manifest.ts';
 import type { HaveList } from './have-list.ts';
+import { missingFrom } from './held.ts';
 import {
   blobPath,
   type BundleImage,
@@ -33,6 +34,8 @@ export interface ExportImage {
   readonly name: string;
   readonly repository: Repository;
   readonly digest: Digest;
+  /** Of an index only the children for these; all if left out. */
+  readonly platforms?: readonly Platform[] | undefined;
   /** Nobody but tenants may read its repository, so the receiver has to say who may. */
   readonly isPrivate: boolean;
 }
@@ -40,8 +43,6 @@ export interface ExportImage {
 export interface ExportOptions {
   readonly metadata: MetadataStore;
   readonly blobs: BlobStore;
-  /** Of an index only the children for these; all if left out. */
-  readonly platforms?: readonly Platform[] | undefined;
   /** Leaves out blobs that the receiver has. */
   readonly have?: HaveList | undefined;
   /** Takes signatures, SBOMs and the like along, as far as they are held. */
@@ -122,16 +123,16 @@ export class Bundle {
 
 /** Finds all that belongs to the images. ArchiveError, naming what, if anything of it is not held. */
 export async function planBundle(images: readonly ExportImage[], options: ExportOptions): Promise<Bundle> {
-  const { have, platforms } = options;
+  const { have } = options;
   const gathered = new Gathered(options);
   for (const image of images) await gathered.add(image);
   const dockerFile =
     options.dockerManifest === true
-      ? [{ path: DOCKER_FILE, bytes: dockerManifestBytes(gathered.images, gathered.manifests, platforms) }]
+      ? [{ path: DOCKER_FILE, bytes: dockerManifestBytes(gathered.images, gathered.manifests) }]
       : [];
   const files = [
     { path: LAYOUT_FILE, bytes: layoutBytes() },
-    { path: INDEX_FILE, bytes: indexBytes({ images: gathered.images, platforms, have: have?.digest }) },
+    { path: INDEX_FILE, bytes: indexBytes({ images: gathered.images, have: have?.digest }) },
     ...dockerFile,
     ...sorted(gathered.manifests.values()).map(({ digest, bytes }) => ({ path: blobPath(digest), bytes })),
   ];
@@ -151,13 +152,13 @@ class Gathered {
     this.#options = options;
   }
 
-  async add({ name, repository, digest, isPrivate }: ExportImage): Promise<void> {
-    const { metadata, platforms, referrers } = this.#options;
+  async add({ name, repository, digest, platforms, isPrivate }: ExportImage): Promise<void> {
+    const { metadata, referrers } = this.#options;
     const root = await metadata.readLinkedManifest(repository, digest);
     if (root === undefined) throw new ArchiveError(`${name} is not held here`);
     const descriptor = { mediaType: root.mediaType, digest, size: root.bytes.byteLength };
     const tree = await this.#complete(name, repository, descriptor, platforms);
-    this.images.push({ descriptor, name, isPrivate });
+    this.images.push({ descriptor, name, platforms, isPrivate });
     if (referrers === true) await this.#addReferrers(name, repository, tree, isPrivate);
   }
 
@@ -172,7 +173,7 @@ class Gathered {
     const tree = await readContentTree(root, { lookup, platforms }).catch((error: unknown) => {
       throw error instanceof OciError ? new ArchiveError(`${name}: ${error.message}`) : error;
     });
-    const missing = await this.#missing(repository, tree);
+    const missing = await missingFrom(tree, repository, metadata);
     if (missing.length > 0) {
       throw new ArchiveError(
         `${name} is not held completely: ${missing.slice(0, 3).join(', ')}${missing.length > 3 ? ', …' : ''} ` +
@@ -182,19 +183,6 @@ class Gathered {
     for (const { manifest } of tree.manifests) this.manifests.set(manifest.digest, manifest);
     for (const blob of tree.blobs) this.blobs.set(blob.digest, blob);
     return tree;
-  }
-
-  /** A blob has to be linked in the repository itself: equal content elsewhere may be somebody else's. */
-  async #missing(repository: Repository, tree: ContentTree): Promise<string[]> {
-    const { metadata } = this.#options;
-    const missing = tree.missing.map(({ digest, platform }) =>
-      platform === undefined ? digest : `${formatPlatform(platform)} (${digest})`,
-    );
-    for (const { digest, size } of tree.blobs) {
-      const isHeld = (await metadata.statBlob(digest))?.size === size;
-      if (!isHeld || !(await metadata.isLinked(repository, digest))) missing.push(digest);
-    }
-    return [...tree.unmatched.map(platform => `nothing for ${formatPlatform(platform)}`), ...missing];
   }
 
   async #addReferrers(
@@ -216,7 +204,7 @@ class Gathered {
           descriptor,
           undefined,
         );
-        this.images.push({ descriptor, name: undefined, isPrivate });
+        this.images.push({ descriptor, name: undefined, platforms: undefined, isPrivate });
         queue.push(descriptor.digest);
       }
     }

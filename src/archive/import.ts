@@ -175,7 +175,7 @@ function beside(image: BundleImage, tree: ContentTree, named: Settled[]): readon
 }
 
 async function completeTree(
-  { descriptor, name }: BundleImage,
+  { descriptor, name, platforms: carried }: BundleImage,
   index: BundleIndex,
   intake: Intake,
   options: ImportOptions,
@@ -185,7 +185,7 @@ async function completeTree(
     const bytes = intake.manifestBytes(digest);
     return bytes && { digest, mediaType, bytes };
   };
-  const platforms = options.platforms ?? index.platforms;
+  const platforms = options.platforms ?? carried;
   const tree = await readContentTree(descriptor, { lookup, platforms }).catch((error: unknown) => {
     throw error instanceof OciError ? new ArchiveError(`${shown}: ${error.message}`) : error;
   });

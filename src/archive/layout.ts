@@ -27,9 +27,9 @@ const REFERENCE_NAME = 'org.opencontainers.image.ref.name';
 const CONTAINERD_NAME = 'io.containerd.image.name';
 /** What we say of a bundle, on its index. */
 const BUNDLE_VERSION = 'io.entrepot.bundle.version';
-const BUNDLE_PLATFORMS = 'io.entrepot.bundle.platforms';
 const BUNDLE_HAVE = 'io.entrepot.bundle.have';
-/** On a manifest: its repository was not known to be public where it was exported. */
+/** What we say of an image, on its entry: which platforms of an index are carried, and that not everybody may read it. */
+const BUNDLE_PLATFORMS = 'io.entrepot.bundle.platforms';
 const BUNDLE_PRIVATE = 'io.entrepot.bundle.private';
 
 const OUR_VERSION = '1';
@@ -39,14 +39,15 @@ export interface BundleImage {
   readonly descriptor: Descriptor;
   /** A full image name; `undefined` for what belongs to another image, such as a signature, or was never named. */
   readonly name: string | undefined;
+  /** Of an index only the children for these are carried; `undefined`: all. */
+  readonly platforms: readonly Platform[] | undefined;
+  /** Its repository was not known to be public where it was exported. */
   readonly isPrivate: boolean;
 }
 
 /** A layout's index. */
 export interface BundleIndex {
   readonly images: readonly BundleImage[];
-  /** Of indexes only the children for these are carried; `undefined`: all. */
-  readonly platforms: readonly Platform[] | undefined;
   /** The digest of the have-list whose blobs are left out; `undefined`: all are carried. */
   readonly have: string | undefined;
 }
@@ -79,7 +80,7 @@ export function checkLayout(bytes: Uint8Array): void {
 }
 
 /** The content of `index.json`: equal for equal images, in whatever order they come. */
-export function indexBytes({ images, platforms, have }: BundleIndex): Uint8Array {
+export function indexBytes({ images, have }: BundleIndex): Uint8Array {
   if (images.length > MAX_INDEX_ENTRIES) {
     throw new ArchiveError(
       `a bundle holds up to ${MAX_INDEX_ENTRIES} images, and these are ${images.length}`,
@@ -88,9 +89,6 @@ export function indexBytes({ images, platforms, have }: BundleIndex): Uint8Array
   const manifests = images.map(entryOf).sort((a, b) => compareText(a.key, b.key));
   const annotations = {
     ...(have === undefined ? {} : { [BUNDLE_HAVE]: have }),
-    ...(platforms === undefined
-      ? {}
-      : { [BUNDLE_PLATFORMS]: platforms.map(formatPlatform).sort().join(',') }),
     [BUNDLE_VERSION]: OUR_VERSION,
   };
   const index = {
@@ -116,9 +114,9 @@ export function parseBundleIndex(bytes: Uint8Array): BundleIndex {
       images: manifests.map(descriptor => ({
         descriptor,
         name: nameOf(descriptor),
+        platforms: descriptor.annotations?.[BUNDLE_PLATFORMS]?.split(',').map(parsePlatform),
         isPrivate: descriptor.annotations?.[BUNDLE_PRIVATE] === 'true',
       })),
-      platforms: annotations[BUNDLE_PLATFORMS]?.split(',').map(parsePlatform),
       have: annotations[BUNDLE_HAVE],
     };
   } catch (error) {
@@ -127,10 +125,13 @@ export function parseBundleIndex(bytes: Uint8Array): BundleIndex {
   }
 }
 
-function entryOf({ descriptor, name, isPrivate }: BundleImage): { key: string; entry: object } {
+function entryOf({ descriptor, name, platforms, isPrivate }: BundleImage): { key: string; entry: object } {
   const { mediaType, digest, size, artifactType } = descriptor;
   const annotations = {
     ...(name === undefined ? {} : { [CONTAINERD_NAME]: name }),
+    ...(platforms === undefined
+      ? {}
+      : { [BUNDLE_PLATFORMS]: platforms.map(formatPlatform).sort(compareText).join(',') }),
     ...(isPrivate ? { [BUNDLE_PRIVATE]: 'true' } : {}),
     ...(name === undefined ? {} : { [REFERENCE_NAME]: name }),
   };

@@ -1,10 +1,15 @@
 import { Argument, Command as CommanderCommand, CommanderError, Option } from 'commander';
+import { ArchiveError } from '../archive/archive-error.ts';
+import { InvalidReference } from '../oci/reference.ts';
 import { type Command, CommandError, EXIT, type ExitCode, type Input, type Io } from './command.ts';
 import { configCheck } from './config-check.ts';
 import { configSchema } from './config-schema.ts';
 import { configShow } from './config-show.ts';
 import { configVariables } from './config-variables.ts';
+import { exportCommand } from './export.ts';
+import { have } from './have.ts';
 import { hosts } from './hosts.ts';
+import { importCommand } from './import.ts';
 import { refresh } from './refresh.ts';
 import { rm } from './rm.ts';
 import { serve } from './serve.ts';
@@ -15,6 +20,9 @@ const COMMANDS: readonly Command[] = [
   hosts,
   refresh,
   rm,
+  exportCommand,
+  have,
+  importCommand,
   configShow,
   configCheck,
   configSchema,
@@ -48,6 +56,10 @@ export async function runProgram(argv: readonly string[], io: Io): Promise<ExitC
     if (error instanceof CommandError) {
       io.err(`entrepot: ${error.message}\n`);
       return error.exitCode;
+    }
+    if (error instanceof ArchiveError || error instanceof InvalidReference) {
+      io.err(`entrepot: ${error.message}\n`);
+      return error instanceof ArchiveError ? EXIT.failed : EXIT.usage;
     }
     throw error;
   }

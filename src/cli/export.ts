@@ -1,0 +1,146 @@
+import { open, readFile, rename, rm } from 'node:fs/promises';
+import { createWriteStream } from 'node:fs';
+import { pipeline } from 'node:stream/promises';
+import { type ExportImage, planBundle } from '../archive/export.ts';
+import { parseHaveList } from '../archive/have-list.ts';
+import { heldPlatforms } from '../archive/held.ts';
+import { isDigest } from '../oci/digest.ts';
+import { DEFAULT_TAG } from '../oci/reference.ts';
+import { repositoryText } from '../oci/repository.ts';
+import type { Parts } from '../wire.ts';
+import { type Command, CommandError, CONFIG_OPTION, EXIT, type Input, textOption } from './command.ts';
+import { interruptible } from './interrupt.ts';
+import { PLATFORM_OPTION, platformsOption } from './list-options.ts';
+import { progressForm, ProgressView } from './progress.ts';
+import { withParts } from './with-parts.ts';
+
+/** `entrepot export`: write a bundle. */
+export const exportCommand: Command = {
+  name: 'export',
+  summary: 'write images as a bundle, to be carried where no network reaches',
+  description:
+    'Writes images that are held here, with all that belongs to them, as one tar in the form of an OCI image layout, ' +
+    'which skopeo, podman, containerd and `entrepot import` read. Of multi-platform images it takes the platforms ' +
+    'that are named or, without --platform, those that are held; the index itself stays as it is. Equal content ' +
+    'makes an equal file.',
+  arguments: [
+    { name: '<reference...>', description: 'image references, such as docker.io/library/nginx:1.27' },
+  ],
+  options: [
+    { flags: '-o, --output <file>', description: 'file to write; - is standard output' },
+    {
+      ...PLATFORM_OPTION,
+      description: 'platforms, such as linux/amd64,linux/arm64 (default: all that are held)',
+    },
+    { flags: '--have <file>', description: 'leave out what this list of `entrepot have` says is held there' },
+    { flags: '--referrers', description: 'take along signatures, SBOMs and the like that are held' },
+    { flags: '--docker', description: 'add a manifest.json, for docker load and podman load' },
+    CONFIG_OPTION,
+  ],
+  examples: [
+    ['entrepot export docker.io/library/nginx:1.27 -o nginx.tar', 'one image'],
+    [
+      'entrepot export --platform linux/arm64 registry.k8s.io/pause:3.10 -o - | ssh edge entrepot import -',
+      'by pipe',
+    ],
+    ['entrepot export --have HAVE.json ghcr.io/org/app:v2 -o delta.tar', 'only what the other side lacks'],
+  ],
+  run: async (input, io) => {
+    const output = textOption(input, 'output');
+    if (output === undefined) throw new CommandError('--output says where the bundle goes', EXIT.usage);
+    if (output === '-' && process.stdout.isTTY) {
+      throw new CommandError('a bundle is not for a terminal: give a file, or a pipe', EXIT.usage);
+    }
+    return interruptible(signal =>
+      withParts(input, io, async parts => {
+        const bundle = await plan(parts, input);
+        const view = new ProgressView(io, progressForm({ json: false }));
+        const item = view.begin(output === '-' ? 'standard output' : output);
+        item.expect(bundle.blobBytes);
+        const tar = bundle.tar(bytes => item.advance(bytes));
+        try {
+          await (output === '-'
+            ? pipeline(tar, process.stdout, { signal })
+            : writeWhole(output, tar, signal));
+        } finally {
+          view.close();
+        }
+        const leftOut = bundle.leftOut === 0 ? '' : `, ${bundle.leftOut} left out that the receiver has`;
+        item.end('done', `${input.arguments.length} images, ${bundle.blobCount} blobs${leftOut}`);
+        return EXIT.done;
+      }),
+    );
+  },
+};
+
+async function plan(parts: Parts, input: Input) {
+  const platforms = platformsOption(input);
+  const images: ExportImage[] = [];
+  for (const reference of new Set(input.arguments)) images.push(await imageOf(parts, reference, platforms));
+  const haveFile = textOption(input, 'have');
+  const dockerManifest = input.options['docker'] === true;
+  if (haveFile !== undefined && dockerManifest) {
+    throw new CommandError('--docker needs all layers: it does not go with --have', EXIT.usage);
+  }
+  return planBundle(images, {
+    metadata: parts.metadata,
+    blobs: parts.blobs,
+    have: haveFile === undefined ? undefined : parseHaveList(await readFile(haveFile)),
+    referrers: input.options['referrers'] === true,
+    dockerManifest,
+  });
+}
+
+async function imageOf(
+  { naming, metadata, config }: Parts,
+  reference: string,
+  wanted: ExportImage['platforms'],
+): Promise<ExportImage> {
+  const { repository, tag = DEFAULT_TAG, digest: given } = naming.repositoryOf(reference);
+  const digest = given ?? (await metadata.readTag(repository, tag))?.digest;
+  const root =
+    digest !== undefined && isDigest(digest)
+      ? await metadata.readLinkedManifest(repository, digest)
+      : undefined;
+  if (root === undefined) {
+    throw new CommandError(`${reference} is not held here: entrepot pull ${reference} fetches it`);
+  }
+  const platforms = wanted ?? (await heldPlatforms(root, repository, metadata));
+  if (platforms?.length === 0) {
+    throw new CommandError(`${reference} is not held completely for any platform: entrepot pull fetches it`);
+  }
+  const isPublic =
+    repository.upstream === ''
+      ? config.hosted.anonymous !== 'none'
+      : (await metadata.readGrant(repository, '')) !== undefined;
+  const suffix = given === undefined ? `:${tag}` : `@${given}`;
+  return {
+    name: `${repositoryText(repository)}${suffix}`,
+    repository,
+    digest: root.digest,
+    platforms,
+    isPrivate: !isPublic,
+  };
+}
+
+/** A file under its own name is a whole one. */
+async function writeWhole(
+  path: string,
+  chunks: AsyncIterable<Uint8Array>,
+  signal: AbortSignal,
+): Promise<void> {
+  const partial = `${path}.partial`;
+  try {
+    await pipeline(chunks, createWriteStream(partial), { signal });
+    const file = await open(partial, 'r+');
+    try {
+      await file.sync();
+    } finally {
+      await file.close();
+    }
+    await rename(partial, path);
+  } catch (error) {
+    await rm(partial, { force: true });
+    throw error;
+  }
+}

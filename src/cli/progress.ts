@@ -1,0 +1,148 @@
+import type { Io } from './command.ts';
+
+/** How progress is told: bars that move on a terminal, a line for each thing that ends, or JSON for programs. */
+export type ProgressForm = 'bars' | 'lines' | 'json';
+
+/** One thing that is under way, such as an image that is pulled. */
+export interface ProgressItem {
+  /** The bytes that are known to be needed grow by so many. */
+  expect(bytes: number): void;
+  advance(bytes: number): void;
+  /** It has ended; `text` says how. */
+  end(outcome: 'done' | 'failed', text: string): void;
+}
+
+/** Often enough to look alive. */
+const REDRAW_MS = 100;
+const BAR_WIDTH = 24;
+const MAX_NAME_WIDTH = 48;
+/** More bars than fit on a small terminal would scroll instead of moving. */
+const MAX_BARS = 16;
+const MIB = 1024 * 1024;
+
+/** Shows what is under way on standard error, and leaves standard output to what was asked for (JSON goes there). */
+export class ProgressView {
+  readonly #io: Io;
+  readonly #form: ProgressForm;
+  readonly #nowMs: () => number;
+  readonly #running = new Set<Item>();
+  #drawnLines = 0;
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(io: Io, form: ProgressForm, nowMs: () => number = () => performance.now()) {
+    this.#io = io;
+    this.#form = form;
+    this.#nowMs = nowMs;
+  }
+
+  begin(name: string): ProgressItem {
+    const item = new Item(name, this.#nowMs(), (ended, outcome, text) => this.#end(ended, outcome, text));
+    this.#running.add(item);
+    if (this.#form === 'json') this.#event({ event: 'begin', name });
+    if (this.#form === 'bars') this.#timer ??= setInterval(() => this.#draw(), REDRAW_MS).unref();
+    return item;
+  }
+
+  /** Says something in between, above the bars. */
+  say(text: string): void {
+    this.#clear();
+    this.#io.err(`${text}\n`);
+    this.#draw();
+  }
+
+  /** One line of JSON, where JSON is wanted. */
+  event(event: object): void {
+    if (this.#form === 'json') this.#event(event);
+  }
+
+  close(): void {
+    clearInterval(this.#timer);
+    this.#clear();
+  }
+
+  #end(item: Item, outcome: 'done' | 'failed', text: string): void {
+    this.#running.delete(item);
+    const ms = Math.round(this.#nowMs() - item.beganMs);
+    if (this.#form === 'json') this.#event({ event: outcome, name: item.name, bytes: item.bytes, ms, text });
+    else this.say(`${outcome === 'done' ? '✓' : '✗'} ${item.name}: ${text}${summary(item.bytes, ms)}`);
+  }
+
+  #event(event: object): void {
+    this.#io.out(`${JSON.stringify(event)}\n`);
+  }
+
+  #draw(): void {
+    if (this.#form !== 'bars') return;
+    this.#clear();
+    const shown = [...this.#running].slice(0, MAX_BARS);
+    const rest = this.#running.size - shown.length;
+    const lines = shown.map(item => barText(item, this.#nowMs()));
+    if (rest > 0) lines.push(`  and ${rest} more`);
+    if (lines.length > 0) this.#io.err(`${lines.join('\n')}\n`);
+    this.#drawnLines = lines.length;
+  }
+
+  /** Takes the bars away again: up as many lines as were drawn, and clear to the end of the screen (ECMA-48). */
+  #clear(): void {
+    if (this.#drawnLines > 0) this.#io.err(`\u001B[${this.#drawnLines}A\u001B[J`);
+    this.#drawnLines = 0;
+  }
+}
+
+class Item implements ProgressItem {
+  readonly name: string;
+  readonly beganMs: number;
+  bytes = 0;
+  expectedBytes = 0;
+  readonly #ended: (item: Item, outcome: 'done' | 'failed', text: string) => void;
+
+  constructor(
+    name: string,
+    beganMs: number,
+    ended: (item: Item, outcome: 'done' | 'failed', text: string) => void,
+  ) {
+    this.name = name;
+    this.beganMs = beganMs;
+    this.#ended = ended;
+  }
+
+  expect(bytes: number): void {
+    this.expectedBytes += bytes;
+  }
+
+  advance(bytes: number): void {
+    this.bytes += bytes;
+  }
+
+  end(outcome: 'done' | 'failed', text: string): void {
+    this.#ended(this, outcome, text);
+  }
+}
+
+function barText({ name, bytes, expectedBytes, beganMs }: Item, nowMs: number): string {
+  const seconds = Math.max(0.001, (nowMs - beganMs) / 1000);
+  const rate = bytes / seconds;
+  const label =
+    name.length > MAX_NAME_WIDTH ? `…${name.slice(1 - MAX_NAME_WIDTH)}` : name.padEnd(MAX_NAME_WIDTH);
+  const share = expectedBytes > 0 ? Math.min(1, bytes / expectedBytes) : 0;
+  const filled = Math.round(share * BAR_WIDTH);
+  const bar = `${'█'.repeat(filled)}${'░'.repeat(BAR_WIDTH - filled)}`;
+  const total = expectedBytes > 0 ? ` of ${mebibytes(expectedBytes)}` : '';
+  const left =
+    rate > 0 && expectedBytes > bytes ? `, ${Math.ceil((expectedBytes - bytes) / rate)} s left` : '';
+  return `  ${label} ${bar} ${mebibytes(bytes)}${total}, ${mebibytes(rate)}/s${left}`;
+}
+
+function summary(bytes: number, ms: number): string {
+  return bytes === 0 ? '' : ` (${mebibytes(bytes)} in ${(ms / 1000).toFixed(1)} s)`;
+}
+
+function mebibytes(bytes: number): string {
+  return `${(bytes / MIB).toFixed(1)} MiB`;
+}
+
+/** The form for where the output goes. */
+export function progressForm({ json }: { readonly json: boolean }): ProgressForm {
+  if (json) return 'json';
+  return process.stderr.isTTY ? 'bars' : 'lines';
+}
