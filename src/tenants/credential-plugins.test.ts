@@ -1,0 +1,203 @@
+import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { silentLog } from '../lib/log.ts';
+import { formatYaml } from '../lib/yaml.ts';
+import { CredentialPlugins } from './credential-plugins.ts';
+
+let folder: string;
+let nowMs = 1_000_000;
+
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'entrepot-plugins-'));
+  await mkdir(join(folder, 'bin'));
+  nowMs = 1_000_000;
+});
+
+afterEach(() => rm(folder, { recursive: true, force: true }));
+
+const V1 = 'credentialprovider.kubelet.k8s.io/v1';
+
+function response(more: object = {}): object {
+  return {
+    kind: 'CredentialProviderResponse',
+    apiVersion: V1,
+    cacheKeyType: 'Image',
+    auth: { 'reg.example': { username: 'u', password: 'p' } },
+    ...more,
+  };
+}
+
+/** A plugin that keeps its request, adds a line to `NAME.runs`, and then does as `script` says. */
+async function addPlugin(name: string, script: string): Promise<void> {
+  const program = join(folder, 'bin', name);
+  await writeFile(
+    program,
+    `#!/bin/sh\ncat > ${folder}/${name}.request\necho run >> ${folder}/${name}.runs\n${script}\n`,
+  );
+  await chmod(program, 0o755);
+}
+
+function answer(more: object = {}): string {
+  return `cat <<'END'\n${JSON.stringify(response(more))}\nEND`;
+}
+
+async function open(
+  providers: readonly object[],
+  { timeLimitMs = 20_000, log = silentLog } = {},
+): Promise<CredentialPlugins> {
+  const configFile = join(folder, 'providers.yaml');
+  const complete = providers.map(provider => ({
+    apiVersion: V1,
+    matchImages: ['reg.example'],
+    defaultCacheDuration: '10m',
+    ...provider,
+  }));
+  const config = {
+    apiVersion: 'kubelet.config.k8s.io/v1',
+    kind: 'CredentialProviderConfig',
+    providers: complete,
+  };
+  await writeFile(configFile, formatYaml(config));
+  return CredentialPlugins.open({
+    configFile,
+    binDir: join(folder, 'bin'),
+    log,
+    nowMs: () => nowMs,
+    timeLimitMs,
+  });
+}
+
+async function runsOf(name: string): Promise<number> {
+  return (await readFile(join(folder, `${name}.runs`), 'utf8').catch(() => '')).split('\n').length - 1;
+}
+
+/** `plugin: key user:password` of each login. */
+async function loginsFor(plugins: CredentialPlugins, image: string): Promise<string[]> {
+  const configs = await plugins.configsFor(image);
+  return configs.flatMap(({ source, config }) =>
+    [...config].map(([key, { username, password }]) => `${source}: ${key} ${username}:${password}`),
+  );
+}
+
+test('a plugin gets the request on its standard input, its arguments and its environment besides ours', async () => {
+  process.env['ENTREPOT_TEST_INHERITED'] = 'inherited';
+  await addPlugin('p', `printf '%s|' "$@" "$OWN" "$ENTREPOT_TEST_INHERITED" > ${folder}/seen\n${answer()}`);
+  const plugins = await open([{ name: 'p', args: ['--a', 'b c'], env: [{ name: 'OWN', value: 'x y' }] }]);
+  expect(await loginsFor(plugins, 'reg.example/team/app')).toEqual(['p: reg.example u:p']);
+  delete process.env['ENTREPOT_TEST_INHERITED'];
+  expect(await readFile(join(folder, 'p.request'), 'utf8')).toBe(
+    `{"kind":"CredentialProviderRequest","apiVersion":"${V1}","image":"reg.example/team/app"}\n`,
+  );
+  expect(await readFile(join(folder, 'seen'), 'utf8')).toBe('--a|b c|x y|inherited|');
+});
+
+test('only plugins that match are run, all of them, in their order', async () => {
+  for (const name of ['a', 'b', 'other']) {
+    await addPlugin(name, answer({ auth: { 'reg.example': { username: name, password: 'p' } } }));
+  }
+  const plugins = await open([
+    { name: 'b' },
+    { name: 'other', matchImages: ['*.example.org'] },
+    { name: 'a' },
+  ]);
+  expect(await loginsFor(plugins, 'reg.example/x')).toEqual(['b: reg.example b:p', 'a: reg.example a:p']);
+  expect(await loginsFor(plugins, 'elsewhere.example/x')).toEqual([]);
+  expect(await runsOf('other')).toBe(0);
+});
+
+test.each([
+  ['Image', 2, 3],
+  ['Registry', 1, 2],
+  ['Global', 1, 1],
+])('an answer for %s is remembered for that', async (cacheKeyType, runsAfterImages, runsAfterRegistry) => {
+  await addPlugin('p', answer({ cacheKeyType }));
+  const plugins = await open([{ name: 'p', matchImages: ['reg.example', 'two.example'] }]);
+  for (const image of ['reg.example/x', 'reg.example/x', 'reg.example/y']) await plugins.configsFor(image);
+  expect(await runsOf('p')).toBe(runsAfterImages);
+  await plugins.configsFor('two.example/x');
+  expect(await runsOf('p')).toBe(runsAfterRegistry);
+});
+
+test('an answer holds as long as it says, else as the configuration says, to the millisecond', async () => {
+  await addPlugin('says', answer({ cacheDuration: '1m' }));
+  await addPlugin('silent', answer());
+  await addPlugin('never', answer({ cacheDuration: '0s' }));
+  const plugins = await open([{ name: 'says' }, { name: 'silent' }, { name: 'never' }]);
+  const runs = async () => Promise.all(['says', 'silent', 'never'].map(runsOf));
+  await plugins.configsFor('reg.example/x');
+  nowMs += 60_000;
+  await plugins.configsFor('reg.example/x');
+  expect(await runs()).toEqual([1, 1, 2]);
+  nowMs += 1;
+  await plugins.configsFor('reg.example/x');
+  expect(await runs()).toEqual([2, 1, 3]);
+  nowMs += 540_000;
+  await plugins.configsFor('reg.example/x');
+  expect(await runs()).toEqual([3, 2, 4]);
+});
+
+test('who asks at once for one image shares one run', async () => {
+  await addPlugin('p', `sleep 0.3\n${answer({ cacheDuration: '0s' })}`);
+  const plugins = await open([{ name: 'p' }]);
+  const all = await Promise.all(Array.from({ length: 20 }, () => loginsFor(plugins, 'reg.example/x')));
+  expect(new Set(all.flat())).toEqual(new Set(['p: reg.example u:p']));
+  expect(await runsOf('p')).toBe(1);
+});
+
+test.each([
+  ['ends with an error', 'echo broken >&2; exit 3', /status 3: broken/],
+  ['writes no JSON', 'echo hello', /invalid JSON/],
+  ['writes an unknown member', answer({ more: 1 }), /member/],
+  ['answers for another version', answer({ apiVersion: `${V1}beta1` }), /another apiVersion/],
+  ['has an unknown cache key', answer({ cacheKeyType: 'image' }), /cacheKeyType/],
+  ['writes without end', 'yes', /over 1048576 bytes/],
+  ['takes too long', 'sleep 60', /took over 1 s/],
+  ['leaves a child that keeps its output open', 'sleep 60 &\nsleep 60', /took over 1 s/],
+  ['does not read its input', 'exec <&-; exit 4', /status 4/],
+])(
+  'a plugin that %s gives nothing, says why, and rests for 10 s',
+  async (_what, script, reason) => {
+    const reasons: string[] = [];
+    const warn = (fields: object) => void reasons.push('reason' in fields ? String(fields.reason) : '');
+    const log = { ...silentLog, warn, child: () => log };
+    await addPlugin('bad', script);
+    await addPlugin('good', answer());
+    const plugins = await open([{ name: 'bad' }, { name: 'good' }], { timeLimitMs: 1000, log });
+    expect(await loginsFor(plugins, 'reg.example/x')).toEqual(['good: reg.example u:p']);
+    expect(reasons).toEqual([expect.stringMatching(reason)]);
+    await plugins.configsFor('reg.example/x');
+    expect(await runsOf('bad')).toBe(1);
+    nowMs += 10_001;
+    await plugins.configsFor('reg.example/x');
+    expect(await runsOf('bad')).toBe(2);
+  },
+  20_000,
+);
+
+test('a configuration that is wrong, or names what is not there, does not open', async () => {
+  await expect(open([{ name: 'absent' }])).rejects.toThrow(/absent is no program that can be run/);
+  await addPlugin('p', answer());
+  await expect(open([{ name: 'p', matchImages: [] }])).rejects.toThrow(/matchImages is empty/);
+});
+
+test('a folder of configurations is read by name, and may name no plugin twice', async () => {
+  const configs = join(folder, 'configs');
+  await mkdir(configs);
+  const config = (name: string) => ({
+    apiVersion: 'kubelet.config.k8s.io/v1',
+    kind: 'CredentialProviderConfig',
+    providers: [{ name, apiVersion: V1, matchImages: ['reg.example'], defaultCacheDuration: '0s' }],
+  });
+  for (const name of ['a', 'b'])
+    await addPlugin(name, answer({ auth: { r: { username: name, password: 'p' } } }));
+  await writeFile(join(configs, '2.json'), JSON.stringify(config('a')));
+  await writeFile(join(configs, '1.yaml'), formatYaml(config('b')));
+  await writeFile(join(configs, 'README'), 'no configuration');
+  const options = { configFile: configs, binDir: join(folder, 'bin'), log: silentLog };
+  const plugins = await CredentialPlugins.open(options);
+  expect(await loginsFor(plugins, 'reg.example/x')).toEqual(['b: r b:p', 'a: r a:p']);
+  await writeFile(join(configs, '3.yml'), formatYaml(config('a')));
+  await expect(CredentialPlugins.open(options)).rejects.toThrow(/a occurs twice/);
+});
