@@ -1,0 +1,349 @@
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { codeOf, get, type GetOptions, type Got } from '../support/client.ts';
+import { imageOf, randomBlob } from '../support/content.ts';
+import { Entrepot } from '../support/entrepot.ts';
+import { FakeUpstream } from '../support/fake-upstream.ts';
+import { freePort } from '../support/programs.ts';
+import { makeTempFolder } from '../support/temp-folder.ts';
+import {
+  basic,
+  challengeOf,
+  getAs,
+  type Login,
+  secretManifest,
+  tokenFor,
+  writeSecret,
+} from '../support/tenants.ts';
+
+const UP = 'up.example';
+/** Upstream users: what the tenants' Secrets hold for it. */
+const ALICE: Login = ['alice', 'alice-upstream'];
+const WEAK: Login = ['weak', 'weak-upstream'];
+const BOB: Login = ['bob', 'bob-upstream'];
+/** Logins to Entrepot itself. */
+const TEAM_A: Login = ['a', 'password-of-a'];
+const TEAM_B: Login = ['b', 'password-of-b'];
+const SHARED: Login = ['common', 'in-two-secrets'];
+
+const secretLayer = randomBlob(300_000, 'secret layer');
+const image = imageOf([secretLayer]);
+const openImage = imageOf([randomBlob(10_000, 'open')]);
+
+const users = {
+  alice: { password: ALICE[1], repositories: ['acme/private'] },
+  weak: { password: WEAK[1], repositories: [] as string[] },
+  bob: { password: BOB[1], repositories: [] as string[] },
+};
+
+let upstream: FakeUpstream;
+let entrepot: Entrepot;
+let folder: string;
+let host: string;
+
+async function start(config: Readonly<Record<string, unknown>> = {}): Promise<void> {
+  const tenants = ['team-a', 'team-b', 'team-c'].map(name => ({
+    name,
+    secrets: join(folder, `${name}.json`),
+  }));
+  entrepot = await Entrepot.start(
+    {
+      upstreams: { [UP]: { url: upstream.url } },
+      tenants,
+      ...config,
+      server: { listen: host, serverNames: [host], ...(config['server'] as object) },
+    },
+    { folder },
+  );
+}
+
+beforeEach(async () => {
+  users.bob.repositories = [];
+  users.alice.repositories = ['acme/private'];
+  upstream = await FakeUpstream.start({ auth: { scheme: 'bearer', users, public: ['open'] } });
+  upstream.add('acme/private', image, '1');
+  upstream.add('open', openImage, '1');
+  folder = await makeTempFolder('tenants');
+  host = `127.0.0.1:${await freePort()}`;
+  await writeSecret(join(folder, 'team-a.json'), { [host]: TEAM_A, [UP]: ALICE, [`${UP}/other`]: WEAK });
+  await writeSecret(join(folder, 'team-b.json'), { [host]: TEAM_B, [UP]: BOB, [`${host}/x`]: SHARED });
+  await writeSecret(join(folder, 'team-c.json'), { [host]: SHARED });
+});
+
+afterEach(async () => {
+  await entrepot.remove();
+  await upstream.stop();
+});
+
+const url = (rest: string) => `${entrepot.url}/v2/${rest}`;
+const byNs = (name: string, rest: string) => url(`${name}/${rest}?ns=${UP}`);
+const byPrefix = (name: string, rest: string) => url(`${UP}/${name}/${rest}`);
+
+/** An answer without what may differ from one request to the next. */
+function bare({ status, headers, text }: Got, name: string): object {
+  const { date: _date, ...rest } = headers;
+  return JSON.parse(JSON.stringify({ status, rest, text }).replaceAll(name, 'NAME'));
+}
+
+describe('a tenant', () => {
+  it('pulls a private image with the secret that its pods have for the upstream, and with its own login', async () => {
+    await start();
+    for (const login of [ALICE, TEAM_A]) {
+      for (const place of [byNs, byPrefix]) {
+        const manifest = await getAs(login, place('acme/private', 'manifests/1'));
+        expect([login[0], manifest.status]).toEqual([login[0], 200]);
+        const blob = await getAs(login, place('acme/private', `blobs/${secretLayer.digest}`));
+        expect(`sha256:${blob.sha256}`).toBe(secretLayer.digest);
+      }
+      const direct = await get(byNs('acme/private', 'manifests/1'), { headers: basic(login) });
+      expect(direct.status).toBe(200);
+    }
+    expect(upstream.requests.filter(({ kind, status }) => kind === 'blob' && status === 200)).toHaveLength(1);
+  });
+
+  it('is asked to log in where it learns that it can, by one Bearer challenge with the name in full', async () => {
+    await start();
+    const base = await get(`${entrepot.url}/v2/`);
+    expect([base.status, challengeOf(base)]).toEqual([
+      401,
+      { realm: `${entrepot.url}/token`, service: host },
+    ]);
+    const hidden = await get(byNs('acme/private', 'manifests/1'));
+    expect([hidden.status, challengeOf(hidden)['scope']]).toEqual([
+      401,
+      `repository:${UP}/acme/private:pull`,
+    ]);
+    const { token }: { token: string } = JSON.parse((await tokenFor(challengeOf(base), TEAM_A)).text);
+    expect((await get(`${entrepot.url}/v2/`, { headers: { authorization: `Bearer ${token}` } })).status).toBe(
+      200,
+    );
+  });
+
+  it('gets public content without logging in', async () => {
+    await start();
+    expect((await getAs(undefined, byNs('open', 'manifests/1'))).status).toBe(200);
+    expect((await get(byNs('open', 'manifests/1'))).status).toBe(200);
+  });
+
+  it('is refused at the token endpoint with a wrong password, even for what is held', async () => {
+    await start();
+    await getAs(ALICE, byNs('acme/private', 'manifests/1'));
+    for (const wrong of [
+      ['alice', 'guess'],
+      ['nobody', 'x'],
+    ] as const) {
+      const got = await getAs(wrong, byNs('acme/private', 'manifests/1'));
+      expect([got.status, codeOf(got)]).toEqual([401, 'UNAUTHORIZED']);
+      expect((await get(byNs('acme/private', 'manifests/1'), { headers: basic(wrong) })).status).toBe(401);
+    }
+    expect(upstream.requests.some(({ username }) => username === 'nobody')).toBe(false);
+  });
+
+  it('is nobody with an empty user name or password', async () => {
+    await start();
+    await getAs(ALICE, byNs('acme/private', 'manifests/1'));
+    for (const empty of [
+      ['', ''],
+      ['alice', ''],
+      ['', 'alice-upstream'],
+    ] as const) {
+      expect((await getAs(empty, byNs('acme/private', 'manifests/1'))).status).toBe(401);
+    }
+  });
+
+  it('cannot borrow: one of its upstream credentials is not served by the right of another', async () => {
+    await start();
+    await writeSecret(join(folder, 'team-a.json'), { [host]: TEAM_A, [UP]: ALICE, [`${UP}/acme`]: WEAK });
+    await until(
+      async () => (await get(byNs('acme/private', 'manifests/1'), { headers: basic(WEAK) })).status === 404,
+    );
+    expect((await getAs(ALICE, byNs('acme/private', 'manifests/1'))).status).toBe(200);
+    expect((await getAs(WEAK, byNs('acme/private', 'manifests/1'))).status).toBe(404);
+    expect((await getAs(WEAK, byNs('acme/private', `blobs/${secretLayer.digest}`))).status).toBe(404);
+    // With a login of ours both are tried, whichever stands first.
+    expect((await getAs(TEAM_A, byNs('acme/private', 'manifests/1'))).status).toBe(200);
+  });
+
+  it('is none of two that hold the same login to this registry', async () => {
+    await start();
+    const got = await get(url('team-c/app/manifests/1'), { headers: basic(SHARED) });
+    expect(got.status).toBe(401);
+    await until(async () => entrepot.logs().includes('stands in the Secrets of several tenants'));
+  });
+});
+
+/** Every question that could give away something of what another tenant holds. */
+function questions(name: string, digest: string, blob: string): [string, string, GetOptions][] {
+  return [byNs, byPrefix].flatMap(place =>
+    ['GET', 'HEAD'].flatMap((method): [string, string, GetOptions][] => [
+      ['tag', place(name, 'manifests/1'), { method }],
+      ['digest', place(name, `manifests/${digest}`), { method }],
+      ['layer', place(name, `blobs/${blob}`), { method }],
+      ['range', place(name, `blobs/${blob}`), { method, headers: { range: 'bytes=0-9' } }],
+      ['manifest as blob', place(name, `blobs/${digest}`), { method }],
+      ['referrers', place(name, `referrers/${digest}`), { method }],
+      ['tags', place(name, 'tags/list'), { method }],
+      ['known etag', place(name, `blobs/${blob}`), { method, headers: { 'if-none-match': `"${blob}"` } }],
+    ]),
+  );
+}
+
+describe('what a tenant has fetched', () => {
+  const strangers: [string, Login | undefined][] = [
+    ['another tenant by its upstream credential', BOB],
+    ['another tenant by its login', TEAM_B],
+    ['nobody', undefined],
+  ];
+
+  it.each(strangers)(
+    'is for %s exactly as what does not exist',
+    async (_who, login) => {
+      await start();
+      expect((await getAs(ALICE, byNs('acme/private', 'manifests/1'))).status).toBe(200);
+      expect((await getAs(ALICE, byNs('acme/private', `blobs/${secretLayer.digest}`))).status).toBe(200);
+      const { digest } = image.manifest;
+      const ask = async () => {
+        const held = questions('acme/private', digest, secretLayer.digest);
+        const absent = questions('acme/nothing', digest, secretLayer.digest);
+        for (const [index, [what, address, options]] of held.entries()) {
+          const refused = await getAs(login, address, options);
+          const [, other, otherOptions] = absent[index] ?? ['', '', {}];
+          const unknown = await getAs(login, other, otherOptions);
+          expect([what, bare(refused, 'acme/private')]).toEqual([what, bare(unknown, 'acme/nothing')]);
+          expect([what, refused.status >= 400, refused.headers['cache-status']]).toEqual([
+            what,
+            true,
+            undefined,
+          ]);
+        }
+      };
+      await ask();
+      await upstream.stop();
+      await ask();
+    },
+    120_000,
+  );
+
+  it("is another tenant's too once upstream says so: after one HEAD, and no blob is fetched again", async () => {
+    await start();
+    const manifest = byNs('acme/private', 'manifests/1');
+    const blob = byNs('acme/private', `blobs/${secretLayer.digest}`);
+    await getAs(ALICE, manifest);
+    await getAs(ALICE, blob);
+    users.bob.repositories = ['acme/private'];
+    upstream.requests.length = 0;
+    expect((await getAs(BOB, manifest)).status).toBe(200);
+    expect((await getAs(BOB, blob)).status).toBe(200);
+    expect(upstream.count('blob')).toBe(0);
+    expect(upstream.requests.filter(({ kind }) => kind === 'manifest').map(({ method }) => method)).toEqual([
+      'HEAD',
+    ]);
+  });
+
+  it('is refused after verifyFor when upstream has taken the right away, and at once when it is heard', async () => {
+    await start({ verifyFor: '1s', staleGrantFor: '1h' });
+    const blob = byNs('acme/private', `blobs/${secretLayer.digest}`);
+    await getAs(ALICE, byNs('acme/private', 'manifests/1'));
+    expect((await getAs(ALICE, blob)).status).toBe(200);
+    users.alice.repositories = [];
+    upstream.revokeTokens();
+    await until(async () => (await get(blob, { headers: basic(ALICE) })).status === 404);
+    await upstream.stop();
+    // It has ended: that upstream cannot be reached now does not bring it back.
+    expect((await get(blob, { headers: basic(ALICE) })).status).not.toBe(200);
+  });
+
+  it.each([[{ status: 500 }], [{ status: 429 }], [{ reset: true }]])(
+    'needs a proof: when upstream answers %o there is no new one, and an old one counts for staleGrantFor',
+    async misbehaviour => {
+      await start({ verifyFor: '1s', staleGrantFor: '1h' });
+      const blob = byNs('acme/private', `blobs/${secretLayer.digest}`);
+      await getAs(ALICE, byNs('acme/private', 'manifests/1'));
+      expect((await getAs(ALICE, blob)).status).toBe(200);
+      users.bob.repositories = ['acme/private'];
+      upstream.misbehave({ ...misbehaviour });
+      await new Promise(resolve => setTimeout(resolve, 1_100));
+      expect((await get(blob, { headers: basic(ALICE) })).status).toBe(200);
+      expect((await get(blob, { headers: basic(BOB) })).status).toBeGreaterThanOrEqual(429);
+    },
+  );
+});
+
+describe('repositories that live here', () => {
+  const push = async (name: string, headers: Readonly<Record<string, string>>) =>
+    get(url(`${name}/blobs/uploads/?digest=${secretLayer.digest}`), {
+      method: 'POST',
+      headers: { ...headers, 'content-length': String(secretLayer.size) },
+      body: Buffer.concat([...secretLayer.slice()]),
+    });
+
+  it('belong to the tenant of their first component, for pull and push', async () => {
+    await start();
+    expect((await push('team-a/app', basic(TEAM_A))).status).toBe(201);
+    const blob = url(`team-a/app/blobs/${secretLayer.digest}`);
+    expect((await getAs(TEAM_A, blob)).status).toBe(200);
+    for (const login of [TEAM_B, ALICE]) {
+      const refused = await getAs(login, blob);
+      const absent = await getAs(login, url(`team-a/none/blobs/${secretLayer.digest}`));
+      expect(bare(refused, 'team-a/app')).toEqual(bare(absent, 'team-a/none'));
+      expect(refused.status).toBeGreaterThanOrEqual(401);
+      expect((await push('team-a/app', basic(login))).status).toBeGreaterThanOrEqual(401);
+    }
+    expect((await get(blob)).status).toBe(401);
+    const mounted = await get(url(`team-b/app/blobs/uploads/?mount=${secretLayer.digest}&from=team-a/app`), {
+      method: 'POST',
+      headers: basic(TEAM_B),
+    });
+    expect(mounted.status).toBe(202);
+  });
+
+  it('may be shared with other tenants, to pull', async () => {
+    await start({ hosted: { shared: ['team-a/base/**'] } });
+    await push('team-a/base/os', basic(TEAM_A));
+    const blob = url(`team-a/base/os/blobs/${secretLayer.digest}`);
+    expect((await getAs(TEAM_B, blob)).status).toBe(200);
+    expect((await get(blob)).status).toBe(401);
+    expect((await push('team-a/base/os', basic(TEAM_B))).status).toBeGreaterThanOrEqual(403);
+  });
+
+  it('are listed only to who may pull them', async () => {
+    await start();
+    await push('team-a/app', basic(TEAM_A));
+    const listed = async (headers: Readonly<Record<string, string>> = {}): Promise<unknown> =>
+      JSON.parse((await get(url('_catalog'), { headers })).text);
+    expect(await listed(basic(TEAM_A))).toEqual({ repositories: ['team-a/app'] });
+    expect(await listed(basic(TEAM_B))).toEqual({ repositories: [] });
+    expect(await listed()).toEqual({ repositories: [] });
+  });
+});
+
+describe('a secret', () => {
+  it('counts within seconds of being written, and takes its Grants with it when it goes', async () => {
+    await start();
+    const manifest = byNs('acme/private', 'manifests/1');
+    expect((await getAs(ALICE, manifest)).status).toBe(200);
+    await writeSecret(join(folder, 'team-a.json'), { [host]: TEAM_A });
+    await until(async () => (await get(manifest, { headers: basic(ALICE) })).status === 401);
+    expect((await getAs(TEAM_A, manifest)).status).toBe(404);
+    await writeSecret(join(folder, 'team-a.json'), { [host]: TEAM_A, [UP]: ALICE });
+    await until(async () => (await get(manifest, { headers: basic(ALICE) })).status === 200);
+  });
+
+  it("that cannot be read fails its tenant's pulls with the reason, and nobody else's", async () => {
+    await writeFile(
+      join(folder, 'team-b.json'),
+      secretManifest('pull', { [UP]: BOB }).replace('"data":{', '"data":{"x":1,'),
+    );
+    await start();
+    expect((await getAs(ALICE, byNs('acme/private', 'manifests/1'))).status).toBe(200);
+  });
+});
+
+async function until(check: () => Promise<boolean>): Promise<void> {
+  const deadlineMs = Date.now() + 15_000;
+  while (!(await check())) {
+    if (Date.now() > deadlineMs) throw new Error('it never came true');
+    await new Promise(resolve => setTimeout(resolve, 50));
+  }
+}
