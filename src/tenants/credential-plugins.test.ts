@@ -69,6 +69,14 @@ async function open(
   });
 }
 
+function configFor(name: string): object {
+  return {
+    apiVersion: 'kubelet.config.k8s.io/v1',
+    kind: 'CredentialProviderConfig',
+    providers: [{ name, apiVersion: V1, matchImages: ['reg.example'], defaultCacheDuration: '0s' }],
+  };
+}
+
 async function runsOf(name: string): Promise<number> {
   return (await readFile(join(folder, `${name}.runs`), 'utf8').catch(() => '')).split('\n').length - 1;
 }
@@ -185,19 +193,14 @@ test('a configuration that is wrong, or names what is not there, does not open',
 test('a folder of configurations is read by name, and may name no plugin twice', async () => {
   const configs = join(folder, 'configs');
   await mkdir(configs);
-  const config = (name: string) => ({
-    apiVersion: 'kubelet.config.k8s.io/v1',
-    kind: 'CredentialProviderConfig',
-    providers: [{ name, apiVersion: V1, matchImages: ['reg.example'], defaultCacheDuration: '0s' }],
-  });
   for (const name of ['a', 'b'])
     await addPlugin(name, answer({ auth: { r: { username: name, password: 'p' } } }));
-  await writeFile(join(configs, '2.json'), JSON.stringify(config('a')));
-  await writeFile(join(configs, '1.yaml'), formatYaml(config('b')));
+  await writeFile(join(configs, '2.json'), JSON.stringify(configFor('a')));
+  await writeFile(join(configs, '1.yaml'), formatYaml(configFor('b')));
   await writeFile(join(configs, 'README'), 'no configuration');
   const options = { configFile: configs, binDir: join(folder, 'bin'), log: silentLog };
   const plugins = await CredentialPlugins.open(options);
   expect(await loginsFor(plugins, 'reg.example/x')).toEqual(['b: r b:p', 'a: r a:p']);
-  await writeFile(join(configs, '3.yml'), formatYaml(config('a')));
+  await writeFile(join(configs, '3.yml'), formatYaml(configFor('a')));
   await expect(CredentialPlugins.open(options)).rejects.toThrow(/a occurs twice/);
 });

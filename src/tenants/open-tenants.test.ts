@@ -1,0 +1,357 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { silentLog } from '../lib/log.ts';
+import { silentMeter } from '../lib/meter.ts';
+import type { MetadataStore } from '../metadata/metadata-store.ts';
+import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
+import { nameCredential } from '../oci/credential.ts';
+import { FileSecretSource } from './file-secret-source.ts';
+import { dockerConfig, secretManifest } from './fixture.suite.ts';
+import { Issuer } from './issuer.ts';
+import { openTenants, type TenantsParts } from './open-tenants.ts';
+import type { SecretReading, SecretSink } from './secret-source.ts';
+import { parseSecretObject } from './secret.ts';
+import { TenantBroken, type Tenants, type TenantsChange } from './tenant.ts';
+
+const KEY = 'credential-key';
+const IMAGE = 'reg.example/team/app';
+
+let folder: string;
+let store: MetadataStore;
+let tenants: Tenants;
+/** What a source would say that hears of Secrets from elsewhere, such as an API. */
+let sink: SecretSink;
+let changes: TenantsChange[];
+let nowMs: number;
+
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'entrepot-tenants-'));
+  store = await openSqliteMetadataStore(join(folder, 'index.db'), { log: silentLog });
+  changes = [];
+  nowMs = 1_000_000;
+});
+
+afterEach(async () => {
+  await tenants.close();
+  await store.close();
+  await rm(folder, { recursive: true, force: true });
+});
+
+async function open(parts: Partial<TenantsParts> = {}): Promise<void> {
+  const pushed = {
+    start: async (given: SecretSink) => void (sink = given),
+    close: async () => {},
+  };
+  tenants = await openTenants({
+    sources: [...(parts.sources ?? []), pushed],
+    configured: [],
+    nodeConfig: [],
+    plugins: undefined,
+    store,
+    credentialKey: KEY,
+    nameProblem: name => (name === 'library' ? 'is reserved' : undefined),
+    log: silentLog,
+    meter: silentMeter,
+    nowMs: () => nowMs,
+    ...parts,
+    ...(parts.sources && { sources: [...parts.sources, pushed] }),
+  });
+  tenants.onChange(change => void changes.push(change));
+}
+
+function issuer(): Issuer {
+  return new Issuer({ store, credentialKey: KEY, nameProblem: () => undefined, nowMs: () => nowMs });
+}
+
+function idOf(login: string): string {
+  const [username = '', password = ''] = login.split(':');
+  return nameCredential(KEY, username, password).id;
+}
+
+function loaded(name: string, logins: Readonly<Record<string, string>>): SecretReading {
+  const secret = parseSecretObject(secretManifest(name, logins));
+  if (secret === undefined) throw new Error('expected a Secret for pulls');
+  return { name, source: 'kubernetes', result: { state: 'loaded', secret } };
+}
+
+function malformed(name: string): SecretReading {
+  return { name, source: 'kubernetes', result: { state: 'malformed', reason: 'invalid JSON' } };
+}
+
+async function namesFor(tenant: string, image = IMAGE): Promise<(string | undefined)[]> {
+  return ((await tenants.find(tenant)?.lookup(image)) ?? []).map(({ credential }) => credential?.username);
+}
+
+function holdersOf(login: string): string[] {
+  return tenants.holders(idOf(login)).map(({ tenant, secret, key }) => `${tenant.name} ${secret} ${key}`);
+}
+
+/** Changes are told at the end of a turn. */
+const turn = () => new Promise(resolve => setImmediate(resolve));
+
+describe('looking up', () => {
+  test('goes through the Secrets in order, then the node, then the plugins', async () => {
+    await writeFile(join(folder, 'a.json'), JSON.stringify(secretManifest('a', { 'reg.example': 'file:p' })));
+    await writeFile(join(folder, 'config.json'), dockerConfig({ 'reg.example/team/app': 'node:p' }));
+    const config = new Map([['reg.example', { username: 'plugin', password: 'p', email: '' }]]);
+    await open({
+      sources: [new FileSecretSource([{ name: 't', secrets: [join(folder, 'a.json')] }], silentLog)],
+      nodeConfig: [join(folder, 'config.json')],
+      plugins: { configsFor: async () => [{ source: 'ecr', config }] },
+    });
+    sink.put('t', { secrets: [loaded('b', { 'reg.example': 'api:p', 'reg.example/team': 'longer:p' })] });
+    const found = (await tenants.find('t')?.lookup(IMAGE)) ?? [];
+    expect(
+      found.map(({ source, secret, matchedKey, credential }) => [
+        source,
+        secret,
+        matchedKey,
+        credential?.username,
+      ]),
+    ).toEqual([
+      ['kubernetes', 'b', 'reg.example/team', 'longer'],
+      ['file', 'a', 'reg.example', 'file'],
+      ['kubernetes', 'b', 'reg.example', 'api'],
+      ['node', join(folder, 'config.json'), 'reg.example/team/app', 'node'],
+      ['plugin', 'ecr', 'reg.example', 'plugin'],
+    ]);
+    expect((await tenants.lookupShared(IMAGE)).map(({ source }) => source)).toEqual(['node', 'plugin']);
+    expect(tenants.node).toMatchObject([{ state: 'loaded', source: 'node' }]);
+  });
+
+  test('an entry without a user name is an attempt without credentials, and identifies nobody', async () => {
+    await open();
+    sink.put('t', {
+      secrets: [loaded('s', { 'reg.example': ':', 'other.example': 'u:', 'third.example': ':p' })],
+    });
+    expect(await tenants.find('t')?.lookup(IMAGE)).toMatchObject([{ credential: undefined, secret: 's' }]);
+    expect(await namesFor('t', 'other.example/x')).toEqual(['u']);
+    for (const login of [':', 'u:', ':p']) expect(holdersOf(login)).toEqual([]);
+  });
+
+  test('a Secret that never was good breaks its tenant only; one that becomes malformed counts as it was', async () => {
+    await open();
+    sink.put('bad', { secrets: [loaded('good', { 'reg.example': 'u:p' }), malformed('never-good')] });
+    sink.put('t', { secrets: [loaded('s', { 'reg.example': 'u:p' })] });
+    await expect(namesFor('bad')).rejects.toThrow(TenantBroken);
+    await expect(namesFor('bad')).rejects.toThrow(/never-good is malformed: invalid JSON/);
+    expect(await namesFor('t')).toEqual(['u']);
+    expect(holdersOf('u:p')).toEqual(['bad good reg.example', 't s reg.example']);
+
+    nowMs += 5;
+    sink.put('t', { secrets: [malformed('s')] });
+    expect(await namesFor('t')).toEqual(['u']);
+    expect(tenants.find('t')?.secrets).toEqual([
+      { name: 's', source: 'kubernetes', state: 'malformed', reason: 'invalid JSON', loadedAtMs: 1_000_000 },
+    ]);
+    sink.put('bad', { secrets: [loaded('good', { 'reg.example': 'u:p' })] });
+    expect(await namesFor('bad')).toEqual(['u']);
+  });
+
+  test('a Secret that is missing is passed over', async () => {
+    await open();
+    const missing: SecretReading = {
+      name: 'm',
+      source: 'kubernetes',
+      result: { state: 'missing', reason: 'none' },
+    };
+    sink.put('t', { secrets: [missing, loaded('s', { 'reg.example': 'u:p' })] });
+    expect(await namesFor('t')).toEqual(['u']);
+    expect(tenants.find('t')?.secrets).toMatchObject([
+      { state: 'missing', reason: 'none' },
+      { state: 'loaded' },
+    ]);
+  });
+});
+
+describe('changes', () => {
+  test('say which credentials nobody holds any more, once per turn', async () => {
+    await open();
+    sink.put('a', { secrets: [loaded('s', { 'reg.example': 'shared:p', 'x.example': 'own:p' })] });
+    sink.put('b', { secrets: [loaded('s', { 'reg.example': 'shared:p' })] });
+    await turn();
+    changes.length = 0;
+    sink.remove('a');
+    await turn();
+    expect(changes).toEqual([{ goneCredentialIds: [idOf('own:p')], tenants: ['a'] }]);
+    expect(tenants.find('a')).toBeUndefined();
+
+    sink.put('b', { secrets: [loaded('s', { 'reg.example': 'next:p' })] });
+    await turn();
+    expect(changes[1]).toEqual({ goneCredentialIds: [idOf('shared:p')], tenants: ['b'] });
+    expect(holdersOf('shared:p')).toEqual([]);
+    expect(holdersOf('next:p')).toEqual(['b s reg.example']);
+  });
+
+  test('a credential that moves within a turn is not gone, and what stays the same is no change', async () => {
+    await open();
+    const secret = loaded('s', { 'reg.example': 'u:p' });
+    sink.put('a', { secrets: [secret] });
+    await turn();
+    changes.length = 0;
+    sink.put('a', { secrets: [secret] });
+    await turn();
+    expect(changes).toEqual([]);
+    sink.remove('a');
+    sink.put('b', { secrets: [loaded('moved', { 'reg.example': 'u:p' })] });
+    await turn();
+    expect(changes).toEqual([{ goneCredentialIds: [], tenants: ['a', 'b'] }]);
+  });
+
+  test('a malformed Secret takes no credential away, a missing one does', async () => {
+    await open();
+    sink.put('t', { secrets: [loaded('s', { 'reg.example': 'u:p' })] });
+    sink.put('t', { secrets: [malformed('s')] });
+    await turn();
+    expect(holdersOf('u:p')).toEqual(['t s reg.example']);
+    changes.length = 0;
+    sink.put('t', { secrets: [] });
+    await turn();
+    expect(changes).toEqual([{ goneCredentialIds: [idOf('u:p')], tenants: ['t'] }]);
+  });
+
+  test('use and refusal are noted at the Secret, and forgotten with the credential', async () => {
+    await open();
+    sink.put('t', {
+      secrets: [loaded('s', { 'reg.example': 'u:p' }), loaded('other', { 'reg.example': 'v:p' })],
+    });
+    nowMs += 1;
+    tenants.noteOutcome(idOf('u:p'), 'used');
+    nowMs += 1;
+    tenants.noteOutcome(idOf('u:p'), 'refused');
+    tenants.noteOutcome(idOf('unknown:p'), 'refused');
+    const [first, second] = tenants.find('t')?.secrets ?? [];
+    expect(first).toMatchObject({ lastUsedAtMs: 1_000_001, lastRefusedAtMs: 1_000_002 });
+    expect(second).not.toHaveProperty('lastUsedAtMs');
+    sink.put('t', { secrets: [] });
+    await turn();
+    sink.put('t', { secrets: [loaded('s', { 'reg.example': 'u:p' })] });
+    expect(tenants.find('t')?.secrets[0]).not.toHaveProperty('lastUsedAtMs');
+  });
+});
+
+describe('which tenants there are', () => {
+  test('those of the configuration, of the store and of the sources, in order; nobody otherwise', async () => {
+    await open();
+    expect(tenants.isEmpty).toBe(true);
+    await tenants.close();
+    await issuer().addTenant('from-store');
+    await open({ configured: [{ name: 'from-config', options: { pullPolicy: 'Always' } }] });
+    sink.put('a-source', { secrets: [] });
+    sink.put('library', { secrets: [loaded('s', { 'reg.example': 'u:p' })] });
+    expect(tenants.isEmpty).toBe(false);
+    expect(tenants.list().map(({ name }) => name)).toEqual(['a-source', 'from-config', 'from-store']);
+    expect(tenants.find('from-config')?.options).toEqual({ pullPolicy: 'Always' });
+    expect(holdersOf('u:p')).toEqual([]);
+    sink.put('from-config', { secrets: [] });
+    sink.remove('from-config');
+    sink.remove('a-source');
+    expect(tenants.list().map(({ name }) => name)).toEqual(['from-config', 'from-store']);
+  });
+
+  test('a namespace made anew is suspended, also after a restart, until it is adopted', async () => {
+    const secrets = [loaded('s', { 'reg.example': 'u:p' })];
+    await open();
+    sink.put('t', { secrets, uid: 'uid-1' });
+    const { id } = await issuer().issue({ tenant: 't', server: 'own.example', readOnly: false });
+    await tenants.reload();
+    expect(tenants.holders(id)).toHaveLength(1);
+    changes.length = 0;
+    sink.put('t', { secrets, uid: 'uid-2' });
+    await turn();
+    expect(tenants.find('t')?.suspended).toContain('entrepot tenant adopt t');
+    expect(changes).toEqual([{ goneCredentialIds: [idOf('u:p')], tenants: ['t'] }]);
+    expect(tenants.holders(id)).toEqual([]);
+    await expect(namesFor('t')).rejects.toThrow(TenantBroken);
+
+    await tenants.close();
+    await open();
+    sink.put('t', { secrets, uid: 'uid-2' });
+    expect(tenants.find('t')?.suspended).toBeDefined();
+    await issuer().adoptTenant('t');
+    await tenants.reload();
+    expect(tenants.find('t')?.suspended).toBeUndefined();
+    expect(holdersOf('u:p')).toEqual(['t s reg.example']);
+    sink.put('t', { secrets, uid: 'uid-1' });
+    expect(tenants.find('t')?.suspended).toBeDefined();
+  });
+
+  test('a namespace does not become a tenant that was added by hand', async () => {
+    await issuer().addTenant('t');
+    await open();
+    sink.put('t', { secrets: [loaded('s', { 'reg.example': 'u:p' })], uid: 'uid-1' });
+    expect(tenants.find('t')?.suspended).toBeDefined();
+    expect(holdersOf('u:p')).toEqual([]);
+  });
+});
+
+describe('issued credentials', () => {
+  const request = { tenant: 't', server: 'own.example/t', readOnly: true };
+
+  test('identify their tenant alone, wherever copies lie, and go to no upstream', async () => {
+    await issuer().addTenant('t');
+    const { id, username, password } = await issuer().issue(request);
+    await open();
+    const copy = loaded('copy', { 'reg.example': `${username}:${password}` });
+    sink.put('t', { secrets: [copy] });
+    sink.put('thief', { secrets: [copy] });
+    expect(tenants.holders(id)).toMatchObject([
+      { tenant: { name: 't' }, key: 'own.example/t', issued: true, readOnly: true },
+      { tenant: { name: 't' }, key: 'reg.example', secret: 'copy', issued: true, readOnly: true },
+    ]);
+    expect(await namesFor('t')).toEqual([]);
+    expect(await namesFor('thief')).toEqual([]);
+    expect(tenants.wasIssued(id)).toBe(true);
+    expect(JSON.stringify(await store.listIssuedCredentials())).not.toContain(password);
+  });
+
+  test('end when they are revoked, and their copies with them', async () => {
+    await issuer().addTenant('t');
+    const first = await issuer().issue(request);
+    const second = await issuer().issue(request);
+    await open();
+    sink.put('u', { secrets: [loaded('copy', { 'reg.example': `${first.username}:${first.password}` })] });
+    await turn();
+    changes.length = 0;
+    expect(await issuer().revoke('t', first.id)).toHaveLength(1);
+    await tenants.reload();
+    await turn();
+    expect(changes).toEqual([{ goneCredentialIds: [first.id], tenants: ['t'] }]);
+    expect(tenants.holders(first.id)).toEqual([]);
+    expect(tenants.holders(second.id)).toHaveLength(1);
+    expect(tenants.wasIssued(first.id)).toBe(true);
+    await expect(issuer().revoke('t', first.id)).rejects.toThrow('t has no such credential');
+  });
+
+  test('overlap when they are rotated, and then end by themselves', async () => {
+    nowMs = Date.now();
+    await issuer().addTenant('t');
+    const old = await issuer().issue(request);
+    const other = await issuer().issue({ ...request, server: 'other.example' });
+    await open();
+    const next = await issuer().rotate(request, 300);
+    await tenants.reload();
+    await turn();
+    for (const { id } of [old, next, other]) expect(tenants.holders(id)).toHaveLength(1);
+    changes.length = 0;
+    nowMs += 300;
+    await expect
+      .poll(() => changes, { timeout: 5000 })
+      .toEqual([{ goneCredentialIds: [old.id], tenants: [] }]);
+    expect(tenants.holders(old.id)).toEqual([]);
+    for (const { id } of [next, other]) expect(tenants.holders(id)).toHaveLength(1);
+  });
+
+  test('that another process issues count within seconds', async () => {
+    await open();
+    const cli = await openSqliteMetadataStore(join(folder, 'index.db'), { log: silentLog });
+    const other = new Issuer({ store: cli, credentialKey: KEY, nameProblem: () => undefined });
+    expect(await other.addTenant('t')).toBe(true);
+    expect(await other.addTenant('t')).toBe(false);
+    const { id } = await other.issue(request);
+    await expect.poll(() => tenants.holders(id).length, { timeout: 8000 }).toBe(1);
+    await cli.close();
+  }, 20_000);
+});
