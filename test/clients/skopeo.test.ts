@@ -1,5 +1,3 @@
-import { readdir, readFile } from 'node:fs/promises';
-import { join } from 'node:path';
 import { createHash } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { REGISTRY_PROGRAMS } from '../support/docker-registry.ts';
@@ -14,10 +12,7 @@ import {
   UPSTREAM_MODES,
 } from '../support/mirrored-registry.ts';
 import { hasPrograms } from '../support/programs.ts';
-import { Skopeo } from '../support/skopeo.ts';
-
-/** Of three platforms: a configuration and a layer each, and the layer that they share. */
-const BUSYBOX_BLOBS = 7;
+import { BUSYBOX_BLOBS, countIntact, Skopeo } from '../support/skopeo.ts';
 
 const canRun = hasPrograms('skopeo', ...REGISTRY_PROGRAMS, ...IMAGE_PROGRAMS);
 
@@ -103,13 +98,3 @@ describe.skipIf(!canRun)('skopeo', () => {
     });
   });
 });
-
-/** How many blobs of a `dir:` copy are what their names say: it names each after its hash. */
-async function countIntact(folder: string): Promise<number> {
-  let count = 0;
-  for (const name of await readdir(folder)) {
-    const hash = createHash('sha256').update(await readFile(join(folder, name)));
-    if (hash.digest('hex') === name) count += 1;
-  }
-  return count;
-}

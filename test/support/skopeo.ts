@@ -1,6 +1,7 @@
 // The programs of the containers project (skopeo, podman, buildah) read the same files: a registries.conf that may
 // name mirrors, a policy, and a file with log-ins. Here each test has its own.
-import { writeFile } from 'node:fs/promises';
+import { createHash } from 'node:crypto';
+import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type RunResult, tryRun } from './programs.ts';
 import { makeTempFolder, removeFolder } from './temp-folder.ts';
@@ -27,6 +28,8 @@ export class ContainersConfig {
     await config.writeRegistriesConf(registriesConf);
     const storage = `[storage]\ndriver = "vfs"\ngraphroot = "${folder}/graph"\nrunroot = "${folder}/run"\n`;
     await writeFile(join(folder, 'storage.conf'), storage);
+    // buildah wants the file that the variable names to be there.
+    await writeFile(join(folder, 'auth.json'), '{}');
     return config;
   }
 
@@ -84,4 +87,17 @@ export class Skopeo {
   async remove(): Promise<void> {
     await this.config.remove();
   }
+}
+
+/** The blobs of busybox: of three platforms a configuration and a layer each, and the layer that they share. */
+export const BUSYBOX_BLOBS = 7;
+
+/** How many blobs of a `dir:` copy are what their names say: it names each after its hash. */
+export async function countIntact(folder: string): Promise<number> {
+  let count = 0;
+  for (const name of await readdir(folder)) {
+    const hash = createHash('sha256').update(await readFile(join(folder, name)));
+    if (hash.digest('hex') === name) count += 1;
+  }
+  return count;
 }
