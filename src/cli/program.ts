@@ -8,10 +8,15 @@ import { configShow } from './config-show.ts';
 import { configVariables } from './config-variables.ts';
 import { exportCommand } from './export.ts';
 import { have } from './have.ts';
+import { gc } from './gc.ts';
 import { hosts } from './hosts.ts';
+import { images } from './images.ts';
+import { inspect } from './inspect.ts';
+import { pin, unpin } from './pin.ts';
 import { importCommand } from './import.ts';
 import { refresh } from './refresh.ts';
 import { rm } from './rm.ts';
+import { scrub } from './scrub.ts';
 import { serve } from './serve.ts';
 import { readVersion } from './version.ts';
 
@@ -20,6 +25,12 @@ const COMMANDS: readonly Command[] = [
   hosts,
   refresh,
   rm,
+  images,
+  inspect,
+  pin,
+  unpin,
+  gc,
+  scrub,
   exportCommand,
   have,
   importCommand,

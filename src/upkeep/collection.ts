@@ -52,8 +52,9 @@ export class Collection {
     this.#options = options;
   }
 
-  async run(run: RunOptions = {}): Promise<CollectionReport> {
-    const sinceMs = Date.now() - this.#options.gracePeriodMs;
+  /** `gracePeriodMs`: this time another one. */
+  async run(run: RunOptions & { readonly gracePeriodMs?: number } = {}): Promise<CollectionReport> {
+    const sinceMs = Date.now() - (run.gracePeriodMs ?? this.#options.gracePeriodMs);
     const uploads = await this.#expireUploads(run);
     const unfinished = await this.#abandonIngests(run);
     const links = await this.#expireLinks(sinceMs, run);

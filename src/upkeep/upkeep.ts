@@ -27,7 +27,7 @@ export class Upkeep {
     this.#scrub = new Scrub(options);
   }
 
-  collect(run?: RunOptions): Promise<CollectionReport | undefined> {
+  collect(run?: Parameters<Collection['run']>[0]): Promise<CollectionReport | undefined> {
     return this.#alone('collection', () => this.#collection.run(run));
   }
 

@@ -1,0 +1,32 @@
+import { expect, test } from 'vitest';
+import { columnsText, sizeText, timeText } from './columns.ts';
+
+test('columns are as wide as their widest cell, and no line ends in spaces', () => {
+  expect(
+    columnsText(
+      ['NAME', 'SIZE'],
+      [
+        ['nginx:latest', '1'],
+        ['a', ''],
+      ],
+    ),
+  ).toBe('NAME          SIZE\nnginx:latest  1\na\n');
+});
+
+test.each([
+  [0, '0 B'],
+  [1023, '1023 B'],
+  [1024, '1.0 KiB'],
+  [1_300_000, '1.2 MiB'],
+  [150 * 2 ** 30, '150 GiB'],
+  [2 ** 60, '1048576 TiB'],
+])('%i bytes are %s', (bytes, text) => {
+  expect(sizeText(bytes)).toBe(text);
+});
+
+test('a time is a day, with its minute while it is near', () => {
+  const nowMs = Date.UTC(2026, 10, 24, 12, 30);
+  expect(timeText(0, nowMs)).toBe('never');
+  expect(timeText(nowMs - 60_000, nowMs)).toBe('2026-11-24 12:29');
+  expect(timeText(nowMs - 3 * 86_400_000, nowMs)).toBe('2026-11-21');
+});

@@ -1,0 +1,86 @@
+import { parseDuration, UnitError } from '../lib/units.ts';
+import type { CollectionReport } from '../upkeep/collection.ts';
+import type { EvictionReport } from '../upkeep/eviction.ts';
+import { sizeText } from './columns.ts';
+import { type Command, CommandError, CONFIG_OPTION, EXIT, type Input, textOption } from './command.ts';
+import { interruptible } from './interruptible.ts';
+import { ProgressLine } from './progress-line.ts';
+import { withParts } from './with-parts.ts';
+
+/** `entrepot gc`: make room now. */
+export const gc: Command = {
+  name: 'gc',
+  summary: 'collect garbage, and make the store fit its limit',
+  description:
+    'Removes what nothing needs any more: content of deleted manifests, pushes that were never finished, files ' +
+    'that a crash left; then, if more is held than storage.maxBytes, the least recently used mirrored content. ' +
+    'Works beside a running server, which goes on serving and taking pushes.',
+  options: [
+    { flags: '--dry-run', description: 'say what would go, and remove nothing' },
+    {
+      flags: '--grace-period <duration>',
+      description: 'spare what was made or used within this time (default: upkeep.gcGracePeriod)',
+    },
+    CONFIG_OPTION,
+  ],
+  examples: [
+    ['entrepot gc --dry-run', 'see what would be freed'],
+    ['entrepot gc --grace-period 0s', 'free what was deleted just now; not while somebody pushes'],
+  ],
+  run: (input, io) =>
+    withParts(input, io, ({ upkeep }) =>
+      interruptible(async signal => {
+        const dryRun = input.options['dryRun'] === true;
+        const progress = new ProgressLine(io);
+        const run = { dryRun, signal, onProgress: progress.show.bind(progress), ...gracePeriod(input) };
+        const collected = await upkeep.collect(run);
+        const evicted = await upkeep.evict(run);
+        progress.end();
+        if (collected === undefined || evicted === undefined) {
+          throw new CommandError('another process is collecting already');
+        }
+        io.out(reportText(collected, evicted, dryRun));
+        return EXIT.done;
+      }),
+    ),
+};
+
+function gracePeriod(input: Input): { gracePeriodMs?: number } {
+  const text = textOption(input, 'gracePeriod');
+  if (text === undefined) {
+    return {};
+  }
+  try {
+    return { gracePeriodMs: parseDuration(text) };
+  } catch (error) {
+    throw error instanceof UnitError
+      ? new CommandError(`--grace-period: ${error.message}`, EXIT.usage)
+      : error;
+  }
+}
+
+function reportText(collected: CollectionReport, evicted: EvictionReport, dryRun: boolean): string {
+  const { uploads, unfinished, links, manifests, blobs, strays } = collected;
+  const counts = [
+    [manifests, 'manifests'],
+    [blobs, 'blobs'],
+    [unfinished, 'unfinished transfers'],
+    [strays, 'files without a row'],
+    [evicted, 'least recently used'],
+  ] as const;
+  const lines = counts
+    .filter(([{ items }]) => items > 0)
+    .map(([{ items, bytes }, name]) => `${items} ${name}, ${sizeText(bytes)}`);
+  if (uploads > 0) {
+    lines.push(`${uploads} upload sessions`);
+  }
+  if (links > 0) {
+    lines.push(`${links} links of blobs that no manifest names`);
+  }
+  if (evicted.isStuck) {
+    lines.push('more is held than storage.maxBytes, and the rest is pinned, lives here, or is in use');
+  }
+  const bytes = counts.reduce((sum, [tally]) => sum + tally.bytes, 0);
+  const verb = dryRun ? 'would free' : 'freed';
+  return [`${verb} ${sizeText(bytes)}`, ...lines.map(line => `  ${line}`)].map(line => `${line}\n`).join('');
+}

@@ -1,0 +1,92 @@
+import type { SurveyedTag } from '../metadata/survey.ts';
+import { repositoryText } from '../oci/repository.ts';
+import { type HeldImage, heldImages } from '../upkeep/images.ts';
+import { columnsText, sizeText, timeText } from './columns.ts';
+import { type Command, CONFIG_OPTION, EXIT } from './command.ts';
+import { interruptible } from './interruptible.ts';
+import { withParts } from './with-parts.ts';
+
+/** Rows whose widths are made to fit each other; a store of 100,000 tags is shown as it is read. */
+const ROWS_PER_TABLE = 500;
+
+const HEADINGS = ['IMAGE', 'PLATFORMS', 'SIZE', 'SHARED', 'USED', 'SOURCE', 'STATE'] as const;
+
+/** `entrepot images`: what is held. */
+export const images: Command = {
+  name: 'images',
+  summary: 'list the images that are held',
+  description:
+    'Lists every tag with its platforms (in parentheses those that are not complete), the size that it alone takes, ' +
+    'the size that it shares with others, when it was last used, where it came from, and whether it is pinned or ' +
+    'damaged.',
+  options: [{ flags: '--json', description: 'one JSON object a line' }, CONFIG_OPTION],
+  examples: [
+    ['entrepot images', 'a table'],
+    ['entrepot images --json | jq .image', 'for programs'],
+  ],
+  run: (input, io) =>
+    withParts(input, io, ({ survey, blobs }) =>
+      interruptible(async signal => {
+        const isJson = input.options['json'] === true;
+        let rows: string[][] = [];
+        const flush = () => {
+          io.out(columnsText(HEADINGS, rows));
+          rows = [];
+        };
+        for await (const image of heldImages(survey, blobs)) {
+          signal.throwIfAborted();
+          if (isJson) {
+            io.out(`${JSON.stringify(toJson(image))}\n`);
+          } else {
+            rows.push(toRow(image));
+          }
+          if (rows.length === ROWS_PER_TABLE) {
+            flush();
+          }
+        }
+        if (!isJson) {
+          flush();
+        }
+        return EXIT.done;
+      }),
+    ),
+};
+
+function toRow(image: SurveyedTag & HeldImage): string[] {
+  const platforms = image.platforms.map(({ platform, isComplete }) => {
+    const text = platform === '' ? '?' : platform;
+    return isComplete ? text : `(${text})`;
+  });
+  return [
+    `${repositoryText(image.repository)}:${image.tag}`,
+    platforms.join(' '),
+    sizeText(image.ownBytes),
+    sizeText(image.sharedBytes),
+    timeText(image.usedAtMs),
+    sourceOf(image),
+    [image.isPinned ? 'pinned' : '', image.isDamaged ? 'damaged' : ''].filter(Boolean).join(' '),
+  ];
+}
+
+function toJson(image: SurveyedTag & HeldImage): object {
+  const { repository, tag, digest, platforms, ownBytes, sharedBytes, missingBytes } = image;
+  return {
+    image: `${repositoryText(repository)}:${tag}`,
+    digest,
+    platforms: platforms.map(({ platform, isComplete }) => ({ platform, complete: isComplete })),
+    ownBytes,
+    sharedBytes,
+    missingBytes,
+    lastUsed: image.usedAtMs === 0 ? null : new Date(image.usedAtMs).toISOString(),
+    source: sourceOf(image),
+    pinned: image.isPinned,
+    damaged: image.isDamaged,
+  };
+}
+
+function sourceOf({ repository, isImported }: SurveyedTag): 'hosted' | 'imported' | 'mirror' {
+  if (repository.upstream === '') {
+    return 'hosted';
+  }
+  return isImported ? 'imported' : 'mirror';
+}

@@ -1,0 +1,107 @@
+import type { MetadataStore } from '../metadata/metadata-store.ts';
+import type { SurveyedBlob, SurveyedManifest } from '../metadata/survey.ts';
+import { isDigest } from '../oci/digest.ts';
+import type { Repository } from '../oci/repository.ts';
+import { type HeldImage, heldImage } from '../upkeep/images.ts';
+import { columnsText, sizeText, timeText } from './columns.ts';
+import { type Command, CommandError, CONFIG_OPTION, EXIT } from './command.ts';
+import { withParts } from './with-parts.ts';
+
+const HEADINGS = ['KIND', 'DIGEST', 'SIZE', 'STATE'] as const;
+
+/** `entrepot inspect`: what one image is made of. */
+export const inspect: Command = {
+  name: 'inspect',
+  summary: 'show what an image is made of, and what of it is held',
+  arguments: [{ name: '<reference>', description: 'image reference with a tag (else latest) or a digest' }],
+  options: [{ flags: '--json', description: 'as one JSON object' }, CONFIG_OPTION],
+  examples: [
+    ['entrepot inspect docker.io/library/nginx:1.27', 'manifests, config and layers of every platform'],
+  ],
+  run: (input, io) =>
+    withParts(input, io, async ({ metadata, survey, blobs, naming }) => {
+      const [typed = ''] = input.arguments;
+      const { repository, tag = 'latest', digest } = naming.repositoryOf(typed);
+      const reference = digest ?? tag;
+      const meant = await digestOf(metadata, repository, reference);
+      if (meant === undefined) {
+        throw new CommandError(`${typed}: not held`);
+      }
+      const manifests = await survey.image(meant);
+      const image = await heldImage(manifests, blobs);
+      const pins = await metadata.listPins(repository);
+      const isPinned = pins.includes(reference) || pins.includes(meant);
+      const shown = input.options['json'] === true ? jsonText : text;
+      io.out(shown(typed, image, manifests, isPinned));
+      return EXIT.done;
+    }),
+};
+
+async function digestOf(metadata: MetadataStore, repository: Repository, reference: string) {
+  if (!isDigest(reference)) {
+    return (await metadata.readTag(repository, reference))?.digest;
+  }
+  return (await metadata.isLinked(repository, reference)) ? reference : undefined;
+}
+
+function text(
+  typed: string,
+  image: HeldImage,
+  manifests: readonly SurveyedManifest[],
+  isPinned: boolean,
+): string {
+  const platforms = new Map(image.platforms.map(({ digest, platform }) => [digest, platform]));
+  const rows = manifests.flatMap(manifest => [
+    [
+      manifest.children.length > 0 ? 'index' : `manifest ${platforms.get(manifest.digest) ?? ''}`.trimEnd(),
+      manifest.digest,
+      sizeText(manifest.size),
+      manifest.isHeld ? 'held' : 'missing',
+    ],
+    ...manifest.blobs.map(blob => [
+      blob.isConfig ? '  config' : '  layer',
+      blob.digest,
+      sizeText(blob.size),
+      stateOf(blob),
+    ]),
+  ]);
+  return [
+    `image     ${typed}${isPinned ? ' (pinned)' : ''}\n`,
+    `digest    ${image.digest}\n`,
+    `size      ${sizeText(image.ownBytes)} own, ${sizeText(image.sharedBytes)} shared, ${sizeText(image.missingBytes)} missing\n`,
+    `last use  ${timeText(image.usedAtMs)}\n\n`,
+    columnsText(HEADINGS, rows),
+  ].join('');
+}
+
+function jsonText(
+  typed: string,
+  image: HeldImage,
+  manifests: readonly SurveyedManifest[],
+  isPinned: boolean,
+): string {
+  const { digest, ownBytes, sharedBytes, missingBytes, usedAtMs } = image;
+  const lastUsed = usedAtMs === 0 ? null : new Date(usedAtMs).toISOString();
+  const document = { image: typed, digest, pinned: isPinned, ownBytes, sharedBytes, missingBytes, lastUsed };
+  const parts = manifests.map(manifest => ({
+    digest: manifest.digest,
+    mediaType: manifest.mediaType,
+    size: manifest.size,
+    state: manifest.isHeld ? 'held' : 'missing',
+    platform: image.platforms.find(platform => platform.digest === manifest.digest)?.platform,
+    blobs: manifest.blobs.map(blob => ({
+      digest: blob.digest,
+      mediaType: blob.mediaType,
+      size: blob.size,
+      state: stateOf(blob),
+    })),
+  }));
+  return `${JSON.stringify({ ...document, manifests: parts }, undefined, 2)}\n`;
+}
+
+function stateOf(blob: SurveyedBlob): string {
+  if (blob.isDamaged) {
+    return 'damaged';
+  }
+  return blob.isHeld ? (blob.isShared ? 'held, shared' : 'held') : 'missing';
+}

@@ -1,0 +1,129 @@
+import type { BlobStore } from '../blobs/blob-store.ts';
+import {
+  everything,
+  type Survey,
+  type SurveyedBlob,
+  type SurveyedManifest,
+  type SurveyedTag,
+} from '../metadata/survey.ts';
+import type { Digest } from '../oci/digest.ts';
+import { isNonDistributable } from '../oci/manifest.ts';
+import { formatPlatform, isAttestation, type Platform } from '../oci/platform.ts';
+
+/** A config says more than its platform, but none is larger than this; what is, shows no platform. */
+const MAX_CONFIG_BYTES = 1024 * 1024;
+
+/** What is held of an image. */
+export interface HeldImage {
+  readonly digest: Digest;
+  readonly platforms: readonly HeldPlatform[];
+  /** Bytes that are held for it alone, and those that other images need too. */
+  readonly ownBytes: number;
+  readonly sharedBytes: number;
+  /** Bytes that would have to come before it is whole; of manifests that are not held, nobody knows. */
+  readonly missingBytes: number;
+  /** When the manifest or anything under it was last served; 0 for never. */
+  readonly usedAtMs: number;
+  readonly isDamaged: boolean;
+}
+
+export interface HeldPlatform {
+  /** `linux/arm64/v8`; '' when it is not known. */
+  readonly platform: string;
+  readonly digest: Digest;
+  readonly isComplete: boolean;
+}
+
+/** Every tag with what is held of its image, in the order of names. */
+export async function* heldImages(survey: Survey, blobs: BlobStore): AsyncIterable<SurveyedTag & HeldImage> {
+  for await (const tags of everything(after => survey.tags(after))) {
+    for (const tag of tags) {
+      yield { ...tag, ...(await heldImage(await survey.image(tag.digest), blobs)) };
+    }
+  }
+}
+
+/** What the survey found under a manifest, in sum. */
+export async function heldImage(
+  manifests: readonly SurveyedManifest[],
+  blobs: BlobStore,
+): Promise<HeldImage> {
+  const [top] = manifests;
+  if (top === undefined) {
+    throw new Error('a survey of an image names it at least');
+  }
+  const unique = new Map(manifests.flatMap(manifest => manifest.blobs).map(blob => [blob.digest, blob]));
+  const content = [...unique.values()];
+  const held = content.filter(blob => blob.isHeld);
+  const manifestBytes = manifests.reduce((sum, { size }) => sum + size, 0);
+  return {
+    digest: top.digest,
+    platforms: await platformsOf(top, manifests, blobs),
+    ownBytes: manifestBytes + bytesOf(held.filter(blob => !blob.isShared)),
+    sharedBytes: bytesOf(held.filter(blob => blob.isShared)),
+    missingBytes: bytesOf(content.filter(blob => !blob.isHeld && !isNonDistributable(blob))),
+    usedAtMs: Math.max(0, ...manifests.map(({ usedAtMs }) => usedAtMs), ...held.map(blob => blob.usedAtMs)),
+    isDamaged: content.some(blob => blob.isDamaged),
+  };
+}
+
+async function platformsOf(
+  top: SurveyedManifest,
+  manifests: readonly SurveyedManifest[],
+  blobs: BlobStore,
+): Promise<readonly HeldPlatform[]> {
+  if (top.children.length === 0) {
+    const platform = await configPlatform(top, blobs);
+    return [{ platform, digest: top.digest, isComplete: isComplete(top) }];
+  }
+  const byDigest = new Map(manifests.map(manifest => [manifest.digest, manifest]));
+  return top.children
+    .filter(child => !isAttestation(child))
+    .map(({ digest, platform }) => ({
+      platform: platform === undefined ? '' : formatPlatform(platform),
+      digest,
+      isComplete: isComplete(byDigest.get(digest)),
+    }));
+}
+
+function isComplete(manifest: SurveyedManifest | undefined): boolean {
+  return manifest?.isHeld === true && manifest.blobs.every(blob => blob.isHeld || isNonDistributable(blob));
+}
+
+/** A manifest that stands alone has its platform in its config (image-spec, config.md). */
+async function configPlatform({ blobs: named }: SurveyedManifest, blobs: BlobStore): Promise<string> {
+  const config = named.find(({ isConfig }) => isConfig);
+  if (config === undefined || !config.isHeld || config.size > MAX_CONFIG_BYTES) {
+    return '';
+  }
+  const platform = await readPlatform(config.digest, blobs);
+  return platform === undefined ? '' : formatPlatform(platform);
+}
+
+/** An artifact's config may be anything: one that is no JSON has no platform. */
+async function readPlatform(digest: Digest, blobs: BlobStore): Promise<Platform | undefined> {
+  const reader = await blobs.open(digest);
+  if (reader === undefined) {
+    return undefined;
+  }
+  try {
+    const bytes = Buffer.alloc(reader.size);
+    for (let position = 0; position < bytes.length; ) {
+      position += await reader.read(bytes.subarray(position), position);
+    }
+    const { os, architecture, variant }: Partial<Platform> = JSON.parse(bytes.toString()) ?? {};
+    const isPlatform = typeof os === 'string' && typeof architecture === 'string';
+    return isPlatform ? { os, architecture, ...(typeof variant === 'string' ? { variant } : {}) } : undefined;
+  } catch (error) {
+    if (error instanceof SyntaxError) {
+      return undefined;
+    }
+    throw error;
+  } finally {
+    await reader.close();
+  }
+}
+
+function bytesOf(blobs: readonly SurveyedBlob[]): number {
+  return blobs.reduce((sum, { size }) => sum + size, 0);
+}

@@ -1,0 +1,190 @@
+// The commands of upkeep beside a running server, on the store that it serves.
+import { readdir, stat, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { codeOf, get } from '../support/client.ts';
+import { bytesOf, type Content, type Image, imageOf, indexOf, randomBlob } from '../support/content.ts';
+import { Entrepot } from '../support/entrepot.ts';
+import { FakeUpstream } from '../support/fake-upstream.ts';
+
+const UPSTREAM = 'up.example';
+
+let upstream: FakeUpstream;
+let entrepot: Entrepot;
+
+beforeAll(async () => {
+  upstream = await FakeUpstream.start();
+  entrepot = await Entrepot.start({
+    upstreams: { [UPSTREAM]: { url: upstream.url, freshFor: 'forever' } },
+    hosted: { prefixes: ['team'], anonymous: 'push' },
+  });
+});
+
+afterAll(async () => {
+  await entrepot.remove();
+  await upstream.stop();
+});
+
+async function pushBlob(repository: string, blob: Content): Promise<void> {
+  const url = `${entrepot.url}/v2/${repository}/blobs/uploads/?digest=${blob.digest}`;
+  const got = await get(url, { method: 'POST', body: bytesOf(blob) });
+  expect(got.status).toBe(201);
+}
+
+async function putManifest(repository: string, reference: string, manifest: Content): Promise<void> {
+  const got = await get(`${entrepot.url}/v2/${repository}/manifests/${reference}`, {
+    method: 'PUT',
+    headers: { 'content-type': manifest.mediaType },
+    body: bytesOf(manifest),
+  });
+  expect(got.status).toBe(201);
+}
+
+async function push(repository: string, tag: string, image: Image): Promise<void> {
+  for (const blob of [image.config, ...image.layers]) await pushBlob(repository, blob);
+  await putManifest(repository, tag, image.manifest);
+}
+
+async function pull(repository: string, content: Content): Promise<void> {
+  const got = await get(`${entrepot.url}/v2/${repository}/blobs/${content.digest}?ns=${UPSTREAM}`);
+  expect([got.status, got.complete]).toEqual([200, true]);
+}
+
+async function listImages(): Promise<Record<string, Record<string, unknown>>> {
+  const { stdout, code } = await entrepot.command('images', '--json');
+  expect(code).toBe(0);
+  const lines = stdout.split('\n').filter(line => line !== '');
+  const shown: Record<string, unknown>[] = lines.map(line => JSON.parse(line));
+  return Object.fromEntries(shown.map(image => [String(image['image']), image]));
+}
+
+const blobFile = ({ digest }: Content) =>
+  join(entrepot.folder, 'store', 'blobs', 'sha256', digest.slice(7, 9), digest.slice(7));
+
+describe('upkeep beside a running server', () => {
+  it('frees what a deleted image alone had, as the dry run said', async () => {
+    const shared = randomBlob(10_000, 'shared');
+    const [kept, gone] = ['kept', 'gone'].map(name => imageOf([shared, randomBlob(50_000, name)]));
+    if (kept === undefined || gone === undefined) throw new Error('two images');
+    await push('team/app', 'kept', kept);
+    await push('team/app', 'gone', gone);
+    const url = `${entrepot.url}/v2/team/app/manifests/${gone.manifest.digest}`;
+    expect((await get(url, { method: 'DELETE' })).status).toBe(202);
+    const waiting = await entrepot.command('gc');
+    expect(waiting.stdout).toBe('freed 0 B\n');
+    await sleep(5);
+    const dry = await entrepot.command('gc', '--dry-run', '--grace-period', '0s');
+    expect(dry.stdout).toMatch(/^would free .*KiB\n {2}1 manifests, .*\n {2}2 blobs, 4.*KiB\n/);
+    await stat(blobFile(gone.layers[1] ?? shared));
+    const done = await entrepot.command('gc', '--grace-period', '0s');
+    expect(done.stdout).toBe(dry.stdout.replace('would free', 'freed'));
+    await expect(stat(blobFile(gone.layers[1] ?? shared))).rejects.toThrow('ENOENT');
+    await stat(blobFile(shared));
+    for (const blob of [kept.config, ...kept.layers]) {
+      expect((await get(`${entrepot.url}/v2/team/app/blobs/${blob.digest}`)).status).toBe(200);
+    }
+  });
+
+  it('lists what is held: sizes own and shared, platforms whole and in part, source and pin', async () => {
+    const [amd64, arm64] = [
+      imageOf([randomBlob(30_000, 'amd64')]),
+      imageOf([randomBlob(40_000, 'arm64')], { platform: { os: 'linux', architecture: 'arm64' } }),
+    ];
+    const index = indexOf([amd64, arm64]);
+    upstream.add('multi', index, 'v1');
+    const tagUrl = `${entrepot.url}/v2/multi/manifests/v1?ns=${UPSTREAM}`;
+    expect((await get(tagUrl, { headers: { accept: index.manifest.mediaType } })).status).toBe(200);
+    const childUrl = `${entrepot.url}/v2/multi/manifests/${amd64.manifest.digest}?ns=${UPSTREAM}`;
+    await get(childUrl, { headers: { accept: amd64.manifest.mediaType } });
+    for (const blob of [amd64.config, ...amd64.layers]) await pull('multi', blob);
+    expect((await entrepot.command('pin', `${UPSTREAM}/multi:v1`)).code).toBe(0);
+    const images = await listImages();
+    expect(images[`${UPSTREAM}/multi:v1`]).toMatchObject({
+      digest: index.manifest.digest,
+      platforms: [
+        { platform: 'linux/amd64', complete: true },
+        { platform: 'linux/arm64', complete: false },
+      ],
+      sharedBytes: 0,
+      source: 'mirror',
+      pinned: true,
+      damaged: false,
+    });
+    expect(images['team/app:kept']).toMatchObject({ source: 'hosted', pinned: false });
+    const table = await entrepot.command('images');
+    expect(table.stdout).toMatch(/^IMAGE +PLATFORMS +SIZE/);
+    expect(table.stdout).toContain('linux/amd64 (linux/arm64)');
+    const inspected = await entrepot.command('inspect', `${UPSTREAM}/multi:v1`);
+    expect(inspected.stdout).toContain('(pinned)');
+    expect(inspected.stdout).toMatch(new RegExp(`manifest.*${arm64.manifest.digest}.*missing`));
+    expect((await entrepot.command('unpin', `${UPSTREAM}/multi:v1`)).code).toBe(0);
+    expect((await entrepot.command('unpin', `${UPSTREAM}/multi:v1`)).code).toBe(1);
+    expect((await entrepot.command('inspect', `${UPSTREAM}/multi:v2`)).code).toBe(1);
+  });
+
+  it('finds damage: a mirrored blob is fetched again, a pushed one is refused until it is pushed again', async () => {
+    const pushed = imageOf([randomBlob(20_000, 'to be damaged')]);
+    const layer = pushed.layers[0] ?? pushed.config;
+    await push('team/damaged', 'v1', pushed);
+    const mirrored = randomBlob(25_000, 'mirrored');
+    upstream.add('app', imageOf([mirrored]), 'v1');
+    await get(`${entrepot.url}/v2/app/manifests/v1?ns=${UPSTREAM}`);
+    await pull('app', mirrored);
+    for (const blob of [layer, mirrored]) {
+      await writeFile(blobFile(blob), Buffer.alloc(blob.size, '?'), { mode: 0o644, flag: 'r+' });
+    }
+    const found = await entrepot.command('scrub', '--rate', '1GiB');
+    expect(found.code).toBe(1);
+    expect(found.stdout).toContain(`damaged: blob ${layer.digest}`);
+    expect(found.stdout).toContain(`damaged: blob ${mirrored.digest}`);
+    expect((await listImages())['team/damaged:v1']).toMatchObject({ damaged: true });
+    expect(await entrepot.metrics()).toContain('entrepot_store_damaged 2');
+
+    const refused = await get(`${entrepot.url}/v2/team/damaged/blobs/${layer.digest}`);
+    expect([refused.status, codeOf(refused)]).toEqual([404, 'BLOB_UNKNOWN']);
+    expect(refused.text).toContain('push it again');
+    await pull('app', mirrored);
+    await pushBlob('team/damaged', layer);
+    const whole = await get(`${entrepot.url}/v2/team/damaged/blobs/${layer.digest}`);
+    expect(`sha256:${whole.sha256}`).toBe(layer.digest);
+    expect(await entrepot.metrics()).toContain('entrepot_store_damaged 0');
+    expect((await entrepot.command('scrub', '--rate', '1GiB')).code).toBe(0);
+  });
+
+  it('refuses wrong usage', async () => {
+    expect((await entrepot.command('gc', '--grace-period', 'soon')).code).toBe(2);
+    expect((await entrepot.command('scrub', '--rate', 'fast')).code).toBe(2);
+    expect((await entrepot.command('pin', 'team/nothing:v1')).code).toBe(1);
+  });
+});
+
+describe('a store with a limit', () => {
+  it('makes room by itself, and asks for what went when it is wanted again', async () => {
+    const small = await Entrepot.start({
+      storage: { maxBytes: '1MB' },
+      upstreams: { [UPSTREAM]: { url: upstream.url, freshFor: 'forever' } },
+    });
+    try {
+      const layers = Array.from({ length: 12 }, (_, at) => randomBlob(100_000, `limit ${at}`));
+      for (const [at, layer] of layers.entries()) {
+        upstream.add('limited', imageOf([layer]), `v${at}`);
+        await get(`${small.url}/v2/limited/manifests/v${at}?ns=${UPSTREAM}`);
+        const url = `${small.url}/v2/limited/blobs/${layer.digest}?ns=${UPSTREAM}`;
+        expect((await get(url)).complete).toBe(true);
+      }
+      const files = () => readdir(join(small.folder, 'store', 'blobs'), { recursive: true });
+      const heldBytes = async () => {
+        const names = (await files()).filter(name => /[0-9a-f]{64}$/.test(name));
+        return names.length * 100_000;
+      };
+      for (let wait = 0; (await heldBytes()) > 900_000 && wait < 200; wait += 1) await sleep(100);
+      expect(await heldBytes()).toBeLessThanOrEqual(900_000);
+      const first = layers[0] ?? randomBlob(1, 'none');
+      const again = await get(`${small.url}/v2/limited/blobs/${first.digest}?ns=${UPSTREAM}`);
+      expect(`sha256:${again.sha256}`).toBe(first.digest);
+    } finally {
+      await small.remove();
+    }
+  });
+});
