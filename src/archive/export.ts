@@ -1,4 +1,5 @@
 import type { BlobStore } from '../blobs/blob-store.ts';
+import { missingFrom } from '../metadata/held-tree.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { type ContentTree, readContentTree } from '../oci/content-tree.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
@@ -6,11 +7,11 @@ import type { Digest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import type { Manifest } from '../oci/manifest.ts';
 import type { Platform } from '../oci/platform.ts';
-import type { Repository } from '../oci/repository.ts';
+import { signatureTags } from '../oci/reference.ts';
+import { type Repository, repositoryText } from '../oci/repository.ts';
 import { ArchiveError } from './archive-error.ts';
 import { dockerManifestBytes } from './docker-manifest.ts';
 import type { HaveList } from './have-list.ts';
-import { missingFrom } from './held.ts';
 import {
   blobPath,
   type BundleImage,
@@ -153,13 +154,23 @@ class Gathered {
   }
 
   async add({ name, repository, digest, platforms, isPrivate }: ExportImage): Promise<void> {
-    const { metadata, referrers } = this.#options;
-    const root = await metadata.readLinkedManifest(repository, digest);
+    const tree = await this.#addRoot(name, repository, digest, isPrivate, platforms);
+    if (this.#options.referrers === true) await this.#addReferrers(name, repository, tree, isPrivate);
+  }
+
+  async #addRoot(
+    name: string,
+    repository: Repository,
+    digest: Digest,
+    isPrivate: boolean,
+    platforms?: readonly Platform[],
+  ): Promise<ContentTree> {
+    const root = await this.#options.metadata.readLinkedManifest(repository, digest);
     if (root === undefined) throw new ArchiveError(`${name} is not held here`);
     const descriptor = { mediaType: root.mediaType, digest, size: root.bytes.byteLength };
     const tree = await this.#complete(name, repository, descriptor, platforms);
     this.images.push({ descriptor, name, platforms, isPrivate });
-    if (referrers === true) await this.#addReferrers(name, repository, tree, isPrivate);
+    return tree;
   }
 
   async #complete(
@@ -191,6 +202,11 @@ class Gathered {
     tree: ContentTree,
     isPrivate: boolean,
   ): Promise<void> {
+    for (const tag of tree.manifests.flatMap(({ manifest }) => signatureTags(manifest.digest))) {
+      const digest = (await this.#options.metadata.readTag(repository, tag))?.digest;
+      if (digest !== undefined)
+        await this.#addRoot(`${repositoryText(repository)}:${tag}`, repository, digest, isPrivate);
+    }
     const queue = tree.manifests.map(({ manifest }) => manifest.digest);
     const seen = new Set(queue);
     for (let subject = queue.shift(); subject !== undefined; subject = queue.shift()) {

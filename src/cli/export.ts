@@ -3,7 +3,7 @@ import { createWriteStream } from 'node:fs';
 import { pipeline } from 'node:stream/promises';
 import { type ExportImage, planBundle } from '../archive/export.ts';
 import { parseHaveList } from '../archive/have-list.ts';
-import { heldPlatforms } from '../archive/held.ts';
+import { heldPlatforms } from '../metadata/held-tree.ts';
 import { isDigest } from '../oci/digest.ts';
 import { DEFAULT_TAG } from '../oci/reference.ts';
 import { repositoryText } from '../oci/repository.ts';

@@ -106,6 +106,14 @@ export function parseTag(text: string): string {
   return text;
 }
 
+/**
+ * The tags under which cosign keeps signature, attestations and SBOM of `digest` where a registry has no referrers:
+ * they are found by nobody who does not look for them.
+ */
+export function signatureTags(digest: string): readonly string[] {
+  return ['sig', 'att', 'sbom'].map(kind => `${digest.replace(':', '-')}.${kind}`);
+}
+
 /** The grammar alone, with no defaults: `nginx` has no registry, and `a/b` has the registry `a`. */
 export function parseReference(text: string): Reference {
   if (text === '') throw new InvalidReference(text, 'empty');
