@@ -1,5 +1,6 @@
 import { stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
 import { errorCode } from '../lib/error-code.ts';
 import type { Log } from '../lib/log.ts';
 import { readTextFile, UnreadableFile } from '../lib/text-file.ts';
@@ -18,7 +19,7 @@ export interface NodeConfigOptions {
   readonly paths: readonly string[];
   readonly log: Log;
   readonly nowMs?: () => number;
-  /** Called when another config counts than before. */
+  /** Called when another config counts than before, or a file is in another state. */
   readonly onChange: () => void;
 }
 
@@ -74,10 +75,10 @@ export class NodeConfig {
     for (const candidate of candidates) {
       found ??= await this.#try(candidate, state => states.push(state));
     }
+    const isSame = isDeepStrictEqual([states, found], [this.#states, this.#current]);
     this.#report(states);
-    const isOther = found?.text !== this.#current?.text || found?.path !== this.#current?.path;
     this.#current = found;
-    if (isOther) this.#options.onChange();
+    if (!isSame) this.#options.onChange();
     return candidates.map(({ path }) => dirname(path));
   }
 

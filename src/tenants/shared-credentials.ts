@@ -1,10 +1,10 @@
 import type { Log } from '../lib/log.ts';
 import { nameCredential } from '../oci/credential.ts';
 import type { CredentialPlugins } from './credential-plugins.ts';
-import type { DockerConfig } from './docker-config.ts';
-import { Keyring, type KeyringEntry } from './keyring.ts';
+import { HeldCredentials } from './held-credentials.ts';
+import { Keyring } from './keyring.ts';
 import { NodeConfig } from './node-config.ts';
-import type { HeldCredential, SecretOrigin, SecretState } from './tenant.ts';
+import type { HeldCredential, SecretState } from './tenant.ts';
 
 export interface SharedCredentialsOptions {
   readonly nodeConfig: readonly string[];
@@ -20,12 +20,16 @@ export interface SharedCredentialsOptions {
 export class SharedCredentials {
   readonly #options: SharedCredentialsOptions;
   readonly #node: NodeConfig;
+  readonly #ofNode: HeldCredentials<string>;
+  readonly #ofPlugins: HeldCredentials<string>;
   #keyring = new Keyring<string>([]);
   #ids: ReadonlySet<string> = new Set();
 
   constructor(options: SharedCredentialsOptions) {
     this.#options = options;
-    const { nodeConfig: paths, log, nowMs } = options;
+    const { nodeConfig: paths, credentialKey, log, nowMs } = options;
+    this.#ofNode = new HeldCredentials(credentialKey, name => ({ name, source: 'node' }));
+    this.#ofPlugins = new HeldCredentials(credentialKey, name => ({ name, source: 'plugin' }));
     this.#node = new NodeConfig({ paths, log, nowMs, onChange: () => this.#follow() });
   }
 
@@ -48,16 +52,17 @@ export class SharedCredentials {
 
   /** In the kubelet's order: the node, then the plugins, each looked up by itself. */
   async lookup(image: string): Promise<readonly HeldCredential[]> {
-    const { plugins, credentialKey } = this.#options;
-    const node = this.#keyring.lookup(image).map(entry => held(entry, 'node', credentialKey));
-    const configs = (await plugins?.configsFor(image)) ?? [];
-    const obtained = new Keyring([configs]).lookup(image);
-    return [...node, ...obtained.map(entry => held(entry, 'plugin', credentialKey))];
+    const node = this.#keyring.lookup(image).map(entry => this.#ofNode.of(entry));
+    const { plugins } = this.#options;
+    if (plugins === undefined) return node;
+    const obtained = new Keyring([await plugins.configsFor(image)]).lookup(image);
+    return [...node, ...obtained.map(entry => this.#ofPlugins.of(entry))];
   }
 
   #follow(): void {
     const current = this.#node.current;
-    this.#keyring = new Keyring([current === undefined ? [] : [sourceOf(current)]]);
+    const configs = current === undefined ? [] : [{ source: current.path, config: current.config }];
+    this.#keyring = new Keyring([configs]);
     const before = this.#ids;
     this.#ids = new Set(
       this.#keyring
@@ -66,18 +71,4 @@ export class SharedCredentials {
     );
     this.#options.onChange(new Set([...before, ...this.#ids]));
   }
-}
-
-/** An entry of a keyring as something to try upstream. */
-export function held(
-  { username, password, source, key }: KeyringEntry<string>,
-  origin: SecretOrigin,
-  credentialKey: string,
-): HeldCredential {
-  const credential = username === '' ? undefined : nameCredential(credentialKey, username, password);
-  return { credential, secret: source, source: origin, matchedKey: key };
-}
-
-function sourceOf({ path, config }: { readonly path: string; readonly config: DockerConfig }) {
-  return { source: path, config };
 }

@@ -23,6 +23,7 @@ export class TenantDirectory implements Tenants {
   readonly #marks: Marks = new Map();
   readonly #listeners = new Set<(change: TenantsChange) => void>();
   readonly #refused = new Set<string>();
+  readonly #counts = new StateCounts();
   #known = new Map<string, KnownTenant>();
   /** Bound since the last turn, and not yet stored. */
   #bound: KnownTenant[] = [];
@@ -146,15 +147,20 @@ export class TenantDirectory implements Tenants {
   #put(place: number, name: string, reading: TenantReading): void {
     const tenant = this.#entryOf(name);
     if (tenant === undefined) return;
+    const before = tenant.slots;
     const isOther = tenant.put(place, reading.secrets, this.#nowMs());
     if (reading.uid !== undefined) this.#bind(tenant, reading.uid);
-    if (isOther) this.#indexAgain(tenant);
+    if (!isOther) return;
+    this.#counts.replace(before, tenant.slots);
+    this.#indexAgain(tenant);
   }
 
   #remove(place: number, name: string): void {
     const tenant = this.#tenants.get(name);
     if (tenant === undefined) return;
+    const before = tenant.slots;
     tenant.remove(place);
+    this.#counts.replace(before, tenant.slots);
     const isKnown = this.#known.has(name) && this.#known.get(name)?.uid === undefined;
     if (!tenant.hasSources && !this.#configured.has(name) && !isKnown) {
       this.#tenants.delete(name);
@@ -243,13 +249,33 @@ export class TenantDirectory implements Tenants {
   }
 
   #report(): void {
-    const counts = { loaded: 0, malformed: 0, missing: 0 };
-    for (const tenant of this.#tenants.values()) {
-      for (const { state } of tenant.slots) counts[state] += 1;
-    }
-    for (const { state } of this.node) counts[state] += 1;
     const { meter } = this.#parts;
     meter.gauge('tenants', this.#tenants.size);
-    for (const [state, count] of Object.entries(counts)) meter.gauge('secrets', count, { state });
+    for (const [state, count] of this.#counts.entries()) {
+      const ofNode = this.node.filter(one => one.state === state).length;
+      meter.gauge('secrets', count + ofNode, { state });
+    }
+  }
+}
+
+/** How many Secrets are in which state, without ever counting them all. */
+class StateCounts {
+  readonly #counts = new Map<SecretState['state'], number>([
+    ['loaded', 0],
+    ['malformed', 0],
+    ['missing', 0],
+  ]);
+
+  replace(before: readonly Pick<SecretState, 'state'>[], after: readonly Pick<SecretState, 'state'>[]): void {
+    for (const { state } of before) this.#add(state, -1);
+    for (const { state } of after) this.#add(state, 1);
+  }
+
+  entries(): Iterable<readonly [SecretState['state'], number]> {
+    return this.#counts;
+  }
+
+  #add(state: SecretState['state'], change: number): void {
+    this.#counts.set(state, (this.#counts.get(state) ?? 0) + change);
   }
 }

@@ -1,6 +1,6 @@
 import type { Log } from '../lib/log.ts';
+import { HeldCredentials } from './held-credentials.ts';
 import type { SecretReading } from './secret-source.ts';
-import { held } from './shared-credentials.ts';
 import {
   type HeldCredential,
   type SecretState,
@@ -29,6 +29,7 @@ export class TenantEntry implements Tenant {
   readonly options: TenantOptions;
   readonly #parts: TenantEntryParts;
   readonly #secrets: TenantSecrets;
+  readonly #held: HeldCredentials<SecretSlot>;
   readonly #sources = new Set<number>();
   #uid: string | undefined;
   #suspended: string | undefined;
@@ -38,6 +39,7 @@ export class TenantEntry implements Tenant {
     this.options = parts.options;
     this.#parts = parts;
     this.#secrets = new TenantSecrets(parts.credentialKey);
+    this.#held = new HeldCredentials(parts.credentialKey, slot => slot);
   }
 
   get suspended(): string | undefined {
@@ -71,10 +73,10 @@ export class TenantEntry implements Tenant {
     if (broken !== undefined) {
       throw new TenantBroken(`${this.name}: the Secret ${broken.name} is malformed: ${broken.reason}`);
     }
-    const { credentialKey, lookupShared, wasIssued } = this.#parts;
+    const { lookupShared, wasIssued } = this.#parts;
     const own = this.#secrets
       .lookup(image)
-      .map(({ source, ...entry }) => held({ ...entry, source: source.name }, source.source, credentialKey))
+      .map(entry => this.#held.of(entry))
       .filter(({ credential }) => credential === undefined || !wasIssued(credential.id));
     return [...own, ...(await lookupShared(image))];
   }

@@ -36,22 +36,24 @@ export class TenantSecrets {
   readonly #bySource: (readonly SecretSlot[])[] = [];
   /** Made when first asked for: of thousands of tenants few are at work. */
   #keyring: Keyring<SecretSlot> | undefined;
+  #slots: readonly SecretSlot[] = [];
+  #broken: SecretSlot | undefined;
 
   constructor(credentialKey: string) {
     this.#credentialKey = credentialKey;
   }
 
   get slots(): readonly SecretSlot[] {
-    return this.#bySource.flat();
+    return this.#slots;
   }
 
   get entries(): readonly SecretEntry[] {
-    return this.slots.flatMap(({ entries }) => entries);
+    return this.#slots.flatMap(({ entries }) => entries);
   }
 
   /** The first Secret that never was good. */
   get broken(): SecretSlot | undefined {
-    return this.slots.find(({ state, secret }) => state === 'malformed' && secret === undefined);
+    return this.#broken;
   }
 
   /** Takes what a source says now; `undefined` when it says nothing. Returns the slots that differ from before. */
@@ -64,13 +66,15 @@ export class TenantSecrets {
     this.#bySource[source] = after;
     const isSame = after.length === before.length && after.every((slot, index) => slot === before[index]);
     if (isSame) return [];
+    this.#slots = this.#bySource.flat();
+    this.#broken = this.#slots.find(({ state, secret }) => state === 'malformed' && secret === undefined);
     this.#keyring = undefined;
     return after.filter(slot => !before.includes(slot));
   }
 
   lookup(image: string): readonly KeyringEntry<SecretSlot>[] {
     this.#keyring ??= new Keyring([
-      this.slots.flatMap(slot =>
+      this.#slots.flatMap(slot =>
         slot.secret === undefined ? [] : [{ source: slot, config: slot.secret.config }],
       ),
     ]);

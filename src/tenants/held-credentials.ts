@@ -1,0 +1,30 @@
+import { nameCredential } from '../oci/credential.ts';
+import type { KeyringEntry } from './keyring.ts';
+import type { HeldCredential, SecretOrigin } from './tenant.ts';
+
+/** Makes of keyring entries what may be tried upstream, each once: a keyring gives the same entries on every look-up. */
+export class HeldCredentials<Source> {
+  readonly #credentialKey: string;
+  readonly #originOf: (source: Source) => { readonly name: string; readonly source: SecretOrigin };
+  readonly #made = new WeakMap<KeyringEntry<Source>, HeldCredential>();
+
+  constructor(
+    credentialKey: string,
+    originOf: (source: Source) => { readonly name: string; readonly source: SecretOrigin },
+  ) {
+    this.#credentialKey = credentialKey;
+    this.#originOf = originOf;
+  }
+
+  of(entry: KeyringEntry<Source>): HeldCredential {
+    const made = this.#made.get(entry) ?? this.#make(entry);
+    this.#made.set(entry, made);
+    return made;
+  }
+
+  #make({ username, password, source, key }: KeyringEntry<Source>): HeldCredential {
+    const { name, source: origin } = this.#originOf(source);
+    const credential = username === '' ? undefined : nameCredential(this.#credentialKey, username, password);
+    return { credential, secret: name, source: origin, matchedKey: key };
+  }
+}
