@@ -12,11 +12,18 @@ export interface Chunk {
   readonly contentLength: number | undefined;
 }
 
+/** Where a chunk goes. */
+export type ChunkIngest = Pick<Ingest, 'offset' | 'write' | 'truncate'>;
+
 /**
  * Appends the body of a PATCH: RANGE_INVALID when it is not what comes next. A chunk that is not what its Content-Range
  * says leaves no trace; one whose client left is kept as far as it came.
  */
-export async function takeChunk(ingest: Ingest, chunk: Chunk, idleMs: number = BODY_IDLE_MS): Promise<void> {
+export async function takeChunk(
+  ingest: ChunkIngest,
+  chunk: Chunk,
+  idleMs: number = BODY_IDLE_MS,
+): Promise<void> {
   const start = ingest.offset;
   const maxBytes = expectedBytes(chunk, start);
   try {
@@ -35,7 +42,7 @@ export async function takeChunk(ingest: Ingest, chunk: Chunk, idleMs: number = B
  * what came of it is taken back.
  */
 export async function takeLastChunk(
-  ingest: Ingest,
+  ingest: ChunkIngest,
   chunk: Chunk,
   idleMs: number = BODY_IDLE_MS,
 ): Promise<void> {

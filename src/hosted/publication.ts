@@ -14,6 +14,7 @@ import { isIndexType, isSchema1Type } from '../oci/media-types.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import { refusingWhenFull } from './full-storage.ts';
 import { BODY_IDLE_MS, readWhole } from './intake.ts';
+import { noQuota, type Quota } from './quota.ts';
 
 /** The spec asks for ten at least ("Pushing Manifests"); each is a row of its own, and a URL has no room for many more. */
 export const MAX_TAGS_PER_PUSH = 50;
@@ -42,9 +43,11 @@ export interface Published {
 /** Pushing manifests (distribution-spec, "Pushing Manifests"): kept to the byte, once everything they name is here. */
 export class Publication {
   readonly #metadata: MetadataStore;
+  readonly #quota: Quota;
 
-  constructor(metadata: MetadataStore) {
+  constructor(metadata: MetadataStore, quota: Quota = noQuota) {
     this.#metadata = metadata;
+    this.#quota = quota;
   }
 
   /**
@@ -66,7 +69,13 @@ export class Publication {
     }
     await this.#requireChildren(repository, view);
     const tags = isDigest(reference) ? push.tags : [reference];
-    await this.#put(repository, { digest, mediaType: view.mediaType, bytes }, view, tags);
+    const key = `manifest ${repositoryText(repository)} ${digest}`;
+    // A manifest that is here already takes no more room, however often it is tagged.
+    const isHere = (await this.#metadata.readLinkedManifest(repository, digest)) !== undefined;
+    if (!isHere) await this.#quota.reserve(key, repository, bytes.byteLength);
+    await this.#put(repository, { digest, mediaType: view.mediaType, bytes }, view, tags).finally(() =>
+      this.#quota.release(key),
+    );
     return { digest, subject: view.subject?.digest };
   }
 

@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { BlobStore } from '../blobs/blob-store.ts';
+import type { BlobStore, Ingest } from '../blobs/blob-store.ts';
 import type { Log } from '../lib/log.ts';
 import { removalClaim } from '../metadata/claim-keys.ts';
 import type { MetadataStore, Upload } from '../metadata/metadata-store.ts';
@@ -8,8 +8,9 @@ import type { Digest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { Requester } from '../oci/requester.ts';
-import { type Chunk, takeChunk, takeLastChunk } from './chunk.ts';
+import { type Chunk, type ChunkIngest, takeChunk, takeLastChunk } from './chunk.ts';
 import { refusingWhenFull } from './full-storage.ts';
+import { noQuota, type Quota } from './quota.ts';
 import { type Session, Sessions, uploadOf } from './sessions.ts';
 
 /** Clients open a handful of layers at once; a CI fleet pushing to one repository stays far below. olareg's number too. */
@@ -36,6 +37,8 @@ export interface UploadsOptions {
   readonly blobs: BlobStore;
   readonly metadata: MetadataStore;
   readonly log: Log;
+  /** Default: none. */
+  readonly quota?: Quota | undefined;
   readonly bodyIdleMs?: number;
   /** How long an upload that another process has is waited for. */
   readonly claimWaitMs?: number;
@@ -66,6 +69,8 @@ export class Uploads {
     const id = randomUUID();
     const now = Date.now();
     const upload = { id, repository, requester: requester.id, startedAtMs: now, touchedAtMs: now };
+    // One byte: who has no room left hears it before he sends anything.
+    await this.#quota.reserve(id, repository, 1);
     await refusingWhenFull(() => this.#options.metadata.putUpload(upload));
     return { id, offset: 0 };
   }
@@ -91,7 +96,13 @@ export class Uploads {
     if (!(await metadata.isLinked(from, digest))) return false;
     const row = await metadata.statBlob(digest);
     if (row === undefined) return false;
-    await refusingWhenFull(() => metadata.linkBlob(repository, digest, row.size));
+    if (!(await metadata.isLinked(repository, digest))) {
+      const key = `mount ${repositoryText(repository)} ${digest}`;
+      await this.#quota.reserve(key, repository, row.size);
+      await refusingWhenFull(() => metadata.linkBlob(repository, digest, row.size)).finally(() =>
+        this.#quota.release(key),
+      );
+    }
     // The Link keeps it from now on; it may have gone just before.
     return this.#isThere(digest);
   }
@@ -104,7 +115,7 @@ export class Uploads {
   /** PATCH: appends a chunk, or with no Content-Range a stream. What a leaving client has sent is kept. */
   async append(requester: Requester, repository: Repository, id: string, chunk: Chunk): Promise<UploadState> {
     return this.#use(requester, repository, id, async ({ ingest }, upload) => {
-      await takeChunk(ingest, chunk, this.#options.bodyIdleMs);
+      await takeChunk(this.#bounded(ingest, upload), chunk, this.#options.bodyIdleMs);
       await this.#touch(upload);
       return { id, offset: ingest.offset };
     });
@@ -118,8 +129,8 @@ export class Uploads {
     digest: Digest,
     chunk: Chunk,
   ): Promise<void> {
-    await this.#use(requester, repository, id, async session => {
-      await takeLastChunk(session.ingest, chunk, this.#options.bodyIdleMs);
+    await this.#use(requester, repository, id, async (session, upload) => {
+      await takeLastChunk(this.#bounded(session.ingest, upload), chunk, this.#options.bodyIdleMs);
       const actual = await session.ingest.hash(digest);
       if (actual !== digest) {
         await this.#end(id, session);
@@ -214,8 +225,11 @@ export class Uploads {
   async #publish(id: string, session: Session, repository: Repository, digest: Digest): Promise<void> {
     const { metadata } = this.#options;
     const size = session.ingest.offset;
+    await this.#quota.reserve(id, repository, size);
     await session.commit(digest);
-    await Promise.all([metadata.putBlob(digest, size, repository), metadata.removeUpload(id)]);
+    await Promise.all([metadata.putBlob(digest, size, repository), metadata.removeUpload(id)]).finally(() =>
+      this.#quota.release(id),
+    );
     if (!(await this.#isThere(digest))) {
       // Its twin was being collected, or found to be damaged, and this one went with it. Nothing was acknowledged.
       await metadata.removeBlob(digest);
@@ -224,6 +238,26 @@ export class Uploads {
         headers: { 'Retry-After': '1' },
       });
     }
+  }
+
+  /** The ingest, which grows only as far as the quota lets it. */
+  #bounded(ingest: Ingest, { id, repository }: Upload): ChunkIngest {
+    const quota = this.#quota;
+    return {
+      get offset() {
+        return ingest.offset;
+      },
+      write: async chunks => {
+        const bytes = chunks.reduce((sum, chunk) => sum + chunk.byteLength, 0);
+        await quota.reserve(id, repository, ingest.offset + bytes);
+        await ingest.write(chunks);
+      },
+      truncate: length => ingest.truncate(length),
+    };
+  }
+
+  get #quota(): Quota {
+    return this.#options.quota ?? noQuota;
   }
 
   /** Whether bytes and row are in the store and nobody is about to remove them, now that row and Link were written. */
@@ -237,6 +271,7 @@ export class Uploads {
   async #end(id: string, session: Session): Promise<void> {
     await this.#options.metadata.removeUpload(id);
     await session.abort();
+    this.#quota.release(id);
   }
 
   /** Ends an upload whoever's it is; false when it is in use, or was touched after all. */

@@ -143,6 +143,8 @@ export interface MetadataStore {
   hasRepository(repository: Repository): Promise<boolean>;
   /** Names within one upstream ('' = hosted), in ASCII order. */
   listRepositories(upstream: string, page: Page): Promise<Paged<string>>;
+  /** Bytes of what is linked in the hosted repositories `owner` and `owner/…`; linked in two, it counts in both. */
+  usedBytes(owner: string): Promise<number>;
   /** Forgets Links, tags, documents and Grants of the repository; content goes with the next garbage collection. */
   removeRepository(repository: Repository): Promise<void>;
 

@@ -184,6 +184,10 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#read(() => this.#repositories.list(upstream, page));
   }
 
+  usedBytes(owner: string) {
+    return this.#read(() => this.#repositories.usedBytes(owner));
+  }
+
   async removeRepository(repository: Repository) {
     await this.#write(() => this.#repositories.remove(repository));
     this.#sweepBehind();

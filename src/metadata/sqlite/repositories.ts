@@ -22,6 +22,7 @@ export class Repositories {
   readonly #insert: Statement<[string, string, number]>;
   readonly #selectHasEntries: Statement<[string, string]>;
   readonly #selectNames: Statement<[string, ...PageRange], { name: string }>;
+  readonly #selectBytes: Statement<[{ owner: string }], { bytes: number }>;
   readonly #delete: Statement<[string, string]>;
   readonly #selectRemoved: Statement<[], { id: number }>;
   readonly #deleteRemoved: Statement<[number]>;
@@ -38,6 +39,10 @@ export class Repositories {
     this.#selectNames = connection.prepare(
       'SELECT name FROM repositories WHERE upstream = ? AND entries > 0 AND name > ? ORDER BY name LIMIT ?',
     );
+    // '0' follows '/': between the two lies what begins with the owner's name and a slash.
+    this.#selectBytes = connection.prepare(`
+      SELECT coalesce(sum(bytes), 0) AS bytes FROM repositories
+      WHERE upstream = '' AND (name = @owner OR (name >= @owner || '/' AND name < @owner || '0'))`);
     this.#delete = connection.prepare('DELETE FROM repositories WHERE upstream = ? AND name = ?');
     this.#selectRemoved = connection.prepare('SELECT id FROM removed_repositories LIMIT 1');
     this.#deleteRemoved = connection.prepare('DELETE FROM removed_repositories WHERE id = ?');
@@ -69,6 +74,11 @@ export class Repositories {
       page,
       rows.map(row => row.name),
     );
+  }
+
+  /** Of the hosted repositories under one first component. */
+  usedBytes(owner: string): number {
+    return this.#selectBytes.get({ owner })?.bytes ?? 0;
   }
 
   /** From now on nothing of it is found; what it owned is swept later. */

@@ -1,0 +1,116 @@
+import { join } from 'node:path';
+import { Readable } from 'node:stream';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { makeTempFolder, removeFolder } from '../../test/support/temp-folder.ts';
+import { openFileBlobStore } from '../blobs/file-blob-store.ts';
+import type { BlobStore } from '../blobs/blob-store.ts';
+import { silentLog } from '../lib/log.ts';
+import type { MetadataStore } from '../metadata/metadata-store.ts';
+import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
+import { digestOf } from '../oci/digest.ts';
+import { OCI_MANIFEST } from '../oci/media-types.ts';
+import { Publication } from './publication.ts';
+import { PrefixQuota } from './quota.ts';
+import { Uploads } from './uploads.ts';
+
+const MIB = 1024 * 1024;
+const ANYBODY = { tenant: 'a', id: 'tenant:a' };
+const repositoryOf = (name: string) => ({ upstream: '', name });
+
+let folder: string;
+let blobs: BlobStore;
+let metadata: MetadataStore;
+let uploads: Uploads;
+let quota: PrefixQuota;
+
+beforeEach(async () => {
+  folder = await makeTempFolder('quota');
+  blobs = await openFileBlobStore(folder, { log: silentLog });
+  metadata = await openSqliteMetadataStore(join(folder, 'index.db'), { log: silentLog });
+  quota = new PrefixQuota(metadata, owner => (owner === 'a' ? 3 * MIB : undefined));
+  uploads = new Uploads({ blobs, metadata, log: silentLog, quota });
+});
+
+afterEach(async () => {
+  await uploads.close();
+  await blobs.close();
+  await metadata.close();
+  await removeFolder(folder);
+});
+
+const contentOf = (size: number, fill: number) => Buffer.alloc(size, fill);
+const push = (name: string, bytes: Buffer) =>
+  uploads.push(ANYBODY, repositoryOf(name), digestOf(bytes), {
+    body: Readable.from([bytes]),
+    contentRange: undefined,
+    contentLength: bytes.length,
+  });
+const OVER = { code: 'DENIED', message: expect.stringContaining('the quota of a is used up') };
+
+describe('a quota', () => {
+  it('counts what all repositories under a name hold, and refuses more with its reason', async () => {
+    await push('a/one', contentOf(2 * MIB, 1));
+    expect(await metadata.usedBytes('a')).toBe(2 * MIB);
+    await expect(push('a/two', contentOf(2 * MIB, 2))).rejects.toMatchObject(OVER);
+    await push('a/two', contentOf(MIB, 3));
+    await expect(push('a/three', contentOf(1, 4))).rejects.toMatchObject(OVER);
+    expect(await metadata.usedBytes('a')).toBe(3 * MIB);
+  });
+
+  it("is nobody else's, however alike the names", async () => {
+    await push('a/one', contentOf(3 * MIB, 1));
+    await push('ab/one', contentOf(4 * MIB, 2));
+    await push('a-b/one', contentOf(4 * MIB, 3));
+    expect(await metadata.usedBytes('a')).toBe(3 * MIB);
+  });
+
+  it('holds for uploads at the same time, and for an upload that never says how long it is', async () => {
+    const results = await Promise.allSettled(
+      [1, 2, 3].map(fill => push(`a/${fill}`, contentOf(2 * MIB, fill))),
+    );
+    expect(results.filter(({ status }) => status === 'fulfilled').length).toBe(1);
+    expect(await metadata.usedBytes('a')).toBe(2 * MIB);
+    const repository = repositoryOf('a/endless');
+    const { id } = await uploads.begin(ANYBODY, repository);
+    const endless = Readable.from(Array.from({ length: 8 }, () => contentOf(MIB, 9)));
+    const chunk = { body: endless, contentRange: undefined, contentLength: undefined };
+    await expect(uploads.append(ANYBODY, repository, id, chunk)).rejects.toMatchObject(OVER);
+  });
+
+  it('has room again when something is deleted, or an upload given up', async () => {
+    const blob = contentOf(3 * MIB, 1);
+    await push('a/one', blob);
+    await metadata.unlinkBlob(repositoryOf('a/one'), digestOf(blob));
+    expect(await metadata.usedBytes('a')).toBe(0);
+    const { id } = await uploads.begin(ANYBODY, repositoryOf('a/two'));
+    const chunk = { body: Readable.from([blob]), contentRange: undefined, contentLength: undefined };
+    await uploads.append(ANYBODY, repositoryOf('a/two'), id, chunk);
+    await expect(push('a/three', contentOf(MIB, 2))).rejects.toMatchObject(OVER);
+    await uploads.cancel(ANYBODY, repositoryOf('a/two'), id);
+    await push('a/three', contentOf(MIB, 2));
+  });
+
+  it('counts mounts and manifests too, but nothing twice in one repository', async () => {
+    const blob = contentOf(2 * MIB, 1);
+    await push('b/base', blob);
+    const digest = digestOf(blob);
+    expect(await uploads.mount(repositoryOf('a/one'), digest, repositoryOf('b/base'))).toBe(true);
+    expect(await uploads.mount(repositoryOf('a/one'), digest, repositoryOf('b/base'))).toBe(true);
+    expect(await metadata.usedBytes('a')).toBe(2 * MIB);
+    await expect(uploads.mount(repositoryOf('a/two'), digest, repositoryOf('b/base'))).rejects.toMatchObject(
+      OVER,
+    );
+    await push('a/one', contentOf(MIB, 2));
+    const config = { mediaType: 'application/vnd.oci.image.config.v1+json', digest, size: blob.length };
+    const manifest = JSON.stringify({ schemaVersion: 2, mediaType: OCI_MANIFEST, config, layers: [] });
+    const publication = new Publication(metadata, quota);
+    const pushed = publication.publish(repositoryOf('a/one'), {
+      reference: 'latest',
+      tags: [],
+      contentType: OCI_MANIFEST,
+      contentLength: manifest.length,
+      body: Readable.from([Buffer.from(manifest)]),
+    });
+    await expect(pushed).rejects.toMatchObject(OVER);
+  });
+});
