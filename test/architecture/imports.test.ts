@@ -20,6 +20,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   hosted: ['blobs', 'metadata', 'oci', 'lib'],
   upkeep: ['blobs', 'metadata', 'oci', 'lib'],
   archive: ['blobs', 'metadata', 'oci', 'lib'],
+  prepull: ['metadata', 'oci', 'lib'],
   http: [
     'access',
     'mirror',
