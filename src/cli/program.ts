@@ -6,6 +6,7 @@ import { configCheck } from './config-check.ts';
 import { configSchema } from './config-schema.ts';
 import { configShow } from './config-show.ts';
 import { configVariables } from './config-variables.ts';
+import { check } from './check.ts';
 import { exportCommand } from './export.ts';
 import { have } from './have.ts';
 import { gc } from './gc.ts';
@@ -14,10 +15,14 @@ import { images } from './images.ts';
 import { inspect } from './inspect.ts';
 import { pin, unpin } from './pin.ts';
 import { importCommand } from './import.ts';
+import { pull } from './pull.ts';
 import { refresh } from './refresh.ts';
 import { rm } from './rm.ts';
 import { scrub } from './scrub.ts';
 import { serve } from './serve.ts';
+import { tenantAdd, tenantAdopt } from './tenant-add.ts';
+import { tenantRevoke } from './tenant-revoke.ts';
+import { tenantRotate, tenantSecret } from './tenant-secret.ts';
 import { readVersion } from './version.ts';
 
 const COMMANDS: readonly Command[] = [
@@ -31,9 +36,16 @@ const COMMANDS: readonly Command[] = [
   unpin,
   gc,
   scrub,
+  pull,
+  check,
   exportCommand,
   have,
   importCommand,
+  tenantAdd,
+  tenantSecret,
+  tenantRotate,
+  tenantRevoke,
+  tenantAdopt,
   configShow,
   configCheck,
   configSchema,
@@ -41,7 +53,10 @@ const COMMANDS: readonly Command[] = [
 ];
 
 /** Words before a command that is named by two. */
-const GROUPS: Readonly<Record<string, string>> = { config: 'show and check the configuration' };
+const GROUPS: Readonly<Record<string, string>> = {
+  tenant: 'add tenants and issue credentials to them',
+  config: 'show and check the configuration',
+};
 
 const EXAMPLES = [
   ['entrepot serve', 'serve on http://127.0.0.1:5000 with the defaults'],
