@@ -1,0 +1,176 @@
+// The way of images into a place without a network: pulled ahead, exported, imported, served by their old names.
+import { stat, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { parsePlatform } from '../../src/oci/platform.ts';
+import { get } from '../support/client.ts';
+import { type Image, imageOf, indexOf, randomBlob } from '../support/content.ts';
+import { Entrepot } from '../support/entrepot.ts';
+import { FakeUpstream } from '../support/fake-upstream.ts';
+
+const UPSTREAM = 'up.example';
+const PLATFORMS = 'linux/amd64,linux/arm64';
+
+const base = randomBlob(700_000, 'base');
+const imageFor = (platform: string, ...seeds: string[]): Image =>
+  imageOf([base, ...seeds.map(seed => randomBlob(200_000, `${platform} ${seed}`))], {
+    platform: parsePlatform(platform),
+  });
+const app = indexOf([
+  imageFor('linux/amd64', 'app'),
+  imageFor('linux/arm64', 'app'),
+  imageFor('linux/s390x', 'app'),
+]);
+const sidecar = imageFor('linux/amd64', 'sidecar', 'more');
+
+const WORKLOADS = `
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: app}
+spec:
+  template:
+    spec:
+      initContainers: [{name: init, image: "${UPSTREAM}/org/sidecar:2"}]
+      containers: [{name: app, image: "${UPSTREAM}/org/app:1"}]
+---
+apiVersion: batch/v1
+kind: CronJob
+metadata: {name: app}
+spec: {jobTemplate: {spec: {template: {spec: {containers: [{name: app, image: "${UPSTREAM}/org/app:1"}]}}}}}
+`;
+
+let upstream: FakeUpstream;
+let connected: Entrepot;
+let workloads: string;
+
+beforeEach(async () => {
+  upstream = await FakeUpstream.start();
+  upstream.add('org/app', app, '1');
+  upstream.add('org/sidecar', sidecar, '2');
+  connected = await Entrepot.start({ upstreams: { [UPSTREAM]: { url: upstream.url } } });
+  workloads = join(connected.folder, 'workloads.yaml');
+  await writeFile(workloads, WORKLOADS);
+});
+
+afterEach(async () => {
+  await connected.remove();
+  await upstream.stop();
+});
+
+async function succeed(entrepot: Entrepot, ...args: string[]): Promise<string> {
+  const { code, stdout, stderr } = await entrepot.command(...args);
+  expect({ code, stderr }).toMatchObject({ code: 0 });
+  return stdout;
+}
+
+const pulled = (...more: string[]) =>
+  succeed(connected, 'pull', '--from', workloads, '--platform', PLATFORMS, ...more);
+
+describe('entrepot pull', () => {
+  it('brings what Kubernetes objects name, once, beside a running server that then serves it', async () => {
+    const events = (await pulled('--json'))
+      .trim()
+      .split('\n')
+      .map(line => JSON.parse(line));
+    expect(events.at(-1)).toMatchObject({ event: 'summary', pulled: 2, failed: [] });
+    const blobs = new Set(
+      [...app.images.slice(0, 2), sidecar].flatMap(image => [image.config, ...image.layers]),
+    );
+    expect(upstream.count('blob', { method: 'GET' })).toBe(
+      new Set([...blobs].map(({ digest }) => digest)).size,
+    );
+
+    const before = upstream.count('blob', { method: 'GET' });
+    await pulled();
+    for (const { digest, size } of app.images[1]!.layers) {
+      const got = await get(`${connected.url}/v2/org/app/blobs/${digest}?ns=${UPSTREAM}`);
+      expect({ status: got.status, bytes: got.bytes }).toEqual({ status: 200, bytes: size });
+    }
+    expect(upstream.count('blob', { method: 'GET' })).toBe(before);
+  });
+
+  it('goes on past what fails, and says so at the end', async () => {
+    const images = [`${UPSTREAM}/org/none:1`, 'nowhere.example/x:1', 'Bad Name', `${UPSTREAM}/org/sidecar:2`];
+    const { code, stderr } = await connected.command('pull', ...images);
+    expect(code).toBe(1);
+    expect(stderr).toContain('1 of 4 images are here; 3 failed');
+    expect(await succeed(connected, 'check', `${UPSTREAM}/org/sidecar:2`)).toBe('');
+  });
+});
+
+describe('entrepot check', () => {
+  it('lists the images of which something is missing, for the connected side', async () => {
+    await succeed(connected, 'pull', `${UPSTREAM}/org/sidecar:2`, `${UPSTREAM}/org/app:1`);
+    await succeed(connected, 'check', '--from', workloads);
+    const { code, stdout, stderr } = await connected.command(
+      'check',
+      '--from',
+      workloads,
+      '--platform',
+      PLATFORMS,
+    );
+    expect({ code, stdout }).toEqual({ code: 1, stdout: `${UPSTREAM}/org/app:1\n` });
+    expect(stderr).toContain('linux/arm64');
+    await pulled();
+    await succeed(connected, 'check', '--from', workloads, '--platform', PLATFORMS);
+  });
+});
+
+describe('a bundle', () => {
+  let island: Entrepot;
+
+  beforeEach(async () => {
+    // A port where nobody listens: whatever is asked for there fails at once.
+    island = await Entrepot.start({ upstreams: { [UPSTREAM]: { url: 'http://127.0.0.1:9' } } });
+  });
+
+  afterEach(() => island.remove());
+
+  async function expectServed(repository: string, tag: string, image: Image): Promise<void> {
+    const manifest = await get(`${island.url}/v2/${repository}/manifests/${tag}?ns=${UPSTREAM}`);
+    expect(manifest.status).toBe(200);
+    for (const { digest, size } of [image.manifest]) {
+      const got = await get(`${island.url}/v2/${repository}/manifests/${digest}?ns=${UPSTREAM}`);
+      expect({ status: got.status, bytes: got.bytes }).toEqual({ status: 200, bytes: size });
+    }
+    for (const { digest, size } of [image.config, ...image.layers]) {
+      const got = await get(`${island.url}/v2/${repository}/blobs/${digest}?ns=${UPSTREAM}`);
+      expect({ status: got.status, bytes: got.bytes }).toEqual({ status: 200, bytes: size });
+    }
+  }
+
+  it('brings images to where there is no network, under the names that they always had', async () => {
+    await pulled();
+    const file = join(connected.folder, 'bundle.tar');
+    const references = [`${UPSTREAM}/org/app:1`, `${UPSTREAM}/org/sidecar:2`];
+    await succeed(connected, 'export', ...references, '-o', file);
+    const out = await succeed(island, 'import', file);
+    expect(out).toContain(`${UPSTREAM}/org/app:1 ${app.manifest.digest}`);
+    await expectServed('org/app', '1', app.images[0]!);
+    await expectServed('org/app', '1', app.images[1]!);
+    await expectServed('org/sidecar', '2', sidecar);
+    await succeed(island, 'check', '--from', workloads, '--platform', PLATFORMS);
+  });
+
+  it('is thin when the receiver said what it has', async () => {
+    await pulled();
+    const [first, have, second] = ['1.tar', 'HAVE.json', '2.tar'].map(name => join(connected.folder, name));
+    await succeed(connected, 'export', `${UPSTREAM}/org/sidecar:2`, '-o', first!);
+    await succeed(island, 'import', first!);
+    await succeed(island, 'have', '-o', have!);
+    await succeed(connected, 'export', `${UPSTREAM}/org/app:1`, '--have', have!, '-o', second!);
+    // Two layers of 200,000 bytes, and not the base of 700,000.
+    expect((await stat(second!)).size).toBeLessThan(500_000);
+    await succeed(island, 'import', second!);
+    await expectServed('org/app', '1', app.images[1]!);
+  });
+
+  it('is given another name, when it is imported so', async () => {
+    await pulled();
+    const file = join(connected.folder, 'bundle.tar');
+    await succeed(connected, 'export', `${UPSTREAM}/org/sidecar:2`, '-o', file);
+    await succeed(island, 'import', file, '--rename', `${UPSTREAM}/org/sidecar=${UPSTREAM}/other/name`);
+    await expectServed('other/name', '2', sidecar);
+    expect((await get(`${island.url}/v2/org/sidecar/manifests/2?ns=${UPSTREAM}`)).status).toBe(503);
+  });
+});
