@@ -1,0 +1,44 @@
+import { type Command, CommandError, CONFIG_OPTION, EXIT } from './command.ts';
+import { requireTenant, TENANT } from './tenant-name.ts';
+import { withParts } from './with-parts.ts';
+
+/** `entrepot tenant add`: a tenant that no configuration and no cluster knows. */
+export const tenantAdd: Command = {
+  name: 'tenant add',
+  summary: 'add a tenant, which owns the repositories below its name',
+  description:
+    'Adds a tenant to the store. Tenants of the configuration and namespaces of a cluster are there by themselves. ' +
+    'A running server knows it within seconds.',
+  arguments: [TENANT],
+  options: [CONFIG_OPTION],
+  examples: [['entrepot tenant add team-a', 'then: entrepot tenant secret team-a --server registry.example']],
+  run: (input, io) =>
+    withParts(input, io, async ({ issuer }) => {
+      const [name = ''] = input.arguments;
+      const isNew = await issuer.addTenant(name).catch((error: unknown) => {
+        throw error instanceof RangeError ? new CommandError(error.message, EXIT.usage) : error;
+      });
+      io.out(`${name}: ${isNew ? 'added' : 'is there already'}\n`);
+      return isNew ? EXIT.done : EXIT.failed;
+    }),
+};
+
+/** `entrepot tenant adopt`: after a namespace was deleted and made anew. */
+export const tenantAdopt: Command = {
+  name: 'tenant adopt',
+  summary: 'let a namespace that was made anew have what its tenant has',
+  description:
+    'A tenant is bound to the namespace that it was first seen as. Another namespace of the same name is suspended: ' +
+    'whoever made it need not be who owned the repositories. This binds the tenant to the namespace that is there now.',
+  arguments: [TENANT],
+  options: [CONFIG_OPTION],
+  examples: [['entrepot tenant adopt team-a', 'the namespace team-a is the tenant again']],
+  run: (input, io) =>
+    withParts(input, io, async parts => {
+      const [name = ''] = input.arguments;
+      await requireTenant(parts, name);
+      await parts.issuer.adoptTenant(name);
+      io.out(`${name}: its namespace is adopted\n`);
+      return EXIT.done;
+    }),
+};

@@ -1,0 +1,36 @@
+import { UnknownTenant } from '../tenants/issuer.ts';
+import { type Command, CommandError, CONFIG_OPTION, EXIT, textOption } from './command.ts';
+import { TENANT } from './tenant-name.ts';
+import { withParts } from './with-parts.ts';
+
+/** `entrepot tenant revoke`: at once. */
+export const tenantRevoke: Command = {
+  name: 'tenant revoke',
+  summary: 'end credentials that were issued to a tenant, at once',
+  description:
+    'Ends one credential, or all that were issued to the tenant. A running server refuses them within seconds; its ' +
+    'tokens end within 5 minutes. Secrets that hold a copy become worth nothing.',
+  arguments: [TENANT],
+  options: [
+    { flags: '--credential <id>', description: 'the one to end, by its id (entrepot tenants shows it)' },
+    { flags: '--all', description: 'end all of them' },
+    CONFIG_OPTION,
+  ],
+  examples: [['entrepot tenant revoke team-a --all', 'nothing that was issued to team-a counts any more']],
+  run: async (input, io) => {
+    const [tenant = ''] = input.arguments;
+    const credential = textOption(input, 'credential');
+    if ((credential === undefined) === (input.options['all'] !== true)) {
+      throw new CommandError('say which one: --credential ID, or --all', EXIT.usage);
+    }
+    return withParts(input, io, async ({ issuer }) => {
+      const ended = await issuer.revoke(tenant, credential).catch((error: unknown) => {
+        throw error instanceof UnknownTenant ? new CommandError(error.message) : error;
+      });
+      for (const { id, server } of ended) {
+        io.out(`${id}: ended (${server})\n`);
+      }
+      return EXIT.done;
+    });
+  },
+};

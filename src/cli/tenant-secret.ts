@@ -1,0 +1,138 @@
+import type { Config } from '../config/config.ts';
+import { registryHost, repositoryPrefix } from '../config/fields.ts';
+import { DURATION_FORM, formatDuration, parseDuration } from '../lib/units.ts';
+import { formatYaml } from '../lib/yaml.ts';
+import type { Credential } from '../oci/credential.ts';
+import { type Command, CommandError, CONFIG_OPTION, EXIT, type Input, textOption } from './command.ts';
+import { requireTenant, TENANT } from './tenant-name.ts';
+import { withParts } from './with-parts.ts';
+
+/** Longer than any rollout of a changed Secret, and short enough for one that leaked. */
+const DEFAULT_OVERLAP = '1h';
+
+const SECRET_OPTIONS = [
+  {
+    flags: '--server <host>',
+    description:
+      'this registry as clients write it, perhaps with a path (default: the first of server.serverNames)',
+  },
+  { flags: '--read-only', description: 'for pulling only' },
+  { flags: '--secret-name <name>', description: 'name of the Secret (default: entrepot)' },
+  CONFIG_OPTION,
+];
+
+/** `entrepot tenant secret`: a new credential, as a manifest. */
+export const tenantSecret: Command = {
+  name: 'tenant secret',
+  summary: 'issue a credential, and print it as a Secret manifest',
+  description:
+    'Issues a credential of this registry to a tenant and prints a Kubernetes Secret that holds it. The password is ' +
+    'shown this once: only a hash of it is kept. A path behind the host bounds the credential to what lies below it.',
+  arguments: [TENANT],
+  options: SECRET_OPTIONS,
+  examples: [
+    [
+      'entrepot tenant secret team-a --server registry.example | kubectl apply -f -',
+      'into the namespace team-a',
+    ],
+    ['entrepot tenant secret team-a --server registry.example --read-only', 'for who only pulls'],
+  ],
+  run: (input, io) =>
+    withParts(input, io, async parts => {
+      const [tenant = ''] = input.arguments;
+      await requireTenant(parts, tenant);
+      const request = requestOf(tenant, input, parts.config);
+      io.out(manifestText(await parts.issuer.issue(request), request, input));
+      return EXIT.done;
+    }),
+};
+
+/** `entrepot tenant rotate`: a new one, and an end to the old ones. */
+export const tenantRotate: Command = {
+  name: 'tenant rotate',
+  summary: 'issue a credential in place of the earlier ones, which end after a while',
+  description:
+    'As entrepot tenant secret; what was issued to the tenant for the same server before ends when the overlap is over.',
+  arguments: [TENANT],
+  options: [
+    ...SECRET_OPTIONS,
+    {
+      flags: '--overlap <duration>',
+      description: `how long the earlier ones still count (default: ${DEFAULT_OVERLAP})`,
+    },
+  ],
+  examples: [
+    ['entrepot tenant rotate team-a --overlap 24h | kubectl apply -f -', 'the old one counts for a day'],
+  ],
+  run: (input, io) =>
+    withParts(input, io, async parts => {
+      const [tenant = ''] = input.arguments;
+      const overlapMs = overlapOf(input);
+      await requireTenant(parts, tenant);
+      const request = requestOf(tenant, input, parts.config);
+      io.out(manifestText(await parts.issuer.rotate(request, overlapMs), request, input));
+      io.err(
+        `what was issued to ${tenant} for ${request.server} before ends in ${formatDuration(overlapMs)}\n`,
+      );
+      return EXIT.done;
+    }),
+};
+
+function requestOf(tenant: string, input: Input, { server }: Config) {
+  const written = textOption(input, 'server') ?? server.serverNames[0];
+  if (written === undefined) {
+    throw new CommandError(
+      'say what clients call this registry: --server HOST, or server.serverNames',
+      EXIT.usage,
+    );
+  }
+  const [host, ...path] = written.split('/');
+  if (
+    !registryHost.safeParse(host).success ||
+    !path.every(part => repositoryPrefix.safeParse(part).success)
+  ) {
+    throw new CommandError(`${written} is no host, such as registry.example:5000`, EXIT.usage);
+  }
+  return { tenant, server: written, readOnly: input.options['readOnly'] === true };
+}
+
+function overlapOf(input: Input): number {
+  try {
+    return parseDuration(textOption(input, 'overlap') ?? DEFAULT_OVERLAP);
+  } catch (cause) {
+    throw new CommandError(`--overlap: expected ${DURATION_FORM}`, EXIT.usage, { cause });
+  }
+}
+
+interface Issued {
+  readonly tenant: string;
+  readonly server: string;
+}
+
+/** The Secret, with what to do with it as comments. */
+function manifestText(
+  { id, username, password }: Credential,
+  { tenant, server }: Issued,
+  input: Input,
+): string {
+  const name = textOption(input, 'secretName') ?? 'entrepot';
+  const auth = Buffer.from(`${username}:${password}`).toString('base64');
+  const config = JSON.stringify({ auths: { [server]: { username, password, auth } } });
+  const account = JSON.stringify({ imagePullSecrets: [{ name }] });
+  const [host = server] = server.split('/');
+  const comments = [
+    'The password is shown only now. This file is a secret.',
+    `In a cluster: kubectl apply --filename FILE`,
+    `For all pods: kubectl patch serviceaccount default --namespace ${tenant} --patch '${account}'`,
+    `Elsewhere: docker login ${host} --username ${username} --password '${password}'`,
+    `To end it: entrepot tenant revoke ${tenant} --credential ${id}`,
+  ];
+  const manifest = {
+    apiVersion: 'v1',
+    kind: 'Secret',
+    type: 'kubernetes.io/dockerconfigjson',
+    metadata: { name, namespace: tenant },
+    stringData: { '.dockerconfigjson': config },
+  };
+  return comments.map(line => `# ${line}\n`).join('') + formatYaml(manifest);
+}
