@@ -1,0 +1,31 @@
+// The histories of test/e2e for longer, long enough that each kind of event must have been met.
+import fc from 'fast-check';
+import { expect, it } from 'vitest';
+import { histories, History } from '../support/history.ts';
+
+const RUNS = 40;
+const EVENTS = [
+  'mounted',
+  'manifest deleted',
+  'collected',
+  'evicted',
+  'read while collected',
+  'damaged',
+  'killed',
+];
+
+it('nothing acknowledged is lost, nothing deleted comes back, and what is left is what is reachable', {
+  timeout: 1_200_000,
+}, async () => {
+  const history = await History.open();
+  try {
+    await fc.assert(
+      fc.asyncProperty(histories(40), steps => history.run(steps)),
+      { numRuns: RUNS, endOnFailure: true },
+    );
+    await history.expectExactlyTheReachable();
+    for (const event of EVENTS) expect([...history.met.keys()]).toContain(event);
+  } finally {
+    await history.close();
+  }
+});
