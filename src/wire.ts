@@ -13,7 +13,6 @@ import { Publication } from './hosted/publication.ts';
 import { PrefixQuota } from './hosted/quota.ts';
 import { Removal } from './hosted/removal.ts';
 import { Uploads } from './hosted/uploads.ts';
-import type { RecordDeed } from './http/front.ts';
 import { hostedHandlers } from './http/hosted.ts';
 import type { HostedHandlers } from './http/hosted-handlers.ts';
 import { Naming } from './http/naming.ts';
@@ -34,6 +33,8 @@ import type { Issuer } from './tenants/issuer.ts';
 import type { Tenants } from './tenants/tenant.ts';
 import type { SurveyThread } from './upkeep/survey-thread.ts';
 import type { Upkeep } from './upkeep/upkeep.ts';
+import type { Audit } from './ops/audit.ts';
+import { TlsFiles } from './ops/tls-files.ts';
 import { Upstream } from './upstream/upstream.ts';
 import {
   CREDENTIAL_KEY,
@@ -42,6 +43,7 @@ import {
   upstreamCredentials,
   upstreamOf,
 } from './wire-access.ts';
+import { deedsTo } from './wire-audit.ts';
 import { beginSchedule, openUpkeep, reportStore } from './wire-upkeep.ts';
 
 /** What the parts report to. */
@@ -146,7 +148,7 @@ export interface ServerOptions extends Observers {
   /** What `/metrics` answers. */
   readonly metrics: { readonly contentType: string; readonly text: () => Promise<string> };
   /** Told what every request came to; absent, nobody keeps it. */
-  readonly recordDeed?: RecordDeed | undefined;
+  readonly audit?: Audit | undefined;
 }
 
 export interface RunningServer {
@@ -161,17 +163,24 @@ export interface RunningServer {
 
 /** Serves what `config` says, until it is closed. Rejects, with everything closed again, when a port cannot be bound. */
 export async function startServer(config: Config, options: ServerOptions): Promise<RunningServer> {
+  const { tls } = config.server;
+  const certificate = tls && (await TlsFiles.open(tls, options.log));
   const parts = await openParts(config, options);
   try {
     const server = await createRegistryServer({
       ...options,
       ...parts,
       token: tokenHandler(parts.access, parts.naming),
-      recordDeed: options.recordDeed,
-      listeners: config.server.listen.map(({ address, upstream }) => ({ ...address, upstream })),
+      recordDeed: deedsTo(options.audit),
+      listeners: config.server.listen.map(({ address, upstream }) => ({
+        ...address,
+        upstream,
+        tls: certificate?.material,
+      })),
       trustedProxies: config.server.trustedProxies,
       externalUrl: config.server.externalUrl,
     });
+    certificate?.follow(material => server.renewTls(material));
     const ops = await startOps(config, parts, options).catch(async (error: unknown) => {
       await server.close(0);
       throw error;
@@ -183,6 +192,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
       opsAddress: ops && hostOf(ops.url),
       close: async deadlineMs => {
         const endMs = performance.now() + deadlineMs;
+        certificate?.close();
         await schedule.close();
         await server.close(deadlineMs);
         await parts.close(Math.max(0, endMs - performance.now()));
@@ -190,6 +200,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
       },
     };
   } catch (error) {
+    certificate?.close();
     await parts.close();
     throw error;
   }

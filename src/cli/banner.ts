@@ -12,7 +12,7 @@ export function bannerText(config: Config, { addresses, opsAddress }: Addresses,
   const names = [...config.upstreams.keys()];
   const rows = [
     ...addresses.map(
-      ({ address, upstream }) => [`http://${address}`, servedThere(config, upstream)] as const,
+      ({ address, upstream }) => [`${schemeOf(config)}://${address}`, servedThere(config, upstream)] as const,
     ),
     ...(opsAddress === undefined ? [] : [[`http://${opsAddress}`, '/livez, /readyz, /metrics'] as const]),
     ['storage', config.storage.path] as const,
@@ -24,7 +24,7 @@ export function bannerText(config: Config, { addresses, opsAddress }: Addresses,
     '',
     ...rows.map(([place, what]) => `  ${place.padEnd(width)}  ${what}`),
     '',
-    ...(shared === undefined ? [] : usage(shared, names)),
+    ...(shared === undefined ? [] : usage(schemeOf(config), shared, names)),
     ...warnings(config),
     '',
   ].join('\n');
@@ -41,13 +41,18 @@ function servedThere(config: Config, upstream: string | undefined): string {
   return `mirrors ${[...config.upstreams.keys()].join(', ')}${hosted}${byDefault}`;
 }
 
-function usage(address: string, upstreams: readonly string[]): string[] {
+/** Of every port of `server.listen`. */
+function schemeOf({ server }: Config): 'http' | 'https' {
+  return server.tls === undefined ? 'http' : 'https';
+}
+
+function usage(scheme: 'http' | 'https', address: string, upstreams: readonly string[]): string[] {
   const local = address.replace(/^(?:0\.0\.0\.0|\[::\]):/, '127.0.0.1:');
   const remote = address.replace(/^(?:0\.0\.0\.0|\[::\]):/, 'THIS-MACHINE:');
   const example = upstreams.includes('docker.io') ? 'docker.io/library/nginx' : `${upstreams[0]}/…`;
   return [
-    `  Try it:           skopeo inspect --tls-verify=false docker://${local}/${example}`,
-    `  Point a node at:  entrepot hosts containerd|crio|docker|k3s --server http://${remote}`,
+    `  Try it:           skopeo inspect ${scheme === 'http' ? '--tls-verify=false ' : ''}docker://${local}/${example}`,
+    `  Point a node at:  entrepot hosts containerd|crio|docker|k3s --server ${scheme}://${remote}`,
     '',
   ];
 }

@@ -1,4 +1,5 @@
 import { loadConfig } from '../config/load.ts';
+import { createAudit } from '../ops/audit.ts';
 import { createLogger } from '../ops/logger.ts';
 import { createMetrics } from '../ops/metrics.ts';
 import { Shutdown } from '../ops/shutdown.ts';
@@ -34,8 +35,13 @@ export const serve: Command = {
       log.error({ err: error }, 'ended by a bug');
       flush();
     });
+    const audit = createAudit(config.audit);
+    const flushAll = () => {
+      flush();
+      audit?.flush();
+    };
     const { startServer } = await import('../wire.ts');
-    const server = await startServer(config, { log, meter: metrics.meter, metrics });
+    const server = await startServer(config, { log, meter: metrics.meter, metrics, audit });
     const version = readVersion();
     if (isPretty) {
       io.out(bannerText(config, server, version));
@@ -47,7 +53,7 @@ export const serve: Command = {
       const closers = [{ name: 'server', close: () => server.close(shutdownTimeoutMs) }];
       const source = { on: process.on.bind(process), exit: resolve };
       const timeoutMs = shutdownTimeoutMs + STORE_CLOSE_MS;
-      new Shutdown(closers, { log, timeoutMs, flush, process: source }).listen();
+      new Shutdown(closers, { log, timeoutMs, flush: flushAll, process: source }).listen();
     });
   },
 };

@@ -1,3 +1,4 @@
+import { openSync } from 'node:fs';
 import { type DestinationStream, destination, type Logger as PinoLogger, pino } from 'pino';
 import { PinoPretty } from 'pino-pretty';
 import type { Log } from '../lib/log.ts';
@@ -16,11 +17,16 @@ const FLUSH_INTERVAL_MS = 1000;
 
 const STANDARD_OUTPUT = 1;
 
+/** Of a log file that is made here: who did what is nobody else's business. */
+const PRIVATE_MODE = 0o600;
+
 export interface LoggerOptions {
   readonly level: 'debug' | 'info' | 'warn' | 'error';
   readonly format: 'auto' | 'json' | 'pretty';
   /** Where lines go; standard output unless a test wants them. */
   readonly output?: { write(text: string): unknown };
+  /** A file to append to, in place of standard output. Opened at once: throws when it cannot be written. */
+  readonly file?: string | undefined;
   /** Whether a person watches standard output; decides `auto`. */
   readonly isTerminal?: boolean;
 }
@@ -57,13 +63,13 @@ interface Sink {
   readonly flush: () => void;
 }
 
-function jsonStream({ output }: LoggerOptions): Sink {
+function jsonStream({ output, file }: LoggerOptions): Sink {
   if (output !== undefined) {
     return { stream: { write: text => void output.write(text) }, flush: () => {} };
   }
   // pino flushes this stream by itself when the process exits.
   const stream = destination({
-    dest: STANDARD_OUTPUT,
+    dest: file === undefined ? STANDARD_OUTPUT : openSync(file, 'a', PRIVATE_MODE),
     sync: false,
     minLength: BUFFER_BYTES,
     periodicFlush: FLUSH_INTERVAL_MS,

@@ -271,13 +271,6 @@ describe('what a tenant has fetched', () => {
 });
 
 describe('repositories that live here', () => {
-  const push = async (name: string, headers: Readonly<Record<string, string>>) =>
-    get(url(`${name}/blobs/uploads/?digest=${secretLayer.digest}`), {
-      method: 'POST',
-      headers: { ...headers, 'content-length': String(secretLayer.size) },
-      body: Buffer.concat([...secretLayer.slice()]),
-    });
-
   it('belong to the tenant of their first component, for pull and push', async () => {
     await start();
     expect((await push('team-a/app', basic(TEAM_A))).status).toBe(201);
@@ -310,8 +303,6 @@ describe('repositories that live here', () => {
   it('are listed only to who may pull them', async () => {
     await start();
     await push('team-a/app', basic(TEAM_A));
-    const listed = async (headers: Readonly<Record<string, string>> = {}): Promise<unknown> =>
-      JSON.parse((await get(url('_catalog'), { headers })).text);
     expect(await listed(basic(TEAM_A))).toEqual({ repositories: ['team-a/app'] });
     expect(await listed(basic(TEAM_B))).toEqual({ repositories: [] });
     expect(await listed()).toEqual({ repositories: [] });
@@ -346,4 +337,16 @@ async function until(check: () => Promise<boolean>): Promise<void> {
     if (Date.now() > deadlineMs) throw new Error('it never came true');
     await new Promise(resolve => setTimeout(resolve, 50));
   }
+}
+
+async function push(name: string, headers: Readonly<Record<string, string>>): Promise<Got> {
+  return get(url(`${name}/blobs/uploads/?digest=${secretLayer.digest}`), {
+    method: 'POST',
+    headers: { ...headers, 'content-length': String(secretLayer.size) },
+    body: Buffer.concat(Array.from(secretLayer.slice())),
+  });
+}
+
+async function listed(headers: Readonly<Record<string, string>> = {}): Promise<unknown> {
+  return JSON.parse((await get(url('_catalog'), { headers })).text);
 }

@@ -1,0 +1,114 @@
+import { createPrivateKey, X509Certificate } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import { createSecureContext } from 'node:tls';
+import type { Log } from '../lib/log.ts';
+
+export interface TlsPaths {
+  readonly certFile: string;
+  readonly keyFile: string;
+}
+
+/** PEM texts. */
+export interface TlsMaterial {
+  readonly cert: string;
+  readonly key: string;
+}
+
+/**
+ * How often the files are read: both are some kilobytes. Reading sees every kind of change, such as the swapped links
+ * of a mounted Secret, which watching a file does not.
+ */
+const LOOK_EVERY_MS = 2_000;
+
+/** Before so many days the log says that the certificate ends; most are renewed a third of their life ahead. */
+const WARN_DAYS = 7;
+const DAY_MS = 86_400_000;
+
+/** A certificate and its key in files that somebody renews. What does not fit together is never used. */
+export class TlsFiles {
+  readonly #paths: TlsPaths;
+  readonly #log: Log;
+  readonly #lookEveryMs: number;
+  #current: TlsMaterial;
+  #complaint: string | undefined;
+  #timer: NodeJS.Timeout | undefined;
+
+  private constructor(paths: TlsPaths, current: TlsMaterial, log: Log, lookEveryMs: number) {
+    this.#paths = paths;
+    this.#current = current;
+    this.#log = log;
+    this.#lookEveryMs = lookEveryMs;
+  }
+
+  /** Rejects when there is nothing to serve with: files that are missing, are no PEM, or don't belong together. */
+  static async open(paths: TlsPaths, log: Log, lookEveryMs: number = LOOK_EVERY_MS): Promise<TlsFiles> {
+    const material = await read(paths);
+    check(material, paths);
+    warnOfEnd(material, paths, log);
+    return new TlsFiles(paths, material, log, lookEveryMs);
+  }
+
+  get material(): TlsMaterial {
+    return this.#current;
+  }
+
+  /** Calls `renew` with each new pair. */
+  follow(renew: (material: TlsMaterial) => void): void {
+    const next = (): void => {
+      this.#timer = setTimeout(() => void this.#look(renew).finally(next), this.#lookEveryMs).unref();
+    };
+    next();
+  }
+
+  close(): void {
+    clearTimeout(this.#timer);
+    // What a look under way comes to is not followed by another.
+    this.#timer = undefined;
+  }
+
+  /** A pair of which only one is new yet is an error that passes; one that stays is said once. */
+  async #look(renew: (material: TlsMaterial) => void): Promise<void> {
+    try {
+      const material = await read(this.#paths);
+      if (material.cert === this.#current.cert && material.key === this.#current.key) return;
+      check(material, this.#paths);
+      renew(material);
+      this.#current = material;
+      this.#complaint = undefined;
+      this.#log.info({ certFile: this.#paths.certFile }, 'a new certificate is in use');
+      warnOfEnd(material, this.#paths, this.#log);
+    } catch (error) {
+      const complaint = error instanceof Error ? error.message : String(error);
+      if (complaint !== this.#complaint) {
+        this.#log.error(
+          { err: error },
+          'the certificate cannot be read again: the last good one stays in use',
+        );
+      }
+      this.#complaint = complaint;
+    }
+  }
+}
+
+async function read({ certFile, keyFile }: TlsPaths): Promise<TlsMaterial> {
+  const [cert, key] = await Promise.all([readFile(certFile, 'utf8'), readFile(keyFile, 'utf8')]);
+  return { cert, key };
+}
+
+function check({ cert, key }: TlsMaterial, { certFile, keyFile }: TlsPaths): void {
+  let fits: boolean;
+  try {
+    fits = new X509Certificate(cert).checkPrivateKey(createPrivateKey(key));
+    if (fits) createSecureContext({ cert, key });
+  } catch (cause) {
+    throw new Error(`${certFile} and ${keyFile} are not a certificate and its key in PEM`, { cause });
+  }
+  if (!fits) throw new Error(`the key in ${keyFile} is not that of the certificate in ${certFile}`);
+}
+
+function warnOfEnd({ cert }: TlsMaterial, { certFile }: TlsPaths, log: Log): void {
+  const { validTo } = new X509Certificate(cert);
+  if (Date.parse(validTo) - Date.now() < WARN_DAYS * DAY_MS) {
+    log.warn({ certFile, validTo }, 'the certificate ends soon, or has ended');
+  }
+}
