@@ -1,0 +1,106 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { silentLog } from '../lib/log.ts';
+import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
+import { parseSecretManifests } from '../tenants/secret-manifest.ts';
+import { runProgram } from './program.ts';
+
+let folder: string;
+
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), 'entrepot-tenant-'));
+  writeFileSync(
+    join(folder, 'entrepot.yaml'),
+    'storage: {path: store}\nserver: {serverNames: registry.example:5000}\ntenants: [{name: configured}]\n',
+  );
+});
+
+afterEach(() => rmSync(folder, { recursive: true }));
+
+async function run(...argv: string[]) {
+  let out = '';
+  let err = '';
+  const code = await runProgram([...argv, '--config', join(folder, 'entrepot.yaml')], {
+    out: text => void (out += text),
+    err: text => void (err += text),
+  });
+  return { code, out, err };
+}
+
+/** The one login in a printed manifest. */
+function loginIn(manifest: string) {
+  const [reading] = parseSecretManifests(manifest);
+  if (reading?.result.state !== 'loaded') throw new Error(`expected a Secret: ${manifest}`);
+  const { name, namespace, config } = reading.result.secret;
+  return { name, namespace, logins: [...config] };
+}
+
+async function issued() {
+  const store = await openSqliteMetadataStore(join(folder, 'store', 'index.db'), { log: silentLog });
+  try {
+    return await store.listIssuedCredentials();
+  } finally {
+    await store.close();
+  }
+}
+
+test('a tenant is added once, and never under a name that means something else', async () => {
+  expect(await run('tenant', 'add', 'team-a')).toMatchObject({ code: 0, out: 'team-a: added\n' });
+  expect(await run('tenant', 'add', 'team-a')).toMatchObject({ code: 1, out: 'team-a: is there already\n' });
+  const refused = await run('tenant', 'add', 'docker.io');
+  expect(refused.code).toBe(2);
+  expect(refused.err).toContain('already means the upstream docker.io');
+  expect((await run('tenant', 'add', 'Team A')).code).toBe(2);
+});
+
+test('a credential is printed as a Secret that can be applied, and only its hash is kept', async () => {
+  const { code, out } = await run('tenant', 'secret', 'configured', '--read-only', '--secret-name', 'pull');
+  expect(code).toBe(0);
+  const { name, namespace, logins } = loginIn(out);
+  const [[server, { username, password }] = ['', { username: '', password: '' }]] = logins;
+  expect({ name, namespace, server, username }).toEqual({
+    name: 'pull',
+    namespace: 'configured',
+    server: 'registry.example:5000',
+    username: 'configured',
+  });
+  expect(out).toContain(`docker login registry.example:5000 --username configured --password '${password}'`);
+  const [kept] = await issued();
+  expect(kept).toMatchObject({ tenant: 'configured', server, readOnly: true });
+  expect(out).toContain(kept?.id);
+  expect(JSON.stringify(kept)).not.toContain(password);
+});
+
+test.each([
+  [['tenant', 'secret', 'nobody'], 1, 'entrepot tenant add nobody'],
+  [['tenant', 'secret', 'configured', '--server', 'https://x'], 2, 'https://x is no host'],
+  [['tenant', 'secret', 'configured', '--server', '*.example'], 2, '*.example is no host'],
+  [['tenant', 'rotate', 'configured', '--overlap', 'soon'], 2, '--overlap: expected a duration'],
+  [['tenant', 'revoke', 'configured'], 2, '--credential ID, or --all'],
+  [['tenant', 'revoke', 'configured', '--all'], 1, 'has no such credential'],
+  [['tenant', 'adopt', 'nobody'], 1, 'no tenant is called nobody'],
+])('%j is refused, and says what to do', async (argv, code, message) => {
+  const refused = await run(...argv);
+  expect(refused.code).toBe(code);
+  expect(refused.err).toContain(message);
+});
+
+test('rotation gives the earlier ones an end, and revoking ends at once', async () => {
+  await run('tenant', 'secret', 'configured', '--server', 'registry.example:5000/configured');
+  await run('tenant', 'secret', 'configured');
+  const before = Date.now();
+  const { code, err } = await run('tenant', 'rotate', 'configured', '--overlap', '24h');
+  expect(code).toBe(0);
+  expect(err).toContain('ends in 1d');
+  const [bounded, old, next] = await issued();
+  expect(bounded?.endsAtMs).toBe(Number.POSITIVE_INFINITY);
+  expect(old?.endsAtMs).toBeGreaterThanOrEqual(before + 86_400_000);
+  expect(next?.endsAtMs).toBe(Number.POSITIVE_INFINITY);
+
+  expect((await run('tenant', 'revoke', 'configured', '--credential', next?.id ?? '')).code).toBe(0);
+  const ended = (await issued()).filter(({ endsAtMs }) => endsAtMs <= Date.now());
+  expect(ended.map(({ id }) => id)).toEqual([next?.id]);
+  expect((await run('tenant', 'revoke', 'configured', '--all')).out.split('\n')).toHaveLength(3);
+});
