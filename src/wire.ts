@@ -31,6 +31,7 @@ import type { Repository } from './oci/repository.ts';
 import type { Right } from './oci/requester.ts';
 import type { Issuer } from './tenants/issuer.ts';
 import type { Tenants } from './tenants/tenant.ts';
+import { tenantsDocument } from './tenants/tenants-document.ts';
 import type { SurveyThread } from './upkeep/survey-thread.ts';
 import type { Upkeep } from './upkeep/upkeep.ts';
 import type { Audit } from './ops/audit.ts';
@@ -206,7 +207,11 @@ export async function startServer(config: Config, options: ServerOptions): Promi
   }
 }
 
-function startOps(config: Config, { metadata, upstreams }: Parts, { log, meter, metrics }: ServerOptions) {
+function startOps(
+  config: Config,
+  { metadata, tenants, upstreams }: Parts,
+  { log, meter, metrics }: ServerOptions,
+) {
   const { opsListen } = config.server;
   if (opsListen === false) {
     return Promise.resolve(undefined);
@@ -221,7 +226,9 @@ function startOps(config: Config, { metadata, upstreams }: Parts, { log, meter, 
     await reportStore(metadata, meter);
     return { contentType: metrics.contentType, text: await metrics.text() };
   };
-  return createOpsServer({ ...opsListen, notReady, metrics: answer, log });
+  const extra = async (path: string) =>
+    path === '/debug/tenants' ? tenantsDocument(tenants, await metadata.listIssuedCredentials()) : undefined;
+  return createOpsServer({ ...opsListen, notReady, metrics: answer, extra, log });
 }
 
 /** Budgets run down and fill up by themselves, so they are read when somebody asks; of several credentials the least. */

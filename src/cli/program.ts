@@ -21,6 +21,7 @@ import { rm } from './rm.ts';
 import { scrub } from './scrub.ts';
 import { serve } from './serve.ts';
 import { tenantAdd, tenantAdopt } from './tenant-add.ts';
+import { tenants } from './tenants.ts';
 import { tenantRevoke } from './tenant-revoke.ts';
 import { tenantRotate, tenantSecret } from './tenant-secret.ts';
 import { readVersion } from './version.ts';
@@ -41,6 +42,7 @@ const COMMANDS: readonly Command[] = [
   exportCommand,
   have,
   importCommand,
+  tenants,
   tenantAdd,
   tenantSecret,
   tenantRotate,

@@ -1,0 +1,67 @@
+import { loadConfig } from '../config/load.ts';
+import type { SecretState } from '../tenants/tenant.ts';
+import type { IssuedDocument, TenantDocument, TenantsDocument } from '../tenants/tenants-document.ts';
+import { columnsText, timeText } from './columns.ts';
+import { type Command, CommandError, CONFIG_OPTION, EXIT, textOption } from './command.ts';
+import { askServer } from './running-server.ts';
+
+const HEADINGS = ['TENANT', 'SECRET', 'SOURCE', 'STATE', 'READ', 'USED', 'REFUSED', 'NOTE'] as const;
+
+/** `entrepot tenants`: how every tenant's Secrets are. */
+export const tenants: Command = {
+  name: 'tenants',
+  summary: 'show all tenants of the running server and how their Secrets are',
+  description:
+    'Asks the running server, at server.opsListen: which Secrets each tenant has, whether they could be read and why ' +
+    'not, when upstream took or refused them last, and what was issued here.',
+  options: [{ flags: '--json', description: 'as one JSON object' }, CONFIG_OPTION],
+  examples: [['entrepot tenants', 'which Secret is malformed, and why']],
+  run: async (input, io) => {
+    const config = await loadConfig({ file: textOption(input, 'config') });
+    const document = await askServer<TenantsDocument>(config, '/debug/tenants');
+    if (document === undefined) {
+      throw new CommandError(
+        'no server answers at server.opsListen, and how Secrets are is known to one alone',
+      );
+    }
+    io.out(input.options['json'] === true ? `${JSON.stringify(document)}\n` : tenantsText(document));
+    return EXIT.done;
+  },
+};
+
+/** A row for each Secret and each issued credential, and one for who has neither. */
+export function tenantsText({ node, tenants: all }: TenantsDocument, nowMs = Date.now()): string {
+  const rows = [
+    ...all.flatMap(tenant => tenantRows(tenant, nowMs)),
+    ...node.map(state => secretRow('(all)', state, nowMs)),
+  ];
+  return rows.length === 0 ? 'there is no tenant\n' : columnsText(HEADINGS, rows);
+}
+
+function tenantRows({ name, suspended, secrets, issued }: TenantDocument, nowMs: number): string[][] {
+  const rows = [
+    ...secrets.map(state => secretRow(name, state, nowMs)),
+    ...issued.map(credential => issuedRow(name, credential, nowMs)),
+  ];
+  if (suspended !== undefined) {
+    rows.unshift([name, '', '', 'suspended', '', '', '', suspended]);
+  }
+  return rows.length === 0 ? [[name, '', '', 'no Secret', '', '', '', '']] : rows;
+}
+
+function secretRow(tenant: string, state: SecretState, nowMs: number): string[] {
+  const { name, source, reason = '', loadedAtMs, lastUsedAtMs, lastRefusedAtMs } = state;
+  const times = [loadedAtMs, lastUsedAtMs, lastRefusedAtMs].map(atMs => timeText(atMs ?? 0, nowMs));
+  return [tenant, name, source, state.state, ...times, reason];
+}
+
+function issuedRow(tenant: string, credential: IssuedDocument, nowMs: number): string[] {
+  const { id, server, readOnly, issuedAtMs, endsAtMs } = credential;
+  const note = [
+    `for ${server}`,
+    ...(readOnly ? ['read-only'] : []),
+    ...(endsAtMs !== undefined && endsAtMs > nowMs ? [`ends ${new Date(endsAtMs).toISOString()}`] : []),
+  ];
+  const state = endsAtMs !== undefined && endsAtMs <= nowMs ? 'ended' : 'live';
+  return [tenant, id, 'issued', state, timeText(issuedAtMs, nowMs), '', '', note.join(', ')];
+}

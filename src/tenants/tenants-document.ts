@@ -1,0 +1,43 @@
+import type { IssuedCredential } from '../oci/issued-credential.ts';
+import type { SecretState, Tenants } from './tenant.ts';
+
+/** How all tenants are, as JSON for people and their programs. Shows no secret. */
+export interface TenantsDocument {
+  /** The node's docker config, which all tenants share. */
+  readonly node: readonly SecretState[];
+  readonly tenants: readonly TenantDocument[];
+}
+
+export interface TenantDocument {
+  readonly name: string;
+  readonly suspended?: string;
+  readonly secrets: readonly SecretState[];
+  readonly issued: readonly IssuedDocument[];
+}
+
+/** A credential that was issued to the tenant; without `endsAtMs` it does not end. */
+export interface IssuedDocument {
+  readonly id: string;
+  readonly server: string;
+  readonly readOnly: boolean;
+  readonly issuedAtMs: number;
+  readonly endsAtMs?: number;
+}
+
+/** What the running server knows of its tenants, with all that was issued to them. */
+export function tenantsDocument(tenants: Tenants, issued: readonly IssuedCredential[]): TenantsDocument {
+  return {
+    node: tenants.node,
+    tenants: tenants.list().map(({ name, suspended, secrets }) => ({
+      name,
+      ...(suspended !== undefined && { suspended }),
+      secrets,
+      issued: issued.filter(({ tenant }) => tenant === name).map(issuedDocument),
+    })),
+  };
+}
+
+function issuedDocument({ id, server, readOnly, issuedAtMs, endsAtMs }: IssuedCredential): IssuedDocument {
+  const end = endsAtMs === Number.POSITIVE_INFINITY ? {} : { endsAtMs };
+  return { id, server, readOnly, issuedAtMs, ...end };
+}
