@@ -1,5 +1,5 @@
 // The histories of test/e2e for longer, long enough that each kind of event must have been met.
-import fc from 'fast-check';
+import { assert, asyncProperty } from 'fast-check';
 import { expect, it } from 'vitest';
 import { histories, History } from '../support/history.ts';
 
@@ -19,8 +19,8 @@ it('nothing acknowledged is lost, nothing deleted comes back, and what is left i
 }, async () => {
   const history = await History.open();
   try {
-    await fc.assert(
-      fc.asyncProperty(histories(40), steps => history.run(steps)),
+    await assert(
+      asyncProperty(histories(40), steps => history.run(steps)),
       { numRuns: RUNS, endOnFailure: true },
     );
     await history.expectExactlyTheReachable();
