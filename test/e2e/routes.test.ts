@@ -235,8 +235,7 @@ describe.each(repositoryRules)('$name', ({ kind, method, mirrored, writes }) => 
   it('is for pulling only with a credential for pulling', async () => {
     const upload = kind === 'upload' ? await startUpload() : 'x';
     const got = await send(operation, HOSTED, basic(readOnly), upload);
-    if (writes) expect(got.status).toBe(403);
-    else expect(got.status).toBe(200);
+    expect(got.status).toBe(writes ? 403 : 200);
     expect((await send(operation, MIRRORED, basic(readOnly))).status).toBe(mirrored);
   });
 
