@@ -97,6 +97,7 @@ export async function openParts(config: Config, { log, meter }: Observers): Prom
       tenants.noteOutcome(proof.credentialId, proof.outcome === 'granted' ? 'used' : 'refused');
       await grants.record(proof);
     },
+    isOffline: config.offline,
     pullPolicyOf: (repository, _tag, right) => pullPolicyOf(config, repository, right),
     limits: { ...config.pulls, maxParallelImagePulls: config.pulls.maxParallelImagePulls },
   });
@@ -286,7 +287,8 @@ function namingOf(config: Config, tenants: Tenants): Naming {
 
 function pullPolicyOf(config: Config, repository: Repository, right: Pick<Right, 'pullPolicy'>) {
   const options = repositoryOptions(upstreamOf(config, repository), repository.name);
-  return { ...options, pullPolicy: strictestPullPolicy([options.pullPolicy, right.pullPolicy]) };
+  const policies = [config.offline ? ('Never' as const) : undefined, options.pullPolicy, right.pullPolicy];
+  return { ...options, pullPolicy: strictestPullPolicy(policies) };
 }
 
 interface Followers {

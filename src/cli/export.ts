@@ -9,7 +9,7 @@ import { DEFAULT_TAG } from '../oci/reference.ts';
 import { repositoryText } from '../oci/repository.ts';
 import type { Parts } from '../wire.ts';
 import { type Command, CommandError, CONFIG_OPTION, EXIT, type Input, textOption } from './command.ts';
-import { interruptible } from './interrupt.ts';
+import { interruptible } from './interruptible.ts';
 import { PLATFORM_OPTION, platformsOption } from './list-options.ts';
 import { progressForm, ProgressView } from './progress.ts';
 import { withParts } from './with-parts.ts';

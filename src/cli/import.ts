@@ -4,7 +4,7 @@ import { openArchive, readArchive } from '../archive/open-archive.ts';
 import { DEFAULT_TAG, parseNormalizedReference, referenceName, referenceText } from '../oci/reference.ts';
 import type { Parts } from '../wire.ts';
 import { type Command, CommandError, CONFIG_OPTION, EXIT, type Input } from './command.ts';
-import { interruptible } from './interrupt.ts';
+import { interruptible } from './interruptible.ts';
 import { commaList, PLATFORM_OPTION, platformsOption } from './list-options.ts';
 import { progressForm, ProgressView } from './progress.ts';
 import { withParts } from './with-parts.ts';

@@ -1,7 +1,7 @@
 import { pullImage, type PulledImage } from '../prepull/image-pull.ts';
 import type { Parts } from '../wire.ts';
 import { type Command, CommandError, CONFIG_OPTION, EXIT, type Input, textOption } from './command.ts';
-import { interruptible } from './interrupt.ts';
+import { interruptible } from './interruptible.ts';
 import { progressForm, ProgressView } from './progress.ts';
 import { meantBy, WANTED_ARGUMENTS, WANTED_OPTIONS, wantedImages, wantedPlatforms } from './wanted-images.ts';
 import { withParts } from './with-parts.ts';

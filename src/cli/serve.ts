@@ -21,14 +21,18 @@ export const serve: Command = {
     'Runs the registry. Without a configuration file it mirrors the preset registries on http://127.0.0.1:5000 ' +
     'and keeps what it fetched in ./storage. SIGTERM or Ctrl-C lets transfers finish (server.shutdownTimeout); ' +
     'a second one ends at once.',
-  options: [CONFIG_OPTION],
+  options: [
+    { flags: '--offline', description: 'ask no upstream, whatever the configuration says' },
+    CONFIG_OPTION,
+  ],
   examples: [
     ['entrepot serve', 'with the defaults'],
     ['entrepot serve --config /etc/entrepot.yaml', 'as the file says'],
     ['ENTREPOT_SERVER__LISTEN=0.0.0.0:5000 entrepot serve', 'reachable from other machines'],
   ],
   run: async (input, io) => {
-    const config = await loadConfig({ file: textOption(input, 'config') });
+    const loaded = await loadConfig({ file: textOption(input, 'config') });
+    const config = { ...loaded, offline: loaded.offline || input.options['offline'] === true };
     const { log, isPretty, flush } = createLogger(config.log);
     const metrics = createMetrics();
     process.on('uncaughtExceptionMonitor', error => {

@@ -259,6 +259,9 @@ export const fileSchema = section(
       .record(registryHost, upstream)
       .prefault({})
       .describe('Registries that are mirrored, by the host in image names; false switches a preset off'),
+    offline: flag
+      .prefault(false)
+      .describe('No upstream is ever asked: everything is answered from what is held'),
     pulls: pulls.prefault({}).describe('Limits towards upstreams'),
     hosted: hosted.prefault({}).describe('Repositories that live here'),
     upkeep: upkeep.prefault({}).describe('What keeps the store sound and small while it serves'),

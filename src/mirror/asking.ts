@@ -19,6 +19,8 @@ export interface AskingOptions {
   readonly failures: RememberedFailures;
   /** Owned by `access`: told of every answer that proves or ends a right. */
   readonly recordProof: (proof: Proof) => Promise<void>;
+  /** No packet goes to any upstream, whatever a policy says. */
+  readonly isOffline: boolean;
   readonly log: Log;
   readonly meter: Meter;
 }
@@ -57,6 +59,7 @@ export class Asking {
   readonly #upstreams: ReadonlyMap<string, Upstream>;
   readonly #failures: RememberedFailures;
   readonly #recordProof: (proof: Proof) => Promise<void>;
+  readonly #isOffline: boolean;
   readonly #log: Log;
   readonly #meter: Meter;
   /** Which credential worked last, by requester and repository: dead ones are not tried first again. */
@@ -64,10 +67,11 @@ export class Asking {
   readonly #running = new Set<Promise<unknown>>();
   readonly #closing = new AbortController();
 
-  constructor({ upstreams, failures, recordProof, log, meter }: AskingOptions) {
+  constructor({ upstreams, failures, recordProof, isOffline, log, meter }: AskingOptions) {
     this.#upstreams = upstreams;
     this.#failures = failures;
     this.#recordProof = recordProof;
+    this.#isOffline = isOffline;
     this.#log = log;
     this.#meter = meter;
     // Every question listens to it, and there may be many at once.
@@ -82,6 +86,9 @@ export class Asking {
     const upstream = this.#upstreams.get(question.repository.upstream);
     if (upstream === undefined) {
       throw new OciError('NAME_UNKNOWN', { detail: { name: repositoryText(question.repository) } });
+    }
+    if (this.#isOffline) {
+      throw new UpstreamFailure('unavailable', `this registry is offline and does not ask ${upstream.name}`);
     }
     const winnerKey = `${right.requester.id} ${repositoryText(question.repository)}`;
     let failure: UpstreamFailure | undefined;

@@ -5,7 +5,7 @@ import type { Meter } from '../lib/meter.ts';
 import type { Digest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import type { Outcome, ServedBlob, ServedBlobStat } from '../oci/pull-source.ts';
-import { type Repository, repositoryText } from '../oci/repository.ts';
+import type { Repository } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { ociErrorOf, UpstreamFailure } from '../upstream/failures.ts';
@@ -16,7 +16,7 @@ import type { Contender } from './contender.ts';
 import type { FillRun } from './fill-run.ts';
 import type { Fills } from './fills.ts';
 import type { Confirmed, Links } from './links.ts';
-import type { PullPolicyOf } from './pull-policy.ts';
+import { notHeld, type PullPolicyOf } from './pull-policy.ts';
 
 /**
  * So long a reader whose size a held manifest names waits for upstream's own answer: until then a failure has its own
@@ -129,7 +129,7 @@ export class BlobSource {
     });
     if (this.#isOffline(repository, right)) {
       if (mayServeStale) return stale();
-      throw notHere(repository, digest);
+      throw notHeld('BLOB_UNKNOWN', repository, digest);
     }
     try {
       const confirming: Promise<Confirmed> = this.#links.confirm(repository, digest, right);
@@ -151,7 +151,7 @@ export class BlobSource {
     right: Right,
     settled: boolean,
   ): Promise<ServedBlob> {
-    if (this.#isOffline(repository, right)) throw notHere(repository, digest);
+    if (this.#isOffline(repository, right)) throw notHeld('BLOB_UNKNOWN', repository, digest);
     const startedMs = performance.now();
     const named = right.proved ? await this.#metadata.namedSize(repository, digest) : undefined;
     for (let isSettled = settled; ; isSettled = true) {
@@ -202,11 +202,4 @@ export class BlobSource {
     const size = await within(given, run.isQueued ? 0 : NAMED_SIZE_AFTER_MS);
     return size === LATE ? named : size;
   }
-}
-
-function notHere(repository: Repository, digest: Digest): OciError {
-  return new OciError('BLOB_UNKNOWN', {
-    message: `${digest} of ${repositoryText(repository)} is not held here, and upstream may not be asked for it`,
-    detail: { digest },
-  });
 }

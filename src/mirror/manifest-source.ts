@@ -13,7 +13,7 @@ import { ANSWER_WITHIN_MS, answered, LATE, STALE_AFTER_MS, tooLate, within } fro
 import { type Asking, isRefusal } from './asking.ts';
 import { admits, unproved } from './links.ts';
 import { platformChild } from './platform-view.ts';
-import { freshnessOf, type PullPolicyOf } from './pull-policy.ts';
+import { freshnessOf, notHeld, type PullPolicyOf } from './pull-policy.ts';
 
 export interface ManifestSourceOptions {
   readonly asking: Asking;
@@ -107,10 +107,7 @@ export class ManifestSource {
   /** Where upstream may not be asked, a right that could be asked about only there counts as if it were unreachable. */
   #heldOnly(repository: Repository, reference: string, held: Manifest | undefined, right: Right): Found {
     if (held !== undefined && (right.proved || right.provedIfUnreachable)) return hit(held);
-    throw new OciError('MANIFEST_UNKNOWN', {
-      message: `${reference} of ${repositoryText(repository)} is not held here, and upstream may not be asked for it`,
-      detail: { reference },
-    });
+    throw notHeld('MANIFEST_UNKNOWN', repository, reference);
   }
 
   /**

@@ -44,6 +44,8 @@ export interface MirrorOptions {
   readonly recordProof: (proof: Proof) => Promise<void>;
   readonly pullPolicyOf: PullPolicyOf;
   readonly limits: PullLimits;
+  /** No packet goes to any upstream; `pullPolicyOf` then says Never. */
+  readonly isOffline?: boolean;
   readonly log: Log;
   readonly meter: Meter;
   readonly nowMs?: () => number;
@@ -72,12 +74,13 @@ export class Mirror implements PullSource {
       limits,
       log,
       meter,
+      isOffline = false,
       nowMs = Date.now,
     } = options;
     this.#upstreams = upstreams;
     this.#metadata = metadata;
     this.#failures = new RememberedFailures(nowMs);
-    this.#asking = new Asking({ upstreams, failures: this.#failures, recordProof, log, meter });
+    this.#asking = new Asking({ upstreams, failures: this.#failures, recordProof, isOffline, log, meter });
     const asking = this.#asking;
     const links = new Links(metadata, asking, log);
     const queue = new PullQueue(limits);

@@ -1,4 +1,5 @@
-import type { Repository } from '../oci/repository.ts';
+import { OciError } from '../oci/errors.ts';
+import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
 
 /** What the configuration says of a tag: upstream-wide, per repository, per tenant, the strictest already chosen. */
@@ -9,6 +10,20 @@ export interface PullPolicy {
   readonly freshForMs: number;
   /** So long after that it is still served at once, and asked about behind the answer. */
   readonly staleWhileRevalidateMs?: number;
+}
+
+/** What a requester hears who wants what is not held, where upstream may not be asked. */
+export function notHeld(
+  code: 'MANIFEST_UNKNOWN' | 'BLOB_UNKNOWN' | 'NAME_UNKNOWN',
+  repository: Repository,
+  reference: string | undefined,
+): OciError {
+  const name = repositoryText(repository);
+  const what = reference === undefined ? name : `${reference} of ${name}`;
+  return new OciError(code, {
+    message: `${what} is not held here, and upstream may not be asked for it (offline, or pullPolicy: Never)`,
+    detail: reference === undefined ? { name } : { name, reference },
+  });
 }
 
 /**

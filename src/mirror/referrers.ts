@@ -12,7 +12,7 @@ import type { FetchedReferrers } from '../upstream/upstream.ts';
 import { answered, LATE, STALE_AFTER_MS, within } from './answer-time.ts';
 import { type Asking, isRefusal } from './asking.ts';
 import { admits, unproved } from './links.ts';
-import { freshnessOf, type PullPolicyOf } from './pull-policy.ts';
+import { freshnessOf, notHeld, type PullPolicyOf } from './pull-policy.ts';
 
 export interface ReferrersOptions {
   readonly asking: Asking;
@@ -84,7 +84,7 @@ export class Referrers {
     const mayServeKept = right.proved || right.provedIfUnreachable;
     if (freshness === 'never') {
       if (mayServeKept) return { document: kept, outcome: 'hit', upstreamMs: 0 };
-      throw ociErrorOf(new UpstreamFailure('unknown', 'upstream may not be asked'), 'MANIFEST_UNKNOWN');
+      throw notHeld('MANIFEST_UNKNOWN', repository, `what refers to ${subject}`);
     }
     if (freshness !== 'ask' && right.proved) return { document: kept, outcome: 'hit', upstreamMs: 0 };
     const question = {

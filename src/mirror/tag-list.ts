@@ -8,7 +8,7 @@ import type { FetchedTags } from '../upstream/upstream.ts';
 import { answered, LATE, STALE_AFTER_MS, within } from './answer-time.ts';
 import { type Asking, isRefusal } from './asking.ts';
 import { admits, unproved } from './links.ts';
-import type { PullPolicyOf } from './pull-policy.ts';
+import { notHeld, type PullPolicyOf } from './pull-policy.ts';
 
 export interface TagListOptions {
   readonly asking: Asking;
@@ -38,7 +38,7 @@ export class TagList {
     const mayServeHeld = known && (right.proved || right.provedIfUnreachable);
     if (this.#pullPolicyOf(repository, undefined, right).pullPolicy === 'Never') {
       if (mayServeHeld) return this.#held(repository, page, 'hit', 0);
-      throw ociErrorOf(new UpstreamFailure('unknown', 'upstream may not be asked'), 'NAME_UNKNOWN');
+      throw notHeld('NAME_UNKNOWN', repository, undefined);
     }
     const question = {
       repository,

@@ -116,6 +116,32 @@ describe('entrepot check', () => {
   });
 });
 
+describe('an offline registry', () => {
+  it('serves what it holds, says of the rest that it is not held, and sends no packet upstream', async () => {
+    await succeed(connected, 'pull', `${UPSTREAM}/org/app:1`);
+    await connected.stop();
+    connected = await connected.startAgain({
+      upstreams: { [UPSTREAM]: { url: upstream.url, pullPolicy: 'Always' } },
+      offline: true,
+    });
+    const before = upstream.requests.length;
+    const ask = (path: string) => get(`${connected.url}/v2/org/${path}?ns=${UPSTREAM}`);
+    expect((await ask('app/manifests/1')).status).toBe(200);
+    expect((await ask(`app/blobs/${base.digest}`)).status).toBe(200);
+    expect((await ask('app/tags/list')).status).toBe(200);
+    const paths = ['sidecar/manifests/2', `app/blobs/${app.images[1]!.layers[1]!.digest}`, 'none/tags/list'];
+    for (const path of paths) {
+      const got = await ask(path);
+      expect(got.status).toBe(404);
+      expect(got.text).toContain('not held here');
+    }
+    expect((await connected.command('refresh', `${UPSTREAM}/org/app:1`)).code).toBe(1);
+    expect((await connected.command('pull', `${UPSTREAM}/org/sidecar:2`)).stderr).toContain('not held here');
+    expect(upstream.requests.length).toBe(before);
+    expect(await upstream.connections()).toBe(0);
+  });
+});
+
 describe('a bundle', () => {
   let island: Entrepot;
 
