@@ -5,6 +5,7 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Access } from './access/access.ts';
+import type { ExplainAnswer, Explanation } from './access/explanation.ts';
 import { type FileBlobStore, openFileBlobStore } from './blobs/file-blob-store.ts';
 import type { Config } from './config/config.ts';
 import { repositoryOptions } from './config/repository-options.ts';
@@ -27,6 +28,7 @@ import { Mirror } from './mirror/mirror.ts';
 import type { Digest } from './oci/digest.ts';
 import { OciError } from './oci/errors.ts';
 import { strictestPullPolicy } from './oci/pull-policy.ts';
+import { InvalidReference } from './oci/reference.ts';
 import type { Repository } from './oci/repository.ts';
 import type { Right } from './oci/requester.ts';
 import type { Issuer } from './tenants/issuer.ts';
@@ -72,6 +74,8 @@ export interface Parts {
   readonly hostedHandlers: HostedHandlers;
   /** Asks upstream now what an image reference means, forgetting remembered failures. */
   refresh(reference: string): Promise<Digest>;
+  /** Why the tenant may pull an image or not; `undefined` when there is no such tenant. */
+  explain(reference: string, tenant: string): Promise<Explanation | undefined>;
   /** Forgets a tag, a digest or a whole repository of a mirror; false when nothing of it was held. */
   remove(reference: string): Promise<boolean>;
   /** Fills under way may take so long to reach a moment at which they can be suspended; then everything is closed. */
@@ -128,6 +132,10 @@ export async function openParts(config: Config, { log, meter }: Observers): Prom
     refresh: async reference => {
       const { repository, tag = 'latest', digest } = mirroredBy(naming, reference);
       return mirror.refresh(repository, digest ?? tag, await access.operatorRight(repository));
+    },
+    explain: async (reference, name) => {
+      const tenant = tenants.find(name);
+      return tenant && access.explain(tenant, naming.repositoryOf(reference).repository);
     },
     remove: async reference => {
       const { repository, tag, digest } = mirroredBy(naming, reference);
@@ -208,11 +216,8 @@ export async function startServer(config: Config, options: ServerOptions): Promi
   }
 }
 
-function startOps(
-  config: Config,
-  { metadata, tenants, upstreams }: Parts,
-  { log, meter, metrics }: ServerOptions,
-) {
+function startOps(config: Config, parts: Parts, { log, meter, metrics }: ServerOptions) {
+  const { metadata, tenants, upstreams } = parts;
   const { opsListen } = config.server;
   if (opsListen === false) {
     return Promise.resolve(undefined);
@@ -227,9 +232,22 @@ function startOps(
     await reportStore(metadata, meter);
     return { contentType: metrics.contentType, text: await metrics.text() };
   };
-  const extra = async (path: string) =>
-    path === '/debug/tenants' ? tenantsDocument(tenants, await metadata.listIssuedCredentials()) : undefined;
+  const extra = async (path: string, query: URLSearchParams): Promise<unknown> => {
+    if (path === '/debug/tenants') return tenantsDocument(tenants, await metadata.listIssuedCredentials());
+    return path === '/debug/explain' ? explained(parts, query) : undefined;
+  };
   return createOpsServer({ ...opsListen, notReady, metrics: answer, extra, log });
+}
+
+/** For `entrepot explain`: what is wrong with the question is an answer too. */
+async function explained(parts: Parts, query: URLSearchParams): Promise<ExplainAnswer> {
+  try {
+    const explanation = await parts.explain(query.get('reference') ?? '', query.get('tenant') ?? '');
+    return { explanation: explanation ?? null };
+  } catch (error) {
+    if (error instanceof OciError || error instanceof InvalidReference) return { problem: error.message };
+    throw error;
+  }
 }
 
 /** Budgets run down and fill up by themselves, so they are read when somebody asks; of several credentials the least. */

@@ -14,11 +14,12 @@ import type { Credential } from '../oci/credential.ts';
 import { OciError } from '../oci/errors.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { Requester, Right } from '../oci/requester.ts';
-import type { Tenants } from '../tenants/tenant.ts';
+import type { Tenant, Tenants } from '../tenants/tenant.ts';
 import { type Authorization, parseAuthorization } from './authorization.ts';
 import { Caller, type CallerParts } from './caller.ts';
 import { Challenges } from './challenge.ts';
 import { Door, type VerifyServiceAccountToken } from './door.ts';
+import type { Explanation } from './explanation.ts';
 import type { Grants } from './grants.ts';
 import { HostedRights, type HostedRules } from './hosted-rights.ts';
 import { Identification } from './identification.ts';
@@ -26,7 +27,7 @@ import { type Identity, requesterOfIdentity } from './identity.ts';
 import { MirroredRights, type UpstreamRule } from './mirrored-rights.ts';
 import { CATALOG_SCOPE, type Scope } from './scope.ts';
 import type { IssuedToken, TokenClaims, Tokens } from './tokens.ts';
-import type { Action, Sender, Visitor } from './visitor.ts';
+import { type Action, ACTIONS, type Sender, type Visitor } from './visitor.ts';
 
 export interface AccessOptions {
   readonly tenants: Tenants;
@@ -61,9 +62,6 @@ export interface Login extends IssuedToken {
   /** What the token is good for: perhaps less than was asked. */
   readonly access: readonly Scope[];
 }
-
-/** The rights that one action stands for; `*` is how some clients say all. */
-const ACTIONS: readonly Action[] = ['pull', 'push', 'delete'];
 
 /** Decides for each request before `mirror` or `hosted` sees it. */
 export class Access {
@@ -128,6 +126,14 @@ export class Access {
     return this.#parts.mirrored.operator(repository);
   }
 
+  /** What the tenant may have of the repository, and why: for people. */
+  async explain(tenant: Tenant, repository: Repository): Promise<Explanation> {
+    const { mirrored, hosted } = this.#parts;
+    return repository.upstream === ''
+      ? hosted.explain(tenant, repository)
+      : mirrored.explain(tenant, repository);
+  }
+
   /** What of `scopes` this one may ask for. What upstream would say of a mirror is not known before it is asked. */
   async #permitted(
     sender: Sender,
@@ -142,6 +148,7 @@ export class Access {
         permitted.push(CATALOG_SCOPE);
       const repository = scope.type === 'repository' ? resolve(scope.name) : undefined;
       if (repository === undefined) continue;
+      // `*` is how some clients say all.
       const wanted = ACTIONS.filter(action => scope.actions.includes(action) || scope.actions.includes('*'));
       const actions = await this.#actions(caller, repository, wanted);
       if (actions.length > 0) {

@@ -2,6 +2,7 @@ import type { Grant, MetadataStore } from '../metadata/metadata-store.ts';
 import { ANONYMOUS_ID } from '../oci/credential.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Proof } from '../oci/requester.ts';
+import type { ExplainedGrant } from './explanation.ts';
 
 export interface GrantRules {
   /** How long a proof counts before upstream is asked again, ms. */
@@ -48,6 +49,38 @@ export class Grants {
     const { verifyForMs, staleGrantForMs } = this.#rules;
     const proved = ageMs < verifyForMs;
     return { proved, provedIfUnreachable: !proved && ageMs < verifyForMs + staleGrantForMs };
+  }
+
+  /** Every Grant that may concern a tenant with these credentials, for people to read; by credential id. */
+  async explain(
+    repository: Repository,
+    tenant: string,
+    credentialIds: readonly string[],
+  ): Promise<ReadonlyMap<string, ExplainedGrant>> {
+    const grants = await this.#metadata.readGrants(repository);
+    const ids = new Set([...credentialIds, ANONYMOUS_ID, PUBLIC_ID, tenantGrantId(tenant)]);
+    return new Map(
+      grants
+        .filter(({ credentialId }) => ids.has(credentialId))
+        .map(grant => [grant.credentialId, this.#explained(grant)]),
+    );
+  }
+
+  #explained(grant: Grant): ExplainedGrant {
+    const { credentialId, verifiedAtMs, origin } = grant;
+    const ageMs = this.#ageOf(grant);
+    const { verifyForMs, staleGrantForMs } = this.#rules;
+    const state = ageMs < verifyForMs ? 'counts' : ageMs < verifyForMs + staleGrantForMs ? 'stale' : 'over';
+    const isForAll = credentialId === ANONYMOUS_ID || credentialId === PUBLIC_ID;
+    const of =
+      origin === 'import'
+        ? isForAll
+          ? 'imported for all'
+          : 'imported for this tenant'
+        : isForAll
+          ? 'public'
+          : 'credential';
+    return { of, verifiedAtMs, state };
   }
 
   /** What `mirror` reports each upstream answer to. */

@@ -2,9 +2,10 @@ import { matchesName } from '../lib/name-pattern.ts';
 import { OciError } from '../oci/errors.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
-import type { Tenants } from '../tenants/tenant.ts';
+import type { Tenant, Tenants } from '../tenants/tenant.ts';
+import type { Explanation } from './explanation.ts';
 import { type Principal, requesterOf } from './principal.ts';
-import type { Action } from './visitor.ts';
+import { type Action, ACTIONS } from './visitor.ts';
 
 export interface HostedRules {
   /** What anybody may do with repositories that no tenant owns. */
@@ -28,6 +29,27 @@ export class HostedRights {
     const refusal = this.refusal(principal, repository, action);
     if (refusal !== undefined) throw refusal;
     return { requester: requesterOf(principal), credentials: [], proved: true, provedIfUnreachable: false };
+  }
+
+  /** What `tenant` may do with it, logged in with a secret that is not for pulling only. */
+  explain(tenant: Tenant, repository: Repository): Explanation {
+    const principal = { as: 'tenant', tenant, readOnly: false, credentialId: '' } as const;
+    const owner = this.#tenants.find(ownerOf(repository));
+    return {
+      repository: repositoryText(repository),
+      tenant: tenant.name,
+      attempts: [],
+      grants: [],
+      conclusions: [
+        owner === undefined
+          ? 'it lives here, and no tenant owns it'
+          : `it lives here, and ${owner.name} owns it`,
+        ...ACTIONS.map(action => {
+          const refusal = this.refusal(principal, repository, action);
+          return refusal === undefined ? `${action}: yes` : `${action}: no (${refusal.message})`;
+        }),
+      ],
+    };
   }
 
   /** Why it may not be; `undefined` if it may. */

@@ -3,6 +3,7 @@ import { OciError } from '../oci/errors.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
 import { type HeldCredential, TenantBroken, type Tenant, type Tenants } from '../tenants/tenant.ts';
+import type { Explanation } from './explanation.ts';
 import { type Grants, type GrantState, tenantGrantId } from './grants.ts';
 import { type Principal, requesterOf } from './principal.ts';
 import { mayPullFrom, tagRules } from './tenant-rules.ts';
@@ -62,6 +63,56 @@ export class MirroredRights {
   /** Whether anybody may have the repository, as upstream said not long ago. */
   async isPublic(repository: Repository): Promise<boolean> {
     return (await this.#stateOf(repository, [ANONYMOUS_ID])).proved;
+  }
+
+  /** What would happen to a pull of `tenant`, logged in with a secret of this registry's, and why. */
+  async explain(tenant: Tenant, repository: Repository): Promise<Explanation> {
+    const rule = this.#ruleOf(repository);
+    const found = await lookup(tenant, rule.images);
+    const attempts = await this.#keyring(tenant, rule);
+    const grants = await this.#grants.explain(repository, tenant.name, attempts.map(credentialId));
+    return {
+      repository: repositoryText(repository),
+      tenant: tenant.name,
+      attempts: attempts.map(attempt => {
+        const id = credentialId(attempt);
+        const held = found.find(({ credential }) => credentialId(credential) === id);
+        return {
+          credentialId: attempt?.id,
+          username: attempt?.username,
+          secret: held?.secret ?? (attempt === undefined ? 'none' : "the upstream's own"),
+          source: held?.source ?? 'configuration',
+          matchedKey: held?.matchedKey,
+          grant: attempt === undefined ? undefined : grants.get(id),
+        };
+      }),
+      grants: [...grants.values()].filter(({ of }) => of !== 'credential'),
+      conclusions: await this.#conclusions(tenant, repository, attempts),
+    };
+  }
+
+  async #conclusions(
+    tenant: Tenant,
+    repository: Repository,
+    attempts: readonly Attempt[],
+  ): Promise<readonly string[]> {
+    if (!mayPullFrom([tenant], repository)) {
+      return [`${tenant.name} may not pull it at all (tenants: upstreams, repositories)`];
+    }
+    const principal = { as: 'tenant', tenant, readOnly: false, credentialId: '' } as const;
+    const { proved, provedIfUnreachable, pullPolicy, forceAlways } = await this.pull(principal, repository);
+    const turns = attempts.length === 1 ? 'with the one above' : 'with those above, in their order';
+    const asked = attempts[0] === undefined ? 'without credentials, since the tenant has none for it' : turns;
+    return [
+      proved
+        ? 'what is held is served without asking upstream who may have it'
+        : provedIfUnreachable
+          ? `upstream is asked ${asked}; while it cannot be reached, what is held is served`
+          : `upstream is asked ${asked}; its answer decides, and nothing held is served without it`,
+      `what is not held is fetched ${asked}`,
+      ...(forceAlways === true ? ['each pull of a tag asks upstream, whatever is proved (forceAlways)'] : []),
+      ...(pullPolicy === undefined ? [] : [`the pull policy of the tenant is ${pullPolicy}`]),
+    ];
   }
 
   /** The credential behind the id that a token names, from the Secrets of those who hold it. */

@@ -4,6 +4,8 @@ import type { Requester, Right } from '../oci/requester.ts';
 
 export type Action = 'pull' | 'push' | 'delete';
 
+export const ACTIONS: readonly Action[] = ['pull', 'push', 'delete'];
+
 /** What a request says about its sender, with proxies that are trusted looked through. */
 export interface Sender {
   /** The `Authorization` header as received. Never logged. */

@@ -7,6 +7,7 @@ import { configSchema } from './config-schema.ts';
 import { configShow } from './config-show.ts';
 import { configVariables } from './config-variables.ts';
 import { check } from './check.ts';
+import { explain } from './explain.ts';
 import { exportCommand } from './export.ts';
 import { have } from './have.ts';
 import { gc } from './gc.ts';
@@ -42,6 +43,7 @@ const COMMANDS: readonly Command[] = [
   exportCommand,
   have,
   importCommand,
+  explain,
   tenants,
   tenantAdd,
   tenantSecret,

@@ -331,6 +331,31 @@ describe('a secret', () => {
   });
 });
 
+describe('entrepot explain', () => {
+  const explained = async (...args: string[]) => {
+    const result = await entrepot.command('explain', ...args, '--tenant', 'team-a');
+    return `${result.stdout}${result.stderr}`;
+  };
+
+  it('says which credentials match in which order, what is proved, and what would happen', async () => {
+    await start();
+    const before = await explained(`${UP}/acme/private:1`);
+    expect(before).toMatch(/1\. [0-9a-f]{12} +alice +pull +file +up\.example +none/);
+    expect(before).toContain('its answer decides, and nothing held is served without it');
+    await getAs(ALICE, byNs('acme/private', 'manifests/1'));
+    expect(await explained(`${UP}/acme/private:1`)).toMatch(
+      /alice .* counts, of .*\n\n- what is held is served/,
+    );
+    expect(await explained(`${host}/team-b/app`)).toContain('team-b owns it\n- pull: no');
+    expect(await explained(`${host}/team-a/app`)).toContain('- push: yes');
+    expect(await explained('no.example/app')).toContain('not a configured upstream');
+    await entrepot.stop();
+    expect(await explained(`${UP}/acme/private:1`)).toMatch(
+      /no server answers[^]*counts, of|counts, of[^]*no server answers/,
+    );
+  });
+});
+
 async function until(check: () => Promise<boolean>): Promise<void> {
   const deadlineMs = Date.now() + 15_000;
   while (!(await check())) {

@@ -1,0 +1,78 @@
+import type { ExplainAnswer, ExplainedGrant, Explanation } from '../access/explanation.ts';
+import { loadConfig } from '../config/load.ts';
+import { columnsText, timeText } from './columns.ts';
+import { type Command, CommandError, CONFIG_OPTION, EXIT, textOption } from './command.ts';
+import { askServer } from './running-server.ts';
+import { withParts } from './with-parts.ts';
+
+const HEADINGS = ['TRIED', 'USER', 'SECRET', 'SOURCE', 'KEY', 'PROOF'] as const;
+
+/** `entrepot explain`: why a tenant may pull an image or not. */
+export const explain: Command = {
+  name: 'explain',
+  summary: 'say what a tenant may pull, with which credentials, and why',
+  description:
+    'Says which upstream an image comes from, which credentials of the tenant match it and in which order they are ' +
+    'tried, which proofs of a right are remembered, and what a pull would come to. Asks the running server, or reads ' +
+    'the configuration and the store by itself when there is none.',
+  arguments: [{ name: '<reference>', description: 'image reference, such as ghcr.io/org/app' }],
+  options: [
+    { flags: '--tenant <name>', description: 'the tenant that pulls' },
+    { flags: '--json', description: 'as one JSON object' },
+    CONFIG_OPTION,
+  ],
+  examples: [['entrepot explain ghcr.io/org/app --tenant team-a', 'why its pods cannot pull it']],
+  run: async (input, io) => {
+    const [reference = ''] = input.arguments;
+    const tenant = textOption(input, 'tenant');
+    if (tenant === undefined) throw new CommandError('say whose pull: --tenant NAME', EXIT.usage);
+    const config = await loadConfig({ file: textOption(input, 'config') });
+    const query = new URLSearchParams({ reference, tenant }).toString();
+    const told = await askServer<ExplainAnswer>(config, `/debug/explain?${query}`);
+    if (told !== undefined && 'problem' in told) throw new CommandError(told.problem);
+    if (told === undefined) {
+      io.err('no server answers at server.opsListen: namespaces of a cluster are unknown here\n');
+    }
+    const explanation =
+      told === undefined
+        ? await withParts(input, io, parts => parts.explain(reference, tenant))
+        : (told.explanation ?? undefined);
+    if (explanation === undefined) throw new CommandError(`no tenant is called ${tenant}`);
+    io.out(
+      input.options['json'] === true ? `${JSON.stringify(explanation)}\n` : explanationText(explanation),
+    );
+    return EXIT.done;
+  },
+};
+
+/** What a person reads: the attempts as a table, then what they come to. */
+export function explanationText(explanation: Explanation, nowMs = Date.now()): string {
+  const { repository, tenant, attempts, grants, conclusions } = explanation;
+  const rows = attempts.map(({ credentialId, username, secret, source, matchedKey, grant }, at) => [
+    credentialId === undefined ? `${at + 1}. nothing` : `${at + 1}. ${credentialId.slice(0, 12)}`,
+    username ?? '',
+    secret,
+    source,
+    matchedKey ?? '',
+    grant === undefined ? 'none' : grantText(grant, nowMs),
+  ]);
+  return [
+    `${repository} for ${tenant}\n`,
+    ...(rows.length === 0 ? [] : ['\n', columnsText(HEADINGS, rows)]),
+    ...(grants.length === 0
+      ? []
+      : ['\n', ...grants.map(grant => `${grant.of}: ${grantText(grant, nowMs)}\n`)]),
+    '\n',
+    ...conclusions.map(conclusion => `- ${conclusion}\n`),
+  ].join('');
+}
+
+const STATES = {
+  counts: 'counts',
+  stale: 'counts while upstream is away',
+  over: 'counts no more',
+} as const;
+
+function grantText({ verifiedAtMs, state }: ExplainedGrant, nowMs: number): string {
+  return `${STATES[state]}, of ${timeText(verifiedAtMs, nowMs)}`;
+}
