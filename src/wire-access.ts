@@ -47,7 +47,8 @@ export async function openAccess(config: Config, needs: AccessNeeds): Promise<Ac
     configured: config.tenants.map(({ name, secrets: _secrets, ...options }) => ({ name, options })),
     nodeConfig: config.nodeConfig,
     plugins:
-      config.credentialProviders && (await CredentialPlugins.open({ ...config.credentialProviders, log })),
+      config.credentialProviders &&
+      (await CredentialPlugins.open({ ...config.credentialProviders, environment: config.environment, log })),
     log,
     meter,
   });

@@ -1,3 +1,4 @@
+import type { Environment } from './environment.ts';
 import type { Address } from './fields.ts';
 import type { ParsedFile, ParsedUpstream } from './schema.ts';
 
@@ -10,6 +11,8 @@ export interface Config extends Omit<ParsedFile, 'upstreams'> {
   readonly upstreams: ReadonlyMap<string, UpstreamConfig>;
   /** From HTTP_PROXY, HTTPS_PROXY and NO_PROXY, in either case of letters. */
   readonly proxy: ProxyConfig;
+  /** As the process was started with it: what the programs that it runs inherit. May hold secrets. */
+  readonly environment: Environment;
 }
 
 export interface UpstreamConfig extends Omit<ParsedUpstream, 'url' | 'mirrors' | 'credentials'> {

@@ -68,7 +68,7 @@ export async function loadConfig({
     throw new ConfigError(all);
   }
   const storage = { ...parsed.storage, path: resolve(parsed.storage.path) };
-  return { ...parsed, storage, upstreams, proxy: readProxy(env) };
+  return { ...parsed, storage, upstreams, proxy: readProxy(env), environment: env };
 }
 
 interface ConfigFile {

@@ -17,6 +17,8 @@ beforeEach(async () => {
 
 afterEach(() => rm(folder, { recursive: true, force: true }));
 
+const ENVIRONMENT = { PATH: process.env['PATH'], INHERITED: 'inherited', OWN: 'overridden' };
+
 const V1 = 'credentialprovider.kubelet.k8s.io/v1';
 
 function response(more: object = {}): object {
@@ -63,6 +65,7 @@ async function open(
   return CredentialPlugins.open({
     configFile,
     binDir: join(folder, 'bin'),
+    environment: ENVIRONMENT,
     log,
     nowMs: () => nowMs,
     timeLimitMs,
@@ -90,11 +93,9 @@ async function loginsFor(plugins: CredentialPlugins, image: string): Promise<str
 }
 
 test('a plugin gets the request on its standard input, its arguments and its environment besides ours', async () => {
-  process.env['ENTREPOT_TEST_INHERITED'] = 'inherited';
-  await addPlugin('p', `printf '%s|' "$@" "$OWN" "$ENTREPOT_TEST_INHERITED" > ${folder}/seen\n${answer()}`);
+  await addPlugin('p', `printf '%s|' "$@" "$OWN" "$INHERITED" > ${folder}/seen\n${answer()}`);
   const plugins = await open([{ name: 'p', args: ['--a', 'b c'], env: [{ name: 'OWN', value: 'x y' }] }]);
   expect(await loginsFor(plugins, 'reg.example/team/app')).toEqual(['p: reg.example u:p']);
-  delete process.env['ENTREPOT_TEST_INHERITED'];
   expect(await readFile(join(folder, 'p.request'), 'utf8')).toBe(
     `{"kind":"CredentialProviderRequest","apiVersion":"${V1}","image":"reg.example/team/app"}\n`,
   );
@@ -197,7 +198,12 @@ test('a folder of configurations is read by name, and may name no plugin twice',
   await writeFile(join(configs, '2.json'), JSON.stringify(configFor('a')));
   await writeFile(join(configs, '1.yaml'), formatYaml(configFor('b')));
   await writeFile(join(configs, 'README'), 'no configuration');
-  const options = { configFile: configs, binDir: join(folder, 'bin'), log: silentLog };
+  const options = {
+    configFile: configs,
+    binDir: join(folder, 'bin'),
+    environment: ENVIRONMENT,
+    log: silentLog,
+  };
   const plugins = await CredentialPlugins.open(options);
   expect(await loginsFor(plugins, 'reg.example/x')).toEqual(['b: r b:p', 'a: r a:p']);
   await writeFile(join(configs, '3.yml'), formatYaml(configFor('a')));

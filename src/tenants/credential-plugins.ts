@@ -22,6 +22,8 @@ export interface CredentialPluginsOptions {
   /** A CredentialProviderConfig, or a folder of such files, which are then taken in the order of their names. */
   readonly configFile: string;
   readonly binDir: string;
+  /** What plugins inherit: this process's own environment, as they do from the kubelet. */
+  readonly environment: Readonly<Record<string, string | undefined>>;
   readonly log: Log;
   readonly nowMs?: () => number;
   readonly timeLimitMs?: number;
@@ -129,7 +131,7 @@ class Plugin {
     const output = await runPlugin({
       program: join(this.#options.binDir, name),
       args,
-      env: Object.fromEntries(env.map(variable => [variable.name, variable.value])),
+      env: { ...this.#options.environment, ...Object.fromEntries(env.map(one => [one.name, one.value])) },
       input: encodeRequest(apiVersion, image),
       timeLimitMs: this.#options.timeLimitMs ?? PLUGIN_TIME_LIMIT_MS,
     });

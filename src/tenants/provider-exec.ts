@@ -17,8 +17,8 @@ export class PluginFailed extends Error {
 export interface PluginRun {
   readonly program: string;
   readonly args: readonly string[];
-  /** On top of this process's own environment, which a plugin inherits as it does from the kubelet. */
-  readonly env: Readonly<Record<string, string>>;
+  /** All of it. */
+  readonly env: Readonly<Record<string, string | undefined>>;
   readonly input: string;
   readonly timeLimitMs: number;
 }
@@ -26,7 +26,7 @@ export interface PluginRun {
 /** Runs a plugin once: what it wrote to its standard output, as it ended with 0 in time. PluginFailed otherwise. */
 export async function runPlugin({ program, args, env, input, timeLimitMs }: PluginRun): Promise<string> {
   // A process group of its own, so that what a script started ends with it.
-  const child = spawn(program, [...args], { env: { ...process.env, ...env }, detached: true });
+  const child = spawn(program, [...args], { env, detached: true });
   const kill = () => killGroup(child.pid);
   const output = new Output(MAX_OUTPUT_BYTES, kill);
   const complaint = new Output(MAX_COMPLAINT_BYTES, () => {});

@@ -75,15 +75,15 @@ it('nobody with a valid login is refused while a mounted Secret is swapped under
   await swapMounted(mount, { [host]: TEAM, [UP]: ['own', 'p'] });
   await start({ tenants: [{ name: 'team', secrets: mount, pullPolicy: 'Always' }] });
   const seen = new Set<number>();
-  let isOver = false;
+  const over = new AbortController();
   const clients = Array.from({ length: 20 }, async () => {
-    while (!isOver) seen.add((await getAs(TEAM, manifest('acme/app'))).status);
+    while (!over.signal.aborted) seen.add((await getAs(TEAM, manifest('acme/app'))).status);
   });
   for (const user of ['next', 'own', 'next']) {
     await swapMounted(mount, { [host]: TEAM, [UP]: [user, 'p'] });
     await new Promise(resolve => setTimeout(resolve, 500));
   }
-  isOver = true;
+  over.abort();
   await Promise.all(clients);
   expect([...seen]).toEqual([200]);
   await expect.poll(() => upstream.requests.some(({ username }) => username === 'next'), SOON).toBe(true);
