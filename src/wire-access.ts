@@ -16,6 +16,7 @@ import { type Credential, nameCredential } from './oci/credential.ts';
 import { DOCKER_HUB } from './oci/reference.ts';
 import type { Repository } from './oci/repository.ts';
 import { CredentialPlugins } from './tenants/credential-plugins.ts';
+import { InvalidCredentialProvider } from './tenants/credential-provider.ts';
 import { FileSecretSource } from './tenants/file-secret-source.ts';
 import { Issuer } from './tenants/issuer.ts';
 import { openTenants } from './tenants/open-tenants.ts';
@@ -46,9 +47,7 @@ export async function openAccess(config: Config, needs: AccessNeeds): Promise<Ac
     sources: [new FileSecretSource(config.tenants, log)],
     configured: config.tenants.map(({ name, secrets: _secrets, ...options }) => ({ name, options })),
     nodeConfig: config.nodeConfig,
-    plugins:
-      config.credentialProviders &&
-      (await CredentialPlugins.open({ ...config.credentialProviders, environment: config.environment, log })),
+    plugins: await openPlugins(config, log),
     log,
     meter,
   });
@@ -77,6 +76,21 @@ export async function openAccess(config: Config, needs: AccessNeeds): Promise<Ac
     meter,
   });
   return { tenants, issuer: new Issuer(issuing), grants, access };
+}
+
+/** The kubelet's plugins, if there are any; a ConfigError for what the kubelet would not start with either. */
+async function openPlugins(config: Config, log: Log): Promise<CredentialPlugins | undefined> {
+  const { credentialProviders, environment } = config;
+  if (credentialProviders === undefined) return undefined;
+  try {
+    return await CredentialPlugins.open({ ...credentialProviders, environment, log });
+  } catch (error) {
+    if (!(error instanceof InvalidCredentialProvider)) throw error;
+    const { message } = error;
+    throw new ConfigError([
+      { path: ['credentialProviders'], value: undefined, message, source: 'the configuration' },
+    ]);
+  }
 }
 
 /** By what the configuration says; none for none. */
