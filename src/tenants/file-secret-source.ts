@@ -4,7 +4,13 @@ import { errorCode } from '../lib/error-code.ts';
 import type { Log } from '../lib/log.ts';
 import { FolderWatch } from './folder-watch.ts';
 import { MalformedSecret } from './secret.ts';
-import { findSecretFiles, parseSecretFile, readSecretText, type SecretFile } from './secret-files.ts';
+import {
+  findSecretFiles,
+  parseSecretFile,
+  readFingerprint,
+  readSecretText,
+  type SecretFile,
+} from './secret-files.ts';
 import type { SecretReading, SecretSink, SecretSource } from './secret-source.ts';
 
 /** Where the Secrets of a tenant lie. */
@@ -19,6 +25,8 @@ const TENANTS_AT_ONCE = 8;
 
 /** A file as it was read last, so that what did not change is not parsed again. */
 interface KnownFile {
+  /** What it was known by before it was read; `undefined` for nothing to rely on. */
+  readonly fingerprint: string | undefined;
   readonly hash: string;
   readonly readings: readonly SecretReading[];
 }
@@ -105,12 +113,16 @@ async function readFile(
   known: KnownFile | undefined,
 ): Promise<{ readonly readings: readonly SecretReading[]; readonly known: KnownFile | undefined }> {
   try {
+    const fingerprint = await readFingerprint(file.path, Date.now());
+    if (known !== undefined && known.fingerprint === fingerprint && fingerprint !== undefined) {
+      return { readings: known.readings, known };
+    }
     const text = await readSecretText(file);
     if (text === undefined) return { readings: [], known: undefined };
     const hash = createHash('sha256').update(text).digest('base64');
-    if (known?.hash === hash) return { readings: known.readings, known };
+    if (known?.hash === hash) return { readings: known.readings, known: { ...known, fingerprint } };
     const readings = parseSecretFile(file, text);
-    return { readings, known: { hash, readings } };
+    return { readings, known: { fingerprint, hash, readings } };
   } catch (error) {
     if (!(error instanceof MalformedSecret)) throw error;
     const reason = `${error.message} (${file.path})`;

@@ -34,6 +34,9 @@ const MANIFEST_EXTENSIONS: ReadonlySet<string> = new Set(['.yaml', '.yml', '.jso
 /** base64 takes a third more, and a file may hold several Secrets. */
 const MAX_MANIFEST_BYTES = 4 * MAX_SECRET_BYTES;
 
+/** Coarser than the clock of any file system that Secrets lie on. */
+const SETTLED_MS = 3_000;
+
 /**
  * The files behind `path`: a manifest; one mounted Secret's data; a folder as the kubelet mounts a Secret; or a folder
  * of manifests and of such folders, by name. Empty when there is nothing.
@@ -49,6 +52,16 @@ export async function findSecretFiles(path: string): Promise<FoundSecretFiles> {
     files: found.flatMap(({ files }) => files),
     folders: [path, ...found.flatMap(({ folders }) => folders)],
   };
+}
+
+/**
+ * What a file's state says of its content: as long as it is the same, so is the content. `undefined` for a file that
+ * has changed so lately that another change could leave the same traces, or that is not there.
+ */
+export async function readFingerprint(path: string, nowMs: number): Promise<string | undefined> {
+  const found = await orGone(stat(path, { bigint: true }));
+  if (found === undefined || nowMs - Number(found.ctimeMs) < SETTLED_MS) return undefined;
+  return [found.dev, found.ino, found.size, found.mtimeNs, found.ctimeNs].join();
 }
 
 /** The text of a file; `undefined` when it is gone. Throws MalformedSecret when it cannot be read. */
