@@ -236,7 +236,13 @@ export class TenantDirectory implements Tenants {
     this.#report();
     if (gone.length === 0 && tenants.size === 0) return;
     const change = { goneCredentialIds: gone, tenants: [...tenants] };
-    for (const listener of this.#listeners) listener(change);
+    for (const listener of this.#listeners) {
+      try {
+        listener(change);
+      } catch (error) {
+        this.#parts.log.error({ err: error }, 'a listener to changes of tenants failed');
+      }
+    }
   }
 
   #storeBound(): void {
