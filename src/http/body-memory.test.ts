@@ -16,8 +16,10 @@ describe('the memory of bodies', () => {
     [1, MIB],
     [8, MIB],
     [9, 256 * KIB],
-    [64, 256 * KIB],
-    [65, 64 * KIB],
+    [32, 256 * KIB],
+    [33, 128 * KIB],
+    [64, 128 * KIB],
+    [65, 32 * KIB],
     [257, 16 * KIB],
     [5000, 16 * KIB],
   ])('gives each of %i bodies buffers of %i bytes', (bodies, bytes) => {
@@ -78,14 +80,14 @@ describe('the memory of bodies', () => {
     if (big === undefined) throw new Error('no buffer');
     for (let body = 0; body < 99; body += 1) memory.enter();
     const small = memory.renew(big, 10 * MIB);
-    expect(small.byteLength).toBe(64 * KIB);
-    expect(memory.lentBytes).toBe(64 * KIB);
+    expect(small.byteLength).toBe(32 * KIB);
+    expect(memory.lentBytes).toBe(32 * KIB);
     for (let body = 0; body < 99; body += 1) memory.leave();
     expect(memory.renew(small, 10 * MIB)).toBe(big);
   });
 
   it('stays within the budget for any number of bodies with two buffers each', () => {
-    for (const bodies of [1, 8, 9, 64, 65, 256, 257, 2048]) {
+    for (const bodies of [1, 8, 9, 32, 33, 64, 65, 256, 257, 2048]) {
       const memory = withBodies(bodies);
       const size = memory.take(10 * MIB)?.byteLength ?? 0;
       expect([bodies, size * bodies * 2 <= 64 * MIB]).toEqual([bodies, true]);

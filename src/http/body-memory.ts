@@ -1,17 +1,18 @@
 /** All buffers of all bodies together: the server's memory does not grow with its clients. */
 const BUDGET_BYTES = 64 * 1024 * 1024;
 
-/** Free buffers kept for the next body; the rest goes back to the system. */
-const MAX_SPARE_BYTES = 16 * 1024 * 1024;
+/** Free buffers are kept for the next body while lent and free ones together stay within this: what one row below lends. */
+const KEPT_BYTES = 16 * 1024 * 1024;
 
 /**
- * Buffer by the number of open bodies. Few bodies get what one client needs for the link's full speed; more share: two
- * buffers each, every row stays within half of the budget, so that the next row fits while the last one still drains.
+ * Buffer by the number of open bodies, two each. Few bodies get what one client needs for the link's full speed; more
+ * share the same 16 MiB, in sizes that still cost little per byte, until only the least useful size is left.
  */
 const BUFFER_BYTES: readonly { readonly upToBodies: number; readonly bytes: number }[] = [
   { upToBodies: 8, bytes: 1024 * 1024 },
-  { upToBodies: 64, bytes: 256 * 1024 },
-  { upToBodies: 256, bytes: 64 * 1024 },
+  { upToBodies: 32, bytes: 256 * 1024 },
+  { upToBodies: 64, bytes: 128 * 1024 },
+  { upToBodies: 256, bytes: 32 * 1024 },
   { upToBodies: Number.POSITIVE_INFINITY, bytes: 16 * 1024 },
 ];
 
@@ -121,7 +122,7 @@ export class BodyMemory {
 
   #putBack(buffer: Buffer): void {
     this.#lentBytes -= buffer.byteLength;
-    if (this.#spareBytes + buffer.byteLength > MAX_SPARE_BYTES) return;
+    if (this.#lentBytes + this.#spareBytes + buffer.byteLength > KEPT_BYTES) return;
     const spares = this.#spare.get(buffer.byteLength);
     if (spares === undefined) this.#spare.set(buffer.byteLength, [buffer]);
     else spares.push(buffer);

@@ -8,7 +8,8 @@ import { answers, Daemon, freePort, type RunResult, tryRun } from './programs.ts
 import { makeTempFolder, removeFolder } from './temp-folder.ts';
 
 const PROJECT = fileURLToPath(new URL('../..', import.meta.url));
-const STARTER = join(PROJECT, 'bin', 'entrepot.cjs');
+/** As the starter's first line says it. */
+const STARTER = ['--max-semi-space-size=4', join(PROJECT, 'bin', 'entrepot.cjs')];
 
 /** The configuration file as an object (design §11); what is left out is what the product defaults to. */
 export type EntrepotConfig = Readonly<Record<string, unknown>> & {
@@ -59,7 +60,7 @@ export class Entrepot {
     const place = await writeConfig(config, options);
     const daemon = await Daemon.start({
       program: process.execPath,
-      args: [STARTER, 'serve', '--config', place.configFile],
+      args: [...STARTER, 'serve', '--config', place.configFile],
       cwd: place.folder,
       env: { ...withoutSettings(), ...options.env },
       isReady: () => answers(`http://${place.opsHost}/readyz`, 200),
@@ -119,7 +120,7 @@ export class Entrepot {
 
   /** Runs one of its commands (`refresh`, `rm`, `images` …) against its configuration. */
   async command(...args: string[]): Promise<RunResult> {
-    return tryRun(process.execPath, [STARTER, ...args, '--config', this.configFile], { cwd: this.folder });
+    return tryRun(process.execPath, [...STARTER, ...args, '--config', this.configFile], { cwd: this.folder });
   }
 
   /** Stops it and removes its folder. */
