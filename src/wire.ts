@@ -102,6 +102,7 @@ export async function openParts(config: Config, { log, meter }: Observers): Prom
       await grants.record(proof);
     },
     isOffline: config.offline,
+    prefetchRuleOf: repository => repositoryOptions(upstreamOf(config, repository), repository.name),
     pullPolicyOf: (repository, _tag, right) => pullPolicyOf(config, repository, right),
     limits: { ...config.pulls, maxParallelImagePulls: config.pulls.maxParallelImagePulls },
   });
@@ -187,6 +188,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
         upstream,
         tls: certificate?.material,
       })),
+      mayNameArch: ({ upstream }) => config.upstreams.get(upstream)?.archInName === true,
       trustedProxies: config.server.trustedProxies,
       externalUrl: config.server.externalUrl,
     });

@@ -1,7 +1,8 @@
 import { missingOfImage } from '../prepull/image-check.ts';
+import type { ListedImage } from '../prepull/image-list.ts';
 import type { Parts } from '../wire.ts';
 import { type Command, CONFIG_OPTION, EXIT, type Input } from './command.ts';
-import { meantBy, WANTED_ARGUMENTS, WANTED_OPTIONS, wantedImages, wantedPlatforms } from './wanted-images.ts';
+import { meantBy, WANTED_ARGUMENTS, WANTED_OPTIONS, wantedImages } from './wanted-images.ts';
 import { withParts } from './with-parts.ts';
 
 /** How much of what is missing is told of one image. */
@@ -29,9 +30,9 @@ export const check: Command = {
         const missing = await missingOf(parts, input, image);
         if (missing.length === 0) continue;
         missingImages += 1;
-        io.out(`${image}\n`);
+        io.out(`${image.name}\n`);
         const more = missing.length > SHOWN ? ` and ${missing.length - SHOWN} more` : '';
-        io.err(`${image}: ${missing.slice(0, SHOWN).join(', ')}${more} is missing\n`);
+        io.err(`${image.name}: ${missing.slice(0, SHOWN).join(', ')}${more} is missing\n`);
       }
       io.err(`${images.length - missingImages} of ${images.length} images are complete\n`);
       return missingImages === 0 ? EXIT.done : EXIT.failed;
@@ -39,10 +40,10 @@ export const check: Command = {
   },
 };
 
-async function missingOf(parts: Parts, input: Input, image: string): Promise<readonly string[]> {
+async function missingOf(parts: Parts, input: Input, image: ListedImage): Promise<readonly string[]> {
   try {
-    const { repository, reference } = meantBy(parts, image);
-    return await missingOfImage(parts.metadata, repository, reference, wantedPlatforms(input));
+    const { repository, reference, platforms } = meantBy(parts, input, image);
+    return await missingOfImage(parts.metadata, repository, reference, platforms);
   } catch (error) {
     return [error instanceof Error ? error.message : String(error)];
   }

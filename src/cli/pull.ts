@@ -1,9 +1,10 @@
+import type { ListedImage } from '../prepull/image-list.ts';
 import { pullImage, type PulledImage } from '../prepull/image-pull.ts';
 import type { Parts } from '../wire.ts';
 import { type Command, CommandError, CONFIG_OPTION, EXIT, type Input, textOption } from './command.ts';
 import { interruptible } from './interruptible.ts';
 import { progressForm, ProgressView } from './progress.ts';
-import { meantBy, WANTED_ARGUMENTS, WANTED_OPTIONS, wantedImages, wantedPlatforms } from './wanted-images.ts';
+import { meantBy, WANTED_ARGUMENTS, WANTED_OPTIONS, wantedImages } from './wanted-images.ts';
 import { withParts } from './with-parts.ts';
 
 /** Images at a time, unless somebody says otherwise: enough to keep a link busy while manifests are asked for. */
@@ -70,7 +71,7 @@ class PullRun {
     this.#signal = signal;
   }
 
-  async pullAll(images: readonly string[], parallel: number): Promise<void> {
+  async pullAll(images: readonly ListedImage[], parallel: number): Promise<void> {
     const queue = [...images];
     const work = async (): Promise<void> => {
       for (let image = queue.shift(); image !== undefined && !this.#signal.aborted; image = queue.shift()) {
@@ -90,10 +91,10 @@ class PullRun {
   }
 
   /** Never rejects. */
-  async #pull(image: string): Promise<void> {
-    const item = this.#view.begin(image);
+  async #pull(image: ListedImage): Promise<void> {
+    const item = this.#view.begin(image.name);
     try {
-      const { repository, reference } = meantBy(this.#parts, image);
+      const { repository, reference, platforms } = meantBy(this.#parts, this.#input, image);
       if (repository.upstream === '') throw new CommandError('it lives here and has no upstream');
       const right = await this.#parts.access.operatorRight(repository);
       const pulled = await pullImage(
@@ -101,7 +102,7 @@ class PullRun {
         {
           source: this.#parts.mirror,
           metadata: this.#parts.metadata,
-          platforms: wantedPlatforms(this.#input),
+          platforms,
           referrers: this.#input.options['referrers'] === true,
           progress: item,
           signal: this.#signal,
@@ -110,7 +111,7 @@ class PullRun {
       this.#fetchedBytes += pulled.fetchedBytes;
       item.end('done', pulledText(pulled));
     } catch (error) {
-      this.#failed.push(image);
+      this.#failed.push(image.name);
       item.end('failed', error instanceof Error ? error.message : String(error));
     }
   }

@@ -1,11 +1,13 @@
 import { readFile } from 'node:fs/promises';
 import { text } from 'node:stream/consumers';
+import type { Config } from '../config/config.ts';
+import { repositoryOptions } from '../config/repository-options.ts';
 import { YamlError } from '../lib/yaml.ts';
 import { isDigest } from '../oci/digest.ts';
 import { DEFAULT_PLATFORM, type Platform } from '../oci/platform.ts';
 import { DEFAULT_TAG } from '../oci/reference.ts';
 import type { Repository } from '../oci/repository.ts';
-import { imagesIn } from '../prepull/image-list.ts';
+import { imagesIn, type ListedImage } from '../prepull/image-list.ts';
 import type { Parts } from '../wire.ts';
 import { type Argument, CommandError, EXIT, type Input, type Option } from './command.ts';
 import { commaList, PLATFORM_OPTION, platformsOption } from './list-options.ts';
@@ -26,16 +28,21 @@ export const WANTED_OPTIONS: readonly Option[] = [
 ];
 
 /** The images that were named and those that files name, each once. CommandError when there is none. */
-export async function wantedImages(input: Input): Promise<readonly string[]> {
-  const images = new Set(input.arguments);
+export async function wantedImages(input: Input): Promise<readonly ListedImage[]> {
+  const usual = new Set([undefined]);
+  const classes = new Map<string, ReadonlySet<string | undefined>>(
+    input.arguments.map(name => [name, usual]),
+  );
   for (const file of commaList(input, 'from')) {
-    for (const image of await imagesOfFile(file)) images.add(image);
+    for (const { name, runtimeClasses } of await imagesOfFile(file)) {
+      classes.set(name, new Set([...(classes.get(name) ?? []), ...runtimeClasses]));
+    }
   }
-  if (images.size === 0) throw new CommandError('no image is named', EXIT.usage);
-  return [...images];
+  if (classes.size === 0) throw new CommandError('no image is named', EXIT.usage);
+  return [...classes].map(([name, runtimeClasses]) => ({ name, runtimeClasses }));
 }
 
-async function imagesOfFile(file: string): Promise<readonly string[]> {
+async function imagesOfFile(file: string): Promise<readonly ListedImage[]> {
   const content = file === '-' ? await text(process.stdin) : await readFile(file, 'utf8');
   try {
     return imagesIn(content);
@@ -46,14 +53,36 @@ async function imagesOfFile(file: string): Promise<readonly string[]> {
   }
 }
 
-/** What an image reference means here: a repository, and a tag or a digest in it. Throws what is wrong with it. */
-export function meantBy({ naming }: Parts, image: string): { repository: Repository; reference: string } {
-  const { repository, tag = DEFAULT_TAG, digest } = naming.repositoryOf(image);
-  return { repository, reference: digest !== undefined && isDigest(digest) ? digest : tag };
+/** What an image means here. */
+export interface MeantImage {
+  readonly repository: Repository;
+  /** A tag or a digest. */
+  readonly reference: string;
+  /** Of which it is wanted; `undefined`: all. */
+  readonly platforms: readonly Platform[] | undefined;
 }
 
-/** The platforms of which content is wanted; `undefined`: all. */
-export function wantedPlatforms(input: Input): readonly Platform[] | undefined {
+/** What an image means here, and for which platforms it is wanted. Throws what is wrong with its name. */
+export function meantBy({ naming, config }: Parts, input: Input, image: ListedImage): MeantImage {
+  const { repository, tag = DEFAULT_TAG, digest } = naming.repositoryOf(image.name);
+  return {
+    repository,
+    reference: digest !== undefined && isDigest(digest) ? digest : tag,
+    platforms: wantedPlatforms(config, input, repository, image),
+  };
+}
+
+/** What was typed counts most, then what the pod's RuntimeClass says, then the repository and its upstream. */
+function wantedPlatforms(
+  config: Config,
+  input: Input,
+  repository: Repository,
+  { runtimeClasses }: ListedImage,
+): readonly Platform[] | undefined {
   if (input.options['allPlatforms'] === true) return undefined;
-  return platformsOption(input) ?? [DEFAULT_PLATFORM];
+  const upstream = config.upstreams.get(repository.upstream);
+  const usual = (upstream && repositoryOptions(upstream, repository.name).platforms) ?? [DEFAULT_PLATFORM];
+  const ofClass = (name: string | undefined) =>
+    name === undefined ? usual : (config.runtimeHandlers[name] ?? usual);
+  return platformsOption(input) ?? [...new Set([...runtimeClasses].flatMap(ofClass))];
 }

@@ -10,6 +10,7 @@ import {
   parseSize,
   SIZE_FORM,
 } from '../lib/units.ts';
+import { formatPlatform, parsePlatform, type Platform } from '../oci/platform.ts';
 
 /**
  * The kinds of value that the configuration file is made of; `schema.ts` says where each stands.
@@ -51,6 +52,14 @@ export const durationOrForever = textCodec(
 
 /** `200GiB`: bytes. */
 export const size = textCodec(SIZE_FORM, parseSize, formatSize);
+
+/** `linux/amd64`, `linux/arm/v7`, `windows/amd64:10.0.20348`. */
+export const platform = textCodec<Platform>(
+  'a platform such as linux/amd64, linux/arm/v7 or windows/amd64:10.0.20348',
+  parsePlatform,
+  formatPlatform,
+  value => isMap(value) && 'architecture' in value,
+);
 
 /** A registry as image names spell it: host in lower case, with the port if it is not the usual one. */
 export const registryHost = text(

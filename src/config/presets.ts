@@ -15,7 +15,8 @@ export const PRESETS: Readonly<Record<string, Readonly<Record<string, unknown>>>
     aliases: ['index.docker.io', 'registry-1.docker.io'],
     realms: ['auth.docker.io'],
   },
-  'registry.k8s.io': { url: 'https://registry.k8s.io' },
+  // Its images have had an index for years, and old manifests still name them by architecture.
+  'registry.k8s.io': { url: 'https://registry.k8s.io', archInName: true },
   'ghcr.io': { url: 'https://ghcr.io' },
   'quay.io': { url: 'https://quay.io' },
   'gcr.io': { url: 'https://gcr.io' },

@@ -15,6 +15,8 @@ describe('options of a repository', () => {
       freshForMs: 300_000,
       staleWhileRevalidateMs: 0,
       openToAll: false,
+      platforms: undefined,
+      prefetch: false,
       anonymousFallback: false,
     });
   });

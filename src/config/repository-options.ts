@@ -9,6 +9,9 @@ export interface RepositoryOptions {
   readonly freshForMs: number;
   readonly staleWhileRevalidateMs: number;
   readonly openToAll: boolean;
+  /** `undefined`: nothing was said. */
+  readonly platforms: RepositoryRule['platforms'];
+  readonly prefetch: boolean;
   readonly anonymousFallback: boolean;
 }
 
@@ -20,6 +23,8 @@ export function repositoryOptions(upstream: UpstreamConfig, repository: string):
     freshForMs: rule?.freshForMs ?? upstream.freshForMs,
     staleWhileRevalidateMs: rule?.staleWhileRevalidateMs ?? upstream.staleWhileRevalidateMs ?? 0,
     openToAll: rule?.openToAll ?? upstream.openToAll,
+    platforms: rule?.platforms ?? upstream.platforms,
+    prefetch: rule?.prefetch ?? upstream.prefetch,
     anonymousFallback: rule?.anonymousFallback ?? upstream.anonymousFallback,
   };
 }

@@ -10,6 +10,7 @@ import {
   listOf,
   oneOf,
   path,
+  platform,
   registryHost,
   repositoryPattern,
   repositoryPrefix,
@@ -43,6 +44,16 @@ const repositoryOptions = {
   openToAll: flag
     .optional()
     .describe("Anonymous clients may have what only the upstream's own credentials can read"),
+  platforms: listOf(platform)
+    .optional()
+    .describe(
+      'Of multi-platform images, what is pulled ahead, prefetched and checked; linux/amd64 by default',
+    ),
+  prefetch: flag
+    .optional()
+    .describe(
+      'Config and layers are fetched as soon as a manifest is asked for, behind what clients wait for',
+    ),
   anonymousFallback: flag
     .optional()
     .describe('Who has credentials is tried without any as well, after all of them failed'),
@@ -95,6 +106,10 @@ const upstream = section(
       .describe('Private or loopback addresses that it may redirect to or resolve to'),
     ...repositoryOptions,
     freshFor: durationOrForever.prefault('1m').describe(description(repositoryOptions.freshFor)),
+    prefetch: flag.prefault(false).describe(description(repositoryOptions.prefetch)),
+    archInName: flag
+      .prefault(false)
+      .describe('NAME-ARCH means the image of NAME for ARCH, where upstream has no such repository'),
     openToAll: flag.prefault(false).describe(description(repositoryOptions.openToAll)),
     anonymousFallback: flag.prefault(false).describe(description(repositoryOptions.anonymousFallback)),
     imagePullCredentialsVerificationPolicy: verificationPolicy
@@ -264,6 +279,10 @@ export const fileSchema = section(
       .describe('No upstream is ever asked: everything is answered from what is held'),
     pulls: pulls.prefault({}).describe('Limits towards upstreams'),
     hosted: hosted.prefault({}).describe('Repositories that live here'),
+    runtimeHandlers: z
+      .record(word, listOf(platform))
+      .prefault({})
+      .describe('Platforms of the images of pods with these RuntimeClasses, for entrepot pull and check'),
     upkeep: upkeep.prefault({}).describe('What keeps the store sound and small while it serves'),
     nodeConfig: listOf(path)
       .prefault([])

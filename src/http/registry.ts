@@ -1,4 +1,5 @@
 import type { Action, Visitor } from '../access/visitor.ts';
+import { ArchNames } from '../mirror/arch-names.ts';
 import { OciError } from '../oci/errors.ts';
 import type { PullSource } from '../oci/pull-source.ts';
 import type { Repository } from '../oci/repository.ts';
@@ -21,6 +22,8 @@ export interface RegistryParts {
   readonly access: Access;
   /** The pull side of mirrored repositories. */
   readonly mirror: PullSource;
+  /** Whether NAME-ARCH may mean NAME for ARCH there. */
+  readonly mayNameArch?: ((repository: Repository) => boolean) | undefined;
   /** The pull side of repositories that live here. */
   readonly hosted: PullSource;
   /** Their write side; absent, everything that writes is UNSUPPORTED. */
@@ -92,7 +95,7 @@ export class Registry {
   }
 
   #pull(call: AdmittedCall, route: RepositoryRoute): Promise<void> {
-    const source = call.repository.upstream === '' ? this.#parts.hosted : this.#parts.mirror;
+    const source = this.#sourceOf(call);
     switch (route.kind) {
       case 'manifest':
         return readManifest(call.with({ reference: route.reference }), source);
@@ -105,6 +108,13 @@ export class Registry {
       default:
         throw unsupported(route);
     }
+  }
+
+  #sourceOf(call: AdmittedCall): PullSource {
+    const { hosted, mirror, mayNameArch } = this.#parts;
+    if (call.repository.upstream === '') return hosted;
+    if (mayNameArch?.(call.repository) !== true) return mirror;
+    return new ArchNames({ source: mirror, authorize: repository => call.authorize(repository, 'pull') });
   }
 
   #write(call: AdmittedCall, route: RepositoryRoute): Promise<void> {

@@ -35,6 +35,16 @@ export interface FillWorld {
   readonly meter: Meter;
 }
 
+/** For whom a Fill is started. */
+export interface FillStarter {
+  readonly repository: Repository;
+  readonly right: Right;
+  /** The right to this very blob is proved. */
+  readonly settled: boolean;
+  /** Nobody waits for it yet. */
+  readonly isAhead: boolean;
+}
+
 /**
  * The life of one Fill, from the queue to the commit:
  *
@@ -61,16 +71,16 @@ export class FillRun {
   #follower: IngestFollower | undefined;
 
   /**
-   * `settled`: the starter's right to this very blob is proved. `after`: the end of an earlier run of the same Fill.
+   * `after`: the end of an earlier run of the same Fill.
    * `skipEndpoints` is kept by the caller from run to run: those that gave wrong bytes.
    */
   constructor(
     world: FillWorld,
     digest: Digest,
-    starter: { readonly repository: Repository; readonly right: Right; readonly settled: boolean },
+    starter: FillStarter,
     from: { readonly after: Promise<void> | undefined; readonly skipEndpoints: Set<number> },
   ) {
-    const { repository, right, settled } = starter;
+    const { repository, right, settled, isAhead } = starter;
     this.#world = world;
     this.#key = fillKey(repository.upstream, digest);
     this.#log = world.log.child({ upstream: repository.upstream, digest });
@@ -82,6 +92,7 @@ export class FillRun {
       requester: right.requester.id,
       repository: repositoryText(repository),
       maxTransfers: right.requester.maxTransfers,
+      isAhead,
     });
     this.#isQueued = this.#place.queued;
     this.done = this.#run(from.after);
@@ -97,6 +108,7 @@ export class FillRun {
    * upstream to confirm it, then join as `settled`.
    */
   join(repository: Repository, right: Right, settled: boolean): Contender | undefined {
+    this.#place.promote();
     if (settled) return this.#contenders.add(repository, right, true);
     return this.#contenders.speakingFor(repository, right);
   }

@@ -7,7 +7,7 @@ import type { Right } from '../oci/requester.ts';
 import type { Contender } from './contender.ts';
 import { DirectReader } from './direct-reader.ts';
 import type { Fill } from './fill.ts';
-import { FillRun, type FillWorld } from './fill-run.ts';
+import { FillRun, type FillStarter, type FillWorld } from './fill-run.ts';
 
 /** An endpoint that gave wrong bytes of a blob is not asked for that one so soon again. */
 const WRONG_BYTES_MEMORY = { maxEntries: 1_000, maxAgeMs: 10 * 60_000 };
@@ -33,14 +33,21 @@ export class Fills {
 
   /** Starts what `find` does not find. `settled`: the right to this very blob is proved. */
   start(repository: Repository, digest: Digest, right: Right, settled: boolean): FillRun {
+    return this.#start(digest, { repository, right, settled, isAhead: false });
+  }
+
+  /** Starts it for nobody in particular, behind those that somebody waits for. */
+  startAhead(repository: Repository, digest: Digest, right: Right): void {
+    this.#start(digest, { repository, right, settled: false, isAhead: true });
+  }
+
+  #start(digest: Digest, starter: FillStarter): FillRun {
     if (this.#isClosing) throw stopping();
-    const key = keyOf(repository.upstream, digest);
-    const run = new FillRun(
-      this.#world,
-      digest,
-      { repository, right, settled },
-      { after: this.#runs.get(key)?.done, skipEndpoints: this.#skippedFor(key) },
-    );
+    const key = keyOf(starter.repository.upstream, digest);
+    const run = new FillRun(this.#world, digest, starter, {
+      after: this.#runs.get(key)?.done,
+      skipEndpoints: this.#skippedFor(key),
+    });
     this.#runs.set(key, run);
     this.#gauge();
     void this.#forgetAfter(key, run);

@@ -30,6 +30,7 @@ import { Fills } from './fills.ts';
 import { Links } from './links.ts';
 import { ManifestSource } from './manifest-source.ts';
 import type { PullPolicyOf } from './pull-policy.ts';
+import { Prefetch, type PrefetchRule } from './prefetch.ts';
 import { type PullLimits, PullQueue } from './pull-queue.ts';
 import { Referrers, type ReferrersQuery } from './referrers.ts';
 import { RememberedFailures } from './remembered-failures.ts';
@@ -46,10 +47,14 @@ export interface MirrorOptions {
   readonly limits: PullLimits;
   /** No packet goes to any upstream; `pullPolicyOf` then says Never. */
   readonly isOffline?: boolean;
+  /** What is fetched before it is asked for; nothing if left out. */
+  readonly prefetchRuleOf?: (repository: Repository) => PrefetchRule;
   readonly log: Log;
   readonly meter: Meter;
   readonly nowMs?: () => number;
 }
+
+const ANYTHING: ManifestWant = { accepts: () => true, platform: undefined };
 
 /** The pull side of mirrored repositories. */
 export class Mirror implements PullSource {
@@ -60,6 +65,7 @@ export class Mirror implements PullSource {
   readonly #fills: Fills;
   readonly #blobSource: BlobSource;
   readonly #manifestSource: ManifestSource;
+  readonly #prefetch: Prefetch;
   readonly #tagList: TagList;
   readonly #referrers: Referrers;
   readonly #unlisten: readonly (() => void)[];
@@ -75,6 +81,7 @@ export class Mirror implements PullSource {
       log,
       meter,
       isOffline = false,
+      prefetchRuleOf = () => ({ prefetch: false }),
       nowMs = Date.now,
     } = options;
     this.#upstreams = upstreams;
@@ -87,6 +94,14 @@ export class Mirror implements PullSource {
     this.#fills = new Fills({ asking, blobs, metadata, links, queue, log, meter });
     this.#blobSource = new BlobSource({ blobs, metadata, links, fills: this.#fills, pullPolicyOf, meter });
     this.#manifestSource = new ManifestSource({ asking, metadata, pullPolicyOf, nowMs, log });
+    this.#prefetch = new Prefetch({
+      metadata,
+      fills: this.#fills,
+      ruleOf: prefetchRuleOf,
+      fetchManifest: (repository, digest, right) =>
+        this.#manifestSource.open(repository, digest, right, ANYTHING),
+      log,
+    });
     this.#tagList = new TagList({ asking, metadata, pullPolicyOf });
     this.#referrers = new Referrers({ asking, metadata, pullPolicyOf, nowMs, log });
     this.#unlisten = [
@@ -101,13 +116,15 @@ export class Mirror implements PullSource {
     return this.#fills.size;
   }
 
-  manifest(
+  async manifest(
     repository: Repository,
     reference: string,
     right: Right,
     want: ManifestWant,
   ): Promise<ServedManifest> {
-    return this.#manifestSource.open(repository, reference, right, want);
+    const served = await this.#manifestSource.open(repository, reference, right, want);
+    this.#prefetch.follow(repository, served, right);
+    return served;
   }
 
   statBlob(repository: Repository, digest: Digest, right: Right): Promise<ServedBlobStat> {

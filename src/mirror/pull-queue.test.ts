@@ -82,4 +82,22 @@ describe('the pull queue', () => {
     await settled();
     expect(order).toEqual(['1', '3']);
   });
+
+  it('lets what nobody waits for run on half of the connections, and behind all others', async () => {
+    const queue = new PullQueue({ ...NO_LIMIT, maxConnections: 4 });
+    const order: string[] = [];
+    const ahead = (name: string): PullPlace => {
+      const place = queue.enter({ requester: 'a', repository: name, isAhead: true });
+      void place.turn.then(() => order.push(name));
+      return place;
+    };
+    const places = ['ahead-1', 'ahead-2', 'ahead-3', 'ahead-4'].map(ahead);
+    enter(queue, order, 'live');
+    await settled();
+    expect(order).toEqual(['ahead-1', 'ahead-2', 'live']);
+    places[3]?.promote();
+    await settled();
+    expect(order).toEqual(['ahead-1', 'ahead-2', 'live', 'ahead-4']);
+    expect(queue.waiting).toBe(1);
+  });
 });

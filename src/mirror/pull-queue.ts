@@ -14,6 +14,8 @@ export interface PullTicket {
   readonly repository: string;
   /** The requester's own limit of downloads at once. */
   readonly maxTransfers?: number | undefined;
+  /** Nobody waits for it yet: it goes behind everything that somebody waits for. */
+  readonly isAhead?: boolean | undefined;
 }
 
 class Waiting {
@@ -21,13 +23,16 @@ class Waiting {
   readonly repository: string;
   readonly maxTransfers: number;
   readonly turn: Promise<void>;
+  isAhead: boolean;
   state: 'waiting' | 'running' | 'left' = 'waiting';
   #begin: (() => void) | undefined;
 
-  constructor({ requester, repository, maxTransfers = Number.POSITIVE_INFINITY }: PullTicket) {
+  constructor(ticket: PullTicket) {
+    const { requester, repository, maxTransfers = Number.POSITIVE_INFINITY, isAhead = false } = ticket;
     this.requester = requester;
     this.repository = repository;
     this.maxTransfers = maxTransfers;
+    this.isAhead = isAhead;
     this.turn = new Promise(resolve => {
       this.#begin = resolve;
     });
@@ -45,6 +50,8 @@ export interface PullPlace {
   readonly queued: boolean;
   /** Resolves when the download may begin. Never rejects. */
   readonly turn: Promise<void>;
+  /** Somebody waits for it now. */
+  promote(): void;
   /** Gives the place up, whether its turn came or not. Once more is fine. */
   leave(): void;
 }
@@ -85,7 +92,12 @@ export class PullQueue {
       waiting.state = 'left';
       this.#serve();
     };
-    return { queued: waiting.state === 'waiting', turn: waiting.turn, leave };
+    const promote = (): void => {
+      if (!waiting.isAhead) return;
+      waiting.isAhead = false;
+      this.#serve();
+    };
+    return { queued: waiting.state === 'waiting', turn: waiting.turn, promote, leave };
   }
 
   #serve(): void {
@@ -101,8 +113,21 @@ export class PullQueue {
 
   /** The first that may run, of the requester that has waited longest for a turn. */
   #next(): Waiting | undefined {
+    return this.#first(waiting => !waiting.isAhead && this.#mayPull(waiting)) ?? this.#nextAhead();
+  }
+
+  /** Half of the connections, and one image pull, stay free for who comes and waits. */
+  #nextAhead(): Waiting | undefined {
+    if (this.#running >= Math.floor(this.#maxConnections / 2)) return undefined;
+    const hasRoom = this.#imagePulls.size < this.#maxImagePulls - 1;
+    return this.#first(
+      waiting => this.#mayPull(waiting) && (hasRoom || this.#imagePulls.has(waiting.repository)),
+    );
+  }
+
+  #first(suits: (waiting: Waiting) => boolean): Waiting | undefined {
     for (const line of this.#lines.values()) {
-      const next = line.find(waiting => this.#mayPull(waiting));
+      const next = line.find(suits);
       if (next !== undefined) {
         this.#removeFromLine(next);
         return next;

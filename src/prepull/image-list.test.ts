@@ -1,11 +1,13 @@
 import { expect, test } from 'vitest';
 import { imagesIn } from './image-list.ts';
 
+const namesIn = (text: string) => imagesIn(text).map(({ name }) => name);
+
 test('a list has one image a line; comments and empty lines count for nothing', () => {
   const text =
     '# base\nnginx:1.27\n\n  ghcr.io/org/app@sha256:' + 'a'.repeat(64) + ' # pinned\nnginx:1.27\nredis\n';
-  expect(imagesIn(text)).toEqual(['nginx:1.27', `ghcr.io/org/app@sha256:${'a'.repeat(64)}`, 'redis']);
-  expect(imagesIn('')).toEqual([]);
+  expect(namesIn(text)).toEqual(['nginx:1.27', `ghcr.io/org/app@sha256:${'a'.repeat(64)}`, 'redis']);
+  expect(namesIn('')).toEqual([]);
 });
 
 test('every container of every Kubernetes object counts, and image volumes too', () => {
@@ -31,27 +33,29 @@ spec: {jobTemplate: {spec: {template: {spec: {containers: [{name: f, image: cron
 ---
 apiVersion: example.com/v1
 kind: Rollout
-spec: {template: {spec: {containers: [{name: g, image: rollout:1}, {name: h, image: main:1}]}}}
+spec: {template: {spec: {runtimeClassName: kata-windows, containers: [{name: g, image: rollout:1}, {name: h, image: main:1}]}}}
 ---
 apiVersion: v1
 kind: ConfigMap
 data: {image: not-an-image:1}
 `;
   const images = ['cron:1', 'debug:1', 'init:1', 'main:1', 'models:1', 'rollout:1'];
-  expect([...imagesIn(text)].sort()).toEqual(images);
+  expect(namesIn(text).sort()).toEqual(images);
+  const main = imagesIn(text).find(({ name }) => name === 'main:1');
+  expect([...(main?.runtimeClasses ?? [])]).toEqual([undefined, 'kata-windows']);
 });
 
 const pod = (image: string) => ({ kind: 'Pod', spec: { containers: [{ image }] } });
 
 test('what kubectl prints as JSON is read, lists within', () => {
   const list = { kind: 'List', items: [pod('one:1'), { kind: 'PodList', items: [pod('two:1')] }] };
-  expect(imagesIn(JSON.stringify(list, null, 2))).toEqual(['one:1', 'two:1']);
+  expect(namesIn(JSON.stringify(list, null, 2))).toEqual(['one:1', 'two:1']);
 });
 
 test('a YAML list of names is a list', () => {
-  expect(imagesIn('- nginx:1\n- redis:7\n')).toEqual(['nginx:1', 'redis:7']);
+  expect(namesIn('- nginx:1\n- redis:7\n')).toEqual(['nginx:1', 'redis:7']);
 });
 
 test('what cannot be read says on which line', () => {
-  expect(() => imagesIn('spec:\n  containers: [\n')).toThrow(expect.objectContaining({ name: 'YamlError' }));
+  expect(() => namesIn('spec:\n  containers: [\n')).toThrow(expect.objectContaining({ name: 'YamlError' }));
 });

@@ -2,7 +2,7 @@
  * prepull/: which images a set of workloads needs, and bringing or finding all of each. May import metadata/, oci/ and
  * lib/; where content comes from is a `PullSource`, handed in.
  */
-import { isJsonObject } from '../lib/json.ts';
+import { isJsonObject, type JsonObject } from '../lib/json.ts';
 import { parseYamlDocuments } from '../lib/yaml.ts';
 import { parseNormalizedReference } from '../oci/reference.ts';
 
@@ -14,24 +14,80 @@ const MAX_DEPTH = 64;
 /** Where Kubernetes keeps the containers of a pod, in a pod itself and in every template of one. */
 const CONTAINER_LISTS = ['containers', 'initContainers', 'ephemeralContainers'] as const;
 
+/** An image that a text names, as it stands there. */
+export interface ListedImage {
+  readonly name: string;
+  /** The RuntimeClasses of the pods that use it; `undefined` stands for those of the usual one. */
+  readonly runtimeClasses: ReadonlySet<string | undefined>;
+}
+
 /**
- * The images that a text names, as they stand there, each once: a list with one image a line (`#` begins a comment), or
- * YAML or JSON documents with Kubernetes objects of any kind (`helm template`, `kubectl get … -o yaml`), in which every
- * container and every image volume counts, however deep it lies. Throws YamlError for what is neither.
+ * The images that a text names, each once: a list with one image a line (`#` begins a comment), or YAML or JSON
+ * documents with Kubernetes objects of any kind (`helm template`, `kubectl get … -o yaml`), in which every container
+ * and every image volume counts, however deep it lies. Throws YamlError for what is neither.
  */
-export function imagesIn(text: string): readonly string[] {
+export function imagesIn(text: string): readonly ListedImage[] {
+  const images = new ListedImages();
   const listed = imagesOfList(text);
-  if (listed !== undefined) return listed;
-  const images = new Set<string>();
-  for (const { value } of parseYamlDocuments(text, { maxBytes: MAX_LIST_BYTES })) collect(value, images, 0);
-  return [...images];
+  if (listed === undefined) {
+    for (const { value } of parseYamlDocuments(text, { maxBytes: MAX_LIST_BYTES })) images.collect(value);
+  } else {
+    for (const name of listed) images.add(name, undefined);
+  }
+  return images.all();
+}
+
+class ListedImages {
+  readonly #classes = new Map<string, Set<string | undefined>>();
+
+  all(): readonly ListedImage[] {
+    return [...this.#classes].map(([name, runtimeClasses]) => ({ name, runtimeClasses }));
+  }
+
+  add(name: string, runtimeClass: string | undefined): void {
+    const classes = this.#classes.get(name) ?? new Set();
+    this.#classes.set(name, classes.add(runtimeClass));
+  }
+
+  /** A document: an object or objects of Kubernetes, or a list of names. */
+  collect(document: unknown): void {
+    if (!Array.isArray(document)) return this.#walk(document, 0);
+    for (const entry of document) {
+      if (typeof entry === 'string') this.add(entry, undefined);
+      else this.#walk(entry, 0);
+    }
+  }
+
+  #walk(value: unknown, depth: number): void {
+    if (depth > MAX_DEPTH) return;
+    if (Array.isArray(value)) {
+      for (const entry of value) this.#walk(entry, depth + 1);
+    } else if (isJsonObject(value)) {
+      this.#addPod(value);
+      for (const member of Object.values(value)) this.#walk(member, depth + 1);
+    }
+  }
+
+  /** Whatever has containers or volumes is taken for the spec of a pod. */
+  #addPod(spec: JsonObject): void {
+    const runtimeClass = spec['runtimeClassName'];
+    const images = [
+      ...CONTAINER_LISTS.flatMap(list => objectsIn(spec[list])).map(container => container['image']),
+      ...objectsIn(spec['volumes']).map(({ image }) =>
+        isJsonObject(image) ? image['reference'] : undefined,
+      ),
+    ];
+    for (const image of images) {
+      if (isNamed(image)) this.add(image, typeof runtimeClass === 'string' ? runtimeClass : undefined);
+    }
+  }
 }
 
 /** `undefined` when a line is no image: then it is no list. */
 function imagesOfList(text: string): readonly string[] | undefined {
   const lines = text.split('\n').map(line => line.replace(/(?:^|\s)#.*$/, '').trim());
   const images = lines.filter(line => line !== '');
-  return images.every(isReference) ? [...new Set(images)] : undefined;
+  return images.every(isReference) ? images : undefined;
 }
 
 function isReference(text: string): boolean {
@@ -43,29 +99,7 @@ function isReference(text: string): boolean {
   }
 }
 
-function collect(value: unknown, images: Set<string>, depth: number): void {
-  if (depth > MAX_DEPTH) return;
-  if (Array.isArray(value)) {
-    for (const entry of value) {
-      if (depth === 0 && typeof entry === 'string') images.add(entry);
-      collect(entry, images, depth + 1);
-    }
-    return;
-  }
-  if (!isJsonObject(value)) return;
-  for (const image of CONTAINER_LISTS.flatMap(list => listOf(value[list])).map(
-    container => container['image'],
-  )) {
-    if (isNamed(image)) images.add(image);
-  }
-  for (const volume of listOf(value['volumes'])) {
-    const reference = isJsonObject(volume['image']) ? volume['image']['reference'] : undefined;
-    if (isNamed(reference)) images.add(reference);
-  }
-  for (const member of Object.values(value)) collect(member, images, depth + 1);
-}
-
-function listOf(value: unknown): Readonly<Record<string, unknown>>[] {
+function objectsIn(value: unknown): readonly JsonObject[] {
   return Array.isArray(value) ? value.filter(isJsonObject) : [];
 }
 

@@ -10,6 +10,7 @@ import { createMetrics } from '../../src/ops/metrics.ts';
 import type { MetadataStore } from '../../src/metadata/metadata-store.ts';
 import { openSqliteMetadataStore } from '../../src/metadata/sqlite-metadata-store.ts';
 import { Mirror, type MirrorOptions } from '../../src/mirror/mirror.ts';
+import type { PrefetchRule } from '../../src/mirror/prefetch.ts';
 import type { PullPolicy } from '../../src/mirror/pull-policy.ts';
 import { type Credential, credentialId } from '../../src/oci/credential.ts';
 import type { Digest } from '../../src/oci/digest.ts';
@@ -28,6 +29,8 @@ export const ANYTHING: ManifestWant = { accepts: () => true, platform: undefined
 
 export interface MirrorWorldOptions extends Partial<Pick<MirrorOptions, 'limits'>> {
   readonly policy?: Partial<PullPolicy>;
+  readonly prefetch?: PrefetchRule;
+  readonly isOffline?: boolean;
   readonly upstream?: Partial<UpstreamOptions>;
   /** A folder that another world has made: two processes on one store. */
   readonly folder?: string;
@@ -71,6 +74,8 @@ export class MirrorWorld {
       blobs: this.blobs,
       recordProof: proof => this.#grants.record(proof),
       pullPolicyOf: () => this.policy,
+      prefetchRuleOf: () => options.prefetch ?? { prefetch: false },
+      isOffline: options.isOffline ?? false,
       limits: options.limits ?? {
         maxConnections: 128,
         serializeImagePulls: false,

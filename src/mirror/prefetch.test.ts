@@ -1,0 +1,111 @@
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { FakeUpstream } from '../../test/support/fake-upstream.ts';
+import { type Content, imageOf, indexOf, randomBlob } from '../../test/support/content.ts';
+import {
+  ANYTHING,
+  MirrorWorld,
+  type MirrorWorldOptions,
+  repositoryOf,
+} from '../../test/support/mirror-world.ts';
+import { until } from '../../test/support/programs.ts';
+import { parsePlatform } from '../oci/platform.ts';
+import { ArchNames } from './arch-names.ts';
+
+const amd64 = imageOf([randomBlob(200_000, 'amd64'), randomBlob(90_000, 'base')]);
+const arm64 = imageOf([randomBlob(210_000, 'arm64'), randomBlob(90_000, 'base')], {
+  platform: parsePlatform('linux/arm64'),
+});
+const app = indexOf([amd64, arm64]);
+
+let upstream: FakeUpstream;
+let world: MirrorWorld;
+
+beforeEach(async () => {
+  upstream = await FakeUpstream.start();
+  upstream.add('app', app, '1');
+  upstream.add('single', amd64, '1');
+});
+
+afterEach(async () => {
+  await world.remove();
+  await upstream.stop();
+});
+
+async function open(options: MirrorWorldOptions = {}): Promise<void> {
+  world = await MirrorWorld.open(upstream, options);
+}
+
+const blobGets = () => upstream.count('blob', { method: 'GET' });
+
+async function untilHeld(...blobs: readonly Content[]): Promise<void> {
+  await until('the blobs to be held', 20_000, async () => {
+    const rows = await Promise.all(blobs.map(({ digest }) => world.metadata.statBlob(digest)));
+    return rows.every(row => row !== undefined);
+  });
+}
+
+test('config and layers are fetched when their manifest is asked for, and only once', async () => {
+  await open({ prefetch: { prefetch: true } });
+  const single = repositoryOf('single');
+  await world.manifest('1', single);
+  await untilHeld(amd64.config, ...amd64.layers);
+  expect(blobGets()).toBe(3);
+  await world.manifest(amd64.manifest.digest, single);
+  for (const { digest } of amd64.layers)
+    expect(await world.pull(digest, single)).toMatchObject({ outcome: 'hit' });
+  expect(blobGets()).toBe(3);
+});
+
+test('of an index the platforms are fetched that are named, and none else', async () => {
+  await open({ prefetch: { prefetch: true, platforms: [parsePlatform('linux/arm64')] } });
+  await world.manifest('1');
+  await untilHeld(arm64.config, ...arm64.layers);
+  expect(await world.metadata.readManifest(amd64.manifest.digest)).toBeUndefined();
+  expect(blobGets()).toBe(3);
+});
+
+test('nothing is fetched ahead unless that is wanted', async () => {
+  await open();
+  await world.manifest('1', repositoryOf('single'));
+  await world.pull(amd64.config.digest, repositoryOf('single'));
+  expect(blobGets()).toBe(1);
+});
+
+test('where there is only one connection, nothing is fetched ahead of who waits', async () => {
+  const limits = { maxConnections: 1, serializeImagePulls: false, maxParallelImagePulls: undefined };
+  await open({ prefetch: { prefetch: true }, limits });
+  const single = repositoryOf('single');
+  await world.manifest('1', single);
+  expect(await world.pull(amd64.config.digest, single)).toMatchObject({ bytes: amd64.config.size });
+  for (const { digest } of amd64.layers) await world.pull(digest, single);
+  expect(blobGets()).toBe(3);
+});
+
+test('a repository named after an architecture means the image of its base, where there is no such repository', async () => {
+  await open();
+  const authorize = (repository: { readonly upstream: string; readonly name: string }) =>
+    world.right(repository);
+  const names = new ArchNames({ source: world.mirror, authorize });
+  const named = repositoryOf('app-arm64');
+  const right = await world.right(named);
+  const served = await names.manifest(named, '1', right, ANYTHING);
+  expect(served.descriptor.digest).toBe(arm64.manifest.digest);
+  const { reader } = await names.openBlob(named, arm64.layers[0]!.digest, right);
+  expect(reader.size).toBe(arm64.layers[0]!.size);
+  await reader.close();
+  expect(await names.statBlob(named, arm64.config.digest, right)).toMatchObject({ size: arm64.config.size });
+});
+
+test('and what upstream has under such a name, or has not at all, stays what it is', async () => {
+  await open();
+  upstream.add('app-arm64', amd64, '1');
+  const authorize = (repository: { readonly upstream: string; readonly name: string }) =>
+    world.right(repository);
+  const names = new ArchNames({ source: world.mirror, authorize });
+  const pull = async (name: string) =>
+    names.manifest(repositoryOf(name), '1', await world.right(repositoryOf(name)), ANYTHING);
+  expect((await pull('app-arm64')).descriptor.digest).toBe(amd64.manifest.digest);
+  await expect(pull('none-arm64')).rejects.toMatchObject({ status: 404 });
+  await expect(pull('app-s390x')).rejects.toMatchObject({ status: 404 });
+  await expect(pull('app-x')).rejects.toMatchObject({ status: 404 });
+});
