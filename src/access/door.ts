@@ -83,12 +83,12 @@ export class Door {
       this.#presented.set(credential.id, credential);
       return { kind: 'credential', id: credential.id };
     }
-    if (this.#wrong.has(sender.remote, credential.id)) return this.#wrongHere(sender);
     const isToken = JWT.test(password);
-    const account = isToken ? await this.#account(credential) : undefined;
-    if (account !== undefined) return account;
     const isOurs = isToken || this.#options.tenants.find(username) !== undefined;
     if (!isOurs && this.#mayTryUpstream(sender, isLogin)) return this.#unknown(sender, credential);
+    if (this.#wrong.has(sender.remote, credential.id)) return this.#wrongHere(sender);
+    const account = isToken ? await this.#account(credential) : undefined;
+    if (account !== undefined) return account;
     this.#wrong.add(sender.remote, credential.id);
     return this.#wrongHere(sender);
   }

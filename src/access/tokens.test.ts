@@ -1,0 +1,116 @@
+import { SignJWT, UnsecuredJWT } from 'jose';
+import { beforeEach, describe, expect, it } from 'vitest';
+import { TokenKeys } from './token-keys.ts';
+import { type TokenClaims, Tokens } from './tokens.ts';
+
+const DAY_MS = 86_400_000;
+const CLAIMS: TokenClaims = {
+  kind: 'credential',
+  credentialId: 'abc',
+  tenant: 'team-a',
+  access: [{ type: 'repository', name: 'team-a/app', actions: ['pull'] }],
+};
+
+/** The settings of a store, as two processes on it see them. */
+class SharedSettings {
+  readonly values = new Map<string, string>();
+  reads = 0;
+
+  async readSetting(name: string): Promise<string | undefined> {
+    this.reads += 1;
+    return this.values.get(name);
+  }
+
+  async initSetting(name: string, value: string): Promise<string> {
+    if (!this.values.has(name)) this.values.set(name, value);
+    return this.values.get(name) ?? value;
+  }
+}
+
+let settings: SharedSettings;
+let nowMs: number;
+const open = (service = 'registry.example') =>
+  new Tokens(new TokenKeys(settings, () => nowMs), service, () => nowMs);
+
+beforeEach(() => {
+  settings = new SharedSettings();
+  nowMs = Date.UTC(2026, 0, 1, 23, 58);
+});
+
+describe('our tokens', () => {
+  it('say in every process on the store what they said where they were made', async () => {
+    const { token, expiresInS } = await open().issue(CLAIMS);
+    expect(expiresInS).toBe(300);
+    expect(await open().verify(token)).toEqual(CLAIMS);
+    expect(await open('other.example').verify(token)).toBeUndefined();
+  });
+
+  it('live on through a change of keys, and end with their time, even remembered ones', async () => {
+    const tokens = open();
+    const { token } = await tokens.issue(CLAIMS);
+    expect(await tokens.verify(token)).toEqual(CLAIMS);
+    nowMs += 4 * 60_000;
+    const { token: next } = await tokens.issue(CLAIMS);
+    expect(settings.values.size).toBe(2);
+    expect(await tokens.verify(token)).toEqual(CLAIMS);
+    expect(await open().verify(next)).toEqual(CLAIMS);
+    nowMs += 2 * 60_000;
+    expect(await tokens.verify(token)).toBeUndefined();
+    expect(await open().verify(token)).toBeUndefined();
+  });
+
+  it('of a key before the last one count no more, whatever they say of their end', async () => {
+    await open().issue(CLAIMS);
+    const [[name = '', text = ''] = []] = settings.values;
+    const kid = name.replace('token-key-', '');
+    const forever = await signed({ exp: nowMs / 1000 + 10 * 365 * 86_400 }, text, kid);
+    const tokens = open();
+    expect(await tokens.verify(forever)).toEqual(CLAIMS);
+    nowMs += 2 * DAY_MS;
+    expect(await tokens.verify(forever)).toBeUndefined();
+  });
+
+  it('are never taken for what others made', async () => {
+    await open().issue(CLAIMS);
+    const [[name = '', text = ''] = []] = settings.values;
+    const kid = name.replace('token-key-', '');
+    const forged = [
+      await signed({}, '00'.repeat(32), kid),
+      await signed({}, text, 'another-key'),
+      await signed({ aud: 'other.example' }, text, kid),
+      await signed({ iss: 'other.example' }, text, kid),
+      await signed({ exp: undefined }, text, kid),
+      await signed({ kind: 'admin' }, text, kid),
+      await signed({ access: ['everything'] }, text, kid),
+      new UnsecuredJWT({ ...CLAIMS }).encode(),
+      'a.b.c',
+      'x',
+      'a'.repeat(20_000),
+    ];
+    for (const token of forged) expect(await open().verify(token)).toBeUndefined();
+    expect(await open().verify(await signed({}, text, kid))).toEqual(CLAIMS);
+  });
+
+  it('are looked up once, however many keys others make up', async () => {
+    const tokens = open();
+    for (let at = 0; at < 50; at += 1)
+      await tokens.verify(await signed({}, '11'.repeat(32), `made-up-${at}`));
+    expect(settings.reads).toBe(0);
+  });
+});
+
+function signed(changes: object, key: string, kid: string): Promise<string> {
+  const times = { iat: nowMs / 1000, exp: nowMs / 1000 + 300 };
+  const who = { iss: 'registry.example', aud: 'registry.example', sub: 'team-a' };
+  const claims = {
+    kind: CLAIMS.kind,
+    cid: CLAIMS.credentialId,
+    access: CLAIMS.access,
+    ...who,
+    ...times,
+    ...changes,
+  };
+  return new SignJWT(claims)
+    .setProtectedHeader({ alg: 'HS256', typ: 'JWT', kid })
+    .sign(Buffer.from(key, 'hex'));
+}

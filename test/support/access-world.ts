@@ -1,0 +1,207 @@
+// Access on a real store, with tenants whose Secrets a test puts and takes away.
+import { join } from 'node:path';
+import { Access, type AccessOptions } from '../../src/access/access.ts';
+import type { ServiceAccount } from '../../src/access/door.ts';
+import { Grants } from '../../src/access/grants.ts';
+import type { UpstreamRule } from '../../src/access/mirrored-rights.ts';
+import { TokenKeys } from '../../src/access/token-keys.ts';
+import { Tokens } from '../../src/access/tokens.ts';
+import { VerificationPolicy, type VerificationPolicyName } from '../../src/access/verification.ts';
+import type { Sender } from '../../src/access/visitor.ts';
+import { type Log, silentLog } from '../../src/lib/log.ts';
+import { silentMeter } from '../../src/lib/meter.ts';
+import type { MetadataStore } from '../../src/metadata/metadata-store.ts';
+import { openSqliteMetadataStore } from '../../src/metadata/sqlite-metadata-store.ts';
+import { type Credential, nameCredential } from '../../src/oci/credential.ts';
+import type { Repository } from '../../src/oci/repository.ts';
+import { Issuer } from '../../src/tenants/issuer.ts';
+import { openTenants } from '../../src/tenants/open-tenants.ts';
+import type { SecretSink, SecretSource } from '../../src/tenants/secret-source.ts';
+import type { TenantOptions, Tenants } from '../../src/tenants/tenant.ts';
+import { makeTempFolder, removeFolder } from './temp-folder.ts';
+import { basic, type Login } from './tenants.ts';
+
+export const SERVER = 'registry.example:5000';
+const KEY = 'test';
+const HOUR_MS = 3_600_000;
+
+/** A client on this machine that sends nothing. */
+export const SENDER: Sender = {
+  authorization: undefined,
+  remote: '192.0.2.1',
+  secure: true,
+  loopback: false,
+  host: SERVER,
+  upstreamListener: undefined,
+  byHostAlias: false,
+  byNamespace: false,
+};
+
+export interface AccessWorldOptions
+  extends Partial<Pick<AccessOptions, 'unknownCredentials' | 'allowPlainCredentials'>> {
+  readonly configured?: Readonly<Record<string, TenantOptions>>;
+  readonly rule?: Partial<UpstreamRule>;
+  readonly policy?: VerificationPolicyName;
+  readonly allowlist?: readonly string[];
+  readonly shared?: readonly string[];
+  readonly accounts?: Readonly<Record<string, ServiceAccount>>;
+  readonly log?: Log;
+}
+
+export class AccessWorld {
+  readonly access: Access;
+  readonly metadata: MetadataStore;
+  readonly tenants: Tenants;
+  readonly grants: Grants;
+  readonly tokens: Tokens;
+  readonly issuer: Issuer;
+  readonly #folder: string;
+  readonly #secrets: ScriptedSecrets;
+  readonly #stores: readonly MetadataStore[];
+  /** The clock of Grants and tokens; move it at will. */
+  readonly clock: { nowMs: number };
+
+  private constructor(
+    parts: Pick<AccessWorld, 'access' | 'metadata' | 'tenants' | 'grants' | 'tokens' | 'issuer' | 'clock'>,
+    folder: string,
+    secrets: ScriptedSecrets,
+    stores: readonly MetadataStore[],
+  ) {
+    this.access = parts.access;
+    this.metadata = parts.metadata;
+    this.tenants = parts.tenants;
+    this.grants = parts.grants;
+    this.tokens = parts.tokens;
+    this.issuer = parts.issuer;
+    this.clock = parts.clock;
+    this.#folder = folder;
+    this.#secrets = secrets;
+    this.#stores = stores;
+  }
+
+  static async open(options: AccessWorldOptions = {}): Promise<AccessWorld> {
+    const folder = await makeTempFolder('access');
+    const log = options.log ?? silentLog;
+    const metadata = await openSqliteMetadataStore(join(folder, 'index.db'), { log });
+    const secrets = new ScriptedSecrets();
+    const issuing = { store: metadata, credentialKey: KEY, nameProblem: () => undefined };
+    const tenants = await openTenants({
+      ...issuing,
+      sources: [secrets],
+      configured: Object.entries(options.configured ?? {}).map(([name, own]) => ({ name, options: own })),
+      nodeConfig: [],
+      plugins: undefined,
+      log,
+      meter: silentMeter,
+    });
+    const clock = { nowMs: Date.now() };
+    const nowMs = () => clock.nowMs;
+    const grants = new Grants(metadata, { verifyForMs: HOUR_MS, staleGrantForMs: HOUR_MS }, nowMs);
+    const tokens = new Tokens(new TokenKeys(metadata, nowMs), SERVER, nowMs);
+    const verification = new VerificationPolicy(
+      options.policy ?? 'NeverVerifyPreloadedImages',
+      options.allowlist ?? [],
+    );
+    const access = new Access({
+      tenants,
+      grants,
+      tokens,
+      nameCredential: (username, password) => nameCredential(KEY, username, password),
+      verifyServiceAccountToken: async token => options.accounts?.[token],
+      upstreamRule: ({ upstream, name }) => ({
+        credential: undefined,
+        openToAll: false,
+        anonymousFallback: false,
+        images: [`${upstream}/${name}`],
+        verification,
+        ...options.rule,
+      }),
+      hosted: { anonymous: 'none', shared: options.shared ?? [] },
+      serverNames: [SERVER],
+      unknownCredentials: options.unknownCredentials ?? 'refuse',
+      externalUrl: undefined,
+      allowPlainCredentials: options.allowPlainCredentials ?? false,
+      log,
+      meter: silentMeter,
+    });
+    tenants.onChange(({ goneCredentialIds }) => {
+      for (const id of goneCredentialIds) void metadata.endGrantsOf(id);
+    });
+    // As the command line does it: another process on the same store.
+    const commands = await openSqliteMetadataStore(join(folder, 'index.db'), { log });
+    const issuer = new Issuer({ ...issuing, store: commands });
+    const stores = [metadata, commands];
+    return new AccessWorld(
+      { access, metadata, tenants, grants, tokens, issuer, clock },
+      folder,
+      secrets,
+      stores,
+    );
+  }
+
+  /** Sets what the tenant's one Secret holds: logins by the registry that they are for. */
+  async put(tenant: string, logins: Readonly<Record<string, Login>>): Promise<void> {
+    this.#secrets.put(tenant, logins);
+    await new Promise(resolve => setImmediate(resolve));
+  }
+
+  async remove(tenant: string): Promise<void> {
+    this.#secrets.remove(tenant);
+    await new Promise(resolve => setImmediate(resolve));
+  }
+
+  /** One who sends this login with the request itself. */
+  async as(login: Login | undefined, sender: Partial<Sender> = {}) {
+    const sent = login === undefined ? {} : basic(login);
+    return this.access.authenticate({ ...SENDER, ...sent, ...sender });
+  }
+
+  /** Upstream said yes, or no, to this login. */
+  async prove(
+    repository: Repository,
+    login: Login | undefined,
+    outcome: 'granted' | 'ended' = 'granted',
+  ): Promise<void> {
+    await this.grants.record({
+      upstream: repository.upstream,
+      repository: repository.name,
+      credentialId: login === undefined ? '' : named(login).id,
+      outcome,
+    });
+  }
+
+  async close(): Promise<void> {
+    await this.tenants.close();
+    for (const store of this.#stores) await store.close();
+    await removeFolder(this.#folder);
+  }
+}
+
+/** As the store of an AccessWorld names it. */
+export function named([username, password]: Login): Credential {
+  return nameCredential(KEY, username, password);
+}
+
+class ScriptedSecrets implements SecretSource {
+  #sink: SecretSink | undefined;
+
+  async start(sink: SecretSink): Promise<void> {
+    this.#sink = sink;
+  }
+
+  async close(): Promise<void> {}
+
+  put(tenant: string, logins: Readonly<Record<string, Login>>): void {
+    const config = new Map(
+      Object.entries(logins).map(([key, [username, password]]) => [key, { username, password, email: '' }]),
+    );
+    const secret = { name: 'pull', config };
+    this.#sink?.put(tenant, {
+      secrets: [{ name: 'pull', source: 'file', result: { state: 'loaded', secret } }],
+    });
+  }
+
+  remove(tenant: string): void {
+    this.#sink?.remove(tenant);
+  }
+}
