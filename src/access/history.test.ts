@@ -1,0 +1,171 @@
+// Random histories of Secrets, proofs, refusals and time, against a model of who may read what.
+import fc from 'fast-check';
+import { afterEach, describe, expect, it } from 'vitest';
+import { AccessWorld, SENDER, SERVER } from '../../test/support/access-world.ts';
+import { basic, type Login } from '../../test/support/tenants.ts';
+import { OciError } from '../oci/errors.ts';
+import { parseScopes } from './scope.ts';
+
+const REPOSITORY = { upstream: 'up.example', name: 'acme/app' };
+const HOUR_MS = 3_600_000;
+const TENANTS = ['team-a', 'team-b'] as const;
+/** For the upstream; the last is one that two tenants may hold. */
+const UPSTREAM_LOGINS: readonly Login[] = [
+  ['u0', 'p0'],
+  ['u1', 'p1'],
+  ['u2', 'p2'],
+];
+/** For this registry, one for each tenant. */
+const OUR_LOGINS: readonly Login[] = [
+  ['team-a-robot', 'secret-a'],
+  ['team-b-robot', 'secret-b'],
+];
+const ALL_LOGINS = [...UPSTREAM_LOGINS, ...OUR_LOGINS];
+
+type Step =
+  | { readonly do: 'hold'; readonly tenant: number; readonly login: number; readonly isHeld: boolean }
+  | { readonly do: 'answer'; readonly login: number | undefined; readonly outcome: 'granted' | 'ended' }
+  | { readonly do: 'wait'; readonly hours: number }
+  | { readonly do: 'read'; readonly login: number | undefined; readonly byToken: boolean };
+
+const step: fc.Arbitrary<Step> = fc.oneof(
+  fc.record({
+    do: fc.constant('hold' as const),
+    tenant: fc.nat({ max: 1 }),
+    login: fc.nat({ max: 2 }),
+    isHeld: fc.boolean(),
+  }),
+  fc.record({
+    do: fc.constant('answer' as const),
+    login: fc.option(fc.nat({ max: 2 }), { nil: undefined, freq: 4 }),
+    outcome: fc.constantFrom('granted' as const, 'granted' as const, 'ended' as const),
+  }),
+  fc.record({ do: fc.constant('wait' as const), hours: fc.constantFrom(0.5, 1, 3) }),
+  fc.record({
+    do: fc.constant('read' as const),
+    login: fc.option(fc.nat({ max: 4 }), { nil: undefined, freq: 4 }),
+    byToken: fc.boolean(),
+  }),
+);
+
+/** Who holds what, and what upstream said last of whom. Knows nothing of how Access does it. */
+class Model {
+  readonly held = TENANTS.map(() => new Set<number>());
+  /** By login, and `undefined` for nobody in particular: when upstream last said yes. */
+  readonly proofs = new Map<number | undefined, number>();
+  nowMs = 0;
+
+  /** A Secret's credentials go with it, and what they had proved. */
+  hold(tenant: number, login: number, isHeld: boolean): void {
+    if (isHeld) this.held[tenant]?.add(login);
+    else if (this.held[tenant]?.delete(login) === true && !this.isKnown(login)) this.proofs.delete(login);
+  }
+
+  isKnown(login: number | undefined): boolean {
+    if (login === undefined || login >= UPSTREAM_LOGINS.length) return true;
+    return this.held.some(logins => logins.has(login));
+  }
+
+  /** Whether what is held may be served to who presents this, without asking upstream. */
+  mayRead(login: number | undefined): boolean {
+    return [undefined, ...this.#mayUse(login)].some(id => {
+      const atMs = this.proofs.get(id);
+      return atMs !== undefined && this.nowMs - atMs < HOUR_MS;
+    });
+  }
+
+  #mayUse(login: number | undefined): readonly (number | undefined)[] {
+    if (login === undefined) return [];
+    const own = login - UPSTREAM_LOGINS.length;
+    return own < 0 ? [login] : [...(this.held[own] ?? [])];
+  }
+}
+
+let world: AccessWorld | undefined;
+afterEach(async () => world?.close());
+
+describe('whatever happens', () => {
+  it('nobody reads what the model forbids, and everybody what it allows', async () => {
+    await fc.assert(
+      fc.asyncProperty(fc.array(step, { maxLength: 40 }), async steps => {
+        world = await AccessWorld.open();
+        const model = new Model();
+        for (const tenant of [0, 1]) await show(world, model, tenant);
+        for (const one of steps) await take(world, model, one);
+        await world.close();
+        world = undefined;
+      }),
+      { numRuns: 60 },
+    );
+  }, 120_000);
+});
+
+async function take(real: AccessWorld, model: Model, one: Step): Promise<void> {
+  switch (one.do) {
+    case 'hold':
+      model.hold(one.tenant, one.login, one.isHeld);
+      await show(real, model, one.tenant);
+      break;
+    case 'answer':
+      // Upstream is asked only with what somebody holds.
+      if (!model.isKnown(one.login)) break;
+      if (one.outcome === 'ended') model.proofs.delete(one.login);
+      else renew(model, one.login);
+      await real.prove(
+        REPOSITORY,
+        one.login === undefined ? undefined : UPSTREAM_LOGINS[one.login],
+        one.outcome,
+      );
+      break;
+    case 'wait':
+      model.nowMs += one.hours * HOUR_MS;
+      real.clock.nowMs += one.hours * HOUR_MS;
+      break;
+    case 'read':
+      expect(await read(real, one)).toBe(model.isKnown(one.login) ? model.mayRead(one.login) : 'refused');
+      break;
+  }
+}
+
+/** A proof is written anew only when a tenth of its life is over; the steps of time here are longer. */
+function renew(model: Model, login: number | undefined): void {
+  model.proofs.set(login, model.nowMs);
+}
+
+async function show(real: AccessWorld, model: Model, tenant: number): Promise<void> {
+  const own = OUR_LOGINS[tenant];
+  // A key holds one login, so each has a path of its own that the image lies under.
+  const paths = ['up.example', 'up.example/acme', 'up.example/acme/app'];
+  const secrets = Object.fromEntries(
+    [...(model.held[tenant] ?? [])].flatMap(login => {
+      const secret = UPSTREAM_LOGINS[login];
+      return secret === undefined ? [] : [[paths[login] ?? '', secret] as const];
+    }),
+  );
+  await real.put(TENANTS[tenant] ?? '', own === undefined ? secrets : { ...secrets, [SERVER]: own });
+}
+
+async function read(
+  real: AccessWorld,
+  { login, byToken }: Extract<Step, { readonly do: 'read' }>,
+): Promise<boolean | 'refused'> {
+  const presented = login === undefined ? undefined : ALL_LOGINS[login];
+  try {
+    const visitor = byToken ? await withToken(real, presented) : await real.as(presented);
+    return (await visitor.authorize(REPOSITORY, 'pull')).proved;
+  } catch (error) {
+    if (error instanceof OciError && error.code === 'UNAUTHORIZED') return 'refused';
+    throw error;
+  }
+}
+
+async function withToken(real: AccessWorld, login: Login | undefined) {
+  const sender = { ...SENDER, ...(login === undefined ? {} : basic(login)) };
+  const { token } = await real.access.login(sender, {
+    password: undefined,
+    service: SERVER,
+    scopes: parseScopes([`repository:${REPOSITORY.upstream}/${REPOSITORY.name}:pull`]),
+    resolve: () => REPOSITORY,
+  });
+  return real.access.authenticate({ ...SENDER, authorization: `Bearer ${token}` });
+}
