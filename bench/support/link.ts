@@ -53,7 +53,8 @@ export class Link {
       socket.on('close', end);
     }
     client.pipe(upstream);
-    void this.#pass(upstream, client).finally(end);
+    // Whichever side leaves early, the other is ended too; the measured program says what it makes of that.
+    this.#pass(upstream, client).then(end, end);
   }
 
   async #pass(from: Socket, to: Socket): Promise<void> {
