@@ -1,5 +1,5 @@
 // Random histories of Secrets, proofs, refusals and time, against a model of who may read what.
-import fc from 'fast-check';
+import * as fc from 'fast-check';
 import { afterEach, describe, expect, it } from 'vitest';
 import { AccessWorld, SENDER, SERVER } from '../../test/support/access-world.ts';
 import { basic, type Login } from '../../test/support/tenants.ts';
@@ -9,11 +9,10 @@ import { parseScopes } from './scope.ts';
 const REPOSITORY = { upstream: 'up.example', name: 'acme/app' };
 const HOUR_MS = 3_600_000;
 const TENANTS = ['team-a', 'team-b'] as const;
-/** For the upstream; the last is one that two tenants may hold. */
+/** For the upstream; both tenants may hold either. Few, so that histories meet. */
 const UPSTREAM_LOGINS: readonly Login[] = [
   ['u0', 'p0'],
   ['u1', 'p1'],
-  ['u2', 'p2'],
 ];
 /** For this registry, one for each tenant. */
 const OUR_LOGINS: readonly Login[] = [
@@ -32,18 +31,18 @@ const step: fc.Arbitrary<Step> = fc.oneof(
   fc.record({
     do: fc.constant('hold' as const),
     tenant: fc.nat({ max: 1 }),
-    login: fc.nat({ max: 2 }),
+    login: fc.nat({ max: 1 }),
     isHeld: fc.boolean(),
   }),
   fc.record({
     do: fc.constant('answer' as const),
-    login: fc.option(fc.nat({ max: 2 }), { nil: undefined, freq: 4 }),
+    login: fc.option(fc.nat({ max: 1 }), { nil: undefined, freq: 4 }),
     outcome: fc.constantFrom('granted' as const, 'granted' as const, 'ended' as const),
   }),
-  fc.record({ do: fc.constant('wait' as const), hours: fc.constantFrom(0.5, 1, 3) }),
+  fc.record({ do: fc.constant('wait' as const), hours: fc.constantFrom(0.2, 0.5, 3) }),
   fc.record({
     do: fc.constant('read' as const),
-    login: fc.option(fc.nat({ max: 4 }), { nil: undefined, freq: 4 }),
+    login: fc.option(fc.nat({ max: 3 }), { nil: undefined, freq: 4 }),
     byToken: fc.boolean(),
   }),
 );
@@ -87,11 +86,11 @@ afterEach(async () => world?.close());
 describe('whatever happens', () => {
   it('nobody reads what the model forbids, and everybody what it allows', async () => {
     await fc.assert(
-      fc.asyncProperty(fc.array(step, { maxLength: 40 }), async steps => {
+      fc.asyncProperty(fc.array(step, { minLength: 30, maxLength: 80 }), async steps => {
         world = await AccessWorld.open();
         const model = new Model();
         for (const tenant of [0, 1]) await show(world, model, tenant);
-        for (const one of steps) await take(world, model, one);
+        for (const one of steps) expect(await take(world, model, one)).toEqual(expected(model, one));
         await world.close();
         world = undefined;
       }),
@@ -100,7 +99,14 @@ describe('whatever happens', () => {
   }, 120_000);
 });
 
-async function take(real: AccessWorld, model: Model, one: Step): Promise<void> {
+/** What a step has to come to: only a reading comes to anything. */
+function expected(model: Model, one: Step): boolean | 'refused' | undefined {
+  if (one.do !== 'read') return undefined;
+  return model.isKnown(one.login) ? model.mayRead(one.login) : 'refused';
+}
+
+/** Does it, in the model too, and returns what a reading came to. */
+async function take(real: AccessWorld, model: Model, one: Step): Promise<boolean | 'refused' | undefined> {
   switch (one.do) {
     case 'hold':
       model.hold(one.tenant, one.login, one.isHeld);
@@ -122,9 +128,9 @@ async function take(real: AccessWorld, model: Model, one: Step): Promise<void> {
       real.clock.nowMs += one.hours * HOUR_MS;
       break;
     case 'read':
-      expect(await read(real, one)).toBe(model.isKnown(one.login) ? model.mayRead(one.login) : 'refused');
-      break;
+      return read(real, one);
   }
+  return undefined;
 }
 
 /** A proof is written anew only when a tenth of its life is over; the steps of time here are longer. */
@@ -135,7 +141,7 @@ function renew(model: Model, login: number | undefined): void {
 async function show(real: AccessWorld, model: Model, tenant: number): Promise<void> {
   const own = OUR_LOGINS[tenant];
   // A key holds one login, so each has a path of its own that the image lies under.
-  const paths = ['up.example', 'up.example/acme', 'up.example/acme/app'];
+  const paths = ['up.example', 'up.example/acme'];
   const secrets = Object.fromEntries(
     [...(model.held[tenant] ?? [])].flatMap(login => {
       const secret = UPSTREAM_LOGINS[login];
