@@ -1,0 +1,275 @@
+import { execFileSync } from 'node:child_process';
+import { readFile } from 'node:fs/promises';
+import { request } from 'node:https';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { codeOf, get, many } from '../support/client.ts';
+import { imageOf, randomBlob } from '../support/content.ts';
+import { Entrepot } from '../support/entrepot.ts';
+import { FakeUpstream } from '../support/fake-upstream.ts';
+import { freePort } from '../support/programs.ts';
+import { makeTempFolder } from '../support/temp-folder.ts';
+import { basic, getAs, type Login, writeSecret } from '../support/tenants.ts';
+
+const UP = 'up.example';
+const ALICE: Login = ['alice', 'alice-upstream'];
+const BOB: Login = ['bob', 'bob-upstream'];
+const TEAM_A: Login = ['a', 'password-of-a'];
+const MIB = 1024 * 1024;
+
+const layer = randomBlob(4 * MIB, 'layer');
+const image = imageOf([layer]);
+
+let upstream: FakeUpstream;
+let entrepot: Entrepot | undefined;
+let folder: string;
+let host: string;
+let users: Record<'alice' | 'bob', { password: string; repositories: string[] }>;
+
+beforeEach(async () => {
+  users = {
+    alice: { password: ALICE[1], repositories: ['acme/private'] },
+    bob: { password: BOB[1], repositories: ['acme/private'] },
+  };
+  upstream = await FakeUpstream.start({ auth: { scheme: 'bearer', users, public: ['library/open'] } });
+  upstream.add('acme/private', image, '1');
+  upstream.add('library/open', imageOf([randomBlob(1_000, 'open')]), '1');
+  folder = await makeTempFolder('rules');
+  host = `127.0.0.1:${await freePort()}`;
+  await writeSecret(join(folder, 'a.json'), { [host]: TEAM_A, [UP]: ALICE });
+  await writeSecret(join(folder, 'b.json'), { [UP]: BOB });
+});
+
+afterEach(async () => {
+  await entrepot?.remove();
+  entrepot = undefined;
+  await upstream.stop();
+});
+
+interface Rules {
+  /** Options of team-a. */
+  readonly tenant?: Readonly<Record<string, unknown>>;
+  readonly server?: Readonly<Record<string, unknown>>;
+  readonly rest?: Readonly<Record<string, unknown>>;
+}
+
+async function start({ tenant = {}, server = {}, rest = {} }: Rules = {}): Promise<Entrepot> {
+  entrepot = await Entrepot.start(
+    {
+      upstreams: { [UP]: { url: upstream.url } },
+      tenants: [
+        { name: 'team-a', secrets: join(folder, 'a.json'), ...tenant },
+        { name: 'team-b', secrets: join(folder, 'b.json') },
+      ],
+      ...rest,
+      server: { listen: host, serverNames: [host], ...server },
+    },
+    { folder },
+  );
+  return entrepot;
+}
+
+const manifest = (server: Entrepot) => `${server.url}/v2/acme/private/manifests/1?ns=${UP}`;
+const blob = (server: Entrepot) => `${server.url}/v2/acme/private/blobs/${layer.digest}?ns=${UP}`;
+
+describe('the rules of a tenant', () => {
+  it('Always asks upstream for each of its tags; other tenants are served what is fresh', async () => {
+    const server = await start({ tenant: { pullPolicy: 'Always' } });
+    for (const login of [ALICE, BOB]) await get(manifest(server), { headers: basic(login) });
+    upstream.requests.length = 0;
+    await get(manifest(server), { headers: basic(BOB) });
+    expect(upstream.count('manifest')).toBe(0);
+    await get(manifest(server), { headers: basic(ALICE) });
+    expect(upstream.count('manifest')).toBe(1);
+  });
+
+  it('forceAlways answers no tag without upstream, though the right was proved a moment ago', async () => {
+    const server = await start({ tenant: { forceAlways: true } });
+    for (const login of [ALICE, BOB]) {
+      expect((await get(manifest(server), { headers: basic(login) })).status).toBe(200);
+    }
+    await upstream.stop();
+    expect((await get(manifest(server), { headers: basic(BOB) })).status).toBe(200);
+    expect((await get(manifest(server), { headers: basic(ALICE) })).status).toBe(503);
+  });
+
+  it('keep it to the upstreams and repositories that they name', async () => {
+    const server = await start({ tenant: { repositories: [`${UP}/library/**`] } });
+    const refused = await get(manifest(server), { headers: basic(TEAM_A) });
+    expect([refused.status, codeOf(refused)]).toEqual([404, 'NAME_UNKNOWN']);
+    const open = `${server.url}/v2/library/open/manifests/1?ns=${UP}`;
+    expect((await get(open, { headers: basic(TEAM_A) })).status).not.toBe(404);
+    expect(upstream.requests.filter(({ repository }) => repository === 'acme/private')).toEqual([]);
+  });
+
+  it('bound what it pushes, with a clear error', async () => {
+    const server = await start({ tenant: { quotaBytes: '1MiB' } });
+    const pushed = await get(`${server.url}/v2/team-a/app/blobs/uploads/?digest=${layer.digest}`, {
+      method: 'POST',
+      headers: basic(TEAM_A),
+      body: Buffer.concat(Array.from(layer.slice())),
+    });
+    expect([pushed.status, codeOf(pushed)]).toEqual([403, 'DENIED']);
+    expect(pushed.text).toContain('the quota of team-a is used up: its repositories may hold 1MiB');
+  });
+
+  it('may forbid pushing altogether', async () => {
+    const server = await start({ tenant: { push: false } });
+    const begun = await get(`${server.url}/v2/team-a/app/blobs/uploads/`, {
+      method: 'POST',
+      headers: basic(TEAM_A),
+    });
+    expect([begun.status, codeOf(begun)]).toEqual([403, 'DENIED']);
+  });
+});
+
+describe('a port that belongs to an upstream', () => {
+  it('takes plain paths and an unknown login, as Docker sends both', async () => {
+    const address = `127.0.0.1:${await freePort()}`;
+    const server = await start({ server: { listen: [host, { address, upstream: UP }] } });
+    const plain = `http://${address}/v2/library/open/manifests/1`;
+    expect((await get(plain, { headers: basic(['somebody', 'at-hub']) })).status).toBe(200);
+    expect((await getAs(['somebody', 'at-hub'], `http://${address}/v2/`)).status).toBe(200);
+    expect((await getAs(['somebody', 'at-hub'], plain)).status).toBe(200);
+    // The realm is on the same port, so that a token there means the same.
+    expect((await getAs(ALICE, `http://${address}/v2/acme/private/manifests/1`)).status).toBe(200);
+    expect((await getAs(['somebody', 'at-hub'], manifest(server))).status).toBe(401);
+  });
+});
+
+describe('a download that one tenant began', () => {
+  it("goes on with the right of another who reads along, when upstream takes the first one's away", async () => {
+    const server = await start();
+    for (const login of [ALICE, BOB]) await get(manifest(server), { headers: basic(login) });
+    upstream.misbehave({ kind: 'blob', method: 'GET', times: 1, bytesPerS: 4 * MIB, cutAtByte: 2 * MIB });
+    let joined: Promise<Awaited<ReturnType<typeof get>>> | undefined;
+    const first = await get(blob(server), {
+      headers: basic(ALICE),
+      onFirstByte: () => {
+        joined = get(blob(server), { headers: basic(BOB) });
+        users.alice.repositories = [];
+        upstream.revokeTokens();
+      },
+    });
+    const second = await joined;
+    expect([second?.status, `sha256:${second?.sha256}`]).toEqual([200, layer.digest]);
+    // Who was admitted gets what it was promised.
+    expect(first.complete ? `sha256:${first.sha256}` : 'broken off').toBe(layer.digest);
+    expect(upstream.requests.filter(({ kind, status }) => kind === 'blob' && status === 206)).toHaveLength(1);
+  });
+});
+
+describe('a rotation of secrets', () => {
+  it('refuses nobody with a valid credential, while twenty clients pull', async () => {
+    const server = await start();
+    const rotated: Login = ['a2', 'next-password-of-a'];
+    await get(manifest(server), { headers: basic(TEAM_A) });
+    let isDone = false;
+    const refused: number[] = [];
+    const pulling = many(20, async () => {
+      while (!isDone) {
+        const got = await getAs(TEAM_A, manifest(server));
+        if (got.status !== 200) refused.push(got.status);
+      }
+    });
+    // With an overlap, as `entrepot tenant rotate` makes one: both count, then only the new one.
+    for (let turn = 0; turn < 5; turn += 1) {
+      await writeSecret(join(folder, 'a.json'), { [`${host}/acme`]: rotated, [host]: TEAM_A, [UP]: ALICE });
+      await new Promise(resolve => setTimeout(resolve, 200));
+      await writeSecret(join(folder, 'a.json'), { [host]: TEAM_A, [UP]: ALICE });
+      await new Promise(resolve => setTimeout(resolve, 200));
+    }
+    isDone = true;
+    await pulling;
+    expect(refused).toEqual([]);
+  });
+});
+
+describe('upstream that never answers', () => {
+  it('proves nothing: who has no Grant is refused in time, and who has one is served', async () => {
+    users.bob.repositories = [];
+    const server = await start();
+    await get(manifest(server), { headers: basic(ALICE) });
+    await get(blob(server), { headers: basic(ALICE) });
+    upstream.misbehave({ hang: true });
+    expect((await get(blob(server), { headers: basic(ALICE) })).status).toBe(200);
+    expect((await get(blob(server), { headers: basic(BOB) })).status).toBe(503);
+  }, 60_000);
+});
+
+describe('unknown credentials', () => {
+  it('are tried upstream with unknownCredentials: verify, for requests that name the upstream', async () => {
+    const server = await start({ rest: { unknownCredentials: 'verify', tenants: [] } });
+    expect((await getAs(ALICE, manifest(server))).status).toBe(200);
+    expect((await getAs(['alice', 'wrong'], manifest(server))).status).toBe(404);
+    users.bob.repositories = [];
+    expect((await getAs(BOB, blob(server))).status).toBe(404);
+    expect((await getAs(ALICE, `${server.url}/v2/${UP}/acme/private/manifests/1`)).status).toBe(401);
+  });
+});
+
+describe('the audit log', () => {
+  it('tells who did what, what came of it and why, and no secret', async () => {
+    const auditFile = join(folder, 'audit.jsonl');
+    const server = await start({ rest: { audit: { output: 'file', auditFile } } });
+    await getAs(ALICE, manifest(server));
+    await getAs(['alice', 'wrong-password'], manifest(server));
+    await get(`${server.url}/v2/team-a/app/manifests/1`, { headers: basic(TEAM_A) });
+    await server.stop();
+    const text = await readFile(auditFile, 'utf8');
+    const lines = text
+      .trim()
+      .split('\n')
+      .map((line): unknown => JSON.parse(line));
+    expect(lines).toContainEqual(
+      expect.objectContaining({
+        tenant: 'team-a',
+        credentialId: expect.stringMatching(/^[0-9a-f]{32}$/),
+        action: 'pull',
+        repository: `${UP}/acme/private`,
+        reference: '1',
+        outcome: 'allowed',
+        time: expect.any(String),
+      }),
+    );
+    const refused = {
+      action: 'login',
+      outcome: 'refused',
+      reason: expect.stringContaining('password is wrong'),
+    };
+    expect(lines).toContainEqual(expect.objectContaining(refused));
+    expect(lines).toContainEqual(expect.objectContaining({ repository: 'team-a/app', outcome: 'refused' }));
+    for (const [, password] of [ALICE, TEAM_A]) expect(text).not.toContain(password);
+    expect(text).not.toContain('wrong-password');
+  });
+});
+
+describe('TLS on the port itself', () => {
+  it('serves HTTPS, and challenges with an https realm', async () => {
+    const [certFile, keyFile] = [join(folder, 'tls.crt'), join(folder, 'tls.key')];
+    const args = [
+      'req',
+      '-x509',
+      '-newkey',
+      'ec',
+      '-pkeyopt',
+      'ec_paramgen_curve:prime256v1',
+      '-nodes',
+      '-days',
+      '30',
+    ];
+    execFileSync('openssl', [...args, '-subj', '/CN=127.0.0.1', '-keyout', keyFile, '-out', certFile], {
+      stdio: 'ignore',
+    });
+    await start({ server: { tls: { certFile, keyFile } } });
+    const challenge = await new Promise<string>((resolve, reject) => {
+      request(`https://${host}/v2/`, { rejectUnauthorized: false, agent: false }, response => {
+        resolve(response.headers['www-authenticate'] ?? '');
+        response.resume();
+      })
+        .on('error', reject)
+        .end();
+    });
+    expect(challenge).toBe(`Bearer realm="https://${host}/token",service="${host}"`);
+  });
+});
