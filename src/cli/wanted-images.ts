@@ -28,12 +28,16 @@ export const WANTED_OPTIONS: readonly Option[] = [
 ];
 
 /** The images that were named and those that files name, each once. CommandError when there is none. */
-export async function wantedImages(input: Input): Promise<readonly ListedImage[]> {
+export async function wantedImages(
+  input: Input,
+  standing?: Config['prepull'],
+): Promise<readonly ListedImage[]> {
+  const isNamed = input.arguments.length > 0 || commaList(input, 'from').length > 0;
+  const names = isNamed ? input.arguments : (standing?.images ?? []);
+  const files = isNamed ? commaList(input, 'from') : (standing?.from ?? []);
   const usual = new Set([undefined]);
-  const classes = new Map<string, ReadonlySet<string | undefined>>(
-    input.arguments.map(name => [name, usual]),
-  );
-  for (const file of commaList(input, 'from')) {
+  const classes = new Map<string, ReadonlySet<string | undefined>>(names.map(name => [name, usual]));
+  for (const file of files) {
     for (const { name, runtimeClasses } of await imagesOfFile(file)) {
       classes.set(name, new Set([...(classes.get(name) ?? []), ...runtimeClasses]));
     }

@@ -2,6 +2,7 @@
 /* oxlint-disable typescript/no-unsafe-type-assertion */
 import { isIP } from 'node:net';
 import { z } from 'zod';
+import { isCron } from '../lib/cron.ts';
 import {
   DURATION_FORM,
   formatDuration,
@@ -60,6 +61,9 @@ export const platform = textCodec<Platform>(
   formatPlatform,
   value => isMap(value) && 'architecture' in value,
 );
+
+/** When something is due, for `parseCron`: `0 3 * * *` is each night at three. */
+export const schedule = text('a schedule such as 0 3 * * * (minute, hour, day, month, weekday)', isCron);
 
 /** A registry as image names spell it: host in lower case, with the port if it is not the usual one. */
 export const registryHost = text(

@@ -14,6 +14,7 @@ import {
   registryHost,
   repositoryPattern,
   repositoryPrefix,
+  schedule,
   section,
   serverUrl,
   size,
@@ -176,6 +177,16 @@ const storage = section({
 
 const durationOrNever = z.union([duration, z.literal(false, { error: 'expected false' })]);
 
+const prepull = section({
+  images: listOf(word).prefault([]).describe('Images that entrepot pull brings when none is named'),
+  from: listOf(path)
+    .prefault([])
+    .describe('Files that name more: lists with one image a line, or Kubernetes manifests'),
+  schedule: schedule
+    .prefault('0 3 * * *')
+    .describe('When entrepot pull --watch pulls them anew, as cron says it, in local time'),
+});
+
 const upkeep = section(
   {
     gcInterval: durationOrNever
@@ -283,6 +294,7 @@ export const fileSchema = section(
       .record(word, listOf(platform))
       .prefault({})
       .describe('Platforms of the images of pods with these RuntimeClasses, for entrepot pull and check'),
+    prepull: prepull.prefault({}).describe('Images that are brought here before a node asks for them'),
     upkeep: upkeep.prefault({}).describe('What keeps the store sound and small while it serves'),
     nodeConfig: listOf(path)
       .prefault([])

@@ -5,7 +5,12 @@ import { PRESETS } from './presets.ts';
 export type Tree = { readonly [key: string]: unknown };
 
 /** Keys of paths whose names do not say so. */
-const PATH_KEYS: ReadonlySet<string> = new Set(['.storage.path', '.nodeConfig', '.tenants.secrets']);
+const PATH_KEYS: ReadonlySet<string> = new Set([
+  '.storage.path',
+  '.nodeConfig',
+  '.prepull.from',
+  '.tenants.secrets',
+]);
 
 /** Whether `value` is a map. */
 export function isTree(value: unknown): value is Tree {
