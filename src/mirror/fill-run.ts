@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { BlobStore, Ingest, IngestFollower } from '../blobs/blob-store.ts';
+import { isStorageFull } from '../blobs/storage-full.ts';
 import type { Log } from '../lib/log.ts';
 import type { Meter } from '../lib/meter.ts';
 import { unlessAborted } from '../lib/single-flight.ts';
@@ -196,7 +197,8 @@ export class FillRun {
       endpoint = await this.#download(ingest);
     } catch (error) {
       this.#fail(error);
-      await ingest.suspend();
+      // A full disk gets its room back: the index and pushes need some, and readers go on straight from upstream.
+      await (isStorageFull(error) ? ingest.abort() : ingest.suspend());
       return;
     }
     if ((await ingest.hash(fill.digest)) !== fill.digest) {

@@ -23,6 +23,8 @@ export class Presence {
   readonly #onBeat: () => void;
   readonly #id = randomUUID();
   readonly #held = new Set<string>();
+  /** Claims that were given back and still have a row: a full disk took not even that. */
+  readonly #unreleased = new Set<string>();
   /** Others, with how many of our beats ago theirs changed. */
   readonly #others = new Map<string, { heartbeat: number; unchangedBeats: number }>();
   #timer: NodeJS.Timeout | undefined;
@@ -45,19 +47,36 @@ export class Presence {
   }
 
   async claim(key: string): Promise<boolean> {
-    const isTaken = await this.#writer.write(() => {
-      this.#showLife();
-      return this.#claims.take(key, this.#id);
-    });
-    if (isTaken) {
-      this.#held.add(key);
+    const wasUnreleased = this.#unreleased.has(key);
+    try {
+      const isTaken = await this.#writer.write(() => {
+        this.#showLife();
+        this.#releaseLeft();
+        // From here on the row is a new one's, which no later beat may take for the old one.
+        this.#unreleased.delete(key);
+        return this.#claims.take(key, this.#id);
+      });
+      if (isTaken) {
+        this.#held.add(key);
+      }
+      return isTaken;
+    } catch (error) {
+      if (wasUnreleased) {
+        this.#unreleased.add(key);
+      }
+      throw error;
     }
-    return isTaken;
   }
 
+  /** What cannot be written now is written with a later heartbeat: a Claim must not outlive its work. */
   async release(key: string): Promise<void> {
     this.#held.delete(key);
-    await this.#writer.write(() => this.#claims.release(key, this.#id));
+    try {
+      await this.#writer.write(() => this.#claims.release(key, this.#id));
+    } catch (error) {
+      this.#unreleased.add(key);
+      this.#log.warn({ err: error, key }, 'a claim could not be released and will be, later');
+    }
   }
 
   isClaimed(key: string): Promise<boolean> {
@@ -85,10 +104,12 @@ export class Presence {
 
   async #beat(): Promise<void> {
     try {
-      await this.#writer.write(() => {
+      const released = await this.#writer.write(() => {
         this.#showLife();
         this.#removeDead();
+        return this.#releaseLeft();
       });
+      released.forEach(key => this.#unreleased.delete(key));
       this.#onBeat();
     } catch (error) {
       if (!this.#isClosed) {
@@ -110,6 +131,13 @@ export class Presence {
       { lostClaims: lost.length, keptClaims: this.#held.size },
       'this process stood still so long that others took it for dead',
     );
+  }
+
+  /** Within a write. */
+  #releaseLeft(): readonly string[] {
+    const left = [...this.#unreleased];
+    left.forEach(key => this.#claims.release(key, this.#id));
+    return left;
   }
 
   /** Within a write. */

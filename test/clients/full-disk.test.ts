@@ -1,0 +1,107 @@
+// A file system that is really full, and has room again later. Making one needs root.
+import { mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { codeOf, get } from '../support/client.ts';
+import { bytesOf, type Content, imageOf, randomBlob } from '../support/content.ts';
+import { Entrepot } from '../support/entrepot.ts';
+import { FakeUpstream } from '../support/fake-upstream.ts';
+import { hasPrograms, run } from '../support/programs.ts';
+import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
+
+const UPSTREAM = 'up.example';
+const MIB = 1024 * 1024;
+const DISK = '32M';
+const LARGER_DISK = '160M';
+
+const isRoot = process.getuid?.() === 0;
+
+describe.skipIf(!isRoot || !hasPrograms('mount', 'umount'))('a full disk', () => {
+  const small = randomBlob(MIB, 'small');
+  const big = randomBlob(40 * MIB, 'big');
+  const mirrored = randomBlob(40 * MIB, 'mirrored');
+  let folder: string;
+  let store: string;
+  let upstream: FakeUpstream;
+  let entrepot: Entrepot;
+
+  beforeAll(async () => {
+    folder = await makeTempFolder('full');
+    store = join(folder, 'store');
+    await mkdir(store);
+    await run('mount', ['-t', 'tmpfs', '-o', `size=${DISK}`, 'tmpfs', store]);
+    upstream = await FakeUpstream.start();
+    upstream.add('app', imageOf([mirrored]), 'v1');
+    entrepot = await Entrepot.start(
+      {
+        hosted: { prefixes: ['team'], anonymous: 'push' },
+        upstreams: { [UPSTREAM]: { url: upstream.url, freshFor: 'forever' } },
+      },
+      { folder },
+    );
+  });
+
+  afterAll(async () => {
+    await entrepot?.stop();
+    await upstream?.stop();
+    await run('umount', [store]);
+    await removeFolder(folder);
+  });
+
+  function push(blob: Content) {
+    const url = `${entrepot.url}/v2/team/app/blobs/uploads/?digest=${blob.digest}`;
+    return get(url, { method: 'POST', body: bytesOf(blob) });
+  }
+
+  function read(blob: Content) {
+    return get(`${entrepot.url}/v2/team/app/blobs/${blob.digest}`);
+  }
+
+  function pull() {
+    return get(`${entrepot.url}/v2/app/blobs/${mirrored.digest}?ns=${UPSTREAM}`);
+  }
+
+  test('refuses a push with 507, and keeps nothing of it', async () => {
+    expect((await push(small)).status).toBe(201);
+    const refused = await push(big);
+    expect([refused.status, codeOf(refused)]).toEqual([507, 'INSUFFICIENT_STORAGE']);
+    expect((await read(big)).status).toBe(404);
+    expect(`sha256:${(await read(small)).sha256}`).toBe(small.digest);
+  });
+
+  test('streams a mirrored blob whole, again and again, without storing it', async () => {
+    for (let round = 0; round < 2; round += 1) {
+      const got = await pull();
+      expect([got.status, got.complete, `sha256:${got.sha256}`]).toEqual([200, true, mirrored.digest]);
+    }
+    expect(`sha256:${(await read(small)).sha256}`).toBe(small.digest);
+  });
+
+  test('has lost nothing by it, and what was left can be collected', async () => {
+    const { code, stdout } = await entrepot.command('scrub', '--rate', '1GiB');
+    expect([code, stdout]).toEqual([0, expect.stringContaining('0 damaged')]);
+    expect((await entrepot.command('gc')).code).toBe(0);
+    const again = randomBlob(MIB, 'again');
+    expect([201, 507]).toContain((await push(again)).status);
+  });
+
+  test('goes on by itself when there is room again', async () => {
+    await run('mount', ['-o', `remount,size=${LARGER_DISK}`, store]);
+    expect((await push(big)).status).toBe(201);
+    expect(`sha256:${(await read(big)).sha256}`).toBe(big.digest);
+    expect(`sha256:${(await pull()).sha256}`).toBe(mirrored.digest);
+    const hit = await pull();
+    expect([hit.headers['cache-status'], `sha256:${hit.sha256}`]).toEqual(['entrepot; hit', mirrored.digest]);
+    expect((await entrepot.command('scrub', '--rate', '1GiB')).code).toBe(0);
+  });
+
+  test('starts again from a disk that is full to the last byte', async () => {
+    await run('mount', ['-o', `remount,size=${LARGER_DISK}`, store]);
+    await run('sh', ['-c', `dd if=/dev/zero of=${store}/filler bs=64k 2>/dev/null || true`]);
+    await entrepot.kill();
+    await run('rm', [join(store, 'filler')]);
+    entrepot = await entrepot.startAgain();
+    expect(`sha256:${(await read(big)).sha256}`).toBe(big.digest);
+    expect((await push(randomBlob(MIB, 'last'))).status).toBe(201);
+  });
+});
