@@ -30,6 +30,8 @@ export interface HttpClientOptions {
   readonly idleBodyMs: number;
   /** PEM. */
   readonly ca?: string | undefined;
+  /** What we show of ourselves to a server that asks for a certificate: PEM, with its private key. */
+  readonly clientCertificate?: { readonly cert: string; readonly key: string } | undefined;
   /** Accepts any certificate. */
   readonly insecure?: boolean | undefined;
   readonly proxy?: ProxySettings | undefined;
@@ -145,8 +147,12 @@ export class HttpClient {
   }
 
   #tls() {
-    const { ca, insecure } = this.#options;
-    return { ...(ca === undefined ? {} : { ca }), rejectUnauthorized: insecure !== true };
+    const { ca, insecure, clientCertificate } = this.#options;
+    return {
+      ...(ca === undefined ? {} : { ca }),
+      ...clientCertificate,
+      rejectUnauthorized: insecure !== true,
+    };
   }
 
   #connector(): buildConnector.connector {

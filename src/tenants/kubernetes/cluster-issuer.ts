@@ -1,0 +1,23 @@
+import { isJsonObject, type JsonObject } from '../../lib/json.ts';
+import { type KubeClient, KubeProtocolError } from './kube-client.ts';
+
+/** Who signs the tokens of a cluster's ServiceAccounts, and with which keys (RFC 7517). */
+export interface ClusterIssuer {
+  readonly issuer: string;
+  readonly keys: readonly JsonObject[];
+}
+
+/**
+ * Asks the API server itself, with our own access: the address of the keys that its discovery document names is for
+ * others, and perhaps nobody of ours.
+ */
+export async function readClusterIssuer(client: Pick<KubeClient, 'read'>): Promise<ClusterIssuer> {
+  const [{ issuer }, { keys }] = await Promise.all([
+    client.read('/.well-known/openid-configuration'),
+    client.read('/openid/v1/jwks'),
+  ]);
+  if (typeof issuer !== 'string' || issuer === '' || !Array.isArray(keys)) {
+    throw new KubeProtocolError('the API server does not say who signs its tokens');
+  }
+  return { issuer, keys: keys.filter(isJsonObject) };
+}

@@ -1,0 +1,219 @@
+/**
+ * tenants/kubernetes/: namespaces of a cluster as tenants. `kubernetes-source.ts` puts what `namespace-scope.ts` sees,
+ * which keeps copies of the cluster's objects by `reflector.ts`, over `kube-client.ts`, by the access that
+ * `cluster-access.ts` or `kubeconfig.ts` give.
+ *
+ * The one idea: what a tenant is bound to is its namespace's UID, and the streams in which Secrets and namespaces arrive
+ * know nothing of each other. So no change of a namespace's Secrets counts before the cluster was asked whose it is:
+ * else who re-creates a namespace would be its former tenant for as long as the news of that is under way.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { backoffMs, jittered } from '../../lib/backoff.ts';
+import { isJsonObject } from '../../lib/json.ts';
+import type { Log } from '../../lib/log.ts';
+import type { Meter } from '../../lib/meter.ts';
+import type { KnownTenant } from '../../oci/issued-credential.ts';
+import type { SecretReading, SecretSink, SecretSource, TenantReading } from '../secret-source.ts';
+import { ADOPT_NEXT_UID } from '../tenant-store.ts';
+import { type KubeClient, KubeRefusal } from './kube-client.ts';
+import { NamespaceScope, type ScopeOptions } from './namespace-scope.ts';
+import { orderPullSecrets } from './pull-secret-order.ts';
+
+export interface KubernetesSourceOptions {
+  readonly client: KubeClient;
+  /** The namespaces that are tenants: these, or those with a label. */
+  readonly namespaces: { readonly names: readonly string[] } | { readonly labelSelector: string };
+  /** The tenants that were bound to namespaces before: who they are while the cluster cannot be asked. */
+  readonly listKnownTenants: () => Promise<readonly KnownTenant[]>;
+  readonly log: Log;
+  readonly meter: Meter;
+}
+
+/** Changes come in bursts: `kubectl apply` of a folder is one. */
+const SETTLE_MS = 50;
+
+/** Namespaces asked for at a time. */
+const ASKED_AT_ONCE = 8;
+
+const RETRY = { firstMs: 250, maxMs: 10_000 } as const;
+
+/** What tells one ServiceAccount from all others, and from another of its name. */
+export interface AccountIdentity {
+  readonly namespace: string;
+  readonly name: string;
+  readonly uid: string;
+}
+
+/** Follows the Secrets, ServiceAccounts and namespaces of a cluster. */
+export class KubernetesSource implements SecretSource {
+  readonly #options: KubernetesSourceOptions;
+  /** By the namespace that each follows; the one of a whole cluster under the empty name. */
+  readonly #scopes: ReadonlyMap<string, NamespaceScope>;
+  readonly #end = new AbortController();
+  /** What was put, by tenant. */
+  readonly #put = new Set<string>();
+  #sink: SecretSink | undefined;
+  #isStarted = false;
+  /** Namespaces in which something changed that does not count yet. */
+  #changed = new Set<string>();
+  #settling: Promise<void> | undefined;
+  #failures = 0;
+
+  constructor(options: KubernetesSourceOptions) {
+    const { client, namespaces, log } = options;
+    this.#options = options;
+    const scope = (followed: ScopeOptions['namespaces']) =>
+      new NamespaceScope({
+        client,
+        namespaces: followed,
+        onContent: (changed, isFirst) => this.#noteContent(changed, isFirst),
+        onNamespaces: changed => this.#noteNamespaces(changed),
+        onState: () => this.#report(),
+        log,
+      });
+    this.#scopes =
+      'names' in namespaces
+        ? new Map(namespaces.names.map(name => [name, scope({ name })]))
+        : new Map([['', scope(namespaces)]]);
+  }
+
+  async start(sink: SecretSink): Promise<void> {
+    this.#sink = sink;
+    const scopes = [...this.#scopes.values()];
+    // In this order, so that the namespaces are at least as new as what lies in them.
+    await Promise.all(scopes.map(scope => scope.startContent()));
+    this.#changed.clear();
+    await Promise.all(scopes.map(scope => scope.startNamespaces()));
+    this.#isStarted = true;
+    for (const [name, uid] of scopes.flatMap(scope => scope.namespaces)) {
+      if (!this.#changed.has(name)) this.#putTenant(name, { uid, secrets: this.#secretsOf(name) });
+    }
+    if (scopes.some(scope => !scope.isKnown)) await this.#putKnown();
+    this.#report();
+    this.#settleSoon();
+  }
+
+  async close(): Promise<void> {
+    this.#end.abort();
+    await Promise.all([...this.#scopes.values()].map(scope => scope.close()));
+    await this.#settling;
+    await this.#options.client.close();
+  }
+
+  /** Whether the cluster has this very account, as far as it was seen. */
+  hasAccount({ namespace, name, uid }: AccountIdentity): boolean {
+    return this.#scopeOf(namespace)?.accountUid(namespace, name) === uid;
+  }
+
+  #scopeOf(namespace: string): NamespaceScope | undefined {
+    return this.#scopes.get(namespace) ?? this.#scopes.get('');
+  }
+
+  #noteContent(namespaces: ReadonlySet<string>, isFirst: boolean): void {
+    for (const name of namespaces) this.#changed.add(name);
+    // Of those in which there is nothing, this is now known.
+    if (isFirst) for (const name of this.#put) this.#changed.add(name);
+    this.#settleSoon();
+  }
+
+  #noteNamespaces(namespaces: ReadonlySet<string>): void {
+    // At the start, all are put that there are.
+    if (!this.#isStarted) return;
+    const gone = [...this.#put].filter(name => this.#scopeOf(name)?.uidOf(name) === undefined);
+    for (const name of [...namespaces, ...gone]) this.#changed.add(name);
+    this.#settleSoon();
+  }
+
+  #settleSoon(): void {
+    if (!this.#isStarted || this.#settling !== undefined || this.#end.signal.aborted) return;
+    this.#settling = this.#settle().finally(() => (this.#settling = undefined));
+  }
+
+  /** Until nothing is left that does not count yet. */
+  async #settle(): Promise<void> {
+    const { signal } = this.#end;
+    while (this.#changed.size > 0 && !signal.aborted) {
+      const waitMs = SETTLE_MS + jittered(backoffMs(RETRY, this.#failures));
+      await sleep(waitMs, undefined, { signal }).catch(() => {});
+      const names = [...this.#changed];
+      this.#changed = new Set();
+      const failed: string[] = [];
+      for (let at = 0; at < names.length && !signal.aborted; at += ASKED_AT_ONCE) {
+        const some = names.slice(at, at + ASKED_AT_ONCE);
+        await Promise.all(
+          some.map(async name =>
+            this.#settleOne(name).catch(error => failed.push(this.#failed(name, error))),
+          ),
+        );
+      }
+      for (const name of failed) this.#changed.add(name);
+      this.#failures = failed.length === 0 ? 0 : this.#failures + 1;
+    }
+  }
+
+  async #settleOne(name: string): Promise<void> {
+    const scope = this.#scopeOf(name);
+    if (scope === undefined || !scope.isKnown) return;
+    if (scope.uidOf(name) === undefined) {
+      if (this.#put.delete(name)) this.#sink?.remove(name);
+      return;
+    }
+    // Before the question, so that the answer is at least as new.
+    const secrets = this.#secretsOf(name);
+    const uid = await this.#readUid(name);
+    // One that is gone, the watch will tell of.
+    if (uid !== undefined) this.#putTenant(name, { uid, secrets });
+  }
+
+  #failed(name: string, error: unknown): string {
+    if (this.#failures === 0 && !this.#end.signal.aborted) {
+      const reason = error instanceof Error ? error.message : String(error);
+      this.#options.log.error(
+        { tenant: name, reason },
+        'a namespace cannot be asked for: what was seen last counts',
+      );
+    }
+    return name;
+  }
+
+  async #readUid(name: string): Promise<string | undefined> {
+    try {
+      const { metadata } = await this.#options.client.read(
+        `/api/v1/namespaces/${encodeURIComponent(name)}`,
+        this.#end.signal,
+      );
+      const uid = isJsonObject(metadata) ? metadata['uid'] : undefined;
+      return typeof uid === 'string' ? uid : undefined;
+    } catch (error) {
+      if (error instanceof KubeRefusal && error.status === 404) return undefined;
+      throw error;
+    }
+  }
+
+  #putTenant(name: string, reading: TenantReading): void {
+    this.#put.add(name);
+    this.#sink?.put(name, reading);
+  }
+
+  /** While it cannot be told which namespaces there are: those of before, so that what is theirs here stays theirs. */
+  async #putKnown(): Promise<void> {
+    for (const { name, uid } of await this.#options.listKnownTenants()) {
+      const scope = this.#scopeOf(name);
+      if (uid === undefined || scope === undefined || scope.isKnown || this.#put.has(name)) continue;
+      this.#putTenant(name, { ...(uid !== ADOPT_NEXT_UID && { uid }), secrets: this.#secretsOf(name) });
+    }
+  }
+
+  #secretsOf(namespace: string): readonly SecretReading[] {
+    const scope = this.#scopeOf(namespace);
+    const secrets = scope?.secrets(namespace) ?? 'nobody follows it';
+    if (typeof secrets !== 'string') return orderPullSecrets(scope?.accounts(namespace) ?? [], secrets);
+    const reason = `its Secrets cannot be read: ${secrets}`;
+    return [{ name: 'of the namespace', source: 'kubernetes', result: { state: 'malformed', reason } }];
+  }
+
+  #report(): void {
+    const problems = [...this.#scopes.values()].flatMap(scope => scope.problems);
+    this.#options.meter.gauge('kubernetes_watches_down', problems.length);
+  }
+}

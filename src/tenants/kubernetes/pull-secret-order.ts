@@ -1,0 +1,41 @@
+import type { SecretReading } from '../secret-source.ts';
+
+/** What is kept of a ServiceAccount. */
+export interface Account {
+  readonly name: string;
+  readonly uid: string;
+  /** Names of Secrets, in the order in which pods get them. */
+  readonly imagePullSecrets: readonly string[];
+}
+
+/** The account of pods that name none. */
+const DEFAULT_ACCOUNT = 'default';
+
+/**
+ * The Secrets of a namespace in the order in which they count. The kubelet tries a pod's own `imagePullSecrets` in
+ * order, and a pod without any gets those of its ServiceAccount. A tenant is all pods of its namespace, so: what the
+ * `default` account names, what the other accounts name (by their names), and then the Secrets that only pods can name
+ * (by theirs). A Secret that an account names and that is not there is skipped by the kubelet; here it is told as
+ * missing.
+ */
+export function orderPullSecrets(
+  accounts: Iterable<Account>,
+  secrets: ReadonlyMap<string, SecretReading>,
+): readonly SecretReading[] {
+  const inOrder = [...accounts].sort((a, b) => rank(a, b));
+  const named = new Set(inOrder.flatMap(({ imagePullSecrets }) => imagePullSecrets));
+  const others = [...secrets.keys()].filter(name => !named.has(name)).sort();
+  return [...named, ...others].map(name => secrets.get(name) ?? missing(name));
+}
+
+function rank(a: Account, b: Account): number {
+  if (a.name === b.name) return 0;
+  if (a.name === DEFAULT_ACCOUNT) return -1;
+  if (b.name === DEFAULT_ACCOUNT) return 1;
+  return a.name < b.name ? -1 : 1;
+}
+
+function missing(name: string): SecretReading {
+  const reason = 'a ServiceAccount names it, and there is no Secret for pulls of that name';
+  return { name, source: 'kubernetes', result: { state: 'missing', reason } };
+}
