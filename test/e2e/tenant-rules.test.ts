@@ -164,10 +164,10 @@ describe('a rotation of secrets', () => {
     const server = await start();
     const rotated: Login = ['a2', 'next-password-of-a'];
     await get(manifest(server), { headers: basic(TEAM_A) });
-    let isDone = false;
+    const pulls = { areOver: false };
     const refused: number[] = [];
     const pulling = many(20, async () => {
-      while (!isDone) {
+      while (!pulls.areOver) {
         const got = await getAs(TEAM_A, manifest(server));
         if (got.status !== 200) refused.push(got.status);
       }
@@ -179,7 +179,7 @@ describe('a rotation of secrets', () => {
       await writeSecret(join(folder, 'a.json'), { [host]: TEAM_A, [UP]: ALICE });
       await new Promise(resolve => setTimeout(resolve, 200));
     }
-    isDone = true;
+    pulls.areOver = true;
     await pulling;
     expect(refused).toEqual([]);
   });
