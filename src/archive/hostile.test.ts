@@ -194,6 +194,8 @@ test('a name that is nobody here, or names another digest, is refused', async ()
 
 test('a Docker archive without a layout says what to do with it', async () => {
   expect(await refusal([{ name: 'manifest.json', bytes: '[]' }])).toMatch('skopeo copy');
+  const name = `${'a'.repeat(64)}/layer.tar`;
+  expect(await refusal([{ name, type: 'symlink', linkname: '../b/layer.tar' }])).toMatch('skopeo copy');
 });
 
 test('an index or a layout that cannot be read is refused', async () => {

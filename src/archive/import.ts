@@ -15,8 +15,9 @@ import {
   type BundleIndex,
   checkLayout,
   digestOfPath,
-  DOCKER_FILE,
+  dockerArchiveError,
   INDEX_FILE,
+  isDockerFile,
   LAYOUT_FILE,
   parseBundleIndex,
 } from './layout.ts';
@@ -112,16 +113,14 @@ async function takeAll(
     } else if (entry.name === INDEX_FILE) {
       index = parseBundleIndex(await readDocument(counted));
     } else {
-      isDockerArchive ||= entry.name === DOCKER_FILE;
+      isDockerArchive ||= isDockerFile(entry.name);
     }
   }
   await intake.settle();
   if (hasLayout && index !== undefined) return index;
+  if (isDockerArchive) throw dockerArchiveError();
   throw new ArchiveError(
-    isDockerArchive
-      ? 'it is a Docker archive without an image layout, as Docker wrote it before version 25: ' +
-          'convert it with skopeo copy docker-archive:FILE oci-archive:NEW:NAME'
-      : `it is no image layout, or is cut off: it has no ${hasLayout ? INDEX_FILE : LAYOUT_FILE}`,
+    `it is no image layout, or is cut off: it has no ${hasLayout ? INDEX_FILE : LAYOUT_FILE}`,
   );
 }
 

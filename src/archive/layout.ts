@@ -20,6 +20,9 @@ export const INDEX_FILE = 'index.json';
 /** What `docker load` of a daemon without the containerd image store reads. */
 export const DOCKER_FILE = 'manifest.json';
 
+/** A layer, as Docker archives without a layout have them: a file, or a link to the layer of another image. */
+const DOCKER_LAYER_PATH = /^[0-9a-f]{64}\/layer\.tar$/;
+
 const LAYOUT_VERSION = '1.0.0';
 
 /** image-layout.md, "index.json": the reference of a manifest. containerd's own name for it wins where both are there. */
@@ -62,6 +65,19 @@ export function digestOfPath(path: string): Digest | undefined {
   const [, algorithm, hex] = /^blobs\/([^/]+)\/([^/]+)$/.exec(path) ?? [];
   const digest = `${algorithm}:${hex}`;
   return isDigest(digest) ? digest : undefined;
+}
+
+/** Whether a file of this name is found only in a Docker archive. */
+export function isDockerFile(path: string): boolean {
+  return path === DOCKER_FILE || DOCKER_LAYER_PATH.test(path);
+}
+
+/** Why a Docker archive without an image layout is refused: its manifests, and so its digests, would have to be made up. */
+export function dockerArchiveError(): ArchiveError {
+  return new ArchiveError(
+    'it is a Docker archive without an image layout, as Docker wrote it before version 25: ' +
+      'convert it with skopeo copy docker-archive:FILE oci-archive:NEW:NAME',
+  );
 }
 
 /** The content of `oci-layout`. */

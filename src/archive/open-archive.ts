@@ -5,7 +5,7 @@ import type { Transform } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import * as zlib from 'node:zlib';
 import { ArchiveError } from './archive-error.ts';
-import { INDEX_FILE, LAYOUT_FILE } from './layout.ts';
+import { dockerArchiveError, INDEX_FILE, isDockerFile, LAYOUT_FILE } from './layout.ts';
 import { readTar } from './tar.ts';
 
 /** A file of an image layout, wherever it lies. The body must be read to its end, or the reading given up. */
@@ -52,6 +52,7 @@ export async function* readArchive(source: AsyncIterable<Uint8Array>): AsyncGene
     }
     const name = plainName(raw);
     if (type !== 'file' && type !== 'contiguous-file') {
+      if (type === 'symlink' && isDockerFile(name)) throw dockerArchiveError();
       throw new ArchiveError(`${quote(name)} is a ${type}, and only files belong into an image layout`);
     }
     if (names.has(name)) throw new ArchiveError(`${quote(name)} occurs twice`);
