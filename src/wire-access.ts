@@ -21,6 +21,7 @@ import { FileSecretSource } from './tenants/file-secret-source.ts';
 import { Issuer } from './tenants/issuer.ts';
 import { openTenants } from './tenants/open-tenants.ts';
 import type { Tenants } from './tenants/tenant.ts';
+import type { Cluster } from './wire-kubernetes.ts';
 
 export interface AccessParts {
   readonly tenants: Tenants;
@@ -32,19 +33,20 @@ export interface AccessParts {
 export interface AccessNeeds {
   readonly metadata: MetadataStore;
   readonly credentials: UpstreamCredentials;
+  readonly cluster: Cluster | undefined;
   readonly log: Log;
   readonly meter: Meter;
 }
 
 /** Reads all tenants and makes what decides about rights. Close `tenants` when done. */
 export async function openAccess(config: Config, needs: AccessNeeds): Promise<AccessParts> {
-  const { metadata, credentials, log, meter } = needs;
+  const { metadata, credentials, cluster, log, meter } = needs;
   const credentialKey = await readCredentialKey(metadata);
   const nameProblem = (name: string) => tenantNameProblem(name, config);
   const issuing = { store: metadata, credentialKey, nameProblem };
   const tenants = await openTenants({
     ...issuing,
-    sources: [new FileSecretSource(config.tenants, log)],
+    sources: [new FileSecretSource(config.tenants, log), ...(cluster === undefined ? [] : [cluster.source])],
     configured: config.tenants.map(({ name, secrets: _secrets, ...options }) => ({ name, options })),
     nodeConfig: config.nodeConfig,
     plugins: await openPlugins(config, log),
@@ -58,6 +60,7 @@ export async function openAccess(config: Config, needs: AccessNeeds): Promise<Ac
     grants,
     tokens: new Tokens(new TokenKeys(metadata), serviceName(config)),
     nameCredential: (username, password) => nameCredential(credentialKey, username, password),
+    verifyServiceAccountToken: cluster?.verifyServiceAccountToken,
     upstreamRule: repository => {
       const upstream = upstreamOf(config, repository);
       return {

@@ -47,6 +47,7 @@ import {
   upstreamOf,
 } from './wire-access.ts';
 import { deedsTo } from './wire-audit.ts';
+import { knownCluster, openCluster } from './wire-kubernetes.ts';
 import { beginSchedule, openUpkeep, reportStore } from './wire-upkeep.ts';
 
 /** What the parts report to. */
@@ -82,15 +83,24 @@ export interface Parts {
   close(deadlineMs?: number): Promise<void>;
 }
 
-/** Opens the store in `storage.path`, which is made if it is not there. Close the parts when done. */
-export async function openParts(config: Config, { log, meter }: Observers): Promise<Parts> {
+/**
+ * Opens the store in `storage.path`, which is made if it is not there. Close the parts when done. Only the server follows
+ * a cluster; what a command needs of it, the server has noted in the store.
+ */
+export async function openParts(
+  config: Config,
+  { log, meter }: Observers,
+  { followsCluster = false }: { readonly followsCluster?: boolean } = {},
+): Promise<Parts> {
   const { path } = config.storage;
   await mkdir(path, { recursive: true });
   const metadata = await openSqliteMetadataStore(join(path, INDEX_FILE), { log });
   const blobs = await openFileBlobStore(path, { log });
   const credentials = await upstreamCredentials(config, metadata);
   const upstreams = openUpstreams(config, credentials);
-  const { tenants, issuer, grants, access } = await openAccess(config, { metadata, credentials, log, meter });
+  const needs = { metadata, log, meter };
+  const cluster = followsCluster ? await openCluster(config, needs) : knownCluster(config, needs);
+  const { tenants, issuer, grants, access } = await openAccess(config, { ...needs, credentials, cluster });
   const mirror = new Mirror({
     upstreams,
     metadata,
@@ -176,7 +186,7 @@ export interface RunningServer {
 export async function startServer(config: Config, options: ServerOptions): Promise<RunningServer> {
   const { tls } = config.server;
   const certificate = tls && (await TlsFiles.open(tls, options.log));
-  const parts = await openParts(config, options);
+  const parts = await openParts(config, options, { followsCluster: true });
   try {
     const server = await createRegistryServer({
       ...options,

@@ -1,5 +1,13 @@
 import { createHash } from 'node:crypto';
-import { decodeProtectedHeader, errors, type JWTPayload, jwtVerify, SignJWT } from 'jose';
+import {
+  createLocalJWKSet,
+  decodeProtectedHeader,
+  errors,
+  type JWK,
+  type JWTPayload,
+  jwtVerify,
+  SignJWT,
+} from 'jose';
 import { Lru } from '../lib/lru.ts';
 import type { Scope } from './scope.ts';
 import type { TokenKeys } from './token-keys.ts';
@@ -130,4 +138,63 @@ function isScope(value: unknown): value is Scope {
     Array.isArray(actions) &&
     actions.every(action => typeof action === 'string')
   );
+}
+
+/** What the token of another issuer has to be. */
+export interface ForeignToken {
+  readonly token: string;
+  readonly issuer: string;
+  /** Any of these; never empty. */
+  readonly audiences: readonly string[];
+  /** The issuer's public keys (RFC 7517). */
+  readonly keys: readonly Readonly<Record<string, unknown>>[];
+  readonly nowMs: number;
+}
+
+/** Signatures by a private key alone: with HMAC, who knows the public key could sign. */
+const FOREIGN_ALGORITHMS = [
+  'RS256',
+  'RS384',
+  'RS512',
+  'PS256',
+  'PS384',
+  'PS512',
+  'ES256',
+  'ES384',
+  'ES512',
+  'EdDSA',
+];
+
+/** Clocks of two machines that keep time. */
+const CLOCK_TOLERANCE_S = 10;
+
+/** The claims of a token that another issuer signed; `unknown-key` when none of `keys` did, `undefined` when it is not good. */
+export async function verifyForeignToken({
+  token,
+  issuer,
+  audiences,
+  keys,
+  nowMs,
+}: ForeignToken): Promise<JWTPayload | 'unknown-key' | undefined> {
+  if (token.length > MAX_TOKEN_LENGTH) return undefined;
+  try {
+    const { payload } = await jwtVerify(token, createLocalJWKSet({ keys: keys.filter(isJwk) }), {
+      algorithms: FOREIGN_ALGORITHMS,
+      issuer,
+      audience: [...audiences],
+      requiredClaims: ['exp', 'aud', 'sub'],
+      clockTolerance: CLOCK_TOLERANCE_S,
+      currentDate: new Date(nowMs),
+    });
+    return payload;
+  } catch (error) {
+    if (error instanceof errors.JWKSNoMatchingKey) return 'unknown-key';
+    if (error instanceof errors.JOSEError || error instanceof TypeError) return undefined;
+    throw error;
+  }
+}
+
+/** Whatever else it may hold: what cannot be used makes no key. */
+function isJwk(key: Readonly<Record<string, unknown>>): key is JWK & Readonly<Record<string, unknown>> {
+  return typeof key['kty'] === 'string';
 }

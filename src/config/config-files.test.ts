@@ -27,12 +27,15 @@ describe('config/entrepot.schema.json', () => {
 describe('config/entrepot.yaml', () => {
   const text = readFileSync(join(config, 'entrepot.yaml'), 'utf8');
 
-  it('is right, but for the files that its examples name', async () => {
+  it('is right, but for the files that its examples name, and two examples that exclude each other', async () => {
     const password = join(folder, 'password');
     writeFileSync(password, 'x');
     writeFileSync(join(folder, 'ca.pem'), 'x');
     const file = join(folder, 'entrepot.yaml');
-    writeFileSync(file, text.replace('/run/secrets/registry-example', password));
+    writeFileSync(
+      file,
+      text.replace('/run/secrets/registry-example', password).replace(/^defaultUpstream:.*$/m, ''),
+    );
     const { upstreams } = await loadConfig({ file, env: {} });
     expect(upstreams.get('registry.example:5000')?.url).toBe('https://registry.example:5000');
   });

@@ -33,12 +33,12 @@ const RULES: readonly Rule[] = [
   { sections: ['upstreams', 'tenants'], problems: tenantsAreFree },
   { sections: ['upstreams', 'tenants'], problems: tenantsNameUpstreams },
   {
-    sections: ['upstreams', 'hosted', 'tenants', 'server', 'defaultUpstream'],
+    sections: ['upstreams', 'hosted', 'tenants', 'kubernetes', 'server', 'defaultUpstream'],
     problems: defaultUpstreamShadowsNothing,
   },
   { sections: ['pulls'], problems: serializedPullsAreNotParallel },
   { sections: ['hosted', 'server'], problems: anonymousPushStaysHome },
-  { sections: ['tenants', 'server'], problems: passwordsStayEncrypted },
+  { sections: ['tenants', 'kubernetes', 'server'], problems: passwordsStayEncrypted },
   { sections: ['audit'], problems: auditHasItsFile },
   { sections: ['server', 'unknownCredentials'], problems: unknownCredentialsStayEncrypted },
 ];
@@ -200,6 +200,7 @@ function defaultUpstreamShadowsNothing({
   upstreams,
   hosted,
   tenants,
+  kubernetes,
   server,
 }: ParsedFile): Problem[] {
   const path = ['defaultUpstream'];
@@ -213,11 +214,10 @@ function defaultUpstreamShadowsNothing({
   // A listener of one upstream serves nothing that lives here.
   const open = server.listen.some(({ upstream }) => upstream === undefined);
   const message =
-    'may be set only while nothing is hosted (hosted.prefixes, tenants): their names would hide repositories; ' +
+    'may be set only while nothing is hosted (hosted.prefixes, tenants, kubernetes): their names would hide repositories; ' +
     'give the upstream a listener of its own instead (server.listen: [{address: …, upstream: …}])';
-  return open && hosted.prefixes.length + tenants.length > 0
-    ? [{ path, value: defaultUpstream, message }]
-    : [];
+  const isHosting = hosted.prefixes.length + tenants.length > 0 || kubernetes !== undefined;
+  return open && isHosting ? [{ path, value: defaultUpstream, message }] : [];
 }
 
 /** The kubelet's own validation of the same two names. */
@@ -254,8 +254,9 @@ const PLAIN =
 
 function passwordsStayEncrypted(file: ParsedFile): Problem[] {
   const mayPush = file.tenants.some(({ push }) => push);
-  return mayPush && isPlainBeyondLoopback(file)
-    ? [{ path: ['tenants'], value: undefined, message: PLAIN }]
+  const who = mayPush ? 'tenants' : file.kubernetes && 'kubernetes';
+  return who !== undefined && isPlainBeyondLoopback(file)
+    ? [{ path: [who], value: undefined, message: PLAIN }]
     : [];
 }
 

@@ -263,6 +263,18 @@ const credentialProviders = section({
   binDir: path.describe('Folder of the plugins that it names'),
 });
 
+const kubernetes = section({
+  kubeconfig: path
+    .optional()
+    .describe("How the API server is reached and as whom; without it, by this pod's own ServiceAccount"),
+  namespaceSelector: word
+    .prefault('entrepot=tenant')
+    .describe('Labels of the namespaces that are tenants, as kubectl writes them'),
+  namespaces: listOf(repositoryPrefix)
+    .prefault([])
+    .describe('Just these instead, whatever their labels: then nothing is read of any other'),
+});
+
 const audit = section({
   output: oneOf('none', 'stdout', 'file').prefault('none').describe('Where it goes'),
   auditFile: path.optional().describe('The file, for output: file; it is only ever appended to'),
@@ -305,6 +317,9 @@ export const fileSchema = section(
       .array(tenant)
       .prefault([])
       .describe('Who may log in and what is theirs; namespaces of a cluster need no entry here'),
+    kubernetes: kubernetes
+      .optional()
+      .describe('A cluster whose namespaces are tenants, with the pull secrets that they have there'),
     credentialProviders: credentialProviders
       .optional()
       .describe("Programs that obtain credentials for upstreams: the kubelet's own exec plugins"),

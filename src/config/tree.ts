@@ -10,6 +10,7 @@ const PATH_KEYS: ReadonlySet<string> = new Set([
   '.nodeConfig',
   '.prepull.from',
   '.tenants.secrets',
+  '.kubernetes.kubeconfig',
 ]);
 
 /** Whether `value` is a map. */

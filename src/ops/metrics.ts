@@ -58,6 +58,7 @@ export const METRICS = {
   queue_length: { kind: 'gauge', help: 'Requests that wait for a connection or a pull slot' },
 
   tenants: { kind: 'gauge', help: 'Tenants that may log in' },
+  kubernetes_watches_down: { kind: 'gauge', help: 'Parts of the cluster that cannot be followed now' },
   secrets: { kind: 'gauge', help: 'Pull secrets by state: loaded, malformed, missing', labels: ['state'] },
 
   store_held_bytes: { kind: 'gauge', help: 'Bytes of blobs and manifests that are held' },

@@ -1,0 +1,89 @@
+/** The part of the composition root that is about a Kubernetes cluster. */
+import { ServiceAccountTokens } from './access/service-account-tokens.ts';
+import type { VerifyServiceAccountToken } from './access/door.ts';
+import type { Config } from './config/config.ts';
+import { ConfigError } from './config/problems.ts';
+import type { Log } from './lib/log.ts';
+import type { Meter } from './lib/meter.ts';
+import type { MetadataStore } from './metadata/metadata-store.ts';
+import {
+  type ClusterAccess,
+  inClusterAccess,
+  InvalidClusterAccess,
+} from './tenants/kubernetes/cluster-access.ts';
+import { readClusterIssuer } from './tenants/kubernetes/cluster-issuer.ts';
+import { KubeClient } from './tenants/kubernetes/kube-client.ts';
+import { readKubeconfig } from './tenants/kubernetes/kubeconfig.ts';
+import { KubernetesSource } from './tenants/kubernetes/kubernetes-source.ts';
+import { KnownNamespaces } from './tenants/known-namespaces.ts';
+import type { SecretSource } from './tenants/secret-source.ts';
+
+export interface Cluster {
+  readonly source: SecretSource;
+  readonly verifyServiceAccountToken: VerifyServiceAccountToken | undefined;
+}
+
+export interface ClusterNeeds {
+  readonly metadata: Pick<MetadataStore, 'listKnownTenants'>;
+  readonly log: Log;
+  readonly meter: Meter;
+}
+
+/** The namespaces of the store alone: for commands, which run beside the server that follows the cluster. */
+export function knownCluster(
+  { kubernetes }: Config,
+  { metadata }: Pick<ClusterNeeds, 'metadata'>,
+): Cluster | undefined {
+  if (kubernetes === undefined) return undefined;
+  return {
+    source: new KnownNamespaces(() => metadata.listKnownTenants()),
+    verifyServiceAccountToken: undefined,
+  };
+}
+
+/** The cluster that `config` names, if it does. A ConfigError when its access cannot be read. */
+export async function openCluster(config: Config, needs: ClusterNeeds): Promise<Cluster | undefined> {
+  const { kubernetes, proxy } = config;
+  if (kubernetes === undefined) return undefined;
+  const { metadata, meter } = needs;
+  const access = await clusterAccess(config);
+  const log = needs.log.child({ cluster: access.server.host });
+  const client = new KubeClient(access, {
+    http: proxy.httpProxy,
+    https: proxy.httpsProxy,
+    no: proxy.noProxy,
+  });
+  const { namespaces, namespaceSelector } = kubernetes;
+  const source = new KubernetesSource({
+    client,
+    namespaces: namespaces.length > 0 ? { names: namespaces } : { labelSelector: namespaceSelector },
+    listKnownTenants: () => metadata.listKnownTenants(),
+    log,
+    meter,
+  });
+  const tokens = new ServiceAccountTokens({
+    audiences: audiencesOf(config),
+    readIssuer: () => readClusterIssuer(client),
+    hasAccount: account => source.hasAccount(account),
+    log,
+  });
+  return { source, verifyServiceAccountToken: token => tokens.verify(token) };
+}
+
+async function clusterAccess({ kubernetes, environment }: Config): Promise<ClusterAccess> {
+  try {
+    const file = kubernetes?.kubeconfig;
+    return file === undefined ? await inClusterAccess(environment) : await readKubeconfig(file);
+  } catch (error) {
+    if (!(error instanceof InvalidClusterAccess)) throw error;
+    const { message } = error;
+    const path = ['kubernetes', 'kubeconfig'];
+    throw new ConfigError([{ path, value: undefined, message, source: 'the configuration' }]);
+  }
+}
+
+/** Everything that this registry is called: a token's audience may be any of it. */
+function audiencesOf({ server: { serverNames, externalUrl } }: Config): readonly string[] {
+  const external = externalUrl === undefined ? [] : [externalUrl, new URL(externalUrl).host];
+  return [...new Set([...serverNames, ...external])];
+}
