@@ -32,6 +32,10 @@ describe('the memory of bodies', () => {
     expect(withBodies(1).take(16 * KIB + 1)?.byteLength).toBe(64 * KIB);
   });
 
+  it.each([1, 8, 9, 32, 33, 64, 65, 256, 257])('has a buffer for the smallest of %i bodies', bodies => {
+    expect(withBodies(bodies).take(1)?.byteLength).toBe(16 * KIB);
+  });
+
   it('never lends more than its budget, and then less rather than nothing', () => {
     const memory = withBodies(1, 2 * MIB);
     const sizes: number[] = [];

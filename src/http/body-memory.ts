@@ -59,10 +59,9 @@ export class BodyMemory {
 
   /** A buffer for a body that still has `remainingBytes` to send, or `undefined` when the budget has no room now. */
   take(remainingBytes: number): Buffer | undefined {
-    for (let bytes = this.#fitting(remainingBytes); bytes >= MIN_BUFFER_BYTES; bytes /= 4) {
-      if (this.#lentBytes + bytes <= this.#budgetBytes) return this.#lend(bytes);
-    }
-    return undefined;
+    let bytes = this.#fitting(remainingBytes);
+    while (bytes > MIN_BUFFER_BYTES && this.#lentBytes + bytes > this.#budgetBytes) bytes = smaller(bytes);
+    return this.#lentBytes + bytes <= this.#budgetBytes ? this.#lend(bytes) : undefined;
   }
 
   /** The first buffer of a body, waited for in turn. `undefined` once `left` says that nobody wants it any more. */
@@ -108,7 +107,7 @@ export class BodyMemory {
   #fitting(remainingBytes: number): number {
     const row = BUFFER_BYTES.find(({ upToBodies }) => this.#bodies <= upToBodies);
     let bytes = row?.bytes ?? MIN_BUFFER_BYTES;
-    while (bytes > MIN_BUFFER_BYTES && bytes / 4 >= remainingBytes) bytes /= 4;
+    while (bytes > MIN_BUFFER_BYTES && smaller(bytes) >= remainingBytes) bytes = smaller(bytes);
     return bytes;
   }
 
@@ -137,4 +136,9 @@ export class BodyMemory {
       next.resolve(buffer);
     }
   }
+}
+
+/** The next smaller size of buffer. */
+function smaller(bytes: number): number {
+  return Math.max(MIN_BUFFER_BYTES, bytes / 4);
 }
