@@ -1,3 +1,4 @@
+import { Lru } from '../lib/lru.ts';
 import { ANONYMOUS_ID, type Credential, credentialId } from '../oci/credential.ts';
 import { OciError } from '../oci/errors.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
@@ -24,16 +25,25 @@ export interface UpstreamRule {
 
 type Attempt = Credential | undefined;
 
+/**
+ * One pull is many requests: so long they share what the keyring says, which costs as much as a whole manifest's
+ * look-up. A change of Secrets ends it at once; a plugin whose answers may not be kept is asked once a second.
+ */
+const KEYRING_MS = 1_000;
+const MAX_KEYRINGS = 10_000;
+
 /** What may be pulled from mirrored repositories, and with which credentials upstream is asked for it. */
 export class MirroredRights {
   readonly #tenants: Tenants;
   readonly #grants: Grants;
   readonly #ruleOf: (repository: Repository) => UpstreamRule;
+  readonly #keyrings = new Lru<readonly Attempt[]>({ maxEntries: MAX_KEYRINGS, maxAgeMs: KEYRING_MS });
 
   constructor(tenants: Tenants, grants: Grants, ruleOf: (repository: Repository) => UpstreamRule) {
     this.#tenants = tenants;
     this.#grants = grants;
     this.#ruleOf = ruleOf;
+    tenants.onChange(() => this.#keyrings.clear());
   }
 
   /** The right of `principal`, who may still be refused upstream; NAME_UNKNOWN where its own rules keep it out. */
@@ -55,7 +65,7 @@ export class MirroredRights {
     }
     const { tenant } = principal;
     return this.#right(principal, repository, rule, {
-      attempts: await this.#keyring(tenant, rule),
+      attempts: await this.#keyring(tenant, repository, rule),
       tenants: [tenant],
     });
   }
@@ -69,7 +79,7 @@ export class MirroredRights {
   async explain(tenant: Tenant, repository: Repository): Promise<Explanation> {
     const rule = this.#ruleOf(repository);
     const found = await lookup(tenant, rule.images);
-    const attempts = await this.#keyring(tenant, rule);
+    const attempts = await this.#keyring(tenant, repository, rule);
     const grants = await this.#grants.explain(repository, tenant.name, attempts.map(credentialId));
     return {
       repository: repositoryText(repository),
@@ -182,7 +192,16 @@ export class MirroredRights {
   }
 
   /** All that a tenant may use, in the kubelet's order; nothing but an anonymous attempt where it has nothing. */
-  async #keyring(tenant: Tenant, rule: UpstreamRule): Promise<readonly Attempt[]> {
+  async #keyring(tenant: Tenant, repository: Repository, rule: UpstreamRule): Promise<readonly Attempt[]> {
+    const key = `${tenant.name} ${repositoryText(repository)}`;
+    const known = this.#keyrings.get(key);
+    if (known !== undefined) return known;
+    const attempts = await this.#lookUp(tenant, rule);
+    this.#keyrings.set(key, attempts);
+    return attempts;
+  }
+
+  async #lookUp(tenant: Tenant, rule: UpstreamRule): Promise<readonly Attempt[]> {
     const found = await lookup(tenant, rule.images);
     const attempts = found.map(({ credential }) => credential);
     const all = distinct(rule.credential === undefined ? attempts : [...attempts, rule.credential]);
