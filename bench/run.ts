@@ -4,7 +4,9 @@
  */
 import { cpus, totalmem } from 'node:os';
 import { hasPrograms } from '../test/support/programs.ts';
+import { bundles, prepull } from './bundles.ts';
 import { coldPull, type ColdCase } from './cold.ts';
+import { pushes } from './push.ts';
 import { load } from './support/load.ts';
 import { pushImage } from './support/push.ts';
 import {
@@ -14,6 +16,7 @@ import {
   startWarmEntrepot,
   type Subject,
 } from './support/subjects.ts';
+import { largeStore } from './upkeep.ts';
 import { dockerRegistryFile, warmBlobs, warmManifests } from './warm.ts';
 
 const MIB = 2 ** 20;
@@ -35,6 +38,12 @@ console.log(
 );
 
 try {
+  if (runs('push')) {
+    console.log(await pushes());
+  }
+  if (runs('upkeep')) {
+    console.log(await largeStore());
+  }
   const image = await pushImage(
     url,
     'library/big',
@@ -143,6 +152,13 @@ try {
         subjects: pick('docker-registry'),
       }),
     );
+  }
+  if (runs('bundles')) {
+    console.log(await bundles(upstream.port, image));
+    const many = [];
+    for (let at = 0; at < 20; at += 1)
+      many.push(await pushImage(url, `many/image-${at}`, 'v1', [8 * MIB, 2 * MIB, MIB]));
+    console.log(await prepull(upstream.port, many));
   }
 } finally {
   await upstream.stop();

@@ -118,7 +118,8 @@ describe.skipIf(!canRun)('images on their way into a place without a network', (
       const layout = join(folder, 'skopeo-layout');
       const from = `docker://${connected.upstream.host}/${FIXED}`;
       await skopeo.run('copy', '--quiet', '--src-tls-verify=false', from, `oci:${layout}:latest`);
-      await succeed(island, 'import', layout, '--rename', `${UPSTREAM}/from/layout:1`);
+      const out = await succeed(island, 'import', layout, '--rename', `${UPSTREAM}/from/layout:1`);
+      expect(out).toContain(`${UPSTREAM}/from/layout:1 sha256:`);
       await skopeo.copyOut(`${island.host}/${UPSTREAM}/from/layout:1`);
     });
   });
@@ -174,7 +175,9 @@ describe.skipIf(!canRun)('images on their way into a place without a network', (
 
   test('a bundle that gzip has compressed is imported', async () => {
     await run('gzip', ['--keep', bundle]);
-    await succeed(island, 'import', `${bundle}.gz`, '--rename', `${REFERENCE}=${UPSTREAM}/from/gzip:1`);
+    const rename = `${REFERENCE}=${UPSTREAM}/from/gzip:1`;
+    const out = await succeed(island, 'import', `${bundle}.gz`, '--rename', rename);
+    expect(out).toContain(`${UPSTREAM}/from/gzip:1 ${await imageDigest('busybox')}`);
     await skopeo.copyOut(`${island.host}/${UPSTREAM}/from/gzip:1`);
   });
 });
