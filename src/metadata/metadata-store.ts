@@ -210,6 +210,8 @@ export interface MetadataStore {
 
   /** Removes Links of blobs that no manifest linked in the repository names, and that no pin names. How many. */
   expireLinks(links: readonly BlobLink[], unusedSinceMs: number): Promise<number>;
+  // With the row of a blob goes the taking of its removal Claim: release that when the bytes are gone.
+
   /** Removes rows of manifests without a Link, and of blobs without a Link that no held manifest names. Those that went. */
   removeUnneeded(contents: readonly Content[], unusedSinceMs: number): Promise<readonly Content[]>;
   /** Removes rows of what is linked in mirrored repositories alone and is under no pin; Links stay. Those that went. */
@@ -244,7 +246,7 @@ export interface MetadataStore {
    * Held until `release`, `close` or the end of this process.
    */
   claim(key: string): Promise<boolean>;
-  release(key: string): Promise<void>;
+  release(...keys: readonly string[]): Promise<void>;
   /** Whether some live process holds it, as far as has been seen. */
   isClaimed(key: string): Promise<boolean>;
   /** Tells the other processes on this store that something under `topic` changed; not this one. */

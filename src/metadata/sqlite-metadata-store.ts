@@ -17,6 +17,7 @@ import type {
   Topic,
   Upload,
 } from './metadata-store.ts';
+import { removalClaim } from './claim-keys.ts';
 import { Announcements } from './sqlite/announcements.ts';
 import { Blobs } from './sqlite/blobs.ts';
 import { Connection } from './sqlite/connection.ts';
@@ -332,16 +333,13 @@ class SqliteMetadataStore implements MetadataStore {
   }
 
   removeUnneeded(contents: readonly Content[], unusedSinceMs: number) {
-    return this.#write(() =>
-      contents.filter(content => this.#removals.removeUnneeded(content, unusedSinceMs)),
-    );
+    return this.#removeRows(contents, content => this.#removals.removeUnneeded(content, unusedSinceMs));
   }
 
   evict(contents: readonly Content[], unusedSinceMs: number) {
-    return this.#write(() =>
-      contents.filter(
-        content => !this.#uses.isNoted(content.digest) && this.#removals.evict(content, unusedSinceMs),
-      ),
+    return this.#removeRows(
+      contents,
+      content => !this.#uses.isNoted(content.digest) && this.#removals.evict(content, unusedSinceMs),
     );
   }
 
@@ -393,8 +391,8 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#presence.claim(key);
   }
 
-  release(key: string) {
-    return this.#presence.release(key);
+  release(...keys: readonly string[]) {
+    return this.#presence.release(keys);
   }
 
   isClaimed(key: string) {
@@ -451,6 +449,24 @@ class SqliteMetadataStore implements MetadataStore {
 
   #write<T>(work: () => T): Promise<T> {
     return this.#writer.write(work);
+  }
+
+  /** Rows go together with the taking of their removal Claims; what another process is removing is left to it. */
+  async #removeRows(
+    contents: readonly Content[],
+    remove: (content: Content) => boolean,
+  ): Promise<readonly Content[]> {
+    const gone = await this.#write(() =>
+      contents.filter(content => {
+        const key = removalClaim(content.digest);
+        if (content.kind === 'manifest') {
+          return remove(content);
+        }
+        return !this.#presence.isHeldWithin(key) && remove(content) && this.#presence.takeWithin(key);
+      }),
+    );
+    this.#presence.hold(gone.filter(({ kind }) => kind === 'blob').map(({ digest }) => removalClaim(digest)));
+    return gone;
   }
 
   /** A write that has nothing to do, and says false, when the repository is not there. */

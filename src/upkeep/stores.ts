@@ -75,28 +75,21 @@ export class Counter implements Tally {
 }
 
 /**
- * Removes rows by `removeRows`, then the bytes of the blobs among them, under each blob's removal Claim: whoever brings
- * the same blob meanwhile sees that, and waits. What another process is removing is left to it. Returns what went.
+ * Removes rows by `removeRows`, which takes the removal Claims of the blobs among them, then their bytes: whoever brings
+ * the same blob meanwhile sees the Claim, and waits. Returns what went.
  */
 export async function removeContents<T extends Content>(
   { metadata, blobs }: Stores,
   contents: readonly T[],
   removeRows: (contents: readonly T[]) => Promise<readonly Content[]>,
 ): Promise<readonly T[]> {
-  const claimed = await Promise.all(
-    contents.map(async ({ kind, digest }) => kind === 'manifest' || metadata.claim(removalClaim(digest))),
-  );
-  const ours = contents.filter((_, index) => claimed[index]);
+  const gone = new Set(await removeRows(contents));
+  const removed = contents.filter(content => gone.has(content));
+  const digests = removed.filter(({ kind }) => kind === 'blob').map(({ digest }) => digest);
   try {
-    const gone = new Set(await removeRows(ours));
-    const removed = ours.filter(content => gone.has(content));
-    await Promise.all(blobsOf(removed).map(({ digest }) => blobs.remove(digest)));
-    return removed;
+    await Promise.all(digests.map(digest => blobs.remove(digest)));
   } finally {
-    await Promise.all(blobsOf(ours).map(({ digest }) => metadata.release(removalClaim(digest))));
+    await metadata.release(...digests.map(removalClaim));
   }
-}
-
-function blobsOf<T extends Content>(contents: readonly T[]): readonly T[] {
-  return contents.filter(({ kind }) => kind === 'blob');
+  return removed;
 }

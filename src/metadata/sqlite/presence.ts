@@ -69,14 +69,31 @@ export class Presence {
   }
 
   /** What cannot be written now is written with a later heartbeat: a Claim must not outlive its work. */
-  async release(key: string): Promise<void> {
-    this.#held.delete(key);
-    try {
-      await this.#writer.write(() => this.#claims.release(key, this.#id));
-    } catch (error) {
-      this.#unreleased.add(key);
-      this.#log.warn({ err: error, key }, 'a claim could not be released and will be, later');
+  async release(keys: readonly string[]): Promise<void> {
+    if (keys.length === 0) {
+      return;
     }
+    keys.forEach(key => this.#held.delete(key));
+    try {
+      await this.#writer.write(() => keys.forEach(key => this.#claims.release(key, this.#id)));
+    } catch (error) {
+      keys.forEach(key => this.#unreleased.add(key));
+      this.#log.warn({ err: error, keys }, 'claims could not be released and will be, later');
+    }
+  }
+
+  /** Within a write that does more than claiming: false when somebody holds it. Call `hold` once that is durable. */
+  takeWithin(key: string): boolean {
+    return this.#claims.take(key, this.#id);
+  }
+
+  hold(keys: readonly string[]): void {
+    keys.forEach(key => this.#held.add(key));
+  }
+
+  /** Whether some live process holds it: what `isClaimed` says, within a write. */
+  isHeldWithin(key: string): boolean {
+    return this.#claims.isHeld(key);
   }
 
   isClaimed(key: string): Promise<boolean> {

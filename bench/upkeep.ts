@@ -1,0 +1,207 @@
+import { createHash } from 'node:crypto';
+import { mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import Database from 'better-sqlite3';
+import { silentLog } from '../src/lib/log.ts';
+import { openSqliteMetadataStore } from '../src/metadata/sqlite-metadata-store.ts';
+import { Entrepot, type EntrepotConfig } from '../test/support/entrepot.ts';
+import { makeTempFolder, removeFolder } from '../test/support/temp-folder.ts';
+import { load } from './support/load.ts';
+import { median, table } from './support/table.ts';
+
+/** Rows are made without their files: what is measured is the index, and removing a file that is gone costs the same call. */
+const BLOBS = 1_000_000;
+const BLOB_BYTES = 1_000_000;
+const TAGS = 100_000;
+const REPOSITORIES = 10;
+const BLOBS_PER_MANIFEST = 9;
+/** Blobs that nothing needs: what is left of a million when every manifest has its nine. */
+const GARBAGE = BLOBS - TAGS * BLOBS_PER_MANIFEST;
+const UPSTREAM = 'up.example';
+const MANIFEST_TYPE = 'application/vnd.oci.image.manifest.v1+json';
+const LATENCY_SECONDS = 8;
+const MAX_WAIT_MS = 15 * 60_000;
+
+/** A store of a million blobs: starting, listing, collecting, evicting, and what clients notice of it. */
+export async function largeStore(): Promise<string> {
+  const folder = await makeTempFolder('large');
+  const rows: [what: string, value: string][] = [];
+  try {
+    const manifestBytes = await makeStore(join(folder, 'store'));
+    const quiet = { gcInterval: false, scrubInterval: false };
+    const idle = await start(folder, { upkeep: quiet }, rows, 'start, until it is ready');
+    rows.push(['tags/list, page of 1,000, first', await pageTime(idle, '')]);
+    rows.push(['tags/list, page of 1,000, in the middle', await pageTime(idle, 'v50000')]);
+    rows.push(['manifest by tag, idle', await latency(idle, manifestBytes)]);
+    rows.push([
+      'finding garbage (gc --dry-run)',
+      await time(() => command(idle, 'gc', '--dry-run', '--grace-period', '0s')),
+    ]);
+    await idle.stop();
+
+    const collecting = await start(folder, { upkeep: { ...quiet, gcInterval: '1s', gcGracePeriod: '0s' } });
+    const collectingMs = performance.now();
+    await until(collecting, rest => rest < BLOBS);
+    rows.push(['manifest by tag, while garbage is collected', await latency(collecting, manifestBytes)]);
+    await until(collecting, rest => rest <= BLOBS - GARBAGE);
+    rows.push([
+      `collecting ${GARBAGE.toLocaleString('en')} blobs`,
+      seconds(performance.now() - collectingMs),
+    ]);
+    await collecting.stop();
+
+    const maxBytes = (BLOBS - GARBAGE) * BLOB_BYTES - 1;
+    const evicting = await start(folder, { upkeep: quiet, storage: { maxBytes: `${maxBytes}B` } });
+    const evictingMs = performance.now();
+    await until(evicting, rest => rest < BLOBS - GARBAGE);
+    rows.push(['manifest by tag, while content is evicted', await latency(evicting, manifestBytes)]);
+    const target = (BLOBS - GARBAGE) * 0.9;
+    await until(evicting, rest => rest <= target);
+    const evicted = Math.round(BLOBS - GARBAGE - target).toLocaleString('en');
+    rows.push([`evicting ${evicted} blobs`, seconds(performance.now() - evictingMs)]);
+    await evicting.stop();
+    const heading = `An index of ${BLOBS.toLocaleString('en')} blobs and ${TAGS.toLocaleString('en')} tags`;
+    return table(heading, ['', ''], rows);
+  } finally {
+    await removeFolder(folder);
+  }
+}
+
+async function start(
+  folder: string,
+  config: EntrepotConfig,
+  rows?: [string, string][],
+  what = '',
+): Promise<Entrepot> {
+  const startedMs = performance.now();
+  const upstreams = { [UPSTREAM]: { url: 'http://127.0.0.1:9', freshFor: 'forever' } };
+  const hosted = { prefixes: ['team'], anonymous: 'pull' };
+  const entrepot = await Entrepot.start({ upstreams, hosted, ...config }, { folder });
+  rows?.push([what, seconds(performance.now() - startedMs)]);
+  return entrepot;
+}
+
+/** The rows of a store that mirrored a lot: every manifest has a tag and nine blobs, and beside them is the garbage. */
+async function makeStore(path: string): Promise<number> {
+  await mkdir(path, { recursive: true });
+  const index = join(path, 'index.db');
+  const store = await openSqliteMetadataStore(index, { log: silentLog });
+  for (let number = 0; number < REPOSITORIES; number += 1) {
+    // The first one lives here: tags of a mirrored repository are upstream's to list.
+    const repository =
+      number === 0 ? { upstream: '', name: 'team/app0' } : { upstream: UPSTREAM, name: `app${number}` };
+    await store.putGrant(repository, { credentialId: '', verifiedAtMs: Date.now(), origin: 'import' });
+  }
+  await store.close();
+  const database = new Database(index);
+  database.pragma('synchronous = OFF');
+  const ids = database.prepare('SELECT id FROM repositories ORDER BY upstream, name').pluck().all();
+  const blob = database.prepare('INSERT INTO blobs VALUES (?, ?, ?, ?)');
+  const link = database.prepare('INSERT INTO links VALUES (?, ?, ?, ?, ?)');
+  const tag = database.prepare('INSERT INTO tags VALUES (?, ?, ?, ?)');
+  const manifest = database.prepare(`
+    INSERT INTO manifests (digest, kind, media_type, annotations, created_at_ms, used_at_ms, size, bytes)
+    VALUES (?, 'manifest', ?, '{}', ?, ?, ?, ?)`);
+  const reference = database.prepare(`INSERT INTO manifest_references VALUES (?, ?, 'blob', ?, ?, ?)`);
+  const nowMs = Date.now();
+  let size = 0;
+  const insert = database.transaction((first: number, last: number) => {
+    for (let number = first; number < last; number += 1) {
+      const repository = ids[number % REPOSITORIES];
+      const usedAtMs = nowMs - 86_400_000 + number;
+      const layers = Array.from({ length: BLOBS_PER_MANIFEST }, (_, at) => digestOf(`blob ${number} ${at}`));
+      const layerType = 'application/vnd.oci.image.layer.v1.tar';
+      const [config, ...rest] = layers.map(digest => ({ mediaType: layerType, digest, size: BLOB_BYTES }));
+      const bytes = Buffer.from(
+        JSON.stringify({ schemaVersion: 2, mediaType: MANIFEST_TYPE, config, layers: rest }),
+      );
+      const digest = digestOf(bytes);
+      size = bytes.length;
+      const { lastInsertRowid } = manifest.run(digest, MANIFEST_TYPE, usedAtMs, usedAtMs, size, bytes);
+      link.run(repository, digest, 'manifest', size, usedAtMs);
+      tag.run(repository, `v${number}`, digest, nowMs);
+      for (const [position, layer] of layers.entries()) {
+        blob.run(layer, BLOB_BYTES, usedAtMs, usedAtMs);
+        link.run(repository, layer, 'blob', BLOB_BYTES, usedAtMs);
+        reference.run(lastInsertRowid, position, layer, BLOB_BYTES, layerType);
+      }
+      if (number < GARBAGE) {
+        blob.run(digestOf(`garbage ${number}`), BLOB_BYTES, usedAtMs, usedAtMs);
+      }
+    }
+  });
+  for (let first = 0; first < TAGS; first += 5_000) {
+    insert(first, Math.min(first + 5_000, TAGS));
+  }
+  database.close();
+  return size;
+}
+
+async function pageTime({ url }: Entrepot, last: string): Promise<string> {
+  const times: number[] = [];
+  for (let round = 0; round < 15; round += 1) {
+    const startedMs = performance.now();
+    const response = await fetch(`${url}/v2/team/app0/tags/list?n=1000&last=${last}`);
+    const { tags }: { tags: string[] } = JSON.parse(await response.text());
+    if (tags.length !== 1000) {
+      throw new Error(`a page of ${tags.length} tags`);
+    }
+    times.push(performance.now() - startedMs);
+  }
+  return `${median(times).toFixed(1)} ms`;
+}
+
+async function latency({ url }: Entrepot, expectBytes: number): Promise<string> {
+  const {
+    requests,
+    seconds: elapsed,
+    p50Ms,
+    p99Ms,
+  } = await load({
+    kind: 'rate',
+    port: Number(new URL(url).port),
+    path: `/v2/app9/manifests/v99999?ns=${UPSTREAM}`,
+    headers: `Accept: ${MANIFEST_TYPE}\r\n`,
+    connections: 4,
+    seconds: LATENCY_SECONDS,
+    expectBytes,
+  });
+  return `p50 ${p50Ms.toFixed(1)} ms, p99 ${p99Ms.toFixed(1)} ms, ${Math.round(requests / elapsed)}/s`;
+}
+
+/** Waits until the blobs that are held are as few as `isDone` wants. */
+async function until(entrepot: Entrepot, isDone: (blobs: number) => boolean): Promise<void> {
+  const endMs = performance.now() + MAX_WAIT_MS;
+  for (;;) {
+    const blobs = Number(/^entrepot_store_held_blobs (\S+)$/m.exec(await entrepot.metrics())?.[1]);
+    if (isDone(blobs)) {
+      return;
+    }
+    if (performance.now() > endMs) {
+      throw new Error(`${blobs} blobs are left`);
+    }
+    await sleep(200);
+  }
+}
+
+async function command(entrepot: Entrepot, ...args: string[]): Promise<void> {
+  const { code, stderr } = await entrepot.command(...args);
+  if (code !== 0) {
+    throw new Error(stderr);
+  }
+}
+
+async function time(work: () => Promise<void>): Promise<string> {
+  const startedMs = performance.now();
+  await work();
+  return seconds(performance.now() - startedMs);
+}
+
+function seconds(ms: number): string {
+  return `${(ms / 1000).toFixed(1)} s`;
+}
+
+function digestOf(bytes: string | Uint8Array): string {
+  return `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
+}
