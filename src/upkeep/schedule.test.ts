@@ -1,0 +1,105 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { type FileBlobStore, openFileBlobStore } from '../blobs/file-blob-store.ts';
+import { silentLog } from '../lib/log.ts';
+import { silentMeter } from '../lib/meter.ts';
+import type { MetadataStore } from '../metadata/metadata-store.ts';
+import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
+import { type Digest, digestHex, digestOf } from '../oci/digest.ts';
+import { Schedule } from './schedule.ts';
+import { SurveyThread } from './survey-thread.ts';
+import { Upkeep } from './upkeep.ts';
+
+const MIRRORED = { upstream: 'docker.io', name: 'library/nginx' };
+const NEVER_MS = Number.POSITIVE_INFINITY;
+
+let folder: string;
+let metadata: MetadataStore;
+let blobs: FileBlobStore;
+let survey: SurveyThread;
+
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'entrepot-schedule-'));
+  metadata = await openSqliteMetadataStore(join(folder, 'index.db'), { log: silentLog });
+  blobs = await openFileBlobStore(folder, { log: silentLog });
+  survey = new SurveyThread({ indexPath: join(folder, 'index.db'), storePath: folder });
+});
+
+afterEach(async () => {
+  await survey.close();
+  await blobs.close();
+  await metadata.close();
+  await rm(folder, { recursive: true });
+});
+
+test('garbage is collected again and again, until it is closed', async () => {
+  const schedule = begin({ collectIntervalMs: 20 });
+  await schedule.begin();
+  for (const text of ['first', 'second']) {
+    const digest = await storeBlob(text);
+    await gone(digest);
+  }
+  await schedule.close();
+  const left = await storeBlob('third');
+  await sleep(100);
+  expect(await blobs.stat(left)).toBeDefined();
+});
+
+test('a store that outgrows its limit makes room without being asked', async () => {
+  const digest = await storeBlob('mirrored', MIRRORED);
+  const schedule = begin({ maxBytes: 1 });
+  await schedule.begin();
+  await gone(digest);
+  expect(await metadata.isLinked(MIRRORED, digest)).toBe(true);
+  await schedule.close();
+}, 20_000);
+
+test('the survey says what went wrong, and goes on with the next question', async () => {
+  const lost = new SurveyThread({ indexPath: join(folder, 'nothing.db'), storePath: folder });
+  await expect(lost.blobs()).rejects.toThrow('the survey failed');
+  await expect(lost.tags()).rejects.toThrow('the survey failed');
+  await lost.close();
+  await expect(lost.blobs()).rejects.toThrow('closed');
+});
+
+function begin({
+  collectIntervalMs = NEVER_MS,
+  maxBytes,
+}: {
+  collectIntervalMs?: number;
+  maxBytes?: number;
+}) {
+  const upkeep = new Upkeep({
+    metadata,
+    blobs,
+    survey,
+    log: silentLog,
+    meter: silentMeter,
+    gracePeriodMs: -1,
+    keepUnfinishedMs: 3_600_000,
+    expireUploads: async () => 0,
+    isOfUpload: async () => false,
+    maxBytes,
+    bytesPerSecond: 1e9,
+  });
+  return new Schedule({ upkeep, log: silentLog, collectIntervalMs, scrubIntervalMs: NEVER_MS });
+}
+
+async function storeBlob(text: string, repository?: typeof MIRRORED): Promise<Digest> {
+  const digest = digestOf(Buffer.from(text));
+  const ingest = await blobs.ingest(`upload-${digestHex(digest)}`);
+  await ingest.write([Buffer.from(text)]);
+  await ingest.commit(digest);
+  await ingest.close();
+  await metadata.putBlob(digest, text.length, repository);
+  return digest;
+}
+
+async function gone(digest: Digest): Promise<void> {
+  while ((await blobs.stat(digest)) !== undefined) {
+    await sleep(20);
+  }
+}
