@@ -1,0 +1,61 @@
+import { expect, test } from 'vitest';
+import { type ProgressForm, ProgressView } from './progress.ts';
+
+const MIB = 1024 * 1024;
+
+function viewOf(form: ProgressForm) {
+  const written = { out: '', err: '' };
+  const clock = { ms: 0 };
+  const io = {
+    out: (text: string) => void (written.out += text),
+    err: (text: string) => void (written.err += text),
+  };
+  return { view: new ProgressView(io, form, () => clock.ms), written, clock };
+}
+
+test('elsewhere than on a terminal there is a line for each thing that ends', () => {
+  const { view, written, clock } = viewOf('lines');
+  const image = view.begin('nginx:1');
+  image.expect(4 * MIB);
+  image.advance(4 * MIB);
+  clock.ms = 2000;
+  image.end('done', 'all here');
+  view.begin('redis:7').end('failed', 'not found');
+  view.event({ event: 'summary' });
+  view.close();
+  expect(written).toEqual({ out: '', err: '✓ nginx:1: all here (4.0 MiB in 2.0 s)\n✗ redis:7: not found\n' });
+});
+
+test('programs get one JSON object a line on standard output', () => {
+  const { view, written, clock } = viewOf('json');
+  const image = view.begin('nginx:1');
+  image.advance(10);
+  clock.ms = 5;
+  image.end('done', 'all here');
+  view.event({ event: 'summary', pulled: 1 });
+  view.close();
+  const events = written.out
+    .trim()
+    .split('\n')
+    .map((line): unknown => JSON.parse(line));
+  expect(events).toEqual([
+    { event: 'begin', name: 'nginx:1' },
+    { event: 'done', name: 'nginx:1', bytes: 10, ms: 5, text: 'all here' },
+    { event: 'summary', pulled: 1 },
+  ]);
+  expect(written.err).toBe('');
+});
+
+test('on a terminal bars are drawn anew under what is said, and leave nothing behind', () => {
+  const { view, written, clock } = viewOf('bars');
+  const image = view.begin('nginx:1');
+  image.expect(4 * MIB);
+  image.advance(MIB);
+  clock.ms = 1000;
+  view.say('a warning');
+  expect(written.err).toContain('a warning\n  nginx:1');
+  expect(written.err).toContain('██████░░░░░░░░░░░░░░░░░░ 1.0 MiB of 4.0 MiB, 1.0 MiB/s, 3 s left\n');
+  image.end('done', 'all here');
+  expect(written.err.endsWith('\u001B[1A\u001B[J✓ nginx:1: all here (1.0 MiB in 1.0 s)\n')).toBe(true);
+  view.close();
+});
