@@ -126,6 +126,12 @@ export class Access {
     return this.#parts.mirrored.operator(repository);
   }
 
+  /** The right of a tenant on whose behalf the one who runs this registry pulls: with its own credentials alone. */
+  tenantRight(tenant: Tenant, repository: Repository): Promise<Right> {
+    const principal = { as: 'tenant', tenant, readOnly: false, credentialId: '' } as const;
+    return this.#parts.mirrored.pull(principal, repository);
+  }
+
   /** What the tenant may have of the repository, and why: for people. */
   async explain(tenant: Tenant, repository: Repository): Promise<Explanation> {
     const { mirrored, hosted } = this.#parts;

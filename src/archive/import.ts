@@ -1,5 +1,5 @@
 import type { BlobStore } from '../blobs/blob-store.ts';
-import type { MetadataStore, Publication } from '../metadata/metadata-store.ts';
+import type { Grant, MetadataStore, Publication } from '../metadata/metadata-store.ts';
 import { type ContentTree, readContentTree } from '../oci/content-tree.ts';
 import { ANONYMOUS_ID } from '../oci/credential.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
@@ -38,6 +38,8 @@ export interface ImportOptions {
   readonly placeOf: (name: string | undefined) => Place | undefined;
   /** Of indexes only the children for these have to be there; by default those that the archive says it carries. */
   readonly platforms?: readonly Platform[] | undefined;
+  /** Whose mirrored images become: a Grant under this id is recorded for each repository, by default for everybody. */
+  readonly grantee?: string | undefined;
   /** Content of private repositories may become public. */
   readonly mayPublish?: boolean;
   /** Told of each file as it is begun, and of its bytes as they come. */
@@ -148,9 +150,10 @@ function settle(image: BundleImage, place: Place, tree: ContentTree, options: Im
   if (place.digest !== undefined && place.digest !== digest) {
     throw new ArchiveError(`${image.name} names a digest that is not its own, ${digest}`);
   }
-  if (image.isPrivate && place.repository.upstream !== '' && options.mayPublish !== true) {
+  const isForAll = place.repository.upstream !== '' && options.grantee === undefined;
+  if (image.isPrivate && isForAll && options.mayPublish !== true) {
     throw new ArchiveError(
-      `${image.name ?? digest} comes from a private repository: --public lets everybody here have it`,
+      `${image.name ?? digest} comes from a private repository: --tenant gives it to one tenant, --public to everybody here`,
     );
   }
   return { image, place, tree };
@@ -228,7 +231,10 @@ async function requireBlob(
 }
 
 /** First all content, which no name leads to yet; then all names in one step. */
-async function publish(settled: readonly Settled[], { metadata }: ImportOptions): Promise<void> {
+async function publish(
+  settled: readonly Settled[],
+  { metadata, grantee = ANONYMOUS_ID }: ImportOptions,
+): Promise<void> {
   const atMs = Date.now();
   for (const { place, tree } of settled) {
     const blobs = tree.blobs.map(({ digest, size }) => ({ digest, size }));
@@ -238,20 +244,22 @@ async function publish(settled: readonly Settled[], { metadata }: ImportOptions)
     }
   }
   await metadata.publish(
-    settled.map(({ image, place }) => publicationOf(image, place, atMs)),
+    settled.map(({ image, place }) =>
+      publicationOf(image, place, { credentialId: grantee, verifiedAtMs: atMs, origin: 'import' }),
+    ),
     atMs,
   );
   await metadata.announce('content');
 }
 
 /** What lives here has its own rules of who may read it. */
-function publicationOf({ descriptor }: BundleImage, { repository, tag }: Place, atMs: number): Publication {
+function publicationOf({ descriptor }: BundleImage, { repository, tag }: Place, grant: Grant): Publication {
   const isMirrored = repository.upstream !== '';
   return {
     repository,
     digest: descriptor.digest,
     tag,
-    grant: isMirrored ? { credentialId: ANONYMOUS_ID, verifiedAtMs: atMs, origin: 'import' } : undefined,
+    grant: isMirrored ? grant : undefined,
   };
 }
 

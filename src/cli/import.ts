@@ -1,3 +1,4 @@
+import { tenantGrantId } from '../access/grants.ts';
 import { ArchiveError } from '../archive/archive-error.ts';
 import { importArchive, type ImportOptions, type ImportReport, type Place } from '../archive/import.ts';
 import { openArchive, readArchive } from '../archive/open-archive.ts';
@@ -7,6 +8,7 @@ import { type Command, CommandError, CONFIG_OPTION, EXIT, type Input } from './c
 import { interruptible } from './interruptible.ts';
 import { commaList, PLATFORM_OPTION, platformsOption } from './list-options.ts';
 import { progressForm, ProgressView } from './progress.ts';
+import { tenantOption } from './tenant-option.ts';
 import { withParts } from './with-parts.ts';
 
 /** `entrepot import`: take bundles in. */
@@ -17,7 +19,8 @@ export const importCommand: Command = {
     'Reads tars (also gzip; zstd from Node 22.15 on) and folders with an OCI image layout: bundles of `entrepot ' +
     'export`, skopeo copy … oci-archive:, podman save --format oci-archive, docker save (25 and later). Every name, ' +
     'size and digest is checked and every image proved to be complete before anything is published. Images belong ' +
-    'to the name that they came from, are pinned, and may be pulled by everybody. Run again after a break, it goes on.',
+    'to the name that they came from, are pinned, and may be pulled by everybody, or by one tenant alone. Run again ' +
+    'after a break, it goes on.',
   arguments: [{ name: '<file...>', description: 'tars or folders; - is standard input' }],
   options: [
     {
@@ -29,6 +32,7 @@ export const importCommand: Command = {
       ...PLATFORM_OPTION,
       description: 'platforms that have to be complete (default: what the archive says, or all)',
     },
+    { flags: '--tenant <name>', description: 'only this tenant may have what belongs to mirrors' },
     { flags: '--public', description: 'let everybody have what comes from private repositories' },
     CONFIG_OPTION,
   ],
@@ -68,7 +72,9 @@ function importFile(file: string, options: ImportOptions): Promise<ImportReport>
   return importArchive(file === '-' ? readArchive(process.stdin) : openArchive(file), options);
 }
 
-function importOptions({ metadata, blobs, naming }: Parts, input: Input, signal: AbortSignal): ImportOptions {
+function importOptions(parts: Parts, input: Input, signal: AbortSignal): ImportOptions {
+  const { metadata, blobs, naming } = parts;
+  const tenant = tenantOption(parts, input);
   const renamed = renames(input);
   const placeOf = (name: string | undefined): Place | undefined => {
     const here = renamed(name);
@@ -81,6 +87,7 @@ function importOptions({ metadata, blobs, naming }: Parts, input: Input, signal:
     blobs,
     placeOf,
     platforms: platformsOption(input),
+    grantee: tenant && tenantGrantId(tenant.name),
     mayPublish: input.options['public'] === true,
     signal,
   };

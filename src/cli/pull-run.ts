@@ -3,6 +3,7 @@ import { pullImage, type PulledImage } from '../prepull/image-pull.ts';
 import type { Parts } from '../wire.ts';
 import { CommandError, EXIT, type ExitCode, type Input } from './command.ts';
 import type { ProgressView } from './progress.ts';
+import { tenantOption } from './tenant-option.ts';
 import { meantBy } from './wanted-images.ts';
 
 export interface PullRunOptions {
@@ -57,7 +58,10 @@ export class PullRun {
     try {
       const { repository, reference, platforms } = meantBy(parts, input, image);
       if (repository.upstream === '') throw new CommandError('it lives here and has no upstream');
-      const right = await parts.access.operatorRight(repository);
+      const tenant = tenantOption(parts, input);
+      const right = await (tenant === undefined
+        ? parts.access.operatorRight(repository)
+        : parts.access.tenantRight(tenant, repository));
       const referrers = input.options['referrers'] === true;
       const { mirror: source, metadata } = parts;
       const pulled = await pullImage(

@@ -24,6 +24,10 @@ export const pull: Command = {
   arguments: WANTED_ARGUMENTS,
   options: [
     ...WANTED_OPTIONS,
+    {
+      flags: '--tenant <name>',
+      description: "with this tenant's credentials alone, which proves its right and nobody else's",
+    },
     { flags: '--referrers', description: 'signatures, SBOMs and the like too' },
     { flags: '--serialize', description: 'one image at a time' },
     { flags: '--max-parallel <count>', description: `images at a time (default: ${DEFAULT_PARALLEL})` },

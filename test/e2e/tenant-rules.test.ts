@@ -208,6 +208,43 @@ describe('unknown credentials', () => {
   });
 });
 
+describe('on the command line', () => {
+  it("a pull for a tenant proves its right, and nobody else's", async () => {
+    const server = await start();
+    users.bob.repositories = [];
+    const pulled = await server.command('pull', `${UP}/acme/private:1`, '--tenant', 'team-a');
+    expect([pulled.code, pulled.stderr]).toEqual([0, expect.stringContaining('1 of 1 images are here')]);
+    upstream.requests.length = 0;
+    expect((await get(blob(server), { headers: basic(TEAM_A) })).status).toBe(200);
+    expect(upstream.requests).toEqual([]);
+    expect((await get(blob(server), { headers: basic(BOB) })).status).toBe(404);
+    expect((await server.command('pull', `${UP}/acme/private:1`, '--tenant', 'nobody')).code).not.toBe(0);
+  });
+
+  it('an import for a tenant is for that tenant alone, with and without upstream', async () => {
+    const server = await start();
+    const bundle = join(folder, 'bundle.tar');
+    await server.command('pull', `${UP}/acme/private:1`, '--tenant', 'team-a');
+    const exported = await server.command('export', `${UP}/acme/private:1`, '-o', bundle);
+    expect(exported.code).toBe(0);
+    await server.command('rm', `${UP}/acme/private`);
+    await upstream.stop();
+    expect((await get(blob(server), { headers: basic(TEAM_A) })).status).not.toBe(200);
+    const refused = await server.command('import', bundle);
+    expect([refused.code, refused.stderr]).toEqual([
+      1,
+      expect.stringContaining('--tenant gives it to one tenant'),
+    ]);
+    const imported = await server.command('import', bundle, '--tenant', 'team-a');
+    expect([imported.code, imported.stderr]).toEqual([0, expect.any(String)]);
+    for (const login of [TEAM_A, ALICE]) {
+      expect((await get(blob(server), { headers: basic(login) })).status).toBe(200);
+    }
+    expect((await get(blob(server), { headers: basic(BOB) })).status).not.toBe(200);
+    expect((await get(blob(server))).status).not.toBe(200);
+  });
+});
+
 describe('the audit log', () => {
   it('tells who did what, what came of it and why, and no secret', async () => {
     const auditFile = join(folder, 'audit.jsonl');

@@ -1,0 +1,13 @@
+import type { Tenant } from '../tenants/tenant.ts';
+import type { Parts } from '../wire.ts';
+import { CommandError, EXIT, type Input, textOption } from './command.ts';
+
+/** The tenant of `--tenant`; `undefined` without that option. */
+export function tenantOption({ tenants }: Parts, input: Input): Tenant | undefined {
+  const name = textOption(input, 'tenant');
+  const tenant = name === undefined ? undefined : tenants.find(name);
+  if (name !== undefined && tenant === undefined) {
+    throw new CommandError(`no tenant is called ${name}`, EXIT.usage);
+  }
+  return tenant;
+}
