@@ -40,6 +40,12 @@ export const hosts: Command = {
       flags: '--no-fallback',
       description: 'never ask the registries themselves (containerd and crio)',
     },
+    {
+      flags: '--credential-provider',
+      description:
+        "as --no-fallback, for nodes that get this registry's credentials (entrepot credential-provider): " +
+        'the runtime would offer them to every server of the file',
+    },
     { flags: '--out <folder>', description: 'write the files there instead of printing them' },
     CONFIG_OPTION,
   ],
@@ -51,6 +57,10 @@ export const hosts: Command = {
     [
       'entrepot hosts containerd --server http://10.0.0.5:5000 --no-fallback --out /etc/containerd/certs.d',
       'nodes that ask nobody but Entrepot',
+    ],
+    [
+      'entrepot hosts containerd --server https://entrepot.example:30500 --credential-provider --out /etc/containerd/certs.d',
+      'nodes that log in to Entrepot with the tokens of pods',
     ],
     ['entrepot hosts crio --upstream docker.io quay.io', 'registries.conf for two registries'],
     [
@@ -64,9 +74,11 @@ export const hosts: Command = {
     if (!isNodeKind(kind)) {
       throw new CommandError(`expected one of ${NODE_KINDS.join(', ')}`, EXIT.usage);
     }
-    const fallback = input.options['fallback'] !== false;
+    const isForProvider = input.options['credentialProvider'] === true;
+    const fallback = input.options['fallback'] !== false && !isForProvider;
     if (!fallback && !KINDS_WITHOUT_FALLBACK.includes(kind)) {
-      throw new CommandError(`--no-fallback: ${HAS_FALLBACK}`, EXIT.usage);
+      const option = isForProvider ? '--credential-provider' : '--no-fallback';
+      throw new CommandError(`${option}: ${HAS_FALLBACK}`, EXIT.usage);
     }
     const config = await loadConfig({ file: textOption(input, 'config') });
     const serverUrl = parseServer(textOption(input, 'server')) ?? ownUrl(config, kind);

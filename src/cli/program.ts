@@ -7,6 +7,7 @@ import { configSchema } from './config-schema.ts';
 import { configShow } from './config-show.ts';
 import { configVariables } from './config-variables.ts';
 import { check } from './check.ts';
+import { credentialProvider } from './credential-provider.ts';
 import { explain } from './explain.ts';
 import { exportCommand } from './export.ts';
 import { have } from './have.ts';
@@ -30,6 +31,7 @@ import { readVersion } from './version.ts';
 const COMMANDS: readonly Command[] = [
   serve,
   hosts,
+  credentialProvider,
   refresh,
   rm,
   images,

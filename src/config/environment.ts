@@ -7,6 +7,11 @@ import { isTree, mergeTrees, type Tree } from './tree.ts';
 
 export type Environment = Readonly<Record<string, string | undefined>>;
 
+/** As this process was started with it. */
+export function ownEnvironment(): Environment {
+  return process.env;
+}
+
 /** Names the configuration file when the command line does not. */
 export const CONFIG_FILE_VARIABLE = 'ENTREPOT_CONFIG';
 
