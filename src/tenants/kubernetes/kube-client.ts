@@ -177,7 +177,8 @@ export class KubeClient {
       method: 'GET',
       url,
       headers: {
-        accept: 'application/json',
+        // The keys of tokens have a type of their own.
+        accept: 'application/json, */*',
         'user-agent': 'entrepot',
         ...(token !== undefined && { authorization: `Bearer ${token}` }),
       },
