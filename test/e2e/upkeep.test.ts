@@ -1,4 +1,5 @@
 // The commands of upkeep beside a running server, on the store that it serves.
+import { existsSync } from 'node:fs';
 import { readdir, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -7,6 +8,7 @@ import { codeOf, get } from '../support/client.ts';
 import { bytesOf, type Content, type Image, imageOf, indexOf, randomBlob } from '../support/content.ts';
 import { Entrepot } from '../support/entrepot.ts';
 import { FakeUpstream } from '../support/fake-upstream.ts';
+import { until } from '../support/programs.ts';
 
 const UPSTREAM = 'up.example';
 
@@ -132,6 +134,8 @@ describe('upkeep beside a running server', () => {
     await get(`${entrepot.url}/v2/app/manifests/v1?ns=${UPSTREAM}`);
     await pull('app', mirrored);
     for (const blob of [layer, mirrored]) {
+      // Who reads a Fill along is let go before its file is renamed.
+      await until('the blob to be held', 10_000, async () => existsSync(blobFile(blob)));
       await writeFile(blobFile(blob), Buffer.alloc(blob.size, '?'), { mode: 0o644, flag: 'r+' });
     }
     const found = await entrepot.command('scrub', '--rate', '1GiB');
