@@ -1,4 +1,5 @@
 // `entrepot import` as a process of its own: killed anywhere, and watched for what memory it takes.
+import { existsSync } from 'node:fs';
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -8,7 +9,7 @@ import { openSqliteMetadataStore } from '../../src/metadata/sqlite-metadata-stor
 import { type Image, type ImageIndex, imageOf, randomBlob } from '../support/content.ts';
 import { Entrepot, STARTER } from '../support/entrepot.ts';
 import { FakeUpstream } from '../support/fake-upstream.ts';
-import { Daemon, tryRun } from '../support/programs.ts';
+import { Daemon, tryRun, until } from '../support/programs.ts';
 import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
 
 const MIB = 1024 * 1024;
@@ -75,20 +76,14 @@ describe('an import', () => {
     const layers = Array.from({ length: 10 }, (_, n) => randomBlob(6 * MIB + n, `killed ${n}`));
     const image = imageOf(layers);
     const bundle = await bundleOf('killed', image);
+    const workMs = await timeOfWork(bundle);
     let metIngests = 0;
     let metBlobs = 0;
     for (let kill = 0; kill < KILLS; kill += 1) {
       const folder = await makeTempFolder('kill');
       const env = storeEnv(folder);
-      const isReady = async () => true;
-      const daemon = await Daemon.start({
-        program: process.execPath,
-        args: importArgs(bundle),
-        env,
-        isReady,
-      });
-      // The process is up after some 400 ms, and takes about as long for the bundle.
-      await sleep(300 + Math.random() * 900);
+      const daemon = await startedImport(bundle, env);
+      await sleep(Math.random() * workMs);
       await daemon.kill();
       const broken = await stateOf(folder, 'killed');
       if (broken.ingests > 0) metIngests += 1;
@@ -128,6 +123,22 @@ describe('an import', () => {
     expect(peaks[1]!.export - peaks[0]!.export).toBeLessThan(30);
   });
 });
+
+/** An import that has opened its store: what comes before can be killed without harm to anybody. */
+async function startedImport(bundle: string, env: ReturnType<typeof storeEnv>): Promise<Daemon> {
+  const isReady = async () => existsSync(join(env.ENTREPOT_STORAGE__PATH, 'ingest'));
+  return Daemon.start({ program: process.execPath, args: importArgs(bundle), env, isReady });
+}
+
+/** How long an import takes from there on, on this machine, now. */
+async function timeOfWork(bundle: string): Promise<number> {
+  const folder = await makeTempFolder('time');
+  const daemon = await startedImport(bundle, storeEnv(folder));
+  const startedMs = performance.now();
+  await until('the import to end', 60_000, async () => !daemon.isRunning);
+  await removeFolder(folder);
+  return performance.now() - startedMs;
+}
 
 /** Runs a command that must succeed, and answers the most resident memory it was seen with, in MiB. */
 async function peakRss(args: string[], env: Record<string, string>): Promise<number> {
