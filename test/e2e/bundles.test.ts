@@ -191,6 +191,26 @@ describe('a bundle', () => {
     await expectServed('org/app', '1', app.images[1]!);
   });
 
+  it('takes signatures along, those that refer to the image and those that are tagged after its digest', async () => {
+    const about = { subject: sidecar.manifest, artifactType: 'application/vnd.example.signature' };
+    const referring = imageOf([randomBlob(100, 'referring')], about);
+    const tagged = imageOf([randomBlob(100, 'tagged')]);
+    const tag = `${sidecar.manifest.digest.replace(':', '-')}.sig`;
+    upstream.add('org/sidecar', referring);
+    upstream.add('org/sidecar', tagged, tag);
+    const file = join(connected.folder, 'signed.tar');
+    await succeed(connected, 'pull', `${UPSTREAM}/org/sidecar:2`, '--referrers');
+    await succeed(connected, 'export', `${UPSTREAM}/org/sidecar:2`, '--referrers', '-o', file);
+    await succeed(island, 'import', file);
+    await expectServed('org/sidecar', '2', sidecar);
+    await expectServed('org/sidecar', tag, tagged);
+    await expectServed('org/sidecar', referring.manifest.digest, referring);
+    const list = await get(
+      `${island.url}/v2/org/sidecar/referrers/${sidecar.manifest.digest}?ns=${UPSTREAM}`,
+    );
+    expect(list.text).toContain(referring.manifest.digest);
+  });
+
   it('is given another name, when it is imported so', async () => {
     await pulled();
     const file = join(connected.folder, 'bundle.tar');
