@@ -45,16 +45,16 @@ export class HashJob {
 
 export class Hasher {
   readonly #log: Log;
-  readonly #startThread: () => Worker;
+  readonly #startWorker: () => Worker;
   readonly #jobs = new Map<number, HashJob>();
   readonly #stops = new Map<number, () => void>();
   #worker: Worker | undefined;
   #nextId = 1;
   #isClosed = false;
 
-  constructor(log: Log, startThread: () => Worker = startHashThread) {
+  constructor(log: Log, startWorker: () => Worker = startHashThread) {
     this.#log = log;
-    this.#startThread = startThread;
+    this.#startWorker = startWorker;
   }
 
   /** Starts hashing the first `length` bytes of the file at `path`; the name may move once the thread has opened it. */
@@ -129,7 +129,7 @@ export class Hasher {
   }
 
   #start(): Worker {
-    const worker = this.#startThread();
+    const worker = this.#startWorker();
     worker.unref();
     worker.on('message', (reply: HashReply) => this.#receive(reply));
     worker.on('error', error => this.#log.error({ err: error }, 'the hashing thread failed'));

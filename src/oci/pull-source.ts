@@ -73,7 +73,12 @@ export interface ManifestWant {
  */
 export interface PullSource {
   /** `reference` is a tag or a digest. Serves HEAD too: the caller drops the bytes. */
-  manifest(repository: Repository, reference: string, right: Right, want: ManifestWant): Promise<ServedManifest>;
+  manifest(
+    repository: Repository,
+    reference: string,
+    right: Right,
+    want: ManifestWant,
+  ): Promise<ServedManifest>;
   /** Never starts a download of the blob. */
   statBlob(repository: Repository, digest: Digest, right: Right): Promise<ServedBlobStat>;
   openBlob(repository: Repository, digest: Digest, right: Right): Promise<ServedBlob>;

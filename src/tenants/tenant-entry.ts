@@ -125,9 +125,11 @@ export class TenantEntry implements Tenant {
 
   #logState({ name, source, state, reason, loadedAtMs }: SecretSlot, isFirst: boolean): void {
     const { log } = this.#parts;
-    if (state === 'loaded') log[isFirst ? 'debug' : 'info']({ secretName: name, source }, 'a Secret was read');
+    if (state === 'loaded')
+      log[isFirst ? 'debug' : 'info']({ secretName: name, source }, 'a Secret was read');
     else if (state === 'missing') log.warn({ secretName: name, source, reason }, 'a Secret is missing');
-    else if (loadedAtMs === undefined) log.error({ secretName: name, source, reason }, 'a Secret is malformed');
+    else if (loadedAtMs === undefined)
+      log.error({ secretName: name, source, reason }, 'a Secret is malformed');
     else log.error({ secretName: name, source, reason }, 'a Secret is malformed: the last good one counts');
   }
 }
