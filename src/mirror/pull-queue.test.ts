@@ -100,4 +100,15 @@ describe('the pull queue', () => {
     expect(order).toEqual(['ahead-1', 'ahead-2', 'live', 'ahead-4']);
     expect(queue.waiting).toBe(1);
   });
+
+  it('holds a requester to its own limit, while others go on', async () => {
+    const queue = new PullQueue(NO_LIMIT);
+    const limited = (repository: string) => queue.enter({ requester: 'a', repository, maxTransfers: 2 });
+    const places = ['1', '2', '3'].map(limited);
+    const other = queue.enter({ requester: 'b', repository: '4' });
+    expect([...places, other].map(({ queued }) => queued)).toEqual([false, false, true, false]);
+    places[0]?.leave();
+    await places[2]?.turn;
+    expect([queue.running, queue.waiting]).toEqual([3, 0]);
+  });
 });

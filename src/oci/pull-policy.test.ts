@@ -34,3 +34,12 @@ test('each limit that the kubelet refuses is named', () => {
   );
   expect(pullPolicy.pullLimitProblems({ serializeImagePulls: true })).toEqual([]);
 });
+
+test.each([
+  [[undefined, undefined], undefined],
+  [['IfNotPresent', undefined], 'IfNotPresent'],
+  [['IfNotPresent', 'Always'], 'Always'],
+  [['Always', 'Never'], 'Never'],
+] as const)('of %j the strictest counts: %s', (policies, strictest) => {
+  expect(pullPolicy.strictestPullPolicy(policies)).toBe(strictest);
+});
