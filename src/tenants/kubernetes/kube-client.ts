@@ -57,7 +57,7 @@ const MAX_ANSWER_BYTES = 200 * 2 ** 20;
 /** One Secret of 1 MiB in base64, and once more in the annotation that `kubectl apply` leaves. */
 const MAX_EVENT_BYTES = 4 * 2 ** 20;
 
-const CONNECT_MS = 10_000;
+const CONNECT_MS = 5_000;
 const ANSWER_MS = 30_000;
 
 /** The server ends a watch by itself after so long, so that watches move on to new servers. */
@@ -141,7 +141,7 @@ export class KubeClient {
     try {
       for await (const line of linesOf(body)) yield eventOf(line);
     } catch (error) {
-      throw failureOf(error, { url, signal });
+      throw transportFailure(error, { url, signal });
     } finally {
       body.destroy();
     }
@@ -159,7 +159,7 @@ export class KubeClient {
       if (answer === undefined) throw new KubeProtocolError(`${path} is no JSON object`);
       return answer;
     } catch (error) {
-      throw error instanceof KubeProtocolError ? error : failureOf(error, { url, signal });
+      throw transportFailure(error, { url, signal });
     }
   }
 
@@ -196,6 +196,12 @@ async function refusalOf({ status, body }: HttpResponse, path: string): Promise<
   const text = await textOf(body, MAX_STATUS_BYTES).catch(() => '');
   const message = parseJsonObject(text)?.['message'];
   return new KubeRefusal(status, typeof message === 'string' ? message : `${path}: status ${status}`);
+}
+
+/** What broke while a body was read; what the server said in it stays what it is. */
+function transportFailure(error: unknown, request: Parameters<typeof failureOf>[1]): unknown {
+  const isSaid = error instanceof KubeRefusal || error instanceof KubeProtocolError;
+  return isSaid ? error : failureOf(error, request);
 }
 
 function selectorsOf({ fieldSelector, labelSelector }: Collection): Record<string, string> {

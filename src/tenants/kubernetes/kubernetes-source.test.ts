@@ -1,0 +1,374 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { type Log, silentLog } from '../../lib/log.ts';
+import type { KnownTenant } from '../../oci/issued-credential.ts';
+import { dockerConfig } from '../fixture.suite.ts';
+import type { SecretSink, TenantReading } from '../secret-source.ts';
+import { readClusterIssuer } from './cluster-issuer.ts';
+import { FakeApiServer, type Written } from './fake-api-server.suite.ts';
+import { KubeClient } from './kube-client.ts';
+import { KubernetesSource, type KubernetesSourceOptions } from './kubernetes-source.ts';
+
+const LABELS = { entrepot: 'tenant' };
+const WITHIN = { timeout: 15_000, interval: 10 };
+
+/** Keeps what a source says. */
+class Kept implements SecretSink {
+  readonly tenants = new Map<string, TenantReading>();
+
+  put(tenant: string, reading: TenantReading): void {
+    this.tenants.set(tenant, reading);
+  }
+
+  remove(tenant: string): void {
+    this.tenants.delete(tenant);
+  }
+
+  /** Names and states of a tenant's Secrets, in order. */
+  secrets(tenant: string): readonly string[] | undefined {
+    return this.tenants.get(tenant)?.secrets.map(({ name, result }) => `${name} ${result.state}`);
+  }
+
+  password(tenant: string): string | undefined {
+    const [first] = this.tenants.get(tenant)?.secrets ?? [];
+    if (first?.result.state !== 'loaded') return undefined;
+    return JSON.stringify([...first.result.secret.config.values()]);
+  }
+}
+
+let api: FakeApiServer;
+let source: KubernetesSource;
+let kept: Kept;
+let lines: string[];
+let down: number;
+
+const log: Log = {
+  ...silentLog,
+  info: (_fields, message) => void lines.push(message),
+  error: (fields, message) => void lines.push(`${message} ${JSON.stringify(fields)}`),
+};
+
+beforeEach(async () => {
+  api = await FakeApiServer.start();
+  kept = new Kept();
+  lines = [];
+  down = 0;
+});
+
+afterEach(async () => {
+  await source.close();
+  await api.close();
+});
+
+async function start(
+  options: Partial<KubernetesSourceOptions> = {},
+  known: readonly KnownTenant[] = [],
+): Promise<void> {
+  source = new KubernetesSource({
+    client: new KubeClient({ server: api.url, token: () => Promise.resolve('t') }),
+    namespaces: { labelSelector: 'entrepot=tenant' },
+    listKnownTenants: () => Promise.resolve(known),
+    log,
+    meter: { count() {}, observe() {}, gauge: (_name, value) => void (down = value) },
+    ...options,
+  });
+  await source.start(kept);
+}
+
+function namespace(name: string, labels: Readonly<Record<string, string>> = LABELS): Written {
+  return { collection: 'namespaces', name, labels };
+}
+
+function secret(of: string, name: string, login = 'user:password'): Written {
+  const data = {
+    '.dockerconfigjson': Buffer.from(dockerConfig({ 'reg.example': login })).toString('base64'),
+  };
+  const fields = { type: 'kubernetes.io/dockerconfigjson', data };
+  return { collection: 'secrets', namespace: of, name, fields };
+}
+
+function account(of: string, name: string, secrets: readonly string[]): Written {
+  const imagePullSecrets = secrets.map(one => ({ name: one }));
+  return { collection: 'serviceaccounts', namespace: of, name, fields: { imagePullSecrets } };
+}
+
+const eventually = (assertion: () => void) => vi.waitFor(assertion, WITHIN);
+
+describe('namespaces of a cluster', () => {
+  it('are tenants by their label, with their UIDs and the pull Secrets that they hold, of both types and no other', async () => {
+    const uid = api.put(namespace('team-a'));
+    api.put(namespace('other', {}));
+    api.put(secret('team-a', 'json'));
+    api.put(secret('other', 'json'));
+    api.put({
+      ...secret('team-a', 'old'),
+      fields: {
+        type: 'kubernetes.io/dockercfg',
+        data: { '.dockercfg': Buffer.from('{"r":{"auth":"dTpw"}}').toString('base64') },
+      },
+    });
+    api.put({ ...secret('team-a', 'opaque'), fields: { type: 'Opaque', data: {} } });
+    await start();
+    expect([...kept.tenants.keys()]).toEqual(['team-a']);
+    expect(kept.tenants.get('team-a')?.uid).toBe(uid);
+    expect(kept.secrets('team-a')).toEqual(['json loaded', 'old loaded']);
+    const asked = api.requests.filter(target => target.includes('/secrets'));
+    expect(asked.length).toBeGreaterThan(0);
+    expect(asked.every(target => target.includes('fieldSelector=type%3Dkubernetes.io%2Fdocker'))).toBe(true);
+  });
+
+  it('are read page by page', async () => {
+    for (let at = 0; at < 250; at += 1) api.put(namespace(`team-${at}`));
+    await start();
+    expect(kept.tenants.size).toBe(250);
+    expect(api.requests.filter(target => target.includes('continue=')).length).toBe(2);
+  });
+
+  it('that are named alone are read alone', async () => {
+    for (const name of ['team-a', 'team-b']) {
+      api.put(namespace(name, {}));
+      api.put(secret(name, 'pull'));
+    }
+    await start({ namespaces: { names: ['team-b'] } });
+    expect(kept.secrets('team-b')).toEqual(['pull loaded']);
+    expect([...kept.tenants.keys()]).toEqual(['team-b']);
+    expect(api.requests.filter(target => /^\/api\/v1\/(secrets|serviceaccounts)/.test(target))).toEqual([]);
+  });
+
+  it('come and go', async () => {
+    await start();
+    api.put(secret('team-a', 'pull'));
+    api.put(namespace('team-a'));
+    await eventually(() => expect(kept.secrets('team-a')).toEqual(['pull loaded']));
+    api.put(namespace('team-a', {}));
+    await eventually(() => expect(kept.tenants.has('team-a')).toBe(false));
+    api.put(namespace('team-a'));
+    await eventually(() => expect(kept.tenants.has('team-a')).toBe(true));
+    api.remove(namespace('team-a'));
+    await eventually(() => expect(kept.tenants.has('team-a')).toBe(false));
+  });
+
+  it('are told by their new UID before anything of the new one counts', async () => {
+    const old = api.put(namespace('team-a'));
+    await start();
+    api.muted.add('namespaces');
+    const seen: (readonly [string | undefined, number])[] = [];
+    const put = kept.put.bind(kept);
+    kept.put = (tenant, reading) => {
+      seen.push([reading.uid, reading.secrets.length]);
+      put(tenant, reading);
+    };
+    api.remove(namespace('team-a'));
+    const uid = api.put({ ...namespace('team-a'), uid: 'another' });
+    api.put(secret('team-a', 'of-somebody-else'));
+    await eventually(() => expect(kept.secrets('team-a')).toEqual(['of-somebody-else loaded']));
+    expect(uid).not.toBe(old);
+    expect(seen.filter(([, secrets]) => secrets > 0).every(([of]) => of === uid)).toBe(true);
+  });
+});
+
+describe('Secrets of a namespace', () => {
+  beforeEach(() => void api.put(namespace('team-a')));
+
+  it('count in the order of the default account, of the others, and then by name; one that is missing is told', async () => {
+    for (const name of ['a', 'b', 'c', 'd']) api.put(secret('team-a', name));
+    api.put(account('team-a', 'builder', ['b', 'd']));
+    api.put(account('team-a', 'default', ['c', 'absent', 'b']));
+    await start();
+    expect(kept.secrets('team-a')).toEqual([
+      'c loaded',
+      'absent missing',
+      'b loaded',
+      'd loaded',
+      'a loaded',
+    ]);
+    api.put(account('team-a', 'default', ['a']));
+    await eventually(() => expect(kept.secrets('team-a')?.[0]).toBe('a loaded'));
+  });
+
+  it('rotate, and go', async () => {
+    api.put(secret('team-a', 'pull', 'u:first'));
+    await start();
+    expect(kept.password('team-a')).toContain('first');
+    api.put(secret('team-a', 'pull', 'u:second'));
+    await eventually(() => expect(kept.password('team-a')).toContain('second'));
+    api.remove(secret('team-a', 'pull'));
+    await eventually(() => expect(kept.secrets('team-a')).toEqual([]));
+  });
+
+  it('that are malformed are told as such, beside the others', async () => {
+    api.put(secret('team-a', 'good'));
+    const fields = { type: 'kubernetes.io/dockerconfigjson', data: { '.dockerconfigjson': '!' } };
+    api.put({ ...secret('team-a', 'bad'), fields });
+    await start();
+    expect(kept.secrets('team-a')).toEqual(['bad malformed', 'good loaded']);
+  });
+});
+
+function lists(): readonly string[] {
+  return api.requests.filter(target => target.includes('/secrets') && !target.includes('watch='));
+}
+
+describe('a watch', () => {
+  beforeEach(() => {
+    api.put(namespace('team-a'));
+    api.put(secret('team-a', 'pull', 'u:first'));
+  });
+
+  it('that ends is resumed where it was, without listing anew', async () => {
+    await start();
+    await eventually(() => expect(api.watches).toBe(4));
+    const before = lists().length;
+    api.bookmark();
+    await sleep(50);
+    api.endWatches();
+    api.put(secret('team-a', 'pull', 'u:second'));
+    await eventually(() => expect(kept.password('team-a')).toContain('second'));
+    expect(lists().length).toBe(before);
+    expect(down).toBe(0);
+  });
+
+  it.each([
+    ['is too old when it is asked for', () => api.endWatches()],
+    ['becomes too old in the middle', () => api.failWatches(410)],
+  ])('that %s is followed by a new list, in which what is gone is gone', async (_name, fail) => {
+    api.put(secret('team-a', 'second'));
+    await start();
+    await eventually(() => expect(api.watches).toBe(4));
+    api.muted.add('secrets');
+    api.forget();
+    fail();
+    api.put(secret('team-a', 'third'));
+    api.remove(secret('team-a', 'second'));
+    api.forget();
+    await eventually(() => expect(kept.secrets('team-a')).toEqual(['pull loaded', 'third loaded']));
+    expect(lists().length).toBeGreaterThan(2);
+    await eventually(() => expect(down).toBe(0));
+  });
+
+  it('may be forbidden: then the list is read again and again', async () => {
+    api.watchStatus = 403;
+    await start();
+    expect(kept.password('team-a')).toContain('first');
+    api.put(secret('team-a', 'pull', 'u:second'));
+    await eventually(() => expect(kept.password('team-a')).toContain('second'));
+    await eventually(() => expect(down).toBe(4));
+    expect(lines.some(line => line.includes('cannot watch'))).toBe(true);
+  });
+});
+
+describe('a list', () => {
+  it('whose pages are forgotten half way is taken in one go', async () => {
+    for (let at = 0; at < 150; at += 1) api.put(namespace(`team-${at}`));
+    api.forgottenPages = 1;
+    await start();
+    await eventually(() => expect(kept.tenants.size).toBe(150));
+  });
+});
+
+describe('a cluster that cannot be reached', () => {
+  beforeEach(() => {
+    api.put(namespace('team-a'));
+    api.put(secret('team-a', 'pull', 'u:first'));
+  });
+
+  it('goes on counting as it was seen last, is told to be away once, and is followed again when it is back', async () => {
+    await start();
+    const { port } = api;
+    await api.close();
+    await eventually(() => expect(down).toBe(4));
+    await sleep(1_000);
+    expect(kept.password('team-a')).toContain('first');
+    expect(lines.filter(line => line.includes('cannot be followed')).length).toBeLessThanOrEqual(8);
+    api.put(secret('team-a', 'pull', 'u:second'));
+    await api.listen(port);
+    await eventually(() => expect(kept.password('team-a')).toContain('second'));
+    await eventually(() => expect(down).toBe(0));
+  });
+
+  it('at the start leaves the tenants that were bound before, whose Secrets cannot be read', async () => {
+    const { port } = api;
+    await api.close();
+    const known = [
+      { name: 'team-a', uid: 'before' },
+      { name: 'gone', uid: 'gone' },
+      { name: 'of-the-command-line', uid: undefined },
+    ];
+    const client = new KubeClient({
+      server: new URL(`http://127.0.0.1:${port}`),
+      token: () => Promise.resolve(undefined),
+    });
+    await start({ client }, known);
+    expect([...kept.tenants.keys()]).toEqual(['team-a', 'gone']);
+    expect(kept.tenants.get('team-a')).toMatchObject({
+      uid: 'before',
+      secrets: [{ result: { state: 'malformed', reason: expect.stringContaining('cannot connect') } }],
+    });
+    await api.listen(port);
+    await eventually(() => expect(kept.password('team-a')).toContain('first'));
+    await eventually(() => expect([...kept.tenants.keys()]).toEqual(['team-a']));
+  });
+});
+
+describe('a reader that may too little', () => {
+  it.each([
+    ['/api/v1/secrets', ['of the namespace malformed']],
+    ['/api/v1/serviceaccounts', ['a loaded', 'b loaded']],
+  ])('of %s says so, and has what it may read', async (path, expected) => {
+    api.put(namespace('team-a'));
+    api.put(secret('team-a', 'a'));
+    api.put(secret('team-a', 'b'));
+    api.put(account('team-a', 'default', ['b']));
+    api.refused.set(path, 403);
+    await start();
+    expect(kept.secrets('team-a')).toEqual(expected);
+    expect(lines.some(line => line.includes(`${path} is forbidden`))).toBe(true);
+    api.refused.delete(path);
+    await eventually(() => expect(kept.secrets('team-a')).toEqual(['b loaded', 'a loaded']));
+  });
+
+  it('of a single namespace changes nothing of it until it may', async () => {
+    api.put(namespace('team-a'));
+    api.put(secret('team-a', 'pull', 'u:first'));
+    await start();
+    api.refused.set('/api/v1/namespaces/team-a', 403);
+    api.put(secret('team-a', 'pull', 'u:second'));
+    await eventually(() => expect(lines.some(line => line.includes('cannot be asked'))).toBe(true));
+    expect(kept.password('team-a')).toContain('first');
+    api.refused.clear();
+    await eventually(() => expect(kept.password('team-a')).toContain('second'));
+  });
+
+  it('whose token was renewed in its file comes with the new one', async () => {
+    api.put(namespace('team-a'));
+    let token = 'old';
+    api.token = 'old';
+    await start({ client: new KubeClient({ server: api.url, token: () => Promise.resolve(token) }) });
+    api.token = 'new';
+    token = 'new';
+    api.endWatches();
+    api.put(secret('team-a', 'pull'));
+    await eventually(() => expect(kept.secrets('team-a')).toEqual(['pull loaded']));
+  });
+});
+
+describe('accounts', () => {
+  it('are known by namespace, name and UID', async () => {
+    api.put(namespace('team-a'));
+    const uid = api.put(account('team-a', 'robot', []));
+    await start();
+    const robot = { namespace: 'team-a', name: 'robot', uid };
+    expect(source.hasAccount(robot)).toBe(true);
+    expect(source.hasAccount({ ...robot, uid: 'other' })).toBe(false);
+    expect(source.hasAccount({ ...robot, namespace: 'team-b' })).toBe(false);
+    api.remove(account('team-a', 'robot', []));
+    await eventually(() => expect(source.hasAccount(robot)).toBe(false));
+  });
+
+  it('have an issuer only if the server says so', async () => {
+    await start();
+    await expect(
+      readClusterIssuer({ read: () => Promise.resolve({ issuer: '', keys: [] }) }),
+    ).rejects.toThrow('does not say who signs');
+  });
+});
