@@ -1,7 +1,7 @@
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { type Image, imageOf, indexOf, randomBlob } from '../../test/support/content.ts';
 import { parsePlatform } from '../oci/platform.ts';
 import { type ExportImage, planBundle } from './export.ts';
@@ -28,6 +28,9 @@ const app = indexOf([amd64, arm64]);
 
 let sender: ArchiveWorld;
 let receiver: ArchiveWorld;
+
+// Many small files are synced, which takes its time on a busy disk.
+vi.setConfig({ testTimeout: 30_000 });
 
 beforeEach(async () => {
   sender = await ArchiveWorld.open();

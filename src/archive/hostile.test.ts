@@ -1,7 +1,7 @@
 import { symlink, mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { bytesOf, contentOf, imageOf, indexOf, randomBlob } from '../../test/support/content.ts';
 import { OCI_INDEX, OCI_MANIFEST } from '../oci/media-types.ts';
 import { parsePlatform } from '../oci/platform.ts';
@@ -19,6 +19,9 @@ const layout = layoutFiles(image, NAME);
 const NOTHING = { repositories: 0, manifests: 0, blobs: 0, files: 0 };
 
 let world: ArchiveWorld;
+
+// Many small files are synced, which takes its time on a busy disk.
+vi.setConfig({ testTimeout: 30_000 });
 
 beforeEach(async () => {
   world = await ArchiveWorld.open();

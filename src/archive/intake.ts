@@ -15,6 +15,8 @@ const WRITE_BYTES = 1024 * 1024;
 const MAX_SETTLING = 4;
 /** All manifests of an archive are held in memory; those of a thousand images for ten platforms come to 20 MiB. */
 const MAX_MANIFESTS_BYTES = 64 * 1024 * 1024;
+/** Rows that are removed in one transaction, which nobody should have to wait for. */
+const DISCARDS_PER_STEP = 20;
 /** Another import of the same blob takes as long as it takes, and one that died is noticed after 5 s. */
 const CLAIM_POLL_MS = 100;
 
@@ -89,16 +91,16 @@ export class Intake {
   async discard(used: ReadonlySet<Digest> = new Set()): Promise<void> {
     await Promise.allSettled(this.#settling);
     const { blobs, metadata } = this.#options;
-    for (const digest of [...this.#added.keys()].filter(added => !used.has(added))) {
-      this.#added.delete(digest);
-      const claim = removalClaim(digest);
-      // Somebody else removes it.
-      if (!(await metadata.claim(claim))) continue;
+    const unused = [...this.#added.keys()].filter(digest => !used.has(digest));
+    for (const digest of unused) this.#added.delete(digest);
+    for (let at = 0; at < unused.length; at += DISCARDS_PER_STEP) {
+      const step = unused.slice(at, at + DISCARDS_PER_STEP);
+      const contents = step.map(digest => ({ kind: 'blob' as const, digest }));
+      const removed = await metadata.removeUnneeded(contents, Number.POSITIVE_INFINITY);
       try {
-        const removed = await metadata.removeUnneeded([{ kind: 'blob', digest }], Number.POSITIVE_INFINITY);
-        if (removed.length > 0) await blobs.remove(digest);
+        await Promise.all(removed.map(({ digest }) => blobs.remove(digest)));
       } finally {
-        await metadata.release(claim);
+        await metadata.release(...removed.map(({ digest }) => removalClaim(digest)));
       }
     }
   }
