@@ -60,7 +60,7 @@ export async function openAccess(config: Config, needs: AccessNeeds): Promise<Ac
     grants,
     tokens: new Tokens(new TokenKeys(metadata), serviceName(config)),
     nameCredential: (username, password) => nameCredential(credentialKey, username, password),
-    verifyServiceAccountToken: cluster?.verifyServiceAccountToken,
+    serviceAccounts: cluster?.serviceAccounts,
     upstreamRule: repository => {
       const upstream = upstreamOf(config, repository);
       return {

@@ -1,6 +1,6 @@
 /** The part of the composition root that is about a Kubernetes cluster. */
 import { ServiceAccountTokens } from './access/service-account-tokens.ts';
-import type { VerifyServiceAccountToken } from './access/door.ts';
+import type { ServiceAccounts } from './access/door.ts';
 import type { Config } from './config/config.ts';
 import { ConfigError } from './config/problems.ts';
 import type { Log } from './lib/log.ts';
@@ -20,7 +20,7 @@ import type { SecretSource } from './tenants/secret-source.ts';
 
 export interface Cluster {
   readonly source: SecretSource;
-  readonly verifyServiceAccountToken: VerifyServiceAccountToken | undefined;
+  readonly serviceAccounts: ServiceAccounts | undefined;
 }
 
 export interface ClusterNeeds {
@@ -37,7 +37,7 @@ export function knownCluster(
   if (kubernetes === undefined) return undefined;
   return {
     source: new KnownNamespaces(() => metadata.listKnownTenants()),
-    verifyServiceAccountToken: undefined,
+    serviceAccounts: undefined,
   };
 }
 
@@ -64,10 +64,14 @@ export async function openCluster(config: Config, needs: ClusterNeeds): Promise<
   const tokens = new ServiceAccountTokens({
     audiences: audiencesOf(config),
     readIssuer: () => readClusterIssuer(client),
-    hasAccount: account => source.hasAccount(account),
+    hasAccount: (namespace, uid) => source.hasAccount(namespace, uid),
     log,
   });
-  return { source, verifyServiceAccountToken: token => tokens.verify(token) };
+  const serviceAccounts: ServiceAccounts = {
+    verify: token => tokens.verify(token),
+    has: (namespace, uid) => source.hasAccount(namespace, uid),
+  };
+  return { source, serviceAccounts };
 }
 
 async function clusterAccess({ kubernetes, environment }: Config): Promise<ClusterAccess> {

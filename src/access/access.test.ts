@@ -11,6 +11,7 @@ import { KeptLog } from '../http/fixture.suite.ts';
 import { ANONYMOUS_ID } from '../oci/credential.ts';
 import { OciError } from '../oci/errors.ts';
 import type { Requester, Right } from '../oci/requester.ts';
+import type { ServiceAccount } from './door.ts';
 import { tenantGrantId } from './grants.ts';
 import { parseScopes } from './scope.ts';
 import type { Visitor } from './visitor.ts';
@@ -258,6 +259,22 @@ describe('a Kubernetes service account', () => {
     expect(issued.access).toEqual([{ type: 'repository', name: 'team-a/app', actions: ['pull', 'push'] }]);
     const right: { requester: Requester } = await (await withToken(issued.token)).authorize(HOSTED, 'push');
     expect(right.requester).toMatchObject({ tenant: 'team-a', credentialId: 'account:u-1' });
+  });
+
+  it('that is deleted is nobody at once, and so are the tokens that it had got here', async () => {
+    const accounts: Record<string, ServiceAccount> = {
+      [token]: { namespace: 'team-a', name: 'default', uid: 'u-1' },
+    };
+    await open({ accounts });
+    await world.put('team-a', { 'docker.io': HUB_A });
+    const login: Login = ['serviceaccount', token];
+    const issued = await tokenOf(login, 'repository:team-a/app:pull');
+    await expect((await withToken(issued.token)).authorize(HOSTED, 'pull')).resolves.toBeDefined();
+    Reflect.deleteProperty(accounts, token);
+    expect(await pulled(await world.as(login))).toBe('UNAUTHORIZED');
+    await expect((await withToken(issued.token)).authorize(HOSTED, 'pull')).rejects.toMatchObject({
+      code: 'UNAUTHORIZED',
+    });
   });
 
   it('of a namespace that is no tenant, and one whose token does not verify, is refused', async () => {

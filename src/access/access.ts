@@ -18,7 +18,7 @@ import type { Tenant, Tenants } from '../tenants/tenant.ts';
 import { type Authorization, parseAuthorization } from './authorization.ts';
 import { Caller, type CallerParts } from './caller.ts';
 import { Challenges } from './challenge.ts';
-import { Door, type VerifyServiceAccountToken } from './door.ts';
+import { Door, type ServiceAccounts } from './door.ts';
 import type { Explanation } from './explanation.ts';
 import type { Grants } from './grants.ts';
 import { HostedRights, type HostedRules } from './hosted-rights.ts';
@@ -35,7 +35,7 @@ export interface AccessOptions {
   readonly tokens: Tokens;
   /** Names a credential under the store's own key. */
   readonly nameCredential: (username: string, password: string) => Credential;
-  readonly verifyServiceAccountToken?: VerifyServiceAccountToken | undefined;
+  readonly serviceAccounts?: ServiceAccounts | undefined;
   readonly upstreamRule: (repository: Repository) => UpstreamRule;
   readonly hosted: HostedRules;
   /** The hosts under which clients know this registry. */
@@ -81,7 +81,7 @@ export class Access {
         identification,
         tokens,
         nameCredential: options.nameCredential,
-        verifyServiceAccountToken: options.verifyServiceAccountToken,
+        serviceAccounts: options.serviceAccounts,
         unknownCredentials: options.unknownCredentials,
       }),
       challenges: new Challenges({ ...options, service: tokens.service }),

@@ -16,7 +16,13 @@ export interface ServiceAccount {
   readonly uid: string;
 }
 
-export type VerifyServiceAccountToken = (token: string) => Promise<ServiceAccount | undefined>;
+/** The accounts of a cluster. */
+export interface ServiceAccounts {
+  /** Whose token it is; `undefined` for one that is not good here. */
+  verify(token: string): Promise<ServiceAccount | undefined>;
+  /** Whether the namespace has an account of that UID now. */
+  has(namespace: string, uid: string): boolean;
+}
 
 export interface DoorOptions {
   readonly tenants: Tenants;
@@ -24,7 +30,7 @@ export interface DoorOptions {
   readonly tokens: Tokens;
   /** Names a credential under the store's own key. */
   readonly nameCredential: (username: string, password: string) => Credential;
-  readonly verifyServiceAccountToken: VerifyServiceAccountToken | undefined;
+  readonly serviceAccounts: ServiceAccounts | undefined;
   readonly unknownCredentials: 'refuse' | 'verify';
 }
 
@@ -32,8 +38,11 @@ export interface DoorOptions {
 const MAX_PRESENTED = 20_000;
 const PRESENTED_MS = 300_000;
 
-/** A verified service-account token is believed for so long: a deleted account's counts no longer than this. */
+/** A verified service-account token is believed for so long past its end. That of a deleted account is not. */
 const ACCOUNT_MS = 10_000;
+
+/** Before the UID in an account's id. */
+const ACCOUNT = 'account:';
 
 /** Kubernetes' tokens are JWTs: never to be shown to an upstream. */
 const JWT = /^eyJ[\w-]+\.[\w-]+\.[\w-]*$/;
@@ -122,12 +131,17 @@ export class Door {
 
   async #account(credential: Credential): Promise<Identity | undefined> {
     const known = this.#accounts.get(credential.id);
-    if (known !== undefined) return known;
-    const account = await this.#options.verifyServiceAccountToken?.(credential.password);
+    if (known?.kind === 'account' && this.#isAccount(known)) return known;
+    const account = await this.#options.serviceAccounts?.verify(credential.password);
     if (account === undefined || !this.#isTenant(account.namespace)) return undefined;
-    const identity: Identity = { kind: 'account', id: `account:${account.uid}`, tenant: account.namespace };
+    const identity: Identity = { kind: 'account', id: ACCOUNT + account.uid, tenant: account.namespace };
     this.#accounts.set(credential.id, identity);
     return identity;
+  }
+
+  #isAccount({ id, tenant }: { readonly id: string; readonly tenant: string }): boolean {
+    const isThere = this.#options.serviceAccounts?.has(tenant, id.slice(ACCOUNT.length)) === true;
+    return isThere && this.#isTenant(tenant);
   }
 
   #isTenant(name: string): boolean {
@@ -141,7 +155,7 @@ export class Door {
       case 'anonymous':
         return { kind: 'anonymous' };
       case 'account':
-        return tenant !== undefined && this.#isTenant(tenant)
+        return tenant !== undefined && this.#isAccount({ id: credentialId, tenant })
           ? { kind: 'account', id: credentialId, tenant }
           : { kind: 'void' };
       case 'credential':

@@ -62,7 +62,7 @@ beforeEach(() => {
       if (isAway) return Promise.reject(new Error('away'));
       return Promise.resolve({ issuer: ISSUER, keys: published.map(({ jwk }) => jwk) });
     },
-    hasAccount: account => isThere && account.uid === ACCOUNT.uid,
+    hasAccount: (namespace, uid) => isThere && namespace === ACCOUNT.namespace && uid === ACCOUNT.uid,
     log: silentLog,
     nowMs: () => nowMs,
   });

@@ -15,7 +15,7 @@ export interface ServiceAccountTokensOptions {
   readonly audiences: readonly string[];
   readonly readIssuer: () => Promise<Issuer>;
   /** Whether the account is there now: a deleted one's tokens end with it. */
-  readonly hasAccount: (account: ServiceAccount) => boolean;
+  readonly hasAccount: (namespace: string, uid: string) => boolean;
   readonly log: Log;
   readonly nowMs?: () => number;
 }
@@ -52,7 +52,7 @@ export class ServiceAccountTokens {
     }
     if (claims === undefined || claims === 'unknown-key') return undefined;
     const account = accountOf(claims);
-    return account !== undefined && hasAccount(account) ? account : undefined;
+    return account !== undefined && hasAccount(account.namespace, account.uid) ? account : undefined;
   }
 
   async #claimsOf(token: string) {

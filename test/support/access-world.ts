@@ -107,7 +107,13 @@ export class AccessWorld {
       grants,
       tokens,
       nameCredential: (username, password) => nameCredential(KEY, username, password),
-      verifyServiceAccountToken: async token => options.accounts?.[token],
+      serviceAccounts: {
+        verify: async token => options.accounts?.[token],
+        has: (namespace, uid) =>
+          Object.values(options.accounts ?? {}).some(
+            account => account.namespace === namespace && account.uid === uid,
+          ),
+      },
       upstreamRule: ({ upstream, name }) => ({
         credential: undefined,
         openToAll: false,

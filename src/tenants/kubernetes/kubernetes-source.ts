@@ -37,13 +37,6 @@ const ASKED_AT_ONCE = 8;
 
 const RETRY = { firstMs: 250, maxMs: 10_000 } as const;
 
-/** What tells one ServiceAccount from all others, and from another of its name. */
-export interface AccountIdentity {
-  readonly namespace: string;
-  readonly name: string;
-  readonly uid: string;
-}
-
 /** Follows the Secrets, ServiceAccounts and namespaces of a cluster. */
 export class KubernetesSource implements SecretSource {
   readonly #options: KubernetesSourceOptions;
@@ -100,9 +93,10 @@ export class KubernetesSource implements SecretSource {
     await this.#options.client.close();
   }
 
-  /** Whether the cluster has this very account, as far as it was seen. */
-  hasAccount({ namespace, name, uid }: AccountIdentity): boolean {
-    return this.#scopeOf(namespace)?.accountUid(namespace, name) === uid;
+  /** Whether the namespace has an account of that UID, as far as it was seen. */
+  hasAccount(namespace: string, uid: string): boolean {
+    const accounts = this.#scopeOf(namespace)?.accounts(namespace) ?? [];
+    return accounts.some(account => account.uid === uid);
   }
 
   #scopeOf(namespace: string): NamespaceScope | undefined {

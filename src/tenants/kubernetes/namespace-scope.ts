@@ -110,10 +110,6 @@ export class NamespaceScope {
     return [...this.#accounts.in(namespace).values()].map(({ value }) => value);
   }
 
-  accountUid(namespace: string, name: string): string | undefined {
-    return this.#accounts.in(namespace).get(name)?.value.uid;
-  }
-
   /** By name; a text that says why they cannot be told. */
   secrets(namespace: string): ReadonlyMap<string, SecretReading> | string {
     const unread = this.#secrets.find(({ hasListed }) => !hasListed);
