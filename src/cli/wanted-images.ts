@@ -11,6 +11,7 @@ import { imagesIn, type ListedImage } from '../prepull/image-list.ts';
 import type { Parts } from '../wire.ts';
 import { type Argument, CommandError, EXIT, type Input, type Option } from './command.ts';
 import { commaList, PLATFORM_OPTION, platformsOption } from './list-options.ts';
+import { tenantOption } from './tenant-option.ts';
 
 /** Arguments and options of the commands that are told which images are meant. */
 export const WANTED_ARGUMENTS: readonly Argument[] = [
@@ -67,25 +68,27 @@ export interface MeantImage {
 }
 
 /** What an image means here, and for which platforms it is wanted. Throws what is wrong with its name. */
-export function meantBy({ naming, config }: Parts, input: Input, image: ListedImage): MeantImage {
-  const { repository, tag = DEFAULT_TAG, digest } = naming.repositoryOf(image.name);
+export function meantBy(parts: Parts, input: Input, image: ListedImage): MeantImage {
+  const { repository, tag = DEFAULT_TAG, digest } = parts.naming.repositoryOf(image.name);
   return {
     repository,
     reference: digest !== undefined && isDigest(digest) ? digest : tag,
-    platforms: wantedPlatforms(config, input, repository, image),
+    platforms: wantedPlatforms(parts, input, repository, image),
   };
 }
 
-/** What was typed counts most, then what the pod's RuntimeClass says, then the repository and its upstream. */
+/** What was typed counts most, then the pod's RuntimeClass, then the tenant, then the repository and its upstream. */
 function wantedPlatforms(
-  config: Config,
+  parts: Parts,
   input: Input,
   repository: Repository,
   { runtimeClasses }: ListedImage,
 ): readonly Platform[] | undefined {
   if (input.options['allPlatforms'] === true) return undefined;
+  const { config } = parts;
   const upstream = config.upstreams.get(repository.upstream);
-  const usual = (upstream && repositoryOptions(upstream, repository.name).platforms) ?? [DEFAULT_PLATFORM];
+  const usual = tenantOption(parts, input)?.options.platforms ??
+    (upstream && repositoryOptions(upstream, repository.name).platforms) ?? [DEFAULT_PLATFORM];
   const ofClass = (name: string | undefined) =>
     name === undefined ? usual : (config.runtimeHandlers[name] ?? usual);
   return platformsOption(input) ?? [...new Set([...runtimeClasses].flatMap(ofClass))];

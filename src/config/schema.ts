@@ -254,6 +254,9 @@ const tenant = section({
   repositories: listOf(imagePattern)
     .optional()
     .describe('The only mirrored repositories it may pull, with their upstream'),
+  platforms: listOf(platform)
+    .optional()
+    .describe('What entrepot pull --tenant takes of multi-platform images'),
   push: flag.prefault(true).describe('It may push to its own repositories'),
   maxTransfers: count(1).optional().describe('Its transfers from upstreams at a time; the rest queue'),
 });
