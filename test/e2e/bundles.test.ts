@@ -89,6 +89,25 @@ describe('entrepot pull', () => {
     expect(upstream.count('blob', { method: 'GET' })).toBe(before);
   });
 
+  it('takes the platforms of the configuration, and for a RuntimeClass those of its handler', async () => {
+    await connected.stop();
+    connected = await connected.startAgain({
+      upstreams: { [UPSTREAM]: { url: upstream.url, platforms: 'linux/arm64' } },
+      runtimeHandlers: { mainframe: 'linux/s390x' },
+    });
+    await succeed(connected, 'pull', `${UPSTREAM}/org/app:1`);
+    await succeed(connected, 'check', `${UPSTREAM}/org/app:1`);
+    const special = join(connected.folder, 'special.yaml');
+    const spec = { runtimeClassName: 'mainframe', containers: [{ image: `${UPSTREAM}/org/app:1` }] };
+    await writeFile(special, JSON.stringify({ kind: 'Pod', spec }));
+    expect((await connected.command('check', '--from', special)).code).toBe(1);
+    await succeed(connected, 'pull', '--from', special);
+    await succeed(connected, 'check', '--from', special);
+    expect(
+      (await connected.command('check', `${UPSTREAM}/org/app:1`, '--platform', 'linux/amd64')).code,
+    ).toBe(1);
+  });
+
   it('goes on past what fails, and says so at the end', async () => {
     const images = [`${UPSTREAM}/org/none:1`, 'nowhere.example/x:1', 'Bad Name', `${UPSTREAM}/org/sidecar:2`];
     const { code, stderr } = await connected.command('pull', ...images);
