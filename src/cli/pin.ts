@@ -1,3 +1,6 @@
+import type { MetadataStore } from '../metadata/metadata-store.ts';
+import { isDigest } from '../oci/digest.ts';
+import type { Repository } from '../oci/repository.ts';
 import type { Input, Io } from './command.ts';
 import { type Command, CommandError, CONFIG_OPTION, EXIT, type ExitCode } from './command.ts';
 import { withParts } from './with-parts.ts';
@@ -7,6 +10,8 @@ const REFERENCE = {
   description: 'image reference with a tag (else latest) or a digest',
 } as const;
 
+const DRY_RUN = { flags: '--dry-run', description: 'say what would be done, and do nothing' } as const;
+
 /** `entrepot pin`: keep an image whatever happens. */
 export const pin: Command = {
   name: 'pin',
@@ -15,7 +20,7 @@ export const pin: Command = {
     'Keeps a tag or a digest, and everything under it, from being evicted. A pinned tag covers what it means at the time. ' +
     'Only what is held can be kept: pull it first.',
   arguments: [REFERENCE],
-  options: [CONFIG_OPTION],
+  options: [DRY_RUN, CONFIG_OPTION],
   examples: [['entrepot pin registry.k8s.io/pause:3.10', 'never evict the image that every pod needs']],
   run: (input, io) => change(input, io, true),
 };
@@ -25,26 +30,36 @@ export const unpin: Command = {
   name: 'unpin',
   summary: 'let a pinned image be evicted again',
   arguments: [REFERENCE],
-  options: [CONFIG_OPTION],
+  options: [DRY_RUN, CONFIG_OPTION],
   examples: [['entrepot unpin registry.k8s.io/pause:3.10', 'treat it like any other']],
   run: (input, io) => change(input, io, false),
 };
 
 async function change(input: Input, io: Io, isPinned: boolean): Promise<ExitCode> {
   const [typed = ''] = input.arguments;
+  const dryRun = input.options['dryRun'] === true;
   return withParts(input, io, async ({ metadata, naming }) => {
     const { repository, tag = 'latest', digest } = naming.repositoryOf(typed);
     const reference = digest ?? tag;
-    if (!isPinned) {
-      const wasPinned = await metadata.removePin(repository, reference);
-      io.out(`${typed}: ${wasPinned ? 'no longer pinned' : 'was not pinned'}\n`);
-      return wasPinned ? EXIT.done : EXIT.failed;
+    if (isPinned) {
+      if (!(await isHeld(metadata, repository, reference))) {
+        throw new CommandError(`${typed}: not held, so there is nothing to keep: pull it first`);
+      }
+      if (!dryRun) await metadata.putPin(repository, reference);
+      io.out(`${typed}: ${dryRun ? 'would be pinned' : 'pinned'}\n`);
+      return EXIT.done;
     }
-    if (!(await metadata.hasRepository(repository))) {
-      throw new CommandError(`${typed}: nothing of that repository is held, so there is nothing to keep`);
-    }
-    await metadata.putPin(repository, reference);
-    io.out(`${typed}: pinned\n`);
-    return EXIT.done;
+    const wasPinned = dryRun
+      ? (await metadata.listPins(repository)).includes(reference)
+      : await metadata.removePin(repository, reference);
+    const done = dryRun ? 'would no longer be pinned' : 'no longer pinned';
+    io.out(`${typed}: ${wasPinned ? done : 'was not pinned'}\n`);
+    return wasPinned ? EXIT.done : EXIT.failed;
   });
+}
+
+async function isHeld(metadata: MetadataStore, repository: Repository, reference: string): Promise<boolean> {
+  return isDigest(reference)
+    ? metadata.isLinked(repository, reference)
+    : (await metadata.readTag(repository, reference)) !== undefined;
 }

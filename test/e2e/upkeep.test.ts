@@ -100,7 +100,12 @@ describe('upkeep beside a running server', () => {
     const childUrl = `${entrepot.url}/v2/multi/manifests/${amd64.manifest.digest}?ns=${UPSTREAM}`;
     await get(childUrl, { headers: { accept: amd64.manifest.mediaType } });
     for (const blob of [amd64.config, ...amd64.layers]) await pull('multi', blob);
+    expect((await entrepot.command('pin', '--dry-run', `${UPSTREAM}/multi:v1`)).stdout).toContain(
+      'would be pinned',
+    );
+    expect((await entrepot.command('unpin', `${UPSTREAM}/multi:v1`)).code).toBe(1);
     expect((await entrepot.command('pin', `${UPSTREAM}/multi:v1`)).code).toBe(0);
+    expect((await entrepot.command('unpin', '--dry-run', `${UPSTREAM}/multi:v1`)).code).toBe(0);
     const images = await listImages();
     expect(images[`${UPSTREAM}/multi:v1`]).toMatchObject({
       digest: index.manifest.digest,
