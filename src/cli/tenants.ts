@@ -29,13 +29,14 @@ export const tenants: Command = {
   },
 };
 
-/** A row for each Secret and each issued credential, and one for who has neither. */
-export function tenantsText({ node, tenants: all }: TenantsDocument, nowMs = Date.now()): string {
+/** What cannot be followed; then a row for each Secret and issued credential, and one for who has neither. */
+export function tenantsText({ problems, node, tenants: all }: TenantsDocument, nowMs = Date.now()): string {
   const rows = [
     ...all.flatMap(tenant => tenantRows(tenant, nowMs)),
     ...node.map(state => secretRow('(all)', state, nowMs)),
   ];
-  return rows.length === 0 ? 'there is no tenant\n' : columnsText(HEADINGS, rows);
+  const notes = problems.map(problem => `cannot be followed: ${problem}\n`).join('');
+  return notes + (rows.length === 0 ? 'there is no tenant\n' : columnsText(HEADINGS, rows));
 }
 
 function tenantRows({ name, suspended, secrets, issued }: TenantDocument, nowMs: number): string[][] {

@@ -34,5 +34,7 @@ export interface SecretSource {
    * the source can never work. What cannot be reached now is tried again by the source itself.
    */
   start(sink: SecretSink): Promise<void>;
+  /** What it cannot follow now, in words for people; what was put last counts meanwhile. */
+  readonly problems?: readonly string[];
   close(): Promise<void>;
 }

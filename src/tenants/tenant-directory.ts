@@ -80,6 +80,10 @@ export class TenantDirectory implements Tenants {
     return this.#shared.states;
   }
 
+  get problems(): readonly string[] {
+    return this.#parts.sources.flatMap(source => source.problems ?? []);
+  }
+
   list(): readonly Tenant[] {
     this.#sorted ??= [...this.#tenants].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, tenant]) => tenant);
     return this.#sorted;

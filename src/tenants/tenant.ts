@@ -110,6 +110,8 @@ export interface Tenants {
   wasIssued(credentialId: string): boolean;
   /** The node's files, which all tenants share. */
   readonly node: readonly SecretState[];
+  /** What of the sources of Secrets cannot be followed now: what was read last counts. */
+  readonly problems: readonly string[];
   /** What the node and the plugins have for `image`: any tenant may use it, and who else the configuration says. */
   lookupShared(image: string): Promise<readonly HeldCredential[]>;
   /** Notes that upstream took a credential or refused it, for `SecretState`. */

@@ -3,6 +3,8 @@ import type { SecretState, Tenants } from './tenant.ts';
 
 /** How all tenants are, as JSON for people and their programs. Shows no secret. */
 export interface TenantsDocument {
+  /** What cannot be followed now, so that the rest may be of before. */
+  readonly problems: readonly string[];
   /** The node's docker config, which all tenants share. */
   readonly node: readonly SecretState[];
   readonly tenants: readonly TenantDocument[];
@@ -27,6 +29,7 @@ export interface IssuedDocument {
 /** What the running server knows of its tenants, with all that was issued to them. */
 export function tenantsDocument(tenants: Tenants, issued: readonly IssuedCredential[]): TenantsDocument {
   return {
+    problems: tenants.problems,
     node: tenants.node,
     tenants: tenants.list().map(({ name, suspended, secrets }) => ({
       name,

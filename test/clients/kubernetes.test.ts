@@ -213,6 +213,7 @@ describe.skipIf(!HAS_CLUSTER)('a cluster that goes away', () => {
     expect(await loginStatus(before)).toBe(200);
     const down = async () => /^entrepot_kubernetes_watches_down (\d+)$/m.exec(await entrepot.metrics())?.[1];
     await until('the metric', SOON_MS, async () => (await down()) === '4');
+    expect((await entrepot.command('tenants')).stdout).toMatch(/^cannot be followed: \w+ of 127.0.0.1/);
 
     await entrepot.stop();
     entrepot = await entrepot.startAgain();
@@ -231,6 +232,37 @@ describe.skipIf(!HAS_CLUSTER)('a cluster that goes away', () => {
     await soonLogsIn(after);
     expect(await loginStatus(before)).toBe(401);
     await soonLogged(entrepot, /the cluster has forgotten what was seen last/);
+  });
+});
+
+describe.skipIf(!HAS_CLUSTER)('namespaces that are named', () => {
+  test('need no right beyond them', async () => {
+    const login: Login = ['tenth', 'of-team-g'];
+    await makeTenant('team-g');
+    await putSecret('team-g', 'pull', login);
+    await cluster.kubectl('create', 'serviceaccount', 'narrow', '--namespace', 'entrepot');
+    const names = ['--resource-name', 'team-g'];
+    const account = ['--serviceaccount', 'entrepot:narrow'];
+    const there = ['--namespace', 'team-g'];
+    const namespaces = ['--verb', 'get,list,watch', '--resource', 'namespaces', ...names];
+    await cluster.kubectl('create', 'clusterrole', 'narrow', ...namespaces);
+    await cluster.kubectl('create', 'clusterrolebinding', 'narrow', '--clusterrole', 'narrow', ...account);
+    const content = ['--verb', 'list,watch', '--resource', 'secrets,serviceaccounts'];
+    await cluster.kubectl('create', 'role', 'narrow', ...content, ...there);
+    await cluster.kubectl('create', 'rolebinding', 'narrow', '--role', 'narrow', ...account, ...there);
+    const narrow = await Entrepot.start({
+      server: { listen: `127.0.0.1:${await freePort()}`, serverNames: [host] },
+      kubernetes: { kubeconfig: await cluster.kubeconfigOf('entrepot', 'narrow'), namespaces: ['team-g'] },
+    });
+    try {
+      await soonLogsIn(login, narrow);
+      const next: Login = ['eleventh', 'of-team-g'];
+      await putSecret('team-g', 'pull', next);
+      await soonLogsIn(next, narrow);
+      expect(narrow.logs()).not.toContain('cannot be followed');
+    } finally {
+      await narrow.remove();
+    }
   });
 });
 

@@ -279,6 +279,7 @@ describe('a cluster that cannot be reached', () => {
     await eventually(() => expect(down).toBe(4));
     await sleep(1_000);
     expect(kept.password('team-a')).toContain('first');
+    expect(source.problems.filter(text => text.startsWith(`secrets of 127.0.0.1:${port}: `)).length).toBe(2);
     expect(lines.filter(line => line.includes('cannot be followed')).length).toBeLessThanOrEqual(8);
     api.put(secret('team-a', 'pull', 'u:second'));
     await api.listen(port);

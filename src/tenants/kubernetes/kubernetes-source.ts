@@ -93,6 +93,12 @@ export class KubernetesSource implements SecretSource {
     await this.#options.client.close();
   }
 
+  get problems(): readonly string[] {
+    const { server } = this.#options.client;
+    const problems = [...this.#scopes.values()].flatMap(scope => scope.problems);
+    return problems.map(({ resource, reason }) => `${resource} of ${server}: ${reason}`);
+  }
+
   /** Whether the namespace has an account of that UID, as far as it was seen. */
   hasAccount(namespace: string, uid: string): boolean {
     const accounts = this.#scopeOf(namespace)?.accounts(namespace) ?? [];
@@ -120,7 +126,11 @@ export class KubernetesSource implements SecretSource {
 
   #settleSoon(): void {
     if (!this.#isStarted || this.#settling !== undefined || this.#end.signal.aborted) return;
-    this.#settling = this.#settle().finally(() => (this.#settling = undefined));
+    this.#settling = this.#settle().finally(() => {
+      this.#settling = undefined;
+      // Noted after the last look.
+      if (this.#changed.size > 0) this.#settleSoon();
+    });
   }
 
   /** Until nothing is left that does not count yet. */
@@ -207,7 +217,6 @@ export class KubernetesSource implements SecretSource {
   }
 
   #report(): void {
-    const problems = [...this.#scopes.values()].flatMap(scope => scope.problems);
-    this.#options.meter.gauge('kubernetes_watches_down', problems.length);
+    this.#options.meter.gauge('kubernetes_watches_down', this.problems.length);
   }
 }
