@@ -5,7 +5,10 @@ import {
   type Server,
   type ServerResponse,
 } from 'node:http';
+import { readFileSync } from 'node:fs';
+import { createServer as createTlsServer } from 'node:https';
 import { text } from 'node:stream/consumers';
+import { TLSSocket } from 'node:tls';
 import { afterEach, describe, expect, it } from 'vitest';
 import { HttpClient, type HttpClientOptions, HttpFailure } from './http-client.ts';
 
@@ -130,5 +133,30 @@ describe('HttpClient', () => {
     const client = httpClient({ proxy: { http: proxy.url }, guard });
     expect((await failure(client.request(get('http://169.254.169.254/latest')))).reason).toBe('forbidden');
     expect(asked).toEqual([]);
+  });
+});
+
+const file = (name: string) =>
+  readFileSync(new URL(`../../test/support/tls/${name}`, import.meta.url), 'utf8');
+
+describe('over TLS', () => {
+  it('shows its own certificate to a server that asks for one', async () => {
+    const [key, cert] = [file('server.key'), file('server.pem')];
+    const server = createTlsServer(
+      { key, cert, requestCert: true, rejectUnauthorized: false },
+      ({ socket }, response) => {
+        const shown = socket instanceof TLSSocket && socket.getPeerCertificate().raw !== undefined;
+        response.end(shown ? 'a certificate' : 'none');
+      },
+    );
+    await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve));
+    cleanups.push(() => new Promise(resolve => server.close(resolve)));
+    const address = server.address();
+    if (address === null || typeof address === 'string') throw new Error('not listening');
+    const url = `https://127.0.0.1:${address.port}`;
+    const ask = async (options: Partial<HttpClientOptions>) =>
+      text((await httpClient({ ca: file('ca.pem'), ...options }).request(get(url))).body);
+    expect(await ask({ clientCertificate: { cert, key } })).toBe('a certificate');
+    expect(await ask({})).toBe('none');
   });
 });
