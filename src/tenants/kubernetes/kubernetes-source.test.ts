@@ -361,8 +361,22 @@ describe('accounts', () => {
     expect(source.hasAccount('team-a', uid)).toBe(true);
     expect(source.hasAccount('team-a', 'other')).toBe(false);
     expect(source.hasAccount('team-b', uid)).toBe(false);
+    const next = api.put(account('team-a', 'other', []));
+    expect(source.hasAccount('team-a', next)).toBe(false);
+    await eventually(() => expect(source.hasAccount('team-a', next)).toBe(true));
     api.remove(account('team-a', 'robot', []));
     await eventually(() => expect(source.hasAccount('team-a', uid)).toBe(false));
+  });
+
+  it('of a namespace that was created anew count for the new one alone', async () => {
+    api.put(namespace('team-a'));
+    await start();
+    api.muted.add('namespaces');
+    api.remove(namespace('team-a'));
+    const other = api.put({ ...namespace('team-a'), uid: 'another' });
+    const uid = api.put(account('team-a', 'robot', []));
+    await eventually(() => expect(source.hasAccount('team-a', uid)).toBe(true));
+    expect(kept.tenants.get('team-a')?.uid).toBe(other);
   });
 
   it('have an issuer only if the server says so', async () => {

@@ -3,9 +3,9 @@
  * which keeps copies of the cluster's objects by `reflector.ts`, over `kube-client.ts`, by the access that
  * `cluster-access.ts` or `kubeconfig.ts` give.
  *
- * The one idea: what a tenant is bound to is its namespace's UID, and the streams in which Secrets and namespaces arrive
- * know nothing of each other. So no change of a namespace's Secrets counts before the cluster was asked whose it is:
- * else who re-creates a namespace would be its former tenant for as long as the news of that is under way.
+ * The one idea: what a tenant is bound to is its namespace's UID, and the streams in which its content and the namespaces
+ * arrive know nothing of each other. So no Secret and no account of a namespace counts before the cluster was asked whose
+ * it is: else who re-creates a namespace would be its former tenant for as long as the news of that is under way.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { backoffMs, jittered } from '../../lib/backoff.ts';
@@ -13,7 +13,7 @@ import { isJsonObject } from '../../lib/json.ts';
 import type { Log } from '../../lib/log.ts';
 import type { Meter } from '../../lib/meter.ts';
 import type { KnownTenant } from '../../oci/issued-credential.ts';
-import type { SecretReading, SecretSink, SecretSource, TenantReading } from '../secret-source.ts';
+import type { SecretReading, SecretSink, SecretSource } from '../secret-source.ts';
 import { ADOPT_NEXT_UID } from '../tenant-store.ts';
 import { type KubeClient, KubeRefusal } from './kube-client.ts';
 import { NamespaceScope, type ScopeOptions } from './namespace-scope.ts';
@@ -35,7 +35,14 @@ const SETTLE_MS = 50;
 /** Namespaces asked for at a time. */
 const ASKED_AT_ONCE = 8;
 
-const RETRY = { firstMs: 250, maxMs: 10_000 } as const;
+const RETRY = { firstMs: 250, maxMs: 5_000 } as const;
+
+/** What lies in a namespace, as it was seen at one moment. */
+interface Content {
+  readonly secrets: readonly SecretReading[];
+  /** UIDs. */
+  readonly accounts: ReadonlySet<string>;
+}
 
 /** Follows the Secrets, ServiceAccounts and namespaces of a cluster. */
 export class KubernetesSource implements SecretSource {
@@ -43,8 +50,8 @@ export class KubernetesSource implements SecretSource {
   /** By the namespace that each follows; the one of a whole cluster under the empty name. */
   readonly #scopes: ReadonlyMap<string, NamespaceScope>;
   readonly #end = new AbortController();
-  /** What was put, by tenant. */
-  readonly #put = new Set<string>();
+  /** The tenants that were put, each with the UIDs of its accounts as they were then. */
+  readonly #put = new Map<string, ReadonlySet<string>>();
   #sink: SecretSink | undefined;
   #isStarted = false;
   /** Namespaces in which something changed that does not count yet. */
@@ -79,7 +86,7 @@ export class KubernetesSource implements SecretSource {
     await Promise.all(scopes.map(scope => scope.startNamespaces()));
     this.#isStarted = true;
     for (const [name, uid] of scopes.flatMap(scope => scope.namespaces)) {
-      if (!this.#changed.has(name)) this.#putTenant(name, { uid, secrets: this.#secretsOf(name) });
+      if (!this.#changed.has(name)) this.#putTenant(name, uid, this.#contentOf(name));
     }
     if (scopes.some(scope => !scope.isKnown)) await this.#putKnown();
     this.#report();
@@ -99,10 +106,10 @@ export class KubernetesSource implements SecretSource {
     return problems.map(({ resource, reason }) => `${resource} of ${server}: ${reason}`);
   }
 
-  /** Whether the namespace has an account of that UID, as far as it was seen. */
+  /** Whether the namespace has an account of that UID: one that is gone ends at once, a new one counts once it is settled. */
   hasAccount(namespace: string, uid: string): boolean {
     const accounts = this.#scopeOf(namespace)?.accounts(namespace) ?? [];
-    return accounts.some(account => account.uid === uid);
+    return this.#put.get(namespace)?.has(uid) === true && accounts.some(account => account.uid === uid);
   }
 
   #scopeOf(namespace: string): NamespaceScope | undefined {
@@ -112,14 +119,14 @@ export class KubernetesSource implements SecretSource {
   #noteContent(namespaces: ReadonlySet<string>, isFirst: boolean): void {
     for (const name of namespaces) this.#changed.add(name);
     // Of those in which there is nothing, this is now known.
-    if (isFirst) for (const name of this.#put) this.#changed.add(name);
+    if (isFirst) for (const name of this.#put.keys()) this.#changed.add(name);
     this.#settleSoon();
   }
 
   #noteNamespaces(namespaces: ReadonlySet<string>): void {
     // At the start, all are put that there are.
     if (!this.#isStarted) return;
-    const gone = [...this.#put].filter(name => this.#scopeOf(name)?.uidOf(name) === undefined);
+    const gone = [...this.#put.keys()].filter(name => this.#scopeOf(name)?.uidOf(name) === undefined);
     for (const name of [...namespaces, ...gone]) this.#changed.add(name);
     this.#settleSoon();
   }
@@ -163,10 +170,10 @@ export class KubernetesSource implements SecretSource {
       return;
     }
     // Before the question, so that the answer is at least as new.
-    const secrets = this.#secretsOf(name);
+    const content = this.#contentOf(name);
     const uid = await this.#readUid(name);
     // One that is gone, the watch will tell of.
-    if (uid !== undefined) this.#putTenant(name, { uid, secrets });
+    if (uid !== undefined) this.#putTenant(name, uid, content);
   }
 
   #failed(name: string, error: unknown): string {
@@ -194,9 +201,9 @@ export class KubernetesSource implements SecretSource {
     }
   }
 
-  #putTenant(name: string, reading: TenantReading): void {
-    this.#put.add(name);
-    this.#sink?.put(name, reading);
+  #putTenant(name: string, uid: string | undefined, { secrets, accounts }: Content): void {
+    this.#put.set(name, accounts);
+    this.#sink?.put(name, { secrets, ...(uid !== undefined && { uid }) });
   }
 
   /** While it cannot be told which namespaces there are: those of before, so that what is theirs here stays theirs. */
@@ -204,16 +211,25 @@ export class KubernetesSource implements SecretSource {
     for (const { name, uid } of await this.#options.listKnownTenants()) {
       const scope = this.#scopeOf(name);
       if (uid === undefined || scope === undefined || scope.isKnown || this.#put.has(name)) continue;
-      this.#putTenant(name, { ...(uid !== ADOPT_NEXT_UID && { uid }), secrets: this.#secretsOf(name) });
+      const { secrets } = this.#contentOf(name);
+      // Whose the accounts are, nobody can tell now.
+      this.#putTenant(name, uid === ADOPT_NEXT_UID ? undefined : uid, { secrets, accounts: new Set() });
     }
   }
 
-  #secretsOf(namespace: string): readonly SecretReading[] {
+  #contentOf(namespace: string): Content {
     const scope = this.#scopeOf(namespace);
+    const accounts = scope?.accounts(namespace) ?? [];
     const secrets = scope?.secrets(namespace) ?? 'nobody follows it';
-    if (typeof secrets !== 'string') return orderPullSecrets(scope?.accounts(namespace) ?? [], secrets);
+    const uids = new Set(accounts.map(({ uid }) => uid));
+    if (typeof secrets !== 'string') return { secrets: orderPullSecrets(accounts, secrets), accounts: uids };
     const reason = `its Secrets cannot be read: ${secrets}`;
-    return [{ name: 'of the namespace', source: 'kubernetes', result: { state: 'malformed', reason } }];
+    const unread: SecretReading = {
+      name: 'of the namespace',
+      source: 'kubernetes',
+      result: { state: 'malformed', reason },
+    };
+    return { secrets: [unread], accounts: uids };
   }
 
   #report(): void {
