@@ -84,8 +84,8 @@ export interface Parts {
 }
 
 /**
- * Opens the store in `storage.path`, which is made if it is not there. Close the parts when done. Only the server follows
- * a cluster; what a command needs of it, the server has noted in the store.
+ * Opens the store in `storage.path`, which is made if it is not there. Close the parts when done. Who does not
+ * follow the cluster knows of it what a server has noted in the store: the names of its tenants.
  */
 export async function openParts(
   config: Config,

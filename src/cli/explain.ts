@@ -31,11 +31,11 @@ export const explain: Command = {
     const told = await askServer<ExplainAnswer>(config, `/debug/explain?${query}`);
     if (told !== undefined && 'problem' in told) throw new CommandError(told.problem);
     if (told === undefined) {
-      io.err('no server answers at server.opsListen: namespaces of a cluster are unknown here\n');
+      io.err('no server answers at server.opsListen: as a server would say that is started now\n');
     }
     const explanation =
       told === undefined
-        ? await withParts(input, io, parts => parts.explain(reference, tenant))
+        ? await withParts(input, io, parts => parts.explain(reference, tenant), { followsCluster: true })
         : (told.explanation ?? undefined);
     if (explanation === undefined) throw new CommandError(`no tenant is called ${tenant}`);
     io.out(

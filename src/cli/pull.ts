@@ -55,18 +55,23 @@ export const pull: Command = {
     const logs = { ...io, err: (text: string) => view.say(text.trimEnd()) };
     try {
       return await interruptible(signal =>
-        withParts(input, logs, async parts => {
-          const run = new PullRun({ parts, input, view, signal, parallel });
-          const { prepull } = parts.config;
-          if (input.options['watch'] !== true) return run.once(await wantedImages(input, prepull));
-          return watch({
-            schedule: parseCron(prepull.schedule),
-            images: () => wantedImages(input, prepull),
-            pull: images => run.pullAll(images),
-            failed: error => view.say(error instanceof Error ? error.message : String(error)),
-            signal,
-          });
-        }),
+        withParts(
+          input,
+          logs,
+          async parts => {
+            const run = new PullRun({ parts, input, view, signal, parallel });
+            const { prepull } = parts.config;
+            if (input.options['watch'] !== true) return run.once(await wantedImages(input, prepull));
+            return watch({
+              schedule: parseCron(prepull.schedule),
+              images: () => wantedImages(input, prepull),
+              pull: images => run.pullAll(images),
+              failed: error => view.say(error instanceof Error ? error.message : String(error)),
+              signal,
+            });
+          },
+          { followsCluster: textOption(input, 'tenant') !== undefined },
+        ),
       );
     } finally {
       view.close();

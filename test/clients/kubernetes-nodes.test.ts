@@ -72,6 +72,12 @@ describe.skipIf(!canRun)('a pod without secrets, by the token of its account', (
     return credential;
   }
 
+  test('is pulled for ahead, on the command line, with the secret of its namespace', async () => {
+    expect((await entrepot.command('pull', '--tenant', 'team-b', IMAGE)).code).toBe(1);
+    const pulled = await entrepot.command('pull', '--tenant', 'team-a', IMAGE);
+    expect(pulled.code).toBe(0);
+  });
+
   test("pulls what its namespace's secret opens, and only that", async () => {
     const mine = await credentialOf('team-a');
     expect(await node.cri.pull(IMAGE, mine)).toMatch(/^sha256:/);

@@ -250,6 +250,10 @@ describe.skipIf(!HAS_CLUSTER)('namespaces that are named', () => {
     const content = ['--verb', 'list,watch', '--resource', 'secrets,serviceaccounts'];
     await cluster.kubectl('create', 'role', 'narrow', ...content, ...there);
     await cluster.kubectl('create', 'rolebinding', 'narrow', '--role', 'narrow', ...account, ...there);
+    await until('the rights', SOON_MS, async () => {
+      const asked = ['auth', 'can-i', 'watch', 'secrets', '--as', 'system:serviceaccount:entrepot:narrow'];
+      return (await cluster.tryKubectl(...asked, ...there)).code === 0;
+    });
     const narrow = await Entrepot.start({
       server: { listen: `127.0.0.1:${await freePort()}`, serverNames: [host] },
       kubernetes: { kubeconfig: await cluster.kubeconfigOf('entrepot', 'narrow'), namespaces: ['team-g'] },
