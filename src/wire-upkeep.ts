@@ -28,6 +28,7 @@ export function openUpkeep(
     metadata,
     blobs,
     survey,
+    rows: survey,
     log,
     meter,
     gracePeriodMs: gcGracePeriodMs,

@@ -43,7 +43,7 @@ export interface CollectionReport {
  *   is what a push needs between its blobs and its manifest; then the Link goes too.
  * - What nobody needs goes when it was neither made nor used within the grace period.
  *
- * Nothing waits for it: it looks in the survey's thread, and every removal decides anew in its own transaction.
+ * Nothing waits for it: it looks and removes rows in a thread, and every removal decides anew in its own transaction.
  */
 export class Collection {
   readonly #options: CollectionOptions;
@@ -108,7 +108,7 @@ export class Collection {
   }
 
   async #expireLinks(sinceMs: number, { dryRun, signal, onProgress }: RunOptions): Promise<number> {
-    const { metadata, survey } = this.#options;
+    const { rows, survey } = this.#options;
     let count = 0;
     for await (const links of everything(after => survey.idleLinks(sinceMs, after))) {
       signal?.throwIfAborted();
@@ -117,7 +117,7 @@ export class Collection {
         continue;
       }
       await inSteps(links, signal, async step => {
-        count += await metadata.expireLinks(step, sinceMs);
+        count += await rows.expireLinks(step, sinceMs);
         onProgress?.({ step: 'links', items: count, bytes: 0 });
       });
     }
@@ -125,7 +125,7 @@ export class Collection {
   }
 
   async #collect(kind: SizedContent['kind'], sinceMs: number, run: RunOptions): Promise<Tally> {
-    const { metadata, survey, meter } = this.#options;
+    const { rows, survey, meter } = this.#options;
     const counter = new Counter(`${kind}s`, run);
     for await (const contents of everything(after => survey.unneeded(kind, sinceMs, after))) {
       run.signal?.throwIfAborted();
@@ -134,9 +134,7 @@ export class Collection {
         continue;
       }
       await inSteps(contents, run.signal, async step => {
-        const removed = await removeContents(this.#options, step, ours =>
-          metadata.removeUnneeded(ours, sinceMs),
-        );
+        const removed = await removeContents(this.#options, step, ours => rows.removeUnneeded(ours, sinceMs));
         counter.add(removed);
         meter.count('upkeep_freed_bytes_total', { by: 'collection' }, bytesOf(removed));
       });

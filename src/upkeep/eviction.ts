@@ -61,7 +61,7 @@ export class Eviction {
     excessBytes: number,
     { counter, sinceMs, run }: { counter: Counter; sinceMs: number; run: RunOptions },
   ): Promise<void> {
-    const { metadata, blobs, meter } = this.#options;
+    const { rows, blobs, meter } = this.#options;
     const free = contents.filter(({ kind, digest }) => kind === 'manifest' || !blobs.hasReaders(digest));
     if (run.dryRun === true) {
       counter.add(enoughOf(free, excessBytes - counter.bytes));
@@ -69,7 +69,7 @@ export class Eviction {
     }
     await inSteps(free, run.signal, async step => {
       const wanted = enoughOf(step, excessBytes - counter.bytes);
-      const removed = await removeContents(this.#options, wanted, ours => metadata.evict(ours, sinceMs));
+      const removed = await removeContents(this.#options, wanted, ours => rows.evict(ours, sinceMs));
       const before = counter.bytes;
       counter.add(removed);
       meter.count('upkeep_freed_bytes_total', { by: 'eviction' }, counter.bytes - before);

@@ -76,6 +76,7 @@ function begin({
     metadata,
     blobs,
     survey,
+    rows: survey,
     log: silentLog,
     meter: silentMeter,
     gracePeriodMs: -1,

@@ -11,6 +11,7 @@ export interface Stores {
   readonly metadata: MetadataStore;
   readonly blobs: FileBlobStore;
   readonly survey: StoreSurvey;
+  readonly rows: RowRemoval;
   readonly log: Log;
   readonly meter: Meter;
 }
@@ -23,6 +24,12 @@ export interface StoreSurvey extends Survey {
     after?: string,
   ): Promise<{ readonly entries: readonly StrayFile[]; readonly next: string | undefined }>;
 }
+
+/**
+ * Takes rows away, as `MetadataStore` does it, in a thread with a connection and Claims of its own: a commit waits for
+ * the disk, and many of them would be felt by whoever is served from this one.
+ */
+export type RowRemoval = Pick<MetadataStore, 'expireLinks' | 'removeUnneeded' | 'evict' | 'release'>;
 
 export interface StrayFile {
   readonly digest: Digest;
@@ -79,17 +86,22 @@ export class Counter implements Tally {
  * the same blob meanwhile sees the Claim, and waits. Returns what went.
  */
 export async function removeContents<T extends Content>(
-  { metadata, blobs }: Stores,
+  { rows, blobs }: Stores,
   contents: readonly T[],
   removeRows: (contents: readonly T[]) => Promise<readonly Content[]>,
 ): Promise<readonly T[]> {
-  const gone = new Set(await removeRows(contents));
-  const removed = contents.filter(content => gone.has(content));
+  // What comes back from the thread is a copy.
+  const gone = new Set((await removeRows(contents)).map(nameOf));
+  const removed = contents.filter(content => gone.has(nameOf(content)));
   const digests = removed.filter(({ kind }) => kind === 'blob').map(({ digest }) => digest);
   try {
     await Promise.all(digests.map(digest => blobs.remove(digest)));
   } finally {
-    await metadata.release(...digests.map(removalClaim));
+    await rows.release(...digests.map(removalClaim));
   }
   return removed;
+}
+
+function nameOf({ kind, digest }: Content): string {
+  return `${kind} ${digest}`;
 }

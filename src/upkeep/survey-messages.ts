@@ -1,4 +1,4 @@
-import type { StoreSurvey } from './stores.ts';
+import type { RowRemoval, StoreSurvey } from './stores.ts';
 
 /** What the survey's thread is told at its start. */
 export interface SurveyPlace {
@@ -6,7 +6,13 @@ export interface SurveyPlace {
   readonly storePath: string;
 }
 
-export type Question = keyof StoreSurvey;
+/** What the thread does. */
+export interface ThreadWork extends StoreSurvey, RowRemoval {
+  /** Gives back what the thread holds in the index, before it is ended. */
+  close(): Promise<void>;
+}
+
+export type Question = keyof ThreadWork;
 
 export interface SurveyRequest {
   readonly id: number;

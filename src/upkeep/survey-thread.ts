@@ -1,7 +1,7 @@
 import type { Worker } from 'node:worker_threads';
 import { startThread } from '../lib/thread.ts';
-import type { StoreSurvey } from './stores.ts';
-import type { Question, SurveyPlace, SurveyReply, SurveyRequest } from './survey-messages.ts';
+import type { RowRemoval, StoreSurvey } from './stores.ts';
+import type { Question, SurveyPlace, SurveyReply, SurveyRequest, ThreadWork } from './survey-messages.ts';
 
 interface Waiter {
   readonly resolve: (answer: unknown) => void;
@@ -12,7 +12,7 @@ interface Waiter {
  * The survey as the main thread sees it. The thread starts with the first question and keeps the process alive only
  * while somebody waits; when it dies, those who wait are told, and the next question starts another.
  */
-export class SurveyThread implements StoreSurvey {
+export class SurveyThread implements StoreSurvey, RowRemoval {
   readonly #place: SurveyPlace;
   readonly #waiters = new Map<number, Waiter>();
   #worker: Worker | undefined;
@@ -63,12 +63,30 @@ export class SurveyThread implements StoreSurvey {
     return this.#ask('strayFiles', parameters);
   }
 
-  async close(): Promise<void> {
-    this.#isClosed = true;
-    await this.#worker?.terminate();
+  expireLinks(...parameters: Parameters<RowRemoval['expireLinks']>) {
+    return this.#ask('expireLinks', parameters);
   }
 
-  #ask<Q extends Question>(question: Q, parameters: Parameters<StoreSurvey[Q]>): ReturnType<StoreSurvey[Q]>;
+  removeUnneeded(...parameters: Parameters<RowRemoval['removeUnneeded']>) {
+    return this.#ask('removeUnneeded', parameters);
+  }
+
+  evict(...parameters: Parameters<RowRemoval['evict']>) {
+    return this.#ask('evict', parameters);
+  }
+
+  release(...parameters: Parameters<RowRemoval['release']>) {
+    return this.#ask('release', parameters);
+  }
+
+  async close(): Promise<void> {
+    const worker = this.#worker;
+    if (worker !== undefined) await this.#ask('close', []).catch(() => {});
+    this.#isClosed = true;
+    await worker?.terminate();
+  }
+
+  #ask<Q extends Question>(question: Q, parameters: Parameters<ThreadWork[Q]>): ReturnType<ThreadWork[Q]>;
   #ask(question: Question, parameters: readonly unknown[]): Promise<unknown> {
     if (this.#isClosed) {
       return Promise.reject(new Error('the survey is closed'));

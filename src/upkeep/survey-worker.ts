@@ -1,20 +1,26 @@
 /**
  * The survey's thread: walks through the index, on a connection of its own, and through the files, so that whoever is
- * served notices nothing. It changes nothing.
+ * served notices nothing. Rows are removed here too, as by another process on the same store.
  */
 import { parentPort, workerData } from 'node:worker_threads';
 import { openFileBlobStore } from '../blobs/file-blob-store.ts';
 import { silentLog } from '../lib/log.ts';
+import type { MetadataStore } from '../metadata/metadata-store.ts';
+import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
 import { openSqliteSurvey } from '../metadata/sqlite-survey.ts';
 import type { StoreSurvey, StrayFile } from './stores.ts';
-import type { SurveyPlace, SurveyReply, SurveyRequest } from './survey-messages.ts';
+import type { SurveyPlace, SurveyReply, SurveyRequest, ThreadWork } from './survey-messages.ts';
 
 /** Files that are looked up in the index at a time. */
 const FILES_PER_PAGE = 500;
 
-async function openStoreSurvey({ indexPath, storePath }: SurveyPlace): Promise<StoreSurvey> {
+async function openThreadWork({ indexPath, storePath }: SurveyPlace): Promise<ThreadWork> {
   const survey = await openSqliteSurvey(indexPath);
   const blobs = await openFileBlobStore(storePath, { log: silentLog });
+  let opened: Promise<MetadataStore> | undefined;
+  // Most threads only look.
+  const rows = (): Promise<MetadataStore> =>
+    (opened ??= openSqliteMetadataStore(indexPath, { log: silentLog }));
   let walk: AsyncIterator<readonly StrayFile[]> | undefined;
 
   async function* oldFiles(madeBeforeMs: number): AsyncGenerator<readonly StrayFile[]> {
@@ -54,10 +60,15 @@ async function openStoreSurvey({ indexPath, storePath }: SurveyPlace): Promise<S
     tags: after => survey.tags(after),
     image: digest => survey.image(digest),
     strayFiles,
+    expireLinks: async (links, sinceMs) => (await rows()).expireLinks(links, sinceMs),
+    removeUnneeded: async (contents, sinceMs) => (await rows()).removeUnneeded(contents, sinceMs),
+    evict: async (contents, sinceMs) => (await rows()).evict(contents, sinceMs),
+    release: async (...keys) => (await rows()).release(...keys),
+    close: async () => (await opened)?.close(),
   };
 }
 
-const opening = openStoreSurvey(workerData);
+const opening = openThreadWork(workerData);
 // Whoever asks hears of it.
 opening.catch(() => {});
 

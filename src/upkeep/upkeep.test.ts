@@ -231,6 +231,7 @@ function upkeep(options: Partial<UpkeepOptions> = {}): Upkeep {
     metadata,
     blobs,
     survey,
+    rows: survey,
     log: silentLog,
     meter: silentMeter,
     gracePeriodMs: -1,
