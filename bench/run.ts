@@ -16,6 +16,7 @@ import {
   startWarmEntrepot,
   type Subject,
 } from './support/subjects.ts';
+import { manyTenants, warmTenants } from './tenants.ts';
 import { largeStore } from './upkeep.ts';
 import { dockerRegistryFile, warmBlobs, warmManifests } from './warm.ts';
 
@@ -43,6 +44,10 @@ try {
   }
   if (runs('upkeep')) {
     console.log(await largeStore());
+  }
+  if (runs('tenants')) {
+    console.log(await warmTenants());
+    console.log(await manyTenants());
   }
   const image = await pushImage(
     url,
