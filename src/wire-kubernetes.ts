@@ -61,8 +61,15 @@ export async function openCluster(config: Config, needs: ClusterNeeds): Promise<
     log,
     meter,
   });
+  const audiences = audiencesOf(config);
+  if (audiences.length === 0) {
+    log.warn(
+      {},
+      'no service account can log in: server.serverNames would say what their tokens are made out to',
+    );
+  }
   const tokens = new ServiceAccountTokens({
-    audiences: audiencesOf(config),
+    audiences,
     readIssuer: () => readClusterIssuer(client),
     hasAccount: (namespace, uid) => source.hasAccount(namespace, uid),
     log,

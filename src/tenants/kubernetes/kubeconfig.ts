@@ -8,7 +8,7 @@ const UNSUPPORTED: ReadonlyMap<string, string> = new Map([
   ['exec', 'runs a program'],
   ['auth-provider', 'was removed from Kubernetes'],
   ['username', 'was removed from Kubernetes'],
-  ['as', 'is for people'],
+  ['as', 'speaks for somebody else'],
 ]);
 
 /** The access that a kubeconfig's current context gives. Throws InvalidClusterAccess. */
