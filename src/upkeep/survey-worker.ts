@@ -2,6 +2,7 @@
  * The survey's thread: walks through the index, on a connection of its own, and through the files, so that whoever is
  * served notices nothing. Rows are removed here too, as by another process on the same store.
  */
+import { constants, setPriority } from 'node:os';
 import { parentPort, workerData } from 'node:worker_threads';
 import { openFileBlobStore } from '../blobs/file-blob-store.ts';
 import { silentLog } from '../lib/log.ts';
@@ -67,6 +68,9 @@ async function openThreadWork({ indexPath, storePath }: SurveyPlace): Promise<Th
     close: async () => (await opened)?.close(),
   };
 }
+
+// Of this thread alone (setpriority(2): the id 0 is the calling thread): whoever is served goes first.
+setPriority(constants.priority.PRIORITY_LOW);
 
 const opening = openThreadWork(workerData);
 // Whoever asks hears of it.
