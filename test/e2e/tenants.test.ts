@@ -29,6 +29,8 @@ const SHARED: Login = ['common', 'in-two-secrets'];
 
 const secretLayer = randomBlob(300_000, 'secret layer');
 const image = imageOf([secretLayer]);
+/** So that the layer takes minutes: far longer than all questions together. */
+const TRICKLE_BYTES_PER_S = 2_000;
 const openImage = imageOf([randomBlob(10_000, 'open')]);
 
 const users = {
@@ -80,9 +82,9 @@ const url = (rest: string) => `${entrepot.url}/v2/${rest}`;
 const byNs = (name: string, rest: string) => url(`${name}/${rest}?ns=${UP}`);
 const byPrefix = (name: string, rest: string) => url(`${UP}/${name}/${rest}`);
 
-/** An answer without what may differ from one request to the next. */
+/** An answer without what may differ from one request to the next: the time, and how an upload is called. */
 function bare({ status, headers, text }: Got, name: string): object {
-  const { date: _date, ...rest } = headers;
+  const { date: _date, location: _location, 'docker-upload-uuid': _upload, ...rest } = headers;
   return JSON.parse(JSON.stringify({ status, rest, text }).replaceAll(name, 'NAME'));
 }
 
@@ -175,11 +177,17 @@ describe('a tenant', () => {
 
 /** Every question that could give away something of what another tenant holds. */
 function questions(name: string, digest: string, blob: string): [string, string, GetOptions][] {
-  return [byNs, byPrefix].flatMap(place =>
+  const mounts = [`${UP}/${name}`, name].map((from): [string, string, GetOptions] => [
+    `mount from ${from === name ? 'its bare name' : 'its full name'}`,
+    url(`team-b/app/blobs/uploads/?mount=${blob}&from=${from}`),
+    { method: 'POST' },
+  ]);
+  const reads = [byNs, byPrefix].flatMap(place =>
     ['GET', 'HEAD'].flatMap((method): [string, string, GetOptions][] => [
       ['tag', place(name, 'manifests/1'), { method }],
       ['digest', place(name, `manifests/${digest}`), { method }],
       ['layer', place(name, `blobs/${blob}`), { method }],
+      ['config', place(name, `blobs/${image.config.digest}`), { method }],
       ['range', place(name, `blobs/${blob}`), { method, headers: { range: 'bytes=0-9' } }],
       ['manifest as blob', place(name, `blobs/${digest}`), { method }],
       ['referrers', place(name, `referrers/${digest}`), { method }],
@@ -187,6 +195,28 @@ function questions(name: string, digest: string, blob: string): [string, string,
       ['known etag', place(name, `blobs/${blob}`), { method, headers: { 'if-none-match': `"${blob}"` } }],
     ]),
   );
+  return [...reads, ...mounts];
+}
+
+/** What gives content away: the whole, a part, that it is as the client has it, or that it was mounted. */
+const GIVES_CONTENT: ReadonlySet<number> = new Set([200, 201, 206, 304]);
+
+/** Asks everything about what is private, and as much about what does not exist: the answers must be the same. */
+async function expectHidden(login: Login | undefined): Promise<void> {
+  const { digest } = image.manifest;
+  const absent = questions('acme/nothing', digest, secretLayer.digest);
+  for (const [index, [what, address, options]] of questions(
+    'acme/private',
+    digest,
+    secretLayer.digest,
+  ).entries()) {
+    const [, other, otherOptions] = absent[index] ?? ['', '', {}];
+    const refused = await getAs(login, address, options);
+    const unknown = await getAs(login, other, otherOptions);
+    expect([what, bare(refused, 'acme/private')]).toEqual([what, bare(unknown, 'acme/nothing')]);
+    const given = [GIVES_CONTENT.has(refused.status), refused.headers['cache-status']];
+    expect([what, ...given]).toEqual([what, false, undefined]);
+  }
 }
 
 describe('what a tenant has fetched', () => {
@@ -197,30 +227,37 @@ describe('what a tenant has fetched', () => {
   ];
 
   it.each(strangers)(
-    'is for %s exactly as what does not exist',
+    'is for %s exactly as what does not exist, while it is fetched',
     async (_who, login) => {
       await start();
       expect((await getAs(ALICE, byNs('acme/private', 'manifests/1'))).status).toBe(200);
-      expect((await getAs(ALICE, byNs('acme/private', `blobs/${secretLayer.digest}`))).status).toBe(200);
-      const { digest } = image.manifest;
-      const ask = async () => {
-        const held = questions('acme/private', digest, secretLayer.digest);
-        const absent = questions('acme/nothing', digest, secretLayer.digest);
-        for (const [index, [what, address, options]] of held.entries()) {
-          const refused = await getAs(login, address, options);
-          const [, other, otherOptions] = absent[index] ?? ['', '', {}];
-          const unknown = await getAs(login, other, otherOptions);
-          expect([what, bare(refused, 'acme/private')]).toEqual([what, bare(unknown, 'acme/nothing')]);
-          expect([what, refused.status >= 400, refused.headers['cache-status']]).toEqual([
-            what,
-            true,
-            undefined,
-          ]);
-        }
-      };
-      await ask();
+      upstream.misbehave({ kind: 'blob', reference: secretLayer.digest, bytesPerS: TRICKLE_BYTES_PER_S });
+      let received = 0;
+      const blob = byNs('acme/private', `blobs/${secretLayer.digest}`);
+      const onData = (bytes: number) => void (received = bytes);
+      let pull: Promise<Got> | undefined;
+      await new Promise<void>(onFirstByte => {
+        pull = get(blob, { headers: basic(ALICE), onFirstByte, onData });
+      });
+      await expectHidden(login);
+      expect(received).toBeLessThan(secretLayer.size);
+      await entrepot.kill();
+      expect(await pull).toMatchObject({ status: 200, complete: false });
+    },
+    120_000,
+  );
+
+  it.each(strangers)(
+    'is for %s exactly as what does not exist, when it is held and with the upstream stopped',
+    async (_who, login) => {
+      await start();
+      expect((await getAs(ALICE, byNs('acme/private', 'manifests/1'))).status).toBe(200);
+      for (const { digest } of [image.config, secretLayer]) {
+        expect((await getAs(ALICE, byNs('acme/private', `blobs/${digest}`))).status).toBe(200);
+      }
+      await expectHidden(login);
       await upstream.stop();
-      await ask();
+      await expectHidden(login);
     },
     120_000,
   );
@@ -321,13 +358,27 @@ describe('a secret', () => {
     await until(async () => (await get(manifest, { headers: basic(ALICE) })).status === 200);
   });
 
-  it("that cannot be read fails its tenant's pulls with the reason, and nobody else's", async () => {
-    await writeFile(
-      join(folder, 'team-b.json'),
-      secretManifest('pull', { [UP]: BOB }).replace('"data":{', '"data":{"x":1,'),
-    );
-    await start();
+  it("that cannot be read fails its tenant's pulls with the reason, and nobody else's, until it can be", async () => {
+    const good = join(folder, 'team-b.json');
+    const bad = join(folder, 'team-b-more.json');
+    const text = secretManifest('broken-pull', { 'other.example': BOB });
+    await writeFile(bad, text.replace(/"\.dockerconfigjson":"[^"]*"/, '".dockerconfigjson":"bm90IEpTT04="'));
+    await start({
+      tenants: [
+        { name: 'team-a', secrets: join(folder, 'team-a.json') },
+        { name: 'team-b', secrets: [good, bad] },
+      ],
+    });
+    const open = byNs('open', 'manifests/1');
+    const failed = await get(open, { headers: basic(TEAM_B) });
+    expect([failed.status, codeOf(failed)]).toEqual([503, 'UNAVAILABLE']);
+    expect(failed.text).toMatch(/team-b: the Secret \S*broken-pull\S* is malformed/);
     expect((await getAs(ALICE, byNs('acme/private', 'manifests/1'))).status).toBe(200);
+    expect((await get(open, { headers: basic(TEAM_A) })).status).toBe(200);
+    expect((await get(open)).status).toBe(200);
+    expect((await entrepot.command('tenants')).stdout).toMatch(/broken-pull.*malformed/);
+    await writeFile(bad, text);
+    await until(async () => (await get(open, { headers: basic(TEAM_B) })).status === 200);
   });
 });
 
