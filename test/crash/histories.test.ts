@@ -3,7 +3,7 @@ import { assert, asyncProperty } from 'fast-check';
 import { expect, it } from 'vitest';
 import { histories, History } from '../support/history.ts';
 
-const RUNS = 40;
+const RUNS = 12;
 const EVENTS = [
   'mounted',
   'manifest deleted',
