@@ -2,7 +2,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
-import { parseYaml } from '../lib/yaml.ts';
+import { parseYaml, parseYamlDocuments } from '../lib/yaml.ts';
 import { NODE_KINDS, type NodeFile, type NodeKind, nodeFiles } from './node-files.ts';
 
 const hub = { name: 'docker.io', aliases: ['index.docker.io'], url: 'https://registry-1.docker.io' };
@@ -133,7 +133,7 @@ const PARSERS: Readonly<Record<string, (text: string) => unknown>> = {
   toml: parseToml,
   conf: parseToml,
   json: text => JSON.parse(text),
-  yaml: text => parseYaml(text).value,
+  yaml: text => parseYamlDocuments(text),
 };
 
 function fail(name: string): never {
