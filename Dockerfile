@@ -24,7 +24,6 @@ RUN --mount=type=secret,id=npmrc,target=/root/.npmrc \
  && npm ci --ignore-scripts --no-audit --no-fund \
  && npm rebuild better-sqlite3
 COPY tsconfig.json tsconfig.build.json ./
-COPY bin ./bin
 COPY src ./src
 # What better-sqlite3 was compiled from is four times its size.
 RUN npm run build \
@@ -43,7 +42,7 @@ ENV NODE_ENV=production \
 COPY --from=build /app /app
 COPY config/container.yaml /etc/entrepot/container.yaml
 # A number, so that Kubernetes can see that it is not root. /data is all that it writes to.
-RUN ln -s /app/bin/entrepot.cjs /usr/local/bin/entrepot \
+RUN ln -s /app/dist/entrepot.cjs /usr/local/bin/entrepot \
  && mkdir /data \
  && chown 1000:1000 /data
 USER 1000:1000

@@ -12,7 +12,7 @@ import { HAS_CLUSTER, KubeCluster } from '../support/kube-cluster.ts';
 import { PRIVATE } from '../support/mirrored-registry.ts';
 import { freePort, hasPrograms, run, until } from '../support/programs.ts';
 
-const STARTER = fileURLToPath(new URL('../../bin/entrepot.cjs', import.meta.url));
+const STARTER = fileURLToPath(new URL('../../dist/entrepot.cjs', import.meta.url));
 /** No such host exists: nodes know it only by way of Entrepot. */
 const UPSTREAM = 'registry.test';
 const IMAGE = `${UPSTREAM}/${PRIVATE}`;

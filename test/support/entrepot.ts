@@ -9,7 +9,7 @@ import { makeTempFolder, removeFolder } from './temp-folder.ts';
 
 const PROJECT = fileURLToPath(new URL('../..', import.meta.url));
 /** As the starter's first line says it. */
-export const STARTER: readonly string[] = ['--max-semi-space-size=4', join(PROJECT, 'bin', 'entrepot.cjs')];
+export const STARTER: readonly string[] = ['--max-semi-space-size=4', join(PROJECT, 'dist', 'entrepot.cjs')];
 
 /** The configuration file as an object (design §11); what is left out is what the product defaults to. */
 export type EntrepotConfig = Readonly<Record<string, unknown>> & {

@@ -1,8 +1,8 @@
 import { mkdtemp, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { STARTER } from '../test/support/entrepot.ts';
-import { type RunResult, tryRun } from '../test/support/programs.ts';
+import { STARTER } from '../support/entrepot.ts';
+import { type RunResult, tryRun } from '../support/programs.ts';
 import type { PushedImage } from './support/push.ts';
 import { startDockerRegistry } from './support/subjects.ts';
 import { spread, table } from './support/table.ts';

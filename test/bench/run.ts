@@ -3,7 +3,7 @@
  * table a section. Needs the programs docker-registry and nginx; takes about ten minutes; asserts every answer.
  */
 import { cpus, totalmem } from 'node:os';
-import { hasPrograms } from '../test/support/programs.ts';
+import { hasPrograms } from '../support/programs.ts';
 import { bundles, prepull } from './bundles.ts';
 import { coldPull, type ColdCase } from './cold.ts';
 import { pushes } from './push.ts';

@@ -3,16 +3,16 @@
  * result as JSON. Every look-up's answer is asserted.
  */
 import { join } from 'node:path';
-import { silentLog } from '../../src/lib/log.ts';
-import { silentMeter } from '../../src/lib/meter.ts';
-import { openSqliteMetadataStore } from '../../src/metadata/sqlite-metadata-store.ts';
-import { nameCredential } from '../../src/oci/credential.ts';
-import { openTenants } from '../../src/tenants/open-tenants.ts';
-import type { SecretReading, SecretSink } from '../../src/tenants/secret-source.ts';
-import { parseSecretObject } from '../../src/tenants/secret.ts';
-import type { Tenants } from '../../src/tenants/tenant.ts';
-import { makeTempFolder, removeFolder } from '../../test/support/temp-folder.ts';
-import { type Login, secretManifest } from '../../test/support/tenants.ts';
+import { silentLog } from '../../../src/lib/log.ts';
+import { silentMeter } from '../../../src/lib/meter.ts';
+import { openSqliteMetadataStore } from '../../../src/metadata/sqlite-metadata-store.ts';
+import { nameCredential } from '../../../src/oci/credential.ts';
+import { openTenants } from '../../../src/tenants/open-tenants.ts';
+import type { SecretReading, SecretSink } from '../../../src/tenants/secret-source.ts';
+import { parseSecretObject } from '../../../src/tenants/secret.ts';
+import type { Tenants } from '../../../src/tenants/tenant.ts';
+import { makeTempFolder, removeFolder } from '../../support/temp-folder.ts';
+import { type Login, secretManifest } from '../../support/tenants.ts';
 
 export interface ManyTenantsJob {
   readonly tenants: number;

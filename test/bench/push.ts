@@ -1,6 +1,6 @@
 import { createHash, randomFillSync } from 'node:crypto';
 import { rm } from 'node:fs/promises';
-import { Entrepot } from '../test/support/entrepot.ts';
+import { Entrepot } from '../support/entrepot.ts';
 import { startDockerRegistry, type Subject } from './support/subjects.ts';
 import { spread, table } from './support/table.ts';
 

@@ -3,10 +3,10 @@ import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import Database from 'better-sqlite3';
-import { silentLog } from '../src/lib/log.ts';
-import { openSqliteMetadataStore } from '../src/metadata/sqlite-metadata-store.ts';
-import { Entrepot, type EntrepotConfig } from '../test/support/entrepot.ts';
-import { makeTempFolder, removeFolder } from '../test/support/temp-folder.ts';
+import { silentLog } from '../../src/lib/log.ts';
+import { openSqliteMetadataStore } from '../../src/metadata/sqlite-metadata-store.ts';
+import { Entrepot, type EntrepotConfig } from '../support/entrepot.ts';
+import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
 import { load } from './support/load.ts';
 import { median, table } from './support/table.ts';
 

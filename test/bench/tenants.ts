@@ -1,11 +1,11 @@
 import { join } from 'node:path';
-import { get } from '../test/support/client.ts';
-import { imageOf, randomBlob } from '../test/support/content.ts';
-import { Entrepot } from '../test/support/entrepot.ts';
-import { FakeUpstream } from '../test/support/fake-upstream.ts';
-import { freePort } from '../test/support/programs.ts';
-import { makeTempFolder } from '../test/support/temp-folder.ts';
-import { basic, challengeOf, type Login, tokenFor, writeSecret } from '../test/support/tenants.ts';
+import { get } from '../support/client.ts';
+import { imageOf, randomBlob } from '../support/content.ts';
+import { Entrepot } from '../support/entrepot.ts';
+import { FakeUpstream } from '../support/fake-upstream.ts';
+import { freePort } from '../support/programs.ts';
+import { makeTempFolder } from '../support/temp-folder.ts';
+import { basic, challengeOf, type Login, tokenFor, writeSecret } from '../support/tenants.ts';
 import { load } from './support/load.ts';
 import { runInChild } from './support/child.ts';
 import type { ManyTenantsResult } from './support/many-tenants.ts';

@@ -1,8 +1,8 @@
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { Entrepot } from '../../test/support/entrepot.ts';
-import { answers, Daemon, freePort } from '../../test/support/programs.ts';
+import { Entrepot } from '../../support/entrepot.ts';
+import { answers, Daemon, freePort } from '../../support/programs.ts';
 
 /** One server under measurement. */
 export interface Subject {
