@@ -1,3 +1,4 @@
+import { once } from 'node:events';
 import { connect, createServer, type Server, type Socket } from 'node:net';
 
 /** Bytes let through per turn: small enough that many connections share the link evenly. */
@@ -58,17 +59,15 @@ export class Link {
   }
 
   async #pass(from: Socket, to: Socket): Promise<void> {
+    const left = new Promise<never>((_, reject) => to.once('close', () => reject(new Error('client left'))));
+    // Heard by whoever waits for the client; nobody may be, when it leaves.
+    left.catch(() => {});
     for await (const chunk of from as AsyncIterable<Buffer>) {
       for (let at = 0; at < chunk.length; at += SLICE_BYTES) {
         const slice = chunk.subarray(at, at + SLICE_BYTES);
         await this.#turn(slice.length);
         this.bytes += slice.length;
-        if (!to.write(slice)) {
-          await new Promise<void>((resolve, reject) => {
-            to.once('drain', resolve);
-            to.once('close', () => reject(new Error('client left')));
-          });
-        }
+        if (!to.write(slice)) await Promise.race([once(to, 'drain'), left]);
       }
     }
   }
