@@ -19,7 +19,7 @@ describe('the memory of bodies', () => {
     [32, 256 * KIB],
     [33, 128 * KIB],
     [64, 128 * KIB],
-    [65, 32 * KIB],
+    [65, 64 * KIB],
     [257, 16 * KIB],
     [5000, 16 * KIB],
   ])('gives each of %i bodies buffers of %i bytes', (bodies, bytes) => {
@@ -84,8 +84,8 @@ describe('the memory of bodies', () => {
     if (big === undefined) throw new Error('no buffer');
     for (let body = 0; body < 99; body += 1) memory.enter();
     const small = memory.renew(big, 10 * MIB);
-    expect(small.byteLength).toBe(32 * KIB);
-    expect(memory.lentBytes).toBe(32 * KIB);
+    expect(small.byteLength).toBe(64 * KIB);
+    expect(memory.lentBytes).toBe(64 * KIB);
     for (let body = 0; body < 99; body += 1) memory.leave();
     expect(memory.renew(small, 10 * MIB)).toBe(big);
   });

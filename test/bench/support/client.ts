@@ -41,7 +41,7 @@ export interface NodesResult {
   readonly bytes: number;
   readonly firstByteP50Ms: number;
   readonly firstByteP99Ms: number;
-  /** p99 of the first byte's distance from the first client's first byte of the same blob. */
+  /** p99 of how long after the first client's first byte of the same blob, or after its own request, one's own comes. */
   readonly spreadP99Ms: number;
 }
 
@@ -96,7 +96,7 @@ async function rate(job: RateJob): Promise<RateResult> {
 
 async function nodes(job: NodesJob): Promise<NodesResult> {
   const startMs = performance.now();
-  const firstBytes = job.digests.map(() => [] as number[]);
+  const firstBytes = job.digests.map(() => [] as { sentMs: number; arrivedMs: number }[]);
   const waits: number[] = [];
   let bytes = 0;
   const pullBlob = async (connection: HttpConnection, index: number) => {
@@ -105,7 +105,7 @@ async function nodes(job: NodesJob): Promise<NodesResult> {
     expectOk(response, `blob ${job.digests[index]}`, job.sizes[index]);
     bytes += response.bytes;
     waits.push(response.firstByteMs);
-    firstBytes[index]?.push(sentMs + response.firstByteMs);
+    firstBytes[index]?.push({ sentMs, arrivedMs: sentMs + response.firstByteMs });
   };
   const pull = async () => {
     const connections = await Promise.all(
@@ -127,7 +127,10 @@ async function nodes(job: NodesJob): Promise<NodesResult> {
     );
   };
   await Promise.all(Array.from({ length: job.nodes }, pull));
-  const spreads = firstBytes.flatMap(times => times.map(time => time - Math.min(...times)));
+  const spreads = firstBytes.flatMap(times => {
+    const firstMs = Math.min(...times.map(({ arrivedMs }) => arrivedMs));
+    return times.map(({ sentMs, arrivedMs }) => arrivedMs - Math.max(sentMs, firstMs));
+  });
   return {
     seconds: (performance.now() - startMs) / 1000,
     bytes,
