@@ -2,6 +2,7 @@ import { expect } from 'vitest';
 import * as pullRecord from '../../src/access/pull-record.ts';
 import * as verification from '../../src/access/verification.ts';
 import { KeyedBackoff } from '../../src/lib/keyed-backoff.ts';
+import { freshnessOf } from '../../src/mirror/pull-policy.ts';
 import type { Descriptor } from '../../src/oci/descriptor.ts';
 import { digestOf } from '../../src/oci/digest.ts';
 import { OCI_MANIFEST } from '../../src/oci/media-types.ts';
@@ -32,6 +33,7 @@ export const BINDINGS: Readonly<Record<string, Check>> = {
   'pullpolicy/defaultPolicy': checkDefaultPolicy,
   'pullpolicy/applyDefaultTag': checkApplyDefaultTag,
   'pullpolicy/backoff': checkBackoff,
+  'pullpolicy/ensureImage': checkEnsureImage,
   'pullpolicy/validateConfig': checkValidateConfig,
   'pullrecords/mustAttemptImagePull': checkMustAttemptImagePull,
   'pullrecords/requireVerification': checkRequireVerification,
@@ -43,8 +45,6 @@ export const BINDINGS: Readonly<Record<string, Check>> = {
 
 /** Operations that are the kubelet's own and nothing of a registry's, each with the reason. */
 export const NOT_OURS: Readonly<Record<string, string>> = {
-  'pullpolicy/ensureImage':
-    "the kubelet's queue before one node's runtime: its request rate and its reasons as words; its back-off and defaulting bind by their own operations",
   'pullpolicy/classifyPullError': "the kubelet's wording of a runtime's error text for a pod's status",
   'pullrecords/fileName': "where the kubelet keeps its records on a node's disk; ours are rows of the index",
   'pullrecords/initialize':
@@ -278,6 +278,50 @@ function checkBackoff({ requestTimesSeconds, expected }: BackoffVector): void {
     return { t, result: isWaiting ? 'ImagePullBackOff' : 'ErrImagePull', backoffSeconds };
   });
   expect(attempts).toEqual(expected);
+}
+
+interface EnsureImageVector {
+  readonly policy: pullPolicy.ImagePullPolicy;
+  readonly presentLocally: boolean;
+  readonly inspectError: string | null;
+  readonly pullError: string | null;
+  readonly ensureSecretPulledImages: boolean;
+  readonly credentialAcceptedLocally: boolean | null;
+  readonly registryQPS: number;
+  readonly registryBurst: number;
+  readonly backoff: {
+    readonly initialSeconds: number;
+    readonly maxSeconds: number;
+    readonly secondsBeforeEachAttempt: number;
+  };
+  readonly expected: { readonly attempts: readonly { pullAttempted: boolean; error: string | null }[] };
+}
+
+/** When a pull is tried, and whether the attempt comes to nothing: its reason as a word is the kubelet's own. */
+function checkEnsureImage(vector: EnsureImageVector): void {
+  const { initialSeconds, maxSeconds, secondsBeforeEachAttempt } = vector.backoff;
+  const backoff = new KeyedBackoff({ firstMs: initialSeconds * 1000, maxMs: maxSeconds * 1000 });
+  // What the pod's credentials do not open is as good as absent.
+  const isAccepted = !vector.ensureSecretPulledImages || vector.credentialAcceptedLocally !== false;
+  const isHeld = vector.presentLocally && isAccepted;
+  const pullFails = vector.pullError !== null || (vector.registryQPS > 0 && vector.registryBurst === 0);
+
+  const attempt = (nowMs: number): { pullAttempted: boolean; fails: boolean } => {
+    if (vector.inspectError !== null) return { pullAttempted: false, fails: true };
+    const rules = { pullPolicy: vector.policy, freshForMs: 0 };
+    const freshness = freshnessOf('v1', isHeld ? 0 : undefined, rules);
+    if (freshness !== 'ask') return { pullAttempted: false, fails: !isHeld };
+    if (backoff.remainingMs('image', nowMs) > 0) return { pullAttempted: false, fails: true };
+    if (pullFails) backoff.failed('image', nowMs);
+    return { pullAttempted: true, fails: pullFails };
+  };
+  const expected = vector.expected.attempts.map(({ pullAttempted, error }) => ({
+    pullAttempted,
+    fails: error !== null,
+  }));
+  expect(expected.map((_, index) => attempt((index + 1) * secondsBeforeEachAttempt * 1000))).toEqual(
+    expected,
+  );
 }
 
 interface ValidateConfigVector {
