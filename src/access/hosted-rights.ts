@@ -8,6 +8,8 @@ import { type Principal, requesterOf } from './principal.ts';
 import { type Action, ACTIONS } from './visitor.ts';
 
 export interface HostedRules {
+  /** First components of repositories that no tenant owns. Elsewhere nothing lives, whatever the store has left of it. */
+  readonly prefixes: readonly string[];
   /** What anybody may do with repositories that no tenant owns. */
   readonly anonymous: 'none' | 'pull' | 'push';
   /** Tenants' repositories, or patterns of such, that every tenant may pull. */
@@ -41,9 +43,11 @@ export class HostedRights {
       attempts: [],
       grants: [],
       conclusions: [
-        owner === undefined
-          ? 'it lives here, and no tenant owns it'
-          : `it lives here, and ${owner.name} owns it`,
+        owner !== undefined
+          ? `it lives here, and ${owner.name} owns it`
+          : this.#isPrefix(ownerOf(repository))
+            ? 'it lives here, and no tenant owns it'
+            : `nothing lives here: ${ownerOf(repository)} is no tenant and stands not in hosted.prefixes`,
         ...ACTIONS.map(action => {
           const refusal = this.refusal(principal, repository, action);
           return refusal === undefined ? `${action}: yes` : `${action}: no (${refusal.message})`;
@@ -68,10 +72,15 @@ export class HostedRights {
 
   #unowned(principal: Principal, repository: Repository, action: Action): OciError | undefined {
     const { anonymous } = this.#rules;
+    if (!this.#isPrefix(ownerOf(repository))) return unknown(repository);
     if (anonymous === 'push' || (anonymous === 'pull' && action === 'pull')) return undefined;
     if (action === 'pull' && this.#mayShare(principal, repository)) return undefined;
     if (anonymous === 'none') return unknown(repository);
     return denied(repository, `nobody may ${action} here: set hosted.anonymous to push to allow it`);
+  }
+
+  #isPrefix(first: string): boolean {
+    return this.#rules.prefixes.includes(first);
   }
 
   #mayShare({ as }: Principal, { name }: Repository): boolean {
@@ -90,6 +99,11 @@ function denied(repository: Repository, message: string): OciError {
   return new OciError('DENIED', { message, detail: { name: repositoryText(repository) } });
 }
 
+/** One answer whether there is such a repository, such a tenant, or neither. */
 function unknown(repository: Repository): OciError {
-  return new OciError('NAME_UNKNOWN', { detail: { name: repositoryText(repository) } });
+  const name = repositoryText(repository);
+  return new OciError('NAME_UNKNOWN', {
+    message: `${name} is not known here: what is mirrored is written /v2/<upstream>/<repository>, or asked for with ?ns=<upstream>`,
+    detail: { name },
+  });
 }

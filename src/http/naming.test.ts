@@ -67,7 +67,7 @@ describe('the repository that a request means', () => {
     ['docker.mirror.example', 'grafana/grafana', 'docker.io/grafana/grafana'],
     ['docker.mirror.example', 'team-a/app', 'docker.io/team-a/app'],
     ['docker.mirror.example', 'docker.io/library/nginx', 'docker.io/library/nginx'],
-    ['other.example', 'library/nginx', 'NAME_UNKNOWN'],
+    ['other.example', 'library/nginx', 'hosted library/nginx'],
   ])('by the host %s and %s is %s', (host, name, expected) => {
     expect(meant({ host, name })).toBe(expected);
   });
@@ -93,13 +93,17 @@ describe('the repository that a request means', () => {
     ['registry.corp:5443/app', 'registry.corp:5443/app'],
     ['team-a/app', 'hosted team-a/app'],
     ['tools/x/y', 'hosted tools/x/y'],
-    ['docker.io', 'NAME_UNKNOWN'],
-    ['library/nginx', 'NAME_UNKNOWN'],
-    ['nginx', 'NAME_UNKNOWN'],
-    ['quay.io/org/app', 'NAME_UNKNOWN'],
-    ['unknown.corp:5000/app', 'NAME_UNKNOWN'],
+    ['docker.io', 'hosted docker.io'],
+    ['library/nginx', 'hosted library/nginx'],
+    ['nginx', 'hosted nginx'],
+    ['quay.io/org/app', 'hosted quay.io/org/app'],
   ])('by the path %s is %s', (name, expected) => {
     expect(meant({ name })).toBe(expected);
+  });
+
+  it('is named as one that lives here when nothing applies, so that it is answered as what is hidden', () => {
+    expect(meant({ name: 'nobody/app' })).toBe('hosted nobody/app');
+    expect(meant({ name: 'unknown.corp:5000/app' })).toBe('NAME_UNKNOWN');
   });
 
   it('is in the default upstream only when nothing else applies', () => {
@@ -113,8 +117,8 @@ describe('the repository that a request means', () => {
 
   it('follows the hosted prefixes as they come and go', () => {
     const prefixes = new Set<string>();
-    const changing = new Naming({ ...options, hostedPrefixes: prefixes });
-    expect(meant({ name: 'team-b/app' }, changing)).toBe('NAME_UNKNOWN');
+    const changing = new Naming({ ...options, hostedPrefixes: prefixes, defaultUpstream: 'ghcr.io' });
+    expect(meant({ name: 'team-b/app' }, changing)).toBe('ghcr.io/team-b/app');
     prefixes.add('team-b');
     expect(meant({ name: 'team-b/app' }, changing)).toBe('hosted team-b/app');
   });

@@ -15,7 +15,10 @@ export interface NamingOptions {
   readonly upstreams: readonly NamedUpstream[];
   /** The hosts under which clients know this server. */
   readonly serverNames: readonly string[];
-  /** First components of repositories that live here. Read on each request, so tenants may come and go. */
+  /**
+   * First components of repositories that live here, which go before the default upstream. Read on each request, so
+   * tenants may come and go.
+   */
   readonly hostedPrefixes: { has(prefix: string): boolean };
   /** The upstream of paths that name none. */
   readonly defaultUpstream?: string | undefined;
@@ -64,7 +67,11 @@ export class Naming {
     for (const name of options.serverNames) this.#serverNames.add(hostKey(name));
   }
 
-  /** The repository that a request means, by the first rule that applies; NAME_UNKNOWN when none does. */
+  /**
+   * The repository that a request means, by the first rule that applies. What none applies to is named as if it lived
+   * here, so that a name that no tenant has is answered, by who may have what, as that of a tenant is to others.
+   * NAME_UNKNOWN for a host that is not configured.
+   */
   resolve({ name, ns, host, listenerUpstream }: NameRequest): Repository {
     if (ns !== undefined) return this.#resolveNamespace(ns, name);
     const bound = listenerUpstream ?? this.boundUpstream(host);
@@ -74,10 +81,10 @@ export class Naming {
     if (this.#options.hostedPrefixes.has(firstComponent(name))) return hosted(name);
     if (this.#options.defaultUpstream !== undefined)
       return this.#mirrored(this.#options.defaultUpstream, name);
-    throw new OciError('NAME_UNKNOWN', {
-      message: `${quote(name)} names no configured upstream: write it as /v2/<upstream>/<repository>, or send ?ns=<upstream>`,
-      detail: { name },
-    });
+    const first = firstComponent(name);
+    // Nothing of ours can be called that: a port stands in the name of a host.
+    if (first.includes(':')) throw unknownHost(first);
+    return hosted(name);
   }
 
   /** The upstream that a Host header belongs to. The port is the listener's business unless the alias names one. */

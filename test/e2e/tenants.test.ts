@@ -198,6 +198,31 @@ function questions(name: string, digest: string, blob: string): [string, string,
   return [...reads, ...mounts];
 }
 
+/** As many of what lives here. */
+function hostedQuestions(name: string): [string, string, GetOptions][] {
+  const blob = secretLayer.digest;
+  return ['', `?ns=${host}`].flatMap((query): [string, string, GetOptions][] => [
+    ['manifest', url(`${name}/manifests/1${query}`), {}],
+    ['manifest head', url(`${name}/manifests/1${query}`), { method: 'HEAD' }],
+    ['manifest put', url(`${name}/manifests/1${query}`), { method: 'PUT', body: '{}' }],
+    ['manifest delete', url(`${name}/manifests/1${query}`), { method: 'DELETE' }],
+    ['layer', url(`${name}/blobs/${blob}${query}`), {}],
+    ['layer head', url(`${name}/blobs/${blob}${query}`), { method: 'HEAD' }],
+    ['layer delete', url(`${name}/blobs/${blob}${query}`), { method: 'DELETE' }],
+    ['tags', url(`${name}/tags/list${query}`), {}],
+    ['referrers', url(`${name}/referrers/${blob}${query}`), {}],
+    ['upload', url(`${name}/blobs/uploads/${query}`), { method: 'POST' }],
+    ['upload state', url(`${name}/blobs/uploads/x${query}`), {}],
+    ['mount', url(`team-b/app/blobs/uploads/?mount=${blob}&from=${name}`), { method: 'POST' }],
+    ['token', `${entrepot.url}/token?service=${host}&scope=repository:${name}:pull,push`, { method: 'HEAD' }],
+  ]);
+}
+
+/** The login with the request itself. */
+function sent(login: Login | undefined): { headers?: Readonly<Record<string, string>> } {
+  return login === undefined ? {} : { headers: basic(login) };
+}
+
 /** What gives content away: the whole, a part, that it is as the client has it, or that it was mounted. */
 const GIVES_CONTENT: ReadonlySet<number> = new Set([200, 201, 206, 304]);
 
@@ -315,8 +340,6 @@ describe('repositories that live here', () => {
     expect((await getAs(TEAM_A, blob)).status).toBe(200);
     for (const login of [TEAM_B, ALICE]) {
       const refused = await getAs(login, blob);
-      const absent = await getAs(login, url(`team-a/none/blobs/${secretLayer.digest}`));
-      expect(bare(refused, 'team-a/app')).toEqual(bare(absent, 'team-a/none'));
       expect(refused.status).toBeGreaterThanOrEqual(401);
       expect((await push('team-a/app', basic(login))).status).toBeGreaterThanOrEqual(401);
     }
@@ -326,6 +349,25 @@ describe('repositories that live here', () => {
       headers: basic(TEAM_B),
     });
     expect(mounted.status).toBe(202);
+  });
+
+  it("are for all others exactly as what no tenant has, under a name that is nobody's", async () => {
+    await start();
+    expect((await push('team-a/app', basic(TEAM_A))).status).toBe(201);
+    for (const login of [TEAM_B, ALICE, undefined]) {
+      // As long as the real one: the length of the answer tells no more.
+      for (const absent of ['team-a/non', 'nobody/app']) {
+        const nothing = hostedQuestions(absent);
+        for (const [index, [what, address, options]] of hostedQuestions('team-a/app').entries()) {
+          const [, other, otherOptions] = nothing[index] ?? ['', '', {}];
+          const refused = bare(await getAs(login, address, options), 'team-a/app');
+          expect([what, refused]).toEqual([what, bare(await getAs(login, other, otherOptions), absent)]);
+          const direct = bare(await get(address, { ...options, ...sent(login) }), 'team-a/app');
+          const unknown = bare(await get(other, { ...otherOptions, ...sent(login) }), absent);
+          expect([what, direct]).toEqual([what, unknown]);
+        }
+      }
+    }
   });
 
   it('may be shared with other tenants, to pull', async () => {

@@ -44,6 +44,9 @@ export interface AccessWorldOptions
   readonly policy?: VerificationPolicyName;
   readonly allowlist?: readonly string[];
   readonly shared?: readonly string[];
+  /** Of repositories that no tenant owns. */
+  readonly prefixes?: readonly string[];
+  readonly anonymous?: 'none' | 'pull' | 'push';
   readonly accounts?: Readonly<Record<string, ServiceAccount>>;
   readonly log?: Log;
 }
@@ -122,7 +125,11 @@ export class AccessWorld {
         verification,
         ...options.rule,
       }),
-      hosted: { anonymous: 'none', shared: options.shared ?? [] },
+      hosted: {
+        anonymous: options.anonymous ?? 'none',
+        shared: options.shared ?? [],
+        prefixes: options.prefixes ?? [],
+      },
       serverNames: [SERVER],
       unknownCredentials: options.unknownCredentials ?? 'refuse',
       externalUrl: undefined,

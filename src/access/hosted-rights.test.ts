@@ -1,0 +1,74 @@
+import { afterEach, describe, expect, it } from 'vitest';
+import { AccessWorld, type AccessWorldOptions, SERVER } from '../../test/support/access-world.ts';
+import type { Login } from '../../test/support/tenants.ts';
+import { OciError } from '../oci/errors.ts';
+import { type Action, ACTIONS } from './visitor.ts';
+
+const TEAM_A: Login = ['robot-a', 'password-of-a'];
+const TEAM_B: Login = ['robot-b', 'password-of-b'];
+
+let world: AccessWorld;
+
+async function open(options: AccessWorldOptions = {}): Promise<void> {
+  world = await AccessWorld.open(options);
+  await world.put('team-a', { [SERVER]: TEAM_A });
+  await world.put('team-b', { [SERVER]: TEAM_B });
+}
+
+afterEach(() => world.close());
+
+/** All that a client hears of a refusal, with the repository's name left out; `undefined` when it may. */
+async function refusal(login: Login | undefined, name: string, action: Action): Promise<string | undefined> {
+  try {
+    await (await world.as(login)).authorize({ upstream: '', name }, action);
+    return undefined;
+  } catch (error) {
+    if (!(error instanceof OciError)) throw error;
+    return JSON.stringify([error.status, error.headers, error]).replaceAll(name, 'NAME');
+  }
+}
+
+describe("a tenant's repository", () => {
+  it.each([
+    ['another tenant', TEAM_B],
+    ['nobody', undefined],
+  ])('is for %s as one of no tenant at all, whatever is done', async (_who, login) => {
+    await open();
+    for (const action of ACTIONS) {
+      const hidden = await refusal(login, 'team-a/app', action);
+      expect(hidden).toBeDefined();
+      for (const name of ['team-a/nothing', 'team-a', 'nobody/app', 'library/nginx']) {
+        expect([name, action, await refusal(login, name, action)]).toEqual([name, action, hidden]);
+      }
+    }
+  });
+
+  it("is its owner's to pull, push and delete", async () => {
+    await open();
+    for (const action of ACTIONS) expect(await refusal(TEAM_A, 'team-a/app', action)).toBeUndefined();
+  });
+
+  it.each(['pull', 'push'] as const)(
+    "is nobody's when the tenant is gone, though anybody may %s where no tenant owns",
+    async anonymous => {
+      await open({ anonymous, prefixes: ['tools'] });
+      await world.remove('team-a');
+      expect(await refusal(undefined, 'tools/app', 'pull')).toBeUndefined();
+      for (const login of [TEAM_B, undefined]) {
+        for (const action of ACTIONS) {
+          expect([action, await refusal(login, 'team-a/app', action)]).toEqual([action, expect.any(String)]);
+        }
+      }
+    },
+  );
+});
+
+describe('a shared repository', () => {
+  it('is for other tenants to pull, and for nobody else', async () => {
+    await open({ shared: ['team-a/base/**'] });
+    expect(await refusal(TEAM_B, 'team-a/base/os', 'pull')).toBeUndefined();
+    expect(await refusal(TEAM_B, 'team-a/base/os', 'push')).toContain('NAME_UNKNOWN');
+    expect(await refusal(TEAM_B, 'team-a/app', 'pull')).toContain('NAME_UNKNOWN');
+    expect(await refusal(undefined, 'team-a/base/os', 'pull')).toContain('UNAUTHORIZED');
+  });
+});
