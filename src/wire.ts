@@ -11,7 +11,7 @@ import type { Config } from './config/config.ts';
 import { repositoryOptions } from './config/repository-options.ts';
 import { Hosted } from './hosted/hosted.ts';
 import { Publication } from './hosted/publication.ts';
-import { PrefixQuota } from './hosted/quota.ts';
+import { PrefixQuota, type Quota } from './hosted/quota.ts';
 import { Removal } from './hosted/removal.ts';
 import { Uploads } from './hosted/uploads.ts';
 import { hostedHandlers } from './http/hosted.ts';
@@ -70,6 +70,8 @@ export interface Parts {
   readonly mirror: Mirror;
   readonly hosted: Hosted;
   readonly uploads: Uploads;
+  /** Of tenants, for their repositories. */
+  readonly quota: Quota;
   readonly upkeep: Upkeep;
   readonly survey: SurveyThread;
   readonly hostedHandlers: HostedHandlers;
@@ -137,6 +139,7 @@ export async function openParts(
     mirror,
     hosted,
     uploads,
+    quota,
     upkeep,
     survey,
     hostedHandlers: hostedHandlers({ hosted, uploads, publication, removal }),

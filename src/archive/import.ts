@@ -1,7 +1,6 @@
 import type { BlobStore } from '../blobs/blob-store.ts';
-import type { Grant, MetadataStore, Publication } from '../metadata/metadata-store.ts';
+import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { type ContentTree, readContentTree } from '../oci/content-tree.ts';
-import { ANONYMOUS_ID } from '../oci/credential.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
 import type { Digest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
@@ -22,6 +21,8 @@ import {
   parseBundleIndex,
 } from './layout.ts';
 import type { ArchiveEntry } from './open-archive.ts';
+import { type Arrival, publish } from './publish.ts';
+import type { Room } from './room.ts';
 
 /** Where an image of an archive belongs here. */
 export interface Place {
@@ -42,6 +43,8 @@ export interface ImportOptions {
   readonly grantee?: string | undefined;
   /** Content of private repositories may become public. */
   readonly mayPublish?: boolean;
+  /** Bounds what repositories that live here may hold; by default nothing does. */
+  readonly room?: Room | undefined;
   /** Told of each file as it is begun, and of its bytes as they come. */
   readonly progress?: (bytes: number) => void;
   /** Ends the import; what was added stays for the next one. */
@@ -83,7 +86,7 @@ export async function importArchive(
   try {
     const index = await takeAll(entries, intake, options);
     const settled = await settleAll(index, intake, options);
-    await publish(settled, options);
+    await publish(settled.map(arrivalOf), options);
     const used = new Set(settled.flatMap(({ tree }) => tree.blobs.map(({ digest }) => digest)));
     await intake.discard(used);
     return reportOf(settled, used, intake);
@@ -230,37 +233,8 @@ async function requireBlob(
   if (carried !== undefined && intake.manifestBytes(digest) !== undefined) await intake.keepAsBlob(digest);
 }
 
-/** First all content, which no name leads to yet; then all names in one step. */
-async function publish(
-  settled: readonly Settled[],
-  { metadata, grantee = ANONYMOUS_ID }: ImportOptions,
-): Promise<void> {
-  const atMs = Date.now();
-  for (const { place, tree } of settled) {
-    const blobs = tree.blobs.map(({ digest, size }) => ({ digest, size }));
-    const missing = await metadata.putContent(place.repository, { manifests: tree.manifests, blobs }, atMs);
-    if (missing.length > 0) {
-      throw new Error(`${missing[0]} was removed while it was imported: run the import again`);
-    }
-  }
-  await metadata.publish(
-    settled.map(({ image, place }) =>
-      publicationOf(image, place, { credentialId: grantee, verifiedAtMs: atMs, origin: 'import' }),
-    ),
-    atMs,
-  );
-  await metadata.announce('content');
-}
-
-/** What lives here has its own rules of who may read it. */
-function publicationOf({ descriptor }: BundleImage, { repository, tag }: Place, grant: Grant): Publication {
-  const isMirrored = repository.upstream !== '';
-  return {
-    repository,
-    digest: descriptor.digest,
-    tag,
-    grant: isMirrored ? grant : undefined,
-  };
+function arrivalOf({ image, place: { repository, tag }, tree }: Settled): Arrival {
+  return { repository, tag, digest: image.descriptor.digest, tree };
 }
 
 function reportOf(settled: readonly Settled[], used: ReadonlySet<Digest>, { added }: Intake): ImportReport {

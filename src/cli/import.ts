@@ -73,7 +73,7 @@ function importFile(file: string, options: ImportOptions): Promise<ImportReport>
 }
 
 function importOptions(parts: Parts, input: Input, signal: AbortSignal): ImportOptions {
-  const { metadata, blobs, naming } = parts;
+  const { metadata, blobs, naming, quota } = parts;
   const tenant = tenantOption(parts, input);
   const renamed = renames(input);
   const placeOf = (name: string | undefined): Place | undefined => {
@@ -89,6 +89,7 @@ function importOptions(parts: Parts, input: Input, signal: AbortSignal): ImportO
     platforms: platformsOption(input),
     grantee: tenant && tenantGrantId(tenant.name),
     mayPublish: input.options['public'] === true,
+    room: quota,
     signal,
   };
 }

@@ -113,6 +113,22 @@ describe('the rules of a tenant', () => {
     expect(pushed.text).toContain('the quota of team-a is used up: its repositories may hold 1MiB');
   });
 
+  it('bound what is imported for it, too, and leave nothing of what is refused', async () => {
+    const server = await start({ tenant: { quotaBytes: '1MiB' } });
+    const bundle = join(folder, 'bundle.tar');
+    await server.command('pull', `${UP}/acme/private:1`, '--tenant', 'team-a');
+    await server.command('export', `${UP}/acme/private:1`, '-o', bundle);
+    const importTo = (name: string) => server.command('import', bundle, '--rename', name);
+    const refused = await importTo(`${host}/team-a/app:1`);
+    expect([refused.code, refused.stderr]).toEqual([
+      1,
+      expect.stringContaining('the quota of team-a is used up'),
+    ]);
+    const listed = await get(`${server.url}/v2/team-a/app/tags/list`, { headers: basic(TEAM_A) });
+    expect(listed.status).toBe(404);
+    expect(await importTo(`${host}/team-b/app:1`)).toMatchObject({ code: 0 });
+  });
+
   it('may forbid pushing altogether', async () => {
     const server = await start({ tenant: { push: false } });
     const begun = await get(`${server.url}/v2/team-a/app/blobs/uploads/`, {

@@ -1,0 +1,58 @@
+import type { Grant, MetadataStore, Publication } from '../metadata/metadata-store.ts';
+import type { ContentTree } from '../oci/content-tree.ts';
+import { ANONYMOUS_ID } from '../oci/credential.ts';
+import type { Digest } from '../oci/digest.ts';
+import type { Repository } from '../oci/repository.ts';
+import { type Room, reserveRoom } from './room.ts';
+
+/** An image that is here, whole, and the name under which it is to be found. */
+export interface Arrival {
+  readonly repository: Repository;
+  readonly tag: string | undefined;
+  readonly digest: Digest;
+  readonly tree: ContentTree;
+}
+
+export interface PublishOptions {
+  readonly metadata: MetadataStore;
+  /** Under which id mirrored images are granted; by default to everybody. */
+  readonly grantee?: string | undefined;
+  readonly room?: Room | undefined;
+}
+
+/** First all content, which no name leads to yet; then all names in one step. ArchiveError when there is no room. */
+export async function publish(arrivals: readonly Arrival[], options: PublishOptions): Promise<void> {
+  const { metadata, room } = options;
+  const release = room && (await reserveRoom(arrivals, metadata, room));
+  try {
+    await putAll(arrivals, options);
+  } finally {
+    release?.();
+  }
+}
+
+async function putAll(
+  arrivals: readonly Arrival[],
+  { metadata, grantee = ANONYMOUS_ID }: PublishOptions,
+): Promise<void> {
+  const atMs = Date.now();
+  for (const { repository, tree } of arrivals) {
+    const blobs = tree.blobs.map(({ digest, size }) => ({ digest, size }));
+    const missing = await metadata.putContent(repository, { manifests: tree.manifests, blobs }, atMs);
+    if (missing.length > 0) {
+      throw new Error(`${missing[0]} was removed while it was imported: run the import again`);
+    }
+  }
+  const grant: Grant = { credentialId: grantee, verifiedAtMs: atMs, origin: 'import' };
+  await metadata.publish(
+    arrivals.map(arrival => publicationOf(arrival, grant)),
+    atMs,
+  );
+  await metadata.announce('content');
+}
+
+/** What lives here has its own rules of who may read it. */
+function publicationOf({ repository, digest, tag }: Arrival, grant: Grant): Publication {
+  const isMirrored = repository.upstream !== '';
+  return { repository, digest, tag, grant: isMirrored ? grant : undefined };
+}
