@@ -1,16 +1,25 @@
 // A real Kubernetes API server on a real etcd, on loopback: see the README of the folder that its run.sh lies in.
 import { existsSync } from 'node:fs';
 import { readFile, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { Daemon, freePort, hasPrograms, run, type RunResult, tryRun } from './programs.ts';
+import { Daemon, hasPrograms, run, type RunResult, tryRun, until } from './programs.ts';
 import { makeTempFolder, removeFolder } from './temp-folder.ts';
+import type { Login } from './tenants.ts';
 
 const RUN = fileURLToPath(new URL('../../../shared/kube-apiserver/run.sh', import.meta.url));
 const BINARY = process.env['KUBE_APISERVER'] ?? '';
 
 /** Whether there is all that a cluster needs: kubectl, etcd, and KUBE_APISERVER, which names the server's program. */
-export const HAS_CLUSTER = hasPrograms('kubectl', 'etcd', 'setpriv') && existsSync(BINARY) && existsSync(RUN);
+export const HAS_CLUSTER =
+  hasPrograms('kubectl', 'etcd', 'etcdctl', 'setpriv') && existsSync(BINARY) && existsSync(RUN);
+
+/** The folder of the manifests that people apply. */
+export const MANIFESTS = fileURLToPath(new URL('../../config/kubernetes', import.meta.url));
+
+/** For the controllers, on a busy machine. */
+const CONTROLLED_MS = 60_000;
 
 export class KubeCluster {
   readonly folder: string;
@@ -23,16 +32,16 @@ export class KubeCluster {
   }
 
   static async start(): Promise<KubeCluster> {
-    const cluster = new KubeCluster(await makeTempFolder('kube'), await freePort());
+    const cluster = new KubeCluster(await makeTempFolder('kube'), await freeStretch());
     await cluster.start();
     return cluster;
   }
 
-  /** Starts it, or starts it again on what it held. */
-  async start(): Promise<void> {
+  /** Starts it, or starts it again on what it held, with more flags for the API server. */
+  async start(...flags: readonly string[]): Promise<void> {
     this.#daemon = await Daemon.start({
       program: RUN,
-      args: [this.folder, String(this.port)],
+      args: [this.folder, String(this.port), ...flags],
       env: { KUBE_APISERVER: BINARY },
       isReady: () => this.#answers(),
       readyTimeoutMs: 120_000,
@@ -51,6 +60,15 @@ export class KubeCluster {
     await removeFolder(this.folder);
   }
 
+  get url(): string {
+    return `https://127.0.0.1:${this.port}`;
+  }
+
+  /** The certificate to trust, in PEM. */
+  async certificate(): Promise<string> {
+    return readFile(join(this.folder, 'apiserver.crt'), 'utf8');
+  }
+
   /** As its administrator, who may do everything. */
   async kubectl(...args: string[]): Promise<string> {
     return run('kubectl', [...this.#flags(), ...args]);
@@ -60,14 +78,57 @@ export class KubeCluster {
     return tryRun('kubectl', [...this.#flags(), ...args]);
   }
 
+  /** Whether the API server still knows whose token this is. */
+  async knows(token: string): Promise<boolean> {
+    const access = ['--server', this.url, '--certificate-authority', join(this.folder, 'apiserver.crt')];
+    const asked = ['auth', 'can-i', '--list', '--kubeconfig', '/dev/null', '--token', token, ...access];
+    return (await tryRun('kubectl', asked)).code === 0;
+  }
+
   /** `kubectl apply` of objects. */
   async apply(...objects: readonly object[]): Promise<void> {
     const input = JSON.stringify({ apiVersion: 'v1', kind: 'List', items: objects });
     await run('kubectl', [...this.#flags(), 'apply', '--filename', '-'], { input });
   }
 
-  /** A kubeconfig with which a program is this ServiceAccount, by a token file beside it; its path. */
-  async kubeconfigOf(namespace: string, account: string): Promise<string> {
+  /** A namespace that is a tenant, with the account that every namespace has. */
+  async makeTenant(name: string): Promise<void> {
+    await this.kubectl('create', 'namespace', name);
+    await this.kubectl('label', 'namespace', name, 'entrepot=tenant');
+    await until(`the account of ${name}`, CONTROLLED_MS, async () => {
+      const found = await this.tryKubectl('get', 'serviceaccount', 'default', '--namespace', name);
+      return found.code === 0;
+    });
+  }
+
+  /** `kubectl create secret docker-registry`, in place of one that may be there. */
+  async putPullSecret(namespace: string, name: string, server: string, login: Login): Promise<void> {
+    const [username, password] = login;
+    const there = ['--namespace', namespace];
+    await this.kubectl('delete', 'secret', name, '--ignore-not-found', ...there);
+    const wanted = [
+      `--docker-server=${server}`,
+      `--docker-username=${username}`,
+      `--docker-password=${password}`,
+    ];
+    await this.kubectl('create', 'secret', 'docker-registry', name, ...wanted, ...there);
+  }
+
+  /** Makes etcd forget all versions but the present one: what has to be watched from before it, is Gone. */
+  async compact(): Promise<void> {
+    const etcdctl = async (...args: string[]) =>
+      run('etcdctl', ['--endpoints', `http://127.0.0.1:${this.port + 1}`, ...args], {
+        env: { ETCDCTL_API: '3' },
+      });
+    const [endpoint]: [EtcdEndpoint] = JSON.parse(await etcdctl('endpoint', 'status', '--write-out', 'json'));
+    await etcdctl('compact', String(endpoint.Status.header.revision));
+  }
+
+  /**
+   * A kubeconfig with which a program is this ServiceAccount, by a token file beside it; its path. `server`: where it
+   * asks instead of the API server itself.
+   */
+  async kubeconfigOf(namespace: string, account: string, server?: string): Promise<string> {
     const token = await this.kubectl('create', 'token', account, '--namespace', namespace);
     const name = `${namespace}-${account}`;
     await writeFile(join(this.folder, `${name}.token`), token);
@@ -78,7 +139,7 @@ export class KubeCluster {
       clusters: [
         {
           name: 'test',
-          cluster: { server: `https://127.0.0.1:${this.port}`, 'certificate-authority': 'apiserver.crt' },
+          cluster: { server: server ?? this.url, 'certificate-authority': 'apiserver.crt' },
         },
       ],
       users: [{ name, user: { tokenFile: `${name}.token` } }],
@@ -102,4 +163,31 @@ export class KubeCluster {
     if (!existsSync(join(this.folder, 'kubeconfig'))) return false;
     return (await this.tryKubectl('get', '--raw', '/readyz')).code === 0;
   }
+}
+
+interface EtcdEndpoint {
+  readonly Status: { readonly header: { readonly revision: number } };
+}
+
+/** The API server and etcd listen on three ports in a row. */
+const PORTS = 3;
+
+/** Below where Linux takes the ports of outgoing connections, so that nobody sits there while the cluster is away. */
+const [LOWEST_PORT, HIGHEST_PORT] = [20_000, 32_000];
+
+async function freeStretch(): Promise<number> {
+  for (;;) {
+    const first = LOWEST_PORT + Math.floor(Math.random() * (HIGHEST_PORT - LOWEST_PORT));
+    const stretch = Array.from({ length: PORTS }, (_, at) => first + at);
+    const areFree = await Promise.all(stretch.map(async port => isFree(port)));
+    if (areFree.every(Boolean)) return first;
+  }
+}
+
+async function isFree(port: number): Promise<boolean> {
+  const server = createServer();
+  return new Promise(resolve => {
+    server.once('error', () => resolve(false));
+    server.listen(port, '127.0.0.1', () => server.close(() => resolve(true)));
+  });
 }

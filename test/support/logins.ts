@@ -1,0 +1,47 @@
+// Who can log in at a running Entrepot, and what it says of its tenants: after a change, soon.
+import type { TenantDocument, TenantsDocument } from '../../src/tenants/tenants-document.ts';
+import { get } from './client.ts';
+import type { Entrepot } from './entrepot.ts';
+import { until } from './programs.ts';
+import { challengeOf, type Login, tokenFor } from './tenants.ts';
+
+/** Of a busy machine; on an idle one, changes count within a fraction of a second. */
+export const SOON_MS = 20_000;
+
+/** What the token endpoint answers; 404 when nobody can log in. */
+export async function loginStatus(login: Login, at: Entrepot): Promise<number> {
+  const challenge = challengeOf(await get(`${at.url}/v2/`));
+  return challenge['realm'] === undefined ? 404 : (await tokenFor(challenge, login)).status;
+}
+
+export async function soonLogsIn(login: Login, at: Entrepot): Promise<void> {
+  await until(`${login[0]} to log in`, SOON_MS, async () => (await loginStatus(login, at)) === 200);
+}
+
+export async function soonRefused(login: Login, at: Entrepot): Promise<void> {
+  await until(`${login[0]} to be refused`, SOON_MS, async () => (await loginStatus(login, at)) === 401);
+}
+
+export async function soonLogged(line: RegExp, at: Entrepot): Promise<void> {
+  await until(`the log to say ${line}`, SOON_MS, () => Promise.resolve(line.test(at.logs())));
+}
+
+/** Waits for `value` of a gauge that has no labels. */
+export async function soonMeasured(gauge: string, value: number, at: Entrepot): Promise<void> {
+  const line = new RegExp(`^${gauge} ${value}$`, 'm');
+  await until(`${gauge} to be ${value}`, SOON_MS, async () => line.test(await at.metrics()));
+}
+
+/** As the operations port tells it. */
+export async function tenantAt(at: Entrepot, name: string): Promise<TenantDocument | undefined> {
+  const document: TenantsDocument = JSON.parse((await get(`${at.ops}/debug/tenants`)).text);
+  return document.tenants.find(one => one.name === name);
+}
+
+/** Waits until the Secrets of a tenant, in their order and each with its state, are these: `pull loaded`. */
+export async function soonHasSecrets(at: Entrepot, name: string, expected: readonly string[]): Promise<void> {
+  await until(`${name} to have ${expected.join(', ')}`, SOON_MS, async () => {
+    const secrets = (await tenantAt(at, name))?.secrets.map(one => `${one.name} ${one.state}`);
+    return secrets?.join() === expected.join();
+  });
+}
