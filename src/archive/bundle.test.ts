@@ -2,8 +2,16 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
-import { type Image, imageOf, indexOf, randomBlob } from '../../test/support/content.ts';
-import { parsePlatform } from '../oci/platform.ts';
+import {
+  descriptorOf,
+  type Image,
+  imageOf,
+  indexOf,
+  indexOfEntries,
+  randomBlob,
+} from '../../test/support/content.ts';
+import { heldContent, heldPlatforms } from '../metadata/held-tree.ts';
+import { formatPlatform, parsePlatform } from '../oci/platform.ts';
 import { type ExportImage, planBundle } from './export.ts';
 import {
   ArchiveWorld,
@@ -15,6 +23,7 @@ import {
   placeOf,
   tarOf,
 } from './fixture.suite.ts';
+import { missingOfImage } from '../prepull/image-check.ts';
 import { haveListBytes, parseHaveList } from './have-list.ts';
 import { importArchive } from './import.ts';
 import { openArchive, readArchive } from './open-archive.ts';
@@ -95,6 +104,50 @@ test('a bundle for one platform keeps the index and its digest, and leaves the r
   expect(files.has(pathOf(amd64.layers[1]!.digest))).toBe(false);
   const report = await receiver.import(tar);
   expect(report.images).toEqual([{ name: NAME, digest: app.manifest.digest }]);
+});
+
+test('what the config of a child without a platform names decides whether it is carried', async () => {
+  const inner = indexOfEntries([descriptorOf(arm64.manifest)]);
+  await sender.hold(NAME, { manifest: inner, images: [arm64] });
+  const outer = { manifest: indexOfEntries([descriptorOf(inner)]), images: [] };
+  const image = await sender.hold(NAME, outer);
+  const options = { ...sender.stores, dockerManifest: true };
+  const tar = await exported([{ ...image, platforms: [parsePlatform('linux/arm64')] }], options);
+  expect(String((await filesOf(tar)).get('manifest.json'))).toContain(pathOf(arm64.config.digest));
+  const nothing = [{ ...image, platforms: [parsePlatform('linux/amd64')] }];
+  await expect(planBundle(nothing, options)).rejects.toThrow('nothing for linux/amd64');
+
+  const amd64Only = { platforms: [parsePlatform('linux/amd64')] };
+  await expect(receiver.import(tar, amd64Only)).rejects.toThrow('nothing for linux/amd64');
+  expect(await receiver.traces()).toMatchObject({ repositories: 0, blobs: 0, files: 0 });
+  await receiver.import(tar);
+  const missing = (platform: string) =>
+    missingOfImage(receiver, image.repository, 'v1', [parsePlatform(platform)]);
+  expect(await missing('linux/arm64')).toEqual([]);
+  expect(await missing('linux/amd64')).toEqual(['nothing for linux/amd64']);
+  await receiver.metadata.removeBlob(arm64.config.digest);
+  expect(await missing('linux/arm64')).toEqual([arm64.config.digest]);
+});
+
+test('the platforms of which all is held are those that would be pulled, named by the index or by a config', async () => {
+  const other = imageOf([randomBlob(10, 'other')]);
+  const entries = [
+    { ...descriptorOf(amd64.manifest), platform: amd64.platform },
+    { ...descriptorOf(other.manifest), platform: other.platform },
+    descriptorOf(arm64.manifest),
+  ];
+  const index = { manifest: indexOfEntries(entries), images: [amd64, other, arm64] };
+  const { repository, digest } = await sender.hold(NAME, index);
+  const root = (await sender.metadata.readLinkedManifest(repository, digest))!;
+  const lookup = heldContent(repository, sender.metadata, blob => sender.blobs.open(blob));
+  const held = async () =>
+    (await heldPlatforms(root, repository, sender.metadata, lookup))?.map(formatPlatform);
+  expect(await held()).toBeUndefined();
+  await sender.metadata.removeBlob(other.config.digest);
+  expect(await held()).toEqual(['linux/amd64', 'linux/arm64']);
+  // The other one would suit as well, and nobody pulls it.
+  await sender.metadata.removeBlob(amd64.layers[1]!.digest);
+  expect(await held()).toEqual(['linux/arm64']);
 });
 
 test('what is not held completely is not exported, and the error says what is missing', async () => {

@@ -1,8 +1,9 @@
 import type { Descriptor } from '../oci/descriptor.ts';
 import type { Digest } from '../oci/digest.ts';
-import { isNonDistributable, type Manifest, type ManifestView, parseManifest } from '../oci/manifest.ts';
+import { isNonDistributable, type ManifestView, parseManifest } from '../oci/manifest.ts';
 import { DOCKER_CONFIG, OCI_CONFIG } from '../oci/media-types.ts';
-import { choosePlatform, DEFAULT_PLATFORM, type Platform } from '../oci/platform.ts';
+import { DEFAULT_PLATFORM, type Platform } from '../oci/platform.ts';
+import { chooseChild, type ContentLookup } from '../oci/platform-choice.ts';
 import { parseReference } from '../oci/reference.ts';
 import { blobPath, type BundleImage } from './layout.ts';
 
@@ -10,14 +11,14 @@ import { blobPath, type BundleImage } from './layout.ts';
  * The content of `manifest.json`, Docker's own index of images: of each the one for the first platform, since it knows
  * no others. What is no image (a chart, a signature) or has no tag is left out.
  */
-export function dockerManifestBytes(
+export async function dockerManifestBytes(
   images: readonly BundleImage[],
-  manifests: ReadonlyMap<Digest, Manifest>,
-): Uint8Array {
+  lookup: ContentLookup,
+): Promise<Uint8Array> {
   const entries = new Map<Digest, { Config: string; RepoTags: string[]; Layers: string[] }>();
   for (const { descriptor, name, platforms = [] } of images) {
     const [platform = DEFAULT_PLATFORM] = platforms;
-    const [config, ...layers] = imageView(descriptor, manifests, platform)?.blobs ?? [];
+    const [config, ...layers] = (await imageView(descriptor, lookup, platform))?.blobs ?? [];
     const isImage = config?.mediaType === OCI_CONFIG || config?.mediaType === DOCKER_CONFIG;
     if (config === undefined || !isImage || name === undefined || parseReference(name).tag === undefined)
       continue;
@@ -33,15 +34,15 @@ export function dockerManifestBytes(
   return Buffer.from(JSON.stringify([...entries.values()].sort((a, b) => (a.Config < b.Config ? -1 : 1))));
 }
 
-function imageView(
-  { digest }: Descriptor,
-  manifests: ReadonlyMap<Digest, Manifest>,
+async function imageView(
+  descriptor: Descriptor,
+  lookup: ContentLookup,
   platform: Platform,
-): ManifestView | undefined {
-  const manifest = manifests.get(digest);
+): Promise<ManifestView | undefined> {
+  const manifest = await lookup.manifest(descriptor);
   if (manifest === undefined) return undefined;
   const view = parseManifest(manifest.bytes, manifest.mediaType);
   if (view.kind === 'manifest') return view;
-  const [child] = choosePlatform(view.manifests, platform);
-  return child && imageView(child, manifests, platform);
+  const child = await chooseChild(view.manifests, platform, lookup);
+  return child && imageView(child, lookup, platform);
 }

@@ -1,5 +1,5 @@
 import type { BlobStore } from '../blobs/blob-store.ts';
-import { missingFrom } from '../metadata/held-tree.ts';
+import { heldContent, missingFrom } from '../metadata/held-tree.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { type ContentTree, readContentTree } from '../oci/content-tree.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
@@ -7,6 +7,7 @@ import type { Digest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import type { Manifest } from '../oci/manifest.ts';
 import type { Platform } from '../oci/platform.ts';
+import type { ContentLookup } from '../oci/platform-choice.ts';
 import { signatureTags } from '../oci/reference.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import { ArchiveError } from './archive-error.ts';
@@ -129,7 +130,7 @@ export async function planBundle(images: readonly ExportImage[], options: Export
   for (const image of images) await gathered.add(image);
   const dockerFile =
     options.dockerManifest === true
-      ? [{ path: DOCKER_FILE, bytes: dockerManifestBytes(gathered.images, gathered.manifests) }]
+      ? [{ path: DOCKER_FILE, bytes: await dockerManifestBytes(gathered.images, gathered.lookup) }]
       : [];
   const files = [
     { path: LAYOUT_FILE, bytes: layoutBytes() },
@@ -151,6 +152,14 @@ class Gathered {
 
   constructor(options: ExportOptions) {
     this.#options = options;
+  }
+
+  /** All of them, whichever repository they are of: it is of those that were gathered. */
+  get lookup(): ContentLookup {
+    return {
+      manifest: async ({ digest }) => this.manifests.get(digest),
+      config: ({ digest }) => this.#options.blobs.open(digest),
+    };
   }
 
   async add({ name, repository, digest, platforms, isPrivate }: ExportImage): Promise<void> {
@@ -179,8 +188,8 @@ class Gathered {
     root: Descriptor,
     platforms: readonly Platform[] | undefined,
   ): Promise<ContentTree> {
-    const { metadata } = this.#options;
-    const lookup = ({ digest }: Descriptor) => metadata.readLinkedManifest(repository, digest);
+    const { metadata, blobs } = this.#options;
+    const lookup = heldContent(repository, metadata, digest => blobs.open(digest));
     const tree = await readContentTree(root, { lookup, platforms }).catch((error: unknown) => {
       throw error instanceof OciError ? new ArchiveError(`${name}: ${error.message}`) : error;
     });

@@ -6,6 +6,7 @@ import type { Digest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import { MAX_MANIFEST_BYTES } from '../oci/manifest.ts';
 import { formatPlatform, type Platform } from '../oci/platform.ts';
+import type { ContentLookup } from '../oci/platform-choice.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import { ArchiveError } from './archive-error.ts';
 import { Intake, readWhole } from './intake.ts';
@@ -186,9 +187,15 @@ async function completeTree(
   options: ImportOptions,
 ): Promise<ContentTree> {
   const shown = name ?? descriptor.digest;
-  const lookup = async ({ digest, mediaType }: Descriptor) => {
-    const bytes = intake.manifestBytes(digest);
-    return bytes && { digest, mediaType, bytes };
+  const lookup: ContentLookup = {
+    manifest: async ({ digest, mediaType }) => {
+      const bytes = intake.manifestBytes(digest);
+      return bytes && { digest, mediaType, bytes };
+    },
+    config: async ({ digest }) => {
+      const mayBeHeld = intake.carriedSize(digest) !== undefined || index.have !== undefined;
+      return mayBeHeld ? options.blobs.open(digest) : undefined;
+    },
   };
   const platforms = options.platforms ?? carried;
   const tree = await readContentTree(descriptor, { lookup, platforms }).catch((error: unknown) => {

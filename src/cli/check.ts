@@ -43,7 +43,7 @@ export const check: Command = {
 async function missingOf(parts: Parts, input: Input, image: ListedImage): Promise<readonly string[]> {
   try {
     const { repository, reference, platforms } = meantBy(parts, input, image);
-    return await missingOfImage(parts.metadata, repository, reference, platforms);
+    return await missingOfImage(parts, repository, reference, platforms);
   } catch (error) {
     return [error instanceof Error ? error.message : String(error)];
   }

@@ -3,7 +3,7 @@ import { createWriteStream } from 'node:fs';
 import { pipeline } from 'node:stream/promises';
 import { type ExportImage, planBundle } from '../archive/export.ts';
 import { parseHaveList } from '../archive/have-list.ts';
-import { heldPlatforms } from '../metadata/held-tree.ts';
+import { heldContent, heldPlatforms } from '../metadata/held-tree.ts';
 import { isDigest } from '../oci/digest.ts';
 import { DEFAULT_TAG } from '../oci/reference.ts';
 import { repositoryText } from '../oci/repository.ts';
@@ -92,7 +92,7 @@ async function plan(parts: Parts, input: Input) {
 }
 
 async function imageOf(
-  { naming, metadata, config }: Parts,
+  { naming, metadata, blobs, config }: Parts,
   reference: string,
   wanted: ExportImage['platforms'],
 ): Promise<ExportImage> {
@@ -105,7 +105,8 @@ async function imageOf(
   if (root === undefined) {
     throw new CommandError(`${reference} is not held here: entrepot pull ${reference} fetches it`);
   }
-  const platforms = wanted ?? (await heldPlatforms(root, repository, metadata));
+  const lookup = heldContent(repository, metadata, digest => blobs.open(digest));
+  const platforms = wanted ?? (await heldPlatforms(root, repository, metadata, lookup));
   if (platforms?.length === 0) {
     throw new CommandError(`${reference} is not held completely for any platform: entrepot pull fetches it`);
   }

@@ -5,6 +5,7 @@ import {
   descriptorOf,
   imageOf,
   indexOf,
+  indexOfEntries,
   randomBlob,
 } from '../../test/support/content.ts';
 import { HostedBench, RIGHT } from '../../test/support/hosted-bench.ts';
@@ -94,6 +95,19 @@ describe('a hosted repository', () => {
     await expect(digestFor('multi', everything, 'windows/amd64')).rejects.toMatchObject({
       code: 'MANIFEST_UNKNOWN',
     });
+  });
+
+  it('looks at the config of a child that has no platform, in an index below the index too', async () => {
+    const arm64 = imageOf([randomBlob(10, 'arm64')], { platform: { os: 'linux', architecture: 'arm64' } });
+    await bench.pushImage(repository, arm64);
+    const inner = indexOfEntries([descriptorOf(arm64.manifest)]);
+    const outer = indexOfEntries([descriptorOf(inner)]);
+    await bench.pushManifest(repository, inner);
+    await bench.pushManifest(repository, outer, 'bare');
+    const digestFor = async (platform: string) =>
+      (await bench.hosted.manifest(repository, 'bare', RIGHT, { ...everything, platform })).descriptor.digest;
+    expect(await digestFor('linux/arm64')).toBe(arm64.manifest.digest);
+    await expect(digestFor('linux/amd64')).rejects.toMatchObject({ code: 'MANIFEST_UNKNOWN' });
   });
 
   it('gives referrers in pages that stay small, whatever their annotations', async () => {

@@ -10,11 +10,13 @@ import type { BlobStore } from '../blobs/blob-store.ts';
 import type { BlobReader } from '../lib/blob-reader.ts';
 import { readerOfBytes } from '../lib/bytes-reader.ts';
 import type { Log } from '../lib/log.ts';
+import { heldContent } from '../metadata/held-tree.ts';
 import type { MetadataStore, Paged } from '../metadata/metadata-store.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
 import { type Digest, isDigest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import { type Manifest, MAX_MANIFEST_BYTES } from '../oci/manifest.ts';
+import { narrowToPlatform } from '../oci/platform-choice.ts';
 import type {
   ManifestWant,
   Page,
@@ -28,7 +30,6 @@ import type {
 } from '../oci/pull-source.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
-import { narrowToPlatform } from './platform-view.ts';
 
 /** Repositories that a catalog page looks at before it gives what it has: one requester may see few of very many. */
 const CATALOG_SCAN = 1000;
@@ -159,9 +160,8 @@ export class Hosted implements PullSource {
   async #tagged(repository: Repository, tag: string, want: ManifestWant): Promise<Manifest | undefined> {
     const row = await this.#metadata.readTagged(repository, tag);
     if (row?.manifest === undefined) return undefined;
-    return narrowToPlatform(row.manifest, want, digest =>
-      this.#metadata.readLinkedManifest(repository, digest),
-    );
+    const lookup = heldContent(repository, this.#metadata, digest => this.#blobs.open(digest));
+    return narrowToPlatform(row.manifest, want, lookup);
   }
 
   async #isHeld(repository: Repository, digest: Digest): Promise<boolean> {

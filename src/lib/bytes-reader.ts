@@ -12,3 +12,17 @@ export function readerOfBytes(bytes: Uint8Array): BlobReader {
     async close() {},
   };
 }
+
+/** All bytes of a reader, which is closed; `undefined`, and nothing read, if there are more than `maxBytes`. */
+export async function readWhole(reader: BlobReader, maxBytes: number): Promise<Uint8Array | undefined> {
+  try {
+    if (reader.size > maxBytes) return undefined;
+    const bytes = new Uint8Array(reader.size);
+    for (let position = 0; position < bytes.length; ) {
+      position += await reader.read(bytes.subarray(position), position);
+    }
+    return bytes;
+  } finally {
+    await reader.close();
+  }
+}

@@ -1,7 +1,10 @@
+import type { BlobReader } from '../lib/blob-reader.ts';
 import { type ContentTree, readContentTree } from '../oci/content-tree.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
+import type { Digest } from '../oci/digest.ts';
 import { type Manifest, parseManifest } from '../oci/manifest.ts';
 import { formatPlatform, isAttestation, type Platform } from '../oci/platform.ts';
+import { configPlatform, type ContentLookup } from '../oci/platform-choice.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { MetadataStore } from './metadata-store.ts';
 
@@ -24,6 +27,22 @@ export async function missingFrom(
   return [...tree.unmatched.map(platform => `nothing for ${formatPlatform(platform)}`), ...missing];
 }
 
+/** Content that is held in the repository; blobs are opened by `open`, which need not know to whom they belong. */
+export function heldContent(
+  repository: Repository,
+  metadata: MetadataStore,
+  open: (digest: Digest) => Promise<BlobReader | undefined>,
+): ContentLookup {
+  return {
+    manifest: ({ digest }) => metadata.readLinkedManifest(repository, digest),
+    config: async ({ digest }) => {
+      const isHeld =
+        (await metadata.isLinked(repository, digest)) && (await metadata.statBlob(digest)) !== undefined;
+      return isHeld ? open(digest) : undefined;
+    },
+  };
+}
+
 /**
  * The platforms of an index of which everything is held; `undefined` when all of it is, or when `root` is an image of
  * its own. Attestations, which no client pulls, count only towards all.
@@ -32,20 +51,22 @@ export async function heldPlatforms(
   root: Manifest,
   repository: Repository,
   metadata: MetadataStore,
+  lookup: ContentLookup,
 ): Promise<readonly Platform[] | undefined> {
-  const lookup = ({ digest }: Descriptor) => metadata.readLinkedManifest(repository, digest);
-  const isHeld = async (descriptor: Descriptor): Promise<boolean> => {
-    const tree = await readContentTree(descriptor, { lookup });
-    return (await missingFrom(tree, repository, metadata)).length === 0;
-  };
   const { mediaType, digest, bytes } = root;
+  const descriptor = { mediaType, digest, size: bytes.byteLength };
+  const isHeld = async (child: Descriptor, platforms?: readonly Platform[]): Promise<boolean> =>
+    (await missingFrom(await readContentTree(child, { lookup, platforms }), repository, metadata)).length ===
+    0;
   const view = parseManifest(bytes, mediaType);
-  if (view.kind === 'manifest' || (await isHeld({ mediaType, digest, size: bytes.byteLength })))
-    return undefined;
-  const held: Platform[] = [];
+  if (view.kind === 'manifest' || (await isHeld(descriptor))) return undefined;
+  const held = new Map<string, Platform>();
   for (const child of view.manifests) {
-    if (child.platform !== undefined && !isAttestation(child) && (await isHeld(child)))
-      held.push(child.platform);
+    if (isAttestation(child) || !(await isHeld(child))) continue;
+    const platform = child.platform ?? (await configPlatform(child, lookup));
+    // Another child may be the one that is pulled for it.
+    if (platform !== undefined && (await isHeld(descriptor, [platform])))
+      held.set(formatPlatform(platform), platform);
   }
-  return held;
+  return [...held.values()];
 }

@@ -37,8 +37,8 @@ export class Fills {
   }
 
   /** Starts it for nobody in particular, behind those that somebody waits for. */
-  startAhead(repository: Repository, digest: Digest, right: Right): void {
-    this.#start(digest, { repository, right, settled: false, isAhead: true });
+  startAhead(repository: Repository, digest: Digest, right: Right): FillRun {
+    return this.#start(digest, { repository, right, settled: false, isAhead: true });
   }
 
   #start(digest: Digest, starter: FillStarter): FillRun {

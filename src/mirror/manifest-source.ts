@@ -1,9 +1,11 @@
+import type { BlobReader } from '../lib/blob-reader.ts';
 import type { Log } from '../lib/log.ts';
 import { SingleFlight } from '../lib/single-flight.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { type Digest, isDigest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import { type Manifest, type ManifestView, parseManifest } from '../oci/manifest.ts';
+import { narrowToPlatform } from '../oci/platform-choice.ts';
 import type { ManifestWant, Outcome, ServedManifest } from '../oci/pull-source.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
@@ -12,13 +14,14 @@ import type { Answer, Ask, Upstream } from '../upstream/upstream.ts';
 import { ANSWER_WITHIN_MS, answered, LATE, STALE_AFTER_MS, tooLate, within } from './answer-time.ts';
 import { type Asking, isRefusal } from './asking.ts';
 import { admits, unproved } from './links.ts';
-import { platformChild } from './platform-view.ts';
 import { freshnessOf, notHeld, type PullPolicyOf } from './pull-policy.ts';
 
 export interface ManifestSourceOptions {
   readonly asking: Asking;
   readonly metadata: MetadataStore;
   readonly pullPolicyOf: PullPolicyOf;
+  /** Whoever opens a blob closes it. */
+  readonly openBlob: (repository: Repository, digest: Digest, right: Right) => Promise<BlobReader>;
   readonly nowMs: () => number;
   readonly log: Log;
 }
@@ -44,13 +47,15 @@ export class ManifestSource {
   readonly #flights = new SingleFlight<Brought>();
   readonly #metadata: MetadataStore;
   readonly #pullPolicyOf: PullPolicyOf;
+  readonly #openBlob: ManifestSourceOptions['openBlob'];
   readonly #nowMs: () => number;
   readonly #log: Log;
 
-  constructor({ asking, metadata, pullPolicyOf, nowMs, log }: ManifestSourceOptions) {
+  constructor({ asking, metadata, pullPolicyOf, openBlob, nowMs, log }: ManifestSourceOptions) {
     this.#asking = asking;
     this.#metadata = metadata;
     this.#pullPolicyOf = pullPolicyOf;
+    this.#openBlob = openBlob;
     this.#nowMs = nowMs;
     this.#log = log;
   }
@@ -221,13 +226,19 @@ export class ManifestSource {
 
   /** For a tag, to a client that cannot take an index or asks for one platform: the child that suits, by its own digest. */
   async #forPlatform(repository: Repository, found: Found, right: Right, want: ManifestWant): Promise<Found> {
-    const child = platformChild(found.manifest, want);
-    if (child === undefined) return found;
-    // Upstream or a Grant has just let this requester have what names it.
-    const chosen = await this.#byDigest(repository, child, { ...right, proved: true });
-    const inner = await this.#forPlatform(repository, chosen, right, want);
-    const outcome = inner.outcome === 'hit' ? found.outcome : inner.outcome;
-    return { ...inner, outcome, upstreamMs: found.upstreamMs + inner.upstreamMs };
+    // Upstream or a Grant has just let this requester have what names everything below.
+    const proved = { ...right, proved: true };
+    let served = found;
+    const manifest = await narrowToPlatform(found.manifest, want, {
+      manifest: async ({ digest }) => {
+        const child = await this.#byDigest(repository, digest, proved);
+        const outcome = child.outcome === 'hit' ? served.outcome : child.outcome;
+        served = { ...child, outcome, upstreamMs: served.upstreamMs + child.upstreamMs };
+        return child.manifest;
+      },
+      config: ({ digest }) => this.#openBlob(repository, digest, proved),
+    });
+    return { ...served, manifest };
   }
 }
 

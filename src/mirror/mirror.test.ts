@@ -1,5 +1,13 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { bytesOf, type Image, imageOf, indexOf, randomBlob } from '../../test/support/content.ts';
+import {
+  bytesOf,
+  descriptorOf,
+  type Image,
+  imageOf,
+  indexOf,
+  indexOfEntries,
+  randomBlob,
+} from '../../test/support/content.ts';
 import { FakeUpstream, type FakeUpstreamOptions } from '../../test/support/fake-upstream.ts';
 import {
   APP,
@@ -11,7 +19,7 @@ import {
   whole,
 } from '../../test/support/mirror-world.ts';
 import type { Credential } from '../oci/credential.ts';
-import { OCI_INDEX } from '../oci/media-types.ts';
+import { isIndexType } from '../oci/media-types.ts';
 import type { PullPolicy } from './pull-policy.ts';
 
 const MINUTE_MS = 60_000;
@@ -30,7 +38,7 @@ const credential = (username: string, password = 'right'): Credential => ({
   password,
   id: `${username}:${password}`,
 });
-const noIndex = (mediaType: string): boolean => mediaType !== OCI_INDEX;
+const noIndex = (mediaType: string): boolean => !isIndexType(mediaType);
 const childOf = async (platform: string | undefined) =>
   (await world.manifest('1.0', APP, { accepts: noIndex, platform })).descriptor.digest;
 const page = { limit: 100, after: undefined };
@@ -295,6 +303,29 @@ describe('an index', () => {
     expect(await childOf(undefined)).toBe(amd64.manifest.digest);
     expect(await childOf('linux/arm64')).toBe(arm64.manifest.digest);
     await expect(childOf('linux/s390x')).rejects.toMatchObject({ code: 'MANIFEST_UNKNOWN' });
+  });
+
+  describe('with a child of no platform', () => {
+    const outer = indexOfEntries([descriptorOf(indexOfEntries([descriptorOf(arm64.manifest)]))]);
+    const inner = indexOfEntries([descriptorOf(arm64.manifest)]);
+
+    beforeEach(() => {
+      upstream.add('app', arm64);
+      upstream.add('app', { manifest: inner, images: [] });
+      upstream.add('app', { manifest: outer, images: [] }, '1.0');
+    });
+
+    it('has its config looked at, once upstream and then here', async () => {
+      expect(await childOf('linux/arm64')).toBe(arm64.manifest.digest);
+      await expect(childOf(undefined)).rejects.toMatchObject({ code: 'MANIFEST_UNKNOWN' });
+      expect(await childOf('linux/arm64')).toBe(arm64.manifest.digest);
+      expect(upstream.count('blob', { method: 'GET' })).toBe(1);
+    });
+
+    it('is answered with the error of upstream that hinders this', async () => {
+      upstream.misbehave({ status: 429, kind: 'blob', headers: { 'Retry-After': '7' } });
+      await expect(childOf('linux/arm64')).rejects.toMatchObject({ code: 'TOOMANYREQUESTS' });
+    });
   });
 });
 

@@ -93,9 +93,17 @@ export class Mirror implements PullSource {
     const queue = new PullQueue(limits);
     this.#fills = new Fills({ asking, blobs, metadata, links, queue, log, meter });
     this.#blobSource = new BlobSource({ blobs, metadata, links, fills: this.#fills, pullPolicyOf, meter });
-    this.#manifestSource = new ManifestSource({ asking, metadata, pullPolicyOf, nowMs, log });
+    this.#manifestSource = new ManifestSource({
+      asking,
+      metadata,
+      pullPolicyOf,
+      openBlob: async (...blob) => (await this.#blobSource.open(...blob)).reader,
+      nowMs,
+      log,
+    });
     this.#prefetch = new Prefetch({
       metadata,
+      blobs,
       fills: this.#fills,
       ruleOf: prefetchRuleOf,
       fetchManifest: (repository, digest, right) =>

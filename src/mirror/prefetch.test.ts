@@ -1,6 +1,13 @@
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { FakeUpstream } from '../../test/support/fake-upstream.ts';
-import { type Content, imageOf, indexOf, randomBlob } from '../../test/support/content.ts';
+import {
+  type Content,
+  descriptorOf,
+  imageOf,
+  indexOf,
+  indexOfEntries,
+  randomBlob,
+} from '../../test/support/content.ts';
 import {
   ANYTHING,
   MirrorWorld,
@@ -62,6 +69,29 @@ test('of an index the platforms are fetched that are named, and none else', asyn
   await untilHeld(arm64.config, ...arm64.layers);
   expect(await world.metadata.readManifest(amd64.manifest.digest)).toBeUndefined();
   expect(blobGets()).toBe(3);
+});
+
+test('of a child without a platform only the config is fetched, unless it names the platform', async () => {
+  upstream.add('bare', amd64);
+  upstream.add('bare', arm64);
+  const index = indexOfEntries([descriptorOf(amd64.manifest), descriptorOf(arm64.manifest)]);
+  upstream.add('bare', { manifest: index, images: [] }, '1');
+  const bare = repositoryOf('bare');
+  await open({ prefetch: { prefetch: true, platforms: [parsePlatform('linux/arm64')] } });
+  await world.manifest('1', bare);
+  await untilHeld(amd64.config);
+  // Nothing says that it has ended; another image after it does.
+  await world.manifest('1', repositoryOf('single'));
+  await untilHeld(...amd64.layers);
+  expect(upstream.count('blob', { method: 'GET', repository: 'bare' })).toBe(1);
+});
+
+test('and with it all of the child', async () => {
+  upstream.add('bare', { manifest: indexOfEntries([descriptorOf(amd64.manifest)]), images: [] }, '1');
+  upstream.add('bare', amd64);
+  await open({ prefetch: { prefetch: true, platforms: [parsePlatform('linux/amd64')] } });
+  await world.manifest('1', repositoryOf('bare'));
+  await untilHeld(amd64.config, ...amd64.layers);
 });
 
 test('nothing is fetched ahead unless that is wanted', async () => {

@@ -1,13 +1,17 @@
+import type { BlobStore } from '../blobs/blob-store.ts';
 import type { Log } from '../lib/log.ts';
 import { Lru } from '../lib/lru.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
+import type { Descriptor } from '../oci/descriptor.ts';
 import type { Digest } from '../oci/digest.ts';
 import { isNonDistributable, parseManifest } from '../oci/manifest.ts';
 import { isSchema1Type } from '../oci/media-types.ts';
-import { choosePlatform, type Platform } from '../oci/platform.ts';
+import type { Platform } from '../oci/platform.ts';
+import { chooseChild, type ContentLookup } from '../oci/platform-choice.ts';
 import type { ServedManifest } from '../oci/pull-source.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
+import type { FillRun } from './fill-run.ts';
 import type { Fills } from './fills.ts';
 
 /** A node asks for the same manifest by HEAD, by tag and by digest within seconds: it is looked at once. */
@@ -22,6 +26,7 @@ export interface PrefetchRule {
 
 export interface PrefetchOptions {
   readonly metadata: MetadataStore;
+  readonly blobs: BlobStore;
   readonly fills: Fills;
   readonly ruleOf: (repository: Repository) => PrefetchRule;
   readonly fetchManifest: (repository: Repository, digest: Digest, right: Right) => Promise<ServedManifest>;
@@ -59,15 +64,38 @@ export class Prefetch {
   ): Promise<void> {
     if (isSchema1Type(descriptor.mediaType)) return;
     const view = parseManifest(bytes, descriptor.mediaType);
-    const { metadata, fills, fetchManifest } = this.#options;
     for (const blob of view.blobs) {
-      if (isNonDistributable(blob) || (await metadata.statBlob(blob.digest)) !== undefined) continue;
-      if (fills.find(repository.upstream, blob.digest) === undefined)
-        fills.startAhead(repository, blob.digest, right);
+      if (!isNonDistributable(blob)) await this.#begin(repository, blob.digest, right);
     }
-    const children = platforms.flatMap(platform => choosePlatform(view.manifests, platform)[0] ?? []);
-    for (const { digest } of new Set(children)) {
-      this.follow(repository, await fetchManifest(repository, digest, right), right);
+    if (view.manifests.length === 0) return;
+    const lookup: ContentLookup = {
+      manifest: async ({ digest }) => {
+        const { descriptor: child, bytes: held } = await this.#options.fetchManifest(
+          repository,
+          digest,
+          right,
+        );
+        return { ...child, bytes: held };
+      },
+      config: async ({ digest }) => {
+        await (await this.#begin(repository, digest, right))?.done;
+        return this.#options.blobs.open(digest);
+      },
+    };
+    const children = new Set<Descriptor>();
+    for (const platform of platforms) {
+      const child = await chooseChild(view.manifests, platform, lookup);
+      if (child !== undefined) children.add(child);
     }
+    for (const { digest } of children) {
+      this.follow(repository, await this.#options.fetchManifest(repository, digest, right), right);
+    }
+  }
+
+  /** The download of a blob that is not held, begun by whomever. */
+  async #begin(repository: Repository, digest: Digest, right: Right): Promise<FillRun | undefined> {
+    const { metadata, fills } = this.#options;
+    if ((await metadata.statBlob(digest)) !== undefined) return undefined;
+    return fills.find(repository.upstream, digest) ?? fills.startAhead(repository, digest, right);
   }
 }

@@ -9,10 +9,9 @@ import {
   parseManifest,
 } from './manifest.ts';
 import { isSchema1Type } from './media-types.ts';
-import { choosePlatform, formatPlatform, type Platform } from './platform.ts';
+import { formatPlatform, type Platform } from './platform.ts';
+import { chooseChild, type ContentLookup, MAX_INDEX_DEPTH } from './platform-choice.ts';
 
-/** Indexes of indexes are for releases of releases; deeper ones are made to be followed for ever. */
-const MAX_DEPTH = 4;
 /** What one root may make us look at: an index of the most entries whose every entry is such an index names a million. */
 const MAX_MANIFESTS = 4 * MAX_INDEX_ENTRIES;
 
@@ -29,8 +28,8 @@ export interface ContentTree {
 }
 
 export interface ContentTreeOptions {
-  /** The manifest of a descriptor; `undefined` if there is none. May fetch it. */
-  readonly lookup: (descriptor: Descriptor) => Promise<Manifest | undefined>;
+  /** May fetch what it finds. */
+  readonly lookup: ContentLookup;
   /** Of an index only the best child for each of these, as containerd chooses; all children if left out. */
   readonly platforms?: readonly Platform[] | undefined;
 }
@@ -55,7 +54,7 @@ class TreeReader {
   readonly blobs = new Map<Digest, Descriptor>();
   readonly missing = new Map<Digest, Descriptor>();
   readonly unmatched = new Map<string, Platform>();
-  readonly #lookup: ContentTreeOptions['lookup'];
+  readonly #lookup: ContentLookup;
 
   constructor({ lookup }: ContentTreeOptions) {
     this.#lookup = lookup;
@@ -70,8 +69,9 @@ class TreeReader {
     if (view === undefined) return;
     for (const blob of view.blobs) this.#addBlob(blob);
     if (view.manifests.length === 0) return;
-    if (depth === MAX_DEPTH) throw invalid(`indexes lie in each other more than ${MAX_DEPTH} deep`);
-    for (const { child, wanted } of this.#chosen(view.manifests, platforms)) {
+    if (depth === MAX_INDEX_DEPTH)
+      throw invalid(`indexes lie in each other more than ${MAX_INDEX_DEPTH} deep`);
+    for (const { child, wanted } of await this.#chosen(view.manifests, platforms)) {
       await this.follow(child, wanted, depth + 1);
     }
   }
@@ -79,7 +79,7 @@ class TreeReader {
   async #read(descriptor: Descriptor): Promise<ManifestView | undefined> {
     const { digest, size } = descriptor;
     const known = this.manifests.get(digest);
-    const manifest = known?.manifest ?? (await this.#lookup(descriptor));
+    const manifest = known?.manifest ?? (await this.#lookup.manifest(descriptor));
     if (manifest === undefined) {
       this.missing.set(digest, descriptor);
       return undefined;
@@ -107,14 +107,14 @@ class TreeReader {
   }
 
   /** A child that is an index in its turn is followed for the platforms that led to it. */
-  #chosen(
+  async #chosen(
     children: readonly Descriptor[],
     platforms: readonly Platform[] | undefined,
-  ): Iterable<{ child: Descriptor; wanted: Platform[] | undefined }> {
+  ): Promise<readonly { child: Descriptor; wanted: Platform[] | undefined }[]> {
     if (platforms === undefined) return children.map(child => ({ child, wanted: undefined }));
     const chosen = new Map<Descriptor, Platform[]>();
     for (const platform of platforms) {
-      const [child] = choosePlatform(children, platform);
+      const child = await chooseChild(children, platform, this.#lookup);
       if (child === undefined) this.unmatched.set(formatPlatform(platform), platform);
       else chosen.set(child, [...(chosen.get(child) ?? []), platform]);
     }

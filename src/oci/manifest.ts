@@ -185,7 +185,7 @@ function descriptor(value: unknown, where: string): Descriptor {
   if (typeof mediaType !== 'string' || mediaType === '') throw invalid(`${where} has no mediaType`);
   if (typeof digest !== 'string' || !isDigest(digest)) throw invalid(`${where} has no valid digest`);
   if (!isSize(size)) throw invalid(`${where} has no valid size`);
-  const platform = optional(value['platform'], `${where}.platform`, platformOf);
+  const platform = optional(value['platform'], `${where}.platform`, parsePlatformMembers);
   const annotations = optional(value['annotations'], `${where}.annotations`, textMap);
   const type = artifactType(value);
   const urls = optional(value['urls'], `${where}.urls`, textList);
@@ -200,7 +200,8 @@ function descriptor(value: unknown, where: string): Descriptor {
   };
 }
 
-function platformOf(value: unknown, where: string): Platform {
+/** The platform that the members of `value` name; what is absent is empty. MANIFEST_INVALID for members of other types. */
+export function parsePlatformMembers(value: unknown, where: string): Platform {
   if (!isObject(value)) throw invalid(`${where} is not a platform`);
   const variant = optional(value['variant'], `${where}.variant`, text);
   const version = optional(value['os.version'], `${where}.os.version`, text);

@@ -1,15 +1,21 @@
-import { missingFrom } from '../metadata/held-tree.ts';
+import type { BlobReader } from '../lib/blob-reader.ts';
+import { heldContent, missingFrom } from '../metadata/held-tree.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { readContentTree } from '../oci/content-tree.ts';
-import type { Descriptor } from '../oci/descriptor.ts';
-import { isDigest } from '../oci/digest.ts';
+import { type Digest, isDigest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import type { Platform } from '../oci/platform.ts';
 import type { Repository } from '../oci/repository.ts';
 
+/** Where content is held. */
+export interface HeldContent {
+  readonly metadata: MetadataStore;
+  readonly blobs: { open(digest: Digest): Promise<BlobReader | undefined> };
+}
+
 /** What an image would need that is not held here, in words; empty when it can be pulled without any upstream. */
 export async function missingOfImage(
-  metadata: MetadataStore,
+  { metadata, blobs }: HeldContent,
   repository: Repository,
   reference: string,
   platforms: readonly Platform[] | undefined,
@@ -17,7 +23,7 @@ export async function missingOfImage(
   const digest = isDigest(reference) ? reference : (await metadata.readTag(repository, reference))?.digest;
   const root = digest && (await metadata.readLinkedManifest(repository, digest));
   if (root === undefined) return ['everything'];
-  const lookup = (child: Descriptor) => metadata.readLinkedManifest(repository, child.digest);
+  const lookup = heldContent(repository, metadata, child => blobs.open(child));
   const descriptor = { mediaType: root.mediaType, digest: root.digest, size: root.bytes.byteLength };
   try {
     return await missingFrom(await readContentTree(descriptor, { lookup, platforms }), repository, metadata);

@@ -5,6 +5,7 @@ import type { Descriptor } from '../oci/descriptor.ts';
 import type { Digest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import { formatPlatform, type Platform } from '../oci/platform.ts';
+import type { ContentLookup } from '../oci/platform-choice.ts';
 import type { ManifestWant, PullSource, ServedManifest } from '../oci/pull-source.ts';
 import { signatureTags } from '../oci/reference.ts';
 import type { Repository } from '../oci/repository.ts';
@@ -87,11 +88,7 @@ class ImagePull {
     root: ServedManifest,
     platforms: readonly Platform[] | undefined,
   ): Promise<readonly Digest[]> {
-    const lookup = async ({ digest }: Descriptor) => {
-      const { descriptor, bytes } = digest === root.descriptor.digest ? root : await this.#manifest(digest);
-      return { digest, mediaType: descriptor.mediaType, bytes };
-    };
-    const tree = await readContentTree(root.descriptor, { lookup, platforms });
+    const tree = await readContentTree(root.descriptor, { lookup: this.#lookup(root), platforms });
     const blobs = tree.blobs.filter(({ digest }) => !this.#seen.has(digest));
     for (const { digest, size } of blobs) {
       this.#seen.add(digest);
@@ -104,6 +101,18 @@ class ImagePull {
       });
     }
     return tree.manifests.map(({ manifest }) => manifest.digest);
+  }
+
+  #lookup(root: ServedManifest): ContentLookup {
+    const { source } = this.#options;
+    const { repository, right } = this.#task;
+    return {
+      manifest: async ({ digest }) => {
+        const { descriptor, bytes } = digest === root.descriptor.digest ? root : await this.#manifest(digest);
+        return { digest, mediaType: descriptor.mediaType, bytes };
+      },
+      config: async ({ digest }) => (await source.openBlob(repository, digest, right)).reader,
+    };
   }
 
   /** Some at a time; all that have begun come to an end, also when one fails. */

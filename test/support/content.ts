@@ -96,7 +96,12 @@ export function imageOf(layers: readonly Content[], options: ImageOptions = {}):
 /** An index of these images, in this order. */
 export function indexOf(images: readonly Image[], mediaType: string = OCI_INDEX): ImageIndex {
   const manifests = images.map(image => ({ ...descriptorOf(image.manifest), platform: image.platform }));
-  return { manifest: jsonContent(mediaType, { schemaVersion: 2, mediaType, manifests }), images };
+  return { manifest: indexOfEntries(manifests, mediaType), images };
+}
+
+/** An index of these entries, with or without platforms, in this order. */
+export function indexOfEntries(manifests: readonly Descriptor[], mediaType: string = OCI_INDEX): Content {
+  return jsonContent(mediaType, { schemaVersion: 2, mediaType, manifests });
 }
 
 export function descriptorOf(content: Content): Descriptor {
