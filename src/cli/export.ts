@@ -105,7 +105,7 @@ async function imageOf(
   if (root === undefined) {
     throw new CommandError(`${reference} is not held here: entrepot pull ${reference} fetches it`);
   }
-  const lookup = heldContent(repository, metadata, digest => blobs.open(digest));
+  const lookup = heldContent(repository, metadata, blob => blobs.open(blob));
   const platforms = wanted ?? (await heldPlatforms(root, repository, metadata, lookup));
   if (platforms?.length === 0) {
     throw new CommandError(`${reference} is not held completely for any platform: entrepot pull fetches it`);

@@ -92,6 +92,7 @@ test('and with it all of the child', async () => {
   await open({ prefetch: { prefetch: true, platforms: [parsePlatform('linux/amd64')] } });
   await world.manifest('1', repositoryOf('bare'));
   await untilHeld(amd64.config, ...amd64.layers);
+  expect(blobGets()).toBe(3);
 });
 
 test('nothing is fetched ahead unless that is wanted', async () => {

@@ -52,6 +52,11 @@ const shelfOf = (...images: readonly Image[]) =>
 const bare = (content: Content): Descriptor => descriptorOf(content);
 const named = (image: Image): Descriptor => ({ ...descriptorOf(image.manifest), platform: image.platform });
 
+const wants = (accepted: readonly string[], platform?: string) => ({
+  accepts: (type: string) => accepted.includes(type),
+  platform,
+});
+
 /** An image whose config is these bytes. */
 function imageWithConfig(bytes: Uint8Array | string): { manifest: Content; config: Content } {
   const config = contentOf(bytes, OCI_CONFIG);
@@ -136,7 +141,8 @@ describe('the child of an index', () => {
   });
 
   it('cannot be chosen when its config cannot be read now: the reason is told', async () => {
-    const broken = { ...shelf, config: () => Promise.reject(new Error('upstream is away')) };
+    const { manifest } = shelf;
+    const broken = { manifest, config: () => Promise.reject(new Error('upstream is away')) };
     await expect(chooseChild([bare(amd64.manifest)], DEFAULT_PLATFORM, broken)).rejects.toThrow('away');
   });
 
@@ -150,10 +156,6 @@ describe('a tag', () => {
   const inner = indexOf([amd64, arm64], DOCKER_MANIFEST_LIST).manifest;
   const outer = indexOfEntries([bare(inner)]);
   const shelf = new Shelf(inner, outer, ...[amd64, arm64].flatMap(image => [image.manifest, image.config]));
-  const wants = (accepted: readonly string[], platform?: string) => ({
-    accepts: (type: string) => accepted.includes(type),
-    platform,
-  });
   const narrowed = async (manifest: Content, ...want: Parameters<typeof wants>) =>
     (await narrowToPlatform(manifestOf(manifest), wants(...want), shelf)).digest;
 
