@@ -55,4 +55,5 @@ test('what belongs to a mirror is no part of any quota', async () => {
   await importAs('ignored', first, quotaOf(0), {
     placeOf: () => ({ repository: { upstream: 'docker.io', name: 'team-a/app' }, tag: '1' }),
   });
+  expect(await world.traces()).toMatchObject({ repositories: 1 });
 });
