@@ -5,10 +5,9 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Access } from './access/access.ts';
-import type { ExplainAnswer, Explanation } from './access/explanation.ts';
+import type { Explanation } from './access/explanation.ts';
 import { type FileBlobStore, openFileBlobStore } from './blobs/file-blob-store.ts';
 import type { Config } from './config/config.ts';
-import { repositoryOptions } from './config/repository-options.ts';
 import { Hosted } from './hosted/hosted.ts';
 import { Publication } from './hosted/publication.ts';
 import { PrefixQuota, type Quota } from './hosted/quota.ts';
@@ -17,38 +16,25 @@ import { Uploads } from './hosted/uploads.ts';
 import { hostedHandlers } from './http/hosted.ts';
 import type { HostedHandlers } from './http/hosted-handlers.ts';
 import { Naming } from './http/naming.ts';
-import { createOpsServer } from './http/ops-server.ts';
-import { createRegistryServer } from './http/server.ts';
-import { tokenHandler } from './http/token.ts';
 import type { Log } from './lib/log.ts';
 import type { Meter } from './lib/meter.ts';
+import { Opened } from './lib/opened.ts';
 import type { MetadataStore } from './metadata/metadata-store.ts';
 import { openSqliteMetadataStore } from './metadata/sqlite-metadata-store.ts';
-import { Mirror } from './mirror/mirror.ts';
+import type { Mirror } from './mirror/mirror.ts';
 import type { Digest } from './oci/digest.ts';
 import { OciError } from './oci/errors.ts';
-import { strictestPullPolicy } from './oci/pull-policy.ts';
-import { InvalidReference } from './oci/reference.ts';
-import type { Repository } from './oci/repository.ts';
-import type { Right } from './oci/requester.ts';
+import { DEFAULT_TAG } from './oci/reference.ts';
+import type { Proof } from './oci/requester.ts';
 import type { Issuer } from './tenants/issuer.ts';
 import type { Tenants } from './tenants/tenant.ts';
-import { tenantsDocument } from './tenants/tenants-document.ts';
 import type { SurveyThread } from './upkeep/survey-thread.ts';
 import type { Upkeep } from './upkeep/upkeep.ts';
-import type { Audit } from './ops/audit.ts';
-import { TlsFiles } from './ops/tls-files.ts';
-import { Upstream } from './upstream/upstream.ts';
-import {
-  CREDENTIAL_KEY,
-  openAccess,
-  type UpstreamCredentials,
-  upstreamCredentials,
-  upstreamOf,
-} from './wire-access.ts';
-import { deedsTo } from './wire-audit.ts';
+import type { Upstream } from './upstream/upstream.ts';
+import { openAccess, upstreamCredentials } from './wire-access.ts';
 import { knownCluster, openCluster } from './wire-kubernetes.ts';
-import { beginSchedule, openUpkeep, reportStore } from './wire-upkeep.ts';
+import { openMirror, openUpstreams } from './wire-mirror.ts';
+import { openUpkeep } from './wire-upkeep.ts';
 
 /** What the parts report to. */
 export interface Observers {
@@ -85,47 +71,63 @@ export interface Parts {
   close(deadlineMs?: number): Promise<void>;
 }
 
+export interface PartsOptions {
+  /** Who does not follow the cluster knows of it what a server has noted in the store: the names of its tenants. */
+  readonly followsCluster?: boolean;
+}
+
+const INDEX_FILE = 'index.db';
+
 /**
- * Opens the store in `storage.path`, which is made if it is not there. Close the parts when done. Who does not
- * follow the cluster knows of it what a server has noted in the store: the names of its tenants.
+ * Opens the store in `storage.path`, which is made if it is not there. Close the parts when done. Rejects, with
+ * everything closed again, when one of them cannot be opened.
  */
 export async function openParts(
   config: Config,
-  { log, meter }: Observers,
-  { followsCluster = false }: { readonly followsCluster?: boolean } = {},
+  observers: Observers,
+  options: PartsOptions = {},
 ): Promise<Parts> {
+  const opened = new Opened();
+  try {
+    const parts = await openOn(opened, config, observers, options);
+    return { ...parts, close: (deadlineMs = 0) => opened.close(deadlineMs) };
+  } catch (error) {
+    await opened.close(0);
+    throw error;
+  }
+}
+
+async function openOn(
+  opened: Opened,
+  config: Config,
+  { log, meter }: Observers,
+  { followsCluster = false }: PartsOptions,
+): Promise<Omit<Parts, 'close'>> {
   const { path } = config.storage;
+  const indexPath = join(path, INDEX_FILE);
   await mkdir(path, { recursive: true });
-  const metadata = await openSqliteMetadataStore(join(path, INDEX_FILE), { log });
-  const blobs = await openFileBlobStore(path, { log });
+  const metadata = opened.add(await openSqliteMetadataStore(indexPath, { log }));
+  const blobs = opened.add(await openFileBlobStore(path, { log }));
   const credentials = await upstreamCredentials(config, metadata);
   const upstreams = openUpstreams(config, credentials);
+  for (const upstream of upstreams.values()) opened.add(upstream);
   const needs = { metadata, log, meter };
   const cluster = followsCluster ? await openCluster(config, needs) : knownCluster(config, needs);
   const { tenants, issuer, grants, access } = await openAccess(config, { ...needs, credentials, cluster });
-  const mirror = new Mirror({
-    upstreams,
-    metadata,
-    blobs,
-    log,
-    meter,
-    recordProof: async proof => {
-      tenants.noteOutcome(proof.credentialId, proof.outcome === 'granted' ? 'used' : 'refused');
-      await grants.record(proof);
-    },
-    isOffline: config.offline,
-    prefetchRuleOf: repository => repositoryOptions(upstreamOf(config, repository), repository.name),
-    pullPolicyOf: (repository, _tag, right) => pullPolicyOf(config, repository, right),
-    limits: { ...config.pulls, maxParallelImagePulls: config.pulls.maxParallelImagePulls },
-  });
-  const stopFollowing = followSecrets({ tenants, metadata, mirror, log });
+  opened.add(tenants);
+  const quota = new PrefixQuota(metadata, owner => tenants.find(owner)?.options.quotaBytes);
+  const uploads = opened.add(new Uploads({ blobs, metadata, log, quota }));
+  const { upkeep, survey } = openUpkeep(config, indexPath, { metadata, blobs, uploads, log, meter });
+  opened.add(survey);
+  const recordProof = async (proof: Proof): Promise<void> => {
+    tenants.noteOutcome(proof.credentialId, proof.outcome === 'granted' ? 'used' : 'refused');
+    await grants.record(proof);
+  };
+  const mirror = opened.add(openMirror(config, { upstreams, metadata, blobs, recordProof, log, meter }));
+  opened.add({ close: followSecrets({ tenants, metadata, mirror, log }) });
   const hosted = new Hosted({ blobs, metadata, log });
   const removal = new Removal({ metadata, isEnabled: config.hosted.delete });
-  const quota = new PrefixQuota(metadata, owner => tenants.find(owner)?.options.quotaBytes);
-  const uploads = new Uploads({ blobs, metadata, log, quota });
   const publication = new Publication(metadata, quota);
-  const indexPath = join(path, INDEX_FILE);
-  const { upkeep, survey } = openUpkeep(config, indexPath, { metadata, blobs, uploads, log, meter });
   const naming = namingOf(config, tenants);
   return {
     config,
@@ -143,8 +145,20 @@ export async function openParts(
     upkeep,
     survey,
     hostedHandlers: hostedHandlers({ hosted, uploads, publication, removal }),
+    ...ofReferences({ naming, mirror, access, tenants }),
+  };
+}
+
+/** What people ask about an image by its reference. */
+function ofReferences({
+  naming,
+  mirror,
+  access,
+  tenants,
+}: Pick<Parts, 'naming' | 'mirror' | 'access' | 'tenants'>): Pick<Parts, 'refresh' | 'explain' | 'remove'> {
+  return {
     refresh: async reference => {
-      const { repository, tag = 'latest', digest } = mirroredBy(naming, reference);
+      const { repository, tag = DEFAULT_TAG, digest } = mirroredBy(naming, reference);
       return mirror.refresh(repository, digest ?? tag, await access.operatorRight(repository));
     },
     explain: async (reference, name) => {
@@ -155,129 +169,7 @@ export async function openParts(
       const { repository, tag, digest } = mirroredBy(naming, reference);
       return mirror.remove(repository, digest ?? tag);
     },
-    close: async (deadlineMs = 0) => {
-      stopFollowing();
-      await tenants.close();
-      await mirror.close(deadlineMs);
-      await uploads.close();
-      await survey.close();
-      await Promise.all([...upstreams.values()].map(upstream => upstream.close()));
-      await blobs.close();
-      await metadata.close();
-    },
   };
-}
-
-export interface ServerOptions extends Observers {
-  /** What `/metrics` answers. */
-  readonly metrics: { readonly contentType: string; readonly text: () => Promise<string> };
-  /** Told what every request came to; absent, nobody keeps it. */
-  readonly audit?: Audit | undefined;
-}
-
-export interface RunningServer {
-  readonly parts: Parts;
-  /** In the order of the configuration. */
-  readonly addresses: readonly { readonly address: string; readonly upstream: string | undefined }[];
-  /** `undefined` when the ops port is switched off. */
-  readonly opsAddress: string | undefined;
-  /** No new work; bodies finish within the deadline; Fills are kept to resume. */
-  close(deadlineMs: number): Promise<void>;
-}
-
-/** Serves what `config` says, until it is closed. Rejects, with everything closed again, when a port cannot be bound. */
-export async function startServer(config: Config, options: ServerOptions): Promise<RunningServer> {
-  const { tls } = config.server;
-  const certificate = tls && (await TlsFiles.open(tls, options.log));
-  const parts = await openParts(config, options, { followsCluster: true });
-  try {
-    const server = await createRegistryServer({
-      ...options,
-      ...parts,
-      token: tokenHandler(parts.access, parts.naming),
-      recordDeed: deedsTo(options.audit),
-      listeners: config.server.listen.map(({ address, upstream }) => ({
-        ...address,
-        upstream,
-        tls: certificate?.material,
-      })),
-      mayNameArch: ({ upstream }) => config.upstreams.get(upstream)?.archInName === true,
-      trustedProxies: config.server.trustedProxies,
-      externalUrl: config.server.externalUrl,
-    });
-    certificate?.follow(material => server.renewTls(material));
-    const ops = await startOps(config, parts, options).catch(async (error: unknown) => {
-      await server.close(0);
-      throw error;
-    });
-    const schedule = await beginSchedule(config, parts.upkeep, options.log);
-    return {
-      parts,
-      addresses: server.addresses.map(({ url, upstream }) => ({ address: hostOf(url), upstream })),
-      opsAddress: ops && hostOf(ops.url),
-      close: async deadlineMs => {
-        const endMs = performance.now() + deadlineMs;
-        certificate?.close();
-        await schedule.close();
-        await server.close(deadlineMs);
-        await parts.close(Math.max(0, endMs - performance.now()));
-        await ops?.close();
-      },
-    };
-  } catch (error) {
-    certificate?.close();
-    await parts.close();
-    throw error;
-  }
-}
-
-function startOps(config: Config, parts: Parts, { log, meter, metrics }: ServerOptions) {
-  const { metadata, tenants, upstreams } = parts;
-  const { opsListen } = config.server;
-  if (opsListen === false) {
-    return Promise.resolve(undefined);
-  }
-  // One look-up, so that it takes no longer on a large store; it throws when the index is broken.
-  const notReady = async () => {
-    await metadata.readSetting(CREDENTIAL_KEY);
-    return undefined;
-  };
-  const answer = async () => {
-    reportBudgets(upstreams, meter);
-    await reportStore(metadata, meter);
-    return { contentType: metrics.contentType, text: await metrics.text() };
-  };
-  const extra = async (path: string, query: URLSearchParams): Promise<unknown> => {
-    if (path === '/debug/tenants') return tenantsDocument(tenants, await metadata.listIssuedCredentials());
-    return path === '/debug/explain' ? explained(parts, query) : undefined;
-  };
-  return createOpsServer({ ...opsListen, notReady, metrics: answer, extra, log });
-}
-
-/** For `entrepot explain`: what is wrong with the question is an answer too. */
-async function explained(parts: Parts, query: URLSearchParams): Promise<ExplainAnswer> {
-  try {
-    const explanation = await parts.explain(query.get('reference') ?? '', query.get('tenant') ?? '');
-    return { explanation: explanation ?? null };
-  } catch (error) {
-    if (error instanceof OciError || error instanceof InvalidReference) return { problem: error.message };
-    throw error;
-  }
-}
-
-/** Budgets run down and fill up by themselves, so they are read when somebody asks; of several credentials the least. */
-function reportBudgets(upstreams: Parts['upstreams'], meter: Meter): void {
-  for (const [name, upstream] of upstreams) {
-    const known = upstream.budget().flatMap(({ remaining }) => remaining ?? []);
-    if (known.length > 0) {
-      meter.gauge('upstream_budget_remaining', Math.min(...known), { upstream: name });
-    }
-  }
-}
-
-/** `host:port` of a URL without a path. */
-function hostOf(url: string): string {
-  return url.slice(url.indexOf('//') + 2);
 }
 
 /** What an image reference on the command line means, where only a mirror can be meant. */
@@ -289,25 +181,6 @@ function mirroredBy(naming: Naming, reference: string): ReturnType<Naming['repos
   return named;
 }
 
-const INDEX_FILE = 'index.db';
-
-function openUpstreams(config: Config, credentials: UpstreamCredentials): ReadonlyMap<string, Upstream> {
-  const { httpProxy, httpsProxy, noProxy } = config.proxy;
-  return new Map(
-    [...config.upstreams].map(([name, upstream]) => [
-      name,
-      new Upstream({
-        ...upstream,
-        mirrors: upstream.mirrors.map(({ url, credentials: login }) => ({
-          url,
-          credential: credentials.get(login),
-        })),
-        proxy: { http: httpProxy, https: httpsProxy, no: noProxy },
-      }),
-    ]),
-  );
-}
-
 function namingOf(config: Config, tenants: Tenants): Naming {
   const prefixes = new Set(config.hosted.prefixes);
   return new Naming({
@@ -316,12 +189,6 @@ function namingOf(config: Config, tenants: Tenants): Naming {
     hostedPrefixes: { has: prefix => prefixes.has(prefix) || tenants.find(prefix) !== undefined },
     defaultUpstream: config.defaultUpstream,
   });
-}
-
-function pullPolicyOf(config: Config, repository: Repository, right: Pick<Right, 'pullPolicy'>) {
-  const options = repositoryOptions(upstreamOf(config, repository), repository.name);
-  const policies = [config.offline ? ('Never' as const) : undefined, options.pullPolicy, right.pullPolicy];
-  return { ...options, pullPolicy: strictestPullPolicy(policies) };
 }
 
 interface Followers {

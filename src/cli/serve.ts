@@ -44,7 +44,7 @@ export const serve: Command = {
       flush();
       audit?.flush();
     };
-    const { startServer } = await import('../wire.ts');
+    const { startServer } = await import('../wire-server.ts');
     const server = await startServer(config, { log, meter: metrics.meter, metrics, audit });
     const version = readVersion();
     if (isPretty) {

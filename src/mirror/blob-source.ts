@@ -1,6 +1,7 @@
 import type { BlobStore } from '../blobs/blob-store.ts';
 import { isStorageFull } from '../blobs/storage-full.ts';
 import type { BlobReader } from '../lib/blob-reader.ts';
+import { readerOfBytes } from '../lib/bytes-reader.ts';
 import type { Meter } from '../lib/meter.ts';
 import type { Digest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
@@ -11,12 +12,11 @@ import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { ociErrorOf, UpstreamFailure } from '../upstream/failures.ts';
 import { ANSWER_WITHIN_MS, answered, LATE, STALE_AFTER_MS, tooLate, within } from './answer-time.ts';
 import { isRefusal } from './asking.ts';
-import { BytesReader } from './bytes-reader.ts';
 import type { Contender } from './contender.ts';
 import type { FillRun } from './fill-run.ts';
 import type { Fills } from './fills.ts';
 import type { Confirmed, Links } from './links.ts';
-import { notHeld, type PullPolicyOf } from './pull-policy.ts';
+import { notHeld, type PullRuleOf } from './pull-rule.ts';
 
 /**
  * So long a reader whose size a held manifest names waits for upstream's own answer: until then a failure has its own
@@ -29,8 +29,14 @@ export interface BlobSourceOptions {
   readonly metadata: MetadataStore;
   readonly links: Links;
   readonly fills: Fills;
-  readonly pullPolicyOf: PullPolicyOf;
+  readonly pullRuleOf: PullRuleOf;
   readonly meter: Meter;
+}
+
+interface HeldBytes {
+  readonly reader: BlobReader;
+  /** It is known to belong to the repository, and this requester has proved his right. */
+  readonly belongs: boolean;
 }
 
 interface SizeWait {
@@ -46,15 +52,15 @@ export class BlobSource {
   readonly #metadata: MetadataStore;
   readonly #links: Links;
   readonly #fills: Fills;
-  readonly #pullPolicyOf: PullPolicyOf;
+  readonly #pullRuleOf: PullRuleOf;
   readonly #meter: Meter;
 
-  constructor({ blobs, metadata, links, fills, pullPolicyOf, meter }: BlobSourceOptions) {
+  constructor({ blobs, metadata, links, fills, pullRuleOf, meter }: BlobSourceOptions) {
     this.#blobs = blobs;
     this.#metadata = metadata;
     this.#links = links;
     this.#fills = fills;
-    this.#pullPolicyOf = pullPolicyOf;
+    this.#pullRuleOf = pullRuleOf;
     this.#meter = meter;
   }
 
@@ -77,30 +83,29 @@ export class BlobSource {
     const settled = await this.#links.isSettled(repository, digest, right);
     const held = await this.#openHeld(repository, digest, right);
     if (held === undefined) return this.#openFill(repository, digest, right, settled);
+    const { reader, belongs } = held;
     this.#metadata.noteUse(digest);
-    if (settled || held instanceof BytesReader) {
-      return { digest, reader: held, outcome: 'hit', stored: true, upstreamMs: 0 };
-    }
+    if (settled || belongs) return { digest, reader, outcome: 'hit', stored: true, upstreamMs: 0 };
     const startedMs = performance.now();
     try {
       const { outcome } = await this.#confirm(repository, digest, right);
-      return { digest, reader: held, outcome, stored: true, upstreamMs: performance.now() - startedMs };
+      return { digest, reader, outcome, stored: true, upstreamMs: performance.now() - startedMs };
     } catch (error) {
-      await held.close();
+      await reader.close();
       throw error;
     }
   }
 
   /** Bytes that are in the store, whoever they belong to; a manifest only where it belongs and the right is proved. */
-  async #openHeld(repository: Repository, digest: Digest, right: Right): Promise<BlobReader | undefined> {
+  async #openHeld(repository: Repository, digest: Digest, right: Right): Promise<HeldBytes | undefined> {
     if ((await this.#metadata.statBlob(digest)) !== undefined) {
       const reader = await this.#blobs.open(digest);
-      if (reader !== undefined) return reader;
+      if (reader !== undefined) return { reader, belongs: false };
       // A row without its file is damage; what is mirrored is simply brought again.
       await this.#metadata.removeBlob(digest);
     }
     const manifest = right.proved ? await this.#metadata.readLinkedManifest(repository, digest) : undefined;
-    return manifest && new BytesReader(manifest.bytes);
+    return manifest && { reader: readerOfBytes(manifest.bytes), belongs: true };
   }
 
   /** A manifest that names the blob may give the size, but only a Link says that the blob belongs here. */
@@ -171,7 +176,7 @@ export class BlobSource {
   }
 
   #isOffline(repository: Repository, right: Right): boolean {
-    return this.#pullPolicyOf(repository, undefined, right).pullPolicy === 'Never';
+    return this.#pullRuleOf(repository, right).pullPolicy === 'Never';
   }
 
   async #read(run: FillRun, contender: Contender, wait: SizeWait): Promise<BlobReader> {

@@ -297,7 +297,6 @@ export class FillRun {
     const isRefused = error instanceof UpstreamFailure && isRefusal(error);
     this.#world.meter.count('fills_total', { outcome: isRefused ? 'refused' : 'failed' });
     if (isRefused) return this.#log.debug({ err: error }, 'upstream refused a blob');
-    this.#world.meter.count('fills_failed_total');
     this.#log.warn({ err: error, length: this.fill.length }, 'a download failed');
   }
 }

@@ -14,12 +14,12 @@ import type { Answer, Ask, Upstream } from '../upstream/upstream.ts';
 import { ANSWER_WITHIN_MS, answered, LATE, STALE_AFTER_MS, tooLate, within } from './answer-time.ts';
 import { type Asking, isRefusal } from './asking.ts';
 import { admits, unproved } from './links.ts';
-import { freshnessOf, notHeld, type PullPolicyOf } from './pull-policy.ts';
+import { freshnessOf, notHeld, type PullRuleOf } from './pull-rule.ts';
 
 export interface ManifestSourceOptions {
   readonly asking: Asking;
   readonly metadata: MetadataStore;
-  readonly pullPolicyOf: PullPolicyOf;
+  readonly pullRuleOf: PullRuleOf;
   /** Whoever opens a blob closes it. */
   readonly openBlob: (repository: Repository, digest: Digest, right: Right) => Promise<BlobReader>;
   readonly nowMs: () => number;
@@ -46,15 +46,15 @@ export class ManifestSource {
   readonly #asking: Asking;
   readonly #flights = new SingleFlight<Brought>();
   readonly #metadata: MetadataStore;
-  readonly #pullPolicyOf: PullPolicyOf;
+  readonly #pullRuleOf: PullRuleOf;
   readonly #openBlob: ManifestSourceOptions['openBlob'];
   readonly #nowMs: () => number;
   readonly #log: Log;
 
-  constructor({ asking, metadata, pullPolicyOf, openBlob, nowMs, log }: ManifestSourceOptions) {
+  constructor({ asking, metadata, pullRuleOf, openBlob, nowMs, log }: ManifestSourceOptions) {
     this.#asking = asking;
     this.#metadata = metadata;
-    this.#pullPolicyOf = pullPolicyOf;
+    this.#pullRuleOf = pullRuleOf;
     this.#openBlob = openBlob;
     this.#nowMs = nowMs;
     this.#log = log;
@@ -91,7 +91,7 @@ export class ManifestSource {
     const tagged = await this.#metadata.readTagged(repository, tag);
     const held = tagged?.manifest;
     const ageMs = held && this.#nowMs() - tagged.tag.checkedAtMs;
-    const freshness = freshnessOf(tag, ageMs, this.#pullPolicyOf(repository, tag, right));
+    const freshness = freshnessOf(tag, ageMs, this.#pullRuleOf(repository, right));
     if (freshness === 'never') return this.#heldOnly(repository, tag, held, right);
     if (held !== undefined && right.proved && freshness !== 'ask') {
       if (freshness === 'serve-and-ask') this.#askBehind(repository, tag, right, held);
@@ -103,7 +103,7 @@ export class ManifestSource {
   async #byDigest(repository: Repository, digest: Digest, right: Right): Promise<Found> {
     const held = await this.#metadata.readLinkedManifest(repository, digest);
     if (held !== undefined && right.proved) return hit(held);
-    if (this.#pullPolicyOf(repository, undefined, right).pullPolicy === 'Never') {
+    if (this.#pullRuleOf(repository, right).pullPolicy === 'Never') {
       return this.#heldOnly(repository, digest, held, right);
     }
     return this.#ask(repository, digest, right, held);

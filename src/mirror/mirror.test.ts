@@ -20,7 +20,7 @@ import {
 } from '../../test/support/mirror-world.ts';
 import type { Credential } from '../oci/credential.ts';
 import { isIndexType } from '../oci/media-types.ts';
-import type { PullPolicy } from './pull-policy.ts';
+import type { PullRule } from './pull-rule.ts';
 
 const MINUTE_MS = 60_000;
 let upstream: FakeUpstream;
@@ -49,7 +49,7 @@ afterEach(async () => {
 });
 
 describe('a tag', () => {
-  const policies: readonly [PullPolicy['pullPolicy'], string, readonly string[]][] = [
+  const policies: readonly [PullRule['pullPolicy'], string, readonly string[]][] = [
     ['Always', '1.0', ['HEAD manifest']],
     ['IfNotPresent', 'latest', []],
     ['Never', 'latest', []],

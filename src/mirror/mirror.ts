@@ -29,7 +29,7 @@ import { BlobSource } from './blob-source.ts';
 import { Fills } from './fills.ts';
 import { Links } from './links.ts';
 import { ManifestSource } from './manifest-source.ts';
-import type { PullPolicyOf } from './pull-policy.ts';
+import type { PullRuleOf } from './pull-rule.ts';
 import { Prefetch, type PrefetchRule } from './prefetch.ts';
 import { type PullLimits, PullQueue } from './pull-queue.ts';
 import { Referrers, type ReferrersQuery } from './referrers.ts';
@@ -43,9 +43,9 @@ export interface MirrorOptions {
   readonly blobs: BlobStore;
   /** Told of every upstream answer that proves or ends a right; owned by `access`. */
   readonly recordProof: (proof: Proof) => Promise<void>;
-  readonly pullPolicyOf: PullPolicyOf;
+  readonly pullRuleOf: PullRuleOf;
   readonly limits: PullLimits;
-  /** No packet goes to any upstream; `pullPolicyOf` then says Never. */
+  /** No packet goes to any upstream; `pullRuleOf` then says Never. */
   readonly isOffline?: boolean;
   /** What is fetched before it is asked for; nothing if left out. */
   readonly prefetchRuleOf?: (repository: Repository) => PrefetchRule;
@@ -76,7 +76,7 @@ export class Mirror implements PullSource {
       metadata,
       blobs,
       recordProof,
-      pullPolicyOf,
+      pullRuleOf,
       limits,
       log,
       meter,
@@ -92,11 +92,11 @@ export class Mirror implements PullSource {
     const links = new Links(metadata, asking, log);
     const queue = new PullQueue(limits);
     this.#fills = new Fills({ asking, blobs, metadata, links, queue, log, meter });
-    this.#blobSource = new BlobSource({ blobs, metadata, links, fills: this.#fills, pullPolicyOf, meter });
+    this.#blobSource = new BlobSource({ blobs, metadata, links, fills: this.#fills, pullRuleOf, meter });
     this.#manifestSource = new ManifestSource({
       asking,
       metadata,
-      pullPolicyOf,
+      pullRuleOf,
       openBlob: async (...blob) => (await this.#blobSource.open(...blob)).reader,
       nowMs,
       log,
@@ -110,8 +110,8 @@ export class Mirror implements PullSource {
         this.#manifestSource.open(repository, digest, right, ANYTHING),
       log,
     });
-    this.#tagList = new TagList({ asking, metadata, pullPolicyOf });
-    this.#referrers = new Referrers({ asking, metadata, pullPolicyOf, nowMs, log });
+    this.#tagList = new TagList({ asking, metadata, pullRuleOf });
+    this.#referrers = new Referrers({ asking, metadata, pullRuleOf, nowMs, log });
     this.#unlisten = [
       metadata.onAnnounce('failures', () => this.#forgetFailures()),
       metadata.onAnnounce('secrets', () => this.#forgetFailures()),

@@ -12,12 +12,12 @@ import type { FetchedReferrers } from '../upstream/upstream.ts';
 import { answered, LATE, STALE_AFTER_MS, within } from './answer-time.ts';
 import { type Asking, isRefusal } from './asking.ts';
 import { admits, unproved } from './links.ts';
-import { freshnessOf, notHeld, type PullPolicyOf } from './pull-policy.ts';
+import { freshnessOf, notHeld, type PullRuleOf } from './pull-rule.ts';
 
 export interface ReferrersOptions {
   readonly asking: Asking;
   readonly metadata: MetadataStore;
-  readonly pullPolicyOf: PullPolicyOf;
+  readonly pullRuleOf: PullRuleOf;
   readonly nowMs: () => number;
   readonly log: Log;
 }
@@ -41,14 +41,14 @@ export class Referrers {
   readonly #asking: Asking;
   readonly #flights = new SingleFlight<FetchedReferrers>();
   readonly #metadata: MetadataStore;
-  readonly #pullPolicyOf: PullPolicyOf;
+  readonly #pullRuleOf: PullRuleOf;
   readonly #nowMs: () => number;
   readonly #log: Log;
 
-  constructor({ asking, metadata, pullPolicyOf, nowMs, log }: ReferrersOptions) {
+  constructor({ asking, metadata, pullRuleOf, nowMs, log }: ReferrersOptions) {
     this.#asking = asking;
     this.#metadata = metadata;
-    this.#pullPolicyOf = pullPolicyOf;
+    this.#pullRuleOf = pullRuleOf;
     this.#nowMs = nowMs;
     this.#log = log;
   }
@@ -80,7 +80,7 @@ export class Referrers {
     const name = `referrers ${subject}`;
     const kept = await this.#metadata.readDocument(repository, name);
     const ageMs = kept && this.#nowMs() - kept.checkedAtMs;
-    const freshness = freshnessOf(name, ageMs, this.#pullPolicyOf(repository, undefined, right));
+    const freshness = freshnessOf(name, ageMs, this.#pullRuleOf(repository, right));
     const mayServeKept = right.proved || right.provedIfUnreachable;
     if (freshness === 'never') {
       if (mayServeKept) return { document: kept, outcome: 'hit', upstreamMs: 0 };

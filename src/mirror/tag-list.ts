@@ -8,12 +8,12 @@ import type { FetchedTags } from '../upstream/upstream.ts';
 import { answered, LATE, STALE_AFTER_MS, within } from './answer-time.ts';
 import { type Asking, isRefusal } from './asking.ts';
 import { admits, unproved } from './links.ts';
-import { notHeld, type PullPolicyOf } from './pull-policy.ts';
+import { notHeld, type PullRuleOf } from './pull-rule.ts';
 
 export interface TagListOptions {
   readonly asking: Asking;
   readonly metadata: MetadataStore;
-  readonly pullPolicyOf: PullPolicyOf;
+  readonly pullRuleOf: PullRuleOf;
 }
 
 /**
@@ -24,19 +24,19 @@ export class TagList {
   readonly #asking: Asking;
   readonly #flights = new SingleFlight<FetchedTags>();
   readonly #metadata: MetadataStore;
-  readonly #pullPolicyOf: PullPolicyOf;
+  readonly #pullRuleOf: PullRuleOf;
 
-  constructor({ asking, metadata, pullPolicyOf }: TagListOptions) {
+  constructor({ asking, metadata, pullRuleOf }: TagListOptions) {
     this.#asking = asking;
     this.#metadata = metadata;
-    this.#pullPolicyOf = pullPolicyOf;
+    this.#pullRuleOf = pullRuleOf;
   }
 
   async open(repository: Repository, page: Page, right: Right): Promise<ServedTags> {
     const startedMs = performance.now();
     const known = await this.#metadata.hasRepository(repository);
     const mayServeHeld = known && (right.proved || right.provedIfUnreachable);
-    if (this.#pullPolicyOf(repository, undefined, right).pullPolicy === 'Never') {
+    if (this.#pullRuleOf(repository, right).pullPolicy === 'Never') {
       if (mayServeHeld) return this.#held(repository, page, 'hit', 0);
       throw notHeld('NAME_UNKNOWN', repository, undefined);
     }

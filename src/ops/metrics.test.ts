@@ -20,6 +20,13 @@ describe('metrics', () => {
     expect(contentType).toContain('text/plain');
   });
 
+  it('begin at zero by each label value that is known before it happens', async () => {
+    const lines = (await createMetrics().text()).split('\n');
+    for (const outcome of ['verified', 'refused', 'failed']) {
+      expect(lines).toContain(`entrepot_fills_total{outcome="${outcome}"} 0`);
+    }
+  });
+
   it('refuse a name, a kind or a label that the table lacks', () => {
     const { meter } = createMetrics();
     expect(() => meter.count('fils_total')).toThrow(/no counter is called fils_total/);

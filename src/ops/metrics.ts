@@ -9,6 +9,8 @@ interface Metric {
   readonly kind: 'counter' | 'gauge' | 'histogram';
   readonly help: string;
   readonly labels?: readonly string[];
+  /** What its only label can be, where that is known: each begins at zero, so that the first one is seen as a rise. */
+  readonly values?: readonly string[];
   /** Upper bounds of a histogram's buckets. */
   readonly buckets?: readonly number[];
 }
@@ -43,18 +45,23 @@ export const METRICS = {
 
   logins_total: {
     kind: 'counter',
-    help: 'Requests for a token by outcome: accepted, refused, anonymous',
+    help: 'Requests for a token by outcome',
     labels: ['outcome'],
+    values: ['accepted', 'refused', 'anonymous'],
   },
 
   fills_running: { kind: 'gauge', help: 'Downloads of blobs in progress' },
-  fills_total: { kind: 'counter', help: 'Downloads of blobs that ended, by outcome', labels: ['outcome'] },
+  fills_total: {
+    kind: 'counter',
+    help: 'Downloads of blobs that ended: verified, refused (no credential may) or failed (no endpoint could)',
+    labels: ['outcome'],
+    values: ['verified', 'refused', 'failed'],
+  },
   fills_joined_total: {
     kind: 'counter',
     help: 'Requests that read along a download which another had started',
   },
   fills_resumed_total: { kind: 'counter', help: 'Downloads that went on after their connection broke' },
-  fills_failed_total: { kind: 'counter', help: 'Downloads that no endpoint and no credential could finish' },
   queue_length: { kind: 'gauge', help: 'Requests that wait for a connection or a pull slot' },
 
   tenants: { kind: 'gauge', help: 'Tenants that may log in' },
@@ -66,14 +73,16 @@ export const METRICS = {
   store_damaged: { kind: 'gauge', help: 'Damaged content that has not been brought again' },
   upkeep_freed_bytes_total: {
     kind: 'counter',
-    help: 'Bytes that went, by what took them: collection or eviction',
+    help: 'Bytes that went, by what took them',
     labels: ['by'],
+    values: ['collection', 'eviction'],
   },
   scrub_checked_bytes_total: { kind: 'counter', help: 'Bytes of blobs that were read again and compared' },
   scrub_damaged_total: {
     kind: 'counter',
-    help: 'Damaged content found, by where it can come from again: hosted or mirrored',
+    help: 'Damaged content found, by where it can come from again',
     labels: ['source'],
+    values: ['hosted', 'mirrored'],
   },
 
   backoffs: { kind: 'gauge', help: 'Failures that are remembered, and answered without asking upstream' },
@@ -120,7 +129,10 @@ function instrument(name: string, metric: Metric, registry: Registry): Instrumen
     registers: [registry],
   };
   if (metric.kind === 'counter') {
-    return new Counter(options);
+    const counter = new Counter(options);
+    const [label] = metric.labels ?? [];
+    if (label !== undefined) for (const value of metric.values ?? []) counter.inc({ [label]: value }, 0);
+    return counter;
   }
   return metric.kind === 'gauge'
     ? new Gauge(options)

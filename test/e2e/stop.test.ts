@@ -44,6 +44,8 @@ describe('a stop', () => {
       5_000,
       async () => (await get(`${entrepot.url}/v2/`)).status === 0,
     );
+    const ready = await get(`${entrepot.ops}/readyz`);
+    expect([ready.status, ready.text]).toEqual([503, 'stopping\n']);
     const got = await body;
     expect([got.complete, `sha256:${got.sha256}`]).toEqual([true, blob.digest]);
     await stopped;

@@ -11,7 +11,7 @@ import type { MetadataStore } from '../../src/metadata/metadata-store.ts';
 import { openSqliteMetadataStore } from '../../src/metadata/sqlite-metadata-store.ts';
 import { Mirror, type MirrorOptions } from '../../src/mirror/mirror.ts';
 import type { PrefetchRule } from '../../src/mirror/prefetch.ts';
-import type { PullPolicy } from '../../src/mirror/pull-policy.ts';
+import type { PullRule } from '../../src/mirror/pull-rule.ts';
 import { type Credential, credentialId } from '../../src/oci/credential.ts';
 import type { Digest } from '../../src/oci/digest.ts';
 import type { ManifestWant } from '../../src/oci/pull-source.ts';
@@ -28,7 +28,7 @@ export const APP = repositoryOf('app');
 export const ANYTHING: ManifestWant = { accepts: () => true, platform: undefined };
 
 export interface MirrorWorldOptions extends Partial<Pick<MirrorOptions, 'limits'>> {
-  readonly policy?: Partial<PullPolicy>;
+  readonly policy?: Partial<PullRule>;
   readonly prefetch?: PrefetchRule;
   readonly isOffline?: boolean;
   readonly upstream?: Partial<UpstreamOptions>;
@@ -49,7 +49,7 @@ export class MirrorWorld {
   readonly blobs: BlobStore;
   /** The clock; move it at will. */
   nowMs = Date.UTC(2026, 0, 1);
-  policy: PullPolicy;
+  policy: PullRule;
   readonly #grants: Grants;
   readonly #upstream: Upstream;
   #closed = false;
@@ -73,7 +73,7 @@ export class MirrorWorld {
       metadata,
       blobs: this.blobs,
       recordProof: proof => this.#grants.record(proof),
-      pullPolicyOf: () => this.policy,
+      pullRuleOf: () => this.policy,
       prefetchRuleOf: () => options.prefetch ?? { prefetch: false },
       isOffline: options.isOffline ?? false,
       limits: options.limits ?? {

@@ -1,11 +1,12 @@
 import { OciError } from '../oci/errors.ts';
+import { defaultPullPolicy, type ImagePullPolicy } from '../oci/pull-policy.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
 
-/** What the configuration says of a tag: upstream-wide, per repository, per tenant, the strictest already chosen. */
-export interface PullPolicy {
-  /** Kubernetes' names and meaning; `undefined` is Kubernetes' defaulting. */
-  readonly pullPolicy: 'Always' | 'IfNotPresent' | 'Never' | undefined;
+/** How fresh what is held has to be: all that is configured upstream-wide, per repository and per tenant, as one. */
+export interface PullRule {
+  /** The strictest that applies; `undefined` is Kubernetes' defaulting. */
+  readonly pullPolicy: ImagePullPolicy | undefined;
   /** How old what upstream said of a tag may be under the defaulting, ms; Infinity never asks again. */
   readonly freshForMs: number;
   /** So long after that it is still served at once, and asked about behind the answer. */
@@ -26,15 +27,8 @@ export function notHeld(
   });
 }
 
-/**
- * The policy for a tag of a repository; for what is asked by digest when `tag` is undefined. A requester may be held to
- * a stricter one of its own (`Right.pullPolicy`).
- */
-export type PullPolicyOf = (
-  repository: Repository,
-  tag: string | undefined,
-  right: Pick<Right, 'pullPolicy'>,
-) => PullPolicy;
+/** The rule for a repository. A requester may be held to a stricter policy of its own (`Right.pullPolicy`). */
+export type PullRuleOf = (repository: Repository, right: Pick<Right, 'pullPolicy'>) => PullRule;
 
 /**
  * `serve` what is held; `serve-and-ask`: serve it, and ask upstream behind the answer; `ask` before answering;
@@ -42,17 +36,15 @@ export type PullPolicyOf = (
  */
 export type Freshness = 'serve' | 'serve-and-ask' | 'ask' | 'never';
 
-/** Kubernetes pulls this tag always, unless told otherwise: it is meant to move. */
-const MOVING_TAG = 'latest';
-
 /** What to do about `tag`, of which upstream spoke `ageMs` ago; `undefined` when nothing of it is held. */
-export function freshnessOf(tag: string, ageMs: number | undefined, policy: PullPolicy): Freshness {
-  const pullPolicy = policy.pullPolicy ?? (tag === MOVING_TAG ? 'Always' : undefined);
-  if (pullPolicy === 'Never') return 'never';
-  if (ageMs === undefined || pullPolicy === 'Always') return 'ask';
-  if (pullPolicy === 'IfNotPresent') return 'serve';
+export function freshnessOf(tag: string, ageMs: number | undefined, rule: PullRule): Freshness {
+  const policy = rule.pullPolicy ?? defaultPullPolicy({ tag });
+  if (policy === 'Never') return 'never';
+  if (ageMs === undefined || policy === 'Always') return 'ask';
+  // Asked for by name it means to the letter what the defaulting means for a while.
+  if (rule.pullPolicy !== undefined) return 'serve';
   // A clock that was set back makes an age that nobody can judge.
   if (ageMs < 0) return 'ask';
-  if (ageMs < policy.freshForMs) return 'serve';
-  return ageMs < policy.freshForMs + (policy.staleWhileRevalidateMs ?? 0) ? 'serve-and-ask' : 'ask';
+  if (ageMs < rule.freshForMs) return 'serve';
+  return ageMs < rule.freshForMs + (rule.staleWhileRevalidateMs ?? 0) ? 'serve-and-ask' : 'ask';
 }

@@ -1,10 +1,10 @@
 import { describe, expect, it } from 'vitest';
-import { type Freshness, freshnessOf, type PullPolicy } from './pull-policy.ts';
+import { type Freshness, freshnessOf, type PullRule } from './pull-rule.ts';
 
-const DEFAULTING: PullPolicy = { pullPolicy: undefined, freshForMs: 60_000 };
+const DEFAULTING: PullRule = { pullPolicy: undefined, freshForMs: 60_000 };
 
 describe('what is done about a tag', () => {
-  const cases: readonly [string, string, number | undefined, Partial<PullPolicy>, Freshness][] = [
+  const cases: readonly [string, string, number | undefined, Partial<PullRule>, Freshness][] = [
     ['latest is always asked for', 'latest', 0, {}, 'ask'],
     ['latest follows a policy that is set', 'latest', 1e9, { pullPolicy: 'IfNotPresent' }, 'serve'],
     ['another is fresh for a while', '1.0', 59_999, {}, 'serve'],

@@ -1,0 +1,132 @@
+/** The part of the composition root that listens: the parts of a store, and what asks them over HTTP. */
+import type { ExplainAnswer } from './access/explanation.ts';
+import type { Config } from './config/config.ts';
+import { createOpsServer, type OpsServer } from './http/ops-server.ts';
+import { createRegistryServer } from './http/server.ts';
+import { tokenHandler } from './http/token.ts';
+import type { Meter } from './lib/meter.ts';
+import { Opened } from './lib/opened.ts';
+import { OciError } from './oci/errors.ts';
+import { InvalidReference } from './oci/reference.ts';
+import type { Audit } from './ops/audit.ts';
+import { TlsFiles } from './ops/tls-files.ts';
+import { tenantsDocument } from './tenants/tenants-document.ts';
+import { type Observers, openParts, type Parts } from './wire.ts';
+import { CREDENTIAL_KEY } from './wire-access.ts';
+import { deedsTo } from './wire-audit.ts';
+import { beginSchedule, reportStore } from './wire-upkeep.ts';
+
+export interface ServerOptions extends Observers {
+  /** What `/metrics` answers. */
+  readonly metrics: { readonly contentType: string; readonly text: () => Promise<string> };
+  /** Told what every request came to; absent, nobody keeps it. */
+  readonly audit?: Audit | undefined;
+}
+
+export interface RunningServer {
+  readonly parts: Parts;
+  /** In the order of the configuration. */
+  readonly addresses: readonly { readonly address: string; readonly upstream: string | undefined }[];
+  /** `undefined` when the ops port is switched off. */
+  readonly opsAddress: string | undefined;
+  /** No new work; bodies finish within the deadline; Fills are kept to resume. */
+  close(deadlineMs: number): Promise<void>;
+}
+
+/** Serves what `config` says, until it is closed. Rejects, with everything closed again, when a port cannot be bound. */
+export async function startServer(config: Config, options: ServerOptions): Promise<RunningServer> {
+  const opened = new Opened();
+  let state: 'starting' | 'serving' | 'stopping' = 'starting';
+  try {
+    const { tls } = config.server;
+    const certificate = tls && opened.add(await TlsFiles.open(tls, options.log));
+    const parts = opened.add(await openParts(config, options, { followsCluster: true }));
+    const ops = await openOps(config, parts, options, () => (state === 'serving' ? undefined : state));
+    if (ops !== undefined) opened.add(ops);
+    const server = opened.add(
+      await createRegistryServer({
+        ...options,
+        ...parts,
+        token: tokenHandler(parts.access, parts.naming),
+        recordDeed: deedsTo(options.audit),
+        listeners: config.server.listen.map(({ address, upstream }) => ({
+          ...address,
+          upstream,
+          tls: certificate?.material,
+        })),
+        mayNameArch: ({ upstream }) => config.upstreams.get(upstream)?.archInName === true,
+        trustedProxies: config.server.trustedProxies,
+        externalUrl: config.server.externalUrl,
+      }),
+    );
+    certificate?.follow(material => server.renewTls(material));
+    opened.add(await beginSchedule(config, parts.upkeep, options.log));
+    state = 'serving';
+    return {
+      parts,
+      addresses: server.addresses.map(({ url, upstream }) => ({ address: hostOf(url), upstream })),
+      opsAddress: ops && hostOf(ops.url),
+      close: deadlineMs => {
+        state = 'stopping';
+        return opened.close(deadlineMs);
+      },
+    };
+  } catch (error) {
+    await opened.close(0);
+    throw error;
+  }
+}
+
+async function openOps(
+  config: Config,
+  parts: Parts,
+  { log, meter, metrics }: ServerOptions,
+  whyNotServing: () => string | undefined,
+): Promise<OpsServer | undefined> {
+  const { metadata, tenants, upstreams } = parts;
+  const { opsListen } = config.server;
+  if (opsListen === false) {
+    return undefined;
+  }
+  // One look-up, so that it takes no longer on a large store; it throws when the index is broken.
+  const notReady = async () => {
+    await metadata.readSetting(CREDENTIAL_KEY);
+    return whyNotServing();
+  };
+  const answer = async () => {
+    reportBudgets(upstreams, meter);
+    await reportStore(metadata, meter);
+    return { contentType: metrics.contentType, text: await metrics.text() };
+  };
+  const extra = async (path: string, query: URLSearchParams): Promise<unknown> => {
+    if (path === '/debug/tenants') return tenantsDocument(tenants, await metadata.listIssuedCredentials());
+    return path === '/debug/explain' ? explained(parts, query) : undefined;
+  };
+  return createOpsServer({ ...opsListen, notReady, metrics: answer, extra, log });
+}
+
+/** For `entrepot explain`: what is wrong with the question is an answer too. */
+async function explained(parts: Parts, query: URLSearchParams): Promise<ExplainAnswer> {
+  try {
+    const explanation = await parts.explain(query.get('reference') ?? '', query.get('tenant') ?? '');
+    return { explanation: explanation ?? null };
+  } catch (error) {
+    if (error instanceof OciError || error instanceof InvalidReference) return { problem: error.message };
+    throw error;
+  }
+}
+
+/** Budgets run down and fill up by themselves, so they are read when somebody asks; of several credentials the least. */
+function reportBudgets(upstreams: Parts['upstreams'], meter: Meter): void {
+  for (const [name, upstream] of upstreams) {
+    const known = upstream.budget().flatMap(({ remaining }) => remaining ?? []);
+    if (known.length > 0) {
+      meter.gauge('upstream_budget_remaining', Math.min(...known), { upstream: name });
+    }
+  }
+}
+
+/** `host:port` of a URL without a path. */
+function hostOf(url: string): string {
+  return url.slice(url.indexOf('//') + 2);
+}

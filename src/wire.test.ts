@@ -1,0 +1,80 @@
+import { readdirSync, readlinkSync } from 'node:fs';
+import { createServer, type Server } from 'node:net';
+import { once } from 'node:events';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { freePort } from '../test/support/programs.ts';
+import { makeTempFolder, removeFolder } from '../test/support/temp-folder.ts';
+import { loadConfig } from './config/load.ts';
+import { ConfigError } from './config/problems.ts';
+import { silentLog } from './lib/log.ts';
+import { createMetrics } from './ops/metrics.ts';
+import { openParts } from './wire.ts';
+import { startServer } from './wire-server.ts';
+
+let folder: string;
+let taken: Server | undefined;
+
+beforeEach(async () => {
+  folder = await makeTempFolder('wire');
+});
+
+afterEach(async () => {
+  taken?.close();
+  taken = undefined;
+  await removeFolder(folder);
+});
+
+/** What this process has open of the store. */
+function openFiles(): string[] {
+  return readdirSync('/proc/self/fd').flatMap(fd => {
+    try {
+      const target = readlinkSync(`/proc/self/fd/${fd}`);
+      return target.startsWith(folder) ? [target] : [];
+    } catch {
+      // The one that listed the folder itself.
+      return [];
+    }
+  });
+}
+
+const metrics = createMetrics();
+const observers = { log: silentLog, meter: metrics.meter, metrics };
+const config = (overrides: object) =>
+  loadConfig({ env: {}, overrides: { storage: { path: join(folder, 'store') }, ...overrides } });
+
+async function takePort(): Promise<number> {
+  taken = createServer().listen(0, '127.0.0.1');
+  await once(taken, 'listening');
+  const address = taken.address();
+  if (address === null || typeof address === 'string') throw new Error('no port');
+  return address.port;
+}
+
+describe('the parts', () => {
+  it('leave the store closed when a later one cannot be opened', async () => {
+    const broken = await config({ credentialProviders: { configFile: '/nowhere', binDir: '/nowhere' } });
+    await expect(openParts(broken, observers)).rejects.toThrow(ConfigError);
+    expect(openFiles()).toEqual([]);
+    const parts = await openParts(await config({}), observers);
+    expect(openFiles()).not.toEqual([]);
+    await parts.close();
+    expect(openFiles()).toEqual([]);
+  });
+});
+
+describe('a server', () => {
+  it.each(['listen', 'opsListen'])('whose %s is taken leaves nothing open', async key => {
+    const free = await freePort();
+    const server = {
+      listen: `127.0.0.1:${free}`,
+      opsListen: `127.0.0.1:${free}`,
+      [key]: `127.0.0.1:${await takePort()}`,
+    };
+    await expect(startServer(await config({ server }), observers)).rejects.toThrow(/EADDRINUSE/);
+    expect(openFiles()).toEqual([]);
+    const again = createServer().listen(free, '127.0.0.1');
+    await once(again, 'listening');
+    again.close();
+  });
+});
