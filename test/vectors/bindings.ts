@@ -2,7 +2,7 @@ import { expect } from 'vitest';
 import * as pullRecord from '../../src/access/pull-record.ts';
 import * as verification from '../../src/access/verification.ts';
 import { KeyedBackoff } from '../../src/lib/keyed-backoff.ts';
-import { freshnessOf } from '../../src/mirror/pull-policy.ts';
+import { freshnessOf } from '../../src/mirror/pull-rule.ts';
 import type { Descriptor } from '../../src/oci/descriptor.ts';
 import { digestOf } from '../../src/oci/digest.ts';
 import { OCI_MANIFEST } from '../../src/oci/media-types.ts';
