@@ -8,7 +8,7 @@ import { InvalidAllowlist, VerificationPolicy } from './access/verification.ts';
 import type { Config, LoginConfig, UpstreamConfig } from './config/config.ts';
 import { ConfigError } from './config/problems.ts';
 import { repositoryOptions } from './config/repository-options.ts';
-import { tenantNameProblem } from './config/rules.ts';
+import { plainTenantsProblem, tenantNameProblem } from './config/rules.ts';
 import type { Log } from './lib/log.ts';
 import type { Meter } from './lib/meter.ts';
 import type { MetadataStore } from './metadata/metadata-store.ts';
@@ -79,6 +79,15 @@ export async function openAccess(config: Config, needs: AccessNeeds): Promise<Ac
     meter,
   });
   return { tenants, issuer: new Issuer(issuing), grants, access };
+}
+
+/** A ConfigError when tenants of the store could push over plain HTTP beyond loopback; the configuration's own are read with it. */
+export function requireEncryption(config: Config, tenants: Tenants): void {
+  const problem = plainTenantsProblem(config);
+  const pushing = tenants.list().filter(({ options }) => options.push !== false);
+  if (problem === undefined || pushing.length === 0) return;
+  const message = `what entrepot tenant add has added (${pushing.map(({ name }) => name).join(', ')}) ${problem}`;
+  throw new ConfigError([{ path: ['tenants'], value: undefined, message, source: 'the store' }]);
 }
 
 /** The kubelet's plugins, if there are any; a ConfigError for what the kubelet would not start with either. */

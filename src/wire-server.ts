@@ -12,7 +12,7 @@ import type { Audit } from './ops/audit.ts';
 import { TlsFiles } from './ops/tls-files.ts';
 import { tenantsDocument } from './tenants/tenants-document.ts';
 import { type Observers, openParts, type Parts } from './wire.ts';
-import { CREDENTIAL_KEY } from './wire-access.ts';
+import { CREDENTIAL_KEY, requireEncryption } from './wire-access.ts';
 import { deedsTo } from './wire-audit.ts';
 import { beginSchedule, reportStore } from './wire-upkeep.ts';
 
@@ -41,6 +41,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
     const { tls } = config.server;
     const certificate = tls && opened.add(await TlsFiles.open(tls, options.log));
     const parts = opened.add(await openParts(config, options, { followsCluster: true }));
+    requireEncryption(config, parts.tenants);
     const ops = await openOps(config, parts, options, () => (state === 'serving' ? undefined : state));
     if (ops !== undefined) opened.add(ops);
     const server = opened.add(

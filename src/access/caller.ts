@@ -87,7 +87,10 @@ export class Caller implements Visitor {
     }
     const principal = await this.principal(repository);
     const refusal = hosted.refusal(principal, repository, action);
-    if (refusal === undefined) return hosted.authorize(principal, repository, action);
+    if (refusal === undefined) {
+      if (action !== 'pull' && principal.as === 'tenant') this.#requireEncryption();
+      return hosted.authorize(principal, repository, action);
+    }
     throw principal.as === 'anonymous' ? this.#askToLogIn(refusal, scopeOf(repository, action)) : refusal;
   }
 
@@ -152,6 +155,12 @@ export class Caller implements Visitor {
     const demand = scope === undefined ? {} : { scope };
     if (kind === 'void') throw this.#refuse({ ...demand, error: 'invalid_token' });
     if (kind === 'wrong') throw this.#refuse(demand);
+  }
+
+  /** Nobody was asked for a password here: who sends one all the same shall not get used to it. */
+  #requireEncryption(): void {
+    if (this.#parts.challenges.mayCarryPasswords(this.#sender)) return;
+    throw new OciError('DENIED', { message: 'nobody may push with a password that came over plain HTTP' });
   }
 
   /** UNAUTHORIZED, which where nobody may be asked for credentials is the answer of what does not exist. */

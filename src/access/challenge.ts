@@ -49,9 +49,15 @@ export class Challenges {
     });
   }
 
-  #realm({ secure, loopback, host, upstreamListener }: Sender): string | undefined {
-    const { externalUrl, allowPlainCredentials } = this.#options;
-    if (!secure && !loopback && !allowPlainCredentials) {
+  /** Whether passwords may come on this connection: else they cross a network as they are. */
+  mayCarryPasswords({ secure, loopback }: Sender): boolean {
+    return secure || loopback || this.#options.allowPlainCredentials;
+  }
+
+  #realm(sender: Sender): string | undefined {
+    const { externalUrl } = this.#options;
+    const { secure, host, upstreamListener } = sender;
+    if (!this.mayCarryPasswords(sender)) {
       this.#explain();
       return undefined;
     }

@@ -1,3 +1,4 @@
+import { plainTenantsProblem } from '../config/rules.ts';
 import { type Command, CommandError, CONFIG_OPTION, EXIT } from './command.ts';
 import { requireTenant, TENANT } from './tenant-name.ts';
 import { withParts } from './with-parts.ts';
@@ -13,8 +14,10 @@ export const tenantAdd: Command = {
   options: [CONFIG_OPTION],
   examples: [['entrepot tenant add team-a', 'then: entrepot tenant secret team-a --server registry.example']],
   run: (input, io) =>
-    withParts(input, io, async ({ issuer }) => {
+    withParts(input, io, async ({ config, issuer }) => {
       const [name = ''] = input.arguments;
+      const problem = plainTenantsProblem(config);
+      if (problem !== undefined) throw new CommandError(`${name} ${problem}`, EXIT.usage);
       const isNew = await issuer.addTenant(name).catch((error: unknown) => {
         throw error instanceof RangeError ? new CommandError(error.message, EXIT.usage) : error;
       });

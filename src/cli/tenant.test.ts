@@ -1,11 +1,14 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { silentLog } from '../lib/log.ts';
 import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
 import { parseSecretManifests } from '../tenants/secret-manifest.ts';
 import { runProgram } from './program.ts';
+
+// Each command opens the store anew.
+vi.setConfig({ testTimeout: 30_000 });
 
 let folder: string;
 
@@ -53,6 +56,25 @@ test('a tenant is added once, and never under a name that means something else',
   expect(refused.code).toBe(2);
   expect(refused.err).toContain('already means the upstream docker.io');
   expect((await run('tenant', 'add', 'Team A')).code).toBe(2);
+});
+
+test('no tenant is added where its password would cross a network over plain HTTP, unless that is allowed', async () => {
+  const listen = (server: string) =>
+    writeFileSync(
+      join(folder, 'entrepot.yaml'),
+      `storage: {path: store}\nserver: {listen: "0.0.0.0:5000", ${server}}\n`,
+    );
+  listen('opsListen: false');
+  const refused = await run('tenant', 'add', 'team-a');
+  expect(refused.code).toBe(2);
+  expect(refused.err).toContain('team-a would bring passwords over plain HTTP to server.listen');
+  listen('allowPlainCredentials: true');
+  expect(await run('tenant', 'add', 'team-a')).toMatchObject({ code: 0 });
+  listen('opsListen: false');
+  // A server that is started so after all says why it is not.
+  await expect(run('serve')).rejects.toThrow(
+    /tenants: what entrepot tenant add has added \(team-a\) would bring passwords over plain HTTP/,
+  );
 });
 
 test('a credential is printed as a Secret that can be applied, and only its hash is kept', async () => {

@@ -241,7 +241,7 @@ function anonymousPushStaysHome({ hosted, server }: ParsedFile): Problem[] {
 }
 
 /** Ports on which passwords would cross a network as they are, unless the file says that they may. */
-function isPlainBeyondLoopback({ server }: ParsedFile): boolean {
+function isPlainBeyondLoopback({ server }: Pick<ParsedFile | Config, 'server'>): boolean {
   const { listen, tls, allowPlainCredentials, externalUrl, trustedProxies } = server;
   const isBehindTls = externalUrl?.startsWith('https:') === true && trustedProxies.length > 0;
   const isReachable = listen.some(({ address }) => !isLoopback(address.host));
@@ -251,6 +251,11 @@ function isPlainBeyondLoopback({ server }: ParsedFile): boolean {
 const PLAIN =
   'would bring passwords over plain HTTP to server.listen; set server.tls, or an https externalUrl with trustedProxies, ' +
   'or listen on 127.0.0.1, or set server.allowPlainCredentials: true';
+
+/** Why tenants may not log in here who stand in no configuration; `undefined` if they may. */
+export function plainTenantsProblem(config: Pick<Config, 'server'>): string | undefined {
+  return isPlainBeyondLoopback(config) ? PLAIN : undefined;
+}
 
 function passwordsStayEncrypted(file: ParsedFile): Problem[] {
   const mayPush = file.tenants.some(({ push }) => push);

@@ -1,0 +1,74 @@
+import { afterEach, describe, expect, it } from 'vitest';
+import { AccessWorld, type AccessWorldOptions, SERVER } from '../../test/support/access-world.ts';
+import { KeptLog } from '../http/fixture.suite.ts';
+import { OciError } from '../oci/errors.ts';
+import { ANONYMOUSLY, HOSTED, HUB_A, NGINX, OURS, pulled, tokenOf } from './fixture.suite.ts';
+
+let world: AccessWorld;
+
+async function open(options: AccessWorldOptions = {}): Promise<void> {
+  world = await AccessWorld.open(options);
+}
+
+afterEach(() => world.close());
+
+describe('a challenge', () => {
+  it('is never sent over plain HTTP beyond loopback; the log says why, and all is as if nobody could log in', async () => {
+    const log = new KeptLog();
+    await open({ log, configured: { 'team-a': {} } });
+    const plain = { secure: false, loopback: false };
+    await (await world.as(undefined, plain)).admit();
+    await expect((await world.as(undefined, plain)).authorize(HOSTED, 'pull')).rejects.toMatchObject({
+      status: 404,
+    });
+    await expect((await world.as(HUB_A, plain)).authorize(NGINX, 'pull')).rejects.toMatchObject({
+      status: 404,
+    });
+    expect(log.lines.filter(({ message }) => message.includes('plain HTTP'))).toHaveLength(1);
+    await expect((await world.as(undefined, { ...plain, loopback: true })).admit()).rejects.toMatchObject({
+      headers: { 'WWW-Authenticate': `Bearer realm="http://${SERVER}/token",service="${SERVER}"` },
+    });
+  });
+
+  it('is missed by who sends a password unasked over plain HTTP: it may pull with it, and not push', async () => {
+    await open();
+    await world.put('team-a', { [SERVER]: OURS });
+    for (const [sender, outcome] of [
+      [{ secure: false, loopback: false }, 'DENIED'],
+      [{ secure: false, loopback: true }, undefined],
+      [{ secure: true, loopback: false }, undefined],
+    ] as const) {
+      const visitor = await world.as(OURS, sender);
+      expect(await pulled(visitor, HOSTED)).toMatchObject({ id: 'tenant:team-a' });
+      const pushed = visitor.authorize(HOSTED, 'push').then(
+        () => undefined,
+        (error: unknown) => (error instanceof OciError ? error.code : error),
+      );
+      expect(await pushed).toBe(outcome);
+    }
+  });
+
+  it('is sent over plain HTTP where that is allowed', async () => {
+    await open({ allowPlainCredentials: true, configured: { 'team-a': {} } });
+    await expect((await world.as(undefined, { secure: false })).admit()).rejects.toMatchObject({
+      status: 401,
+    });
+  });
+
+  it('repeats no Host header that is none', async () => {
+    await open({ configured: { 'team-a': {} } });
+    for (const host of ['a"b', 'evil.example/x', undefined]) {
+      const visitor = await world.as(undefined, { host });
+      expect(await visitor.admit()).toBeUndefined();
+    }
+  });
+
+  it('is not there while nobody can log in, and what is sent is not looked at', async () => {
+    await open();
+    const visitor = await world.as(HUB_A);
+    await visitor.admit();
+    expect(await pulled(visitor)).toMatchObject(ANONYMOUSLY);
+    await expect(visitor.authorize(HOSTED, 'pull')).rejects.toMatchObject({ code: 'NAME_UNKNOWN' });
+    await expect(tokenOf(world, undefined, '')).rejects.toMatchObject({ code: 'NAME_UNKNOWN' });
+  });
+});

@@ -1,0 +1,159 @@
+import { afterEach, describe, expect, it } from 'vitest';
+import { AccessWorld, type AccessWorldOptions, named, SERVER } from '../../test/support/access-world.ts';
+import type { Login } from '../../test/support/tenants.ts';
+import { KeptLog } from '../http/fixture.suite.ts';
+import {
+  ANONYMOUSLY,
+  APP,
+  HOSTED,
+  HUB_A,
+  HUB_B,
+  NGINX,
+  OURS,
+  pulled,
+  tokenOf,
+  withToken,
+} from './fixture.suite.ts';
+
+let world: AccessWorld;
+
+async function open(options: AccessWorldOptions = {}): Promise<void> {
+  world = await AccessWorld.open(options);
+}
+
+afterEach(() => world.close());
+
+describe('a credential', () => {
+  it('for an upstream means its tenant where images of that upstream are asked for, and acts there alone', async () => {
+    await open();
+    await world.put('team-a', { 'docker.io': HUB_A, 'ghcr.io': HUB_B });
+    const visitor = await world.as(HUB_A);
+    expect(await pulled(visitor)).toEqual({ id: 'tenant:team-a', tried: ['hub-a'], proved: false });
+    // Elsewhere it says nothing: what is public, it may have as anybody.
+    expect(await pulled(visitor, APP)).toMatchObject({ tried: [undefined] });
+    await expect(visitor.authorize(HOSTED, 'pull')).rejects.toMatchObject({ code: 'NAME_UNKNOWN' });
+  });
+
+  it("for this registry has the tenant's whole keyring, in the kubelet's order", async () => {
+    await open();
+    await world.put('team-a', { [SERVER]: OURS, 'docker.io': HUB_A, 'docker.io/library': HUB_B });
+    const visitor = await world.as(OURS);
+    expect(await pulled(visitor)).toEqual({ id: 'tenant:team-a', tried: ['hub-b', 'hub-a'], proved: false });
+    expect(await pulled(visitor, APP)).toEqual({ id: 'tenant:team-a', tried: [undefined], proved: false });
+    expect(await pulled(visitor, HOSTED)).toMatchObject({ id: 'tenant:team-a', proved: true });
+  });
+
+  it('for a path of this registry is bound to it by whole components', async () => {
+    await open();
+    await world.put('team-a', { [`${SERVER}/team-a`]: OURS });
+    const visitor = await world.as(OURS);
+    expect(await pulled(visitor, HOSTED)).toMatchObject({ id: 'tenant:team-a' });
+    await expect(visitor.authorize({ upstream: '', name: 'team-abc/app' }, 'pull')).rejects.toMatchObject({
+      code: 'NAME_UNKNOWN',
+    });
+    expect(await pulled(visitor)).toMatchObject({ tried: [undefined] });
+  });
+
+  it("that stands in two tenants' Secrets for this registry is nobody's, and the log says so once", async () => {
+    const log = new KeptLog();
+    await open({ log });
+    await world.put('team-a', { [SERVER]: OURS });
+    await world.put('team-b', { [`${SERVER}/x`]: OURS });
+    const visitor = await world.as(OURS);
+    expect(await pulled(visitor)).toBe('UNAUTHORIZED');
+    expect(await pulled(visitor, HOSTED)).toBe('UNAUTHORIZED');
+    expect(log.lines.filter(({ message }) => message.includes('several tenants'))).toHaveLength(1);
+    await world.remove('team-b');
+    expect(await pulled(await world.as(OURS), HOSTED)).toMatchObject({ id: 'tenant:team-a' });
+  });
+
+  it("that was issued is its tenant's wherever copies lie, and no more than it was issued for", async () => {
+    await open({ configured: { 'team-a': {}, 'team-b': {} } });
+    const { username, password } = await world.issuer.issue({
+      tenant: 'team-a',
+      server: `${SERVER}/team-a`,
+      readOnly: true,
+    });
+    const issued: Login = [username, password];
+    await until(async () => world.tenants.holders(named(issued).id).length > 0);
+    await world.put('team-b', { [SERVER]: issued, 'docker.io': issued });
+    await world.put('team-a', { [SERVER]: issued });
+    const visitor = await world.as(issued);
+    expect(await pulled(visitor, HOSTED)).toMatchObject({ id: 'tenant:team-a' });
+    await expect(visitor.authorize(HOSTED, 'push')).rejects.toMatchObject({ code: 'DENIED' });
+    // Its copy without the path does not widen it, and upstream never sees it.
+    expect(await pulled(visitor)).toMatchObject({ tried: [undefined] });
+    await expect(visitor.authorize({ upstream: '', name: 'team-b/app' }, 'pull')).rejects.toMatchObject({
+      code: 'NAME_UNKNOWN',
+    });
+  });
+
+  it('that several tenants hold for an upstream gets the strictest of their rules', async () => {
+    await open({
+      configured: {
+        'team-a': { pullPolicy: 'IfNotPresent', repositories: ['docker.io/**'] },
+        'team-b': { pullPolicy: 'Always', forceAlways: true },
+      },
+    });
+    for (const tenant of ['team-a', 'team-b'])
+      await world.put(tenant, { 'docker.io': HUB_A, 'ghcr.io': HUB_A });
+    const visitor = await world.as(HUB_A);
+    expect(await visitor.authorize(NGINX, 'pull')).toMatchObject({ pullPolicy: 'Always', forceAlways: true });
+    expect(await pulled(visitor, APP)).toBe('NAME_UNKNOWN');
+  });
+
+  it('of Docker Hub is found under the key that Docker itself writes', async () => {
+    await open();
+    await world.put('team-a', { 'https://index.docker.io/v1/': HUB_A });
+    expect(await pulled(await world.as(HUB_A))).toEqual({
+      id: 'tenant:team-a',
+      tried: ['hub-a'],
+      proved: false,
+    });
+  });
+
+  it('with an empty user name or password is nobody, even when a Secret holds just that', async () => {
+    await open();
+    await world.put('team-a', { 'docker.io': ['', ''], [SERVER]: ['robot', ''] });
+    for (const empty of [
+      ['', ''],
+      ['robot', ''],
+      ['', 'x'],
+    ] as const) {
+      expect(await pulled(await world.as(empty))).toMatchObject(ANONYMOUSLY);
+      await expect((await world.as(empty)).authorize(HOSTED, 'pull')).rejects.toMatchObject({
+        code: 'UNAUTHORIZED',
+      });
+    }
+  });
+
+  it('that is unknown is refused, but anonymous where Docker sends its Hub login by itself', async () => {
+    await open();
+    await world.put('team-a', { 'docker.io': HUB_A });
+    expect(await pulled(await world.as(HUB_B))).toBe('UNAUTHORIZED');
+    await expect(tokenOf(world, HUB_B, 'repository:docker.io/library/nginx:pull')).rejects.toMatchObject({
+      code: 'UNAUTHORIZED',
+    });
+    const bound = { upstreamListener: 'docker.io' };
+    expect(await pulled(await world.as(HUB_B, bound))).toMatchObject(ANONYMOUSLY);
+    const { token } = await tokenOf(world, HUB_B, 'repository:docker.io/library/nginx:pull', bound);
+    expect(await pulled(await withToken(world, token, bound))).toMatchObject(ANONYMOUSLY);
+  });
+
+  it('that was wrong a moment ago counts as soon as a Secret holds it', async () => {
+    await open();
+    await world.put('team-a', { 'docker.io': HUB_B });
+    expect(await pulled(await world.as(HUB_A))).toBe('UNAUTHORIZED');
+    await world.put('team-a', { 'docker.io': HUB_A });
+    expect(await pulled(await world.as(HUB_A))).toMatchObject({ tried: ['hub-a'] });
+    expect(await pulled(await world.as(HUB_B))).toBe('UNAUTHORIZED');
+  });
+});
+
+async function until(check: () => Promise<boolean>): Promise<void> {
+  for (let tries = 0; tries < 200; tries += 1) {
+    if (await check()) return;
+    await new Promise(resolve => setTimeout(resolve, 25));
+  }
+  throw new Error('it never came true');
+}

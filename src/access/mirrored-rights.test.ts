@@ -1,0 +1,120 @@
+import { afterEach, describe, expect, it } from 'vitest';
+import { AccessWorld, type AccessWorldOptions, named, SERVER } from '../../test/support/access-world.ts';
+import { ANONYMOUS_ID } from '../oci/credential.ts';
+import { OciError } from '../oci/errors.ts';
+import { ANONYMOUSLY, APP, HOUR_MS, HUB_A, HUB_B, NGINX, OURS, pulled } from './fixture.suite.ts';
+import { tenantGrantId } from './grants.ts';
+import type { Visitor } from './visitor.ts';
+
+let world: AccessWorld;
+
+async function open(options: AccessWorldOptions = {}): Promise<void> {
+  world = await AccessWorld.open(options);
+}
+
+afterEach(() => world.close());
+
+describe('the verification policy', () => {
+  it('gives what was imported for all to all, until somebody has pulled what may be private', async () => {
+    await open();
+    await world.put('team-a', { 'docker.io': HUB_A });
+    await imported(ANONYMOUS_ID);
+    expect(await pulled(await world.as(undefined))).toMatchObject({ proved: true });
+    await world.prove(NGINX, HUB_A);
+    expect(await pulled(await world.as(undefined))).toMatchObject({ proved: false });
+    expect(await pulled(await world.as(HUB_A))).toMatchObject({ proved: true });
+    // That it is public, upstream says itself.
+    await world.prove(NGINX, undefined);
+    expect(await pulled(await world.as(undefined))).toMatchObject({ proved: true });
+  });
+
+  it('keeps an import whatever upstream says of it', async () => {
+    await open();
+    await imported(ANONYMOUS_ID);
+    await world.prove(NGINX, undefined, 'ended');
+    world.clock.nowMs += 1_000 * HOUR_MS;
+    expect(await pulled(await world.as(undefined))).toMatchObject({ proved: true });
+  });
+
+  it('AlwaysVerify asks even for what was imported; NeverVerify for nothing', async () => {
+    await open({ policy: 'AlwaysVerify' });
+    await imported(ANONYMOUS_ID);
+    expect(await pulled(await world.as(undefined))).toMatchObject({ proved: false });
+    await world.close();
+    await open({ policy: 'NeverVerify' });
+    expect(await pulled(await world.as(undefined))).toMatchObject({ proved: true });
+  });
+
+  it('NeverVerifyAllowlistedImages opens what the list names', async () => {
+    await open({ policy: 'NeverVerifyAllowlistedImages', allowlist: ['docker.io/library/*'] });
+    expect(await pulled(await world.as(undefined))).toMatchObject({ proved: true });
+    expect(await pulled(await world.as(undefined), APP)).toMatchObject({ proved: false });
+  });
+
+  it('gives what was imported for a tenant to that tenant, however it is known, and to nobody else', async () => {
+    await open();
+    await world.put('team-a', { 'docker.io': HUB_A, [SERVER]: OURS });
+    await world.put('team-b', { 'docker.io': HUB_B });
+    await imported(tenantGrantId('team-a'));
+    expect(await pulled(await world.as(HUB_A))).toMatchObject({ proved: true });
+    expect(await pulled(await world.as(OURS))).toMatchObject({ proved: true });
+    expect(await pulled(await world.as(HUB_B))).toMatchObject({ proved: false });
+    expect(await pulled(await world.as(undefined))).toMatchObject({ proved: false });
+  });
+});
+
+describe("an upstream's own credential", () => {
+  const own = named(['owner', 'owner-password']);
+
+  it('serves tenants that logged in, after their own, but not who came with an upstream credential', async () => {
+    await open({ rule: { credential: own } });
+    await world.put('team-a', { [SERVER]: OURS, 'docker.io': HUB_A });
+    expect(await pulled(await world.as(OURS))).toMatchObject({ tried: ['hub-a', 'owner'] });
+    expect(await pulled(await world.as(HUB_A))).toMatchObject({ tried: ['hub-a'] });
+    expect(await pulled(await world.as(undefined))).toMatchObject(ANONYMOUSLY);
+  });
+
+  it('fetches for all what is public, and with openToAll everything', async () => {
+    await open({ rule: { credential: own } });
+    await world.prove(NGINX, undefined);
+    expect(await pulled(await world.as(undefined))).toEqual({
+      id: 'anonymous',
+      tried: ['owner', undefined],
+      proved: true,
+    });
+    await world.close();
+    await open({ rule: { credential: own, openToAll: true } });
+    expect(await pulled(await world.as(undefined))).toMatchObject({ tried: ['owner'] });
+  });
+
+  it('is followed by an attempt without any where anonymousFallback says so', async () => {
+    await open({ rule: { anonymousFallback: true } });
+    await world.put('team-a', { [SERVER]: OURS, 'docker.io': HUB_A });
+    expect(await pulled(await world.as(OURS))).toMatchObject({ tried: ['hub-a', undefined] });
+    expect(await pulled(await world.as(HUB_A))).toMatchObject({ tried: ['hub-a', undefined] });
+  });
+});
+
+describe('a refusal of upstream', () => {
+  it('is a challenge for nobody in particular, unless the repository is known to be public', async () => {
+    await open({ configured: { 'team-a': {} } });
+    expect(await unknown(await world.as(undefined))).toBe('UNAUTHORIZED');
+    await world.prove(NGINX, undefined);
+    expect(await unknown(await world.as(undefined))).toBe('MANIFEST_UNKNOWN');
+  });
+
+  it('stays what it is for who has logged in', async () => {
+    await open();
+    await world.put('team-a', { 'docker.io': HUB_A });
+    expect(await unknown(await world.as(HUB_A))).toBe('MANIFEST_UNKNOWN');
+  });
+});
+
+function imported(credentialId: string): Promise<void> {
+  return world.metadata.putGrant(NGINX, { credentialId, verifiedAtMs: 0, origin: 'import' });
+}
+
+/** What a client hears when upstream does not know, or does not say, what it asked for. */
+async function unknown(visitor: Visitor): Promise<string> {
+  return (await visitor.refusal(new OciError('MANIFEST_UNKNOWN'), NGINX, 'pull')).code;
+}
