@@ -53,7 +53,8 @@ export async function openAccess(config: Config, needs: AccessNeeds): Promise<Ac
     log,
     meter,
   });
-  const grants = new Grants(metadata, config);
+  const configured = new Set([...credentials.values()].flatMap(credential => credential?.id ?? []));
+  const grants = new Grants(metadata, config, Date.now, id => configured.has(id) || tenants.isHeld(id));
   const verification = verificationPolicies(config);
   const access = new Access({
     tenants,

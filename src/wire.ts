@@ -6,6 +6,7 @@ import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Access } from './access/access.ts';
 import type { Explanation } from './access/explanation.ts';
+import type { Grants } from './access/grants.ts';
 import { type FileBlobStore, openFileBlobStore } from './blobs/file-blob-store.ts';
 import type { Config } from './config/config.ts';
 import { Hosted } from './hosted/hosted.ts';
@@ -124,7 +125,7 @@ async function openOn(
     await grants.record(proof);
   };
   const mirror = opened.add(openMirror(config, { upstreams, metadata, blobs, recordProof, log, meter }));
-  opened.add({ close: followSecrets({ tenants, metadata, mirror, log }) });
+  opened.add({ close: followSecrets({ tenants, grants, mirror, log }) });
   const hosted = new Hosted({ blobs, metadata, log });
   const removal = new Removal({ metadata, isEnabled: config.hosted.delete });
   const publication = new Publication(metadata, quota);
@@ -193,15 +194,15 @@ function namingOf(config: Config, tenants: Tenants): Naming {
 
 interface Followers {
   readonly tenants: Tenants;
-  readonly metadata: MetadataStore;
+  readonly grants: Grants;
   readonly mirror: Mirror;
   readonly log: Log;
 }
 
 /** A Secret that goes takes its Grants with it; any change ends what upstream refused before. Returns the way to stop. */
-function followSecrets({ tenants, metadata, mirror, log }: Followers): () => void {
+function followSecrets({ tenants, grants, mirror, log }: Followers): () => void {
   return tenants.onChange(({ goneCredentialIds }) => {
-    const ended = goneCredentialIds.map(id => metadata.endGrantsOf(id));
+    const ended = goneCredentialIds.map(id => grants.endAllOf(id));
     Promise.all([...ended, mirror.secretsChanged()]).catch((error: unknown) => {
       log.error({ err: error }, 'a change of secrets could not be followed everywhere');
     });

@@ -1,5 +1,5 @@
 import { afterEach, describe, expect, it } from 'vitest';
-import { AccessWorld, type AccessWorldOptions } from '../../test/support/access-world.ts';
+import { AccessWorld, type AccessWorldOptions, named } from '../../test/support/access-world.ts';
 import type { Login } from '../../test/support/tenants.ts';
 import type { Requester } from '../oci/requester.ts';
 import type { ServiceAccount } from './door.ts';
@@ -31,6 +31,24 @@ describe('with unknownCredentials: verify', () => {
     await world.prove(NGINX, HUB_A);
     expect(await pulled(await world.as(HUB_A, byNamespace))).toMatchObject({ proved: true });
     expect(await pulled(await world.as(HUB_B, byNamespace))).toMatchObject({ proved: false });
+  });
+
+  it('an unknown one gets nothing by what it proved while it stood in a Secret; nor is that lost', async () => {
+    await open({ unknownCredentials: 'verify' });
+    // As a server finds it that was down while the Secret went, or that cannot read it for now.
+    const left = {
+      credentialId: named(HUB_A).id,
+      verifiedAtMs: world.clock.nowMs,
+      origin: 'upstream',
+    } as const;
+    await world.metadata.putGrant(NGINX, left);
+    expect(await pulled(await world.as(HUB_A, byNamespace))).toMatchObject({ proved: false });
+    await world.prove(NGINX, HUB_A);
+    expect(await pulled(await world.as(HUB_A, byNamespace))).toMatchObject({ proved: true });
+    await world.prove(NGINX, HUB_A, 'ended');
+    expect(await pulled(await world.as(HUB_A, byNamespace))).toMatchObject({ proved: false });
+    await world.put('team-a', { 'docker.io': HUB_A });
+    expect(await pulled(await world.as(HUB_A))).toMatchObject({ id: 'tenant:team-a', proved: true });
   });
 
   it('so is that of a token, which is good only for such requests', async () => {

@@ -20,16 +20,28 @@ export interface GrantState {
 /**
  * Remembered proofs that a credential may read a mirrored repository. Made only by an upstream answer, per repository:
  * equal content elsewhere proves nothing. An upstream error neither makes, renews nor ends one.
+ *
+ * What a credential proved while it stood in a Secret counts only while it stands in one: a Secret that went while
+ * nobody looked has left its Grants, and they serve nobody who still knows its password. Nothing is deleted for it: a
+ * source that cannot be read for a while takes no Grant with it.
  */
 export class Grants {
   readonly #metadata: MetadataStore;
   readonly #rules: GrantRules;
   readonly #nowMs: () => number;
+  readonly #isHeld: (credentialId: string) => boolean;
 
-  constructor(metadata: MetadataStore, rules: GrantRules, nowMs: () => number = Date.now) {
+  /** `isHeld`: whether a Secret, the node or the configuration has the credential now. */
+  constructor(
+    metadata: MetadataStore,
+    rules: GrantRules,
+    nowMs: () => number = Date.now,
+    isHeld: (credentialId: string) => boolean = () => true,
+  ) {
     this.#metadata = metadata;
     this.#rules = rules;
     this.#nowMs = nowMs;
+    this.#isHeld = isHeld;
   }
 
   /**
@@ -43,7 +55,8 @@ export class Grants {
   ): Promise<GrantState> {
     const grants = await this.#metadata.readGrants(repository);
     if (!requires(isPulledHere(grants))) return { proved: true, provedIfUnreachable: false };
-    const ids = credentialIds.includes(ANONYMOUS_ID) ? [...credentialIds, PUBLIC_ID] : credentialIds;
+    const isForAll = credentialIds.includes(ANONYMOUS_ID);
+    const ids = [...credentialIds.map(id => this.#keptAs(id)), ...(isForAll ? [PUBLIC_ID] : [])];
     const held = grants.filter(grant => ids.includes(grant.credentialId) && !isPreload(grant));
     const ageMs = Math.min(...held.map(grant => this.#ageOf(grant)), Number.POSITIVE_INFINITY);
     const { verifyForMs, staleGrantForMs } = this.#rules;
@@ -58,11 +71,13 @@ export class Grants {
     credentialIds: readonly string[],
   ): Promise<ReadonlyMap<string, ExplainedGrant>> {
     const grants = await this.#metadata.readGrants(repository);
-    const ids = new Set([...credentialIds, ANONYMOUS_ID, PUBLIC_ID, tenantGrantId(tenant)]);
+    const ids = [...credentialIds, ANONYMOUS_ID, PUBLIC_ID, tenantGrantId(tenant)];
+    const byKept = new Map(ids.map(id => [this.#keptAs(id), id]));
     return new Map(
-      grants
-        .filter(({ credentialId }) => ids.has(credentialId))
-        .map(grant => [grant.credentialId, this.#explained(grant)]),
+      grants.flatMap(grant => {
+        const id = byKept.get(grant.credentialId);
+        return id === undefined ? [] : [[id, this.#explained(grant)] as const];
+      }),
     );
   }
 
@@ -88,10 +103,11 @@ export class Grants {
     const repository = { upstream: proof.upstream, name: proof.repository };
     const grants = await this.#metadata.readGrants(repository);
     const find = (id: string): Grant | undefined => grants.find(grant => grant.credentialId === id);
-    const first = find(proof.credentialId);
+    const kept = this.#keptAs(proof.credentialId);
+    const first = find(kept);
     // An operator's word stands beside what upstream says, whatever that is.
     const isPreloaded = first !== undefined && isPreload(first);
-    const credentialId = isPreloaded ? PUBLIC_ID : proof.credentialId;
+    const credentialId = isPreloaded ? PUBLIC_ID : kept;
     const known = isPreloaded ? find(PUBLIC_ID) : first;
     if (proof.outcome === 'ended') {
       if (known !== undefined) await this.#metadata.endGrant(repository, credentialId);
@@ -101,11 +117,29 @@ export class Grants {
     }
   }
 
+  /** The credential is gone from wherever it stood: with it goes all that it proved. */
+  async endAllOf(credentialId: string): Promise<void> {
+    await Promise.all([credentialId, UNHELD + credentialId].map(id => this.#metadata.endGrantsOf(id)));
+  }
+
+  /** Under which id the proofs of a credential are kept: those of one that nobody holds, by themselves. */
+  #keptAs(credentialId: string): string {
+    const isNone = credentialId === ANONYMOUS_ID || credentialId === PUBLIC_ID;
+    return isNone || credentialId.startsWith(TENANT) || this.#isHeld(credentialId)
+      ? credentialId
+      : UNHELD + credentialId;
+  }
+
   /** A Grant of an operator's import has no upstream that could renew it: it never ages. A clock set back makes none older. */
   #ageOf(grant: Grant): number {
     return grant.origin === 'import' ? 0 : Math.max(0, this.#nowMs() - grant.verifiedAtMs);
   }
 }
+
+const TENANT = 'tenant:';
+
+/** Before the id of a credential that a plugin gave, or that was tried upstream and stands nowhere. */
+const UNHELD = 'unheld:';
 
 /** The proof that a repository is public, where the one for anybody is an import's. No keyed hash looks like it. */
 const PUBLIC_ID = 'public';
@@ -129,7 +163,7 @@ function isPulledHere(grants: readonly Grant[]): boolean {
 
 /** The id under which what an import or a pull on the command line gave to a tenant is remembered. */
 export function tenantGrantId(tenant: string): string {
-  return `tenant:${tenant}`;
+  return TENANT + tenant;
 }
 
 /** A proof is written anew only past this share of its life: a write per pull would be a disk sync per pull. */

@@ -32,6 +32,12 @@ async function run(...argv: string[]) {
   return { code, out, err };
 }
 
+/** A configuration that is reached from other machines. */
+function listen(server: string): void {
+  const text = `storage: {path: store}\nserver: {listen: "0.0.0.0:5000", ${server}}\n`;
+  writeFileSync(join(folder, 'entrepot.yaml'), text);
+}
+
 /** The one login in a printed manifest. */
 function loginIn(manifest: string) {
   const [reading] = parseSecretManifests(manifest);
@@ -59,11 +65,6 @@ test('a tenant is added once, and never under a name that means something else',
 });
 
 test('no tenant is added where its password would cross a network over plain HTTP, unless that is allowed', async () => {
-  const listen = (server: string) =>
-    writeFileSync(
-      join(folder, 'entrepot.yaml'),
-      `storage: {path: store}\nserver: {listen: "0.0.0.0:5000", ${server}}\n`,
-    );
   listen('opsListen: false');
   const refused = await run('tenant', 'add', 'team-a');
   expect(refused.code).toBe(2);

@@ -111,12 +111,16 @@ export class TenantDirectory implements Tenants {
     return this.#issued.find(credentialId) !== undefined;
   }
 
+  isHeld(credentialId: string): boolean {
+    return this.holders(credentialId).length > 0 || this.#shared.has(credentialId);
+  }
+
   lookupShared(image: string) {
     return this.#shared.lookup(image);
   }
 
   noteOutcome(credentialId: string, outcome: 'used' | 'refused'): void {
-    if (!this.#isHeld(credentialId)) return;
+    if (!this.isHeld(credentialId)) return;
     const at = outcome === 'used' ? { usedAtMs: this.#nowMs() } : { refusedAtMs: this.#nowMs() };
     this.#marks.set(credentialId, { ...this.#marks.get(credentialId), ...at });
   }
@@ -218,10 +222,6 @@ export class TenantDirectory implements Tenants {
     this.#noteChange(this.#index.set(tenant, isThere ? tenant.entries : []), [tenant.name]);
   }
 
-  #isHeld(credentialId: string): boolean {
-    return this.holders(credentialId).length > 0 || this.#shared.has(credentialId);
-  }
-
   #noteChange(credentialIds: ReadonlySet<string>, tenants: Iterable<string>): void {
     if (this.#pending === undefined) {
       this.#pending = { credentialIds: new Set(), tenants: new Set() };
@@ -234,7 +234,7 @@ export class TenantDirectory implements Tenants {
   #tellChange(): void {
     const { credentialIds = new Set<string>(), tenants = new Set<string>() } = this.#pending ?? {};
     this.#pending = undefined;
-    const gone = [...credentialIds].filter(id => !this.#isHeld(id));
+    const gone = [...credentialIds].filter(id => !this.isHeld(id));
     for (const id of gone) this.#marks.delete(id);
     this.#storeBound();
     this.#report();

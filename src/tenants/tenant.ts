@@ -106,6 +106,8 @@ export interface Tenants {
    * password, and for what a suspended tenant holds. One look-up in memory, whatever the number of tenants.
    */
   holders(credentialId: string): readonly Holder[];
+  /** Whether a tenant or the node has it now. What plugins give is held by nobody: it ends by itself. */
+  isHeld(credentialId: string): boolean;
   /** This registry issued it, and be it long ago: such a one is tried nowhere else. */
   wasIssued(credentialId: string): boolean;
   /** The node's files, which all tenants share. */

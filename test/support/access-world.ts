@@ -99,7 +99,9 @@ export class AccessWorld {
     });
     const clock = { nowMs: Date.now() };
     const nowMs = () => clock.nowMs;
-    const grants = new Grants(metadata, { verifyForMs: HOUR_MS, staleGrantForMs: HOUR_MS }, nowMs);
+    const grants = new Grants(metadata, { verifyForMs: HOUR_MS, staleGrantForMs: HOUR_MS }, nowMs, id =>
+      tenants.isHeld(id),
+    );
     const tokens = new Tokens(new TokenKeys(metadata, nowMs), SERVER, nowMs);
     const verification = new VerificationPolicy(
       options.policy ?? 'NeverVerifyPreloadedImages',
@@ -138,7 +140,7 @@ export class AccessWorld {
       meter: silentMeter,
     });
     tenants.onChange(({ goneCredentialIds }) => {
-      for (const id of goneCredentialIds) void metadata.endGrantsOf(id);
+      for (const id of goneCredentialIds) void grants.endAllOf(id);
     });
     // As the command line does it: another process on the same store.
     const commands = await openSqliteMetadataStore(join(folder, 'index.db'), { log });
