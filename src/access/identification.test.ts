@@ -91,14 +91,18 @@ describe('a credential', () => {
   it('that several tenants hold for an upstream gets the strictest of their rules', async () => {
     await open({
       configured: {
-        'team-a': { pullPolicy: 'IfNotPresent', repositories: ['docker.io/**'] },
-        'team-b': { pullPolicy: 'Always', forceAlways: true },
+        'team-a': { pullPolicy: 'IfNotPresent', repositories: ['docker.io/**'], maxTransfers: 2 },
+        'team-b': { pullPolicy: 'Always', forceAlways: true, maxTransfers: 5 },
       },
     });
     for (const tenant of ['team-a', 'team-b'])
       await world.put(tenant, { 'docker.io': HUB_A, 'ghcr.io': HUB_A });
     const visitor = await world.as(HUB_A);
-    expect(await visitor.authorize(NGINX, 'pull')).toMatchObject({ pullPolicy: 'Always', forceAlways: true });
+    expect(await visitor.authorize(NGINX, 'pull')).toMatchObject({
+      pullPolicy: 'Always',
+      forceAlways: true,
+      requester: { maxTransfers: 2 },
+    });
     expect(await pulled(visitor, APP)).toBe('NAME_UNKNOWN');
   });
 

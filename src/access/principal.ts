@@ -49,10 +49,11 @@ export function credentialRequester(credentialId: string): Requester {
   return { tenant: undefined, id: `credential:${credentialId.slice(0, SHORT_ID)}`, credentialId };
 }
 
-/** Of several tenants that hold one credential nobody can say which it is: they count as one of their own. */
+/** Of several tenants that hold one credential nobody can say which it is: they count as one of their own, with the least limit of theirs. */
 function tenantRequester(tenants: readonly Tenant[], credentialId: string): Requester {
+  const limits = tenants.flatMap(({ options }) => options.maxTransfers ?? []);
+  const limit = limits.length === 0 ? {} : { maxTransfers: Math.min(...limits) };
   const [first, ...others] = tenants;
-  if (first === undefined || others.length > 0) return credentialRequester(credentialId);
-  const { maxTransfers } = first.options;
-  return { tenant: first.name, id: `tenant:${first.name}`, credentialId, maxTransfers };
+  if (first === undefined || others.length > 0) return { ...credentialRequester(credentialId), ...limit };
+  return { tenant: first.name, id: `tenant:${first.name}`, credentialId, ...limit };
 }

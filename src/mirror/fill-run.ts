@@ -109,9 +109,12 @@ export class FillRun {
    * upstream to confirm it, then join as `settled`.
    */
   join(repository: Repository, right: Right, settled: boolean): Contender | undefined {
-    this.#place.promote();
-    if (settled) return this.#contenders.add(repository, right, true);
-    return this.#contenders.speakingFor(repository, right);
+    const contender = settled
+      ? this.#contenders.add(repository, right, true)
+      : this.#contenders.speakingFor(repository, right);
+    const { id: requester, maxTransfers } = right.requester;
+    if (contender !== undefined) this.#place.join({ requester, maxTransfers });
+    return contender;
   }
 
   /** Breaks it off; what came is kept for the next run to go on from. */

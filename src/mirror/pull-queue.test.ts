@@ -95,7 +95,7 @@ describe('the pull queue', () => {
     enter(queue, order, 'live');
     await settled();
     expect(order).toEqual(['ahead-1', 'ahead-2', 'live']);
-    places[3]?.promote();
+    places[3]?.join({ requester: 'a' });
     await settled();
     expect(order).toEqual(['ahead-1', 'ahead-2', 'live', 'ahead-4']);
     expect(queue.waiting).toBe(1);
@@ -110,5 +110,22 @@ describe('the pull queue', () => {
     places[0]?.leave();
     await places[2]?.turn;
     expect([queue.running, queue.waiting]).toEqual([3, 0]);
+  });
+
+  it("begins what several wait for at whose turn comes first: one's own limit holds up nobody else", async () => {
+    const queue = new PullQueue(NO_LIMIT);
+    const limited = (repository: string) => queue.enter({ requester: 'a', repository, maxTransfers: 1 });
+    const [first, second, third] = ['1', '2', '3'].map(limited);
+    expect([second?.queued, third?.queued]).toEqual([true, true]);
+    second?.join({ requester: 'b', maxTransfers: 1 });
+    await second?.turn;
+    expect([queue.running, queue.waiting]).toEqual([2, 1]);
+    // It took a turn of b's, so b has none left, and a has one as soon as its first is over.
+    expect(queue.enter({ requester: 'b', repository: '4', maxTransfers: 1 }).queued).toBe(true);
+    first?.leave();
+    await third?.turn;
+    second?.leave();
+    third?.leave();
+    expect([queue.running, queue.waiting]).toEqual([1, 0]);
   });
 });

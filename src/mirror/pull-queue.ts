@@ -18,27 +18,36 @@ export interface PullTicket {
   readonly isAhead?: boolean | undefined;
 }
 
+/** Who waits, and how much he may have at a time. */
+type Waiter = Pick<PullTicket, 'requester' | 'maxTransfers'>;
+
 class Waiting {
-  readonly requester: string;
   readonly repository: string;
-  readonly maxTransfers: number;
   readonly turn: Promise<void>;
+  /** With the limit of each. */
+  readonly waiters = new Map<string, number>();
   isAhead: boolean;
   state: 'waiting' | 'running' | 'left' = 'waiting';
+  /** Whose turn it took. */
+  requester: string;
   #begin: (() => void) | undefined;
 
-  constructor(ticket: PullTicket) {
-    const { requester, repository, maxTransfers = Number.POSITIVE_INFINITY, isAhead = false } = ticket;
+  constructor({ requester, repository, maxTransfers, isAhead = false }: PullTicket) {
     this.requester = requester;
     this.repository = repository;
-    this.maxTransfers = maxTransfers;
     this.isAhead = isAhead;
+    this.add({ requester, maxTransfers });
     this.turn = new Promise(resolve => {
       this.#begin = resolve;
     });
   }
 
-  start(): void {
+  add({ requester, maxTransfers = Number.POSITIVE_INFINITY }: Waiter): void {
+    this.waiters.set(requester, maxTransfers);
+  }
+
+  start(requester: string): void {
+    this.requester = requester;
     this.state = 'running';
     this.#begin?.();
   }
@@ -50,10 +59,16 @@ export interface PullPlace {
   readonly queued: boolean;
   /** Resolves when the download may begin. Never rejects. */
   readonly turn: Promise<void>;
-  /** Somebody waits for it now. */
-  promote(): void;
+  /** Somebody waits for it now, perhaps another: it begins at whose turn comes first. */
+  join(waiter: Waiter): void;
   /** Gives the place up, whether its turn came or not. Once more is fine. */
   leave(): void;
+}
+
+/** One whose turn it is, and by whose. */
+interface Turn {
+  readonly waiting: Waiting;
+  readonly requester: string;
 }
 
 /** Bounds the downloads at once. Who asks later waits; requesters take turns, each with its own line in order. */
@@ -78,46 +93,55 @@ export class PullQueue {
   }
 
   get waiting(): number {
-    return [...this.#lines.values()].reduce((sum, line) => sum + line.length, 0);
+    return new Set([...this.#lines.values()].flat()).size;
   }
 
   enter(ticket: PullTicket): PullPlace {
     const waiting = new Waiting(ticket);
-    this.#lines.set(ticket.requester, [...(this.#lines.get(ticket.requester) ?? []), waiting]);
+    this.#stand(waiting, ticket.requester);
     this.#serve();
     const leave = (): void => {
       if (waiting.state === 'left') return;
       if (waiting.state === 'running') this.#finish(waiting);
-      else this.#removeFromLine(waiting);
+      else this.#removeFromLines(waiting);
       waiting.state = 'left';
       this.#serve();
     };
-    const promote = (): void => {
-      if (!waiting.isAhead) return;
+    const join = (waiter: Waiter): void => {
+      if (waiting.state !== 'waiting') return;
       waiting.isAhead = false;
+      if (!waiting.waiters.has(waiter.requester)) {
+        waiting.add(waiter);
+        this.#stand(waiting, waiter.requester);
+      }
       this.#serve();
     };
-    return { queued: waiting.state === 'waiting', turn: waiting.turn, promote, leave };
+    return { queued: waiting.state === 'waiting', turn: waiting.turn, join, leave };
+  }
+
+  #stand(waiting: Waiting, requester: string): void {
+    this.#lines.set(requester, [...(this.#lines.get(requester) ?? []), waiting]);
   }
 
   #serve(): void {
     while (this.#running < this.#maxConnections) {
       const next = this.#next();
       if (next === undefined) return;
+      const { waiting, requester } = next;
       this.#running++;
-      add(this.#imagePulls, next.repository, 1);
-      add(this.#transfers, next.requester, 1);
-      next.start();
+      add(this.#imagePulls, waiting.repository, 1);
+      add(this.#transfers, requester, 1);
+      waiting.start(requester);
     }
   }
 
   /** The first that may run, of the requester that has waited longest for a turn. */
-  #next(): Waiting | undefined {
+  #next(): Turn | undefined {
     return this.#first(waiting => !waiting.isAhead && this.#mayPull(waiting)) ?? this.#nextAhead();
   }
 
   /** Half of the connections, and one image pull, stay free for who comes and waits. */
-  #nextAhead(): Waiting | undefined {
+  #nextAhead(): Turn | undefined {
     if (this.#running >= Math.floor(this.#maxConnections / 2)) return undefined;
     const hasRoom = this.#imagePulls.size < this.#maxImagePulls - 1;
     return this.#first(
@@ -125,26 +149,35 @@ export class PullQueue {
     );
   }
 
-  #first(suits: (waiting: Waiting) => boolean): Waiting | undefined {
-    for (const line of this.#lines.values()) {
-      const next = line.find(suits);
-      if (next !== undefined) {
-        this.#removeFromLine(next);
-        return next;
+  #first(suits: (waiting: Waiting) => boolean): Turn | undefined {
+    for (const [requester, line] of this.#lines) {
+      const waiting = line.find(one => this.#mayTransfer(one, requester) && suits(one));
+      if (waiting !== undefined) {
+        // Who was served goes to the end; others who waited for the same keep their place.
+        this.#removeFromLines(waiting);
+        const rest = this.#lines.get(requester);
+        this.#lines.delete(requester);
+        if (rest !== undefined) this.#lines.set(requester, rest);
+        return { waiting, requester };
       }
     }
     return undefined;
   }
 
-  #mayPull({ requester, repository, maxTransfers }: Waiting): boolean {
-    if ((this.#transfers.get(requester) ?? 0) >= maxTransfers) return false;
+  #mayTransfer({ waiters }: Waiting, requester: string): boolean {
+    return (this.#transfers.get(requester) ?? 0) < (waiters.get(requester) ?? 0);
+  }
+
+  #mayPull({ repository }: Waiting): boolean {
     return this.#imagePulls.has(repository) || this.#imagePulls.size < this.#maxImagePulls;
   }
 
-  #removeFromLine(waiting: Waiting): void {
-    const line = (this.#lines.get(waiting.requester) ?? []).filter(other => other !== waiting);
-    this.#lines.delete(waiting.requester);
-    if (line.length > 0) this.#lines.set(waiting.requester, line);
+  #removeFromLines(waiting: Waiting): void {
+    for (const requester of waiting.waiters.keys()) {
+      const line = (this.#lines.get(requester) ?? []).filter(other => other !== waiting);
+      if (line.length > 0) this.#lines.set(requester, line);
+      else this.#lines.delete(requester);
+    }
   }
 
   #finish({ requester, repository }: Waiting): void {

@@ -129,6 +129,34 @@ describe('the rules of a tenant', () => {
     expect(await importTo(`${host}/team-b/app:1`)).toMatchObject({ code: 0 });
   });
 
+  it("bound its transfers from upstream, whose queue is nobody else's, and whose end it need not wait for elsewhere", async () => {
+    const layers = ['1', '2', '3'].map(name => randomBlob(100_000, `layer ${name}`));
+    const [slow, queued, free] = layers.map(({ digest }) => digest);
+    upstream.add('acme/private', imageOf(layers), 'layers');
+    upstream.misbehave({ kind: 'blob', reference: slow ?? '', bytesPerS: 2_000 });
+    const server = await start({ tenant: { maxTransfers: 1 } });
+    const pull = (login: Login, digest: string | undefined) =>
+      get(`${server.url}/v2/acme/private/blobs/${digest}?ns=${UP}`, { headers: basic(login) });
+    const fetched = () =>
+      upstream.requests
+        .filter(({ kind, method }) => kind === 'blob' && method === 'GET')
+        .map(({ reference }) => reference);
+    for (const login of [ALICE, BOB]) {
+      await get(`${server.url}/v2/acme/private/manifests/layers?ns=${UP}`, { headers: basic(login) });
+    }
+    const first = pull(ALICE, slow);
+    await expect.poll(fetched, { timeout: 15_000 }).toEqual([slow]);
+    const second = pull(ALICE, queued);
+    expect((await pull(BOB, free)).status).toBe(200);
+    expect(fetched()).toEqual([slow, free]);
+    // Another who wants the same has a turn of his own to give, and both get it.
+    expect((await pull(BOB, queued)).status).toBe(200);
+    expect((await second).status).toBe(200);
+    expect(fetched()).toEqual([slow, free, queued]);
+    await server.kill();
+    expect((await first).complete).toBe(false);
+  });
+
   it('may forbid pushing altogether', async () => {
     const server = await start({ tenant: { push: false } });
     const begun = await get(`${server.url}/v2/team-a/app/blobs/uploads/`, {
