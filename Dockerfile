@@ -25,10 +25,11 @@ RUN --mount=type=secret,id=npmrc,target=/root/.npmrc \
  && npm rebuild better-sqlite3
 COPY tsconfig.json tsconfig.build.json ./
 COPY src ./src
-# What better-sqlite3 was compiled from is four times its size.
+# What SQLite's drivers are compiled from, and binaries for other systems, are many times what is used of them.
 RUN npm run build \
  && npm prune --omit=dev --ignore-scripts --offline --no-audit --no-fund \
- && rm -rf src tsconfig*.json node_modules/better-sqlite3/deps node_modules/better-sqlite3/src \
+ && rm -rf src tsconfig*.json node_modules/better-sqlite3*/deps node_modules/better-sqlite3*/src \
+ && rm -f node_modules/better-sqlite3-napi/prebuilds/darwin-* node_modules/better-sqlite3-napi/prebuilds/win32-* \
  && find node_modules/better-sqlite3/build -type f ! -name better_sqlite3.node -delete \
  && find node_modules -type d -empty -delete
 

@@ -4,7 +4,6 @@ import { mkdtemp, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import Database from 'better-sqlite3';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { silentLog } from '../lib/log.ts';
 import { digestOf } from '../oci/digest.ts';
@@ -12,6 +11,7 @@ import { image, metadataStoreSuite } from './metadata-store.suite.ts';
 import { openSqliteMetadataStore } from './sqlite-metadata-store.ts';
 import { Connection } from './sqlite/connection.ts';
 import { MIGRATIONS, migrate } from './sqlite/migrations.ts';
+import { Database } from './sqlite/driver.ts';
 
 metadataStoreSuite(async () => {
   const place = await mkdtemp(join(tmpdir(), 'entrepot-index-'));
@@ -287,7 +287,7 @@ async function output(child: ChildProcess): Promise<string> {
 }
 
 /** Looks into the file beside the store. */
-function look<T>(question: (database: Database.Database) => T, file = path): T {
+function look<T>(question: (database: Database) => T, file = path): T {
   const database = new Database(file, { timeout: 5_000 });
   try {
     return question(database);

@@ -1,8 +1,8 @@
-import Database from 'better-sqlite3';
 import { errorCode } from '../../lib/error-code.ts';
 import { retryJittered } from '../../lib/jittered-retry.ts';
+import { Database, type Statement } from './driver.ts';
 
-export type Statement<Parameters extends unknown[], Row = unknown> = Database.Statement<Parameters, Row>;
+export type { Statement } from './driver.ts';
 
 /** The longest pause is about one commit of a rival, the shortest lets the event loop turn. */
 const MIN_RETRY_MS = 1;
@@ -25,9 +25,9 @@ const CACHE_KIB = 8 * 1024;
  * error at once, and waited for on a timer here.
  */
 export class Connection {
-  readonly #database: Database.Database;
+  readonly #database: Database;
 
-  private constructor(database: Database.Database) {
+  private constructor(database: Database) {
     this.#database = database;
   }
 
@@ -95,7 +95,7 @@ export class Connection {
   }
 }
 
-function configure(database: Database.Database): void {
+function configure(database: Database): void {
   // Takes effect in an empty file only; lets upkeep give space back in small steps.
   database.pragma('auto_vacuum = INCREMENTAL');
   database.pragma('journal_mode = WAL');
