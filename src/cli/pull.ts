@@ -1,6 +1,14 @@
 import { parseCron } from '../lib/cron.ts';
-import { watch } from '../prepull/watch.ts';
-import { type Command, CommandError, CONFIG_OPTION, EXIT, type Input, textOption } from './command.ts';
+import { watch, type WatchOptions } from '../prepull/watch.ts';
+import {
+  type Command,
+  CommandError,
+  CONFIG_OPTION,
+  EXIT,
+  type ExitCode,
+  type Input,
+  textOption,
+} from './command.ts';
 import { interruptible } from './interruptible.ts';
 import { commaList } from './list-options.ts';
 import { progressForm, ProgressView } from './progress.ts';
@@ -62,13 +70,15 @@ export const pull: Command = {
             const run = new PullRun({ parts, input, view, signal, parallel });
             const { prepull } = parts.config;
             if (input.options['watch'] !== true) return run.once(await wantedImages(input, prepull));
-            return watch({
+            const watching = watch({
               schedule: parseCron(prepull.schedule),
               images: () => wantedImages(input, prepull),
               pull: images => run.pullAll(images),
               failed: error => view.say(error instanceof Error ? error.message : String(error)),
+              waits: next => tellNext(view, next),
               signal,
             });
+            return stopped(watching, signal, view);
           },
           { followsCluster: textOption(input, 'tenant') !== undefined },
         ),
@@ -78,6 +88,26 @@ export const pull: Command = {
     }
   },
 };
+
+function tellNext(
+  view: ProgressView,
+  { roundMs, retryMs }: Parameters<WatchOptions<never>['waits']>[0],
+): void {
+  const [round, retry] = [roundMs, retryMs].map(ms => (ms === undefined ? null : new Date(ms).toISOString()));
+  view.event({ event: 'waiting', round, retry });
+  view.say(`${retry === null ? '' : `what failed is tried again at ${retry}; `}all images again at ${round}`);
+}
+
+/** Whoever ends what would go on for ever has had what he wanted. */
+async function stopped(watching: Promise<never>, signal: AbortSignal, view: ProgressView): Promise<ExitCode> {
+  try {
+    return await watching;
+  } catch (error) {
+    if (!signal.aborted) throw error;
+    view.say('stopped');
+    return EXIT.done;
+  }
+}
 
 function parallelOf(input: Input): number {
   if (input.options['serialize'] === true) return 1;

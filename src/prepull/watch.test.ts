@@ -9,6 +9,7 @@ async function watched(forMs: number, fails: (name: string, attempt: number) => 
   let nowMs = START_MS;
   const attempts = new Map<string, number>();
   const pulls: [seconds: number, ...names: string[]][] = [];
+  const waits: (number | undefined)[][] = [];
   const stop = new AbortController();
   const watching = watch({
     schedule: parseCron('*/10 * * * *'),
@@ -23,6 +24,7 @@ async function watched(forMs: number, fails: (name: string, attempt: number) => 
     failed: error => {
       throw error;
     },
+    waits: ({ roundMs, retryMs }) => waits.push([roundMs, retryMs].map(ms => ms && (ms - START_MS) / 1000)),
     signal: stop.signal,
     nowMs: () => nowMs,
     sleep: async ms => {
@@ -32,19 +34,26 @@ async function watched(forMs: number, fails: (name: string, attempt: number) => 
     },
   });
   await expect(watching).rejects.toThrow('over');
-  return pulls;
+  return { pulls, waits };
 }
 
 test('everything is pulled at once and at each time of the schedule', async () => {
-  expect(await watched(1_300_000, () => false)).toEqual([
+  const { pulls, waits } = await watched(1_300_000, () => false);
+  expect(pulls).toEqual([
     [0, 'good', 'bad'],
     [570, 'good', 'bad'],
     [1170, 'good', 'bad'],
   ]);
+  expect(waits).toEqual([
+    [570, undefined],
+    [1170, undefined],
+    [1770, undefined],
+  ]);
 });
 
 test('what fails is tried again like an image pull that backs off, without the others', async () => {
-  expect(await watched(560_000, name => name === 'bad')).toEqual([
+  const { pulls, waits } = await watched(560_000, name => name === 'bad');
+  expect(pulls).toEqual([
     [0, 'good', 'bad'],
     [10, 'bad'],
     [30, 'bad'],
@@ -52,7 +61,10 @@ test('what fails is tried again like an image pull that backs off, without the o
     [150, 'bad'],
     [310, 'bad'],
   ]);
-  expect(await watched(560_000, (name, attempt) => name === 'bad' && attempt < 3)).toEqual([
+  // The one after that would come behind the next round.
+  expect(waits.map(([, retry]) => retry)).toEqual([10, 30, 70, 150, 310, undefined]);
+  const recovering = await watched(560_000, (name, attempt) => name === 'bad' && attempt < 3);
+  expect(recovering.pulls).toEqual([
     [0, 'good', 'bad'],
     [10, 'bad'],
     [30, 'bad'],

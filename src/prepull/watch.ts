@@ -13,6 +13,8 @@ export interface WatchOptions<Image extends { readonly name: string }> {
   /** Pulls them and returns those that failed. */
   readonly pull: (images: readonly Image[]) => Promise<readonly Image[]>;
   readonly failed: (error: unknown) => void;
+  /** Told after each pull when the next one is: a round at `roundMs`, and before it what failed at `retryMs`. */
+  readonly waits: (next: { readonly roundMs: number; readonly retryMs: number | undefined }) => void;
   readonly signal: AbortSignal;
   readonly nowMs?: () => number;
   readonly sleep?: (ms: number, signal: AbortSignal) => Promise<unknown>;
@@ -31,13 +33,19 @@ export async function watch<Image extends { readonly name: string }>(
   for (;;) {
     const nextRoundMs = schedule.nextMs(nowMs());
     let waiting = await round(options, backoff, nowMs);
+    let isTold = false;
     while (nowMs() < nextRoundMs) {
-      const waits = waiting.map(({ name }) => backoff.remainingMs(name, nowMs()));
-      await sleep(Math.min(nextRoundMs - nowMs(), MAX_SLEEP_MS, ...waits.map(ms => Math.max(ms, 1))), signal);
+      const retryMs = Math.min(...waiting.map(({ name }) => nowMs() + backoff.remainingMs(name, nowMs())));
+      const isBefore = retryMs < nextRoundMs;
+      if (!isTold) options.waits({ roundMs: nextRoundMs, retryMs: isBefore ? retryMs : undefined });
+      isTold = true;
+      const sleepMs = Math.min(nextRoundMs - nowMs(), MAX_SLEEP_MS, Math.max(1, retryMs - nowMs()));
+      await sleep(sleepMs, signal);
       const due = waiting.filter(({ name }) => backoff.remainingMs(name, nowMs()) === 0);
       if (due.length > 0 && nowMs() < nextRoundMs) {
         const failed = await attempt(options, backoff, nowMs, due);
         waiting = [...waiting.filter(image => !due.includes(image)), ...failed];
+        isTold = false;
       }
     }
   }

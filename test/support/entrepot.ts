@@ -123,6 +123,17 @@ export class Entrepot {
     return tryRun(process.execPath, [...STARTER, ...args, '--config', this.configFile], { cwd: this.folder });
   }
 
+  /** Starts one that goes on until it is stopped, or takes its time; whoever starts it stops it. */
+  async begin(...args: string[]): Promise<Daemon> {
+    return Daemon.start({
+      program: process.execPath,
+      args: [...STARTER, ...args, '--config', this.configFile],
+      cwd: this.folder,
+      env: withoutSettings(),
+      isReady: async () => true,
+    });
+  }
+
   /** Stops it and removes its folder. */
   async remove(): Promise<void> {
     await this.stop();
