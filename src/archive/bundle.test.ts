@@ -115,7 +115,7 @@ test('what the config of a child without a platform names decides whether it is 
   const tar = await exported([{ ...image, platforms: [parsePlatform('linux/arm64')] }], options);
   expect(String((await filesOf(tar)).get('manifest.json'))).toContain(pathOf(arm64.config.digest));
   const nothing = [{ ...image, platforms: [parsePlatform('linux/amd64')] }];
-  await expect(planBundle(nothing, options)).rejects.toThrow('nothing for linux/amd64');
+  await expect(planBundle(nothing, options)).rejects.toThrow('an image for linux/amd64');
 
   const amd64Only = { platforms: [parsePlatform('linux/amd64')] };
   await expect(receiver.import(tar, amd64Only)).rejects.toThrow('nothing for linux/amd64');
@@ -124,7 +124,7 @@ test('what the config of a child without a platform names decides whether it is 
   const missing = (platform: string) =>
     missingOfImage(receiver, image.repository, 'v1', [parsePlatform(platform)]);
   expect(await missing('linux/arm64')).toEqual([]);
-  expect(await missing('linux/amd64')).toEqual(['nothing for linux/amd64']);
+  expect(await missing('linux/amd64')).toEqual([expect.stringContaining('an image for linux/amd64')]);
   await receiver.metadata.removeBlob(arm64.config.digest);
   expect(await missing('linux/arm64')).toEqual([arm64.config.digest]);
 });
@@ -156,7 +156,7 @@ test('what is not held completely is not exported, and the error says what is mi
   await expect(planBundle([image], sender.stores)).rejects.toThrow(arm64.config.digest);
   await expect(
     planBundle([{ ...image, platforms: [parsePlatform('linux/s390x')] }], sender.stores),
-  ).rejects.toThrow('nothing for linux/s390x');
+  ).rejects.toThrow('an image for linux/s390x');
   expect(
     await planBundle([{ ...image, platforms: [parsePlatform('linux/amd64')] }], sender.stores),
   ).toBeDefined();

@@ -2,6 +2,7 @@ import { missingOfImage } from '../prepull/image-check.ts';
 import type { ListedImage } from '../prepull/image-list.ts';
 import type { Parts } from '../wire.ts';
 import { type Command, CONFIG_OPTION, EXIT, type Input } from './command.ts';
+import { platformsOption } from './list-options.ts';
 import { meantBy, WANTED_ARGUMENTS, WANTED_OPTIONS, wantedImages } from './wanted-images.ts';
 import { withParts } from './with-parts.ts';
 
@@ -23,6 +24,7 @@ export const check: Command = {
     ['helm template my-chart | entrepot check --from - > missing.txt', 'what has to be fetched'],
   ],
   run: async (input, io) => {
+    platformsOption(input);
     const images = await wantedImages(input);
     return withParts(input, io, async parts => {
       let missingImages = 0;

@@ -1,8 +1,11 @@
+import { setMaxListeners } from 'node:events';
 import { CommandError } from './command.ts';
 
 /** Runs `work` until it is done or Ctrl-C or SIGTERM ask for its end; then it stops at the next step, and says so. */
 export async function interruptible<T>(work: (signal: AbortSignal) => Promise<T>): Promise<T> {
   const stopping = new AbortController();
+  // All that is under way at once listens to it; Node takes more than ten for a leak, and says so.
+  setMaxListeners(0, stopping.signal);
   const stop = () => stopping.abort(new CommandError('stopped; what was done until now stays done'));
   process.once('SIGINT', stop).once('SIGTERM', stop);
   try {

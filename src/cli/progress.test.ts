@@ -3,14 +3,23 @@ import { type ProgressForm, ProgressView } from './progress.ts';
 
 const MIB = 1024 * 1024;
 
-function viewOf(form: ProgressForm) {
+function viewOf(form: ProgressForm, screen = { columns: 160, rows: 40 }) {
   const written = { out: '', err: '' };
   const clock = { ms: 0 };
   const io = {
     out: (text: string) => void (written.out += text),
     err: (text: string) => void (written.err += text),
   };
-  return { view: new ProgressView(io, form, () => clock.ms), written, clock };
+  return {
+    view: new ProgressView(
+      io,
+      form,
+      () => clock.ms,
+      () => screen,
+    ),
+    written,
+    clock,
+  };
 }
 
 test('elsewhere than on a terminal there is a line for each thing that ends', () => {
@@ -58,4 +67,18 @@ test('on a terminal bars are drawn anew under what is said, and leave nothing be
   image.end('done', 'all here');
   expect(written.err.endsWith('\u001B[1A\u001B[J✓ nginx:1: all here (1.0 MiB in 1.0 s)\n')).toBe(true);
   view.close();
+});
+
+test('bars fit the terminal: no line wraps and none scrolls away, or it could not be taken away again', () => {
+  const { view, written } = viewOf('bars', { columns: 80, rows: 5 });
+  const names = Array.from({ length: 6 }, (_, n) => `registry.example/a/very/long/name/of/an/image:${n}`);
+  for (const name of names) view.begin(name).expect(1023 * MIB);
+  view.say('drawn');
+  const lines = written.err.trimEnd().split('\n').slice(1);
+  expect(lines).toHaveLength(4);
+  expect(lines.at(-1)).toBe('  and 3 more');
+  for (const line of lines) expect(line.length).toBeLessThan(80);
+  expect(lines[0]).toMatch(/ …an\/image:0 |…[^ ]*image:0 /);
+  view.close();
+  expect(written.err.endsWith('\u001B[4A\u001B[J')).toBe(true);
 });

@@ -1,3 +1,4 @@
+import { sizeText } from './columns.ts';
 import type { Io } from './command.ts';
 
 /** How progress is told: bars that move on a terminal, a line for each thing that ends, or JSON for programs. */
@@ -5,7 +6,7 @@ export type ProgressForm = 'bars' | 'lines' | 'json';
 
 /** One thing that is under way, such as an image that is pulled. */
 export interface ProgressItem {
-  /** The bytes that are known to be needed grow by so many. */
+  /** The bytes that are known to be needed grow by so many, or shrink when some turn out to be here. */
   expect(bytes: number): void;
   advance(bytes: number): void;
   /** It has ended; `text` says how. */
@@ -15,24 +16,39 @@ export interface ProgressItem {
 /** Often enough to look alive. */
 const REDRAW_MS = 100;
 const BAR_WIDTH = 24;
-const MAX_NAME_WIDTH = 48;
-/** More bars than fit on a small terminal would scroll instead of moving. */
+/** `1023 MiB of 1023 MiB, 1023 MiB/s, 9999 s left`, with room to spare. */
+const STATUS_WIDTH = 48;
+const NAME_WIDTH = { least: 12, most: 48 };
 const MAX_BARS = 16;
-const MIB = 1024 * 1024;
+/** What a terminal has that does not say (VT100). */
+const USUAL_SCREEN: Screen = { columns: 80, rows: 24 };
+
+/** Bars move only while none of their lines wraps and none scrolls away. */
+interface Screen {
+  readonly columns: number;
+  readonly rows: number;
+}
 
 /** Shows what is under way on standard error, and leaves standard output to what was asked for (JSON goes there). */
 export class ProgressView {
   readonly #io: Io;
   readonly #form: ProgressForm;
   readonly #nowMs: () => number;
+  readonly #screen: () => Screen;
   readonly #running = new Set<Item>();
   #drawnLines = 0;
   #timer: NodeJS.Timeout | undefined;
 
-  constructor(io: Io, form: ProgressForm, nowMs: () => number = () => performance.now()) {
+  constructor(
+    io: Io,
+    form: ProgressForm,
+    nowMs: () => number = () => performance.now(),
+    screen: () => Screen = screenOfTerminal,
+  ) {
     this.#io = io;
     this.#form = form;
     this.#nowMs = nowMs;
+    this.#screen = screen;
   }
 
   begin(name: string): ProgressItem {
@@ -74,9 +90,11 @@ export class ProgressView {
   #draw(): void {
     if (this.#form !== 'bars') return;
     this.#clear();
-    const shown = [...this.#running].slice(0, MAX_BARS);
+    const { columns, rows } = this.#screen();
+    // One line for the rest, and one for the cursor.
+    const shown = [...this.#running].slice(0, Math.max(1, Math.min(MAX_BARS, rows - 2)));
     const rest = this.#running.size - shown.length;
-    const lines = shown.map(item => barText(item, this.#nowMs()));
+    const lines = shown.map(item => barText(item, this.#nowMs(), columns));
     if (rest > 0) lines.push(`  and ${rest} more`);
     if (lines.length > 0) this.#io.err(`${lines.join('\n')}\n`);
     this.#drawnLines = lines.length;
@@ -119,26 +137,27 @@ class Item implements ProgressItem {
   }
 }
 
-function barText({ name, bytes, expectedBytes, beganMs }: Item, nowMs: number): string {
+function barText({ name, bytes, expectedBytes, beganMs }: Item, nowMs: number, columns: number): string {
   const seconds = Math.max(0.001, (nowMs - beganMs) / 1000);
   const rate = bytes / seconds;
-  const label =
-    name.length > MAX_NAME_WIDTH ? `…${name.slice(1 - MAX_NAME_WIDTH)}` : name.padEnd(MAX_NAME_WIDTH);
+  const width = Math.min(NAME_WIDTH.most, Math.max(NAME_WIDTH.least, columns - BAR_WIDTH - STATUS_WIDTH - 4));
+  const label = name.length > width ? `…${name.slice(1 - width)}` : name.padEnd(width);
   const share = expectedBytes > 0 ? Math.min(1, bytes / expectedBytes) : 0;
   const filled = Math.round(share * BAR_WIDTH);
   const bar = `${'█'.repeat(filled)}${'░'.repeat(BAR_WIDTH - filled)}`;
-  const total = expectedBytes > 0 ? ` of ${mebibytes(expectedBytes)}` : '';
+  const total = expectedBytes > 0 ? ` of ${sizeText(expectedBytes)}` : '';
   const left =
     rate > 0 && expectedBytes > bytes ? `, ${Math.ceil((expectedBytes - bytes) / rate)} s left` : '';
-  return `  ${label} ${bar} ${mebibytes(bytes)}${total}, ${mebibytes(rate)}/s${left}`;
+  return `  ${label} ${bar} ${sizeText(bytes)}${total}, ${sizeText(rate)}/s${left}`.slice(0, columns - 1);
 }
 
 function summary(bytes: number, ms: number): string {
-  return bytes === 0 ? '' : ` (${mebibytes(bytes)} in ${(ms / 1000).toFixed(1)} s)`;
+  return bytes === 0 ? '' : ` (${sizeText(bytes)} in ${(ms / 1000).toFixed(1)} s)`;
 }
 
-function mebibytes(bytes: number): string {
-  return `${(bytes / MIB).toFixed(1)} MiB`;
+function screenOfTerminal(): Screen {
+  const { columns, rows } = process.stderr;
+  return columns > 0 && rows > 0 ? { columns, rows } : USUAL_SCREEN;
 }
 
 /** The form for where the output goes. */

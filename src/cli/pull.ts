@@ -10,9 +10,10 @@ import {
   textOption,
 } from './command.ts';
 import { interruptible } from './interruptible.ts';
-import { commaList } from './list-options.ts';
+import { commaList, platformsOption } from './list-options.ts';
 import { progressForm, ProgressView } from './progress.ts';
 import { PullRun } from './pull-run.ts';
+import { tenantOption } from './tenant-option.ts';
 import { WANTED_ARGUMENTS, WANTED_OPTIONS, wantedImages } from './wanted-images.ts';
 import { withParts } from './with-parts.ts';
 
@@ -59,6 +60,7 @@ export const pull: Command = {
       );
     }
     const parallel = parallelOf(input);
+    platformsOption(input);
     const view = new ProgressView(io, progressForm({ json: input.options['json'] === true }));
     const logs = { ...io, err: (text: string) => view.say(text.trimEnd()) };
     try {
@@ -67,6 +69,8 @@ export const pull: Command = {
           input,
           logs,
           async parts => {
+            // Told once, and not of every image.
+            tenantOption(parts, input);
             const run = new PullRun({ parts, input, view, signal, parallel });
             const { prepull } = parts.config;
             if (input.options['watch'] !== true) return run.once(await wantedImages(input, prepull));

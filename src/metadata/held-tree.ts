@@ -24,7 +24,10 @@ export async function missingFrom(
     const isHeld = (await metadata.statBlob(digest))?.size === size;
     if (!isHeld || !(await metadata.isLinked(repository, digest))) missing.push(digest);
   }
-  return [...tree.unmatched.map(platform => `nothing for ${formatPlatform(platform)}`), ...missing];
+  const unmatched = tree.unmatched.map(
+    platform => `an image for ${formatPlatform(platform)}, which its index does not name`,
+  );
+  return [...unmatched, ...missing];
 }
 
 /** Content that is held in the repository; blobs are opened by `open`, which need not know to whom they belong. */

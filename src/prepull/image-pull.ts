@@ -144,7 +144,7 @@ class ImagePull {
     if (isHeld) {
       await reader.close();
       this.heldBlobs += 1;
-      progress.advance(size);
+      progress.expect(-size);
       return;
     }
     const stop = (): void => void reader.close();
