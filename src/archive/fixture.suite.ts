@@ -12,8 +12,9 @@ import { parseManifest } from '../oci/manifest.ts';
 import { parseImageName } from '../oci/reference.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { ExportImage } from './export.ts';
-import { importArchive, type ImportOptions, type Place } from './import.ts';
+import { importArchive, type ImportOptions } from './import.ts';
 import { type ArchiveEntry, readArchive } from './open-archive.ts';
+import type { Place } from './placement.ts';
 
 /** A store of its own, in a temporary folder. */
 export class ArchiveWorld {

@@ -193,6 +193,23 @@ test('a manifest that could be read in two ways is refused', async () => {
 test('a name that is nobody here, or names another digest, is refused', async () => {
   const other = `docker.io/library/app@${big.digest}`;
   expect(await refusal(layoutFiles(image, other))).toMatch('names a digest that is not its own');
+  const placeOf = (): never => {
+    throw new Error('no such registry');
+  };
+  const importing = world.import(await tarOf(layout), { placeOf });
+  await expect(importing).rejects.toThrow(new ArchiveError(`${NAME}: no such registry`));
+  expect(await world.traces()).toEqual(NOTHING);
+});
+
+test('what only names are wrong with is refused as soon as its index is read', async () => {
+  const placeOf = (): never => {
+    throw new Error('no such registry');
+  };
+  let bytes = 0;
+  const tar = await tarOf([layout.find(({ name }) => name === 'index.json')!, ...without('index.json')]);
+  const importing = world.import(tar, { placeOf, progress: more => (bytes += more) });
+  await expect(importing).rejects.toThrow('no such registry');
+  expect(bytes).toBeLessThan(1000);
 });
 
 test('a Docker archive without a layout says what to do with it', async () => {

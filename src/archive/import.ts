@@ -22,28 +22,15 @@ import {
   parseBundleIndex,
 } from './layout.ts';
 import type { ArchiveEntry } from './open-archive.ts';
+import { type Place, placeAll, type PlacedImage, type PlacementOptions } from './placement.ts';
 import { type Arrival, publish } from './publish.ts';
 import type { Room } from './room.ts';
 
-/** Where an image of an archive belongs here. */
-export interface Place {
-  readonly repository: Repository;
-  readonly tag?: string | undefined;
-  /** What the name says its digest is. */
-  readonly digest?: string | undefined;
-}
-
-export interface ImportOptions {
+export interface ImportOptions extends PlacementOptions {
   readonly metadata: MetadataStore;
   readonly blobs: BlobStore;
-  /** What the name of an image means here; `undefined` is the name of one that the archive does not name. May throw. */
-  readonly placeOf: (name: string | undefined) => Place | undefined;
   /** Of indexes only the children for these have to be there; by default those that the archive says it carries. */
   readonly platforms?: readonly Platform[] | undefined;
-  /** Whose mirrored images become: a Grant under this id is recorded for each repository, by default for everybody. */
-  readonly grantee?: string | undefined;
-  /** Content of private repositories may become public. */
-  readonly mayPublish?: boolean;
   /** Bounds what repositories that live here may hold; by default nothing does. */
   readonly room?: Room | undefined;
   /** Told of each file as it is begun, and of its bytes as they come. */
@@ -85,8 +72,8 @@ export async function importArchive(
   const { metadata, blobs, signal = new AbortController().signal } = options;
   const intake = new Intake({ metadata, blobs, signal });
   try {
-    const index = await takeAll(entries, intake, options);
-    const settled = await settleAll(index, intake, options);
+    const taken = await takeAll(entries, intake, options);
+    const settled = await settleAll(taken, intake, options);
     await publish(settled.map(arrivalOf), options);
     const used = new Set(settled.flatMap(({ tree }) => tree.blobs.map(({ digest }) => digest)));
     await intake.discard(used);
@@ -98,13 +85,20 @@ export async function importArchive(
   }
 }
 
-/** Takes every blob, in whatever order they lie in the archive, and returns its index. */
+/** What the index of an archive says. */
+interface Taken {
+  readonly index: BundleIndex;
+  readonly placed: readonly PlacedImage[];
+}
+
+/** Takes every blob, in whatever order they lie in the archive, and returns what its index says of them. */
 async function takeAll(
   entries: AsyncIterable<ArchiveEntry>,
   intake: Intake,
-  { progress = () => {}, signal }: ImportOptions,
-): Promise<BundleIndex> {
-  let index: BundleIndex | undefined;
+  options: ImportOptions,
+): Promise<Taken> {
+  const { progress = () => {}, signal } = options;
+  let taken: Taken | undefined;
   let hasLayout = false;
   let isDockerArchive = false;
   for await (const entry of entries) {
@@ -117,13 +111,14 @@ async function takeAll(
       checkLayout(await readDocument(counted));
       hasLayout = true;
     } else if (entry.name === INDEX_FILE) {
-      index = parseBundleIndex(await readDocument(counted));
+      const index = parseBundleIndex(await readDocument(counted));
+      taken = { index, placed: placeAll(index, options) };
     } else {
       isDockerArchive ||= isDockerFile(entry.name);
     }
   }
   await intake.settle();
-  if (hasLayout && index !== undefined) return index;
+  if (hasLayout && taken !== undefined) return taken;
   if (isDockerArchive) throw dockerArchiveError();
   throw new ArchiveError(
     `it is no image layout, or is cut off: it has no ${hasLayout ? INDEX_FILE : LAYOUT_FILE}`,
@@ -132,35 +127,19 @@ async function takeAll(
 
 /** Proves that every image is complete and has a place here. */
 async function settleAll(
-  index: BundleIndex,
+  { index, placed }: Taken,
   intake: Intake,
   options: ImportOptions,
 ): Promise<readonly Settled[]> {
   const named: Settled[] = [];
   const unplaced: { image: BundleImage; tree: ContentTree }[] = [];
-  if (index.images.length === 0) throw new ArchiveError('it holds no image');
-  for (const image of index.images) {
+  for (const { image, place } of placed) {
     const tree = await completeTree(image, index, intake, options);
-    const place = options.placeOf(image.name);
-    if (place !== undefined) named.push(settle(image, place, tree, options));
+    if (place !== undefined) named.push({ image, place, tree });
     else unplaced.push({ image, tree });
   }
   for (const { image, tree } of unplaced) named.push(...beside(image, tree, named));
   return named;
-}
-
-function settle(image: BundleImage, place: Place, tree: ContentTree, options: ImportOptions): Settled {
-  const { digest } = image.descriptor;
-  if (place.digest !== undefined && place.digest !== digest) {
-    throw new ArchiveError(`${image.name} names a digest that is not its own, ${digest}`);
-  }
-  const isForAll = place.repository.upstream !== '' && options.grantee === undefined;
-  if (image.isPrivate && isForAll && options.mayPublish !== true) {
-    throw new ArchiveError(
-      `${image.name ?? digest} comes from a private repository: --tenant gives it to one tenant, --public to everybody here`,
-    );
-  }
-  return { image, place, tree };
 }
 
 /** A signature or the like belongs into every repository that holds what it is about. */

@@ -1,9 +1,11 @@
 import { tenantGrantId } from '../access/grants.ts';
 import { ArchiveError } from '../archive/archive-error.ts';
-import { importArchive, type ImportOptions, type ImportReport, type Place } from '../archive/import.ts';
+import { importArchive, type ImportOptions, type ImportReport } from '../archive/import.ts';
 import { openArchive, readArchive } from '../archive/open-archive.ts';
+import type { Place } from '../archive/placement.ts';
 import { DEFAULT_TAG, parseNormalizedReference, referenceName, referenceText } from '../oci/reference.ts';
 import type { Parts } from '../wire.ts';
+import { sizeText } from './columns.ts';
 import { type Command, CommandError, CONFIG_OPTION, EXIT, type Input } from './command.ts';
 import { interruptible } from './interruptible.ts';
 import { commaList, PLATFORM_OPTION, platformsOption } from './list-options.ts';
@@ -56,8 +58,8 @@ export const importCommand: Command = {
             item.end('done', reportText(report));
             for (const { name, digest } of report.images) io.out(`${name} ${digest}\n`);
           } catch (error) {
-            item.end('failed', error instanceof Error ? error.message : String(error));
             if (!(error instanceof ArchiveError)) throw error;
+            item.end('failed', error.message);
             failed += 1;
           } finally {
             view.close();
@@ -110,6 +112,8 @@ function renames(input: Input): (name: string | undefined) => string | undefined
   let uses = 0;
   return name => {
     if (only !== undefined) {
+      // What has no name besides may be a signature of the one.
+      if (uses === 1 && name === undefined) return undefined;
       uses += 1;
       if (uses > 1) throw new CommandError('--rename NEW is for an archive with one image', EXIT.usage);
       return only;
@@ -130,5 +134,5 @@ function canonical(name: string): string {
 
 function reportText({ images, addedBlobs, addedBytes, heldBlobs }: ImportReport): string {
   const held = heldBlobs === 0 ? '' : `, ${heldBlobs} were held already`;
-  return `${images.length} images; ${addedBlobs} blobs added, ${addedBytes} bytes${held}`;
+  return `${images.length} images; ${addedBlobs} blobs added, ${sizeText(addedBytes)}${held}`;
 }
