@@ -50,6 +50,10 @@ const indexOfImage = (descriptor: object): string =>
     manifests: [{ ...descriptor, annotations: { 'io.containerd.image.name': NAME } }],
   });
 
+const noPlace = (): never => {
+  throw new Error('no such registry');
+};
+
 test.each([
   '/etc/passwd',
   '../blobs/sha256/x',
@@ -193,21 +197,15 @@ test('a manifest that could be read in two ways is refused', async () => {
 test('a name that is nobody here, or names another digest, is refused', async () => {
   const other = `docker.io/library/app@${big.digest}`;
   expect(await refusal(layoutFiles(image, other))).toMatch('names a digest that is not its own');
-  const placeOf = (): never => {
-    throw new Error('no such registry');
-  };
-  const importing = world.import(await tarOf(layout), { placeOf });
+  const importing = world.import(await tarOf(layout), { placeOf: noPlace });
   await expect(importing).rejects.toThrow(new ArchiveError(`${NAME}: no such registry`));
   expect(await world.traces()).toEqual(NOTHING);
 });
 
 test('what only names are wrong with is refused as soon as its index is read', async () => {
-  const placeOf = (): never => {
-    throw new Error('no such registry');
-  };
   let bytes = 0;
   const tar = await tarOf([layout.find(({ name }) => name === 'index.json')!, ...without('index.json')]);
-  const importing = world.import(tar, { placeOf, progress: more => (bytes += more) });
+  const importing = world.import(tar, { placeOf: noPlace, progress: more => (bytes += more) });
   await expect(importing).rejects.toThrow('no such registry');
   expect(bytes).toBeLessThan(1000);
 });
