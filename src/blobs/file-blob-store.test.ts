@@ -92,6 +92,20 @@ test('a blob has readers from the first open to the last close', async () => {
   expect(store.hasReaders(digest)).toBe(false);
 });
 
+test('readers of one file share its bytes, those of a file that took its place do not', async () => {
+  const digest = await keep(store, 'fill-1', Buffer.from('bytes'));
+  const other = await store.open(await keep(store, 'fill-2', Buffer.from('other')));
+  const [first, second] = [await store.open(digest), await store.open(digest)];
+  expect(first?.shares).toBeDefined();
+  expect(second?.shares).toBe(first?.shares);
+  expect(other?.shares).not.toBe(first?.shares);
+  await store.remove(digest);
+  await keep(store, 'fill-1', Buffer.from('bytes'));
+  const third = await store.open(digest);
+  expect(third?.shares).toBeUndefined();
+  for (const reader of [first, second, third, other]) await reader?.close();
+});
+
 test('a full disk is told from a broken one, and the ingest says how far it came', async () => {
   await symlink('/dev/full', join(folder, 'ingest', 'fill-1'));
   const ingest = await store.ingest('fill-1');

@@ -49,8 +49,8 @@ class FolderStore implements FileBlobStore {
   readonly #paths: FilePaths;
   readonly #folders: BlobFolders;
   readonly #hasher: Hasher;
-  /** How many read a blob now. */
-  readonly #readers = new Map<Digest, number>();
+  /** Blobs that are being read now. */
+  readonly #reading = new Map<Digest, Reading>();
 
   constructor(paths: FilePaths, log: Log) {
     this.#paths = paths;
@@ -69,9 +69,13 @@ class FolderStore implements FileBlobStore {
       return undefined;
     }
     try {
-      const { size } = await file.stat();
-      this.#readers.set(digest, (this.#readers.get(digest) ?? 0) + 1);
-      return new FileReader(file, size, () => this.#leave(digest));
+      const { size, ino } = await file.stat();
+      const reading = this.#reading.get(digest) ?? { readers: 0, inode: ino, bytes: {} };
+      this.#reading.set(digest, reading);
+      reading.readers += 1;
+      // A damaged file may have been replaced while somebody still reads it.
+      const shares = reading.inode === ino ? reading.bytes : undefined;
+      return new FileReader({ file, size, shares, left: () => this.#leave(digest, reading) });
     } catch (error) {
       await file.close();
       throw error;
@@ -153,33 +157,50 @@ class FolderStore implements FileBlobStore {
   }
 
   hasReaders(digest: Digest): boolean {
-    return this.#readers.has(digest);
+    return this.#reading.has(digest);
   }
 
   async close(): Promise<void> {
     await this.#hasher.close();
   }
 
-  #leave(digest: Digest): void {
-    const left = (this.#readers.get(digest) ?? 1) - 1;
-    if (left > 0) {
-      this.#readers.set(digest, left);
-    } else {
-      this.#readers.delete(digest);
+  #leave(digest: Digest, reading: Reading): void {
+    reading.readers -= 1;
+    if (reading.readers === 0) {
+      this.#reading.delete(digest);
     }
   }
+}
+
+/** One blob that is being read. */
+interface Reading {
+  readers: number;
+  /** Of the file that the first of them opened. */
+  readonly inode: number;
+  /** Stands for the bytes of that file. */
+  readonly bytes: object;
+}
+
+interface FileReaderParts {
+  readonly file: FileHandle;
+  readonly size: number;
+  readonly shares: object | undefined;
+  /** Called when it is closed. */
+  readonly left: () => void;
 }
 
 /** One open blob, with one file descriptor. */
 class FileReader implements BlobReader {
   readonly size: number;
+  readonly shares: object | undefined;
   readonly #file: FileHandle;
   readonly #left: () => void;
   #closing: Promise<void> | undefined;
 
-  constructor(file: FileHandle, size: number, left: () => void) {
+  constructor({ file, size, shares, left }: FileReaderParts) {
     this.#file = file;
     this.size = size;
+    this.shares = shares;
     this.#left = left;
   }
 

@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { BodyMemory } from './body-memory.ts';
+import type { Page } from './page.ts';
 
 const KIB = 1024;
 const MIB = 1024 * KIB;
@@ -20,79 +21,147 @@ describe('the memory of bodies', () => {
     [65, 64 * KIB],
     [257, 16 * KIB],
     [5000, 16 * KIB],
-  ])('gives each of %i bodies buffers of %i bytes', (bodies, bytes) => {
-    expect(withBodies(bodies).take(10 * MIB)?.byteLength).toBe(bytes);
+  ])('gives each of %i bodies pages of %i bytes', (bodies, bytes) => {
+    expect(withBodies(bodies).take(10 * MIB)?.buffer.byteLength).toBe(bytes);
   });
 
-  it('gives a small body a small buffer', () => {
-    expect(withBodies(1).take(10)?.byteLength).toBe(16 * KIB);
-    expect(withBodies(1).take(16 * KIB)?.byteLength).toBe(16 * KIB);
-    expect(withBodies(1).take(16 * KIB + 1)?.byteLength).toBe(64 * KIB);
+  it('gives a small body a small page', () => {
+    expect(withBodies(1).take(10)?.buffer.byteLength).toBe(16 * KIB);
+    expect(withBodies(1).take(16 * KIB)?.buffer.byteLength).toBe(16 * KIB);
+    expect(withBodies(1).take(16 * KIB + 1)?.buffer.byteLength).toBe(64 * KIB);
   });
 
-  it.each([1, 8, 9, 32, 33, 64, 65, 256, 257])('has a buffer for the smallest of %i bodies', bodies => {
-    expect(withBodies(bodies).take(1)?.byteLength).toBe(16 * KIB);
+  it.each([1, 8, 9, 32, 33, 64, 65, 256, 257])('has a page for the smallest of %i bodies', bodies => {
+    expect(withBodies(bodies).take(1)?.buffer.byteLength).toBe(16 * KIB);
   });
 
   it('never lends more than its budget, and then less rather than nothing', () => {
     const memory = withBodies(1, 2 * MIB);
     const sizes: number[] = [];
-    for (let buffer = memory.take(10 * MIB); buffer !== undefined; buffer = memory.take(10 * MIB)) {
-      sizes.push(buffer.byteLength);
+    for (let page = memory.take(10 * MIB); page !== undefined; page = memory.take(10 * MIB)) {
+      sizes.push(page.buffer.byteLength);
     }
     expect(memory.lentBytes).toBeLessThanOrEqual(2 * MIB);
     expect(sizes.slice(0, 2)).toEqual([MIB, MIB]);
   });
 
-  it('lets new bodies wait in turn', async () => {
+  it('lets bodies without a page wait in turn, and nobody take a second one before them', async () => {
     const memory = withBodies(1, MIB);
-    const held = memory.take(10 * MIB);
+    const held = taken(memory, 10 * MIB);
     const order: string[] = [];
-    const first = memory.takeFirst(MIB, never).then(buffer => {
+    const first = memory.takeFirst(MIB, never).then(page => {
       order.push('first');
-      return buffer;
+      return page;
     });
     const second = memory.takeFirst(MIB, never).then(() => order.push('second'));
     await Promise.resolve();
     expect(order).toEqual([]);
-    if (held !== undefined) memory.give(held);
-    const buffer = await first;
+    expect(memory.takeMore(16 * KIB)).toBeUndefined();
+    memory.give(held);
+    const page = await first;
     expect(order).toEqual(['first']);
-    if (buffer !== undefined) memory.give(buffer);
+    if (page !== undefined) memory.give(page);
     await second;
     expect(order).toEqual(['first', 'second']);
   });
 
   it('forgets a waiter whose client left', async () => {
     const memory = withBodies(1, MIB);
-    const held = memory.take(10 * MIB);
+    const held = taken(memory, 10 * MIB);
     let cancel: () => void = never;
     const waiting = memory.takeFirst(MIB, leave => {
       cancel = leave;
     });
     cancel();
     await expect(waiting).resolves.toBeUndefined();
-    if (held !== undefined) memory.give(held);
+    memory.give(held);
     expect(memory.lentBytes).toBe(0);
   });
 
-  it('shrinks what is lent as bodies come, and grows it as they go', () => {
+  it('reuses what was given back, but not what the kernel may still read', () => {
     const memory = withBodies(1);
-    const big = memory.take(10 * MIB);
-    if (big === undefined) throw new Error('no buffer');
-    for (let body = 0; body < 99; body += 1) memory.enter();
-    const small = memory.renew(big, 10 * MIB);
-    expect(small.byteLength).toBe(64 * KIB);
-    expect(memory.lentBytes).toBe(64 * KIB);
-    for (let body = 0; body < 99; body += 1) memory.leave();
-    expect(memory.renew(small, 10 * MIB)).toBe(big);
+    const page = taken(memory, MIB);
+    memory.give(page);
+    expect(memory.take(MIB)).toBe(page);
+    memory.forget(page);
+    expect(memory.lentBytes).toBe(0);
+    expect(memory.take(MIB)).not.toBe(page);
   });
 
-  it('stays within the budget for any number of bodies with two buffers each', () => {
+  it('stays within the budget for any number of bodies with two pages each', () => {
     for (const bodies of [1, 8, 9, 64, 65, 256, 257, 2048]) {
       const memory = withBodies(bodies);
-      const size = memory.take(10 * MIB)?.byteLength ?? 0;
+      const size = memory.take(10 * MIB)?.buffer.byteLength ?? 0;
       expect([bodies, size * bodies * 2 <= 64 * MIB]).toEqual([bodies, true]);
     }
   });
 });
+
+describe('a page that is shared', () => {
+  const source = {};
+
+  it('is found where it begins, of the same bytes alone, and counts once', () => {
+    const memory = withBodies(2);
+    const page = taken(memory, 10 * MIB);
+    memory.share(page, source, 3 * MIB);
+    expect(memory.find(source, 3 * MIB)).toBe(page);
+    expect(memory.find(source, 2 * MIB)).toBeUndefined();
+    expect(memory.find({}, 3 * MIB)).toBeUndefined();
+    expect(memory.lentBytes).toBe(MIB);
+  });
+
+  it('is lent until its last holder is done, and found again until it is needed for something else', () => {
+    const memory = withBodies(1);
+    const page = taken(memory, 10 * MIB);
+    memory.share(page, source, 0);
+    memory.find(source, 0);
+    memory.give(page);
+    expect(memory.take(10 * MIB)).not.toBe(page);
+    memory.give(page);
+    expect(memory.find(source, 0)).toBe(page);
+    memory.give(page);
+    expect(memory.take(10 * MIB)).toBe(page);
+    expect(memory.find(source, 0)).toBeUndefined();
+  });
+
+  it('is kept for other bodies as long as no more than 16 MiB are', () => {
+    const memory = withBodies(2);
+    const pages = Array.from({ length: 17 }, (_, at) => {
+      const page = taken(memory, 10 * MIB);
+      memory.share(page, source, at * MIB);
+      memory.give(page);
+      return page;
+    });
+    expect(new Set(pages).size).toBe(16);
+    expect(memory.find(source, 0)).toBeUndefined();
+    expect(memory.find(source, MIB)).toBe(pages[1]);
+  });
+
+  it('is not taken up again beyond the budget', () => {
+    const memory = withBodies(1, MIB);
+    const page = taken(memory, 10 * MIB);
+    memory.share(page, source, 0);
+    memory.give(page);
+    taken(memory, 16 * KIB);
+    expect(memory.find(source, 0)).toBeUndefined();
+    expect(memory.lentBytes).toBe(16 * KIB);
+  });
+
+  it('is found no more once it is withdrawn, and who waits for it hears so', () => {
+    const memory = withBodies(2);
+    const page = taken(memory, 10 * MIB);
+    memory.share(page, source, 0);
+    let told = 0;
+    page.watch(() => {
+      told += 1;
+    });
+    memory.unshare(page);
+    expect([told, page.isWithdrawn, memory.find(source, 0)]).toEqual([1, true, undefined]);
+  });
+});
+
+function taken(memory: BodyMemory, remainingBytes: number): Page {
+  const page = memory.take(remainingBytes);
+  if (page === undefined) throw new Error('no room for a page');
+  return page;
+}

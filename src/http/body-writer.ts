@@ -4,6 +4,7 @@ import type { Meter } from '../lib/meter.ts';
 import { withCommonHeaders } from './answer.ts';
 import type { BodyMemory } from './body-memory.ts';
 import type { Exchange } from './exchange.ts';
+import type { Page } from './page.ts';
 
 /** An answer whose body is `length` bytes of `reader` from `start`. Headers without Content-Length. */
 export interface StreamedAnswer {
@@ -16,9 +17,9 @@ export interface StreamedAnswer {
 }
 
 /** Two: one is read into while the kernel takes the other. */
-const BUFFERS_PER_BODY = 2;
+const PAGES_PER_BODY = 2;
 
-/** Writes bodies: the only place that does. Memory is `BodyMemory`'s; a buffer is refilled only after the kernel took it. */
+/** Writes bodies: the only place that does. Memory is `BodyMemory`'s; a page is given back only after the kernel took it. */
 export class BodyWriter {
   readonly #memory: BodyMemory;
   readonly #meter: Meter;
@@ -68,12 +69,11 @@ class Transfer {
   readonly #memory: BodyMemory;
   readonly #end: number;
   #position: number;
-  readonly #free: Buffer[] = [];
   /** Handed to the kernel. */
-  readonly #inFlight = new Set<Buffer>();
+  readonly #inFlight = new Set<Page>();
   #isReleased = false;
   #isClientGone = false;
-  /** Called when a buffer comes back, or the client is gone. */
+  /** Called when a page comes back or has its bytes, or the client is gone. */
   #wake: () => void = () => {};
   #cancelWaiting: () => void = () => {};
 
@@ -104,12 +104,7 @@ class Transfer {
     const onClose = (): void => this.#clientGone();
     res.once('close', onClose);
     try {
-      if (!(await this.#waitForMemory())) return;
-      while (this.#position < this.#end && !this.#isClientGone) {
-        const buffer = this.#nextBuffer();
-        if (buffer === undefined) await this.#change();
-        else await this.#copy(buffer, onFirstByte);
-      }
+      while (this.#position < this.#end && !this.#isClientGone) await this.#sendNext(onFirstByte);
       if (this.#isClientGone) return;
       this.#sendHeadBeforeBody();
       res.end();
@@ -119,48 +114,68 @@ class Transfer {
     }
   }
 
-  /** Gives back what the kernel does not hold. Callbacks that come later find nothing to do. */
+  /** Gives back what the kernel holds. Callbacks that come later find nothing to do. */
   release(): void {
     this.#isReleased = true;
-    for (const buffer of this.#free) this.#memory.give(buffer);
-    for (const buffer of this.#inFlight) this.#memory.forget(buffer);
-    this.#free.length = 0;
+    for (const page of this.#inFlight) this.#memory.forget(page);
     this.#inFlight.clear();
   }
 
-  async #waitForMemory(): Promise<boolean> {
-    const first = await this.#memory.takeFirst(this.#answer.length, cancel => {
-      this.#cancelWaiting = cancel;
-    });
-    if (first !== undefined) this.#free.push(first);
-    return first !== undefined;
-  }
-
-  #nextBuffer(): Buffer | undefined {
-    const remainingBytes = this.#end - this.#position;
-    const free = this.#free.pop();
-    if (free !== undefined) return this.#memory.renew(free, remainingBytes);
-    return this.#inFlight.size < BUFFERS_PER_BODY ? this.#memory.take(remainingBytes) : undefined;
-  }
-
-  async #copy(buffer: Buffer, onFirstByte: () => void): Promise<void> {
-    const wanted = Math.min(buffer.byteLength, this.#end - this.#position);
-    let count: number;
-    try {
-      count = await this.#answer.reader.read(buffer.subarray(0, wanted), this.#position);
-    } catch (error) {
-      this.#free.push(buffer);
-      throw error;
-    }
-    if (count === 0 || this.#isClientGone) {
-      this.#free.push(buffer);
-      if (count === 0) throw new Error(`the blob ended at byte ${this.#position} of ${this.#end}`);
+  /** Sends the next page, or waits until that is worth another try. */
+  async #sendNext(onFirstByte: () => void): Promise<void> {
+    if (this.#inFlight.size === PAGES_PER_BODY) return this.#change();
+    const { shares } = this.#answer.reader;
+    const found = shares && this.#memory.find(shares, this.#position);
+    if (found !== undefined) {
+      if (await this.#isFilled(found)) this.#send(found, onFirstByte);
+      else this.#memory.give(found);
       return;
     }
-    onFirstByte();
-    this.#position += count;
-    this.#sendHeadBeforeBody();
-    this.#send(buffer, count);
+    const remainingBytes = this.#end - this.#position;
+    // Nothing is awaited between looking for a page and sharing one, so that of many bodies one reads.
+    const page = this.#memory.takeMore(remainingBytes) ?? (await this.#firstPage(remainingBytes));
+    if (page === undefined) return;
+    try {
+      await this.#read(page, shares);
+    } catch (error) {
+      this.#memory.unshare(page);
+      this.#memory.give(page);
+      throw error;
+    }
+    this.#send(page, onFirstByte);
+  }
+
+  /** A page for a body that has none. One that has waits until it has none, or there is room for more. */
+  async #firstPage(remainingBytes: number): Promise<Page | undefined> {
+    if (this.#inFlight.size > 0) {
+      await this.#change();
+      return undefined;
+    }
+    return this.#memory.takeFirst(remainingBytes, cancel => {
+      this.#cancelWaiting = cancel;
+    });
+  }
+
+  /** Whether the page that another reads gets its bytes while this client waits. */
+  async #isFilled(page: Page): Promise<boolean> {
+    const isPending = () => page.length === undefined && !page.isWithdrawn;
+    if (isPending()) page.watch(() => this.#wake());
+    while (isPending() && !this.#isClientGone) await this.#change();
+    return !isPending() && !page.isWithdrawn;
+  }
+
+  /** Only as far as pages of this size begin, so that all who read the same bytes come to do it in the same steps. */
+  async #read(page: Page, shares: object | undefined): Promise<void> {
+    const { reader } = this.#answer;
+    const position = this.#position;
+    const { byteLength } = page.buffer;
+    const wanted = Math.min(byteLength - (position % byteLength), this.#end - position);
+    if (shares !== undefined) this.#memory.share(page, shares, position);
+    const count = await reader.read(page.buffer.subarray(0, wanted), position);
+    if (count === 0) throw new Error(`the blob ended at byte ${position} of ${this.#end}`);
+    // What was read may have turned out to be for this one alone.
+    if (reader.shares !== shares) this.#memory.unshare(page);
+    page.fill(count);
   }
 
   /** Unflushed, so that head and first bytes leave in one packet. */
@@ -172,13 +187,21 @@ class Transfer {
     res.writeHead(status, withCommonHeaders(this.#exchange, headers));
   }
 
-  #send(buffer: Buffer, count: number): void {
-    this.#inFlight.add(buffer);
-    this.#exchange.res.write(buffer.subarray(0, count), error => {
+  #send(page: Page, onFirstByte: () => void): void {
+    const count = Math.min(page.length ?? 0, this.#end - this.#position);
+    if (this.#isClientGone) {
+      this.#memory.give(page);
+      return;
+    }
+    onFirstByte();
+    this.#position += count;
+    this.#sendHeadBeforeBody();
+    this.#inFlight.add(page);
+    this.#exchange.res.write(page.buffer.subarray(0, count), error => {
       if (error === null || error === undefined) this.#exchange.bytesSent += count;
       if (this.#isReleased) return;
-      this.#inFlight.delete(buffer);
-      this.#free.push(buffer);
+      this.#inFlight.delete(page);
+      this.#memory.give(page);
       this.#wake();
     });
   }

@@ -43,6 +43,7 @@ export const openAccess: Access = { authenticate: async () => openVisitor };
 /** Bytes in memory that notice how they are read. */
 export class MemoryReader implements BlobReader {
   readonly size: number;
+  shares: object | undefined;
   readonly #bytes: Uint8Array;
   readonly #gate: (position: number, closed: Promise<void>) => Promise<void>;
   #markClosed: () => void = () => {};
@@ -160,6 +161,9 @@ export class MemorySource implements PullSource {
     this.stillOpen.add(reader);
     return {
       size: reader.size,
+      get shares() {
+        return reader.shares;
+      },
       read: (buffer, position) => reader.read(buffer, position),
       close: async () => {
         this.stillOpen.delete(reader);

@@ -11,5 +11,10 @@ export interface BlobReader {
    * Rejects when the bytes can never come: the caller must break its own answer off, not end it.
    */
   read(buffer: Uint8Array, position: number): Promise<number>;
+  /**
+   * Readers that share the same object would read the same bytes at the same places, and each may have by now what the
+   * others read: one reading serves them all. `undefined`: nobody else may have, or would get, what this one reads.
+   */
+  readonly shares?: object | undefined;
   close(): Promise<void>;
 }

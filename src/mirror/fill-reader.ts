@@ -19,6 +19,7 @@ export class FillReader implements BlobReader {
   readonly #options: FillReaderOptions;
   readonly #closing = new AbortController();
   #direct: BlobReader | undefined;
+  #isAdmitted = false;
 
   /** For `Fill.open`. */
   constructor(fill: Fill, size: number, options: FillReaderOptions) {
@@ -27,9 +28,16 @@ export class FillReader implements BlobReader {
     this.#options = options;
   }
 
+  /** With those alone that are admitted to the same Fill, and know the same end of it. */
+  get shares(): object | undefined {
+    const isShared = this.#isAdmitted && this.#direct === undefined && this.#fill.size === this.size;
+    return isShared ? this.#fill : undefined;
+  }
+
   async read(buffer: Uint8Array, position: number): Promise<number> {
     if (position >= this.size) return 0;
     await this.#options.admission;
+    this.#isAdmitted = true;
     if (this.#direct !== undefined) return this.#direct.read(buffer, position);
     const fill = this.#fill;
     let readable: number;

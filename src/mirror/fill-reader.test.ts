@@ -1,0 +1,42 @@
+import { expect, it } from 'vitest';
+import { digestOf } from '../oci/digest.ts';
+import { Fill, HOLD_BACK_BYTES } from './fill.ts';
+import type { FillReader } from './fill-reader.ts';
+
+const SIZE = HOLD_BACK_BYTES + 1000;
+const admitted = Promise.resolve();
+const source = { read: async (buffer: Uint8Array) => buffer.byteLength, close: async () => {} };
+
+function filling(): Fill {
+  const fill = new Fill(digestOf(Buffer.from('any')));
+  fill.begin(source, 1000);
+  fill.learnSize(SIZE);
+  return fill;
+}
+
+function open(fill: Fill, size: number, admission: Promise<void>): FillReader {
+  return fill.open(size, admission, fill.hold(), () => {
+    throw new Error('the disk is not full');
+  });
+}
+
+it('shares what it reads with those that are admitted to the same Fill, and only once it is admitted itself', async () => {
+  const fill = filling();
+  const [one, another] = [open(fill, SIZE, admitted), open(fill, SIZE, admitted)];
+  expect(one.shares).toBeUndefined();
+  for (const reader of [one, another]) await reader.read(Buffer.alloc(10), 0);
+  expect(one.shares).toBeDefined();
+  expect(another.shares).toBe(one.shares);
+});
+
+it('shares nothing when it is refused', async () => {
+  const refused = open(filling(), SIZE, Promise.reject(new Error('not for you')));
+  await expect(refused.read(Buffer.alloc(10), 0)).rejects.toThrow('not for you');
+  expect(refused.shares).toBeUndefined();
+});
+
+it('shares nothing when upstream gives another size than it was told', async () => {
+  const misled = open(filling(), SIZE - 1, admitted);
+  await expect(misled.read(Buffer.alloc(10), 0)).rejects.toThrow('another size');
+  expect(misled.shares).toBeUndefined();
+});
