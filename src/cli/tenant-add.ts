@@ -39,6 +39,12 @@ export const tenantAdopt: Command = {
   run: (input, io) =>
     withParts(input, io, async parts => {
       const [name = ''] = input.arguments;
+      // It would be bound to a namespace that nobody can show, and be no tenant until then.
+      if (parts.config.kubernetes === undefined) {
+        throw new CommandError(
+          'the configuration names no cluster (kubernetes), so no namespace can be adopted',
+        );
+      }
       await requireTenant(parts, name);
       await parts.issuer.adoptTenant(name);
       io.out(`${name}: its namespace is adopted\n`);

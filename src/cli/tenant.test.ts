@@ -64,6 +64,17 @@ test('a tenant is added once, and never under a name that means something else',
   expect((await run('tenant', 'add', 'Team A')).code).toBe(2);
 });
 
+test('a namespace is adopted for a tenant that there is, where there is a cluster', async () => {
+  writeFileSync(
+    join(folder, 'entrepot.yaml'),
+    'storage: {path: store}\ntenants: [{name: team-a}]\nkubernetes: {namespaceSelector: entrepot=tenant}\n',
+  );
+  const refused = await run('tenant', 'adopt', 'nobody');
+  expect([refused.code, refused.err]).toEqual([1, expect.stringContaining('no tenant is called nobody')]);
+  await run('tenant', 'add', 'team-b');
+  expect(await run('tenant', 'adopt', 'team-b')).toMatchObject({ code: 0 });
+});
+
 test('no tenant is added where its password would cross a network over plain HTTP, unless that is allowed', async () => {
   listen('opsListen: false');
   const refused = await run('tenant', 'add', 'team-a');
@@ -103,7 +114,7 @@ test.each([
   [['tenant', 'rotate', 'configured', '--overlap', 'soon'], 2, '--overlap: expected a duration'],
   [['tenant', 'revoke', 'configured'], 2, '--credential ID, or --all'],
   [['tenant', 'revoke', 'configured', '--all'], 1, 'has no such credential'],
-  [['tenant', 'adopt', 'nobody'], 1, 'no tenant is called nobody'],
+  [['tenant', 'adopt', 'configured'], 1, 'names no cluster'],
 ])('%j is refused, and says what to do', async (argv, code, message) => {
   const refused = await run(...argv);
   expect(refused.code).toBe(code);
