@@ -150,6 +150,20 @@ describe('looking up', () => {
     expect(await namesFor('bad')).toEqual(['u']);
   });
 
+  test('a malformed Secret that nothing names is told, and breaks nothing, until something names it', async () => {
+    await open();
+    const good = loaded('good', { 'reg.example': 'u:p' });
+    const bad = malformed('bad');
+    sink.put('t', { secrets: [good, { ...bad, isUnnamed: true }] });
+    expect(await namesFor('t')).toEqual(['u']);
+    expect(await namesFor('t', 'elsewhere.example/x')).toEqual([]);
+    expect(tenants.find('t')?.secrets[1]).toMatchObject({ name: 'bad', state: 'malformed' });
+    sink.put('t', { secrets: [bad, good] });
+    await expect(namesFor('t')).rejects.toThrow(/bad is malformed: invalid JSON/);
+    sink.put('t', { secrets: [good, { ...bad, isUnnamed: true }] });
+    expect(await namesFor('t')).toEqual(['u']);
+  });
+
   test('a Secret that is missing is passed over', async () => {
     await open();
     const missing: SecretReading = {

@@ -10,6 +10,11 @@ export interface SecretReading {
   readonly result:
     | { readonly state: 'loaded'; readonly secret: PullSecret }
     | { readonly state: 'malformed' | 'missing'; readonly reason: string };
+  /**
+   * Nothing that is known names it for pulls. Malformed, it counts as if it were not there: who does name it is refused
+   * by the kubelet before anything is asked of us, and all others never wanted it.
+   */
+  readonly isUnnamed?: boolean;
 }
 
 /** What a source says of one tenant. */

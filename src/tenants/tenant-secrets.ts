@@ -24,11 +24,13 @@ export interface SecretSlot {
   readonly loadedAtMs: number | undefined;
   /** Those of its credentials that may identify a client. */
   readonly entries: readonly SecretEntry[];
+  /** It never was good, and something names it for pulls. */
+  readonly isBroken: boolean;
 }
 
 /**
  * The Secrets of one tenant, from all sources, in order. A Secret that becomes malformed counts as it was; one that
- * never was good breaks the tenant's look-ups.
+ * never was good breaks the tenant's look-ups, unless nothing names it.
  */
 export class TenantSecrets {
   readonly #credentialKey: string;
@@ -51,7 +53,7 @@ export class TenantSecrets {
     return this.#slots.flatMap(({ entries }) => entries);
   }
 
-  /** The first Secret that never was good. */
+  /** The first Secret that is. */
   get broken(): SecretSlot | undefined {
     return this.#broken;
   }
@@ -67,7 +69,7 @@ export class TenantSecrets {
     const isSame = after.length === before.length && after.every((slot, index) => slot === before[index]);
     if (isSame) return [];
     this.#slots = this.#bySource.flat();
-    this.#broken = this.#slots.find(({ state, secret }) => state === 'malformed' && secret === undefined);
+    this.#broken = this.#slots.find(({ isBroken }) => isBroken);
     this.#keyring = undefined;
     return after.filter(slot => !before.includes(slot));
   }
@@ -81,16 +83,19 @@ export class TenantSecrets {
     return this.#keyring.lookup(image);
   }
 
-  #slotOf({ name, source, result }: SecretReading, known: SecretSlot | undefined, nowMs: number): SecretSlot {
+  #slotOf(reading: SecretReading, known: SecretSlot | undefined, nowMs: number): SecretSlot {
+    const { name, source, result, isUnnamed = false } = reading;
     if (result.state === 'loaded') {
       const { secret } = result;
       if (known?.secret === secret && known.state === 'loaded') return known;
       const entries = known?.secret === secret ? known.entries : this.#entriesOf(name, secret);
-      return { name, source, state: 'loaded', reason: undefined, secret, loadedAtMs: nowMs, entries };
+      const loaded = { state: 'loaded', reason: undefined, loadedAtMs: nowMs, isBroken: false } as const;
+      return { name, source, secret, entries, ...loaded };
     }
     const { state, reason } = result;
-    if (known?.state === state && known.reason === reason) return known;
     const kept = state === 'malformed' ? known : undefined;
+    const isBroken = state === 'malformed' && kept?.secret === undefined && !isUnnamed;
+    if (known?.state === state && known.reason === reason && known.isBroken === isBroken) return known;
     return {
       name,
       source,
@@ -99,6 +104,7 @@ export class TenantSecrets {
       secret: kept?.secret,
       loadedAtMs: kept?.loadedAtMs,
       entries: kept?.entries ?? [],
+      isBroken,
     };
   }
 

@@ -15,8 +15,8 @@ const DEFAULT_ACCOUNT = 'default';
  * The Secrets of a namespace in the order in which they count. The kubelet tries a pod's own `imagePullSecrets` in
  * order, and a pod without any gets those of its ServiceAccount. A tenant is all pods of its namespace, so: what the
  * `default` account names, what the other accounts name (by their names), and then the Secrets that only pods can name
- * (by theirs). A Secret that an account names and that is not there is skipped by the kubelet; here it is told as
- * missing.
+ * (by theirs), told as unnamed. A Secret that an account names and that is not there is skipped by the kubelet; here it
+ * is told as missing.
  */
 export function orderPullSecrets(
   accounts: Iterable<Account>,
@@ -24,14 +24,22 @@ export function orderPullSecrets(
 ): readonly SecretReading[] {
   const inOrder = [...accounts].sort((a, b) => rank(a, b));
   const named = new Set(inOrder.flatMap(({ imagePullSecrets }) => imagePullSecrets));
-  const others = [...secrets.keys()].filter(name => !named.has(name)).sort();
-  return [...named, ...others].map(name => secrets.get(name) ?? missing(name));
+  const others = [...secrets.values()].filter(({ name }) => !named.has(name)).sort((a, b) => byName(a, b));
+  return [
+    ...[...named].map(name => secrets.get(name) ?? missing(name)),
+    ...others.map(reading => ({ ...reading, isUnnamed: true })),
+  ];
 }
 
 function rank(a: Account, b: Account): number {
   if (a.name === b.name) return 0;
   if (a.name === DEFAULT_ACCOUNT) return -1;
   if (b.name === DEFAULT_ACCOUNT) return 1;
+  return byName(a, b);
+}
+
+/** In ASCII order; names are unique in a namespace. */
+function byName(a: { readonly name: string }, b: { readonly name: string }): number {
   return a.name < b.name ? -1 : 1;
 }
 
