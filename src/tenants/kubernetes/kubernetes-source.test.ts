@@ -196,12 +196,19 @@ describe('Secrets of a namespace', () => {
     await eventually(() => expect(kept.secrets('team-a')).toEqual([]));
   });
 
-  it('that are malformed are told as such, beside the others', async () => {
+  it('that are malformed are told as such, beside the others, and whether an account names them', async () => {
     api.put(secret('team-a', 'good'));
     const fields = { type: 'kubernetes.io/dockerconfigjson', data: { '.dockerconfigjson': '!' } };
     api.put({ ...secret('team-a', 'bad'), fields });
     await start();
     expect(kept.secrets('team-a')).toEqual(['bad malformed', 'good loaded']);
+    const unnamed = () =>
+      kept.tenants
+        .get('team-a')
+        ?.secrets.flatMap(({ name, isUnnamed }) => (isUnnamed === true ? [name] : []));
+    expect(unnamed()).toEqual(['bad', 'good']);
+    api.put(account('team-a', 'builder', ['bad']));
+    await eventually(() => expect(unnamed()).toEqual(['good']));
   });
 });
 
@@ -336,8 +343,11 @@ describe('a reader that may too little', () => {
     api.put(secret('team-a', 'pull', 'u:second'));
     await eventually(() => expect(lines.some(line => line.includes('cannot be asked'))).toBe(true));
     expect(kept.password('team-a')).toContain('first');
+    expect(source.problems.join()).toMatch(/^namespaces of .*\/namespaces\/team-a is forbidden$/);
+    expect(down).toBe(1);
     api.refused.clear();
     await eventually(() => expect(kept.password('team-a')).toContain('second'));
+    await eventually(() => expect(down).toBe(0));
   });
 
   it('whose token was renewed in its file comes with the new one', async () => {

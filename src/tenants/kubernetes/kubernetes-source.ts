@@ -58,6 +58,8 @@ export class KubernetesSource implements SecretSource {
   #changed = new Set<string>();
   #settling: Promise<void> | undefined;
   #failures = 0;
+  /** Why namespaces cannot be asked for now. */
+  #unasked: string | undefined;
 
   constructor(options: KubernetesSourceOptions) {
     const { client, namespaces, log } = options;
@@ -103,6 +105,7 @@ export class KubernetesSource implements SecretSource {
   get problems(): readonly string[] {
     const { server } = this.#options.client;
     const problems = [...this.#scopes.values()].flatMap(scope => scope.problems);
+    if (this.#unasked !== undefined) problems.push({ resource: 'namespaces', reason: this.#unasked });
     return problems.map(({ resource, reason }) => `${resource} of ${server}: ${reason}`);
   }
 
@@ -146,20 +149,26 @@ export class KubernetesSource implements SecretSource {
     while (this.#changed.size > 0 && !signal.aborted) {
       const waitMs = SETTLE_MS + jittered(backoffMs(RETRY, this.#failures));
       await sleep(waitMs, undefined, { signal }).catch(() => {});
-      const names = [...this.#changed];
-      this.#changed = new Set();
-      const failed: string[] = [];
-      for (let at = 0; at < names.length && !signal.aborted; at += ASKED_AT_ONCE) {
-        const some = names.slice(at, at + ASKED_AT_ONCE);
-        await Promise.all(
-          some.map(async name =>
-            this.#settleOne(name).catch(error => failed.push(this.#failed(name, error))),
-          ),
-        );
-      }
-      for (const name of failed) this.#changed.add(name);
-      this.#failures = failed.length === 0 ? 0 : this.#failures + 1;
+      const failed = await this.#settleOnce();
+      if (signal.aborted) return;
+      for (const name of failed.keys()) this.#changed.add(name);
+      this.#failures = failed.size === 0 ? 0 : this.#failures + 1;
+      this.#noteUnasked([...failed.values()][0]);
     }
+  }
+
+  /** The namespaces that could not be asked for, each with the reason. */
+  async #settleOnce(): Promise<ReadonlyMap<string, string>> {
+    const names = [...this.#changed];
+    this.#changed = new Set();
+    const failed = new Map<string, string>();
+    const fail = (name: string, error: unknown) =>
+      failed.set(name, error instanceof Error ? error.message : String(error));
+    for (let at = 0; at < names.length && !this.#end.signal.aborted; at += ASKED_AT_ONCE) {
+      const some = names.slice(at, at + ASKED_AT_ONCE);
+      await Promise.all(some.map(name => this.#settleOne(name).catch(error => fail(name, error))));
+    }
+    return failed;
   }
 
   async #settleOne(name: string): Promise<void> {
@@ -176,15 +185,13 @@ export class KubernetesSource implements SecretSource {
     if (uid !== undefined) this.#putTenant(name, uid, content);
   }
 
-  #failed(name: string, error: unknown): string {
-    if (this.#failures === 0 && !this.#end.signal.aborted) {
-      const reason = error instanceof Error ? error.message : String(error);
-      this.#options.log.error(
-        { tenant: name, reason },
-        'a namespace cannot be asked for: what was seen last counts',
-      );
-    }
-    return name;
+  #noteUnasked(reason: string | undefined): void {
+    if (reason === this.#unasked) return;
+    this.#unasked = reason;
+    this.#report();
+    const { log } = this.#options;
+    if (reason === undefined) log.info({}, 'namespaces can be asked for again');
+    else log.error({ reason }, 'namespaces cannot be asked for: what was seen last counts');
   }
 
   async #readUid(name: string): Promise<string | undefined> {
