@@ -60,8 +60,7 @@ describe.skipIf(!canRun)('a pod without secrets, by the token of its account', (
 
   /** What the kubelet does: a token for the audience of its configuration, and the plugin's answer to it. */
   async function credentialOf(namespace: string, audience = host) {
-    const flags = ['--namespace', namespace, '--audience', audience];
-    const serviceAccountToken = (await cluster.kubectl('create', 'token', 'app', ...flags)).trim();
+    const serviceAccountToken = await cluster.tokenOf(namespace, 'app', audience);
     const apiVersion = 'credentialprovider.kubelet.k8s.io/v1';
     const [image = ''] = IMAGE.split(':');
     const request = { kind: 'CredentialProviderRequest', apiVersion, image, serviceAccountToken };

@@ -1,4 +1,5 @@
 // What a real API server does to its watches, seen on the way to it: it ends them, forgets where they were, goes away.
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { Entrepot } from '../support/entrepot.ts';
 import { HAS_CLUSTER, KubeCluster, MANIFESTS } from '../support/kube-cluster.ts';
@@ -9,15 +10,16 @@ import {
   soonHasSecrets,
   soonLogged,
   soonLogsIn,
-  soonMeasured,
+  soonFollows,
+  soonFollowsNothing,
   soonRefused,
+  WATCHES,
 } from '../support/logins.ts';
 import { freePort, until } from '../support/programs.ts';
 import type { Login } from '../support/tenants.ts';
 
-const DOWN = 'entrepot_kubernetes_watches_down';
-/** Of each kind, and of Secrets of each of the two types. */
-const WATCHES = 4;
+/** How long a server may be away: a restart of a control plane on a bad day. */
+const AWAY_MS = 60_000;
 
 describe.skipIf(!HAS_CLUSTER)('watches of a cluster', () => {
   let cluster: KubeCluster;
@@ -34,7 +36,7 @@ describe.skipIf(!HAS_CLUSTER)('watches of a cluster', () => {
       server: { listen: host, serverNames: [host] },
       kubernetes: { kubeconfig: await cluster.kubeconfigOf('entrepot', 'entrepot', gate.url) },
     });
-    await soonMeasured(DOWN, 0, entrepot);
+    await soonFollows(entrepot);
   });
 
   afterAll(async () => {
@@ -44,6 +46,58 @@ describe.skipIf(!HAS_CLUSTER)('watches of a cluster', () => {
   });
 
   const login = (tenant: string, nth: number): Login => [`${tenant}-${nth}`, `password-${nth}`];
+
+  test('that the server ends are resumed where they were, and so are broken ones: without a new list', async () => {
+    await cluster.makeTenant('resumed');
+    gate.watchSeconds = 2;
+    const listed = gate.lists.length;
+    gate.shut();
+    await soonFollowsNothing(entrepot);
+    await cluster.putPullSecret('resumed', 'pull', host, login('resumed', 1));
+    gate.open();
+    await soonLogsIn(login('resumed', 1), entrepot);
+    await soonFollows(entrepot);
+    for (const nth of [2, 3]) {
+      const ended = () => gate.watches.filter(({ isComplete }) => isComplete).length;
+      const before = ended();
+      await until('each watch to be ended', SOON_MS, () => Promise.resolve(ended() >= before + 2 * WATCHES));
+      await cluster.putPullSecret('resumed', 'pull', host, login('resumed', nth));
+      await soonLogsIn(login('resumed', nth), entrepot);
+      expect(await loginStatus(login('resumed', nth - 1), entrepot)).toBe(401);
+    }
+    gate.watchSeconds = undefined;
+    expect(gate.lists.length).toBe(listed);
+    await soonFollows(entrepot);
+  });
+
+  test('of a server that is away for a minute are followed again soon: until then nobody has more or fewer rights', async () => {
+    await cluster.makeTenant('patient');
+    await cluster.kubectl('create', 'serviceaccount', 'robot', '--namespace', 'patient');
+    await cluster.putPullSecret('patient', 'pull', host, login('patient', 1));
+    await cluster.putPullSecret('patient', 'other', host, login('patient', 2));
+    const robot: Login = ['serviceaccount', await cluster.tokenOf('patient', 'robot', host)];
+    const holders = [login('patient', 1), login('patient', 2), robot];
+    for (const holder of holders) await soonLogsIn(holder, entrepot);
+
+    await cluster.stop();
+    const backAt = Date.now() + AWAY_MS;
+    await soonFollowsNothing(entrepot);
+    while (Date.now() < backAt) {
+      for (const holder of holders) expect(await loginStatus(holder, entrepot)).toBe(200);
+      expect(await loginStatus(login('patient', 3), entrepot)).toBe(401);
+      await sleep(5_000);
+    }
+    expect((await entrepot.command('tenants')).stdout).toMatch(/^cannot be followed: secrets of /m);
+
+    await cluster.start();
+    await cluster.putPullSecret('patient', 'pull', host, login('patient', 3));
+    await cluster.kubectl('delete', 'secret', 'other', '--namespace', 'patient');
+    await cluster.kubectl('delete', 'serviceaccount', 'robot', '--namespace', 'patient');
+    await soonLogsIn(login('patient', 3), entrepot);
+    for (const holder of holders) await soonRefused(holder, entrepot);
+    await soonFollows(entrepot);
+    await soonLogged(/the cluster is followed again/, entrepot);
+  });
 
   test('that are too old, since etcd was compacted, are followed by new lists, in which nothing is missing or left over', async () => {
     // Its watch cache would remember what etcd does not.
@@ -56,9 +110,10 @@ describe.skipIf(!HAS_CLUSTER)('watches of a cluster', () => {
     }
     await cluster.putPullSecret('kept', 'removed', host, login('kept', 2));
     await soonLogsIn(login('kept', 2), entrepot);
+    await soonFollows(entrepot);
 
     gate.shut();
-    await soonMeasured(DOWN, WATCHES, entrepot);
+    await soonFollowsNothing(entrepot);
     await cluster.kubectl('delete', 'secret', 'removed', '--namespace', 'kept');
     await cluster.putPullSecret('kept', 'pull', host, login('kept', 3));
     await cluster.kubectl('label', 'namespace', 'gone', 'entrepot-');
@@ -74,11 +129,10 @@ describe.skipIf(!HAS_CLUSTER)('watches of a cluster', () => {
     for (const nth of [1, 2]) expect(await loginStatus(login('kept', nth), entrepot)).toBe(401);
     await soonHasSecrets(entrepot, 'kept', ['pull loaded']);
     await soonLogged(/the cluster has forgotten what was seen last/, entrepot);
-    await soonMeasured(DOWN, 0, entrepot);
-    const expired = gate.asked
-      .slice(seen)
-      .filter(({ isWatch, text }) => isWatch && /"code":410\b/.test(text));
-    expect(expired.length).toBe(WATCHES);
+    const expired = () =>
+      gate.asked.slice(seen).filter(({ isWatch, text }) => isWatch && /"code":410\b/.test(text));
+    await until('each watch to be Gone', SOON_MS, () => Promise.resolve(expired().length === WATCHES));
     await until('a list of each', SOON_MS, () => Promise.resolve(gate.lists.length === listed + WATCHES));
+    await soonFollows(entrepot);
   });
 });

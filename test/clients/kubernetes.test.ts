@@ -2,7 +2,10 @@
 import { createPrivateKey } from 'node:crypto';
 import { importPKCS8, SignJWT } from 'jose';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { get } from '../support/client.ts';
+import { imageOf } from '../support/content.ts';
 import { Entrepot } from '../support/entrepot.ts';
+import { FakeUpstream } from '../support/fake-upstream.ts';
 import { HAS_CLUSTER, KubeCluster, MANIFESTS } from '../support/kube-cluster.ts';
 import {
   loginStatus,
@@ -10,14 +13,19 @@ import {
   soonHasSecrets,
   soonLogged,
   soonLogsIn,
-  soonMeasured,
+  soonFollows,
+  soonFollowsNothing,
   soonRefused,
   tenantAt,
 } from '../support/logins.ts';
 import { freePort, until } from '../support/programs.ts';
-import type { Login } from '../support/tenants.ts';
+import { basic, type Login } from '../support/tenants.ts';
+
+/** Its content is public. */
+const UPSTREAM = 'up.example';
 
 let cluster: KubeCluster;
+let upstream: FakeUpstream;
 let entrepot: Entrepot;
 let host: string;
 
@@ -25,9 +33,12 @@ beforeAll(async () => {
   if (!HAS_CLUSTER) return;
   cluster = await KubeCluster.start();
   await cluster.kubectl('apply', '--filename', MANIFESTS);
+  upstream = await FakeUpstream.start();
+  upstream.add('app', imageOf([]), 'v1');
   host = `127.0.0.1:${await freePort()}`;
   entrepot = await Entrepot.start({
     server: { listen: host, serverNames: [host] },
+    upstreams: { [UPSTREAM]: { url: upstream.url } },
     kubernetes: { kubeconfig: await cluster.kubeconfigOf('entrepot', 'entrepot') },
   });
 });
@@ -35,6 +46,7 @@ beforeAll(async () => {
 afterAll(async () => {
   if (!HAS_CLUSTER) return;
   await entrepot.remove();
+  await upstream.stop();
   await cluster.remove();
 });
 
@@ -47,28 +59,8 @@ function loginsOf(tenant: string): readonly [Login, Login] {
 }
 
 async function tokenOf(namespace: string, account: string, audience: string): Promise<Login> {
-  const flags = ['--namespace', namespace, '--audience', audience];
-  return ['serviceaccount', (await cluster.kubectl('create', 'token', account, ...flags)).trim()];
+  return ['serviceaccount', await cluster.tokenOf(namespace, account, audience)];
 }
-
-describe.skipIf(!HAS_CLUSTER)('config/kubernetes', () => {
-  /** What an account may, one rule a line. */
-  async function rightsOf(account: string): Promise<readonly string[]> {
-    const flags = ['--as', `system:serviceaccount:entrepot:${account}`, '--no-headers'];
-    const list = await cluster.kubectl('auth', 'can-i', '--list', ...flags);
-    return list.split('\n').map(line => line.replaceAll(/\s+/g, ' '));
-  }
-
-  test('allows what Entrepot does, and nothing more than any account may', async () => {
-    const anybody = await rightsOf('default');
-    const rights = await rightsOf('entrepot');
-    expect(rights.filter(right => !anybody.includes(right)).sort()).toEqual([
-      'namespaces [] [] [get list watch]',
-      'secrets [] [] [list watch]',
-      'serviceaccounts [] [] [list watch]',
-    ]);
-  });
-});
 
 describe.skipIf(!HAS_CLUSTER)('a namespace with the label', () => {
   test('is a tenant; its Secrets log in, in the order that its accounts name them; rotation and removal count', async () => {
@@ -153,6 +145,41 @@ describe.skipIf(!HAS_CLUSTER)('a service account', () => {
   }
 });
 
+describe.skipIf(!HAS_CLUSTER)('a Secret that cannot be read', () => {
+  const [login] = loginsOf('team-h');
+  const [other] = loginsOf('team-i');
+
+  /** Of public content, which takes no credential of the tenant. */
+  async function pull(who: Login) {
+    return get(`${entrepot.url}/v2/app/manifests/v1?ns=${UPSTREAM}`, { headers: basic(who) });
+  }
+
+  test('is told, and hurts nobody while no account names it; then the pulls of its namespace, until it is mended', async () => {
+    await cluster.makeTenant('team-h');
+    await cluster.makeTenant('team-i');
+    await cluster.putPullSecret('team-h', 'good', host, login);
+    await cluster.putPullSecret('team-i', 'good', host, other);
+    // The API server looks whether it is JSON, and no further.
+    const bad = JSON.stringify({ auths: { 'registry.example': { auth: 'no base64!' } } });
+    const type = ['--type', 'kubernetes.io/dockerconfigjson', '--from-literal', `.dockerconfigjson=${bad}`];
+    await cluster.kubectl('create', 'secret', 'generic', 'bad', ...type, '--namespace', 'team-h');
+    await soonHasSecrets(entrepot, 'team-h', ['bad malformed', 'good loaded']);
+    await soonLogged(/"secretName":"bad".*a Secret is malformed/, entrepot);
+    expect(await entrepot.metrics()).toContain('entrepot_secrets{state="malformed"} 1');
+    for (const who of [login, other]) expect((await pull(who)).status).toBe(200);
+
+    const patch = JSON.stringify({ imagePullSecrets: [{ name: 'bad' }] });
+    await cluster.kubectl('patch', 'serviceaccount', 'default', '--namespace', 'team-h', '--patch', patch);
+    await until('the pull to fail', SOON_MS, async () => (await pull(login)).status === 503);
+    expect((await pull(login)).text).toMatch(/team-h: the Secret bad is malformed/);
+    expect((await pull(other)).status).toBe(200);
+    expect(await loginStatus(login, entrepot)).toBe(200);
+
+    await cluster.putPullSecret('team-h', 'bad', 'registry.example', ['mended', 'password']);
+    await until('the pull to work', SOON_MS, async () => (await pull(login)).status === 200);
+  });
+});
+
 describe.skipIf(!HAS_CLUSTER)('a cluster that goes away', () => {
   test('is missed, not forgotten, even by a server that starts meanwhile; what changes when it is back counts', async () => {
     const [before, after] = loginsOf('team-e');
@@ -167,7 +194,7 @@ describe.skipIf(!HAS_CLUSTER)('a cluster that goes away', () => {
     await cluster.stop();
     await soonLogged(/the cluster cannot be followed/, entrepot);
     expect(await loginStatus(before, entrepot)).toBe(200);
-    await soonMeasured('entrepot_kubernetes_watches_down', 4, entrepot);
+    await soonFollowsNothing(entrepot);
     expect((await entrepot.command('tenants')).stdout).toMatch(/^cannot be followed: \w+ of 127.0.0.1/);
 
     await entrepot.stop();
@@ -178,109 +205,9 @@ describe.skipIf(!HAS_CLUSTER)('a cluster that goes away', () => {
 
     await cluster.start();
     await soonLogsIn(before, entrepot);
-    await soonMeasured('entrepot_kubernetes_watches_down', 0, entrepot);
+    await soonFollows(entrepot);
     await cluster.putPullSecret('team-e', 'pull', host, after);
     await soonLogsIn(after, entrepot);
     expect(await loginStatus(before, entrepot)).toBe(401);
-  });
-});
-
-describe.skipIf(!HAS_CLUSTER)('namespaces that are named', () => {
-  test('need no right beyond them', async () => {
-    const [login, next] = loginsOf('team-g');
-    await cluster.makeTenant('team-g');
-    await cluster.putPullSecret('team-g', 'pull', host, login);
-    await cluster.kubectl('create', 'serviceaccount', 'narrow', '--namespace', 'entrepot');
-    const account = ['--serviceaccount', 'entrepot:narrow'];
-    const there = ['--namespace', 'team-g'];
-    const named = ['--resource', 'namespaces', '--resource-name', 'team-g'];
-    await cluster.kubectl('create', 'clusterrole', 'narrow', '--verb', 'get,list,watch', ...named);
-    await cluster.kubectl('create', 'clusterrolebinding', 'narrow', '--clusterrole', 'narrow', ...account);
-    const content = ['--verb', 'list,watch', '--resource', 'secrets,serviceaccounts'];
-    await cluster.kubectl('create', 'role', 'narrow', ...content, ...there);
-    await cluster.kubectl('create', 'rolebinding', 'narrow', '--role', 'narrow', ...account, ...there);
-    for (const what of ['secrets', 'serviceaccounts', 'namespaces/team-g']) {
-      await until(`the right to watch ${what}`, SOON_MS, async () => {
-        const asked = ['watch', what, '--as', 'system:serviceaccount:entrepot:narrow', ...there];
-        return (await cluster.tryKubectl('auth', 'can-i', ...asked)).code === 0;
-      });
-    }
-    const narrow = await Entrepot.start({
-      server: { listen: `127.0.0.1:${await freePort()}`, serverNames: [host] },
-      kubernetes: { kubeconfig: await cluster.kubeconfigOf('entrepot', 'narrow'), namespaces: ['team-g'] },
-    });
-    try {
-      await soonLogsIn(login, narrow);
-      await cluster.putPullSecret('team-g', 'pull', host, next);
-      await soonLogsIn(next, narrow);
-      expect(narrow.logs()).not.toContain('cannot be followed');
-    } finally {
-      await narrow.remove();
-    }
-  });
-});
-
-describe.skipIf(!HAS_CLUSTER)('a reader that may too little', () => {
-  const [login, next] = loginsOf('team-f');
-
-  async function startWith(account: string, secretVerbs: readonly string[]): Promise<Entrepot> {
-    const rbac = 'rbac.authorization.k8s.io';
-    const all = {
-      apiGroups: [''],
-      resources: ['namespaces', 'serviceaccounts'],
-      verbs: ['get', 'list', 'watch'],
-    };
-    const secrets = { apiGroups: [''], resources: ['secrets'], verbs: secretVerbs };
-    await cluster.kubectl('create', 'serviceaccount', account, '--namespace', 'entrepot');
-    await cluster.apply(
-      {
-        apiVersion: `${rbac}/v1`,
-        kind: 'ClusterRole',
-        metadata: { name: account },
-        rules: secretVerbs.length === 0 ? [all] : [all, secrets],
-      },
-      {
-        apiVersion: `${rbac}/v1`,
-        kind: 'ClusterRoleBinding',
-        metadata: { name: account },
-        roleRef: { apiGroup: rbac, kind: 'ClusterRole', name: account },
-        subjects: [{ kind: 'ServiceAccount', name: account, namespace: 'entrepot' }],
-      },
-    );
-    const address = `127.0.0.1:${await freePort()}`;
-    const kubeconfig = await cluster.kubeconfigOf('entrepot', account);
-    return Entrepot.start({
-      server: { listen: address, serverNames: [host] },
-      kubernetes: { kubeconfig, namespaces: ['team-f'] },
-    });
-  }
-
-  test('says so, reads what it may list again and again, and works once it may', async () => {
-    await cluster.makeTenant('team-f');
-    await cluster.putPullSecret('team-f', 'pull', host, login);
-    const lister = await startWith('lister', ['list']);
-    try {
-      await soonLogsIn(login, lister);
-      await soonLogged(/secrets is forbidden.*cannot watch/, lister);
-      await cluster.putPullSecret('team-f', 'pull', host, next);
-      await soonLogsIn(next, lister);
-      expect(await loginStatus(login, lister)).toBe(401);
-    } finally {
-      await lister.remove();
-    }
-    const blind = await startWith('blind', []);
-    try {
-      await soonLogged(/secrets is forbidden.*cannot list/, blind);
-      await until('the reason', SOON_MS, async () => {
-        const [secret] = (await tenantAt(blind, 'team-f'))?.secrets ?? [];
-        return secret?.state === 'malformed' && secret.reason?.includes('forbidden') === true;
-      });
-      const rule = { apiGroups: [''], resources: ['secrets'], verbs: ['list', 'watch'] };
-      const patch = JSON.stringify([{ op: 'add', path: '/rules/-', value: rule }]);
-      await cluster.kubectl('patch', 'clusterrole', 'blind', '--type=json', '--patch', patch);
-      await soonLogsIn(next, blind);
-    } finally {
-      await blind.remove();
-    }
   });
 });

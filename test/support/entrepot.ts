@@ -22,6 +22,8 @@ export interface EntrepotOptions {
   readonly folder?: string;
   readonly env?: Readonly<Record<string, string | undefined>>;
   readonly readyTimeoutMs?: number;
+  /** A command line that runs the one behind it, and becomes it: what the process sees of the machine. */
+  readonly within?: readonly string[];
 }
 
 /**
@@ -58,9 +60,11 @@ export class Entrepot {
       throw new Error('the product is not built: npm run build');
     }
     const place = await writeConfig(config, options);
+    const own = [process.execPath, ...STARTER, 'serve', '--config', place.configFile];
+    const [program = '', ...args] = [...(options.within ?? []), ...own];
     const daemon = await Daemon.start({
-      program: process.execPath,
-      args: [...STARTER, 'serve', '--config', place.configFile],
+      program,
+      args,
       cwd: place.folder,
       env: { ...withoutSettings(), ...options.env },
       isReady: () => answers(`http://${place.opsHost}/readyz`, 200),

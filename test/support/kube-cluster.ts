@@ -78,6 +78,12 @@ export class KubeCluster {
     return tryRun('kubectl', [...this.#flags(), ...args]);
   }
 
+  /** `kubectl create token` for a ServiceAccount; for the API server itself when no audience is named. */
+  async tokenOf(namespace: string, account: string, audience?: string): Promise<string> {
+    const flags = ['--namespace', namespace, ...(audience === undefined ? [] : ['--audience', audience])];
+    return (await this.kubectl('create', 'token', account, ...flags)).trim();
+  }
+
   /** Whether the API server still knows whose token this is. */
   async knows(token: string): Promise<boolean> {
     const access = ['--server', this.url, '--certificate-authority', join(this.folder, 'apiserver.crt')];
@@ -129,7 +135,7 @@ export class KubeCluster {
    * asks instead of the API server itself.
    */
   async kubeconfigOf(namespace: string, account: string, server?: string): Promise<string> {
-    const token = await this.kubectl('create', 'token', account, '--namespace', namespace);
+    const token = await this.tokenOf(namespace, account);
     const name = `${namespace}-${account}`;
     await writeFile(join(this.folder, `${name}.token`), token);
     const path = join(this.folder, `${name}.kubeconfig`);

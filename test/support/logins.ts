@@ -26,10 +26,22 @@ export async function soonLogged(line: RegExp, at: Entrepot): Promise<void> {
   await until(`the log to say ${line}`, SOON_MS, () => Promise.resolve(line.test(at.logs())));
 }
 
-/** Waits for `value` of a gauge that has no labels. */
-export async function soonMeasured(gauge: string, value: number, at: Entrepot): Promise<void> {
-  const line = new RegExp(`^${gauge} ${value}$`, 'm');
-  await until(`${gauge} to be ${value}`, SOON_MS, async () => line.test(await at.metrics()));
+/** The watches of a whole cluster: one of each kind, and of Secrets one of each of the two types. */
+export const WATCHES = 4;
+
+/** Waits until it follows the cluster. */
+export async function soonFollows(at: Entrepot): Promise<void> {
+  await until('the cluster to be followed', SOON_MS, async () => (await watchesDown(at)) === 0);
+}
+
+/** Waits until it follows nothing of the cluster. */
+export async function soonFollowsNothing(at: Entrepot): Promise<void> {
+  await until('no watch to stand', SOON_MS, async () => (await watchesDown(at)) >= WATCHES);
+}
+
+/** Parts of the cluster that it cannot follow now. */
+export async function watchesDown(at: Entrepot): Promise<number> {
+  return Number(/^entrepot_kubernetes_watches_down (\d+)$/m.exec(await at.metrics())?.[1]);
 }
 
 /** As the operations port tells it. */
