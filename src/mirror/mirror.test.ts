@@ -240,6 +240,15 @@ describe('a right', () => {
     await expect(world.open(blob.digest, PRIVATE)).rejects.toMatchObject({ code: 'BLOB_UNKNOWN' });
   });
 
+  it('of one is not another’s while both ask at once', async () => {
+    upstream.misbehave({ kind: 'manifest', delayMs: 200 });
+    const [ann, eve] = await Promise.allSettled([
+      manifestAs(credential('ann')),
+      manifestAs(credential('eve', 'wrong')),
+    ]);
+    expect([ann.status, eve.status]).toEqual(['fulfilled', 'rejected']);
+  });
+
   it('is found by trying credentials in turn, and the one that worked is tried first', async () => {
     await manifestAs(credential('bob'), credential('ann'));
     world.nowMs += 48 * 3_600_000;
