@@ -131,6 +131,16 @@ describe('a credential', () => {
     }
   });
 
+  it('that goes from its Secret takes along what it proved, and does not bring it back', async () => {
+    await open();
+    await world.put('team-a', { 'docker.io': HUB_A });
+    await world.prove(NGINX, HUB_A);
+    expect(await pulled(await world.as(HUB_A))).toMatchObject({ proved: true });
+    await world.put('team-a', { [SERVER]: OURS });
+    await world.put('team-a', { 'docker.io': HUB_A });
+    expect(await pulled(await world.as(HUB_A))).toMatchObject({ tried: ['hub-a'], proved: false });
+  });
+
   it('that is unknown is refused, but anonymous where Docker sends its Hub login by itself', async () => {
     await open();
     await world.put('team-a', { 'docker.io': HUB_A });
