@@ -3,9 +3,7 @@ import type { CollectionReport } from '../upkeep/collection.ts';
 import type { EvictionReport } from '../upkeep/eviction.ts';
 import { sizeText } from './columns.ts';
 import { type Command, CommandError, CONFIG_OPTION, EXIT, type Input, textOption } from './command.ts';
-import { interruptible } from './interruptible.ts';
-import { ProgressLine } from './progress-line.ts';
-import { withParts } from './with-parts.ts';
+import { withUpkeep } from './upkeep-run.ts';
 
 /** `entrepot gc`: make room now. */
 export const gc: Command = {
@@ -27,22 +25,18 @@ export const gc: Command = {
     ['entrepot gc --dry-run', 'see what would be freed'],
     ['entrepot gc --grace-period 0s', 'free what was deleted just now; not while somebody pushes'],
   ],
-  run: (input, io) =>
-    withParts(input, io, ({ upkeep }) =>
-      interruptible(async signal => {
-        const dryRun = input.options['dryRun'] === true;
-        const progress = new ProgressLine(io);
-        const run = { dryRun, signal, onProgress: progress.show.bind(progress), ...gracePeriod(input) };
-        const collected = await upkeep.collect(run);
-        const evicted = await upkeep.evict(run);
-        progress.end();
-        if (collected === undefined || evicted === undefined) {
-          throw new CommandError('another process is collecting already');
-        }
-        io.out(reportText(collected, evicted, dryRun));
-        return EXIT.done;
-      }),
-    ),
+  run: async (input, io) => {
+    const period = gracePeriod(input);
+    return withUpkeep(input, io, async ({ upkeep }, { out, ...run }) => {
+      const collected = await upkeep.collect({ ...run, ...period });
+      const evicted = await upkeep.evict(run);
+      if (collected === undefined || evicted === undefined) {
+        throw new CommandError('another process is collecting already');
+      }
+      out(reportText(collected, evicted, run.dryRun));
+      return EXIT.done;
+    });
+  },
 };
 
 function gracePeriod(input: Input): { gracePeriodMs?: number } {

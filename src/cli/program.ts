@@ -70,7 +70,7 @@ const EXAMPLES = [
   ['entrepot hosts containerd --out /etc/containerd/certs.d', 'point this node at it'],
 ] as const;
 
-const EXIT_CODES = '\nExit codes: 0 done, 1 failed, 2 wrong usage or configuration\n';
+const EXIT_CODES = '\nExit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 stopped by Ctrl-C\n';
 
 /** Runs what was typed (`argv` without node and the script) and returns the exit code. */
 export async function runProgram(argv: readonly string[], io: Io): Promise<ExitCode> {

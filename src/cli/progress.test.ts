@@ -1,4 +1,4 @@
-import { expect, test } from 'vitest';
+import { expect, test, vi } from 'vitest';
 import { type ProgressForm, ProgressView } from './progress.ts';
 
 const MIB = 1024 * 1024;
@@ -81,4 +81,35 @@ test('bars fit the terminal: no line wraps and none scrolls away, or it could no
   expect(lines[0]).toMatch(/ …an\/image:0 |…[^ ]*image:0 /);
   view.close();
   expect(written.err.endsWith('\u001B[4A\u001B[J')).toBe(true);
+});
+
+test('of what has no known end there are figures and no bar', () => {
+  const { view, written, clock } = viewOf('bars');
+  const blobs = view.begin('blobs');
+  blobs.advance(MIB, 3);
+  clock.ms = 1000;
+  view.say('a warning');
+  blobs.drop();
+  view.say('another');
+  view.close();
+  expect(written.err).toMatch(/ {2}blobs +3, 1\.0 MiB, 1\.0 MiB\/s\n/);
+  expect(written.err.endsWith('another\n')).toBe(true);
+});
+
+test('elsewhere than on a terminal a line now and then says that it goes on', () => {
+  vi.useFakeTimers();
+  try {
+    const { view, written, clock } = viewOf('lines');
+    const image = view.begin('nginx:1');
+    image.expect(4 * MIB);
+    image.advance(MIB);
+    clock.ms = 10_000;
+    vi.advanceTimersByTime(10_000);
+    expect(written.err).toBe('  nginx:1: 1.0 MiB of 4.0 MiB, 102 KiB/s, 30 s left\n');
+    view.close();
+    vi.advanceTimersByTime(60_000);
+    expect(written.err.split('\n')).toHaveLength(2);
+  } finally {
+    vi.useRealTimers();
+  }
 });

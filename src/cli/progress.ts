@@ -1,20 +1,25 @@
 import { sizeText } from './columns.ts';
 import type { Io } from './command.ts';
 
-/** How progress is told: bars that move on a terminal, a line for each thing that ends, or JSON for programs. */
+/** How progress is told: bars that move on a terminal, a line now and then elsewhere, or JSON for programs. */
 export type ProgressForm = 'bars' | 'lines' | 'json';
 
 /** One thing that is under way, such as an image that is pulled. */
 export interface ProgressItem {
   /** The bytes that are known to be needed grow by so many, or shrink when some turn out to be here. */
   expect(bytes: number): void;
-  advance(bytes: number): void;
+  /** `items`: for what is made of many. */
+  advance(bytes: number, items?: number): void;
   /** It has ended; `text` says how. */
   end(outcome: 'done' | 'failed', text: string): void;
+  /** It has ended, and there is nothing to say about that. */
+  drop(): void;
 }
 
 /** Often enough to look alive. */
 const REDRAW_MS = 100;
+/** A log is no terminal: who reads it wants to know that it goes on. */
+const LINE_MS = 10_000;
 const BAR_WIDTH = 24;
 /** `1023 MiB of 1023 MiB, 1023 MiB/s, 9999 s left`, with room to spare. */
 const STATUS_WIDTH = 48;
@@ -52,17 +57,26 @@ export class ProgressView {
   }
 
   begin(name: string): ProgressItem {
-    const item = new Item(name, this.#nowMs(), (ended, outcome, text) => this.#end(ended, outcome, text));
+    const item = new Item(name, this.#nowMs(), {
+      end: (outcome, text) => this.#end(item, outcome, text),
+      drop: () => void this.#running.delete(item),
+    });
     this.#running.add(item);
     if (this.#form === 'json') this.#event({ event: 'begin', name });
     if (this.#form === 'bars') this.#timer ??= setInterval(() => this.#draw(), REDRAW_MS).unref();
+    if (this.#form === 'lines') this.#timer ??= setInterval(() => this.#tell(), LINE_MS).unref();
     return item;
   }
 
   /** Says something in between, above the bars. */
   say(text: string): void {
+    this.aside(() => this.#io.err(`${text}\n`));
+  }
+
+  /** Lets `write` write while no bars are in its way. */
+  aside(write: () => void): void {
     this.#clear();
-    this.#io.err(`${text}\n`);
+    write();
     this.#draw();
   }
 
@@ -73,6 +87,7 @@ export class ProgressView {
 
   close(): void {
     clearInterval(this.#timer);
+    this.#timer = undefined;
     this.#clear();
   }
 
@@ -100,6 +115,11 @@ export class ProgressView {
     this.#drawnLines = lines.length;
   }
 
+  #tell(): void {
+    for (const item of [...this.#running].slice(0, MAX_BARS))
+      this.#io.err(`  ${item.name}: ${figuresText(item, this.#nowMs())}\n`);
+  }
+
   /** Takes the bars away again: up as many lines as were drawn, and clear to the end of the screen (ECMA-48). */
   #clear(): void {
     if (this.#drawnLines > 0) this.#io.err(`\u001B[${this.#drawnLines}A\u001B[J`);
@@ -110,45 +130,47 @@ export class ProgressView {
 class Item implements ProgressItem {
   readonly name: string;
   readonly beganMs: number;
+  readonly end: ProgressItem['end'];
+  readonly drop: ProgressItem['drop'];
   bytes = 0;
+  items = 0;
   expectedBytes = 0;
-  readonly #ended: (item: Item, outcome: 'done' | 'failed', text: string) => void;
 
-  constructor(
-    name: string,
-    beganMs: number,
-    ended: (item: Item, outcome: 'done' | 'failed', text: string) => void,
-  ) {
+  constructor(name: string, beganMs: number, { end, drop }: Pick<ProgressItem, 'end' | 'drop'>) {
     this.name = name;
     this.beganMs = beganMs;
-    this.#ended = ended;
+    this.end = end;
+    this.drop = drop;
   }
 
   expect(bytes: number): void {
     this.expectedBytes += bytes;
   }
 
-  advance(bytes: number): void {
+  advance(bytes: number, items = 0): void {
     this.bytes += bytes;
-  }
-
-  end(outcome: 'done' | 'failed', text: string): void {
-    this.#ended(this, outcome, text);
+    this.items += items;
   }
 }
 
-function barText({ name, bytes, expectedBytes, beganMs }: Item, nowMs: number, columns: number): string {
-  const seconds = Math.max(0.001, (nowMs - beganMs) / 1000);
-  const rate = bytes / seconds;
+function barText(item: Item, nowMs: number, columns: number): string {
+  const { name, bytes, expectedBytes } = item;
   const width = Math.min(NAME_WIDTH.most, Math.max(NAME_WIDTH.least, columns - BAR_WIDTH - STATUS_WIDTH - 4));
   const label = name.length > width ? `…${name.slice(1 - width)}` : name.padEnd(width);
   const share = expectedBytes > 0 ? Math.min(1, bytes / expectedBytes) : 0;
   const filled = Math.round(share * BAR_WIDTH);
-  const bar = `${'█'.repeat(filled)}${'░'.repeat(BAR_WIDTH - filled)}`;
+  // How far it is cannot be drawn of what has no known end.
+  const bar = expectedBytes > 0 ? `${'█'.repeat(filled)}${'░'.repeat(BAR_WIDTH - filled)} ` : '';
+  return `  ${label} ${bar}${figuresText(item, nowMs)}`.slice(0, columns - 1);
+}
+
+function figuresText({ bytes, items, expectedBytes, beganMs }: Item, nowMs: number): string {
+  const rate = bytes / Math.max(0.001, (nowMs - beganMs) / 1000);
+  const count = items > 0 ? `${items}, ` : '';
   const total = expectedBytes > 0 ? ` of ${sizeText(expectedBytes)}` : '';
   const left =
     rate > 0 && expectedBytes > bytes ? `, ${Math.ceil((expectedBytes - bytes) / rate)} s left` : '';
-  return `  ${label} ${bar} ${sizeText(bytes)}${total}, ${sizeText(rate)}/s${left}`.slice(0, columns - 1);
+  return `${count}${sizeText(bytes)}${total}, ${sizeText(rate)}/s${left}`;
 }
 
 function summary(bytes: number, ms: number): string {

@@ -1,9 +1,8 @@
-import { parseSize, UnitError } from '../lib/units.ts';
+import { parseRate, UnitError } from '../lib/units.ts';
+import type { DamagedContent } from '../upkeep/scrub.ts';
 import { sizeText } from './columns.ts';
 import { type Command, CommandError, CONFIG_OPTION, EXIT, type Input, textOption } from './command.ts';
-import { interruptible } from './interruptible.ts';
-import { ProgressLine } from './progress-line.ts';
-import { withParts } from './with-parts.ts';
+import { withUpkeep } from './upkeep-run.ts';
 
 /** `entrepot scrub`: read everything again. */
 export const scrub: Command = {
@@ -19,29 +18,21 @@ export const scrub: Command = {
     CONFIG_OPTION,
   ],
   examples: [['entrepot scrub --rate 200MiB', 'check faster than the server does by itself']],
-  run: (input, io) =>
-    withParts(input, io, ({ metadata, upkeep }) =>
-      interruptible(async signal => {
-        const { blobBytes } = await metadata.readTotals();
-        const progress = new ProgressLine(io, blobBytes);
-        const report = await upkeep.scrub({
-          dryRun: input.options['dryRun'] === true,
-          signal,
-          onProgress: progress.show.bind(progress),
-          ...rate(input),
-        });
-        progress.end();
-        if (report === undefined) {
-          throw new CommandError('another process is scrubbing already');
-        }
-        for (const { kind, digest, reason, loss } of report.damaged) {
-          io.out(`damaged: ${kind} ${digest}: ${reason}${loss === 'hosted' ? '; push it again' : ''}\n`);
-        }
-        const { checked, checkedBytes, damaged } = report;
-        io.out(`checked ${checked} blobs, ${sizeText(checkedBytes)}: ${damaged.length} damaged\n`);
-        return damaged.length > 0 ? EXIT.failed : EXIT.done;
-      }),
-    ),
+  run: async (input, io) => {
+    const pace = rate(input);
+    return withUpkeep(input, io, async ({ metadata, upkeep }, { out, expect, ...run }) => {
+      expect((await metadata.readTotals()).blobBytes);
+      const onDamaged = ({ kind, digest, reason, loss }: DamagedContent) =>
+        out(`damaged: ${kind} ${digest}: ${reason}${loss === 'hosted' ? '; push it again' : ''}\n`);
+      const report = await upkeep.scrub({ ...run, ...pace, onDamaged });
+      if (report === undefined) {
+        throw new CommandError('another process is scrubbing already');
+      }
+      const { checked, checkedBytes, damaged } = report;
+      out(`checked ${checked} blobs, ${sizeText(checkedBytes)}: ${damaged.length} damaged\n`);
+      return damaged.length > 0 ? EXIT.failed : EXIT.done;
+    });
+  },
 };
 
 function rate(input: Input): { bytesPerSecond?: number } {
@@ -50,7 +41,7 @@ function rate(input: Input): { bytesPerSecond?: number } {
     return {};
   }
   try {
-    return { bytesPerSecond: Math.max(1, parseSize(text)) };
+    return { bytesPerSecond: parseRate(text) };
   } catch (error) {
     throw error instanceof UnitError ? new CommandError(`--rate: ${error.message}`, EXIT.usage) : error;
   }

@@ -8,7 +8,9 @@ import {
   formatDuration,
   formatSize,
   parseDuration,
+  parseRate,
   parseSize,
+  RATE_FORM,
   SIZE_FORM,
 } from '../lib/units.ts';
 import { formatPlatform, parsePlatform, type Platform } from '../oci/platform.ts';
@@ -53,6 +55,9 @@ export const durationOrForever = textCodec(
 
 /** `200GiB`: bytes. */
 export const size = textCodec(SIZE_FORM, parseSize, formatSize);
+
+/** `16MiB`: bytes a second. */
+export const rate = textCodec(RATE_FORM, parseRate, formatSize);
 
 /** `linux/amd64`, `linux/arm/v7`, `windows/amd64:10.0.20348`. */
 export const platform = textCodec<Platform>(

@@ -161,6 +161,7 @@ colour: blue
     ['defaultUpstream: docker.io\nhosted: {prefixes: tools}', /defaultUpstream.*while nothing is hosted/],
     ['hosted: {prefixes: [docker.io]}', /prefixes\[0\]: "docker.io": already means the upstream docker.io/],
     ['hosted: {prefixes: [index.docker.io]}', /already means the upstream docker.io/],
+    ['upkeep: {scrubRate: 0B}', /upkeep.scrubRate: "0B": expected more than 0B a second/],
     ['hosted: {prefixes: [v2]}', /is reserved/],
     ['hosted: {prefixes: [library]}', /is reserved/],
     ['tenants: [{name: library}]', /tenants\[0\].name: "library": is reserved/],

@@ -11,6 +11,7 @@ import {
   oneOf,
   path,
   platform,
+  rate,
   registryHost,
   repositoryPattern,
   repositoryPrefix,
@@ -205,7 +206,7 @@ const upkeep = section(
       .describe(
         'How often everything held is read again and compared with its digest; false leaves it to entrepot scrub',
       ),
-    scrubRate: size.prefault('16MiB').describe('How much of that is read in a second'),
+    scrubRate: rate.prefault('16MiB').describe('How much of that is read in a second'),
   },
   {
     gcInterval: 'gcIntervalMs',

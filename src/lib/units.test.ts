@@ -1,6 +1,6 @@
 import { assert, maxSafeNat, nat, property } from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { formatDuration, formatSize, parseDuration, parseSize, UnitError } from './units.ts';
+import { formatDuration, formatSize, parseDuration, parseRate, parseSize, UnitError } from './units.ts';
 
 describe('durations', () => {
   it.each([
@@ -52,5 +52,14 @@ describe('sizes', () => {
     assert(property(maxSafeNat(), bytes => parseSize(formatSize(bytes)) === bytes));
     expect(formatSize(200 * 2 ** 30)).toBe('200GiB');
     expect(formatSize(64_000)).toBe('64KB');
+  });
+});
+
+describe('rates', () => {
+  it('are sizes a second, and not nothing', () => {
+    expect(parseRate('16MiB')).toBe(16 * 2 ** 20);
+    expect(() => parseRate('0B')).toThrow(UnitError);
+    expect(() => parseRate('0MiB')).toThrow('more than 0B');
+    expect(() => parseRate('fast')).toThrow(UnitError);
   });
 });

@@ -14,6 +14,9 @@ export const DURATION_FORM = 'a duration such as 500ms, 90s, 1m, 24h or 7d';
 /** What `parseSize` takes, for messages. */
 export const SIZE_FORM = 'a size such as 64KB, 4MiB or 200GiB';
 
+/** What `parseRate` takes, for messages. */
+export const RATE_FORM = 'more than 0B a second, such as 64KB, 4MiB or 200MiB';
+
 const MS_PER_UNIT = { d: 86_400_000, h: 3_600_000, m: 60_000, s: 1000, ms: 1 } as const;
 
 /** Largest first; powers of 1024 and of 1000, told apart by the `i` as IEC 80000-13 does. */
@@ -53,6 +56,15 @@ export function parseSize(text: string): number {
     ([name]) => name.toLowerCase() === match[2]?.toLowerCase(),
   );
   return exact(Number(match[1]) * (unit?.[1] ?? Number.NaN), SIZE_FORM);
+}
+
+/** Bytes a second, written as a size. Not 0: what goes so fast never comes to an end. */
+export function parseRate(text: string): number {
+  const bytes = parseSize(text);
+  if (bytes === 0) {
+    throw new UnitError(`expected ${RATE_FORM}`);
+  }
+  return bytes;
 }
 
 /** The shortest text that `parseDuration` reads back as `ms`: `1h30m`, `500ms`, `0s`. */

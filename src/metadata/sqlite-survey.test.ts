@@ -46,6 +46,10 @@ test('what garbage collection would do is known before it does any of it', async
     { kind: 'blob', digest: LOOSE, size: 5 },
   ]);
   expect((await survey.unneeded('blob', 1)).entries).toEqual([]);
+  expect((await survey.unnamedBlobs(LATER_MS)).entries).toEqual([]);
+  await store.unlinkBlob(HOSTED, LOOSE);
+  expect((await survey.unnamedBlobs(LATER_MS)).entries).toEqual([{ kind: 'blob', digest: LOOSE, size: 5 }]);
+  expect((await survey.unnamedBlobs(1)).entries).toEqual([]);
   await store.unlinkManifest(HOSTED, one.manifest.digest);
   expect((await survey.unneeded('manifest', LATER_MS)).entries).toHaveLength(1);
   expect((await survey.unneeded('blob', LATER_MS)).entries).toHaveLength(3);

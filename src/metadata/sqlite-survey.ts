@@ -49,6 +49,7 @@ class SqliteSurvey implements Survey {
   readonly #connection: Connection;
   readonly #links: Statement<[{ repository: number; digest: string; sinceMs: number }], LinkRow>;
   readonly #unneededBlobs: Statement<[Since], ContentRow>;
+  readonly #unnamedBlobs: Statement<[Since], ContentRow>;
   readonly #unneededManifests: Statement<[Since], ContentRow>;
   readonly #byUse: Statement<[{ sinceMs: number; usedAtMs: number; digest: string }], ContentRow>;
   readonly #blobs: Statement<[string], SizedContent>;
@@ -79,6 +80,11 @@ class SqliteSurvey implements Survey {
             SELECT 1 FROM links l JOIN repositories r ON r.id = l.repository_id
             WHERE l.digest = b.digest AND l.kind = 'blob'
               AND (l.created_at_ms >= @sinceMs OR ${needs.isPinnedIn('l.repository_id', 'l.digest')}))
+          AND NOT ${needs.isBeingFilled('b.digest')} AS is_found
+      FROM blobs b WHERE b.digest > @after ORDER BY b.digest LIMIT ${ROWS_PER_PAGE}`);
+    this.#unnamedBlobs = connection.prepare(`
+      SELECT 'blob' AS kind, b.digest, b.size, b.used_at_ms,
+        b.used_at_ms < @sinceMs AND NOT ${needs.isNamed('b.digest')} AND NOT ${needs.isLinkedBlob('b.digest')}
           AND NOT ${needs.isBeingFilled('b.digest')} AS is_found
       FROM blobs b WHERE b.digest > @after ORDER BY b.digest LIMIT ${ROWS_PER_PAGE}`);
     this.#unneededManifests = connection.prepare(`
@@ -137,6 +143,11 @@ class SqliteSurvey implements Survey {
   async unneeded(kind: Content['kind'], unusedSinceMs: number, after = '') {
     const statement = kind === 'blob' ? this.#unneededBlobs : this.#unneededManifests;
     const rows = await this.#all(statement, { sinceMs: unusedSinceMs, after });
+    return page(rows, toContent, row => row.digest);
+  }
+
+  async unnamedBlobs(unusedSinceMs: number, after = '') {
+    const rows = await this.#all(this.#unnamedBlobs, { sinceMs: unusedSinceMs, after });
     return page(rows, toContent, row => row.digest);
   }
 

@@ -13,6 +13,8 @@ export interface Survey {
   idleLinks(unusedSinceMs: number, after?: string): Promise<Found<BlobLink>>;
   /** Content that `removeUnneeded` would remove once the idle Links and the unlinked manifests are gone. */
   unneeded(kind: Content['kind'], unusedSinceMs: number, after?: string): Promise<Found<SizedContent>>;
+  /** Blobs that `removeUnneeded` would remove now: found several times faster, as no manifest has to be read. */
+  unnamedBlobs(unusedSinceMs: number, after?: string): Promise<Found<SizedContent>>;
   /** What `evict` would remove, the least recently used first. */
   evictable(unusedSinceMs: number, after?: string): Promise<Found<SizedContent>>;
   /** Every blob that has a row, in the order of digests. */

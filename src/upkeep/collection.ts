@@ -1,14 +1,8 @@
 import { removalClaim } from '../metadata/claim-keys.ts';
-import { everything, type SizedContent } from '../metadata/survey.ts';
+import { everything, type Found, type SizedContent } from '../metadata/survey.ts';
+import { removeContents } from './removal.ts';
 import { inSteps } from './steps.ts';
-import {
-  Counter,
-  removeContents,
-  type RunOptions,
-  type Stores,
-  type StrayFile,
-  type Tally,
-} from './stores.ts';
+import { Counter, type RunOptions, type Stores, type StrayFile, type Tally } from './stores.ts';
 
 export interface CollectionOptions extends Stores {
   /** What was made or used within this time stays, needed or not: its manifest may be on the way. */
@@ -54,13 +48,20 @@ export class Collection {
 
   /** `gracePeriodMs`: this time another one. */
   async run(run: RunOptions & { readonly gracePeriodMs?: number } = {}): Promise<CollectionReport> {
-    const sinceMs = Date.now() - (run.gracePeriodMs ?? this.#options.gracePeriodMs);
+    const { survey, gracePeriodMs } = this.#options;
+    const sinceMs = Date.now() - (run.gracePeriodMs ?? gracePeriodMs);
     const uploads = await this.#expireUploads(run);
     const unfinished = await this.#abandonIngests(run);
     const links = await this.#expireLinks(sinceMs, run);
     // Manifests first: what they name is needed until they are gone.
-    const manifests = await this.#collect('manifest', sinceMs, run);
-    const blobs = await this.#collect('blob', sinceMs, run);
+    const manifests = await this.#collect('manifests', sinceMs, run, after =>
+      survey.unneeded('manifest', sinceMs, after),
+    );
+    // A dry run has left what would have gone by now, and must look through it.
+    const isAsIfGone = run.dryRun === true && links + manifests.items > 0;
+    const blobs = await this.#collect('blobs', sinceMs, run, after =>
+      isAsIfGone ? survey.unneeded('blob', sinceMs, after) : survey.unnamedBlobs(sinceMs, after),
+    );
     await this.#endStaleDamage(run);
     const strays = await this.#removeStrays(sinceMs, run);
     return { uploads, unfinished, links, manifests, blobs, strays };
@@ -124,19 +125,27 @@ export class Collection {
     return count;
   }
 
-  async #collect(kind: SizedContent['kind'], sinceMs: number, run: RunOptions): Promise<Tally> {
-    const { rows, survey, meter } = this.#options;
-    const counter = new Counter(`${kind}s`, run);
-    for await (const contents of everything(after => survey.unneeded(kind, sinceMs, after))) {
+  async #collect(
+    what: string,
+    sinceMs: number,
+    run: RunOptions,
+    find: (after: string | undefined) => Promise<Found<SizedContent>>,
+  ): Promise<Tally> {
+    const { rows, meter } = this.#options;
+    const counter = new Counter(what, run);
+    for await (const contents of everything(find)) {
       run.signal?.throwIfAborted();
       if (run.dryRun === true) {
         counter.add(contents);
         continue;
       }
-      await inSteps(contents, run.signal, async step => {
-        const removed = await removeContents(this.#options, step, ours => rows.removeUnneeded(ours, sinceMs));
-        counter.add(removed);
-        meter.count('upkeep_freed_bytes_total', { by: 'collection' }, bytesOf(removed));
+      await removeContents(this.#options, contents, {
+        removeRows: step => rows.removeUnneeded(step, sinceMs),
+        onRemoved: removed => {
+          counter.add(removed);
+          meter.count('upkeep_freed_bytes_total', { by: 'collection' }, bytesOf(removed));
+        },
+        signal: run.signal,
       });
     }
     return counter.tally;

@@ -1,6 +1,6 @@
 import { everything, type SizedContent } from '../metadata/survey.ts';
-import { inSteps } from './steps.ts';
-import { Counter, removeContents, type RunOptions, type Stores, type Tally } from './stores.ts';
+import { removeContents } from './removal.ts';
+import { Counter, type RunOptions, type Stores, type Tally } from './stores.ts';
 
 /** Once it begins it makes this much room, so that it does not begin again with the next blob. */
 const LOW_WATER_MARK = 0.9;
@@ -67,12 +67,15 @@ export class Eviction {
       counter.add(enoughOf(free, excessBytes - counter.bytes));
       return;
     }
-    await inSteps(free, run.signal, async step => {
-      const wanted = enoughOf(step, excessBytes - counter.bytes);
-      const removed = await removeContents(this.#options, wanted, ours => rows.evict(ours, sinceMs));
-      const before = counter.bytes;
-      counter.add(removed);
-      meter.count('upkeep_freed_bytes_total', { by: 'eviction' }, counter.bytes - before);
+    await removeContents(this.#options, free, {
+      removeRows: step => rows.evict(step, sinceMs),
+      choose: step => enoughOf(step, excessBytes - counter.bytes),
+      onRemoved: removed => {
+        const before = counter.bytes;
+        counter.add(removed);
+        meter.count('upkeep_freed_bytes_total', { by: 'eviction' }, counter.bytes - before);
+      },
+      signal: run.signal,
     });
   }
 

@@ -29,6 +29,15 @@ export interface DamagedContent extends SizedContent {
   readonly loss: 'hosted' | 'mirrored' | undefined;
 }
 
+export interface ScrubRun extends RunOptions {
+  /** Goes on where the last one was broken off. */
+  readonly resume?: boolean;
+  /** This time another rate. */
+  readonly bytesPerSecond?: number;
+  /** Hears of each damage when it is found: a scrub may be stopped before it can report. */
+  readonly onDamaged?: (content: DamagedContent) => void;
+}
+
 interface State {
   /** The last digest that was looked at; '' between two scrubs. */
   readonly after: string;
@@ -53,10 +62,7 @@ export class Scrub {
     return (await this.#state()).finishedAtMs;
   }
 
-  /** `resume`: goes on where the last one was broken off. */
-  async run(
-    run: RunOptions & { readonly resume?: boolean; readonly bytesPerSecond?: number } = {},
-  ): Promise<ScrubReport> {
+  async run(run: ScrubRun = {}): Promise<ScrubReport> {
     const { survey } = this.#options;
     const state = await this.#state();
     const walk = new Walk(this.#options, run, run.bytesPerSecond ?? this.#options.bytesPerSecond);
@@ -95,13 +101,13 @@ export class Scrub {
 /** One pass. */
 class Walk implements ScrubReport {
   readonly #options: ScrubOptions;
-  readonly #run: RunOptions;
+  readonly #run: ScrubRun;
   readonly #bytesPerSecond: number;
   readonly damaged: DamagedContent[] = [];
   checked = 0;
   checkedBytes = 0;
 
-  constructor(options: ScrubOptions, run: RunOptions, bytesPerSecond: number) {
+  constructor(options: ScrubOptions, run: ScrubRun, bytesPerSecond: number) {
     this.#options = options;
     this.#run = run;
     this.#bytesPerSecond = bytesPerSecond;
@@ -117,7 +123,7 @@ class Walk implements ScrubReport {
     this.checked += 1;
     this.checkedBytes += blob.size;
     this.#options.meter.count('scrub_checked_bytes_total', {}, blob.size);
-    this.#run.onProgress?.({ step: 'checking', items: this.checked, bytes: this.checkedBytes });
+    this.#run.onProgress?.({ step: 'blobs checked', items: this.checked, bytes: this.checkedBytes });
     // Small blobs, too, keep to the rate.
     const dueMs = startedAtMs + (blob.size / this.#bytesPerSecond) * 1000;
     await sleep(Math.max(1, dueMs - performance.now()), undefined, { signal: this.#run.signal });
@@ -125,7 +131,7 @@ class Walk implements ScrubReport {
 
   async report(content: SizedContent, reason: string): Promise<void> {
     if (this.#run.dryRun === true) {
-      this.damaged.push({ ...content, reason, loss: undefined });
+      this.#add({ ...content, reason, loss: undefined });
       return;
     }
     const loss = await this.#quarantine(content, reason);
@@ -133,7 +139,7 @@ class Walk implements ScrubReport {
       return;
     }
     const { log, meter } = this.#options;
-    this.damaged.push({ ...content, reason, loss });
+    this.#add({ ...content, reason, loss });
     meter.count('scrub_damaged_total', { source: loss });
     const { kind, digest } = content;
     if (loss === 'hosted') {
@@ -147,6 +153,11 @@ class Walk implements ScrubReport {
         'mirrored content was damaged; it is downloaded again when it is asked for',
       );
     }
+  }
+
+  #add(damaged: DamagedContent): void {
+    this.damaged.push(damaged);
+    this.#run.onDamaged?.(damaged);
   }
 
   /** Under the removal Claim, and after a second look: a push may have replaced the file after the first. */

@@ -5,15 +5,19 @@ const ROWS_PER_STEP = 20;
 /** Between two steps, for those who wait for the write lock: they lose an eighth of it to upkeep at most. */
 const PAUSE_MS = 20;
 
-/** Does `work` on all of `items`, a few at a time and with pauses. Rejects when `signal` aborts, between two steps. */
-export async function inSteps<T>(
+/**
+ * Calls `transact` with all of `items`, a few at a time and with pauses, in which `afterwards` works on what it made.
+ * Rejects when `signal` aborts, between two steps.
+ */
+export async function inSteps<T, Done>(
   items: readonly T[],
   signal: AbortSignal | undefined,
-  work: (step: readonly T[]) => Promise<void>,
+  transact: (step: readonly T[]) => Promise<Done>,
+  afterwards: (done: Done) => Promise<void> | void = () => {},
 ): Promise<void> {
   for (let at = 0; at < items.length; at += ROWS_PER_STEP) {
     signal?.throwIfAborted();
-    await work(items.slice(at, at + ROWS_PER_STEP));
-    await sleep(PAUSE_MS);
+    const done = await transact(items.slice(at, at + ROWS_PER_STEP));
+    await Promise.all([afterwards(done), sleep(PAUSE_MS)]);
   }
 }

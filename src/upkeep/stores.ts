@@ -1,8 +1,7 @@
 import type { FileBlobStore } from '../blobs/file-blob-store.ts';
 import type { Log } from '../lib/log.ts';
 import type { Meter } from '../lib/meter.ts';
-import { removalClaim } from '../metadata/claim-keys.ts';
-import type { Content, MetadataStore } from '../metadata/metadata-store.ts';
+import type { MetadataStore } from '../metadata/metadata-store.ts';
 import type { Survey } from '../metadata/survey.ts';
 import type { Digest } from '../oci/digest.ts';
 
@@ -79,29 +78,4 @@ export class Counter implements Tally {
   get tally(): Tally {
     return { items: this.items, bytes: this.bytes };
   }
-}
-
-/**
- * Removes rows by `removeRows`, which takes the removal Claims of the blobs among them, then their bytes: whoever brings
- * the same blob meanwhile sees the Claim, and waits. Returns what went.
- */
-export async function removeContents<T extends Content>(
-  { rows, blobs }: Stores,
-  contents: readonly T[],
-  removeRows: (contents: readonly T[]) => Promise<readonly Content[]>,
-): Promise<readonly T[]> {
-  // What comes back from the thread is a copy.
-  const gone = new Set((await removeRows(contents)).map(nameOf));
-  const removed = contents.filter(content => gone.has(nameOf(content)));
-  const digests = removed.filter(({ kind }) => kind === 'blob').map(({ digest }) => digest);
-  try {
-    await Promise.all(digests.map(digest => blobs.remove(digest)));
-  } finally {
-    await rows.release(...digests.map(removalClaim));
-  }
-  return removed;
-}
-
-function nameOf({ kind, digest }: Content): string {
-  return `${kind} ${digest}`;
 }

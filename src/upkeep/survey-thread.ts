@@ -31,6 +31,10 @@ export class SurveyThread implements StoreSurvey, RowRemoval {
     return this.#ask('unneeded', parameters);
   }
 
+  unnamedBlobs(...parameters: Parameters<StoreSurvey['unnamedBlobs']>) {
+    return this.#ask('unnamedBlobs', parameters);
+  }
+
   evictable(...parameters: Parameters<StoreSurvey['evictable']>) {
     return this.#ask('evictable', parameters);
   }

@@ -53,6 +53,7 @@ async function openThreadWork({ indexPath, storePath }: SurveyPlace): Promise<Th
   return {
     idleLinks: (sinceMs, after) => survey.idleLinks(sinceMs, after),
     unneeded: (kind, sinceMs, after) => survey.unneeded(kind, sinceMs, after),
+    unnamedBlobs: (sinceMs, after) => survey.unnamedBlobs(sinceMs, after),
     evictable: (sinceMs, after) => survey.evictable(sinceMs, after),
     blobs: after => survey.blobs(after),
     damagedManifests: after => survey.damagedManifests(after),

@@ -49,6 +49,8 @@ describe('garbage collection', () => {
     expect(report).toMatchObject({ manifests: { items: 1 }, blobs: { items: 2 } });
     expect(await heldFiles()).toEqual(kept.blobs.toSorted());
     expect(await metadata.isLinked(HOSTED, digestOf(Buffer.from('own 2')))).toBe(false);
+    // Whoever pushes it again must not wait for a removal that is over.
+    expect(await metadata.isClaimed(removalClaim(digestOf(Buffer.from('own 2'))))).toBe(false);
     expect((await upkeep().collect())?.blobs.items).toBe(0);
   });
 

@@ -40,8 +40,8 @@ export const isBeingFilled = (digest: string) => `EXISTS (
 export const isPinnedIn = (repositoryId: string, digest: string) => `EXISTS (
   SELECT 1 FROM pins p WHERE p.repository_id = ${repositoryId} AND p.reference = ${digest})`;
 
-/** A pin names it, or something above it. */
-export const isUnderPin = (digest: string) => `EXISTS (
+/** A pin names it, or something above it. Most stores have no pins, and then nobody looks what is above. */
+export const isUnderPin = (digest: string) => `(EXISTS (SELECT 1 FROM pins) AND EXISTS (
   WITH RECURSIVE above (digest) AS (
     SELECT ${digest}
     UNION
@@ -53,7 +53,7 @@ export const isUnderPin = (digest: string) => `EXISTS (
       SELECT 1 FROM pins p JOIN repositories r ON r.id = p.repository_id WHERE p.reference = above.digest)
     OR EXISTS (
       SELECT 1 FROM tags t JOIN pins p ON p.repository_id = t.repository_id AND p.reference = t.tag
-      JOIN repositories r ON r.id = p.repository_id WHERE t.digest = above.digest))`;
+      JOIN repositories r ON r.id = p.repository_id WHERE t.digest = above.digest)))`;
 
 /** Mirrored content that may go when room is needed. What is linked nowhere is left to garbage collection. */
 export const isEvictable = (digest: string) =>

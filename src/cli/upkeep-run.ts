@@ -1,0 +1,79 @@
+import type { Progress, RunOptions } from '../upkeep/stores.ts';
+import type { Parts } from '../wire.ts';
+import { sizeText } from './columns.ts';
+import type { ExitCode, Input, Io } from './command.ts';
+import { interruptible } from './interruptible.ts';
+import { type ProgressItem, progressForm, ProgressView } from './progress.ts';
+import { withParts } from './with-parts.ts';
+
+/** What a command hands to upkeep. */
+export type UpkeepRun = Required<RunOptions> & {
+  /** The bytes that there are to look at, once they are known. */
+  readonly expect: (bytes: number) => void;
+  /** Says what was asked for, above what shows how far it is. */
+  readonly out: (text: string) => void;
+};
+
+/** Runs upkeep for a command: it shows how far it is, and says what it had done when it is stopped. */
+export async function withUpkeep(
+  input: Input,
+  io: Io,
+  act: (parts: Parts, run: UpkeepRun) => Promise<ExitCode>,
+): Promise<ExitCode> {
+  const dryRun = input.options['dryRun'] === true;
+  const view = new ProgressView(io, progressForm({ json: false }));
+  const steps = new Steps(view);
+  const aside = {
+    out: (text: string) => view.aside(() => io.out(text)),
+    err: (text: string) => view.say(text.trimEnd()),
+  };
+  const soFar = () => `${dryRun ? 'found' : 'done'} until then: ${steps.text}`;
+  const work = (signal: AbortSignal) =>
+    withParts(input, aside, parts =>
+      act(parts, {
+        dryRun,
+        signal,
+        onProgress: progress => steps.show(progress),
+        expect: bytes => steps.expect(bytes),
+        out: text => aside.out(text),
+      }),
+    );
+  try {
+    return await interruptible(work, soFar);
+  } finally {
+    view.close();
+  }
+}
+
+/** What upkeep does one after the other. */
+class Steps {
+  readonly #view: ProgressView;
+  readonly #latest = new Map<string, Progress>();
+  #item: ProgressItem | undefined;
+  #expectedBytes = 0;
+
+  constructor(view: ProgressView) {
+    this.#view = view;
+  }
+
+  expect(bytes: number): void {
+    this.#expectedBytes = bytes;
+  }
+
+  show(progress: Progress): void {
+    const last = this.#latest.get(progress.step);
+    if (last === undefined || this.#item === undefined) {
+      this.#item?.drop();
+      this.#item = this.#view.begin(progress.step);
+      this.#item.expect(this.#expectedBytes);
+    }
+    this.#item.advance(progress.bytes - (last?.bytes ?? 0), progress.items - (last?.items ?? 0));
+    this.#latest.set(progress.step, progress);
+  }
+
+  get text(): string {
+    const done = [...this.#latest.values()].filter(({ items }) => items > 0);
+    const texts = done.map(({ step, items, bytes }) => `${items} ${step}, ${sizeText(bytes)}`);
+    return texts.length === 0 ? 'nothing' : texts.join('; ');
+  }
+}
