@@ -1,6 +1,6 @@
 /**
  * npm run bench [-- SECTION...]: Entrepot beside Debian's docker-registry and nginx, alternating in one run. Prints one
- * table a section. Needs the programs docker-registry and nginx; takes about ten minutes; asserts every answer.
+ * table a section. Needs the programs docker-registry and nginx; asserts every answer. Each table says how long it took.
  */
 import { cpus, totalmem } from 'node:os';
 import { hasPrograms } from '../support/programs.ts';
@@ -32,6 +32,22 @@ if (!hasPrograms('docker-registry', 'nginx')) {
 const wanted = process.argv.slice(2);
 const runs = (section: string) => wanted.length === 0 || wanted.includes(section);
 
+/** Measures and prints; one that fails says so and lets the others be measured, and the whole run fails at its end. */
+async function measure(section: string, ...tables: readonly (() => Promise<string | void>)[]): Promise<void> {
+  if (!runs(section)) return;
+  for (const make of tables) {
+    const startedMs = performance.now();
+    try {
+      const text = await make();
+      if (text !== undefined) console.log(text);
+    } catch (error) {
+      console.error(`${section} failed:`, error);
+      process.exitCode = 1;
+    }
+    console.log(`(${section}: ${Math.round((performance.now() - startedMs) / 1000)} s)`);
+  }
+}
+
 const upstream = await startDockerRegistry();
 const url = `http://127.0.0.1:${upstream.port}`;
 console.log(
@@ -39,25 +55,12 @@ console.log(
 );
 
 try {
-  if (runs('push')) {
-    console.log(await pushes());
-  }
-  if (runs('upkeep')) {
-    console.log(await largeStore());
-  }
-  if (runs('tenants')) {
-    console.log(await warmTenants());
-    console.log(await manyTenants());
-  }
-  const image = await pushImage(
-    url,
-    'library/big',
-    'v1',
-    Array.from({ length: 8 }, () => 64 * MIB),
-  );
-  if (runs('warm')) {
-    await warm(image);
-  }
+  await measure('push', pushes);
+  await measure('tenants', warmTenants, manyTenants);
+  let pushed: ReturnType<typeof pushImage> | undefined;
+  /** Pushed once, and only for a section that pulls it. */
+  const bigImage = () => (pushed ??= pushImage(url, 'library/big', 'v1', Array<number>(8).fill(64 * MIB)));
+  await measure('warm', async () => warm(await bigImage()));
   const all = [
     { name: 'directly', start: undefined },
     { name: 'entrepot', start: startEntrepot },
@@ -127,44 +130,42 @@ try {
     },
   ];
   for (const { section, ...test } of cases) {
-    if (runs(section)) {
-      console.log(await coldPull(upstream.port, image, test));
-    }
+    await measure(section, async () => coldPull(upstream.port, await bigImage(), test));
   }
-  if (runs('narrow')) {
-    const small = await pushImage(
-      url,
-      'library/small',
-      'v1',
-      Array.from({ length: 4 }, () => 32 * MIB),
-    );
-    const narrow = { bytesPerSecond: 25e6 };
-    console.log(
-      await coldPull(upstream.port, small, {
-        ...narrow,
+  const narrow = async (test: Omit<ColdCase, 'bytesPerSecond'>) => {
+    const small = await pushImage(url, 'library/small', 'v1', Array<number>(4).fill(32 * MIB));
+    return coldPull(upstream.port, small, { ...test, bytesPerSecond: 25e6 });
+  };
+  await measure(
+    'narrow',
+    () =>
+      narrow({
         title: 'Cold pull of 128 MiB by 20 nodes, upstream at 25 MB/s',
         nodes: 20,
         rounds: 3,
         subjects: pick('entrepot'),
       }),
-    );
-    console.log(
-      await coldPull(upstream.port, small, {
-        ...narrow,
+    // A minute a round.
+    () =>
+      narrow({
         title: 'The same by 10 nodes, the peer once',
         nodes: 10,
         rounds: 1,
         subjects: pick('docker-registry'),
       }),
-    );
-  }
-  if (runs('bundles')) {
-    console.log(await bundles(upstream.port, image));
-    const many = [];
-    for (let at = 0; at < 20; at += 1)
-      many.push(await pushImage(url, `many/image-${at}`, 'v1', [8 * MIB, 2 * MIB, MIB]));
-    console.log(await prepull(upstream.port, many));
-  }
+  );
+  await measure(
+    'bundles',
+    async () => bundles(upstream.port, await bigImage()),
+    async () => {
+      const many = [];
+      for (let at = 0; at < 20; at += 1)
+        many.push(await pushImage(url, `many/image-${at}`, 'v1', [8 * MIB, 2 * MIB, MIB]));
+      return prepull(upstream.port, many);
+    },
+  );
+  // A quarter of an hour, so it comes last.
+  await measure('upkeep', largeStore);
 } finally {
   await upstream.stop();
 }
