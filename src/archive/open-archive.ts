@@ -92,7 +92,6 @@ function plainName(raw: string): string {
   const name = raw.replace(/^(?:\.\/)+/, '');
   if (name.length > MAX_NAME_LENGTH) throw new ArchiveError('a file in it has a name that is too long');
   const isPlain =
-    !name.startsWith('/') &&
     !/[\\\p{Cc}]/u.test(name) &&
     (name === '' ||
       name === '.' ||

@@ -70,14 +70,14 @@ test('on a terminal bars are drawn anew under what is said, and leave nothing be
 });
 
 test('bars fit the terminal: no line wraps and none scrolls away, or it could not be taken away again', () => {
-  const { view, written } = viewOf('bars', { columns: 80, rows: 5 });
+  const { view, written } = viewOf('bars', { columns: 50, rows: 5 });
   const names = Array.from({ length: 6 }, (_, n) => `registry.example/a/very/long/name/of/an/image:${n}`);
   for (const name of names) view.begin(name).expect(1023 * MIB);
   view.say('drawn');
   const lines = written.err.trimEnd().split('\n').slice(1);
   expect(lines).toHaveLength(4);
   expect(lines.at(-1)).toBe('  and 3 more');
-  for (const line of lines) expect(line.length).toBeLessThan(80);
+  for (const line of lines) expect(line.length).toBeLessThan(50);
   expect(lines[0]).toMatch(/ …an\/image:0 |…[^ ]*image:0 /);
   view.close();
   expect(written.err.endsWith('\u001B[4A\u001B[J')).toBe(true);

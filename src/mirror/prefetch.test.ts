@@ -139,4 +139,8 @@ test('and what upstream has under such a name, or has not at all, stays what it 
   await expect(pull('none-arm64')).rejects.toMatchObject({ status: 404 });
   await expect(pull('app-s390x')).rejects.toMatchObject({ status: 404 });
   await expect(pull('app-x')).rejects.toMatchObject({ status: 404 });
+  // That the base cannot be asked is no absence of the name.
+  upstream.add('busy', app, '1');
+  upstream.misbehave({ status: 429, repository: 'busy' });
+  await expect(pull('busy-arm64')).rejects.toMatchObject({ status: 429 });
 });

@@ -1,0 +1,42 @@
+import * as zlib from 'node:zlib';
+import { expect, test } from 'vitest';
+import { bytesOf, imageOf, randomBlob } from '../../test/support/content.ts';
+import { filesOf, layoutFiles, tarOf } from './fixture.suite.ts';
+
+const canReadZstd = 'createZstdDecompress' in zlib;
+const BLOCK_BYTES = 128 * 1024;
+
+/** A frame of zstd that holds `bytes` as they are (RFC 8878 §3.1.1), as this Node may have no compressor either. */
+function zstdOf(bytes: Buffer): Buffer {
+  // The magic number, a frame without size or checksum, a window of 1 MiB.
+  const parts: Buffer[] = [Buffer.from('28b52ffd0050', 'hex')];
+  for (let at = 0; at < bytes.length; at += BLOCK_BYTES) {
+    const block = bytes.subarray(at, at + BLOCK_BYTES);
+    const header = Buffer.alloc(3);
+    header.writeUIntLE(block.length * 8 + Number(at + BLOCK_BYTES >= bytes.length), 0, 3);
+    parts.push(header, block);
+  }
+  return Buffer.concat(parts);
+}
+
+const image = imageOf([randomBlob(300_000, 'layer')]);
+const compressed = async () => zstdOf(await tarOf(layoutFiles(image, 'docker.io/library/app:v1')));
+
+test.runIf(canReadZstd)(
+  'an archive that zstd has compressed is read, and refused when it ends early',
+  async () => {
+    const bytes = await compressed();
+    const files = await filesOf(bytes);
+    expect(files.get(`blobs/sha256/${image.manifest.digest.slice(7)}`)).toEqual(bytesOf(image.manifest));
+    await expect(filesOf(bytes.subarray(0, 200_000))).rejects.toThrow('cannot be decompressed');
+  },
+);
+
+test.skipIf(canReadZstd)(
+  'an archive that zstd has compressed is refused where Node cannot read it, with the way out',
+  async () => {
+    await expect(filesOf(await compressed())).rejects.toThrow(
+      /Node 22\.15 or newer, or pipe it through `zstd -dc`/,
+    );
+  },
+);
