@@ -22,21 +22,17 @@ function zstdOf(bytes: Buffer): Buffer {
 const image = imageOf([randomBlob(300_000, 'layer')]);
 const compressed = async () => zstdOf(await tarOf(layoutFiles(image, 'docker.io/library/app:v1')));
 
-test.runIf(canReadZstd)(
-  'an archive that zstd has compressed is read, and refused when it ends early',
-  async () => {
+if (canReadZstd) {
+  test('an archive that zstd has compressed is read, and refused when it ends early', async () => {
     const bytes = await compressed();
     const files = await filesOf(bytes);
     expect(files.get(`blobs/sha256/${image.manifest.digest.slice(7)}`)).toEqual(bytesOf(image.manifest));
     await expect(filesOf(bytes.subarray(0, 200_000))).rejects.toThrow('cannot be decompressed');
-  },
-);
-
-test.skipIf(canReadZstd)(
-  'an archive that zstd has compressed is refused where Node cannot read it, with the way out',
-  async () => {
+  });
+} else {
+  test('an archive that zstd has compressed is refused where Node cannot read it, with the way out', async () => {
     await expect(filesOf(await compressed())).rejects.toThrow(
       /Node 22\.15 or newer, or pipe it through `zstd -dc`/,
     );
-  },
-);
+  });
+}
