@@ -7,7 +7,9 @@ import {
   DURATION_FORM,
   formatDuration,
   formatSize,
+  INTERVAL_FORM,
   parseDuration,
+  parseInterval,
   parseRate,
   parseSize,
   RATE_FORM,
@@ -45,6 +47,9 @@ export const address = textCodec<Address>(
 
 /** `90s`, `24h`: milliseconds. */
 export const duration = textCodec(DURATION_FORM, parseDuration, formatDuration);
+
+/** As `duration`, but not nothing. */
+export const interval = textCodec(INTERVAL_FORM, parseInterval, formatDuration);
 
 /** As `duration`, and `forever`: Infinity. */
 export const durationOrForever = textCodec(

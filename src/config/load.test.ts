@@ -161,6 +161,8 @@ colour: blue
     ['defaultUpstream: docker.io\nhosted: {prefixes: tools}', /defaultUpstream.*while nothing is hosted/],
     ['hosted: {prefixes: [docker.io]}', /prefixes\[0\]: "docker.io": already means the upstream docker.io/],
     ['hosted: {prefixes: [index.docker.io]}', /already means the upstream docker.io/],
+    ['upkeep: {gcInterval: 0s}', /upkeep.gcInterval: "0s": expected .*more than 0s/],
+    ['upkeep: {scrubInterval: 0m}', /upkeep.scrubInterval: "0m": expected .*more than 0s/],
     ['upkeep: {scrubRate: 0B}', /upkeep.scrubRate: "0B": expected more than 0B a second/],
     ['hosted: {prefixes: [v2]}', /is reserved/],
     ['hosted: {prefixes: [library]}', /is reserved/],

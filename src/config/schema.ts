@@ -5,6 +5,7 @@ import {
   count,
   duration,
   durationOrForever,
+  interval,
   flag,
   imagePattern,
   listOf,
@@ -176,7 +177,7 @@ const storage = section({
     ),
 });
 
-const durationOrNever = z.union([duration, z.literal(false, { error: 'expected false' })]);
+const intervalOrNever = z.union([interval, z.literal(false, { error: 'expected false' })]);
 
 const prepull = section({
   images: listOf(word).prefault([]).describe('Images that entrepot pull brings when none is named'),
@@ -190,7 +191,7 @@ const prepull = section({
 
 const upkeep = section(
   {
-    gcInterval: durationOrNever
+    gcInterval: intervalOrNever
       .prefault('1h')
       .describe('How often garbage is collected; false leaves it to entrepot gc'),
     gcGracePeriod: duration
@@ -201,7 +202,7 @@ const upkeep = section(
     keepUnfinishedFor: duration
       .prefault('24h')
       .describe('How long an unfinished upload or download is kept, to be resumed'),
-    scrubInterval: durationOrNever
+    scrubInterval: intervalOrNever
       .prefault('7d')
       .describe(
         'How often everything held is read again and compared with its digest; false leaves it to entrepot scrub',

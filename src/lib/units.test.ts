@@ -1,6 +1,14 @@
 import { assert, maxSafeNat, nat, property } from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { formatDuration, formatSize, parseDuration, parseRate, parseSize, UnitError } from './units.ts';
+import {
+  formatDuration,
+  formatSize,
+  parseDuration,
+  parseInterval,
+  parseRate,
+  parseSize,
+  UnitError,
+} from './units.ts';
 
 describe('durations', () => {
   it.each([
@@ -52,6 +60,14 @@ describe('sizes', () => {
     assert(property(maxSafeNat(), bytes => parseSize(formatSize(bytes)) === bytes));
     expect(formatSize(200 * 2 ** 30)).toBe('200GiB');
     expect(formatSize(64_000)).toBe('64KB');
+  });
+});
+
+describe('intervals', () => {
+  it('are durations, and not nothing', () => {
+    expect(parseInterval('90s')).toBe(90_000);
+    expect(() => parseInterval('0s')).toThrow('more than 0s');
+    expect(() => parseInterval('often')).toThrow(UnitError);
   });
 });
 

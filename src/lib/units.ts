@@ -11,6 +11,9 @@ export class UnitError extends Error {
 /** What `parseDuration` takes, for messages. */
 export const DURATION_FORM = 'a duration such as 500ms, 90s, 1m, 24h or 7d';
 
+/** What `parseInterval` takes, for messages. */
+export const INTERVAL_FORM = 'more than 0s, such as 90s, 1m, 24h or 7d';
+
 /** What `parseSize` takes, for messages. */
 export const SIZE_FORM = 'a size such as 64KB, 4MiB or 200GiB';
 
@@ -44,6 +47,15 @@ export function parseDuration(text: string): number {
   const units = Object.values(MS_PER_UNIT);
   const ms = units.reduce((sum, unitMs, index) => sum + Number(match[index + 1] ?? 0) * unitMs, 0);
   return exact(ms, DURATION_FORM);
+}
+
+/** As `parseDuration`, for what is done again and again: without a pause it would be all that is done. */
+export function parseInterval(text: string): number {
+  const ms = parseDuration(text);
+  if (ms === 0) {
+    throw new UnitError(`expected ${INTERVAL_FORM}`);
+  }
+  return ms;
 }
 
 /** Bytes of `200GiB`, `64KB`; the case of the letters does not matter. A UnitError for anything else. */

@@ -151,6 +151,14 @@ describe('a tag', () => {
       world.nowMs += 10 * MINUTE_MS;
     }
   });
+
+  it('is served stale when upstream takes more than 5 s, whatever it says then', async () => {
+    await start();
+    upstream.add('app', version('a'), 'latest');
+    await world.manifest('latest');
+    upstream.misbehave({ kind: 'manifest', delayMs: 8_000 });
+    expect((await world.manifest('latest')).outcome).toBe('stale');
+  });
 });
 
 describe('what fails', () => {

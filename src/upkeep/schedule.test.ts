@@ -1,4 +1,4 @@
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -48,6 +48,20 @@ test('garbage is collected again and again, until it is closed', async () => {
   expect(await blobs.stat(left)).toBeDefined();
 });
 
+test('everything held is read again and again, and what is damaged is found', async () => {
+  const schedule = begin({ scrubIntervalMs: 20 });
+  await schedule.begin();
+  for (const text of ['first', 'second']) {
+    const digest = await storeBlob(text, MIRRORED);
+    await writeFile(
+      join(folder, 'blobs', 'sha256', digestHex(digest).slice(0, 2), digestHex(digest)),
+      'spoilt',
+    );
+    await gone(digest);
+  }
+  await schedule.close();
+});
+
 test('a store that outgrows its limit makes room without being asked', async () => {
   const digest = await storeBlob('mirrored', MIRRORED);
   const schedule = begin({ maxBytes: 1 });
@@ -67,9 +81,11 @@ test('the survey says what went wrong, and goes on with the next question', asyn
 
 function begin({
   collectIntervalMs = NEVER_MS,
+  scrubIntervalMs = NEVER_MS,
   maxBytes,
 }: {
   collectIntervalMs?: number;
+  scrubIntervalMs?: number;
   maxBytes?: number;
 }) {
   const upkeep = new Upkeep({
@@ -86,7 +102,7 @@ function begin({
     maxBytes,
     bytesPerSecond: 1e9,
   });
-  return new Schedule({ upkeep, log: silentLog, collectIntervalMs, scrubIntervalMs: NEVER_MS });
+  return new Schedule({ upkeep, log: silentLog, collectIntervalMs, scrubIntervalMs });
 }
 
 async function storeBlob(text: string, repository?: typeof MIRRORED): Promise<Digest> {

@@ -3,6 +3,8 @@ import type { Upkeep } from './upkeep.ts';
 
 /** How often the total is looked at, which is one row: the store may overshoot by what comes in between. */
 const EVICTION_POLL_MS = 5_000;
+/** Within this a server begins a scrub that was due before it started: not at once, while its nodes start too. */
+const OVERDUE_SCRUB_WITHIN_MS = 3_600_000;
 /** The longest that a timer can wait (2^31 - 1 ms); whoever waits longer looks again then. */
 const MAX_TIMER_MS = 2_147_483_647;
 
@@ -30,15 +32,14 @@ export class Schedule {
     this.#options = options;
   }
 
-  /** Starts the timers; the first collection comes within an interval, an overdue scrub within an hour. */
+  /** Starts the timers; the first collection and an overdue scrub come within an interval, the scrub within an hour. */
   async begin(): Promise<void> {
     const { upkeep, collectIntervalMs, scrubIntervalMs } = this.#options;
     const scrubDueMs = (await upkeep.scrubbedAtMs()) + scrubIntervalMs - Date.now();
     this.#wait('eviction', EVICTION_POLL_MS * Math.random(), EVICTION_POLL_MS, () => this.#evict());
     this.#wait('collection', collectIntervalMs * Math.random(), collectIntervalMs, () => this.#collect());
-    this.#wait('scrub', Math.max(scrubDueMs, 3_600_000 * Math.random()), scrubIntervalMs, () =>
-      this.#scrub(),
-    );
+    const overdueMs = Math.min(OVERDUE_SCRUB_WITHIN_MS, scrubIntervalMs) * Math.random();
+    this.#wait('scrub', Math.max(scrubDueMs, overdueMs), scrubIntervalMs, () => this.#scrub());
   }
 
   /** Breaks off what runs, between two steps, and waits for it. */

@@ -68,6 +68,8 @@ export class Scrub {
     const walk = new Walk(this.#options, run, run.bytesPerSecond ?? this.#options.bytesPerSecond);
     let savedAtMs = performance.now();
     const start = run.resume === true ? state.after : '';
+    // The first blob may be one that takes minutes.
+    walk.tell();
     for await (const blobs of everything(after => survey.blobs(after ?? start))) {
       for (const blob of blobs) {
         await walk.check(blob);
@@ -123,10 +125,15 @@ class Walk implements ScrubReport {
     this.checked += 1;
     this.checkedBytes += blob.size;
     this.#options.meter.count('scrub_checked_bytes_total', {}, blob.size);
-    this.#run.onProgress?.({ step: 'blobs checked', items: this.checked, bytes: this.checkedBytes });
+    this.tell();
     // Small blobs, too, keep to the rate.
     const dueMs = startedAtMs + (blob.size / this.#bytesPerSecond) * 1000;
     await sleep(Math.max(1, dueMs - performance.now()), undefined, { signal: this.#run.signal });
+  }
+
+  /** Tells how far it is. */
+  tell(): void {
+    this.#run.onProgress?.({ step: 'blobs checked', items: this.checked, bytes: this.checkedBytes });
   }
 
   async report(content: SizedContent, reason: string): Promise<void> {

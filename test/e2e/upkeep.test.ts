@@ -161,6 +161,26 @@ describe('upkeep beside a running server', () => {
     expect((await entrepot.command('scrub', '--rate', '1GiB')).code).toBe(0);
   });
 
+  for (const [signal, exitCode] of [
+    ['SIGINT', 130],
+    ['SIGTERM', 143],
+  ] as const) {
+    it(`stops a scrub at ${signal}, says how far it came, and lets the next one begin`, async () => {
+      await push('team/large', 'v1', imageOf([randomBlob(4_000_000, 'large')]));
+      const scrub = await entrepot.begin('scrub', '--rate', '64KB');
+      try {
+        await until('a line of progress', 60_000, async () => /blobs checked: /.test(scrub.logs()));
+        process.kill(scrub.pid, signal);
+        await until('its end', 30_000, async () => !scrub.isRunning);
+      } finally {
+        await scrub.kill();
+      }
+      expect(scrub.exitCode).toBe(exitCode);
+      expect(scrub.logs()).toMatch(/stopped; done until then: /);
+      expect((await entrepot.command('scrub', '--rate', '1GiB')).stdout).toMatch(/^checked \d+ blobs/);
+    });
+  }
+
   it('refuses wrong usage', async () => {
     expect((await entrepot.command('gc', '--grace-period', 'soon')).code).toBe(2);
     expect((await entrepot.command('scrub', '--rate', 'fast')).code).toBe(2);
