@@ -58,6 +58,7 @@ test('everything held is read again and again, and what is damaged is found', as
       'spoilt',
     );
     await gone(digest);
+    expect(await metadata.statBlob(digest)).toBeUndefined();
   }
   await schedule.close();
 });
