@@ -19,7 +19,9 @@ export async function readWhole(reader: BlobReader, maxBytes: number): Promise<U
     if (reader.size > maxBytes) return undefined;
     const bytes = new Uint8Array(reader.size);
     for (let position = 0; position < bytes.length; ) {
-      position += await reader.read(bytes.subarray(position), position);
+      const count = await reader.read(bytes.subarray(position), position);
+      if (count === 0) throw new Error(`the blob ended at byte ${position} of ${bytes.length}`);
+      position += count;
     }
     return bytes;
   } finally {
