@@ -1,4 +1,5 @@
 import type { BlobStore } from '../blobs/blob-store.ts';
+import { readWhole } from '../lib/bytes-reader.ts';
 import {
   everything,
   type Survey,
@@ -103,15 +104,12 @@ async function configPlatform({ blobs: named }: SurveyedManifest, blobs: BlobSto
 /** An artifact's config may be anything: one that is no JSON has no platform. */
 async function readPlatform(digest: Digest, blobs: BlobStore): Promise<Platform | undefined> {
   const reader = await blobs.open(digest);
-  if (reader === undefined) {
+  const bytes = reader && (await readWhole(reader, MAX_CONFIG_BYTES));
+  if (bytes === undefined) {
     return undefined;
   }
   try {
-    const bytes = Buffer.alloc(reader.size);
-    for (let position = 0; position < bytes.length; ) {
-      position += await reader.read(bytes.subarray(position), position);
-    }
-    const { os, architecture, variant }: Partial<Platform> = JSON.parse(bytes.toString()) ?? {};
+    const { os, architecture, variant }: Partial<Platform> = JSON.parse(Buffer.from(bytes).toString()) ?? {};
     const isPlatform = typeof os === 'string' && typeof architecture === 'string';
     return isPlatform ? { os, architecture, ...(typeof variant === 'string' ? { variant } : {}) } : undefined;
   } catch (error) {
@@ -119,8 +117,6 @@ async function readPlatform(digest: Digest, blobs: BlobStore): Promise<Platform 
       return undefined;
     }
     throw error;
-  } finally {
-    await reader.close();
   }
 }
 
