@@ -1,5 +1,11 @@
 import { afterEach, describe, expect, it } from 'vitest';
-import { AccessWorld, type AccessWorldOptions, SENDER, SERVER } from '../../test/support/access-world.ts';
+import {
+  AccessWorld,
+  type AccessWorldOptions,
+  named,
+  SENDER,
+  SERVER,
+} from '../../test/support/access-world.ts';
 import { ANONYMOUSLY, APP, HUB_A, HUB_B, NGINX, OURS, pulled, tokenOf, withToken } from './fixture.suite.ts';
 
 let world: AccessWorld;
@@ -63,5 +69,32 @@ describe('a token', () => {
       resolve: () => undefined,
     });
     await expect(asked).rejects.toMatchObject({ code: 'QUERY_INVALID' });
+  });
+});
+
+describe('the last use of a credential', () => {
+  it('that was made for this registry is when a client came with it: to log in, and with a request', async () => {
+    await open();
+    await world.put('team-a', { [SERVER]: OURS, 'docker.io': HUB_A });
+    await world.issuer.addTenant('team-b');
+    const issued = await world.issuer.issue({ tenant: 'team-b', server: SERVER, readOnly: false });
+    await world.tenants.reload();
+    const ours = named(OURS).id;
+    expect([ours, issued.id].map(id => world.tenants.lastUsedAtMs(id))).toEqual([undefined, undefined]);
+    await tokenOf(world, OURS, '');
+    expect(world.tenants.lastUsedAtMs(ours)).toEqual(expect.any(Number));
+    await (await world.as([issued.username, issued.password])).authorize(
+      { upstream: '', name: 'team-b/app' },
+      'push',
+    );
+    expect(world.tenants.lastUsedAtMs(issued.id)).toEqual(expect.any(Number));
+  });
+
+  it('that is for an upstream is when upstream took it', async () => {
+    await open();
+    await world.put('team-a', { 'docker.io': HUB_A });
+    await pulled(await withToken(world, (await tokenOf(world, HUB_A, '')).token));
+    await pulled(await world.as(HUB_A));
+    expect(world.tenants.lastUsedAtMs(named(HUB_A).id)).toBeUndefined();
   });
 });

@@ -27,7 +27,7 @@ import { type Identity, requesterOfIdentity } from './identity.ts';
 import { MirroredRights, type UpstreamRule } from './mirrored-rights.ts';
 import { CATALOG_SCOPE, type Scope } from './scope.ts';
 import type { IssuedToken, TokenClaims, Tokens } from './tokens.ts';
-import { type Action, ACTIONS, type Sender, type Visitor } from './visitor.ts';
+import { ACTIONS, type Action, type Sender, type Visitor } from './visitor.ts';
 
 export interface AccessOptions {
   readonly tenants: Tenants;
@@ -115,6 +115,7 @@ export class Access {
       meter.count('logins_total', { outcome: 'refused' });
       throw new OciError('UNAUTHORIZED', { message: 'the user name or password is wrong' });
     }
+    this.#noteUse(identity);
     const access = await this.#permitted(sender, identity, scopes, resolve);
     const issued = await tokens.issue({ ...this.#claims(identity), access });
     meter.count('logins_total', { outcome: identity.kind === 'anonymous' ? 'anonymous' : 'accepted' });
@@ -172,6 +173,13 @@ export class Access {
     if (repository.upstream !== '') return wanted.filter(action => action === 'pull');
     const principal = await caller.principal(repository);
     return wanted.filter(action => this.#parts.hosted.refusal(principal, repository, action) === undefined);
+  }
+
+  /** Of a credential that was made for this registry; one for an upstream is used where upstream takes it. */
+  #noteUse(identity: Identity): void {
+    const { tenants, identification } = this.#parts;
+    if (identity.kind !== 'credential' || identification.tenantOf(identity.id) === undefined) return;
+    tenants.noteOutcome(identity.id, 'used');
   }
 
   #claims(identity: Exclude<Identity, { readonly kind: 'wrong' | 'void' }>): Omit<TokenClaims, 'access'> {

@@ -127,6 +127,7 @@ export class Caller implements Visitor {
       case 'tenant':
         // A token is bound to the tenant that it was made for.
         if (tenant !== undefined && tenant !== identified.tenant.name) break;
+        this.#parts.tenants.noteOutcome(id, 'used');
         return { ...identified, credentialId: id };
       case 'upstream': {
         const { tenants } = identified;

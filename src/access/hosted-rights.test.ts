@@ -2,7 +2,7 @@ import { afterEach, describe, expect, it } from 'vitest';
 import { AccessWorld, type AccessWorldOptions, SERVER } from '../../test/support/access-world.ts';
 import type { Login } from '../../test/support/tenants.ts';
 import { OciError } from '../oci/errors.ts';
-import { type Action, ACTIONS } from './visitor.ts';
+import { ACTIONS, type Action } from './visitor.ts';
 
 const TEAM_A: Login = ['robot-a', 'password-of-a'];
 const TEAM_B: Login = ['robot-b', 'password-of-b'];
@@ -61,6 +61,32 @@ describe("a tenant's repository", () => {
       }
     },
   );
+});
+
+/** What is told of it to team-a. */
+async function told(name: string): Promise<readonly string[]> {
+  const teamA = world.tenants.find('team-a');
+  if (teamA === undefined) throw new Error('team-a is a tenant');
+  return (await world.access.explain(teamA, { upstream: '', name })).conclusions;
+}
+
+describe('what is told of a repository here', () => {
+  it('is one sentence for all that has the same answer', async () => {
+    await open({ shared: ['team-b/base'] });
+    expect(await told('team-a/app')).toEqual([
+      'it lives here, and team-a owns it',
+      'pull, push, delete: yes',
+    ]);
+    expect(await told('team-b/base')).toEqual([
+      'it lives here, and team-b owns it',
+      'pull: yes',
+      expect.stringMatching(/^push, delete: no \(.*not known here/),
+    ]);
+    expect(await told('nobody/app')).toEqual([
+      'nothing lives here: nobody is no tenant and stands not in hosted.prefixes',
+      expect.stringMatching(/^pull, push, delete: no \(/),
+    ]);
+  });
 });
 
 describe('a shared repository', () => {

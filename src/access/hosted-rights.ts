@@ -5,7 +5,7 @@ import type { Right } from '../oci/requester.ts';
 import type { Tenant, Tenants } from '../tenants/tenant.ts';
 import type { Explanation } from './explanation.ts';
 import { type Principal, requesterOf } from './principal.ts';
-import { type Action, ACTIONS } from './visitor.ts';
+import { ACTIONS, type Action } from './visitor.ts';
 
 export interface HostedRules {
   /** First components of repositories that no tenant owns. Elsewhere nothing lives, whatever the store has left of it. */
@@ -48,12 +48,20 @@ export class HostedRights {
           : this.#isPrefix(ownerOf(repository))
             ? 'it lives here, and no tenant owns it'
             : `nothing lives here: ${ownerOf(repository)} is no tenant and stands not in hosted.prefixes`,
-        ...ACTIONS.map(action => {
-          const refusal = this.refusal(principal, repository, action);
-          return refusal === undefined ? `${action}: yes` : `${action}: no (${refusal.message})`;
-        }),
+        ...this.#verdicts(principal, repository),
       ],
     };
+  }
+
+  /** What may be done and what not: one sentence for all that has the same answer. */
+  #verdicts(principal: Principal, repository: Repository): readonly string[] {
+    const actions = new Map<string, Action[]>();
+    for (const action of ACTIONS) {
+      const refusal = this.refusal(principal, repository, action);
+      const verdict = refusal === undefined ? 'yes' : `no (${refusal.message})`;
+      actions.set(verdict, [...(actions.get(verdict) ?? []), action]);
+    }
+    return [...actions].map(([verdict, of]) => `${of.join(', ')}: ${verdict}`);
   }
 
   /** Why it may not be; `undefined` if it may. */

@@ -13,6 +13,7 @@ import {
 import { heldContent, heldPlatforms } from '../metadata/held-tree.ts';
 import { digestOf } from '../oci/digest.ts';
 import { formatPlatform, parsePlatform } from '../oci/platform.ts';
+import { missingOfImage } from '../prepull/image-check.ts';
 import { type ExportImage, planBundle } from './export.ts';
 import {
   ArchiveWorld,
@@ -24,7 +25,6 @@ import {
   placeOf,
   tarOf,
 } from './fixture.suite.ts';
-import { missingOfImage } from '../prepull/image-check.ts';
 import { haveListBytes, parseHaveList } from './have-list.ts';
 import { importArchive } from './import.ts';
 import { openArchive, readArchive } from './open-archive.ts';

@@ -2,7 +2,7 @@ import { loadConfig } from '../config/load.ts';
 import type { SecretState } from '../tenants/tenant.ts';
 import type { IssuedDocument, TenantDocument, TenantsDocument } from '../tenants/tenants-document.ts';
 import { columnsText, timeText } from './columns.ts';
-import { type Command, CommandError, CONFIG_OPTION, EXIT, textOption } from './command.ts';
+import { CONFIG_OPTION, type Command, CommandError, EXIT, textOption } from './command.ts';
 import { askServer } from './running-server.ts';
 
 const HEADINGS = ['TENANT', 'SECRET', 'SOURCE', 'STATE', 'READ', 'USED', 'REFUSED', 'NOTE'] as const;
@@ -13,7 +13,7 @@ export const tenants: Command = {
   summary: 'show all tenants of the running server and how their Secrets are',
   description:
     'Asks the running server, at server.opsListen: which Secrets each tenant has, whether they could be read and why ' +
-    'not, when upstream took or refused them last, and what was issued here.',
+    'not, when upstream took or refused them last, and what was issued here and when a client came with it last.',
   options: [{ flags: '--json', description: 'as one JSON object' }, CONFIG_OPTION],
   examples: [['entrepot tenants', 'which Secret is malformed, and why']],
   run: async (input, io) => {
@@ -57,12 +57,13 @@ function secretRow(tenant: string, state: SecretState, nowMs: number): string[] 
 }
 
 function issuedRow(tenant: string, credential: IssuedDocument, nowMs: number): string[] {
-  const { id, server, readOnly, issuedAtMs, endsAtMs } = credential;
+  const { id, server, readOnly, issuedAtMs, endsAtMs, lastUsedAtMs } = credential;
   const note = [
     `for ${server}`,
     ...(readOnly ? ['read-only'] : []),
     ...(endsAtMs !== undefined && endsAtMs > nowMs ? [`ends ${new Date(endsAtMs).toISOString()}`] : []),
   ];
   const state = endsAtMs !== undefined && endsAtMs <= nowMs ? 'ended' : 'live';
-  return [tenant, id, 'issued', state, timeText(issuedAtMs, nowMs), '', '', note.join(', ')];
+  const times = [issuedAtMs, lastUsedAtMs ?? 0].map(atMs => timeText(atMs, nowMs));
+  return [tenant, id, 'issued', state, ...times, '', note.join(', ')];
 }

@@ -4,7 +4,7 @@ import type { Descriptor } from '../oci/descriptor.ts';
 import type { Digest } from '../oci/digest.ts';
 import { type Manifest, parseManifest } from '../oci/manifest.ts';
 import { formatPlatform, isAttestation, type Platform } from '../oci/platform.ts';
-import { configPlatform, type ContentLookup } from '../oci/platform-choice.ts';
+import { type ContentLookup, configPlatform } from '../oci/platform-choice.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { MetadataStore } from './metadata-store.ts';
 

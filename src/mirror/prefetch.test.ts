@@ -1,5 +1,4 @@
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { FakeUpstream } from '../../test/support/fake-upstream.ts';
 import {
   type Content,
   descriptorOf,
@@ -8,6 +7,7 @@ import {
   indexOfEntries,
   randomBlob,
 } from '../../test/support/content.ts';
+import { FakeUpstream } from '../../test/support/fake-upstream.ts';
 import {
   ANYTHING,
   MirrorWorld,

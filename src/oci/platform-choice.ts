@@ -9,8 +9,8 @@ import {
   choosePlatform,
   DEFAULT_PLATFORM,
   formatPlatform,
-  parsePlatform,
   type Platform,
+  parsePlatform,
 } from './platform.ts';
 import type { ManifestWant } from './pull-source.ts';
 

@@ -125,6 +125,10 @@ export class TenantDirectory implements Tenants {
     this.#marks.set(credentialId, { ...this.#marks.get(credentialId), ...at });
   }
 
+  lastUsedAtMs(credentialId: string): number | undefined {
+    return this.#marks.get(credentialId)?.usedAtMs;
+  }
+
   /** One after the other, or an older answer could overwrite a newer. */
   reload(): Promise<void> {
     this.#reloading = this.#reloading.catch(() => {}).then(() => this.#reload());

@@ -116,8 +116,13 @@ export interface Tenants {
   readonly problems: readonly string[];
   /** What the node and the plugins have for `image`: any tenant may use it, and who else the configuration says. */
   lookupShared(image: string): Promise<readonly HeldCredential[]>;
-  /** Notes that upstream took a credential or refused it, for `SecretState`. */
+  /**
+   * Notes for `SecretState` that upstream took a credential or refused it, or that a client came with one that was made
+   * for this registry.
+   */
   noteOutcome(credentialId: string, outcome: 'used' | 'refused'): void;
+  /** When a credential was used last, as far as it was noted since the start. Epoch ms. */
+  lastUsedAtMs(credentialId: string): number | undefined;
   /** Reads again what the store says. What other processes change there is seen within a second by itself. */
   reload(): Promise<void>;
   /** Returns the way to stop listening. */

@@ -24,6 +24,7 @@ export interface IssuedDocument {
   readonly readOnly: boolean;
   readonly issuedAtMs: number;
   readonly endsAtMs?: number;
+  readonly lastUsedAtMs?: number;
 }
 
 /** What the running server knows of its tenants, with all that was issued to them. */
@@ -35,12 +36,17 @@ export function tenantsDocument(tenants: Tenants, issued: readonly IssuedCredent
       name,
       ...(suspended !== undefined && { suspended }),
       secrets,
-      issued: issued.filter(({ tenant }) => tenant === name).map(issuedDocument),
+      issued: issued
+        .filter(({ tenant }) => tenant === name)
+        .map(credential => issuedDocument(credential, tenants.lastUsedAtMs(credential.id))),
     })),
   };
 }
 
-function issuedDocument({ id, server, readOnly, issuedAtMs, endsAtMs }: IssuedCredential): IssuedDocument {
+function issuedDocument(
+  { id, server, readOnly, issuedAtMs, endsAtMs }: IssuedCredential,
+  lastUsedAtMs: number | undefined,
+): IssuedDocument {
   const end = endsAtMs === Number.POSITIVE_INFINITY ? {} : { endsAtMs };
-  return { id, server, readOnly, issuedAtMs, ...end };
+  return { id, server, readOnly, issuedAtMs, ...end, ...(lastUsedAtMs !== undefined && { lastUsedAtMs }) };
 }

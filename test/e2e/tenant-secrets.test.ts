@@ -3,10 +3,10 @@ import { chmod, mkdir, rename, rm, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { parse } from 'yaml';
+import { get } from '../support/client.ts';
 import { imageOf, randomBlob } from '../support/content.ts';
 import { Entrepot } from '../support/entrepot.ts';
 import { FakeUpstream } from '../support/fake-upstream.ts';
-import { get } from '../support/client.ts';
 import { freePort } from '../support/programs.ts';
 import { makeTempFolder } from '../support/temp-folder.ts';
 import { basic, getAs, type Login, secretManifest } from '../support/tenants.ts';
@@ -140,7 +140,8 @@ it('a credential that is issued beside the running server logs in within seconds
   await expect.poll(status, SOON).toBe(200);
 
   const listed = await entrepot.command('tenants');
-  expect(listed.stdout).toMatch(/team-a +[0-9a-f]{32} +issued +live/);
+  const [issuedAt, usedAt] = ['\\S+ \\d\\d:\\d\\d', '\\S+ \\d\\d:\\d\\d'];
+  expect(listed.stdout).toMatch(new RegExp(`team-a +[0-9a-f]{32} +issued +live +${issuedAt} +${usedAt}`));
   expect(listed.stdout).not.toContain(password);
   expect((await entrepot.command('tenant', 'revoke', 'team-a', '--all')).code).toBe(0);
   await expect.poll(status, SOON).toBe(401);

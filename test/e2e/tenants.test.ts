@@ -1,7 +1,7 @@
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { codeOf, get, type GetOptions, type Got } from '../support/client.ts';
+import { codeOf, type GetOptions, type Got, get } from '../support/client.ts';
 import { imageOf, randomBlob } from '../support/content.ts';
 import { Entrepot } from '../support/entrepot.ts';
 import { FakeUpstream } from '../support/fake-upstream.ts';
@@ -439,8 +439,8 @@ describe('entrepot explain', () => {
     expect(await explained(`${UP}/acme/private:1`)).toMatch(
       /alice .* counts, of .*\n\n- what is held is served/,
     );
-    expect(await explained(`${host}/team-b/app`)).toContain('team-b owns it\n- pull: no');
-    expect(await explained(`${host}/team-a/app`)).toContain('- push: yes');
+    expect(await explained(`${host}/team-b/app`)).toContain('team-b owns it\n- pull, push, delete: no');
+    expect(await explained(`${host}/team-a/app`)).toContain('- pull, push, delete: yes');
     expect(await explained('no.example/app')).toContain('not a configured upstream');
     await entrepot.stop();
     expect(await explained(`${UP}/acme/private:1`)).toMatch(

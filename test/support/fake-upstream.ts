@@ -25,8 +25,8 @@ import {
   type Misbehaviour,
   Misbehaviours,
   type RecordedRequest,
-  recordOf,
   type RequestKind,
+  recordOf,
 } from './fake-upstream-requests.ts';
 
 export interface FakeUpstreamOptions {
