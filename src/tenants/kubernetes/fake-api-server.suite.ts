@@ -46,6 +46,8 @@ export class FakeApiServer {
   readonly refused = new Map<string, number>();
   /** Refuses watches alone. */
   watchStatus: number | undefined;
+  /** What is too old it says as real servers do: in an event, behind a status of 200. */
+  isGoneAnEvent = false;
   /** So many pages of a list after the first are forgotten. */
   forgottenPages = 0;
   /** The bearer token that it demands. */
@@ -154,7 +156,7 @@ export class FakeApiServer {
   /** Breaks them with an error in the middle. */
   failWatches(code: number): void {
     for (const { response } of this.#watches) {
-      write(response, { type: 'ERROR', object: { kind: 'Status', code, message: 'too old' } });
+      write(response, goneEvent(code));
     }
   }
 
@@ -214,9 +216,16 @@ export class FakeApiServer {
 
   #watch(query: Query, version: number, response: ServerResponse): void {
     if (this.watchStatus !== undefined) return refuse(response, this.watchStatus, 'cannot watch');
-    if (version < this.#oldest) return refuse(response, 410, 'too old resource version');
+    if (version < this.#oldest && !this.isGoneAnEvent) {
+      return refuse(response, 410, 'too old resource version');
+    }
     response.writeHead(200, { 'content-type': 'application/json' });
     response.flushHeaders();
+    if (version < this.#oldest) {
+      write(response, goneEvent(410));
+      response.end();
+      return;
+    }
     for (const change of this.#changes.filter(one => one.version > version)) {
       const event = eventFor(query, change, undefined);
       if (event !== undefined) write(response, event);
@@ -225,6 +234,10 @@ export class FakeApiServer {
     this.#watches.add(watch);
     response.once('close', () => this.#watches.delete(watch));
   }
+}
+
+function goneEvent(code: number): JsonObject {
+  return { type: 'ERROR', object: { kind: 'Status', code, message: 'too old' } };
 }
 
 /** One that does not fit a selector any more is gone for who watches by it. */

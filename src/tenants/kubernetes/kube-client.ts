@@ -63,6 +63,9 @@ const ANSWER_MS = 30_000;
 /** The server ends a watch by itself after so long, so that watches move on to new servers. */
 const WATCH_S = 300;
 
+/** A watch on which nothing was said for so long was not refused. */
+const QUIET_MS = 500;
+
 /** Bookmarks come about once a minute. After such a silence the connection is dead, and going on costs one request. */
 const WATCH_SILENCE_MS = 150_000;
 
@@ -121,13 +124,13 @@ export class KubeClient {
   }
 
   /**
-   * The changes of a collection since a version. `begun` is called when the server agreed to tell them; ends when the
-   * server ends it. Throws KubeRefusal, also for what it says in the middle.
+   * The changes of a collection since a version. `following` is called with each, and when there is none to tell for a
+   * while; ends when the server ends it. Throws KubeRefusal, also for what it says in the middle.
    */
   async *watch(
     collection: Collection,
     resourceVersion: string,
-    { begun, signal }: { readonly begun: () => void; readonly signal: AbortSignal },
+    { following, signal }: { readonly following: () => void; readonly signal: AbortSignal },
   ): AsyncGenerator<WatchEvent> {
     const query = {
       ...selectorsOf(collection),
@@ -137,12 +140,18 @@ export class KubeClient {
       resourceVersion,
     };
     const { url, body } = await this.#request(this.#watches, collection.path, query, signal);
-    begun();
+    // That it has forgotten the version, it says in a first event, behind a status of 200.
+    const quiet = setTimeout(following, QUIET_MS);
     try {
-      for await (const line of linesOf(body)) yield eventOf(line);
+      for await (const line of linesOf(body)) {
+        const event = eventOf(line);
+        following();
+        yield event;
+      }
     } catch (error) {
       throw transportFailure(error, { url, signal });
     } finally {
+      clearTimeout(quiet);
       body.destroy();
     }
   }

@@ -44,7 +44,7 @@ let down: number;
 
 const log: Log = {
   ...silentLog,
-  info: (_fields, message) => void lines.push(message),
+  info: (fields, message) => void lines.push(`${message} ${JSON.stringify(fields)}`),
   error: (fields, message) => void lines.push(`${message} ${JSON.stringify(fields)}`),
 };
 
@@ -226,13 +226,63 @@ describe('a watch', () => {
     await start();
     await eventually(() => expect(api.watches).toBe(4));
     const before = lists().length;
-    api.bookmark();
-    await sleep(50);
     api.endWatches();
     api.put(secret('team-a', 'pull', 'u:second'));
     await eventually(() => expect(kept.password('team-a')).toContain('second'));
     expect(lists().length).toBe(before);
     expect(down).toBe(0);
+  });
+
+  it('is resumed from the version that it was told last, though nothing changed up to it', async () => {
+    await start();
+    await eventually(() => expect(api.watches).toBe(4));
+    const before = lists().length;
+    api.put({ collection: 'secrets', namespace: 'team-a', name: 'of-no-interest' });
+    api.forget();
+    api.bookmark();
+    api.put(secret('team-a', 'pull', 'u:second'));
+    await eventually(() => expect(kept.password('team-a')).toContain('second'));
+    api.endWatches();
+    await eventually(() => expect(api.watches).toBe(4));
+    expect(lists().length).toBe(before);
+    expect(lines).toEqual([]);
+  });
+
+  it.each([
+    ['does not know us yet', 401],
+    ['does not know yet what we may', 403],
+  ])(
+    'of a server that is coming up and %s is resumed where it was, without listing anew',
+    async (_name, status) => {
+      await start();
+      await eventually(() => expect(api.watches).toBe(4));
+      const before = lists().length;
+      api.refused.set('/api/v1/secrets', status);
+      api.endWatches();
+      await eventually(() => expect(source.problems.length).toBe(2));
+      api.put(secret('team-a', 'pull', 'u:second'));
+      api.refused.clear();
+      await eventually(() => expect(kept.password('team-a')).toContain('second'));
+      expect(lists().length).toBe(before);
+      await eventually(() => expect(down).toBe(0));
+    },
+  );
+
+  it('that a server has forgotten is not told to be followed before it is', async () => {
+    await start();
+    const { port } = api;
+    await api.close();
+    await eventually(() => expect(down).toBe(4));
+    api.forget();
+    api.isGoneAnEvent = true;
+    await api.listen(port);
+    await eventually(() => expect(down).toBe(0));
+    const told = lines.filter(line => line.includes('"namespaces"')).map(line => line.replace(/[:{].*/, ''));
+    expect(told).toEqual([
+      'the cluster cannot be followed',
+      'the cluster has forgotten what was seen last',
+      'the cluster is followed again ',
+    ]);
   });
 
   it.each([

@@ -23,6 +23,9 @@ export interface ReflectorOptions<Kept> {
  */
 const RETRY = { firstMs: 250, maxMs: 10_000 } as const;
 
+/** Refusals in a row that may be of a server that is coming up: the first four of them take four seconds. */
+const PATIENT_FAILURES = 4;
+
 /** A server that ends each watch at once would be asked without a pause. */
 const SHORT_WATCH_MS = 1_000;
 
@@ -110,7 +113,7 @@ export class Reflector<Kept> {
     const { signal } = this.#end;
     const from = this.#resourceVersion ?? (await this.#list());
     this.#attempted();
-    const watch = client.watch(collection, from, { begun: () => this.#noteFollowing(), signal });
+    const watch = client.watch(collection, from, { following: () => this.#noteFollowing(), signal });
     for await (const event of watch) {
       this.#failures = 0;
       if (event.type === 'BOOKMARK') this.#resourceVersion = event.resourceVersion;
@@ -175,15 +178,22 @@ export class Reflector<Kept> {
       );
       return;
     }
-    // Who may list but not watch still sees changes, if later.
-    if (error instanceof KubeRefusal && error.status < 500 && error.status !== 429) {
-      this.#resourceVersion = undefined;
-    }
+    if (error instanceof KubeRefusal && this.#isLasting(error)) this.#resourceVersion = undefined;
     const problem = error instanceof Error ? error.message : String(error);
     if (problem === this.#problem) return;
     this.#problem = problem;
     onState(problem);
     log.error({ resource, reason: problem }, 'the cluster cannot be followed: what was seen last counts');
+  }
+
+  /**
+   * Whether a list may be answered where the watch is refused: who may list but not watch still sees changes, if later.
+   * A server that is coming up refuses for seconds whom it will let in, and were everybody to list anew by that, it
+   * would come up later still. Whoever it does not know (401) it gives no list either.
+   */
+  #isLasting({ status }: KubeRefusal): boolean {
+    if (status === 401 || status === 429 || status >= 500) return false;
+    return status !== 403 || this.#failures > PATIENT_FAILURES;
   }
 
   #noteFollowing(): void {
