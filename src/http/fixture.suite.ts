@@ -209,8 +209,8 @@ export class KeptLog implements Log {
 
 export const testNaming = new Naming({
   upstreams: [
-    { name: 'docker.io', aliases: ['hub'], hostAlias: 'docker.mirror.example' },
-    { name: 'ghcr.io', aliases: [] },
+    { name: 'docker.io', aliases: ['hub'], hostAliases: ['docker.mirror.example'] },
+    { name: 'ghcr.io', aliases: [], hostAliases: [] },
   ],
   serverNames: ['registry.example:5000'],
   hostedPrefixes: new Set(['team-a']),

@@ -5,9 +5,9 @@ import { type NameRequest, Naming } from './naming.ts';
 
 const options = {
   upstreams: [
-    { name: 'docker.io', aliases: ['hub'], hostAlias: 'docker.mirror.example' },
-    { name: 'ghcr.io', aliases: [] },
-    { name: 'registry.corp:5443', aliases: [] },
+    { name: 'docker.io', aliases: ['hub'], hostAliases: ['docker.mirror.example', 'hub.mirror.example'] },
+    { name: 'ghcr.io', aliases: [], hostAliases: [] },
+    { name: 'registry.corp:5443', aliases: [], hostAliases: [] },
   ],
   serverNames: ['registry.example:5000', 'registry.example'],
   hostedPrefixes: new Set(['team-a', 'tools']),
@@ -67,6 +67,7 @@ describe('the repository that a request means', () => {
     ['docker.mirror.example', 'grafana/grafana', 'docker.io/grafana/grafana'],
     ['docker.mirror.example', 'team-a/app', 'docker.io/team-a/app'],
     ['docker.mirror.example', 'docker.io/library/nginx', 'docker.io/library/nginx'],
+    ['hub.mirror.example', 'nginx', 'docker.io/library/nginx'],
     ['other.example', 'library/nginx', 'hosted library/nginx'],
   ])('by the host %s and %s is %s', (host, name, expected) => {
     expect(meant({ host, name })).toBe(expected);

@@ -7,8 +7,8 @@ export interface NamedUpstream {
   /** `docker.io`, `registry.example:5000`: what repositories are stored and shown under. */
   readonly name: string;
   readonly aliases: readonly string[];
-  /** A Host header that means this upstream. */
-  readonly hostAlias?: string | undefined;
+  /** Host headers that mean this upstream. */
+  readonly hostAliases: readonly string[];
 }
 
 export interface NamingOptions {
@@ -57,12 +57,12 @@ export class Naming {
 
   constructor(options: NamingOptions) {
     this.#options = options;
-    for (const { name, aliases, hostAlias } of options.upstreams) {
+    for (const { name, aliases, hostAliases } of options.upstreams) {
       const keys = [name, ...aliases].map(hostKey);
       const isHub = keys.some(key => HUB_HOSTS.has(key));
       if (isHub) this.#hubs.add(name);
       for (const key of isHub ? [...keys, ...HUB_HOSTS] : keys) this.#upstreams.set(key, name);
-      if (hostAlias !== undefined) this.#hostAliases.set(hostKey(hostAlias), name);
+      for (const alias of hostAliases) this.#hostAliases.set(hostKey(alias), name);
     }
     for (const name of options.serverNames) this.#serverNames.add(hostKey(name));
   }
