@@ -153,6 +153,41 @@ test('the platforms of which all is held are those that would be pulled, named b
   expect(await held()).toEqual(['linux/arm64']);
 });
 
+const on = (os: string, version: string, ...features: string[]) =>
+  imageOf([randomBlob(10, `${os} ${version} ${features.join()}`)], {
+    platform: {
+      os,
+      architecture: 'amd64',
+      ...(version && { 'os.version': version }),
+      ...(features.length > 0 && { 'os.features': features }),
+    },
+  });
+
+test('what tells platforms apart beside their architecture is told to the receiver, whatever is in it', async () => {
+  const plain = on('linux', '');
+  const held = [
+    on('linux', '', 'nydus.remoteimage.v1'),
+    on('darwin', 'macOS 13, (Ventura)'),
+    on('windows', '10.0.20348.1', 'win32k', 'other'),
+    on('', '', 'a'),
+  ];
+  const index = indexOf([plain, ...held]);
+  const image = await sender.hold(NAME, index);
+  await sender.metadata.removeBlob(plain.config.digest);
+  const root = (await sender.metadata.readLinkedManifest(image.repository, image.digest))!;
+  const lookup = heldContent(image.repository, sender.metadata, blob => sender.blobs.open(blob));
+  const platforms = await heldPlatforms(root, image.repository, sender.metadata, lookup);
+  expect(platforms?.map(formatPlatform)).toEqual([
+    'linux(+nydus.remoteimage.v1)/amd64',
+    'darwin(macOS%2013%2c%20%28Ventura%29)/amd64',
+    'windows(10.0.20348.1+other+win32k)/amd64',
+    'linux(+a)/amd64',
+  ]);
+  await receiver.import(await exported([{ ...image, platforms }], sender.stores));
+  for (const { config } of held) expect(await receiver.metadata.statBlob(config.digest)).toBeDefined();
+  expect(await receiver.metadata.statBlob(plain.config.digest)).toBeUndefined();
+});
+
 test('what is not held completely is not exported, and the error says what is missing', async () => {
   const image = await sender.hold(NAME, app);
   await sender.metadata.removeBlob(arm64.config.digest);

@@ -50,7 +50,7 @@ const repositoryOptions = {
   platforms: listOf(platform)
     .optional()
     .describe(
-      'Of multi-platform images, what is pulled ahead, prefetched and checked; linux/amd64 by default',
+      'Of multi-platform images, what pull and check take (linux/amd64 by default) and prefetch ahead of the node that asks (by default nothing)',
     ),
   prefetch: flag
     .optional()

@@ -3,7 +3,7 @@ import { type ContentTree, readContentTree } from '../oci/content-tree.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
 import type { Digest } from '../oci/digest.ts';
 import { type Manifest, parseManifest } from '../oci/manifest.ts';
-import { formatPlatform, isAttestation, type Platform } from '../oci/platform.ts';
+import { formatPlatform, isAttestation, normalizePlatform, type Platform } from '../oci/platform.ts';
 import { type ContentLookup, configPlatform } from '../oci/platform-choice.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { MetadataStore } from './metadata-store.ts';
@@ -66,10 +66,11 @@ export async function heldPlatforms(
   const held = new Map<string, Platform>();
   for (const child of view.manifests) {
     if (isAttestation(child) || !(await isHeld(child))) continue;
-    const platform = child.platform ?? (await configPlatform(child, lookup));
+    const named = child.platform ?? (await configPlatform(child, lookup));
+    if (named === undefined) continue;
+    const platform = normalizePlatform(named);
     // Another child may be the one that is pulled for it.
-    if (platform !== undefined && (await isHeld(descriptor, [platform])))
-      held.set(formatPlatform(platform), platform);
+    if (await isHeld(descriptor, [platform])) held.set(formatPlatform(platform), platform);
   }
   return [...held.values()];
 }

@@ -29,6 +29,26 @@ test.each([
     { os: 'windows', architecture: 'amd64', 'os.version': '10.0.17763' },
     'windows/amd64:10.0.17763',
   ],
+  [
+    'windows(10.0.17763+win32k+a)/amd64',
+    { os: 'windows', architecture: 'amd64', 'os.version': '10.0.17763', 'os.features': ['a', 'win32k'] },
+    'windows(10.0.17763+a+win32k)/amd64',
+  ],
+  [
+    'linux(+nydus.remoteimage.v1)/arm/v6',
+    { os: 'linux', architecture: 'arm', variant: 'v6', 'os.features': ['nydus.remoteimage.v1'] },
+    'linux(+nydus.remoteimage.v1)/arm/v6',
+  ],
+  [
+    'darwin(macOS%2013)/arm64',
+    { os: 'darwin', architecture: 'arm64', 'os.version': 'macOS 13' },
+    'darwin(macOS%2013)/arm64',
+  ],
+  [
+    'linux(%2c%28+%c3%a4%2b%25)/amd64',
+    { os: 'linux', architecture: 'amd64', 'os.version': ',(', 'os.features': ['ä+%'] },
+    'linux(%2c%28+%c3%a4%2b%25)/amd64',
+  ],
 ])('%s specifies a platform', (text, expected, canonical) => {
   expect(platform.parsePlatform(text)).toEqual(expected);
   expect(platform.formatPlatform(expected)).toBe(canonical);
@@ -43,6 +63,8 @@ test.each([
   'linux/a/b/c',
   'linux/*',
   'linux/amd64:',
+  'linux(%zz)/amd64',
+  'linux(+)/amd64',
   `linux/${'a'.repeat(300)}`,
 ])('%j specifies none', text => {
   expect(() => platform.parsePlatform(text)).toThrow(OciError);

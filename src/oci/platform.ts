@@ -19,9 +19,15 @@ export type PlatformMatcher = 'only' | 'strict' | 'windows';
 /** What is meant when nobody says: what a single-platform client most often is. */
 export const DEFAULT_PLATFORM: Platform = { os: 'linux', architecture: 'amd64' };
 
-/** `os/arch`, `os/arch/variant`, with `:os.version` behind it or, as containerd writes it, `(os.version)` behind os. */
+/**
+ * `os/arch`, `os/arch/variant`, with `:os.version` behind it or, as containerd writes it, `(os.version+feature+…)` behind
+ * os, in which what would be misread is percent-encoded: Homebrew's `macOS 13` is a version of an operating system too.
+ */
 const SPECIFIER =
-  /^([A-Za-z0-9_-]+)(?:\(([A-Za-z0-9_.-]+)\))?\/([A-Za-z0-9_.-]+)(?:\/([A-Za-z0-9_.-]+))?(?::([A-Za-z0-9_.-]+))?$/;
+  /^([A-Za-z0-9_-]+)(?:\(([A-Za-z0-9_.%-]*)((?:\+[A-Za-z0-9_.%-]+)*)\))?\/([A-Za-z0-9_.-]+)(?:\/([A-Za-z0-9_.-]+))?(?::([A-Za-z0-9_.-]+))?$/;
+
+/** What needs no encoding in it. */
+const PLAIN_OPTION = /^[A-Za-z0-9_.-]*$/;
 
 /** The longest real specifier has some 40 characters. */
 const MAX_SPECIFIER_LENGTH = 255;
@@ -38,25 +44,28 @@ const MAX_ARM64_MINOR: Readonly<Record<number, number>> = { 8: 9, 9: 7 };
 /** The platform that `text` specifies, normalised; QUERY_INVALID otherwise. */
 export function parsePlatform(text: string): Platform {
   const match = text.length > MAX_SPECIFIER_LENGTH ? null : SPECIFIER.exec(text);
-  if (match === null) {
-    const shown = JSON.stringify(text.slice(0, MAX_SPECIFIER_LENGTH));
-    throw new OciError('QUERY_INVALID', {
-      message: `${shown} is not a platform: os/arch[/variant][:os.version]`,
+  if (match === null) throw noPlatform(text);
+  const [, os = '', versionOfOs, features = '', architecture = '', variant, version = versionOfOs] = match;
+  const [, ...options] = features.split('+');
+  try {
+    return normalizePlatform({
+      os,
+      architecture,
+      ...(variant && { variant }),
+      ...(version && { 'os.version': decodeURIComponent(version) }),
+      ...(options.length > 0 && { 'os.features': options.map(decodeURIComponent) }),
     });
+  } catch (error) {
+    throw error instanceof URIError ? noPlatform(text) : error;
   }
-  const [, os = '', versionOfOs, architecture = '', variant, version = versionOfOs] = match;
-  return normalizePlatform({
-    os,
-    architecture,
-    ...(variant && { variant }),
-    ...(version && { 'os.version': version }),
-  });
 }
 
-/** `os/arch[/variant][:os.version]`, which `parsePlatform` reads. Features are not shown. */
+/** What `parsePlatform` reads as the same: `os/arch[/variant][:os.version]`, or containerd's form where that is not enough. */
 export function formatPlatform(platform: Platform): string {
-  const { os, architecture, variant, 'os.version': version } = platform;
-  return `${os}/${architecture}${variant ? `/${variant}` : ''}${version ? `:${version}` : ''}`;
+  const { os, architecture, variant, 'os.version': version = '', 'os.features': features = [] } = platform;
+  const rest = `/${architecture}${variant ? `/${variant}` : ''}`;
+  if (features.length === 0 && PLAIN_OPTION.test(version)) return `${os}${rest}${version && `:${version}`}`;
+  return `${os}(${[version, ...[...features].sort()].map(encodeOption).join('+')})${rest}`;
 }
 
 /** Common other spellings made canonical: lower case, `x86_64` → amd64, `aarch64` → arm64, `arm` → arm/v7 … */
@@ -114,6 +123,19 @@ export function choosePlatform<Child extends Descriptor>(
     child => child.platform === undefined && suits(configPlatform(child)),
   );
   return [...withPlatform.map(({ child }) => child), ...withoutPlatform];
+}
+
+function noPlatform(text: string): OciError {
+  const shown = JSON.stringify(text.slice(0, MAX_SPECIFIER_LENGTH));
+  return new OciError('QUERY_INVALID', {
+    message: `${shown} is not a platform: os/arch[/variant][:os.version]`,
+  });
+}
+
+/** Percent-encoded UTF-8, as `decodeURIComponent` reads it; unlike `encodeURIComponent` it bears half a surrogate pair. */
+function encodeOption(text: string): string {
+  const bytes = Buffer.from(text).toString('latin1');
+  return bytes.replace(/[^A-Za-z0-9_.-]/g, byte => `%${byte.charCodeAt(0).toString(16).padStart(2, '0')}`);
 }
 
 function normalizeArchitecture(
