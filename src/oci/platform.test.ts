@@ -95,6 +95,13 @@ test('a child without a platform is left out when its config names another one',
   expect(platform.choosePlatform([bare], wanted, 'only', () => arm)).toEqual([]);
 });
 
+test('an entry that names no operating system is of the host, whichever it is', () => {
+  const bare = { ...child(undefined), platform: { os: '', architecture: 'amd64' } };
+  for (const host of ['linux/amd64', 'windows/amd64', 'freebsd/amd64']) {
+    expect(platform.choosePlatform([bare], platform.parsePlatform(host))).toEqual([bare]);
+  }
+});
+
 test('a variant that nobody makes matches itself and costs nothing', () => {
   const odd = child('linux/arm/v999999999');
   const children = [child('linux/arm/v7'), odd];
