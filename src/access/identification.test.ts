@@ -141,6 +141,13 @@ describe('a credential', () => {
     expect(await pulled(await world.as(HUB_A))).toMatchObject({ tried: ['hub-a'], proved: false });
   });
 
+  it('is not one whose user name and password read alike when they are written together', async () => {
+    await open();
+    await world.put('team-a', { [SERVER]: ['robot', 'x-password'] });
+    expect(await pulled(await world.as(['robot', 'x-password']))).toMatchObject({ id: 'tenant:team-a' });
+    expect(await pulled(await world.as(['robotx', '-password']))).toBe('UNAUTHORIZED');
+  });
+
   it('that is unknown is refused, but anonymous where Docker sends its Hub login by itself', async () => {
     await open();
     await world.put('team-a', { 'docker.io': HUB_A });

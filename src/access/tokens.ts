@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto';
+import { hash } from 'node:crypto';
 import {
   createLocalJWKSet,
   decodeProtectedHeader,
@@ -85,7 +85,7 @@ export class Tokens {
   /** What the token says, or `undefined` for one that is not ours, not for this service, or over. */
   async verify(token: string): Promise<TokenClaims | undefined> {
     if (token.length > MAX_TOKEN_LENGTH) return undefined;
-    const name = createHash('sha256').update(token).digest('base64');
+    const name = hash('sha256', token, 'base64');
     const known = this.#verified.get(name);
     if (known !== undefined && this.#keys.accepts(known.keyId)) {
       return known.expiresAtMs > this.#nowMs() ? known.claims : undefined;
