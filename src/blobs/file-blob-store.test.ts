@@ -1,10 +1,13 @@
 import { spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
+import { fsync } from 'node:fs';
 import {
   chmod,
+  type FileHandle,
   mkdir,
   mkdtemp,
+  open,
   readdir,
   readlink,
   rm,
@@ -15,7 +18,8 @@ import {
 } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { promisify } from 'node:util';
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { silentLog } from '../lib/log.ts';
 import { digestHex, digestOf } from '../oci/digest.ts';
 import { blobStoreSuite, keep } from './blob-store.suite.ts';
@@ -39,6 +43,7 @@ beforeEach(async () => {
 });
 
 afterEach(async () => {
+  vi.restoreAllMocks();
   await store.close();
   await rm(folder, { recursive: true });
 });
@@ -52,6 +57,28 @@ test('a blob lies under its digest and cannot be written, an ingest under its ke
   expect(await readdir(join(folder, 'ingest'))).toEqual(['upload-1']);
   await ingest.abort();
   await ingest.close();
+});
+
+test('what is committed is on the disk: the bytes before they have their name, then every name down to it', async () => {
+  const synced = await watchSyncs();
+  const digest = await keep(store, 'upload-1', Buffer.from('hello'));
+  const hex = digestHex(digest);
+  const shelf = join(folder, 'blobs', 'sha256', hex.slice(0, 2));
+  expect(synced[0]).toBe(join(folder, 'ingest', 'upload-1'));
+  const names = synced.filter(path => path !== synced[0]);
+  expect(names.toSorted()).toEqual([folder, join(folder, 'blobs'), join(folder, 'blobs', 'sha256'), shelf]);
+  expect(synced.at(-1)).toBe(shelf);
+});
+
+test('bytes that one sync did not bring to the disk are never committed, whatever a later sync says', async () => {
+  const digest = digestOf(Buffer.alloc(SYNC_STEP));
+  const datasync = vi.spyOn(await fileHandles(), 'datasync');
+  datasync.mockRejectedValueOnce(new Error('lost pages'));
+  const ingest = await store.ingest('upload-1');
+  await ingest.write([Buffer.alloc(SYNC_STEP)]);
+  await expect(ingest.commit(digest)).rejects.toThrow('could not be synced');
+  await ingest.close();
+  expect(await store.stat(digest)).toBeUndefined();
 });
 
 test('every file that was opened is closed in the end', async () => {
@@ -216,6 +243,27 @@ const WRITER = `
 
 function temporaryFolder(): Promise<string> {
   return mkdtemp(join(tmpdir(), 'entrepot-blobs-'));
+}
+
+/** Enough for an ingest to sync behind its writer. */
+const SYNC_STEP = 32 * 1024 * 1024;
+
+/** What every open file of `node:fs/promises` inherits from. */
+async function fileHandles(): Promise<FileHandle> {
+  const file = await open(folder, 'r');
+  const handles: FileHandle = Object.getPrototypeOf(file);
+  await file.close();
+  return handles;
+}
+
+/** The paths of what is synced from now on, in order, each as it is called when that begins. */
+async function watchSyncs(): Promise<readonly string[]> {
+  const paths: string[] = [];
+  vi.spyOn(await fileHandles(), 'sync').mockImplementation(async function (this: FileHandle) {
+    paths.push(await readlink(`/proc/self/fd/${this.fd}`));
+    await promisify(fsync)(this.fd);
+  });
+  return paths;
 }
 
 /** What this process, its threads included, has open under `path`. */

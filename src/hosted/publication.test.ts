@@ -10,7 +10,8 @@ import {
 } from '../../test/support/content.ts';
 import { HostedBench, RIGHT } from '../../test/support/hosted-bench.ts';
 import { digestOf } from '../oci/digest.ts';
-import { DOCKER_SCHEMA1, OCI_INDEX } from '../oci/media-types.ts';
+import { parseManifest } from '../oci/manifest.ts';
+import { DOCKER_SCHEMA1, OCI_INDEX, OCI_MANIFEST } from '../oci/media-types.ts';
 
 const repository = { upstream: '', name: 'team/app' };
 const elsewhere = { upstream: '', name: 'team/other' };
@@ -86,6 +87,31 @@ describe('pushing a manifest', () => {
     }
     await expect(bench.pushManifest(repository, indexOver(index))).rejects.toMatchObject({
       code: 'MANIFEST_INVALID',
+    });
+  });
+
+  it('looks at so many manifests under an index, and no more', async () => {
+    const children: Content[] = [];
+    for (let at = 0; at < 4; at += 1) {
+      const names = Array.from({ length: 1000 }, (_, entry) => contentOf(`${at} ${entry}`, OCI_MANIFEST));
+      const child = indexOver(...names);
+      // Its own entries were deleted since; that they are named costs a look all the same.
+      const { digest, mediaType } = child;
+      const bytes = bytesOf(child);
+      await bench.metadata.putManifest(
+        repository,
+        { digest, mediaType, bytes },
+        parseManifest(bytes, mediaType),
+        {
+          atMs: 1,
+        },
+      );
+      children.push(child);
+    }
+    await bench.pushManifest(repository, indexOver(...children.slice(0, 3)));
+    await expect(bench.pushManifest(repository, indexOver(...children))).rejects.toMatchObject({
+      code: 'MANIFEST_INVALID',
+      message: expect.stringContaining('4000 manifests'),
     });
   });
 

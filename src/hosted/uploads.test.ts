@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { bytesOf, type Content, randomBlob } from '../../test/support/content.ts';
 import { chunkOf, HostedBench, openChunk } from '../../test/support/hosted-bench.ts';
 import type { BlobStore, Ingest } from '../blobs/blob-store.ts';
@@ -47,6 +47,20 @@ describe('an upload', () => {
     await expectHeld(blob);
     expect(await bench.ingests()).toEqual([]);
     await expect(offset(id)).rejects.toMatchObject({ code: 'BLOB_UPLOAD_UNKNOWN' });
+  });
+
+  it('is acknowledged when its bytes are in their place and its row is committed, in this order', async () => {
+    const blob = randomBlob(1000, 'acknowledged');
+    const happened: string[] = [];
+    const putBlob = bench.metadata.putBlob.bind(bench.metadata);
+    vi.spyOn(bench.metadata, 'putBlob').mockImplementation(async (digest, ...row) => {
+      expect(await bench.blobs.stat(digest)).toEqual({ size: 1000 });
+      happened.push('bytes');
+      await putBlob(digest, ...row);
+      happened.push('row');
+    });
+    await complete(await begin(), blob.digest, bytesOf(blob));
+    expect(happened).toEqual(['bytes', 'row']);
   });
 
   it('survives the process, and goes on at the length of its file', async () => {
@@ -239,6 +253,19 @@ describe('an upload', () => {
     );
     await bench.uploads.cancel(ANONYMOUS, repository, first);
     await begin();
+  });
+
+  it('is refused as the thousandth and first of a repository, or the five thousandth and first of a requester', async () => {
+    const inRepository = vi.spyOn(bench.metadata, 'countUploads');
+    const ofRequester = vi.spyOn(bench.metadata, 'countUploadsOf');
+    inRepository.mockResolvedValue(999);
+    ofRequester.mockResolvedValue(4999);
+    await begin();
+    inRepository.mockResolvedValue(1000);
+    await expect(begin()).rejects.toMatchObject({ code: 'TOOMANYREQUESTS' });
+    inRepository.mockResolvedValue(0);
+    ofRequester.mockResolvedValue(5000);
+    await expect(begin()).rejects.toMatchObject({ code: 'TOOMANYREQUESTS' });
   });
 });
 
