@@ -45,6 +45,7 @@ const push = (name: string, bytes: Buffer) =>
     contentRange: undefined,
     contentLength: bytes.length,
   });
+const chunkOf = (body: Readable) => ({ body, contentRange: undefined, contentLength: undefined });
 const OVER = { code: 'DENIED', message: expect.stringContaining('the quota of a is used up') };
 
 describe('a quota', () => {
@@ -88,6 +89,34 @@ describe('a quota', () => {
     await expect(push('a/three', contentOf(MIB, 2))).rejects.toMatchObject(OVER);
     await uploads.cancel(ANYBODY, repositoryOf('a/two'), id);
     await push('a/three', contentOf(MIB, 2));
+  });
+
+  it('is whole again when it has refused an upload, whichever request that was, and when one broke', async () => {
+    const repository = repositoryOf('a/app');
+    const tooMuch = () => Readable.from(Array.from({ length: 8 }, () => contentOf(MIB / 2, 9)));
+    const digest = digestOf(contentOf(4 * MIB, 9));
+    for (const send of ['append', 'complete'] as const) {
+      const { id } = await uploads.begin(ANYBODY, repository);
+      const refused =
+        send === 'append'
+          ? uploads.append(ANYBODY, repository, id, chunkOf(tooMuch()))
+          : uploads.complete(ANYBODY, repository, id, digest, chunkOf(tooMuch()));
+      await expect(refused).rejects.toMatchObject(OVER);
+      await expect(uploads.status(ANYBODY, repository, id)).rejects.toMatchObject({
+        code: 'BLOB_UPLOAD_UNKNOWN',
+      });
+    }
+    const { id } = await uploads.begin(ANYBODY, repository);
+    const breaking = Readable.from(
+      (function* () {
+        yield contentOf(2 * MIB, 9);
+        throw new Error('the client left');
+      })(),
+    );
+    await expect(uploads.complete(ANYBODY, repository, id, digest, chunkOf(breaking))).rejects.toMatchObject({
+      code: 'BLOB_UPLOAD_INVALID',
+    });
+    await push('a/app', contentOf(3 * MIB - 1, 1));
   });
 
   it('counts mounts and manifests too, but nothing twice in one repository', async () => {

@@ -69,7 +69,7 @@ function firstComponent(name: string): string {
 
 function overQuota(owner: string, limitBytes: number): OciError {
   return new OciError('DENIED', {
-    message: `the quota of ${owner} is used up: its repositories may hold ${formatSize(limitBytes)}. Delete something first`,
+    message: `the quota of ${owner} is used up: its repositories may hold ${formatSize(limitBytes)}, with what is being pushed. Delete something first`,
     detail: { owner, limitBytes },
   });
 }

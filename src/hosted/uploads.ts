@@ -218,7 +218,17 @@ export class Uploads {
       }
     };
     return refusingWhenFull(() =>
-      this.#sessions.use(id, async session => work(session, await found(session))),
+      this.#sessions.use(id, async session => {
+        const upload = await found(session);
+        try {
+          return await work(session, upload);
+        } catch (error) {
+          // Nothing here but the quota denies. No client comes back after that: what is left of the quota would be
+          // held by what came, and refused to smaller pushes, until the upload expires.
+          if (error instanceof OciError && error.code === 'DENIED') await this.#end(id, session);
+          throw error;
+        }
+      }),
     );
   }
 
@@ -252,7 +262,10 @@ export class Uploads {
         await quota.reserve(id, repository, ingest.offset + bytes);
         await ingest.write(chunks);
       },
-      truncate: length => ingest.truncate(length),
+      truncate: async length => {
+        await ingest.truncate(length);
+        await quota.reserve(id, repository, length);
+      },
     };
   }
 
