@@ -111,7 +111,10 @@ export class MirroredRights {
     }
     const principal = { as: 'tenant', tenant, readOnly: false, credentialId: '' } as const;
     const { proved, provedIfUnreachable, pullPolicy, forceAlways } = await this.pull(principal, repository);
-    const turns = attempts.length === 1 ? 'with the one above' : 'with those above, in their order';
+    const turns =
+      attempts.length === 1
+        ? 'with the one above'
+        : 'with those above in their order, the one that worked last before the others';
     const asked = attempts[0] === undefined ? 'without credentials, since the tenant has none for it' : turns;
     return [
       proved

@@ -90,6 +90,9 @@ test.each([
   ['no default duration', configOf({ ...ecr, defaultCacheDuration: undefined })],
   ['a negative duration', configOf({ ...ecr, defaultCacheDuration: '-1m' })],
   ['a variable without a value', configOf({ ...ecr, env: [{ name: 'A' }] })],
+  ['an unknown member', { ...Object(configOf(ecr)), provider: [] }],
+  ['an unknown member of a plugin', configOf({ ...ecr, matchImage: ['reg.example'] })],
+  ['an unknown member of a variable', configOf({ ...ecr, env: [{ name: 'A', value: 'b', valueFrom: {} }] })],
   ["pods' tokens", configOf({ ...ecr, tokenAttributes: {} })],
 ])('%s is no configuration', (_what, document) => {
   expect(() => provider.parseProviderConfig(document)).toThrow(provider.InvalidCredentialProvider);
@@ -98,4 +101,11 @@ test.each([
 test('all problems of a configuration are said at once', () => {
   const document = configOf({ ...ecr, name: '', matchImages: [] });
   expect(() => provider.parseProviderConfig(document)).toThrow(/name .*; .*matchImages /);
+});
+
+test('an unknown member of a configuration is named with its place', () => {
+  const document = configOf(ecr, { ...ecr, name: 'second', env: [{ name: 'A', value: 'b', Value: 'c' }] });
+  expect(() => provider.parseProviderConfig(document)).toThrow(
+    /^providers\[1\]\.env\[0\]\.Value is unknown$/,
+  );
 });

@@ -97,12 +97,26 @@ export function cachingOf(
   return { key: cacheMs === 0 ? undefined : key, cacheMs };
 }
 
+/** All that the kubelet knows of its configuration: with anything else in it, it does not start. */
+const CONFIG_MEMBERS = ['kind', 'apiVersion', 'providers'];
+const PROVIDER_MEMBERS = [
+  'name',
+  'apiVersion',
+  'matchImages',
+  'defaultCacheDuration',
+  'args',
+  'env',
+  'tokenAttributes',
+];
+const VARIABLE_MEMBERS = ['name', 'value'];
+
 /**
  * The plugins of a CredentialProviderConfig, already read from YAML or JSON; throws with every problem in one message.
  */
 export function parseProviderConfig(document: unknown): readonly CredentialProvider[] {
-  const problems: string[] = [];
-  const { apiVersion, kind, providers } = asObject(document);
+  const config = asObject(document);
+  const problems = unknownMembers(config, CONFIG_MEMBERS, '');
+  const { apiVersion, kind, providers } = config;
   if (kind !== 'CredentialProviderConfig') problems.push('kind is not CredentialProviderConfig');
   if (!CONFIG_API_VERSIONS.has(apiVersion)) problems.push('apiVersion is not kubelet.config.k8s.io/v1');
   if (!Array.isArray(providers) || providers.length === 0) problems.push('providers is empty');
@@ -118,7 +132,8 @@ export function parseProviderConfig(document: unknown): readonly CredentialProvi
 }
 
 function readProvider(value: unknown, where: string, problems: string[]): CredentialProvider {
-  const { name, apiVersion, matchImages, defaultCacheDuration, args, env, tokenAttributes } = asObject(value);
+  const provider = asObject(value);
+  const { name, apiVersion, matchImages, defaultCacheDuration, args, env, tokenAttributes } = provider;
   const check = (isRight: boolean, problem: string) => {
     if (!isRight) problems.push(`${where}.${problem}`);
   };
@@ -138,6 +153,12 @@ function readProvider(value: unknown, where: string, problems: string[]): Creden
     variables.every(entry => typeof entry['name'] === 'string' && typeof entry['value'] === 'string'),
     'env holds what is no name and value',
   );
+  problems.push(
+    ...unknownMembers(provider, PROVIDER_MEMBERS, `${where}.`),
+    ...variables.flatMap((entry, index) =>
+      unknownMembers(entry, VARIABLE_MEMBERS, `${where}.env[${index}].`),
+    ),
+  );
   check(tokenAttributes === undefined, 'tokenAttributes needs the tokens of pods, which only a kubelet has');
   return {
     name: String(name),
@@ -147,6 +168,16 @@ function readProvider(value: unknown, where: string, problems: string[]): Creden
     args: asList(args).map(String),
     env: variables.map(entry => ({ name: String(entry['name']), value: String(entry['value']) })),
   };
+}
+
+/** A problem for each member of an object that is none of `known`. */
+function unknownMembers(
+  object: Readonly<Record<string, unknown>>,
+  known: readonly string[],
+  where: string,
+): string[] {
+  const unknown = Object.keys(object).filter(member => !known.includes(member));
+  return unknown.map(member => `${where}${member} is unknown`);
 }
 
 /** The members of an object, none twice and, if `known` is given, no other; `null` is an empty object. */

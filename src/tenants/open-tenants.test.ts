@@ -121,6 +121,18 @@ describe('looking up', () => {
     expect(tenants.node).toMatchObject([{ state: 'loaded', source: 'node' }]);
   });
 
+  test("uses of the credential in the node's file that counts are noted at that file", async () => {
+    const files = ['config.json', '.dockercfg'].map(name => join(folder, name));
+    for (const file of files) await writeFile(file, dockerConfig({ 'reg.example': 'node:p' }));
+    await open({ nodeConfig: files });
+    tenants.noteOutcome(idOf('node:p'), 'used');
+    nowMs += 1;
+    tenants.noteOutcome(idOf('node:p'), 'refused');
+    expect(tenants.node).toEqual([
+      expect.objectContaining({ name: files[0], lastUsedAtMs: nowMs - 1, lastRefusedAtMs: nowMs }),
+    ]);
+  });
+
   test('an entry without a user name is an attempt without credentials, and identifies nobody', async () => {
     await open();
     sink.put('t', {

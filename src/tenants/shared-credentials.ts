@@ -37,6 +37,16 @@ export class SharedCredentials {
     return this.#node.states;
   }
 
+  /** Which of the node's files counts. */
+  get current(): string | undefined {
+    return this.#node.current?.path;
+  }
+
+  /** What stands in it. */
+  get credentialIds(): ReadonlySet<string> {
+    return this.#ids;
+  }
+
   /** Whether the node has it. What plugins gave ends by itself. */
   has(credentialId: string): boolean {
     return this.#ids.has(credentialId);

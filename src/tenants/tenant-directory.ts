@@ -1,11 +1,12 @@
 import type { KnownTenant } from '../oci/issued-credential.ts';
 import { CredentialIndex } from './credential-index.ts';
 import { IssuedCredentials } from './issued-credentials.ts';
+import { lastMarks, type Marks } from './marks.ts';
 import type { TenantsParts } from './open-tenants.ts';
 import type { TenantReading } from './secret-source.ts';
 import { SharedCredentials } from './shared-credentials.ts';
 import type { Holder, SecretState, Tenant, Tenants, TenantsChange } from './tenant.ts';
-import { type Marks, TenantEntry } from './tenant-entry.ts';
+import { TenantEntry } from './tenant-entry.ts';
 import { ADOPT_NEXT_UID } from './tenant-store.ts';
 
 /**
@@ -77,7 +78,10 @@ export class TenantDirectory implements Tenants {
   }
 
   get node(): readonly SecretState[] {
-    return this.#shared.states;
+    const { states, current, credentialIds } = this.#shared;
+    return states.map(state =>
+      state.name === current ? { ...state, ...lastMarks(this.#marks, credentialIds) } : state,
+    );
   }
 
   get problems(): readonly string[] {

@@ -1,5 +1,6 @@
 import type { Log } from '../lib/log.ts';
 import { HeldCredentials } from './held-credentials.ts';
+import { lastMarks, type Marks } from './marks.ts';
 import type { SecretReading } from './secret-source.ts';
 import {
   type HeldCredential,
@@ -9,9 +10,6 @@ import {
   type TenantOptions,
 } from './tenant.ts';
 import { type SecretEntry, type SecretSlot, TenantSecrets } from './tenant-secrets.ts';
-
-/** When upstream took or refused a credential last, by its id. */
-export type Marks = Map<string, { readonly usedAtMs?: number; readonly refusedAtMs?: number }>;
 
 export interface TenantEntryParts {
   readonly name: string;
@@ -109,17 +107,16 @@ export class TenantEntry implements Tenant {
   }
 
   #stateOf({ name, source, state, reason, loadedAtMs, entries }: SecretSlot): SecretState {
-    const marks = entries.flatMap(({ credentialId }) => this.#parts.marks.get(credentialId) ?? []);
-    const used = marks.flatMap(({ usedAtMs }) => usedAtMs ?? []);
-    const refused = marks.flatMap(({ refusedAtMs }) => refusedAtMs ?? []);
     return {
       name,
       source,
       state,
       ...(reason !== undefined && { reason }),
       ...(loadedAtMs !== undefined && { loadedAtMs }),
-      ...(used.length > 0 && { lastUsedAtMs: Math.max(...used) }),
-      ...(refused.length > 0 && { lastRefusedAtMs: Math.max(...refused) }),
+      ...lastMarks(
+        this.#parts.marks,
+        entries.map(({ credentialId }) => credentialId),
+      ),
     };
   }
 

@@ -290,15 +290,20 @@ describe('a watch', () => {
     ['becomes too old in the middle', () => api.failWatches(410)],
   ])('that %s is followed by a new list, in which what is gone is gone', async (_name, fail) => {
     api.put(secret('team-a', 'second'));
+    api.put(namespace('team-b'));
+    api.put(secret('team-b', 'only'));
     await start();
+    expect(kept.secrets('team-b')).toEqual(['only loaded']);
     await eventually(() => expect(api.watches).toBe(4));
     api.muted.add('secrets');
     api.forget();
     fail();
     api.put(secret('team-a', 'third'));
     api.remove(secret('team-a', 'second'));
+    api.remove(secret('team-b', 'only'));
     api.forget();
     await eventually(() => expect(kept.secrets('team-a')).toEqual(['pull loaded', 'third loaded']));
+    await eventually(() => expect(kept.secrets('team-b')).toEqual([]));
     expect(lists().length).toBeGreaterThan(2);
     await eventually(() => expect(down).toBe(0));
   });
