@@ -1,22 +1,21 @@
 /** The part of the composition root that is about a Kubernetes cluster. */
-
-import type { ServiceAccounts } from './access/door.ts';
 import { ServiceAccountTokens } from './access/service-account-tokens.ts';
+import type { ServiceAccounts } from './access/door.ts';
 import type { Config } from './config/config.ts';
 import { ConfigError } from './config/problems.ts';
 import type { Log } from './lib/log.ts';
 import type { Meter } from './lib/meter.ts';
 import type { MetadataStore } from './metadata/metadata-store.ts';
-import { KnownNamespaces } from './tenants/known-namespaces.ts';
 import {
   type ClusterAccess,
-  InvalidClusterAccess,
   inClusterAccess,
+  InvalidClusterAccess,
 } from './tenants/kubernetes/cluster-access.ts';
 import { readClusterIssuer } from './tenants/kubernetes/cluster-issuer.ts';
 import { KubeClient } from './tenants/kubernetes/kube-client.ts';
 import { readKubeconfig } from './tenants/kubernetes/kubeconfig.ts';
 import { KubernetesSource } from './tenants/kubernetes/kubernetes-source.ts';
+import { KnownNamespaces } from './tenants/known-namespaces.ts';
 import type { SecretSource } from './tenants/secret-source.ts';
 
 export interface Cluster {

@@ -1,5 +1,5 @@
-import type { Log } from '../lib/log.ts';
 import { Lru } from '../lib/lru.ts';
+import type { Log } from '../lib/log.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import { ImagePattern, parseImageTarget } from '../tenants/image-pattern.ts';
 import type { Holder, Tenant, Tenants } from '../tenants/tenant.ts';

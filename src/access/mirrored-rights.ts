@@ -3,9 +3,9 @@ import { ANONYMOUS_ID, type Credential, credentialId } from '../oci/credential.t
 import { OciError } from '../oci/errors.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
-import { type HeldCredential, type Tenant, TenantBroken, type Tenants } from '../tenants/tenant.ts';
+import { type HeldCredential, TenantBroken, type Tenant, type Tenants } from '../tenants/tenant.ts';
 import type { Explanation } from './explanation.ts';
-import { type GrantState, type Grants, tenantGrantId } from './grants.ts';
+import { type Grants, type GrantState, tenantGrantId } from './grants.ts';
 import { type Principal, requesterOf } from './principal.ts';
 import { mayPullFrom, tagRules } from './tenant-rules.ts';
 import type { VerificationPolicy } from './verification.ts';

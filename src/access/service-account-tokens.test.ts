@@ -1,4 +1,4 @@
-import { type CryptoKey, exportJWK, generateKeyPair, SignJWT } from 'jose';
+import { exportJWK, generateKeyPair, SignJWT, type CryptoKey } from 'jose';
 import { beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { silentLog } from '../lib/log.ts';
 import { ServiceAccountTokens } from './service-account-tokens.ts';

@@ -13,7 +13,6 @@ import {
 import { heldContent, heldPlatforms } from '../metadata/held-tree.ts';
 import { digestOf } from '../oci/digest.ts';
 import { formatPlatform, parsePlatform } from '../oci/platform.ts';
-import { missingOfImage } from '../prepull/image-check.ts';
 import { type ExportImage, planBundle } from './export.ts';
 import {
   ArchiveWorld,
@@ -25,6 +24,7 @@ import {
   placeOf,
   tarOf,
 } from './fixture.suite.ts';
+import { missingOfImage } from '../prepull/image-check.ts';
 import { haveListBytes, parseHaveList } from './have-list.ts';
 import { importArchive } from './import.ts';
 import { openArchive, readArchive } from './open-archive.ts';

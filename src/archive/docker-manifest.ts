@@ -3,9 +3,9 @@ import type { Digest } from '../oci/digest.ts';
 import { isNonDistributable, type ManifestView, parseManifest } from '../oci/manifest.ts';
 import { DOCKER_CONFIG, OCI_CONFIG } from '../oci/media-types.ts';
 import { DEFAULT_PLATFORM, type Platform } from '../oci/platform.ts';
-import { type ContentLookup, chooseChild } from '../oci/platform-choice.ts';
+import { chooseChild, type ContentLookup } from '../oci/platform-choice.ts';
 import { parseReference } from '../oci/reference.ts';
-import { type BundleImage, blobPath } from './layout.ts';
+import { blobPath, type BundleImage } from './layout.ts';
 
 /**
  * The content of `manifest.json`, Docker's own index of images: of each the one for the first platform, since it knows

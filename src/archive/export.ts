@@ -14,8 +14,8 @@ import { ArchiveError } from './archive-error.ts';
 import { dockerManifestBytes } from './docker-manifest.ts';
 import type { HaveList } from './have-list.ts';
 import {
-  type BundleImage,
   blobPath,
+  type BundleImage,
   DOCKER_FILE,
   INDEX_FILE,
   indexBytes,

@@ -12,7 +12,7 @@ import { parseManifest } from '../oci/manifest.ts';
 import { parseImageName } from '../oci/reference.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { ExportImage } from './export.ts';
-import { type ImportOptions, importArchive } from './import.ts';
+import { importArchive, type ImportOptions } from './import.ts';
 import { type ArchiveEntry, readArchive } from './open-archive.ts';
 import type { Place } from './placement.ts';
 

@@ -22,7 +22,7 @@ import {
   parseBundleIndex,
 } from './layout.ts';
 import type { ArchiveEntry } from './open-archive.ts';
-import { type Place, type PlacedImage, type PlacementOptions, placeAll } from './placement.ts';
+import { type Place, placeAll, type PlacedImage, type PlacementOptions } from './placement.ts';
 import { type Arrival, publish } from './publish.ts';
 import type { Room } from './room.ts';
 

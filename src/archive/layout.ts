@@ -5,14 +5,13 @@
  * The one idea: an archive is somebody else's claim. Nothing that it says is published before every name, size and
  * digest of it was checked and every image was proved to be complete; what came of a refused one is removed again.
  */
-
-import { parseJsonObject } from '../lib/json.ts';
 import { type Descriptor } from '../oci/descriptor.ts';
 import { type Digest, digestAlgorithm, digestHex, isDigest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import { MAX_INDEX_ENTRIES, MAX_MANIFEST_BYTES, parseManifest } from '../oci/manifest.ts';
 import { OCI_INDEX } from '../oci/media-types.ts';
-import { formatPlatform, type Platform, parsePlatform } from '../oci/platform.ts';
+import { formatPlatform, parsePlatform, type Platform } from '../oci/platform.ts';
+import { parseJsonObject } from '../lib/json.ts';
 import { ArchiveError } from './archive-error.ts';
 
 /** OCI image-spec, image-layout.md: what every layout holds beside its blobs. */

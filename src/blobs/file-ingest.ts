@@ -1,12 +1,12 @@
-import { constants } from 'node:fs';
 import { type FileHandle, open, rename, rm } from 'node:fs/promises';
+import { constants } from 'node:fs';
 import { syncFolder } from '../lib/atomic-file.ts';
 import { absentAsUndefined } from '../lib/error-code.ts';
 import { type Digest, type DigestAlgorithm, digestAlgorithm } from '../oci/digest.ts';
 import type { BlobFolders } from './blob-folders.ts';
 import type { Ingest } from './blob-store.ts';
 import type { FilePaths } from './file-paths.ts';
-import type { Hasher, HashJob } from './hasher.ts';
+import type { HashJob, Hasher } from './hasher.ts';
 
 /** So much is at most unsynced when `commit` comes, which cuts its own sync from about 100 ms to 15. */
 const SYNC_STEP_BYTES = 32 * 1024 * 1024;

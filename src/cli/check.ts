@@ -1,7 +1,7 @@
 import { missingOfImage } from '../prepull/image-check.ts';
 import type { ListedImage } from '../prepull/image-list.ts';
 import type { Parts } from '../wire.ts';
-import { CONFIG_OPTION, type Command, EXIT, type Input } from './command.ts';
+import { type Command, CONFIG_OPTION, EXIT, type Input } from './command.ts';
 import { platformsOption } from './list-options.ts';
 import { meantBy, WANTED_ARGUMENTS, WANTED_OPTIONS, wantedImages } from './wanted-images.ts';
 import { withParts } from './with-parts.ts';

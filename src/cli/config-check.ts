@@ -1,5 +1,5 @@
 import { loadConfig } from '../config/load.ts';
-import { CONFIG_OPTION, type Command, EXIT, textOption } from './command.ts';
+import { type Command, CONFIG_OPTION, EXIT, textOption } from './command.ts';
 
 /** `entrepot config check`: is it right, and if not, what is wrong. */
 export const configCheck: Command = {

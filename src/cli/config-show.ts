@@ -1,6 +1,6 @@
 import { loadConfig } from '../config/load.ts';
 import { showConfig } from '../config/show.ts';
-import { CONFIG_OPTION, type Command, EXIT, textOption } from './command.ts';
+import { type Command, CONFIG_OPTION, EXIT, textOption } from './command.ts';
 
 /** `entrepot config show`: the configuration in force. */
 export const configShow: Command = {

@@ -7,8 +7,8 @@ import { describe, expect, it } from 'vitest';
 import { isJsonObject, type JsonObject } from '../lib/json.ts';
 import { parseYaml } from '../lib/yaml.ts';
 import { decodeResponse, encodeRequest, parseProviderConfig } from '../tenants/credential-provider.ts';
-import { CommandError } from './command.ts';
 import { answerCredentialRequest, parseCredentialRequest } from './credential-provider.ts';
+import { CommandError } from './command.ts';
 import { runProgram } from './program.ts';
 
 const V1 = 'credentialprovider.kubelet.k8s.io/v1';

@@ -1,7 +1,7 @@
 import type { ExplainAnswer, ExplainedGrant, Explanation } from '../access/explanation.ts';
 import { loadConfig } from '../config/load.ts';
 import { columnsText, timeText } from './columns.ts';
-import { CONFIG_OPTION, type Command, CommandError, EXIT, textOption } from './command.ts';
+import { type Command, CommandError, CONFIG_OPTION, EXIT, textOption } from './command.ts';
 import { askServer } from './running-server.ts';
 import { withParts } from './with-parts.ts';
 

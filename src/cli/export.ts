@@ -1,5 +1,5 @@
-import { createWriteStream } from 'node:fs';
 import { open, readFile, rename, rm } from 'node:fs/promises';
+import { createWriteStream } from 'node:fs';
 import { pipeline } from 'node:stream/promises';
 import { type ExportImage, planBundle } from '../archive/export.ts';
 import { parseHaveList } from '../archive/have-list.ts';
@@ -8,10 +8,10 @@ import { isDigest } from '../oci/digest.ts';
 import { DEFAULT_TAG } from '../oci/reference.ts';
 import { repositoryText } from '../oci/repository.ts';
 import type { Parts } from '../wire.ts';
-import { CONFIG_OPTION, type Command, CommandError, EXIT, type Input, textOption } from './command.ts';
+import { type Command, CommandError, CONFIG_OPTION, EXIT, type Input, textOption } from './command.ts';
 import { interruptible } from './interruptible.ts';
 import { PLATFORM_OPTION, platformsOption } from './list-options.ts';
-import { ProgressView, progressForm } from './progress.ts';
+import { progressForm, ProgressView } from './progress.ts';
 import { withParts } from './with-parts.ts';
 
 /** `entrepot export`: write a bundle. */

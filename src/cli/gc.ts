@@ -2,7 +2,7 @@ import { parseDuration, UnitError } from '../lib/units.ts';
 import type { CollectionReport } from '../upkeep/collection.ts';
 import type { EvictionReport } from '../upkeep/eviction.ts';
 import { sizeText } from './columns.ts';
-import { CONFIG_OPTION, type Command, CommandError, EXIT, type Input, textOption } from './command.ts';
+import { type Command, CommandError, CONFIG_OPTION, EXIT, type Input, textOption } from './command.ts';
 import { withUpkeep } from './upkeep-run.ts';
 
 /** `entrepot gc`: make room now. */

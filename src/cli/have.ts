@@ -1,6 +1,6 @@
 import { haveListBytes } from '../archive/have-list.ts';
 import { writeFileAtomic } from '../lib/atomic-file.ts';
-import { CONFIG_OPTION, type Command, EXIT, textOption } from './command.ts';
+import { type Command, CONFIG_OPTION, EXIT, textOption } from './command.ts';
 import { withParts } from './with-parts.ts';
 
 /** `entrepot have`: what a sender may leave out. */

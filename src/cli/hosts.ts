@@ -4,9 +4,9 @@ import type { Config } from '../config/config.ts';
 import { formatAddress } from '../config/fields.ts';
 import { loadConfig } from '../config/load.ts';
 import {
-  CONFIG_OPTION,
   type Command,
   CommandError,
+  CONFIG_OPTION,
   EXIT,
   type Input,
   listOption,

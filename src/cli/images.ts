@@ -2,7 +2,7 @@ import type { SurveyedTag } from '../metadata/survey.ts';
 import { repositoryText } from '../oci/repository.ts';
 import { type HeldImage, heldImages } from '../upkeep/images.ts';
 import { columnsText, sizeText, timeText } from './columns.ts';
-import { CONFIG_OPTION, type Command, EXIT } from './command.ts';
+import { type Command, CONFIG_OPTION, EXIT } from './command.ts';
 import { interruptible } from './interruptible.ts';
 import { withParts } from './with-parts.ts';
 

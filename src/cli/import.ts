@@ -1,15 +1,15 @@
 import { tenantGrantId } from '../access/grants.ts';
 import { ArchiveError } from '../archive/archive-error.ts';
-import { type ImportOptions, type ImportReport, importArchive } from '../archive/import.ts';
+import { importArchive, type ImportOptions, type ImportReport } from '../archive/import.ts';
 import { openArchive, readArchive } from '../archive/open-archive.ts';
 import type { Place } from '../archive/placement.ts';
 import { DEFAULT_TAG, parseNormalizedReference, referenceName, referenceText } from '../oci/reference.ts';
 import type { Parts } from '../wire.ts';
 import { sizeText } from './columns.ts';
-import { CONFIG_OPTION, type Command, CommandError, EXIT, type Input } from './command.ts';
+import { type Command, CommandError, CONFIG_OPTION, EXIT, type Input } from './command.ts';
 import { interruptible } from './interruptible.ts';
 import { commaList, PLATFORM_OPTION, platformsOption } from './list-options.ts';
-import { ProgressView, progressForm } from './progress.ts';
+import { progressForm, ProgressView } from './progress.ts';
 import { tenantOption } from './tenant-option.ts';
 import { withParts } from './with-parts.ts';
 

@@ -4,7 +4,7 @@ import { isDigest } from '../oci/digest.ts';
 import type { Repository } from '../oci/repository.ts';
 import { type HeldImage, heldImage } from '../upkeep/images.ts';
 import { columnsText, sizeText, timeText } from './columns.ts';
-import { CONFIG_OPTION, type Command, CommandError, EXIT } from './command.ts';
+import { type Command, CommandError, CONFIG_OPTION, EXIT } from './command.ts';
 import { withParts } from './with-parts.ts';
 
 const HEADINGS = ['KIND', 'DIGEST', 'SIZE', 'STATE'] as const;

@@ -1,5 +1,5 @@
 import { OciError } from '../oci/errors.ts';
-import { type Platform, parsePlatform } from '../oci/platform.ts';
+import { parsePlatform, type Platform } from '../oci/platform.ts';
 import { CommandError, EXIT, type Input, type Option, textOption } from './command.ts';
 
 /** `--platform`, as every command takes it that copies images. Commas, so that it can stand before them. */

@@ -2,7 +2,7 @@ import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { isDigest } from '../oci/digest.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Input, Io } from './command.ts';
-import { CONFIG_OPTION, type Command, CommandError, EXIT, type ExitCode } from './command.ts';
+import { type Command, CommandError, CONFIG_OPTION, EXIT, type ExitCode } from './command.ts';
 import { withParts } from './with-parts.ts';
 
 const REFERENCE = {

@@ -1,31 +1,31 @@
 import { Argument, Command as CommanderCommand, CommanderError, Option } from 'commander';
 import { ArchiveError } from '../archive/archive-error.ts';
 import { InvalidReference } from '../oci/reference.ts';
-import { check } from './check.ts';
 import { type Command, CommandError, EXIT, type ExitCode, type Input, type Io } from './command.ts';
 import { configCheck } from './config-check.ts';
 import { configSchema } from './config-schema.ts';
 import { configShow } from './config-show.ts';
 import { configVariables } from './config-variables.ts';
+import { check } from './check.ts';
 import { credentialProvider } from './credential-provider.ts';
 import { explain } from './explain.ts';
 import { exportCommand } from './export.ts';
-import { gc } from './gc.ts';
 import { have } from './have.ts';
+import { gc } from './gc.ts';
 import { hosts } from './hosts.ts';
 import { images } from './images.ts';
-import { importCommand } from './import.ts';
 import { inspect } from './inspect.ts';
 import { pin, unpin } from './pin.ts';
+import { importCommand } from './import.ts';
 import { pull } from './pull.ts';
 import { refresh } from './refresh.ts';
 import { rm } from './rm.ts';
 import { scrub } from './scrub.ts';
 import { serve } from './serve.ts';
 import { tenantAdd, tenantAdopt } from './tenant-add.ts';
+import { tenants } from './tenants.ts';
 import { tenantRevoke } from './tenant-revoke.ts';
 import { tenantRotate, tenantSecret } from './tenant-secret.ts';
-import { tenants } from './tenants.ts';
 import { readVersion } from './version.ts';
 
 const COMMANDS: readonly Command[] = [

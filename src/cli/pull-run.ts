@@ -1,5 +1,5 @@
 import type { ListedImage } from '../prepull/image-list.ts';
-import { type PulledImage, pullImage } from '../prepull/image-pull.ts';
+import { pullImage, type PulledImage } from '../prepull/image-pull.ts';
 import type { Parts } from '../wire.ts';
 import { CommandError, EXIT, type ExitCode, type Input } from './command.ts';
 import type { ProgressView } from './progress.ts';

@@ -1,9 +1,9 @@
 import { parseCron } from '../lib/cron.ts';
-import { type WatchOptions, watch } from '../prepull/watch.ts';
+import { watch, type WatchOptions } from '../prepull/watch.ts';
 import {
-  CONFIG_OPTION,
   type Command,
   CommandError,
+  CONFIG_OPTION,
   EXIT,
   type ExitCode,
   type Input,
@@ -11,7 +11,7 @@ import {
 } from './command.ts';
 import { interruptible } from './interruptible.ts';
 import { commaList, platformsOption } from './list-options.ts';
-import { ProgressView, progressForm } from './progress.ts';
+import { progressForm, ProgressView } from './progress.ts';
 import { PullRun } from './pull-run.ts';
 import { tenantOption } from './tenant-option.ts';
 import { WANTED_ARGUMENTS, WANTED_OPTIONS, wantedImages } from './wanted-images.ts';

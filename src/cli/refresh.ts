@@ -1,4 +1,4 @@
-import { CONFIG_OPTION, type Command, EXIT } from './command.ts';
+import { type Command, CONFIG_OPTION, EXIT } from './command.ts';
 import { withParts } from './with-parts.ts';
 
 /** `entrepot refresh`: ask upstream now. */

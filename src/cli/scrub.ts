@@ -1,7 +1,7 @@
 import { parseRate, UnitError } from '../lib/units.ts';
 import type { DamagedContent } from '../upkeep/scrub.ts';
 import { sizeText } from './columns.ts';
-import { CONFIG_OPTION, type Command, CommandError, EXIT, type Input, textOption } from './command.ts';
+import { type Command, CommandError, CONFIG_OPTION, EXIT, type Input, textOption } from './command.ts';
 import { withUpkeep } from './upkeep-run.ts';
 
 /** `entrepot scrub`: read everything again. */

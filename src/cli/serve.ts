@@ -4,7 +4,7 @@ import { createLogger } from '../ops/logger.ts';
 import { createMetrics } from '../ops/metrics.ts';
 import { Shutdown } from '../ops/shutdown.ts';
 import { bannerText } from './banner.ts';
-import { CONFIG_OPTION, type Command, textOption } from './command.ts';
+import { type Command, CONFIG_OPTION, textOption } from './command.ts';
 import { readVersion } from './version.ts';
 
 /**

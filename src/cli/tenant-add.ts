@@ -1,5 +1,5 @@
 import { plainTenantsProblem } from '../config/rules.ts';
-import { CONFIG_OPTION, type Command, CommandError, EXIT } from './command.ts';
+import { type Command, CommandError, CONFIG_OPTION, EXIT } from './command.ts';
 import { requireTenant, TENANT } from './tenant-name.ts';
 import { withParts } from './with-parts.ts';
 

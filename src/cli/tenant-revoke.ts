@@ -1,5 +1,5 @@
 import { UnknownTenant } from '../tenants/issuer.ts';
-import { CONFIG_OPTION, type Command, CommandError, EXIT, textOption } from './command.ts';
+import { type Command, CommandError, CONFIG_OPTION, EXIT, textOption } from './command.ts';
 import { TENANT } from './tenant-name.ts';
 import { withParts } from './with-parts.ts';
 

@@ -3,7 +3,7 @@ import { registryHost, repositoryPrefix } from '../config/fields.ts';
 import { DURATION_FORM, formatDuration, parseDuration } from '../lib/units.ts';
 import { formatYaml } from '../lib/yaml.ts';
 import type { Credential } from '../oci/credential.ts';
-import { CONFIG_OPTION, type Command, CommandError, EXIT, type Input, textOption } from './command.ts';
+import { type Command, CommandError, CONFIG_OPTION, EXIT, type Input, textOption } from './command.ts';
 import { requireTenant, TENANT } from './tenant-name.ts';
 import { withParts } from './with-parts.ts';
 

@@ -3,7 +3,7 @@ import type { Parts } from '../wire.ts';
 import { sizeText } from './columns.ts';
 import type { ExitCode, Input, Io } from './command.ts';
 import { interruptible } from './interruptible.ts';
-import { type ProgressItem, ProgressView, progressForm } from './progress.ts';
+import { type ProgressItem, progressForm, ProgressView } from './progress.ts';
 import { withParts } from './with-parts.ts';
 
 /** What a command hands to upkeep. */

@@ -15,7 +15,7 @@ import {
   RATE_FORM,
   SIZE_FORM,
 } from '../lib/units.ts';
-import { formatPlatform, type Platform, parsePlatform } from '../oci/platform.ts';
+import { formatPlatform, parsePlatform, type Platform } from '../oci/platform.ts';
 
 /**
  * The kinds of value that the configuration file is made of; `schema.ts` says where each stands.

@@ -15,7 +15,7 @@ import type { MetadataStore, Paged } from '../metadata/metadata-store.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
 import { type Digest, isDigest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
-import { MAX_MANIFEST_BYTES, type Manifest } from '../oci/manifest.ts';
+import { type Manifest, MAX_MANIFEST_BYTES } from '../oci/manifest.ts';
 import { narrowToPlatform } from '../oci/platform-choice.ts';
 import type {
   ManifestWant,

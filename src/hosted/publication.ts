@@ -4,10 +4,10 @@ import { type Digest, digestAlgorithm, digestOf, isDigest } from '../oci/digest.
 import { OciError } from '../oci/errors.ts';
 import {
   isNonDistributable,
-  MAX_INDEX_ENTRIES,
-  MAX_MANIFEST_BYTES,
   type Manifest,
   type ManifestView,
+  MAX_INDEX_ENTRIES,
+  MAX_MANIFEST_BYTES,
   parseManifest,
 } from '../oci/manifest.ts';
 import { isIndexType, isSchema1Type } from '../oci/media-types.ts';

@@ -1,5 +1,5 @@
-import type { IncomingMessage } from 'node:http';
 import { BlockList, isIP } from 'node:net';
+import type { IncomingMessage } from 'node:http';
 
 /** Where a request comes from, with trusted proxies looked through. */
 export interface ClientAddress {

@@ -1,8 +1,8 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import type { Sender } from '../access/visitor.ts';
 import type { Outcome, Served } from '../oci/pull-source.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Requester } from '../oci/requester.ts';
+import type { Sender } from '../access/visitor.ts';
 import type { Route } from './path.ts';
 
 /** One request and its answer: what the handlers learn on the way, and what the response log says at the end. */

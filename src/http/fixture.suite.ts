@@ -1,12 +1,12 @@
 /** What the tests of http/ share: a source in memory, a server on it, and clients that count. */
 import http from 'node:http';
 import net from 'node:net';
-import type { Visitor } from '../access/visitor.ts';
 import type { BlobReader } from '../lib/blob-reader.ts';
-import { type Log, silentLog } from '../lib/log.ts';
+import type { Visitor } from '../access/visitor.ts';
+import { silentLog, type Log } from '../lib/log.ts';
 import { silentMeter } from '../lib/meter.ts';
-import type { Descriptor } from '../oci/descriptor.ts';
 import { type Digest, digestOf } from '../oci/digest.ts';
+import type { Descriptor } from '../oci/descriptor.ts';
 import { OciError } from '../oci/errors.ts';
 import type {
   ManifestWant,

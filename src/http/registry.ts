@@ -13,7 +13,7 @@ import type { Call, HostedHandlers } from './hosted-handlers.ts';
 import { readManifest } from './manifests.ts';
 import type { Naming } from './naming.ts';
 import { actionOf, allowedMethods, hasOperation, type RepositoryRoute } from './operations.ts';
-import { parsePath, type Route, referenceOf, splitTarget } from './path.ts';
+import { parsePath, referenceOf, type Route, splitTarget } from './path.ts';
 import { listReferrers } from './referrers.ts';
 import { listTags } from './tags.ts';
 

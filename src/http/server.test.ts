@@ -1,15 +1,15 @@
 import { randomBytes } from 'node:crypto';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { parseDigest } from '../oci/digest.ts';
-import { OciError } from '../oci/errors.ts';
 import { OCI_INDEX, OCI_MANIFEST } from '../oci/media-types.ts';
+import { OciError } from '../oci/errors.ts';
 import {
   KeptLog,
   MemorySource,
   openVisitor,
   type Reply,
-  RIGHT,
   request,
+  RIGHT,
   startServer,
   until,
 } from './fixture.suite.ts';

@@ -2,7 +2,7 @@ import type { IncomingMessage, OutgoingHttpHeaders } from 'node:http';
 import type { Chunk } from '../hosted/chunk.ts';
 import { uploadRange } from '../hosted/content-range.ts';
 import type { Removal } from '../hosted/removal.ts';
-import type { UploadState, Uploads } from '../hosted/uploads.ts';
+import type { Uploads, UploadState } from '../hosted/uploads.ts';
 import { type Digest, parseDigest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import { isRepositoryName } from '../oci/reference.ts';

@@ -1,11 +1,11 @@
-import { readFileSync } from 'node:fs';
 import {
   createServer,
-  request as forward,
   type IncomingMessage,
+  request as forward,
   type Server,
   type ServerResponse,
 } from 'node:http';
+import { readFileSync } from 'node:fs';
 import { createServer as createTlsServer } from 'node:https';
 import { text } from 'node:stream/consumers';
 import { TLSSocket } from 'node:tls';

@@ -8,10 +8,10 @@ import { afterEach, beforeEach, expect, test } from 'vitest';
 import { silentLog } from '../lib/log.ts';
 import { digestOf } from '../oci/digest.ts';
 import { image, metadataStoreSuite } from './metadata-store.suite.ts';
-import { Connection } from './sqlite/connection.ts';
-import { Database } from './sqlite/driver.ts';
-import { MIGRATIONS, migrate } from './sqlite/migrations.ts';
 import { openSqliteMetadataStore } from './sqlite-metadata-store.ts';
+import { Connection } from './sqlite/connection.ts';
+import { MIGRATIONS, migrate } from './sqlite/migrations.ts';
+import { Database } from './sqlite/driver.ts';
 
 metadataStoreSuite(async () => {
   const place = await mkdtemp(join(tmpdir(), 'entrepot-index-'));

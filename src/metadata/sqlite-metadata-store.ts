@@ -5,7 +5,6 @@ import type { IssuedCredential, KnownTenant } from '../oci/issued-credential.ts'
 import type { Manifest, ManifestView } from '../oci/manifest.ts';
 import type { Page } from '../oci/pull-source.ts';
 import type { Repository } from '../oci/repository.ts';
-import { removalClaim } from './claim-keys.ts';
 import type {
   BlobLink,
   Content,
@@ -18,6 +17,7 @@ import type {
   Topic,
   Upload,
 } from './metadata-store.ts';
+import { removalClaim } from './claim-keys.ts';
 import { Announcements } from './sqlite/announcements.ts';
 import { Blobs } from './sqlite/blobs.ts';
 import { Connection } from './sqlite/connection.ts';

@@ -1,4 +1,5 @@
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import { FakeUpstream } from '../../test/support/fake-upstream.ts';
 import {
   type Content,
   descriptorOf,
@@ -7,7 +8,6 @@ import {
   indexOfEntries,
   randomBlob,
 } from '../../test/support/content.ts';
-import { FakeUpstream } from '../../test/support/fake-upstream.ts';
 import {
   ANYTHING,
   MirrorWorld,

@@ -7,7 +7,7 @@ import type { Digest } from '../oci/digest.ts';
 import { isNonDistributable, parseManifest } from '../oci/manifest.ts';
 import { isSchema1Type } from '../oci/media-types.ts';
 import type { Platform } from '../oci/platform.ts';
-import { type ContentLookup, chooseChild } from '../oci/platform-choice.ts';
+import { chooseChild, type ContentLookup } from '../oci/platform-choice.ts';
 import type { ServedManifest } from '../oci/pull-source.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';

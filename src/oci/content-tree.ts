@@ -3,14 +3,14 @@ import type { Digest } from './digest.ts';
 import { OciError } from './errors.ts';
 import {
   isNonDistributable,
-  MAX_INDEX_ENTRIES,
   type Manifest,
   type ManifestView,
+  MAX_INDEX_ENTRIES,
   parseManifest,
 } from './manifest.ts';
 import { isSchema1Type } from './media-types.ts';
 import { formatPlatform, type Platform } from './platform.ts';
-import { type ContentLookup, chooseChild, MAX_INDEX_DEPTH } from './platform-choice.ts';
+import { chooseChild, type ContentLookup, MAX_INDEX_DEPTH } from './platform-choice.ts';
 
 /** What one root may make us look at: an index of the most entries whose every entry is such an index names a million. */
 const MAX_MANIFESTS = 4 * MAX_INDEX_ENTRIES;

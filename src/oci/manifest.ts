@@ -1,5 +1,5 @@
 import type { Descriptor } from './descriptor.ts';
-import { type Digest, isDigest } from './digest.ts';
+import { isDigest, type Digest } from './digest.ts';
 import { OciError } from './errors.ts';
 import * as mediaTypes from './media-types.ts';
 import type { Platform } from './platform.ts';

@@ -15,7 +15,7 @@ import type { Descriptor } from './descriptor.ts';
 import type { Manifest } from './manifest.ts';
 import { DOCKER_MANIFEST_LIST, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST } from './media-types.ts';
 import { DEFAULT_PLATFORM, parsePlatform } from './platform.ts';
-import { type ContentLookup, chooseChild, configPlatform, narrowToPlatform } from './platform-choice.ts';
+import { chooseChild, configPlatform, type ContentLookup, narrowToPlatform } from './platform-choice.ts';
 
 const ARM64 = parsePlatform('linux/arm64');
 const amd64 = imageOf([randomBlob(10, 'amd64')]);

@@ -9,8 +9,8 @@ import {
   choosePlatform,
   DEFAULT_PLATFORM,
   formatPlatform,
-  type Platform,
   parsePlatform,
+  type Platform,
 } from './platform.ts';
 import type { ManifestWant } from './pull-source.ts';
 

@@ -1,8 +1,8 @@
 import { execFileSync } from 'node:child_process';
-import { rename, symlink, unlink, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:https';
-import { join } from 'node:path';
 import { connect } from 'node:tls';
+import { rename, symlink, unlink, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { makeTempFolder, removeFolder } from '../../test/support/temp-folder.ts';
 import { silentLog } from '../lib/log.ts';

@@ -1,13 +1,13 @@
 import { access, constants, readdir, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { Log } from '../lib/log.ts';
 import { Lru } from '../lib/lru.ts';
+import type { Log } from '../lib/log.ts';
 import { SingleFlight } from '../lib/single-flight.ts';
 import { parseYaml } from '../lib/yaml.ts';
 import {
-  type CredentialProvider,
   cacheKeys,
   cachingOf,
+  type CredentialProvider,
   decodeResponse,
   encodeRequest,
   InvalidCredentialProvider,

@@ -1,4 +1,4 @@
-import { InvalidJson, JsonMembers, type OrderedJson, parseOrderedJson } from './ordered-json.ts';
+import { InvalidJson, JsonMembers, parseOrderedJson, type OrderedJson } from './ordered-json.ts';
 
 /** What a docker config file says for one registry. All may be empty. */
 export interface DockerConfigEntry {

@@ -7,8 +7,8 @@ import { readTextFile, UnreadableFile } from '../lib/text-file.ts';
 import {
   type DockerConfig,
   InvalidDockerConfig,
-  parseDockerConfigJson,
   parseDockercfg,
+  parseDockerConfigJson,
 } from './docker-config.ts';
 import { FolderWatch } from './folder-watch.ts';
 import { MAX_SECRET_BYTES } from './secret.ts';

@@ -11,8 +11,8 @@ import { FileSecretSource } from './file-secret-source.ts';
 import { dockerConfig, secretManifest } from './fixture.suite.ts';
 import { Issuer } from './issuer.ts';
 import { openTenants, type TenantsParts } from './open-tenants.ts';
-import { parseSecretObject } from './secret.ts';
 import type { SecretReading, SecretSink } from './secret-source.ts';
+import { parseSecretObject } from './secret.ts';
 import { TenantBroken, type Tenants, type TenantsChange } from './tenant.ts';
 
 const KEY = 'credential-key';

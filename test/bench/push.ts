@@ -1,7 +1,7 @@
 import { createHash, randomFillSync } from 'node:crypto';
 import { rm } from 'node:fs/promises';
 import { Entrepot } from '../support/entrepot.ts';
-import { type Subject, startDockerRegistry } from './support/subjects.ts';
+import { startDockerRegistry, type Subject } from './support/subjects.ts';
 import { spread, table } from './support/table.ts';
 
 const MIB = 2 ** 20;

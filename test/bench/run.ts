@@ -5,16 +5,16 @@
 import { cpus, totalmem } from 'node:os';
 import { hasPrograms } from '../support/programs.ts';
 import { bundles, prepull } from './bundles.ts';
-import { type ColdCase, coldPull } from './cold.ts';
+import { coldPull, type ColdCase } from './cold.ts';
 import { pushes } from './push.ts';
 import { load } from './support/load.ts';
 import { pushImage } from './support/push.ts';
 import {
-  type Subject,
   startDockerRegistry,
   startEntrepot,
   startNginx,
   startWarmEntrepot,
+  type Subject,
 } from './support/subjects.ts';
 import { manyTenants, warmTenants } from './tenants.ts';
 import { largeStore } from './upkeep.ts';

@@ -6,8 +6,8 @@ import { FakeUpstream } from '../support/fake-upstream.ts';
 import { freePort } from '../support/programs.ts';
 import { makeTempFolder } from '../support/temp-folder.ts';
 import { basic, challengeOf, type Login, tokenFor, writeSecret } from '../support/tenants.ts';
-import { runInChild } from './support/child.ts';
 import { load } from './support/load.ts';
+import { runInChild } from './support/child.ts';
 import type { ManyTenantsResult } from './support/many-tenants.ts';
 import { median, spread, table } from './support/table.ts';
 

@@ -3,12 +3,12 @@ import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { silentLog } from '../../src/lib/log.ts';
-import { Database } from '../../src/metadata/sqlite/driver.ts';
 import { openSqliteMetadataStore } from '../../src/metadata/sqlite-metadata-store.ts';
 import { Entrepot, type EntrepotConfig } from '../support/entrepot.ts';
 import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
 import { load } from './support/load.ts';
 import { median, table } from './support/table.ts';
+import { Database } from '../../src/metadata/sqlite/driver.ts';
 
 /** Rows are made without their files: what is measured is the index, and removing a file that is gone costs the same call. */
 const BLOBS = 1_000_000;

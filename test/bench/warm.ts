@@ -1,7 +1,7 @@
 import { join } from 'node:path';
-import { load } from './support/load.ts';
 import type { PushedImage } from './support/push.ts';
 import type { Subject } from './support/subjects.ts';
+import { load } from './support/load.ts';
 import { median, spread, table } from './support/table.ts';
 
 const ACCEPT = 'Accept: application/vnd.oci.image.manifest.v1+json\r\n';

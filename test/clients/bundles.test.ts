@@ -9,7 +9,7 @@ import { DOCKER_PROGRAMS, Dockerd } from '../support/dockerd.ts';
 import { Entrepot } from '../support/entrepot.ts';
 import { IMAGE_PROGRAMS, imageDigest, pushImage } from '../support/images.ts';
 import { FIXED, MirroredRegistry, UPSTREAM } from '../support/mirrored-registry.ts';
-import { PODMAN_PROGRAMS, Podman } from '../support/podman.ts';
+import { Podman, PODMAN_PROGRAMS } from '../support/podman.ts';
 import { hasPrograms, run } from '../support/programs.ts';
 import { Skopeo } from '../support/skopeo.ts';
 

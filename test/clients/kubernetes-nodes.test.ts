@@ -1,8 +1,8 @@
 // A node as a cluster makes it: the kubelet's plugin hands over the token of a pod's ServiceAccount, and containerd
 // pulls with it. The pod has no secret at all; its namespace has the one for the upstream.
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { fileURLToPath } from 'node:url';
 import { decodeResponse } from '../../src/tenants/credential-provider.ts';
 import { CONTAINERD_PROGRAMS, Containerd } from '../support/containerd.ts';
 import { DockerRegistry, REGISTRY_PROGRAMS, REGISTRY_USER } from '../support/docker-registry.ts';

@@ -7,11 +7,11 @@ import { KubeGate } from '../support/kube-gate.ts';
 import {
   loginStatus,
   SOON_MS,
-  soonFollows,
-  soonFollowsNothing,
   soonHasSecrets,
   soonLogged,
   soonLogsIn,
+  soonFollows,
+  soonFollowsNothing,
   soonRefused,
   WATCHES,
 } from '../support/logins.ts';

@@ -10,11 +10,11 @@ import { HAS_CLUSTER, KubeCluster, MANIFESTS } from '../support/kube-cluster.ts'
 import {
   loginStatus,
   SOON_MS,
-  soonFollows,
-  soonFollowsNothing,
   soonHasSecrets,
   soonLogged,
   soonLogsIn,
+  soonFollows,
+  soonFollowsNothing,
   soonRefused,
   tenantAt,
 } from '../support/logins.ts';

@@ -1,6 +1,6 @@
 import { expect } from 'vitest';
-import { nextLink } from '../../src/lib/link-header.ts';
 import { OCI_EMPTY, OCI_INDEX, OCI_MANIFEST } from '../../src/oci/media-types.ts';
+import { nextLink } from '../../src/lib/link-header.ts';
 import { bytesOf, type Content, contentOf, descriptorOf, type Image, imageOf } from '../support/content.ts';
 import { type Answer, headerOf, newBlob, type Registry } from './registry.ts';
 import type { Requirement } from './requirement.ts';

@@ -1,7 +1,7 @@
 // The histories of test/e2e for longer, long enough that each kind of event must have been met.
 import { assert, asyncProperty } from 'fast-check';
 import { expect, it } from 'vitest';
-import { History, histories } from '../support/history.ts';
+import { histories, History } from '../support/history.ts';
 
 const RUNS = 12;
 const EVENTS = [

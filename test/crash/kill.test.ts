@@ -6,11 +6,11 @@ import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { Database } from '../../src/metadata/sqlite/driver.ts';
 import { get } from '../support/client.ts';
 import { type Content, imageOf, randomBlob } from '../support/content.ts';
 import { Entrepot } from '../support/entrepot.ts';
 import { FakeUpstream } from '../support/fake-upstream.ts';
+import { Database } from '../../src/metadata/sqlite/driver.ts';
 
 const KILLS = 200;
 /** Enough crashes of each kind that all the moments of a write have been met. */

@@ -2,7 +2,7 @@ import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { type Got, get, many } from '../support/client.ts';
+import { get, type Got, many } from '../support/client.ts';
 import { type Content, imageOf, randomBlob } from '../support/content.ts';
 import { Entrepot } from '../support/entrepot.ts';
 import { FakeUpstream, type FakeUpstreamOptions } from '../support/fake-upstream.ts';

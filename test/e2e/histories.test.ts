@@ -1,7 +1,7 @@
 // Some random histories in a minute; test/crash has more of them.
 import { assert, asyncProperty } from 'fast-check';
 import { expect, it } from 'vitest';
-import { History, histories } from '../support/history.ts';
+import { histories, History } from '../support/history.ts';
 
 it('nothing acknowledged is lost, nothing deleted comes back, and what is left is what is reachable', {
   timeout: 240_000,

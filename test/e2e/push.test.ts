@@ -1,8 +1,8 @@
 // Pushing over HTTP to the product: killed half way, many at once, the same at once.
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { get } from '../support/client.ts';
 import { type Content, randomBlob } from '../support/content.ts';
+import { get } from '../support/client.ts';
 import { Entrepot } from '../support/entrepot.ts';
 import { beginUpload, offsetOf, sendBytes } from '../support/push-client.ts';
 

@@ -8,7 +8,7 @@ import type { MetadataStore } from '../../src/metadata/metadata-store.ts';
 import { openSqliteMetadataStore } from '../../src/metadata/sqlite-metadata-store.ts';
 import { OCI_MANIFEST } from '../../src/oci/media-types.ts';
 import { Issuer } from '../../src/tenants/issuer.ts';
-import { type Got, get } from '../support/client.ts';
+import { get, type Got } from '../support/client.ts';
 import { contentOf, imageOf, randomBlob } from '../support/content.ts';
 import { Entrepot } from '../support/entrepot.ts';
 import { FakeUpstream } from '../support/fake-upstream.ts';

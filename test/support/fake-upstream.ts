@@ -25,8 +25,8 @@ import {
   type Misbehaviour,
   Misbehaviours,
   type RecordedRequest,
-  type RequestKind,
   recordOf,
+  type RequestKind,
 } from './fake-upstream-requests.ts';
 
 export interface FakeUpstreamOptions {

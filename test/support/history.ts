@@ -6,7 +6,7 @@ import { readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Arbitrary, array, constant, nat, oneof, tuple } from 'fast-check';
-import { type Got, get } from './client.ts';
+import { get, type Got } from './client.ts';
 import { bytesOf, type Content, type Image, imageOf, indexOf, randomBlob } from './content.ts';
 import { Entrepot } from './entrepot.ts';
 import { FakeUpstream } from './fake-upstream.ts';

@@ -4,7 +4,7 @@ import { readFile, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { Daemon, hasPrograms, type RunResult, run, tryRun, until } from './programs.ts';
+import { Daemon, hasPrograms, run, type RunResult, tryRun, until } from './programs.ts';
 import { makeTempFolder, removeFolder } from './temp-folder.ts';
 import type { Login } from './tenants.ts';
 

@@ -1,6 +1,6 @@
 // Tenants as tests write them, and a client that logs in as real ones do.
 import { rename, writeFile } from 'node:fs/promises';
-import { type GetOptions, type Got, get } from './client.ts';
+import { get, type GetOptions, type Got } from './client.ts';
 
 /** A user name and a password. */
 export type Login = readonly [username: string, password: string];
