@@ -23,6 +23,7 @@ import { rm } from './rm.ts';
 import { scrub } from './scrub.ts';
 import { serve } from './serve.ts';
 import { tenantAdd, tenantAdopt } from './tenant-add.ts';
+import { tenantRemove } from './tenant-remove.ts';
 import { tenants } from './tenants.ts';
 import { tenantRevoke } from './tenant-revoke.ts';
 import { tenantRotate, tenantSecret } from './tenant-secret.ts';
@@ -52,6 +53,7 @@ const COMMANDS: readonly Command[] = [
   tenantRotate,
   tenantRevoke,
   tenantAdopt,
+  tenantRemove,
   configShow,
   configCheck,
   configSchema,
@@ -60,7 +62,7 @@ const COMMANDS: readonly Command[] = [
 
 /** Words before a command that is named by two. */
 const GROUPS: Readonly<Record<string, string>> = {
-  tenant: 'add tenants and issue credentials to them',
+  tenant: 'add and remove tenants, and issue credentials to them',
   config: 'show and check the configuration',
 };
 

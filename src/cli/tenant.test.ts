@@ -2,8 +2,11 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import { tenantGrantId } from '../access/grants.ts';
 import { silentLog } from '../lib/log.ts';
+import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
+import { digestOf } from '../oci/digest.ts';
 import { parseSecretManifests } from '../tenants/secret-manifest.ts';
 import { runProgram } from './program.ts';
 
@@ -46,13 +49,17 @@ function loginIn(manifest: string) {
   return { name, namespace, logins: [...config] };
 }
 
-async function issued() {
+async function inStore<Result>(act: (store: MetadataStore) => Promise<Result>): Promise<Result> {
   const store = await openSqliteMetadataStore(join(folder, 'store', 'index.db'), { log: silentLog });
   try {
-    return await store.listIssuedCredentials();
+    return await act(store);
   } finally {
     await store.close();
   }
+}
+
+function issued() {
+  return inStore(store => store.listIssuedCredentials());
 }
 
 test('a tenant is added once, and never under a name that means something else', async () => {
@@ -115,6 +122,8 @@ test.each([
   [['tenant', 'revoke', 'configured'], 2, '--credential ID, or --all'],
   [['tenant', 'revoke', 'configured', '--all'], 1, 'has no such credential'],
   [['tenant', 'adopt', 'configured'], 1, 'names no cluster'],
+  [['tenant', 'remove', 'configured'], 1, 'stands in the configuration'],
+  [['tenant', 'remove', 'nobody'], 1, 'no tenant is called nobody'],
 ])('%j is refused, and says what to do', async (argv, code, message) => {
   const refused = await run(...argv);
   expect(refused.code).toBe(code);
@@ -137,4 +146,46 @@ test('rotation gives the earlier ones an end, and revoking ends at once', async 
   const ended = (await issued()).filter(({ endsAtMs }) => endsAtMs <= Date.now());
   expect(ended.map(({ id }) => id)).toEqual([next?.id]);
   expect((await run('tenant', 'revoke', 'configured', '--all')).out.split('\n')).toHaveLength(3);
+});
+
+test('a tenant is removed with its repositories, its credentials and what counts for it alone, once it is asked for in earnest', async () => {
+  await run('tenant', 'add', 'team-a');
+  await run('tenant', 'add', 'team-ab');
+  await run('tenant', 'secret', 'team-a');
+  await run('tenant', 'secret', 'team-ab');
+  const digest = digestOf(Buffer.from('anything'));
+  const mirrored = { upstream: 'docker.io', name: 'library/nginx' };
+  await inStore(async store => {
+    for (const name of ['team-a/app', 'team-a/deep/app', 'team-ab/app']) {
+      await store.linkBlob({ upstream: '', name }, digest, 8);
+    }
+    for (const tenant of ['team-a', 'team-ab']) {
+      const credentialId = tenantGrantId(tenant);
+      await store.putGrant(mirrored, { credentialId, verifiedAtMs: 1, origin: 'import' });
+    }
+  });
+  const left = () =>
+    inStore(async store => ({
+      tenants: (await store.listKnownTenants()).map(({ name }) => name),
+      repositories: (await store.listRepositories('', { limit: 10, after: undefined })).entries,
+      live: (await store.listIssuedCredentials())
+        .filter(({ endsAtMs }) => endsAtMs > Date.now())
+        .map(({ tenant }) => tenant),
+      grants: (await store.readGrants(mirrored)).map(({ credentialId }) => credentialId),
+    }));
+  const before = await left();
+  const tried = await run('tenant', 'remove', 'team-a', '--dry-run');
+  expect(tried.code).toBe(0);
+  expect(tried.out).toMatch(
+    /^\w{32}: would end \(registry.example:5000\)\nteam-a\/app: would be forgotten\nteam-a\/deep\/app: would be forgotten\nteam-a: would be removed, with .* in its repositories\n$/,
+  );
+  expect(await left()).toEqual(before);
+  const done = await run('tenant', 'remove', 'team-a');
+  expect(done).toMatchObject({ code: 0, out: expect.stringMatching(/\nteam-a: removed, with/) });
+  expect(await left()).toEqual({
+    tenants: ['team-ab'],
+    repositories: ['team-ab/app'],
+    live: ['team-ab'],
+    grants: [tenantGrantId('team-ab')],
+  });
 });

@@ -474,6 +474,8 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
         { name: 'team-a', uid: undefined },
         { name: 'team-b', uid: 'uid-2' },
       ]);
+      await store.removeKnownTenant('team-b');
+      expect(await store.listKnownTenants()).toEqual([{ name: 'team-a', uid: undefined }]);
 
       const first = {
         id: 'id-1',

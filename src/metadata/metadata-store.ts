@@ -200,6 +200,8 @@ export interface MetadataStore {
   listKnownTenants(): Promise<readonly KnownTenant[]>;
   /** Adds the tenants, or binds them anew: all or none. */
   putKnownTenants(tenants: readonly KnownTenant[]): Promise<void>;
+  /** Nothing else of it: what it owns and what was issued to it stays. */
+  removeKnownTenant(name: string): Promise<void>;
   /** Those that have ended too. */
   listIssuedCredentials(): Promise<readonly IssuedCredential[]>;
   /** All of them or none, each added or replaced by its id. */

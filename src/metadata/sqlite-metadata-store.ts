@@ -316,6 +316,10 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#write(() => tenants.forEach(tenant => this.#tenants.put(tenant)));
   }
 
+  removeKnownTenant(name: string) {
+    return this.#write(() => this.#tenants.remove(name));
+  }
+
   listIssuedCredentials() {
     return this.#read(() => this.#tenants.listIssued());
   }

@@ -31,7 +31,7 @@ export interface IssueRequest {
 }
 
 /**
- * Adds tenants, and issues this registry's credentials to them. Only hashes are kept: a password is shown once. Running
+ * Adds and removes tenants, and issues this registry's credentials to them. Only hashes are kept: a password is shown once. Running
  * servers follow within a second.
  */
 export class Issuer {
@@ -50,6 +50,21 @@ export class Issuer {
     await this.#options.store.putKnownTenants([{ name, uid: undefined }]);
     await this.#options.store.announce('secrets');
     return true;
+  }
+
+  /** Forgets a tenant and ends what was issued to it; returns what has ended by that. */
+  async removeTenant(name: string): Promise<readonly IssuedCredential[]> {
+    const ended = await this.listLive(name);
+    const endsAtMs = this.#nowMs();
+    await this.#options.store.putIssuedCredentials(ended.map(one => ({ ...one, endsAtMs })));
+    await this.#options.store.removeKnownTenant(name);
+    await this.#options.store.announce('secrets');
+    return ended;
+  }
+
+  /** What was issued to the tenant and still counts. */
+  listLive(tenant: string): Promise<readonly IssuedCredential[]> {
+    return this.#live(one => one.tenant === tenant);
   }
 
   /** Binds the tenant to the namespace of its name that is there now. */

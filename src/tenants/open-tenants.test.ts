@@ -304,6 +304,27 @@ describe('which tenants there are', () => {
     expect(tenants.find('t')?.suspended).toBeDefined();
   });
 
+  test('one that is removed is none, a namespace is one anew, and what was issued to either is over', async () => {
+    await issuer().addTenant('t');
+    const request = { server: 'own.example', readOnly: false };
+    const { id } = await issuer().issue({ ...request, tenant: 't' });
+    const other = await issuer().issue({ ...request, tenant: 'n' });
+    await open();
+    sink.put('n', { secrets: [loaded('s', { 'reg.example': 'u:p' })], uid: 'uid-1' });
+    sink.put('n', { secrets: [loaded('s', { 'reg.example': 'u:p' })], uid: 'uid-2' });
+    await turn();
+    expect(tenants.find('n')?.suspended).toBeDefined();
+    expect(await issuer().removeTenant('t')).toMatchObject([{ id }]);
+    expect(await issuer().removeTenant('n')).toMatchObject([{ id: other.id }]);
+    await tenants.reload();
+    expect(tenants.list().map(({ name }) => name)).toEqual(['n']);
+    expect(tenants.find('n')?.suspended).toBeUndefined();
+    expect(holdersOf('u:p')).toEqual(['n s reg.example']);
+    await issuer().addTenant('t');
+    await tenants.reload();
+    for (const credential of [id, other.id]) expect(tenants.holders(credential)).toEqual([]);
+  });
+
   test('a namespace does not become a tenant that was added by hand', async () => {
     await issuer().addTenant('t');
     await open();

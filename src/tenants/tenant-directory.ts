@@ -156,6 +156,7 @@ export class TenantDirectory implements Tenants {
     }
     for (const tenant of this.#tenants.values()) {
       if (tenant.uid !== undefined) this.#bind(tenant, tenant.uid);
+      if (this.#dropIfNobody(tenant)) this.#indexAgain(tenant);
     }
     this.#noteChange(new Set(others.map(({ id }) => id)), new Set(others.map(({ tenant }) => tenant)));
   }
@@ -177,12 +178,17 @@ export class TenantDirectory implements Tenants {
     const before = tenant.slots;
     tenant.remove(place);
     this.#counts.replace(before, tenant.slots);
-    const isKnown = this.#known.has(name) && this.#known.get(name)?.uid === undefined;
-    if (!tenant.hasSources && !this.#configured.has(name) && !isKnown) {
-      this.#tenants.delete(name);
-      this.#sorted = undefined;
-    }
+    this.#dropIfNobody(tenant);
     this.#indexAgain(tenant);
+  }
+
+  /** A tenant that neither a source, nor the configuration, nor the store knows is none. */
+  #dropIfNobody(tenant: TenantEntry): boolean {
+    const { name, hasSources } = tenant;
+    const isAdded = this.#known.has(name) && this.#known.get(name)?.uid === undefined;
+    if (hasSources || this.#configured.has(name) || isAdded) return false;
+    this.#sorted = undefined;
+    return this.#tenants.delete(name);
   }
 
   /** The tenant of that name, made if there is none; `undefined` when none may have the name. */

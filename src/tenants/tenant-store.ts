@@ -4,6 +4,7 @@ import type { IssuedCredential, KnownTenant } from '../oci/issued-credential.ts'
 export interface TenantStore {
   listKnownTenants(): Promise<readonly KnownTenant[]>;
   putKnownTenants(tenants: readonly KnownTenant[]): Promise<void>;
+  removeKnownTenant(name: string): Promise<void>;
   listIssuedCredentials(): Promise<readonly IssuedCredential[]>;
   putIssuedCredentials(credentials: readonly IssuedCredential[]): Promise<void>;
   /** Tells the other processes that any of this changed. */

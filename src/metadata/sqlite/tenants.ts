@@ -20,6 +20,7 @@ interface IssuedRow {
 export class Tenants {
   readonly #selectTenants: Statement<[], TenantRow>;
   readonly #upsertTenant: Statement<[TenantRow]>;
+  readonly #deleteTenant: Statement<[string]>;
   readonly #selectIssued: Statement<[], IssuedRow>;
   readonly #upsertIssued: Statement<[IssuedRow]>;
 
@@ -28,6 +29,7 @@ export class Tenants {
     this.#upsertTenant = connection.prepare(`
       INSERT INTO known_tenants (name, uid) VALUES (@name, @uid)
       ON CONFLICT DO UPDATE SET uid = excluded.uid`);
+    this.#deleteTenant = connection.prepare('DELETE FROM known_tenants WHERE name = ?');
     this.#selectIssued = connection.prepare(`
       SELECT id, tenant, username, server, read_only, issued_at_ms, ends_at_ms
       FROM issued_credentials ORDER BY issued_at_ms, id`);
@@ -44,6 +46,10 @@ export class Tenants {
 
   put({ name, uid = null }: { readonly name: string; readonly uid: string | null | undefined }): void {
     this.#upsertTenant.run({ name, uid });
+  }
+
+  remove(name: string): void {
+    this.#deleteTenant.run(name);
   }
 
   listIssued(): readonly IssuedCredential[] {

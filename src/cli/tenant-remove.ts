@@ -1,0 +1,64 @@
+import { tenantGrantId } from '../access/grants.ts';
+import type { Repository } from '../oci/repository.ts';
+import type { Parts } from '../wire.ts';
+import { sizeText } from './columns.ts';
+import { type Command, CommandError, CONFIG_OPTION, EXIT } from './command.ts';
+import { requireTenant, TENANT } from './tenant-name.ts';
+import { withParts } from './with-parts.ts';
+
+/** `entrepot tenant remove`: the end of a tenant that no configuration knows. */
+export const tenantRemove: Command = {
+  name: 'tenant remove',
+  summary: 'remove a tenant, with its repositories and credentials',
+  description:
+    'Removes a tenant from the store: what was issued to it ends, what was imported or pulled for it alone counts for ' +
+    'nobody, and its own repositories are forgotten, whose bytes the next entrepot gc frees. What its credentials proved ' +
+    'upstream ends with the Secrets that they stand in. A namespace that is still there becomes a tenant anew, and finds ' +
+    'nothing of what was.',
+  arguments: [TENANT],
+  options: [{ flags: '--dry-run', description: 'only say what would be removed' }, CONFIG_OPTION],
+  examples: [
+    ['entrepot tenant remove team-a --dry-run', 'what team-a has here'],
+    ['entrepot tenant remove team-a', 'nothing of team-a is left'],
+  ],
+  run: (input, io) =>
+    withParts(input, io, async parts => {
+      const [name = ''] = input.arguments;
+      const { config, metadata, issuer } = parts;
+      if (config.tenants.some(tenant => tenant.name === name)) {
+        throw new CommandError(`${name} stands in the configuration: take it out there (tenants)`);
+      }
+      await requireTenant(parts, name);
+      const isTrial = input.options['dryRun'] === true;
+      const size = sizeText(await metadata.usedBytes(name));
+      const repositories = await repositoriesOf(name, parts);
+      if (!isTrial) {
+        // First, so that a namespace which becomes the tenant by this finds nothing.
+        await metadata.endGrantsOf(tenantGrantId(name));
+        for (const repository of repositories) await metadata.removeRepository(repository);
+      }
+      const credentials = isTrial ? await issuer.listLive(name) : await issuer.removeTenant(name);
+      for (const { id, server } of credentials) {
+        io.out(`${id}: ${isTrial ? 'would end' : 'ended'} (${server})\n`);
+      }
+      for (const repository of repositories) {
+        io.out(`${repository.name}: ${isTrial ? 'would be forgotten' : 'forgotten'}\n`);
+      }
+      io.out(`${name}: ${isTrial ? 'would be removed' : 'removed'}, with ${size} in its repositories\n`);
+      return EXIT.done;
+    }),
+};
+
+const PAGE = 1_000;
+
+/** What lives below the tenant's name. */
+async function repositoriesOf(tenant: string, { metadata }: Parts): Promise<readonly Repository[]> {
+  const found: Repository[] = [];
+  for (let after: string | undefined; ; ) {
+    const page = await metadata.listRepositories('', { limit: PAGE, after });
+    const own = page.entries.filter(name => name === tenant || name.startsWith(`${tenant}/`));
+    found.push(...own.map(name => ({ upstream: '', name })));
+    after = page.entries.at(-1);
+    if (!page.more || after === undefined) return found;
+  }
+}
