@@ -17,7 +17,7 @@ import type { Requester, Right } from '../oci/requester.ts';
 import type { Tenant, Tenants } from '../tenants/tenant.ts';
 import { type Authorization, parseAuthorization } from './authorization.ts';
 import { Caller, type CallerParts } from './caller.ts';
-import { Challenges } from './challenge.ts';
+import { Challenges, WRONG_PASSWORD } from './challenge.ts';
 import { Door, type ServiceAccounts } from './door.ts';
 import type { Explanation } from './explanation.ts';
 import type { Grants } from './grants.ts';
@@ -113,7 +113,7 @@ export class Access {
       presented?.scheme === 'basic' ? await door.identify(sender, presented, true) : { kind: 'anonymous' };
     if (identity.kind === 'wrong' || identity.kind === 'void') {
       meter.count('logins_total', { outcome: 'refused' });
-      throw new OciError('UNAUTHORIZED', { message: 'the user name or password is wrong' });
+      throw new OciError('UNAUTHORIZED', { message: WRONG_PASSWORD });
     }
     this.#noteUse(identity);
     const access = await this.#permitted(sender, identity, scopes, resolve);

@@ -2,14 +2,14 @@ import { OciError, type OciErrorCode } from '../oci/errors.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { Requester, Right } from '../oci/requester.ts';
 import type { Tenants } from '../tenants/tenant.ts';
-import type { Challenges, Demand } from './challenge.ts';
+import { type Challenges, type Demand, WRONG_PASSWORD } from './challenge.ts';
 import type { Door } from './door.ts';
 import type { HostedRights } from './hosted-rights.ts';
 import type { Identification } from './identification.ts';
 import { type Proven, requesterOfIdentity } from './identity.ts';
 import type { MirroredRights } from './mirrored-rights.ts';
 import type { Principal } from './principal.ts';
-import { CATALOG_SCOPE, covers, type Scope } from './scope.ts';
+import { CATALOG_SCOPE, covers, type Scope, scopeText } from './scope.ts';
 import type { Action, Sender, Visitor } from './visitor.ts';
 
 export interface CallerParts {
@@ -23,6 +23,8 @@ export interface CallerParts {
 
 /** What upstream's 401, 403 and 404 have become by the time they are seen here. */
 const UNKNOWN: ReadonlySet<OciErrorCode> = new Set(['NAME_UNKNOWN', 'MANIFEST_UNKNOWN', 'BLOB_UNKNOWN']);
+
+const INVALID_TOKEN = 'the token is not valid here, or no longer';
 
 /** One request's sender, with what it proved. */
 export class Caller implements Visitor {
@@ -51,8 +53,7 @@ export class Caller implements Visitor {
     const scope = scopeOf(repository, action);
     this.#requireValid(scope);
     const { scopes } = this.#proven;
-    if (scopes !== undefined && !covers(scopes, scope))
-      throw this.#refuse({ scope, error: 'insufficient_scope' });
+    if (scopes !== undefined && !covers(scopes, scope)) throw this.#refuse(this.#beyond(scope));
     return this.#settle(repository, action);
   }
 
@@ -60,7 +61,7 @@ export class Caller implements Visitor {
     this.#requireValid(CATALOG_SCOPE);
     const { scopes } = this.#proven;
     if (scopes !== undefined && !covers(scopes, CATALOG_SCOPE)) {
-      throw this.#refuse({ scope: CATALOG_SCOPE, error: 'insufficient_scope' });
+      throw this.#refuse(this.#beyond(CATALOG_SCOPE));
     }
     try {
       await this.#settle(repository, 'pull');
@@ -154,8 +155,8 @@ export class Caller implements Visitor {
   #requireValid(scope?: Scope): void {
     const { kind } = this.#proven.identity;
     const demand = scope === undefined ? {} : { scope };
-    if (kind === 'void') throw this.#refuse({ ...demand, error: 'invalid_token' });
-    if (kind === 'wrong') throw this.#refuse(demand);
+    if (kind === 'void') throw this.#refuse({ ...demand, error: 'invalid_token', message: INVALID_TOKEN });
+    if (kind === 'wrong') throw this.#refuse({ ...demand, message: WRONG_PASSWORD });
   }
 
   /** Nobody was asked for a password here: who sends one all the same shall not get used to it. */
@@ -172,6 +173,13 @@ export class Caller implements Visitor {
   #askToLogIn(refusal: OciError, scope: Scope): OciError {
     if (!this.#parts.door.isOpen) return refusal;
     return this.#parts.challenges.demand(this.#sender, this.#demand(scope)) ?? refusal;
+  }
+
+  /** A token that is not for what is asked. Nobody's lacks a log-in, and not a scope. */
+  #beyond(scope: Scope): Demand {
+    const demand = { scope, error: 'insufficient_scope' } as const;
+    if (this.#proven.identity.kind === 'anonymous') return demand;
+    return { ...demand, message: `the token is not for ${scopeText(scope)}` };
   }
 
   #demand(scope: Scope): Demand {

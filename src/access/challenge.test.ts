@@ -2,7 +2,8 @@ import { afterEach, describe, expect, it } from 'vitest';
 import { AccessWorld, type AccessWorldOptions, SERVER } from '../../test/support/access-world.ts';
 import { KeptLog } from '../http/fixture.suite.ts';
 import { OciError } from '../oci/errors.ts';
-import { ANONYMOUSLY, HOSTED, HUB_A, NGINX, OURS, pulled, tokenOf } from './fixture.suite.ts';
+import { ANONYMOUSLY, HOSTED, HUB_A, NGINX, OURS, pulled, tokenOf, withToken } from './fixture.suite.ts';
+import type { Visitor } from './visitor.ts';
 
 let world: AccessWorld;
 
@@ -48,6 +49,26 @@ describe('a challenge', () => {
     }
   });
 
+  it('says beside it what was wrong with what was sent, and of nothing only that one has to log in', async () => {
+    await open();
+    await world.put('team-a', { [SERVER]: OURS });
+    const { token } = await tokenOf(world, OURS, 'repository:team-a/other:pull');
+    const { token: nobodys } = await tokenOf(world, undefined, '');
+    expect([
+      await heard(world.as(undefined)),
+      await heard(withToken(world, nobodys)),
+      await heard(world.as(['robot', 'mistyped'])),
+      await heard(withToken(world, `${token}x`)),
+      await heard(withToken(world, token)),
+    ]).toEqual([
+      'UNAUTHORIZED: authentication required',
+      'UNAUTHORIZED: authentication required',
+      'UNAUTHORIZED: the user name or password is wrong',
+      'UNAUTHORIZED: the token is not valid here, or no longer',
+      'UNAUTHORIZED: the token is not for repository:team-a/app:pull',
+    ]);
+  });
+
   it('is sent over plain HTTP where that is allowed', async () => {
     await open({ allowPlainCredentials: true, configured: { 'team-a': {} } });
     await expect((await world.as(undefined, { secure: false })).admit()).rejects.toMatchObject({
@@ -72,3 +93,13 @@ describe('a challenge', () => {
     await expect(tokenOf(world, undefined, '')).rejects.toMatchObject({ code: 'NAME_UNKNOWN' });
   });
 });
+
+/** The code and the text of the refusal. */
+async function heard(visitor: Promise<Visitor>): Promise<unknown> {
+  try {
+    await (await visitor).authorize(HOSTED, 'pull');
+    return undefined;
+  } catch (error) {
+    return error instanceof OciError ? error.reason : error;
+  }
+}

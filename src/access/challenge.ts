@@ -17,7 +17,12 @@ export interface Demand {
   readonly scope?: Scope;
   /** RFC 6750 §3.1: why the token that was sent does not do. containerd gets another one only when it hears this. */
   readonly error?: 'invalid_token' | 'insufficient_scope';
+  /** For who reads the answer or the audit log, where it is more than that one has to log in. */
+  readonly message?: string;
 }
+
+/** What is heard wherever a user name and a password are nobody's. */
+export const WRONG_PASSWORD = 'the user name or password is wrong';
 
 /** What may stand in a realm: a Host header is a client's word, and it is echoed. */
 const HOST = /^(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?$/;
@@ -35,7 +40,7 @@ export class Challenges {
   }
 
   /** UNAUTHORIZED with its challenge, or `undefined` where credentials may not be asked for. */
-  demand(sender: Sender, { scope, error }: Demand = {}): OciError | undefined {
+  demand(sender: Sender, { scope, error, message }: Demand = {}): OciError | undefined {
     const realm = this.#realm(sender);
     if (realm === undefined) return undefined;
     const parameters = [
@@ -45,6 +50,7 @@ export class Challenges {
       ...(error === undefined ? [] : [`error="${error}"`]),
     ];
     return new OciError('UNAUTHORIZED', {
+      ...(message === undefined ? {} : { message }),
       headers: { 'WWW-Authenticate': `Bearer ${parameters.join(',')}` },
     });
   }
