@@ -23,6 +23,7 @@ import { isIndexType } from '../oci/media-types.ts';
 import type { PullRule } from './pull-rule.ts';
 
 const MINUTE_MS = 60_000;
+const HOUR_MS = 60 * MINUTE_MS;
 let upstream: FakeUpstream;
 let world: MirrorWorld;
 
@@ -266,19 +267,37 @@ describe('a right', () => {
     expect(upstream.requests.map(({ username }) => username)).not.toContain('bob');
   });
 
-  it('that ended upstream ends here at once, and one that cannot be asked about counts for a while', async () => {
-    await manifestAs(credential('ann'));
-    world.nowMs += 25 * 3_600_000;
-    const behave = upstream.misbehave({ status: 503 });
-    expect((await manifestAs(credential('ann'))).outcome).toBe('stale');
-    behave();
-    world.nowMs += MINUTE_MS;
-    upstream.misbehave({ status: 403 });
-    await expect(manifestAs(credential('ann'))).rejects.toMatchObject({ code: 'MANIFEST_UNKNOWN' });
-    upstream.misbehave({ status: 503 });
-    world.nowMs += MINUTE_MS;
-    await expect(manifestAs(credential('ann'))).rejects.toMatchObject({ code: 'UNAVAILABLE' });
-  });
+  const outcome = async () => (await manifestAs(credential('ann'))).outcome;
+
+  for (const failure of [{ status: 500 }, { status: 429 }, { reset: true }]) {
+    it(`that expired counts for a while where upstream answers ${JSON.stringify(failure)}, and is not renewed by that`, async () => {
+      await outcome();
+      world.nowMs += 25 * HOUR_MS;
+      upstream.misbehave(failure);
+      expect(await outcome()).toBe('stale');
+      await expect(manifestAs(credential('bob'))).rejects.toMatchObject({
+        code: expect.stringMatching(/UNAVAILABLE|TOOMANYREQUESTS/),
+      });
+      world.nowMs += 22 * HOUR_MS;
+      expect(await outcome()).toBe('stale');
+      world.nowMs += 2 * HOUR_MS;
+      await expect(outcome()).rejects.toMatchObject({
+        code: expect.stringMatching(/UNAVAILABLE|TOOMANYREQUESTS/),
+      });
+    });
+  }
+
+  for (const status of [401, 403, 404]) {
+    it(`ends at once when upstream answers ${status}, though it would count while upstream is away`, async () => {
+      await outcome();
+      world.nowMs += 25 * HOUR_MS;
+      upstream.misbehave({ status });
+      await expect(outcome()).rejects.toMatchObject({ code: 'MANIFEST_UNKNOWN' });
+      upstream.misbehave({ status: 503 });
+      world.nowMs += MINUTE_MS;
+      await expect(outcome()).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+    });
+  }
 
   it('lets a download go on when the one it began with loses his', async () => {
     const open = repositoryOf('open');

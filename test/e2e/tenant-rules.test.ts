@@ -2,6 +2,7 @@ import { execFileSync } from 'node:child_process';
 import { readFile } from 'node:fs/promises';
 import { request } from 'node:https';
 import { join } from 'node:path';
+import { TLSSocket } from 'node:tls';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { codeOf, get, many } from '../support/client.ts';
 import { imageOf, randomBlob } from '../support/content.ts';
@@ -230,15 +231,52 @@ describe('a rotation of secrets', () => {
 });
 
 describe('upstream that never answers', () => {
-  it('proves nothing: who has no Grant is refused in time, and who has one is served', async () => {
-    users.bob.repositories = [];
-    const server = await start();
+  it('proves nothing: who has no Grant is refused in time, and who has one that expired lately is served', async () => {
+    const server = await start({ rest: { verifyFor: '1s', staleGrantFor: '1h' } });
     await get(manifest(server), { headers: basic(ALICE) });
     await get(blob(server), { headers: basic(ALICE) });
+    await new Promise(resolve => setTimeout(resolve, 1_100));
     upstream.misbehave({ hang: true });
-    expect((await get(blob(server), { headers: basic(ALICE) })).status).toBe(200);
+    const served = await get(blob(server), { headers: basic(ALICE) });
+    expect([served.status, served.headers['cache-status']]).toEqual([200, 'entrepot; fwd=stale']);
     expect((await get(blob(server), { headers: basic(BOB) })).status).toBe(503);
   }, 60_000);
+});
+
+describe('the verification policy', () => {
+  it('is the general one but where an upstream has its own, and its allow-list names repositories', async () => {
+    const upstreams = ['strict.example', 'lax.example', 'listed.example', 'unlisted.example'];
+    for (const [file, login] of [
+      ['a.json', ALICE],
+      ['b.json', BOB],
+    ] as const) {
+      await writeSecret(join(folder, file), Object.fromEntries(upstreams.map(name => [name, login])));
+    }
+    const { url } = upstream;
+    const allowlisted = { url, imagePullCredentialsVerificationPolicy: 'NeverVerifyAllowListedImages' };
+    const server = await start({
+      rest: {
+        imagePullCredentialsVerificationPolicy: 'AlwaysVerify',
+        preloadedImagesVerificationAllowlist: ['listed.example/acme/private'],
+        upstreams: {
+          'strict.example': { url },
+          'lax.example': { url, imagePullCredentialsVerificationPolicy: 'NeverVerify' },
+          'listed.example': allowlisted,
+          'unlisted.example': allowlisted,
+        },
+      },
+    });
+    users.bob.repositories = [];
+    const statuses = async (login: Login) =>
+      Promise.all(
+        upstreams.map(async name => {
+          const held = `${server.url}/v2/acme/private/manifests/1?ns=${name}`;
+          return (await get(held, { headers: basic(login) })).status;
+        }),
+      );
+    expect(await statuses(ALICE)).toEqual([200, 200, 200, 200]);
+    expect(await statuses(BOB)).toEqual([404, 200, 200, 404]);
+  });
 });
 
 describe('unknown credentials', () => {
@@ -295,6 +333,7 @@ describe('the audit log', () => {
     const server = await start({ rest: { audit: { output: 'file', auditFile } } });
     await getAs(ALICE, manifest(server));
     await getAs(['alice', 'wrong-password'], manifest(server));
+    await get(manifest(server), { headers: basic(['alice', 'wrong-password']) });
     await get(`${server.url}/v2/team-a/app/manifests/1`, { headers: basic(TEAM_A) });
     await server.stop();
     const text = await readFile(auditFile, 'utf8');
@@ -313,12 +352,10 @@ describe('the audit log', () => {
         time: expect.any(String),
       }),
     );
-    const refused = {
-      action: 'login',
-      outcome: 'refused',
-      reason: expect.stringContaining('password is wrong'),
-    };
-    expect(lines).toContainEqual(expect.objectContaining(refused));
+    const refused = { outcome: 'refused', reason: expect.stringContaining('password is wrong') };
+    for (const action of ['login', 'pull']) {
+      expect(lines).toContainEqual(expect.objectContaining({ ...refused, action }));
+    }
     expect(lines).toContainEqual(expect.objectContaining({ repository: 'team-a/app', outcome: 'refused' }));
     for (const [, password] of [ALICE, TEAM_A]) expect(text).not.toContain(password);
     expect(text).not.toContain('wrong-password');
@@ -326,31 +363,31 @@ describe('the audit log', () => {
 });
 
 describe('TLS on the port itself', () => {
-  it('serves HTTPS, and challenges with an https realm', async () => {
-    const [certFile, keyFile] = [join(folder, 'tls.crt'), join(folder, 'tls.key')];
-    const args = [
-      'req',
-      '-x509',
-      '-newkey',
-      'ec',
-      '-pkeyopt',
-      'ec_paramgen_curve:prime256v1',
-      '-nodes',
-      '-days',
-      '30',
-    ];
-    execFileSync('openssl', [...args, '-subj', '/CN=127.0.0.1', '-keyout', keyFile, '-out', certFile], {
-      stdio: 'ignore',
-    });
-    await start({ server: { tls: { certFile, keyFile } } });
-    const challenge = await new Promise<string>((resolve, reject) => {
+  /** The subject of the certificate that the port shows, and the challenge that it answers with. */
+  const shown = (): Promise<{ readonly subject: string; readonly challenge: string | undefined }> =>
+    new Promise((resolve, reject) => {
       request(`https://${host}/v2/`, { rejectUnauthorized: false, agent: false }, response => {
-        resolve(response.headers['www-authenticate'] ?? '');
+        const { socket } = response;
+        const subject = socket instanceof TLSSocket ? String(socket.getPeerCertificate().subject.CN) : '';
+        resolve({ subject, challenge: response.headers['www-authenticate'] });
         response.resume();
       })
         .on('error', reject)
         .end();
     });
-    expect(challenge).toBe(`Bearer realm="https://${host}/token",service="${host}"`);
+
+  it('serves HTTPS, challenges with an https realm, and shows a new certificate without a restart', async () => {
+    const [certFile, keyFile] = [join(folder, 'tls.crt'), join(folder, 'tls.key')];
+    const makePair = (name: string) => {
+      const key = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes'];
+      const out = ['-subj', `/CN=${name}`, '-keyout', keyFile, '-out', certFile];
+      execFileSync('openssl', ['req', '-x509', ...key, '-days', '30', ...out], { stdio: 'ignore' });
+    };
+    makePair('first');
+    await start({ server: { tls: { certFile, keyFile } } });
+    const challenge = `Bearer realm="https://${host}/token",service="${host}"`;
+    expect(await shown()).toEqual({ subject: 'first', challenge });
+    makePair('second');
+    await expect.poll(shown, { timeout: 20_000 }).toEqual({ subject: 'second', challenge });
   });
 });
