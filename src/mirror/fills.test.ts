@@ -273,6 +273,16 @@ describe('two processes on one store', () => {
     expect(blobRequests()).toBe(1);
   });
 
+  it('let nobody read along whom upstream refuses', async () => {
+    const world = await start({ linkBytesPerS: 4 * MIB });
+    const blob = added(2 * MIB, 'two rights', 'private');
+    const other = await another({ folder: world.folder });
+    const first = world.pull(blob.digest, repositoryOf('private'));
+    await until(() => upstream.bytesSent > MIB / 2);
+    await expect(other.pull(blob.digest)).rejects.toMatchObject({ code: 'BLOB_UNKNOWN' });
+    expect(await first).toMatchObject(whole(blob));
+  });
+
   it('both break off when the one that downloads finds wrong bytes', async () => {
     const world = await start({ linkBytesPerS: 4 * MIB });
     const blob = added(2 * MIB, 'two wrong');

@@ -18,6 +18,7 @@ import {
   UPSTREAM,
   whole,
 } from '../../test/support/mirror-world.ts';
+import { until } from '../../test/support/programs.ts';
 import type { Credential } from '../oci/credential.ts';
 import { isIndexType } from '../oci/media-types.ts';
 import type { PullRule } from './pull-rule.ts';
@@ -298,6 +299,27 @@ describe('a right', () => {
       await expect(outcome()).rejects.toMatchObject({ code: 'UNAVAILABLE' });
     });
   }
+
+  it('that upstream refuses gives nothing of a download that goes on for another', async () => {
+    await manifestAs(credential('ann'));
+    const openAs = async (name: string) =>
+      world.mirror.openBlob(PRIVATE, blob.digest, await world.right(PRIVATE, [credential(name)], name));
+    const gets = () => upstream.requests.filter(({ kind, method }) => kind === 'blob' && method === 'GET');
+    let turnAway: (() => void) | undefined;
+    const after = new Promise<void>(resolve => {
+      turnAway = resolve;
+    });
+    upstream.misbehave({ kind: 'blob', method: 'GET', times: 1, after });
+    const bob = Promise.allSettled([openAs('bob')]);
+    await until('upstream to be asked for bob', 10_000, async () => gets().length === 1);
+    const ann = openAs('ann');
+    await until('ann to join', 10_000, async () => world.metadata.isLinked(PRIVATE, blob.digest));
+    turnAway?.();
+    expect(await bob).toMatchObject([{ status: 'rejected', reason: { code: 'BLOB_UNKNOWN' } }]);
+    const { reader, outcome } = await ann;
+    expect(await readAll(reader)).toEqual(whole(blob));
+    expect([outcome, ...gets().map(({ username }) => username)]).toEqual(['joined', 'bob', 'ann']);
+  });
 
   it('lets a download go on when the one it began with loses his', async () => {
     const open = repositoryOf('open');

@@ -30,6 +30,13 @@ test('a key named like a member of every object is an ordinary key', () => {
   expect(config.get('__proto__')).toEqual({ ...blank, password: 'p' });
 });
 
+test('an auth has all of its padding or none', () => {
+  for (const auth of ['dXNlcjpwdw==', 'dXNlcjpwdw']) {
+    expect(dockerConfig.decodeAuth(auth)).toEqual({ username: 'user', password: 'pw' });
+  }
+  expect(() => dockerConfig.decodeAuth('dXNlcjpwdw=')).toThrow(dockerConfig.InvalidDockerConfig);
+});
+
 test('the type of a Secret decides which data key counts', () => {
   const data = new Map([
     ['.dockerconfigjson', '{"auths":{"new":{}}}'],

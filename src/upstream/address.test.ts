@@ -157,6 +157,25 @@ describe('an upstream that is not on this machine', () => {
   });
 });
 
+describe('an endpoint that may be on this machine', () => {
+  it('may not redirect to any other place here', async () => {
+    const mirror = await fake();
+    const upstream = client('http://registry.test', {
+      mirrors: [{ url: mirror.url }],
+      allowAddresses: ['127.0.0.1'],
+      lookup,
+    });
+    for (const target of ['http://127.0.0.2/', 'http://[::1]/', 'http://0.0.0.0/']) {
+      mirror.misbehave({ redirectTo: target });
+      const error = await failure(
+        upstream.fetchBlob('team/app', digest, { ...anonymous, skipEndpoints: new Set([0]) }),
+      );
+      expect([error.kind, error.message]).toEqual(['invalid', expect.stringContaining('loopback address')]);
+    }
+    expect(mirror.requests.length).toBe(3);
+  });
+});
+
 describe('an upstream on this machine', () => {
   it('may not send its clients to cloud metadata, nor into the network', async () => {
     for (const target of [

@@ -1,3 +1,4 @@
+import { Readable } from 'node:stream';
 import { describe, expect, it } from 'vitest';
 import { Budgets, parseRetryAfter, readLimit } from './budget.ts';
 
@@ -43,6 +44,22 @@ describe('Budgets', () => {
       return waitMs / 1000;
     });
     expect(waits).toEqual([10, 20, 40, 80, 160, 300, 300]);
+  });
+
+  it('are patient anew after a success, and not after another error', () => {
+    let now = 0;
+    const budgets = new Budgets(() => now);
+    const answered = (status: number) => budgets.note('id', { status, headers: {}, body: Readable.from([]) });
+    const refused = () => {
+      const waitMs = answered(429) ?? 0;
+      now += waitMs;
+      return waitMs / 1000;
+    };
+    expect([refused(), refused()]).toEqual([10, 20]);
+    answered(404);
+    expect(refused()).toBe(40);
+    answered(200);
+    expect(refused()).toBe(10);
   });
 
   it('never believe in a wait of a year, and never shorten one', () => {

@@ -59,6 +59,19 @@ describe('a redirect', () => {
     expect(cdn.saw(alice.password)).toBe(false);
   });
 
+  it('to storage that limits how often it is asked closes no gate of the registry', async () => {
+    const registry = await fake();
+    const cdn = await fake({ storageOf: registry });
+    registry.add('team/app', blob);
+    registry.redirectBlobsTo(cdn);
+    cdn.misbehave({ times: 1, status: 429, headers: { 'Retry-After': '60' } });
+    const upstream = client(registry.url);
+    const limited = await failure(upstream.fetchBlob('team/app', blob.digest, anonymous));
+    expect([limited.kind, limited.status]).toEqual(['unavailable', 429]);
+    (await upstream.fetchBlob('team/app', blob.digest, anonymous)).destroy();
+    expect(upstream.budget()).toEqual([]);
+  });
+
   it.each(['ftp://example.test/x', 'http://user:pw@example.test/x', 'http://', 'file:///etc/passwd'])(
     'to %s is not followed',
     async redirectTo => {

@@ -102,8 +102,9 @@ describe('an upstream that is hostile', () => {
     upstream.add('app', blob);
     upstream.misbehave({ kind: 'blob', reference: blob.digest, redirectTo: to });
     const got = await get(`${entrepot.url}/v2/app/blobs/${blob.digest}?ns=${UPSTREAM}`);
-    expect(got.status).toBeGreaterThanOrEqual(500);
-    expect(codeOf(got)).toBeDefined();
+    // Refused, not merely unreachable, in words that say why.
+    expect([got.status, codeOf(got)]).toEqual([502, 'UPSTREAM_INVALID']);
+    expect(got.text).toContain('where no registry may be');
   });
 });
 

@@ -29,6 +29,8 @@ export interface Misbehaviour extends Match {
   readonly redirectTo?: string | ((request: RecordedRequest) => string);
   /** Waits before the headers. */
   readonly delayMs?: number;
+  /** Waits for it before the headers. */
+  readonly after?: Promise<unknown>;
   /** Never answers; the connection stays open. */
   readonly hang?: boolean;
   /** Destroys the socket before the headers. */

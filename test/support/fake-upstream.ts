@@ -210,6 +210,7 @@ export class FakeUpstream {
       if (response.headersSent) record.status = response.statusCode;
     });
     if (rule.delayMs !== undefined) await sleep(rule.delayMs);
+    await rule.after;
     if (rule.hang) return;
     if (rule.reset) request.socket.destroy();
     else if (rule.redirectTo !== undefined) this.#redirect(exchange, rule.redirectTo);
