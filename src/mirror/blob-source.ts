@@ -76,7 +76,9 @@ export class BlobSource {
         detail: { digest },
       });
     }
-    return { digest, size, outcome, stored: false, upstreamMs: performance.now() - startedMs };
+    const upstreamMs = performance.now() - startedMs;
+    const isFirst = outcome === 'revalidated' && (await this.#metadata.statBlob(digest)) === undefined;
+    return { digest, size, outcome: isFirst ? 'miss' : outcome, stored: false, upstreamMs };
   }
 
   async open(repository: Repository, digest: Digest, right: Right): Promise<ServedBlob> {

@@ -409,6 +409,17 @@ describe('a repository', () => {
     expect([blobRequests('HEAD'), blobRequests('GET')]).toEqual([1, 1]);
   });
 
+  it('asked with HEAD hears whether the blob is here, or only upstream has it', async () => {
+    const world = await start();
+    const [away, here] = [added(100_000, 'away'), added(100_000, 'here', 'other')];
+    upstream.add('app', here);
+    await world.pull(here.digest, repositoryOf('other'));
+    await idle(world);
+    const stat = async (digest: Digest) => world.mirror.statBlob(APP, digest, await world.right());
+    expect(await stat(away.digest)).toMatchObject({ size: away.size, outcome: 'miss', stored: false });
+    expect(await stat(here.digest)).toMatchObject({ size: here.size, outcome: 'revalidated' });
+  });
+
   it('joins a Fill of another only after upstream confirmed the right', async () => {
     const world = await start({ linkBytesPerS: 4 * MIB });
     const blob = added(2 * MIB, 'join', 'private');
