@@ -1,4 +1,5 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { OciError } from '../oci/errors.ts';
 import type { Outcome, Served } from '../oci/pull-source.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Requester } from '../oci/requester.ts';
@@ -25,6 +26,8 @@ export class Exchange {
   upstreamMs = 0;
   /** Bytes of the body that the kernel took. */
   bytesSent = 0;
+  /** Why the answer is an error; of several reasons the first, since what the client hears instead may hide it. */
+  problem: OciError | undefined;
   /** Why the answer broke off, or the bug behind a 500. */
   failure: unknown;
 

@@ -14,6 +14,7 @@ const MAX_DRAINED_BYTES = 16 * 1024 * 1024;
 export function writeProblem(exchange: Exchange, error: unknown, log: Log): void {
   const { req, res } = exchange;
   const problem = error instanceof OciError ? error : new OciError('UNKNOWN', { cause: error });
+  exchange.problem ??= problem;
   if (problem !== error || problem.code === 'UNKNOWN') {
     exchange.failure = error;
     log.error(

@@ -70,6 +70,7 @@ export class Registry {
         await (isRead(exchange, route) ? this.#pull(call, route) : this.#write(call, route));
       } catch (error) {
         if (!(error instanceof OciError)) throw error;
+        exchange.problem = error;
         throw await call.visitor.refusal(error, call.repository, action);
       }
     });

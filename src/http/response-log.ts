@@ -20,7 +20,7 @@ export class ResponseLog {
   }
 
   closed(exchange: Exchange): void {
-    const { res, route, repository, requester, failure } = exchange;
+    const { res, route, repository, requester, outcome, problem, failure } = exchange;
     const totalMs = performance.now() - exchange.startedAtMs;
     const aborted = !res.writableFinished;
     const status = res.headersSent ? res.statusCode : 499;
@@ -34,13 +34,13 @@ export class ResponseLog {
         reference: route && referenceOf(route),
         status,
         bytes: exchange.bytesSent,
-        outcome: exchange.outcome,
-        upstreamMs: Math.round(exchange.upstreamMs),
+        // Of an answer that is an error it is not known how long upstream took for it.
+        ...(outcome === undefined ? {} : { outcome, upstreamMs: Math.round(exchange.upstreamMs) }),
         totalMs: Math.round(totalMs * 10) / 10,
         requester: requester?.id,
         remote: exchange.sender.remote,
         ...(aborted ? { aborted } : {}),
-        ...(failure === undefined ? {} : { err: failure }),
+        ...(failure === undefined ? { reason: problem?.reason } : { err: failure }),
       },
       'response',
     );

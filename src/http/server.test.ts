@@ -460,8 +460,30 @@ describe('the response log', () => {
       requester: 'anonymous',
       remote: '127.0.0.1',
     });
-    expect(responses()[1]?.fields).toMatchObject({ route: 'manifest', reference: 'none', status: 404 });
+    expect(responses()[1]?.fields).toMatchObject({
+      route: 'manifest',
+      reference: 'none',
+      status: 404,
+      reason: 'MANIFEST_UNKNOWN: manifest unknown to registry',
+    });
     expect(JSON.stringify(log.lines)).not.toContain('hunter2');
+  });
+
+  it('says why upstream gave nothing, though the client hears less or something else', async () => {
+    const log = new KeptLog();
+    source.manifest = async () => {
+      throw new OciError('MANIFEST_UNKNOWN', { cause: new Error('ghcr.io answers 401') });
+    };
+    const asked = { ...openVisitor, refusal: async () => new OciError('UNAUTHORIZED') };
+    const port = await start({ log, access: { authenticate: async () => asked } });
+    expect((await request(port, '/v2/ghcr.io/a/b/manifests/1')).status).toBe(401);
+    const responses = (): KeptLog['lines'] => log.lines.filter(({ message }) => message === 'response');
+    await until(() => responses().length === 1);
+    expect(responses()[0]?.fields).toMatchObject({
+      status: 401,
+      reason: 'MANIFEST_UNKNOWN: manifest unknown to registry (ghcr.io answers 401)',
+    });
+    expect(responses()[0]?.fields).not.toHaveProperty('upstreamMs');
   });
 });
 

@@ -40,3 +40,14 @@ test('an error is written as the envelope of the spec, without a detail when the
   expect(error.toJSON()).toEqual({ errors: [{ code: 'DENIED', message: 'no', detail: { a: 1 } }] });
   expect(error.status).toBe(403);
 });
+
+test('an error tells a log its cause, where that says more than its message', () => {
+  const cause = new Error('up.example/app: up.example answers 401');
+  expect(new OciError('MANIFEST_UNKNOWN', { cause }).reason).toBe(
+    'MANIFEST_UNKNOWN: manifest unknown to registry (up.example/app: up.example answers 401)',
+  );
+  expect(new OciError('UNAVAILABLE', { message: cause.message, cause }).reason).toBe(
+    'UNAVAILABLE: up.example/app: up.example answers 401',
+  );
+  expect(new OciError('TAG_INVALID').reason).toBe('TAG_INVALID: manifest tag is malformed');
+});

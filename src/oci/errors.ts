@@ -57,9 +57,11 @@ export class OciError extends Error {
     this.headers = options.headers ?? {};
   }
 
-  /** In one line, for a log. */
+  /** In one line, for a log: with the cause, where that says more than the client hears. */
   get reason(): string {
-    return `${this.code}: ${this.message}`;
+    const { code, message, cause } = this;
+    const more = cause instanceof Error && cause.message !== message ? ` (${cause.message})` : '';
+    return `${code}: ${message}${more}`;
   }
 
   /** The body of the distribution spec, "Error Codes". */
