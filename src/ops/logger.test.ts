@@ -30,10 +30,20 @@ describe('the log', () => {
     expect(text()).toBe('');
   });
 
-  it('is readable where people watch', () => {
+  it('is one readable line where people watch, too', () => {
     const { log, text } = recorder('pretty');
-    log.warn({ upstream: 'docker.io' }, 'slow');
-    expect(text()).toMatch(/WARN: slow\n\s+upstream: "docker.io"/);
+    const reason = 'up answers "no"\u001b[2J\u009b2J';
+    log.child({ part: 'mirror' }).warn({ upstream: 'docker.io', bytes: 0, tls: {}, reason }, 'slow');
+    expect(text()).toMatch(
+      /^\[[\d:.]+\] WARN: slow part=mirror upstream=docker.io bytes=0 tls=\{\} reason=.*\n$/,
+    );
+    expect(text()).toContain('reason="up answers \\"no\\"\\u001b[2J\\u009b2J"');
+  });
+
+  it('shows people an error on lines of its own', () => {
+    const { log, text } = recorder('pretty');
+    log.error({ err: new TypeError('outer'), route: 'blob' }, 'bug');
+    expect(text()).toMatch(/ERROR: bug route=blob\n\s+err: [^]*"message": "outer"[^]*at /);
   });
 
   it('shows an error with its causes', () => {

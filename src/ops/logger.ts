@@ -81,11 +81,37 @@ function prettyStream({ output }: LoggerOptions, isTerminal: boolean): Sink {
   const format = PinoPretty.prettyFactory({
     colorize: isTerminal,
     translateTime: 'SYS:HH:MM:ss.l',
-    ignore: 'pid,hostname',
+    include: [...OWN_PLACES].join(','),
+    messageFormat: (line, messageKey) => `${String(line[messageKey])}${fieldsText(line, messageKey)}`,
   });
   const write = (text: string) => void (output ?? process.stdout).write(text);
   // In this thread: a transport's worker would lose the last lines of a crash.
   return { stream: { write: line => write(format(JSON.parse(line)) ?? line) }, flush: () => {} };
+}
+
+/** What a line for people has a place of its own for: an error keeps its lines. */
+const OWN_PLACES: ReadonlySet<string> = new Set(['level', 'time', 'err']);
+
+/** Everything else behind the message, so that a response is one line for people too. */
+function fieldsText(line: Readonly<Record<string, unknown>>, messageKey: string): string {
+  return Object.entries(line)
+    .filter(([key]) => key !== messageKey && !OWN_PLACES.has(key))
+    .map(([key, value]) => ` ${key}=${valueText(value)}`)
+    .join('');
+}
+
+const PLAIN_VALUE = /^[!-~]+$/;
+
+/** A terminal obeys control characters, and what clients and upstreams say may hold some. */
+const CONTROL = /[\u007f-\u009f]/g;
+
+function valueText(value: unknown): string {
+  if (typeof value === 'string' && PLAIN_VALUE.test(value)) return value;
+  return JSON.stringify(value).replace(CONTROL, escaped);
+}
+
+function escaped(character: string): string {
+  return `\\u00${character.charCodeAt(0).toString(16)}`;
 }
 
 /** pino behind `Log`; nothing reaches it that was not redacted, and nothing is redacted that it would drop. */

@@ -86,7 +86,11 @@ export const METRICS = {
   },
 
   backoffs: { kind: 'gauge', help: 'Failures that are remembered, and answered without asking upstream' },
-  bytes_from_upstream_total: { kind: 'counter', help: 'Bytes received from upstreams', labels: ['upstream'] },
+  bytes_from_upstream_total: {
+    kind: 'counter',
+    help: 'Bytes of blobs received from upstreams',
+    labels: ['upstream'],
+  },
   upstream_budget_remaining: {
     kind: 'gauge',
     help: 'Pulls that the upstream still allows',
