@@ -32,7 +32,6 @@ import { readVersion } from './version.ts';
 const COMMANDS: readonly Command[] = [
   serve,
   hosts,
-  credentialProvider,
   refresh,
   rm,
   images,
@@ -54,6 +53,7 @@ const COMMANDS: readonly Command[] = [
   tenantRevoke,
   tenantAdopt,
   tenantRemove,
+  credentialProvider,
   configShow,
   configCheck,
   configSchema,
@@ -110,18 +110,18 @@ function buildProgram(io: Io, run: Run): CommanderCommand {
     .configureOutput({ writeOut: text => io.out(text), writeErr: text => io.err(text) })
     .exitOverride()
     .addHelpText('after', examplesText(EXAMPLES) + EXIT_CODES);
-  const groups = new Map(
-    Object.entries(GROUPS).map(([name, description]) => [
-      name,
-      program.command(name).description(description),
-    ]),
-  );
   for (const command of COMMANDS) {
     const [first = '', second] = command.name.split(' ');
-    const parent = second === undefined ? program : groups.get(first);
-    parent?.addCommand(buildCommand(command, second ?? first, program, run));
+    const parent = second === undefined ? program : groupOf(program, first);
+    parent.addCommand(buildCommand(command, second ?? first, program, run));
   }
   return program;
+}
+
+/** The group of that name, which stands in the help where the first of its commands does. */
+function groupOf(program: CommanderCommand, name: string): CommanderCommand {
+  const group = program.commands.find(command => command.name() === name);
+  return group ?? program.command(name).description(GROUPS[name] ?? '');
 }
 
 function buildCommand(command: Command, name: string, program: CommanderCommand, run: Run): CommanderCommand {
