@@ -55,7 +55,10 @@ export class TlsFiles {
   /** Calls `renew` with each new pair. */
   follow(renew: (material: TlsMaterial) => void): void {
     const next = (): void => {
-      this.#timer = setTimeout(() => void this.#look(renew).finally(next), this.#lookEveryMs).unref();
+      this.#timer = setTimeout(() => void this.#look(renew).finally(again), this.#lookEveryMs).unref();
+    };
+    const again = (): void => {
+      if (this.#timer !== undefined) next();
     };
     next();
   }
