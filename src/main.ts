@@ -1,6 +1,7 @@
 import { EXIT } from './cli/command.ts';
 import { runProgram } from './cli/program.ts';
 import { ConfigError } from './config/problems.ts';
+import { IndexUnusable } from './metadata/index-unusable.ts';
 import { OciError } from './oci/errors.ts';
 
 const io = {
@@ -25,6 +26,6 @@ function describe(error: unknown): string {
   if (!(error instanceof Error)) {
     return String(error);
   }
-  const isExpected = error instanceof ConfigError || error instanceof OciError || 'syscall' in error;
-  return isExpected ? error.message : (error.stack ?? error.message);
+  const expected = [ConfigError, OciError, IndexUnusable].some(kind => error instanceof kind);
+  return expected || 'syscall' in error ? error.message : (error.stack ?? error.message);
 }

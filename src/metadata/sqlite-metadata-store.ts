@@ -1,4 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises';
+import { errorCode } from '../lib/error-code.ts';
 import type { Log } from '../lib/log.ts';
 import type { Digest } from '../oci/digest.ts';
 import type { IssuedCredential, KnownTenant } from '../oci/issued-credential.ts';
@@ -18,6 +19,7 @@ import type {
   Upload,
 } from './metadata-store.ts';
 import { removalClaim } from './claim-keys.ts';
+import { IndexUnusable } from './index-unusable.ts';
 import { Announcements } from './sqlite/announcements.ts';
 import { Blobs } from './sqlite/blobs.ts';
 import { Connection } from './sqlite/connection.ts';
@@ -45,9 +47,8 @@ export async function openSqliteMetadataStore(
   path: string,
   { log }: { readonly log: Log },
 ): Promise<MetadataStore> {
-  const connection = await Connection.open(path);
+  const connection = await openCurrent(path);
   try {
-    await migrate(connection);
     const writer = new Writer(connection);
     const announcements = new Announcements(connection, writer, log);
     await announcements.begin();
@@ -61,6 +62,38 @@ export async function openSqliteMetadataStore(
     connection.close();
     throw error;
   }
+}
+
+/** With the newest schema. Rejects with IndexUnusable when the file is not an index of ours, or damaged. */
+async function openCurrent(path: string): Promise<Connection> {
+  try {
+    const connection = await Connection.open(path);
+    try {
+      await migrate(connection);
+      return connection;
+    } catch (error) {
+      connection.close();
+      throw error;
+    }
+  } catch (error) {
+    throw withPath(path, error);
+  }
+}
+
+/** SQLite's codes for a file that is no index any more. */
+const DAMAGED = /^SQLITE_(?:NOTADB|CORRUPT)/;
+
+const RESCUE =
+  'Restore it from a backup, or delete it: what is mirrored is fetched again, repositories that live here are lost';
+
+/** What a person can put right, with the name of the file, which SQLite never says. */
+function withPath(path: string, error: unknown): unknown {
+  const code = errorCode(error);
+  if (!(error instanceof Error) || !(error instanceof IndexUnusable || code?.startsWith('SQLITE_')))
+    return error;
+  const damaged = code !== undefined && DAMAGED.test(code);
+  const message = damaged ? `the index is damaged (${error.message}). ${RESCUE}` : error.message;
+  return new IndexUnusable(`${path}: ${message}`, { cause: error });
 }
 
 interface Parts {

@@ -1,3 +1,4 @@
+import { IndexUnusable } from '../index-unusable.ts';
 import type { Connection } from './connection.ts';
 import { SCHEMA_1 } from './schema-1.ts';
 import { SCHEMA_2 } from './schema-2.ts';
@@ -46,10 +47,10 @@ function recognise(connection: Connection, newest: number): number {
   const isOurs = connection.pragma('application_id') === APPLICATION_ID;
   const isEmpty = connection.prepare('SELECT 1 FROM sqlite_schema LIMIT 1').get() === undefined;
   if (!isOurs && !isEmpty) {
-    throw new Error('the index is a SQLite file of another program');
+    throw new IndexUnusable('the index is a SQLite file of another program');
   }
   if (version > newest) {
-    throw new Error(
+    throw new IndexUnusable(
       `the index has schema version ${version}, and this program knows only ${newest}: ` +
         'it was written by a newer version of Entrepot; run that one',
     );

@@ -1,0 +1,61 @@
+// Starts that cannot succeed: what a person reads who has to put it right.
+import { mkdir, writeFile } from 'node:fs/promises';
+import { createServer, type Server } from 'node:net';
+import { once } from 'node:events';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, it } from 'vitest';
+import { stringify } from 'yaml';
+import { STARTER } from '../support/entrepot.ts';
+import { freePort, type RunResult, tryRun } from '../support/programs.ts';
+import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
+
+let folder: string;
+let taken: Server | undefined;
+
+beforeEach(async () => {
+  folder = await makeTempFolder('start');
+});
+
+afterEach(async () => {
+  taken?.close();
+  taken = undefined;
+  await removeFolder(folder);
+});
+
+async function serve(server: object = {}): Promise<RunResult> {
+  const ports = { listen: `127.0.0.1:${await freePort()}`, opsListen: `127.0.0.1:${await freePort()}` };
+  const config = { server: { ...ports, ...server }, storage: { path: join(folder, 'store') } };
+  const configFile = join(folder, 'config.yaml');
+  await writeFile(configFile, stringify(config));
+  return tryRun(process.execPath, [...STARTER, 'serve', '--config', configFile]);
+}
+
+it('an index that is damaged is named, with what to do about it', async () => {
+  const index = join(folder, 'store', 'index.db');
+  await mkdir(join(folder, 'store'));
+  await writeFile(index, 'not a database at all, but long enough to be read as a header'.repeat(20));
+  const { code, stderr } = await serve();
+  expect([code, stderr]).toEqual([
+    1,
+    `entrepot: ${index}: the index is damaged (file is not a database). Restore it from a backup, or delete it: ` +
+      'what is mirrored is fetched again, repositories that live here are lost\n',
+  ]);
+});
+
+it('a port that is taken is named', async () => {
+  taken = createServer().listen(0, '127.0.0.1');
+  await once(taken, 'listening');
+  const address = taken.address();
+  if (address === null || typeof address === 'string') throw new Error('no port');
+  for (const key of ['listen', 'opsListen']) {
+    const { code, stderr } = await serve({ [key]: `127.0.0.1:${address.port}` });
+    expect([code, stderr]).toEqual([1, expect.stringMatching(/^entrepot: [^\n]*\n$/)]);
+    expect(stderr).toContain(`address already in use 127.0.0.1:${address.port}`);
+  }
+});
+
+it('a data folder that is none is named', async () => {
+  await writeFile(join(folder, 'store'), '');
+  const { code, stderr } = await serve();
+  expect([code, stderr]).toEqual([1, expect.stringMatching(/^entrepot: [^\n]*\/store'?\n$/)]);
+});
