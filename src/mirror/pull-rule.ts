@@ -1,3 +1,4 @@
+import { isDigest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import { defaultPullPolicy, type ImagePullPolicy } from '../oci/pull-policy.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
@@ -20,11 +21,17 @@ export function notHeld(
   reference: string | undefined,
 ): OciError {
   const name = repositoryText(repository);
-  const what = reference === undefined ? name : `${reference} of ${name}`;
   return new OciError(code, {
-    message: `${what} is not held here, and upstream may not be asked for it (offline, or pullPolicy: Never)`,
+    message: `${whatOf(code, name, reference)} is not held here, and upstream may not be asked for it (offline, or pullPolicy: Never)`,
     detail: reference === undefined ? { name } : { name, reference },
   });
+}
+
+/** An image by the name with which `entrepot pull` fetches it. */
+function whatOf(code: string, name: string, reference: string | undefined): string {
+  if (reference === undefined) return name;
+  if (code === 'BLOB_UNKNOWN') return `the blob ${reference} of ${name}`;
+  return `${name}${isDigest(reference) ? '@' : ':'}${reference}`;
 }
 
 /** The rule for a repository. A requester may be held to a stricter policy of its own (`Right.pullPolicy`). */

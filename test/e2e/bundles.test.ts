@@ -5,8 +5,9 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { parsePlatform } from '../../src/oci/platform.ts';
 import { get } from '../support/client.ts';
 import { type Image, imageOf, indexOf, randomBlob } from '../support/content.ts';
-import { Entrepot } from '../support/entrepot.ts';
+import { Entrepot, STARTER } from '../support/entrepot.ts';
 import { FakeUpstream } from '../support/fake-upstream.ts';
+import { tryRun, until } from '../support/programs.ts';
 
 const UPSTREAM = 'up.example';
 const PLATFORMS = 'linux/amd64,linux/arm64';
@@ -115,6 +116,40 @@ describe('entrepot pull', () => {
     expect(stderr).toContain('1 of 4 images are here; 3 failed');
     expect(await succeed(connected, 'check', `${UPSTREAM}/org/sidecar:2`)).toBe('');
   });
+
+  it.each([
+    { options: ['--serialize'], atOnce: 1 },
+    { options: ['--max-parallel', '2'], atOnce: 2 },
+    { options: [], atOnce: 3 },
+  ])('with the options $options pulls $atOnce of three images at a time', async ({ options, atOnce }) => {
+    for (const name of ['one', 'two', 'three']) upstream.add(name, imageFor('linux/amd64', name), '1');
+    await succeed(connected, 'pull', ...['one', 'two', 'three'].map(at => `${UPSTREAM}/${at}:1`), ...options);
+    const asked = upstream.requests.map(({ repository }) => repository);
+    // An image is under way from the first that is asked of it to the last.
+    const underWay = asked.map((_, now) => {
+      const begun = new Set(asked.slice(0, now + 1));
+      return [...begun].filter(repository => asked.lastIndexOf(repository) >= now).length;
+    });
+    expect(Math.max(...underWay)).toBe(atOnce);
+  });
+
+  it('that is interrupted keeps what has come, and the next one fetches what is missing', async () => {
+    const [first, second] = sidecar.layers.slice(1).map(({ digest }) => digest);
+    const behave = upstream.misbehave({ reference: second!, hangAtByte: 100_000 });
+    const pulling = await connected.begin('pull', `${UPSTREAM}/org/sidecar:2`);
+    const isHeld = async () => (await succeed(connected, 'have')).includes(first!);
+    await until('another layer to be held', 60_000, isHeld);
+    await until('the last layer', 60_000, async () => upstream.count('blob', { reference: second! }) > 0);
+    process.kill(pulling.pid, 'SIGINT');
+    await until('the end', 30_000, async () => !pulling.isRunning);
+    expect(pulling.exitCode).toBe(130);
+    expect(pulling.logs()).toContain('stopped; what was done until now stays done');
+    behave();
+    await succeed(connected, 'pull', `${UPSTREAM}/org/sidecar:2`);
+    const gets = (reference: string) => upstream.count('blob', { method: 'GET', reference });
+    expect([base.digest, first!].map(gets)).toEqual([1, 1]);
+    await succeed(connected, 'check', `${UPSTREAM}/org/sidecar:2`);
+  });
 });
 
 describe('entrepot check', () => {
@@ -130,7 +165,17 @@ describe('entrepot check', () => {
     );
     expect({ code, stdout }).toEqual({ code: 1, stdout: `${UPSTREAM}/org/app:1\n` });
     expect(stderr).toContain('linux/arm64');
-    await pulled();
+    const args = [
+      ...STARTER,
+      'pull',
+      '--from',
+      '-',
+      '--platform',
+      PLATFORMS,
+      '--config',
+      connected.configFile,
+    ];
+    expect(await tryRun(process.execPath, args, { input: stdout })).toMatchObject({ code: 0 });
     await succeed(connected, 'check', '--from', workloads, '--platform', PLATFORMS);
   });
 });
@@ -148,10 +193,16 @@ describe('an offline registry', () => {
     expect((await ask('app/manifests/1')).status).toBe(200);
     expect((await ask(`app/blobs/${base.digest}`)).status).toBe(200);
     expect((await ask('app/tags/list')).status).toBe(200);
-    const paths = ['sidecar/manifests/2', `app/blobs/${app.images[1]!.layers[1]!.digest}`, 'none/tags/list'];
-    for (const path of paths) {
+    const missing = app.images[1]!.layers[1]!.digest;
+    for (const [path, name] of [
+      ['sidecar/manifests/2', `${UPSTREAM}/org/sidecar:2`],
+      [`sidecar/manifests/${sidecar.manifest.digest}`, `${UPSTREAM}/org/sidecar@${sidecar.manifest.digest}`],
+      [`app/blobs/${missing}`, `the blob ${missing} of ${UPSTREAM}/org/app`],
+      ['none/tags/list', `${UPSTREAM}/org/none`],
+    ] as const) {
       const got = await ask(path);
       expect(got.status).toBe(404);
+      expect(got.text).toContain(name);
       expect(got.text).toContain('not held here');
     }
     expect((await connected.command('refresh', `${UPSTREAM}/org/app:1`)).code).toBe(1);

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { TLSSocket } from 'node:tls';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { codeOf, get, many } from '../support/client.ts';
-import { imageOf, randomBlob } from '../support/content.ts';
+import { imageOf, indexOf, randomBlob } from '../support/content.ts';
 import { Entrepot } from '../support/entrepot.ts';
 import { FakeUpstream } from '../support/fake-upstream.ts';
 import { freePort } from '../support/programs.ts';
@@ -324,6 +324,20 @@ describe('on the command line', () => {
     }
     expect((await get(blob(server), { headers: basic(BOB) })).status).not.toBe(200);
     expect((await get(blob(server))).status).not.toBe(200);
+    expect((await server.command('import', bundle, '--public')).code).toBe(0);
+    expect((await get(blob(server))).status).toBe(200);
+  });
+
+  it('a pull for a tenant takes the platforms of the tenant', async () => {
+    const platform = { os: 'linux', architecture: 'arm64' };
+    const both = indexOf([image, imageOf([randomBlob(1_000, 'arm64')], { platform })]);
+    upstream.add('acme/private', both, '2');
+    const server = await start({ tenant: { platforms: 'linux/arm64' } });
+    const reference = `${UP}/acme/private:2`;
+    expect((await server.command('pull', reference, '--tenant', 'team-a')).code).toBe(0);
+    const isHeld = async (name: string) =>
+      (await server.command('check', reference, '--platform', name)).code === 0;
+    expect([await isHeld('linux/arm64'), await isHeld('linux/amd64')]).toEqual([true, false]);
   });
 });
 
