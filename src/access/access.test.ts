@@ -81,7 +81,8 @@ describe('the last use of a credential', () => {
     await world.tenants.reload();
     const ours = named(OURS).id;
     expect([ours, issued.id].map(id => world.tenants.lastUsedAtMs(id))).toEqual([undefined, undefined]);
-    await tokenOf(world, OURS, '');
+    const { requester } = await tokenOf(world, OURS, '');
+    expect(requester).toMatchObject({ tenant: 'team-a', id: 'tenant:team-a', credentialId: ours });
     expect(world.tenants.lastUsedAtMs(ours)).toEqual(expect.any(Number));
     await (await world.as([issued.username, issued.password])).authorize(
       { upstream: '', name: 'team-b/app' },

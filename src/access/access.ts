@@ -25,6 +25,7 @@ import { HostedRights, type HostedRules } from './hosted-rights.ts';
 import { Identification } from './identification.ts';
 import { type Identity, requesterOfIdentity } from './identity.ts';
 import { MirroredRights, type UpstreamRule } from './mirrored-rights.ts';
+import { type Principal, requesterOf } from './principal.ts';
 import { CATALOG_SCOPE, type Scope } from './scope.ts';
 import type { IssuedToken, TokenClaims, Tokens } from './tokens.ts';
 import { ACTIONS, type Action, type Sender, type Visitor } from './visitor.ts';
@@ -115,11 +116,14 @@ export class Access {
       meter.count('logins_total', { outcome: 'refused' });
       throw new OciError('UNAUTHORIZED', { message: WRONG_PASSWORD });
     }
-    this.#noteUse(identity);
+    const principal = this.#principal(identity);
+    // One for an upstream is used where upstream takes it.
+    if (principal !== undefined) this.#parts.tenants.noteOutcome(principal.credentialId, 'used');
     const access = await this.#permitted(sender, identity, scopes, resolve);
-    const issued = await tokens.issue({ ...this.#claims(identity), access });
+    const issued = await tokens.issue({ ...claimsOf(identity, principal), access });
     meter.count('logins_total', { outcome: identity.kind === 'anonymous' ? 'anonymous' : 'accepted' });
-    return { ...issued, access, requester: requesterOfIdentity(identity) };
+    const requester = principal === undefined ? requesterOfIdentity(identity) : requesterOf(principal);
+    return { ...issued, access, requester };
   }
 
   /** The right of the one who runs this registry, on the command line. */
@@ -175,25 +179,29 @@ export class Access {
     return wanted.filter(action => this.#parts.hosted.refusal(principal, repository, action) === undefined);
   }
 
-  /** Of a credential that was made for this registry; one for an upstream is used where upstream takes it. */
-  #noteUse(identity: Identity): void {
-    const { tenants, identification } = this.#parts;
-    if (identity.kind !== 'credential' || identification.tenantOf(identity.id) === undefined) return;
-    tenants.noteOutcome(identity.id, 'used');
+  /** Who logs in with a credential that was made for this registry: it says whose it is, whatever is asked for. */
+  #principal(identity: Identity): OwnPrincipal | undefined {
+    if (identity.kind !== 'credential') return undefined;
+    const tenant = this.#parts.identification.tenantOf(identity.id);
+    return tenant && { as: 'tenant', tenant, readOnly: false, credentialId: identity.id };
   }
+}
 
-  #claims(identity: Exclude<Identity, { readonly kind: 'wrong' | 'void' }>): Omit<TokenClaims, 'access'> {
-    switch (identity.kind) {
-      case 'anonymous':
-        return { kind: 'anonymous', credentialId: '' };
-      case 'account':
-        return { kind: 'account', credentialId: identity.id, tenant: identity.tenant };
-      case 'unknown':
-        return { kind: 'unknown', credentialId: identity.credential.id };
-      case 'credential':
-        break;
-    }
-    const tenant = this.#parts.identification.tenantOf(identity.id)?.name;
-    return { kind: 'credential', credentialId: identity.id, tenant };
+type OwnPrincipal = Extract<Principal, { readonly as: 'tenant' }>;
+
+function claimsOf(
+  identity: Exclude<Identity, { readonly kind: 'wrong' | 'void' }>,
+  principal: OwnPrincipal | undefined,
+): Omit<TokenClaims, 'access'> {
+  switch (identity.kind) {
+    case 'anonymous':
+      return { kind: 'anonymous', credentialId: '' };
+    case 'account':
+      return { kind: 'account', credentialId: identity.id, tenant: identity.tenant };
+    case 'unknown':
+      return { kind: 'unknown', credentialId: identity.credential.id };
+    case 'credential':
+      break;
   }
+  return { kind: 'credential', credentialId: identity.id, tenant: principal?.tenant.name };
 }

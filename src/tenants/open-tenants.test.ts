@@ -362,9 +362,11 @@ describe('issued credentials', () => {
     sink.put('u', { secrets: [loaded('copy', { 'reg.example': `${first.username}:${first.password}` })] });
     await turn();
     changes.length = 0;
+    tenants.noteOutcome(first.id, 'used');
     expect(await issuer().revoke('t', first.id)).toHaveLength(1);
     await tenants.reload();
     await turn();
+    expect(tenants.lastUsedAtMs(first.id)).toBe(nowMs);
     expect(changes).toEqual([{ goneCredentialIds: [first.id], tenants: ['t'] }]);
     expect(tenants.holders(first.id)).toEqual([]);
     expect(tenants.holders(second.id)).toHaveLength(1);

@@ -249,7 +249,8 @@ export class TenantDirectory implements Tenants {
     const { credentialIds = new Set<string>(), tenants = new Set<string>() } = this.#pending ?? {};
     this.#pending = undefined;
     const gone = [...credentialIds].filter(id => !this.isHeld(id));
-    for (const id of gone) this.#marks.delete(id);
+    // Of what was issued here people want to know when it was used last, though it has ended.
+    for (const id of gone) if (!this.wasIssued(id)) this.#marks.delete(id);
     this.#storeBound();
     this.#report();
     if (gone.length === 0 && tenants.size === 0) return;
