@@ -22,6 +22,8 @@ export interface GetOptions {
   /** Leaves (destroys the socket) once so many bytes of the body are here. */
   readonly leaveAtByte?: number;
   readonly onFirstByte?: () => void;
+  /** Takes nothing after the first bytes until this is settled: a slow client. */
+  readonly readAfter?: Promise<unknown>;
   readonly onData?: (bytesSoFar: number) => void;
 }
 
@@ -59,7 +61,13 @@ export async function get(url: string, options: GetOptions = {}): Promise<Got> {
           }
         };
         response.on('data', (chunk: Buffer) => {
-          if (bytes === 0) options.onFirstByte?.();
+          if (bytes === 0) {
+            options.onFirstByte?.();
+            if (options.readAfter !== undefined) {
+              response.pause();
+              void options.readAfter.finally(() => response.resume());
+            }
+          }
           hash.update(chunk);
           bytes += chunk.length;
           if (bytes <= KEPT_BYTES) kept.push(chunk);
