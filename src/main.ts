@@ -26,6 +26,7 @@ function describe(error: unknown): string {
   if (!(error instanceof Error)) {
     return String(error);
   }
-  const expected = [ConfigError, OciError, IndexUnusable].some(kind => error instanceof kind);
-  return expected || 'syscall' in error ? error.message : (error.stack ?? error.message);
+  if (error instanceof OciError) return error.reason;
+  const isExpected = error instanceof ConfigError || error instanceof IndexUnusable || 'syscall' in error;
+  return isExpected ? error.message : (error.stack ?? error.message);
 }

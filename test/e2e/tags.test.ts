@@ -156,6 +156,48 @@ describe('a tag', () => {
   });
 });
 
+describe('beside a running server', () => {
+  it('entrepot refresh ends the wait for a tag that was not there, and brings one that has moved', async () => {
+    await start({ pullPolicy: 'IfNotPresent' });
+    const [old, young] = [version('old'), version('young')];
+    expect((await manifest('v1')).status).toBe(404);
+    upstream.add('app', old, 'v1');
+    const name = `${UPSTREAM}/app:v1`;
+    expect(await entrepot.command('refresh', name)).toMatchObject({
+      code: 0,
+      stdout: `${name}: ${old.manifest.digest}\n`,
+    });
+    expect(await pull('v1')).toBe(old.manifest.digest);
+    upstream.add('app', young, 'v1');
+    expect(await pull('v1')).toBe(old.manifest.digest);
+    expect((await entrepot.command('refresh', name)).code).toBe(0);
+    expect(await pull('v1')).toBe(young.manifest.digest);
+  });
+
+  it('entrepot refresh says what upstream said when it has nothing', async () => {
+    await start();
+    expect(await entrepot.command('refresh', `${UPSTREAM}/app:none`)).toMatchObject({
+      code: 1,
+      stderr: expect.stringMatching(
+        /^entrepot: MANIFEST_UNKNOWN: .*up\.example\/app manifests\/none: .* answers 404.*\n$/,
+      ),
+    });
+  });
+
+  it('entrepot rm forgets a tag, so that the next pull fetches it again', async () => {
+    await start({ pullPolicy: 'IfNotPresent' });
+    const image = version('old');
+    upstream.add('app', image, 'v1');
+    await pull('v1');
+    await pull('v1');
+    expect(upstream.count('manifest', { reference: 'v1' })).toBe(1);
+    expect((await entrepot.command('rm', `${UPSTREAM}/app:v1`)).code).toBe(0);
+    await pull('v1');
+    expect(upstream.count('manifest', { reference: 'v1' })).toBe(2);
+    expect((await entrepot.command('rm', `${UPSTREAM}/app:none`)).code).toBe(1);
+  });
+});
+
 describe('with upstream stopped', () => {
   it('everything held is still served, and says that it may be stale', async () => {
     await start();
