@@ -2,7 +2,14 @@ import { symlink, mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
-import { bytesOf, contentOf, imageOf, indexOf, randomBlob } from '../../test/support/content.ts';
+import {
+  bytesOf,
+  type Content,
+  contentOf,
+  imageOf,
+  indexOf,
+  randomBlob,
+} from '../../test/support/content.ts';
 import { OCI_INDEX, OCI_MANIFEST } from '../oci/media-types.ts';
 import { parsePlatform } from '../oci/platform.ts';
 import { ArchiveError } from './archive-error.ts';
@@ -135,6 +142,29 @@ test('an index that claims what the archive lacks is refused, unless the wanted 
   expect(await refusal(files)).toMatch(/lacks the manifest .* for linux\/arm64 .*--platform/);
   const report = await world.import(await tarOf(files), { platforms: [parsePlatform('linux/amd64')] });
   expect(report.images).toHaveLength(1);
+});
+
+test('of images that are whole beside one that is not, none is taken in', async () => {
+  const other = imageOf([randomBlob(40_000, 'other')]);
+  const entryOf = ({ mediaType, digest, size }: Content, name: string) => ({
+    mediaType,
+    digest,
+    size,
+    annotations: { 'io.containerd.image.name': name },
+  });
+  const first = entryOf(image.manifest, NAME);
+  const second = entryOf(other.manifest, 'quay.io/org/other:1');
+  const blobs = new Map([...layout, ...layoutFiles(other, NAME)].map(file => [file.name, file]));
+  const lacking = pathOf(other.layers[0]!.digest);
+  for (const manifests of [
+    [first, second],
+    [second, first],
+  ]) {
+    blobs.set('index.json', { name: 'index.json', bytes: JSON.stringify({ schemaVersion: 2, manifests }) });
+    const files = [...blobs.values()];
+    expect(await refusal(files.filter(({ name }) => name !== lacking))).toMatch('is not in the archive');
+  }
+  expect((await world.import(await tarOf([...blobs.values()]))).images).toHaveLength(2);
 });
 
 test('an archive that ends early is refused, wherever it ends', async () => {
