@@ -51,7 +51,7 @@ export class Registry {
     if (!hasOperation(route.kind, exchange.method)) throw unsupported(route);
     switch (route.kind) {
       case 'base':
-        return readBase(exchange, this.#parts.access);
+        return this.#serveBase(exchange);
       case 'token':
         return this.#recorded(exchange, 'login', () => this.#serveToken(exchange));
       case 'catalog':
@@ -59,6 +59,12 @@ export class Registry {
       default:
         return this.#serveRepository(exchange, route);
     }
+  }
+
+  /** Who sends a password or a token here has it tried; who sends nothing only asks whether he has to log in. */
+  #serveBase(exchange: Exchange): Promise<void> {
+    const work = () => readBase(exchange, this.#parts.access);
+    return exchange.sender.authorization === undefined ? work() : this.#recorded(exchange, 'login', work);
   }
 
   async #serveRepository(exchange: Exchange, route: RepositoryRoute): Promise<void> {
