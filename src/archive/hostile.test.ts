@@ -57,6 +57,13 @@ const indexOfImage = (descriptor: object): string =>
     manifests: [{ ...descriptor, annotations: { 'io.containerd.image.name': NAME } }],
   });
 
+const entryOf = ({ mediaType, digest, size }: Content, name: string) => ({
+  mediaType,
+  digest,
+  size,
+  annotations: { 'io.containerd.image.name': name },
+});
+
 const noPlace = (): never => {
   throw new Error('no such registry');
 };
@@ -146,12 +153,6 @@ test('an index that claims what the archive lacks is refused, unless the wanted 
 
 test('of images that are whole beside one that is not, none is taken in', async () => {
   const other = imageOf([randomBlob(40_000, 'other')]);
-  const entryOf = ({ mediaType, digest, size }: Content, name: string) => ({
-    mediaType,
-    digest,
-    size,
-    annotations: { 'io.containerd.image.name': name },
-  });
   const first = entryOf(image.manifest, NAME);
   const second = entryOf(other.manifest, 'quay.io/org/other:1');
   const blobs = new Map([...layout, ...layoutFiles(other, NAME)].map(file => [file.name, file]));
