@@ -1,10 +1,14 @@
 import { readdirSync, readlinkSync } from 'node:fs';
+import { writeFile } from 'node:fs/promises';
 import { createServer, type Server } from 'node:net';
 import { once } from 'node:events';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { FakeUpstream } from '../test/support/fake-upstream.ts';
+import { ANYTHING } from '../test/support/mirror-world.ts';
 import { freePort } from '../test/support/programs.ts';
 import { makeTempFolder, removeFolder } from '../test/support/temp-folder.ts';
+import { secretManifest } from '../test/support/tenants.ts';
 import { loadConfig } from './config/load.ts';
 import { ConfigError } from './config/problems.ts';
 import { silentLog } from './lib/log.ts';
@@ -60,6 +64,46 @@ describe('the parts', () => {
     expect(openFiles()).not.toEqual([]);
     await parts.close();
     expect(openFiles()).toEqual([]);
+  });
+});
+
+describe('what upstream refused', () => {
+  afterEach(() => vi.useRealTimers());
+
+  it('is asked again as soon as any Secret has changed', async () => {
+    // Else it would be forgotten by itself after a while.
+    vi.useFakeTimers({ toFake: ['Date'] });
+    const upstream = await FakeUpstream.start({ auth: { scheme: 'basic', users: {} } });
+    const [own, other] = ['own.json', 'other.json'].map(name => join(folder, name)) as [string, string];
+    await writeFile(own, secretManifest('own', { 'up.example': ['ann', 'wrong'] }));
+    const parts = await openParts(
+      await config({
+        upstreams: { 'up.example': { url: upstream.url } },
+        tenants: [
+          { name: 'team-a', secrets: own },
+          { name: 'team-b', secrets: other },
+        ],
+      }),
+      observers,
+    );
+    const pull = async () => {
+      const [tenant] = parts.tenants.list();
+      if (tenant === undefined) throw new Error('team-a is a tenant');
+      const repository = { upstream: 'up.example', name: 'app' };
+      const right = await parts.access.tenantRight(tenant, repository);
+      await expect(parts.mirror.manifest(repository, '1', right, ANYTHING)).rejects.toThrow();
+      return upstream.requests.length;
+    };
+    try {
+      const asked = await pull();
+      expect(asked).toBeGreaterThan(0);
+      expect(await pull()).toBe(asked);
+      await writeFile(other, secretManifest('other', { 'else.example': ['bob', 'password'] }));
+      await expect.poll(pull, { timeout: 20_000, interval: 100 }).toBeGreaterThan(asked);
+    } finally {
+      await parts.close();
+      await upstream.stop();
+    }
   });
 });
 
