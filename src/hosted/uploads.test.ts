@@ -61,6 +61,8 @@ describe('an upload', () => {
     });
     await complete(await begin(), blob.digest, bytesOf(blob));
     expect(happened).toEqual(['bytes', 'row']);
+    vi.spyOn(bench.metadata, 'putBlob').mockRejectedValueOnce(new Error('no row was written'));
+    await expect(complete(await begin(), blob.digest, bytesOf(blob))).rejects.toThrow('no row was written');
   });
 
   it('survives the process, and goes on at the length of its file', async () => {
@@ -238,6 +240,24 @@ describe('an upload', () => {
     writing.body.push(null);
     await answer;
     expect(await bench.ingests()).toEqual([`upload-${busy}`]);
+  });
+
+  it('that somebody goes on with is as new, also when that is while it is being given up', async () => {
+    const [continued, meanwhile] = [await begin(), await begin()];
+    const hourAgoMs = Date.now() - DAY_MS / 24;
+    for (const id of [continued, meanwhile]) {
+      const upload = await bench.metadata.readUpload(id);
+      if (upload === undefined) throw new Error('it has just begun');
+      await bench.metadata.putUpload({ ...upload, touchedAtMs: hourAgoMs });
+    }
+    await append(continued, Buffer.from('bytes'));
+    // Found idle, and gone on with before its turn comes.
+    const found = await bench.metadata.listUploads(hourAgoMs + 1, 10);
+    expect(found.map(({ id }) => id)).toEqual([meanwhile]);
+    await append(meanwhile, Buffer.from('bytes'));
+    vi.spyOn(bench.metadata, 'listUploads').mockResolvedValueOnce(found);
+    expect(await bench.uploads.expire(hourAgoMs + 1)).toBe(0);
+    expect([await offset(continued), await offset(meanwhile)]).toEqual([5, 5]);
   });
 
   it('cannot be begun without end', async () => {

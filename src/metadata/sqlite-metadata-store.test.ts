@@ -12,6 +12,7 @@ import { openSqliteMetadataStore } from './sqlite-metadata-store.ts';
 import { Connection } from './sqlite/connection.ts';
 import { MIGRATIONS, migrate } from './sqlite/migrations.ts';
 import { Database } from './sqlite/driver.ts';
+import { Writer } from './sqlite/writer.ts';
 
 metadataStoreSuite(async () => {
   const place = await mkdtemp(join(tmpdir(), 'entrepot-index-'));
@@ -117,6 +118,21 @@ test('a write that fails takes none of its neighbours with it', async () => {
   expect(outcomes.map(({ status }) => status)).toEqual(['fulfilled', 'rejected', 'fulfilled']);
   expect(await store.readTotals()).toMatchObject({ blobs: 2, blobBytes: 4 });
   await store.close();
+});
+
+test('an index that cannot grow says that the disk is full, and takes writes again when there is room', async () => {
+  const connection = await Connection.open(path);
+  connection.execute('CREATE TABLE notes (text TEXT)');
+  const note = connection.prepare<[string]>('INSERT INTO notes VALUES (?)');
+  const writer = new Writer(connection);
+  const write = () => writer.write(() => note.run('x'.repeat(100_000)));
+  const pages = connection.pragma('page_count');
+  connection.pragma(`max_page_count = ${pages + 1}`);
+  await expect(write()).rejects.toMatchObject({ code: 'ENOSPC' });
+  connection.pragma(`max_page_count = ${pages + 100}`);
+  await write();
+  await writer.close();
+  connection.close();
 });
 
 test('two processes open a new index at once and write for all they are worth: nothing is refused', async () => {

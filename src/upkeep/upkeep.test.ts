@@ -1,7 +1,7 @@
 import { mkdtemp, rm, stat, truncate, utimes, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { type FileBlobStore, openFileBlobStore } from '../blobs/file-blob-store.ts';
 import { silentLog } from '../lib/log.ts';
 import { silentMeter } from '../lib/meter.ts';
@@ -66,6 +66,7 @@ describe('garbage collection', () => {
   test('nothing young goes: a push is between its blobs and its manifest', async () => {
     const digest = await pushBlob(HOSTED, 'layer');
     await metadata.putBlob(await storeBlob('imported'), 8);
+    await storeBlob('its row is on the way');
     const report = await upkeep({ gracePeriodMs: NEVER_MS }).collect();
     expect(report).toMatchObject({ links: 0, blobs: { items: 0 }, strays: { items: 0 } });
     expect(await metadata.isLinked(HOSTED, digest)).toBe(true);
@@ -96,6 +97,26 @@ describe('garbage collection', () => {
     }).collect();
     expect(report).toMatchObject({ unfinished: { items: 1, bytes: 5 } });
     expect(await ingestKeys()).toEqual(['fill-new', 'fill-worked-on', 'upload-1']);
+  });
+
+  test('uploads that nobody touched for as long are given up, and a dry run counts them', async () => {
+    for (const [id, idleMs] of [
+      ['old', 2 * NEVER_MS],
+      ['new', NEVER_MS / 2],
+    ] as const) {
+      const touchedAtMs = Date.now() - idleMs;
+      await metadata.putUpload({ id, repository: HOSTED, requester: '', startedAtMs: 1, touchedAtMs });
+    }
+    const expireUploads = async (untouchedSinceMs: number) => {
+      const idle = await metadata.listUploads(untouchedSinceMs, 10);
+      await Promise.all(idle.map(({ id }) => metadata.removeUpload(id)));
+      return idle.length;
+    };
+    const collecting = upkeep({ keepUnfinishedMs: NEVER_MS, expireUploads });
+    expect(await collecting.collect({ dryRun: true })).toMatchObject({ uploads: 1 });
+    expect(await collecting.collect()).toMatchObject({ uploads: 1 });
+    expect(await metadata.readUpload('old')).toBeUndefined();
+    expect(await metadata.readUpload('new')).toBeDefined();
   });
 
   test('a reader of what goes reads on to the end', async () => {
@@ -218,11 +239,15 @@ describe('scrub', () => {
     expect((await upkeep().scrub())?.damaged).toEqual([]);
   });
 
-  test('keeps to its rate', async () => {
-    await pushBlob(HOSTED, 'x'.repeat(20_000));
+  test('keeps to its rate, within a blob and from one small blob to the next', async () => {
+    const hashFile = vi.spyOn(blobs, 'hashFile');
+    for (let at = 0; at < 10; at += 1) await pushBlob(HOSTED, `${at}`.repeat(1000));
     const startedAtMs = performance.now();
-    await upkeep({ bytesPerSecond: 100_000 }).scrub();
-    expect(performance.now() - startedAtMs).toBeGreaterThan(150);
+    await upkeep({ bytesPerSecond: 10_000 }).scrub();
+    expect(performance.now() - startedAtMs).toBeGreaterThan(950);
+    expect(hashFile.mock.calls.map(([, { bytesPerSecond }]) => bytesPerSecond)).toEqual(
+      Array.from({ length: 10 }, () => 10_000),
+    );
   });
 });
 

@@ -38,6 +38,19 @@ async function referrersOf(registry: Registry, name: string, digest: string, que
   return { ...answer, manifests: list.manifests };
 }
 
+/** All referrers, by the links from one part to the next. */
+async function walk(registry: Registry, first: string): Promise<readonly Listed[]> {
+  const seen: Listed[] = [];
+  let path: string | undefined = first;
+  while (path !== undefined) {
+    const answer: Answer = await registry.expect({ path }, { status: 200 });
+    const { manifests }: { manifests: readonly Listed[] } = JSON.parse(answer.body.toString());
+    seen.push(...manifests);
+    path = nextLink(headerOf(answer, 'Link'));
+  }
+  return seen;
+}
+
 /** An artifact about `subject`, pushed with its blobs. */
 async function attach(
   registry: Registry,
@@ -234,21 +247,24 @@ export const DISCOVERY: readonly Requirement[] = [
     id: 'D12',
     section: 'Listing Referrers',
     level: 'MUST',
-    text: 'a list in parts has a next link, and its parts differ',
+    text: 'a list in parts has a next link, its parts differ, and a filter holds for all of them',
     async check(registry) {
       const name = registry.repository();
       const { manifest } = await registry.pushImage(name, 'v1');
       const pushed: string[] = [];
-      for (let at = 0; at < 3; at += 1) pushed.push((await attach(registry, name, manifest)).manifest.digest);
-      const seen: string[] = [];
-      let path: string | undefined = `/v2/${name}/referrers/${manifest.digest}?n=2`;
-      while (path !== undefined) {
-        const answer: Answer = await registry.expect({ path }, { status: 200 });
-        const { manifests }: { manifests: readonly Listed[] } = JSON.parse(answer.body.toString());
-        seen.push(...manifests.map(({ digest }) => digest));
-        path = nextLink(headerOf(answer, 'Link'));
+      for (let at = 0; at < 6; at += 1) {
+        const artifact = await attach(registry, name, manifest, {
+          artifactType: at % 2 ? 'text/a' : 'text/b',
+        });
+        pushed.push(artifact.manifest.digest);
       }
-      expect([...seen].sort()).toEqual([...pushed].sort());
+      const referrers = `/v2/${name}/referrers/${manifest.digest}`;
+      const all = await walk(registry, `${referrers}?n=2`);
+      expect(all.map(({ digest }) => digest).toSorted()).toEqual(pushed.toSorted());
+      const filtered = await walk(registry, `${referrers}?n=2&artifactType=text/a`);
+      expect(filtered.map(({ digest }) => digest).toSorted()).toEqual(
+        pushed.filter((_, at) => at % 2).toSorted(),
+      );
     },
   },
   {

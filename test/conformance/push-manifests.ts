@@ -315,4 +315,21 @@ export const PUSH_MANIFESTS: readonly Requirement[] = [
       await registry.expect({ path: `/v2/${name}/manifests/${first.manifest.digest}` }, { status: 200 });
     },
   },
+  {
+    id: 'M15',
+    section: 'Pushing Manifests',
+    level: 'own',
+    text: 'more than fifty tags in one push are refused, and none of them is set',
+    async check(registry) {
+      const name = registry.repository();
+      const { manifest } = await registry.pushImage(name);
+      const put = manifestPut(name, manifest);
+      const tags = Array.from({ length: 51 }, (_, at) => `tag=v${at}`);
+      await registry.expect(
+        { ...put, path: `${put.path}?${tags.join('&')}` },
+        { status: 400, code: 'QUERY_INVALID' },
+      );
+      await registry.expect({ path: `/v2/${name}/manifests/v0` }, { status: 404 });
+    },
+  },
 ];
