@@ -3,6 +3,7 @@ import { writeFile } from 'node:fs/promises';
 import { createServer, type Server } from 'node:net';
 import { once } from 'node:events';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { FakeUpstream } from '../test/support/fake-upstream.ts';
 import { ANYTHING } from '../test/support/mirror-world.ts';
@@ -99,7 +100,9 @@ describe('what upstream refused', () => {
       expect(asked).toBeGreaterThan(0);
       expect(await pull()).toBe(asked);
       await writeFile(other, secretManifest('other', { 'else.example': ['bob', 'password'] }));
-      await expect.poll(pull, { timeout: 20_000, interval: 100 }).toBeGreaterThan(asked);
+      // What vitest polls with would move the clock.
+      for (let tries = 0; tries < 200 && (await pull()) === asked; tries += 1) await sleep(50);
+      expect(await pull()).toBeGreaterThan(asked);
     } finally {
       await parts.close();
       await upstream.stop();
