@@ -6,7 +6,9 @@ import {
   type ServerResponse,
 } from 'node:http';
 import { readFileSync } from 'node:fs';
+import { once } from 'node:events';
 import { createServer as createTlsServer } from 'node:https';
+import { createServer as createTcpServer } from 'node:net';
 import { text } from 'node:stream/consumers';
 import { TLSSocket } from 'node:tls';
 import { afterEach, describe, expect, it } from 'vitest';
@@ -76,6 +78,21 @@ describe('HttpClient', () => {
     };
     const { reason, message } = await failure(httpClient({ guard }).request(get(rude.url)));
     expect([reason, message]).toEqual(['forbidden', 'not there']);
+  });
+
+  it('gives a connection up that is not made within its limit', async () => {
+    // Takes connections, and leaves every TLS handshake without an answer.
+    const mute = createTcpServer(() => {}).listen(0, '127.0.0.1');
+    await once(mute, 'listening');
+    cleanups.push(async () => mute.close());
+    const address = mute.address();
+    if (address === null || typeof address === 'string') throw new Error('not listening');
+    const hanging = await serve(() => {});
+    const first = await Promise.race([
+      failure(httpClient({ connectMs: 100 }).request(get(`https://127.0.0.1:${address.port}/`))),
+      failure(httpClient({ headersMs: 4_000 }).request(get(hanging.url))),
+    ]);
+    expect(first.reason).toBe('unreachable');
   });
 
   it('connects to the addresses of a name that its guard admits, and tells it where', async () => {
