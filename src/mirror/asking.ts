@@ -4,6 +4,7 @@ import { Lru } from '../lib/lru.ts';
 import type { Meter } from '../lib/meter.ts';
 import type { SingleFlight } from '../lib/single-flight.ts';
 import { type Credential, credentialId } from '../oci/credential.ts';
+import type { Digest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { Proof, Right } from '../oci/requester.ts';
@@ -178,6 +179,11 @@ export class Asking {
       );
     }
   }
+}
+
+/** A blob as a question's reference: that upstream has no blob of a digest says nothing of a manifest. */
+export function blobReference(digest: Digest): string {
+  return `blob ${digest}`;
 }
 
 /** Whether upstream said no. Anything else says nothing, and what is held and allowed may be served in spite of it. */

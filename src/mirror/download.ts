@@ -4,7 +4,7 @@ import type { Log } from '../lib/log.ts';
 import type { Digest } from '../oci/digest.ts';
 import { UpstreamFailure } from '../upstream/failures.ts';
 import type { FetchedBlob, HostETag } from '../upstream/upstream.ts';
-import { type Asking, isRefusal } from './asking.ts';
+import { type Asking, blobReference, isRefusal } from './asking.ts';
 import type { Contender } from './contender.ts';
 import { unproved } from './links.ts';
 
@@ -92,7 +92,7 @@ class Download {
     const { answer } = await asking.ask(
       {
         repository,
-        reference: digest,
+        reference: blobReference(digest),
         shared: undefined,
         proves: true,
         known: contender.state === 'admitted',

@@ -6,7 +6,7 @@ import type { Repository } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
 import { UpstreamFailure } from '../upstream/failures.ts';
 import type { Answer, BlobHead } from '../upstream/upstream.ts';
-import type { Asking } from './asking.ts';
+import { type Asking, blobReference } from './asking.ts';
 
 export interface Confirmed {
   /** Bytes; `undefined` when upstream does not say. */
@@ -39,7 +39,7 @@ export class Links {
   async confirm(repository: Repository, digest: Digest, right: Right): Promise<Confirmed> {
     const known = await this.#metadata.isLinked(repository, digest);
     const { answer, joined } = await this.#asking.ask(
-      { repository, reference: digest, shared: this.#flights, proves: true, known },
+      { repository, reference: blobReference(digest), shared: this.#flights, proves: true, known },
       right,
       (upstream, ask) => upstream.headBlob(repository.name, digest, ask),
     );

@@ -200,6 +200,16 @@ describe('what fails', () => {
     expect((await world.manifest('2.0')).outcome).toBe('revalidated');
   });
 
+  it('as a blob says nothing of a manifest with the same digest', async () => {
+    await start();
+    const image = version('one');
+    upstream.add('app', image, '1');
+    const { digest } = image.manifest;
+    upstream.misbehave({ kind: 'blob', status: 404 });
+    await expect(world.open(digest)).rejects.toMatchObject({ code: 'BLOB_UNKNOWN' });
+    expect((await world.manifest(digest)).descriptor.digest).toBe(digest);
+  });
+
   it('does not keep what is held and allowed from being served', async () => {
     await start();
     const image = version('a');
