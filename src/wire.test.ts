@@ -75,7 +75,7 @@ describe('what upstream refused', () => {
     // Else it would be forgotten by itself after a while.
     vi.useFakeTimers({ toFake: ['Date'] });
     const upstream = await FakeUpstream.start({ auth: { scheme: 'basic', users: {} } });
-    const [own, other] = ['own.json', 'other.json'].map(name => join(folder, name)) as [string, string];
+    const [own, other] = [join(folder, 'own.json'), join(folder, 'other.json')];
     await writeFile(own, secretManifest('own', { 'up.example': ['ann', 'wrong'] }));
     const parts = await openParts(
       await config({
@@ -92,7 +92,7 @@ describe('what upstream refused', () => {
       if (tenant === undefined) throw new Error('team-a is a tenant');
       const repository = { upstream: 'up.example', name: 'app' };
       const right = await parts.access.tenantRight(tenant, repository);
-      await expect(parts.mirror.manifest(repository, '1', right, ANYTHING)).rejects.toThrow();
+      await expect(parts.mirror.manifest(repository, '1', right, ANYTHING)).rejects.toThrow('manifest unknown');
       return upstream.requests.length;
     };
     try {

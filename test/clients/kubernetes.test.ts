@@ -101,6 +101,7 @@ describe.skipIf(!HAS_CLUSTER)('a namespace with the label', () => {
     await soonLogsIn(old, entrepot);
     await cluster.kubectl('delete', 'namespace', 'team-c');
     await soonRefused(old, entrepot);
+    await until('the end of the tenant', SOON_MS, async () => !(await tenantAt(entrepot, 'team-c')));
     await cluster.makeTenant('team-c');
     await cluster.putPullSecret('team-c', 'pull', host, other);
     await until('the suspension', SOON_MS, async () => {
