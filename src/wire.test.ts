@@ -92,7 +92,9 @@ describe('what upstream refused', () => {
       if (tenant === undefined) throw new Error('team-a is a tenant');
       const repository = { upstream: 'up.example', name: 'app' };
       const right = await parts.access.tenantRight(tenant, repository);
-      await expect(parts.mirror.manifest(repository, '1', right, ANYTHING)).rejects.toThrow('manifest unknown');
+      await expect(parts.mirror.manifest(repository, '1', right, ANYTHING)).rejects.toThrow(
+        'manifest unknown',
+      );
       return upstream.requests.length;
     };
     try {
