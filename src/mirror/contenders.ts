@@ -47,10 +47,13 @@ export class Contenders {
   }
 
   /**
-   * Asks upstream by HEAD about each that waits for an answer. Returns the size, if it was said, or was wanted and
-   * only an admitted one was left to ask. Rejects when upstream has refused them all.
+   * Asks upstream by HEAD about each that waits for an answer, or about an admitted one where only the size is wanted.
+   * Returns the size, if it was said, and why it could not be, if that is so. Rejects when upstream has refused them all.
    */
-  async confirm({ needsSize }: { readonly needsSize: boolean }): Promise<number | undefined> {
+  async confirm({ needsSize }: { readonly needsSize: boolean }): Promise<{
+    readonly size: number | undefined;
+    readonly failure: UpstreamFailure | undefined;
+  }> {
     let size: number | undefined;
     let failure: UpstreamFailure | undefined;
     for (const contender of this.#contenders) {
@@ -66,6 +69,6 @@ export class Contenders {
       }
     }
     if (failure !== undefined && this.#contenders.length === 0) throw failure;
-    return size;
+    return { size, failure };
   }
 }

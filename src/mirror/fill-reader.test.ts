@@ -29,6 +29,15 @@ it('shares what it reads with those that are admitted to the same Fill, and only
   expect(another.shares).toBe(one.shares);
 });
 
+it('gives up a read that waits for bytes when it is closed', async () => {
+  const fill = filling();
+  const reader = open(fill, SIZE, admitted);
+  const waiting = reader.read(Buffer.alloc(10), 1000);
+  await reader.close();
+  await expect(waiting).rejects.toThrow('closed');
+  expect(fill.hasReaders).toBe(false);
+});
+
 it('shares nothing when it is refused', async () => {
   const refused = open(filling(), SIZE, Promise.reject(new Error('not for you')));
   await expect(refused.read(Buffer.alloc(10), 0)).rejects.toThrow('not for you');

@@ -218,8 +218,10 @@ export class FillRun {
     const { fill } = this;
     if (ingest.offset > 0) {
       // Asks for the size too: if the bytes were all there, a Range behind their end would be an error.
-      await this.#confirm();
-      if (fill.size === undefined || ingest.offset > fill.size) await ingest.truncate(0);
+      const failure = await this.#confirm();
+      // What came is not thrown away because upstream cannot say the size now: a later answer will.
+      const isUnsaid = fill.size === undefined && failure === undefined;
+      if (isUnsaid || ingest.offset > (fill.size ?? Number.POSITIVE_INFINITY)) await ingest.truncate(0);
       fill.grow(ingest.offset);
       this.#world.meter.count('fills_resumed_total');
     }
@@ -260,11 +262,15 @@ export class FillRun {
     return true;
   }
 
-  /** Where no download brings upstream's answer: settles the right of all that wait for it, and learns the size. */
-  async #confirm(): Promise<void> {
+  /**
+   * Where no download brings upstream's answer: settles the right of all that wait for it, and learns the size. Returns
+   * why upstream could not answer somebody whose right needs no answer.
+   */
+  async #confirm(): Promise<UpstreamFailure | undefined> {
     const { fill } = this;
-    const size = await this.#contenders.confirm({ needsSize: fill.size === undefined });
+    const { size, failure } = await this.#contenders.confirm({ needsSize: fill.size === undefined });
     if (size !== undefined && fill.size === undefined) fill.learnSize(size);
+    return failure;
   }
 
   async #commit(ingest: Ingest): Promise<void> {

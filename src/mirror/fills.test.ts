@@ -230,6 +230,24 @@ describe('an upstream whose url is away', () => {
   });
 });
 
+describe('a blob whose file a crash left without its row', () => {
+  it('is not held: upstream is asked for it', async () => {
+    const world = await start();
+    const blob = added(100_000, 'no row');
+    const ingest = await world.blobs.ingest('fill-of-the-dead', blob.digest);
+    await ingest.write(Array.from(blob.slice()));
+    await ingest.commit(blob.digest);
+    await ingest.close();
+    const behave = upstream.misbehave({ status: 503 });
+    await expect(world.pull(blob.digest)).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+    behave();
+    world.nowMs += 60_000;
+    expect(await world.pull(blob.digest)).toMatchObject({ ...whole(blob), outcome: 'miss' });
+    await idle(world);
+    expect(await held(world, blob)).toBe(true);
+  });
+});
+
 describe('a restart', () => {
   it('keeps what came, and the next process goes on from there', async () => {
     const world = await start({ linkBytesPerS: 4 * MIB });
@@ -243,6 +261,25 @@ describe('a restart', () => {
     expect(await next.pull(blob.digest)).toMatchObject(whole(blob));
     const [get] = upstream.requests.filter(({ method }) => method === 'GET');
     expect(get?.headers.range).toMatch(/^bytes=[1-9]\d{5,}-$/);
+  });
+
+  it('loses nothing of what came to an upstream that is away when it is asked for again', async () => {
+    const world = await start({ linkBytesPerS: 4 * MIB });
+    const blob = added(4 * MIB, 'away');
+    const pulling = world.pull(blob.digest).catch(() => 'broken');
+    await until(() => upstream.bytesSent > MIB);
+    await until(() => world.metadata.isLinked(APP, blob.digest));
+    await world.close(0);
+    expect(await pulling).toBe('broken');
+    const next = await another({ folder: world.folder });
+    const behave = upstream.misbehave({ status: 503 });
+    await expect(next.pull(blob.digest)).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+    behave();
+    next.nowMs += 60_000;
+    upstream.requests.length = 0;
+    expect(await next.pull(blob.digest)).toMatchObject(whole(blob));
+    const gets = upstream.requests.filter(({ method }) => method === 'GET');
+    expect(gets.map(({ headers }) => headers.range)).toEqual([expect.stringMatching(/^bytes=[1-9]\d{5,}-$/)]);
   });
 
   it('waits for bodies within its deadline', async () => {

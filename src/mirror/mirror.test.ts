@@ -326,9 +326,9 @@ describe('a right', () => {
     await until('ann to join', 10_000, async () => world.metadata.isLinked(PRIVATE, blob.digest));
     turnAway?.();
     expect(await bob).toMatchObject([{ status: 'rejected', reason: { code: 'BLOB_UNKNOWN' } }]);
-    const { reader, outcome } = await ann;
-    expect(await readAll(reader)).toEqual(whole(blob));
-    expect([outcome, ...gets().map(({ username }) => username)]).toEqual(['joined', 'bob', 'ann']);
+    const joined = await ann;
+    expect(await readAll(joined.reader)).toEqual(whole(blob));
+    expect([joined.outcome, ...gets().map(({ username }) => username)]).toEqual(['joined', 'bob', 'ann']);
   });
 
   it('lets a download go on when the one it began with loses his', async () => {
