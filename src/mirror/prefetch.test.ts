@@ -126,8 +126,10 @@ test('a repository named after an architecture means the image of its base, wher
   await reader.close();
   expect(await names.statBlob(named, arm64.config.digest, right)).toMatchObject({ size: arm64.config.size });
   // The right to one name is none to the other.
-  const refuse = () => Promise.reject(new Error('not yours'));
-  const refusing = new ArchNames({ source: world.mirror, authorize: refuse });
+  const refusing = new ArchNames({
+    source: world.mirror,
+    authorize: () => Promise.reject(new Error('not yours')),
+  });
   await expect(refusing.manifest(named, '1', right, ANYTHING)).rejects.toThrow('not yours');
 });
 
