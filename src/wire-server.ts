@@ -84,7 +84,7 @@ async function openOps(
   { log, meter, metrics }: ServerOptions,
   whyNotServing: () => string | undefined,
 ): Promise<OpsServer | undefined> {
-  const { metadata, tenants, upstreams } = parts;
+  const { metadata, tenants, upstreams, mirror } = parts;
   const { opsListen } = config.server;
   if (opsListen === false) {
     return undefined;
@@ -96,6 +96,7 @@ async function openOps(
   };
   const answer = async () => {
     reportBudgets(upstreams, meter);
+    meter.gauge('backoffs', mirror.backoffs);
     await reportStore(metadata, meter);
     return { contentType: metrics.contentType, text: await metrics.text() };
   };

@@ -1,7 +1,6 @@
 import { setMaxListeners } from 'node:events';
 import type { Log } from '../lib/log.ts';
 import { Lru } from '../lib/lru.ts';
-import type { Meter } from '../lib/meter.ts';
 import type { SingleFlight } from '../lib/single-flight.ts';
 import { type Credential, credentialId } from '../oci/credential.ts';
 import type { Digest } from '../oci/digest.ts';
@@ -23,7 +22,6 @@ export interface AskingOptions {
   /** No packet goes to any upstream, whatever a policy says. */
   readonly isOffline: boolean;
   readonly log: Log;
-  readonly meter: Meter;
 }
 
 export interface Question<A> {
@@ -62,19 +60,17 @@ export class Asking {
   readonly #recordProof: (proof: Proof) => Promise<void>;
   readonly #isOffline: boolean;
   readonly #log: Log;
-  readonly #meter: Meter;
   /** Which credential worked last, by requester and repository: dead ones are not tried first again. */
   readonly #winners = new Lru<{ readonly credentialId: string }>({ maxEntries: MAX_WINNERS });
   readonly #running = new Set<Promise<unknown>>();
   readonly #closing = new AbortController();
 
-  constructor({ upstreams, failures, recordProof, isOffline, log, meter }: AskingOptions) {
+  constructor({ upstreams, failures, recordProof, isOffline, log }: AskingOptions) {
     this.#upstreams = upstreams;
     this.#failures = failures;
     this.#recordProof = recordProof;
     this.#isOffline = isOffline;
     this.#log = log;
-    this.#meter = meter;
     // Every question listens to it, and there may be many at once.
     setMaxListeners(0, this.#closing.signal);
   }
@@ -161,9 +157,7 @@ export class Asking {
     } catch (error) {
       if (!(error instanceof UpstreamFailure)) throw error;
       if (endsRight(error, question.known)) await this.#prove(key, 'ended');
-      const remembered = this.#failures.remember(key, error);
-      this.#meter.gauge('backoffs', this.#failures.size);
-      throw remembered;
+      throw this.#failures.remember(key, error);
     }
   }
 

@@ -87,7 +87,7 @@ export class Mirror implements PullSource {
     this.#upstreams = upstreams;
     this.#metadata = metadata;
     this.#failures = new RememberedFailures(nowMs);
-    this.#asking = new Asking({ upstreams, failures: this.#failures, recordProof, isOffline, log, meter });
+    this.#asking = new Asking({ upstreams, failures: this.#failures, recordProof, isOffline, log });
     const asking = this.#asking;
     const links = new Links(metadata, asking, log);
     const queue = new PullQueue(limits);
@@ -122,6 +122,11 @@ export class Mirror implements PullSource {
   /** Downloads of blobs in progress. */
   get runningFills(): number {
     return this.#fills.size;
+  }
+
+  /** Failures that are answered without asking upstream now. */
+  get backoffs(): number {
+    return this.#failures.waitedOut;
   }
 
   async manifest(

@@ -36,6 +36,13 @@ describe('a remembered failure', () => {
     expect(delays('unavailable', 7)).toEqual([1, 2, 4, 8, 16, 30, 30]);
   });
 
+  it('counts only while it is waited out', () => {
+    fail('unknown');
+    expect(failures.waitedOut).toBe(1);
+    nowMs += 10_000;
+    expect(failures.waitedOut).toBe(0);
+  });
+
   it('of an unreachable upstream ends with any success there, others do not', () => {
     fail('unavailable');
     fail('denied', undefined, { ...KEY, reference: '2' });
@@ -68,7 +75,7 @@ describe('a remembered failure', () => {
     failures.forgetNegative();
     expect(failures.recall(KEY)).toBeDefined();
     failures.forget();
-    expect(failures.size).toBe(0);
+    expect(failures.waitedOut).toBe(0);
   });
 
   it('does not outlive its delay when the clock is set back', () => {
@@ -81,7 +88,7 @@ describe('a remembered failure', () => {
   it('pushes the oldest out when a client invents references without end', () => {
     for (let index = 0; index < 10_001; index++)
       fail('unknown', undefined, { ...KEY, reference: String(index) });
-    expect(failures.size).toBe(10_000);
+    expect(failures.waitedOut).toBe(10_000);
     expect(failures.recall({ ...KEY, reference: '0' })).toBeUndefined();
     expect(failures.recall({ ...KEY, reference: '10000' })).toBeDefined();
   });

@@ -51,8 +51,9 @@ export class RememberedFailures {
     this.#nowMs = nowMs;
   }
 
-  get size(): number {
-    return this.#remembered.size;
+  /** How many are being waited out now; what is over is kept for longer, for the next delay to follow on. */
+  get waitedOut(): number {
+    return [...this.#remembered.values()].filter(remembered => !this.#isOver(remembered)).length;
   }
 
   /** The failure that answers `key` for now, with what is left of its delay. */
