@@ -178,6 +178,11 @@ test('an archive that ends early is refused, wherever it ends', async () => {
   expect(await refusal(gzipSync(tar).subarray(0, 100_000))).toMatch('cannot be decompressed');
 });
 
+test('an archive that is not there is refused like one that is broken', async () => {
+  const importing = importArchive(openArchive(join(world.folder, 'nowhere.tar')), world.options());
+  await expect(importing).rejects.toThrow(expect.objectContaining({ name: 'ArchiveError' }));
+});
+
 test('what is no archive is refused', async () => {
   expect(await refusal(Buffer.from('hello, world'))).toMatch(/damaged|no oci-layout/);
   expect(await refusal(Buffer.from(bytesOf(randomBlob(100_000, 'noise'))))).toMatch('damaged');

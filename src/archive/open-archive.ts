@@ -34,7 +34,9 @@ const MAGIC_BYTES = 4;
 
 /** The files of the layout in the folder or tar `path`. */
 export async function* openArchive(path: string): AsyncGenerator<ArchiveEntry, void> {
-  const found = await stat(path);
+  const found = await stat(path).catch((error: unknown) => {
+    throw new ArchiveError(`it cannot be read: ${error instanceof Error ? error.message : String(error)}`);
+  });
   if (found.isDirectory()) yield* readFolder(path);
   else yield* readArchive(createReadStream(path, { highWaterMark: READ_BYTES }));
 }

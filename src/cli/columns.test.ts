@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { columnsText, sizeText, timeText } from './columns.ts';
+import { columnsText, countText, sizeText, timeText } from './columns.ts';
 
 test('columns are as wide as their widest cell, and no line ends in spaces', () => {
   expect(
@@ -29,4 +29,8 @@ test('a time is a day, with its minute while it is near', () => {
   expect(timeText(0, nowMs)).toBe('never');
   expect(timeText(nowMs - 60_000, nowMs)).toBe('2026-11-24 12:29');
   expect(timeText(nowMs - 3 * 86_400_000, nowMs)).toBe('2026-11-21');
+});
+
+test('one is told in the singular', () => {
+  expect([0, 1, 2].map(count => countText(count, 'image'))).toEqual(['0 images', '1 image', '2 images']);
 });

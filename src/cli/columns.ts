@@ -15,6 +15,11 @@ export function columnsText(headings: readonly string[], rows: readonly (readonl
   return all.map(row => `${line(row)}\n`).join('');
 }
 
+/** `1 image`, `2 images`. */
+export function countText(count: number, noun: string): string {
+  return `${count} ${noun}${count === 1 ? '' : 's'}`;
+}
+
 /** About so much: `1.2 GiB`. */
 export function sizeText(bytes: number): string {
   const unit = bytes < 1 ? 0 : Math.min(Math.floor(Math.log2(bytes) / 10), UNITS.length - 1);

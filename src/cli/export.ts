@@ -8,6 +8,7 @@ import { isDigest } from '../oci/digest.ts';
 import { DEFAULT_TAG } from '../oci/reference.ts';
 import { repositoryText } from '../oci/repository.ts';
 import type { Parts } from '../wire.ts';
+import { countText } from './columns.ts';
 import { type Command, CommandError, CONFIG_OPTION, EXIT, type Input, textOption } from './command.ts';
 import { interruptible } from './interruptible.ts';
 import { PLATFORM_OPTION, platformsOption } from './list-options.ts';
@@ -66,7 +67,10 @@ export const exportCommand: Command = {
           view.close();
         }
         const leftOut = bundle.leftOut === 0 ? '' : `, ${bundle.leftOut} left out that the receiver has`;
-        item.end('done', `${input.arguments.length} images, ${bundle.blobCount} blobs${leftOut}`);
+        item.end(
+          'done',
+          `${countText(input.arguments.length, 'image')}, ${countText(bundle.blobCount, 'blob')}${leftOut}`,
+        );
         return EXIT.done;
       }),
     );

@@ -5,7 +5,7 @@ import { openArchive, readArchive } from '../archive/open-archive.ts';
 import type { Place } from '../archive/placement.ts';
 import { DEFAULT_TAG, parseNormalizedReference, referenceName, referenceText } from '../oci/reference.ts';
 import type { Parts } from '../wire.ts';
-import { sizeText } from './columns.ts';
+import { countText, sizeText } from './columns.ts';
 import { type Command, CommandError, CONFIG_OPTION, EXIT, type Input } from './command.ts';
 import { interruptible } from './interruptible.ts';
 import { commaList, PLATFORM_OPTION, platformsOption } from './list-options.ts';
@@ -52,7 +52,7 @@ export const importCommand: Command = {
         const view = new ProgressView(io, progressForm({ json: false }));
         let failed = 0;
         for (const file of input.arguments) {
-          const item = view.begin(file);
+          const item = view.begin(file === '-' ? 'standard input' : file);
           try {
             const report = await importFile(file, { ...options, progress: bytes => item.advance(bytes) });
             item.end('done', reportText(report));
@@ -133,6 +133,6 @@ function canonical(name: string): string {
 }
 
 function reportText({ images, addedBlobs, addedBytes, heldBlobs }: ImportReport): string {
-  const held = heldBlobs === 0 ? '' : `, ${heldBlobs} were held already`;
-  return `${images.length} images; ${addedBlobs} blobs added, ${sizeText(addedBytes)}${held}`;
+  const held = heldBlobs === 0 ? '' : `, ${heldBlobs} held already`;
+  return `${countText(images.length, 'image')}; ${countText(addedBlobs, 'blob')} added, ${sizeText(addedBytes)}${held}`;
 }

@@ -285,7 +285,13 @@ describe('a bundle', () => {
     await pulled();
     const file = join(connected.folder, 'bundle.tar');
     await succeed(connected, 'export', `${UPSTREAM}/org/sidecar:2`, '-o', file);
-    await succeed(island, 'import', file, '--rename', `${UPSTREAM}/org/sidecar=${UPSTREAM}/other/name`);
+    const rename = `${UPSTREAM}/org/sidecar=${UPSTREAM}/other/name`;
+    const { code, stderr } = await island.command('import', 'nowhere.tar', file, '--rename', rename);
+    // One that cannot be read does not keep the others out.
+    expect({ code, stderr }).toEqual({
+      code: 1,
+      stderr: expect.stringMatching(/✗ nowhere\.tar: it cannot be read: [^]*✓ .*: 1 image; 4 blobs added, /),
+    });
     await expectServed('other/name', '2', sidecar);
     expect((await get(`${island.url}/v2/org/sidecar/manifests/2?ns=${UPSTREAM}`)).status).toBe(503);
   });
