@@ -147,6 +147,22 @@ describe('a tag', () => {
     expect(upstream.count('manifest')).toBeLessThanOrEqual(2);
   });
 
+  it('shows in the metrics what upstream still allows, and once that is nothing asks for no other tag either', async () => {
+    await start();
+    for (const tag of ['1.0', '2.0']) upstream.add('app', version(tag), tag);
+    const behave = upstream.misbehave({ headers: { 'ratelimit-remaining': '76;w=21600' } });
+    await manifest('1.0');
+    expect(await entrepot.metrics()).toContain(
+      `entrepot_upstream_budget_remaining{upstream="${UPSTREAM}"} 76`,
+    );
+    behave();
+    upstream.misbehave({ kind: 'manifest', times: 1, status: 429, headers: { 'Retry-After': '600' } });
+    expect((await manifest('3.0')).status).toBe(429);
+    upstream.requests.length = 0;
+    expect((await manifest('2.0')).status).toBe(429);
+    expect(upstream.requests).toEqual([]);
+  });
+
   it('that upstream has deleted is not resurrected from what is held', async () => {
     await start();
     upstream.add('app', version('a'), 'latest');
