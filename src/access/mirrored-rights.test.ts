@@ -63,6 +63,24 @@ describe('the verification policy', () => {
   });
 });
 
+it('a tenant is kept to its upstreams, and to its repositories there', async () => {
+  await open({
+    configured: {
+      'team-a': { upstreams: ['docker.io'] },
+      'team-b': { repositories: ['docker.io/library/*'] },
+    },
+  });
+  for (const [tenant, login] of [
+    ['team-a', HUB_A],
+    ['team-b', HUB_B],
+  ] as const) {
+    await world.put(tenant, { 'docker.io': login, 'ghcr.io': login });
+    const visitor = await world.as(login);
+    expect(await pulled(visitor)).toMatchObject({ id: `tenant:${tenant}` });
+    expect(await pulled(visitor, APP)).toBe('NAME_UNKNOWN');
+  }
+});
+
 describe("an upstream's own credential", () => {
   const own = named(['owner', 'owner-password']);
 

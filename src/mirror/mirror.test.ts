@@ -278,21 +278,21 @@ describe('a right', () => {
     expect(upstream.requests.map(({ username }) => username)).not.toContain('bob');
   });
 
-  const outcome = async () => (await manifestAs(credential('ann'))).outcome;
+  const asAnn = async () => (await manifestAs(credential('ann'))).outcome;
 
   for (const failure of [{ status: 500 }, { status: 429 }, { reset: true }]) {
     it(`that expired counts for a while where upstream answers ${JSON.stringify(failure)}, and is not renewed by that`, async () => {
-      await outcome();
+      await asAnn();
       world.nowMs += 25 * HOUR_MS;
       upstream.misbehave(failure);
-      expect(await outcome()).toBe('stale');
+      expect(await asAnn()).toBe('stale');
       await expect(manifestAs(credential('bob'))).rejects.toMatchObject({
         code: expect.stringMatching(/UNAVAILABLE|TOOMANYREQUESTS/),
       });
       world.nowMs += 22 * HOUR_MS;
-      expect(await outcome()).toBe('stale');
+      expect(await asAnn()).toBe('stale');
       world.nowMs += 2 * HOUR_MS;
-      await expect(outcome()).rejects.toMatchObject({
+      await expect(asAnn()).rejects.toMatchObject({
         code: expect.stringMatching(/UNAVAILABLE|TOOMANYREQUESTS/),
       });
     });
@@ -300,13 +300,13 @@ describe('a right', () => {
 
   for (const status of [401, 403, 404]) {
     it(`ends at once when upstream answers ${status}, though it would count while upstream is away`, async () => {
-      await outcome();
+      await asAnn();
       world.nowMs += 25 * HOUR_MS;
       upstream.misbehave({ status });
-      await expect(outcome()).rejects.toMatchObject({ code: 'MANIFEST_UNKNOWN' });
+      await expect(asAnn()).rejects.toMatchObject({ code: 'MANIFEST_UNKNOWN' });
       upstream.misbehave({ status: 503 });
       world.nowMs += MINUTE_MS;
-      await expect(outcome()).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+      await expect(asAnn()).rejects.toMatchObject({ code: 'UNAVAILABLE' });
     });
   }
 

@@ -287,11 +287,9 @@ describe('what names no repository', () => {
     expect(await status(basic(TEAM_A))).toBe(200);
     expect(await status(basic(['a', 'wrong']))).toBe(401);
     // Not this one's, but nobody's: what a token proves ends with it.
-    const renewed = await send(
-      { kind: 'token', method: 'GET' },
-      '',
-      bearer(tokens['a token of another scope'] ?? ''),
-    );
+    const renewed = await get(`${entrepot.url}/token?scope=repository:${HOSTED}:pull`, {
+      headers: bearer(tokens['a token of another scope'] ?? ''),
+    });
     const { token }: { token: string } = JSON.parse(renewed.text);
     expect((await send({ kind: 'manifest', method: 'GET' }, HOSTED, bearer(token))).status).toBe(401);
   });

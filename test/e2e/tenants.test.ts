@@ -296,6 +296,9 @@ describe('what a tenant has fetched', () => {
       expect((await getAs(ALICE, layer)).status).toBe(200);
       await expectHidden(login);
       await upstream.stop();
+      // What upstream has just refused is answered for a while without asking: a new process asks everything anew.
+      await entrepot.stop();
+      entrepot = await entrepot.startAgain();
       await expectHidden(login);
     },
     120_000,
