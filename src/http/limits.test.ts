@@ -143,6 +143,27 @@ describe('an idle client', () => {
     await until(() => server?.connections === 0);
   });
 
+  it('is not who sends an upload for longer than a head may take, as long as it flows', async () => {
+    const port = await start({
+      limits: { headersTimeoutMs: 100, checkIntervalMs: 20 },
+      hostedHandlers: {
+        ...refuseAll,
+        putManifest: async ({ exchange: { req, res } }) => {
+          req.resume();
+          await once(req, 'end');
+          res.writeHead(201, { 'Content-Length': 0, Connection: 'close' }).end();
+        },
+      },
+    });
+    const { socket, closed } = connect(port);
+    socket.write('PUT /v2/team-a/app/manifests/x HTTP/1.1\r\nHost: x\r\nContent-Length: 8\r\n\r\n');
+    for (const byte of 'flowing!') {
+      await new Promise(resolve => setTimeout(resolve, 50));
+      socket.write(byte);
+    }
+    expect(await closed).toMatch(/^HTTP\/1\.1 201 /);
+  });
+
   it('with nothing to ask is closed', async () => {
     const { closed } = connect(await start({ limits: { idleTimeoutMs: 50, keepAliveTimeoutMs: 50 } }));
     expect(await closed).toBe('');
