@@ -43,6 +43,16 @@ describe("a tenant's repository", () => {
     }
   });
 
+  it('is not that of a tenant whose name merely begins like its own', async () => {
+    await open();
+    const short: Login = ['robot', 'password-of-team'];
+    await world.put('team', { [SERVER]: short });
+    for (const action of ACTIONS) {
+      expect(await refusal(short, 'team/app', action)).toBeUndefined();
+      expect(await refusal(short, 'team-a/app', action)).toContain('NAME_UNKNOWN');
+    }
+  });
+
   it("is its owner's to pull, push and delete", async () => {
     await open();
     for (const action of ACTIONS) expect(await refusal(TEAM_A, 'team-a/app', action)).toBeUndefined();

@@ -63,6 +63,16 @@ describe('the verification policy', () => {
   });
 });
 
+it('what upstream gave without a credential is for everybody, whatever they log in with', async () => {
+  await open();
+  await world.put('team-a', { [SERVER]: OURS, 'docker.io': HUB_A });
+  await world.prove(NGINX, undefined);
+  for (const login of [undefined, OURS, HUB_A]) {
+    expect(await pulled(await world.as(login))).toMatchObject({ proved: true });
+    expect(await pulled(await world.as(login), APP)).toMatchObject({ proved: false });
+  }
+});
+
 it('a tenant is kept to its upstreams, and to its repositories there', async () => {
   await open({
     configured: {
