@@ -112,6 +112,17 @@ test('where there is only one connection, nothing is fetched ahead of who waits'
   expect(blobGets()).toBe(3);
 });
 
+test('what is fetched ahead leaves connections to who waits', async () => {
+  const limits = { maxConnections: 2, serializeImagePulls: false, maxParallelImagePulls: undefined };
+  upstream.misbehave({ kind: 'blob', repository: 'single', hang: true });
+  await open({ prefetch: { prefetch: true }, limits });
+  await world.manifest('1', repositoryOf('single'));
+  await until('a download ahead', 20_000, async () => blobGets() > 0);
+  const [layer] = arm64.layers;
+  expect(await world.pull(layer!.digest)).toMatchObject({ bytes: layer!.size });
+  expect(upstream.count('blob', { method: 'GET', repository: 'single' })).toBe(1);
+});
+
 test('a repository named after an architecture means the image of its base, where there is no such repository', async () => {
   await open();
   const authorize = (repository: { readonly upstream: string; readonly name: string }) =>

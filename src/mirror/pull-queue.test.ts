@@ -101,6 +101,29 @@ describe('the pull queue', () => {
     expect(queue.waiting).toBe(1);
   });
 
+  it('takes who waits first, when a place that both could have is free again', async () => {
+    const queue = new PullQueue(NO_LIMIT);
+    const order: string[] = [];
+    const enterAs = (name: string, isAhead: boolean): PullPlace => {
+      const place = queue.enter({ requester: 'a', repository: name, maxTransfers: 1, isAhead });
+      void place.turn.then(() => order.push(name));
+      return place;
+    };
+    const first = enterAs('first', false);
+    enterAs('ahead', true);
+    enterAs('live', false);
+    first.leave();
+    await settled();
+    expect(order).toEqual(['first', 'live']);
+  });
+
+  it('keeps one image pull free of what nobody waits for', async () => {
+    const queue = new PullQueue({ ...NO_LIMIT, maxParallelImagePulls: 2 });
+    const ahead = (repository: string) => queue.enter({ requester: 'a', repository, isAhead: true });
+    expect(['x', 'y', 'x'].map(name => ahead(name).queued)).toEqual([false, true, false]);
+    expect(queue.enter({ requester: 'b', repository: 'z' }).queued).toBe(false);
+  });
+
   it('holds a requester to its own limit, while others go on', async () => {
     const queue = new PullQueue(NO_LIMIT);
     const limited = (repository: string) => queue.enter({ requester: 'a', repository, maxTransfers: 2 });
