@@ -58,8 +58,10 @@ async function change(input: Input, io: Io, isPinned: boolean): Promise<ExitCode
   });
 }
 
+/** A Link or a tag outlives what was evicted: it is the manifest that has to be there. */
 async function isHeld(metadata: MetadataStore, repository: Repository, reference: string): Promise<boolean> {
-  return isDigest(reference)
-    ? metadata.isLinked(repository, reference)
-    : (await metadata.readTag(repository, reference)) !== undefined;
+  const manifest = isDigest(reference)
+    ? await metadata.readLinkedManifest(repository, reference)
+    : (await metadata.readTagged(repository, reference))?.manifest;
+  return manifest !== undefined;
 }

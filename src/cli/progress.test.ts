@@ -83,6 +83,16 @@ test('bars fit the terminal: no line wraps and none scrolls away, or it could no
   expect(written.err.endsWith('\u001B[4A\u001B[J')).toBe(true);
 });
 
+test('on a terminal of eighty columns the steps of upkeep are called by their whole names', () => {
+  const { view, written } = viewOf('bars', { columns: 80, rows: 24 });
+  view.begin('blobs checked').expect(MIB);
+  view.begin('unfinished transfers');
+  view.say('drawn');
+  expect(written.err).toContain('\n  blobs checked ░');
+  expect(written.err).toContain('\n  unfinished transfers ');
+  view.close();
+});
+
 test('of what has no known end there are figures and no bar', () => {
   const { view, written, clock } = viewOf('bars');
   const blobs = view.begin('blobs');

@@ -23,7 +23,8 @@ const LINE_MS = 10_000;
 const BAR_WIDTH = 24;
 /** `1023 MiB of 1023 MiB, 1023 MiB/s, 9999 s left`, with room to spare. */
 const STATUS_WIDTH = 48;
-const NAME_WIDTH = { least: 12, most: 48 };
+/** `blobs checked` is whole on any terminal. */
+const NAME_WIDTH = { least: 13, most: 48 };
 const MAX_BARS = 16;
 /** What a terminal has that does not say (VT100). */
 const USUAL_SCREEN: Screen = { columns: 80, rows: 24 };
@@ -155,7 +156,8 @@ class Item implements ProgressItem {
 
 function barText(item: Item, nowMs: number, columns: number): string {
   const { name, bytes, expectedBytes } = item;
-  const width = Math.min(NAME_WIDTH.most, Math.max(NAME_WIDTH.least, columns - BAR_WIDTH - STATUS_WIDTH - 4));
+  const barWidth = expectedBytes > 0 ? BAR_WIDTH : 0;
+  const width = Math.min(NAME_WIDTH.most, Math.max(NAME_WIDTH.least, columns - barWidth - STATUS_WIDTH - 4));
   const label = name.length > width ? `…${name.slice(1 - width)}` : name.padEnd(width);
   const share = expectedBytes > 0 ? Math.min(1, bytes / expectedBytes) : 0;
   const filled = Math.round(share * BAR_WIDTH);
