@@ -1,7 +1,7 @@
 // The commands of upkeep beside a running server, on the store that it serves.
 import { existsSync } from 'node:fs';
-import { readdir, stat, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { mkdir, readdir, stat, writeFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { codeOf, get } from '../support/client.ts';
@@ -181,6 +181,35 @@ describe('upkeep beside a running server', () => {
     });
   }
 
+  it('stops a collection at Ctrl-C, says exactly what is gone by then, and lets the next one begin', {
+    timeout: 300_000,
+  }, async () => {
+    const strays = Array.from({ length: 800 }, (_, at) => randomBlob(100, `stray ${at}`));
+    for (const stray of strays) {
+      await mkdir(dirname(blobFile(stray)), { recursive: true });
+      await writeFile(blobFile(stray), bytesOf(stray));
+    }
+    const countLeft = () => strays.filter(stray => existsSync(blobFile(stray))).length;
+    const collection = await entrepot.begin('gc', '--grace-period', '0s');
+    try {
+      await until('the first of them to be gone', 150_000, async () => countLeft() < strays.length);
+      process.kill(collection.pid, 'SIGINT');
+      await until('its end', 30_000, async () => !collection.isRunning);
+    } finally {
+      await collection.kill();
+    }
+    expect(collection.exitCode).toBe(130);
+    const left = countLeft();
+    expect(left).toBeGreaterThan(0);
+    expect(collection.logs()).toMatch(
+      new RegExp(`stopped; done until then: (.*; )?${strays.length - left} files, `),
+    );
+    expect((await entrepot.command('gc', '--grace-period', '0s')).stdout).toContain(
+      `  ${left} files without a row`,
+    );
+    expect(countLeft()).toBe(0);
+  });
+
   it('refuses wrong usage', async () => {
     expect((await entrepot.command('gc', '--grace-period', 'soon')).code).toBe(2);
     expect((await entrepot.command('scrub', '--rate', 'fast')).code).toBe(2);
@@ -209,6 +238,8 @@ describe('a store with a limit', () => {
       };
       for (let wait = 0; (await heldBytes()) > 900_000 && wait < 200; wait += 1) await sleep(100);
       expect(await heldBytes()).toBeLessThanOrEqual(900_000);
+      const pinned = await small.command('pin', `${UPSTREAM}/limited:v0`);
+      expect([pinned.code, pinned.stderr]).toEqual([1, expect.stringContaining('pull it first')]);
       const first = layers[0] ?? randomBlob(1, 'none');
       const again = await get(`${small.url}/v2/limited/blobs/${first.digest}?ns=${UPSTREAM}`);
       expect(`sha256:${again.sha256}`).toBe(first.digest);
