@@ -23,6 +23,7 @@ import type { Login } from '../support/tenants.ts';
 const SERVER = 'registry.test:5000';
 const FIRST: Login = ['first', 'password-1'];
 const SECOND: Login = ['second', 'password-2'];
+const LATER: Login = ['later', 'password-3'];
 
 let cluster: KubeCluster;
 
@@ -90,6 +91,9 @@ describe.skipIf(!HAS_CLUSTER || !CAN_MOUNT)('in a pod', () => {
 
   test('tenants are those of the cluster it is in, by the account of its pod', async () => {
     await soonLogsIn(FIRST, entrepot);
+    // Whoever may list is told only afterwards that he may not watch.
+    await cluster.putPullSecret('team-a', 'later', host, LATER);
+    await soonLogsIn(LATER, entrepot);
     expect(entrepot.logs()).not.toContain('cannot be followed');
   });
 
