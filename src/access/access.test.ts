@@ -50,6 +50,18 @@ describe('a token', () => {
     expect(await pulled(await withToken(world, fresh.token))).toBe('UNAUTHORIZED');
   });
 
+  it('is bound to the tenant that it was made for, though its Secret has gone to another', async () => {
+    await open();
+    await world.put('team-a', { [SERVER]: OURS });
+    await world.put('team-b', {});
+    const { token } = await tokenOf(world, OURS, 'repository:docker.io/library/nginx:pull');
+    expect(await pulled(await withToken(world, token))).toMatchObject({ id: 'tenant:team-a' });
+    await world.put('team-a', {});
+    await world.put('team-b', { [SERVER]: OURS });
+    expect(await pulled(await world.as(OURS))).toMatchObject({ id: 'tenant:team-b' });
+    expect(await pulled(await withToken(world, token))).toBe('UNAUTHORIZED');
+  });
+
   it('of nobody gets what anybody may, and nothing more; unknown scopes are left out', async () => {
     await open();
     await world.put('team-a', { [SERVER]: OURS });

@@ -51,6 +51,10 @@ describe('a credential', () => {
     await expect(visitor.authorize({ upstream: '', name: 'team-abc/app' }, 'pull')).rejects.toMatchObject({
       code: 'NAME_UNKNOWN',
     });
+    await world.put('team-a', { [`${SERVER}/team-a/app`]: OURS });
+    const bounded = await world.as(OURS);
+    expect(await pulled(bounded, HOSTED)).toMatchObject({ id: 'tenant:team-a' });
+    expect(await pulled(bounded, { upstream: '', name: 'team-a/apple' })).toBe('NAME_UNKNOWN');
     expect(await pulled(visitor)).toMatchObject({ tried: [undefined] });
   });
 
@@ -82,7 +86,8 @@ describe('a credential', () => {
     expect(await pulled(visitor, HOSTED)).toMatchObject({ id: 'tenant:team-a' });
     await expect(visitor.authorize(HOSTED, 'push')).rejects.toMatchObject({ code: 'DENIED' });
     // Its copy without the path does not widen it, and upstream never sees it.
-    expect(await pulled(visitor)).toMatchObject({ tried: [undefined] });
+    const elsewhere = { id: expect.stringMatching(/^credential:/), tried: [undefined] };
+    expect(await pulled(visitor)).toMatchObject(elsewhere);
     await expect(visitor.authorize({ upstream: '', name: 'team-b/app' }, 'pull')).rejects.toMatchObject({
       code: 'NAME_UNKNOWN',
     });
