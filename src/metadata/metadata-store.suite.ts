@@ -306,6 +306,9 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
         await store.claim(`fill-0123-${blob.replace(':', '-')}`);
         expect(await store.removeUnneeded([blobOf(blob)], LATER_MS)).toEqual([]);
         expect(await store.isStray(blob)).toBe(false);
+        await store.linkBlob(NGINX, blob, 4);
+        expect(await store.evict([blobOf(blob)], LATER_MS)).toEqual([]);
+        await store.unlinkBlob(NGINX, blob);
         await store.release(`fill-0123-${blob.replace(':', '-')}`);
         expect(await store.removeUnneeded([blobOf(blob)], LATER_MS)).toEqual([blobOf(blob)]);
         expect(await store.isStray(blob)).toBe(true);

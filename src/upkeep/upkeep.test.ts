@@ -172,6 +172,7 @@ describe('eviction', () => {
     const { blobBytes, manifestBytes } = await metadata.readTotals();
     const maxBytes = blobBytes + manifestBytes - 1;
     expect(await upkeep({ maxBytes: maxBytes + 1 }).needsEviction()).toBe(false);
+    expect(await upkeep({ maxBytes: maxBytes + 1 }).evict()).toMatchObject({ items: 0 });
     expect(await upkeep({ maxBytes }).needsEviction()).toBe(true);
     const dry = await upkeep({ maxBytes }).evict({ dryRun: true });
     const report = await upkeep({ maxBytes }).evict();
