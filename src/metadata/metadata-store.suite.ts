@@ -295,6 +295,14 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
         expect(await store.readTotals()).toMatchObject({ blobs: 0, manifests: 0 });
       });
 
+      test('a manifest that nothing links lasts while it is young: an index may come to name it', async () => {
+        const young = image('young');
+        await store.putManifest(NGINX, young.manifest, young.view, { atMs: Date.now() });
+        await store.unlinkManifest(NGINX, young.manifest.digest);
+        expect(await store.removeUnneeded([manifestOf(young)], Date.now() - 1000)).toEqual([]);
+        expect(await store.removeUnneeded([manifestOf(young)], LATER_MS)).toEqual([manifestOf(young)]);
+      });
+
       test('what a removed repository had is not linked any more', async () => {
         await store.putBlob(blob, 4, NGINX);
         await store.removeRepository(NGINX);

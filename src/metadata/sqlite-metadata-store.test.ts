@@ -207,6 +207,21 @@ test('uses are written at the latest when the store closes', async () => {
   expect(used.filter(atMs => Number(atMs) > Date.now() - 60_000)).toHaveLength(2);
 });
 
+test('what is used counts as used before that is written', async () => {
+  const store = await openSqliteMetadataStore(path, { log: silentLog });
+  const repository = { upstream: 'docker.io', name: 'library/app' };
+  const content = { kind: 'blob', digest: DIGEST } as const;
+  await store.putBlob(DIGEST, 4, repository);
+  const laterMs = Date.now() + 60_000;
+  store.noteUse(DIGEST);
+  expect(await store.evict([content], laterMs)).toEqual([]);
+  expect(await store.expireLinks([{ repository, digest: DIGEST }], laterMs)).toBe(0);
+  await store.close();
+  const next = await openSqliteMetadataStore(path, { log: silentLog });
+  expect(await next.evict([content], laterMs)).toEqual([content]);
+  await next.close();
+});
+
 test('what a removed repository owned is swept in the background, also by the next process', async () => {
   const store = await openSqliteMetadataStore(path, { log: silentLog });
   await Promise.all(

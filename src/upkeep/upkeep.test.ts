@@ -240,6 +240,14 @@ describe('scrub', () => {
     expect((await upkeep().scrub())?.damaged).toEqual([]);
   });
 
+  test('looks twice before it takes anything away: a push may have mended the file meanwhile', async () => {
+    const mended = await pushBlob(MIRRORED, 'mended');
+    vi.spyOn(blobs, 'hashFile').mockResolvedValueOnce(digestOf(Buffer.from('other bytes')));
+    expect((await upkeep().scrub())?.damaged).toEqual([]);
+    expect(await metadata.statBlob(mended)).toBeDefined();
+    expect(await heldFiles()).toEqual([mended]);
+  });
+
   test('keeps to its rate, within a blob and from one small blob to the next', async () => {
     const hashFile = vi.spyOn(blobs, 'hashFile').mockImplementation(async digest => digest);
     for (let at = 0; at < 10; at += 1) await pushBlob(HOSTED, `${at}`.repeat(1000));
