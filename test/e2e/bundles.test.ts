@@ -111,7 +111,7 @@ describe('entrepot pull', () => {
 
   it('goes on past what fails, and says so at the end', async () => {
     const images = [`${UPSTREAM}/org/none:1`, 'nowhere.example/x:1', 'Bad Name', `${UPSTREAM}/org/sidecar:2`];
-    const { code, stderr } = await connected.command('pull', ...images);
+    const { code, stderr } = await connected.command('pull', '--serialize', ...images);
     expect(code).toBe(1);
     expect(stderr).toContain('1 of 4 images are here; 3 failed');
     expect(await succeed(connected, 'check', `${UPSTREAM}/org/sidecar:2`)).toBe('');
