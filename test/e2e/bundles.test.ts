@@ -7,7 +7,7 @@ import { get } from '../support/client.ts';
 import { type Image, imageOf, indexOf, randomBlob } from '../support/content.ts';
 import { Entrepot, STARTER } from '../support/entrepot.ts';
 import { FakeUpstream } from '../support/fake-upstream.ts';
-import { tryRun, until } from '../support/programs.ts';
+import { answers, tryRun, until } from '../support/programs.ts';
 
 const UPSTREAM = 'up.example';
 const PLATFORMS = 'linux/amd64,linux/arm64';
@@ -209,6 +209,20 @@ describe('an offline registry', () => {
     expect((await connected.command('pull', `${UPSTREAM}/org/sidecar:2`)).stderr).toContain('not held here');
     expect(upstream.requests.length).toBe(before);
     expect(await upstream.connections()).toBe(0);
+  });
+
+  it('is one by the option of serve alone, too', async () => {
+    await connected.stop();
+    const serving = await connected.begin('serve', '--offline');
+    try {
+      await until('the server to be ready', 20_000, () => answers(`${connected.ops}/readyz`, 200));
+      const got = await get(`${connected.url}/v2/org/app/manifests/1?ns=${UPSTREAM}`);
+      expect(got.status).toBe(404);
+      expect(got.text).toContain('not held here');
+      expect(upstream.requests).toEqual([]);
+    } finally {
+      await serving.stop();
+    }
   });
 });
 
