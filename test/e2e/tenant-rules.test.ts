@@ -238,7 +238,10 @@ describe('upstream that never answers', () => {
     await new Promise(resolve => setTimeout(resolve, 1_100));
     upstream.misbehave({ hang: true });
     const served = await get(blob(server), { headers: basic(ALICE) });
-    expect([served.status, served.headers['cache-status']]).toEqual([200, 'entrepot; fwd=stale']);
+    expect([served.status, served.headers['cache-status']]).toEqual([
+      200,
+      'entrepot; fwd=stale; detail=upstream-failed',
+    ]);
     expect((await get(blob(server), { headers: basic(BOB) })).status).toBe(503);
   }, 60_000);
 });
