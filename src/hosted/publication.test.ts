@@ -1,5 +1,5 @@
 import { Readable } from 'node:stream';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import {
   bytesOf,
   type Content,
@@ -44,6 +44,20 @@ describe('pushing a manifest', () => {
       code: 'MANIFEST_UNKNOWN',
     });
     expect(await bench.metadata.isLinked(repository, image.config.digest)).toBe(false);
+  });
+
+  it('is refused with 507 while the disk is full, and taken when there is room', async () => {
+    const image = imageOf([randomBlob(100, 'full')]);
+    for (const blob of [image.config, ...image.layers]) await bench.pushBlob(repository, blob);
+    const full = Object.assign(new Error('no space left on device'), { code: 'ENOSPC' });
+    vi.spyOn(bench.metadata, 'putManifest').mockRejectedValueOnce(full);
+    await expect(bench.pushManifest(repository, image.manifest, 'v1')).rejects.toMatchObject({
+      code: 'INSUFFICIENT_STORAGE',
+      status: 507,
+    });
+    await bench.pushManifest(repository, image.manifest, 'v1');
+    const { descriptor } = await bench.hosted.manifest(repository, 'v1', RIGHT, everything);
+    expect(descriptor.digest).toBe(image.manifest.digest);
   });
 
   it('by a digest keeps it under exactly that digest', async () => {

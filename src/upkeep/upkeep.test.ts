@@ -240,6 +240,20 @@ describe('scrub', () => {
     expect((await upkeep().scrub())?.damaged).toEqual([]);
   });
 
+  test('what the disk cannot read is damaged, and the rest is looked at all the same', async () => {
+    const [first, second] = [await pushBlob(MIRRORED, 'a'), await pushBlob(MIRRORED, 'b')].toSorted();
+    const hashFile = blobs.hashFile.bind(blobs);
+    vi.spyOn(blobs, 'hashFile').mockImplementation((digest, options) =>
+      digest === first
+        ? Promise.reject(Object.assign(new Error('i/o error'), { code: 'EIO' }))
+        : hashFile(digest, options),
+    );
+    const report = await upkeep().scrub();
+    expect(report?.damaged).toMatchObject([{ digest: first, reason: 'the disk cannot read its file' }]);
+    expect(report?.checked).toBe(2);
+    expect(await heldFiles()).toEqual([second]);
+  });
+
   test('looks twice before it takes anything away: a push may have mended the file meanwhile', async () => {
     const mended = await pushBlob(MIRRORED, 'mended');
     vi.spyOn(blobs, 'hashFile').mockResolvedValueOnce(digestOf(Buffer.from('other bytes')));
