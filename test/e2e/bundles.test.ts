@@ -1,5 +1,5 @@
 // The way of images into a place without a network: pulled ahead, exported, imported, served by their old names.
-import { stat, writeFile } from 'node:fs/promises';
+import { readdir, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { parsePlatform } from '../../src/oci/platform.ts';
@@ -137,9 +137,17 @@ describe('entrepot pull', () => {
     const [first, second] = sidecar.layers.slice(1).map(({ digest }) => digest);
     const behave = upstream.misbehave({ reference: second!, hangAtByte: 100_000 });
     const pulling = await connected.begin('pull', `${UPSTREAM}/org/sidecar:2`);
-    const isHeld = async () => (await succeed(connected, 'have')).includes(first!);
-    await until('another layer to be held', 60_000, isHeld);
-    await until('the last layer', 60_000, async () => upstream.count('blob', { reference: second! }) > 0);
+    await until('the other layers to be held', 60_000, async () => {
+      const held = await succeed(connected, 'have');
+      return [base.digest, first!].every(digest => held.includes(digest));
+    });
+    const ingests = join(connected.folder, 'store', 'ingest');
+    await until('half of the last layer', 60_000, async () => {
+      const sizes = await Promise.all(
+        (await readdir(ingests)).map(async name => (await stat(join(ingests, name))).size),
+      );
+      return sizes.length === 1 && sizes[0] === 100_000;
+    });
     process.kill(pulling.pid, 'SIGINT');
     await until('the end', 30_000, async () => !pulling.isRunning);
     expect(pulling.exitCode).toBe(130);
@@ -148,6 +156,10 @@ describe('entrepot pull', () => {
     await succeed(connected, 'pull', `${UPSTREAM}/org/sidecar:2`);
     const gets = (reference: string) => upstream.count('blob', { method: 'GET', reference });
     expect([base.digest, first!].map(gets)).toEqual([1, 1]);
+    const ranges = upstream.requests.filter(
+      ({ method, reference }) => method === 'GET' && reference === second,
+    );
+    expect(ranges.map(({ headers }) => headers['range'])).toEqual([undefined, 'bytes=100000-']);
     await succeed(connected, 'check', `${UPSTREAM}/org/sidecar:2`);
   });
 });

@@ -113,8 +113,9 @@ export function bytesOf(content: Content): Buffer {
   return Buffer.concat(Array.from(content.slice()));
 }
 
+/** Spaced as no program here would write it, so that bytes which were parsed and written again are not the same. */
 function jsonContent(mediaType: string, value: unknown): Content {
-  return contentOf(JSON.stringify(value), mediaType);
+  return contentOf(`${JSON.stringify(value, null, 3)}\n`, mediaType);
 }
 
 /** AES in counter mode gives random access at a gigabyte a second. */
