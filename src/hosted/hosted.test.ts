@@ -54,6 +54,19 @@ describe('a hosted repository', () => {
     await expect(bench.hosted.statBlob(elsewhere, digest)).rejects.toMatchObject({ code: 'BLOB_UNKNOWN' });
   });
 
+  it('counts what was asked for as used: a blob that a HEAD has found stays until its manifest comes', async () => {
+    const [asked, read, neither] = ['asked', 'read', 'neither'].map(seed => randomBlob(10, seed));
+    for (const blob of [asked!, read!, neither!]) await bench.pushBlob(repository, blob);
+    await bench.close();
+    bench = await HostedBench.open(bench.folder);
+    await bench.hosted.statBlob(repository, asked!.digest);
+    await (await bench.hosted.openBlob(repository, read!.digest)).reader.close();
+    const links = [asked!, read!, neither!].map(({ digest }) => ({ repository, digest }));
+    expect(await bench.metadata.expireLinks(links, Date.now() + 60_000)).toBe(1);
+    expect(await bench.metadata.isLinked(repository, asked!.digest)).toBe(true);
+    expect(await bench.metadata.isLinked(repository, read!.digest)).toBe(true);
+  });
+
   it('has nothing of what only another repository has, and says so as of what nobody has', async () => {
     const image = imageOf([randomBlob(1000, 'other')]);
     const nowhere = imageOf([randomBlob(1000, 'nowhere')]);

@@ -444,6 +444,27 @@ describe('lists', () => {
   }
 });
 
+it('what is served counts as used, so that room is made with what nobody has asked for since', async () => {
+  await start();
+  const [old, wanted] = ['old', 'wanted'].map(version);
+  upstream.add('app', old!, '1.0');
+  upstream.add('app', wanted!, '2.0');
+  const pull = async (image: Image, tag: string) => {
+    await world.manifest(tag);
+    await world.pull(image.layers[0]!.digest);
+  };
+  await pull(wanted!, '2.0');
+  await pull(old!, '1.0');
+  await world.close();
+  world = await MirrorWorld.open(upstream, { folder: world.folder });
+  await pull(wanted!, '2.0');
+  const contents = [old!, wanted!].flatMap(({ manifest, layers }) => [
+    { kind: 'manifest' as const, digest: manifest.digest },
+    { kind: 'blob' as const, digest: layers[0]!.digest },
+  ]);
+  expect(await world.metadata.evict(contents, Date.now() + MINUTE_MS)).toEqual(contents.slice(0, 2));
+});
+
 describe('removing', () => {
   it('a tag, a digest or a repository forgets it, and says whether it was there', async () => {
     await start();
