@@ -88,7 +88,7 @@ test('on a terminal of eighty columns the steps of upkeep are called by their wh
   view.begin('blobs checked').expect(MIB);
   view.begin('unfinished transfers');
   view.say('drawn');
-  expect(written.err).toContain('\n  blobs checked ░');
+  expect(written.err).toMatch(/\n {2}blobs checked +░{10} /);
   expect(written.err).toContain('\n  unfinished transfers ');
   view.close();
 });

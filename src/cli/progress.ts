@@ -20,7 +20,9 @@ export interface ProgressItem {
 const REDRAW_MS = 100;
 /** A log is no terminal: who reads it wants to know that it goes on. */
 const LINE_MS = 10_000;
-const BAR_WIDTH = 24;
+/** On a terminal of eighty columns the name says more than a long bar. */
+const BAR_WIDTH = { narrow: 10, wide: 24 };
+const WIDE_COLUMNS = 100;
 /** `1023 MiB of 1023 MiB, 1023 MiB/s, 9999 s left`, with room to spare. */
 const STATUS_WIDTH = 48;
 /** `blobs checked` is whole on any terminal. */
@@ -156,13 +158,13 @@ class Item implements ProgressItem {
 
 function barText(item: Item, nowMs: number, columns: number): string {
   const { name, bytes, expectedBytes } = item;
-  const barWidth = expectedBytes > 0 ? BAR_WIDTH : 0;
+  // How far it is cannot be drawn of what has no known end.
+  const barWidth = expectedBytes === 0 ? 0 : columns < WIDE_COLUMNS ? BAR_WIDTH.narrow : BAR_WIDTH.wide;
   const width = Math.min(NAME_WIDTH.most, Math.max(NAME_WIDTH.least, columns - barWidth - STATUS_WIDTH - 4));
   const label = name.length > width ? `…${name.slice(1 - width)}` : name.padEnd(width);
   const share = expectedBytes > 0 ? Math.min(1, bytes / expectedBytes) : 0;
-  const filled = Math.round(share * BAR_WIDTH);
-  // How far it is cannot be drawn of what has no known end.
-  const bar = expectedBytes > 0 ? `${'█'.repeat(filled)}${'░'.repeat(BAR_WIDTH - filled)} ` : '';
+  const filled = Math.round(share * barWidth);
+  const bar = barWidth > 0 ? `${'█'.repeat(filled)}${'░'.repeat(barWidth - filled)} ` : '';
   return `  ${label} ${bar}${figuresText(item, nowMs)}`.slice(0, columns - 1);
 }
 

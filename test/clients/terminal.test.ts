@@ -1,8 +1,9 @@
 // What a person sees: a terminal made by script(1).
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { get } from '../support/client.ts';
-import { bytesOf, randomBlob } from '../support/content.ts';
-import { type Entrepot, STARTER } from '../support/entrepot.ts';
+import { bytesOf, imageOf, randomBlob } from '../support/content.ts';
+import { Entrepot, STARTER } from '../support/entrepot.ts';
+import { FakeUpstream } from '../support/fake-upstream.ts';
 import { startHosting } from '../support/hosted-registry.ts';
 import { type RunResult, tryRun } from '../support/programs.ts';
 
@@ -23,24 +24,46 @@ beforeAll(async () => {
 afterAll(() => entrepot.remove());
 
 /** Runs a command of the product on a terminal of its own; what came out of that is its standard output. */
-async function onTerminal(...args: readonly string[]): Promise<RunResult> {
-  const command = [process.execPath, ...STARTER, ...args, '--config', entrepot.configFile];
+async function onTerminal(on: Entrepot, ...args: readonly string[]): Promise<RunResult> {
+  const command = [process.execPath, ...STARTER, ...args, '--config', on.configFile];
   return tryRun('script', ['--quiet', '--return', '--command', command.join(' '), '/dev/null'], {
     env: { TERM: 'xterm' },
   });
 }
 
 test('a scrub moves a bar towards its end, and leaves the report alone behind', async () => {
-  const { code, stdout } = await onTerminal('scrub', '--rate', '300KB');
+  const { code, stdout } = await onTerminal(entrepot, 'scrub', '--rate', '300KB');
   expect(code).toBe(0);
   const shares = [...stdout.matchAll(/blobs checked +(█*)(░*) .* of 586 KiB/g)].map(
     ([, done = '', left = '']) => [done.length, left.length],
   );
-  expect(shares).toContainEqual([0, 24]);
-  expect(shares).toContainEqual([12, 12]);
-  for (const [done = 0, left = 0] of shares) expect(done + left).toBe(24);
+  expect(shares).toContainEqual([0, 10]);
+  expect(shares).toContainEqual([5, 5]);
+  for (const [done = 0, left = 0] of shares) expect(done + left).toBe(10);
   const parts = stdout.split(TAKEN_AWAY);
   const last = parts.pop() ?? '';
   const left = parts.map(part => part.slice(0, part.trimEnd().lastIndexOf('\n') + 1));
   expect([...left, last].join('')).toBe('checked 2 blobs, 586 KiB: 0 damaged\r\n');
+});
+
+test('a pull moves a bar for each image, with bytes, rate and the time that is left', async () => {
+  const names = ['one', 'two'];
+  const upstream = await FakeUpstream.start({ linkBytesPerS: 4_000_000 });
+  const mirror = await Entrepot.start({ upstreams: { 'up.example': { url: upstream.url } } });
+  try {
+    for (const name of names) upstream.add(name, imageOf([randomBlob(5_000_000, name)]), '1');
+    const { code, stdout } = await onTerminal(mirror, 'pull', ...names.map(name => `up.example/${name}:1`));
+    expect(code).toBe(0);
+    for (const name of names) {
+      const bar = new RegExp(`/${name}:1 +(█*)░* (.*) of 4\\.8 MiB, .*/s, \\d+ s left`, 'g');
+      const drawn = [...stdout.matchAll(bar)].map(([, done = '', came]) => `${done.length} ${came}`);
+      expect(new Set(drawn)).toContain('4 2.0 MiB');
+      expect(new Set(drawn)).toContain('8 4.0 MiB');
+    }
+    const left = stdout.split(TAKEN_AWAY).pop() ?? '';
+    expect(left).toMatch(/^(✓ .* 2 of 2 blobs fetched \(4\.8 MiB in .*\)\r\n)?2 of 2 images are here\r\n$/);
+  } finally {
+    await mirror.remove();
+    await upstream.stop();
+  }
 });
