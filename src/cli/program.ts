@@ -2,62 +2,38 @@ import { Argument, Command as CommanderCommand, CommanderError, Option } from 'c
 import { ArchiveError } from '../archive/archive-error.ts';
 import { InvalidReference } from '../oci/reference.ts';
 import { type Command, CommandError, EXIT, type ExitCode, type Input, type Io } from './command.ts';
-import { configCheck } from './config-check.ts';
-import { configSchema } from './config-schema.ts';
-import { configShow } from './config-show.ts';
-import { configVariables } from './config-variables.ts';
-import { check } from './check.ts';
-import { credentialProvider } from './credential-provider.ts';
-import { explain } from './explain.ts';
-import { exportCommand } from './export.ts';
-import { have } from './have.ts';
-import { gc } from './gc.ts';
-import { hosts } from './hosts.ts';
-import { images } from './images.ts';
-import { inspect } from './inspect.ts';
-import { pin, unpin } from './pin.ts';
-import { importCommand } from './import.ts';
-import { pull } from './pull.ts';
-import { refresh } from './refresh.ts';
-import { rm } from './rm.ts';
-import { scrub } from './scrub.ts';
-import { serve } from './serve.ts';
-import { tenantAdd, tenantAdopt } from './tenant-add.ts';
-import { tenantRemove } from './tenant-remove.ts';
-import { tenants } from './tenants.ts';
-import { tenantRevoke } from './tenant-revoke.ts';
-import { tenantRotate, tenantSecret } from './tenant-secret.ts';
 import { readVersion } from './version.ts';
 
-const COMMANDS: readonly Command[] = [
-  serve,
-  hosts,
-  refresh,
-  rm,
-  images,
-  inspect,
-  pin,
-  unpin,
-  gc,
-  scrub,
-  pull,
-  check,
-  exportCommand,
-  have,
-  importCommand,
-  explain,
-  tenants,
-  tenantAdd,
-  tenantSecret,
-  tenantRotate,
-  tenantRevoke,
-  tenantAdopt,
-  tenantRemove,
-  credentialProvider,
-  configShow,
-  configCheck,
-  configSchema,
-  configVariables,
+/** In the order of the help. One is loaded when it is typed: most need much that the others do without. */
+const COMMANDS: readonly (readonly [name: string, load: () => Promise<Command>])[] = [
+  ['serve', async () => (await import('./serve.ts')).serve],
+  ['hosts', async () => (await import('./hosts.ts')).hosts],
+  ['refresh', async () => (await import('./refresh.ts')).refresh],
+  ['rm', async () => (await import('./rm.ts')).rm],
+  ['images', async () => (await import('./images.ts')).images],
+  ['inspect', async () => (await import('./inspect.ts')).inspect],
+  ['pin', async () => (await import('./pin.ts')).pin],
+  ['unpin', async () => (await import('./pin.ts')).unpin],
+  ['gc', async () => (await import('./gc.ts')).gc],
+  ['scrub', async () => (await import('./scrub.ts')).scrub],
+  ['pull', async () => (await import('./pull.ts')).pull],
+  ['check', async () => (await import('./check.ts')).check],
+  ['export', async () => (await import('./export.ts')).exportCommand],
+  ['have', async () => (await import('./have.ts')).have],
+  ['import', async () => (await import('./import.ts')).importCommand],
+  ['explain', async () => (await import('./explain.ts')).explain],
+  ['tenants', async () => (await import('./tenants.ts')).tenants],
+  ['tenant add', async () => (await import('./tenant-add.ts')).tenantAdd],
+  ['tenant secret', async () => (await import('./tenant-secret.ts')).tenantSecret],
+  ['tenant rotate', async () => (await import('./tenant-secret.ts')).tenantRotate],
+  ['tenant revoke', async () => (await import('./tenant-revoke.ts')).tenantRevoke],
+  ['tenant adopt', async () => (await import('./tenant-add.ts')).tenantAdopt],
+  ['tenant remove', async () => (await import('./tenant-remove.ts')).tenantRemove],
+  ['credential-provider', async () => (await import('./credential-provider.ts')).credentialProvider],
+  ['config show', async () => (await import('./config-show.ts')).configShow],
+  ['config check', async () => (await import('./config-check.ts')).configCheck],
+  ['config schema', async () => (await import('./config-schema.ts')).configSchema],
+  ['config variables', async () => (await import('./config-variables.ts')).configVariables],
 ];
 
 /** Words before a command that is named by two. */
@@ -77,7 +53,7 @@ const EXIT_CODES = '\nExit codes: 0 done, 1 failed, 2 wrong usage or configurati
 /** Runs what was typed (`argv` without node and the script) and returns the exit code. */
 export async function runProgram(argv: readonly string[], io: Io): Promise<ExitCode> {
   let exitCode: ExitCode = EXIT.done;
-  const program = buildProgram(io, async (command, input) => {
+  const program = buildProgram(await commandsFor(argv), io, async (command, input) => {
     exitCode = await command.run(input, io);
   });
   try {
@@ -101,7 +77,13 @@ export async function runProgram(argv: readonly string[], io: Io): Promise<ExitC
 
 type Run = (command: Command, input: Input) => Promise<void>;
 
-function buildProgram(io: Io, run: Run): CommanderCommand {
+/** The command that is typed; all of them for help, and for what is none. */
+async function commandsFor([first = '', second = '']: readonly string[]): Promise<readonly Command[]> {
+  const typed = COMMANDS.filter(([name]) => name === first || name === `${first} ${second}`);
+  return Promise.all((typed.length > 0 ? typed : COMMANDS).map(([, load]) => load()));
+}
+
+function buildProgram(commands: readonly Command[], io: Io, run: Run): CommanderCommand {
   const program = new CommanderCommand('entrepot')
     .description('A local OCI registry that mirrors others, for nodes that pull the same images.')
     .version(readVersion(), '--version', 'print the version')
@@ -110,7 +92,7 @@ function buildProgram(io: Io, run: Run): CommanderCommand {
     .configureOutput({ writeOut: text => io.out(text), writeErr: text => io.err(text) })
     .exitOverride()
     .addHelpText('after', examplesText(EXAMPLES) + EXIT_CODES);
-  for (const command of COMMANDS) {
+  for (const command of commands) {
     const [first = '', second] = command.name.split(' ');
     const parent = second === undefined ? program : groupOf(program, first);
     parent.addCommand(buildCommand(command, second ?? first, program, run));
@@ -121,7 +103,13 @@ function buildProgram(io: Io, run: Run): CommanderCommand {
 /** The group of that name, which stands in the help where the first of its commands does. */
 function groupOf(program: CommanderCommand, name: string): CommanderCommand {
   const group = program.commands.find(command => command.name() === name);
-  return group ?? program.command(name).description(GROUPS[name] ?? '');
+  return (
+    group ??
+    program
+      .command(name)
+      .helpCommand(false)
+      .description(GROUPS[name] ?? '')
+  );
 }
 
 function buildCommand(command: Command, name: string, program: CommanderCommand, run: Run): CommanderCommand {
