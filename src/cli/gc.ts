@@ -56,20 +56,20 @@ function gracePeriod(input: Input): { gracePeriodMs?: number } {
 function reportText(collected: CollectionReport, evicted: EvictionReport, dryRun: boolean): string {
   const { uploads, unfinished, links, manifests, blobs, strays } = collected;
   const counts = [
-    [manifests, 'manifests'],
-    [blobs, 'blobs'],
-    [unfinished, 'unfinished transfers'],
-    [strays, 'files without a row'],
-    [evicted, 'least recently used'],
+    [manifests, 'manifest', 'manifests'],
+    [blobs, 'blob', 'blobs'],
+    [unfinished, 'unfinished transfer', 'unfinished transfers'],
+    [strays, 'file without a row', 'files without a row'],
+    [evicted, 'least recently used', 'least recently used'],
   ] as const;
   const lines = counts
     .filter(([{ items }]) => items > 0)
-    .map(([{ items, bytes }, name]) => `${items} ${name}, ${sizeText(bytes)}`);
+    .map(([{ items, bytes }, one, many]) => `${counted(items, one, many)}, ${sizeText(bytes)}`);
   if (uploads > 0) {
-    lines.push(`${uploads} upload sessions`);
+    lines.push(counted(uploads, 'upload session', 'upload sessions'));
   }
   if (links > 0) {
-    lines.push(`${links} links of blobs that no manifest names`);
+    lines.push(`${counted(links, 'link of a blob', 'links of blobs')} that no manifest names`);
   }
   if (evicted.isStuck) {
     lines.push('more is held than storage.maxBytes, and the rest is pinned, lives here, or is in use');
@@ -77,4 +77,8 @@ function reportText(collected: CollectionReport, evicted: EvictionReport, dryRun
   const bytes = counts.reduce((sum, [tally]) => sum + tally.bytes, 0);
   const verb = dryRun ? 'would free' : 'freed';
   return [`${verb} ${sizeText(bytes)}`, ...lines.map(line => `  ${line}`)].map(line => `${line}\n`).join('');
+}
+
+function counted(count: number, one: string, many: string): string {
+  return `${count} ${count === 1 ? one : many}`;
 }

@@ -125,7 +125,8 @@ describe('a configuration file', () => {
 
 describe('a wrong configuration', () => {
   it('is refused with every problem: where, what stands there, what was expected', async () => {
-    const problems = await problemsOf(`server:
+    const problems = await problemsOf(`colour: blue
+server:
   listen: nope
   shutdownTimout: 10s
 upstreams:
@@ -137,19 +138,18 @@ upstreams:
   Quay.io: {}
 pulls: {maxParallelImagePulls: 0}
 hosted: {prefixes: [library]}
-colour: blue
 `);
     expect(problems).toEqual([
-      'file:2: server.listen: "nope": expected an address such as 127.0.0.1:5000, 0.0.0.0:5000 or [::]:5000',
-      'file:3: server.shutdownTimout: is not an option; did you mean shutdownTimeout?',
+      expect.stringContaining('file:1: colour: is not an option; here are: server, storage'),
+      'file:3: server.listen: "nope": expected an address such as 127.0.0.1:5000, 0.0.0.0:5000 or [::]:5000',
+      'file:4: server.shutdownTimout: is not an option; did you mean shutdownTimeout?',
       expect.stringContaining(
-        'file:6: upstreams.docker.io.pullPolicy: "always": expected Always, IfNotPresent or Never',
+        'file:7: upstreams.docker.io.pullPolicy: "always": expected Always, IfNotPresent or Never',
       ),
-      'file:7: upstreams.docker.io.freshFor: 10: expected a duration such as 500ms, 90s, 1m, 24h or 7d, or forever',
-      'file:9: upstreams.docker.io.repositories[0].pulPolicy: is not an option; did you mean pullPolicy?',
-      expect.stringContaining('file:10: upstreams.Quay.io: expected a registry host'),
-      'file:11: pulls.maxParallelImagePulls: 0: expected a whole number of at least 1',
-      expect.stringContaining('file:13: colour: is not an option; here are: server, storage'),
+      'file:8: upstreams.docker.io.freshFor: 10: expected a duration such as 500ms, 90s, 1m, 24h or 7d, or forever',
+      'file:10: upstreams.docker.io.repositories[0].pulPolicy: is not an option; did you mean pullPolicy?',
+      expect.stringContaining('file:11: upstreams.Quay.io: expected a registry host'),
+      'file:12: pulls.maxParallelImagePulls: 0: expected a whole number of at least 1',
     ]);
   });
 
@@ -269,9 +269,9 @@ describe('the environment', () => {
     expect(
       await problemsOf('', { ENTREPOT_SERVER__LISTN: 'x', ENTREPOT_LOG__LEVEL: 'loud', ENTREPOT_PULLS: '[' }),
     ).toEqual([
+      'ENTREPOT_LOG__LEVEL: log.level: "loud": expected debug, info, warn or error',
       expect.stringMatching(/^ENTREPOT_PULLS: pulls: is not YAML/),
       'ENTREPOT_SERVER__LISTN: is not an option; did you mean ENTREPOT_SERVER__LISTEN?',
-      'ENTREPOT_LOG__LEVEL: log.level: "loud": expected debug, info, warn or error',
     ]);
   });
 

@@ -65,10 +65,15 @@ export async function loadConfig({
     ...problems.map(problem => withSource(problem, environment.overrides, written)),
   ];
   if (all.length > 0) {
-    throw new ConfigError(all);
+    throw new ConfigError(all.toSorted(inOrderOfSource));
   }
   const storage = { ...parsed.storage, path: resolve(parsed.storage.path) };
   return { ...parsed, storage, upstreams, proxy: readProxy(env), environment: env };
+}
+
+/** As somebody goes through the file to put them right. */
+function inOrderOfSource(one: Problem, other: Problem): number {
+  return (one.source ?? '').localeCompare(other.source ?? '', 'en', { numeric: true });
 }
 
 interface ConfigFile {

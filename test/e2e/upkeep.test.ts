@@ -77,7 +77,7 @@ describe('upkeep beside a running server', () => {
     expect(waiting.stdout).toBe('freed 0 B\n');
     await sleep(5);
     const dry = await entrepot.command('gc', '--dry-run', '--grace-period', '0s');
-    expect(dry.stdout).toMatch(/^would free .*KiB\n {2}1 manifests, .*\n {2}2 blobs, 4.*KiB\n/);
+    expect(dry.stdout).toMatch(/^would free .*KiB\n {2}1 manifest, .*\n {2}2 blobs, 4.*KiB\n/);
     await stat(blobFile(gone.layers[1] ?? shared));
     const done = await entrepot.command('gc', '--grace-period', '0s');
     expect(done.stdout).toBe(dry.stdout.replace('would free', 'freed'));
