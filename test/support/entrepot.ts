@@ -68,7 +68,7 @@ export class Entrepot {
       cwd: place.folder,
       env: { ...withoutSettings(), ...options.env },
       isReady: () => answers(`http://${place.opsHost}/readyz`, 200),
-      readyTimeoutMs: options.readyTimeoutMs ?? 20_000,
+      readyTimeoutMs: options.readyTimeoutMs ?? 60_000,
     });
     return new Entrepot(daemon, place, config, options);
   }
