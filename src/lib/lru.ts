@@ -8,34 +8,38 @@ export interface LruOptions {
 
 /** A map that forgets: by number (least recently used first) and by age. An expired entry is absent. */
 export class Lru<V extends object> {
-  readonly #entries: LRUCache<string, V>;
+  readonly #options: LruOptions;
+  /** Made with the first entry: the library allots room for all at once, and most memories stay empty. */
+  #entries: LRUCache<string, V> | undefined;
 
   constructor(options: LruOptions) {
-    this.#entries = new LRUCache({ max: options.maxEntries, ttl: options.maxAgeMs ?? 0 });
+    this.#options = options;
   }
 
   /** Counts as a use. */
   get(key: string): V | undefined {
-    return this.#entries.get(key);
+    return this.#entries?.get(key);
   }
 
   /** An age of 0 or less stores nothing, and removes what was there. */
   set(key: string, value: V, maxAgeMs?: number): void {
+    const { maxEntries, maxAgeMs: usualAgeMs = 0 } = this.#options;
+    this.#entries ??= new LRUCache({ max: maxEntries, ttl: usualAgeMs });
     if (maxAgeMs === undefined) this.#entries.set(key, value);
     else if (maxAgeMs > 0) this.#entries.set(key, value, { ttl: maxAgeMs });
     else this.#entries.delete(key);
   }
 
   delete(key: string): boolean {
-    return this.#entries.delete(key);
+    return this.#entries?.delete(key) ?? false;
   }
 
   clear(): void {
-    this.#entries.clear();
+    this.#entries = undefined;
   }
 
   /** Live entries with their keys, most recently used first. */
   entries(): IterableIterator<[string, V]> {
-    return this.#entries.entries();
+    return this.#entries?.entries() ?? [].values();
   }
 }
