@@ -36,6 +36,11 @@ describe('the banner', () => {
     expect(text).toContain('hosts tools/…');
   });
 
+  it('says that an offline registry asks no upstream', async () => {
+    const config = await loadConfig({ env: {}, overrides: { offline: true } });
+    expect(bannerText(config, running, '1.2.3')).toContain('Offline: no upstream is asked');
+  });
+
   it('shows a port that belongs to one upstream, and an address that a node can use', async () => {
     const config = await loadConfig({ env: {} });
     const addresses = [{ address: '0.0.0.0:5000' }, { address: '0.0.0.0:5002', upstream: 'docker.io' }];

@@ -57,7 +57,7 @@ function usage(scheme: 'http' | 'https', address: string, upstreams: readonly st
   ];
 }
 
-/** What gives strangers more than public content; whoever starts the server should have meant it. */
+/** That nothing new comes, and what gives strangers more than public content: who starts it should have meant it. */
 function warnings(config: Config): string[] {
   const open = [...config.upstreams.values()].flatMap(({ name, openToAll, repositories }) =>
     openToAll
@@ -66,6 +66,7 @@ function warnings(config: Config): string[] {
   );
   const { anonymous } = config.hosted;
   return [
+    ...(config.offline ? ['  Offline: no upstream is asked; what is not held is not found.'] : []),
     ...(open.length === 0
       ? []
       : [

@@ -50,7 +50,8 @@ export const serve: Command = {
     if (isPretty) {
       io.out(bannerText(config, server, version));
     } else {
-      log.info({ version, addresses: server.addresses, opsAddress: server.opsAddress }, 'serving');
+      const { addresses, opsAddress } = server;
+      log.info({ version, addresses, opsAddress, ...(config.offline && { offline: true }) }, 'serving');
     }
     return new Promise(resolve => {
       const { shutdownTimeoutMs } = config.server;

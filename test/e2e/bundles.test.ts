@@ -235,6 +235,7 @@ describe('an offline registry', () => {
     } finally {
       await serving.stop();
     }
+    expect(serving.logs()).toContain('"offline":true');
   });
 });
 
