@@ -2,6 +2,7 @@ import { afterEach, describe, expect, it } from 'vitest';
 import { AccessWorld, type AccessWorldOptions, named, SERVER } from '../../test/support/access-world.ts';
 import type { Login } from '../../test/support/tenants.ts';
 import { KeptLog } from '../http/fixture.suite.ts';
+import { parsePlatform } from '../oci/platform.ts';
 import {
   ANONYMOUSLY,
   APP,
@@ -14,6 +15,8 @@ import {
   tokenOf,
   withToken,
 } from './fixture.suite.ts';
+
+const ARM64 = parsePlatform('linux/arm64');
 
 let world: AccessWorld;
 
@@ -97,7 +100,7 @@ describe('a credential', () => {
     await open({
       configured: {
         'team-a': { pullPolicy: 'IfNotPresent', repositories: ['docker.io/**'], maxTransfers: 2 },
-        'team-b': { pullPolicy: 'Always', forceAlways: true, maxTransfers: 5 },
+        'team-b': { pullPolicy: 'Always', forceAlways: true, maxTransfers: 5, platforms: [ARM64] },
       },
     });
     for (const tenant of ['team-a', 'team-b'])
@@ -105,6 +108,7 @@ describe('a credential', () => {
     const visitor = await world.as(HUB_A);
     expect(await visitor.authorize(NGINX, 'pull')).toMatchObject({
       pullPolicy: 'Always',
+      platforms: [ARM64],
       forceAlways: true,
       requester: { maxTransfers: 2 },
     });

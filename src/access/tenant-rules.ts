@@ -1,4 +1,5 @@
 import { matchesName } from '../lib/name-pattern.ts';
+import type { Platform } from '../oci/platform.ts';
 import { type ImagePullPolicy, strictestPullPolicy } from '../oci/pull-policy.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { Tenant } from '../tenants/tenant.ts';
@@ -15,13 +16,16 @@ export function mayPullFrom(tenants: readonly Tenant[], repository: Repository):
   });
 }
 
-/** What the tenants together say of tags: the strictest of them. */
+/** What the tenants together say of tags: the strictest of them, and the platforms of each. */
 export function tagRules(tenants: readonly Tenant[]): {
   readonly pullPolicy: ImagePullPolicy | undefined;
   readonly forceAlways: boolean;
+  readonly platforms: readonly Platform[] | undefined;
 } {
+  const platforms = tenants.flatMap(({ options }) => options.platforms ?? []);
   return {
     pullPolicy: strictestPullPolicy(tenants.map(({ options }) => options.pullPolicy)),
     forceAlways: tenants.some(({ options }) => options.forceAlways === true),
+    platforms: platforms.length === 0 ? undefined : platforms,
   };
 }

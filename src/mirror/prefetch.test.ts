@@ -10,6 +10,7 @@ import {
 } from '../../test/support/content.ts';
 import {
   ANYTHING,
+  APP,
   MirrorWorld,
   type MirrorWorldOptions,
   repositoryOf,
@@ -69,6 +70,16 @@ test('of an index the platforms are fetched that are named, and none else', asyn
   await untilHeld(arm64.config, ...arm64.layers);
   expect(await world.metadata.readManifest(amd64.manifest.digest)).toBeUndefined();
   expect(blobGets()).toBe(3);
+});
+
+test('of an index the platforms of the requester are fetched, if he has a list of his own', async () => {
+  await open({ prefetch: { prefetch: true, platforms: [parsePlatform('linux/amd64')] } });
+  await world.manifest('1');
+  await untilHeld(amd64.config, ...amd64.layers);
+  expect(await world.metadata.readManifest(arm64.manifest.digest)).toBeUndefined();
+  const right = { ...(await world.right(APP)), platforms: [parsePlatform('linux/arm64')] };
+  await world.mirror.manifest(APP, '1', right, ANYTHING);
+  await untilHeld(arm64.config, ...arm64.layers);
 });
 
 test('of a child without a platform only the config is fetched, unless it names the platform', async () => {

@@ -6,7 +6,7 @@ import type { Descriptor } from '../oci/descriptor.ts';
 import type { Digest } from '../oci/digest.ts';
 import { isNonDistributable, parseManifest } from '../oci/manifest.ts';
 import { isSchema1Type } from '../oci/media-types.ts';
-import type { Platform } from '../oci/platform.ts';
+import { formatPlatform, type Platform } from '../oci/platform.ts';
 import { chooseChild, type ContentLookup } from '../oci/platform-choice.ts';
 import type { ServedManifest } from '../oci/pull-source.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
@@ -20,7 +20,7 @@ const LOOKED_AT = { maxEntries: 10_000, maxAgeMs: 60_000 };
 /** What is fetched ahead of one repository. */
 export interface PrefetchRule {
   readonly prefetch: boolean;
-  /** Of an index the children for these; none without. */
+  /** Of an index the children for these, unless the requester has a list of his own; none without. */
   readonly platforms?: readonly Platform[] | undefined;
 }
 
@@ -45,10 +45,14 @@ export class Prefetch {
   /** `served` has been given to whom `right` belongs: what it names is fetched in his name. Does not wait, never throws. */
   follow(repository: Repository, served: ServedManifest, right: Right): void {
     const rule = this.#options.ruleOf(repository);
-    const key = `${repositoryText(repository)} ${served.descriptor.digest}`;
-    if (!rule.prefetch || this.#lookedAt.get(key) !== undefined) return;
+    if (!rule.prefetch) return;
+    const platforms = right.platforms ?? rule.platforms ?? [];
+    const key = [repositoryText(repository), served.descriptor.digest, ...platforms.map(formatPlatform)].join(
+      ' ',
+    );
+    if (this.#lookedAt.get(key) !== undefined) return;
     this.#lookedAt.set(key, {});
-    this.#fetch(repository, served, right, rule).catch((error: unknown) => {
+    this.#fetch(repository, served, right, platforms).catch((error: unknown) => {
       this.#options.log.info(
         { err: error, repository: repositoryText(repository) },
         'nothing was fetched ahead',
@@ -60,7 +64,7 @@ export class Prefetch {
     repository: Repository,
     { descriptor, bytes }: ServedManifest,
     right: Right,
-    { platforms = [] }: PrefetchRule,
+    platforms: readonly Platform[],
   ): Promise<void> {
     if (isSchema1Type(descriptor.mediaType)) return;
     const view = parseManifest(bytes, descriptor.mediaType);

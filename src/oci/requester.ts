@@ -1,4 +1,5 @@
 import type { Credential } from './credential.ts';
+import type { Platform } from './platform.ts';
 import type { ImagePullPolicy } from './pull-policy.ts';
 
 /** Who is asking, as far as it was proved. */
@@ -30,6 +31,8 @@ export interface Right {
   readonly provedIfUnreachable: boolean;
   /** What the requester's own rules say of tags; the strictest of this and the repository's counts. */
   readonly pullPolicy?: ImagePullPolicy | undefined;
+  /** Of an index the requester is fetched these ahead, instead of what the repository says. */
+  readonly platforms?: readonly Platform[] | undefined;
   /** Each pull of a tag proves the right upstream, and none is answered without (Kubernetes' AlwaysPullImages). */
   readonly forceAlways?: boolean;
 }
