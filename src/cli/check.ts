@@ -1,9 +1,15 @@
 import { missingOfImage } from '../prepull/image-check.ts';
-import type { ListedImage } from '../prepull/image-list.ts';
 import type { Parts } from '../wire.ts';
 import { type Command, CONFIG_OPTION, EXIT, type Input } from './command.ts';
+import { heldName } from './held-name.ts';
 import { platformsOption } from './list-options.ts';
-import { meantBy, WANTED_ARGUMENTS, WANTED_OPTIONS, wantedImages } from './wanted-images.ts';
+import {
+  meantBy,
+  WANTED_ARGUMENTS,
+  WANTED_OPTIONS,
+  type WantedImage,
+  wantedImages,
+} from './wanted-images.ts';
 import { withParts } from './with-parts.ts';
 
 /** How much of what is missing is told of one image. */
@@ -29,12 +35,11 @@ export const check: Command = {
     return withParts(input, io, async parts => {
       let missingImages = 0;
       for (const image of images) {
-        const missing = await missingOf(parts, input, image);
-        if (missing.length === 0) continue;
+        const fault = await faultOf(parts, input, image);
+        if (fault === undefined) continue;
         missingImages += 1;
         io.out(`${image.name}\n`);
-        const more = missing.length > SHOWN ? ` and ${missing.length - SHOWN} more` : '';
-        io.err(`${image.name}: ${missing.slice(0, SHOWN).join(', ')}${more} is missing\n`);
+        io.err(`${image.name}: ${fault}\n`);
       }
       io.err(`${images.length - missingImages} of ${images.length} images are complete\n`);
       return missingImages === 0 ? EXIT.done : EXIT.failed;
@@ -42,11 +47,15 @@ export const check: Command = {
   },
 };
 
-async function missingOf(parts: Parts, input: Input, image: ListedImage): Promise<readonly string[]> {
+/** What keeps an image from being pulled here without any upstream. */
+async function faultOf(parts: Parts, input: Input, image: WantedImage): Promise<string | undefined> {
   try {
     const { repository, reference, platforms } = meantBy(parts, input, image);
-    return await missingOfImage(parts, repository, reference, platforms);
+    const held = await heldName(parts, repository, reference);
+    const missing = await missingOfImage(parts, held.repository, reference, held.platforms ?? platforms);
+    const more = missing.length > SHOWN ? ` and ${missing.length - SHOWN} more` : '';
+    return missing.length === 0 ? undefined : `${missing.slice(0, SHOWN).join(', ')}${more} is missing`;
   } catch (error) {
-    return [error instanceof Error ? error.message : String(error)];
+    return error instanceof Error ? error.message : String(error);
   }
 }

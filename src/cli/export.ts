@@ -11,6 +11,7 @@ import type { Parts } from '../wire.ts';
 import { countText } from './columns.ts';
 import { type Command, CommandError, CONFIG_OPTION, EXIT, type Input, textOption } from './command.ts';
 import { interruptible } from './interruptible.ts';
+import { heldName } from './held-name.ts';
 import { PLATFORM_OPTION, platformsOption } from './list-options.ts';
 import { progressForm, ProgressView } from './progress.ts';
 import { withParts } from './with-parts.ts';
@@ -96,11 +97,13 @@ async function plan(parts: Parts, input: Input) {
 }
 
 async function imageOf(
-  { naming, metadata, blobs, config }: Parts,
+  parts: Parts,
   reference: string,
-  wanted: ExportImage['platforms'],
+  typed: ExportImage['platforms'],
 ): Promise<ExportImage> {
-  const { repository, tag = DEFAULT_TAG, digest: given } = naming.repositoryOf(reference);
+  const { naming, metadata, blobs, config } = parts;
+  const { repository: named, tag = DEFAULT_TAG, digest: given } = naming.repositoryOf(reference);
+  const { repository, platforms: wanted = typed } = await heldName(parts, named, given ?? tag);
   const digest = given ?? (await metadata.readTag(repository, tag))?.digest;
   const root =
     digest !== undefined && isDigest(digest)

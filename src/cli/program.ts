@@ -123,9 +123,15 @@ function buildCommand(command: Command, name: string, program: CommanderCommand,
     built.addArgument(choices === undefined ? declared : declared.choices(choices));
   }
   for (const { flags, description } of command.options ?? []) {
-    built.addOption(new Option(flags, description));
+    const option = new Option(flags, description);
+    built.addOption(flags.endsWith('<list>') ? option.argParser(together) : option);
   }
   return built.action(() => run(command, { arguments: built.args, options: built.opts() }));
+}
+
+/** An option with a list that is given twice means both lists. */
+function together(list: string, earlier: string | undefined): string {
+  return earlier === undefined ? list : `${earlier},${list}`;
 }
 
 function examplesText(examples: Command['examples']): string {

@@ -1,10 +1,12 @@
-import type { ListedImage } from '../prepull/image-list.ts';
+import { ArchNames } from '../mirror/arch-names.ts';
+import type { Repository } from '../oci/repository.ts';
 import { pullImage, type PulledImage } from '../prepull/image-pull.ts';
 import type { Parts } from '../wire.ts';
 import { CommandError, EXIT, type ExitCode, type Input } from './command.ts';
+import { mayNameArch } from './held-name.ts';
 import type { ProgressView } from './progress.ts';
 import { tenantOption } from './tenant-option.ts';
-import { meantBy } from './wanted-images.ts';
+import { meantBy, type WantedImage } from './wanted-images.ts';
 
 export interface PullRunOptions {
   readonly parts: Parts;
@@ -25,7 +27,7 @@ export class PullRun {
   }
 
   /** Pulls all, and says what came of it. */
-  async once(images: readonly ListedImage[]): Promise<ExitCode> {
+  async once(images: readonly WantedImage[]): Promise<ExitCode> {
     const { view } = this.#options;
     const failed = (await this.pullAll(images)).map(({ name }) => name);
     const pulled = images.length - failed.length;
@@ -38,10 +40,10 @@ export class PullRun {
   }
 
   /** Pulls all, past those that fail, and returns these. Rejects by its signal only. */
-  async pullAll(images: readonly ListedImage[]): Promise<readonly ListedImage[]> {
+  async pullAll(images: readonly WantedImage[]): Promise<readonly WantedImage[]> {
     const { signal, parallel } = this.#options;
     const queue = [...images];
-    const failed: ListedImage[] = [];
+    const failed: WantedImage[] = [];
     const work = async (): Promise<void> => {
       for (let image = queue.shift(); image !== undefined && !signal.aborted; image = queue.shift()) {
         if (!(await this.#pull(image))) failed.push(image);
@@ -52,18 +54,19 @@ export class PullRun {
     return failed;
   }
 
-  async #pull(image: ListedImage): Promise<boolean> {
+  async #pull(image: WantedImage): Promise<boolean> {
     const { parts, input, view, signal } = this.#options;
     const progress = view.begin(image.name);
     try {
       const { repository, reference, platforms } = meantBy(parts, input, image);
       if (repository.upstream === '') throw new CommandError('it lives here and has no upstream');
       const tenant = tenantOption(parts, input);
-      const right = await (tenant === undefined
-        ? parts.access.operatorRight(repository)
-        : parts.access.tenantRight(tenant, repository));
+      const authorize = (place: Repository) =>
+        tenant === undefined ? parts.access.operatorRight(place) : parts.access.tenantRight(tenant, place);
+      const right = await authorize(repository);
       const referrers = input.options['referrers'] === true;
-      const { mirror: source, metadata } = parts;
+      const { mirror, metadata } = parts;
+      const source = mayNameArch(parts, repository) ? new ArchNames({ source: mirror, authorize }) : mirror;
       const pulled = await pullImage(
         { repository, reference, right },
         { source, metadata, platforms, referrers, progress, signal },

@@ -7,7 +7,7 @@ import { isDigest } from '../oci/digest.ts';
 import { DEFAULT_PLATFORM, type Platform } from '../oci/platform.ts';
 import { DEFAULT_TAG } from '../oci/reference.ts';
 import type { Repository } from '../oci/repository.ts';
-import { imagesIn, type ListedImage } from '../prepull/image-list.ts';
+import { type ImageList, imagesIn } from '../prepull/image-list.ts';
 import type { Parts } from '../wire.ts';
 import { type Argument, CommandError, EXIT, type Input, type Option } from './command.ts';
 import { commaList, PLATFORM_OPTION, platformsOption } from './list-options.ts';
@@ -28,26 +28,41 @@ export const WANTED_OPTIONS: readonly Option[] = [
   { flags: '--all-platforms', description: 'all that a multi-platform image has' },
 ];
 
+/** An image as somebody named it. */
+export interface WantedImage {
+  readonly name: string;
+  /** What runs it; `undefined` stands for the usual one. */
+  readonly runtimeHandlers: ReadonlySet<string | undefined>;
+}
+
 /** The images that were named and those that files name, each once. CommandError when there is none. */
 export async function wantedImages(
   input: Input,
   standing?: Config['prepull'],
-): Promise<readonly ListedImage[]> {
+): Promise<readonly WantedImage[]> {
   const isNamed = input.arguments.length > 0 || commaList(input, 'from').length > 0;
   const names = isNamed ? input.arguments : (standing?.images ?? []);
   const files = isNamed ? commaList(input, 'from') : (standing?.from ?? []);
   const usual = new Set([undefined]);
   const classes = new Map<string, ReadonlySet<string | undefined>>(names.map(name => [name, usual]));
+  const handlers = new Map<string | undefined, string>();
   for (const file of files) {
-    for (const { name, runtimeClasses } of await imagesOfFile(file)) {
+    const list = await imagesOfFile(file);
+    for (const [name, handler] of list.handlers) handlers.set(name, handler);
+    for (const { name, runtimeClasses } of list.images) {
       classes.set(name, new Set([...(classes.get(name) ?? []), ...runtimeClasses]));
     }
   }
   if (classes.size === 0) throw new CommandError('no image is named', EXIT.usage);
-  return [...classes].map(([name, runtimeClasses]) => ({ name, runtimeClasses }));
+  // A class that no file describes is taken to be called like its handler, as most are.
+  const handlerOf = (name: string | undefined) => handlers.get(name) ?? name;
+  return [...classes].map(([name, runtimeClasses]) => ({
+    name,
+    runtimeHandlers: new Set([...runtimeClasses].map(handlerOf)),
+  }));
 }
 
-async function imagesOfFile(file: string): Promise<readonly ListedImage[]> {
+async function imagesOfFile(file: string): Promise<ImageList> {
   const content = file === '-' ? await text(process.stdin) : await readFile(file, 'utf8');
   try {
     return imagesIn(content);
@@ -68,7 +83,7 @@ export interface MeantImage {
 }
 
 /** What an image means here, and for which platforms it is wanted. Throws what is wrong with its name. */
-export function meantBy(parts: Parts, input: Input, image: ListedImage): MeantImage {
+export function meantBy(parts: Parts, input: Input, image: WantedImage): MeantImage {
   const { repository, tag = DEFAULT_TAG, digest } = parts.naming.repositoryOf(image.name);
   return {
     repository,
@@ -77,19 +92,19 @@ export function meantBy(parts: Parts, input: Input, image: ListedImage): MeantIm
   };
 }
 
-/** What was typed counts most, then the pod's RuntimeClass, then the tenant, then the repository and its upstream. */
+/** What was typed counts most, then what handles the pod's RuntimeClass, then the tenant, then the repository and its upstream. */
 function wantedPlatforms(
   parts: Parts,
   input: Input,
   repository: Repository,
-  { runtimeClasses }: ListedImage,
+  { runtimeHandlers }: WantedImage,
 ): readonly Platform[] | undefined {
   if (input.options['allPlatforms'] === true) return undefined;
   const { config } = parts;
   const upstream = config.upstreams.get(repository.upstream);
   const usual = tenantOption(parts, input)?.options.platforms ??
     (upstream && repositoryOptions(upstream, repository.name).platforms) ?? [DEFAULT_PLATFORM];
-  const ofClass = (name: string | undefined) =>
-    name === undefined ? usual : (config.runtimeHandlers[name] ?? usual);
-  return platformsOption(input) ?? [...new Set([...runtimeClasses].flatMap(ofClass))];
+  const ofHandlers = new Map(Object.entries(config.runtimeHandlers));
+  const ofHandler = (name: string | undefined) => ofHandlers.get(name ?? '') ?? usual;
+  return platformsOption(input) ?? [...new Set([...runtimeHandlers].flatMap(ofHandler))];
 }

@@ -310,7 +310,9 @@ export const fileSchema = section(
     runtimeHandlers: z
       .record(word, listOf(platform))
       .prefault({})
-      .describe('Platforms of the images of pods with these RuntimeClasses, for entrepot pull and check'),
+      .describe(
+        'Platforms of the images of pods by the handler of their RuntimeClass (or its name, where the files do not hold it), for entrepot pull and check',
+      ),
     prepull: prepull.prefault({}).describe('Images that are brought here before a node asks for them'),
     upkeep: upkeep.prefault({}).describe('What keeps the store sound and small while it serves'),
     nodeConfig: listOf(path)

@@ -1,5 +1,6 @@
 import { type Digest, isDigest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
+import { formatPlatform, normalizePlatform, type Platform } from '../oci/platform.ts';
 import type {
   ManifestWant,
   Page,
@@ -16,6 +17,16 @@ import type { ReferrersQuery } from './referrers.ts';
 
 /** Go's names of the architectures that Kubernetes was ever built for, as they stand behind the names of its images. */
 const ARCH_NAME = /^(.+)-(amd64|arm|arm64|386|ppc64le|s390x|riscv64)$/;
+
+/** What a repository named after an architecture means where there is none of that name; `undefined` for other names. */
+export function baseOfArchName({
+  upstream,
+  name: full,
+}: Repository): { readonly base: Repository; readonly platform: Platform } | undefined {
+  const [, name, architecture] = ARCH_NAME.exec(full) ?? [];
+  if (name === undefined || architecture === undefined) return undefined;
+  return { base: { upstream, name }, platform: normalizePlatform({ os: 'linux', architecture }) };
+}
 
 export interface ArchNamesOptions {
   readonly source: PullSource;
@@ -42,9 +53,9 @@ export class ArchNames implements PullSource {
     right: Right,
     want: ManifestWant,
   ): Promise<ServedManifest> {
-    return this.#orBase(repository, right, (place, placeRight, architecture) => {
-      const isNarrowed = architecture !== undefined && !isDigest(reference);
-      const narrowed = { accepts: want.accepts.bind(want), platform: `linux/${architecture}` };
+    return this.#orBase(repository, right, (place, placeRight, platform) => {
+      const narrowed = { accepts: want.accepts.bind(want), platform: platform && formatPlatform(platform) };
+      const isNarrowed = platform !== undefined && !isDigest(reference);
       return this.#source.manifest(place, reference, placeRight, isNarrowed ? narrowed : want);
     });
   }
@@ -80,16 +91,15 @@ export class ArchNames implements PullSource {
   async #orBase<T>(
     repository: Repository,
     right: Right,
-    ask: (place: Repository, right: Right, architecture?: string) => Promise<T>,
+    ask: (place: Repository, right: Right, platform?: Platform) => Promise<T>,
   ): Promise<T> {
     try {
       return await ask(repository, right);
     } catch (error) {
-      const [, name, architecture] = ARCH_NAME.exec(repository.name) ?? [];
-      if (name === undefined || !isAbsence(error)) throw error;
-      const base = { upstream: repository.upstream, name };
+      const meant = baseOfArchName(repository);
+      if (meant === undefined || !isAbsence(error)) throw error;
       try {
-        return await ask(base, await this.#authorize(base), architecture);
+        return await ask(meant.base, await this.#authorize(meant.base), meant.platform);
       } catch (failure) {
         throw isAbsence(failure) ? error : failure;
       }

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { imagesIn } from './image-list.ts';
 
-const namesIn = (text: string) => imagesIn(text).map(({ name }) => name);
+const namesIn = (text: string) => imagesIn(text).images.map(({ name }) => name);
 
 test('a list has one image a line; comments and empty lines count for nothing', () => {
   const text =
@@ -41,7 +41,7 @@ data: {image: not-an-image:1}
 `;
   const images = ['cron:1', 'debug:1', 'init:1', 'main:1', 'models:1', 'rollout:1'];
   expect(namesIn(text).sort()).toEqual(images);
-  const main = imagesIn(text).find(({ name }) => name === 'main:1');
+  const main = imagesIn(text).images.find(({ name }) => name === 'main:1');
   expect([...(main?.runtimeClasses ?? [])]).toEqual([undefined, 'kata-windows']);
 });
 
@@ -54,6 +54,23 @@ test('what kubectl prints as JSON is read, lists within', () => {
 
 test('a YAML list of names is a list', () => {
   expect(namesIn('- nginx:1\n- redis:7\n')).toEqual(['nginx:1', 'redis:7']);
+});
+
+test('an image whose name is wrong does not make a list of another kind', () => {
+  expect(namesIn('nginx:1\nUP.example/Bad Name\n[::1]:5000/app:1\n')).toEqual([
+    'nginx:1',
+    'UP.example/Bad Name',
+    '[::1]:5000/app:1',
+  ]);
+  expect(namesIn('kind: Pod\nspec: {containers: [{image: main:1}]}\n')).toEqual(['main:1']);
+  expect(namesIn('[{"spec": {"containers": [{"image": "main:1"}]}}]')).toEqual(['main:1']);
+});
+
+test('RuntimeClasses among the objects say what their handlers are', () => {
+  const kata = { kind: 'RuntimeClass', metadata: { name: 'kata' }, handler: 'kata-windows' };
+  const broken = { kind: 'RuntimeClass', metadata: { name: 'broken' } };
+  const { handlers } = imagesIn(JSON.stringify({ kind: 'List', items: [kata, broken, pod('one:1')] }));
+  expect([...handlers]).toEqual([['kata', 'kata-windows']]);
 });
 
 test('what cannot be read says on which line', () => {

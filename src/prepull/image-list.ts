@@ -14,6 +14,9 @@ const MAX_DEPTH = 64;
 /** Where Kubernetes keeps the containers of a pod, in a pod itself and in every template of one. */
 const CONTAINER_LISTS = ['containers', 'initContainers', 'ephemeralContainers'] as const;
 
+/** What a line of Kubernetes' YAML or JSON has, one of them at least: it begins an entry or a document, or has a key. */
+const YAML_LINE = /^[-[{]|:(?:\s|$)/;
+
 /** An image that a text names, as it stands there. */
 export interface ListedImage {
   readonly name: string;
@@ -21,12 +24,20 @@ export interface ListedImage {
   readonly runtimeClasses: ReadonlySet<string | undefined>;
 }
 
+/** What a text says of images. */
+export interface ImageList {
+  /** Each once. */
+  readonly images: readonly ListedImage[];
+  /** The handlers of the RuntimeClasses that are among its objects, by their names. */
+  readonly handlers: ReadonlyMap<string, string>;
+}
+
 /**
- * The images that a text names, each once: a list with one image a line (`#` begins a comment), or YAML or JSON
+ * The images that a text names: a list with one image a line (`#` begins a comment), or YAML or JSON
  * documents with Kubernetes objects of any kind (`helm template`, `kubectl get … -o yaml`), in which every container
  * and every image volume counts, however deep it lies. Throws YamlError for what is neither.
  */
-export function imagesIn(text: string): readonly ListedImage[] {
+export function imagesIn(text: string): ImageList {
   const images = new ListedImages();
   const listed = imagesOfList(text);
   if (listed === undefined) {
@@ -34,10 +45,11 @@ export function imagesIn(text: string): readonly ListedImage[] {
   } else {
     for (const name of listed) images.add(name, undefined);
   }
-  return images.all();
+  return { images: images.all(), handlers: images.handlers };
 }
 
 class ListedImages {
+  readonly handlers = new Map<string, string>();
   readonly #classes = new Map<string, Set<string | undefined>>();
 
   all(): readonly ListedImage[] {
@@ -64,6 +76,7 @@ class ListedImages {
       for (const entry of value) this.#walk(entry, depth + 1);
     } else if (isJsonObject(value)) {
       this.#addPod(value);
+      this.#addHandler(value);
       for (const member of Object.values(value)) this.#walk(member, depth + 1);
     }
   }
@@ -81,13 +94,18 @@ class ListedImages {
       if (isNamed(image)) this.add(image, typeof runtimeClass === 'string' ? runtimeClass : undefined);
     }
   }
+
+  #addHandler({ kind, metadata, handler }: JsonObject): void {
+    const name = kind === 'RuntimeClass' && isJsonObject(metadata) ? metadata['name'] : undefined;
+    if (typeof name === 'string' && typeof handler === 'string') this.handlers.set(name, handler);
+  }
 }
 
-/** `undefined` when a line is no image: then it is no list. */
+/** `undefined` when a line is YAML: then it is no list. A line that is neither is an image whose name is wrong. */
 function imagesOfList(text: string): readonly string[] | undefined {
   const lines = text.split('\n').map(line => line.replace(/(?:^|\s)#.*$/, '').trim());
   const images = lines.filter(line => line !== '');
-  return images.every(isReference) ? images : undefined;
+  return images.every(line => isReference(line) || !YAML_LINE.test(line)) ? images : undefined;
 }
 
 function isReference(text: string): boolean {

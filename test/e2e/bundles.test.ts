@@ -104,9 +104,41 @@ describe('entrepot pull', () => {
     expect((await connected.command('check', '--from', special)).code).toBe(1);
     await succeed(connected, 'pull', '--from', special);
     await succeed(connected, 'check', '--from', special);
+    // A class that the files describe may be called otherwise than its handler, and as anything at all.
+    const [classes, pods] = ['classes.yaml', 'pods.yaml'].map(name => join(connected.folder, name));
+    const handled = { kind: 'RuntimeClass', metadata: { name: 'big-iron' }, handler: 'mainframe' };
+    await writeFile(classes!, JSON.stringify(handled));
+    const runtimeClassNames = ['big-iron', 'constructor'];
+    const items = runtimeClassNames.map(runtimeClassName => ({ spec: { ...spec, runtimeClassName } }));
+    await writeFile(pods!, JSON.stringify({ kind: 'List', items }));
+    await succeed(connected, 'check', '--from', pods!, '--from', classes!);
+    await succeed(connected, 'rm', `${UPSTREAM}/org/app:1`);
+    await succeed(connected, 'pull', '--from', pods!, '--from', classes!);
+    await succeed(connected, 'check', `${UPSTREAM}/org/app:1`, '--platform', 'linux/s390x,linux/arm64');
     expect(
       (await connected.command('check', `${UPSTREAM}/org/app:1`, '--platform', 'linux/amd64')).code,
     ).toBe(1);
+  });
+
+  it('means by a name with an architecture what a node gets by it, and so do check and export', async () => {
+    await connected.stop();
+    const upstreams = { [UPSTREAM]: { url: upstream.url, archInName: true } };
+    connected = await connected.startAgain({ upstreams });
+    const named = `${UPSTREAM}/org/app-arm64:1`;
+    expect((await connected.command('check', named)).stdout).toBe(`${named}\n`);
+    await succeed(connected, 'pull', named);
+    await succeed(connected, 'check', named);
+    await succeed(connected, 'check', `${UPSTREAM}/org/app:1`, '--platform', 'linux/arm64');
+    const bundle = join(connected.folder, 'arm64.tar');
+    await succeed(connected, 'export', named, '-o', bundle);
+    const isolated = await Entrepot.start({ upstreams, offline: true });
+    try {
+      await succeed(isolated, 'import', bundle);
+      const got = await get(`${isolated.url}/v2/org/app-arm64/manifests/1?ns=${UPSTREAM}`);
+      expect(got.headers['docker-content-digest']).toBe(app.images[1]!.manifest.digest);
+    } finally {
+      await isolated.remove();
+    }
   });
 
   it('goes on past what fails, and says so at the end', async () => {
@@ -173,9 +205,12 @@ describe('entrepot check', () => {
       '--from',
       workloads,
       '--platform',
-      PLATFORMS,
+      'linux/amd64',
+      '--platform',
+      'linux/arm64',
+      'Bad Name',
     );
-    expect({ code, stdout }).toEqual({ code: 1, stdout: `${UPSTREAM}/org/app:1\n` });
+    expect({ code, stdout }).toEqual({ code: 1, stdout: `Bad Name\n${UPSTREAM}/org/app:1\n` });
     expect(stderr).toContain('linux/arm64');
     const args = [
       ...STARTER,
@@ -187,7 +222,10 @@ describe('entrepot check', () => {
       '--config',
       connected.configFile,
     ];
-    expect(await tryRun(process.execPath, args, { input: stdout })).toMatchObject({ code: 0 });
+    expect(await tryRun(process.execPath, args, { input: stdout })).toMatchObject({
+      code: 1,
+      stderr: expect.stringContaining('1 of 2 images are here; 1 failed:\n  Bad Name\n'),
+    });
     await succeed(connected, 'check', '--from', workloads, '--platform', PLATFORMS);
   });
 });

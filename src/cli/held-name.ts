@@ -1,0 +1,38 @@
+import { baseOfArchName } from '../mirror/arch-names.ts';
+import { isDigest } from '../oci/digest.ts';
+import type { Platform } from '../oci/platform.ts';
+import type { Repository } from '../oci/repository.ts';
+import type { Parts } from '../wire.ts';
+
+/** The repository that holds what a name means, and the only platform of it that the name means. */
+export interface HeldName {
+  readonly repository: Repository;
+  readonly platforms: readonly Platform[] | undefined;
+}
+
+/** Whether a name of this upstream may mean the image of another for one architecture. */
+export function mayNameArch({ config }: Pick<Parts, 'config'>, { upstream }: Repository): boolean {
+  return config.upstreams.get(upstream)?.archInName === true;
+}
+
+/** Where an image is held: under its very name or, when that is of one architecture, under the one that nodes get it by. */
+export async function heldName(
+  parts: Pick<Parts, 'config' | 'metadata'>,
+  repository: Repository,
+  reference: string,
+): Promise<HeldName> {
+  const own = { repository, platforms: undefined };
+  const meant = mayNameArch(parts, repository) ? baseOfArchName(repository) : undefined;
+  if (meant === undefined || (await isHeld(parts, repository, reference))) return own;
+  const isBaseHeld = await isHeld(parts, meant.base, reference);
+  return isBaseHeld ? { repository: meant.base, platforms: [meant.platform] } : own;
+}
+
+async function isHeld(
+  { metadata }: Pick<Parts, 'metadata'>,
+  repository: Repository,
+  reference: string,
+): Promise<boolean> {
+  const digest = isDigest(reference) ? reference : (await metadata.readTag(repository, reference))?.digest;
+  return digest !== undefined && (await metadata.isLinked(repository, digest));
+}
