@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import {
   bytesOf,
   contentOf,
@@ -52,6 +52,24 @@ describe('a hosted repository', () => {
     expect(await reader.read(bytes, size)).toBe(0);
     expect(bytes.equals(bytesOf(image.manifest))).toBe(true);
     await expect(bench.hosted.statBlob(elsewhere, digest)).rejects.toMatchObject({ code: 'BLOB_UNKNOWN' });
+  });
+
+  it('deletes nothing while the disk is full, says 507, and deletes when there is room', async () => {
+    const image = imageOf([randomBlob(100, 'full')]);
+    await bench.pushImage(repository, image, 'v1');
+    const full = Object.assign(new Error('no space left on device'), { code: 'ENOSPC' });
+    for (const removal of ['removeTag', 'unlinkManifest', 'unlinkBlob'] as const) {
+      vi.spyOn(bench.metadata, removal).mockRejectedValueOnce(full);
+    }
+    const deletes = [
+      () => bench.removal.removeManifest(repository, 'v1'),
+      () => bench.removal.removeManifest(repository, image.manifest.digest),
+      () => bench.removal.removeBlob(repository, image.config.digest),
+    ];
+    for (const remove of deletes) {
+      await expect(remove()).rejects.toMatchObject({ code: 'INSUFFICIENT_STORAGE', status: 507 });
+      await remove();
+    }
   });
 
   it('counts what was asked for as used: a blob that a HEAD has found stays until its manifest comes', async () => {

@@ -2,6 +2,7 @@ import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { type Digest, isDigest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
+import { refusingWhenFull } from './full-storage.ts';
 
 /**
  * Deleting (distribution-spec, "Content Management"). It takes what belongs to a repository out of it, at once; the
@@ -25,9 +26,12 @@ export class Removal {
   /** A tag alone, or by digest a manifest with every tag that means it. */
   async removeManifest(repository: Repository, reference: string): Promise<void> {
     this.permit();
-    const wasThere = isDigest(reference)
-      ? await this.#metadata.unlinkManifest(repository, reference)
-      : await this.#metadata.removeTag(repository, reference);
+    // The index notes a removal before it has room by it.
+    const wasThere = await refusingWhenFull(() =>
+      isDigest(reference)
+        ? this.#metadata.unlinkManifest(repository, reference)
+        : this.#metadata.removeTag(repository, reference),
+    );
     if (!wasThere) {
       throw new OciError('MANIFEST_UNKNOWN', { detail: { name: repositoryText(repository), reference } });
     }
@@ -35,7 +39,7 @@ export class Removal {
 
   async removeBlob(repository: Repository, digest: Digest): Promise<void> {
     this.permit();
-    if (!(await this.#metadata.unlinkBlob(repository, digest))) {
+    if (!(await refusingWhenFull(() => this.#metadata.unlinkBlob(repository, digest)))) {
       throw new OciError('BLOB_UNKNOWN', { detail: { name: repositoryText(repository), digest } });
     }
   }
