@@ -33,7 +33,7 @@ export function openUpkeep(
     meter,
     gracePeriodMs: gcGracePeriodMs,
     keepUnfinishedMs: keepUnfinishedForMs,
-    expireUploads: (untouchedSinceMs, signal) => uploads.expire(untouchedSinceMs, signal),
+    uploads,
     isOfUpload: key => uploads.owns(key),
     maxBytes: config.storage.maxBytes,
     bytesPerSecond: scrubBytesPerSecond,

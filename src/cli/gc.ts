@@ -58,6 +58,7 @@ function reportText(collected: CollectionReport, evicted: EvictionReport, dryRun
   const counts = [
     [manifests, 'manifest', 'manifests'],
     [blobs, 'blob', 'blobs'],
+    [uploads, 'upload session', 'upload sessions'],
     [unfinished, 'unfinished transfer', 'unfinished transfers'],
     [strays, 'file without a row', 'files without a row'],
     [evicted, 'least recently used', 'least recently used'],
@@ -65,9 +66,6 @@ function reportText(collected: CollectionReport, evicted: EvictionReport, dryRun
   const lines = counts
     .filter(([{ items }]) => items > 0)
     .map(([{ items, bytes }, one, many]) => `${counted(items, one, many)}, ${sizeText(bytes)}`);
-  if (uploads > 0) {
-    lines.push(counted(uploads, 'upload session', 'upload sessions'));
-  }
   if (links > 0) {
     lines.push(`${counted(links, 'link of a blob', 'links of blobs')} that no manifest names`);
   }

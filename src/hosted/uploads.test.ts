@@ -234,8 +234,11 @@ describe('an upload', () => {
     await append(idle, Buffer.from('bytes'));
     const writing = openChunk(Buffer.alloc(3));
     const answer = bench.uploads.append(ANONYMOUS, repository, busy, writing);
-    expect(await bench.uploads.expire(Date.now() - DAY_MS)).toBe(0);
-    expect(await bench.uploads.expire(Date.now() + 1000)).toBe(1);
+    expect(await bench.uploads.expire(Date.now() - DAY_MS)).toEqual({ items: 0, bytes: 0 });
+    await vi.waitUntil(async () => !(await bench.metadata.isClaimed(`upload-${idle}`)), { timeout: 5_000 });
+    expect(await bench.uploads.expirable(Date.now() - DAY_MS)).toEqual({ items: 0, bytes: 0 });
+    expect(await bench.uploads.expirable(Date.now() + 1000)).toEqual({ items: 1, bytes: 5 });
+    expect(await bench.uploads.expire(Date.now() + 1000)).toEqual({ items: 1, bytes: 5 });
     await expect(offset(idle)).rejects.toMatchObject({ code: 'BLOB_UPLOAD_UNKNOWN' });
     writing.body.push(null);
     await answer;
@@ -256,8 +259,22 @@ describe('an upload', () => {
     expect(found.map(({ id }) => id)).toEqual([meanwhile]);
     await append(meanwhile, Buffer.from('bytes'));
     vi.spyOn(bench.metadata, 'listUploads').mockResolvedValueOnce(found);
-    expect(await bench.uploads.expire(hourAgoMs + 1)).toBe(0);
+    expect(await bench.uploads.expire(hourAgoMs + 1)).toMatchObject({ items: 0 });
     expect([await offset(continued), await offset(meanwhile)]).toEqual([5, 5]);
+  });
+
+  it('whose client left in the middle of a chunk is idle from then on, not since the chunk began', async () => {
+    const id = await begin();
+    const hourAgoMs = Date.now() - DAY_MS / 24;
+    const upload = await bench.metadata.readUpload(id);
+    if (upload === undefined) throw new Error('it has just begun');
+    await bench.metadata.putUpload({ ...upload, touchedAtMs: hourAgoMs });
+    const leaving = openChunk(Buffer.from('bytes'));
+    const answer = bench.uploads.append(ANONYMOUS, repository, id, leaving);
+    await vi.waitUntil(() => leaving.body.listenerCount('error') > 0);
+    leaving.body.destroy(new Error('aborted'));
+    await expect(answer).rejects.toMatchObject({ code: 'BLOB_UPLOAD_INVALID' });
+    expect(await bench.uploads.expire(hourAgoMs + 1)).toMatchObject({ items: 0 });
   });
 
   it('cannot be begun without end', async () => {

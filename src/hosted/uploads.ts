@@ -11,7 +11,7 @@ import type { Requester } from '../oci/requester.ts';
 import { type Chunk, type ChunkIngest, takeChunk, takeLastChunk } from './chunk.ts';
 import { refusingWhenFull } from './full-storage.ts';
 import { noQuota, type Quota } from './quota.ts';
-import { type Session, Sessions, uploadOf } from './sessions.ts';
+import { ingestKey, type Session, Sessions, uploadOf } from './sessions.ts';
 
 /** Clients open a handful of layers at once; a CI fleet pushing to one repository stays far below. olareg's number too. */
 const MAX_UPLOADS_PER_REPOSITORY = 1000;
@@ -31,6 +31,12 @@ export interface UploadState {
   readonly id: string;
   /** Bytes received. */
   readonly offset: number;
+}
+
+/** Uploads that were given up, and the bytes that had come of them. */
+export interface ExpiredUploads {
+  readonly items: number;
+  readonly bytes: number;
 }
 
 export interface UploadsOptions {
@@ -116,7 +122,6 @@ export class Uploads {
   async append(requester: Requester, repository: Repository, id: string, chunk: Chunk): Promise<UploadState> {
     return this.#use(requester, repository, id, async ({ ingest }, upload) => {
       await takeChunk(this.#bounded(ingest, upload), chunk, this.#options.bodyIdleMs);
-      await this.#touch(upload);
       return { id, offset: ingest.offset };
     });
   }
@@ -144,24 +149,40 @@ export class Uploads {
     await this.#use(requester, repository, id, session => this.#end(id, session));
   }
 
-  /** Gives up uploads that nobody has touched since. Returns how many. */
-  async expire(untouchedSinceMs: number, signal?: AbortSignal): Promise<number> {
+  /** Gives up uploads that nobody has touched since. */
+  async expire(untouchedSinceMs: number, signal?: AbortSignal): Promise<ExpiredUploads> {
     const { metadata, log } = this.#options;
-    let expired = 0;
+    const expired = { items: 0, bytes: 0 };
     for (;;) {
       const idle = await metadata.listUploads(untouchedSinceMs, EXPIRY_BATCH);
-      let inBatch = 0;
+      const before = expired.items;
       for (const { id, repository } of idle) {
-        if (signal?.aborted === true) return expired + inBatch;
-        if (!(await this.#discard(id, untouchedSinceMs))) continue;
-        inBatch += 1;
-        log.info({ upload: id, repository: repositoryText(repository) }, 'an idle upload was given up');
+        if (signal?.aborted === true) return expired;
+        const bytes = await this.#discard(id, untouchedSinceMs);
+        if (bytes === undefined) continue;
+        expired.items += 1;
+        expired.bytes += bytes;
+        log.info(
+          { upload: id, repository: repositoryText(repository), bytes },
+          'an idle upload was given up',
+        );
       }
-      expired += inBatch;
       // What is in use stays listed, so a batch of nothing else would come again for ever.
-      if (idle.length < EXPIRY_BATCH || inBatch === 0) return expired;
+      if (idle.length < EXPIRY_BATCH || expired.items === before) return expired;
       await sleep(EXPIRY_PAUSE_MS);
     }
+  }
+
+  /** What `expire` would give up. */
+  async expirable(untouchedSinceMs: number): Promise<ExpiredUploads> {
+    const { metadata } = this.#options;
+    const found = { items: 0, bytes: 0 };
+    for (const { id } of await metadata.listUploads(untouchedSinceMs, Number.MAX_SAFE_INTEGER)) {
+      if (await metadata.isClaimed(ingestKey(id))) continue;
+      found.items += 1;
+      found.bytes += await this.#sessions.offset(id);
+    }
+    return found;
   }
 
   /** Whether the ingest `key` is that of an upload, which `expire` ends when it is time. */
@@ -227,6 +248,9 @@ export class Uploads {
           // held by what came, and refused to smaller pushes, until the upload expires.
           if (error instanceof OciError && error.code === 'DENIED') await this.#end(id, session);
           throw error;
+        } finally {
+          // However the request ended: what a client that left had sent for hours is not idle.
+          if (!session.ended) await this.#touch(upload);
         }
       }),
     );
@@ -287,17 +311,18 @@ export class Uploads {
     this.#quota.release(id);
   }
 
-  /** Ends an upload whoever's it is; false when it is in use, or was touched after all. */
-  async #discard(id: string, untouchedSinceMs = Infinity): Promise<boolean> {
+  /** Ends an upload whoever's it is. The bytes that it had; `undefined` when it is in use, or was touched after all. */
+  async #discard(id: string, untouchedSinceMs = Infinity): Promise<number | undefined> {
     try {
       return await this.#sessions.use(id, async session => {
         const upload = await this.#options.metadata.readUpload(id);
-        if (upload !== undefined && upload.touchedAtMs >= untouchedSinceMs) return false;
+        if (upload !== undefined && upload.touchedAtMs >= untouchedSinceMs) return undefined;
+        const bytes = session.ingest.offset;
         await this.#end(id, session);
-        return true;
+        return bytes;
       });
     } catch (error) {
-      if (error instanceof OciError && error.code === 'TOOMANYREQUESTS') return false;
+      if (error instanceof OciError && error.code === 'TOOMANYREQUESTS') return undefined;
       throw error;
     }
   }

@@ -9,15 +9,18 @@ export interface CollectionOptions extends Stores {
   readonly gracePeriodMs: number;
   /** How long an unfinished download or upload that nobody works on is kept, to be resumed. */
   readonly keepUnfinishedMs: number;
-  /** Gives up upload sessions that nobody touched since; how many. Owned by `hosted`. */
-  readonly expireUploads: (untouchedSinceMs: number, signal?: AbortSignal) => Promise<number>;
+  /** Upload sessions, which are owned by `hosted`: gives up those that nobody touched since, or finds them. */
+  readonly uploads: {
+    expire(untouchedSinceMs: number, signal?: AbortSignal): Promise<Tally>;
+    expirable(untouchedSinceMs: number): Promise<Tally>;
+  };
   /** Whether an ingest belongs to an upload session, which then decides about it. */
   readonly isOfUpload: (ingestKey: string) => Promise<boolean>;
 }
 
 export interface CollectionReport {
   /** Upload sessions given up. */
-  readonly uploads: number;
+  readonly uploads: Tally;
   /** Unfinished downloads and uploads. */
   readonly unfinished: Tally;
   /** Links of blobs that no manifest of their repository names. */
@@ -67,13 +70,10 @@ export class Collection {
     return { uploads, unfinished, links, manifests, blobs, strays };
   }
 
-  async #expireUploads({ dryRun, signal }: RunOptions): Promise<number> {
-    const { metadata, keepUnfinishedMs, expireUploads } = this.#options;
+  #expireUploads({ dryRun, signal }: RunOptions): Promise<Tally> {
+    const { uploads, keepUnfinishedMs } = this.#options;
     const untouchedSinceMs = Date.now() - keepUnfinishedMs;
-    if (dryRun === true) {
-      return (await metadata.listUploads(untouchedSinceMs, Number.MAX_SAFE_INTEGER)).length;
-    }
-    return expireUploads(untouchedSinceMs, signal);
+    return dryRun === true ? uploads.expirable(untouchedSinceMs) : uploads.expire(untouchedSinceMs, signal);
   }
 
   async #abandonIngests(run: RunOptions): Promise<Tally> {

@@ -98,7 +98,10 @@ function begin({
     meter: silentMeter,
     gracePeriodMs: -1,
     keepUnfinishedMs: 3_600_000,
-    expireUploads: async () => 0,
+    uploads: {
+      expire: async () => ({ items: 0, bytes: 0 }),
+      expirable: async () => ({ items: 0, bytes: 0 }),
+    },
     isOfUpload: async () => false,
     maxBytes,
     bytesPerSecond: 1e9,

@@ -109,8 +109,12 @@ export class Schedule {
     const report = await upkeep.collect({ signal: this.#stopping.signal });
     if (report !== undefined) {
       const { uploads, unfinished, manifests, blobs, strays } = report;
-      const bytes = unfinished.bytes + manifests.bytes + blobs.bytes + strays.bytes;
-      log.info({ uploads, manifests: manifests.items, blobs: blobs.items, bytes }, 'garbage was collected');
+      const tallies = [uploads, unfinished, manifests, blobs, strays];
+      const bytes = tallies.reduce((sum, tally) => sum + tally.bytes, 0);
+      log.info(
+        { uploads: uploads.items, manifests: manifests.items, blobs: blobs.items, bytes },
+        'garbage was collected',
+      );
     }
   }
 

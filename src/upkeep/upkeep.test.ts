@@ -107,14 +107,19 @@ describe('garbage collection', () => {
       const touchedAtMs = Date.now() - idleMs;
       await metadata.putUpload({ id, repository: HOSTED, requester: '', startedAtMs: 1, touchedAtMs });
     }
-    const expireUploads = async (untouchedSinceMs: number) => {
-      const idle = await metadata.listUploads(untouchedSinceMs, 10);
-      await Promise.all(idle.map(({ id }) => metadata.removeUpload(id)));
-      return idle.length;
+    const idleSince = (untouchedSinceMs: number) => metadata.listUploads(untouchedSinceMs, 10);
+    const uploads = {
+      expirable: async (sinceMs: number) => ({ items: (await idleSince(sinceMs)).length, bytes: 7 }),
+      expire: async (sinceMs: number) => {
+        const idle = await idleSince(sinceMs);
+        await Promise.all(idle.map(({ id }) => metadata.removeUpload(id)));
+        return { items: idle.length, bytes: 7 };
+      },
     };
-    const collecting = upkeep({ keepUnfinishedMs: NEVER_MS, expireUploads });
-    expect(await collecting.collect({ dryRun: true })).toMatchObject({ uploads: 1 });
-    expect(await collecting.collect()).toMatchObject({ uploads: 1 });
+    const collecting = upkeep({ keepUnfinishedMs: NEVER_MS, uploads });
+    const found = { uploads: { items: 1, bytes: 7 } };
+    expect(await collecting.collect({ dryRun: true })).toMatchObject(found);
+    expect(await collecting.collect()).toMatchObject(found);
     expect(await metadata.readUpload('old')).toBeUndefined();
     expect(await metadata.readUpload('new')).toBeDefined();
   });
@@ -286,7 +291,10 @@ function upkeep(options: Partial<UpkeepOptions> = {}): Upkeep {
     meter: silentMeter,
     gracePeriodMs: -1,
     keepUnfinishedMs: -1,
-    expireUploads: async () => 0,
+    uploads: {
+      expire: async () => ({ items: 0, bytes: 0 }),
+      expirable: async () => ({ items: 0, bytes: 0 }),
+    },
     isOfUpload: async () => false,
     maxBytes: undefined,
     bytesPerSecond: 1e9,
