@@ -5,6 +5,8 @@ import { sizeText } from './columns.ts';
 import { type Command, CommandError, CONFIG_OPTION, EXIT, type Input, textOption } from './command.ts';
 import { withUpkeep } from './upkeep-run.ts';
 
+const BUSY = 'another process is collecting already';
+
 /** `entrepot gc`: make room now. */
 export const gc: Command = {
   name: 'gc',
@@ -29,10 +31,10 @@ export const gc: Command = {
     const period = gracePeriod(input);
     return withUpkeep(input, io, async ({ upkeep }, { out, ...run }) => {
       const collected = await upkeep.collect({ ...run, ...period });
-      const evicted = await upkeep.evict(run);
-      if (collected === undefined || evicted === undefined) {
-        throw new CommandError('another process is collecting already');
-      }
+      if (collected === undefined) throw new CommandError(BUSY);
+      const collectedBytes = collected.manifests.bytes + collected.blobs.bytes;
+      const evicted = await upkeep.evict({ ...run, asIfFreedBytes: run.dryRun ? collectedBytes : 0 });
+      if (evicted === undefined) throw new CommandError(BUSY);
       out(reportText(collected, evicted, run.dryRun));
       return EXIT.done;
     });

@@ -10,6 +10,11 @@ export interface EvictionOptions extends Stores {
   readonly maxBytes: number | undefined;
 }
 
+export interface EvictionRun extends RunOptions {
+  /** In a dry run: what would have gone by now, so that so much less has to go for its being too much. */
+  readonly asIfFreedBytes?: number;
+}
+
 export interface EvictionReport extends Tally {
   /** What is held now, or would be. */
   readonly heldBytes: number;
@@ -36,10 +41,10 @@ export class Eviction {
     return maxBytes !== undefined && (await this.#heldBytes()) > maxBytes;
   }
 
-  async run(run: RunOptions = {}): Promise<EvictionReport> {
+  async run(run: EvictionRun = {}): Promise<EvictionReport> {
     const { survey, maxBytes = Number.POSITIVE_INFINITY } = this.#options;
     const counter = new Counter('least recently used', run);
-    const heldBytes = await this.#heldBytes();
+    const heldBytes = (await this.#heldBytes()) - (run.asIfFreedBytes ?? 0);
     const excessBytes = heldBytes > maxBytes ? heldBytes - maxBytes * LOW_WATER_MARK : 0;
     // What is used while this runs is in use.
     const sinceMs = Date.now();

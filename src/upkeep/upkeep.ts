@@ -7,9 +7,9 @@
  * are never served, and which the next collection takes.
  */
 import { Collection, type CollectionOptions, type CollectionReport } from './collection.ts';
-import { Eviction, type EvictionOptions, type EvictionReport } from './eviction.ts';
+import { Eviction, type EvictionOptions, type EvictionReport, type EvictionRun } from './eviction.ts';
 import { Scrub, type ScrubOptions, type ScrubReport } from './scrub.ts';
-import type { RunOptions, Stores } from './stores.ts';
+import type { Stores } from './stores.ts';
 
 export type UpkeepOptions = CollectionOptions & EvictionOptions & ScrubOptions;
 
@@ -36,7 +36,7 @@ export class Upkeep {
     return this.#eviction.isDue();
   }
 
-  evict(run?: RunOptions): Promise<EvictionReport | undefined> {
+  evict(run?: EvictionRun): Promise<EvictionReport | undefined> {
     return this.#alone('eviction', () => this.#eviction.run(run));
   }
 
