@@ -1,4 +1,4 @@
-import type { SurveyedTag } from '../metadata/survey.ts';
+import type { SurveyedImage } from '../metadata/survey.ts';
 import { repositoryText } from '../oci/repository.ts';
 import { type HeldImage, heldImages } from '../upkeep/images.ts';
 import { columnsText, sizeText, timeText } from './columns.ts';
@@ -16,7 +16,7 @@ export const images: Command = {
   name: 'images',
   summary: 'list the images that are held',
   description:
-    'Lists every tag with its platforms (in parentheses those that are not complete), the size that it alone takes, ' +
+    'Lists every tag, and then what is known by its digest alone, with its platforms (in parentheses those that are not complete), the size that it alone takes, ' +
     'the size that it shares with others, when it was last used, where it came from, and whether it is pinned or ' +
     'damaged.',
   options: [{ flags: '--json', description: 'one JSON object a line' }, CONFIG_OPTION],
@@ -29,12 +29,21 @@ export const images: Command = {
       interruptible(async signal => {
         const isJson = input.options['json'] === true;
         let rows: string[][] = [];
+        let isTagged = true;
         const flush = () => {
           io.out(columnsText(HEADINGS, rows));
           rows = [];
         };
         for await (const image of heldImages(survey, blobs)) {
           signal.throwIfAborted();
+          if (isTagged && image.tag === undefined) {
+            isTagged = false;
+            // A table of its own: digests would leave the columns of tags no room.
+            if (!isJson && rows.length > 0) {
+              flush();
+              io.out('\n');
+            }
+          }
           if (isJson) {
             io.out(`${JSON.stringify(toJson(image))}\n`);
           } else {
@@ -44,7 +53,7 @@ export const images: Command = {
             flush();
           }
         }
-        if (!isJson) {
+        if (!isJson && (isTagged || rows.length > 0)) {
           flush();
         }
         return EXIT.done;
@@ -52,13 +61,13 @@ export const images: Command = {
     ),
 };
 
-function toRow(image: SurveyedTag & HeldImage): string[] {
+function toRow(image: SurveyedImage & HeldImage): string[] {
   const platforms = image.platforms.map(({ platform, isComplete }) => {
     const text = platform === '' ? '?' : platform;
     return isComplete ? text : `(${text})`;
   });
   return [
-    `${repositoryText(image.repository)}:${image.tag}`,
+    nameOf(image),
     platforms.join(' '),
     sizeText(image.ownBytes),
     sizeText(image.sharedBytes),
@@ -68,10 +77,10 @@ function toRow(image: SurveyedTag & HeldImage): string[] {
   ];
 }
 
-function toJson(image: SurveyedTag & HeldImage): object {
-  const { repository, tag, digest, platforms, ownBytes, sharedBytes, missingBytes } = image;
+function toJson(image: SurveyedImage & HeldImage): object {
+  const { digest, platforms, ownBytes, sharedBytes, missingBytes } = image;
   return {
-    image: `${repositoryText(repository)}:${tag}`,
+    image: nameOf(image),
     digest,
     platforms: platforms.map(({ platform, isComplete }) => ({ platform, complete: isComplete })),
     ownBytes,
@@ -84,7 +93,12 @@ function toJson(image: SurveyedTag & HeldImage): object {
   };
 }
 
-function sourceOf({ repository, isImported }: SurveyedTag): 'hosted' | 'imported' | 'mirror' {
+/** As `inspect` and `pin` take it. */
+function nameOf({ repository, tag, digest }: SurveyedImage): string {
+  return repositoryText(repository) + (tag === undefined ? `@${digest}` : `:${tag}`);
+}
+
+function sourceOf({ repository, isImported }: SurveyedImage): 'hosted' | 'imported' | 'mirror' {
   if (repository.upstream === '') {
     return 'hosted';
   }

@@ -3,7 +3,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { silentLog } from '../lib/log.ts';
-import { digestOf } from '../oci/digest.ts';
+import { type Digest, digestOf } from '../oci/digest.ts';
+import { OCI_MANIFEST } from '../oci/media-types.ts';
 import type { MetadataStore } from './metadata-store.ts';
 import { image } from './metadata-store.suite.ts';
 import { openSqliteMetadataStore } from './sqlite-metadata-store.ts';
@@ -92,6 +93,43 @@ test('an image is shown with all that is under it, held or not, shared or not', 
     { digest: layer?.digest, isConfig: false, isHeld: false, isShared: true },
   ]);
   expect(await survey.image(LOOSE)).toMatchObject([{ digest: LOOSE, isHeld: false }]);
+});
+
+test('what is known by its digest alone is found, and no part of another image', async () => {
+  const [tagged, child, untagged, attached] = ['tagged', 'child', 'untagged', 'attached'].map(name =>
+    image(name),
+  );
+  const put = (
+    repository: typeof HOSTED,
+    { manifest, view }: ReturnType<typeof image>,
+    rest: { tag?: string; subject?: Digest } = {},
+  ) => {
+    const subject = rest.subject && { mediaType: OCI_MANIFEST, digest: rest.subject, size: 1 };
+    return store.putManifest(
+      repository,
+      manifest,
+      { ...view, subject },
+      { atMs: 1, ...(rest.tag && { tag: rest.tag }) },
+    );
+  };
+  const index = image('index');
+  const manifests = [{ mediaType: OCI_MANIFEST, digest: child!.manifest.digest, size: 1 }];
+  await put(HOSTED, tagged!, { tag: 'v1' });
+  await put(HOSTED, child!);
+  await put(
+    HOSTED,
+    { ...index, view: { ...index.view, kind: 'index', manifests, blobs: [] } },
+    { tag: 'v2' },
+  );
+  await put(HOSTED, attached!, { subject: tagged!.manifest.digest });
+  await put(HOSTED, untagged!);
+  await put(MIRRORED, tagged!);
+  await store.putPin(HOSTED, untagged!.manifest.digest);
+  const found = (await survey.untagged()).entries;
+  expect(found).toEqual([
+    { repository: HOSTED, digest: untagged!.manifest.digest, isPinned: true, isImported: false },
+    { repository: MIRRORED, digest: tagged!.manifest.digest, isPinned: false, isImported: false },
+  ]);
 });
 
 test('damaged manifests, stale damage and digests without a row are found', async () => {

@@ -5,7 +5,7 @@ import type { Content } from './metadata-store.ts';
 import { Connection, type Statement } from './sqlite/connection.ts';
 import { ImageRows } from './sqlite/image-rows.ts';
 import * as needs from './sqlite/needs.ts';
-import type { Found, SizedContent, Survey, SurveyedManifest, SurveyedTag } from './survey.ts';
+import type { Found, SizedContent, Survey, SurveyedImage, SurveyedManifest } from './survey.ts';
 
 /** Rows that one question looks at: some tens of milliseconds, so that a survey gives way and can be broken off. */
 const ROWS_PER_PAGE = 2_000;
@@ -35,14 +35,16 @@ interface ContentRow extends SizedContent {
   readonly used_at_ms: number;
 }
 
-interface TagRow {
+interface ImageRow {
   readonly repository_id: number;
   readonly upstream: string;
   readonly name: string;
-  readonly tag: string;
+  readonly tag: string | null;
   readonly digest: Digest;
   readonly is_pinned: number;
   readonly is_imported: number;
+  /** Of those without a tag. */
+  readonly is_found?: number;
 }
 
 class SqliteSurvey implements Survey {
@@ -56,7 +58,8 @@ class SqliteSurvey implements Survey {
   readonly #manifestBytes: Statement<[string], { digest: Digest; bytes: Buffer }>;
   readonly #damage: Statement<[string], { digest: Digest; is_stale: number }>;
   readonly #hasRow: Statement<[{ digest: Digest }]>;
-  readonly #tags: Statement<[{ upstream: string; name: string; tag: string }], TagRow>;
+  readonly #tags: Statement<[{ upstream: string; name: string; tag: string }], ImageRow>;
+  readonly #untagged: Statement<[{ repository: number; digest: string }], ImageRow>;
   readonly #images: ImageRows;
 
   constructor(connection: Connection) {
@@ -110,16 +113,26 @@ class SqliteSurvey implements Survey {
       FROM quarantine q WHERE q.digest > ? ORDER BY q.digest LIMIT ${ROWS_PER_PAGE}`);
     this.#hasRow = connection.prepare(`
       SELECT 1 FROM blobs WHERE digest = @digest UNION ALL SELECT 1 FROM quarantine WHERE digest = @digest`);
+    const isImported = `EXISTS (
+      SELECT 1 FROM grants g WHERE g.repository_id = r.id AND g.origin = 'import') AS is_imported`;
     this.#tags = connection.prepare(`
       SELECT t.repository_id, r.upstream, r.name, t.tag, t.digest,
         EXISTS (
           SELECT 1 FROM pins p
           WHERE p.repository_id = t.repository_id AND p.reference IN (t.tag, t.digest)) AS is_pinned,
-        EXISTS (
-          SELECT 1 FROM grants g WHERE g.repository_id = t.repository_id AND g.origin = 'import') AS is_imported
+        ${isImported}
       FROM repositories r JOIN tags t ON t.repository_id = r.id
       WHERE (r.upstream, r.name, t.tag) > (@upstream, @name, @tag)
       ORDER BY r.upstream, r.name, t.tag LIMIT ${ROWS_PER_PAGE}`);
+    this.#untagged = connection.prepare(`
+      SELECT l.repository_id, r.upstream, r.name, NULL AS tag, l.digest,
+        ${needs.isPinnedIn('l.repository_id', 'l.digest')} AS is_pinned, ${isImported},
+        EXISTS (SELECT 1 FROM manifests m WHERE m.digest = l.digest AND m.subject IS NULL)
+          AND NOT EXISTS (SELECT 1 FROM tags t WHERE t.digest = l.digest AND t.repository_id = l.repository_id)
+          AND NOT ${needs.isNamedIn('l.repository_id', 'l.digest')} AS is_found
+      FROM links l JOIN repositories r ON r.id = l.repository_id
+      WHERE (l.repository_id, l.digest) > (@repository, @digest) AND l.kind = 'manifest'
+      ORDER BY l.repository_id, l.digest LIMIT ${ROWS_PER_PAGE}`);
     this.#images = new ImageRows(connection);
   }
 
@@ -195,7 +208,17 @@ class SqliteSurvey implements Survey {
   async tags(after?: string) {
     const [upstream, name, tag] = after === undefined ? ['', '', ''] : splitCursor(after);
     const rows = await this.#all(this.#tags, { upstream, name, tag });
-    return page(rows, toTag, row => joinCursor(row.upstream, row.name, row.tag));
+    return page(rows, toImage, row => joinCursor(row.upstream, row.name, row.tag ?? ''));
+  }
+
+  async untagged(after?: string) {
+    const [repository, digest] = after === undefined ? [0, ''] : splitCursor(after);
+    const rows = await this.#all(this.#untagged, { repository: Number(repository), digest });
+    return page(
+      rows,
+      row => (row.is_found === 1 ? toImage(row) : undefined),
+      row => joinCursor(row.repository_id, row.digest),
+    );
   }
 
   image(digest: Digest): Promise<readonly SurveyedManifest[]> {
@@ -244,11 +267,11 @@ function toContent({ kind, digest, size, is_found }: ContentRow): SizedContent |
   return is_found === 1 ? { kind, digest, size } : undefined;
 }
 
-function toTag(row: TagRow): SurveyedTag {
+function toImage(row: ImageRow): SurveyedImage {
   const { upstream, name, tag, digest } = row;
   return {
     repository: { upstream, name },
-    tag,
+    tag: tag ?? undefined,
     digest,
     isPinned: row.is_pinned === 1,
     isImported: row.is_imported === 1,

@@ -26,7 +26,12 @@ export interface Survey {
   /** Those of `digests` that have neither a row nor known damage. */
   withoutRow(digests: readonly Digest[]): Promise<readonly Digest[]>;
   /** Every tag, by repository and name. */
-  tags(after?: string): Promise<Found<SurveyedTag>>;
+  tags(after?: string): Promise<Found<SurveyedImage>>;
+  /**
+   * Manifests that are held in a repository and known by their digest alone: no tag means them there, no index there
+   * lists them, and they are attached to no other.
+   */
+  untagged(after?: string): Promise<Found<SurveyedImage>>;
   /** The manifest with everything under it, held or not; the named one first. */
   image(digest: Digest): Promise<readonly SurveyedManifest[]>;
 }
@@ -42,9 +47,10 @@ export interface SizedContent extends Content {
   readonly size: number;
 }
 
-export interface SurveyedTag {
+export interface SurveyedImage {
   readonly repository: Repository;
-  readonly tag: string;
+  /** `undefined`: known by its digest alone. */
+  readonly tag: string | undefined;
   readonly digest: Digest;
   readonly isPinned: boolean;
   /** Given by an import rather than by an upstream's answer. */

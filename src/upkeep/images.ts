@@ -4,8 +4,8 @@ import {
   everything,
   type Survey,
   type SurveyedBlob,
+  type SurveyedImage,
   type SurveyedManifest,
-  type SurveyedTag,
 } from '../metadata/survey.ts';
 import type { Digest } from '../oci/digest.ts';
 import { isNonDistributable } from '../oci/manifest.ts';
@@ -35,11 +35,16 @@ export interface HeldPlatform {
   readonly isComplete: boolean;
 }
 
-/** Every tag with what is held of its image, in the order of names. */
-export async function* heldImages(survey: Survey, blobs: BlobStore): AsyncIterable<SurveyedTag & HeldImage> {
-  for await (const tags of everything(after => survey.tags(after))) {
-    for (const tag of tags) {
-      yield { ...tag, ...(await heldImage(await survey.image(tag.digest), blobs)) };
+/** Every tag with what is held of its image, in the order of names; then what is known by its digest alone. */
+export async function* heldImages(
+  survey: Survey,
+  blobs: BlobStore,
+): AsyncIterable<SurveyedImage & HeldImage> {
+  for (const find of ['tags', 'untagged'] as const) {
+    for await (const images of everything(after => survey[find](after))) {
+      for (const image of images) {
+        yield { ...image, ...(await heldImage(await survey.image(image.digest), blobs)) };
+      }
     }
   }
 }

@@ -59,6 +59,10 @@ export class SurveyThread implements StoreSurvey, RowRemoval {
     return this.#ask('tags', parameters);
   }
 
+  untagged(...parameters: Parameters<StoreSurvey['untagged']>) {
+    return this.#ask('untagged', parameters);
+  }
+
   image(...parameters: Parameters<StoreSurvey['image']>) {
     return this.#ask('image', parameters);
   }

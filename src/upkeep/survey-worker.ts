@@ -60,6 +60,7 @@ async function openThreadWork({ indexPath, storePath }: SurveyPlace): Promise<Th
     staleDamage: after => survey.staleDamage(after),
     withoutRow: digests => survey.withoutRow(digests),
     tags: after => survey.tags(after),
+    untagged: after => survey.untagged(after),
     image: digest => survey.image(digest),
     strayFiles,
     expireLinks: async (links, sinceMs) => (await rows()).expireLinks(links, sinceMs),

@@ -192,6 +192,19 @@ describe('eviction', () => {
     expect(await upkeep({ maxBytes }).evict()).toMatchObject({ items: 0 });
   });
 
+  test('a dry run can leave out what collecting garbage would have freed before', async () => {
+    await pushBlob(HOSTED, 'garbage'.repeat(1000));
+    await pushImage(MIRRORED, 'v1', ['mirrored']);
+    await tick();
+    const small = upkeep({ maxBytes: 5000 });
+    const garbage = (await small.collect({ dryRun: true }))?.blobs.bytes ?? 0;
+    expect(await small.evict({ dryRun: true })).not.toMatchObject({ items: 0 });
+    const dry = await small.evict({ dryRun: true, asIfFreedBytes: garbage });
+    await small.collect();
+    expect(dry).toEqual(await small.evict());
+    expect(dry).toMatchObject({ items: 0, isStuck: false });
+  });
+
   test('hosted, shared, pinned and read content stays, and it says when nothing else is left', async () => {
     const hosted = await pushImage(HOSTED, 'v1', ['hosted', 'shared']);
     await pushImage(MIRRORED, 'v1', ['shared', 'mirrored']);

@@ -119,9 +119,16 @@ describe('upkeep beside a running server', () => {
       damaged: false,
     });
     expect(images['team/app:kept']).toMatchObject({ source: 'hosted', pinned: false });
+    const alone = imageOf([randomBlob(20_000, 'by its digest alone')]);
+    await push('team/alone', alone.manifest.digest, alone);
+    const name = `team/alone@${alone.manifest.digest}`;
+    expect((await entrepot.command('pin', name)).code).toBe(0);
+    expect((await listImages())[name]).toMatchObject({ source: 'hosted', pinned: true });
+    expect(Object.keys(await listImages()).join('\n')).not.toContain(amd64.manifest.digest);
     const table = await entrepot.command('images');
     expect(table.stdout).toMatch(/^IMAGE +PLATFORMS +SIZE/);
     expect(table.stdout).toContain('linux/amd64 (linux/arm64)');
+    expect(table.stdout).toMatch(/\n\nIMAGE .*\nteam\/alone@sha256:/);
     const inspected = await entrepot.command('inspect', `${UPSTREAM}/multi:v1`);
     expect(inspected.stdout).toContain('(pinned)');
     expect(inspected.stdout).toMatch(new RegExp(`manifest.*${arm64.manifest.digest}.*missing`));
