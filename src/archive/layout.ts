@@ -147,7 +147,7 @@ function entryOf({ descriptor, name, platforms, isPrivate }: BundleImage): { key
     ...(name === undefined ? {} : { [CONTAINERD_NAME]: name }),
     ...(platforms === undefined
       ? {}
-      : { [BUNDLE_PLATFORMS]: platforms.map(formatPlatform).sort(compareText).join(',') }),
+      : { [BUNDLE_PLATFORMS]: [...new Set(platforms.map(formatPlatform))].sort(compareText).join(',') }),
     ...(isPrivate ? { [BUNDLE_PRIVATE]: 'true' } : {}),
     ...(name === undefined ? {} : { [REFERENCE_NAME]: name }),
   };

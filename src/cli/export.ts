@@ -3,6 +3,7 @@ import { createWriteStream } from 'node:fs';
 import { pipeline } from 'node:stream/promises';
 import { type ExportImage, planBundle } from '../archive/export.ts';
 import { parseHaveList } from '../archive/have-list.ts';
+import { repositoryOptions } from '../config/repository-options.ts';
 import { heldContent, heldPlatforms } from '../metadata/held-tree.ts';
 import { isDigest } from '../oci/digest.ts';
 import { DEFAULT_TAG } from '../oci/reference.ts';
@@ -23,7 +24,8 @@ export const exportCommand: Command = {
   description:
     'Writes images that are held here, with all that belongs to them, as one tar in the form of an OCI image layout, ' +
     'which skopeo, podman, containerd and `entrepot import` read. Of multi-platform images it takes the platforms ' +
-    'that are named or, without --platform, those that are held; the index itself stays as it is. Equal content ' +
+    'that are named, without --platform those of the configuration, and if that says nothing, those that are held; the ' +
+    'index itself stays as it is. Equal content ' +
     'makes an equal file.',
   arguments: [
     { name: '<reference...>', description: 'image references, such as docker.io/library/nginx:1.27' },
@@ -32,7 +34,8 @@ export const exportCommand: Command = {
     { flags: '-o, --output <file>', description: 'file to write; - is standard output' },
     {
       ...PLATFORM_OPTION,
-      description: 'platforms, such as linux/amd64,linux/arm64 (default: all that are held)',
+      description:
+        'platforms, such as linux/amd64,linux/arm64 (default: those of the configuration, else all that are held)',
     },
     { flags: '--have <file>', description: 'leave out what this list of `entrepot have` says is held there' },
     { flags: '--referrers', description: 'take along signatures, SBOMs and the like that are held' },
@@ -55,7 +58,7 @@ export const exportCommand: Command = {
     }
     return interruptible(signal =>
       withParts(input, io, async parts => {
-        const bundle = await plan(parts, input);
+        const { bundle, imageCount } = await plan(parts, input);
         const view = new ProgressView(io, progressForm({ json: false }));
         const item = view.begin(output === '-' ? 'standard output' : output);
         item.expect(bundle.blobBytes);
@@ -70,7 +73,7 @@ export const exportCommand: Command = {
         const leftOut = bundle.leftOut === 0 ? '' : `, ${bundle.leftOut} left out that the receiver has`;
         item.end(
           'done',
-          `${countText(input.arguments.length, 'image')}, ${countText(bundle.blobCount, 'blob')}${leftOut}`,
+          `${countText(imageCount, 'image')}, ${countText(bundle.blobCount, 'blob')}${leftOut}`,
         );
         return EXIT.done;
       }),
@@ -80,20 +83,34 @@ export const exportCommand: Command = {
 
 async function plan(parts: Parts, input: Input) {
   const platforms = platformsOption(input);
-  const images: ExportImage[] = [];
-  for (const reference of new Set(input.arguments)) images.push(await imageOf(parts, reference, platforms));
+  const images = new Map<string, ExportImage>();
+  for (const reference of input.arguments) {
+    const image = await imageOf(parts, reference, platforms);
+    images.set(image.name, together(images.get(image.name), image));
+  }
   const haveFile = textOption(input, 'have');
   const dockerManifest = input.options['docker'] === true;
   if (haveFile !== undefined && dockerManifest) {
     throw new CommandError('--docker needs all layers: it does not go with --have', EXIT.usage);
   }
-  return planBundle(images, {
+  const bundle = await planBundle([...images.values()], {
     metadata: parts.metadata,
     blobs: parts.blobs,
     have: haveFile === undefined ? undefined : parseHaveList(await readFile(haveFile)),
     referrers: input.options['referrers'] === true,
     dockerManifest,
   });
+  return { bundle, imageCount: images.size };
+}
+
+/** Several references may mean one image: `nginx` and `docker.io/library/nginx`, or the names of its architectures. */
+function together(earlier: ExportImage | undefined, image: ExportImage): ExportImage {
+  if (earlier === undefined) return image;
+  const isWhole = earlier.platforms === undefined || image.platforms === undefined;
+  return {
+    ...image,
+    platforms: isWhole ? undefined : [...(earlier.platforms ?? []), ...(image.platforms ?? [])],
+  };
 }
 
 async function imageOf(
@@ -103,7 +120,9 @@ async function imageOf(
 ): Promise<ExportImage> {
   const { naming, metadata, blobs, config } = parts;
   const { repository: named, tag = DEFAULT_TAG, digest: given } = naming.repositoryOf(reference);
-  const { repository, platforms: wanted = typed } = await heldName(parts, named, given ?? tag);
+  const { repository, platforms: ofName } = await heldName(parts, named, given ?? tag);
+  const upstream = config.upstreams.get(repository.upstream);
+  const configured = upstream && repositoryOptions(upstream, repository.name).platforms;
   const digest = given ?? (await metadata.readTag(repository, tag))?.digest;
   const root =
     digest !== undefined && isDigest(digest)
@@ -113,7 +132,8 @@ async function imageOf(
     throw new CommandError(`${reference} is not held here: entrepot pull ${reference} fetches it`);
   }
   const lookup = heldContent(repository, metadata, blob => blobs.open(blob));
-  const platforms = wanted ?? (await heldPlatforms(root, repository, metadata, lookup));
+  const platforms =
+    ofName ?? typed ?? configured ?? (await heldPlatforms(root, repository, metadata, lookup));
   if (platforms?.length === 0) {
     throw new CommandError(`${reference} is not held completely for any platform: entrepot pull fetches it`);
   }

@@ -50,7 +50,7 @@ const repositoryOptions = {
   platforms: listOf(platform)
     .optional()
     .describe(
-      'Of multi-platform images, what pull and check take (linux/amd64 by default) and prefetch ahead of the node that asks (by default nothing)',
+      'Of multi-platform images, what pull and check take (linux/amd64 by default), export (by default all that is held), and prefetch ahead of the node that asks (by default nothing)',
     ),
   prefetch: flag
     .optional()
@@ -258,7 +258,7 @@ const tenant = section({
     .describe('The only mirrored repositories it may pull, with their upstream'),
   platforms: listOf(platform)
     .optional()
-    .describe('What entrepot pull --tenant takes of multi-platform images'),
+    .describe('What entrepot pull --tenant takes of multi-platform images, and prefetch for its nodes'),
   push: flag.prefault(true).describe('It may push to its own repositories'),
   maxTransfers: count(1).optional().describe('Its transfers from upstreams at a time; the rest queue'),
 });

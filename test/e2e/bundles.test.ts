@@ -109,15 +109,41 @@ describe('entrepot pull', () => {
     const handled = { kind: 'RuntimeClass', metadata: { name: 'big-iron' }, handler: 'mainframe' };
     await writeFile(classes!, JSON.stringify(handled));
     const runtimeClassNames = ['big-iron', 'constructor'];
-    const items = runtimeClassNames.map(runtimeClassName => ({ spec: { ...spec, runtimeClassName } }));
+    const other = `${UPSTREAM}/org/other:1`;
+    upstream.add('org/other', app, '1');
+    const containers = [{ name: 'other', image: other }];
+    const items = runtimeClassNames.map(runtimeClassName => ({ spec: { runtimeClassName, containers } }));
     await writeFile(pods!, JSON.stringify({ kind: 'List', items }));
-    await succeed(connected, 'check', '--from', pods!, '--from', classes!);
-    await succeed(connected, 'rm', `${UPSTREAM}/org/app:1`);
     await succeed(connected, 'pull', '--from', pods!, '--from', classes!);
-    await succeed(connected, 'check', `${UPSTREAM}/org/app:1`, '--platform', 'linux/s390x,linux/arm64');
+    await succeed(connected, 'check', '--from', pods!, '--from', classes!);
+    await succeed(connected, 'check', other, '--platform', 'linux/s390x,linux/arm64');
     expect(
       (await connected.command('check', `${UPSTREAM}/org/app:1`, '--platform', 'linux/amd64')).code,
     ).toBe(1);
+  });
+
+  it('and so does export, which carries an image once however it is called', async () => {
+    upstream.add('org/app', app, 'latest');
+    await connected.stop();
+    connected = await connected.startAgain({
+      upstreams: { [UPSTREAM]: { url: upstream.url, platforms: 'linux/arm64' } },
+    });
+    const image = `${UPSTREAM}/org/app`;
+    await succeed(connected, 'pull', image, '--all-platforms');
+    const exported = async (...args: string[]) => {
+      const { code, stdout, stderr } = await connected.command('export', '-o', '-', ...args);
+      expect({ code, stderr }).toMatchObject({ code: 0, stderr: expect.stringContaining('1 image, ') });
+      return stdout;
+    };
+    const configured = await exported(image);
+    expect(configured).toContain(app.images[1]!.layers[1]!.digest);
+    expect(configured).not.toContain(app.images[0]!.layers[1]!.digest);
+    expect(await exported(image, `${image}:latest`)).toBe(configured);
+    expect(await exported(image, '--platform', 'linux/arm64,linux/aarch64')).toBe(configured);
+    upstream.add('org/other', app, '1');
+    await succeed(connected, 'pull', `${UPSTREAM}/org/other:1`, '--platform', 'linux/amd64');
+    const { code, stderr } = await connected.command('export', '-o', '-', `${UPSTREAM}/org/other:1`);
+    expect({ code, stderr }).toMatchObject({ code: 1, stderr: expect.stringContaining('linux/arm64') });
   });
 
   it('means by a name with an architecture what a node gets by it, and so do check and export', async () => {
