@@ -5,7 +5,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { silentLog } from '../lib/log.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
-import { Grants } from './grants.ts';
+import { Grants, isOpenToAll } from './grants.ts';
 
 const repository = { upstream: 'up.example', name: 'team/app' };
 const rules = { verifyForMs: 1_000, staleGrantForMs: 500 };
@@ -87,5 +87,21 @@ describe('grants', () => {
   it('of an import do not age', async () => {
     await metadata.putGrant(repository, { credentialId: 'a', verifiedAtMs: 0, origin: 'import' });
     expect((await grants.stateOf(repository, ['a'])).proved).toBe(true);
+  });
+
+  it('tell what everybody may have: no longer what was imported for all, once a credential opened more of it', async () => {
+    const isOpen = async () => isOpenToAll(await metadata.readGrants(repository));
+    expect(await isOpen()).toBe(false);
+    await metadata.putGrant(repository, { credentialId: '', verifiedAtMs: 0, origin: 'import' });
+    expect(await isOpen()).toBe(true);
+    await granted('a');
+    expect(await isOpen()).toBe(false);
+    await granted('');
+    expect(await isOpen()).toBe(true);
+  });
+
+  it('of a tenant alone open nothing to all', async () => {
+    await metadata.putGrant(repository, { credentialId: 'tenant:team-a', verifiedAtMs: 0, origin: 'import' });
+    expect(isOpenToAll(await metadata.readGrants(repository))).toBe(false);
   });
 });

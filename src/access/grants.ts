@@ -161,6 +161,14 @@ function isPulledHere(grants: readonly Grant[]): boolean {
   return isPrivate || !grants.some(isPreload);
 }
 
+/** Whether everybody may have the repository, for all that is known here. A bundle of any other is a private one. */
+export function isOpenToAll(grants: readonly Grant[]): boolean {
+  const isProved = grants.some(
+    grant => grant.credentialId === PUBLIC_ID || (grant.credentialId === ANONYMOUS_ID && !isPreload(grant)),
+  );
+  return isProved || !isPulledHere(grants);
+}
+
 /** The id under which what an import or a pull on the command line gave to a tenant is remembered. */
 export function tenantGrantId(tenant: string): string {
   return TENANT + tenant;

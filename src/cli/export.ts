@@ -1,6 +1,7 @@
 import { open, readFile, rename, rm } from 'node:fs/promises';
 import { createWriteStream } from 'node:fs';
 import { pipeline } from 'node:stream/promises';
+import { isOpenToAll } from '../access/grants.ts';
 import { type ExportImage, planBundle } from '../archive/export.ts';
 import { parseHaveList } from '../archive/have-list.ts';
 import { repositoryOptions } from '../config/repository-options.ts';
@@ -140,7 +141,7 @@ async function imageOf(
   const isPublic =
     repository.upstream === ''
       ? config.hosted.anonymous !== 'none'
-      : (await metadata.readGrant(repository, '')) !== undefined;
+      : isOpenToAll(await metadata.readGrants(repository));
   const suffix = given === undefined ? `:${tag}` : `@${given}`;
   return {
     name: `${repositoryText(repository)}${suffix}`,
