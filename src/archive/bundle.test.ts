@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import {
+  contentOf,
   descriptorOf,
   type Image,
   imageOf,
@@ -12,6 +13,7 @@ import {
 } from '../../test/support/content.ts';
 import { heldContent, heldPlatforms } from '../metadata/held-tree.ts';
 import { digestOf } from '../oci/digest.ts';
+import { OCI_MANIFEST } from '../oci/media-types.ts';
 import { formatPlatform, parsePlatform } from '../oci/platform.ts';
 import { type ExportImage, planBundle } from './export.ts';
 import {
@@ -283,6 +285,25 @@ test("Docker's manifest.json names the config and layers of the first platform",
       Layers: amd64.layers.map(({ digest }) => pathOf(digest)),
     },
   ]);
+});
+
+test("Docker's manifest.json is the same in whatever order images are named that share a config", async () => {
+  const recompressed = randomBlob(60_000, 'the same files, with another compression');
+  const view = {
+    schemaVersion: 2,
+    config: descriptorOf(arm64.config),
+    layers: [descriptorOf(recompressed)],
+  };
+  const twin = {
+    ...arm64,
+    manifest: contentOf(JSON.stringify(view), OCI_MANIFEST),
+    layers: [recompressed],
+  };
+  const one = await sender.hold('quay.io/org/one:1', arm64);
+  const two = await sender.hold('quay.io/org/two:1', twin);
+  const options = { ...sender.stores, dockerManifest: true };
+  const tar = await exported([one, two], options);
+  expect(tar.equals(await exported([two, one], options))).toBe(true);
 });
 
 test('an archive is read compressed with gzip, from a folder, and with its index at the end', async () => {

@@ -16,7 +16,7 @@ export async function dockerManifestBytes(
   lookup: ContentLookup,
 ): Promise<Uint8Array> {
   const entries = new Map<Digest, { Config: string; RepoTags: string[]; Layers: string[] }>();
-  for (const { descriptor, name, platforms = [] } of images) {
+  for (const { descriptor, name, platforms = [] } of [...images].sort(byName)) {
     const [platform = DEFAULT_PLATFORM] = platforms;
     const [config, ...layers] = (await imageView(descriptor, lookup, platform))?.blobs ?? [];
     const isImage = config?.mediaType === OCI_CONFIG || config?.mediaType === DOCKER_CONFIG;
@@ -32,6 +32,11 @@ export async function dockerManifestBytes(
     entries.set(config.digest, entry);
   }
   return Buffer.from(JSON.stringify([...entries.values()].sort((a, b) => (a.Config < b.Config ? -1 : 1))));
+}
+
+/** Images that differ in nothing but how their layers are compressed share a config: the first name then decides. */
+function byName({ name: a = '' }: BundleImage, { name: b = '' }: BundleImage): number {
+  return a < b ? -1 : 1;
 }
 
 async function imageView(
