@@ -68,7 +68,8 @@ async function imagesOfFile(file: string): Promise<ImageList> {
     return imagesIn(content);
   } catch (error) {
     if (!(error instanceof YamlError)) throw error;
-    const place = error.line === undefined ? file : `${file}:${error.line}`;
+    const shown = file === '-' ? 'standard input' : file;
+    const place = error.line === undefined ? shown : `${shown}:${error.line}`;
     throw new CommandError(`${place}: ${error.message}`, EXIT.usage);
   }
 }

@@ -37,18 +37,25 @@ export class YamlError extends Error {
 
 export interface YamlLimits {
   readonly maxBytes?: number;
+  /** Of a key that is there twice the last one counts, as in Kubernetes; by default it is an error. */
+  readonly mayRepeatKeys?: boolean;
 }
 
-/** Every document of `text`, in order; JSON is YAML too. Duplicate keys are errors. YamlError for what cannot be read. */
+/** Every document of `text`, in order; JSON is YAML too. YamlError for what cannot be read. */
 export function parseYamlDocuments(
   text: string,
-  { maxBytes = MAX_YAML_BYTES }: YamlLimits = {},
+  { maxBytes = MAX_YAML_BYTES, mayRepeatKeys = false }: YamlLimits = {},
 ): YamlDocument[] {
   if (Buffer.byteLength(text) > maxBytes) {
     throw new YamlError(`the text is larger than ${maxBytes} bytes`);
   }
   const lines = new LineCounter();
-  const documents = parseAllDocuments(text, { lineCounter: lines, prettyErrors: false, logLevel: 'silent' });
+  const documents = parseAllDocuments(text, {
+    lineCounter: lines,
+    prettyErrors: false,
+    logLevel: 'silent',
+    uniqueKeys: !mayRepeatKeys,
+  });
   return 'empty' in documents ? [] : documents.map(document => toYamlDocument(document, lines));
 }
 

@@ -73,6 +73,12 @@ test('RuntimeClasses among the objects say what their handlers are', () => {
   expect([...handlers]).toEqual([['kata', 'kata-windows']]);
 });
 
+test('a key that is there twice counts as it does in Kubernetes, where the last one wins', () => {
+  const text =
+    'metadata: {labels: {app: a, app: a}}\nspec: {containers: [{image: "old:1", image: "new:1"}]}\n';
+  expect(namesIn(text)).toEqual(['new:1']);
+});
+
 test('what cannot be read says on which line', () => {
   expect(() => namesIn('spec:\n  containers: [\n')).toThrow(expect.objectContaining({ name: 'YamlError' }));
 });

@@ -8,6 +8,8 @@ import { parseNormalizedReference } from '../oci/reference.ts';
 
 /** `kubectl get pods --all-namespaces -o yaml` of a thousand pods. */
 const MAX_LIST_BYTES = 16 * 1024 * 1024;
+/** Charts that give a label twice are installed every day. */
+const LIST_LIMITS = { maxBytes: MAX_LIST_BYTES, mayRepeatKeys: true };
 /** Kubernetes' own objects are some dozen levels deep; templates within templates some more. */
 const MAX_DEPTH = 64;
 
@@ -41,7 +43,7 @@ export function imagesIn(text: string): ImageList {
   const images = new ListedImages();
   const listed = imagesOfList(text);
   if (listed === undefined) {
-    for (const { value } of parseYamlDocuments(text, { maxBytes: MAX_LIST_BYTES })) images.collect(value);
+    for (const { value } of parseYamlDocuments(text, LIST_LIMITS)) images.collect(value);
   } else {
     for (const name of listed) images.add(name, undefined);
   }
