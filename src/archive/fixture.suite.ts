@@ -125,7 +125,7 @@ export async function filesOf(tar: Uint8Array): Promise<Map<string, Buffer>> {
 export interface TarFile {
   readonly name: string;
   readonly bytes?: Uint8Array | string;
-  readonly type?: 'file' | 'directory' | 'symlink' | 'link' | 'character-device' | 'fifo';
+  readonly type?: 'file' | 'directory' | 'symlink' | 'link' | 'character-device' | 'block-device' | 'fifo';
   readonly linkname?: string;
 }
 

@@ -85,11 +85,14 @@ test('so is a folder with such a name', async () => {
   expect(await refusal([{ name: '../../up/', type: 'directory' }, ...layout])).toMatch('no name for a file');
 });
 
-test.each(['symlink', 'link', 'character-device', 'fifo'] as const)('a %s is refused', async type => {
-  expect(await refusal(withFile({ name: 'blobs/sha256/link', type, linkname: '/etc/passwd' }))).toMatch(
-    `is a ${type}`,
-  );
-});
+test.each(['symlink', 'link', 'character-device', 'block-device', 'fifo'] as const)(
+  'a %s is refused',
+  async type => {
+    expect(await refusal(withFile({ name: 'blobs/sha256/link', type, linkname: '/etc/passwd' }))).toMatch(
+      `is a ${type}`,
+    );
+  },
+);
 
 test('a symbolic link in a folder is refused', async () => {
   const folder = join(world.folder, 'layout');
