@@ -24,6 +24,9 @@ export async function heldName(
   const own = { repository, platforms: undefined };
   const meant = mayNameArch(parts, repository) ? baseOfArchName(repository) : undefined;
   if (meant === undefined || (await isHeld(parts, repository, reference))) return own;
+  // Then upstream has such a repository, and lacks the tag.
+  const { entries } = await parts.metadata.listTags(repository, { limit: 1, after: undefined });
+  if (entries.length > 0) return own;
   const isBaseHeld = await isHeld(parts, meant.base, reference);
   return isBaseHeld ? { repository: meant.base, platforms: [meant.platform] } : own;
 }

@@ -53,11 +53,13 @@ export class ArchNames implements PullSource {
     right: Right,
     want: ManifestWant,
   ): Promise<ServedManifest> {
-    return this.#orBase(repository, right, (place, placeRight, platform) => {
+    const ask: Ask<ServedManifest> = (place, placeRight, platform) => {
       const narrowed = { accepts: want.accepts.bind(want), platform: platform && formatPlatform(platform) };
       const isNarrowed = platform !== undefined && !isDigest(reference);
       return this.#source.manifest(place, reference, placeRight, isNarrowed ? narrowed : want);
-    });
+    };
+    const isLacking = async () => !isDigest(reference) && (await this.#hasTags(repository, right));
+    return this.#orBase(repository, right, ask, isLacking);
   }
 
   statBlob(repository: Repository, digest: Digest, right: Right): Promise<ServedBlobStat> {
@@ -87,17 +89,21 @@ export class ArchNames implements PullSource {
     );
   }
 
-  /** What the name itself gives; if there is no such thing, what its base gives. The error is that of the name. */
+  /**
+   * What the name itself gives; if there is no such thing, what its base gives. The error is that of the name.
+   * `isLacking` says whether there is such a repository all the same; digests mean the same in every one.
+   */
   async #orBase<T>(
     repository: Repository,
     right: Right,
-    ask: (place: Repository, right: Right, platform?: Platform) => Promise<T>,
+    ask: Ask<T>,
+    isLacking: () => Promise<boolean> = async () => false,
   ): Promise<T> {
     try {
       return await ask(repository, right);
     } catch (error) {
       const meant = baseOfArchName(repository);
-      if (meant === undefined || !isAbsence(error)) throw error;
+      if (meant === undefined || !isAbsence(error) || (await isLacking())) throw error;
       try {
         return await ask(meant.base, await this.#authorize(meant.base), meant.platform);
       } catch (failure) {
@@ -105,7 +111,20 @@ export class ArchNames implements PullSource {
       }
     }
   }
+
+  /** Most registries say the same of a tag that is not there and of a repository. */
+  async #hasTags(repository: Repository, right: Right): Promise<boolean> {
+    try {
+      const { tags } = await this.#source.tags(repository, { limit: 1, after: undefined }, right);
+      return tags.length > 0;
+    } catch (error) {
+      if (error instanceof OciError) return false;
+      throw error;
+    }
+  }
 }
+
+type Ask<T> = (place: Repository, right: Right, platform?: Platform) => Promise<T>;
 
 function isAbsence(error: unknown): boolean {
   return error instanceof OciError && error.status === 404;
