@@ -194,6 +194,7 @@ hosted: {prefixes: [library]}
       /above 1 needs serializeImagePulls: false/,
     ],
     ['server: {listen: "0.0.0.0:5000"}\nhosted: {anonymous: push}', /anonymousBeyondLoopback/],
+    ['server: {listen: ["127.0.0.1:1", "[::]:2"]}\nhosted: {anonymous: push}', /anonymousBeyondLoopback/],
     ['server: {listen: "0.0.0.0:5000"}\ntenants: [{name: a}]', /tenants.*over plain HTTP.*server\.tls/],
     ['server: {listen: "0.0.0.0:5000"}\nunknownCredentials: verify', /unknownCredentials.*over plain HTTP/],
     ['audit: {output: file}', /audit\.auditFile.*is needed/],

@@ -173,6 +173,18 @@ describe('a hosted repository', () => {
     expect(first.repositories).toEqual(['a/five', 'a/one']);
     expect((await catalog(2, first.next)).repositories).toEqual(['a/three']);
     expect(await catalog(0)).toEqual({ repositories: [], next: undefined });
+    expect(await catalog(0, first.next)).toEqual({ repositories: [], next: undefined });
+  });
+
+  it('looks at a thousand repositories for a page of the catalog, and goes on there, whoever may see few', async () => {
+    const asked: number[] = [];
+    vi.spyOn(bench.metadata, 'listRepositories').mockImplementation(async (_, { limit, after = 'b/0' }) => {
+      asked.push(limit);
+      const first = Number(after.slice(2)) + 1;
+      return { entries: Array.from({ length: limit }, (_each, at) => `b/${first + at}`), more: true };
+    });
+    expect(await catalog(300)).toEqual({ repositories: [], next: 'b/1000' });
+    expect(asked).toEqual([300, 300, 300, 100]);
   });
 });
 

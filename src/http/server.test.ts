@@ -389,6 +389,12 @@ describe('a list of tags', () => {
     expect(reply.headers['link']).toBe('</v2/ghcr.io/a/tags/list?n=1000&last=v00999>; rel="next"');
   });
 
+  it('after a name that is longer than any is refused', async () => {
+    source.tagNames.set('ghcr.io/a', names);
+    const reply = await request(await start(), `/v2/ghcr.io/a/tags/list?last=${'v'.repeat(256)}`);
+    expect([reply.status, JSON.parse(reply.body.toString()).errors[0].code]).toEqual([400, 'QUERY_INVALID']);
+  });
+
   it('with n=0 is empty and has no Link, where the repository exists', async () => {
     source.tagNames.set('ghcr.io/a', names);
     const port = await start();
