@@ -1,5 +1,5 @@
-import { symlink, mkdir } from 'node:fs/promises';
-import { join } from 'node:path';
+import { mkdir, symlink, writeFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import {
@@ -99,6 +99,20 @@ test('a symbolic link in a folder is refused', async () => {
   await mkdir(folder);
   await symlink('/etc/hostname', join(folder, 'oci-layout'));
   await expect(importArchive(openArchive(folder), world.options())).rejects.toThrow('is no file');
+});
+
+test.each(['blobs', 'blobs/sha256'])('a link in the place of the folder %s is refused', async name => {
+  const folder = join(world.folder, 'layout');
+  const elsewhere = join(world.folder, 'elsewhere');
+  for (const file of layout) {
+    const path = join(folder, file.name).replace(join(folder, name, '/'), join(elsewhere, '/'));
+    await mkdir(dirname(path), { recursive: true });
+    await writeFile(path, file.bytes ?? '');
+  }
+  await mkdir(dirname(join(folder, name)), { recursive: true });
+  await symlink(elsewhere, join(folder, name));
+  await expect(importArchive(openArchive(folder), world.options())).rejects.toThrow(`"${name}" is a link`);
+  expect(await world.traces()).toEqual(NOTHING);
 });
 
 test('a name that occurs twice is refused, whichever came first', async () => {
@@ -207,6 +221,18 @@ test('a header that asks for memory is refused', async () => {
   const sum = header.reduce((total, byte) => total + byte, 0);
   header.write(`${sum.toString(8).padStart(6, '0')}\0 `, 148);
   expect(await refusal(Buffer.concat([header, Buffer.alloc(4096)]))).toMatch('damaged');
+});
+
+test('an archive with more files than any has is refused', async () => {
+  const header = (await tarOf([{ name: 'folder', type: 'directory' }])).subarray(0, 512);
+  const thousand = Buffer.concat(Array.from({ length: 1000 }, () => header));
+  const endless = async function* () {
+    for (let count = 0; count <= 250; count += 1) yield thousand;
+    yield Buffer.alloc(1024);
+  };
+  await expect(importArchive(readArchive(endless()), world.options())).rejects.toThrow(
+    'more than 250000 files',
+  );
 });
 
 test('indexes that lie in each other without end are refused', async () => {

@@ -65,8 +65,8 @@ export async function* readArchive(source: AsyncIterable<Uint8Array>): AsyncGene
 
 async function* readFolder(folder: string): AsyncGenerator<ArchiveEntry, void> {
   for (const name of [LAYOUT_FILE, INDEX_FILE]) yield* readFile(folder, name);
-  for (const algorithm of await foldersIn(join(folder, 'blobs'))) {
-    for (const hex of (await readdir(join(folder, 'blobs', algorithm))).sort()) {
+  for (const algorithm of await namesIn(folder, 'blobs')) {
+    for (const hex of await namesIn(folder, `blobs/${algorithm}`)) {
       yield* readFile(folder, `blobs/${algorithm}/${hex}`);
     }
   }
@@ -81,12 +81,16 @@ async function* readFile(folder: string, name: string): AsyncGenerator<ArchiveEn
   yield { name, size: found.size, body: createReadStream(path, { highWaterMark: READ_BYTES }) };
 }
 
-async function foldersIn(folder: string): Promise<string[]> {
-  const entries = await readdir(folder, { withFileTypes: true }).catch(() => []);
-  return entries
-    .filter(entry => entry.isDirectory())
-    .map(({ name }) => name)
-    .sort();
+/** What lies in a folder of the layout; nothing where it is none. A link would lead out of what was handed in. */
+async function namesIn(folder: string, name: string): Promise<string[]> {
+  const path = join(folder, name);
+  const found = await lstat(path).catch(() => undefined);
+  if (found?.isSymbolicLink()) {
+    throw new ArchiveError(
+      `${quote(name)} is a link, and only folders and files belong into an image layout`,
+    );
+  }
+  return found?.isDirectory() ? (await readdir(path)).sort() : [];
 }
 
 /** The name as a path below the layout's root. It is never used as a path here, but whoever unpacks what we accept does. */
