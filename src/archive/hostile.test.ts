@@ -235,6 +235,15 @@ test('an archive with more files than any has is refused', async () => {
   );
 });
 
+test('manifests that would fill the memory together are refused', async () => {
+  const manifests = Array.from({ length: 17 }, (_, at) => {
+    const text = JSON.stringify({ schemaVersion: 2, padding: String(at).padEnd(4_000_000, 'x') });
+    return contentOf(text, OCI_MANIFEST);
+  });
+  const files = manifests.map(manifest => ({ name: pathOf(manifest.digest), bytes: bytesOf(manifest) }));
+  expect(await refusal([...files, ...layout])).toMatch('its manifests are larger than');
+});
+
 test('indexes that lie in each other without end are refused', async () => {
   let inner = contentOf(JSON.stringify({ schemaVersion: 2, manifests: [] }), OCI_INDEX);
   const files: TarFile[] = [{ name: pathOf(inner.digest), bytes: bytesOf(inner) }];
