@@ -124,6 +124,14 @@ describe('the pull queue', () => {
     expect(queue.enter({ requester: 'b', repository: 'z' }).queued).toBe(false);
   });
 
+  it("keeps half of a requester's own limit free of what nobody waits for", async () => {
+    const queue = new PullQueue(NO_LIMIT);
+    const enterAs = (repository: string, isAhead: boolean) =>
+      queue.enter({ requester: 'a', repository, maxTransfers: 2, isAhead });
+    expect(['1', '2'].map(name => enterAs(name, true).queued)).toEqual([false, true]);
+    expect(enterAs('3', false).queued).toBe(false);
+  });
+
   it('holds a requester to its own limit, while others go on', async () => {
     const queue = new PullQueue(NO_LIMIT);
     const limited = (repository: string) => queue.enter({ requester: 'a', repository, maxTransfers: 2 });

@@ -140,18 +140,21 @@ export class PullQueue {
     return this.#first(waiting => !waiting.isAhead && this.#mayPull(waiting)) ?? this.#nextAhead();
   }
 
-  /** Half of the connections, and one image pull, stay free for who comes and waits. */
+  /** Half of the connections and of what one requester may have, and one image pull, stay free for who comes and waits. */
   #nextAhead(): Turn | undefined {
     if (this.#running >= Math.floor(this.#maxConnections / 2)) return undefined;
     const hasRoom = this.#imagePulls.size < this.#maxImagePulls - 1;
     return this.#first(
-      waiting => this.#mayPull(waiting) && (hasRoom || this.#imagePulls.has(waiting.repository)),
+      (waiting, requester) =>
+        this.#mayPull(waiting) &&
+        (hasRoom || this.#imagePulls.has(waiting.repository)) &&
+        (this.#transfers.get(requester) ?? 0) < Math.floor((waiting.waiters.get(requester) ?? 0) / 2),
     );
   }
 
-  #first(suits: (waiting: Waiting) => boolean): Turn | undefined {
+  #first(suits: (waiting: Waiting, requester: string) => boolean): Turn | undefined {
     for (const [requester, line] of this.#lines) {
-      const waiting = line.find(one => this.#mayTransfer(one, requester) && suits(one));
+      const waiting = line.find(one => this.#mayTransfer(one, requester) && suits(one, requester));
       if (waiting !== undefined) {
         // Who was served goes to the end; others who waited for the same keep their place.
         this.#removeFromLines(waiting);
