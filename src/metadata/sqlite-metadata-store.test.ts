@@ -4,13 +4,14 @@ import { mkdtemp, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { afterEach, beforeEach, expect, test } from 'vitest';
-import { silentLog } from '../lib/log.ts';
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import { type Log, silentLog } from '../lib/log.ts';
 import { digestOf } from '../oci/digest.ts';
 import { image, metadataStoreSuite } from './metadata-store.suite.ts';
 import { openSqliteMetadataStore } from './sqlite-metadata-store.ts';
 import { Connection } from './sqlite/connection.ts';
 import { MIGRATIONS, migrate } from './sqlite/migrations.ts';
+import { Presence } from './sqlite/presence.ts';
 import { Database } from './sqlite/driver.ts';
 import { Writer } from './sqlite/writer.ts';
 
@@ -133,6 +134,31 @@ test('an index that cannot grow says that the disk is full, and takes writes aga
   await write();
   await writer.close();
   connection.close();
+});
+
+test('a heartbeat that cannot be written is reported once, and again after it could be', async () => {
+  const store = await openSqliteMetadataStore(path, { log: silentLog });
+  const connection = await Connection.open(path);
+  const writer = new Writer(connection);
+  const warn = vi.fn<Log['warn']>();
+  const onBeat = vi.fn<() => void>();
+  const presence = await Presence.join(connection, writer, { ...silentLog, warn }, onBeat);
+  const soon = { timeout: 10_000 };
+  const failTwice = async () => {
+    const write = vi.spyOn(writer, 'write').mockRejectedValue(new Error('the disk is full'));
+    await vi.waitUntil(() => write.mock.calls.length === 3, soon);
+    write.mockRestore();
+  };
+  await failTwice();
+  expect(warn).toHaveBeenCalledTimes(1);
+  onBeat.mockClear();
+  await vi.waitUntil(() => onBeat.mock.calls.length > 0, soon);
+  await failTwice();
+  expect(warn).toHaveBeenCalledTimes(2);
+  await presence.close();
+  await writer.close();
+  connection.close();
+  await store.close();
 });
 
 test('two processes open a new index at once and write for all they are worth: nothing is refused', async () => {

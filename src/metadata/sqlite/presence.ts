@@ -28,6 +28,8 @@ export class Presence {
   /** Others, with how many of our beats ago theirs changed. */
   readonly #others = new Map<string, { heartbeat: number; unchangedBeats: number }>();
   #timer: NodeJS.Timeout | undefined;
+  /** The last heartbeat was not written, and the log says so. */
+  #isFailing = false;
   #isClosed = false;
 
   private constructor(connection: Connection, writer: Writer, log: Log, onBeat: () => void) {
@@ -127,11 +129,14 @@ export class Presence {
         return this.#releaseLeft();
       });
       released.forEach(key => this.#unreleased.delete(key));
+      this.#isFailing = false;
       this.#onBeat();
     } catch (error) {
-      if (!this.#isClosed) {
-        this.#log.warn({ err: error }, 'the heartbeat could not be written');
+      // Once: a full disk lasts, and the log may be on it.
+      if (!this.#isClosed && !this.#isFailing) {
+        this.#log.warn({ err: error }, 'the heartbeat cannot be written; it is tried each second');
       }
+      this.#isFailing = true;
     }
     this.#schedule();
   }
