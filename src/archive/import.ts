@@ -79,7 +79,7 @@ export async function importArchive(
     await intake.discard(used);
     return reportOf(settled, used, intake);
   } catch (error) {
-    if (error instanceof ArchiveError) await intake.discard();
+    if (error instanceof ArchiveError && !signal.aborted) await intake.discard();
     else await intake.settle().catch(() => {});
     throw error;
   }

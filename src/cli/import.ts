@@ -1,3 +1,4 @@
+import { addAbortSignal, type Readable } from 'node:stream';
 import { tenantGrantId } from '../access/grants.ts';
 import { ArchiveError } from '../archive/archive-error.ts';
 import { importArchive, type ImportOptions, type ImportReport } from '../archive/import.ts';
@@ -58,7 +59,8 @@ export const importCommand: Command = {
             item.end('done', reportText(report));
             for (const { name, digest } of report.images) io.out(`${name} ${digest}\n`);
           } catch (error) {
-            if (!(error instanceof ArchiveError)) throw error;
+            // Ctrl-C ends the whole pipe: an archive that is cut off by it is none that is refused.
+            if (!(error instanceof ArchiveError) || signal.aborted) throw error;
             item.end('failed', error.message);
             failed += 1;
           } finally {
@@ -71,7 +73,12 @@ export const importCommand: Command = {
 };
 
 function importFile(file: string, options: ImportOptions): Promise<ImportReport> {
-  return importArchive(file === '-' ? readArchive(process.stdin) : openArchive(file), options);
+  return importArchive(file === '-' ? readArchive(standardInput(options)) : openArchive(file), options);
+}
+
+/** A pipe may bring nothing for hours: the signal is heard meanwhile. */
+function standardInput({ signal }: ImportOptions): Readable {
+  return signal === undefined ? process.stdin : addAbortSignal(signal, process.stdin);
 }
 
 function importOptions(parts: Parts, input: Input, signal: AbortSignal): ImportOptions {

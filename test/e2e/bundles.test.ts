@@ -1,5 +1,7 @@
 // The way of images into a place without a network: pulled ahead, exported, imported, served by their old names.
-import { readdir, stat, writeFile } from 'node:fs/promises';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { readdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { parsePlatform } from '../../src/oci/platform.ts';
@@ -370,6 +372,26 @@ describe('a bundle', () => {
       `${island.url}/v2/org/sidecar/referrers/${sidecar.manifest.digest}?ns=${UPSTREAM}`,
     );
     expect(list.text).toContain(referring.manifest.digest);
+  });
+
+  it('whose import is interrupted while its pipe brings nothing is kept as far as it came', async () => {
+    await succeed(connected, 'pull', `${UPSTREAM}/org/sidecar:2`);
+    const bundle = join(connected.folder, 'sidecar.tar');
+    await succeed(connected, 'export', `${UPSTREAM}/org/sidecar:2`, '-o', bundle);
+    const bytes = await readFile(bundle);
+    const args = [...STARTER, 'import', '-', '--config', island.configFile];
+    const importing = spawn(process.execPath, args, { stdio: ['pipe', 'ignore', 'pipe'] });
+    let told = '';
+    importing.stderr.on('data', chunk => (told += chunk));
+    importing.stdin.write(bytes.subarray(0, bytes.byteLength - 100_000));
+    const have = () => succeed(island, 'have');
+    await until('a blob to be held', 60_000, async () => (await have()).includes('sha256:'));
+    const held = JSON.parse(await have()).blobs.length;
+    importing.kill('SIGINT');
+    const [code] = await once(importing, 'exit');
+    importing.stdin.destroy();
+    expect({ code, told }).toEqual({ code: 130, told: expect.stringContaining('stopped; what was done') });
+    expect(JSON.parse(await have()).blobs.length).toBeGreaterThanOrEqual(held);
   });
 
   it('is given another name, when it is imported so', async () => {
