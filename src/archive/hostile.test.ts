@@ -6,6 +6,7 @@ import {
   bytesOf,
   type Content,
   contentOf,
+  descriptorOf,
   imageOf,
   indexOf,
   randomBlob,
@@ -149,6 +150,17 @@ test('a size that is not the one that the manifest names is refused', async () =
     indexOfImage({ mediaType: OCI_MANIFEST, digest: image.manifest.digest, size: 3 }),
   );
   expect(await refusal(index)).toMatch('is named with 3 bytes');
+});
+
+test('a blob that is named with two sizes is refused, also when the first is right', async () => {
+  const [layer] = image.layers.map(descriptorOf);
+  const layers = [layer, { ...layer, size: layer!.size + 1 }];
+  const view = { schemaVersion: 2, config: descriptorOf(image.config), layers };
+  const manifest = contentOf(JSON.stringify(view), OCI_MANIFEST);
+  const files = changed('index.json', indexOfImage(descriptorOf(manifest)));
+  expect(await refusal([...files, { name: pathOf(manifest.digest), bytes: bytesOf(manifest) }])).toMatch(
+    `is named with ${layer!.size} bytes and with ${layer!.size + 1}`,
+  );
 });
 
 test('an archive that lacks a blob, a manifest, its index or its layout is refused', async () => {
