@@ -129,10 +129,23 @@ export class FillRun {
       this.#isQueued = false;
       await this.#bring();
     } catch (error) {
-      this.#fail(error);
+      this.#fail(isStorageFull(error) ? await this.#answeredWithoutRoom(error) : error);
     } finally {
       this.#place.leave();
       this.fill.end();
+    }
+  }
+
+  /**
+   * A disk that is full to the last byte takes not even a Claim. Readers then go on straight from upstream, once it has
+   * said who may, and how long the blob is. Returns what the Fill failed of.
+   */
+  async #answeredWithoutRoom(full: unknown): Promise<unknown> {
+    try {
+      await this.#confirm();
+      return full;
+    } catch (error) {
+      return error;
     }
   }
 

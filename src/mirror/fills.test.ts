@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import { type Content, imageOf, randomBlob } from '../../test/support/content.ts';
 import { FakeUpstream, type FakeUpstreamOptions } from '../../test/support/fake-upstream.ts';
 import {
@@ -412,6 +412,17 @@ describe('a full disk', () => {
       expect(await held(world, blob)).toBe(false);
     });
   }
+
+  it('that takes not even a row of the index still gives every reader the whole blob', async () => {
+    const world = await start();
+    const blob = added(MIB, 'full index');
+    const full = Object.assign(new Error('disk full'), { code: 'ENOSPC' });
+    for (const write of ['claim', 'linkBlob'] as const) {
+      vi.spyOn(world.metadata, write).mockRejectedValue(full);
+    }
+    const pulled = await Promise.all(Array.from({ length: 3 }, () => world.pull(blob.digest)));
+    for (const each of pulled) expect(each).toMatchObject(whole(blob));
+  });
 
   it('completes no wrong bytes either', async () => {
     const world = await start({}, { blobs: small(0) });

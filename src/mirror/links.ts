@@ -1,3 +1,4 @@
+import { isStorageFull } from '../blobs/storage-full.ts';
 import type { Log } from '../lib/log.ts';
 import { SingleFlight } from '../lib/single-flight.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
@@ -45,8 +46,18 @@ export class Links {
     );
     if (!admits(answer, right)) throw unproved();
     const size = answer.size ?? (await this.#metadata.statBlob(digest))?.size;
-    if (size !== undefined && !known) await this.#metadata.linkBlob(repository, digest, size);
+    if (size !== undefined && !known) await this.#keep(repository, digest, size);
     return { size, joined };
+  }
+
+  /** A full disk costs the Link, so that the next one asks again; this one has its answer. */
+  async #keep(repository: Repository, digest: Digest, size: number): Promise<void> {
+    try {
+      await this.#metadata.linkBlob(repository, digest, size);
+    } catch (error) {
+      if (!isStorageFull(error)) throw error;
+      this.#log.warn({ err: error, digest }, 'a Link could not be kept');
+    }
   }
 
   /** Makes the Link in the background, for who comes later: whoever is served now has the proof itself. */
