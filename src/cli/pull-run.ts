@@ -1,5 +1,6 @@
 import { ArchNames } from '../mirror/arch-names.ts';
 import type { Repository } from '../oci/repository.ts';
+import type { Right } from '../oci/requester.ts';
 import { pullImage, type PulledImage } from '../prepull/image-pull.ts';
 import type { Parts } from '../wire.ts';
 import { CommandError, EXIT, type ExitCode, type Input } from './command.ts';
@@ -61,8 +62,12 @@ export class PullRun {
       const { repository, reference, platforms } = meantBy(parts, input, image);
       if (repository.upstream === '') throw new CommandError('it lives here and has no upstream');
       const tenant = tenantOption(parts, input);
-      const authorize = (place: Repository) =>
-        tenant === undefined ? parts.access.operatorRight(place) : parts.access.tenantRight(tenant, place);
+      const authorize = async (place: Repository): Promise<Right> => {
+        const { access } = parts;
+        const right = tenant === undefined ? access.operatorRight(place) : access.tenantRight(tenant, place);
+        // All that is wanted is fetched here: of an index nothing goes ahead of it.
+        return { ...(await right), platforms: [] };
+      };
       const right = await authorize(repository);
       const referrers = input.options['referrers'] === true;
       const { mirror, metadata } = parts;

@@ -10,11 +10,11 @@ import {
   textOption,
 } from './command.ts';
 import { interruptible } from './interruptible.ts';
-import { commaList, platformsOption } from './list-options.ts';
+import { platformsOption } from './list-options.ts';
 import { progressForm, ProgressView } from './progress.ts';
 import { PullRun } from './pull-run.ts';
 import { tenantOption } from './tenant-option.ts';
-import { WANTED_ARGUMENTS, WANTED_OPTIONS, wantedImages } from './wanted-images.ts';
+import { filesOption, WANTED_ARGUMENTS, WANTED_OPTIONS, wantedImages } from './wanted-images.ts';
 import { withParts } from './with-parts.ts';
 
 /** Images at a time, unless somebody says otherwise: enough to keep a link busy while manifests are asked for. */
@@ -50,10 +50,10 @@ export const pull: Command = {
       'one image for two platforms',
     ],
     ['helm template my-chart | entrepot pull --from -', 'all images of a chart'],
-    ['entrepot pull --from images.txt,deploy.yaml --max-parallel 8', 'of a list and of Kubernetes manifests'],
+    ['entrepot pull --from images.txt deploy.yaml --max-parallel 8', 'of a list and of Kubernetes manifests'],
   ],
   run: async (input, io) => {
-    if (input.options['watch'] === true && commaList(input, 'from').includes('-')) {
+    if (input.options['watch'] === true && filesOption(input).includes('-')) {
       throw new CommandError(
         '--watch reads its files again and again, which standard input cannot give',
         EXIT.usage,

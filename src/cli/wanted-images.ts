@@ -9,8 +9,8 @@ import { DEFAULT_TAG } from '../oci/reference.ts';
 import type { Repository } from '../oci/repository.ts';
 import { type ImageList, imagesIn } from '../prepull/image-list.ts';
 import type { Parts } from '../wire.ts';
-import { type Argument, CommandError, EXIT, type Input, type Option } from './command.ts';
-import { commaList, PLATFORM_OPTION, platformsOption } from './list-options.ts';
+import { type Argument, CommandError, EXIT, type Input, listOption, type Option } from './command.ts';
+import { PLATFORM_OPTION, platformsOption } from './list-options.ts';
 import { tenantOption } from './tenant-option.ts';
 
 /** Arguments and options of the commands that are told which images are meant. */
@@ -20,9 +20,10 @@ export const WANTED_ARGUMENTS: readonly Argument[] = [
 
 export const WANTED_OPTIONS: readonly Option[] = [
   {
-    flags: '--from <list>',
+    flags: '--from <file...>',
     description:
-      'files with images, one a line, or with Kubernetes objects (YAML or JSON); - is standard input',
+      'files with images, one a line, or with Kubernetes objects (YAML or JSON); - is standard input. Images that are ' +
+      'named stand before it',
   },
   PLATFORM_OPTION,
   { flags: '--all-platforms', description: 'all that a multi-platform image has' },
@@ -40,9 +41,10 @@ export async function wantedImages(
   input: Input,
   standing?: Config['prepull'],
 ): Promise<readonly WantedImage[]> {
-  const isNamed = input.arguments.length > 0 || commaList(input, 'from').length > 0;
+  const from = filesOption(input);
+  const isNamed = input.arguments.length > 0 || from.length > 0;
   const names = isNamed ? input.arguments : (standing?.images ?? []);
-  const files = isNamed ? commaList(input, 'from') : (standing?.from ?? []);
+  const files = isNamed ? from : (standing?.from ?? []);
   const usual = new Set([undefined]);
   const classes = new Map<string, ReadonlySet<string | undefined>>(names.map(name => [name, usual]));
   const handlers = new Map<string | undefined, string>();
@@ -60,6 +62,11 @@ export async function wantedImages(
     name,
     runtimeHandlers: new Set([...runtimeClasses].map(handlerOf)),
   }));
+}
+
+/** The files that `--from` names, with blanks or commas between them. */
+export function filesOption(input: Input): readonly string[] {
+  return listOption(input, 'from').flatMap(files => files.split(',').filter(file => file !== ''));
 }
 
 async function imagesOfFile(file: string): Promise<ImageList> {

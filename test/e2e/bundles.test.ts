@@ -117,7 +117,7 @@ describe('entrepot pull', () => {
     const items = runtimeClassNames.map(runtimeClassName => ({ spec: { runtimeClassName, containers } }));
     await writeFile(pods!, JSON.stringify({ kind: 'List', items }));
     await succeed(connected, 'pull', '--from', pods!, '--from', classes!);
-    await succeed(connected, 'check', '--from', pods!, '--from', classes!);
+    await succeed(connected, 'check', '--from', pods!, classes!);
     await succeed(connected, 'check', other, '--platform', 'linux/s390x,linux/arm64');
     expect(
       (await connected.command('check', `${UPSTREAM}/org/app:1`, '--platform', 'linux/amd64')).code,
@@ -167,6 +167,17 @@ describe('entrepot pull', () => {
     } finally {
       await isolated.remove();
     }
+  });
+
+  it('brings the platforms that are asked for and no more, also where nodes have theirs fetched ahead', async () => {
+    await connected.stop();
+    connected = await connected.startAgain({
+      upstreams: { [UPSTREAM]: { url: upstream.url, prefetch: true, platforms: 'linux/arm64' } },
+    });
+    await succeed(connected, 'pull', `${UPSTREAM}/org/app:1`, '--platform', 'linux/amd64');
+    const asked = new Set(upstream.requests.map(({ reference }) => reference));
+    for (const { digest } of app.images[0]!.layers) expect(asked).toContain(digest);
+    expect(asked).not.toContain(app.images[1]!.manifest.digest);
   });
 
   it('goes on past what fails, and says so at the end', async () => {
