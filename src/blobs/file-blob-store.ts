@@ -132,8 +132,8 @@ class FolderStore implements FileBlobStore {
     digest: Digest,
     { bytesPerSecond, signal }: { bytesPerSecond: number; signal?: AbortSignal },
   ): Promise<Digest | undefined> {
-    signal?.throwIfAborted();
     const found = await this.stat(digest);
+    signal?.throwIfAborted();
     if (found === undefined) {
       return undefined;
     }

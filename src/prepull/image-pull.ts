@@ -150,6 +150,8 @@ class ImagePull {
     const stop = (): void => void reader.close();
     signal.addEventListener('abort', stop);
     try {
+      // It may have come while the blob was opened.
+      signal.throwIfAborted();
       for (let position = 0; position < size; position += STEP_BYTES) {
         await reader.read(new Uint8Array(1), Math.min(position + STEP_BYTES, size) - 1);
         signal.throwIfAborted();
