@@ -1,4 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises';
+import { unlessAborted } from '../lib/single-flight.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { readContentTree } from '../oci/content-tree.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
@@ -223,6 +224,7 @@ class ImagePull {
   #manifest(reference: string): Promise<ServedManifest> {
     const { source, signal } = this.#options;
     signal.throwIfAborted();
-    return source.manifest(this.#task.repository, reference, this.#task.right, ANYTHING);
+    const { repository, right } = this.#task;
+    return unlessAborted(source.manifest(repository, reference, right, ANYTHING), signal);
   }
 }

@@ -204,6 +204,17 @@ describe('entrepot pull', () => {
     expect(Math.max(...underWay)).toBe(atOnce);
   });
 
+  it('ends at once when it is interrupted, also while upstream says nothing', async () => {
+    const behave = upstream.misbehave({ kind: 'manifest', hang: true });
+    const pulling = await connected.begin('pull', `${UPSTREAM}/org/sidecar:2`);
+    await until('the question', 60_000, async () => upstream.count('manifest') > 0);
+    process.kill(pulling.pid, 'SIGINT');
+    await until('the end', 30_000, async () => !pulling.isRunning);
+    behave();
+    expect(pulling.exitCode).toBe(130);
+    expect(pulling.logs()).toContain('sidecar:2: stopped\n');
+  });
+
   it('that is interrupted keeps what has come, and the next one fetches what is missing', async () => {
     const [first, second] = sidecar.layers.slice(1).map(({ digest }) => digest);
     const behave = upstream.misbehave({ reference: second!, hangAtByte: 100_000 });
