@@ -6,9 +6,11 @@ import { type ExportImage, planBundle } from '../archive/export.ts';
 import { parseHaveList } from '../archive/have-list.ts';
 import { repositoryOptions } from '../config/repository-options.ts';
 import { heldContent, heldPlatforms } from '../metadata/held-tree.ts';
-import { isDigest } from '../oci/digest.ts';
+import { type Digest, isDigest } from '../oci/digest.ts';
+import { formatPlatform, type Platform } from '../oci/platform.ts';
 import { DEFAULT_TAG } from '../oci/reference.ts';
-import { repositoryText } from '../oci/repository.ts';
+import { type Repository, repositoryText } from '../oci/repository.ts';
+import { missingOfImage } from '../prepull/image-check.ts';
 import type { Parts } from '../wire.ts';
 import { countText } from './columns.ts';
 import { type Command, CommandError, CONFIG_OPTION, EXIT, type Input, textOption } from './command.ts';
@@ -25,9 +27,8 @@ export const exportCommand: Command = {
   description:
     'Writes images that are held here, with all that belongs to them, as one tar in the form of an OCI image layout, ' +
     'which skopeo, podman, containerd and `entrepot import` read. Of multi-platform images it takes the platforms ' +
-    'that are named, without --platform those of the configuration, and if that says nothing, those that are held; the ' +
-    'index itself stays as it is. Equal content ' +
-    'makes an equal file.',
+    'that are named, without --platform those of the configuration (of tenants and RuntimeClasses what is held), and ' +
+    'if that says nothing, those that are held; the index itself stays as it is. Equal content makes an equal file.',
   arguments: [
     { name: '<reference...>', description: 'image references, such as docker.io/library/nginx:1.27' },
   ],
@@ -122,8 +123,6 @@ async function imageOf(
   const { naming, metadata, blobs, config } = parts;
   const { repository: named, tag = DEFAULT_TAG, digest: given } = naming.repositoryOf(reference);
   const { repository, platforms: ofName } = await heldName(parts, named, given ?? tag);
-  const upstream = config.upstreams.get(repository.upstream);
-  const configured = upstream && repositoryOptions(upstream, repository.name).platforms;
   const digest = given ?? (await metadata.readTag(repository, tag))?.digest;
   const root =
     digest !== undefined && isDigest(digest)
@@ -134,7 +133,10 @@ async function imageOf(
   }
   const lookup = heldContent(repository, metadata, blob => blobs.open(blob));
   const platforms =
-    ofName ?? typed ?? configured ?? (await heldPlatforms(root, repository, metadata, lookup));
+    ofName ??
+    typed ??
+    (await configuredPlatforms(parts, repository, root.digest)) ??
+    (await heldPlatforms(root, repository, metadata, lookup));
   if (platforms?.length === 0) {
     throw new CommandError(`${reference} is not held completely for any platform: entrepot pull fetches it`);
   }
@@ -150,6 +152,29 @@ async function imageOf(
     platforms,
     isPrivate: !isPublic,
   };
+}
+
+/**
+ * What the configuration wants of a repository: the platforms of its upstream and, where they were pulled ahead, those
+ * of tenants and of what handles RuntimeClasses. `undefined` when it says nothing of the upstream's.
+ */
+async function configuredPlatforms(
+  parts: Parts,
+  repository: Repository,
+  digest: Digest,
+): Promise<readonly Platform[] | undefined> {
+  const { config, tenants } = parts;
+  const upstream = config.upstreams.get(repository.upstream);
+  const usual = upstream && repositoryOptions(upstream, repository.name).platforms;
+  if (usual === undefined) return undefined;
+  const ofTenants = tenants.list().flatMap(({ options }) => options.platforms ?? []);
+  const special = [...Object.values(config.runtimeHandlers).flat(), ...ofTenants];
+  const held: Platform[] = [];
+  for (const platform of new Map(special.map(one => [formatPlatform(one), one])).values()) {
+    const missing = await missingOfImage(parts, repository, digest, [platform]);
+    if (missing.length === 0) held.push(platform);
+  }
+  return [...usual, ...held];
 }
 
 /** A file under its own name is a whole one. */

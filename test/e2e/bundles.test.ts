@@ -129,6 +129,7 @@ describe('entrepot pull', () => {
     await connected.stop();
     connected = await connected.startAgain({
       upstreams: { [UPSTREAM]: { url: upstream.url, platforms: 'linux/arm64' } },
+      runtimeHandlers: { mainframe: 'linux/s390x', other: 'linux/riscv64' },
     });
     const image = `${UPSTREAM}/org/app`;
     await succeed(connected, 'pull', image, '--all-platforms');
@@ -138,10 +139,10 @@ describe('entrepot pull', () => {
       return stdout;
     };
     const configured = await exported(image);
-    expect(configured).toContain(app.images[1]!.layers[1]!.digest);
+    for (const wanted of [1, 2]) expect(configured).toContain(app.images[wanted]!.layers[1]!.digest);
     expect(configured).not.toContain(app.images[0]!.layers[1]!.digest);
     expect(await exported(image, `${image}:latest`)).toBe(configured);
-    expect(await exported(image, '--platform', 'linux/arm64,linux/aarch64')).toBe(configured);
+    expect(await exported(image, '--platform', 'linux/arm64,linux/aarch64,linux/s390x')).toBe(configured);
     upstream.add('org/other', app, '1');
     await succeed(connected, 'pull', `${UPSTREAM}/org/other:1`, '--platform', 'linux/amd64');
     const { code, stderr } = await connected.command('export', '-o', '-', `${UPSTREAM}/org/other:1`);
