@@ -32,6 +32,11 @@ export const tenantRemove: Command = {
       const isTrial = input.options['dryRun'] === true;
       const size = sizeText(await metadata.usedBytes(name));
       const repositories = await repositoriesOf(name, parts);
+      if (!config.hosted.delete && repositories.length > 0) {
+        throw new CommandError(
+          `deleting is switched off here (hosted.delete), and ${name} has repositories: entrepot tenant revoke ends its credentials`,
+        );
+      }
       if (!isTrial) {
         // First, so that a namespace which becomes the tenant by this finds nothing.
         await metadata.endGrantsOf(tenantGrantId(name));

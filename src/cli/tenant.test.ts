@@ -179,7 +179,12 @@ test('a tenant is removed with its repositories, its credentials and what counts
   expect(tried.out).toMatch(
     /^\w{32}: would end \(registry.example:5000\)\nteam-a\/app: would be forgotten\nteam-a\/deep\/app: would be forgotten\nteam-a: would be removed, with .* in its repositories\n$/,
   );
+  vi.stubEnv('ENTREPOT_HOSTED__DELETE', 'false');
+  const refused = await run('tenant', 'remove', 'team-a');
+  vi.unstubAllEnvs();
+  expect(refused).toMatchObject({ code: 1, err: expect.stringContaining('hosted.delete') });
   expect(await left()).toEqual(before);
+
   const done = await run('tenant', 'remove', 'team-a');
   expect(done).toMatchObject({ code: 0, out: expect.stringMatching(/\nteam-a: removed, with/) });
   expect(await left()).toEqual({
