@@ -1,7 +1,7 @@
 import { parseDuration, UnitError } from '../lib/units.ts';
 import type { CollectionReport } from '../upkeep/collection.ts';
 import type { EvictionReport } from '../upkeep/eviction.ts';
-import { sizeText } from './columns.ts';
+import { countText, sizeText } from './columns.ts';
 import { type Command, CommandError, CONFIG_OPTION, EXIT, type Input, textOption } from './command.ts';
 import { withUpkeep } from './upkeep-run.ts';
 
@@ -58,18 +58,18 @@ function gracePeriod(input: Input): { gracePeriodMs?: number } {
 function reportText(collected: CollectionReport, evicted: EvictionReport, dryRun: boolean): string {
   const { uploads, unfinished, links, manifests, blobs, strays } = collected;
   const counts = [
-    [manifests, 'manifest', 'manifests'],
-    [blobs, 'blob', 'blobs'],
-    [uploads, 'upload session', 'upload sessions'],
-    [unfinished, 'unfinished transfer', 'unfinished transfers'],
-    [strays, 'file without a row', 'files without a row'],
-    [evicted, 'least recently used', 'least recently used'],
+    [manifests, countText(manifests.items, 'manifest')],
+    [blobs, countText(blobs.items, 'blob')],
+    [uploads, countText(uploads.items, 'upload session')],
+    [unfinished, countText(unfinished.items, 'unfinished transfer')],
+    [strays, `${countText(strays.items, 'file')} without a row`],
+    [evicted, `${evicted.items} least recently used`],
   ] as const;
   const lines = counts
     .filter(([{ items }]) => items > 0)
-    .map(([{ items, bytes }, one, many]) => `${counted(items, one, many)}, ${sizeText(bytes)}`);
+    .map(([{ bytes }, text]) => `${text}, ${sizeText(bytes)}`);
   if (links > 0) {
-    lines.push(`${counted(links, 'link of a blob', 'links of blobs')} that no manifest names`);
+    lines.push(`${countText(links, 'link')} of ${links === 1 ? 'a blob' : 'blobs'} that no manifest names`);
   }
   if (evicted.isStuck) {
     lines.push('more is held than storage.maxBytes, and the rest is pinned, lives here, or is in use');
@@ -77,8 +77,4 @@ function reportText(collected: CollectionReport, evicted: EvictionReport, dryRun
   const bytes = counts.reduce((sum, [tally]) => sum + tally.bytes, 0);
   const verb = dryRun ? 'would free' : 'freed';
   return [`${verb} ${sizeText(bytes)}`, ...lines.map(line => `  ${line}`)].map(line => `${line}\n`).join('');
-}
-
-function counted(count: number, one: string, many: string): string {
-  return `${count} ${count === 1 ? one : many}`;
 }
