@@ -1,6 +1,7 @@
 /** The part of the composition root that listens: the parts of a store, and what asks them over HTTP. */
 import type { ExplainAnswer } from './access/explanation.ts';
 import type { Config } from './config/config.ts';
+import { mayNameArch } from './config/repository-options.ts';
 import { createOpsServer, type OpsServer } from './http/ops-server.ts';
 import { createRegistryServer } from './http/server.ts';
 import { tokenHandler } from './http/token.ts';
@@ -55,7 +56,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
           upstream,
           tls: certificate?.material,
         })),
-        mayNameArch: ({ upstream }) => config.upstreams.get(upstream)?.archInName === true,
+        mayNameArch: repository => mayNameArch(config, repository),
         trustedProxies: config.server.trustedProxies,
         externalUrl: config.server.externalUrl,
       }),

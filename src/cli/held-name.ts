@@ -1,3 +1,4 @@
+import { mayNameArch } from '../config/repository-options.ts';
 import { baseOfArchName } from '../mirror/arch-names.ts';
 import { isDigest } from '../oci/digest.ts';
 import type { Platform } from '../oci/platform.ts';
@@ -10,11 +11,6 @@ export interface HeldName {
   readonly platforms: readonly Platform[] | undefined;
 }
 
-/** Whether a name of this upstream may mean the image of another for one architecture. */
-export function mayNameArch({ config }: Pick<Parts, 'config'>, { upstream }: Repository): boolean {
-  return config.upstreams.get(upstream)?.archInName === true;
-}
-
 /** Where an image is held: under its very name or, when that is of one architecture, under the one that nodes get it by. */
 export async function heldName(
   parts: Pick<Parts, 'config' | 'metadata'>,
@@ -22,7 +18,7 @@ export async function heldName(
   reference: string,
 ): Promise<HeldName> {
   const own = { repository, platforms: undefined };
-  const meant = mayNameArch(parts, repository) ? baseOfArchName(repository) : undefined;
+  const meant = mayNameArch(parts.config, repository) ? baseOfArchName(repository) : undefined;
   if (meant === undefined || (await isHeld(parts, repository, reference))) return own;
   // Then upstream has such a repository, and lacks the tag.
   const { entries } = await parts.metadata.listTags(repository, { limit: 1, after: undefined });

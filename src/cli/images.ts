@@ -16,9 +16,9 @@ export const images: Command = {
   name: 'images',
   summary: 'list the images that are held',
   description:
-    'Lists every tag, and then what is known by its digest alone, with its platforms (in parentheses those that are not complete), the size that it alone takes, ' +
-    'the size that it shares with others, when it was last used, where it came from, and whether it is pinned or ' +
-    'damaged.',
+    'Lists every tag, and then what is known by its digest alone, with its platforms (in parentheses those that are ' +
+    'not complete), the size that it alone takes, the size that it shares with others, when it was last used, where it ' +
+    'came from, and whether it is pinned or damaged.',
   options: [{ flags: '--json', description: 'one JSON object a line' }, CONFIG_OPTION],
   examples: [
     ['entrepot images', 'a table'],

@@ -1,10 +1,10 @@
+import { mayNameArch } from '../config/repository-options.ts';
 import { ArchNames } from '../mirror/arch-names.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
 import { pullImage, type PulledImage } from '../prepull/image-pull.ts';
 import type { Parts } from '../wire.ts';
 import { CommandError, EXIT, type ExitCode, type Input } from './command.ts';
-import { mayNameArch } from './held-name.ts';
 import type { ProgressView } from './progress.ts';
 import { tenantOption } from './tenant-option.ts';
 import { meantBy, type WantedImage } from './wanted-images.ts';
@@ -71,7 +71,9 @@ export class PullRun {
       const right = await authorize(repository);
       const referrers = input.options['referrers'] === true;
       const { mirror, metadata } = parts;
-      const source = mayNameArch(parts, repository) ? new ArchNames({ source: mirror, authorize }) : mirror;
+      const source = mayNameArch(parts.config, repository)
+        ? new ArchNames({ source: mirror, authorize })
+        : mirror;
       const pulled = await pullImage(
         { repository, reference, right },
         { source, metadata, platforms, referrers, progress, signal },

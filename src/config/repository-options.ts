@@ -1,5 +1,6 @@
 import { matchesName } from '../lib/name-pattern.ts';
-import type { UpstreamConfig } from './config.ts';
+import type { Repository } from '../oci/repository.ts';
+import type { Config, UpstreamConfig } from './config.ts';
 import type { RepositoryRule } from './schema.ts';
 
 /** The options that may differ between the repositories of one upstream, settled for one of them. */
@@ -27,4 +28,9 @@ export function repositoryOptions(upstream: UpstreamConfig, repository: string):
     prefetch: rule?.prefetch ?? upstream.prefetch,
     anonymousFallback: rule?.anonymousFallback ?? upstream.anonymousFallback,
   };
+}
+
+/** Whether a repository's name may mean the image of another for one architecture. */
+export function mayNameArch({ upstreams }: Pick<Config, 'upstreams'>, { upstream }: Repository): boolean {
+  return upstreams.get(upstream)?.archInName === true;
 }
