@@ -86,9 +86,14 @@ export class KubeCluster {
 
   /** Whether the API server still knows whose token this is. */
   async knows(token: string): Promise<boolean> {
+    const noConfig = join(this.folder, 'none.kubeconfig');
+    await writeFile(noConfig, '');
     const access = ['--server', this.url, '--certificate-authority', join(this.folder, 'apiserver.crt')];
-    const asked = ['auth', 'can-i', '--list', '--kubeconfig', '/dev/null', '--token', token, ...access];
-    return (await tryRun('kubectl', asked)).code === 0;
+    const asked = ['auth', 'can-i', '--list', '--kubeconfig', noConfig, '--token', token, ...access];
+    const { code, stderr } = await tryRun('kubectl', asked);
+    if (code === 0) return true;
+    if (stderr.includes('Unauthorized')) return false;
+    throw new Error(`whose token it is, cannot be asked: ${stderr}`);
   }
 
   /** `kubectl apply` of objects. */
