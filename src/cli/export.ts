@@ -1,10 +1,10 @@
-import { open, readFile, rename, rm } from 'node:fs/promises';
-import { createWriteStream } from 'node:fs';
+import { readFile } from 'node:fs/promises';
 import { pipeline } from 'node:stream/promises';
 import { isOpenToAll } from '../access/grants.ts';
 import { type ExportImage, planBundle } from '../archive/export.ts';
 import { parseHaveList } from '../archive/have-list.ts';
 import { repositoryOptions } from '../config/repository-options.ts';
+import { writeFileAtomic } from '../lib/atomic-file.ts';
 import { heldContent, heldPlatforms } from '../metadata/held-tree.ts';
 import { type Digest, isDigest } from '../oci/digest.ts';
 import { formatPlatform, type Platform } from '../oci/platform.ts';
@@ -68,7 +68,7 @@ export const exportCommand: Command = {
         try {
           await (output === '-'
             ? pipeline(tar, process.stdout, { signal })
-            : writeWhole(output, tar, signal));
+            : writeFileAtomic(output, tar, signal));
         } finally {
           view.close();
         }
@@ -175,26 +175,4 @@ async function configuredPlatforms(
     if (missing.length === 0) held.push(platform);
   }
   return [...usual, ...held];
-}
-
-/** A file under its own name is a whole one. */
-async function writeWhole(
-  path: string,
-  chunks: AsyncIterable<Uint8Array>,
-  signal: AbortSignal,
-): Promise<void> {
-  const partial = `${path}.partial`;
-  try {
-    await pipeline(chunks, createWriteStream(partial), { signal });
-    const file = await open(partial, 'r+');
-    try {
-      await file.sync();
-    } finally {
-      await file.close();
-    }
-    await rename(partial, path);
-  } catch (error) {
-    await rm(partial, { force: true });
-    throw error;
-  }
 }

@@ -19,7 +19,7 @@ export const have: Command = {
     const bytes = await withParts(input, io, ({ blobs, metadata }) => haveListBytes(blobs, metadata));
     const output = textOption(input, 'output') ?? '-';
     if (output === '-') io.out(Buffer.from(bytes).toString());
-    else await writeFileAtomic(output, bytes);
+    else await writeFileAtomic(output, [bytes]);
     return EXIT.done;
   },
 };

@@ -1,4 +1,5 @@
-import { mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { execFileSync } from 'node:child_process';
+import { mkdir, mkdtemp, readdir, readFile, readlink, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
@@ -6,25 +7,53 @@ import { syncFolder, writeFileAtomic } from './atomic-file.ts';
 
 let folder: string;
 
+async function* breaking(): AsyncGenerator<Buffer> {
+  yield Buffer.from('new');
+  await Promise.reject(new Error('broken'));
+}
+
 beforeEach(async () => {
   folder = await mkdtemp(join(tmpdir(), 'entrepot-atomic-'));
 });
 
 afterEach(() => rm(folder, { recursive: true }));
 
-test('a file is replaced whole, with the mode asked for, and nothing else is left', async () => {
+test('a file is replaced whole, and nothing else is left', async () => {
   const path = join(folder, 'state');
   await writeFile(path, 'old and longer');
-  await writeFileAtomic(path, 'new', 0o600);
+  await writeFileAtomic(path, [Buffer.from('ne'), Buffer.from('w')]);
   expect(await readFile(path, 'utf8')).toBe('new');
-  expect((await stat(path)).mode & 0o777).toBe(0o600);
   expect(await readdir(folder)).toEqual(['state']);
 });
 
+test('behind a link the file is replaced, and the link stays', async () => {
+  await mkdir(join(folder, 'elsewhere'));
+  await writeFile(join(folder, 'elsewhere', 'state'), 'old');
+  await symlink('elsewhere/state', join(folder, 'state'));
+  await writeFileAtomic(join(folder, 'state'), [Buffer.from('new')]);
+  expect(await readlink(join(folder, 'state'))).toBe('elsewhere/state');
+  expect(await readFile(join(folder, 'elsewhere', 'state'), 'utf8')).toBe('new');
+  expect(await readdir(join(folder, 'elsewhere'))).toEqual(['state']);
+});
+
 test('when it cannot be replaced, what was there stays, and nothing else is left', async () => {
-  await expect(writeFileAtomic(join(folder, 'no', 'state'), 'x')).rejects.toMatchObject({ code: 'ENOENT' });
-  await expect(writeFileAtomic(folder, 'x')).rejects.toMatchObject({ code: 'EISDIR' });
-  expect(await readdir(folder)).toEqual([]);
+  const path = join(folder, 'state');
+  await writeFile(path, 'old');
+  await expect(writeFileAtomic(path, breaking())).rejects.toThrow('broken');
+  expect(await readFile(path, 'utf8')).toBe('old');
+  const text = [Buffer.from('x')];
+  await expect(writeFileAtomic(join(folder, 'no', 'state'), text)).rejects.toMatchObject({ code: 'ENOENT' });
+  await expect(writeFileAtomic(folder, text)).rejects.toMatchObject({ code: 'EISDIR' });
+  expect(await readdir(folder)).toEqual(['state']);
+});
+
+test('a named pipe is written into, and stays one', async () => {
+  const path = join(folder, 'pipe');
+  execFileSync('mkfifo', [path]);
+  const [read] = await Promise.all([readFile(path, 'utf8'), writeFileAtomic(path, [Buffer.from('new')])]);
+  expect(read).toBe('new');
+  expect((await stat(path)).isFIFO()).toBe(true);
+  expect(await readdir(folder)).toEqual(['pipe']);
 });
 
 test('a folder that is not there cannot be synced', async () => {
