@@ -1,6 +1,6 @@
 import { mayNameArch } from '../config/repository-options.ts';
+import { digestOfReference } from '../metadata/reference-digest.ts';
 import { baseOfArchName } from '../mirror/arch-names.ts';
-import { isDigest } from '../oci/digest.ts';
 import type { Platform } from '../oci/platform.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Parts } from '../wire.ts';
@@ -32,6 +32,6 @@ async function isHeld(
   repository: Repository,
   reference: string,
 ): Promise<boolean> {
-  const digest = isDigest(reference) ? reference : (await metadata.readTag(repository, reference))?.digest;
+  const digest = await digestOfReference(metadata, repository, reference);
   return digest !== undefined && (await metadata.isLinked(repository, digest));
 }

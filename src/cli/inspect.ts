@@ -1,6 +1,6 @@
 import type { MetadataStore } from '../metadata/metadata-store.ts';
+import { digestOfReference } from '../metadata/reference-digest.ts';
 import type { SurveyedBlob, SurveyedManifest } from '../metadata/survey.ts';
-import { isDigest } from '../oci/digest.ts';
 import type { Repository } from '../oci/repository.ts';
 import { type HeldImage, heldImage } from '../upkeep/images.ts';
 import { columnsText, sizeText, timeText } from './columns.ts';
@@ -23,7 +23,7 @@ export const inspect: Command = {
       const [typed = ''] = input.arguments;
       const { repository, tag = 'latest', digest } = naming.repositoryOf(typed);
       const reference = digest ?? tag;
-      const meant = await digestOf(metadata, repository, reference);
+      const meant = await heldDigest(metadata, repository, reference);
       if (meant === undefined) {
         throw new CommandError(`${typed}: not held`);
       }
@@ -37,11 +37,9 @@ export const inspect: Command = {
     }),
 };
 
-async function digestOf(metadata: MetadataStore, repository: Repository, reference: string) {
-  if (!isDigest(reference)) {
-    return (await metadata.readTag(repository, reference))?.digest;
-  }
-  return (await metadata.isLinked(repository, reference)) ? reference : undefined;
+async function heldDigest(metadata: MetadataStore, repository: Repository, reference: string) {
+  const digest = await digestOfReference(metadata, repository, reference);
+  return digest !== undefined && (await metadata.isLinked(repository, digest)) ? digest : undefined;
 }
 
 function text(

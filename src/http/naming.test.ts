@@ -151,4 +151,9 @@ describe('the repository that a reference means', () => {
   it('of a registry that is not configured is unknown', () => {
     expect(() => naming.repositoryOf('quay.io/org/app')).toThrow(/quay\.io.*not a configured upstream/);
   });
+
+  it('with a digest by which nothing is held is not taken for the tag beside it', () => {
+    const reference = `nginx:1.27@sha384:${'a'.repeat(96)}`;
+    expect(() => naming.repositoryOf(reference)).toThrow(expect.objectContaining({ code: 'DIGEST_INVALID' }));
+  });
 });

@@ -1,3 +1,4 @@
+import { type Digest, isDigest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import { DOCKER_HUB, MAX_REPOSITORY_LENGTH, parseNormalizedReference } from '../oci/reference.ts';
 import type { Repository } from '../oci/repository.ts';
@@ -102,15 +103,18 @@ export class Naming {
 
   /**
    * The repository that people mean by an image reference, as on a command line or in a pod: `nginx`,
-   * `ghcr.io/org/app:1`, `team-a/app`. Throws InvalidReference, or NAME_UNKNOWN for a registry that is not configured.
+   * `ghcr.io/org/app:1`, `team-a/app`. Throws InvalidReference, NAME_UNKNOWN for a registry that is not configured, or
+   * DIGEST_INVALID for a digest that nothing is held by.
    */
-  repositoryOf(reference: string): { repository: Repository; tag?: string; digest?: string } {
-    const normalized = parseNormalizedReference(reference);
-    const { tag, digest } = normalized;
-    const rest = { ...(tag === undefined ? {} : { tag }), ...(digest === undefined ? {} : { digest }) };
+  repositoryOf(reference: string): { repository: Repository; tag?: string; digest?: Digest } {
+    const { registry, repository, tag, digest } = parseNormalizedReference(reference);
+    if (digest !== undefined && !isDigest(digest)) {
+      throw new OciError('DIGEST_INVALID', { message: `nothing is held by a digest such as ${digest}` });
+    }
     return {
-      repository: this.#repositoryNamed(normalized.registry, normalized.repository, reference),
-      ...rest,
+      repository: this.#repositoryNamed(registry, repository, reference),
+      ...(tag !== undefined && { tag }),
+      ...(digest !== undefined && { digest }),
     };
   }
 

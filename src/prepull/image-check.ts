@@ -1,8 +1,9 @@
 import type { BlobReader } from '../lib/blob-reader.ts';
 import { heldContent, missingFrom } from '../metadata/held-tree.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
+import { digestOfReference } from '../metadata/reference-digest.ts';
 import { readContentTree } from '../oci/content-tree.ts';
-import { type Digest, isDigest } from '../oci/digest.ts';
+import type { Digest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import type { Platform } from '../oci/platform.ts';
 import type { Repository } from '../oci/repository.ts';
@@ -20,7 +21,7 @@ export async function missingOfImage(
   reference: string,
   platforms: readonly Platform[] | undefined,
 ): Promise<readonly string[]> {
-  const digest = isDigest(reference) ? reference : (await metadata.readTag(repository, reference))?.digest;
+  const digest = await digestOfReference(metadata, repository, reference);
   const root = digest && (await metadata.readLinkedManifest(repository, digest));
   if (root === undefined) return ['everything'];
   const lookup = heldContent(repository, metadata, child => blobs.open(child));
