@@ -4,6 +4,7 @@ import { type Command, CONFIG_OPTION, EXIT, type Input } from './command.ts';
 import { heldName } from './held-name.ts';
 import { platformsOption } from './list-options.ts';
 import {
+  lineOf,
   meantBy,
   WANTED_ARGUMENTS,
   WANTED_OPTIONS,
@@ -21,8 +22,8 @@ export const check: Command = {
   summary: 'prove that images are fully held here, or list those that are not',
   description:
     'Looks whether everything that nodes need of the images is held, without asking any upstream. The images of which ' +
-    'something is missing go to standard output, one a line, for `entrepot pull --from` on the connected side; what ' +
-    'is missing goes to standard error.',
+    'something is missing go to standard output, one a line, for `entrepot pull --from` on the connected side, with ' +
+    'their platforms if these are not the usual ones; what is missing goes to standard error.',
   arguments: WANTED_ARGUMENTS,
   options: [...WANTED_OPTIONS, CONFIG_OPTION],
   examples: [
@@ -38,8 +39,8 @@ export const check: Command = {
         const fault = await faultOf(parts, input, image);
         if (fault === undefined) continue;
         missingImages += 1;
-        io.out(`${image.name}\n`);
-        io.err(`${image.name}: ${fault}\n`);
+        io.out(`${fault.line}\n`);
+        io.err(`${image.name}: ${fault.reason}\n`);
       }
       io.err(`${images.length - missingImages} of ${images.length} images are complete\n`);
       return missingImages === 0 ? EXIT.done : EXIT.failed;
@@ -47,15 +48,26 @@ export const check: Command = {
   },
 };
 
+interface Fault {
+  /** For the list of what has to be pulled. */
+  readonly line: string;
+  readonly reason: string;
+}
+
 /** What keeps an image from being pulled here without any upstream. */
-async function faultOf(parts: Parts, input: Input, image: WantedImage): Promise<string | undefined> {
+async function faultOf(parts: Parts, input: Input, image: WantedImage): Promise<Fault | undefined> {
+  let line = image.name;
   try {
-    const { repository, reference, platforms } = meantBy(parts, input, image);
+    const meant = meantBy(parts, input, image);
+    const { repository, reference, platforms } = meant;
+    line = lineOf(parts, input, image.name, meant);
     const held = await heldName(parts, repository, reference);
     const missing = await missingOfImage(parts, held.repository, reference, held.platforms ?? platforms);
     const more = missing.length > SHOWN ? ` and ${missing.length - SHOWN} more` : '';
-    return missing.length === 0 ? undefined : `${missing.slice(0, SHOWN).join(', ')}${more} is missing`;
+    return missing.length === 0
+      ? undefined
+      : { line, reason: `${missing.slice(0, SHOWN).join(', ')}${more} is missing` };
   } catch (error) {
-    return error instanceof Error ? error.message : String(error);
+    return { line, reason: error instanceof Error ? error.message : String(error) };
   }
 }

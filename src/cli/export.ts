@@ -6,9 +6,10 @@ import { parseHaveList } from '../archive/have-list.ts';
 import { repositoryOptions } from '../config/repository-options.ts';
 import { writeFileAtomic } from '../lib/atomic-file.ts';
 import { heldContent, heldPlatforms } from '../metadata/held-tree.ts';
+import { digestOfReference } from '../metadata/reference-digest.ts';
 import { type Digest, isDigest } from '../oci/digest.ts';
+import type { Manifest } from '../oci/manifest.ts';
 import { formatPlatform, type Platform } from '../oci/platform.ts';
-import { DEFAULT_TAG } from '../oci/reference.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import { missingOfImage } from '../prepull/image-check.ts';
 import type { Parts } from '../wire.ts';
@@ -18,6 +19,7 @@ import { interruptible } from './interruptible.ts';
 import { heldName } from './held-name.ts';
 import { PLATFORM_OPTION, platformsOption } from './list-options.ts';
 import { progressForm, ProgressView } from './progress.ts';
+import { FROM_OPTION, meantBy, WANTED_ARGUMENTS, type WantedImage, wantedImages } from './wanted-images.ts';
 import { withParts } from './with-parts.ts';
 
 /** `entrepot export`: write a bundle. */
@@ -29,11 +31,10 @@ export const exportCommand: Command = {
     'which skopeo, podman, containerd and `entrepot import` read. Of multi-platform images it takes the platforms ' +
     'that are named, without --platform those of the configuration (of tenants and RuntimeClasses what is held), and ' +
     'if that says nothing, those that are held; the index itself stays as it is. Equal content makes an equal file.',
-  arguments: [
-    { name: '<reference...>', description: 'image references, such as docker.io/library/nginx:1.27' },
-  ],
+  arguments: WANTED_ARGUMENTS,
   options: [
     { flags: '-o, --output <file>', description: 'file to write; - is standard output' },
+    FROM_OPTION,
     {
       ...PLATFORM_OPTION,
       description:
@@ -50,6 +51,7 @@ export const exportCommand: Command = {
       'entrepot export --platform linux/arm64 registry.k8s.io/pause:3.10 -o - | ssh edge entrepot import -',
       'by pipe',
     ],
+    ['helm template my-chart | entrepot export --from - -o chart.tar', 'all images of a chart'],
     ['entrepot export --have HAVE.json ghcr.io/org/app:v2 -o delta.tar', 'only what the other side lacks'],
   ],
   run: async (input, io) => {
@@ -84,10 +86,9 @@ export const exportCommand: Command = {
 };
 
 async function plan(parts: Parts, input: Input) {
-  const platforms = platformsOption(input);
   const images = new Map<string, ExportImage>();
-  for (const reference of input.arguments) {
-    const image = await imageOf(parts, reference, platforms);
+  for (const wanted of await wantedImages(input)) {
+    const image = await imageOf(parts, input, wanted);
     images.set(image.name, together(images.get(image.name), image));
   }
   const haveFile = textOption(input, 'have');
@@ -115,36 +116,29 @@ function together(earlier: ExportImage | undefined, image: ExportImage): ExportI
   };
 }
 
-async function imageOf(
-  parts: Parts,
-  reference: string,
-  typed: ExportImage['platforms'],
-): Promise<ExportImage> {
-  const { naming, metadata, blobs, config } = parts;
-  const { repository: named, tag = DEFAULT_TAG, digest: given } = naming.repositoryOf(reference);
-  const { repository, platforms: ofName } = await heldName(parts, named, given ?? tag);
-  const digest = given ?? (await metadata.readTag(repository, tag))?.digest;
-  const root =
-    digest !== undefined && isDigest(digest)
-      ? await metadata.readLinkedManifest(repository, digest)
-      : undefined;
+async function imageOf(parts: Parts, input: Input, wanted: WantedImage): Promise<ExportImage> {
+  const { metadata, config } = parts;
+  const meant = meantBy(parts, input, wanted);
+  const { reference } = meant;
+  const { repository, platforms: ofName } = await heldName(parts, meant.repository, reference);
+  const digest = await digestOfReference(metadata, repository, reference);
+  const root = digest && (await metadata.readLinkedManifest(repository, digest));
   if (root === undefined) {
-    throw new CommandError(`${reference} is not held here: entrepot pull ${reference} fetches it`);
+    throw new CommandError(`${wanted.name} is not held here: entrepot pull ${wanted.name} fetches it`);
   }
-  const lookup = heldContent(repository, metadata, blob => blobs.open(blob));
+  const isNarrowed = wanted.platforms.size > 0 || platformsOption(input) !== undefined;
   const platforms =
-    ofName ??
-    typed ??
-    (await configuredPlatforms(parts, repository, root.digest)) ??
-    (await heldPlatforms(root, repository, metadata, lookup));
+    ofName ?? (isNarrowed ? meant.platforms : await defaultPlatforms(parts, repository, root));
   if (platforms?.length === 0) {
-    throw new CommandError(`${reference} is not held completely for any platform: entrepot pull fetches it`);
+    throw new CommandError(
+      `${wanted.name} is not held completely for any platform: entrepot pull fetches it`,
+    );
   }
   const isPublic =
     repository.upstream === ''
       ? config.hosted.anonymous !== 'none'
       : isOpenToAll(await metadata.readGrants(repository));
-  const suffix = given === undefined ? `:${tag}` : `@${given}`;
+  const suffix = isDigest(reference) ? `@${reference}` : `:${reference}`;
   return {
     name: `${repositoryText(repository)}${suffix}`,
     repository,
@@ -152,6 +146,19 @@ async function imageOf(
     platforms,
     isPrivate: !isPublic,
   };
+}
+
+/** What is taken when nobody says: what the configuration wants of a repository, else what is held; `undefined`: all. */
+async function defaultPlatforms(
+  parts: Parts,
+  repository: Repository,
+  root: Manifest,
+): Promise<readonly Platform[] | undefined> {
+  const configured = await configuredPlatforms(parts, repository, root.digest);
+  if (configured !== undefined) return configured;
+  const { metadata, blobs } = parts;
+  const lookup = heldContent(repository, metadata, blob => blobs.open(blob));
+  return heldPlatforms(root, repository, metadata, lookup);
 }
 
 /**

@@ -3,11 +3,17 @@ import { text } from 'node:stream/consumers';
 import type { Config } from '../config/config.ts';
 import { repositoryOptions } from '../config/repository-options.ts';
 import { YamlError } from '../lib/yaml.ts';
-import { isDigest } from '../oci/digest.ts';
-import { DEFAULT_PLATFORM, type Platform } from '../oci/platform.ts';
+import { DEFAULT_PLATFORM, formatPlatform, parsePlatform, type Platform } from '../oci/platform.ts';
 import { DEFAULT_TAG } from '../oci/reference.ts';
 import type { Repository } from '../oci/repository.ts';
-import { type ImageList, imagesIn } from '../prepull/image-list.ts';
+import {
+  ALL_PLATFORMS,
+  type ImageList,
+  imagesIn,
+  type ImageUses,
+  together,
+  USUAL_USES,
+} from '../prepull/image-list.ts';
 import type { Parts } from '../wire.ts';
 import { type Argument, CommandError, EXIT, type Input, listOption, type Option } from './command.ts';
 import { PLATFORM_OPTION, platformsOption } from './list-options.ts';
@@ -18,13 +24,15 @@ export const WANTED_ARGUMENTS: readonly Argument[] = [
   { name: '[reference...]', description: 'image references, such as docker.io/library/nginx:1.27' },
 ];
 
+export const FROM_OPTION: Option = {
+  flags: '--from <file...>',
+  description:
+    'files with images, one a line, perhaps with their platforms behind them, or with Kubernetes objects (YAML or ' +
+    'JSON); - is standard input. Images that are named stand before it',
+};
+
 export const WANTED_OPTIONS: readonly Option[] = [
-  {
-    flags: '--from <file...>',
-    description:
-      'files with images, one a line, or with Kubernetes objects (YAML or JSON); - is standard input. Images that are ' +
-      'named stand before it',
-  },
+  FROM_OPTION,
   PLATFORM_OPTION,
   { flags: '--all-platforms', description: 'all that a multi-platform image has' },
 ];
@@ -34,6 +42,8 @@ export interface WantedImage {
   readonly name: string;
   /** What runs it; `undefined` stands for the usual one. */
   readonly runtimeHandlers: ReadonlySet<string | undefined>;
+  /** Platforms that were named with it, or ALL_PLATFORMS. */
+  readonly platforms: ReadonlySet<string>;
 }
 
 /** The images that were named and those that files name, each once. CommandError when there is none. */
@@ -45,22 +55,20 @@ export async function wantedImages(
   const isNamed = input.arguments.length > 0 || from.length > 0;
   const names = isNamed ? input.arguments : (standing?.images ?? []);
   const files = isNamed ? from : (standing?.from ?? []);
-  const usual = new Set([undefined]);
-  const classes = new Map<string, ReadonlySet<string | undefined>>(names.map(name => [name, usual]));
+  const images = new Map<string, ImageUses>(names.map(name => [name, USUAL_USES]));
   const handlers = new Map<string | undefined, string>();
   for (const file of files) {
     const list = await imagesOfFile(file);
     for (const [name, handler] of list.handlers) handlers.set(name, handler);
-    for (const { name, runtimeClasses } of list.images) {
-      classes.set(name, new Set([...(classes.get(name) ?? []), ...runtimeClasses]));
-    }
+    for (const [name, uses] of list.images) images.set(name, together(images.get(name) ?? uses, uses));
   }
-  if (classes.size === 0) throw new CommandError('no image is named', EXIT.usage);
+  if (images.size === 0) throw new CommandError('no image is named', EXIT.usage);
   // A class that no file describes is taken to be called like its handler, as most are.
   const handlerOf = (name: string | undefined) => handlers.get(name) ?? name;
-  return [...classes].map(([name, runtimeClasses]) => ({
+  return [...images].map(([name, { runtimeClasses, platforms }]) => ({
     name,
     runtimeHandlers: new Set([...runtimeClasses].map(handlerOf)),
+    platforms,
   }));
 }
 
@@ -95,24 +103,47 @@ export function meantBy(parts: Parts, input: Input, image: WantedImage): MeantIm
   const { repository, tag = DEFAULT_TAG, digest } = parts.naming.repositoryOf(image.name);
   return {
     repository,
-    reference: digest !== undefined && isDigest(digest) ? digest : tag,
+    reference: digest ?? tag,
     platforms: wantedPlatforms(parts, input, repository, image),
   };
 }
 
-/** What was typed counts most, then what handles the pod's RuntimeClass, then the tenant, then the repository and its upstream. */
+/** What was typed counts most; else what was named with it, and what handles its RuntimeClasses. */
 function wantedPlatforms(
   parts: Parts,
   input: Input,
   repository: Repository,
-  { runtimeHandlers }: WantedImage,
+  image: WantedImage,
 ): readonly Platform[] | undefined {
   if (input.options['allPlatforms'] === true) return undefined;
-  const { config } = parts;
-  const upstream = config.upstreams.get(repository.upstream);
-  const usual = tenantOption(parts, input)?.options.platforms ??
-    (upstream && repositoryOptions(upstream, repository.name).platforms) ?? [DEFAULT_PLATFORM];
-  const ofHandlers = new Map(Object.entries(config.runtimeHandlers));
+  const typed = platformsOption(input);
+  if (typed !== undefined) return typed;
+  if (image.platforms.has(ALL_PLATFORMS)) return undefined;
+  const usual = usualPlatforms(parts, input, repository);
+  const ofHandlers = new Map(Object.entries(parts.config.runtimeHandlers));
   const ofHandler = (name: string | undefined) => ofHandlers.get(name ?? '') ?? usual;
-  return platformsOption(input) ?? [...new Set([...runtimeHandlers].flatMap(ofHandler))];
+  const named = [...image.platforms].map(parsePlatform);
+  return [...new Set([...named, ...[...image.runtimeHandlers].flatMap(ofHandler)])];
+}
+
+/** Those of the tenant, else of the repository and its upstream. */
+function usualPlatforms(parts: Parts, input: Input, repository: Repository): readonly Platform[] {
+  const upstream = parts.config.upstreams.get(repository.upstream);
+  return (
+    tenantOption(parts, input)?.options.platforms ??
+    (upstream && repositoryOptions(upstream, repository.name).platforms) ?? [DEFAULT_PLATFORM]
+  );
+}
+
+/** An image as a line that a list may have: with the platforms for which it is wanted, unless they are the usual ones. */
+export function lineOf(parts: Parts, input: Input, name: string, meant: MeantImage): string {
+  const { repository, platforms } = meant;
+  if (platforms === undefined) return `${name} ${ALL_PLATFORMS}`;
+  const [wanted, usual] = [platforms, usualPlatforms(parts, input, repository)].map(specifiersOf);
+  return wanted === usual ? name : `${name} ${wanted}`;
+}
+
+/** In one order, and each once. */
+function specifiersOf(platforms: readonly Platform[]): string {
+  return [...new Set(platforms.map(formatPlatform))].sort().join();
 }

@@ -1,7 +1,13 @@
 import { expect, test } from 'vitest';
 import { imagesIn } from './image-list.ts';
 
-const namesIn = (text: string) => imagesIn(text).images.map(({ name }) => name);
+const usesIn = (text: string) =>
+  [...imagesIn(text).images].map(([name, { runtimeClasses, platforms }]) => [
+    name,
+    [...runtimeClasses],
+    [...platforms],
+  ]);
+const namesIn = (text: string) => [...imagesIn(text).images.keys()];
 
 test('a list has one image a line; comments and empty lines count for nothing', () => {
   const text =
@@ -41,7 +47,7 @@ data: {image: not-an-image:1}
 `;
   const images = ['cron:1', 'debug:1', 'init:1', 'main:1', 'models:1', 'rollout:1'];
   expect(namesIn(text).sort()).toEqual(images);
-  const main = imagesIn(text).images.find(({ name }) => name === 'main:1');
+  const main = imagesIn(text).images.get('main:1');
   expect([...(main?.runtimeClasses ?? [])]).toEqual([undefined, 'kata-windows']);
 });
 
@@ -50,6 +56,19 @@ const pod = (image: string) => ({ kind: 'Pod', spec: { containers: [{ image }] }
 test('what kubectl prints as JSON is read, lists within', () => {
   const list = { kind: 'List', items: [pod('one:1'), { kind: 'PodList', items: [pod('two:1')] }] };
   expect(namesIn(JSON.stringify(list, null, 2))).toEqual(['one:1', 'two:1']);
+});
+
+test('a line may end with platforms, and then they are meant and not the usual ones', () => {
+  const text =
+    'nginx:1 linux/arm64,windows/amd64:10.0.20348 # both\nredis:7\ttwo\nredis:7 all\n[::1]:5000/app:1 linux/arm64\n';
+  expect(usesIn(text)).toEqual([
+    ['nginx:1', [], ['linux/arm64', 'windows/amd64:10.0.20348']],
+    ['redis:7\ttwo', [undefined], []],
+    ['redis:7', [], ['all']],
+    ['[::1]:5000/app:1', [], ['linux/arm64']],
+  ]);
+  expect(usesIn('nginx:1\nnginx:1 linux/arm64\n')).toEqual([['nginx:1', [undefined], ['linux/arm64']]]);
+  expect(usesIn('- nginx:1 linux/arm64\n')).toEqual([['nginx:1', [], ['linux/arm64']]]);
 });
 
 test('a YAML list of names is a list', () => {

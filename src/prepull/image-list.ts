@@ -4,6 +4,7 @@
  */
 import { isJsonObject, type JsonObject } from '../lib/json.ts';
 import { parseYamlDocuments } from '../lib/yaml.ts';
+import { parsePlatform } from '../oci/platform.ts';
 import { parseNormalizedReference } from '../oci/reference.ts';
 
 /** `kubectl get pods --all-namespaces -o yaml` of a thousand pods. */
@@ -19,24 +20,38 @@ const CONTAINER_LISTS = ['containers', 'initContainers', 'ephemeralContainers'] 
 /** What a line of Kubernetes' YAML or JSON has, one of them at least: it begins an entry or a document, or has a key. */
 const YAML_LINE = /^[-[{]|:(?:\s|$)/;
 
-/** An image that a text names, as it stands there. */
-export interface ListedImage {
-  readonly name: string;
+/** What a list says in place of platforms for all that an image has. */
+export const ALL_PLATFORMS = 'all';
+
+/** What an image that a text names is wanted for, in sum. */
+export interface ImageUses {
   /** The RuntimeClasses of the pods that use it; `undefined` stands for those of the usual one. */
   readonly runtimeClasses: ReadonlySet<string | undefined>;
+  /** The platforms that a list names with it, as they stand there, or ALL_PLATFORMS. */
+  readonly platforms: ReadonlySet<string>;
+}
+
+/** Of an image that is named and nothing else. */
+export const USUAL_USES: ImageUses = { runtimeClasses: new Set([undefined]), platforms: new Set() };
+
+export function together(one: ImageUses, other: ImageUses): ImageUses {
+  return {
+    runtimeClasses: new Set([...one.runtimeClasses, ...other.runtimeClasses]),
+    platforms: new Set([...one.platforms, ...other.platforms]),
+  };
 }
 
 /** What a text says of images. */
 export interface ImageList {
-  /** Each once. */
-  readonly images: readonly ListedImage[];
+  /** By their names, as they stand there. */
+  readonly images: ReadonlyMap<string, ImageUses>;
   /** The handlers of the RuntimeClasses that are among its objects, by their names. */
   readonly handlers: ReadonlyMap<string, string>;
 }
 
 /**
- * The images that a text names: a list with one image a line (`#` begins a comment), or YAML or JSON
- * documents with Kubernetes objects of any kind (`helm template`, `kubectl get … -o yaml`), in which every container
+ * The images that a text names: a list with one image a line, which may end with platforms (`#` begins a comment), or
+ * YAML or JSON documents with Kubernetes objects of any kind (`helm template`, `kubectl get … -o yaml`), in which every container
  * and every image volume counts, however deep it lies. Throws YamlError for what is neither.
  */
 export function imagesIn(text: string): ImageList {
@@ -45,29 +60,32 @@ export function imagesIn(text: string): ImageList {
   if (listed === undefined) {
     for (const { value } of parseYamlDocuments(text, LIST_LIMITS)) images.collect(value);
   } else {
-    for (const name of listed) images.add(name, undefined);
+    for (const line of listed) images.addLine(line);
   }
-  return { images: images.all(), handlers: images.handlers };
+  return images;
 }
 
-class ListedImages {
-  readonly handlers = new Map<string, string>();
-  readonly #classes = new Map<string, Set<string | undefined>>();
+const UNUSED: ImageUses = { runtimeClasses: new Set(), platforms: new Set() };
 
-  all(): readonly ListedImage[] {
-    return [...this.#classes].map(([name, runtimeClasses]) => ({ name, runtimeClasses }));
+class ListedImages implements ImageList {
+  readonly images = new Map<string, ImageUses>();
+  readonly handlers = new Map<string, string>();
+
+  /** A name, perhaps with platforms behind it: `nginx:1.27 linux/amd64,linux/arm64`. */
+  addLine(line: string): void {
+    const { name, platforms } = readLine(line);
+    this.#add(name, platforms.length === 0 ? USUAL_USES : { ...UNUSED, platforms: new Set(platforms) });
   }
 
-  add(name: string, runtimeClass: string | undefined): void {
-    const classes = this.#classes.get(name) ?? new Set();
-    this.#classes.set(name, classes.add(runtimeClass));
+  #add(name: string, uses: ImageUses): void {
+    this.images.set(name, together(this.images.get(name) ?? UNUSED, uses));
   }
 
   /** A document: an object or objects of Kubernetes, or a list of names. */
   collect(document: unknown): void {
     if (!Array.isArray(document)) return this.#walk(document, 0);
     for (const entry of document) {
-      if (typeof entry === 'string') this.add(entry, undefined);
+      if (typeof entry === 'string') this.addLine(entry);
       else this.#walk(entry, 0);
     }
   }
@@ -85,7 +103,8 @@ class ListedImages {
 
   /** Whatever has containers or volumes is taken for the spec of a pod. */
   #addPod(spec: JsonObject): void {
-    const runtimeClass = spec['runtimeClassName'];
+    const { runtimeClassName } = spec;
+    const runtimeClass = typeof runtimeClassName === 'string' ? runtimeClassName : undefined;
     const images = [
       ...CONTAINER_LISTS.flatMap(list => objectsIn(spec[list])).map(container => container['image']),
       ...objectsIn(spec['volumes']).map(({ image }) =>
@@ -93,7 +112,7 @@ class ListedImages {
       ),
     ];
     for (const image of images) {
-      if (isNamed(image)) this.add(image, typeof runtimeClass === 'string' ? runtimeClass : undefined);
+      if (isNamed(image)) this.#add(image, { ...UNUSED, runtimeClasses: new Set([runtimeClass]) });
     }
   }
 
@@ -107,12 +126,32 @@ class ListedImages {
 function imagesOfList(text: string): readonly string[] | undefined {
   const lines = text.split('\n').map(line => line.replace(/(?:^|\s)#.*$/, '').trim());
   const images = lines.filter(line => line !== '');
-  return images.every(line => isReference(line) || !YAML_LINE.test(line)) ? images : undefined;
+  return images.every(mayBeOfList) ? images : undefined;
+}
+
+function mayBeOfList(line: string): boolean {
+  return isReference(readLine(line).name) || !YAML_LINE.test(line);
+}
+
+/** What does not end with platforms is a name as a whole, if a wrong one. */
+function readLine(line: string): { readonly name: string; readonly platforms: readonly string[] } {
+  const [name = '', last = '', ...more] = line.split(/\s+/);
+  const platforms = last.split(',');
+  const isWhole = more.length > 0 || !platforms.every(one => one === ALL_PLATFORMS || isPlatform(one));
+  return isWhole ? { name: line, platforms: [] } : { name, platforms };
+}
+
+function isPlatform(text: string): boolean {
+  return isRead(() => parsePlatform(text));
 }
 
 function isReference(text: string): boolean {
+  return isRead(() => parseNormalizedReference(text));
+}
+
+function isRead(read: () => unknown): boolean {
   try {
-    parseNormalizedReference(text);
+    read();
     return true;
   } catch {
     return false;

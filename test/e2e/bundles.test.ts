@@ -103,7 +103,8 @@ describe('entrepot pull', () => {
     const special = join(connected.folder, 'special.yaml');
     const spec = { runtimeClassName: 'mainframe', containers: [{ image: `${UPSTREAM}/org/app:1` }] };
     await writeFile(special, JSON.stringify({ kind: 'Pod', spec }));
-    expect((await connected.command('check', '--from', special)).code).toBe(1);
+    const lacking = await connected.command('check', '--from', special);
+    expect(lacking).toMatchObject({ code: 1, stdout: `${UPSTREAM}/org/app:1 linux/s390x\n` });
     await succeed(connected, 'pull', '--from', special);
     await succeed(connected, 'check', '--from', special);
     // A class that the files describe may be called otherwise than its handler, and as anything at all.
@@ -261,23 +262,58 @@ describe('entrepot check', () => {
       'linux/arm64',
       'Bad Name',
     );
-    expect({ code, stdout }).toEqual({ code: 1, stdout: `Bad Name\n${UPSTREAM}/org/app:1\n` });
+    expect({ code, stdout }).toEqual({ code: 1, stdout: `Bad Name\n${UPSTREAM}/org/app:1 ${PLATFORMS}\n` });
     expect(stderr).toContain('linux/arm64');
-    const args = [
-      ...STARTER,
-      'pull',
-      '--from',
-      '-',
-      '--platform',
-      PLATFORMS,
-      '--config',
-      connected.configFile,
-    ];
+    const args = [...STARTER, 'pull', '--from', '-', '--config', connected.configFile];
     expect(await tryRun(process.execPath, args, { input: stdout })).toMatchObject({
       code: 1,
       stderr: expect.stringContaining('1 of 2 images are here; 1 failed:\n  Bad Name\n'),
     });
     await succeed(connected, 'check', '--from', workloads, '--platform', PLATFORMS);
+  });
+
+  it('lists an image with all its platforms as such, and what has a name that is wrong by that name', async () => {
+    const list = join(connected.folder, 'list.txt');
+    const unknown = `${UPSTREAM}/org/app:1@sha384:${'a'.repeat(96)}`;
+    await writeFile(list, `${UPSTREAM}/org/app:1 all\n${unknown}\n`);
+    await succeed(connected, 'pull', `${UPSTREAM}/org/app:1`);
+    const lacking = await connected.command('check', '--from', list);
+    expect(lacking).toMatchObject({ code: 1, stdout: `${UPSTREAM}/org/app:1 all\n${unknown}\n` });
+    const { code, stderr } = await connected.command('pull', '--from', list);
+    expect({ code, stderr }).toMatchObject({
+      code: 1,
+      stderr: expect.stringContaining('nothing is held by a digest such as sha384:'),
+    });
+    await succeed(connected, 'check', `${UPSTREAM}/org/app:1`, '--all-platforms');
+    const typed = await connected.command('check', `${UPSTREAM}/org/sidecar:2`, '--all-platforms');
+    expect(typed).toMatchObject({ code: 1, stdout: `${UPSTREAM}/org/sidecar:2 all\n` });
+  });
+});
+
+describe('entrepot export --from', () => {
+  const exported = async (...args: string[]) => connected.command('export', '-o', '-', ...args);
+
+  it('takes the images of a list or of Kubernetes objects, with the platforms that the list names', async () => {
+    await pulled();
+    const [amd64, arm64] = app.images.map(image => image.layers[1]!.digest);
+    const all = await exported('--from', workloads);
+    expect(all).toMatchObject({ code: 0, stderr: expect.stringContaining('2 images, ') });
+    for (const { digest } of sidecar.layers) expect(all.stdout).toContain(digest);
+    for (const digest of [amd64!, arm64!]) expect(all.stdout).toContain(digest);
+    const list = join(connected.folder, 'list.txt');
+    await writeFile(list, `${UPSTREAM}/org/app:1 linux/arm64\n`);
+    const { code, stdout } = await exported('--from', list);
+    expect({ code, amd64: stdout.includes(amd64!), arm64: stdout.includes(arm64!) }).toEqual({
+      code: 0,
+      amd64: false,
+      arm64: true,
+    });
+    await writeFile(list, `${UPSTREAM}/org/app:1 linux/s390x\n`);
+    expect(await exported('--from', list)).toMatchObject({
+      code: 1,
+      stderr: expect.stringContaining('linux/s390x'),
+    });
+    expect(await exported()).toMatchObject({ code: 2, stderr: expect.stringContaining('no image is named') });
   });
 });
 
