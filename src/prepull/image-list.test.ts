@@ -13,6 +13,7 @@ test('a list has one image a line; comments and empty lines count for nothing', 
   const text =
     '# base\nnginx:1.27\n\n  ghcr.io/org/app@sha256:' + 'a'.repeat(64) + ' # pinned\nnginx:1.27\nredis\n';
   expect(namesIn(text)).toEqual(['nginx:1.27', `ghcr.io/org/app@sha256:${'a'.repeat(64)}`, 'redis']);
+  expect(namesIn(text.replaceAll('\n', '\r\n'))).toEqual(namesIn(text));
   expect(namesIn('')).toEqual([]);
 });
 

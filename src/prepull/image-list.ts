@@ -124,7 +124,7 @@ class ListedImages implements ImageList {
 
 /** `undefined` when a line is YAML: then it is no list. A line that is neither is an image whose name is wrong. */
 function imagesOfList(text: string): readonly string[] | undefined {
-  const lines = text.split('\n').map(line => line.replace(/(?:^|\s)#.*$/, '').trim());
+  const lines = text.split(/\r?\n/).map(line => line.replace(/(?:^|\s)#.*$/, '').trim());
   const images = lines.filter(line => line !== '');
   return images.every(mayBeOfList) ? images : undefined;
 }
