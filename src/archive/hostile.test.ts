@@ -1,5 +1,6 @@
-import { mkdir, symlink, writeFile } from 'node:fs/promises';
+import { mkdir, rm, symlink, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import { buffer } from 'node:stream/consumers';
 import { gzipSync } from 'node:zlib';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import {
@@ -114,6 +115,17 @@ test.each(['blobs', 'blobs/sha256'])('a link in the place of the folder %s is re
   await symlink(elsewhere, join(folder, name));
   await expect(importArchive(openArchive(folder), world.options())).rejects.toThrow(`"${name}" is a link`);
   expect(await world.traces()).toEqual(NOTHING);
+});
+
+test('a file of a folder that cannot be opened fails its reader, and nobody before', async () => {
+  await writeFile(join(world.folder, 'oci-layout'), 'x');
+  const reading = async (): Promise<void> => {
+    for await (const { name, body } of openArchive(world.folder)) {
+      await rm(join(world.folder, name));
+      await buffer(body);
+    }
+  };
+  await expect(reading()).rejects.toMatchObject({ code: 'ENOENT' });
 });
 
 test('a name that occurs twice is refused, whichever came first', async () => {

@@ -78,7 +78,12 @@ async function* readFile(folder: string, name: string): AsyncGenerator<ArchiveEn
   if (found === undefined) return;
   if (!found.isFile())
     throw new ArchiveError(`${quote(name)} is no file, and only files belong into an image layout`);
-  yield { name, size: found.size, body: createReadStream(path, { highWaterMark: READ_BYTES }) };
+  yield { name, size: found.size, body: bytesOf(path) };
+}
+
+/** Opened when it is read: nobody hears yet of what fails before. */
+async function* bytesOf(path: string): AsyncGenerator<Uint8Array, void> {
+  yield* createReadStream(path, { highWaterMark: READ_BYTES });
 }
 
 /** What lies in a folder of the layout; nothing where it is none. A link would lead out of what was handed in. */
