@@ -1,3 +1,4 @@
+import { setImmediate } from 'node:timers/promises';
 import { EXIT } from './cli/command.ts';
 import { runProgram } from './cli/program.ts';
 import { ConfigError } from './config/problems.ts';
@@ -9,13 +10,18 @@ const io = {
   err: (text: string) => void process.stderr.write(text),
 };
 
-// `entrepot hosts … | head` closes the pipe early; that is no failure worth a stack.
-process.stdout.on('error', (error: NodeJS.ErrnoException) =>
-  process.exit(error.code === 'EPIPE' ? EXIT.done : EXIT.failed),
-);
+// `entrepot hosts … | head` closes the pipe early: not worth a word, but no success either.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code === 'EPIPE') process.exit(EXIT.unread);
+  io.err(`entrepot: standard output: ${error.message}\n`);
+  process.exit(EXIT.failed);
+});
 
 try {
-  process.exit(await runProgram(process.argv.slice(2), io));
+  const exitCode = await runProgram(process.argv.slice(2), io);
+  // That the last of it could not be written is told a turn later.
+  await setImmediate();
+  process.exit(exitCode);
 } catch (error) {
   io.err(`entrepot: ${describe(error)}\n`);
   process.exit(error instanceof ConfigError ? EXIT.usage : EXIT.failed);

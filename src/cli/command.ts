@@ -31,11 +31,11 @@ export interface Option {
 
 /**
  * 0: done. 1: failed. 2: what was typed, or the configuration, is wrong, and nothing was tried. 130, 143: stopped by
- * Ctrl-C or SIGTERM, as shells number it.
+ * Ctrl-C or SIGTERM, 141: by the end of who read its output, as shells number it.
  */
 export type ExitCode = number;
 
-export const EXIT = { done: 0, failed: 1, usage: 2, interrupted: 130, terminated: 143 } as const;
+export const EXIT = { done: 0, failed: 1, usage: 2, interrupted: 130, unread: 141, terminated: 143 } as const;
 
 /** What was typed. */
 export interface Input {

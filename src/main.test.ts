@@ -1,0 +1,30 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { open } from 'node:fs/promises';
+import { text } from 'node:stream/consumers';
+import { fileURLToPath } from 'node:url';
+import { describe, expect, it } from 'vitest';
+
+const MAIN = fileURLToPath(new URL('main.ts', import.meta.url));
+const PRINTING = ['--import', 'tsx', MAIN, 'config', 'variables'];
+
+describe('entrepot', () => {
+  it('has not succeeded when nobody read what it prints, and says nothing of it', async () => {
+    const child = spawn(process.execPath, PRINTING, { stdio: ['ignore', 'pipe', 'pipe'] });
+    child.stdout.destroy();
+    const [told, [code]] = await Promise.all([text(child.stderr), once(child, 'exit')]);
+    expect({ code, told }).toEqual({ code: 141, told: '' });
+  }, 60_000);
+
+  it('has failed when what it prints could not be written, and says why', async () => {
+    const full = await open('/dev/full', 'w');
+    const child = spawn(process.execPath, PRINTING, { stdio: ['ignore', full.fd, 'pipe'] });
+    await full.close();
+    if (child.stderr === null) throw new Error('standard error is no pipe');
+    const [told, [code]] = await Promise.all([text(child.stderr), once(child, 'exit')]);
+    expect({ code, told }).toEqual({
+      code: 1,
+      told: expect.stringMatching(/^entrepot: standard output: ENOSPC/),
+    });
+  }, 60_000);
+});
