@@ -36,6 +36,29 @@ test('behind a link the file is replaced, and the link stays', async () => {
   expect(await readdir(join(folder, 'elsewhere'))).toEqual(['state']);
 });
 
+test('behind a link that leads to no file yet one is made, and the link stays', async () => {
+  await mkdir(join(folder, 'elsewhere'));
+  await symlink('elsewhere/state', join(folder, 'link'));
+  await symlink(join(folder, 'link'), join(folder, 'state'));
+  await writeFileAtomic(join(folder, 'state'), [Buffer.from('new')]);
+  expect(await readlink(join(folder, 'link'))).toBe('elsewhere/state');
+  expect(await readFile(join(folder, 'elsewhere', 'state'), 'utf8')).toBe('new');
+  expect((await readdir(folder)).sort()).toEqual(['elsewhere', 'link', 'state']);
+});
+
+test('of two that are written at once under one name, each is whole while it is there', async () => {
+  const path = join(folder, 'state');
+  const around = async function* () {
+    yield Buffer.from('long');
+    await writeFileAtomic(path, [Buffer.from('short')]);
+    expect(await readFile(path, 'utf8')).toBe('short');
+    yield Buffer.from(' and longer');
+  };
+  await writeFileAtomic(path, around());
+  expect(await readFile(path, 'utf8')).toBe('long and longer');
+  expect(await readdir(folder)).toEqual(['state']);
+});
+
 test('when it cannot be replaced, what was there stays, and nothing else is left', async () => {
   const path = join(folder, 'state');
   await writeFile(path, 'old');

@@ -1,6 +1,7 @@
+import { randomUUID } from 'node:crypto';
 import { createWriteStream } from 'node:fs';
-import { open, realpath, rename, rm, stat } from 'node:fs/promises';
-import { dirname } from 'node:path';
+import { lstat, open, readlink, rename, rm, stat } from 'node:fs/promises';
+import { dirname, resolve } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { absentAsUndefined } from './error-code.ts';
 
@@ -27,13 +28,19 @@ type Chunks = AsyncIterable<Uint8Array> | Iterable<Uint8Array>;
  */
 export async function writeFileAtomic(path: string, chunks: Chunks, signal?: AbortSignal): Promise<void> {
   const there = await absentAsUndefined(stat(path));
-  if (there === undefined) await replaceFile(path, chunks, signal);
-  else if (there.isFile()) await replaceFile(await realpath(path), chunks, signal);
+  if (there === undefined || there.isFile()) await replaceFile(await behindLinks(path), chunks, signal);
   else await pipeline(chunks, createWriteStream(path), { signal });
 }
 
+/** What a path means, also where nothing is there yet. The path is known to lead somewhere in the end. */
+async function behindLinks(path: string): Promise<string> {
+  const there = await absentAsUndefined(lstat(path));
+  return there?.isSymbolicLink() ? behindLinks(resolve(dirname(path), await readlink(path))) : path;
+}
+
 async function replaceFile(path: string, chunks: Chunks, signal: AbortSignal | undefined): Promise<void> {
-  const partial = `${path}.partial`;
+  // Of one's own: of two that write at once, the last to end wins, with a whole file.
+  const partial = `${path}.${randomUUID()}.partial`;
   try {
     await pipeline(chunks, createWriteStream(partial), { signal });
     await sync(partial);
