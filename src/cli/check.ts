@@ -23,7 +23,7 @@ export const check: Command = {
   description:
     'Looks whether everything that nodes need of the images is held, without asking any upstream. The images of which ' +
     'something is missing go to standard output, one a line, for `entrepot pull --from` on the connected side, with ' +
-    'their platforms if these are not the usual ones; what is missing goes to standard error.',
+    'their platforms unless that is linux/amd64 alone; what is missing goes to standard error.',
   arguments: WANTED_ARGUMENTS,
   options: [...WANTED_OPTIONS, CONFIG_OPTION],
   examples: [
@@ -60,7 +60,7 @@ async function faultOf(parts: Parts, input: Input, image: WantedImage): Promise<
   try {
     const meant = meantBy(parts, input, image);
     const { repository, reference, platforms } = meant;
-    line = lineOf(parts, input, image.name, meant);
+    line = lineOf(image.name, meant);
     const held = await heldName(parts, repository, reference);
     const missing = await missingOfImage(parts, held.repository, reference, held.platforms ?? platforms);
     const more = missing.length > SHOWN ? ` and ${missing.length - SHOWN} more` : '';

@@ -135,12 +135,14 @@ function usualPlatforms(parts: Parts, input: Input, repository: Repository): rea
   );
 }
 
-/** An image as a line that a list may have: with the platforms for which it is wanted, unless they are the usual ones. */
-export function lineOf(parts: Parts, input: Input, name: string, meant: MeantImage): string {
-  const { repository, platforms } = meant;
+/**
+ * An image as a line that a list may have: with the platforms for which it is wanted, unless these are what is taken
+ * where no configuration says anything. Who reads the list may have another configuration.
+ */
+export function lineOf(name: string, { platforms }: MeantImage): string {
   if (platforms === undefined) return `${name} ${ALL_PLATFORMS}`;
-  const [wanted, usual] = [platforms, usualPlatforms(parts, input, repository)].map(specifiersOf);
-  return wanted === usual ? name : `${name} ${wanted}`;
+  const wanted = specifiersOf(platforms);
+  return wanted === formatPlatform(DEFAULT_PLATFORM) ? name : `${name} ${wanted}`;
 }
 
 /** In one order, and each once. */

@@ -98,6 +98,9 @@ describe('entrepot pull', () => {
       upstreams: { [UPSTREAM]: { url: upstream.url, platforms: 'linux/arm64' } },
       runtimeHandlers: { mainframe: 'linux/s390x' },
     });
+    // Who pulls what is missing may have another configuration.
+    const missing = await connected.command('check', `${UPSTREAM}/org/app:1`);
+    expect(missing).toMatchObject({ code: 1, stdout: `${UPSTREAM}/org/app:1 linux/arm64\n` });
     await succeed(connected, 'pull', `${UPSTREAM}/org/app:1`);
     await succeed(connected, 'check', `${UPSTREAM}/org/app:1`);
     const special = join(connected.folder, 'special.yaml');
