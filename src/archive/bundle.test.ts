@@ -274,6 +274,22 @@ test('signatures travel with what they sign, and come to lie beside it', async (
   expect(await receiver.metadata.isLinked(image.repository, signature.layers[0]!.digest)).toBe(true);
 });
 
+test('signatures that two images share are carried and told once', async () => {
+  const images = [await sender.hold(NAME, amd64), await sender.hold('docker.io/library/app:latest', amd64)];
+  const tag = amd64.manifest.digest.replace(':', '-');
+  await sender.hold(`docker.io/library/app:${tag}.sig`, imageOf([randomBlob(100, 'cosign')]));
+  const referrer = imageOf([randomBlob(100, 'signature')], { subject: amd64.manifest });
+  await sender.hold('docker.io/library/app:referrer', referrer);
+  const tar = await exported(images, { ...sender.stores, referrers: true });
+  const names = (await receiver.import(tar)).images.map(({ name }) => name);
+  expect(names.sort()).toEqual([
+    'docker.io/library/app:latest',
+    `docker.io/library/app:${tag}.sig`,
+    NAME,
+    `docker.io/library/app@${referrer.manifest.digest}`,
+  ]);
+});
+
 test("Docker's manifest.json names the config and layers of the first platform", async () => {
   const image = await sender.hold(NAME, app);
   const tar = await exported([image], { ...sender.stores, dockerManifest: true });

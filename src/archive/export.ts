@@ -145,13 +145,18 @@ export async function planBundle(images: readonly ExportImage[], options: Export
 
 /** What the images of one bundle consist of; what they share is there once. */
 class Gathered {
-  readonly images: BundleImage[] = [];
+  readonly #images = new Map<string, BundleImage>();
   readonly manifests = new Map<Digest, Manifest>();
   readonly blobs = new Map<Digest, Descriptor>();
   readonly #options: ExportOptions;
 
   constructor(options: ExportOptions) {
     this.#options = options;
+  }
+
+  /** Each once: two names of one image share their signatures. */
+  get images(): readonly BundleImage[] {
+    return [...this.#images.values()];
   }
 
   /** All of them, whichever repository they are of: it is of those that were gathered. */
@@ -178,8 +183,15 @@ class Gathered {
     if (root === undefined) throw new ArchiveError(`${name} is not held here`);
     const descriptor = { mediaType: root.mediaType, digest, size: root.bytes.byteLength };
     const tree = await this.#complete(name, repository, descriptor, platforms);
-    this.images.push({ descriptor, name, platforms, isPrivate });
+    this.#addImage({ descriptor, name, platforms, isPrivate });
     return tree;
+  }
+
+  #addImage(image: BundleImage): void {
+    const key = `${image.name ?? ''} ${image.descriptor.digest}`;
+    const earlier = this.#images.get(key) ?? image;
+    const platforms = earlier.platforms && image.platforms;
+    this.#images.set(key, { ...image, platforms, isPrivate: earlier.isPrivate || image.isPrivate });
   }
 
   async #complete(
@@ -229,7 +241,7 @@ class Gathered {
           descriptor,
           undefined,
         );
-        this.images.push({ descriptor, name: undefined, platforms: undefined, isPrivate });
+        this.#addImage({ descriptor, name: undefined, platforms: undefined, isPrivate });
         queue.push(descriptor.digest);
       }
     }
