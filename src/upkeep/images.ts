@@ -106,7 +106,7 @@ async function configPlatform({ blobs: named }: SurveyedManifest, blobs: BlobSto
   return platform === undefined ? '' : formatPlatform(platform);
 }
 
-/** An artifact's config may be anything: one that is no JSON has no platform. */
+/** An artifact's config may be anything: one that is no JSON has no platform, nor has a signature's, where both are ''. */
 async function readPlatform(digest: Digest, blobs: BlobStore): Promise<Platform | undefined> {
   const reader = await blobs.open(digest);
   const bytes = reader && (await readWhole(reader, MAX_CONFIG_BYTES));
@@ -115,8 +115,9 @@ async function readPlatform(digest: Digest, blobs: BlobStore): Promise<Platform 
   }
   try {
     const { os, architecture, variant }: Partial<Platform> = JSON.parse(Buffer.from(bytes).toString()) ?? {};
-    const isPlatform = typeof os === 'string' && typeof architecture === 'string';
-    return isPlatform ? { os, architecture, ...(typeof variant === 'string' ? { variant } : {}) } : undefined;
+    if (typeof os !== 'string' || typeof architecture !== 'string') return undefined;
+    if (os === '' && architecture === '') return undefined;
+    return { os, architecture, ...(typeof variant === 'string' ? { variant } : {}) };
   } catch (error) {
     if (error instanceof SyntaxError) {
       return undefined;

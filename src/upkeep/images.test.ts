@@ -1,0 +1,63 @@
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { makeTempFolder, removeFolder } from '../../test/support/temp-folder.ts';
+import { type FileBlobStore, openFileBlobStore } from '../blobs/file-blob-store.ts';
+import { silentLog } from '../lib/log.ts';
+import type { SurveyedManifest } from '../metadata/survey.ts';
+import { digestOf } from '../oci/digest.ts';
+import { OCI_CONFIG, OCI_MANIFEST } from '../oci/media-types.ts';
+import { heldImage } from './images.ts';
+
+let folder: string;
+let blobs: FileBlobStore;
+
+beforeEach(async () => {
+  folder = await makeTempFolder('images');
+  blobs = await openFileBlobStore(folder, { log: silentLog });
+});
+
+afterEach(async () => {
+  await blobs.close();
+  await removeFolder(folder);
+});
+
+/** What the survey says of a manifest that has this config and nothing else. */
+async function surveyed(config: string): Promise<SurveyedManifest> {
+  const bytes = Buffer.from(config);
+  const digest = digestOf(bytes);
+  const ingest = await blobs.ingest('config', digest);
+  await ingest.write([bytes]);
+  await ingest.commit(digest);
+  await ingest.close();
+  return {
+    digest: digestOf(Buffer.from(`manifest of ${config}`)),
+    isHeld: true,
+    size: 100,
+    mediaType: OCI_MANIFEST,
+    usedAtMs: 0,
+    children: [],
+    blobs: [
+      {
+        digest,
+        size: bytes.length,
+        mediaType: OCI_CONFIG,
+        isConfig: true,
+        isHeld: true,
+        isShared: false,
+        isDamaged: false,
+        usedAtMs: 0,
+      },
+    ],
+  };
+}
+
+describe('an image that stands alone', () => {
+  test.each([
+    ['has the platform of its config', '{"os":"linux","architecture":"arm","variant":"v7"}', 'linux/arm/v7'],
+    ['has none when its config is empty', '{}', ''],
+    ['has none when its config names nothing, as a signature of cosign', '{"architecture":"","os":""}', ''],
+    ['has none when its config is no JSON', 'hello', ''],
+  ])('%s', async (_, config, platform) => {
+    const image = await heldImage([await surveyed(config)], blobs);
+    expect(image.platforms).toMatchObject([{ platform, isComplete: true }]);
+  });
+});
