@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { makeTempFolder, removeFolder } from '../../test/support/temp-folder.ts';
 import { openFileBlobStore } from '../blobs/file-blob-store.ts';
 import type { BlobStore } from '../blobs/blob-store.ts';
@@ -117,6 +117,36 @@ describe('a quota', () => {
       code: 'BLOB_UPLOAD_INVALID',
     });
     await push('a/app', contentOf(3 * MIB - 1, 1));
+  });
+
+  it('holds no room for an upload that another process ended', async () => {
+    const repository = repositoryOf('a/app');
+    const { id } = await uploads.begin(ANYBODY, repository);
+    await uploads.append(ANYBODY, repository, id, chunkOf(Readable.from([contentOf(2 * MIB, 1)])));
+    // As `entrepot gc` beside a server, or a second server that the rest was sent to.
+    const elsewhere = await openSqliteMetadataStore(join(folder, 'index.db'), { log: silentLog });
+    const others = new Uploads({ blobs, metadata: elsewhere, log: silentLog });
+    try {
+      expect(await others.expire(Date.now() + MIB)).toEqual({ items: 1, bytes: 2 * MIB });
+    } finally {
+      await others.close();
+      await elsewhere.close();
+    }
+    await push('a/app', contentOf(3 * MIB, 2));
+  });
+
+  it('holds no room for an upload that could not begin', async () => {
+    const held = new Set<string>();
+    const noting = {
+      reserve: async (key: string) => void held.add(key),
+      release: (key: string) => void held.delete(key),
+    };
+    const noted = new Uploads({ blobs, metadata, log: silentLog, quota: noting });
+    vi.spyOn(metadata, 'putUpload').mockRejectedValueOnce(new Error('the disk is full'));
+    await expect(noted.begin(ANYBODY, repositoryOf('a/app'))).rejects.toThrow('the disk is full');
+    expect([...held]).toEqual([]);
+    await noted.begin(ANYBODY, repositoryOf('a/app'));
+    expect(held.size).toBe(1);
   });
 
   it('counts mounts and manifests too, but nothing twice in one repository', async () => {

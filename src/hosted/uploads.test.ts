@@ -2,6 +2,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { bytesOf, type Content, randomBlob } from '../../test/support/content.ts';
 import { chunkOf, HostedBench, openChunk } from '../../test/support/hosted-bench.ts';
 import type { BlobStore, Ingest } from '../blobs/blob-store.ts';
+import { removalClaim } from '../metadata/claim-keys.ts';
 import { type Digest, digestOf } from '../oci/digest.ts';
 import { ANONYMOUS, type Requester } from '../oci/requester.ts';
 
@@ -313,6 +314,32 @@ describe('clients that push the same blob at once', () => {
     await expectHeld(blob);
     expect((await bench.hosted.statBlob(elsewhere, blob.digest)).size).toBe(500_000);
     expect(await bench.ingests()).toEqual([]);
+  });
+});
+
+describe('a blob that was removed while it was pushed', () => {
+  it('stays when another process has brought it again, and acknowledged it', async () => {
+    const second = await HostedBench.open(bench.folder);
+    try {
+      const blob = randomBlob(1000, 'removed meanwhile');
+      const putBlob = bench.metadata.putBlob.bind(bench.metadata);
+      vi.spyOn(bench.metadata, 'putBlob').mockImplementationOnce(async (digest, ...row) => {
+        // By a collection that had taken the row of its twin.
+        await bench.blobs.remove(digest);
+        await putBlob(digest, ...row);
+      });
+      const stat = bench.blobs.stat.bind(bench.blobs);
+      vi.spyOn(bench.blobs, 'stat').mockImplementationOnce(async digest => {
+        const found = await stat(digest);
+        await second.pushBlob(elsewhere, blob);
+        return found;
+      });
+      await expect(bench.pushBlob(repository, blob)).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+      expect((await second.hosted.statBlob(elsewhere, blob.digest)).size).toBe(1000);
+      expect(await bench.metadata.isClaimed(removalClaim(blob.digest))).toBe(false);
+    } finally {
+      await second.close();
+    }
   });
 });
 

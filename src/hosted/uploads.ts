@@ -76,8 +76,13 @@ export class Uploads {
     const now = Date.now();
     const upload = { id, repository, requester: requester.id, startedAtMs: now, touchedAtMs: now };
     // One byte: who has no room left hears it before he sends anything.
-    await this.#quota.reserve(id, repository, 1);
-    await refusingWhenFull(() => this.#options.metadata.putUpload(upload));
+    await this.#quota.reserve(ingestKey(id), repository, 1);
+    try {
+      await refusingWhenFull(() => this.#options.metadata.putUpload(upload));
+    } catch (error) {
+      this.#quota.release(ingestKey(id));
+      throw error;
+    }
     return { id, offset: 0 };
   }
 
@@ -259,14 +264,14 @@ export class Uploads {
   async #publish(id: string, session: Session, repository: Repository, digest: Digest): Promise<void> {
     const { metadata } = this.#options;
     const size = session.ingest.offset;
-    await this.#quota.reserve(id, repository, size);
+    await this.#quota.reserve(ingestKey(id), repository, size);
     await session.commit(digest);
     await Promise.all([metadata.putBlob(digest, size, repository), metadata.removeUpload(id)]).finally(() =>
-      this.#quota.release(id),
+      this.#quota.release(ingestKey(id)),
     );
     if (!(await this.#isThere(digest))) {
       // Its twin was being collected, or found to be damaged, and this one went with it. Nothing was acknowledged.
-      await metadata.removeBlob(digest);
+      await this.#removeLost(digest);
       throw new OciError('UNAVAILABLE', {
         message: 'the blob was removed while it was being pushed: push it again',
         headers: { 'Retry-After': '1' },
@@ -277,18 +282,19 @@ export class Uploads {
   /** The ingest, which grows only as far as the quota lets it. */
   #bounded(ingest: Ingest, { id, repository }: Upload): ChunkIngest {
     const quota = this.#quota;
+    const key = ingestKey(id);
     return {
       get offset() {
         return ingest.offset;
       },
       write: async chunks => {
         const bytes = chunks.reduce((sum, chunk) => sum + chunk.byteLength, 0);
-        await quota.reserve(id, repository, ingest.offset + bytes);
+        await quota.reserve(key, repository, ingest.offset + bytes);
         await ingest.write(chunks);
       },
       truncate: async length => {
         await ingest.truncate(length);
-        await quota.reserve(id, repository, length);
+        await quota.reserve(key, repository, length);
       },
     };
   }
@@ -304,11 +310,26 @@ export class Uploads {
     return (await blobs.stat(digest)) !== undefined && (await metadata.statBlob(digest)) !== undefined;
   }
 
+  /**
+   * Takes away the row of a blob whose bytes are gone. Under the removal Claim, for which whoever pushes the same bytes
+   * waits before he is told that they are kept: they may be back by now, and his.
+   */
+  async #removeLost(digest: Digest): Promise<void> {
+    const { blobs, metadata } = this.#options;
+    const key = removalClaim(digest);
+    while (!(await metadata.claim(key))) await sleep(REMOVAL_POLL_MS);
+    try {
+      if ((await blobs.stat(digest)) === undefined) await metadata.removeBlob(digest);
+    } finally {
+      await metadata.release(key);
+    }
+  }
+
   /** Row, then bytes: a file without a row is legal, the other way round would be an upload that lost its bytes. */
   async #end(id: string, session: Session): Promise<void> {
     await this.#options.metadata.removeUpload(id);
     await session.abort();
-    this.#quota.release(id);
+    this.#quota.release(ingestKey(id));
   }
 
   /** Ends an upload whoever's it is. The bytes that it had; `undefined` when it is in use, or was touched after all. */
