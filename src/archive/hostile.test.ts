@@ -292,6 +292,22 @@ test('a manifest that could be read in two ways is refused', async () => {
   expect(await refusal([...files, { name: pathOf(digest), bytes: bytesOf(both) }])).toMatch('has no layers');
 });
 
+test('a name that two images have is refused, unless they are one', async () => {
+  const named = (...contents: Content[]) => ({
+    name: 'index.json',
+    bytes: JSON.stringify({ schemaVersion: 2, manifests: contents.map(one => entryOf(one, NAME)) }),
+  });
+  const files = [
+    ...without('index.json'),
+    ...layoutFiles(arm, NAME).filter(({ name }) => name.startsWith('blobs/')),
+  ];
+  expect(await refusal([...files, named(image.manifest, arm.manifest)])).toMatch(
+    `${NAME} would be two images, ${image.manifest.digest} and ${arm.manifest.digest}`,
+  );
+  const tar = await tarOf([...files, named(image.manifest, image.manifest)]);
+  expect((await world.import(tar)).images).toHaveLength(2);
+});
+
 test('a name that is nobody here, or names another digest, is refused', async () => {
   const other = `docker.io/library/app@${big.digest}`;
   expect(await refusal(layoutFiles(image, other))).toMatch('names a digest that is not its own');

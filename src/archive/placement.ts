@@ -1,4 +1,5 @@
-import type { Repository } from '../oci/repository.ts';
+import type { Digest } from '../oci/digest.ts';
+import { type Repository, repositoryText } from '../oci/repository.ts';
 import { ArchiveError } from './archive-error.ts';
 import type { BundleImage, BundleIndex } from './layout.ts';
 
@@ -31,7 +32,22 @@ export interface PlacedImage {
  */
 export function placeAll({ images }: BundleIndex, options: PlacementOptions): readonly PlacedImage[] {
   if (images.length === 0) throw new ArchiveError('it holds no image');
-  return images.map(image => ({ image, place: placeOf(image, options) }));
+  const placed = images.map(image => ({ image, place: placeOf(image, options) }));
+  requireOneEach(placed);
+  return placed;
+}
+
+/** One tag cannot mean two images: the later one would take the name of the other. */
+function requireOneEach(placed: readonly PlacedImage[]): void {
+  const digests = new Map<string, Digest>();
+  for (const { image, place } of placed) {
+    if (place?.tag === undefined) continue;
+    const name = `${repositoryText(place.repository)}:${place.tag}`;
+    const { digest } = image.descriptor;
+    const other = digests.get(name) ?? digest;
+    if (other !== digest) throw new ArchiveError(`${name} would be two images, ${other} and ${digest}`);
+    digests.set(name, digest);
+  }
 }
 
 function placeOf({ name, descriptor, isPrivate }: BundleImage, options: PlacementOptions): Place | undefined {
