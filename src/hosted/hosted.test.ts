@@ -15,6 +15,7 @@ import type { Repository } from '../oci/repository.ts';
 
 const repository = { upstream: '', name: 'team/app' };
 const elsewhere = { upstream: '', name: 'team/other' };
+const HOUR_MS = 3_600_000;
 const everything = { accepts: () => true, platform: undefined };
 
 const mayPull = async ({ name }: Repository) => name.startsWith('a/');
@@ -52,6 +53,23 @@ describe('a hosted repository', () => {
     expect(await reader.read(bytes, size)).toBe(0);
     expect(bytes.equals(bytesOf(image.manifest))).toBe(true);
     await expect(bench.hosted.statBlob(elsewhere, digest)).rejects.toMatchObject({ code: 'BLOB_UNKNOWN' });
+  });
+
+  it('keeps for a push what it asked for, whichever process collects garbage right after that', async () => {
+    const [asked, unasked] = [randomBlob(100, 'asked'), randomBlob(100, 'unasked')];
+    for (const blob of [asked, unasked]) await bench.pushBlob(repository, blob);
+    const another = await HostedBench.open(bench.folder);
+    vi.useFakeTimers({ toFake: ['Date'] });
+    try {
+      vi.setSystemTime(Date.now() + 2 * HOUR_MS);
+      await bench.hosted.statBlob(repository, asked.digest);
+      const links = [asked, unasked].map(({ digest }) => ({ repository, digest }));
+      expect(await another.metadata.expireLinks(links, Date.now() - HOUR_MS)).toBe(1);
+      expect(await bench.metadata.isLinked(repository, asked.digest)).toBe(true);
+    } finally {
+      vi.useRealTimers();
+      await another.close();
+    }
   });
 
   it('deletes nothing while the disk is full, says 507, and deletes when there is room', async () => {

@@ -81,7 +81,7 @@ export class Hosted implements PullSource {
       const stat = await this.#blobs.stat(digest);
       if (stat !== undefined) {
         // Whoever pushes asks first, and relies on the blob until its manifest is here.
-        this.#metadata.noteUse(digest);
+        await this.#metadata.putUse(digest);
         return { ...HOSTED, digest, size: stat.size };
       }
       this.#reportLoss(digest);

@@ -265,6 +265,8 @@ export interface MetadataStore {
   initSetting(name: string, value: string): Promise<string>;
   /** Notes that content was served. Batched in memory; a crash may lose the last seconds. */
   noteUse(digest: Digest): void;
+  /** The same for whoever relies on it from now on: upkeep, in whatever process, knows of it when this resolves. */
+  putUse(digest: Digest): Promise<void>;
   /** Kept with every write, so reading them costs nothing whatever the size of the store. */
   readTotals(): Promise<Totals>;
   close(): Promise<void>;

@@ -248,6 +248,25 @@ test('what is used counts as used before that is written', async () => {
   await next.close();
 });
 
+test('a use that somebody relies on is known to other processes at once, and is noted where it cannot be written', async () => {
+  const store = await openSqliteMetadataStore(path, { log: silentLog });
+  const other = await openSqliteMetadataStore(path, { log: silentLog });
+  const links = [{ repository: REPOSITORY, digest: DIGEST }];
+  const hourAgoMs = Date.now() - 3_600_000;
+  await store.putBlob(DIGEST, 4, REPOSITORY);
+  look(database => database.exec('UPDATE blobs SET used_at_ms = 0; UPDATE links SET created_at_ms = 0'));
+  await store.putUse(DIGEST);
+  expect(await other.expireLinks(links, hourAgoMs)).toBe(0);
+  look(database => {
+    database.exec('UPDATE blobs SET used_at_ms = 0');
+    database.exec("CREATE TRIGGER full BEFORE UPDATE ON blobs BEGIN SELECT RAISE(ABORT, 'no room'); END");
+  });
+  await store.putUse(DIGEST);
+  expect(await store.expireLinks(links, hourAgoMs)).toBe(0);
+  await other.close();
+  await store.close();
+});
+
 test('what a removed repository owned is swept in the background, also by the next process', async () => {
   const store = await openSqliteMetadataStore(path, { log: silentLog });
   await Promise.all(

@@ -460,6 +460,10 @@ class SqliteMetadataStore implements MetadataStore {
     this.#uses.note(digest);
   }
 
+  putUse(digest: Digest) {
+    return this.#uses.put(digest);
+  }
+
   readTotals() {
     return this.#read(() => this.#blobs.totals());
   }

@@ -47,6 +47,12 @@ export class Uses {
     ).unref();
   }
 
+  /** Writes it at once, which costs no sync when it was used a moment ago; what a full disk refuses stays noted. */
+  async put(digest: Digest): Promise<void> {
+    this.note(digest);
+    await this.#writer.write(() => this.#write(digest, Date.now())).catch(() => {});
+  }
+
   /** A use that this process has yet to write. */
   isNoted(digest: Digest): boolean {
     return this.#noted.has(digest);
