@@ -99,6 +99,14 @@ describe('what is told of a repository here', () => {
   });
 });
 
+describe('who pushes to a name under which nothing lives', () => {
+  it('hears which names there may be', async () => {
+    await open({ prefixes: ['tools'] });
+    const heard = await refusal(TEAM_B, 'elsewhere/app', 'push');
+    expect(heard).toContain("what lives here begins with a tenant's name or one of hosted.prefixes");
+  });
+});
+
 describe('a shared repository', () => {
   it('is for other tenants to pull, and for nobody else', async () => {
     await open({ shared: ['team-a/base/**'] });

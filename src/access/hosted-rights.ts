@@ -111,7 +111,7 @@ function denied(repository: Repository, message: string): OciError {
 function unknown(repository: Repository): OciError {
   const name = repositoryText(repository);
   return new OciError('NAME_UNKNOWN', {
-    message: `${name} is not known here: what is mirrored is written /v2/<upstream>/<repository>, or asked for with ?ns=<upstream>`,
+    message: `${name} is not known here: what lives here begins with a tenant's name or one of hosted.prefixes, what is mirrored is written /v2/<upstream>/<repository>, or asked for with ?ns=<upstream>`,
     detail: { name },
   });
 }
