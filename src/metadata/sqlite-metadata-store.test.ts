@@ -25,6 +25,8 @@ metadataStoreSuite(async () => {
 
 const REPOSITORY = { upstream: '', name: 'team/app' };
 const DIGEST = digestOf(Buffer.from('blob'));
+/** Uses wait for no longer to be written. */
+const FLUSHED_MS = 10_000;
 
 let folder: string;
 let path: string;
@@ -231,6 +233,31 @@ test('uses are written at the latest when the store closes', async () => {
   );
   expect(used).toHaveLength(2);
   expect(used.filter(atMs => Number(atMs) > Date.now() - 60_000)).toHaveLength(2);
+});
+
+test('a use that is noted while others are being written has its turn, though none is noted after it', async () => {
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+  const store = await openSqliteMetadataStore(path, { log: silentLog });
+  // Follow whatever is being written.
+  const written = async () => {
+    for (const turn of ['this', 'next']) await store.putSetting('turn', turn);
+  };
+  try {
+    const last = digestOf(Buffer.from('the last one'));
+    await store.putBlob(last, 4);
+    look(database => database.exec('UPDATE blobs SET used_at_ms = 0'));
+    store.noteUse(DIGEST);
+    vi.advanceTimersByTime(FLUSHED_MS);
+    store.noteUse(last);
+    await written();
+    vi.advanceTimersByTime(FLUSHED_MS);
+    await written();
+    const usedAtMs = look(database => database.prepare('SELECT used_at_ms FROM blobs').pluck().get());
+    expect(usedAtMs).toBeGreaterThan(0);
+  } finally {
+    await store.close();
+    vi.useRealTimers();
+  }
 });
 
 test('what is used counts as used before that is written', async () => {

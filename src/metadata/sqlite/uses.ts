@@ -41,10 +41,7 @@ export class Uses {
     if (this.#noted.size < MAX_NOTED || this.#noted.has(digest)) {
       this.#noted.set(digest, Date.now());
     }
-    this.#timer ??= setTimeout(
-      () => void this.#flushBehind(),
-      MIN_FLUSH_MS + Math.random() * (MAX_FLUSH_MS - MIN_FLUSH_MS),
-    ).unref();
+    this.#schedule();
   }
 
   /** Writes it at once, which costs no sync when it was used a moment ago; what a full disk refuses stays noted. */
@@ -66,10 +63,19 @@ export class Uses {
     await this.#flush();
   }
 
+  #schedule(): void {
+    this.#timer ??= setTimeout(
+      () => void this.#flushBehind(),
+      MIN_FLUSH_MS + Math.random() * (MAX_FLUSH_MS - MIN_FLUSH_MS),
+    ).unref();
+  }
+
   async #flushBehind(): Promise<void> {
     this.#flushing = this.#flush();
     await this.#flushing;
     this.#timer = undefined;
+    // Noted meanwhile.
+    if (this.#noted.size > 0 && !this.#isClosing) this.#schedule();
   }
 
   /** Losing these is losing precision, so a failure is told and not thrown. */
