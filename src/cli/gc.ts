@@ -34,7 +34,6 @@ export const gc: Command = {
       if (collected === undefined) throw new CommandError(BUSY);
       const collectedBytes = collected.manifests.bytes + collected.blobs.bytes;
       const evicted = await upkeep.evict({ ...run, asIfFreedBytes: run.dryRun ? collectedBytes : 0 });
-      if (evicted === undefined) throw new CommandError(BUSY);
       out(reportText(collected, evicted, run.dryRun));
       return EXIT.done;
     });
@@ -55,7 +54,12 @@ function gracePeriod(input: Input): { gracePeriodMs?: number } {
   }
 }
 
-function reportText(collected: CollectionReport, evicted: EvictionReport, dryRun: boolean): string {
+/** `evicted`: `undefined` while another process does it. What was collected is told all the same. */
+function reportText(
+  collected: CollectionReport,
+  evicted: EvictionReport | undefined,
+  dryRun: boolean,
+): string {
   const { uploads, unfinished, links, manifests, blobs, strays } = collected;
   const counts = [
     [manifests, countText(manifests.items, 'manifest')],
@@ -63,7 +67,7 @@ function reportText(collected: CollectionReport, evicted: EvictionReport, dryRun
     [uploads, countText(uploads.items, 'upload session')],
     [unfinished, countText(unfinished.items, 'unfinished transfer')],
     [strays, `${countText(strays.items, 'file')} without a row`],
-    [evicted, `${evicted.items} least recently used`],
+    [evicted ?? { items: 0, bytes: 0 }, `${evicted?.items ?? 0} least recently used`],
   ] as const;
   const lines = counts
     .filter(([{ items }]) => items > 0)
@@ -71,7 +75,9 @@ function reportText(collected: CollectionReport, evicted: EvictionReport, dryRun
   if (links > 0) {
     lines.push(`${countText(links, 'link')} of ${links === 1 ? 'a blob' : 'blobs'} that no manifest names`);
   }
-  if (evicted.isStuck) {
+  if (evicted === undefined) {
+    lines.push('another process is making room already');
+  } else if (evicted.isStuck) {
     lines.push('more is held than storage.maxBytes, and the rest is pinned, lives here, or is in use');
   }
   const bytes = counts.reduce((sum, [tally]) => sum + tally.bytes, 0);

@@ -4,6 +4,8 @@ import { mkdir, readdir, stat, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { silentLog } from '../../src/lib/log.ts';
+import { openSqliteMetadataStore } from '../../src/metadata/sqlite-metadata-store.ts';
 import { codeOf, get } from '../support/client.ts';
 import { bytesOf, type Content, type Image, imageOf, indexOf, randomBlob } from '../support/content.ts';
 import { Entrepot } from '../support/entrepot.ts';
@@ -215,6 +217,23 @@ describe('upkeep beside a running server', () => {
       `  ${left} files without a row`,
     );
     expect(countLeft()).toBe(0);
+  });
+
+  it('tells what a collection freed also while another process makes room', async () => {
+    const stray = randomBlob(1000, 'told');
+    await mkdir(dirname(blobFile(stray)), { recursive: true });
+    await writeFile(blobFile(stray), bytesOf(stray));
+    const index = join(entrepot.folder, 'store', 'index.db');
+    const another = await openSqliteMetadataStore(index, { log: silentLog });
+    try {
+      await another.claim('upkeep-eviction');
+      const { code, stdout } = await entrepot.command('gc', '--grace-period', '0s');
+      expect(stdout).toContain('  1 file without a row, 1000 B\n');
+      expect(stdout).toContain('another process is making room already');
+      expect(code).toBe(0);
+    } finally {
+      await another.close();
+    }
   });
 
   it('refuses wrong usage', async () => {
