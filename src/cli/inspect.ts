@@ -54,7 +54,7 @@ function text(
       manifest.children.length > 0 ? 'index' : `manifest ${platforms.get(manifest.digest) ?? ''}`.trimEnd(),
       manifest.digest,
       sizeText(manifest.size),
-      manifest.isHeld ? 'held' : 'missing',
+      stateOfManifest(manifest),
     ],
     ...manifest.blobs.map(blob => [
       blob.isConfig ? '  config' : '  layer',
@@ -85,7 +85,7 @@ function jsonText(
     digest: manifest.digest,
     mediaType: manifest.mediaType,
     size: manifest.size,
-    state: manifest.isHeld ? 'held' : 'missing',
+    state: stateOfManifest(manifest),
     platform: image.platforms.find(platform => platform.digest === manifest.digest)?.platform,
     blobs: manifest.blobs.map(blob => ({
       digest: blob.digest,
@@ -95,6 +95,13 @@ function jsonText(
     })),
   }));
   return `${JSON.stringify({ ...document, manifests: parts }, undefined, 2)}\n`;
+}
+
+function stateOfManifest({ isHeld, isDamaged }: SurveyedManifest): string {
+  if (isDamaged) {
+    return 'damaged';
+  }
+  return isHeld ? 'held' : 'missing';
 }
 
 function stateOf(blob: SurveyedBlob): string {

@@ -72,6 +72,24 @@ describe('a hosted repository', () => {
     }
   });
 
+  it('says of a manifest that is damaged that it is, to those whose it is, until it is pushed again', async () => {
+    const image = imageOf([randomBlob(1000, 'damaged')]);
+    await bench.pushImage(repository, image, 'v1');
+    const { digest } = image.manifest;
+    await bench.metadata.quarantine({ kind: 'manifest', digest }, 'its bytes have another digest');
+    const pull = (where: Repository, reference: string) =>
+      bench.hosted.manifest(where, reference, RIGHT, everything);
+    for (const reference of ['v1', digest]) {
+      await expect(pull(repository, reference)).rejects.toMatchObject({
+        code: 'MANIFEST_UNKNOWN',
+        message: 'the manifest was damaged (its bytes have another digest): push it again',
+      });
+    }
+    await expect(pull(elsewhere, digest)).rejects.toThrow(/^manifest unknown/);
+    await bench.pushManifest(repository, image.manifest);
+    expect((await pull(repository, 'v1')).descriptor.digest).toBe(digest);
+  });
+
   it('deletes nothing while the disk is full, says 507, and deletes when there is room', async () => {
     const image = imageOf([randomBlob(100, 'full')]);
     await bench.pushImage(repository, image, 'v1');

@@ -11,7 +11,8 @@ import type { BlobReader } from '../lib/blob-reader.ts';
 import { readerOfBytes } from '../lib/bytes-reader.ts';
 import type { Log } from '../lib/log.ts';
 import { heldContent } from '../metadata/held-tree.ts';
-import type { MetadataStore, Paged } from '../metadata/metadata-store.ts';
+import type { Damage, MetadataStore, Paged } from '../metadata/metadata-store.ts';
+import { digestOfReference } from '../metadata/reference-digest.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
 import { type Digest, isDigest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
@@ -68,9 +69,7 @@ export class Hosted implements PullSource {
     const found = isDigest(reference)
       ? await this.#metadata.readLinkedManifest(repository, reference)
       : await this.#tagged(repository, reference, want);
-    if (found === undefined) {
-      throw new OciError('MANIFEST_UNKNOWN', { detail: { name: repositoryText(repository), reference } });
-    }
+    if (found === undefined) throw await this.#manifestUnknown(repository, reference);
     const { digest, mediaType, bytes } = found;
     this.#metadata.noteUse(digest);
     return { ...HOSTED, descriptor: { mediaType, digest, size: bytes.length }, bytes };
@@ -184,14 +183,28 @@ export class Hosted implements PullSource {
     return manifest && readerOfBytes(manifest.bytes);
   }
 
-  /** Damaged content is absent, and only those whose it is hear why. */
+  async #manifestUnknown(repository: Repository, reference: string): Promise<OciError> {
+    const digest = await digestOfReference(this.#metadata, repository, reference);
+    const damage = digest && (await this.#damageOf(repository, digest));
+    return new OciError('MANIFEST_UNKNOWN', {
+      ...(damage && { message: `the manifest was damaged (${damage.reason}): push it again` }),
+      detail: { name: repositoryText(repository), reference },
+    });
+  }
+
   async #blobUnknown(repository: Repository, digest: Digest): Promise<OciError> {
-    const isOurs = await this.#metadata.isLinked(repository, digest);
-    const damage = isOurs ? await this.#metadata.readDamage(digest) : undefined;
+    const damage = await this.#damageOf(repository, digest);
     return new OciError('BLOB_UNKNOWN', {
       ...(damage && { message: `the blob was damaged (${damage.reason}): push it again` }),
       detail: { name: repositoryText(repository), digest },
     });
+  }
+
+  /** Damaged content is absent, and only those whose it is hear why. */
+  async #damageOf(repository: Repository, digest: Digest): Promise<Damage | undefined> {
+    return (await this.#metadata.isLinked(repository, digest))
+      ? this.#metadata.readDamage(digest)
+      : undefined;
   }
 
   /** Answered as absent, so that the next push of the image brings the blob again. */

@@ -69,6 +69,7 @@ class SqliteSurvey implements Survey {
         r.id IS NOT NULL AND l.kind = 'blob' AND l.created_at_ms < @sinceMs
           AND NOT EXISTS (SELECT 1 FROM blobs b WHERE b.digest = l.digest AND b.used_at_ms >= @sinceMs)
           AND NOT ${needs.isPinnedIn('l.repository_id', 'l.digest')}
+          AND NOT ${needs.isMaimed('l.repository_id')}
           AND NOT ${needs.isNamedIn('l.repository_id', 'l.digest')} AS is_idle
       FROM links l LEFT JOIN repositories r ON r.id = l.repository_id
       WHERE (l.repository_id, l.digest) > (@repository, @digest)
@@ -82,7 +83,8 @@ class SqliteSurvey implements Survey {
           AND NOT EXISTS (
             SELECT 1 FROM links l JOIN repositories r ON r.id = l.repository_id
             WHERE l.digest = b.digest AND l.kind = 'blob'
-              AND (l.created_at_ms >= @sinceMs OR ${needs.isPinnedIn('l.repository_id', 'l.digest')}))
+              AND (l.created_at_ms >= @sinceMs OR ${needs.isPinnedIn('l.repository_id', 'l.digest')}
+                OR ${needs.isMaimed('l.repository_id')}))
           AND NOT ${needs.isBeingFilled('b.digest')} AS is_found
       FROM blobs b WHERE b.digest > @after ORDER BY b.digest LIMIT ${ROWS_PER_PAGE}`);
     this.#unnamedBlobs = connection.prepare(`
@@ -236,7 +238,17 @@ class SqliteSurvey implements Survey {
   #manifest(digest: Digest, inTree: ReadonlySet<Digest>): SurveyedManifest {
     const row = this.#images.manifest(digest);
     if (row === undefined) {
-      return { digest, isHeld: false, size: 0, mediaType: undefined, usedAtMs: 0, children: [], blobs: [] };
+      const isDamaged = this.#images.isDamaged(digest);
+      return {
+        digest,
+        isHeld: false,
+        isDamaged,
+        size: 0,
+        mediaType: undefined,
+        usedAtMs: 0,
+        children: [],
+        blobs: [],
+      };
     }
     const { size, media_type: mediaType, used_at_ms: usedAtMs, bytes } = row;
     const children = isIndexType(mediaType) ? parseManifest(bytes, mediaType).manifests : [];
@@ -244,7 +256,7 @@ class SqliteSurvey implements Survey {
       ...blob,
       isShared: this.#images.isNamedOutside(blob.digest, inTree),
     }));
-    return { digest, isHeld: true, size, mediaType, usedAtMs, children, blobs };
+    return { digest, isHeld: true, isDamaged: false, size, mediaType, usedAtMs, children, blobs };
   }
 
   #all<P, Row>(statement: Statement<[P], Row>, parameters: P): Promise<readonly Row[]> {

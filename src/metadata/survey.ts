@@ -60,6 +60,8 @@ export interface SurveyedImage {
 export interface SurveyedManifest {
   readonly digest: Digest;
   readonly isHeld: boolean;
+  /** It was held, and is not because its bytes are damaged. */
+  readonly isDamaged: boolean;
   /** Bytes; 0 for one that is not held. */
   readonly size: number;
   readonly mediaType: string | undefined;

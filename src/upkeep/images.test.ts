@@ -31,6 +31,7 @@ async function surveyed(config: string): Promise<SurveyedManifest> {
   return {
     digest: digestOf(Buffer.from(`manifest of ${config}`)),
     isHeld: true,
+    isDamaged: false,
     size: 100,
     mediaType: OCI_MANIFEST,
     usedAtMs: 0,

@@ -69,7 +69,7 @@ export async function heldImage(
     sharedBytes: bytesOf(held.filter(blob => blob.isShared)),
     missingBytes: bytesOf(content.filter(blob => !blob.isHeld && !isNonDistributable(blob))),
     usedAtMs: Math.max(0, ...manifests.map(({ usedAtMs }) => usedAtMs), ...held.map(blob => blob.usedAtMs)),
-    isDamaged: content.some(blob => blob.isDamaged),
+    isDamaged: [...manifests, ...content].some(({ isDamaged }) => isDamaged),
   };
 }
 

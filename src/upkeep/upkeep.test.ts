@@ -7,12 +7,14 @@ import { silentLog } from '../lib/log.ts';
 import { silentMeter } from '../lib/meter.ts';
 import { removalClaim } from '../metadata/claim-keys.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
+import { Database } from '../metadata/sqlite/driver.ts';
 import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
 import { type Digest, digestHex, digestOf } from '../oci/digest.ts';
 import type { Manifest, ManifestView } from '../oci/manifest.ts';
 import { parseManifest } from '../oci/manifest.ts';
 import { OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST } from '../oci/media-types.ts';
 import type { Repository } from '../oci/repository.ts';
+import { heldImage } from './images.ts';
 import { SurveyThread } from './survey-thread.ts';
 import { Upkeep, type UpkeepOptions } from './upkeep.ts';
 
@@ -258,6 +260,23 @@ describe('scrub', () => {
     expect((await upkeep().scrub())?.damaged).toEqual([]);
   });
 
+  test('a damaged manifest of a repository that lives here takes nothing with it that it may have needed', async () => {
+    const damaged = await pushImage(HOSTED, 'v1', ['layer']);
+    const elsewhere = await pushBlob({ upstream: '', name: 'team/other' }, 'idle');
+    maim(damaged.digest);
+    expect((await upkeep().scrub())?.damaged).toMatchObject([{ digest: damaged.digest, loss: 'hosted' }]);
+    for (const dryRun of [true, false]) {
+      expect(await upkeep().collect({ dryRun })).toMatchObject({ links: 1, blobs: { items: 1 } });
+    }
+    expect(await heldFiles()).toEqual(damaged.blobs.toSorted());
+    expect(await metadata.statBlob(elsewhere)).toBeUndefined();
+    for (const digest of damaged.blobs) expect(await metadata.isLinked(HOSTED, digest)).toBe(true);
+    expect(await heldImage(await survey.image(damaged.digest), blobs)).toMatchObject({ isDamaged: true });
+    await metadata.unlinkManifest(HOSTED, damaged.digest);
+    await upkeep().collect();
+    expect(await heldFiles()).toEqual([]);
+  });
+
   test('what the disk cannot read is damaged, and the rest is looked at all the same', async () => {
     const [first, second] = [await pushBlob(MIRRORED, 'a'), await pushBlob(MIRRORED, 'b')].toSorted();
     const hashFile = blobs.hashFile.bind(blobs);
@@ -392,6 +411,13 @@ async function damage(digest: Digest = NONE): Promise<void> {
   await rm(path);
   await writeFile(path, Buffer.alloc(size, '?'));
   await truncate(path, size);
+}
+
+/** The same for a manifest, whose bytes are in the index. */
+function maim(digest: Digest): void {
+  const database = new Database(join(folder, 'index.db'), { timeout: 5_000 });
+  database.prepare('UPDATE manifests SET bytes = ? WHERE digest = ?').run(Buffer.from('?'), digest);
+  database.close();
 }
 
 async function leaveIngest(key: string): Promise<void> {

@@ -25,6 +25,7 @@ export class ImageRows {
   readonly #selectManifest: Statement<[Digest], ManifestRow>;
   readonly #selectBlobs: Statement<[Digest], BlobRow>;
   readonly #selectNamers: Statement<[Digest, number], { digest: Digest }>;
+  readonly #selectDamage: Statement<[Digest]>;
 
   constructor(connection: Connection) {
     this.#selectTree = connection.prepare(`
@@ -48,6 +49,7 @@ export class ImageRows {
     this.#selectNamers = connection.prepare(`
       SELECT DISTINCT m.digest FROM manifest_references n JOIN manifests m ON m.id = n.manifest_id
       WHERE n.digest = ? LIMIT ?`);
+    this.#selectDamage = connection.prepare('SELECT 1 FROM quarantine WHERE digest = ?');
   }
 
   /** The manifest and all below it, held or not. */
@@ -57,6 +59,10 @@ export class ImageRows {
 
   manifest(digest: Digest): ManifestRow | undefined {
     return this.#selectManifest.get(digest);
+  }
+
+  isDamaged(digest: Digest): boolean {
+    return this.#selectDamage.get(digest) !== undefined;
   }
 
   blobs(manifest: Digest): readonly Omit<SurveyedBlob, 'isShared'>[] {

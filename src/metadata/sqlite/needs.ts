@@ -37,6 +37,15 @@ export const isBeingFilled = (digest: string) => `EXISTS (
   SELECT 1 FROM claims c JOIN processes p ON p.id = c.process_id
   WHERE c.key LIKE 'fill-%-' || replace(${digest}, ':', '-'))`;
 
+/**
+ * A manifest that was pushed to the repository is damaged, and with its row went the names of what it needs. So until it is
+ * pushed again or deleted, all that the repository has may be its. CROSS JOIN: damage is rare, Links are many.
+ */
+export const isMaimed = (repositoryId: string) => `EXISTS (
+  SELECT 1 FROM quarantine q
+  CROSS JOIN links d ON d.repository_id = ${repositoryId} AND d.digest = q.digest AND d.kind = 'manifest'
+  JOIN repositories h ON h.id = d.repository_id AND h.upstream = '')`;
+
 export const isPinnedIn = (repositoryId: string, digest: string) => `EXISTS (
   SELECT 1 FROM pins p WHERE p.repository_id = ${repositoryId} AND p.reference = ${digest})`;
 

@@ -27,6 +27,7 @@ export class Removals {
         AND l.digest = @digest AND l.kind = 'blob' AND l.created_at_ms < @sinceMs
         AND NOT EXISTS (SELECT 1 FROM blobs b WHERE b.digest = @digest AND b.used_at_ms >= @sinceMs)
         AND NOT ${needs.isPinnedIn('l.repository_id', 'l.digest')}
+        AND NOT ${needs.isMaimed('l.repository_id')}
         AND NOT ${needs.isNamedIn('l.repository_id', 'l.digest')}`);
     this.#deleteUnlinkedManifest = connection.prepare(`
       DELETE FROM manifests
