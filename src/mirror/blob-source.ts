@@ -100,10 +100,12 @@ export class BlobSource {
 
   /** Bytes that are in the store, whoever they belong to; a manifest only where it belongs and the right is proved. */
   async #openHeld(repository: Repository, digest: Digest, right: Right): Promise<HeldBytes | undefined> {
-    if ((await this.#metadata.statBlob(digest)) !== undefined) {
+    const row = await this.#metadata.statBlob(digest);
+    if (row !== undefined) {
       const reader = await this.#blobs.open(digest);
-      if (reader !== undefined) return { reader, belongs: false };
-      // A row without its file is damage; what is mirrored is simply brought again.
+      if (reader?.size === row.size) return { reader, belongs: false };
+      await reader?.close();
+      // A row without its file, or with a part of it, is damage; what is mirrored is simply brought again.
       await this.#metadata.removeBlob(digest);
     }
     const manifest = right.proved ? await this.#metadata.readLinkedManifest(repository, digest) : undefined;

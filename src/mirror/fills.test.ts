@@ -1,3 +1,5 @@
+import { rm, truncate } from 'node:fs/promises';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { type Content, imageOf, randomBlob } from '../../test/support/content.ts';
@@ -11,7 +13,7 @@ import {
   whole,
 } from '../../test/support/mirror-world.ts';
 import type { BlobStore } from '../blobs/blob-store.ts';
-import type { Digest } from '../oci/digest.ts';
+import { type Digest, digestHex } from '../oci/digest.ts';
 import { HOLD_BACK_BYTES } from './fill.ts';
 
 const MIB = 1024 * 1024;
@@ -66,6 +68,21 @@ describe('a Fill', () => {
     await idle(world);
     expect(await world.pull(blob.digest)).toMatchObject({ ...whole(blob), outcome: 'hit' });
     expect(upstream.requests.length).toBe(1);
+  });
+
+  it('brings a held blob again when the disk has lost its file, or a part of it', async () => {
+    const world = await start();
+    const blob = added(MIB, 'lost');
+    const hex = digestHex(blob.digest);
+    const path = join(world.folder, 'blobs', 'sha256', hex.slice(0, 2), hex);
+    for (const lose of [() => truncate(path, MIB / 2), () => rm(path)]) {
+      await world.pull(blob.digest);
+      await idle(world);
+      await lose();
+      expect(await world.pull(blob.digest)).toMatchObject({ ...whole(blob), outcome: 'miss' });
+      await idle(world);
+    }
+    expect(blobRequests('GET')).toBe(3);
   });
 
   it('gives a joiner its first bytes long before the end', async () => {
