@@ -1,4 +1,4 @@
-import { mkdir, writeFile } from 'node:fs/promises';
+import { mkdir, rm, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
@@ -12,7 +12,7 @@ import {
   randomBlob,
 } from '../../test/support/content.ts';
 import { heldContent, heldPlatforms } from '../metadata/held-tree.ts';
-import { digestOf } from '../oci/digest.ts';
+import { digestHex, digestOf } from '../oci/digest.ts';
 import { OCI_MANIFEST } from '../oci/media-types.ts';
 import { formatPlatform, parsePlatform } from '../oci/platform.ts';
 import { type ExportImage, planBundle } from './export.ts';
@@ -146,7 +146,7 @@ test('the platforms of which all is held are those that would be pulled, named b
   const root = (await sender.metadata.readLinkedManifest(repository, digest))!;
   const lookup = heldContent(repository, sender.metadata, blob => sender.blobs.open(blob));
   const held = async () =>
-    (await heldPlatforms(root, repository, sender.metadata, lookup))?.map(formatPlatform);
+    (await heldPlatforms(root, repository, sender.stores, lookup))?.map(formatPlatform);
   expect(await held()).toBeUndefined();
   await sender.metadata.removeBlob(other.config.digest);
   expect(await held()).toEqual(['linux/amd64', 'linux/arm64']);
@@ -178,7 +178,7 @@ test('what tells platforms apart beside their architecture is told to the receiv
   await sender.metadata.removeBlob(plain.config.digest);
   const root = (await sender.metadata.readLinkedManifest(image.repository, image.digest))!;
   const lookup = heldContent(image.repository, sender.metadata, blob => sender.blobs.open(blob));
-  const platforms = await heldPlatforms(root, image.repository, sender.metadata, lookup);
+  const platforms = await heldPlatforms(root, image.repository, sender.stores, lookup);
   expect(platforms?.map(formatPlatform)).toEqual([
     'linux(+nydus.remoteimage.v1)/amd64',
     'darwin(macOS%2013%2c%20%28Ventura%29)/amd64',
@@ -200,6 +200,21 @@ test('what is not held completely is not exported, and the error says what is mi
   expect(
     await planBundle([{ ...image, platforms: [parsePlatform('linux/amd64')] }], sender.stores),
   ).toBeDefined();
+});
+
+test('nor is what the disk has lost, wholly or in part, before the export or while it runs', async () => {
+  const image = await sender.hold(NAME, amd64);
+  const [, layer] = amd64.layers;
+  const bundle = await planBundle([image], sender.stores);
+  const hex = digestHex(layer!.digest);
+  const path = join(sender.folder, 'blobs', 'sha256', hex.slice(0, 2), hex);
+  await truncate(path, 1_000_000);
+  await expect(gathered(bundle.tar())).rejects.toThrow('ends at byte 1000000 of');
+  await expect(planBundle([image], sender.stores)).rejects.toThrow(layer!.digest);
+  expect(await missingOfImage(sender.stores, image.repository, 'v1', undefined)).toEqual([layer!.digest]);
+  await rm(path);
+  await expect(planBundle([image], sender.stores)).rejects.toThrow(layer!.digest);
+  expect(await missingOfImage(sender.stores, image.repository, 'v1', undefined)).toEqual([layer!.digest]);
 });
 
 test('a thin bundle carries what the receiver lacks, and nothing else', async () => {

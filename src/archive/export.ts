@@ -113,6 +113,8 @@ export class Bundle {
       for (let position = 0; position < size; ) {
         const buffer = Buffer.allocUnsafeSlow(Math.min(READ_BYTES, size - position));
         const length = await reader.read(buffer, position);
+        if (length === 0)
+          throw new ArchiveError(`${digest} is damaged here: it ends at byte ${position} of ${size}`);
         position += length;
         yield buffer.subarray(0, length);
         advanced(length);
@@ -205,7 +207,7 @@ class Gathered {
     const tree = await readContentTree(root, { lookup, platforms }).catch((error: unknown) => {
       throw error instanceof OciError ? new ArchiveError(`${name}: ${error.message}`) : error;
     });
-    const missing = await missingFrom(tree, repository, metadata);
+    const missing = await missingFrom(tree, repository, { metadata, blobs });
     if (missing.length > 0) {
       throw new ArchiveError(
         `${name} is not held completely: ${missing.slice(0, 3).join(', ')}${missing.length > 3 ? ', …' : ''} ` +

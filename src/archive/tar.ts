@@ -19,6 +19,7 @@ const FIXED_HEADER = { type: 'file', mode: 0o644, mtime: new Date(0), uid: 0, gi
 interface Sink {
   write(chunk: Uint8Array): boolean;
   end(last: undefined): unknown;
+  on(event: 'error', listener: () => void): unknown;
   once(event: 'drain' | 'close', listener: () => void): unknown;
   off(event: 'drain' | 'close', listener: () => void): unknown;
 }
@@ -36,6 +37,8 @@ export class TarWriter {
         if (error) reject(error);
         else resolve();
       });
+      // Its failure is told to the callback; that nobody listens to the event would end the process.
+      sink.on('error', () => {});
       feed(chunks, sink).catch(reject);
     });
   }

@@ -158,7 +158,7 @@ async function defaultPlatforms(
   if (configured !== undefined) return configured;
   const { metadata, blobs } = parts;
   const lookup = heldContent(repository, metadata, blob => blobs.open(blob));
-  return heldPlatforms(root, repository, metadata, lookup);
+  return heldPlatforms(root, repository, parts, lookup);
 }
 
 /**

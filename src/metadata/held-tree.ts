@@ -8,20 +8,27 @@ import { type ContentLookup, configPlatform } from '../oci/platform-choice.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { MetadataStore } from './metadata-store.ts';
 
+/** Where content is held: what the index says of it, and the bytes. */
+export interface HeldStores {
+  readonly metadata: MetadataStore;
+  readonly blobs: { stat(digest: Digest): Promise<{ readonly size: number } | undefined> };
+}
+
 /**
  * What of a tree is not held in the repository, in words. A blob has to be linked there: equal content elsewhere may be
- * somebody else's.
+ * somebody else's. And its file must be there as long as it was: the index does not see what a disk loses.
  */
 export async function missingFrom(
   tree: ContentTree,
   repository: Repository,
-  metadata: MetadataStore,
+  { metadata, blobs }: HeldStores,
 ): Promise<string[]> {
   const missing = tree.missing.map(({ digest, platform }) =>
     platform === undefined ? digest : `${formatPlatform(platform)} (${digest})`,
   );
   for (const { digest, size } of tree.blobs) {
-    const isHeld = (await metadata.statBlob(digest))?.size === size;
+    const isHeld =
+      (await metadata.statBlob(digest))?.size === size && (await blobs.stat(digest))?.size === size;
     if (!isHeld || !(await metadata.isLinked(repository, digest))) missing.push(digest);
   }
   const unmatched = tree.unmatched.map(
@@ -53,14 +60,13 @@ export function heldContent(
 export async function heldPlatforms(
   root: Manifest,
   repository: Repository,
-  metadata: MetadataStore,
+  stores: HeldStores,
   lookup: ContentLookup,
 ): Promise<readonly Platform[] | undefined> {
   const { mediaType, digest, bytes } = root;
   const descriptor = { mediaType, digest, size: bytes.byteLength };
   const isHeld = async (child: Descriptor, platforms?: readonly Platform[]): Promise<boolean> =>
-    (await missingFrom(await readContentTree(child, { lookup, platforms }), repository, metadata)).length ===
-    0;
+    (await missingFrom(await readContentTree(child, { lookup, platforms }), repository, stores)).length === 0;
   const view = parseManifest(bytes, mediaType);
   if (view.kind === 'manifest' || (await isHeld(descriptor))) return undefined;
   const held = new Map<string, Platform>();

@@ -1,6 +1,5 @@
 import type { BlobReader } from '../lib/blob-reader.ts';
-import { heldContent, missingFrom } from '../metadata/held-tree.ts';
-import type { MetadataStore } from '../metadata/metadata-store.ts';
+import { heldContent, type HeldStores, missingFrom } from '../metadata/held-tree.ts';
 import { digestOfReference } from '../metadata/reference-digest.ts';
 import { readContentTree } from '../oci/content-tree.ts';
 import type { Digest } from '../oci/digest.ts';
@@ -8,26 +7,26 @@ import { OciError } from '../oci/errors.ts';
 import type { Platform } from '../oci/platform.ts';
 import type { Repository } from '../oci/repository.ts';
 
-/** Where content is held. */
-export interface HeldContent {
-  readonly metadata: MetadataStore;
-  readonly blobs: { open(digest: Digest): Promise<BlobReader | undefined> };
+/** Where content is held, and can be looked into. */
+export interface HeldContent extends HeldStores {
+  readonly blobs: HeldStores['blobs'] & { open(digest: Digest): Promise<BlobReader | undefined> };
 }
 
 /** What an image would need that is not held here, in words; empty when it can be pulled without any upstream. */
 export async function missingOfImage(
-  { metadata, blobs }: HeldContent,
+  stores: HeldContent,
   repository: Repository,
   reference: string,
   platforms: readonly Platform[] | undefined,
 ): Promise<readonly string[]> {
+  const { metadata, blobs } = stores;
   const digest = await digestOfReference(metadata, repository, reference);
   const root = digest && (await metadata.readLinkedManifest(repository, digest));
   if (root === undefined) return ['everything'];
   const lookup = heldContent(repository, metadata, child => blobs.open(child));
   const descriptor = { mediaType: root.mediaType, digest: root.digest, size: root.bytes.byteLength };
   try {
-    return await missingFrom(await readContentTree(descriptor, { lookup, platforms }), repository, metadata);
+    return await missingFrom(await readContentTree(descriptor, { lookup, platforms }), repository, stores);
   } catch (error) {
     if (error instanceof OciError) return [error.message];
     throw error;
