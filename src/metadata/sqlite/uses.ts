@@ -15,6 +15,8 @@ const PAUSE_MS = 20;
 
 /** Eviction thinks in hours: content used within the last minute is not written again. */
 const RESOLUTION_MS = 60_000;
+/** Who relies on a use counts on the grace period of garbage collection, which may be shorter than that. */
+const RELIED_RESOLUTION_MS = 1_000;
 
 /** About a megabyte. Beyond it a use goes unnoted, which makes content look older than it is by one interval. */
 const MAX_NOTED = 10_000;
@@ -47,7 +49,7 @@ export class Uses {
   /** Writes it at once, which costs no sync when it was used a moment ago; what a full disk refuses stays noted. */
   async put(digest: Digest): Promise<void> {
     this.note(digest);
-    await this.#writer.write(() => this.#write(digest, Date.now())).catch(() => {});
+    await this.#writer.write(() => this.#write(digest, Date.now(), RELIED_RESOLUTION_MS)).catch(() => {});
   }
 
   /** A use that this process has yet to write. */
@@ -95,8 +97,8 @@ export class Uses {
     }
   }
 
-  #write(digest: Digest, atMs: number): void {
-    this.#manifests.noteUse(digest, atMs, atMs - RESOLUTION_MS);
-    this.#blobs.noteUse(digest, atMs, atMs - RESOLUTION_MS);
+  #write(digest: Digest, atMs: number, resolutionMs = RESOLUTION_MS): void {
+    this.#manifests.noteUse(digest, atMs, atMs - resolutionMs);
+    this.#blobs.noteUse(digest, atMs, atMs - resolutionMs);
   }
 }
