@@ -1,7 +1,13 @@
+import { execFileSync } from 'node:child_process';
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { buffer } from 'node:stream/consumers';
 import * as zlib from 'node:zlib';
 import { expect, test } from 'vitest';
 import { bytesOf, imageOf, randomBlob } from '../../test/support/content.ts';
+import { makeTempFolder, removeFolder } from '../../test/support/temp-folder.ts';
 import { filesOf, layoutFiles, tarOf } from './fixture.suite.ts';
+import { openArchive } from './open-archive.ts';
 
 const canReadZstd = 'createZstdDecompress' in zlib;
 const BLOCK_BYTES = 128 * 1024;
@@ -21,6 +27,30 @@ function zstdOf(bytes: Buffer): Buffer {
 
 const image = imageOf([randomBlob(300_000, 'layer')]);
 const compressed = async () => zstdOf(await tarOf(layoutFiles(image, 'docker.io/library/app:v1')));
+
+test('an archive comes out of a named pipe, and one that brings nothing is given up by the signal', async () => {
+  const folder = await makeTempFolder('pipe');
+  try {
+    const path = join(folder, 'pipe');
+    execFileSync('mkfifo', [path]);
+    const namesIn = async (signal?: AbortSignal) => {
+      const names: string[] = [];
+      for await (const { name, body } of openArchive(path, signal)) {
+        await buffer(body);
+        names.push(name);
+      }
+      return names;
+    };
+    const files = layoutFiles(image, 'docker.io/library/app:v1');
+    const [names] = await Promise.all([namesIn(), writeFile(path, await tarOf(files))]);
+    expect(names).toEqual(files.map(({ name }) => name));
+    const stopping = new AbortController();
+    setImmediate(() => stopping.abort());
+    await expect(namesIn(stopping.signal)).rejects.toThrow('aborted');
+  } finally {
+    await removeFolder(folder);
+  }
+});
 
 const itIsRead = async (archive: Buffer): Promise<void> => {
   const files = await filesOf(archive);

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import type { Transform } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import * as zlib from 'node:zlib';
+import { readPipe } from '../lib/named-pipe.ts';
 import { ArchiveError } from './archive-error.ts';
 import { dockerArchiveError, INDEX_FILE, isDockerFile, LAYOUT_FILE } from './layout.ts';
 import { readTar } from './tar.ts';
@@ -32,12 +33,16 @@ const EXPANSION_ALLOWANCE_BYTES = 64 * 1024 * 1024;
 const READ_BYTES = 1024 * 1024;
 const MAGIC_BYTES = 4;
 
-/** The files of the layout in the folder or tar `path`. */
-export async function* openArchive(path: string): AsyncGenerator<ArchiveEntry, void> {
+/** The files of the layout in the folder or tar `path`. `signal` gives up a named pipe that brings nothing. */
+export async function* openArchive(
+  path: string,
+  signal: AbortSignal = new AbortController().signal,
+): AsyncGenerator<ArchiveEntry, void> {
   const found = await stat(path).catch((error: unknown) => {
     throw new ArchiveError(`it cannot be read: ${error instanceof Error ? error.message : String(error)}`);
   });
   if (found.isDirectory()) yield* readFolder(path);
+  else if (found.isFIFO()) yield* readArchive(readPipe(path, signal));
   else yield* readArchive(createReadStream(path, { highWaterMark: READ_BYTES }));
 }
 

@@ -73,7 +73,10 @@ export const importCommand: Command = {
 };
 
 function importFile(file: string, options: ImportOptions): Promise<ImportReport> {
-  return importArchive(file === '-' ? readArchive(standardInput(options)) : openArchive(file), options);
+  return importArchive(
+    file === '-' ? readArchive(standardInput(options)) : openArchive(file, options.signal),
+    options,
+  );
 }
 
 /** A pipe may bring nothing for hours: the signal is heard meanwhile. */

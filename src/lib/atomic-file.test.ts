@@ -79,6 +79,15 @@ test('a named pipe is written into, and stays one', async () => {
   expect(await readdir(folder)).toEqual(['pipe']);
 });
 
+test('a named pipe that nobody reads from is given up by the signal', async () => {
+  const path = join(folder, 'pipe');
+  execFileSync('mkfifo', [path]);
+  const stopping = new AbortController();
+  const writing = writeFileAtomic(path, [Buffer.from('new')], stopping.signal);
+  setImmediate(() => stopping.abort());
+  await expect(writing).rejects.toThrow('aborted');
+});
+
 test('a folder that is not there cannot be synced', async () => {
   await syncFolder(folder);
   await expect(syncFolder(join(folder, 'no'))).rejects.toMatchObject({ code: 'ENOENT' });

@@ -4,6 +4,7 @@ import { lstat, open, readlink, rename, rm, stat } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { absentAsUndefined } from './error-code.ts';
+import { openPipe } from './named-pipe.ts';
 
 /** Makes names that were added to or removed from a folder survive a power loss. */
 export async function syncFolder(path: string): Promise<void> {
@@ -26,9 +27,14 @@ type Chunks = AsyncIterable<Uint8Array> | Iterable<Uint8Array>;
  * content or the new, also after a power loss, and what fails leaves the old. A device or a named pipe is written into,
  * and stays what it is.
  */
-export async function writeFileAtomic(path: string, chunks: Chunks, signal?: AbortSignal): Promise<void> {
+export async function writeFileAtomic(
+  path: string,
+  chunks: Chunks,
+  signal: AbortSignal = new AbortController().signal,
+): Promise<void> {
   const there = await absentAsUndefined(stat(path));
   if (there === undefined || there.isFile()) await replaceFile(await behindLinks(path), chunks, signal);
+  else if (there.isFIFO()) await pipeline(chunks, await openPipe(path, signal), { signal });
   else await pipeline(chunks, createWriteStream(path), { signal });
 }
 
@@ -38,7 +44,7 @@ async function behindLinks(path: string): Promise<string> {
   return there?.isSymbolicLink() ? behindLinks(resolve(dirname(path), await readlink(path))) : path;
 }
 
-async function replaceFile(path: string, chunks: Chunks, signal: AbortSignal | undefined): Promise<void> {
+async function replaceFile(path: string, chunks: Chunks, signal: AbortSignal): Promise<void> {
   // Of one's own: of two that write at once, the last to end wins, with a whole file.
   const partial = `${path}.${randomUUID()}.partial`;
   try {
