@@ -12,9 +12,9 @@ export const gc: Command = {
   name: 'gc',
   summary: 'collect garbage, and make the store fit its limit',
   description:
-    'Removes what nothing needs any more: content of deleted manifests, pushes that were never finished, files ' +
-    'that a crash left; then, if more is held than storage.maxBytes, the least recently used mirrored content. ' +
-    'Works beside a running server, which goes on serving and taking pushes.',
+    'Removes what nothing needs any more: content of deleted manifests, pushes and downloads that nobody went on with ' +
+    'for upkeep.keepUnfinishedFor, files that a crash left; then, if more is held than storage.maxBytes, the least ' +
+    'recently used mirrored content. Works beside a running server, which goes on serving and taking pushes.',
   options: [
     { flags: '--dry-run', description: 'say what would go, and remove nothing' },
     {
