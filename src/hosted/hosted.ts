@@ -76,12 +76,12 @@ export class Hosted implements PullSource {
   }
 
   async statBlob(repository: Repository, digest: Digest): Promise<ServedBlobStat> {
-    if (await this.#isHeld(repository, digest)) {
-      const stat = await this.#blobs.stat(digest);
-      if (stat !== undefined) {
+    const row = await this.#rowOf(repository, digest);
+    if (row !== undefined) {
+      if ((await this.#blobs.stat(digest))?.size === row.size) {
         // Whoever pushes asks first, and relies on the blob until its manifest is here.
         await this.#metadata.putUse(digest);
-        return { ...HOSTED, digest, size: stat.size };
+        return { ...HOSTED, digest, size: row.size };
       }
       this.#reportLoss(digest);
     }
@@ -163,18 +163,19 @@ export class Hosted implements PullSource {
     return narrowToPlatform(row.manifest, want, lookup);
   }
 
-  async #isHeld(repository: Repository, digest: Digest): Promise<boolean> {
-    return (
-      (await this.#metadata.isLinked(repository, digest)) &&
-      (await this.#metadata.statBlob(digest)) !== undefined
-    );
+  /** What the index says of a blob that belongs to the repository. */
+  async #rowOf(repository: Repository, digest: Digest): Promise<{ readonly size: number } | undefined> {
+    return (await this.#metadata.isLinked(repository, digest)) ? this.#metadata.statBlob(digest) : undefined;
   }
 
   async #openHeld(repository: Repository, digest: Digest): Promise<BlobReader | undefined> {
-    if (!(await this.#isHeld(repository, digest))) return undefined;
+    const row = await this.#rowOf(repository, digest);
+    if (row === undefined) return undefined;
     const reader = await this.#blobs.open(digest);
-    if (reader === undefined) this.#reportLoss(digest);
-    return reader;
+    if (reader?.size === row.size) return reader;
+    await reader?.close();
+    this.#reportLoss(digest);
+    return undefined;
   }
 
   /** Manifests are blobs too, where they belong to the repository. */
@@ -209,7 +210,10 @@ export class Hosted implements PullSource {
 
   /** Answered as absent, so that the next push of the image brings the blob again. */
   #reportLoss(digest: Digest): void {
-    this.#log.error({ digest }, 'a blob that was pushed here has lost its bytes: push it again');
+    this.#log.error(
+      { digest },
+      'a blob that was pushed here has lost its bytes, or a part of them: push it again',
+    );
   }
 }
 

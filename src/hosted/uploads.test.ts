@@ -1,9 +1,11 @@
+import { chmod, truncate } from 'node:fs/promises';
+import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { bytesOf, type Content, randomBlob } from '../../test/support/content.ts';
 import { chunkOf, HostedBench, openChunk } from '../../test/support/hosted-bench.ts';
 import type { BlobStore, Ingest } from '../blobs/blob-store.ts';
 import { removalClaim } from '../metadata/claim-keys.ts';
-import { type Digest, digestOf } from '../oci/digest.ts';
+import { type Digest, digestHex, digestOf } from '../oci/digest.ts';
 import { ANONYMOUS, type Requester } from '../oci/requester.ts';
 
 const repository = { upstream: '', name: 'team/app' };
@@ -25,6 +27,20 @@ const append = (id: string, bytes: Uint8Array, range?: string) =>
 const complete = (id: string, digest: Digest, bytes: Uint8Array = new Uint8Array(), range?: string) =>
   bench.uploads.complete(ANONYMOUS, repository, id, digest, chunkOf(bytes, range));
 const offset = async (id: string) => (await bench.uploads.status(ANONYMOUS, repository, id)).offset;
+
+/** What a disk may do to a blob's file. */
+const LOSSES: readonly (readonly [what: string, lose: (digest: Digest) => Promise<void>])[] = [
+  ['all of them', digest => bench.blobs.remove(digest)],
+  [
+    'a part of them',
+    async digest => {
+      const hex = digestHex(digest);
+      const path = join(bench.folder, 'blobs', 'sha256', hex.slice(0, 2), hex);
+      await chmod(path, 0o644);
+      await truncate(path, 400);
+    },
+  ],
+];
 
 async function pull({ digest, size }: Content): Promise<Buffer> {
   const { reader } = await bench.hosted.openBlob(repository, digest);
@@ -379,19 +395,19 @@ describe('a mount', () => {
     await expectHeld(blob);
   });
 
-  it('of what has lost its bytes fails, so that the client pushes', async () => {
+  it.each(LOSSES)('of what has lost its bytes (%s) fails, so that the client pushes', async (_, lose) => {
     const blob = randomBlob(1000, 'lost');
     await bench.pushBlob(elsewhere, blob);
-    await bench.blobs.remove(blob.digest);
+    await lose(blob.digest);
     expect(await bench.uploads.mount(repository, blob.digest, elsewhere)).toBe(false);
   });
 });
 
 describe('a blob that has lost its bytes', () => {
-  it('is answered as absent, and whole again after the next push', async () => {
+  it.each(LOSSES)('(%s) is answered as absent, and whole again after the next push', async (_, lose) => {
     const blob = randomBlob(1000, 'damage');
     await bench.pushBlob(repository, blob);
-    await bench.blobs.remove(blob.digest);
+    await lose(blob.digest);
     const unknown = { code: 'BLOB_UNKNOWN' };
     await expect(bench.hosted.statBlob(repository, blob.digest)).rejects.toMatchObject(unknown);
     await expect(bench.hosted.openBlob(repository, blob.digest)).rejects.toMatchObject(unknown);

@@ -307,7 +307,8 @@ export class Uploads {
   async #isThere(digest: Digest): Promise<boolean> {
     const { blobs, metadata } = this.#options;
     while (await metadata.isClaimed(removalClaim(digest))) await sleep(REMOVAL_POLL_MS);
-    return (await blobs.stat(digest)) !== undefined && (await metadata.statBlob(digest)) !== undefined;
+    const file = await blobs.stat(digest);
+    return file !== undefined && file.size === (await metadata.statBlob(digest))?.size;
   }
 
   /**
