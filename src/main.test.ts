@@ -27,4 +27,14 @@ describe('entrepot', () => {
       told: expect.stringMatching(/^entrepot: standard output: ENOSPC/),
     });
   }, 60_000);
+
+  it('has failed when what it waits for can never come', async () => {
+    const silent =
+      'Object.defineProperty(process, "stdin", { value: { [Symbol.asyncIterator]: () => ({ next }) } })';
+    const preload = `data:text/javascript,const next = () => new Promise(() => {}); ${silent}`;
+    const args = ['--import', 'tsx', '--import', preload, MAIN, 'check', '--from', '-'];
+    const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'pipe'] });
+    const [told, [code]] = await Promise.all([text(child.stderr), once(child, 'exit')]);
+    expect({ code, told }).toEqual({ code: 1, told: expect.stringContaining('without a result') });
+  }, 60_000);
 });

@@ -17,6 +17,12 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   process.exit(EXIT.failed);
 });
 
+// Nothing is left that could still come, and the command waits for something.
+process.on('beforeExit', () => {
+  io.err('entrepot: it ended without a result, which is a bug\n');
+  process.exit(EXIT.failed);
+});
+
 try {
   const exitCode = await runProgram(process.argv.slice(2), io);
   // That the last of it could not be written is told a turn later.

@@ -247,6 +247,16 @@ test('a header that asks for memory is refused', async () => {
   expect(await refusal(Buffer.concat([header, Buffer.alloc(4096)]))).toMatch('damaged');
 });
 
+test('a header whose size is no number is refused, and not waited for', async () => {
+  const tar = await tarOf(layout);
+  // In base 256 (POSIX pax, "size"), only 0x80 and 0xff may begin it.
+  tar[124] = 0x81;
+  tar.fill(' ', 148, 156);
+  const sum = tar.subarray(0, 512).reduce((total, byte) => total + byte, 0);
+  tar.write(`${sum.toString(8).padStart(6, '0')}\0 `, 148);
+  expect(await refusal(tar)).toMatch('damaged or cut off: Invalid size');
+});
+
 test('an archive with more files than any has is refused', async () => {
   const header = (await tarOf([{ name: 'folder', type: 'directory' }])).subarray(0, 512);
   const thousand = Buffer.concat(Array.from({ length: 1000 }, () => header));

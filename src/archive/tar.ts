@@ -70,8 +70,10 @@ export async function* readTar(source: AsyncIterable<Uint8Array>): AsyncGenerato
   try {
     for await (const entry of explained(entries, reason)) {
       const { name, type, size } = entry.header;
+      // tar-stream takes a number that it cannot read for null, and would wait for such a body for ever.
+      if (typeof size !== 'number') throw damaged(new Error('Invalid size'));
       const body = explained(bytesOf(entry), reason);
-      yield { name, type: type ?? 'unknown', size: size ?? 0, body };
+      yield { name, type: type ?? 'unknown', size, body };
       entry.resume();
     }
   } finally {
