@@ -239,17 +239,26 @@ test('a thin bundle carries what the receiver lacks, and nothing else', async ()
   expect(report).toMatchObject({ addedBlobs: 2, addedBytes: thin.blobBytes });
 
   const stranger = await ArchiveWorld.open();
-  await expect(stranger.import(tar)).rejects.toThrow('made for another registry');
+  await expect(stranger.import(tar)).rejects.toThrow('made for what another registry holds');
   expect(await stranger.traces()).toMatchObject({ repositories: 0, blobs: 0, files: 0 });
   await stranger.remove();
 });
 
-test('an archive may not claim content that is held for others by naming its digest', async () => {
-  await receiver.hold('docker.io/secret/app:1', amd64, { isPublic: false });
-  const files = layoutFiles(amd64, NAME).filter(({ name }) => name !== pathOf(amd64.layers[1]!.digest));
-  await expect(receiver.import(await tarOf(files))).rejects.toThrow('is not in the archive');
-  expect(await receiver.metadata.hasRepository(placeOf(NAME).repository)).toBe(false);
-});
+test.each([undefined, '', '0'.repeat(32)])(
+  'an archive with the seal %j may not claim content that is held for others by naming its digest',
+  async seal => {
+    await receiver.hold('docker.io/secret/app:1', amd64, { isPublic: false });
+    if (seal !== undefined) await haveListBytes(receiver.blobs, receiver.metadata);
+    const files = layoutFiles(amd64, NAME).filter(({ name }) => name !== pathOf(amd64.layers[1]!.digest));
+    const thin = files.map(file => {
+      if (file.name !== 'index.json' || seal === undefined) return file;
+      const annotations = { 'io.entrepot.bundle.have': seal };
+      return { ...file, bytes: JSON.stringify({ ...JSON.parse(String(file.bytes)), annotations }) };
+    });
+    await expect(receiver.import(await tarOf(thin))).rejects.toThrow('is not in the archive');
+    expect(await receiver.metadata.hasRepository(placeOf(NAME).repository)).toBe(false);
+  },
+);
 
 test('nor by carrying other bytes under that digest', async () => {
   await receiver.hold('docker.io/secret/app:1', amd64, { isPublic: false });

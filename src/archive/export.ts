@@ -136,7 +136,7 @@ export async function planBundle(images: readonly ExportImage[], options: Export
       : [];
   const files = [
     { path: LAYOUT_FILE, bytes: layoutBytes() },
-    { path: INDEX_FILE, bytes: indexBytes({ images: gathered.images, have: have?.digest }) },
+    { path: INDEX_FILE, bytes: indexBytes({ images: gathered.images, have: have?.seal }) },
     ...dockerFile,
     ...sorted(gathered.manifests.values()).map(({ digest, bytes }) => ({ path: blobPath(digest), bytes })),
   ];

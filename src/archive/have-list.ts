@@ -1,7 +1,8 @@
+import { randomBytes } from 'node:crypto';
 import type { BlobStore } from '../blobs/blob-store.ts';
 import { parseJsonObject } from '../lib/json.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
-import { type Digest, digestOf, isDigest } from '../oci/digest.ts';
+import { type Digest, isDigest } from '../oci/digest.ts';
 import { ArchiveError } from './archive-error.ts';
 
 const HAVE_TYPE = 'application/vnd.entrepot.have.v1+json';
@@ -9,21 +10,37 @@ const HAVE_TYPE = 'application/vnd.entrepot.have.v1+json';
 /** Some 850,000 blobs, which is ten times a large registry; all of them are in memory while a bundle is made. */
 const MAX_HAVE_BYTES = 64 * 1024 * 1024;
 
+/** Where a store keeps the seal of its lists. */
+const SEAL_SETTING = 'have-list seal';
+const SEAL_BYTES = 16;
+
 /** The blobs that a receiver holds, so that a bundle for it may leave them out. */
 export interface HaveList {
   readonly blobs: ReadonlySet<Digest>;
-  /** Of the list's bytes: a bundle names the list that it was made for. */
-  readonly digest: Digest;
+  /**
+   * What all lists of one store have in common, and nobody guesses. A bundle shows by it that whoever made it was given a
+   * list: else any archive could claim content of others by naming its digest.
+   */
+  readonly seal: string;
 }
 
-/** The list of what is held here: equal for equal content. It names blobs of every repository, private ones too. */
+/** Whether a bundle with this seal was made for this store, by a list that it gave away. */
+export async function isOwnSeal(
+  seal: string | undefined,
+  metadata: Pick<MetadataStore, 'readSetting'>,
+): Promise<boolean> {
+  return seal !== undefined && seal === (await metadata.readSetting(SEAL_SETTING));
+}
+
+/** The list of what is held here. It names blobs of every repository, private ones too. */
 export async function haveListBytes(blobs: BlobStore, metadata: MetadataStore): Promise<Uint8Array> {
   const held: Digest[] = [];
   for await (const { digest, size } of blobs.blobs()) {
     // A file without a row is not held: it may be about to be collected.
     if ((await metadata.statBlob(digest))?.size === size) held.push(digest);
   }
-  const bytes = Buffer.from(`${JSON.stringify({ mediaType: HAVE_TYPE, blobs: held.sort() })}\n`);
+  const seal = await metadata.initSetting(SEAL_SETTING, randomBytes(SEAL_BYTES).toString('hex'));
+  const bytes = Buffer.from(`${JSON.stringify({ mediaType: HAVE_TYPE, seal, blobs: held.sort() })}\n`);
   if (bytes.byteLength > MAX_HAVE_BYTES) {
     throw new ArchiveError(`the list of ${held.length} blobs is larger than ${MAX_HAVE_BYTES} bytes`);
   }
@@ -35,11 +52,11 @@ export function parseHaveList(bytes: Uint8Array): HaveList {
     throw new ArchiveError(`the have-list is larger than ${MAX_HAVE_BYTES} bytes`);
   }
   const list = parseJsonObject(bytes);
-  const blobs = list?.['mediaType'] === HAVE_TYPE ? list['blobs'] : undefined;
-  if (!Array.isArray(blobs) || !blobs.every(isDigestText)) {
+  const { seal, blobs } = list?.['mediaType'] === HAVE_TYPE ? list : {};
+  if (typeof seal !== 'string' || !Array.isArray(blobs) || !blobs.every(isDigestText)) {
     throw new ArchiveError('the have-list is not what "entrepot have" writes');
   }
-  return { blobs: new Set(blobs), digest: digestOf(bytes) };
+  return { blobs: new Set(blobs), seal };
 }
 
 function isDigestText(value: unknown): value is Digest {

@@ -350,7 +350,8 @@ test('an index or a layout that cannot be read is refused', async () => {
 });
 
 test('a list that is no have-list is refused', () => {
-  for (const text of ['', '{}', '{"mediaType":"application/vnd.entrepot.have.v1+json","blobs":["x"]}']) {
+  const type = '"mediaType":"application/vnd.entrepot.have.v1+json"';
+  for (const text of ['', '{}', `{${type},"blobs":[]}`, `{${type},"seal":"a","blobs":["x"]}`]) {
     expect(() => parseHaveList(Buffer.from(text))).toThrow('entrepot have');
   }
 });

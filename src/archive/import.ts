@@ -9,6 +9,7 @@ import { formatPlatform, type Platform } from '../oci/platform.ts';
 import type { ContentLookup } from '../oci/platform-choice.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import { ArchiveError } from './archive-error.ts';
+import { isOwnSeal } from './have-list.ts';
 import { Intake, readWhole } from './intake.ts';
 import {
   type BundleImage,
@@ -131,10 +132,11 @@ async function settleAll(
   intake: Intake,
   options: ImportOptions,
 ): Promise<readonly Settled[]> {
+  const leftOut = await leftOutOf(index, options);
   const named: Settled[] = [];
   const unplaced: { image: BundleImage; tree: ContentTree }[] = [];
   for (const { image, place } of placed) {
-    const tree = await completeTree(image, index, intake, options);
+    const tree = await completeTree(image, leftOut, intake, options);
     if (place !== undefined) named.push({ image, place, tree });
     else unplaced.push({ image, tree });
   }
@@ -159,9 +161,23 @@ function beside(image: BundleImage, tree: ContentTree, named: Settled[]): readon
   return [...places.values()].map(repository => ({ image, place: { repository }, tree }));
 }
 
+/** What a blob is that the archive does not carry: missing, or taken from what is held here. */
+interface LeftOut {
+  readonly isHeldHere: boolean;
+  readonly hint: string;
+}
+
+/** Only an archive that was made by a list of this store may leave out what is held here. */
+async function leftOutOf({ have }: BundleIndex, { metadata }: ImportOptions): Promise<LeftOut> {
+  if (await isOwnSeal(have, metadata))
+    return { isHeldHere: true, hint: ' and neither is it held here any more' };
+  const hint = ', which was made for what another registry holds';
+  return { isHeldHere: false, hint: have === undefined ? '' : hint };
+}
+
 async function completeTree(
   { descriptor, name, platforms: carried }: BundleImage,
-  index: BundleIndex,
+  leftOut: LeftOut,
   intake: Intake,
   options: ImportOptions,
 ): Promise<ContentTree> {
@@ -172,8 +188,8 @@ async function completeTree(
       return bytes && { digest, mediaType, bytes };
     },
     config: async ({ digest }) => {
-      const mayBeHeld = intake.carriedSize(digest) !== undefined || index.have !== undefined;
-      return mayBeHeld ? options.blobs.open(digest) : undefined;
+      const isThere = intake.carriedSize(digest) !== undefined || leftOut.isHeldHere;
+      return isThere ? options.blobs.open(digest) : undefined;
     },
   };
   const platforms = options.platforms ?? carried;
@@ -191,27 +207,21 @@ async function completeTree(
   const [unmatched] = tree.unmatched;
   if (unmatched !== undefined)
     throw new ArchiveError(`${shown} has nothing for ${formatPlatform(unmatched)}`);
-  for (const blob of tree.blobs) await requireBlob(shown, blob, index, intake, options);
+  for (const blob of tree.blobs) await requireBlob(shown, blob, leftOut, intake, options);
   return tree;
 }
 
-/**
- * A blob that the archive does not carry may be held here only if it was made for what is held here: else an archive
- * could claim content of others by its digest.
- */
 async function requireBlob(
   image: string,
   { digest, size }: Descriptor,
-  { have }: BundleIndex,
+  { isHeldHere, hint }: LeftOut,
   intake: Intake,
   { metadata, blobs }: ImportOptions,
 ): Promise<void> {
   const carried = intake.carriedSize(digest);
   const isHeld = (await metadata.statBlob(digest))?.size === size && (await blobs.stat(digest)) !== undefined;
-  if (carried === undefined && !(have !== undefined && isHeld)) {
-    const thin =
-      have === undefined ? '' : ' and neither is it held here: the bundle was made for another registry';
-    throw new ArchiveError(`${image} is not complete: the blob ${digest} is not in the archive${thin}`);
+  if (carried === undefined && !(isHeldHere && isHeld)) {
+    throw new ArchiveError(`${image} is not complete: the blob ${digest} is not in the archive${hint}`);
   }
   if (carried !== undefined && carried !== size) {
     throw new ArchiveError(`${image} says that ${digest} has ${size} bytes, and it has ${carried}`);

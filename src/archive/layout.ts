@@ -51,7 +51,7 @@ export interface BundleImage {
 /** A layout's index. */
 export interface BundleIndex {
   readonly images: readonly BundleImage[];
-  /** The digest of the have-list whose blobs are left out; `undefined`: all are carried. */
+  /** The seal of the have-list whose blobs are left out; `undefined`: all are carried. */
   readonly have: string | undefined;
 }
 
