@@ -244,6 +244,18 @@ test('a thin bundle carries what the receiver lacks, and nothing else', async ()
   await stranger.remove();
 });
 
+test('images whose manifests no import would take together make no bundle', async () => {
+  const images: ExportImage[] = [];
+  for (let n = 0; n < 17; n += 1) {
+    const annotations = { padding: String(n).padEnd(4_000_000, 'x') };
+    images.push(
+      await sender.hold(`docker.io/org/app-${n}:1`, imageOf([randomBlob(100, 'one')], { annotations })),
+    );
+  }
+  expect((await planBundle(images.slice(0, 16), sender.stores)).blobCount).toBe(2);
+  await expect(planBundle(images, sender.stores)).rejects.toThrow('make several bundles');
+});
+
 test.each([undefined, '', '0'.repeat(32)])(
   'an archive with the seal %j may not claim content that is held for others by naming its digest',
   async seal => {

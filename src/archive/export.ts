@@ -21,6 +21,7 @@ import {
   indexBytes,
   LAYOUT_FILE,
   layoutBytes,
+  MAX_MANIFESTS_BYTES,
 } from './layout.ts';
 import { TarWriter } from './tar.ts';
 
@@ -130,6 +131,12 @@ export async function planBundle(images: readonly ExportImage[], options: Export
   const { have } = options;
   const gathered = new Gathered(options);
   for (const image of images) await gathered.add(image);
+  const manifests = sorted(gathered.manifests.values());
+  if (manifests.reduce((sum, { bytes }) => sum + bytes.byteLength, 0) > MAX_MANIFESTS_BYTES) {
+    throw new ArchiveError(
+      `the manifests are larger than ${MAX_MANIFESTS_BYTES} bytes together, and no import would take them: make several bundles`,
+    );
+  }
   const dockerFile =
     options.dockerManifest === true
       ? [{ path: DOCKER_FILE, bytes: await dockerManifestBytes(gathered.images, gathered.lookup) }]
@@ -138,7 +145,7 @@ export async function planBundle(images: readonly ExportImage[], options: Export
     { path: LAYOUT_FILE, bytes: layoutBytes() },
     { path: INDEX_FILE, bytes: indexBytes({ images: gathered.images, have: have?.seal }) },
     ...dockerFile,
-    ...sorted(gathered.manifests.values()).map(({ digest, bytes }) => ({ path: blobPath(digest), bytes })),
+    ...manifests.map(({ digest, bytes }) => ({ path: blobPath(digest), bytes })),
   ];
   const blobs = sorted(gathered.blobs.values());
   const carried = blobs.filter(({ digest }) => have === undefined || !have.blobs.has(digest));

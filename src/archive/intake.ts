@@ -7,14 +7,13 @@ import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { type Digest, digestAlgorithm, digestHex, digestOf } from '../oci/digest.ts';
 import { MAX_MANIFEST_BYTES } from '../oci/manifest.ts';
 import { ArchiveError } from './archive-error.ts';
+import { MAX_MANIFESTS_BYTES } from './layout.ts';
 import type { ArchiveEntry } from './open-archive.ts';
 
 /** One system call, and the memory of one write in flight beside the next. */
 const WRITE_BYTES = 1024 * 1024;
 /** Blobs that are being hashed to their end and synced while the next ones are read. */
 const MAX_SETTLING = 4;
-/** All manifests of an archive are held in memory; those of a thousand images for ten platforms come to 20 MiB. */
-const MAX_MANIFESTS_BYTES = 64 * 1024 * 1024;
 /** Rows that are removed in one transaction, which nobody should have to wait for. */
 const DISCARDS_PER_STEP = 20;
 /** Another import of the same blob takes as long as it takes, and one that died is noticed after 5 s. */

@@ -26,6 +26,9 @@ const DOCKER_LAYER_PATH = /^[0-9a-f]{64}\/layer\.tar$/;
 const LAYOUT_VERSION = '1.0.0';
 
 /** image-layout.md, "index.json": the reference of a manifest. containerd's own name for it wins where both are there. */
+/** All manifests of an archive are held in memory; those of a thousand images for ten platforms come to 20 MiB. */
+export const MAX_MANIFESTS_BYTES = 64 * 1024 * 1024;
+
 const REFERENCE_NAME = 'org.opencontainers.image.ref.name';
 const CONTAINERD_NAME = 'io.containerd.image.name';
 /** What we say of a bundle, on its index. */

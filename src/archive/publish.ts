@@ -3,6 +3,7 @@ import type { ContentTree } from '../oci/content-tree.ts';
 import { ANONYMOUS_ID } from '../oci/credential.ts';
 import type { Digest } from '../oci/digest.ts';
 import type { Repository } from '../oci/repository.ts';
+import { ArchiveError } from './archive-error.ts';
 import { type Room, reserveRoom } from './room.ts';
 
 /** An image that is here, whole, and the name under which it is to be found. */
@@ -20,7 +21,10 @@ export interface PublishOptions {
   readonly room?: Room | undefined;
 }
 
-/** First all content, which no name leads to yet; then all names in one step. ArchiveError when there is no room. */
+/**
+ * First all content, which no name leads to yet; then all names in one step. ArchiveError when there is no room, or when
+ * a blob went meanwhile.
+ */
 export async function publish(arrivals: readonly Arrival[], options: PublishOptions): Promise<void> {
   const { metadata, room } = options;
   const release = room && (await reserveRoom(arrivals, metadata, room));
@@ -40,7 +44,7 @@ async function putAll(
     const blobs = tree.blobs.map(({ digest, size }) => ({ digest, size }));
     const missing = await metadata.putContent(repository, { manifests: tree.manifests, blobs }, atMs);
     if (missing.length > 0) {
-      throw new Error(`${missing[0]} was removed while it was imported: run the import again`);
+      throw new ArchiveError(`${missing[0]} was removed while it was imported: run the import again`);
     }
   }
   const grant: Grant = { credentialId: grantee, verifiedAtMs: atMs, origin: 'import' };

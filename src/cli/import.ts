@@ -49,7 +49,8 @@ export const importCommand: Command = {
   run: (input, io) =>
     interruptible(signal =>
       withParts(input, io, async parts => {
-        const options = importOptions(parts, input, signal);
+        const renames = new Renames(input);
+        const options = importOptions(parts, input, renames, signal);
         const view = new ProgressView(io, progressForm({ json: false }));
         let failed = 0;
         for (const file of input.arguments) {
@@ -67,7 +68,8 @@ export const importCommand: Command = {
             view.close();
           }
         }
-        return failed === 0 ? EXIT.done : EXIT.failed;
+        for (const name of renames.unused) io.err(`--rename: no image was called ${name}\n`);
+        return failed === 0 && renames.unused.length === 0 ? EXIT.done : EXIT.failed;
       }),
     ),
 };
@@ -84,12 +86,11 @@ function standardInput({ signal }: ImportOptions): Readable {
   return signal === undefined ? process.stdin : addAbortSignal(signal, process.stdin);
 }
 
-function importOptions(parts: Parts, input: Input, signal: AbortSignal): ImportOptions {
+function importOptions(parts: Parts, input: Input, renames: Renames, signal: AbortSignal): ImportOptions {
   const { metadata, blobs, naming, quota } = parts;
   const tenant = tenantOption(parts, input);
-  const renamed = renames(input);
   const placeOf = (name: string | undefined): Place | undefined => {
-    const here = renamed(name);
+    const here = renames.nameOf(name);
     if (here === undefined) return undefined;
     const { repository, tag, digest } = naming.repositoryOf(here);
     return { repository, tag: tag ?? (digest === undefined ? DEFAULT_TAG : undefined), digest };
@@ -106,36 +107,56 @@ function importOptions(parts: Parts, input: Input, signal: AbortSignal): ImportO
   };
 }
 
-/** What `--rename` makes of a name: as given in full, or by its repository, keeping tag and digest. */
-function renames(input: Input): (name: string | undefined) => string | undefined {
-  const pairs = new Map<string, string>();
-  let only: string | undefined;
-  for (const text of commaList(input, 'rename')) {
-    const [from = '', to, ...more] = text.split('=');
-    if (more.length > 0 || to === '') throw new CommandError(`${text} is not OLD=NEW`, EXIT.usage);
-    if (to === undefined) only = from;
-    else pairs.set(canonical(from), to);
-  }
-  if (only !== undefined && pairs.size > 0) {
-    throw new CommandError('--rename NEW is for an archive with one image', EXIT.usage);
-  }
-  let uses = 0;
-  return name => {
-    if (only !== undefined) {
-      // What has no name besides may be a signature of the one.
-      if (uses === 1 && name === undefined) return undefined;
-      uses += 1;
-      if (uses > 1) throw new CommandError('--rename NEW is for an archive with one image', EXIT.usage);
-      return only;
+/** What `--rename` makes of names: as given in full, or by its repository, keeping tag and digest. */
+class Renames {
+  readonly #pairs = new Map<string, string>();
+  readonly #used = new Set<string>();
+  readonly #only: string | undefined;
+  #uses = 0;
+
+  constructor(input: Input) {
+    for (const text of commaList(input, 'rename')) {
+      const [from = '', to, ...more] = text.split('=');
+      if (more.length > 0 || to === '') throw new CommandError(`${text} is not OLD=NEW`, EXIT.usage);
+      if (to === undefined) this.#only = from;
+      else this.#pairs.set(canonical(from), to);
     }
+    if (this.#only !== undefined && this.#pairs.size > 0) throw notTheOnly();
+  }
+
+  /** The old names that nothing was called by. */
+  get unused(): readonly string[] {
+    return [...this.#pairs.keys()].filter(name => !this.#used.has(name));
+  }
+
+  nameOf(name: string | undefined): string | undefined {
+    if (this.#only !== undefined) return this.#onlyName(this.#only, name);
     if (name === undefined) return undefined;
-    const whole = pairs.get(canonical(name));
-    if (whole !== undefined) return whole;
     const { tag, digest, ...named } = parseNormalizedReference(name);
-    const repository = pairs.get(referenceName(named));
+    const whole = this.#newName(canonical(name));
+    if (whole !== undefined) return whole;
+    const repository = this.#newName(referenceName(named));
     if (repository === undefined) return name;
     return `${repository}${tag === undefined ? '' : `:${tag}`}${digest === undefined ? '' : `@${digest}`}`;
-  };
+  }
+
+  #newName(old: string): string | undefined {
+    const name = this.#pairs.get(old);
+    if (name !== undefined) this.#used.add(old);
+    return name;
+  }
+
+  #onlyName(only: string, name: string | undefined): string | undefined {
+    // What has no name besides may be a signature of the one.
+    if (this.#uses === 1 && name === undefined) return undefined;
+    this.#uses += 1;
+    if (this.#uses > 1) throw notTheOnly();
+    return only;
+  }
+}
+
+function notTheOnly(): CommandError {
+  return new CommandError('--rename NEW is for an archive with one image', EXIT.usage);
 }
 
 function canonical(name: string): string {

@@ -461,12 +461,17 @@ describe('a bundle', () => {
     const file = join(connected.folder, 'bundle.tar');
     await succeed(connected, 'export', `${UPSTREAM}/org/sidecar:2`, '-o', file);
     const rename = `${UPSTREAM}/org/sidecar=${UPSTREAM}/other/name`;
-    const { code, stderr } = await island.command('import', 'nowhere.tar', file, '--rename', rename);
+    const unused = `${UPSTREAM}/org/none`;
+    const renames = ['--rename', `${rename},${unused}=${UPSTREAM}/other/none`];
+    const { code, stderr } = await island.command('import', 'nowhere.tar', file, ...renames);
     // One that cannot be read does not keep the others out.
     expect({ code, stderr }).toEqual({
       code: 1,
       stderr: expect.stringMatching(/✗ nowhere\.tar: it cannot be read: [^]*✓ .*: 1 image; 4 blobs added, /),
     });
+    expect(stderr).toContain(`--rename: no image was called ${unused}\n`);
+    expect(await island.command('import', file, ...renames)).toMatchObject({ code: 1 });
+    await succeed(island, 'import', file, '--rename', rename);
     await expectServed('other/name', '2', sidecar);
     expect((await get(`${island.url}/v2/org/sidecar/manifests/2?ns=${UPSTREAM}`)).status).toBe(503);
   });
