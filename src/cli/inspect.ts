@@ -1,6 +1,7 @@
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { digestOfReference } from '../metadata/reference-digest.ts';
 import type { SurveyedBlob, SurveyedManifest } from '../metadata/survey.ts';
+import { DEFAULT_TAG } from '../oci/reference.ts';
 import type { Repository } from '../oci/repository.ts';
 import { type HeldImage, heldImage } from '../upkeep/images.ts';
 import { columnsText, sizeText, timeText } from './columns.ts';
@@ -21,7 +22,7 @@ export const inspect: Command = {
   run: (input, io) =>
     withParts(input, io, async ({ metadata, survey, blobs, naming }) => {
       const [typed = ''] = input.arguments;
-      const { repository, tag = 'latest', digest } = naming.repositoryOf(typed);
+      const { repository, tag = DEFAULT_TAG, digest } = naming.repositoryOf(typed);
       const reference = digest ?? tag;
       const meant = await heldDigest(metadata, repository, reference);
       if (meant === undefined) {

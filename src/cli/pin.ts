@@ -1,5 +1,6 @@
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { isDigest } from '../oci/digest.ts';
+import { DEFAULT_TAG } from '../oci/reference.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Input, Io } from './command.ts';
 import { type Command, CommandError, CONFIG_OPTION, EXIT, type ExitCode } from './command.ts';
@@ -39,7 +40,7 @@ async function change(input: Input, io: Io, isPinned: boolean): Promise<ExitCode
   const [typed = ''] = input.arguments;
   const dryRun = input.options['dryRun'] === true;
   return withParts(input, io, async ({ metadata, naming }) => {
-    const { repository, tag = 'latest', digest } = naming.repositoryOf(typed);
+    const { repository, tag = DEFAULT_TAG, digest } = naming.repositoryOf(typed);
     const reference = digest ?? tag;
     if (isPinned) {
       if (!(await isHeld(metadata, repository, reference))) {

@@ -24,6 +24,7 @@ export const WANTED_ARGUMENTS: readonly Argument[] = [
   { name: '[reference...]', description: 'image references, such as docker.io/library/nginx:1.27' },
 ];
 
+/** `--from`, as every command takes it that is told images by files. */
 export const FROM_OPTION: Option = {
   flags: '--from <file...>',
   description:

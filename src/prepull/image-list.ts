@@ -34,6 +34,7 @@ export interface ImageUses {
 /** Of an image that is named and nothing else. */
 export const USUAL_USES: ImageUses = { runtimeClasses: new Set([undefined]), platforms: new Set() };
 
+/** What an image is wanted for that two places name. */
 export function together(one: ImageUses, other: ImageUses): ImageUses {
   return {
     runtimeClasses: new Set([...one.runtimeClasses, ...other.runtimeClasses]),
@@ -51,8 +52,8 @@ export interface ImageList {
 
 /**
  * The images that a text names: a list with one image a line, which may end with platforms (`#` begins a comment), or
- * YAML or JSON documents with Kubernetes objects of any kind (`helm template`, `kubectl get … -o yaml`), in which every container
- * and every image volume counts, however deep it lies. Throws YamlError for what is neither.
+ * YAML or JSON documents with Kubernetes objects of any kind (`helm template`, `kubectl get … -o yaml`), in which every
+ * container and every image volume counts, however deep it lies. Throws YamlError for what is neither.
  */
 export function imagesIn(text: string): ImageList {
   const images = new ListedImages();
