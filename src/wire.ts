@@ -2,7 +2,6 @@
  * The composition root: makes each part of its piece of the configuration and hands neighbours what they need of each
  * other. Nothing else knows who implements what.
  */
-import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Access } from './access/access.ts';
 import type { Explanation } from './access/explanation.ts';
@@ -20,6 +19,7 @@ import { Naming } from './http/naming.ts';
 import type { Log } from './lib/log.ts';
 import type { Meter } from './lib/meter.ts';
 import { Opened } from './lib/opened.ts';
+import { openPrivateFolder } from './lib/private-folder.ts';
 import type { MetadataStore } from './metadata/metadata-store.ts';
 import { openSqliteMetadataStore } from './metadata/sqlite-metadata-store.ts';
 import type { Mirror } from './mirror/mirror.ts';
@@ -106,7 +106,7 @@ async function openOn(
 ): Promise<Omit<Parts, 'close'>> {
   const { path } = config.storage;
   const indexPath = join(path, INDEX_FILE);
-  await mkdir(path, { recursive: true });
+  await openPrivateFolder(path, { database: INDEX_FILE, folders: ['blobs', 'ingest'] }, log);
   const metadata = opened.add(await openSqliteMetadataStore(indexPath, { log }));
   const blobs = opened.add(await openFileBlobStore(path, { log }));
   const credentials = await upstreamCredentials(config, metadata);

@@ -15,8 +15,11 @@ import { Hasher } from './hasher.ts';
 /** The algorithm that nearly every client uses: hashing begins with it when the digest is not known yet. */
 const USUAL_ALGORITHM = 'sha256';
 
-/** A new store is its owner's alone: it may hold private content. */
-const ROOT_MODE = 0o700;
+/**
+ * What is held may be private, so that the two doors to it are their owner's alone. Behind them modes are the usual
+ * ones: a command that root runs beside the server must not leave folders and files that the server cannot read.
+ */
+const DOOR_MODE = 0o700;
 
 /** What a file system adds to the contract. */
 export interface FileBlobStore extends BlobStore {
@@ -38,9 +41,9 @@ export async function openFileBlobStore(
   { log }: { readonly log: Log },
 ): Promise<FileBlobStore> {
   const paths = new FilePaths(path);
-  await mkdir(path, { recursive: true, mode: ROOT_MODE });
-  await mkdir(paths.blobs, { recursive: true });
-  await mkdir(paths.ingests, { recursive: true });
+  await mkdir(path, { recursive: true, mode: DOOR_MODE });
+  await mkdir(paths.blobs, { recursive: true, mode: DOOR_MODE });
+  await mkdir(paths.ingests, { recursive: true, mode: DOOR_MODE });
   await syncFolder(path);
   return new FolderStore(paths, log);
 }

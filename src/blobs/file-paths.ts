@@ -11,7 +11,7 @@ export function isIngestKey(text: string): boolean {
 /**
  * Where things lie under the folder `root`:
  *
- *     root/
+ *     root/                                              0700, as are the two folders in it
  *       blobs/<algorithm>/<first two hex digits>/<hex>   a whole blob, read-only; its name is the digest of its bytes
  *       ingest/<key>                                     a write in progress, or one that a crash left for resuming
  *

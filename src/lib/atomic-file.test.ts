@@ -26,6 +26,13 @@ test('a file is replaced whole, and nothing else is left', async () => {
   expect(await readdir(folder)).toEqual(['state']);
 });
 
+test('what is written is its owner’s alone, also in the place of a file that was not', async () => {
+  const path = join(folder, 'state');
+  await writeFile(path, 'old', { mode: 0o644 });
+  await writeFileAtomic(path, [Buffer.from('new')]);
+  expect((await stat(path)).mode & 0o777).toBe(0o600);
+});
+
 test('behind a link the file is replaced, and the link stays', async () => {
   await mkdir(join(folder, 'elsewhere'));
   await writeFile(join(folder, 'elsewhere', 'state'), 'old');

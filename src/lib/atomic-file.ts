@@ -20,11 +20,14 @@ async function sync(path: string): Promise<void> {
   }
 }
 
+/** Bundles and lists of what is held may tell of private content; whoever may read them is for their owner to say. */
+const PRIVATE_MODE = 0o600;
+
 type Chunks = AsyncIterable<Uint8Array> | Iterable<Uint8Array>;
 
 /**
  * Writes what the user wants at `path`. A file, or the one behind a link, is replaced in one step: a reader sees the old
- * content or the new, also after a power loss, and what fails leaves the old. A device or a named pipe is written into,
+ * content or the new, also after a power loss, and what fails leaves the old; it is its owner's alone. A device or a named pipe is written into,
  * and stays what it is.
  */
 export async function writeFileAtomic(
@@ -48,7 +51,7 @@ async function replaceFile(path: string, chunks: Chunks, signal: AbortSignal): P
   // Of one's own: of two that write at once, the last to end wins, with a whole file.
   const partial = `${path}.${randomUUID()}.partial`;
   try {
-    await pipeline(chunks, createWriteStream(partial), { signal });
+    await pipeline(chunks, createWriteStream(partial, { mode: PRIVATE_MODE }), { signal });
     await sync(partial);
     await rename(partial, path);
   } catch (error) {

@@ -1,0 +1,72 @@
+// Who on this machine may read a store, before and after it is opened.
+import { chmod, chown, mkdir, readdir, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, it } from 'vitest';
+import { Entrepot } from '../support/entrepot.ts';
+import { hasPrograms } from '../support/programs.ts';
+import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
+
+const canChangeUser = process.getuid?.() === 0 && hasPrograms('setpriv');
+
+let folder: string;
+let store: string;
+let pot: Entrepot | undefined;
+
+beforeEach(async () => {
+  folder = await makeTempFolder('private');
+  store = join(folder, 'store');
+});
+
+afterEach(async () => {
+  await pot?.stop();
+  pot = undefined;
+  await removeFolder(folder);
+});
+
+/** What of the store others could reach, by way of nothing that is closed to them. */
+async function reachable(path = store): Promise<string[]> {
+  const { mode } = await stat(path);
+  const isFolder = (mode & 0o170000) === 0o040000;
+  if ((mode & 0o077) === 0) return [];
+  if (!isFolder) return [path];
+  const names = await readdir(path);
+  return [path, ...(await Promise.all(names.map(name => reachable(join(path, name))))).flat()];
+}
+
+const openFiles = ['index.db', 'index.db-wal', 'index.db-shm'];
+
+it('a new store is its owner’s alone, with everything that SQLite keeps beside the index', async () => {
+  pot = await Entrepot.start({}, { folder });
+  expect(await reachable()).toEqual([]);
+  for (const name of openFiles) expect((await stat(join(store, name))).mode & 0o777).toBe(0o600);
+});
+
+it('one that others could read is closed at the next start, and the log says so once', async () => {
+  pot = await Entrepot.start({}, { folder });
+  await pot.kill();
+  for (const name of ['', 'blobs', 'ingest']) await chmod(join(store, name), 0o755);
+  for (const name of openFiles) await chmod(join(store, name), 0o644);
+  pot = await pot.startAgain();
+  expect(await reachable()).toEqual([]);
+  for (const name of openFiles) expect((await stat(join(store, name))).mode & 0o777).toBe(0o600);
+  await pot.stop();
+  expect(pot.logs()).toContain('it is private now');
+  pot = await pot.startAgain();
+  await pot.stop();
+  expect(pot.logs()).not.toContain('it is private now');
+});
+
+it.skipIf(!canChangeUser)(
+  'on a volume that belongs to root and a group, as Kubernetes hands it over, all but its list of names is closed',
+  async () => {
+    await mkdir(store);
+    await chown(store, 0, 1000);
+    await chmod(store, 0o2775);
+    await chmod(folder, 0o755);
+    const within = ['setpriv', '--reuid', '1000', '--regid', '1000', '--clear-groups'];
+    pot = await Entrepot.start({}, { folder, within });
+    expect(await reachable()).toEqual([store]);
+    await pot.stop();
+    expect(pot.logs()).toContain('its contents are private');
+  },
+);
