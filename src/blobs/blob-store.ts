@@ -16,7 +16,7 @@ export interface BlobStat {
 export interface BlobStore {
   /** `undefined` when the blob is not here. Throws when the store is broken: that is never a miss. */
   stat(digest: Digest): Promise<BlobStat | undefined>;
-  /** `undefined` when the blob is not here. The caller closes the reader; it outlives a `remove`. */
+  /** `undefined` when the blob is not here: something else in its place is not it. The caller closes the reader; it outlives a `remove`. */
   open(digest: Digest): Promise<BlobReader | undefined>;
   /** Removes the blob; absent is fine. Remove its row in the index first. */
   remove(digest: Digest): Promise<void>;

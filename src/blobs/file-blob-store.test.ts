@@ -1,4 +1,4 @@
-import { spawn } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { fsync } from 'node:fs';
@@ -9,6 +9,7 @@ import {
   mkdtemp,
   open,
   readdir,
+  readFile,
   readlink,
   rm,
   stat,
@@ -19,12 +20,13 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { silentLog } from '../lib/log.ts';
 import { digestHex, digestOf } from '../oci/digest.ts';
 import { blobStoreSuite, keep } from './blob-store.suite.ts';
 import { type FileBlobStore, openFileBlobStore } from './file-blob-store.ts';
 import { isStorageFull } from './storage-full.ts';
+import { unreadableReason } from './unreadable.ts';
 
 blobStoreSuite(async () => {
   const path = await temporaryFolder();
@@ -147,15 +149,78 @@ test('a full disk is told from a broken one, and the ingest says how far it came
 test('a commit that cannot be moved into place leaves the ingest and no blob', async () => {
   const bytes = Buffer.from('bytes');
   const digest = digestOf(bytes);
-  await mkdir(join(folder, 'blobs', 'sha256', digestHex(digest).slice(0, 2), digestHex(digest)), {
-    recursive: true,
-  });
+  await mkdir(join(folder, 'blobs', 'sha256'));
+  await writeFile(
+    join(folder, 'blobs', 'sha256', digestHex(digest).slice(0, 2)),
+    'a file where a folder should be',
+  );
   const ingest = await store.ingest('fill-1', digest);
   await ingest.write([bytes]);
-  await expect(ingest.commit(digest)).rejects.toThrow('EISDIR');
+  await expect(ingest.commit(digest)).rejects.toThrow('EEXIST');
   await ingest.suspend();
   await ingest.close();
   expect(await readdir(join(folder, 'ingest'))).toEqual(['fill-1']);
+});
+
+describe.each<[what: string, reason: string, make: (path: string) => unknown]>([
+  [
+    'a folder',
+    'not a regular file',
+    async path => {
+      await mkdir(path);
+      await writeFile(join(path, 'kept'), 'x');
+    },
+  ],
+  ['a named pipe', 'not a regular file', path => execFileSync('mkfifo', [path])],
+  ['a symbolic link', 'symbolic link', path => symlink('/etc/hostname', path)],
+])('%s in the place of a blob', (what, reason, make) => {
+  const bytes = Buffer.from('bytes');
+  const digest = digestOf(bytes);
+  let path: string;
+
+  beforeEach(async () => {
+    await keep(store, 'fill-1', bytes);
+    path = join(folder, 'blobs', 'sha256', digestHex(digest).slice(0, 2), digestHex(digest));
+    await rm(path);
+    await make(path);
+  });
+
+  test('is not the blob, is never waited for or followed, and is damage', async () => {
+    expect(await store.stat(digest)).toBeUndefined();
+    expect(await store.open(digest)).toBeUndefined();
+    const error: unknown = await store
+      .hashFile(digest, { bytesPerSecond: 0 })
+      .catch((thrown: unknown) => thrown);
+    expect(unreadableReason(error)).toContain(reason);
+    for await (const blob of store.blobs()) expect(blob.digest).toBeUndefined();
+  });
+
+  test('gives way to the blob, and what was in a folder is kept', async () => {
+    const ingest = await store.ingest('fill-2', digest);
+    await ingest.write([bytes]);
+    await ingest.commit(digest);
+    await ingest.close();
+    expect(await store.stat(digest)).toEqual({ size: bytes.length });
+    const aside = (await readdir(join(path, '..'))).filter(name => name.includes('.folder-'));
+    for (const name of aside) expect(await readdir(join(path, '..', name))).toEqual(['kept']);
+    expect(aside).toHaveLength(what === 'a folder' ? 1 : 0);
+    expect(await readFile('/etc/hostname')).not.toEqual(bytes);
+  });
+
+  test('is removed as a blob is', async () => {
+    await store.remove(digest);
+    expect(await readdir(join(path, '..'))).not.toContain(digestHex(digest));
+  });
+});
+
+test('a blob whose folder is a file is absent, and its removal has nothing to do', async () => {
+  const digest = digestOf(Buffer.from('bytes'));
+  await mkdir(join(folder, 'blobs', 'sha256'));
+  await writeFile(join(folder, 'blobs', 'sha256', digestHex(digest).slice(0, 2)), 'x');
+  expect(await store.stat(digest)).toBeUndefined();
+  expect(await store.open(digest)).toBeUndefined();
+  expect(await store.hashFile(digest, { bytesPerSecond: 0 })).toBeUndefined();
+  await store.remove(digest);
 });
 
 test('stray files are not taken for content', async () => {

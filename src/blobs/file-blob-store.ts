@@ -1,16 +1,20 @@
-import { type FileHandle, mkdir, open, opendir, rm, stat } from 'node:fs/promises';
+import type { Stats } from 'node:fs';
+import { type FileHandle, lstat, mkdir, opendir, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { syncFolder } from '../lib/atomic-file.ts';
 import type { BlobReader } from '../lib/blob-reader.ts';
 import { absentAsUndefined } from '../lib/error-code.ts';
 import { followFile } from '../lib/follow-file.ts';
 import type { Log } from '../lib/log.ts';
+import { openRegularFile } from '../lib/regular-file.ts';
 import { type Digest, digestAlgorithm, isDigest } from '../oci/digest.ts';
 import { BlobFolders } from './blob-folders.ts';
 import type { BlobStat, BlobStore, Ingest, IngestFollower } from './blob-store.ts';
 import { FileIngest } from './file-ingest.ts';
 import { FilePaths, isIngestKey } from './file-paths.ts';
 import { Hasher } from './hasher.ts';
+import { makeWay } from './make-way.ts';
+import { isNoFile } from './unreadable.ts';
 
 /** The algorithm that nearly every client uses: hashing begins with it when the digest is not known yet. */
 const USUAL_ALGORITHM = 'sha256';
@@ -25,7 +29,8 @@ const DOOR_MODE = 0o700;
 export interface FileBlobStore extends BlobStore {
   /**
    * Reads the blob again from disk and says what its bytes hash to, at most `bytesPerSecond` fast, for scrubbing.
-   * `undefined` when it is not here. Rejects when `signal` aborts or the bytes cannot be read.
+   * `undefined` when nothing is in its place. Rejects when `signal` aborts or the bytes cannot be read, which
+   * `unreadableReason` explains when it is this blob's own damage.
    */
   hashFile(
     digest: Digest,
@@ -62,12 +67,12 @@ class FolderStore implements FileBlobStore {
   }
 
   async stat(digest: Digest): Promise<BlobStat | undefined> {
-    const found = await absentAsUndefined(stat(this.#paths.blob(digest)));
-    return found && { size: found.size };
+    const found = await this.#entry(digest);
+    return found?.isFile() ? { size: found.size } : undefined;
   }
 
   async open(digest: Digest): Promise<BlobReader | undefined> {
-    const file = await absentAsUndefined(open(this.#paths.blob(digest), 'r'));
+    const file = await noFileAsUndefined(openRegularFile(this.#paths.blob(digest)));
     if (file === undefined) {
       return undefined;
     }
@@ -86,7 +91,7 @@ class FolderStore implements FileBlobStore {
   }
 
   async remove(digest: Digest): Promise<void> {
-    await rm(this.#paths.blob(digest), { force: true });
+    await makeWay(this.#paths.blob(digest));
   }
 
   async ingest(key: string, digest?: Digest): Promise<Ingest> {
@@ -105,8 +110,8 @@ class FolderStore implements FileBlobStore {
 
   async *ingests(): ReturnType<BlobStore['ingests']> {
     for await (const { name, path } of entries(this.#paths.ingests)) {
-      const found = isIngestKey(name) ? await absentAsUndefined(stat(path)) : undefined;
-      if (found !== undefined) {
+      const found = isIngestKey(name) ? await absentAsUndefined(lstat(path)) : undefined;
+      if (found?.isFile()) {
         yield { key: name, size: found.size, modifiedAtMs: found.mtimeMs };
       }
     }
@@ -120,8 +125,8 @@ class FolderStore implements FileBlobStore {
           if (!isDigest(digest)) {
             continue;
           }
-          const found = await absentAsUndefined(stat(path));
-          if (found !== undefined) {
+          const found = await absentAsUndefined(lstat(path));
+          if (found?.isFile()) {
             // An upload that rested for a day is as new as its commit.
             const modifiedAtMs = Math.max(found.mtimeMs, found.ctimeMs);
             yield { digest, size: found.size, modifiedAtMs };
@@ -135,7 +140,7 @@ class FolderStore implements FileBlobStore {
     digest: Digest,
     { bytesPerSecond, signal }: { bytesPerSecond: number; signal?: AbortSignal },
   ): Promise<Digest | undefined> {
-    const found = await this.stat(digest);
+    const found = await this.#entry(digest);
     signal?.throwIfAborted();
     if (found === undefined) {
       return undefined;
@@ -165,6 +170,11 @@ class FolderStore implements FileBlobStore {
 
   async close(): Promise<void> {
     await this.#hasher.close();
+  }
+
+  /** What is in the blob's place, whatever it is. */
+  #entry(digest: Digest): Promise<Stats | undefined> {
+    return noFileAsUndefined(lstat(this.#paths.blob(digest)));
   }
 
   #leave(digest: Digest, reading: Reading): void {
@@ -225,6 +235,16 @@ class FileReader implements BlobReader {
   close(): Promise<void> {
     this.#closing ??= this.#file.close().finally(this.#left);
     return this.#closing;
+  }
+}
+
+/** Awaits `operation`; `undefined` when no file is there, whatever else may be. */
+async function noFileAsUndefined<T>(operation: Promise<T>): Promise<T | undefined> {
+  try {
+    return await absentAsUndefined(operation);
+  } catch (error) {
+    if (isNoFile(error)) return undefined;
+    throw error;
   }
 }
 

@@ -1,12 +1,13 @@
 import { type FileHandle, open, rename, rm } from 'node:fs/promises';
 import { constants } from 'node:fs';
 import { syncFolder } from '../lib/atomic-file.ts';
-import { absentAsUndefined } from '../lib/error-code.ts';
+import { absentAsUndefined, errorCode } from '../lib/error-code.ts';
 import { type Digest, type DigestAlgorithm, digestAlgorithm } from '../oci/digest.ts';
 import type { BlobFolders } from './blob-folders.ts';
 import type { Ingest } from './blob-store.ts';
 import type { FilePaths } from './file-paths.ts';
 import type { HashJob, Hasher } from './hasher.ts';
+import { makeWay } from './make-way.ts';
 
 /** So much is at most unsynced when `commit` comes, which cuts its own sync from about 100 ms to 15. */
 const SYNC_STEP_BYTES = 32 * 1024 * 1024;
@@ -142,7 +143,10 @@ export class FileIngest implements Ingest {
       await rename(this.#path, paths.blob(digest));
       return folder;
     };
-    const moved = await absentAsUndefined(move());
+    const moved = await absentAsUndefined(move()).catch(async (error: unknown) => {
+      if (errorCode(error) !== 'EISDIR') throw error;
+      return makeWay(paths.blob(digest));
+    });
     if (moved !== undefined) {
       return moved;
     }

@@ -4,9 +4,11 @@
  * Reads are synchronous: the thread has nothing else to do, and messages are let in between slices.
  */
 import { createHash, type Hash } from 'node:crypto';
-import { closeSync, openSync, readSync } from 'node:fs';
+import { closeSync, readSync } from 'node:fs';
 import { parentPort } from 'node:worker_threads';
+import { openRegularFileSync } from '../lib/regular-file.ts';
 import type { HashReply, HashRequest } from './hash-messages.ts';
+import { SHORT_FILE } from './unreadable.ts';
 
 /** Large enough that a read call costs nothing beside hashing it, small enough that 64 jobs take turns within 50 ms. */
 const SLICE_BYTES = 512 * 1024;
@@ -68,7 +70,7 @@ function begin(request: Extract<HashRequest, { type: 'begin' }>): void {
   try {
     jobs.set(request.job, {
       id: request.job,
-      descriptor: openSync(request.path, 'r'),
+      descriptor: openRegularFileSync(request.path),
       hash: createHash(request.algorithm),
       bytesPerSecond: request.bytesPerSecond,
       position: 0,
@@ -88,7 +90,8 @@ function step(job: Job): void {
     const wanted = Math.min(SLICE_BYTES, end - job.position);
     const count = readSync(job.descriptor, slice, 0, wanted, job.position);
     if (count === 0) {
-      throw new Error(`the file ends at ${job.position} of ${end} bytes`);
+      const message = `the file ends at ${job.position} of ${end} bytes`;
+      throw Object.assign(new Error(message), { code: SHORT_FILE });
     }
     job.hash.update(slice.subarray(0, count));
     job.position += count;

@@ -1,5 +1,6 @@
-import { type FileHandle, open } from 'node:fs/promises';
+import type { FileHandle } from 'node:fs/promises';
 import { absentAsUndefined } from './error-code.ts';
+import { openRegularFile } from './regular-file.ts';
 
 /**
  * Reads a file that somebody else is still writing at its end. The name may be moved or removed meanwhile: what
@@ -30,6 +31,6 @@ export class FollowedFile {
 
 /** `undefined` when there is no such file. */
 export async function followFile(path: string): Promise<FollowedFile | undefined> {
-  const file = await absentAsUndefined(open(path, 'r'));
+  const file = await absentAsUndefined(openRegularFile(path));
   return file && new FollowedFile(file);
 }

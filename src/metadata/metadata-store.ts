@@ -218,7 +218,10 @@ export interface MetadataStore {
   removeUnneeded(contents: readonly Content[], unusedSinceMs: number): Promise<readonly Content[]>;
   /** Removes rows of what is linked in mirrored repositories alone and is under no pin; Links stay. Those that went. */
   evict(contents: readonly Content[], unusedSinceMs: number): Promise<readonly Content[]>;
-  /** Of bytes that are in the BlobStore: whether no row, no damage and no Fill says that they should be. */
+  /**
+   * Of bytes that are in the BlobStore: whether nothing says that they should be: no row, no damage, no Fill, and no Link
+   * of a repository that lives here, whose blob cannot be brought again.
+   */
   isStray(digest: Digest): Promise<boolean>;
   /**
    * Removes the row of damaged content, so that it is absent until it is brought again, and remembers the damage until

@@ -1,4 +1,4 @@
-import { type Digest, digestAlgorithm, digestOf } from '../oci/digest.ts';
+import { type Digest, digestAlgorithm, digestOf, isDigest } from '../oci/digest.ts';
 import { parseManifest } from '../oci/manifest.ts';
 import { isIndexType } from '../oci/media-types.ts';
 import type { Content } from './metadata-store.ts';
@@ -114,7 +114,8 @@ class SqliteSurvey implements Survey {
       SELECT q.digest, NOT ${needs.isLinked('q.digest')} AS is_stale
       FROM quarantine q WHERE q.digest > ? ORDER BY q.digest LIMIT ${ROWS_PER_PAGE}`);
     this.#hasRow = connection.prepare(`
-      SELECT 1 FROM blobs WHERE digest = @digest UNION ALL SELECT 1 FROM quarantine WHERE digest = @digest`);
+      SELECT 1 FROM blobs WHERE digest = @digest UNION ALL SELECT 1 FROM quarantine WHERE digest = @digest
+      UNION ALL SELECT 1 WHERE ${needs.isHostedBlob('@digest')}`);
     const isImported = `EXISTS (
       SELECT 1 FROM grants g WHERE g.repository_id = r.id AND g.origin = 'import') AS is_imported`;
     this.#tags = connection.prepare(`
@@ -186,7 +187,7 @@ class SqliteSurvey implements Survey {
     return page(
       rows,
       ({ digest, bytes }) =>
-        digestOf(bytes, digestAlgorithm(digest)) === digest
+        isDigest(digest) && digestOf(bytes, digestAlgorithm(digest)) === digest
           ? undefined
           : { kind: 'manifest' as const, digest, size: bytes.length },
       row => row.digest,

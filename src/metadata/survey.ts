@@ -23,7 +23,7 @@ export interface Survey {
   damagedManifests(after?: string): Promise<Found<SizedContent>>;
   /** Damage that concerns no repository any more. */
   staleDamage(after?: string): Promise<Found<Digest>>;
-  /** Those of `digests` that have neither a row nor known damage. */
+  /** Those of `digests` that have neither a row nor known damage, and no Link of a repository that lives here. */
   withoutRow(digests: readonly Digest[]): Promise<readonly Digest[]>;
   /** Every tag, by repository and name. */
   tags(after?: string): Promise<Found<SurveyedImage>>;

@@ -1,6 +1,7 @@
 import { removalClaim } from '../metadata/claim-keys.ts';
 import type { Content } from '../metadata/metadata-store.ts';
 import type { SizedContent } from '../metadata/survey.ts';
+import { isDigest } from '../oci/digest.ts';
 import { inSteps } from './steps.ts';
 import type { Stores } from './stores.ts';
 
@@ -36,7 +37,12 @@ export async function removeContents(
     return removed;
   };
   const removeBytes = async (removed: readonly SizedContent[]) => {
-    await Promise.all(blobsAmong(removed).map(digest => blobs.remove(digest)));
+    // A row whose digest was damaged names no file.
+    await Promise.all(
+      blobsAmong(removed)
+        .filter(isDigest)
+        .map(digest => blobs.remove(digest)),
+    );
     onRemoved(removed);
   };
   try {

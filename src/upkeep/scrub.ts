@@ -1,12 +1,14 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { errorCode } from '../lib/error-code.ts';
+import { unreadableReason } from '../blobs/unreadable.ts';
 import { removalClaim } from '../metadata/claim-keys.ts';
 import { everything, type SizedContent } from '../metadata/survey.ts';
-import type { Digest } from '../oci/digest.ts';
+import { type Digest, isDigest } from '../oci/digest.ts';
 import type { RunOptions, Stores } from './stores.ts';
 
 /** Where the last scrub stands, for all processes and across restarts. */
 const STATE = 'scrub';
+/** A damaged page of the index may have changed the digest itself. */
+const NO_DIGEST = 'its row has no valid digest';
 /** How much may be read again after a crash: the state is written once a minute. */
 const SAVE_MS = 60_000;
 
@@ -81,7 +83,7 @@ export class Scrub {
     }
     for await (const manifests of everything(after => survey.damagedManifests(after))) {
       for (const manifest of manifests) {
-        await walk.report(manifest, 'its bytes have another digest');
+        await walk.report(manifest, isDigest(manifest.digest) ? 'its bytes have another digest' : NO_DIGEST);
       }
     }
     if (run.dryRun !== true) {
@@ -182,7 +184,7 @@ class Walk implements ScrubReport {
         return undefined;
       }
       const loss = await metadata.quarantine({ kind, digest }, reason);
-      if (loss === 'mirrored') {
+      if (loss === 'mirrored' && isDigest(digest)) {
         await blobs.remove(digest);
       }
       return loss;
@@ -191,7 +193,11 @@ class Walk implements ScrubReport {
     }
   }
 
+  /** What is wrong with the blob; a failure that is not its own is thrown. */
   async #faultOf(digest: Digest): Promise<string | undefined> {
+    if (!isDigest(digest)) {
+      return NO_DIGEST;
+    }
     try {
       const options = { bytesPerSecond: this.#bytesPerSecond };
       const { signal } = this.#run;
@@ -205,10 +211,11 @@ class Walk implements ScrubReport {
       }
       return actual === digest ? undefined : `its bytes have the digest ${actual}`;
     } catch (error) {
-      if (errorCode(error) === 'EIO') {
-        return 'the disk cannot read its file';
+      const reason = unreadableReason(error);
+      if (reason === undefined) {
+        throw error;
       }
-      throw error;
+      return reason;
     }
   }
 }

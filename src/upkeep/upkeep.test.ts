@@ -1,4 +1,5 @@
-import { mkdtemp, rm, stat, truncate, utimes, writeFile } from 'node:fs/promises';
+import { execFileSync } from 'node:child_process';
+import { mkdir, mkdtemp, rm, stat, symlink, truncate, utimes, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
@@ -291,6 +292,47 @@ describe('scrub', () => {
     expect(await heldFiles()).toEqual([second]);
   });
 
+  test('goes on past whatever is in the place of a blob, and past rows whose digest is damaged', async () => {
+    const [folderAt, pipe, link, row, wrong] = [
+      await pushBlob(MIRRORED, 'folder'),
+      await pushBlob(MIRRORED, 'pipe'),
+      await pushBlob(MIRRORED, 'link'),
+      await pushBlob(MIRRORED, 'row'),
+      await pushBlob(MIRRORED, 'wrong'),
+    ];
+    const sound = await pushBlob(HOSTED, 'sound');
+    await Promise.all([folderAt, pipe, link].map(digest => rm(pathOf(digest))));
+    await mkdir(pathOf(folderAt));
+    execFileSync('mkfifo', [pathOf(pipe)]);
+    await symlink(pathOf(sound), pathOf(link));
+    await damage(wrong);
+    const image = await pushImage(HOSTED, 'v1', ['layer']);
+    const broken = `${row.slice(0, -1)}?`;
+    alter('UPDATE blobs SET digest = ? WHERE digest = ?', broken, row);
+    alter('UPDATE manifests SET digest = ? WHERE digest = ?', 'sha256:short', image.digest);
+    const report = await upkeep().scrub();
+    expect(report?.damaged.map(({ digest }) => digest).toSorted()).toEqual(
+      [folderAt, pipe, link, broken, wrong, 'sha256:short'].toSorted(),
+    );
+    expect((await upkeep().scrub())?.damaged).toEqual([]);
+    expect(await heldFiles()).toEqual([...image.blobs, row, sound].toSorted());
+    await upkeep().collect();
+  });
+
+  test('a row whose digest is damaged stops no collection', async () => {
+    const blob = await pushBlob(MIRRORED, 'unlinked');
+    await metadata.removeRepository(MIRRORED);
+    alter('UPDATE blobs SET digest = ? WHERE digest = ?', 'sha256:short', blob);
+    expect(await upkeep().collect()).toMatchObject({ blobs: { items: 1 }, strays: { items: 1 } });
+  });
+
+  test('a file that a repository here has a Link to is kept, though its row is gone: it cannot be brought again', async () => {
+    const image = await pushImage(HOSTED, 'v1', ['its row was on a damaged page']);
+    alter('DELETE FROM blobs WHERE digest = ?', image.blobs[1]);
+    expect(await upkeep().collect()).toMatchObject({ strays: { items: 0 } });
+    expect(await heldFiles()).toEqual(image.blobs.toSorted());
+  });
+
   test('looks twice before it takes anything away: a push may have mended the file meanwhile', async () => {
     const mended = await pushBlob(MIRRORED, 'mended');
     vi.spyOn(blobs, 'hashFile').mockResolvedValueOnce(digestOf(Buffer.from('other bytes')));
@@ -406,17 +448,26 @@ async function pushManifest(
 
 /** Writes other bytes into the blob's file, as a bad disk does. */
 async function damage(digest: Digest = NONE): Promise<void> {
-  const path = join(folder, 'blobs', 'sha256', digestHex(digest).slice(0, 2), digestHex(digest));
+  const path = pathOf(digest);
   const { size } = await stat(path);
   await rm(path);
   await writeFile(path, Buffer.alloc(size, '?'));
   await truncate(path, size);
 }
 
+function pathOf(digest: Digest): string {
+  return join(folder, 'blobs', 'sha256', digestHex(digest).slice(0, 2), digestHex(digest));
+}
+
 /** The same for a manifest, whose bytes are in the index. */
 function maim(digest: Digest): void {
+  alter('UPDATE manifests SET bytes = ? WHERE digest = ?', Buffer.from('?'), digest);
+}
+
+/** Changes rows behind the back of the store, as a damaged page does. */
+function alter(sql: string, ...parameters: unknown[]): void {
   const database = new Database(join(folder, 'index.db'), { timeout: 5_000 });
-  database.prepare('UPDATE manifests SET bytes = ? WHERE digest = ?').run(Buffer.from('?'), digest);
+  database.prepare(sql).run(...parameters);
   database.close();
 }
 

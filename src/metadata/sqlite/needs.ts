@@ -21,6 +21,11 @@ export const isHosted = (digest: string) => `EXISTS (
   SELECT 1 FROM links l JOIN repositories r ON r.id = l.repository_id
   WHERE l.digest = ${digest} AND r.upstream = '')`;
 
+/** The same of a blob that has lost its row: as long as its file is there, `entrepot rebuild` can find it again. */
+export const isHostedBlob = (digest: string) => `EXISTS (
+  SELECT 1 FROM links l JOIN repositories r ON r.id = l.repository_id
+  WHERE l.digest = ${digest} AND l.kind = 'blob' AND r.upstream = '')`;
+
 /** A manifest that is held names it. */
 export const isNamed = (digest: string) => `EXISTS (
   SELECT 1 FROM manifest_references n WHERE n.digest = ${digest})`;

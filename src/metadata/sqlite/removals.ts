@@ -48,6 +48,7 @@ export class Removals {
     this.#selectIsStray = connection.prepare(`
       SELECT NOT EXISTS (SELECT 1 FROM blobs WHERE digest = @digest)
         AND NOT EXISTS (SELECT 1 FROM quarantine WHERE digest = @digest)
+        AND NOT ${needs.isHostedBlob('@digest')}
         AND NOT ${needs.isBeingFilled('@digest')} AS stray`);
     this.#insertDamage = connection.prepare(
       'INSERT INTO quarantine (digest, found_at_ms, reason) VALUES (?, ?, ?) ON CONFLICT DO NOTHING',

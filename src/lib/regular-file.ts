@@ -1,0 +1,39 @@
+import { constants, closeSync, fstatSync, openSync } from 'node:fs';
+import { type FileHandle, open } from 'node:fs/promises';
+
+/** The `code` of the error for a folder, a named pipe or a device where a file should be. */
+export const NOT_A_REGULAR_FILE = 'ERR_NOT_A_REGULAR_FILE';
+
+/** A named pipe would wait for its writer, for ever; a link would lead out of the folder that was looked into. */
+const READ_FLAGS = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
+
+/**
+ * Opens the regular file `path` for reading. Never waits and never follows a link: rejects with ELOOP for a symbolic
+ * link, with `NOT_A_REGULAR_FILE` or a code of open(2) for anything else that is no file.
+ */
+export async function openRegularFile(path: string): Promise<FileHandle> {
+  const file = await open(path, READ_FLAGS);
+  try {
+    if (!(await file.stat()).isFile()) throw notRegular(path);
+    return file;
+  } catch (error) {
+    await file.close();
+    throw error;
+  }
+}
+
+/** The same for a thread that may wait: the descriptor. */
+export function openRegularFileSync(path: string): number {
+  const descriptor = openSync(path, READ_FLAGS);
+  try {
+    if (!fstatSync(descriptor).isFile()) throw notRegular(path);
+    return descriptor;
+  } catch (error) {
+    closeSync(descriptor);
+    throw error;
+  }
+}
+
+function notRegular(path: string): Error {
+  return Object.assign(new Error(`${path} is not a regular file`), { code: NOT_A_REGULAR_FILE });
+}
