@@ -1,8 +1,24 @@
 import type { Grant, MetadataStore } from '../metadata/metadata-store.ts';
 import { ANONYMOUS_ID } from '../oci/credential.ts';
-import type { Repository } from '../oci/repository.ts';
+import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { Proof } from '../oci/requester.ts';
 import type { ExplainedGrant } from './explanation.ts';
+import {
+  credentialsToRecord,
+  mergeCredentials,
+  type ObjectCoordinates,
+  type PullCredentials,
+  type PulledRecord,
+  type RecordedSecret,
+  recordImagePulled,
+  type UsedCredential,
+} from './pull-record.ts';
+import {
+  mustAttemptImagePull,
+  normalizedName,
+  type PodCredentials,
+  VerificationPolicy,
+} from './verification.ts';
 
 export interface GrantRules {
   /** How long a proof counts before upstream is asked again, ms. */
@@ -45,23 +61,28 @@ export class Grants {
   }
 
   /**
-   * The state for whoever holds any of these credentials. `ANONYMOUS_ID` among them asks whether the repository is
-   * public. `requires` is the verification policy: whether a right must be proved to what was pulled here, or preloaded.
+   * The state for whoever holds any of these credentials, by the kubelet's own rule: the Grants that count now are its
+   * record of pulls. Access for everybody is anybody's.
    */
   async stateOf(
     repository: Repository,
     credentialIds: readonly string[],
-    requires: (pulledHere: boolean) => boolean = pulledHere => pulledHere,
+    policy: VerificationPolicy = DEFAULT_POLICY,
   ): Promise<GrantState> {
     const grants = await this.#metadata.readGrants(repository);
-    if (!requires(isPulledHere(grants))) return { proved: true, provedIfUnreachable: false };
-    const isForAll = credentialIds.includes(ANONYMOUS_ID);
-    const ids = [...credentialIds.map(id => this.#keptAs(id)), ...(isForAll ? [PUBLIC_ID] : [])];
-    const held = grants.filter(grant => ids.includes(grant.credentialId) && !isPreload(grant));
-    const ageMs = Math.min(...held.map(grant => this.#ageOf(grant)), Number.POSITIVE_INFINITY);
+    const image = repositoryText(repository);
+    const mayUse = (record: PulledRecord | undefined) => {
+      const held = { imageRef: image, record, isPulling: false };
+      return !mustAttemptImagePull(image, held, policy, () => this.#asker(credentialIds)).mustPull;
+    };
+    if (!isPulledHere(grants) && mayUse(undefined)) return { proved: true, provedIfUnreachable: false };
     const { verifyForMs, staleGrantForMs } = this.#rules;
-    const proved = ageMs < verifyForMs;
-    return { proved, provedIfUnreachable: !proved && ageMs < verifyForMs + staleGrantForMs };
+    const proved = mayUse(this.#recordOf(image, grants, verifyForMs));
+    if (proved) return { proved, provedIfUnreachable: false };
+    return {
+      proved,
+      provedIfUnreachable: mayUse(this.#recordOf(image, grants, verifyForMs + staleGrantForMs)),
+    };
   }
 
   /** Every Grant that may concern a tenant with these credentials, for people to read; by credential id. */
@@ -122,6 +143,30 @@ export class Grants {
     await Promise.all([credentialId, UNHELD + credentialId].map(id => this.#metadata.endGrantsOf(id)));
   }
 
+  /** What those Grants prove that are younger than `maxAgeMs`. */
+  #recordOf(image: string, grants: readonly Grant[], maxAgeMs: number): PulledRecord {
+    const proofs: PullCredentials[] = [];
+    for (const grant of grants) {
+      if (isPreload(grant) || this.#ageOf(grant) >= maxAgeMs) continue;
+      proofs.push(credentialsToRecord(usedCredential(grant.credentialId)));
+    }
+    const repository = normalizedName(image);
+    const [first, ...others] = repository === undefined ? [] : oneOfEachKind(proofs);
+    const record = recordImagePulled(undefined, image, repository ?? '', first);
+    return others.reduce((before, added) => mergeCredentials(before, repository ?? '', added), record);
+  }
+
+  #asker(credentialIds: readonly string[]): PodCredentials {
+    const secrets: RecordedSecret[] = [];
+    let serviceAccount: ObjectCoordinates | undefined;
+    for (const id of credentialIds) {
+      const used = usedCredential(this.#keptAs(id));
+      if (used?.from === 'secret') secrets.push({ ...used.secret, credentialHash: used.hash });
+      else if (used?.from === 'serviceAccount') serviceAccount = used.serviceAccount;
+    }
+    return { secrets, serviceAccount };
+  }
+
   /** Under which id the proofs of a credential are kept: those of one that nobody holds, by themselves. */
   #keptAs(credentialId: string): string {
     const isNone = credentialId === ANONYMOUS_ID || credentialId === PUBLIC_ID;
@@ -137,6 +182,39 @@ export class Grants {
 }
 
 const TENANT = 'tenant:';
+
+/** Kubernetes' own default. */
+const DEFAULT_POLICY = new VerificationPolicy('NeverVerifyPreloadedImages');
+
+/**
+ * With what the kubelet would say that a Grant of this id was pulled. Secrets are written by tenants here, so that the
+ * same Secret with other content proves nothing: a credential is an object of its own, and has its id as its hash. What an
+ * operator gave to a tenant by name is its namespace's, whatever its credentials.
+ */
+function usedCredential(id: string): UsedCredential | undefined {
+  if (id === ANONYMOUS_ID || id === PUBLIC_ID) return undefined;
+  if (id.startsWith(TENANT)) {
+    return {
+      from: 'serviceAccount',
+      serviceAccount: { uid: '', namespace: id.slice(TENANT.length), name: '' },
+    };
+  }
+  return { from: 'secret', secret: { uid: id, namespace: '', name: '' }, hash: id };
+}
+
+/** Thousands of proofs as one or two, since what is merged is sorted. */
+function oneOfEachKind(proofs: readonly PullCredentials[]): readonly PullCredentials[] {
+  const [only] = proofs;
+  if (only !== undefined && proofs.length === 1) return [only];
+  const open = proofs.find(({ nodePodsAccessible }) => nodePodsAccessible === true);
+  if (open !== undefined) return [open];
+  const kubernetesSecrets = proofs.flatMap(proof => proof.kubernetesSecrets ?? []);
+  const kubernetesServiceAccounts = proofs.flatMap(proof => proof.kubernetesServiceAccounts ?? []);
+  return [
+    ...(kubernetesSecrets.length > 0 ? [{ kubernetesSecrets }] : []),
+    ...(kubernetesServiceAccounts.length > 0 ? [{ kubernetesServiceAccounts }] : []),
+  ];
+}
 
 /** Before the id of a credential that a plugin gave, or that was tried upstream and stands nowhere. */
 const UNHELD = 'unheld:';

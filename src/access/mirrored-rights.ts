@@ -5,10 +5,10 @@ import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
 import { type HeldCredential, TenantBroken, type Tenant, type Tenants } from '../tenants/tenant.ts';
 import type { Explanation } from './explanation.ts';
-import { type Grants, type GrantState, tenantGrantId } from './grants.ts';
+import { type Grants, tenantGrantId } from './grants.ts';
 import { type Principal, requesterOf } from './principal.ts';
 import { mayPullFrom, tagRules } from './tenant-rules.ts';
-import type { VerificationPolicy } from './verification.ts';
+import { VerificationPolicy } from './verification.ts';
 
 /** What the configuration says of one mirrored repository. */
 export interface UpstreamRule {
@@ -31,6 +31,9 @@ type Attempt = Credential | undefined;
  */
 const KEYRING_MS = 1_000;
 const MAX_KEYRINGS = 10_000;
+
+/** What everybody may have is what upstream gave without a credential, whatever the policy opens besides. */
+const ALWAYS_VERIFY = new VerificationPolicy('AlwaysVerify');
 
 /** What may be pulled from mirrored repositories, and with which credentials upstream is asked for it. */
 export class MirroredRights {
@@ -72,7 +75,7 @@ export class MirroredRights {
 
   /** Whether anybody may have the repository, as upstream said not long ago. */
   async isPublic(repository: Repository): Promise<boolean> {
-    return (await this.#stateOf(repository, [ANONYMOUS_ID])).proved;
+    return (await this.#grants.stateOf(repository, [ANONYMOUS_ID], ALWAYS_VERIFY)).proved;
   }
 
   /** What would happen to a pull of `tenant`, logged in with a secret of this registry's, and why. */
@@ -178,20 +181,9 @@ export class MirroredRights {
     const [only, ...others] = tenants;
     const imported = only !== undefined && others.length === 0 ? [tenantGrantId(only.name)] : [];
     const ids = [...new Set([...attempts.map(credentialId), ANONYMOUS_ID, ...imported])];
-    const state = await this.#stateOf(repository, ids, verification);
+    const state = await this.#grants.stateOf(repository, ids, verification);
     const requester = requesterOf(principal);
     return { requester, credentials: attempts, ...state, ...(only === undefined ? {} : tagRules(tenants)) };
-  }
-
-  #stateOf(
-    repository: Repository,
-    ids: readonly string[],
-    verification?: VerificationPolicy,
-  ): Promise<GrantState> {
-    const requires =
-      verification &&
-      ((pulledHere: boolean) => verification.requires(repositoryText(repository), pulledHere));
-    return this.#grants.stateOf(repository, ids, requires ?? (() => true));
   }
 
   /** All that a tenant may use, in the kubelet's order; nothing but an anonymous attempt where it has nothing. */

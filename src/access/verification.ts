@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import { Lru } from '../lib/lru.ts';
 import { InvalidReference, parseNormalizedReference, referenceName } from '../oci/reference.ts';
 import type { DockerConfigEntry } from '../tenants/docker-config.ts';
 import { stringifyLikeGo } from '../tenants/go-encoding.ts';
@@ -150,7 +151,19 @@ function requirePlain(entry: string, text: string): void {
     throw new InvalidAllowlist(entry, 'a star may only stand at the end, behind a slash');
 }
 
-function normalizedName(image: string): string | undefined {
+/** The repositories that pulls are about at a time: to read a name costs as much as all else that is decided of it. */
+const names = new Lru<{ readonly name: string | undefined }>({ maxEntries: 10_000 });
+
+/** The repository that `image` means, without tag and digest; `undefined` for what is no reference. */
+export function normalizedName(image: string): string | undefined {
+  const known = names.get(image);
+  if (known !== undefined) return known.name;
+  const name = readName(image);
+  names.set(image, { name });
+  return name;
+}
+
+function readName(image: string): string | undefined {
   try {
     return referenceName(parseNormalizedReference(image));
   } catch (error) {

@@ -191,7 +191,7 @@ hosted: {prefixes: [library]}
     ],
     [
       'pulls: {serializeImagePulls: true, maxParallelImagePulls: 2}',
-      /above 1 needs serializeImagePulls: false/,
+      /larger than 1 unless serializeImagePulls is false/,
     ],
     ['server: {listen: "0.0.0.0:5000"}\nhosted: {anonymous: push}', /anonymousBeyondLoopback/],
     ['server: {listen: ["127.0.0.1:1", "[::]:2"]}\nhosted: {anonymous: push}', /anonymousBeyondLoopback/],

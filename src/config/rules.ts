@@ -1,4 +1,5 @@
 import type { Config } from './config.ts';
+import { type PullLimits, pullLimitProblems } from '../oci/pull-policy.ts';
 import { repositoryPrefix } from './fields.ts';
 import { isLoopback } from './loopback.ts';
 import type { Problem } from './problems.ts';
@@ -36,7 +37,7 @@ const RULES: readonly Rule[] = [
     sections: ['upstreams', 'hosted', 'tenants', 'kubernetes', 'server', 'defaultUpstream'],
     problems: defaultUpstreamShadowsNothing,
   },
-  { sections: ['pulls'], problems: serializedPullsAreNotParallel },
+  { sections: ['pulls'], problems: pullsAreLimited },
   { sections: ['hosted', 'server'], problems: anonymousPushStaysHome },
   { sections: ['tenants', 'kubernetes', 'server'], problems: passwordsStayEncrypted },
   { sections: ['audit'], problems: auditHasItsFile },
@@ -220,13 +221,14 @@ function defaultUpstreamShadowsNothing({
   return open && isHosting ? [{ path, value: defaultUpstream, message }] : [];
 }
 
-/** The kubelet's own validation of the same two names. */
-function serializedPullsAreNotParallel({ pulls }: ParsedFile): Problem[] {
-  const { serializeImagePulls, maxParallelImagePulls } = pulls;
-  const message = 'above 1 needs serializeImagePulls: false';
-  return serializeImagePulls && maxParallelImagePulls !== undefined && maxParallelImagePulls > 1
-    ? [{ path: ['pulls', 'maxParallelImagePulls'], value: maxParallelImagePulls, message }]
-    : [];
+/** The kubelet's own validation of the same names. */
+function pullsAreLimited({ pulls: { serializeImagePulls, maxParallelImagePulls } }: ParsedFile): Problem[] {
+  const limits: PullLimits = { serializeImagePulls, maxParallelImagePulls };
+  return pullLimitProblems(limits).map(({ member, message }) => ({
+    path: ['pulls', member],
+    value: limits[member],
+    message,
+  }));
 }
 
 function anonymousPushStaysHome({ hosted, server }: ParsedFile): Problem[] {

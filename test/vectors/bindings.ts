@@ -53,6 +53,16 @@ export const NOT_OURS: Readonly<Record<string, string>> = {
     "how the kubelet clears record files of images that a node's runtime no longer lists",
 };
 
+/** Functions that vectors drive and the product does not call, each with the reason. All others it does. */
+export const DRIVEN_ALONE: Readonly<Record<string, string>> = {
+  parseDockerReference: 'the reading of a name by containerd, which asks us by tag or digest alone',
+  parseAnyReference: 'the reading of a name by the Docker CLI, which takes a bare digest for one',
+  familiarText: 'the short form of a name that Docker shows; here names are shown in full',
+  parseDockerConfigEntry: 'one entry by itself, read by what reads each entry of a Secret',
+  applyDefaultTag: 'what the kubelet hands to its runtime, which then asks us for that tag',
+  credentialHash: "the kubelet's own hash; what the index names credentials by is keyed",
+};
+
 interface ReferenceVector {
   readonly mode: 'parse' | 'normalized' | 'dockerRef' | 'any' | 'kubelet';
   readonly input: string;
@@ -281,6 +291,7 @@ function checkBackoff({ requestTimesSeconds, expected }: BackoffVector): void {
 }
 
 interface EnsureImageVector {
+  readonly image: string;
   readonly policy: pullPolicy.ImagePullPolicy;
   readonly presentLocally: boolean;
   readonly inspectError: string | null;
@@ -297,7 +308,10 @@ interface EnsureImageVector {
   readonly expected: { readonly attempts: readonly { pullAttempted: boolean; error: string | null }[] };
 }
 
-/** When a pull is tried, and whether the attempt comes to nothing: its reason as a word is the kubelet's own. */
+/**
+ * When a pull is tried, and whether the attempt comes to nothing: its reason as a word is the kubelet's own. A name that
+ * is none comes to nothing before anything is looked at.
+ */
 function checkEnsureImage(vector: EnsureImageVector): void {
   const { initialSeconds, maxSeconds, secondsBeforeEachAttempt } = vector.backoff;
   const backoff = new KeyedBackoff({ firstMs: initialSeconds * 1000, maxMs: maxSeconds * 1000 });
@@ -306,10 +320,12 @@ function checkEnsureImage(vector: EnsureImageVector): void {
   const isHeld = vector.presentLocally && isAccepted;
   const pullFails = vector.pullError !== null || (vector.registryQPS > 0 && vector.registryBurst === 0);
 
+  const named = readReference(vector.image);
+
   const attempt = (nowMs: number): { pullAttempted: boolean; fails: boolean } => {
-    if (vector.inspectError !== null) return { pullAttempted: false, fails: true };
+    if (named === undefined || vector.inspectError !== null) return { pullAttempted: false, fails: true };
     const rules = { pullPolicy: vector.policy, freshForMs: 0 };
-    const freshness = freshnessOf('v1', isHeld ? 0 : undefined, rules);
+    const freshness = freshnessOf(named.tag ?? reference.DEFAULT_TAG, isHeld ? 0 : undefined, rules);
     if (freshness !== 'ask') return { pullAttempted: false, fails: !isHeld };
     if (backoff.remainingMs('image', nowMs) > 0) return { pullAttempted: false, fails: true };
     if (pullFails) backoff.failed('image', nowMs);
@@ -322,6 +338,16 @@ function checkEnsureImage(vector: EnsureImageVector): void {
   expect(expected.map((_, index) => attempt((index + 1) * secondsBeforeEachAttempt * 1000))).toEqual(
     expected,
   );
+}
+
+/** As `Naming` reads what is to be pulled; `undefined` for what is no name. */
+function readReference(image: string): reference.Reference | undefined {
+  try {
+    return reference.parseNormalizedReference(image);
+  } catch (error) {
+    if (error instanceof reference.InvalidReference) return undefined;
+    throw error;
+  }
 }
 
 interface ValidateConfigVector {

@@ -1,6 +1,7 @@
 import { readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { BINDINGS, NOT_OURS } from './bindings.ts';
+import { BINDINGS, DRIVEN_ALONE, NOT_OURS } from './bindings.ts';
 
 // Facts about how Kubernetes and containerd behave, gathered from their sources. Every JSON file in this folder is run.
 
@@ -52,3 +53,32 @@ test('what is not ours says why, and is not bound', () => {
     expect(Object.keys(BINDINGS)).not.toContain(name);
   }
 });
+
+test('the functions that vectors drive are those that the product calls', () => {
+  const driven = drivenFunctions();
+  expect(driven).toEqual(
+    expect.arrayContaining(['mustAttemptImagePull', 'pullLimitProblems', 'freshnessOf']),
+  );
+  const uncalled = driven.filter(name => !production.some(text => isCalledIn(text, name)));
+  expect(uncalled.toSorted()).toEqual(Object.keys(DRIVEN_ALONE).toSorted());
+});
+
+const source = join(folder, '../../src');
+const production = readdirSync(source, { recursive: true, encoding: 'utf8' })
+  .filter(name => /(?<!\.(?:test|suite))\.ts$/.test(name))
+  .map(name => readFileSync(join(source, name), 'utf8'));
+
+/** The names of our functions in the bindings: those of the modules that it takes whole, and those that it names. */
+function drivenFunctions(): string[] {
+  const text = readFileSync(join(folder, 'bindings.ts'), 'utf8');
+  const modules = [...text.matchAll(/^import \* as (\w+) from '\.\.\/\.\.\/src/gm)].map(([, name]) => name);
+  const members = [...text.matchAll(new RegExp(`\\b(?:${modules.join('|')})\\.(?!ts\\b)([a-z]\\w*)`, 'g'))];
+  const named = [...text.matchAll(/^import \{ ([a-z]\w*) \} from '\.\.\/\.\.\/src/gm)];
+  return [...new Set([...members, ...named].map(([, name]) => name ?? ''))];
+}
+
+/** Used anywhere but where it is made, imported or spoken of. */
+function isCalledIn(text: string, name: string): boolean {
+  const code = text.replaceAll(/^import [^;]*;|^ *(?:\*|\/[/*]).*$|\bfunction \w+/gm, '');
+  return new RegExp(`(?<!\\w|[\\w)\\]?]\\.)${name}\\b(?!\\??:)`).test(code);
+}
