@@ -2,7 +2,7 @@ import { afterEach, describe, expect, it } from 'vitest';
 import { AccessWorld, type AccessWorldOptions, named, SERVER } from '../../test/support/access-world.ts';
 import { ANONYMOUS_ID } from '../oci/credential.ts';
 import { OciError } from '../oci/errors.ts';
-import { ANONYMOUSLY, APP, HOUR_MS, HUB_A, HUB_B, NGINX, OURS, pulled } from './fixture.suite.ts';
+import { ANONYMOUSLY, APP, HOUR_MS, HUB_A, HUB_B, NGINX, OURS, pulled, withToken } from './fixture.suite.ts';
 import { tenantGrantId } from './grants.ts';
 import type { Visitor } from './visitor.ts';
 
@@ -71,6 +71,22 @@ it('what upstream gave without a credential is for everybody, whatever they log 
     expect(await pulled(await world.as(login))).toMatchObject({ proved: true });
     expect(await pulled(await world.as(login), APP)).toMatchObject({ proved: false });
   }
+});
+
+it('a credential that several hold works though the Secrets of another holder cannot be read', async () => {
+  await open();
+  const broken = 'team-a';
+  await world.break(broken, { 'docker.io': HUB_A });
+  await world.put('team-b', { 'docker.io': HUB_A });
+  // As after a restart: nobody has sent the password that the token stands for.
+  const { token } = await world.tokens.issue({
+    kind: 'credential',
+    credentialId: named(HUB_A).id,
+    access: [{ type: 'repository', name: 'docker.io/library/nginx', actions: ['pull'] }],
+  });
+  expect(await pulled(await withToken(world, token))).toMatchObject({ tried: ['hub-a'] });
+  await world.put('team-b', {});
+  expect(await pulled(await withToken(world, token))).toBe('UNAVAILABLE');
 });
 
 it('a tenant is kept to its upstreams, and to its repositories there', async () => {

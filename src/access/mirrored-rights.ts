@@ -131,18 +131,27 @@ export class MirroredRights {
     ];
   }
 
-  /** The credential behind the id that a token names, from the Secrets of those who hold it. */
+  /**
+   * The credential behind the id that a token names, from the Secrets of those who hold it. Of several holders one whose
+   * Secrets cannot be read is passed over; UNAVAILABLE when no other has it.
+   */
   async recall(
     tenants: readonly Tenant[],
     id: string,
     repository: Repository,
   ): Promise<Credential | undefined> {
     const { images } = this.#ruleOf(repository);
+    let unread: unknown;
     for (const tenant of tenants) {
-      const found = await lookup(tenant, images);
+      const found = await lookup(tenant, images).catch((error: unknown) => {
+        if (!(error instanceof OciError)) throw error;
+        unread ??= error;
+        return [];
+      });
       const held = found.find(({ credential }) => credential?.id === id);
       if (held?.credential !== undefined) return held.credential;
     }
+    if (unread !== undefined) throw unread;
     return undefined;
   }
 

@@ -16,7 +16,7 @@ import { type Credential, nameCredential } from '../../src/oci/credential.ts';
 import type { Repository } from '../../src/oci/repository.ts';
 import { Issuer } from '../../src/tenants/issuer.ts';
 import { openTenants } from '../../src/tenants/open-tenants.ts';
-import type { SecretSink, SecretSource } from '../../src/tenants/secret-source.ts';
+import type { SecretReading, SecretSink, SecretSource } from '../../src/tenants/secret-source.ts';
 import type { TenantOptions, Tenants } from '../../src/tenants/tenant.ts';
 import { makeTempFolder, removeFolder } from './temp-folder.ts';
 import { basic, type Login } from './tenants.ts';
@@ -160,6 +160,12 @@ export class AccessWorld {
     await new Promise(resolve => setImmediate(resolve));
   }
 
+  /** Gives the tenant a Secret that never was readable, before the one of these logins. */
+  async break(tenant: string, logins: Readonly<Record<string, Login>>): Promise<void> {
+    this.#secrets.break(tenant, logins);
+    await new Promise(resolve => setImmediate(resolve));
+  }
+
   async remove(tenant: string): Promise<void> {
     this.#secrets.remove(tenant);
     await new Promise(resolve => setImmediate(resolve));
@@ -207,16 +213,23 @@ class ScriptedSecrets implements SecretSource {
   async close(): Promise<void> {}
 
   put(tenant: string, logins: Readonly<Record<string, Login>>): void {
-    const config = new Map(
-      Object.entries(logins).map(([key, [username, password]]) => [key, { username, password, email: '' }]),
-    );
-    const secret = { name: 'pull', config };
-    this.#sink?.put(tenant, {
-      secrets: [{ name: 'pull', source: 'file', result: { state: 'loaded', secret } }],
-    });
+    this.#sink?.put(tenant, { secrets: [readingOf(logins)] });
+  }
+
+  break(tenant: string, logins: Readonly<Record<string, Login>>): void {
+    const result = { state: 'malformed', reason: 'invalid JSON' } as const;
+    this.#sink?.put(tenant, { secrets: [{ name: 'bad', source: 'file', result }, readingOf(logins)] });
   }
 
   remove(tenant: string): void {
     this.#sink?.remove(tenant);
   }
+}
+
+function readingOf(logins: Readonly<Record<string, Login>>): SecretReading {
+  const config = new Map(
+    Object.entries(logins).map(([key, [username, password]]) => [key, { username, password, email: '' }]),
+  );
+  const secret = { name: 'pull', config };
+  return { name: 'pull', source: 'file', result: { state: 'loaded', secret } };
 }
