@@ -11,7 +11,7 @@ import {
   inClusterAccess,
   InvalidClusterAccess,
 } from './tenants/kubernetes/cluster-access.ts';
-import { readClusterIssuer } from './tenants/kubernetes/cluster-issuer.ts';
+import { IssuerWatch } from './tenants/kubernetes/issuer-watch.ts';
 import { KubeClient } from './tenants/kubernetes/kube-client.ts';
 import { readKubeconfig } from './tenants/kubernetes/kubeconfig.ts';
 import { KubernetesSource } from './tenants/kubernetes/kubernetes-source.ts';
@@ -49,19 +49,20 @@ export async function openCluster(config: Config, needs: ClusterNeeds): Promise<
   const access = await clusterAccess(config);
   const log = needs.log.child({ cluster: access.server.host });
   const client = new KubeClient(access, {
-    http: proxy.httpProxy,
-    https: proxy.httpsProxy,
-    no: proxy.noProxy,
+    proxy: { http: proxy.httpProxy, https: proxy.httpsProxy, no: proxy.noProxy },
+    log,
   });
   const { namespaces, namespaceSelector } = kubernetes;
+  const audiences = audiencesOf(config);
+  const issuer = new IssuerWatch({ client, log });
   const source = new KubernetesSource({
     client,
+    issuer: audiences.length > 0 ? issuer : undefined,
     namespaces: namespaces.length > 0 ? { names: namespaces } : { labelSelector: namespaceSelector },
     listKnownTenants: () => metadata.listKnownTenants(),
     log,
     meter,
   });
-  const audiences = audiencesOf(config);
   if (audiences.length === 0) {
     log.warn(
       {},
@@ -70,9 +71,8 @@ export async function openCluster(config: Config, needs: ClusterNeeds): Promise<
   }
   const tokens = new ServiceAccountTokens({
     audiences,
-    readIssuer: () => readClusterIssuer(client),
+    issuer,
     hasAccount: (namespace, uid) => source.hasAccount(namespace, uid),
-    log,
   });
   const serviceAccounts: ServiceAccounts = {
     verify: token => tokens.verify(token),

@@ -105,7 +105,11 @@ async function openOps(
     if (path === '/debug/tenants') return tenantsDocument(tenants, await metadata.listIssuedCredentials());
     return path === '/debug/explain' ? explained(parts, query) : undefined;
   };
-  return createOpsServer({ ...opsListen, notReady, metrics: answer, extra, log });
+  const problem = () => {
+    const { length } = tenants.problems;
+    return length === 0 ? undefined : `cannot be followed now: ${length} (see entrepot tenants)`;
+  };
+  return createOpsServer({ ...opsListen, notReady, problem, metrics: answer, extra, log });
 }
 
 /** For `entrepot explain`: what is wrong with the question is an answer too. */

@@ -1,6 +1,7 @@
 import { exportJWK, generateKeyPair, SignJWT, type CryptoKey } from 'jose';
-import { beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
 import { silentLog } from '../lib/log.ts';
+import { IssuerWatch } from '../tenants/kubernetes/issuer-watch.ts';
 import { ServiceAccountTokens } from './service-account-tokens.ts';
 
 const ISSUER = 'https://kubernetes.default.svc';
@@ -17,10 +18,13 @@ interface Key {
 let first: Key;
 let second: Key;
 let published: readonly Key[];
+let publishedIssuer: string;
 let questions: number;
+let told: object[];
 let isAway: boolean;
 let isThere: boolean;
 let nowMs: number;
+let watch: IssuerWatch;
 let tokens: ServiceAccountTokens;
 
 async function makeKey(kid: string): Promise<Key> {
@@ -51,22 +55,34 @@ beforeAll(async () => {
 
 beforeEach(() => {
   published = [first];
+  publishedIssuer = ISSUER;
   questions = 0;
+  told = [];
   isAway = false;
   isThere = true;
   nowMs = NOW_S * 1000;
+  watch = new IssuerWatch({
+    client: {
+      read: async path => {
+        if (isAway) throw new Error('away');
+        if (path === '/.well-known/openid-configuration') return { issuer: publishedIssuer };
+        questions += 1;
+        return { keys: published.map(({ jwk }) => jwk) };
+      },
+    },
+    log: { ...silentLog, warn: fields => void told.push(fields) },
+    nowMs: () => nowMs,
+    everyMs: 10,
+  });
   tokens = new ServiceAccountTokens({
     audiences: [AUDIENCE, 'https://registry.example:5000'],
-    readIssuer: () => {
-      questions += 1;
-      if (isAway) return Promise.reject(new Error('away'));
-      return Promise.resolve({ issuer: ISSUER, keys: published.map(({ jwk }) => jwk) });
-    },
+    issuer: watch,
     hasAccount: (namespace, uid) => isThere && namespace === ACCOUNT.namespace && uid === ACCOUNT.uid,
-    log: silentLog,
     nowMs: () => nowMs,
   });
 });
+
+afterEach(() => watch.close());
 
 describe("a service account's token", () => {
   it('says whose it is, and the cluster is asked for its keys once', async () => {
@@ -114,19 +130,41 @@ describe("a service account's token", () => {
     expect(questions).toBe(2);
   });
 
-  it('by a key that was withdrawn counts for an hour at most', async () => {
+  it('of a new issuer counts as soon as the cluster names it, though the key is an old one; then the former is nobody', async () => {
+    await tokens.verify(await sign());
+    const next = await sign({ iss: 'https://next.example' });
+    expect(await tokens.verify(next)).toBeUndefined();
+    publishedIssuer = 'https://next.example';
+    nowMs += 11_000;
+    expect(await tokens.verify(next)).toEqual(ACCOUNT);
+    expect(await tokens.verify(await sign())).toBeUndefined();
+    expect(told).toEqual([
+      { issuer: 'https://next.example', formerIssuer: ISSUER, newKeys: [], withdrawnKeys: [] },
+    ]);
+  });
+
+  it('by a key that was withdrawn counts no longer than until the next look, though nobody asks for it', async () => {
     const claims = { exp: NOW_S + 86_400 };
-    await tokens.verify(await sign(claims));
+    await watch.start(() => {});
+    expect(await tokens.verify(await sign(claims))).toEqual(ACCOUNT);
     published = [second];
-    nowMs += 3_601_000;
+    nowMs += 30_000;
+    await vi.waitFor(() => expect(told).toEqual([{ issuer: ISSUER, newKeys: ['2'], withdrawnKeys: ['1'] }]));
     expect(await tokens.verify(await sign(claims))).toBeUndefined();
   });
 
-  it('goes on counting while the cluster is away', async () => {
+  it('goes on counting while the cluster is away, which is told', async () => {
     const claims = { exp: NOW_S + 86_400 };
-    await tokens.verify(await sign(claims));
+    let states = 0;
+    await watch.start(() => void (states += 1));
+    expect(await tokens.verify(await sign(claims))).toEqual(ACCOUNT);
     isAway = true;
     nowMs += 3_601_000;
+    await vi.waitFor(() => expect(watch.problem).toBe('away'));
     expect(await tokens.verify(await sign(claims))).toEqual(ACCOUNT);
+    isAway = false;
+    nowMs += 30_000;
+    await vi.waitFor(() => expect(watch.problem).toBeUndefined());
+    expect(states).toBe(2);
   });
 });

@@ -168,14 +168,17 @@ const FOREIGN_ALGORITHMS = [
 /** Clocks of two machines that keep time. */
 const CLOCK_TOLERANCE_S = 10;
 
-/** The claims of a token that another issuer signed; `unknown-key` when none of `keys` did, `undefined` when it is not good. */
+/**
+ * The claims of a token that another issuer signed; `unknown-signer` when none of `keys` did, or it names another issuer;
+ * `undefined` when it is not good.
+ */
 export async function verifyForeignToken({
   token,
   issuer,
   audiences,
   keys,
   nowMs,
-}: ForeignToken): Promise<JWTPayload | 'unknown-key' | undefined> {
+}: ForeignToken): Promise<JWTPayload | 'unknown-signer' | undefined> {
   if (token.length > MAX_TOKEN_LENGTH) return undefined;
   try {
     const { payload } = await jwtVerify(token, createLocalJWKSet({ keys: keys.filter(isJwk) }), {
@@ -188,10 +191,15 @@ export async function verifyForeignToken({
     });
     return payload;
   } catch (error) {
-    if (error instanceof errors.JWKSNoMatchingKey) return 'unknown-key';
+    if (isOfUnknownSigner(error)) return 'unknown-signer';
     if (error instanceof errors.JOSEError || error instanceof TypeError) return undefined;
     throw error;
   }
+}
+
+function isOfUnknownSigner(error: unknown): boolean {
+  if (error instanceof errors.JWTClaimValidationFailed) return error.claim === 'iss';
+  return error instanceof errors.JWKSNoMatchingKey || error instanceof errors.JWSSignatureVerificationFailed;
 }
 
 /** Whatever else it may hold: what cannot be used makes no key. */

@@ -43,6 +43,15 @@ describe('the ops port', () => {
     expect((await request(port, '/livez')).status).toBe(200);
   });
 
+  it('is ready with a word about what is wrong all the same', async () => {
+    let problem: string | undefined = 'cannot be followed now: 1';
+    const port = await start({ problem: () => problem });
+    const reply = await request(port, '/readyz');
+    expect([reply.status, reply.body.toString()]).toEqual([200, 'ok\ncannot be followed now: 1\n']);
+    problem = undefined;
+    expect((await request(port, '/readyz')).body.toString()).toBe('ok\n');
+  });
+
   it('is not ready when the check throws or hangs', async () => {
     const throwing = await start({
       notReady: async () => {

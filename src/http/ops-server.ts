@@ -8,6 +8,8 @@ export interface OpsServerOptions {
   readonly port: number;
   /** Why the server cannot serve now, or `undefined`. */
   readonly notReady: () => Promise<string | undefined>;
+  /** What is wrong though the server can serve: a line behind the `ok` of `/readyz`, which anybody may read. */
+  readonly problem?: () => string | undefined;
   /** The text of `/metrics` with its content type. */
   readonly metrics: () => Promise<{ readonly contentType: string; readonly text: string }>;
   /** Further paths, `GET /debug/…`: answers, or resolves to `undefined` for a path that it does not know. */
@@ -68,7 +70,9 @@ async function answerOps(options: OpsServerOptions, req: http.IncomingMessage): 
       return plain(200, 'ok');
     case '/readyz': {
       const reason = await within(options.notReady(), READY_WITHIN_MS);
-      return reason === undefined ? plain(200, 'ok') : plain(503, reason);
+      if (reason !== undefined) return plain(503, reason);
+      const problem = options.problem?.();
+      return plain(200, problem === undefined ? 'ok' : `ok\n${problem}`);
     }
     case '/metrics': {
       const { contentType, text } = await options.metrics();

@@ -1,15 +1,21 @@
 import { readTextFile, UnreadableFile } from '../../lib/text-file.ts';
 
-/** How a cluster's API server is reached, and as whom. */
+/** How a cluster's API server is reached, and as whom. Both functions read again what others renew in files. */
 export interface ClusterAccess {
   /** Without a path behind it, or with the one below which the API lies. */
   readonly server: URL;
+  /** Whom to trust now. Absent: the authorities of the system. */
+  readonly trust?: () => Promise<ClusterTrust>;
+  /** The bearer token of now; `undefined` for who comes without. */
+  readonly token: () => Promise<string | undefined>;
+}
+
+/** What the two ends of a connection show each other. */
+export interface ClusterTrust {
   /** PEM of the authorities that sign the server's certificate; `undefined`: those of the system. */
   readonly ca?: string | undefined;
   readonly insecure?: boolean | undefined;
   readonly clientCertificate?: { readonly cert: string; readonly key: string } | undefined;
-  /** The bearer token of now; `undefined` for who comes without. */
-  readonly token: () => Promise<string | undefined>;
 }
 
 /** The access cannot be used as it is written. The message names the file, and shows no secret. */
@@ -29,7 +35,7 @@ export interface ServiceVariables {
   readonly KUBERNETES_SERVICE_PORT?: string | undefined;
 }
 
-/** The access of a pod by its own ServiceAccount. */
+/** The access of a pod by its own ServiceAccount. Throws InvalidClusterAccess when it has none. */
 export async function inClusterAccess(
   { KUBERNETES_SERVICE_HOST: host, KUBERNETES_SERVICE_PORT: port }: ServiceVariables,
   folder: string = ACCOUNT_FOLDER,
@@ -40,11 +46,9 @@ export async function inClusterAccess(
     );
   }
   const address = host.includes(':') ? `[${host}]` : host;
-  return {
-    server: new URL(`https://${address}:${port}`),
-    ca: await readAccessFile(`${folder}/ca.crt`),
-    token: tokenIn(`${folder}/token`),
-  };
+  const trust = async () => ({ ca: await readAccessFile(`${folder}/ca.crt`) });
+  await trust();
+  return { server: new URL(`https://${address}:${port}`), trust, token: tokenIn(`${folder}/token`) };
 }
 
 /** A token that others renew in its file, as the kubelet does: read each time, since requests are rare. */

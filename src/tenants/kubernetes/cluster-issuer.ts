@@ -11,10 +11,13 @@ export interface ClusterIssuer {
  * Asks the API server itself, with our own access: the address of the keys that its discovery document names is for
  * others, and perhaps nobody of ours.
  */
-export async function readClusterIssuer(client: Pick<KubeClient, 'read'>): Promise<ClusterIssuer> {
+export async function readClusterIssuer(
+  client: Pick<KubeClient, 'read'>,
+  signal?: AbortSignal,
+): Promise<ClusterIssuer> {
   const [{ issuer }, { keys }] = await Promise.all([
-    client.read('/.well-known/openid-configuration'),
-    client.read('/openid/v1/jwks'),
+    client.read('/.well-known/openid-configuration', signal),
+    client.read('/openid/v1/jwks', signal),
   ]);
   if (typeof issuer !== 'string' || issuer === '' || !Array.isArray(keys)) {
     throw new KubeProtocolError('the API server does not say who signs its tokens');

@@ -1,6 +1,7 @@
 import type { Readable } from 'node:stream';
 import { failureOf, HttpClient, type HttpResponse } from '../../lib/http-client.ts';
 import { isJsonObject, type JsonObject, parseJsonObject } from '../../lib/json.ts';
+import type { Log } from '../../lib/log.ts';
 import type { ProxySettings } from '../../lib/proxy.ts';
 import type { ClusterAccess } from './cluster-access.ts';
 
@@ -69,18 +70,29 @@ const QUIET_MS = 500;
 /** Bookmarks come about once a minute. After such a silence the connection is dead, and going on costs one request. */
 const WATCH_SILENCE_MS = 150_000;
 
+export interface KubeClientOptions {
+  readonly proxy?: ProxySettings | undefined;
+  /** Told when the access is another than before. */
+  readonly log?: Log;
+}
+
+/** Both ways of asking, under one and the same trust. */
+interface Connections {
+  /** What the trust was made of. */
+  readonly trust: string;
+  readonly calls: HttpClient;
+  readonly watches: HttpClient;
+}
+
 /** The few requests to a Kubernetes API server that tenants need. */
 export class KubeClient {
   readonly #access: ClusterAccess;
-  readonly #calls: HttpClient;
-  readonly #watches: HttpClient;
+  readonly #options: KubeClientOptions;
+  #connections: Connections | undefined;
 
-  constructor(access: ClusterAccess, proxy?: ProxySettings) {
-    const { ca, insecure, clientCertificate } = access;
-    const common = { connectMs: CONNECT_MS, headersMs: ANSWER_MS, ca, insecure, clientCertificate, proxy };
+  constructor(access: ClusterAccess, options: KubeClientOptions = {}) {
     this.#access = access;
-    this.#calls = new HttpClient({ ...common, idleBodyMs: ANSWER_MS });
-    this.#watches = new HttpClient({ ...common, idleBodyMs: WATCH_SILENCE_MS });
+    this.#options = options;
   }
 
   get server(): string {
@@ -139,7 +151,7 @@ export class KubeClient {
       timeoutSeconds: String(WATCH_S),
       resourceVersion,
     };
-    const { url, body } = await this.#request(this.#watches, collection.path, query, signal);
+    const { url, body } = await this.#request('watches', collection.path, query, signal);
     // That it has forgotten the version, it says in a first event, behind a status of 200.
     const quiet = setTimeout(following, QUIET_MS);
     try {
@@ -158,11 +170,31 @@ export class KubeClient {
 
   /** Breaks off everything in flight. */
   async close(): Promise<void> {
-    await Promise.all([this.#calls.close(), this.#watches.close()]);
+    await Promise.all([this.#connections?.calls.close(), this.#connections?.watches.close()]);
+  }
+
+  /** When an authority or our certificate was renewed, what stands under the old ones is broken off: it is asked anew. */
+  async #connect(): Promise<Connections> {
+    const trust = (await this.#access.trust?.()) ?? {};
+    const key = JSON.stringify(trust);
+    const old = this.#connections;
+    if (old?.trust === key) return old;
+    const common = { connectMs: CONNECT_MS, headersMs: ANSWER_MS, proxy: this.#options.proxy, ...trust };
+    const connections = {
+      trust: key,
+      calls: new HttpClient({ ...common, idleBodyMs: ANSWER_MS }),
+      watches: new HttpClient({ ...common, idleBodyMs: WATCH_SILENCE_MS }),
+    };
+    this.#connections = connections;
+    if (old !== undefined) {
+      this.#options.log?.info({}, 'the certificates for the cluster have changed: connecting anew');
+      await Promise.all([old.calls.close(), old.watches.close()]);
+    }
+    return connections;
   }
 
   async #readJson(path: string, query: Record<string, string>, signal?: AbortSignal): Promise<JsonObject> {
-    const { url, body } = await this.#request(this.#calls, path, query, signal);
+    const { url, body } = await this.#request('calls', path, query, signal);
     try {
       const answer = parseJsonObject(await textOf(body, MAX_ANSWER_BYTES));
       if (answer === undefined) throw new KubeProtocolError(`${path} is no JSON object`);
@@ -173,7 +205,7 @@ export class KubeClient {
   }
 
   async #request(
-    client: HttpClient,
+    kind: 'calls' | 'watches',
     path: string,
     query: Record<string, string>,
     signal?: AbortSignal,
@@ -181,8 +213,8 @@ export class KubeClient {
     const { server } = this.#access;
     const url = new URL(server.pathname.replace(/\/$/, '') + path, server);
     url.search = new URLSearchParams(query).toString();
-    const token = await this.#access.token();
-    const response = await client.request({
+    const [connections, token] = await Promise.all([this.#connect(), this.#access.token()]);
+    const response = await connections[kind].request({
       method: 'GET',
       url,
       headers: {

@@ -48,8 +48,11 @@ describe('a kubeconfig', () => {
     });
     const access = await readKubeconfig(path);
     expect(access.server.host).toBe('api.example:6443');
-    expect(access.ca).toBe('the CA');
-    expect(access.clientCertificate).toEqual({ cert: 'cert', key: 'key' });
+    expect(await access.trust?.()).toEqual({
+      ca: 'the CA',
+      insecure: false,
+      clientCertificate: { cert: 'cert', key: 'key' },
+    });
     expect(await access.token()).toBeUndefined();
   });
 
@@ -61,6 +64,23 @@ describe('a kubeconfig', () => {
     expect(await token()).toBe('of the file');
     await writeFile(join(folder, 'pki', 'token'), 'renewed');
     expect(await token()).toBe('renewed');
+  });
+
+  it('is read again, and so are the certificates that it names; the server stays', async () => {
+    const files = { 'client-certificate': 'pki/cert', 'client-key': 'pki/key' };
+    await writeFile(join(folder, 'pki', 'cert'), 'cert');
+    await writeFile(join(folder, 'pki', 'key'), 'key');
+    const cluster = { 'certificate-authority': 'pki/ca.crt' };
+    const access = await readKubeconfig(await write({ cluster, user: files }));
+    await writeFile(join(folder, 'pki', 'cert'), 'next cert');
+    expect(await access.trust?.()).toMatchObject({ ca: 'the CA', clientCertificate: { cert: 'next cert' } });
+    const other = { server: 'https://other.example', 'certificate-authority-data': base64('another CA') };
+    await write({ cluster: other, user: { token: 'next' } });
+    expect(await access.trust?.()).toMatchObject({ ca: 'another CA', clientCertificate: undefined });
+    expect(await access.token()).toBe('next');
+    expect(access.server.host).toBe('api.example:6443');
+    await write({ context: 'theirs' });
+    await expect(access.token()).rejects.toThrow('there is no context theirs');
   });
 
   it.each<[string, Parts, RegExp]>([
@@ -94,8 +114,11 @@ describe('a pod', () => {
     const variables = { KUBERNETES_SERVICE_HOST: 'fd00::1', KUBERNETES_SERVICE_PORT: '443' };
     const access = await inClusterAccess(variables, join(folder, 'pki'));
     expect(access.server.href).toBe('https://[fd00::1]/');
-    expect(access.ca).toBe('the CA');
+    expect(await access.trust?.()).toEqual({ ca: 'the CA' });
     expect(await access.token()).toBe('renewed');
+    await writeFile(join(folder, 'pki', 'ca.crt'), 'the next CA');
+    expect(await access.trust?.()).toEqual({ ca: 'the next CA' });
+    await writeFile(join(folder, 'pki', 'ca.crt'), 'the CA');
   });
 
   it('is none without what Kubernetes says in its environment', async () => {

@@ -11,9 +11,30 @@ const UNSUPPORTED: ReadonlyMap<string, string> = new Map([
   ['as', 'speaks for somebody else'],
 ]);
 
-/** The access that a kubeconfig's current context gives. Throws InvalidClusterAccess. */
+/**
+ * The access that a kubeconfig's current context gives. The file and those that it names are read again for each
+ * request, so that what is renewed in them counts; the server stays. Throws InvalidClusterAccess, as its functions do
+ * when the files no longer fit.
+ */
 export async function readKubeconfig(path: string): Promise<ClusterAccess> {
-  const config = new Kubeconfig(path, await readAccessFile(path));
+  let last: { readonly text: string; readonly context: CurrentContext } | undefined;
+  const read = async () => {
+    const text = await readAccessFile(path);
+    if (last?.text !== text) last = { text, context: currentContext(new Kubeconfig(path, text)) };
+    return last.context;
+  };
+  const { server, trust } = await read();
+  await trust();
+  return {
+    server,
+    trust: async () => (await read()).trust(),
+    token: async () => (await read()).token(),
+  };
+}
+
+type CurrentContext = Required<ClusterAccess>;
+
+function currentContext(config: Kubeconfig): CurrentContext {
   const context = config.named('contexts', 'context', config.text(config.root, 'current-context'));
   const cluster = config.named('clusters', 'cluster', config.text(context, 'cluster'));
   const user = config.named('users', 'user', config.text(context, 'user'));
@@ -25,18 +46,19 @@ export async function readKubeconfig(path: string): Promise<ClusterAccess> {
   for (const key of ['proxy-url', 'tls-server-name']) {
     if (cluster[key] !== undefined) config.fail(`${key} is not supported`);
   }
-  const [ca, cert, key] = await Promise.all([
-    config.pem(cluster, 'certificate-authority'),
-    config.pem(user, 'client-certificate'),
-    config.pem(user, 'client-key'),
-  ]);
-  return {
-    server: config.server(cluster),
-    ca,
-    insecure: cluster['insecure-skip-tls-verify'] === true,
-    clientCertificate: cert === undefined || key === undefined ? undefined : { cert, key },
-    token: config.token(user),
+  const trust = async () => {
+    const [ca, cert, key] = await Promise.all([
+      config.pem(cluster, 'certificate-authority'),
+      config.pem(user, 'client-certificate'),
+      config.pem(user, 'client-key'),
+    ]);
+    return {
+      ca,
+      insecure: cluster['insecure-skip-tls-verify'] === true,
+      clientCertificate: cert === undefined || key === undefined ? undefined : { cert, key },
+    };
   };
+  return { server: config.server(cluster), trust, token: config.token(user) };
 }
 
 /** A kubeconfig file that is being read. */

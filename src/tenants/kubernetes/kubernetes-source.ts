@@ -15,6 +15,7 @@ import type { Meter } from '../../lib/meter.ts';
 import type { KnownTenant } from '../../oci/issued-credential.ts';
 import type { SecretReading, SecretSink, SecretSource } from '../secret-source.ts';
 import { ADOPT_NEXT_UID } from '../tenant-store.ts';
+import type { IssuerWatch } from './issuer-watch.ts';
 import { type KubeClient, KubeRefusal } from './kube-client.ts';
 import { NamespaceScope, type ScopeOptions } from './namespace-scope.ts';
 import { orderPullSecrets } from './pull-secret-order.ts';
@@ -23,6 +24,8 @@ export interface KubernetesSourceOptions {
   readonly client: KubeClient;
   /** The namespaces that are tenants: these, or those with a label. */
   readonly namespaces: { readonly names: readonly string[] } | { readonly labelSelector: string };
+  /** Who signs the tokens of ServiceAccounts; `undefined` where nobody logs in with such. */
+  readonly issuer?: Pick<IssuerWatch, 'start' | 'close' | 'problem'> | undefined;
   /** The tenants that were bound to namespaces before: who they are while the cluster cannot be asked. */
   readonly listKnownTenants: () => Promise<readonly KnownTenant[]>;
   readonly log: Log;
@@ -81,6 +84,7 @@ export class KubernetesSource implements SecretSource {
 
   async start(sink: SecretSink): Promise<void> {
     this.#sink = sink;
+    const issuerAsked = this.#options.issuer?.start(() => this.#report());
     const scopes = [...this.#scopes.values()];
     // In this order, so that the namespaces are at least as new as what lies in them.
     await Promise.all(scopes.map(scope => scope.startContent()));
@@ -91,13 +95,15 @@ export class KubernetesSource implements SecretSource {
       if (!this.#changed.has(name)) this.#putTenant(name, uid, this.#contentOf(name));
     }
     if (scopes.some(scope => !scope.isKnown)) await this.#putKnown();
+    await issuerAsked;
     this.#report();
     this.#settleSoon();
   }
 
   async close(): Promise<void> {
     this.#end.abort();
-    await Promise.all([...this.#scopes.values()].map(scope => scope.close()));
+    const { issuer } = this.#options;
+    await Promise.all([...[...this.#scopes.values()].map(scope => scope.close()), issuer?.close()]);
     await this.#settling;
     await this.#options.client.close();
   }
@@ -105,6 +111,9 @@ export class KubernetesSource implements SecretSource {
   get problems(): readonly string[] {
     const { server } = this.#options.client;
     const problems = [...this.#scopes.values()].flatMap(scope => scope.problems);
+    const unsigned = this.#options.issuer?.problem;
+    if (unsigned !== undefined)
+      problems.push({ resource: 'the keys of service-account tokens', reason: unsigned });
     if (this.#unasked !== undefined) problems.push({ resource: 'namespaces', reason: this.#unasked });
     return problems.map(({ resource, reason }) => `${resource} of ${server}: ${reason}`);
   }

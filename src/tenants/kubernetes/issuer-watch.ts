@@ -1,0 +1,124 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { isDeepStrictEqual } from 'node:util';
+import { jittered } from '../../lib/backoff.ts';
+import type { Log } from '../../lib/log.ts';
+import { SingleFlight } from '../../lib/single-flight.ts';
+import { type ClusterIssuer, readClusterIssuer } from './cluster-issuer.ts';
+import type { KubeClient } from './kube-client.ts';
+
+export interface IssuerWatchOptions {
+  readonly client: Pick<KubeClient, 'read'>;
+  readonly log: Log;
+  /** How often the cluster is asked. Default: 30 s. */
+  readonly everyMs?: number;
+  readonly nowMs?: () => number;
+}
+
+/** A key that the cluster has withdrawn is to count for less than a minute more; two small documents cost it nothing. */
+const EVERY_MS = 30_000;
+
+/** Tokens of invented signers make no more questions than this; a new key or issuer is known as soon. */
+const MIN_QUESTION_MS = 10_000;
+
+/** Follows who signs the tokens of a cluster's ServiceAccounts. While the cluster cannot be asked, what it said counts. */
+export class IssuerWatch {
+  readonly #options: IssuerWatchOptions;
+  readonly #nowMs: () => number;
+  readonly #questions = new SingleFlight<void>();
+  readonly #end = new AbortController();
+  #current: ClusterIssuer | undefined;
+  #problem: string | undefined;
+  #askedAtMs = Number.NEGATIVE_INFINITY;
+  #running: Promise<void> | undefined;
+  #onState = () => {};
+
+  constructor(options: IssuerWatchOptions) {
+    this.#options = options;
+    this.#nowMs = options.nowMs ?? Date.now;
+  }
+
+  /** `undefined` until the cluster has said it once. */
+  get current(): ClusterIssuer | undefined {
+    return this.#current;
+  }
+
+  /** Why it is not known now; `undefined` when all is well. */
+  get problem(): string | undefined {
+    return this.#problem;
+  }
+
+  /** Resolves when the cluster was asked once; then it goes on by itself. `onState`: the problem is another. */
+  async start(onState: () => void): Promise<void> {
+    this.#onState = onState;
+    const first = this.refresh();
+    this.#running ??= this.#run(first);
+    await first;
+  }
+
+  async close(): Promise<void> {
+    this.#end.abort();
+    await this.#running;
+  }
+
+  /** Asks now, unless it was asked a moment ago. Never rejects. */
+  async refresh(): Promise<void> {
+    const { promise } = this.#questions.run('', async () => {
+      if (this.#nowMs() - this.#askedAtMs < MIN_QUESTION_MS || this.#end.signal.aborted) return;
+      this.#askedAtMs = this.#nowMs();
+      await this.#ask();
+    });
+    await promise;
+  }
+
+  async #run(first: Promise<void>): Promise<void> {
+    const { signal } = this.#end;
+    await first;
+    while (!signal.aborted) {
+      const waitMs = jittered(this.#options.everyMs ?? EVERY_MS);
+      await sleep(waitMs, undefined, { signal, ref: false }).catch(() => {});
+      await this.refresh();
+    }
+  }
+
+  async #ask(): Promise<void> {
+    const { client, log } = this.#options;
+    try {
+      const read = await readClusterIssuer(client, this.#end.signal);
+      if (this.#problem !== undefined) log.info({}, 'the keys of service-account tokens can be read again');
+      this.#note(undefined);
+      this.#take(read);
+    } catch (error) {
+      if (this.#end.signal.aborted) return;
+      const reason = error instanceof Error ? error.message : String(error);
+      if (reason !== this.#problem)
+        log.error({ reason }, 'the keys of service-account tokens cannot be read');
+      this.#note(reason);
+    }
+  }
+
+  #note(problem: string | undefined): void {
+    if (problem === this.#problem) return;
+    this.#problem = problem;
+    this.#onState();
+  }
+
+  #take(next: ClusterIssuer): void {
+    const before = this.#current;
+    this.#current = next;
+    if (before === undefined || isDeepStrictEqual(before, next)) return;
+    const [then, now] = [keyIds(before), keyIds(next)];
+    this.#options.log.warn(
+      {
+        issuer: next.issuer,
+        ...(before.issuer !== next.issuer && { formerIssuer: before.issuer }),
+        newKeys: now.filter(id => !then.includes(id)),
+        withdrawnKeys: then.filter(id => !now.includes(id)),
+      },
+      'service-account tokens are signed by others now',
+    );
+  }
+}
+
+function keyIds({ keys }: ClusterIssuer): readonly string[] {
+  return keys.map(({ kid }) => (typeof kid === 'string' ? kid : '(without an id)'));
+}
