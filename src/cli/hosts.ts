@@ -1,8 +1,8 @@
-import { mkdir, writeFile } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
-import type { Config } from '../config/config.ts';
+import { X509Certificate } from 'node:crypto';
+import type { Config, Listener } from '../config/config.ts';
 import { formatAddress } from '../config/fields.ts';
 import { loadConfig } from '../config/load.ts';
+import { readTextFile } from '../lib/text-file.ts';
 import {
   type Command,
   CommandError,
@@ -22,6 +22,7 @@ import {
   nodeFiles,
   pathName,
 } from './node-files.ts';
+import { writeNodeFiles } from './node-folder.ts';
 
 /** `entrepot hosts`: what a node needs to pull through Entrepot. */
 export const hosts: Command = {
@@ -29,9 +30,12 @@ export const hosts: Command = {
   summary: 'print or write the files that point a node at Entrepot',
   description:
     'Prints, or writes to a folder, the files that make a node pull through Entrepot: hosts.toml for containerd, ' +
-    "registries.conf for CRI-O and podman, daemon.json for Docker, registries.yaml for k3s and RKE2. Docker's mirrors " +
-    'are for Docker Hub only and need a port that belongs to it (server.listen: [{address: …, upstream: docker.io}]) ' +
-    'or defaultUpstream: docker.io.',
+    'registries.conf for CRI-O and podman, daemon.json and hosts.toml for Docker, registries.yaml for k3s and RKE2. ' +
+    "The mirrors of Docker's daemon.json are for Docker Hub only and need a port that belongs to it (server.listen: " +
+    '[{address: …, upstream: docker.io}]), a host name of its own (upstreams.docker.io.hostAlias), or ' +
+    'defaultUpstream: docker.io; Docker 29 and later with the containerd image store also read hosts.toml, for every ' +
+    'registry. With --out, settings of others in daemon.json and registries.yaml are kept, with a copy of the file ' +
+    'as it was beside it, and other files that Entrepot did not write are left alone.',
   arguments: [{ name: '<kind>', description: 'kind of node', choices: NODE_KINDS }],
   options: [
     { flags: '--upstream <host...>', description: 'registries to mirror (default: all that are configured)' },
@@ -46,7 +50,17 @@ export const hosts: Command = {
         "as --no-fallback, for nodes that get this registry's credentials (entrepot credential-provider): " +
         'the runtime would offer them to every server of the file',
     },
+    {
+      flags: '--ca <file>',
+      description:
+        "PEM file of the CA that nodes have to trust for Entrepot's certificate (default: server.tls.certFile, if it " +
+        'is self-signed)',
+    },
     { flags: '--out <folder>', description: 'write the files there instead of printing them' },
+    {
+      flags: '--force',
+      description: 'replace files that Entrepot did not write as well; a copy of each is kept beside it',
+    },
     CONFIG_OPTION,
   ],
   examples: [
@@ -67,7 +81,7 @@ export const hosts: Command = {
       'entrepot hosts docker --server http://10.0.0.5:5002',
       'daemon.json, for a port that belongs to docker.io',
     ],
-    ['entrepot hosts k3s > /etc/rancher/k3s/registries.yaml', 'all that are configured'],
+    ['entrepot hosts k3s --out /etc/rancher/k3s', 'all that are configured, beside what registries.yaml has'],
   ],
   run: async (input, io) => {
     const [kind = ''] = input.arguments;
@@ -82,19 +96,26 @@ export const hosts: Command = {
     }
     const config = await loadConfig({ file: textOption(input, 'config') });
     const serverUrl = parseServer(textOption(input, 'server')) ?? ownUrl(config, kind);
+    if (kind === 'docker') requireHubPort(config, serverUrl);
     const upstreams = chosenUpstreams(config, input);
     const unnameable = kind === 'crio' && upstreams.find(upstream => pathName(upstream) === undefined);
     if (unnameable) {
       throw new CommandError(`${unnameable.name}: ${NEEDS_ALIAS}`, EXIT.usage);
     }
-    const files = nodeFiles(kind, { serverUrl, upstreams, fallback });
+    const ca = serverUrl.startsWith('https:') ? await nodeCa(config, textOption(input, 'ca')) : undefined;
+    const files = nodeFiles(kind, { serverUrl, upstreams, fallback, ca });
     const folder = textOption(input, 'out');
     if (folder === undefined) {
       io.out(printed(files));
       return EXIT.done;
     }
-    for (const path of await writeFiles(files, folder)) {
-      io.err(`wrote ${path}\n`);
+    const written = await writeNodeFiles(files, folder, { force: input.options['force'] === true });
+    for (const { path, backup, isChanged } of written) {
+      io.err(
+        isChanged
+          ? `wrote ${path}${backup === undefined ? '' : ` (before: ${backup})`}\n`
+          : `unchanged: ${path}\n`,
+      );
     }
     return EXIT.done;
   },
@@ -121,10 +142,14 @@ function parseServer(text: string | undefined): string | undefined {
 }
 
 /** What the configuration says of how we are reached; Docker needs a port of docker.io's own, if there is one. */
-function ownUrl({ server }: Config, kind: NodeKind): string {
-  const hub = kind === 'docker' ? server.listen.find(({ upstream }) => upstream === 'docker.io') : undefined;
+function ownUrl({ server, upstreams }: Config, kind: NodeKind): string {
+  const scheme = server.tls === undefined ? 'http' : 'https';
+  const isHubs = kind === 'docker' && ((port: Listener) => port.upstream === HUB);
+  const hub = isHubs ? server.listen.find(isHubs) : undefined;
   if (hub === undefined && server.externalUrl !== undefined) {
-    return new URL(server.externalUrl).origin;
+    const url = new URL(server.externalUrl);
+    const [alias] = kind === 'docker' ? (upstreams.get(HUB)?.hostAliases ?? []) : [];
+    return alias === undefined ? url.origin : `${url.protocol}//${alias}`;
   }
   const port = hub ?? server.listen.find(({ upstream }) => upstream === undefined);
   if (port === undefined || WILDCARDS.has(port.address.host)) {
@@ -133,7 +158,43 @@ function ownUrl({ server }: Config, kind: NodeKind): string {
       EXIT.usage,
     );
   }
-  return `http://${formatAddress(port.address)}`;
+  return `${scheme}://${formatAddress(port.address)}`;
+}
+
+const HUB = 'docker.io';
+
+/** CommandError where `serverUrl` is known to take Docker Hub's plain paths for something else. */
+function requireHubPort({ server, upstreams, defaultUpstream }: Config, serverUrl: string): void {
+  const { host, hostname, port, protocol } = new URL(serverUrl);
+  const aliases = upstreams.get(HUB)?.hostAliases ?? [];
+  if (defaultUpstream === HUB || aliases.includes(host) || aliases.includes(hostname)) return;
+  const number = Number(port || (protocol === 'https:' ? 443 : 80));
+  const listener = server.listen.find(({ address }) => address.port === number);
+  // A port that is not ours is that of a proxy in front, which may go anywhere.
+  if (listener === undefined || listener.upstream === HUB) return;
+  throw new CommandError(
+    `Docker asks a mirror with Docker Hub's own paths, which ${serverUrl} does not take for Docker Hub's: add a port ` +
+      '(server.listen: [{address: …, upstream: docker.io}]) or a host name (upstreams.docker.io.hostAlias) for it, or ' +
+      'set defaultUpstream: docker.io',
+    EXIT.usage,
+  );
+}
+
+/** A chain of certificates is a few kilobytes. */
+const MAX_CA_BYTES = 1024 * 1024;
+
+/** What nodes have to trust beyond what they trust anyway: `file`, or our own certificate if nobody else signed it. */
+async function nodeCa({ server }: Config, file: string | undefined): Promise<string | undefined> {
+  const path = file ?? server.tls?.certFile;
+  if (path === undefined) return undefined;
+  const pem = await readTextFile(path, MAX_CA_BYTES);
+  if (pem === undefined) throw new CommandError(`${path}: no such file`, EXIT.usage);
+  try {
+    const { issuer, subject } = new X509Certificate(pem);
+    return file !== undefined || issuer === subject ? pem : undefined;
+  } catch (cause) {
+    throw new CommandError(`${path}: not a PEM certificate`, EXIT.usage, { cause });
+  }
 }
 
 /** Every address of this machine, which is none that a node could use. */
@@ -155,15 +216,4 @@ function printed(files: readonly NodeFile[]): string {
   return others.length === 0
     ? (first?.text ?? '')
     : files.map(({ place, text }) => `# ---- ${place} ----\n${text}`).join('\n');
-}
-
-async function writeFiles(files: readonly NodeFile[], folder: string): Promise<string[]> {
-  const paths: string[] = [];
-  for (const { path, text } of files) {
-    const target = join(folder, path);
-    await mkdir(dirname(target), { recursive: true });
-    await writeFile(target, text);
-    paths.push(target);
-  }
-  return paths;
 }

@@ -3,7 +3,7 @@ import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { parseYaml, parseYamlDocuments } from '../lib/yaml.ts';
-import { NODE_KINDS, type NodeFile, type NodeKind, nodeFiles } from './node-files.ts';
+import { isReplaceable, NODE_KINDS, type NodeFile, type NodeKind, nodeFiles } from './node-files.ts';
 
 const hub = { name: 'docker.io', aliases: ['index.docker.io'], url: 'https://registry-1.docker.io' };
 const upstreams = [hub, { name: 'registry.k8s.io', aliases: [], url: 'https://registry.k8s.io' }];
@@ -35,6 +35,112 @@ describe('files for containerd', () => {
     expect(only(nodeFiles('containerd', { serverUrl: 'http://a:1', upstreams: odd })).path).toBe(
       'registry.example_5000_/hosts.toml',
     );
+  });
+});
+
+describe('the fallback', () => {
+  const internal = [{ name: 'docker.io', aliases: [], url: 'http://10.0.0.9' }];
+
+  it('is never plain HTTP where only Entrepot reaches the registry by it', () => {
+    const [toml] = nodeFiles('containerd', { serverUrl: 'http://a:1', upstreams: internal });
+    expect(toml?.text).toContain('server = "https://docker.io"\n');
+    const conf = only(nodeFiles('crio', { serverUrl: 'https://a', upstreams: internal })).text;
+    expect(conf).toContain('location = "docker.io"\n\n[[registry.mirror]]');
+    expect(conf).not.toContain('insecure');
+  });
+});
+
+describe("a CA of Entrepot's own", () => {
+  const options = { serverUrl: 'https://a.example:5000', upstreams: [hub], ca: 'PEM\n' };
+  const files = (kind: NodeKind) => new Map(nodeFiles(kind, options).map(({ path, text }) => [path, text]));
+
+  it('is named by hosts.toml, beside it', () => {
+    expect(files('containerd').get('docker.io/hosts.toml')).toContain('  ca = "entrepot-ca.crt"\n');
+    expect(files('containerd').get('docker.io/entrepot-ca.crt')).toBe('PEM\n');
+  });
+
+  it('lies where CRI-O, podman and Docker look for that of a server', () => {
+    expect(files('crio').get('certs.d/a.example:5000/ca.crt')).toBe('PEM\n');
+    expect(files('docker').get('certs.d/a.example:5000/ca.crt')).toBe('PEM\n');
+  });
+
+  it('is named in the registries.yaml of k3s', () => {
+    const { value } = parseYaml(files('k3s').get('registries.yaml') ?? '');
+    expect(value).toMatchObject({
+      configs: { 'a.example:5000': { tls: { ca_file: '/etc/rancher/k3s/entrepot-ca.crt' } } },
+    });
+    expect(files('k3s').get('entrepot-ca.crt')).toBe('PEM\n');
+  });
+});
+
+describe('files that others write too', () => {
+  const options = { serverUrl: 'http://10.0.0.5:5002', upstreams };
+  const merge = (kind: NodeKind, existing: string) => nodeFiles(kind, options)[0]?.mergeInto?.(existing);
+
+  it('keep the other settings of daemon.json, in their order and indentation', () => {
+    const existing =
+      '{\n    "log-driver": "local",\n    "registry-mirrors": ["https://other.example"],\n    "mtu": 1400\n}\n';
+    expect(merge('docker', existing)).toBe(`{
+    "log-driver": "local",
+    "registry-mirrors": [
+        "http://10.0.0.5:5002",
+        "https://other.example"
+    ],
+    "mtu": 1400,
+    "insecure-registries": [
+        "10.0.0.5:5002"
+    ]
+}
+`);
+  });
+
+  it('keep comments, logins and other mirrors of registries.yaml', () => {
+    const existing = `# ours
+mirrors:
+  docker.io:
+    endpoint:
+      - https://other.example # slow
+  "*":
+configs:
+  ghcr.io:
+    auth: {username: u, password: p}
+`;
+    const merged = merge('k3s', existing) ?? '';
+    expect(merged).toContain('# ours\n');
+    expect(parseYaml(merged).value).toEqual({
+      mirrors: {
+        'docker.io': { endpoint: ['http://10.0.0.5:5002', 'https://other.example'] },
+        '*': null,
+        'registry.k8s.io': { endpoint: ['http://10.0.0.5:5002'] },
+      },
+      configs: { 'ghcr.io': { auth: { username: 'u', password: 'p' } } },
+    });
+  });
+
+  it.each(['docker', 'k3s'] as const)('stay as they are when nothing is to be added: %s', kind => {
+    const once = merge(kind, '') ?? '';
+    expect(merge(kind, once)).toBe(once);
+  });
+
+  it.each([
+    ['docker', '[]'],
+    ['docker', '{"registry-mirrors": "https://a"}'],
+    ['docker', '{'],
+    ['k3s', 'mirrors: [a]'],
+    ['k3s', 'mirrors: {docker.io: {endpoint: a}}'],
+    ['k3s', 'a: b: c'],
+  ] as const)('are refused where they cannot be added to: %s %s', (kind, existing) => {
+    expect(() => merge(kind, existing)).toThrow(Error);
+  });
+
+  it('are told apart from files that Entrepot wrote as a whole', () => {
+    for (const kind of ['containerd', 'crio'] as const) {
+      const [file] = nodeFiles(kind, options);
+      const [moved] = nodeFiles(kind, { ...options, serverUrl: 'https://elsewhere', fallback: false });
+      if (file === undefined || moved === undefined) throw new Error('expected a file');
+      expect(isReplaceable(moved.text, file)).toBe(true);
+      expect(isReplaceable(`# by hand\n${moved.text}`, file)).toBe(false);
+    }
   });
 });
 
@@ -73,7 +179,17 @@ describe('files for the others', () => {
     ['http://127.0.0.1:5002', { 'registry-mirrors': ['http://127.0.0.1:5002'] }],
     ['https://r.example', { 'registry-mirrors': ['https://r.example'] }],
   ])('allow Docker plain HTTP only where it is used beyond loopback: %s', (serverUrl, daemon) => {
-    expect(JSON.parse(only(nodeFiles('docker', { serverUrl, upstreams })).text)).toEqual(daemon);
+    expect(JSON.parse(nodeFiles('docker', { serverUrl, upstreams })[0]?.text ?? '')).toEqual(daemon);
+  });
+
+  it('give Docker with the containerd image store a hosts.toml for each registry, with the colon of its port', () => {
+    const odd = [hub, { name: 'registry.example:5000', aliases: [], url: 'https://registry.example:5000' }];
+    const files = nodeFiles('docker', { serverUrl: 'http://10.0.0.5:5002', upstreams: odd });
+    expect(files.map(({ path }) => path)).toEqual([
+      'daemon.json',
+      'certs.d/docker.io/hosts.toml',
+      'certs.d/registry.example:5000/hosts.toml',
+    ]);
   });
 
   it('give k3s an endpoint for each registry', () => {
@@ -102,7 +218,7 @@ describe('config/examples', () => {
     );
     // Those for the kubelet's credential provider are written by hand.
     const written = files.filter(({ parentPath }) => basename(parentPath) !== 'credential-provider');
-    expect(written).toHaveLength(upstreams.length + 3);
+    expect(written).toHaveLength(2 * upstreams.length + 3);
     for (const { name, parentPath } of files) {
       const text = readFileSync(join(parentPath, name), 'utf8');
       expect(() => PARSERS[name.split('.').at(-1) ?? '']?.(text) ?? fail(name)).not.toThrow();
@@ -118,7 +234,7 @@ function exampleServer(kind: NodeKind): string {
 /** The few lines of TOML that we write: comments, tables, and keys with JSON's strings, lists and booleans. */
 function parseToml(text: string): unknown {
   for (const line of text.split('\n')) {
-    const value = /^\s*[a-z]+ = (.+)$/.exec(line)?.[1];
+    const value = /^\s*[a-z_]+ = (.+)$/.exec(line)?.[1];
     const isTable = /^\[{1,2}[a-z]+(?:\.(?:[a-z]+|"[^"]+"))?\]{1,2}$/.test(line);
     if (value !== undefined) {
       JSON.parse(value);

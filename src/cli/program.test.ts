@@ -1,7 +1,9 @@
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { afterAll, describe, expect, it } from 'vitest';
+import { parseYaml } from '../lib/yaml.ts';
 import { runProgram } from './program.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'entrepot-cli-'));
@@ -97,8 +99,8 @@ describe('entrepot rm', () => {
 
 describe('entrepot hosts', () => {
   it('prints one file as it is, so that it can be redirected', async () => {
-    const { out } = await run('hosts', 'docker', '--server', 'https://r.example');
-    expect(JSON.parse(out)).toEqual({ 'registry-mirrors': ['https://r.example'] });
+    const { out } = await run('hosts', 'k3s', '--upstream', 'docker.io', '--server', 'https://r.example');
+    expect(parseYaml(out).value).toEqual({ mirrors: { 'docker.io': { endpoint: ['https://r.example'] } } });
   });
 
   it('writes files into a folder', async () => {
@@ -118,6 +120,50 @@ describe('entrepot hosts', () => {
     const { code, err } = await run('hosts', 'crio', '--config', file);
     expect(code).toBe(2);
     expect(err).toContain('--server');
+  });
+
+  it.each([
+    ['of no registry', 'listen: 10.0.0.5:5000', []],
+    ['of no registry, named', 'listen: 10.0.0.5:5000', ['--server', 'http://10.0.0.5:5000']],
+    [
+      'of another registry',
+      'listen: [{address: 10.0.0.5:5000, upstream: quay.io}]',
+      ['--server', 'http://m:5000'],
+    ],
+  ])('says how Docker gets a port of its own where there is only one %s', async (_, server, args) => {
+    const file = join(folder, 'no-hub.yaml');
+    writeFileSync(file, `server: {${server}}`);
+    const { code, err } = await run('hosts', 'docker', '--config', file, ...args);
+    expect(code).toBe(2);
+    expect(err).toMatch(/upstream: docker\.io.*hostAlias.*defaultUpstream/);
+  });
+
+  it.each([
+    [
+      'defaultUpstream',
+      'server: {listen: 10.0.0.5:5000}\ndefaultUpstream: docker.io\n',
+      'http://10.0.0.5:5000',
+    ],
+    [
+      'a host name of Docker Hub',
+      'server: {listen: 0.0.0.0:5000, externalUrl: "https://r.example"}\n' +
+        'upstreams: {docker.io: {hostAlias: hub.example}}\n',
+      'https://hub.example',
+    ],
+  ])('takes for Docker what %s gives', async (_, yaml, url) => {
+    const file = join(folder, 'hub.yaml');
+    writeFileSync(file, yaml);
+    expect((await run('hosts', 'docker', '--config', file)).out).toContain(`"${url}"`);
+  });
+
+  it('names https and the certificate of a server with one that it signed itself', async () => {
+    const certificate = fileURLToPath(new URL('../../test/support/tls/ca.pem', import.meta.url));
+    const file = join(folder, 'tls.yaml');
+    writeFileSync(file, `server: {listen: 10.0.0.5:5000, tls: {certFile: ${certificate}, keyFile: k}}`);
+    const { out } = await run('hosts', 'containerd', '--upstream', 'docker.io', '--config', file);
+    expect(out).toContain('[host."https://10.0.0.5:5000"]');
+    expect(out).toContain('ca = "entrepot-ca.crt"');
+    expect(out).toContain(readFileSync(certificate, 'utf8'));
   });
 
   it.each([

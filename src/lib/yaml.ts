@@ -6,6 +6,7 @@ import {
   LineCounter,
   type ParsedNode,
   parseAllDocuments,
+  parseDocument,
   stringify,
 } from 'yaml';
 
@@ -66,6 +67,24 @@ export function parseYaml(text: string, limits?: YamlLimits): YamlDocument {
     throw new YamlError('expected one document, but there are several (separated by ---)');
   }
   return documents[0] ?? { value: null, lineOf: () => undefined };
+}
+
+/**
+ * `text` with each value set at its path of keys, maps made where they are missing; comments, order and everything else
+ * are kept. An empty text is an empty document. YamlError if it cannot be read, or holds something else on the way.
+ */
+export function editYaml(
+  text: string,
+  edits: readonly { readonly path: readonly string[]; readonly value: unknown }[],
+): string {
+  parseYaml(text);
+  const document = parseDocument(text, { logLevel: 'silent' });
+  try {
+    for (const { path, value } of edits) document.setIn(path, document.createNode(value));
+  } catch (error) {
+    throw new YamlError(error instanceof Error ? error.message : String(error), undefined, { cause: error });
+  }
+  return document.toString({ lineWidth: 0 });
 }
 
 /** YAML text of plain data, in the order of its keys. */

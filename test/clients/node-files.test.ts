@@ -1,6 +1,7 @@
 // The files of `entrepot hosts`, as it writes them, read by the programs that they are for.
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { CONTAINERD_PROGRAMS, Containerd } from '../support/containerd.ts';
 import { DockerRegistry, REGISTRY_PROGRAMS } from '../support/docker-registry.ts';
@@ -68,6 +69,33 @@ describe.skipIf(!canRunBase || !hasPrograms(...CONTAINERD_PROGRAMS))('hosts.toml
     expect(await fetchers()).toEqual(['containerd']);
   });
 
+  test('an image comes through an Entrepot with TLS, by the CA that the files bring along', async () => {
+    const tls = (name: string) => fileURLToPath(new URL(`../support/tls/${name}`, import.meta.url));
+    const port = await freePort();
+    await entrepot.stop();
+    const secure = await entrepot.startAgain({
+      server: {
+        listen: `127.0.0.1:${port}`,
+        tls: { certFile: tls('server.pem'), keyFile: tls('server.key') },
+      },
+      upstreams: { [registry.host]: { url: registry.url } },
+    });
+    try {
+      await writeFiles(
+        'containerd',
+        node.hostsFolder,
+        '--server',
+        `https://localhost:${port}`,
+        '--ca',
+        tls('ca.pem'),
+      );
+      expect(await pullAnew()).toBe(await imageDigest('busybox'));
+      expect(await fetchers()).toEqual(['entrepot']);
+    } finally {
+      await secure.stop();
+    }
+  });
+
   test('a kubelet pulls through it too', async () => {
     await writeFiles('containerd', node.hostsFolder);
     expect(await node.cri.pull(`${registry.host}/${IMAGE}`)).toMatch(/^sha256:/);
@@ -107,7 +135,7 @@ describe.skipIf(!canRunBase || !hasPrograms(...PODMAN_PROGRAMS))(
     }
 
     async function configure(...flags: string[]): Promise<void> {
-      for (const { config } of [podman, skopeo]) await writeFiles('crio', config.folder, ...flags);
+      for (const { config } of [podman, skopeo]) await writeFiles('crio', config.folder, '--force', ...flags);
     }
 
     test('an image comes through Entrepot, and from the registry itself while Entrepot is away', async () => {

@@ -1,0 +1,85 @@
+import { chmod, copyFile, mkdir, readFile, stat } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { writeFileAtomic } from '../lib/atomic-file.ts';
+import { absentAsUndefined } from '../lib/error-code.ts';
+import { CommandError, EXIT } from './command.ts';
+import { isReplaceable, type NodeFile } from './node-files.ts';
+
+export interface WrittenFile {
+  readonly path: string;
+  /** False when the file held all of it already. */
+  readonly isChanged: boolean;
+  /** The copy of the file as it was, if there was one that Entrepot did not write alone. */
+  readonly backup: string | undefined;
+}
+
+/** Runtimes of other users read them, podman's for one; nothing in them is secret. */
+const NODE_FILE_MODE = 0o644;
+
+interface PlannedFile {
+  readonly path: string;
+  readonly text: string;
+  readonly existing: string | undefined;
+  readonly needsBackup: boolean;
+}
+
+/**
+ * Writes a node's files to `folder`, each in one step. Settings of others in a shared file are kept. CommandError, and
+ * nothing is written, when a file cannot be merged, or is not Entrepot's and `force` is not given.
+ */
+export async function writeNodeFiles(
+  files: readonly NodeFile[],
+  folder: string,
+  { force, nowMs = Date.now() }: { readonly force: boolean; readonly nowMs?: number },
+): Promise<readonly WrittenFile[]> {
+  const plan: PlannedFile[] = [];
+  for (const file of files) plan.push(await planned(file, folder, force));
+  const written: WrittenFile[] = [];
+  for (const file of plan) written.push(await write(file, nowMs));
+  return written;
+}
+
+async function planned(file: NodeFile, folder: string, force: boolean): Promise<PlannedFile> {
+  const path = join(folder, file.path);
+  const existing = await absentAsUndefined(readFile(path, 'utf8'));
+  if (existing === undefined) return { path, text: file.text, existing, needsBackup: false };
+  if (file.mergeInto !== undefined) {
+    return { path, text: merged(path, existing, file.mergeInto), existing, needsBackup: true };
+  }
+  const isOurs = isReplaceable(existing, file);
+  if (!isOurs && !force) {
+    throw new CommandError(
+      `${path} was not written by Entrepot: nothing was changed; --force replaces it and keeps a copy`,
+      EXIT.usage,
+    );
+  }
+  return { path, text: file.text, existing, needsBackup: !isOurs };
+}
+
+function merged(path: string, existing: string, mergeInto: (existing: string) => string): string {
+  try {
+    return mergeInto(existing);
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    throw new CommandError(`${path}: ${reason}: nothing was changed`, EXIT.usage, { cause });
+  }
+}
+
+async function write(
+  { path, text, existing, needsBackup }: PlannedFile,
+  nowMs: number,
+): Promise<WrittenFile> {
+  if (existing === text) return { path, isChanged: false, backup: undefined };
+  await mkdir(dirname(path), { recursive: true });
+  const mode = (await absentAsUndefined(stat(path)))?.mode ?? NODE_FILE_MODE;
+  const backup = needsBackup ? `${path}.${timeText(nowMs)}.bak` : undefined;
+  if (backup !== undefined) await copyFile(path, backup);
+  await writeFileAtomic(path, [Buffer.from(text)]);
+  await chmod(path, mode & 0o7777);
+  return { path, isChanged: true, backup };
+}
+
+/** 20261128T150000Z: sorts, and is a file name everywhere. */
+function timeText(nowMs: number): string {
+  return new Date(nowMs).toISOString().replace(/[-:]|\.\d+/g, '');
+}
