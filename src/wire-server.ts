@@ -1,4 +1,5 @@
 /** The part of the composition root that listens: the parts of a store, and what asks them over HTTP. */
+import { join } from 'node:path';
 import type { ExplainAnswer } from './access/explanation.ts';
 import type { Config } from './config/config.ts';
 import { mayNameArch } from './config/repository-options.ts';
@@ -7,6 +8,7 @@ import { createRegistryServer } from './http/server.ts';
 import { tokenHandler } from './http/token.ts';
 import type { Meter } from './lib/meter.ts';
 import { Opened } from './lib/opened.ts';
+import { SOCKET_FOLDER } from './lib/socket-folder.ts';
 import { OciError } from './oci/errors.ts';
 import { InvalidReference } from './oci/reference.ts';
 import type { Audit } from './ops/audit.ts';
@@ -44,7 +46,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
     const parts = opened.add(await openParts(config, options, { followsCluster: true }));
     requireEncryption(config, parts.tenants);
     const ops = await openOps(config, parts, options, () => (state === 'serving' ? undefined : state));
-    if (ops !== undefined) opened.add(ops);
+    opened.add(ops);
     const server = opened.add(
       await createRegistryServer({
         ...options,
@@ -67,7 +69,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
     return {
       parts,
       addresses: server.addresses.map(({ url, upstream }) => ({ address: hostOf(url), upstream })),
-      opsAddress: ops && hostOf(ops.url),
+      opsAddress: ops.url && hostOf(ops.url),
       close: deadlineMs => {
         state = 'stopping';
         return opened.close(deadlineMs);
@@ -84,12 +86,9 @@ async function openOps(
   parts: Parts,
   { log, meter, metrics }: ServerOptions,
   whyNotServing: () => string | undefined,
-): Promise<OpsServer | undefined> {
+): Promise<OpsServer> {
   const { metadata, tenants, upstreams, mirror } = parts;
   const { opsListen } = config.server;
-  if (opsListen === false) {
-    return undefined;
-  }
   // One look-up, so that it takes no longer on a large store; it throws when the index is broken.
   const notReady = async () => {
     await metadata.readSetting(CREDENTIAL_KEY);
@@ -109,7 +108,15 @@ async function openOps(
     const { length } = tenants.problems;
     return length === 0 ? undefined : `cannot be followed now: ${length} (see entrepot tenants)`;
   };
-  return createOpsServer({ ...opsListen, notReady, problem, metrics: answer, extra, log });
+  return createOpsServer({
+    address: opsListen === false ? undefined : opsListen,
+    socketFolder: join(config.storage.path, SOCKET_FOLDER),
+    notReady,
+    problem,
+    metrics: answer,
+    extra,
+    log,
+  });
 }
 
 /** For `entrepot explain`: what is wrong with the question is an answer too. */

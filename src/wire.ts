@@ -20,6 +20,7 @@ import type { Log } from './lib/log.ts';
 import type { Meter } from './lib/meter.ts';
 import { Opened } from './lib/opened.ts';
 import { openPrivateFolder } from './lib/private-folder.ts';
+import { SOCKET_FOLDER } from './lib/socket-folder.ts';
 import type { MetadataStore } from './metadata/metadata-store.ts';
 import { openSqliteMetadataStore } from './metadata/sqlite-metadata-store.ts';
 import type { Mirror } from './mirror/mirror.ts';
@@ -106,7 +107,7 @@ async function openOn(
 ): Promise<Omit<Parts, 'close'>> {
   const { path } = config.storage;
   const indexPath = join(path, INDEX_FILE);
-  await openPrivateFolder(path, { database: INDEX_FILE, folders: ['blobs', 'ingest'] }, log);
+  await openPrivateFolder(path, { database: INDEX_FILE, folders: ['blobs', 'ingest', SOCKET_FOLDER] }, log);
   const metadata = opened.add(await openSqliteMetadataStore(indexPath, { log }));
   const blobs = opened.add(await openFileBlobStore(path, { log }));
   const credentials = await upstreamCredentials(config, metadata);

@@ -31,7 +31,7 @@ export const explain: Command = {
     const told = await askServer<ExplainAnswer>(config, `/debug/explain?${query}`);
     if (told !== undefined && 'problem' in told) throw new CommandError(told.problem);
     if (told === undefined) {
-      io.err('no server answers at server.opsListen: as a server would say that is started now\n');
+      io.err('no server answers for this store: as one would say that is started now\n');
     }
     const explanation =
       told === undefined

@@ -12,7 +12,7 @@ export const tenants: Command = {
   name: 'tenants',
   summary: 'show all tenants of the running server and how their Secrets are',
   description:
-    'Asks the running server, at server.opsListen: which Secrets each tenant has, whether they could be read and why ' +
+    'Asks the running server of this store: which Secrets each tenant has, whether they could be read and why ' +
     'not, when upstream took or refused them last, and what was issued here and when a client came with it last.',
   options: [{ flags: '--json', description: 'as one JSON object' }, CONFIG_OPTION],
   examples: [['entrepot tenants', 'which Secret is malformed, and why']],
@@ -20,9 +20,7 @@ export const tenants: Command = {
     const config = await loadConfig({ file: textOption(input, 'config') });
     const document = await askServer<TenantsDocument>(config, '/debug/tenants');
     if (document === undefined) {
-      throw new CommandError(
-        'no server answers at server.opsListen, and how Secrets are is known to one alone',
-      );
+      throw new CommandError('no server answers for this store, and how Secrets are is known to one alone');
     }
     io.out(input.options['json'] === true ? `${JSON.stringify(document)}\n` : tenantsText(document));
     return EXIT.done;

@@ -69,4 +69,22 @@ describe('config/kubernetes', () => {
     expect(valueAt(container, ['args'])).toEqual(['serve', '--config', '/etc/entrepot/entrepot.yaml']);
     expect(server.listen[0]?.address.port).toBe(valueAt(container, ['ports', 0, 'containerPort']));
   });
+
+  it('lets everybody reach the registry, and the ops port only who measures', () => {
+    const container = ['spec', 'template', 'spec', 'containers', 0];
+    const ports = valueAt(only('StatefulSet'), [...container, 'ports']);
+    const policy = only('NetworkPolicy');
+    expect(valueAt(policy, ['spec', 'podSelector'])).toEqual(
+      valueAt(only('StatefulSet'), ['spec', 'selector']),
+    );
+    expect(valueAt(policy, ['spec', 'policyTypes'])).toEqual(['Ingress']);
+    const rules = valueAt(policy, ['spec', 'ingress']);
+    const opened = Array.isArray(rules)
+      ? rules.filter(isTree).map(rule => [valueAt(rule, ['ports', 0, 'port']), rule['from'] !== undefined])
+      : [];
+    expect(opened).toEqual([
+      [valueAt(ports, [0, 'name']), false],
+      [valueAt(ports, [1, 'name']), true],
+    ]);
+  });
 });

@@ -151,7 +151,7 @@ const server = section(
     opsListen: z
       .union([address, z.literal(false, { error: 'expected false' })])
       .prefault('127.0.0.1:5001')
-      .describe('Where /livez, /readyz and /metrics answer; false for nowhere'),
+      .describe('Where /livez, /readyz and /metrics answer, to everybody who reaches it; false for nowhere'),
     serverNames: listOf(registryHost).prefault([]).describe('Names under which clients know this registry'),
     externalUrl: serverUrl.optional().describe('URL of this registry as clients see it'),
     trustedProxies: listOf(addressRange)

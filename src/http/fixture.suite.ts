@@ -246,21 +246,26 @@ export interface Reply {
 export function request(
   port: number,
   path: string,
-  options: { method?: string; headers?: http.OutgoingHttpHeaders; agent?: http.Agent; body?: string } = {},
+  options: {
+    method?: string;
+    headers?: http.OutgoingHttpHeaders;
+    agent?: http.Agent;
+    body?: string;
+    host?: string;
+    socketPath?: string;
+  } = {},
 ): Promise<Reply> {
-  const { method = 'GET', headers = {}, agent, body } = options;
+  const { method = 'GET', headers = {}, agent, body, host = '127.0.0.1', socketPath } = options;
+  const to = socketPath === undefined ? { host, port } : { socketPath };
   return new Promise((resolve, reject) => {
-    const req = http.request(
-      { host: '127.0.0.1', port, path, method, headers, agent: agent ?? false },
-      res => {
-        const chunks: Buffer[] = [];
-        res.on('data', (chunk: Buffer) => chunks.push(chunk));
-        res.on('error', reject);
-        res.on('end', () =>
-          resolve({ status: res.statusCode ?? 0, headers: res.headers, body: Buffer.concat(chunks) }),
-        );
-      },
-    );
+    const req = http.request({ ...to, path, method, headers, agent: agent ?? false }, res => {
+      const chunks: Buffer[] = [];
+      res.on('data', (chunk: Buffer) => chunks.push(chunk));
+      res.on('error', reject);
+      res.on('end', () =>
+        resolve({ status: res.statusCode ?? 0, headers: res.headers, body: Buffer.concat(chunks) }),
+      );
+    });
     req.on('error', reject);
     req.end(body);
   });

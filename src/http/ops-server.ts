@@ -1,25 +1,34 @@
 import http from 'node:http';
 import type { Log } from '../lib/log.ts';
+import { Opened } from '../lib/opened.ts';
+import { listenInFolder } from '../lib/socket-folder.ts';
+import { ClientAddresses } from './client-address.ts';
 import { listen, urlOf } from './listen.ts';
+import { isLoopbackHost, OwnSite } from './own-site.ts';
 
 export interface OpsServerOptions {
-  readonly host: string;
-  /** 0 lets the system choose. */
-  readonly port: number;
+  /** Where probes and metrics are asked for; port 0 lets the system choose. `undefined`: nowhere but on the socket. */
+  readonly address: { readonly host: string; readonly port: number } | undefined;
+  /** The folder in which the socket for commands is made. */
+  readonly socketFolder: string;
   /** Why the server cannot serve now, or `undefined`. */
   readonly notReady: () => Promise<string | undefined>;
   /** What is wrong though the server can serve: a line behind the `ok` of `/readyz`, which anybody may read. */
   readonly problem?: () => string | undefined;
   /** The text of `/metrics` with its content type. */
   readonly metrics: () => Promise<{ readonly contentType: string; readonly text: string }>;
-  /** Further paths, `GET /debug/…`: answers, or resolves to `undefined` for a path that it does not know. */
+  /**
+   * Further paths, `GET /debug/…`: answers, or resolves to `undefined` for a path that it does not know. Asked by who
+   * runs the server: on the socket, or on this machine's loopback.
+   */
   readonly extra?: (path: string, query: URLSearchParams) => Promise<unknown>;
   readonly log: Log;
 }
 
 export interface OpsServer {
-  readonly url: string;
-  readonly port: number;
+  /** `undefined` without an address. */
+  readonly url: string | undefined;
+  readonly port: number | undefined;
   close(): Promise<void>;
 }
 
@@ -32,37 +41,91 @@ interface Answer {
   readonly text: string;
 }
 
-/** Health and metrics on a port of their own, so that they can be kept from clients and answer when those are many. */
+/**
+ * Health and metrics on a port of their own, so that they can be kept from clients and answer when those are many; and
+ * both, with what only the one who runs the server may know, on a socket in the store's folder.
+ */
 export async function createOpsServer(options: OpsServerOptions): Promise<OpsServer> {
-  const server = http.createServer({ maxHeaderSize: 8 * 1024, keepAliveTimeout: 75_000 }, (req, res) => {
-    respond(options, req, res).catch((error: unknown) => {
+  const opened = new Opened();
+  try {
+    const { address, socketFolder, log } = options;
+    let bound: { readonly url: string; readonly port: number } | undefined;
+    if (address !== undefined) {
+      const server = answering(options, isOperator);
+      const port = await listen(server, address.host, address.port);
+      opened.add({ close: () => closeServer(server) });
+      bound = { url: urlOf('http', address.host, port), port };
+    }
+    const local = answering(options, () => true);
+    // Some file systems have no sockets; the port is still there for commands.
+    const socket = await listenInFolder(local, socketFolder).catch((error: unknown) => {
+      log.warn({ err: error }, 'there is no socket for commands that ask this server: they use its ops port');
+    });
+    if (socket !== undefined) {
+      opened.add({
+        close: () => {
+          const closed = socket.close();
+          local.closeAllConnections();
+          return closed;
+        },
+      });
+    }
+    return { url: bound?.url, port: bound?.port, close: () => opened.close(0) };
+  } catch (error) {
+    await opened.close(0);
+    throw error;
+  }
+}
+
+/** Whether the one who asks may know everything. */
+type Trust = (req: http.IncomingMessage) => boolean;
+
+const ADDRESSES = new ClientAddresses({});
+
+/** On this machine, for itself and not for another, and no web page: that would come by a name of its own. */
+function isOperator(req: http.IncomingMessage): boolean {
+  const isPage = SITE.problem(req) !== undefined;
+  return ADDRESSES.of(req).loopback && isLoopbackHost(req.headers.host) && !isPage;
+}
+
+const SITE = new OwnSite({ names: [], isLocal: true });
+
+function answering(options: OpsServerOptions, isTrusted: Trust): http.Server {
+  return http.createServer({ maxHeaderSize: 8 * 1024, keepAliveTimeout: 75_000 }, (req, res) => {
+    respond(options, req, res, isTrusted(req)).catch((error: unknown) => {
       options.log.error({ err: error }, 'the ops port failed to answer');
       res.destroy();
     });
   });
-  const port = await listen(server, options.host, options.port);
-  return {
-    url: urlOf('http', options.host, port),
-    port,
-    close: () =>
-      new Promise(resolve => {
-        server.close(() => resolve());
-        server.closeAllConnections();
-      }),
-  };
+}
+
+function closeServer(server: http.Server): Promise<void> {
+  return new Promise(resolve => {
+    server.close(() => resolve());
+    server.closeAllConnections();
+  });
 }
 
 async function respond(
   options: OpsServerOptions,
   req: http.IncomingMessage,
   res: http.ServerResponse,
+  isTrusted: boolean,
 ): Promise<void> {
-  const { status, contentType, text } = await answerOps(options, req);
-  res.writeHead(status, { 'Content-Type': contentType, 'Content-Length': Buffer.byteLength(text) });
+  const { status, contentType, text } = await answerOps(options, req, isTrusted);
+  res.writeHead(status, {
+    'Content-Type': contentType,
+    'Content-Length': Buffer.byteLength(text),
+    'X-Content-Type-Options': 'nosniff',
+  });
   res.end(req.method === 'HEAD' ? undefined : text);
 }
 
-async function answerOps(options: OpsServerOptions, req: http.IncomingMessage): Promise<Answer> {
+async function answerOps(
+  options: OpsServerOptions,
+  req: http.IncomingMessage,
+  isTrusted: boolean,
+): Promise<Answer> {
   if (req.method !== 'GET' && req.method !== 'HEAD') return plain(405, 'only GET');
   const [path = '', query = ''] = (req.url ?? '').split('?', 2);
   switch (path) {
@@ -79,6 +142,7 @@ async function answerOps(options: OpsServerOptions, req: http.IncomingMessage): 
       return { status: 200, contentType, text };
     }
     default: {
+      if (!isTrusted) return plain(403, 'this is told on the loopback of the machine alone');
       const document = await options.extra?.(path, new URLSearchParams(query));
       return document === undefined
         ? plain(404, 'not found')

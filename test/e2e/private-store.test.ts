@@ -1,7 +1,8 @@
 // Who on this machine may read a store, before and after it is opened.
-import { chmod, chown, mkdir, readdir, stat } from 'node:fs/promises';
+import { chmod, chown, mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
+import { parse, stringify } from 'yaml';
 import { Entrepot } from '../support/entrepot.ts';
 import { hasPrograms } from '../support/programs.ts';
 import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
@@ -70,3 +71,17 @@ it.skipIf(!canChangeUser)(
     expect(pot.logs()).toContain('its contents are private');
   },
 );
+
+it('a command asks the server on a socket in the store, also without an ops port and at a long path', async () => {
+  const path = join(folder, 'long'.repeat(40), 'store');
+  pot = await Entrepot.start({ storage: { path }, tenants: [{ name: 'team-a' }] }, { folder });
+  const config = parse(await readFile(pot.configFile, 'utf8'));
+  const server = { ...config.server, opsListen: false };
+  await writeFile(pot.configFile, stringify({ ...config, server }));
+  expect(await pot.command('tenants')).toMatchObject({ code: 0, stdout: expect.stringContaining('team-a') });
+  await pot.stop();
+  expect(await pot.command('tenants')).toMatchObject({
+    code: 1,
+    stderr: expect.stringContaining('no server answers for this store'),
+  });
+});

@@ -1,0 +1,86 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdir, readdir, stat, utimes } from 'node:fs/promises';
+import { createServer, type Server } from 'node:net';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, it } from 'vitest';
+import { makeTempFolder, removeFolder } from '../../test/support/temp-folder.ts';
+import { askInFolder, type FolderSocket, listenInFolder } from './socket-folder.ts';
+
+let base: string;
+let folder: string;
+let sockets: FolderSocket[];
+
+beforeEach(async () => {
+  base = await makeTempFolder('sockets');
+  folder = join(base, 'sockets');
+  sockets = [];
+});
+
+afterEach(async () => {
+  for (const socket of sockets) await socket.close();
+  await removeFolder(base);
+});
+
+async function open(server: Server = createServer(client => client.destroy())): Promise<FolderSocket> {
+  const socket = await listenInFolder(server, folder);
+  sockets.push(socket);
+  return socket;
+}
+
+const found = async (): Promise<string | undefined> => askInFolder(folder, async path => path);
+
+/** Leaves a socket that nobody listens on, as a process that was killed does. */
+async function leaveStale(): Promise<string> {
+  await mkdir(folder, { recursive: true, mode: 0o700 });
+  const name = '0123456789abcdef.sock';
+  const code = `require('net').createServer().listen(${JSON.stringify(name)}, () => process.kill(process.pid, 'SIGKILL'))`;
+  await once(spawn(process.execPath, ['-e', code], { cwd: folder }), 'exit');
+  return name;
+}
+
+it('a socket is its owner’s alone, is found, and goes with its server', async () => {
+  const socket = await open();
+  const [name = ''] = await readdir(folder);
+  expect((await stat(folder)).mode & 0o777).toBe(0o700);
+  expect((await stat(join(folder, name))).mode & 0o777).toBe(0o600);
+  expect(await found()).toBe(join(folder, name));
+  await socket.close();
+  expect([await readdir(folder), await found()]).toEqual([[], undefined]);
+});
+
+it('nobody is found where there is no folder', async () => {
+  expect(await found()).toBeUndefined();
+});
+
+it('of two servers the one that came last is asked, and then the one that is left', async () => {
+  await open();
+  const [first = ''] = await readdir(folder);
+  await utimes(join(folder, first), 1, 1);
+  const second = await open();
+  expect(await found()).not.toBe(join(folder, first));
+  await second.close();
+  expect(await found()).toBe(join(folder, first));
+});
+
+it('what a killed process left is passed over, and removed by the next server', async () => {
+  const stale = await leaveStale();
+  expect([await readdir(folder), await found()]).toEqual([[stale], undefined]);
+  await open();
+  // A moment ago it might have been made by a process that is about to listen.
+  expect(await readdir(folder)).toContain(stale);
+  await utimes(join(folder, stale), 1, 1);
+  await open();
+  expect(await readdir(folder)).not.toContain(stale);
+  expect(await found()).toBeDefined();
+});
+
+it.skipIf(process.platform !== 'linux')('a path that is too long for a socket is no hindrance', async () => {
+  folder = join(base, 'long'.repeat(40), 'sockets');
+  const socket = await open();
+  const [name = ''] = await readdir(folder);
+  expect((await stat(join(folder, name))).isSocket()).toBe(true);
+  expect(await found()).toMatch(/^\/proc\/self\/fd\//);
+  await socket.close();
+  expect(await readdir(folder)).toEqual([]);
+});

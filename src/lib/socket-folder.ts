@@ -1,0 +1,147 @@
+import { randomBytes } from 'node:crypto';
+import { type FileHandle, chmod, mkdir, open, readdir, rm, stat } from 'node:fs/promises';
+import { connect, type Server } from 'node:net';
+import { join } from 'node:path';
+import { absentAsUndefined, errorCode } from './error-code.ts';
+import { PRIVATE_FILE_MODE, PRIVATE_FOLDER_MODE } from './private-folder.ts';
+
+/**
+ * A folder of Unix sockets: each process that serves a store listens on one of its own, so that several may, and one
+ * that takes over from another needs nothing of it.
+ *
+ *     <folder>/<16 hex digits>.sock    0600, in a folder of 0700
+ */
+
+/** Its name within a store. */
+export const SOCKET_FOLDER = 'sockets';
+
+const NAME = /^[0-9a-f]{16}\.sock$/;
+const NAME_BYTES = 8;
+
+/** What a socket's address holds (`sun_path`), without the end of the string: 108 bytes on Linux, 104 elsewhere. */
+const MAX_PATH_BYTES = process.platform === 'linux' ? 107 : 103;
+
+/** Nobody answers on a socket between its making and its listening, which is a moment; what is older has no process. */
+const STALE_AFTER_MS = 10_000;
+
+/** Every process that was killed leaves one; each is looked at once. */
+const MAX_LOOKED_AT = 1000;
+
+export interface FolderSocket {
+  /** Stops to listen and removes the socket. */
+  close(): Promise<void>;
+}
+
+/**
+ * `server` listens on a new socket in `folder`, which is made. Removes those whose process is gone. Rejects where the
+ * file system has no sockets, or the path is too long and there is no /proc.
+ */
+export async function listenInFolder(server: Server, folder: string): Promise<FolderSocket> {
+  await mkdir(folder, { recursive: true, mode: PRIVATE_FOLDER_MODE });
+  const name = `${randomBytes(NAME_BYTES).toString('hex')}.sock`;
+  const reach = await Reach.open(folder);
+  try {
+    await removeStale(folder, reach);
+    await new Promise<void>((resolve, reject) => {
+      server.once('error', reject);
+      server.listen({ path: reach.path(name) }, () => {
+        server.removeListener('error', reject);
+        resolve();
+      });
+    });
+    await chmod(join(folder, name), PRIVATE_FILE_MODE);
+  } catch (error) {
+    await reach.close();
+    throw error;
+  }
+  return {
+    async close() {
+      await new Promise<void>(resolve => void server.close(() => resolve()));
+      await rm(join(folder, name), { force: true });
+      await reach.close();
+    },
+  };
+}
+
+/**
+ * Calls `use` with the path of each socket of `folder` on which somebody listens, the newest first, until it gives
+ * something. `undefined` when none does, or the folder is not there.
+ */
+export async function askInFolder<T>(
+  folder: string,
+  use: (path: string) => Promise<T | undefined>,
+): Promise<T | undefined> {
+  const names = await socketNames(folder);
+  if (names.length === 0) return undefined;
+  const reach = await Reach.open(folder);
+  try {
+    for (const { name } of names) {
+      const path = reach.path(name);
+      const answer = (await isAnswering(path)) ? await use(path) : undefined;
+      if (answer !== undefined) return answer;
+    }
+    return undefined;
+  } finally {
+    await reach.close();
+  }
+}
+
+async function removeStale(folder: string, reach: Reach): Promise<void> {
+  for (const { name, madeAtMs } of await socketNames(folder)) {
+    if (Date.now() - madeAtMs < STALE_AFTER_MS || (await isAnswering(reach.path(name)))) continue;
+    await rm(join(folder, name), { force: true });
+  }
+}
+
+/** The newest first. */
+async function socketNames(folder: string): Promise<{ readonly name: string; readonly madeAtMs: number }[]> {
+  const names = ((await absentAsUndefined(readdir(folder))) ?? []).filter(name => NAME.test(name));
+  const found = await Promise.all(
+    names.slice(0, MAX_LOOKED_AT).map(async name => {
+      const there = await absentAsUndefined(stat(join(folder, name)));
+      return there?.isSocket() ? [{ name, madeAtMs: there.mtimeMs }] : [];
+    }),
+  );
+  return found.flat().sort((one, other) => other.madeAtMs - one.madeAtMs);
+}
+
+function isAnswering(path: string): Promise<boolean> {
+  return new Promise(resolve => {
+    const socket = connect({ path });
+    socket.once('connect', () => {
+      socket.destroy();
+      resolve(true);
+    });
+    // Whatever else is wrong, somebody may be there.
+    socket.once('error', error => resolve(!['ECONNREFUSED', 'ENOENT'].includes(errorCode(error) ?? '')));
+  });
+}
+
+/** How the sockets of a folder are addressed: by a short path where the real one does not fit. */
+class Reach {
+  readonly #base: string;
+  readonly #handle: FileHandle | undefined;
+
+  private constructor(base: string, handle: FileHandle | undefined) {
+    this.#base = base;
+    this.#handle = handle;
+  }
+
+  static async open(folder: string): Promise<Reach> {
+    const longest = join(folder, `${'0'.repeat(2 * NAME_BYTES)}.sock`);
+    if (Buffer.byteLength(longest) <= MAX_PATH_BYTES) return new Reach(folder, undefined);
+    if (process.platform !== 'linux') {
+      throw new Error(`${longest} is longer than the ${MAX_PATH_BYTES} bytes of a socket's address`);
+    }
+    const handle = await open(folder, 'r');
+    return new Reach(`/proc/self/fd/${handle.fd}`, handle);
+  }
+
+  path(name: string): string {
+    return join(this.#base, name);
+  }
+
+  async close(): Promise<void> {
+    await this.#handle?.close();
+  }
+}
