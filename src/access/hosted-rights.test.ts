@@ -73,6 +73,34 @@ describe("a tenant's repository", () => {
   );
 });
 
+describe('a prefix that no tenant owns', () => {
+  it('is taken over by nobody who has its name', async () => {
+    await open({ anonymous: 'pull', prefixes: ['tools'] });
+    const taker: Login = ['robot-of-tools', 'password'];
+    await world.put('tools', { [SERVER]: taker });
+    expect(await refusal(undefined, 'tools/app', 'pull')).toBeUndefined();
+    expect(await refusal(TEAM_A, 'tools/app', 'pull')).toBeUndefined();
+    for (const action of ACTIONS) expect(await refusal(taker, 'tools/app', action)).toBeDefined();
+  });
+
+  it.each(['pull', 'push'] as const)(
+    "opens nothing of the tenant's who had the name before, though anybody may %s there",
+    async anonymous => {
+      await open({ anonymous, prefixes: ['tools'], shared: ['tools/**'] });
+      await world.metadata.putKnownTenants([{ name: 'tools', uid: 'uid' }]);
+      await world.tenants.reload();
+      for (const login of [TEAM_A, undefined]) {
+        for (const action of ACTIONS) {
+          expect([action, await refusal(login, 'tools/app', action)]).toEqual([action, expect.any(String)]);
+        }
+      }
+      await world.issuer.removeTenant('tools');
+      await world.tenants.reload();
+      expect(await refusal(undefined, 'tools/app', 'pull')).toBeUndefined();
+    },
+  );
+});
+
 /** What is told of it to team-a. */
 async function told(name: string): Promise<readonly string[]> {
   const teamA = world.tenants.find('team-a');
@@ -93,7 +121,7 @@ describe('what is told of a repository here', () => {
       expect.stringMatching(/^push, delete: no \(.*not known here/),
     ]);
     expect(await told('nobody/app')).toEqual([
-      'nothing lives here: nobody is no tenant and stands not in hosted.prefixes',
+      'nothing lives here: nobody is no tenant and is not listed in hosted.prefixes',
       expect.stringMatching(/^pull, push, delete: no \(/),
     ]);
   });

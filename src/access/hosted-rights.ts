@@ -47,7 +47,7 @@ export class HostedRights {
           ? `it lives here, and ${owner.name} owns it`
           : this.#isPrefix(ownerOf(repository))
             ? 'it lives here, and no tenant owns it'
-            : `nothing lives here: ${ownerOf(repository)} is no tenant and stands not in hosted.prefixes`,
+            : `nothing lives here: ${ownerOf(repository)} is no tenant and is not listed in hosted.prefixes`,
         ...this.#verdicts(principal, repository),
       ],
     };
@@ -80,7 +80,8 @@ export class HostedRights {
 
   #unowned(principal: Principal, repository: Repository, action: Action): OciError | undefined {
     const { anonymous } = this.#rules;
-    if (!this.#isPrefix(ownerOf(repository))) return unknown(repository);
+    const first = ownerOf(repository);
+    if (!this.#isPrefix(first) || this.#tenants.isDisputed(first)) return unknown(repository);
     if (anonymous === 'push' || (anonymous === 'pull' && action === 'pull')) return undefined;
     if (action === 'pull' && this.#mayShare(principal, repository)) return undefined;
     if (anonymous === 'none') return unknown(repository);

@@ -27,9 +27,13 @@ export const tenants: Command = {
   },
 };
 
-/** What cannot be followed; then a row for each Secret and issued credential, and one for who has neither. */
-export function tenantsText({ problems, node, tenants: all }: TenantsDocument, nowMs = Date.now()): string {
+/** What cannot be followed; then who is refused, a row for each Secret and issued credential, and one for who has neither. */
+export function tenantsText(
+  { problems, node, refused, tenants: all }: TenantsDocument,
+  nowMs = Date.now(),
+): string {
   const rows = [
+    ...refused.map(({ name, reason }) => [name, '', '', 'refused', '', '', '', reason]),
     ...all.flatMap(tenant => tenantRows(tenant, nowMs)),
     ...node.map(state => secretRow('(all)', state, nowMs)),
   ];

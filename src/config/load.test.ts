@@ -167,6 +167,10 @@ hosted: {prefixes: [library]}
     ['hosted: {prefixes: [v2]}', /is reserved/],
     ['hosted: {prefixes: [library]}', /is reserved/],
     ['tenants: [{name: library}]', /tenants\[0\].name: "library": is reserved/],
+    [
+      'hosted: {prefixes: [tools]}\ntenants: [{name: tools}]',
+      /tenants\[0\].name: "tools": is one of hosted.prefixes/,
+    ],
     ['tenants: [{name: docker.io}]', /already means the upstream docker.io/],
     ['tenants: [{name: a}, {name: a}]', /tenants\[1\].name: "a": occurs twice/],
     ['tenants: [{name: a, upstreams: nowhere.example}]', /expected names of upstreams: docker.io/],

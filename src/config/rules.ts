@@ -31,7 +31,7 @@ const RULES: readonly Rule[] = [
   { sections: ['upstreams', 'server'], problems: listenersNameUpstreams },
   { sections: ['upstreams', 'server'], problems: serverNamesAreOurs },
   { sections: ['upstreams', 'hosted'], problems: prefixesAreFree },
-  { sections: ['upstreams', 'tenants'], problems: tenantsAreFree },
+  { sections: ['upstreams', 'hosted', 'tenants'], problems: tenantsAreFree },
   { sections: ['upstreams', 'tenants'], problems: tenantsNameUpstreams },
   {
     sections: ['upstreams', 'hosted', 'tenants', 'kubernetes', 'server', 'defaultUpstream'],
@@ -148,7 +148,7 @@ function prefixProblem(name: string, upstreams: ReadonlyMap<string, string>): st
 /** Why no tenant may have this name, for those that no configuration lists: namespaces, and tenants of the store. */
 export function tenantNameProblem(
   name: string,
-  { upstreams }: Pick<Config, 'upstreams'>,
+  { upstreams, hosted }: Pick<Config, 'upstreams' | 'hosted'>,
 ): string | undefined {
   if (!repositoryPrefix.safeParse(name).success) {
     return 'is no component of a repository name';
@@ -156,7 +156,12 @@ export function tenantNameProblem(
   const names = [...upstreams.values()].flatMap(upstream =>
     [upstream.name, ...upstream.aliases].map(alias => [alias, upstream.name] as const),
   );
-  return prefixProblem(name, new Map(names));
+  return prefixProblem(name, new Map(names)) ?? ownerlessProblem(name, hosted.prefixes);
+}
+
+/** What no tenant owns is for whom `hosted.anonymous` says, and never one tenant's. */
+function ownerlessProblem(name: string, prefixes: readonly string[]): string | undefined {
+  return prefixes.includes(name) ? 'is one of hosted.prefixes, which no tenant owns' : undefined;
 }
 
 function prefixesAreFree(file: ParsedFile): Problem[] {
@@ -172,7 +177,9 @@ function tenantsAreFree(file: ParsedFile): Problem[] {
   const names = file.tenants.map(({ name }) => name);
   return names.flatMap((name, index) => {
     const isTwice = names.indexOf(name) < index;
-    const message = isTwice ? 'occurs twice' : prefixProblem(name, upstreams);
+    const message = isTwice
+      ? 'occurs twice'
+      : (prefixProblem(name, upstreams) ?? ownerlessProblem(name, file.hosted.prefixes));
     return message === undefined ? [] : [{ path: ['tenants', index, 'name'], value: name, message }];
   });
 }

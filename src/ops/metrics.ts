@@ -65,6 +65,10 @@ export const METRICS = {
   queue_length: { kind: 'gauge', help: 'Requests that wait for a connection or a pull slot' },
 
   tenants: { kind: 'gauge', help: 'Tenants that may log in' },
+  tenants_refused: {
+    kind: 'gauge',
+    help: 'Namespaces and added tenants whose name means something else here',
+  },
   kubernetes_watches_down: { kind: 'gauge', help: 'Parts of the cluster that cannot be followed now' },
   secrets: { kind: 'gauge', help: 'Pull secrets by state: loaded, malformed, missing', labels: ['state'] },
 

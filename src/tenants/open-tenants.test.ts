@@ -277,6 +277,31 @@ describe('which tenants there are', () => {
     expect(tenants.list().map(({ name }) => name)).toEqual(['from-config', 'from-store']);
   });
 
+  test('a name that means something else is no tenant, which is told while somebody wants it', async () => {
+    await open();
+    sink.put('library', { secrets: [], uid: 'uid-1' });
+    expect(tenants.refused).toEqual([{ name: 'library', reason: 'the name is reserved' }]);
+    expect(tenants.isDisputed('library')).toBe(false);
+    sink.remove('library');
+    expect(tenants.refused).toEqual([]);
+  });
+
+  test('a name that was a tenant before it meant something else is disputed until that one is removed', async () => {
+    await store.putKnownTenants([{ name: 'library', uid: 'uid-1' }]);
+    await open();
+    sink.put('library', { secrets: [loaded('s', { 'reg.example': 'u:p' })], uid: 'uid-1' });
+    expect(tenants.find('library')).toBeUndefined();
+    expect(holdersOf('u:p')).toEqual([]);
+    expect(tenants.isDisputed('library')).toBe(true);
+    expect(tenants.refused[0]?.reason).toContain('before entrepot tenant remove library');
+    await issuer().removeTenant('library');
+    await tenants.reload();
+    expect(tenants.isDisputed('library')).toBe(false);
+    expect(tenants.refused).toEqual([{ name: 'library', reason: 'the name is reserved' }]);
+    sink.remove('library');
+    expect(tenants.refused).toEqual([]);
+  });
+
   test('a namespace made anew is suspended, also after a restart, until it is adopted', async () => {
     const secrets = [loaded('s', { 'reg.example': 'u:p' })];
     await open();

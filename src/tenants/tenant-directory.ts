@@ -5,7 +5,7 @@ import { lastMarks, type Marks } from './marks.ts';
 import type { TenantsParts } from './open-tenants.ts';
 import type { TenantReading } from './secret-source.ts';
 import { SharedCredentials } from './shared-credentials.ts';
-import type { Holder, SecretState, Tenant, Tenants, TenantsChange } from './tenant.ts';
+import type { Holder, RefusedTenant, SecretState, Tenant, Tenants, TenantsChange } from './tenant.ts';
 import { TenantEntry } from './tenant-entry.ts';
 import { ADOPT_NEXT_UID } from './tenant-store.ts';
 
@@ -23,7 +23,8 @@ export class TenantDirectory implements Tenants {
   readonly #shared: SharedCredentials;
   readonly #marks: Marks = new Map();
   readonly #listeners = new Set<(change: TenantsChange) => void>();
-  readonly #refused = new Set<string>();
+  /** Why, and which sources speak of it, by name. */
+  readonly #refused = new Map<string, { readonly problem: string; readonly places: Set<number> }>();
   readonly #counts = new StateCounts();
   #known = new Map<string, KnownTenant>();
   /** Bound since the last turn, and not yet stored. */
@@ -97,6 +98,15 @@ export class TenantDirectory implements Tenants {
     return this.#tenants.get(name);
   }
 
+  get refused(): readonly RefusedTenant[] {
+    const names = [...this.#refused.keys()].sort();
+    return names.map(name => ({ name, reason: this.#refusalOf(name) }));
+  }
+
+  isDisputed(name: string): boolean {
+    return this.#refused.has(name) && this.#known.has(name);
+  }
+
   holders(credentialId: string): readonly Holder[] {
     const issued = this.#issued.find(credentialId);
     const places = this.#index.find(credentialId);
@@ -152,8 +162,9 @@ export class TenantDirectory implements Tenants {
     this.#known = new Map(known.map(tenant => [tenant.name, tenant]));
     const others = this.#issued.set(issued);
     for (const { name, uid } of known) {
-      if (uid === undefined) this.#entryOf(name);
+      if (!this.#refuse(name) && uid === undefined) this.#entryOf(name);
     }
+    for (const [name, { places }] of this.#refused) this.#dropRefused(name, places);
     for (const tenant of this.#tenants.values()) {
       if (tenant.uid !== undefined) this.#bind(tenant, tenant.uid);
       if (this.#dropIfNobody(tenant)) this.#indexAgain(tenant);
@@ -162,6 +173,7 @@ export class TenantDirectory implements Tenants {
   }
 
   #put(place: number, name: string, reading: TenantReading): void {
+    if (this.#refuse(name)) this.#refused.get(name)?.places.add(place);
     const tenant = this.#entryOf(name);
     if (tenant === undefined) return;
     const before = tenant.slots;
@@ -173,6 +185,8 @@ export class TenantDirectory implements Tenants {
   }
 
   #remove(place: number, name: string): void {
+    const places = this.#refused.get(name)?.places;
+    if (places?.delete(place) === true) this.#dropRefused(name, places);
     const tenant = this.#tenants.get(name);
     if (tenant === undefined) return;
     const before = tenant.slots;
@@ -195,14 +209,8 @@ export class TenantDirectory implements Tenants {
   #entryOf(name: string): TenantEntry | undefined {
     const known = this.#tenants.get(name);
     if (known !== undefined) return known;
-    const { configured, nameProblem, credentialKey, log } = this.#parts;
-    const problem = nameProblem(name);
-    if (problem !== undefined) {
-      if (!this.#refused.has(name))
-        log.warn({ tenant: name, reason: problem }, 'no tenant can have this name');
-      this.#refused.add(name);
-      return undefined;
-    }
+    if (this.#refuse(name)) return undefined;
+    const { configured, credentialKey, log } = this.#parts;
     const tenant = new TenantEntry({
       name,
       options: configured.find(one => one.name === name)?.options ?? {},
@@ -216,6 +224,30 @@ export class TenantDirectory implements Tenants {
     this.#sorted = undefined;
     this.#noteChange(new Set(), [name]);
     return tenant;
+  }
+
+  /** Whether none may have the name; told once. */
+  #refuse(name: string): boolean {
+    if (this.#refused.has(name)) return true;
+    const problem = this.#tenants.has(name) ? undefined : this.#parts.nameProblem(name);
+    if (problem === undefined) return false;
+    this.#refused.set(name, { problem, places: new Set() });
+    this.#parts.log.warn({ tenant: name, reason: this.#refusalOf(name) }, 'no tenant can have this name');
+    this.#noteChange(new Set(), [name]);
+    return true;
+  }
+
+  #refusalOf(name: string): string {
+    const { problem } = this.#refused.get(name) ?? { problem: '' };
+    const first = `the name ${problem}`;
+    if (!this.isDisputed(name)) return first;
+    return `${first}; it was a tenant's: nobody has what lies below it before entrepot tenant remove ${name}`;
+  }
+
+  #dropRefused(name: string, places: ReadonlySet<number>): void {
+    if (places.size > 0 || this.#known.has(name)) return;
+    this.#refused.delete(name);
+    this.#noteChange(new Set(), [name]);
   }
 
   /** A namespace that is seen first is the tenant's from then on; another one of that name waits to be adopted. */
@@ -276,6 +308,7 @@ export class TenantDirectory implements Tenants {
   #report(): void {
     const { meter } = this.#parts;
     meter.gauge('tenants', this.#tenants.size);
+    meter.gauge('tenants_refused', this.#refused.size);
     for (const [state, count] of this.#counts.entries()) {
       const ofNode = this.node.filter(one => one.state === state).length;
       meter.gauge('secrets', count + ofNode, { state });

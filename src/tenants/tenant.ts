@@ -82,6 +82,13 @@ export interface Tenant {
   lookup(image: string): Promise<readonly HeldCredential[]>;
 }
 
+/** Who would be a tenant, but for the name: it means something else here. */
+export interface RefusedTenant {
+  readonly name: string;
+  /** What the name means, and what can be done about it. */
+  readonly reason: string;
+}
+
 /** A Secret of the tenant was never readable, so what it may have upstream cannot be told. The message says why. */
 export class TenantBroken extends Error {
   override readonly name = 'TenantBroken';
@@ -101,6 +108,13 @@ export interface Tenants {
   /** In ASCII order. */
   list(): readonly Tenant[];
   find(name: string): Tenant | undefined;
+  /** In ASCII order. */
+  readonly refused: readonly RefusedTenant[];
+  /**
+   * The name was a tenant's before it came to mean something else. What lies below it here is that tenant's, so that
+   * nobody may have it before the tenant is removed.
+   */
+  isDisputed(name: string): boolean;
   /**
    * Everywhere a credential stands, by `Credential.id`: an empty list for what nobody holds, for an empty user name or
    * password, and for what a suspended tenant holds. One look-up in memory, whatever the number of tenants.

@@ -1,5 +1,5 @@
 import type { IssuedCredential } from '../oci/issued-credential.ts';
-import type { SecretState, Tenants } from './tenant.ts';
+import type { RefusedTenant, SecretState, Tenants } from './tenant.ts';
 
 /** How all tenants are, as JSON for people and their programs. Shows no secret. */
 export interface TenantsDocument {
@@ -7,6 +7,8 @@ export interface TenantsDocument {
   readonly problems: readonly string[];
   /** The node's docker config, which all tenants share. */
   readonly node: readonly SecretState[];
+  /** Who would be a tenant, but for the name. */
+  readonly refused: readonly RefusedTenant[];
   readonly tenants: readonly TenantDocument[];
 }
 
@@ -32,6 +34,7 @@ export function tenantsDocument(tenants: Tenants, issued: readonly IssuedCredent
   return {
     problems: tenants.problems,
     node: tenants.node,
+    refused: tenants.refused,
     tenants: tenants.list().map(({ name, suspended, secrets }) => ({
       name,
       ...(suspended !== undefined && { suspended }),

@@ -87,7 +87,9 @@ export class AccessWorld {
     const log = options.log ?? silentLog;
     const metadata = await openSqliteMetadataStore(join(folder, 'index.db'), { log });
     const secrets = new ScriptedSecrets();
-    const issuing = { store: metadata, credentialKey: KEY, nameProblem: () => undefined };
+    const nameProblem = (name: string) =>
+      options.prefixes?.includes(name) === true ? 'is a prefix' : undefined;
+    const issuing = { store: metadata, credentialKey: KEY, nameProblem };
     const tenants = await openTenants({
       ...issuing,
       sources: [secrets],
