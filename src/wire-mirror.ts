@@ -1,5 +1,5 @@
 /** The part of the composition root that is about repositories that live upstream. */
-import type { BlobStore } from './blobs/blob-store.ts';
+import type { FileBlobStore } from './blobs/file-blob-store.ts';
 import type { Config } from './config/config.ts';
 import { repositoryOptions } from './config/repository-options.ts';
 import type { Log } from './lib/log.ts';
@@ -15,7 +15,7 @@ import { type UpstreamCredentials, upstreamOf } from './wire-access.ts';
 export interface MirrorNeeds {
   readonly upstreams: ReadonlyMap<string, Upstream>;
   readonly metadata: MetadataStore;
-  readonly blobs: BlobStore;
+  readonly blobs: FileBlobStore;
   readonly recordProof: (proof: Proof) => Promise<void>;
   readonly log: Log;
   readonly meter: Meter;
@@ -28,6 +28,7 @@ export function openMirror(config: Config, needs: MirrorNeeds): Mirror {
     isOffline: config.offline,
     prefetchRuleOf: repository => repositoryOptions(upstreamOf(config, repository), repository.name),
     pullRuleOf: (repository, right) => pullRuleOf(config, repository, right),
+    maxBytes: config.storage.maxBytes,
     limits: { ...config.pulls, maxParallelImagePulls: config.pulls.maxParallelImagePulls },
   });
 }

@@ -97,7 +97,7 @@ async function openOps(
   const answer = async () => {
     reportBudgets(upstreams, meter);
     meter.gauge('backoffs', mirror.backoffs);
-    await reportStore(metadata, meter);
+    await reportStore(parts, meter);
     return { contentType: metrics.contentType, text: await metrics.text() };
   };
   const extra = async (path: string, query: URLSearchParams): Promise<unknown> => {

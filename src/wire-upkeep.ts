@@ -55,10 +55,14 @@ export async function beginSchedule(config: Config, upkeep: Upkeep, log: Log): P
 }
 
 /** Kept with every write, so reading them costs nothing when somebody asks for the metrics. */
-export async function reportStore(metadata: MetadataStore, meter: Meter): Promise<void> {
-  const { blobs, blobBytes, manifestBytes } = await metadata.readTotals();
+export async function reportStore(
+  { metadata, blobs }: Pick<UpkeepParts, 'metadata' | 'blobs'>,
+  meter: Meter,
+): Promise<void> {
+  const { blobs: count, blobBytes, manifestBytes } = await metadata.readTotals();
   meter.gauge('store_held_bytes', blobBytes + manifestBytes);
-  meter.gauge('store_held_blobs', blobs);
+  meter.gauge('store_held_blobs', count);
+  meter.gauge('store_unfinished_bytes', blobs.unfinishedBytes);
   meter.gauge('store_damaged', await metadata.countDamaged());
 }
 

@@ -1,5 +1,5 @@
 import type { Stats } from 'node:fs';
-import { type FileHandle, lstat, mkdir, opendir, rm, stat } from 'node:fs/promises';
+import { type FileHandle, lstat, mkdir, opendir, rm, stat, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import { syncFolder } from '../lib/atomic-file.ts';
 import type { BlobReader } from '../lib/blob-reader.ts';
@@ -38,6 +38,15 @@ export interface FileBlobStore extends BlobStore {
   ): Promise<Digest | undefined>;
   /** Whether somebody in this process reads the blob: until he is done, removing it frees nothing. */
   hasReaders(digest: Digest): boolean;
+  /**
+   * What all ingests have on disk, as last counted, with what this process wrote and ended since. Those that earlier
+   * and other processes left are in it from the first count on.
+   */
+  readonly unfinishedBytes: number;
+  /** Sets what a walk through all ingests has found; there is none here, since nothing waits for it. */
+  countUnfinished(bytes: number): void;
+  /** Of the disk, for this user. */
+  freeBytes(): Promise<number>;
 }
 
 /** Opens the store in the folder `path` (see `FilePaths` for its layout) and makes what is missing. Nothing is scanned. */
@@ -59,6 +68,7 @@ class FolderStore implements FileBlobStore {
   readonly #hasher: Hasher;
   /** Blobs that are being read now. */
   readonly #reading = new Map<Digest, Reading>();
+  #unfinishedBytes = 0;
 
   constructor(paths: FilePaths, log: Log) {
     this.#paths = paths;
@@ -96,7 +106,8 @@ class FolderStore implements FileBlobStore {
 
   async ingest(key: string, digest?: Digest): Promise<Ingest> {
     const algorithm = digest === undefined ? USUAL_ALGORITHM : digestAlgorithm(digest);
-    const store = { paths: this.#paths, folders: this.#folders, hasher: this.#hasher };
+    const grown = (bytes: number): void => this.countUnfinished(this.#unfinishedBytes + bytes);
+    const store = { paths: this.#paths, folders: this.#folders, hasher: this.#hasher, grown };
     return FileIngest.open(store, key, algorithm);
   }
 
@@ -166,6 +177,19 @@ class FolderStore implements FileBlobStore {
 
   hasReaders(digest: Digest): boolean {
     return this.#reading.has(digest);
+  }
+
+  get unfinishedBytes(): number {
+    return this.#unfinishedBytes;
+  }
+
+  countUnfinished(bytes: number): void {
+    this.#unfinishedBytes = Math.max(0, bytes);
+  }
+
+  async freeBytes(): Promise<number> {
+    const { bavail, bsize } = await statfs(this.#paths.ingests);
+    return bavail * bsize;
   }
 
   async close(): Promise<void> {

@@ -21,6 +21,8 @@ export interface IngestStore {
   readonly paths: FilePaths;
   readonly folders: BlobFolders;
   readonly hasher: Hasher;
+  /** Told by how much what ingests have on disk has grown. */
+  readonly grown: (bytes: number) => void;
 }
 
 /**
@@ -78,6 +80,7 @@ export class FileIngest implements Ingest {
       while (rest.length > 0) {
         const { bytesWritten } = await this.#file.writev(rest, this.#offset);
         this.#offset += bytesWritten;
+        this.#store.grown(bytesWritten);
         rest = dropBytes(rest, bytesWritten);
       }
     } finally {
@@ -104,6 +107,7 @@ export class FileIngest implements Ingest {
       throw new RangeError(`cannot truncate ${this.#offset} bytes to ${size}`);
     }
     await this.#file.truncate(size);
+    this.#store.grown(size - this.#offset);
     this.#offset = size;
     this.#syncedOffset = Math.min(this.#syncedOffset, size);
     const algorithms = [...this.#jobs.keys()];
@@ -128,6 +132,7 @@ export class FileIngest implements Ingest {
     }
     await this.#file.sync();
     const folder = await this.#move(digest);
+    this.#store.grown(-this.#offset);
     this.#isEnded = true;
     // Not before the move: a crash in between would leave an ingest that cannot be resumed.
     await this.#file.chmod(BLOB_MODE);
@@ -163,6 +168,7 @@ export class FileIngest implements Ingest {
     // Once it has ended, the name may be that of a successor's ingest.
     if (!this.#isEnded) {
       await rm(this.#path, { force: true });
+      this.#store.grown(-this.#offset);
       this.#isEnded = true;
     }
     await this.#stopHashing();

@@ -1,5 +1,15 @@
 import { errorCode } from '../lib/error-code.ts';
 
+/** A limit of ours that is met like a full disk. */
+export class StorageFull extends Error {
+  readonly code = 'ENOSPC';
+
+  constructor(message: string) {
+    super(message);
+    this.name = 'StorageFull';
+  }
+}
+
 /** Whether a write failed because the disk, or this user's share of it, is full: space may return, nothing is broken. */
 export function isStorageFull(error: unknown): boolean {
   const code = errorCode(error);

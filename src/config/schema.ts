@@ -173,7 +173,7 @@ const storage = section({
   maxBytes: size
     .optional()
     .describe(
-      'When more is held than this, the least recently used mirrored content goes; unlimited by default',
+      'When more is held than this, with what is not finished, the least recently used mirrored content goes; unlimited by default',
     ),
 });
 

@@ -162,11 +162,12 @@ export class BlobSource {
   ): Promise<ServedBlob> {
     if (this.#isOffline(repository, right)) throw notHeld('BLOB_UNKNOWN', repository, digest);
     const startedMs = performance.now();
-    const named = right.proved ? await this.#metadata.namedSize(repository, digest) : undefined;
+    const namedSize = await this.#metadata.namedSize(repository, digest);
+    const named = right.proved ? namedSize : undefined;
     for (let isSettled = settled; ; isSettled = true) {
       const running = this.#fills.find(repository.upstream, digest);
-      const run = running ?? this.#fills.start(repository, digest, right, isSettled);
-      const contender = running ? running.join(repository, right, isSettled) : run.starter;
+      const run = running ?? this.#fills.start(repository, digest, right, { settled: isSettled, namedSize });
+      const contender = running ? running.join(repository, right, isSettled, namedSize) : run.starter;
       if (contender !== undefined) {
         if (running !== undefined) this.#meter.count('fills_joined_total');
         const reader = await this.#read(run, contender, { named, sinceMs: startedMs });

@@ -131,6 +131,7 @@ export class DirectReader implements BlobReader {
       skipEndpoints: new Set(),
       length: () => this.#received,
       size: () => this.size,
+      limit: () => this.size,
       write: chunk => this.#take(chunk),
       contender: () => (contender.state === 'refused' ? undefined : contender),
       refused: (_, failure) => {

@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { backoffMs, jittered } from '../lib/backoff.ts';
 import type { Log } from '../lib/log.ts';
 import type { Digest } from '../oci/digest.ts';
+import { OciError } from '../oci/errors.ts';
 import { UpstreamFailure } from '../upstream/failures.ts';
 import type { FetchedBlob, HostETag } from '../upstream/upstream.ts';
 import { type Asking, blobReference, isRefusal } from './asking.ts';
@@ -15,6 +16,19 @@ const FRUITLESS_BEFORE_NEXT_ENDPOINT = 2;
 /** Short at first, since a broken connection is usually a single one; in all about 4 s. */
 const BACKOFF = { firstMs: 100, maxMs: 2_000 };
 
+/** Upstream sent more than the blob can have. What came of it is not to be kept, and that endpoint not to be believed. */
+export class MoreThanNamed extends OciError {
+  readonly endpoint: number;
+
+  constructor(digest: Digest, sizeBytes: number, endpoint: number) {
+    super('UPSTREAM_INVALID', {
+      message: `upstream sends more than the ${sizeBytes} bytes that the blob has`,
+      detail: { digest },
+    });
+    this.endpoint = endpoint;
+  }
+}
+
 export interface DownloadOptions {
   readonly asking: Asking;
   readonly digest: Digest;
@@ -26,8 +40,10 @@ export interface DownloadOptions {
   readonly skipEndpoints: Set<number>;
   /** Where to go on. */
   readonly length: () => number;
-  /** Of the whole blob, as soon as it is known. */
+  /** Of the whole blob, as soon as it is known: an answer with another one is refused. */
   readonly size: () => number | undefined;
+  /** Bytes that the blob has at most, where anybody names its size. */
+  readonly limit: () => number | undefined;
   readonly write: (chunk: Uint8Array) => Promise<void>;
   /** In whose name to ask now. */
   readonly contender: () => Contender | undefined;
@@ -40,7 +56,8 @@ export interface DownloadOptions {
 /**
  * Brings all bytes of one blob from `length()` on, whatever breaks on the way: goes on with Range at the byte reached,
  * after a back-off, with the next endpoint, and with another contender when one's right or quota ends. Returns
- * the endpoint that gave the last byte. Rejects with the last failure, or what `write` rejected with.
+ * the endpoint that gave the last byte. Rejects with the last failure, with MoreThanNamed as soon as a byte comes that
+ * the blob cannot have, or with what `write` rejected with.
  */
 export async function download(options: DownloadOptions): Promise<number> {
   return new Download(options).run();
@@ -127,8 +144,17 @@ class Download {
     for await (const chunk of answer.body) {
       const fresh = known === 0 ? chunk : chunk.subarray(Math.min(known, chunk.byteLength));
       known -= chunk.byteLength - fresh.byteLength;
-      if (fresh.byteLength > 0) await this.#options.write(fresh);
+      if (fresh.byteLength > 0) await this.#write(fresh);
     }
+  }
+
+  async #write(chunk: Uint8Array): Promise<void> {
+    const { digest, length, limit, write } = this.#options;
+    const limitBytes = limit() ?? Number.POSITIVE_INFINITY;
+    if (length() + chunk.byteLength > limitBytes) {
+      throw new MoreThanNamed(digest, limitBytes, this.#endpoint);
+    }
+    await write(chunk);
   }
 
   /** Returns when it is worth another attempt; throws `failure` when not. */

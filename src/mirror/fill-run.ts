@@ -15,16 +15,22 @@ import type { FetchedBlob } from '../upstream/upstream.ts';
 import { type Asking, isRefusal } from './asking.ts';
 import type { Contender } from './contender.ts';
 import { Contenders } from './contenders.ts';
-import { download } from './download.ts';
+import { download, MoreThanNamed } from './download.ts';
 import { Fill, wrongBytes } from './fill.ts';
 import { IngestWriter } from './ingest-writer.ts';
 import { admits, type Links } from './links.ts';
 import type { PullPlace, PullQueue } from './pull-queue.ts';
+import type { Place, Room } from './room.ts';
 
 /** How often the length of an ingest that another process writes is looked at. */
 const FOLLOW_POLL_MS = 20;
 /** Looks between two attempts to take the Claim over: it is a write, and a dead process is known after 5 s only. */
 const POLLS_PER_CLAIM = 25;
+/**
+ * A download whose size nobody names goes on so long for nobody. Its clients wait 20 s for a size, and come again within
+ * seconds.
+ */
+const UNNAMED_UNREAD_MS = 60_000;
 
 export interface FillWorld {
   readonly asking: Asking;
@@ -32,6 +38,7 @@ export interface FillWorld {
   readonly metadata: MetadataStore;
   readonly links: Links;
   readonly queue: PullQueue;
+  readonly room: Room;
   readonly log: Log;
   readonly meter: Meter;
 }
@@ -42,6 +49,8 @@ export interface FillStarter {
   readonly right: Right;
   /** The right to this very blob is proved. */
   readonly settled: boolean;
+  /** The size that a Link or a manifest held in the repository gives the blob, in bytes. */
+  readonly namedSize: number | undefined;
   /** Nobody waits for it yet. */
   readonly isAhead: boolean;
 }
@@ -68,6 +77,8 @@ export class FillRun {
   readonly #place: PullPlace;
   readonly #stopping = new AbortController();
   readonly #skipEndpoints: Set<number>;
+  /** Of those for whom the blob is wanted; `undefined` for whom nothing names it. */
+  readonly #namedSizes = new Set<number | undefined>();
   #isQueued: boolean;
   #follower: IngestFollower | undefined;
 
@@ -81,7 +92,7 @@ export class FillRun {
     starter: FillStarter,
     from: { readonly after: Promise<void> | undefined; readonly skipEndpoints: Set<number> },
   ) {
-    const { repository, right, settled, isAhead } = starter;
+    const { repository, right, settled, namedSize, isAhead } = starter;
     this.#world = world;
     this.#key = fillKey(repository.upstream, digest);
     this.#log = world.log.child({ upstream: repository.upstream, digest });
@@ -89,6 +100,7 @@ export class FillRun {
     this.fill = new Fill(digest);
     this.#contenders = new Contenders(digest, world.links);
     this.starter = this.#contenders.add(repository, right, settled);
+    this.#namedSizes.add(namedSize);
     this.#place = world.queue.enter({
       requester: right.requester.id,
       repository: repositoryText(repository),
@@ -108,12 +120,20 @@ export class FillRun {
    * Joins. Returns the one on whose strength this requester reads; `undefined` when nothing says yet that he may: ask
    * upstream to confirm it, then join as `settled`.
    */
-  join(repository: Repository, right: Right, settled: boolean): Contender | undefined {
+  join(
+    repository: Repository,
+    right: Right,
+    settled: boolean,
+    namedSize: number | undefined,
+  ): Contender | undefined {
     const contender = settled
       ? this.#contenders.add(repository, right, true)
       : this.#contenders.speakingFor(repository, right);
     const { id: requester, maxTransfers } = right.requester;
-    if (contender !== undefined) this.#place.join({ requester, maxTransfers });
+    if (contender !== undefined) {
+      this.#place.join({ requester, maxTransfers });
+      this.#namedSizes.add(namedSize);
+    }
     return contender;
   }
 
@@ -212,9 +232,13 @@ export class FillRun {
       if (ingest.offset < seen) throw wrongBytes(fill.digest);
       endpoint = await this.#download(ingest);
     } catch (error) {
+      if (error instanceof MoreThanNamed) {
+        this.#skipEndpoints.add(error.endpoint);
+        return this.#discard(ingest, error);
+      }
       this.#fail(error);
       // A full disk gets its room back: the index and pushes need some, and readers go on straight from upstream.
-      await (isStorageFull(error) ? ingest.abort() : ingest.suspend());
+      await (isStorageFull(error) || error instanceof Unwanted ? ingest.abort() : ingest.suspend());
       return;
     }
     if ((await ingest.hash(fill.digest)) !== fill.digest) {
@@ -244,6 +268,8 @@ export class FillRun {
       meter.count('bytes_from_upstream_total', labels, length - fill.length);
       fill.grow(length);
     });
+    const place = await this.#world.room.enter();
+    const reading = new Reading(fill);
     try {
       if (fill.size === ingest.offset && ingest.offset > 0) return 0;
       return await download({
@@ -254,15 +280,39 @@ export class FillRun {
         signal: this.#stopping.signal,
         skipEndpoints: this.#skipEndpoints,
         length: () => writer.length,
-        size: () => fill.size,
-        write: chunk => writer.add(chunk),
+        size: () => fill.size ?? this.#agreedSize,
+        limit: () => this.#limitBytes,
+        write: async chunk => {
+          this.#admit(chunk, place, reading);
+          await writer.add(chunk);
+        },
         contender: () => this.#contenders.current,
         refused: (contender, failure) => this.#contenders.refuse(contender, failure),
         given: (contender, answer) => this.#given(contender, answer),
       });
     } finally {
-      await writer.drain();
+      await writer.drain().finally(() => place.leave());
     }
+  }
+
+  /** Room for the next piece; throws when there is none, or nobody wants it any more. */
+  #admit(chunk: Uint8Array, place: Place, reading: Reading): void {
+    const limitBytes = this.#limitBytes;
+    place.take(chunk.byteLength, limitBytes);
+    if (limitBytes === undefined && reading.unreadMs > UNNAMED_UNREAD_MS) throw new Unwanted();
+  }
+
+  /** What all who want the blob name as its size: upstream's answer has to agree, or nobody could read it. */
+  get #agreedSize(): number | undefined {
+    const [size] = this.#namedSizes;
+    return this.#namedSizes.size === 1 ? size : undefined;
+  }
+
+  /** The blob's size as far as anybody names it: upstream, else who wants it. */
+  get #limitBytes(): number | undefined {
+    if (this.fill.size !== undefined) return this.fill.size;
+    const named = [...this.#namedSizes].filter(size => size !== undefined);
+    return named.length === 0 ? undefined : Math.max(...named);
   }
 
   #given(contender: Contender, answer: FetchedBlob): boolean {
@@ -320,6 +370,29 @@ export class FillRun {
     this.#world.meter.count('fills_total', { outcome: isRefused ? 'refused' : 'failed' });
     if (isRefused) return this.#log.debug({ err: error }, 'upstream refused a blob');
     this.#log.warn({ err: error, length: this.fill.length }, 'a download failed');
+  }
+}
+
+/** When a Fill was last read by anybody. */
+class Reading {
+  readonly #fill: Fill;
+  #readAtMs = performance.now();
+
+  constructor(fill: Fill) {
+    this.#fill = fill;
+  }
+
+  get unreadMs(): number {
+    const nowMs = performance.now();
+    if (this.#fill.hasReaders) this.#readAtMs = nowMs;
+    return nowMs - this.#readAtMs;
+  }
+}
+
+/** Nobody waits for a blob that may never end. */
+class Unwanted extends Error {
+  constructor() {
+    super('nobody waits for the blob, and nobody says how long it is');
   }
 }
 

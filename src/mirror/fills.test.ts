@@ -12,7 +12,7 @@ import {
   repositoryOf,
   whole,
 } from '../../test/support/mirror-world.ts';
-import type { BlobStore } from '../blobs/blob-store.ts';
+import type { FileBlobStore } from '../blobs/file-blob-store.ts';
 import { type Digest, digestHex } from '../oci/digest.ts';
 import { HOLD_BACK_BYTES } from './fill.ts';
 
@@ -52,6 +52,131 @@ afterEach(async () => {
   for (const world of worlds) await world.remove();
   worlds = [];
   await upstream.stop();
+});
+
+/** Sends spaces for as long as anybody takes them, and never says how many. */
+const ENDLESS = {
+  kind: 'blob',
+  method: 'GET',
+  spaces: 400 * MIB,
+  headers: { 'Content-Length': null },
+} as const;
+
+/** What the downloads under way have on disk, and those that ended have left there. */
+async function ingestBytes(world: MirrorWorld): Promise<number> {
+  let bytes = 0;
+  for await (const { size } of world.blobs.ingests()) bytes += size;
+  return bytes;
+}
+
+describe('an upstream that sends more than was named', () => {
+  it('is broken off at the size that a held manifest names, and nothing is kept', async () => {
+    const world = await start();
+    for (const size of [1_000, MIB]) {
+      const layer = randomBlob(size, `named ${size}`);
+      upstream.add('app', imageOf([layer]), `of-${size}`);
+      await world.manifest(`of-${size}`);
+      const behave = upstream.misbehave(ENDLESS);
+      const sentBefore = upstream.bytesSent;
+      await expect(world.pull(layer.digest)).rejects.toMatchObject({ code: 'UPSTREAM_INVALID' });
+      await idle(world);
+      expect(upstream.bytesSent - sentBefore).toBeLessThan(32 * MIB);
+      expect(await ingestBytes(world)).toBe(0);
+      behave();
+      expect(await world.pull(layer.digest)).toMatchObject(whole(layer));
+    }
+  });
+
+  it('is broken off after everybody has left', async () => {
+    const limits = { maxConnections: 1, serializeImagePulls: false, maxParallelImagePulls: undefined };
+    const world = await start({ linkBytesPerS: 16 * MIB }, { limits });
+    const layer = randomBlob(MIB, 'left');
+    upstream.add('app', imageOf([layer]), '1.0');
+    await world.manifest('1.0');
+    const first = world.pull(added(4 * MIB, 'before it').digest);
+    await until(() => upstream.bytesSent > MIB);
+    upstream.misbehave(ENDLESS);
+    const { reader } = await world.open(layer.digest);
+    await reader.close();
+    await first;
+    await idle(world);
+    expect(upstream.bytesSent).toBeLessThan(32 * MIB);
+    expect(await ingestBytes(world)).toBe(0);
+  });
+
+  it('is left aside for a mirror that has what was named', async () => {
+    const mirror = await FakeUpstream.start();
+    try {
+      const world = await start({}, { upstream: { mirrors: [{ url: mirror.url }] } });
+      const layer = randomBlob(1_000, 'mirrored');
+      const image = imageOf([layer]);
+      upstream.add('app', image, '1.0');
+      mirror.add('app', image);
+      await world.manifest('1.0');
+      upstream.misbehave(ENDLESS);
+      await expect(world.pull(layer.digest)).rejects.toMatchObject({ code: 'UPSTREAM_INVALID' });
+      expect(await world.pull(layer.digest)).toMatchObject(whole(layer));
+      expect(mirror.count('blob', { method: 'GET' })).toBe(1);
+    } finally {
+      await mirror.stop();
+    }
+  });
+
+  it('is refused before its body when it announces another size than all who ask know', async () => {
+    const world = await start();
+    const layer = randomBlob(MIB, 'announced');
+    upstream.add('app', imageOf([layer]), '1.0');
+    await world.manifest('1.0');
+    upstream.misbehave({ kind: 'blob', method: 'GET', spaces: 400 * MIB });
+    await expect(world.pull(layer.digest)).rejects.toMatchObject({ code: 'UPSTREAM_INVALID' });
+    await idle(world);
+    expect(upstream.bytesSent).toBeLessThan(32 * MIB);
+    expect(await ingestBytes(world)).toBe(0);
+  });
+
+  it('is broken off once nobody has waited for a minute, when nobody names a size', async () => {
+    const world = await start();
+    const blob = added(MIB, 'unnamed and unread');
+    upstream.misbehave({ ...ENDLESS, bytesPerS: 8 * MIB });
+    const right = await world.right();
+    const now = performance.now.bind(performance);
+    const clock = vi.spyOn(performance, 'now');
+    // Its client has been there for nearly as long as it waits.
+    clock.mockReturnValueOnce(now() - 19_000);
+    await expect(world.mirror.openBlob(APP, blob.digest, right)).rejects.toMatchObject({
+      code: 'UNAVAILABLE',
+    });
+    clock.mockImplementation(() => now() + 61_000);
+    await idle(world);
+    expect(upstream.bytesSent).toBeLessThan(400 * MIB);
+    expect(await ingestBytes(world)).toBe(0);
+    vi.restoreAllMocks();
+  });
+
+  it('gets no more than a share of the store for a blob whose size nobody names', async () => {
+    const world = await start({}, { maxBytes: 64 * MIB });
+    const blobs = ['a', 'b', 'c'].map(seed => added(MIB, `unnamed ${seed}`));
+    upstream.misbehave(ENDLESS);
+    let mostBytes = 0;
+    const pulls = Promise.allSettled(blobs.map(({ digest }) => world.pull(digest)));
+    await until(async () => {
+      mostBytes = Math.max(mostBytes, await ingestBytes(world));
+      return world.mirror.runningFills === 0;
+    });
+    for (const pulled of await pulls) {
+      expect(pulled).toMatchObject({ reason: { code: 'INSUFFICIENT_STORAGE' } });
+    }
+    expect(mostBytes).toBeLessThanOrEqual(16 * MIB);
+    expect(await ingestBytes(world)).toBe(0);
+  });
+
+  it('gives what is larger than the whole store to its reader alone', async () => {
+    const world = await start({}, { maxBytes: MIB });
+    const blob = added(3 * MIB, 'larger than the store');
+    expect(await world.pull(blob.digest)).toMatchObject(whole(blob));
+    await idle(world);
+    expect([await held(world, blob), await ingestBytes(world)]).toEqual([false, 0]);
+  });
 });
 
 describe('a Fill', () => {
@@ -401,10 +526,11 @@ describe('the queue', () => {
 });
 
 /** A store that takes no more than so many bytes of one ingest. */
-const small = (maxBytes: number) => (blobs: BlobStore) =>
+const small = (maxBytes: number) => (blobs: FileBlobStore) =>
   new Proxy(blobs, {
-    get: (target, name: keyof BlobStore) => {
-      if (name !== 'ingest') return target[name].bind(target);
+    get: (target, name) => {
+      const value: unknown = Reflect.get(target, name);
+      if (name !== 'ingest') return typeof value === 'function' ? value.bind(target) : value;
       return async (key: string, digest?: Digest) => {
         const ingest = await target.ingest(key, digest);
         const write = ingest.write.bind(ingest);

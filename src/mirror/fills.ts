@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Lru } from '../lib/lru.ts';
+import type { Descriptor } from '../oci/descriptor.ts';
 import type { Digest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import type { Repository } from '../oci/repository.ts';
@@ -32,13 +33,18 @@ export class Fills {
   }
 
   /** Starts what `find` does not find. `settled`: the right to this very blob is proved. */
-  start(repository: Repository, digest: Digest, right: Right, settled: boolean): FillRun {
-    return this.#start(digest, { repository, right, settled, isAhead: false });
+  start(
+    repository: Repository,
+    digest: Digest,
+    right: Right,
+    known: { readonly settled: boolean; readonly namedSize: number | undefined },
+  ): FillRun {
+    return this.#start(digest, { repository, right, ...known, isAhead: false });
   }
 
   /** Starts it for nobody in particular, behind those that somebody waits for. */
-  startAhead(repository: Repository, digest: Digest, right: Right): FillRun {
-    return this.#start(digest, { repository, right, settled: false, isAhead: true });
+  startAhead(repository: Repository, { digest, size }: Descriptor, right: Right): FillRun {
+    return this.#start(digest, { repository, right, settled: false, namedSize: size, isAhead: true });
   }
 
   #start(digest: Digest, starter: FillStarter): FillRun {

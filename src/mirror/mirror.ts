@@ -5,7 +5,7 @@
  * it himself. `Asking` is the only way to an upstream and settles rights; a `Fill` is one download with many readers;
  * tags are as fresh as their pull policy wants; what upstream cannot say is answered from what is held.
  */
-import type { BlobStore } from '../blobs/blob-store.ts';
+import type { FileBlobStore } from '../blobs/file-blob-store.ts';
 import type { Log } from '../lib/log.ts';
 import type { Meter } from '../lib/meter.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
@@ -32,6 +32,7 @@ import { ManifestSource } from './manifest-source.ts';
 import type { PullRuleOf } from './pull-rule.ts';
 import { Prefetch, type PrefetchRule } from './prefetch.ts';
 import { type PullLimits, PullQueue } from './pull-queue.ts';
+import { Room } from './room.ts';
 import { Referrers, type ReferrersQuery } from './referrers.ts';
 import { RememberedFailures } from './remembered-failures.ts';
 import { TagList } from './tag-list.ts';
@@ -40,11 +41,13 @@ export interface MirrorOptions {
   /** By name, as in `Repository.upstream`. */
   readonly upstreams: ReadonlyMap<string, Upstream>;
   readonly metadata: MetadataStore;
-  readonly blobs: BlobStore;
+  readonly blobs: FileBlobStore;
   /** Told of every upstream answer that proves or ends a right; owned by `access`. */
   readonly recordProof: (proof: Proof) => Promise<void>;
   readonly pullRuleOf: PullRuleOf;
   readonly limits: PullLimits;
+  /** Bytes that the store may have, downloads under way included; `undefined`: what the disk has. */
+  readonly maxBytes?: number | undefined;
   /** No packet goes to any upstream; `pullRuleOf` then says Never. */
   readonly isOffline?: boolean;
   /** What is fetched before it is asked for; nothing if left out. */
@@ -78,6 +81,7 @@ export class Mirror implements PullSource {
       recordProof,
       pullRuleOf,
       limits,
+      maxBytes,
       log,
       meter,
       isOffline = false,
@@ -91,7 +95,8 @@ export class Mirror implements PullSource {
     const asking = this.#asking;
     const links = new Links(metadata, asking, log);
     const queue = new PullQueue(limits);
-    this.#fills = new Fills({ asking, blobs, metadata, links, queue, log, meter });
+    const room = new Room(blobs, maxBytes);
+    this.#fills = new Fills({ asking, blobs, metadata, links, queue, room, log, meter });
     this.#blobSource = new BlobSource({ blobs, metadata, links, fills: this.#fills, pullRuleOf, meter });
     this.#manifestSource = new ManifestSource({
       asking,

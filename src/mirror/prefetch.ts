@@ -69,7 +69,7 @@ export class Prefetch {
     if (isSchema1Type(descriptor.mediaType)) return;
     const view = parseManifest(bytes, descriptor.mediaType);
     for (const blob of view.blobs) {
-      if (!isNonDistributable(blob)) await this.#begin(repository, blob.digest, right);
+      if (!isNonDistributable(blob)) await this.#begin(repository, blob, right);
     }
     if (view.manifests.length === 0) return;
     const lookup: ContentLookup = {
@@ -81,9 +81,9 @@ export class Prefetch {
         );
         return { ...child, bytes: held };
       },
-      config: async ({ digest }) => {
-        await (await this.#begin(repository, digest, right))?.done;
-        return this.#options.blobs.open(digest);
+      config: async config => {
+        await (await this.#begin(repository, config, right))?.done;
+        return this.#options.blobs.open(config.digest);
       },
     };
     const children = new Set<Descriptor>();
@@ -97,9 +97,9 @@ export class Prefetch {
   }
 
   /** The download of a blob that is not held, begun by whomever. */
-  async #begin(repository: Repository, digest: Digest, right: Right): Promise<FillRun | undefined> {
+  async #begin(repository: Repository, blob: Descriptor, right: Right): Promise<FillRun | undefined> {
     const { metadata, fills } = this.#options;
-    if ((await metadata.statBlob(digest)) !== undefined) return undefined;
-    return fills.find(repository.upstream, digest) ?? fills.startAhead(repository, digest, right);
+    if ((await metadata.statBlob(blob.digest)) !== undefined) return undefined;
+    return fills.find(repository.upstream, blob.digest) ?? fills.startAhead(repository, blob, right);
   }
 }

@@ -73,6 +73,7 @@ export const METRICS = {
   secrets: { kind: 'gauge', help: 'Pull secrets by state: loaded, malformed, missing', labels: ['state'] },
 
   store_held_bytes: { kind: 'gauge', help: 'Bytes of blobs and manifests that are held' },
+  store_unfinished_bytes: { kind: 'gauge', help: 'Bytes of downloads and uploads that are not finished' },
   store_held_blobs: { kind: 'gauge', help: 'Blobs that are held' },
   store_damaged: { kind: 'gauge', help: 'Damaged content that has not been brought again' },
   upkeep_freed_bytes_total: {

@@ -1,10 +1,11 @@
 import { removalClaim } from '../metadata/claim-keys.ts';
 import { everything, type Found, type SizedContent } from '../metadata/survey.ts';
 import { removeContents } from './removal.ts';
+import { abandonIngest } from './unfinished.ts';
 import { inSteps } from './steps.ts';
-import { Counter, type RunOptions, type Stores, type StrayFile, type Tally } from './stores.ts';
+import { Counter, type Ingests, type RunOptions, type Stores, type StrayFile, type Tally } from './stores.ts';
 
-export interface CollectionOptions extends Stores {
+export interface CollectionOptions extends Stores, Ingests {
   /** What was made or used within this time stays, needed or not: its manifest may be on the way. */
   readonly gracePeriodMs: number;
   /** How long an unfinished download or upload that nobody works on is kept, to be resumed. */
@@ -14,8 +15,6 @@ export interface CollectionOptions extends Stores {
     expire(untouchedSinceMs: number, signal?: AbortSignal): Promise<Tally>;
     expirable(untouchedSinceMs: number): Promise<Tally>;
   };
-  /** Whether an ingest belongs to an upload session, which then decides about it. */
-  readonly isOfUpload: (ingestKey: string) => Promise<boolean>;
 }
 
 export interface CollectionReport {
@@ -77,35 +76,16 @@ export class Collection {
   }
 
   async #abandonIngests(run: RunOptions): Promise<Tally> {
-    const { blobs, keepUnfinishedMs } = this.#options;
+    const { survey, keepUnfinishedMs } = this.#options;
     const beforeMs = Date.now() - keepUnfinishedMs;
     const counter = new Counter('unfinished transfers', run);
-    for await (const { key, size, modifiedAtMs } of blobs.ingests()) {
+    for (const { key, size, modifiedAtMs } of await survey.unfinished()) {
       run.signal?.throwIfAborted();
-      if (modifiedAtMs < beforeMs && (await this.#abandon(key, run))) {
+      if (modifiedAtMs < beforeMs && (await abandonIngest(this.#options, key, run))) {
         counter.add([{ size }]);
       }
     }
     return counter.tally;
-  }
-
-  async #abandon(key: string, { dryRun }: RunOptions): Promise<boolean> {
-    const { metadata, blobs, isOfUpload } = this.#options;
-    if ((await isOfUpload(key)) || (await metadata.isClaimed(key))) {
-      return false;
-    }
-    if (dryRun === true) {
-      return true;
-    }
-    if (!(await metadata.claim(key))) {
-      return false;
-    }
-    try {
-      await blobs.abandon(key);
-      return true;
-    } finally {
-      await metadata.release(key);
-    }
   }
 
   async #expireLinks(sinceMs: number, { dryRun, signal, onProgress }: RunOptions): Promise<number> {

@@ -1,12 +1,22 @@
 import { everything, type SizedContent } from '../metadata/survey.ts';
 import { removeContents } from './removal.ts';
-import { Counter, type RunOptions, type Stores, type Tally } from './stores.ts';
+import {
+  Counter,
+  type Ingests,
+  type RunOptions,
+  type Stores,
+  type Tally,
+  type UnfinishedFile,
+} from './stores.ts';
+import { abandonIngest } from './unfinished.ts';
 
 /** Once it begins it makes this much room, so that it does not begin again with the next blob. */
 const LOW_WATER_MARK = 0.9;
+/** How often all ingests are counted: in between the store knows of its own, and not of what another process writes. */
+const COUNT_UNFINISHED_EACH_MS = 60_000;
 
-export interface EvictionOptions extends Stores {
-  /** Of blobs and manifests together. `undefined`: no limit. */
+export interface EvictionOptions extends Stores, Ingests {
+  /** Of blobs, manifests and unfinished transfers together. `undefined`: no limit. */
   readonly maxBytes: number | undefined;
 }
 
@@ -23,32 +33,37 @@ export interface EvictionReport extends Tally {
 }
 
 /**
- * Keeps the store under its limit: when more is held, mirrored content goes, the least recently used first, down to the
- * low water mark. Links stay, so what is asked for again is downloaded without being proved again. What lives here, is
+ * Keeps the store under its limit, in which unfinished transfers count: when there is more, downloads that nobody works
+ * on go, the oldest first, and then mirrored content, the least recently used first, down to the low water mark. Links stay, so what is asked for again is downloaded without being proved again. What lives here, is
  * pinned, is being worked on, or is linked nowhere yet is never taken; and nothing that is being read, since that
  * would free nothing.
  */
 export class Eviction {
   readonly #options: EvictionOptions;
+  #countedAtMs = Number.NEGATIVE_INFINITY;
 
   constructor(options: EvictionOptions) {
     this.#options = options;
   }
 
-  /** One look-up: whether more is held than may be. */
+  /** Whether more is held than may be: one look-up, and each minute a count of the ingests in the survey's thread. */
   async isDue(): Promise<boolean> {
     const { maxBytes } = this.#options;
-    return maxBytes !== undefined && (await this.#heldBytes()) > maxBytes;
+    if (maxBytes === undefined) return false;
+    if (performance.now() - this.#countedAtMs > COUNT_UNFINISHED_EACH_MS) await this.#countUnfinished();
+    return (await this.#heldBytes()) > maxBytes;
   }
 
   async run(run: EvictionRun = {}): Promise<EvictionReport> {
     const { survey, maxBytes = Number.POSITIVE_INFINITY } = this.#options;
     const counter = new Counter('least recently used', run);
+    const unfinished = await this.#countUnfinished();
     const heldBytes = (await this.#heldBytes()) - (run.asIfFreedBytes ?? 0);
     const excessBytes = heldBytes > maxBytes ? heldBytes - maxBytes * LOW_WATER_MARK : 0;
     // What is used while this runs is in use.
     const sinceMs = Date.now();
-    if (excessBytes > 0) {
+    await this.#abandon(unfinished, excessBytes, { counter, run });
+    if (counter.bytes < excessBytes) {
       for await (const contents of everything(after => survey.evictable(sinceMs, after))) {
         run.signal?.throwIfAborted();
         await this.#evict(contents, excessBytes, { counter, sinceMs, run });
@@ -59,6 +74,23 @@ export class Eviction {
     }
     const leftBytes = run.dryRun === true ? heldBytes - counter.bytes : await this.#heldBytes();
     return { ...counter.tally, heldBytes: leftBytes, isStuck: leftBytes > maxBytes };
+  }
+
+  async #abandon(
+    files: readonly UnfinishedFile[],
+    excessBytes: number,
+    { counter, run }: { counter: Counter; run: RunOptions },
+  ): Promise<void> {
+    for (const file of files.toSorted((one, other) => one.modifiedAtMs - other.modifiedAtMs)) {
+      if (counter.bytes >= excessBytes) return;
+      run.signal?.throwIfAborted();
+      if (!(await abandonIngest(this.#options, file.key, run))) continue;
+      counter.add([file]);
+      if (run.dryRun === true) continue;
+      const { blobs, meter } = this.#options;
+      blobs.countUnfinished(blobs.unfinishedBytes - file.size);
+      meter.count('upkeep_freed_bytes_total', { by: 'eviction' }, file.size);
+    }
   }
 
   async #evict(
@@ -85,8 +117,18 @@ export class Eviction {
   }
 
   async #heldBytes(): Promise<number> {
-    const { blobBytes, manifestBytes } = await this.#options.metadata.readTotals();
-    return blobBytes + manifestBytes;
+    const { metadata, blobs } = this.#options;
+    const { blobBytes, manifestBytes } = await metadata.readTotals();
+    return blobBytes + manifestBytes + blobs.unfinishedBytes;
+  }
+
+  /** What comes or goes while the thread looks is in the count or not; the next one is right again. */
+  async #countUnfinished(): Promise<readonly UnfinishedFile[]> {
+    const { survey, blobs } = this.#options;
+    const files = await survey.unfinished();
+    blobs.countUnfinished(files.reduce((sum, { size }) => sum + size, 0));
+    this.#countedAtMs = performance.now();
+    return files;
   }
 }
 

@@ -22,6 +22,16 @@ export interface StoreSurvey extends Survey {
     madeBeforeMs: number,
     after?: string,
   ): Promise<{ readonly entries: readonly StrayFile[]; readonly next: string | undefined }>;
+  /** All ingests: those that are written, rest, or were left by a crash. As many as there are downloads and uploads. */
+  unfinished(): Promise<readonly UnfinishedFile[]>;
+}
+
+/** An ingest. */
+export interface UnfinishedFile {
+  readonly key: string;
+  /** Bytes. */
+  readonly size: number;
+  readonly modifiedAtMs: number;
 }
 
 /**
@@ -34,6 +44,12 @@ export interface StrayFile {
   readonly digest: Digest;
   /** Bytes. */
   readonly size: number;
+}
+
+/** What upkeep needs to know of ingests. */
+export interface Ingests {
+  /** Whether an ingest belongs to an upload session, which then decides about it. */
+  readonly isOfUpload: (ingestKey: string) => Promise<boolean>;
 }
 
 /** How to run it. */

@@ -71,6 +71,10 @@ export class SurveyThread implements StoreSurvey, RowRemoval {
     return this.#ask('strayFiles', parameters);
   }
 
+  unfinished(...parameters: Parameters<StoreSurvey['unfinished']>) {
+    return this.#ask('unfinished', parameters);
+  }
+
   expireLinks(...parameters: Parameters<RowRemoval['expireLinks']>) {
     return this.#ask('expireLinks', parameters);
   }

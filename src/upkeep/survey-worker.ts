@@ -9,7 +9,7 @@ import { silentLog } from '../lib/log.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
 import { openSqliteSurvey } from '../metadata/sqlite-survey.ts';
-import type { StoreSurvey, StrayFile } from './stores.ts';
+import type { StoreSurvey, StrayFile, UnfinishedFile } from './stores.ts';
 import type { SurveyPlace, SurveyReply, SurveyRequest, ThreadWork } from './survey-messages.ts';
 
 /** Files that are looked up in the index at a time. */
@@ -63,6 +63,11 @@ async function openThreadWork({ indexPath, storePath }: SurveyPlace): Promise<Th
     untagged: after => survey.untagged(after),
     image: digest => survey.image(digest),
     strayFiles,
+    unfinished: async () => {
+      const files: UnfinishedFile[] = [];
+      for await (const file of blobs.ingests()) files.push(file);
+      return files;
+    },
     expireLinks: async (links, sinceMs) => (await rows()).expireLinks(links, sinceMs),
     removeUnneeded: async (contents, sinceMs) => (await rows()).removeUnneeded(contents, sinceMs),
     evict: async (contents, sinceMs) => (await rows()).evict(contents, sinceMs),

@@ -195,6 +195,30 @@ describe('eviction', () => {
     expect(await upkeep({ maxBytes }).evict()).toMatchObject({ items: 0 });
   });
 
+  test('counts unfinished transfers, of this process and of others, and lets idle downloads go first', async () => {
+    const kept = await pushImage(MIRRORED, 'v1', [`kept ${'x'.repeat(10_000)}`]);
+    const { blobBytes, manifestBytes } = await metadata.readTotals();
+    const maxBytes = blobBytes + manifestBytes + 4_000;
+    const other = await openFileBlobStore(folder, { log: silentLog });
+    try {
+      await leaveIngest('fill-newer', 2_000, other);
+      await leaveIngest('fill-older', 2_000, other);
+      await leaveIngest('upload-1', 2_000);
+      await Promise.all(['fill-older', 'upload-1'].map(makeOld));
+      const eviction = upkeep({ maxBytes, isOfUpload: async key => key === 'upload-1' });
+      expect(await eviction.needsEviction()).toBe(true);
+      const dry = await eviction.evict({ dryRun: true });
+      const report = await eviction.evict();
+      expect(report).toEqual(dry);
+      expect(report).toMatchObject({ items: 2, bytes: 4_000, isStuck: false });
+      expect(await ingestKeys()).toEqual(['upload-1']);
+      expect(await metadata.statBlob(kept.blobs[1] ?? NONE)).toBeDefined();
+      expect(await eviction.needsEviction()).toBe(false);
+    } finally {
+      await other.close();
+    }
+  });
+
   test('a dry run can leave out what collecting garbage would have freed before', async () => {
     await pushBlob(HOSTED, 'garbage'.repeat(1000));
     await pushImage(MIRRORED, 'v1', ['mirrored']);
@@ -471,9 +495,9 @@ function alter(sql: string, ...parameters: unknown[]): void {
   database.close();
 }
 
-async function leaveIngest(key: string): Promise<void> {
-  const ingest = await blobs.ingest(key);
-  await ingest.write([Buffer.from('bytes')]);
+async function leaveIngest(key: string, size = 5, store = blobs): Promise<void> {
+  const ingest = await store.ingest(key);
+  await ingest.write([Buffer.alloc(size, 'b')]);
   await ingest.suspend();
   await ingest.close();
 }

@@ -2,8 +2,7 @@
 import { createHash } from 'node:crypto';
 import { join } from 'node:path';
 import { Grants } from '../../src/access/grants.ts';
-import { openFileBlobStore } from '../../src/blobs/file-blob-store.ts';
-import type { BlobStore } from '../../src/blobs/blob-store.ts';
+import { type FileBlobStore, openFileBlobStore } from '../../src/blobs/file-blob-store.ts';
 import type { BlobReader } from '../../src/lib/blob-reader.ts';
 import { type Log, silentLog } from '../../src/lib/log.ts';
 import { createMetrics } from '../../src/ops/metrics.ts';
@@ -27,7 +26,7 @@ export const repositoryOf = (name: string): Repository => ({ upstream: UPSTREAM,
 export const APP = repositoryOf('app');
 export const ANYTHING: ManifestWant = { accepts: () => true, platform: undefined };
 
-export interface MirrorWorldOptions extends Partial<Pick<MirrorOptions, 'limits'>> {
+export interface MirrorWorldOptions extends Partial<Pick<MirrorOptions, 'limits' | 'maxBytes'>> {
   readonly policy?: Partial<PullRule>;
   readonly prefetch?: PrefetchRule;
   readonly isOffline?: boolean;
@@ -36,7 +35,7 @@ export interface MirrorWorldOptions extends Partial<Pick<MirrorOptions, 'limits'
   readonly folder?: string;
   readonly log?: Log;
   /** Wraps the store of blobs, to make it fail. */
-  readonly blobs?: (blobs: BlobStore) => BlobStore;
+  readonly blobs?: (blobs: FileBlobStore) => FileBlobStore;
 }
 
 const FRESH_FOR_MS = 60_000;
@@ -46,7 +45,7 @@ export class MirrorWorld {
   readonly folder: string;
   readonly mirror: Mirror;
   readonly metadata: MetadataStore;
-  readonly blobs: BlobStore;
+  readonly blobs: FileBlobStore;
   /** The clock; move it at will. */
   nowMs = Date.UTC(2026, 0, 1);
   policy: PullRule;
@@ -56,7 +55,7 @@ export class MirrorWorld {
 
   private constructor(
     folder: string,
-    { metadata, blobs }: { metadata: MetadataStore; blobs: BlobStore },
+    { metadata, blobs }: { metadata: MetadataStore; blobs: FileBlobStore },
     fake: FakeUpstream,
     options: MirrorWorldOptions,
   ) {
@@ -76,6 +75,7 @@ export class MirrorWorld {
       pullRuleOf: () => this.policy,
       prefetchRuleOf: () => options.prefetch ?? { prefetch: false },
       isOffline: options.isOffline ?? false,
+      maxBytes: options.maxBytes,
       limits: options.limits ?? {
         maxConnections: 128,
         serializeImagePulls: false,

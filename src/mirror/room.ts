@@ -1,0 +1,63 @@
+import { StorageFull } from '../blobs/storage-full.ts';
+
+/** All blobs whose size nobody names get together so much of the store, or of what the disk has free. */
+const UNNAMED_SHARE = 0.25;
+
+/** What is looked at of the store. */
+export interface RoomStore {
+  /** Of ingests, whoever writes or left them. */
+  readonly unfinishedBytes: number;
+  /** Of the disk. */
+  freeBytes(): Promise<number>;
+}
+
+/**
+ * How much the Fills of a store may have on disk before they are kept. Where there is no room the answer is that of a
+ * full disk, with which readers go on straight from upstream: what is downloaded may displace what is held, up to
+ * `maxBytes` in all, and never fill the disk behind the back of eviction.
+ */
+export class Room {
+  readonly #store: RoomStore;
+  readonly #maxBytes: number;
+  #unnamedBytes = 0;
+
+  /** `maxBytes`: `storage.maxBytes`; `undefined` is no limit but the disk's. */
+  constructor(store: RoomStore, maxBytes: number | undefined) {
+    this.#store = store;
+    this.#maxBytes = maxBytes ?? Number.POSITIVE_INFINITY;
+  }
+
+  /** For one Fill; `leave` it at the end. */
+  async enter(): Promise<Place> {
+    const freeBytes = this.#maxBytes === Number.POSITIVE_INFINITY ? await this.#store.freeBytes() : undefined;
+    const unnamedLimit = (freeBytes ?? this.#maxBytes) * UNNAMED_SHARE;
+    let taken = 0;
+    return {
+      take: (bytes, size) => {
+        this.#requireFits(bytes, size ?? 0);
+        if (size !== undefined) return;
+        if (this.#unnamedBytes + bytes > unnamedLimit) {
+          throw new StorageFull(`blobs of unknown size may have ${unnamedLimit} bytes together`);
+        }
+        taken += bytes;
+        this.#unnamedBytes += bytes;
+      },
+      leave: () => {
+        this.#unnamedBytes -= taken;
+        taken = 0;
+      },
+    };
+  }
+
+  #requireFits(bytes: number, size: number): void {
+    if (size > this.#maxBytes || this.#store.unfinishedBytes + bytes > this.#maxBytes) {
+      throw new StorageFull(`the store may have ${this.#maxBytes} bytes in all`);
+    }
+  }
+}
+
+export interface Place {
+  /** Room for the next `bytes` of a blob of `size`, `undefined` while nobody names it. Throws StorageFull. */
+  take(bytes: number, size: number | undefined): void;
+  leave(): void;
+}
