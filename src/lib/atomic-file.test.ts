@@ -1,6 +1,17 @@
-import { execFileSync } from 'node:child_process';
-import { mkdir, mkdtemp, readdir, readFile, readlink, rm, stat, symlink, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { execFileSync, spawnSync } from 'node:child_process';
+import {
+  mkdir,
+  mkdtemp,
+  readdir,
+  readFile,
+  readlink,
+  rm,
+  stat,
+  symlink,
+  utimes,
+  writeFile,
+} from 'node:fs/promises';
+import { hostname, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { syncFolder, writeFileAtomic } from './atomic-file.ts';
@@ -51,6 +62,36 @@ test('behind a link that leads to no file yet one is made, and the link stays', 
   expect(await readlink(join(folder, 'link'))).toBe('elsewhere/state');
   expect(await readFile(join(folder, 'elsewhere', 'state'), 'utf8')).toBe('new');
   expect((await readdir(folder)).sort()).toEqual(['elsewhere', 'link', 'state']);
+});
+
+test('what a killed process left half-written under the name is removed, and what another one writes is not', async () => {
+  const path = join(folder, 'state');
+  const dead = spawnSync('true').pid;
+  const others = [
+    `state.${hostname()}.${process.ppid}.0123abcd.partial`,
+    'state.another-machine.4711.0123abcd.partial',
+    `other.${hostname()}.${dead}.0123abcd.partial`,
+    'state.partial',
+  ];
+  const left = [
+    `state.${hostname()}.${dead}.0123abcd.partial`,
+    'state.another-machine.4712.0123abcd.partial',
+  ];
+  for (const name of [...others, ...left]) await writeFile(join(folder, name), 'half');
+  const longAgo = new Date(Date.now() - 2 * 24 * 3_600_000);
+  await utimes(join(folder, left[1] ?? ''), longAgo, longAgo);
+  await writeFileAtomic(path, [Buffer.from('new')]);
+  expect((await readdir(folder)).sort()).toEqual(['state', ...others].sort());
+});
+
+test('a file that is half-written says whose it is', async () => {
+  const seen: string[] = [];
+  const looking = async function* () {
+    yield Buffer.from('half');
+    while (seen.length === 0) seen.push(...(await readdir(folder)));
+  };
+  await writeFileAtomic(join(folder, 'state'), looking());
+  expect(seen).toEqual([expect.stringContaining(`state.${hostname()}.${process.pid}.`)]);
 });
 
 test('of two that are written at once under one name, each is whole while it is there', async () => {

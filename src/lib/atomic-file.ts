@@ -1,9 +1,10 @@
 import { randomUUID } from 'node:crypto';
 import { createWriteStream } from 'node:fs';
-import { lstat, open, readlink, rename, rm, stat } from 'node:fs/promises';
-import { dirname, resolve } from 'node:path';
+import { lstat, open, readdir, readlink, rename, rm, stat } from 'node:fs/promises';
+import { hostname } from 'node:os';
+import { basename, dirname, join, resolve } from 'node:path';
 import { pipeline } from 'node:stream/promises';
-import { absentAsUndefined } from './error-code.ts';
+import { absentAsUndefined, errorCode } from './error-code.ts';
 import { openPipe } from './named-pipe.ts';
 
 /** Makes names that were added to or removed from a folder survive a power loss. */
@@ -49,7 +50,9 @@ async function behindLinks(path: string): Promise<string> {
 
 async function replaceFile(path: string, chunks: Chunks, signal: AbortSignal): Promise<void> {
   // Of one's own: of two that write at once, the last to end wins, with a whole file.
-  const partial = `${path}.${randomUUID()}.partial`;
+  const partial = partialName(path);
+  await removeAbandoned(path);
+  writing.add(partial);
   try {
     await pipeline(chunks, createWriteStream(partial, { mode: PRIVATE_MODE }), { signal });
     await sync(partial);
@@ -57,6 +60,48 @@ async function replaceFile(path: string, chunks: Chunks, signal: AbortSignal): P
   } catch (error) {
     await rm(partial, { force: true });
     throw error;
+  } finally {
+    writing.delete(partial);
   }
   await syncFolder(dirname(path));
+}
+
+/** Files that this process writes now. */
+const writing = new Set<string>();
+
+/** Who writes a file that is not whole yet: by `NAME.<host>.<pid>.<random>.partial` a later process knows what was left. */
+function partialName(path: string): string {
+  return `${path}.${hostname()}.${process.pid}.${randomUUID().slice(0, 8)}.partial`;
+}
+
+/** On another machine, or in another container, nobody can see whether the writer lives; so long none stands still. */
+const ABANDONED_AFTER_MS = 24 * 3_600_000;
+
+/** Removes what a killed process left of `path`: its writer is gone, or has not written for a day. */
+async function removeAbandoned(path: string): Promise<void> {
+  const folder = dirname(path);
+  const prefix = `${basename(path)}.`;
+  for (const name of await readdir(folder)) {
+    const [, host, pid] = name.startsWith(prefix)
+      ? (/^(.+)\.(\d+)\.[0-9a-f]{8}\.partial$/.exec(name.slice(prefix.length)) ?? [])
+      : [];
+    const partial = join(folder, name);
+    if (host === undefined || writing.has(partial)) continue;
+    const isOver =
+      host === hostname()
+        ? !isAlive(Number(pid))
+        : Date.now() - ((await absentAsUndefined(stat(partial)))?.mtimeMs ?? 0) > ABANDONED_AFTER_MS;
+    if (isOver) await rm(partial, { force: true });
+  }
+}
+
+/** A process of that number, other than this one: what this one writes it knows by itself. */
+function isAlive(pid: number): boolean {
+  if (pid === process.pid) return false;
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return errorCode(error) !== 'ESRCH';
+  }
 }
