@@ -81,6 +81,9 @@ export async function startServer(config: Config, options: ServerOptions): Promi
   }
 }
 
+/** Longer than any transaction of another Entrepot takes. Nothing can be pushed or kept, and soon nobody be proved. */
+const LOCKED_OUT_MS = 5_000;
+
 async function openOps(
   config: Config,
   parts: Parts,
@@ -92,7 +95,10 @@ async function openOps(
   // One look-up, so that it takes no longer on a large store; it throws when the index is broken.
   const notReady = async () => {
     await metadata.readSetting(CREDENTIAL_KEY);
-    return whyNotServing();
+    const lockedOutMs = metadata.lockedOutForMs();
+    return lockedOutMs > LOCKED_OUT_MS
+      ? `another process has held the write lock of the index for ${Math.round(lockedOutMs / 1000)} s`
+      : whyNotServing();
   };
   const answer = async () => {
     reportBudgets(upstreams, meter);

@@ -50,6 +50,18 @@ describe('grants', () => {
     });
   });
 
+  it('made by a clock that has been set back since are verified again, and count until then if they have to', async () => {
+    nowMs += 365 * 24 * 3_600_000;
+    await granted('a');
+    nowMs = 1_000_000;
+    expect(await grants.stateOf(repository, ['a'])).toEqual({ proved: false, provedIfUnreachable: true });
+    await granted('a');
+    nowMs += 999;
+    expect((await grants.stateOf(repository, ['a'])).proved).toBe(true);
+    nowMs -= 2_000;
+    expect((await grants.stateOf(repository, ['a'])).proved).toBe(true);
+  });
+
   it('belong to one credential and one repository', async () => {
     await granted('a');
     expect((await grants.stateOf(repository, ['a'])).proved).toBe(true);

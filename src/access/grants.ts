@@ -175,13 +175,21 @@ export class Grants {
       : UNHELD + credentialId;
   }
 
-  /** A Grant of an operator's import has no upstream that could renew it: it never ages. A clock set back makes none older. */
+  /**
+   * A Grant of an operator's import has no upstream that could renew it: it never ages. One that lies in the future was
+   * made by a clock that has been set back since: nobody knows how old it is, so it is to be verified again.
+   */
   #ageOf(grant: Grant): number {
-    return grant.origin === 'import' ? 0 : Math.max(0, this.#nowMs() - grant.verifiedAtMs);
+    if (grant.origin === 'import') return 0;
+    const ageMs = this.#nowMs() - grant.verifiedAtMs;
+    return ageMs < -CLOCK_SLACK_MS ? this.#rules.verifyForMs : Math.max(0, ageMs);
   }
 }
 
 const TENANT = 'tenant:';
+
+/** A clock that is kept right goes back by less. */
+const CLOCK_SLACK_MS = 60_000;
 
 /** Kubernetes' own default. */
 const DEFAULT_POLICY = new VerificationPolicy('NeverVerifyPreloadedImages');

@@ -3,6 +3,7 @@ import type { Log } from '../lib/log.ts';
 import { OciError } from '../oci/errors.ts';
 import { answerJson } from './answer.ts';
 import type { Exchange } from './exchange.ts';
+import { storageTrouble } from './storage-trouble.ts';
 
 /**
  * What a client still sends after an error is read and dropped up to here, so that it comes to read our answer: closing
@@ -10,16 +11,20 @@ import type { Exchange } from './exchange.ts';
  */
 const MAX_DRAINED_BYTES = 16 * 1024 * 1024;
 
-/** Answers with an error: the only place that does. What is no OciError is a bug: 500, and the log has its cause. */
+/** Answers with an error: the only place that does. Storage that fails for now is 503; what else is
+ * no OciError is a bug: 500. The log has the cause of both. */
 export function writeProblem(exchange: Exchange, error: unknown, log: Log): void {
   const { req, res } = exchange;
-  const problem = error instanceof OciError ? error : new OciError('UNKNOWN', { cause: error });
+  const problem =
+    error instanceof OciError ? error : (storageTrouble(error) ?? new OciError('UNKNOWN', { cause: error }));
   exchange.problem ??= problem;
   if (problem !== error || problem.code === 'UNKNOWN') {
     exchange.failure = error;
     log.error(
       { err: error, method: exchange.method, route: exchange.route?.kind },
-      'a request failed by a fault of ours',
+      problem.code === 'UNKNOWN'
+        ? 'a request failed by a fault of ours'
+        : 'a request failed for want of storage',
     );
   }
   if (res.headersSent || res.destroyed) {

@@ -22,7 +22,7 @@ export async function retryJittered<T>(attempt: () => T, retry: JitteredRetry): 
         throw error;
       }
       if (performance.now() - startedAtMs > retry.deadlineMs) {
-        throw new Error(`${retry.what}: gave up after ${retry.deadlineMs} ms`, { cause: error });
+        throw new Error(`${retry.what}: gave up after ${Math.round(retry.deadlineMs)} ms`, { cause: error });
       }
     }
     await delay(retry.minDelayMs + Math.random() * (retry.maxDelayMs - retry.minDelayMs));

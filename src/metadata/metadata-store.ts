@@ -96,7 +96,8 @@ export interface Paged<T> {
 }
 
 export interface MetadataStore {
-  // Manifests. One is held once, and belongs to the repositories that have a Link to it.
+  // Manifests. One is held once, and belongs to the repositories that have a Link to it. Bytes that are not those of
+  // the digest are damage, and absent: they are never returned.
 
   /** Held in any repository. */
   readManifest(digest: Digest): Promise<Manifest | undefined>;
@@ -270,8 +271,16 @@ export interface MetadataStore {
   noteUse(digest: Digest): void;
   /** The same for whoever relies on it from now on: upkeep, in whatever process, knows of it when this resolves. */
   putUse(digest: Digest): Promise<void>;
+  // A clock that was ahead leaves uses in the future, which would keep content until it catches up.
+
+  /** Whether any content was last used, or any upload touched, later than that. */
+  hasLaterUses(thanMs: number): Promise<boolean>;
+  /** Sets a few of these back to `toMs`; how many. */
+  lowerUses(laterThanMs: number, toMs: number): Promise<number>;
   /** Kept with every write, so reading them costs nothing whatever the size of the store. */
   readTotals(): Promise<Totals>;
+  /** For how long another process has kept every write of this one waiting; 0 when none waits. */
+  lockedOutForMs(): number;
   close(): Promise<void>;
 }
 

@@ -8,6 +8,7 @@ import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { type Log, silentLog } from '../lib/log.ts';
 import { digestOf } from '../oci/digest.ts';
 import { image, metadataStoreSuite } from './metadata-store.suite.ts';
+import { IndexUnusable } from './index-unusable.ts';
 import { openSqliteMetadataStore } from './sqlite-metadata-store.ts';
 import { Connection } from './sqlite/connection.ts';
 import { MIGRATIONS, migrate } from './sqlite/migrations.ts';
@@ -75,6 +76,54 @@ test('a migration that fails changes nothing', async () => {
   expect(connection.pragma('user_version')).toBe(MIGRATIONS.length);
   expect(connection.prepare("SELECT 1 FROM sqlite_schema WHERE name = 'half'").get()).toBeUndefined();
   connection.close();
+});
+
+test('an index whose version was lowered is refused in words, and left alone', async () => {
+  await (await openSqliteMetadataStore(path, { log: silentLog })).close();
+  for (const version of [MIGRATIONS.length - 1, 0]) {
+    look(database => database.pragma(`user_version = ${version}`));
+    const opening = openSqliteMetadataStore(path, { log: silentLog });
+    await expect(opening).rejects.toThrow(`${path}: the index says that it has schema version ${version}`);
+    await expect(opening).rejects.toBeInstanceOf(IndexUnusable);
+  }
+});
+
+test('a manifest whose bytes the disk has changed is absent from the first read on, and is remembered as damage', async () => {
+  const log = { ...silentLog, error: vi.fn<() => void>() };
+  const store = await openSqliteMetadataStore(path, { log });
+  const { manifest, view } = image('v1');
+  const put = () => store.putManifest(REPOSITORY, manifest, view, { tag: 'v1', atMs: 1 });
+  const reads = [
+    () => store.readManifest(manifest.digest),
+    () => store.readLinkedManifest(REPOSITORY, manifest.digest),
+    async () => (await store.readTagged(REPOSITORY, 'v1'))?.manifest,
+  ];
+  for (const read of reads) {
+    await put();
+    expect(await read()).toBeDefined();
+    look(database => database.prepare('UPDATE manifests SET bytes = zeroblob(size)').run());
+    expect(await read()).toBeUndefined();
+    expect(await store.readDamage(manifest.digest)).toMatchObject({
+      reason: 'its bytes have another digest',
+    });
+  }
+  expect(log.error).toHaveBeenCalledTimes(reads.length);
+  expect(await store.readTagged(REPOSITORY, 'v1')).toMatchObject({ tag: { digest: manifest.digest } });
+  await store.close();
+});
+
+test('it says for how long another process has kept every write waiting, until one succeeds', async () => {
+  const store = await openSqliteMetadataStore(path, { log: silentLog });
+  expect(store.lockedOutForMs()).toBe(0);
+  const rival = new Database(path, { timeout: 0 });
+  rival.exec('BEGIN IMMEDIATE');
+  const write = store.putBlob(DIGEST, 4);
+  await vi.waitFor(() => expect(store.lockedOutForMs()).toBeGreaterThan(0));
+  rival.exec('COMMIT');
+  rival.close();
+  await write;
+  expect(store.lockedOutForMs()).toBe(0);
+  await store.close();
 });
 
 test('an index of a newer program, or of another one, is refused and left alone', async () => {

@@ -20,6 +20,7 @@ import type {
 } from './metadata-store.ts';
 import { removalClaim } from './claim-keys.ts';
 import { IndexUnusable } from './index-unusable.ts';
+import { ManifestCheck } from './manifest-check.ts';
 import { Announcements } from './sqlite/announcements.ts';
 import { Blobs } from './sqlite/blobs.ts';
 import { Connection } from './sqlite/connection.ts';
@@ -124,6 +125,7 @@ class SqliteMetadataStore implements MetadataStore {
   readonly #uploads: Uploads;
   readonly #settings: Settings;
   readonly #uses: Uses;
+  readonly #check = new ManifestCheck();
   #sweeping: Promise<void> | undefined;
   #closing: Promise<void> | undefined;
 
@@ -149,12 +151,12 @@ class SqliteMetadataStore implements MetadataStore {
     this.#sweepBehind();
   }
 
-  readManifest(digest: Digest) {
-    return this.#read(() => this.#manifests.read(digest));
+  async readManifest(digest: Digest) {
+    return this.#sound(await this.#read(() => this.#manifests.read(digest)));
   }
 
-  readLinkedManifest(repository: Repository, digest: Digest) {
-    return this.#read(() => this.#manifests.readLinked(repository, digest));
+  async readLinkedManifest(repository: Repository, digest: Digest) {
+    return this.#sound(await this.#read(() => this.#manifests.readLinked(repository, digest)));
   }
 
   putManifest(
@@ -194,8 +196,9 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#read(() => this.#tags.read(repository, tag));
   }
 
-  readTagged(repository: Repository, tag: string) {
-    return this.#read(() => this.#tags.readTagged(repository, tag));
+  async readTagged(repository: Repository, tag: string) {
+    const found = await this.#read(() => this.#tags.readTagged(repository, tag));
+    return found && { ...found, manifest: await this.#sound(found.manifest) };
   }
 
   putTag(repository: Repository, tag: string, row: TagRow) {
@@ -468,9 +471,21 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#read(() => this.#blobs.totals());
   }
 
+  lockedOutForMs() {
+    return this.#writer.lockedOutForMs;
+  }
+
   close(): Promise<void> {
     this.#closing ??= this.#end();
     return this.#closing;
+  }
+
+  hasLaterUses(thanMs: number) {
+    return this.#read(() => this.#removals.hasLaterUses(thanMs));
+  }
+
+  lowerUses(laterThanMs: number, toMs: number) {
+    return this.#write(() => this.#removals.lowerUses(laterThanMs, toMs));
   }
 
   async #end(): Promise<void> {
@@ -482,6 +497,18 @@ class SqliteMetadataStore implements MetadataStore {
     } finally {
       this.#connection.close();
     }
+  }
+
+  /** The manifest, unless its bytes are damaged: then it is absent from now on, as content is that a scrub finds damaged. */
+  async #sound(manifest: Manifest | undefined): Promise<Manifest | undefined> {
+    if (manifest === undefined || this.#check.isSound(manifest)) {
+      return manifest;
+    }
+    const { digest } = manifest;
+    const reason = 'its bytes have another digest';
+    const loss = await this.quarantine({ kind: 'manifest', digest }, reason).catch((error: unknown) => error);
+    this.#log.error({ digest, reason, loss }, 'a manifest is damaged in the index, and is not served');
+    return undefined;
   }
 
   #read<T>(work: () => T): Promise<T> {

@@ -1,5 +1,6 @@
 import { removalClaim } from '../metadata/claim-keys.ts';
 import { everything, type Found, type SizedContent } from '../metadata/survey.ts';
+import { settleUses } from './clock.ts';
 import { removeContents } from './removal.ts';
 import { abandonIngest } from './unfinished.ts';
 import { inSteps } from './steps.ts';
@@ -50,7 +51,10 @@ export class Collection {
 
   /** `gracePeriodMs`: this time another one. */
   async run(run: RunOptions & { readonly gracePeriodMs?: number } = {}): Promise<CollectionReport> {
-    const { survey, gracePeriodMs } = this.#options;
+    const { survey, metadata, gracePeriodMs } = this.#options;
+    if (run.dryRun !== true) {
+      await settleUses(metadata, run.signal);
+    }
     const sinceMs = Date.now() - (run.gracePeriodMs ?? gracePeriodMs);
     const uploads = await this.#expireUploads(run);
     const unfinished = await this.#abandonIngests(run);

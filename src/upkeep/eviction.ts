@@ -1,3 +1,4 @@
+import { settleUses } from './clock.ts';
 import { everything, type SizedContent } from '../metadata/survey.ts';
 import { removeContents } from './removal.ts';
 import {
@@ -55,7 +56,10 @@ export class Eviction {
   }
 
   async run(run: EvictionRun = {}): Promise<EvictionReport> {
-    const { survey, maxBytes = Number.POSITIVE_INFINITY } = this.#options;
+    const { survey, metadata, maxBytes = Number.POSITIVE_INFINITY } = this.#options;
+    if (run.dryRun !== true) {
+      await settleUses(metadata, run.signal);
+    }
     const counter = new Counter('least recently used', run);
     const unfinished = await this.#countUnfinished();
     const heldBytes = (await this.#heldBytes()) - (run.asIfFreedBytes ?? 0);

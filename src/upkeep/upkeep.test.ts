@@ -253,6 +253,43 @@ describe('eviction', () => {
   });
 });
 
+describe('a clock that was ahead and is corrected', () => {
+  beforeEach(() => void vi.useFakeTimers({ toFake: ['Date'] }));
+  afterEach(() => void vi.useRealTimers());
+
+  test('keeps nothing from eviction and collection for longer than ten minutes and the grace period', async () => {
+    const rightMs = Date.now();
+    vi.setSystemTime(rightMs + 365 * 24 * NEVER_MS);
+    const evictable = await pushBlob(MIRRORED, 'evictable');
+    await metadata.putBlob(await storeBlob('unneeded'), 8);
+    vi.setSystemTime(rightMs);
+    const evict = () => upkeep({ maxBytes: 1 }).evict();
+    expect(await evict()).toMatchObject({ items: 0, isStuck: true });
+    vi.setSystemTime(rightMs + 599_000);
+    expect(await evict()).toMatchObject({ items: 0, isStuck: true });
+    vi.setSystemTime(rightMs + 601_000);
+    await evict();
+    vi.setSystemTime(rightMs + 602_000);
+    expect(await evict()).toMatchObject({ items: 1 });
+    expect(await metadata.statBlob(evictable)).toBeUndefined();
+    expect(await upkeep({ gracePeriodMs: 10_000 }).collect()).toMatchObject({ blobs: { items: 0 } });
+    vi.setSystemTime(rightMs + 612_000);
+    expect(await upkeep({ gracePeriodMs: 10_000 }).collect()).toMatchObject({ blobs: { items: 1 } });
+  });
+
+  test('changes nothing when it is behind for a while only, as after a boot', async () => {
+    const rightMs = Date.now();
+    const older = await pushBlob(MIRRORED, 'older');
+    vi.setSystemTime(rightMs + 1_000);
+    const kept = await pushBlob(MIRRORED, 'newer');
+    vi.setSystemTime(0);
+    expect(await upkeep({ maxBytes: 1 }).evict()).toMatchObject({ items: 0 });
+    vi.setSystemTime(rightMs + 2_000);
+    expect(await upkeep({ maxBytes: 6 }).evict()).toMatchObject({ items: 1 });
+    expect([await metadata.statBlob(older), await metadata.statBlob(kept)]).toEqual([undefined, { size: 5 }]);
+  });
+});
+
 describe('scrub', () => {
   test('finds nothing in a sound store, and remembers when it was done', async () => {
     const image = await pushImage(HOSTED, 'v1', ['layer']);

@@ -79,14 +79,17 @@ export class Connection {
     return this.retrying('read the index', work);
   }
 
-  /** Calls `work` again while another process holds the lock that it needs. */
-  retrying<T>(what: string, work: () => T): Promise<T> {
+  /**
+   * Calls `work` again while another process holds the lock that it needs, for 10 s since `sinceMs` (of
+   * `performance.now()`); once at least.
+   */
+  retrying<T>(what: string, work: () => T, sinceMs = performance.now()): Promise<T> {
     return retryJittered(work, {
       what,
       isRetryable: isBusy,
       minDelayMs: MIN_RETRY_MS,
       maxDelayMs: MAX_RETRY_MS,
-      deadlineMs: BUSY_DEADLINE_MS,
+      deadlineMs: Math.max(0, sinceMs + BUSY_DEADLINE_MS - performance.now()),
     });
   }
 
@@ -107,6 +110,7 @@ function configure(database: Database): void {
   database.pragma(`cache_size = -${CACHE_KIB}`);
 }
 
-function isBusy(error: unknown): boolean {
+/** Whether another process holds the lock that was needed. */
+export function isBusy(error: unknown): boolean {
   return errorCode(error)?.startsWith('SQLITE_BUSY') ?? false;
 }

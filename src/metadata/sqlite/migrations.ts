@@ -1,3 +1,4 @@
+import { errorCode } from '../../lib/error-code.ts';
 import { IndexUnusable } from '../index-unusable.ts';
 import type { Connection } from './connection.ts';
 import { SCHEMA_1 } from './schema-1.ts';
@@ -28,7 +29,7 @@ function step(connection: Connection, migrations: readonly string[]): boolean {
     const version = recognise(connection, migrations.length);
     const migration = migrations[version];
     if (migration !== undefined) {
-      connection.execute(migration);
+      advance(connection, migration, version);
       connection.execute(`PRAGMA application_id = ${APPLICATION_ID}; PRAGMA user_version = ${version + 1}`);
     }
     connection.execute('COMMIT');
@@ -38,6 +39,20 @@ function step(connection: Connection, migrations: readonly string[]): boolean {
       connection.execute('ROLLBACK');
     }
     throw error;
+  }
+}
+
+/** Runs one migration; on tables that are not those of `version`, which it was not written for, IndexUnusable. */
+function advance(connection: Connection, migration: string, version: number): void {
+  try {
+    connection.execute(migration);
+  } catch (error) {
+    if (!(error instanceof Error) || errorCode(error) !== 'SQLITE_ERROR') throw error;
+    throw new IndexUnusable(
+      `the index says that it has schema version ${version}, and its tables say otherwise (${error.message}): its ` +
+        'header was damaged or changed. Restore it from a backup',
+      { cause: error },
+    );
   }
 }
 

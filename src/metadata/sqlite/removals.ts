@@ -4,6 +4,15 @@ import type { Content, Damage } from '../metadata-store.ts';
 import type { Connection, Statement } from './connection.ts';
 import * as needs from './needs.ts';
 
+/** What says when something was last used. Each has an index, so that none is looked for by a scan. */
+const TIMES = [
+  ['blobs', 'digest', 'used_at_ms'],
+  ['manifests', 'digest', 'used_at_ms'],
+  ['uploads', 'id', 'touched_at_ms'],
+] as const;
+/** Of each table, in one transaction of some milliseconds. */
+const LOWERED_AT_ONCE = 20;
+
 /** What upkeep takes away. Each removal asks in its own transaction whether something has come to need the content. */
 export class Removals {
   readonly #deleteLink: Statement<[{ upstream: string; name: string; digest: Digest; sinceMs: number }]>;
@@ -19,6 +28,8 @@ export class Removals {
   readonly #deleteDamage: Statement<[Digest]>;
   readonly #selectDamage: Statement<[Digest], { found_at_ms: number; reason: string }>;
   readonly #selectDamaged: Statement<[], { damaged: number }>;
+  readonly #selectLater: Statement<[{ thanMs: number }]>;
+  readonly #lower: readonly Statement<[{ laterThanMs: number; toMs: number }]>[];
 
   constructor(connection: Connection) {
     this.#deleteLink = connection.prepare(`
@@ -55,6 +66,14 @@ export class Removals {
     );
     this.#deleteDamage = connection.prepare('DELETE FROM quarantine WHERE digest = ?');
     this.#selectDamage = connection.prepare('SELECT found_at_ms, reason FROM quarantine WHERE digest = ?');
+    this.#selectLater = connection.prepare(
+      TIMES.map(([table, , time]) => `SELECT 1 FROM ${table} WHERE ${time} > @thanMs`).join(' UNION ALL '),
+    );
+    this.#lower = TIMES.map(([table, key, time]) =>
+      connection.prepare(`
+        UPDATE ${table} SET ${time} = @toMs
+        WHERE ${key} IN (SELECT ${key} FROM ${table} WHERE ${time} > @laterThanMs LIMIT ${LOWERED_AT_ONCE})`),
+    );
     this.#selectDamaged = connection.prepare('SELECT count(*) AS damaged FROM quarantine');
   }
 
@@ -95,6 +114,14 @@ export class Removals {
 
   countDamaged(): number {
     return this.#selectDamaged.get()?.damaged ?? 0;
+  }
+
+  hasLaterUses(thanMs: number): boolean {
+    return this.#selectLater.get({ thanMs }) !== undefined;
+  }
+
+  lowerUses(laterThanMs: number, toMs: number): number {
+    return this.#lower.reduce((count, statement) => count + statement.run({ laterThanMs, toMs }).changes, 0);
   }
 
   /** The content is whole again, or is no longer wanted. */

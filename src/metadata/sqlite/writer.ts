@@ -1,6 +1,6 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { errorCode } from '../../lib/error-code.ts';
-import type { Connection, Statement } from './connection.ts';
+import { type Connection, isBusy, type Statement } from './connection.ts';
 
 /** Writes that came in one turn of the event loop share a commit, and its sync; so many at most, as all stop the loop. */
 const MAX_WRITES_PER_COMMIT = 20;
@@ -9,6 +9,8 @@ interface Write {
   /** Runs inside the transaction; returns what settles the caller's promise once it is durable. */
   readonly run: () => () => void;
   readonly reject: (error: unknown) => void;
+  /** On `performance.now()`'s clock. */
+  readonly askedAtMs: number;
 }
 
 /**
@@ -26,6 +28,7 @@ export class Writer {
   readonly #releaseSavepoint: Statement<[]>;
   readonly #waiting: Write[] = [];
   #draining: Promise<void> | undefined;
+  #lockedOutSinceMs: number | undefined;
   #isClosed = false;
 
   constructor(connection: Connection) {
@@ -48,7 +51,7 @@ export class Writer {
         const value = work();
         return () => resolve(value);
       };
-      this.#waiting.push({ run, reject });
+      this.#waiting.push({ run, reject, askedAtMs: performance.now() });
       this.#draining ??= this.#drain();
     });
   }
@@ -59,14 +62,24 @@ export class Writer {
     await this.#draining;
   }
 
+  /** For how long a rival's lock has let no write through; 0 when none waits for it. */
+  get lockedOutForMs(): number {
+    return this.#lockedOutSinceMs === undefined ? 0 : performance.now() - this.#lockedOutSinceMs;
+  }
+
   async #drain(): Promise<void> {
     while (this.#waiting.length > 0) {
       await nextTurn();
       const batch = this.#waiting.splice(0, MAX_WRITES_PER_COMMIT);
+      this.#lockedOutSinceMs ??= performance.now();
       try {
-        const settle = await this.#connection.retrying('write to the index', () => this.#transact(batch));
+        const transact = () => this.#transact(batch);
+        const sinceMs = batch[0]?.askedAtMs;
+        const settle = await this.#connection.retrying('write to the index', transact, sinceMs);
+        this.#lockedOutSinceMs = undefined;
         settle();
       } catch (error) {
+        if (!(error instanceof Error && isBusy(error.cause))) this.#lockedOutSinceMs = undefined;
         const reason = asStorageFull(error);
         batch.forEach(write => write.reject(reason));
       }

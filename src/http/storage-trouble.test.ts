@@ -1,0 +1,33 @@
+import { expect, test } from 'vitest';
+import { storageTrouble } from './storage-trouble.ts';
+
+const failed = (code: string) => Object.assign(new Error(code), { code });
+
+test.each([
+  'EMFILE',
+  'ENFILE',
+  'ESTALE',
+  'EIO',
+  'EROFS',
+  'SQLITE_BUSY',
+  'SQLITE_BUSY_SNAPSHOT',
+  'SQLITE_IOERR_READ',
+  'SQLITE_CANTOPEN',
+])('%s may pass: the client is told to come back, and the log what it was', code => {
+  const cause = new Error('write to the index: gave up', { cause: failed(code) });
+  for (const error of [failed(code), cause]) {
+    const trouble = storageTrouble(error);
+    expect(trouble).toMatchObject({ status: 503, headers: { 'Retry-After': '5' }, cause: error });
+  }
+});
+
+test.each(['ENOENT', 'EACCES', 'SQLITE_CORRUPT', 'SQLITE_CONSTRAINT', 'ERR_INVALID_ARG_TYPE'])(
+  '%s does not: it is a fault of ours',
+  code => expect(storageTrouble(failed(code))).toBeUndefined(),
+);
+
+test('what is no error, and one that causes itself, end the search', () => {
+  const own = new Error('own');
+  own.cause = own;
+  for (const error of [own, undefined, 'EIO', null]) expect(storageTrouble(error)).toBeUndefined();
+});

@@ -1,0 +1,54 @@
+import { createHash } from 'node:crypto';
+import { type Digest, digestAlgorithm, digestHex } from '../oci/digest.ts';
+import type { Manifest } from '../oci/manifest.ts';
+
+/** Hashing so much takes a few microseconds, beside the hundred that an answer takes: it is done each time. */
+const ALWAYS_BYTES = 8 * 1024;
+
+/** Larger ones are few; so many digests are about 10 KB. */
+const MAX_REMEMBERED = 100;
+
+/** A page that the disk changes later is found within this time. */
+const REMEMBERED_FOR_MS = 60_000;
+
+/**
+ * Whether the bytes of a manifest are those of its digest: they come from pages of the index, which a disk may have
+ * changed. What takes longer to hash is hashed once a minute.
+ */
+export class ManifestCheck {
+  readonly #nowMs: () => number;
+  /** When they were found right, the oldest first. */
+  readonly #checkedAtMs = new Map<Digest, number>();
+
+  constructor(nowMs: () => number = () => performance.now()) {
+    this.#nowMs = nowMs;
+  }
+
+  isSound({ digest, bytes }: Manifest): boolean {
+    if (bytes.byteLength <= ALWAYS_BYTES) {
+      return hashes(bytes, digest);
+    }
+    const nowMs = this.#nowMs();
+    if (nowMs - (this.#checkedAtMs.get(digest) ?? Number.NEGATIVE_INFINITY) < REMEMBERED_FOR_MS) {
+      return true;
+    }
+    this.#checkedAtMs.delete(digest);
+    const isSound = hashes(bytes, digest);
+    if (isSound) {
+      this.#remember(digest, nowMs);
+    }
+    return isSound;
+  }
+
+  #remember(digest: Digest, nowMs: number): void {
+    for (const oldest of this.#checkedAtMs.keys()) {
+      if (this.#checkedAtMs.size < MAX_REMEMBERED) break;
+      this.#checkedAtMs.delete(oldest);
+    }
+    this.#checkedAtMs.set(digest, nowMs);
+  }
+}
+
+function hashes(bytes: Uint8Array, digest: Digest): boolean {
+  return createHash(digestAlgorithm(digest)).update(bytes).digest('hex') === digestHex(digest);
+}
