@@ -7,11 +7,12 @@ import {
   descriptorOf,
   imageOf,
   randomBlob,
+  readAs,
 } from '../../test/support/content.ts';
 import { HostedBench, RIGHT } from '../../test/support/hosted-bench.ts';
 import { digestOf } from '../oci/digest.ts';
 import { parseManifest } from '../oci/manifest.ts';
-import { DOCKER_SCHEMA1, OCI_INDEX, OCI_MANIFEST } from '../oci/media-types.ts';
+import { DOCKER_SCHEMA1, OCI_ARTIFACT_MANIFEST, OCI_INDEX, OCI_MANIFEST } from '../oci/media-types.ts';
 
 const repository = { upstream: '', name: 'team/app' };
 const elsewhere = { upstream: '', name: 'team/other' };
@@ -69,6 +70,24 @@ describe('pushing a manifest', () => {
     await expect(bench.pushManifest(repository, manifest, other)).rejects.toMatchObject({
       code: 'DIGEST_INVALID',
     });
+  });
+
+  it('as another type changes nothing of what others pushed before or will push', async () => {
+    const image = imageOf([randomBlob(100, 'untyped')], { isUntyped: true });
+    const { digest } = image.manifest;
+    const before = { upstream: '', name: 'before/app' };
+    await bench.pushImage(before, image, 'v1');
+    await bench.pushManifest(elsewhere, readAs(image.manifest, OCI_ARTIFACT_MANIFEST), 'v1');
+    await bench.pushImage(repository, image, 'v1');
+    for (const reference of ['v1', digest]) {
+      const typeIn = async (place: typeof repository) =>
+        (await bench.hosted.manifest(place, reference, RIGHT, everything)).descriptor.mediaType;
+      expect(await typeIn(before)).toBe(OCI_MANIFEST);
+      expect(await typeIn(repository)).toBe(OCI_MANIFEST);
+      expect(await typeIn(elsewhere)).toBe(OCI_ARTIFACT_MANIFEST);
+    }
+    const links = [...image.layers, image.config].map(blob => ({ repository, digest: blob.digest }));
+    expect(await bench.metadata.expireLinks(links, Date.now() + 60_000)).toBe(0);
   });
 
   it('says its subject, which need not be there', async () => {

@@ -24,7 +24,7 @@ export class ManifestCheck {
     this.#nowMs = nowMs;
   }
 
-  isSound({ digest, bytes }: Manifest): boolean {
+  isSound({ digest, bytes }: Pick<Manifest, 'digest' | 'bytes'>): boolean {
     if (bytes.byteLength <= ALWAYS_BYTES) {
       return hashes(bytes, digest);
     }

@@ -15,6 +15,7 @@ const NGINX: Repository = { upstream: 'docker.io', name: 'library/nginx' };
 const OTHER: Repository = { upstream: 'docker.io', name: 'library/other' };
 const HOSTED: Repository = { upstream: '', name: 'library/nginx' };
 const MANIFEST_TYPE = 'application/vnd.oci.image.manifest.v1+json';
+const ARTIFACT_TYPE = 'application/vnd.oci.artifact.manifest.v1+json';
 const ALL = { limit: 100, after: undefined };
 
 /** What every MetadataStore must do. */
@@ -35,7 +36,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
 
     test('what is not known is undefined, false or empty', async () => {
       const digest = digestOf(Buffer.from('nothing'));
-      expect(await store.readManifest(digest)).toBeUndefined();
+      expect(await store.readManifestBytes(digest)).toBeUndefined();
       expect(await store.readLinkedManifest(NGINX, digest)).toBeUndefined();
       expect(await store.readTag(NGINX, 'latest')).toBeUndefined();
       expect(await store.readTagged(NGINX, 'latest')).toBeUndefined();
@@ -62,7 +63,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
     test('a manifest is kept byte for byte, once, and belongs only where it is linked', async () => {
       const { manifest, view } = image('one');
       await store.putManifest(NGINX, manifest, view, { tag: 'latest', atMs: 5 });
-      expect(await store.readManifest(manifest.digest)).toEqual(manifest);
+      expect(await store.readManifestBytes(manifest.digest)).toEqual(manifest.bytes);
       expect(await store.readLinkedManifest(NGINX, manifest.digest)).toEqual(manifest);
       expect(await store.readLinkedManifest(OTHER, manifest.digest)).toBeUndefined();
       expect(await store.readLinkedManifest(HOSTED, manifest.digest)).toBeUndefined();
@@ -71,6 +72,128 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(await store.readTotals()).toMatchObject({ manifests: 1, repositories: 2 });
       expect(await store.readTag(NGINX, 'latest')).toEqual({ digest: manifest.digest, checkedAtMs: 5 });
       expect(await store.readTag(OTHER, 'latest')).toBeUndefined();
+    });
+
+    describe('of the same bytes under two media types', () => {
+      const LATER_MS = Date.now() + 3_600_000;
+      const one = image('one');
+      const { digest, bytes } = one.manifest;
+      const subject = image('subject').manifest;
+      const layer = digestOrFail(one.blobs[1]);
+      /** Names nothing but a subject. */
+      const artifact: Manifest = { digest, bytes, mediaType: ARTIFACT_TYPE };
+      const artifactView: ManifestView = {
+        ...one.view,
+        mediaType: ARTIFACT_TYPE,
+        blobs: [],
+        subject: { mediaType: MANIFEST_TYPE, digest: subject.digest, size: 1 },
+        artifactType: 'sig',
+      };
+      const put = {
+        image: (repository: Repository, tag?: string) =>
+          store.putManifest(repository, one.manifest, one.view, { atMs: 1, ...(tag && { tag }) }),
+        artifact: (repository: Repository, tag?: string) =>
+          store.putManifest(repository, artifact, artifactView, { atMs: 1, ...(tag && { tag }) }),
+      };
+      const idle = [
+        { repository: HOSTED, digest: layer },
+        { repository: OTHER, digest: layer },
+      ];
+
+      test.each(['image', 'artifact'] as const)(
+        'each repository has its own, whoever came first (%s)',
+        async first => {
+          await put[first](first === 'image' ? HOSTED : OTHER, 'v1');
+          await put[first === 'image' ? 'artifact' : 'image'](first === 'image' ? OTHER : HOSTED, 'v1');
+          expect(await store.readLinkedManifest(HOSTED, digest)).toEqual(one.manifest);
+          expect((await store.readTagged(HOSTED, 'v1'))?.manifest).toEqual(one.manifest);
+          expect(await store.readLinkedManifest(OTHER, digest)).toEqual(artifact);
+          expect((await store.readTagged(OTHER, 'v1'))?.manifest).toEqual(artifact);
+          expect(await store.namedSize(HOSTED, layer)).toBe(20);
+          expect(await store.namedSize(OTHER, layer)).toBeUndefined();
+          const referrers = async (repository: Repository) =>
+            (await store.listReferrers(repository, subject.digest, 'sig', ALL)).entries;
+          expect(await referrers(HOSTED)).toEqual([]);
+          expect(await referrers(OTHER)).toMatchObject([
+            { digest, mediaType: ARTIFACT_TYPE, artifactType: 'sig' },
+          ]);
+          expect(await store.readTotals()).toMatchObject({ manifests: 1, manifestBytes: bytes.byteLength });
+        },
+      );
+
+      test('an import into one repository changes nothing of another', async () => {
+        await put.image(HOSTED, 'v1');
+        const imported = { manifests: [{ manifest: artifact, view: artifactView }], blobs: [] };
+        expect(await store.putContent(OTHER, imported, 5)).toEqual([]);
+        expect(await store.readLinkedManifest(HOSTED, digest)).toEqual(one.manifest);
+        expect(await store.readLinkedManifest(OTHER, digest)).toEqual(artifact);
+      });
+
+      test('what one needs stays, and what only the other needed goes with it', async () => {
+        await put.artifact(OTHER);
+        await put.image(HOSTED);
+        await store.putBlob(layer, 20, HOSTED);
+        await store.linkBlob(OTHER, layer, 20);
+        expect(await store.expireLinks(idle, LATER_MS)).toBe(1);
+        expect(await store.isLinked(HOSTED, layer)).toBe(true);
+        await store.unlinkManifest(OTHER, digest);
+        expect(await store.removeUnneeded([blobOf(layer), manifestOf(one)], LATER_MS)).toEqual([]);
+        await put.artifact(OTHER);
+        await store.unlinkManifest(HOSTED, digest);
+        expect(await store.expireLinks(idle, LATER_MS)).toBe(1);
+        expect(await store.removeUnneeded([blobOf(layer), manifestOf(one)], LATER_MS)).toEqual([
+          blobOf(layer),
+        ]);
+      });
+
+      test('one that was left long ago keeps nothing once another is linked', async () => {
+        await put.artifact(OTHER);
+        await put.image(HOSTED);
+        await store.unlinkManifest(OTHER, digest);
+        await store.unlinkManifest(HOSTED, digest);
+        await store.putBlob(layer, 20);
+        await put.artifact(OTHER);
+        expect(await store.removeUnneeded([blobOf(layer)], LATER_MS)).toEqual([blobOf(layer)]);
+      });
+
+      test('the newer one is its repository’s', async () => {
+        await put.image(HOSTED, 'v1');
+        await put.artifact(HOSTED);
+        await store.putBlob(layer, 20, HOSTED);
+        expect((await store.readTagged(HOSTED, 'v1'))?.manifest).toEqual(artifact);
+        expect((await store.listReferrers(HOSTED, subject.digest, undefined, ALL)).entries).toHaveLength(1);
+        expect(await store.usedBytes('library')).toBe(bytes.byteLength + 20);
+        expect(await store.expireLinks(idle, LATER_MS)).toBe(1);
+        await put.image(HOSTED);
+        expect((await store.readTagged(HOSTED, 'v1'))?.manifest).toEqual(one.manifest);
+        expect((await store.listReferrers(HOSTED, subject.digest, undefined, ALL)).entries).toEqual([]);
+      });
+
+      test('one that was evicted is absent until it is brought again, though the bytes are back', async () => {
+        await put.image(NGINX);
+        await put.artifact(OTHER);
+        expect(await store.evict([manifestOf(one)], LATER_MS)).toEqual([manifestOf(one)]);
+        await put.artifact(OTHER);
+        expect(await store.readLinkedManifest(NGINX, digest)).toBeUndefined();
+        expect(await store.readLinkedManifest(OTHER, digest)).toEqual(artifact);
+        expect(await store.readManifestBytes(digest)).toEqual(bytes);
+        await put.image(NGINX);
+        expect(await store.readLinkedManifest(NGINX, digest)).toEqual(one.manifest);
+        expect(await store.namedSize(NGINX, layer)).toBe(20);
+      });
+
+      test('both are damaged, keep what they need, and are whole when anybody brings the bytes', async () => {
+        await put.image(HOSTED);
+        await store.putBlob(layer, 20, HOSTED);
+        await put.artifact(OTHER);
+        expect(await store.quarantine(manifestOf(one), 'wrong bytes')).toBe('hosted');
+        expect(await store.readLinkedManifest(HOSTED, digest)).toBeUndefined();
+        expect(await store.expireLinks(idle, LATER_MS)).toBe(0);
+        await put.artifact(OTHER);
+        expect(await store.readLinkedManifest(HOSTED, digest)).toEqual(one.manifest);
+        expect(await store.expireLinks(idle, LATER_MS)).toBe(0);
+        expect(await store.removeUnneeded([blobOf(layer)], LATER_MS)).toEqual([]);
+      });
     });
 
     test('an import links all of an image or nothing, and names all of its images at once', async () => {
@@ -127,7 +250,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       await store.putBlob(digestOrFail(layer), 20, NGINX);
       const options = { tag: 'latest', atMs: 1, required };
       expect(await store.putManifest(NGINX, manifest, view, options)).toEqual([config?.digest]);
-      expect(await store.readManifest(manifest.digest)).toBeUndefined();
+      expect(await store.readManifestBytes(manifest.digest)).toBeUndefined();
       expect(await store.readTag(NGINX, 'latest')).toBeUndefined();
       await store.linkBlob(NGINX, digestOrFail(config), 10);
       expect(await store.putManifest(NGINX, manifest, view, options)).toEqual([]);

@@ -96,16 +96,18 @@ export interface Paged<T> {
 }
 
 export interface MetadataStore {
-  // Manifests. One is held once, and belongs to the repositories that have a Link to it. Bytes that are not those of
-  // the digest are damage, and absent: they are never returned.
+  // Manifests. Bytes are held once; those that are not the digest's are damage, and absent. What they name, and so need,
+  // depends on the media type under which they are read: each repository that has a Link to them reads them as it was given
+  // them last, whatever others were given.
 
-  /** Held in any repository. */
-  readManifest(digest: Digest): Promise<Manifest | undefined>;
-  /** Held, and linked in this repository. */
+  /** Held for any repository; of how they are read, the digest says nothing. */
+  readManifestBytes(digest: Digest): Promise<Uint8Array | undefined>;
+  /** Held, and linked in this repository: with the media type that it has there. */
   readLinkedManifest(repository: Repository, digest: Digest): Promise<Manifest | undefined>;
   /**
-   * Keeps the manifest with what it names, and links it. With `tag`, moves the tag too: one transaction.
-   * `references` that must be linked in this repository, else nothing is written and their digests are returned.
+   * Keeps the manifest with what it names, and links it: under this media type alone, from now on, in this repository.
+   * With `tag`, moves the tag too: one transaction. Of `required`, what is not linked in this repository is returned, and
+   * then nothing is written.
    */
   putManifest(
     repository: Repository,
@@ -115,7 +117,7 @@ export interface MetadataStore {
   ): Promise<readonly Digest[]>;
   /** Removes the Link and every tag of this repository that means it. False when there was none. */
   unlinkManifest(repository: Repository, digest: Digest): Promise<boolean>;
-  /** Manifests linked in this repository whose `subject` is `subject`, by digest. */
+  /** Manifests linked in this repository whose `subject`, as they are read here, is `subject`; by digest. */
   listReferrers(
     repository: Repository,
     subject: Digest,
@@ -161,7 +163,7 @@ export interface MetadataStore {
   /** `size` as upstream gave it. */
   linkBlob(repository: Repository, digest: Digest, size: number): Promise<void>;
   unlinkBlob(repository: Repository, digest: Digest): Promise<boolean>;
-  /** The size that a manifest linked in this repository, or a Link, gives for the blob. */
+  /** The size that a Link, or a manifest linked in this repository as it is read here, gives for the blob. */
   namedSize(repository: Repository, digest: Digest): Promise<number | undefined>;
 
   // Documents of a mirrored repository, by a name of the caller's.
@@ -181,8 +183,8 @@ export interface MetadataStore {
   // Imports. First the content, repository by repository, then all names at once.
 
   /**
-   * Keeps the manifests and links them and the blobs: one transaction. Blobs that are not held are returned, and then
-   * nothing is written.
+   * Keeps the manifests and links them, as `putManifest` does, and the blobs: one transaction. Blobs that are not held are
+   * returned, and then nothing is written.
    */
   putContent(repository: Repository, content: ImportedContent, atMs: number): Promise<readonly Digest[]>;
   /** Moves the tags, pins what they or the digests name, and makes the Grants: one transaction for all. */
@@ -226,7 +228,7 @@ export interface MetadataStore {
   isStray(digest: Digest): Promise<boolean>;
   /**
    * Removes the row of damaged content, so that it is absent until it is brought again, and remembers the damage until
-   * then. Says whether a repository that lives here has lost it; `undefined` when the row had gone already.
+   * then. What a damaged manifest names stays needed. Says whether a repository that lives here has lost it; `undefined` when the row had gone already.
    */
   quarantine(content: Content, reason: string): Promise<'hosted' | 'mirrored' | undefined>;
   readDamage(digest: Digest): Promise<Damage | undefined>;

@@ -69,6 +69,59 @@ test.each(MIGRATIONS.map((_, version) => version))(
   },
 );
 
+test('an index that had one reading for all keeps it in each repository, and what damaged manifests may need', async () => {
+  const connection = await Connection.open(path);
+  await migrate(connection, MIGRATIONS.slice(0, 3));
+  const [held, subject, layer, damaged, loose] = ['held', 'subject', 'layer', 'damaged', 'loose'].map(text =>
+    digestOf(Buffer.from(text)),
+  );
+  connection.execute(`
+    INSERT INTO repositories (id, upstream, name, created_at_ms)
+      VALUES (1, '', 'team/app', 1), (2, 'docker.io', 'a', 1), (3, '', 'team/maimed', 1);
+    INSERT INTO manifests
+      (id, digest, kind, media_type, artifact_type, subject, annotations, created_at_ms, used_at_ms, size, bytes)
+      VALUES (7, '${held}', 'manifest', 'a/b', 'sig', '${subject}', '{"made":"here"}', 2, 3, 4, x'68656c64');
+    INSERT INTO manifest_references (manifest_id, position, kind, digest, size, media_type)
+      VALUES (7, 0, 'config', '${layer}', 20, 'c/d');
+    INSERT INTO links (repository_id, digest, kind, size, created_at_ms)
+      VALUES (1, '${held}', 'manifest', 4, 1), (2, '${held}', 'manifest', 4, 1), (2, '${damaged}', 'manifest', 5, 1),
+        (3, '${damaged}', 'manifest', 5, 1), (3, '${loose}', 'blob', 6, 1), (2, '${loose}', 'blob', 6, 1);
+    INSERT INTO tags (repository_id, tag, digest, checked_at_ms) VALUES (1, 'v1', '${held}', 9);
+    INSERT INTO quarantine (digest, found_at_ms, reason) VALUES ('${damaged}', 1, 'wrong bytes')`);
+  connection.close();
+
+  const store = await openSqliteMetadataStore(path, { log: silentLog });
+  const maimed = { upstream: '', name: 'team/maimed' };
+  const mirrored = { upstream: 'docker.io', name: 'a' };
+  const manifest = { digest: held!, mediaType: 'a/b', bytes: Buffer.from('held') };
+  for (const repository of [REPOSITORY, mirrored]) {
+    expect(await store.readLinkedManifest(repository, held!)).toEqual(manifest);
+    expect(await store.namedSize(repository, layer!)).toBe(20);
+    const page = { limit: 10, after: undefined };
+    expect((await store.listReferrers(repository, subject!, 'sig', page)).entries).toEqual([
+      { mediaType: 'a/b', digest: held, size: 4, artifactType: 'sig', annotations: { made: 'here' } },
+    ]);
+  }
+  expect(await store.readTagged(REPOSITORY, 'v1')).toEqual({
+    tag: { digest: held, checkedAtMs: 9 },
+    manifest,
+  });
+  expect(await store.readTotals()).toMatchObject({ manifests: 1, manifestBytes: 4, repositories: 3 });
+  expect(await store.usedBytes('team')).toBe(15);
+  const expire = () =>
+    store.expireLinks(
+      [maimed, mirrored].map(repository => ({ repository, digest: loose! })),
+      Date.now(),
+    );
+  expect(await expire()).toBe(1);
+  expect(await store.isLinked(maimed, loose!)).toBe(true);
+  const brought = image('brought');
+  await store.putManifest(maimed, { ...brought.manifest, digest: damaged! }, brought.view, { atMs: 1 });
+  expect(await expire()).toBe(1);
+  expect(await store.readLinkedManifest(mirrored, damaged!)).toBeUndefined();
+  await store.close();
+});
+
 test('a migration that fails changes nothing', async () => {
   const connection = await Connection.open(path);
   const broken = [...MIGRATIONS, 'CREATE TABLE half (a); CREATE TABLE half (a);'];
@@ -94,7 +147,7 @@ test('a manifest whose bytes the disk has changed is absent from the first read 
   const { manifest, view } = image('v1');
   const put = () => store.putManifest(REPOSITORY, manifest, view, { tag: 'v1', atMs: 1 });
   const reads = [
-    () => store.readManifest(manifest.digest),
+    () => store.readManifestBytes(manifest.digest),
     () => store.readLinkedManifest(REPOSITORY, manifest.digest),
     async () => (await store.readTagged(REPOSITORY, 'v1'))?.manifest,
   ];

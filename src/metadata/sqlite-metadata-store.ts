@@ -151,8 +151,9 @@ class SqliteMetadataStore implements MetadataStore {
     this.#sweepBehind();
   }
 
-  async readManifest(digest: Digest) {
-    return this.#sound(await this.#read(() => this.#manifests.read(digest)));
+  async readManifestBytes(digest: Digest) {
+    const bytes = await this.#read(() => this.#manifests.readBytes(digest));
+    return (await this.#sound(bytes && { digest, bytes }))?.bytes;
   }
 
   async readLinkedManifest(repository: Repository, digest: Digest) {
@@ -171,9 +172,7 @@ class SqliteMetadataStore implements MetadataStore {
         return missing;
       }
       const id = this.#repositories.idOrNew(repository);
-      this.#manifests.put(manifest, view, atMs);
-      this.#removals.endDamage(manifest.digest);
-      this.#links.put(id, manifest.digest, 'manifest', manifest.bytes.byteLength);
+      this.#putManifestWithin(id, manifest, view, atMs);
       if (tag !== undefined) {
         this.#tags.put(id, tag, { digest: manifest.digest, checkedAtMs: atMs });
       }
@@ -239,7 +238,7 @@ class SqliteMetadataStore implements MetadataStore {
       this.#blobs.put(digest, size);
       this.#removals.endDamage(digest);
       if (repository !== undefined) {
-        this.#links.put(this.#repositories.idOrNew(repository), digest, 'blob', size);
+        this.#links.putBlob(this.#repositories.idOrNew(repository), digest, size);
       }
     });
   }
@@ -253,7 +252,7 @@ class SqliteMetadataStore implements MetadataStore {
   }
 
   linkBlob(repository: Repository, digest: Digest, size: number) {
-    return this.#write(() => this.#links.put(this.#repositories.idOrNew(repository), digest, 'blob', size));
+    return this.#write(() => this.#links.putBlob(this.#repositories.idOrNew(repository), digest, size));
   }
 
   unlinkBlob(repository: Repository, digest: Digest) {
@@ -306,12 +305,10 @@ class SqliteMetadataStore implements MetadataStore {
       }
       const id = this.#repositories.idOrNew(repository);
       for (const { digest, size } of blobs) {
-        this.#links.put(id, digest, 'blob', size);
+        this.#links.putBlob(id, digest, size);
       }
       for (const { manifest, view } of manifests) {
-        this.#manifests.put(manifest, view, atMs);
-        this.#removals.endDamage(manifest.digest);
-        this.#links.put(id, manifest.digest, 'manifest', manifest.bytes.byteLength);
+        this.#putManifestWithin(id, manifest, view, atMs);
       }
       return [];
     });
@@ -500,7 +497,9 @@ class SqliteMetadataStore implements MetadataStore {
   }
 
   /** The manifest, unless its bytes are damaged: then it is absent from now on, as content is that a scrub finds damaged. */
-  async #sound(manifest: Manifest | undefined): Promise<Manifest | undefined> {
+  async #sound<T extends Pick<Manifest, 'digest' | 'bytes'>>(
+    manifest: T | undefined,
+  ): Promise<T | undefined> {
     if (manifest === undefined || this.#check.isSound(manifest)) {
       return manifest;
     }
@@ -517,6 +516,13 @@ class SqliteMetadataStore implements MetadataStore {
 
   #write<T>(work: () => T): Promise<T> {
     return this.#writer.write(work);
+  }
+
+  /** Within a write. */
+  #putManifestWithin(repositoryId: number, manifest: Manifest, view: ManifestView, atMs: number): void {
+    this.#manifests.put(manifest, view, atMs);
+    this.#removals.endDamage(manifest.digest);
+    this.#links.putManifest(repositoryId, manifest);
   }
 
   /** Rows go together with the taking of their removal Claims; what another process is removing is left to it. */

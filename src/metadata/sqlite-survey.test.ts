@@ -86,13 +86,13 @@ test('an image is shown with all that is under it, held or not, shared or not', 
       isImported: false,
     },
   ]);
-  const [manifest] = await survey.image(one.manifest.digest);
+  const [manifest] = await survey.image(MIRRORED, one.manifest.digest);
   expect(manifest).toMatchObject({ isHeld: true, size: one.manifest.bytes.byteLength, usedAtMs: 5 });
   expect(manifest?.blobs).toMatchObject([
     { digest: config?.digest, isConfig: true, isHeld: true, isShared: false },
     { digest: layer?.digest, isConfig: false, isHeld: false, isShared: true },
   ]);
-  expect(await survey.image(LOOSE)).toMatchObject([{ digest: LOOSE, isHeld: false }]);
+  expect(await survey.image(MIRRORED, LOOSE)).toMatchObject([{ digest: LOOSE, isHeld: false }]);
 });
 
 test('what is known by its digest alone is found, and no part of another image', async () => {

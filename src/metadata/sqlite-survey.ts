@@ -1,6 +1,7 @@
 import { type Digest, digestAlgorithm, digestOf, isDigest } from '../oci/digest.ts';
 import { parseManifest } from '../oci/manifest.ts';
 import { isIndexType } from '../oci/media-types.ts';
+import type { Repository } from '../oci/repository.ts';
 import type { Content } from './metadata-store.ts';
 import { Connection, type Statement } from './sqlite/connection.ts';
 import { ImageRows } from './sqlite/image-rows.ts';
@@ -78,8 +79,10 @@ class SqliteSurvey implements Survey {
       SELECT 'blob' AS kind, b.digest, b.size, b.used_at_ms,
         b.used_at_ms < @sinceMs
           AND NOT EXISTS (
-            SELECT 1 FROM manifest_references n JOIN manifests m ON m.id = n.manifest_id
-            WHERE n.digest = b.digest AND (m.used_at_ms >= @sinceMs OR ${needs.isLinkedManifest('m.digest')}))
+            SELECT 1 FROM reading_references n
+            JOIN readings g ON g.id = n.reading_id
+            LEFT JOIN manifests m ON m.digest = g.digest
+            WHERE n.digest = b.digest AND (m.used_at_ms >= @sinceMs OR ${needs.isLinkedManifest('g.digest')}))
           AND NOT EXISTS (
             SELECT 1 FROM links l JOIN repositories r ON r.id = l.repository_id
             WHERE l.digest = b.digest AND l.kind = 'blob'
@@ -130,7 +133,9 @@ class SqliteSurvey implements Survey {
     this.#untagged = connection.prepare(`
       SELECT l.repository_id, r.upstream, r.name, NULL AS tag, l.digest,
         ${needs.isPinnedIn('l.repository_id', 'l.digest')} AS is_pinned, ${isImported},
-        EXISTS (SELECT 1 FROM manifests m WHERE m.digest = l.digest AND m.subject IS NULL)
+        EXISTS (
+          SELECT 1 FROM readings g JOIN manifests m ON m.digest = g.digest
+          WHERE ${needs.linksTo('l', 'g')} AND g.subject IS NULL)
           AND NOT EXISTS (SELECT 1 FROM tags t WHERE t.digest = l.digest AND t.repository_id = l.repository_id)
           AND NOT ${needs.isNamedIn('l.repository_id', 'l.digest')} AS is_found
       FROM links l JOIN repositories r ON r.id = l.repository_id
@@ -224,11 +229,11 @@ class SqliteSurvey implements Survey {
     );
   }
 
-  image(digest: Digest): Promise<readonly SurveyedManifest[]> {
+  image(repository: Repository, digest: Digest): Promise<readonly SurveyedManifest[]> {
     return this.#connection.read(() => {
-      const digests = this.#images.tree(digest);
+      const digests = this.#images.tree(repository, digest);
       const inTree = new Set(digests);
-      return digests.map(each => this.#manifest(each, inTree));
+      return digests.map(each => this.#manifest(repository, each, inTree));
     });
   }
 
@@ -236,8 +241,8 @@ class SqliteSurvey implements Survey {
     this.#connection.close();
   }
 
-  #manifest(digest: Digest, inTree: ReadonlySet<Digest>): SurveyedManifest {
-    const row = this.#images.manifest(digest);
+  #manifest(repository: Repository, digest: Digest, inTree: ReadonlySet<Digest>): SurveyedManifest {
+    const row = this.#images.manifest(repository, digest);
     if (row === undefined) {
       const isDamaged = this.#images.isDamaged(digest);
       return {
@@ -253,7 +258,7 @@ class SqliteSurvey implements Survey {
     }
     const { size, media_type: mediaType, used_at_ms: usedAtMs, bytes } = row;
     const children = isIndexType(mediaType) ? parseManifest(bytes, mediaType).manifests : [];
-    const blobs = this.#images.blobs(digest).map(blob => ({
+    const blobs = this.#images.blobs(digest, mediaType).map(blob => ({
       ...blob,
       isShared: this.#images.isNamedOutside(blob.digest, inTree),
     }));

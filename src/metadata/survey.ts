@@ -32,8 +32,8 @@ export interface Survey {
    * lists them, and they are attached to no other.
    */
   untagged(after?: string): Promise<Found<SurveyedImage>>;
-  /** The manifest with everything under it, held or not; the named one first. */
-  image(digest: Digest): Promise<readonly SurveyedManifest[]>;
+  /** The manifest with everything under it as the repository reads it, held there or not; the named one first. */
+  image(repository: Repository, digest: Digest): Promise<readonly SurveyedManifest[]>;
 }
 
 /** One page. Going on after `next` brings what follows; there is no more without it. */

@@ -5,6 +5,7 @@ import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { type Digest, isDigest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import { type Manifest, type ManifestView, parseManifest } from '../oci/manifest.ts';
+import { isIndexType, isManifestType } from '../oci/media-types.ts';
 import { narrowToPlatform } from '../oci/platform-choice.ts';
 import type { ManifestWant, Outcome, ServedManifest } from '../oci/pull-source.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
@@ -31,6 +32,13 @@ interface Found {
   readonly outcome: Outcome;
   readonly stored: boolean;
   readonly upstreamMs: number;
+}
+
+/** A manifest whose bytes are held. */
+interface Held {
+  readonly manifest: Manifest;
+  /** The repository has it, under this very media type. */
+  readonly isLinked: boolean;
 }
 
 /** What one question to upstream brought; shared by all who asked it. */
@@ -171,35 +179,60 @@ export class ManifestSource {
   }
 
   async #bringTag(upstream: Upstream, repository: Repository, tag: string, ask: Ask): Promise<Brought> {
-    const { digest, proof } = await upstream.headManifest(repository.name, tag, ask);
-    const held = digest && (await this.#metadata.readManifest(digest));
+    const head = await upstream.headManifest(repository.name, tag, ask);
+    const { digest } = head;
+    const held = digest && (await this.#heldAs(repository, digest, head.mediaType));
     if (held !== undefined) {
-      return { proof, manifest: held, fetched: false, stored: await this.#keepHeld(repository, held, tag) };
+      const stored = await this.#keepHeld(repository, held, tag);
+      return { proof: head.proof, manifest: held.manifest, fetched: false, stored };
     }
     // What HEAD named is fetched by that digest, for the tag may move in between.
     const fetched = await upstream.fetchManifest(repository.name, digest ?? tag, ask);
     const stored = await this.#keep(repository, fetched.manifest, tag);
-    return { proof: proof || fetched.proof, manifest: fetched.manifest, fetched: true, stored };
+    return { proof: head.proof || fetched.proof, manifest: fetched.manifest, fetched: true, stored };
   }
 
   /** Held for another repository, or for somebody else, it is only confirmed. */
   async #bringDigest(upstream: Upstream, repository: Repository, digest: Digest, ask: Ask): Promise<Brought> {
-    const held = await this.#metadata.readManifest(digest);
-    const head = held && (await upstream.headManifest(repository.name, digest, ask));
-    if (held !== undefined && head?.digest === digest) {
+    const isHeld = (await this.#metadata.readManifestBytes(digest)) !== undefined;
+    const head = isHeld ? await upstream.headManifest(repository.name, digest, ask) : undefined;
+    const held = head?.digest === digest ? await this.#heldAs(repository, digest, head.mediaType) : undefined;
+    if (head !== undefined && held !== undefined) {
       const stored = await this.#keepHeld(repository, held, undefined);
-      return { proof: head.proof, manifest: held, fetched: false, stored };
+      return { proof: head.proof, manifest: held.manifest, fetched: false, stored };
     }
     const { manifest, proof } = await upstream.fetchManifest(repository.name, digest, ask);
     const stored = await this.#keep(repository, manifest, undefined);
     return { proof, manifest, fetched: true, stored };
   }
 
-  /** Held already, perhaps for another repository: a Link or a newer time is all there is to write. */
-  async #keepHeld(repository: Repository, manifest: Manifest, tag: string | undefined): Promise<boolean> {
-    if ((await this.#metadata.readLinkedManifest(repository, manifest.digest)) === undefined) {
-      return this.#keep(repository, manifest, tag);
+  /**
+   * What is held of what upstream names, read as upstream has it. `mediaType` is what it says now: where that says nothing,
+   * what it said before counts, for this repository. How others read the same bytes never does: then they are fetched again.
+   */
+  async #heldAs(
+    repository: Repository,
+    digest: Digest,
+    mediaType: string | undefined,
+  ): Promise<Held | undefined> {
+    const linked = await this.#metadata.readLinkedManifest(repository, digest);
+    const isSaid = mediaType !== undefined && (isIndexType(mediaType) || isManifestType(mediaType));
+    if (linked !== undefined && (!isSaid || linked.mediaType === mediaType)) {
+      return { manifest: linked, isLinked: true };
     }
+    const bytes = isSaid ? await this.#metadata.readManifestBytes(digest) : undefined;
+    return isSaid && bytes !== undefined
+      ? { manifest: { digest, mediaType, bytes }, isLinked: false }
+      : undefined;
+  }
+
+  /** A Link or a newer time is all there is to write. */
+  async #keepHeld(
+    repository: Repository,
+    { manifest, isLinked }: Held,
+    tag: string | undefined,
+  ): Promise<boolean> {
+    if (!isLinked) return this.#keep(repository, manifest, tag);
     if (tag !== undefined) {
       await this.#metadata.putTag(repository, tag, { digest: manifest.digest, checkedAtMs: this.#nowMs() });
     }

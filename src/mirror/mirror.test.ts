@@ -7,6 +7,7 @@ import {
   indexOf,
   indexOfEntries,
   randomBlob,
+  readAs,
 } from '../../test/support/content.ts';
 import { FakeUpstream, type FakeUpstreamOptions } from '../../test/support/fake-upstream.ts';
 import {
@@ -20,7 +21,7 @@ import {
 } from '../../test/support/mirror-world.ts';
 import { until } from '../../test/support/programs.ts';
 import type { Credential } from '../oci/credential.ts';
-import { isIndexType } from '../oci/media-types.ts';
+import { isIndexType, OCI_ARTIFACT_MANIFEST, OCI_MANIFEST } from '../oci/media-types.ts';
 import type { PullRule } from './pull-rule.ts';
 
 const MINUTE_MS = 60_000;
@@ -43,6 +44,8 @@ const credential = (username: string, password = 'right'): Credential => ({
 const noIndex = (mediaType: string): boolean => !isIndexType(mediaType);
 const childOf = async (platform: string | undefined) =>
   (await world.manifest('1.0', APP, { accepts: noIndex, platform })).descriptor.digest;
+const typeIn = async (repository: typeof APP, reference: string) =>
+  (await world.manifest(reference, repository)).descriptor.mediaType;
 const page = { limit: 100, after: undefined };
 
 afterEach(async () => {
@@ -160,6 +163,51 @@ describe('a tag', () => {
     await world.manifest('latest');
     upstream.misbehave({ kind: 'manifest', delayMs: 8_000 });
     expect((await world.manifest('latest')).outcome).toBe('stale');
+  });
+});
+
+describe('equal bytes with another Content-Type', () => {
+  const OTHER = repositoryOf('other');
+  const image = imageOf([randomBlob(1_000, 'untyped')], { isUntyped: true });
+  const { digest } = image.manifest;
+
+  beforeEach(async () => {
+    await start();
+    upstream.add('app', image, '1.0');
+    upstream.add('other', readAs(image.manifest, OCI_ARTIFACT_MANIFEST), '1.0');
+  });
+
+  for (const reference of ['1.0', digest]) {
+    const how = reference === digest ? 'by digest' : 'by tag';
+    it(`are served in each repository as its upstream has them, whoever asked first (${how})`, async () => {
+      for (const [first, second] of [
+        [OTHER, APP],
+        [APP, OTHER],
+      ] as const) {
+        await typeIn(first, reference);
+        await typeIn(second, reference);
+        for (let time = 0; time < 2; time += 1) {
+          expect(await typeIn(APP, reference)).toBe(OCI_MANIFEST);
+          expect(await typeIn(OTHER, reference)).toBe(OCI_ARTIFACT_MANIFEST);
+          world.nowMs += HOUR_MS;
+        }
+        expect(await world.metadata.namedSize(APP, image.config.digest)).toBe(image.config.size);
+        expect(await world.metadata.namedSize(OTHER, image.config.digest)).toBeUndefined();
+        await world.mirror.remove(APP);
+        await world.mirror.remove(OTHER);
+      }
+    });
+  }
+
+  it('are transferred once more only where HEAD does not say their type', async () => {
+    await typeIn(OTHER, '1.0');
+    upstream.misbehave({ method: 'HEAD', headers: { 'Content-Type': 'application/octet-stream' } });
+    upstream.requests.length = 0;
+    expect(await typeIn(APP, '1.0')).toBe(OCI_MANIFEST);
+    expect(asked()).toEqual(['HEAD manifest', 'GET manifest']);
+    world.nowMs += HOUR_MS;
+    expect(await typeIn(APP, '1.0')).toBe(OCI_MANIFEST);
+    expect(asked()).toEqual(['HEAD manifest', 'GET manifest', 'HEAD manifest']);
   });
 });
 

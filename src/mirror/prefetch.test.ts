@@ -68,7 +68,7 @@ test('of an index the platforms are fetched that are named, and none else', asyn
   await open({ prefetch: { prefetch: true, platforms: [parsePlatform('linux/arm64')] } });
   await world.manifest('1');
   await untilHeld(arm64.config, ...arm64.layers);
-  expect(await world.metadata.readManifest(amd64.manifest.digest)).toBeUndefined();
+  expect(await world.metadata.readManifestBytes(amd64.manifest.digest)).toBeUndefined();
   expect(blobGets()).toBe(3);
 });
 
@@ -76,7 +76,7 @@ test('of an index the platforms of the requester are fetched, if he has a list o
   await open({ prefetch: { prefetch: true, platforms: [parsePlatform('linux/amd64')] } });
   await world.manifest('1');
   await untilHeld(amd64.config, ...amd64.layers);
-  expect(await world.metadata.readManifest(arm64.manifest.digest)).toBeUndefined();
+  expect(await world.metadata.readManifestBytes(arm64.manifest.digest)).toBeUndefined();
   const right = { ...(await world.right(APP)), platforms: [parsePlatform('linux/arm64')] };
   await world.mirror.manifest(APP, '1', right, ANYTHING);
   await untilHeld(arm64.config, ...arm64.layers);

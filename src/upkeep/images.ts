@@ -43,7 +43,7 @@ export async function* heldImages(
   for (const find of ['tags', 'untagged'] as const) {
     for await (const images of everything(after => survey[find](after))) {
       for (const image of images) {
-        yield { ...image, ...(await heldImage(await survey.image(image.digest), blobs)) };
+        yield { ...image, ...(await heldImage(await survey.image(image.repository, image.digest), blobs)) };
       }
     }
   }

@@ -61,7 +61,7 @@ async function openThreadWork({ indexPath, storePath }: SurveyPlace): Promise<Th
     withoutRow: digests => survey.withoutRow(digests),
     tags: after => survey.tags(after),
     untagged: after => survey.untagged(after),
-    image: digest => survey.image(digest),
+    image: (repository, digest) => survey.image(repository, digest),
     strayFiles,
     unfinished: async () => {
       const files: UnfinishedFile[] = [];

@@ -13,7 +13,7 @@ import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
 import { type Digest, digestHex, digestOf } from '../oci/digest.ts';
 import type { Manifest, ManifestView } from '../oci/manifest.ts';
 import { parseManifest } from '../oci/manifest.ts';
-import { OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST } from '../oci/media-types.ts';
+import { OCI_ARTIFACT_MANIFEST, OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST } from '../oci/media-types.ts';
 import type { Repository } from '../oci/repository.ts';
 import { heldImage } from './images.ts';
 import { SurveyThread } from './survey-thread.ts';
@@ -64,6 +64,37 @@ describe('garbage collection', () => {
     await metadata.removeTag(HOSTED, 'multi');
     expect(await upkeep().collect()).toMatchObject({ manifests: { items: 0 }, blobs: { items: 0 } });
     expect(await metadata.readLinkedManifest(HOSTED, index)).toBeDefined();
+  });
+
+  test('what a manifest needs stays, whatever others call the same bytes', async () => {
+    const image = await pushImage(HOSTED, 'v1', ['layer']);
+    const bytes = await metadata.readManifestBytes(image.digest);
+    const other = { upstream: '', name: 'team/other' };
+    const view = parseManifest(Buffer.from('{"schemaVersion":2}'), OCI_ARTIFACT_MANIFEST);
+    const artifact = {
+      digest: image.digest,
+      mediaType: OCI_ARTIFACT_MANIFEST,
+      bytes: bytes ?? Buffer.alloc(0),
+    };
+    await metadata.unlinkManifest(HOSTED, image.digest);
+    await metadata.putManifest(other, artifact, view, { atMs: 1, tag: 'v1' });
+    await pushImage(HOSTED, 'v1', ['layer']);
+    for (const dryRun of [true, false]) {
+      expect(await upkeep().collect({ dryRun })).toMatchObject({ links: 0, blobs: { items: 0 } });
+    }
+    const [mine] = await survey.image(HOSTED, image.digest);
+    expect(mine).toMatchObject({ mediaType: OCI_MANIFEST, isHeld: true });
+    expect(mine?.blobs).toHaveLength(image.blobs.length);
+    expect(await survey.image(other, image.digest)).toMatchObject([
+      { mediaType: OCI_ARTIFACT_MANIFEST, isHeld: true, blobs: [] },
+    ]);
+    await metadata.unlinkManifest(HOSTED, image.digest);
+    for (const dryRun of [true, false]) {
+      const report = await upkeep().collect({ dryRun });
+      expect(report).toMatchObject({ manifests: { items: 0 }, blobs: { items: image.blobs.length } });
+    }
+    expect(await heldFiles()).toEqual([]);
+    expect(await metadata.readLinkedManifest(other, image.digest)).toEqual(artifact);
   });
 
   test('nothing young goes: a push is between its blobs and its manifest', async () => {
@@ -246,7 +277,7 @@ describe('eviction', () => {
     const held = await heldFiles();
     expect(held).toEqual(expect.arrayContaining([...hosted.blobs, ...pinned.blobs, read]));
     expect(held).not.toContain(mirroredGone);
-    expect(await metadata.readManifest(pinned.digest)).toBeDefined();
+    expect(await metadata.readManifestBytes(pinned.digest)).toBeDefined();
     await reader?.close();
     await upkeep({ maxBytes: 1 }).evict();
     expect(await heldFiles()).not.toContain(read);
@@ -333,7 +364,9 @@ describe('scrub', () => {
     expect(await heldFiles()).toEqual(damaged.blobs.toSorted());
     expect(await metadata.statBlob(elsewhere)).toBeUndefined();
     for (const digest of damaged.blobs) expect(await metadata.isLinked(HOSTED, digest)).toBe(true);
-    expect(await heldImage(await survey.image(damaged.digest), blobs)).toMatchObject({ isDamaged: true });
+    expect(await heldImage(await survey.image(HOSTED, damaged.digest), blobs)).toMatchObject({
+      isDamaged: true,
+    });
     await metadata.unlinkManifest(HOSTED, damaged.digest);
     await upkeep().collect();
     expect(await heldFiles()).toEqual([]);

@@ -100,12 +100,16 @@ async function makeStore(path: string): Promise<number> {
   database.pragma('cache_size = -500000');
   const ids = database.prepare('SELECT id FROM repositories ORDER BY upstream, name').pluck().all();
   const blob = database.prepare('INSERT INTO blobs VALUES (?, ?, ?, ?)');
-  const link = database.prepare('INSERT INTO links VALUES (?, ?, ?, ?, ?)');
+  const link = database.prepare(
+    'INSERT INTO links (repository_id, digest, kind, media_type, size, created_at_ms) VALUES (?, ?, ?, ?, ?, ?)',
+  );
   const tag = database.prepare('INSERT INTO tags VALUES (?, ?, ?, ?)');
   const manifest = database.prepare(`
-    INSERT INTO manifests (digest, kind, media_type, annotations, created_at_ms, used_at_ms, size, bytes)
-    VALUES (?, 'manifest', ?, '{}', ?, ?, ?, ?)`);
-  const reference = database.prepare(`INSERT INTO manifest_references VALUES (?, ?, 'blob', ?, ?, ?)`);
+    INSERT INTO manifests (digest, created_at_ms, used_at_ms, size, bytes) VALUES (?, ?, ?, ?, ?)`);
+  const reading = database.prepare(
+    `INSERT INTO readings (digest, media_type, annotations) VALUES (?, ?, '{}')`,
+  );
+  const reference = database.prepare(`INSERT INTO reading_references VALUES (?, ?, 'blob', ?, ?, ?)`);
   const nowMs = Date.now();
   let size = 0;
   const insert = database.transaction((first: number, last: number) => {
@@ -120,12 +124,13 @@ async function makeStore(path: string): Promise<number> {
       );
       const digest = digestOf(bytes);
       size = bytes.length;
-      const { lastInsertRowid } = manifest.run(digest, MANIFEST_TYPE, usedAtMs, usedAtMs, size, bytes);
-      link.run(repository, digest, 'manifest', size, usedAtMs);
+      manifest.run(digest, usedAtMs, usedAtMs, size, bytes);
+      const { lastInsertRowid } = reading.run(digest, MANIFEST_TYPE);
+      link.run(repository, digest, 'manifest', MANIFEST_TYPE, size, usedAtMs);
       tag.run(repository, `v${number}`, digest, nowMs);
       for (const [position, layer] of layers.entries()) {
         blob.run(layer, BLOB_BYTES, usedAtMs, usedAtMs);
-        link.run(repository, layer, 'blob', BLOB_BYTES, usedAtMs);
+        link.run(repository, layer, 'blob', null, BLOB_BYTES, usedAtMs);
         reference.run(lastInsertRowid, position, layer, BLOB_BYTES, layerType);
       }
       if (number < GARBAGE) {

@@ -34,6 +34,8 @@ export interface ImageOptions {
   readonly subject?: Content;
   /** Default OCI's. */
   readonly mediaType?: string;
+  /** Leaves the member `mediaType` out, so that the bytes may be read as more than one type. */
+  readonly isUntyped?: boolean;
 }
 
 const PIECE_BYTES = 64 * 1024;
@@ -83,7 +85,7 @@ export function imageOf(layers: readonly Content[], options: ImageOptions = {}):
   const mediaType = options.mediaType ?? OCI_MANIFEST;
   const manifest = jsonContent(mediaType, {
     schemaVersion: 2,
-    mediaType,
+    ...(options.isUntyped === true ? {} : { mediaType }),
     ...(options.artifactType === undefined ? {} : { artifactType: options.artifactType }),
     config: descriptorOf(config),
     layers: layers.map(layer => descriptorOf(layer)),
@@ -102,6 +104,11 @@ export function indexOf(images: readonly Image[], mediaType: string = OCI_INDEX)
 /** An index of these entries, with or without platforms, in this order. */
 export function indexOfEntries(manifests: readonly Descriptor[], mediaType: string = OCI_INDEX): Content {
   return jsonContent(mediaType, { schemaVersion: 2, mediaType, manifests });
+}
+
+/** The same bytes under another media type. */
+export function readAs(content: Content, mediaType: string): Content {
+  return { ...content, mediaType };
 }
 
 export function descriptorOf(content: Content): Descriptor {

@@ -51,7 +51,7 @@ export interface FakeUpstreamOptions {
 
 interface FakeRepository {
   readonly tags: Map<string, Digest>;
-  readonly manifests: Set<Digest>;
+  readonly manifests: Map<Digest, Content>;
   readonly blobs: Set<Digest>;
 }
 
@@ -131,14 +131,15 @@ export class FakeUpstream {
   /** Adds an image or an index with all it names, or a single manifest or blob, and points the tag at it. */
   add(repository: string, what: Image | ImageIndex | Content, tag?: string): Digest {
     const { manifests, blobs } = this.#repository(repository);
-    const put = (set: Set<Digest>, content: Content) => {
+    const putBlob = (content: Content) => {
       this.#contents.set(content.digest, content);
-      set.add(content.digest);
+      blobs.add(content.digest);
     };
     if ('images' in what) for (const image of what.images) this.add(repository, image);
-    if ('layers' in what) for (const blob of [what.config, ...what.layers]) put(blobs, blob);
+    if ('layers' in what) for (const blob of [what.config, ...what.layers]) putBlob(blob);
     const top = 'manifest' in what ? what.manifest : what;
-    put(isManifest(top) ? manifests : blobs, top);
+    if (isManifest(top)) manifests.set(top.digest, top);
+    else putBlob(top);
     if (tag !== undefined) this.tag(repository, tag, top.digest);
     return top.digest;
   }
@@ -151,7 +152,7 @@ export class FakeUpstream {
   remove(repository: string, reference: string): void {
     const { tags, manifests, blobs } = this.#repository(repository);
     tags.delete(reference);
-    for (const set of [manifests, blobs]) if (isDigest(reference)) set.delete(reference);
+    for (const held of [manifests, blobs]) if (isDigest(reference)) held.delete(reference);
   }
 
   /** Answers blob GETs (and HEADs) with a redirect to another fake upstream that was started with `storageOf` this one. */
@@ -263,7 +264,7 @@ export class FakeUpstream {
     const { method, reference = '' } = exchange.record;
     if (method === 'HEAD' && manifestHead === 'not-allowed') return this.#fail(exchange, 405, 'UNSUPPORTED');
     const digest = repository.tags.get(reference) ?? digestOf(exchange.record);
-    const content = digest && repository.manifests.has(digest) ? this.#contents.get(digest) : undefined;
+    const content = digest && repository.manifests.get(digest);
     if (digest === undefined || content === undefined) return this.#unknown(exchange, 'MANIFEST');
     const withDigest = method !== 'HEAD' || manifestHead === 'normal';
     return this.#serve(
@@ -292,17 +293,15 @@ export class FakeUpstream {
 
   async #referrers(exchange: Exchange, repository: FakeRepository): Promise<void> {
     if (this.#options.referrers === false) return this.#unknown(exchange, 'NAME');
-    const all = [...repository.manifests].flatMap(
-      digest => this.#referrer(digest, exchange.record.reference) ?? [],
+    const all = [...repository.manifests.values()].flatMap(
+      content => this.#referrer(content, exchange.record.reference) ?? [],
     );
     const { entries, link } = this.#page(exchange.url, all, ({ digest }) => digest);
     const body = JSON.stringify({ schemaVersion: 2, mediaType: OCI_INDEX, manifests: entries });
     return this.#say(exchange, 200, body, { 'Content-Type': OCI_INDEX, ...link });
   }
 
-  #referrer(digest: Digest, subject: string | undefined) {
-    const content = this.#contents.get(digest);
-    if (content === undefined) return undefined;
+  #referrer(content: Content, subject: string | undefined) {
     const manifest = JSON.parse(Buffer.concat(Array.from(content.slice())).toString());
     if (manifest.subject?.digest !== subject) return undefined;
     const { artifactType = manifest.config?.mediaType, annotations } = manifest;
@@ -414,7 +413,7 @@ export class FakeUpstream {
   #repository(name: string): FakeRepository {
     let repository = this.#repositories.get(name);
     if (repository === undefined) {
-      repository = { tags: new Map(), manifests: new Set(), blobs: new Set() };
+      repository = { tags: new Map(), manifests: new Map(), blobs: new Set() };
       this.#repositories.set(name, repository);
     }
     return repository;

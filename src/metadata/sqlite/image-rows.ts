@@ -1,6 +1,8 @@
 import type { Digest } from '../../oci/digest.ts';
+import type { Repository } from '../../oci/repository.ts';
 import type { SurveyedBlob } from '../survey.ts';
 import type { Connection, Statement } from './connection.ts';
+import * as needs from './needs.ts';
 
 interface ManifestRow {
   readonly media_type: string;
@@ -19,54 +21,61 @@ interface BlobRow {
   readonly used_at_ms: number | null;
 }
 
-/** What an image is made of, row by row. */
+/** What an image is made of as its repository reads it, row by row. */
 export class ImageRows {
-  readonly #selectTree: Statement<[Digest], { digest: Digest }>;
-  readonly #selectManifest: Statement<[Digest], ManifestRow>;
-  readonly #selectBlobs: Statement<[Digest], BlobRow>;
+  readonly #selectTree: Statement<[Repository & { digest: Digest }], { digest: Digest }>;
+  readonly #selectManifest: Statement<[Repository & { digest: Digest }], ManifestRow>;
+  readonly #selectBlobs: Statement<[Digest, string], BlobRow>;
   readonly #selectNamers: Statement<[Digest, number], { digest: Digest }>;
   readonly #selectDamage: Statement<[Digest]>;
 
   constructor(connection: Connection) {
     this.#selectTree = connection.prepare(`
       WITH RECURSIVE tree (digest) AS (
-        SELECT ?
+        SELECT @digest
         UNION
         SELECT n.digest FROM tree
-        JOIN manifests m ON m.digest = tree.digest
-        JOIN manifest_references n ON n.manifest_id = m.id AND n.kind = 'manifest')
+        JOIN repositories r ON r.upstream = @upstream AND r.name = @name
+        JOIN links l ON l.repository_id = r.id AND l.digest = tree.digest
+        JOIN readings g ON ${needs.linksTo('l', 'g')}
+        JOIN reading_references n ON n.reading_id = g.id AND n.kind = 'manifest')
       SELECT digest FROM tree`);
-    this.#selectManifest = connection.prepare(
-      'SELECT media_type, size, used_at_ms, bytes FROM manifests WHERE digest = ?',
-    );
+    this.#selectManifest = connection.prepare(`
+      SELECT g.media_type, m.size, m.used_at_ms, m.bytes
+      FROM repositories r
+      JOIN links l ON l.repository_id = r.id AND l.digest = @digest
+      JOIN readings g ON ${needs.linksTo('l', 'g')}
+      JOIN manifests m ON m.digest = g.digest
+      WHERE r.upstream = @upstream AND r.name = @name`);
     this.#selectBlobs = connection.prepare(`
       SELECT n.digest, n.size, n.media_type, n.kind, b.digest IS NOT NULL AS is_held, b.used_at_ms,
         EXISTS (SELECT 1 FROM quarantine q WHERE q.digest = n.digest) AS is_damaged
-      FROM manifests m
-      JOIN manifest_references n ON n.manifest_id = m.id AND n.kind <> 'manifest'
+      FROM readings g
+      JOIN reading_references n ON n.reading_id = g.id AND n.kind <> 'manifest'
       LEFT JOIN blobs b ON b.digest = n.digest
-      WHERE m.digest = ? ORDER BY n.position`);
+      WHERE g.digest = ? AND g.media_type = ? ORDER BY n.position`);
     this.#selectNamers = connection.prepare(`
-      SELECT DISTINCT m.digest FROM manifest_references n JOIN manifests m ON m.id = n.manifest_id
+      SELECT DISTINCT g.digest FROM reading_references n JOIN readings g ON g.id = n.reading_id
       WHERE n.digest = ? LIMIT ?`);
     this.#selectDamage = connection.prepare('SELECT 1 FROM quarantine WHERE digest = ?');
   }
 
   /** The manifest and all below it, held or not. */
-  tree(digest: Digest): readonly Digest[] {
-    return this.#selectTree.all(digest).map(row => row.digest);
+  tree({ upstream, name }: Repository, digest: Digest): readonly Digest[] {
+    return this.#selectTree.all({ upstream, name, digest }).map(row => row.digest);
   }
 
-  manifest(digest: Digest): ManifestRow | undefined {
-    return this.#selectManifest.get(digest);
+  manifest({ upstream, name }: Repository, digest: Digest): ManifestRow | undefined {
+    return this.#selectManifest.get({ upstream, name, digest });
   }
 
   isDamaged(digest: Digest): boolean {
     return this.#selectDamage.get(digest) !== undefined;
   }
 
-  blobs(manifest: Digest): readonly Omit<SurveyedBlob, 'isShared'>[] {
-    return this.#selectBlobs.all(manifest).map(row => ({
+  /** What the manifest names under this media type. */
+  blobs(manifest: Digest, mediaType: string): readonly Omit<SurveyedBlob, 'isShared'>[] {
+    return this.#selectBlobs.all(manifest, mediaType).map(row => ({
       digest: row.digest,
       size: row.size,
       mediaType: row.media_type,

@@ -1,6 +1,8 @@
 import type { Digest } from '../../oci/digest.ts';
+import type { Manifest } from '../../oci/manifest.ts';
 import type { Repository } from '../../oci/repository.ts';
 import type { Connection, Statement } from './connection.ts';
+import * as needs from './needs.ts';
 
 export type LinkKind = 'manifest' | 'blob';
 
@@ -9,7 +11,7 @@ export class Links {
   readonly #selectExists: Statement<[string, string, Digest]>;
   readonly #selectSize: Statement<[string, string, Digest], { size: number }>;
   readonly #selectNamedSize: Statement<[Repository & { digest: Digest }], { size: number }>;
-  readonly #insert: Statement<[number, Digest, LinkKind, number, number]>;
+  readonly #insert: Statement<[number, Digest, LinkKind, string | null, number, number]>;
   readonly #delete: Statement<[number, Digest, LinkKind]>;
 
   constructor(connection: Connection) {
@@ -22,16 +24,16 @@ export class Links {
     // The newest manifest first: what is asked for is mostly what was named a moment ago.
     this.#selectNamedSize = connection.prepare(`
       SELECT n.size
-      FROM manifest_references n
-      CROSS JOIN manifests m ON m.id = n.manifest_id
+      FROM reading_references n
+      CROSS JOIN readings g ON g.id = n.reading_id
       CROSS JOIN repositories r ON r.upstream = @upstream AND r.name = @name
-      CROSS JOIN links l ON l.repository_id = r.id AND l.digest = m.digest AND l.kind = 'manifest'
+      CROSS JOIN links l ON l.repository_id = r.id AND ${needs.linksTo('l', 'g')}
       WHERE n.digest = @digest
-      ORDER BY n.manifest_id DESC LIMIT 1`);
+      ORDER BY n.reading_id DESC LIMIT 1`);
     // Made again, it is as new: whoever pushed the blob a second time is as far from pushing its manifest as at first.
     this.#insert = connection.prepare(`
-      INSERT INTO links (repository_id, digest, kind, size, created_at_ms) VALUES (?, ?, ?, ?, ?)
-      ON CONFLICT DO UPDATE SET created_at_ms = excluded.created_at_ms`);
+      INSERT INTO links (repository_id, digest, kind, media_type, size, created_at_ms) VALUES (?, ?, ?, ?, ?, ?)
+      ON CONFLICT DO UPDATE SET created_at_ms = excluded.created_at_ms, media_type = excluded.media_type`);
     this.#delete = connection.prepare(
       'DELETE FROM links WHERE repository_id = ? AND digest = ? AND kind = ?',
     );
@@ -48,8 +50,13 @@ export class Links {
     return row?.size;
   }
 
-  put(repositoryId: number, digest: Digest, kind: LinkKind, size: number): void {
-    this.#insert.run(repositoryId, digest, kind, size, Date.now());
+  putBlob(repositoryId: number, digest: Digest, size: number): void {
+    this.#insert.run(repositoryId, digest, 'blob', null, size, Date.now());
+  }
+
+  /** From now on the repository reads these bytes as this media type. */
+  putManifest(repositoryId: number, { digest, mediaType, bytes }: Manifest): void {
+    this.#insert.run(repositoryId, digest, 'manifest', mediaType, bytes.byteLength, Date.now());
   }
 
   remove(repositoryId: number, digest: Digest, kind: LinkKind): boolean {

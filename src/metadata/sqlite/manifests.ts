@@ -5,13 +5,13 @@ import type { Page } from '../../oci/pull-source.ts';
 import type { Repository } from '../../oci/repository.ts';
 import type { Paged } from '../metadata-store.ts';
 import type { Connection, Statement } from './connection.ts';
+import * as needs from './needs.ts';
 import { pageRange, toPage } from './page.ts';
 
 /** The one kind of manifest that has blobs but no config. */
 const ARTIFACT_MANIFEST = 'application/vnd.oci.artifact.manifest.v1+json';
 
 interface ManifestRow {
-  readonly digest: Digest;
   readonly media_type: string;
   readonly bytes: Buffer;
 }
@@ -33,75 +33,79 @@ interface ReferrerRow {
 
 type ReferenceKind = 'manifest' | 'config' | 'blob';
 
-/** Manifests and what they name. */
+/** Bytes of manifests, once for each digest; and readings of them, one for each media type, with what that names. */
 export class Manifests {
-  readonly #select: Statement<[Digest], ManifestRow>;
+  readonly #selectBytes: Statement<[Digest], { bytes: Buffer }>;
   readonly #selectLinked: Statement<[string, string, Digest], ManifestRow>;
   readonly #selectReferrers: Statement<[ReferrerQuery], ReferrerRow>;
-  readonly #insert: Statement<
-    [Digest, string, string, string | null, Digest | null, string, number, number, number, Uint8Array]
-  >;
+  readonly #insertBytes: Statement<[Digest, number, number, number, Uint8Array]>;
+  readonly #insertReading: Statement<[Digest, string, string | null, Digest | null, string]>;
   readonly #insertReference: Statement<[number | bigint, number, ReferenceKind, Digest, number, string]>;
   readonly #touch: Statement<[number, Digest, number]>;
 
   constructor(connection: Connection) {
-    this.#select = connection.prepare('SELECT digest, media_type, bytes FROM manifests WHERE digest = ?');
+    this.#selectBytes = connection.prepare('SELECT bytes FROM manifests WHERE digest = ?');
     this.#selectLinked = connection.prepare(`
-      SELECT m.digest, m.media_type, m.bytes
+      SELECT l.media_type, m.bytes
       FROM repositories r
-      JOIN links l ON l.repository_id = r.id AND l.kind = 'manifest'
+      JOIN links l ON l.repository_id = r.id AND l.kind = 'manifest' AND l.media_type IS NOT NULL
       JOIN manifests m ON m.digest = l.digest
       WHERE r.upstream = ? AND r.name = ? AND l.digest = ?`);
     this.#selectReferrers = connection.prepare(`
-      SELECT m.digest, m.media_type, m.artifact_type, m.annotations, m.size
-      FROM manifests m
-      WHERE m.subject = @subject
+      SELECT g.digest, g.media_type, g.artifact_type, g.annotations, m.size
+      FROM readings g JOIN manifests m ON m.digest = g.digest
+      WHERE g.subject = @subject
         AND EXISTS (
           SELECT 1 FROM repositories r JOIN links l ON l.repository_id = r.id
-          WHERE r.upstream = @upstream AND r.name = @name AND l.digest = m.digest AND l.kind = 'manifest')
-        AND (@artifactType IS NULL OR m.artifact_type = @artifactType)
-        AND m.digest > @after
-      ORDER BY m.digest LIMIT @rows`);
-    this.#insert = connection.prepare(`
-      INSERT INTO manifests
-        (digest, kind, media_type, artifact_type, subject, annotations, created_at_ms, used_at_ms, size, bytes)
-      VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`);
+          WHERE r.upstream = @upstream AND r.name = @name AND ${needs.linksTo('l', 'g')})
+        AND (@artifactType IS NULL OR g.artifact_type = @artifactType)
+        AND g.digest > @after
+      ORDER BY g.digest LIMIT @rows`);
+    this.#insertBytes = connection.prepare(`
+      INSERT INTO manifests (digest, created_at_ms, used_at_ms, size, bytes)
+      VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`);
+    this.#insertReading = connection.prepare(`
+      INSERT INTO readings (digest, media_type, artifact_type, subject, annotations)
+      VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`);
     this.#insertReference = connection.prepare(`
-      INSERT INTO manifest_references (manifest_id, position, kind, digest, size, media_type)
+      INSERT INTO reading_references (reading_id, position, kind, digest, size, media_type)
       VALUES (?, ?, ?, ?, ?, ?)`);
     this.#touch = connection.prepare(
       'UPDATE manifests SET used_at_ms = ? WHERE digest = ? AND used_at_ms < ?',
     );
   }
 
-  read(digest: Digest): Manifest | undefined {
-    return toManifest(this.#select.get(digest));
+  readBytes(digest: Digest): Uint8Array | undefined {
+    return this.#selectBytes.get(digest)?.bytes;
   }
 
   readLinked({ upstream, name }: Repository, digest: Digest): Manifest | undefined {
-    return toManifest(this.#selectLinked.get(upstream, name, digest));
+    const row = this.#selectLinked.get(upstream, name, digest);
+    return row && { digest, mediaType: row.media_type, bytes: row.bytes };
   }
 
-  /** Keeps it with what it names; nothing happens when it is held already. */
-  put(manifest: Manifest, view: ManifestView, atMs: number): void {
-    const { changes, lastInsertRowid } = this.#insert.run(
-      manifest.digest,
-      view.kind,
-      manifest.mediaType,
+  /** Keeps the bytes, and what they name under this media type. Digest and media type settle both: what is held is equal. */
+  put({ digest, mediaType, bytes }: Manifest, view: ManifestView, atMs: number): void {
+    this.#insertBytes.run(digest, atMs, atMs, bytes.byteLength, bytes);
+    const { changes, lastInsertRowid } = this.#insertReading.run(
+      digest,
+      mediaType,
       view.artifactType ?? null,
       view.subject?.digest ?? null,
       JSON.stringify(view.annotations),
-      atMs,
-      atMs,
-      manifest.bytes.byteLength,
-      manifest.bytes,
     );
     if (changes === 0) {
       return;
     }
     references(view).forEach(({ kind, descriptor }, position) => {
-      const { digest, size, mediaType } = descriptor;
-      this.#insertReference.run(lastInsertRowid, position, kind, digest, size, mediaType);
+      this.#insertReference.run(
+        lastInsertRowid,
+        position,
+        kind,
+        descriptor.digest,
+        descriptor.size,
+        descriptor.mediaType,
+      );
     });
   }
 
@@ -137,10 +141,6 @@ function references(view: ManifestView): readonly { kind: ReferenceKind; descrip
       descriptor,
     })),
   ];
-}
-
-function toManifest(row: ManifestRow | undefined): Manifest | undefined {
-  return row && { digest: row.digest, mediaType: row.media_type, bytes: row.bytes };
 }
 
 /** As the distribution spec wants an entry of the referrers list ("Listing Referrers"). */

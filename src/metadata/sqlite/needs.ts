@@ -26,15 +26,19 @@ export const isHostedBlob = (digest: string) => `EXISTS (
   SELECT 1 FROM links l JOIN repositories r ON r.id = l.repository_id
   WHERE l.digest = ${digest} AND l.kind = 'blob' AND r.upstream = '')`;
 
-/** A manifest that is held names it. */
-export const isNamed = (digest: string) => `EXISTS (
-  SELECT 1 FROM manifest_references n WHERE n.digest = ${digest})`;
+/** A Link of a manifest to the reading whose row is `reading`. */
+export const linksTo = (link: string, reading: string) =>
+  `${link}.digest = ${reading}.digest AND ${link}.kind = 'manifest' AND ${link}.media_type = ${reading}.media_type`;
 
-/** A manifest that is linked in the repository names it. */
+/** A manifest names it, as it is read anywhere. */
+export const isNamed = (digest: string) => `EXISTS (
+  SELECT 1 FROM reading_references n WHERE n.digest = ${digest})`;
+
+/** A manifest that is linked in the repository names it, as it is read there. */
 export const isNamedIn = (repositoryId: string, digest: string) => `EXISTS (
-  SELECT 1 FROM manifest_references n
-  JOIN manifests m ON m.id = n.manifest_id
-  JOIN links k ON k.repository_id = ${repositoryId} AND k.digest = m.digest AND k.kind = 'manifest'
+  SELECT 1 FROM reading_references n
+  JOIN readings g ON g.id = n.reading_id
+  JOIN links k ON k.repository_id = ${repositoryId} AND ${linksTo('k', 'g')}
   WHERE n.digest = ${digest})`;
 
 /** Some process is downloading it: it holds the Claim `fill-<upstream>-<algorithm>-<hex>`. */
@@ -43,13 +47,12 @@ export const isBeingFilled = (digest: string) => `EXISTS (
   WHERE c.key LIKE 'fill-%-' || replace(${digest}, ':', '-'))`;
 
 /**
- * A manifest that was pushed to the repository is damaged, and with its row went the names of what it needs. So until it is
- * pushed again or deleted, all that the repository has may be its. CROSS JOIN: damage is rare, Links are many.
+ * A manifest that was pushed to the repository was damaged under an earlier version of the index, which forgot what it
+ * needs. So until it is pushed again or deleted, all that the repository has may be its.
  */
 export const isMaimed = (repositoryId: string) => `EXISTS (
-  SELECT 1 FROM quarantine q
-  CROSS JOIN links d ON d.repository_id = ${repositoryId} AND d.digest = q.digest AND d.kind = 'manifest'
-  JOIN repositories h ON h.id = d.repository_id AND h.upstream = '')`;
+  SELECT 1 FROM links d JOIN repositories h ON h.id = d.repository_id AND h.upstream = ''
+  WHERE d.repository_id = ${repositoryId} AND d.kind = 'manifest' AND d.media_type IS NULL)`;
 
 export const isPinnedIn = (repositoryId: string, digest: string) => `EXISTS (
   SELECT 1 FROM pins p WHERE p.repository_id = ${repositoryId} AND p.reference = ${digest})`;
@@ -59,9 +62,9 @@ export const isUnderPin = (digest: string) => `(EXISTS (SELECT 1 FROM pins) AND 
   WITH RECURSIVE above (digest) AS (
     SELECT ${digest}
     UNION
-    SELECT m.digest FROM above
-    JOIN manifest_references n ON n.digest = above.digest
-    JOIN manifests m ON m.id = n.manifest_id)
+    SELECT g.digest FROM above
+    JOIN reading_references n ON n.digest = above.digest
+    JOIN readings g ON g.id = n.reading_id)
   SELECT 1 FROM above
   WHERE EXISTS (
       SELECT 1 FROM pins p JOIN repositories r ON r.id = p.repository_id WHERE p.reference = above.digest)

@@ -22,6 +22,8 @@ export class Removals {
   readonly #evictManifest: Statement<[{ digest: Digest; sinceMs: number }]>;
   readonly #deleteBlob: Statement<[Digest]>;
   readonly #deleteManifest: Statement<[Digest]>;
+  readonly #forgetReadings: Statement<[Digest]>;
+  readonly #deleteReadings: Statement<[Digest]>;
   readonly #selectIsHosted: Statement<[{ digest: Digest }], { hosted: number }>;
   readonly #selectIsStray: Statement<[{ digest: Digest }], { stray: number }>;
   readonly #insertDamage: Statement<[Digest, number, string]>;
@@ -55,6 +57,10 @@ export class Removals {
     );
     this.#deleteBlob = connection.prepare('DELETE FROM blobs WHERE digest = ?');
     this.#deleteManifest = connection.prepare('DELETE FROM manifests WHERE digest = ?');
+    this.#forgetReadings = connection.prepare(
+      "UPDATE links SET media_type = NULL WHERE digest = ? AND kind = 'manifest'",
+    );
+    this.#deleteReadings = connection.prepare('DELETE FROM readings WHERE digest = ?');
     this.#selectIsHosted = connection.prepare(`SELECT ${needs.isHosted('@digest')} AS hosted`);
     this.#selectIsStray = connection.prepare(`
       SELECT NOT EXISTS (SELECT 1 FROM blobs WHERE digest = @digest)
@@ -83,13 +89,13 @@ export class Removals {
   }
 
   removeUnneeded({ kind, digest }: Content, sinceMs: number): boolean {
-    const statement = kind === 'blob' ? this.#deleteUnneededBlob : this.#deleteUnlinkedManifest;
-    return statement.run({ digest, sinceMs }).changes > 0;
+    if (kind === 'blob') return this.#deleteUnneededBlob.run({ digest, sinceMs }).changes > 0;
+    return this.#removeManifest(this.#deleteUnlinkedManifest, digest, sinceMs);
   }
 
   evict({ kind, digest }: Content, sinceMs: number): boolean {
-    const statement = kind === 'blob' ? this.#evictBlob : this.#evictManifest;
-    return statement.run({ digest, sinceMs }).changes > 0;
+    if (kind === 'blob') return this.#evictBlob.run({ digest, sinceMs }).changes > 0;
+    return this.#removeManifest(this.#evictManifest, digest, sinceMs);
   }
 
   /** Nothing says that bytes of this digest should be here. */
@@ -97,7 +103,10 @@ export class Removals {
     return this.#selectIsStray.get({ digest })?.stray === 1;
   }
 
-  /** The row goes, so that nobody is served; `undefined` when it had gone before. */
+  /**
+   * The row goes, so that nobody is served; `undefined` when it had gone before. What a manifest names is still needed:
+   * it is whole again when somebody brings its bytes.
+   */
   quarantine({ kind, digest }: Content, reason: string): 'hosted' | 'mirrored' | undefined {
     const statement = kind === 'blob' ? this.#deleteBlob : this.#deleteManifest;
     if (statement.run(digest).changes === 0) {
@@ -127,5 +136,19 @@ export class Removals {
   /** The content is whole again, or is no longer wanted. */
   endDamage(digest: Digest): void {
     this.#deleteDamage.run(digest);
+  }
+
+  /** The bytes with all their readings. */
+  #removeManifest(
+    statement: Statement<[{ digest: Digest; sinceMs: number }]>,
+    digest: Digest,
+    sinceMs: number,
+  ): boolean {
+    const isRemoved = statement.run({ digest, sinceMs }).changes > 0;
+    if (isRemoved) {
+      this.#forgetReadings.run(digest);
+      this.#deleteReadings.run(digest);
+    }
+    return isRemoved;
   }
 }

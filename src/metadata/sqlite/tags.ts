@@ -36,7 +36,7 @@ export class Tags {
       FROM repositories r JOIN tags t ON t.repository_id = r.id
       WHERE r.upstream = ? AND r.name = ? AND t.tag = ?`);
     this.#selectTagged = connection.prepare(`
-      SELECT t.digest, t.checked_at_ms, m.media_type, m.bytes
+      SELECT t.digest, t.checked_at_ms, l.media_type, m.bytes
       FROM repositories r
       JOIN tags t ON t.repository_id = r.id
       LEFT JOIN links l ON l.repository_id = r.id AND l.digest = t.digest AND l.kind = 'manifest'
