@@ -59,6 +59,7 @@ export async function openCluster(config: Config, needs: ClusterNeeds): Promise<
     client,
     issuer: audiences.length > 0 ? issuer : undefined,
     namespaces: namespaces.length > 0 ? { names: namespaces } : { labelSelector: namespaceSelector },
+    accountsMayPush: kubernetes.push === 'serviceAccounts',
     listKnownTenants: () => metadata.listKnownTenants(),
     log,
     meter,

@@ -102,7 +102,7 @@ export class Caller implements Visitor {
       case 'account': {
         const tenant = this.#parts.tenants.find(identity.tenant);
         if (tenant === undefined) return { as: 'stranger', credentialId: identity.id };
-        return { as: 'tenant', tenant, readOnly: false, credentialId: identity.id };
+        return { as: 'tenant', tenant, readOnly: !tenant.accountsMayPush, credentialId: identity.id };
       }
       case 'unknown':
         return repository.upstream === ''

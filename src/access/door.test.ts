@@ -86,7 +86,7 @@ describe('a Kubernetes service account', () => {
 
   it("is its namespace's tenant, with the whole keyring", async () => {
     await open({ accounts: { [token]: { namespace: 'team-a', name: 'default', uid: 'u-1' } } });
-    await world.put('team-a', { 'docker.io': HUB_A });
+    await world.put('team-a', { 'docker.io': HUB_A }, { accountsMayPush: true });
     const login: Login = ['serviceaccount', token];
     expect(await pulled(await world.as(login))).toEqual({
       id: 'tenant:team-a',

@@ -73,6 +73,28 @@ describe("a tenant's repository", () => {
   );
 });
 
+describe('the token of a service account', () => {
+  const token = 'eyJhbGciOiJub25lIn0.e30.signature';
+  const accounts = { [token]: { namespace: 'team-a', name: 'default', uid: 'u-1' } };
+  const account: Login = ['serviceaccount', token];
+
+  it('is for pulling', async () => {
+    await open({ accounts });
+    expect(await refusal(account, 'team-a/app', 'pull')).toBeUndefined();
+    for (const action of ['push', 'delete'] as const) {
+      expect(await refusal(account, 'team-a/app', action)).toContain('it is for pulling');
+    }
+  });
+
+  it('is for all else too while its namespace says so', async () => {
+    await open({ accounts });
+    await world.put('team-a', {}, { accountsMayPush: true });
+    for (const action of ACTIONS) expect(await refusal(account, 'team-a/app', action)).toBeUndefined();
+    await world.put('team-a', {});
+    expect(await refusal(account, 'team-a/app', 'push')).toContain('it is for pulling');
+  });
+});
+
 describe('a prefix that no tenant owns', () => {
   it('is taken over by nobody who has its name', async () => {
     await open({ anonymous: 'pull', prefixes: ['tools'] });

@@ -60,7 +60,7 @@ describe('config/kubernetes', () => {
     const file = join(folder, 'entrepot.yaml');
     writeFileSync(file, String(text));
     const { kubernetes, server, storage } = await loadConfig({ file, env: {} });
-    expect(kubernetes).toEqual({ namespaceSelector: 'entrepot=tenant', namespaces: [] });
+    expect(kubernetes).toEqual({ namespaceSelector: 'entrepot=tenant', namespaces: [], push: 'logins' });
     const container: unknown = valueAt(only('StatefulSet'), ['spec', 'template', 'spec', 'containers', 0]);
     const mounts: unknown = valueAt(container, ['volumeMounts']);
     const paths = Array.isArray(mounts) ? mounts.map(mount => String(valueAt(mount, ['mountPath']))) : [];

@@ -278,6 +278,12 @@ const kubernetes = section({
   namespaces: listOf(repositoryPrefix)
     .prefault([])
     .describe('Just these instead, whatever their labels: then nothing is read of any other'),
+  push: oneOf('logins', 'serviceAccounts')
+    .prefault('logins')
+    .describe(
+      'Who may push for a tenant: its logins of this registry, or the tokens of its ServiceAccounts too; of one namespace ' +
+        'alone by the annotation entrepot-push: serviceAccounts on the Namespace',
+    ),
 });
 
 const audit = section({

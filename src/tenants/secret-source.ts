@@ -23,6 +23,8 @@ export interface TenantReading {
   readonly secrets: readonly SecretReading[];
   /** The namespace's UID: another one under a known name is another tenant, and must be adopted first. */
   readonly uid?: string;
+  /** The tokens of its ServiceAccounts may push. */
+  readonly accountsMayPush?: boolean;
 }
 
 /** Where a source puts what it reads. Each call replaces what the source said of this tenant before. */

@@ -177,7 +177,7 @@ export class TenantDirectory implements Tenants {
     const tenant = this.#entryOf(name);
     if (tenant === undefined) return;
     const before = tenant.slots;
-    const isOther = tenant.put(place, reading.secrets, this.#nowMs());
+    const isOther = tenant.put(place, reading, this.#nowMs());
     if (reading.uid !== undefined) this.#bind(tenant, reading.uid);
     if (!isOther) return;
     this.#counts.replace(before, tenant.slots);

@@ -1,7 +1,7 @@
 import type { Log } from '../lib/log.ts';
 import { HeldCredentials } from './held-credentials.ts';
 import { lastMarks, type Marks } from './marks.ts';
-import type { SecretReading } from './secret-source.ts';
+import type { TenantReading } from './secret-source.ts';
 import {
   type HeldCredential,
   type SecretState,
@@ -31,6 +31,8 @@ export class TenantEntry implements Tenant {
   readonly #sources = new Set<number>();
   #uid: string | undefined;
   #suspended: string | undefined;
+  /** Sources that say so. */
+  readonly #pushing = new Set<number>();
 
   constructor(parts: TenantEntryParts) {
     this.name = parts.name;
@@ -42,6 +44,10 @@ export class TenantEntry implements Tenant {
 
   get suspended(): string | undefined {
     return this.#suspended;
+  }
+
+  get accountsMayPush(): boolean {
+    return this.#pushing.size > 0;
   }
 
   /** Of the namespace that speaks for it now. */
@@ -80,9 +86,11 @@ export class TenantEntry implements Tenant {
   }
 
   /** Takes what a source says now; whether anything is other than before. */
-  put(source: number, readings: readonly SecretReading[], nowMs: number): boolean {
+  put(source: number, { secrets: readings, accountsMayPush }: TenantReading, nowMs: number): boolean {
     const isFirst = !this.#sources.has(source);
     this.#sources.add(source);
+    if (accountsMayPush === true) this.#pushing.add(source);
+    else this.#pushing.delete(source);
     const before = this.#secrets.slots.length;
     const others = this.#secrets.put(source, readings, nowMs);
     for (const slot of others) this.#logState(slot, isFirst);
@@ -92,6 +100,7 @@ export class TenantEntry implements Tenant {
   /** The source knows this tenant no more. */
   remove(source: number): void {
     this.#sources.delete(source);
+    this.#pushing.delete(source);
     this.#secrets.put(source, [], 0);
   }
 

@@ -75,6 +75,8 @@ export interface Tenant {
   readonly secrets: readonly SecretState[];
   /** Why nothing of this tenant counts: its namespace was created anew, and waits to be adopted. */
   readonly suspended: string | undefined;
+  /** The tokens of its namespace's ServiceAccounts may push; otherwise they are for pulling. */
+  readonly accountsMayPush: boolean;
   /**
    * What the kubelet would try for `image` (`docker.io/library/nginx`), in its order: the Secrets, the node, the
    * plugins. Credentials that this registry issued are left out: they are nobody else's business. Throws TenantBroken.

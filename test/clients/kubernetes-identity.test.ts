@@ -3,8 +3,8 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { get } from '../support/client.ts';
 import { Entrepot } from '../support/entrepot.ts';
 import { HAS_CLUSTER, KubeCluster, MANIFESTS } from '../support/kube-cluster.ts';
-import { loginStatus, soonLogged, soonLogsIn } from '../support/logins.ts';
-import { freePort } from '../support/programs.ts';
+import { loginStatus, SOON_MS, soonLogged, soonLogsIn } from '../support/logins.ts';
+import { freePort, until } from '../support/programs.ts';
 import { basic, type Login } from '../support/tenants.ts';
 
 let cluster: KubeCluster;
@@ -41,6 +41,50 @@ async function pushStatus(repository: string, login?: Login): Promise<number> {
   const headers = login === undefined ? {} : basic(login);
   return (await get(`${entrepot.url}/v2/${repository}/blobs/uploads/`, { method: 'POST', headers })).status;
 }
+
+describe.skipIf(!HAS_CLUSTER)('the token of a service account', () => {
+  /** As who administers team-a: by a RoleBinding to what the ClusterRole `admin` is made of. */
+  const AS_ADMIN = ['--as', 'admin-of-team-a', '--namespace', 'team-a'];
+
+  beforeAll(async () => {
+    for (const part of ['view', 'edit', 'admin']) {
+      const role = ['--clusterrole', `system:aggregate-to-${part}`, '--user', 'admin-of-team-a'];
+      await cluster.kubectl('create', 'rolebinding', part, ...role, '--namespace', 'team-a');
+    }
+  });
+
+  test('is for pulling; who administers the namespace cannot change that, who administers the cluster can', async () => {
+    const login = await tokenOf('team-a');
+    expect(await pushStatus('team-a/app', login)).toBe(403);
+    const annotation = 'entrepot-push=serviceAccounts';
+    await until('the rights of the admin', SOON_MS, async () => {
+      const annotate = ['annotate', 'serviceaccount', 'default', annotation, ...AS_ADMIN];
+      return (await cluster.tryKubectl(...annotate)).code === 0;
+    });
+    const refused = await cluster.tryKubectl('annotate', 'namespace', 'team-a', annotation, ...AS_ADMIN);
+    expect(refused.stderr).toMatch(/cannot patch resource "namespaces"/);
+    // Had it counted, it would have by the time that a later change counts.
+    await cluster.putPullSecret('team-a', 'marker', host, ['marker', 'password']);
+    await soonLogsIn(['marker', 'password'], entrepot);
+    expect(await pushStatus('team-a/app', login)).toBe(403);
+    expect((await get(`${entrepot.url}/v2/team-a/app/tags/list`, { headers: basic(login) })).status).toBe(
+      404,
+    );
+
+    await cluster.kubectl('annotate', 'namespace', 'team-a', annotation);
+    await until(
+      'the push to be allowed',
+      SOON_MS,
+      async () => (await pushStatus('team-a/app', login)) === 202,
+    );
+    await cluster.kubectl('annotate', 'namespace', 'team-a', 'entrepot-push-');
+    await until(
+      'the push to be refused',
+      SOON_MS,
+      async () => (await pushStatus('team-a/app', login)) === 403,
+    );
+  });
+});
 
 describe.skipIf(!HAS_CLUSTER)('a namespace that is called like a hosted prefix', () => {
   test('takes nothing over, and is told in the log, the list of tenants and a metric', async () => {

@@ -156,9 +156,13 @@ export class AccessWorld {
     );
   }
 
-  /** Sets what the tenant's one Secret holds: logins by the registry that they are for. */
-  async put(tenant: string, logins: Readonly<Record<string, Login>>): Promise<void> {
-    this.#secrets.put(tenant, logins);
+  /** Sets what the tenant's one Secret holds: logins by the registry that they are for; and what its accounts may. */
+  async put(
+    tenant: string,
+    logins: Readonly<Record<string, Login>>,
+    { accountsMayPush = false } = {},
+  ): Promise<void> {
+    this.#secrets.put(tenant, logins, accountsMayPush);
     await new Promise(resolve => setImmediate(resolve));
   }
 
@@ -214,8 +218,8 @@ class ScriptedSecrets implements SecretSource {
 
   async close(): Promise<void> {}
 
-  put(tenant: string, logins: Readonly<Record<string, Login>>): void {
-    this.#sink?.put(tenant, { secrets: [readingOf(logins)] });
+  put(tenant: string, logins: Readonly<Record<string, Login>>, accountsMayPush: boolean): void {
+    this.#sink?.put(tenant, { secrets: [readingOf(logins)], accountsMayPush });
   }
 
   break(tenant: string, logins: Readonly<Record<string, Login>>): void {

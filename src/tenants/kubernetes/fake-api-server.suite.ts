@@ -36,6 +36,7 @@ export interface Written {
   readonly name: string;
   readonly uid?: string;
   readonly labels?: Readonly<Record<string, string>>;
+  readonly annotations?: Readonly<Record<string, string>>;
   readonly fields?: JsonObject;
 }
 
@@ -100,7 +101,7 @@ export class FakeApiServer {
 
   /** Creates or replaces an object; its UID. */
   put(written: Written): string {
-    const { collection, namespace = '', name, labels = {}, fields = {} } = written;
+    const { collection, namespace = '', name, labels = {}, annotations = {}, fields = {} } = written;
     const key = `${collection} ${namespace} ${name}`;
     const known = this.#objects.get(key);
     const uid = written.uid ?? uidOf(known) ?? `uid-${(this.#lastUid += 1)}`;
@@ -110,6 +111,7 @@ export class FakeApiServer {
       ...(namespace !== '' && { namespace }),
       uid,
       labels,
+      annotations,
       resourceVersion: `${version}`,
     };
     const type = typeof fields['type'] === 'string' ? fields['type'] : undefined;

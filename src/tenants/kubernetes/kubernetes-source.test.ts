@@ -92,6 +92,10 @@ function account(of: string, name: string, secrets: readonly string[]): Written 
   return { collection: 'serviceaccounts', namespace: of, name, fields: { imagePullSecrets } };
 }
 
+function annotated(value: string): Pick<Written, 'annotations'> {
+  return { annotations: { 'entrepot-push': value } };
+}
+
 const eventually = (assertion: () => void) => vi.waitFor(assertion, WITHIN);
 
 describe('namespaces of a cluster', () => {
@@ -431,6 +435,23 @@ describe('accounts', () => {
     await eventually(() => expect(source.hasAccount('team-a', next)).toBe(true));
     api.remove(account('team-a', 'robot', []));
     await eventually(() => expect(source.hasAccount('team-a', uid)).toBe(false));
+  });
+
+  it('may push where the Namespace is annotated so, by nothing that lies in it, and no longer than that', async () => {
+    api.put({ ...namespace('team-a'), ...annotated('none') });
+    api.put({ ...account('team-a', 'default', []), ...annotated('serviceAccounts') });
+    await start();
+    expect(kept.tenants.get('team-a')?.accountsMayPush).toBe(false);
+    api.put({ ...namespace('team-a'), ...annotated('serviceAccounts') });
+    await eventually(() => expect(kept.tenants.get('team-a')?.accountsMayPush).toBe(true));
+    api.put(namespace('team-a'));
+    await eventually(() => expect(kept.tenants.get('team-a')?.accountsMayPush).toBe(false));
+  });
+
+  it('may push everywhere where the configuration says so', async () => {
+    api.put(namespace('team-a'));
+    await start({ accountsMayPush: true });
+    expect(kept.tenants.get('team-a')?.accountsMayPush).toBe(true);
   });
 
   it('of a namespace that was created anew count for the new one alone', async () => {

@@ -9,7 +9,6 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { backoffMs, jittered } from '../../lib/backoff.ts';
-import { isJsonObject } from '../../lib/json.ts';
 import type { Log } from '../../lib/log.ts';
 import type { Meter } from '../../lib/meter.ts';
 import type { KnownTenant } from '../../oci/issued-credential.ts';
@@ -18,12 +17,15 @@ import { ADOPT_NEXT_UID } from '../tenant-store.ts';
 import type { IssuerWatch } from './issuer-watch.ts';
 import { type KubeClient, KubeRefusal } from './kube-client.ts';
 import { NamespaceScope, type ScopeOptions } from './namespace-scope.ts';
+import { type Namespace, readNamespace } from './kube-objects.ts';
 import { orderPullSecrets } from './pull-secret-order.ts';
 
 export interface KubernetesSourceOptions {
   readonly client: KubeClient;
   /** The namespaces that are tenants: these, or those with a label. */
   readonly namespaces: { readonly names: readonly string[] } | { readonly labelSelector: string };
+  /** The tokens of all ServiceAccounts may push; otherwise those of namespaces that are annotated so. */
+  readonly accountsMayPush?: boolean;
   /** Who signs the tokens of ServiceAccounts; `undefined` where nobody logs in with such. */
   readonly issuer?: Pick<IssuerWatch, 'start' | 'close' | 'problem'> | undefined;
   /** The tenants that were bound to namespaces before: who they are while the cluster cannot be asked. */
@@ -91,8 +93,8 @@ export class KubernetesSource implements SecretSource {
     this.#changed.clear();
     await Promise.all(scopes.map(scope => scope.startNamespaces()));
     this.#isStarted = true;
-    for (const [name, uid] of scopes.flatMap(scope => scope.namespaces)) {
-      if (!this.#changed.has(name)) this.#putTenant(name, uid, this.#contentOf(name));
+    for (const [name, namespace] of scopes.flatMap(scope => scope.namespaces)) {
+      if (!this.#changed.has(name)) this.#putTenant(name, namespace, this.#contentOf(name));
     }
     if (scopes.some(scope => !scope.isKnown)) await this.#putKnown();
     await issuerAsked;
@@ -138,7 +140,7 @@ export class KubernetesSource implements SecretSource {
   #noteNamespaces(namespaces: ReadonlySet<string>): void {
     // At the start, all are put that there are.
     if (!this.#isStarted) return;
-    const gone = [...this.#put.keys()].filter(name => this.#scopeOf(name)?.uidOf(name) === undefined);
+    const gone = [...this.#put.keys()].filter(name => this.#scopeOf(name)?.find(name) === undefined);
     for (const name of [...namespaces, ...gone]) this.#changed.add(name);
     this.#settleSoon();
   }
@@ -183,15 +185,15 @@ export class KubernetesSource implements SecretSource {
   async #settleOne(name: string): Promise<void> {
     const scope = this.#scopeOf(name);
     if (scope === undefined || !scope.isKnown) return;
-    if (scope.uidOf(name) === undefined) {
+    if (scope.find(name) === undefined) {
       if (this.#put.delete(name)) this.#sink?.remove(name);
       return;
     }
     // Before the question, so that the answer is at least as new.
     const content = this.#contentOf(name);
-    const uid = await this.#readUid(name);
+    const namespace = await this.#readNamespace(name);
     // One that is gone, the watch will tell of.
-    if (uid !== undefined) this.#putTenant(name, uid, content);
+    if (namespace !== undefined) this.#putTenant(name, namespace, content);
   }
 
   #noteUnasked(reason: string | undefined): void {
@@ -203,23 +205,24 @@ export class KubernetesSource implements SecretSource {
     else log.error({ reason }, 'namespaces cannot be asked for: what was seen last counts');
   }
 
-  async #readUid(name: string): Promise<string | undefined> {
+  async #readNamespace(name: string): Promise<Namespace | undefined> {
     try {
-      const { metadata } = await this.#options.client.read(
-        `/api/v1/namespaces/${encodeURIComponent(name)}`,
-        this.#end.signal,
-      );
-      const uid = isJsonObject(metadata) ? metadata['uid'] : undefined;
-      return typeof uid === 'string' ? uid : undefined;
+      const path = `/api/v1/namespaces/${encodeURIComponent(name)}`;
+      return readNamespace(await this.#options.client.read(path, this.#end.signal));
     } catch (error) {
       if (error instanceof KubeRefusal && error.status === 404) return undefined;
       throw error;
     }
   }
 
-  #putTenant(name: string, uid: string | undefined, { secrets, accounts }: Content): void {
+  #putTenant(name: string, namespace: Partial<Namespace>, { secrets, accounts }: Content): void {
+    const { uid, accountsMayPush = false } = namespace;
     this.#put.set(name, accounts);
-    this.#sink?.put(name, { secrets, ...(uid !== undefined && { uid }) });
+    this.#sink?.put(name, {
+      secrets,
+      ...(uid !== undefined && { uid }),
+      accountsMayPush: accountsMayPush || this.#options.accountsMayPush === true,
+    });
   }
 
   /** While it cannot be told which namespaces there are: those of before, so that what is theirs here stays theirs. */
@@ -229,7 +232,7 @@ export class KubernetesSource implements SecretSource {
       if (uid === undefined || scope === undefined || scope.isKnown || this.#put.has(name)) continue;
       const { secrets } = this.#contentOf(name);
       // Whose the accounts are, nobody can tell now.
-      this.#putTenant(name, uid === ADOPT_NEXT_UID ? undefined : uid, { secrets, accounts: new Set() });
+      this.#putTenant(name, uid === ADOPT_NEXT_UID ? {} : { uid }, { secrets, accounts: new Set() });
     }
   }
 

@@ -1,7 +1,7 @@
 import type { Log } from '../../lib/log.ts';
 import type { SecretReading } from '../secret-source.ts';
 import type { KubeClient } from './kube-client.ts';
-import { readAccount, readSecret } from './kube-objects.ts';
+import { type Namespace, readAccount, readNamespace, readSecret } from './kube-objects.ts';
 import type { Account } from './pull-secret-order.ts';
 import { Reflector } from './reflector.ts';
 
@@ -27,7 +27,7 @@ const SECRET_TYPES = ['kubernetes.io/dockerconfigjson', 'kubernetes.io/dockercfg
 export class NamespaceScope {
   readonly #secrets: readonly Reflector<SecretReading | undefined>[];
   readonly #accounts: Reflector<Account>;
-  readonly #namespaces: Reflector<string>;
+  readonly #namespaces: Reflector<Namespace | undefined>;
 
   constructor({ namespaces, onContent, onNamespaces, ...common }: ScopeOptions) {
     const isOne = 'name' in namespaces;
@@ -56,7 +56,7 @@ export class NamespaceScope {
         path: '/api/v1/namespaces',
         ...(isOne ? { fieldSelector: `metadata.name=${namespaces.name}` } : namespaces),
       },
-      keep: ({ uid }) => uid,
+      keep: ({ fields }) => readNamespace(fields),
       onChange: onNamespaces,
     });
   }
@@ -94,15 +94,15 @@ export class NamespaceScope {
     );
   }
 
-  /** All namespaces that are tenants, with their UIDs. */
-  get namespaces(): readonly (readonly [name: string, uid: string])[] {
+  /** All namespaces that are tenants, by name. */
+  get namespaces(): readonly (readonly [name: string, namespace: Namespace])[] {
     return [...this.#namespaces.namespaces].flatMap(name => {
-      const uid = this.uidOf(name);
-      return uid === undefined ? [] : [[name, uid] as const];
+      const namespace = this.find(name);
+      return namespace === undefined ? [] : [[name, namespace] as const];
     });
   }
 
-  uidOf(namespace: string): string | undefined {
+  find(namespace: string): Namespace | undefined {
     return this.#namespaces.in(namespace).get(namespace)?.value;
   }
 
