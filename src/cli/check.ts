@@ -32,7 +32,7 @@ export const check: Command = {
   ],
   run: async (input, io) => {
     platformsOption(input);
-    const images = await wantedImages(input);
+    const images = await wantedImages(input, line => io.err(`${line}\n`));
     return withParts(input, io, async parts => {
       let missingImages = 0;
       for (const image of images) {

@@ -19,7 +19,14 @@ import { interruptible } from './interruptible.ts';
 import { heldName } from './held-name.ts';
 import { PLATFORM_OPTION, platformsOption } from './list-options.ts';
 import { progressForm, ProgressView } from './progress.ts';
-import { FROM_OPTION, meantBy, WANTED_ARGUMENTS, type WantedImage, wantedImages } from './wanted-images.ts';
+import {
+  FROM_OPTION,
+  LIKELY_OPTION,
+  meantBy,
+  WANTED_ARGUMENTS,
+  type WantedImage,
+  wantedImages,
+} from './wanted-images.ts';
 import { withParts } from './with-parts.ts';
 
 /** `entrepot export`: write a bundle. */
@@ -35,6 +42,7 @@ export const exportCommand: Command = {
   options: [
     { flags: '-o, --output <file>', description: 'file to write; - is standard output' },
     FROM_OPTION,
+    LIKELY_OPTION,
     {
       ...PLATFORM_OPTION,
       description:
@@ -62,7 +70,7 @@ export const exportCommand: Command = {
     }
     return interruptible(signal =>
       withParts(input, io, async parts => {
-        const { bundle, imageCount } = await plan(parts, input);
+        const { bundle, imageCount } = await plan(parts, input, line => io.err(`${line}\n`));
         const view = new ProgressView(io, progressForm({ json: false }));
         const item = view.begin(output === '-' ? 'standard output' : output);
         item.expect(bundle.blobBytes);
@@ -85,9 +93,9 @@ export const exportCommand: Command = {
   },
 };
 
-async function plan(parts: Parts, input: Input) {
+async function plan(parts: Parts, input: Input, tell: (line: string) => void) {
   const images = new Map<string, ExportImage>();
-  for (const wanted of await wantedImages(input)) {
+  for (const wanted of await wantedImages(input, tell)) {
     const image = await imageOf(parts, input, wanted);
     images.set(image.name, together(images.get(image.name), image));
   }
@@ -126,7 +134,8 @@ async function imageOf(parts: Parts, input: Input, wanted: WantedImage): Promise
   if (root === undefined) {
     throw new CommandError(`${wanted.name} is not held here: entrepot pull ${wanted.name} fetches it`);
   }
-  const isNarrowed = wanted.platforms.size > 0 || platformsOption(input) !== undefined;
+  const isPlaced = wanted.placements.some(({ requirements }) => requirements.length > 0);
+  const isNarrowed = wanted.platforms.size > 0 || isPlaced || platformsOption(input) !== undefined;
   const platforms =
     ofName ?? (isNarrowed ? meant.platforms : await defaultPlatforms(parts, repository, root));
   if (platforms?.length === 0) {

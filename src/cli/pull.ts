@@ -63,6 +63,12 @@ export const pull: Command = {
     platformsOption(input);
     const view = new ProgressView(io, progressForm({ json: input.options['json'] === true }));
     const logs = { ...io, err: (text: string) => view.say(text.trimEnd()) };
+    const told = new Set<string>();
+    // With --watch the files are read again and again, and say mostly the same.
+    const tell = (line: string) => {
+      if (!told.has(line)) view.say(line);
+      told.add(line);
+    };
     try {
       return await interruptible(signal =>
         withParts(
@@ -73,10 +79,11 @@ export const pull: Command = {
             tenantOption(parts, input);
             const run = new PullRun({ parts, input, view, signal, parallel });
             const { prepull } = parts.config;
-            if (input.options['watch'] !== true) return run.once(await wantedImages(input, prepull));
+            const wanted = () => wantedImages(input, tell, prepull);
+            if (input.options['watch'] !== true) return run.once(await wanted());
             const watching = watch({
               schedule: parseCron(prepull.schedule),
-              images: () => wantedImages(input, prepull),
+              images: wanted,
               pull: images => run.pullAll(images),
               failed: error => view.say(error instanceof Error ? error.message : String(error)),
               waits: next => tellNext(view, next),

@@ -14,6 +14,7 @@ import {
   together,
   USUAL_USES,
 } from '../prepull/image-list.ts';
+import { type PodPlacement, platformsOf } from '../prepull/pod-placement.ts';
 import type { Parts } from '../wire.ts';
 import { type Argument, CommandError, EXIT, type Input, listOption, type Option } from './command.ts';
 import { PLATFORM_OPTION, platformsOption } from './list-options.ts';
@@ -32,8 +33,17 @@ export const FROM_OPTION: Option = {
     'JSON); - is standard input. Images that are named stand before it',
 };
 
+/** Beside it. */
+export const LIKELY_OPTION: Option = {
+  flags: '--likely',
+  description:
+    'also take what --from files only seem to mean by an image: fields of custom resources, RELATED_IMAGE_ variables, ' +
+    '--…-image= arguments (listed in any case)',
+};
+
 export const WANTED_OPTIONS: readonly Option[] = [
   FROM_OPTION,
+  LIKELY_OPTION,
   PLATFORM_OPTION,
   { flags: '--all-platforms', description: 'all that a multi-platform image has' },
 ];
@@ -41,15 +51,19 @@ export const WANTED_OPTIONS: readonly Option[] = [
 /** An image as somebody named it. */
 export interface WantedImage {
   readonly name: string;
-  /** What runs it; `undefined` stands for the usual one. */
-  readonly runtimeHandlers: ReadonlySet<string | undefined>;
+  /** Where pods run it, with the handler of their RuntimeClass in its place. */
+  readonly placements: readonly PodPlacement[];
   /** Platforms that were named with it, or ALL_PLATFORMS. */
   readonly platforms: ReadonlySet<string>;
 }
 
-/** The images that were named and those that files name, each once. CommandError when there is none. */
+/**
+ * The images that were named and those that files name, each once. `tell` hears, line by line, what objects in the files
+ * name, where, and what was not taken. CommandError when there is none.
+ */
 export async function wantedImages(
   input: Input,
+  tell: (line: string) => void,
   standing?: Config['prepull'],
 ): Promise<readonly WantedImage[]> {
   const from = filesOption(input);
@@ -58,19 +72,34 @@ export async function wantedImages(
   const files = isNamed ? from : (standing?.from ?? []);
   const images = new Map<string, ImageUses>(names.map(name => [name, USUAL_USES]));
   const handlers = new Map<string | undefined, string>();
+  const takesLikely = input.options['likely'] === true;
   for (const file of files) {
     const list = await imagesOfFile(file);
     for (const [name, handler] of list.handlers) handlers.set(name, handler);
     for (const [name, uses] of list.images) images.set(name, together(images.get(name) ?? uses, uses));
+    if (takesLikely) for (const name of list.likely.keys()) images.set(name, images.get(name) ?? USUAL_USES);
+    foundLines(shownName(file), list, takesLikely).forEach(tell);
   }
   if (images.size === 0) throw new CommandError('no image is named', EXIT.usage);
   // A class that no file describes is taken to be called like its handler, as most are.
   const handlerOf = (name: string | undefined) => handlers.get(name) ?? name;
-  return [...images].map(([name, { runtimeClasses, platforms }]) => ({
+  return [...images].map(([name, { placements, platforms }]) => ({
     name,
-    runtimeHandlers: new Set([...runtimeClasses].map(handlerOf)),
+    placements: [...placements.values()].map(one => ({ ...one, runtimeClass: handlerOf(one.runtimeClass) })),
     platforms,
   }));
+}
+
+/** What the objects of a file name, and where; nothing for a plain list, which says it itself. */
+function foundLines(file: string, list: ImageList, takesLikely: boolean): readonly string[] {
+  const { places, likely, unread } = list;
+  const lines = [...places].map(([name, place]) => `${file}: ${name} (${place})`);
+  const verdict = takesLikely ? 'likely an image' : 'likely an image, not taken without --likely';
+  lines.push(...[...likely].map(([name, place]) => `${file}: ${verdict}: ${name} (${place})`));
+  lines.push(
+    ...unread.map(({ text: found, place }) => `${file}: not an image, ignored: ${found} (${place})`),
+  );
+  return lines;
 }
 
 /** The files that `--from` names, with blanks or commas between them. */
@@ -84,10 +113,14 @@ async function imagesOfFile(file: string): Promise<ImageList> {
     return imagesIn(content);
   } catch (error) {
     if (!(error instanceof YamlError)) throw error;
-    const shown = file === '-' ? 'standard input' : file;
+    const shown = shownName(file);
     const place = error.line === undefined ? shown : `${shown}:${error.line}`;
     throw new CommandError(`${place}: ${error.message}`, EXIT.usage);
   }
+}
+
+function shownName(file: string): string {
+  return file === '-' ? 'standard input' : file;
 }
 
 /** What an image means here. */
@@ -109,7 +142,7 @@ export function meantBy(parts: Parts, input: Input, image: WantedImage): MeantIm
   };
 }
 
-/** What was typed counts most; else what was named with it, and what handles its RuntimeClasses. */
+/** What was typed counts most; else what was named with it, and where its pods may run. */
 function wantedPlatforms(
   parts: Parts,
   input: Input,
@@ -122,9 +155,11 @@ function wantedPlatforms(
   if (image.platforms.has(ALL_PLATFORMS)) return undefined;
   const usual = usualPlatforms(parts, input, repository);
   const ofHandlers = new Map(Object.entries(parts.config.runtimeHandlers));
-  const ofHandler = (name: string | undefined) => ofHandlers.get(name ?? '') ?? usual;
+  const ofPlacement = (placement: PodPlacement) =>
+    platformsOf(placement, ofHandlers.get(placement.runtimeClass ?? '') ?? usual);
   const named = [...image.platforms].map(parsePlatform);
-  return [...new Set([...named, ...[...image.runtimeHandlers].flatMap(ofHandler)])];
+  const platforms = [...named, ...image.placements.flatMap(ofPlacement)];
+  return [...new Map(platforms.map(platform => [formatPlatform(platform), platform])).values()];
 }
 
 /** Those of the tenant, else of the repository and its upstream. */

@@ -2,9 +2,9 @@ import { expect, test } from 'vitest';
 import { imagesIn } from './image-list.ts';
 
 const usesIn = (text: string) =>
-  [...imagesIn(text).images].map(([name, { runtimeClasses, platforms }]) => [
+  [...imagesIn(text).images].map(([name, { placements, platforms }]) => [
     name,
-    [...runtimeClasses],
+    [...placements.values()].map(({ runtimeClass }) => runtimeClass),
     [...platforms],
   ]);
 const namesIn = (text: string) => [...imagesIn(text).images.keys()];
@@ -49,7 +49,10 @@ data: {image: not-an-image:1}
   const images = ['cron:1', 'debug:1', 'init:1', 'main:1', 'models:1', 'rollout:1'];
   expect(namesIn(text).sort()).toEqual(images);
   const main = imagesIn(text).images.get('main:1');
-  expect([...(main?.runtimeClasses ?? [])]).toEqual([undefined, 'kata-windows']);
+  expect([...(main?.placements.values() ?? [])]).toEqual([
+    { runtimeClass: undefined, requirements: [] },
+    { runtimeClass: 'kata-windows', requirements: [] },
+  ]);
 });
 
 const pod = (image: string) => ({ kind: 'Pod', spec: { containers: [{ image }] } });
@@ -101,4 +104,70 @@ test('a key that is there twice counts as it does in Kubernetes, where the last 
 
 test('what cannot be read says on which line', () => {
   expect(() => namesIn('spec:\n  containers: [\n')).toThrow(expect.objectContaining({ name: 'YamlError' }));
+});
+
+test('the place of each image is told, and each container that has none', () => {
+  const { places, unread } = imagesIn(`
+kind: List
+items:
+  - kind: Deployment
+    metadata: {name: shop, namespace: web}
+    spec: {template: {spec: {containers: [{image: "main:1"}, {name: later}]}}}
+  - kind: Pod
+    metadata: {name: one}
+    spec: {containers: [{image: "main:1"}], volumes: [{image: {reference: "models:1"}}]}
+`);
+  expect([...places]).toEqual([
+    ['main:1', 'Deployment web/shop: spec.template.spec.containers[0]'],
+    ['models:1', 'Pod one: spec.volumes[0].image'],
+  ]);
+  expect(unread).toEqual([
+    { text: '(no image)', place: 'Deployment web/shop: spec.template.spec.containers[1]' },
+  ]);
+});
+
+test.each([
+  [
+    'a field of a custom resource',
+    'kind: Prometheus\nspec: {image: "quay.io/prometheus/prometheus:v3"}',
+    'quay.io/prometheus/prometheus:v3',
+  ],
+  ['another one', 'spec: {thanos: {baseImage: "quay.io/thanos:v1"}}', 'quay.io/thanos:v1'],
+  ['an image by its name', 'spec: {imageName: "ghcr.io/cnpg/postgresql:17"}', 'ghcr.io/cnpg/postgresql:17'],
+  ["the container of Argo's template", 'spec: {templates: [{container: {image: "alpine:3"}}]}', 'alpine:3'],
+  ["a step of Tekton's", 'spec: {steps: [{name: a, image: "gcr.io/kaniko:1"}]}', 'gcr.io/kaniko:1'],
+  [
+    'repository and tag',
+    'image: {registry: quay.io, repository: org/app, tag: 1.27}',
+    'quay.io/org/app:1.27',
+  ],
+  [
+    'repository and digest',
+    `image: {repository: app, digest: "sha256:${'a'.repeat(64)}"}`,
+    `app@sha256:${'a'.repeat(64)}`,
+  ],
+  [
+    'a related image',
+    'spec: {containers: [{image: a, env: [{name: RELATED_IMAGE_X, value: "b:1"}]}]}',
+    'b:1',
+  ],
+  ['a variable', 'env: [{name: SIDECAR_IMAGE, value: "b:1"}]', 'b:1'],
+  ['an argument', 'args: ["--config-reloader-image=quay.io/reloader:1"]', 'quay.io/reloader:1'],
+])('%s is likely an image, and not taken for one', (_, text, name) => {
+  const { images, likely } = imagesIn(text);
+  expect([...likely.keys()]).toEqual([name]);
+  expect(images.has(name)).toBe(false);
+});
+
+test('what is the image of a container is no guess, and what only looks like a field is told as ignored', () => {
+  const { images, likely, unread } = imagesIn(`
+kind: ConfigMap
+metadata: {name: c}
+data: {image: "{{ .Values.image }}"}
+---
+spec: {image: "main:1", imagePullPolicy: Always, repository: "https://charts.example", containers: [{image: "main:1"}]}
+`);
+  expect([...images.keys()]).toEqual(['main:1']);
+  expect([...likely]).toEqual([]);
+  expect(unread).toEqual([{ text: '{{ .Values.image }}', place: 'ConfigMap c: data.image' }]);
 });

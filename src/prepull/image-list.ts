@@ -2,20 +2,15 @@
  * prepull/: which images a set of workloads needs, and bringing or finding all of each. May import metadata/, oci/ and
  * lib/; where content comes from is a `PullSource`, handed in.
  */
-import { isJsonObject, type JsonObject } from '../lib/json.ts';
 import { parseYamlDocuments } from '../lib/yaml.ts';
-import { parsePlatform } from '../oci/platform.ts';
-import { parseNormalizedReference } from '../oci/reference.ts';
+import { ANY_NODE, type PodPlacement } from './pod-placement.ts';
+import { isPlatform, isReference } from './reference-text.ts';
+import { type ImageVisitor, visitImages } from './workload-images.ts';
 
 /** `kubectl get pods --all-namespaces -o yaml` of a thousand pods. */
 const MAX_LIST_BYTES = 16 * 1024 * 1024;
 /** Charts that give a label twice are installed every day. */
 const LIST_LIMITS = { maxBytes: MAX_LIST_BYTES, mayRepeatKeys: true };
-/** Kubernetes' own objects are some dozen levels deep; templates within templates some more. */
-const MAX_DEPTH = 64;
-
-/** Where Kubernetes keeps the containers of a pod, in a pod itself and in every template of one. */
-const CONTAINER_LISTS = ['containers', 'initContainers', 'ephemeralContainers'] as const;
 
 /** What a line of Kubernetes' YAML or JSON has, one of them at least: it begins an entry or a document, or has a key. */
 const YAML_LINE = /^[-[{]|:(?:\s|$)/;
@@ -25,27 +20,39 @@ export const ALL_PLATFORMS = 'all';
 
 /** What an image that a text names is wanted for, in sum. */
 export interface ImageUses {
-  /** The RuntimeClasses of the pods that use it; `undefined` stands for those of the usual one. */
-  readonly runtimeClasses: ReadonlySet<string | undefined>;
-  /** The platforms that a list names with it, as they stand there, or ALL_PLATFORMS. */
+  /** Of the pods that use it, each once, by what they say. */
+  readonly placements: ReadonlyMap<string, PodPlacement>;
+  /** The platforms that a list names with it, as the list spells them, or ALL_PLATFORMS. */
   readonly platforms: ReadonlySet<string>;
 }
 
+const UNUSED: ImageUses = { placements: new Map(), platforms: new Set() };
+
 /** Of an image that is named and nothing else. */
-export const USUAL_USES: ImageUses = { runtimeClasses: new Set([undefined]), platforms: new Set() };
+export const USUAL_USES: ImageUses = usedBy([ANY_NODE]);
+
+function usedBy(placements: readonly PodPlacement[]): ImageUses {
+  return { ...UNUSED, placements: new Map(placements.map(one => [JSON.stringify(one), one])) };
+}
 
 /** What an image is wanted for that two places name. */
 export function together(one: ImageUses, other: ImageUses): ImageUses {
   return {
-    runtimeClasses: new Set([...one.runtimeClasses, ...other.runtimeClasses]),
+    placements: new Map([...one.placements, ...other.placements]),
     platforms: new Set([...one.platforms, ...other.platforms]),
   };
 }
 
-/** What a text says of images. */
+/** What a text says of images. Places are where in which object: `Deployment web/shop: spec.template.spec.…`. */
 export interface ImageList {
-  /** By their names, as they stand there. */
+  /** By their names, as the text spells them. */
   readonly images: ReadonlyMap<string, ImageUses>;
+  /** The place of each image that an object names, its first one. */
+  readonly places: ReadonlyMap<string, string>;
+  /** What is an image by all appearances, in fields that only their own operators know, with its first place. */
+  readonly likely: ReadonlyMap<string, string>;
+  /** What should be an image and is not, with its place. */
+  readonly unread: readonly { readonly text: string; readonly place: string }[];
   /** The handlers of the RuntimeClasses that are among its objects, by their names. */
   readonly handlers: ReadonlyMap<string, string>;
 }
@@ -66,11 +73,16 @@ export function imagesIn(text: string): ImageList {
   return images;
 }
 
-const UNUSED: ImageUses = { runtimeClasses: new Set(), platforms: new Set() };
-
-class ListedImages implements ImageList {
+class ListedImages implements ImageList, ImageVisitor {
   readonly images = new Map<string, ImageUses>();
+  readonly places = new Map<string, string>();
   readonly handlers = new Map<string, string>();
+  readonly unread: { readonly text: string; readonly place: string }[] = [];
+  readonly #likely = new Map<string, string>();
+
+  get likely(): ReadonlyMap<string, string> {
+    return new Map([...this.#likely].filter(([name]) => !this.images.has(name)));
+  }
 
   /** A name, perhaps with platforms behind it: `nginx:1.27 linux/amd64,linux/arm64`. */
   addLine(line: string): void {
@@ -78,48 +90,34 @@ class ListedImages implements ImageList {
     this.#add(name, platforms.length === 0 ? USUAL_USES : { ...UNUSED, platforms: new Set(platforms) });
   }
 
-  #add(name: string, uses: ImageUses): void {
-    this.images.set(name, together(this.images.get(name) ?? UNUSED, uses));
-  }
-
   /** A document: an object or objects of Kubernetes, or a list of names. */
   collect(document: unknown): void {
-    if (!Array.isArray(document)) return this.#walk(document, 0);
+    if (!Array.isArray(document)) return visitImages(document, this);
     for (const entry of document) {
       if (typeof entry === 'string') this.addLine(entry);
-      else this.#walk(entry, 0);
+      else visitImages(entry, this);
     }
   }
 
-  #walk(value: unknown, depth: number): void {
-    if (depth > MAX_DEPTH) return;
-    if (Array.isArray(value)) {
-      for (const entry of value) this.#walk(entry, depth + 1);
-    } else if (isJsonObject(value)) {
-      this.#addPod(value);
-      this.#addHandler(value);
-      for (const member of Object.values(value)) this.#walk(member, depth + 1);
-    }
+  image(name: string, placements: readonly PodPlacement[], place: string): void {
+    this.#add(name, usedBy(placements));
+    if (!this.places.has(name)) this.places.set(name, place);
   }
 
-  /** Whatever has containers or volumes is taken for the spec of a pod. */
-  #addPod(spec: JsonObject): void {
-    const { runtimeClassName } = spec;
-    const runtimeClass = typeof runtimeClassName === 'string' ? runtimeClassName : undefined;
-    const images = [
-      ...CONTAINER_LISTS.flatMap(list => objectsIn(spec[list])).map(container => container['image']),
-      ...objectsIn(spec['volumes']).map(({ image }) =>
-        isJsonObject(image) ? image['reference'] : undefined,
-      ),
-    ];
-    for (const image of images) {
-      if (isNamed(image)) this.#add(image, { ...UNUSED, runtimeClasses: new Set([runtimeClass]) });
-    }
+  likelyImage(name: string, place: string): void {
+    if (!this.#likely.has(name)) this.#likely.set(name, place);
   }
 
-  #addHandler({ kind, metadata, handler }: JsonObject): void {
-    const name = kind === 'RuntimeClass' && isJsonObject(metadata) ? metadata['name'] : undefined;
-    if (typeof name === 'string' && typeof handler === 'string') this.handlers.set(name, handler);
+  unreadImage(text: string, place: string): void {
+    this.unread.push({ text, place });
+  }
+
+  handler(runtimeClass: string, handler: string): void {
+    this.handlers.set(runtimeClass, handler);
+  }
+
+  #add(name: string, uses: ImageUses): void {
+    this.images.set(name, together(this.images.get(name) ?? UNUSED, uses));
   }
 }
 
@@ -140,30 +138,4 @@ function readLine(line: string): { readonly name: string; readonly platforms: re
   const platforms = last.split(',');
   const isWhole = more.length > 0 || !platforms.every(one => one === ALL_PLATFORMS || isPlatform(one));
   return isWhole ? { name: line, platforms: [] } : { name, platforms };
-}
-
-function isPlatform(text: string): boolean {
-  return isRead(() => parsePlatform(text));
-}
-
-function isReference(text: string): boolean {
-  return isRead(() => parseNormalizedReference(text));
-}
-
-function isRead(read: () => unknown): boolean {
-  try {
-    read();
-    return true;
-  } catch {
-    return false;
-  }
-}
-
-function objectsIn(value: unknown): readonly JsonObject[] {
-  return Array.isArray(value) ? value.filter(isJsonObject) : [];
-}
-
-/** Kubernetes takes an absent image and an empty one for the same: someone fills it in later. */
-function isNamed(image: unknown): image is string {
-  return typeof image === 'string' && image.trim() !== '';
 }

@@ -128,6 +128,42 @@ describe('entrepot pull', () => {
     ).toBe(1);
   });
 
+  it('takes the platforms of the nodes that a pod may run on', async () => {
+    const pods = join(connected.folder, 'pods.yaml');
+    const spec = {
+      nodeSelector: { 'kubernetes.io/arch': 's390x' },
+      containers: [{ image: `${UPSTREAM}/org/app:1` }],
+    };
+    await writeFile(pods, JSON.stringify({ kind: 'Pod', metadata: { name: 'far' }, spec }));
+    const lacking = await connected.command('check', '--from', pods);
+    expect(lacking).toMatchObject({ code: 1, stdout: `${UPSTREAM}/org/app:1 linux/s390x\n` });
+    expect(lacking.stderr).toContain(`${UPSTREAM}/org/app:1 (Pod far: spec.containers[0])`);
+    await succeed(connected, 'pull', '--from', pods);
+    await succeed(connected, 'check', `${UPSTREAM}/org/app:1`, '--platform', 'linux/s390x');
+    const usual = await connected.command('check', `${UPSTREAM}/org/app:1`, '--platform', 'linux/amd64');
+    expect(usual.code).toBe(1);
+  });
+
+  it('takes what custom resources seem to name only with --likely, and always tells of it', async () => {
+    const objects = join(connected.folder, 'objects.yaml');
+    const prometheus = { image: `${UPSTREAM}/org/sidecar:2` };
+    const custom = { kind: 'Prometheus', metadata: { name: 'p' }, spec: prometheus };
+    await writeFile(
+      objects,
+      `${WORKLOADS.replace(/initContainers: .*/, '')}---\n${JSON.stringify(custom)}\n`,
+    );
+    const options = ['--from', objects, '--platform', PLATFORMS];
+    const { code, stderr } = await connected.command('pull', ...options);
+    expect(code).toBe(0);
+    expect(stderr).toContain(
+      `likely an image, not taken without --likely: ${UPSTREAM}/org/sidecar:2 (Prometheus p: spec.image)`,
+    );
+    expect((await connected.command('check', `${UPSTREAM}/org/sidecar:2`)).code).toBe(1);
+    await succeed(connected, 'pull', '--likely', ...options);
+    await succeed(connected, 'check', '--likely', ...options);
+    await succeed(connected, 'check', `${UPSTREAM}/org/sidecar:2`);
+  });
+
   it('and so does export, which carries an image once however it is called', async () => {
     upstream.add('org/app', app, 'latest');
     await connected.stop();
