@@ -23,6 +23,7 @@ import { openPrivateFolder } from './lib/private-folder.ts';
 import { SOCKET_FOLDER } from './lib/socket-folder.ts';
 import type { MetadataStore } from './metadata/metadata-store.ts';
 import { openSqliteMetadataStore } from './metadata/sqlite-metadata-store.ts';
+import { STATE_FILE, StoreIdentity } from './metadata/store-identity.ts';
 import type { Mirror } from './mirror/mirror.ts';
 import type { Digest } from './oci/digest.ts';
 import { OciError } from './oci/errors.ts';
@@ -107,9 +108,13 @@ async function openOn(
 ): Promise<Omit<Parts, 'close'>> {
   const { path } = config.storage;
   const indexPath = join(path, INDEX_FILE);
-  await openPrivateFolder(path, { database: INDEX_FILE, folders: ['blobs', 'ingest', SOCKET_FOLDER] }, log);
-  const metadata = opened.add(await openSqliteMetadataStore(indexPath, { log }));
+  const identity = opened.add(await StoreIdentity.look(path, INDEX_FILE));
+  const contents = ['blobs', 'ingest', SOCKET_FOLDER, STATE_FILE];
+  await openPrivateFolder(path, { database: INDEX_FILE, folders: contents }, log);
+  const { isCopied } = identity.doubts;
+  const metadata = opened.add(await openSqliteMetadataStore(indexPath, { log, isCopied }));
   const blobs = opened.add(await openFileBlobStore(path, { log }));
+  await identity.settle(metadata, () => blobs.hasBlobs(), log);
   const credentials = await upstreamCredentials(config, metadata);
   const upstreams = openUpstreams(config, credentials);
   for (const upstream of upstreams.values()) opened.add(upstream);

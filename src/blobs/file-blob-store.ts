@@ -45,6 +45,8 @@ export interface FileBlobStore extends BlobStore {
   readonly unfinishedBytes: number;
   /** Sets what a walk through all ingests has found; there is none here, since nothing waits for it. */
   countUnfinished(bytes: number): void;
+  /** Whether any blob lies here, with or without a row: looks no further than the first. */
+  hasBlobs(): Promise<boolean>;
   /** Of the disk, for this user. */
   freeBytes(): Promise<number>;
 }
@@ -145,6 +147,11 @@ class FolderStore implements FileBlobStore {
         }
       }
     }
+  }
+
+  async hasBlobs(): Promise<boolean> {
+    const { done } = await this.blobs()[Symbol.asyncIterator]().next();
+    return done !== true;
   }
 
   async hashFile(

@@ -1,5 +1,5 @@
 import { parseDuration, UnitError } from '../lib/units.ts';
-import type { CollectionReport } from '../upkeep/collection.ts';
+import { CollectingStopped, type CollectionReport } from '../upkeep/collection.ts';
 import type { EvictionReport } from '../upkeep/eviction.ts';
 import { countText, sizeText } from './columns.ts';
 import { type Command, CommandError, CONFIG_OPTION, EXIT, type Input, textOption } from './command.ts';
@@ -21,6 +21,11 @@ export const gc: Command = {
       flags: '--grace-period <duration>',
       description: 'spare what was made or used within this time (default: upkeep.gcGracePeriod)',
     },
+    {
+      flags: '--force',
+      description:
+        'collect although the index may not know all that is held: what it does not know is removed',
+    },
     CONFIG_OPTION,
   ],
   examples: [
@@ -29,8 +34,13 @@ export const gc: Command = {
   ],
   run: async (input, io) => {
     const period = gracePeriod(input);
+    const force = input.options['force'] === true;
     return withUpkeep(input, io, async ({ upkeep }, { out, ...run }) => {
-      const collected = await upkeep.collect({ ...run, ...period });
+      const collected = await upkeep.collect({ ...run, ...period, force }).catch((error: unknown) => {
+        throw error instanceof CollectingStopped
+          ? new CommandError(`nothing is collected: ${error.message}`)
+          : error;
+      });
       if (collected === undefined) throw new CommandError(BUSY);
       const collectedBytes = collected.manifests.bytes + collected.blobs.bytes;
       const evicted = await upkeep.evict({ ...run, asIfFreedBytes: run.dryRun ? collectedBytes : 0 });

@@ -43,12 +43,19 @@ import { Writer } from './sqlite/writer.ts';
 /** Between two transactions that sweep what a removed repository owned. */
 const SWEEP_PAUSE_MS = 20;
 
+export interface OpenOptions {
+  readonly log: Log;
+  /** Its pages may be of several moments: reads all of it first (40 s for a GiB), and refuses it if they are. */
+  readonly isCopied?: boolean;
+}
+
 /** Opens the index in the file `path`, makes or migrates it, and joins the processes that work on it. Nothing is scanned. */
 export async function openSqliteMetadataStore(
   path: string,
-  { log }: { readonly log: Log },
+  { log, isCopied = false }: OpenOptions,
 ): Promise<MetadataStore> {
-  const connection = await openCurrent(path);
+  if (isCopied) log.warn({ path }, 'the index was copied or changed by others: all of it is checked now');
+  const connection = await openCurrent(path, isCopied);
   try {
     const writer = new Writer(connection);
     const announcements = new Announcements(connection, writer, log);
@@ -66,10 +73,11 @@ export async function openSqliteMetadataStore(
 }
 
 /** With the newest schema. Rejects with IndexUnusable when the file is not an index of ours, or damaged. */
-async function openCurrent(path: string): Promise<Connection> {
+async function openCurrent(path: string, isCopied: boolean): Promise<Connection> {
   try {
     const connection = await Connection.open(path);
     try {
+      if (isCopied) requireWhole(connection);
       await migrate(connection);
       return connection;
     } catch (error) {
@@ -81,11 +89,20 @@ async function openCurrent(path: string): Promise<Connection> {
   }
 }
 
+/** Of an index that is whole; throws IndexUnusable for one whose pages do not belong together. */
+function requireWhole(connection: Connection): void {
+  const fault = connection.firstFault();
+  if (fault !== undefined) {
+    throw new IndexUnusable(`the index is damaged, as by a copy of a store in use (${fault}). ${RESCUE}`);
+  }
+}
+
 /** SQLite's codes for a file that is no index any more. */
 const DAMAGED = /^SQLITE_(?:NOTADB|CORRUPT)/;
 
 const RESCUE =
-  'Restore it from a backup, or delete it: what is mirrored is fetched again, repositories that live here are lost';
+  'Restore a backup (entrepot restore), or make a new index from the blobs (entrepot rebuild): ' +
+  'what is mirrored is fetched again, repositories that live here are lost';
 
 /** What a person can put right, with the name of the file, which SQLite never says. */
 function withPath(path: string, error: unknown): unknown {

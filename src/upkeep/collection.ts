@@ -1,4 +1,5 @@
 import { removalClaim } from '../metadata/claim-keys.ts';
+import { resumeCollecting, stopCollecting, WAYS_OUT, whyNotCollected } from '../metadata/store-identity.ts';
 import { everything, type Found, type SizedContent } from '../metadata/survey.ts';
 import { settleUses } from './clock.ts';
 import { removeContents } from './removal.ts';
@@ -17,6 +18,24 @@ export interface CollectionOptions extends Stores, Ingests {
     expirable(untouchedSinceMs: number): Promise<Tally>;
   };
 }
+
+export interface CollectionRun extends RunOptions {
+  /** This time another one. */
+  readonly gracePeriodMs?: number;
+  /** Also where the index may not know all that is held: from now on what it does not know is garbage. */
+  readonly force?: boolean;
+}
+
+/** The index may not know all that is held, so nothing was collected. The message says why, and what to do. */
+export class CollectingStopped extends Error {
+  override readonly name = 'CollectingStopped';
+}
+
+/**
+ * So many files without a row, and more than half of all, are not what crashes leave: the index has lost their rows, as
+ * an older one does that was put back. A crash leaves a file for each transfer that was ending.
+ */
+const MAX_STRAYS = 20;
 
 export interface CollectionReport {
   /** Upload sessions given up. */
@@ -49,9 +68,9 @@ export class Collection {
     this.#options = options;
   }
 
-  /** `gracePeriodMs`: this time another one. */
-  async run(run: RunOptions & { readonly gracePeriodMs?: number } = {}): Promise<CollectionReport> {
+  async run(run: CollectionRun = {}): Promise<CollectionReport> {
     const { survey, metadata, gracePeriodMs } = this.#options;
+    await this.#requireTrust(run);
     if (run.dryRun !== true) {
       await settleUses(metadata, run.signal);
     }
@@ -71,6 +90,14 @@ export class Collection {
     await this.#endStaleDamage(run);
     const strays = await this.#removeStrays(sinceMs, run);
     return { uploads, unfinished, links, manifests, blobs, strays };
+  }
+
+  async #requireTrust({ force, dryRun }: CollectionRun): Promise<void> {
+    const { metadata } = this.#options;
+    const reason = await whyNotCollected(metadata);
+    if (reason === undefined) return;
+    if (force !== true) throw new CollectingStopped(`${reason}; ${WAYS_OUT}`);
+    if (dryRun !== true) await resumeCollecting(metadata);
   }
 
   #expireUploads({ dryRun, signal }: RunOptions): Promise<Tally> {
@@ -148,21 +175,39 @@ export class Collection {
   }
 
   /** Files whose row was never written, or went without them: a crash came in between. */
-  async #removeStrays(sinceMs: number, run: RunOptions): Promise<Tally> {
+  async #removeStrays(sinceMs: number, run: CollectionRun): Promise<Tally> {
     const { survey } = this.#options;
     const counter = new Counter('files', run);
-    for await (const files of everything(after => survey.strayFiles(sinceMs, after))) {
-      run.signal?.throwIfAborted();
-      if (run.dryRun === true) {
-        counter.add(files);
-        continue;
-      }
+    const ratio = new StrayRatio();
+    // The first ones wait until there are too many or until all was seen.
+    let waiting: StrayFile[] = [];
+    const remove = async (files: readonly StrayFile[]) => {
       await inSteps(files, run.signal, async step => {
         const removed = await Promise.all(step.map(file => this.#removeStray(file)));
         counter.add(step.filter((_, index) => removed[index]));
       });
+    };
+    for await (const page of everything(after => survey.strayFiles(sinceMs, after))) {
+      run.signal?.throwIfAborted();
+      for (const { files, seen } of page) {
+        ratio.add(files.length, seen);
+        if (ratio.isTooHigh && run.force !== true) await this.#distrust(ratio, run);
+        if (run.dryRun === true) counter.add(files);
+        else waiting.push(...files);
+      }
+      if (ratio.strays >= MAX_STRAYS) {
+        await remove(waiting);
+        waiting = [];
+      }
     }
+    await remove(waiting);
     return counter.tally;
+  }
+
+  async #distrust({ strays, seen }: StrayRatio, { dryRun }: CollectionRun): Promise<never> {
+    const reason = `${strays} of the first ${seen} files have no row in the index`;
+    if (dryRun !== true) await stopCollecting(this.#options.metadata, reason);
+    throw new CollectingStopped(`${reason}; ${WAYS_OUT}`);
   }
 
   async #removeStray({ digest }: StrayFile): Promise<boolean> {
@@ -180,6 +225,21 @@ export class Collection {
     } finally {
       await metadata.release(key);
     }
+  }
+}
+
+/** Files come in the order of their digests, which is none: the first ones speak for all. */
+class StrayRatio {
+  strays = 0;
+  seen = 0;
+
+  add(strays: number, seen: number): void {
+    this.strays += strays;
+    this.seen += seen;
+  }
+
+  get isTooHigh(): boolean {
+    return this.strays >= MAX_STRAYS && this.strays > this.seen / 2;
   }
 }
 

@@ -2,7 +2,7 @@ import type { FileBlobStore } from '../blobs/file-blob-store.ts';
 import type { Log } from '../lib/log.ts';
 import type { Meter } from '../lib/meter.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
-import type { Survey } from '../metadata/survey.ts';
+import type { Found, Survey } from '../metadata/survey.ts';
 import type { Digest } from '../oci/digest.ts';
 
 /** What every kind of upkeep works on. */
@@ -17,11 +17,11 @@ export interface Stores {
 
 /** What walks through the files as well as through the index. */
 export interface StoreSurvey extends Survey {
-  /** Files of blobs that have no row, made before `madeBeforeMs`. One walk at a time: a new one ends the last. */
-  strayFiles(
-    madeBeforeMs: number,
-    after?: string,
-  ): Promise<{ readonly entries: readonly StrayFile[]; readonly next: string | undefined }>;
+  /**
+   * Files of blobs that have no row, made before `madeBeforeMs`, and of how many such files with and without. One walk at a
+   * time: a new one ends the last.
+   */
+  strayFiles(madeBeforeMs: number, after?: string): Promise<Found<StrayFiles>>;
   /** All ingests: those that are written, rest, or were left by a crash. As many as there are downloads and uploads. */
   unfinished(): Promise<readonly UnfinishedFile[]>;
 }
@@ -39,6 +39,13 @@ export interface UnfinishedFile {
  * the disk, and many of them would be felt by whoever is served from this one.
  */
 export type RowRemoval = Pick<MetadataStore, 'expireLinks' | 'removeUnneeded' | 'evict' | 'release'>;
+
+/** A part of a walk through all files. */
+export interface StrayFiles {
+  readonly files: readonly StrayFile[];
+  /** Files looked at. */
+  readonly seen: number;
+}
 
 export interface StrayFile {
   readonly digest: Digest;

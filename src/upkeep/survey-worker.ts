@@ -47,7 +47,8 @@ async function openThreadWork({ indexPath, storePath }: SurveyPlace): Promise<Th
     const files: readonly StrayFile[] = done === true ? [] : value;
     const lacking = new Set(await survey.withoutRow(files.map(({ digest }) => digest)));
     const next = done === true ? undefined : 'more';
-    return { entries: files.filter(({ digest }) => lacking.has(digest)), next };
+    const strays = files.filter(({ digest }) => lacking.has(digest));
+    return { entries: [{ files: strays, seen: files.length }], next };
   };
 
   return {

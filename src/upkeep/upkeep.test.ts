@@ -15,6 +15,7 @@ import type { Manifest, ManifestView } from '../oci/manifest.ts';
 import { parseManifest } from '../oci/manifest.ts';
 import { OCI_ARTIFACT_MANIFEST, OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST } from '../oci/media-types.ts';
 import type { Repository } from '../oci/repository.ts';
+import { CollectingStopped } from './collection.ts';
 import { heldImage } from './images.ts';
 import { SurveyThread } from './survey-thread.ts';
 import { Upkeep, type UpkeepOptions } from './upkeep.ts';
@@ -411,6 +412,35 @@ describe('scrub', () => {
     expect((await upkeep().scrub())?.damaged).toEqual([]);
     expect(await heldFiles()).toEqual([...image.blobs, row, sound].toSorted());
     await upkeep().collect();
+  });
+
+  test('more files without a row than crashes leave stop all collecting until somebody forces it', async () => {
+    const image = await pushImage(HOSTED, 'v1', ['layer']);
+    for (let at = 0; at < 20; at += 1) await storeBlob(`stray ${at}`);
+    await expect(upkeep().collect({ dryRun: true })).rejects.toThrow('20 of the first 22 files have no row');
+    await expect(upkeep().collect()).rejects.toBeInstanceOf(CollectingStopped);
+    expect(await heldFiles()).toHaveLength(22);
+    const gone = await pushImage(HOSTED, 'v2', ['garbage']);
+    await metadata.unlinkManifest(HOSTED, gone.digest);
+    await expect(upkeep().collect()).rejects.toThrow('entrepot restore');
+    expect(await upkeep().collect({ force: true })).toMatchObject({
+      blobs: { items: 2 },
+      strays: { items: 20 },
+    });
+    expect(await heldFiles()).toEqual(image.blobs.toSorted());
+    expect(await upkeep().collect()).toMatchObject({ strays: { items: 0 } });
+  });
+
+  test('as many files without a row as a crash may leave go, and more where they are the smaller part', async () => {
+    for (let at = 0; at < 19; at += 1) await storeBlob(`stray ${at}`);
+    expect(await upkeep().collect()).toMatchObject({ strays: { items: 19 } });
+    for (let at = 0; at < 25; at += 1) await storeBlob(`stray ${at}`);
+    await pushImage(
+      HOSTED,
+      'v1',
+      Array.from({ length: 30 }, (_, at) => `layer ${at}`),
+    );
+    expect(await upkeep().collect()).toMatchObject({ strays: { items: 25 } });
   });
 
   test('a row whose digest is damaged stops no collection', async () => {

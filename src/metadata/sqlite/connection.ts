@@ -63,6 +63,12 @@ export class Connection {
     return Number(this.#database.pragma(source, { simple: true }));
   }
 
+  /** What is wrong first, when all pages are read and compared; `undefined` for a sound database. */
+  firstFault(): string | undefined {
+    const result = String(this.#database.pragma('integrity_check(1)', { simple: true }));
+    return result === 'ok' ? undefined : result;
+  }
+
   get isInTransaction(): boolean {
     return this.#database.inTransaction;
   }

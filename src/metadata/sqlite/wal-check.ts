@@ -1,0 +1,77 @@
+import { readFile } from 'node:fs/promises';
+import { absentAsUndefined } from '../../lib/error-code.ts';
+
+// The format is that of SQLite's "WAL-mode File Format", which is promised not to change.
+const HEADER_BYTES = 32;
+const FRAME_HEADER_BYTES = 24;
+const MAGIC = 0x377f0682;
+/** A page size of 1 in a header of two bytes means so much; here it stands in four. */
+const MAX_PAGE_BYTES = 65_536;
+/** What no index of ours lets its log become (`journal_size_limit`, and a burst on top): beyond it nobody looks. */
+const MAX_LOOKED_AT_BYTES = 256 * 1024 * 1024;
+
+/**
+ * How many transactions of the write-ahead log in `path` SQLite will leave out since something before them is damaged; 0
+ * for a sound log, and where there is none. A power loss may tear the last one, which nobody was told of: that is sound.
+ * SQLite reads on to the first frame whose checksum is wrong, and says nothing of what follows.
+ */
+export async function lostTransactions(path: string): Promise<number> {
+  const lost = await countLost(path);
+  // Another process may have written while this one read.
+  return lost === 0 ? 0 : Math.min(lost, await countLost(path));
+}
+
+async function countLost(path: string): Promise<number> {
+  const log = await absentAsUndefined(readFile(path));
+  if (log === undefined || log.length <= HEADER_BYTES || log.length > MAX_LOOKED_AT_BYTES) return 0;
+  const magic = log.readUInt32BE(0);
+  const pageBytes = log.readUInt32BE(8);
+  if ((magic & ~1) >>> 0 !== MAGIC || pageBytes < 512 || pageBytes > MAX_PAGE_BYTES) return 0;
+  const sum = new Checksum((magic & 1) === 1);
+  const isHeaderSound = sum.add(log.subarray(0, 24)).equals(log.readUInt32BE(24), log.readUInt32BE(28));
+  const salts = log.subarray(16, 24);
+  let isSound = isHeaderSound;
+  let lost = 0;
+  for (let at = HEADER_BYTES; at + FRAME_HEADER_BYTES + pageBytes <= log.length; ) {
+    const end = at + FRAME_HEADER_BYTES + pageBytes;
+    // What follows is of an earlier round, and is over.
+    if (!log.subarray(at + 8, at + 16).equals(salts)) {
+      if (isSound) break;
+    } else if (isSound) {
+      sum.add(log.subarray(at, at + 8)).add(log.subarray(at + FRAME_HEADER_BYTES, end));
+      isSound = sum.equals(log.readUInt32BE(at + 16), log.readUInt32BE(at + 20));
+    }
+    const isCommit = log.readUInt32BE(at + 4) !== 0;
+    if (!isSound && isCommit && log.subarray(at + 8, at + 16).equals(salts)) lost += 1;
+    at = end;
+  }
+  // Each commit waits for its sync, so the one that a power loss tears is the last.
+  return lost > 1 ? lost : 0;
+}
+
+/** Of pairs of 32-bit words, as the format has it. */
+class Checksum {
+  readonly #isBigEndian: boolean;
+  #first = 0;
+  #second = 0;
+
+  constructor(isBigEndian: boolean) {
+    this.#isBigEndian = isBigEndian;
+  }
+
+  add(bytes: Buffer): this {
+    for (let at = 0; at < bytes.length; at += 8) {
+      this.#first = (this.#first + this.#word(bytes, at) + this.#second) >>> 0;
+      this.#second = (this.#second + this.#word(bytes, at + 4) + this.#first) >>> 0;
+    }
+    return this;
+  }
+
+  equals(first: number, second: number): boolean {
+    return this.#first === first && this.#second === second;
+  }
+
+  #word(bytes: Buffer, at: number): number {
+    return this.#isBigEndian ? bytes.readUInt32BE(at) : bytes.readUInt32LE(at);
+  }
+}

@@ -1,0 +1,192 @@
+import { copyFile, mkdir, mkdtemp, open, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { silentLog } from '../lib/log.ts';
+import { digestOf } from '../oci/digest.ts';
+import { IndexUnusable } from './index-unusable.ts';
+import type { MetadataStore } from './metadata-store.ts';
+import { Database } from './sqlite/driver.ts';
+import { openSqliteMetadataStore } from './sqlite-metadata-store.ts';
+import { resumeCollecting, STATE_FILE, StoreIdentity, whyNotCollected } from './store-identity.ts';
+
+const INDEX = 'index.db';
+let folder: string;
+let hasBlobs: boolean;
+
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'entrepot-identity-'));
+  hasBlobs = false;
+});
+
+afterEach(() => rm(folder, { recursive: true }));
+
+interface Opened {
+  readonly metadata: MetadataStore;
+  readonly identity: StoreIdentity;
+  close(): Promise<void>;
+}
+
+async function openStore(at = folder): Promise<Opened> {
+  const identity = await StoreIdentity.look(at, INDEX);
+  const { isCopied } = identity.doubts;
+  const metadata = await openSqliteMetadataStore(join(at, INDEX), { log: silentLog, isCopied });
+  await identity.settle(metadata, async () => hasBlobs, silentLog);
+  const close = async (): Promise<void> => {
+    await metadata.close();
+    await identity.close();
+  };
+  return { metadata, identity, close };
+}
+
+/** Opens it, and says why nothing is collected. */
+async function reason(at = folder): Promise<string | undefined> {
+  const store = await openStore(at);
+  const found = await whyNotCollected(store.metadata);
+  await store.close();
+  return found;
+}
+
+async function fill(metadata: MetadataStore, count: number, start = 0): Promise<void> {
+  for (let at = start; at < start + count; at += 1) await metadata.putBlob(digestOf(Buffer.from(`${at}`)), 1);
+}
+
+const copy = async (to: string, ...suffixes: string[]): Promise<void> => {
+  for (const suffix of suffixes) await copyFile(join(folder, INDEX + suffix), join(to, INDEX + suffix));
+};
+
+async function elsewhere(): Promise<string> {
+  const to = join(folder, 'copy');
+  await mkdir(to);
+  return to;
+}
+
+describe('garbage is collected', () => {
+  test('in a new store, in one that is opened again, and in one of an earlier version', async () => {
+    expect(await reason()).toBeUndefined();
+    hasBlobs = true;
+    expect(await reason()).toBeUndefined();
+    await rm(join(folder, STATE_FILE));
+    const database = new Database(join(folder, INDEX));
+    database.exec("DELETE FROM settings WHERE name = 'store-id'; INSERT INTO blobs VALUES ('x', 1, 1, 1)");
+    database.close();
+    expect(await reason()).toBeUndefined();
+  });
+
+  test('in a whole copy of a store that was stopped', async () => {
+    const store = await openStore();
+    await fill(store.metadata, 10);
+    await store.close();
+    const to = await elsewhere();
+    await copy(to, '');
+    await copyFile(join(folder, STATE_FILE), join(to, STATE_FILE));
+    hasBlobs = true;
+    expect((await StoreIdentity.look(to, INDEX)).doubts.isCopied).toBe(true);
+    expect(await reason(to)).toBeUndefined();
+    expect((await StoreIdentity.look(to, INDEX)).doubts).toEqual({ isCopied: false, reasons: [] });
+  });
+
+  test('beside a process that was killed, and by two that open and close the store in any order', async () => {
+    const first = await openStore();
+    const second = await openStore();
+    await first.close();
+    await fill(second.metadata, 3);
+    const third = await openStore();
+    await second.close();
+    expect(await whyNotCollected(third.metadata)).toBeUndefined();
+    const to = await elsewhere();
+    await copy(to, '', '-wal');
+    await third.close();
+    expect((await StoreIdentity.look(folder, INDEX)).doubts).toEqual({ isCopied: false, reasons: [] });
+  });
+});
+
+describe('no garbage is collected until somebody decides', () => {
+  test('when the index was deleted beside full blobs', async () => {
+    expect(await reason()).toBeUndefined();
+    hasBlobs = true;
+    await rm(join(folder, INDEX));
+    expect(await reason()).toContain('the index is new, and blobs/ is not empty');
+    expect(await reason()).toContain('the index is new');
+    const store = await openStore();
+    await resumeCollecting(store.metadata);
+    await store.close();
+    expect(await reason()).toBeUndefined();
+  });
+
+  test('when a store of an earlier version has lost its index', async () => {
+    hasBlobs = true;
+    expect(await reason()).toContain('the index is new');
+  });
+
+  test('when the index is of another store', async () => {
+    expect(await reason()).toBeUndefined();
+    const other = await elsewhere();
+    const store = await openStore(other);
+    await fill(store.metadata, 1);
+    await store.close();
+    await copyFile(join(other, INDEX), join(folder, INDEX));
+    expect(await reason()).toContain('of another store');
+  });
+
+  test('when the write-ahead log of a killed process was deleted', async () => {
+    const store = await openStore();
+    await fill(store.metadata, 3);
+    const to = await elsewhere();
+    await copy(to, '');
+    const { ino } = await stat(join(to, INDEX));
+    const state = JSON.parse(await readFile(join(folder, STATE_FILE), 'utf8'));
+    await writeFile(join(to, STATE_FILE), JSON.stringify({ ...state, inode: ino }));
+    await store.close();
+    expect(await reason(to)).toContain('index.db-wal is gone');
+  });
+
+  test('when the write-ahead log is damaged before its end, and not when only its end is torn', async () => {
+    const store = await openStore();
+    await fill(store.metadata, 20);
+    const to = await elsewhere();
+    for (const [at, expected] of [
+      [0.5, 'index.db-wal is damaged,'],
+      [0.99, ''],
+    ] as const) {
+      await copy(to, '', '-wal');
+      const wal = join(to, `${INDEX}-wal`);
+      const { size } = await stat(wal);
+      const file = await open(wal, 'r+');
+      await file.write(Buffer.from('????'), 0, 4, Math.floor(size * at));
+      await file.close();
+      const { reasons } = (await StoreIdentity.look(to, INDEX)).doubts;
+      expect(
+        reasons
+          .join()
+          .slice(0, expected.length + 1)
+          .trimEnd(),
+      ).toBe(expected);
+    }
+    await store.close();
+  });
+});
+
+test('a copy whose pages are of several moments is refused, with what to do', async () => {
+  const store = await openStore();
+  await fill(store.metadata, 400);
+  const to = await elsewhere();
+  await copyFile(join(folder, STATE_FILE), join(to, STATE_FILE));
+  // As a copy does that is overtaken by a checkpoint: the first half of the file is of now, the second of later.
+  const database = new Database(join(folder, INDEX));
+  database.pragma('wal_checkpoint(TRUNCATE)');
+  const early = await readFile(join(folder, INDEX));
+  await fill(store.metadata, 2_000, 400);
+  database.pragma('wal_checkpoint(TRUNCATE)');
+  database.close();
+  const late = await readFile(join(folder, INDEX));
+  const half = Math.floor(early.length / 8_192) * 4_096;
+  await writeFile(
+    join(to, INDEX),
+    Buffer.concat([late.subarray(0, half), early.subarray(half), late.subarray(early.length)]),
+  );
+  const opening = openStore(to);
+  await expect(opening).rejects.toBeInstanceOf(IndexUnusable);
+  await expect(opening).rejects.toThrow('entrepot restore');
+  await store.close();
+});

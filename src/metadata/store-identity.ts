@@ -1,0 +1,143 @@
+import { randomUUID } from 'node:crypto';
+import { readFile, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { writeFileAtomic } from '../lib/atomic-file.ts';
+import { absentAsUndefined } from '../lib/error-code.ts';
+import type { Log } from '../lib/log.ts';
+import type { MetadataStore } from './metadata-store.ts';
+import { lostTransactions } from './sqlite/wal-check.ts';
+
+/** Beside the index: which store this folder is, and how its index was left. */
+export const STATE_FILE = 'store.json';
+
+/** In the index: which store it is of. */
+const STORE_ID = 'store-id';
+/** In the index: why no garbage is collected; '' or nothing when it is. */
+const STOPPED = 'collecting-stopped';
+
+/** What to do about an index that cannot be trusted to know all that is held. */
+export const WAYS_OUT =
+  'restore a backup (entrepot restore), or let the index know the files again (entrepot rebuild); ' +
+  '`entrepot gc --force` collects all the same, and what the index does not know is lost';
+
+interface StoreState {
+  readonly id: string;
+  /** A copy of the file has another one. */
+  readonly inode: number;
+  /** As it was when the last process closed it; undefined while one has it open, and after one was killed. */
+  readonly closed: { readonly size: number; readonly modifiedAtMs: number } | undefined;
+}
+
+export interface Doubts {
+  /** The index was copied, or changed behind our back: its pages may be of several moments. */
+  readonly isCopied: boolean;
+  /** What is missing from it for certain. */
+  readonly reasons: readonly string[];
+}
+
+/**
+ * Notices that an index does not belong to the files beside it, or has lost a part: it was deleted, is of another store,
+ * was copied piece by piece, or has lost its write-ahead log. Whatever it does not know then looks like garbage, so
+ * collecting stops, for all processes and across restarts, until a person has decided; serving goes on.
+ */
+export class StoreIdentity {
+  readonly #folder: string;
+  readonly #indexPath: string;
+  readonly #state: StoreState | undefined;
+  readonly doubts: Doubts;
+  #id: string | undefined;
+
+  private constructor(folder: string, indexPath: string, state: StoreState | undefined, doubts: Doubts) {
+    this.#folder = folder;
+    this.#indexPath = indexPath;
+    this.#state = state;
+    this.doubts = doubts;
+  }
+
+  /** Before the index `indexFile` in `folder` is opened, which would hide what is missing. */
+  static async look(folder: string, indexFile: string): Promise<StoreIdentity> {
+    const indexPath = join(folder, indexFile);
+    const state = await readState(folder);
+    const index = await absentAsUndefined(stat(indexPath));
+    const wal = await absentAsUndefined(stat(`${indexPath}-wal`));
+    const reasons: string[] = [];
+    if (index === undefined || index.size === 0) {
+      return new StoreIdentity(folder, indexPath, state, { isCopied: false, reasons });
+    }
+    if (state !== undefined && state.closed === undefined && wal === undefined) {
+      reasons.push(`${indexFile}-wal is gone, and with it what was written last`);
+    }
+    if ((await lostTransactions(`${indexPath}-wal`)) > 0) {
+      reasons.push(`${indexFile}-wal is damaged, and what was written behind the damage is lost`);
+    }
+    const isCopied =
+      state !== undefined &&
+      (state.inode !== index.ino ||
+        (state.closed !== undefined &&
+          (wal !== undefined ||
+            state.closed.size !== index.size ||
+            state.closed.modifiedAtMs !== index.mtimeMs)));
+    return new StoreIdentity(folder, indexPath, state, { isCopied, reasons });
+  }
+
+  /** Once the index is open. `hasBlobs`: whether any blob lies in the folder; asked only for an index without content. */
+  async settle(metadata: MetadataStore, hasBlobs: () => Promise<boolean>, log: Log): Promise<void> {
+    const reasons = [...this.doubts.reasons];
+    const known = await metadata.readSetting(STORE_ID);
+    this.#id = known ?? (await metadata.initSetting(STORE_ID, randomUUID()));
+    if (known === undefined) {
+      const { blobs, manifests } = await metadata.readTotals();
+      if (blobs + manifests === 0 && (await hasBlobs()))
+        reasons.push('the index is new, and blobs/ is not empty');
+    } else if (this.#state !== undefined && this.#state.id !== known) {
+      reasons.push('the index is of another store than the files beside it');
+    }
+    if (reasons.length > 0) await stopCollecting(metadata, reasons.join('; '));
+    const reason = await whyNotCollected(metadata);
+    if (reason !== undefined) log.error({ reason }, `no garbage is collected: ${WAYS_OUT}`);
+    await this.#write({ id: this.#id, inode: (await stat(this.#indexPath)).ino, closed: undefined });
+  }
+
+  /** After the index was closed: what is seen of it the next time, unless another process still has it open. */
+  async close(): Promise<void> {
+    if (this.#id === undefined || (await absentAsUndefined(stat(`${this.#indexPath}-wal`))) !== undefined)
+      return;
+    const index = await absentAsUndefined(stat(this.#indexPath));
+    if (index === undefined) return;
+    const closed = { size: index.size, modifiedAtMs: index.mtimeMs };
+    await this.#write({ id: this.#id, inode: index.ino, closed });
+  }
+
+  async #write(state: StoreState): Promise<void> {
+    const text = `${JSON.stringify(state)}\n`;
+    if (text === `${JSON.stringify(await readState(this.#folder))}\n`) return;
+    await writeFileAtomic(join(this.#folder, STATE_FILE), [Buffer.from(text)]);
+  }
+}
+
+/** Why no garbage is collected; `undefined` when it is. */
+export async function whyNotCollected(metadata: MetadataStore): Promise<string | undefined> {
+  const reason = await metadata.readSetting(STOPPED);
+  return reason === undefined || reason === '' ? undefined : reason;
+}
+
+/** From now on, in every process, until `resumeCollecting`. */
+export function stopCollecting(metadata: MetadataStore, reason: string): Promise<void> {
+  return metadata.putSetting(STOPPED, reason);
+}
+
+export function resumeCollecting(metadata: MetadataStore): Promise<void> {
+  return metadata.putSetting(STOPPED, '');
+}
+
+/** `undefined` when there is none, or it is none of ours: then it is written anew. */
+async function readState(folder: string): Promise<StoreState | undefined> {
+  const text = await absentAsUndefined(readFile(join(folder, STATE_FILE), 'utf8'));
+  try {
+    const { id, inode, closed }: Partial<StoreState> = JSON.parse(text ?? '{}');
+    if (typeof id !== 'string' || typeof inode !== 'number') return undefined;
+    return { id, inode, closed };
+  } catch {
+    return undefined;
+  }
+}
