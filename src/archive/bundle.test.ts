@@ -10,10 +10,11 @@ import {
   indexOf,
   indexOfEntries,
   randomBlob,
+  readAs,
 } from '../../test/support/content.ts';
 import { heldContent, heldPlatforms } from '../metadata/held-tree.ts';
 import { digestHex, digestOf } from '../oci/digest.ts';
-import { OCI_MANIFEST } from '../oci/media-types.ts';
+import { OCI_ARTIFACT_MANIFEST, OCI_MANIFEST } from '../oci/media-types.ts';
 import { formatPlatform, parsePlatform } from '../oci/platform.ts';
 import { type ExportImage, planBundle } from './export.ts';
 import {
@@ -57,6 +58,49 @@ afterEach(async () => {
 async function exported(...args: Parameters<typeof planBundle>): Promise<Buffer> {
   return gathered((await planBundle(...args)).tar());
 }
+
+test('the same bytes under two types are in each repository what they were where they came from', async () => {
+  const image = imageOf([randomBlob(5_000, 'untyped')], { isUntyped: true });
+  const artifact = readAs(image.manifest, OCI_ARTIFACT_MANIFEST);
+  const { digest } = image.manifest;
+  const images = [
+    await sender.hold('docker.io/library/a:v1', image),
+    await sender.hold('docker.io/library/b:v1', { ...image, manifest: artifact, layers: [] }),
+  ];
+  for (const order of [images, images.toReversed()]) {
+    const world = await ArchiveWorld.open();
+    await world.import(await exported(order, { ...sender.stores, dockerManifest: true }));
+    const inRepository = async (name: string) =>
+      (await world.metadata.readTagged(placeOf(name).repository, 'v1'))?.manifest;
+    expect(await inRepository('docker.io/library/a')).toMatchObject({ digest, mediaType: OCI_MANIFEST });
+    expect(await inRepository('docker.io/library/b')).toMatchObject({
+      digest,
+      mediaType: OCI_ARTIFACT_MANIFEST,
+    });
+    await world.remove();
+  }
+});
+
+test('a referrer that is another thing in another repository goes into a bundle of its own', async () => {
+  const subject = imageOf([randomBlob(3_000, 'subject')]);
+  const referrer = imageOf([randomBlob(3_000, 'referrer')], { isUntyped: true, subject: subject.manifest });
+  const artifact = readAs(referrer.manifest, OCI_ARTIFACT_MANIFEST);
+  const images = [
+    await sender.hold('docker.io/library/a:v1', subject),
+    await sender.hold('docker.io/library/b:v1', subject),
+  ];
+  await sender.hold('docker.io/library/a', referrer);
+  await sender.hold('docker.io/library/b', { ...referrer, manifest: artifact, layers: [] });
+  const options = { ...sender.stores, referrers: true };
+  await expect(planBundle(images, options)).rejects.toThrow('make two bundles');
+  for (const image of images) await receiver.import(await exported([image], options));
+  for (const [at, { mediaType }] of [referrer.manifest, artifact].entries()) {
+    const { repository } = images[at]!;
+    expect(await receiver.metadata.readLinkedManifest(repository, artifact.digest)).toMatchObject({
+      mediaType,
+    });
+  }
+});
 
 test('what is exported is held by the receiver after the import, under the same name, pinned and readable by all', async () => {
   const image = await sender.hold(NAME, app);

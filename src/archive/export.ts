@@ -171,7 +171,7 @@ class Gathered {
   /** All of them, whichever repository they are of: it is of those that were gathered. */
   get lookup(): ContentLookup {
     return {
-      manifest: async ({ digest }) => this.manifests.get(digest),
+      manifest: async descriptor => asNamed(this.manifests.get(descriptor.digest), descriptor),
       config: ({ digest }) => this.#options.blobs.open(digest),
     };
   }
@@ -199,6 +199,14 @@ class Gathered {
   #addImage(image: BundleImage): void {
     const key = `${image.name ?? ''} ${image.descriptor.digest}`;
     const earlier = this.#images.get(key) ?? image;
+    const [one, other] = [earlier.descriptor.mediaType, image.descriptor.mediaType];
+    // What has no name goes wherever its subject goes, and there it can be one only.
+    if (one !== other) {
+      const { digest } = image.descriptor;
+      throw new ArchiveError(
+        `${digest} is ${one} in one repository and ${other} in another: make two bundles`,
+      );
+    }
     const platforms = earlier.platforms && image.platforms;
     this.#images.set(key, { ...image, platforms, isPrivate: earlier.isPrivate || image.isPrivate });
   }
@@ -210,7 +218,11 @@ class Gathered {
     platforms: readonly Platform[] | undefined,
   ): Promise<ContentTree> {
     const { metadata, blobs } = this.#options;
-    const lookup = heldContent(repository, metadata, digest => blobs.open(digest));
+    const held = heldContent(repository, metadata, digest => blobs.open(digest));
+    const lookup: ContentLookup = {
+      ...held,
+      manifest: async descriptor => asNamed(await held.manifest(descriptor), descriptor),
+    };
     const tree = await readContentTree(root, { lookup, platforms }).catch((error: unknown) => {
       throw error instanceof OciError ? new ArchiveError(`${name}: ${error.message}`) : error;
     });
@@ -270,6 +282,11 @@ class Gathered {
       if (!more) return found;
     }
   }
+}
+
+/** In a bundle nothing but its name says what a manifest is: so it is complete when it is so as it is read there. */
+function asNamed(manifest: Manifest | undefined, { mediaType }: Descriptor): Manifest | undefined {
+  return manifest && { ...manifest, mediaType };
 }
 
 function sorted<T extends { readonly digest: Digest }>(contents: Iterable<T>): T[] {

@@ -10,9 +10,11 @@ import {
   descriptorOf,
   imageOf,
   indexOf,
+  indexOfEntries,
   randomBlob,
+  readAs,
 } from '../../test/support/content.ts';
-import { OCI_INDEX, OCI_MANIFEST } from '../oci/media-types.ts';
+import { OCI_ARTIFACT_MANIFEST, OCI_INDEX, OCI_MANIFEST } from '../oci/media-types.ts';
 import { parsePlatform } from '../oci/platform.ts';
 import { ArchiveError } from './archive-error.ts';
 import { ArchiveWorld, inPieces, layoutFiles, pathOf, type TarFile, tarOf } from './fixture.suite.ts';
@@ -172,6 +174,26 @@ test('a blob that is named with two sizes is refused, also when the first is rig
   const files = changed('index.json', indexOfImage(descriptorOf(manifest)));
   expect(await refusal([...files, { name: pathOf(manifest.digest), bytes: bytesOf(manifest) }])).toMatch(
     `is named with ${layer!.size} bytes and with ${layer!.size + 1}`,
+  );
+});
+
+test('a manifest that would be read as two types in one repository is refused', async () => {
+  const untyped = imageOf(image.layers, { isUntyped: true });
+  const artifact = readAs(untyped.manifest, OCI_ARTIFACT_MANIFEST);
+  const index = indexOfEntries([descriptorOf(artifact), descriptorOf(untyped.manifest)]);
+  const files = layoutFiles({ ...untyped, manifest: index }, NAME);
+  const whole = [...files, { name: pathOf(untyped.manifest.digest), bytes: bytesOf(untyped.manifest) }];
+  const { digest } = untyped.manifest;
+  expect(await refusal(whole)).toMatch(
+    `${digest} is named as ${OCI_ARTIFACT_MANIFEST} and as ${OCI_MANIFEST}`,
+  );
+  const entries = [entryOf(artifact, NAME), entryOf(untyped.manifest, NAME.replace('v1', 'v2'))];
+  const bytes = JSON.stringify({ schemaVersion: 2, manifests: entries });
+  const twice = layoutFiles(untyped, NAME).map(file =>
+    file.name === 'index.json' ? { ...file, bytes } : file,
+  );
+  expect(await refusal(twice)).toMatch(
+    `docker.io/library/app@${digest} would be read as ${OCI_ARTIFACT_MANIFEST} and as ${OCI_MANIFEST}`,
   );
 });
 

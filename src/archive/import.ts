@@ -141,7 +141,23 @@ async function settleAll(
     else unplaced.push({ image, tree });
   }
   for (const { image, tree } of unplaced) named.push(...beside(image, tree, named));
+  requireOneReading(named);
   return named;
+}
+
+/** A repository reads the bytes of a manifest under one media type: the later one would take what the earlier one needs. */
+function requireOneReading(settled: readonly Settled[]): void {
+  const mediaTypes = new Map<string, string>();
+  for (const { place, tree } of settled) {
+    for (const { manifest } of tree.manifests) {
+      const key = `${repositoryText(place.repository)}@${manifest.digest}`;
+      const known = mediaTypes.get(key) ?? manifest.mediaType;
+      if (known !== manifest.mediaType) {
+        throw new ArchiveError(`${key} would be read as ${known} and as ${manifest.mediaType}`);
+      }
+      mediaTypes.set(key, known);
+    }
+  }
 }
 
 /** A signature or the like belongs into every repository that holds what it is about. */

@@ -47,9 +47,8 @@ export class Prefetch {
     const rule = this.#options.ruleOf(repository);
     if (!rule.prefetch) return;
     const platforms = right.platforms ?? rule.platforms ?? [];
-    const key = [repositoryText(repository), served.descriptor.digest, ...platforms.map(formatPlatform)].join(
-      ' ',
-    );
+    const { digest, mediaType } = served.descriptor;
+    const key = [repositoryText(repository), digest, mediaType, ...platforms.map(formatPlatform)].join(' ');
     if (this.#lookedAt.get(key) !== undefined) return;
     this.#lookedAt.set(key, {});
     this.#fetch(repository, served, right, platforms).catch((error: unknown) => {

@@ -35,8 +35,8 @@ export interface ContentTreeOptions {
 }
 
 /**
- * Follows a manifest down to its blobs. MANIFEST_INVALID for a tree that contradicts itself (one digest with two sizes)
- * or has no end, and for Docker schema 1, which does not say how big its layers are.
+ * Follows a manifest down to its blobs. MANIFEST_INVALID for a tree that contradicts itself (one digest with two sizes, or
+ * one manifest with two media types) or has no end, and for Docker schema 1, which does not say how big its layers are.
  */
 export async function readContentTree(root: Descriptor, options: ContentTreeOptions): Promise<ContentTree> {
   const reader = new TreeReader(options);
@@ -55,6 +55,8 @@ class TreeReader {
   readonly missing = new Map<Digest, Descriptor>();
   readonly unmatched = new Map<string, Platform>();
   readonly #lookup: ContentLookup;
+  /** The media type under which each manifest was named. */
+  readonly #named = new Map<Digest, string>();
 
   constructor({ lookup }: ContentTreeOptions) {
     this.#lookup = lookup;
@@ -77,7 +79,10 @@ class TreeReader {
   }
 
   async #read(descriptor: Descriptor): Promise<ManifestView | undefined> {
-    const { digest, size } = descriptor;
+    const { digest, size, mediaType } = descriptor;
+    const named = this.#named.get(digest) ?? mediaType;
+    if (named !== mediaType) throw invalid(`${digest} is named as ${named} and as ${mediaType}`);
+    this.#named.set(digest, named);
     const known = this.manifests.get(digest);
     const manifest = known?.manifest ?? (await this.#lookup.manifest(descriptor));
     if (manifest === undefined) {
