@@ -296,6 +296,14 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(await store.isLinked(NGINX, digest)).toBe(false);
     });
 
+    test('a blob that is brought again has the size that it has now', async () => {
+      const digest = digestOf(Buffer.from('blob'));
+      await store.putBlob(digest, 3, NGINX);
+      await store.putBlob(digest, 4, NGINX);
+      expect(await store.statBlob(digest)).toEqual({ size: 4 });
+      expect(await store.readTotals()).toMatchObject({ blobs: 1, blobBytes: 4 });
+    });
+
     test('the same digest can belong as blob and as manifest, each for itself', async () => {
       const { manifest, view } = image('one');
       await store.putManifest(NGINX, manifest, view, { atMs: 1 });

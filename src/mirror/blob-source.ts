@@ -86,11 +86,14 @@ export class BlobSource {
     const held = await this.#openHeld(repository, digest, right);
     if (held === undefined) return this.#openFill(repository, digest, right, settled);
     const { reader, belongs } = held;
-    this.#metadata.noteUse(digest);
-    if (settled || belongs) return { digest, reader, outcome: 'hit', stored: true, upstreamMs: 0 };
+    if (settled || belongs) {
+      this.#metadata.noteUse(digest);
+      return { digest, reader, outcome: 'hit', stored: true, upstreamMs: 0 };
+    }
     const startedMs = performance.now();
     try {
       const { outcome } = await this.#confirm(repository, digest, right);
+      this.#metadata.noteUse(digest);
       return { digest, reader, outcome, stored: true, upstreamMs: performance.now() - startedMs };
     } catch (error) {
       await reader.close();
@@ -98,15 +101,16 @@ export class BlobSource {
     }
   }
 
-  /** Bytes that are in the store, whoever they belong to; a manifest only where it belongs and the right is proved. */
+  /**
+   * Bytes that are in the store, whoever they belong to; a manifest only where it belongs and the right is proved. A row
+   * whose file is gone, or is a part of it, is damage and stays: a Fill of somebody who has the right brings it again.
+   */
   async #openHeld(repository: Repository, digest: Digest, right: Right): Promise<HeldBytes | undefined> {
     const row = await this.#metadata.statBlob(digest);
     if (row !== undefined) {
       const reader = await this.#blobs.open(digest);
       if (reader?.size === row.size) return { reader, belongs: false };
       await reader?.close();
-      // A row without its file, or with a part of it, is damage; what is mirrored is simply brought again.
-      await this.#metadata.removeBlob(digest);
     }
     const manifest = right.proved ? await this.#metadata.readLinkedManifest(repository, digest) : undefined;
     return manifest && { reader: readerOfBytes(manifest.bytes), belongs: true };

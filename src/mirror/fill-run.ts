@@ -185,10 +185,15 @@ export class FillRun {
   async #takeHeld(): Promise<boolean> {
     const { blobs, metadata } = this.#world;
     const { digest } = this.fill;
-    if ((await metadata.statBlob(digest)) === undefined) return false;
+    const row = await metadata.statBlob(digest);
+    if (row === undefined) return false;
     await this.#checkFollowed();
     const reader = await blobs.open(digest);
-    if (reader === undefined) return false;
+    if (reader?.size !== row.size) {
+      // The file that the row speaks of is lost: this Fill replaces it.
+      await reader?.close();
+      return false;
+    }
     this.fill.begin(reader, reader.size);
     this.fill.learnSize(reader.size);
     await this.#confirm();

@@ -1,4 +1,4 @@
-import { rm, truncate } from 'node:fs/promises';
+import { rename, rm, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, describe, expect, it, vi } from 'vitest';
@@ -208,6 +208,52 @@ describe('a Fill', () => {
       await idle(world);
     }
     expect(blobRequests('GET')).toBe(3);
+  });
+
+  it('changes nothing of a blob whose file is lost for who has no right to it', async () => {
+    const world = await start();
+    const blob = added(MIB, 'lost for a moment');
+    const hosted = { upstream: '', name: 'team/app' };
+    await world.pull(blob.digest);
+    await idle(world);
+    await world.metadata.linkBlob(hosted, blob.digest, blob.size);
+    const hex = digestHex(blob.digest);
+    const path = join(world.folder, 'blobs', 'sha256', hex.slice(0, 2), hex);
+    const aside = `${path}.aside`;
+    const row = { size: blob.size };
+    await rename(path, aside);
+    for (const damage of [async () => {}, () => writeFile(path, 'a part of it')]) {
+      await damage();
+      await expect(world.pull(blob.digest, repositoryOf('other'))).rejects.toMatchObject({
+        code: 'BLOB_UNKNOWN',
+      });
+      await idle(world);
+      expect(await world.metadata.statBlob(blob.digest)).toEqual(row);
+    }
+    await rename(aside, path);
+    const noteUse = vi.spyOn(world.metadata, 'noteUse');
+    await expect(world.pull(blob.digest, repositoryOf('other'))).rejects.toMatchObject({
+      code: 'BLOB_UNKNOWN',
+    });
+    expect(noteUse).not.toHaveBeenCalled();
+    expect(await world.pull(blob.digest)).toMatchObject({ ...whole(blob), outcome: 'hit' });
+  });
+
+  it('brings a lost file once, for two processes at once, and keeps its row all the time', async () => {
+    const world = await start();
+    const blob = added(MIB, 'lost for two');
+    await world.pull(blob.digest);
+    await idle(world);
+    const hex = digestHex(blob.digest);
+    await rm(join(world.folder, 'blobs', 'sha256', hex.slice(0, 2), hex));
+    const twin = await another({ folder: world.folder });
+    const removeBlob = vi.spyOn(world.metadata, 'removeBlob');
+    const pulls = await Promise.all([world.pull(blob.digest), twin.pull(blob.digest)]);
+    for (const pulled of pulls) expect(pulled).toMatchObject(whole(blob));
+    await Promise.all([idle(world), idle(twin)]);
+    expect(blobRequests('GET')).toBe(2);
+    expect(removeBlob).not.toHaveBeenCalled();
+    expect(await twin.pull(blob.digest)).toMatchObject({ ...whole(blob), outcome: 'hit' });
   });
 
   it('gives a joiner its first bytes long before the end', async () => {

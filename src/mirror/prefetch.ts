@@ -97,8 +97,9 @@ export class Prefetch {
 
   /** The download of a blob that is not held, begun by whomever. */
   async #begin(repository: Repository, blob: Descriptor, right: Right): Promise<FillRun | undefined> {
-    const { metadata, fills } = this.#options;
-    if ((await metadata.statBlob(blob.digest)) !== undefined) return undefined;
+    const { metadata, blobs, fills } = this.#options;
+    const row = await metadata.statBlob(blob.digest);
+    if (row !== undefined && (await blobs.stat(blob.digest))?.size === row.size) return undefined;
     return fills.find(repository.upstream, blob.digest) ?? fills.startAhead(repository, blob, right);
   }
 }

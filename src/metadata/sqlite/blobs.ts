@@ -34,7 +34,9 @@ export class Blobs {
     return this.#select.get(digest);
   }
 
+  /** A row with another size was damaged: the bytes that are here now were verified. */
   put(digest: Digest, size: number): void {
+    if (this.stat(digest)?.size !== size) this.remove(digest);
     const nowMs = Date.now();
     this.#insert.run(digest, size, nowMs, nowMs);
   }
