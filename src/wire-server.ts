@@ -61,6 +61,8 @@ export async function startServer(config: Config, options: ServerOptions): Promi
         mayNameArch: repository => mayNameArch(config, repository),
         trustedProxies: config.server.trustedProxies,
         externalUrl: config.server.externalUrl,
+        serverNames: config.server.serverNames,
+        hostAliases: [...config.upstreams.values()].flatMap(({ hostAliases }) => hostAliases),
       }),
     );
     certificate?.follow(material => server.renewTls(material));

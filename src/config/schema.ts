@@ -152,7 +152,11 @@ const server = section(
       .union([address, z.literal(false, { error: 'expected false' })])
       .prefault('127.0.0.1:5001')
       .describe('Where /livez, /readyz and /metrics answer, to everybody who reaches it; false for nowhere'),
-    serverNames: listOf(registryHost).prefault([]).describe('Names under which clients know this registry'),
+    serverNames: listOf(registryHost)
+      .prefault([])
+      .describe(
+        'Names under which clients know this registry; where there are any, nothing is pushed under others',
+      ),
     externalUrl: serverUrl.optional().describe('URL of this registry as clients see it'),
     trustedProxies: listOf(addressRange)
       .prefault([])

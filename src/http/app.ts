@@ -7,6 +7,7 @@ import type { ClientAddresses } from './client-address.ts';
 import type { Connections } from './connections.ts';
 import { Exchange } from './exchange.ts';
 import type { Naming } from './naming.ts';
+import type { OwnSite } from './own-site.ts';
 import { splitTarget } from './path.ts';
 import { writeProblem } from './problem.ts';
 import type { Registry } from './registry.ts';
@@ -16,6 +17,7 @@ export interface AppParts {
   readonly registry: Registry;
   readonly naming: Naming;
   readonly addresses: ClientAddresses;
+  readonly ownSite: OwnSite;
   readonly connections: Connections;
   readonly responseLog: ResponseLog;
   readonly log: Log;
@@ -86,18 +88,20 @@ function openExchange(parts: AppParts, req: IncomingMessage, res: ServerResponse
   const namespace = ns === null ? undefined : naming.knownNamespace(ns);
   const hostUpstream =
     parts.listenerUpstream === undefined ? naming.boundUpstream(req.headers.host) : undefined;
+  const { proxied, ...address } = parts.addresses.of(req);
   const exchange = new Exchange({
     req,
     res,
     query,
     sender: {
       authorization: req.headers.authorization,
-      ...parts.addresses.of(req),
+      ...address,
       host: req.headers.host,
       upstreamListener: parts.listenerUpstream ?? hostUpstream,
       byHostAlias: hostUpstream !== undefined,
       byNamespace: namespace !== undefined,
     },
+    siteProblem: changesNothing(req) ? undefined : parts.ownSite.problem(req, proxied),
     isStopping: connections.isDraining,
   });
   exchange.namespace = namespace;
@@ -107,4 +111,8 @@ function openExchange(parts: AppParts, req: IncomingMessage, res: ServerResponse
     responseLog.closed(exchange);
   });
   return exchange;
+}
+
+function changesNothing({ method }: IncomingMessage): boolean {
+  return method === 'GET' || method === 'HEAD';
 }

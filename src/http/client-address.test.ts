@@ -17,9 +17,19 @@ const behindProxy = { trustedProxies: ['10.0.0.0/8', '::1'], externalUrl: 'https
 
 describe("a client's address", () => {
   it('is that of the connection', () => {
-    expect(seen('192.0.2.7', {})).toEqual({ remote: '192.0.2.7', secure: false, loopback: false });
+    expect(seen('192.0.2.7', {})).toEqual({
+      remote: '192.0.2.7',
+      secure: false,
+      loopback: false,
+      proxied: false,
+    });
     expect(seen('192.0.2.7', {}, {}, true).secure).toBe(true);
-    expect(seen('::ffff:127.0.0.1', {})).toEqual({ remote: '127.0.0.1', secure: false, loopback: true });
+    expect(seen('::ffff:127.0.0.1', {})).toEqual({
+      remote: '127.0.0.1',
+      secure: false,
+      loopback: true,
+      proxied: false,
+    });
     expect(seen('::1', {}).loopback).toBe(true);
   });
 
@@ -29,16 +39,17 @@ describe("a client's address", () => {
       remote: '192.0.2.7',
       secure: false,
       loopback: false,
+      proxied: false,
     });
   });
 
   it('is the last one that no trusted proxy has', () => {
-    const { remote } = seen(
+    const { remote, proxied } = seen(
       '10.0.0.1',
       { 'x-forwarded-for': '127.0.0.1, 198.51.100.9, 10.0.0.2' },
       behindProxy,
     );
-    expect(remote).toBe('198.51.100.9');
+    expect([remote, proxied]).toEqual(['198.51.100.9', true]);
   });
 
   it('never becomes loopback through a proxy, trusted or not', () => {

@@ -6,6 +6,8 @@ export interface ClientAddress {
   readonly remote: string;
   readonly secure: boolean;
   readonly loopback: boolean;
+  /** A trusted proxy handed the request on. */
+  readonly proxied: boolean;
 }
 
 export interface ClientAddressOptions {
@@ -35,13 +37,19 @@ export class ClientAddresses {
     const isForwarded = forwardedFor !== undefined || req.headers['forwarded'] !== undefined;
     if (!contains(this.#trusted, peer)) {
       // A proxy on this machine that nobody told us to trust must not lend its clients the rights of loopback.
-      return { remote: peer, secure: encrypted, loopback: !isForwarded && isLoopback(peer) };
+      return {
+        remote: peer,
+        secure: encrypted,
+        loopback: !isForwarded && isLoopback(peer),
+        proxied: false,
+      };
     }
     const scheme = lastEntry(headerText(req, 'x-forwarded-proto'));
     return {
       remote: this.#originOf(forwardedFor) ?? peer,
       secure: scheme === undefined ? encrypted || this.#externalIsHttps : scheme === 'https',
       loopback: false,
+      proxied: true,
     };
   }
 

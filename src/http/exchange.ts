@@ -13,6 +13,8 @@ export class Exchange {
   readonly method: string;
   readonly query: URLSearchParams;
   readonly sender: Sender;
+  /** Why this request may change nothing, whoever sends it: a web page of somebody else's is behind it. */
+  readonly siteProblem: string | undefined;
   /** `performance.now()` when the request's head had arrived. */
   readonly startedAtMs = performance.now();
   readonly #isStopping: () => boolean;
@@ -36,6 +38,7 @@ export class Exchange {
     res: ServerResponse;
     query: URLSearchParams;
     sender: Sender;
+    siteProblem?: string | undefined;
     isStopping: () => boolean;
   }) {
     this.req = options.req;
@@ -43,6 +46,7 @@ export class Exchange {
     this.method = options.req.method ?? 'GET';
     this.query = options.query;
     this.sender = options.sender;
+    this.siteProblem = options.siteProblem;
     this.#isStopping = options.isStopping;
   }
 

@@ -138,7 +138,9 @@ describe('an idle client', () => {
       },
     });
     const { socket, closed } = connect(port);
-    socket.write('PUT /v2/team-a/app/manifests/x HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf');
+    socket.write(
+      'PUT /v2/team-a/app/manifests/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nhalf',
+    );
     expect(await closed).toBe('');
     await until(() => server?.connections === 0);
   });
@@ -156,7 +158,7 @@ describe('an idle client', () => {
       },
     });
     const { socket, closed } = connect(port);
-    socket.write('PUT /v2/team-a/app/manifests/x HTTP/1.1\r\nHost: x\r\nContent-Length: 8\r\n\r\n');
+    socket.write('PUT /v2/team-a/app/manifests/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 8\r\n\r\n');
     for (const byte of 'flowing!') {
       await new Promise(resolve => setTimeout(resolve, 50));
       socket.write(byte);
@@ -351,7 +353,7 @@ describe('a body that a client sends', () => {
   it('and that never ends, refused or not, is cut', async () => {
     const { socket, received, closed } = connect(await start({ hostedHandlers: refuseAll }));
     socket.write(
-      'PUT /v2/team-a/app/manifests/x HTTP/1.1\r\nHost: x\r\nContent-Length: 999999999999\r\n\r\n',
+      'PUT /v2/team-a/app/manifests/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999999999999\r\n\r\n',
     );
     const chunk = Buffer.alloc(MIB);
     const pump = (): void => {

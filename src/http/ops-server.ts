@@ -88,7 +88,7 @@ function isOperator(req: http.IncomingMessage): boolean {
   return ADDRESSES.of(req).loopback && isLoopbackHost(req.headers.host) && !isPage;
 }
 
-const SITE = new OwnSite({ names: [], isLocal: true });
+const SITE = new OwnSite({ names: [], isClosed: true });
 
 function answering(options: OpsServerOptions, isTrusted: Trust): http.Server {
   return http.createServer({ maxHeaderSize: 8 * 1024, keepAliveTimeout: 75_000 }, (req, res) => {

@@ -2,10 +2,10 @@ import { isIP } from 'node:net';
 import type { IncomingMessage } from 'node:http';
 
 export interface OwnSiteOptions {
-  /** Hosts under which clients know this server, with a port or without. */
+  /** Hosts under which clients know this server, with a port or without; loopback and addresses need not be named. */
   readonly names: readonly string[];
-  /** The port is reached from this machine alone. */
-  readonly isLocal: boolean;
+  /** Nobody has a reason to use another name: the port is this machine's own, or its names are all configured. */
+  readonly isClosed: boolean;
 }
 
 /**
@@ -16,18 +16,17 @@ export interface OwnSiteOptions {
  *   carry that name. An address as Host is none of a page's making: a page that came from an address talks to it alone.
  *
  * A browser is believed under known names only: loopback, addresses, and those of the configuration. So is every client
- * of a port that only this machine reaches, and of one whose names are configured. Where nobody said how the machine is
- * called, clients that are no browsers may call it anything.
+ * where no other name is to be expected (`isClosed`). Elsewhere clients that are no browsers may call the machine anything.
  */
 export class OwnSite {
   readonly #authorities: ReadonlySet<string>;
   readonly #hosts: ReadonlySet<string>;
-  readonly #isLocal: boolean;
+  readonly #isClosed: boolean;
 
-  constructor({ names, isLocal }: OwnSiteOptions) {
+  constructor({ names, isClosed }: OwnSiteOptions) {
     this.#authorities = new Set(names.map(authorityOf));
     this.#hosts = new Set(names.map(hostNameOf));
-    this.#isLocal = isLocal;
+    this.#isClosed = isClosed;
   }
 
   /**
@@ -43,7 +42,7 @@ export class OwnSite {
     if (origin !== undefined && !this.#isOwnOrigin(origin, host)) {
       return `a web page of ${quote(origin)} may change nothing here`;
     }
-    const mustBeKnown = this.#isLocal || this.#hosts.size > 0 || origin !== undefined || site !== undefined;
+    const mustBeKnown = this.#isClosed || origin !== undefined || site !== undefined;
     if (!isProxied && mustBeKnown && !this.#isKnown(host)) {
       return `${quote(host ?? '')} is no name of this registry: add it to server.serverNames, or use one that is`;
     }

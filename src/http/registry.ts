@@ -71,6 +71,7 @@ export class Registry {
     const action = actionOf(route.kind, exchange.method);
     if (action === undefined) throw unsupported(route);
     await this.#recorded(exchange, action, async () => {
+      requireOwnSite(exchange);
       const call = await this.#admit(exchange, route.name, action);
       try {
         await (isRead(exchange, route) ? this.#pull(call, route) : this.#write(call, route));
@@ -175,6 +176,7 @@ export class Registry {
   }
 
   async #serveToken(exchange: Exchange): Promise<void> {
+    requireOwnSite(exchange);
     if (this.#parts.token === undefined)
       throw new OciError('NAME_UNKNOWN', { message: 'nobody can log in here' });
     await this.#parts.token(exchange);
@@ -211,6 +213,10 @@ class AdmittedCall implements Call {
 /** Reading an upload's state belongs to writing it. */
 function isRead({ method }: Exchange, { kind }: RepositoryRoute): boolean {
   return (method === 'GET' || method === 'HEAD') && kind !== 'upload';
+}
+
+function requireOwnSite({ siteProblem }: Exchange): void {
+  if (siteProblem !== undefined) throw new OciError('DENIED', { message: siteProblem });
 }
 
 function unsupported({ kind }: Pick<Route, 'kind'>): OciError {

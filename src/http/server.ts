@@ -1,6 +1,6 @@
 import http from 'node:http';
 import https from 'node:https';
-import type { Socket } from 'node:net';
+import { isIPv6, type Socket } from 'node:net';
 import type { Log } from '../lib/log.ts';
 import type { Meter } from '../lib/meter.ts';
 import { createApp } from './app.ts';
@@ -10,6 +10,7 @@ import { ClientAddresses } from './client-address.ts';
 import { Connections } from './connections.ts';
 import { HTTP_LIMITS, type HttpLimits } from './limits.ts';
 import { listen, urlOf } from './listen.ts';
+import { isLoopbackHost, OwnSite } from './own-site.ts';
 import { rawProblem } from './problem.ts';
 import { Registry, type RegistryParts } from './registry.ts';
 import { ResponseLog } from './response-log.ts';
@@ -34,6 +35,10 @@ export interface RegistryServerOptions extends RegistryParts {
   readonly listeners: readonly Listener[];
   readonly trustedProxies?: readonly string[];
   readonly externalUrl?: string | undefined;
+  /** Further hosts under which clients know this server: the Host headers of upstreams. */
+  readonly hostAliases?: readonly string[];
+  /** Hosts under which clients know this server. */
+  readonly serverNames?: readonly string[];
   readonly limits?: Partial<HttpLimits>;
   /** Shared memory of all bodies; tests make it small. */
   readonly bodyMemory?: BodyMemory;
@@ -81,7 +86,8 @@ export async function createRegistryServer(options: RegistryServerOptions): Prom
     log: options.log,
   };
   const bindings = options.listeners.map(listener => {
-    const app = createApp({ ...shared, listenerUpstream: listener.upstream });
+    const ownSite = ownSiteOf(listener, options);
+    const app = createApp({ ...shared, ownSite, listenerUpstream: listener.upstream });
     return { listener, server: createServer({ listener, app, connections, limits, meter: options.meter }) };
   });
   const servers = bindings.map(({ server }) => server);
@@ -92,6 +98,18 @@ export async function createRegistryServer(options: RegistryServerOptions): Prom
     for (const server of servers) server.close();
     throw error;
   }
+}
+
+/** Where nobody has said how the machine is called, a port that others reach goes by any name. */
+function ownSiteOf(
+  { host }: Listener,
+  { serverNames = [], hostAliases = [], externalUrl }: RegistryServerOptions,
+): OwnSite {
+  const names = externalUrl === undefined ? serverNames : [...serverNames, new URL(externalUrl).host];
+  return new OwnSite({
+    names: [...names, ...hostAliases, host],
+    isClosed: names.length > 0 || isLoopbackHost(isIPv6(host) ? `[${host}]` : host),
+  });
 }
 
 class BoundServer implements RegistryServer {
