@@ -2,7 +2,7 @@ import { Lru } from '../lib/lru.ts';
 import { ANONYMOUS_ID, type Credential, credentialId } from '../oci/credential.ts';
 import { OciError } from '../oci/errors.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
-import type { Right } from '../oci/requester.ts';
+import { MAX_ATTEMPTS, type Right } from '../oci/requester.ts';
 import { type HeldCredential, TenantBroken, type Tenant, type Tenants } from '../tenants/tenant.ts';
 import type { Explanation } from './explanation.ts';
 import { type Grants, tenantGrantId } from './grants.ts';
@@ -126,6 +126,9 @@ export class MirroredRights {
           ? `upstream is asked ${asked}; while it cannot be reached, what is held is served`
           : `upstream is asked ${asked}; its answer decides, and nothing held is served without it`,
       `what is not held is fetched ${asked}`,
+      ...(attempts.length > MAX_ATTEMPTS
+        ? [`of the ${attempts.length} above, one request tries ${MAX_ATTEMPTS} at most`]
+        : []),
       ...(forceAlways === true ? ['each pull of a tag asks upstream, whatever is proved (forceAlways)'] : []),
       ...(pullPolicy === undefined ? [] : [`the pull policy of the tenant is ${pullPolicy}`]),
     ];

@@ -6,7 +6,7 @@ import { type Credential, credentialId } from '../oci/credential.ts';
 import type { Digest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
-import type { Proof, Right } from '../oci/requester.ts';
+import { MAX_ATTEMPTS, type Proof, type Right } from '../oci/requester.ts';
 import { UpstreamFailure } from '../upstream/failures.ts';
 import type { Answer, Upstream } from '../upstream/upstream.ts';
 import type { FailureKey, RememberedFailures } from './remembered-failures.ts';
@@ -76,8 +76,9 @@ export class Asking {
   }
 
   /**
-   * The first answer that one of `right.credentials` gets. A refusal of one is a reason to try the next; of several
-   * failures the most telling is thrown. Rejects with an UpstreamFailure, or the reason of `close`.
+   * The first answer that one of `right.credentials` gets. A refusal of one is a reason to try the next, `MAX_ATTEMPTS`
+   * times; anything else (a limit on how often upstream is asked, an outage) is the end. Of several failures the most
+   * telling is thrown. Rejects with an UpstreamFailure, or the reason of `close`.
    */
   async ask<A extends Answer>(question: Question<A>, right: Right, ask: Ask<A>): Promise<Asked<A>> {
     const upstream = this.#upstreams.get(question.repository.upstream);
@@ -89,7 +90,10 @@ export class Asking {
     }
     const winnerKey = `${right.requester.id} ${repositoryText(question.repository)}`;
     let failure: UpstreamFailure | undefined;
+    let attempts = 0;
     for (const credential of this.#inTurn(right, winnerKey)) {
+      if (attempts >= MAX_ATTEMPTS) break;
+      if (this.#remembered(question, credential) === undefined) attempts += 1;
       try {
         const asked = await this.#once(question, credential, signal => ask(upstream, { credential, signal }));
         this.#winners.set(winnerKey, { credentialId: credentialId(credential) });
@@ -115,19 +119,22 @@ export class Asking {
     return [...credentials.filter(isWinner), ...credentials.filter(credential => !isWinner(credential))];
   }
 
+  /** The failure that answers this question for now. */
+  #remembered(
+    question: Pick<Question<unknown>, 'repository' | 'reference' | 'insists'>,
+    credential: Credential | undefined,
+  ): UpstreamFailure | undefined {
+    return question.insists ? undefined : this.#failures.recall(keyOf(question, credential));
+  }
+
   async #once<A extends Answer>(
     question: Question<A>,
     credential: Credential | undefined,
     ask: (signal: AbortSignal) => Promise<A>,
   ): Promise<Asked<A>> {
-    const { repository, reference, shared, insists } = question;
-    const key: FailureKey = {
-      upstream: repository.upstream,
-      repository: repository.name,
-      reference,
-      credentialId: credentialId(credential),
-    };
-    const remembered = insists ? undefined : this.#failures.recall(key);
+    const { reference, shared } = question;
+    const key = keyOf(question, credential);
+    const remembered = this.#remembered(question, credential);
     if (remembered !== undefined) throw remembered;
     const start = (): Promise<A> => this.#tracked(this.#recorded(question, key, ask));
     if (shared === undefined) return { answer: await start(), credential, joined: false };
@@ -173,6 +180,18 @@ export class Asking {
       );
     }
   }
+}
+
+function keyOf(
+  { repository, reference }: Pick<Question<unknown>, 'repository' | 'reference'>,
+  credential: Credential | undefined,
+): FailureKey {
+  return {
+    upstream: repository.upstream,
+    repository: repository.name,
+    reference,
+    credentialId: credentialId(credential),
+  };
 }
 
 /** A blob as a question's reference: that upstream has no blob of a digest says nothing of a manifest. */

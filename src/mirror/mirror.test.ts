@@ -278,6 +278,10 @@ describe('what fails', () => {
   });
 });
 
+/** Who came to upstream. */
+const tried = () =>
+  new Set(upstream.requests.flatMap(({ username }) => (username === undefined ? [] : [username])));
+
 describe('a right', () => {
   const users = {
     ann: { password: 'right', repositories: ['private'] },
@@ -325,6 +329,25 @@ describe('a right', () => {
     expect(upstream.requests.map(({ username }) => username)).toContain('ann');
     expect(upstream.requests.map(({ username }) => username)).not.toContain('bob');
   });
+
+  const guesses = Array.from({ length: 60 }, (_, at) => credential(`guess-${at}`, 'wrong'));
+  it('is asked for with twenty credentials at most, and the next question goes on with the others', async () => {
+    await expect(manifestAs(...guesses)).rejects.toMatchObject({ code: 'MANIFEST_UNKNOWN' });
+    expect(tried().size).toBe(20);
+    await expect(manifestAs(...guesses)).rejects.toMatchObject({ code: 'MANIFEST_UNKNOWN' });
+    expect(tried().size).toBe(40);
+    world.nowMs += MINUTE_MS;
+    await manifestAs(...guesses.slice(0, 19), credential('ann'));
+    expect(tried()).toContain('ann');
+  });
+
+  for (const answer of [{ status: 429 }, { status: 403, headers: { 'Retry-After': '30' } }]) {
+    it(`is asked for no further where upstream answers ${JSON.stringify(answer)}`, async () => {
+      upstream.misbehave(answer);
+      await expect(manifestAs(...guesses)).rejects.toMatchObject({ code: 'TOOMANYREQUESTS' });
+      expect(tried().size).toBeLessThanOrEqual(1);
+    });
+  }
 
   const asAnn = async () => (await manifestAs(credential('ann'))).outcome;
 

@@ -17,6 +17,13 @@ export interface Requester {
 export const ANONYMOUS: Requester = { tenant: undefined, id: 'anonymous' };
 
 /**
+ * Credentials that are tried upstream for one question. The kubelet tries all that match; a pod has a few, while a
+ * keyring of many would make one request of a client's a storm of log-ins upstream. What upstream has refused a moment
+ * ago is not tried again and does not count.
+ */
+export const MAX_ATTEMPTS = 20;
+
+/**
  * What `access` settled for one request on one repository before it reaches `mirror` or `hosted`.
  * For a mirrored repository it says with which credentials upstream may be asked on the requester's behalf,
  * and whether what is held may be served without asking.

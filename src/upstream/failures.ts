@@ -50,6 +50,18 @@ export function kindOfStatus(status: number): UpstreamFailureKind {
   return status >= 500 || status === 408 ? 'unavailable' : 'invalid';
 }
 
+/**
+ * Whether a refusal is about how often upstream is asked, and not about who asks: some registries and token services
+ * answer 401 or 403 to who tried too many log-ins, and say only by the code or by Retry-After that waiting would help.
+ */
+export function isRateRefusal(
+  status: number,
+  { code, retryAfterMs }: { readonly code: string | undefined; readonly retryAfterMs: number | undefined },
+): boolean {
+  if (status === 429) return true;
+  return (status === 401 || status === 403) && (code === 'TOOMANYREQUESTS' || retryAfterMs !== undefined);
+}
+
 /** `error` of a request as an UpstreamFailure; what is no failure of HTTP (an abort, a bug) stays what it is. */
 export function unreachable(error: unknown, what: string, endpoint: number | undefined): unknown {
   if (!(error instanceof HttpFailure)) return error;

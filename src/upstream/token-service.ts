@@ -3,7 +3,7 @@ import { parseJsonObject } from '../lib/json.ts';
 import { collect, errorTextOf } from './body.ts';
 import { parseRetryAfter } from './budget.ts';
 import { basicAuthorization } from './credentials.ts';
-import { UpstreamFailure, unreachable } from './failures.ts';
+import { isRateRefusal, UpstreamFailure, unreachable } from './failures.ts';
 import { follow } from './redirect.ts';
 import type { IssuedToken, TokenRequest } from './token-cache.ts';
 
@@ -44,16 +44,17 @@ async function refusal(
   what: string,
 ): Promise<UpstreamFailure> {
   const { status } = response;
-  const words = (await errorTextOf(response))?.text ?? `status ${status}`;
+  const said = await errorTextOf(response);
+  const words = said?.text ?? `status ${status}`;
   const message = `${what}: ${request.realm.host} says ${words}`;
+  const retryAfterMs = parseRetryAfter([response.headers['retry-after']].flat()[0], Date.now());
+  if (isRateRefusal(status, { code: said?.code, retryAfterMs })) {
+    return new UpstreamFailure('limited', message, { status, retryAfterMs });
+  }
   // 401 turns the credential itself away; 403 only says that it may not have this.
   if (status === 401 && request.credential !== undefined)
     return new UpstreamFailure('refused', message, { status });
   if (status === 401 || status === 403) return new UpstreamFailure('denied', message, { status });
-  if (status === 429) {
-    const retryAfterMs = parseRetryAfter([response.headers['retry-after']].flat()[0], Date.now());
-    return new UpstreamFailure('limited', message, { status, retryAfterMs });
-  }
   return new UpstreamFailure(status >= 500 ? 'unavailable' : 'invalid', message, { status });
 }
 

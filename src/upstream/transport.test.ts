@@ -150,6 +150,16 @@ describe('a registry with tokens', () => {
     );
     expect(registry.requests.length).toBe(asked);
   });
+
+  it.each([401, 403])('whose token service limits log-ins by %i says so', async status => {
+    const registry = await fake({ auth: bearer });
+    const body = JSON.stringify({
+      errors: [{ code: 'TOOMANYREQUESTS', message: 'too many failed log-ins' }],
+    });
+    registry.misbehave({ kind: 'token', status, body });
+    const error = await failure(client(registry.url).headManifest('team/app', '1.0', { credential: alice }));
+    expect(error.kind).toBe('limited');
+  });
 });
 
 describe('a registry with Basic', () => {

@@ -1,10 +1,10 @@
 import type { HttpClient } from '../lib/http-client.ts';
 import { type Credential, credentialId } from '../oci/credential.ts';
 import { type BodyContext, discard, errorTextOf, headerOf } from './body.ts';
-import { type Budgets, limitedFailure } from './budget.ts';
+import { type Budgets, limitedFailure, parseRetryAfter } from './budget.ts';
 import { type Challenge, parseChallenges } from './challenge.ts';
 import { basicAuthorization } from './credentials.ts';
-import { kindOfStatus, UpstreamFailure, unreachable } from './failures.ts';
+import { isRateRefusal, kindOfStatus, UpstreamFailure, unreachable } from './failures.ts';
 import { judgeRealm } from './realm.ts';
 import { type Followed, follow } from './redirect.ts';
 import type { TokenCache, TokenRequest } from './token-cache.ts';
@@ -228,6 +228,11 @@ export class Transport {
       `${url.host} answers ${status}${said === undefined ? '' : ` (${said.text})`}`,
     );
     const details = { status, code: said?.code, retryAfterMs, endpoint: this.#options.endpoint };
+    const namedMs = parseRetryAfter(headerOf(response, 'retry-after'), Date.now());
+    if (!crossed && isRateRefusal(status, { code: said?.code, retryAfterMs: namedMs })) {
+      const closedMs = retryAfterMs ?? this.#options.budgets.close(credentialId(request.credential), namedMs);
+      return new UpstreamFailure('limited', message, { ...details, retryAfterMs: closedMs });
+    }
     // Storage that a redirect led to knows no rights: its "no" is an outage of something that upstream said is there.
     if (crossed) return new UpstreamFailure('unavailable', message, details);
     const isRefused = status === 401 && this.#scheme?.kind === 'basic' && request.credential !== undefined;
