@@ -5,6 +5,7 @@ import { repositoryOptions } from './config/repository-options.ts';
 import type { Log } from './lib/log.ts';
 import type { Meter } from './lib/meter.ts';
 import type { MetadataStore } from './metadata/metadata-store.ts';
+import type { MemoryBudget } from './lib/memory-budget.ts';
 import { Mirror } from './mirror/mirror.ts';
 import { strictestPullPolicy } from './oci/pull-policy.ts';
 import type { Repository } from './oci/repository.ts';
@@ -37,6 +38,7 @@ export function openMirror(config: Config, needs: MirrorNeeds): Mirror {
 export function openUpstreams(
   config: Config,
   credentials: UpstreamCredentials,
+  memory: MemoryBudget,
 ): ReadonlyMap<string, Upstream> {
   const { httpProxy, httpsProxy, noProxy } = config.proxy;
   return new Map(
@@ -44,6 +46,7 @@ export function openUpstreams(
       name,
       new Upstream({
         ...upstream,
+        memory,
         mirrors: upstream.mirrors.map(({ url, credentials: login }) => ({
           url,
           credential: credentials.get(login),

@@ -51,7 +51,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
       await createRegistryServer({
         ...options,
         ...parts,
-        token: tokenHandler(parts.access, parts.naming),
+        token: tokenHandler(parts.access, parts.naming, parts.memory),
         recordDeed: deedsTo(options.audit),
         listeners: config.server.listen.map(({ address, upstream }) => ({
           ...address,

@@ -17,6 +17,7 @@ import { hostedHandlers } from './http/hosted.ts';
 import type { HostedHandlers } from './http/hosted-handlers.ts';
 import { Naming } from './http/naming.ts';
 import type { Log } from './lib/log.ts';
+import { MemoryBudget } from './lib/memory-budget.ts';
 import type { Meter } from './lib/meter.ts';
 import { Opened } from './lib/opened.ts';
 import { openPrivateFolder } from './lib/private-folder.ts';
@@ -50,6 +51,8 @@ export interface Parts {
   readonly config: Config;
   readonly metadata: MetadataStore;
   readonly blobs: FileBlobStore;
+  /** For bodies that are held as a whole. */
+  readonly memory: MemoryBudget;
   readonly naming: Naming;
   readonly tenants: Tenants;
   readonly issuer: Issuer;
@@ -116,7 +119,8 @@ async function openOn(
   const blobs = opened.add(await openFileBlobStore(path, { log }));
   await identity.settle(metadata, () => blobs.hasBlobs(), log);
   const credentials = await upstreamCredentials(config, metadata);
-  const upstreams = openUpstreams(config, credentials);
+  const memory = new MemoryBudget();
+  const upstreams = openUpstreams(config, credentials, memory);
   for (const upstream of upstreams.values()) opened.add(upstream);
   const needs = { metadata, log, meter };
   const cluster = followsCluster ? await openCluster(config, needs) : knownCluster(config, needs);
@@ -134,12 +138,13 @@ async function openOn(
   opened.add({ close: followSecrets({ tenants, grants, mirror, log }) });
   const hosted = new Hosted({ blobs, metadata, log });
   const removal = new Removal({ metadata, isEnabled: config.hosted.delete });
-  const publication = new Publication(metadata, quota);
+  const publication = new Publication(metadata, quota, memory);
   const naming = namingOf(config, tenants);
   return {
     config,
     metadata,
     blobs,
+    memory,
     naming,
     tenants,
     issuer,

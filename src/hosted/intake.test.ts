@@ -18,6 +18,8 @@ function disk(write: (bytes: number) => Promise<void> = async () => undefined) {
   };
 }
 
+const leaseOf = (bytes: number) => ({ bytes, grow: async () => undefined });
+
 function body(...chunks: readonly Buffer[]): Readable {
   return Readable.from(chunks, { objectMode: false });
 }
@@ -97,10 +99,32 @@ describe('taking in a body', () => {
   });
 
   it('gives a small body whole, and refuses a larger one', async () => {
-    const whole = await readWhole(body(Buffer.from('ab'), Buffer.from('c')), { ...limits, maxBytes: 3 });
+    const small = { ...limits, maxBytes: 3 };
+    const whole = await readWhole(body(Buffer.from('ab'), Buffer.from('c')), small, leaseOf(3));
     expect(Buffer.from(whole).toString()).toBe('abc');
-    await expect(readWhole(body(Buffer.from('abcd')), { ...limits, maxBytes: 3 })).rejects.toMatchObject({
+    await expect(readWhole(body(Buffer.from('abcd')), small, leaseOf(3))).rejects.toMatchObject({
       code: 'SIZE_INVALID',
     });
+  });
+
+  it('asks for more memory before it holds more than its lease is for', async () => {
+    const grown: number[] = [];
+    const lease = { bytes: 2, grow: async (bytes: number) => void grown.push(bytes) };
+    const small = { ...limits, maxBytes: 9 };
+    await readWhole(body(Buffer.from('ab')), small, lease);
+    expect(grown).toEqual([]);
+    await readWhole(body(Buffer.from('ab'), Buffer.from('c')), small, lease);
+    expect(grown).toEqual([9]);
+  });
+
+  it('breaks off a body that comes more slowly than it has to', async () => {
+    const source = new Readable({ read() {} });
+    const dripping = setInterval(() => source.push('x'), 5);
+    const slow = { idleMs: 50, maxBytes: MIB, minBytesPerS: 10_000 };
+    await expect(readWhole(source, slow, leaseOf(MIB))).rejects.toMatchObject({
+      code: 'BLOB_UPLOAD_INVALID',
+    });
+    clearInterval(dripping);
+    expect(source.destroyed).toBe(true);
   });
 });

@@ -16,6 +16,8 @@ export interface IntakeLimits {
   readonly idleMs: number;
   /** More is SIZE_INVALID. */
   readonly maxBytes: number;
+  /** So is one that after `idleMs` has brought less on the average; default 0. */
+  readonly minBytesPerS?: number;
 }
 
 /**
@@ -50,16 +52,32 @@ export async function takeIn(
   }
 }
 
-/** A whole body, for what is small: SIZE_INVALID as soon as it is longer than `maxBytes`. */
-export async function readWhole(body: Readable, limits: IntakeLimits): Promise<Uint8Array> {
+/**
+ * A whole body, for what is small: SIZE_INVALID as soon as it is longer than `maxBytes`. `lease` is what it may have in
+ * memory: one that turns out longer waits until it is for `maxBytes`.
+ */
+export async function readWhole(
+  body: Readable,
+  limits: IntakeLimits,
+  lease: { readonly bytes: number; grow(bytes: number): Promise<void> },
+): Promise<Uint8Array> {
   const chunks: Uint8Array[] = [];
-  for await (const chunk of readChunks(body, limits)) chunks.push(chunk);
+  let total = 0;
+  for await (const chunk of readChunks(body, limits)) {
+    total += chunk.length;
+    if (total > lease.bytes) await lease.grow(limits.maxBytes);
+    chunks.push(chunk);
+  }
   return Buffer.concat(chunks);
 }
 
 /** The body's chunks. The idle clock runs only while the client is waited for, never while the disk is. */
-async function* readChunks(body: Readable, { idleMs, maxBytes }: IntakeLimits): AsyncGenerator<Uint8Array> {
+async function* readChunks(
+  body: Readable,
+  { idleMs, maxBytes, minBytesPerS = 0 }: IntakeLimits,
+): AsyncGenerator<Uint8Array> {
   const chunks = body.iterator({ destroyOnReturn: false });
+  const beganAtMs = performance.now();
   let total = 0;
   try {
     for (;;) {
@@ -68,6 +86,11 @@ async function* readChunks(body: Readable, { idleMs, maxBytes }: IntakeLimits): 
       total += next.value.length;
       if (total > maxBytes) {
         throw new OciError('SIZE_INVALID', { message: `the body is longer than ${maxBytes} bytes` });
+      }
+      const elapsedMs = performance.now() - beganAtMs;
+      if (elapsedMs > idleMs && total * 1000 < minBytesPerS * elapsedMs) {
+        body.destroy();
+        throw brokenOff(new Error(`fewer than ${minBytesPerS} bytes per second`));
       }
       yield next.value;
     }
@@ -85,8 +108,12 @@ async function nextWithin(
   try {
     return await chunks.next();
   } catch (cause) {
-    throw new OciError('BLOB_UPLOAD_INVALID', { message: 'the body ended before its time', cause });
+    throw brokenOff(cause);
   } finally {
     clearTimeout(idle);
   }
+}
+
+function brokenOff(cause: unknown): OciError {
+  return new OciError('BLOB_UPLOAD_INVALID', { message: 'the body ended before its time', cause });
 }

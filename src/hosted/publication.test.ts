@@ -10,9 +10,13 @@ import {
   readAs,
 } from '../../test/support/content.ts';
 import { HostedBench, RIGHT } from '../../test/support/hosted-bench.ts';
+import { MemoryBudget } from '../lib/memory-budget.ts';
 import { digestOf } from '../oci/digest.ts';
 import { parseManifest } from '../oci/manifest.ts';
 import { DOCKER_SCHEMA1, OCI_ARTIFACT_MANIFEST, OCI_INDEX, OCI_MANIFEST } from '../oci/media-types.ts';
+import { ANONYMOUS } from '../oci/requester.ts';
+import { Publication } from './publication.ts';
+import { noQuota } from './quota.ts';
 
 const repository = { upstream: '', name: 'team/app' };
 const elsewhere = { upstream: '', name: 'team/other' };
@@ -174,10 +178,52 @@ describe('pushing a manifest', () => {
         contentType: OCI_INDEX,
         contentLength,
         body: endless(),
+        requester: ANONYMOUS,
       });
     await expect(push(10 ** 9)).rejects.toMatchObject({ code: 'MANIFEST_TOO_LARGE' });
     expect(read).toBe(0);
     await expect(push(undefined)).rejects.toMatchObject({ code: 'MANIFEST_TOO_LARGE' });
     expect(read).toBeLessThan(5 * 1024 * 1024);
+  });
+});
+
+describe('manifests whose clients stall', () => {
+  it('take of one tenant no more memory than its share, and another tenant pushes meanwhile', async () => {
+    const MIB = 1024 * 1024;
+    const memory = new MemoryBudget({ totalBytes: 8 * MIB, shareBytes: 4 * MIB, waitMs: 20 });
+    const publication = new Publication(bench.metadata, noQuota, memory);
+    const bodies: Readable[] = [];
+    const stalled = Array.from({ length: 20 }, () => {
+      const body = new Readable({ read() {} });
+      body.push(Buffer.alloc(MIB, ' '));
+      bodies.push(body);
+      return publication.publish(repository, {
+        reference: 'v1',
+        tags: [],
+        contentType: OCI_INDEX,
+        contentLength: 2 * MIB,
+        body,
+        requester: { tenant: 'stalling', id: 'stalling-login' },
+      });
+    });
+    const outcomes = Promise.allSettled(stalled);
+    const index = Buffer.from(JSON.stringify({ schemaVersion: 2, mediaType: OCI_INDEX, manifests: [] }));
+    const push = (tenant: string) =>
+      publication.publish(elsewhere, {
+        reference: 'v1',
+        tags: [],
+        contentType: OCI_INDEX,
+        contentLength: index.length,
+        body: Readable.from([index], { objectMode: false }),
+        requester: { tenant, id: tenant },
+      });
+    await push('another');
+    await expect(push('stalling')).rejects.toMatchObject({ code: 'TOOMANYREQUESTS' });
+    expect(memory.bytes).toBe(4 * MIB);
+    for (const body of bodies) body.destroy();
+    const codes = (await outcomes).map(outcome => outcome.status === 'rejected' && outcome.reason.code);
+    expect(codes.filter(code => code === 'BLOB_UPLOAD_INVALID')).toHaveLength(2);
+    expect(codes.filter(code => code === 'TOOMANYREQUESTS')).toHaveLength(18);
+    expect(memory.bytes).toBe(0);
   });
 });

@@ -1,6 +1,8 @@
 import type { Readable } from 'node:stream';
+import { MemoryBudget, type MemoryLease } from '../lib/memory-budget.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { type Digest, digestAlgorithm, digestOf, isDigest } from '../oci/digest.ts';
+import { refusingWhenBusy } from '../oci/busy.ts';
 import { OciError } from '../oci/errors.ts';
 import {
   isNonDistributable,
@@ -12,8 +14,9 @@ import {
 } from '../oci/manifest.ts';
 import { isIndexType, isSchema1Type } from '../oci/media-types.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
+import { memoryHolder, type Requester } from '../oci/requester.ts';
 import { refusingWhenFull } from './full-storage.ts';
-import { BODY_IDLE_MS, readWhole } from './intake.ts';
+import { readWhole } from './intake.ts';
 import { noQuota, type Quota } from './quota.ts';
 
 /** The spec asks for ten at least ("Pushing Manifests"); each is a row of its own, and a URL has no room for many more. */
@@ -22,6 +25,13 @@ export const MAX_TAGS_PER_PUSH = 50;
 const MAX_INDEX_DEPTH = 4;
 /** What one push may make us look at: an index of the most entries whose every entry is such an index names a million. */
 const MAX_DESCENDANTS = 4 * MAX_INDEX_ENTRIES;
+/**
+ * A manifest is in memory while it comes, and others wait for that memory: one that brings nothing for so long, or from
+ * then on comes slower than any link that pushes images, loses its place.
+ */
+const READING = { idleMs: 10_000, minBytesPerS: 16 * 1024, maxBytes: MAX_MANIFEST_BYTES };
+/** What a manifest of unknown length may have in memory at first: nearly all are smaller. */
+const FIRST_LEASE_BYTES = 64 * 1024;
 
 /** A manifest as a client pushes it. */
 export interface ManifestPush {
@@ -33,6 +43,8 @@ export interface ManifestPush {
   /** Content-Length, if there was one. */
   readonly contentLength: number | undefined;
   readonly body: Readable;
+  /** Whose memory it takes while it is read and kept. */
+  readonly requester: Requester;
 }
 
 export interface Published {
@@ -44,19 +56,35 @@ export interface Published {
 export class Publication {
   readonly #metadata: MetadataStore;
   readonly #quota: Quota;
+  readonly #memory: MemoryBudget;
 
-  constructor(metadata: MetadataStore, quota: Quota = noQuota) {
+  constructor(metadata: MetadataStore, quota: Quota = noQuota, memory: MemoryBudget = new MemoryBudget()) {
     this.#metadata = metadata;
     this.#quota = quota;
+    this.#memory = memory;
   }
 
   /**
    * Keeps the manifest, links it and moves the tags to it. MANIFEST_BLOB_UNKNOWN lists what must be pushed or mounted
    * into this repository first: a `subject` may follow later, and a non-distributable layer never need come at all.
+   * Waits for memory to read it into; TOOMANYREQUESTS or UNAVAILABLE when there is none for too long.
    */
   async publish(repository: Repository, push: ManifestPush): Promise<Published> {
+    const { contentLength, requester } = push;
+    // A long one is refused by its header, before a byte is read; the limit holds for what comes all the same.
+    if (contentLength !== undefined && contentLength > MAX_MANIFEST_BYTES) throw tooLarge();
+    return refusingWhenBusy(async () => {
+      const lease = await this.#memory.lease(memoryHolder(requester), contentLength ?? FIRST_LEASE_BYTES);
+      try {
+        return await this.#publish(repository, push, await readBytes(push.body, lease));
+      } finally {
+        lease.release();
+      }
+    });
+  }
+
+  async #publish(repository: Repository, push: ManifestPush, bytes: Uint8Array): Promise<Published> {
     const { reference, contentType } = push;
-    const bytes = await readBytes(push);
     const digest = isDigest(reference) ? digestOf(bytes, digestAlgorithm(reference)) : digestOf(bytes);
     if (isDigest(reference) && digest !== reference) {
       throw new OciError('DIGEST_INVALID', { detail: { provided: reference, received: digest } });
@@ -128,11 +156,9 @@ export class Publication {
   }
 }
 
-/** A long one is refused by its header, before a byte is read; the limit holds for what comes all the same. */
-async function readBytes({ body, contentLength }: ManifestPush): Promise<Uint8Array> {
-  if (contentLength !== undefined && contentLength > MAX_MANIFEST_BYTES) throw tooLarge();
+async function readBytes(body: Readable, lease: MemoryLease): Promise<Uint8Array> {
   try {
-    return await readWhole(body, { idleMs: BODY_IDLE_MS, maxBytes: MAX_MANIFEST_BYTES });
+    return await readWhole(body, READING, lease);
   } catch (error) {
     throw error instanceof OciError && error.code === 'SIZE_INVALID' ? tooLarge() : error;
   }

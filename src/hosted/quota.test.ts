@@ -9,6 +9,7 @@ import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
 import { digestOf } from '../oci/digest.ts';
 import { OCI_MANIFEST } from '../oci/media-types.ts';
+import { ANONYMOUS } from '../oci/requester.ts';
 import { Publication } from './publication.ts';
 import { PrefixQuota } from './quota.ts';
 import { Uploads } from './uploads.ts';
@@ -169,6 +170,7 @@ describe('a quota', () => {
       contentType: OCI_MANIFEST,
       contentLength: manifest.length,
       body: Readable.from([Buffer.from(manifest)]),
+      requester: ANONYMOUS,
     });
     await expect(pushed).rejects.toMatchObject(OVER);
   });

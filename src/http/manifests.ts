@@ -6,10 +6,15 @@ import { cacheStatus } from './cache-status.ts';
 import { entityTag, isNotModified } from './conditional.ts';
 import type { ManifestCall } from './hosted-handlers.ts';
 import { inTime } from './in-time.ts';
+import type { WholeBodies } from './whole-bodies.ts';
 
 /** GET and HEAD of a manifest (distribution spec, "Pulling manifests"). */
-export async function readManifest(call: ManifestCall, source: PullSource): Promise<void> {
-  const { exchange, repository, reference, right } = call;
+export async function readManifest(
+  call: ManifestCall,
+  source: PullSource,
+  bodies: WholeBodies,
+): Promise<void> {
+  const { exchange, repository, reference, right, requester } = call;
   const want = new AcceptedTypes(exchange.req.headers.accept, exchange.query.get('platform') ?? undefined);
   const served = await inTime(exchange, source.manifest(repository, reference, right, want));
   exchange.note(served);
@@ -25,7 +30,7 @@ export async function readManifest(call: ManifestCall, source: PullSource): Prom
     return;
   }
   headers['Content-Type'] = mediaType;
-  answer(exchange, 200, headers, served.bytes);
+  await bodies.send(exchange, { status: 200, headers, bytes: served.bytes, digest, requester });
 }
 
 /** What `Accept` lets through (RFC 9110 §12.5.1), read only if somebody asks: most requests accept everything. */

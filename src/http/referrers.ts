@@ -1,14 +1,15 @@
 import type { OutgoingHttpHeaders } from 'node:http';
 import { OCI_INDEX } from '../oci/media-types.ts';
 import type { PullSource } from '../oci/pull-source.ts';
-import { answerJson, pageOf, pathTo } from './answer.ts';
+import { pageOf, pathTo } from './answer.ts';
 import { cacheStatus } from './cache-status.ts';
 import type { BlobCall } from './hosted-handlers.ts';
 import { inTime } from './in-time.ts';
+import { jsonBody, type WholeBodies } from './whole-bodies.ts';
 
 /** GET /v2/NAME/referrers/DIGEST (distribution spec, "Listing Referrers"). */
-export async function listReferrers(call: BlobCall, source: PullSource): Promise<void> {
-  const { exchange, repository, name, digest, right } = call;
+export async function listReferrers(call: BlobCall, source: PullSource, bodies: WholeBodies): Promise<void> {
+  const { exchange, repository, name, digest, right, requester } = call;
   const artifactType = exchange.query.get('artifactType') ?? undefined;
   const page = pageOf(exchange.query);
   const query = { artifactType, page: { ...page, limit: Math.max(1, page.limit) } };
@@ -23,5 +24,6 @@ export async function listReferrers(call: BlobCall, source: PullSource): Promise
     const next = pathTo(exchange, name, `referrers/${digest}`, { n, last: served.next, artifactType });
     headers['Link'] = `<${next}>; rel="next"`;
   }
-  answerJson(exchange, 200, headers, { schemaVersion: 2, mediaType: OCI_INDEX, manifests: served.manifests });
+  const list = { schemaVersion: 2, mediaType: OCI_INDEX, manifests: served.manifests };
+  await bodies.send(exchange, jsonBody(headers, list, requester));
 }

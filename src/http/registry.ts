@@ -7,6 +7,7 @@ import type { Requester, Right } from '../oci/requester.ts';
 import { readBase } from './base.ts';
 import { readBlob } from './blobs.ts';
 import type { BodyWriter } from './body-writer.ts';
+import type { WholeBodies } from './whole-bodies.ts';
 import type { Exchange } from './exchange.ts';
 import type { Access, RecordDeed } from './front.ts';
 import type { Call, HostedHandlers } from './hosted-handlers.ts';
@@ -38,10 +39,12 @@ export interface RegistryParts {
 export class Registry {
   readonly #parts: RegistryParts;
   readonly #writer: BodyWriter;
+  readonly #bodies: WholeBodies;
 
-  constructor(parts: RegistryParts, writer: BodyWriter) {
+  constructor(parts: RegistryParts, writer: BodyWriter, bodies: WholeBodies) {
     this.#parts = parts;
     this.#writer = writer;
+    this.#bodies = bodies;
   }
 
   /** Answers the exchange, or throws what `problem.ts` answers. */
@@ -106,13 +109,13 @@ export class Registry {
     const source = this.#sourceOf(call);
     switch (route.kind) {
       case 'manifest':
-        return readManifest(call.with({ reference: route.reference }), source);
+        return readManifest(call.with({ reference: route.reference }), source, this.#bodies);
       case 'blob':
         return readBlob(call.with({ digest: route.digest }), source, this.#writer);
       case 'tags':
-        return listTags(call, source);
+        return listTags(call, source, this.#bodies);
       case 'referrers':
-        return listReferrers(call.with({ digest: route.digest }), source);
+        return listReferrers(call.with({ digest: route.digest }), source, this.#bodies);
       default:
         throw unsupported(route);
     }

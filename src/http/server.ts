@@ -2,6 +2,7 @@ import http from 'node:http';
 import https from 'node:https';
 import { isIPv6, type Socket } from 'node:net';
 import type { Log } from '../lib/log.ts';
+import { MemoryBudget } from '../lib/memory-budget.ts';
 import type { Meter } from '../lib/meter.ts';
 import { createApp } from './app.ts';
 import { BodyMemory } from './body-memory.ts';
@@ -14,6 +15,7 @@ import { isLoopbackHost, OwnSite } from './own-site.ts';
 import { rawProblem } from './problem.ts';
 import { Registry, type RegistryParts } from './registry.ts';
 import { ResponseLog } from './response-log.ts';
+import { WholeBodies } from './whole-bodies.ts';
 
 /** PEM texts. */
 export interface TlsMaterial {
@@ -42,6 +44,8 @@ export interface RegistryServerOptions extends RegistryParts {
   readonly limits?: Partial<HttpLimits>;
   /** Shared memory of all bodies; tests make it small. */
   readonly bodyMemory?: BodyMemory;
+  /** For bodies that are held as a whole. */
+  readonly memory?: MemoryBudget;
   readonly log: Log;
   readonly meter: Meter;
 }
@@ -78,7 +82,7 @@ export async function createRegistryServer(options: RegistryServerOptions): Prom
   const memory = options.bodyMemory ?? new BodyMemory();
   const writer = new BodyWriter(memory, options.meter, limits.bodyHeadersAfterMs);
   const shared = {
-    registry: new Registry(options, writer),
+    registry: new Registry(options, writer, new WholeBodies(options.memory ?? new MemoryBudget(), writer)),
     naming: options.naming,
     addresses: new ClientAddresses(options),
     connections,

@@ -1,13 +1,14 @@
 import type { OutgoingHttpHeaders } from 'node:http';
 import type { PullSource } from '../oci/pull-source.ts';
-import { answerJson, pageOf, pathTo } from './answer.ts';
+import { pageOf, pathTo } from './answer.ts';
 import { cacheStatus } from './cache-status.ts';
 import type { Call } from './hosted-handlers.ts';
 import { inTime } from './in-time.ts';
+import { jsonBody, type WholeBodies } from './whole-bodies.ts';
 
 /** GET /v2/NAME/tags/list (distribution spec, "Listing Tags"). */
-export async function listTags(call: Call, source: PullSource): Promise<void> {
-  const { exchange, repository, name, right } = call;
+export async function listTags(call: Call, source: PullSource, bodies: WholeBodies): Promise<void> {
+  const { exchange, repository, name, right, requester } = call;
   const page = pageOf(exchange.query);
   // n=0 is answered with no tags and no Link, but only where the repository may be seen: so the source is asked for one.
   const isEmptyPage = page.limit === 0;
@@ -21,5 +22,6 @@ export async function listTags(call: Call, source: PullSource): Promise<void> {
     const next = pathTo(exchange, name, 'tags/list', { n: String(page.limit), last: served.next });
     headers['Link'] = `<${next}>; rel="next"`;
   }
-  answerJson(exchange, 200, headers, { name, tags: isEmptyPage ? [] : served.tags });
+  const list = { name, tags: isEmptyPage ? [] : served.tags };
+  await bodies.send(exchange, jsonBody(headers, list, requester));
 }

@@ -1,15 +1,22 @@
 import type { IncomingMessage } from 'node:http';
+import type { MemoryBudget } from '../lib/memory-budget.ts';
 import type { Access, LoginRequest } from '../access/access.ts';
 import { parseScopes, scopeText } from '../access/scope.ts';
+import { refusingWhenBusy } from '../oci/busy.ts';
 import { OciError } from '../oci/errors.ts';
 import type { Repository } from '../oci/repository.ts';
 import { answerJson } from './answer.ts';
 import type { Exchange } from './exchange.ts';
 import type { Naming } from './naming.ts';
 import { parseName } from './path.ts';
+import { contentLengthOf } from './uploads.ts';
 
 /** A service-account token as the password, and the longest scopes. */
 const MAX_FORM_BYTES = 32 * 1024;
+/** Nobody knows yet whose they are, so all forms share what one holder may have. */
+const FORM_HOLDER = 'logins';
+/** A form is a packet or two. */
+const FORM_MS = 10_000;
 
 type TokenAccess = Pick<Access, 'login'>;
 
@@ -17,10 +24,14 @@ type TokenAccess = Pick<Access, 'login'>;
  * `/token`: distribution's "Token Authentication" by GET, and its OAuth2 form by POST. Refresh tokens are not given: a
  * password that was revoked would live on in them.
  */
-export function tokenHandler(access: TokenAccess, naming: Naming): (exchange: Exchange) => Promise<void> {
+export function tokenHandler(
+  access: TokenAccess,
+  naming: Naming,
+  memory: MemoryBudget,
+): (exchange: Exchange) => Promise<void> {
   return async exchange => {
     const isForm = exchange.method === 'POST';
-    const parameters = isForm ? await readForm(exchange.req) : exchange.query;
+    const parameters = isForm ? await refusingWhenBusy(() => readForm(exchange.req, memory)) : exchange.query;
     const { sender } = exchange;
     const login = await access.login(sender, {
       password: isForm ? passwordOf(parameters) : undefined,
@@ -66,16 +77,26 @@ function passwordOf(form: URLSearchParams): LoginRequest['password'] {
   return { scheme: 'basic', username, password };
 }
 
-async function readForm(req: IncomingMessage): Promise<URLSearchParams> {
-  const chunks: Buffer[] = [];
-  let bytes = 0;
-  for await (const chunk of req.iterator({ destroyOnReturn: false })) {
-    const part: Buffer = chunk;
-    bytes += part.byteLength;
-    if (bytes > MAX_FORM_BYTES) {
-      throw new OciError('SIZE_INVALID', { message: `the form is longer than ${MAX_FORM_BYTES} bytes` });
+async function readForm(req: IncomingMessage, memory: MemoryBudget): Promise<URLSearchParams> {
+  const lease = await memory.lease(
+    FORM_HOLDER,
+    Math.min(contentLengthOf(req) ?? MAX_FORM_BYTES, MAX_FORM_BYTES),
+  );
+  const timer = setTimeout(() => req.destroy(new Error(`no form within ${FORM_MS} ms`)), FORM_MS);
+  try {
+    const chunks: Buffer[] = [];
+    let bytes = 0;
+    for await (const chunk of req.iterator({ destroyOnReturn: false })) {
+      const part: Buffer = chunk;
+      bytes += part.byteLength;
+      if (bytes > MAX_FORM_BYTES) {
+        throw new OciError('SIZE_INVALID', { message: `the form is longer than ${MAX_FORM_BYTES} bytes` });
+      }
+      chunks.push(part);
     }
-    chunks.push(part);
+    return new URLSearchParams(Buffer.concat(chunks).toString('utf8'));
+  } finally {
+    clearTimeout(timer);
+    lease.release();
   }
-  return new URLSearchParams(Buffer.concat(chunks).toString('utf8'));
 }

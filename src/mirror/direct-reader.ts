@@ -6,7 +6,7 @@ import { type Digest, digestAlgorithm, digestHex } from '../oci/digest.ts';
 import { repositoryText } from '../oci/repository.ts';
 import type { Asking } from './asking.ts';
 import type { Contender } from './contender.ts';
-import { download } from './download.ts';
+import { download, MoreThanNamed } from './download.ts';
 import { type Fill, HOLD_BACK_BYTES, wrongBytes } from './fill.ts';
 import type { PullQueue } from './pull-queue.ts';
 
@@ -101,7 +101,7 @@ export class DirectReader implements BlobReader {
         throw wrongBytes(this.#digest);
       this.#isVerified = true;
     } catch (error) {
-      this.#fail(error);
+      this.#fail(error instanceof MoreThanNamed ? wrongBytes(this.#digest, error) : error);
     } finally {
       place.leave();
       this.#wakeReader?.();

@@ -2,7 +2,6 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { backoffMs, jittered } from '../lib/backoff.ts';
 import type { Log } from '../lib/log.ts';
 import type { Digest } from '../oci/digest.ts';
-import { OciError } from '../oci/errors.ts';
 import { UpstreamFailure } from '../upstream/failures.ts';
 import type { FetchedBlob, HostETag } from '../upstream/upstream.ts';
 import { type Asking, blobReference, isRefusal } from './asking.ts';
@@ -17,14 +16,12 @@ const FRUITLESS_BEFORE_NEXT_ENDPOINT = 2;
 const BACKOFF = { firstMs: 100, maxMs: 2_000 };
 
 /** Upstream sent more than the blob can have. What came of it is not to be kept, and that endpoint not to be believed. */
-export class MoreThanNamed extends OciError {
+export class MoreThanNamed extends Error {
   readonly endpoint: number;
 
-  constructor(digest: Digest, sizeBytes: number, endpoint: number) {
-    super('UPSTREAM_INVALID', {
-      message: `upstream sends more than the ${sizeBytes} bytes that the blob has`,
-      detail: { digest },
-    });
+  constructor(sizeBytes: number, endpoint: number) {
+    super(`upstream sends more than the ${sizeBytes} bytes that the blob has`);
+    this.name = 'MoreThanNamed';
     this.endpoint = endpoint;
   }
 }
@@ -149,11 +146,9 @@ class Download {
   }
 
   async #write(chunk: Uint8Array): Promise<void> {
-    const { digest, length, limit, write } = this.#options;
+    const { length, limit, write } = this.#options;
     const limitBytes = limit() ?? Number.POSITIVE_INFINITY;
-    if (length() + chunk.byteLength > limitBytes) {
-      throw new MoreThanNamed(digest, limitBytes, this.#endpoint);
-    }
+    if (length() + chunk.byteLength > limitBytes) throw new MoreThanNamed(limitBytes, this.#endpoint);
     await write(chunk);
   }
 

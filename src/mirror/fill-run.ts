@@ -239,7 +239,7 @@ export class FillRun {
     } catch (error) {
       if (error instanceof MoreThanNamed) {
         this.#skipEndpoints.add(error.endpoint);
-        return this.#discard(ingest, error);
+        return this.#discard(ingest, wrongBytes(fill.digest, error));
       }
       this.#fail(error);
       // A full disk gets its room back: the index and pushes need some, and readers go on straight from upstream.

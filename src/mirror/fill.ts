@@ -178,9 +178,10 @@ export class Fill {
 }
 
 /** What everybody hears whose blob turned out not to be what it was asked for as. */
-export function wrongBytes(digest: Digest): OciError {
+export function wrongBytes(digest: Digest, cause?: unknown): OciError {
   return new OciError('UPSTREAM_INVALID', {
     message: 'the bytes that upstream gave do not have the digest that was asked for',
     detail: { digest },
+    cause,
   });
 }

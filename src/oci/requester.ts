@@ -16,6 +16,11 @@ export interface Requester {
 
 export const ANONYMOUS: Requester = { tenant: undefined, id: 'anonymous' };
 
+/** Under which name a requester's memory is counted: a tenant's logins share what it may have. */
+export function memoryHolder({ tenant, id }: Requester): string {
+  return tenant === undefined ? id : `tenant ${tenant}`;
+}
+
 /**
  * Credentials that are tried upstream for one question. The kubelet tries all that match; a pod has a few, while a
  * keyring of many would make one request of a client's a storm of log-ins upstream. What upstream has refused a moment

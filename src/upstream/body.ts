@@ -1,5 +1,6 @@
 import type { Readable } from 'node:stream';
 import { failureOf, HttpFailure, type HttpResponse } from '../lib/http-client.ts';
+import { MemoryBusy, type MemoryBudget } from '../lib/memory-budget.ts';
 import { isJsonObject, type JsonObject, parseJsonObject } from '../lib/json.ts';
 import { UpstreamFailure } from './failures.ts';
 
@@ -12,6 +13,15 @@ const MAX_ERROR_BYTES = 8 * 1024;
 /** The spec's codes have up to 25 letters, and its messages are one sentence. */
 const MAX_CODE_LENGTH = 40;
 const MAX_MESSAGE_LENGTH = 200;
+/** What a document of unknown length may have in memory at first: nearly all are smaller. */
+const FIRST_LEASE_BYTES = 64 * 1024;
+
+/** The memory that documents of one upstream are read into. */
+export interface DocumentMemory {
+  readonly budget: MemoryBudget;
+  /** Whose share it is. */
+  readonly holder: string;
+}
 
 /** Where a body comes from, for messages. */
 export interface BodyContext {
@@ -21,6 +31,7 @@ export interface BodyContext {
   readonly what: string;
   readonly signal: AbortSignal | undefined;
   readonly endpoint: number | undefined;
+  readonly memory: DocumentMemory;
 }
 
 /** A header's only value; of several lines the first. */
@@ -36,6 +47,7 @@ export function lengthOf(text: string | undefined): number | undefined {
 
 /**
  * All bytes of a small body. `invalid` as soon as it is known to exceed `maxBytes`: what follows is never read.
+ * `unavailable` when there is no memory for it.
  */
 export async function collect(
   response: HttpResponse,
@@ -49,10 +61,20 @@ export async function collect(
       `${context.what}: the answer of ${context.url.host} exceeds ${maxBytes} bytes`,
       context,
     );
-  if ((lengthOf(headerOf(response, 'content-length')) ?? 0) > maxBytes) {
+  const length = lengthOf(headerOf(response, 'content-length'));
+  if ((length ?? 0) > maxBytes) {
     discard(body);
     throw tooLarge();
   }
+  const { budget, holder } = context.memory;
+  // It may break off while nobody reads it yet.
+  body.on('error', () => {});
+  const lease = await budget
+    .lease(holder, length ?? Math.min(FIRST_LEASE_BYTES, maxBytes))
+    .catch((error: unknown) => {
+      discard(body);
+      throw busyFailure(error, context);
+    });
   const timer = setTimeout(
     () =>
       body.destroy(
@@ -66,13 +88,15 @@ export async function collect(
     for await (const piece of body as AsyncIterable<Uint8Array>) {
       size += piece.length;
       if (size > maxBytes) throw tooLarge();
+      if (size > lease.bytes) await lease.grow(maxBytes);
       received.push(piece);
     }
     return Buffer.concat(received, size);
   } catch (error) {
-    throw error instanceof UpstreamFailure ? error : bodyFailure(error, context);
+    throw error instanceof UpstreamFailure ? error : bodyFailure(busyFailure(error, context), context);
   } finally {
     clearTimeout(timer);
+    lease.release();
   }
 }
 
@@ -151,7 +175,17 @@ function clean(text: string, maxLength: number): string {
   return text.replaceAll(/[^\x20-\x7e]+/g, ' ').slice(0, maxLength);
 }
 
+/** No fault of upstream's, but no answer either. */
+function busyFailure(error: unknown, context: BodyContext): unknown {
+  if (!(error instanceof MemoryBusy)) return error;
+  return new UpstreamFailure('unavailable', `${context.what}: ${error.message}`, {
+    ...context,
+    cause: error,
+  });
+}
+
 function bodyFailure(error: unknown, context: BodyContext): unknown {
+  if (error instanceof UpstreamFailure) return error;
   const failure = failureOf(error, context);
   if (!(failure instanceof HttpFailure)) return failure;
   return new UpstreamFailure('unavailable', `${context.what}: ${failure.message}`, {

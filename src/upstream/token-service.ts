@@ -1,6 +1,6 @@
 import type { HttpClient, HttpResponse } from '../lib/http-client.ts';
 import { parseJsonObject } from '../lib/json.ts';
-import { collect, errorTextOf } from './body.ts';
+import { collect, type DocumentMemory, errorTextOf } from './body.ts';
 import { parseRetryAfter } from './budget.ts';
 import { basicAuthorization } from './credentials.ts';
 import { isRateRefusal, UpstreamFailure, unreachable } from './failures.ts';
@@ -18,7 +18,7 @@ const MAX_LIFETIME_S = 24 * 3600;
 export async function fetchToken(
   client: HttpClient,
   request: TokenRequest,
-  userAgent: string,
+  { userAgent, memory }: { readonly userAgent: string; readonly memory: DocumentMemory },
 ): Promise<IssuedToken> {
   const url = new URL(request.realm);
   if (request.service !== undefined) url.searchParams.set('service', request.service);
@@ -32,7 +32,7 @@ export async function fetchToken(
     },
   );
   if (response.status !== 200) throw await refusal(response, request, what);
-  const context = { url, what, signal: undefined, endpoint: undefined };
+  const context = { url, what, signal: undefined, endpoint: undefined, memory };
   const token = parseToken(await collect(response, MAX_TOKEN_BYTES, context));
   if (token === undefined) throw new UpstreamFailure('invalid', `${what}: ${url.host} gave no valid token`);
   return token;

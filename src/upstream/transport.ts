@@ -1,6 +1,6 @@
 import type { HttpClient } from '../lib/http-client.ts';
 import { type Credential, credentialId } from '../oci/credential.ts';
-import { type BodyContext, discard, errorTextOf, headerOf } from './body.ts';
+import { type BodyContext, discard, type DocumentMemory, errorTextOf, headerOf } from './body.ts';
 import { type Budgets, limitedFailure, parseRetryAfter } from './budget.ts';
 import { type Challenge, parseChallenges } from './challenge.ts';
 import { basicAuthorization } from './credentials.ts';
@@ -19,6 +19,7 @@ export interface TransportOptions {
   readonly tokens: TokenCache;
   readonly budgets: Budgets;
   readonly userAgent: string;
+  readonly memory: DocumentMemory;
 }
 
 export interface TransportRequest {
@@ -67,7 +68,7 @@ export class Transport {
    * second try, unless a token has ended. Rejects with an UpstreamFailure, or the signal's reason.
    */
   async send(request: TransportRequest, accept: readonly number[] = []): Promise<Reply> {
-    const { name, endpoint, budgets } = this.#options;
+    const { name, endpoint, budgets, memory } = this.#options;
     const id = credentialId(request.credential);
     const limitedMs = budgets.limitedMs(id);
     if (limitedMs > 0) throw limitedFailure(name, limitedMs, endpoint);
@@ -78,7 +79,7 @@ export class Transport {
       this.#requireIdentity(followed, request);
       return {
         ...followed,
-        context: { url, what: this.#message(request), signal: request.signal, endpoint },
+        context: { url, what: this.#message(request), signal: request.signal, endpoint, memory },
       };
     }
     throw await this.#failure(followed, request, retryAfterMs);

@@ -6,6 +6,7 @@
  * mirrors; it never retries the same endpoint, caches no content and knows no requester, only credentials.
  */
 import { HttpClient, type Lookup, systemLookup } from '../lib/http-client.ts';
+import { MemoryBudget } from '../lib/memory-budget.ts';
 import type { ProxySettings } from '../lib/proxy.ts';
 import { bareHost } from '../lib/url.ts';
 import type { Credential } from '../oci/credential.ts';
@@ -68,6 +69,8 @@ export interface UpstreamOptions {
   readonly timeouts?: Partial<Timeouts>;
   readonly proxy?: ProxySettings | undefined;
   readonly userAgent?: string;
+  /** What documents are read into; each upstream has a share. */
+  readonly memory?: MemoryBudget;
   /** Default: the system's resolver. */
   readonly lookup?: Lookup;
 }
@@ -101,7 +104,8 @@ export class Upstream {
       guard: new AddressRules({ home: bareHost(new URL(url)), allow: options.allowAddresses ?? [], lookup }),
     });
     this.#client = client;
-    const tokens = new TokenCache(request => fetchToken(client, request, userAgent));
+    const memory = { budget: options.memory ?? new MemoryBudget(), holder: `upstream ${name}` };
+    const tokens = new TokenCache(request => fetchToken(client, request, { userAgent, memory }));
     const transports = [url, ...mirrors.map(mirror => mirror.url)].map(
       (site, endpoint) =>
         new Transport({
@@ -113,6 +117,7 @@ export class Upstream {
           tokens,
           budgets: new Budgets(),
           userAgent,
+          memory,
         }),
     );
     this.#budgets = transports.map(({ budgets }) => budgets);
