@@ -70,14 +70,14 @@ export async function openCluster(config: Config, needs: ClusterNeeds): Promise<
       'no service account can log in: server.serverNames would say what their tokens are made out to',
     );
   }
-  const tokens = new ServiceAccountTokens({
-    audiences,
-    issuer,
-    hasAccount: (namespace, uid) => source.hasAccount(namespace, uid),
-  });
+  const tokens = new ServiceAccountTokens({ audiences, issuer, accounts: source });
   const serviceAccounts: ServiceAccounts = {
     verify: token => tokens.verify(token),
     has: (namespace, uid) => source.hasAccount(namespace, uid),
+    onChange: listener => {
+      source.onAccounts(listener);
+      issuer.onChange(listener);
+    },
   };
   return { source, serviceAccounts };
 }

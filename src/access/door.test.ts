@@ -118,6 +118,18 @@ describe('a Kubernetes service account', () => {
     });
   });
 
+  it('that was refused a moment ago is looked at again as soon as accounts have changed', async () => {
+    const accounts: Record<string, ServiceAccount> = {};
+    await open({ accounts });
+    await world.put('team-a', { 'docker.io': HUB_A });
+    const login: Login = ['serviceaccount', token];
+    expect(await pulled(await world.as(login))).toBe('UNAUTHORIZED');
+    accounts[token] = { namespace: 'team-a', name: 'default', uid: 'u-1' };
+    expect(await pulled(await world.as(login))).toBe('UNAUTHORIZED');
+    for (const listener of world.accountListeners) listener();
+    expect(await pulled(await world.as(login))).toMatchObject({ id: 'tenant:team-a' });
+  });
+
   it('of a namespace that is no tenant, and one whose token does not verify, is refused', async () => {
     await open({ accounts: { [token]: { namespace: 'team-z', name: 'default', uid: 'u-1' } } });
     await world.put('team-a', { 'docker.io': HUB_A });

@@ -22,6 +22,8 @@ export interface ServiceAccounts {
   verify(token: string): Promise<ServiceAccount | undefined>;
   /** Whether the namespace has an account of that UID now. */
   has(namespace: string, uid: string): boolean;
+  /** Accounts, or the keys of their tokens, are others than before: what was not good may be now. */
+  onChange(listener: () => void): void;
 }
 
 export interface DoorOptions {
@@ -41,6 +43,9 @@ const PRESENTED_MS = 300_000;
 /** A verified service-account token is believed for so long past its end. That of a deleted account is not. */
 const ACCOUNT_MS = 10_000;
 
+/** A token that is good for nobody is not looked at again for so long, unless something changes: a look costs a signature. */
+const REFUSED_TOKEN_MS = 1_000;
+
 /** Before the UID in an account's id. */
 const ACCOUNT = 'account:';
 
@@ -55,12 +60,22 @@ export class Door {
   /** By what was sent: naming a credential costs a third of all that is decided about a request. */
   readonly #named = new Lru<Credential>({ maxEntries: MAX_PRESENTED, maxAgeMs: PRESENTED_MS });
   readonly #accounts = new Lru<Identity>({ maxEntries: MAX_PRESENTED, maxAgeMs: ACCOUNT_MS });
+  /** Nobody guesses a signature, so that sources are not told apart. */
+  readonly #refusedTokens = new Lru<object>({ maxEntries: MAX_PRESENTED, maxAgeMs: REFUSED_TOKEN_MS });
+  /** How often accounts have changed: a look from before a change says nothing of now. */
+  #accountChanges = 0;
 
   constructor(options: DoorOptions) {
     this.#options = options;
+    const forgetRefusedTokens = () => {
+      this.#accountChanges += 1;
+      this.#refusedTokens.clear();
+    };
+    options.serviceAccounts?.onChange(forgetRefusedTokens);
     options.tenants.onChange(() => {
       this.#wrong.clear();
       this.#accounts.clear();
+      forgetRefusedTokens();
     });
   }
 
@@ -102,9 +117,8 @@ export class Door {
     const isToken = JWT.test(password);
     const isOurs = isToken || this.#options.tenants.find(username) !== undefined;
     if (!isOurs && this.#mayTryUpstream(sender, isLogin)) return this.#unknown(sender, credential);
+    if (isToken) return (await this.#account(credential)) ?? this.#wrongHere(sender);
     if (this.#wrong.has(sender.remote, credential.id)) return this.#wrongHere(sender);
-    const account = isToken ? await this.#account(credential) : undefined;
-    if (account !== undefined) return account;
     this.#wrong.add(sender.remote, credential.id);
     return this.#wrongHere(sender);
   }
@@ -139,8 +153,13 @@ export class Door {
   async #account(credential: Credential): Promise<Identity | undefined> {
     const known = this.#accounts.get(credential.id);
     if (known?.kind === 'account' && this.#isAccount(known)) return known;
+    if (this.#refusedTokens.get(credential.id) !== undefined) return undefined;
+    const changes = this.#accountChanges;
     const account = await this.#options.serviceAccounts?.verify(credential.password);
-    if (account === undefined || !this.#isTenant(account.namespace)) return undefined;
+    if (account === undefined || !this.#isTenant(account.namespace)) {
+      if (changes === this.#accountChanges) this.#refusedTokens.set(credential.id, {});
+      return undefined;
+    }
     const identity: Identity = { kind: 'account', id: ACCOUNT + account.uid, tenant: account.namespace };
     this.#accounts.set(credential.id, identity);
     return identity;

@@ -26,6 +26,7 @@ let isThere: boolean;
 let nowMs: number;
 let watch: IssuerWatch;
 let tokens: ServiceAccountTokens;
+let listeners: Set<() => void>;
 
 async function makeKey(kid: string): Promise<Key> {
   const { privateKey, publicKey } = await generateKeyPair('ES256');
@@ -74,13 +75,26 @@ beforeEach(() => {
     nowMs: () => nowMs,
     everyMs: 10,
   });
-  tokens = new ServiceAccountTokens({
+  listeners = new Set();
+  tokens = open(1);
+});
+
+function open(newsMs: number): ServiceAccountTokens {
+  return new ServiceAccountTokens({
     audiences: [AUDIENCE, 'https://registry.example:5000'],
     issuer: watch,
-    hasAccount: (namespace, uid) => isThere && namespace === ACCOUNT.namespace && uid === ACCOUNT.uid,
+    accounts: {
+      hasAccount: (namespace, uid) => isThere && namespace === ACCOUNT.namespace && uid === ACCOUNT.uid,
+      isFollowed: namespace => namespace === ACCOUNT.namespace,
+      onAccounts: listener => {
+        listeners.add(listener);
+        return () => void listeners.delete(listener);
+      },
+    },
+    newsMs,
     nowMs: () => nowMs,
   });
-});
+}
 
 afterEach(() => watch.close());
 
@@ -110,6 +124,21 @@ describe("a service account's token", () => {
     const none = Buffer.from('{"alg":"none"}').toString('base64url');
     expect(await tokens.verify(`${none}.${claims}.`)).toBeUndefined();
     expect(await tokens.verify('x')).toBeUndefined();
+  });
+
+  it('waits for the news that its account was made, for a while', async () => {
+    isThere = false;
+    tokens = open(60_000);
+    const verified = tokens.verify(await sign());
+    await vi.waitFor(() => expect(listeners.size).toBe(1));
+    for (const listener of listeners) listener();
+    expect(listeners.size).toBe(1);
+    isThere = true;
+    for (const listener of listeners) listener();
+    expect(await verified).toEqual(ACCOUNT);
+    isThere = false;
+    expect(await open(1).verify(await sign())).toBeUndefined();
+    expect(listeners.size).toBe(0);
   });
 
   it('ends with its account', async () => {

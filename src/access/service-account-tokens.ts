@@ -12,14 +12,28 @@ export interface TokenIssuer {
   refresh(): Promise<void>;
 }
 
+/** The accounts of the cluster, as far as news of them have come. */
+export interface FollowedAccounts {
+  /** Whether the account is there now: a deleted one's tokens end with it. */
+  hasAccount(namespace: string, uid: string): boolean;
+  /** Whether the accounts of this namespace are followed at all. */
+  isFollowed(namespace: string): boolean;
+  /** Returns the way to stop listening. */
+  onAccounts(listener: () => void): () => void;
+}
+
 export interface ServiceAccountTokensOptions {
   /** What tokens for this registry are made out to. */
   readonly audiences: readonly string[];
   readonly issuer: TokenIssuer;
-  /** Whether the account is there now: a deleted one's tokens end with it. */
-  readonly hasAccount: (namespace: string, uid: string) => boolean;
+  readonly accounts: FollowedAccounts;
   readonly nowMs?: () => number;
+  /** How long the news of an account is waited for. */
+  readonly newsMs?: number;
 }
+
+/** A token may come before the news that its account was made, which takes a fraction of that. */
+const NEWS_MS = 1_000;
 
 /** Verifies the tokens of a cluster's ServiceAccounts (Kubernetes, "Bound service account tokens"). */
 export class ServiceAccountTokens {
@@ -31,7 +45,7 @@ export class ServiceAccountTokens {
 
   /** Whose token it is; `undefined` for one of another issuer or audience, that is over, or whose account is gone. */
   async verify(token: string): Promise<ServiceAccount | undefined> {
-    const { audiences, issuer, hasAccount } = this.#options;
+    const { audiences, issuer } = this.#options;
     if (audiences.length === 0) return undefined;
     let claims = await this.#claimsOf(token);
     if (claims === 'unknown-signer') {
@@ -40,7 +54,24 @@ export class ServiceAccountTokens {
     }
     if (claims === undefined || claims === 'unknown-signer') return undefined;
     const account = accountOf(claims);
-    return account !== undefined && hasAccount(account.namespace, account.uid) ? account : undefined;
+    return account !== undefined && (await this.#isThere(account)) ? account : undefined;
+  }
+
+  async #isThere({ namespace, uid }: ServiceAccount): Promise<boolean> {
+    const { accounts, newsMs = NEWS_MS } = this.#options;
+    if (accounts.hasAccount(namespace, uid)) return true;
+    if (!accounts.isFollowed(namespace)) return false;
+    return new Promise(resolve => {
+      const end = (isThere: boolean) => {
+        clearTimeout(timer);
+        stopListening();
+        resolve(isThere);
+      };
+      const timer = setTimeout(() => end(false), newsMs);
+      const stopListening = accounts.onAccounts(() => {
+        if (accounts.hasAccount(namespace, uid)) end(true);
+      });
+    });
   }
 
   async #claimsOf(token: string) {

@@ -63,9 +63,14 @@ export class AccessWorld {
   readonly #stores: readonly MetadataStore[];
   /** The clock of Grants and tokens; move it at will. */
   readonly clock: { nowMs: number };
+  /** To be told when `accounts` were changed. */
+  readonly accountListeners: readonly (() => void)[];
 
   private constructor(
-    parts: Pick<AccessWorld, 'access' | 'metadata' | 'tenants' | 'grants' | 'tokens' | 'issuer' | 'clock'>,
+    parts: Pick<
+      AccessWorld,
+      'access' | 'metadata' | 'tenants' | 'grants' | 'tokens' | 'issuer' | 'clock' | 'accountListeners'
+    >,
     folder: string,
     secrets: ScriptedSecrets,
     stores: readonly MetadataStore[],
@@ -77,6 +82,7 @@ export class AccessWorld {
     this.tokens = parts.tokens;
     this.issuer = parts.issuer;
     this.clock = parts.clock;
+    this.accountListeners = parts.accountListeners;
     this.#folder = folder;
     this.#secrets = secrets;
     this.#stores = stores;
@@ -109,6 +115,7 @@ export class AccessWorld {
       options.policy ?? 'NeverVerifyPreloadedImages',
       options.allowlist ?? [],
     );
+    const accountListeners: (() => void)[] = [];
     const access = new Access({
       tenants,
       grants,
@@ -120,6 +127,7 @@ export class AccessWorld {
           Object.values(options.accounts ?? {}).some(
             account => account.namespace === namespace && account.uid === uid,
           ),
+        onChange: listener => void accountListeners.push(listener),
       },
       upstreamRule: ({ upstream, name }) => ({
         credential: undefined,
@@ -149,7 +157,7 @@ export class AccessWorld {
     const issuer = new Issuer({ ...issuing, store: commands });
     const stores = [metadata, commands];
     return new AccessWorld(
-      { access, metadata, tenants, grants, tokens, issuer, clock },
+      { access, metadata, tenants, grants, tokens, issuer, clock, accountListeners },
       folder,
       secrets,
       stores,

@@ -18,7 +18,7 @@ export interface IssuerWatchOptions {
 const EVERY_MS = 30_000;
 
 /** Tokens of invented signers make no more questions than this; a new key or issuer is known as soon. */
-const MIN_QUESTION_MS = 10_000;
+const MIN_QUESTION_MS = 1_000;
 
 /** Follows who signs the tokens of a cluster's ServiceAccounts. While the cluster cannot be asked, what it said counts. */
 export class IssuerWatch {
@@ -31,6 +31,7 @@ export class IssuerWatch {
   #askedAtMs = Number.NEGATIVE_INFINITY;
   #running: Promise<void> | undefined;
   #onState = () => {};
+  readonly #listeners = new Set<() => void>();
 
   constructor(options: IssuerWatchOptions) {
     this.#options = options;
@@ -45,6 +46,11 @@ export class IssuerWatch {
   /** Why it is not known now; `undefined` when all is well. */
   get problem(): string | undefined {
     return this.#problem;
+  }
+
+  /** `listener` is told when tokens are signed by others than before. */
+  onChange(listener: () => void): void {
+    this.#listeners.add(listener);
   }
 
   /** Resolves when the cluster was asked once; then it goes on by itself. `onState`: the problem is another. */
@@ -105,7 +111,9 @@ export class IssuerWatch {
   #take(next: ClusterIssuer): void {
     const before = this.#current;
     this.#current = next;
-    if (before === undefined || isDeepStrictEqual(before, next)) return;
+    if (isDeepStrictEqual(before, next)) return;
+    for (const listener of this.#listeners) listener();
+    if (before === undefined) return;
     const [then, now] = [keyIds(before), keyIds(next)];
     this.#options.log.warn(
       {

@@ -57,6 +57,7 @@ export class KubernetesSource implements SecretSource {
   readonly #end = new AbortController();
   /** The tenants that were put, each with the UIDs of its accounts as they were then. */
   readonly #put = new Map<string, ReadonlySet<string>>();
+  readonly #listeners = new Set<() => void>();
   #sink: SecretSink | undefined;
   #isStarted = false;
   /** Namespaces in which something changed that does not count yet. */
@@ -124,6 +125,17 @@ export class KubernetesSource implements SecretSource {
   hasAccount(namespace: string, uid: string): boolean {
     const accounts = this.#scopeOf(namespace)?.accounts(namespace) ?? [];
     return this.#put.get(namespace)?.has(uid) === true && accounts.some(account => account.uid === uid);
+  }
+
+  /** Whether the namespace is a tenant whose accounts are followed. */
+  isFollowed(namespace: string): boolean {
+    return this.#put.has(namespace);
+  }
+
+  /** `listener` is told when a namespace has other accounts than before. Returns the way to stop listening. */
+  onAccounts(listener: () => void): () => void {
+    this.#listeners.add(listener);
+    return () => void this.#listeners.delete(listener);
   }
 
   #scopeOf(namespace: string): NamespaceScope | undefined {
@@ -217,12 +229,14 @@ export class KubernetesSource implements SecretSource {
 
   #putTenant(name: string, namespace: Partial<Namespace>, { secrets, accounts }: Content): void {
     const { uid, accountsMayPush = false } = namespace;
+    const before = this.#put.get(name);
     this.#put.set(name, accounts);
     this.#sink?.put(name, {
       secrets,
       ...(uid !== undefined && { uid }),
       accountsMayPush: accountsMayPush || this.#options.accountsMayPush === true,
     });
+    if (before === undefined || isOther(before, accounts)) for (const listener of this.#listeners) listener();
   }
 
   /** While it cannot be told which namespaces there are: those of before, so that what is theirs here stays theirs. */
@@ -254,4 +268,8 @@ export class KubernetesSource implements SecretSource {
   #report(): void {
     this.#options.meter.gauge('kubernetes_watches_down', this.problems.length);
   }
+}
+
+function isOther(before: ReadonlySet<string>, after: ReadonlySet<string>): boolean {
+  return before.size !== after.size || [...after].some(uid => !before.has(uid));
 }
