@@ -131,6 +131,7 @@ async function openOn(
   const { upkeep, survey } = openUpkeep(config, indexPath, { metadata, blobs, uploads, log, meter });
   opened.add(survey);
   const recordProof = async (proof: Proof): Promise<void> => {
+    if (proof.outcome === 'granted') access.noteGranted(proof.credentialId);
     tenants.noteOutcome(proof.credentialId, proof.outcome === 'granted' ? 'used' : 'refused');
     await grants.record(proof);
   };

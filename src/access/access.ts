@@ -100,6 +100,11 @@ export class Access {
     return new Caller(this.#parts, sender, await this.#parts.door.prove(sender));
   }
 
+  /** Upstream has taken a credential. */
+  noteGranted(credentialId: string): void {
+    this.#parts.door.noteGranted(credentialId);
+  }
+
   /** A token for who asks (distribution, "Token Authentication"). UNAUTHORIZED for a wrong password. */
   async login(sender: Sender, { password, service, scopes, resolve }: LoginRequest): Promise<Login> {
     const { door } = this.#parts;

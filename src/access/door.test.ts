@@ -1,5 +1,5 @@
-import { afterEach, describe, expect, it } from 'vitest';
-import { AccessWorld, type AccessWorldOptions, named } from '../../test/support/access-world.ts';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { AccessWorld, type AccessWorldOptions, named, SERVER } from '../../test/support/access-world.ts';
 import type { Login } from '../../test/support/tenants.ts';
 import type { Requester } from '../oci/requester.ts';
 import type { ServiceAccount } from './door.ts';
@@ -69,15 +69,105 @@ describe('with unknownCredentials: verify', () => {
     }
   });
 
-  it('who tries many from one address has to wait, and nobody else', async () => {
+  it('who tries many from one address has to wait, and neither others nor who was right there before', async () => {
     await open({ unknownCredentials: 'verify' });
-    const attempts = Array.from({ length: 30 }, (_, at) => world.as(['u', `guess ${at}`], byNamespace));
+    expect(await pulled(await world.as(HUB_A, byNamespace))).toMatchObject({ tried: ['hub-a'] });
+    world.access.noteGranted(named(HUB_A).id);
+    const attempts = Array.from({ length: 90 }, (_, at) => world.as([`u-${at}`, 'guess'], byNamespace));
     const refused = (await Promise.allSettled(attempts)).filter(({ status }) => status === 'rejected');
-    expect(refused.length).toBe(10);
+    // One place was taken by the first.
+    expect(refused.length).toBe(31);
     expect(refused[0]).toMatchObject({ reason: { code: 'TOOMANYREQUESTS' } });
-    expect(await pulled(await world.as(HUB_A, { ...byNamespace, remote: '192.0.2.2' }))).toMatchObject({
-      tried: ['hub-a'],
+    expect(await pulled(await world.as(HUB_A, byNamespace))).toMatchObject({ tried: ['hub-a'] });
+    await expect(world.as(HUB_B, byNamespace)).rejects.toMatchObject({ code: 'TOOMANYREQUESTS' });
+    expect(await pulled(await world.as(HUB_B, { ...byNamespace, remote: '192.0.2.2' }))).toMatchObject({
+      tried: ['hub-b'],
     });
+  });
+});
+
+/** How many of `logins` were looked at and found wrong. */
+async function guess(logins: readonly Login[], sender: object = {}): Promise<number> {
+  let looked = 0;
+  for (const login of logins) {
+    const outcome = await world.as(login, sender).then(pulled, (error: { code: string }) => error.code);
+    expect(['UNAUTHORIZED', 'TOOMANYREQUESTS']).toContain(outcome);
+    if (outcome === 'UNAUTHORIZED') looked += 1;
+  }
+  return looked;
+}
+
+const passwords = (name: string, count: number): Login[] =>
+  Array.from({ length: count }, (_, at) => [name, `guess ${at}`]);
+
+describe('guesses', () => {
+  const OWN: Login = ['robot', 'right'];
+  const elsewhere = { remote: '198.51.100.7' };
+
+  beforeEach(async () => {
+    await open();
+    await world.put('team-a', { [SERVER]: OWN });
+  });
+
+  it('of one name from one address are looked at ten times, with requests and at /token alike', async () => {
+    const logins = passwords('robot', 30);
+    expect(await guess(logins.slice(0, 6))).toBe(6);
+    let refused = 0;
+    for (const login of logins.slice(6)) {
+      const error: unknown = await tokenOf(world, login, 'repository:team-a/app:pull').catch(
+        (e: unknown) => e,
+      );
+      expect(error).toMatchObject({ code: expect.stringMatching(/^(UNAUTHORIZED|TOOMANYREQUESTS)$/) });
+      if (Object(error).code === 'TOOMANYREQUESTS') refused += 1;
+    }
+    expect(refused).toBe(20);
+  });
+
+  it('of many names from one address are looked at sixty times, and the same one again is no guess', async () => {
+    const logins = Array.from({ length: 200 }, (_, at): Login => [`name-${at}`, 'guess']);
+    expect(await guess(logins)).toBe(60);
+    expect(await guess(logins.slice(0, 60))).toBe(60);
+  });
+
+  it('beyond that are answered alike, right or wrong', async () => {
+    await guess(passwords('robot', 30));
+    await expect(world.as(OWN)).rejects.toMatchObject({
+      code: 'TOOMANYREQUESTS',
+      headers: { 'Retry-After': expect.stringMatching(/^\d+$/) },
+    });
+  });
+
+  it('lock out nobody elsewhere, nor who was right from the same address before', async () => {
+    await expect((await world.as(OWN)).authorize(HOSTED, 'pull')).resolves.toBeDefined();
+    await guess(passwords('robot', 80));
+    await expect((await world.as(OWN)).authorize(HOSTED, 'pull')).resolves.toBeDefined();
+    await expect((await world.as(OWN, elsewhere)).authorize(HOSTED, 'pull')).resolves.toBeDefined();
+  });
+
+  it('from very many addresses at one name leave each few, and whoever comes with the right one is let in', async () => {
+    for (let at = 0; at < 25; at += 1) await guess(passwords('robot', 10), { remote: `203.0.113.${at}` });
+    expect(await guess(passwords('robot', 10), elsewhere)).toBe(3);
+    await expect(
+      (await world.as(OWN, { remote: '198.51.100.8' })).authorize(HOSTED, 'pull'),
+    ).resolves.toBeDefined();
+  });
+
+  it('of a Kubernetes token are bounded too, and stand in the way of no account that was right there', async () => {
+    await world.close();
+    const payload = Buffer.from('{"kubernetes.io":{"serviceaccount":{"uid":"u-1"}}}').toString('base64url');
+    const signed = (at: number) => `eyJhbGciOiJSUzI1NiJ9.${payload}.${at}`;
+    const account = { namespace: 'team-a', name: 'default', uid: 'u-1' };
+    await open({ accounts: { [signed(0)]: account, [signed(1)]: account } });
+    await world.put('team-a', { 'docker.io': HUB_A });
+    const forged = Array.from(
+      { length: 90 },
+      (_, at): Login => ['x', `eyJhbGciOiJSUzI1NiJ9.e30.forged${at}`],
+    );
+    expect(await pulled(await world.as(['x', signed(0)]))).toMatchObject({ id: 'tenant:team-a' });
+    expect(await guess(forged)).toBe(60);
+    expect(await pulled(await world.as(['x', signed(1)]))).toMatchObject({ id: 'tenant:team-a' });
+    // Passwords are counted by themselves.
+    expect(await guess(passwords('robot', 3))).toBe(3);
   });
 });
 

@@ -7,7 +7,8 @@ import type { Identification } from './identification.ts';
 import type { Identity, Proven } from './identity.ts';
 import type { TokenClaims, Tokens } from './tokens.ts';
 import type { Sender } from './visitor.ts';
-import { WrongPasswords } from './wrong-passwords.ts';
+import { claimedAccount } from './tokens.ts';
+import { type Attempt, sourceOf, WrongPasswords } from './wrong-passwords.ts';
 
 /** A Kubernetes service account whose token was verified: signature, issuer, audience, and that it still is. */
 export interface ServiceAccount {
@@ -49,6 +50,19 @@ const REFUSED_TOKEN_MS = 1_000;
 /** Before the UID in an account's id. */
 const ACCOUNT = 'account:';
 
+/** Behind a source whose tokens are counted, and not its passwords. */
+const TOKENS = 'tokens';
+
+interface Presented {
+  readonly source: string;
+  readonly credential: Credential;
+  /** From that source, before. */
+  readonly wasRight: boolean;
+  readonly isLogin: boolean;
+}
+
+type AccountIdentity = Extract<Identity, { readonly kind: 'account' }>;
+
 /** Kubernetes' tokens are JWTs: never to be shown to an upstream. */
 const JWT = /^eyJ[\w-]+\.[\w-]+\.[\w-]*$/;
 
@@ -57,9 +71,11 @@ export class Door {
   readonly #options: DoorOptions;
   readonly #wrong = new WrongPasswords();
   readonly #presented = new Lru<Credential>({ maxEntries: MAX_PRESENTED, maxAgeMs: PRESENTED_MS });
+  /** Where credentials came from that only upstream can judge. */
+  readonly #triedFrom = new Lru<Attempt>({ maxEntries: MAX_PRESENTED, maxAgeMs: PRESENTED_MS });
   /** By what was sent: naming a credential costs a third of all that is decided about a request. */
   readonly #named = new Lru<Credential>({ maxEntries: MAX_PRESENTED, maxAgeMs: PRESENTED_MS });
-  readonly #accounts = new Lru<Identity>({ maxEntries: MAX_PRESENTED, maxAgeMs: ACCOUNT_MS });
+  readonly #accounts = new Lru<AccountIdentity>({ maxEntries: MAX_PRESENTED, maxAgeMs: ACCOUNT_MS });
   /** Nobody guesses a signature, so that sources are not told apart. */
   readonly #refusedTokens = new Lru<object>({ maxEntries: MAX_PRESENTED, maxAgeMs: REFUSED_TOKEN_MS });
   /** How often accounts have changed: a look from before a change says nothing of now. */
@@ -108,29 +124,67 @@ export class Door {
     const sent = `${username.length}:${username}${password}`;
     const named = this.#named.get(sent);
     const credential = named ?? this.#options.nameCredential(username, password);
-    if (this.#options.identification.isKnown(credential.id)) {
-      // Nobody can invent known ones without end.
-      if (named === undefined) this.#named.set(sent, credential);
-      this.#presented.set(credential.id, credential);
-      return { kind: 'credential', id: credential.id };
+    const { identification } = this.#options;
+    const source = sourceOf(sender.remote);
+    const wasRight = this.#wrong.wasRight(source, credential.id);
+    if (!identification.isKnown(credential.id)) {
+      return this.#notHeld(sender, { source, credential, wasRight, isLogin });
     }
-    const isToken = JWT.test(password);
-    const isOurs = isToken || this.#options.tenants.find(username) !== undefined;
-    if (!isOurs && this.#mayTryUpstream(sender, isLogin)) return this.#unknown(sender, credential);
-    if (isToken) return (await this.#account(credential)) ?? this.#wrongHere(sender);
-    if (this.#wrong.has(sender.remote, credential.id)) return this.#wrongHere(sender);
-    this.#wrong.add(sender.remote, credential.id);
-    return this.#wrongHere(sender);
+    if (!wasRight) {
+      const attempt = { source, username, credentialId: credential.id };
+      if (!this.#wrong.mayTry(attempt)) return limited(sender, this.#wrong.retryAfterS(source));
+      this.#wrong.noteRight(source, credential.id);
+    }
+    // Nobody can invent known ones without end.
+    if (named === undefined) this.#named.set(sent, credential);
+    this.#presented.set(credential.id, credential);
+    return { kind: 'credential', id: credential.id };
+  }
+
+  /** One that no tenant's Secrets hold: upstream's business, a service account's token, or a guess. */
+  async #notHeld(sender: Sender, { source, credential, wasRight, isLogin }: Presented): Promise<Identity> {
+    const { username, password, id: credentialId } = credential;
+    if (JWT.test(password)) return this.#token(sender, source, credential);
+    const attempt = { source, username, credentialId };
+    const isOurs = this.#options.tenants.find(username) !== undefined;
+    const goesUpstream = !isOurs && this.#mayTryUpstream(sender, isLogin);
+    if (!goesUpstream && this.#wrong.has(attempt)) return wrongHere(sender);
+    const mayTry = (goesUpstream && wasRight) || this.#wrong.mayTry(attempt);
+    if (!mayTry) return limited(sender, this.#wrong.retryAfterS(source));
+    if (goesUpstream) return this.#unknown(attempt, credential);
+    this.#wrong.add(attempt);
+    return wrongHere(sender);
+  }
+
+  /**
+   * Nobody guesses a signature: tokens that are not good only cost time, and are counted apart from passwords. Those of
+   * an account that was right from there before are looked at in any case: it gets a new one each hour.
+   */
+  async #token(sender: Sender, source: string, credential: Credential): Promise<Identity> {
+    const attempt = { source: `${source} ${TOKENS}`, username: undefined, credentialId: credential.id };
+    const wasRight = () =>
+      this.#wrong.wasRight(source, `${ACCOUNT}${claimedAccount(credential.password) ?? ''}`);
+    if (!this.#wrong.mayTry(attempt) && !wasRight()) {
+      return limited(sender, this.#wrong.retryAfterS(attempt.source));
+    }
+    const account = await this.#account(credential);
+    if (account === undefined) {
+      this.#wrong.count(attempt);
+      return wrongHere(sender);
+    }
+    if (!this.#wrong.wasRight(source, account.id)) this.#wrong.noteRight(source, account.id);
+    return account;
+  }
+
+  /** Upstream has taken the credential: it is no guess any more where it came from last. */
+  noteGranted(credentialId: string): void {
+    const from = this.#triedFrom.get(credentialId);
+    if (from !== undefined) this.#wrong.noteRight(from.source, credentialId);
   }
 
   /** The password behind a credential that was presented lately. */
   recall(credentialId: string): Credential | undefined {
     return this.#presented.get(credentialId);
-  }
-
-  /** Where Docker sends its Hub login unasked, an unknown one is as none. */
-  #wrongHere({ upstreamListener }: Sender): Identity {
-    return { kind: upstreamListener === undefined ? 'wrong' : 'anonymous' };
   }
 
   /** A log-in does not say yet what it is for; its token is good only for requests that do. */
@@ -139,20 +193,16 @@ export class Door {
     return byNamespace || byHostAlias || (isLogin && upstreamListener === undefined);
   }
 
-  #unknown(sender: Sender, credential: Credential): Identity {
-    if (!this.#wrong.mayTry(sender.remote, credential.id)) {
-      throw new OciError('TOOMANYREQUESTS', {
-        message: 'too many unknown credentials from this address',
-        headers: { 'Retry-After': '10' },
-      });
-    }
+  #unknown(attempt: Attempt, credential: Credential): Identity {
+    this.#wrong.count(attempt);
+    this.#triedFrom.set(credential.id, attempt);
     this.#presented.set(credential.id, credential);
     return { kind: 'unknown', credential };
   }
 
-  async #account(credential: Credential): Promise<Identity | undefined> {
+  async #account(credential: Credential): Promise<AccountIdentity | undefined> {
     const known = this.#accounts.get(credential.id);
-    if (known?.kind === 'account' && this.#isAccount(known)) return known;
+    if (known !== undefined && this.#isAccount(known)) return known;
     if (this.#refusedTokens.get(credential.id) !== undefined) return undefined;
     const changes = this.#accountChanges;
     const account = await this.#options.serviceAccounts?.verify(credential.password);
@@ -160,7 +210,11 @@ export class Door {
       if (changes === this.#accountChanges) this.#refusedTokens.set(credential.id, {});
       return undefined;
     }
-    const identity: Identity = { kind: 'account', id: ACCOUNT + account.uid, tenant: account.namespace };
+    const identity: AccountIdentity = {
+      kind: 'account',
+      id: ACCOUNT + account.uid,
+      tenant: account.namespace,
+    };
     this.#accounts.set(credential.id, identity);
     return identity;
   }
@@ -196,4 +250,18 @@ export class Door {
       ? { kind: 'unknown', credential }
       : { kind: 'void' };
   }
+}
+
+/** Where Docker sends its Hub login unasked, an unknown one is as none. */
+function wrongHere({ upstreamListener }: Sender): Identity {
+  return upstreamListener === undefined ? { kind: 'wrong' } : { kind: 'anonymous' };
+}
+
+/** Right or wrong is not looked at: where nobody was asked for a login it counts for nothing, elsewhere it has to wait. */
+function limited({ upstreamListener }: Sender, retryAfterS: number): Identity {
+  if (upstreamListener !== undefined) return { kind: 'anonymous' };
+  throw new OciError('TOOMANYREQUESTS', {
+    message: 'too many wrong user names and passwords have come from this address',
+    headers: { 'Retry-After': String(retryAfterS) },
+  });
 }

@@ -1,6 +1,7 @@
 import { hash } from 'node:crypto';
 import {
   createLocalJWKSet,
+  decodeJwt,
   decodeProtectedHeader,
   errors,
   type JWK,
@@ -8,6 +9,7 @@ import {
   jwtVerify,
   SignJWT,
 } from 'jose';
+import { isJsonObject } from '../lib/json.ts';
 import { Lru } from '../lib/lru.ts';
 import type { Scope } from './scope.ts';
 import type { TokenKeys } from './token-keys.ts';
@@ -200,6 +202,19 @@ export async function verifyForeignToken({
 function isOfUnknownSigner(error: unknown): boolean {
   if (error instanceof errors.JWTClaimValidationFailed) return error.claim === 'iss';
   return error instanceof errors.JWKSNoMatchingKey || error instanceof errors.JWSSignatureVerificationFailed;
+}
+
+/** The UID of the account that a Kubernetes token claims to be of, unproved; `undefined` for what claims none. */
+export function claimedAccount(token: string): string | undefined {
+  try {
+    const { 'kubernetes.io': bound } = decodeJwt(token);
+    const account = isJsonObject(bound) ? bound['serviceaccount'] : undefined;
+    const uid = isJsonObject(account) ? account['uid'] : undefined;
+    return typeof uid === 'string' ? uid : undefined;
+  } catch (error) {
+    if (error instanceof errors.JOSEError) return undefined;
+    throw error;
+  }
 }
 
 /** Whatever else it may hold: what cannot be used makes no key. */

@@ -22,6 +22,8 @@ export class Exchange {
   route: Route | undefined;
   repository: Repository | undefined;
   requester: Requester | undefined;
+  /** The user name of a form, which is in no header. */
+  formUsername: string | undefined;
   /** `ns` as it was understood, to be answered as `OCI-Namespace`. */
   namespace: string | undefined;
   outcome: Outcome | undefined;

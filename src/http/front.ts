@@ -20,6 +20,8 @@ export interface Access {
 /** One request as the audit log tells it: who did what, and what came of it. */
 export interface Deed {
   readonly requester: Requester | undefined;
+  /** The user name that was presented, where the request was refused and it proved nothing; cut to 256 characters. */
+  readonly username: string | undefined;
   readonly remote: string;
   /** `login`, `list`, `pull`, `push` or `delete`. */
   readonly action: string;

@@ -1,3 +1,4 @@
+import { parseAuthorization } from '../access/authorization.ts';
 import type { Action, Visitor } from '../access/visitor.ts';
 import { ArchNames } from '../mirror/arch-names.ts';
 import { OciError } from '../oci/errors.ts';
@@ -93,7 +94,17 @@ export class Registry {
     const tell = (outcome: 'allowed' | 'refused' | 'failed', reason?: string): void => {
       const { requester, repository, route, sender } = exchange;
       const reference = route && referenceOf(route);
-      recordDeed({ requester, remote: sender.remote, action, repository, reference, outcome, reason });
+      const username = outcome === 'refused' ? presentedName(exchange) : undefined;
+      recordDeed({
+        requester,
+        username,
+        remote: sender.remote,
+        action,
+        repository,
+        reference,
+        outcome,
+        reason,
+      });
     };
     try {
       await work();
@@ -216,6 +227,17 @@ class AdmittedCall implements Call {
 /** Reading an upload's state belongs to writing it. */
 function isRead({ method }: Exchange, { kind }: RepositoryRoute): boolean {
   return (method === 'GET' || method === 'HEAD') && kind !== 'upload';
+}
+
+/** A name is some words; what is longer is somebody's experiment. */
+const MAX_USERNAME_LENGTH = 256;
+
+/** Who was claimed to be asking, where that is not known better. */
+function presentedName({ requester, formUsername, sender }: Exchange): string | undefined {
+  if (requester?.credentialId !== undefined) return undefined;
+  const presented = parseAuthorization(sender.authorization);
+  const name = formUsername ?? (presented?.scheme === 'basic' ? presented.username : undefined);
+  return name?.slice(0, MAX_USERNAME_LENGTH);
 }
 
 function requireOwnSite({ siteProblem }: Exchange): void {

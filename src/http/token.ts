@@ -33,8 +33,10 @@ export function tokenHandler(
     const isForm = exchange.method === 'POST';
     const parameters = isForm ? await refusingWhenBusy(() => readForm(exchange.req, memory)) : exchange.query;
     const { sender } = exchange;
+    const password = isForm ? passwordOf(parameters) : undefined;
+    exchange.formUsername = password?.username;
     const login = await access.login(sender, {
-      password: isForm ? passwordOf(parameters) : undefined,
+      password,
       service: parameters.get('service') ?? undefined,
       scopes: parseScopes(parameters.getAll('scope')),
       resolve: name => resolve(naming, name, sender.upstreamListener),
@@ -95,6 +97,9 @@ async function readForm(req: IncomingMessage, memory: MemoryBudget): Promise<URL
       chunks.push(part);
     }
     return new URLSearchParams(Buffer.concat(chunks).toString('utf8'));
+  } catch (error) {
+    if (error instanceof OciError) throw error;
+    throw new OciError('SIZE_INVALID', { message: 'the form ended before its end', cause: error });
   } finally {
     clearTimeout(timer);
     lease.release();

@@ -354,6 +354,10 @@ describe('the audit log', () => {
     await getAs(['alice', 'wrong-password'], manifest(server));
     await get(manifest(server), { headers: basic(['alice', 'wrong-password']) });
     await get(`${server.url}/v2/team-a/app/manifests/1`, { headers: basic(TEAM_A) });
+    await get(`${server.url}/token`, {
+      method: 'POST',
+      body: 'grant_type=password&username=alice&password=wrong-password',
+    });
     await server.stop();
     const text = await readFile(auditFile, 'utf8');
     const lines = text
@@ -373,9 +377,11 @@ describe('the audit log', () => {
     );
     const refused = { outcome: 'refused', reason: expect.stringContaining('password is wrong') };
     const refusals = lines.filter(line => expect.objectContaining(refused).asymmetricMatch(line));
-    // At /v2/, at /token, and with the pull itself; who merely asks whether he has to log in has done nothing.
+    // At /v2/, at /token, with the pull itself, and at /token by a form; who merely asks whether he has to log in has done nothing.
     expect(refusals).toEqual(
-      ['login', 'login', 'pull'].map(action => expect.objectContaining({ action, remote: '127.0.0.1' })),
+      ['login', 'login', 'pull', 'login'].map(action =>
+        expect.objectContaining({ action, username: 'alice', remote: '127.0.0.1' }),
+      ),
     );
     expect(lines).toContainEqual(expect.objectContaining({ repository: 'team-a/app', outcome: 'refused' }));
     for (const [, password] of [ALICE, TEAM_A]) expect(text).not.toContain(password);
