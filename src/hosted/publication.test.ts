@@ -115,6 +115,28 @@ describe('pushing a manifest', () => {
     await bench.pushManifest(repository, index);
   });
 
+  it('is refused when it names content with a size that it has not', async () => {
+    const image = imageOf([randomBlob(100, 'sized')]);
+    await bench.pushImage(repository, image);
+    const config = descriptorOf(image.config);
+    const layers = image.layers.map(descriptorOf);
+    const misfits = [
+      { config: { ...config, size: config.size + 1 }, layers },
+      { config, layers: layers.map(layer => ({ ...layer, size: 0 })) },
+    ];
+    const child = { ...image.manifest, size: image.manifest.size - 1 };
+    for (const manifest of [
+      ...misfits.map(rest => contentOf(JSON.stringify({ schemaVersion: 2, ...rest }), OCI_MANIFEST)),
+      indexOver(child),
+    ]) {
+      await expect(bench.pushManifest(repository, manifest, 'v1')).rejects.toMatchObject({
+        code: 'MANIFEST_INVALID',
+        message: expect.stringMatching(/^sha256:[0-9a-f]{64} is named with \d+ bytes and has \d+$/),
+      });
+      expect(await bench.metadata.readTag(repository, 'v1')).toBeUndefined();
+    }
+  });
+
   it('takes indexes of indexes to a depth, and no further', async () => {
     let index = indexOver();
     await bench.pushManifest(repository, index);

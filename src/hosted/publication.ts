@@ -1,6 +1,6 @@
 import type { Readable } from 'node:stream';
 import { MemoryBudget, type MemoryLease } from '../lib/memory-budget.ts';
-import type { MetadataStore } from '../metadata/metadata-store.ts';
+import type { Lack, MetadataStore } from '../metadata/metadata-store.ts';
 import { type Digest, digestAlgorithm, digestOf, isDigest } from '../oci/digest.ts';
 import { refusingWhenBusy } from '../oci/busy.ts';
 import { OciError } from '../oci/errors.ts';
@@ -65,9 +65,10 @@ export class Publication {
   }
 
   /**
-   * Keeps the manifest, links it and moves the tags to it. MANIFEST_BLOB_UNKNOWN lists what must be pushed or mounted
-   * into this repository first: a `subject` may follow later, and a non-distributable layer never need come at all.
-   * Waits for memory to read it into; TOOMANYREQUESTS or UNAVAILABLE when there is none for too long.
+   * Keeps the manifest, links it and moves the tags to it. MANIFEST_INVALID for one that names content with a size that it
+   * has not. MANIFEST_BLOB_UNKNOWN lists what must be pushed or mounted into this repository first: a `subject` may follow
+   * later, and a non-distributable layer never need come at all. Waits for memory to read it into; TOOMANYREQUESTS or
+   * UNAVAILABLE when there is none for too long.
    */
   async publish(repository: Repository, push: ManifestPush): Promise<Published> {
     const { contentLength, requester } = push;
@@ -115,17 +116,14 @@ export class Publication {
     [tag, ...furtherTags]: readonly string[],
   ): Promise<void> {
     const atMs = Date.now();
-    const required = [
-      ...view.manifests.map(child => child.digest),
-      ...view.blobs.filter(blob => !isNonDistributable(blob)).map(blob => blob.digest),
-    ];
+    const required = [...view.manifests, ...view.blobs.filter(blob => !isNonDistributable(blob))];
     await refusingWhenFull(async () => {
-      const missing = await this.#metadata.putManifest(repository, manifest, view, {
+      const lacks = await this.#metadata.putManifest(repository, manifest, view, {
         ...(tag === undefined ? {} : { tag }),
         atMs,
         required,
       });
-      if (missing.length > 0) throw blobsUnknown(repository, missing);
+      if (lacks.length > 0) throw lacking(repository, lacks);
       for (const further of furtherTags) {
         await this.#metadata.putTag(repository, further, { digest: manifest.digest, checkedAtMs: atMs });
       }
@@ -171,6 +169,16 @@ function tooLarge(): OciError {
 function tooDeep(): OciError {
   return new OciError('MANIFEST_INVALID', {
     message: `an index may hold others to a depth of ${MAX_INDEX_DEPTH}, and ${MAX_DESCENDANTS} manifests in all`,
+  });
+}
+
+function lacking(repository: Repository, lacks: readonly Lack[]): OciError {
+  const missing = lacks.filter(({ linkedSize }) => linkedSize === undefined).map(({ digest }) => digest);
+  const [misfit] = lacks;
+  if (missing.length > 0 || misfit === undefined) return blobsUnknown(repository, missing);
+  const { digest, size, linkedSize } = misfit;
+  return new OciError('MANIFEST_INVALID', {
+    message: `${digest} is named with ${size} bytes and has ${linkedSize}`,
   });
 }
 

@@ -244,14 +244,21 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
 
     test('a manifest whose required references are not linked here is not written', async () => {
       const { manifest, view, blobs } = image('one');
-      const required = blobs.map(blob => blob.digest);
+      const required = blobs.map(({ digest, size }) => ({ digest, size }));
       const [config, layer] = blobs;
       await store.putBlob(digestOrFail(config), 10, OTHER);
       await store.putBlob(digestOrFail(layer), 20, NGINX);
       const options = { tag: 'latest', atMs: 1, required };
-      expect(await store.putManifest(NGINX, manifest, view, options)).toEqual([config?.digest]);
+      expect(await store.putManifest(NGINX, manifest, view, options)).toEqual([
+        { digest: config?.digest, size: 10, linkedSize: undefined },
+      ]);
       expect(await store.readManifestBytes(manifest.digest)).toBeUndefined();
       expect(await store.readTag(NGINX, 'latest')).toBeUndefined();
+      await store.linkBlob(NGINX, digestOrFail(config), 11);
+      expect(await store.putManifest(NGINX, manifest, view, options)).toEqual([
+        { digest: config?.digest, size: 10, linkedSize: 11 },
+      ]);
+      await store.unlinkBlob(NGINX, digestOrFail(config));
       await store.linkBlob(NGINX, digestOrFail(config), 10);
       expect(await store.putManifest(NGINX, manifest, view, options)).toEqual([]);
       expect((await store.readTagged(NGINX, 'latest'))?.manifest).toEqual(manifest);

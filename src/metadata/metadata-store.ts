@@ -48,7 +48,19 @@ export interface Document {
 /** What an import brings into one repository. */
 export interface ImportedContent {
   readonly manifests: readonly { readonly manifest: Manifest; readonly view: ManifestView }[];
-  readonly blobs: readonly { readonly digest: Digest; readonly size: number }[];
+  readonly blobs: readonly SizedDigest[];
+}
+
+export interface SizedDigest {
+  readonly digest: Digest;
+  /** Bytes. */
+  readonly size: number;
+}
+
+/** What a repository lacks of what is required of it. */
+export interface Lack extends SizedDigest {
+  /** Of what is linked under this digest; `undefined`: nothing is. */
+  readonly linkedSize: number | undefined;
 }
 
 /** A name for content that is held and linked in its repository. */
@@ -106,15 +118,15 @@ export interface MetadataStore {
   readLinkedManifest(repository: Repository, digest: Digest): Promise<Manifest | undefined>;
   /**
    * Keeps the manifest with what it names, and links it: under this media type alone, from now on, in this repository.
-   * With `tag`, moves the tag too: one transaction. Of `required`, what is not linked in this repository is returned, and
-   * then nothing is written.
+   * With `tag`, moves the tag too: one transaction. Of `required`, what is not linked in this repository with that size is
+   * returned, and then nothing is written.
    */
   putManifest(
     repository: Repository,
     manifest: Manifest,
     view: ManifestView,
-    options: { tag?: string; atMs: number; required?: readonly Digest[] },
-  ): Promise<readonly Digest[]>;
+    options: { tag?: string; atMs: number; required?: readonly SizedDigest[] },
+  ): Promise<readonly Lack[]>;
   /** Removes the Link and every tag of this repository that means it. False when there was none. */
   unlinkManifest(repository: Repository, digest: Digest): Promise<boolean>;
   /** Manifests linked in this repository whose `subject`, as they are read here, is `subject`; by digest. */

@@ -12,8 +12,10 @@ import type {
   Document,
   Grant,
   ImportedContent,
+  Lack,
   MetadataStore,
   Publication,
+  SizedDigest,
   TagRow,
   Topic,
   Upload,
@@ -181,12 +183,14 @@ class SqliteMetadataStore implements MetadataStore {
     repository: Repository,
     manifest: Manifest,
     view: ManifestView,
-    { tag, atMs, required = [] }: { tag?: string; atMs: number; required?: readonly Digest[] },
-  ): Promise<readonly Digest[]> {
+    { tag, atMs, required = [] }: { tag?: string; atMs: number; required?: readonly SizedDigest[] },
+  ): Promise<readonly Lack[]> {
     return this.#write(() => {
-      const missing = required.filter(digest => !this.#links.has(repository, digest));
-      if (missing.length > 0) {
-        return missing;
+      const lacks = required
+        .map(({ digest, size }) => ({ digest, size, linkedSize: this.#links.size(repository, digest) }))
+        .filter(({ size, linkedSize }) => size !== linkedSize);
+      if (lacks.length > 0) {
+        return lacks;
       }
       const id = this.#repositories.idOrNew(repository);
       this.#putManifestWithin(id, manifest, view, atMs);

@@ -43,11 +43,15 @@ export class Links {
     return this.#selectExists.get(upstream, name, digest) !== undefined;
   }
 
+  /** As the Link says; `undefined` without one. */
+  size({ upstream, name }: Repository, digest: Digest): number | undefined {
+    return this.#selectSize.get(upstream, name, digest)?.size;
+  }
+
   /** By the Link, else by a manifest that is linked here. */
-  namedSize({ upstream, name }: Repository, digest: Digest): number | undefined {
-    const row =
-      this.#selectSize.get(upstream, name, digest) ?? this.#selectNamedSize.get({ upstream, name, digest });
-    return row?.size;
+  namedSize(repository: Repository, digest: Digest): number | undefined {
+    const { upstream, name } = repository;
+    return this.size(repository, digest) ?? this.#selectNamedSize.get({ upstream, name, digest })?.size;
   }
 
   putBlob(repositoryId: number, digest: Digest, size: number): void {
