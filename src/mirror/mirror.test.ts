@@ -21,7 +21,7 @@ import {
 } from '../../test/support/mirror-world.ts';
 import { until } from '../../test/support/programs.ts';
 import type { Credential } from '../oci/credential.ts';
-import { isIndexType, OCI_ARTIFACT_MANIFEST, OCI_MANIFEST } from '../oci/media-types.ts';
+import { isIndexType, OCI_ARTIFACT_MANIFEST, OCI_INDEX, OCI_MANIFEST } from '../oci/media-types.ts';
 import type { PullRule } from './pull-rule.ts';
 
 const MINUTE_MS = 60_000;
@@ -513,6 +513,30 @@ describe('lists', () => {
       expect((await world.mirror.referrers(APP, digest, filtered, right)).manifests).toEqual([]);
     });
   }
+});
+
+it('a list of referrers that nobody can read is upstream’s fault, fetched now or kept by an earlier version', async () => {
+  await start();
+  const image = version('subject');
+  const { digest } = image.manifest;
+  upstream.add('app', image, '1.0');
+  await world.manifest('1.0');
+  const query = { artifactType: undefined, page };
+  const list = async (right = {}) =>
+    world.mirror.referrers(APP, digest, query, { ...(await world.right()), ...right });
+  const body = JSON.stringify({ manifests: [{ mediaType: 'a/b', digest: 'sha256:0', size: 1 }] });
+  const behave = upstream.misbehave({ kind: 'referrers', status: 200, body });
+  const refusal = { code: 'UPSTREAM_INVALID', status: 502 };
+  expect(await list()).toMatchObject({ outcome: 'stale', manifests: [] });
+  await expect(list({ proved: false })).rejects.toMatchObject(refusal);
+  expect(await world.metadata.readDocument(APP, `referrers ${digest}`)).toBeUndefined();
+  behave();
+  const checkedAtMs = world.nowMs;
+  const kept = { mediaType: OCI_INDEX, bytes: Buffer.from(body), checkedAtMs };
+  await world.metadata.putDocument(APP, `referrers ${digest}`, kept);
+  await expect(list()).rejects.toMatchObject(refusal);
+  world.nowMs += HOUR_MS;
+  expect((await list()).manifests).toEqual([]);
 });
 
 it('what is served counts as used, so that room is made with what nobody has asked for since', async () => {

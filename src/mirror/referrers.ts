@@ -3,6 +3,7 @@ import { SingleFlight } from '../lib/single-flight.ts';
 import type { Document, MetadataStore } from '../metadata/metadata-store.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
 import type { Digest } from '../oci/digest.ts';
+import { OciError } from '../oci/errors.ts';
 import { parseManifest } from '../oci/manifest.ts';
 import type { Page, ServedReferrers } from '../oci/pull-source.ts';
 import type { Repository } from '../oci/repository.ts';
@@ -71,7 +72,7 @@ export class Referrers {
       const { entries, more } = await this.#metadata.listReferrers(repository, subject, artifactType, page);
       return { ...served, stored: true, manifests: entries, next: more ? entries.at(-1)?.digest : undefined };
     }
-    return { ...served, ...pageOf(parseManifest(document.bytes, document.mediaType).manifests, query) };
+    return { ...served, ...pageOf(entriesOf(document), query) };
   }
 
   /** No document: nothing is known but what is held. */
@@ -126,6 +127,19 @@ export class Referrers {
     } catch (error) {
       this.#log.error({ err: error, subject }, 'a list of referrers could not be kept');
     }
+  }
+}
+
+/** A list that an earlier version kept may be one that nobody can read: that is upstream's fault, not the client's. */
+function entriesOf({ bytes, mediaType }: Pick<Document, 'mediaType' | 'bytes'>): readonly Descriptor[] {
+  try {
+    return parseManifest(bytes, mediaType).manifests;
+  } catch (error) {
+    if (!(error instanceof OciError)) throw error;
+    throw new OciError('UPSTREAM_INVALID', {
+      message: `upstream gave a list of referrers that cannot be read: ${error.message}`,
+      cause: error,
+    });
   }
 }
 

@@ -1,9 +1,10 @@
-import { parseJsonObject } from '../lib/json.ts';
 import { nextLink } from '../lib/link-header.ts';
 import { parseUrl } from '../lib/url.ts';
 import { type Digest, digestAlgorithm, digestHex } from '../oci/digest.ts';
-import { MAX_MANIFEST_BYTES } from '../oci/manifest.ts';
+import { OciError } from '../oci/errors.ts';
+import { MAX_INDEX_ENTRIES, MAX_MANIFEST_BYTES, parseManifest } from '../oci/manifest.ts';
 import { OCI_INDEX } from '../oci/media-types.ts';
+import type { Descriptor } from '../oci/descriptor.ts';
 import type { Ask, FetchedReferrers } from './answers.ts';
 import { collect, discard, headerOf } from './body.ts';
 import type { Endpoint } from './endpoints.ts';
@@ -12,7 +13,7 @@ import { fetchManifest } from './manifests.ts';
 import { referrersPath } from './names.ts';
 import type { Reply } from './transport.ts';
 
-/** The pages are held as one index, so together they keep to its limit; a page of 4 KiB is a small one. */
+/** The pages are held as one index, so together they keep to its limits; a page of 4 KiB is a small one. */
 const MAX_PAGES = 100;
 /** How registries without the API answer; 404 is the spec's way. */
 const MISSING: readonly number[] = [400, 404, 405];
@@ -28,7 +29,7 @@ export async function fetchReferrers(
   ask: Ask,
 ): Promise<FetchedReferrers> {
   const path = referrersPath(repository, subject);
-  const manifests: unknown[] = [];
+  const manifests: Descriptor[] = [];
   let left = MAX_MANIFEST_BYTES;
   let query = '';
   for (let page = 0; page < MAX_PAGES; page += 1) {
@@ -45,7 +46,12 @@ export async function fetchReferrers(
     }
     const bytes = await collect(reply.response, left, reply.context);
     left -= bytes.length;
-    manifests.push(...manifestsOf(reply, bytes));
+    manifests.push(
+      ...entriesOf(bytes, OCI_INDEX, reason => broken(reply, `sent a list of referrers that ${reason}`)),
+    );
+    if (manifests.length > MAX_INDEX_ENTRIES) {
+      throw broken(reply, `lists more than ${MAX_INDEX_ENTRIES} referrers`);
+    }
     const next = nextLink(headerOf(reply.response, 'link'));
     if (next === undefined) return { ...indexOf(manifests), proof: endpoint.index === 0 };
     // Of a link only the query counts, on the path that was asked: where to ask is not for upstream to say.
@@ -66,6 +72,14 @@ async function fetchTagged(
 ): Promise<FetchedReferrers> {
   try {
     const { manifest, proof } = await fetchManifest(endpoint, repository, referrersTag(subject), ask);
+    entriesOf(
+      manifest.bytes,
+      manifest.mediaType,
+      reason =>
+        new UpstreamFailure('invalid', `${repository}: the list of referrers ${reason}`, {
+          endpoint: endpoint.index,
+        }),
+    );
     return { mediaType: manifest.mediaType, bytes: manifest.bytes, proof };
   } catch (error) {
     if (!(error instanceof UpstreamFailure) || error.kind !== 'unknown') throw error;
@@ -79,18 +93,24 @@ export function referrersTag(subject: Digest): string {
   return `${algorithm}-${digestHex(subject).slice(0, MAX_ENCODED_LENGTH)}`;
 }
 
-function manifestsOf(reply: Reply, bytes: Buffer): unknown[] {
-  const index = parseJsonObject(bytes);
-  const manifests = index?.['manifests'] ?? [];
-  if (index !== undefined && Array.isArray(manifests)) return manifests;
-  throw broken(reply, 'sent no list of referrers');
+/** What cannot be read is upstream's fault, and told by the failure that `failed` makes of the reason. */
+function entriesOf(
+  bytes: Uint8Array,
+  mediaType: string,
+  failed: (reason: string) => UpstreamFailure,
+): readonly Descriptor[] {
+  try {
+    return parseManifest(bytes, mediaType).manifests;
+  } catch (error) {
+    throw error instanceof OciError ? failed(`cannot be read: ${error.message}`) : error;
+  }
 }
 
 function broken({ context }: Reply, how: string): UpstreamFailure {
   return new UpstreamFailure('invalid', `${context.what}: ${context.url.host} ${how}`, context);
 }
 
-function indexOf(manifests: readonly unknown[]): { mediaType: string; bytes: Uint8Array } {
+function indexOf(manifests: readonly Descriptor[]): { mediaType: string; bytes: Uint8Array } {
   const bytes = Buffer.from(JSON.stringify({ schemaVersion: 2, mediaType: OCI_INDEX, manifests }));
   return { mediaType: OCI_INDEX, bytes };
 }

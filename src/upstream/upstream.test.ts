@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { contentOf, imageOf, indexOf, randomBlob } from '../../test/support/content.ts';
 import { alice, anonymous, client, failure, fake, read, users } from '../../test/support/upstream-client.ts';
 import { type Digest, digestOf } from '../oci/digest.ts';
-import { OCI_MANIFEST } from '../oci/media-types.ts';
+import { OCI_INDEX, OCI_MANIFEST } from '../oci/media-types.ts';
 
 const layer = randomBlob(300_000, 'layer');
 const image = imageOf([layer]);
@@ -389,6 +389,37 @@ describe('referrers', () => {
     registry.add('team/app', indexOf(signatures), image.manifest.digest.replace(':', '-'));
     const { bytes } = await upstream.fetchReferrers('team/app', image.manifest.digest, anonymous);
     expect(digestsOf(bytes)).toEqual(signatures.map(({ manifest }) => manifest.digest));
+  });
+
+  const descriptor = { mediaType: 'application/x', digest: image.manifest.digest, size: 1 };
+  const entries = (count: number, entry: unknown = descriptor) =>
+    JSON.stringify({ manifests: Array.from({ length: count }, () => entry) });
+  it.each([
+    ['of 1.9 million entries', entries(1_900_000, 1)],
+    ['of more entries than an index has', entries(1_001)],
+    ['with a bad digest', entries(1, { ...descriptor, digest: 'sha256:0' })],
+    ['without an entry’s size', entries(1, { ...descriptor, size: undefined })],
+    ['of nested lists', `{"manifests":${'['.repeat(100_000)}${']'.repeat(100_000)}}`],
+    ['of nothing', '[]'],
+  ])('in a list %s are refused as upstream’s fault', async (_, body) => {
+    const registry = await fake();
+    const behave = registry.misbehave({ kind: 'referrers', status: 200, body });
+    const ask = () => client(registry.url).fetchReferrers('team/app', image.manifest.digest, anonymous);
+    expect((await failure(ask())).kind).toBe('invalid');
+    behave();
+    registry.misbehave({ kind: 'referrers', status: 404 });
+    const headers = { 'Content-Type': OCI_INDEX };
+    registry.misbehave({ kind: 'manifest', status: 200, body, headers });
+    expect((await failure(ask())).kind).toBe('invalid');
+  });
+
+  it('of many pages are no more than an index has', async () => {
+    const registry = await fake();
+    const headers = { Link: '</v2/team/app/referrers/x?last=1>; rel="next"' };
+    registry.misbehave({ kind: 'referrers', status: 200, headers, body: entries(100) });
+    const asked = client(registry.url).fetchReferrers('team/app', image.manifest.digest, anonymous);
+    expect((await failure(asked)).kind).toBe('invalid');
+    expect(registry.requests).toHaveLength(11);
   });
 
   it('without end are refused', async () => {
