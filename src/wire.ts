@@ -2,6 +2,7 @@
  * The composition root: makes each part of its piece of the configuration and hands neighbours what they need of each
  * other. Nothing else knows who implements what.
  */
+import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
 import type { Access } from './access/access.ts';
 import type { Explanation } from './access/explanation.ts';
@@ -13,6 +14,7 @@ import { Publication } from './hosted/publication.ts';
 import { PrefixQuota, type Quota } from './hosted/quota.ts';
 import { Removal } from './hosted/removal.ts';
 import { Uploads } from './hosted/uploads.ts';
+import { Cursors } from './http/cursors.ts';
 import { hostedHandlers } from './http/hosted.ts';
 import type { HostedHandlers } from './http/hosted-handlers.ts';
 import { Naming } from './http/naming.ts';
@@ -84,6 +86,9 @@ export interface PartsOptions {
 
 const INDEX_FILE = 'index.db';
 
+/** Which setting of the store holds the secret that seals cursors. */
+const CURSOR_KEY = 'cursor-key';
+
 /**
  * Opens the store in `storage.path`, which is made if it is not there. Close the parts when done. Rejects, with
  * everything closed again, when one of them cannot be opened.
@@ -141,6 +146,7 @@ async function openOn(
   const removal = new Removal({ metadata, isEnabled: config.hosted.delete });
   const publication = new Publication(metadata, quota, memory);
   const naming = namingOf(config, tenants);
+  const cursors = new Cursors(await metadata.initSetting(CURSOR_KEY, randomBytes(32).toString('hex')));
   return {
     config,
     metadata,
@@ -157,7 +163,7 @@ async function openOn(
     quota,
     upkeep,
     survey,
-    hostedHandlers: hostedHandlers({ hosted, uploads, publication, removal }),
+    hostedHandlers: hostedHandlers({ hosted, uploads, publication, removal, cursors }),
     ...ofReferences({ naming, mirror, access, tenants }),
   };
 }

@@ -76,8 +76,14 @@ export const MAX_PAGE_ENTRIES = 1000;
 /** Longest `last` that can be the end of a page: a repository's name. */
 const MAX_LAST_LENGTH = 255;
 
-/** `n` and `last` (distribution spec, "Listing Tags"). `limit` 0 means that the client asked for nothing. */
-export function pageOf(query: URLSearchParams): { limit: number; after: string | undefined } {
+/**
+ * `n` and `last` (distribution spec, "Listing Tags"), with what `open` makes of a `last` that is no name. `limit` 0 means
+ * that the client asked for nothing.
+ */
+export function pageOf(
+  query: URLSearchParams,
+  open: (last: string) => string = last => last,
+): { limit: number; after: string | undefined } {
   const n = query.get('n');
   if (n !== null && !/^\d+$/.test(n)) {
     throw new OciError('PAGINATION_NUMBER_INVALID', {
@@ -85,12 +91,13 @@ export function pageOf(query: URLSearchParams): { limit: number; after: string |
       detail: { n: n.slice(0, 40) },
     });
   }
-  const last = query.get('last');
-  if (last !== null && last.length > MAX_LAST_LENGTH) {
+  const given = query.get('last');
+  const last = given === null ? undefined : open(given);
+  if (last !== undefined && last.length > MAX_LAST_LENGTH) {
     throw new OciError('QUERY_INVALID', { message: `last is longer than ${MAX_LAST_LENGTH} characters` });
   }
   return {
     limit: n === null ? MAX_PAGE_ENTRIES : Math.min(Number(n), MAX_PAGE_ENTRIES),
-    after: last ?? undefined,
+    after: last,
   };
 }

@@ -1,14 +1,19 @@
 import type { Hosted } from '../hosted/hosted.ts';
 import { linkToNext } from '../lib/link-header.ts';
 import { answerJson, pageOf } from './answer.ts';
+import type { Cursors } from './cursors.ts';
 import type { HostedHandlers } from './hosted-handlers.ts';
 
-/** `GET /v2/_catalog`: Docker's, not in the OCI spec. It lists what lives here and the requester may pull. */
-export function catalogHandler(hosted: Hosted): HostedHandlers['catalog'] {
+/**
+ * `GET /v2/_catalog`: Docker's, not in the OCI spec. It lists what lives here and the requester may pull, and names
+ * nothing else: a page that ends at another repository goes on by a sealed cursor.
+ */
+export function catalogHandler(hosted: Hosted, cursors: Cursors): HostedHandlers['catalog'] {
   return async call => {
-    const page = pageOf(call.exchange.query);
+    const page = pageOf(call.exchange.query, last => cursors.open(last));
     const { repositories, next } = await hosted.catalog(page, repository => call.maySee(repository));
-    const link = next === undefined ? {} : { Link: linkToNext(pagePath(page.limit, next)) };
+    const last = next === undefined || next === repositories.at(-1) ? next : cursors.seal(next);
+    const link = last === undefined ? {} : { Link: linkToNext(pagePath(page.limit, last)) };
     answerJson(call.exchange, 200, link, { repositories });
   };
 }

@@ -3,6 +3,7 @@ import type { Publication } from '../hosted/publication.ts';
 import type { Removal } from '../hosted/removal.ts';
 import type { Uploads } from '../hosted/uploads.ts';
 import { catalogHandler } from './catalog.ts';
+import type { Cursors } from './cursors.ts';
 import { contentHandlers } from './hosted-content.ts';
 import type { HostedHandlers } from './hosted-handlers.ts';
 import { uploadHandlers } from './uploads.ts';
@@ -13,12 +14,14 @@ export interface HostedParts {
   readonly uploads: Uploads;
   readonly publication: Publication;
   readonly removal: Removal;
+  readonly cursors: Cursors;
 }
 
-export function hostedHandlers({ hosted, uploads, publication, removal }: HostedParts): HostedHandlers {
+export function hostedHandlers(parts: HostedParts): HostedHandlers {
+  const { hosted, uploads, publication, removal, cursors } = parts;
   return {
     ...uploadHandlers(uploads, removal),
     ...contentHandlers(publication, removal),
-    catalog: catalogHandler(hosted),
+    catalog: catalogHandler(hosted, cursors),
   };
 }
