@@ -34,6 +34,8 @@ export interface AccessNeeds {
   readonly metadata: MetadataStore;
   readonly credentials: UpstreamCredentials;
   readonly cluster: Cluster | undefined;
+  /** The cluster is read while others are served. */
+  readonly startsMeanwhile: boolean;
   readonly log: Log;
   readonly meter: Meter;
 }
@@ -50,6 +52,7 @@ export async function openAccess(config: Config, needs: AccessNeeds): Promise<Ac
     configured: config.tenants.map(({ name, secrets: _secrets, ...options }) => ({ name, options })),
     nodeConfig: config.nodeConfig,
     plugins: await openPlugins(config, log),
+    startsMeanwhile: needs.startsMeanwhile,
     log,
     meter,
   });

@@ -43,7 +43,9 @@ export async function startServer(config: Config, options: ServerOptions): Promi
   try {
     const { tls } = config.server;
     const certificate = tls && opened.add(await TlsFiles.open(tls, options.log));
-    const parts = opened.add(await openParts(config, options, { followsCluster: true }));
+    const parts = opened.add(
+      await openParts(config, options, { followsCluster: true, startsMeanwhile: true }),
+    );
     requireEncryption(config, parts.tenants);
     const ops = await openOps(config, parts, options, () => (state === 'serving' ? undefined : state));
     opened.add(ops);
@@ -51,6 +53,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
       await createRegistryServer({
         ...options,
         ...parts,
+        waitingFor: () => parts.tenants.waitingFor,
         token: tokenHandler(parts.access, parts.naming, parts.memory),
         recordDeed: deedsTo(options.audit),
         listeners: config.server.listen.map(({ address, upstream }) => ({
@@ -100,7 +103,7 @@ async function openOps(
     const lockedOutMs = metadata.lockedOutForMs();
     return lockedOutMs > LOCKED_OUT_MS
       ? `another process has held the write lock of the index for ${Math.round(lockedOutMs / 1000)} s`
-      : whyNotServing();
+      : (whyNotServing() ?? waiting(tenants));
   };
   const answer = async () => {
     reportBudgets(upstreams, meter);
@@ -125,6 +128,10 @@ async function openOps(
     extra,
     log,
   });
+}
+
+function waiting({ waitingFor }: Parts['tenants']): string | undefined {
+  return waitingFor === undefined ? undefined : `waiting for ${waitingFor}`;
 }
 
 /** For `entrepot explain`: what is wrong with the question is an answer too. */

@@ -14,6 +14,7 @@ import { loadConfig } from './config/load.ts';
 import { ConfigError } from './config/problems.ts';
 import { silentLog } from './lib/log.ts';
 import { createMetrics } from './ops/metrics.ts';
+import { FakeApiServer } from './tenants/kubernetes/fake-api-server.suite.ts';
 import { openParts } from './wire.ts';
 import { startServer } from './wire-server.ts';
 
@@ -112,7 +113,53 @@ describe('what upstream refused', () => {
   });
 });
 
+/** Status and text. */
+async function ask(url: string): Promise<string> {
+  const response = await fetch(`http://${url}`);
+  return `${response.status} ${(await response.text()).trim()}`;
+}
+
 describe('a server', () => {
+  it('listens while a cluster is still being read, and serves when it was', async () => {
+    const api = await FakeApiServer.start();
+    const release = api.hold('/api/v1/namespaces/team-a/secrets');
+    api.put({ collection: 'namespaces', name: 'team-a', labels: { entrepot: 'tenant' } });
+    const kubeconfig = join(folder, 'kubeconfig');
+    const named = {
+      name: 'c',
+      cluster: { server: api.url.href },
+      user: {},
+      context: { cluster: 'c', user: 'c' },
+    };
+    const lists = { clusters: [named], users: [named], contexts: [named], 'current-context': 'c' };
+    await writeFile(kubeconfig, JSON.stringify(lists));
+    const listen = `127.0.0.1:${await freePort()}`;
+    const server = await startServer(
+      await config({
+        server: { listen, opsListen: `127.0.0.1:${await freePort()}` },
+        kubernetes: { kubeconfig, namespaceSelector: 'entrepot=tenant' },
+      }),
+      observers,
+    );
+    try {
+      expect(await ask(`${server.opsAddress}/livez`)).toBe('200 ok');
+      await vi.waitFor(async () =>
+        expect(await ask(`${server.opsAddress}/readyz`)).toBe(
+          '503 waiting for the Secrets of 1 of 1 namespaces',
+        ),
+      );
+      expect(await ask(`${listen}/v2/`)).toMatch(/^503 .*UNAVAILABLE/);
+      release();
+      await vi.waitFor(async () => expect(await ask(`${server.opsAddress}/readyz`)).toMatch(/^200 ok/));
+      expect(await ask(`${listen}/v2/`)).toMatch(/^401 /);
+      expect(server.parts.tenants.list().map(({ name }) => name)).toEqual(['team-a']);
+    } finally {
+      release();
+      await server.close(0);
+      await api.close();
+    }
+  });
+
   it.each(['listen', 'opsListen'])('whose %s is taken leaves nothing open', async key => {
     const free = await freePort();
     const server = {

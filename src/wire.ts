@@ -82,6 +82,8 @@ export interface Parts {
 export interface PartsOptions {
   /** Who does not follow the cluster knows of it what a server has noted in the store: the names of its tenants. */
   readonly followsCluster?: boolean;
+  /** It is not waited for: `tenants.waitingFor` says until when nobody can be told from anybody else. */
+  readonly startsMeanwhile?: boolean;
 }
 
 const INDEX_FILE = 'index.db';
@@ -112,7 +114,7 @@ async function openOn(
   opened: Opened,
   config: Config,
   { log, meter }: Observers,
-  { followsCluster = false }: PartsOptions,
+  { followsCluster = false, startsMeanwhile = false }: PartsOptions,
 ): Promise<Omit<Parts, 'close'>> {
   const { path } = config.storage;
   const indexPath = join(path, INDEX_FILE);
@@ -129,7 +131,12 @@ async function openOn(
   for (const upstream of upstreams.values()) opened.add(upstream);
   const needs = { metadata, log, meter };
   const cluster = followsCluster ? await openCluster(config, needs) : knownCluster(config, needs);
-  const { tenants, issuer, grants, access } = await openAccess(config, { ...needs, credentials, cluster });
+  const { tenants, issuer, grants, access } = await openAccess(config, {
+    ...needs,
+    credentials,
+    cluster,
+    startsMeanwhile,
+  });
   opened.add(tenants);
   const quota = new PrefixQuota(metadata, owner => tenants.find(owner)?.options.quotaBytes);
   const uploads = opened.add(new Uploads({ blobs, metadata, log, quota }));

@@ -27,9 +27,12 @@ export const tenants: Command = {
   },
 };
 
-/** What cannot be followed; then who is refused, a row for each Secret and issued credential, and one for who has neither. */
+/**
+ * What cannot be followed and what is passed over; then who is refused, a row for each Secret and issued credential, and
+ * one for who has neither.
+ */
 export function tenantsText(
-  { problems, node, refused, tenants: all }: TenantsDocument,
+  { problems, passedOver, node, refused, tenants: all }: TenantsDocument,
   nowMs = Date.now(),
 ): string {
   const rows = [
@@ -37,7 +40,12 @@ export function tenantsText(
     ...all.flatMap(tenant => tenantRows(tenant, nowMs)),
     ...node.map(state => secretRow('(all)', state, nowMs)),
   ];
-  const notes = problems.map(problem => `cannot be followed: ${problem}\n`).join('');
+  const notes = [
+    ...problems.map(problem => `cannot be followed: ${problem}\n`),
+    ...passedOver.map(
+      ({ resource, namespace, name, reason }) => `passed over: ${resource} ${namespace}/${name}: ${reason}\n`,
+    ),
+  ].join('');
   return notes + (rows.length === 0 ? 'there is no tenant\n' : columnsText(HEADINGS, rows));
 }
 

@@ -20,6 +20,8 @@ export interface AppParts {
   readonly ownSite: OwnSite;
   readonly connections: Connections;
   readonly responseLog: ResponseLog;
+  /** What is waited for before anybody is served. */
+  readonly waitingFor: () => string | undefined;
   readonly log: Log;
   /** The upstream that this app's listener belongs to. */
   readonly listenerUpstream: string | undefined;
@@ -53,6 +55,7 @@ export function createApp(parts: AppParts): (req: IncomingMessage, res: ServerRe
     const exchange = openExchange(parts, ctx.req, ctx.res);
     ctx.state.exchange = exchange;
     try {
+      refuseWhileWaiting(parts.waitingFor());
       await next();
     } catch (error) {
       writeProblem(exchange, error, log);
@@ -78,6 +81,15 @@ export function createApp(parts: AppParts): (req: IncomingMessage, res: ServerRe
   return (req, res) => {
     callback(req, res).catch((error: unknown) => log.error({ err: error }, 'the application failed'));
   };
+}
+
+/** Whose a name is, and who asks, is not known yet: no answer would be right. */
+function refuseWhileWaiting(waitingFor: string | undefined): void {
+  if (waitingFor === undefined) return;
+  throw new OciError('UNAVAILABLE', {
+    message: 'this registry is starting: it does not know yet who is who',
+    headers: { 'Retry-After': '5' },
+  });
 }
 
 function openExchange(parts: AppParts, req: IncomingMessage, res: ServerResponse): Exchange {

@@ -46,6 +46,17 @@ describe('GET /v2/', () => {
     expect(reply.body.toString()).toBe('{}');
   });
 
+  it('is no answer before the server knows who is who: nothing is, however it is asked', async () => {
+    let waitingFor: string | undefined = 'a cluster';
+    const port = await start({ waitingFor: () => waitingFor });
+    for (const path of ['/v2/', '/v2/library/nginx/manifests/1?ns=docker.io', '/token', '/']) {
+      const reply = await request(port, path);
+      expect([reply.status, codeOf(reply), reply.headers['retry-after']]).toEqual([503, 'UNAVAILABLE', '5']);
+    }
+    waitingFor = undefined;
+    expect((await request(port, '/v2/')).status).toBe(200);
+  });
+
   it('is the challenge of access where somebody can log in', async () => {
     const challenge = 'Bearer realm="http://x/token"';
     const port = await start({

@@ -35,6 +35,8 @@ export interface Listener {
 
 export interface RegistryServerOptions extends RegistryParts {
   readonly listeners: readonly Listener[];
+  /** What the server waits for before it can tell who asks: until then, every request is answered 503. */
+  readonly waitingFor?: () => string | undefined;
   readonly trustedProxies?: readonly string[];
   readonly externalUrl?: string | undefined;
   /** Further hosts under which clients know this server: the Host headers of upstreams. */
@@ -86,6 +88,7 @@ export async function createRegistryServer(options: RegistryServerOptions): Prom
     naming: options.naming,
     addresses: new ClientAddresses(options),
     connections,
+    waitingFor: options.waitingFor ?? (() => undefined),
     responseLog: new ResponseLog(options.log, options.meter),
     log: options.log,
   };

@@ -70,6 +70,11 @@ export const METRICS = {
     help: 'Namespaces and added tenants whose name means something else here',
   },
   kubernetes_watches_down: { kind: 'gauge', help: 'Parts of the cluster that cannot be followed now' },
+  kubernetes_passed_over: {
+    kind: 'gauge',
+    help: 'Objects of the cluster whose content is not read, since they or what lies beside them is too large; no more than 100 are told',
+    labels: ['resource', 'namespace', 'name'],
+  },
   secrets: { kind: 'gauge', help: 'Pull secrets by state: loaded, malformed, missing', labels: ['state'] },
 
   store_held_bytes: { kind: 'gauge', help: 'Bytes of blobs and manifests that are held' },
@@ -163,12 +168,13 @@ class TableMeter implements Meter {
     counter.inc({ ...labels }, amount);
   }
 
-  gauge(name: string, value: number, labels: Labels = {}): void {
+  gauge(name: string, value: number | undefined, labels: Labels = {}): void {
     const gauge = this.#instruments.get(name);
     if (!(gauge instanceof Gauge)) {
       throw new TypeError(`no gauge is called ${name}`);
     }
-    gauge.set({ ...labels }, value);
+    if (value === undefined) gauge.remove({ ...labels });
+    else gauge.set({ ...labels }, value);
   }
 
   observe(name: string, value: number, labels: Labels = {}): void {

@@ -19,12 +19,14 @@ export interface TenantsParts {
   readonly credentialKey: string;
   /** Why no tenant may have a name (it means something else); `undefined` if one may. */
   readonly nameProblem: (name: string) => string | undefined;
+  /** A source that says what its start waits for is not waited for. */
+  readonly startsMeanwhile?: boolean;
   readonly log: Log;
   readonly meter: Meter;
   readonly nowMs?: () => number;
 }
 
-/** All tenants, once everything that can be read now was read. Rejects when a source can never work. */
+/** All tenants, once everything that is waited for was read. Rejects when a source can never work. */
 export async function openTenants(parts: TenantsParts): Promise<Tenants> {
   const directory = new TenantDirectory(parts);
   try {

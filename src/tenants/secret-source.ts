@@ -34,6 +34,16 @@ export interface SecretSink {
   remove(tenant: string): void;
 }
 
+/** An object of a source whose content is not read, since it or what lies beside it is too large. */
+export interface PassedOver {
+  /** What kind of object it is: `secrets`. */
+  readonly resource: string;
+  /** Empty for what lies in none. */
+  readonly namespace: string;
+  readonly name: string;
+  readonly reason: string;
+}
+
 /** Where Secrets come from: files, folders, the Kubernetes API. */
 export interface SecretSource {
   /**
@@ -41,7 +51,11 @@ export interface SecretSource {
    * the source can never work. What cannot be reached now is tried again by the source itself.
    */
   start(sink: SecretSink): Promise<void>;
+  /** What its start waits for, in words for people; `undefined` when it has ended. */
+  readonly waitingFor?: string | undefined;
   /** What it cannot follow now, in words for people; what was put last counts meanwhile. */
   readonly problems?: readonly string[];
+  /** What it does not read, a bounded number of them. */
+  readonly passedOver?: readonly PassedOver[];
   close(): Promise<void>;
 }

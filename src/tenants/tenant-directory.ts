@@ -3,7 +3,7 @@ import { CredentialIndex } from './credential-index.ts';
 import { IssuedCredentials } from './issued-credentials.ts';
 import { lastMarks, type Marks } from './marks.ts';
 import type { TenantsParts } from './open-tenants.ts';
-import type { TenantReading } from './secret-source.ts';
+import type { PassedOver, TenantReading } from './secret-source.ts';
 import { SharedCredentials } from './shared-credentials.ts';
 import type { Holder, RefusedTenant, SecretState, Tenant, Tenants, TenantsChange } from './tenant.ts';
 import { TenantEntry } from './tenant-entry.ts';
@@ -48,20 +48,25 @@ export class TenantDirectory implements Tenants {
   }
 
   async start(): Promise<void> {
-    const { configured, sources, store, log } = this.#parts;
+    const { configured, sources, startsMeanwhile, store, log } = this.#parts;
     for (const { name } of configured) this.#entryOf(name);
     this.#stopListening = store.onAnnounce('secrets', () => {
       this.reload().catch((error: unknown) => log.error({ err: error }, 'tenants could not be read again'));
     });
     await this.reload();
     await this.#shared.start();
+    const noteFailure = (error: unknown) =>
+      log.error({ err: error }, 'a source of Secrets could not be started');
     await Promise.all(
-      sources.map((source, place) =>
-        source.start({
+      sources.map(async (source, place) => {
+        const isSlow = startsMeanwhile === true && source.waitingFor !== undefined;
+        const started = source.start({
           put: (tenant, reading) => this.#put(place, tenant, reading),
           remove: tenant => this.#remove(place, tenant),
-        }),
-      ),
+        });
+        if (isSlow) void started.catch(noteFailure);
+        else await started;
+      }),
     );
   }
 
@@ -87,6 +92,14 @@ export class TenantDirectory implements Tenants {
 
   get problems(): readonly string[] {
     return this.#parts.sources.flatMap(source => source.problems ?? []);
+  }
+
+  get waitingFor(): string | undefined {
+    return this.#parts.sources.find(source => source.waitingFor !== undefined)?.waitingFor;
+  }
+
+  get passedOver(): readonly PassedOver[] {
+    return this.#parts.sources.flatMap(source => source.passedOver ?? []);
   }
 
   list(): readonly Tenant[] {

@@ -9,6 +9,7 @@
  */
 import type { Credential } from '../oci/credential.ts';
 import type { Platform } from '../oci/platform.ts';
+import type { PassedOver } from './secret-source.ts';
 
 /** A credential that may be tried upstream for an image. */
 export interface HeldCredential {
@@ -130,6 +131,10 @@ export interface Tenants {
   readonly node: readonly SecretState[];
   /** What of the sources of Secrets cannot be followed now: what was read last counts. */
   readonly problems: readonly string[];
+  /** What the sources' start waits for, while it goes on: until then, who a tenant is cannot be told. */
+  readonly waitingFor: string | undefined;
+  /** What of the sources is not read, since it is too large; a bounded number of them. */
+  readonly passedOver: readonly PassedOver[];
   /** What the node and the plugins have for `image`: any tenant may use it, and who else the configuration says. */
   lookupShared(image: string): Promise<readonly HeldCredential[]>;
   /**

@@ -1,10 +1,13 @@
 import type { IssuedCredential } from '../oci/issued-credential.ts';
+import type { PassedOver } from './secret-source.ts';
 import type { RefusedTenant, SecretState, Tenants } from './tenant.ts';
 
 /** How all tenants are, as JSON for people and their programs. Shows no secret. */
 export interface TenantsDocument {
   /** What cannot be followed now, so that the rest may be of before. */
   readonly problems: readonly string[];
+  /** What is not read, since it is too large, so that it counts for nothing or as it was. */
+  readonly passedOver: readonly PassedOver[];
   /** The node's docker config, which all tenants share. */
   readonly node: readonly SecretState[];
   /** Who would be a tenant, but for the name. */
@@ -33,6 +36,7 @@ export interface IssuedDocument {
 export function tenantsDocument(tenants: Tenants, issued: readonly IssuedCredential[]): TenantsDocument {
   return {
     problems: tenants.problems,
+    passedOver: tenants.passedOver,
     node: tenants.node,
     refused: tenants.refused,
     tenants: tenants.list().map(({ name, suspended, secrets }) => ({

@@ -114,7 +114,7 @@ export class SurveyThread implements StoreSurvey, RowRemoval {
   }
 
   #start(): Worker {
-    const worker = startThread(import.meta.url, 'survey-worker', this.#place);
+    const worker = startThread(import.meta.url, 'survey-worker', { data: this.#place });
     worker.on('message', (reply: SurveyReply) => this.#receive(reply));
     worker.on('error', error => this.#end(error));
     worker.on('exit', () => this.#end(new Error('the survey was broken off')));

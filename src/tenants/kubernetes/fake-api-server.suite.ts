@@ -38,6 +38,8 @@ export interface Written {
   readonly labels?: Readonly<Record<string, string>>;
   readonly annotations?: Readonly<Record<string, string>>;
   readonly fields?: JsonObject;
+  /** More of what stands in `metadata`. */
+  readonly metadata?: JsonObject;
 }
 
 export class FakeApiServer {
@@ -58,7 +60,10 @@ export class FakeApiServer {
   #port = 0;
   readonly #server: Server;
   readonly #objects = new Map<string, Stored>();
+  readonly #held = new Map<string, Promise<void>>();
   readonly #watches = new Set<Watch>();
+  /** What watches are told in place of changes from so early a version, by collection. */
+  readonly #broken = new Map<string, string>();
   #changes: Change[] = [];
   #version = 100;
   #oldest = 100;
@@ -99,6 +104,13 @@ export class FakeApiServer {
     await new Promise(resolve => this.#server.close(resolve));
   }
 
+  /** Answers nothing for a path until what is returned is called. */
+  hold(path: string): () => void {
+    let release: (() => void) | undefined;
+    this.#held.set(path, new Promise(resolve => (release = resolve)));
+    return () => release?.();
+  }
+
   /** Creates or replaces an object; its UID. */
   put(written: Written): string {
     const { collection, namespace = '', name, labels = {}, annotations = {}, fields = {} } = written;
@@ -107,6 +119,7 @@ export class FakeApiServer {
     const uid = written.uid ?? uidOf(known) ?? `uid-${(this.#lastUid += 1)}`;
     const version = (this.#version += 1);
     const metadata = {
+      ...written.metadata,
       name,
       ...(namespace !== '' && { namespace }),
       uid,
@@ -155,6 +168,12 @@ export class FakeApiServer {
     this.#watches.clear();
   }
 
+  /** Says this to all watches of a collection, now and whenever one begins, and breaks them. */
+  breakWatches(collection: string, text: string): void {
+    this.#broken.set(collection, text);
+    for (const { query, response } of this.#watches) if (query.collection === collection) response.end(text);
+  }
+
   /** Breaks them with an error in the middle. */
   failWatches(code: number): void {
     for (const { response } of this.#watches) {
@@ -174,6 +193,12 @@ export class FakeApiServer {
   #answer(request: IncomingMessage, response: ServerResponse): void {
     const target = request.url ?? '';
     this.requests.push(target);
+    const { pathname } = new URL(target, 'http://server');
+    void (this.#held.get(pathname) ?? Promise.resolve()).then(() => this.#answerNow(request, response));
+  }
+
+  #answerNow(request: IncomingMessage, response: ServerResponse): void {
+    const target = request.url ?? '';
     const { pathname, searchParams } = new URL(target, 'http://server');
     if (this.token !== undefined && request.headers.authorization !== `Bearer ${this.token}`) {
       return refuse(response, 401, 'Unauthorized');
@@ -223,6 +248,11 @@ export class FakeApiServer {
     }
     response.writeHead(200, { 'content-type': 'application/json' });
     response.flushHeaders();
+    const broken = this.#broken.get(query.collection);
+    if (broken !== undefined && version < this.#version) {
+      response.end(broken);
+      return;
+    }
     if (version < this.#oldest) {
       write(response, goneEvent(410));
       response.end();

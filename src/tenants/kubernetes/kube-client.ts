@@ -1,19 +1,15 @@
 import type { Readable } from 'node:stream';
-import { failureOf, HttpClient, type HttpResponse } from '../../lib/http-client.ts';
-import { isJsonObject, type JsonObject, parseJsonObject } from '../../lib/json.ts';
+import { failureOf, HttpClient, HttpFailure, type HttpResponse } from '../../lib/http-client.ts';
+import { type JsonObject, parseJsonObject } from '../../lib/json.ts';
 import type { Log } from '../../lib/log.ts';
 import type { ProxySettings } from '../../lib/proxy.ts';
 import type { ClusterAccess } from './cluster-access.ts';
+import { ObjectScanner, type ScannedObject, UnscannableText } from './object-scanner.ts';
 
 /** An object of the API, as far as it is known whatever its kind. */
-export interface KubeObject {
-  readonly name: string;
-  /** Empty for what lies in none. */
-  readonly namespace: string;
-  readonly uid: string;
-  readonly resourceVersion: string;
-  /** The whole object. */
-  readonly fields: JsonObject;
+export interface KubeObject extends ScannedObject {
+  /** Why its content is not to be had, though it is there; then it has no `bytes`. */
+  readonly problem?: string | undefined;
 }
 
 /** What is listed and watched: a path such as `/api/v1/secrets`, perhaps narrowed by selectors. */
@@ -21,6 +17,8 @@ export interface Collection {
   readonly path: string;
   readonly fieldSelector?: string | undefined;
   readonly labelSelector?: string | undefined;
+  /** The largest object whose content is read, bytes of JSON; of larger ones no more than who they are. */
+  readonly maxObjectBytes: number;
 }
 
 export type WatchEvent =
@@ -49,14 +47,29 @@ export class KubeProtocolError extends Error {
   override readonly name = 'KubeProtocolError';
 }
 
-/** With Secrets as large as they may be, a page is 140 MB; with usual ones 200 kB. */
-const PAGE_OBJECTS = 100;
+class PageTooLarge extends Error {}
 
-/** Hundred Secrets of 1 MiB in base64, with what clients note beside them. */
-const MAX_ANSWER_BYTES = 200 * 2 ** 20;
+/** Some objects of a list, which were taken in, and where the next ones are. */
+interface Page {
+  readonly resourceVersion: string;
+  readonly next: string | undefined;
+  readonly bytes: number;
+}
 
-/** One Secret of 1 MiB in base64, and once more in the annotation that `kubectl apply` leaves. */
-const MAX_EVENT_BYTES = 4 * 2 ** 20;
+/** Of usual objects, 100 kB; a page of which each is as large as etcd takes them has 9 MB an object in JSON. */
+const PAGE_OBJECTS = { first: 50, least: 1, most: 500 } as const;
+
+/** The server makes a page in its memory before it sends it: a larger one is asked for again with fewer objects. */
+const MAX_PAGE_BYTES = 32 * 2 ** 20;
+
+/** The next page is to be about so large. */
+const PAGE_BYTES = 4 * 2 ** 20;
+
+/** The answer to a question for one thing: a Namespace of etcd's limit, with every byte of it escaped. */
+const MAX_ANSWER_BYTES = 16 * 2 ** 20;
+
+/** Errors are told in a watch as objects of their own; bookmarks have nothing but a version. */
+const MAX_STATUS_BYTES = 64 * 1024;
 
 const CONNECT_MS = 5_000;
 const ANSWER_MS = 30_000;
@@ -104,45 +117,112 @@ export class KubeClient {
     return this.#readJson(path, {}, signal);
   }
 
+  /** The version of the collection now, to watch from. Throws KubeRefusal. */
+  async version(collection: Collection, signal?: AbortSignal): Promise<string> {
+    const { resourceVersion } = await this.#page(
+      { ...collection, maxObjectBytes: 0 },
+      { limit: 1, signal, take() {} },
+    );
+    return resourceVersion;
+  }
+
   /**
-   * All objects of a collection in one version, page by page into `take`; that version is answered, to watch from.
-   * `isPaged: false` takes them in one go, which never becomes too old half way. Throws KubeRefusal.
+   * All objects of a collection in one version, which is answered, to watch from. `begin` is called for what takes them
+   * in, and again when they are listed anew from the start: pages that the server has forgotten half way are followed by
+   * one list that has none. `take` answers false when it wants no more. Throws KubeRefusal.
    */
   async list(
     collection: Collection,
-    take: (object: KubeObject) => void,
-    { isPaged = true, signal }: { readonly isPaged?: boolean; readonly signal?: AbortSignal } = {},
+    begin: () => (object: KubeObject) => boolean,
+    signal?: AbortSignal,
   ): Promise<string> {
+    try {
+      return await this.#listPaged(collection, begin(), signal);
+    } catch (error) {
+      if (!(error instanceof KubeRefusal) || !error.isGone) throw error;
+    }
+    const { resourceVersion } = await this.#page(collection, { take: begin(), signal });
+    return resourceVersion;
+  }
+
+  async #listPaged(
+    collection: Collection,
+    take: (object: KubeObject) => boolean,
+    signal: AbortSignal | undefined,
+  ): Promise<string> {
+    let limit: number = PAGE_OBJECTS.first;
     let next: string | undefined;
     for (;;) {
-      const page = await this.#readJson(
-        collection.path,
-        {
-          ...selectorsOf(collection),
-          ...(isPaged && { limit: String(PAGE_OBJECTS) }),
-          ...(next !== undefined && { continue: next }),
-        },
-        signal,
-      );
-      const { items, metadata } = page;
-      const { resourceVersion, continue: more } = isJsonObject(metadata) ? metadata : {};
-      if (typeof resourceVersion !== 'string' || (items !== null && !Array.isArray(items))) {
-        throw new KubeProtocolError(`${collection.path} is no list`);
+      try {
+        const page = await this.#page(collection, { take, limit, next, signal });
+        if (page.next === undefined) return page.resourceVersion;
+        next = page.next;
+        const fitting = Math.floor((limit * PAGE_BYTES) / Math.max(page.bytes, 1));
+        limit = Math.max(PAGE_OBJECTS.least, Math.min(PAGE_OBJECTS.most, limit * 2, fitting));
+      } catch (error) {
+        const isTooMuch =
+          error instanceof PageTooLarge || (error instanceof HttpFailure && error.reason === 'timeout');
+        if (!isTooMuch || limit === PAGE_OBJECTS.least) throw error;
+        limit = Math.max(PAGE_OBJECTS.least, Math.floor(limit / 8));
       }
-      for (const item of items ?? []) take(objectOf(item));
-      if (typeof more !== 'string' || more === '') return resourceVersion;
-      next = more;
+    }
+  }
+
+  /** One page, or without a limit everything. */
+  async #page(
+    collection: Collection,
+    {
+      take,
+      limit,
+      next,
+      signal,
+    }: {
+      readonly take: (object: KubeObject) => boolean | void;
+      readonly limit?: number;
+      readonly next?: string | undefined;
+      readonly signal?: AbortSignal | undefined;
+    },
+  ): Promise<Page> {
+    const query = {
+      ...selectorsOf(collection),
+      ...(limit !== undefined && { limit: String(limit) }),
+      ...(next !== undefined && { continue: next }),
+    };
+    const { url, body } = await this.#request('calls', collection.path, query, signal);
+    let bytes = 0;
+    try {
+      const scanner = new ObjectScanner('items', collection.maxObjectBytes);
+      for await (const piece of body as AsyncIterable<Buffer>) {
+        bytes += piece.length;
+        if (limit !== undefined && limit > PAGE_OBJECTS.least && bytes > MAX_PAGE_BYTES)
+          throw new PageTooLarge();
+        for (const found of scanner.push(piece)) {
+          if (found.kind === 'end') return { ...pageOf(found.texts, collection), bytes };
+          if (take(objectOf(found.object, collection)) === false)
+            return { resourceVersion: '', next: undefined, bytes };
+        }
+      }
+      throw new KubeProtocolError(`${collection.path} ends too soon`);
+    } catch (error) {
+      throw transportFailure(error, { url, signal });
+    } finally {
+      body.destroy();
     }
   }
 
   /**
-   * The changes of a collection since a version. `following` is called with each, and when there is none to tell for a
-   * while; ends when the server ends it. Throws KubeRefusal, also for what it says in the middle.
+   * The changes of a collection since a version. `opened` is called when the server has taken the request; `following`
+   * with each change, and when there is none to tell for a while; it ends when the server ends it. Throws KubeRefusal,
+   * also for what it says in the middle.
    */
   async *watch(
     collection: Collection,
     resourceVersion: string,
-    { following, signal }: { readonly following: () => void; readonly signal: AbortSignal },
+    {
+      opened,
+      following,
+      signal,
+    }: { readonly opened: () => void; readonly following: () => void; readonly signal: AbortSignal },
   ): AsyncGenerator<WatchEvent> {
     const query = {
       ...selectorsOf(collection),
@@ -152,13 +232,23 @@ export class KubeClient {
       resourceVersion,
     };
     const { url, body } = await this.#request('watches', collection.path, query, signal);
+    opened();
     // That it has forgotten the version, it says in a first event, behind a status of 200.
     const quiet = setTimeout(following, QUIET_MS);
     try {
-      for await (const line of linesOf(body)) {
-        const event = eventOf(line);
-        following();
-        yield event;
+      const scanner = new ObjectScanner('object', Math.max(collection.maxObjectBytes, MAX_STATUS_BYTES));
+      let object: ScannedObject | undefined;
+      for await (const piece of body as AsyncIterable<Buffer>) {
+        for (const found of scanner.push(piece)) {
+          if (found.kind === 'object') {
+            object = found.object;
+            continue;
+          }
+          const event = eventOf(found.texts.get('type'), object, collection);
+          object = undefined;
+          following();
+          yield event;
+        }
       }
     } catch (error) {
       throw transportFailure(error, { url, signal });
@@ -231,8 +321,6 @@ export class KubeClient {
 }
 
 /** The API server's `Status` in words; proxies before it answer anything. */
-const MAX_STATUS_BYTES = 64 * 1024;
-
 async function refusalOf({ status, body }: HttpResponse, path: string): Promise<KubeRefusal> {
   const text = await textOf(body, MAX_STATUS_BYTES).catch(() => '');
   const message = parseJsonObject(text)?.['message'];
@@ -241,7 +329,8 @@ async function refusalOf({ status, body }: HttpResponse, path: string): Promise<
 
 /** What broke while a body was read; what the server said in it stays what it is. */
 function transportFailure(error: unknown, request: Parameters<typeof failureOf>[1]): unknown {
-  const isSaid = error instanceof KubeRefusal || error instanceof KubeProtocolError;
+  if (error instanceof UnscannableText) return new KubeProtocolError(error.message, { cause: error });
+  const isSaid = [KubeRefusal, KubeProtocolError, PageTooLarge].some(kind => error instanceof kind);
   return isSaid ? error : failureOf(error, request);
 }
 
@@ -252,19 +341,27 @@ function selectorsOf({ fieldSelector, labelSelector }: Collection): Record<strin
   };
 }
 
-function eventOf(line: Buffer): WatchEvent {
-  const event = parseJsonObject(line);
-  const object = event?.['object'];
-  if (event === undefined || !isJsonObject(object)) throw new KubeProtocolError('a watch told no event');
-  switch (event['type']) {
+function pageOf(texts: ReadonlyMap<string, string>, { path }: Collection): Omit<Page, 'bytes'> {
+  const resourceVersion = texts.get('metadata.resourceVersion');
+  if (resourceVersion === undefined) throw new KubeProtocolError(`${path} is no list`);
+  return { resourceVersion, next: texts.get('metadata.continue') || undefined };
+}
+
+function eventOf(
+  type: string | undefined,
+  object: ScannedObject | undefined,
+  collection: Collection,
+): WatchEvent {
+  if (object === undefined) throw new KubeProtocolError('a watch told no event');
+  switch (type) {
     case 'ADDED':
     case 'MODIFIED':
     case 'DELETED':
-      return { type: event['type'], object: objectOf(object) };
+      return { type, object: objectOf(object, collection) };
     case 'BOOKMARK':
-      return { type: 'BOOKMARK', resourceVersion: versionOf(object) };
+      return { type, resourceVersion: object.resourceVersion };
     case 'ERROR': {
-      const { code, message } = object;
+      const { code, message } = parseJsonObject(object.bytes ?? '') ?? {};
       throw new KubeRefusal(
         typeof code === 'number' ? code : 500,
         typeof message === 'string' ? message : 'the watch failed',
@@ -275,26 +372,13 @@ function eventOf(line: Buffer): WatchEvent {
   }
 }
 
-function objectOf(value: unknown): KubeObject {
-  const fields = isJsonObject(value) ? value : {};
-  const metadata = isJsonObject(fields['metadata']) ? fields['metadata'] : {};
-  const { name, namespace, uid } = metadata;
-  if (typeof name !== 'string' || typeof uid !== 'string') {
-    throw new KubeProtocolError('an object of the cluster has no name or no UID');
+function objectOf(object: ScannedObject, { maxObjectBytes }: Collection): KubeObject {
+  if (object.name === '' || object.uid === '' || object.resourceVersion === '') {
+    throw new KubeProtocolError('an object of the cluster has no name, no UID or no version');
   }
-  return {
-    name,
-    namespace: typeof namespace === 'string' ? namespace : '',
-    uid,
-    resourceVersion: versionOf(fields),
-    fields,
-  };
-}
-
-function versionOf({ metadata }: JsonObject): string {
-  const version = isJsonObject(metadata) ? metadata['resourceVersion'] : undefined;
-  if (typeof version !== 'string') throw new KubeProtocolError('an object of the cluster has no version');
-  return version;
+  if (object.size <= maxObjectBytes) return object;
+  const problem = `it has ${object.size} bytes, and no more than ${maxObjectBytes} are read`;
+  return { ...object, bytes: undefined, problem };
 }
 
 async function textOf(body: Readable, maxBytes: number): Promise<Buffer> {
@@ -309,26 +393,4 @@ async function textOf(body: Readable, maxBytes: number): Promise<Buffer> {
     chunks.push(chunk);
   }
   return Buffer.concat(chunks);
-}
-
-const NEWLINE = 0x0a;
-
-/** The lines of a stream, of which a watch's events are one each. */
-async function* linesOf(body: Readable): AsyncGenerator<Buffer> {
-  let pieces: Buffer[] = [];
-  let bytes = 0;
-  for await (const chunk of body as AsyncIterable<Buffer>) {
-    let from = 0;
-    for (let end = chunk.indexOf(NEWLINE); end !== -1; end = chunk.indexOf(NEWLINE, from)) {
-      const line = Buffer.concat([...pieces, chunk.subarray(from, end)]);
-      pieces = [];
-      bytes = 0;
-      from = end + 1;
-      if (line.length > 0) yield line;
-    }
-    pieces.push(chunk.subarray(from));
-    bytes += chunk.length - from;
-    if (bytes > MAX_EVENT_BYTES)
-      throw new KubeProtocolError(`an event is larger than ${MAX_EVENT_BYTES} bytes`);
-  }
 }

@@ -1,18 +1,41 @@
-import { isJsonObject, type JsonObject } from '../../lib/json.ts';
+import { isJsonObject, type JsonObject, parseJsonObject } from '../../lib/json.ts';
 import { MalformedSecret, parseSecretObject } from '../secret.ts';
+import { MAX_SECRETS_PER_TENANT } from '../tenant-secrets.ts';
 import type { SecretReading } from '../secret-source.ts';
 import type { KubeObject } from './kube-client.ts';
 import type { Account } from './pull-secret-order.ts';
 
+/**
+ * Data of 1 MiB in base64, with annotations of their limit (256 KiB, in which each quote is escaped) and what clients
+ * note beside them. Kubernetes takes objects of 9 MB, in which names of owners are a megabyte long.
+ */
+export const MAX_SECRET_OBJECT_BYTES = 2 * 2 ** 20;
+
+/** A thousand names of the longest kind. */
+export const MAX_ACCOUNT_OBJECT_BYTES = 320 * 1024;
+
+/** Annotations of their limit, escaped. */
+export const MAX_NAMESPACE_OBJECT_BYTES = 2 * 2 ** 20;
+
 /** `undefined` for a Secret that the kubelet passes over, as an empty one. */
-export function readSecret({ name, fields }: KubeObject): SecretReading | undefined {
+export function readSecret({
+  name,
+  bytes,
+  problem,
+}: Pick<KubeObject, 'name' | 'bytes' | 'problem'>): SecretReading | undefined {
   try {
-    const secret = parseSecretObject(fields);
+    if (bytes === undefined) throw new MalformedSecret(problem ?? 'it was not read');
+    const secret = parseSecretObject(parseJsonObject(bytes));
     return secret && { name, source: 'kubernetes', result: { state: 'loaded', secret } };
   } catch (error) {
     if (!(error instanceof MalformedSecret)) throw error;
-    return { name, source: 'kubernetes', result: { state: 'malformed', reason: error.message } };
+    return malformedSecret(name, error.message);
   }
+}
+
+/** What is told of a Secret whose content is not to be had. */
+export function malformedSecret(name: string, reason: string): SecretReading {
+  return { name, source: 'kubernetes', result: { state: 'malformed', reason } };
 }
 
 /** What is kept of a Namespace. */
@@ -37,15 +60,17 @@ export function readNamespace({ metadata }: JsonObject): Namespace | undefined {
   return { uid, accountsMayPush };
 }
 
-/** What a ServiceAccount says of pulls. */
-export function readAccount({ name, uid, fields }: KubeObject): Account {
-  const references = fields['imagePullSecrets'];
+/** As `readNamespace`; of one whose content was not read, no more than who it is. */
+export function keepNamespace({ uid, bytes }: Pick<KubeObject, 'uid' | 'bytes'>): Namespace {
+  return readNamespace(parseJsonObject(bytes ?? '') ?? {}) ?? { uid, accountsMayPush: false };
+}
+
+/** What a ServiceAccount says of pulls; nothing, when its content was not read. */
+export function readAccount({ name, uid, bytes }: Pick<KubeObject, 'name' | 'uid' | 'bytes'>): Account {
+  const references = parseJsonObject(bytes ?? '')?.['imagePullSecrets'];
   const names = Array.isArray(references)
     ? references.map((reference: unknown) => (isJsonObject(reference) ? reference['name'] : undefined))
     : [];
-  return {
-    name,
-    uid,
-    imagePullSecrets: names.filter((text): text is string => typeof text === 'string' && text !== ''),
-  };
+  const named = names.filter((text): text is string => typeof text === 'string' && text !== '');
+  return { name, uid, imagePullSecrets: [...new Set(named)].slice(0, MAX_SECRETS_PER_TENANT) };
 }

@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { type Log, silentLog } from '../../lib/log.ts';
+import { silentMeter } from '../../lib/meter.ts';
 import type { KnownTenant } from '../../oci/issued-credential.ts';
 import { dockerConfig } from '../fixture.suite.ts';
 import type { SecretSink, TenantReading } from '../secret-source.ts';
@@ -45,6 +46,7 @@ let down: number;
 const log: Log = {
   ...silentLog,
   info: (fields, message) => void lines.push(`${message} ${JSON.stringify(fields)}`),
+  warn: (fields, message) => void lines.push(`${message} ${JSON.stringify(fields)}`),
   error: (fields, message) => void lines.push(`${message} ${JSON.stringify(fields)}`),
 };
 
@@ -69,7 +71,12 @@ async function start(
     namespaces: { labelSelector: 'entrepot=tenant' },
     listKnownTenants: () => Promise.resolve(known),
     log,
-    meter: { count() {}, observe() {}, gauge: (_name, value) => void (down = value) },
+    meter: {
+      ...silentMeter,
+      gauge: (name, value = 0) => {
+        if (name === 'kubernetes_watches_down') down = value;
+      },
+    },
     ...options,
   });
   await source.start(kept);
@@ -375,6 +382,138 @@ describe('a cluster that cannot be reached', () => {
     await eventually(() => expect(kept.password('team-a')).toContain('first'));
     await eventually(() => expect([...kept.tenants.keys()]).toEqual(['team-a']));
   });
+});
+
+describe('what is too large to be read', () => {
+  /** As etcd takes it: a name of 1.2 MB, in which JSON escapes each character. */
+  const OWNER = '\\u003c'.repeat(1_200_000);
+  const huge = { ownerReferences: [{ apiVersion: 'v1', kind: 'Pod', name: OWNER, uid: 'x' }] };
+
+  beforeEach(() => {
+    api.put(namespace('team-a'));
+    api.put(namespace('team-b'));
+    api.put(namespace('other', {}));
+    api.put(secret('team-a', 'pull', 'u:first'));
+  });
+
+  it.each(['team-b', 'other'])(
+    'in %s keeps no later change from being seen, before and after a restart',
+    async of => {
+      await start();
+      await eventually(() => expect(api.watches).toBe(4));
+      api.put({ ...secret(of, 'culprit'), metadata: huge });
+      api.put({ ...account(of, 'culprit', []), metadata: huge });
+      api.put(secret('team-a', 'pull', 'u:second'));
+      api.put(secret('team-b', 'small'));
+      await eventually(() => expect(kept.password('team-a')).toContain('second'));
+      await eventually(() => expect(kept.secrets('team-b')).toContain('small loaded'));
+      await eventually(() =>
+        expect(
+          source.passedOver.map(({ resource, namespace: where, name }) => [resource, where, name]),
+        ).toEqual([
+          ['secrets', of, 'culprit'],
+          ['serviceaccounts', of, 'culprit'],
+        ]),
+      );
+      api.endWatches();
+      await eventually(() => expect(api.watches).toBe(4));
+      api.remove(secret('team-a', 'pull'));
+      await eventually(() => expect(kept.secrets('team-a')).toEqual([]));
+      expect(down).toBe(0);
+      expect(lines.filter(line => line.includes('passed over')).length).toBe(1);
+      expect(lines.filter(line => line.includes('passed over')).join()).toContain(`"namespace":"${of}"`);
+
+      await source.close();
+      kept = new Kept();
+      await start();
+      expect(kept.secrets('team-b')).toEqual(
+        of === 'team-b' ? ['culprit malformed', 'small loaded'] : ['small loaded'],
+      );
+      api.remove(secret(of, 'culprit'));
+      api.remove(account(of, 'culprit', []));
+      api.put(secret('team-a', 'pull', 'u:third'));
+      await eventually(() => expect(kept.password('team-a')).toContain('third'));
+      await eventually(() => expect(source.passedOver).toEqual([]));
+    },
+  );
+
+  it('may be a Namespace, which is a tenant all the same', async () => {
+    api.put({ ...namespace('team-c'), metadata: huge });
+    api.put(secret('team-c', 'pull'));
+    await start();
+    expect(kept.secrets('team-c')).toEqual(['pull loaded']);
+  });
+
+  it('goes on counting as it was, as any Secret that becomes malformed, and ends when it is removed', async () => {
+    await start();
+    const { uid } = kept.tenants.get('team-a') ?? {};
+    api.put({ ...secret('team-a', 'pull', 'u:second'), metadata: huge });
+    await eventually(() => expect(kept.secrets('team-a')).toEqual(['pull malformed']));
+    expect(kept.tenants.get('team-a')?.uid).toBe(uid);
+    api.remove(secret('team-a', 'pull'));
+    await eventually(() => expect(kept.secrets('team-a')).toEqual([]));
+  });
+
+  it('in pages is asked for again in smaller ones, down to one object', async () => {
+    for (let at = 0; at < 6; at += 1) {
+      api.put({ ...secret('team-b', `culprit-${at}`), metadata: huge });
+    }
+    api.put(secret('team-b', 'z-last'));
+    await start();
+    expect(kept.secrets('team-b')?.at(-1)).toBe('z-last loaded');
+    expect(kept.secrets('team-b')?.length).toBe(7);
+    const limits = api.requests.flatMap(target =>
+      target.includes('/team-b/secrets')
+        ? [...target.matchAll(/limit=(\d+)/g)].map(([, limit]) => Number(limit))
+        : [],
+    );
+    expect(Math.min(...limits)).toBe(1);
+  }, 30_000);
+
+  it('together in one namespace leaves what lies in others', async () => {
+    const text = 'x'.repeat(900_000);
+    for (let at = 0; at < 6; at += 1) api.put({ ...secret('team-b', `s-${at}`), annotations: { text } });
+    await start();
+    expect(kept.secrets('team-b')?.map(line => line.split(' ')[1])).toEqual([
+      'loaded',
+      'loaded',
+      'loaded',
+      'loaded',
+      'malformed',
+      'malformed',
+    ]);
+    expect(kept.password('team-a')).toContain('first');
+    expect(source.passedOver.map(({ name, reason }) => [name, reason])).toEqual([
+      ['s-4', expect.stringContaining('together')],
+      ['s-5', expect.stringContaining('together')],
+    ]);
+  });
+
+  it('of nobody is never listed', async () => {
+    for (let at = 0; at < 20; at += 1) api.put(secret('other', `s-${at}`));
+    await start();
+    const whole = api.requests.filter(
+      target => !target.includes('watch=') && !target.includes('/namespaces'),
+    );
+    expect(whole.length).toBe(3);
+    expect(whole.every(target => target.includes('limit=1'))).toBe(true);
+    expect(api.requests.some(target => target.includes('/namespaces/other'))).toBe(false);
+    api.put(namespace('other'));
+    await eventually(() => expect(kept.secrets('other')?.length).toBe(20));
+  });
+});
+
+it('a watch that does not get past a place is followed by a new list', async () => {
+  api.put(namespace('team-a'));
+  api.put(secret('team-a', 'pull', 'u:first'));
+  await start();
+  await eventually(() => expect(api.watches).toBe(4));
+  api.muted.add('secrets');
+  api.put(secret('team-a', 'pull', 'u:second'));
+  api.breakWatches('secrets', '{"type":"MODIFIED","object":{"metadata":{}}}\n');
+  await eventually(() => expect(kept.password('team-a')).toContain('second'));
+  await eventually(() => expect(down).toBe(0));
+  expect(lines.some(line => line.includes('listing anew'))).toBe(true);
 });
 
 describe('a reader that may too little', () => {

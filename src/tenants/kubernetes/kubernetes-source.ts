@@ -1,24 +1,25 @@
 /**
  * tenants/kubernetes/: namespaces of a cluster as tenants. `kubernetes-source.ts` puts what `namespace-scope.ts` sees,
- * which keeps copies of the cluster's objects by `reflector.ts`, over `kube-client.ts`, by the access that
- * `cluster-access.ts` or `kubeconfig.ts` give.
+ * which keeps copies of the cluster's objects by `reflector.ts` and `content-reflector.ts`, over `kube-client.ts`, by the
+ * access that `cluster-access.ts` or `kubeconfig.ts` give.
  *
  * The one idea: what a tenant is bound to is its namespace's UID, and the streams in which its content and the namespaces
  * arrive know nothing of each other. So no Secret and no account of a namespace counts before the cluster was asked whose
  * it is: else who re-creates a namespace would be its former tenant for as long as the news of that is under way.
  */
-import { setTimeout as sleep } from 'node:timers/promises';
-import { backoffMs, jittered } from '../../lib/backoff.ts';
 import type { Log } from '../../lib/log.ts';
 import type { Meter } from '../../lib/meter.ts';
 import type { KnownTenant } from '../../oci/issued-credential.ts';
-import type { SecretReading, SecretSink, SecretSource } from '../secret-source.ts';
+import type { PassedOver, SecretReading, SecretSink, SecretSource } from '../secret-source.ts';
 import { ADOPT_NEXT_UID } from '../tenant-store.ts';
 import type { IssuerWatch } from './issuer-watch.ts';
 import { type KubeClient, KubeRefusal } from './kube-client.ts';
+import { malformedSecret, type Namespace, readNamespace } from './kube-objects.ts';
 import { NamespaceScope, type ScopeOptions } from './namespace-scope.ts';
-import { type Namespace, readNamespace } from './kube-objects.ts';
+import { PassedOverObjects } from './passed-over.ts';
 import { orderPullSecrets } from './pull-secret-order.ts';
+import { SecretReader } from './secret-reader.ts';
+import { SettleQueue } from './settle-queue.ts';
 
 export interface KubernetesSourceOptions {
   readonly client: KubeClient;
@@ -34,14 +35,6 @@ export interface KubernetesSourceOptions {
   readonly meter: Meter;
 }
 
-/** Changes come in bursts: `kubectl apply` of a folder is one. */
-const SETTLE_MS = 50;
-
-/** Namespaces asked for at a time. */
-const ASKED_AT_ONCE = 8;
-
-const RETRY = { firstMs: 250, maxMs: 5_000 } as const;
-
 /** What lies in a namespace, as it was seen at one moment. */
 interface Content {
   readonly secrets: readonly SecretReading[];
@@ -54,28 +47,34 @@ export class KubernetesSource implements SecretSource {
   readonly #options: KubernetesSourceOptions;
   /** By the namespace that each follows; the one of a whole cluster under the empty name. */
   readonly #scopes: ReadonlyMap<string, NamespaceScope>;
+  readonly #queue: SettleQueue;
+  readonly #secretReader = new SecretReader();
+  readonly #passedOver: PassedOverObjects;
   readonly #end = new AbortController();
   /** The tenants that were put, each with the UIDs of its accounts as they were then. */
   readonly #put = new Map<string, ReadonlySet<string>>();
   readonly #listeners = new Set<() => void>();
   #sink: SecretSink | undefined;
   #isStarted = false;
-  /** Namespaces in which something changed that does not count yet. */
-  #changed = new Set<string>();
-  #settling: Promise<void> | undefined;
-  #failures = 0;
+  #found = 0;
   /** Why namespaces cannot be asked for now. */
   #unasked: string | undefined;
 
   constructor(options: KubernetesSourceOptions) {
-    const { client, namespaces, log } = options;
+    const { client, namespaces, log, meter } = options;
     this.#options = options;
+    this.#passedOver = new PassedOverObjects(log, meter);
+    this.#queue = new SettleQueue({
+      settle: name => this.#settle(name),
+      onProblem: reason => this.#noteUnasked(reason),
+    });
     const scope = (followed: ScopeOptions['namespaces']) =>
       new NamespaceScope({
         client,
         namespaces: followed,
-        onContent: (changed, isFirst) => this.#noteContent(changed, isFirst),
-        onNamespaces: changed => this.#noteNamespaces(changed),
+        secretReader: this.#secretReader,
+        passedOver: this.#passedOver,
+        onChange: changed => this.#noteChange(changed),
         onState: () => this.#report(),
         log,
       });
@@ -89,36 +88,44 @@ export class KubernetesSource implements SecretSource {
     this.#sink = sink;
     const issuerAsked = this.#options.issuer?.start(() => this.#report());
     const scopes = [...this.#scopes.values()];
-    // In this order, so that the namespaces are at least as new as what lies in them.
-    await Promise.all(scopes.map(scope => scope.startContent()));
-    this.#changed.clear();
-    await Promise.all(scopes.map(scope => scope.startNamespaces()));
-    this.#isStarted = true;
-    for (const [name, namespace] of scopes.flatMap(scope => scope.namespaces)) {
-      if (!this.#changed.has(name)) this.#putTenant(name, namespace, this.#contentOf(name));
-    }
+    await Promise.all(scopes.map(scope => scope.start()));
     if (scopes.some(scope => !scope.isKnown)) await this.#putKnown();
+    this.#isStarted = true;
+    const found = scopes.flatMap(scope => [...scope.namespaces]);
+    this.#found = found.length;
+    await this.#queue.addAtOnce(found);
     await issuerAsked;
     this.#report();
-    this.#settleSoon();
   }
 
   async close(): Promise<void> {
     this.#end.abort();
-    const { issuer } = this.#options;
+    const { issuer, client } = this.#options;
     await Promise.all([...[...this.#scopes.values()].map(scope => scope.close()), issuer?.close()]);
-    await this.#settling;
-    await this.#options.client.close();
+    await Promise.all([this.#queue.close(), this.#secretReader.close()]);
+    this.#passedOver.close();
+    await client.close();
+  }
+
+  get waitingFor(): string | undefined {
+    if (!this.#isStarted) return 'the cluster to say which namespaces there are';
+    const { untried } = this.#queue;
+    return untried === 0 ? undefined : `the Secrets of ${untried} of ${this.#found} namespaces`;
   }
 
   get problems(): readonly string[] {
     const { server } = this.#options.client;
     const problems = [...this.#scopes.values()].flatMap(scope => scope.problems);
     const unsigned = this.#options.issuer?.problem;
-    if (unsigned !== undefined)
+    if (unsigned !== undefined) {
       problems.push({ resource: 'the keys of service-account tokens', reason: unsigned });
+    }
     if (this.#unasked !== undefined) problems.push({ resource: 'namespaces', reason: this.#unasked });
     return problems.map(({ resource, reason }) => `${resource} of ${server}: ${reason}`);
+  }
+
+  get passedOver(): readonly PassedOver[] {
+    return this.#passedOver.list;
   }
 
   /** Whether the namespace has an account of that UID: one that is gone ends at once, a new one counts once it is settled. */
@@ -142,70 +149,27 @@ export class KubernetesSource implements SecretSource {
     return this.#scopes.get(namespace) ?? this.#scopes.get('');
   }
 
-  #noteContent(namespaces: ReadonlySet<string>, isFirst: boolean): void {
-    for (const name of namespaces) this.#changed.add(name);
-    // Of those in which there is nothing, this is now known.
-    if (isFirst) for (const name of this.#put.keys()) this.#changed.add(name);
-    this.#settleSoon();
-  }
-
-  #noteNamespaces(namespaces: ReadonlySet<string>): void {
-    // At the start, all are put that there are.
+  #noteChange(namespaces: ReadonlySet<string>): void {
+    // At the start, all are settled that there are.
     if (!this.#isStarted) return;
     const gone = [...this.#put.keys()].filter(name => this.#scopeOf(name)?.find(name) === undefined);
-    for (const name of [...namespaces, ...gone]) this.#changed.add(name);
-    this.#settleSoon();
+    this.#queue.add([...namespaces, ...gone]);
   }
 
-  #settleSoon(): void {
-    if (!this.#isStarted || this.#settling !== undefined || this.#end.signal.aborted) return;
-    this.#settling = this.#settle().finally(() => {
-      this.#settling = undefined;
-      // Noted after the last look.
-      if (this.#changed.size > 0) this.#settleSoon();
-    });
-  }
-
-  /** Until nothing is left that does not count yet. */
-  async #settle(): Promise<void> {
-    const { signal } = this.#end;
-    while (this.#changed.size > 0 && !signal.aborted) {
-      const waitMs = SETTLE_MS + jittered(backoffMs(RETRY, this.#failures));
-      await sleep(waitMs, undefined, { signal }).catch(() => {});
-      const failed = await this.#settleOnce();
-      if (signal.aborted) return;
-      for (const name of failed.keys()) this.#changed.add(name);
-      this.#failures = failed.size === 0 ? 0 : this.#failures + 1;
-      this.#noteUnasked([...failed.values()][0]);
-    }
-  }
-
-  /** The namespaces that could not be asked for, each with the reason. */
-  async #settleOnce(): Promise<ReadonlyMap<string, string>> {
-    const names = [...this.#changed];
-    this.#changed = new Set();
-    const failed = new Map<string, string>();
-    const fail = (name: string, error: unknown) =>
-      failed.set(name, error instanceof Error ? error.message : String(error));
-    for (let at = 0; at < names.length && !this.#end.signal.aborted; at += ASKED_AT_ONCE) {
-      const some = names.slice(at, at + ASKED_AT_ONCE);
-      await Promise.all(some.map(name => this.#settleOne(name).catch(error => fail(name, error))));
-    }
-    return failed;
-  }
-
-  async #settleOne(name: string): Promise<void> {
+  async #settle(name: string): Promise<void> {
     const scope = this.#scopeOf(name);
     if (scope === undefined || !scope.isKnown) return;
     if (scope.find(name) === undefined) {
+      scope.drop(name);
       if (this.#put.delete(name)) this.#sink?.remove(name);
       return;
     }
+    await scope.read(name);
     // Before the question, so that the answer is at least as new.
-    const content = this.#contentOf(name);
+    const content = await this.#contentOf(name);
     const namespace = await this.#readNamespace(name);
     // One that is gone, the watch will tell of.
-    if (namespace !== undefined) this.#putTenant(name, namespace, content);
+    if (namespace !== undefined && !this.#end.signal.aborted) this.#putTenant(name, namespace, content);
   }
 
   #noteUnasked(reason: string | undefined): void {
@@ -244,25 +208,28 @@ export class KubernetesSource implements SecretSource {
     for (const { name, uid } of await this.#options.listKnownTenants()) {
       const scope = this.#scopeOf(name);
       if (uid === undefined || scope === undefined || scope.isKnown || this.#put.has(name)) continue;
-      const { secrets } = this.#contentOf(name);
+      const { secrets } = await this.#contentOfKnown(scope, name);
       // Whose the accounts are, nobody can tell now.
       this.#putTenant(name, uid === ADOPT_NEXT_UID ? {} : { uid }, { secrets, accounts: new Set() });
     }
   }
 
-  #contentOf(namespace: string): Content {
+  async #contentOfKnown(scope: NamespaceScope, name: string): Promise<Content> {
+    try {
+      await scope.read(name);
+    } catch (error) {
+      return unreadContent(error instanceof Error ? error.message : String(error));
+    }
+    return this.#contentOf(name);
+  }
+
+  async #contentOf(namespace: string): Promise<Content> {
     const scope = this.#scopeOf(namespace);
+    const secrets = (await scope?.secrets(namespace)) ?? 'nobody follows it';
     const accounts = scope?.accounts(namespace) ?? [];
-    const secrets = scope?.secrets(namespace) ?? 'nobody follows it';
     const uids = new Set(accounts.map(({ uid }) => uid));
-    if (typeof secrets !== 'string') return { secrets: orderPullSecrets(accounts, secrets), accounts: uids };
-    const reason = `its Secrets cannot be read: ${secrets}`;
-    const unread: SecretReading = {
-      name: 'of the namespace',
-      source: 'kubernetes',
-      result: { state: 'malformed', reason },
-    };
-    return { secrets: [unread], accounts: uids };
+    if (typeof secrets === 'string') return { ...unreadContent(secrets), accounts: uids };
+    return { secrets: orderPullSecrets(accounts, secrets), accounts: uids };
   }
 
   #report(): void {
@@ -272,4 +239,9 @@ export class KubernetesSource implements SecretSource {
 
 function isOther(before: ReadonlySet<string>, after: ReadonlySet<string>): boolean {
   return before.size !== after.size || [...after].some(uid => !before.has(uid));
+}
+
+function unreadContent(reason: string): Content {
+  const unread = malformedSecret('of the namespace', `its Secrets cannot be read: ${reason}`);
+  return { secrets: [unread], accounts: new Set() };
 }

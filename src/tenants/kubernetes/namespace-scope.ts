@@ -1,21 +1,35 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Log } from '../../lib/log.ts';
 import type { SecretReading } from '../secret-source.ts';
+import { ContentReflector } from './content-reflector.ts';
 import type { KubeClient } from './kube-client.ts';
-import { type Namespace, readAccount, readNamespace, readSecret } from './kube-objects.ts';
+import {
+  keepNamespace,
+  MAX_ACCOUNT_OBJECT_BYTES,
+  MAX_NAMESPACE_OBJECT_BYTES,
+  MAX_SECRET_OBJECT_BYTES,
+  type Namespace,
+  readAccount,
+} from './kube-objects.ts';
+import type { PassedOverObjects } from './passed-over.ts';
 import type { Account } from './pull-secret-order.ts';
 import { Reflector } from './reflector.ts';
+import { HeldSecret, type SecretReader } from './secret-reader.ts';
 
 export interface ScopeOptions {
   readonly client: KubeClient;
   /** One namespace by its name, or those of the cluster that carry a label. */
   readonly namespaces: { readonly name: string } | { readonly labelSelector: string };
-  /** Secrets or accounts are other than before in these; the first time that a kind of them was read whole. */
-  readonly onContent: (namespaces: ReadonlySet<string>, isFirst: boolean) => void;
-  /** These came, went or changed. */
-  readonly onNamespaces: (namespaces: ReadonlySet<string>) => void;
+  readonly secretReader: SecretReader;
+  readonly passedOver: PassedOverObjects;
+  /** These came, went or changed, or something in them did, or has to be read. */
+  readonly onChange: (namespaces: ReadonlySet<string>) => void;
   readonly onState: () => void;
   readonly log: Log;
 }
+
+/** Two thousand Secrets are read a few at a time: between them, others have their turn. */
+const TURN_MS = 5;
 
 /** The two types that are for pulls; Secrets of others are never asked for. */
 const SECRET_TYPES = ['kubernetes.io/dockerconfigjson', 'kubernetes.io/dockercfg'] as const;
@@ -25,56 +39,51 @@ const SECRET_TYPES = ['kubernetes.io/dockerconfigjson', 'kubernetes.io/dockercfg
  * server bears for any number of namespaces; what lies in others is passed over.
  */
 export class NamespaceScope {
-  readonly #secrets: readonly Reflector<SecretReading | undefined>[];
-  readonly #accounts: Reflector<Account>;
-  readonly #namespaces: Reflector<Namespace | undefined>;
+  readonly #secrets: readonly ContentReflector<HeldSecret>[];
+  readonly #accounts: ContentReflector<Account>;
+  readonly #namespaces: Reflector<Namespace>;
 
-  constructor({ namespaces, onContent, onNamespaces, ...common }: ScopeOptions) {
+  constructor({ namespaces, secretReader, ...common }: ScopeOptions) {
     const isOne = 'name' in namespaces;
     const base = isOne ? `/api/v1/namespaces/${encodeURIComponent(namespaces.name)}` : '/api/v1';
     this.#secrets = SECRET_TYPES.map(
       type =>
-        new Reflector({
+        new ContentReflector({
           ...common,
           resource: 'secrets',
-          collection: { path: `${base}/secrets`, fieldSelector: `type=${type}` },
-          keep: readSecret,
-          onChange: onContent,
+          collection: {
+            path: `${base}/secrets`,
+            fieldSelector: `type=${type}`,
+            maxObjectBytes: MAX_SECRET_OBJECT_BYTES,
+          },
+          keep: object => new HeldSecret(object, secretReader),
         }),
     );
-    this.#accounts = new Reflector({
+    this.#accounts = new ContentReflector({
       ...common,
       resource: 'serviceaccounts',
-      collection: { path: `${base}/serviceaccounts` },
+      collection: { path: `${base}/serviceaccounts`, maxObjectBytes: MAX_ACCOUNT_OBJECT_BYTES },
       keep: readAccount,
-      onChange: onContent,
     });
     this.#namespaces = new Reflector({
       ...common,
       resource: 'namespaces',
       collection: {
         path: '/api/v1/namespaces',
+        maxObjectBytes: MAX_NAMESPACE_OBJECT_BYTES,
         ...(isOne ? { fieldSelector: `metadata.name=${namespaces.name}` } : namespaces),
       },
-      keep: ({ fields }) => readNamespace(fields),
-      onChange: onNamespaces,
+      keep: keepNamespace,
     });
   }
 
-  /** Resolves when the Secrets and accounts were listed, or could not be. */
-  async startContent(): Promise<void> {
-    await Promise.all([...this.#secrets, this.#accounts].map(reflector => reflector.start()));
-  }
-
-  /** Resolves when the namespaces were listed, or could not be. */
-  async startNamespaces(): Promise<void> {
-    await this.#namespaces.start();
+  /** Resolves when all is followed, or could not be. */
+  async start(): Promise<void> {
+    await Promise.all([...this.#content, this.#namespaces].map(reflector => reflector.start()));
   }
 
   async close(): Promise<void> {
-    await Promise.all(
-      [...this.#secrets, this.#accounts, this.#namespaces].map(reflector => reflector.close()),
-    );
+    await Promise.all([...this.#content, this.#namespaces].map(reflector => reflector.close()));
   }
 
   /** Which namespaces there are is known. */
@@ -94,32 +103,50 @@ export class NamespaceScope {
     );
   }
 
-  /** All namespaces that are tenants, by name. */
-  get namespaces(): readonly (readonly [name: string, namespace: Namespace])[] {
-    return [...this.#namespaces.namespaces].flatMap(name => {
-      const namespace = this.find(name);
-      return namespace === undefined ? [] : [[name, namespace] as const];
-    });
+  /** The names of all namespaces that are tenants. */
+  get namespaces(): Iterable<string> {
+    return this.#namespaces.names;
   }
 
   find(namespace: string): Namespace | undefined {
-    return this.#namespaces.in(namespace).get(namespace)?.value;
+    return this.#namespaces.find(namespace);
+  }
+
+  /** Keeps what lies in the namespace from now on, and reads it, unless that is known. Rejects when it cannot be read. */
+  async read(namespace: string): Promise<void> {
+    for (const reflector of this.#content) reflector.want(namespace);
+    await Promise.all(this.#content.map(reflector => reflector.read(namespace)));
+  }
+
+  /** Forgets what lies in the namespace. */
+  drop(namespace: string): void {
+    for (const reflector of this.#content) reflector.drop(namespace);
   }
 
   accounts(namespace: string): readonly Account[] {
-    return [...this.#accounts.in(namespace).values()].map(({ value }) => value);
+    const accounts = this.#accounts.in(namespace);
+    return typeof accounts === 'string' ? [] : [...accounts.values()];
   }
 
   /** By name; a text that says why they cannot be told. */
-  secrets(namespace: string): ReadonlyMap<string, SecretReading> | string {
-    const unread = this.#secrets.find(({ hasListed }) => !hasListed);
-    if (unread !== undefined) return unread.problem ?? 'they were not read yet';
-    return new Map(
-      this.#secrets.flatMap(reflector =>
-        [...reflector.in(namespace)].flatMap(([name, { value }]) =>
-          value === undefined ? [] : [[name, value] as const],
-        ),
-      ),
-    );
+  async secrets(namespace: string): Promise<ReadonlyMap<string, SecretReading> | string> {
+    const readings = new Map<string, SecretReading>();
+    let sinceMs = performance.now();
+    for (const reflector of this.#secrets) {
+      const held = reflector.in(namespace);
+      if (typeof held === 'string') return held;
+      for (const [name, secret] of held) {
+        const reading = await secret.reading();
+        if (reading !== undefined) readings.set(name, reading);
+        if (performance.now() - sinceMs < TURN_MS) continue;
+        await nextTurn();
+        sinceMs = performance.now();
+      }
+    }
+    return readings;
+  }
+
+  get #content(): readonly ContentReflector<HeldSecret | Account>[] {
+    return [...this.#secrets, this.#accounts];
   }
 }
