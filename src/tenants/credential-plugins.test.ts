@@ -1,7 +1,7 @@
 import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { silentLog } from '../lib/log.ts';
 import { formatYaml } from '../lib/yaml.ts';
 import { CredentialPlugins } from './credential-plugins.ts';
@@ -154,6 +154,72 @@ test('who asks at once for one image shares one run', async () => {
   expect(await runsOf('p')).toBe(1);
 });
 
+/** A plugin that takes a while, and notes how many of it run with it. */
+async function addSlowPlugin(name: string, more: object = {}): Promise<void> {
+  const running = join(folder, 'running');
+  await mkdir(running);
+  const [begin, end] = [
+    `mkdir ${running}/$$; ls ${running} | wc -l >> ${folder}/peaks`,
+    `rmdir ${running}/$$`,
+  ];
+  await addPlugin(name, `${begin}; sleep 0.1; ${end}\n${answer(more)}`);
+}
+
+async function mostAtOnce(): Promise<number> {
+  return Math.max(...(await readFile(join(folder, 'peaks'), 'utf8')).trim().split('\n').map(Number));
+}
+
+test('who asks for many images has four processes at a time, and others need not wait for him', async () => {
+  await addSlowPlugin('p');
+  const plugins = await open([{ name: 'p' }]);
+  const names = Array.from({ length: 60 }, (_, n) => `reg.example/invented-${n}`);
+  const many = names.map(image => plugins.configsFor(image, 'hostile'));
+  await plugins.configsFor('reg.example/app', 'other');
+  expect(await runsOf('p')).toBeLessThan(30);
+  await Promise.all(many);
+  expect(await runsOf('p')).toBe(61);
+  expect(await mostAtOnce()).toBeLessThanOrEqual(5);
+});
+
+test('no more than eight processes run, however many ask', async () => {
+  await addSlowPlugin('p');
+  const plugins = await open([{ name: 'p' }]);
+  const askers = Array.from({ length: 30 }, (_, n) => `team-${n}`);
+  await Promise.all(askers.map(asker => plugins.configsFor(`reg.example/${asker}`, asker)));
+  expect(await runsOf('p')).toBe(30);
+  expect(await mostAtOnce()).toBeLessThanOrEqual(8);
+});
+
+test('an answer for a whole registry serves those who wait meanwhile', async () => {
+  await addSlowPlugin('p', { cacheKeyType: 'Registry' });
+  const plugins = await open([{ name: 'p' }]);
+  const names = Array.from({ length: 60 }, (_, n) => `reg.example/image-${n}`);
+  await Promise.all(names.map(image => plugins.configsFor(image, 'team-a')));
+  expect(await runsOf('p')).toBe(4);
+});
+
+test('who has too much waiting gets nothing from a plugin, which is told', async () => {
+  const told: object[] = [];
+  const log = { ...silentLog, warn: (fields: object) => void told.push(fields), child: () => log };
+  await addPlugin('p', answer());
+  const plugins = await open([{ name: 'p' }], { log });
+  const names = Array.from({ length: 1_005 }, (_, n) => `reg.example/image-${n}`);
+  const asked = names.map(image => loginsFor(plugins, image));
+  expect(await asked[1_004]).toEqual([]);
+  expect(told[0]).toMatchObject({ reason: 'over 1000 questions wait already' });
+  plugins.close();
+  await Promise.all(asked);
+});
+
+test('a plugin that runs when all is closed is ended', async () => {
+  await addPlugin('p', 'sleep 60');
+  const plugins = await open([{ name: 'p' }]);
+  const asked = plugins.configsFor('reg.example/x');
+  await vi.waitFor(async () => expect(await runsOf('p')).toBe(1));
+  plugins.close();
+  expect(await asked).toEqual([{ source: 'p', config: new Map() }]);
+});
+
 test.each([
   ['ends with an error', 'echo broken >&2; exit 3', /status 3: broken/],
   ['writes no JSON', 'echo hello', /invalid JSON/],
@@ -163,6 +229,11 @@ test.each([
   ['writes without end', 'yes', /over 1048576 bytes/],
   ['takes too long', 'sleep 60', /took over 1 s/],
   ['leaves a child that keeps its output open', 'sleep 60 &\nsleep 60', /took over 1 s/],
+  [
+    'leaves a child that left its group, and keeps its output open',
+    'setsid sleep 60 &\nexit 0',
+    /took over 1 s/,
+  ],
   ['does not read its input', 'exec <&-; exit 4', /status 4/],
 ])(
   'a plugin that %s gives nothing, says why, and rests for 10 s',

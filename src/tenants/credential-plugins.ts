@@ -1,5 +1,6 @@
 import { access, constants, readdir, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import { FairSlots, SlotsFull } from '../lib/fair-slots.ts';
 import { Lru } from '../lib/lru.ts';
 import type { Log } from '../lib/log.ts';
 import { SingleFlight } from '../lib/single-flight.ts';
@@ -38,6 +39,12 @@ const MAX_ANSWERS = 10_000;
  */
 const FAILURE_MS = 10_000;
 
+/**
+ * Each plugin is a process of some tens of MiB, and who asks chooses for how many images: so many at once, for one
+ * tenant no more than half of them. What waits is a promise; beyond that a tenant has too much going on to be served.
+ */
+const PROCESSES = { max: 8, maxPerAsker: 4, maxWaitingPerAsker: 1_000 } as const;
+
 const CONFIG_FILE = /\.(?:json|ya?ml)$/;
 
 interface Answer {
@@ -52,12 +59,12 @@ const NO_CREDENTIALS: DockerConfig = new Map();
  * their answers remembered, as the kubelet does it. A plugin that fails gives no credentials, and nothing else happens.
  */
 export class CredentialPlugins {
-  readonly #options: CredentialPluginsOptions;
   readonly #plugins: readonly Plugin[];
+  readonly #end = new AbortController();
 
   private constructor(options: CredentialPluginsOptions, providers: readonly CredentialProvider[]) {
-    this.#options = options;
-    this.#plugins = providers.map(provider => new Plugin(provider, this.#options));
+    const slots = new FairSlots(PROCESSES);
+    this.#plugins = providers.map(provider => new Plugin(provider, options, slots, this.#end.signal));
   }
 
   /** InvalidCredentialProvider when the configuration is wrong, or names a plugin that is not there. */
@@ -72,12 +79,20 @@ export class CredentialPlugins {
     return new CredentialPlugins(options, providers);
   }
 
-  /** What the plugins that are meant for `image` answer, in their order; part of a Keyring. Never throws. */
-  async configsFor(image: string): Promise<readonly KeyringConfig<string>[]> {
+  /**
+   * What the plugins that are meant for `image` answer, in their order; part of a Keyring. Never throws. `asker` is on
+   * whose behalf: the tenant's name, '' for nobody's. Askers take turns.
+   */
+  async configsFor(image: string, asker = ''): Promise<readonly KeyringConfig<string>[]> {
     const asked = this.#plugins.filter(plugin => plugin.isFor(image));
     return Promise.all(
-      asked.map(async plugin => ({ source: plugin.name, config: await plugin.configFor(image) })),
+      asked.map(async plugin => ({ source: plugin.name, config: await plugin.configFor(image, asker) })),
     );
+  }
+
+  /** Ends what runs. */
+  close(): void {
+    this.#end.abort();
   }
 }
 
@@ -88,9 +103,21 @@ class Plugin {
   readonly #log: Log;
   readonly #nowMs: () => number;
   readonly #answers = new Lru<Answer>({ maxEntries: MAX_ANSWERS });
+  readonly #slots: FairSlots;
+  readonly #signal: AbortSignal;
+  /** By asker and image. */
+  readonly #questions = new SingleFlight<DockerConfig>();
+  /** By image. */
   readonly #runs = new SingleFlight<DockerConfig>();
 
-  constructor(provider: CredentialProvider, options: CredentialPluginsOptions) {
+  constructor(
+    provider: CredentialProvider,
+    options: CredentialPluginsOptions,
+    slots: FairSlots,
+    signal: AbortSignal,
+  ) {
+    this.#slots = slots;
+    this.#signal = signal;
     this.name = provider.name;
     this.#provider = provider;
     this.#options = options;
@@ -102,8 +129,23 @@ class Plugin {
     return matchesImage(this.#provider.matchImages, image);
   }
 
-  async configFor(image: string): Promise<DockerConfig> {
-    return this.#remembered(image) ?? this.#runs.run(image, () => this.#ask(image)).promise;
+  async configFor(image: string, asker: string): Promise<DockerConfig> {
+    const known = this.#remembered(image);
+    return known ?? this.#questions.run(`${asker} ${image}`, () => this.#inTurn(image, asker)).promise;
+  }
+
+  /** An answer for another image of the same registry, or another asker's, may have come meanwhile. */
+  async #inTurn(image: string, asker: string): Promise<DockerConfig> {
+    try {
+      return await this.#slots.run(
+        asker,
+        async () => this.#remembered(image) ?? this.#runs.run(image, () => this.#ask(image)).promise,
+      );
+    } catch (error) {
+      if (!(error instanceof SlotsFull)) throw error;
+      this.#log.warn({ image, asker, reason: error.message }, 'a credential provider is not asked');
+      return NO_CREDENTIALS;
+    }
   }
 
   #remembered(image: string): DockerConfig | undefined {
@@ -134,6 +176,7 @@ class Plugin {
       env: { ...this.#options.environment, ...Object.fromEntries(env.map(one => [one.name, one.value])) },
       input: encodeRequest(apiVersion, image),
       timeLimitMs: this.#options.timeLimitMs ?? PLUGIN_TIME_LIMIT_MS,
+      signal: this.#signal,
     });
     const response = decodeResponse(output);
     if (response.apiVersion !== apiVersion) {

@@ -99,7 +99,7 @@ describe('looking up', () => {
     await open({
       sources: [new FileSecretSource([{ name: 't', secrets: [join(folder, 'a.json')] }], silentLog)],
       nodeConfig: [join(folder, 'config.json')],
-      plugins: { configsFor: async () => [{ source: 'ecr', config }] },
+      plugins: { configsFor: async () => [{ source: 'ecr', config }], close: () => {} },
     });
     sink.put('t', { secrets: [loaded('b', { 'reg.example': 'api:p', 'reg.example/team': 'longer:p' })] });
     const found = (await tenants.find('t')?.lookup(IMAGE)) ?? [];

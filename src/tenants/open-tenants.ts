@@ -13,7 +13,7 @@ export interface TenantsParts {
   readonly configured: readonly { readonly name: string; readonly options: TenantOptions }[];
   /** Files, or folders of such, as `NodeConfig` reads them. */
   readonly nodeConfig: readonly string[];
-  readonly plugins: Pick<CredentialPlugins, 'configsFor'> | undefined;
+  readonly plugins: Pick<CredentialPlugins, 'configsFor' | 'close'> | undefined;
   readonly store: TenantStore;
   /** The store's own secret for naming credentials. */
   readonly credentialKey: string;

@@ -21,13 +21,21 @@ export interface PluginRun {
   readonly env: Readonly<Record<string, string | undefined>>;
   readonly input: string;
   readonly timeLimitMs: number;
+  /** Ends it. */
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** Runs a plugin once: what it wrote to its standard output, as it ended with 0 in time. PluginFailed otherwise. */
-export async function runPlugin({ program, args, env, input, timeLimitMs }: PluginRun): Promise<string> {
+export async function runPlugin(run: PluginRun): Promise<string> {
+  const { program, args, env, input, timeLimitMs, signal } = run;
+  if (signal?.aborted === true) throw new PluginFailed('is not run any more');
   // A process group of its own, so that what a script started ends with it.
   const child = spawn(program, [...args], { env, detached: true });
-  const kill = () => killGroup(child.pid);
+  const kill = () => {
+    killGroup(child.pid);
+    // What has left the group may hold them open for ever.
+    for (const pipe of [child.stdin, child.stdout, child.stderr]) pipe.destroy();
+  };
   const output = new Output(MAX_OUTPUT_BYTES, kill);
   const complaint = new Output(MAX_COMPLAINT_BYTES, () => {});
   let isLate = false;
@@ -35,6 +43,7 @@ export async function runPlugin({ program, args, env, input, timeLimitMs }: Plug
     isLate = true;
     kill();
   }, timeLimitMs);
+  signal?.addEventListener('abort', kill);
   child.stdout.on('data', (chunk: Buffer) => output.add(chunk));
   child.stderr.on('data', (chunk: Buffer) => complaint.add(chunk));
   // A plugin may end without having read what it was given.
@@ -43,7 +52,7 @@ export async function runPlugin({ program, args, env, input, timeLimitMs }: Plug
   try {
     const status = await new Promise<string>((resolve, reject) => {
       child.on('error', error => reject(new PluginFailed(`cannot be run: ${error.message}`)));
-      child.on('close', (code, signal) => resolve(code === null ? `signal ${signal}` : `status ${code}`));
+      child.on('close', (code, by) => resolve(code === null ? `signal ${by}` : `status ${code}`));
     });
     if (isLate) throw new PluginFailed(`took over ${timeLimitMs / 1000} s`);
     if (output.isFull) throw new PluginFailed(`wrote over ${MAX_OUTPUT_BYTES} bytes`);
@@ -51,6 +60,7 @@ export async function runPlugin({ program, args, env, input, timeLimitMs }: Plug
     return output.text();
   } finally {
     clearTimeout(timer);
+    signal?.removeEventListener('abort', kill);
   }
 }
 

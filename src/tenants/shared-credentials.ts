@@ -8,7 +8,7 @@ import type { HeldCredential, SecretState } from './tenant.ts';
 
 export interface SharedCredentialsOptions {
   readonly nodeConfig: readonly string[];
-  readonly plugins: Pick<CredentialPlugins, 'configsFor'> | undefined;
+  readonly plugins: Pick<CredentialPlugins, 'configsFor' | 'close'> | undefined;
   readonly credentialKey: string;
   readonly log: Log;
   readonly nowMs: () => number;
@@ -57,15 +57,16 @@ export class SharedCredentials {
   }
 
   close(): Promise<void> {
+    this.#options.plugins?.close();
     return this.#node.close();
   }
 
-  /** In the kubelet's order: the node, then the plugins, each looked up by itself. */
-  async lookup(image: string): Promise<readonly HeldCredential[]> {
+  /** In the kubelet's order: the node, then the plugins, each looked up by itself. `asker` as plugins have it. */
+  async lookup(image: string, asker?: string): Promise<readonly HeldCredential[]> {
     const node = this.#keyring.lookup(image).map(entry => this.#ofNode.of(entry));
     const { plugins } = this.#options;
     if (plugins === undefined) return node;
-    const obtained = new Keyring([await plugins.configsFor(image)]).lookup(image);
+    const obtained = new Keyring([await plugins.configsFor(image, asker)]).lookup(image);
     return [...node, ...obtained.map(entry => this.#ofPlugins.of(entry))];
   }
 

@@ -228,7 +228,7 @@ export class TenantDirectory implements Tenants {
       name,
       options: configured.find(one => one.name === name)?.options ?? {},
       credentialKey,
-      lookupShared: image => this.#shared.lookup(image),
+      lookupShared: image => this.#shared.lookup(image, name),
       wasIssued: id => this.wasIssued(id),
       marks: this.#marks,
       log: log.child({ tenant: name }),
