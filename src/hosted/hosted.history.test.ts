@@ -1,24 +1,35 @@
 import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { bytesOf, type Content, type Image, imageOf, randomBlob } from '../../test/support/content.ts';
+import { bytesOf, type Content, imageOf, randomBlob, readAs } from '../../test/support/content.ts';
 import { chunkOf, HostedBench, RIGHT } from '../../test/support/hosted-bench.ts';
 import { OciError } from '../oci/errors.ts';
+import { OCI_ARTIFACT_MANIFEST } from '../oci/media-types.ts';
 import { ANONYMOUS } from '../oci/requester.ts';
 
 const REPOSITORIES = ['team/a', 'team/b'].map(name => ({ upstream: '', name }));
 const TAGS = ['v1', 'v2'];
 const LAYERS = [0, 1, 2].map(at => randomBlob(200 + at, `history ${at}`));
-/** The third is about the first. */
 const IMAGES = makeImages();
-const BLOBS = [...LAYERS, ...IMAGES.map(({ config }) => config)];
+const BLOBS = [...new Set([...LAYERS, ...IMAGES.flatMap(({ blobs }) => blobs)])];
+const DIGESTS = [...new Set(IMAGES.map(({ manifest }) => manifest.digest))];
 
 const everything = { accepts: () => true, platform: undefined };
+
+/** A manifest, under one media type. */
+interface Pushable {
+  readonly manifest: Content;
+  /** That it needs. */
+  readonly blobs: readonly Content[];
+  readonly subject?: Content;
+}
 
 /** What somebody who was told of every success would believe. */
 interface Believed {
   readonly blobs: Set<Content>;
-  readonly manifests: Set<Content>;
-  readonly tags: Map<string, Content>;
+  /** By digest: what was pushed last. */
+  readonly manifests: Map<string, Pushable>;
+  /** The digests that they mean. */
+  readonly tags: Map<string, string>;
   /** Bytes of an upload that is under way: its blob and how many were acknowledged. */
   upload: { readonly id: string; readonly blob: Content; offset: number } | undefined;
 }
@@ -80,8 +91,7 @@ function pushBlob(at: number, blob: Content): Step {
 
 function pushImage(at: number, image: number, tag: number | null): Step {
   return async world => {
-    const { config, layers } = pick(IMAGES, image);
-    for (const blob of [config, ...layers]) await pushBlob(at, blob)(world);
+    for (const blob of pick(IMAGES, image).blobs) await pushBlob(at, blob)(world);
     await pushManifest(at, image, tag)(world);
   };
 }
@@ -89,15 +99,16 @@ function pushImage(at: number, image: number, tag: number | null): Step {
 /** Refused exactly while a blob that it names is not in this repository. */
 function pushManifest(at: number, image: number, tag: number | null): Step {
   return async ({ bench, believed }) => {
-    const { manifest, config, layers } = pick(IMAGES, image);
+    const pushed = pick(IMAGES, image);
+    const { manifest } = pushed;
     const { blobs, manifests, tags } = pick(believed, at);
     const reference = tag === null ? manifest.digest : pick(TAGS, tag);
     const code = await codeOf(() => bench.pushManifest(pick(REPOSITORIES, at), manifest, reference));
-    const isWhole = [config, ...layers].every(blob => blobs.has(blob));
+    const isWhole = pushed.blobs.every(blob => blobs.has(blob));
     expect(code).toBe(isWhole ? undefined : 'MANIFEST_BLOB_UNKNOWN');
     if (!isWhole) return;
-    manifests.add(manifest);
-    if (tag !== null) tags.set(reference, manifest);
+    manifests.set(manifest.digest, pushed);
+    if (tag !== null) tags.set(reference, manifest.digest);
   };
 }
 
@@ -156,8 +167,8 @@ function deleteManifest(at: number, manifest: Content): Step {
   return async ({ bench, believed }) => {
     const { manifests, tags } = pick(believed, at);
     const code = await codeOf(() => bench.removal.removeManifest(pick(REPOSITORIES, at), manifest.digest));
-    expect(code).toBe(manifests.delete(manifest) ? undefined : 'MANIFEST_UNKNOWN');
-    for (const [tag, tagged] of tags) if (tagged === manifest) tags.delete(tag);
+    expect(code).toBe(manifests.delete(manifest.digest) ? undefined : 'MANIFEST_UNKNOWN');
+    for (const [tag, tagged] of tags) if (tagged === manifest.digest) tags.delete(tag);
   };
 }
 
@@ -180,41 +191,76 @@ async function expectAsBelieved({ bench, believed }: World): Promise<void> {
       const code = await codeOf(() => bench.hosted.statBlob(repository, blob.digest));
       expect(code).toBe(blobs.has(blob) ? undefined : 'BLOB_UNKNOWN');
     }
-    for (const { manifest } of IMAGES) {
-      const code = await codeOf(() => bench.hosted.manifest(repository, manifest.digest, RIGHT, everything));
-      expect(code).toBe(manifests.has(manifest) ? undefined : 'MANIFEST_UNKNOWN');
+    const typeOf = async (reference: string) => {
+      try {
+        return (await bench.hosted.manifest(repository, reference, RIGHT, everything)).descriptor.mediaType;
+      } catch (error) {
+        if (error instanceof OciError && error.code === 'MANIFEST_UNKNOWN') return undefined;
+        throw error;
+      }
+    };
+    for (const digest of DIGESTS) {
+      expect(await typeOf(digest)).toBe(manifests.get(digest)?.manifest.mediaType);
     }
     for (const tag of TAGS) {
       const served = await bench.hosted.manifest(repository, tag, RIGHT, everything).catch(() => undefined);
-      expect(served?.descriptor.digest).toBe(tags.get(tag)?.digest);
+      expect(served?.descriptor.digest).toBe(tags.get(tag));
+      expect(await typeOf(tag)).toBe(manifests.get(tags.get(tag) ?? '')?.manifest.mediaType);
     }
-    const [subject, , artifact] = IMAGES;
+    await expectNothingIdle(bench, repository, pick(believed, at));
     const page = { limit: 10, after: undefined };
     const query = { artifactType: undefined, page };
     const { manifests: referrers } = await bench.hosted.referrers(
       repository,
-      pick([subject], 0).manifest.digest,
+      pick(IMAGES, 0).manifest.digest,
       query,
     );
-    const isAttached = artifact !== undefined && manifests.has(artifact.manifest);
-    expect(referrers.map(({ digest }) => digest)).toEqual(isAttached ? [artifact.manifest.digest] : []);
+    const attached = [...manifests.values()].filter(({ subject }) => subject !== undefined);
+    expect(referrers.map(({ digest, mediaType }) => `${digest} ${mediaType}`)).toEqual(
+      attached.map(({ manifest: { digest, mediaType } }) => `${digest} ${mediaType}`).toSorted(),
+    );
     if (upload === undefined) continue;
     const { offset } = await bench.uploads.status(ANONYMOUS, repository, upload.id);
     expect(offset).toBe(upload.offset);
   }
 }
 
-function makeImages(): readonly Image[] {
+/** What a manifest needs keeps its Link, however others read the same bytes. */
+async function expectNothingIdle(
+  { metadata }: HostedBench,
+  repository: (typeof REPOSITORIES)[number],
+  { manifests }: Believed,
+): Promise<void> {
+  const needed = [...manifests.values()].flatMap(({ blobs }) => blobs.map(({ digest }) => digest));
+  for (const digest of needed) {
+    const wasLinked = await metadata.isLinked(repository, digest);
+    await metadata.expireLinks([{ repository, digest }], Date.now() + 60_000);
+    expect(await metadata.isLinked(repository, digest)).toBe(wasLinked);
+  }
+}
+
+/** The third and the fourth are about the first; the last two are the same bytes under two media types. */
+function makeImages(): readonly Pushable[] {
   const [first, second, third] = LAYERS;
   if (first === undefined || second === undefined || third === undefined) throw new Error('three layers');
   const amd64 = imageOf([first, second]);
   const arm64 = imageOf([second, third], { platform: { os: 'linux', architecture: 'arm64' } });
   const platform = { os: 'unknown', architecture: 'unknown' };
-  return [amd64, arm64, imageOf([third], { platform, subject: amd64.manifest, artifactType: 'text/x-own' })];
+  const subject = amd64.manifest;
+  const artifact = imageOf([third], { platform, subject, artifactType: 'text/x-own' });
+  const untyped = imageOf([first], { subject, isUntyped: true });
+  return [
+    ...[amd64, arm64, artifact, untyped].map(({ manifest, config, layers }) => ({
+      manifest,
+      blobs: [config, ...layers],
+      ...(manifest === artifact.manifest || manifest === untyped.manifest ? { subject } : {}),
+    })),
+    { manifest: readAs(untyped.manifest, OCI_ARTIFACT_MANIFEST), blobs: [], subject },
+  ];
 }
 
 function nothing(): Believed {
-  return { blobs: new Set(), manifests: new Set(), tags: new Map(), upload: undefined };
+  return { blobs: new Set(), manifests: new Map(), tags: new Map(), upload: undefined };
 }
 
 /** The code of the refusal; `undefined` for a success. Anything else that goes wrong is thrown. */

@@ -7,7 +7,8 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Arbitrary, array, constant, nat, oneof, tuple } from 'fast-check';
 import { get, type Got } from './client.ts';
-import { bytesOf, type Content, type Image, imageOf, indexOf, randomBlob } from './content.ts';
+import { OCI_ARTIFACT_MANIFEST } from '../../src/oci/media-types.ts';
+import { bytesOf, type Content, type Image, imageOf, indexOf, randomBlob, readAs } from './content.ts';
 import { Entrepot } from './entrepot.ts';
 import { FakeUpstream } from './fake-upstream.ts';
 import { until } from './programs.ts';
@@ -24,7 +25,15 @@ const IMAGES = [
   [1, 2, 3],
   [3, 4],
   [2, 5],
-].map(layers => imageOf(layers.flatMap(at => LAYERS[at] ?? [])));
+].map(layers =>
+  imageOf(
+    layers.flatMap(at => LAYERS[at] ?? []),
+    { isUntyped: true },
+  ),
+);
+/** The same bytes under a media type that needs no blobs; and the repository in which upstream has them so. */
+const ARTIFACTS = IMAGES.map(({ manifest }) => readAs(manifest, OCI_ARTIFACT_MANIFEST));
+const ARTIFACT_REPOSITORY = 'artifacts';
 /** So little that mirrored content is evicted all the time. */
 const MAX_BYTES = '400KB';
 
@@ -32,7 +41,7 @@ type State = 'yes' | 'maybe';
 
 interface Repository {
   readonly blobs: Map<string, State>;
-  /** By digest, with what it names. */
+  /** By digest, as it was pushed last, with what it names then. */
   readonly manifests: Map<string, { readonly content: Content; readonly blobs: readonly string[] }>;
   readonly tags: Map<string, string>;
 }
@@ -42,10 +51,12 @@ export type Step = readonly [kind: (typeof KINDS)[number], a: number, b: number,
 
 const KINDS = [
   'pushImage',
+  'pushAsArtifact',
   'pushIndex',
   'pushBlob',
   'mount',
   'pullMirrored',
+  'pullArtifact',
   'deleteTag',
   'deleteManifest',
   'deleteBlob',
@@ -59,6 +70,8 @@ const KINDS = [
 /** Commands and restarts take a second each, the rest milliseconds. */
 const WEIGHTS: Partial<Record<(typeof KINDS)[number], number>> = {
   pushImage: 6,
+  pushAsArtifact: 2,
+  pullArtifact: 2,
   pullMirrored: 5,
   mount: 3,
   deleteManifest: 3,
@@ -97,6 +110,7 @@ export class History {
   static async open(): Promise<History> {
     const upstream = await FakeUpstream.start();
     for (const [at, image] of IMAGES.entries()) upstream.add('app', image, `v${at}`);
+    for (const [at, artifact] of ARTIFACTS.entries()) upstream.add(ARTIFACT_REPOSITORY, artifact, `v${at}`);
     const entrepot = await Entrepot.start({
       storage: { maxBytes: MAX_BYTES },
       hosted: { prefixes: ['team'], anonymous: 'push' },
@@ -119,7 +133,9 @@ export class History {
 
   /** After everything mirrored was forgotten and all garbage is collected, the files are what the model says. */
   async expectExactlyTheReachable(): Promise<void> {
-    await this.#command('rm', `${UPSTREAM}/app`);
+    for (const [at, image] of IMAGES.entries()) await this.#pullMirrored(image, at);
+    await this.#pullArtifact(0);
+    for (const name of ['app', ARTIFACT_REPOSITORY]) await this.#command('rm', `${UPSTREAM}/${name}`);
     for (const repository of this.#repositories.values()) collectLinks(repository, 'no');
     const wanted = new Set<string>();
     for (const { blobs } of this.#repositories.values())
@@ -139,10 +155,12 @@ export class History {
     const image = pick(IMAGES, b);
     const steps: Readonly<Record<Step[0], () => Promise<void>>> = {
       pushImage: () => this.#pushImage(name, image, pick(TAGS, c)),
+      pushAsArtifact: () => this.#putManifest(name, pick(TAGS, c), pick(ARTIFACTS, b), []),
       pushIndex: () => this.#pushIndex(name, image, pick(TAGS, c)),
       pushBlob: () => this.#pushBlob(name, pick(LAYERS, b)),
       mount: () => this.#mount(name, pick(REPOSITORIES, b), pick(LAYERS, c)),
       pullMirrored: () => this.#pullMirrored(image, b % IMAGES.length),
+      pullArtifact: () => this.#pullArtifact(b % ARTIFACTS.length),
       deleteTag: () => this.#deleteTag(name, pick(TAGS, b)),
       deleteManifest: () => this.#deleteManifest(name, b),
       deleteBlob: () => this.#deleteBlob(name, pick(LAYERS, b)),
@@ -227,12 +245,17 @@ export class History {
   async #pullMirrored(image: Image, at: number): Promise<void> {
     const url = `${this.#entrepot.url}/v2/app`;
     const manifest = await get(`${url}/manifests/v${at}?ns=${UPSTREAM}`);
-    same(manifest.text, bytesOf(image.manifest).toString());
+    sameManifest(manifest, image.manifest, 'a mirrored image');
     for (const blob of blobsOf(image)) {
       const got = await get(`${url}/blobs/${blob.digest}?ns=${UPSTREAM}`);
       same([got.status, `sha256:${got.sha256}`], [200, blob.digest]);
       if (this.#damaged.has(blob.digest)) await this.#expectKept(blob);
     }
+  }
+
+  async #pullArtifact(at: number): Promise<void> {
+    const url = `${this.#entrepot.url}/v2/${ARTIFACT_REPOSITORY}/manifests/v${at}?ns=${UPSTREAM}`;
+    sameManifest(await get(url), pick(ARTIFACTS, at), 'a mirrored artifact');
   }
 
   /** A download is kept a moment after its readers have it; then a repository that lives here has the blob back, too. */
@@ -387,7 +410,7 @@ export class History {
       }
       for (const [digest, { content }] of manifests) {
         const got = await get(this.#url(name, `manifests/${digest}`));
-        same(got.text, bytesOf(content).toString());
+        sameManifest(got, content, `${digest} of ${name}`);
       }
       const list = await get(this.#url(name, 'tags/list'));
       const listed: readonly string[] = list.status === 200 ? JSON.parse(list.text).tags : [];
@@ -434,6 +457,11 @@ function pick<T>(from: readonly T[], which: number): T {
   const picked = from[which % from.length];
   if (picked === undefined) throw new Error('nothing to pick from');
   return picked;
+}
+
+/** Bytes and media type. */
+function sameManifest({ text, headers }: Got, content: Content, what: string): void {
+  same([text, headers['content-type']], [bytesOf(content).toString(), content.mediaType], what);
 }
 
 /** A failed expectation that says both sides, and what they are of. */
