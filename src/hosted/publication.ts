@@ -3,6 +3,7 @@ import { MemoryBudget, type MemoryLease } from '../lib/memory-budget.ts';
 import type { Lack, MetadataStore } from '../metadata/metadata-store.ts';
 import { type Digest, digestAlgorithm, digestOf, isDigest } from '../oci/digest.ts';
 import { refusingWhenBusy } from '../oci/busy.ts';
+import { documents } from '../oci/documents.ts';
 import { OciError } from '../oci/errors.ts';
 import {
   isNonDistributable,
@@ -10,7 +11,6 @@ import {
   type ManifestView,
   MAX_INDEX_ENTRIES,
   MAX_MANIFEST_BYTES,
-  parseManifest,
 } from '../oci/manifest.ts';
 import { isIndexType, isSchema1Type } from '../oci/media-types.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
@@ -90,7 +90,7 @@ export class Publication {
     if (isDigest(reference) && digest !== reference) {
       throw new OciError('DIGEST_INVALID', { detail: { provided: reference, received: digest } });
     }
-    const view = parseManifest(bytes, contentType);
+    const view = await documents.ask('view', bytes, contentType);
     if (isSchema1Type(view.mediaType)) {
       throw new OciError('MANIFEST_INVALID', {
         message: 'Docker schema 1 was withdrawn in 2017 and is not taken: push schema 2 or OCI',
@@ -146,7 +146,7 @@ export class Publication {
         if (child === undefined && depth === 1) missing.push(digest);
         if (child === undefined || !isIndexType(child.mediaType)) continue;
         if (depth === MAX_INDEX_DEPTH) throw tooDeep();
-        indexes.push(parseManifest(child.bytes, child.mediaType));
+        indexes.push(await documents.ask('view', child.bytes, child.mediaType));
       }
       level = indexes.flatMap(index => index.manifests);
     }

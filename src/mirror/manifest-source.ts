@@ -3,8 +3,9 @@ import type { Log } from '../lib/log.ts';
 import { SingleFlight } from '../lib/single-flight.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { type Digest, isDigest } from '../oci/digest.ts';
+import { documents } from '../oci/documents.ts';
 import { OciError } from '../oci/errors.ts';
-import { type Manifest, type ManifestView, parseManifest } from '../oci/manifest.ts';
+import { type Manifest, type ManifestView } from '../oci/manifest.ts';
 import { isIndexType, isManifestType } from '../oci/media-types.ts';
 import { narrowToPlatform } from '../oci/platform-choice.ts';
 import type { ManifestWant, Outcome, ServedManifest } from '../oci/pull-source.ts';
@@ -241,7 +242,7 @@ export class ManifestSource {
 
   /** False when it could not be kept: the answer is good nevertheless. */
   async #keep(repository: Repository, manifest: Manifest, tag: string | undefined): Promise<boolean> {
-    const view = viewOf(manifest);
+    const view = await viewOf(manifest);
     const atMs = this.#nowMs();
     try {
       await this.#metadata.putManifest(
@@ -283,11 +284,11 @@ function hit(manifest: Manifest): Found {
 }
 
 /** What upstream sent and nobody could read in one way is upstream's fault, not the client's. */
-function viewOf(manifest: Manifest): ManifestView {
+async function viewOf(manifest: Manifest): Promise<ManifestView> {
   try {
-    return parseManifest(manifest.bytes, manifest.mediaType);
+    return await documents.ask('view', manifest.bytes, manifest.mediaType);
   } catch (error) {
-    if (!(error instanceof OciError)) throw error;
+    if (!(error instanceof OciError) || error.code === 'UNAVAILABLE') throw error;
     throw new UpstreamFailure('invalid', `upstream gave an unusable manifest: ${error.message}`, {
       cause: error,
     });

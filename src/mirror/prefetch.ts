@@ -4,7 +4,8 @@ import { Lru } from '../lib/lru.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
 import type { Digest } from '../oci/digest.ts';
-import { isNonDistributable, parseManifest } from '../oci/manifest.ts';
+import { documents } from '../oci/documents.ts';
+import { isNonDistributable } from '../oci/manifest.ts';
 import { isSchema1Type } from '../oci/media-types.ts';
 import { formatPlatform, type Platform } from '../oci/platform.ts';
 import { chooseChild, type ContentLookup } from '../oci/platform-choice.ts';
@@ -66,7 +67,7 @@ export class Prefetch {
     platforms: readonly Platform[],
   ): Promise<void> {
     if (isSchema1Type(descriptor.mediaType)) return;
-    const view = parseManifest(bytes, descriptor.mediaType);
+    const view = await documents.ask('view', bytes, descriptor.mediaType);
     for (const blob of view.blobs) {
       if (!isNonDistributable(blob)) await this.#begin(repository, blob, right);
     }

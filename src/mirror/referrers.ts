@@ -1,10 +1,9 @@
 import type { Log } from '../lib/log.ts';
 import { SingleFlight } from '../lib/single-flight.ts';
 import type { Document, MetadataStore } from '../metadata/metadata-store.ts';
-import type { Descriptor } from '../oci/descriptor.ts';
 import type { Digest } from '../oci/digest.ts';
+import { documents } from '../oci/documents.ts';
 import { OciError } from '../oci/errors.ts';
-import { parseManifest } from '../oci/manifest.ts';
 import type { Page, ServedReferrers } from '../oci/pull-source.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
@@ -72,7 +71,7 @@ export class Referrers {
       const { entries, more } = await this.#metadata.listReferrers(repository, subject, artifactType, page);
       return { ...served, stored: true, manifests: entries, next: more ? entries.at(-1)?.digest : undefined };
     }
-    return { ...served, ...pageOf(entriesOf(document), query) };
+    return { ...served, ...(await pageOf(document, query)) };
   }
 
   /** No document: nothing is known but what is held. */
@@ -131,27 +130,18 @@ export class Referrers {
 }
 
 /** A list that an earlier version kept may be one that nobody can read: that is upstream's fault, not the client's. */
-function entriesOf({ bytes, mediaType }: Pick<Document, 'mediaType' | 'bytes'>): readonly Descriptor[] {
+async function pageOf(
+  { bytes, mediaType }: Pick<Document, 'mediaType' | 'bytes'>,
+  { artifactType, page }: ReferrersQuery,
+): Promise<Pick<ServedReferrers, 'manifests' | 'next'>> {
   try {
-    return parseManifest(bytes, mediaType).manifests;
+    const { entries, more } = await documents.ask('descriptors', bytes, mediaType, { artifactType, ...page });
+    return { manifests: entries, next: more ? entries.at(-1)?.digest : undefined };
   } catch (error) {
-    if (!(error instanceof OciError)) throw error;
+    if (!(error instanceof OciError) || error.code === 'UNAVAILABLE') throw error;
     throw new OciError('UPSTREAM_INVALID', {
       message: `upstream gave a list of referrers that cannot be read: ${error.message}`,
       cause: error,
     });
   }
-}
-
-/** In the order of their digests, so that `after` means the same to every page. */
-function pageOf(
-  all: readonly Descriptor[],
-  { artifactType, page: { limit, after } }: ReferrersQuery,
-): Pick<ServedReferrers, 'manifests' | 'next'> {
-  const rest = all
-    .filter(entry => artifactType === undefined || entry.artifactType === artifactType)
-    .filter(({ digest }) => after === undefined || digest > after)
-    .sort((a, b) => (a.digest < b.digest ? -1 : 1));
-  const manifests = rest.slice(0, limit);
-  return { manifests, next: rest.length > limit ? manifests.at(-1)?.digest : undefined };
 }

@@ -31,6 +31,8 @@ export const MAX_MANIFEST_BYTES = 4 * 1024 * 1024;
 export const MAX_INDEX_ENTRIES = 1000;
 /** Each becomes a row in one transaction; images stop at 127 layers, artifacts of many files at some hundreds. */
 export const MAX_DESCRIPTORS = 5000;
+/** Of a manifest or an index itself: each is an entry of every list of referrers it is in; tools write some dozens. */
+export const MAX_ANNOTATIONS = 1000;
 /** A descriptor's platform features are five levels deep; the rest is room for extensions. */
 export const MAX_JSON_DEPTH = 32;
 
@@ -75,7 +77,7 @@ function viewIndex(document: JsonObject, mediaType: string): ManifestView {
     blobs: [],
     subject: optional(document['subject'], 'subject', descriptor),
     artifactType: artifactType(document),
-    annotations: optional(document['annotations'], 'annotations', textMap) ?? NOTHING,
+    annotations: optional(document['annotations'], 'annotations', ownAnnotations) ?? NOTHING,
   };
 }
 
@@ -93,7 +95,7 @@ function viewManifest(document: JsonObject, mediaType: string): ManifestView {
     blobs: config === undefined ? layers : [config, ...layers],
     subject: optional(document['subject'], 'subject', descriptor),
     artifactType: artifactType(document) ?? config?.mediaType,
-    annotations: optional(document['annotations'], 'annotations', textMap) ?? NOTHING,
+    annotations: optional(document['annotations'], 'annotations', ownAnnotations) ?? NOTHING,
   };
 }
 
@@ -242,6 +244,14 @@ function textList(value: unknown, where: string): readonly string[] {
 function textMap(value: unknown, where: string): Readonly<Record<string, string>> {
   if (!isTextMap(value)) throw invalid(`${where} is not an object of strings`);
   return value;
+}
+
+function ownAnnotations(value: unknown, where: string): Readonly<Record<string, string>> {
+  const annotations = textMap(value, where);
+  if (Object.keys(annotations).length > MAX_ANNOTATIONS) {
+    throw invalid(`${where} has more than ${MAX_ANNOTATIONS} entries`);
+  }
+  return annotations;
 }
 
 function isTextMap(value: unknown): value is Readonly<Record<string, string>> {

@@ -1,9 +1,12 @@
 import type { BlobReader } from '../lib/blob-reader.ts';
 import { readWhole } from '../lib/bytes-reader.ts';
-import { parseJsonObject } from '../lib/json.ts';
+import { Lru } from '../lib/lru.ts';
+import { SingleFlight } from '../lib/single-flight.ts';
 import type { Descriptor } from './descriptor.ts';
 import { OciError } from './errors.ts';
-import { type Manifest, parseManifest, parsePlatformMembers } from './manifest.ts';
+import { NO_PLATFORM } from './document-work.ts';
+import { documents } from './documents.ts';
+import type { Manifest } from './manifest.ts';
 import { DOCKER_MANIFEST_LIST, isIndexType, OCI_INDEX } from './media-types.ts';
 import {
   choosePlatform,
@@ -18,8 +21,17 @@ import type { ManifestWant } from './pull-source.ts';
 export const MAX_INDEX_DEPTH = 4;
 /** Some kilobytes are usual; a build cache that BuildKit keeps inside one comes to megabytes. */
 const MAX_CONFIG_BYTES = 4 * 1024 * 1024;
-/** What a config says that cannot be read: it suits no host. */
-const NO_PLATFORM: Platform = { os: '', architecture: '' };
+/** An entry is a descriptor or a platform, some hundred bytes: together some megabytes. */
+const REMEMBERED = { maxEntries: 10_000 };
+
+/**
+ * What an index says suits a platform best, and what configs name: of the bytes alone, so that it is
+ * true for ever and for everybody who may have them.
+ */
+const bestChildren = new Lru<{ readonly child: Descriptor | undefined }>(REMEMBERED);
+const configPlatforms = new Lru<Platform>(REMEMBERED);
+/** One that is asked for by many is read once. */
+const reading = new SingleFlight<Descriptor | undefined>();
 
 /** How that is found which an index leads to: in what is held, in an archive, or upstream. */
 export interface ContentLookup {
@@ -40,7 +52,16 @@ export async function chooseChild(
   lookup: ContentLookup,
 ): Promise<Descriptor | undefined> {
   const [best] = choosePlatform(children, wanted);
-  if (best === undefined || best.platform !== undefined) return best;
+  return best && suiting(best, wanted, lookup);
+}
+
+/** The best child of an index, unless its config speaks against it. */
+async function suiting(
+  best: Descriptor,
+  wanted: Platform,
+  lookup: ContentLookup,
+): Promise<Descriptor | undefined> {
+  if (best.platform !== undefined) return best;
   const platform = await configPlatform(best, lookup);
   const suits = platform === undefined || choosePlatform([{ ...best, platform }], wanted).length > 0;
   return suits ? best : undefined;
@@ -52,9 +73,33 @@ export async function configPlatform(
   { manifest, config }: ContentLookup,
 ): Promise<Platform | undefined> {
   const found = await manifest(child);
-  const [descriptor] = found === undefined ? [] : parseManifest(found.bytes, found.mediaType).blobs;
-  const reader = descriptor && (await config(descriptor));
-  return reader && platformOfConfig(await readWhole(reader, MAX_CONFIG_BYTES));
+  const [descriptor] =
+    found === undefined ? [] : (await documents.ask('view', found.bytes, found.mediaType)).blobs;
+  if (descriptor === undefined) return undefined;
+  const reader = await config(descriptor);
+  if (reader === undefined) return undefined;
+  const known = configPlatforms.get(descriptor.digest);
+  if (known !== undefined) {
+    await reader.close();
+    return known;
+  }
+  const bytes = await readWhole(reader, MAX_CONFIG_BYTES);
+  const platform = bytes === undefined ? NO_PLATFORM : await documents.ask('configPlatform', bytes);
+  configPlatforms.set(descriptor.digest, platform);
+  return platform;
+}
+
+/** The child that suits best by what the index itself says; remembered. */
+async function bestChild(index: Manifest, platform: Platform): Promise<Descriptor | undefined> {
+  const key = `${index.digest} ${index.mediaType} ${formatPlatform(platform)}`;
+  const known = bestChildren.get(key);
+  if (known !== undefined) return known.child;
+  const { promise } = reading.run(key, () =>
+    documents.ask('bestChild', index.bytes, index.mediaType, platform),
+  );
+  const child = await promise;
+  bestChildren.set(key, { child });
+  return child;
 }
 
 /**
@@ -71,24 +116,13 @@ export async function narrowToPlatform(
   const platform = want.platform === undefined ? DEFAULT_PLATFORM : parsePlatform(want.platform);
   let narrowed = manifest;
   for (let depth = 1; isIndexType(narrowed.mediaType); depth += 1) {
-    const { manifests } = parseManifest(narrowed.bytes, narrowed.mediaType);
-    const child = depth < MAX_INDEX_DEPTH ? await chooseChild(manifests, platform, lookup) : undefined;
+    const best = depth < MAX_INDEX_DEPTH ? await bestChild(narrowed, platform) : undefined;
+    const child = best && (await suiting(best, platform, lookup));
     const next = child && (await lookup.manifest(child));
     if (next === undefined) throw nothingFor(platform, manifest);
     narrowed = next;
   }
   return narrowed;
-}
-
-/** image-spec, config.md: it names its platform by the members that a descriptor's `platform` has. */
-function platformOfConfig(bytes: Uint8Array | undefined): Platform {
-  const config = bytes && parseJsonObject(bytes);
-  try {
-    return config === undefined ? NO_PLATFORM : parsePlatformMembers(config, 'config');
-  } catch (error) {
-    if (error instanceof OciError) return NO_PLATFORM;
-    throw error;
-  }
 }
 
 function nothingFor(platform: Platform, { digest }: Manifest): OciError {

@@ -33,7 +33,7 @@ const PLAIN_OPTION = /^[A-Za-z0-9_.-]*$/;
 const MAX_SPECIFIER_LENGTH = 255;
 
 /** BuildKit marks with it what belongs to an image without being one. */
-const REFERENCE_TYPE = 'vnd.docker.reference.type';
+export const REFERENCE_TYPE = 'vnd.docker.reference.type';
 
 /** Windows releases whose containers later hosts run (Windows Server 2022, 2025), by build, oldest first. */
 const STABLE_WINDOWS_BUILDS = [20348, 26100] as const;

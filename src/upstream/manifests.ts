@@ -1,5 +1,5 @@
-import { parseJsonObject } from '../lib/json.ts';
 import { type Digest, digestAlgorithm, digestOf, isDigest } from '../oci/digest.ts';
+import { documents } from '../oci/documents.ts';
 import { MAX_MANIFEST_BYTES } from '../oci/manifest.ts';
 import { essence, MANIFEST_ACCEPT } from '../oci/media-types.ts';
 import type { Ask, FetchedManifest, ManifestHead } from './answers.ts';
@@ -59,7 +59,10 @@ export async function fetchManifest(
       reply.context,
     );
   }
-  return { manifest: { digest, mediaType: mediaTypeOf(reply, bytes), bytes }, proof: endpoint.index === 0 };
+  return {
+    manifest: { digest, mediaType: await mediaTypeOf(reply, bytes), bytes },
+    proof: endpoint.index === 0,
+  };
 }
 
 function announcedDigest({ response }: Reply): Digest | undefined {
@@ -68,11 +71,11 @@ function announcedDigest({ response }: Reply): Digest | undefined {
 }
 
 /** The header's; where it says nothing, the one that the manifest gives itself. */
-function mediaTypeOf(reply: Reply, bytes: Uint8Array): string {
+async function mediaTypeOf(reply: Reply, bytes: Uint8Array): Promise<string> {
   const announced = essence(headerOf(reply.response, 'content-type') ?? '');
   if (!GENERIC_TYPES.has(announced)) return announced;
-  const mediaType = parseJsonObject(bytes)?.['mediaType'];
-  if (typeof mediaType === 'string' && mediaType !== '') return mediaType;
+  const mediaType = await documents.ask('ownMediaType', bytes);
+  if (mediaType !== undefined) return mediaType;
   const { what, url } = reply.context;
   throw new UpstreamFailure('invalid', `${what}: ${url.host} sent no manifest`, reply.context);
 }

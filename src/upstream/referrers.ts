@@ -1,10 +1,10 @@
 import { nextLink } from '../lib/link-header.ts';
 import { parseUrl } from '../lib/url.ts';
 import { type Digest, digestAlgorithm, digestHex } from '../oci/digest.ts';
+import { documents } from '../oci/documents.ts';
 import { OciError } from '../oci/errors.ts';
-import { MAX_INDEX_ENTRIES, MAX_MANIFEST_BYTES, parseManifest } from '../oci/manifest.ts';
+import { MAX_INDEX_ENTRIES, MAX_MANIFEST_BYTES } from '../oci/manifest.ts';
 import { OCI_INDEX } from '../oci/media-types.ts';
-import type { Descriptor } from '../oci/descriptor.ts';
 import type { Ask, FetchedReferrers } from './answers.ts';
 import { collect, discard, headerOf } from './body.ts';
 import type { Endpoint } from './endpoints.ts';
@@ -29,7 +29,8 @@ export async function fetchReferrers(
   ask: Ask,
 ): Promise<FetchedReferrers> {
   const path = referrersPath(repository, subject);
-  const manifests: Descriptor[] = [];
+  const pages: string[] = [];
+  let count = 0;
   let left = MAX_MANIFEST_BYTES;
   let query = '';
   for (let page = 0; page < MAX_PAGES; page += 1) {
@@ -46,14 +47,16 @@ export async function fetchReferrers(
     }
     const bytes = await collect(reply.response, left, reply.context);
     left -= bytes.length;
-    manifests.push(
-      ...entriesOf(bytes, OCI_INDEX, reason => broken(reply, `sent a list of referrers that ${reason}`)),
+    const entries = await entriesOf(bytes, OCI_INDEX, reason =>
+      broken(reply, `sent a list of referrers that ${reason}`),
     );
-    if (manifests.length > MAX_INDEX_ENTRIES) {
+    pages.push(entries.text);
+    count += entries.count;
+    if (count > MAX_INDEX_ENTRIES) {
       throw broken(reply, `lists more than ${MAX_INDEX_ENTRIES} referrers`);
     }
     const next = nextLink(headerOf(reply.response, 'link'));
-    if (next === undefined) return { ...indexOf(manifests), proof: endpoint.index === 0 };
+    if (next === undefined) return { ...indexOf(pages), proof: endpoint.index === 0 };
     // Of a link only the query counts, on the path that was asked: where to ask is not for upstream to say.
     query = parseUrl(next, reply.url)?.search ?? '';
     if (query === '') throw broken(reply, 'gives a next page without address');
@@ -72,7 +75,7 @@ async function fetchTagged(
 ): Promise<FetchedReferrers> {
   try {
     const { manifest, proof } = await fetchManifest(endpoint, repository, referrersTag(subject), ask);
-    entriesOf(
+    await entriesOf(
       manifest.bytes,
       manifest.mediaType,
       reason =>
@@ -94,15 +97,16 @@ export function referrersTag(subject: Digest): string {
 }
 
 /** What cannot be read is upstream's fault, and told by the failure that `failed` makes of the reason. */
-function entriesOf(
+async function entriesOf(
   bytes: Uint8Array,
   mediaType: string,
   failed: (reason: string) => UpstreamFailure,
-): readonly Descriptor[] {
+): Promise<{ readonly text: string; readonly count: number }> {
   try {
-    return parseManifest(bytes, mediaType).manifests;
+    return await documents.ask('entries', bytes, mediaType);
   } catch (error) {
-    throw error instanceof OciError ? failed(`cannot be read: ${error.message}`) : error;
+    const isTheirs = error instanceof OciError && error.code !== 'UNAVAILABLE';
+    throw isTheirs ? failed(`cannot be read: ${error.message}`) : error;
   }
 }
 
@@ -110,7 +114,8 @@ function broken({ context }: Reply, how: string): UpstreamFailure {
   return new UpstreamFailure('invalid', `${context.what}: ${context.url.host} ${how}`, context);
 }
 
-function indexOf(manifests: readonly Descriptor[]): { mediaType: string; bytes: Uint8Array } {
-  const bytes = Buffer.from(JSON.stringify({ schemaVersion: 2, mediaType: OCI_INDEX, manifests }));
+function indexOf(pages: readonly string[]): { mediaType: string; bytes: Uint8Array } {
+  const entries = pages.filter(page => page !== '').join(',');
+  const bytes = Buffer.from(`{"schemaVersion":2,"mediaType":"${OCI_INDEX}","manifests":[${entries}]}`);
   return { mediaType: OCI_INDEX, bytes };
 }

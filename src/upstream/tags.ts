@@ -1,6 +1,6 @@
-import { parseJsonObject } from '../lib/json.ts';
 import { nextLink } from '../lib/link-header.ts';
 import { parseUrl } from '../lib/url.ts';
+import { documents } from '../oci/documents.ts';
 import type { Page } from '../oci/pull-source.ts';
 import { isTag } from '../oci/reference.ts';
 import type { Ask, FetchedTags } from './answers.ts';
@@ -22,17 +22,17 @@ export async function fetchTags(
   const { limit, after } = page;
   const query = new URLSearchParams({ n: String(limit), ...(after === undefined ? {} : { last: after }) });
   const reply = await endpoint.send({ method: 'GET', repository, path: tagsPath(repository, query) }, ask);
-  const named = parseTags(await collect(reply.response, MAX_TAGS_BYTES, reply.context));
-  if (named === undefined) {
+  const bytes = await collect(reply.response, MAX_TAGS_BYTES, reply.context);
+  // A server that ignores `last` or `n` sends its list from the start, or the whole.
+  const listed = await documents.ask('tags', bytes, { limit, after });
+  if (listed === undefined) {
     const { what, url } = reply.context;
     throw new UpstreamFailure('invalid', `${what}: ${url.host} sent no list of tags`, reply.context);
   }
-  // A server that ignores `last` or `n` sends its list from the start, or the whole.
-  const all = named.slice(after === undefined ? 0 : named.indexOf(after) + 1);
-  const tags = all.slice(0, limit);
+  const { entries: tags, more: isCut } = listed;
   const link = nextLink(headerOf(reply.response, 'link'));
-  const next = all.length > tags.length || link === undefined ? undefined : lastOf(link, reply.url);
-  const more = all.length > tags.length || link !== undefined;
+  const next = isCut || link === undefined ? undefined : lastOf(link, reply.url);
+  const more = isCut || link !== undefined;
   return { tags, next: more ? (next ?? tags.at(-1)) : undefined, proof: endpoint.index === 0 };
 }
 
@@ -40,12 +40,4 @@ export async function fetchTags(
 function lastOf(link: string, base: URL): string | undefined {
   const last = parseUrl(link, base)?.searchParams.get('last') ?? '';
   return isTag(last) ? last : undefined;
-}
-
-function parseTags(bytes: Buffer): string[] | undefined {
-  const list = parseJsonObject(bytes);
-  // Go's empty list is null.
-  const tags = list?.['tags'] ?? [];
-  if (list === undefined || !Array.isArray(tags)) return undefined;
-  return tags.filter((tag): tag is string => typeof tag === 'string' && isTag(tag));
 }

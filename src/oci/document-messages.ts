@@ -1,0 +1,20 @@
+import type { DOCUMENT_WORK } from './document-work.ts';
+import type { OciErrorCode } from './errors.ts';
+
+export type DocumentWork = typeof DOCUMENT_WORK;
+export type DocumentQuestion = keyof DocumentWork;
+
+export interface DocumentRequest {
+  readonly id: number;
+  readonly question: DocumentQuestion;
+  readonly parameters: readonly unknown[];
+}
+
+/** An OciError is made again of its parts on the other side. */
+export type DocumentReply =
+  | { readonly id: number; readonly answer: unknown }
+  | {
+      readonly id: number;
+      readonly problem: { readonly code: OciErrorCode; readonly message: string; readonly detail: unknown };
+    }
+  | { readonly id: number; readonly failure: string };

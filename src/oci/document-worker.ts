@@ -1,0 +1,20 @@
+/** The thread that reads large documents: no I/O, only work that would keep everybody else waiting. */
+import { parentPort } from 'node:worker_threads';
+import type { DocumentReply, DocumentRequest } from './document-messages.ts';
+import { DOCUMENT_WORK } from './document-work.ts';
+import { OciError } from './errors.ts';
+
+function answer({ id, question, parameters }: DocumentRequest): DocumentReply {
+  try {
+    return { id, answer: Reflect.apply(DOCUMENT_WORK[question], undefined, parameters) };
+  } catch (error) {
+    if (!(error instanceof OciError)) return { id, failure: String(error) };
+    const { code, message, detail } = error;
+    return { id, problem: { code, message, detail } };
+  }
+}
+
+parentPort?.on('message', (request: DocumentRequest) => {
+  // oxlint-disable-next-line unicorn/require-post-message-target-origin -- a thread, not a window
+  parentPort?.postMessage(answer(request));
+});
