@@ -4,9 +4,10 @@ import type { SecretEntry } from './tenant-secrets.ts';
 /** Where each credential stands, over all tenants. */
 export class CredentialIndex {
   /** Nearly every credential stands in one place: no list for it. */
-  readonly #places = new Map<string, Holder | readonly Holder[]>();
+  readonly #places = new Map<string, Holder | Holder[]>();
   readonly #byTenant = new Map<Tenant, readonly SecretEntry[]>();
 
+  /** The list changes with the index: it is for now, not to be kept. */
   find(credentialId: string): readonly Holder[] {
     const found = this.#places.get(credentialId);
     if (found === undefined) return [];
@@ -16,7 +17,9 @@ export class CredentialIndex {
   /** Takes `entries` as all that stands with the tenant; returns every credential that stands or stood there. */
   set(tenant: Tenant, entries: readonly SecretEntry[]): ReadonlySet<string> {
     const before = this.#byTenant.get(tenant) ?? [];
-    for (const { credentialId } of before) this.#remove(credentialId, tenant);
+    for (const credentialId of new Set(before.map(entry => entry.credentialId))) {
+      this.#remove(credentialId, tenant);
+    }
     for (const entry of entries) this.#add(tenant, entry);
     if (entries.length > 0) this.#byTenant.set(tenant, entries);
     else this.#byTenant.delete(tenant);
@@ -25,8 +28,10 @@ export class CredentialIndex {
 
   #add(tenant: Tenant, { credentialId, secret, key }: SecretEntry): void {
     const holder: Holder = { tenant, secret, key, issued: false, readOnly: false };
-    const others = this.find(credentialId);
-    this.#places.set(credentialId, others.length === 0 ? holder : [...others, holder]);
+    const others = this.#places.get(credentialId);
+    if (others === undefined) this.#places.set(credentialId, holder);
+    else if (isList(others)) others.push(holder);
+    else this.#places.set(credentialId, [others, holder]);
   }
 
   #remove(credentialId: string, tenant: Tenant): void {
@@ -36,6 +41,6 @@ export class CredentialIndex {
   }
 }
 
-function isList(found: Holder | readonly Holder[]): found is readonly Holder[] {
+function isList(found: Holder | Holder[]): found is Holder[] {
   return Array.isArray(found);
 }

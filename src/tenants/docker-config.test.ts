@@ -12,6 +12,11 @@ test('several auths add up, and null empties them', () => {
   expect(dockerConfig.parseDockerConfigJson(emptied).size).toBe(0);
 });
 
+test('auths without end are read in the time of one', () => {
+  const many = Array.from({ length: 40_000 }, (_, at) => `"auths":{"r${at}":{}}`).join();
+  expect(dockerConfig.parseDockerConfigJson(`{${many}}`).size).toBe(40_000);
+});
+
 test('null is the zero value wherever it stands', () => {
   expect(dockerConfig.parseDockerConfigJson('{"auths":{"a":null},"HttpHeaders":null}')).toEqual(
     new Map([['a', blank]]),

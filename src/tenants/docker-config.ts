@@ -53,7 +53,9 @@ export function parseDockerConfigJson(text: string): DockerConfig {
   for (const [name, value] of membersOf(parseText(text), 'the document')) {
     const field = foldName(name);
     if (field === 'auths') {
-      auths = value === null ? new Map() : new Map([...auths, ...entriesOf(value)]);
+      if (value === null) auths = new Map();
+      // Into the one that there is: copying it for each duplicate would take time by the square.
+      else for (const [key, entry] of entriesOf(value)) auths.set(key, entry);
     } else if (field === 'httpheaders') {
       for (const [header, headerValue] of membersOf(value, 'HttpHeaders')) {
         readString(headerValue, '', `HttpHeaders ${JSON.stringify(header)}`);

@@ -80,6 +80,10 @@ function malformed(name: string): SecretReading {
   return { name, source: 'kubernetes', result: { state: 'malformed', reason: 'invalid JSON' } };
 }
 
+function missing(name: string): SecretReading {
+  return { name, source: 'kubernetes', result: { state: 'missing', reason: 'none' } };
+}
+
 async function namesFor(tenant: string, image = IMAGE): Promise<(string | undefined)[]> {
   return ((await tenants.find(tenant)?.lookup(image)) ?? []).map(({ credential }) => credential?.username);
 }
@@ -178,17 +182,58 @@ describe('looking up', () => {
 
   test('a Secret that is missing is passed over', async () => {
     await open();
-    const missing: SecretReading = {
-      name: 'm',
-      source: 'kubernetes',
-      result: { state: 'missing', reason: 'none' },
-    };
-    sink.put('t', { secrets: [missing, loaded('s', { 'reg.example': 'u:p' })] });
+    sink.put('t', { secrets: [missing('m'), loaded('s', { 'reg.example': 'u:p' })] });
     expect(await namesFor('t')).toEqual(['u']);
     expect(tenants.find('t')?.secrets).toMatchObject([
       { state: 'missing', reason: 'none' },
       { state: 'loaded' },
     ]);
+  });
+});
+
+describe('a tenant with more than a namespace needs', () => {
+  test('has its first thousand Secrets, a line that tells of the others, and few lines in the log', async () => {
+    const lines: object[] = [];
+    const keep = (fields: object) => void lines.push(fields);
+    const log = {
+      ...silentLog,
+      info: keep,
+      warn: keep,
+      error: keep,
+      child: () => ({ ...silentLog, warn: keep }),
+    };
+    await open({ log });
+    const good = loaded('good', { 'reg.example': 'u:p' });
+    const late = loaded('late', { 'other.example': 'v:p' });
+    const many = Array.from({ length: 60_000 }, (_, at) => missing(`s-${at}`));
+    sink.put('t', { secrets: [good, ...many, late] });
+    expect(tenants.find('t')?.secrets).toHaveLength(1_001);
+    expect(tenants.find('t')?.secrets.at(-1)).toMatchObject({
+      name: '(others)',
+      reason: '60002 Secrets are there, and no more than 1000 count',
+    });
+    expect(await namesFor('t')).toEqual(['u']);
+    expect(holdersOf('v:p')).toEqual([]);
+    for (let at = 0; at < 20; at += 1) sink.put('t', { secrets: [missing(`next-${at}`), good, ...many] });
+    expect(lines.length).toBe(2);
+  });
+
+  test('has no more entries than are found at once', async () => {
+    await open();
+    const wide = (name: string) =>
+      loaded(
+        name,
+        Object.fromEntries(Array.from({ length: 1_000 }, (_, at) => [`${name}-${at}.example`, 'u:p'])),
+      );
+    const names = ['a', 'b', 'c', 'd', 'e', 'f'];
+    sink.put('t', { secrets: [...names.map(wide), loaded('last', { 'reg.example': 'late:p' })] });
+    expect(tenants.holders(idOf('u:p'))).toHaveLength(5_000);
+    expect(tenants.find('t')?.secrets.map(({ state }) => state)).toEqual([
+      ...Array(5).fill('loaded'),
+      'missing',
+      'missing',
+    ]);
+    expect(await namesFor('t', 'f-1.example/x')).toEqual([]);
   });
 });
 

@@ -4,6 +4,7 @@ import { IssuedCredentials } from './issued-credentials.ts';
 import { lastMarks, type Marks } from './marks.ts';
 import type { TenantsParts } from './open-tenants.ts';
 import type { PassedOver, TenantReading } from './secret-source.ts';
+import { SecretChanges } from './secret-changes.ts';
 import { SharedCredentials } from './shared-credentials.ts';
 import type { Holder, RefusedTenant, SecretState, Tenant, Tenants, TenantsChange } from './tenant.ts';
 import { TenantEntry } from './tenant-entry.ts';
@@ -26,6 +27,7 @@ export class TenantDirectory implements Tenants {
   /** Why, and which sources speak of it, by name. */
   readonly #refused = new Map<string, { readonly problem: string; readonly places: Set<number> }>();
   readonly #counts = new StateCounts();
+  readonly #changes: SecretChanges;
   #known = new Map<string, KnownTenant>();
   /** Bound since the last turn, and not yet stored. */
   #bound: KnownTenant[] = [];
@@ -38,6 +40,7 @@ export class TenantDirectory implements Tenants {
   constructor(parts: TenantsParts) {
     this.#parts = parts;
     this.#nowMs = parts.nowMs ?? Date.now;
+    this.#changes = new SecretChanges(parts.log);
     this.#configured = new Set(parts.configured.map(({ name }) => name));
     this.#issued = new IssuedCredentials(this.#nowMs, ids => this.#noteChange(ids, []));
     this.#shared = new SharedCredentials({
@@ -74,6 +77,7 @@ export class TenantDirectory implements Tenants {
     this.#stopListening();
     this.#issued.close();
     await Promise.all([...this.#parts.sources.map(source => source.close()), this.#shared.close()]);
+    this.#changes.close();
     await this.#reloading.catch(() => {});
     await this.#storing;
     this.#listeners.clear();
@@ -231,6 +235,7 @@ export class TenantDirectory implements Tenants {
       lookupShared: image => this.#shared.lookup(image, name),
       wasIssued: id => this.wasIssued(id),
       marks: this.#marks,
+      changes: this.#changes,
       log: log.child({ tenant: name }),
     });
     this.#tenants.set(name, tenant);

@@ -1,6 +1,7 @@
 import type { Log } from '../lib/log.ts';
 import { HeldCredentials } from './held-credentials.ts';
 import { lastMarks, type Marks } from './marks.ts';
+import type { SecretChanges } from './secret-changes.ts';
 import type { TenantReading } from './secret-source.ts';
 import {
   type HeldCredential,
@@ -18,6 +19,7 @@ export interface TenantEntryParts {
   readonly lookupShared: (image: string) => Promise<readonly HeldCredential[]>;
   readonly wasIssued: (credentialId: string) => boolean;
   readonly marks: Marks;
+  readonly changes: SecretChanges;
   readonly log: Log;
 }
 
@@ -93,7 +95,7 @@ export class TenantEntry implements Tenant {
     else this.#pushing.delete(source);
     const before = this.#secrets.slots.length;
     const others = this.#secrets.put(source, readings, nowMs);
-    for (const slot of others) this.#logState(slot, isFirst);
+    this.#parts.changes.note(this.name, others, isFirst);
     return others.length > 0 || this.#secrets.slots.length !== before;
   }
 
@@ -127,15 +129,5 @@ export class TenantEntry implements Tenant {
         entries.map(({ credentialId }) => credentialId),
       ),
     };
-  }
-
-  #logState({ name, source, state, reason, loadedAtMs }: SecretSlot, isFirst: boolean): void {
-    const { log } = this.#parts;
-    if (state === 'loaded')
-      log[isFirst ? 'debug' : 'info']({ secretName: name, source }, 'a Secret was read');
-    else if (state === 'missing') log.warn({ secretName: name, source, reason }, 'a Secret is missing');
-    else if (loadedAtMs === undefined)
-      log.error({ secretName: name, source, reason }, 'a Secret is malformed');
-    else log.error({ secretName: name, source, reason }, 'a Secret is malformed: the last good one counts');
   }
 }

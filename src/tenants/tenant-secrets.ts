@@ -7,6 +7,9 @@ import type { SecretOrigin, SecretState } from './tenant.ts';
 /** More Secrets than a namespace needs for pulls: each is part of every look-up of its tenant. */
 export const MAX_SECRETS_PER_TENANT = 1_000;
 
+/** Each is named by its hash, and found by it: some 10 ms when all of them change at once. */
+export const MAX_ENTRIES_PER_TENANT = 5_000;
+
 /** A credential that may identify a client, and where it stands. */
 export interface SecretEntry {
   readonly credentialId: string;
@@ -62,16 +65,20 @@ export class TenantSecrets {
   put(source: number, readings: readonly SecretReading[], nowMs: number): readonly SecretSlot[] {
     const before = this.#bySource[source] ?? [];
     const known = groupByName(before);
-    const after = readings.map((reading, index) =>
-      this.#slotOf(withinLimit(reading, index), known.get(slotName(reading))?.shift(), nowMs),
-    );
+    let entries = 0;
+    const after = withinLimit(readings).map(reading => {
+      entries += reading.result.state === 'loaded' ? reading.result.secret.config.size : 0;
+      const counting = entries > MAX_ENTRIES_PER_TENANT ? withoutRoom(reading) : reading;
+      return this.#slotOf(counting, known.get(slotName(reading))?.shift(), nowMs);
+    });
     this.#bySource[source] = after;
     const isSame = after.length === before.length && after.every((slot, index) => slot === before[index]);
     if (isSame) return [];
     this.#slots = this.#bySource.flat();
     this.#broken = this.#slots.find(({ isBroken }) => isBroken);
     this.#keyring = undefined;
-    return after.filter(slot => !before.includes(slot));
+    const same = new Set(before);
+    return after.filter(slot => !same.has(slot));
   }
 
   lookup(image: string): readonly KeyringEntry<SecretSlot>[] {
@@ -121,10 +128,24 @@ export class TenantSecrets {
   }
 }
 
-function withinLimit(reading: SecretReading, index: number): SecretReading {
-  if (index < MAX_SECRETS_PER_TENANT) return reading;
-  const reason = `the tenant has over ${MAX_SECRETS_PER_TENANT} Secrets`;
-  return { ...reading, result: { state: 'malformed', reason } };
+/** Those beyond the limit are as if they were not there, but for one line that tells of them. */
+function withinLimit(readings: readonly SecretReading[]): readonly SecretReading[] {
+  const [beyond] = readings.slice(MAX_SECRETS_PER_TENANT);
+  if (beyond === undefined) return readings;
+  const reason = `${readings.length} Secrets are there, and no more than ${MAX_SECRETS_PER_TENANT} count`;
+  const others: SecretReading = {
+    name: '(others)',
+    source: beyond.source,
+    result: { state: 'malformed', reason },
+    isUnnamed: true,
+  };
+  return [...readings.slice(0, MAX_SECRETS_PER_TENANT), others];
+}
+
+/** What it opened before ends: it would be kept as it was, and grow with each change. */
+function withoutRoom(reading: SecretReading): SecretReading {
+  const reason = `the tenant's Secrets name over ${MAX_ENTRIES_PER_TENANT} registries together`;
+  return { ...reading, result: { state: 'missing', reason } };
 }
 
 /** Several files may hold Secrets of one name: these keep their order. */

@@ -197,6 +197,15 @@ describe('Secrets of a namespace', () => {
     await eventually(() => expect(kept.secrets('team-a')?.[0]).toBe('a loaded'));
   });
 
+  it('that are named by the thousand and are not there are told in part', async () => {
+    const names = Array.from({ length: 1_500 }, (_, at) => `absent-${at}`);
+    api.put(secret('team-a', 'pull'));
+    api.put(account('team-a', 'default', ['pull', ...names]));
+    await start();
+    const told = kept.secrets('team-a');
+    expect([told?.length, told?.[0], told?.at(-1)]).toEqual([102, 'pull loaded', '(others) missing']);
+  });
+
   it('rotate, and go', async () => {
     api.put(secret('team-a', 'pull', 'u:first'));
     await start();

@@ -8,6 +8,9 @@ export interface Account {
   readonly imagePullSecrets: readonly string[];
 }
 
+/** What names nothing opens nothing: these are enough to see a mistake. */
+const MAX_MISSING = 100;
+
 /** The account of pods that name none. */
 const DEFAULT_ACCOUNT = 'default';
 
@@ -24,9 +27,12 @@ export function orderPullSecrets(
 ): readonly SecretReading[] {
   const inOrder = [...accounts].sort((a, b) => rank(a, b));
   const named = new Set(inOrder.flatMap(({ imagePullSecrets }) => imagePullSecrets));
+  const absent = [...named].filter(name => !secrets.has(name));
+  const told = new Set(absent.slice(0, MAX_MISSING));
   const others = [...secrets.values()].filter(({ name }) => !named.has(name)).sort((a, b) => byName(a, b));
   return [
-    ...[...named].map(name => secrets.get(name) ?? missing(name)),
+    ...[...named].flatMap(name => secrets.get(name) ?? (told.has(name) ? missing(name) : [])),
+    ...(absent.length > MAX_MISSING ? [missing('(others)', absent.length - MAX_MISSING)] : []),
     ...others.map(reading => ({ ...reading, isUnnamed: true })),
   ];
 }
@@ -43,7 +49,10 @@ function byName(a: { readonly name: string }, b: { readonly name: string }): num
   return a.name < b.name ? -1 : 1;
 }
 
-function missing(name: string): SecretReading {
-  const reason = 'a ServiceAccount names it, and there is no Secret for pulls of that name';
+function missing(name: string, count = 1): SecretReading {
+  const reason =
+    count === 1
+      ? 'a ServiceAccount names it, and there is no Secret for pulls of that name'
+      : `ServiceAccounts name ${count} more, of which there is no Secret for pulls`;
   return { name, source: 'kubernetes', result: { state: 'missing', reason } };
 }

@@ -1,0 +1,57 @@
+import type { Log } from '../lib/log.ts';
+import { type PacedEvents, PacedLines } from '../lib/paced-lines.ts';
+import type { SecretSlot } from './tenant-secrets.ts';
+
+type Change = Pick<SecretSlot, 'name' | 'source' | 'state' | 'reason' | 'loadedAtMs'>;
+
+/**
+ * Tells the log what became of tenants' Secrets, which their owners may change a thousand times a second: of each tenant
+ * a line for each state, and no more than that in a minute.
+ */
+export class SecretChanges {
+  readonly #log: Log;
+  readonly #lines: PacedLines<Change>;
+
+  constructor(log: Log) {
+    this.#log = log;
+    this.#lines = new PacedLines((key, told) => this.#write(key.slice(key.indexOf(' ') + 1), told));
+  }
+
+  /** `isFirst`: the tenant was not known before; then those that were read are no news. */
+  note(tenant: string, changes: readonly Change[], isFirst: boolean): void {
+    for (const state of ['loaded', 'missing', 'malformed'] as const) {
+      const some = changes.filter(change => change.state === state);
+      if (isFirst && state === 'loaded') {
+        if (some.length > 0) this.#log.debug({ tenant, count: some.length }, 'Secrets were read');
+      } else {
+        this.#lines.noteAll(`${state} ${tenant}`, some);
+      }
+    }
+  }
+
+  close(): void {
+    this.#lines.close();
+  }
+
+  #write(tenant: string, { events, count }: PacedEvents<Change>): void {
+    const [first] = events;
+    if (first === undefined) return;
+    const told = events.map(({ name, source, reason }) => ({ secretName: name, source, reason }));
+    const fields = count === 1 ? { tenant, ...told[0] } : { tenant, secrets: told, count };
+    const log = this.#log;
+    switch (first.state) {
+      case 'loaded':
+        log.info(fields, count === 1 ? 'a Secret was read' : 'Secrets were read');
+        break;
+      case 'missing':
+        log.warn(fields, count === 1 ? 'a Secret is missing' : 'Secrets are missing');
+        break;
+      case 'malformed': {
+        const words = count === 1 ? 'a Secret is malformed' : 'Secrets are malformed';
+        const isKept = events.every(({ loadedAtMs }) => loadedAtMs !== undefined);
+        log.error(fields, isKept ? `${words}: what was good last counts` : words);
+        break;
+      }
+    }
+  }
+}
