@@ -86,7 +86,8 @@ export interface PartsOptions {
   readonly startsMeanwhile?: boolean;
 }
 
-const INDEX_FILE = 'index.db';
+/** Of the index, in `storage.path`. */
+export const INDEX_FILE = 'index.db';
 
 /** Which setting of the store holds the secret that seals cursors. */
 const CURSOR_KEY = 'cursor-key';

@@ -150,8 +150,8 @@ class FolderStore implements FileBlobStore {
   }
 
   async hasBlobs(): Promise<boolean> {
-    const { done } = await this.blobs()[Symbol.asyncIterator]().next();
-    return done !== true;
+    for await (const { digest } of this.blobs()) return isDigest(digest);
+    return false;
   }
 
   async hashFile(

@@ -70,7 +70,7 @@ async function replaceFile(path: string, chunks: Chunks, signal: AbortSignal): P
 const writing = new Set<string>();
 
 /** Who writes a file that is not whole yet: by `NAME.<host>.<pid>.<random>.partial` a later process knows what was left. */
-function partialName(path: string): string {
+export function partialName(path: string): string {
   return `${path}.${hostname()}.${process.pid}.${randomUUID().slice(0, 8)}.partial`;
 }
 
@@ -78,7 +78,7 @@ function partialName(path: string): string {
 const ABANDONED_AFTER_MS = 24 * 3_600_000;
 
 /** Removes what a killed process left of `path`: its writer is gone, or has not written for a day. */
-async function removeAbandoned(path: string): Promise<void> {
+export async function removeAbandoned(path: string): Promise<void> {
   const folder = dirname(path);
   const prefix = `${basename(path)}.`;
   for (const name of await readdir(folder)) {

@@ -95,7 +95,9 @@ async function openCurrent(path: string, isCopied: boolean): Promise<Connection>
 function requireWhole(connection: Connection): void {
   const fault = connection.firstFault();
   if (fault !== undefined) {
-    throw new IndexUnusable(`the index is damaged, as by a copy of a store in use (${fault}). ${RESCUE}`);
+    throw new IndexUnusable(`the index is damaged, as by a copy of a store in use (${fault}). ${RESCUE}`, {
+      isDamaged: true,
+    });
   }
 }
 
@@ -113,7 +115,8 @@ function withPath(path: string, error: unknown): unknown {
     return error;
   const damaged = code !== undefined && DAMAGED.test(code);
   const message = damaged ? `the index is damaged (${error.message}). ${RESCUE}` : error.message;
-  return new IndexUnusable(`${path}: ${message}`, { cause: error });
+  const isDamaged = damaged || (error instanceof IndexUnusable && error.isDamaged);
+  return new IndexUnusable(`${path}: ${message}`, { cause: error, isDamaged });
 }
 
 interface Parts {

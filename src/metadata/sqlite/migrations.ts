@@ -51,8 +51,8 @@ function advance(connection: Connection, migration: string, version: number): vo
     if (!(error instanceof Error) || errorCode(error) !== 'SQLITE_ERROR') throw error;
     throw new IndexUnusable(
       `the index says that it has schema version ${version}, and its tables say otherwise (${error.message}): its ` +
-        'header was damaged or changed. Restore it from a backup',
-      { cause: error },
+        'header was damaged or changed. Restore a backup (entrepot restore), or make a new index (entrepot rebuild)',
+      { cause: error, isDamaged: true },
     );
   }
 }

@@ -1,0 +1,176 @@
+/**
+ * A backup of a whole store as one stream, a tar:
+ *
+ *     backup.json                      what it is; first, so that anything else is refused at once
+ *     index.db                         the index as it was when the backup began
+ *     blobs/<algorithm>/<hex>          every blob that this index names, compared with its digest while it is read
+ *     complete.json                    last, with counts and the digest of the index: without it a backup is torn
+ */
+import { createHash } from 'node:crypto';
+import { createReadStream } from 'node:fs';
+import { stat } from 'node:fs/promises';
+import type { BlobStore } from '../blobs/blob-store.ts';
+import { unreadableReason } from '../blobs/unreadable.ts';
+import type { BlobReader } from '../lib/blob-reader.ts';
+import type { IndexSnapshot, SnapshotBlob } from '../metadata/sqlite-snapshot.ts';
+import { type Digest, digestAlgorithm, digestHex, isDigest } from '../oci/digest.ts';
+import { blobPath } from './layout.ts';
+import { TarWriter } from './tar.ts';
+
+export const BACKUP_FORMAT = 1;
+export const FIRST_FILE = 'backup.json';
+export const INDEX_FILE = 'index.db';
+export const LAST_FILE = 'complete.json';
+
+/** Each piece is a buffer of its own, as the tar keeps it until it is out. */
+const READ_BYTES = 256 * 1024;
+
+/** A blob that the index names and the backup does not hold. */
+export interface LackingBlob {
+  readonly digest: Digest;
+  readonly reason: string;
+}
+
+/** What stands in the last file. */
+export interface BackupSummary {
+  readonly blobs: number;
+  readonly blobBytes: number;
+  readonly indexSha256: string;
+  readonly lacking: readonly LackingBlob[];
+}
+
+/** Writes a store out. */
+export class Backup {
+  readonly #snapshot: IndexSnapshot;
+  readonly #store: BlobStore;
+  #blobs = 0;
+  #blobBytes = 0;
+  readonly lacking: LackingBlob[] = [];
+
+  constructor(snapshot: IndexSnapshot, store: BlobStore) {
+    this.#snapshot = snapshot;
+    this.#store = store;
+  }
+
+  get blobs(): number {
+    return this.#blobs;
+  }
+
+  /** The stream, as fast as it is taken. `advanced` is told of bytes of blobs as they go out. */
+  async *tar(advanced: (bytes: number) => void = () => {}): AsyncGenerator<Uint8Array, void> {
+    const tar = new TarWriter();
+    const writing = this.#write(tar, advanced).then(
+      () => tar.end(),
+      (error: unknown) => tar.destroy(error instanceof Error ? error : new Error(String(error))),
+    );
+    try {
+      yield* tar;
+    } finally {
+      tar.destroy();
+      await writing;
+    }
+  }
+
+  async #write(tar: TarWriter, advanced: (bytes: number) => void): Promise<void> {
+    await addJson(tar, FIRST_FILE, { format: BACKUP_FORMAT, madeAt: new Date().toISOString() });
+    const { path } = this.#snapshot;
+    const hash = createHash('sha256');
+    const index = async function* (): AsyncGenerator<Buffer> {
+      for await (const chunk of createReadStream(path, { highWaterMark: READ_BYTES })) {
+        hash.update(chunk);
+        yield chunk;
+      }
+    };
+    await tar.add(INDEX_FILE, (await stat(path)).size, index());
+    const indexSha256 = hash.digest('hex');
+    for (const blob of this.#snapshot.blobs()) await this.#add(tar, blob, advanced);
+    const { lacking } = this;
+    const summary: BackupSummary = { blobs: this.#blobs, blobBytes: this.#blobBytes, indexSha256, lacking };
+    await addJson(tar, LAST_FILE, summary);
+  }
+
+  async #add(
+    tar: TarWriter,
+    { digest, size }: SnapshotBlob,
+    advanced: (bytes: number) => void,
+  ): Promise<void> {
+    if (!isDigest(digest)) return this.#lacks(digest, 'its row has no valid digest');
+    const reader = await this.#open(digest);
+    if (reader === undefined) return;
+    try {
+      if (reader.size !== size) return this.#lacks(digest, 'its file has another size');
+      const reading = new VerifiedReading(reader, digest, advanced);
+      await tar.add(blobPath(digest), size, reading.chunks());
+      if (reading.fault !== undefined) return this.#lacks(digest, reading.fault);
+      this.#blobs += 1;
+      this.#blobBytes += size;
+    } finally {
+      await reader.close();
+    }
+  }
+
+  async #open(digest: Digest): Promise<BlobReader | undefined> {
+    try {
+      const reader = await this.#store.open(digest);
+      if (reader === undefined) this.#lacks(digest, 'its file is gone');
+      return reader;
+    } catch (error) {
+      this.#lacks(digest, reasonOf(error));
+      return undefined;
+    }
+  }
+
+  #lacks(digest: Digest, reason: string): void {
+    this.lacking.push({ digest, reason });
+  }
+}
+
+/** The bytes of one blob, as many as it has; what cannot be read is zeros, and `fault` says so at the end. */
+class VerifiedReading {
+  readonly #reader: BlobReader;
+  readonly #digest: Digest;
+  readonly #advanced: (bytes: number) => void;
+  fault: string | undefined;
+
+  constructor(reader: BlobReader, digest: Digest, advanced: (bytes: number) => void) {
+    this.#reader = reader;
+    this.#digest = digest;
+    this.#advanced = advanced;
+  }
+
+  async *chunks(): AsyncGenerator<Buffer, void> {
+    const { size } = this.#reader;
+    const hash = createHash(digestAlgorithm(this.#digest));
+    for (let position = 0; position < size; ) {
+      const chunk = await this.#read(position, Math.min(READ_BYTES, size - position));
+      hash.update(chunk);
+      position += chunk.byteLength;
+      this.#advanced(chunk.byteLength);
+      yield chunk;
+    }
+    if (hash.digest('hex') !== digestHex(this.#digest)) this.fault ??= 'its bytes have another digest';
+  }
+
+  async #read(position: number, length: number): Promise<Buffer> {
+    const buffer = Buffer.alloc(length);
+    if (this.fault !== undefined) return buffer;
+    try {
+      return buffer.subarray(0, await this.#reader.read(buffer, position));
+    } catch (error) {
+      this.fault = reasonOf(error);
+      return buffer;
+    }
+  }
+}
+
+/** Of one blob; what is no damage of its own breaks the backup off. */
+function reasonOf(error: unknown): string {
+  const reason = unreadableReason(error);
+  if (reason === undefined) throw error;
+  return reason;
+}
+
+async function addJson(tar: TarWriter, name: string, value: unknown): Promise<void> {
+  const bytes = Buffer.from(`${JSON.stringify(value)}\n`);
+  await tar.add(name, bytes.byteLength, [bytes]);
+}

@@ -1,0 +1,159 @@
+import { createHash } from 'node:crypto';
+import { createWriteStream } from 'node:fs';
+import { pipeline } from 'node:stream/promises';
+import type { BlobStore } from '../blobs/blob-store.ts';
+import { type Digest, digestHex, isDigest } from '../oci/digest.ts';
+import { ArchiveError } from './archive-error.ts';
+import { BACKUP_FORMAT, type BackupSummary, FIRST_FILE, INDEX_FILE, LAST_FILE } from './backup.ts';
+import { readTar, type TarEntry } from './tar.ts';
+
+/** The first and the last file; the last one lists what a damaged store lacked, at about 150 bytes each. */
+const MAX_JSON_BYTES = 64 * 1024 * 1024;
+/** Bytes that are gathered before they are written. */
+const WRITE_BYTES = 1024 * 1024;
+/** Only its owner's, as the store is. */
+const INDEX_MODE = 0o600;
+
+export interface RestoreOptions {
+  /** Where the index is to be written; it is whole when `restoreBackup` resolves. */
+  readonly indexPath: string;
+  readonly blobs: BlobStore;
+  readonly signal?: AbortSignal;
+  /** Told of bytes of blobs as they are written. */
+  readonly advanced?: (bytes: number) => void;
+}
+
+/**
+ * Writes what `source` holds: blobs, each verified, and the index, which is the caller's to put into place. Rejects with
+ * ArchiveError for anything but a whole backup; then what was written so far is worth nothing.
+ */
+export async function restoreBackup(
+  source: AsyncIterable<Uint8Array>,
+  options: RestoreOptions,
+): Promise<BackupSummary> {
+  const restoring = new Restoring(options);
+  let summary: BackupSummary | undefined;
+  let isFirst = true;
+  for await (const entry of readTar(source)) {
+    options.signal?.throwIfAborted();
+    if (summary !== undefined) throw new ArchiveError('it goes on behind its end');
+    if (isFirst !== (entry.name === FIRST_FILE)) throw new ArchiveError('it is no backup of a store');
+    isFirst = false;
+    summary = await restoring.take(entry);
+  }
+  if (summary === undefined) throw new ArchiveError('it is torn: its end is missing. Nothing was restored');
+  return summary;
+}
+
+class Restoring {
+  readonly #options: RestoreOptions;
+  readonly #wrong = new Set<Digest>();
+  #indexSha256: string | undefined;
+  #blobs = 0;
+  #blobBytes = 0;
+
+  constructor(options: RestoreOptions) {
+    this.#options = options;
+  }
+
+  /** One file; of the last one what it says. */
+  async take(entry: TarEntry): Promise<BackupSummary | undefined> {
+    if (entry.name === FIRST_FILE) {
+      const { format }: { format?: unknown } = await readJson(entry);
+      if (format !== BACKUP_FORMAT) {
+        throw new ArchiveError(
+          `it has format ${String(format)}, and this program knows only ${BACKUP_FORMAT}`,
+        );
+      }
+    } else if (entry.name === INDEX_FILE) {
+      await this.#takeIndex(entry);
+    } else if (entry.name === LAST_FILE) {
+      return this.#check(await readJson<BackupSummary>(entry));
+    } else {
+      await this.#takeBlob(entry);
+    }
+    return undefined;
+  }
+
+  async #takeIndex({ body }: TarEntry): Promise<void> {
+    const hash = createHash('sha256');
+    const hashed = async function* (): AsyncGenerator<Uint8Array> {
+      for await (const chunk of body) {
+        hash.update(chunk);
+        yield chunk;
+      }
+    };
+    const file = createWriteStream(this.#options.indexPath, { mode: INDEX_MODE, flush: true });
+    await pipeline(hashed, file);
+    this.#indexSha256 = hash.digest('hex');
+  }
+
+  async #takeBlob({ name, size, body }: TarEntry): Promise<void> {
+    const { blobs, advanced = () => {} } = this.#options;
+    const [folder, algorithm, hex, ...more] = name.split('/');
+    const digest = `${algorithm}:${hex}`;
+    if (folder !== 'blobs' || more.length > 0 || !isDigest(digest)) {
+      throw new ArchiveError(`${JSON.stringify(name.slice(0, 200))} does not belong into a backup`);
+    }
+    const ingest = await blobs.ingest(`restore-${digestHex(digest)}`, digest);
+    try {
+      await ingest.truncate(0);
+      for await (const chunks of gathered(body)) {
+        this.#options.signal?.throwIfAborted();
+        await ingest.write(chunks);
+        advanced(chunks.reduce((sum, { byteLength }) => sum + byteLength, 0));
+      }
+      if (ingest.offset === size && (await ingest.hash(digest)) === digest) {
+        await ingest.commit(digest);
+        this.#blobs += 1;
+        this.#blobBytes += size;
+      } else {
+        this.#wrong.add(digest);
+        await ingest.abort();
+      }
+    } finally {
+      await ingest.abort();
+      await ingest.close();
+    }
+  }
+
+  /** Against what the last file says. */
+  #check(summary: BackupSummary): BackupSummary {
+    const lacking = new Set(summary.lacking.map(({ digest }) => digest));
+    const isWhole =
+      summary.indexSha256 === this.#indexSha256 &&
+      summary.blobs === this.#blobs &&
+      summary.blobBytes === this.#blobBytes &&
+      [...this.#wrong].every(digest => lacking.has(digest));
+    if (!isWhole) throw new ArchiveError('it is damaged: it does not hold what its end says');
+    return summary;
+  }
+}
+
+async function readJson<T>({ name, size, body }: TarEntry): Promise<T> {
+  if (size > MAX_JSON_BYTES) throw new ArchiveError(`${name} is larger than ${MAX_JSON_BYTES} bytes`);
+  const chunks: Uint8Array[] = [];
+  for await (const chunk of body) chunks.push(chunk);
+  try {
+    const value: T = JSON.parse(Buffer.concat(chunks).toString());
+    return value;
+  } catch {
+    throw new ArchiveError(`${name} is no JSON`);
+  }
+}
+
+/** The chunks of a body, about a MiB of them at a time. */
+async function* gathered(body: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array[], void> {
+  let chunks: Uint8Array[] = [];
+  let bytes = 0;
+  for await (const chunk of body) {
+    chunks.push(chunk);
+    bytes += chunk.byteLength;
+    if (bytes >= WRITE_BYTES) {
+      yield chunks;
+      chunks = [];
+      bytes = 0;
+    }
+  }
+  if (chunks.length > 0) yield chunks;
+}

@@ -1,0 +1,75 @@
+import { rm, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { pipeline } from 'node:stream/promises';
+import { Backup } from '../archive/backup.ts';
+import { openFileBlobStore } from '../blobs/file-blob-store.ts';
+import { loadConfig } from '../config/load.ts';
+import { partialName, removeAbandoned, writeFileAtomic } from '../lib/atomic-file.ts';
+import { absentAsUndefined } from '../lib/error-code.ts';
+import { silentLog } from '../lib/log.ts';
+import { IndexSnapshot } from '../metadata/sqlite-snapshot.ts';
+import { INDEX_FILE } from '../wire.ts';
+import { countText } from './columns.ts';
+import { type Command, CommandError, CONFIG_OPTION, EXIT, type Io, textOption } from './command.ts';
+import { interruptible } from './interruptible.ts';
+import { progressForm, ProgressView } from './progress.ts';
+
+/** `entrepot backup`: the whole store as one file. */
+export const backup: Command = {
+  name: 'backup',
+  summary: 'write the whole store into one file, also while it serves',
+  description:
+    'Writes the index as it is at this moment, and every blob that it names, as one file that `entrepot restore` takes. ' +
+    'Works beside a running server. Each blob is compared with its digest while it is read; one that is damaged or gone ' +
+    'is reported and left out, and the exit code is 1. The index is copied within the store first, so as much room as ' +
+    'it takes must be free there. Uploads under way are left out.',
+  arguments: [{ name: '<file>', description: 'file to write; - is standard output' }],
+  options: [CONFIG_OPTION],
+  examples: [
+    ['entrepot backup /backup/entrepot.tar', 'replaces an earlier one only when the new one is whole'],
+    ['entrepot backup - | zstd | ssh vault "cat > entrepot.tar.zst"', 'by pipe'],
+  ],
+  run: async (input, io) => {
+    const [file = ''] = input.arguments;
+    if (file === '-' && process.stdout.isTTY) {
+      throw new CommandError('a backup is not for a terminal: give a file, or a pipe', EXIT.usage);
+    }
+    const { path } = (await loadConfig({ file: textOption(input, 'config') })).storage;
+    return interruptible(
+      signal => writeBackup(path, file, io, signal),
+      () => 'no backup was made',
+    );
+  },
+};
+
+async function writeBackup(path: string, file: string, io: Io, signal: AbortSignal) {
+  const indexPath = join(path, INDEX_FILE);
+  if (((await absentAsUndefined(stat(indexPath)))?.size ?? 0) === 0) {
+    throw new CommandError(`there is no store in ${path}`);
+  }
+  await removeAbandoned(`${indexPath}.snapshot`);
+  const copyPath = partialName(`${indexPath}.snapshot`);
+  const blobs = await openFileBlobStore(path, { log: silentLog });
+  const view = new ProgressView(io, progressForm({ json: false }));
+  try {
+    const snapshot = await IndexSnapshot.take(indexPath, copyPath);
+    try {
+      const made = new Backup(snapshot, blobs);
+      const item = view.begin(file === '-' ? 'standard output' : file);
+      item.expect(snapshot.totals().blobBytes);
+      const tar = made.tar(bytes => item.advance(bytes));
+      await (file === '-' ? pipeline(tar, process.stdout, { signal }) : writeFileAtomic(file, tar, signal));
+      for (const { digest, reason } of made.lacking) io.err(`not in the backup: blob ${digest}: ${reason}\n`);
+      const isWhole = made.lacking.length === 0;
+      const lacking = isWhole ? '' : `, ${countText(made.lacking.length, 'blob')} damaged or gone`;
+      item.end(isWhole ? 'done' : 'failed', `the index and ${countText(made.blobs, 'blob')}${lacking}`);
+      return isWhole ? EXIT.done : EXIT.failed;
+    } finally {
+      snapshot.close();
+    }
+  } finally {
+    view.close();
+    await blobs.close();
+    for (const suffix of ['', '-wal', '-shm', '-journal']) await rm(copyPath + suffix, { force: true });
+  }
+}

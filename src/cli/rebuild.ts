@@ -1,0 +1,71 @@
+import { rename } from 'node:fs/promises';
+import { join } from 'node:path';
+import { loadConfig } from '../config/load.ts';
+import { absentAsUndefined } from '../lib/error-code.ts';
+import { IndexUnusable } from '../metadata/index-unusable.ts';
+import { rebuild as rebuildIndex } from '../upkeep/rebuild.ts';
+import { INDEX_FILE } from '../wire.ts';
+import { countText, sizeText } from './columns.ts';
+import {
+  type Command,
+  CONFIG_OPTION,
+  EXIT,
+  type ExitCode,
+  type Input,
+  type Io,
+  textOption,
+} from './command.ts';
+import { withUpkeep } from './upkeep-run.ts';
+
+/** `entrepot rebuild`: what is left of a store whose index is lost. */
+export const rebuild: Command = {
+  name: 'rebuild',
+  summary: 'make the index know the blobs that lie in the store',
+  description:
+    'For a store whose index is lost or damaged, when there is no backup: compares every blob that the index does not ' +
+    'know with its digest, and makes a row for it, so that it is not downloaded again. An index that cannot be opened ' +
+    'is moved aside first (index.db.damaged-…). Manifests, tags and rights lie in the index alone: mirrored ones are ' +
+    'asked for again, repositories that live here have to be pushed again. Deletes nothing, and stops garbage ' +
+    'collection until `entrepot gc --force`. Exit code 1 when a file was damaged. Run again after a break, it goes on.',
+  options: [CONFIG_OPTION],
+  examples: [
+    ['entrepot rebuild', 'with the server stopped, if the index cannot be opened'],
+    ['entrepot gc --force', 'afterwards, once everything that is wanted was asked for'],
+  ],
+  run: async (input, io) => {
+    try {
+      return await rebuildStore(input, io);
+    } catch (error) {
+      if (!(error instanceof IndexUnusable) || !error.isDamaged) throw error;
+      const { path } = (await loadConfig({ file: textOption(input, 'config') })).storage;
+      io.err(`the index cannot be opened, and is moved to ${await moveAside(join(path, INDEX_FILE))}\n`);
+      return rebuildStore(input, io);
+    }
+  },
+};
+
+function rebuildStore(input: Input, io: Io): Promise<ExitCode> {
+  return withUpkeep(input, io, async ({ metadata, blobs }, { out, signal, onProgress }) => {
+    const { added, addedBytes, known, damaged } = await rebuildIndex(
+      { metadata, blobs },
+      {
+        signal: signal ?? new AbortController().signal,
+        onProgress,
+        onDamaged: (digest, reason) => out(`damaged: blob ${digest}: ${reason}\n`),
+      },
+    );
+    out(
+      `${countText(added, 'blob')} found again, ${sizeText(addedBytes)}; ${known} known before; ${damaged} damaged\n` +
+        'no garbage is collected until `entrepot gc --force`\n',
+    );
+    return damaged > 0 ? EXIT.failed : EXIT.done;
+  });
+}
+
+/** With what SQLite keeps beside it; the new name. */
+async function moveAside(indexPath: string): Promise<string> {
+  const aside = `${indexPath}.damaged-${new Date().toISOString().replaceAll(':', '')}`;
+  for (const suffix of ['', '-wal', '-shm'])
+    await absentAsUndefined(rename(indexPath + suffix, aside + suffix));
+  return aside;
+}

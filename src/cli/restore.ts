@@ -1,0 +1,119 @@
+import { createReadStream } from 'node:fs';
+import { mkdir, readdir, rename, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { addAbortSignal } from 'node:stream';
+import { ArchiveError } from '../archive/archive-error.ts';
+import type { BackupSummary } from '../archive/backup.ts';
+import { restoreBackup } from '../archive/restore.ts';
+import { openFileBlobStore } from '../blobs/file-blob-store.ts';
+import { loadConfig } from '../config/load.ts';
+import { syncFolder } from '../lib/atomic-file.ts';
+import { silentLog } from '../lib/log.ts';
+import { PRIVATE_FILE_MODE, PRIVATE_FOLDER_MODE } from '../lib/private-folder.ts';
+import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
+import { INDEX_FILE } from '../wire.ts';
+import { countText, sizeText } from './columns.ts';
+import { type Command, CommandError, CONFIG_OPTION, EXIT, type Io, textOption } from './command.ts';
+import { interruptible } from './interruptible.ts';
+import { progressForm, ProgressView } from './progress.ts';
+
+/** What an index is called until all of its backup is here: a restore that was killed leaves it, and the next one goes over it. */
+const RESTORING_FILE = `${INDEX_FILE}.restoring`;
+
+/** What may lie in a folder that is empty for us: its description, and what file systems and tools put there. */
+const NOTHING = /^(?:README\.md|lost\+found|\..*)$/;
+
+/** `entrepot restore`: a store from what `entrepot backup` wrote. */
+export const restore: Command = {
+  name: 'restore',
+  summary: 'make the store from a backup',
+  description:
+    'Writes the store that a file of `entrepot backup` holds into storage.path, which must be empty or absent: while no ' +
+    'server runs on it. Every blob is compared with its digest, and a backup that is torn or damaged is refused; then, ' +
+    'and when it is stopped, nothing is left behind.',
+  arguments: [{ name: '<file>', description: 'what `entrepot backup` wrote; - is standard input' }],
+  options: [CONFIG_OPTION],
+  examples: [
+    ['entrepot restore /backup/entrepot.tar', 'into the storage.path of the configuration'],
+    ['zstd -dc entrepot.tar.zst | ENTREPOT_STORAGE__PATH=/new entrepot restore -', 'by pipe, elsewhere'],
+  ],
+  run: async (input, io) => {
+    const [file = ''] = input.arguments;
+    const { path } = (await loadConfig({ file: textOption(input, 'config') })).storage;
+    return interruptible(
+      signal => readBackup(path, file, io, signal),
+      () => 'nothing was restored',
+    );
+  },
+};
+
+async function readBackup(path: string, file: string, io: Io, signal: AbortSignal) {
+  await mkdir(path, { recursive: true, mode: PRIVATE_FOLDER_MODE });
+  await requireEmpty(path);
+  const view = new ProgressView(io, progressForm({ json: false }));
+  const item = view.begin(file === '-' ? 'standard input' : file);
+  try {
+    const source = addAbortSignal(signal, file === '-' ? process.stdin : createReadStream(file));
+    const summary = await fill(path, source, signal, bytes => item.advance(bytes));
+    const { blobs, blobBytes, lacking } = summary;
+    for (const { digest, reason } of lacking) io.err(`not in the backup: blob ${digest}: ${reason}\n`);
+    item.end('done', `the index and ${countText(blobs, 'blob')}, ${sizeText(blobBytes)}`);
+    return EXIT.done;
+  } catch (error) {
+    await removeAll(path);
+    if (!(error instanceof ArchiveError) || signal.aborted) throw error;
+    item.end('failed', error.message);
+    return EXIT.failed;
+  } finally {
+    view.close();
+  }
+}
+
+async function fill(
+  path: string,
+  source: AsyncIterable<Uint8Array>,
+  signal: AbortSignal,
+  advanced: (bytes: number) => void,
+): Promise<BackupSummary> {
+  const indexPath = join(path, RESTORING_FILE);
+  const blobs = await openFileBlobStore(path, { log: silentLog });
+  try {
+    // There from the first blob on, so that what a killed restore leaves is known for that.
+    await writeFile(indexPath, '', { mode: PRIVATE_FILE_MODE });
+    const summary = await restoreBackup(source, { indexPath, blobs, signal, advanced });
+    await noteLacking(indexPath, summary);
+    signal.throwIfAborted();
+    await rename(indexPath, join(path, INDEX_FILE));
+    await syncFolder(path);
+    return summary;
+  } finally {
+    await blobs.close();
+  }
+}
+
+/** Checks the index wholly, brings it to the newest version, and says of what the backup lacks that it is damaged. */
+async function noteLacking(indexPath: string, { lacking }: BackupSummary): Promise<void> {
+  const metadata = await openSqliteMetadataStore(indexPath, { log: silentLog, isCopied: true });
+  try {
+    for (const { digest, reason } of lacking) await metadata.quarantine({ kind: 'blob', digest }, reason);
+  } finally {
+    await metadata.close();
+  }
+}
+
+/** Everything that a restore makes, in a folder that had nothing of it. */
+async function removeAll(path: string): Promise<void> {
+  const indexes = ['', '-wal', '-shm', '-journal'].map(suffix => RESTORING_FILE + suffix);
+  for (const name of [...indexes, 'blobs', 'ingest']) {
+    await rm(join(path, name), { recursive: true, force: true });
+  }
+}
+
+async function requireEmpty(path: string): Promise<void> {
+  const names = (await readdir(path)).filter(name => !NOTHING.test(name));
+  if (names.includes(RESTORING_FILE) && !names.includes(INDEX_FILE)) {
+    await removeAll(path);
+  } else if (names.length > 0) {
+    throw new CommandError(`${path} is not empty (${names.slice(0, 3).join(', ')}): move away what is there`);
+  }
+}

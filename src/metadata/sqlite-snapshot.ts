@@ -1,0 +1,62 @@
+import type { Digest } from '../oci/digest.ts';
+import { Connection, type Statement } from './sqlite/connection.ts';
+
+/** Rows that are read at once. */
+const ROWS_PER_PAGE = 1_000;
+
+export interface SnapshotBlob {
+  readonly digest: Digest;
+  readonly size: number;
+}
+
+/** An index as it was at one moment, in a file of its own. Close it when done; its file stays. */
+export class IndexSnapshot {
+  readonly path: string;
+  readonly #connection: Connection;
+  readonly #blobs: Statement<[string], SnapshotBlob>;
+
+  private constructor(path: string, connection: Connection) {
+    this.path = path;
+    this.#connection = connection;
+    this.#blobs = connection.prepare(
+      `SELECT digest, size FROM blobs WHERE digest > ? ORDER BY digest LIMIT ${ROWS_PER_PAGE}`,
+    );
+  }
+
+  /**
+   * Copies the index in `from` to the new file `to`, in one read transaction, beside whoever writes. Work in progress is
+   * left out: processes, their Claims, and uploads, whose bytes are not blobs yet.
+   */
+  static async take(from: string, to: string): Promise<IndexSnapshot> {
+    const source = await Connection.openReadOnly(from);
+    try {
+      source.execute(`VACUUM INTO '${to.replaceAll("'", "''")}'`);
+    } finally {
+      source.close();
+    }
+    const copy = await Connection.open(to);
+    copy.execute(
+      'DELETE FROM claims; DELETE FROM processes; DELETE FROM uploads; PRAGMA journal_mode = DELETE',
+    );
+    return new IndexSnapshot(to, copy);
+  }
+
+  /** How many blobs it says are held, and their bytes. */
+  totals(): { readonly blobs: number; readonly blobBytes: number } {
+    const row = this.#connection
+      .prepare<[], { blobs: number; blob_bytes: number }>('SELECT blobs, blob_bytes FROM totals WHERE id = 1')
+      .get();
+    return { blobs: row?.blobs ?? 0, blobBytes: row?.blob_bytes ?? 0 };
+  }
+
+  /** In the order of digests. */
+  *blobs(): Generator<SnapshotBlob, void> {
+    for (let page = this.#blobs.all(''); page.length > 0; page = this.#blobs.all(page.at(-1)?.digest ?? '')) {
+      yield* page;
+    }
+  }
+
+  close(): void {
+    this.#connection.close();
+  }
+}

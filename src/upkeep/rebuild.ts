@@ -1,0 +1,69 @@
+import { unreadableReason } from '../blobs/unreadable.ts';
+import { stopCollecting } from '../metadata/store-identity.ts';
+import type { Digest } from '../oci/digest.ts';
+import type { Progress, Stores } from './stores.ts';
+
+export interface RebuildRun {
+  readonly signal: AbortSignal;
+  readonly onProgress: (progress: Progress) => void;
+  /** Hears of each file that is not what its name says. */
+  readonly onDamaged: (digest: Digest, reason: string) => void;
+}
+
+export interface RebuildReport {
+  /** Blobs that the index knows again. */
+  readonly added: number;
+  readonly addedBytes: number;
+  readonly known: number;
+  /** Files that are not what their names say; they stay where they are. */
+  readonly damaged: number;
+}
+
+/** While nothing says which blobs are wanted, none may go. */
+const REBUILT = 'the index was rebuilt from the files, and does not know yet what is wanted';
+
+/**
+ * Makes rows for blobs that lie in the folder and that the index does not know, each compared with its digest first.
+ * Deletes nothing, and stops garbage collection: a blob without a Link looks like garbage until somebody asks for it.
+ * May be broken off and run again.
+ */
+export async function rebuild(
+  { metadata, blobs }: Pick<Stores, 'metadata' | 'blobs'>,
+  { signal, onProgress, onDamaged }: RebuildRun,
+): Promise<RebuildReport> {
+  await stopCollecting(metadata, REBUILT);
+  const report = { added: 0, addedBytes: 0, known: 0, damaged: 0 };
+  for await (const { digest, size } of blobs.blobs()) {
+    signal.throwIfAborted();
+    if ((await metadata.statBlob(digest)) !== undefined) {
+      report.known += 1;
+      continue;
+    }
+    const fault = await faultOf(blobs, digest, signal);
+    if (fault === undefined) {
+      await metadata.putBlob(digest, size);
+      report.added += 1;
+      report.addedBytes += size;
+    } else {
+      report.damaged += 1;
+      onDamaged(digest, fault);
+    }
+    onProgress({ step: 'blobs found', items: report.added, bytes: report.addedBytes });
+  }
+  return report;
+}
+
+async function faultOf(
+  blobs: Stores['blobs'],
+  digest: Digest,
+  signal: AbortSignal,
+): Promise<string | undefined> {
+  try {
+    const actual = await blobs.hashFile(digest, { bytesPerSecond: 0, signal });
+    return actual === digest ? undefined : 'its bytes have another digest';
+  } catch (error) {
+    const reason = unreadableReason(error);
+    if (reason === undefined) throw error;
+    return reason;
+  }
+}

@@ -1,0 +1,250 @@
+// Backup, restore and rebuild of the built program: what an operator has when a store is damaged.
+import { existsSync } from 'node:fs';
+import { chmod, open, readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { digestOf } from '../../src/oci/digest.ts';
+import { codeOf, get } from '../support/client.ts';
+import { bytesOf, type Content, type Image, imageOf, randomBlob } from '../support/content.ts';
+import { Entrepot, STARTER } from '../support/entrepot.ts';
+import { FakeUpstream } from '../support/fake-upstream.ts';
+import { tryRun } from '../support/programs.ts';
+
+const UPSTREAM = 'up.example';
+
+let upstream: FakeUpstream;
+let entrepot: Entrepot;
+let hosted: Image;
+let mirrored: Content;
+let file: string;
+
+beforeAll(async () => {
+  upstream = await FakeUpstream.start();
+  entrepot = await Entrepot.start({
+    upstreams: { [UPSTREAM]: { url: upstream.url, freshFor: 'forever' } },
+    hosted: { prefixes: ['team'], anonymous: 'push' },
+  });
+  hosted = imageOf([randomBlob(300_000, 'hosted layer'), randomBlob(20, 'small layer')]);
+  mirrored = randomBlob(200_000, 'mirrored layer');
+  upstream.add('app', imageOf([mirrored]), '1');
+  await pushHosted();
+  await pullMirrored(entrepot);
+  file = join(entrepot.folder, 'backup.tar');
+  await backUp();
+});
+
+afterAll(async () => {
+  await entrepot.remove();
+  await upstream.stop();
+});
+
+async function pushHosted(): Promise<void> {
+  for (const blob of [hosted.config, ...hosted.layers]) {
+    const url = `${entrepot.url}/v2/team/app/blobs/uploads/?digest=${blob.digest}`;
+    expect((await get(url, { method: 'POST', body: bytesOf(blob) })).status).toBe(201);
+  }
+  const put = await get(`${entrepot.url}/v2/team/app/manifests/v1`, {
+    method: 'PUT',
+    headers: { 'content-type': hosted.manifest.mediaType },
+    body: bytesOf(hosted.manifest),
+  });
+  expect(put.status).toBe(201);
+}
+
+/** Beside the running server. */
+async function backUp(): Promise<void> {
+  expect(await entrepot.command('backup', file)).toMatchObject({ code: 0 });
+}
+
+async function pullMirrored(from: Entrepot): Promise<void> {
+  for (const path of ['manifests/1', `blobs/${mirrored.digest}`]) {
+    const got = await get(`${from.url}/v2/app/${path}?ns=${UPSTREAM}`);
+    expect([got.status, got.complete]).toEqual([200, true]);
+  }
+}
+
+async function statusOf(from: Entrepot, content: Content): Promise<number> {
+  const got = await get(`${from.url}/v2/team/app/blobs/${content.digest}`);
+  expect(got.status !== 200 || `sha256:${got.sha256}` === content.digest).toBe(true);
+  return got.status;
+}
+
+const restoreInto = (folder: string, from: string) =>
+  tryRun(process.execPath, [...STARTER, 'restore', from], { env: { ENTREPOT_STORAGE__PATH: folder } });
+
+const blobFile = (store: string, { digest }: Content): string =>
+  join(store, 'blobs', 'sha256', digest.slice(7, 9), digest.slice(7));
+
+/** Another byte in the middle of the blob. */
+async function damage(path: string): Promise<void> {
+  await chmod(path, 0o644);
+  const handle = await open(path, 'r+');
+  await handle.write(Buffer.from('?'), 0, 1, Math.floor((await stat(path)).size / 2));
+  await handle.close();
+}
+
+/** A server with the same configuration on a store of its own. */
+async function restored(from: string): Promise<Entrepot> {
+  const other = await Entrepot.start({
+    upstreams: { [UPSTREAM]: { url: upstream.url, freshFor: 'forever' } },
+    hosted: { prefixes: ['team'], anonymous: 'push' },
+  });
+  await other.stop();
+  const store = join(other.folder, 'store');
+  await rm(store, { recursive: true });
+  expect(await restoreInto(store, from)).toMatchObject({ code: 0 });
+  return other.startAgain();
+}
+
+describe('a backup that was made beside a running server', () => {
+  it('gives back everything, and nothing has to be fetched again', async () => {
+    const other = await restored(file);
+    try {
+      for (const blob of [hosted.config, ...hosted.layers]) expect(await statusOf(other, blob)).toBe(200);
+      const got = await get(`${other.url}/v2/team/app/manifests/v1`);
+      expect([got.status, `sha256:${got.sha256}`]).toEqual([200, hosted.manifest.digest]);
+      const before = upstream.requests.length;
+      await pullMirrored(other);
+      expect(upstream.requests).toHaveLength(before);
+      expect(await other.command('gc')).toMatchObject({ code: 0 });
+      expect(await other.command('scrub')).toMatchObject({ code: 0 });
+      expect(await statusOf(other, hosted.config)).toBe(200);
+    } finally {
+      await other.remove();
+    }
+  });
+
+  it('leaves nothing beside itself, in the store and where it was written', async () => {
+    expect((await readdir(join(entrepot.folder, 'store'))).filter(name => name.includes('snapshot'))).toEqual(
+      [],
+    );
+    expect((await readdir(entrepot.folder)).filter(name => name.includes('partial'))).toEqual([]);
+    expect((await stat(file)).mode & 0o777).toBe(0o600);
+  });
+
+  it('is refused when it is torn or damaged anywhere, and then nothing is restored', async () => {
+    const whole = await readFile(file);
+    const torn = join(entrepot.folder, 'torn.tar');
+    const store = join(entrepot.folder, 'elsewhere');
+    const manifest = whole.lastIndexOf('complete.json');
+    const layer = whole.indexOf(bytesOf(hosted.layers[0] ?? mirrored).subarray(0, 64));
+    const changes: (() => Promise<void>)[] = [
+      ...[0, 700, whole.length / 2, manifest, manifest + 512 + 40].map(
+        size => () => truncate(torn, Math.floor(size)),
+      ),
+      ...[layer + 1_000, whole.indexOf('SQLite format 3') + 5_000].map(at => async () => {
+        const handle = await open(torn, 'r+');
+        await handle.write(Buffer.from('????'), 0, 4, at);
+        await handle.close();
+      }),
+    ];
+    for (const change of changes) {
+      await writeFile(torn, whole);
+      await change();
+      const { code, stderr } = await restoreInto(store, torn);
+      expect([code, stderr]).toEqual([
+        1,
+        expect.stringMatching(/torn|damaged|no backup|broken|end of data/i),
+      ]);
+      expect(await readdir(store)).toEqual([]);
+    }
+    expect(await restoreInto(store, join(entrepot.folder, 'config.yaml'))).toMatchObject({ code: 1 });
+    expect(await readdir(store)).toEqual([]);
+  });
+
+  it('is not restored over anything', async () => {
+    const { code, stderr } = await restoreInto(join(entrepot.folder, 'store'), file);
+    expect([code, stderr]).toEqual([1, expect.stringContaining('is not empty')]);
+    expect(await statusOf(entrepot, hosted.config)).toBe(200);
+  });
+
+  it('goes over what a restore left that was killed', async () => {
+    const store = join(entrepot.folder, 'killed');
+    expect(await restoreInto(store, file)).toMatchObject({ code: 0 });
+    for (const name of ['index.db', 'index.db-wal', 'index.db-shm'])
+      await rm(join(store, name), { force: true });
+    await writeFile(join(store, 'index.db.restoring'), 'half');
+    await rm(join(store, 'store.json'), { force: true });
+    expect(await restoreInto(store, file)).toMatchObject({ code: 0 });
+    expect(existsSync(join(store, 'index.db'))).toBe(true);
+  });
+
+  it('of a store without an index is refused in words', async () => {
+    const { code, stderr } = await tryRun(
+      process.execPath,
+      [...STARTER, 'backup', join(entrepot.folder, 'x')],
+      {
+        env: { ENTREPOT_STORAGE__PATH: join(entrepot.folder, 'none') },
+      },
+    );
+    expect([code, stderr]).toEqual([1, expect.stringContaining('there is no store')]);
+  });
+});
+
+describe('a store with a damaged blob', () => {
+  it('is backed up but for that blob, which is reported, and is absent after the restore', async () => {
+    const source = await restored(file);
+    const [layer = mirrored] = hosted.layers;
+    await damage(blobFile(join(source.folder, 'store'), layer));
+    const partly = join(source.folder, 'partly.tar');
+    const { code, stderr } = await source.command('backup', partly);
+    expect([code, stderr]).toEqual([
+      1,
+      expect.stringContaining(`blob ${layer.digest}: its bytes have another digest`),
+    ]);
+    const other = await restored(partly);
+    expect(await statusOf(other, layer)).toBe(404);
+    expect(await statusOf(other, hosted.config)).toBe(200);
+    await other.remove();
+    await source.remove();
+  });
+});
+
+describe('a store that has lost its index', () => {
+  it('serves on and collects nothing, and a rebuild finds every blob that is whole', async () => {
+    let lost = await restored(file);
+    const store = join(lost.folder, 'store');
+    await lost.stop();
+    for (const name of await readdir(store)) {
+      if (name.startsWith('index.db')) await rm(join(store, name));
+    }
+    await damage(blobFile(store, hosted.config));
+    lost = await lost.startAgain();
+    const refused = await lost.command('gc', '--grace-period', '0s');
+    expect([refused.code, refused.stderr]).toEqual([1, expect.stringContaining('entrepot rebuild')]);
+    expect(lost.logs()).toContain('the index is new');
+    const rebuilt = await lost.command('rebuild');
+    expect(rebuilt).toMatchObject({ code: 1 });
+    expect(rebuilt.stdout).toContain(`damaged: blob ${hosted.config.digest}`);
+    expect(rebuilt.stdout).toContain('3 blobs found again');
+    const bodies = () =>
+      upstream.requests.filter(({ method, path }) => method === 'GET' && path.includes(mirrored.digest));
+    const before = bodies().length;
+    await pullMirrored(lost);
+    // A proof of the right may ask for a few ranges; the body is not fetched again.
+    expect(
+      bodies()
+        .slice(before)
+        .every(({ headers }) => headers.range !== undefined),
+    ).toBe(true);
+    expect(await lost.command('gc', '--grace-period', '0s')).toMatchObject({ code: 1 });
+    expect(await lost.command('gc', '--force', '--grace-period', '0s')).toMatchObject({ code: 0 });
+    await pullMirrored(lost);
+    expect(codeOf(await get(`${lost.url}/v2/team/app/manifests/v1`))).toBe('MANIFEST_UNKNOWN');
+    await lost.remove();
+  });
+
+  it('because it is damaged has it moved aside by a rebuild', async () => {
+    const broken = await restored(file);
+    const store = join(broken.folder, 'store');
+    await broken.stop();
+    await rm(join(store, 'index.db'));
+    await writeFile(join(store, 'index.db'), Buffer.alloc(8_192, 'no index'));
+    const { code, stderr, stdout } = await broken.command('rebuild');
+    expect({ code, stderr }).toMatchObject({ code: 0, stderr: expect.stringContaining('index.db.damaged-') });
+    expect(stdout).toContain('4 blobs found again');
+    expect((await readdir(store)).some(name => name.startsWith('index.db.damaged-'))).toBe(true);
+    expect(digestOf(await readFile(blobFile(store, mirrored)))).toBe(mirrored.digest);
+    await broken.remove();
+  });
+});
