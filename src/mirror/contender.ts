@@ -36,11 +36,16 @@ export class Contender {
     return this.#state;
   }
 
-  /** Whether what upstream tells this one, now or a moment ago, it tells `right` in `repository` too. */
+  /**
+   * Whether what upstream tells this one, now or a moment ago, it tells `right` in `repository` too. One with a right of its
+   * own, by which an import or an answer of a mirror may have admitted it, speaks only for who has one too.
+   */
   speaksFor(repository: Repository, right: Right): boolean {
     const isTimely = performance.now() < this.#speaksUntilMs;
     return (
-      isTimely && textOf(repository, right.credentials) === textOf(this.repository, this.right.credentials)
+      isTimely &&
+      (hasOwn(right) || !hasOwn(this.right)) &&
+      textOf(repository, right.credentials) === textOf(this.repository, this.right.credentials)
     );
   }
 
@@ -57,6 +62,10 @@ export class Contender {
     this.#state = 'refused';
     this.#reject?.(reason);
   }
+}
+
+function hasOwn({ proved, provedIfUnreachable }: Right): boolean {
+  return proved || provedIfUnreachable;
 }
 
 function textOf(repository: Repository, credentials: readonly (Credential | undefined)[]): string {

@@ -657,6 +657,23 @@ describe('a repository', () => {
     expect(await stat(here.digest)).toMatchObject({ size: here.size, outcome: 'revalidated' });
   });
 
+  it('is not spoken for in a Fill by one whom an import admitted', async () => {
+    const world = await start({ linkBytesPerS: 4 * MIB });
+    const blob = added(2 * MIB, 'imported');
+    await world.metadata.linkBlob(APP, blob.digest, blob.size);
+    const imported = { ...(await world.right()), proved: true };
+    const { reader } = await world.mirror.openBlob(APP, blob.digest, imported);
+    const first = readAll(reader);
+    await until(() => blobRequests() === 1);
+    upstream.misbehave({ kind: 'blob', status: 401 });
+    const stranger = { ...imported, proved: false };
+    const joined = world.mirror.openBlob(APP, blob.digest, stranger);
+    await expect(joined.then(({ reader: read }) => readAll(read))).rejects.toMatchObject({
+      code: 'BLOB_UNKNOWN',
+    });
+    expect(await first).toEqual(whole(blob));
+  });
+
   it('joins a Fill of another only after upstream confirmed the right', async () => {
     const world = await start({ linkBytesPerS: 4 * MIB });
     const blob = added(2 * MIB, 'join', 'private');
