@@ -120,7 +120,7 @@ async function openOn(
   const { path } = config.storage;
   const indexPath = join(path, INDEX_FILE);
   const identity = opened.add(await StoreIdentity.look(path, INDEX_FILE));
-  const contents = ['blobs', 'ingest', SOCKET_FOLDER, STATE_FILE];
+  const contents = ['blobs', 'ingest', 'processes', SOCKET_FOLDER, STATE_FILE];
   await openPrivateFolder(path, { database: INDEX_FILE, folders: contents }, log);
   const { isCopied } = identity.doubts;
   const metadata = opened.add(await openSqliteMetadataStore(indexPath, { log, isCopied }));

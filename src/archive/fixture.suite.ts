@@ -5,6 +5,7 @@ import { bytesOf, type Content, type Image, type ImageIndex } from '../../test/s
 import { makeTempFolder, removeFolder } from '../../test/support/temp-folder.ts';
 import { type FileBlobStore, openFileBlobStore } from '../blobs/file-blob-store.ts';
 import { silentLog } from '../lib/log.ts';
+import { steadyLease } from '../lib/lease.suite.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
 import { type Digest, digestAlgorithm, digestHex } from '../oci/digest.ts';
@@ -79,7 +80,9 @@ export class ArchiveWorld {
 
   async #holdBlob(repository: Repository, content: Content): Promise<void> {
     if ((await this.blobs.stat(content.digest)) === undefined) {
-      const ingest = await this.blobs.ingest(`test-${digestHex(content.digest)}`, content.digest);
+      const ingest = await this.blobs.ingest(steadyLease(`test-${digestHex(content.digest)}`), {
+        digest: content.digest,
+      });
       for (const piece of content.slice()) await ingest.write([piece]);
       await ingest.commit(content.digest);
       await ingest.close();

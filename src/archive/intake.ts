@@ -1,8 +1,9 @@
 import { createHash } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { BlobStore, Ingest } from '../blobs/blob-store.ts';
+import { removeStrays } from '../blobs/stray-removal.ts';
 import { parseJsonObject } from '../lib/json.ts';
-import { removalClaim } from '../metadata/claim-keys.ts';
+import type { Lease } from '../lib/lease.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { type Digest, digestAlgorithm, digestHex, digestOf } from '../oci/digest.ts';
 import { MAX_MANIFEST_BYTES } from '../oci/manifest.ts';
@@ -23,6 +24,11 @@ export interface IntakeOptions {
   readonly blobs: BlobStore;
   readonly metadata: MetadataStore;
   readonly signal: AbortSignal;
+}
+
+interface HeldIngest {
+  readonly lease: Lease;
+  readonly ingest: Ingest;
 }
 
 /**
@@ -96,11 +102,11 @@ export class Intake {
       const step = unused.slice(at, at + DISCARDS_PER_STEP);
       const contents = step.map(digest => ({ kind: 'blob' as const, digest }));
       const removed = await metadata.removeUnneeded(contents, Number.POSITIVE_INFINITY);
-      try {
-        await Promise.all(removed.map(({ digest }) => blobs.remove(digest)));
-      } finally {
-        await metadata.release(...removed.map(({ digest }) => removalClaim(digest)));
-      }
+      await removeStrays(
+        blobs,
+        metadata,
+        removed.map(({ digest }) => digest),
+      );
     }
   }
 
@@ -126,32 +132,38 @@ export class Intake {
 
   async #store(digest: Digest, entry: ArchiveEntry): Promise<void> {
     const { blobs, metadata, signal } = this.#options;
-    const key = `import-${digestAlgorithm(digest)}-${digestHex(digest)}`;
-    while (!(await metadata.claim(key))) await delay(CLAIM_POLL_MS, undefined, { signal });
-    let settled = async (): Promise<void> => metadata.release(key);
+    const lease = await this.#claim(`import-${digestAlgorithm(digest)}-${digestHex(digest)}`);
+    let settled = async (): Promise<void> => metadata.release(lease);
     try {
-      const ingest = await blobs.ingest(key, digest);
+      // What an import that was killed has left is not gone on with: the archive starts the blob from its beginning.
+      const ingest = await blobs.ingest(lease, { digest, anew: true });
       settled = async () => {
         await ingest.abort();
         await ingest.close();
-        await metadata.release(key);
+        await metadata.release(lease);
       };
-      // Left by an import that was killed: the archive starts the blob from its beginning.
-      if (ingest.offset > 0) await ingest.truncate(0);
       await write(ingest, entry, signal);
-      await this.#settleBehind(digest, ingest, settled);
+      await this.#settleBehind(digest, { lease, ingest }, settled);
     } catch (error) {
       await settled();
       throw error;
     }
   }
 
+  async #claim(key: string): Promise<Lease> {
+    for (;;) {
+      const lease = await this.#options.metadata.claim(key);
+      if (lease !== undefined) return lease;
+      await delay(CLAIM_POLL_MS, undefined, { signal: this.#options.signal });
+    }
+  }
+
   /** Verifies and commits while the next blob is read; its failure is thrown by whatever is called next. */
-  async #settleBehind(digest: Digest, ingest: Ingest, settled: () => Promise<void>): Promise<void> {
+  async #settleBehind(digest: Digest, held: HeldIngest, settled: () => Promise<void>): Promise<void> {
     while (this.#settling.size >= MAX_SETTLING) await Promise.race(this.#settling);
     const committing = async (): Promise<void> => {
       try {
-        await this.#commit(digest, ingest);
+        await this.#commit(digest, held);
       } finally {
         await settled();
       }
@@ -164,18 +176,17 @@ export class Intake {
     this.#settling.add(settling);
   }
 
-  async #commit(digest: Digest, ingest: Ingest): Promise<void> {
-    const { blobs, metadata, signal } = this.#options;
+  async #commit(digest: Digest, { lease, ingest }: HeldIngest): Promise<void> {
+    const { blobs, metadata } = this.#options;
     const size = ingest.offset;
     requireDigest(digest, await ingest.hash(digest));
     await ingest.commit(digest);
-    await metadata.putBlob(digest, size);
-    this.#added.set(digest, size);
-    // An unneeded twin may just be going, and these bytes with it.
-    while (await metadata.isClaimed(removalClaim(digest))) await delay(CLAIM_POLL_MS, undefined, { signal });
-    if ((await blobs.stat(digest)) === undefined) {
+    const isThere = () => blobs.peek(digest)?.size === size;
+    if (!(await metadata.putBlob(digest, size, undefined, { lease, isThere }))) {
+      // An unneeded twin was just going, and these bytes with it.
       throw new ArchiveError(`${digest} was removed while it was imported: run the import again`);
     }
+    this.#added.set(digest, size);
   }
 
   #throwFailure(): void {

@@ -1,3 +1,4 @@
+import { soleLease } from '../lib/lease.ts';
 import { createHash } from 'node:crypto';
 import { createWriteStream } from 'node:fs';
 import { pipeline } from 'node:stream/promises';
@@ -95,7 +96,7 @@ class Restoring {
     if (folder !== 'blobs' || more.length > 0 || !isDigest(digest)) {
       throw new ArchiveError(`${JSON.stringify(name.slice(0, 200))} does not belong into a backup`);
     }
-    const ingest = await blobs.ingest(`restore-${digestHex(digest)}`, digest);
+    const ingest = await blobs.ingest(soleLease(`restore-${digestHex(digest)}`), { digest });
     try {
       await ingest.truncate(0);
       for await (const chunks of gathered(body)) {

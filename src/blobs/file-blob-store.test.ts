@@ -22,6 +22,7 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { silentLog } from '../lib/log.ts';
+import { steadyLease } from '../lib/lease.suite.ts';
 import { digestHex, digestOf } from '../oci/digest.ts';
 import { blobStoreSuite, keep } from './blob-store.suite.ts';
 import { type FileBlobStore, openFileBlobStore } from './file-blob-store.ts';
@@ -55,8 +56,8 @@ test('a blob lies under its digest and cannot be written, an ingest under its ke
   const hex = digestHex(digest);
   const blob = await stat(join(folder, 'blobs', 'sha256', hex.slice(0, 2), hex));
   expect(blob.mode & 0o777).toBe(0o444);
-  const ingest = await store.ingest('upload-1');
-  expect(await readdir(join(folder, 'ingest'))).toEqual(['upload-1']);
+  const ingest = await store.ingest(steadyLease('upload-1'));
+  expect(await readdir(join(folder, 'ingest'))).toEqual(['upload-1.1']);
   await ingest.abort();
   await ingest.close();
 });
@@ -66,7 +67,7 @@ test('what is committed is on the disk: the bytes before they have their name, t
   const digest = await keep(store, 'upload-1', Buffer.from('hello'));
   const hex = digestHex(digest);
   const shelf = join(folder, 'blobs', 'sha256', hex.slice(0, 2));
-  expect(synced[0]).toBe(join(folder, 'ingest', 'upload-1'));
+  expect(synced[0]).toBe(join(folder, 'ingest', 'upload-1.1'));
   const names = synced.filter(path => path !== synced[0]);
   expect(names.toSorted()).toEqual([folder, join(folder, 'blobs'), join(folder, 'blobs', 'sha256'), shelf]);
   expect(synced.at(-1)).toBe(shelf);
@@ -76,7 +77,7 @@ test('bytes that one sync did not bring to the disk are never committed, whateve
   const digest = digestOf(Buffer.alloc(SYNC_STEP));
   const datasync = vi.spyOn(await fileHandles(), 'datasync');
   datasync.mockRejectedValueOnce(new Error('lost pages'));
-  const ingest = await store.ingest('upload-1');
+  const ingest = await store.ingest(steadyLease('upload-1'));
   await ingest.write([Buffer.alloc(SYNC_STEP)]);
   await expect(ingest.commit(digest)).rejects.toThrow('could not be synced');
   await ingest.close();
@@ -87,14 +88,14 @@ test('every file that was opened is closed in the end', async () => {
   const bytes = randomBytes(300_000);
   const digest = await keep(store, 'fill-1', bytes);
   await keep(store, 'fill-2', randomBytes(10));
-  const readers = await Promise.all([store.open(digest), store.open(digest), store.follow('none')]);
-  const suspended = await store.ingest('fill-3');
+  const readers = await Promise.all([store.open(digest), store.open(digest), store.follow('none', 1)]);
+  const suspended = await store.ingest(steadyLease('fill-3'));
   await suspended.write([bytes]);
-  const follower = await store.follow('fill-3');
+  const follower = await store.follow('fill-3', 1);
   await suspended.suspend();
   await suspended.close();
   await follower?.close();
-  const aborted = await store.ingest('fill-3');
+  const aborted = await store.ingest(steadyLease('fill-3'));
   await aborted.hash(digestOf(bytes, 'sha512'));
   await aborted.abort();
   await aborted.close();
@@ -128,7 +129,7 @@ test('readers of one file share its bytes, those of a file that took its place d
   expect(first?.shares).toBeDefined();
   expect(second?.shares).toBe(first?.shares);
   expect(other?.shares).not.toBe(first?.shares);
-  await store.remove(digest);
+  await store.takeAway(digest)?.();
   await keep(store, 'fill-1', Buffer.from('bytes'));
   const third = await store.open(digest);
   expect(third?.shares).toBeUndefined();
@@ -136,8 +137,8 @@ test('readers of one file share its bytes, those of a file that took its place d
 });
 
 test('a full disk is told from a broken one, and the ingest says how far it came', async () => {
-  await symlink('/dev/full', join(folder, 'ingest', 'fill-1'));
-  const ingest = await store.ingest('fill-1');
+  await symlink('/dev/full', join(folder, 'ingest', 'fill-1.1'));
+  const ingest = await store.ingest(steadyLease('fill-1'));
   const error: unknown = await ingest.write([Buffer.from('bytes')]).catch((reason: unknown) => reason);
   expect(isStorageFull(error)).toBe(true);
   expect(ingest.offset).toBe(0);
@@ -154,12 +155,12 @@ test('a commit that cannot be moved into place leaves the ingest and no blob', a
     join(folder, 'blobs', 'sha256', digestHex(digest).slice(0, 2)),
     'a file where a folder should be',
   );
-  const ingest = await store.ingest('fill-1', digest);
+  const ingest = await store.ingest(steadyLease('fill-1'), { digest });
   await ingest.write([bytes]);
   await expect(ingest.commit(digest)).rejects.toThrow('EEXIST');
   await ingest.suspend();
   await ingest.close();
-  expect(await readdir(join(folder, 'ingest'))).toEqual(['fill-1']);
+  expect(await readdir(join(folder, 'ingest'))).toEqual(['fill-1.1']);
 });
 
 describe.each<[what: string, reason: string, make: (path: string) => unknown]>([
@@ -196,7 +197,7 @@ describe.each<[what: string, reason: string, make: (path: string) => unknown]>([
   });
 
   test('gives way to the blob, and what was in a folder is kept', async () => {
-    const ingest = await store.ingest('fill-2', digest);
+    const ingest = await store.ingest(steadyLease('fill-2'), { digest });
     await ingest.write([bytes]);
     await ingest.commit(digest);
     await ingest.close();
@@ -208,7 +209,7 @@ describe.each<[what: string, reason: string, make: (path: string) => unknown]>([
   });
 
   test('is removed as a blob is', async () => {
-    await store.remove(digest);
+    await store.takeAway(digest)?.();
     expect(await readdir(join(path, '..'))).not.toContain(digestHex(digest));
   });
 });
@@ -220,7 +221,7 @@ test('a blob whose folder is a file is absent, and its removal has nothing to do
   expect(await store.stat(digest)).toBeUndefined();
   expect(await store.open(digest)).toBeUndefined();
   expect(await store.hashFile(digest, { bytesPerSecond: 0 })).toBeUndefined();
-  await store.remove(digest);
+  await store.takeAway(digest)?.();
 });
 
 test('stray files are not taken for content', async () => {
@@ -288,7 +289,7 @@ test('a process that is killed while it writes leaves an ingest that can be resu
     await once(child, 'exit');
   }
   expect(child.signalCode).toBe('SIGKILL');
-  const ingest = await store.ingest('fill-1');
+  const ingest = await store.ingest(steadyLease('fill-1'));
   expect(ingest.offset).toBeGreaterThan(0);
   expect(await ingest.hash(digestOf(Buffer.alloc(0)))).toBe(digestOf(Buffer.alloc(ingest.offset, 'x')));
   const digest = digestOf(Buffer.alloc(ingest.offset, 'x'));
@@ -302,7 +303,7 @@ const WRITER = `
   const { openFileBlobStore } = await import(${JSON.stringify(new URL('file-blob-store.ts', import.meta.url).href)});
   const log = { debug() {}, info() {}, warn() {}, error() {}, child: () => log };
   const store = await openFileBlobStore(process.argv[1], { log });
-  const ingest = await store.ingest('fill-1');
+  const ingest = await store.ingest({ key: 'fill-1', epoch: 1, left: undefined, confirm: () => undefined });
   for (;;) {
     await ingest.write([Buffer.alloc(65_537, 'x')]);
     console.log('writing');

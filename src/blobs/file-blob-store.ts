@@ -1,18 +1,28 @@
-import type { Stats } from 'node:fs';
+import { lstatSync, renameSync, type Stats } from 'node:fs';
 import { type FileHandle, lstat, mkdir, opendir, rm, stat, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import { syncFolder } from '../lib/atomic-file.ts';
 import type { BlobReader } from '../lib/blob-reader.ts';
-import { absentAsUndefined } from '../lib/error-code.ts';
+import { absentAsUndefined, errorCode } from '../lib/error-code.ts';
 import { followFile } from '../lib/follow-file.ts';
+import type { Lease } from '../lib/lease.ts';
 import type { Log } from '../lib/log.ts';
 import { openRegularFile } from '../lib/regular-file.ts';
 import { type Digest, digestAlgorithm, isDigest } from '../oci/digest.ts';
 import { BlobFolders } from './blob-folders.ts';
-import type { BlobStat, BlobStore, Ingest, IngestFollower } from './blob-store.ts';
+import type {
+  BlobPeek,
+  BlobStat,
+  BlobStore,
+  FoundIngest,
+  Ingest,
+  IngestFollower,
+  IngestOptions,
+} from './blob-store.ts';
 import { FileIngest } from './file-ingest.ts';
-import { FilePaths, isIngestKey } from './file-paths.ts';
+import { FilePaths, parseIngestName } from './file-paths.ts';
 import { Hasher } from './hasher.ts';
+import { earlierIngests } from './left-ingest.ts';
 import { makeWay } from './make-way.ts';
 import { isNoFile } from './unreadable.ts';
 
@@ -102,30 +112,61 @@ class FolderStore implements FileBlobStore {
     }
   }
 
-  async remove(digest: Digest): Promise<void> {
-    await makeWay(this.#paths.blob(digest));
+  peek(digest: Digest): BlobPeek | undefined {
+    const found = lstatSync(this.#paths.blob(digest), { throwIfNoEntry: false });
+    if (found === undefined) {
+      return undefined;
+    }
+    const identity = `${found.dev} ${found.ino} ${found.mtimeMs}`;
+    return { size: found.isFile() ? found.size : undefined, identity };
   }
 
-  async ingest(key: string, digest?: Digest): Promise<Ingest> {
+  takeAway(digest: Digest): (() => Promise<void>) | undefined {
+    const gone = this.#paths.gone();
+    try {
+      renameSync(this.#paths.blob(digest), gone);
+    } catch (error) {
+      const code = errorCode(error);
+      if (code === 'ENOENT' || code === 'ENOTDIR') {
+        return undefined;
+      }
+      throw error;
+    }
+    return async () => makeWay(gone);
+  }
+
+  async ingest(lease: Lease, { digest, anew = false }: IngestOptions = {}): Promise<Ingest> {
     const algorithm = digest === undefined ? USUAL_ALGORITHM : digestAlgorithm(digest);
     const grown = (bytes: number): void => this.countUnfinished(this.#unfinishedBytes + bytes);
     const store = { paths: this.#paths, folders: this.#folders, hasher: this.#hasher, grown };
-    return FileIngest.open(store, key, algorithm);
+    return FileIngest.open(store, lease, { algorithm, anew });
   }
 
-  async follow(key: string): Promise<IngestFollower | undefined> {
-    return followFile(this.#paths.ingest(key));
+  async follow(key: string, epoch: number): Promise<IngestFollower | undefined> {
+    return followFile(this.#paths.ingest(key, epoch));
   }
 
-  async abandon(key: string): Promise<void> {
-    await rm(this.#paths.ingest(key), { force: true });
+  async ingestLength(key: string, epoch: number): Promise<number> {
+    const found = await absentAsUndefined(lstat(this.#paths.ingest(key, epoch)));
+    if (found !== undefined) {
+      return found.size;
+    }
+    const [name] = await earlierIngests(this.#paths, key, epoch);
+    const earlier = name && (await absentAsUndefined(lstat(this.#paths.foundIngest(name))));
+    return earlier ? earlier.size : 0;
+  }
+
+  async abandon({ name }: Pick<FoundIngest, 'name'>): Promise<void> {
+    await rm(this.#paths.foundIngest(name), { force: true });
   }
 
   async *ingests(): ReturnType<BlobStore['ingests']> {
     for await (const { name, path } of entries(this.#paths.ingests)) {
-      const found = isIngestKey(name) ? await absentAsUndefined(lstat(path)) : undefined;
-      if (found?.isFile()) {
-        yield { key: name, size: found.size, modifiedAtMs: found.mtimeMs };
+      const parsed = parseIngestName(name);
+      const found = await absentAsUndefined(lstat(path));
+      if (parsed !== undefined && found?.isFile()) {
+        const { key, epoch } = parsed;
+        yield { name, key, epoch, size: found.size, modifiedAtMs: found.mtimeMs };
       }
     }
   }

@@ -2,11 +2,13 @@ import { type FileHandle, open, rename, rm } from 'node:fs/promises';
 import { constants } from 'node:fs';
 import { syncFolder } from '../lib/atomic-file.ts';
 import { absentAsUndefined, errorCode } from '../lib/error-code.ts';
+import type { Lease } from '../lib/lease.ts';
 import { type Digest, type DigestAlgorithm, digestAlgorithm } from '../oci/digest.ts';
 import type { BlobFolders } from './blob-folders.ts';
 import type { Ingest } from './blob-store.ts';
 import type { FilePaths } from './file-paths.ts';
 import type { HashJob, Hasher } from './hasher.ts';
+import { leftIngest } from './left-ingest.ts';
 import { makeWay } from './make-way.ts';
 
 /** So much is at most unsynced when `commit` comes, which cuts its own sync from about 100 ms to 15. */
@@ -26,11 +28,12 @@ export interface IngestStore {
 }
 
 /**
- * One file under `ingest/`. Writes are positioned, never appended: should a process that was taken for dead write on
- * beside its successor, both write the same bytes to the same places.
+ * One file under `ingest/`, which no other process ever opens for writing. Its Lease is confirmed before and after each
+ * step: what was written while the process stood still does not count, since the successor's copy may lack it.
  */
 export class FileIngest implements Ingest {
   readonly #store: IngestStore;
+  readonly #lease: Lease;
   readonly #path: string;
   readonly #file: FileHandle;
   readonly #jobs = new Map<DigestAlgorithm, HashJob>();
@@ -43,20 +46,26 @@ export class FileIngest implements Ingest {
   /** After a failed sync a later one may succeed without the lost pages, so the first failure is final. */
   #syncFailure: unknown;
 
-  private constructor(store: IngestStore, path: string, file: FileHandle, size: number) {
+  private constructor(store: IngestStore, lease: Lease, file: FileHandle, size: number) {
     this.#store = store;
-    this.#path = path;
+    this.#lease = lease;
+    this.#path = store.paths.ingest(lease.key, lease.epoch);
     this.#file = file;
     this.#offset = size;
     this.#syncedOffset = 0;
   }
 
-  /** Opens or makes the file of `key`. Hashing begins at once, over what is there and then behind the writer. */
-  static async open(store: IngestStore, key: string, algorithm: DigestAlgorithm): Promise<FileIngest> {
-    const path = store.paths.ingest(key);
+  /** Opens or makes the file of `lease`. Hashing begins at once, over what is there and then behind the writer. */
+  static async open(
+    store: IngestStore,
+    lease: Lease,
+    { algorithm, anew }: { readonly algorithm: DigestAlgorithm; readonly anew: boolean },
+  ): Promise<FileIngest> {
+    if (lease.left !== undefined) await leftIngest(store.paths, lease, { isWanted: !anew });
+    const path = store.paths.ingest(lease.key, lease.epoch);
     const file = await open(path, constants.O_RDWR | constants.O_CREAT, INGEST_MODE);
     try {
-      const ingest = new FileIngest(store, path, file, (await file.stat()).size);
+      const ingest = new FileIngest(store, lease, file, (await file.stat()).size);
       ingest.#beginHashing(algorithm);
       return ingest;
     } catch (error) {
@@ -78,7 +87,9 @@ export class FileIngest implements Ingest {
     try {
       let rest = chunks.filter(chunk => chunk.byteLength > 0);
       while (rest.length > 0) {
+        await this.#lease.confirm();
         const { bytesWritten } = await this.#file.writev(rest, this.#offset);
+        await this.#lease.confirm();
         this.#offset += bytesWritten;
         this.#store.grown(bytesWritten);
         rest = dropBytes(rest, bytesWritten);
@@ -106,6 +117,7 @@ export class FileIngest implements Ingest {
     if (size > this.#offset) {
       throw new RangeError(`cannot truncate ${this.#offset} bytes to ${size}`);
     }
+    await this.#lease.confirm();
     await this.#file.truncate(size);
     this.#store.grown(size - this.#offset);
     this.#offset = size;
@@ -131,6 +143,7 @@ export class FileIngest implements Ingest {
       throw new Error('the bytes could not be synced', { cause: this.#syncFailure });
     }
     await this.#file.sync();
+    await this.#lease.confirm();
     const folder = await this.#move(digest);
     this.#store.grown(-this.#offset);
     this.#isEnded = true;
@@ -165,7 +178,6 @@ export class FileIngest implements Ingest {
   }
 
   async abort(): Promise<void> {
-    // Once it has ended, the name may be that of a successor's ingest.
     if (!this.#isEnded) {
       await rm(this.#path, { force: true });
       this.#store.grown(-this.#offset);

@@ -35,15 +35,17 @@ export const gc: Command = {
   run: async (input, io) => {
     const period = gracePeriod(input);
     const force = input.options['force'] === true;
-    return withUpkeep(input, io, async ({ upkeep }, { out, ...run }) => {
-      const collected = await upkeep.collect({ ...run, ...period, force }).catch((error: unknown) => {
+    return withUpkeep(input, io, async ({ upkeep }, { out, waitingFor, ...run }) => {
+      const collecting = { ...run, ...period, force, onWait: waitingFor('collecting') };
+      const collected = await upkeep.collect(collecting).catch((error: unknown) => {
         throw error instanceof CollectingStopped
           ? new CommandError(`nothing is collected: ${error.message}`)
           : error;
       });
       if (collected === undefined) throw new CommandError(BUSY);
       const collectedBytes = collected.manifests.bytes + collected.blobs.bytes;
-      const evicted = await upkeep.evict({ ...run, asIfFreedBytes: run.dryRun ? collectedBytes : 0 });
+      const asIfFreedBytes = run.dryRun ? collectedBytes : 0;
+      const evicted = await upkeep.evict({ ...run, asIfFreedBytes, onWait: waitingFor('making room') });
       out(reportText(collected, evicted, run.dryRun));
       return EXIT.done;
     });

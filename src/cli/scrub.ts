@@ -20,11 +20,11 @@ export const scrub: Command = {
   examples: [['entrepot scrub --rate 200MiB', 'check faster than the server does by itself']],
   run: async (input, io) => {
     const pace = rate(input);
-    return withUpkeep(input, io, async ({ metadata, upkeep }, { out, expect, ...run }) => {
+    return withUpkeep(input, io, async ({ metadata, upkeep }, { out, expect, waitingFor, ...run }) => {
       expect((await metadata.readTotals()).blobBytes);
       const onDamaged = ({ kind, digest, reason, loss }: DamagedContent) =>
         out(`damaged: ${kind} ${digest}: ${reason}${loss === 'hosted' ? '; push it again' : ''}\n`);
-      const report = await upkeep.scrub({ ...run, ...pace, onDamaged });
+      const report = await upkeep.scrub({ ...run, ...pace, onDamaged, onWait: waitingFor('scrubbing') });
       if (report === undefined) {
         throw new CommandError('another process is scrubbing already');
       }

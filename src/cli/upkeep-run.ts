@@ -12,6 +12,8 @@ export type UpkeepRun = Required<RunOptions> & {
   readonly expect: (bytes: number) => void;
   /** Says what was asked for, above what shows how far it is. */
   readonly out: (text: string) => void;
+  /** What to tell while another process is at `work`, that it is waited for. */
+  readonly waitingFor: (work: string) => (maxMs: number) => void;
 };
 
 /** Runs upkeep for a command: it shows how far it is, and says what it had done when it is stopped. */
@@ -36,6 +38,10 @@ export async function withUpkeep(
         onProgress: progress => steps.show(progress),
         expect: bytes => steps.expect(bytes),
         out: text => aside.out(text),
+        waitingFor: what => maxMs =>
+          aside.err(
+            `another process is ${what}: waiting for it to end, or to count as dead, for up to ${Math.ceil(maxMs / 1000)} s\n`,
+          ),
       }),
     );
   try {

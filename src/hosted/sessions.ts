@@ -1,5 +1,6 @@
 import type { BlobStore, Ingest } from '../blobs/blob-store.ts';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { type Lease, LeaseLost } from '../lib/lease.ts';
 import type { Log } from '../lib/log.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import type { Digest } from '../oci/digest.ts';
@@ -17,27 +18,37 @@ const LINGER_MS = 1000;
 const CLAIM_WAIT_MS = 8000;
 const CLAIM_POLL_MS = 50;
 
+/** An upload that this process has. */
+interface Opened {
+  readonly lease: Lease;
+  readonly ingest: Ingest;
+}
+
 /** An upload in the hands of one request. */
 export class Session {
   readonly ingest: Ingest;
-  #ended = false;
+  readonly lease: Lease;
+  #state: 'open' | 'ended' | 'broken' = 'open';
 
-  constructor(ingest: Ingest) {
+  constructor({ ingest, lease }: Opened) {
     this.ingest = ingest;
+    this.lease = lease;
   }
 
-  get ended(): boolean {
-    return this.#ended;
+  /** `broken`: it has ended, and its bytes may wait in the store. */
+  get state(): 'open' | 'ended' | 'broken' {
+    return this.#state;
   }
 
   /** Makes it the blob `digest`. A failure ends the session too; the bytes then wait in the store. */
   async commit(digest: Digest): Promise<void> {
-    this.#ended = true;
+    this.#state = 'broken';
     await this.ingest.commit(digest);
+    this.#state = 'ended';
   }
 
   async abort(): Promise<void> {
-    this.#ended = true;
+    this.#state = 'ended';
     await this.ingest.abort();
   }
 }
@@ -56,7 +67,7 @@ interface Parts {
 export class Sessions {
   readonly #parts: Parts;
   readonly #inUse = new Set<string>();
-  readonly #open = new Map<string, Ingest>();
+  readonly #open = new Map<string, Opened>();
   readonly #lingering = new Map<string, NodeJS.Timeout>();
   readonly #resting = new Map<string, Promise<void>>();
 
@@ -82,15 +93,11 @@ export class Sessions {
 
   /** Bytes received so far, whoever is writing. */
   async offset(id: string): Promise<number> {
-    const ingest = this.#open.get(id);
-    if (ingest !== undefined) return ingest.offset;
-    const follower = await this.#parts.blobs.follow(ingestKey(id));
-    if (follower === undefined) return 0;
-    try {
-      return await follower.length();
-    } finally {
-      await follower.close();
-    }
+    const { metadata, blobs } = this.#parts;
+    const lease = await metadata.readLease(ingestKey(id));
+    const open = this.#open.get(id);
+    if (open !== undefined && open.lease.epoch === lease?.epoch) return open.ingest.offset;
+    return lease === undefined ? 0 : blobs.ingestLength(ingestKey(id), lease.epoch);
   }
 
   /** Suspends what lingers. Call it when no request is left. */
@@ -99,67 +106,83 @@ export class Sessions {
     await Promise.all(this.#resting.values());
   }
 
-  async #enter(id: string): Promise<Ingest> {
+  async #enter(id: string): Promise<Opened> {
     await this.#resting.get(id);
     clearTimeout(this.#lingering.get(id));
     this.#lingering.delete(id);
     const open = this.#open.get(id);
-    if (open !== undefined) return open;
-    const key = ingestKey(id);
-    await this.#claim(key);
+    if (open !== undefined && (await isOurs(open))) return open;
+    await open?.ingest.close();
+    this.#open.delete(id);
+    const { blobs, metadata } = this.#parts;
+    const lease = await this.#claim(ingestKey(id));
     try {
-      const ingest = await this.#parts.blobs.ingest(key);
-      this.#open.set(id, ingest);
-      return ingest;
+      const opened = { lease, ingest: await blobs.ingest(lease) };
+      this.#open.set(id, opened);
+      return opened;
     } catch (error) {
-      await this.#parts.metadata.release(key);
+      await metadata.setAside(lease);
       throw error;
     }
   }
 
   async #leave(id: string, session: Session): Promise<void> {
-    if (session.ended) {
-      this.#open.delete(id);
-      await session.ingest.close();
-      await this.#parts.metadata.release(ingestKey(id));
+    if (session.state === 'open') {
+      this.#lingering.set(id, setTimeout(() => this.#rest(id), LINGER_MS).unref());
       return;
     }
-    this.#lingering.set(id, setTimeout(() => this.#rest(id), LINGER_MS).unref());
+    const { metadata } = this.#parts;
+    this.#open.delete(id);
+    await session.ingest.close();
+    await (session.state === 'ended' ? metadata.release(session.lease) : metadata.setAside(session.lease));
   }
 
   /** Gives the upload back to the store, where any process may take it up. */
   #rest(id: string): void {
-    const ingest = this.#open.get(id);
+    const open = this.#open.get(id);
     clearTimeout(this.#lingering.get(id));
     this.#lingering.delete(id);
     this.#open.delete(id);
-    if (ingest === undefined) return;
-    const resting = this.#suspend(id, ingest).finally(() => this.#resting.delete(id));
+    if (open === undefined) return;
+    const resting = this.#suspend(id, open).finally(() => this.#resting.delete(id));
     this.#resting.set(id, resting);
   }
 
-  async #suspend(id: string, ingest: Ingest): Promise<void> {
+  async #suspend(id: string, { ingest, lease }: Opened): Promise<void> {
     try {
       await ingest.suspend();
       await ingest.close();
-      await this.#parts.metadata.release(ingestKey(id));
+      await this.#parts.metadata.setAside(lease);
     } catch (error) {
       this.#parts.log.error({ err: error, upload: id }, 'an upload could not be put aside');
     }
   }
 
-  async #claim(key: string): Promise<void> {
+  async #claim(key: string): Promise<Lease> {
     const { metadata, claimWaitMs = CLAIM_WAIT_MS } = this.#parts;
-    for (let waitedMs = 0; !(await metadata.claim(key)); waitedMs += CLAIM_POLL_MS) {
+    for (let waitedMs = 0; ; waitedMs += CLAIM_POLL_MS) {
+      const lease = await metadata.claim(key);
+      if (lease !== undefined) return lease;
       if (waitedMs >= claimWaitMs) throw inUse();
       await sleep(CLAIM_POLL_MS);
     }
   }
 }
 
+/** False when another process has taken it up while this one stood still. */
+async function isOurs({ lease }: Opened): Promise<boolean> {
+  try {
+    await lease.confirm();
+    return true;
+  } catch (error) {
+    if (error instanceof LeaseLost) return false;
+    throw error;
+  }
+}
+
 const KEY_PREFIX = 'upload-';
 
-/** The key of an upload's ingest, and of the Claim on it. */
+/** The key of an upload's ingest, and of the Lease on it. */
 export function ingestKey(id: string): string {
   return KEY_PREFIX + id;
 }
@@ -167,6 +190,14 @@ export function ingestKey(id: string): string {
 /** The upload that an ingest's key belongs to; `undefined` for a key of somebody else's. */
 export function uploadOf(key: string): string | undefined {
   return key.startsWith(KEY_PREFIX) ? key.slice(KEY_PREFIX.length) : undefined;
+}
+
+/** For a request whose upload another process goes on with, from what had come before this one stood still. */
+export function takenOver(): OciError {
+  return new OciError('UNAVAILABLE', {
+    message: 'another process has taken over this upload: ask for its state, and go on from there',
+    headers: { 'Retry-After': '1' },
+  });
 }
 
 function inUse(): OciError {

@@ -4,7 +4,6 @@ import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { bytesOf, type Content, randomBlob } from '../../test/support/content.ts';
 import { chunkOf, HostedBench, openChunk } from '../../test/support/hosted-bench.ts';
 import type { BlobStore, Ingest } from '../blobs/blob-store.ts';
-import { removalClaim } from '../metadata/claim-keys.ts';
 import { type Digest, digestHex, digestOf } from '../oci/digest.ts';
 import { ANONYMOUS, type Requester } from '../oci/requester.ts';
 
@@ -30,7 +29,7 @@ const offset = async (id: string) => (await bench.uploads.status(ANONYMOUS, repo
 
 /** What a disk may do to a blob's file. */
 const LOSSES: readonly (readonly [what: string, lose: (digest: Digest) => Promise<void>])[] = [
-  ['all of them', digest => bench.blobs.remove(digest)],
+  ['all of them', async digest => bench.blobs.takeAway(digest)?.()],
   [
     'a part of them',
     async digest => {
@@ -73,8 +72,9 @@ describe('an upload', () => {
     vi.spyOn(bench.metadata, 'putBlob').mockImplementation(async (digest, ...row) => {
       expect(await bench.blobs.stat(digest)).toEqual({ size: 1000 });
       happened.push('bytes');
-      await putBlob(digest, ...row);
+      const isKept = await putBlob(digest, ...row);
       happened.push('row');
+      return isKept;
     });
     await complete(await begin(), blob.digest, bytesOf(blob));
     expect(happened).toEqual(['bytes', 'row']);
@@ -333,26 +333,34 @@ describe('clients that push the same blob at once', () => {
   });
 });
 
+/** What comes between the bytes of the next push, in their place, and their row. */
+function beforeRow(happens: (digest: Digest) => Promise<void>): void {
+  const putBlob = bench.metadata.putBlob.bind(bench.metadata);
+  vi.spyOn(bench.metadata, 'putBlob').mockImplementationOnce(async (digest, ...row) => {
+    await happens(digest);
+    return putBlob(digest, ...row);
+  });
+}
+
 describe('a blob that was removed while it was pushed', () => {
+  it('is refused, and leaves no row without bytes', async () => {
+    const blob = randomBlob(1000, 'removed meanwhile');
+    beforeRow(async digest => bench.blobs.takeAway(digest)?.());
+    await expect(bench.pushBlob(repository, blob)).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+    expect(await bench.metadata.statBlob(blob.digest)).toBeUndefined();
+  });
+
   it('stays when another process has brought it again, and acknowledged it', async () => {
     const second = await HostedBench.open(bench.folder);
     try {
-      const blob = randomBlob(1000, 'removed meanwhile');
-      const putBlob = bench.metadata.putBlob.bind(bench.metadata);
-      vi.spyOn(bench.metadata, 'putBlob').mockImplementationOnce(async (digest, ...row) => {
-        // By a collection that had taken the row of its twin.
-        await bench.blobs.remove(digest);
-        await putBlob(digest, ...row);
-      });
-      const stat = bench.blobs.stat.bind(bench.blobs);
-      vi.spyOn(bench.blobs, 'stat').mockImplementationOnce(async digest => {
-        const found = await stat(digest);
+      const blob = randomBlob(1000, 'brought again');
+      beforeRow(async digest => {
+        await bench.blobs.takeAway(digest)?.();
         await second.pushBlob(elsewhere, blob);
-        return found;
       });
-      await expect(bench.pushBlob(repository, blob)).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+      await bench.pushBlob(repository, blob);
       expect((await second.hosted.statBlob(elsewhere, blob.digest)).size).toBe(1000);
-      expect(await bench.metadata.isClaimed(removalClaim(blob.digest))).toBe(false);
+      await expectHeld(blob);
     } finally {
       await second.close();
     }
@@ -420,8 +428,8 @@ describe('a blob that has lost its bytes', () => {
 function onDisk(isFull: () => boolean) {
   return (blobs: BlobStore): BlobStore =>
     overriding(blobs, {
-      ingest: async key => {
-        const ingest = await blobs.ingest(key);
+      ingest: async lease => {
+        const ingest = await blobs.ingest(lease);
         return overriding(ingest, {
           write: async chunks => {
             if (isFull()) throw Object.assign(new Error('no space left on device'), { code: 'ENOSPC' });

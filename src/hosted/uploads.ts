@@ -1,8 +1,8 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { BlobStore, Ingest } from '../blobs/blob-store.ts';
+import { LeaseLost } from '../lib/lease.ts';
 import type { Log } from '../lib/log.ts';
-import { removalClaim } from '../metadata/claim-keys.ts';
 import type { MetadataStore, Upload } from '../metadata/metadata-store.ts';
 import type { Digest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
@@ -11,7 +11,7 @@ import type { Requester } from '../oci/requester.ts';
 import { type Chunk, type ChunkIngest, takeChunk, takeLastChunk } from './chunk.ts';
 import { refusingWhenFull } from './full-storage.ts';
 import { noQuota, type Quota } from './quota.ts';
-import { ingestKey, type Session, Sessions, uploadOf } from './sessions.ts';
+import { ingestKey, type Session, Sessions, takenOver, uploadOf } from './sessions.ts';
 
 /** Clients open a handful of layers at once; a CI fleet pushing to one repository stays far below. olareg's number too. */
 const MAX_UPLOADS_PER_REPOSITORY = 1000;
@@ -22,8 +22,6 @@ const TOUCH_STEP_MS = 10 * 60 * 1000;
 /** Expiry gives way to pushes: so many uploads, then a pause. */
 const EXPIRY_BATCH = 20;
 const EXPIRY_PAUSE_MS = 20;
-/** A removal under way takes milliseconds. */
-const REMOVAL_POLL_MS = 10;
 /** Digest algorithms that `?digest-algorithm=` may announce. */
 const ALGORITHMS: ReadonlySet<string> = new Set(['sha256', 'sha512']);
 
@@ -115,7 +113,8 @@ export class Uploads {
       );
     }
     // The Link keeps it from now on; it may have gone just before.
-    return this.#isThere(digest);
+    const size = this.#options.blobs.peek(digest)?.size;
+    return size !== undefined && size === (await metadata.statBlob(digest))?.size;
   }
 
   async status(requester: Requester, repository: Repository, id: string): Promise<UploadState> {
@@ -243,7 +242,7 @@ export class Uploads {
         throw error;
       }
     };
-    return refusingWhenFull(() =>
+    const using = () =>
       this.#sessions.use(id, async session => {
         const upload = await found(session);
         try {
@@ -255,23 +254,29 @@ export class Uploads {
           throw error;
         } finally {
           // However the request ended: what a client that left had sent for hours is not idle.
-          if (!session.ended) await this.#touch(upload);
+          if (session.state === 'open') await this.#touch(upload, session);
         }
-      }),
-    );
+      });
+    try {
+      return await refusingWhenFull(using);
+    } catch (error) {
+      throw error instanceof LeaseLost ? takenOver() : error;
+    }
   }
 
   async #publish(id: string, session: Session, repository: Repository, digest: Digest): Promise<void> {
-    const { metadata } = this.#options;
+    const { metadata, blobs } = this.#options;
     const size = session.ingest.offset;
     await this.#quota.reserve(ingestKey(id), repository, size);
     await session.commit(digest);
-    await Promise.all([metadata.putBlob(digest, size, repository), metadata.removeUpload(id)]).finally(() =>
-      this.#quota.release(ingestKey(id)),
-    );
-    if (!(await this.#isThere(digest))) {
-      // Its twin was being collected, or found to be damaged, and this one went with it. Nothing was acknowledged.
-      await this.#removeLost(digest);
+    const { lease } = session;
+    const isThere = () => blobs.peek(digest)?.size === size;
+    const [isKept] = await Promise.all([
+      metadata.putBlob(digest, size, repository, { lease, isThere }),
+      metadata.removeUpload(id, lease),
+    ]).finally(() => this.#quota.release(ingestKey(id)));
+    if (!isKept) {
+      // Its twin was being collected, or found to be damaged, and this one went with it.
       throw new OciError('UNAVAILABLE', {
         message: 'the blob was removed while it was being pushed: push it again',
         headers: { 'Retry-After': '1' },
@@ -303,32 +308,9 @@ export class Uploads {
     return this.#options.quota ?? noQuota;
   }
 
-  /** Whether bytes and row are in the store and nobody is about to remove them, now that row and Link were written. */
-  async #isThere(digest: Digest): Promise<boolean> {
-    const { blobs, metadata } = this.#options;
-    while (await metadata.isClaimed(removalClaim(digest))) await sleep(REMOVAL_POLL_MS);
-    const file = await blobs.stat(digest);
-    return file !== undefined && file.size === (await metadata.statBlob(digest))?.size;
-  }
-
-  /**
-   * Takes away the row of a blob whose bytes are gone. Under the removal Claim, for which whoever pushes the same bytes
-   * waits before he is told that they are kept: they may be back by now, and his.
-   */
-  async #removeLost(digest: Digest): Promise<void> {
-    const { blobs, metadata } = this.#options;
-    const key = removalClaim(digest);
-    while (!(await metadata.claim(key))) await sleep(REMOVAL_POLL_MS);
-    try {
-      if ((await blobs.stat(digest)) === undefined) await metadata.removeBlob(digest);
-    } finally {
-      await metadata.release(key);
-    }
-  }
-
   /** Row, then bytes: a file without a row is legal, the other way round would be an upload that lost its bytes. */
   async #end(id: string, session: Session): Promise<void> {
-    await this.#options.metadata.removeUpload(id);
+    await this.#options.metadata.removeUpload(id, session.lease);
     await session.abort();
     this.#quota.release(ingestKey(id));
   }
@@ -344,15 +326,16 @@ export class Uploads {
         return bytes;
       });
     } catch (error) {
+      if (error instanceof LeaseLost) return undefined;
       if (error instanceof OciError && error.code === 'TOOMANYREQUESTS') return undefined;
       throw error;
     }
   }
 
-  async #touch(upload: Upload): Promise<void> {
+  async #touch(upload: Upload, { lease }: Session): Promise<void> {
     const now = Date.now();
     if (now - upload.touchedAtMs >= TOUCH_STEP_MS) {
-      await this.#options.metadata.putUpload({ ...upload, touchedAtMs: now });
+      await this.#options.metadata.putUpload({ ...upload, touchedAtMs: now }, lease);
     }
   }
 }

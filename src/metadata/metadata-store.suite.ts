@@ -1,4 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { type Lease, LeaseLost } from '../lib/lease.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
 import { type Digest, digestOf } from '../oci/digest.ts';
 import type { Manifest, ManifestView } from '../oci/manifest.ts';
@@ -16,6 +17,7 @@ const OTHER: Repository = { upstream: 'docker.io', name: 'library/other' };
 const HOSTED: Repository = { upstream: '', name: 'library/nginx' };
 const MANIFEST_TYPE = 'application/vnd.oci.image.manifest.v1+json';
 const ARTIFACT_TYPE = 'application/vnd.oci.artifact.manifest.v1+json';
+const BLOB = digestOf(Buffer.from('blob'));
 const ALL = { limit: 100, after: undefined };
 
 /** What every MetadataStore must do. */
@@ -57,7 +59,6 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(await store.removeUpload('1')).toBe(false);
       await store.endGrant(NGINX, 'nobody');
       await store.removeRepository(NGINX);
-      await store.release('fill-1');
     });
 
     test('a manifest is kept byte for byte, once, and belongs only where it is linked', async () => {
@@ -449,15 +450,15 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
 
       test('a blob that is being filled is not removed', async () => {
         await store.putBlob(blob, 4);
-        await store.claim(`fill-0123-${blob.replace(':', '-')}`);
+        const filling = await leaseOf(store, `fill-0123-${blob.replace(':', '-')}`);
         expect(await store.removeUnneeded([blobOf(blob)], LATER_MS)).toEqual([]);
-        expect(await store.isStray(blob)).toBe(false);
+        expect(await store.ifStray(blob)).toBe(false);
         await store.linkBlob(NGINX, blob, 4);
         expect(await store.evict([blobOf(blob)], LATER_MS)).toEqual([]);
         await store.unlinkBlob(NGINX, blob);
-        await store.release(`fill-0123-${blob.replace(':', '-')}`);
+        await store.release(filling);
         expect(await store.removeUnneeded([blobOf(blob)], LATER_MS)).toEqual([blobOf(blob)]);
-        expect(await store.isStray(blob)).toBe(true);
+        expect(await store.ifStray(blob)).toBe(true);
       });
 
       test('a Link lasts while a manifest of its repository, a pin or its youth bears it out', async () => {
@@ -519,7 +520,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
         expect(await store.quarantine(blobOf(blob), 'wrong bytes')).toBeUndefined();
         expect(await store.statBlob(blob)).toBeUndefined();
         expect(await store.readDamage(blob)).toMatchObject({ reason: 'wrong bytes' });
-        expect([await store.countDamaged(), await store.isStray(blob)]).toEqual([1, false]);
+        expect([await store.countDamaged(), await store.ifStray(blob)]).toEqual([1, false]);
         await store.putBlob(blob, 4, HOSTED);
         expect([await store.readDamage(blob), await store.countDamaged()]).toEqual([undefined, 0]);
         expect(await store.quarantine(blobOf(blob), 'gone')).toBe('hosted');
@@ -694,20 +695,57 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       await other.close();
     });
 
-    test('a claim is one process’s until it lets go or leaves', async () => {
+    test('a Lease is one process’s until it lets go or leaves, and each has a greater epoch', async () => {
       const other = await place.open();
-      expect(await store.claim('fill-1')).toBe(true);
-      expect(await store.claim('fill-1')).toBe(false);
-      expect(await other.claim('fill-1')).toBe(false);
+      const mine = await leaseOf(store, 'fill-1');
+      expect(await store.claim('fill-1')).toBeUndefined();
+      expect(await other.claim('fill-1')).toBeUndefined();
       expect(await other.isClaimed('fill-1')).toBe(true);
-      await other.release('fill-1');
-      expect(await other.claim('fill-1')).toBe(false);
-      await store.release('fill-1');
+      await other.release(mine);
+      expect(await other.claim('fill-1')).toBeUndefined();
+      await store.release(mine);
       expect(await other.isClaimed('fill-1')).toBe(false);
-      expect(await other.claim('fill-1')).toBe(true);
+      expect(await other.readLease('fill-1')).toBeUndefined();
+      const theirs = await leaseOf(other, 'fill-1');
+      expect(theirs.epoch).toBeGreaterThan(mine.epoch);
+      expect(theirs.left).toBeUndefined();
+      await store.release(mine);
+      expect(await other.readLease('fill-1')).toMatchObject({ epoch: theirs.epoch, isHeld: true });
       await other.close();
       expect(await store.isClaimed('fill-1')).toBe(false);
-      expect(await store.claim('fill-1')).toBe(true);
+      expect((await leaseOf(store, 'fill-1')).left).toEqual({ epoch: theirs.epoch, mayWrite: false });
+    });
+
+    test('a Lease that was set aside tells the next holder where the work is', async () => {
+      const first = await leaseOf(store, 'upload-1');
+      await store.setAside(first);
+      expect(await store.readLease('upload-1')).toMatchObject({ epoch: first.epoch, isHeld: false });
+      const second = await leaseOf(store, 'upload-1');
+      expect(second.left).toEqual({ epoch: first.epoch, mayWrite: false });
+      await store.setAside(first);
+      expect(await store.isClaimed('upload-1')).toBe(true);
+    });
+
+    test('a blob’s row is written only under its Lease, and while its bytes are there', async () => {
+      const lease = await leaseOf(store, 'upload-1');
+      const proof = { lease, isThere: () => false };
+      expect(await store.putBlob(BLOB, 4, HOSTED, proof)).toBe(false);
+      expect(await store.isLinked(HOSTED, BLOB)).toBe(false);
+      await store.release(lease);
+      const late = store.putBlob(BLOB, 4, HOSTED, { lease, isThere: () => true });
+      await expect(late).rejects.toThrow(LeaseLost);
+      await expect(store.removeUpload('1', lease)).rejects.toThrow(LeaseLost);
+      expect(await store.statBlob(BLOB)).toBeUndefined();
+    });
+
+    test('bytes are taken away only while nothing says that they should be here', async () => {
+      const taken: string[] = [];
+      const takeAway = () => taken.push('taken');
+      await store.putBlob(BLOB, 4, NGINX);
+      expect(await store.ifStray(BLOB, takeAway)).toBe(false);
+      await store.removeBlob(BLOB);
+      expect(await store.ifStray(BLOB, takeAway)).toBe(true);
+      expect(taken).toEqual(['taken']);
     });
 
     test('of many who claim at once one gets it', async () => {
@@ -796,4 +834,12 @@ function digestOrFail(descriptor: Descriptor | undefined): Digest {
     throw new Error('the test has no such blob');
   }
   return descriptor.digest;
+}
+
+async function leaseOf(store: MetadataStore, key: string): Promise<Lease> {
+  const lease = await store.claim(key);
+  if (lease === undefined) {
+    throw new Error(`${key} is held`);
+  }
+  return lease;
 }

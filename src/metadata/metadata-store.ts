@@ -2,10 +2,11 @@
  * metadata/: what is known about content. May import oci/ and lib/.
  *
  * Manifests with their bytes, tags, Links (this content belongs to this repository), Grants (this credential may
- * read it), blobs that are held, Claims (a lease: "I am working on this") and last use. The contract is
+ * read it), blobs that are held, Leases ("I am working on this") and last use. The contract is
  * asynchronous and holds no SQL; `metadata-store.suite.ts` is what every implementation passes. Every write is one
  * short transaction, durable when its promise resolves. Absent is `undefined`; a throw means broken.
  */
+import type { Lease } from '../lib/lease.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
 import type { Digest } from '../oci/digest.ts';
 import type { IssuedCredential, KnownTenant } from '../oci/issued-credential.ts';
@@ -91,6 +92,22 @@ export interface Damage {
   readonly reason: string;
 }
 
+/** What makes a blob's row true in the moment in which it is written. */
+export interface BlobProof {
+  /** Under which its bytes came. */
+  readonly lease: Lease;
+  /** Whether the bytes are in the BlobStore. Asked within the transaction, so that no removal can come in between. */
+  readonly isThere: () => boolean;
+}
+
+/** What is done to bytes in the transaction that says that nobody needs them. Synchronous, and quick. */
+export interface DamagedBytes {
+  /** Whether they are still those that were found to be damaged. */
+  readonly isSame: () => boolean;
+  /** Called for mirrored content, which can be brought again. */
+  readonly takeAway: () => void;
+}
+
 /** How much is held, in any repository. */
 export interface Totals {
   /** Those that `hasRepository`. */
@@ -166,8 +183,11 @@ export interface MetadataStore {
   // Blobs. A row says that the bytes are in the BlobStore, verified and synced.
 
   statBlob(digest: Digest): Promise<{ readonly size: number } | undefined>;
-  /** The row and, with `repository`, the Link: one transaction, after BlobStore's commit. Ends damage. */
-  putBlob(digest: Digest, size: number, repository?: Repository): Promise<void>;
+  /**
+   * The row and, with `repository`, the Link: one transaction, after BlobStore's commit. Ends damage. With `proof`: false,
+   * and nothing is written, when the bytes are not there any more; rejects with LeaseLost when the Lease is another's.
+   */
+  putBlob(digest: Digest, size: number, repository?: Repository, proof?: BlobProof): Promise<boolean>;
   /** Removes the row (before the bytes). Links stay: they say where it belongs, not that it is here. */
   removeBlob(digest: Digest): Promise<boolean>;
   /** Whether content belongs to the repository, held or not. */
@@ -227,22 +247,28 @@ export interface MetadataStore {
 
   /** Removes Links of blobs that no manifest linked in the repository names, and that no pin names. How many. */
   expireLinks(links: readonly BlobLink[], unusedSinceMs: number): Promise<number>;
-  // With the row of a blob goes the taking of its removal Claim: release that when the bytes are gone.
+  // Rows go before their bytes: give those that went to `ifStray`, to take the bytes away.
 
   /** Removes rows of manifests without a Link, and of blobs without a Link that no held manifest names. Those that went. */
   removeUnneeded(contents: readonly Content[], unusedSinceMs: number): Promise<readonly Content[]>;
   /** Removes rows of what is linked in mirrored repositories alone and is under no pin; Links stay. Those that went. */
   evict(contents: readonly Content[], unusedSinceMs: number): Promise<readonly Content[]>;
   /**
-   * Of bytes that are in the BlobStore: whether nothing says that they should be: no row, no damage, no Fill, and no Link
-   * of a repository that lives here, whose blob cannot be brought again.
+   * Calls `act` if nothing says that bytes of this digest should be here: no row, no damage, no Fill, and no Link of a
+   * repository that lives here, whose blob cannot be brought again. Nothing can come to say it while `act` runs, which is
+   * synchronous and quick: only so may bytes be taken away. Whether it was called.
    */
-  isStray(digest: Digest): Promise<boolean>;
+  ifStray(digest: Digest, act?: () => void): Promise<boolean>;
   /**
    * Removes the row of damaged content, so that it is absent until it is brought again, and remembers the damage until
-   * then. What a damaged manifest names stays needed. Says whether a repository that lives here has lost it; `undefined` when the row had gone already.
+   * then. What a damaged manifest names stays needed. Says whether a repository that lives here has lost it; `undefined`
+   * when the row had gone already, or `bytes` are others by now.
    */
-  quarantine(content: Content, reason: string): Promise<'hosted' | 'mirrored' | undefined>;
+  quarantine(
+    content: Content,
+    reason: string,
+    bytes?: DamagedBytes,
+  ): Promise<'hosted' | 'mirrored' | undefined>;
   readDamage(digest: Digest): Promise<Damage | undefined>;
   countDamaged(): Promise<number>;
   /** Forgets the damage of content that nobody wants any more. */
@@ -250,9 +276,11 @@ export interface MetadataStore {
 
   // Uploads.
 
-  putUpload(upload: Upload): Promise<void>;
+  // With `lease`, writes reject with LeaseLost when it is another's by now.
+
+  putUpload(upload: Upload, lease?: Lease): Promise<void>;
   readUpload(id: string): Promise<Upload | undefined>;
-  removeUpload(id: string): Promise<boolean>;
+  removeUpload(id: string, lease?: Lease): Promise<boolean>;
   countUploads(repository: Repository): Promise<number>;
   /** Those that this requester began, in any repository. */
   countUploadsOf(requester: string): Promise<number>;
@@ -261,14 +289,19 @@ export interface MetadataStore {
   // Between processes.
 
   /**
-   * Takes the lease `key`: true when it is ours now, because it was free or its process is dead (no heartbeat seen for
-   * 5 s). False when somebody holds it, this process included: whoever shares work within a process does so by itself.
-   * Held until `release`, `close` or the end of this process.
+   * Takes the Lease `key`, because it is free or its process is dead: killed, or no heartbeat was seen for 5 s. `undefined`
+   * when somebody holds it, this process included: whoever shares work within a process does so by itself. Held until
+   * `release`, `setAside`, `close` or the end of this process.
    */
-  claim(key: string): Promise<boolean>;
-  release(...keys: readonly string[]): Promise<void>;
+  claim(key: string): Promise<Lease | undefined>;
+  /** Ends Leases whose work is done. */
+  release(...leases: readonly Lease[]): Promise<void>;
+  /** Ends a Lease whose work waits for the next holder: he finds it by `left`. */
+  setAside(lease: Lease): Promise<void>;
   /** Whether some live process holds it, as far as has been seen. */
   isClaimed(key: string): Promise<boolean>;
+  /** The Lease as it stands now, held or left; `undefined` when nobody has it, nor has left anything. */
+  readLease(key: string): Promise<{ readonly epoch: number; readonly isHeld: boolean } | undefined>;
   /** Tells the other processes on this store that something under `topic` changed; not this one. */
   announce(topic: Topic): Promise<void>;
   /** Calls `listener` within about a second of another process's `announce`. Returns the way to stop. */

@@ -1,10 +1,11 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdtemp, readdir, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import { LeaseLost } from '../lib/lease.ts';
 import { type Log, silentLog } from '../lib/log.ts';
 import { digestOf } from '../oci/digest.ts';
 import { image, metadataStoreSuite } from './metadata-store.suite.ts';
@@ -246,7 +247,13 @@ test('a heartbeat that cannot be written is reported once, and again after it co
   const writer = new Writer(connection);
   const warn = vi.fn<Log['warn']>();
   const onBeat = vi.fn<() => void>();
-  const presence = await Presence.join(connection, writer, { ...silentLog, warn }, onBeat);
+  const presence = await Presence.join({
+    connection,
+    writer,
+    indexPath: path,
+    log: { ...silentLog, warn },
+    onBeat,
+  });
   const soon = { timeout: 10_000 };
   const failTwice = async () => {
     const write = vi.spyOn(writer, 'write').mockRejectedValue(new Error('the disk is full'));
@@ -276,30 +283,77 @@ test('two processes open a new index at once and write for all they are worth: n
   expect(Math.max(...reports.map(({ lagMs }) => lagMs))).toBeLessThan(500);
 }, 60_000);
 
-test('the claims of a killed process fall to others when its heartbeat has been still for 5 s, its writes stay', async () => {
+test('the Leases of a killed process are free at once, and its ingests can be gone on with; its writes stay', async () => {
   const store = await openSqliteMetadataStore(path, { log: silentLog });
   const child = spawnScript(CLAIMER);
   await nextLine(child);
-  expect(await store.claim('fill-1')).toBe(false);
+  expect(await store.claim('fill-1')).toBeUndefined();
+  const held = await store.readLease('fill-1');
   child.kill('SIGKILL');
-  const killedAtMs = performance.now();
-  expect(await store.isClaimed('fill-1')).toBe(true);
-  while (!(await store.claim('fill-1'))) {
-    await delay(100);
-  }
-  expect(performance.now() - killedAtMs).toBeGreaterThan(4_000);
+  await once(child, 'exit');
+  expect((await store.claim('fill-1'))?.left).toEqual({ epoch: held?.epoch, mayWrite: false });
   expect(await store.statBlob(DIGEST)).toEqual({ size: 4 });
   expect(await store.isClaimed('fill-2')).toBe(false);
   expect(look(database => database.prepare('SELECT count(*) FROM processes').pluck().get())).toBe(1);
   await store.close();
 }, 30_000);
 
-test('a process that lives keeps its claims for longer than the dead may', async () => {
+test('who opens the index finds free what a process held that was killed before', async () => {
+  const child = spawnScript(CLAIMER);
+  await nextLine(child);
+  child.kill('SIGKILL');
+  await once(child, 'exit');
+  const store = await openSqliteMetadataStore(path, { log: silentLog });
+  expect(await store.isClaimed('fill-1')).toBe(false);
+  expect(await readdir(join(dirname(path), 'processes'))).toHaveLength(1);
+  await store.close();
+  expect(await readdir(join(dirname(path), 'processes'))).toEqual([]);
+}, 30_000);
+
+test('the Leases of a paused process fall to others when its heartbeat has been still for 5 s; it may write on', async () => {
+  const store = await openSqliteMetadataStore(path, { log: silentLog });
+  const child = spawnScript(CLAIMER);
+  await nextLine(child);
+  child.kill('SIGSTOP');
+  const stoppedAtMs = performance.now();
+  let lease = await store.claim('fill-1');
+  while (lease === undefined) {
+    await delay(100);
+    lease = await store.claim('fill-1');
+  }
+  expect(performance.now() - stoppedAtMs).toBeGreaterThan(4_000);
+  expect(lease.left?.mayWrite).toBe(true);
+  child.kill('SIGCONT');
+  await vi.waitUntil(async () => await store.isClaimed('fill-2'), { timeout: 5_000 });
+  expect(await store.readLease('fill-1')).toMatchObject({ epoch: lease.epoch, isHeld: true });
+  await store.close();
+}, 30_000);
+
+test('a Lease is confirmed at no cost while heartbeats are written, and in the index when they are late', async () => {
+  const store = await openSqliteMetadataStore(path, { log: silentLog });
+  const other = await openSqliteMetadataStore(path, { log: silentLog });
+  const [kept, lost] = await Promise.all([store.claim('kept'), store.claim('lost')]);
+  expect(kept?.confirm()).toBeUndefined();
+  look(database =>
+    database.exec("DELETE FROM processes WHERE id IN (SELECT process_id FROM leases WHERE key = 'lost')"),
+  );
+  await other.claim('lost');
+  const nowMs = performance.now();
+  const clock = vi.spyOn(performance, 'now').mockReturnValue(nowMs + 4_500);
+  await expect(lost?.confirm()).rejects.toThrow(LeaseLost);
+  clock.mockRestore();
+  expect(() => lost?.confirm()).toThrow(LeaseLost);
+  await kept?.confirm();
+  await other.close();
+  await store.close();
+});
+
+test('a process that lives keeps its Leases for longer than the dead may', async () => {
   const store = await openSqliteMetadataStore(path, { log: silentLog });
   const child = spawnScript(CLAIMER);
   await nextLine(child);
   await delay(7_000);
-  expect(await store.claim('fill-1')).toBe(false);
+  expect(await store.claim('fill-1')).toBeUndefined();
   await store.close();
 }, 30_000);
 
@@ -307,15 +361,15 @@ test('a process that others took for dead comes back with what nobody has taken'
   const store = await openSqliteMetadataStore(path, { log: silentLog });
   const other = await openSqliteMetadataStore(path, { log: silentLog });
   await store.claim('kept');
-  await store.claim('lost');
+  const lost = await store.claim('lost');
   look(database =>
-    database.exec("DELETE FROM processes WHERE id IN (SELECT process_id FROM claims WHERE key = 'kept')"),
+    database.exec("DELETE FROM processes WHERE id IN (SELECT process_id FROM leases WHERE key = 'kept')"),
   );
-  expect(await other.claim('lost')).toBe(true);
-  expect(await store.claim('new')).toBe(true);
-  expect(await other.claim('kept')).toBe(false);
-  await store.release('lost');
-  expect(await store.claim('lost')).toBe(false);
+  expect(await other.claim('lost')).toBeDefined();
+  expect(await store.claim('new')).toBeDefined();
+  expect(await other.claim('kept')).toBeUndefined();
+  if (lost !== undefined) await store.release(lost);
+  expect(await store.claim('lost')).toBeUndefined();
   await other.close();
   await store.close();
 });

@@ -1,5 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { errorCode } from '../lib/error-code.ts';
+import type { Lease } from '../lib/lease.ts';
 import type { Log } from '../lib/log.ts';
 import type { Digest } from '../oci/digest.ts';
 import type { IssuedCredential, KnownTenant } from '../oci/issued-credential.ts';
@@ -8,7 +9,9 @@ import type { Page } from '../oci/pull-source.ts';
 import type { Repository } from '../oci/repository.ts';
 import type {
   BlobLink,
+  BlobProof,
   Content,
+  DamagedBytes,
   Document,
   Grant,
   ImportedContent,
@@ -20,7 +23,6 @@ import type {
   Topic,
   Upload,
 } from './metadata-store.ts';
-import { removalClaim } from './claim-keys.ts';
 import { IndexUnusable } from './index-unusable.ts';
 import { ManifestCheck } from './manifest-check.ts';
 import { Announcements } from './sqlite/announcements.ts';
@@ -66,7 +68,7 @@ export async function openSqliteMetadataStore(
       void announcements
         .look()
         .catch((error: unknown) => log.warn({ err: error }, 'announcements could not be read'));
-    const presence = await Presence.join(connection, writer, log, look);
+    const presence = await Presence.join({ connection, writer, indexPath: path, log, onBeat: look });
     return new SqliteMetadataStore({ connection, writer, announcements, presence, log });
   } catch (error) {
     connection.close();
@@ -257,13 +259,18 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#read(() => this.#blobs.stat(digest));
   }
 
-  putBlob(digest: Digest, size: number, repository?: Repository) {
+  putBlob(digest: Digest, size: number, repository?: Repository, proof?: BlobProof) {
     return this.#write(() => {
+      this.#require(proof?.lease);
+      if (proof?.isThere() === false) {
+        return false;
+      }
       this.#blobs.put(digest, size);
       this.#removals.endDamage(digest);
       if (repository !== undefined) {
         this.#links.putBlob(this.#repositories.idOrNew(repository), digest, size);
       }
+      return true;
     });
   }
 
@@ -404,12 +411,30 @@ class SqliteMetadataStore implements MetadataStore {
     );
   }
 
-  isStray(digest: Digest) {
-    return this.#read(() => this.#removals.isStray(digest));
+  ifStray(digest: Digest, act?: () => void) {
+    if (act === undefined) {
+      return this.#read(() => this.#removals.isStray(digest));
+    }
+    return this.#write(() => {
+      const isStray = this.#removals.isStray(digest);
+      if (isStray) {
+        act();
+      }
+      return isStray;
+    });
   }
 
-  quarantine(content: Content, reason: string) {
-    return this.#write(() => this.#removals.quarantine(content, reason));
+  quarantine(content: Content, reason: string, bytes?: DamagedBytes) {
+    return this.#write(() => {
+      if (bytes?.isSame() === false) {
+        return undefined;
+      }
+      const loss = this.#removals.quarantine(content, reason);
+      if (loss === 'mirrored') {
+        bytes?.takeAway();
+      }
+      return loss;
+    });
   }
 
   readDamage(digest: Digest) {
@@ -424,16 +449,22 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#write(() => this.#removals.endDamage(digest));
   }
 
-  putUpload(upload: Upload) {
-    return this.#write(() => this.#uploads.put(upload));
+  putUpload(upload: Upload, lease?: Lease) {
+    return this.#write(() => {
+      this.#require(lease);
+      this.#uploads.put(upload);
+    });
   }
 
   readUpload(id: string) {
     return this.#read(() => this.#uploads.read(id));
   }
 
-  removeUpload(id: string) {
-    return this.#write(() => this.#uploads.remove(id));
+  removeUpload(id: string, lease?: Lease) {
+    return this.#write(() => {
+      this.#require(lease);
+      return this.#uploads.remove(id);
+    });
   }
 
   countUploads(repository: Repository) {
@@ -452,12 +483,20 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#presence.claim(key);
   }
 
-  release(...keys: readonly string[]) {
-    return this.#presence.release(keys);
+  release(...leases: readonly Lease[]) {
+    return this.#presence.giveBack(leases, 'released');
   }
 
-  isClaimed(key: string) {
-    return this.#presence.isClaimed(key);
+  setAside(lease: Lease) {
+    return this.#presence.giveBack([lease], 'set aside');
+  }
+
+  async isClaimed(key: string) {
+    return (await this.#presence.read(key))?.isHeld === true;
+  }
+
+  readLease(key: string) {
+    return this.#presence.read(key);
   }
 
   announce(topic: Topic) {
@@ -549,22 +588,18 @@ class SqliteMetadataStore implements MetadataStore {
     this.#links.putManifest(repositoryId, manifest);
   }
 
-  /** Rows go together with the taking of their removal Claims; what another process is removing is left to it. */
-  async #removeRows(
+  #removeRows(
     contents: readonly Content[],
     remove: (content: Content) => boolean,
   ): Promise<readonly Content[]> {
-    const gone = await this.#write(() =>
-      contents.filter(content => {
-        const key = removalClaim(content.digest);
-        if (content.kind === 'manifest') {
-          return remove(content);
-        }
-        return !this.#presence.isHeldWithin(key) && remove(content) && this.#presence.takeWithin(key);
-      }),
-    );
-    this.#presence.hold(gone.filter(({ kind }) => kind === 'blob').map(({ digest }) => removalClaim(digest)));
-    return gone;
+    return this.#write(() => contents.filter(remove));
+  }
+
+  /** Within a write. */
+  #require(lease: Lease | undefined): void {
+    if (lease !== undefined) {
+      this.#presence.requireWithin(lease);
+    }
   }
 
   /** A write that has nothing to do, and says false, when the repository is not there. */

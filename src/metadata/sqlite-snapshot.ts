@@ -25,7 +25,7 @@ export class IndexSnapshot {
 
   /**
    * Copies the index in `from` to the new file `to`, in one read transaction, beside whoever writes. Work in progress is
-   * left out: processes, their Claims, and uploads, whose bytes are not blobs yet.
+   * left out: processes, their Leases, and uploads, whose bytes are not blobs yet.
    */
   static async take(from: string, to: string): Promise<IndexSnapshot> {
     const source = await Connection.openReadOnly(from);
@@ -36,7 +36,7 @@ export class IndexSnapshot {
     }
     const copy = await Connection.open(to);
     copy.execute(
-      'DELETE FROM claims; DELETE FROM processes; DELETE FROM uploads; PRAGMA journal_mode = DELETE',
+      'DELETE FROM leases; DELETE FROM processes; DELETE FROM uploads; PRAGMA journal_mode = DELETE',
     );
     return new IndexSnapshot(to, copy);
   }

@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { BlobStore, Ingest, IngestFollower } from '../blobs/blob-store.ts';
 import { isStorageFull } from '../blobs/storage-full.ts';
+import { type Lease, LeaseLost } from '../lib/lease.ts';
 import type { Log } from '../lib/log.ts';
 import type { Meter } from '../lib/meter.ts';
 import { unlessAborted } from '../lib/single-flight.ts';
@@ -24,8 +25,8 @@ import type { Place, Room } from './room.ts';
 
 /** How often the length of an ingest that another process writes is looked at. */
 const FOLLOW_POLL_MS = 20;
-/** Looks between two attempts to take the Claim over: it is a write, and a dead process is known after 5 s only. */
-const POLLS_PER_CLAIM = 25;
+/** Looks between two attempts to take the Lease over, which are writes. */
+const POLLS_PER_ATTEMPT = 25;
 /**
  * A download whose size nobody names goes on so long for nobody. Its clients wait 20 s for a size, and come again within
  * seconds.
@@ -58,9 +59,10 @@ export interface FillStarter {
 /**
  * The life of one Fill, from the queue to the commit:
  *
- *     queue ─▶ Claim is ours? ──yes──▶ ingest ─▶ download ─▶ verify ─▶ commit
- *                   │ no                                        └─▶ readers have it all
- *                   └──▶ follow the ingest of the process that has it; take over when that one is dead
+ *     queue ─▶ Lease is ours? ──yes──▶ ingest ─▶ download ─▶ verify ─▶ commit
+ *                ▲  │ no                           │ lost       └─▶ readers have it all
+ *                │  ▼                              ▼
+ *                └─ follow the ingest of the process that has it, until that one is dead
  *
  * It has its own lifetime: clients come and go, and `stop` alone ends it early, keeping what came for the next one.
  */
@@ -80,7 +82,7 @@ export class FillRun {
   /** Of those for whom the blob is wanted; `undefined` for whom nothing names it. */
   readonly #namedSizes = new Set<number | undefined>();
   #isQueued: boolean;
-  #follower: IngestFollower | undefined;
+  #followed: { readonly follower: IngestFollower; readonly epoch: number } | undefined;
 
   /**
    * `after`: the end of an earlier run of the same Fill.
@@ -157,7 +159,7 @@ export class FillRun {
   }
 
   /**
-   * A disk that is full to the last byte takes not even a Claim. Readers then go on straight from upstream, once it has
+   * A disk that is full to the last byte takes not even a Lease. Readers then go on straight from upstream, once it has
    * said who may, and how long the blob is. Returns what the Fill failed of.
    */
   async #answeredWithoutRoom(full: unknown): Promise<unknown> {
@@ -171,13 +173,24 @@ export class FillRun {
 
   async #bring(): Promise<void> {
     const { metadata } = this.#world;
-    while (!(await metadata.claim(this.#key))) {
-      if (await this.#follow()) return;
+    for (;;) {
+      const lease = await metadata.claim(this.#key);
+      if (lease === undefined ? await this.#follow() : await this.#leadUnder(lease)) return;
     }
+  }
+
+  /** False when another process took over meanwhile: it goes on from a copy of what counted here, and can be followed. */
+  async #leadUnder(lease: Lease): Promise<boolean> {
+    const { metadata } = this.#world;
+    let isLeft = true;
     try {
-      if (!(await this.#takeHeld())) await this.#lead();
+      isLeft = !(await this.#takeHeld()) && (await this.#lead(lease)) === 'left';
+      return true;
+    } catch (error) {
+      if (error instanceof LeaseLost) return false;
+      throw error;
     } finally {
-      await metadata.release(this.#key);
+      await (isLeft ? metadata.setAside(lease) : metadata.release(lease));
     }
   }
 
@@ -201,19 +214,32 @@ export class FillRun {
     return true;
   }
 
-  /** Reads along with the process that has the Claim. True when the blob is here, false when the Claim may be free. */
+  /** Reads along with the process that has the Lease. True when the blob is here, false when the Lease may be free. */
   async #follow(): Promise<boolean> {
     await this.#confirm();
-    for (let poll = 0; poll < POLLS_PER_CLAIM; poll++) {
+    for (let poll = 0; poll < POLLS_PER_ATTEMPT; poll++) {
       await sleep(FOLLOW_POLL_MS, undefined, { signal: this.#stopping.signal });
       if (await this.#takeHeld()) return true;
-      if (this.#follower === undefined) {
-        this.#follower = await this.#world.blobs.follow(this.#key);
-        if (this.#follower !== undefined) this.fill.begin(this.#follower, 0);
-      }
-      this.fill.grow(await this.#checkFollowed());
+      await this.#readAlong();
     }
     return false;
+  }
+
+  async #readAlong(): Promise<void> {
+    const { blobs, metadata } = this.#world;
+    const held = await metadata.readLease(this.#key);
+    if (held?.isHeld !== true) return;
+    if (this.#followed?.epoch !== held.epoch) {
+      const follower = await blobs.follow(this.#key, held.epoch);
+      if (follower === undefined) return;
+      this.fill.begin(follower, this.fill.length);
+      this.#followed = { follower, epoch: held.epoch };
+    }
+    const length = await this.#checkFollowed();
+    // Asked behind the length: what was there before another process took over is in that one's copy; what a paused one adds
+    // when it wakes is not.
+    const isStillHeld = (await metadata.readLease(this.#key))?.epoch === held.epoch;
+    if (isStillHeld) this.fill.grow(length);
   }
 
   /**
@@ -221,15 +247,15 @@ export class FillRun {
    * wrong bytes too.
    */
   async #checkFollowed(): Promise<number> {
-    const length = (await this.#follower?.length()) ?? 0;
-    if (this.#follower !== undefined && length < this.fill.length) throw wrongBytes(this.fill.digest);
+    const length = (await this.#followed?.follower.length()) ?? 0;
+    if (this.#followed !== undefined && length < this.fill.length) throw wrongBytes(this.fill.digest);
     return length;
   }
 
-  async #lead(): Promise<void> {
+  async #lead(lease: Lease): Promise<'done' | 'left'> {
     const { blobs } = this.#world;
     const { fill } = this;
-    const ingest = await blobs.ingest(this.#key, fill.digest);
+    const ingest = await blobs.ingest(lease, { digest: fill.digest });
     const seen = fill.length;
     fill.begin(ingest, ingest.offset);
     let endpoint: number;
@@ -237,22 +263,31 @@ export class FillRun {
       if (ingest.offset < seen) throw wrongBytes(fill.digest);
       endpoint = await this.#download(ingest);
     } catch (error) {
+      if (error instanceof LeaseLost) {
+        this.#followed = undefined;
+        await ingest.suspend();
+        throw error;
+      }
       if (error instanceof MoreThanNamed) {
         this.#skipEndpoints.add(error.endpoint);
-        return this.#discard(ingest, wrongBytes(fill.digest, error));
+        await this.#discard(ingest, wrongBytes(fill.digest, error));
+        return 'done';
       }
       this.#fail(error);
       // A full disk gets its room back: the index and pushes need some, and readers go on straight from upstream.
-      await (isStorageFull(error) || error instanceof Unwanted ? ingest.abort() : ingest.suspend());
-      return;
+      const isDropped = isStorageFull(error) || error instanceof Unwanted;
+      await (isDropped ? ingest.abort() : ingest.suspend());
+      return isDropped ? 'done' : 'left';
     }
     if ((await ingest.hash(fill.digest)) !== fill.digest) {
       this.#skipEndpoints.add(endpoint);
-      return this.#discard(ingest, wrongBytes(fill.digest));
+      await this.#discard(ingest, wrongBytes(fill.digest));
+      return 'done';
     }
     fill.verify();
     this.#world.meter.count('fills_total', { outcome: 'verified' });
-    await this.#commit(ingest);
+    await this.#commit(ingest, lease);
+    return 'done';
   }
 
   /** Brings what is missing and returns the endpoint that gave the end. */
@@ -341,23 +376,26 @@ export class FillRun {
     return failure;
   }
 
-  async #commit(ingest: Ingest): Promise<void> {
-    const { metadata } = this.#world;
+  async #commit(ingest: Ingest, lease: Lease): Promise<void> {
+    const { blobs, metadata } = this.#world;
     const { digest, length } = this.fill;
+    const isThere = () => blobs.peek(digest)?.size === length;
     try {
       await ingest.commit(digest);
-      await metadata.putBlob(digest, length, this.#contenders.current?.repository);
+      const repository = this.#contenders.current?.repository;
+      await metadata.putBlob(digest, length, repository, { lease, isThere });
     } catch (error) {
       // The readers have what they came for: only the next ones will miss it.
-      this.#log.error({ err: error }, 'a verified blob could not be kept');
+      if (!(error instanceof LeaseLost)) this.#log.error({ err: error }, 'a verified blob could not be kept');
       await ingest.abort().catch(() => {});
     }
   }
 
   async #discard(ingest: Ingest, error: OciError): Promise<void> {
     this.#fail(error);
-    // First emptied: a process that reads along learns from it that its readers have wrong bytes.
-    await ingest.truncate(0);
+    // First emptied: a process that reads along learns from it that its readers have wrong bytes. Nobody does any more when the
+    // Lease is another's by now.
+    await ingest.truncate(0).catch(() => {});
     await ingest.abort();
   }
 
@@ -401,7 +439,7 @@ class Unwanted extends Error {
   }
 }
 
-/** The name of a Fill as an ingest and a Claim: an upstream's name has characters that a key may not have. */
+/** The name of a Fill as an ingest and a Lease: an upstream's name has characters that a key may not have. */
 function fillKey(upstream: string, digest: Digest): string {
   const upstreamKey = createHash('sha256').update(upstream).digest('hex').slice(0, 16);
   return `fill-${upstreamKey}-${digestAlgorithm(digest)}-${digestHex(digest)}`;

@@ -2,6 +2,7 @@ import { rename, rm, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, describe, expect, it, vi } from 'vitest';
+import { steadyLease } from '../lib/lease.suite.ts';
 import { type Content, imageOf, randomBlob } from '../../test/support/content.ts';
 import { FakeUpstream, type FakeUpstreamOptions } from '../../test/support/fake-upstream.ts';
 import {
@@ -422,7 +423,7 @@ describe('a blob whose file a crash left without its row', () => {
   it('is not held: upstream is asked for it', async () => {
     const world = await start();
     const blob = added(100_000, 'no row');
-    const ingest = await world.blobs.ingest('fill-of-the-dead', blob.digest);
+    const ingest = await world.blobs.ingest(steadyLease('fill-of-the-dead'), { digest: blob.digest });
     await ingest.write(Array.from(blob.slice()));
     await ingest.commit(blob.digest);
     await ingest.close();
@@ -577,8 +578,8 @@ const small = (maxBytes: number) => (blobs: FileBlobStore) =>
     get: (target, name) => {
       const value: unknown = Reflect.get(target, name);
       if (name !== 'ingest') return typeof value === 'function' ? value.bind(target) : value;
-      return async (key: string, digest?: Digest) => {
-        const ingest = await target.ingest(key, digest);
+      return async (...parameters: Parameters<FileBlobStore['ingest']>) => {
+        const ingest = await target.ingest(...parameters);
         const write = ingest.write.bind(ingest);
         ingest.write = async chunks => {
           const bytes = chunks.reduce((sum, chunk) => sum + chunk.byteLength, 0);

@@ -3,6 +3,7 @@ import { makeTempFolder, removeFolder } from '../../test/support/temp-folder.ts'
 import type { BlobStore, Ingest } from '../blobs/blob-store.ts';
 import { openFileBlobStore } from '../blobs/file-blob-store.ts';
 import { silentLog } from '../lib/log.ts';
+import { steadyLease } from '../lib/lease.suite.ts';
 import { digestOf } from '../oci/digest.ts';
 import { IngestWriter } from './ingest-writer.ts';
 
@@ -14,7 +15,7 @@ let ingest: Ingest;
 beforeEach(async () => {
   folder = await makeTempFolder('writer');
   store = await openFileBlobStore(folder, { log: silentLog });
-  ingest = await store.ingest('test');
+  ingest = await store.ingest(steadyLease('test'));
 });
 
 afterEach(async () => {

@@ -1,4 +1,3 @@
-import { removalClaim } from '../metadata/claim-keys.ts';
 import { resumeCollecting, stopCollecting, WAYS_OUT, whyNotCollected } from '../metadata/store-identity.ts';
 import { everything, type Found, type SizedContent } from '../metadata/survey.ts';
 import { settleUses } from './clock.ts';
@@ -110,10 +109,10 @@ export class Collection {
     const { survey, keepUnfinishedMs } = this.#options;
     const beforeMs = Date.now() - keepUnfinishedMs;
     const counter = new Counter('unfinished transfers', run);
-    for (const { key, size, modifiedAtMs } of await survey.unfinished()) {
+    for (const ingest of await survey.unfinished()) {
       run.signal?.throwIfAborted();
-      if (modifiedAtMs < beforeMs && (await abandonIngest(this.#options, key, run))) {
-        counter.add([{ size }]);
+      if (ingest.modifiedAtMs < beforeMs && (await abandonIngest(this.#options, ingest, run))) {
+        counter.add([ingest]);
       }
     }
     return counter.tally;
@@ -176,15 +175,15 @@ export class Collection {
 
   /** Files whose row was never written, or went without them: a crash came in between. */
   async #removeStrays(sinceMs: number, run: CollectionRun): Promise<Tally> {
-    const { survey } = this.#options;
+    const { survey, rows } = this.#options;
     const counter = new Counter('files', run);
     const ratio = new StrayRatio();
     // The first ones wait until there are too many or until all was seen.
     let waiting: StrayFile[] = [];
     const remove = async (files: readonly StrayFile[]) => {
       await inSteps(files, run.signal, async step => {
-        const removed = await Promise.all(step.map(file => this.#removeStray(file)));
-        counter.add(step.filter((_, index) => removed[index]));
+        const removed = new Set(await rows.removeStrays(step.map(({ digest }) => digest)));
+        counter.add(step.filter(({ digest }) => removed.has(digest)));
       });
     };
     for await (const page of everything(after => survey.strayFiles(sinceMs, after))) {
@@ -208,23 +207,6 @@ export class Collection {
     const reason = `${strays} of the first ${seen} files have no row in the index`;
     if (dryRun !== true) await stopCollecting(this.#options.metadata, reason);
     throw new CollectingStopped(`${reason}; ${WAYS_OUT}`);
-  }
-
-  async #removeStray({ digest }: StrayFile): Promise<boolean> {
-    const { metadata, blobs } = this.#options;
-    const key = removalClaim(digest);
-    if (!(await metadata.claim(key))) {
-      return false;
-    }
-    try {
-      const isStray = await metadata.isStray(digest);
-      if (isStray) {
-        await blobs.remove(digest);
-      }
-      return isStray;
-    } finally {
-      await metadata.release(key);
-    }
   }
 }
 

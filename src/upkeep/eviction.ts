@@ -1,14 +1,8 @@
+import type { FoundIngest } from '../blobs/blob-store.ts';
 import { settleUses } from './clock.ts';
 import { everything, type SizedContent } from '../metadata/survey.ts';
 import { removeContents } from './removal.ts';
-import {
-  Counter,
-  type Ingests,
-  type RunOptions,
-  type Stores,
-  type Tally,
-  type UnfinishedFile,
-} from './stores.ts';
+import { Counter, type Ingests, type RunOptions, type Stores, type Tally } from './stores.ts';
 import { abandonIngest } from './unfinished.ts';
 
 /** Once it begins it makes this much room, so that it does not begin again with the next blob. */
@@ -81,14 +75,14 @@ export class Eviction {
   }
 
   async #abandon(
-    files: readonly UnfinishedFile[],
+    files: readonly FoundIngest[],
     excessBytes: number,
     { counter, run }: { counter: Counter; run: RunOptions },
   ): Promise<void> {
     for (const file of files.toSorted((one, other) => one.modifiedAtMs - other.modifiedAtMs)) {
       if (counter.bytes >= excessBytes) return;
       run.signal?.throwIfAborted();
-      if (!(await abandonIngest(this.#options, file.key, run))) continue;
+      if (!(await abandonIngest(this.#options, file, run))) continue;
       counter.add([file]);
       if (run.dryRun === true) continue;
       const { blobs, meter } = this.#options;
@@ -127,7 +121,7 @@ export class Eviction {
   }
 
   /** What comes or goes while the thread looks is in the count or not; the next one is right again. */
-  async #countUnfinished(): Promise<readonly UnfinishedFile[]> {
+  async #countUnfinished(): Promise<readonly FoundIngest[]> {
     const { survey, blobs } = this.#options;
     const files = await survey.unfinished();
     blobs.countUnfinished(files.reduce((sum, { size }) => sum + size, 0));

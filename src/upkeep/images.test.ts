@@ -2,6 +2,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { makeTempFolder, removeFolder } from '../../test/support/temp-folder.ts';
 import { type FileBlobStore, openFileBlobStore } from '../blobs/file-blob-store.ts';
 import { silentLog } from '../lib/log.ts';
+import { steadyLease } from '../lib/lease.suite.ts';
 import type { SurveyedManifest } from '../metadata/survey.ts';
 import { digestOf } from '../oci/digest.ts';
 import { OCI_CONFIG, OCI_MANIFEST } from '../oci/media-types.ts';
@@ -24,7 +25,7 @@ afterEach(async () => {
 async function surveyed(config: string): Promise<SurveyedManifest> {
   const bytes = Buffer.from(config);
   const digest = digestOf(bytes);
-  const ingest = await blobs.ingest('config', digest);
+  const ingest = await blobs.ingest(steadyLease('config'), { digest });
   await ingest.write([bytes]);
   await ingest.commit(digest);
   await ingest.close();

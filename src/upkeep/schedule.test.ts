@@ -6,6 +6,7 @@ import { afterEach, beforeEach, expect, test } from 'vitest';
 import { type FileBlobStore, openFileBlobStore } from '../blobs/file-blob-store.ts';
 import { silentLog } from '../lib/log.ts';
 import { silentMeter } from '../lib/meter.ts';
+import { steadyLease } from '../lib/lease.suite.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
 import { type Digest, digestHex, digestOf } from '../oci/digest.ts';
@@ -111,7 +112,7 @@ function begin({
 
 async function storeBlob(text: string, repository?: typeof MIRRORED): Promise<Digest> {
   const digest = digestOf(Buffer.from(text));
-  const ingest = await blobs.ingest(`upload-${digestHex(digest)}`);
+  const ingest = await blobs.ingest(steadyLease(`upload-${digestHex(digest)}`));
   await ingest.write([Buffer.from(text)]);
   await ingest.commit(digest);
   await ingest.close();

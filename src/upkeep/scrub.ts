@@ -1,6 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { unreadableReason } from '../blobs/unreadable.ts';
-import { removalClaim } from '../metadata/claim-keys.ts';
 import { everything, type SizedContent } from '../metadata/survey.ts';
 import { type Digest, isDigest } from '../oci/digest.ts';
 import type { RunOptions, Stores } from './stores.ts';
@@ -169,28 +168,25 @@ class Walk implements ScrubReport {
     this.#run.onDamaged?.(damaged);
   }
 
-  /** Under the removal Claim, and after a second look: a push may have replaced the file after the first. */
+  /** After a second look, at what is still there when the row goes: a push may have replaced the file after the first. */
   async #quarantine({ kind, digest }: SizedContent, reason: string): Promise<DamagedContent['loss']> {
     const { metadata, blobs } = this.#options;
-    if (kind === 'manifest') {
+    if (kind === 'manifest' || !isDigest(digest)) {
       return metadata.quarantine({ kind, digest }, reason);
     }
-    const key = removalClaim(digest);
-    if (!(await metadata.claim(key))) {
+    const found = blobs.peek(digest)?.identity;
+    if ((await this.#faultOf(digest)) === undefined) {
       return undefined;
     }
-    try {
-      if ((await this.#faultOf(digest)) === undefined) {
-        return undefined;
-      }
-      const loss = await metadata.quarantine({ kind, digest }, reason);
-      if (loss === 'mirrored' && isDigest(digest)) {
-        await blobs.remove(digest);
-      }
-      return loss;
-    } finally {
-      await metadata.release(key);
-    }
+    let free: (() => Promise<void>) | undefined;
+    const loss = await metadata.quarantine({ kind, digest }, reason, {
+      isSame: () => blobs.peek(digest)?.identity === found,
+      takeAway: () => {
+        free = blobs.takeAway(digest);
+      },
+    });
+    await free?.();
+    return loss;
   }
 
   /** What is wrong with the blob; a failure that is not its own is thrown. */

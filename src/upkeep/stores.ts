@@ -1,3 +1,4 @@
+import type { FoundIngest } from '../blobs/blob-store.ts';
 import type { FileBlobStore } from '../blobs/file-blob-store.ts';
 import type { Log } from '../lib/log.ts';
 import type { Meter } from '../lib/meter.ts';
@@ -23,22 +24,17 @@ export interface StoreSurvey extends Survey {
    */
   strayFiles(madeBeforeMs: number, after?: string): Promise<Found<StrayFiles>>;
   /** All ingests: those that are written, rest, or were left by a crash. As many as there are downloads and uploads. */
-  unfinished(): Promise<readonly UnfinishedFile[]>;
-}
-
-/** An ingest. */
-export interface UnfinishedFile {
-  readonly key: string;
-  /** Bytes. */
-  readonly size: number;
-  readonly modifiedAtMs: number;
+  unfinished(): Promise<readonly FoundIngest[]>;
 }
 
 /**
- * Takes rows away, as `MetadataStore` does it, in a thread with a connection and Claims of its own: a commit waits for
+ * Takes rows away, as `MetadataStore` does it, and bytes, in a thread with a connection of its own: a commit waits for
  * the disk, and many of them would be felt by whoever is served from this one.
  */
-export type RowRemoval = Pick<MetadataStore, 'expireLinks' | 'removeUnneeded' | 'evict' | 'release'>;
+export interface RowRemoval extends Pick<MetadataStore, 'expireLinks' | 'removeUnneeded' | 'evict'> {
+  /** Removes the bytes of those that nothing says should be here, which are answered. */
+  removeStrays(digests: readonly Digest[]): Promise<readonly Digest[]>;
+}
 
 /** A part of a walk through all files. */
 export interface StrayFiles {

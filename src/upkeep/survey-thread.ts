@@ -87,8 +87,9 @@ export class SurveyThread implements StoreSurvey, RowRemoval {
     return this.#ask('evict', parameters);
   }
 
-  release(...parameters: Parameters<RowRemoval['release']>) {
-    return this.#ask('release', parameters);
+  async removeStrays(...parameters: Parameters<RowRemoval['removeStrays']>) {
+    const [digests] = parameters;
+    return digests.length === 0 ? [] : this.#ask('removeStrays', parameters);
   }
 
   async close(): Promise<void> {

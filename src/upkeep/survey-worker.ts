@@ -4,12 +4,14 @@
  */
 import { constants, setPriority } from 'node:os';
 import { parentPort, workerData } from 'node:worker_threads';
+import type { FoundIngest } from '../blobs/blob-store.ts';
 import { openFileBlobStore } from '../blobs/file-blob-store.ts';
+import { removeStrays } from '../blobs/stray-removal.ts';
 import { silentLog } from '../lib/log.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
 import { openSqliteSurvey } from '../metadata/sqlite-survey.ts';
-import type { StoreSurvey, StrayFile, UnfinishedFile } from './stores.ts';
+import type { StoreSurvey, StrayFile } from './stores.ts';
 import type { SurveyPlace, SurveyReply, SurveyRequest, ThreadWork } from './survey-messages.ts';
 
 /** Files that are looked up in the index at a time. */
@@ -65,14 +67,14 @@ async function openThreadWork({ indexPath, storePath }: SurveyPlace): Promise<Th
     image: (repository, digest) => survey.image(repository, digest),
     strayFiles,
     unfinished: async () => {
-      const files: UnfinishedFile[] = [];
+      const files: FoundIngest[] = [];
       for await (const file of blobs.ingests()) files.push(file);
       return files;
     },
     expireLinks: async (links, sinceMs) => (await rows()).expireLinks(links, sinceMs),
     removeUnneeded: async (contents, sinceMs) => (await rows()).removeUnneeded(contents, sinceMs),
     evict: async (contents, sinceMs) => (await rows()).evict(contents, sinceMs),
-    release: async (...keys) => (await rows()).release(...keys),
+    removeStrays: async digests => removeStrays(blobs, await rows(), digests),
     close: async () => (await opened)?.close(),
   };
 }

@@ -1,24 +1,32 @@
+import type { FoundIngest } from '../blobs/blob-store.ts';
 import type { Ingests, RunOptions, Stores } from './stores.ts';
 
-/** Removes an ingest that nobody works on and that is no upload's. False, and nothing done, when it has to stay. */
+/**
+ * Removes an ingest that nobody works on and that is no upload's. False, and nothing done, when it has to stay. Paused
+ * anywhere it harms nobody: what the next holder makes has another name.
+ */
 export async function abandonIngest(
   { metadata, blobs, isOfUpload }: Pick<Stores, 'metadata' | 'blobs'> & Ingests,
-  key: string,
+  ingest: FoundIngest,
   { dryRun }: RunOptions,
 ): Promise<boolean> {
+  const { key } = ingest;
   if ((await isOfUpload(key)) || (await metadata.isClaimed(key))) {
     return false;
   }
   if (dryRun === true) {
     return true;
   }
-  if (!(await metadata.claim(key))) {
+  const lease = await metadata.claim(key);
+  if (lease === undefined) {
     return false;
   }
   try {
-    await blobs.abandon(key);
+    await blobs.abandon(ingest);
     return true;
   } finally {
-    await metadata.release(key);
+    // Another one of this key may wait for its next holder.
+    const isAll = lease.left === undefined || lease.left.epoch === ingest.epoch;
+    await (isAll ? metadata.release(lease) : metadata.setAside(lease));
   }
 }

@@ -6,12 +6,27 @@
  * nothing is ever read-only, and no request waits. Rows go before their bytes: a crash leaves files without a row, which
  * are never served, and which the next collection takes.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Lease } from '../lib/lease.ts';
 import { Collection, type CollectionOptions, type CollectionReport } from './collection.ts';
 import { Eviction, type EvictionOptions, type EvictionReport, type EvictionRun } from './eviction.ts';
 import { Scrub, type ScrubOptions, type ScrubReport } from './scrub.ts';
-import type { Stores } from './stores.ts';
+import type { RunOptions, Stores } from './stores.ts';
 
 export type UpkeepOptions = CollectionOptions & EvictionOptions & ScrubOptions;
+
+/** A process that stands still is known to for 5 s, and one that begins has to count them itself. */
+const WAIT_MS = 6_500;
+const WAIT_POLL_MS = 100;
+
+/** For a run that is wanted now, and not when its time comes again. */
+export interface Waiting {
+  /**
+   * Told when another process is at it: that is waited for as long as one that only stands still has the right to it. One
+   * that is dead is known at once.
+   */
+  readonly onWait?: (maxMs: number) => void;
+}
 
 /** Each kind runs once at a time on a store, whichever process does it: `undefined` while another one is at it. */
 export class Upkeep {
@@ -27,8 +42,8 @@ export class Upkeep {
     this.#scrub = new Scrub(options);
   }
 
-  collect(run?: Parameters<Collection['run']>[0]): Promise<CollectionReport | undefined> {
-    return this.#alone('collection', () => this.#collection.run(run));
+  collect(run?: Parameters<Collection['run']>[0] & Waiting): Promise<CollectionReport | undefined> {
+    return this.#alone('collection', run, () => this.#collection.run(run));
   }
 
   /** One look-up: whether `evict` would find more than may be held. */
@@ -36,12 +51,12 @@ export class Upkeep {
     return this.#eviction.isDue();
   }
 
-  evict(run?: EvictionRun): Promise<EvictionReport | undefined> {
-    return this.#alone('eviction', () => this.#eviction.run(run));
+  evict(run?: EvictionRun & Waiting): Promise<EvictionReport | undefined> {
+    return this.#alone('eviction', run, () => this.#eviction.run(run));
   }
 
-  scrub(run?: Parameters<Scrub['run']>[0]): Promise<ScrubReport | undefined> {
-    return this.#alone('scrub', () => this.#scrub.run(run));
+  scrub(run?: Parameters<Scrub['run']>[0] & Waiting): Promise<ScrubReport | undefined> {
+    return this.#alone('scrub', run, () => this.#scrub.run(run));
   }
 
   /** Of the last scrub that was not broken off; 0 for none. */
@@ -49,15 +64,32 @@ export class Upkeep {
     return this.#scrub.finishedAtMs();
   }
 
-  async #alone<T>(kind: string, work: () => Promise<T>): Promise<T | undefined> {
-    const key = `upkeep-${kind}`;
-    if (!(await this.#metadata.claim(key))) {
+  async #alone<T>(
+    kind: string,
+    run: (Waiting & RunOptions) | undefined,
+    work: () => Promise<T>,
+  ): Promise<T | undefined> {
+    const lease = await this.#take(`upkeep-${kind}`, run);
+    if (lease === undefined) {
       return undefined;
     }
     try {
       return await work();
     } finally {
-      await this.#metadata.release(key);
+      await this.#metadata.release(lease);
     }
+  }
+
+  async #take(key: string, { onWait, signal }: Waiting & RunOptions = {}): Promise<Lease | undefined> {
+    let lease = await this.#metadata.claim(key);
+    if (lease !== undefined || onWait === undefined) {
+      return lease;
+    }
+    onWait(WAIT_MS);
+    for (let waitedMs = 0; lease === undefined && waitedMs < WAIT_MS; waitedMs += WAIT_POLL_MS) {
+      await sleep(WAIT_POLL_MS, undefined, { signal });
+      lease = await this.#metadata.claim(key);
+    }
+    return lease;
   }
 }

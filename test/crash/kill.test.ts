@@ -55,7 +55,7 @@ async function filesOf(store: string): Promise<Files> {
   const lengths = await Promise.all(
     ingests.map(async name => {
       const { size } = await stat(join(store, 'ingest', name));
-      return [`sha256:${name.slice(-64)}`, size] as const;
+      return [`sha256:${name.replace(/\..*/, '').slice(-64)}`, size] as const;
     }),
   );
   return {

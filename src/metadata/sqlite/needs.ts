@@ -41,9 +41,9 @@ export const isNamedIn = (repositoryId: string, digest: string) => `EXISTS (
   JOIN links k ON k.repository_id = ${repositoryId} AND ${linksTo('k', 'g')}
   WHERE n.digest = ${digest})`;
 
-/** Some process is downloading it: it holds the Claim `fill-<upstream>-<algorithm>-<hex>`. */
+/** Some process is downloading it: it holds the Lease `fill-<upstream>-<algorithm>-<hex>`. */
 export const isBeingFilled = (digest: string) => `EXISTS (
-  SELECT 1 FROM claims c JOIN processes p ON p.id = c.process_id
+  SELECT 1 FROM leases c JOIN processes p ON p.id = c.process_id
   WHERE c.key LIKE 'fill-%-' || replace(${digest}, ':', '-'))`;
 
 /**

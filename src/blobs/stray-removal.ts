@@ -1,0 +1,24 @@
+import type { Digest } from '../oci/digest.ts';
+import type { BlobStore } from './blob-store.ts';
+
+/** The part of the index that knows what nobody needs. */
+export interface StrayIndex {
+  ifStray(digest: Digest, act: () => void): Promise<boolean>;
+}
+
+/** Removes the bytes of those of `digests` that nothing says should be here, which are answered. */
+export async function removeStrays(
+  blobs: Pick<BlobStore, 'takeAway'>,
+  index: StrayIndex,
+  digests: readonly Digest[],
+): Promise<readonly Digest[]> {
+  const frees: (() => Promise<void>)[] = [];
+  const takeAway = (digest: Digest) => () => {
+    const free = blobs.takeAway(digest);
+    if (free !== undefined) frees.push(free);
+  };
+  // Asked in one turn, and so written in one transaction.
+  const wereStray = await Promise.all(digests.map(digest => index.ifStray(digest, takeAway(digest))));
+  await Promise.all(frees.map(free => free()));
+  return digests.filter((_, at) => wereStray[at]);
+}

@@ -1,0 +1,104 @@
+import type { LeftLease } from '../../lib/lease.ts';
+import type { Connection, Statement } from './connection.ts';
+
+export interface ProcessRow {
+  readonly id: string;
+  readonly heartbeat: number;
+}
+
+export interface LeaseRow {
+  readonly epoch: number;
+  /** Who has it, or had it last; `undefined` when it was given back. */
+  readonly processId: string | undefined;
+  /** That process has a row. */
+  readonly isHeld: boolean;
+}
+
+/** Processes on this store, and the Leases that they hold. A Lease is held while its process has a row. */
+export class Leases {
+  readonly #insertProcess: Statement<[string]>;
+  readonly #beat: Statement<[string]>;
+  readonly #selectProcesses: Statement<[], ProcessRow>;
+  readonly #deleteProcess: Statement<[string, number]>;
+  readonly #select: Statement<[string], { epoch: number; process_id: string | null; held: number }>;
+  readonly #selectOwn: Statement<[number, string]>;
+  readonly #insert: Statement<[string, string]>;
+  readonly #deleteEpoch: Statement<[number]>;
+  readonly #delete: Statement<[number, string]>;
+  readonly #setAside: Statement<[number, string]>;
+  readonly #setAsideOf: Statement<[string]>;
+
+  constructor(connection: Connection) {
+    this.#insertProcess = connection.prepare('INSERT INTO processes (id, heartbeat) VALUES (?, 1)');
+    this.#beat = connection.prepare('UPDATE processes SET heartbeat = heartbeat + 1 WHERE id = ?');
+    this.#selectProcesses = connection.prepare('SELECT id, heartbeat FROM processes');
+    this.#deleteProcess = connection.prepare('DELETE FROM processes WHERE id = ? AND heartbeat = ?');
+    this.#select = connection.prepare(`
+      SELECT epoch, process_id, EXISTS (SELECT 1 FROM processes WHERE id = process_id) AS held
+      FROM leases WHERE key = ?`);
+    this.#selectOwn = connection.prepare('SELECT 1 FROM leases WHERE epoch = ? AND process_id = ?');
+    this.#insert = connection.prepare('INSERT INTO leases (key, process_id) VALUES (?, ?)');
+    this.#deleteEpoch = connection.prepare('DELETE FROM leases WHERE epoch = ?');
+    this.#delete = connection.prepare('DELETE FROM leases WHERE epoch = ? AND process_id = ?');
+    this.#setAside = connection.prepare(
+      'UPDATE leases SET process_id = NULL WHERE epoch = ? AND process_id = ?',
+    );
+    this.#setAsideOf = connection.prepare('UPDATE leases SET process_id = NULL WHERE process_id = ?');
+  }
+
+  join(processId: string): void {
+    this.#insertProcess.run(processId);
+  }
+
+  /** False when others have removed the process for dead. */
+  beat(processId: string): boolean {
+    return this.#beat.run(processId).changes > 0;
+  }
+
+  processes(): readonly ProcessRow[] {
+    return this.#selectProcesses.all();
+  }
+
+  /**
+   * Removes the process, unless it has moved on from `heartbeat`; with it ends what it holds. `isGone`: it certainly
+   * writes no more, so that others may go on with its ingests as they are.
+   */
+  removeProcess({ id, heartbeat }: ProcessRow, { isGone }: { readonly isGone: boolean }): void {
+    const isRemoved = this.#deleteProcess.run(id, heartbeat).changes > 0;
+    if (isRemoved && isGone) {
+      this.#setAsideOf.run(id);
+    }
+  }
+
+  read(key: string): LeaseRow | undefined {
+    const row = this.#select.get(key);
+    return row && { epoch: row.epoch, processId: row.process_id ?? undefined, isHeld: row.held === 1 };
+  }
+
+  /** `undefined` when a process that has a row holds it, this one included. */
+  take(key: string, processId: string): { epoch: number; left: LeftLease | undefined } | undefined {
+    const before = this.read(key);
+    if (before?.isHeld === true) {
+      return undefined;
+    }
+    if (before !== undefined) {
+      this.#deleteEpoch.run(before.epoch);
+    }
+    const epoch = Number(this.#insert.run(key, processId).lastInsertRowid);
+    return { epoch, left: before && { epoch: before.epoch, mayWrite: before.processId !== undefined } };
+  }
+
+  isOwn(epoch: number, processId: string): boolean {
+    return this.#selectOwn.get(epoch, processId) !== undefined;
+  }
+
+  /** Its work is done, or was none. Nothing happens when it is another's by now; so it is with `setAside`. */
+  release(epoch: number, processId: string): void {
+    this.#delete.run(epoch, processId);
+  }
+
+  /** Its work waits for whoever takes it next. */
+  setAside(epoch: number, processId: string): void {
+    this.#setAside.run(epoch, processId);
+  }
+}

@@ -1,0 +1,229 @@
+// Two processes on one folder, one of which stands still (SIGSTOP) for longer than the living may, and then wakes.
+import { randomBytes } from 'node:crypto';
+import { readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import type { Digest } from '../../src/oci/digest.ts';
+import { get } from '../support/client.ts';
+import { bytesOf, type Content, contentOf, randomBlob } from '../support/content.ts';
+import { Entrepot, STARTER } from '../support/entrepot.ts';
+import { FakeUpstream } from '../support/fake-upstream.ts';
+import { Daemon, until } from '../support/programs.ts';
+import { beginUpload, offsetOf, sendBytes } from '../support/push-client.ts';
+import { SlowSender } from '../support/slow-sender.ts';
+import { canShim, type Fault, SyscallShim } from '../support/syscall-shim.ts';
+import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
+
+const MIB = 1024 * 1024;
+const REPOSITORY = 'tools/app';
+const UPSTREAM = 'up.example';
+const HOSTED = { prefixes: ['tools'], anonymous: 'push' };
+
+let folder: string;
+
+beforeEach(async () => {
+  folder = await makeTempFolder('paused');
+});
+
+afterEach(() => removeFolder(folder));
+
+/** A process on the store of this test. */
+const start = (config: Record<string, unknown> = {}): Promise<Entrepot> =>
+  Entrepot.start({ hosted: HOSTED, storage: { path: join(folder, 'store') }, ...config });
+
+const blobAt = (entrepot: Entrepot, digest: Digest, repository = REPOSITORY) =>
+  get(`${entrepot.url}/v2/${repository}/blobs/${digest}`);
+
+async function expectWhole(entrepot: Entrepot, blob: Content): Promise<void> {
+  const got = await blobAt(entrepot, blob.digest);
+  expect([got.status, got.complete, `sha256:${got.sha256}`]).toEqual([200, true, blob.digest]);
+}
+
+/** Finishes an upload at `entrepot`, which may have to wait until its holder counts as dead. */
+async function finishAt(entrepot: Entrepot, location: string, blob: Content): Promise<void> {
+  const url = `${entrepot.url}${location}`;
+  let status = 0;
+  await until('another process to finish the upload', 30_000, async () => {
+    const begin = await offsetOf(url);
+    status = await sendBytes('PUT', `${url}?digest=${blob.digest}`, blob, { start: begin });
+    return status !== 429 && status !== 503;
+  });
+  expect(status).toBe(201);
+}
+
+describe('a process that stands still in the middle of a push', () => {
+  let paused: Entrepot;
+  let other: Entrepot;
+
+  beforeEach(async () => {
+    [paused, other] = await Promise.all([start(), start()]);
+  });
+
+  afterEach(async () => {
+    await Promise.all([paused.remove(), other.remove()]);
+  });
+
+  it('and finds other bytes in its socket when it wakes does not write them into what was acknowledged elsewhere', async () => {
+    const blob = randomBlob(4 * MIB, 'other bytes');
+    const location = await beginUpload(paused.url, REPOSITORY);
+    const sender = new SlowSender('PATCH', `${paused.url}${location}`, 2 * MIB);
+    sender.send(bytesOf(blob).subarray(0, MIB));
+    await until(
+      'its first bytes',
+      30_000,
+      async () => (await offsetOf(`${other.url}${location}`)) >= MIB / 2,
+    );
+    process.kill(paused.pid, 'SIGSTOP');
+    sender.send(randomBytes(MIB));
+    sender.end();
+    await finishAt(other, location, blob);
+    await expectWhole(other, blob);
+    process.kill(paused.pid, 'SIGCONT');
+    expect(await sender.status).not.toBe(202);
+    await expectWhole(paused, blob);
+    await expectWhole(other, blob);
+  });
+
+  it('and takes back what came of a PUT when it wakes leaves what was acknowledged elsewhere', async () => {
+    const blob = randomBlob(4 * MIB, 'taken back');
+    const location = await beginUpload(paused.url, REPOSITORY);
+    const sender = new SlowSender('PUT', `${paused.url}${location}?digest=${blob.digest}`, blob.size);
+    sender.send(bytesOf(blob).subarray(0, 2 * MIB));
+    await until('its first bytes', 30_000, async () => (await offsetOf(`${other.url}${location}`)) >= MIB);
+    process.kill(paused.pid, 'SIGSTOP');
+    sender.leave();
+    await finishAt(other, location, blob);
+    process.kill(paused.pid, 'SIGCONT');
+    // It answers others, and so has done what it had to do first.
+    expect((await get(`${paused.url}/v2/`)).status).toBe(200);
+    await sleep(1000);
+    await expectWhole(other, blob);
+    await expectWhole(paused, blob);
+  });
+});
+
+describe('a process that stands still in the middle of a download', () => {
+  it('and gets wrong bytes when it wakes spoils nothing that another has finished', async () => {
+    const blob = randomBlob(8 * MIB, 'download');
+    const wrong = Buffer.from(bytesOf(blob));
+    wrong.fill('?', 5 * MIB, 6 * MIB);
+    const [bad, good] = await Promise.all([
+      FakeUpstream.start({ linkBytesPerS: 4 * MIB }),
+      FakeUpstream.start(),
+    ]);
+    good.add('app', blob);
+    bad.add('app', { ...blob, slice: (from, to) => contentOf(wrong, blob.mediaType).slice(from, to) });
+    const of = (upstream: FakeUpstream) => ({
+      upstreams: { [UPSTREAM]: { url: upstream.url, freshFor: 'forever' } },
+    });
+    const [paused, other] = await Promise.all([start(of(bad)), start(of(good))]);
+    try {
+      const url = (entrepot: Entrepot) => `${entrepot.url}/v2/app/blobs/${blob.digest}?ns=${UPSTREAM}`;
+      const pulling = get(url(paused));
+      await until('its first bytes', 30_000, async () => bad.bytesSent > 2 * MIB);
+      process.kill(paused.pid, 'SIGSTOP');
+      let got = await get(url(other));
+      await until('the other to have it', 30_000, async () => {
+        if (got.status !== 200 || !got.complete) got = await get(url(other));
+        return got.status === 200 && got.complete;
+      });
+      expect(`sha256:${got.sha256}`).toBe(blob.digest);
+      const asked = good.requests.length;
+      process.kill(paused.pid, 'SIGCONT');
+      await pulling;
+      for (const entrepot of [other, paused, other]) {
+        const again = await get(url(entrepot));
+        expect([again.status, again.complete, `sha256:${again.sha256}`]).toEqual([200, true, blob.digest]);
+      }
+      // What was committed was never lost, and brought again.
+      expect(good.requests.length).toBe(asked);
+    } finally {
+      await Promise.all([paused.remove(), other.remove(), bad.stop(), good.stop()]);
+    }
+  });
+});
+
+/** What removes a blob's file from its place, whichever way. */
+const removals = (action: 'stop' | 'kill'): readonly Fault[] => [
+  { id: 'removal', call: 'unlink', path: '/blobs/sha256/', nth: 1, action },
+  { id: 'removal', call: 'rename', path: '/ingest/gone-', nth: 1, action },
+];
+
+describe.skipIf(!canShim)('a collection (gcc)', () => {
+  let server: Entrepot;
+  let shim: SyscallShim;
+  const blobs = Array.from({ length: 10 }, (_, at) => randomBlob(10_000 + at, `removed ${at}`));
+  const gc = ['gc', '--grace-period', '0s'];
+
+  /** Whether the push was acknowledged. */
+  async function push(blob: Content): Promise<boolean> {
+    const url = `${server.url}/v2/${REPOSITORY}/blobs/uploads/?digest=${blob.digest}`;
+    return (await get(url, { method: 'POST', body: bytesOf(blob) })).status === 201;
+  }
+
+  /** Runs the command beneath the faults. */
+  const begin = (...command: string[]): Promise<Daemon> =>
+    Daemon.start({
+      program: process.execPath,
+      args: [...STARTER, ...command, '--config', server.configFile],
+      env: shim.env,
+      isReady: async () => true,
+    });
+
+  beforeEach(async () => {
+    server = await start();
+    shim = await SyscallShim.open(join(folder, 'shim'));
+    for (const blob of blobs) await push(blob);
+  });
+
+  afterEach(() => server.remove());
+
+  it('that stands still between a row and its file removes nothing that was pushed again meanwhile', async () => {
+    for (const { digest } of blobs) {
+      const url = `${server.url}/v2/${REPOSITORY}/blobs/${digest}`;
+      expect((await get(url, { method: 'DELETE' })).status).toBe(202);
+    }
+    await shim.set(...removals('stop'));
+    const collecting = await begin(...gc);
+    await shim.untilMet('removal');
+    const wake = sleep(7_000).then(() => process.kill(collecting.pid, 'SIGCONT'));
+    for (const blob of blobs) await until('an acknowledged push', 60_000, () => push(blob));
+    await wake;
+    await until('the collection to end', 60_000, async () => !collecting.isRunning);
+    for (const blob of blobs) await expectWhole(server, blob);
+    expect(await filesOf(join(folder, 'store', 'blobs'))).toBe(blobs.length);
+  });
+
+  it.each([
+    ['collection', gc, removals('kill')],
+    ['scrub', ['scrub'], [{ id: 'end', call: 'open', path: '/blobs/sha256/', nth: 3, action: 'kill' }]],
+  ] as const)(
+    'or a %s that was killed does not keep the next one from its work',
+    async (_, command, faults) => {
+      await server.stop();
+      await shim.set(...faults);
+      const killed = await begin(...command);
+      await until('it to be killed', 60_000, async () => !killed.isRunning);
+      expect(await shim.met()).toHaveLength(1);
+      const { code, stderr } = await server.command(...command);
+      expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
+    },
+  );
+
+  it('is waited for, with words, by the next one until it counts as dead when it stands still', async () => {
+    await server.stop();
+    await shim.set({ id: 'stopped', call: 'open', path: '/blobs/sha256', nth: 1, action: 'stop' });
+    const paused = await begin('scrub');
+    await shim.untilMet('stopped');
+    const { code, stderr } = await server.command('scrub');
+    expect({ code, stderr }).toMatchObject({ code: 0 });
+    expect(stderr).toContain('another process is scrubbing: waiting for it to end');
+    await paused.kill();
+  });
+});
+
+async function filesOf(path: string): Promise<number> {
+  const entries = await readdir(path, { recursive: true, withFileTypes: true });
+  return entries.filter(entry => entry.isFile()).length;
+}
