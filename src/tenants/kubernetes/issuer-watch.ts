@@ -17,6 +17,9 @@ export interface IssuerWatchOptions {
 /** A key that the cluster has withdrawn is to count for less than a minute more; two small documents cost it nothing. */
 const EVERY_MS = 30_000;
 
+/** After a failure: that it is known again is to be seen as soon as that all else is. */
+const RETRY_MS = 5_000;
+
 /** Tokens of invented signers make no more questions than this; a new key or issuer is known as soon. */
 const MIN_QUESTION_MS = 1_000;
 
@@ -80,7 +83,8 @@ export class IssuerWatch {
     const { signal } = this.#end;
     await first;
     while (!signal.aborted) {
-      const waitMs = jittered(this.#options.everyMs ?? EVERY_MS);
+      const everyMs = this.#options.everyMs ?? EVERY_MS;
+      const waitMs = jittered(this.#problem === undefined ? everyMs : Math.min(everyMs, RETRY_MS));
       await sleep(waitMs, undefined, { signal, ref: false }).catch(() => {});
       await this.refresh();
     }
