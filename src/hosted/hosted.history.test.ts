@@ -43,12 +43,18 @@ type Step = (world: World) => Promise<void>;
 
 const repositoryAt = fc.nat(REPOSITORIES.length - 1);
 const blobAt = fc.nat(BLOBS.length - 1);
-const imageAt = fc.nat(IMAGES.length - 1);
+/** Half of the time one of the two that are the same bytes. */
+const imageAt = fc.oneof(fc.nat(IMAGES.length - 1), fc.constantFrom(IMAGES.length - 2, IMAGES.length - 1));
 const tagAt = fc.nat(TAGS.length - 1);
 
 const steps: fc.Arbitrary<Step> = fc.oneof(
   fc.tuple(repositoryAt, blobAt).map(([at, blob]) => pushBlob(at, pick(BLOBS, blob))),
-  fc.tuple(repositoryAt, imageAt, fc.option(tagAt)).map(([at, image, tag]) => pushImage(at, image, tag)),
+  {
+    weight: 3,
+    arbitrary: fc
+      .tuple(repositoryAt, imageAt, fc.option(tagAt))
+      .map(([at, image, tag]) => pushImage(at, image, tag)),
+  },
   fc.tuple(repositoryAt, imageAt, tagAt).map(([at, image, tag]) => pushManifest(at, image, tag)),
   fc.tuple(repositoryAt, blobAt).map(([at, blob]) => mount(at, pick(BLOBS, blob))),
   fc.tuple(repositoryAt, blobAt).map(([at, blob]) => beginUpload(at, pick(BLOBS, blob))),

@@ -199,6 +199,15 @@ describe('equal bytes with another Content-Type', () => {
     });
   }
 
+  it('are served as upstream has them now', async () => {
+    await typeIn(APP, '1.0');
+    upstream.add('app', readAs(image.manifest, OCI_ARTIFACT_MANIFEST), '1.0');
+    world.nowMs += HOUR_MS;
+    expect(await typeIn(APP, '1.0')).toBe(OCI_ARTIFACT_MANIFEST);
+    expect(await typeIn(APP, digest)).toBe(OCI_ARTIFACT_MANIFEST);
+    expect(await world.metadata.namedSize(APP, image.config.digest)).toBeUndefined();
+  });
+
   it('are transferred once more only where HEAD does not say their type', async () => {
     await typeIn(OTHER, '1.0');
     upstream.misbehave({ method: 'HEAD', headers: { 'Content-Type': 'application/octet-stream' } });
