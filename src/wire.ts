@@ -139,8 +139,10 @@ async function openOn(
     startsMeanwhile,
   });
   opened.add(tenants);
-  const quota = new PrefixQuota(metadata, owner => tenants.find(owner)?.options.quotaBytes);
-  const uploads = opened.add(new Uploads({ blobs, metadata, log, quota }));
+  const quota = new PrefixQuota(metadata, owner => tenants.find(owner)?.options.quotaBytes, config.hosted);
+  const uploads = opened.add(
+    new Uploads({ blobs, metadata, log, quota, maxUploadsPerRequester: config.hosted.maxUploads }),
+  );
   const { upkeep, survey } = openUpkeep(config, indexPath, { metadata, blobs, uploads, log, meter });
   opened.add(survey);
   const recordProof = async (proof: Proof): Promise<void> => {

@@ -61,6 +61,9 @@ describe('the defaults', () => {
       anonymousBeyondLoopback: false,
       shared: [],
       delete: true,
+      maxRepositories: 10_000,
+      maxTags: 100_000,
+      maxUploads: 5_000,
     });
   });
 

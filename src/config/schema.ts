@@ -242,6 +242,11 @@ const hosted = section({
     .prefault([])
     .describe("Tenants' repositories, or patterns of such, that every other tenant may pull"),
   delete: flag.prefault(true).describe('Who may push may delete'),
+  maxRepositories: count(1)
+    .prefault(10_000)
+    .describe('Repositories that one tenant, or one prefix, may have here'),
+  maxTags: count(1).prefault(100_000).describe('Tags that one repository here may have'),
+  maxUploads: count(1).prefault(5_000).describe('Uploads that one requester may leave unfinished'),
 });
 
 const tenant = section({

@@ -8,7 +8,7 @@ import { silentLog } from '../lib/log.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
 import { digestOf } from '../oci/digest.ts';
-import { OCI_MANIFEST } from '../oci/media-types.ts';
+import { OCI_INDEX, OCI_MANIFEST } from '../oci/media-types.ts';
 import { ANONYMOUS } from '../oci/requester.ts';
 import { Publication } from './publication.ts';
 import { PrefixQuota } from './quota.ts';
@@ -46,6 +46,9 @@ const push = (name: string, bytes: Buffer) =>
     contentRange: undefined,
     contentLength: bytes.length,
   });
+/** As a garbage collection does when its time has come. */
+const collect = (digest: ReturnType<typeof digestOf>) =>
+  metadata.removeUnneeded([{ kind: 'blob', digest }], Number.MAX_SAFE_INTEGER);
 const chunkOf = (body: Readable) => ({ body, contentRange: undefined, contentLength: undefined });
 const OVER = { code: 'DENIED', message: expect.stringContaining('the quota of a is used up') };
 
@@ -79,17 +82,92 @@ describe('a quota', () => {
     await expect(uploads.append(ANYBODY, repository, id, chunk)).rejects.toMatchObject(OVER);
   });
 
-  it('has room again when something is deleted, or an upload given up', async () => {
+  it('has room again when what was deleted is collected, or an upload given up', async () => {
     const blob = contentOf(3 * MIB, 1);
     await push('a/one', blob);
     await metadata.unlinkBlob(repositoryOf('a/one'), digestOf(blob));
     expect(await metadata.usedBytes('a')).toBe(0);
+    await expect(push('a/two', contentOf(1, 2))).rejects.toMatchObject({
+      code: 'DENIED',
+      message: expect.stringContaining('were deleted and are on disk until garbage is collected'),
+      detail: { uncollectedBytes: 3 * MIB },
+    });
+    await collect(digestOf(blob));
     const { id } = await uploads.begin(ANYBODY, repositoryOf('a/two'));
     const chunk = { body: Readable.from([blob]), contentRange: undefined, contentLength: undefined };
     await uploads.append(ANYBODY, repositoryOf('a/two'), id, chunk);
     await expect(push('a/three', contentOf(MIB, 2))).rejects.toMatchObject(OVER);
     await uploads.cancel(ANYBODY, repositoryOf('a/two'), id);
     await push('a/three', contentOf(MIB, 2));
+  });
+
+  it('has no room for what is pushed and deleted again and again', async () => {
+    const pushed = [];
+    for (let fill = 1; fill <= 8; fill += 1) {
+      const blob = contentOf(MIB, fill);
+      pushed.push(push('a/one', blob));
+      await pushed.at(-1)?.catch(() => {});
+      await metadata.unlinkBlob(repositoryOf('a/one'), digestOf(blob));
+    }
+    const outcomes = await Promise.allSettled(pushed);
+    expect(outcomes.filter(({ status }) => status === 'fulfilled')).toHaveLength(3);
+  });
+
+  it('counts deleted content for whoever had the last Link, and no more once somebody links it', async () => {
+    const blob = contentOf(2 * MIB, 1);
+    const digest = digestOf(blob);
+    const uncollected = async (owner: string) =>
+      (await metadata.readUsage(owner, repositoryOf(`${owner}/app`))).uncollectedBytes;
+    await push('a/app', blob);
+    await push('b/app', blob);
+    await metadata.unlinkBlob(repositoryOf('a/app'), digest);
+    expect([await uncollected('a'), await uncollected('b')]).toEqual([0, 0]);
+    await metadata.unlinkBlob(repositoryOf('b/app'), digest);
+    expect([await uncollected('a'), await uncollected('b')]).toEqual([0, 2 * MIB]);
+    await push('a/app', blob);
+    expect([await uncollected('a'), await uncollected('b')]).toEqual([0, 0]);
+    expect(await metadata.usedBytes('a')).toBe(2 * MIB);
+  });
+
+  it('of repositories counts those that are on their way, and has room again when one is empty', async () => {
+    const limited = new PrefixQuota(metadata, () => undefined, { maxRepositories: 2, maxTags: 100 });
+    const few = new Uploads({ blobs, metadata, log: silentLog, quota: limited });
+    const begin = (name: string) => few.begin(ANYBODY, repositoryOf(name));
+    await push('c/one', contentOf(1, 1));
+    const { id } = await begin('c/two');
+    const tooMany = { code: 'DENIED', message: expect.stringContaining('2 repositories') };
+    await expect(begin('c/three')).rejects.toMatchObject(tooMany);
+    await begin('c/two');
+    await begin('d/one');
+    await few.cancel(ANYBODY, repositoryOf('c/two'), id);
+    await expect(begin('c/three')).rejects.toMatchObject(tooMany);
+    await metadata.unlinkBlob(repositoryOf('c/one'), digestOf(contentOf(1, 1)));
+    await begin('c/three');
+    await few.close();
+  });
+
+  it('of tags counts new ones alone', async () => {
+    const limited = new PrefixQuota(metadata, () => undefined, { maxRepositories: 10, maxTags: 2 });
+    const publication = new Publication(metadata, limited);
+    const index = Buffer.from(JSON.stringify({ schemaVersion: 2, manifests: [] }));
+    const tag = (reference: string, tags: readonly string[] = []) =>
+      publication.publish(repositoryOf('c/app'), {
+        reference,
+        tags,
+        contentType: OCI_INDEX,
+        contentLength: index.length,
+        body: Readable.from([index]),
+        requester: ANONYMOUS,
+      });
+    await tag('one');
+    await tag('two');
+    await tag('two');
+    const tooMany = { code: 'DENIED', message: expect.stringContaining('2 tags') };
+    await expect(tag('three')).rejects.toMatchObject(tooMany);
+    await metadata.removeTag(repositoryOf('c/app'), 'one');
+    await expect(tag(digestOf(index), ['three', 'four'])).rejects.toMatchObject(tooMany);
+    await tag('three');
+    expect((await metadata.readUsage('c', repositoryOf('c/app'))).tags).toBe(2);
   });
 
   it('is whole again when it has refused an upload, whichever request that was, and when one broke', async () => {

@@ -1,5 +1,5 @@
 import { formatSize } from '../lib/units.ts';
-import type { MetadataStore } from '../metadata/metadata-store.ts';
+import type { MetadataStore, Usage } from '../metadata/metadata-store.ts';
 import { OciError } from '../oci/errors.ts';
 import type { Repository } from '../oci/repository.ts';
 import { uploadOf } from './sessions.ts';
@@ -7,10 +7,11 @@ import { uploadOf } from './sessions.ts';
 /** Bounds what the repositories of one owner may hold together. */
 export interface Quota {
   /**
-   * Lets `key`, the ingest of an upload or whatever else is being written, come to `bytes` in all; DENIED when that is
-   * more than is left. Counted until `release`, so that many at once don't pass where one would not.
+   * Lets `key`, the ingest of an upload or whatever else is being written, come to `bytes` in all and set so many tags
+   * that the repository does not have; DENIED when that is more than is left. Counted until `release`, so that many at
+   * once don't pass where one would not.
    */
-  reserve(key: string, repository: Repository, bytes: number): Promise<void>;
+  reserve(key: string, repository: Repository, bytes: number, newTags?: number): Promise<void>;
   /** What `key` holds is in the index now, or was given up. */
   release(key: string): void;
 }
@@ -18,45 +19,100 @@ export interface Quota {
 /** No bound. */
 export const noQuota: Quota = { reserve: async () => {}, release: () => {} };
 
+/** How many of each there may be; they cost rows, not bytes. */
+export interface CountLimits {
+  /** Of one owner. */
+  readonly maxRepositories: number;
+  /** Of one repository. */
+  readonly maxTags: number;
+}
+
+const NO_COUNT_LIMITS: CountLimits = {
+  maxRepositories: Number.POSITIVE_INFINITY,
+  maxTags: Number.POSITIVE_INFINITY,
+};
+
 interface Reservation {
   readonly owner: string;
   readonly bytes: number;
+  readonly repository: string;
+  /** The index has no such repository yet. */
+  readonly isNew: boolean;
+  readonly newTags: number;
 }
 
+type QuotaMetadata = Pick<MetadataStore, 'readUsage' | 'readUpload'>;
+
 /**
- * Quotas by the first component of repositories' names. What is linked in two repositories counts in both. Reservations
- * are this process's own; between processes a quota may be passed by what each has under way, but none holds room for an
- * upload that another one has ended.
+ * Quotas by the first component of repositories' names. What is linked in two repositories counts in both, and what was
+ * deleted counts until it is collected, as it is on disk until then. Reservations are this process's own; between
+ * processes a quota may be passed by what each has under way, but none holds room for an upload that another one has
+ * ended.
  */
 export class PrefixQuota implements Quota {
-  readonly #metadata: Pick<MetadataStore, 'usedBytes' | 'readUpload'>;
+  readonly #metadata: QuotaMetadata;
   readonly #limitOf: (owner: string) => number | undefined;
+  readonly #limits: CountLimits;
   readonly #reservations = new Map<string, Reservation>();
   readonly #reserved = new Map<string, number>();
 
   /** `limitOf` says how many bytes the owner of a first component may hold; `undefined` is no bound. */
   constructor(
-    metadata: Pick<MetadataStore, 'usedBytes' | 'readUpload'>,
+    metadata: QuotaMetadata,
     limitOf: (owner: string) => number | undefined,
+    limits: CountLimits = NO_COUNT_LIMITS,
   ) {
     this.#metadata = metadata;
     this.#limitOf = limitOf;
+    this.#limits = limits;
   }
 
-  async reserve(key: string, repository: Repository, bytes: number): Promise<void> {
-    const owner = firstComponent(repository.name);
+  async reserve(key: string, repository: Repository, bytes: number, newTags = 0): Promise<void> {
+    const { name } = repository;
+    const owner = firstComponent(name);
     const limit = this.#limitOf(owner);
-    if (limit === undefined) return;
-    const used = await this.#metadata.usedBytes(owner);
+    // An upload asks with each write: that its repository may be was settled when it began.
+    if (limit === undefined && newTags === 0 && this.#reservations.has(key)) return;
+    const usage = await this.#metadata.readUsage(owner, repository);
     // Looked at and taken in one turn: nobody comes in between.
     const others = (this.#reserved.get(owner) ?? 0) - (this.#reservations.get(key)?.bytes ?? 0);
-    if (used + others + bytes > limit) {
-      if (await this.#releaseEnded(owner)) return this.reserve(key, repository, bytes);
-      throw overQuota(owner, limit);
+    if (limit !== undefined && usage.bytes + usage.uncollectedBytes + others + bytes > limit) {
+      if (await this.#releaseEnded(owner)) return this.reserve(key, repository, bytes, newTags);
+      throw overQuota(owner, limit, usage.uncollectedBytes);
     }
+    this.#requireCounts(key, { owner, name, newTags }, usage);
     this.release(key);
-    this.#reservations.set(key, { owner, bytes });
+    this.#reservations.set(key, { owner, bytes, repository: name, isNew: !usage.isKnown, newTags });
     this.#reserved.set(owner, others + bytes);
+  }
+
+  /** With what others have under way. */
+  #requireCounts(
+    key: string,
+    { owner, name, newTags }: { readonly owner: string; readonly name: string; readonly newTags: number },
+    usage: Usage,
+  ): void {
+    const { maxRepositories, maxTags } = this.#limits;
+    if (usage.isKnown && newTags === 0) return;
+    const coming = new Set<string>();
+    let comingTags = 0;
+    for (const [otherKey, other] of this.#reservations) {
+      if (otherKey === key || other.owner !== owner) continue;
+      if (other.isNew && other.repository !== name) coming.add(other.repository);
+      if (other.repository === name) comingTags += other.newTags;
+    }
+    if (!usage.isKnown && usage.repositories + coming.size + 1 > maxRepositories) {
+      throw new OciError('DENIED', {
+        message: `${owner} may have ${maxRepositories} repositories: delete all of one first`,
+        detail: { owner, maxRepositories },
+      });
+    }
+    if (newTags > 0 && usage.tags + comingTags + newTags > maxTags) {
+      throw new OciError('DENIED', {
+        message: `a repository may have ${maxTags} tags: delete some of ${name} first`,
+        detail: { repository: name, maxTags },
+      });
+    }
   }
 
   release(key: string): void {
@@ -87,9 +143,14 @@ function firstComponent(name: string): string {
   return slash === -1 ? name : name.slice(0, slash);
 }
 
-function overQuota(owner: string, limitBytes: number): OciError {
+function overQuota(owner: string, limitBytes: number, uncollectedBytes: number): OciError {
+  const limit = formatSize(limitBytes);
+  const uncollected =
+    uncollectedBytes === 0
+      ? 'Delete something first'
+      : `${formatSize(uncollectedBytes)} were deleted and are on disk until garbage is collected (upkeep.gcInterval), once they have not been used for upkeep.gcGracePeriod`;
   return new OciError('DENIED', {
-    message: `the quota of ${owner} is used up: its repositories may hold ${formatSize(limitBytes)}, with what is being pushed. Delete something first`,
-    detail: { owner, limitBytes },
+    message: `the quota of ${owner} is used up: its repositories may hold ${limit}, with what is being pushed. ${uncollected}`,
+    detail: { owner, limitBytes, uncollectedBytes },
   });
 }

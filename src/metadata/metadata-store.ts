@@ -118,6 +118,20 @@ export interface Totals {
   readonly blobBytes: number;
 }
 
+/** What the owner of a hosted repository takes, and the repository itself. */
+export interface Usage {
+  /** Of what is linked in the owner's repositories; linked in two, it counts in both. */
+  readonly bytes: number;
+  /** Of what was linked there last, is linked nowhere now, and is still on disk until garbage is collected. */
+  readonly uncollectedBytes: number;
+  /** Of the owner. */
+  readonly repositories: number;
+  /** Whether the repository is one of them. */
+  readonly isKnown: boolean;
+  /** In the repository. */
+  readonly tags: number;
+}
+
 export interface Paged<T> {
   readonly entries: readonly T[];
   /** Whether more entries sort after the last one given. */
@@ -177,6 +191,8 @@ export interface MetadataStore {
   listRepositories(upstream: string, page: Page): Promise<Paged<string>>;
   /** Bytes of what is linked in the hosted repositories `owner` and `owner/…`; linked in two, it counts in both. */
   usedBytes(owner: string): Promise<number>;
+  /** Of `owner`, the first component of the hosted repository's name; one look-up, whatever it owns. */
+  readUsage(owner: string, repository: Repository): Promise<Usage>;
   /** Forgets Links, tags, documents and Grants of the repository; content goes with the next garbage collection. */
   removeRepository(repository: Repository): Promise<void>;
 

@@ -109,6 +109,7 @@ test('an index that had one reading for all keeps it in each repository, and wha
   });
   expect(await store.readTotals()).toMatchObject({ manifests: 1, manifestBytes: 4, repositories: 3 });
   expect(await store.usedBytes('team')).toBe(15);
+  expect(await store.readUsage('team', REPOSITORY)).toMatchObject({ bytes: 15, isKnown: true, tags: 1 });
   const expire = () =>
     store.expireLinks(
       [maimed, mirrored].map(repository => ({ repository, digest: loose! })),

@@ -250,6 +250,10 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#read(() => this.#repositories.usedBytes(owner));
   }
 
+  readUsage(owner: string, repository: Repository) {
+    return this.#read(() => this.#repositories.readUsage(owner, repository));
+  }
+
   async removeRepository(repository: Repository) {
     await this.#write(() => this.#repositories.remove(repository));
     this.#sweepBehind();

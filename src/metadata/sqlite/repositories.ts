@@ -1,6 +1,6 @@
 import type { Page } from '../../oci/pull-source.ts';
 import type { Repository } from '../../oci/repository.ts';
-import type { Paged } from '../metadata-store.ts';
+import type { Paged, Usage } from '../metadata-store.ts';
 import type { Connection, Statement } from './connection.ts';
 import { type PageRange, pageRange, toPage } from './page.ts';
 
@@ -16,13 +16,20 @@ const OWNED_TABLES = {
   pins: 'reference',
 } as const;
 
+interface OwnerRow {
+  readonly repositories: number;
+  readonly bytes: number;
+  readonly uncollected_bytes: number;
+}
+
 /** Repositories by name. Ids are for joining within one transaction; they are not kept. */
 export class Repositories {
   readonly #selectId: Statement<[string, string], { id: number }>;
   readonly #insert: Statement<[string, string, number]>;
   readonly #selectHasEntries: Statement<[string, string]>;
   readonly #selectNames: Statement<[string, ...PageRange], { name: string }>;
-  readonly #selectBytes: Statement<[{ owner: string }], { bytes: number }>;
+  readonly #selectOwner: Statement<[string], OwnerRow>;
+  readonly #selectTags: Statement<[string, string], { tags: number }>;
   readonly #delete: Statement<[string, string]>;
   readonly #selectRemoved: Statement<[], { id: number }>;
   readonly #deleteRemoved: Statement<[number]>;
@@ -39,10 +46,10 @@ export class Repositories {
     this.#selectNames = connection.prepare(
       'SELECT name FROM repositories WHERE upstream = ? AND entries > 0 AND name > ? ORDER BY name LIMIT ?',
     );
-    // '0' follows '/': between the two lies what begins with the owner's name and a slash.
-    this.#selectBytes = connection.prepare(`
-      SELECT coalesce(sum(bytes), 0) AS bytes FROM repositories
-      WHERE upstream = '' AND (name = @owner OR (name >= @owner || '/' AND name < @owner || '0'))`);
+    this.#selectOwner = connection.prepare(
+      'SELECT repositories, bytes, uncollected_bytes FROM owners WHERE name = ?',
+    );
+    this.#selectTags = connection.prepare('SELECT tags FROM repositories WHERE upstream = ? AND name = ?');
     this.#delete = connection.prepare('DELETE FROM repositories WHERE upstream = ? AND name = ?');
     this.#selectRemoved = connection.prepare('SELECT id FROM removed_repositories LIMIT 1');
     this.#deleteRemoved = connection.prepare('DELETE FROM removed_repositories WHERE id = ?');
@@ -78,7 +85,19 @@ export class Repositories {
 
   /** Of the hosted repositories under one first component. */
   usedBytes(owner: string): number {
-    return this.#selectBytes.get({ owner })?.bytes ?? 0;
+    return this.#selectOwner.get(owner)?.bytes ?? 0;
+  }
+
+  readUsage(owner: string, { upstream, name }: Repository): Usage {
+    const row = this.#selectOwner.get(owner);
+    const known = this.#selectTags.get(upstream, name);
+    return {
+      bytes: row?.bytes ?? 0,
+      uncollectedBytes: row?.uncollected_bytes ?? 0,
+      repositories: row?.repositories ?? 0,
+      isKnown: known !== undefined,
+      tags: known?.tags ?? 0,
+    };
   }
 
   /** From now on nothing of it is found; what it owned is swept later. */
