@@ -9,6 +9,7 @@ import { BodyMemory } from './body-memory.ts';
 import { BodyWriter } from './body-writer.ts';
 import { ClientAddresses } from './client-address.ts';
 import { Connections } from './connections.ts';
+import { Handshakes } from './handshakes.ts';
 import { HTTP_LIMITS, type HttpLimits } from './limits.ts';
 import { listen, urlOf } from './listen.ts';
 import { isLoopbackHost, OwnSite } from './own-site.ts';
@@ -63,7 +64,7 @@ export interface BoundAddress {
 export interface RegistryServer {
   /** In the order of the listeners. */
   readonly addresses: readonly BoundAddress[];
-  /** Open client connections. */
+  /** Open client connections, with those whose handshake goes on. */
   readonly connections: number;
   /** New certificates for all TLS listeners; connections that are open keep theirs. */
   renewTls(material: TlsMaterial): void;
@@ -81,6 +82,7 @@ const LINGER_MS = 1_000;
 export async function createRegistryServer(options: RegistryServerOptions): Promise<RegistryServer> {
   const connections = new Connections();
   const limits = { ...HTTP_LIMITS, ...options.limits };
+  const handshakes = new Handshakes(limits.headersTimeoutMs);
   const memory = options.bodyMemory ?? new BodyMemory();
   const writer = new BodyWriter(memory, options.meter, limits.bodyHeadersAfterMs);
   const shared = {
@@ -95,12 +97,15 @@ export async function createRegistryServer(options: RegistryServerOptions): Prom
   const bindings = options.listeners.map(listener => {
     const ownSite = ownSiteOf(listener, options);
     const app = createApp({ ...shared, ownSite, listenerUpstream: listener.upstream });
-    return { listener, server: createServer({ listener, app, connections, limits, meter: options.meter }) };
+    return {
+      listener,
+      server: createServer({ listener, app, connections, handshakes, limits, meter: options.meter }),
+    };
   });
   const servers = bindings.map(({ server }) => server);
   try {
     const addresses = await Promise.all(bindings.map(({ server, listener }) => bind(server, listener)));
-    return new BoundServer(servers, addresses, connections);
+    return new BoundServer(servers, addresses, { connections, handshakes });
   } catch (error) {
     for (const server of servers) server.close();
     throw error;
@@ -123,15 +128,21 @@ class BoundServer implements RegistryServer {
   readonly addresses: readonly BoundAddress[];
   readonly #servers: readonly http.Server[];
   readonly #connections: Connections;
+  readonly #handshakes: Handshakes;
 
-  constructor(servers: readonly http.Server[], addresses: readonly BoundAddress[], connections: Connections) {
+  constructor(
+    servers: readonly http.Server[],
+    addresses: readonly BoundAddress[],
+    { connections, handshakes }: Pick<ServerParts, 'connections' | 'handshakes'>,
+  ) {
     this.#servers = servers;
     this.addresses = addresses;
     this.#connections = connections;
+    this.#handshakes = handshakes;
   }
 
   get connections(): number {
-    return this.#connections.count;
+    return this.#connections.count + this.#handshakes.count;
   }
 
   renewTls(material: TlsMaterial): void {
@@ -143,6 +154,7 @@ class BoundServer implements RegistryServer {
   async close(deadlineMs: number): Promise<void> {
     const closed = this.#servers.map(closeServer);
     this.#connections.drain();
+    this.#handshakes.destroyAll();
     const deadline = setTimeout(() => this.#connections.destroyAll(), deadlineMs);
     await Promise.all(closed);
     clearTimeout(deadline);
@@ -153,11 +165,12 @@ interface ServerParts {
   readonly listener: Listener;
   readonly app: http.RequestListener;
   readonly connections: Connections;
+  readonly handshakes: Handshakes;
   readonly limits: HttpLimits;
   readonly meter: Meter;
 }
 
-function createServer({ listener, app, connections, limits, meter }: ServerParts): http.Server {
+function createServer({ listener, app, connections, handshakes, limits, meter }: ServerParts): http.Server {
   const options: http.ServerOptions = {
     maxHeaderSize: limits.maxHeaderBytes,
     headersTimeout: limits.headersTimeoutMs,
@@ -171,9 +184,15 @@ function createServer({ listener, app, connections, limits, meter }: ServerParts
   const server =
     tls === undefined ? http.createServer(options, app) : https.createServer({ ...options, ...tls }, app);
   server.maxConnections = limits.maxConnections;
-  server.on(tls === undefined ? 'connection' : 'secureConnection', (socket: Socket) =>
-    connections.add(socket),
-  );
+  if (tls === undefined) {
+    server.on('connection', (socket: Socket) => connections.add(socket));
+  } else {
+    server.on('connection', (socket: Socket) => handshakes.begin(socket));
+    server.on('secureConnection', (socket: Socket) => {
+      handshakes.end(socket);
+      connections.add(socket);
+    });
+  }
   server.setTimeout(limits.idleTimeoutMs, socket => {
     if (connections.isClientIdle(socket)) socket.destroy();
     else socket.setTimeout(limits.idleTimeoutMs);

@@ -1,0 +1,54 @@
+import { readFileSync } from 'node:fs';
+import { connect as connectTls } from 'node:tls';
+import { once } from 'node:events';
+import { fileURLToPath } from 'node:url';
+import { afterEach, expect, it } from 'vitest';
+import { connect, MemorySource, startServer, until } from './fixture.suite.ts';
+import type { RegistryServer } from './server.ts';
+
+const pem = (name: string): string =>
+  readFileSync(fileURLToPath(new URL(`../../test/support/tls/${name}`, import.meta.url)), 'utf8');
+const tls = { cert: pem('server.pem'), key: pem('server.key') };
+
+let server: (RegistryServer & { readonly port: number }) | undefined;
+
+afterEach(async () => {
+  await server?.close(0);
+  server = undefined;
+});
+
+async function start(headersTimeoutMs: number): Promise<RegistryServer & { readonly port: number }> {
+  const listeners = [{ host: '127.0.0.1', port: 0, tls }];
+  server = await startServer(new MemorySource(), { listeners, limits: { headersTimeoutMs } });
+  return server;
+}
+
+it.each([
+  ['nothing', ''],
+  ['the beginning of a handshake', '\x16\x03\x01'],
+])('a socket that sends %s is closed when a head would have been', async (_what, bytes) => {
+  const { port } = await start(50);
+  const { socket, closed } = connect(port);
+  socket.write(bytes);
+  expect(await closed).toBe('');
+});
+
+it('a server that closes waits for none of them, and counts them until then', async () => {
+  const started = await start(60_000);
+  const { closed } = connect(started.port);
+  await until(() => started.connections === 1);
+  await started.close(60_000);
+  expect([await closed, started.connections]).toEqual(['', 0]);
+});
+
+it('a socket that has done its handshake stays, and is counted once', async () => {
+  const started = await start(200);
+  const socket = connectTls({ port: started.port, host: '127.0.0.1', rejectUnauthorized: false });
+  await once(socket, 'secureConnect');
+  const left = once(socket, 'close').then(() => 'closed');
+  const { closed } = connect(started.port);
+  // That one comes later, and its time is over later.
+  expect(await Promise.race([closed, left])).toBe('');
+  expect(started.connections).toBe(1);
+  socket.destroy();
+});
