@@ -7,8 +7,9 @@
 #
 #   docker build --tag entrepot --secret id=npmrc,src=$HOME/.npmrc --secret id=ca,src=/etc/ssl/certs/ca-certificates.crt .
 #
-# BASE needs Node 20.19, 22.14 or newer, and npm; Debian or a relative, since the build uses apt-get.
-ARG BASE=node:24-trixie-slim
+# BASE needs Node 20.19, 22.14 or newer, and npm; Debian or a relative, since the build uses apt-get. It is named by the
+# digest of its index, so that equal sources make an equal image; a newer Node comes by changing both.
+ARG BASE=node:24.21.0-trixie-slim@sha256:8ec5d7557396cfe32d21c3f9c13072355ceab22b584578ca4bb28af31120cffe
 
 FROM ${BASE} AS build
 # Where there is no prebuilt SQLite binding for this Node, npm compiles it.
