@@ -130,6 +130,17 @@ test('a file of a folder that cannot be opened fails its reader, and nobody befo
   await expect(reading()).rejects.toMatchObject({ code: 'ENOENT' });
 });
 
+test('a manifest with a member that occurs twice is refused', async () => {
+  const text = bytesOf(image.manifest).toString().replace('"layers":', '"layers":[],"layers":');
+  const manifest = contentOf(text, image.manifest.mediaType);
+  const files = [
+    ...without('index.json').filter(({ name }) => name !== pathOf(image.manifest.digest)),
+    { name: pathOf(manifest.digest), bytes: text },
+    { name: 'index.json', bytes: indexOfImage({ ...descriptorOf(manifest) }) },
+  ];
+  expect(await refusal(files)).toMatch('"layers" occurs twice');
+});
+
 test('a name that occurs twice is refused, whichever came first', async () => {
   expect(await refusal(withFile(layout[0]!))).toMatch('occurs twice');
   expect(await refusal(withFile({ ...layout.at(-1)!, name: './oci-layout' }))).toMatch('occurs twice');

@@ -4,7 +4,7 @@ import { type ContentTree, readContentTree } from '../oci/content-tree.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
 import type { Digest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
-import { MAX_MANIFEST_BYTES } from '../oci/manifest.ts';
+import { MAX_MANIFEST_BYTES, requireUniqueMembers } from '../oci/manifest.ts';
 import { formatPlatform, type Platform } from '../oci/platform.ts';
 import type { ContentLookup } from '../oci/platform-choice.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
@@ -209,7 +209,7 @@ async function completeTree(
     },
   };
   const platforms = options.platforms ?? carried;
-  const tree = await readContentTree(descriptor, { lookup, platforms }).catch((error: unknown) => {
+  const tree = await readUnambiguous(descriptor, { lookup, platforms }).catch((error: unknown) => {
     throw error instanceof OciError ? new ArchiveError(`${shown}: ${error.message}`) : error;
   });
   const [missing] = tree.missing;
@@ -259,6 +259,12 @@ function reportOf(settled: readonly Settled[], used: ReadonlySet<Digest>, { adde
     addedBytes: [...added.values()].reduce((sum, size) => sum + size, 0),
     heldBlobs: [...used].filter(digest => !added.has(digest)).length,
   };
+}
+
+async function readUnambiguous(...query: Parameters<typeof readContentTree>): Promise<ContentTree> {
+  const tree = await readContentTree(...query);
+  for (const { manifest } of tree.manifests.values()) requireUniqueMembers(manifest.bytes);
+  return tree;
 }
 
 async function readDocument(entry: ArchiveEntry): Promise<Uint8Array> {

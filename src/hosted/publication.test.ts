@@ -51,6 +51,15 @@ describe('pushing a manifest', () => {
     expect(await bench.metadata.isLinked(repository, image.config.digest)).toBe(false);
   });
 
+  it('with a member that occurs twice is refused: two readers would take it for two images', async () => {
+    const image = imageOf([randomBlob(100, 'twice')]);
+    await bench.pushImage(repository, image);
+    const text = bytesOf(image.manifest).toString().replace('"layers":', '"layers":[],"layers":');
+    await expect(
+      bench.pushManifest(repository, contentOf(text, image.manifest.mediaType), 'v1'),
+    ).rejects.toMatchObject({ code: 'MANIFEST_INVALID', message: '"layers" occurs twice' });
+  });
+
   it('is refused with 507 while the disk is full, and taken when there is room', async () => {
     const image = imageOf([randomBlob(100, 'full')]);
     for (const blob of [image.config, ...image.layers]) await bench.pushBlob(repository, blob);

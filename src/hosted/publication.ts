@@ -90,7 +90,7 @@ export class Publication {
     if (isDigest(reference) && digest !== reference) {
       throw new OciError('DIGEST_INVALID', { detail: { provided: reference, received: digest } });
     }
-    const view = await documents.ask('view', bytes, contentType);
+    const view = await documents.ask('pushedView', bytes, contentType);
     if (isSchema1Type(view.mediaType)) {
       throw new OciError('MANIFEST_INVALID', {
         message: 'Docker schema 1 was withdrawn in 2017 and is not taken: push schema 2 or OCI',

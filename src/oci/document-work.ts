@@ -1,6 +1,6 @@
 import { parseJsonObject } from '../lib/json.ts';
 import type { Descriptor } from './descriptor.ts';
-import { type ManifestView, parseManifest, parsePlatformMembers } from './manifest.ts';
+import { type ManifestView, parseManifest, parsePlatformMembers, requireUniqueMembers } from './manifest.ts';
 import { choosePlatform, type Platform, REFERENCE_TYPE } from './platform.ts';
 import { OciError } from './errors.ts';
 import { isTag } from './reference.ts';
@@ -23,6 +23,13 @@ export interface DescriptorPage {
 export const DOCUMENT_WORK = {
   /** As `parseManifest`, without what descriptors say beside their platform. */
   view: (bytes: Uint8Array, mediaType: string): ManifestView => slim(parseManifest(bytes, mediaType)),
+
+  /** The same of one that is pushed here, which must be unambiguous to all readers. */
+  pushedView: (bytes: Uint8Array, mediaType: string): ManifestView => {
+    const view = slim(parseManifest(bytes, mediaType));
+    requireUniqueMembers(bytes);
+    return view;
+  },
 
   /** The child of an index that suits best by what the index says. */
   bestChild: (bytes: Uint8Array, mediaType: string, platform: Platform): Descriptor | undefined => {

@@ -3,6 +3,7 @@ import { isDigest, type Digest } from './digest.ts';
 import { OciError } from './errors.ts';
 import * as mediaTypes from './media-types.ts';
 import type { Platform } from './platform.ts';
+import { duplicateMember } from './unique-members.ts';
 
 /** The exact bytes of an image manifest, artifact manifest or index, as received; never re-serialised. */
 export interface Manifest {
@@ -57,6 +58,15 @@ export function parseManifest(bytes: Uint8Array, contentType: string): ManifestV
   if (mediaTypes.isSchema1Type(mediaType)) return viewSchema1(document, mediaType);
   if (mediaTypes.isManifestType(mediaType)) return viewManifest(document, mediaType);
   throw invalid(`${JSON.stringify(mediaType.slice(0, 200))} is not the media type of a manifest`);
+}
+
+/**
+ * MANIFEST_INVALID for a manifest with a member that occurs twice, at any depth: for what is brought here, and kept by
+ * what we read in it. A mirrored one stays what its upstream made of it.
+ */
+export function requireUniqueMembers(bytes: Uint8Array): void {
+  const name = duplicateMember(UTF8.decode(bytes));
+  if (name !== undefined) throw invalid(`${JSON.stringify(name.slice(0, 200))} occurs twice`);
 }
 
 /** Whether the content is one a registry may not hand on: it is fetched from `urls` by the client, never by us. */

@@ -1,0 +1,63 @@
+/** Of a descriptor or manifest: a map whose keys are somebody's own, and differ by case. */
+const MAP = 'annotations';
+
+interface Level {
+  /** `undefined` in a list. */
+  readonly names: Set<string> | undefined;
+  /** Names are told apart by case. */
+  readonly isMap: boolean;
+}
+
+const QUOTE = 0x22;
+const BACKSLASH = 0x5c;
+const COLON = 0x3a;
+
+/**
+ * The name of a member that occurs twice in one object of `text`, which must be JSON; `undefined` if there is none. Of
+ * two members JavaScript keeps the last, others the first, and Go reads names in any case: what we take for the layers
+ * of an image, and keep, may be other ones than a client asks for.
+ */
+export function duplicateMember(text: string): string | undefined {
+  const levels: Level[] = [];
+  let lastName = '';
+  for (let at = 0; at < text.length; at += 1) {
+    const code = text.charCodeAt(at);
+    if (code === 0x7b) levels.push({ names: new Set(), isMap: lastName === MAP });
+    else if (code === 0x5b) levels.push({ names: undefined, isMap: false });
+    else if (code === 0x7d || code === 0x5d) levels.pop();
+    else if (code === QUOTE) {
+      const end = endOfString(text, at);
+      const level = levels.at(-1);
+      if (level?.names !== undefined && isName(text, end)) {
+        const name = nameOf(text.slice(at, end), level.isMap);
+        if (level.names.has(name)) return name;
+        level.names.add(name);
+        lastName = name;
+      }
+      at = end - 1;
+    }
+  }
+  return undefined;
+}
+
+/** The position behind the closing quote of the string that begins at `at`. */
+function endOfString(text: string, at: number): number {
+  for (let end = at + 1; end < text.length; end += 1) {
+    const code = text.charCodeAt(end);
+    if (code === BACKSLASH) end += 1;
+    else if (code === QUOTE) return end + 1;
+  }
+  return text.length;
+}
+
+/** Whether a colon follows: only names of members have one. */
+function isName(text: string, end: number): boolean {
+  let at = end;
+  while (text.charCodeAt(at) <= 0x20) at += 1;
+  return text.charCodeAt(at) === COLON;
+}
+
+function nameOf(literal: string, isMap: boolean): string {
+  const name = literal.includes('\\') ? String(JSON.parse(literal)) : literal.slice(1, -1);
+  return isMap ? name : name.toLowerCase();
+}
