@@ -1,4 +1,5 @@
 /** The part of the composition root that is about a Kubernetes cluster. */
+import { join } from 'node:path';
 import { ServiceAccountTokens } from './access/service-account-tokens.ts';
 import type { ServiceAccounts } from './access/door.ts';
 import type { Config } from './config/config.ts';
@@ -14,9 +15,13 @@ import {
 import { IssuerWatch } from './tenants/kubernetes/issuer-watch.ts';
 import { KubeClient } from './tenants/kubernetes/kube-client.ts';
 import { readKubeconfig } from './tenants/kubernetes/kubeconfig.ts';
+import { SeenCluster } from './tenants/kubernetes/seen-cluster.ts';
 import { KubernetesSource } from './tenants/kubernetes/kubernetes-source.ts';
 import { KnownNamespaces } from './tenants/known-namespaces.ts';
 import type { SecretSource } from './tenants/secret-source.ts';
+
+/** In the folder of the store. */
+export const SEEN_CLUSTER_FOLDER = 'cluster';
 
 export interface Cluster {
   readonly source: SecretSource;
@@ -54,13 +59,16 @@ export async function openCluster(config: Config, needs: ClusterNeeds): Promise<
   });
   const { namespaces, namespaceSelector } = kubernetes;
   const audiences = audiencesOf(config);
-  const issuer = new IssuerWatch({ client, log });
+  const seen = await SeenCluster.open({ folder: join(config.storage.path, SEEN_CLUSTER_FOLDER), log });
+  const issuer = new IssuerWatch({ client, log, seen });
   const source = new KubernetesSource({
     client,
     issuer: audiences.length > 0 ? issuer : undefined,
     namespaces: namespaces.length > 0 ? { names: namespaces } : { labelSelector: namespaceSelector },
     accountsMayPush: kubernetes.push === 'serviceAccounts',
     listKnownTenants: () => metadata.listKnownTenants(),
+    seen,
+    recallForMs: config.staleGrantForMs,
     log,
     meter,
   });

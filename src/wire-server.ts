@@ -116,8 +116,11 @@ async function openOps(
     return path === '/debug/explain' ? explained(parts, query) : undefined;
   };
   const problem = () => {
-    const { length } = tenants.problems;
-    return length === 0 ? undefined : `cannot be followed now: ${length} (see entrepot tenants)`;
+    const { problems, recalledAtMs } = tenants;
+    if (problems.length === 0) return undefined;
+    const seen =
+      recalledAtMs === undefined ? '' : `; what was seen at ${new Date(recalledAtMs).toISOString()} counts`;
+    return `cannot be followed now: ${problems.length} (see entrepot tenants)${seen}`;
   };
   return createOpsServer({
     address: opsListen === false ? undefined : opsListen,

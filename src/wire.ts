@@ -38,7 +38,7 @@ import type { SurveyThread } from './upkeep/survey-thread.ts';
 import type { Upkeep } from './upkeep/upkeep.ts';
 import type { Upstream } from './upstream/upstream.ts';
 import { openAccess, upstreamCredentials } from './wire-access.ts';
-import { knownCluster, openCluster } from './wire-kubernetes.ts';
+import { knownCluster, openCluster, SEEN_CLUSTER_FOLDER } from './wire-kubernetes.ts';
 import { openMirror, openUpstreams } from './wire-mirror.ts';
 import { openUpkeep } from './wire-upkeep.ts';
 
@@ -120,7 +120,7 @@ async function openOn(
   const { path } = config.storage;
   const indexPath = join(path, INDEX_FILE);
   const identity = opened.add(await StoreIdentity.look(path, INDEX_FILE));
-  const contents = ['blobs', 'ingest', 'processes', SOCKET_FOLDER, STATE_FILE];
+  const contents = ['blobs', 'ingest', 'processes', SEEN_CLUSTER_FOLDER, SOCKET_FOLDER, STATE_FILE];
   await openPrivateFolder(path, { database: INDEX_FILE, folders: contents }, log);
   const { isCopied } = identity.doubts;
   const metadata = opened.add(await openSqliteMetadataStore(indexPath, { log, isCopied }));

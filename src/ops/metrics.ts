@@ -75,7 +75,11 @@ export const METRICS = {
     help: 'Objects of the cluster whose content is not read, since they or what lies beside them is too large; no more than 100 are told',
     labels: ['resource', 'namespace', 'name'],
   },
-  secrets: { kind: 'gauge', help: 'Pull secrets by state: loaded, malformed, missing', labels: ['state'] },
+  secrets: {
+    kind: 'gauge',
+    help: 'Pull secrets by state: loaded, malformed, missing, unread',
+    labels: ['state'],
+  },
 
   store_held_bytes: { kind: 'gauge', help: 'Bytes of blobs and manifests that are held' },
   store_unfinished_bytes: { kind: 'gauge', help: 'Bytes of downloads and uploads that are not finished' },

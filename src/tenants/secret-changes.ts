@@ -17,7 +17,10 @@ export class SecretChanges {
     this.#lines = new PacedLines((key, told) => this.#write(key.slice(key.indexOf(' ') + 1), told));
   }
 
-  /** `isFirst`: the tenant was not known before; then those that were read are no news. */
+  /**
+   * `isFirst`: the tenant was not known before; then those that were read are no news. That none can be read now is the
+   * source's to tell: it is so for many tenants at once.
+   */
   note(tenant: string, changes: readonly Change[], isFirst: boolean): void {
     for (const state of ['loaded', 'missing', 'malformed'] as const) {
       const some = changes.filter(change => change.state === state);

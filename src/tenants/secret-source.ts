@@ -6,10 +6,13 @@ export interface SecretReading {
   /** As people know it: the Secret's name, or the path where it has none. */
   readonly name: string;
   readonly source: SecretOrigin;
-  /** `missing`: there is none, and so nothing of it counts. `malformed`: there is one that cannot be read. */
+  /**
+   * `missing`: there is none, and so nothing of it counts. `malformed`: there is one that cannot be understood. `unread`:
+   * whether there is one cannot be told now.
+   */
   readonly result:
     | { readonly state: 'loaded'; readonly secret: PullSecret }
-    | { readonly state: 'malformed' | 'missing'; readonly reason: string };
+    | { readonly state: 'malformed' | 'missing' | 'unread'; readonly reason: string };
   /**
    * Nothing that is known names it for pulls. Malformed, it counts as if it were not there: who does name it is refused
    * by the kubelet before anything is asked of us, and all others never wanted it.
@@ -53,6 +56,8 @@ export interface SecretSource {
   start(sink: SecretSink): Promise<void>;
   /** What its start waits for, in words for people; `undefined` when it has ended. */
   readonly waitingFor?: string | undefined;
+  /** When it saw what it put, as long as that is of before its start. Epoch ms. */
+  readonly recalledAtMs?: number | undefined;
   /** What it cannot follow now, in words for people; what was put last counts meanwhile. */
   readonly problems?: readonly string[];
   /** What it does not read, a bounded number of them. */

@@ -94,6 +94,11 @@ export class TenantDirectory implements Tenants {
     );
   }
 
+  get recalledAtMs(): number | undefined {
+    const times = this.#parts.sources.flatMap(source => source.recalledAtMs ?? []);
+    return times.length === 0 ? undefined : Math.min(...times);
+  }
+
   get problems(): readonly string[] {
     return this.#parts.sources.flatMap(source => source.problems ?? []);
   }
@@ -339,6 +344,7 @@ class StateCounts {
   readonly #counts = new Map<SecretState['state'], number>([
     ['loaded', 0],
     ['malformed', 0],
+    ['unread', 0],
     ['missing', 0],
   ]);
 

@@ -77,7 +77,8 @@ export class TenantEntry implements Tenant {
     const { broken } = this.#secrets;
     if (this.#suspended !== undefined) throw new TenantBroken(`${this.name}: ${this.#suspended}`);
     if (broken !== undefined) {
-      throw new TenantBroken(`${this.name}: the Secret ${broken.name} is malformed: ${broken.reason}`);
+      const what = broken.state === 'unread' ? '' : `the Secret ${broken.name} is malformed: `;
+      throw new TenantBroken(`${this.name}: ${what}${broken.reason}`);
     }
     const { lookupShared, wasIssued } = this.#parts;
     const own = this.#secrets

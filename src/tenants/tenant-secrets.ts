@@ -100,8 +100,9 @@ export class TenantSecrets {
       return { name, source, secret, entries, ...loaded };
     }
     const { state, reason } = result;
-    const kept = state === 'malformed' ? known : undefined;
-    const isBroken = state === 'malformed' && kept?.secret === undefined && !isUnnamed;
+    const mayBeThere = state !== 'missing';
+    const kept = mayBeThere ? known : undefined;
+    const isBroken = mayBeThere && kept?.secret === undefined && !isUnnamed;
     if (known?.state === state && known.reason === reason && known.isBroken === isBroken) return known;
     return {
       name,

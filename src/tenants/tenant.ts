@@ -41,7 +41,7 @@ export interface SecretState {
   /** Unique within its tenant and origin. */
   readonly name: string;
   readonly source: SecretOrigin;
-  readonly state: 'loaded' | 'malformed' | 'missing';
+  readonly state: 'loaded' | 'malformed' | 'missing' | 'unread';
   /** What is wrong, in words that show no secret. With `loadedAtMs` set, the last good one still counts. */
   readonly reason?: string;
   /** When what counts now was read. Epoch ms. */
@@ -129,6 +129,8 @@ export interface Tenants {
   wasIssued(credentialId: string): boolean;
   /** The node's files, which all tenants share. */
   readonly node: readonly SecretState[];
+  /** When what counts was seen, as long as some of it is of before this start. Epoch ms. */
+  readonly recalledAtMs: number | undefined;
   /** What of the sources of Secrets cannot be followed now: what was read last counts. */
   readonly problems: readonly string[];
   /** What the sources' start waits for, while it goes on: until then, who a tenant is cannot be told. */

@@ -194,6 +194,9 @@ describe.skipIf(!HAS_CLUSTER)('a cluster that goes away', () => {
     const issued: Login = [username, password];
     await soonLogsIn(issued, entrepot);
 
+    const account = await tokenOf('team-e', 'default', host);
+    await soonLogsIn(account, entrepot);
+
     await cluster.stop();
     await soonLogged(/the cluster cannot be followed/, entrepot);
     expect(await loginStatus(before, entrepot)).toBe(200);
@@ -203,8 +206,13 @@ describe.skipIf(!HAS_CLUSTER)('a cluster that goes away', () => {
     await entrepot.stop();
     entrepot = await entrepot.startAgain();
     expect(await loginStatus(issued, entrepot)).toBe(200);
-    const [secret] = (await tenantAt(entrepot, 'team-e'))?.secrets ?? [];
-    expect(secret).toMatchObject({ state: 'malformed', reason: expect.stringContaining('cannot be read') });
+    expect(await loginStatus(before, entrepot)).toBe(200);
+    expect(await loginStatus(account, entrepot)).toBe(200);
+    await soonHasSecrets(entrepot, 'team-e', ['pull loaded']);
+    expect((await get(`${entrepot.ops}/readyz`)).text).toMatch(/what was seen at \S+Z counts/);
+    await soonLogged(/what was seen of it last counts/, entrepot);
+    expect(entrepot.logs().match(/what was seen of it last counts/g)).toHaveLength(1);
+    expect(entrepot.logs()).not.toMatch(/cannot be read.*malformed/);
 
     await cluster.start();
     await soonLogsIn(before, entrepot);

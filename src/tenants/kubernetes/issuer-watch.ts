@@ -5,6 +5,7 @@ import type { Log } from '../../lib/log.ts';
 import { SingleFlight } from '../../lib/single-flight.ts';
 import { type ClusterIssuer, readClusterIssuer } from './cluster-issuer.ts';
 import type { KubeClient } from './kube-client.ts';
+import type { SeenCluster } from './seen-cluster.ts';
 
 export interface IssuerWatchOptions {
   readonly client: Pick<KubeClient, 'read'>;
@@ -12,6 +13,8 @@ export interface IssuerWatchOptions {
   /** How often the cluster is asked. Default: 30 s. */
   readonly everyMs?: number;
   readonly nowMs?: () => number;
+  /** Where it is kept for a start without the cluster. */
+  readonly seen?: Pick<SeenCluster, 'keepIssuer'> | undefined;
 }
 
 /** A key that the cluster has withdrawn is to count for less than a minute more; two small documents cost it nothing. */
@@ -49,6 +52,13 @@ export class IssuerWatch {
   /** Why it is not known now; `undefined` when all is well. */
   get problem(): string | undefined {
     return this.#problem;
+  }
+
+  /** Takes what was seen before this start, until the cluster has said it. */
+  recall(seen: ClusterIssuer): void {
+    if (this.#current !== undefined) return;
+    this.#current = seen;
+    for (const listener of this.#listeners) listener();
   }
 
   /** `listener` is told when tokens are signed by others than before. */
@@ -115,6 +125,7 @@ export class IssuerWatch {
   #take(next: ClusterIssuer): void {
     const before = this.#current;
     this.#current = next;
+    this.#options.seen?.keepIssuer(next);
     if (isDeepStrictEqual(before, next)) return;
     for (const listener of this.#listeners) listener();
     if (before === undefined) return;

@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { makeTempFolder, removeFolder } from '../../../test/support/temp-folder.ts';
 import { type Log, silentLog } from '../../lib/log.ts';
 import { silentMeter } from '../../lib/meter.ts';
 import type { KnownTenant } from '../../oci/issued-credential.ts';
@@ -8,6 +9,7 @@ import type { SecretSink, TenantReading } from '../secret-source.ts';
 import { readClusterIssuer } from './cluster-issuer.ts';
 import { FakeApiServer, type Written } from './fake-api-server.suite.ts';
 import { KubeClient } from './kube-client.ts';
+import { SeenCluster } from './seen-cluster.ts';
 import { KubernetesSource, type KubernetesSourceOptions } from './kubernetes-source.ts';
 
 const LABELS = { entrepot: 'tenant' };
@@ -46,8 +48,8 @@ let down: number;
 const log: Log = {
   ...silentLog,
   info: (fields, message) => void lines.push(`${message} ${JSON.stringify(fields)}`),
-  warn: (fields, message) => void lines.push(`${message} ${JSON.stringify(fields)}`),
   error: (fields, message) => void lines.push(`${message} ${JSON.stringify(fields)}`),
+  warn: (fields, message) => void lines.push(`${message} ${JSON.stringify(fields)}`),
 };
 
 beforeEach(async () => {
@@ -385,7 +387,7 @@ describe('a cluster that cannot be reached', () => {
     expect([...kept.tenants.keys()]).toEqual(['team-a', 'gone']);
     expect(kept.tenants.get('team-a')).toMatchObject({
       uid: 'before',
-      secrets: [{ result: { state: 'malformed', reason: expect.stringContaining('cannot connect') } }],
+      secrets: [{ result: { state: 'unread', reason: expect.stringContaining('cannot connect') } }],
     });
     await api.listen(port);
     await eventually(() => expect(kept.password('team-a')).toContain('first'));
@@ -525,9 +527,75 @@ it('a watch that does not get past a place is followed by a new list', async () 
   expect(lines.some(line => line.includes('listing anew'))).toBe(true);
 });
 
+describe('a cluster that cannot be reached at the start', () => {
+  let folder: string;
+  const known: readonly KnownTenant[] = [{ name: 'team-a', uid: 'uid-a' }];
+
+  /** A start on what former starts have kept. */
+  async function startOnSeen(options: Partial<KubernetesSourceOptions> = {}): Promise<void> {
+    kept = new Kept();
+    lines = [];
+    await start({ seen: await SeenCluster.open({ folder, log }), recallForMs: 3_600_000, ...options }, known);
+  }
+
+  beforeEach(async () => {
+    folder = await makeTempFolder('seen');
+    api.put({ ...namespace('team-a'), uid: 'uid-a' });
+    api.put(secret('team-a', 'pull', 'u:first'));
+    api.put({ ...account('team-a', 'default', ['pull']), uid: 'account' });
+    await startOnSeen();
+    await vi.waitUntil(() => kept.password('team-a')?.includes('first'), WITHIN);
+    await source.close();
+  });
+
+  afterEach(() => removeFolder(folder));
+
+  it('is as it was seen last, which the log says once, and no Secret is malformed for it', async () => {
+    const { port } = api;
+    await api.close();
+    await startOnSeen();
+    expect(kept.password('team-a')).toContain('first');
+    expect(kept.tenants.get('team-a')?.uid).toBe('uid-a');
+    expect(source.hasAccount('team-a', 'account')).toBe(true);
+    expect(source.recalledAtMs).toBeGreaterThan(0);
+    expect(lines.filter(line => line.includes('what was seen of it last counts')).length).toBe(1);
+    expect(lines.join()).not.toContain('malformed');
+
+    api.put(secret('team-a', 'pull', 'u:second'));
+    api.remove(account('team-a', 'default', []));
+    await api.listen(port);
+    await eventually(() => expect(kept.password('team-a')).toContain('second'));
+    await eventually(() => expect(source.hasAccount('team-a', 'account')).toBe(false));
+    expect(source.recalledAtMs).toBeUndefined();
+  });
+
+  it('is without what was deleted meanwhile, from the first list on', async () => {
+    const { port } = api;
+    await api.close();
+    api.remove(namespace('team-a'));
+    await startOnSeen();
+    expect(kept.password('team-a')).toContain('first');
+    await api.listen(port);
+    await eventually(() => expect([...kept.tenants.keys()]).toEqual([]));
+    await source.close();
+    await api.close();
+    await startOnSeen();
+    expect(kept.secrets('team-a')).toEqual(['of the namespace unread']);
+  });
+
+  it('is nobody as whom it was seen when that is too long ago, or another was adopted meanwhile', async () => {
+    await api.close();
+    await startOnSeen({ nowMs: () => Date.now() + 3_700_000 });
+    expect(kept.secrets('team-a')).toEqual(['of the namespace unread']);
+    await source.close();
+    await start({ seen: await SeenCluster.open({ folder, log }) }, [{ name: 'team-a', uid: 'other' }]);
+    expect(kept.secrets('team-a')).toEqual(['of the namespace unread']);
+  });
+});
+
 describe('a reader that may too little', () => {
   it.each([
-    ['/api/v1/secrets', ['of the namespace malformed']],
+    ['/api/v1/secrets', ['of the namespace unread']],
     ['/api/v1/serviceaccounts', ['a loaded', 'b loaded']],
   ])('of %s says so, and has what it may read', async (path, expected) => {
     api.put(namespace('team-a'));

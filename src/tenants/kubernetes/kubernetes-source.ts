@@ -14,11 +14,12 @@ import type { PassedOver, SecretReading, SecretSink, SecretSource } from '../sec
 import { ADOPT_NEXT_UID } from '../tenant-store.ts';
 import type { IssuerWatch } from './issuer-watch.ts';
 import { type KubeClient, KubeRefusal } from './kube-client.ts';
-import { malformedSecret, type Namespace, readNamespace } from './kube-objects.ts';
+import { type Namespace, readNamespace } from './kube-objects.ts';
 import { NamespaceScope, type ScopeOptions } from './namespace-scope.ts';
 import { PassedOverObjects } from './passed-over.ts';
 import { orderPullSecrets } from './pull-secret-order.ts';
 import { SecretReader } from './secret-reader.ts';
+import type { RecalledCluster, SeenCluster } from './seen-cluster.ts';
 import { SettleQueue } from './settle-queue.ts';
 
 export interface KubernetesSourceOptions {
@@ -28,12 +29,20 @@ export interface KubernetesSourceOptions {
   /** The tokens of all ServiceAccounts may push; otherwise those of namespaces that are annotated so. */
   readonly accountsMayPush?: boolean;
   /** Who signs the tokens of ServiceAccounts; `undefined` where nobody logs in with such. */
-  readonly issuer?: Pick<IssuerWatch, 'start' | 'close' | 'problem'> | undefined;
+  readonly issuer?: Pick<IssuerWatch, 'start' | 'close' | 'problem' | 'recall'> | undefined;
+  /** Where what is seen is kept for a start without the cluster. */
+  readonly seen?: SeenCluster | undefined;
+  /** How long after the cluster was followed last what was kept counts, ms. */
+  readonly recallForMs?: number;
+  readonly nowMs?: () => number;
   /** The tenants that were bound to namespaces before: who they are while the cluster cannot be asked. */
   readonly listKnownTenants: () => Promise<readonly KnownTenant[]>;
   readonly log: Log;
   readonly meter: Meter;
 }
+
+/** How exactly it is known when the cluster was followed last. */
+const NOTE_FOLLOWED_MS = 60_000;
 
 /** What lies in a namespace, as it was seen at one moment. */
 interface Content {
@@ -54,6 +63,10 @@ export class KubernetesSource implements SecretSource {
   /** The tenants that were put, each with the UIDs of its accounts as they were then. */
   readonly #put = new Map<string, ReadonlySet<string>>();
   readonly #listeners = new Set<() => void>();
+  /** Namespaces that are as they were kept before this start, with their UIDs. */
+  readonly #recalled = new Map<string, string>();
+  #recalledAtMs: number | undefined;
+  #timer: NodeJS.Timeout | undefined;
   #sink: SecretSink | undefined;
   #isStarted = false;
   #found = 0;
@@ -88,21 +101,31 @@ export class KubernetesSource implements SecretSource {
     this.#sink = sink;
     const issuerAsked = this.#options.issuer?.start(() => this.#report());
     const scopes = [...this.#scopes.values()];
-    await Promise.all(scopes.map(scope => scope.start()));
-    if (scopes.some(scope => !scope.isKnown)) await this.#putKnown();
+    const { seen } = this.#options;
+    const [recalled] = await Promise.all([seen?.recall(), ...scopes.map(scope => scope.start())]);
+    if (scopes.some(scope => !scope.isKnown)) await this.#putKnown(recalled);
+    for (const name of recalled?.namespaces.keys() ?? []) {
+      const scope = this.#scopeOf(name);
+      if (scope === undefined || (scope.isKnown && scope.find(name) === undefined)) seen?.forget(name);
+    }
     this.#isStarted = true;
     const found = scopes.flatMap(scope => [...scope.namespaces]);
     this.#found = found.length;
     await this.#queue.addAtOnce(found);
     await issuerAsked;
     this.#report();
+    this.#timer = setInterval(() => void this.#noteTime(), NOTE_FOLLOWED_MS).unref();
+    await this.#noteTime();
   }
 
   async close(): Promise<void> {
+    clearInterval(this.#timer);
+    if (this.#isStarted) await this.#noteTime();
     this.#end.abort();
-    const { issuer, client } = this.#options;
+    const { issuer, client, seen } = this.#options;
     await Promise.all([...[...this.#scopes.values()].map(scope => scope.close()), issuer?.close()]);
     await Promise.all([this.#queue.close(), this.#secretReader.close()]);
+    await seen?.flush();
     this.#passedOver.close();
     await client.close();
   }
@@ -124,6 +147,10 @@ export class KubernetesSource implements SecretSource {
     return problems.map(({ resource, reason }) => `${resource} of ${server}: ${reason}`);
   }
 
+  get recalledAtMs(): number | undefined {
+    return this.#recalled.size === 0 ? undefined : this.#recalledAtMs;
+  }
+
   get passedOver(): readonly PassedOver[] {
     return this.#passedOver.list;
   }
@@ -131,7 +158,8 @@ export class KubernetesSource implements SecretSource {
   /** Whether the namespace has an account of that UID: one that is gone ends at once, a new one counts once it is settled. */
   hasAccount(namespace: string, uid: string): boolean {
     const accounts = this.#scopeOf(namespace)?.accounts(namespace) ?? [];
-    return this.#put.get(namespace)?.has(uid) === true && accounts.some(account => account.uid === uid);
+    const isThere = this.#recalled.has(namespace) || accounts.some(account => account.uid === uid);
+    return isThere && this.#put.get(namespace)?.has(uid) === true;
   }
 
   /** Whether the namespace is a tenant whose accounts are followed. */
@@ -161,6 +189,8 @@ export class KubernetesSource implements SecretSource {
     if (scope === undefined || !scope.isKnown) return;
     if (scope.find(name) === undefined) {
       scope.drop(name);
+      this.#recalled.delete(name);
+      this.#options.seen?.forget(name);
       if (this.#put.delete(name)) this.#sink?.remove(name);
       return;
     }
@@ -169,7 +199,12 @@ export class KubernetesSource implements SecretSource {
     const content = await this.#contentOf(name);
     const namespace = await this.#readNamespace(name);
     // One that is gone, the watch will tell of.
-    if (namespace !== undefined && !this.#end.signal.aborted) this.#putTenant(name, namespace, content);
+    if (namespace === undefined || this.#end.signal.aborted) return;
+    this.#recalled.delete(name);
+    this.#putTenant(name, namespace, content);
+    if (isUnread(content)) return;
+    const { secrets, accounts } = content;
+    this.#options.seen?.keep(name, { ...namespace, secrets, accounts: [...accounts] });
   }
 
   #noteUnasked(reason: string | undefined): void {
@@ -203,23 +238,68 @@ export class KubernetesSource implements SecretSource {
     if (before === undefined || isOther(before, accounts)) for (const listener of this.#listeners) listener();
   }
 
-  /** While it cannot be told which namespaces there are: those of before, so that what is theirs here stays theirs. */
-  async #putKnown(): Promise<void> {
-    for (const { name, uid } of await this.#options.listKnownTenants()) {
+  /**
+   * While it cannot be told which namespaces there are: those of before, so that what is theirs here stays theirs, as
+   * they were seen last.
+   */
+  async #putKnown(kept: RecalledCluster | undefined): Promise<void> {
+    const { listKnownTenants, log } = this.#options;
+    const recalled = kept === undefined || this.#isOver(kept.followedAtMs) ? undefined : kept;
+    this.#recalledAtMs = recalled?.followedAtMs;
+    let unreadable: Content | undefined;
+    let unread = 0;
+    for (const { name, uid } of await listKnownTenants()) {
       const scope = this.#scopeOf(name);
       if (uid === undefined || scope === undefined || scope.isKnown || this.#put.has(name)) continue;
-      const { secrets } = await this.#contentOfKnown(scope, name);
+      // Asked once: each question of a cluster that is away may take seconds.
+      const content =
+        unreadable ??
+        (await this.#contentOfKnown(scope, name).catch((error: unknown) => {
+          unreadable = unreadContent(error instanceof Error ? error.message : String(error));
+          return unreadable;
+        }));
+      const before = isUnread(content) ? recalled?.namespaces.get(name) : undefined;
+      if (before !== undefined && before.uid === uid) {
+        this.#recalled.set(name, uid);
+        this.#putTenant(name, before, { secrets: before.secrets, accounts: new Set(before.accounts) });
+        continue;
+      }
+      if (isUnread(content)) unread += 1;
       // Whose the accounts are, nobody can tell now.
+      const { secrets } = content;
       this.#putTenant(name, uid === ADOPT_NEXT_UID ? {} : { uid }, { secrets, accounts: new Set() });
+    }
+    if (recalled?.issuer !== undefined) this.#options.issuer?.recall(recalled.issuer);
+    if (this.#recalled.size + unread > 0) {
+      const followedAt = recalled && new Date(recalled.followedAtMs).toISOString();
+      const tenants = this.#recalled.size;
+      log.warn(
+        { followedAt, tenants, withoutSecrets: unread },
+        'the cluster cannot be asked: what was seen of it last counts',
+      );
     }
   }
 
-  async #contentOfKnown(scope: NamespaceScope, name: string): Promise<Content> {
-    try {
-      await scope.read(name);
-    } catch (error) {
-      return unreadContent(error instanceof Error ? error.message : String(error));
+  #isOver(followedAtMs: number): boolean {
+    const { recallForMs = Number.POSITIVE_INFINITY, nowMs = Date.now } = this.#options;
+    return nowMs() - followedAtMs > recallForMs;
+  }
+
+  /** Notes that the cluster is followed, or ends what was recalled and has become too old. */
+  async #noteTime(): Promise<void> {
+    if (this.#recalledAtMs !== undefined && this.#recalled.size > 0 && this.#isOver(this.#recalledAtMs)) {
+      for (const [name, uid] of this.#recalled) {
+        this.#putTenant(name, { uid }, unreadContent('the cluster cannot be reached'));
+      }
+      this.#recalled.clear();
+      this.#options.log.warn({}, 'what was seen of the cluster before this start is too old to count');
     }
+    const isFollowed = this.waitingFor === undefined && this.problems.length === 0;
+    if (isFollowed && this.#recalled.size === 0) await this.#options.seen?.noteFollowed();
+  }
+
+  async #contentOfKnown(scope: NamespaceScope, name: string): Promise<Content> {
+    await scope.read(name);
     return this.#contentOf(name);
   }
 
@@ -241,7 +321,11 @@ function isOther(before: ReadonlySet<string>, after: ReadonlySet<string>): boole
   return before.size !== after.size || [...after].some(uid => !before.has(uid));
 }
 
-function unreadContent(reason: string): Content {
-  const unread = malformedSecret('of the namespace', `its Secrets cannot be read: ${reason}`);
-  return { secrets: [unread], accounts: new Set() };
+function isUnread({ secrets }: Content): boolean {
+  return secrets.some(({ result }) => result.state === 'unread');
+}
+
+function unreadContent(why: string): Content {
+  const result = { state: 'unread', reason: `its Secrets cannot be read: ${why}` } as const;
+  return { secrets: [{ name: 'of the namespace', source: 'kubernetes', result }], accounts: new Set() };
 }

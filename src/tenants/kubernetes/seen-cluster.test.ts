@@ -1,0 +1,95 @@
+import { readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { makeTempFolder, removeFolder } from '../../../test/support/temp-folder.ts';
+import { silentLog } from '../../lib/log.ts';
+import { SeenCluster, type SeenNamespace } from './seen-cluster.ts';
+
+let folder: string;
+let seen: SeenCluster;
+
+beforeEach(async () => {
+  folder = await makeTempFolder('seen');
+  seen = await SeenCluster.open({ folder, log: silentLog });
+});
+
+afterEach(() => removeFolder(folder));
+
+function namespace(password: string): SeenNamespace {
+  const config = new Map([['reg.example', { username: 'u', password, email: '' }]]);
+  return {
+    uid: 'uid',
+    accountsMayPush: true,
+    accounts: ['account'],
+    secrets: [
+      { name: 's', source: 'kubernetes', result: { state: 'loaded', secret: { name: 's', config } } },
+      { name: 'm', source: 'kubernetes', result: { state: 'malformed', reason: 'why' }, isUnnamed: true },
+    ],
+  };
+}
+
+/** What the next process would find. */
+async function recall() {
+  await seen.flush();
+  return (await SeenCluster.open({ folder, log: silentLog })).recall();
+}
+
+describe('what was seen of a cluster', () => {
+  it('is kept whole, with who signs its tokens, until it is forgotten', async () => {
+    const issuer = { issuer: 'https://issuer.example', keys: [{ kty: 'RSA' }] };
+    seen.keep('team-a', namespace('one'));
+    seen.keep('team-b', namespace('two'));
+    seen.keepIssuer(issuer);
+    expect(await recall()).toMatchObject({
+      issuer,
+      namespaces: new Map([
+        ['team-a', namespace('one')],
+        ['team-b', namespace('two')],
+      ]),
+    });
+    seen.forget('team-a');
+    seen.keep('team-b', namespace('three'));
+    expect((await recall()).namespaces).toEqual(new Map([['team-b', namespace('three')]]));
+  });
+
+  it('is written only when it is other than before', async () => {
+    seen.keep('team-a', namespace('one'));
+    await seen.flush();
+    const before = await readFile(join(folder, 'team-a'));
+    const next = await SeenCluster.open({ folder, log: silentLog });
+    await next.recall();
+    next.keep('team-a', namespace('one'));
+    await next.flush();
+    expect(await readFile(join(folder, 'team-a'))).toEqual(before);
+  });
+
+  it('shows no password, and is its owner alone', async () => {
+    seen.keep('team-a', namespace('open-sesame'));
+    await seen.flush();
+    for (const name of await readdir(folder)) {
+      expect((await readFile(join(folder, name))).includes('open-sesame')).toBe(false);
+      expect((await stat(join(folder, name))).mode & 0o777).toBe(0o600);
+    }
+  });
+
+  it('opens under its own name and key alone, and whole', async () => {
+    seen.keep('team-a', namespace('one'));
+    await seen.flush();
+    await rename(join(folder, 'team-a'), join(folder, 'team-b'));
+    expect((await recall()).namespaces.size).toBe(0);
+    await rename(join(folder, 'team-b'), join(folder, 'team-a'));
+    expect((await recall()).namespaces.size).toBe(1);
+    const sealed = await readFile(join(folder, 'team-a'));
+    await writeFile(join(folder, 'team-a'), sealed.subarray(0, -1));
+    expect((await recall()).namespaces.size).toBe(0);
+    await writeFile(join(folder, 'team-a'), sealed);
+    await rm(join(folder, '.key'));
+    expect((await recall()).namespaces.size).toBe(0);
+  });
+
+  it('holds no namespace that is larger than its share', async () => {
+    seen.keep('team-a', namespace('one'));
+    seen.keep('team-a', namespace('x'.repeat(3 * 2 ** 20)));
+    expect((await recall()).namespaces.size).toBe(0);
+  });
+});

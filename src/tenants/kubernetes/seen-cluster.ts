@@ -1,0 +1,254 @@
+import { createCipheriv, createDecipheriv, createHash, randomBytes } from 'node:crypto';
+import { mkdir, readdir, readFile, rename, rm, stat, utimes, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { absentAsUndefined, errorCode } from '../../lib/error-code.ts';
+import { isJsonObject, parseJsonObject } from '../../lib/json.ts';
+import type { Log } from '../../lib/log.ts';
+import type { DockerConfig } from '../docker-config.ts';
+import type { SecretReading } from '../secret-source.ts';
+import type { ClusterIssuer } from './cluster-issuer.ts';
+import type { Namespace } from './kube-objects.ts';
+
+/** A namespace as it was when it was seen last. */
+export interface SeenNamespace extends Namespace {
+  readonly secrets: readonly SecretReading[];
+  /** UIDs. */
+  readonly accounts: readonly string[];
+}
+
+export interface SeenClusterOptions {
+  /** Made if it is missing. */
+  readonly folder: string;
+  readonly log: Log;
+  readonly nowMs?: () => number;
+}
+
+/** What was kept, and when the cluster was followed last. Epoch ms. */
+export interface RecalledCluster {
+  readonly followedAtMs: number;
+  readonly namespaces: ReadonlyMap<string, SeenNamespace>;
+  readonly issuer: ClusterIssuer | undefined;
+}
+
+const ALGORITHM = 'aes-256-gcm';
+const KEY_BYTES = 32;
+const NONCE_BYTES = 12;
+const TAG_BYTES = 16;
+
+/** Names that no namespace can have. */
+const KEY_FILE = '.key';
+const ISSUER_FILE = '.issuer';
+const NAMESPACE = /^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/;
+
+/** Twice the largest Secret: one namespace is sealed in one go, and nobody else is to wait for it. */
+const MAX_SEALED_BYTES = 2 * 2 ** 20;
+
+const PRIVATE_FILE = { mode: 0o600 } as const;
+
+/**
+ * What was seen of a cluster last, for a start while it cannot be asked: a file for each namespace, and one for who signs
+ * its tokens. They are sealed (AES-256-GCM, each bound to its name) under a key in a file of its own, which is all that a
+ * backup has to leave out to carry no credential; whoever may read the whole folder, may read them. When the cluster was
+ * followed last, that file's time says. Nothing is synced: what a power loss takes cannot be opened, and is not there.
+ */
+export class SeenCluster {
+  readonly #folder: string;
+  readonly #log: Log;
+  readonly #nowMs: () => number;
+  readonly #key: Buffer;
+  /** What is kept of each file, by a hash of its text. */
+  readonly #kept = new Map<string, string>();
+  /** Texts to be written, and files to be removed, by name. */
+  readonly #pending = new Map<string, string | undefined>();
+  #writing: Promise<void> | undefined;
+  #hasFailed = false;
+
+  private constructor(key: Buffer, { folder, log, nowMs = Date.now }: SeenClusterOptions) {
+    this.#folder = folder;
+    this.#log = log;
+    this.#nowMs = nowMs;
+    this.#key = key;
+  }
+
+  static async open(options: SeenClusterOptions): Promise<SeenCluster> {
+    await mkdir(options.folder, { recursive: true, mode: 0o700 });
+    return new SeenCluster(await readKey(join(options.folder, KEY_FILE)), options);
+  }
+
+  /** All that was kept and can be opened. */
+  async recall(): Promise<RecalledCluster> {
+    const { mtimeMs } = await stat(join(this.#folder, KEY_FILE));
+    const namespaces = new Map<string, SeenNamespace>();
+    for (const name of await readdir(this.#folder)) {
+      const seen = NAMESPACE.test(name) ? parseNamespace(await this.#read(name)) : undefined;
+      if (seen !== undefined) namespaces.set(name, seen);
+    }
+    return { followedAtMs: mtimeMs, namespaces, issuer: parseIssuer(await this.#read(ISSUER_FILE)) };
+  }
+
+  /** Names of all that is kept. */
+  get names(): readonly string[] {
+    return [...this.#kept.keys()].filter(name => NAMESPACE.test(name));
+  }
+
+  keep(name: string, { secrets, ...rest }: SeenNamespace): void {
+    if (!NAMESPACE.test(name)) return;
+    if (sizeOf(secrets) > MAX_SEALED_BYTES) this.forget(name);
+    else this.#write(name, JSON.stringify({ ...rest, secrets: secrets.map(writtenReading) }));
+  }
+
+  forget(name: string): void {
+    if (this.#kept.delete(name) || this.#pending.has(name)) this.#put(name, undefined);
+  }
+
+  keepIssuer(issuer: ClusterIssuer): void {
+    this.#write(ISSUER_FILE, JSON.stringify(issuer));
+  }
+
+  /** The cluster is followed now: what is kept is as it is there. */
+  async noteFollowed(): Promise<void> {
+    const now = new Date(this.#nowMs());
+    await utimes(join(this.#folder, KEY_FILE), now, now).catch((error: unknown) => this.#noteFailure(error));
+  }
+
+  /** Resolves when all is written. */
+  async flush(): Promise<void> {
+    await this.#writing;
+  }
+
+  #write(name: string, text: string): void {
+    const hash = createHash('sha256').update(text).digest('base64');
+    if (this.#kept.get(name) === hash) return;
+    this.#kept.set(name, hash);
+    this.#put(name, text);
+  }
+
+  #put(name: string, text: string | undefined): void {
+    this.#pending.set(name, text);
+    this.#writing ??= this.#writeAll().finally(() => (this.#writing = undefined));
+  }
+
+  async #writeAll(): Promise<void> {
+    for (;;) {
+      const [next] = this.#pending;
+      if (next === undefined) return;
+      const [name, text] = next;
+      this.#pending.delete(name);
+      try {
+        const path = join(this.#folder, name);
+        if (text === undefined) await rm(path, { force: true });
+        else await replace(path, this.#seal(name, text));
+      } catch (error) {
+        this.#kept.delete(name);
+        this.#noteFailure(error);
+      }
+    }
+  }
+
+  /** A full disk costs what is kept, and nothing else. */
+  #noteFailure(error: unknown): void {
+    if (this.#hasFailed) return;
+    this.#hasFailed = true;
+    this.#log.warn({ err: error }, 'what is seen of the cluster cannot be kept for a start without it');
+  }
+
+  async #read(name: string): Promise<string | undefined> {
+    const sealed = await absentAsUndefined(readFile(join(this.#folder, name)));
+    const text = sealed && this.#open(name, sealed);
+    if (text !== undefined) this.#kept.set(name, createHash('sha256').update(text).digest('base64'));
+    return text;
+  }
+
+  #seal(name: string, text: string): Buffer {
+    const nonce = randomBytes(NONCE_BYTES);
+    const cipher = createCipheriv(ALGORITHM, this.#key, nonce);
+    cipher.setAAD(Buffer.from(name));
+    const body = Buffer.concat([cipher.update(text, 'utf8'), cipher.final()]);
+    return Buffer.concat([nonce, cipher.getAuthTag(), body]);
+  }
+
+  /** `undefined` for what was sealed under another key or name, or is not whole. */
+  #open(name: string, sealed: Buffer): string | undefined {
+    if (sealed.length < NONCE_BYTES + TAG_BYTES) return undefined;
+    const options = { authTagLength: TAG_BYTES };
+    const decipher = createDecipheriv(ALGORITHM, this.#key, sealed.subarray(0, NONCE_BYTES), options);
+    decipher.setAAD(Buffer.from(name));
+    decipher.setAuthTag(sealed.subarray(NONCE_BYTES, NONCE_BYTES + TAG_BYTES));
+    try {
+      const body = decipher.update(sealed.subarray(NONCE_BYTES + TAG_BYTES));
+      return Buffer.concat([body, decipher.final()]).toString('utf8');
+    } catch {
+      return undefined;
+    }
+  }
+}
+
+/** The key of the folder, made if there is none: of two that make one, the first has made it for both. */
+async function readKey(path: string): Promise<Buffer> {
+  try {
+    await writeFile(path, randomBytes(KEY_BYTES), { ...PRIVATE_FILE, flag: 'wx' });
+  } catch (error) {
+    if (errorCode(error) !== 'EEXIST') throw error;
+  }
+  const key = await readFile(path);
+  if (key.length === KEY_BYTES) return key;
+  // A power loss has left it empty: nothing can be opened with it.
+  await replace(path, randomBytes(KEY_BYTES));
+  return readFile(path);
+}
+
+async function replace(path: string, content: Buffer): Promise<void> {
+  const partial = `${path}.${process.pid}.partial`;
+  await writeFile(partial, content, PRIVATE_FILE);
+  await rename(partial, path);
+}
+
+/** A config is a map, which JSON has no word for. */
+function writtenReading({ result, ...reading }: SecretReading): object {
+  if (result.state !== 'loaded') return { ...reading, result };
+  const { secret } = result;
+  return { ...reading, result: { ...result, secret: { ...secret, config: [...secret.config] } } };
+}
+
+function readReading({ result, ...reading }: WrittenReading): SecretReading {
+  if (result.state !== 'loaded') return { ...reading, result };
+  const { secret } = result;
+  return { ...reading, result: { ...result, secret: { ...secret, config: new Map(secret.config) } } };
+}
+
+/** What `writtenReading` made. */
+type WrittenReading = Omit<SecretReading, 'result'> & {
+  readonly result:
+    | Exclude<SecretReading['result'], { readonly state: 'loaded' }>
+    | {
+        readonly state: 'loaded';
+        readonly secret: { readonly name: string; readonly config: [string, ConfigEntry][] };
+      };
+};
+
+type ConfigEntry = DockerConfig extends ReadonlyMap<string, infer Entry> ? Entry : never;
+
+/** What was sealed here is as it was written here. */
+function parseNamespace(text: string | undefined): SeenNamespace | undefined {
+  if (text === undefined) return undefined;
+  const written: Omit<SeenNamespace, 'secrets'> & { readonly secrets: readonly WrittenReading[] } =
+    JSON.parse(text);
+  return { ...written, secrets: written.secrets.map(readReading) };
+}
+
+function parseIssuer(text: string | undefined): ClusterIssuer | undefined {
+  const { issuer, keys } = parseJsonObject(text ?? '') ?? {};
+  if (typeof issuer !== 'string' || !Array.isArray(keys)) return undefined;
+  return { issuer, keys: keys.filter(isJsonObject) };
+}
+
+function sizeOf(secrets: readonly SecretReading[]): number {
+  let bytes = 0;
+  for (const { result } of secrets) {
+    if (result.state !== 'loaded') continue;
+    for (const [key, { username, password, email }] of result.secret.config) {
+      bytes += key.length + username.length + password.length + email.length;
+    }
+  }
+  return bytes;
+}
