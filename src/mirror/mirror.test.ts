@@ -321,6 +321,23 @@ describe('a right', () => {
     await expect(world.open(blob.digest, PRIVATE)).rejects.toMatchObject({ code: 'BLOB_UNKNOWN' });
   });
 
+  for (const type of ['text/html', 'Text/HTML; charset=utf-8', 'application/xhtml+xml']) {
+    it(`is not proved by a page of ${type}, whatever its status`, async () => {
+      await manifestAs(credential('ann'));
+      const own = await world.right(PRIVATE, [credential('ann')], 'ann');
+      await readAll((await world.mirror.openBlob(PRIVATE, blob.digest, own)).reader);
+      const page200 = { status: 200, headers: { 'Content-Type': type }, body: '<html>log in</html>' };
+      upstream.misbehave(page200);
+      const nobody = await world.right(PRIVATE);
+      await expect(world.mirror.statBlob(PRIVATE, blob.digest, nobody)).rejects.toMatchObject({
+        code: 'UPSTREAM_INVALID',
+      });
+      await expect(world.open(blob.digest, PRIVATE)).rejects.toMatchObject({ code: 'UPSTREAM_INVALID' });
+      await expect(world.manifest('1', PRIVATE)).rejects.toMatchObject({ code: 'UPSTREAM_INVALID' });
+      expect(await world.right(PRIVATE)).toMatchObject({ proved: false, provedIfUnreachable: false });
+    });
+  }
+
   it('of one is not another’s while both ask at once', async () => {
     upstream.misbehave({ kind: 'manifest', delayMs: 200 });
     const [ann, eve] = await Promise.allSettled([

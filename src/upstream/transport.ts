@@ -1,5 +1,6 @@
 import type { HttpClient } from '../lib/http-client.ts';
 import { type Credential, credentialId } from '../oci/credential.ts';
+import { essence } from '../oci/media-types.ts';
 import { type BodyContext, discard, type DocumentMemory, errorTextOf, headerOf } from './body.ts';
 import { type Budgets, limitedFailure, parseRetryAfter } from './budget.ts';
 import { type Challenge, parseChallenges } from './challenge.ts';
@@ -49,6 +50,9 @@ interface Authorization {
   readonly token?: { readonly request: TokenRequest; readonly value: string; readonly fresh: boolean };
 }
 
+/** Media types of what a person is meant to read: never content of a registry. */
+const PAGES: ReadonlySet<string> = new Set(['text/html', 'application/xhtml+xml']);
+
 /** Scopes of several repositories run to some hundred characters. */
 const MAX_SCOPE_LENGTH = 2_000;
 
@@ -77,6 +81,7 @@ export class Transport {
     const retryAfterMs = crossed ? undefined : budgets.note(id, response);
     if (isSuccess(response.status) || (!crossed && accept.includes(response.status))) {
       this.#requireIdentity(followed, request);
+      this.#requireContent(followed, request);
       return {
         ...followed,
         context: { url, what: this.#message(request), signal: request.signal, endpoint, memory },
@@ -214,6 +219,15 @@ export class Transport {
       request,
       `${url.host} answers with a content encoding that was not asked for`,
     );
+    throw new UpstreamFailure('invalid', message, { endpoint: this.#options.endpoint });
+  }
+
+  /** A login or maintenance page is no answer, whatever its status. */
+  #requireContent({ response, url }: Followed, request: TransportRequest): void {
+    const type = essence(headerOf(response, 'content-type') ?? '');
+    if (!isSuccess(response.status) || !PAGES.has(type)) return;
+    response.body.on('error', () => {}).destroy();
+    const message = this.#message(request, `${url.host} answers with a web page`);
     throw new UpstreamFailure('invalid', message, { endpoint: this.#options.endpoint });
   }
 
