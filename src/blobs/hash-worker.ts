@@ -6,6 +6,7 @@
 import { createHash, type Hash } from 'node:crypto';
 import { closeSync, readSync } from 'node:fs';
 import { parentPort } from 'node:worker_threads';
+import { errorCode } from '../lib/error-code.ts';
 import { openRegularFileSync } from '../lib/regular-file.ts';
 import type { HashReply, HashRequest } from './hash-messages.ts';
 import { SHORT_FILE } from './unreadable.ts';
@@ -38,7 +39,7 @@ function reply(message: HashReply): void {
 }
 
 function fail(job: number, error: unknown): void {
-  const code = error instanceof Error && 'code' in error ? String(error.code) : undefined;
+  const code = errorCode(error);
   reply({ type: 'failed', job, message: error instanceof Error ? error.message : String(error), code });
 }
 

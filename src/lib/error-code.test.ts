@@ -9,6 +9,12 @@ test('an error’s code is found where there is one', () => {
   expect(errorCode(null)).toBeUndefined();
 });
 
+test('what Node has no name for is named as the system does', () => {
+  const stale = { code: 'Unknown system error -116', errno: -116 };
+  expect(errorCode(Object.assign(new Error('open'), stale))).toBe('ESTALE');
+  expect(errorCode(Object.assign(new Error('open'), { code: 'EIO', errno: -5 }))).toBe('EIO');
+});
+
 test('only what is absent becomes undefined', async () => {
   expect(await absentAsUndefined(Promise.resolve(1))).toBe(1);
   expect(
