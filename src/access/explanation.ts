@@ -5,7 +5,7 @@ export interface Explanation {
   readonly tenant: string;
   /** What is tried upstream, in this order; empty for what lives here. */
   readonly attempts: readonly ExplainedAttempt[];
-  /** Proofs that count whatever the tenant presents: that it is public, or was imported. */
+  /** What counts whatever the tenant presents: that it is public; that something of it was imported, which alone is open. */
   readonly grants: readonly ExplainedGrant[];
   /** What would happen, and why; one sentence each. */
   readonly conclusions: readonly string[];

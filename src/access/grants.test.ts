@@ -5,7 +5,9 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { silentLog } from '../lib/log.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
-import { Grants, isOpenToAll } from './grants.ts';
+import { digestOf } from '../oci/digest.ts';
+import { Grants, isOpenToAll, tenantGrantee } from './grants.ts';
+import { VerificationPolicy, type VerificationPolicyName } from './verification.ts';
 
 const repository = { upstream: 'up.example', name: 'team/app' };
 const rules = { verifyForMs: 1_000, staleGrantForMs: 500 };
@@ -44,7 +46,7 @@ const ended = (credentialId: string) =>
 
 describe('grants', () => {
   it('prove nothing before upstream has answered', async () => {
-    expect(await grants.stateOf(repository, ['', 'a'])).toEqual({
+    expect(await grants.stateOf(repository, { credentialIds: ['', 'a'] })).toMatchObject({
       proved: false,
       provedIfUnreachable: false,
     });
@@ -54,28 +56,41 @@ describe('grants', () => {
     nowMs += 365 * 24 * 3_600_000;
     await granted('a');
     nowMs = 1_000_000;
-    expect(await grants.stateOf(repository, ['a'])).toEqual({ proved: false, provedIfUnreachable: true });
+    expect(await grants.stateOf(repository, { credentialIds: ['a'] })).toMatchObject({
+      proved: false,
+      provedIfUnreachable: true,
+    });
     await granted('a');
     nowMs += 999;
-    expect((await grants.stateOf(repository, ['a'])).proved).toBe(true);
+    expect((await grants.stateOf(repository, { credentialIds: ['a'] })).proved).toBe(true);
     nowMs -= 2_000;
-    expect((await grants.stateOf(repository, ['a'])).proved).toBe(true);
+    expect((await grants.stateOf(repository, { credentialIds: ['a'] })).proved).toBe(true);
   });
 
   it('belong to one credential and one repository', async () => {
     await granted('a');
-    expect((await grants.stateOf(repository, ['a'])).proved).toBe(true);
-    expect((await grants.stateOf(repository, ['b', ''])).proved).toBe(false);
-    expect((await grants.stateOf({ ...repository, name: 'team/app2' }, ['a'])).proved).toBe(false);
-    expect((await grants.stateOf({ ...repository, upstream: 'other.example' }, ['a'])).proved).toBe(false);
+    expect((await grants.stateOf(repository, { credentialIds: ['a'] })).proved).toBe(true);
+    expect((await grants.stateOf(repository, { credentialIds: ['b', ''] })).proved).toBe(false);
+    expect(
+      (await grants.stateOf({ ...repository, name: 'team/app2' }, { credentialIds: ['a'] })).proved,
+    ).toBe(false);
+    expect(
+      (await grants.stateOf({ ...repository, upstream: 'other.example' }, { credentialIds: ['a'] })).proved,
+    ).toBe(false);
   });
 
   it('expire, then count for a while only where upstream cannot be reached, then not at all', async () => {
     await granted('a');
     nowMs += 1_000;
-    expect(await grants.stateOf(repository, ['a'])).toEqual({ proved: false, provedIfUnreachable: true });
+    expect(await grants.stateOf(repository, { credentialIds: ['a'] })).toMatchObject({
+      proved: false,
+      provedIfUnreachable: true,
+    });
     nowMs += 500;
-    expect(await grants.stateOf(repository, ['a'])).toEqual({ proved: false, provedIfUnreachable: false });
+    expect(await grants.stateOf(repository, { credentialIds: ['a'] })).toMatchObject({
+      proved: false,
+      provedIfUnreachable: false,
+    });
   });
 
   it('are renewed by a later success, but not written again at each pull', async () => {
@@ -92,28 +107,31 @@ describe('grants', () => {
     await granted('a');
     await granted('b');
     await ended('a');
-    expect((await grants.stateOf(repository, ['a'])).proved).toBe(false);
-    expect((await grants.stateOf(repository, ['b'])).proved).toBe(true);
+    expect((await grants.stateOf(repository, { credentialIds: ['a'] })).proved).toBe(false);
+    expect((await grants.stateOf(repository, { credentialIds: ['b'] })).proved).toBe(true);
   });
 
-  it('of an import do not age', async () => {
-    await metadata.putGrant(repository, { credentialId: 'a', verifiedAtMs: 0, origin: 'import' });
-    expect((await grants.stateOf(repository, ['a'])).proved).toBe(true);
+  it('leave to an import what it brought: for everybody as the policy says, for a tenant always', async () => {
+    const asker = { credentialIds: ['a'], grantee: tenantGrantee('team-a') };
+    const preloadedFor = async (policy: VerificationPolicyName) =>
+      (await grants.stateOf(repository, { ...asker, policy: new VerificationPolicy(policy) })).preloadedFor;
+    expect(await preloadedFor('NeverVerifyPreloadedImages')).toEqual(['', 'tenant:team-a']);
+    expect(await preloadedFor('AlwaysVerify')).toEqual(['tenant:team-a']);
+    expect(await grants.stateOf(repository, { credentialIds: [] })).toMatchObject({ preloadedFor: [''] });
   });
 
   it('tell what everybody may have: no longer what was imported for all, once a credential opened more of it', async () => {
-    const isOpen = async () => isOpenToAll(await metadata.readGrants(repository));
+    const blob = { digest: digestOf(Buffer.from('x')), size: 1 };
+    const isOpen = () => isOpenToAll(metadata, repository, blob.digest);
     expect(await isOpen()).toBe(false);
-    await metadata.putGrant(repository, { credentialId: '', verifiedAtMs: 0, origin: 'import' });
+    await metadata.putBlob(blob.digest, blob.size);
+    await metadata.putContent(repository, { manifests: [], blobs: [blob], grantee: 'tenant:team-a' }, 1);
+    expect(await isOpen()).toBe(false);
+    await metadata.putContent(repository, { manifests: [], blobs: [blob], grantee: '' }, 1);
     expect(await isOpen()).toBe(true);
     await granted('a');
     expect(await isOpen()).toBe(false);
     await granted('');
     expect(await isOpen()).toBe(true);
-  });
-
-  it('of a tenant alone open nothing to all', async () => {
-    await metadata.putGrant(repository, { credentialId: 'tenant:team-a', verifiedAtMs: 0, origin: 'import' });
-    expect(isOpenToAll(await metadata.readGrants(repository))).toBe(false);
   });
 });

@@ -1,24 +1,18 @@
 import type { Grant, MetadataStore } from '../metadata/metadata-store.ts';
 import { ANONYMOUS_ID } from '../oci/credential.ts';
+import type { Digest } from '../oci/digest.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { Proof } from '../oci/requester.ts';
 import type { ExplainedGrant } from './explanation.ts';
 import {
   credentialsToRecord,
   mergeCredentials,
-  type ObjectCoordinates,
-  type PullCredentials,
   type PulledRecord,
   type RecordedSecret,
   recordImagePulled,
   type UsedCredential,
 } from './pull-record.ts';
-import {
-  mustAttemptImagePull,
-  normalizedName,
-  type PodCredentials,
-  VerificationPolicy,
-} from './verification.ts';
+import { mustAttemptImagePull, normalizedName, VerificationPolicy } from './verification.ts';
 
 export interface GrantRules {
   /** How long a proof counts before upstream is asked again, ms. */
@@ -31,6 +25,17 @@ export interface GrantRules {
 export interface GrantState {
   readonly proved: boolean;
   readonly provedIfUnreachable: boolean;
+  /** As in `Right`. */
+  readonly preloadedFor: readonly string[];
+}
+
+/** Whose state is wanted. */
+export interface Asker {
+  readonly credentialIds: readonly string[];
+  /** Whom imports name for it, beside everybody. */
+  readonly grantee?: string | undefined;
+  /** What held images have to be proved a right to. */
+  readonly policy?: VerificationPolicy;
 }
 
 /**
@@ -61,80 +66,73 @@ export class Grants {
   }
 
   /**
-   * The state for whoever holds any of these credentials, by the kubelet's own rule: the Grants that count now are its
-   * record of pulls. Access for everybody is anybody's.
+   * The state for whoever holds any of these credentials, and for whom `grantee` stands in imports: by the kubelet's own
+   * rule, to which the Grants that count now are its record of pulls. Access for everybody is anybody's.
    */
   async stateOf(
     repository: Repository,
-    credentialIds: readonly string[],
-    policy: VerificationPolicy = DEFAULT_POLICY,
+    { credentialIds, grantee, policy = DEFAULT_POLICY }: Asker,
   ): Promise<GrantState> {
-    const grants = await this.#metadata.readGrants(repository);
+    const keptIds = [...new Set([ANONYMOUS_ID, ...credentialIds.map(id => this.#keptAs(id))])];
+    const grants = await this.#metadata.readGrants(repository, keptIds);
     const image = repositoryText(repository);
+    const secrets = keptIds.map(usedCredential).filter(isUsed).map(recordedSecret);
     const mayUse = (record: PulledRecord | undefined) => {
       const held = { imageRef: image, record, isPulling: false };
-      return !mustAttemptImagePull(image, held, policy, () => this.#asker(credentialIds)).mustPull;
+      const asker = { secrets, serviceAccount: undefined };
+      return !mustAttemptImagePull(image, held, policy, () => asker).mustPull;
     };
-    if (!isPulledHere(grants) && mayUse(undefined)) return { proved: true, provedIfUnreachable: false };
     const { verifyForMs, staleGrantForMs } = this.#rules;
     const proved = mayUse(this.#recordOf(image, grants, verifyForMs));
-    if (proved) return { proved, provedIfUnreachable: false };
+    if (proved) return { proved, provedIfUnreachable: false, preloadedFor: [] };
+    const preloadedFor = grantee === undefined ? [] : [grantee];
     return {
       proved,
       provedIfUnreachable: mayUse(this.#recordOf(image, grants, verifyForMs + staleGrantForMs)),
+      // What was imported for everybody is preloaded to the kubelet: there is no record of a pull.
+      preloadedFor: mayUse(undefined) ? [EVERYBODY, ...preloadedFor] : preloadedFor,
     };
   }
 
-  /** Every Grant that may concern a tenant with these credentials, for people to read; by credential id. */
+  /** Every Grant that may concern these credentials, for people to read; by credential id. */
   async explain(
     repository: Repository,
-    tenant: string,
     credentialIds: readonly string[],
   ): Promise<ReadonlyMap<string, ExplainedGrant>> {
-    const grants = await this.#metadata.readGrants(repository);
-    const ids = [...credentialIds, ANONYMOUS_ID, PUBLIC_ID, tenantGrantId(tenant)];
-    const byKept = new Map(ids.map(id => [this.#keptAs(id), id]));
+    const byKept = new Map([...credentialIds, ANONYMOUS_ID].map(id => [this.#keptAs(id), id]));
+    const grants = await this.#metadata.readGrants(repository, [...byKept.keys()]);
     return new Map(
-      grants.flatMap(grant => {
-        const id = byKept.get(grant.credentialId);
-        return id === undefined ? [] : [[id, this.#explained(grant)] as const];
-      }),
+      grants.map(grant => [byKept.get(grant.credentialId) ?? grant.credentialId, this.#explained(grant)]),
     );
   }
 
+  /** The same of what was imported, by whoever runs this registry, for the tenant or for everybody. */
+  async explainPreloads(repository: Repository, tenant: string): Promise<readonly ExplainedGrant[]> {
+    const preloads = await this.#metadata.listPreloads(repository);
+    return preloads.flatMap(({ grantee, atMs }) => {
+      if (grantee !== EVERYBODY && grantee !== tenantGrantee(tenant)) return [];
+      const of = grantee === EVERYBODY ? 'imported for all' : 'imported for this tenant';
+      return [{ of, verifiedAtMs: atMs, state: 'counts' } as const];
+    });
+  }
+
   #explained(grant: Grant): ExplainedGrant {
-    const { credentialId, verifiedAtMs, origin } = grant;
+    const { credentialId, verifiedAtMs } = grant;
     const ageMs = this.#ageOf(grant);
     const { verifyForMs, staleGrantForMs } = this.#rules;
     const state = ageMs < verifyForMs ? 'counts' : ageMs < verifyForMs + staleGrantForMs ? 'stale' : 'over';
-    const isForAll = credentialId === ANONYMOUS_ID || credentialId === PUBLIC_ID;
-    const of =
-      origin === 'import'
-        ? isForAll
-          ? 'imported for all'
-          : 'imported for this tenant'
-        : isForAll
-          ? 'public'
-          : 'credential';
-    return { of, verifiedAtMs, state };
+    return { of: credentialId === ANONYMOUS_ID ? 'public' : 'credential', verifiedAtMs, state };
   }
 
   /** What `mirror` reports each upstream answer to. */
   async record(proof: Proof): Promise<void> {
     const repository = { upstream: proof.upstream, name: proof.repository };
-    const grants = await this.#metadata.readGrants(repository);
-    const find = (id: string): Grant | undefined => grants.find(grant => grant.credentialId === id);
-    const kept = this.#keptAs(proof.credentialId);
-    const first = find(kept);
-    // An operator's word stands beside what upstream says, whatever that is.
-    const isPreloaded = first !== undefined && isPreload(first);
-    const credentialId = isPreloaded ? PUBLIC_ID : kept;
-    const known = isPreloaded ? find(PUBLIC_ID) : first;
+    const credentialId = this.#keptAs(proof.credentialId);
+    const [known] = await this.#metadata.readGrants(repository, [credentialId]);
     if (proof.outcome === 'ended') {
       if (known !== undefined) await this.#metadata.endGrant(repository, credentialId);
     } else if (known === undefined || this.#ageOf(known) > this.#rules.verifyForMs * RENEW_AFTER) {
-      const origin = known?.origin ?? 'upstream';
-      await this.#metadata.putGrant(repository, { credentialId, verifiedAtMs: this.#nowMs(), origin });
+      await this.#metadata.putGrant(repository, { credentialId, verifiedAtMs: this.#nowMs() });
     }
   }
 
@@ -145,48 +143,29 @@ export class Grants {
 
   /** What those Grants prove that are younger than `maxAgeMs`. */
   #recordOf(image: string, grants: readonly Grant[], maxAgeMs: number): PulledRecord {
-    const proofs: PullCredentials[] = [];
-    for (const grant of grants) {
-      if (isPreload(grant) || this.#ageOf(grant) >= maxAgeMs) continue;
-      proofs.push(credentialsToRecord(usedCredential(grant.credentialId)));
-    }
+    const proofs = grants
+      .filter(grant => this.#ageOf(grant) < maxAgeMs)
+      .map(({ credentialId }) => credentialsToRecord(usedCredential(credentialId)));
     const repository = normalizedName(image);
-    const [first, ...others] = repository === undefined ? [] : oneOfEachKind(proofs);
+    const [first, ...others] = repository === undefined ? [] : proofs;
     const record = recordImagePulled(undefined, image, repository ?? '', first);
     return others.reduce((before, added) => mergeCredentials(before, repository ?? '', added), record);
   }
 
-  #asker(credentialIds: readonly string[]): PodCredentials {
-    const secrets: RecordedSecret[] = [];
-    let serviceAccount: ObjectCoordinates | undefined;
-    for (const id of credentialIds) {
-      const used = usedCredential(this.#keptAs(id));
-      if (used?.from === 'secret') secrets.push({ ...used.secret, credentialHash: used.hash });
-      else if (used?.from === 'serviceAccount') serviceAccount = used.serviceAccount;
-    }
-    return { secrets, serviceAccount };
-  }
-
   /** Under which id the proofs of a credential are kept: those of one that nobody holds, by themselves. */
   #keptAs(credentialId: string): string {
-    const isNone = credentialId === ANONYMOUS_ID || credentialId === PUBLIC_ID;
-    return isNone || credentialId.startsWith(TENANT) || this.#isHeld(credentialId)
-      ? credentialId
-      : UNHELD + credentialId;
+    return credentialId === ANONYMOUS_ID || this.#isHeld(credentialId) ? credentialId : UNHELD + credentialId;
   }
 
   /**
-   * A Grant of an operator's import has no upstream that could renew it: it never ages. One that lies in the future was
-   * made by a clock that has been set back since: nobody knows how old it is, so it is to be verified again.
+   * One that lies in the future was made by a clock that has been set back since: nobody knows how old it is, so it is to be
+   * verified again.
    */
   #ageOf(grant: Grant): number {
-    if (grant.origin === 'import') return 0;
     const ageMs = this.#nowMs() - grant.verifiedAtMs;
     return ageMs < -CLOCK_SLACK_MS ? this.#rules.verifyForMs : Math.max(0, ageMs);
   }
 }
-
-const TENANT = 'tenant:';
 
 /** A clock that is kept right goes back by less. */
 const CLOCK_SLACK_MS = 60_000;
@@ -196,68 +175,47 @@ const DEFAULT_POLICY = new VerificationPolicy('NeverVerifyPreloadedImages');
 
 /**
  * With what the kubelet would say that a Grant of this id was pulled. Secrets are written by tenants here, so that the
- * same Secret with other content proves nothing: a credential is an object of its own, and has its id as its hash. What an
- * operator gave to a tenant by name is its namespace's, whatever its credentials.
+ * same Secret with other content proves nothing: a credential is an object of its own, and has its id as its hash.
  */
-function usedCredential(id: string): UsedCredential | undefined {
-  if (id === ANONYMOUS_ID || id === PUBLIC_ID) return undefined;
-  if (id.startsWith(TENANT)) {
-    return {
-      from: 'serviceAccount',
-      serviceAccount: { uid: '', namespace: id.slice(TENANT.length), name: '' },
-    };
-  }
-  return { from: 'secret', secret: { uid: id, namespace: '', name: '' }, hash: id };
+function usedCredential(id: string): SecretCredential | undefined {
+  return id === ANONYMOUS_ID
+    ? undefined
+    : { from: 'secret', secret: { uid: id, namespace: '', name: '' }, hash: id };
 }
 
-/** Thousands of proofs as one or two, since what is merged is sorted. */
-function oneOfEachKind(proofs: readonly PullCredentials[]): readonly PullCredentials[] {
-  const [only] = proofs;
-  if (only !== undefined && proofs.length === 1) return [only];
-  const open = proofs.find(({ nodePodsAccessible }) => nodePodsAccessible === true);
-  if (open !== undefined) return [open];
-  const kubernetesSecrets = proofs.flatMap(proof => proof.kubernetesSecrets ?? []);
-  const kubernetesServiceAccounts = proofs.flatMap(proof => proof.kubernetesServiceAccounts ?? []);
-  return [
-    ...(kubernetesSecrets.length > 0 ? [{ kubernetesSecrets }] : []),
-    ...(kubernetesServiceAccounts.length > 0 ? [{ kubernetesServiceAccounts }] : []),
-  ];
+type SecretCredential = Extract<UsedCredential, { readonly from: 'secret' }>;
+
+function isUsed(credential: SecretCredential | undefined): credential is SecretCredential {
+  return credential !== undefined;
+}
+
+function recordedSecret({ secret, hash }: SecretCredential): RecordedSecret {
+  return { ...secret, credentialHash: hash };
 }
 
 /** Before the id of a credential that a plugin gave, or that was tried upstream and stands nowhere. */
 const UNHELD = 'unheld:';
 
-/** The proof that a repository is public, where the one for anybody is an import's. No keyed hash looks like it. */
-const PUBLIC_ID = 'public';
-
-/** What was imported for all: no upstream said so, and the verification policy decides whether that is enough. */
-function isPreload({ credentialId, origin }: Grant): boolean {
-  return credentialId === ANONYMOUS_ID && origin === 'import';
-}
+/** The grantee of what was imported for everybody. */
+const EVERYBODY = '';
 
 /**
- * Preloaded is what was imported for all. Once somebody has pulled with a credential what may be private, an import
- * no longer opens the whole repository.
+ * Whether everybody may have an image, for all that is known here: its repository is public, or it was imported for
+ * everybody where nobody has proved a right of his own. A bundle of any other is a private one.
  */
-function isPulledHere(grants: readonly Grant[]): boolean {
-  const isPrivate = grants.some(
-    ({ credentialId, origin }) =>
-      origin === 'upstream' && credentialId !== ANONYMOUS_ID && credentialId !== PUBLIC_ID,
-  );
-  return isPrivate || !grants.some(isPreload);
+export async function isOpenToAll(
+  metadata: MetadataStore,
+  repository: Repository,
+  digest: Digest,
+): Promise<boolean> {
+  const grants = await metadata.readGrants(repository);
+  if (grants.some(({ credentialId }) => credentialId === ANONYMOUS_ID)) return true;
+  return grants.length === 0 && metadata.isPreloaded(repository, digest, [EVERYBODY]);
 }
 
-/** Whether everybody may have the repository, for all that is known here. A bundle of any other is a private one. */
-export function isOpenToAll(grants: readonly Grant[]): boolean {
-  const isProved = grants.some(
-    grant => grant.credentialId === PUBLIC_ID || (grant.credentialId === ANONYMOUS_ID && !isPreload(grant)),
-  );
-  return isProved || !isPulledHere(grants);
-}
-
-/** The id under which what an import or a pull on the command line gave to a tenant is remembered. */
-export function tenantGrantId(tenant: string): string {
-  return TENANT + tenant;
+/** For whom a tenant stands in imports (`--tenant`). No credential's id looks like it. */
+export function tenantGrantee(tenant: string): string {
+  return `tenant:${tenant}`;
 }
 
 /** A proof is written anew only past this share of its life: a write per pull would be a disk sync per pull. */

@@ -1,9 +1,8 @@
 import { afterEach, describe, expect, it } from 'vitest';
 import { AccessWorld, type AccessWorldOptions, named, SERVER } from '../../test/support/access-world.ts';
-import { ANONYMOUS_ID } from '../oci/credential.ts';
 import { OciError } from '../oci/errors.ts';
-import { ANONYMOUSLY, APP, HOUR_MS, HUB_A, HUB_B, NGINX, OURS, pulled, withToken } from './fixture.suite.ts';
-import { tenantGrantId } from './grants.ts';
+import { ANONYMOUSLY, APP, HUB_A, HUB_B, NGINX, OURS, pulled, withToken } from './fixture.suite.ts';
+import { tenantGrantee } from './grants.ts';
 import type { Visitor } from './visitor.ts';
 
 let world: AccessWorld;
@@ -15,12 +14,12 @@ async function open(options: AccessWorldOptions = {}): Promise<void> {
 afterEach(() => world.close());
 
 describe('the verification policy', () => {
-  it('gives what was imported for all to all, until somebody has pulled what may be private', async () => {
+  it('leaves to everybody what was imported for everybody, and to nobody for that what else was pulled', async () => {
     await open();
     await world.put('team-a', { 'docker.io': HUB_A });
-    await imported(ANONYMOUS_ID);
-    expect(await pulled(await world.as(undefined))).toMatchObject({ proved: true });
+    expect(await preloadedFor(undefined)).toEqual(['']);
     await world.prove(NGINX, HUB_A);
+    expect(await preloadedFor(undefined)).toEqual(['']);
     expect(await pulled(await world.as(undefined))).toMatchObject({ proved: false });
     expect(await pulled(await world.as(HUB_A))).toMatchObject({ proved: true });
     // That it is public, upstream says itself.
@@ -28,18 +27,9 @@ describe('the verification policy', () => {
     expect(await pulled(await world.as(undefined))).toMatchObject({ proved: true });
   });
 
-  it('keeps an import whatever upstream says of it', async () => {
-    await open();
-    await imported(ANONYMOUS_ID);
-    await world.prove(NGINX, undefined, 'ended');
-    world.clock.nowMs += 1_000 * HOUR_MS;
-    expect(await pulled(await world.as(undefined))).toMatchObject({ proved: true });
-  });
-
   it('AlwaysVerify asks even for what was imported; NeverVerify for nothing', async () => {
     await open({ policy: 'AlwaysVerify' });
-    await imported(ANONYMOUS_ID);
-    expect(await pulled(await world.as(undefined))).toMatchObject({ proved: false });
+    expect(await preloadedFor(undefined)).toEqual([]);
     await world.close();
     await open({ policy: 'NeverVerify' });
     expect(await pulled(await world.as(undefined))).toMatchObject({ proved: true });
@@ -55,11 +45,11 @@ describe('the verification policy', () => {
     await open();
     await world.put('team-a', { 'docker.io': HUB_A, [SERVER]: OURS });
     await world.put('team-b', { 'docker.io': HUB_B });
-    await imported(tenantGrantId('team-a'));
-    expect(await pulled(await world.as(HUB_A))).toMatchObject({ proved: true });
-    expect(await pulled(await world.as(OURS))).toMatchObject({ proved: true });
-    expect(await pulled(await world.as(HUB_B))).toMatchObject({ proved: false });
-    expect(await pulled(await world.as(undefined))).toMatchObject({ proved: false });
+    for (const login of [HUB_A, OURS]) {
+      expect(await preloadedFor(login)).toEqual(['', tenantGrantee('team-a')]);
+    }
+    expect(await preloadedFor(HUB_B)).toEqual(['', tenantGrantee('team-b')]);
+    expect(await preloadedFor(undefined)).toEqual(['']);
   });
 });
 
@@ -154,8 +144,9 @@ describe('a refusal of upstream', () => {
   });
 });
 
-function imported(credentialId: string): Promise<void> {
-  return world.metadata.putGrant(NGINX, { credentialId, verifiedAtMs: 0, origin: 'import' });
+/** Whose imports this login may read. */
+async function preloadedFor(login: Parameters<AccessWorld['as']>[0]): Promise<readonly string[] | undefined> {
+  return (await (await world.as(login)).authorize(NGINX, 'pull')).preloadedFor;
 }
 
 /** What a client hears when upstream does not know, or does not say, what it asked for. */

@@ -5,7 +5,7 @@ import { type Repository, repositoryText } from '../oci/repository.ts';
 import { MAX_ATTEMPTS, type Right } from '../oci/requester.ts';
 import { type HeldCredential, TenantBroken, type Tenant, type Tenants } from '../tenants/tenant.ts';
 import type { Explanation } from './explanation.ts';
-import { type Grants, tenantGrantId } from './grants.ts';
+import { type Grants, tenantGrantee } from './grants.ts';
 import { type Principal, requesterOf } from './principal.ts';
 import { mayPullFrom, tagRules } from './tenant-rules.ts';
 import { VerificationPolicy } from './verification.ts';
@@ -75,7 +75,8 @@ export class MirroredRights {
 
   /** Whether anybody may have the repository, as upstream said not long ago. */
   async isPublic(repository: Repository): Promise<boolean> {
-    return (await this.#grants.stateOf(repository, [ANONYMOUS_ID], ALWAYS_VERIFY)).proved;
+    const anybody = { credentialIds: [ANONYMOUS_ID], policy: ALWAYS_VERIFY };
+    return (await this.#grants.stateOf(repository, anybody)).proved;
   }
 
   /** What would happen to a pull of `tenant`, logged in with a secret of this registry's, and why. */
@@ -83,7 +84,8 @@ export class MirroredRights {
     const rule = this.#ruleOf(repository);
     const found = await lookup(tenant, rule.images);
     const attempts = await this.#keyring(tenant, repository, rule);
-    const grants = await this.#grants.explain(repository, tenant.name, attempts.map(credentialId));
+    const grants = await this.#grants.explain(repository, attempts.map(credentialId));
+    const preloads = await this.#grants.explainPreloads(repository, tenant.name);
     return {
       repository: repositoryText(repository),
       tenant: tenant.name,
@@ -99,7 +101,7 @@ export class MirroredRights {
           grant: attempt === undefined ? undefined : grants.get(id),
         };
       }),
-      grants: [...grants.values()].filter(({ of }) => of !== 'credential'),
+      grants: [...[...grants.values()].filter(({ of }) => of !== 'credential'), ...preloads],
       conclusions: await this.#conclusions(tenant, repository, attempts),
     };
   }
@@ -191,9 +193,11 @@ export class MirroredRights {
       throw new OciError('NAME_UNKNOWN', { detail: { name: repositoryText(repository) } });
     }
     const [only, ...others] = tenants;
-    const imported = only !== undefined && others.length === 0 ? [tenantGrantId(only.name)] : [];
-    const ids = [...new Set([...attempts.map(credentialId), ANONYMOUS_ID, ...imported])];
-    const state = await this.#grants.stateOf(repository, ids, verification);
+    const state = await this.#grants.stateOf(repository, {
+      credentialIds: attempts.map(credentialId),
+      grantee: only !== undefined && others.length === 0 ? tenantGrantee(only.name) : undefined,
+      policy: verification,
+    });
     const requester = requesterOf(principal);
     return { requester, credentials: attempts, ...state, ...(only === undefined ? {} : tagRules(tenants)) };
   }

@@ -121,9 +121,13 @@ test('what is exported is held by the receiver after the import, under the same 
     }
   }
   expect(await receiver.metadata.listPins(repository)).toEqual(['v1']);
-  expect(await receiver.metadata.readGrants(repository)).toMatchObject([
-    { credentialId: '', origin: 'import' },
-  ]);
+  expect(await receiver.metadata.readGrants(repository)).toEqual([]);
+  expect(await receiver.metadata.listPreloads(repository)).toMatchObject([{ grantee: '' }]);
+  for (const { manifest, config, layers } of app.images) {
+    for (const { digest } of [manifest, config, ...layers]) {
+      expect(await receiver.metadata.isPreloaded(repository, digest, [''])).toBe(true);
+    }
+  }
 });
 
 test('equal images make equal bytes, in whatever order they are named', async () => {

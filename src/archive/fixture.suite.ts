@@ -49,7 +49,7 @@ export class ArchiveWorld {
     }
     await this.#holdManifest(repository, content.manifest, tag);
     if (isPublic) {
-      await this.metadata.putGrant(repository, { credentialId: '', verifiedAtMs: 1, origin: 'upstream' });
+      await this.metadata.putGrant(repository, { credentialId: '', verifiedAtMs: 1 });
     }
     return { name, repository, digest: content.manifest.digest, isPrivate: !isPublic };
   }

@@ -14,7 +14,7 @@ export interface Place {
 export interface PlacementOptions {
   /** What the name of an image means here; `undefined` is the name of one that the archive does not name. May throw. */
   readonly placeOf: (name: string | undefined) => Place | undefined;
-  /** Whose mirrored images become: a Grant under this id is recorded for each repository, by default for everybody. */
+  /** Whose mirrored images become: preloaded for this grantee, by default for everybody. */
   readonly grantee?: string | undefined;
   /** Content of private repositories may become public. */
   readonly mayPublish?: boolean;

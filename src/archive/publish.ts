@@ -1,4 +1,4 @@
-import type { Grant, MetadataStore, Publication } from '../metadata/metadata-store.ts';
+import type { MetadataStore } from '../metadata/metadata-store.ts';
 import type { ContentTree } from '../oci/content-tree.ts';
 import { ANONYMOUS_ID } from '../oci/credential.ts';
 import type { Digest } from '../oci/digest.ts';
@@ -16,7 +16,7 @@ export interface Arrival {
 
 export interface PublishOptions {
   readonly metadata: MetadataStore;
-  /** Under which id mirrored images are granted; by default to everybody. */
+  /** For whom mirrored images are preloaded; by default for everybody. */
   readonly grantee?: string | undefined;
   readonly room?: Room | undefined;
 }
@@ -41,22 +41,21 @@ async function putAll(
 ): Promise<void> {
   const atMs = Date.now();
   for (const { repository, tree } of arrivals) {
+    // What lives here has its own rules of who may read it.
+    const isMirrored = repository.upstream !== '';
     const blobs = tree.blobs.map(({ digest, size }) => ({ digest, size }));
-    const missing = await metadata.putContent(repository, { manifests: tree.manifests, blobs }, atMs);
+    const missing = await metadata.putContent(
+      repository,
+      { manifests: tree.manifests, blobs, ...(isMirrored && { grantee }) },
+      atMs,
+    );
     if (missing.length > 0) {
       throw new ArchiveError(`${missing[0]} was removed while it was imported: run the import again`);
     }
   }
-  const grant: Grant = { credentialId: grantee, verifiedAtMs: atMs, origin: 'import' };
   await metadata.publish(
-    arrivals.map(arrival => publicationOf(arrival, grant)),
+    arrivals.map(({ repository, digest, tag }) => ({ repository, digest, tag })),
     atMs,
   );
   await metadata.announce('content');
-}
-
-/** What lives here has its own rules of who may read it. */
-function publicationOf({ repository, digest, tag }: Arrival, grant: Grant): Publication {
-  const isMirrored = repository.upstream !== '';
-  return { repository, digest, tag, grant: isMirrored ? grant : undefined };
 }

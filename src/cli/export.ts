@@ -146,7 +146,7 @@ async function imageOf(parts: Parts, input: Input, wanted: WantedImage): Promise
   const isPublic =
     repository.upstream === ''
       ? config.hosted.anonymous !== 'none'
-      : isOpenToAll(await metadata.readGrants(repository));
+      : await isOpenToAll(metadata, repository, root.digest);
   const suffix = isDigest(reference) ? `@${reference}` : `:${reference}`;
   return {
     name: `${repositoryText(repository)}${suffix}`,

@@ -1,5 +1,5 @@
 import { addAbortSignal, type Readable } from 'node:stream';
-import { tenantGrantId } from '../access/grants.ts';
+import { tenantGrantee } from '../access/grants.ts';
 import { ArchiveError } from '../archive/archive-error.ts';
 import { importArchive, type ImportOptions, type ImportReport } from '../archive/import.ts';
 import { openArchive, readArchive } from '../archive/open-archive.ts';
@@ -100,7 +100,7 @@ function importOptions(parts: Parts, input: Input, renames: Renames, signal: Abo
     blobs,
     placeOf,
     platforms: platformsOption(input),
-    grantee: tenant && tenantGrantId(tenant.name),
+    grantee: tenant && tenantGrantee(tenant.name),
     mayPublish: input.options['public'] === true,
     room: quota,
     signal,

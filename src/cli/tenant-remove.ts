@@ -1,4 +1,4 @@
-import { tenantGrantId } from '../access/grants.ts';
+import { tenantGrantee } from '../access/grants.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Parts } from '../wire.ts';
 import { sizeText } from './columns.ts';
@@ -39,7 +39,7 @@ export const tenantRemove: Command = {
       }
       if (!isTrial) {
         // First, so that a namespace which becomes the tenant by this finds nothing.
-        await metadata.endGrantsOf(tenantGrantId(name));
+        await metadata.endPreloadsOf(tenantGrantee(name));
         for (const repository of repositories) await metadata.removeRepository(repository);
       }
       const credentials = isTrial ? await issuer.listLive(name) : await issuer.removeTenant(name);

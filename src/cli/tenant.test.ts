@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
-import { tenantGrantId } from '../access/grants.ts';
+import { tenantGrantee } from '../access/grants.ts';
 import { silentLog } from '../lib/log.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
@@ -159,9 +159,10 @@ test('a tenant is removed with its repositories, its credentials and what counts
     for (const name of ['team-a/app', 'team-a/deep/app', 'team-ab/app']) {
       await store.linkBlob({ upstream: '', name }, digest, 8);
     }
+    const imported = { manifests: [], blobs: [{ digest, size: 8 }] };
+    await store.putBlob(digest, 8);
     for (const tenant of ['team-a', 'team-ab']) {
-      const credentialId = tenantGrantId(tenant);
-      await store.putGrant(mirrored, { credentialId, verifiedAtMs: 1, origin: 'import' });
+      await store.putContent(mirrored, { ...imported, grantee: tenantGrantee(tenant) }, 1);
     }
   });
   const left = () =>
@@ -171,7 +172,7 @@ test('a tenant is removed with its repositories, its credentials and what counts
       live: (await store.listIssuedCredentials())
         .filter(({ endsAtMs }) => endsAtMs > Date.now())
         .map(({ tenant }) => tenant),
-      grants: (await store.readGrants(mirrored)).map(({ credentialId }) => credentialId),
+      preloads: (await store.listPreloads(mirrored)).map(({ grantee }) => grantee),
     }));
   const before = await left();
   const tried = await run('tenant', 'remove', 'team-a', '--dry-run');
@@ -191,6 +192,6 @@ test('a tenant is removed with its repositories, its credentials and what counts
     tenants: ['team-ab'],
     repositories: ['team-ab/app'],
     live: ['team-ab'],
-    grants: [tenantGrantId('team-ab')],
+    preloads: [tenantGrantee('team-ab')],
   });
 });

@@ -210,16 +210,14 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(await store.readLinkedManifest(NGINX, digest)).toEqual(one.manifest);
       for (const blob of missing) expect(await store.isLinked(NGINX, blob)).toBe(true);
 
-      const grant = { credentialId: '', verifiedAtMs: 6, origin: 'import' } as const;
       await store.publish(
         [
-          { repository: NGINX, digest, tag: 'v1', grant },
-          { repository: NGINX, digest, tag: undefined, grant: undefined },
+          { repository: NGINX, digest, tag: 'v1' },
+          { repository: NGINX, digest, tag: undefined },
         ],
         6,
       );
       expect(await store.readTag(NGINX, 'v1')).toEqual({ digest, checkedAtMs: 6 });
-      expect(await store.readGrants(NGINX)).toEqual([grant]);
       expect(new Set(await store.listPins(NGINX))).toEqual(new Set(['v1', digest]));
     });
 
@@ -359,7 +357,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
 
     test('a repository is there from its first link or tag to its last', async () => {
       const digest = digestOf(Buffer.from('x'));
-      await store.putGrant(NGINX, { credentialId: 'c', verifiedAtMs: 1, origin: 'upstream' });
+      await store.putGrant(NGINX, { credentialId: 'c', verifiedAtMs: 1 });
       await store.putDocument(NGINX, 'tags', { mediaType: 't', bytes: Buffer.from('d'), checkedAtMs: 1 });
       expect(await store.hasRepository(NGINX)).toBe(false);
       expect(await store.listRepositories('docker.io', ALL)).toEqual({ entries: [], more: false });
@@ -383,7 +381,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
           store.putManifest(NGINX, manifest, view, { tag: `v${index}`, atMs: 1 }),
         ),
       );
-      await store.putGrant(NGINX, { credentialId: 'c', verifiedAtMs: 1, origin: 'upstream' });
+      await store.putGrant(NGINX, { credentialId: 'c', verifiedAtMs: 1 });
       await store.removeRepository(NGINX);
       expect(await store.hasRepository(NGINX)).toBe(false);
       expect(await store.readTag(NGINX, 'v1')).toBeUndefined();
@@ -535,13 +533,68 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       });
     });
 
-    test('one Grant is read without the others', async () => {
-      const grant = { credentialId: 'c', verifiedAtMs: 1, origin: 'import' as const };
+    test('some Grants are read without the others', async () => {
+      const grant = { credentialId: 'c', verifiedAtMs: 1 };
       await store.putGrant(NGINX, grant);
-      await store.putGrant(NGINX, { credentialId: 'd', verifiedAtMs: 2, origin: 'upstream' });
-      expect(await store.readGrant(NGINX, 'c')).toEqual(grant);
-      expect(await store.readGrant(NGINX, 'e')).toBeUndefined();
-      expect(await store.readGrant(OTHER, 'c')).toBeUndefined();
+      await store.putGrant(NGINX, { credentialId: 'd', verifiedAtMs: 2 });
+      expect(await store.readGrants(NGINX, ['c', 'e'])).toEqual([grant]);
+      expect(await store.readGrants(NGINX, [])).toEqual([]);
+      expect(await store.readGrants(OTHER, ['c'])).toEqual([]);
+    });
+
+    test('what was imported is preloaded for whom it was imported, there and as long as it is linked', async () => {
+      const [one, two] = [image('one'), image('two')];
+      for (const { view } of [one, two]) {
+        for (const { digest, size } of view.blobs) await store.putBlob(digest, size);
+      }
+      const content = (of: typeof one) => ({ manifests: [of], blobs: of.view.blobs });
+      await store.putContent(NGINX, { ...content(one), grantee: '' }, 5);
+      await store.putContent(NGINX, { ...content(two), grantee: 'tenant:a' }, 6);
+      await store.putContent(OTHER, content(one), 7);
+      const { digest } = one.manifest;
+      const layer = one.view.blobs[1]!.digest;
+      for (const each of [digest, layer]) {
+        expect(await store.isPreloaded(NGINX, each, ['tenant:a', ''])).toBe(true);
+        expect(await store.isPreloaded(NGINX, each, ['tenant:a'])).toBe(false);
+        expect(await store.isPreloaded(NGINX, each, [])).toBe(false);
+        expect(await store.isPreloaded(OTHER, each, [''])).toBe(false);
+      }
+      expect(await store.listPreloads(NGINX)).toEqual([
+        { grantee: '', atMs: 5 },
+        { grantee: 'tenant:a', atMs: 6 },
+      ]);
+
+      await store.putTag(NGINX, 'v1', { digest, checkedAtMs: 1 });
+      await store.putTag(NGINX, 'v2', { digest: two.manifest.digest, checkedAtMs: 1 });
+      expect((await store.listTags(NGINX, ALL, [''])).entries).toEqual(['v1']);
+      expect((await store.listTags(NGINX, ALL, ['', 'tenant:a'])).entries).toEqual(['v1', 'v2']);
+      expect((await store.listTags(NGINX, ALL, [])).entries).toEqual([]);
+
+      await store.unlinkManifest(NGINX, digest);
+      await store.putManifest(NGINX, one.manifest, one.view, { atMs: 8 });
+      expect(await store.isPreloaded(NGINX, digest, [''])).toBe(false);
+      expect(await store.isPreloaded(NGINX, layer, [''])).toBe(true);
+      await store.endPreloadsOf('tenant:a');
+      expect(await store.isPreloaded(NGINX, two.manifest.digest, ['', 'tenant:a'])).toBe(false);
+      expect(await store.isPreloaded(NGINX, layer, [''])).toBe(true);
+      await store.removeRepository(NGINX);
+      await store.linkBlob(NGINX, layer, 1);
+      expect(await store.isPreloaded(NGINX, layer, [''])).toBe(false);
+    });
+
+    test('referrers to whom has imports alone are those that were imported for him', async () => {
+      const subject = image('subject');
+      const [imported, pulled] = ['a', 'b'].map(name => image(name, subject.manifest, 'sig'));
+      for (const { digest, size } of imported!.view.blobs) await store.putBlob(digest, size);
+      await store.putContent(NGINX, { manifests: [imported!], blobs: imported!.view.blobs, grantee: '' }, 1);
+      await store.putManifest(NGINX, pulled!.manifest, pulled!.view, { atMs: 1 });
+      const digests = async (...grantees: readonly (readonly string[])[]) =>
+        (await store.listReferrers(NGINX, subject.manifest.digest, undefined, ALL, ...grantees)).entries.map(
+          ({ digest }) => digest,
+        );
+      expect(await digests()).toHaveLength(2);
+      expect(await digests([''])).toEqual([imported!.manifest.digest]);
+      expect(await digests(['tenant:a'])).toEqual([]);
     });
 
     test('referrers are those linked here, of the type asked for, by digest', async () => {
@@ -644,8 +697,8 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
     });
 
     test('Grants are renewed, ended one by one, and ended for a credential everywhere', async () => {
-      const grant = { credentialId: 'c', verifiedAtMs: 1, origin: 'upstream' } as const;
-      const anybody = { credentialId: '', verifiedAtMs: 1, origin: 'import' } as const;
+      const grant = { credentialId: 'c', verifiedAtMs: 1 } as const;
+      const anybody = { credentialId: '', verifiedAtMs: 1 } as const;
       await store.putGrant(NGINX, grant);
       await store.putGrant(NGINX, anybody);
       await store.putGrant(NGINX, { ...grant, verifiedAtMs: 2 });

@@ -25,8 +25,14 @@ export interface Grant {
   readonly credentialId: string;
   /** Epoch ms of the last upstream success. */
   readonly verifiedAtMs: number;
-  /** `import`: given by an operator's import or pull for a tenant, not by an upstream answer. */
-  readonly origin: 'upstream' | 'import';
+}
+
+/** What an operator's import brought into a mirrored repository for `grantee`, who may read just that. */
+export interface Preload {
+  /** '' is everybody. */
+  readonly grantee: string;
+  /** Epoch ms of the last import. */
+  readonly atMs: number;
 }
 
 /** An upload session of a hosted repository; its bytes are the ingest `upload-<id>`. */
@@ -50,6 +56,8 @@ export interface Document {
 export interface ImportedContent {
   readonly manifests: readonly { readonly manifest: Manifest; readonly view: ManifestView }[];
   readonly blobs: readonly SizedDigest[];
+  /** Who may read all of it from now on (`Preload`); `undefined` adds nobody to those who may already. */
+  readonly grantee?: string | undefined;
 }
 
 export interface SizedDigest {
@@ -70,8 +78,6 @@ export interface Publication {
   /** What is pinned when there is no tag. */
   readonly digest: Digest;
   readonly tag: string | undefined;
-  /** Who may read the repository from now on, beside those who may already. */
-  readonly grant: Grant | undefined;
 }
 
 /** Content by what it is held as. */
@@ -160,12 +166,16 @@ export interface MetadataStore {
   ): Promise<readonly Lack[]>;
   /** Removes the Link and every tag of this repository that means it. False when there was none. */
   unlinkManifest(repository: Repository, digest: Digest): Promise<boolean>;
-  /** Manifests linked in this repository whose `subject`, as they are read here, is `subject`; by digest. */
+  /**
+   * Manifests linked in this repository whose `subject`, as they are read here, is `subject`; by digest. With
+   * `preloadedFor`, only those that are preloaded for one of these grantees.
+   */
   listReferrers(
     repository: Repository,
     subject: Digest,
     artifactType: string | undefined,
     page: Page,
+    preloadedFor?: readonly string[],
   ): Promise<Paged<Descriptor>>;
 
   // Tags.
@@ -180,8 +190,8 @@ export interface MetadataStore {
   putTag(repository: Repository, tag: string, row: TagRow): Promise<void>;
   /** False when there was none. */
   removeTag(repository: Repository, tag: string): Promise<boolean>;
-  /** In ASCII order. */
-  listTags(repository: Repository, page: Page): Promise<Paged<string>>;
+  /** In ASCII order; with `preloadedFor`, only those that mean a manifest preloaded for one of these grantees. */
+  listTags(repository: Repository, page: Page, preloadedFor?: readonly string[]): Promise<Paged<string>>;
 
   // Repositories.
 
@@ -221,21 +231,28 @@ export interface MetadataStore {
 
   // Grants.
 
-  readGrants(repository: Repository): Promise<readonly Grant[]>;
-  readGrant(repository: Repository, credentialId: string): Promise<Grant | undefined>;
+  /** Those of `credentialIds`; of all if left out, which are as many as ever had a right. */
+  readGrants(repository: Repository, credentialIds?: readonly string[]): Promise<readonly Grant[]>;
   putGrant(repository: Repository, grant: Grant): Promise<void>;
   endGrant(repository: Repository, credentialId: string): Promise<void>;
   /** Ends every Grant of a credential that is gone. */
   endGrantsOf(credentialId: string): Promise<void>;
 
-  // Imports. First the content, repository by repository, then all names at once.
+  // Imports. First the content, repository by repository, then all names at once. A preload goes with its Link.
+
+  /** Whether the content was imported into the repository for one of these grantees. */
+  isPreloaded(repository: Repository, digest: Digest, grantees: readonly string[]): Promise<boolean>;
+  /** One for each grantee of the repository: for people to read, since it counts. */
+  listPreloads(repository: Repository): Promise<readonly Preload[]>;
+  /** Ends every preload of a grantee that is gone. */
+  endPreloadsOf(grantee: string): Promise<void>;
 
   /**
-   * Keeps the manifests and links them, as `putManifest` does, and the blobs: one transaction. Blobs that are not held are
-   * returned, and then nothing is written.
+   * Keeps the manifests and links them, as `putManifest` does, and the blobs, and preloads all of it for `grantee`: one
+   * transaction. Blobs that are not held are returned, and then nothing is written.
    */
   putContent(repository: Repository, content: ImportedContent, atMs: number): Promise<readonly Digest[]>;
-  /** Moves the tags, pins what they or the digests name, and makes the Grants: one transaction for all. */
+  /** Moves the tags, and pins what they or the digests name: one transaction for all. */
   publish(publications: readonly Publication[], atMs: number): Promise<void>;
 
   // Pins. A pinned tag or digest, and everything under it, is never evicted. They go with their repository.

@@ -124,6 +124,53 @@ test('an index that had one reading for all keeps it in each repository, and wha
   await store.close();
 });
 
+test('an import that opened a whole repository keeps what is under its pins, unless somebody pulled there by a right of his own', async () => {
+  const connection = await Connection.open(path);
+  await migrate(connection, MIGRATIONS.slice(0, 6));
+  const [root, layer, later, other] = ['root', 'layer', 'later', 'other'].map(text =>
+    digestOf(Buffer.from(text)),
+  );
+  connection.execute(`
+    INSERT INTO repositories (id, upstream, name, created_at_ms)
+      VALUES (1, 'docker.io', 'open', 1), (2, 'docker.io', 'mixed', 1), (3, 'docker.io', 'tenant', 1);
+    INSERT INTO manifests (id, digest, created_at_ms, used_at_ms, size, bytes)
+      VALUES (1, '${root}', 1, 1, 4, x'726f6f74'), (2, '${later}', 1, 1, 5, x'6c61746572');
+    INSERT INTO readings (id, digest, media_type, annotations) VALUES (1, '${root}', 'a/b', '{}'), (2, '${later}', 'a/b', '{}');
+    INSERT INTO reading_references (reading_id, position, kind, digest, size, media_type)
+      VALUES (1, 0, 'blob', '${layer}', 5, 'c/d'), (2, 0, 'blob', '${other}', 5, 'c/d');
+    INSERT INTO links (repository_id, digest, kind, media_type, size, created_at_ms)
+      SELECT r.id, d.column1, d.column2, d.column3, 4, 1 FROM repositories r, (VALUES
+        ('${root}', 'manifest', 'a/b'), ('${later}', 'manifest', 'a/b'), ('${layer}', 'blob', NULL), ('${other}', 'blob', NULL)) d;
+    INSERT INTO tags (repository_id, tag, digest, checked_at_ms)
+      SELECT id, 'v1', '${root}', 1 FROM repositories UNION ALL SELECT id, 'v2', '${later}', 1 FROM repositories;
+    INSERT INTO pins (repository_id, reference, created_at_ms) SELECT id, 'v1', 1 FROM repositories;
+    INSERT INTO grants (repository_id, credential_id, verified_at_ms, origin) VALUES
+      (1, '', 5, 'import'), (1, 'public', 6, 'upstream'), (2, '', 5, 'import'), (2, 'somebody', 6, 'upstream'),
+      (3, 'tenant:a', 5, 'import')`);
+  connection.close();
+
+  const store = await openSqliteMetadataStore(path, { log: silentLog });
+  const preloaded = async (name: string, grantee: string) => {
+    const repository = { upstream: 'docker.io', name };
+    const all = await Promise.all(
+      [root!, layer!, later!, other!].map(digest => store.isPreloaded(repository, digest, [grantee])),
+    );
+    return all;
+  };
+  expect(await preloaded('open', '')).toEqual([true, true, false, false]);
+  expect(await preloaded('mixed', '')).toEqual([false, false, false, false]);
+  expect(await preloaded('tenant', 'tenant:a')).toEqual([true, true, false, false]);
+  expect(await preloaded('tenant', '')).toEqual([false, false, false, false]);
+  expect(await store.readGrants({ upstream: 'docker.io', name: 'open' })).toEqual([
+    { credentialId: '', verifiedAtMs: 6 },
+  ]);
+  expect(await store.readGrants({ upstream: 'docker.io', name: 'mixed' })).toEqual([
+    { credentialId: 'somebody', verifiedAtMs: 6 },
+  ]);
+  expect(await store.readLinkedManifest({ upstream: 'docker.io', name: 'mixed' }, root!)).toBeDefined();
+  await store.close();
+});
+
 test('a migration that fails changes nothing', async () => {
   const connection = await Connection.open(path);
   const broken = [...MIGRATIONS, 'CREATE TABLE half (a); CREATE TABLE half (a);'];

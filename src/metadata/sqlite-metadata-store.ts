@@ -34,6 +34,7 @@ import { Links } from './sqlite/links.ts';
 import { Manifests } from './sqlite/manifests.ts';
 import { migrate } from './sqlite/migrations.ts';
 import { Pins } from './sqlite/pins.ts';
+import { Preloads } from './sqlite/preloads.ts';
 import { Presence } from './sqlite/presence.ts';
 import { Removals } from './sqlite/removals.ts';
 import { Repositories } from './sqlite/repositories.ts';
@@ -144,6 +145,7 @@ class SqliteMetadataStore implements MetadataStore {
   readonly #documents: Documents;
   readonly #grants: Grants;
   readonly #pins: Pins;
+  readonly #preloads: Preloads;
   readonly #removals: Removals;
   readonly #tenants: Tenants;
   readonly #uploads: Uploads;
@@ -167,6 +169,7 @@ class SqliteMetadataStore implements MetadataStore {
     this.#documents = new Documents(connection);
     this.#grants = new Grants(connection);
     this.#pins = new Pins(connection);
+    this.#preloads = new Preloads(connection);
     this.#removals = new Removals(connection);
     this.#tenants = new Tenants(connection);
     this.#uploads = new Uploads(connection);
@@ -213,8 +216,16 @@ class SqliteMetadataStore implements MetadataStore {
     });
   }
 
-  listReferrers(repository: Repository, subject: Digest, artifactType: string | undefined, page: Page) {
-    return this.#read(() => this.#manifests.listReferrers(repository, subject, artifactType, page));
+  listReferrers(
+    repository: Repository,
+    subject: Digest,
+    artifactType: string | undefined,
+    page: Page,
+    preloadedFor?: readonly string[],
+  ) {
+    return this.#read(() =>
+      this.#manifests.listReferrers(repository, subject, artifactType, page, preloadedFor),
+    );
   }
 
   readTag(repository: Repository, tag: string) {
@@ -234,8 +245,8 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#writeIn(repository, id => this.#tags.remove(id, tag));
   }
 
-  listTags(repository: Repository, page: Page) {
-    return this.#read(() => this.#tags.list(repository, page));
+  listTags(repository: Repository, page: Page, preloadedFor?: readonly string[]) {
+    return this.#read(() => this.#tags.list(repository, page, preloadedFor));
   }
 
   hasRepository(repository: Repository) {
@@ -306,12 +317,12 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#write(() => this.#documents.put(this.#repositories.idOrNew(repository), name, document));
   }
 
-  readGrants(repository: Repository) {
-    return this.#read(() => this.#grants.read(repository));
-  }
-
-  readGrant(repository: Repository, credentialId: string) {
-    return this.#read(() => this.#grants.readOne(repository, credentialId));
+  readGrants(repository: Repository, credentialIds?: readonly string[]) {
+    return this.#read(() =>
+      credentialIds === undefined
+        ? this.#grants.readAll(repository)
+        : this.#grants.read(repository, credentialIds),
+    );
   }
 
   putGrant(repository: Repository, grant: Grant) {
@@ -330,7 +341,7 @@ class SqliteMetadataStore implements MetadataStore {
 
   putContent(
     repository: Repository,
-    { manifests, blobs }: ImportedContent,
+    { manifests, blobs, grantee }: ImportedContent,
     atMs: number,
   ): Promise<readonly Digest[]> {
     return this.#write(() => {
@@ -345,21 +356,36 @@ class SqliteMetadataStore implements MetadataStore {
       for (const { manifest, view } of manifests) {
         this.#putManifestWithin(id, manifest, view, atMs);
       }
+      if (grantee !== undefined) {
+        const digests = [...blobs.map(({ digest }) => digest), ...manifests.map(one => one.manifest.digest)];
+        digests.forEach(digest => this.#preloads.put(id, digest, grantee, atMs));
+      }
       return [];
     });
   }
 
+  isPreloaded(repository: Repository, digest: Digest, grantees: readonly string[]) {
+    return this.#read(() => this.#preloads.has(repository, digest, grantees));
+  }
+
+  listPreloads(repository: Repository) {
+    return this.#read(() => this.#preloads.list(repository));
+  }
+
+  async endPreloadsOf(grantee: string) {
+    while (await this.#write(() => this.#preloads.endSomeOf(grantee))) {
+      // The next ones, in a transaction of their own.
+    }
+  }
+
   publish(publications: readonly Publication[], atMs: number) {
     return this.#write(() => {
-      for (const { repository, digest, tag, grant } of publications) {
+      for (const { repository, digest, tag } of publications) {
         const id = this.#repositories.idOrNew(repository);
         if (tag !== undefined) {
           this.#tags.put(id, tag, { digest, checkedAtMs: atMs });
         }
         this.#pins.put(id, tag ?? digest);
-        if (grant !== undefined) {
-          this.#grants.put(id, grant);
-        }
       }
     });
   }

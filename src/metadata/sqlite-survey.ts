@@ -8,6 +8,10 @@ import { ImageRows } from './sqlite/image-rows.ts';
 import * as needs from './sqlite/needs.ts';
 import type { Found, SizedContent, Survey, SurveyedImage, SurveyedManifest } from './survey.ts';
 
+/** As a column, in a statement that calls repositories `r`: something was imported into the repository under this digest. */
+const isImported = (digest: string) => `EXISTS (
+  SELECT 1 FROM preloads p WHERE p.repository_id = r.id AND p.digest = ${digest}) AS is_imported`;
+
 /** Rows that one question looks at: some tens of milliseconds, so that a survey gives way and can be broken off. */
 const ROWS_PER_PAGE = 2_000;
 /** Manifests are read with their bytes. */
@@ -119,20 +123,18 @@ class SqliteSurvey implements Survey {
     this.#hasRow = connection.prepare(`
       SELECT 1 FROM blobs WHERE digest = @digest UNION ALL SELECT 1 FROM quarantine WHERE digest = @digest
       UNION ALL SELECT 1 WHERE ${needs.isHostedBlob('@digest')}`);
-    const isImported = `EXISTS (
-      SELECT 1 FROM grants g WHERE g.repository_id = r.id AND g.origin = 'import') AS is_imported`;
     this.#tags = connection.prepare(`
       SELECT t.repository_id, r.upstream, r.name, t.tag, t.digest,
         EXISTS (
           SELECT 1 FROM pins p
           WHERE p.repository_id = t.repository_id AND p.reference IN (t.tag, t.digest)) AS is_pinned,
-        ${isImported}
+        ${isImported('t.digest')}
       FROM repositories r JOIN tags t ON t.repository_id = r.id
       WHERE (r.upstream, r.name, t.tag) > (@upstream, @name, @tag)
       ORDER BY r.upstream, r.name, t.tag LIMIT ${ROWS_PER_PAGE}`);
     this.#untagged = connection.prepare(`
       SELECT l.repository_id, r.upstream, r.name, NULL AS tag, l.digest,
-        ${needs.isPinnedIn('l.repository_id', 'l.digest')} AS is_pinned, ${isImported},
+        ${needs.isPinnedIn('l.repository_id', 'l.digest')} AS is_pinned, ${isImported('l.digest')},
         EXISTS (
           SELECT 1 FROM readings g JOIN manifests m ON m.digest = g.digest
           WHERE ${needs.linksTo('l', 'g')} AND g.subject IS NULL)

@@ -16,6 +16,7 @@ import type { Contender } from './contender.ts';
 import type { FillRun } from './fill-run.ts';
 import type { Fills } from './fills.ts';
 import type { Confirmed, Links } from './links.ts';
+import { rightTo } from './preloads.ts';
 import { notHeld, type PullRuleOf } from './pull-rule.ts';
 
 /**
@@ -65,7 +66,8 @@ export class BlobSource {
   }
 
   /** The size, from the Link or the manifest that is held here, else from one HEAD upstream. Never starts a Fill. */
-  async stat(repository: Repository, digest: Digest, right: Right): Promise<ServedBlobStat> {
+  async stat(repository: Repository, digest: Digest, given: Right): Promise<ServedBlobStat> {
+    const right = await rightTo(this.#metadata, repository, digest, given);
     const here = right.proved ? await this.#sizeHere(repository, digest) : undefined;
     if (here !== undefined) return { digest, size: here, outcome: 'hit', stored: true, upstreamMs: 0 };
     const startedMs = performance.now();
@@ -81,7 +83,8 @@ export class BlobSource {
     return { digest, size, outcome: isFirst ? 'miss' : outcome, stored: false, upstreamMs };
   }
 
-  async open(repository: Repository, digest: Digest, right: Right): Promise<ServedBlob> {
+  async open(repository: Repository, digest: Digest, given: Right): Promise<ServedBlob> {
+    const right = await rightTo(this.#metadata, repository, digest, given);
     const settled = await this.#links.isSettled(repository, digest, right);
     const held = await this.#openHeld(repository, digest, right);
     if (held === undefined) return this.#openFill(repository, digest, right, settled);

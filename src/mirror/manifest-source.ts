@@ -16,6 +16,7 @@ import type { Answer, Ask, Upstream } from '../upstream/upstream.ts';
 import { ANSWER_WITHIN_MS, answered, LATE, STALE_AFTER_MS, tooLate, within } from './answer-time.ts';
 import { type Asking, isRefusal } from './asking.ts';
 import { admits, unproved } from './links.ts';
+import { type ContentRight, rightTo, withoutPreload } from './preloads.ts';
 import { freshnessOf, notHeld, type PullRuleOf } from './pull-rule.ts';
 
 export interface ManifestSourceOptions {
@@ -33,6 +34,8 @@ interface Found {
   readonly outcome: Outcome;
   readonly stored: boolean;
   readonly upstreamMs: number;
+  /** An import alone lets this requester have it, and so perhaps not what it names. */
+  readonly isPreload: boolean;
 }
 
 /** A manifest whose bytes are held. */
@@ -96,22 +99,24 @@ export class ManifestSource {
   }
 
   async #byTag(repository: Repository, tag: string, given: Right): Promise<Found> {
-    const right = given.forceAlways === true ? { ...given, ...UNPROVED } : given;
+    const asked = given.forceAlways === true ? { ...given, ...UNPROVED } : given;
     const tagged = await this.#metadata.readTagged(repository, tag);
     const held = tagged?.manifest;
+    const right = held === undefined ? asked : await rightTo(this.#metadata, repository, held.digest, asked);
     const ageMs = held && this.#nowMs() - tagged.tag.checkedAtMs;
     const freshness = freshnessOf(tag, ageMs, this.#pullRuleOf(repository, right));
     if (freshness === 'never') return this.#heldOnly(repository, tag, held, right);
     if (held !== undefined && right.proved && freshness !== 'ask') {
       if (freshness === 'serve-and-ask') this.#askBehind(repository, tag, right, held);
-      return hit(held);
+      return hit(held, right);
     }
     return this.#ask(repository, tag, right, held);
   }
 
-  async #byDigest(repository: Repository, digest: Digest, right: Right): Promise<Found> {
+  async #byDigest(repository: Repository, digest: Digest, given: Right): Promise<Found> {
     const held = await this.#metadata.readLinkedManifest(repository, digest);
-    if (held !== undefined && right.proved) return hit(held);
+    const right = held === undefined ? given : await rightTo(this.#metadata, repository, digest, given);
+    if (held !== undefined && right.proved) return hit(held, right);
     if (this.#pullRuleOf(repository, right).pullPolicy === 'Never') {
       return this.#heldOnly(repository, digest, held, right);
     }
@@ -119,8 +124,13 @@ export class ManifestSource {
   }
 
   /** Where upstream may not be asked, a right that could be asked about only there counts as if it were unreachable. */
-  #heldOnly(repository: Repository, reference: string, held: Manifest | undefined, right: Right): Found {
-    if (held !== undefined && (right.proved || right.provedIfUnreachable)) return hit(held);
+  #heldOnly(
+    repository: Repository,
+    reference: string,
+    held: Manifest | undefined,
+    right: ContentRight,
+  ): Found {
+    if (held !== undefined && (right.proved || right.provedIfUnreachable)) return hit(held, right);
     throw notHeld('MANIFEST_UNKNOWN', repository, reference);
   }
 
@@ -131,7 +141,7 @@ export class ManifestSource {
   async #ask(
     repository: Repository,
     reference: string,
-    right: Right,
+    right: ContentRight,
     held: Manifest | undefined,
   ): Promise<Found> {
     const startedMs = performance.now();
@@ -150,17 +160,22 @@ export class ManifestSource {
       const asked = await within(asking, spare === undefined ? ANSWER_WITHIN_MS : STALE_AFTER_MS);
       if (asked !== LATE) {
         const { answer, joined } = asked;
-        if (!admits(answer, right)) throw unproved();
+        // An import of what is held admits to nothing else that a mirror may say.
+        const { digest } = answer.manifest;
+        const settled = await rightTo(this.#metadata, repository, digest, withoutPreload(right));
+        if (!admits(answer, settled)) throw unproved();
         const outcome = joined ? 'joined' : answer.fetched ? 'miss' : 'revalidated';
         const upstreamMs = performance.now() - startedMs;
-        return { manifest: answer.manifest, outcome, stored: answer.stored, upstreamMs };
+        const isPreload = !answer.proof && settled.isPreload === true;
+        return { manifest: answer.manifest, outcome, stored: answer.stored, upstreamMs, isPreload };
       }
     } catch (error) {
       if (!(error instanceof UpstreamFailure)) throw error;
       if (spare === undefined || isRefusal(error)) throw ociErrorOf(error, 'MANIFEST_UNKNOWN');
     }
     if (spare === undefined) throw tooLate();
-    return { manifest: spare, outcome: 'stale', stored: true, upstreamMs: performance.now() - startedMs };
+    const upstreamMs = performance.now() - startedMs;
+    return { ...hit(spare, right), outcome: 'stale', upstreamMs };
   }
 
   #askBehind(repository: Repository, tag: string, right: Right, held: Manifest): void {
@@ -260,8 +275,8 @@ export class ManifestSource {
 
   /** For a tag, to a client that cannot take an index or asks for one platform: the child that suits, by its own digest. */
   async #forPlatform(repository: Repository, found: Found, right: Right, want: ManifestWant): Promise<Found> {
-    // Upstream or a Grant has just let this requester have what names everything below.
-    const proved = { ...right, proved: true };
+    // Upstream or a Grant has just let this requester have what names everything below; an import only what it brought.
+    const proved = found.isPreload ? right : { ...right, proved: true };
     let served = found;
     const manifest = await narrowToPlatform(found.manifest, want, {
       manifest: async ({ digest }) => {
@@ -277,10 +292,10 @@ export class ManifestSource {
 }
 
 /** A right that has to be proved now, by upstream's own answer. */
-const UNPROVED = { proved: false, provedIfUnreachable: false };
+const UNPROVED = { proved: false, provedIfUnreachable: false, preloadedFor: [] };
 
-function hit(manifest: Manifest): Found {
-  return { manifest, outcome: 'hit', stored: true, upstreamMs: 0 };
+function hit(manifest: Manifest, right: ContentRight): Found {
+  return { manifest, outcome: 'hit', stored: true, upstreamMs: 0, isPreload: right.isPreload === true };
 }
 
 /** What upstream sent and nobody could read in one way is upstream's fault, not the client's. */

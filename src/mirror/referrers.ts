@@ -12,6 +12,7 @@ import type { FetchedReferrers } from '../upstream/upstream.ts';
 import { answered, LATE, STALE_AFTER_MS, within } from './answer-time.ts';
 import { type Asking, isRefusal } from './asking.ts';
 import { admits, unproved } from './links.ts';
+import { preloadsOnly, rightTo } from './preloads.ts';
 import { freshnessOf, notHeld, type PullRuleOf } from './pull-rule.ts';
 
 export interface ReferrersOptions {
@@ -60,6 +61,7 @@ export class Referrers {
     right: Right,
   ): Promise<ServedReferrers> {
     const { document, outcome, upstreamMs } = await this.#list(repository, subject, right);
+    const preloadedFor = preloadsOnly(right);
     const served = {
       outcome,
       stored: document !== undefined,
@@ -68,17 +70,26 @@ export class Referrers {
     };
     if (document === undefined) {
       const { artifactType, page } = query;
-      const { entries, more } = await this.#metadata.listReferrers(repository, subject, artifactType, page);
+      const { entries, more } = await this.#metadata.listReferrers(
+        repository,
+        subject,
+        artifactType,
+        page,
+        preloadedFor,
+      );
       return { ...served, stored: true, manifests: entries, next: more ? entries.at(-1)?.digest : undefined };
     }
     return { ...served, ...(await pageOf(document, query)) };
   }
 
   /** No document: nothing is known but what is held. */
-  async #list(repository: Repository, subject: Digest, right: Right): Promise<Listed> {
+  async #list(repository: Repository, subject: Digest, given: Right): Promise<Listed> {
     const startedMs = performance.now();
     const name = `referrers ${subject}`;
-    const kept = await this.#metadata.readDocument(repository, name);
+    const right = await rightTo(this.#metadata, repository, subject, given);
+    // A list that upstream gave to somebody names more than an import brought.
+    const isPreload = right.isPreload === true;
+    const kept = isPreload ? undefined : await this.#metadata.readDocument(repository, name);
     const ageMs = kept && this.#nowMs() - kept.checkedAtMs;
     const freshness = freshnessOf(name, ageMs, this.#pullRuleOf(repository, right));
     const mayServeKept = right.proved || right.provedIfUnreachable;
@@ -102,7 +113,7 @@ export class Referrers {
       });
       const asked = mayServeKept ? await within(asking, STALE_AFTER_MS) : await answered(asking);
       if (asked !== LATE) {
-        if (!admits(asked.answer, right)) throw unproved();
+        if (!admits(asked.answer, given)) throw unproved();
         const upstreamMs = performance.now() - startedMs;
         return { document: asked.answer, outcome: asked.joined ? 'joined' : 'miss', upstreamMs };
       }

@@ -8,6 +8,7 @@ import type { FetchedTags } from '../upstream/upstream.ts';
 import { answered, LATE, STALE_AFTER_MS, within } from './answer-time.ts';
 import { type Asking, isRefusal } from './asking.ts';
 import { admits, unproved } from './links.ts';
+import { preloadsOnly } from './preloads.ts';
 import { notHeld, type PullRuleOf } from './pull-rule.ts';
 
 export interface TagListOptions {
@@ -35,9 +36,10 @@ export class TagList {
   async open(repository: Repository, page: Page, right: Right): Promise<ServedTags> {
     const startedMs = performance.now();
     const known = await this.#metadata.hasRepository(repository);
-    const mayServeHeld = known && (right.proved || right.provedIfUnreachable);
+    const isPreloads = preloadsOnly(right) !== undefined && (await this.#hasPreloadedTag(repository, right));
+    const mayServeHeld = known && (right.proved || right.provedIfUnreachable || isPreloads);
     if (this.#pullRuleOf(repository, right).pullPolicy === 'Never') {
-      if (mayServeHeld) return this.#held(repository, page, 'hit', 0);
+      if (mayServeHeld) return this.#held(repository, page, right, 'hit', 0);
       throw notHeld('NAME_UNKNOWN', repository, undefined);
     }
     const question = {
@@ -63,16 +65,27 @@ export class TagList {
       if (!(error instanceof UpstreamFailure)) throw error;
       if (!mayServeHeld || isRefusal(error)) throw ociErrorOf(error, 'NAME_UNKNOWN');
     }
-    return this.#held(repository, page, 'stale', performance.now() - startedMs);
+    return this.#held(repository, page, right, 'stale', performance.now() - startedMs);
   }
 
+  async #hasPreloadedTag(repository: Repository, right: Right): Promise<boolean> {
+    const { entries } = await this.#metadata.listTags(
+      repository,
+      { limit: 1, after: undefined },
+      preloadsOnly(right),
+    );
+    return entries.length > 0;
+  }
+
+  /** To whom has only imports, only what they brought. */
   async #held(
     repository: Repository,
     page: Page,
+    right: Right,
     outcome: 'hit' | 'stale',
     upstreamMs: number,
   ): Promise<ServedTags> {
-    const { entries, more } = await this.#metadata.listTags(repository, page);
+    const { entries, more } = await this.#metadata.listTags(repository, page, preloadsOnly(right));
     return { tags: entries, next: more ? entries.at(-1) : undefined, outcome, stored: true, upstreamMs };
   }
 }

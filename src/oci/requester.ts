@@ -41,6 +41,11 @@ export interface Right {
   readonly proved: boolean;
   /** Not proved, but an expired Grant still counts while upstream cannot be reached. */
   readonly provedIfUnreachable: boolean;
+  /**
+   * Without either, the requester may read what was imported into the repository for one of these, and nothing else:
+   * '' is what was imported for everybody.
+   */
+  readonly preloadedFor?: readonly string[] | undefined;
   /** What the requester's own rules say of tags; the strictest of this and the repository's counts. */
   readonly pullPolicy?: ImagePullPolicy | undefined;
   /** Of an index the requester is fetched these ahead, instead of what the repository says. */

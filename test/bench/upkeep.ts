@@ -91,7 +91,7 @@ async function makeStore(path: string): Promise<number> {
     // The first one lives here: tags of a mirrored repository are upstream's to list.
     const repository =
       number === 0 ? { upstream: '', name: 'team/app0' } : { upstream: UPSTREAM, name: `app${number}` };
-    await store.putGrant(repository, { credentialId: '', verifiedAtMs: Date.now(), origin: 'import' });
+    await store.putGrant(repository, { credentialId: '', verifiedAtMs: Date.now() });
   }
   await store.close();
   const database = new Database(index);

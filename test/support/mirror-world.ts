@@ -100,7 +100,7 @@ export class MirrorWorld {
     credentials: readonly (Credential | undefined)[] = [undefined],
     id = 'anonymous',
   ): Promise<Right> {
-    const state = await this.#grants.stateOf(repository, credentials.map(credentialId));
+    const state = await this.#grants.stateOf(repository, { credentialIds: credentials.map(credentialId) });
     return { requester: { tenant: undefined, id }, credentials, ...state };
   }
 

@@ -8,46 +8,48 @@ const END_ROWS = 100;
 interface Row {
   readonly credential_id: string;
   readonly verified_at_ms: number;
-  readonly origin: Grant['origin'];
 }
 
 /** Remembered proofs that a credential may read a repository. */
 export class Grants {
   readonly #select: Statement<[string, string], Row>;
   readonly #selectOne: Statement<[string, string, string], Row>;
-  readonly #upsert: Statement<[number, string, number, Grant['origin']]>;
+  readonly #upsert: Statement<[number, string, number]>;
   readonly #delete: Statement<[number, string]>;
   readonly #deleteOf: Statement<[{ credentialId: string }]>;
 
   constructor(connection: Connection) {
     this.#select = connection.prepare(`
-      SELECT g.credential_id, g.verified_at_ms, g.origin
+      SELECT g.credential_id, g.verified_at_ms
       FROM repositories r JOIN grants g ON g.repository_id = r.id
       WHERE r.upstream = ? AND r.name = ?`);
     this.#selectOne = connection.prepare(`
-      SELECT g.credential_id, g.verified_at_ms, g.origin
+      SELECT g.credential_id, g.verified_at_ms
       FROM repositories r JOIN grants g ON g.repository_id = r.id
       WHERE r.upstream = ? AND r.name = ? AND g.credential_id = ?`);
     this.#upsert = connection.prepare(`
-      INSERT INTO grants (repository_id, credential_id, verified_at_ms, origin) VALUES (?, ?, ?, ?)
-      ON CONFLICT DO UPDATE SET verified_at_ms = excluded.verified_at_ms, origin = excluded.origin`);
+      INSERT INTO grants (repository_id, credential_id, verified_at_ms) VALUES (?, ?, ?)
+      ON CONFLICT DO UPDATE SET verified_at_ms = excluded.verified_at_ms`);
     this.#delete = connection.prepare('DELETE FROM grants WHERE repository_id = ? AND credential_id = ?');
     this.#deleteOf = connection.prepare(`
       DELETE FROM grants WHERE credential_id = @credentialId AND repository_id IN
         (SELECT repository_id FROM grants WHERE credential_id = @credentialId LIMIT ${END_ROWS})`);
   }
 
-  read({ upstream, name }: Repository): readonly Grant[] {
+  readAll({ upstream, name }: Repository): readonly Grant[] {
     return this.#select.all(upstream, name).map(toGrant);
   }
 
-  readOne({ upstream, name }: Repository, credentialId: string): Grant | undefined {
-    const row = this.#selectOne.get(upstream, name, credentialId);
-    return row && toGrant(row);
+  /** Those of these credentials: a look-up for each, however many the repository has. */
+  read({ upstream, name }: Repository, credentialIds: readonly string[]): readonly Grant[] {
+    return credentialIds.flatMap(credentialId => {
+      const row = this.#selectOne.get(upstream, name, credentialId);
+      return row === undefined ? [] : [toGrant(row)];
+    });
   }
 
   put(repositoryId: number, grant: Grant): void {
-    this.#upsert.run(repositoryId, grant.credentialId, grant.verifiedAtMs, grant.origin);
+    this.#upsert.run(repositoryId, grant.credentialId, grant.verifiedAtMs);
   }
 
   end(repositoryId: number, credentialId: string): boolean {
@@ -61,5 +63,5 @@ export class Grants {
 }
 
 function toGrant(row: Row): Grant {
-  return { credentialId: row.credential_id, verifiedAtMs: row.verified_at_ms, origin: row.origin };
+  return { credentialId: row.credential_id, verifiedAtMs: row.verified_at_ms };
 }

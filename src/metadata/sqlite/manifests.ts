@@ -7,6 +7,7 @@ import type { Paged } from '../metadata-store.ts';
 import type { Connection, Statement } from './connection.ts';
 import * as needs from './needs.ts';
 import { pageRange, toPage } from './page.ts';
+import { isPreloaded } from './preloads.ts';
 
 /** The one kind of manifest that has blobs but no config. */
 const ARTIFACT_MANIFEST = 'application/vnd.oci.artifact.manifest.v1+json';
@@ -19,6 +20,8 @@ interface ManifestRow {
 interface ReferrerQuery extends Repository {
   readonly subject: Digest;
   readonly artifactType: string | null;
+  /** A JSON list, for which of them it is preloaded; `null`: whoever it is for. */
+  readonly grantees: string | null;
   readonly after: string;
   readonly rows: number;
 }
@@ -59,6 +62,9 @@ export class Manifests {
           SELECT 1 FROM repositories r JOIN links l ON l.repository_id = r.id
           WHERE r.upstream = @upstream AND r.name = @name AND ${needs.linksTo('l', 'g')})
         AND (@artifactType IS NULL OR g.artifact_type = @artifactType)
+        AND (@grantees IS NULL OR EXISTS (
+          SELECT 1 FROM repositories r
+          WHERE r.upstream = @upstream AND r.name = @name AND ${isPreloaded('r.id', 'g.digest', '@grantees')}))
         AND g.digest > @after
       ORDER BY g.digest LIMIT @rows`);
     this.#insertBytes = connection.prepare(`
@@ -114,6 +120,7 @@ export class Manifests {
     subject: Digest,
     artifactType: string | undefined,
     page: Page,
+    preloadedFor?: readonly string[],
   ): Paged<Descriptor> {
     const [after, rows] = pageRange(page);
     const found = this.#selectReferrers.all({
@@ -121,6 +128,7 @@ export class Manifests {
       name,
       subject,
       artifactType: artifactType ?? null,
+      grantees: preloadedFor === undefined ? null : JSON.stringify(preloadedFor),
       after,
       rows,
     });

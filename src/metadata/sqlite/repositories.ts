@@ -14,6 +14,7 @@ const OWNED_TABLES = {
   documents: 'name',
   grants: 'credential_id',
   pins: 'reference',
+  preloads: 'digest, grantee',
 } as const;
 
 interface OwnerRow {

@@ -5,6 +5,7 @@ import type { Repository } from '../../oci/repository.ts';
 import type { Paged, TagRow } from '../metadata-store.ts';
 import type { Connection, Statement } from './connection.ts';
 import { type PageRange, pageRange, toPage } from './page.ts';
+import { isPreloaded } from './preloads.ts';
 
 interface Row {
   readonly digest: Digest;
@@ -26,6 +27,7 @@ export class Tags {
   readonly #select: Statement<[string, string, string], Row>;
   readonly #selectTagged: Statement<[string, string, string], TaggedRow>;
   readonly #selectNames: Statement<[string, string, ...PageRange], { tag: string }>;
+  readonly #selectPreloaded: Statement<[string, string, string, ...PageRange], { tag: string }>;
   readonly #upsert: Statement<[number, string, Digest, number]>;
   readonly #delete: Statement<[number, string]>;
   readonly #deleteOf: Statement<[number, Digest]>;
@@ -46,6 +48,11 @@ export class Tags {
       SELECT t.tag
       FROM repositories r JOIN tags t ON t.repository_id = r.id
       WHERE r.upstream = ? AND r.name = ? AND t.tag > ? ORDER BY t.tag LIMIT ?`);
+    this.#selectPreloaded = connection.prepare(`
+      SELECT t.tag
+      FROM repositories r JOIN tags t ON t.repository_id = r.id
+      WHERE r.upstream = ? AND r.name = ? AND ${isPreloaded('r.id', 't.digest', '?')}
+        AND t.tag > ? ORDER BY t.tag LIMIT ?`);
     this.#upsert = connection.prepare(`
       INSERT INTO tags (repository_id, tag, digest, checked_at_ms) VALUES (?, ?, ?, ?)
       ON CONFLICT DO UPDATE SET digest = excluded.digest, checked_at_ms = excluded.checked_at_ms`);
@@ -71,8 +78,12 @@ export class Tags {
     return { tag: toTagRow(row), manifest };
   }
 
-  list({ upstream, name }: Repository, page: Page): Paged<string> {
-    const rows = this.#selectNames.all(upstream, name, ...pageRange(page));
+  list({ upstream, name }: Repository, page: Page, preloadedFor?: readonly string[]): Paged<string> {
+    const range = pageRange(page);
+    const rows =
+      preloadedFor === undefined
+        ? this.#selectNames.all(upstream, name, ...range)
+        : this.#selectPreloaded.all(upstream, name, JSON.stringify(preloadedFor), ...range);
     return toPage(
       page,
       rows.map(row => row.tag),
