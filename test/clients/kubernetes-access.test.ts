@@ -235,7 +235,7 @@ describe.skipIf(!HAS_CLUSTER)('a reader that may too little', () => {
     const blind = await startAs('without-list-secrets');
     try {
       const [secret] = (await tenantAt(blind, 'team-f'))?.secrets ?? [];
-      expect(secret).toMatchObject({ state: 'malformed', reason: expect.stringContaining('forbidden') });
+      expect(secret).toMatchObject({ state: 'unread', reason: expect.stringContaining('forbidden') });
       const rule = { apiGroups: [''], resources: ['secrets'], verbs: ['list', 'watch'] };
       const patch = JSON.stringify([{ op: 'add', path: '/rules/-', value: rule }]);
       const role = ['clusterrole', 'without-list-secrets', '--type=json'];
