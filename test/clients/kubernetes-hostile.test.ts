@@ -1,19 +1,32 @@
 // A namespace whose administrator does all that the API server lets one do, against a real one: nobody else notices.
 import { type ChildProcessByStdio, spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { TenantsDocument } from '../../src/tenants/tenants-document.ts';
+import { get } from '../support/client.ts';
 import { imageOf } from '../support/content.ts';
 import { Entrepot } from '../support/entrepot.ts';
 import { FakeUpstream } from '../support/fake-upstream.ts';
 import { HAS_CLUSTER, KubeCluster, MANIFESTS } from '../support/kube-cluster.ts';
 import { loginStatus, SOON_MS, soonFollows, soonLogged, soonLogsIn, soonRefused } from '../support/logins.ts';
 import { freePort, until } from '../support/programs.ts';
-import { getAs, type Login } from '../support/tenants.ts';
+import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
+import { basic, getAs, type Login } from '../support/tenants.ts';
 
 /** Its content is public. */
 const UPSTREAM = 'up.example';
+
+/** Its content is for who has the credential that a plugin gives. */
+const PLUGIN_UPSTREAM = 'plugin.example';
+
+/** What the plugin gives for each image. */
+const PLUGIN_LOGIN: Login = ['plugin', 'password-of-plugin'];
+
+/** Of one tenant at once. */
+const MAX_PROCESSES = 4;
 
 const MIB = 2 ** 20;
 
@@ -25,6 +38,8 @@ const HOSTILE_MS = 60_000;
 
 let cluster: KubeCluster;
 let upstream: FakeUpstream;
+let pluginUpstream: FakeUpstream;
+let pluginFolder: string;
 let entrepot: Entrepot;
 let host: string;
 
@@ -34,11 +49,17 @@ beforeAll(async () => {
   await cluster.kubectl('apply', '--filename', MANIFESTS);
   upstream = await FakeUpstream.start();
   upstream.add('app', imageOf([]), 'v1');
+  const [username, password] = PLUGIN_LOGIN;
+  const users = { [username]: { password, repositories: '*' } } as const;
+  pluginUpstream = await FakeUpstream.start({ auth: { scheme: 'basic', users } });
+  pluginUpstream.add('app', imageOf([]), 'v1');
+  pluginFolder = await makeTempFolder('plugin');
   host = `127.0.0.1:${await freePort()}`;
   entrepot = await Entrepot.start({
     server: { listen: host, serverNames: [host] },
-    upstreams: { [UPSTREAM]: { url: upstream.url } },
+    upstreams: { [UPSTREAM]: { url: upstream.url }, [PLUGIN_UPSTREAM]: { url: pluginUpstream.url } },
     kubernetes: { kubeconfig: await cluster.kubeconfigOf('entrepot', 'entrepot') },
+    credentialProviders: await writePlugin(pluginFolder),
   });
 });
 
@@ -46,8 +67,39 @@ afterAll(async () => {
   if (!HAS_CLUSTER) return;
   await entrepot.remove();
   await upstream.stop();
+  await pluginUpstream.stop();
+  await removeFolder(pluginFolder);
   await cluster.remove();
 });
+
+/**
+ * A plugin that leaves a file in `running/` while it runs, and adds how many there are to `counts`. For an image that is
+ * called invented-… it goes on until there is a file `end`.
+ */
+async function writePlugin(folder: string): Promise<object> {
+  const apiVersion = 'credentialprovider.kubelet.k8s.io/v1';
+  const [username, password] = PLUGIN_LOGIN;
+  const auth = { [PLUGIN_UPSTREAM]: { username, password } };
+  const answer = { kind: 'CredentialProviderResponse', apiVersion, cacheKeyType: 'Image', auth };
+  const script = `#!/bin/sh
+cd ${folder}
+request=$(cat)
+: >running/$$
+ls running | wc -l >>counts
+case $request in *invented-*) until [ -e end ]; do sleep 0.05; done ;; esac
+rm running/$$
+echo '${JSON.stringify(answer)}'
+`;
+  await mkdir(join(folder, 'running'));
+  await writeFile(join(folder, 'plugin'), script, { mode: 0o755 });
+  const matchImages = [PLUGIN_UPSTREAM];
+  const provider = { name: 'plugin', apiVersion, matchImages, defaultCacheDuration: '1h' };
+  const kind = 'CredentialProviderConfig';
+  const config = { apiVersion: 'kubelet.config.k8s.io/v1', kind, providers: [provider] };
+  const configFile = join(folder, 'providers.json');
+  await writeFile(configFile, JSON.stringify(config));
+  return { configFile, binDir: folder };
+}
 
 /** One that etcd just takes, of which JSON is six times as large. */
 const OWNER = '<'.repeat(1_200_000);
@@ -157,6 +209,35 @@ describe.skipIf(!HAS_CLUSTER)('an object that is too large', () => {
       await cluster.kubectl('delete', 'namespace', of, '--wait=false');
     },
   );
+});
+
+describe.skipIf(!HAS_CLUSTER)('a namespace that asks for a hundred invented images', () => {
+  const names = Array.from({ length: 100 }, (_, nth) => `invented-${nth}`);
+
+  const pull = async (of: Login, name: string) =>
+    get(`${entrepot.url}/v2/${name}/manifests/v1?ns=${PLUGIN_UPSTREAM}`, { headers: basic(of) });
+
+  test('has four processes of a plugin at a time, one for each image; another is served meanwhile', async () => {
+    const [inventor, other] = [login('inventor', 1), login('other', 1)];
+    for (const of of [inventor, other]) {
+      const [name = ''] = of[0].split('-');
+      await cluster.makeTenant(name);
+      await cluster.putPullSecret(name, 'pull', host, of);
+      await soonLogsIn(of, entrepot);
+    }
+
+    const asked = [...names, ...names].map(async name => pull(inventor, name));
+    const running = async () => (await readdir(join(pluginFolder, 'running'))).length;
+    await until('the first plugins to run', SOON_MS, async () => (await running()) >= MAX_PROCESSES);
+    expect((await pull(other, 'app')).status).toBe(200);
+    expect(await running()).toBe(MAX_PROCESSES);
+
+    await writeFile(join(pluginFolder, 'end'), '');
+    for (const { status } of await Promise.all(asked)) expect(status).toBe(404);
+    const counts = (await readFile(join(pluginFolder, 'counts'), 'utf8')).trim().split('\n').map(Number);
+    expect(counts.length).toBe(names.length + 1);
+    expect(Math.max(...counts)).toBeLessThanOrEqual(MAX_PROCESSES + 1);
+  });
 });
 
 describe.skipIf(!HAS_CLUSTER)('an administrator of a namespace with every tool at once', () => {
