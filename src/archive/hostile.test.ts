@@ -188,6 +188,13 @@ test('a blob that is named with two sizes is refused, also when the first is rig
   );
 });
 
+test('an index.json with a member that occurs twice is refused: another reader would find another image', async () => {
+  const entry = JSON.stringify(entryOf(image.manifest, NAME));
+  const doubled = entry.replace('"digest"', `"Digest":${JSON.stringify(big.digest)},"digest"`);
+  const index = `{"schemaVersion":2,"manifests":[${doubled}]}`;
+  expect(await refusal(changed('index.json', index))).toMatch('"digest" occurs twice');
+});
+
 test('a manifest that would be read as two types in one repository is refused', async () => {
   const untyped = imageOf(image.layers, { isUntyped: true });
   const artifact = readAs(untyped.manifest, OCI_ARTIFACT_MANIFEST);

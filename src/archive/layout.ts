@@ -8,7 +8,12 @@
 import { type Descriptor } from '../oci/descriptor.ts';
 import { type Digest, digestAlgorithm, digestHex, isDigest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
-import { MAX_INDEX_ENTRIES, MAX_MANIFEST_BYTES, parseManifest } from '../oci/manifest.ts';
+import {
+  MAX_INDEX_ENTRIES,
+  MAX_MANIFEST_BYTES,
+  parseManifest,
+  requireUniqueMembers,
+} from '../oci/manifest.ts';
 import { OCI_INDEX } from '../oci/media-types.ts';
 import { formatPlatform, parsePlatform, type Platform } from '../oci/platform.ts';
 import { parseJsonObject } from '../lib/json.ts';
@@ -125,6 +130,7 @@ export function indexBytes({ images, have }: BundleIndex): Uint8Array {
 export function parseBundleIndex(bytes: Uint8Array): BundleIndex {
   try {
     const { manifests, annotations } = parseManifest(bytes, OCI_INDEX);
+    requireUniqueMembers(bytes);
     const version = annotations[BUNDLE_VERSION];
     if (version !== undefined && version !== OUR_VERSION) {
       throw new ArchiveError(`it was written by a newer version of Entrepot (bundle version ${version})`);

@@ -15,3 +15,11 @@ export function parseJsonObject(text: string | Uint8Array): JsonObject | undefin
 export function isJsonObject(value: unknown): value is JsonObject {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
+
+/**
+ * A member's name as Go's decoder compares it, which reads names in any case: by simple case folding, in which two letters
+ * beyond ASCII count as `s` and `k`.
+ */
+export function foldName(name: string): string {
+  return name.replaceAll('\u017f', 's').replaceAll('\u212a', 'k').toLowerCase();
+}

@@ -118,6 +118,8 @@ test.each([
   ['schema 1 with layers', { schemaVersion: 1, layers: [] }, mediaTypes.DOCKER_SCHEMA1],
   ['another schema version', { ...image, schemaVersion: 1 }, mediaTypes.OCI_MANIFEST],
   ['layers and Layers', { ...image, Layers: [layer] }, mediaTypes.OCI_MANIFEST],
+  ['layers and layer\u017f', { ...image, 'layer\u017f': [layer] }, mediaTypes.OCI_MANIFEST],
+  ['an image with manife\u017fts', { ...image, 'manife\u017fts': [child] }, mediaTypes.OCI_MANIFEST],
   ['a Content-Type that differs from mediaType', image, mediaTypes.DOCKER_MANIFEST],
   ['a MediaType that differs', { ...image, mediaType: undefined, MediaType: 'x' }, mediaTypes.OCI_MANIFEST],
   ['an index that lists a layer', { ...index, manifests: [layer] }, mediaTypes.OCI_INDEX],

@@ -1,3 +1,4 @@
+import { foldName } from '../lib/json.ts';
 import type { Descriptor } from './descriptor.ts';
 import { isDigest, type Digest } from './digest.ts';
 import { OciError } from './errors.ts';
@@ -146,9 +147,9 @@ function parseDocument(bytes: Uint8Array): JsonObject {
 function requireOneReading(document: JsonObject, mediaType: string): void {
   const members = new Map<string, unknown>();
   for (const [name, value] of Object.entries(document)) {
-    const lowerCase = name.toLowerCase();
-    if (members.has(lowerCase)) throw invalid(`${JSON.stringify(lowerCase.slice(0, 200))} occurs twice`);
-    members.set(lowerCase, value);
+    const folded = foldName(name);
+    if (members.has(folded)) throw invalid(`${JSON.stringify(folded.slice(0, 200))} occurs twice`);
+    members.set(folded, value);
   }
   const claimed = members.get('mediatype') ?? '';
   if (claimed !== '' && claimed !== mediaType) {

@@ -8,6 +8,12 @@ it.each([
   [String.raw`{"layers":[],"l\u0061yers":[]}`, 'layers'],
   ['{"annotations":{"k":"1","k":"2"}}', 'k'],
   [String.raw`{"a":"\"","b":"{\"b\":","b":1}`, 'b'],
+  ['{"layers":[{"annotations":{}},{"digest":"x","Digest":"y"}]}', 'digest'],
+  ['{"layers":[{"annotations":null},{"digest":"x","Digest":"y"}]}', 'digest'],
+  ['{"annotations":[{"digest":"x","Digest":"y"}]}', 'digest'],
+  ['{"layers":[],"layer\u017f":[]}', 'layers'],
+  [String.raw`{"layers":[],"layer\u017f":[]}`, 'layers'],
+  ['{"a":[{"\u212aey":1,"key":2}]}', 'key'],
 ])('%s has %s twice', (text, name) => {
   expect(duplicateMember(text)).toBe(name);
 });

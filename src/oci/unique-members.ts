@@ -1,3 +1,5 @@
+import { foldName } from '../lib/json.ts';
+
 /** Of a descriptor or manifest: a map whose keys are somebody's own, and differ by case. */
 const MAP = 'annotations';
 
@@ -25,7 +27,9 @@ export function duplicateMember(text: string): string | undefined {
     if (code === 0x7b) levels.push({ names: new Set(), isMap: lastName === MAP });
     else if (code === 0x5b) levels.push({ names: undefined, isMap: false });
     else if (code === 0x7d || code === 0x5d) levels.pop();
-    else if (code === QUOTE) {
+    // A name is that of the value right behind it, and not of a list's entries.
+    if (code === 0x2c || code === 0x5b || code === 0x7b) lastName = '';
+    if (code === QUOTE) {
       const end = endOfString(text, at);
       const level = levels.at(-1);
       if (level?.names !== undefined && isName(text, end)) {
@@ -59,5 +63,5 @@ function isName(text: string, end: number): boolean {
 
 function nameOf(literal: string, isMap: boolean): string {
   const name = literal.includes('\\') ? String(JSON.parse(literal)) : literal.slice(1, -1);
-  return isMap ? name : name.toLowerCase();
+  return isMap ? name : foldName(name);
 }

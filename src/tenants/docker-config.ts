@@ -1,3 +1,4 @@
+import { foldName } from '../lib/json.ts';
 import { InvalidJson, JsonMembers, parseOrderedJson, type OrderedJson } from './ordered-json.ts';
 
 /** What a docker config file says for one registry. All may be empty. */
@@ -120,11 +121,6 @@ function readString(value: OrderedJson, earlier: string, where: string): string 
   if (value === null) return earlier;
   if (typeof value !== 'string') throw new InvalidDockerConfig(`${where} is not a string`);
   return value;
-}
-
-/** Go compares member names by simple case folding, in which two letters beyond ASCII count as `s` and `k`. */
-function foldName(name: string): string {
-  return name.replaceAll('\u017f', 's').replaceAll('\u212a', 'k').toLowerCase();
 }
 
 function parseText(text: string): OrderedJson {
