@@ -119,7 +119,8 @@ export class Referrers {
       }
     } catch (error) {
       if (!(error instanceof UpstreamFailure)) throw error;
-      if (!mayServeKept || isRefusal(error)) throw ociErrorOf(error, 'MANIFEST_UNKNOWN');
+      // What was imported is not upstream's to refuse.
+      if (!mayServeKept || (isRefusal(error) && !isPreload)) throw ociErrorOf(error, 'MANIFEST_UNKNOWN');
     }
     return { document: kept, outcome: 'stale', upstreamMs: performance.now() - startedMs };
   }
