@@ -1,12 +1,19 @@
-// Random histories of Secrets, proofs, refusals and time, against a model of who may read what.
+// Random histories of Secrets, proofs, refusals, imports and time, against a model of who may read what.
 import * as fc from 'fast-check';
 import { afterEach, describe, expect, it } from 'vitest';
 import { AccessWorld, SENDER, SERVER } from '../../test/support/access-world.ts';
 import { basic, type Login } from '../../test/support/tenants.ts';
+import { digestOf } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
+import { tenantGrantee } from './grants.ts';
 import { parseScopes } from './scope.ts';
 
 const REPOSITORY = { upstream: 'up.example', name: 'acme/app' };
+/** What is held of it. */
+const CONTENTS = ['first', 'second'].map(text => ({
+  digest: digestOf(Buffer.from(text)),
+  size: text.length,
+}));
 const HOUR_MS = 3_600_000;
 const TENANTS = ['team-a', 'team-b'] as const;
 /** For the upstream; both tenants may hold either. Few, so that histories meet. */
@@ -21,12 +28,22 @@ const OUR_LOGINS: readonly Login[] = [
 ];
 const ALL_LOGINS = [...UPSTREAM_LOGINS, ...OUR_LOGINS];
 
+/** Without any content a repository would go, with what was proved of it. */
+const KEPT = { digest: digestOf(Buffer.from('kept')), size: 4 };
+
 type Step =
   | { readonly do: 'hold'; readonly tenant: number; readonly login: number; readonly isHeld: boolean }
   | { readonly do: 'restore'; readonly login: number }
   | { readonly do: 'answer'; readonly login: number | undefined; readonly outcome: 'granted' | 'ended' }
   | { readonly do: 'wait'; readonly hours: number }
-  | { readonly do: 'read'; readonly login: number | undefined; readonly byToken: boolean };
+  | { readonly do: 'import'; readonly tenant: number | undefined; readonly content: number }
+  | { readonly do: 'forget'; readonly content: number }
+  | {
+      readonly do: 'read';
+      readonly login: number | undefined;
+      readonly byToken: boolean;
+      readonly content: number;
+    };
 
 const step: fc.Arbitrary<Step> = fc.oneof(
   fc.record({
@@ -46,7 +63,14 @@ const step: fc.Arbitrary<Step> = fc.oneof(
     do: fc.constant('read' as const),
     login: fc.option(fc.nat({ max: 3 }), { nil: undefined, freq: 4 }),
     byToken: fc.boolean(),
+    content: fc.nat({ max: 1 }),
   }),
+  fc.record({
+    do: fc.constant('import' as const),
+    tenant: fc.option(fc.nat({ max: 1 }), { nil: undefined, freq: 4 }),
+    content: fc.nat({ max: 1 }),
+  }),
+  fc.record({ do: fc.constant('forget' as const), content: fc.nat({ max: 1 }) }),
 );
 
 /** Who holds what, and what upstream said last of whom. Knows nothing of how Access does it. */
@@ -54,6 +78,8 @@ class Model {
   readonly held = TENANTS.map(() => new Set<number>());
   /** By login, and `undefined` for nobody in particular: when upstream last said yes. */
   readonly proofs = new Map<number | undefined, number>();
+  /** By content: the tenants that it was imported for; `undefined` stands for everybody. */
+  readonly imports = CONTENTS.map(() => new Set<number | undefined>());
   nowMs = 0;
 
   /** A Secret's credentials go with it, and what they had proved. */
@@ -67,8 +93,21 @@ class Model {
     return this.held.some(logins => logins.has(login));
   }
 
-  /** Whether what is held may be served to who presents this, without asking upstream. */
-  mayRead(login: number | undefined): boolean {
+  /** Whether this content may be served to who presents this, without asking upstream. */
+  mayRead(login: number | undefined, content: number): boolean {
+    const isImported = [undefined, this.#tenantOf(login)].some(tenant => this.imports[content]?.has(tenant));
+    return isImported || this.#isProved(login);
+  }
+
+  /** Whose login it is, if it is one tenant's alone. */
+  #tenantOf(login: number | undefined): number | undefined {
+    if (login === undefined) return undefined;
+    if (login >= UPSTREAM_LOGINS.length) return login - UPSTREAM_LOGINS.length;
+    const holders = [0, 1].filter(tenant => this.held[tenant]?.has(login));
+    return holders.length === 1 ? holders[0] : undefined;
+  }
+
+  #isProved(login: number | undefined): boolean {
     return [undefined, ...this.#mayUse(login)].some(id => {
       const atMs = this.proofs.get(id);
       return atMs !== undefined && this.nowMs - atMs < HOUR_MS;
@@ -105,7 +144,7 @@ describe('whatever happens', () => {
 /** What a step has to come to: only a reading comes to anything. */
 function expected(model: Model, one: Step): boolean | 'refused' | undefined {
   if (one.do !== 'read') return undefined;
-  return model.isKnown(one.login) ? model.mayRead(one.login) : 'refused';
+  return model.isKnown(one.login) ? model.mayRead(one.login, one.content) : 'refused';
 }
 
 /** Does it, in the model too, and returns what a reading came to. */
@@ -141,6 +180,23 @@ async function take(real: AccessWorld, model: Model, one: Step): Promise<boolean
       model.nowMs += one.hours * HOUR_MS;
       real.clock.nowMs += one.hours * HOUR_MS;
       break;
+    case 'import': {
+      model.imports[one.content]?.add(one.tenant);
+      const grantee = one.tenant === undefined ? '' : tenantGrantee(TENANTS[one.tenant] ?? '');
+      const blobs = CONTENTS.slice(one.content, one.content + 1);
+      for (const { digest, size } of blobs) await real.metadata.putBlob(digest, size);
+      await real.metadata.putContent(REPOSITORY, { manifests: [], blobs, grantee }, 1);
+      break;
+    }
+    case 'forget': {
+      // Whoever pulls it again brings it for himself alone.
+      model.imports[one.content]?.clear();
+      const { digest, size } = CONTENTS[one.content]!;
+      await real.metadata.linkBlob(REPOSITORY, KEPT.digest, KEPT.size);
+      await real.metadata.unlinkBlob(REPOSITORY, digest);
+      await real.metadata.linkBlob(REPOSITORY, digest, size);
+      break;
+    }
     case 'read':
       return read(real, one);
   }
@@ -167,12 +223,13 @@ async function show(real: AccessWorld, model: Model, tenant: number): Promise<vo
 
 async function read(
   real: AccessWorld,
-  { login, byToken }: Extract<Step, { readonly do: 'read' }>,
+  { login, byToken, content }: Extract<Step, { readonly do: 'read' }>,
 ): Promise<boolean | 'refused'> {
   const presented = login === undefined ? undefined : ALL_LOGINS[login];
   try {
     const visitor = byToken ? await withToken(real, presented) : await real.as(presented);
-    return (await visitor.authorize(REPOSITORY, 'pull')).proved;
+    const { proved, preloadedFor = [] } = await visitor.authorize(REPOSITORY, 'pull');
+    return proved || (await real.metadata.isPreloaded(REPOSITORY, CONTENTS[content]!.digest, preloadedFor));
   } catch (error) {
     if (error instanceof OciError && error.code === 'UNAUTHORIZED') return 'refused';
     throw error;
