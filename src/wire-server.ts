@@ -54,7 +54,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
         ...options,
         ...parts,
         waitingFor: () => parts.tenants.waitingFor,
-        token: tokenHandler(parts.access, parts.naming, parts.memory),
+        token: tokenHandler(parts.access, parts.naming),
         recordDeed: deedsTo(options.audit),
         listeners: config.server.listen.map(({ address, upstream }) => ({
           ...address,

@@ -1,5 +1,4 @@
 import { afterEach, expect, it } from 'vitest';
-import { MemoryBudget } from '../lib/memory-budget.ts';
 import { OciError } from '../oci/errors.ts';
 import { connect, KeptLog, MemorySource, startServer, testNaming, until } from './fixture.suite.ts';
 import type { Deed } from './front.ts';
@@ -19,7 +18,7 @@ const nobody = {
 it('a client that leaves in the middle of its form is no fault of ours', async () => {
   const log = new KeptLog();
   const deeds: Deed[] = [];
-  const token = tokenHandler(nobody, testNaming, new MemoryBudget());
+  const token = tokenHandler(nobody, testNaming);
   const started = await startServer(new MemorySource(), { log, token, recordDeed: deed => deeds.push(deed) });
   server = started;
   const { socket, closed, received } = connect(started.port);
@@ -33,4 +32,24 @@ it('a client that leaves in the middle of its form is no fault of ours', async (
   await until(() => deeds.length === 1);
   expect(deeds).toMatchObject([{ action: 'login', outcome: 'refused' }]);
   expect(log.lines.filter(({ level }) => level === 'error')).toEqual([]);
+});
+
+it('who sends many forms and never their end keeps nobody else from logging in', async () => {
+  const token = tokenHandler(nobody, testNaming);
+  const started = await startServer(new MemorySource(), { token, trustedProxies: ['127.0.0.1'] });
+  server = started;
+  const post = (source: string, body: string): ReturnType<typeof connect> => {
+    const connection = connect(started.port);
+    const head = `POST /token HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: ${source}\r\nExpect: 100-continue\r\n`;
+    connection.socket.write(`${head}Transfer-Encoding: chunked\r\n\r\n${body}`);
+    return connection;
+  };
+  // What one holder may have of the budget by default, and all whom he may have waiting.
+  const stalled = Array.from({ length: 8 * 32 + 64 }, () => post('192.0.2.1', ''));
+  await until(() => stalled.every(({ received }) => received() !== ''));
+  const form = 'grant_type=password&username=a&password=b';
+  const own = post('192.0.2.2', `${form.length.toString(16)}\r\n${form}\r\n0\r\n\r\n`);
+  await until(() => /HTTP\/1.1 [2-5]/.test(own.received()));
+  expect(own.received()).toMatch('HTTP/1.1 401');
+  for (const { socket } of stalled) socket.destroy();
 });

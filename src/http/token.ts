@@ -1,7 +1,8 @@
 import type { IncomingMessage } from 'node:http';
-import type { MemoryBudget } from '../lib/memory-budget.ts';
+import { MemoryBudget } from '../lib/memory-budget.ts';
 import type { Access, LoginRequest } from '../access/access.ts';
 import { parseScopes, scopeText } from '../access/scope.ts';
+import { sourceOf } from '../access/wrong-passwords.ts';
 import { refusingWhenBusy } from '../oci/busy.ts';
 import { OciError } from '../oci/errors.ts';
 import type { Repository } from '../oci/repository.ts';
@@ -13,8 +14,11 @@ import { contentLengthOf } from './uploads.ts';
 
 /** A service-account token as the password, and the longest scopes. */
 const MAX_FORM_BYTES = 32 * 1024;
-/** Nobody knows yet whose they are, so all forms share what one holder may have. */
-const FORM_HOLDER = 'logins';
+/**
+ * Of all forms together, beside the budget of other bodies: who has not logged in takes nothing of it. Nobody knows yet
+ * whose a form is, so that each source has a share: sixteen of the longest, or some thousand of the usual ones.
+ */
+const FORMS = { totalBytes: 8 * 1024 * 1024, shareBytes: 16 * MAX_FORM_BYTES };
 /** A form is a packet or two. */
 const FORM_MS = 10_000;
 
@@ -24,15 +28,15 @@ type TokenAccess = Pick<Access, 'login'>;
  * `/token`: distribution's "Token Authentication" by GET, and its OAuth2 form by POST. Refresh tokens are not given: a
  * password that was revoked would live on in them.
  */
-export function tokenHandler(
-  access: TokenAccess,
-  naming: Naming,
-  memory: MemoryBudget,
-): (exchange: Exchange) => Promise<void> {
+export function tokenHandler(access: TokenAccess, naming: Naming): (exchange: Exchange) => Promise<void> {
+  const memory = new MemoryBudget(FORMS);
   return async exchange => {
-    const isForm = exchange.method === 'POST';
-    const parameters = isForm ? await refusingWhenBusy(() => readForm(exchange.req, memory)) : exchange.query;
     const { sender } = exchange;
+    const isForm = exchange.method === 'POST';
+    const holder = sourceOf(sender.remote);
+    const parameters = isForm
+      ? await refusingWhenBusy(() => readForm(exchange.req, memory, holder))
+      : exchange.query;
     const password = isForm ? passwordOf(parameters) : undefined;
     exchange.formUsername = password?.username;
     const login = await access.login(sender, {
@@ -79,11 +83,12 @@ function passwordOf(form: URLSearchParams): LoginRequest['password'] {
   return { scheme: 'basic', username, password };
 }
 
-async function readForm(req: IncomingMessage, memory: MemoryBudget): Promise<URLSearchParams> {
-  const lease = await memory.lease(
-    FORM_HOLDER,
-    Math.min(contentLengthOf(req) ?? MAX_FORM_BYTES, MAX_FORM_BYTES),
-  );
+async function readForm(
+  req: IncomingMessage,
+  memory: MemoryBudget,
+  holder: string,
+): Promise<URLSearchParams> {
+  const lease = await memory.lease(holder, Math.min(contentLengthOf(req) ?? MAX_FORM_BYTES, MAX_FORM_BYTES));
   const timer = setTimeout(() => req.destroy(new Error(`no form within ${FORM_MS} ms`)), FORM_MS);
   try {
     const chunks: Buffer[] = [];

@@ -54,7 +54,7 @@ interface Waiter {
 
 /**
  * The memory for bodies that are held as a whole while a stranger decides how long that takes: manifests that are pushed
- * or fetched, lists, forms, and answers that wait for a slow reader. One for the process. Who has his share waits behind
+ * or fetched, lists, and answers that wait for a slow reader. One for the process; log-ins have their own. Who has his share waits behind
  * himself; those who wait for the rest of the budget take turns by holder, whatever each has waiting.
  *
  * Blobs' bodies pass through pages of `BodyMemory`, which are lent for a moment each, reused, and may shrink: what is held
