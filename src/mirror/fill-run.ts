@@ -252,7 +252,17 @@ export class FillRun {
     return length;
   }
 
+  /** Its place is left when its file is gone or kept, not before: another Fill would have the same room again. */
   async #lead(lease: Lease): Promise<'done' | 'left'> {
+    const place = await this.#world.room.enter();
+    try {
+      return await this.#leadIn(place, lease);
+    } finally {
+      place.leave();
+    }
+  }
+
+  async #leadIn(place: Place, lease: Lease): Promise<'done' | 'left'> {
     const { blobs } = this.#world;
     const { fill } = this;
     const ingest = await blobs.ingest(lease, { digest: fill.digest });
@@ -261,7 +271,7 @@ export class FillRun {
     let endpoint: number;
     try {
       if (ingest.offset < seen) throw wrongBytes(fill.digest);
-      endpoint = await this.#download(ingest);
+      endpoint = await this.#download(ingest, place);
     } catch (error) {
       if (error instanceof LeaseLost) {
         this.#followed = undefined;
@@ -291,7 +301,7 @@ export class FillRun {
   }
 
   /** Brings what is missing and returns the endpoint that gave the end. */
-  async #download(ingest: Ingest): Promise<number> {
+  async #download(ingest: Ingest, place: Place): Promise<number> {
     const { fill } = this;
     if (ingest.offset > 0) {
       // Asks for the size too: if the bytes were all there, a Range behind their end would be an error.
@@ -308,7 +318,6 @@ export class FillRun {
       meter.count('bytes_from_upstream_total', labels, length - fill.length);
       fill.grow(length);
     });
-    const place = await this.#world.room.enter();
     const reading = new Reading(fill);
     try {
       if (fill.size === ingest.offset && ingest.offset > 0) return 0;
@@ -331,7 +340,7 @@ export class FillRun {
         given: (contender, answer) => this.#given(contender, answer),
       });
     } finally {
-      await writer.drain().finally(() => place.leave());
+      await writer.drain();
     }
   }
 
