@@ -1,6 +1,9 @@
 import type { Socket } from 'node:net';
 import type { Exchange } from './exchange.ts';
 
+/** What a client that sent too much still has in flight is read and dropped for so long, so that it reads our answer. */
+export const LINGER_MS = 1_000;
+
 /** The open sockets and what each is busy with: for idle limits, for parse errors, and for a graceful stop. */
 export class Connections {
   readonly #sockets = new Set<Socket>();
@@ -44,9 +47,10 @@ export class Connections {
   }
 
   end(socket: Socket): void {
+    const exchange = this.#exchanges.get(socket);
     this.#exchanges.delete(socket);
     const next = this.#queues.get(socket)?.shift();
-    if (this.#isDraining) socket.end();
+    if (this.#isDraining) leave(socket, exchange);
     else next?.(!socket.destroyed);
   }
 
@@ -74,4 +78,14 @@ export class Connections {
   destroyAll(): void {
     for (const socket of this.#sockets) socket.destroy();
   }
+}
+
+/** Closes the connection once its client has the answer, whether or not the client closes its side. */
+function leave(socket: Socket, exchange: Exchange | undefined): void {
+  if (exchange?.req.complete !== false) {
+    socket.destroySoon();
+    return;
+  }
+  socket.end();
+  setTimeout(() => socket.destroy(), LINGER_MS).unref();
 }

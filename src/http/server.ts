@@ -8,7 +8,7 @@ import { createApp } from './app.ts';
 import { BodyMemory } from './body-memory.ts';
 import { BodyWriter } from './body-writer.ts';
 import { ClientAddresses } from './client-address.ts';
-import { Connections } from './connections.ts';
+import { Connections, LINGER_MS } from './connections.ts';
 import { Handshakes } from './handshakes.ts';
 import { HTTP_LIMITS, type HttpLimits } from './limits.ts';
 import { listen, urlOf } from './listen.ts';
@@ -74,9 +74,6 @@ export interface RegistryServer {
    */
   close(deadlineMs: number): Promise<void>;
 }
-
-/** What a client that sent too much still has in flight is read and dropped for so long, so that it reads our answer. */
-const LINGER_MS = 1_000;
 
 /** Binds all listeners, or none: rejects with the first that fails (EADDRINUSE, EACCES) and closes the others. */
 export async function createRegistryServer(options: RegistryServerOptions): Promise<RegistryServer> {

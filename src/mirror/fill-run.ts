@@ -376,11 +376,12 @@ export class FillRun {
 
   /**
    * Where no download brings upstream's answer: settles the right of all that wait for it, and learns the size. Returns
-   * why upstream could not answer somebody whose right needs no answer.
+   * why upstream could not answer somebody whose right needs no answer. A stop does not wait for upstream.
    */
   async #confirm(): Promise<UpstreamFailure | undefined> {
     const { fill } = this;
-    const { size, failure } = await this.#contenders.confirm({ needsSize: fill.size === undefined });
+    const asked = this.#contenders.confirm({ needsSize: fill.size === undefined });
+    const { size, failure } = await unlessAborted(asked, this.#stopping.signal);
     if (size !== undefined && fill.size === undefined) fill.learnSize(size);
     return failure;
   }

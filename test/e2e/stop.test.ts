@@ -1,3 +1,4 @@
+import { connect } from 'node:net';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { get } from '../support/client.ts';
 import { type Content, randomBlob } from '../support/content.ts';
@@ -65,5 +66,41 @@ describe('a stop', () => {
     expect([got.complete, `sha256:${got.sha256}`]).toEqual([true, blob.digest]);
     const gets = upstream.requests.filter(({ kind, method }) => kind === 'blob' && method === 'GET');
     expect(gets.map(({ headers }) => headers.range)).toEqual([expect.stringMatching(/^bytes=[1-9]\d*-$/)]);
+  });
+
+  it('does not wait for an upstream that never says how long a blob is', async () => {
+    await start('500ms');
+    let seen = 0;
+    const body = pull(bytes => (seen = bytes));
+    await until('some of the body', 10_000, async () => seen > MIB);
+    await entrepot.stop();
+    await body;
+    entrepot = await entrepot.startAgain();
+    // What is here is gone on with only when upstream has said the size.
+    upstream.misbehave({ kind: 'blob', method: 'HEAD', hang: true });
+    const before = upstream.count('blob', { method: 'HEAD' });
+    const again = pull();
+    await until(
+      'upstream to be asked',
+      10_000,
+      async () => upstream.count('blob', { method: 'HEAD' }) > before,
+    );
+    await entrepot.stop();
+    await again;
+    expect(entrepot.exitCode).toBe(0);
+  });
+
+  it('does not wait for a client that has its answer and leaves its connection open', async () => {
+    await start('60s');
+    const socket = connect({ port: Number(new URL(entrepot.url).port), allowHalfOpen: true });
+    socket.on('error', () => {});
+    socket.write(`GET /v2/up.example/app/blobs/${blob.digest} HTTP/1.1\r\nHost: ${entrepot.host}\r\n\r\n`);
+    let received = 0;
+    socket.on('data', chunk => (received += chunk.byteLength));
+    await until('the body to begin', 10_000, async () => received > MIB);
+    await entrepot.stop();
+    expect(received).toBeGreaterThan(blob.size);
+    expect(entrepot.exitCode).toBe(0);
+    socket.destroy();
   });
 });
