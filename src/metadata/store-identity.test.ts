@@ -48,7 +48,8 @@ async function reason(at = folder): Promise<string | undefined> {
 }
 
 async function fill(metadata: MetadataStore, count: number, start = 0): Promise<void> {
-  for (let at = start; at < start + count; at += 1) await metadata.putBlob(digestOf(Buffer.from(`${at}`)), 1);
+  const digests = Array.from({ length: count }, (_, at) => digestOf(Buffer.from(`${start + at}`)));
+  await Promise.all(digests.map(digest => metadata.putBlob(digest, 1)));
 }
 
 const copy = async (to: string, ...suffixes: string[]): Promise<void> => {
