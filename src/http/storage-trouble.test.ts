@@ -13,6 +13,7 @@ test.each([
   'SQLITE_BUSY_SNAPSHOT',
   'SQLITE_IOERR_READ',
   'SQLITE_CANTOPEN',
+  'SQLITE_CORRUPT',
 ])('%s may pass: the client is told to come back, and the log what it was', code => {
   const cause = new Error('write to the index: gave up', { cause: failed(code) });
   for (const error of [failed(code), cause]) {
@@ -21,7 +22,7 @@ test.each([
   }
 });
 
-test.each(['ENOENT', 'EACCES', 'SQLITE_CORRUPT', 'SQLITE_CONSTRAINT', 'ERR_INVALID_ARG_TYPE'])(
+test.each(['ENOENT', 'EACCES', 'SQLITE_CONSTRAINT', 'ERR_INVALID_ARG_TYPE'])(
   '%s does not: it is a fault of ours',
   code => expect(storageTrouble(failed(code))).toBeUndefined(),
 );

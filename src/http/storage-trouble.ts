@@ -11,7 +11,8 @@ const PASSING: ReadonlySet<string> = new Set([
   'EROFS',
   'ESTALE',
 ]);
-const PASSING_OF_SQLITE = /^SQLITE_(?:BUSY|CANTOPEN|IOERR|LOCKED|NOMEM|READONLY)/;
+/** With CORRUPT, since SQLite calls it that too when a disk fails it; nor can a client mend an index that is damaged. */
+const PASSING_OF_SQLITE = /^SQLITE_(?:BUSY|CANTOPEN|CORRUPT|IOERR|LOCKED|NOMEM|READONLY)/;
 
 /** Told to the client: longer than a burst of requests takes to close its files, or a rival to give the index back. */
 const RETRY_AFTER_SECONDS = '5';
