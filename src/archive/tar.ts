@@ -1,5 +1,6 @@
 import { extract, pack } from 'tar-stream';
 import { ArchiveError } from './archive-error.ts';
+import { checkedHeaders } from './tar-headers.ts';
 
 /** One entry of a tar. The body must be read to its end, or the reading given up. */
 export interface TarEntry {
@@ -61,7 +62,7 @@ export class TarWriter {
 export async function* readTar(source: AsyncIterable<Uint8Array>): AsyncGenerator<TarEntry, void> {
   const entries = extract();
   let failure: unknown;
-  const feeding = feed(source, entries).catch((error: unknown) => {
+  const feeding = feed(checkedHeaders(source), entries).catch((error: unknown) => {
     failure = error;
     entries.destroy();
   });
