@@ -37,8 +37,8 @@ it('an index that is damaged is named, with what to do about it', async () => {
   const { code, stderr } = await serve();
   expect([code, stderr]).toEqual([
     1,
-    `entrepot: ${index}: the index is damaged (file is not a database). Restore it from a backup, or delete it: ` +
-      'what is mirrored is fetched again, repositories that live here are lost\n',
+    `entrepot: ${index}: the index is damaged (file is not a database). Restore a backup (entrepot restore), or make a ` +
+      'new index from the blobs (entrepot rebuild): what is mirrored is fetched again, repositories that live here are lost\n',
   ]);
 });
 
@@ -57,5 +57,8 @@ it('a port that is taken is named', async () => {
 it('a data folder that is none is named', async () => {
   await writeFile(join(folder, 'store'), '');
   const { code, stderr } = await serve();
-  expect([code, stderr]).toEqual([1, expect.stringMatching(/^entrepot: [^\n]*\/store'?\n$/)]);
+  expect([code, stderr]).toEqual([
+    1,
+    expect.stringMatching(/^entrepot: [^\n]*\/store(?:\/store\.json)?'?\n$/),
+  ]);
 });
