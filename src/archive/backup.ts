@@ -15,7 +15,7 @@ import type { BlobReader } from '../lib/blob-reader.ts';
 import type { IndexSnapshot, SnapshotBlob } from '../metadata/sqlite-snapshot.ts';
 import { type Digest, digestAlgorithm, digestHex, isDigest } from '../oci/digest.ts';
 import { blobPath } from './layout.ts';
-import { TarWriter } from './tar.ts';
+import { packed, type TarWriter } from './tar.ts';
 
 export const BACKUP_FORMAT = 1;
 export const FIRST_FILE = 'backup.json';
@@ -57,18 +57,8 @@ export class Backup {
   }
 
   /** The stream, as fast as it is taken. `advanced` is told of bytes of blobs as they go out. */
-  async *tar(advanced: (bytes: number) => void = () => {}): AsyncGenerator<Uint8Array, void> {
-    const tar = new TarWriter();
-    const writing = this.#write(tar, advanced).then(
-      () => tar.end(),
-      (error: unknown) => tar.destroy(error instanceof Error ? error : new Error(String(error))),
-    );
-    try {
-      yield* tar;
-    } finally {
-      tar.destroy();
-      await writing;
-    }
+  tar(advanced: (bytes: number) => void = () => {}): AsyncGenerator<Uint8Array, void> {
+    return packed(tar => this.#write(tar, advanced));
   }
 
   async #write(tar: TarWriter, advanced: (bytes: number) => void): Promise<void> {

@@ -23,7 +23,7 @@ import {
   layoutBytes,
   MAX_MANIFESTS_BYTES,
 } from './layout.ts';
-import { TarWriter } from './tar.ts';
+import { packed, type TarWriter } from './tar.ts';
 
 /** What of an image's blob is read in one piece. Each piece is a buffer of its own, as the tar keeps it until it is out. */
 const READ_BYTES = 256 * 1024;
@@ -82,18 +82,8 @@ export class Bundle {
   }
 
   /** The tar, as fast as it is taken. `advanced` is told of bytes of blobs as they go out. */
-  async *tar(advanced: (bytes: number) => void = () => {}): AsyncGenerator<Uint8Array, void> {
-    const tar = new TarWriter();
-    const writing = this.#write(tar, advanced).then(
-      () => tar.end(),
-      (error: unknown) => tar.destroy(error instanceof Error ? error : new Error(String(error))),
-    );
-    try {
-      yield* tar;
-    } finally {
-      tar.destroy();
-      await writing;
-    }
+  tar(advanced: (bytes: number) => void = () => {}): AsyncGenerator<Uint8Array, void> {
+    return packed(tar => this.#write(tar, advanced));
   }
 
   async #write(tar: TarWriter, advanced: (bytes: number) => void): Promise<void> {

@@ -58,6 +58,21 @@ export class TarWriter {
   }
 }
 
+/** The tar that `write` makes, as fast as it is taken; whoever stops taking it ends the writing. */
+export async function* packed(write: (tar: TarWriter) => Promise<void>): AsyncGenerator<Uint8Array, void> {
+  const tar = new TarWriter();
+  const writing = write(tar).then(
+    () => tar.end(),
+    (error: unknown) => tar.destroy(error instanceof Error ? error : new Error(String(error))),
+  );
+  try {
+    yield* tar;
+  } finally {
+    tar.destroy();
+    await writing;
+  }
+}
+
 /** The entries of a tar in their order, each while its bytes arrive. ArchiveError for what is no tar, or a broken one. */
 export async function* readTar(source: AsyncIterable<Uint8Array>): AsyncGenerator<TarEntry, void> {
   const entries = extract();
