@@ -4,6 +4,7 @@ import { once } from 'node:events';
 import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Readable } from 'node:stream';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { TenantsDocument } from '../../src/tenants/tenants-document.ts';
 import { get } from '../support/client.ts';
@@ -35,6 +36,12 @@ const MAX_RSS_BYTES = 700 * MIB;
 
 /** How long the administrator goes on. */
 const HOSTILE_MS = 60_000;
+
+/**
+ * Between two rotations at least: each new login is tried until it counts, which is a wrong password before, and of
+ * those one address may bring 60 in five minutes.
+ */
+const ROTATION_MS = 2_000;
 
 let cluster: KubeCluster;
 let upstream: FakeUpstream;
@@ -258,12 +265,14 @@ describe.skipIf(!HAS_CLUSTER)('an administrator of a namespace with every tool a
     let rotations = 0;
     for (const untilMs = Date.now() + HOSTILE_MS; Date.now() < untilMs; ) {
       const [before, after] = [login('victim', rotations), login('victim', rotations + 1)];
+      const pause = sleep(ROTATION_MS);
       await cluster.putPullSecret('victim', 'pull', host, after);
       await soonLogsIn(after, entrepot);
       expect(await loginStatus(before, entrepot)).toBe(401);
       const pulled = await getAs(after, `${entrepot.url}/v2/app/manifests/v1?ns=${UPSTREAM}`);
       expect(pulled.status).toBe(200);
       rotations += 1;
+      await pause;
     }
     end.abort();
     const latencies = await probe.stop();
