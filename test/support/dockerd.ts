@@ -1,8 +1,8 @@
 // A Docker daemon of the test's own, beside any that the machine may run: its data, state, socket, pid file and
 // containerd namespaces are all in one temporary folder, and it leaves the machine's firewall alone.
-import { mkdir, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { Daemon, type RunResult, tryRun } from './programs.ts';
+import { Daemon, type RunResult, run, tryRun } from './programs.ts';
 import { makeTempFolder, removeFolder } from './temp-folder.ts';
 
 export const DOCKER_PROGRAMS: readonly string[] = ['dockerd', 'docker', 'containerd', 'runc'];
@@ -58,7 +58,17 @@ export class Dockerd {
   /** Stops it, its containers and its containerd, and removes its folder. */
   async remove(): Promise<void> {
     await this.#daemon.stop(30_000);
+    await unmountBelow(this.folder);
     await removeFolder(this.folder);
+  }
+}
+
+/** Detaches what a daemon that was killed, or found its own mount busy, has left mounted. */
+async function unmountBelow(folder: string): Promise<void> {
+  const mounts = await readFile('/proc/self/mounts', 'utf8');
+  const points = mounts.split('\n').map(line => line.split(' ')[1] ?? '');
+  for (const point of points.toReversed()) {
+    if (point.startsWith(`${folder}/`)) await run('umount', ['--lazy', point]);
   }
 }
 
