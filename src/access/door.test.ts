@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { AccessWorld, type AccessWorldOptions, named, SERVER } from '../../test/support/access-world.ts';
 import type { Login } from '../../test/support/tenants.ts';
-import type { Requester } from '../oci/requester.ts';
+import { memoryHolder, type Requester } from '../oci/requester.ts';
 import type { ServiceAccount } from './door.ts';
 import { HOSTED, HUB_A, HUB_B, NGINX, pulled, tokenOf, withToken } from './fixture.suite.ts';
 
@@ -31,6 +31,21 @@ describe('with unknownCredentials: verify', () => {
     await world.prove(NGINX, HUB_A);
     expect(await pulled(await world.as(HUB_A, byNamespace))).toMatchObject({ proved: true });
     expect(await pulled(await world.as(HUB_B, byNamespace))).toMatchObject({ proved: false });
+  });
+
+  it('memory is counted by the address of who comes with one, as of who comes with none, and by tenant elsewhere', async () => {
+    await open({ unknownCredentials: 'verify' });
+    await world.put('team-a', { 'docker.io': HUB_A });
+    const holderOf = async (login: Login | undefined): Promise<object> => {
+      const visitor = await world.as(login, byNamespace);
+      const { requester } = await visitor.authorize(NGINX, 'pull');
+      return memoryHolder(requester, '192.0.2.1');
+    };
+    const unknown = { name: 'source 192.0.2.1', group: 'unknown' };
+    expect([await holderOf(HUB_B), await holderOf(undefined)]).toEqual([unknown, unknown]);
+    expect(await holderOf(HUB_A)).toEqual({ name: 'tenant team-a' });
+    await world.put('team-b', { 'docker.io': HUB_A });
+    expect(await holderOf(HUB_A)).toEqual({ name: expect.stringMatching(/^credential:/) });
   });
 
   it('an unknown one gets nothing by what it proved while it stood in a Secret; nor is that lost', async () => {

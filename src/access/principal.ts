@@ -35,7 +35,7 @@ export function requesterOf(principal: Principal): Requester {
     case 'stranger':
       return credentialRequester(principal.credentialId);
     case 'unknown':
-      return credentialRequester(principal.credential.id);
+      return { ...credentialRequester(principal.credential.id), isUnknown: true };
     case 'tenant':
       return tenantRequester([principal.tenant], principal.credentialId);
     case 'upstream':

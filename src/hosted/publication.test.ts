@@ -14,7 +14,6 @@ import { MemoryBudget } from '../lib/memory-budget.ts';
 import { digestOf } from '../oci/digest.ts';
 import { parseManifest } from '../oci/manifest.ts';
 import { DOCKER_SCHEMA1, OCI_ARTIFACT_MANIFEST, OCI_INDEX, OCI_MANIFEST } from '../oci/media-types.ts';
-import { ANONYMOUS } from '../oci/requester.ts';
 import { Publication } from './publication.ts';
 import { noQuota } from './quota.ts';
 
@@ -49,6 +48,18 @@ describe('pushing a manifest', () => {
       code: 'MANIFEST_UNKNOWN',
     });
     expect(await bench.metadata.isLinked(repository, image.config.digest)).toBe(false);
+  });
+
+  it('is told the first 500 of what it names and is not here', async () => {
+    const image = imageOf([randomBlob(1, 'a')]);
+    const layers = Array.from({ length: 501 }, (_, at) => ({
+      ...image.layers[0],
+      digest: digestOf(Buffer.from(`${at}`)),
+    }));
+    const text = JSON.stringify({ ...JSON.parse(bytesOf(image.manifest).toString()), layers });
+    const pushed = bench.pushManifest(repository, contentOf(text, OCI_MANIFEST), 'v1');
+    const error = await pushed.catch((refused: unknown) => refused);
+    expect(error).toMatchObject({ code: 'MANIFEST_BLOB_UNKNOWN', detail: { digests: { length: 500 } } });
   });
 
   it('with a member that occurs twice is refused: two readers would take it for two images', async () => {
@@ -209,7 +220,7 @@ describe('pushing a manifest', () => {
         contentType: OCI_INDEX,
         contentLength,
         body: endless(),
-        requester: ANONYMOUS,
+        holder: { name: 'anonymous' },
       });
     await expect(push(10 ** 9)).rejects.toMatchObject({ code: 'MANIFEST_TOO_LARGE' });
     expect(read).toBe(0);
@@ -234,7 +245,7 @@ describe('manifests whose clients stall', () => {
         contentType: OCI_INDEX,
         contentLength: 2 * MIB,
         body,
-        requester: { tenant: 'stalling', id: 'stalling-login' },
+        holder: { name: 'stalling' },
       });
     });
     const outcomes = Promise.allSettled(stalled);
@@ -246,7 +257,7 @@ describe('manifests whose clients stall', () => {
         contentType: OCI_INDEX,
         contentLength: index.length,
         body: Readable.from([index], { objectMode: false }),
-        requester: { tenant, id: tenant },
+        holder: { name: tenant },
       });
     await push('another');
     await expect(push('stalling')).rejects.toMatchObject({ code: 'TOOMANYREQUESTS' });

@@ -1,5 +1,5 @@
 import type { Readable } from 'node:stream';
-import { MemoryBudget, type MemoryLease } from '../lib/memory-budget.ts';
+import { MemoryBudget, type MemoryHolder, type MemoryLease } from '../lib/memory-budget.ts';
 import type { Lack, MetadataStore } from '../metadata/metadata-store.ts';
 import { type Digest, digestAlgorithm, digestOf, isDigest } from '../oci/digest.ts';
 import { refusingWhenBusy } from '../oci/busy.ts';
@@ -14,7 +14,6 @@ import {
 } from '../oci/manifest.ts';
 import { isIndexType, isSchema1Type } from '../oci/media-types.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
-import { memoryHolder, type Requester } from '../oci/requester.ts';
 import { refusingWhenFull } from './full-storage.ts';
 import { readWhole } from './intake.ts';
 import { noQuota, type Quota } from './quota.ts';
@@ -44,7 +43,7 @@ export interface ManifestPush {
   readonly contentLength: number | undefined;
   readonly body: Readable;
   /** Whose memory it takes while it is read and kept. */
-  readonly requester: Requester;
+  readonly holder: MemoryHolder;
 }
 
 export interface Published {
@@ -66,16 +65,16 @@ export class Publication {
 
   /**
    * Keeps the manifest, links it and moves the tags to it. MANIFEST_INVALID for one that names content with a size that it
-   * has not. MANIFEST_BLOB_UNKNOWN lists what must be pushed or mounted into this repository first: a `subject` may follow
+   * has not. MANIFEST_BLOB_UNKNOWN lists (the first of) what must be pushed or mounted into this repository first: a `subject` may follow
    * later, and a non-distributable layer never need come at all. Waits for memory to read it into; TOOMANYREQUESTS or
    * UNAVAILABLE when there is none for too long.
    */
   async publish(repository: Repository, push: ManifestPush): Promise<Published> {
-    const { contentLength, requester } = push;
+    const { contentLength, holder } = push;
     // A long one is refused by its header, before a byte is read; the limit holds for what comes all the same.
     if (contentLength !== undefined && contentLength > MAX_MANIFEST_BYTES) throw tooLarge();
     return refusingWhenBusy(async () => {
-      const lease = await this.#memory.lease(memoryHolder(requester), contentLength ?? FIRST_LEASE_BYTES);
+      const lease = await this.#memory.lease(holder, contentLength ?? FIRST_LEASE_BYTES);
       try {
         return await this.#publish(repository, push, await readBytes(push.body, lease));
       } finally {
@@ -188,9 +187,12 @@ function lacking(repository: Repository, lacks: readonly Lack[]): OciError {
   });
 }
 
+/** A manifest may name 5,000: an answer that says so many is held until its client has read it. */
+const MAX_NAMED_UNKNOWN = 500;
+
 function blobsUnknown(repository: Repository, digests: readonly Digest[]): OciError {
   return new OciError('MANIFEST_BLOB_UNKNOWN', {
     message: `not in this repository: ${digests.slice(0, 3).join(', ')}${digests.length > 3 ? ', …' : ''}`,
-    detail: { name: repositoryText(repository), digests },
+    detail: { name: repositoryText(repository), digests: digests.slice(0, MAX_NAMED_UNKNOWN) },
   });
 }

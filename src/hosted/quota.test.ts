@@ -9,7 +9,6 @@ import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
 import { digestOf } from '../oci/digest.ts';
 import { OCI_INDEX, OCI_MANIFEST } from '../oci/media-types.ts';
-import { ANONYMOUS } from '../oci/requester.ts';
 import { Publication } from './publication.ts';
 import { PrefixQuota } from './quota.ts';
 import { Uploads } from './uploads.ts';
@@ -157,7 +156,7 @@ describe('a quota', () => {
         contentType: OCI_INDEX,
         contentLength: index.length,
         body: Readable.from([index]),
-        requester: ANONYMOUS,
+        holder: { name: 'anonymous' },
       });
     await tag('one');
     await tag('two');
@@ -248,7 +247,7 @@ describe('a quota', () => {
       contentType: OCI_MANIFEST,
       contentLength: manifest.length,
       body: Readable.from([Buffer.from(manifest)]),
-      requester: ANONYMOUS,
+      holder: { name: 'anonymous' },
     });
     await expect(pushed).rejects.toMatchObject(OVER);
   });

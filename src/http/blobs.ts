@@ -9,9 +9,14 @@ import { cacheStatus } from './cache-status.ts';
 import { entityTag, isNotModified, rangeHeader } from './conditional.ts';
 import type { BlobCall } from './hosted-handlers.ts';
 import { inTime } from './in-time.ts';
+import type { WholeBodies } from './whole-bodies.ts';
 
 /** GET and HEAD of a blob (distribution spec, "Pulling blobs"), with ranges. */
-export async function readBlob(call: BlobCall, source: PullSource, writer: BodyWriter): Promise<void> {
+export async function readBlob(
+  call: BlobCall,
+  source: PullSource,
+  { writer, bodies }: { readonly writer: BodyWriter; readonly bodies: WholeBodies },
+): Promise<void> {
   const { exchange, repository, digest, right } = call;
   const notModified = isNotModified(exchange.req, digest);
   // Neither HEAD nor a client that has the bytes is a reason to download them.
@@ -25,7 +30,11 @@ export async function readBlob(call: BlobCall, source: PullSource, writer: BodyW
   }
   const blob = await inTime(exchange, source.openBlob(repository, digest, right), closeLate);
   exchange.note(blob);
-  await writer.write(exchange, await streamedAnswer(call, blob));
+  const streamed = await streamedAnswer(call, blob);
+  const { status, headers, start, length, reader } = streamed;
+  const { bytes } = reader;
+  if (bytes === undefined) await writer.write(exchange, streamed);
+  else await bodies.send(exchange, { status, headers, bytes, part: { start, length }, digest });
 }
 
 /** The whole blob, or the one range that was asked for. */

@@ -19,7 +19,7 @@ export interface StreamedAnswer {
 /** Two: one is read into while the kernel takes the other. */
 const PAGES_PER_BODY = 2;
 
-/** Writes bodies: the only place that does. Memory is `BodyMemory`'s; a page is given back only after the kernel took it. */
+/** Writes bodies that are read while they are sent: the only place that does. Memory is `BodyMemory`'s; a page is given back only after the kernel took it. */
 export class BodyWriter {
   readonly #memory: BodyMemory;
   readonly #meter: Meter;

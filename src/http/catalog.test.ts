@@ -1,6 +1,7 @@
 import { afterEach, beforeEach, expect, it, vi } from 'vitest';
 import { randomBlob } from '../../test/support/content.ts';
 import { HostedBench } from '../../test/support/hosted-bench.ts';
+import { MemoryBudget } from '../lib/memory-budget.ts';
 import { Cursors } from './cursors.ts';
 import { MemorySource, openVisitor, request, startServer } from './fixture.suite.ts';
 import { hostedHandlers } from './hosted.ts';
@@ -10,11 +11,13 @@ const KEY = 'ab'.repeat(32);
 const NAMES = ['a/1', 'secret-b/1', 'secret-b/2', 'team/1', 'team/2', 'secret-z/1'];
 
 let bench: HostedBench;
+let memory: MemoryBudget;
 let server: RegistryServer & { readonly port: number };
 
 beforeEach(async () => {
   bench = await HostedBench.open();
   for (const name of NAMES) await bench.pushBlob({ upstream: '', name }, randomBlob(5, name));
+  memory = new MemoryBudget();
   const visitor = {
     ...openVisitor,
     maySee: async ({ name }: { name: string }) => !name.startsWith('secret'),
@@ -22,6 +25,7 @@ beforeEach(async () => {
   const { hosted, uploads, publication, removal } = bench;
   server = await startServer(new MemorySource(), {
     access: { authenticate: async () => visitor },
+    memory,
     hosted,
     hostedHandlers: hostedHandlers({ hosted, uploads, publication, removal, cursors: new Cursors(KEY) }),
   });
@@ -83,4 +87,16 @@ it('a cursor has one length whatever is in it, opens where the key is the same, 
   for (const last of [other, `${short}A`, `${short.slice(0, -3)}AAA`, '~', '~x']) {
     expect((await request(server.port, `/v2/_catalog?last=${last}`)).status).toBe(400);
   }
+});
+
+it('a page that is large counts as memory of the one who reads it', async () => {
+  const entries = Array.from({ length: 1000 }, (_, at) => `${at}`.padStart(255, 'n'));
+  vi.spyOn(bench.metadata, 'listRepositories').mockImplementation(async (_upstream, { limit }) => {
+    return { entries: entries.slice(0, limit), more: false };
+  });
+  expect((await request(server.port, '/v2/_catalog')).body.byteLength).toBeGreaterThan(250_000);
+  const held = memory.leaseNow({ name: 'source 127.0.0.1', group: 'unknown' }, 8 * 1024 * 1024);
+  expect((await request(server.port, '/v2/_catalog')).status).toBe(429);
+  expect((await request(server.port, '/v2/_catalog?n=10')).status).toBe(200);
+  held.release();
 });

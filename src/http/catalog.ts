@@ -1,6 +1,6 @@
 import type { Hosted } from '../hosted/hosted.ts';
 import { linkToNext } from '../lib/link-header.ts';
-import { answerJson, pageOf } from './answer.ts';
+import { pageOf } from './answer.ts';
 import type { Cursors } from './cursors.ts';
 import type { HostedHandlers } from './hosted-handlers.ts';
 
@@ -14,7 +14,7 @@ export function catalogHandler(hosted: Hosted, cursors: Cursors): HostedHandlers
     const { repositories, next } = await hosted.catalog(page, repository => call.maySee(repository));
     const last = next === undefined || next === repositories.at(-1) ? next : cursors.seal(next);
     const link = last === undefined ? {} : { Link: linkToNext(pagePath(page.limit, last)) };
-    answerJson(call.exchange, 200, link, { repositories });
+    await call.send(link, { repositories });
   };
 }
 

@@ -2,8 +2,10 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { OciError } from '../oci/errors.ts';
 import type { Outcome, Served } from '../oci/pull-source.ts';
 import type { Repository } from '../oci/repository.ts';
-import type { Requester } from '../oci/requester.ts';
+import { ANONYMOUS, memoryHolder, type Requester } from '../oci/requester.ts';
+import type { MemoryHolder } from '../lib/memory-budget.ts';
 import type { Sender } from '../access/visitor.ts';
+import { sourceOf } from '../access/wrong-passwords.ts';
 import type { Route } from './path.ts';
 
 /** One request and its answer: what the handlers learn on the way, and what the response log says at the end. */
@@ -60,6 +62,11 @@ export class Exchange {
   /** HEAD: everything but the body. */
   get bodyless(): boolean {
     return this.method === 'HEAD';
+  }
+
+  /** As whose a body is counted that is held for this request. */
+  get memoryHolder(): MemoryHolder {
+    return memoryHolder(this.requester ?? ANONYMOUS, sourceOf(this.sender.remote));
   }
 
   /** Remembers how the answer came about. */

@@ -44,6 +44,7 @@ export const openAccess: Access = { authenticate: async () => openVisitor };
 export class MemoryReader implements BlobReader {
   readonly size: number;
   shares: object | undefined;
+  readonly bytes = undefined;
   readonly #bytes: Uint8Array;
   readonly #gate: (position: number, closed: Promise<void>) => Promise<void>;
   #markClosed: () => void = () => {};
@@ -164,6 +165,7 @@ export class MemorySource implements PullSource {
       get shares() {
         return reader.shares;
       },
+      bytes: reader.bytes,
       read: (buffer, position) => reader.read(buffer, position),
       close: async () => {
         this.stillOpen.delete(reader);
@@ -253,10 +255,11 @@ export function request(
     body?: string;
     host?: string;
     socketPath?: string;
+    localAddress?: string;
   } = {},
 ): Promise<Reply> {
-  const { method = 'GET', headers = {}, agent, body, host = '127.0.0.1', socketPath } = options;
-  const to = socketPath === undefined ? { host, port } : { socketPath };
+  const { method = 'GET', headers = {}, agent, body, host = '127.0.0.1', socketPath, localAddress } = options;
+  const to = socketPath === undefined ? { host, port, localAddress } : { socketPath };
   return new Promise((resolve, reject) => {
     const req = http.request({ ...to, path, method, headers, agent: agent ?? false }, res => {
       const chunks: Buffer[] = [];

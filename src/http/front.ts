@@ -3,7 +3,7 @@
  *
  * The one idea: a request is parsed once at the door (`path.ts`, `naming.ts`) into a value that cannot be wrong, passes
  * `Access`, and is answered by one handler file per spec noun from a `PullSource`. Errors are written in `problem.ts`
- * alone, bodies in `body-writer.ts` alone, and the log line in `response-log.ts` when the socket is done.
+ * alone, bodies in `body-writer.ts` and `whole-bodies.ts` alone, and the log line in `response-log.ts` when the socket is done.
  *
  * This file says what http needs from below.
  */

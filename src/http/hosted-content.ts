@@ -13,7 +13,7 @@ type ContentHandlers = Pick<HostedHandlers, 'putManifest' | 'deleteManifest' | '
 /** Pushing manifests, and deleting (distribution-spec, "Pushing Manifests" and "Content Management"). */
 export function contentHandlers(publication: Publication, removal: Removal): ContentHandlers {
   return {
-    async putManifest({ exchange, name, repository, reference, requester }) {
+    async putManifest({ exchange, name, repository, reference }) {
       const { req } = exchange;
       const tags = isDigest(reference) ? parseTags(exchange.query) : [];
       const { digest, subject } = await publication.publish(repository, {
@@ -22,7 +22,7 @@ export function contentHandlers(publication: Publication, removal: Removal): Con
         contentType: req.headers['content-type'] ?? '',
         contentLength: contentLengthOf(req),
         body: req,
-        requester,
+        holder: exchange.memoryHolder,
       });
       answer(exchange, 201, {
         Location: pathTo(exchange, name, `manifests/${digest}`),

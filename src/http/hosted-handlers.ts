@@ -1,3 +1,4 @@
+import type { OutgoingHttpHeaders } from 'node:http';
 import type { Digest } from '../oci/digest.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Requester, Right } from '../oci/requester.ts';
@@ -35,6 +36,8 @@ export interface CatalogCall {
   readonly exchange: Exchange;
   /** Whether the one who asks may know of the repository. */
   maySee(repository: Repository): Promise<boolean>;
+  /** Answers with a list. */
+  send(headers: OutgoingHttpHeaders, list: unknown): Promise<void>;
 }
 
 /** The write side of the API, for repositories that live here. Each answers the exchange, or throws. */

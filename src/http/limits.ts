@@ -12,6 +12,12 @@ export interface HttpLimits {
   readonly checkIntervalMs: number;
   /** After which a body without a first byte sends its headers; until then a failure is answered as an error. */
   readonly bodyHeadersAfterMs: number;
+  /**
+   * A body that is in memory as a whole until its client has taken it has to be taken at this rate, on the average and
+   * after some time that is free; else the socket is destroyed.
+   */
+  readonly wholeBodyBytesPerS: number;
+  readonly wholeBodyFreeMs: number;
   /** Sockets of one listener; more are closed as they come. */
   readonly maxConnections: number;
 }
@@ -28,6 +34,9 @@ export const HTTP_LIMITS: HttpLimits = {
   checkIntervalMs: 5_000,
   // Newer containerd gives up 30 s after it asked.
   bodyHeadersAfterMs: 15_000,
+  // Slower than any link that images are pulled over; the longest such body, of 4 MiB, may take four minutes.
+  wholeBodyBytesPerS: 16 * 1024,
+  wholeBodyFreeMs: 10_000,
   // A descriptor each, and as many again for the files behind them, within the usual 65,536.
   maxConnections: 16_384,
 };

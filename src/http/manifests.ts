@@ -14,7 +14,7 @@ export async function readManifest(
   source: PullSource,
   bodies: WholeBodies,
 ): Promise<void> {
-  const { exchange, repository, reference, right, requester } = call;
+  const { exchange, repository, reference, right } = call;
   const want = new AcceptedTypes(exchange.req.headers.accept, exchange.query.get('platform') ?? undefined);
   const served = await inTime(exchange, source.manifest(repository, reference, right, want));
   exchange.note(served);
@@ -30,7 +30,7 @@ export async function readManifest(
     return;
   }
   headers['Content-Type'] = mediaType;
-  await bodies.send(exchange, { status: 200, headers, bytes: served.bytes, digest, requester });
+  await bodies.send(exchange, { status: 200, headers, bytes: served.bytes, digest });
 }
 
 /** What `Accept` lets through (RFC 9110 §12.5.1), read only if somebody asks: most requests accept everything. */

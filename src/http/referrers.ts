@@ -9,7 +9,7 @@ import { jsonBody, type WholeBodies } from './whole-bodies.ts';
 
 /** GET /v2/NAME/referrers/DIGEST (distribution spec, "Listing Referrers"). */
 export async function listReferrers(call: BlobCall, source: PullSource, bodies: WholeBodies): Promise<void> {
-  const { exchange, repository, name, digest, right, requester } = call;
+  const { exchange, repository, name, digest, right } = call;
   const artifactType = exchange.query.get('artifactType') ?? undefined;
   const page = pageOf(exchange.query);
   const query = { artifactType, page: { ...page, limit: Math.max(1, page.limit) } };
@@ -25,5 +25,5 @@ export async function listReferrers(call: BlobCall, source: PullSource, bodies: 
     headers['Link'] = `<${next}>; rel="next"`;
   }
   const list = { schemaVersion: 2, mediaType: OCI_INDEX, manifests: served.manifests };
-  await bodies.send(exchange, jsonBody(headers, list, requester));
+  await bodies.send(exchange, jsonBody(headers, list));
 }

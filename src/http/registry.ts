@@ -8,7 +8,7 @@ import type { Requester, Right } from '../oci/requester.ts';
 import { readBase } from './base.ts';
 import { readBlob } from './blobs.ts';
 import type { BodyWriter } from './body-writer.ts';
-import type { WholeBodies } from './whole-bodies.ts';
+import { jsonBody, type WholeBodies } from './whole-bodies.ts';
 import type { Exchange } from './exchange.ts';
 import type { Access, RecordDeed } from './front.ts';
 import type { Call, HostedHandlers } from './hosted-handlers.ts';
@@ -39,13 +39,11 @@ export interface RegistryParts {
 /** The routes on one screen: from a parsed request, through `Access`, to the handler of its noun. */
 export class Registry {
   readonly #parts: RegistryParts;
-  readonly #writer: BodyWriter;
-  readonly #bodies: WholeBodies;
+  readonly #senders: { readonly writer: BodyWriter; readonly bodies: WholeBodies };
 
   constructor(parts: RegistryParts, writer: BodyWriter, bodies: WholeBodies) {
     this.#parts = parts;
-    this.#writer = writer;
-    this.#bodies = bodies;
+    this.#senders = { writer, bodies };
   }
 
   /** Answers the exchange, or throws what `problem.ts` answers. */
@@ -120,13 +118,13 @@ export class Registry {
     const source = this.#sourceOf(call);
     switch (route.kind) {
       case 'manifest':
-        return readManifest(call.with({ reference: route.reference }), source, this.#bodies);
+        return readManifest(call.with({ reference: route.reference }), source, this.#senders.bodies);
       case 'blob':
-        return readBlob(call.with({ digest: route.digest }), source, this.#writer);
+        return readBlob(call.with({ digest: route.digest }), source, this.#senders);
       case 'tags':
-        return listTags(call, source, this.#bodies);
+        return listTags(call, source, this.#senders.bodies);
       case 'referrers':
-        return listReferrers(call.with({ digest: route.digest }), source, this.#bodies);
+        return listReferrers(call.with({ digest: route.digest }), source, this.#senders.bodies);
       default:
         throw unsupported(route);
     }
@@ -186,7 +184,11 @@ export class Registry {
     if (hostedHandlers === undefined) throw unsupported({ kind: 'catalog' });
     const visitor = await access.authenticate(exchange.sender);
     exchange.requester = visitor.requester;
-    await hostedHandlers.catalog({ exchange, maySee: repository => visitor.maySee(repository) });
+    await hostedHandlers.catalog({
+      exchange,
+      maySee: repository => visitor.maySee(repository),
+      send: (headers, list) => this.#senders.bodies.send(exchange, jsonBody(headers, list)),
+    });
   }
 
   async #serveToken(exchange: Exchange): Promise<void> {

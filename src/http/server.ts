@@ -83,7 +83,7 @@ export async function createRegistryServer(options: RegistryServerOptions): Prom
   const memory = options.bodyMemory ?? new BodyMemory();
   const writer = new BodyWriter(memory, options.meter, limits.bodyHeadersAfterMs);
   const shared = {
-    registry: new Registry(options, writer, new WholeBodies(options.memory ?? new MemoryBudget(), writer)),
+    registry: new Registry(options, writer, new WholeBodies(options.memory ?? new MemoryBudget(), limits)),
     naming: options.naming,
     addresses: new ClientAddresses(options),
     connections,

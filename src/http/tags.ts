@@ -8,7 +8,7 @@ import { jsonBody, type WholeBodies } from './whole-bodies.ts';
 
 /** GET /v2/NAME/tags/list (distribution spec, "Listing Tags"). */
 export async function listTags(call: Call, source: PullSource, bodies: WholeBodies): Promise<void> {
-  const { exchange, repository, name, right, requester } = call;
+  const { exchange, repository, name, right } = call;
   const page = pageOf(exchange.query);
   // n=0 is answered with no tags and no Link, but only where the repository may be seen: so the source is asked for one.
   const isEmptyPage = page.limit === 0;
@@ -23,5 +23,5 @@ export async function listTags(call: Call, source: PullSource, bodies: WholeBodi
     headers['Link'] = `<${next}>; rel="next"`;
   }
   const list = { name, tags: isEmptyPage ? [] : served.tags };
-  await bodies.send(exchange, jsonBody(headers, list, requester));
+  await bodies.send(exchange, jsonBody(headers, list));
 }

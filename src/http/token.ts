@@ -1,5 +1,5 @@
 import type { IncomingMessage } from 'node:http';
-import { MemoryBudget } from '../lib/memory-budget.ts';
+import { MemoryBudget, type MemoryHolder } from '../lib/memory-budget.ts';
 import type { Access, LoginRequest } from '../access/access.ts';
 import { parseScopes, scopeText } from '../access/scope.ts';
 import { sourceOf } from '../access/wrong-passwords.ts';
@@ -33,7 +33,7 @@ export function tokenHandler(access: TokenAccess, naming: Naming): (exchange: Ex
   return async exchange => {
     const { sender } = exchange;
     const isForm = exchange.method === 'POST';
-    const holder = sourceOf(sender.remote);
+    const holder = { name: sourceOf(sender.remote) };
     const parameters = isForm
       ? await refusingWhenBusy(() => readForm(exchange.req, memory, holder))
       : exchange.query;
@@ -86,7 +86,7 @@ function passwordOf(form: URLSearchParams): LoginRequest['password'] {
 async function readForm(
   req: IncomingMessage,
   memory: MemoryBudget,
-  holder: string,
+  holder: MemoryHolder,
 ): Promise<URLSearchParams> {
   const lease = await memory.lease(holder, Math.min(contentLengthOf(req) ?? MAX_FORM_BYTES, MAX_FORM_BYTES));
   const timer = setTimeout(() => req.destroy(new Error(`no form within ${FORM_MS} ms`)), FORM_MS);

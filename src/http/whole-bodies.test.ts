@@ -1,9 +1,12 @@
+import { once } from 'node:events';
 import http from 'node:http';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { readerOfBytes } from '../lib/bytes-reader.ts';
 import { MemoryBudget } from '../lib/memory-budget.ts';
 import { OCI_MANIFEST } from '../oci/media-types.ts';
-import { MemorySource, request, startServer, until } from './fixture.suite.ts';
-import type { RegistryServer } from './server.ts';
+import type { Requester } from '../oci/requester.ts';
+import { MemorySource, openVisitor, request, RIGHT, startServer, until } from './fixture.suite.ts';
+import type { RegistryServer, RegistryServerOptions } from './server.ts';
 
 const MIB = 1024 * 1024;
 /** More than the kernel takes for a client that reads nothing. */
@@ -16,9 +19,8 @@ let slow: http.ClientRequest[];
 
 beforeEach(async () => {
   source = new MemorySource();
-  for (const tag of ['a', 'b']) source.addManifest('ghcr.io/app', tag, tag.repeat(LARGE), OCI_MANIFEST);
-  memory = new MemoryBudget({ totalBytes: 2 * LARGE, shareBytes: LARGE });
-  server = await startServer(source, { memory });
+  for (const tag of ['a', 'b', 'c']) source.addManifest('ghcr.io/app', tag, tag.repeat(LARGE), OCI_MANIFEST);
+  memory = new MemoryBudget({ totalBytes: 4 * LARGE, shareBytes: LARGE, groupBytes: 2 * LARGE });
   slow = [];
 });
 
@@ -27,14 +29,23 @@ afterEach(async () => {
   await server.close(0);
 });
 
+async function start(options: Partial<RegistryServerOptions> = {}): Promise<void> {
+  server = await startServer(source, { memory, ...options });
+}
+
 const path = (tag: string) => `/v2/ghcr.io/app/manifests/${tag}`;
+/** Addresses of this machine, which are sources of their own. */
+const [NEAR, OTHER, THIRD] = ['127.0.0.1', '127.0.0.2', '127.0.0.3'];
+
+const as = (authorization: string): Client => ({ headers: { authorization } });
+
+type Client = { readonly localAddress?: string; readonly headers?: http.OutgoingHttpHeaders };
 
 /** A client that reads no more than the headers. */
-function stall(tag: string): Promise<number | undefined> {
+function stall(what: string, client: Client = {}): Promise<http.IncomingMessage> {
   return new Promise((resolve, reject) => {
-    const get = http.get({ port: server.port, host: '127.0.0.1', path: path(tag), agent: false }, answer =>
-      resolve(answer.statusCode),
-    );
+    const options = { port: server.port, host: NEAR, path: what, agent: false, ...client };
+    const get = http.get(options, resolve);
     get.on('error', reject);
     slow.push(get);
   });
@@ -42,7 +53,8 @@ function stall(tag: string): Promise<number | undefined> {
 
 describe('a large body in memory', () => {
   it('is there once for all who are sent it, and gone when they have left', async () => {
-    expect(await Promise.all([stall('a'), stall('a'), stall('a')])).toEqual([200, 200, 200]);
+    await start();
+    await Promise.all([stall(path('a')), stall(path('a')), stall(path('a'))]);
     expect(memory.bytes).toBe(LARGE);
     const { status, body } = await request(server.port, path('a'));
     expect([status, body.byteLength]).toEqual([200, LARGE]);
@@ -51,12 +63,85 @@ describe('a large body in memory', () => {
   });
 
   it('is refused with Retry-After to who has his share under way, until his clients have read', async () => {
-    expect(await stall('a')).toBe(200);
+    await start();
+    await stall(path('a'));
     const refused = await request(server.port, path('b'));
     expect([refused.status, refused.headers['retry-after']]).toEqual([429, '5']);
     expect((await request(server.port, path('b'), { method: 'HEAD' })).status).toBe(200);
     for (const each of slow) each.destroy();
     await until(() => memory.bytes === 0);
     expect((await request(server.port, path('b'))).body.byteLength).toBe(LARGE);
+  });
+
+  it('is refused to nobody because of clients elsewhere, of whom nobody knows who they are, that read nothing', async () => {
+    await start();
+    await stall(path('a'), { localAddress: OTHER });
+    expect((await request(server.port, path('b'), { localAddress: OTHER })).status).toBe(429);
+    expect((await request(server.port, path('b'))).body.byteLength).toBe(LARGE);
+  });
+
+  it('is refused to no tenant because of those of whom nobody knows who they are, from however many places', async () => {
+    const requesters: Readonly<Record<string, Requester>> = {
+      account: { tenant: undefined, id: 'credential:1', credentialId: '1', isUnknown: true },
+      'other-account': { tenant: undefined, id: 'credential:2', credentialId: '2', isUnknown: true },
+      tenant: { tenant: 'team-a', id: 'tenant:team-a', credentialId: '3' },
+    };
+    await start({
+      access: {
+        authenticate: async ({ authorization = '' }) => {
+          const requester = requesters[authorization] ?? RIGHT.requester;
+          return { ...openVisitor, requester, authorize: async () => ({ ...RIGHT, requester }) };
+        },
+      },
+    });
+    await stall(path('a'), { localAddress: OTHER, ...as('account') });
+    // Another account of the same source is no other share, and nobody's either.
+    for (const client of [as('other-account'), {}]) {
+      expect((await request(server.port, path('b'), { localAddress: OTHER, ...client })).status).toBe(429);
+    }
+    await stall(path('b'), { localAddress: THIRD });
+    expect((await request(server.port, path('c'))).status).toBe(503);
+    expect((await request(server.port, path('c'), as('tenant'))).body.byteLength).toBe(LARGE);
+  });
+
+  it('is asked for as a blob, whole or a part of it, and counts all the same', async () => {
+    await start();
+    const bytes = Buffer.concat([Buffer.alloc(LARGE / 2, 'x'), Buffer.alloc(LARGE / 2, 'y')]);
+    const digest = source.addBlob('ghcr.io/app', bytes, () => readerOfBytes(bytes));
+    const blob = `/v2/ghcr.io/app/blobs/${digest}`;
+    await Promise.all([stall(blob), stall(blob, { headers: { range: `bytes=1-${LARGE - 2}` } })]);
+    expect(memory.bytes).toBe(LARGE);
+    expect((await request(server.port, path('a'))).status).toBe(429);
+    const first = LARGE / 2 - 100_000;
+    const part = await request(server.port, blob, {
+      headers: { range: `bytes=${first}-${first + 199_999}` },
+    });
+    expect([part.status, part.headers['content-range']]).toEqual([
+      206,
+      `bytes ${first}-${first + 199_999}/${LARGE}`,
+    ]);
+    expect(part.body.equals(bytes.subarray(first, first + 200_000))).toBe(true);
+    const few = await request(server.port, blob, { headers: { range: 'bytes=5-9' } });
+    expect(few.body.toString()).toBe('xxxxx');
+  });
+});
+
+describe('a client that takes a large body too slowly', () => {
+  const limits = { wholeBodyFreeMs: 200, wholeBodyBytesPerS: 40 * MIB };
+
+  it('loses it, whether it reads nothing or a little', async () => {
+    await start({ limits });
+    const answers = await Promise.all([stall(path('a')), stall(path('a'))]);
+    const trickling = setInterval(() => answers[1]?.read(1), 20);
+    const cut = answers.map(answer => once(answer, 'error'));
+    await until(() => memory.bytes === 0 && server.connections === 0);
+    clearInterval(trickling);
+    for (const answer of answers) answer.resume();
+    expect(await Promise.all(cut)).toMatchObject([[{ code: 'ECONNRESET' }], [{ code: 'ECONNRESET' }]]);
+  });
+
+  it('is not who reads it as it comes', async () => {
+    await start({ limits });
+    expect((await request(server.port, path('a'))).body.byteLength).toBe(LARGE);
   });
 });

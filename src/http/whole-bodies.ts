@@ -1,30 +1,32 @@
 import type { OutgoingHttpHeaders } from 'node:http';
-import { readerOfBytes } from '../lib/bytes-reader.ts';
 import type { MemoryBudget, MemoryLease } from '../lib/memory-budget.ts';
 import { refusingWhenBusy } from '../oci/busy.ts';
 import type { Digest } from '../oci/digest.ts';
-import { memoryHolder, type Requester } from '../oci/requester.ts';
-import { answer } from './answer.ts';
-import type { BodyWriter } from './body-writer.ts';
+import { answer, withCommonHeaders } from './answer.ts';
 import type { Exchange } from './exchange.ts';
+import type { HttpLimits } from './limits.ts';
 
 /** A smaller one goes to the kernel at once, for the most part. */
 const SMALL_BYTES = 64 * 1024;
+
+/** Handed to the kernel at a time, so that it is seen how fast the client takes them. */
+const SLICE_BYTES = 64 * 1024;
 
 /** A body that is in memory as a whole. */
 export interface WholeBody {
   readonly status: number;
   readonly headers: OutgoingHttpHeaders;
   readonly bytes: Uint8Array;
-  /** Of what has one: many who are sent the same bytes then share them. */
+  /** What of them is sent; all without it. */
+  readonly part?: { readonly start: number; readonly length: number } | undefined;
+  /** Of all bytes, where they have one: many who are sent the same then share them. */
   readonly digest?: Digest;
-  readonly requester: Requester;
 }
 
 /** A document as the body of a 200. */
-export function jsonBody(headers: OutgoingHttpHeaders, document: unknown, requester: Requester): WholeBody {
+export function jsonBody(headers: OutgoingHttpHeaders, document: unknown): WholeBody {
   headers['Content-Type'] ??= 'application/json; charset=utf-8';
-  return { status: 200, headers, bytes: Buffer.from(JSON.stringify(document)), requester };
+  return { status: 200, headers, bytes: Buffer.from(JSON.stringify(document)) };
 }
 
 interface Shared {
@@ -33,43 +35,54 @@ interface Shared {
   senders: number;
 }
 
+type Pace = Pick<HttpLimits, 'wholeBodyBytesPerS' | 'wholeBodyFreeMs'>;
+
 /**
- * Answers whose body is in memory until its client has read it, which may be never. Large ones take of the memory budget
- * and go out in pages like a blob's, so that a slow client costs no second copy.
+ * Answers whose body is in memory until its client has taken it. Large ones take of the memory budget, as much as their
+ * requester may have, and whoever takes one too slowly loses it with the connection.
  */
 export class WholeBodies {
   readonly #memory: MemoryBudget;
-  readonly #writer: BodyWriter;
+  readonly #pace: Pace;
   readonly #shared = new Map<Digest, Shared>();
 
-  constructor(memory: MemoryBudget, writer: BodyWriter) {
+  constructor(memory: MemoryBudget, pace: Pace) {
     this.#memory = memory;
-    this.#writer = writer;
+    this.#pace = pace;
   }
 
   /** TOOMANYREQUESTS or UNAVAILABLE when there is no memory for another body. */
-  async send(exchange: Exchange, { status, headers, bytes, digest, requester }: WholeBody): Promise<void> {
-    if (exchange.bodyless || bytes.byteLength <= SMALL_BYTES) {
-      answer(exchange, status, headers, bytes);
+  async send(exchange: Exchange, body: WholeBody): Promise<void> {
+    const { status, headers, bytes, digest } = body;
+    const { start, length } = body.part ?? { start: 0, length: bytes.byteLength };
+    if (exchange.bodyless || length <= SMALL_BYTES) {
+      // A view of a few bytes would keep all of them.
+      answer(
+        exchange,
+        status,
+        headers,
+        length < bytes.byteLength ? bytes.slice(start, start + length) : bytes,
+      );
       return;
     }
-    const body = await refusingWhenBusy(() => this.#hold(bytes, digest, requester));
+    const shared = await refusingWhenBusy(() => this.#hold(exchange, bytes, digest));
     try {
-      const reader = { ...readerOfBytes(body.bytes), shares: body };
-      await this.#writer.write(exchange, { status, headers, reader, start: 0, length: reader.size });
+      headers['Content-Length'] = length;
+      exchange.res.writeHead(status, withCommonHeaders(exchange, headers));
+      await write(exchange, shared.bytes.subarray(start, start + length), this.#pace);
     } finally {
-      this.#leave(body, digest);
+      this.#leave(shared, digest);
     }
   }
 
   /** Bytes of a digest that is being sent already are dropped for those that are in memory. */
-  #hold(bytes: Uint8Array, digest: Digest | undefined, requester: Requester): Shared {
+  #hold(exchange: Exchange, bytes: Uint8Array, digest: Digest | undefined): Shared {
     const shared = digest && this.#shared.get(digest);
     if (shared !== undefined) {
       shared.senders += 1;
       return shared;
     }
-    const lease = this.#memory.leaseNow(memoryHolder(requester), bytes.byteLength);
+    const lease = this.#memory.leaseNow(exchange.memoryHolder, bytes.byteLength);
     const body = { bytes, lease, senders: 1 };
     if (digest !== undefined) this.#shared.set(digest, body);
     return body;
@@ -81,4 +94,37 @@ export class WholeBodies {
     body.lease.release();
     if (digest !== undefined) this.#shared.delete(digest);
   }
+}
+
+/**
+ * Writes the body behind its head, and resolves when the kernel has the last byte or the client is gone. One that takes
+ * fewer bytes than `pace` says is cut.
+ */
+async function write(exchange: Exchange, bytes: Uint8Array, pace: Pace): Promise<void> {
+  const { res } = exchange;
+  const sinceMs = performance.now();
+  const cut = (): void => {
+    exchange.failure ??= new Error(`the client took less than ${pace.wholeBodyBytesPerS} bytes a second`);
+    res.destroy();
+  };
+  for (let at = 0; at < bytes.byteLength && !res.destroyed; at += SLICE_BYTES) {
+    const dueMs = pace.wholeBodyFreeMs + (at / pace.wholeBodyBytesPerS) * 1000;
+    const timer = setTimeout(cut, Math.max(0, sinceMs + dueMs - performance.now()));
+    const slice = bytes.subarray(at, at + SLICE_BYTES);
+    if (await isTaken(exchange, slice)) exchange.bytesSent += slice.byteLength;
+    clearTimeout(timer);
+  }
+  if (!res.destroyed) res.end();
+}
+
+/** Waits until the kernel has the bytes; false when the client left before. */
+function isTaken({ res }: Exchange, bytes: Uint8Array): Promise<boolean> {
+  return new Promise(resolve => {
+    const left = (): void => resolve(false);
+    res.once('close', left);
+    res.write(bytes, error => {
+      res.removeListener('close', left);
+      resolve(error === null || error === undefined);
+    });
+  });
 }

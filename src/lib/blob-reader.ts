@@ -16,5 +16,7 @@ export interface BlobReader {
    * others read: one reading serves them all. `undefined`: nobody else may have, or would get, what this one reads.
    */
   readonly shares?: object | undefined;
+  /** All of it, where that is in memory anyway: who holds the reader holds these. */
+  readonly bytes?: Uint8Array | undefined;
   close(): Promise<void>;
 }

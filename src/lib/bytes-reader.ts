@@ -3,6 +3,7 @@ import type { BlobReader } from './blob-reader.ts';
 /** Bytes in memory as a `BlobReader`. */
 export function readerOfBytes(bytes: Uint8Array): BlobReader {
   return {
+    bytes,
     size: bytes.length,
     async read(buffer, position) {
       const part = bytes.subarray(position, position + buffer.length);

@@ -4,6 +4,8 @@ import { MemoryBudget, MemoryBusy } from './memory-budget.ts';
 const budget = (options = {}) =>
   new MemoryBudget({ totalBytes: 100, shareBytes: 40, waitMs: 1_000, maxWaiting: 3, ...options });
 
+const [a, b, c, x] = [{ name: 'a' }, { name: 'b' }, { name: 'c' }, { name: 'x' }];
+
 /** In which order those that wait are admitted. */
 function note(order: string[], name: string, leasing: Promise<{ release(): void }>) {
   return leasing.then(lease => {
@@ -19,13 +21,13 @@ afterEach(() => {
 describe('a memory budget', () => {
   it('lets a holder have his share, and another one go on meanwhile', async () => {
     const memory = budget();
-    const first = await memory.lease('a', 40);
+    const first = await memory.lease(a, 40);
     let isAdmitted = false;
-    const second = memory.lease('a', 1).then(lease => {
+    const second = memory.lease(a, 1).then(lease => {
       isAdmitted = true;
       return lease;
     });
-    await memory.lease('b', 40);
+    await memory.lease(b, 40);
     expect([isAdmitted, memory.bytes]).toEqual([false, 80]);
     first.release();
     first.release();
@@ -35,13 +37,13 @@ describe('a memory budget', () => {
 
   it('takes turns by holder, however many one of them has waiting', async () => {
     const memory = budget({ totalBytes: 40 });
-    const lease = await memory.lease('x', 40);
+    const lease = await memory.lease(x, 40);
     const order: string[] = [];
     const waiting = [
-      note(order, 'a1', memory.lease('a', 20)),
-      note(order, 'a2', memory.lease('a', 20)),
-      note(order, 'a3', memory.lease('a', 20)),
-      note(order, 'b1', memory.lease('b', 20)),
+      note(order, 'a1', memory.lease(a, 20)),
+      note(order, 'a2', memory.lease(a, 20)),
+      note(order, 'a3', memory.lease(a, 20)),
+      note(order, 'b1', memory.lease(b, 20)),
     ];
     lease.release();
     for (const each of [waiting[0], waiting[3], waiting[1], waiting[2]]) (await each)?.release();
@@ -51,39 +53,57 @@ describe('a memory budget', () => {
   it('refuses who has waited too long, and says whose bytes are in the way', async () => {
     vi.useFakeTimers();
     const memory = budget();
-    await memory.lease('a', 40);
-    await memory.lease('b', 40);
-    const waiting = Promise.allSettled([memory.lease('a', 30), memory.lease('c', 30)]);
+    await memory.lease(a, 40);
+    await memory.lease(b, 40);
+    const waiting = Promise.allSettled([memory.lease(a, 30), memory.lease(c, 30)]);
     await vi.advanceTimersByTimeAsync(1_000);
     expect(await waiting).toMatchObject([
       { reason: { limit: 'share', retryAfterS: 1 } },
       { reason: { limit: 'all' } },
     ]);
     expect(memory.bytes).toBe(80);
-    await memory.lease('c', 20);
+    await memory.lease(c, 20);
   });
 
   it('refuses at once beyond a number that wait, and what is more than a share as soon as its wait is over', async () => {
     vi.useFakeTimers();
     const memory = budget();
-    const waiting = Promise.allSettled([41, 41, 41].map(bytes => memory.lease('a', bytes)));
-    await expect(memory.lease('a', 1)).rejects.toMatchObject({ limit: 'share' });
+    const waiting = Promise.allSettled([41, 41, 41].map(bytes => memory.lease(a, bytes)));
+    await expect(memory.lease(a, 1)).rejects.toMatchObject({ limit: 'share' });
     await vi.advanceTimersByTimeAsync(1_000);
     expect((await waiting).map(({ status }) => status)).toEqual(['rejected', 'rejected', 'rejected']);
-    await memory.lease('a', 40);
+    await memory.lease(a, 40);
   });
 
   it('takes what is in memory already at once or not at all', async () => {
     const memory = budget();
-    const lease = memory.leaseNow('a', 30);
-    expect(() => memory.leaseNow('a', 30)).toThrow(MemoryBusy);
+    const lease = memory.leaseNow(a, 30);
+    expect(() => memory.leaseNow(a, 30)).toThrow(MemoryBusy);
     lease.release();
-    expect(memory.leaseNow('a', 40)).toBeDefined();
+    expect(memory.leaseNow(a, 40)).toBeDefined();
+  });
+
+  it('gives a group no more than its share, however many holders it has', async () => {
+    const memory = budget({ groupBytes: 60 });
+    const [one, two, three] = [
+      { name: '1', group: 'g' },
+      { name: '2', group: 'g' },
+      { name: '3', group: 'g' },
+    ];
+    const first = memory.leaseNow(one, 40);
+    expect(() => memory.leaseNow(one, 10)).toThrow(expect.objectContaining({ limit: 'share' }));
+    memory.leaseNow(two, 20);
+    expect(() => memory.leaseNow(three, 1)).toThrow(expect.objectContaining({ limit: 'all' }));
+    memory.leaseNow(a, 40);
+    const waiting = memory.lease(three, 30);
+    first.release();
+    await waiting;
+    expect(memory.bytes).toBe(90);
   });
 
   it('grows a lease by what is missing', async () => {
     const memory = budget();
-    const lease = await memory.lease('a', 10);
+    const lease = await memory.lease(a, 10);
     await lease.grow(30);
     await lease.grow(5);
     expect(memory.bytes).toBe(30);

@@ -16,6 +16,13 @@ export class MemoryBusy extends Error {
   }
 }
 
+/** Whose bytes they are. */
+export interface MemoryHolder {
+  readonly name: string;
+  /** All holders of a group together have a share too, so that their number gives them nothing. */
+  readonly group?: string | undefined;
+}
+
 /** Bytes that somebody may hold in memory. */
 export interface MemoryLease {
   /** What it is for now. */
@@ -30,6 +37,8 @@ export interface MemoryBudgetOptions {
   readonly totalBytes: number;
   /** Of one holder; one lease may be as large. */
   readonly shareBytes: number;
+  /** Of all holders of one group. */
+  readonly groupBytes: number;
   /** So long somebody waits. */
   readonly waitMs: number;
   /** So many of one holder wait; more are refused at once. */
@@ -38,18 +47,35 @@ export interface MemoryBudgetOptions {
 
 /**
  * 4 MiB is the largest body that is read as a whole: each of eight holders may have two, and hundreds of the usual 10 KiB.
- * Clients wait 30 s for an answer, of which a part is for the work itself.
+ * Half of the total is out of the reach of a group. Clients wait 30 s for an answer, of which a part is for the work itself.
  */
 const DEFAULTS: MemoryBudgetOptions = {
   totalBytes: 64 * 1024 * 1024,
   shareBytes: 8 * 1024 * 1024,
+  groupBytes: 32 * 1024 * 1024,
   waitMs: 10_000,
   maxWaiting: 64,
 };
 
 interface Waiter {
+  readonly holder: MemoryHolder;
   readonly bytes: number;
   readonly admit: () => void;
+}
+
+/** Bytes by name, without those that have none. */
+class Tally {
+  readonly #bytes = new Map<string, number>();
+
+  of(name: string): number {
+    return this.#bytes.get(name) ?? 0;
+  }
+
+  add(name: string, bytes: number): void {
+    const sum = this.of(name) + bytes;
+    if (sum > 0) this.#bytes.set(name, sum);
+    else this.#bytes.delete(name);
+  }
 }
 
 /**
@@ -63,7 +89,8 @@ interface Waiter {
 export class MemoryBudget {
   readonly #options: MemoryBudgetOptions;
   #bytes = 0;
-  readonly #held = new Map<string, number>();
+  readonly #held = new Tally();
+  readonly #heldByGroup = new Tally();
   /** By holder, in the order in which they get their turn. */
   readonly #waiting = new Map<string, Waiter[]>();
 
@@ -77,20 +104,20 @@ export class MemoryBudget {
   }
 
   /** Waits for room for `bytes` of `holder`'s. Rejects with MemoryBusy. */
-  async lease(holder: string, bytes: number): Promise<MemoryLease> {
+  async lease(holder: MemoryHolder, bytes: number): Promise<MemoryLease> {
     await this.#wait(holder, bytes);
     return this.#leaseOf(holder, bytes);
   }
 
   /** The same at once, or never: for bytes that are in memory already. Throws MemoryBusy. */
-  leaseNow(holder: string, bytes: number): MemoryLease {
+  leaseNow(holder: MemoryHolder, bytes: number): MemoryLease {
     const lack = this.#lackOf(holder, bytes);
     if (lack !== undefined) throw this.#busy(lack);
     this.#add(holder, bytes);
     return this.#leaseOf(holder, bytes);
   }
 
-  #leaseOf(holder: string, initialBytes: number): MemoryLease {
+  #leaseOf(holder: MemoryHolder, initialBytes: number): MemoryLease {
     let leased = initialBytes;
     let isReleased = false;
     return {
@@ -112,8 +139,8 @@ export class MemoryBudget {
     };
   }
 
-  async #wait(holder: string, bytes: number): Promise<void> {
-    const queue = this.#waiting.get(holder) ?? [];
+  async #wait(holder: MemoryHolder, bytes: number): Promise<void> {
+    const queue = this.#waiting.get(holder.name) ?? [];
     if (queue.length === 0 && this.#lackOf(holder, bytes) === undefined) {
       this.#add(holder, bytes);
       return;
@@ -121,6 +148,7 @@ export class MemoryBudget {
     if (queue.length >= this.#options.maxWaiting) throw this.#busy('share');
     await new Promise<void>((resolve, reject) => {
       const waiter = {
+        holder,
         bytes,
         admit: () => {
           clearTimeout(timer);
@@ -129,26 +157,27 @@ export class MemoryBudget {
       };
       const timer = setTimeout(() => {
         queue.splice(queue.indexOf(waiter), 1);
-        if (queue.length === 0) this.#waiting.delete(holder);
+        if (queue.length === 0) this.#waiting.delete(holder.name);
         reject(this.#busy(this.#lackOf(holder, bytes) ?? 'all'));
         // It may have been too large for a gap that is large enough for who waits behind it.
         this.#admitWaiting();
       }, this.#options.waitMs);
       queue.push(waiter);
-      this.#waiting.set(holder, queue);
+      this.#waiting.set(holder.name, queue);
     });
   }
 
-  #lackOf(holder: string, bytes: number): 'share' | 'all' | undefined {
-    if ((this.#held.get(holder) ?? 0) + bytes > this.#options.shareBytes) return 'share';
-    return this.#bytes + bytes > this.#options.totalBytes ? 'all' : undefined;
+  #lackOf(holder: MemoryHolder, bytes: number): 'share' | 'all' | undefined {
+    const { totalBytes, shareBytes, groupBytes } = this.#options;
+    if (this.#held.of(holder.name) + bytes > shareBytes) return 'share';
+    const ofGroup = holder.group === undefined ? 0 : this.#heldByGroup.of(holder.group);
+    return ofGroup + bytes > groupBytes || this.#bytes + bytes > totalBytes ? 'all' : undefined;
   }
 
-  #add(holder: string, bytes: number): void {
+  #add(holder: MemoryHolder, bytes: number): void {
     this.#bytes += bytes;
-    const held = (this.#held.get(holder) ?? 0) + bytes;
-    if (held > 0) this.#held.set(holder, held);
-    else this.#held.delete(holder);
+    this.#held.add(holder.name, bytes);
+    if (holder.group !== undefined) this.#heldByGroup.add(holder.group, bytes);
     if (bytes < 0) this.#admitWaiting();
   }
 
@@ -158,13 +187,13 @@ export class MemoryBudget {
       isAdmitting = false;
       // Who is admitted moves to the end of the map.
       const turns = [...this.#waiting];
-      for (const [holder, queue] of turns) {
+      for (const [name, queue] of turns) {
         const [first] = queue;
-        if (first === undefined || this.#lackOf(holder, first.bytes) !== undefined) continue;
+        if (first === undefined || this.#lackOf(first.holder, first.bytes) !== undefined) continue;
         queue.shift();
-        this.#waiting.delete(holder);
-        if (queue.length > 0) this.#waiting.set(holder, queue);
-        this.#add(holder, first.bytes);
+        this.#waiting.delete(name);
+        if (queue.length > 0) this.#waiting.set(name, queue);
+        this.#add(first.holder, first.bytes);
         first.admit();
         isAdmitting = true;
       }

@@ -1,3 +1,4 @@
+import type { MemoryHolder } from '../lib/memory-budget.ts';
 import type { Credential } from './credential.ts';
 import type { Platform } from './platform.ts';
 import type { ImagePullPolicy } from './pull-policy.ts';
@@ -10,15 +11,25 @@ export interface Requester {
   readonly id: string;
   /** `Credential.id` of what was presented; for a Kubernetes service account, `account:` and its UID. */
   readonly credentialId?: string | undefined;
+  /** No tenant holds the credential: one account upstream is as good as another, and anybody may have many. */
+  readonly isUnknown?: true;
   /** Transfers from upstream at a time; more of them queue. */
   readonly maxTransfers?: number | undefined;
 }
 
 export const ANONYMOUS: Requester = { tenant: undefined, id: 'anonymous' };
 
-/** Under which name a requester's memory is counted: a tenant's logins share what it may have. */
-export function memoryHolder({ tenant, id }: Requester): string {
-  return tenant === undefined ? id : `tenant ${tenant}`;
+/**
+ * How a requester's memory is counted: a tenant's logins share what it may have. Of those whom nobody here knows, each
+ * network that they ask from has a share, and all together one.
+ */
+export function memoryHolder(
+  { tenant, id, credentialId, isUnknown }: Requester,
+  source: string,
+): MemoryHolder {
+  if (tenant !== undefined) return { name: `tenant ${tenant}` };
+  const isKnown = credentialId !== undefined && isUnknown !== true;
+  return isKnown ? { name: id } : { name: `source ${source}`, group: 'unknown' };
 }
 
 /**

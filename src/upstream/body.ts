@@ -1,6 +1,6 @@
 import type { Readable } from 'node:stream';
 import { failureOf, HttpFailure, type HttpResponse } from '../lib/http-client.ts';
-import { MemoryBusy, type MemoryBudget } from '../lib/memory-budget.ts';
+import { type MemoryBudget, MemoryBusy, type MemoryHolder } from '../lib/memory-budget.ts';
 import { isJsonObject, type JsonObject, parseJsonObject } from '../lib/json.ts';
 import { UpstreamFailure } from './failures.ts';
 
@@ -20,7 +20,7 @@ const FIRST_LEASE_BYTES = 64 * 1024;
 export interface DocumentMemory {
   readonly budget: MemoryBudget;
   /** Whose share it is. */
-  readonly holder: string;
+  readonly holder: MemoryHolder;
 }
 
 /** Where a body comes from, for messages. */

@@ -104,7 +104,7 @@ export class Upstream {
       guard: new AddressRules({ home: bareHost(new URL(url)), allow: options.allowAddresses ?? [], lookup }),
     });
     this.#client = client;
-    const memory = { budget: options.memory ?? new MemoryBudget(), holder: `upstream ${name}` };
+    const memory = { budget: options.memory ?? new MemoryBudget(), holder: { name: `upstream ${name}` } };
     const tokens = new TokenCache(request => fetchToken(client, request, { userAgent, memory }));
     const transports = [url, ...mirrors.map(mirror => mirror.url)].map(
       (site, endpoint) =>

@@ -1,10 +1,11 @@
 // What one client may take of a server from all others.
-import { request } from 'node:http';
+import { type ClientRequest, request } from 'node:http';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { OCI_INDEX } from '../../src/oci/media-types.ts';
+import { contentOf } from '../support/content.ts';
 import { Entrepot } from '../support/entrepot.ts';
 import { FakeUpstream } from '../support/fake-upstream.ts';
 import { freePort } from '../support/programs.ts';
@@ -83,4 +84,28 @@ it('150 manifests of one tenant that stall cost little memory, and another tenan
   expect(status).toBe(201);
   expect(after - before).toBeLessThan(200 * MIB);
   await expect.poll(() => push('hostile'), { timeout: 30_000 }).toBe(201);
+});
+
+it('20 clients of one address that read nothing of what they asked for keep nobody else from large manifests', async () => {
+  const paths = Array.from({ length: 20 }, (_, at) => `/v2/up.example/org/app/manifests/v${at}`);
+  paths.forEach((_, at) => {
+    const index = { schemaVersion: 2, mediaType: OCI_INDEX, manifests: [], annotations: { at: `${at}` } };
+    upstream.add('org/app', contentOf(JSON.stringify(index).padEnd(4 * MIB, ' '), OCI_INDEX), `v${at}`);
+  });
+  const asked = paths.map(
+    path =>
+      new Promise<[ClientRequest, number | undefined]>((resolve, reject) => {
+        const get = request(`${entrepot.url}${path}`, { localAddress: '127.0.0.2' }, answer =>
+          resolve([get, answer.statusCode]),
+        );
+        get.on('error', reject).end();
+      }),
+  );
+  const stalled = await Promise.all(asked);
+  const statuses = stalled.map(([, status]) => status);
+  expect(statuses).toContain(200);
+  expect(statuses).toContain(429);
+  const answer = await fetch(`${entrepot.url}${paths[statuses.indexOf(429)]}`);
+  expect([answer.status, (await answer.text()).length]).toEqual([200, 4 * MIB]);
+  for (const [get] of stalled) get.on('error', () => {}).destroy();
 });

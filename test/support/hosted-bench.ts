@@ -80,7 +80,7 @@ export class HostedBench {
       contentType: manifest.mediaType,
       contentLength: manifest.size,
       body: Readable.from([bytesOf(manifest)], { objectMode: false }),
-      requester: ANONYMOUS,
+      holder: { name: 'anonymous' },
     });
   }
 
