@@ -14,6 +14,7 @@ import type { Meter } from './lib/meter.ts';
 import type { MetadataStore } from './metadata/metadata-store.ts';
 import { type Credential, nameCredential } from './oci/credential.ts';
 import { DOCKER_HUB } from './oci/reference.ts';
+import { parseRegistryUrl } from './oci/registry-url.ts';
 import type { Repository } from './oci/repository.ts';
 import { CredentialPlugins } from './tenants/credential-plugins.ts';
 import { InvalidCredentialProvider } from './tenants/credential-provider.ts';
@@ -70,7 +71,7 @@ export async function openAccess(config: Config, needs: AccessNeeds): Promise<Ac
       return {
         ...repositoryOptions(upstream, repository.name),
         credential: credentials.get(upstream.credentials),
-        images: registryNames(upstream).map(name => `${name}/${repository.name}`),
+        images: imagesOf(upstream, repository),
         verification: verification(upstream),
       };
     },
@@ -140,6 +141,17 @@ export function upstreamOf(config: Config, repository: Repository): UpstreamConf
 
 function readCredentialKey(metadata: MetadataStore): Promise<string> {
   return metadata.initSetting(CREDENTIAL_KEY, randomBytes(32).toString('hex'));
+}
+
+/**
+ * How Secrets may name a repository: as part of another registry if it is one, since a login for that part is meant for
+ * it more than any other is, and as pods name it.
+ */
+function imagesOf(upstream: UpstreamConfig, { name }: Repository): readonly string[] {
+  const { host, prefix } = parseRegistryUrl(upstream.url);
+  const places =
+    prefix === '' ? registryNames(upstream) : [`${host}/${prefix}`.slice(0, -1), ...registryNames(upstream)];
+  return places.map(place => `${place}/${name}`);
 }
 
 /** What pods call the registry. Docker Hub's other names are none of theirs: the kubelet knows it by one alone. */

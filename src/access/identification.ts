@@ -19,7 +19,7 @@ export interface IdentificationOptions {
   readonly tenants: Tenants;
   /** The hosts under which clients know this registry. */
   readonly serverNames: readonly string[];
-  /** A mirrored repository as pods name it: under its upstream's name, then under its aliases. */
+  /** A mirrored repository as Secrets may name it. */
   readonly imagesOf: (repository: Repository) => readonly string[];
   readonly log: Log;
 }

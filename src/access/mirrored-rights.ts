@@ -18,7 +18,7 @@ export interface UpstreamRule {
   readonly openToAll: boolean;
   /** Who has credentials is tried without any as well, after all of them. */
   readonly anonymousFallback: boolean;
-  /** The repository as pods name it: under its upstream's name, then under its aliases. */
+  /** The repository as Secrets may name it: within the registry that it is a part of, under its upstream's name, aliases. */
   readonly images: readonly string[];
   readonly verification: VerificationPolicy;
 }

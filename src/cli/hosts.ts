@@ -13,6 +13,7 @@ import {
   textOption,
 } from './command.ts';
 import {
+  fallbackLocation,
   isNodeKind,
   KINDS_WITHOUT_FALLBACK,
   type MirroredHost,
@@ -102,6 +103,11 @@ export const hosts: Command = {
     if (unnameable) {
       throw new CommandError(`${unnameable.name}: ${NEEDS_ALIAS}`, EXIT.usage);
     }
+    const unreachable =
+      kind === 'crio' && fallback && upstreams.find(each => fallbackLocation(each) === undefined);
+    if (unreachable) {
+      throw new CommandError(`${unreachable.name}: ${unreachable.url}: ${HAS_NO_LOCATION}`, EXIT.usage);
+    }
     const ca = serverUrl.startsWith('https:') ? await nodeCa(config, textOption(input, 'ca')) : undefined;
     const files = nodeFiles(kind, { serverUrl, upstreams, fallback, ca });
     const folder = textOption(input, 'out');
@@ -126,6 +132,9 @@ const HAS_FALLBACK =
 
 const NEEDS_ALIAS =
   'CRI-O and podman ask for it by a path, where a port cannot stand: give it a name without one (upstreams.….aliases)';
+
+const HAS_NO_LOCATION =
+  'CRI-O and podman find no API but that at /v2 of a host, so they could not fall back to it: give --no-fallback';
 
 function parseServer(text: string | undefined): string | undefined {
   if (text === undefined) {

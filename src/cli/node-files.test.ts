@@ -3,7 +3,14 @@ import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { parseYaml, parseYamlDocuments } from '../lib/yaml.ts';
-import { isReplaceable, NODE_KINDS, type NodeFile, type NodeKind, nodeFiles } from './node-files.ts';
+import {
+  fallbackLocation,
+  isReplaceable,
+  NODE_KINDS,
+  type NodeFile,
+  type NodeKind,
+  nodeFiles,
+} from './node-files.ts';
 
 const hub = { name: 'docker.io', aliases: ['index.docker.io'], url: 'https://registry-1.docker.io' };
 const upstreams = [hub, { name: 'registry.k8s.io', aliases: [], url: 'https://registry.k8s.io' }];
@@ -47,6 +54,54 @@ describe('the fallback', () => {
     const conf = only(nodeFiles('crio', { serverUrl: 'https://a', upstreams: internal })).text;
     expect(conf).toContain('location = "docker.io"\n\n[[registry.mirror]]');
     expect(conf).not.toContain('insecure');
+  });
+});
+
+const at = (url: string, name = 'docker.io') => [{ name, aliases: [], url }];
+
+describe('a registry behind a path', () => {
+  const serverUrl = 'https://a.example';
+  const project = at('https://harbor.example/v2/proxy-hub');
+
+  it.each(['https://harbor.example/v2/proxy-hub', 'https://j.example/artifactory/api/docker/hub/v2'])(
+    'is the fallback of containerd, which appends no /v2 of its own: %s',
+    url => {
+      const [toml] = nodeFiles('containerd', { serverUrl, upstreams: at(url) });
+      expect(toml?.text).toContain(`server = "${url}"\noverride_path = true\n\n[host.`);
+    },
+  );
+
+  it('is none of the mirrors, and no fallback where there is none', () => {
+    const [toml] = nodeFiles('containerd', { serverUrl, upstreams: project, fallback: false });
+    expect(toml?.text).toContain(`server = "${serverUrl}"\n\n[host.`);
+    expect(toml?.text).not.toContain('override_path');
+  });
+
+  it('is a part of names for CRI-O, and cannot be said to it otherwise', () => {
+    const conf = only(nodeFiles('crio', { serverUrl, upstreams: project })).text;
+    expect(conf).toContain(
+      'prefix = "docker.io"\nlocation = "harbor.example/proxy-hub"\n\n[[registry.mirror]]',
+    );
+    expect(conf).toContain('location = "a.example/docker.io"\n');
+    const locations = ['https://j.example/artifactory/v2', 'https://e.example/v2/registry.example:5000'].map(
+      url => at(url).map(fallbackLocation)[0],
+    );
+    expect(locations).toEqual([undefined, undefined]);
+  });
+
+  it('is told to k3s behind Entrepot', () => {
+    const { text } = only(nodeFiles('k3s', { serverUrl, upstreams: project }));
+    expect(parseYaml(text).value).toEqual({
+      mirrors: { 'docker.io': { endpoint: [serverUrl, 'https://harbor.example/v2/proxy-hub'] } },
+    });
+  });
+
+  it('keeps its path where it is reached by plain HTTP under its own name, and is left out elsewhere', () => {
+    const plain = 'http://harbor.example:8080/v2/proxy-hub';
+    const [own] = nodeFiles('containerd', { serverUrl, upstreams: at(plain, 'harbor.example:8080') });
+    expect(own?.text).toContain(`server = "${plain}"\noverride_path = true\n`);
+    const [other] = nodeFiles('containerd', { serverUrl, upstreams: at(plain) });
+    expect(other?.text).toContain('server = "https://docker.io"\n\n');
   });
 });
 

@@ -1,6 +1,7 @@
 import { basename } from 'node:path';
 import { isJsonObject, parseJsonObject } from '../lib/json.ts';
 import { editYaml, parseYaml } from '../lib/yaml.ts';
+import { parseRegistryUrl, type RegistryUrl } from '../oci/registry-url.ts';
 
 /**
  * The files that point a node at Entrepot, for each kind of node; pure. `entrepot hosts` writes them, and the ones in
@@ -99,9 +100,12 @@ function hostsFiles(
   return upstreams.flatMap(upstream => {
     const { name } = upstream;
     const [path, folder] = place(name);
+    const server = fallback ? fallbackOf(upstream) : parseRegistryUrl(serverUrl);
     const lines = [
       `# Images of ${name} through Entrepot${fallback ? REGISTRY_FALLBACK : NO_FALLBACK}.`,
-      `server = ${quote(fallback ? fallbackUrl(upstream) : serverUrl)}`,
+      `server = ${quote(server.text)}`,
+      // Else containerd would append a /v2 of its own. Before the first table it is about `server`.
+      ...(hasPath(server) ? ['override_path = true'] : []),
       '',
       `[host.${quote(serverUrl)}]`,
       '  capabilities = ["pull", "resolve"]',
@@ -127,9 +131,25 @@ function caFiles(ca: string | undefined, path: string, place: string): NodeFile[
  * back there, or allows plain HTTP for the registry's own name, would trust whoever answers. Plain HTTP is kept only for
  * a registry that is named by that very address.
  */
-function fallbackUrl({ name, url }: MirroredHost): string {
-  const { protocol, host } = new URL(url);
-  return protocol === 'https:' || host === name ? url : `https://${name}`;
+function fallbackOf({ name, url }: MirroredHost): RegistryUrl {
+  const registry = parseRegistryUrl(url);
+  const isSafe = url.startsWith('https:') || registry.host === name;
+  return isSafe ? registry : parseRegistryUrl(`https://${name}`);
+}
+
+function hasPath({ text, api }: RegistryUrl): boolean {
+  return text === api;
+}
+
+/**
+ * What CRI-O and podman call the registry that they fall back to: they look for an API nowhere but at `/v2`, and a path
+ * is a part of names, which hold no colon. undefined: it cannot be said.
+ */
+export function fallbackLocation(upstream: MirroredHost): string | undefined {
+  const registry = fallbackOf(upstream);
+  if (!hasPath(registry)) return upstream.name;
+  const isName = registry.root === '' && !registry.prefix.includes(':');
+  return isName ? `${registry.host}/${registry.prefix.slice(0, -1)}` : undefined;
 }
 
 /** What a registry is called in a path, which holds no colon (distribution's grammar); undefined: nothing. */
@@ -139,7 +159,7 @@ export function pathName({ name, aliases }: MirroredHost): string | undefined {
 
 /**
  * registries.conf v2 (CRI-O, podman, skopeo, buildah): no `ns`, so the registry's name is part of the mirror's path. Each
- * needs a `pathName`. The CA is not named in it: these programs look for it under the server's name.
+ * needs a `pathName`, and with a fallback a `fallbackLocation`. The CA is not named in it: these programs look for it under the server's name.
  */
 function crioFiles({ serverUrl, upstreams, fallback = true, ca }: NodeFilesOptions): NodeFile[] {
   const { host } = new URL(serverUrl);
@@ -147,7 +167,7 @@ function crioFiles({ serverUrl, upstreams, fallback = true, ca }: NodeFilesOptio
     const { name } = upstream;
     const mirror = tomlLocation(`${host}/${pathName(upstream)}`, serverUrl);
     const places = fallback
-      ? `${tomlLocation(name, fallbackUrl(upstream))}\n[[registry.mirror]]\n${mirror}`
+      ? `${tomlLocation(fallbackLocation(upstream) ?? name, fallbackOf(upstream).text)}\n[[registry.mirror]]\n${mirror}`
       : mirror;
     return `[[registry]]\nprefix = ${quote(name)}\n${places}`;
   });
@@ -213,15 +233,20 @@ function first(ours: readonly string[], list: unknown, key: string): readonly un
   return [...ours, ...list.filter((each: unknown) => !ours.some(our => our === each))];
 }
 
-/** k3s and RKE2 write containerd's hosts.toml from this. */
+/**
+ * k3s and RKE2 write containerd's hosts.toml from this. They fall back to the registry of that name by themselves; one that
+ * is behind a path they have to be told of, and take its path as it is.
+ */
 function k3sFiles({ serverUrl, upstreams, ca }: NodeFilesOptions): NodeFile[] {
   const { host } = new URL(serverUrl);
   const caPlace = `/etc/rancher/k3s/${CA_FILE}`;
   const tls = ca === undefined ? [] : [{ path: ['configs', host, 'tls', 'ca_file'], value: caPlace }];
   const endpoints = (found: unknown) =>
-    upstreams.map(({ name }) => {
-      const path = ['mirrors', name, 'endpoint'];
-      return { path, value: first([serverUrl], valueAt(found, path), path.join('.')) };
+    upstreams.map(upstream => {
+      const path = ['mirrors', upstream.name, 'endpoint'];
+      const registry = fallbackOf(upstream);
+      const ours = hasPath(registry) ? [serverUrl, registry.text] : [serverUrl];
+      return { path, value: first(ours, valueAt(found, path), path.join('.')) };
     });
   const heading = `# Images through Entrepot${REGISTRY_FALLBACK}.\n`;
   return [

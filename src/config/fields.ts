@@ -16,6 +16,7 @@ import {
   SIZE_FORM,
 } from '../lib/units.ts';
 import { formatPlatform, parsePlatform, type Platform } from '../oci/platform.ts';
+import { parseRegistryUrl } from '../oci/registry-url.ts';
 
 /**
  * The kinds of value that the configuration file is made of; `schema.ts` says where each stands.
@@ -85,6 +86,15 @@ export const registryHost = text(
 export const serverUrl = textCodec<string>(
   'an http:// or https:// URL of a host and port, without path, user name or password',
   parseServerUrl,
+  url => url,
+  value => typeof value === 'string',
+);
+
+/** As `serverUrl`, for another registry, whose path may say where its API and the repositories that are meant begin. */
+export const registryUrl = textCodec<string>(
+  'an http:// or https:// URL of a registry, without user name or password; a path has to say where /v2 is, as ' +
+    'https://harbor.example/v2/proxy-hub does',
+  value => parseRegistryUrl(value).text,
   url => url,
   value => typeof value === 'string',
 );

@@ -210,7 +210,7 @@ hosted: {prefixes: [library]}
       /^file:1: upstreams.quay.io.url: expected an http/,
     ],
     ['upstreams: {quay.io: {url: "ftp://quay.io"}}', /expected an http/],
-    ['upstreams: {quay.io: {url: "https://quay.io/path"}}', /without path/],
+    ['upstreams: {quay.io: {url: "https://quay.io/path"}}', /a path has to say where \/v2 is/],
     ['upstreams: {quay.io: {allowAddresses: [10.0.0.0/33]}}', /address range/],
     ['upstreams: {quay.io: {credentials: {username: u}}}', /either passwordFile or passwordEnv/],
     [

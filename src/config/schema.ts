@@ -14,6 +14,7 @@ import {
   platform,
   rate,
   registryHost,
+  registryUrl,
   repositoryPattern,
   repositoryPrefix,
   schedule,
@@ -72,9 +73,9 @@ const credentials = section({
 
 const mirror = aloneOr(
   'url',
-  serverUrl,
+  registryUrl,
   section({
-    url: serverUrl.describe('URL of the mirror'),
+    url: registryUrl.describe('URL of the mirror, with a path as that of the upstream'),
     credentials: credentials
       .optional()
       .describe("The mirror's own credentials; the upstream's never go there"),
@@ -92,7 +93,12 @@ const verificationPolicy = oneOf(
 
 const upstream = section(
   {
-    url: serverUrl.optional().describe('Where the registry answers; https://NAME by default'),
+    url: registryUrl
+      .optional()
+      .describe(
+        'Where the registry answers; https://NAME by default. With a path from /v2 on, such as ' +
+          'https://harbor.example/v2/proxy-hub, what is behind it goes before the names of all repositories',
+      ),
     mirrors: listOf(mirror).prefault([]).describe('Tried in order when url cannot be reached or fails'),
     aliases: listOf(registryHost).prefault([]).describe('Other names of the same registry'),
     hostAlias: listOf(registryHost)

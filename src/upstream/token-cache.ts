@@ -4,7 +4,7 @@ import { type Credential, credentialId } from '../oci/credential.ts';
 
 /** What a token is asked for, and by whom. */
 export interface TokenRequest {
-  /** The endpoint's origin: a token for one is never shown to another, even of the same service. */
+  /** The endpoint's API: a token for one is never shown to another, even of the same service. */
   readonly endpoint: string;
   readonly realm: URL;
   readonly service: string | undefined;

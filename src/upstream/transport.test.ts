@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { imageOf, randomBlob } from '../../test/support/content.ts';
+import type { FakeUpstream } from '../../test/support/fake-upstream.ts';
 import { alice, anonymous, bob, client, failure, fake, users } from '../../test/support/upstream-client.ts';
 
 const image = imageOf([randomBlob(1_000, 'authenticated')]);
@@ -194,5 +195,43 @@ describe('a kept connection', () => {
     await new Promise(resolve => setTimeout(resolve, 100));
     registry.misbehave({ times: 1, reset: true });
     expect((await upstream.headManifest('team/app', '1.0', anonymous)).digest).toBe(image.manifest.digest);
+  });
+});
+
+const scopesOf = (registry: FakeUpstream) =>
+  registry.requests
+    .filter(({ kind }) => kind === 'token')
+    .flatMap(({ path }) => new URL(path, registry.url).searchParams.getAll('scope'));
+
+describe('a registry behind a path', () => {
+  const everybody = { users: { alice: { ...users.alice, repositories: '*' as const } } };
+
+  it('is asked below its path, with scopes in its own names, and one challenge in all', async () => {
+    const registry = await fake({ auth: { ...bearer, ...everybody } });
+    for (const name of ['app', 'other']) registry.add(`hub/team/${name}`, image, '1.0');
+    const upstream = client(`${registry.url}/v2/hub/`);
+    for (const name of ['team/app', 'team/other'])
+      await upstream.headManifest(name, '1.0', { credential: alice });
+    expect(scopesOf(registry)).toEqual(['repository:hub/team/app:pull', 'repository:hub/team/other:pull']);
+    expect(registry.requests.filter(({ status }) => status === 401)).toHaveLength(1);
+  });
+
+  it('that is called otherwise behind its proxy is asked with one challenge in all, too', async () => {
+    const registry = await fake({ api: '/v2/hub', auth: { ...bearer, ...everybody } });
+    for (const name of ['app', 'other']) registry.add(`team/${name}`, image, '1.0');
+    const upstream = client(`${registry.url}/v2/hub`);
+    for (const name of ['team/app', 'team/other'])
+      await upstream.headManifest(name, '1.0', { credential: alice });
+    expect(scopesOf(registry)).toEqual(['repository:team/app:pull', 'repository:team/other:pull']);
+    expect(registry.requests.filter(({ status }) => status === 401)).toHaveLength(1);
+  });
+
+  it('may redirect within its host, by a path that is its own', async () => {
+    const registry = await fake();
+    registry.add('hub/library/app', image, '1.0');
+    const redirectTo = '/v2/hub/library/app/manifests/1.0';
+    registry.misbehave({ kind: 'manifest', repository: 'hub/app', redirectTo });
+    const upstream = client(`${registry.url}/v2/hub`);
+    expect((await upstream.headManifest('app', '1.0', anonymous)).digest).toBe(image.manifest.digest);
   });
 });

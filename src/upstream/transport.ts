@@ -1,6 +1,7 @@
 import type { HttpClient } from '../lib/http-client.ts';
 import { type Credential, credentialId } from '../oci/credential.ts';
 import { essence } from '../oci/media-types.ts';
+import type { RegistryUrl } from '../oci/registry-url.ts';
 import { type BodyContext, discard, type DocumentMemory, errorTextOf, headerOf } from './body.ts';
 import { type Budgets, limitedFailure, parseRetryAfter } from './budget.ts';
 import { type Challenge, parseChallenges } from './challenge.ts';
@@ -14,7 +15,7 @@ export interface TransportOptions {
   /** The upstream's name, for messages. */
   readonly name: string;
   readonly endpoint: number;
-  readonly url: URL;
+  readonly registry: RegistryUrl;
   readonly client: HttpClient;
   readonly realms: readonly string[];
   readonly tokens: TokenCache;
@@ -26,7 +27,7 @@ export interface TransportOptions {
 export interface TransportRequest {
   readonly method: 'GET' | 'HEAD';
   readonly repository: string;
-  /** What follows `/v2/<repository>/`; made of validated parts. */
+  /** What follows `<api>/<repository>/`; made of validated parts. */
   readonly path: string;
   readonly headers?: Readonly<Record<string, string>>;
   readonly condition?: { readonly value: string; readonly origin: string } | undefined;
@@ -53,6 +54,9 @@ interface Authorization {
 /** Media types of what a person is meant to read: never content of a registry. */
 const PAGES: ReadonlySet<string> = new Set(['text/html', 'application/xhtml+xml']);
 
+/** Docker token specification, "Resource Scope Grammar". */
+const SCOPE_START = 'repository:';
+const SCOPE_END = ':pull';
 /** Scopes of several repositories run to some hundred characters. */
 const MAX_SCOPE_LENGTH = 2_000;
 
@@ -61,9 +65,15 @@ export class Transport {
   readonly budgets: Budgets;
   readonly #options: TransportOptions;
   #scheme: Scheme | undefined;
+  /**
+   * What the endpoint's scopes have before the names of repositories: its own prefix, until a challenge says otherwise.
+   * A proxy may hand on what the registry behind it calls them.
+   */
+  #scopePrefix: string;
 
   constructor(options: TransportOptions) {
     this.#options = options;
+    this.#scopePrefix = options.registry.prefix;
     this.budgets = options.budgets;
   }
 
@@ -111,7 +121,7 @@ export class Transport {
   async #prepare(request: TransportRequest): Promise<Authorization | undefined> {
     if (this.#scheme === undefined) return undefined;
     try {
-      return await this.#authorization(this.#scheme, scopeOf(request), request);
+      return await this.#authorization(this.#scheme, this.#scopeOf(request), request);
     } catch (error) {
       // Who is turned away as nobody may still find a repository that asks for no token.
       if (request.credential === undefined && error instanceof UpstreamFailure && error.kind === 'denied')
@@ -134,8 +144,10 @@ export class Transport {
         service: bearer.parameters.get('service'),
       };
       const named = bearer.parameters.get('scope');
-      const scope =
-        named !== undefined && named.length <= MAX_SCOPE_LENGTH && named !== '' ? named : scopeOf(request);
+      const isUsable = named !== undefined && named.length <= MAX_SCOPE_LENGTH && named !== '';
+      if (isUsable) this.#scopePrefix = scopePrefixOf(named, request) ?? this.#scopePrefix;
+      // Never both: a strict token service refuses a request for a scope that it does not know (containerd#13412).
+      const scope = isUsable ? named : this.#scopeOf(request);
       // A token made for this request was not enough; another of the same kind would not be either.
       if (sent?.token?.fresh && sent.token.request.scope === scope) return undefined;
       return this.#authorization(this.#scheme, scope, request);
@@ -153,9 +165,9 @@ export class Transport {
   ): Promise<Authorization | undefined> {
     const { credential, signal } = request;
     if (scheme.kind === 'basic') return credential && { header: basicAuthorization(credential) };
-    const { url, tokens, budgets, endpoint } = this.#options;
+    const { registry, tokens, budgets, endpoint } = this.#options;
     const tokenRequest = {
-      endpoint: url.origin,
+      endpoint: registry.api,
       realm: scheme.realm,
       service: scheme.service,
       scope,
@@ -180,20 +192,21 @@ export class Transport {
   }
 
   #trustedRealm(challenge: Challenge): URL {
-    const { name, url, realms, endpoint } = this.#options;
-    const judged = judgeRealm(challenge.parameters.get('realm') ?? '', { endpoint: url, realms });
+    const { name, registry, realms, endpoint } = this.#options;
+    const realm = challenge.parameters.get('realm') ?? '';
+    const judged = judgeRealm(realm, { endpoint: new URL(registry.api), realms });
     if (judged instanceof URL) return judged;
     throw new UpstreamFailure('invalid', `${name}: ${judged}`, { endpoint });
   }
 
   async #follow(request: TransportRequest, authorization: Authorization | undefined): Promise<Followed> {
-    const { url, client, userAgent, endpoint } = this.#options;
+    const { registry, client, userAgent, endpoint } = this.#options;
     const { method, condition, signal } = request;
     const headers = { 'user-agent': userAgent, 'accept-encoding': 'identity', ...request.headers };
     try {
       return await follow(client, {
         method,
-        url: new URL(`/v2/${request.repository}/${request.path}`, url),
+        url: new URL(`${registry.api}/${request.repository}/${request.path}`),
         headers,
         authorization: authorization?.header,
         condition,
@@ -254,14 +267,22 @@ export class Transport {
     return new UpstreamFailure(isRefused ? 'refused' : kindOfStatus(status), message, details);
   }
 
+  #scopeOf({ repository }: TransportRequest): string {
+    return `${SCOPE_START}${this.#scopePrefix}${repository}${SCOPE_END}`;
+  }
+
   #message({ repository, path }: TransportRequest, detail?: string): string {
     const what = `${this.#options.name}/${repository} ${path.split('?', 1)[0]}`;
     return detail === undefined ? what : `${what}: ${detail}`;
   }
 }
 
-function scopeOf({ repository }: TransportRequest): string {
-  return `repository:${repository}:pull`;
+/** What a scope has before the repository's name; `undefined` where it is not for pulling this one alone. */
+function scopePrefixOf(scope: string, { repository }: TransportRequest): string | undefined {
+  const end = `${repository}${SCOPE_END}`;
+  if (!scope.startsWith(SCOPE_START) || !scope.endsWith(end) || scope.includes(' ')) return undefined;
+  const prefix = scope.slice(SCOPE_START.length, -end.length);
+  return prefix === '' || prefix.endsWith('/') ? prefix : undefined;
 }
 
 function isSuccess(status: number): boolean {

@@ -12,6 +12,7 @@ import { bareHost } from '../lib/url.ts';
 import type { Credential } from '../oci/credential.ts';
 import type { Digest } from '../oci/digest.ts';
 import type { Page } from '../oci/pull-source.ts';
+import { parseRegistryUrl } from '../oci/registry-url.ts';
 import { AddressRules } from './address.ts';
 import type {
   Ask,
@@ -37,6 +38,7 @@ export type * from './answers.ts';
 export type { Budget } from './budget.ts';
 
 export interface Mirror {
+  /** As `parseRegistryUrl` reads it. */
   readonly url: string;
   /** The mirror's own; the credential of an Ask goes to the upstream's `url` only. */
   readonly credential?: Credential | undefined;
@@ -54,7 +56,7 @@ export interface Timeouts {
 export interface UpstreamOptions {
   /** As in `Repository.upstream`. */
   readonly name: string;
-  /** `https://host[:port]`, without path. */
+  /** As `parseRegistryUrl` reads it. */
   readonly url: string;
   /** Tried in order after `url`. */
   readonly mirrors?: readonly Mirror[];
@@ -111,7 +113,7 @@ export class Upstream {
         new Transport({
           name,
           endpoint,
-          url: new URL(site),
+          registry: parseRegistryUrl(site),
           client,
           realms,
           tokens,

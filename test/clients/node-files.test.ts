@@ -14,6 +14,8 @@ import { freePort, hasPrograms } from '../support/programs.ts';
 import { Skopeo } from '../support/skopeo.ts';
 
 const IMAGE = 'public/busybox:1';
+/** Of which there is none but in a part of the registry. */
+const PART = 'library/part:1';
 
 let registry: DockerRegistry;
 let entrepot: Entrepot;
@@ -38,6 +40,15 @@ async function writeFiles(kind: string, folder: string, ...flags: string[]): Pro
   expect(result).toMatchObject({ code: 0 });
 }
 
+/** Makes the upstream a part of the registry. */
+async function becomePart(): Promise<void> {
+  await pushImage('busybox', registry, `proxy-hub/${PART}`);
+  await entrepot.stop();
+  const upstreams = { [registry.host]: { url: `${registry.url}/v2/proxy-hub`, aliases: ['registry.test'] } };
+  entrepot = await entrepot.startAgain({ upstreams });
+  await registry.forgetRequests();
+}
+
 /** Who fetched blobs from the registry since the last question, by the first word of the user agent. */
 async function fetchers(): Promise<readonly string[]> {
   const requests = (await registry.requests()).filter(request => fetchedBlobs([request]).length > 0);
@@ -52,8 +63,8 @@ describe.skipIf(!canRunBase || !hasPrograms(...CONTAINERD_PROGRAMS))('hosts.toml
   beforeAll(async () => void (node = await Containerd.start()));
   afterAll(async () => node.remove());
 
-  async function pullAnew(): Promise<string | undefined> {
-    const reference = `${registry.host}/${IMAGE}`;
+  async function pullAnew(image: string = IMAGE): Promise<string | undefined> {
+    const reference = `${registry.host}/${image}`;
     await node.pull(reference, { platform: 'linux/amd64' });
     const digest = await node.imageDigest(reference);
     await node.removeImage(reference);
@@ -66,6 +77,16 @@ describe.skipIf(!canRunBase || !hasPrograms(...CONTAINERD_PROGRAMS))('hosts.toml
     expect(await fetchers()).toEqual(['entrepot']);
     await entrepot.stop();
     expect(await pullAnew()).toBe(await imageDigest('busybox'));
+    expect(await fetchers()).toEqual(['containerd']);
+  });
+
+  test('an image of a part of a registry comes through Entrepot, and from that part while it is away', async () => {
+    await becomePart();
+    await writeFiles('containerd', node.hostsFolder);
+    expect(await pullAnew(PART)).toBe(await imageDigest('busybox'));
+    expect(await fetchers()).toEqual(['entrepot']);
+    await entrepot.stop();
+    expect(await pullAnew(PART)).toBe(await imageDigest('busybox'));
     expect(await fetchers()).toEqual(['containerd']);
   });
 
@@ -127,8 +148,8 @@ describe.skipIf(!canRunBase || !hasPrograms(...PODMAN_PROGRAMS))(
       await skopeo.remove();
     });
 
-    async function pullAnew(): Promise<void> {
-      const reference = `${registry.host}/${IMAGE}`;
+    async function pullAnew(image: string = IMAGE): Promise<void> {
+      const reference = `${registry.host}/${image}`;
       await podman.run('pull', '--quiet', reference);
       await podman.run('image', 'rm', '--force', reference);
       await skopeo.run('copy', '--quiet', `docker://${reference}`, `dir:${skopeo.config.folder}/copy`);
@@ -144,6 +165,16 @@ describe.skipIf(!canRunBase || !hasPrograms(...PODMAN_PROGRAMS))(
       expect(await fetchers()).toEqual(['entrepot']);
       await entrepot.stop();
       await pullAnew();
+      expect(await fetchers()).toEqual(expect.arrayContaining(['skopeo']));
+    });
+
+    test('an image of a part of a registry comes through Entrepot, and from that part while it is away', async () => {
+      await becomePart();
+      await configure();
+      await pullAnew(PART);
+      expect(await fetchers()).toEqual(['entrepot']);
+      await entrepot.stop();
+      await pullAnew(PART);
       expect(await fetchers()).toEqual(expect.arrayContaining(['skopeo']));
     });
 

@@ -31,6 +31,11 @@ import {
 
 export interface FakeUpstreamOptions {
   readonly auth?: FakeAuthOptions;
+  /**
+   * The path under which a proxy in front shows what is `/v2` here, as `/registry/v2` or `/v2/hub`; nothing is found under
+   * another. Default `/v2`.
+   */
+  readonly api?: string;
   /** PEM: serves HTTPS. */
   readonly tls?: { readonly key: string; readonly cert: string };
   /** What all connections together may carry. Default unlimited. */
@@ -61,6 +66,14 @@ interface Exchange {
   readonly record: RecordedRequest;
   readonly url: URL;
   readonly rule: Misbehaviour;
+}
+
+const API = '/v2';
+
+/** What a request for `path` asks the server behind the proxy for. */
+function pathBehindProxy(path: string, api: string): string {
+  if (path === api || path.startsWith(`${api}/`)) return API + path.slice(api.length);
+  return path === API || path.startsWith(`${API}/`) ? '/not-proxied' : path;
 }
 
 const CHUNK_OF_SPACES = Buffer.alloc(64 * 1024, ' ');
@@ -203,6 +216,7 @@ export class FakeUpstream {
 
   async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const url = new URL(request.url ?? '/', 'http://fake.invalid');
+    url.pathname = pathBehindProxy(url.pathname, this.#options.api ?? API);
     const record = recordOf(request, url);
     this.requests.push(record);
     const exchange: Exchange = { request, response, record, url, rule: this.#misbehaviours.meet(record) };
