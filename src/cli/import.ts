@@ -4,6 +4,8 @@ import { ArchiveError } from '../archive/archive-error.ts';
 import { importArchive, type ImportOptions, type ImportReport } from '../archive/import.ts';
 import { openArchive, readArchive } from '../archive/open-archive.ts';
 import type { Place } from '../archive/placement.ts';
+import type { NamedRepository, Naming } from '../http/naming.ts';
+import { OciError } from '../oci/errors.ts';
 import { DEFAULT_TAG, parseNormalizedReference, referenceName, referenceText } from '../oci/reference.ts';
 import type { Parts } from '../wire.ts';
 import { countText, sizeText } from './columns.ts';
@@ -22,7 +24,7 @@ export const importCommand: Command = {
     'Reads tars (also gzip; zstd from Node 22.15 on) and folders with an OCI image layout: bundles of `entrepot ' +
     'export`, skopeo copy … oci-archive:, podman save --format oci-archive, docker save (25 and later). Every name, ' +
     'size and digest is checked and every image proved to be complete before anything is published. Images belong ' +
-    'to the name that they came from, are pinned, and may be pulled by everybody, or by one tenant alone. Run again ' +
+    'to the name that they came from, which has to be one of a registry or prefix that is configured here, are pinned, and may be pulled by everybody, or by one tenant alone. Run again ' +
     'after a break, it goes on.',
   arguments: [{ name: '<file...>', description: 'tars or folders; - is standard input' }],
   options: [
@@ -92,7 +94,7 @@ function importOptions(parts: Parts, input: Input, renames: Renames, signal: Abo
   const placeOf = (name: string | undefined): Place | undefined => {
     const here = renames.nameOf(name);
     if (here === undefined) return undefined;
-    const { repository, tag, digest } = naming.repositoryOf(here);
+    const { repository, tag, digest } = destinationOf(naming, here);
     return { repository, tag: tag ?? (digest === undefined ? DEFAULT_TAG : undefined), digest };
   };
   return {
@@ -105,6 +107,17 @@ function importOptions(parts: Parts, input: Input, renames: Renames, signal: Abo
     room: quota,
     signal,
   };
+}
+
+/** ArchiveError, with the ways out, for a name under which nobody would find the image here. */
+function destinationOf(naming: Naming, name: string): NamedRepository {
+  try {
+    return naming.destinationOf(name);
+  } catch (cause) {
+    if (!(cause instanceof OciError) || cause.code !== 'NAME_UNKNOWN') throw cause;
+    const ways = 'configure it, or give the name that the image has here with --rename OLD=NEW';
+    throw new ArchiveError(`${cause.message}: ${ways}`, { cause });
+  }
 }
 
 /** What `--rename` makes of names: as given in full, or by its repository, keeping tag and digest. */

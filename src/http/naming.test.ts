@@ -152,6 +152,24 @@ describe('the repository that a reference means', () => {
     expect(() => naming.repositoryOf('quay.io/org/app')).toThrow(/quay\.io.*not a configured upstream/);
   });
 
+  it.each([
+    'docker.io/library/nginx',
+    'hub/grafana/grafana',
+    'team-a/app',
+    'registry.example:5000/ghcr.io/org/app',
+  ])('may be where %s is put, to be found again', reference => {
+    expect(naming.destinationOf(reference)).toEqual(naming.repositoryOf(reference));
+  });
+
+  it.each(['nginx', 'team-z/app:v1', 'registry.example:5000/team-z/app', 'quay.io/org/app'])(
+    'is not where %s is put, which nobody would find',
+    reference => {
+      expect(() => naming.destinationOf(reference)).toThrow(
+        expect.objectContaining({ code: 'NAME_UNKNOWN' }),
+      );
+    },
+  );
+
   it('with a digest by which nothing is held is not taken for the tag beside it', () => {
     const reference = `nginx:1.27@sha384:${'a'.repeat(96)}`;
     expect(() => naming.repositoryOf(reference)).toThrow(expect.objectContaining({ code: 'DIGEST_INVALID' }));

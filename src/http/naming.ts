@@ -1,7 +1,7 @@
 import { type Digest, isDigest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import { DOCKER_HUB, MAX_REPOSITORY_LENGTH, parseNormalizedReference } from '../oci/reference.ts';
-import type { Repository } from '../oci/repository.ts';
+import { type Repository, repositoryText } from '../oci/repository.ts';
 
 /** What naming knows of an upstream. */
 export interface NamedUpstream {
@@ -35,6 +35,13 @@ export interface NameRequest {
   readonly host: string | undefined;
   /** The upstream that the listener belongs to. */
   readonly listenerUpstream: string | undefined;
+}
+
+/** What an image reference means here. */
+export interface NamedRepository {
+  readonly repository: Repository;
+  readonly tag?: string;
+  readonly digest?: Digest;
 }
 
 /** A host is looked up, never dialled, so its length only bounds the error message. */
@@ -106,7 +113,7 @@ export class Naming {
    * `ghcr.io/org/app:1`, `team-a/app`. Throws InvalidReference, NAME_UNKNOWN for a registry that is not configured, or
    * DIGEST_INVALID for a digest that nothing is held by.
    */
-  repositoryOf(reference: string): { repository: Repository; tag?: string; digest?: Digest } {
+  repositoryOf(reference: string): NamedRepository {
     const { registry, repository, tag, digest } = parseNormalizedReference(reference);
     if (digest !== undefined && !isDigest(digest)) {
       throw new OciError('DIGEST_INVALID', { message: `nothing is held by a digest such as ${digest}` });
@@ -116,6 +123,27 @@ export class Naming {
       ...(tag !== undefined && { tag }),
       ...(digest !== undefined && { digest }),
     };
+  }
+
+  /**
+   * As `repositoryOf`, for content that is to be found again under that name: NAME_UNKNOWN, too, for a repository that
+   * nobody has here, and for a short name that only Docker's rule gives to Docker Hub. Elsewhere it may be private.
+   */
+  destinationOf(reference: string): NamedRepository {
+    const named = this.repositoryOf(reference);
+    const { upstream, name } = named.repository;
+    const first = hostKey(firstComponent(reference));
+    const isFound =
+      upstream === ''
+        ? this.#options.hostedPrefixes.has(firstComponent(name))
+        : this.#upstreamOf(first) !== undefined || this.#isServerName(first);
+    if (isFound) return named;
+    const hub = upstream === '' ? '' : `; Docker Hub's would be ${repositoryText(named.repository)}`;
+    throw new OciError('NAME_UNKNOWN', {
+      message:
+        `${quote(reference)} names neither a registry nor a prefix of repositories here ` +
+        `(hosted.prefixes, tenants)${hub}`,
+    });
   }
 
   #repositoryNamed(registry: string, path: string, reference: string): Repository {

@@ -6,10 +6,11 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { parsePlatform } from '../../src/oci/platform.ts';
 import { get } from '../support/client.ts';
-import { type Image, imageOf, indexOf, randomBlob } from '../support/content.ts';
+import { bytesOf, type Image, imageOf, indexOf, randomBlob } from '../support/content.ts';
 import { Entrepot, STARTER } from '../support/entrepot.ts';
 import { FakeUpstream } from '../support/fake-upstream.ts';
 import { answers, tryRun, until } from '../support/programs.ts';
+import { beginUpload, sendBytes } from '../support/push-client.ts';
 
 const UPSTREAM = 'up.example';
 const PLATFORMS = 'linux/amd64,linux/arm64';
@@ -490,6 +491,49 @@ describe('a bundle', () => {
     importing.stdin.destroy();
     expect({ code, told }).toEqual({ code: 130, told: expect.stringContaining('stopped; what was done') });
     expect(JSON.parse(await have()).blobs.length).toBeGreaterThanOrEqual(held);
+  });
+
+  it('with an image of a prefix that is none here is refused, and never taken for one of Docker Hub', async () => {
+    const home = await Entrepot.start({ hosted: { prefixes: ['team-a'], anonymous: 'push' } });
+    try {
+      const { config, layers, manifest } = sidecar;
+      for (const blob of [config, ...layers]) {
+        const session = await beginUpload(home.url, 'team-a/app');
+        const separator = session.includes('?') ? '&' : '?';
+        await sendBytes('PUT', `${home.url}${session}${separator}digest=${blob.digest}`, blob);
+      }
+      const put = { method: 'PUT', body: bytesOf(manifest), headers: { 'content-type': manifest.mediaType } };
+      expect((await get(`${home.url}/v2/team-a/app/manifests/v1`, put)).status).toBe(201);
+      const file = join(connected.folder, 'private.tar');
+      await succeed(home, 'export', 'team-a/app:v1', '-o', file);
+
+      for (const flags of [[], ['--public'], ['--rename', 'team-a/app=team-b/app']]) {
+        const { code, stderr } = await island.command('import', file, ...flags);
+        expect({ code, stderr }).toEqual({
+          code: 1,
+          stderr: expect.stringMatching(
+            /team-a\/app:v1: "team-[ab]\/app:v1" names neither .*hosted\.prefixes.*--rename OLD=NEW/,
+          ),
+        });
+      }
+      expect(await succeed(island, 'images')).not.toContain('team-');
+      const pushed = {
+        upstreams: { [UPSTREAM]: { url: 'http://127.0.0.1:9' } },
+        hosted: { anonymous: 'push' },
+      };
+      await island.stop();
+      island = await island.startAgain({
+        ...pushed,
+        hosted: { ...pushed.hosted, prefixes: ['tools', 'team-a'] },
+      });
+      await succeed(island, 'import', file);
+      await succeed(island, 'import', file, '--rename', 'team-a/app=tools/app');
+      for (const name of ['team-a/app', 'tools/app'])
+        expect((await get(`${island.url}/v2/${name}/manifests/v1`)).status).toBe(200);
+      await succeed(island, 'import', file, '--rename', 'team-a/app=docker.io/team-a/app');
+    } finally {
+      await home.remove();
+    }
   });
 
   it('is given another name, when it is imported so', async () => {
