@@ -109,12 +109,14 @@ export class Access {
   async login(sender: Sender, { password, service, scopes, resolve }: LoginRequest): Promise<Login> {
     const { door } = this.#parts;
     const { tokens, meter } = this.#options;
-    if (!door.isOpen) throw new OciError('NAME_UNKNOWN', { message: 'nobody can log in here' });
+    // A token is got by a password, never by another token: it would live for ever.
+    const presented = password ?? parseAuthorization(sender.authorization);
+    if (!(await door.opensTo(presented))) {
+      throw new OciError('NAME_UNKNOWN', { message: 'nobody can log in here' });
+    }
     if (service !== undefined && service !== tokens.service) {
       throw new OciError('QUERY_INVALID', { message: `tokens are made here for ${tokens.service} alone` });
     }
-    // A token is got by a password, never by another token: it would live for ever.
-    const presented = password ?? parseAuthorization(sender.authorization);
     const identity: Identity =
       presented?.scheme === 'basic' ? await door.identify(sender, presented, true) : { kind: 'anonymous' };
     if (identity.kind === 'wrong' || identity.kind === 'void') {

@@ -1,6 +1,7 @@
 import { Lru } from '../lib/lru.ts';
 import type { Credential } from '../oci/credential.ts';
 import { OciError } from '../oci/errors.ts';
+import { isIssuedPassword } from '../tenants/issuer.ts';
 import type { Tenants } from '../tenants/tenant.ts';
 import { type Authorization, parseAuthorization } from './authorization.ts';
 import type { Identification } from './identification.ts';
@@ -100,9 +101,18 @@ export class Door {
     return !this.#options.tenants.isEmpty || this.#options.unknownCredentials === 'verify';
   }
 
+  /** The same for who comes with `sent`: perhaps the first login of all, which was issued a moment ago. */
+  async opensTo(sent: Authorization | undefined): Promise<boolean> {
+    if (!this.isOpen && sent?.scheme === 'basic' && isIssuedPassword(sent.password)) {
+      await this.#options.tenants.catchUp();
+    }
+    return this.isOpen;
+  }
+
   /** By the request's own header. */
   async prove(sender: Sender): Promise<Proven> {
-    const authorization = this.isOpen ? parseAuthorization(sender.authorization) : undefined;
+    const sent = parseAuthorization(sender.authorization);
+    const authorization = (await this.opensTo(sent)) ? sent : undefined;
     if (authorization === undefined) return { identity: { kind: 'anonymous' }, scopes: undefined };
     if (authorization.scheme === 'basic') {
       return { identity: await this.identify(sender, authorization), scopes: undefined };
@@ -124,10 +134,9 @@ export class Door {
     const sent = `${username.length}:${username}${password}`;
     const named = this.#named.get(sent);
     const credential = named ?? this.#options.nameCredential(username, password);
-    const { identification } = this.#options;
     const source = sourceOf(sender.remote);
     const wasRight = this.#wrong.wasRight(source, credential.id);
-    if (!identification.isKnown(credential.id)) {
+    if (!(await this.#isKnown(credential))) {
       return this.#notHeld(sender, { source, credential, wasRight, isLogin });
     }
     if (!wasRight) {
@@ -139,6 +148,15 @@ export class Door {
     if (named === undefined) this.#named.set(sent, credential);
     this.#presented.set(credential.id, credential);
     return { kind: 'credential', id: credential.id };
+  }
+
+  /** Whether it stands anywhere. One of ours may have been issued a moment ago, by another process. */
+  async #isKnown({ id, password }: Credential): Promise<boolean> {
+    const { identification, tenants } = this.#options;
+    if (identification.isKnown(id)) return true;
+    if (!isIssuedPassword(password)) return false;
+    await tenants.catchUp();
+    return identification.isKnown(id);
   }
 
   /** One that no tenant's Secrets hold: upstream's business, a service account's token, or a guess. */

@@ -696,6 +696,22 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(await store.listIssuedCredentials()).toEqual([{ ...first, endsAtMs: 5 }, second]);
     });
 
+    test('of the times of a credential the later ones count, until it is removed', async () => {
+      await store.putCredentialUsage([
+        { credentialId: 'b', usedAtMs: 5, refusedAtMs: 2 },
+        { credentialId: 'a', usedAtMs: 1 },
+        { credentialId: 'c', refusedAtMs: 3 },
+      ]);
+      await store.putCredentialUsage([{ credentialId: 'b', usedAtMs: 4, refusedAtMs: 6 }]);
+      expect(await store.listCredentialUsage()).toEqual([
+        { credentialId: 'a', usedAtMs: 1 },
+        { credentialId: 'b', usedAtMs: 5, refusedAtMs: 6 },
+        { credentialId: 'c', refusedAtMs: 3 },
+      ]);
+      await store.removeCredentialUsage(['c', 'a', 'unknown']);
+      expect(await store.listCredentialUsage()).toEqual([{ credentialId: 'b', usedAtMs: 5, refusedAtMs: 6 }]);
+    });
+
     test('Grants are renewed, ended one by one, and ended for a credential everywhere', async () => {
       const grant = { credentialId: 'c', verifiedAtMs: 1 } as const;
       const anybody = { credentialId: '', verifiedAtMs: 1 } as const;
@@ -826,6 +842,18 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
         void other.announce('failures');
       });
       expect(heard).toEqual([]);
+      await other.close();
+    });
+
+    test('who cannot wait hears at once what others have announced', async () => {
+      const other = await place.open();
+      let heard = 0;
+      other.onAnnounce('secrets', () => (heard += 1));
+      await store.announce('secrets');
+      await other.hearAnnouncements();
+      expect(heard).toBe(1);
+      await other.hearAnnouncements();
+      expect(heard).toBe(1);
       await other.close();
     });
 

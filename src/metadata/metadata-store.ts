@@ -8,6 +8,7 @@
  */
 import type { Lease } from '../lib/lease.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
+import type { CredentialUsage } from '../oci/credential.ts';
 import type { Digest } from '../oci/digest.ts';
 import type { IssuedCredential, KnownTenant } from '../oci/issued-credential.ts';
 import type { Manifest, ManifestView } from '../oci/manifest.ts';
@@ -274,6 +275,11 @@ export interface MetadataStore {
   listIssuedCredentials(): Promise<readonly IssuedCredential[]>;
   /** All of them or none, each added or replaced by its id. */
   putIssuedCredentials(credentials: readonly IssuedCredential[]): Promise<void>;
+  /** By credential; of all that was ever put, until it is removed. */
+  listCredentialUsage(): Promise<readonly CredentialUsage[]>;
+  /** All of them or none; of each time the later one counts, whichever process put it. */
+  putCredentialUsage(usage: readonly CredentialUsage[]): Promise<void>;
+  removeCredentialUsage(credentialIds: readonly string[]): Promise<void>;
 
   // Upkeep. Each call is one transaction, so callers give few at a time. What came to be needed meanwhile stays:
   // whether it is needed and that it goes are one step. `unusedSinceMs`: what was made or used later stays too.
@@ -339,6 +345,8 @@ export interface MetadataStore {
   announce(topic: Topic): Promise<void>;
   /** Calls `listener` within about a second of another process's `announce`. Returns the way to stop. */
   onAnnounce(topic: Topic, listener: () => void): () => void;
+  /** Has listeners called of what was announced until now, for who cannot wait that second. */
+  hearAnnouncements(): Promise<void>;
 
   // Small state, and use.
 

@@ -2,6 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { errorCode } from '../lib/error-code.ts';
 import type { Lease } from '../lib/lease.ts';
 import type { Log } from '../lib/log.ts';
+import type { CredentialUsage } from '../oci/credential.ts';
 import type { Digest } from '../oci/digest.ts';
 import type { IssuedCredential, KnownTenant } from '../oci/issued-credential.ts';
 import type { Manifest, ManifestView } from '../oci/manifest.ts';
@@ -28,6 +29,7 @@ import { ManifestCheck } from './manifest-check.ts';
 import { Announcements } from './sqlite/announcements.ts';
 import { Blobs } from './sqlite/blobs.ts';
 import { Connection } from './sqlite/connection.ts';
+import { CredentialUsages } from './sqlite/credential-usage.ts';
 import { Documents } from './sqlite/documents.ts';
 import { Grants } from './sqlite/grants.ts';
 import { Links } from './sqlite/links.ts';
@@ -150,6 +152,7 @@ class SqliteMetadataStore implements MetadataStore {
   readonly #tenants: Tenants;
   readonly #uploads: Uploads;
   readonly #settings: Settings;
+  readonly #usages: CredentialUsages;
   readonly #uses: Uses;
   readonly #check = new ManifestCheck();
   #sweeping: Promise<void> | undefined;
@@ -174,6 +177,7 @@ class SqliteMetadataStore implements MetadataStore {
     this.#tenants = new Tenants(connection);
     this.#uploads = new Uploads(connection);
     this.#settings = new Settings(connection);
+    this.#usages = new CredentialUsages(connection);
     this.#uses = new Uses(writer, this.#manifests, this.#blobs, log);
     this.#sweepBehind();
   }
@@ -422,6 +426,18 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#write(() => credentials.forEach(credential => this.#tenants.putIssued(credential)));
   }
 
+  listCredentialUsage() {
+    return this.#read(() => this.#usages.list());
+  }
+
+  putCredentialUsage(usage: readonly CredentialUsage[]) {
+    return this.#write(() => usage.forEach(one => this.#usages.put(one)));
+  }
+
+  removeCredentialUsage(credentialIds: readonly string[]) {
+    return this.#write(() => credentialIds.forEach(id => this.#usages.remove(id)));
+  }
+
   expireLinks(links: readonly BlobLink[], unusedSinceMs: number) {
     return this.#write(() => {
       const isUnneeded = ({ repository, digest }: BlobLink) =>
@@ -535,6 +551,10 @@ class SqliteMetadataStore implements MetadataStore {
 
   onAnnounce(topic: Topic, listener: () => void) {
     return this.#announcements.on(topic, listener);
+  }
+
+  hearAnnouncements() {
+    return this.#announcements.look();
   }
 
   readSetting(name: string) {

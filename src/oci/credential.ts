@@ -8,6 +8,14 @@ export interface Credential {
   readonly id: string;
 }
 
+/** When a credential was used last, upstream or here, and when upstream refused it. Epoch ms. */
+export interface CredentialUsage {
+  /** `Credential.id`. */
+  readonly credentialId: string;
+  readonly usedAtMs?: number;
+  readonly refusedAtMs?: number;
+}
+
 /** The id under which what was reached without any credential is remembered. */
 export const ANONYMOUS_ID = '';
 

@@ -6,6 +6,11 @@ import { ADOPT_NEXT_UID, type TenantStore } from './tenant-store.ts';
 /** Tells whoever finds one, man or scanner, what it is. */
 const PASSWORD_PREFIX = 'entrepot_';
 
+/** Whether it looks like one that a registry such as this issued. */
+export function isIssuedPassword(password: string): boolean {
+  return password.startsWith(PASSWORD_PREFIX);
+}
+
 /** 256 bits: never guessed. */
 const PASSWORD_BYTES = 32;
 

@@ -1,7 +1,7 @@
 import type { KnownTenant } from '../oci/issued-credential.ts';
 import { CredentialIndex } from './credential-index.ts';
+import { CredentialUses } from './credential-usage.ts';
 import { IssuedCredentials } from './issued-credentials.ts';
-import { lastMarks, type Marks } from './marks.ts';
 import type { TenantsParts } from './open-tenants.ts';
 import type { PassedOver, TenantReading } from './secret-source.ts';
 import { SecretChanges } from './secret-changes.ts';
@@ -22,7 +22,7 @@ export class TenantDirectory implements Tenants {
   readonly #index = new CredentialIndex();
   readonly #issued: IssuedCredentials;
   readonly #shared: SharedCredentials;
-  readonly #marks: Marks = new Map();
+  readonly #uses: CredentialUses;
   readonly #listeners = new Set<(change: TenantsChange) => void>();
   /** Why, and which sources speak of it, by name. */
   readonly #refused = new Map<string, { readonly problem: string; readonly places: Set<number> }>();
@@ -40,6 +40,7 @@ export class TenantDirectory implements Tenants {
   constructor(parts: TenantsParts) {
     this.#parts = parts;
     this.#nowMs = parts.nowMs ?? Date.now;
+    this.#uses = new CredentialUses(parts.store, parts.log, this.#nowMs);
     this.#changes = new SecretChanges(parts.log);
     this.#configured = new Set(parts.configured.map(({ name }) => name));
     this.#issued = new IssuedCredentials(this.#nowMs, ids => this.#noteChange(ids, []));
@@ -52,6 +53,7 @@ export class TenantDirectory implements Tenants {
 
   async start(): Promise<void> {
     const { configured, sources, startsMeanwhile, store, log } = this.#parts;
+    await this.#uses.start();
     for (const { name } of configured) this.#entryOf(name);
     this.#stopListening = store.onAnnounce('secrets', () => {
       this.reload().catch((error: unknown) => log.error({ err: error }, 'tenants could not be read again'));
@@ -80,6 +82,7 @@ export class TenantDirectory implements Tenants {
     this.#changes.close();
     await this.#reloading.catch(() => {});
     await this.#storing;
+    await this.#uses.close();
     this.#listeners.clear();
   }
 
@@ -90,7 +93,7 @@ export class TenantDirectory implements Tenants {
   get node(): readonly SecretState[] {
     const { states, current, credentialIds } = this.#shared;
     return states.map(state =>
-      state.name === current ? { ...state, ...lastMarks(this.#marks, credentialIds) } : state,
+      state.name === current ? { ...state, ...this.#uses.lastOf(credentialIds) } : state,
     );
   }
 
@@ -156,19 +159,22 @@ export class TenantDirectory implements Tenants {
   }
 
   noteOutcome(credentialId: string, outcome: 'used' | 'refused'): void {
-    if (!this.isHeld(credentialId)) return;
-    const at = outcome === 'used' ? { usedAtMs: this.#nowMs() } : { refusedAtMs: this.#nowMs() };
-    this.#marks.set(credentialId, { ...this.#marks.get(credentialId), ...at });
+    if (this.isHeld(credentialId)) this.#uses.note(credentialId, outcome);
   }
 
   lastUsedAtMs(credentialId: string): number | undefined {
-    return this.#marks.get(credentialId)?.usedAtMs;
+    return this.#uses.of(credentialId)?.usedAtMs;
   }
 
   /** One after the other, or an older answer could overwrite a newer. */
   reload(): Promise<void> {
     this.#reloading = this.#reloading.catch(() => {}).then(() => this.#reload());
     return this.#reloading;
+  }
+
+  async catchUp(): Promise<void> {
+    await this.#parts.store.hearAnnouncements();
+    await this.#reloading;
   }
 
   onChange(listener: (change: TenantsChange) => void): () => void {
@@ -239,7 +245,7 @@ export class TenantDirectory implements Tenants {
       credentialKey,
       lookupShared: image => this.#shared.lookup(image, name),
       wasIssued: id => this.wasIssued(id),
-      marks: this.#marks,
+      uses: this.#uses,
       changes: this.#changes,
       log: log.child({ tenant: name }),
     });
@@ -305,7 +311,7 @@ export class TenantDirectory implements Tenants {
     this.#pending = undefined;
     const gone = [...credentialIds].filter(id => !this.isHeld(id));
     // Of what was issued here people want to know when it was used last, though it has ended.
-    for (const id of gone) if (!this.wasIssued(id)) this.#marks.delete(id);
+    for (const id of gone) if (!this.wasIssued(id)) this.#uses.forget(id);
     this.#storeBound();
     this.#report();
     if (gone.length === 0 && tenants.size === 0) return;

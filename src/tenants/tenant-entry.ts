@@ -1,6 +1,6 @@
 import type { Log } from '../lib/log.ts';
 import { HeldCredentials } from './held-credentials.ts';
-import { lastMarks, type Marks } from './marks.ts';
+import type { CredentialUses } from './credential-usage.ts';
 import type { SecretChanges } from './secret-changes.ts';
 import type { TenantReading } from './secret-source.ts';
 import {
@@ -18,7 +18,7 @@ export interface TenantEntryParts {
   readonly credentialKey: string;
   readonly lookupShared: (image: string) => Promise<readonly HeldCredential[]>;
   readonly wasIssued: (credentialId: string) => boolean;
-  readonly marks: Marks;
+  readonly uses: CredentialUses;
   readonly changes: SecretChanges;
   readonly log: Log;
 }
@@ -125,10 +125,7 @@ export class TenantEntry implements Tenant {
       state,
       ...(reason !== undefined && { reason }),
       ...(loadedAtMs !== undefined && { loadedAtMs }),
-      ...lastMarks(
-        this.#parts.marks,
-        entries.map(({ credentialId }) => credentialId),
-      ),
+      ...this.#parts.uses.lastOf(entries.map(({ credentialId }) => credentialId)),
     };
   }
 }

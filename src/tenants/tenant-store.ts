@@ -1,3 +1,4 @@
+import type { CredentialUsage } from '../oci/credential.ts';
 import type { IssuedCredential, KnownTenant } from '../oci/issued-credential.ts';
 
 /** What tenants need of the index. */
@@ -10,6 +11,10 @@ export interface TenantStore {
   /** Tells the other processes that any of this changed. */
   announce(topic: 'secrets'): Promise<void>;
   onAnnounce(topic: 'secrets', listener: () => void): () => void;
+  hearAnnouncements(): Promise<void>;
+  listCredentialUsage(): Promise<readonly CredentialUsage[]>;
+  putCredentialUsage(usage: readonly CredentialUsage[]): Promise<void>;
+  removeCredentialUsage(credentialIds: readonly string[]): Promise<void>;
 }
 
 /** In place of a UID: the tenant takes the one that its namespace has when it is seen next. */

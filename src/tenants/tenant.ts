@@ -144,10 +144,12 @@ export interface Tenants {
    * for this registry.
    */
   noteOutcome(credentialId: string, outcome: 'used' | 'refused'): void;
-  /** When a credential was used last, as far as it was noted since the start. Epoch ms. */
+  /** When a credential was used last. Epoch ms. */
   lastUsedAtMs(credentialId: string): number | undefined;
   /** Reads again what the store says. What other processes change there is seen within a second by itself. */
   reload(): Promise<void>;
+  /** Sees at once what other processes have changed there until now. Costs one look at a few rows. */
+  catchUp(): Promise<void>;
   /** Returns the way to stop listening. */
   onChange(listener: (change: TenantsChange) => void): () => void;
   close(): Promise<void>;

@@ -125,19 +125,67 @@ it("the node's config and the kubelet's plugins serve tenants behind their own S
   }
 });
 
-it('a credential that is issued beside the running server logs in within seconds, until it is revoked', async () => {
-  await start({});
-  expect((await entrepot.command('tenant', 'add', 'team-a')).code).toBe(0);
-  const printed = await entrepot.command('tenant', 'secret', 'team-a');
+/** A new login of a tenant, as the command prints it. */
+async function issued(tenant: string, verb: 'secret' | 'rotate' = 'secret'): Promise<Login> {
+  const printed = await entrepot.command('tenant', verb, tenant);
   expect(printed.code).toBe(0);
   const secret: { stringData: Record<string, string> } = parse(printed.stdout);
   const { auths }: { auths: Record<string, { username: string; password: string }> } = JSON.parse(
     secret.stringData['.dockerconfigjson'] ?? '',
   );
   const { username = '', password = '' } = auths[host] ?? {};
-  const status = async () =>
-    (await get(`${entrepot.url}/token?service=${host}`, { headers: basic([username, password]) })).status;
-  await expect.poll(status, SOON).toBe(200);
+  return [username, password];
+}
+
+const tokenStatus = async (login: Login) =>
+  (await get(`${entrepot.url}/token?service=${host}`, { headers: basic(login) })).status;
+
+it('a new login works as soon as it is printed, the very first one too', async () => {
+  await start({});
+  for (const tenant of ['team-a', 'team-b', 'team-c', 'team-d', 'team-e']) {
+    expect((await entrepot.command('tenant', 'add', tenant)).code).toBe(0);
+    expect(await tokenStatus(await issued(tenant))).toBe(200);
+  }
+  expect(await tokenStatus(await issued('team-a', 'rotate'))).toBe(200);
+  expect(await tokenStatus(['team-a', 'entrepot_never-issued'])).toBe(401);
+});
+
+it('when a login was used last is known after a restart, and after a kill', async () => {
+  await writeFile(join(folder, 'team.json'), secretManifest('pull', { [host]: TEAM, [UP]: ['own', 'p'] }));
+  const config = { tenants: [{ name: 'team', secrets: 'team.json' }] };
+  await start(config);
+  const login = await issued('team');
+  expect(await tokenStatus(login)).toBe(200);
+  expect((await getAs(TEAM, manifest('acme/app'))).status).toBe(200);
+  /** `USED` of the Secret and of the login, and `REFUSED` of the Secret. */
+  const times = async () => {
+    const { stdout } = await entrepot.command('tenants', '--json');
+    const [{ secrets, issued: logins }] = JSON.parse(stdout).tenants;
+    return [secrets[0].lastUsedAtMs, logins[0].lastUsedAtMs, secrets[0].lastRefusedAtMs];
+  };
+  const before = await times();
+  expect(before).toEqual([expect.any(Number), expect.any(Number), undefined]);
+  await entrepot.stop();
+  entrepot = await entrepot.startAgain();
+  expect(await times()).toEqual(before);
+  upstream.misbehave({ kind: 'token', status: 401 });
+  await getAs(TEAM, `${entrepot.url}/v2/${UP}/acme/other/manifests/1`);
+  const after = await times();
+  expect(after).toEqual([expect.any(Number), before[1], expect.any(Number)]);
+  // It is written behind.
+  await new Promise(resolve => setTimeout(resolve, 4_000));
+  await entrepot.kill();
+  entrepot = await entrepot.startAgain();
+  expect(await times()).toEqual(after);
+});
+
+it('a credential that is issued beside the running server logs in, until it is revoked', async () => {
+  await start({});
+  expect((await entrepot.command('tenant', 'add', 'team-a')).code).toBe(0);
+  const login = await issued('team-a');
+  const password = login[1];
+  const status = () => tokenStatus(login);
+  expect(await status()).toBe(200);
 
   const listed = await entrepot.command('tenants');
   const [issuedAt, usedAt] = ['\\S+ \\d\\d:\\d\\d', '\\S+ \\d\\d:\\d\\d'];
