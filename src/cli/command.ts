@@ -68,6 +68,14 @@ export const CONFIG_OPTION: Option = {
   description: 'configuration file (default: $ENTREPOT_CONFIG, else none)',
 };
 
+/** `--json`, which every command takes that prints something. */
+export const JSON_OPTION: Option = { flags: '--json', description: 'print JSON, for programs' };
+
+/** What was asked for: one line of JSON if that is wanted, else `text`. */
+export function answer({ options }: Input, io: Io, document: object, text: string): void {
+  io.out(options['json'] === true ? `${JSON.stringify(document)}\n` : text);
+}
+
 /** The option's one value. */
 export function textOption({ options }: Input, name: string): string | undefined {
   const value = options[name];

@@ -25,9 +25,10 @@ async function run(...argv: string[]) {
 
 /** The words of each command that the help lists, and the help of each group. */
 async function commandsIn(group: readonly string[] = []): Promise<string[][]> {
-  const [, listed = ''] = (await run(...group, '--help')).out.split('Commands:\n');
-  const [lines = ''] = listed.split('\n\n');
-  const names = [...lines.matchAll(/^ {2}(\S+)/gm)].map(([, name = '']) => [...group, name]);
+  const [, after = ''] = (await run(...group, '--help')).out.split('Commands:\n');
+  const [lines = ''] = after.split('\n\n');
+  const listed = [...lines.matchAll(/^ {2}(\S+)/gm)].flatMap(([, name = '']) => (name === 'help' ? [] : [name]));
+  const names = listed.map(name => [...group, name]);
   const inside = await Promise.all(names.map(async name => ({ name, commands: await commandsIn(name) })));
   return inside.flatMap(({ name, commands }) => (commands.length === 0 ? [name] : commands));
 }

@@ -2,7 +2,7 @@ import { Argument, Command as CommanderCommand, CommanderError, Option } from 'c
 import { ArchiveError } from '../archive/archive-error.ts';
 import { InvalidReference } from '../oci/reference.ts';
 import { type Command, CommandError, EXIT, type ExitCode, type Input, type Io } from './command.ts';
-import { readVersion } from './version.ts';
+import { readVersion, version } from './version.ts';
 
 /** In the order of the help. One is loaded when it is typed: most need much that the others do without. */
 const COMMANDS: readonly (readonly [name: string, load: () => Promise<Command>])[] = [
@@ -37,6 +37,7 @@ const COMMANDS: readonly (readonly [name: string, load: () => Promise<Command>])
   ['config check', async () => (await import('./config-check.ts')).configCheck],
   ['config schema', async () => (await import('./config-schema.ts')).configSchema],
   ['config variables', async () => (await import('./config-variables.ts')).configVariables],
+  ['version', async () => version],
 ];
 
 /** Words before a command that is named by two. */
@@ -44,6 +45,9 @@ const GROUPS: Readonly<Record<string, string>> = {
   tenant: 'add and remove tenants, and issue credentials to them',
   config: 'show and check the configuration',
 };
+
+/** For the list of commands: `withHelpOption` is what answers it. */
+const HELP = ['help [command...]', 'print help for a command'] as const;
 
 const EXAMPLES = [
   ['entrepot serve', 'serve on http://127.0.0.1:5000 with the defaults'],
@@ -53,8 +57,9 @@ const EXAMPLES = [
 
 const EXIT_CODES = '\nExit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 stopped by Ctrl-C\n';
 
-/** Runs what was typed (`argv` without node and the script) and returns the exit code. */
-export async function runProgram(argv: readonly string[], io: Io): Promise<ExitCode> {
+/** Runs what was typed (without node and the script) and returns the exit code. */
+export async function runProgram(typed: readonly string[], io: Io): Promise<ExitCode> {
+  const argv = withHelpOption(typed);
   let exitCode: ExitCode = EXIT.done;
   const program = buildProgram(await commandsFor(argv), io, async (command, input) => {
     exitCode = await command.run(input, io);
@@ -78,6 +83,16 @@ export async function runProgram(argv: readonly string[], io: Io): Promise<ExitC
   }
 }
 
+/** `help tenant add` and `tenant help add` are `tenant add --help`; words that name no command are left to be refused. */
+function withHelpOption(argv: readonly string[]): readonly string[] {
+  const at = Object.hasOwn(GROUPS, argv[0] ?? '') ? 1 : 0;
+  if (argv[at] !== 'help') return argv;
+  const words = argv.toSpliced(at, 1);
+  const name = words.join(' ');
+  const isKnown = name === '' || Object.hasOwn(GROUPS, name) || COMMANDS.some(([known]) => known === name);
+  return isKnown ? [...words, '--help'] : words;
+}
+
 type Run = (command: Command, input: Input) => Promise<void>;
 
 /** The command that is typed; all of them for help, and for what is none. */
@@ -90,8 +105,8 @@ function buildProgram(commands: readonly Command[], io: Io, run: Run): Commander
   const program = new CommanderCommand('entrepot')
     .description('A local OCI registry that mirrors others, for nodes that pull the same images.')
     .version(readVersion(), '--version', 'print the version')
-    .helpOption('--help', 'print help')
-    .helpCommand(false)
+    .helpOption('-h, --help', 'print help')
+    .helpCommand(...HELP)
     .configureOutput({ writeOut: text => io.out(text), writeErr: text => io.err(text) })
     .exitOverride()
     .addHelpText('after', examplesText(EXAMPLES) + EXIT_CODES);
@@ -110,7 +125,7 @@ function groupOf(program: CommanderCommand, name: string): CommanderCommand {
     group ??
     program
       .command(name)
-      .helpCommand(false)
+      .helpCommand(...HELP)
       .description(GROUPS[name] ?? '')
   );
 }

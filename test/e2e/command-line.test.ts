@@ -1,0 +1,57 @@
+// What people type before they have read anything: how the program says what it can do.
+import { expect, it } from 'vitest';
+import { STARTER } from '../support/entrepot.ts';
+import { type RunResult, tryRun } from '../support/programs.ts';
+
+function entrepot(...args: string[]): Promise<RunResult> {
+  return tryRun(process.execPath, [...STARTER, ...args]);
+}
+
+it('-h, --help and help print the same, for the program, a group and a command', async () => {
+  for (const words of [[], ['tenant'], ['tenant', 'add'], ['images']]) {
+    const [long, short, help] = await Promise.all([
+      entrepot(...words, '--help'),
+      entrepot(...words, '-h'),
+      entrepot('help', ...words),
+    ]);
+    expect(long.code).toBe(0);
+    expect(long.stdout).toContain(`Usage: ${['entrepot', ...words].join(' ')}`);
+    expect(short).toEqual(long);
+    expect(help).toEqual(long);
+  }
+  expect(await entrepot('tenant', 'help', 'add')).toEqual(await entrepot('tenant', 'add', '--help'));
+});
+
+it('the help of the program lists help, version and every command', async () => {
+  const { stdout } = await entrepot('--help');
+  for (const name of ['help', 'version', 'serve', 'tenant', 'config']) {
+    expect(stdout).toMatch(new RegExp(`^  ${name} `, 'm'));
+  }
+});
+
+it('help of what is no command suggests the one that was meant, and ends with 2', async () => {
+  for (const words of [['help', 'sevre'], ['help', 'config', 'shwo'], ['config', 'help', 'shwo']]) {
+    const { code, stdout, stderr } = await entrepot(...words);
+    expect([code, stdout]).toEqual([2, '']);
+    expect(stderr).toMatch(/Did you mean (?:serve|show)\?/);
+  }
+});
+
+it('version says what a report of a fault needs, also as JSON', async () => {
+  const [plain, json, number] = await Promise.all([
+    entrepot('version'),
+    entrepot('version', '--json'),
+    entrepot('--version'),
+  ]);
+  const version = number.stdout.trim();
+  expect(version).toMatch(/^\d+\.\d+\.\d+$/);
+  expect([plain.code, plain.stdout]).toEqual([
+    0,
+    `entrepot ${version}\nnode ${process.version}\n${process.platform}/${process.arch}\n`,
+  ]);
+  expect(JSON.parse(json.stdout)).toEqual({
+    version,
+    node: process.version,
+    platform: `${process.platform}/${process.arch}`,
+  });
+});
