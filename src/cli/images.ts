@@ -63,7 +63,7 @@ export const images: Command = {
 
 function toRow(image: SurveyedImage & HeldImage): string[] {
   const platforms = image.platforms.map(({ platform, isComplete }) => {
-    const text = platform === '' ? '?' : platform;
+    const text = platform ?? '-';
     return isComplete ? text : `(${text})`;
   });
   return [
@@ -82,7 +82,7 @@ function toJson(image: SurveyedImage & HeldImage): object {
   return {
     image: nameOf(image),
     digest,
-    platforms: platforms.map(({ platform, isComplete }) => ({ platform, complete: isComplete })),
+    platforms: platforms.map(({ platform = null, isComplete }) => ({ platform, complete: isComplete })),
     ownBytes,
     sharedBytes,
     missingBytes,

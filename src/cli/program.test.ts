@@ -27,7 +27,9 @@ async function run(...argv: string[]) {
 async function commandsIn(group: readonly string[] = []): Promise<string[][]> {
   const [, after = ''] = (await run(...group, '--help')).out.split('Commands:\n');
   const [lines = ''] = after.split('\n\n');
-  const listed = [...lines.matchAll(/^ {2}(\S+)/gm)].flatMap(([, name = '']) => (name === 'help' ? [] : [name]));
+  const listed = [...lines.matchAll(/^ {2}(\S+)/gm)].flatMap(([, name = '']) =>
+    name === 'help' ? [] : [name],
+  );
   const names = listed.map(name => [...group, name]);
   const inside = await Promise.all(names.map(async name => ({ name, commands: await commandsIn(name) })));
   return inside.flatMap(({ name, commands }) => (commands.length === 0 ? [name] : commands));

@@ -55,9 +55,13 @@ async function surveyed(config: string): Promise<SurveyedManifest> {
 describe('an image that stands alone', () => {
   test.each([
     ['has the platform of its config', '{"os":"linux","architecture":"arm","variant":"v7"}', 'linux/arm/v7'],
-    ['has none when its config is empty', '{}', ''],
-    ['has none when its config names nothing, as a signature of cosign', '{"architecture":"","os":""}', ''],
-    ['has none when its config is no JSON', 'hello', ''],
+    ['has none when its config is empty', '{}', undefined],
+    [
+      'has none when its config names nothing, as a signature of cosign',
+      '{"architecture":"","os":""}',
+      undefined,
+    ],
+    ['has none when its config is no JSON', 'hello', undefined],
   ])('%s', async (_, config, platform) => {
     const image = await heldImage([await surveyed(config)], blobs);
     expect(image.platforms).toMatchObject([{ platform, isComplete: true }]);

@@ -29,8 +29,8 @@ export interface HeldImage {
 }
 
 export interface HeldPlatform {
-  /** `linux/arm64/v8`; '' when it is not known. */
-  readonly platform: string;
+  /** `linux/arm64/v8`; `undefined` of an artifact, and when it is not known. */
+  readonly platform: string | undefined;
   readonly digest: Digest;
   readonly isComplete: boolean;
 }
@@ -86,7 +86,7 @@ async function platformsOf(
   return top.children
     .filter(child => !isAttestation(child))
     .map(({ digest, platform }) => ({
-      platform: platform === undefined ? '' : formatPlatform(platform),
+      platform: platform && formatPlatform(platform),
       digest,
       isComplete: isComplete(byDigest.get(digest)),
     }));
@@ -97,13 +97,16 @@ function isComplete(manifest: SurveyedManifest | undefined): boolean {
 }
 
 /** A manifest that stands alone has its platform in its config (image-spec, config.md). */
-async function configPlatform({ blobs: named }: SurveyedManifest, blobs: BlobStore): Promise<string> {
+async function configPlatform(
+  { blobs: named }: SurveyedManifest,
+  blobs: BlobStore,
+): Promise<string | undefined> {
   const config = named.find(({ isConfig }) => isConfig);
   if (config === undefined || !config.isHeld || config.size > MAX_CONFIG_BYTES) {
-    return '';
+    return undefined;
   }
   const platform = await readPlatform(config.digest, blobs);
-  return platform === undefined ? '' : formatPlatform(platform);
+  return platform && formatPlatform(platform);
 }
 
 /** An artifact's config may be anything: one that is no JSON has no platform, nor has a signature's, where both are ''. */

@@ -30,7 +30,11 @@ it('the help of the program lists help, version and every command', async () => 
 });
 
 it('help of what is no command suggests the one that was meant, and ends with 2', async () => {
-  for (const words of [['help', 'sevre'], ['help', 'config', 'shwo'], ['config', 'help', 'shwo']]) {
+  for (const words of [
+    ['help', 'sevre'],
+    ['help', 'config', 'shwo'],
+    ['config', 'help', 'shwo'],
+  ]) {
     const { code, stdout, stderr } = await entrepot(...words);
     expect([code, stdout]).toEqual([2, '']);
     expect(stderr).toMatch(/Did you mean (?:serve|show)\?/);

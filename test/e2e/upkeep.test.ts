@@ -6,8 +6,18 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { silentLog } from '../../src/lib/log.ts';
 import { openSqliteMetadataStore } from '../../src/metadata/sqlite-metadata-store.ts';
+import { OCI_MANIFEST } from '../../src/oci/media-types.ts';
 import { codeOf, get } from '../support/client.ts';
-import { bytesOf, type Content, type Image, imageOf, indexOf, randomBlob } from '../support/content.ts';
+import {
+  bytesOf,
+  type Content,
+  contentOf,
+  descriptorOf,
+  type Image,
+  imageOf,
+  indexOf,
+  randomBlob,
+} from '../support/content.ts';
 import { Entrepot } from '../support/entrepot.ts';
 import { FakeUpstream } from '../support/fake-upstream.ts';
 import { until } from '../support/programs.ts';
@@ -137,6 +147,26 @@ describe('upkeep beside a running server', () => {
     expect((await entrepot.command('unpin', `${UPSTREAM}/multi:v1`)).code).toBe(0);
     expect((await entrepot.command('unpin', `${UPSTREAM}/multi:v1`)).code).toBe(1);
     expect((await entrepot.command('inspect', `${UPSTREAM}/multi:v2`)).code).toBe(1);
+  });
+
+  it('shows no platform of what has none, as an artifact', async () => {
+    const config = contentOf('{}', 'application/vnd.oci.empty.v1+json');
+    const manifest = contentOf(
+      JSON.stringify({
+        schemaVersion: 2,
+        mediaType: OCI_MANIFEST,
+        artifactType: 'application/vnd.example',
+        config: descriptorOf(config),
+        layers: [descriptorOf(config)],
+      }),
+      OCI_MANIFEST,
+    );
+    await pushBlob('team/artifact', config);
+    await putManifest('team/artifact', 'v1', manifest);
+    const table = await entrepot.command('images');
+    expect(table.stdout).toMatch(/^team\/artifact:v1 +- +\d/m);
+    const images = await listImages();
+    expect(images['team/artifact:v1']).toMatchObject({ platforms: [{ platform: null, complete: true }] });
   });
 
   it('finds damage: a mirrored blob is fetched again, a pushed one is refused until it is pushed again', async () => {
