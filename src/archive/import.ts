@@ -31,7 +31,7 @@ export interface ImportOptions extends PlacementOptions {
   readonly metadata: MetadataStore;
   readonly blobs: BlobStore;
   /** Of indexes only the children for these have to be there; by default those that the archive says it carries. */
-  readonly platforms?: readonly Platform[] | undefined;
+  readonly platforms?: readonly Platform[] | 'all' | undefined;
   /** Bounds what repositories that live here may hold; by default nothing does. */
   readonly room?: Room | undefined;
   /** Told of each file as it is begun, and of its bytes as they come. */
@@ -208,7 +208,8 @@ async function completeTree(
       return isThere ? options.blobs.open(digest) : undefined;
     },
   };
-  const platforms = options.platforms ?? carried;
+  const wanted = options.platforms ?? carried;
+  const platforms = wanted === 'all' ? undefined : wanted;
   const tree = await readUnambiguous(descriptor, { lookup, platforms }).catch((error: unknown) => {
     throw error instanceof OciError ? new ArchiveError(`${shown}: ${error.message}`) : error;
   });

@@ -17,7 +17,7 @@ import { countText } from './columns.ts';
 import { type Command, CommandError, CONFIG_OPTION, EXIT, type Input, textOption } from './command.ts';
 import { interruptible } from './interruptible.ts';
 import { heldName } from './held-name.ts';
-import { PLATFORM_OPTION, platformsOption } from './list-options.ts';
+import { platformOptions, platformsOption } from './list-options.ts';
 import { progressForm, ProgressView } from './progress.ts';
 import {
   FROM_OPTION,
@@ -43,11 +43,7 @@ export const exportCommand: Command = {
     { flags: '-o, --output <file>', description: 'file to write; - is standard output' },
     FROM_OPTION,
     LIKELY_OPTION,
-    {
-      ...PLATFORM_OPTION,
-      description:
-        'platforms, such as linux/amd64,linux/arm64 (default: those of the configuration, else all that are held)',
-    },
+    ...platformOptions('those of the configuration, else all that are held'),
     { flags: '--have <file>', description: 'leave out what this list of `entrepot have` says is held there' },
     { flags: '--referrers', description: 'take along signatures, SBOMs and the like that are held' },
     { flags: '--docker', description: 'add a manifest.json, for docker load and podman load' },
@@ -68,6 +64,7 @@ export const exportCommand: Command = {
     if (output === '-' && process.stdout.isTTY) {
       throw new CommandError('a bundle is not for a terminal: give a file, or a pipe', EXIT.usage);
     }
+    platformsOption(input);
     return interruptible(signal =>
       withParts(input, io, async parts => {
         const { bundle, imageCount } = await plan(parts, input, line => io.err(`${line}\n`));

@@ -11,7 +11,7 @@ import type { Parts } from '../wire.ts';
 import { countText, sizeText } from './columns.ts';
 import { type Command, CommandError, CONFIG_OPTION, EXIT, type Input } from './command.ts';
 import { interruptible } from './interruptible.ts';
-import { commaList, PLATFORM_OPTION, platformsOption } from './list-options.ts';
+import { commaList, platformOptions, platformsOption } from './list-options.ts';
 import { progressForm, ProgressView } from './progress.ts';
 import { tenantOption } from './tenant-option.ts';
 import { withParts } from './with-parts.ts';
@@ -33,10 +33,7 @@ export const importCommand: Command = {
       description:
         'other names: OLD=NEW,… for images or repositories, or NEW for the one image of an archive',
     },
-    {
-      ...PLATFORM_OPTION,
-      description: 'platforms that have to be complete (default: what the archive says, or all)',
-    },
+    ...platformOptions('those that the archive says it carries, else all'),
     { flags: '--tenant <name>', description: 'only this tenant may have what belongs to mirrors' },
     { flags: '--public', description: 'let everybody have what comes from private repositories' },
     CONFIG_OPTION,

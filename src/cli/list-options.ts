@@ -2,22 +2,35 @@ import { OciError } from '../oci/errors.ts';
 import { parsePlatform, type Platform } from '../oci/platform.ts';
 import { CommandError, EXIT, type Input, type Option, textOption } from './command.ts';
 
-/** `--platform`, as every command takes it that copies images. Commas, so that it can stand before them. */
-export const PLATFORM_OPTION: Option = {
-  flags: '--platform <list>',
-  description: 'platforms, such as linux/amd64,linux/arm64 (default: those of the configuration)',
-};
+/**
+ * `--platform` and `--all-platforms`, which every command has that copies images. `usual`: what is taken without them.
+ * Commas, so that a list can stand before references.
+ */
+export function platformOptions(usual: string): readonly Option[] {
+  return [
+    {
+      flags: '--platform <list>',
+      description: `platforms of multi-platform images, such as linux/amd64,linux/arm64 (default: ${usual})`,
+    },
+    { flags: '--all-platforms', description: 'all platforms that a multi-platform image has' },
+  ];
+}
 
 /** The values of an option that takes a list with commas. */
 export function commaList(input: Input, name: string): readonly string[] {
   return (textOption(input, name) ?? '').split(',').filter(value => value !== '');
 }
 
-/** What `--platform` says; `undefined` when it is not there. */
-export function platformsOption(input: Input): readonly Platform[] | undefined {
+/** What they say; `undefined` when neither is there. */
+export function platformsOption(input: Input): readonly Platform[] | 'all' | undefined {
   const texts = commaList(input, 'platform');
+  const isAll = input.options['allPlatforms'] === true;
+  if (isAll && texts.length > 0) {
+    throw new CommandError('--platform and --all-platforms exclude each other', EXIT.usage);
+  }
   try {
-    return texts.length === 0 ? undefined : texts.map(parsePlatform);
+    if (texts.length > 0) return texts.map(parsePlatform);
+    return isAll ? 'all' : undefined;
   } catch (error) {
     throw error instanceof OciError ? new CommandError(error.message, EXIT.usage) : error;
   }

@@ -51,6 +51,10 @@ describe('the command line', () => {
       expect(code).toBe(0);
       expect(out).toContain(`Usage: entrepot ${command.join(' ')}`);
       expect(out).toContain('Examples:');
+      expect({ command, all: out.includes('--all-platforms') }).toEqual({
+        command,
+        all: out.includes('--platform <'),
+      });
     }
   });
 

@@ -17,7 +17,7 @@ import {
 import { type PodPlacement, platformsOf } from '../prepull/pod-placement.ts';
 import type { Parts } from '../wire.ts';
 import { type Argument, CommandError, EXIT, type Input, listOption, type Option } from './command.ts';
-import { PLATFORM_OPTION, platformsOption } from './list-options.ts';
+import { platformOptions, platformsOption } from './list-options.ts';
 import { tenantOption } from './tenant-option.ts';
 
 /** Arguments and options of the commands that are told which images are meant. */
@@ -44,8 +44,7 @@ export const LIKELY_OPTION: Option = {
 export const WANTED_OPTIONS: readonly Option[] = [
   FROM_OPTION,
   LIKELY_OPTION,
-  PLATFORM_OPTION,
-  { flags: '--all-platforms', description: 'all that a multi-platform image has' },
+  ...platformOptions('those of the configuration'),
 ];
 
 /** An image as somebody named it. */
@@ -149,8 +148,8 @@ function wantedPlatforms(
   repository: Repository,
   image: WantedImage,
 ): readonly Platform[] | undefined {
-  if (input.options['allPlatforms'] === true) return undefined;
   const typed = platformsOption(input);
+  if (typed === 'all') return undefined;
   if (typed !== undefined) return typed;
   if (image.platforms.has(ALL_PLATFORMS)) return undefined;
   const usual = usualPlatforms(parts, input, repository);

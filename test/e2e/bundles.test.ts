@@ -440,6 +440,34 @@ describe('a bundle', () => {
     await succeed(island, 'check', '--from', workloads, '--platform', PLATFORMS);
   });
 
+  it('has all platforms only where they are held, and is taken in as such only when it carries them', async () => {
+    await pulled();
+    const [part, whole] = ['part.tar', 'whole.tar'].map(name => join(connected.folder, name));
+    const [image, s390x] = [`${UPSTREAM}/org/app:1`, app.images[2]!];
+    expect(await connected.command('export', image, '--all-platforms', '-o', whole!)).toMatchObject({
+      code: 1,
+      stderr: expect.stringContaining(s390x.manifest.digest),
+    });
+    await succeed(connected, 'export', image, '-o', part!);
+    expect(await island.command('import', part!, '--all-platforms')).toMatchObject({
+      code: 1,
+      stderr: expect.stringContaining('linux/s390x'),
+    });
+    await succeed(connected, 'pull', image, '--all-platforms');
+    await succeed(connected, 'export', image, '--all-platforms', '-o', whole!);
+    await succeed(island, 'import', whole!, '--all-platforms');
+    await expectServed('org/app', '1', s390x);
+    for (const command of [
+      ['pull', image],
+      ['check', image],
+      ['export', image, '-o', '-'],
+      ['import', part!],
+    ]) {
+      const both = await connected.command(...command, '--all-platforms', '--platform', 'linux/amd64');
+      expect(both).toMatchObject({ code: 2, stdout: '', stderr: expect.stringContaining('--all-platforms') });
+    }
+  });
+
   it('is thin when the receiver said what it has', async () => {
     await pulled();
     const [first, have, second] = ['1.tar', 'HAVE.json', '2.tar'].map(name => join(connected.folder, name));
