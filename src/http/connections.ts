@@ -19,6 +19,10 @@ export class Connections {
   /** From `drain` on. A function, so that each exchange can hold it. */
   readonly isDraining = (): boolean => this.#isDraining;
 
+  has(socket: Socket): boolean {
+    return this.#sockets.has(socket);
+  }
+
   add(socket: Socket): void {
     this.#sockets.add(socket);
     socket.once('close', () => {

@@ -3,6 +3,7 @@ import { connect as connectTls } from 'node:tls';
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
 import { afterEach, expect, it } from 'vitest';
+import { type Log, silentLog } from '../lib/log.ts';
 import { connect, MemorySource, startServer, until } from './fixture.suite.ts';
 import type { RegistryServer } from './server.ts';
 
@@ -51,4 +52,54 @@ it('a socket that has done its handshake stays, and is counted once', async () =
   expect(await Promise.race([closed, left])).toBe('');
   expect(started.connections).toBe(1);
   socket.destroy();
+});
+
+/** Lines of the log at level warn. */
+function recordingLog(): { readonly log: Log; readonly warnings: object[] } {
+  const warnings: object[] = [];
+  const log: Log = { ...silentLog, warn: fields => void warnings.push(fields) };
+  return { log, warnings };
+}
+
+async function startLogged() {
+  const { log, warnings } = recordingLog();
+  const listeners = [{ host: '127.0.0.1', port: 0, tls }];
+  server = await startServer(new MemorySource(), { listeners, log });
+  return { port: server.port, warnings };
+}
+
+it('who speaks plain HTTP is answered 400 in it, with the way out, and told of', async () => {
+  const { port, warnings } = await startLogged();
+  const answer = await fetch(`http://127.0.0.1:${port}/v2/`, { headers: { connection: 'close' } });
+  expect([answer.status, await answer.text()]).toEqual([400, expect.stringContaining('https://')]);
+  await until(() => warnings.length > 0);
+  expect(warnings).toEqual([{ reason: 'plain HTTP was spoken', remotes: ['127.0.0.1'], count: 1 }]);
+});
+
+it('why a handshake failed is told, also of a client that left in its middle', async () => {
+  const { port, warnings } = await startLogged();
+  const old = connectTls({
+    port,
+    host: '127.0.0.1',
+    maxVersion: 'TLSv1.1',
+    minVersion: 'TLSv1',
+    ciphers: 'ALL@SECLEVEL=0',
+  });
+  await once(old, 'error');
+  const distrustful = connectTls({ port, host: '127.0.0.1', ca: [] });
+  await once(distrustful, 'error');
+  await until(() => warnings.length > 1);
+  expect(warnings).toEqual([
+    { reason: expect.stringMatching(/version|protocol/), remotes: ['127.0.0.1'], count: 1 },
+    { reason: expect.stringContaining('does not trust'), remotes: ['127.0.0.1'], count: 1 },
+  ]);
+});
+
+it('who only looks whether the port is open is nothing to warn of', async () => {
+  const { port, warnings } = await startLogged();
+  const { socket, closed } = connect(port);
+  socket.destroy();
+  await closed;
+  await until(() => server?.connections === 0);
+  expect(warnings).toEqual([]);
 });

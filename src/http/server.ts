@@ -79,7 +79,7 @@ export interface RegistryServer {
 export async function createRegistryServer(options: RegistryServerOptions): Promise<RegistryServer> {
   const connections = new Connections();
   const limits = { ...HTTP_LIMITS, ...options.limits };
-  const handshakes = new Handshakes(limits.headersTimeoutMs);
+  const handshakes = new Handshakes(limits.headersTimeoutMs, options.log);
   const memory = options.bodyMemory ?? new BodyMemory();
   const writer = new BodyWriter(memory, options.meter, limits.bodyHeadersAfterMs);
   const shared = {
@@ -195,6 +195,12 @@ function createServer({ listener, app, connections, handshakes, limits, meter }:
     else socket.setTimeout(limits.idleTimeoutMs);
   });
   server.on('clientError', (error: NodeJS.ErrnoException, socket: Socket) => {
+    // Of a handshake, too, as Node has it.
+    if (tls !== undefined && !connections.has(socket)) {
+      meter.count('http_client_errors_total', { code: 'handshake' });
+      handshakes.fail(error, socket);
+      return;
+    }
     meter.count('http_client_errors_total', { code: faultOf(error.code) });
     refuse(error, socket, connections);
   });

@@ -1,0 +1,178 @@
+// What somebody expects who runs the program as a service: what it says when it cannot start, and of clients it cannot serve.
+import { copyFile, mkdir, readdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { connect } from 'node:tls';
+import { once } from 'node:events';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { stringify } from 'yaml';
+import { get } from '../support/client.ts';
+import { Entrepot, STARTER } from '../support/entrepot.ts';
+import { answers, Daemon, freePort, type RunResult, tryRun } from '../support/programs.ts';
+import { canShim, type Fault, SyscallShim } from '../support/syscall-shim.ts';
+import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
+
+const tlsFile = (name: string) => fileURLToPath(new URL(`../support/tls/${name}`, import.meta.url));
+const ONE_SENTENCE = /^entrepot: [^\n]+\n$/;
+
+let folder: string;
+
+beforeEach(async () => void (folder = await makeTempFolder('service')));
+afterEach(() => removeFolder(folder));
+
+describe('a port with TLS', () => {
+  it('answers 400 to who speaks plain HTTP, and tells in the log why handshakes fail', async () => {
+    const port = await freePort();
+    const tls = { certFile: tlsFile('server.pem'), keyFile: tlsFile('server.key') };
+    const entrepot = await Entrepot.start({ server: { listen: `127.0.0.1:${port}`, tls } }, { folder });
+    try {
+      for (const method of ['GET', 'POST']) {
+        const got = await get(`http://127.0.0.1:${port}/v2/`, { method, body: method === 'GET' ? '' : 'x' });
+        expect(got).toMatchObject({ status: 400, text: expect.stringContaining('https://') });
+      }
+      await once(connect({ port, host: '127.0.0.1', ca: [] }), 'error');
+    } finally {
+      await entrepot.stop();
+    }
+    const failures = entrepot
+      .logs()
+      .split('\n')
+      .filter(line => line.includes('TLS handshakes failed'))
+      .map(line => JSON.parse(line));
+    expect(failures).toContainEqual(
+      expect.objectContaining({ level: 'warn', reason: 'plain HTTP was spoken', remotes: ['127.0.0.1'] }),
+    );
+    expect(failures).toContainEqual(
+      expect.objectContaining({ reason: expect.stringContaining('does not trust the certificate') }),
+    );
+  });
+});
+
+async function withConfig(config: object, ...command: string[]): Promise<RunResult> {
+  const configFile = join(folder, 'config.yaml');
+  await writeFile(configFile, stringify(config));
+  return tryRun(process.execPath, [...STARTER, ...command, '--config', configFile], { timeoutMs: 60_000 });
+}
+
+describe('entrepot config check', () => {
+  it('finds all that serve would not start with, and serve says the same', async () => {
+    await writeFile(join(folder, 'not.pem'), 'x');
+    await copyFile(tlsFile('ca.pem'), join(folder, 'other.pem'));
+    const ports = { listen: `127.0.0.1:${await freePort()}`, opsListen: `127.0.0.1:${await freePort()}` };
+    const tls = { certFile: 'other.pem', keyFile: tlsFile('server.key') };
+    const files = {
+      server: { ...ports, tls },
+      kubernetes: { kubeconfig: 'absent.yaml' },
+      credentialProviders: { configFile: 'none.yaml', binDir: folder },
+      storage: { path: join(folder, 'store') },
+    };
+    for (const command of [['config', 'check'], ['serve']]) {
+      const { code, stderr } = await withConfig(files, ...command);
+      expect(code).toBe(2);
+      expect(stderr).toMatch(
+        /server\.tls: the key in .*server\.key is not that of the certificate in .*other\.pem/,
+      );
+      expect(stderr).toMatch(/kubernetes\.kubeconfig: .*absent\.yaml/);
+      expect(stderr).toMatch(/credentialProviders: .*none\.yaml/);
+    }
+    const authority = { upstreams: { 'up.example': { caFile: 'not.pem' } } };
+    const { code, stderr } = await withConfig(authority, 'config', 'check');
+    expect([code, stderr]).toEqual([2, expect.stringMatching(/caFile: .*not\.pem.* certificates \(PEM\)/)]);
+    expect(await readdir(folder)).not.toContain('store');
+    const right = { certFile: tlsFile('server.pem'), keyFile: tlsFile('server.key') };
+    expect(await withConfig({ server: { tls: right } }, 'config', 'check')).toMatchObject({ code: 0 });
+  });
+});
+
+describe('an unfit Node ends in one sentence', () => {
+  /** Runs `entrepot …`, before which `script` changes what the program sees of its Node. */
+  async function under(script: string, ...command: string[]): Promise<RunResult> {
+    const preload = join(folder, 'preload.cjs');
+    await writeFile(preload, script);
+    return tryRun(process.execPath, ['--require', preload, ...STARTER, ...command], { cwd: folder });
+  }
+
+  it('that is too old', async () => {
+    for (const version of ['18.20.8', '20.18.3', '22.13.0', '21.7.3']) {
+      const versions = `{ ...process.versions, node: '${version}' }`;
+      const { code, stdout, stderr } = await under(
+        `Object.defineProperty(process, 'versions', { value: ${versions} });
+         Object.defineProperty(process, 'version', { value: 'v${version}' });`,
+        '--version',
+      );
+      expect([code, stdout, stderr]).toEqual([1, '', expect.stringMatching(ONE_SENTENCE)]);
+      expect(stderr).toContain(`is v${version}`);
+      expect(stderr).toContain('it needs Node 20.19');
+    }
+  });
+
+  it('for which the driver of SQLite was not built', async () => {
+    const words =
+      "The module 'x.node'\\nwas compiled against a different Node.js version using\\nNODE_MODULE_VERSION 115. This " +
+      'version of Node.js requires\\nNODE_MODULE_VERSION 127.';
+    const { code, stderr } = await under(
+      `const load = process.dlopen;
+       process.dlopen = (module, file, ...more) => {
+         if (!file.includes('sqlite')) return load.call(process, module, file, ...more);
+         throw Object.assign(new Error("${words}"), { code: 'ERR_DLOPEN_FAILED' });
+       };`,
+      'images',
+    );
+    expect([code, stderr]).toEqual([1, expect.stringMatching(ONE_SENTENCE)]);
+    expect(stderr).toMatch(/NODE_MODULE_VERSION 115 and not 127; run npm ci/);
+  });
+});
+
+describe.skipIf(!canShim)('storage.path on a file system that cannot hold a store (gcc)', () => {
+  const cases: readonly (readonly [Omit<Fault, 'id' | 'path'>, RegExp])[] = [
+    [{ call: 'write', action: { fail: 'EROFS' } }, /no file can be written there \(EROFS/],
+    [{ call: 'sync', action: { fail: 'EINVAL' } }, /no file can be written there \(EINVAL/],
+    [{ call: 'rename', action: { fail: 'EPERM' } }, /no file can be renamed there \(EPERM/],
+    [
+      { call: 'file-lock', action: { fail: 'ENOLCK' } },
+      /has no locks that SQLite could use: put storage\.path on/,
+    ],
+    [{ call: 'map', action: { fail: 'ENODEV' } }, /maps no shared memory for SQLite: put storage\.path on/],
+  ];
+
+  it.each(cases)('is told at once, where %o', async (fault, reason) => {
+    const store = join(folder, 'store');
+    const shim = await SyscallShim.open(join(folder, 'shim'));
+    await shim.set({ id: 'fault', path: store, ...fault });
+    const configFile = join(folder, 'config.yaml');
+    await writeFile(configFile, stringify({ storage: { path: store }, server: { opsListen: false } }));
+    const run = async (...command: string[]) => {
+      const args = [...STARTER, ...command, '--config', configFile];
+      const { code, stderr } = await tryRun(process.execPath, args, { env: shim.env });
+      expect([code, stderr]).toEqual([1, expect.stringMatching(ONE_SENTENCE)]);
+      expect(stderr).toContain(`${store} (storage.path) cannot hold a store: `);
+      expect(stderr).toMatch(reason);
+    };
+    const startedMs = performance.now();
+    await run('serve');
+    // A lock would be waited for, for ten seconds.
+    expect(performance.now() - startedMs).toBeLessThan(8_000);
+    await run('pull', 'nginx');
+  });
+});
+
+it('a folder that can hold a store has nothing of the look left in it', async () => {
+  const opsListen = `127.0.0.1:${await freePort()}`;
+  const configFile = join(folder, 'config.yaml');
+  const store = join(folder, 'store');
+  await mkdir(store);
+  const server = { listen: `127.0.0.1:${await freePort()}`, opsListen };
+  await writeFile(configFile, stringify({ storage: { path: store }, server }));
+  const daemon = await Daemon.start({
+    program: process.execPath,
+    args: [...STARTER, 'serve', '--config', configFile],
+    cwd: folder,
+    isReady: () => answers(`http://${opsListen}/readyz`, 200),
+    readyTimeoutMs: 60_000,
+  });
+  try {
+    expect((await readdir(store)).filter(name => name.includes('probe'))).toEqual([]);
+  } finally {
+    await daemon.stop();
+  }
+});
