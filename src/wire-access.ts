@@ -96,7 +96,7 @@ export function requireEncryption(config: Config, tenants: Tenants): void {
 }
 
 /** The kubelet's plugins, if there are any; a ConfigError for what the kubelet would not start with either. */
-async function openPlugins(config: Config, log: Log): Promise<CredentialPlugins | undefined> {
+export async function openPlugins(config: Config, log: Log): Promise<CredentialPlugins | undefined> {
   const { credentialProviders, environment } = config;
   if (credentialProviders === undefined) return undefined;
   try {
@@ -166,8 +166,8 @@ function serviceName({ server }: Config): string {
   return externalUrl === undefined ? (serverNames[0] ?? 'entrepot') : new URL(externalUrl).host;
 }
 
-/** One policy object for each of the few names that are in use. */
-function verificationPolicies(config: Config): (upstream: UpstreamConfig) => VerificationPolicy {
+/** One policy object for each of the few names that are in use. A ConfigError for an allowlist that is none. */
+export function verificationPolicies(config: Config): (upstream: UpstreamConfig) => VerificationPolicy {
   type Written = Config['imagePullCredentialsVerificationPolicy'];
   const policies = new Map<string, VerificationPolicy>();
   const policyOf = (written: Written): VerificationPolicy => {

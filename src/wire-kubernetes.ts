@@ -90,7 +90,8 @@ export async function openCluster(config: Config, needs: ClusterNeeds): Promise<
   return { source, serviceAccounts };
 }
 
-async function clusterAccess({ kubernetes, environment }: Config): Promise<ClusterAccess> {
+/** A ConfigError when it cannot be read. */
+export async function clusterAccess({ kubernetes, environment }: Config): Promise<ClusterAccess> {
   try {
     const file = kubernetes?.kubeconfig;
     return file === undefined ? await inClusterAccess(environment) : await readKubeconfig(file);

@@ -1,4 +1,4 @@
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { copyFileSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -30,7 +30,7 @@ describe('config/entrepot.yaml', () => {
   it('is right, but for the files that its examples name, and two examples that exclude each other', async () => {
     const password = join(folder, 'password');
     writeFileSync(password, 'x');
-    writeFileSync(join(folder, 'ca.pem'), 'x');
+    copyFileSync(new URL('../../test/support/tls/ca.pem', import.meta.url), join(folder, 'ca.pem'));
     const file = join(folder, 'entrepot.yaml');
     writeFileSync(
       file,

@@ -1,4 +1,4 @@
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
@@ -106,7 +106,8 @@ describe('a configuration file', () => {
 
   it('names files relative to itself', async () => {
     mkdirSync(join(folder, 'certs'), { recursive: true });
-    writeFileSync(join(folder, 'certs/ca.pem'), 'PEM\n');
+    const ca = readFileSync(new URL('../../test/support/tls/ca.pem', import.meta.url), 'utf8');
+    writeFileSync(join(folder, 'certs/ca.pem'), ca);
     writeFileSync(join(folder, 'password'), 'hunter2\n');
     const config = await load(
       'storage: {path: data}\nupstreams: {quay.io: {caFile: certs/ca.pem, credentials: {username: u, passwordFile: password}}}',
@@ -114,7 +115,7 @@ describe('a configuration file', () => {
     expect(config.storage.path).toBe(join(folder, 'data'));
     expect(config.upstreams.get('quay.io')).toMatchObject({
       caFile: join(folder, 'certs/ca.pem'),
-      ca: 'PEM\n',
+      ca,
       credentials: { username: 'u', password: 'hunter2' },
     });
   });

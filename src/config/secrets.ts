@@ -1,3 +1,4 @@
+import { X509Certificate } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import type { LoginConfig, MirrorConfig, UpstreamConfig } from './config.ts';
 import type { Environment } from './environment.ts';
@@ -33,7 +34,7 @@ export class SecretReader {
       ),
       credentials: await this.#login(credentials, [...path, 'credentials']),
       caFile,
-      ca: caFile === undefined ? undefined : await this.#file(caFile, [...path, 'caFile']),
+      ca: caFile === undefined ? undefined : await this.#authorities(caFile, [...path, 'caFile']),
     };
   }
 
@@ -58,6 +59,13 @@ export class SecretReader {
         : await this.#file(passwordFile, [...path, 'passwordFile']);
     // Editors end a file with a line break; no registry's password does.
     return password === undefined ? undefined : { ...parsed, password: password.replace(/\r?\n$/, '') };
+  }
+
+  async #authorities(file: string, path: readonly PropertyKey[]): Promise<string | undefined> {
+    const text = await this.#file(file, path);
+    if (text === undefined || isCertificate(text)) return text;
+    this.#report({ path, value: file, message: 'expected a file that holds certificates (PEM)' });
+    return undefined;
   }
 
   #variable(name: string, path: readonly PropertyKey[]): string | undefined {
@@ -88,6 +96,15 @@ export class SecretReader {
       this.#report({ path, value: file, message: `cannot be read: ${messageOf(error)}` });
     }
     return undefined;
+  }
+}
+
+/** The first of them; TLS passes over what it cannot read, and then trusts nobody. */
+function isCertificate(text: string): boolean {
+  try {
+    return new X509Certificate(text).subject !== undefined;
+  } catch {
+    return false;
   }
 }
 

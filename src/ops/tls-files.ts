@@ -42,8 +42,7 @@ export class TlsFiles {
 
   /** Rejects when there is nothing to serve with: files that are missing, are no PEM, or don't belong together. */
   static async open(paths: TlsPaths, log: Log, lookEveryMs: number = LOOK_EVERY_MS): Promise<TlsFiles> {
-    const material = await read(paths);
-    check(material, paths);
+    const material = await readTls(paths);
     warnOfEnd(material, paths, log);
     return new TlsFiles(paths, material, log, lookEveryMs);
   }
@@ -72,9 +71,8 @@ export class TlsFiles {
   /** A pair of which only one is new yet is an error that passes; one that stays is said once. */
   async #look(renew: (material: TlsMaterial) => void): Promise<void> {
     try {
-      const material = await read(this.#paths);
+      const material = await readTls(this.#paths);
       if (material.cert === this.#current.cert && material.key === this.#current.key) return;
-      check(material, this.#paths);
       renew(material);
       this.#current = material;
       this.#complaint = undefined;
@@ -93,8 +91,11 @@ export class TlsFiles {
   }
 }
 
-async function read({ certFile, keyFile }: TlsPaths): Promise<TlsMaterial> {
+/** A certificate and its key. Rejects for files that are missing, are no PEM, or don't belong together. */
+export async function readTls(paths: TlsPaths): Promise<TlsMaterial> {
+  const { certFile, keyFile } = paths;
   const [cert, key] = await Promise.all([readFile(certFile, 'utf8'), readFile(keyFile, 'utf8')]);
+  check({ cert, key }, paths);
   return { cert, key };
 }
 
