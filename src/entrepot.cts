@@ -6,9 +6,26 @@
 // command line, so `npm start` says it too.
 //
 // libuv reads the size of its thread pool once, before the first ES module loads, so this starter is CommonJS: file
-// reads for many bodies at once need more than the four threads of the default.
-process.env['UV_THREADPOOL_SIZE'] ??= '16';
-import('./main.ts').catch((error: unknown) => {
+// reads for many bodies at once need more than the four threads of the default. It is also all that an older Node runs,
+// so it has no syntax that one would not know.
+const [major = 0, minor = 0] = process.versions.node.split('.').map(Number);
+// `engines` in package.json says the same.
+const isSupported = (major === 20 && minor >= 19) || (major === 22 && minor >= 14) || major > 22;
+
+if (!isSupported) {
+  fail(`it needs Node 20.19 or a later 20, or 22.14 or later; ${process.execPath} is ${process.version}`);
+}
+if (process.env['UV_THREADPOOL_SIZE'] === undefined) process.env['UV_THREADPOOL_SIZE'] = '16';
+
+import('./main.ts').catch(async (error: unknown) => {
+  const { installFault } = await import('./lib/install-fault.ts');
+  const fault = error instanceof Error ? installFault(error) : undefined;
+  if (fault !== undefined) fail(fault);
   console.error(error);
   process.exit(1);
 });
+
+function fail(reason: string): never {
+  console.error(`entrepot: ${reason}`);
+  process.exit(1);
+}

@@ -2,6 +2,7 @@ import { setImmediate } from 'node:timers/promises';
 import { EXIT } from './cli/command.ts';
 import { runProgram } from './cli/program.ts';
 import { ConfigError } from './config/problems.ts';
+import { installFault } from './lib/install-fault.ts';
 import { IndexUnusable } from './metadata/index-unusable.ts';
 import { OciError } from './oci/errors.ts';
 
@@ -39,6 +40,8 @@ function describe(error: unknown): string {
     return String(error);
   }
   if (error instanceof OciError) return error.reason;
+  const fault = installFault(error);
+  if (fault !== undefined) return fault;
   const isExpected = error instanceof ConfigError || error instanceof IndexUnusable || 'syscall' in error;
   return isExpected ? error.message : (error.stack ?? error.message);
 }

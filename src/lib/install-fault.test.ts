@@ -1,0 +1,38 @@
+import { expect, it } from 'vitest';
+import { installFault } from './install-fault.ts';
+
+it('a driver that was built for another Node is told in one sentence, with both versions and the remedy', () => {
+  const error = Object.assign(
+    new Error(
+      "The module '/app/node_modules/better-sqlite3/build/Release/better_sqlite3.node'\nwas compiled against a " +
+        'different Node.js version using\nNODE_MODULE_VERSION 115. This version of Node.js requires\n' +
+        'NODE_MODULE_VERSION 127. Please try re-compiling or re-installing\nthe module.',
+    ),
+    { code: 'ERR_DLOPEN_FAILED' },
+  );
+  const fault = installFault(error);
+  expect(fault).toMatch(/NODE_MODULE_VERSION 115 and not 127; run npm ci/);
+  expect(fault).toContain(process.version);
+  expect(fault).not.toContain('\n');
+});
+
+it('a driver that cannot be loaded for another reason is told with that, and a missing one as such', () => {
+  const linked = Object.assign(new Error('/x.node: version `GLIBC_2.38` not found\nmore'), {
+    code: 'ERR_DLOPEN_FAILED',
+  });
+  expect(installFault(linked)).toMatch(/GLIBC_2\.38` not found; run/);
+  expect(installFault(new Error('Could not locate the bindings file. Tried:\n → a\n → b'))).toMatch(
+    /not built.*run/,
+  );
+});
+
+it('a package that is missing is told with what brings it', () => {
+  const error = Object.assign(new Error("Cannot find package 'koa' imported from /app/dist/x.js\nmore"), {
+    code: 'ERR_MODULE_NOT_FOUND',
+  });
+  expect(installFault(error)).toMatch(/^it is not installed whole: run npm ci .*'koa'[^\n]*$/);
+});
+
+it('says nothing of other errors', () => {
+  expect(installFault(new Error('boom'))).toBeUndefined();
+});

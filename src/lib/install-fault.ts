@@ -1,0 +1,24 @@
+import { errorCode } from './error-code.ts';
+
+/**
+ * What is wrong with how the program was installed, in one sentence; `undefined` for any other error. A compiled part is
+ * good for one version of Node's binary interface, and missing where npm was told to run no scripts.
+ */
+export function installFault(error: Error): string | undefined {
+  const { message } = error;
+  const node = `${process.execPath} (${process.version})`;
+  const remedy = 'run npm ci, or npm rebuild, with the Node that runs Entrepot';
+  if (errorCode(error) === 'ERR_MODULE_NOT_FOUND') {
+    return `it is not installed whole: run npm ci where its package.json is (${message.split('\n', 1)[0]})`;
+  }
+  if (errorCode(error) === 'ERR_DLOPEN_FAILED') {
+    const [built, needed] = [...message.matchAll(/NODE_MODULE_VERSION (\d+)/g)].map(([, version]) => version);
+    const why =
+      built === undefined
+        ? message.split('\n', 1)[0]
+        : `it was built for another Node, with NODE_MODULE_VERSION ${built} and not ${needed ?? process.versions.modules}`;
+    return `the driver of SQLite cannot be loaded by ${node}: ${why}; ${remedy}`;
+  }
+  const isMissing = message.startsWith('Could not locate the bindings file');
+  return isMissing ? `the driver of SQLite was not built for ${node}: ${remedy}` : undefined;
+}
