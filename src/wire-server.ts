@@ -6,7 +6,9 @@ import { mayNameArch } from './config/repository-options.ts';
 import { createOpsServer, type OpsServer } from './http/ops-server.ts';
 import { createRegistryServer } from './http/server.ts';
 import { tokenHandler } from './http/token.ts';
+import type { Log } from './lib/log.ts';
 import type { Meter } from './lib/meter.ts';
+import { networkFileSystem, storageFault } from './metadata/storage-probe.ts';
 import { Opened } from './lib/opened.ts';
 import { SOCKET_FOLDER } from './lib/socket-folder.ts';
 import { OciError } from './oci/errors.ts';
@@ -17,6 +19,7 @@ import { tenantsDocument } from './tenants/tenants-document.ts';
 import { type Observers, openParts, type Parts } from './wire.ts';
 import { CREDENTIAL_KEY, requireEncryption } from './wire-access.ts';
 import { deedsTo } from './wire-audit.ts';
+import { checkFiles } from './wire-check.ts';
 import { beginSchedule, reportStore } from './wire-upkeep.ts';
 
 export interface ServerOptions extends Observers {
@@ -41,6 +44,8 @@ export async function startServer(config: Config, options: ServerOptions): Promi
   const opened = new Opened();
   let state: 'starting' | 'serving' | 'stopping' = 'starting';
   try {
+    await checkFiles(config, options.log);
+    await checkStorage(config, options.log);
     const { tls } = config.server;
     const certificate = tls && opened.add(await TlsFiles.open(tls, options.log));
     const parts = opened.add(
@@ -84,6 +89,15 @@ export async function startServer(config: Config, options: ServerOptions): Promi
     await opened.close(0);
     throw error;
   }
+}
+
+/** Rejects where no store can be kept, before anything is made there; warns where two machines could have one store. */
+async function checkStorage({ storage: { path } }: Config, log: Log): Promise<void> {
+  const fault = await storageFault(path);
+  if (fault !== undefined) throw fault;
+  const kind = await networkFileSystem(path);
+  if (kind === undefined) return;
+  log.warn({ path, kind }, 'the store is on a network file system: never let two machines use it');
 }
 
 /** Longer than any transaction of another Entrepot takes. Nothing can be pushed or kept, and soon nobody be proved. */

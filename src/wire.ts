@@ -26,6 +26,7 @@ import { openPrivateFolder } from './lib/private-folder.ts';
 import { SOCKET_FOLDER } from './lib/socket-folder.ts';
 import type { MetadataStore } from './metadata/metadata-store.ts';
 import { openSqliteMetadataStore } from './metadata/sqlite-metadata-store.ts';
+import { storageFault } from './metadata/storage-probe.ts';
 import { STATE_FILE, StoreIdentity } from './metadata/store-identity.ts';
 import type { Mirror } from './mirror/mirror.ts';
 import type { Digest } from './oci/digest.ts';
@@ -107,7 +108,8 @@ export async function openParts(
     return { ...parts, close: (deadlineMs = 0) => opened.close(deadlineMs) };
   } catch (error) {
     await opened.close(0);
-    throw error;
+    // What failed may be no more than the first thing that the file system has not.
+    throw (await storageFault(config.storage.path)) ?? error;
   }
 }
 

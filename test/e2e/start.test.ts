@@ -59,6 +59,6 @@ it('a data folder that is none is named', async () => {
   const { code, stderr } = await serve();
   expect([code, stderr]).toEqual([
     1,
-    expect.stringMatching(/^entrepot: [^\n]*\/store(?:\/store\.json)?'?\n$/),
+    expect.stringMatching(/^entrepot: \/[^\n]*\/store \(storage\.path\) cannot hold a store: [^\n]*\n$/),
   ]);
 });

@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -315,9 +316,15 @@ ssize_t sendfile64(int to, int from, off64_t *at, size_t size) {
 }
 
 static int is_write_lock(int command, void *argument) {
-  if (command != F_SETLK && command != F_SETLKW && command != F_OFD_SETLK) return 0;
   struct flock *lock = argument;
   return lock->l_type == F_WRLCK && lock->l_start == WAL_WRITE_LOCK;
+}
+static int is_lock(int command) {
+  return command == F_SETLK || command == F_SETLKW || command == F_OFD_SETLK;
+}
+static int lock_file(int (*real)(int, int, ...), int file, int command, void *argument) {
+  if (is_write_lock(command, argument)) ON_FILE("lock", file, real(file, command, argument), int);
+  return real(file, command, argument);
 }
 int fcntl(int file, int command, ...) {
   REAL(fcntl);
@@ -325,8 +332,8 @@ int fcntl(int file, int command, ...) {
   va_start(rest, command);
   void *argument = va_arg(rest, void *);
   va_end(rest);
-  if (!is_write_lock(command, argument)) return real(file, command, argument);
-  ON_FILE("lock", file, real(file, command, argument), int);
+  if (!is_lock(command)) return real(file, command, argument);
+  ON_FILE("file-lock", file, lock_file(real, file, command, argument), int);
 }
 int fcntl64(int file, int command, ...) {
   REAL(fcntl64);
@@ -334,6 +341,23 @@ int fcntl64(int file, int command, ...) {
   va_start(rest, command);
   void *argument = va_arg(rest, void *);
   va_end(rest);
-  if (!is_write_lock(command, argument)) return real(file, command, argument);
-  ON_FILE("lock", file, real(file, command, argument), int);
+  if (!is_lock(command)) return real(file, command, argument);
+  ON_FILE("file-lock", file, lock_file(real, file, command, argument), int);
+}
+
+// Allocators map memory, too, and before the shim is ready: what is no shared file goes to the kernel at once.
+static void *map(void *at, size_t size, int protection, int flags, int file, off_t offset) {
+  if (file >= 0 && (flags & MAP_SHARED) && concerns("map")) {
+    char path[600];
+    path_of(file, path, sizeof path);
+    struct outcome first = act("map", "before", path);
+    if (first.fails) return errno = first.fails, MAP_FAILED;
+  }
+  return (void *)syscall(SYS_mmap, at, size, protection, flags, file, offset);
+}
+void *mmap(void *at, size_t size, int protection, int flags, int file, off_t offset) {
+  return map(at, size, protection, flags, file, offset);
+}
+void *mmap64(void *at, size_t size, int protection, int flags, int file, off64_t offset) {
+  return map(at, size, protection, flags, file, offset);
 }

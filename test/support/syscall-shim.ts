@@ -16,7 +16,8 @@ export const canShim = process.platform === 'linux' && hasPrograms(COMPILER);
 
 /**
  * The kinds of calls: `write` is any positioned or plain write, `sync` fsync and fdatasync, `copy` what copies between files
- * in the kernel, `lock` the taking of SQLite's write lock, which is where a transaction that writes begins.
+ * in the kernel, `lock` the taking of SQLite's write lock, which is where a transaction that writes begins, `file-lock` that
+ * of any lock on a part of a file, `map` what maps a file into memory that is shared.
  */
 export type CallKind =
   | 'write'
@@ -28,7 +29,9 @@ export type CallKind =
   | 'truncate'
   | 'open'
   | 'copy'
-  | 'lock';
+  | 'lock'
+  | 'file-lock'
+  | 'map';
 
 export type FaultAction =
   /** The whole process stands still, as by SIGSTOP, until somebody sends SIGCONT. */

@@ -1,0 +1,114 @@
+import { randomUUID } from 'node:crypto';
+import { mkdir, open, rename, rm, statfs } from 'node:fs/promises';
+import { join } from 'node:path';
+import { syncFolder } from '../lib/atomic-file.ts';
+import { errorCode } from '../lib/error-code.ts';
+import { installFault } from '../lib/install-fault.ts';
+import { PRIVATE_FILE_MODE, PRIVATE_FOLDER_MODE } from '../lib/private-folder.ts';
+import { IndexUnusable } from './index-unusable.ts';
+import { Database } from './sqlite/driver.ts';
+
+/** What a full disk says: it holds what it holds. */
+const FULL: ReadonlySet<string | undefined> = new Set(['ENOSPC', 'EDQUOT', 'SQLITE_FULL']);
+
+const LOCAL = 'put storage.path on a local file system';
+
+/** File systems that several machines reach, by the number that Linux has for them (statfs(2)). */
+const NETWORK_FILE_SYSTEMS: ReadonlyMap<number, string> = new Map([
+  [0x6969, 'NFS'],
+  [0x517b, 'SMB'],
+  [0xfe534d42, 'SMB'],
+  [0xff534d42, 'CIFS'],
+  [0x01021997, '9p'],
+  [0x00c36400, 'Ceph'],
+  [0x5346414f, 'AFS'],
+  [0x0bd00bd0, 'Lustre'],
+  [0x47504653, 'GPFS'],
+]);
+
+/**
+ * Why a store cannot be kept in the folder `path`, which is made if it is not there; `undefined` if it can. A file is
+ * written, synced and renamed there, locked by SQLite, and mapped into shared memory by it, as the index will be: what
+ * a file system lacks of that, it would say in the middle of the work, or after ten seconds of waiting for a lock.
+ */
+export async function storageFault(path: string): Promise<IndexUnusable | undefined> {
+  const probe = join(path, `.probe-${randomUUID()}`);
+  const steps: readonly (readonly [fault: string, step: () => Promise<void> | void])[] = [
+    [
+      'the folder cannot be made',
+      async () => void (await mkdir(path, { recursive: true, mode: PRIVATE_FOLDER_MODE })),
+    ],
+    ['no file can be written there', () => write(probe)],
+    ['no file can be renamed there', () => rename(`${probe}.new`, probe)],
+    ['the folder cannot be synced', () => syncFolder(path)],
+    [`its file system has no locks that SQLite could use: ${LOCAL}`, () => lock(probe)],
+    [`its file system maps no shared memory for SQLite: ${LOCAL}`, () => share(probe)],
+  ];
+  try {
+    for (const [fault, step] of steps) {
+      const error = await failureOf(step);
+      if (error === undefined) continue;
+      if (FULL.has(errorCode(error)) || installFault(error) !== undefined) return undefined;
+      return new IndexUnusable(`${path} (storage.path) cannot hold a store: ${fault} (${error.message})`, {
+        cause: error,
+      });
+    }
+    return undefined;
+  } finally {
+    await Promise.all(
+      ['', '.new', '-wal', '-shm', '-journal'].map(end => rm(probe + end, { force: true }).catch(() => {})),
+    );
+  }
+}
+
+/** The kind of network file system that `path` is on; `undefined` for a local one, or where nobody knows. */
+export async function networkFileSystem(path: string): Promise<string | undefined> {
+  const { type } = await statfs(path);
+  // A number with its highest bit set comes out negative on some machines.
+  return NETWORK_FILE_SYSTEMS.get(type >>> 0);
+}
+
+async function failureOf(step: () => Promise<void> | void): Promise<Error | undefined> {
+  try {
+    await step();
+    return undefined;
+  } catch (error) {
+    return error instanceof Error ? error : new Error(String(error));
+  }
+}
+
+/** Nothing: what SQLite takes for an empty database. */
+async function write(probe: string): Promise<void> {
+  const file = await open(`${probe}.new`, 'wx', PRIVATE_FILE_MODE);
+  try {
+    await file.write('x');
+    await file.truncate(0);
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+}
+
+/** Nobody else has the file, so that a lock which is taken by another says that there are none. */
+function lock(probe: string): void {
+  const database = new Database(probe, { timeout: 0 });
+  try {
+    database.pragma('journal_mode = MEMORY');
+    database.exec('BEGIN EXCLUSIVE; COMMIT');
+  } finally {
+    database.close();
+  }
+}
+
+function share(probe: string): void {
+  const database = new Database(probe, { timeout: 0 });
+  try {
+    // The file was synced already: what is in it does not matter.
+    database.pragma('synchronous = OFF');
+    const mode = database.pragma('journal_mode = WAL', { simple: true });
+    if (mode !== 'wal') throw new Error(`SQLite stays in the mode ${String(mode)}`);
+    database.exec('CREATE TABLE probe (a)');
+  } finally {
+    database.close();
+  }
+}
