@@ -4,6 +4,7 @@ import type { Uploads } from './hosted/uploads.ts';
 import type { Log } from './lib/log.ts';
 import type { Meter } from './lib/meter.ts';
 import type { MetadataStore } from './metadata/metadata-store.ts';
+import { ImageRemoval } from './upkeep/image-removal.ts';
 import { Schedule } from './upkeep/schedule.ts';
 import { SurveyThread } from './upkeep/survey-thread.ts';
 import { Upkeep } from './upkeep/upkeep.ts';
@@ -16,21 +17,17 @@ export interface UpkeepParts {
   readonly meter: Meter;
 }
 
-/** Upkeep, and the survey that it and people look through; close the survey when done. Neither does anything unasked. */
+/** Upkeep, the survey that it and people look through, and removal; close the survey when done. None does anything unasked. */
 export function openUpkeep(
   config: Config,
   indexPath: string,
   { metadata, blobs, uploads, log, meter }: UpkeepParts,
-): { readonly upkeep: Upkeep; readonly survey: SurveyThread } {
+): { readonly upkeep: Upkeep; readonly survey: SurveyThread; readonly removal: ImageRemoval } {
   const { gcGracePeriodMs, keepUnfinishedForMs, scrubBytesPerSecond } = config.upkeep;
   const survey = new SurveyThread({ indexPath, storePath: config.storage.path });
+  const stores = { metadata, blobs, survey, rows: survey, log, meter };
   const upkeep = new Upkeep({
-    metadata,
-    blobs,
-    survey,
-    rows: survey,
-    log,
-    meter,
+    ...stores,
     gracePeriodMs: gcGracePeriodMs,
     keepUnfinishedMs: keepUnfinishedForMs,
     uploads,
@@ -38,7 +35,8 @@ export function openUpkeep(
     maxBytes: config.storage.maxBytes,
     bytesPerSecond: scrubBytesPerSecond,
   });
-  return { upkeep, survey };
+  const removal = new ImageRemoval({ ...stores, deletesHosted: config.hosted.delete });
+  return { upkeep, survey, removal };
 }
 
 /** What a server does of it by itself. */

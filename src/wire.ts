@@ -35,6 +35,7 @@ import { DEFAULT_TAG } from './oci/reference.ts';
 import type { Proof } from './oci/requester.ts';
 import type { Issuer } from './tenants/issuer.ts';
 import type { Tenants } from './tenants/tenant.ts';
+import type { ImageRemoval } from './upkeep/image-removal.ts';
 import type { SurveyThread } from './upkeep/survey-thread.ts';
 import type { Upkeep } from './upkeep/upkeep.ts';
 import type { Upstream } from './upstream/upstream.ts';
@@ -69,13 +70,12 @@ export interface Parts {
   readonly quota: Quota;
   readonly upkeep: Upkeep;
   readonly survey: SurveyThread;
+  readonly removal: ImageRemoval;
   readonly hostedHandlers: HostedHandlers;
   /** Asks upstream now what an image reference means, forgetting remembered failures. */
   refresh(reference: string): Promise<Digest>;
   /** Why the tenant may pull an image or not; `undefined` when there is no such tenant. */
   explain(reference: string, tenant: string): Promise<Explanation | undefined>;
-  /** Forgets a tag, a digest or a whole repository of a mirror; false when nothing of it was held. */
-  remove(reference: string): Promise<boolean>;
   /** Fills under way may take so long to reach a moment at which they can be suspended; then everything is closed. */
   close(deadlineMs?: number): Promise<void>;
 }
@@ -145,7 +145,7 @@ async function openOn(
   const uploads = opened.add(
     new Uploads({ blobs, metadata, log, quota, maxUploadsPerRequester: config.hosted.maxUploads }),
   );
-  const { upkeep, survey } = openUpkeep(config, indexPath, { metadata, blobs, uploads, log, meter });
+  const { upkeep, survey, removal } = openUpkeep(config, indexPath, { metadata, blobs, uploads, log, meter });
   opened.add(survey);
   const recordProof = async (proof: Proof): Promise<void> => {
     if (proof.outcome === 'granted') access.noteGranted(proof.credentialId);
@@ -155,7 +155,7 @@ async function openOn(
   const mirror = opened.add(openMirror(config, { upstreams, metadata, blobs, recordProof, log, meter }));
   opened.add({ close: followSecrets({ tenants, grants, mirror, log }) });
   const hosted = new Hosted({ blobs, metadata, log });
-  const removal = new Removal({ metadata, isEnabled: config.hosted.delete });
+  const deleting = new Removal({ metadata, isEnabled: config.hosted.delete });
   const publication = new Publication(metadata, quota, memory);
   const naming = namingOf(config, tenants);
   const cursors = new Cursors(await metadata.initSetting(CURSOR_KEY, randomBytes(32).toString('hex')));
@@ -175,7 +175,8 @@ async function openOn(
     quota,
     upkeep,
     survey,
-    hostedHandlers: hostedHandlers({ hosted, uploads, publication, removal, cursors }),
+    removal,
+    hostedHandlers: hostedHandlers({ hosted, uploads, publication, removal: deleting, cursors }),
     ...ofReferences({ naming, mirror, access, tenants }),
   };
 }
@@ -186,7 +187,7 @@ function ofReferences({
   mirror,
   access,
   tenants,
-}: Pick<Parts, 'naming' | 'mirror' | 'access' | 'tenants'>): Pick<Parts, 'refresh' | 'explain' | 'remove'> {
+}: Pick<Parts, 'naming' | 'mirror' | 'access' | 'tenants'>): Pick<Parts, 'refresh' | 'explain'> {
   return {
     refresh: async reference => {
       const { repository, tag = DEFAULT_TAG, digest } = mirroredBy(naming, reference);
@@ -195,10 +196,6 @@ function ofReferences({
     explain: async (reference, name) => {
       const tenant = tenants.find(name);
       return tenant && access.explain(tenant, naming.repositoryOf(reference).repository);
-    },
-    remove: async reference => {
-      const { repository, tag, digest } = mirroredBy(naming, reference);
-      return mirror.remove(repository, digest ?? tag);
     },
   };
 }

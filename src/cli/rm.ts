@@ -1,21 +1,91 @@
-import { type Command, CONFIG_OPTION, EXIT } from './command.ts';
+import type { Repository } from '../oci/repository.ts';
+import { CollectingStopped } from '../upkeep/collection.ts';
+import { type RemovedImage, RemovalRefused } from '../upkeep/image-removal.ts';
+import { sizeText } from './columns.ts';
+import { answer, type Command, CommandError, CONFIG_OPTION, EXIT, JSON_OPTION } from './command.ts';
 import { withParts } from './with-parts.ts';
 
-/** `entrepot rm`: forget mirrored content. */
+/** `entrepot rm`: take a tag, a digest or a repository away. */
 export const rm: Command = {
   name: 'rm',
-  summary: 'forget mirrored content; the next pull fetches it again',
-  description: 'Forgets a tag, a digest or a whole repository of a mirror; the next pull fetches it again.',
+  summary: 'remove a tag, a digest or a repository',
+  description:
+    'Removes a tag, a digest or a whole repository, beside a running server or without one. Of a mirror it is fetched ' +
+    'again by the next pull. Of a repository that lives here a tag goes alone, and what it means stays there under its ' +
+    'other tags and its digest; a digest goes with its tags. Disk space is freed by garbage collection or when it is ' +
+    'needed, with --purge at once. Exit code 1 when nothing of it was held, or when it is refused.',
   arguments: [{ name: '<reference>', description: 'image reference, such as docker.io/library/nginx:1.27' }],
-  options: [CONFIG_OPTION],
+  options: [
+    {
+      flags: '--force',
+      description: 'also what is pinned, a digest with its tags, and a whole repository that lives here',
+    },
+    {
+      flags: '--purge',
+      description:
+        "also the tag's manifest, unless another tag means it, with what is attached to it, and free at once what " +
+        'nothing else needs; not while an image that shares its layers is pushed',
+    },
+    JSON_OPTION,
+    CONFIG_OPTION,
+  ],
   examples: [
-    ['entrepot rm docker.io/library/nginx:1.27', 'forget this tag'],
-    ['entrepot rm docker.io/library/nginx', 'forget the repository'],
+    ['entrepot rm docker.io/library/nginx:1.27', 'forget this tag of a mirror'],
+    ['entrepot rm docker.io/library/nginx --purge', 'free what the whole repository takes'],
+    ['entrepot rm team-a/app:v1 --purge', 'delete an image that lives here'],
   ],
   run: async (input, io) => {
-    const [reference = ''] = input.arguments;
-    const wasHeld = await withParts(input, io, parts => parts.remove(reference));
-    io.out(`${reference}: ${wasHeld ? 'forgotten' : 'nothing of it is held'}\n`);
-    return wasHeld ? EXIT.done : EXIT.failed;
+    const [typed = ''] = input.arguments;
+    const run = { force: input.options['force'] === true, purge: input.options['purge'] === true };
+    return withParts(input, io, async ({ naming, removal }) => {
+      const { repository, tag, digest } = naming.repositoryOf(typed);
+      const removed = await removal.remove(repository, digest ?? tag, run).catch((error: unknown) => {
+        throw refusal(typed, error);
+      });
+      answer(input, io, toJson(typed, removed), text(typed, repository, removed, run.purge));
+      return removed === undefined ? EXIT.failed : EXIT.done;
+    });
   },
 };
+
+function refusal(typed: string, error: unknown): unknown {
+  if (error instanceof CollectingStopped) return new CommandError(`nothing can be purged: ${error.message}`);
+  if (!(error instanceof RemovalRefused)) return error;
+  const names = error.names.join(', ');
+  const why = {
+    disabled: 'deleting is switched off here (hosted.delete)',
+    pinned: `pinned as ${names}; --force removes it all the same`,
+    tagged: `its tags ${names} would go with it; --force removes them too`,
+    repository: 'a repository that lives here: name a tag or a digest; --force removes all of it',
+  } as const;
+  return new CommandError(`${typed}: ${why[error.reason]}`);
+}
+
+function toJson(typed: string, removed: RemovedImage | undefined): object {
+  if (removed === undefined) {
+    return { image: typed, digest: null, removedTags: [], otherTags: [], manifestHeld: false, freedBytes: 0 };
+  }
+  const { digest = null, removedTags, otherTags, isManifestHeld, freedBytes } = removed;
+  return { image: typed, digest, removedTags, otherTags, manifestHeld: isManifestHeld, freedBytes };
+}
+
+function text(
+  typed: string,
+  { upstream }: Repository,
+  removed: RemovedImage | undefined,
+  isPurged: boolean,
+): string {
+  if (removed === undefined) return `${typed}: nothing of it is held\n`;
+  const { digest, removedTags, otherTags, isManifestHeld, freedBytes } = removed;
+  const others = digest === undefined ? [] : removedTags.filter(tag => !typed.endsWith(`:${tag}`));
+  const parts = [
+    `${upstream === '' ? 'removed' : 'forgotten'}${others.length === 0 ? '' : `, with its tags ${others.join(', ')}`}`,
+  ];
+  if (otherTags.length > 0) parts.push(`${digest} is still there as ${otherTags.join(', ')}`);
+  else if (isManifestHeld && upstream === '') {
+    const hint = isPurged ? '' : ' (--purge removes it too)';
+    parts.push(`${digest} is still there by its digest alone${hint}`);
+  }
+  if (isPurged && !isManifestHeld) parts.push(`freed ${sizeText(freedBytes)}`);
+  return `${typed}: ${parts.join('; ')}\n`;
+}

@@ -49,10 +49,13 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(await store.readSetting('key')).toBeUndefined();
       expect(await store.readGrants(NGINX)).toEqual([]);
       expect(await store.listTags(NGINX, ALL)).toEqual({ entries: [], more: false });
+      expect(await store.listTagsOf(NGINX, digest, ALL)).toEqual({ entries: [], more: false });
+      expect(await store.listPinsOver(NGINX, digest)).toEqual([]);
       expect(await store.hasRepository(NGINX)).toBe(false);
       expect(await store.isLinked(NGINX, digest)).toBe(false);
       expect(await store.isClaimed('fill-1')).toBe(false);
       expect(await store.unlinkManifest(NGINX, digest)).toBe(false);
+      expect(await store.unlinkUnnamed(NGINX, digest)).toBe(true);
       expect(await store.unlinkBlob(NGINX, digest)).toBe(false);
       expect(await store.removeTag(NGINX, 'latest')).toBe(false);
       expect(await store.removeBlob(digest)).toBe(false);
@@ -274,6 +277,45 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect((await store.readTagged(OTHER, 'a'))?.manifest).toEqual(manifest);
     });
 
+    test('a manifest is unlinked as unnamed only when no tag, pin or manifest of its repository names it', async () => {
+      const [one, two] = [image('one'), image('two')];
+      const { digest } = one.manifest;
+      const index: ManifestView = {
+        ...two.view,
+        kind: 'index',
+        blobs: [],
+        manifests: [{ mediaType: MANIFEST_TYPE, digest, size: 1 }],
+      };
+      for (const repository of [NGINX, OTHER]) {
+        await store.putManifest(repository, one.manifest, one.view, { tag: 'v1', atMs: 1 });
+      }
+      await store.putManifest(NGINX, two.manifest, index, { tag: 'all', atMs: 1 });
+      await store.putPin(NGINX, digest);
+      expect(await store.unlinkUnnamed(NGINX, digest)).toBe(false);
+      await store.removeTag(NGINX, 'v1');
+      expect(await store.unlinkUnnamed(NGINX, digest)).toBe(false);
+      await store.removePin(NGINX, digest);
+      expect(await store.unlinkUnnamed(NGINX, digest)).toBe(false);
+      await store.unlinkManifest(NGINX, two.manifest.digest);
+      await store.putTag(OTHER, 'v2', { digest, checkedAtMs: 1 });
+      await store.linkBlob(NGINX, BLOB, 4);
+      expect(await store.isLinked(NGINX, digest)).toBe(true);
+      expect(await store.unlinkUnnamed(NGINX, digest)).toBe(true);
+      expect(await store.isLinked(NGINX, digest)).toBe(false);
+      expect(await store.readLinkedManifest(OTHER, digest)).toEqual(one.manifest);
+    });
+
+    test('the tags of a digest are those of one repository, paged in ASCII order', async () => {
+      const [digest, another] = [digestOf(Buffer.from('x')), digestOf(Buffer.from('y'))];
+      for (const tag of ['v1', 'latest', 'v2']) await store.putTag(NGINX, tag, { digest, checkedAtMs: 1 });
+      await store.putTag(NGINX, 'other', { digest: another, checkedAtMs: 1 });
+      await store.putTag(OTHER, 'v3', { digest, checkedAtMs: 1 });
+      const first = await store.listTagsOf(NGINX, digest, { limit: 2, after: undefined });
+      expect(first).toEqual({ entries: ['latest', 'v1'], more: true });
+      const rest = await store.listTagsOf(NGINX, digest, { limit: 2, after: 'v1' });
+      expect(rest).toEqual({ entries: ['v2'], more: false });
+    });
+
     test('a name in a manifest gives a size and proves nothing', async () => {
       const { manifest, view, blobs } = image('one');
       const layer = digestOrFail(blobs[1]);
@@ -409,6 +451,25 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(await store.listPins(NGINX)).toEqual([digest]);
       await store.removeRepository(NGINX);
       expect(await store.listPins(NGINX)).toEqual([]);
+    });
+
+    test('the pins over content are those of its repository that mean it or what names it there', async () => {
+      const [one, two] = [image('one'), image('two')];
+      const { digest } = one.manifest;
+      const children = [{ mediaType: MANIFEST_TYPE, digest, size: 1 }];
+      const index: ManifestView = { ...two.view, kind: 'index', blobs: [], manifests: children };
+      for (const repository of [NGINX, OTHER]) {
+        await store.putManifest(repository, one.manifest, one.view, { tag: 'v1', atMs: 1 });
+      }
+      await store.putManifest(NGINX, two.manifest, index, { tag: 'all', atMs: 1 });
+      for (const pin of ['all', 'other', two.manifest.digest]) await store.putPin(NGINX, pin);
+      await store.putPin(OTHER, 'v1');
+      const layer = digestOrFail(one.blobs[1]);
+      for (const under of [layer, digest, two.manifest.digest]) {
+        expect(await store.listPinsOver(NGINX, under)).toEqual(['all', two.manifest.digest]);
+      }
+      expect(await store.listPinsOver(OTHER, layer)).toEqual(['v1']);
+      expect(await store.listPinsOver(OTHER, two.manifest.digest)).toEqual([]);
     });
 
     describe('upkeep', () => {

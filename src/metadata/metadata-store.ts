@@ -167,6 +167,8 @@ export interface MetadataStore {
   ): Promise<readonly Lack[]>;
   /** Removes the Link and every tag of this repository that means it. False when there was none. */
   unlinkManifest(repository: Repository, digest: Digest): Promise<boolean>;
+  /** Removes the Link unless a tag, a pin or another manifest of this repository names it: false when one does. */
+  unlinkUnnamed(repository: Repository, digest: Digest): Promise<boolean>;
   /**
    * Manifests linked in this repository whose `subject`, as they are read here, is `subject`; by digest. With
    * `preloadedFor`, only those that are preloaded for one of these grantees.
@@ -193,6 +195,8 @@ export interface MetadataStore {
   removeTag(repository: Repository, tag: string): Promise<boolean>;
   /** In ASCII order; with `preloadedFor`, only those that mean a manifest preloaded for one of these grantees. */
   listTags(repository: Repository, page: Page, preloadedFor?: readonly string[]): Promise<Paged<string>>;
+  /** Those that mean the digest, in ASCII order. */
+  listTagsOf(repository: Repository, digest: Digest, page: Page): Promise<Paged<string>>;
 
   // Repositories.
 
@@ -263,6 +267,8 @@ export interface MetadataStore {
   removePin(repository: Repository, reference: string): Promise<boolean>;
   /** In ASCII order. */
   listPins(repository: Repository): Promise<readonly string[]>;
+  /** Those of this repository that keep the content: that mean it, or a manifest above it as it is read here. */
+  listPinsOver(repository: Repository, digest: Digest): Promise<readonly string[]>;
 
   // Tenants and the credentials that were issued to them: few, and read as a whole.
 

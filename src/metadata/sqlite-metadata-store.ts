@@ -220,6 +220,13 @@ class SqliteMetadataStore implements MetadataStore {
     });
   }
 
+  unlinkUnnamed(repository: Repository, digest: Digest) {
+    return this.#write(() => {
+      const id = this.#repositories.id(repository);
+      return id === undefined || this.#links.removeUnnamed(id, digest);
+    });
+  }
+
   listReferrers(
     repository: Repository,
     subject: Digest,
@@ -251,6 +258,10 @@ class SqliteMetadataStore implements MetadataStore {
 
   listTags(repository: Repository, page: Page, preloadedFor?: readonly string[]) {
     return this.#read(() => this.#tags.list(repository, page, preloadedFor));
+  }
+
+  listTagsOf(repository: Repository, digest: Digest, page: Page) {
+    return this.#read(() => this.#tags.listOf(repository, digest, page));
   }
 
   hasRepository(repository: Repository) {
@@ -404,6 +415,10 @@ class SqliteMetadataStore implements MetadataStore {
 
   listPins(repository: Repository) {
     return this.#read(() => this.#pins.list(repository));
+  }
+
+  listPinsOver(repository: Repository, digest: Digest) {
+    return this.#read(() => this.#pins.listOver(repository, digest));
   }
 
   listKnownTenants() {

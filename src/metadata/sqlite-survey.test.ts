@@ -132,6 +132,25 @@ test('what is known by its digest alone is found, and no part of another image',
   ]);
 });
 
+test('what is linked in a repository is found, as far as it is held', async () => {
+  const [one, two] = [image('one'), image('two')];
+  const [config, layer] = one.blobs;
+  if (config === undefined || layer === undefined) throw new Error('two blobs');
+  await store.putManifest(HOSTED, one.manifest, one.view, { tag: 'v1', atMs: 1 });
+  await store.putManifest(MIRRORED, two.manifest, two.view, { tag: 'v1', atMs: 1 });
+  await store.putBlob(config.digest, config.size, HOSTED);
+  await store.linkBlob(HOSTED, layer.digest, layer.size);
+  const found: unknown[] = [];
+  for await (const page of everything(after => survey.linked(HOSTED, after))) found.push(...page);
+  expect(found).toHaveLength(2);
+  expect(found).toEqual(
+    expect.arrayContaining([
+      { kind: 'manifest', digest: one.manifest.digest, size: one.manifest.bytes.byteLength },
+      { kind: 'blob', digest: config.digest, size: config.size },
+    ]),
+  );
+});
+
 test('damaged manifests, stale damage and digests without a row are found', async () => {
   const one = image('one');
   const wrong = { ...one.manifest, digest: LOOSE };

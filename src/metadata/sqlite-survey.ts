@@ -52,6 +52,11 @@ interface ImageRow {
   readonly is_found?: number;
 }
 
+interface LinkedRow extends Content {
+  /** `null` of what is not held. */
+  readonly size: number | null;
+}
+
 class SqliteSurvey implements Survey {
   readonly #connection: Connection;
   readonly #links: Statement<[{ repository: number; digest: string; sinceMs: number }], LinkRow>;
@@ -65,6 +70,7 @@ class SqliteSurvey implements Survey {
   readonly #hasRow: Statement<[{ digest: Digest }]>;
   readonly #tags: Statement<[{ upstream: string; name: string; tag: string }], ImageRow>;
   readonly #untagged: Statement<[{ repository: number; digest: string }], ImageRow>;
+  readonly #linked: Statement<[Repository & { digest: string; kind: string }], LinkedRow>;
   readonly #images: ImageRows;
 
   constructor(connection: Connection) {
@@ -143,6 +149,13 @@ class SqliteSurvey implements Survey {
       FROM links l JOIN repositories r ON r.id = l.repository_id
       WHERE (l.repository_id, l.digest) > (@repository, @digest) AND l.kind = 'manifest'
       ORDER BY l.repository_id, l.digest LIMIT ${ROWS_PER_PAGE}`);
+    this.#linked = connection.prepare(`
+      SELECT l.kind, l.digest, coalesce(b.size, m.size) AS size
+      FROM repositories r JOIN links l ON l.repository_id = r.id
+      LEFT JOIN blobs b ON b.digest = l.digest AND l.kind = 'blob'
+      LEFT JOIN manifests m ON m.digest = l.digest AND l.kind = 'manifest'
+      WHERE r.upstream = @upstream AND r.name = @name AND (l.digest, l.kind) > (@digest, @kind)
+      ORDER BY l.digest, l.kind LIMIT ${ROWS_PER_PAGE}`);
     this.#images = new ImageRows(connection);
   }
 
@@ -228,6 +241,16 @@ class SqliteSurvey implements Survey {
       rows,
       row => (row.is_found === 1 ? toImage(row) : undefined),
       row => joinCursor(row.repository_id, row.digest),
+    );
+  }
+
+  async linked({ upstream, name }: Repository, after?: string) {
+    const [digest, kind] = after === undefined ? ['', ''] : splitCursor(after);
+    const rows = await this.#all(this.#linked, { upstream, name, digest, kind });
+    return page(
+      rows,
+      row => (row.size === null ? undefined : { ...row, size: row.size }),
+      row => joinCursor(row.digest, row.kind),
     );
   }
 

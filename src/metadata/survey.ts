@@ -32,6 +32,8 @@ export interface Survey {
    * lists them, and they are attached to no other.
    */
   untagged(after?: string): Promise<Found<SurveyedImage>>;
+  /** What is linked in the repository and held. */
+  linked(repository: Repository, after?: string): Promise<Found<SizedContent>>;
   /** The manifest with everything under it as the repository reads it, held there or not; the named one first. */
   image(repository: Repository, digest: Digest): Promise<readonly SurveyedManifest[]>;
 }

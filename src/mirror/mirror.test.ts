@@ -16,7 +16,6 @@ import {
   type MirrorWorldOptions,
   readAll,
   repositoryOf,
-  UPSTREAM,
   whole,
 } from '../../test/support/mirror-world.ts';
 import { until } from '../../test/support/programs.ts';
@@ -193,8 +192,8 @@ describe('equal bytes with another Content-Type', () => {
         }
         expect(await world.metadata.namedSize(APP, image.config.digest)).toBe(image.config.size);
         expect(await world.metadata.namedSize(OTHER, image.config.digest)).toBeUndefined();
-        await world.mirror.remove(APP);
-        await world.mirror.remove(OTHER);
+        await world.metadata.removeRepository(APP);
+        await world.metadata.removeRepository(OTHER);
       }
     });
   }
@@ -584,24 +583,4 @@ it('what is served counts as used, so that room is made with what nobody has ask
     { kind: 'blob' as const, digest: layers[0]!.digest },
   ]);
   expect(await world.metadata.evict(contents, Date.now() + MINUTE_MS)).toEqual(contents.slice(0, 2));
-});
-
-describe('removing', () => {
-  it('a tag, a digest or a repository forgets it, and says whether it was there', async () => {
-    await start();
-    const image = version('a');
-    const layer = image.layers[0] ?? image.config;
-    upstream.add('app', image, '1.0');
-    await world.manifest('1.0');
-    await world.pull(layer.digest);
-    expect(await world.mirror.remove(APP, '1.0')).toBe(true);
-    expect(await world.mirror.remove(APP, '1.0')).toBe(false);
-    expect(await world.mirror.remove(APP, image.manifest.digest)).toBe(true);
-    expect(await world.mirror.remove(APP, layer.digest)).toBe(true);
-    upstream.requests.length = 0;
-    expect((await world.manifest('1.0')).outcome).not.toBe('hit');
-    expect(upstream.requests.length).toBeGreaterThan(0);
-    expect(await world.mirror.remove(APP)).toBe(true);
-    expect(await world.mirror.remove({ upstream: UPSTREAM, name: 'nothing' })).toBe(false);
-  });
 });

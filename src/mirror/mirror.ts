@@ -9,7 +9,7 @@ import type { FileBlobStore } from '../blobs/file-blob-store.ts';
 import type { Log } from '../lib/log.ts';
 import type { Meter } from '../lib/meter.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
-import { type Digest, isDigest } from '../oci/digest.ts';
+import type { Digest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import type {
   ManifestWant,
@@ -179,33 +179,11 @@ export class Mirror implements PullSource {
     await this.#metadata.announce('secrets');
   }
 
-  /**
-   * Forgets mirrored content: a tag, a digest (manifest or blob), or without `reference` the whole repository. False
-   * when there was none. The bytes go with the next garbage collection.
-   */
-  async remove(repository: Repository, reference?: string): Promise<boolean> {
-    const removed = await this.#remove(repository, reference);
-    await this.#metadata.announce('content');
-    return removed;
-  }
-
   /** Takes no new work, lets what is read finish within `deadlineMs`, and keeps what came of the rest. */
   async close(deadlineMs: number): Promise<void> {
     for (const stop of this.#unlisten) stop();
     await this.#fills.close(deadlineMs);
     await this.#asking.close(new OciError('UNAVAILABLE', { message: 'this server is stopping' }));
-  }
-
-  async #remove(repository: Repository, reference: string | undefined): Promise<boolean> {
-    if (reference === undefined) {
-      const existed = await this.#metadata.hasRepository(repository);
-      await this.#metadata.removeRepository(repository);
-      return existed;
-    }
-    if (!isDigest(reference)) return this.#metadata.removeTag(repository, reference);
-    const manifest = await this.#metadata.unlinkManifest(repository, reference);
-    const blob = await this.#metadata.unlinkBlob(repository, reference);
-    return manifest || blob;
   }
 
   #forgetFailures(repository?: Repository): void {

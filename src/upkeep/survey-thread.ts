@@ -63,6 +63,10 @@ export class SurveyThread implements StoreSurvey, RowRemoval {
     return this.#ask('untagged', parameters);
   }
 
+  linked(...parameters: Parameters<StoreSurvey['linked']>) {
+    return this.#ask('linked', parameters);
+  }
+
   image(...parameters: Parameters<StoreSurvey['image']>) {
     return this.#ask('image', parameters);
   }

@@ -64,6 +64,7 @@ async function openThreadWork({ indexPath, storePath }: SurveyPlace): Promise<Th
     withoutRow: digests => survey.withoutRow(digests),
     tags: after => survey.tags(after),
     untagged: after => survey.untagged(after),
+    linked: (repository, after) => survey.linked(repository, after),
     image: (repository, digest) => survey.image(repository, digest),
     strayFiles,
     unfinished: async () => {

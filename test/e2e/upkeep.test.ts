@@ -21,6 +21,7 @@ import {
 import { Entrepot } from '../support/entrepot.ts';
 import { FakeUpstream } from '../support/fake-upstream.ts';
 import { until } from '../support/programs.ts';
+import * as pushClient from '../support/push-client.ts';
 
 const UPSTREAM = 'up.example';
 
@@ -40,25 +41,11 @@ afterAll(async () => {
   await upstream.stop();
 });
 
-async function pushBlob(repository: string, blob: Content): Promise<void> {
-  const url = `${entrepot.url}/v2/${repository}/blobs/uploads/?digest=${blob.digest}`;
-  const got = await get(url, { method: 'POST', body: bytesOf(blob) });
-  expect(got.status).toBe(201);
-}
-
-async function putManifest(repository: string, reference: string, manifest: Content): Promise<void> {
-  const got = await get(`${entrepot.url}/v2/${repository}/manifests/${reference}`, {
-    method: 'PUT',
-    headers: { 'content-type': manifest.mediaType },
-    body: bytesOf(manifest),
-  });
-  expect(got.status).toBe(201);
-}
-
-async function push(repository: string, tag: string, image: Image): Promise<void> {
-  for (const blob of [image.config, ...image.layers]) await pushBlob(repository, blob);
-  await putManifest(repository, tag, image.manifest);
-}
+const pushBlob = (repository: string, blob: Content) => pushClient.pushBlob(entrepot.url, repository, blob);
+const putManifest = (repository: string, reference: string, manifest: Content) =>
+  pushClient.putManifest(entrepot.url, repository, reference, manifest);
+const push = (repository: string, tag: string, image: Image) =>
+  pushClient.pushImage(entrepot.url, repository, tag, image);
 
 async function pull(repository: string, content: Content): Promise<void> {
   const got = await get(`${entrepot.url}/v2/${repository}/blobs/${content.digest}?ns=${UPSTREAM}`);

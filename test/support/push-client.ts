@@ -1,7 +1,7 @@
 // Pushing blobs as a client does, from content that is never in memory as a whole.
 import { request } from 'node:http';
 import { get } from './client.ts';
-import type { Content } from './content.ts';
+import { bytesOf, type Content, type Image } from './content.ts';
 
 export interface SendOptions {
   /** First byte; default 0. */
@@ -57,4 +57,34 @@ export async function offsetOf(url: string): Promise<number> {
   const { status, headers } = await get(url);
   if (status !== 204) throw new Error(`no upload state: status ${status}`);
   return Number(headers['range']?.replace('0-', '')) + 1;
+}
+
+/** Pushes a small blob in one request. */
+export async function pushBlob(url: string, repository: string, blob: Content): Promise<void> {
+  const path = `/v2/${repository}/blobs/uploads/?digest=${blob.digest}`;
+  const { status } = await get(url + path, { method: 'POST', body: bytesOf(blob) });
+  if (status !== 201) throw new Error(`blob not pushed: status ${status}`);
+}
+
+/** Puts a manifest whose blobs are there, under a tag or its digest. */
+export async function putManifest(
+  url: string,
+  repository: string,
+  reference: string,
+  manifest: Content,
+): Promise<void> {
+  const headers = { 'content-type': manifest.mediaType };
+  const put = { method: 'PUT', headers, body: bytesOf(manifest) };
+  const { status } = await get(`${url}/v2/${repository}/manifests/${reference}`, put);
+  if (status !== 201) throw new Error(`manifest not put: status ${status}`);
+}
+
+export async function pushImage(
+  url: string,
+  repository: string,
+  reference: string,
+  { config, layers, manifest }: Image,
+): Promise<void> {
+  for (const blob of [config, ...layers]) await pushBlob(url, repository, blob);
+  await putManifest(url, repository, reference, manifest);
 }

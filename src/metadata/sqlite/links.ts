@@ -13,6 +13,8 @@ export class Links {
   readonly #selectNamedSize: Statement<[Repository & { digest: Digest }], { size: number }>;
   readonly #insert: Statement<[number, Digest, LinkKind, string | null, number, number]>;
   readonly #delete: Statement<[number, Digest, LinkKind]>;
+  readonly #deleteUnnamed: Statement<[{ id: number; digest: Digest }]>;
+  readonly #selectManifest: Statement<[number, Digest]>;
 
   constructor(connection: Connection) {
     this.#selectExists = connection.prepare(`
@@ -36,6 +38,15 @@ export class Links {
       ON CONFLICT DO UPDATE SET created_at_ms = excluded.created_at_ms, media_type = excluded.media_type`);
     this.#delete = connection.prepare(
       'DELETE FROM links WHERE repository_id = ? AND digest = ? AND kind = ?',
+    );
+    this.#deleteUnnamed = connection.prepare(`
+      DELETE FROM links AS l
+      WHERE l.repository_id = @id AND l.digest = @digest AND l.kind = 'manifest'
+        AND NOT EXISTS (SELECT 1 FROM tags t WHERE t.digest = @digest AND t.repository_id = @id)
+        AND NOT ${needs.isPinnedIn('@id', '@digest')}
+        AND NOT ${needs.isNamedIn('@id', '@digest')}`);
+    this.#selectManifest = connection.prepare(
+      "SELECT 1 FROM links WHERE repository_id = ? AND digest = ? AND kind = 'manifest'",
     );
   }
 
@@ -65,5 +76,11 @@ export class Links {
 
   remove(repositoryId: number, digest: Digest, kind: LinkKind): boolean {
     return this.#delete.run(repositoryId, digest, kind).changes > 0;
+  }
+
+  /** A manifest's, unless something in the repository names it: then false. */
+  removeUnnamed(id: number, digest: Digest): boolean {
+    this.#deleteUnnamed.run({ id, digest });
+    return this.#selectManifest.get(id, digest) === undefined;
   }
 }

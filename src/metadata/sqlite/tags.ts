@@ -28,6 +28,7 @@ export class Tags {
   readonly #selectTagged: Statement<[string, string, string], TaggedRow>;
   readonly #selectNames: Statement<[string, string, ...PageRange], { tag: string }>;
   readonly #selectPreloaded: Statement<[string, string, string, ...PageRange], { tag: string }>;
+  readonly #selectOf: Statement<[string, string, Digest, ...PageRange], { tag: string }>;
   readonly #upsert: Statement<[number, string, Digest, number]>;
   readonly #delete: Statement<[number, string]>;
   readonly #deleteOf: Statement<[number, Digest]>;
@@ -53,6 +54,10 @@ export class Tags {
       FROM repositories r JOIN tags t ON t.repository_id = r.id
       WHERE r.upstream = ? AND r.name = ? AND ${isPreloaded('r.id', 't.digest', '?')}
         AND t.tag > ? ORDER BY t.tag LIMIT ?`);
+    this.#selectOf = connection.prepare(`
+      SELECT t.tag
+      FROM repositories r JOIN tags t INDEXED BY tags_by_digest ON t.repository_id = r.id
+      WHERE r.upstream = ? AND r.name = ? AND t.digest = ? AND t.tag > ? ORDER BY t.tag LIMIT ?`);
     this.#upsert = connection.prepare(`
       INSERT INTO tags (repository_id, tag, digest, checked_at_ms) VALUES (?, ?, ?, ?)
       ON CONFLICT DO UPDATE SET digest = excluded.digest, checked_at_ms = excluded.checked_at_ms`);
@@ -84,6 +89,15 @@ export class Tags {
       preloadedFor === undefined
         ? this.#selectNames.all(upstream, name, ...range)
         : this.#selectPreloaded.all(upstream, name, JSON.stringify(preloadedFor), ...range);
+    return toPage(
+      page,
+      rows.map(row => row.tag),
+    );
+  }
+
+  /** Those that mean `digest`. */
+  listOf({ upstream, name }: Repository, digest: Digest, page: Page): Paged<string> {
+    const rows = this.#selectOf.all(upstream, name, digest, ...pageRange(page));
     return toPage(
       page,
       rows.map(row => row.tag),

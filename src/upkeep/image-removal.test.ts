@@ -1,0 +1,201 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import fc from 'fast-check';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { type FileBlobStore, openFileBlobStore } from '../blobs/file-blob-store.ts';
+import { steadyLease } from '../lib/lease.suite.ts';
+import { silentLog } from '../lib/log.ts';
+import { silentMeter } from '../lib/meter.ts';
+import type { MetadataStore } from '../metadata/metadata-store.ts';
+import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
+import { stopCollecting } from '../metadata/store-identity.ts';
+import { type Digest, digestOf } from '../oci/digest.ts';
+import { parseManifest } from '../oci/manifest.ts';
+import { OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST } from '../oci/media-types.ts';
+import type { Repository } from '../oci/repository.ts';
+import { CollectingStopped } from './collection.ts';
+import { ImageRemoval, RemovalRefused } from './image-removal.ts';
+import { SurveyThread } from './survey-thread.ts';
+
+const APP: Repository = { upstream: '', name: 'team/app' };
+const OTHER: Repository = { upstream: 'docker.io', name: 'library/nginx' };
+
+interface World {
+  readonly images: readonly { readonly repository: Repository; readonly layers: readonly string[] }[];
+  /** Each of some of the images. */
+  readonly indexes: readonly (readonly number[])[];
+  /** What each tag means: images, then indexes. */
+  readonly tags: readonly number[];
+  /** The tag that goes, or its digest. */
+  readonly removed: number;
+  readonly byDigest: boolean;
+}
+
+let folder: string;
+let metadata: MetadataStore;
+let blobs: FileBlobStore;
+let survey: SurveyThread;
+let removal: ImageRemoval;
+
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'entrepot-removal-'));
+  const indexPath = join(folder, 'index.db');
+  metadata = await openSqliteMetadataStore(indexPath, { log: silentLog });
+  blobs = await openFileBlobStore(folder, { log: silentLog });
+  survey = new SurveyThread({ indexPath, storePath: folder });
+  const stores = { metadata, blobs, survey, rows: survey, log: silentLog, meter: silentMeter };
+  removal = new ImageRemoval({ ...stores, deletesHosted: true });
+});
+
+afterEach(async () => {
+  await survey.close();
+  await blobs.close();
+  await metadata.close();
+  await rm(folder, { recursive: true });
+});
+
+async function putBlob(repository: Repository, text: string) {
+  const bytes = Buffer.from(text);
+  const digest = digestOf(bytes);
+  if ((await blobs.stat(digest)) === undefined) {
+    const ingest = await blobs.ingest(steadyLease('blob'), { digest });
+    await ingest.write([bytes]);
+    await ingest.commit(digest);
+    await ingest.close();
+  }
+  await metadata.putBlob(digest, bytes.length, repository);
+  return { digest, size: bytes.length };
+}
+
+async function putManifest(repository: Repository, document: object, mediaType: string): Promise<Digest> {
+  const bytes = Buffer.from(JSON.stringify({ schemaVersion: 2, mediaType, ...document }));
+  const manifest = { digest: digestOf(bytes), mediaType, bytes };
+  await metadata.putManifest(repository, manifest, parseManifest(bytes, mediaType), { atMs: 1 });
+  return manifest.digest;
+}
+
+async function putImage(repository: Repository, layers: readonly string[]): Promise<Digest> {
+  const config = { mediaType: OCI_CONFIG, ...(await putBlob(repository, `config of ${layers.join(' ')}`)) };
+  const named = [];
+  for (const layer of layers) named.push({ mediaType: OCI_LAYER, ...(await putBlob(repository, layer)) });
+  return putManifest(repository, { config, layers: named }, OCI_MANIFEST);
+}
+
+function putIndex(repository: Repository, children: readonly Digest[]): Promise<Digest> {
+  const manifests = children.map(digest => ({ mediaType: OCI_MANIFEST, digest, size: 1 }));
+  return putManifest(repository, { manifests }, OCI_INDEX);
+}
+
+const tag = (repository: Repository, name: string, digest: Digest) =>
+  metadata.putTag(repository, name, { digest, checkedAtMs: 1 });
+
+/** What a repository holds of an image, and whether that is all of it. */
+async function heldOf(repository: Repository, digest: Digest): Promise<readonly string[]> {
+  const manifests = await survey.image(repository, digest);
+  const contents = manifests.flatMap(manifest => [manifest, ...manifest.blobs]);
+  const onDisk = await Promise.all(contents.map(async ({ digest: each }) => blobs.stat(each)));
+  return contents.map(
+    (content, at) =>
+      `${content.digest} ${content.isHeld} ${'children' in content || onDisk[at] !== undefined}`,
+  );
+}
+
+async function filesLeft(): Promise<Digest[]> {
+  const digests: Digest[] = [];
+  for await (const { digest } of blobs.blobs()) digests.push(digest);
+  return digests.toSorted();
+}
+
+test('a child that another index lists stays, and goes with the last one', async () => {
+  const [one, two] = [await putImage(APP, ['shared', 'one']), await putImage(APP, ['shared', 'two'])];
+  await tag(APP, 'both', await putIndex(APP, [one, two]));
+  const rest = await putIndex(APP, [two]);
+  await tag(APP, 'rest', rest);
+  const before = await heldOf(APP, rest);
+  await removal.remove(APP, 'both', { purge: true });
+  expect(await metadata.isLinked(APP, one)).toBe(false);
+  expect(await heldOf(APP, rest)).toEqual(before);
+  await removal.remove(APP, 'rest', { purge: true });
+  expect(await filesLeft()).toEqual([]);
+});
+
+test('an index of indexes goes whole, in whatever order its parts are found', async () => {
+  const image = await putImage(APP, ['layer']);
+  const inner = await putIndex(APP, [image]);
+  await tag(APP, 'v1', await putIndex(APP, [image, inner]));
+  await removal.remove(APP, 'v1', { purge: true });
+  expect(await filesLeft()).toEqual([]);
+  expect(await metadata.hasRepository(APP)).toBe(false);
+});
+
+test('nothing is removed where the purge cannot be made', async () => {
+  await tag(APP, 'v1', await putImage(APP, ['layer']));
+  await stopCollecting(metadata, 'the index is new');
+  await expect(removal.remove(APP, 'v1', { purge: true })).rejects.toThrow(CollectingStopped);
+  expect(await metadata.readTag(APP, 'v1')).toBeDefined();
+});
+
+test('a mirrored blob is forgotten by its digest, and a pin over it refuses that', async () => {
+  const image = await putImage(OTHER, ['layer']);
+  const layer = digestOf(Buffer.from('layer'));
+  await metadata.putPin(OTHER, image);
+  await expect(removal.remove(OTHER, layer)).rejects.toThrow(RemovalRefused);
+  await metadata.removePin(OTHER, image);
+  expect(await removal.remove(OTHER, layer)).toMatchObject({ digest: layer, removedTags: [] });
+  expect(await removal.remove(OTHER, layer)).toBeUndefined();
+});
+
+test('a purge leaves every other image as it was, and no file that only the removed one had', async () => {
+  const layers = fc.uniqueArray(fc.constantFrom('a', 'b', 'c', 'd'), { minLength: 1, maxLength: 3 });
+  const image = fc.record({ repository: fc.constantFrom(APP, OTHER), layers });
+  const worlds: fc.Arbitrary<World> = fc.record({
+    images: fc.array(image, { minLength: 2, maxLength: 5 }),
+    indexes: fc.array(fc.uniqueArray(fc.nat(4), { minLength: 1, maxLength: 3 }), { maxLength: 3 }),
+    tags: fc.array(fc.nat(7), { minLength: 1, maxLength: 6 }),
+    removed: fc.nat(5),
+    byDigest: fc.boolean(),
+  });
+  const removeOne = async ({ images, indexes, tags, removed, byDigest }: World) => {
+    const manifests: { repository: Repository; digest: Digest }[] = [];
+    for (const each of images) {
+      manifests.push({ repository: each.repository, digest: await putImage(each.repository, each.layers) });
+    }
+    for (const children of indexes) {
+      const listed = children.flatMap(at =>
+        manifests[at]?.repository === APP ? [manifests[at].digest] : [],
+      );
+      if (listed.length > 0) manifests.push({ repository: APP, digest: await putIndex(APP, listed) });
+    }
+    const tagged = tags.flatMap((at, name) => {
+      const manifest = manifests[at];
+      return manifest === undefined ? [] : [{ ...manifest, name: `t${name}` }];
+    });
+    for (const { repository, name, digest } of tagged) await tag(repository, name, digest);
+    const target = tagged[removed % Math.max(1, tagged.length)];
+    fc.pre(target !== undefined);
+    const { repository, name, digest } = target;
+    const others = tagged.filter(
+      one => one !== target && !(byDigest && one.repository === repository && one.digest === digest),
+    );
+    const before = await Promise.all(others.map(one => heldOf(one.repository, one.digest)));
+    await removal.remove(repository, byDigest ? digest : name, { purge: true, force: true });
+    // An index whose child was removed by force lacks it from then on, and it alone.
+    const after = await Promise.all(others.map(one => heldOf(one.repository, one.digest)));
+    const isUnder = before.map(held => byDigest && held.some(content => content.startsWith(digest)));
+    expect(after.filter((_, at) => !isUnder[at])).toEqual(before.filter((_, at) => !isUnder[at]));
+    const needed = new Set<string>();
+    for (const { repository: place, digest: each } of manifests) {
+      if (!(await metadata.isLinked(place, each))) continue;
+      for (const manifest of await survey.image(place, each)) {
+        for (const blob of manifest.blobs) needed.add(blob.digest);
+      }
+    }
+    expect((await filesLeft()).filter(file => !needed.has(file))).toEqual([]);
+  };
+  const clear = async () => {
+    for (const place of [APP, OTHER]) await removal.remove(place, undefined, { purge: true, force: true });
+    expect(await filesLeft()).toEqual([]);
+  };
+  await fc.assert(fc.asyncProperty(worlds, removeOne).afterEach(clear), { numRuns: 25 });
+});

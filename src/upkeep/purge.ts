@@ -1,0 +1,132 @@
+import { CollectingStopped } from './collection.ts';
+import { WAYS_OUT, whyNotCollected } from '../metadata/store-identity.ts';
+import type { SizedContent, SurveyedManifest } from '../metadata/survey.ts';
+import type { Digest } from '../oci/digest.ts';
+import { signatureTags } from '../oci/reference.ts';
+import type { Repository } from '../oci/repository.ts';
+import { removeContents } from './removal.ts';
+import { inSteps } from './steps.ts';
+import type { Stores } from './stores.ts';
+
+/** No grace period: who asks for a purge says that nobody is at it. */
+const WHENEVER = Number.POSITIVE_INFINITY;
+const REFERRERS_PAGE = 100;
+
+/** What a purge took. */
+export interface Purged {
+  readonly freedBytes: number;
+  /** Of signatures, which only their name attaches to the image. */
+  readonly tags: readonly string[];
+}
+
+/**
+ * Frees at once what a removed image alone had. Every step decides in its own transaction whether something needs the
+ * content; only a push that is between its blobs and its manifest may find that one of these blobs is gone.
+ */
+export class Purge {
+  readonly #stores: Stores;
+
+  constructor(stores: Stores) {
+    this.#stores = stores;
+  }
+
+  /** CollectingStopped where the index may not know all that is held. */
+  async permit(): Promise<void> {
+    const reason = await whyNotCollected(this.#stores.metadata);
+    if (reason !== undefined) throw new CollectingStopped(`${reason}; ${WAYS_OUT}`);
+  }
+
+  /**
+   * An image that the survey found before its name was removed, with what is attached to it: as far as no other tag, pin
+   * or manifest of the repository names it.
+   */
+  async image(repository: Repository, manifests: readonly SurveyedManifest[]): Promise<Purged> {
+    const unlinking = new Unlinking(this.#stores, repository);
+    await unlinking.run(manifests);
+    const { removed, tags } = unlinking;
+    const blobs = new Map(removed.flatMap(manifest => manifest.blobs).map(blob => [blob.digest, blob]));
+    const held = [...blobs.values()].filter(blob => blob.isHeld);
+    await inSteps(held, undefined, step =>
+      this.#stores.rows.expireLinks(
+        step.map(({ digest }) => ({ repository, digest })),
+        WHENEVER,
+      ),
+    );
+    const freedBytes = await this.contents([
+      ...removed.map(({ digest, size }) => ({ kind: 'manifest' as const, digest, size })),
+      ...held.map(({ digest, size }) => ({ kind: 'blob' as const, digest, size })),
+    ]);
+    return { freedBytes, tags };
+  }
+
+  /** Of `contents`, which were linked in a repository that is removed. How many bytes it freed. */
+  async contents(contents: readonly SizedContent[]): Promise<number> {
+    const { rows } = this.#stores;
+    let freedBytes = 0;
+    // Manifests first: what they name is needed until they are gone.
+    const order = contents.toSorted((one, other) => other.kind.localeCompare(one.kind));
+    await removeContents(this.#stores, order, {
+      removeRows: step => rows.removeUnneeded(step, WHENEVER),
+      onRemoved: removed => {
+        freedBytes += removed.reduce((sum, { size }) => sum + size, 0);
+      },
+      signal: undefined,
+    });
+    return freedBytes;
+  }
+}
+
+/** Takes the manifests of one image out of its repository. */
+class Unlinking {
+  readonly removed: SurveyedManifest[] = [];
+  readonly tags: string[] = [];
+  readonly #stores: Stores;
+  readonly #repository: Repository;
+
+  constructor(stores: Stores, repository: Repository) {
+    this.#stores = stores;
+    this.#repository = repository;
+  }
+
+  /** Again and again, as long as it gets any further: a manifest goes after all that name it. */
+  async run(manifests: readonly SurveyedManifest[]): Promise<void> {
+    const { metadata } = this.#stores;
+    for (let left = manifests; left.length > 0; ) {
+      const kept: SurveyedManifest[] = [];
+      const attached: SurveyedManifest[] = [];
+      for (const manifest of left) {
+        if (await metadata.unlinkUnnamed(this.#repository, manifest.digest)) {
+          this.removed.push(manifest);
+          attached.push(...(await this.#attachedTo(manifest.digest)));
+        } else if (manifest === manifests[0]) {
+          // It is there for all that is below it.
+          return;
+        } else {
+          kept.push(manifest);
+        }
+      }
+      if (kept.length === left.length) return;
+      left = [...kept, ...attached];
+    }
+  }
+
+  /** Signatures, SBOMs and the like. */
+  async #attachedTo(subject: Digest): Promise<readonly SurveyedManifest[]> {
+    const { metadata, survey } = this.#stores;
+    const digests: Digest[] = [];
+    for (let after: string | undefined; ; after = digests.at(-1)) {
+      const page = { limit: REFERRERS_PAGE, after };
+      const { entries, more } = await metadata.listReferrers(this.#repository, subject, undefined, page);
+      digests.push(...entries.map(({ digest }) => digest));
+      if (!more) break;
+    }
+    for (const tag of signatureTags(subject)) {
+      const row = await metadata.readTag(this.#repository, tag);
+      if (row === undefined) continue;
+      await metadata.removeTag(this.#repository, tag);
+      this.tags.push(tag);
+      digests.push(row.digest);
+    }
+    return (await Promise.all(digests.map(digest => survey.image(this.#repository, digest)))).flat();
+  }
+}

@@ -1,0 +1,187 @@
+// entrepot rm, beside a running server: what goes, what is refused, and what is freed.
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, beforeAll, expect, it } from 'vitest';
+import { get } from '../support/client.ts';
+import { type Content, type Image, imageOf, indexOf, randomBlob } from '../support/content.ts';
+import { Entrepot } from '../support/entrepot.ts';
+import { FakeUpstream } from '../support/fake-upstream.ts';
+import { until } from '../support/programs.ts';
+import { pushImage, putManifest } from '../support/push-client.ts';
+
+const UPSTREAM = 'up.example';
+
+let upstream: FakeUpstream;
+let entrepot: Entrepot;
+
+beforeAll(async () => {
+  upstream = await FakeUpstream.start();
+  entrepot = await Entrepot.start({
+    upstreams: { [UPSTREAM]: { url: upstream.url, freshFor: 'forever' } },
+    hosted: { prefixes: ['team'], anonymous: 'push' },
+  });
+});
+
+afterAll(async () => {
+  await entrepot.remove();
+  await upstream.stop();
+});
+
+const imageFor = (...seeds: string[]): Image => imageOf(seeds.map(seed => randomBlob(20_000, `rm ${seed}`)));
+const push = (repository: string, tag: string, image: Image) =>
+  pushImage(entrepot.url, repository, tag, image);
+const rm = (...args: string[]) => entrepot.command('rm', ...args);
+
+/** The status of a manifest: of a hosted repository, or without its upstream of a mirrored one. */
+async function statusOf(repository: string, reference: string, ns = ''): Promise<number> {
+  const accept = 'application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json';
+  const url = `${entrepot.url}/v2/${repository}/manifests/${reference}${ns && `?ns=${ns}`}`;
+  return (await get(url, { headers: { accept } })).status;
+}
+
+const isOnDisk = ({ digest }: Content) =>
+  existsSync(join(entrepot.folder, 'store', 'blobs', 'sha256', digest.slice(7, 9), digest.slice(7)));
+
+async function mirror(repository: string, image: Image): Promise<void> {
+  upstream.add(repository, image, 'v1');
+  expect((await entrepot.command('pull', `${UPSTREAM}/${repository}:v1`)).code).toBe(0);
+}
+
+it('removes a hosted tag alone, and says which other tags mean its digest', async () => {
+  const image = imageFor('tags');
+  const { digest } = image.manifest;
+  for (const tag of ['v1', 'v1.0', 'latest']) await push('team/app', tag, image);
+  expect(await rm('team/app:v1')).toEqual({
+    code: 0,
+    stdout: `team/app:v1: removed; ${digest} is still there as latest, v1.0\n`,
+    stderr: '',
+  });
+  expect(await statusOf('team/app', 'v1')).toBe(404);
+  expect(await statusOf('team/app', 'latest')).toBe(200);
+  expect(JSON.parse((await rm('team/app:v1.0', '--json')).stdout)).toEqual({
+    image: 'team/app:v1.0',
+    digest,
+    removedTags: ['v1.0'],
+    otherTags: ['latest'],
+    manifestHeld: true,
+    freedBytes: 0,
+  });
+  expect((await rm('team/app:latest')).stdout).toBe(
+    `team/app:latest: removed; ${digest} is still there by its digest alone (--purge removes it too)\n`,
+  );
+  expect(await statusOf('team/app', digest)).toBe(200);
+  expect(await rm('team/app:latest')).toMatchObject({
+    code: 1,
+    stdout: 'team/app:latest: nothing of it is held\n',
+  });
+});
+
+it('removes by its digest what tags mean, or a whole hosted repository, with --force alone', async () => {
+  const image = imageFor('by digest');
+  const name = `team/digest@${image.manifest.digest}`;
+  for (const tag of ['v1', 'v2']) await push('team/digest', tag, image);
+  expect(await rm(name)).toMatchObject({ code: 1, stdout: '', stderr: expect.stringContaining('v1, v2') });
+  expect(await statusOf('team/digest', 'v1')).toBe(200);
+  expect((await rm(name, '--force')).stdout).toBe(`${name}: removed, with its tags v1, v2\n`);
+  expect(await statusOf('team/digest', 'v1')).toBe(404);
+
+  await push('team/whole', 'v1', imageFor('whole'));
+  expect(await rm('team/whole')).toMatchObject({ code: 1, stderr: expect.stringContaining('--force') });
+  expect(await statusOf('team/whole', 'v1')).toBe(200);
+  expect((await rm('team/whole', '--force')).stdout).toBe('team/whole: removed\n');
+  expect(await statusOf('team/whole', 'v1')).toBe(404);
+});
+
+it('refuses what is pinned, and what belongs to it, without --force, which ends the pin too', async () => {
+  const [amd64, arm64] = [imageFor('pinned amd64'), imageFor('pinned arm64')];
+  await push('team/pinned', amd64.manifest.digest, amd64);
+  await push('team/pinned', arm64.manifest.digest, arm64);
+  await putManifest(entrepot.url, 'team/pinned', 'v1', indexOf([amd64, arm64]).manifest);
+  const mirrored = `${UPSTREAM}/pinned:v1`;
+  await mirror('pinned', imageFor('pinned mirror'));
+  for (const name of ['team/pinned:v1', mirrored]) {
+    expect((await entrepot.command('pin', name)).code).toBe(0);
+    const refused = { code: 1, stdout: '', stderr: expect.stringMatching(/pinned.*--force/) };
+    expect(await rm(name)).toMatchObject(refused);
+    expect(await rm(name.replace(':v1', ''))).toMatchObject(refused);
+  }
+  const child = `team/pinned@${arm64.manifest.digest}`;
+  expect(await rm(child)).toMatchObject({ code: 1, stderr: expect.stringContaining('pinned as v1') });
+  expect((await rm('team/pinned:v1', '--force')).code).toBe(0);
+  expect((await rm(mirrored, '--force')).code).toBe(0);
+  // The next that is called so is no heir of the pin.
+  await mirror('pinned', imageFor('pinned mirror'));
+  expect((await rm(mirrored)).code).toBe(0);
+});
+
+it('frees with --purge what the image alone had, at once, and nothing else', async () => {
+  const [shared, own] = ['purge shared', 'purge own'].map(seed => randomBlob(20_000, seed));
+  const [kept, gone] = [imageOf([shared!]), imageOf([shared!, own!])];
+  const index = indexOf([gone]);
+  await push('team/purge', 'kept', kept);
+  await push('team/purge', gone.manifest.digest, gone);
+  for (const tag of ['v1', 'v2']) await putManifest(entrepot.url, 'team/purge', tag, index.manifest);
+  const waiting = randomBlob(20_000, 'a push is under way');
+  await push('team/waiting', 'v1', imageOf([waiting]));
+
+  expect((await rm('team/purge:v1', '--purge')).stdout).toBe(
+    `team/purge:v1: removed; ${index.manifest.digest} is still there as v2\n`,
+  );
+  expect(await statusOf('team/purge', gone.manifest.digest)).toBe(200);
+  expect((await rm('team/purge:v2', '--purge')).stdout).toMatch(
+    /^team\/purge:v2: removed; freed 2\d\.\d KiB\n$/,
+  );
+  for (const { manifest } of [index, gone]) {
+    expect(await statusOf('team/purge', manifest.digest)).toBe(404);
+  }
+  expect([shared!, own!, gone.config, waiting].map(isOnDisk)).toEqual([true, false, false, true]);
+  expect(await statusOf('team/purge', 'kept')).toBe(200);
+});
+
+it('frees with --purge a mirrored image or repository, which is fetched again when it is asked for', async () => {
+  for (const [repository, name] of [
+    ['purge/tag', `${UPSTREAM}/purge/tag:v1`],
+    ['purge/all', `${UPSTREAM}/purge/all`],
+  ] as const) {
+    const image = imageFor(repository);
+    await mirror(repository, image);
+    await until('the layer to be held', 10_000, async () => isOnDisk(image.layers[0]!));
+    expect((await rm(name, '--purge')).stdout).toMatch(/: forgotten; freed 2\d\.\d KiB\n$/);
+    expect(isOnDisk(image.layers[0]!)).toBe(false);
+    expect(await statusOf(repository, 'v1', UPSTREAM)).toBe(200);
+  }
+});
+
+it('takes what is attached to an image along with --purge, and leaves what others need', async () => {
+  const image = imageFor('signed');
+  const signature = imageOf([randomBlob(1_000, 'rm signature')], {
+    subject: image.manifest,
+    artifactType: 'application/vnd.example.signature',
+  });
+  const tagged = imageFor('cosign');
+  const tag = image.manifest.digest.replace(':', '-').concat('.sig');
+  await push('team/signed', 'v1', image);
+  await push('team/signed', signature.manifest.digest, signature);
+  await push('team/signed', tag, tagged);
+  expect((await rm('team/signed:v1', '--purge')).code).toBe(0);
+  for (const { manifest, layers } of [image, signature, tagged]) {
+    expect(await statusOf('team/signed', manifest.digest)).toBe(404);
+    expect(isOnDisk(layers[0]!)).toBe(false);
+  }
+});
+
+it('removes nothing that lives here where deleting is switched off', async () => {
+  const closed = await Entrepot.start({
+    hosted: { prefixes: ['team'], anonymous: 'push', delete: false },
+  });
+  try {
+    await pushImage(closed.url, 'team/app', 'v1', imageFor('closed'));
+    expect(await closed.command('rm', 'team/app:v1', '--force')).toMatchObject({
+      code: 1,
+      stderr: expect.stringContaining('hosted.delete'),
+    });
+    expect((await get(`${closed.url}/v2/team/app/manifests/v1`)).status).toBe(200);
+  } finally {
+    await closed.remove();
+  }
+});
