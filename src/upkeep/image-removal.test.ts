@@ -1,7 +1,7 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import fc from 'fast-check';
+import * as fc from 'fast-check';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { type FileBlobStore, openFileBlobStore } from '../blobs/file-blob-store.ts';
 import { steadyLease } from '../lib/lease.suite.ts';
