@@ -154,7 +154,7 @@ function waiting({ waitingFor }: Parts['tenants']): string | undefined {
 /** For `entrepot explain`: what is wrong with the question is an answer too. */
 async function explained(parts: Parts, query: URLSearchParams): Promise<ExplainAnswer> {
   try {
-    const explanation = await parts.explain(query.get('reference') ?? '', query.get('tenant') ?? '');
+    const explanation = await parts.explain(query.get('reference') ?? '', query.get('tenant') ?? undefined);
     return { explanation: explanation ?? null };
   } catch (error) {
     if (error instanceof OciError || error instanceof InvalidReference) return { problem: error.message };

@@ -92,7 +92,7 @@ describe('what upstream refused', () => {
       const [tenant] = parts.tenants.list();
       if (tenant === undefined) throw new Error('team-a is a tenant');
       const repository = { upstream: 'up.example', name: 'app' };
-      const right = await parts.access.tenantRight(tenant, repository);
+      const right = await parts.access.rightOf(tenant, repository);
       await expect(parts.mirror.manifest(repository, '1', right, ANYTHING)).rejects.toThrow(
         'manifest unknown',
       );

@@ -74,8 +74,8 @@ export interface Parts {
   readonly hostedHandlers: HostedHandlers;
   /** Asks upstream now what an image reference means, forgetting remembered failures. */
   refresh(reference: string): Promise<Digest>;
-  /** Why the tenant may pull an image or not; `undefined` when there is no such tenant. */
-  explain(reference: string, tenant: string): Promise<Explanation | undefined>;
+  /** Why the tenant, or without one anybody, may pull an image or not; `undefined` when there is no such tenant. */
+  explain(reference: string, tenant: string | undefined): Promise<Explanation | undefined>;
   /** Fills under way may take so long to reach a moment at which they can be suspended; then everything is closed. */
   close(deadlineMs?: number): Promise<void>;
 }
@@ -194,8 +194,18 @@ function ofReferences({
       return mirror.refresh(repository, digest ?? tag, await access.operatorRight(repository));
     },
     explain: async (reference, name) => {
-      const tenant = tenants.find(name);
-      return tenant && access.explain(tenant, naming.repositoryOf(reference).repository);
+      const tenant = name === undefined ? undefined : tenants.find(name);
+      if (name !== undefined && tenant === undefined) return undefined;
+      const { repository, tag = DEFAULT_TAG, digest } = naming.repositoryOf(reference);
+      const explanation = await access.explain(tenant, repository);
+      if (repository.upstream === '') return explanation;
+      const right = await access.rightOf(tenant, repository).catch((error: unknown) => {
+        // Whoever may not pull it at all has been told so.
+        if (error instanceof OciError) return undefined;
+        throw error;
+      });
+      const outlook = right === undefined ? [] : await mirror.explain(repository, digest ?? tag, right);
+      return { ...explanation, conclusions: [...explanation.conclusions, ...outlook] };
     },
   };
 }

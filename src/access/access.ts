@@ -25,7 +25,7 @@ import { HostedRights, type HostedRules } from './hosted-rights.ts';
 import { Identification } from './identification.ts';
 import { type Identity, requesterOfIdentity } from './identity.ts';
 import { MirroredRights, type UpstreamRule } from './mirrored-rights.ts';
-import { type Principal, requesterOf } from './principal.ts';
+import { type Principal, principalFor, requesterOf } from './principal.ts';
 import { CATALOG_SCOPE, type Scope } from './scope.ts';
 import type { IssuedToken, TokenClaims, Tokens } from './tokens.ts';
 import { ACTIONS, type Action, type Sender, type Visitor } from './visitor.ts';
@@ -138,18 +138,19 @@ export class Access {
     return this.#parts.mirrored.operator(repository);
   }
 
-  /** The right of a tenant on whose behalf the one who runs this registry pulls: with its own credentials alone. */
-  tenantRight(tenant: Tenant, repository: Repository): Promise<Right> {
-    const principal = { as: 'tenant', tenant, readOnly: false, credentialId: '' } as const;
-    return this.#parts.mirrored.pull(principal, repository);
+  /** The right of a tenant on whose behalf the one who runs this registry pulls, with its own credentials alone; or anybody's. */
+  rightOf(tenant: Tenant | undefined, repository: Repository): Promise<Right> {
+    return this.#parts.mirrored.pull(principalFor(tenant), repository);
   }
 
-  /** What the tenant may have of the repository, and why: for people. */
-  async explain(tenant: Tenant, repository: Repository): Promise<Explanation> {
+  /** What the tenant, or anybody, may have of the repository, and why: for people. */
+  async explain(tenant: Tenant | undefined, repository: Repository): Promise<Explanation> {
     const { mirrored, hosted } = this.#parts;
-    return repository.upstream === ''
-      ? hosted.explain(tenant, repository)
-      : mirrored.explain(tenant, repository);
+    if (repository.upstream === '') return hosted.explain(tenant, repository);
+    const explanation = await mirrored.explain(tenant, repository);
+    if (tenant !== undefined || !this.isOpen) return explanation;
+    const conclusions = [...explanation.conclusions, 'a client that upstream refuses is asked to log in'];
+    return { ...explanation, conclusions };
   }
 
   /** What of `scopes` this one may ask for. What upstream would say of a mirror is not known before it is asked. */

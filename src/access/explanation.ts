@@ -1,8 +1,9 @@
-/** Why a tenant may have a repository or not, in the order in which it is decided: for people. */
+/** Why a tenant, or who comes without a login, may have a repository or not, in the order in which it is decided: for people. */
 export interface Explanation {
   /** With its upstream. */
   readonly repository: string;
-  readonly tenant: string;
+  /** `null`: anybody, without a login. */
+  readonly tenant: string | null;
   /** What is tried upstream, in this order; empty for what lives here. */
   readonly attempts: readonly ExplainedAttempt[];
   /** What counts whatever the tenant presents: that it is public; that something of it was imported, which alone is open. */
@@ -18,7 +19,7 @@ export interface ExplainedAttempt {
   /** `undefined` is an attempt without credentials. */
   readonly credentialId: string | undefined;
   readonly username: string | undefined;
-  /** The Secret's name, the node's file, the plugin, or `upstream` for the configuration's own. */
+  /** The Secret's name, the node's file, the plugin, the configuration's own, or `none`. */
   readonly secret: string;
   readonly source: string;
   /** The key that matched. */

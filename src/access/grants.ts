@@ -106,11 +106,15 @@ export class Grants {
     );
   }
 
-  /** The same of what was imported, by whoever runs this registry, for the tenant or for everybody. */
-  async explainPreloads(repository: Repository, tenant: string): Promise<readonly ExplainedGrant[]> {
+  /** The same of what was imported, by whoever runs this registry, for everybody or for the tenant, if there is one. */
+  async explainPreloads(
+    repository: Repository,
+    tenant: string | undefined,
+  ): Promise<readonly ExplainedGrant[]> {
     const preloads = await this.#metadata.listPreloads(repository);
     return preloads.flatMap(({ grantee, atMs }) => {
-      if (grantee !== EVERYBODY && grantee !== tenantGrantee(tenant)) return [];
+      const isTheirs = tenant !== undefined && grantee === tenantGrantee(tenant);
+      if (grantee !== EVERYBODY && !isTheirs) return [];
       const of = grantee === EVERYBODY ? 'imported for all' : 'imported for this tenant';
       return [{ of, verifiedAtMs: atMs, state: 'counts' } as const];
     });

@@ -4,7 +4,7 @@ import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
 import type { Tenant, Tenants } from '../tenants/tenant.ts';
 import type { Explanation } from './explanation.ts';
-import { type Principal, requesterOf } from './principal.ts';
+import { type Principal, principalFor, requesterOf } from './principal.ts';
 import { ACTIONS, type Action } from './visitor.ts';
 
 export interface HostedRules {
@@ -33,13 +33,12 @@ export class HostedRights {
     return { requester: requesterOf(principal), credentials: [], proved: true, provedIfUnreachable: false };
   }
 
-  /** What `tenant` may do with it, logged in with a secret that is not for pulling only. */
-  explain(tenant: Tenant, repository: Repository): Explanation {
-    const principal = { as: 'tenant', tenant, readOnly: false, credentialId: '' } as const;
+  /** What `tenant` may do with it, logged in with a secret that is not for pulling only, or anybody. */
+  explain(tenant: Tenant | undefined, repository: Repository): Explanation {
     const owner = this.#tenants.find(ownerOf(repository));
     return {
       repository: repositoryText(repository),
-      tenant: tenant.name,
+      tenant: tenant?.name ?? null,
       attempts: [],
       grants: [],
       conclusions: [
@@ -48,7 +47,7 @@ export class HostedRights {
           : this.#isPrefix(ownerOf(repository))
             ? 'it lives here, and no tenant owns it'
             : `nothing lives here: ${ownerOf(repository)} is no tenant and is not listed in hosted.prefixes`,
-        ...this.#verdicts(principal, repository),
+        ...this.#verdicts(principalFor(tenant), repository),
       ],
     };
   }

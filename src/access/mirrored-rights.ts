@@ -6,7 +6,7 @@ import { MAX_ATTEMPTS, type Right } from '../oci/requester.ts';
 import { type HeldCredential, TenantBroken, type Tenant, type Tenants } from '../tenants/tenant.ts';
 import type { Explanation } from './explanation.ts';
 import { type Grants, tenantGrantee } from './grants.ts';
-import { type Principal, requesterOf } from './principal.ts';
+import { type Principal, principalFor, requesterOf } from './principal.ts';
 import { mayPullFrom, tagRules } from './tenant-rules.ts';
 import { VerificationPolicy } from './verification.ts';
 
@@ -79,16 +79,21 @@ export class MirroredRights {
     return (await this.#grants.stateOf(repository, anybody)).proved;
   }
 
-  /** What would happen to a pull of `tenant`, logged in with a secret of this registry's, and why. */
-  async explain(tenant: Tenant, repository: Repository): Promise<Explanation> {
+  /** What would happen to a pull of `tenant`, logged in with a secret of this registry's, or of anybody, and why. */
+  async explain(tenant: Tenant | undefined, repository: Repository): Promise<Explanation> {
     const rule = this.#ruleOf(repository);
-    const found = await lookup(tenant, rule.images);
-    const attempts = await this.#keyring(tenant, repository, rule);
+    const found = await (tenant === undefined
+      ? this.#lookUpShared(rule.images)
+      : lookup(tenant, rule.images));
+    const attempts =
+      tenant === undefined
+        ? (await this.pull({ as: 'anonymous' }, repository)).credentials
+        : await this.#keyring(tenant, repository, rule);
     const grants = await this.#grants.explain(repository, attempts.map(credentialId));
-    const preloads = await this.#grants.explainPreloads(repository, tenant.name);
+    const preloads = await this.#grants.explainPreloads(repository, tenant?.name);
     return {
       repository: repositoryText(repository),
-      tenant: tenant.name,
+      tenant: tenant?.name ?? null,
       attempts: attempts.map(attempt => {
         const id = credentialId(attempt);
         const held = found.find(({ credential }) => credentialId(credential) === id);
@@ -107,20 +112,24 @@ export class MirroredRights {
   }
 
   async #conclusions(
-    tenant: Tenant,
+    tenant: Tenant | undefined,
     repository: Repository,
     attempts: readonly Attempt[],
   ): Promise<readonly string[]> {
-    if (!mayPullFrom([tenant], repository)) {
+    if (tenant !== undefined && !mayPullFrom([tenant], repository)) {
       return [`${tenant.name} may not pull it at all (tenants: upstreams, repositories)`];
     }
-    const principal = { as: 'tenant', tenant, readOnly: false, credentialId: '' } as const;
-    const { proved, provedIfUnreachable, pullPolicy, forceAlways } = await this.pull(principal, repository);
+    const { proved, provedIfUnreachable, pullPolicy, forceAlways } = await this.pull(
+      principalFor(tenant),
+      repository,
+    );
     const turns =
       attempts.length === 1
         ? 'with the one above'
         : 'with those above in their order, the one that worked last before the others';
-    const asked = attempts[0] === undefined ? 'without credentials, since the tenant has none for it' : turns;
+    const none =
+      tenant === undefined ? 'without credentials' : 'without credentials, since the tenant has none for it';
+    const asked = attempts[0] === undefined ? none : turns;
     return [
       proved
         ? 'what is held is served without asking upstream who may have it'
@@ -221,8 +230,11 @@ export class MirroredRights {
   }
 
   async #shared(images: readonly string[]): Promise<readonly Attempt[]> {
-    const found = await Promise.all(images.map(image => this.#tenants.lookupShared(image)));
-    return found.flat().map(({ credential }) => credential);
+    return (await this.#lookUpShared(images)).map(({ credential }) => credential);
+  }
+
+  async #lookUpShared(images: readonly string[]): Promise<readonly HeldCredential[]> {
+    return (await Promise.all(images.map(image => this.#tenants.lookupShared(image)))).flat();
   }
 }
 

@@ -24,6 +24,13 @@ export type Principal =
     }
   | { readonly as: 'unknown'; readonly credential: Credential };
 
+/** The tenant, logged in with a secret of this registry's that is not for pulling only; without one, anybody. */
+export function principalFor(tenant: Tenant | undefined): Principal {
+  return tenant === undefined
+    ? { as: 'anonymous' }
+    : { as: 'tenant', tenant, readOnly: false, credentialId: '' };
+}
+
 /** How much of a credential's id tells requesters apart in a log. */
 const SHORT_ID = 12;
 

@@ -1,33 +1,44 @@
 import type { ExplainAnswer, ExplainedGrant, Explanation } from '../access/explanation.ts';
 import { loadConfig } from '../config/load.ts';
 import { columnsText, timeText } from './columns.ts';
-import { type Command, CommandError, CONFIG_OPTION, EXIT, textOption } from './command.ts';
+import {
+  answer,
+  type Command,
+  CommandError,
+  CONFIG_OPTION,
+  EXIT,
+  JSON_OPTION,
+  textOption,
+} from './command.ts';
 import { askServer } from './running-server.ts';
 import { withParts } from './with-parts.ts';
 
 const HEADINGS = ['TRIED', 'USER', 'SECRET', 'SOURCE', 'KEY', 'PROOF'] as const;
 
-/** `entrepot explain`: why a tenant may pull an image or not. */
+/** `entrepot explain`: why somebody may pull an image or not, and what a pull would come to. */
 export const explain: Command = {
   name: 'explain',
-  summary: 'say what a tenant may pull, with which credentials, and why',
+  summary: 'say what a pull of an image would come to, and why',
   description:
-    'Says which upstream an image comes from, which credentials of the tenant match it and in which order they are ' +
-    'tried, which proofs of a right are remembered, and what a pull would come to. Asks the running server, or reads ' +
-    'the configuration and the store by itself when there is none.',
+    'Says which upstream an image comes from, which credentials match it and in which order they are tried, which ' +
+    'proofs of a right are remembered, what is held, and what a pull would come to: of a tenant with --tenant, else of ' +
+    'anybody who does not log in. Asks the running server, or reads the configuration and the store by itself when ' +
+    'there is none.',
   arguments: [{ name: '<reference>', description: 'image reference, such as ghcr.io/org/app' }],
   options: [
-    { flags: '--tenant <name>', description: 'the tenant that pulls' },
-    { flags: '--json', description: 'as one JSON object' },
+    { flags: '--tenant <name>', description: 'the tenant that pulls (default: anybody, without a login)' },
+    JSON_OPTION,
     CONFIG_OPTION,
   ],
-  examples: [['entrepot explain ghcr.io/org/app --tenant team-a', 'why its pods cannot pull it']],
+  examples: [
+    ['entrepot explain docker.io/library/nginx:1.27', 'whether upstream is asked, and why'],
+    ['entrepot explain ghcr.io/org/app --tenant team-a', 'why its pods cannot pull it'],
+  ],
   run: async (input, io) => {
     const [reference = ''] = input.arguments;
     const tenant = textOption(input, 'tenant');
-    if (tenant === undefined) throw new CommandError('say whose pull: --tenant NAME', EXIT.usage);
     const config = await loadConfig({ file: textOption(input, 'config') });
-    const query = new URLSearchParams({ reference, tenant }).toString();
+    const query = new URLSearchParams({ reference, ...(tenant !== undefined && { tenant }) }).toString();
     const told = await askServer<ExplainAnswer>(config, `/debug/explain?${query}`);
     if (told !== undefined && 'problem' in told) throw new CommandError(told.problem);
     if (told === undefined) {
@@ -38,9 +49,7 @@ export const explain: Command = {
         ? await withParts(input, io, parts => parts.explain(reference, tenant), { followsCluster: true })
         : (told.explanation ?? undefined);
     if (explanation === undefined) throw new CommandError(`no tenant is called ${tenant}`);
-    io.out(
-      input.options['json'] === true ? `${JSON.stringify(explanation)}\n` : explanationText(explanation),
-    );
+    answer(input, io, explanation, explanationText(explanation));
     return EXIT.done;
   },
 };
@@ -57,7 +66,7 @@ export function explanationText(explanation: Explanation, nowMs = Date.now()): s
     grant === undefined ? 'none' : grantText(grant, nowMs),
   ]);
   return [
-    `${repository} for ${tenant}\n`,
+    `${repository} for ${tenant ?? 'anybody, without a login'}\n`,
     ...(rows.length === 0 ? [] : ['\n', columnsText(HEADINGS, rows)]),
     ...(grants.length === 0
       ? []

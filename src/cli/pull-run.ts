@@ -64,7 +64,7 @@ export class PullRun {
       const tenant = tenantOption(parts, input);
       const authorize = async (place: Repository): Promise<Right> => {
         const { access } = parts;
-        const right = tenant === undefined ? access.operatorRight(place) : access.tenantRight(tenant, place);
+        const right = tenant === undefined ? access.operatorRight(place) : access.rightOf(tenant, place);
         // All that is wanted is fetched here: of an index nothing goes ahead of it.
         return { ...(await right), platforms: [] };
       };

@@ -29,6 +29,7 @@ import { BlobSource } from './blob-source.ts';
 import { Fills } from './fills.ts';
 import { Links } from './links.ts';
 import { ManifestSource } from './manifest-source.ts';
+import { outlook } from './outlook.ts';
 import type { PullRuleOf } from './pull-rule.ts';
 import { Prefetch, type PrefetchRule } from './prefetch.ts';
 import { type PullLimits, PullQueue } from './pull-queue.ts';
@@ -64,6 +65,9 @@ export class Mirror implements PullSource {
   readonly #upstreams: ReadonlyMap<string, Upstream>;
   readonly #metadata: MetadataStore;
   readonly #failures: RememberedFailures;
+  readonly #pullRuleOf: PullRuleOf;
+  readonly #isOffline: boolean;
+  readonly #nowMs: () => number;
   readonly #asking: Asking;
   readonly #fills: Fills;
   readonly #blobSource: BlobSource;
@@ -91,6 +95,9 @@ export class Mirror implements PullSource {
     this.#upstreams = upstreams;
     this.#metadata = metadata;
     this.#failures = new RememberedFailures(nowMs);
+    this.#pullRuleOf = pullRuleOf;
+    this.#isOffline = isOffline;
+    this.#nowMs = nowMs;
     this.#asking = new Asking({ upstreams, failures: this.#failures, recordProof, isOffline, log });
     const asking = this.#asking;
     const links = new Links(metadata, asking, log);
@@ -171,6 +178,17 @@ export class Mirror implements PullSource {
     this.#forgetFailures(repository);
     await this.#metadata.announce('failures');
     return this.#manifestSource.refresh(repository, reference, right);
+  }
+
+  /** What a pull of a tag or a digest would come to with this right: for people. */
+  explain(repository: Repository, reference: string, right: Right): Promise<readonly string[]> {
+    return outlook(repository, reference, right, {
+      metadata: this.#metadata,
+      failures: this.#failures,
+      rule: this.#pullRuleOf(repository, right),
+      isOffline: this.#isOffline,
+      nowMs: this.#nowMs(),
+    });
   }
 
   /** Credentials have changed: what upstream refused before says nothing now, here and in the other processes. */

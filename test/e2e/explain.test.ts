@@ -1,0 +1,85 @@
+// entrepot explain where there are no tenants: what anybody who pulls would get, and why.
+import { afterEach, beforeEach, expect, it } from 'vitest';
+import { get } from '../support/client.ts';
+import { imageOf, randomBlob } from '../support/content.ts';
+import { Entrepot, type EntrepotConfig } from '../support/entrepot.ts';
+import { FakeUpstream } from '../support/fake-upstream.ts';
+
+const UP = 'up.example';
+const image = imageOf([randomBlob(1_000, 'explain')]);
+
+let upstream: FakeUpstream;
+let entrepot: Entrepot;
+
+beforeEach(async () => {
+  upstream = await FakeUpstream.start();
+  upstream.add('app', image, 'v1');
+});
+
+afterEach(async () => {
+  await entrepot.remove();
+  await upstream.stop();
+});
+
+const config = (options: object = {}, more: EntrepotConfig = {}): EntrepotConfig => ({
+  upstreams: { [UP]: { url: upstream.url, ...options } },
+  ...more,
+});
+const pull = (path: string) => get(`${entrepot.url}/v2/${path}?ns=${UP}`);
+
+async function explained(...args: string[]): Promise<string> {
+  const { code, stdout, stderr } = await entrepot.command('explain', ...args);
+  expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
+  return stdout;
+}
+
+it('says what is asked of upstream, what is held and how long it is served as it is', async () => {
+  entrepot = await Entrepot.start(config({ freshFor: '1h' }));
+  const before = await explained(`${UP}/app:v1`);
+  expect(before).toMatch(/^up\.example\/app for anybody, without a login\n/);
+  expect(before).toContain('its answer decides, and nothing held is served without it');
+  expect(before).toContain('- v1 is not held: the next pull asks upstream for it\n');
+  expect((await pull('app/manifests/v1')).status).toBe(200);
+  const after = await explained(`${UP}/app:v1`);
+  expect(after).toContain('public: counts, of');
+  expect(after).toContain('- what is held is served without asking upstream who may have it\n');
+  expect(after).toMatch(
+    new RegExp(`- v1 is held as ${image.manifest.digest}, .* served as it is for another (?:1h|59m)`),
+  );
+  expect(await explained(`${UP}/app@${image.manifest.digest}`)).toContain('is held, and served as it is');
+  const json = JSON.parse(await explained(`${UP}/app:v1`, '--json'));
+  expect(json).toMatchObject({ repository: `${UP}/app`, tenant: null, attempts: [{ secret: 'none' }] });
+});
+
+it('says that the next pull asks upstream, and why; that none does; and what failed a moment ago', async () => {
+  entrepot = await Entrepot.start(
+    config({ pullPolicy: 'Always', repositories: [{ match: 'still', pullPolicy: 'Never' }] }),
+  );
+  await pull('app/manifests/v1');
+  expect(await explained(`${UP}/app:v1`)).toContain('the next pull asks upstream what it means now (Always)');
+  expect(await explained(`${UP}/still:v1`)).toContain('v1 is not held, and upstream is not asked (Never)');
+  expect((await pull('none/manifests/v1')).status).toBe(404);
+  expect(await explained(`${UP}/none:v1`)).toMatch(/- upstream is not asked again for \d+s?: .*none/);
+});
+
+it('says what anybody may do with what lives here, and what differs while nothing serves', async () => {
+  entrepot = await Entrepot.start(config({}, { hosted: { prefixes: ['team'], anonymous: 'pull' } }));
+  const hosted = await explained('team/app');
+  expect(hosted).toContain('- it lives here, and no tenant owns it\n- pull: yes\n- push: no (');
+  await entrepot.stop();
+  const { code, stdout, stderr } = await entrepot.command('explain', `${UP}/app:v1`);
+  expect([code, stderr]).toEqual([0, expect.stringContaining('no server answers')]);
+  expect(stdout).toContain('v1 is not held');
+});
+
+it('says that no upstream is asked while offline', async () => {
+  entrepot = await Entrepot.start(config({}, { offline: true }));
+  expect(await explained(`${UP}/app:v1`)).toContain('v1 is not held, and upstream is not asked (offline)');
+});
+
+it('says that who is refused is asked to log in where somebody can', async () => {
+  entrepot = await Entrepot.start(config({}, { tenants: [{ name: 'team-a' }] }));
+  expect(await explained(`${UP}/app:v1`)).toContain('a client that upstream refuses is asked to log in');
+  const { code, stderr } = await entrepot.command('explain', `${UP}/app:v1`, '--tenant', 'team-z');
+  expect([code, stderr]).toEqual([1, expect.stringContaining('no tenant is called team-z')]);
+});
