@@ -62,8 +62,9 @@ async function ofTag(
     case 'serve-and-ask':
       return `${known}; it is served as it is, and upstream is asked behind that (staleWhileRevalidate)`;
     case 'serve':
-      return `${known}; it is served as it is ${restText(rule, ageMs)}`;
+      break;
   }
+  return `${known}; it is served as it is ${restText(rule, ageMs)}`;
 }
 
 function restText({ pullPolicy, freshForMs }: PullRule, ageMs: number): string {
