@@ -46,7 +46,7 @@ export interface BlobStore {
   peek(digest: Digest): BlobPeek | undefined;
   /**
    * Takes the blob away from its place, within the transaction in which the index says that nobody needs it; `undefined`
-   * when nothing is there. Call what it returns afterwards, to free the bytes.
+   * when nothing is there. Call what it returns afterwards, to free the bytes: from then on a power loss does not bring them back.
    */
   takeAway(digest: Digest): (() => Promise<void>) | undefined;
   /**

@@ -132,7 +132,11 @@ class FolderStore implements FileBlobStore {
       }
       throw error;
     }
-    return async () => makeWay(gone);
+    return async () => {
+      await makeWay(gone);
+      // Else a power loss brings it back without its row, and many of those look like a lost index.
+      await absentAsUndefined(syncFolder(this.#paths.blobFolder(digest)));
+    };
   }
 
   async ingest(lease: Lease, { digest, anew = false }: IngestOptions = {}): Promise<Ingest> {

@@ -31,10 +31,11 @@ export class CollectingStopped extends Error {
 }
 
 /**
- * So many files without a row, and more than half of all, are not what crashes leave: the index has lost their rows, as
- * an older one does that was put back. A crash leaves a file for each transfer that was ending.
+ * So many files without a row, and more than half of all, are not what a crash or a power loss leaves: the index has lost
+ * their rows, as an older one does that was put back. Those leave the files of two steps of a removal, and one for each
+ * transfer that was ending.
  */
-const MAX_STRAYS = 20;
+const MAX_STRAYS = 60;
 
 export interface CollectionReport {
   /** Upload sessions given up. */

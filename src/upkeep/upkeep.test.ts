@@ -412,31 +412,31 @@ describe('scrub', () => {
 
   test('more files without a row than crashes leave stop all collecting until somebody forces it', async () => {
     const image = await pushImage(HOSTED, 'v1', ['layer']);
-    for (let at = 0; at < 20; at += 1) await storeBlob(`stray ${at}`);
-    await expect(upkeep().collect({ dryRun: true })).rejects.toThrow('20 of the first 22 files have no row');
+    for (let at = 0; at < 60; at += 1) await storeBlob(`stray ${at}`);
+    await expect(upkeep().collect({ dryRun: true })).rejects.toThrow('60 of the first 62 files have no row');
     await expect(upkeep().collect()).rejects.toBeInstanceOf(CollectingStopped);
-    expect(await heldFiles()).toHaveLength(22);
+    expect(await heldFiles()).toHaveLength(62);
     const gone = await pushImage(HOSTED, 'v2', ['garbage']);
     await metadata.unlinkManifest(HOSTED, gone.digest);
     await expect(upkeep().collect()).rejects.toThrow('entrepot restore');
     expect(await upkeep().collect({ force: true })).toMatchObject({
       blobs: { items: 2 },
-      strays: { items: 20 },
+      strays: { items: 60 },
     });
     expect(await heldFiles()).toEqual(image.blobs.toSorted());
     expect(await upkeep().collect()).toMatchObject({ strays: { items: 0 } });
   });
 
   test('as many files without a row as a crash may leave go, and more where they are the smaller part', async () => {
-    for (let at = 0; at < 19; at += 1) await storeBlob(`stray ${at}`);
-    expect(await upkeep().collect()).toMatchObject({ strays: { items: 19 } });
-    for (let at = 0; at < 25; at += 1) await storeBlob(`stray ${at}`);
+    for (let at = 0; at < 59; at += 1) await storeBlob(`stray ${at}`);
+    expect(await upkeep().collect()).toMatchObject({ strays: { items: 59 } });
+    for (let at = 0; at < 65; at += 1) await storeBlob(`stray ${at}`);
     await pushImage(
       HOSTED,
       'v1',
-      Array.from({ length: 30 }, (_, at) => `layer ${at}`),
+      Array.from({ length: 70 }, (_, at) => `layer ${at}`),
     );
-    expect(await upkeep().collect()).toMatchObject({ strays: { items: 25 } });
+    expect(await upkeep().collect()).toMatchObject({ strays: { items: 65 } });
   });
 
   test('a row whose digest is damaged stops no collection', async () => {
