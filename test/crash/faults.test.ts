@@ -7,7 +7,8 @@ import { Database } from '../../src/metadata/sqlite/driver.ts';
 import { type Got, get } from '../support/client.ts';
 import { bytesOf, type Content, type Image, imageOf, randomBlob } from '../support/content.ts';
 import { Entrepot } from '../support/entrepot.ts';
-import { canShim, type Fault, SyscallShim } from '../support/syscall-shim.ts';
+import { canPreload } from '../support/preload-library.ts';
+import { type Fault, SyscallShim } from '../support/syscall-shim.ts';
 import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
 
 /** `npm run test:crash:long`. */
@@ -132,7 +133,7 @@ async function expectFilesEqualRows(store: string): Promise<void> {
   expect(files.toSorted()).toEqual(rows.map(({ digest }) => digest).toSorted());
 }
 
-describe.skipIf(!canShim)('a file system that fails at any call (needs gcc)', () => {
+describe.skipIf(!canPreload)('a file system that fails at any call (needs gcc)', () => {
   it('loses nothing that was acknowledged, and nothing wrong is served complete', {
     timeout: 3_600_000,
   }, async () => {

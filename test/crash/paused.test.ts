@@ -12,7 +12,8 @@ import { FakeUpstream } from '../support/fake-upstream.ts';
 import { Daemon, until } from '../support/programs.ts';
 import { beginUpload, offsetOf, sendBytes } from '../support/push-client.ts';
 import { SlowSender } from '../support/slow-sender.ts';
-import { canShim, type Fault, SyscallShim } from '../support/syscall-shim.ts';
+import { canPreload } from '../support/preload-library.ts';
+import { type Fault, SyscallShim } from '../support/syscall-shim.ts';
 import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
 
 const MIB = 1024 * 1024;
@@ -150,7 +151,7 @@ const removals = (action: 'stop' | 'kill'): readonly Fault[] => [
   { id: 'removal', call: 'rename', path: '/ingest/gone-', nth: 1, action },
 ];
 
-describe.skipIf(!canShim)('a collection (gcc)', () => {
+describe.skipIf(!canPreload)('a collection (gcc)', () => {
   let server: Entrepot;
   let shim: SyscallShim;
   const blobs = Array.from({ length: 10 }, (_, at) => randomBlob(10_000 + at, `removed ${at}`));

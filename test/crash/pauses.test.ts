@@ -1,7 +1,7 @@
 // Histories of pauses: the short form for each run of the tests, the long one (CRASH_LONG=1) until enough has been met.
 import { afterEach, expect, it } from 'vitest';
 import { PAUSED_STEPS, PauseHistory } from '../support/pause-history.ts';
-import { canShim } from '../support/syscall-shim.ts';
+import { canPreload } from '../support/preload-library.ts';
 
 const IS_LONG = process.env['CRASH_LONG'] === '1';
 const SHORT_MS = 50_000;
@@ -12,7 +12,7 @@ let history: PauseHistory;
 
 afterEach(() => history.close());
 
-it.skipIf(!canShim)(
+it.skipIf(!canPreload)(
   'processes that stand still at any step lose, change and remove nothing that was acknowledged (gcc)',
   { timeout: LONG_MS + 600_000 },
   async () => {

@@ -9,7 +9,8 @@ import { stringify } from 'yaml';
 import { get } from '../support/client.ts';
 import { Entrepot, STARTER } from '../support/entrepot.ts';
 import { answers, Daemon, freePort, type RunResult, tryRun } from '../support/programs.ts';
-import { canShim, type Fault, SyscallShim } from '../support/syscall-shim.ts';
+import { canPreload } from '../support/preload-library.ts';
+import { type Fault, SyscallShim } from '../support/syscall-shim.ts';
 import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
 
 const tlsFile = (name: string) => fileURLToPath(new URL(`../support/tls/${name}`, import.meta.url));
@@ -123,7 +124,7 @@ describe('an unfit Node ends in one sentence', () => {
   });
 });
 
-describe.skipIf(!canShim)('storage.path on a file system that cannot hold a store (gcc)', () => {
+describe.skipIf(!canPreload)('storage.path on a file system that cannot hold a store (gcc)', () => {
   const cases: readonly (readonly [Omit<Fault, 'id' | 'path'>, RegExp])[] = [
     [{ call: 'write', action: { fail: 'EROFS' } }, /no file can be written there \(EROFS/],
     [{ call: 'sync', action: { fail: 'EINVAL' } }, /no file can be written there \(EINVAL/],

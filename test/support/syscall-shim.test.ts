@@ -3,7 +3,8 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { Daemon, until } from './programs.ts';
-import { canShim, type Fault, SyscallShim } from './syscall-shim.ts';
+import { canPreload } from './preload-library.ts';
+import { type Fault, SyscallShim } from './syscall-shim.ts';
 import { makeTempFolder, removeFolder } from './temp-folder.ts';
 
 let folder: string;
@@ -38,7 +39,7 @@ async function textOf(daemon: Daemon): Promise<string> {
   return daemon.logs() || readFile(join(folder, 'old'), 'utf8');
 }
 
-describe.skipIf(!canShim)('the shim between a program and the kernel (gcc)', () => {
+describe.skipIf(!canPreload)('the shim between a program and the kernel (gcc)', () => {
   it('changes nothing that no fault names', async () => {
     const { daemon, shim } = await start();
     expect(await textOf(daemon)).toBe('one two three');

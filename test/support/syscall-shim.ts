@@ -1,18 +1,10 @@
 // Faults of the file system, and pauses at any of its calls, for the product as a child process: its calls go through a
-// small library (syscall-shim.c), compiled at the first use, that does to them what the test says.
-import { createHash } from 'node:crypto';
-import { readFileSync } from 'node:fs';
+// small library (syscall-shim.c) that does to them what the test says.
 import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
-import { constants, tmpdir } from 'node:os';
+import { constants } from 'node:os';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import { hasPrograms, run, until } from './programs.ts';
-
-const SOURCE = fileURLToPath(new URL('syscall-shim.c', import.meta.url));
-const COMPILER = 'gcc';
-
-/** Without a compiler there is no shim: tests that need it are skipped, with these words. */
-export const canShim = process.platform === 'linux' && hasPrograms(COMPILER);
+import { preloadLibrary } from './preload-library.ts';
+import { until } from './programs.ts';
 
 /**
  * The kinds of calls: `write` is any positioned or plain write, `sync` fsync and fdatasync, `copy` what copies between files
@@ -79,7 +71,7 @@ export class SyscallShim {
   /** Keeps its files in `folder`, which is made. */
   static async open(folder: string): Promise<SyscallShim> {
     await mkdir(folder, { recursive: true });
-    return new SyscallShim(folder, await (library ??= compile()));
+    return new SyscallShim(folder, await preloadLibrary('syscall-shim.c'));
   }
 
   /** From now on these, and no others. */
@@ -121,30 +113,4 @@ function actionText(action: FaultAction): string {
   if (typeof action === 'string') return `${action} 0`;
   if ('fail' in action) return `fail ${constants.errno[action.fail]}`;
   return 'delayMs' in action ? `delay ${action.delayMs}` : `tear ${action.tearBytes}`;
-}
-
-let library: Promise<string> | undefined;
-
-/** The path of the library; made once for each state of its source. */
-async function compile(): Promise<string> {
-  const folder = join(process.env['TEST_CACHE'] ?? join(tmpdir(), 'entrepot-test-cache'), 'syscall-shim');
-  await mkdir(folder, { recursive: true });
-  const name = createHash('sha256').update(readFileSync(SOURCE)).digest('hex').slice(0, 16);
-  const made = join(folder, `${name}.so`);
-  const fresh = join(folder, `${name}.${process.pid}.so`);
-  if (await readFile(made).catch(() => undefined)) return made;
-  await run(COMPILER, [
-    '-shared',
-    '-fPIC',
-    '-O2',
-    '-Wall',
-    '-Werror',
-    '-o',
-    fresh,
-    SOURCE,
-    '-ldl',
-    '-lpthread',
-  ]);
-  await rename(fresh, made);
-  return made;
 }
