@@ -22,6 +22,7 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { silentLog } from '../lib/log.ts';
+import { LeaseLost } from '../lib/lease.ts';
 import { steadyLease } from '../lib/lease.suite.ts';
 import { digestHex, digestOf } from '../oci/digest.ts';
 import { blobStoreSuite, keep } from './blob-store.suite.ts';
@@ -72,6 +73,36 @@ test('what is committed is on the disk: the bytes before they have their name, t
   expect(names.toSorted()).toEqual([folder, join(folder, 'blobs'), join(folder, 'blobs', 'sha256'), shelf]);
   expect(synced.at(-1)).toBe(shelf);
 });
+
+test('what was taken away and freed stays away after a power loss: the name that it had is synced', async () => {
+  const digest = await keep(store, 'upload-1', Buffer.from('hello'));
+  const synced = await watchSyncs();
+  await store.takeAway(digest)?.();
+  expect(synced).toEqual([join(folder, 'blobs', 'sha256', digestHex(digest).slice(0, 2))]);
+});
+
+test.each(['commit', 'hash'] as const)(
+  'a %s that fails since another process has removed the ingest fails of that',
+  async step => {
+    let looks = Infinity;
+    const confirm = (): undefined => {
+      looks -= 1;
+      if (looks < 0) throw new LeaseLost('upload-1');
+    };
+    const ingest = await store.ingest({ ...steadyLease('upload-1'), confirm });
+    await ingest.write([Buffer.from('hello')]);
+    await rm(join(folder, 'ingest', 'upload-1.1'));
+    // A commit stands still just behind its look.
+    looks = step === 'commit' ? 1 : 0;
+    const failing = {
+      commit: () => ingest.commit(digestOf(Buffer.from('hello'))),
+      hash: () => ingest.hash(digestOf(Buffer.from('hello'), 'sha512')),
+    }[step]();
+    await expect(failing).rejects.toThrow(LeaseLost);
+    await ingest.abort();
+    await ingest.close();
+  },
+);
 
 test('bytes that one sync did not bring to the disk are never committed, whatever a later sync says', async () => {
   const digest = digestOf(Buffer.alloc(SYNC_STEP));

@@ -133,7 +133,7 @@ export class FileIngest implements Ingest {
     this.#assertOpen();
     const algorithm = digestAlgorithm(like);
     const job = this.#jobs.get(algorithm) ?? this.#beginHashing(algorithm);
-    return this.#store.hasher.finish(job, this.#offset);
+    return this.#orLost(this.#store.hasher.finish(job, this.#offset));
   }
 
   async commit(digest: Digest): Promise<void> {
@@ -144,7 +144,7 @@ export class FileIngest implements Ingest {
     }
     await this.#file.sync();
     await this.#lease.confirm();
-    const folder = await this.#move(digest);
+    const folder = await this.#orLost(this.#move(digest));
     this.#store.grown(-this.#offset);
     this.#isEnded = true;
     // Not before the move: a crash in between would leave an ingest that cannot be resumed.
@@ -196,6 +196,16 @@ export class FileIngest implements Ingest {
     await this.#stopHashing();
     await this.#syncing;
     await this.#file.close();
+  }
+
+  /** What fails since a successor has removed the file, behind the last look at the Lease, fails of that. */
+  async #orLost<T>(step: Promise<T>): Promise<T> {
+    try {
+      return await step;
+    } catch (error) {
+      await this.#lease.confirm();
+      throw error;
+    }
   }
 
   #assertOpen(): void {
