@@ -3,8 +3,12 @@ import { EXIT } from './cli/command.ts';
 import { runProgram } from './cli/program.ts';
 import { ConfigError } from './config/problems.ts';
 import { installFault } from './lib/install-fault.ts';
+import { LeaseLost } from './lib/lease.ts';
+import { IndexLocked } from './metadata/index-locked.ts';
 import { IndexUnusable } from './metadata/index-unusable.ts';
 import { OciError } from './oci/errors.ts';
+
+const EXPECTED = [ConfigError, IndexLocked, IndexUnusable, LeaseLost];
 
 const io = {
   out: (text: string) => void process.stdout.write(text),
@@ -34,7 +38,10 @@ try {
   process.exit(error instanceof ConfigError ? EXIT.usage : EXIT.failed);
 }
 
-/** One sentence for what people can put right (a port in use, a folder that may not be written); a stack for bugs. */
+/**
+ * One sentence for what people can put right (a port in use, a folder that may not be written, another process that stands
+ * still); a stack for bugs.
+ */
 function describe(error: unknown): string {
   if (!(error instanceof Error)) {
     return String(error);
@@ -42,6 +49,6 @@ function describe(error: unknown): string {
   if (error instanceof OciError) return error.reason;
   const fault = installFault(error);
   if (fault !== undefined) return fault;
-  const isExpected = error instanceof ConfigError || error instanceof IndexUnusable || 'syscall' in error;
+  const isExpected = EXPECTED.some(kind => error instanceof kind) || 'syscall' in error;
   return isExpected ? error.message : (error.stack ?? error.message);
 }

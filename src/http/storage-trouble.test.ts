@@ -15,7 +15,7 @@ test.each([
   'SQLITE_CANTOPEN',
   'SQLITE_CORRUPT',
 ])('%s may pass: the client is told to come back, and the log what it was', code => {
-  const cause = new Error('write to the index: gave up', { cause: failed(code) });
+  const cause = new Error('cannot write to the index', { cause: failed(code) });
   for (const error of [failed(code), cause]) {
     const trouble = storageTrouble(error);
     expect(trouble).toMatchObject({ status: 503, headers: { 'Retry-After': '5' }, cause: error });

@@ -6,7 +6,7 @@ const RETRY = {
   minDelayMs: 1,
   maxDelayMs: 3,
   deadlineMs: 60_000,
-  what: 'count to three',
+  gaveUp: (cause: unknown) => new Error('counted for too long', { cause }),
 };
 
 test('what may succeed later is tried until it does', async () => {
@@ -31,11 +31,11 @@ test('any other error is thrown at once', async () => {
   expect(attempts).toBe(1);
 });
 
-test('after the deadline the last error is the cause', async () => {
+test('after the deadline what is thrown is made of the last error', async () => {
   const cause = new RangeError('not yet');
   const failing = () => {
     throw cause;
   };
   const given = retryJittered(failing, { ...RETRY, deadlineMs: 20 });
-  await expect(given).rejects.toMatchObject({ message: 'count to three: gave up after 20 ms', cause });
+  await expect(given).rejects.toMatchObject({ message: 'counted for too long', cause });
 });

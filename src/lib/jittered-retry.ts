@@ -6,9 +6,9 @@ export interface JitteredRetry {
   /** Shortest and longest pause between two attempts; each pause is drawn anew, so that rivals do not march in step. */
   readonly minDelayMs: number;
   readonly maxDelayMs: number;
-  /** After so long the last error is thrown, as the cause of one that says `what` could not be done. */
+  /** After so long what `gaveUp` makes of the last error is thrown. */
   readonly deadlineMs: number;
-  readonly what: string;
+  readonly gaveUp: (cause: unknown) => Error;
 }
 
 /** Calls `attempt` until it succeeds, fails for good, or the deadline has passed. The event loop is free in between. */
@@ -22,7 +22,7 @@ export async function retryJittered<T>(attempt: () => T, retry: JitteredRetry): 
         throw error;
       }
       if (performance.now() - startedAtMs > retry.deadlineMs) {
-        throw new Error(`${retry.what}: gave up after ${Math.round(retry.deadlineMs)} ms`, { cause: error });
+        throw retry.gaveUp(error);
       }
     }
     await delay(retry.minDelayMs + Math.random() * (retry.maxDelayMs - retry.minDelayMs));

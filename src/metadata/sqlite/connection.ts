@@ -1,5 +1,6 @@
 import { errorCode } from '../../lib/error-code.ts';
 import { retryJittered } from '../../lib/jittered-retry.ts';
+import { IndexLocked } from '../index-locked.ts';
 import { Database, type Statement } from './driver.ts';
 
 export type { Statement } from './driver.ts';
@@ -87,15 +88,15 @@ export class Connection {
 
   /**
    * Calls `work` again while another process holds the lock that it needs, for 10 s since `sinceMs` (of
-   * `performance.now()`); once at least.
+   * `performance.now()`), once at least; then rejects with IndexLocked.
    */
   retrying<T>(what: string, work: () => T, sinceMs = performance.now()): Promise<T> {
     return retryJittered(work, {
-      what,
       isRetryable: isBusy,
       minDelayMs: MIN_RETRY_MS,
       maxDelayMs: MAX_RETRY_MS,
       deadlineMs: Math.max(0, sinceMs + BUSY_DEADLINE_MS - performance.now()),
+      gaveUp: cause => new IndexLocked(what, { cause }),
     });
   }
 

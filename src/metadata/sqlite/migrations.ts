@@ -32,7 +32,7 @@ export async function migrate(
 ): Promise<void> {
   let isDone = false;
   while (!isDone) {
-    isDone = await connection.retrying('migrate the index', () => step(connection, migrations));
+    isDone = await connection.retrying('open the index', () => step(connection, migrations));
   }
 }
 
