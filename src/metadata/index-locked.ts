@@ -1,9 +1,4 @@
 /** Another process has held the write lock of the index for longer than anybody waits: it stands still, or is stuck. */
 export class IndexLocked extends Error {
   override readonly name = 'IndexLocked';
-
-  /** `what` could not be done. */
-  constructor(what: string, options: ErrorOptions) {
-    super(`cannot ${what}: another process keeps it locked`, options);
-  }
 }

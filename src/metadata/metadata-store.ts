@@ -371,6 +371,8 @@ export interface MetadataStore {
   hasLaterUses(thanMs: number): Promise<boolean>;
   /** Sets a few of these back to `toMs`; how many. */
   lowerUses(laterThanMs: number, toMs: number): Promise<number>;
+  /** Lets these Links of blobs count as made at `toMs`, unless they are older. */
+  lowerLinks(links: readonly BlobLink[], toMs: number): Promise<void>;
   /** Kept with every write, so reading them costs nothing whatever the size of the store. */
   readTotals(): Promise<Totals>;
   /** For how long another process has kept every write of this one waiting; 0 when none waits. */

@@ -609,6 +609,12 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#read(() => this.#removals.hasLaterUses(thanMs));
   }
 
+  async lowerLinks(links: readonly BlobLink[], toMs: number) {
+    await this.#write(() => {
+      for (const { repository, digest } of links) this.#links.lower(repository, digest, toMs);
+    });
+  }
+
   lowerUses(laterThanMs: number, toMs: number) {
     return this.#write(() => this.#removals.lowerUses(laterThanMs, toMs));
   }

@@ -2,7 +2,7 @@ import { type Digest, digestAlgorithm, digestOf, isDigest } from '../oci/digest.
 import { parseManifest } from '../oci/manifest.ts';
 import { isIndexType } from '../oci/media-types.ts';
 import type { Repository } from '../oci/repository.ts';
-import type { Content } from './metadata-store.ts';
+import type { BlobLink, Content } from './metadata-store.ts';
 import { Connection, type Statement } from './sqlite/connection.ts';
 import { ImageRows } from './sqlite/image-rows.ts';
 import * as needs from './sqlite/needs.ts';
@@ -32,7 +32,7 @@ interface LinkRow {
   readonly upstream: string | null;
   readonly name: string | null;
   readonly digest: Digest;
-  readonly is_idle: number;
+  readonly is_found: number;
 }
 
 interface ContentRow extends SizedContent {
@@ -59,6 +59,7 @@ interface LinkedRow extends Content {
 
 class SqliteSurvey implements Survey {
   readonly #connection: Connection;
+  readonly #laterLinks: Statement<[{ repository: number; digest: string; thanMs: number }], LinkRow>;
   readonly #links: Statement<[{ repository: number; digest: string; sinceMs: number }], LinkRow>;
   readonly #unneededBlobs: Statement<[Since], ContentRow>;
   readonly #unnamedBlobs: Statement<[Since], ContentRow>;
@@ -75,13 +76,19 @@ class SqliteSurvey implements Survey {
 
   constructor(connection: Connection) {
     this.#connection = connection;
+    this.#laterLinks = connection.prepare(`
+      SELECT l.repository_id, r.upstream, r.name, l.digest,
+        l.kind = 'blob' AND l.created_at_ms > @thanMs AS is_found
+      FROM links l LEFT JOIN repositories r ON r.id = l.repository_id
+      WHERE (l.repository_id, l.digest) > (@repository, @digest)
+      ORDER BY l.repository_id, l.digest LIMIT ${ROWS_PER_PAGE}`);
     this.#links = connection.prepare(`
       SELECT l.repository_id, r.upstream, r.name, l.digest,
         r.id IS NOT NULL AND l.kind = 'blob' AND l.created_at_ms < @sinceMs
           AND NOT EXISTS (SELECT 1 FROM blobs b WHERE b.digest = l.digest AND b.used_at_ms >= @sinceMs)
           AND NOT ${needs.isPinnedIn('l.repository_id', 'l.digest')}
           AND NOT ${needs.isMaimed('l.repository_id')}
-          AND NOT ${needs.isNamedIn('l.repository_id', 'l.digest')} AS is_idle
+          AND NOT ${needs.isNamedIn('l.repository_id', 'l.digest')} AS is_found
       FROM links l LEFT JOIN repositories r ON r.id = l.repository_id
       WHERE (l.repository_id, l.digest) > (@repository, @digest)
       ORDER BY l.repository_id, l.digest LIMIT ${ROWS_PER_PAGE}`);
@@ -159,21 +166,12 @@ class SqliteSurvey implements Survey {
     this.#images = new ImageRows(connection);
   }
 
+  async laterLinks(thanMs: number, after?: string) {
+    return linksPage(await this.#all(this.#laterLinks, { ...linkCursor(after), thanMs }));
+  }
+
   async idleLinks(unusedSinceMs: number, after?: string) {
-    const [repository, digest] = after === undefined ? [0, ''] : splitCursor(after);
-    const rows = await this.#all(this.#links, {
-      repository: Number(repository),
-      digest,
-      sinceMs: unusedSinceMs,
-    });
-    return page(
-      rows,
-      row =>
-        row.is_idle === 1 && row.upstream !== null && row.name !== null
-          ? { repository: { upstream: row.upstream, name: row.name }, digest: row.digest }
-          : undefined,
-      row => joinCursor(row.repository_id, row.digest),
-    );
+    return linksPage(await this.#all(this.#links, { ...linkCursor(after), sinceMs: unusedSinceMs }));
   }
 
   async unneeded(kind: Content['kind'], unusedSinceMs: number, after = '') {
@@ -304,6 +302,22 @@ function page<Row, T>(
 ): Found<T> {
   const last = rows.length < rowsPerPage ? undefined : rows.at(-1);
   return { entries: rows.flatMap(row => choose(row) ?? []), next: last && cursor(last) };
+}
+
+function linkCursor(after: string | undefined): { repository: number; digest: string } {
+  const [repository, digest] = after === undefined ? [0, ''] : splitCursor(after);
+  return { repository: Number(repository), digest };
+}
+
+function linksPage(rows: readonly LinkRow[]): Found<BlobLink> {
+  return page(
+    rows,
+    ({ is_found, upstream, name, digest }) =>
+      is_found === 1 && upstream !== null && name !== null
+        ? { repository: { upstream, name }, digest }
+        : undefined,
+    row => joinCursor(row.repository_id, row.digest),
+  );
 }
 
 function toContent({ kind, digest, size, is_found }: ContentRow): SizedContent | undefined {

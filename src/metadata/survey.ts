@@ -9,6 +9,8 @@ import type { BlobLink, Content } from './metadata-store.ts';
  * read: whoever removes something asks the MetadataStore, which looks again.
  */
 export interface Survey {
+  /** Links of blobs that were made later than that: a clock was ahead. */
+  laterLinks(thanMs: number, after?: string): Promise<Found<BlobLink>>;
   /** Links that `expireLinks` would remove. */
   idleLinks(unusedSinceMs: number, after?: string): Promise<Found<BlobLink>>;
   /** Content that `removeUnneeded` would remove once the idle Links and the unlinked manifests are gone. */

@@ -1,12 +1,17 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
+import { everything } from '../metadata/survey.ts';
+import { inSteps } from './steps.ts';
+import type { Stores } from './stores.ts';
 
 /** Processes of one machine share a clock, and one that is kept right goes back by less. */
 const SLACK_MS = 60_000;
 /** Just after a boot the clock may be wrong the other way: a right one is still right after so long. */
 const SETTLED_AFTER_MS = 600_000;
 /** Since when uses in the future have been seen, by the clock that sees them. */
-const SEEN_SINCE = 'future-uses-since';
+const USES_SINCE = 'future-uses-since';
+/** And Links. */
+const LINKS_SINCE = 'future-links-since';
 /** As between other steps of upkeep. */
 const PAUSE_MS = 20;
 
@@ -21,18 +26,47 @@ export async function settleUses(
   nowMs: number = Date.now(),
 ): Promise<void> {
   const laterThanMs = nowMs + SLACK_MS;
-  const since = Number((await metadata.readSetting(SEEN_SINCE)) ?? 0);
-  if (!(await metadata.hasLaterUses(laterThanMs))) {
-    if (since > 0) await metadata.putSetting(SEEN_SINCE, '0');
-    return;
-  }
-  if (since === 0 || since > laterThanMs) {
-    await metadata.putSetting(SEEN_SINCE, String(nowMs));
-    return;
-  }
-  if (nowMs - since < SETTLED_AFTER_MS) return;
+  const areSeen = await metadata.hasLaterUses(laterThanMs);
+  if (!(await haveLasted(metadata, USES_SINCE, { areSeen, nowMs }))) return;
   while ((await metadata.lowerUses(laterThanMs, nowMs)) > 0) {
     signal?.throwIfAborted();
     await sleep(PAUSE_MS);
   }
+}
+
+/** The same of Links, which eviction does not look at; no index finds them by time, so the survey's thread looks through all. */
+export async function settleLinks(
+  { metadata, survey, rows }: Stores,
+  signal: AbortSignal | undefined,
+  nowMs: number = Date.now(),
+): Promise<void> {
+  const later = () => everything(after => survey.laterLinks(nowMs + SLACK_MS, after));
+  const areSeen = await isAnyIn(later());
+  if (!(await haveLasted(metadata, LINKS_SINCE, { areSeen, nowMs }))) return;
+  for await (const links of later()) {
+    await inSteps(links, signal, step => rows.lowerLinks(step, nowMs));
+  }
+}
+
+async function isAnyIn(pages: AsyncIterable<readonly unknown[]>): Promise<boolean> {
+  for await (const page of pages) if (page.length > 0) return true;
+  return false;
+}
+
+/** Whether they are seen, and have been for long enough; what is known of that is kept as `setting`. */
+async function haveLasted(
+  metadata: MetadataStore,
+  setting: string,
+  { areSeen, nowMs }: { readonly areSeen: boolean; readonly nowMs: number },
+): Promise<boolean> {
+  const since = Number((await metadata.readSetting(setting)) ?? 0);
+  if (!areSeen) {
+    if (since > 0) await metadata.putSetting(setting, '0');
+    return false;
+  }
+  if (since === 0 || since > nowMs + SLACK_MS) {
+    await metadata.putSetting(setting, String(nowMs));
+    return false;
+  }
+  return nowMs - since >= SETTLED_AFTER_MS;
 }

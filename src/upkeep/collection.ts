@@ -1,6 +1,6 @@
 import { resumeCollecting, stopCollecting, WAYS_OUT, whyNotCollected } from '../metadata/store-identity.ts';
 import { everything, type Found, type SizedContent } from '../metadata/survey.ts';
-import { settleUses } from './clock.ts';
+import { settleLinks, settleUses } from './clock.ts';
 import { removeContents } from './removal.ts';
 import { abandonIngest } from './unfinished.ts';
 import { inSteps } from './steps.ts';
@@ -73,6 +73,7 @@ export class Collection {
     await this.#requireTrust(run);
     if (run.dryRun !== true) {
       await settleUses(metadata, run.signal);
+      await settleLinks(this.#options, run.signal);
     }
     const sinceMs = Date.now() - (run.gracePeriodMs ?? gracePeriodMs);
     const uploads = await this.#expireUploads(run);

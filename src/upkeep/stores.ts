@@ -31,7 +31,8 @@ export interface StoreSurvey extends Survey {
  * Takes rows away, as `MetadataStore` does it, and bytes, in a thread with a connection of its own: a commit waits for
  * the disk, and many of them would be felt by whoever is served from this one.
  */
-export interface RowRemoval extends Pick<MetadataStore, 'expireLinks' | 'removeUnneeded' | 'evict'> {
+export interface RowRemoval
+  extends Pick<MetadataStore, 'lowerLinks' | 'expireLinks' | 'removeUnneeded' | 'evict'> {
   /** Removes the bytes of those that nothing says should be here, which are answered. */
   removeStrays(digests: readonly Digest[]): Promise<readonly Digest[]>;
 }

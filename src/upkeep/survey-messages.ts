@@ -22,4 +22,4 @@ export interface SurveyRequest {
 
 export type SurveyReply =
   | { readonly id: number; readonly answer: unknown }
-  | { readonly id: number; readonly failure: string };
+  | { readonly id: number; readonly failure: string; readonly isLocked: boolean };

@@ -1,5 +1,6 @@
 import type { Worker } from 'node:worker_threads';
 import { startThread } from '../lib/thread.ts';
+import { IndexLocked } from '../metadata/index-locked.ts';
 import type { RowRemoval, StoreSurvey } from './stores.ts';
 import type { Question, SurveyPlace, SurveyReply, SurveyRequest, ThreadWork } from './survey-messages.ts';
 
@@ -21,6 +22,10 @@ export class SurveyThread implements StoreSurvey, RowRemoval {
 
   constructor(place: SurveyPlace) {
     this.#place = place;
+  }
+
+  laterLinks(...parameters: Parameters<StoreSurvey['laterLinks']>) {
+    return this.#ask('laterLinks', parameters);
   }
 
   idleLinks(...parameters: Parameters<StoreSurvey['idleLinks']>) {
@@ -79,6 +84,10 @@ export class SurveyThread implements StoreSurvey, RowRemoval {
     return this.#ask('unfinished', parameters);
   }
 
+  lowerLinks(...parameters: Parameters<RowRemoval['lowerLinks']>) {
+    return this.#ask('lowerLinks', parameters);
+  }
+
   expireLinks(...parameters: Parameters<RowRemoval['expireLinks']>) {
     return this.#ask('expireLinks', parameters);
   }
@@ -133,7 +142,8 @@ export class SurveyThread implements StoreSurvey, RowRemoval {
       this.#worker?.unref();
     }
     if ('failure' in reply) {
-      waiter?.reject(new Error(`the survey failed: ${reply.failure}`));
+      const { failure, isLocked } = reply;
+      waiter?.reject(isLocked ? new IndexLocked(failure) : new Error(`the survey failed: ${failure}`));
     } else {
       waiter?.resolve(reply.answer);
     }

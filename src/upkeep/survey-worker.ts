@@ -8,6 +8,7 @@ import type { FoundIngest } from '../blobs/blob-store.ts';
 import { openFileBlobStore } from '../blobs/file-blob-store.ts';
 import { removeStrays } from '../blobs/stray-removal.ts';
 import { silentLog } from '../lib/log.ts';
+import { IndexLocked } from '../metadata/index-locked.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
 import { openSqliteSurvey } from '../metadata/sqlite-survey.ts';
@@ -54,6 +55,7 @@ async function openThreadWork({ indexPath, storePath }: SurveyPlace): Promise<Th
   };
 
   return {
+    laterLinks: (thanMs, after) => survey.laterLinks(thanMs, after),
     idleLinks: (sinceMs, after) => survey.idleLinks(sinceMs, after),
     unneeded: (kind, sinceMs, after) => survey.unneeded(kind, sinceMs, after),
     unnamedBlobs: (sinceMs, after) => survey.unnamedBlobs(sinceMs, after),
@@ -72,6 +74,7 @@ async function openThreadWork({ indexPath, storePath }: SurveyPlace): Promise<Th
       for await (const file of blobs.ingests()) files.push(file);
       return files;
     },
+    lowerLinks: async (links, toMs) => (await rows()).lowerLinks(links, toMs),
     expireLinks: async (links, sinceMs) => (await rows()).expireLinks(links, sinceMs),
     removeUnneeded: async (contents, sinceMs) => (await rows()).removeUnneeded(contents, sinceMs),
     evict: async (contents, sinceMs) => (await rows()).evict(contents, sinceMs),
@@ -96,7 +99,8 @@ async function answer({ id, question, parameters }: SurveyRequest): Promise<Surv
     }
     return { id, answer: await Reflect.apply(ask, survey, parameters) };
   } catch (error) {
-    return { id, failure: error instanceof Error ? error.message : String(error) };
+    const failure = error instanceof Error ? error.message : String(error);
+    return { id, failure, isLocked: error instanceof IndexLocked };
   }
 }
 

@@ -305,6 +305,22 @@ describe('a clock that was ahead and is corrected', () => {
     expect(await upkeep({ gracePeriodMs: 10_000 }).collect()).toMatchObject({ blobs: { items: 1 } });
   });
 
+  test('keeps no Link for longer than that, though nothing else was used in the future', async () => {
+    const rightMs = Date.now();
+    const blob = await pushBlob(HOSTED, 'linked twice');
+    vi.setSystemTime(rightMs + 365 * 24 * NEVER_MS);
+    await metadata.linkBlob(HOSTED, blob, 12);
+    vi.setSystemTime(rightMs + 20_000);
+    const collector = upkeep({ gracePeriodMs: 10_000 });
+    expect(await collector.collect()).toMatchObject({ links: 0 });
+    vi.setSystemTime(rightMs + 621_000);
+    expect(await collector.collect()).toMatchObject({ links: 0 });
+    vi.setSystemTime(rightMs + 630_000);
+    expect(await collector.collect()).toMatchObject({ links: 0 });
+    vi.setSystemTime(rightMs + 632_000);
+    expect(await collector.collect()).toMatchObject({ links: 1, blobs: { items: 1 } });
+  });
+
   test('changes nothing when it is behind for a while only, as after a boot', async () => {
     const rightMs = Date.now();
     const older = await pushBlob(MIRRORED, 'older');

@@ -15,6 +15,7 @@ export class Links {
   readonly #delete: Statement<[number, Digest, LinkKind]>;
   readonly #deleteUnnamed: Statement<[{ id: number; digest: Digest }]>;
   readonly #selectManifest: Statement<[number, Digest]>;
+  readonly #lower: Statement<[Repository & { digest: Digest; toMs: number }]>;
 
   constructor(connection: Connection) {
     this.#selectExists = connection.prepare(`
@@ -48,6 +49,10 @@ export class Links {
     this.#selectManifest = connection.prepare(
       "SELECT 1 FROM links WHERE repository_id = ? AND digest = ? AND kind = 'manifest'",
     );
+    this.#lower = connection.prepare(`
+      UPDATE links SET created_at_ms = @toMs
+      WHERE repository_id = (SELECT id FROM repositories WHERE upstream = @upstream AND name = @name)
+        AND digest = @digest AND kind = 'blob' AND created_at_ms > @toMs`);
   }
 
   has({ upstream, name }: Repository, digest: Digest): boolean {
@@ -72,6 +77,11 @@ export class Links {
   /** From now on the repository reads these bytes as this media type. */
   putManifest(repositoryId: number, { digest, mediaType, bytes }: Manifest): void {
     this.#insert.run(repositoryId, digest, 'manifest', mediaType, bytes.byteLength, Date.now());
+  }
+
+  /** A blob's, made later than that by a clock that was ahead. */
+  lower({ upstream, name }: Repository, digest: Digest, toMs: number): void {
+    this.#lower.run({ upstream, name, digest, toMs });
   }
 
   remove(repositoryId: number, digest: Digest, kind: LinkKind): boolean {
