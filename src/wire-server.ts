@@ -82,6 +82,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
       opsAddress: ops.url && hostOf(ops.url),
       close: deadlineMs => {
         state = 'stopping';
+        parts.uploads.stopWaiting();
         return opened.close(deadlineMs);
       },
     };

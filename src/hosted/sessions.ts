@@ -12,8 +12,8 @@ import { OciError } from '../oci/errors.ts';
  */
 const LINGER_MS = 1000;
 /**
- * How long another process is waited for before the client hears that the upload is in use: one that was killed is
- * known to be dead after 5 s, and a client that resumes right after a restart should not have to try twice.
+ * How long another process is waited for before the client hears that the upload is in use: one that stands still counts
+ * as dead after 5 s, and a client should not have to try twice.
  */
 const CLAIM_WAIT_MS = 8000;
 const CLAIM_POLL_MS = 50;
@@ -70,6 +70,7 @@ export class Sessions {
   readonly #open = new Map<string, Opened>();
   readonly #lingering = new Map<string, NodeJS.Timeout>();
   readonly #resting = new Map<string, Promise<void>>();
+  #isStopping = false;
 
   constructor(parts: Parts) {
     this.#parts = parts;
@@ -98,6 +99,11 @@ export class Sessions {
     const open = this.#open.get(id);
     if (open !== undefined && open.lease.epoch === lease?.epoch) return open.ingest.offset;
     return lease === undefined ? 0 : blobs.ingestLength(ingestKey(id), lease.epoch);
+  }
+
+  /** From now on no request waits for an upload that another process has. */
+  stopWaiting(): void {
+    this.#isStopping = true;
   }
 
   /** Suspends what lingers. Call it when no request is left. */
@@ -163,7 +169,7 @@ export class Sessions {
     for (let waitedMs = 0; ; waitedMs += CLAIM_POLL_MS) {
       const lease = await metadata.claim(key);
       if (lease !== undefined) return lease;
-      if (waitedMs >= claimWaitMs) throw inUse();
+      if (waitedMs >= claimWaitMs || this.#isStopping) throw inUse();
       await sleep(CLAIM_POLL_MS);
     }
   }

@@ -195,6 +195,11 @@ export class Uploads {
     return id !== undefined && (await this.#options.metadata.readUpload(id)) !== undefined;
   }
 
+  /** For a stop: requests that wait for an upload of another process hear at once that it is in use. */
+  stopWaiting(): void {
+    this.#sessions.stopWaiting();
+  }
+
   /** Leaves every upload to the store. Call it when no request is left. */
   async close(): Promise<void> {
     await this.#sessions.close();

@@ -1,10 +1,13 @@
 import { connect } from 'node:net';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { get } from '../support/client.ts';
 import { type Content, randomBlob } from '../support/content.ts';
 import { Entrepot } from '../support/entrepot.ts';
 import { FakeUpstream } from '../support/fake-upstream.ts';
 import { until } from '../support/programs.ts';
+import { beginUpload, sendBytes } from '../support/push-client.ts';
 
 const MIB = 1024 * 1024;
 
@@ -102,5 +105,25 @@ describe('a stop', () => {
     expect(received).toBeGreaterThan(blob.size);
     expect(entrepot.exitCode).toBe(0);
     socket.destroy();
+  });
+
+  it('does not wait for a process that stands still with an upload', async () => {
+    const config = {
+      server: { shutdownTimeout: '60s' },
+      hosted: { prefixes: ['team'], anonymous: 'push' },
+    };
+    entrepot = await Entrepot.start(config);
+    const other = await Entrepot.start({ ...config, storage: { path: join(entrepot.folder, 'store') } });
+    const location = await beginUpload(other.url, 'team/app');
+    const end = MIB;
+    expect(await sendBytes('PATCH', `${other.url}${location}`, blob, { end })).toBe(202);
+    process.kill(other.pid, 'SIGSTOP');
+    const waiting = sendBytes('PATCH', `${entrepot.url}${location}`, blob, { start: end, end: 2 * end });
+    await sleep(1_000);
+    await entrepot.stop();
+    // Had it waited, it would have taken the upload over.
+    expect([await waiting, entrepot.exitCode]).toEqual([429, 0]);
+    process.kill(other.pid, 'SIGCONT');
+    await other.remove();
   });
 });
