@@ -4,6 +4,7 @@ import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { Database } from '../../src/metadata/sqlite/driver.ts';
 import type { Digest } from '../../src/oci/digest.ts';
 import { get } from '../support/client.ts';
 import { bytesOf, type Content, contentOf, randomBlob } from '../support/content.ts';
@@ -141,6 +142,37 @@ describe('a process that stands still in the middle of a download', () => {
       expect(good.requests.length).toBe(asked);
     } finally {
       await Promise.all([paused.remove(), other.remove(), bad.stop(), good.stop()]);
+    }
+  });
+});
+
+describe('a process that stands still with the write lock of the index', () => {
+  it('keeps others from pushing, who say so and when to come back, and no longer', async () => {
+    const server = await start();
+    const blob = randomBlob(1_000, 'locked out');
+    const push = () =>
+      get(`${server.url}/v2/${REPOSITORY}/blobs/uploads/?digest=${blob.digest}`, {
+        method: 'POST',
+        body: bytesOf(blob),
+      });
+    const other = new Database(join(folder, 'store', 'index.db'));
+    try {
+      other.exec('BEGIN IMMEDIATE');
+      const refused = push();
+      let ready = await get(`${server.ops}/readyz`);
+      await until('it to be not ready', 20_000, async () => {
+        ready = await get(`${server.ops}/readyz`);
+        return ready.status !== 200;
+      });
+      expect([ready.status, ready.text]).toEqual([503, expect.stringContaining('has held the write lock')]);
+      const { status, headers } = await refused;
+      expect({ status, ...headers }).toMatchObject({ status: 503, 'retry-after': '5' });
+      other.exec('ROLLBACK');
+      await until('a push', 20_000, async () => (await push()).status === 201);
+      expect((await get(`${server.ops}/readyz`)).status).toBe(200);
+    } finally {
+      other.close();
+      await server.remove();
     }
   });
 });
