@@ -114,7 +114,6 @@ export class DirectReader implements BlobReader {
       this.#closing.signal.throwIfAborted();
       const step = buffer.subarray(0, this.#keptBytes - position);
       const count = await this.#options.fill.read(step, position);
-      if (count === 0) throw wrongBytes(this.#digest);
       this.#hash.update(step.subarray(0, count));
       position += count;
     }

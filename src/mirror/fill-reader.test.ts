@@ -49,3 +49,10 @@ it('shares nothing when upstream gives another size than it was told', async () 
   await expect(misled.read(Buffer.alloc(10), 0)).rejects.toThrow('another size');
   expect(misled.shares).toBeUndefined();
 });
+
+it('calls bytes wrong that whoever writes them has taken back, as the Fill is about to', async () => {
+  const fill = filling();
+  fill.begin({ ...source, read: async () => 0 }, 1000);
+  const reader = open(fill, SIZE, admitted);
+  await expect(reader.read(Buffer.alloc(10), 0)).rejects.toMatchObject({ code: 'UPSTREAM_INVALID' });
+});

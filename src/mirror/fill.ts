@@ -158,10 +158,13 @@ export class Fill {
   }
 
   /** For its readers, which know what is `readable`. */
-  read(buffer: Uint8Array, position: number): Promise<number> {
+  async read(buffer: Uint8Array, position: number): Promise<number> {
     const [source] = this.#sources;
     if (source === undefined) throw new Error('a Fill was read that has no bytes');
-    return source.read(buffer, position);
+    const count = await source.read(buffer, position);
+    // Whoever writes them, here or in another process, empties what he found to be wrong, and says so a moment later.
+    if (count === 0) throw wrongBytes(this.digest);
+    return count;
   }
 
   #closeUnread(): void {
