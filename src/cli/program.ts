@@ -1,11 +1,14 @@
 import { Argument, Command as CommanderCommand, CommanderError, Option } from 'commander';
 import { ArchiveError } from '../archive/archive-error.ts';
 import { InvalidReference } from '../oci/reference.ts';
+import type { CommandTree } from './command-tree.ts';
 import { type Command, CommandError, EXIT, type ExitCode, type Input, type Io } from './command.ts';
 import { readVersion, version } from './version.ts';
 
+type Load = (readTree: () => Promise<CommandTree>) => Promise<Command>;
+
 /** In the order of the help. One is loaded when it is typed: most need much that the others do without. */
-const COMMANDS: readonly (readonly [name: string, load: () => Promise<Command>])[] = [
+const COMMANDS: readonly (readonly [name: string, load: Load])[] = [
   ['serve', async () => (await import('./serve.ts')).serve],
   ['hosts', async () => (await import('./hosts.ts')).hosts],
   ['refresh', async () => (await import('./refresh.ts')).refresh],
@@ -37,6 +40,7 @@ const COMMANDS: readonly (readonly [name: string, load: () => Promise<Command>])
   ['config check', async () => (await import('./config-check.ts')).configCheck],
   ['config schema', async () => (await import('./config-schema.ts')).configSchema],
   ['config variables', async () => (await import('./config-variables.ts')).configVariables],
+  ['completion', async readTree => (await import('./completion.ts')).completion(readTree)],
   ['version', async () => version],
 ];
 
@@ -98,7 +102,49 @@ type Run = (command: Command, input: Input) => Promise<void>;
 /** The command that is typed; all of them for help, and for what is none. */
 async function commandsFor([first = '', second = '']: readonly string[]): Promise<readonly Command[]> {
   const typed = COMMANDS.filter(([name]) => name === first || name === `${first} ${second}`);
-  return Promise.all((typed.length > 0 ? typed : COMMANDS).map(([, load]) => load()));
+  return loaded(typed.length > 0 ? typed : COMMANDS);
+}
+
+function loaded(commands: typeof COMMANDS): Promise<readonly Command[]> {
+  return Promise.all(commands.map(([, load]) => load(readTree)));
+}
+
+/** All of the program, for shells. */
+async function readTree(): Promise<CommandTree> {
+  const nowhere = { out: () => {}, err: () => {} };
+  return treeOf(buildProgram(await loaded(COMMANDS), nowhere, async () => {}));
+}
+
+function treeOf(command: CommanderCommand): CommandTree {
+  const help = command.createHelp();
+  const commands = help.visibleCommands(command).map(treeOf);
+  return {
+    name: command.name(),
+    summary: help.subcommandDescription(command),
+    // What help is asked about is any of the others.
+    commands: commands.map(each => (each.name === 'help' ? { ...each, commands: wordsOf(commands) } : each)),
+    options: help.visibleOptions(command).map(option => ({
+      names: [option.short, option.long].flatMap(name => name ?? []),
+      description: option.description,
+      value: option.required
+        ? {
+            name: /<([^.>]+)/.exec(option.flags)?.[1] ?? '',
+            isRepeated: option.variadic,
+            choices: option.argChoices ?? [],
+          }
+        : undefined,
+    })),
+    arguments: command.registeredArguments.map(argument => ({
+      name: argument.name(),
+      isRepeated: argument.variadic,
+      choices: argument.argChoices ?? [],
+    })),
+  };
+}
+
+function wordsOf(commands: readonly CommandTree[]): readonly CommandTree[] {
+  const others = commands.filter(({ name }) => name !== 'help');
+  return others.map(each => ({ ...each, commands: wordsOf(each.commands), options: [], arguments: [] }));
 }
 
 function buildProgram(commands: readonly Command[], io: Io, run: Run): CommanderCommand {

@@ -1,0 +1,35 @@
+import type { CommandTree } from './command-tree.ts';
+import { type Command, CommandError, EXIT } from './command.ts';
+import { bashScript } from './completion-bash.ts';
+import { fishScript } from './completion-fish.ts';
+import { zshScript } from './completion-zsh.ts';
+
+const SCRIPTS: Readonly<Record<string, (tree: CommandTree) => string>> = {
+  bash: bashScript,
+  zsh: zshScript,
+  fish: fishScript,
+};
+
+/** `entrepot completion`: what makes a shell complete commands and options. `readTree`: all of the program. */
+export function completion(readTree: () => Promise<CommandTree>): Command {
+  return {
+    name: 'completion',
+    summary: 'print what makes a shell complete commands and options',
+    arguments: [{ name: '<shell>', description: 'for which shell', choices: Object.keys(SCRIPTS) }],
+    examples: [
+      [
+        'entrepot completion bash > /etc/bash_completion.d/entrepot',
+        'for everybody; or: source <(entrepot completion bash)',
+      ],
+      ['entrepot completion zsh > "${fpath[1]}/_entrepot"', 'in a folder where zsh looks for completions'],
+      ['entrepot completion fish > ~/.config/fish/completions/entrepot.fish', 'for one user'],
+    ],
+    run: async (input, io) => {
+      const [shell = ''] = input.arguments;
+      const script = SCRIPTS[shell];
+      if (script === undefined) throw new CommandError(`no completion is known for ${shell}`, EXIT.usage);
+      io.out(script(await readTree()));
+      return EXIT.done;
+    },
+  };
+}
