@@ -30,10 +30,10 @@ export const serve: Command = {
     ['entrepot serve --config /etc/entrepot.yaml', 'as the file says'],
     ['ENTREPOT_SERVER__LISTEN=0.0.0.0:5000 entrepot serve', 'reachable from other machines'],
   ],
-  run: async (input, io) => {
+  run: async input => {
     const loaded = await loadConfig({ file: textOption(input, 'config') });
     const config = { ...loaded, offline: loaded.offline || input.options['offline'] === true };
-    const { log, isPretty, flush } = createLogger(config.log);
+    const { log, isPretty, flush, print } = createLogger(config.log);
     const metrics = createMetrics();
     process.on('uncaughtExceptionMonitor', error => {
       log.error({ err: error }, 'ended by a bug');
@@ -48,7 +48,7 @@ export const serve: Command = {
     const server = await startServer(config, { log, meter: metrics.meter, metrics, audit });
     const version = readVersion();
     if (isPretty) {
-      io.out(bannerText(config, server, version));
+      print(bannerText(config, server, version));
     } else {
       const { addresses, opsAddress } = server;
       log.info({ version, addresses, opsAddress, ...(config.offline && { offline: true }) }, 'serving');

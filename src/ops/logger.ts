@@ -1,19 +1,14 @@
 import { openSync } from 'node:fs';
-import { type DestinationStream, destination, type Logger as PinoLogger, pino } from 'pino';
+import { type DestinationStream, type Logger as PinoLogger, pino } from 'pino';
 import { PinoPretty } from 'pino-pretty';
 import type { Log } from '../lib/log.ts';
+import { LineSink } from './line-sink.ts';
 import { redactFields, redactText } from './redact.ts';
 
 /**
- * The log: one JSON object a line on standard output, or lines for people on a terminal. Lines are buffered, since a
- * write per response would cost more than many responses do, and leave within a second, at once when the process ends.
+ * The log: one JSON object a line on standard output, or lines for people on a terminal. Lines are gathered, and leave
+ * within a second, at once when the process ends.
  */
-
-/** pino's bound on what waits in memory; a buffer above 16,384 would be split into several writes anyway. */
-const BUFFER_BYTES = 4096;
-
-/** How long a line may wait when nothing follows it. */
-const FLUSH_INTERVAL_MS = 1000;
 
 const STANDARD_OUTPUT = 1;
 
@@ -37,13 +32,17 @@ export interface Logger {
   readonly isPretty: boolean;
   /** Writes out what is buffered, before it returns. For the last line before the process ends. */
   readonly flush: () => void;
+  /** Writes a text for people among the lines. */
+  readonly print: (text: string) => void;
 }
 
 /** A logger on standard output, or on `output`. */
 export function createLogger(options: LoggerOptions): Logger {
   const isTerminal = options.isTerminal ?? process.stdout.isTTY;
   const isPretty = options.format === 'pretty' || (options.format === 'auto' && isTerminal);
-  const { stream, flush } = isPretty ? prettyStream(options, isTerminal) : jsonStream(options);
+  const sink = sinkOf(options, lost =>
+    log.warn({ lost }, 'lines of the log were lost: they could not be written'),
+  );
   const logger = pino(
     {
       level: options.level,
@@ -53,40 +52,40 @@ export function createLogger(options: LoggerOptions): Logger {
       // Redaction happens before pino sees the fields, because pino's own knows paths only, and errors are done by then.
       serializers: { err: (error: unknown) => error },
     },
-    stream,
+    isPretty ? prettyStream(sink, isTerminal) : sink,
   );
-  return { log: new RedactingLog(logger), isPretty, flush };
+  const log = new RedactingLog(logger);
+  const print = (text: string) => {
+    sink.write(text);
+    sink.flush();
+  };
+  return { log, isPretty, flush: () => sink.flush(), print };
 }
 
 interface Sink {
-  readonly stream: DestinationStream;
-  readonly flush: () => void;
+  write(text: string): void;
+  flush(): void;
 }
 
-function jsonStream({ output, file }: LoggerOptions): Sink {
-  if (output !== undefined) {
-    return { stream: { write: text => void output.write(text) }, flush: () => {} };
-  }
-  // pino flushes this stream by itself when the process exits.
-  const stream = destination({
-    dest: file === undefined ? STANDARD_OUTPUT : openSync(file, 'a', PRIVATE_MODE),
-    sync: false,
-    minLength: BUFFER_BYTES,
-    periodicFlush: FLUSH_INTERVAL_MS,
-  });
-  return { stream, flush: () => stream.flushSync() };
+function sinkOf({ output, file }: LoggerOptions, onLost: (lines: number) => void): Sink {
+  if (output !== undefined) return { write: text => void output.write(text), flush: () => {} };
+  return new LineSink(file === undefined ? STANDARD_OUTPUT : openSync(file, 'a', PRIVATE_MODE), onLost);
 }
 
-function prettyStream({ output }: LoggerOptions, isTerminal: boolean): Sink {
+function prettyStream(sink: Sink, isTerminal: boolean): DestinationStream {
   const format = PinoPretty.prettyFactory({
     colorize: isTerminal,
     translateTime: 'SYS:HH:MM:ss.l',
     include: [...OWN_PLACES].join(','),
     messageFormat: (line, messageKey) => `${String(line[messageKey])}${fieldsText(line, messageKey)}`,
   });
-  const write = (text: string) => void (output ?? process.stdout).write(text);
-  // In this thread: a transport's worker would lose the last lines of a crash.
-  return { stream: { write: line => write(format(JSON.parse(line)) ?? line) }, flush: () => {} };
+  return {
+    // In this thread: a transport's worker would lose the last lines of a crash. At once, since somebody watches.
+    write: line => {
+      sink.write(format(JSON.parse(line)) ?? line);
+      sink.flush();
+    },
+  };
 }
 
 /** What a line for people has a place of its own for: an error keeps its lines. */
