@@ -1,4 +1,5 @@
 import { setImmediate } from 'node:timers/promises';
+import { isStorageFull } from './blobs/storage-full.ts';
 import { EXIT } from './cli/command.ts';
 import { runProgram } from './cli/program.ts';
 import { ConfigError } from './config/problems.ts';
@@ -49,6 +50,7 @@ function describe(error: unknown): string {
   if (error instanceof OciError) return error.reason;
   const fault = installFault(error);
   if (fault !== undefined) return fault;
-  const isExpected = EXPECTED.some(kind => error instanceof kind) || 'syscall' in error;
+  const isExpected =
+    EXPECTED.some(kind => error instanceof kind) || isStorageFull(error) || 'syscall' in error;
   return isExpected ? error.message : (error.stack ?? error.message);
 }

@@ -25,6 +25,7 @@ import { Opened } from './lib/opened.ts';
 import { openPrivateFolder } from './lib/private-folder.ts';
 import { SOCKET_FOLDER } from './lib/socket-folder.ts';
 import type { MetadataStore } from './metadata/metadata-store.ts';
+import { Reserve, RESERVE_FILE } from './metadata/reserve.ts';
 import { openSqliteMetadataStore } from './metadata/sqlite-metadata-store.ts';
 import { storageFault } from './metadata/storage-probe.ts';
 import { STATE_FILE, StoreIdentity } from './metadata/store-identity.ts';
@@ -122,10 +123,19 @@ async function openOn(
   const { path } = config.storage;
   const indexPath = join(path, INDEX_FILE);
   const identity = opened.add(await StoreIdentity.look(path, INDEX_FILE));
-  const contents = ['blobs', 'ingest', 'processes', SEEN_CLUSTER_FOLDER, SOCKET_FOLDER, STATE_FILE];
+  const contents = [
+    'blobs',
+    'ingest',
+    'processes',
+    SEEN_CLUSTER_FOLDER,
+    SOCKET_FOLDER,
+    STATE_FILE,
+    RESERVE_FILE,
+  ];
   await openPrivateFolder(path, { database: INDEX_FILE, folders: contents }, log);
   const { isCopied } = identity.doubts;
-  const metadata = opened.add(await openSqliteMetadataStore(indexPath, { log, isCopied }));
+  const reserve = new Reserve(indexPath, log);
+  const metadata = opened.add(await openSqliteMetadataStore(indexPath, { log, isCopied, reserve }));
   const blobs = opened.add(await openFileBlobStore(path, { log }));
   await identity.settle(metadata, () => blobs.hasBlobs(), log);
   const credentials = await upstreamCredentials(config, metadata);

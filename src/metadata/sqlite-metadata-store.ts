@@ -26,9 +26,10 @@ import type {
 } from './metadata-store.ts';
 import { IndexUnusable } from './index-unusable.ts';
 import { ManifestCheck } from './manifest-check.ts';
+import type { Reserve } from './reserve.ts';
 import { Announcements } from './sqlite/announcements.ts';
 import { Blobs } from './sqlite/blobs.ts';
-import { Connection } from './sqlite/connection.ts';
+import { Connection, isFull } from './sqlite/connection.ts';
 import { CredentialUsages } from './sqlite/credential-usage.ts';
 import { Documents } from './sqlite/documents.ts';
 import { Grants } from './sqlite/grants.ts';
@@ -54,25 +55,31 @@ export interface OpenOptions {
   readonly log: Log;
   /** Its pages may be of several moments: reads all of it first (40 s for a GiB), and refuses it if they are. */
   readonly isCopied?: boolean;
+  /** What it can have on a full disk. */
+  readonly reserve?: Reserve;
 }
 
 /** Opens the index in the file `path`, makes or migrates it, and joins the processes that work on it. Nothing is scanned. */
 export async function openSqliteMetadataStore(
   path: string,
-  { log, isCopied = false }: OpenOptions,
+  { log, isCopied = false, reserve }: OpenOptions,
 ): Promise<MetadataStore> {
   if (isCopied) log.warn({ path }, 'the index was copied or changed by others: all of it is checked now');
-  const connection = await openCurrent(path, isCopied);
+  const connection = await openCurrent(path, isCopied, reserve);
   try {
+    if (reserve?.isGivenUp === true) connection.takeRoom();
     const writer = new Writer(connection);
     const announcements = new Announcements(connection, writer, log);
     await announcements.begin();
-    const look = () =>
-      void announcements
+    const onBeat = () => {
+      announcements
         .look()
         .catch((error: unknown) => log.warn({ err: error }, 'announcements could not be read'));
-    const presence = await Presence.join({ connection, writer, indexPath: path, log, onBeat: look });
-    return new SqliteMetadataStore({ connection, writer, announcements, presence, log });
+      void reserve?.restore();
+    };
+    const presence = await Presence.join({ connection, writer, indexPath: path, log, onBeat });
+    await reserve?.restore();
+    return new SqliteMetadataStore({ connection, writer, announcements, presence, reserve, log });
   } catch (error) {
     connection.close();
     throw error;
@@ -80,9 +87,9 @@ export async function openSqliteMetadataStore(
 }
 
 /** With the newest schema. Rejects with IndexUnusable when the file is not an index of ours, or damaged. */
-async function openCurrent(path: string, isCopied: boolean): Promise<Connection> {
+async function openCurrent(path: string, isCopied: boolean, reserve?: Reserve): Promise<Connection> {
   try {
-    const connection = await Connection.open(path);
+    const connection = await Connection.open(path, reserve);
     try {
       if (isCopied) requireWhole(connection);
       await migrate(connection);
@@ -119,7 +126,11 @@ function withPath(path: string, error: unknown): unknown {
   if (!(error instanceof Error) || !(error instanceof IndexUnusable || code?.startsWith('SQLITE_')))
     return error;
   const damaged = code !== undefined && DAMAGED.test(code);
-  const message = damaged ? `the index is damaged (${error.message}). ${RESCUE}` : error.message;
+  const message = damaged
+    ? `the index is damaged (${error.message}). ${RESCUE}`
+    : isFull(error)
+      ? `the disk is full (${error.message}): the index needs some MiB of it`
+      : error.message;
   const isDamaged = damaged || (error instanceof IndexUnusable && error.isDamaged);
   return new IndexUnusable(`${path}: ${message}`, { cause: error, isDamaged });
 }
@@ -129,6 +140,7 @@ interface Parts {
   readonly writer: Writer;
   readonly announcements: Announcements;
   readonly presence: Presence;
+  readonly reserve: Reserve | undefined;
   readonly log: Log;
 }
 
@@ -138,6 +150,7 @@ class SqliteMetadataStore implements MetadataStore {
   readonly #writer: Writer;
   readonly #announcements: Announcements;
   readonly #presence: Presence;
+  readonly #reserve: Reserve | undefined;
   readonly #log: Log;
   readonly #repositories: Repositories;
   readonly #manifests: Manifests;
@@ -158,11 +171,12 @@ class SqliteMetadataStore implements MetadataStore {
   #sweeping: Promise<void> | undefined;
   #closing: Promise<void> | undefined;
 
-  constructor({ connection, writer, announcements, presence, log }: Parts) {
+  constructor({ connection, writer, announcements, presence, reserve, log }: Parts) {
     this.#connection = connection;
     this.#writer = writer;
     this.#announcements = announcements;
     this.#presence = presence;
+    this.#reserve = reserve;
     this.#log = log;
     this.#repositories = new Repositories(connection);
     this.#manifests = new Manifests(connection);
@@ -580,8 +594,9 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#write(() => this.#settings.put(name, value));
   }
 
-  initSetting(name: string, value: string) {
-    return this.#write(() => this.#settings.init(name, value));
+  async initSetting(name: string, value: string) {
+    const known = await this.readSetting(name);
+    return known ?? this.#write(() => this.#settings.init(name, value));
   }
 
   noteUse(digest: Digest) {
@@ -627,6 +642,7 @@ class SqliteMetadataStore implements MetadataStore {
       await this.#sweeping;
     } finally {
       this.#connection.close();
+      await this.#reserve?.restore();
     }
   }
 

@@ -1,14 +1,17 @@
 import { randomUUID } from 'node:crypto';
-import { readFile, stat } from 'node:fs/promises';
+import { readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { writeFileAtomic } from '../lib/atomic-file.ts';
-import { absentAsUndefined } from '../lib/error-code.ts';
+import { absentAsUndefined, errorCode } from '../lib/error-code.ts';
 import type { Log } from '../lib/log.ts';
 import type { MetadataStore } from './metadata-store.ts';
 import { lostTransactions } from './sqlite/wal-check.ts';
 
 /** Beside the index: which store this folder is, and how its index was left. */
 export const STATE_FILE = 'store.json';
+
+/** Always so many, so that it can be written over on a full disk. */
+const STATE_BYTES = 256;
 
 /** In the index: which store it is of. */
 const STORE_ID = 'store-id';
@@ -109,9 +112,17 @@ export class StoreIdentity {
   }
 
   async #write(state: StoreState): Promise<void> {
-    const text = `${JSON.stringify(state)}\n`;
-    if (text === `${JSON.stringify(await readState(this.#folder))}\n`) return;
-    await writeFileAtomic(join(this.#folder, STATE_FILE), [Buffer.from(text)]);
+    const text = JSON.stringify(state);
+    if (text === JSON.stringify(await readState(this.#folder))) return;
+    const path = join(this.#folder, STATE_FILE);
+    const bytes = Buffer.from(`${text.padEnd(STATE_BYTES - 1)}\n`);
+    try {
+      await writeFileAtomic(path, [bytes]);
+    } catch (error) {
+      if (errorCode(error) !== 'ENOSPC') throw error;
+      // Over the old one, which takes no room. Torn by a crash it reads as none, and nothing is said of the index then.
+      await absentAsUndefined(writeFile(path, bytes, { flag: 'r+' }));
+    }
   }
 }
 

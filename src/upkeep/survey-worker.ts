@@ -10,6 +10,7 @@ import { removeStrays } from '../blobs/stray-removal.ts';
 import { silentLog } from '../lib/log.ts';
 import { IndexLocked } from '../metadata/index-locked.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
+import { Reserve } from '../metadata/reserve.ts';
 import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
 import { openSqliteSurvey } from '../metadata/sqlite-survey.ts';
 import type { StoreSurvey, StrayFile } from './stores.ts';
@@ -24,7 +25,10 @@ async function openThreadWork({ indexPath, storePath }: SurveyPlace): Promise<Th
   let opened: Promise<MetadataStore> | undefined;
   // Most threads only look.
   const rows = (): Promise<MetadataStore> =>
-    (opened ??= openSqliteMetadataStore(indexPath, { log: silentLog }));
+    (opened ??= openSqliteMetadataStore(indexPath, {
+      log: silentLog,
+      reserve: new Reserve(indexPath, silentLog),
+    }));
   let walk: AsyncIterator<readonly StrayFile[]> | undefined;
 
   async function* oldFiles(madeBeforeMs: number): AsyncGenerator<readonly StrayFile[]> {

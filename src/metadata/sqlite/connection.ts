@@ -1,6 +1,7 @@
 import { errorCode } from '../../lib/error-code.ts';
 import { retryJittered } from '../../lib/jittered-retry.ts';
 import { IndexLocked } from '../index-locked.ts';
+import type { Reserve } from '../reserve.ts';
 import { Database, type Statement } from './driver.ts';
 
 export type { Statement } from './driver.ts';
@@ -18,6 +19,12 @@ const CHECKPOINT_PAGES = 1000;
 /** What the log's file is cut back to after a burst. */
 const WAL_LIMIT_BYTES = 16 * 1024 * 1024;
 
+/** What `PRAGMA auto_vacuum` answers for it. */
+const INCREMENTAL = 2;
+
+/** More than any one transaction of upkeep writes; once as log and once as pages. */
+const ROOM_BYTES = 768 * 1024;
+
 /** Room for the inner pages of every index at a million blobs; in KiB, as SQLite takes it. */
 const CACHE_KIB = 8 * 1024;
 
@@ -27,19 +34,22 @@ const CACHE_KIB = 8 * 1024;
  */
 export class Connection {
   readonly #database: Database;
+  readonly #reserve: Reserve | undefined;
 
-  private constructor(database: Database) {
+  private constructor(database: Database, reserve?: Reserve) {
     this.#database = database;
+    this.#reserve = reserve;
   }
 
-  static async open(path: string): Promise<Connection> {
-    const database = new Database(path, { timeout: 0 });
-    const connection = new Connection(database);
+  /** `reserve`: what the index can have on a full disk. */
+  static async open(path: string, reserve?: Reserve): Promise<Connection> {
+    await reserve?.giveUpToOpen();
+    const connection = new Connection(new Database(path, { timeout: 0 }), reserve);
     try {
-      await connection.retrying('open the index', () => configure(database));
+      await connection.retrying('open the index', () => configure(connection.#database));
       return connection;
     } catch (error) {
-      database.close();
+      connection.close();
       throw error;
     }
   }
@@ -62,6 +72,38 @@ export class Connection {
   /** A pragma that is a number, or is set to one. */
   pragma(source: string): number {
     return Number(this.#database.pragma(source, { simple: true }));
+  }
+
+  /**
+   * Moves what the log holds into the database, so that the next write begins the log anew and needs no new room for it. As
+   * far as nobody reads older pages, and the disk has room for those that the database has not.
+   */
+  checkpoint(): void {
+    this.#database.pragma('wal_checkpoint(PASSIVE)');
+  }
+
+  /** Gives up some of the reserve for the files of the index. False when there is none. */
+  giveUpReserve(): boolean {
+    if (this.#reserve?.giveUp() !== true) return false;
+    this.takeRoom();
+    return true;
+  }
+
+  /**
+   * Lets the index have room for its log, and for pages of new rows, while the disk has some: whoever fills the disk would
+   * have it at once. So long a row is written that needs as much, and taken away again: files and free pages stay. Takes
+   * what there is; nothing when another process writes, which has the room then.
+   */
+  takeRoom(): void {
+    try {
+      this.checkpoint();
+      this.execute(`
+        INSERT OR REPLACE INTO settings (name, value) VALUES ('room', printf('%.*c', ${ROOM_BYTES}, 'x'))`);
+      this.checkpoint();
+      this.execute(`DELETE FROM settings WHERE name = 'room'`);
+    } catch (error) {
+      if (!isFull(error) && !isBusy(error)) throw error;
+    }
   }
 
   /** What is wrong first, when all pages are read and compared; `undefined` for a sound database. */
@@ -101,13 +143,17 @@ export class Connection {
   }
 
   close(): void {
-    this.#database.close();
+    const close = () => void this.#database.close();
+    if (this.#reserve === undefined) close();
+    else this.#reserve.keepAfter(close);
   }
 }
 
 function configure(database: Database): void {
-  // Takes effect in an empty file only; lets upkeep give space back in small steps.
-  database.pragma('auto_vacuum = INCREMENTAL');
+  // Takes effect in an empty file only, and writes to any: lets upkeep give space back in small steps.
+  if (database.pragma('auto_vacuum', { simple: true }) !== INCREMENTAL) {
+    database.pragma('auto_vacuum = INCREMENTAL');
+  }
   database.pragma('journal_mode = WAL');
   // WAL's NORMAL may lose the last commits in a power loss; what was acknowledged must not be lost.
   database.pragma('synchronous = FULL');
@@ -115,6 +161,14 @@ function configure(database: Database): void {
   database.pragma(`wal_autocheckpoint = ${CHECKPOINT_PAGES}`);
   database.pragma(`journal_size_limit = ${WAL_LIMIT_BYTES}`);
   database.pragma(`cache_size = -${CACHE_KIB}`);
+  // What undoes one write of a transaction would be a file in /tmp, which may be on the same full disk.
+  database.pragma('temp_store = MEMORY');
+}
+
+/** Whether the disk had no room for what was to be written: the index, its log, or the file through which processes share it. */
+export function isFull(error: unknown): boolean {
+  const code = errorCode(error);
+  return code === 'SQLITE_FULL' || code === 'SQLITE_IOERR_SHMSIZE';
 }
 
 /** Whether another process holds the lock that was needed. */

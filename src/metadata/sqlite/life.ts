@@ -30,9 +30,7 @@ export class Life {
     mkdirSync(dirname(path), { recursive: true, mode: PRIVATE_FOLDER_MODE });
     const lock = new Database(path + UNLOCKED, { timeout: 0 });
     try {
-      // Nothing is written, so there is nothing to undo.
-      lock.pragma('journal_mode = MEMORY');
-      lock.exec('BEGIN EXCLUSIVE');
+      lockWhole(lock);
       renameSync(path + UNLOCKED, path);
     } catch (error) {
       lock.close();
@@ -48,12 +46,18 @@ export class Life {
   }
 }
 
+/** Nothing is written, so there is nothing to undo: a journal would need room, which a full disk has not. */
+function lockWhole(lock: Database): void {
+  lock.pragma('journal_mode = MEMORY');
+  lock.exec('BEGIN EXCLUSIVE');
+}
+
 /** Whether the process `id` is certainly dead. False for one of which nothing is known. */
 export function isDead(indexPath: string, id: string): boolean {
   let lock: Database | undefined;
   try {
     lock = new Database(lifePath(indexPath, id), { timeout: 0, fileMustExist: true });
-    lock.exec('BEGIN EXCLUSIVE');
+    lockWhole(lock);
     return true;
   } catch (error) {
     const code = errorCode(error);

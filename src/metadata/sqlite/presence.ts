@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import { errorCode } from '../../lib/error-code.ts';
 import { type Lease, LeaseLost } from '../../lib/lease.ts';
 import type { Log } from '../../lib/log.ts';
 import type { Connection } from './connection.ts';
@@ -81,8 +82,16 @@ export class Presence {
   async #join(): Promise<void> {
     const processes = await this.#connection.read(() => this.#leases.processes());
     const dead = processes.filter(({ id }) => isDead(this.#indexPath, id));
-    // Every write joins who is not there.
-    await this.#write(() => dead.forEach(row => this.#leases.removeProcess(row, { isGone: true })));
+    try {
+      // Every write joins who is not there.
+      await this.#write(() => dead.forEach(row => this.#leases.removeProcess(row, { isGone: true })));
+    } catch (error) {
+      // Reading goes on all the same, and a later heartbeat joins.
+      if (errorCode(error) !== 'ENOSPC') throw error;
+      this.#log.warn({ err: error }, 'the disk has no room for the heartbeat; it is tried each second');
+      this.#isFailing = true;
+      return;
+    }
     forgetDead(this.#indexPath);
   }
 

@@ -1,6 +1,5 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { errorCode } from '../../lib/error-code.ts';
-import { type Connection, isBusy, type Statement } from './connection.ts';
+import { type Connection, isBusy, isFull, type Statement } from './connection.ts';
 
 /** Writes that came in one turn of the event loop share a commit, and its sync; so many at most, as all stop the loop. */
 const MAX_WRITES_PER_COMMIT = 20;
@@ -73,7 +72,7 @@ export class Writer {
       const batch = this.#waiting.splice(0, MAX_WRITES_PER_COMMIT);
       this.#lockedOutSinceMs ??= performance.now();
       try {
-        const transact = () => this.#transact(batch);
+        const transact = () => this.#makingRoom(() => this.#transact(batch));
         const sinceMs = batch[0]?.askedAtMs;
         const settle = await this.#connection.retrying('write to the index', transact, sinceMs);
         this.#lockedOutSinceMs = undefined;
@@ -85,6 +84,28 @@ export class Writer {
       }
     }
     this.#draining = undefined;
+  }
+
+  /** On a full disk, what the index has itself is used anew, and what is in reserve; only then is the disk full for it. */
+  #makingRoom<T>(work: () => T): T {
+    try {
+      return work();
+    } catch (full) {
+      if (!isFull(full)) throw full;
+      for (const makeRoom of [() => this.#beginLogAnew(), () => this.#connection.giveUpReserve()]) {
+        try {
+          if (makeRoom()) return work();
+        } catch (error) {
+          if (!isFull(error)) throw error;
+        }
+      }
+      throw full;
+    }
+  }
+
+  #beginLogAnew(): boolean {
+    this.#connection.checkpoint();
+    return true;
   }
 
   /** One transaction; returns what tells its callers. */
@@ -122,7 +143,7 @@ export class Writer {
 
 /** One code for a full disk, whoever meets it. */
 function asStorageFull(error: unknown): unknown {
-  if (errorCode(error) !== 'SQLITE_FULL') {
+  if (!isFull(error)) {
     return error;
   }
   return Object.assign(new Error('the disk is full: the index cannot grow', { cause: error }), {
