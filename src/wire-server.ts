@@ -16,6 +16,7 @@ import { InvalidReference } from './oci/reference.ts';
 import type { Audit } from './ops/audit.ts';
 import { TlsFiles } from './ops/tls-files.ts';
 import { tenantsDocument } from './tenants/tenants-document.ts';
+import { DiskWatch } from './upkeep/disk-watch.ts';
 import { type Observers, openParts, type Parts } from './wire.ts';
 import { CREDENTIAL_KEY, requireEncryption } from './wire-access.ts';
 import { deedsTo } from './wire-audit.ts';
@@ -52,7 +53,9 @@ export async function startServer(config: Config, options: ServerOptions): Promi
       await openParts(config, options, { followsCluster: true, startsMeanwhile: true }),
     );
     requireEncryption(config, parts.tenants);
-    const ops = await openOps(config, parts, options, () => (state === 'serving' ? undefined : state));
+    const disk = new DiskWatch(parts.blobs.space, options.log);
+    const whyNotServing = () => (state === 'serving' ? undefined : state);
+    const ops = await openOps(config, { ...parts, disk }, options, whyNotServing);
     opened.add(ops);
     const server = opened.add(
       await createRegistryServer({
@@ -74,7 +77,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
       }),
     );
     certificate?.follow(material => server.renewTls(material));
-    opened.add(await beginSchedule(config, parts.upkeep, options.log));
+    opened.add(await beginSchedule(config, { upkeep: parts.upkeep, disk, log: options.log }));
     state = 'serving';
     return {
       parts,
@@ -106,11 +109,11 @@ const LOCKED_OUT_MS = 5_000;
 
 async function openOps(
   config: Config,
-  parts: Parts,
+  parts: Parts & { readonly disk: DiskWatch },
   { log, meter, metrics }: ServerOptions,
   whyNotServing: () => string | undefined,
 ): Promise<OpsServer> {
-  const { metadata, tenants, upstreams, mirror } = parts;
+  const { metadata, tenants, upstreams, mirror, disk } = parts;
   const { opsListen } = config.server;
   // One look-up, so that it takes no longer on a large store; it throws when the index is broken.
   const notReady = async () => {
@@ -130,22 +133,23 @@ async function openOps(
     if (path === '/debug/tenants') return tenantsDocument(tenants, await metadata.listIssuedCredentials());
     return path === '/debug/explain' ? explained(parts, query) : undefined;
   };
-  const problem = () => {
-    const { problems, recalledAtMs } = tenants;
-    if (problems.length === 0) return undefined;
-    const seen =
-      recalledAtMs === undefined ? '' : `; what was seen at ${new Date(recalledAtMs).toISOString()} counts`;
-    return `cannot be followed now: ${problems.length} (see entrepot tenants)${seen}`;
-  };
+  const problems = () => [disk.problem ?? [], clusterProblem(tenants) ?? []].flat();
   return createOpsServer({
     address: opsListen === false ? undefined : opsListen,
     socketFolder: join(config.storage.path, SOCKET_FOLDER),
     notReady,
-    problem,
+    problems,
     metrics: answer,
     extra,
     log,
   });
+}
+
+function clusterProblem({ problems, recalledAtMs }: Parts['tenants']): string | undefined {
+  if (problems.length === 0) return undefined;
+  const seen =
+    recalledAtMs === undefined ? '' : `; what was seen at ${new Date(recalledAtMs).toISOString()} counts`;
+  return `cannot be followed now: ${problems.length} (see entrepot tenants)${seen}`;
 }
 
 function waiting({ waitingFor }: Parts['tenants']): string | undefined {

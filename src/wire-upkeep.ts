@@ -1,9 +1,12 @@
+import type { MinFree } from './blobs/disk-space.ts';
 import type { FileBlobStore } from './blobs/file-blob-store.ts';
 import type { Config } from './config/config.ts';
 import type { Uploads } from './hosted/uploads.ts';
 import type { Log } from './lib/log.ts';
 import type { Meter } from './lib/meter.ts';
+import type { DiskShare } from './lib/units.ts';
 import type { MetadataStore } from './metadata/metadata-store.ts';
+import type { DiskWatch } from './upkeep/disk-watch.ts';
 import { ImageRemoval } from './upkeep/image-removal.ts';
 import { Schedule } from './upkeep/schedule.ts';
 import { SurveyThread } from './upkeep/survey-thread.ts';
@@ -36,14 +39,43 @@ export function openUpkeep(
     bytesPerSecond: scrubBytesPerSecond,
   });
   const removal = new ImageRemoval({ ...stores, deletesHosted: config.hosted.delete });
+  blobs.space.makeRoom = bytes => makeRoom(upkeep, bytes, log);
   return { upkeep, survey, removal };
 }
 
+/** For whoever waits to write so much. What cannot be removed leaves a full disk, which is told to them. */
+async function makeRoom(upkeep: Upkeep, bytes: number, log: Log): Promise<void> {
+  try {
+    await upkeep.evict({ wantedBytes: bytes, onWait: () => {} });
+  } catch (error) {
+    log.warn({ err: error }, 'room could not be made for what is to be written');
+  }
+}
+
+const DEFAULT_MIN_FREE: DiskShare = { percent: 5 };
+/** Of a large disk no more. */
+const MAX_DEFAULT_MIN_FREE_BYTES = 5 * 1024 ** 3;
+
+/** What has to stay free of a disk. */
+export function minFreeOf({ minFree }: Config['storage']): MinFree {
+  return minFree === undefined
+    ? diskBytes => Math.min(bytesOf(DEFAULT_MIN_FREE, diskBytes), MAX_DEFAULT_MIN_FREE_BYTES)
+    : diskBytes => bytesOf(minFree, diskBytes);
+}
+
+function bytesOf(share: DiskShare, diskBytes: number): number {
+  return 'bytes' in share ? share.bytes : Math.floor((diskBytes * share.percent) / 100);
+}
+
 /** What a server does of it by itself. */
-export async function beginSchedule(config: Config, upkeep: Upkeep, log: Log): Promise<Schedule> {
+export async function beginSchedule(
+  config: Config,
+  { upkeep, disk, log }: { readonly upkeep: Upkeep; readonly disk: DiskWatch; readonly log: Log },
+): Promise<Schedule> {
   const { gcIntervalMs, scrubIntervalMs } = config.upkeep;
   const schedule = new Schedule({
     upkeep,
+    disk,
     log,
     collectIntervalMs: intervalMs(gcIntervalMs),
     scrubIntervalMs: intervalMs(scrubIntervalMs),
@@ -54,9 +86,13 @@ export async function beginSchedule(config: Config, upkeep: Upkeep, log: Log): P
 
 /** Kept with every write, so reading them costs nothing when somebody asks for the metrics. */
 export async function reportStore(
-  { metadata, blobs }: Pick<UpkeepParts, 'metadata' | 'blobs'>,
+  { metadata, blobs, config }: Pick<UpkeepParts, 'metadata' | 'blobs'> & { readonly config: Config },
   meter: Meter,
 ): Promise<void> {
+  const { freeBytes, minFreeBytes } = await blobs.space.look();
+  meter.gauge('store_free_bytes', freeBytes);
+  meter.gauge('store_min_free_bytes', minFreeBytes);
+  meter.gauge('store_max_bytes', config.storage.maxBytes);
   const { blobs: count, blobBytes, manifestBytes } = await metadata.readTotals();
   meter.gauge('store_held_bytes', blobBytes + manifestBytes);
   meter.gauge('store_held_blobs', count);

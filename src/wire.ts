@@ -43,7 +43,7 @@ import type { Upstream } from './upstream/upstream.ts';
 import { openAccess, upstreamCredentials } from './wire-access.ts';
 import { knownCluster, openCluster, SEEN_CLUSTER_FOLDER } from './wire-kubernetes.ts';
 import { openMirror, openUpstreams } from './wire-mirror.ts';
-import { openUpkeep } from './wire-upkeep.ts';
+import { minFreeOf, openUpkeep } from './wire-upkeep.ts';
 
 /** What the parts report to. */
 export interface Observers {
@@ -136,7 +136,7 @@ async function openOn(
   const { isCopied } = identity.doubts;
   const reserve = new Reserve(indexPath, log);
   const metadata = opened.add(await openSqliteMetadataStore(indexPath, { log, isCopied, reserve }));
-  const blobs = opened.add(await openFileBlobStore(path, { log }));
+  const blobs = opened.add(await openFileBlobStore(path, { log, minFree: minFreeOf(config.storage) }));
   await identity.settle(metadata, () => blobs.hasBlobs(), log);
   const credentials = await upstreamCredentials(config, metadata);
   const memory = new MemoryBudget();
@@ -166,7 +166,7 @@ async function openOn(
   opened.add({ close: followSecrets({ tenants, grants, mirror, log }) });
   const hosted = new Hosted({ blobs, metadata, log });
   const deleting = new Removal({ metadata, isEnabled: config.hosted.delete });
-  const publication = new Publication(metadata, quota, memory);
+  const publication = new Publication({ metadata, admit: bytes => blobs.admit(bytes), quota, memory });
   const naming = namingOf(config, tenants);
   const cursors = new Cursors(await metadata.initSetting(CURSOR_KEY, randomBytes(32).toString('hex')));
   return {

@@ -63,6 +63,11 @@ export interface BlobStore {
   ingestLength(key: string, epoch: number): Promise<number>;
   /** Removes what `ingests` gave, which nobody writes; absent is fine. The caller holds the Lease of its key. */
   abandon(ingest: Pick<FoundIngest, 'name'>): Promise<void>;
+  /**
+   * Returns when so many bytes more may be written, for which room is made if need be; rejects as a full disk does when
+   * they may not. Nothing is reserved: every write asks again.
+   */
+  admit(bytes: number): Promise<void>;
   /** All ingests, for upkeep. */
   ingests(): AsyncIterable<FoundIngest>;
   /** All blobs that are here, with or without a row in the index, for upkeep. */

@@ -1,5 +1,5 @@
 import { lstatSync, renameSync, type Stats } from 'node:fs';
-import { type FileHandle, lstat, mkdir, opendir, rm, stat, statfs } from 'node:fs/promises';
+import { type FileHandle, lstat, mkdir, opendir, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { syncFolder } from '../lib/atomic-file.ts';
 import type { BlobReader } from '../lib/blob-reader.ts';
@@ -19,6 +19,7 @@ import type {
   IngestFollower,
   IngestOptions,
 } from './blob-store.ts';
+import { DiskSpace, type MinFree } from './disk-space.ts';
 import { FileIngest } from './file-ingest.ts';
 import { FilePaths, parseIngestName } from './file-paths.ts';
 import { Hasher } from './hasher.ts';
@@ -57,24 +58,30 @@ export interface FileBlobStore extends BlobStore {
   countUnfinished(bytes: number): void;
   /** Whether any blob lies here, with or without a row: looks no further than the first. */
   hasBlobs(): Promise<boolean>;
-  /** Of the disk, for this user. */
-  freeBytes(): Promise<number>;
+  readonly space: DiskSpace;
+}
+
+export interface FileBlobStoreOptions {
+  readonly log: Log;
+  /** Default: nothing. */
+  readonly minFree?: MinFree | undefined;
 }
 
 /** Opens the store in the folder `path` (see `FilePaths` for its layout) and makes what is missing. Nothing is scanned. */
 export async function openFileBlobStore(
   path: string,
-  { log }: { readonly log: Log },
+  { log, minFree = () => 0 }: FileBlobStoreOptions,
 ): Promise<FileBlobStore> {
   const paths = new FilePaths(path);
   await mkdir(path, { recursive: true, mode: DOOR_MODE });
   await mkdir(paths.blobs, { recursive: true, mode: DOOR_MODE });
   await mkdir(paths.ingests, { recursive: true, mode: DOOR_MODE });
   await syncFolder(path);
-  return new FolderStore(paths, log);
+  return new FolderStore(paths, new DiskSpace(path, minFree), log);
 }
 
 class FolderStore implements FileBlobStore {
+  readonly space: DiskSpace;
   readonly #paths: FilePaths;
   readonly #folders: BlobFolders;
   readonly #hasher: Hasher;
@@ -82,8 +89,9 @@ class FolderStore implements FileBlobStore {
   readonly #reading = new Map<Digest, Reading>();
   #unfinishedBytes = 0;
 
-  constructor(paths: FilePaths, log: Log) {
+  constructor(paths: FilePaths, space: DiskSpace, log: Log) {
     this.#paths = paths;
+    this.space = space;
     this.#folders = new BlobFolders(paths);
     this.#hasher = new Hasher(log);
   }
@@ -142,7 +150,13 @@ class FolderStore implements FileBlobStore {
   async ingest(lease: Lease, { digest, anew = false }: IngestOptions = {}): Promise<Ingest> {
     const algorithm = digest === undefined ? USUAL_ALGORITHM : digestAlgorithm(digest);
     const grown = (bytes: number): void => this.countUnfinished(this.#unfinishedBytes + bytes);
-    const store = { paths: this.#paths, folders: this.#folders, hasher: this.#hasher, grown };
+    const store = {
+      paths: this.#paths,
+      folders: this.#folders,
+      hasher: this.#hasher,
+      space: this.space,
+      grown,
+    };
     return FileIngest.open(store, lease, { algorithm, anew });
   }
 
@@ -239,9 +253,8 @@ class FolderStore implements FileBlobStore {
     this.#unfinishedBytes = Math.max(0, bytes);
   }
 
-  async freeBytes(): Promise<number> {
-    const { bavail, bsize } = await statfs(this.#paths.ingests);
-    return bavail * bsize;
+  admit(bytes: number): Promise<void> {
+    return this.space.admit(bytes);
   }
 
   async close(): Promise<void> {

@@ -6,6 +6,7 @@ import type { Lease } from '../lib/lease.ts';
 import { type Digest, type DigestAlgorithm, digestAlgorithm } from '../oci/digest.ts';
 import type { BlobFolders } from './blob-folders.ts';
 import type { Ingest } from './blob-store.ts';
+import type { DiskSpace } from './disk-space.ts';
 import type { FilePaths } from './file-paths.ts';
 import type { HashJob, Hasher } from './hasher.ts';
 import { leftIngest } from './left-ingest.ts';
@@ -23,6 +24,7 @@ export interface IngestStore {
   readonly paths: FilePaths;
   readonly folders: BlobFolders;
   readonly hasher: Hasher;
+  readonly space: DiskSpace;
   /** Told by how much what ingests have on disk has grown. */
   readonly grown: (bytes: number) => void;
 }
@@ -86,6 +88,7 @@ export class FileIngest implements Ingest {
     this.#isWriting = true;
     try {
       let rest = chunks.filter(chunk => chunk.byteLength > 0);
+      await this.#store.space.admit(rest.reduce((sum, chunk) => sum + chunk.byteLength, 0));
       while (rest.length > 0) {
         await this.#lease.confirm();
         const { bytesWritten } = await this.#file.writev(rest, this.#offset);

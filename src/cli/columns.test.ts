@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest';
-import { columnsText, countText, sizeText, timeText } from './columns.ts';
+import { sizeText } from '../lib/units.ts';
+import { columnsText, countText, timeText } from './columns.ts';
 
 test('columns are as wide as their widest cell, and no line ends in spaces', () => {
   expect(

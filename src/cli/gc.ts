@@ -1,7 +1,7 @@
-import { parseDuration, UnitError } from '../lib/units.ts';
+import { parseDuration, sizeText, UnitError } from '../lib/units.ts';
 import { CollectingStopped, type CollectionReport } from '../upkeep/collection.ts';
 import type { EvictionReport } from '../upkeep/eviction.ts';
-import { countText, sizeText } from './columns.ts';
+import { countText } from './columns.ts';
 import { type Command, CommandError, CONFIG_OPTION, EXIT, type Input, textOption } from './command.ts';
 import { withUpkeep } from './upkeep-run.ts';
 
@@ -13,8 +13,8 @@ export const gc: Command = {
   summary: 'collect garbage, and make the store fit its limit',
   description:
     'Removes what nothing needs any more: content of deleted manifests, pushes and downloads that nobody went on with ' +
-    'for upkeep.keepUnfinishedFor, files that a crash left; then, if more is held than storage.maxBytes, the least ' +
-    'recently used mirrored content. Works beside a running server, which goes on serving and taking pushes.',
+    'for upkeep.keepUnfinishedFor, files that a crash left; then, if more is held than storage.maxBytes or ' +
+    'less of the disk is free than storage.minFree, the least recently used mirrored content. Works beside a running server, which goes on serving and taking pushes.',
   options: [
     { flags: '--dry-run', description: 'say what would go, and remove nothing' },
     {
@@ -89,8 +89,12 @@ function reportText(
   }
   if (evicted === undefined) {
     lines.push('another process is making room already');
-  } else if (evicted.isStuck) {
+  } else if (evicted.stuckAt === 'maxBytes') {
     lines.push('more is held than storage.maxBytes, and the rest is pinned, lives here, or is in use');
+  } else if (evicted.stuckAt === 'minFree') {
+    lines.push(
+      'less of the disk is free than storage.minFree, and the rest is pinned, lives here, or is in use',
+    );
   }
   const bytes = counts.reduce((sum, [tally]) => sum + tally.bytes, 0);
   const verb = dryRun ? 'would free' : 'freed';

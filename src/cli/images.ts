@@ -1,7 +1,8 @@
+import { sizeText } from '../lib/units.ts';
 import type { SurveyedImage } from '../metadata/survey.ts';
 import { repositoryText } from '../oci/repository.ts';
 import { type HeldImage, heldImages } from '../upkeep/images.ts';
-import { columnsText, sizeText, timeText } from './columns.ts';
+import { columnsText, timeText } from './columns.ts';
 import { type Command, CONFIG_OPTION, EXIT } from './command.ts';
 import { interruptible } from './interruptible.ts';
 import { withParts } from './with-parts.ts';

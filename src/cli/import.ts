@@ -5,10 +5,11 @@ import { importArchive, type ImportOptions, type ImportReport } from '../archive
 import { openArchive, readArchive } from '../archive/open-archive.ts';
 import type { Place } from '../archive/placement.ts';
 import type { NamedRepository, Naming } from '../http/naming.ts';
+import { sizeText } from '../lib/units.ts';
 import { OciError } from '../oci/errors.ts';
 import { DEFAULT_TAG, parseNormalizedReference, referenceName, referenceText } from '../oci/reference.ts';
 import type { Parts } from '../wire.ts';
-import { countText, sizeText } from './columns.ts';
+import { countText } from './columns.ts';
 import { type Command, CommandError, CONFIG_OPTION, EXIT, type Input } from './command.ts';
 import { interruptible } from './interruptible.ts';
 import { commaList, platformOptions, platformsOption } from './list-options.ts';

@@ -1,10 +1,11 @@
+import { sizeText } from '../lib/units.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { digestOfReference } from '../metadata/reference-digest.ts';
 import type { SurveyedBlob, SurveyedManifest } from '../metadata/survey.ts';
 import { DEFAULT_TAG } from '../oci/reference.ts';
 import type { Repository } from '../oci/repository.ts';
 import { type HeldImage, heldImage } from '../upkeep/images.ts';
-import { columnsText, sizeText, timeText } from './columns.ts';
+import { columnsText, timeText } from './columns.ts';
 import { type Command, CommandError, CONFIG_OPTION, EXIT } from './command.ts';
 import { withParts } from './with-parts.ts';
 

@@ -1,4 +1,4 @@
-import { sizeText } from './columns.ts';
+import { sizeText } from '../lib/units.ts';
 import type { Io } from './command.ts';
 
 /** How progress is told: bars that move on a terminal, a line now and then elsewhere, or JSON for programs. */

@@ -2,10 +2,11 @@ import { rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import { loadConfig } from '../config/load.ts';
 import { absentAsUndefined } from '../lib/error-code.ts';
+import { sizeText } from '../lib/units.ts';
 import { IndexUnusable } from '../metadata/index-unusable.ts';
 import { rebuild as rebuildIndex } from '../upkeep/rebuild.ts';
 import { INDEX_FILE } from '../wire.ts';
-import { countText, sizeText } from './columns.ts';
+import { countText } from './columns.ts';
 import {
   type Command,
   CONFIG_OPTION,

@@ -1,7 +1,7 @@
+import { sizeText } from '../lib/units.ts';
 import type { Repository } from '../oci/repository.ts';
 import { CollectingStopped } from '../upkeep/collection.ts';
 import { type RemovedImage, RemovalRefused } from '../upkeep/image-removal.ts';
-import { sizeText } from './columns.ts';
 import { answer, type Command, CommandError, CONFIG_OPTION, EXIT, JSON_OPTION } from './command.ts';
 import { withParts } from './with-parts.ts';
 

@@ -1,6 +1,5 @@
-import { parseRate, UnitError } from '../lib/units.ts';
+import { parseRate, sizeText, UnitError } from '../lib/units.ts';
 import type { DamagedContent } from '../upkeep/scrub.ts';
-import { sizeText } from './columns.ts';
 import { type Command, CommandError, CONFIG_OPTION, EXIT, type Input, textOption } from './command.ts';
 import { withUpkeep } from './upkeep-run.ts';
 

@@ -4,10 +4,14 @@ import { isIP } from 'node:net';
 import { z } from 'zod';
 import { isCron } from '../lib/cron.ts';
 import {
+  DISK_SHARE_FORM,
+  type DiskShare,
   DURATION_FORM,
+  formatDiskShare,
   formatDuration,
   formatSize,
   INTERVAL_FORM,
+  parseDiskShare,
   parseDuration,
   parseInterval,
   parseRate,
@@ -61,6 +65,9 @@ export const durationOrForever = textCodec(
 
 /** `200GiB`: bytes. */
 export const size = textCodec(SIZE_FORM, parseSize, formatSize);
+
+/** `5GiB`, `5%`. */
+export const diskShare = textCodec<DiskShare>(DISK_SHARE_FORM, parseDiskShare, formatDiskShare, isMap);
 
 /** `16MiB`: bytes a second. */
 export const rate = textCodec(RATE_FORM, parseRate, formatSize);

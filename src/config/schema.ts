@@ -3,6 +3,7 @@ import {
   addressRange,
   aloneOr,
   count,
+  diskShare,
   duration,
   durationOrForever,
   interval,
@@ -184,6 +185,12 @@ const storage = section({
     .optional()
     .describe(
       'When more is held than this, with what is not finished, the least recently used mirrored content goes; unlimited by default',
+    ),
+  minFree: diskShare
+    .optional()
+    .describe(
+      'What stays free of its disk: before less is, the least recently used mirrored content goes, and then pushes are ' +
+        'refused and downloads are not kept; by default 5% or 5GiB, whichever is less',
     ),
 });
 

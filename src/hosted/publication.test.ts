@@ -15,7 +15,6 @@ import { digestOf } from '../oci/digest.ts';
 import { parseManifest } from '../oci/manifest.ts';
 import { DOCKER_SCHEMA1, OCI_ARTIFACT_MANIFEST, OCI_INDEX, OCI_MANIFEST } from '../oci/media-types.ts';
 import { Publication } from './publication.ts';
-import { noQuota } from './quota.ts';
 
 const repository = { upstream: '', name: 'team/app' };
 const elsewhere = { upstream: '', name: 'team/other' };
@@ -233,7 +232,7 @@ describe('manifests whose clients stall', () => {
   it('take of one tenant no more memory than its share, and another tenant pushes meanwhile', async () => {
     const MIB = 1024 * 1024;
     const memory = new MemoryBudget({ totalBytes: 8 * MIB, shareBytes: 4 * MIB, waitMs: 20 });
-    const publication = new Publication(bench.metadata, noQuota, memory);
+    const publication = new Publication({ metadata: bench.metadata, admit: async () => {}, memory });
     const bodies: Readable[] = [];
     const stalled = Array.from({ length: 20 }, () => {
       const body = new Readable({ read() {} });

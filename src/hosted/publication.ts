@@ -51,14 +51,24 @@ export interface Published {
   readonly subject: Digest | undefined;
 }
 
+export interface PublicationParts {
+  readonly metadata: MetadataStore;
+  /** Rejects as a full disk does where so many bytes more may not be kept. */
+  readonly admit: (bytes: number) => Promise<void>;
+  readonly quota?: Quota;
+  readonly memory?: MemoryBudget;
+}
+
 /** Pushing manifests (distribution-spec, "Pushing Manifests"): kept to the byte, once everything they name is here. */
 export class Publication {
   readonly #metadata: MetadataStore;
+  readonly #admit: PublicationParts['admit'];
   readonly #quota: Quota;
   readonly #memory: MemoryBudget;
 
-  constructor(metadata: MetadataStore, quota: Quota = noQuota, memory: MemoryBudget = new MemoryBudget()) {
+  constructor({ metadata, admit, quota = noQuota, memory = new MemoryBudget() }: PublicationParts) {
     this.#metadata = metadata;
+    this.#admit = admit;
     this.#quota = quota;
     this.#memory = memory;
   }
@@ -123,6 +133,7 @@ export class Publication {
     const atMs = Date.now();
     const required = [...view.manifests, ...view.blobs.filter(blob => !isNonDistributable(blob))];
     await refusingWhenFull(async () => {
+      await this.#admit(manifest.bytes.byteLength);
       const lacks = await this.#metadata.putManifest(repository, manifest, view, {
         ...(tag === undefined ? {} : { tag }),
         atMs,

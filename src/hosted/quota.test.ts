@@ -147,7 +147,7 @@ describe('a quota', () => {
 
   it('of tags counts new ones alone', async () => {
     const limited = new PrefixQuota(metadata, () => undefined, { maxRepositories: 10, maxTags: 2 });
-    const publication = new Publication(metadata, limited);
+    const publication = new Publication({ metadata, admit: async () => {}, quota: limited });
     const index = Buffer.from(JSON.stringify({ schemaVersion: 2, manifests: [] }));
     const tag = (reference: string, tags: readonly string[] = []) =>
       publication.publish(repositoryOf('c/app'), {
@@ -240,7 +240,7 @@ describe('a quota', () => {
     await push('a/one', contentOf(MIB, 2));
     const config = { mediaType: 'application/vnd.oci.image.config.v1+json', digest, size: blob.length };
     const manifest = JSON.stringify({ schemaVersion: 2, mediaType: OCI_MANIFEST, config, layers: [] });
-    const publication = new Publication(metadata, quota);
+    const publication = new Publication({ metadata, admit: async () => {}, quota });
     const pushed = publication.publish(repositoryOf('a/one'), {
       reference: 'latest',
       tags: [],

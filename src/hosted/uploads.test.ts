@@ -1,4 +1,4 @@
-import { chmod, truncate } from 'node:fs/promises';
+import { chmod, readdir, truncate } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { bytesOf, type Content, randomBlob } from '../../test/support/content.ts';
@@ -368,7 +368,7 @@ describe('a blob that was removed while it was pushed', () => {
 });
 
 describe('a full disk', () => {
-  it('refuses the chunk with 507, keeps the upload, and takes the rest when there is room', async () => {
+  it('refuses the chunk with 507, keeps nothing of the upload, and takes all of it when there is room', async () => {
     await bench.close();
     let isFull = false;
     bench = await HostedBench.open(bench.folder, { wrapBlobs: onDisk(() => isFull) });
@@ -381,10 +381,10 @@ describe('a full disk', () => {
       code: 'INSUFFICIENT_STORAGE',
       status: 507,
     });
+    await expect(offset(id)).rejects.toMatchObject({ code: 'BLOB_UPLOAD_UNKNOWN' });
+    expect(await readdir(join(bench.folder, 'ingest'))).toEqual([]);
     isFull = false;
-    const at = await offset(id);
-    expect(at).toBe(1_000_000);
-    await complete(id, blob.digest, bytes.subarray(at));
+    await complete(await begin(), blob.digest, bytes);
     await expectHeld(blob);
   });
 });

@@ -1,6 +1,8 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { BlobStore, Ingest } from '../blobs/blob-store.ts';
+import { isStorageFull } from '../blobs/storage-full.ts';
+import { removeStrays } from '../blobs/stray-removal.ts';
 import { LeaseLost } from '../lib/lease.ts';
 import type { Log } from '../lib/log.ts';
 import type { MetadataStore, Upload } from '../metadata/metadata-store.ts';
@@ -76,7 +78,10 @@ export class Uploads {
     // One byte: who has no room left hears it before he sends anything.
     await this.#quota.reserve(ingestKey(id), repository, 1);
     try {
-      await refusingWhenFull(() => this.#options.metadata.putUpload(upload));
+      await refusingWhenFull(async () => {
+        await this.#options.blobs.admit(1);
+        await this.#options.metadata.putUpload(upload);
+      });
     } catch (error) {
       this.#quota.release(ingestKey(id));
       throw error;
@@ -125,6 +130,7 @@ export class Uploads {
   /** PATCH: appends a chunk, or with no Content-Range a stream. What a leaving client has sent is kept. */
   async append(requester: Requester, repository: Repository, id: string, chunk: Chunk): Promise<UploadState> {
     return this.#use(requester, repository, id, async ({ ingest }, upload) => {
+      await this.#options.blobs.admit(chunk.contentLength ?? 0);
       await takeChunk(this.#bounded(ingest, upload), chunk, this.#options.bodyIdleMs);
       return { id, offset: ingest.offset };
     });
@@ -139,6 +145,7 @@ export class Uploads {
     chunk: Chunk,
   ): Promise<void> {
     await this.#use(requester, repository, id, async (session, upload) => {
+      await this.#options.blobs.admit(chunk.contentLength ?? 0);
       await takeLastChunk(this.#bounded(session.ingest, upload), chunk, this.#options.bodyIdleMs);
       const actual = await session.ingest.hash(digest);
       if (actual !== digest) {
@@ -253,9 +260,10 @@ export class Uploads {
         try {
           return await work(session, upload);
         } catch (error) {
-          // Nothing here but the quota denies. No client comes back after that: what is left of the quota would be
-          // held by what came, and refused to smaller pushes, until the upload expires.
-          if (error instanceof OciError && error.code === 'DENIED') await this.#end(id, session);
+          // Nothing here but the quota denies, and a disk that is full. No client comes back after that: what is left of
+          // either would be held by what came, and refused to smaller pushes, until the upload expires.
+          const isDenied = error instanceof OciError && error.code === 'DENIED';
+          if (isDenied || isStorageFull(error)) await this.#giveUp(id, session);
           throw error;
         } finally {
           // However the request ended: what a client that left had sent for hours is not idle.
@@ -279,7 +287,13 @@ export class Uploads {
     const [isKept] = await Promise.all([
       metadata.putBlob(digest, size, repository, { lease, isThere }),
       metadata.removeUpload(id, lease),
-    ]).finally(() => this.#quota.release(ingestKey(id)));
+    ])
+      .catch(async (error: unknown) => {
+        // Without a row the bytes would be in the way until garbage is collected.
+        if (isStorageFull(error)) await removeStrays(blobs, metadata, [digest]);
+        throw error;
+      })
+      .finally(() => this.#quota.release(ingestKey(id)));
     if (!isKept) {
       // Its twin was being collected, or found to be damaged, and this one went with it.
       throw new OciError('UNAVAILABLE', {
@@ -318,6 +332,16 @@ export class Uploads {
     await this.#options.metadata.removeUpload(id, session.lease);
     await session.abort();
     this.#quota.release(ingestKey(id));
+  }
+
+  /** `#end`, with the bytes even if the index has not the room to forget the upload, which then expires. */
+  async #giveUp(id: string, session: Session): Promise<void> {
+    try {
+      await this.#end(id, session);
+    } catch (error) {
+      if (!isStorageFull(error)) throw error;
+      await session.abort();
+    }
   }
 
   /** Ends an upload whoever's it is. The bytes that it had; `undefined` when it is in use, or was touched after all. */

@@ -57,11 +57,14 @@ describe('the ops port', () => {
   });
 
   it('is ready with a word about what is wrong all the same', async () => {
-    let problem: string | undefined = 'cannot be followed now: 1';
-    const port = await start({ problem: () => problem });
+    let problems = ['the disk is full', 'cannot be followed now: 1'];
+    const port = await start({ problems: () => problems });
     const reply = await request(port, '/readyz');
-    expect([reply.status, reply.body.toString()]).toEqual([200, 'ok\ncannot be followed now: 1\n']);
-    problem = undefined;
+    expect([reply.status, reply.body.toString()]).toEqual([
+      200,
+      'ok\nthe disk is full\ncannot be followed now: 1\n',
+    ]);
+    problems = [];
     expect((await request(port, '/readyz')).body.toString()).toBe('ok\n');
   });
 

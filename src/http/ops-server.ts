@@ -13,8 +13,8 @@ export interface OpsServerOptions {
   readonly socketFolder: string;
   /** Why the server cannot serve now, or `undefined`. */
   readonly notReady: () => Promise<string | undefined>;
-  /** What is wrong though the server can serve: a line behind the `ok` of `/readyz`, which anybody may read. */
-  readonly problem?: () => string | undefined;
+  /** What is wrong though the server can serve: lines behind the `ok` of `/readyz`, which anybody may read. */
+  readonly problems?: () => readonly string[];
   /** The text of `/metrics` with its content type. */
   readonly metrics: () => Promise<{ readonly contentType: string; readonly text: string }>;
   /**
@@ -134,8 +134,7 @@ async function answerOps(
     case '/readyz': {
       const reason = await within(options.notReady(), READY_WITHIN_MS);
       if (reason !== undefined) return plain(503, reason);
-      const problem = options.problem?.();
-      return plain(200, problem === undefined ? 'ok' : `ok\n${problem}`);
+      return plain(200, ['ok', ...(options.problems?.() ?? [])].join('\n'));
     }
     case '/metrics': {
       const { contentType, text } = await options.metrics();

@@ -1,8 +1,10 @@
 import { assert, maxSafeNat, nat, property } from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import {
+  formatDiskShare,
   formatDuration,
   formatSize,
+  parseDiskShare,
   parseDuration,
   parseInterval,
   parseRate,
@@ -60,6 +62,19 @@ describe('sizes', () => {
     assert(property(maxSafeNat(), bytes => parseSize(formatSize(bytes)) === bytes));
     expect(formatSize(200 * 2 ** 30)).toBe('200GiB');
     expect(formatSize(64_000)).toBe('64KB');
+  });
+});
+
+describe('shares of a disk', () => {
+  it('are a size, or a part of it', () => {
+    expect(parseDiskShare('5GiB')).toEqual({ bytes: 5 * 2 ** 30 });
+    expect(parseDiskShare('0B')).toEqual({ bytes: 0 });
+    expect(parseDiskShare('2.5%')).toEqual({ percent: 2.5 });
+    expect(['5GiB', '2.5%'].map(text => formatDiskShare(parseDiskShare(text)))).toEqual(['5GiB', '2.5%']);
+  });
+
+  it.each(['', '5', '100%', '-1%', '5 %', '%', 'all'])('refuses %j', text => {
+    expect(() => parseDiskShare(text)).toThrow('a share of the disk such as 5%');
   });
 });
 

@@ -17,6 +17,9 @@ export const INTERVAL_FORM = 'more than 0s, such as 90s, 1m, 24h or 7d';
 /** What `parseSize` takes, for messages. */
 export const SIZE_FORM = 'a size such as 64KB, 4MiB or 200GiB';
 
+/** What `parseDiskShare` takes, for messages. */
+export const DISK_SHARE_FORM = 'a size such as 4MiB or 200GiB, or a share of the disk such as 5%';
+
 /** What `parseRate` takes, for messages. */
 export const RATE_FORM = 'more than 0B a second, such as 64KB, 4MiB or 200MiB';
 
@@ -79,6 +82,22 @@ export function parseRate(text: string): number {
   return bytes;
 }
 
+/** So many bytes, or such a part of a disk. */
+export type DiskShare = { readonly bytes: number } | { readonly percent: number };
+
+/** `5GiB` or `5%`; a UnitError for anything else. */
+export function parseDiskShare(text: string): DiskShare {
+  const percent = Number(/^(\d+(?:\.\d+)?)%$/.exec(text)?.[1]);
+  if (percent < 100) return { percent };
+  if (SIZE.test(text)) return { bytes: parseSize(text) };
+  throw new UnitError(`expected ${DISK_SHARE_FORM}`);
+}
+
+/** What `parseDiskShare` reads back as `share`. */
+export function formatDiskShare(share: DiskShare): string {
+  return 'percent' in share ? `${share.percent}%` : formatSize(share.bytes);
+}
+
 /** The shortest text that `parseDuration` reads back as `ms`: `1h30m`, `500ms`, `0s`. */
 export function formatDuration(ms: number): string {
   let rest = ms;
@@ -97,6 +116,15 @@ export function formatSize(bytes: number): string {
     ([, unitBytes]) => bytes >= unitBytes && bytes % unitBytes === 0,
   );
   return fit === undefined ? `${bytes}B` : `${bytes / fit[1]}${fit[0]}`;
+}
+
+const ROUGH_UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB'] as const;
+
+/** About so much: `1.2 GiB`. */
+export function sizeText(bytes: number): string {
+  const unit = bytes < 1 ? 0 : Math.min(Math.floor(Math.log2(bytes) / 10), ROUGH_UNITS.length - 1);
+  const value = bytes / 1024 ** unit;
+  return `${unit === 0 || value >= 100 ? Math.round(value) : value.toFixed(1)} ${ROUGH_UNITS[unit]}`;
 }
 
 /** Whole, and within what a double holds exactly; fractions of a byte or millisecond were a mistake. */

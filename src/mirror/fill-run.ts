@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { BlobStore, Ingest, IngestFollower } from '../blobs/blob-store.ts';
 import { isStorageFull } from '../blobs/storage-full.ts';
+import { removeStrays } from '../blobs/stray-removal.ts';
 import { type Lease, LeaseLost } from '../lib/lease.ts';
 import type { Log } from '../lib/log.ts';
 import type { Meter } from '../lib/meter.ts';
@@ -82,6 +83,8 @@ export class FillRun {
   /** Of those for whom the blob is wanted; `undefined` for whom nothing names it. */
   readonly #namedSizes = new Set<number | undefined>();
   #isQueued: boolean;
+  /** The disk had room for all of it. */
+  #isAdmitted = false;
   #followed: { readonly follower: IngestFollower; readonly epoch: number } | undefined;
 
   /**
@@ -332,7 +335,7 @@ export class FillRun {
         size: () => fill.size ?? this.#agreedSize,
         limit: () => this.#limitBytes,
         write: async chunk => {
-          this.#admit(chunk, place, reading);
+          await this.#admit(chunk, place, reading);
           await writer.add(chunk);
         },
         contender: () => this.#contenders.current,
@@ -345,9 +348,14 @@ export class FillRun {
   }
 
   /** Room for the next piece; throws when there is none, or nobody wants it any more. */
-  #admit(chunk: Uint8Array, place: Place, reading: Reading): void {
+  async #admit(chunk: Uint8Array, place: Place, reading: Reading): Promise<void> {
     const limitBytes = this.#limitBytes;
     place.take(chunk.byteLength, limitBytes);
+    if (limitBytes !== undefined && !this.#isAdmitted) {
+      // For all of it at once: what could never fit displaces nothing.
+      await this.#world.blobs.admit(limitBytes - this.fill.length);
+      this.#isAdmitted = true;
+    }
     if (limitBytes === undefined && reading.unreadMs > UNNAMED_UNREAD_MS) throw new Unwanted();
   }
 
@@ -398,6 +406,7 @@ export class FillRun {
       // The readers have what they came for: only the next ones will miss it.
       if (!(error instanceof LeaseLost)) this.#log.error({ err: error }, 'a verified blob could not be kept');
       await ingest.abort().catch(() => {});
+      if (isStorageFull(error)) await removeStrays(blobs, metadata, [digest]).catch(() => {});
     }
   }
 

@@ -1,20 +1,19 @@
 import { StorageFull } from '../blobs/storage-full.ts';
 
-/** All blobs whose size nobody names get together so much of the store, or of what the disk has free. */
+/** All blobs whose size nobody names get together so much of the store, or of what the disk may still take. */
 const UNNAMED_SHARE = 0.25;
 
 /** What is looked at of the store. */
 export interface RoomStore {
   /** Of ingests, whoever writes or left them. */
   readonly unfinishedBytes: number;
-  /** Of the disk. */
-  freeBytes(): Promise<number>;
+  readonly space: { look(): Promise<{ readonly freeBytes: number; readonly minFreeBytes: number }> };
 }
 
 /**
  * How much the Fills of a store may have on disk before they are kept. Where there is no room the answer is that of a
  * full disk, with which readers go on straight from upstream: what is downloaded may displace what is held, up to
- * `maxBytes` in all, and never fill the disk behind the back of eviction.
+ * `maxBytes` in all. What of the disk stays free, the store itself sees to.
  */
 export class Room {
   readonly #store: RoomStore;
@@ -29,8 +28,8 @@ export class Room {
 
   /** For one Fill; `leave` it at the end. */
   async enter(): Promise<Place> {
-    const freeBytes = this.#maxBytes === Number.POSITIVE_INFINITY ? await this.#store.freeBytes() : undefined;
-    const unnamedLimit = (freeBytes ?? this.#maxBytes) * UNNAMED_SHARE;
+    const { freeBytes, minFreeBytes } = await this.#store.space.look();
+    const unnamedLimit = Math.min(this.#maxBytes, Math.max(0, freeBytes - minFreeBytes)) * UNNAMED_SHARE;
     let taken = 0;
     return {
       take: (bytes, size) => {

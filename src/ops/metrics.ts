@@ -84,6 +84,12 @@ export const METRICS = {
   store_held_bytes: { kind: 'gauge', help: 'Bytes of blobs and manifests that are held' },
   store_unfinished_bytes: { kind: 'gauge', help: 'Bytes of downloads and uploads that are not finished' },
   store_held_blobs: { kind: 'gauge', help: 'Blobs that are held' },
+  store_free_bytes: { kind: 'gauge', help: 'Bytes that are free on the disk of the store' },
+  store_min_free_bytes: { kind: 'gauge', help: 'Bytes of it that stay free: storage.minFree' },
+  store_max_bytes: {
+    kind: 'gauge',
+    help: 'Bytes that the store may have: storage.maxBytes, where it is set',
+  },
   store_damaged: { kind: 'gauge', help: 'Damaged content that has not been brought again' },
   upkeep_freed_bytes_total: {
     kind: 'counter',

@@ -16,6 +16,8 @@ export interface EvictionOptions extends Stores, Ingests {
 }
 
 export interface EvictionRun extends RunOptions {
+  /** What somebody waits to write, for which there has to be room too, unless nothing that goes could make so much. */
+  readonly wantedBytes?: number;
   /** In a dry run: what would have gone by now, so that so much less has to go for its being too much. */
   readonly asIfFreedBytes?: number;
 }
@@ -23,12 +25,13 @@ export interface EvictionRun extends RunOptions {
 export interface EvictionReport extends Tally {
   /** What is held now, or would be. */
   readonly heldBytes: number;
-  /** More than the limit is left, and nothing else may go. */
-  readonly isStuck: boolean;
+  /** Which limit is not kept though nothing else may go. */
+  readonly stuckAt: 'maxBytes' | 'minFree' | undefined;
 }
 
 /**
- * Keeps the store under its limit, in which unfinished transfers count: when there is more, downloads that nobody works
+ * Keeps the store under its limit, in which unfinished transfers count, and `storage.minFree` of its disk free: when
+ * there is more, or less free, downloads that nobody works
  * on go, the oldest first, and then mirrored content, the least recently used first, down to the low water mark. Links stay, so what is asked for again is downloaded without being proved again. What lives here, is
  * pinned, is being worked on, or is linked nowhere yet is never taken; and nothing that is being read, since that
  * would free nothing.
@@ -41,9 +44,11 @@ export class Eviction {
     this.#options = options;
   }
 
-  /** Whether more is held than may be: one look-up, and each minute a count of the ingests in the survey's thread. */
+  /** Whether more is held than may be: two look-ups, and each minute a count of the ingests in the survey's thread. */
   async isDue(): Promise<boolean> {
-    const { maxBytes } = this.#options;
+    const { maxBytes, blobs } = this.#options;
+    const { freeBytes, minFreeBytes } = await blobs.space.look();
+    if (freeBytes < minFreeBytes) return true;
     if (maxBytes === undefined) return false;
     if (performance.now() - this.#countedAtMs > COUNT_UNFINISHED_EACH_MS) await this.#countUnfinished();
     return (await this.#heldBytes()) > maxBytes;
@@ -57,7 +62,8 @@ export class Eviction {
     const counter = new Counter('least recently used', run);
     const unfinished = await this.#countUnfinished();
     const heldBytes = (await this.#heldBytes()) - (run.asIfFreedBytes ?? 0);
-    const excessBytes = heldBytes > maxBytes ? heldBytes - maxBytes * LOW_WATER_MARK : 0;
+    const overBytes = heldBytes > maxBytes ? heldBytes - maxBytes * LOW_WATER_MARK : 0;
+    const excessBytes = Math.max(overBytes, await this.#shortBytes(heldBytes, run));
     // What is used while this runs is in use.
     const sinceMs = Date.now();
     await this.#abandon(unfinished, excessBytes, { counter, run });
@@ -71,7 +77,20 @@ export class Eviction {
       }
     }
     const leftBytes = run.dryRun === true ? heldBytes - counter.bytes : await this.#heldBytes();
-    return { ...counter.tally, heldBytes: leftBytes, isStuck: leftBytes > maxBytes };
+    const isShort = (await this.#shortBytes(leftBytes, run)) > (run.dryRun === true ? counter.bytes : 0);
+    const stuckAt = leftBytes > maxBytes ? 'maxBytes' : isShort ? 'minFree' : undefined;
+    return { ...counter.tally, heldBytes: leftBytes, stuckAt };
+  }
+
+  /** How much has to go for the disk's sake. What is wanted and could not be had if all went is not made room for. */
+  async #shortBytes(
+    heldBytes: number,
+    { wantedBytes = 0, asIfFreedBytes = 0 }: EvictionRun,
+  ): Promise<number> {
+    const { freeBytes, minFreeBytes } = await this.#options.blobs.space.look();
+    const shortBytes = minFreeBytes - freeBytes - asIfFreedBytes;
+    const wantedToo = shortBytes + wantedBytes > heldBytes ? shortBytes : shortBytes + wantedBytes;
+    return wantedToo > 0 ? wantedToo + minFreeBytes * (1 - LOW_WATER_MARK) : 0;
   }
 
   async #abandon(

@@ -10,6 +10,7 @@ import { steadyLease } from '../lib/lease.suite.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
 import { type Digest, digestHex, digestOf } from '../oci/digest.ts';
+import { DiskWatch } from './disk-watch.ts';
 import { Schedule } from './schedule.ts';
 import { SurveyThread } from './survey-thread.ts';
 import { Upkeep } from './upkeep.ts';
@@ -107,7 +108,8 @@ function begin({
     maxBytes,
     bytesPerSecond: 1e9,
   });
-  return new Schedule({ upkeep, log: silentLog, collectIntervalMs, scrubIntervalMs });
+  const disk = new DiskWatch(blobs.space, silentLog);
+  return new Schedule({ upkeep, disk, log: silentLog, collectIntervalMs, scrubIntervalMs });
 }
 
 async function storeBlob(text: string, repository?: typeof MIRRORED): Promise<Digest> {

@@ -1,4 +1,5 @@
 import type { Log } from '../lib/log.ts';
+import type { DiskWatch } from './disk-watch.ts';
 import type { Upkeep } from './upkeep.ts';
 
 /** How often the total is looked at, which is one row: the store may overshoot by what comes in between. */
@@ -10,6 +11,7 @@ const MAX_TIMER_MS = 2_147_483_647;
 
 export interface ScheduleOptions {
   readonly upkeep: Upkeep;
+  readonly disk: DiskWatch;
   readonly log: Log;
   /** Infinity: never. */
   readonly collectIntervalMs: number;
@@ -34,9 +36,10 @@ export class Schedule {
 
   /** Starts the timers; the first collection and an overdue scrub come within an interval, the scrub within an hour. */
   async begin(): Promise<void> {
-    const { upkeep, collectIntervalMs, scrubIntervalMs } = this.#options;
+    const { upkeep, disk, collectIntervalMs, scrubIntervalMs } = this.#options;
+    await disk.look();
     const scrubDueMs = (await upkeep.scrubbedAtMs()) + scrubIntervalMs - Date.now();
-    this.#wait('eviction', EVICTION_POLL_MS * Math.random(), EVICTION_POLL_MS, () => this.#evict());
+    this.#wait('eviction', EVICTION_POLL_MS * Math.random(), EVICTION_POLL_MS, () => this.#keepRoom());
     this.#wait('collection', collectIntervalMs * Math.random(), collectIntervalMs, () => this.#collect());
     const overdueMs = Math.min(OVERDUE_SCRUB_WITHIN_MS, scrubIntervalMs) * Math.random();
     this.#wait('scrub', Math.max(scrubDueMs, overdueMs), scrubIntervalMs, () => this.#scrub());
@@ -79,6 +82,14 @@ export class Schedule {
     }
   }
 
+  async #keepRoom(): Promise<void> {
+    try {
+      await this.#evict();
+    } finally {
+      await this.#options.disk.look();
+    }
+  }
+
   async #evict(): Promise<void> {
     const { upkeep, log } = this.#options;
     if (!(await upkeep.needsEviction())) {
@@ -95,13 +106,15 @@ export class Schedule {
         'made room: the least recently used content went',
       );
     }
-    if (report.isStuck && !this.#isStuck) {
+    // Of what is short on the disk `DiskWatch` tells.
+    const isStuck = report.stuckAt === 'maxBytes';
+    if (isStuck && !this.#isStuck) {
       log.warn(
         { heldBytes: report.heldBytes },
         'more is held than storage.maxBytes allows, and the rest is pinned, lives here, or is in use',
       );
     }
-    this.#isStuck = report.isStuck;
+    this.#isStuck = isStuck;
   }
 
   async #collect(): Promise<void> {

@@ -28,11 +28,14 @@ let folder: string;
 let metadata: MetadataStore;
 let blobs: FileBlobStore;
 let survey: SurveyThread;
+/** Of the disk. */
+let minFreeBytes = 0;
 
 beforeEach(async () => {
   folder = await mkdtemp(join(tmpdir(), 'entrepot-upkeep-'));
   metadata = await openSqliteMetadataStore(join(folder, 'index.db'), { log: silentLog });
-  blobs = await openFileBlobStore(folder, { log: silentLog });
+  minFreeBytes = 0;
+  blobs = await openFileBlobStore(folder, { log: silentLog, minFree: () => minFreeBytes });
   survey = new SurveyThread({ indexPath: join(folder, 'index.db'), storePath: folder });
 });
 
@@ -215,7 +218,7 @@ describe('eviction', () => {
     expect(dry).toMatchObject({ items: report?.items, bytes: report?.bytes });
     expect(report?.heldBytes).toBeLessThanOrEqual(maxBytes * 0.9);
     expect(report?.heldBytes).toBeGreaterThan(maxBytes * 0.75);
-    expect(report?.isStuck).toBe(false);
+    expect(report?.stuckAt).toBeUndefined();
     const [oldest, newest] = [images[0], images[9]];
     expect(await metadata.statBlob(oldest?.blobs[1] ?? NONE)).toBeUndefined();
     expect(await metadata.isLinked(MIRRORED, oldest?.blobs[1] ?? NONE)).toBe(true);
@@ -238,7 +241,7 @@ describe('eviction', () => {
       const dry = await eviction.evict({ dryRun: true });
       const report = await eviction.evict();
       expect(report).toEqual(dry);
-      expect(report).toMatchObject({ items: 2, bytes: 4_000, isStuck: false });
+      expect(report).toMatchObject({ items: 2, bytes: 4_000, stuckAt: undefined });
       expect(await ingestKeys()).toEqual(['upload-1']);
       expect(await metadata.statBlob(kept.blobs[1] ?? NONE)).toBeDefined();
       expect(await eviction.needsEviction()).toBe(false);
@@ -257,7 +260,7 @@ describe('eviction', () => {
     const dry = await small.evict({ dryRun: true, asIfFreedBytes: garbage });
     await small.collect();
     expect(dry).toEqual(await small.evict());
-    expect(dry).toMatchObject({ items: 0, isStuck: false });
+    expect(dry).toMatchObject({ items: 0, stuckAt: undefined });
   });
 
   test('hosted, shared, pinned and read content stays, and it says when nothing else is left', async () => {
@@ -269,7 +272,7 @@ describe('eviction', () => {
     const read = await pushBlob(MIRRORED, 'read');
     const reader = await blobs.open(read);
     await tick();
-    expect(await upkeep({ maxBytes: 1 }).evict()).toMatchObject({ isStuck: true });
+    expect(await upkeep({ maxBytes: 1 }).evict()).toMatchObject({ stuckAt: 'maxBytes' });
     const mirroredGone = digestOf(Buffer.from('mirrored'));
     const held = await heldFiles();
     expect(held).toEqual(expect.arrayContaining([...hosted.blobs, ...pinned.blobs, read]));
@@ -278,6 +281,40 @@ describe('eviction', () => {
     await reader?.close();
     await upkeep({ maxBytes: 1 }).evict();
     expect(await heldFiles()).not.toContain(read);
+  });
+});
+
+describe('a disk that is short of room', () => {
+  /** More than any disk has. */
+  const EVERYTHING = 2 ** 60;
+
+  test('is made room on though the store may have more, and it says when nothing else is left', async () => {
+    const image = await pushImage(MIRRORED, 'v1', ['mirrored']);
+    const hosted = await pushImage(HOSTED, 'v1', ['hosted']);
+    await tick();
+    expect(await upkeep().needsEviction()).toBe(false);
+    minFreeBytes = EVERYTHING;
+    expect(await upkeep().needsEviction()).toBe(true);
+    const dry = await upkeep().evict({ dryRun: true });
+    const report = await upkeep().evict();
+    expect(report).toEqual(dry);
+    expect(report).toMatchObject({ items: 2, stuckAt: 'minFree' });
+    const held = await heldFiles();
+    expect(held).toEqual(expect.arrayContaining([...hosted.blobs]));
+    expect(held).not.toContain(image.blobs[1]);
+  });
+
+  test('is made room on for what somebody waits to write, unless all that could go would not be enough', async () => {
+    const image = await pushImage(MIRRORED, 'v1', ['mirrored']);
+    await tick();
+    const { freeBytes } = await blobs.space.look();
+    expect(await upkeep().evict({ wantedBytes: EVERYTHING })).toMatchObject({ items: 0, stuckAt: undefined });
+    expect(await heldFiles()).toEqual(expect.arrayContaining([...image.blobs]));
+    // Whatever else happens on the disk, at least a GiB is short, and what is held would be enough.
+    const heldBytes = 2 ** 31;
+    await metadata.putBlob(digestOf(Buffer.from('of which only the row is here')), heldBytes, HOSTED);
+    minFreeBytes = Math.max(0, freeBytes - 2 ** 30);
+    expect(await upkeep().evict({ wantedBytes: 2 ** 31 })).toMatchObject({ items: 3, stuckAt: 'minFree' });
   });
 });
 
@@ -292,9 +329,9 @@ describe('a clock that was ahead and is corrected', () => {
     await metadata.putBlob(await storeBlob('unneeded'), 8);
     vi.setSystemTime(rightMs);
     const evict = () => upkeep({ maxBytes: 1 }).evict();
-    expect(await evict()).toMatchObject({ items: 0, isStuck: true });
+    expect(await evict()).toMatchObject({ items: 0, stuckAt: 'maxBytes' });
     vi.setSystemTime(rightMs + 599_000);
-    expect(await evict()).toMatchObject({ items: 0, isStuck: true });
+    expect(await evict()).toMatchObject({ items: 0, stuckAt: 'maxBytes' });
     vi.setSystemTime(rightMs + 601_000);
     await evict();
     vi.setSystemTime(rightMs + 602_000);

@@ -24,6 +24,8 @@ export interface EntrepotOptions {
   readonly readyTimeoutMs?: number;
   /** A command line that runs the one behind it, and becomes it: what the process sees of the machine. */
   readonly within?: readonly string[];
+  /** The same for its commands, where they are not to see what the tests see. */
+  readonly commandsWithin?: readonly string[];
 }
 
 /**
@@ -124,7 +126,9 @@ export class Entrepot {
 
   /** Runs one of its commands (`refresh`, `rm`, `images` …) against its configuration. */
   async command(...args: string[]): Promise<RunResult> {
-    return tryRun(process.execPath, [...STARTER, ...args, '--config', this.configFile], { cwd: this.folder });
+    const own = [process.execPath, ...STARTER, ...args, '--config', this.configFile];
+    const [program = '', ...rest] = [...(this.#options.commandsWithin ?? []), ...own];
+    return tryRun(program, rest, { cwd: this.folder });
   }
 
   /** Starts one that goes on until it is stopped, or takes its time; whoever starts it stops it. */

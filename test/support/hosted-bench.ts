@@ -45,7 +45,7 @@ export class HostedBench {
     this.metadata = metadata;
     this.hosted = new Hosted(parts);
     this.uploads = new Uploads({ ...parts, ...limits });
-    this.publication = new Publication(metadata);
+    this.publication = new Publication({ metadata, admit: bytes => this.blobs.admit(bytes) });
     this.removal = new Removal({ metadata, isEnabled: true });
   }
 

@@ -1,0 +1,49 @@
+import { tmpdir } from 'node:os';
+import { expect, test, vi } from 'vitest';
+import { DiskSpace } from './disk-space.ts';
+import { isStorageFull } from './storage-full.ts';
+
+/** More than any disk has. */
+const EVERYTHING = 2 ** 60;
+
+test('what leaves enough free is let through', async () => {
+  const space = new DiskSpace(tmpdir(), () => 0);
+  space.makeRoom = vi.fn<typeof space.makeRoom>();
+  await space.admit(0);
+  await space.admit(1);
+  await space.admit(1);
+  expect(space.makeRoom).not.toHaveBeenCalled();
+  const { freeBytes, minFreeBytes } = await space.look();
+  expect([freeBytes > 0, minFreeBytes]).toEqual([true, 0]);
+});
+
+test('what does not is refused as by a full disk, after room was tried to be made, and nothing is nothing', async () => {
+  const space = new DiskSpace(tmpdir(), () => EVERYTHING);
+  const wanted: number[] = [];
+  space.makeRoom = async bytes => void wanted.push(bytes);
+  await space.admit(0);
+  const error = await space.admit(1).catch((reason: unknown) => reason);
+  expect(isStorageFull(error)).toBe(true);
+  expect(String(error)).toContain('storage.minFree');
+  expect(wanted).toEqual([1]);
+  // It was in vain a moment ago.
+  await expect(space.admit(1)).rejects.toThrow('storage.minFree');
+  expect(wanted).toEqual([1]);
+});
+
+test('room is made once for all who wait, and each of them has what it needs of it', async () => {
+  let minFree = EVERYTHING;
+  const space = new DiskSpace(tmpdir(), () => minFree);
+  const makeRoom = vi.fn<typeof space.makeRoom>(async () => {
+    minFree = 0;
+  });
+  space.makeRoom = makeRoom;
+  await Promise.all([space.admit(1), space.admit(2), space.admit(3)]);
+  expect(makeRoom).toHaveBeenCalledTimes(1);
+});
+
+test('a part of the disk that is asked for is a part of all of it', async () => {
+  const space = new DiskSpace(tmpdir(), diskBytes => diskBytes / 20);
+  const { minFreeBytes } = await space.look();
+  expect(minFreeBytes).toBeGreaterThan(0);
+});

@@ -1,0 +1,39 @@
+import type { DiskSpace } from '../blobs/disk-space.ts';
+import type { Log } from '../lib/log.ts';
+import { sizeText } from '../lib/units.ts';
+
+/** What a full disk costs. */
+const CONSEQUENCES = 'what is held is served, pushes are refused, and downloads are not kept';
+
+/** Tells once when the disk of the store has less free than it should, and once when it has enough again. */
+export class DiskWatch {
+  readonly #space: Pick<DiskSpace, 'look'>;
+  readonly #log: Log;
+  #problem: string | undefined;
+
+  constructor(space: Pick<DiskSpace, 'look'>, log: Log) {
+    this.#space = space;
+    this.#log = log;
+  }
+
+  /** What was wrong at the last look; `undefined` for nothing. */
+  get problem(): string | undefined {
+    return this.#problem;
+  }
+
+  /** To be called when what may go has gone. */
+  async look(): Promise<void> {
+    const { freeBytes, minFreeBytes } = await this.#space.look();
+    const wasShort = this.#problem !== undefined;
+    const isShort = freeBytes === 0 || freeBytes < minFreeBytes;
+    this.#problem = isShort
+      ? `the disk of storage.path has ${sizeText(freeBytes)} free, less than storage.minFree ` +
+        `(${sizeText(minFreeBytes)}): ${CONSEQUENCES}`
+      : undefined;
+    if (this.#problem !== undefined && !wasShort) {
+      this.#log.error({ freeBytes, minFreeBytes }, this.#problem);
+    } else if (!isShort && wasShort) {
+      this.#log.info({ freeBytes, minFreeBytes }, 'the disk of storage.path has room again');
+    }
+  }
+}
