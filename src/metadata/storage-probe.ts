@@ -9,7 +9,18 @@ import { IndexUnusable } from './index-unusable.ts';
 import { Database } from './sqlite/driver.ts';
 
 /** What a full disk says: it holds what it holds. */
-const FULL: ReadonlySet<string | undefined> = new Set(['ENOSPC', 'EDQUOT', 'SQLITE_FULL']);
+const FULL: ReadonlySet<string | undefined> = new Set([
+  'ENOSPC',
+  'EDQUOT',
+  'SQLITE_FULL',
+  'SQLITE_IOERR_SHMSIZE',
+]);
+
+/**
+ * With less free nothing is tried: shared memory that the disk has no room for ends the process (SIGBUS), where SQLite could
+ * make its file, a byte of each page, and not fill it.
+ */
+const PROBE_BYTES = 1024 * 1024;
 
 const LOCAL = 'put storage.path on a local file system';
 
@@ -46,6 +57,7 @@ export async function storageFault(path: string): Promise<IndexUnusable | undefi
   ];
   try {
     for (const [fault, step] of steps) {
+      if ((await freeBytes(path)) < PROBE_BYTES) return undefined;
       const error = await failureOf(step);
       if (error === undefined) continue;
       if (FULL.has(errorCode(error)) || installFault(error) !== undefined) return undefined;
@@ -66,6 +78,12 @@ export async function networkFileSystem(path: string): Promise<string | undefine
   const { type } = await statfs(path);
   // A number with its highest bit set comes out negative on some machines.
   return NETWORK_FILE_SYSTEMS.get(type >>> 0);
+}
+
+/** Infinite where the folder is not yet. */
+async function freeBytes(path: string): Promise<number> {
+  const found = await statfs(path).catch(() => undefined);
+  return found === undefined ? Number.POSITIVE_INFINITY : found.bavail * found.bsize;
 }
 
 async function failureOf(step: () => Promise<void> | void): Promise<Error | undefined> {

@@ -52,14 +52,15 @@ export class SmallDisk {
     return disk;
   }
 
-  /** Writes until not one byte more is taken from nobody. */
-  async fill(): Promise<void> {
+  /** Writes until not one byte more is taken from nobody; then gives `leftBytes` back. */
+  async fill(leftBytes = 0): Promise<void> {
     this.#fillers += 1;
     const filler = join(this.path, `filler-${this.#fillers}`);
     const write = (blockSize: string) =>
       `dd if=/dev/zero of=${filler} bs=${blockSize} oflag=append conv=notrunc status=none 2>/dev/null`;
     const [program, ...args] = [...AS_NOBODY, 'sh', '-c', `${write('64k')}; ${write('1')}; sync; true`];
     await run(program, args);
+    if (leftBytes > 0) await run('truncate', ['-s', `-${leftBytes}`, join(this.path, 'filler-1')]);
   }
 
   /** Removes what filled it. */
