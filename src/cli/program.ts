@@ -5,7 +5,8 @@ import type { CommandTree } from './command-tree.ts';
 import { type Command, CommandError, EXIT, type ExitCode, type Input, type Io } from './command.ts';
 import { readVersion, version } from './version.ts';
 
-type Load = (readTree: () => Promise<CommandTree>) => Promise<Command>;
+/** `tree`: all of the program. */
+type Load = (tree: () => Promise<CommandTree>) => Promise<Command>;
 
 /** In the order of the help. One is loaded when it is typed: most need much that the others do without. */
 const COMMANDS: readonly (readonly [name: string, load: Load])[] = [
@@ -40,7 +41,7 @@ const COMMANDS: readonly (readonly [name: string, load: Load])[] = [
   ['config check', async () => (await import('./config-check.ts')).configCheck],
   ['config schema', async () => (await import('./config-schema.ts')).configSchema],
   ['config variables', async () => (await import('./config-variables.ts')).configVariables],
-  ['completion', async readTree => (await import('./completion.ts')).completion(readTree)],
+  ['completion', async tree => (await import('./completion.ts')).completion(tree)],
   ['version', async () => version],
 ];
 
@@ -109,7 +110,6 @@ function loaded(commands: typeof COMMANDS): Promise<readonly Command[]> {
   return Promise.all(commands.map(([, load]) => load(readTree)));
 }
 
-/** All of the program, for shells. */
 async function readTree(): Promise<CommandTree> {
   const nowhere = { out: () => {}, err: () => {} };
   return treeOf(buildProgram(await loaded(COMMANDS), nowhere, async () => {}));

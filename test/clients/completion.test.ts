@@ -67,7 +67,7 @@ print -r -- $shown
     await writeFile(join(home, '.zshrc'), RC);
     const env = { ZDOTDIR: home, FOLDER: folder, TERM: 'dumb' };
     const shown = await run('zsh', ['-f', '-c', ASK, 'zsh', line], { env, timeoutMs: 60_000 });
-    const words = new Set([...shown.matchAll(/<([^<>]+)>/g)].map(([, word]) => word));
+    const words = new Set([...shown.matchAll(/<([^<>]+)>/g)].map(([, word = '']) => word));
     expect([...words].toSorted()).toEqual(offered);
   });
 });
@@ -113,6 +113,7 @@ cd '${folder}' && source ./script.bash
         );
         return wanted.every(word => behind.includes(word));
       });
+      expect(shown).not.toContain('command not found');
     } finally {
       shell.kill('SIGKILL');
     }
