@@ -38,9 +38,11 @@ FROM ${BASE}
 LABEL org.opencontainers.image.title="Entrepot" \
       org.opencontainers.image.description="A local OCI pull-through caching registry: mirror, air gap and private registry in one process." \
       org.opencontainers.image.licenses="Apache-2.0"
-# Threads for file reads; read once, before the first ES module loads.
+# Threads for file reads; read once, before the first ES module loads. The configuration is named here and not in CMD, so
+# that `docker exec … entrepot images` works on the store of the server.
 ENV NODE_ENV=production \
-    UV_THREADPOOL_SIZE=16
+    UV_THREADPOOL_SIZE=16 \
+    ENTREPOT_CONFIG=/etc/entrepot/container.yaml
 COPY --from=build /app /app
 COPY config/container.yaml /etc/entrepot/container.yaml
 # A number, so that Kubernetes can see that it is not root. /data is all that it writes to.
@@ -55,4 +57,4 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=15s --start-interval=1s \
   CMD ["node", "-e", "fetch('http://127.0.0.1:5001/readyz').then(r => process.exit(r.ok ? 0 : 1), () => process.exit(1))"]
 ENTRYPOINT ["entrepot"]
-CMD ["serve", "--config", "/etc/entrepot/container.yaml"]
+CMD ["serve"]

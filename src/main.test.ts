@@ -35,7 +35,7 @@ describe('entrepot', () => {
     const silent =
       'Object.defineProperty(process, "stdin", { value: { [Symbol.asyncIterator]: () => ({ next }) } })';
     const preload = `data:text/javascript,const next = () => new Promise(() => {}); ${silent}`;
-    const args = ['--import', 'tsx', '--import', preload, MAIN, 'check', '--from', '-'];
+    const args = ['--import', 'tsx', '--import', preload, MAIN, 'credential-provider'];
     const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'pipe'] });
     const [told, [code]] = await Promise.all([text(child.stderr), once(child, 'exit')]);
     expect({ code, told }).toEqual({ code: 1, told: expect.stringContaining('without a result') });
@@ -44,18 +44,18 @@ describe('entrepot', () => {
   it('says in one line that another process keeps the index locked', async () => {
     const folder = await mkdtemp(join(tmpdir(), 'entrepot-main-'));
     const env = { ...process.env, ENTREPOT_STORAGE__PATH: folder };
-    const run = async () => {
-      const child = spawn(process.execPath, ['--import', 'tsx', MAIN, 'gc'], {
+    const run = async (...command: string[]) => {
+      const child = spawn(process.execPath, ['--import', 'tsx', MAIN, ...command], {
         env,
         stdio: ['ignore', 'pipe', 'pipe'],
       });
       const [told, [code]] = await Promise.all([text(child.stderr), once(child, 'exit')]);
       return { code, told };
     };
-    expect(await run()).toMatchObject({ code: 0 });
+    expect(await run('tenant', 'add', 'team-a')).toMatchObject({ code: 0 });
     const other = new Database(join(folder, 'index.db'));
     other.exec('BEGIN IMMEDIATE');
-    expect(await run()).toEqual({
+    expect(await run('gc')).toEqual({
       code: 1,
       told: expect.stringMatching(/^entrepot: cannot open the index: another process keeps it locked\n$/m),
     });

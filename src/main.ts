@@ -3,6 +3,7 @@ import { isStorageFull } from './blobs/storage-full.ts';
 import { EXIT } from './cli/command.ts';
 import { runProgram } from './cli/program.ts';
 import { ConfigError } from './config/problems.ts';
+import { isDenied, ownUid, userText } from './lib/file-owner.ts';
 import { installFault } from './lib/install-fault.ts';
 import { LeaseLost } from './lib/lease.ts';
 import { IndexLocked } from './metadata/index-locked.ts';
@@ -10,6 +11,7 @@ import { IndexUnusable } from './metadata/index-unusable.ts';
 import { OciError } from './oci/errors.ts';
 
 const EXPECTED = [ConfigError, IndexLocked, IndexUnusable, LeaseLost];
+const startedAs = ownUid();
 
 const io = {
   out: (text: string) => void process.stdout.write(text),
@@ -35,7 +37,7 @@ try {
   await setImmediate();
   process.exit(exitCode);
 } catch (error) {
-  io.err(`entrepot: ${describe(error)}\n`);
+  io.err(`entrepot: ${describe(error)}${isDenied(error) ? await actingAs() : ''}\n`);
   process.exit(error instanceof ConfigError ? EXIT.usage : EXIT.failed);
 }
 
@@ -53,4 +55,11 @@ function describe(error: unknown): string {
   const isExpected =
     EXPECTED.some(kind => error instanceof kind) || isStorageFull(error) || 'syscall' in error;
   return isExpected ? error.message : (error.stack ?? error.message);
+}
+
+/** What root reads who became the owner of a store, and finds a file closed. */
+async function actingAs(): Promise<string> {
+  const uid = ownUid();
+  if (uid === undefined || uid === startedAs) return '';
+  return ` (as ${await userText(uid)}, whose store it is; what is read or written beside it may come and go by a pipe: -)`;
 }

@@ -2,6 +2,7 @@
 import { join } from 'node:path';
 import type { ExplainAnswer } from './access/explanation.ts';
 import type { Config } from './config/config.ts';
+import type { LoadOptions } from './config/load.ts';
 import { mayNameArch } from './config/repository-options.ts';
 import { createOpsServer, type OpsServer } from './http/ops-server.ts';
 import { createRegistryServer } from './http/server.ts';
@@ -40,10 +41,20 @@ export interface RunningServer {
   close(deadlineMs: number): Promise<void>;
 }
 
+/** What a server says of itself, to whoever may open its socket. */
+export interface ServerDocument {
+  readonly pid: number;
+  /** Where clients ask: `127.0.0.1:5000`. Empty while it starts. */
+  readonly addresses: readonly string[];
+  /** Makes the same configuration of it here. Holds the server's environment, and so perhaps secrets. */
+  readonly config: LoadOptions;
+}
+
 /** Serves what `config` says, until it is closed. Rejects, with everything closed again, when a port cannot be bound. */
 export async function startServer(config: Config, options: ServerOptions): Promise<RunningServer> {
   const opened = new Opened();
   let state: 'starting' | 'serving' | 'stopping' = 'starting';
+  const addresses: string[] = [];
   try {
     await checkFiles(config, options.log);
     await checkStorage(config, options.log);
@@ -55,7 +66,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
     requireEncryption(config, parts.tenants);
     const disk = new DiskWatch(parts.blobs.space, options.log);
     const whyNotServing = () => (state === 'serving' ? undefined : state);
-    const ops = await openOps(config, { ...parts, disk }, options, whyNotServing);
+    const ops = await openOps(config, { ...parts, disk }, options, { whyNotServing, addresses });
     opened.add(ops);
     const server = opened.add(
       await createRegistryServer({
@@ -76,6 +87,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
         hostAliases: [...config.upstreams.values()].flatMap(({ hostAliases }) => hostAliases),
       }),
     );
+    addresses.push(...server.addresses.map(({ url }) => hostOf(url)));
     certificate?.follow(material => server.renewTls(material));
     opened.add(await beginSchedule(config, { upkeep: parts.upkeep, disk, log: options.log }));
     state = 'serving';
@@ -111,7 +123,7 @@ async function openOps(
   config: Config,
   parts: Parts & { readonly disk: DiskWatch },
   { log, meter, metrics }: ServerOptions,
-  whyNotServing: () => string | undefined,
+  server: { readonly whyNotServing: () => string | undefined; readonly addresses: readonly string[] },
 ): Promise<OpsServer> {
   const { metadata, tenants, upstreams, mirror, disk } = parts;
   const { opsListen } = config.server;
@@ -121,7 +133,7 @@ async function openOps(
     const lockedOutMs = metadata.lockedOutForMs();
     return lockedOutMs > LOCKED_OUT_MS
       ? `another process has held the write lock of the index for ${Math.round(lockedOutMs / 1000)} s`
-      : (whyNotServing() ?? waiting(tenants));
+      : (server.whyNotServing() ?? waiting(tenants));
   };
   const answer = async () => {
     reportBudgets(upstreams, meter);
@@ -130,8 +142,16 @@ async function openOps(
     return { contentType: metrics.contentType, text: await metrics.text() };
   };
   const extra = async (path: string, query: URLSearchParams): Promise<unknown> => {
-    if (path === '/debug/tenants') return tenantsDocument(tenants, await metadata.listIssuedCredentials());
-    return path === '/debug/explain' ? explained(parts, query) : undefined;
+    switch (path) {
+      case '/debug/server':
+        return serverDocument(config, server.addresses);
+      case '/debug/tenants':
+        return tenantsDocument(tenants, await metadata.listIssuedCredentials());
+      case '/debug/explain':
+        return explained(parts, query);
+      default:
+        return undefined;
+    }
   };
   const problems = () => [disk.problem ?? [], clusterProblem(tenants) ?? []].flat();
   return createOpsServer({
@@ -150,6 +170,13 @@ function clusterProblem({ problems, recalledAtMs }: Parts['tenants']): string | 
   const seen =
     recalledAtMs === undefined ? '' : `; what was seen at ${new Date(recalledAtMs).toISOString()} counts`;
   return `cannot be followed now: ${problems.length} (see entrepot tenants)${seen}`;
+}
+
+function serverDocument(
+  { origin: { file, folder, overrides }, environment: env }: Config,
+  addresses: readonly string[],
+): ServerDocument {
+  return { pid: process.pid, addresses, config: { file, folder, overrides, env } };
 }
 
 function waiting({ waitingFor }: Parts['tenants']): string | undefined {

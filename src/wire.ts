@@ -28,7 +28,7 @@ import type { MetadataStore } from './metadata/metadata-store.ts';
 import { Reserve, RESERVE_FILE } from './metadata/reserve.ts';
 import { openSqliteMetadataStore } from './metadata/sqlite-metadata-store.ts';
 import { storageFault } from './metadata/storage-probe.ts';
-import { STATE_FILE, StoreIdentity } from './metadata/store-identity.ts';
+import { INDEX_FILE, STATE_FILE, StoreIdentity } from './metadata/store-identity.ts';
 import type { Mirror } from './mirror/mirror.ts';
 import type { Digest } from './oci/digest.ts';
 import { OciError } from './oci/errors.ts';
@@ -87,9 +87,6 @@ export interface PartsOptions {
   /** It is not waited for: `tenants.waitingFor` says until when nobody can be told from anybody else. */
   readonly startsMeanwhile?: boolean;
 }
-
-/** Of the index, in `storage.path`. */
-export const INDEX_FILE = 'index.db';
 
 /** Which setting of the store holds the secret that seals cursors. */
 const CURSOR_KEY = 'cursor-key';

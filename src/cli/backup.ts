@@ -3,16 +3,16 @@ import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { Backup } from '../archive/backup.ts';
 import { openFileBlobStore } from '../blobs/file-blob-store.ts';
-import { loadConfig } from '../config/load.ts';
 import { partialName, removeAbandoned, writeFileAtomic } from '../lib/atomic-file.ts';
 import { absentAsUndefined } from '../lib/error-code.ts';
 import { silentLog } from '../lib/log.ts';
 import { IndexSnapshot } from '../metadata/sqlite-snapshot.ts';
-import { INDEX_FILE } from '../wire.ts';
+import { INDEX_FILE } from '../metadata/store-identity.ts';
 import { countText } from './columns.ts';
-import { type Command, CommandError, CONFIG_OPTION, EXIT, type Io, textOption } from './command.ts';
+import { type Command, CommandError, CONFIG_OPTION, EXIT, type Io } from './command.ts';
 import { interruptible } from './interruptible.ts';
 import { progressForm, ProgressView } from './progress.ts';
+import { storeConfig } from './store-config.ts';
 
 /** `entrepot backup`: the whole store as one file. */
 export const backup: Command = {
@@ -34,7 +34,7 @@ export const backup: Command = {
     if (file === '-' && process.stdout.isTTY) {
       throw new CommandError('a backup is not for a terminal: give a file, or a pipe', EXIT.usage);
     }
-    const { path } = (await loadConfig({ file: textOption(input, 'config') })).storage;
+    const { path } = (await storeConfig(input, io)).storage;
     return interruptible(
       signal => writeBackup(path, file, io, signal),
       () => 'no backup was made',

@@ -32,8 +32,8 @@ export const check: Command = {
   ],
   run: async (input, io) => {
     platformsOption(input);
-    const images = await wantedImages(input, line => io.err(`${line}\n`));
     return withParts(input, io, async parts => {
+      const images = await wantedImages(input, line => io.err(`${line}\n`));
       let missingImages = 0;
       for (const image of images) {
         const fault = await faultOf(parts, input, image);

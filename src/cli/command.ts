@@ -11,6 +11,8 @@ export interface Command {
   readonly description?: string;
   readonly arguments?: readonly Argument[];
   readonly options?: readonly Option[];
+  /** It may begin a store where there is none; any other says that there is none. */
+  readonly makesStore?: true;
   /** Shown in the command's help: what to type, and what it does. */
   readonly examples: readonly (readonly [typed: string, meaning: string])[];
   readonly run: (input: Input, io: Io) => Promise<ExitCode>;
@@ -42,6 +44,8 @@ export interface Input {
   readonly arguments: readonly string[];
   /** By long name in camelCase: `--config` is `config`. */
   readonly options: Readonly<Record<string, string | readonly string[] | boolean | undefined>>;
+  /** As the command says. */
+  readonly makesStore: boolean;
 }
 
 export interface Io {

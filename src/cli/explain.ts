@@ -1,5 +1,4 @@
 import type { ExplainAnswer, ExplainedGrant, Explanation } from '../access/explanation.ts';
-import { loadConfig } from '../config/load.ts';
 import { columnsText, timeText } from './columns.ts';
 import {
   answer,
@@ -11,6 +10,7 @@ import {
   textOption,
 } from './command.ts';
 import { askServer } from './running-server.ts';
+import { storeConfig } from './store-config.ts';
 import { withParts } from './with-parts.ts';
 
 const HEADINGS = ['TRIED', 'USER', 'SECRET', 'SOURCE', 'KEY', 'PROOF'] as const;
@@ -37,16 +37,19 @@ export const explain: Command = {
   run: async (input, io) => {
     const [reference = ''] = input.arguments;
     const tenant = textOption(input, 'tenant');
-    const config = await loadConfig({ file: textOption(input, 'config') });
+    const config = await storeConfig(input, io);
     const query = new URLSearchParams({ reference, ...(tenant !== undefined && { tenant }) }).toString();
-    const told = await askServer<ExplainAnswer>(config, `/debug/explain?${query}`);
+    const told = await askServer<ExplainAnswer>(config.storage.path, `/debug/explain?${query}`);
     if (told !== undefined && 'problem' in told) throw new CommandError(told.problem);
     if (told === undefined) {
       io.err('no server answers for this store: as one would say that is started now\n');
     }
     const explanation =
       told === undefined
-        ? await withParts(input, io, parts => parts.explain(reference, tenant), { followsCluster: true })
+        ? await withParts(input, io, parts => parts.explain(reference, tenant), {
+            followsCluster: true,
+            config,
+          })
         : (told.explanation ?? undefined);
     if (explanation === undefined) throw new CommandError(`no tenant is called ${tenant}`);
     answer(input, io, explanation, explanationText(explanation));

@@ -39,6 +39,7 @@ export const importCommand: Command = {
     { flags: '--public', description: 'let everybody have what comes from private repositories' },
     CONFIG_OPTION,
   ],
+  makesStore: true,
   examples: [
     ['entrepot import bundle.tar', 'take in a bundle'],
     [

@@ -91,6 +91,7 @@ describe('entrepot rm', () => {
   it('says so, and ends with 1, when nothing of the reference is held', async () => {
     const file = join(folder, 'store.yaml');
     writeFileSync(file, 'storage: {path: store}\n');
+    expect((await run('tenant', 'add', 'team-a', '--config', file)).code).toBe(0);
     const { code, out, err } = await run('rm', 'docker.io/library/nginx:1', '--config', file);
     expect([code, out, err]).toEqual([1, 'docker.io/library/nginx:1: nothing of it is held\n', '']);
   });

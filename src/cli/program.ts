@@ -190,7 +190,13 @@ function buildCommand(command: Command, name: string, program: CommanderCommand,
     const option = new Option(flags, description);
     built.addOption(flags.endsWith('<list>') ? option.argParser(together) : option);
   }
-  return built.action(() => run(command, { arguments: built.args, options: built.opts() }));
+  return built.action(() =>
+    run(command, {
+      arguments: built.args,
+      options: built.opts(),
+      makesStore: command.makesStore === true,
+    }),
+  );
 }
 
 /** An option with a list that is given twice means both lists. */

@@ -44,6 +44,7 @@ export const pull: Command = {
     { flags: '--json', description: 'one line of JSON for each event, on standard output' },
     CONFIG_OPTION,
   ],
+  makesStore: true,
   examples: [
     [
       'entrepot pull docker.io/library/nginx:1.27 --platform linux/amd64,linux/arm64',

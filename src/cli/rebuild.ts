@@ -1,22 +1,16 @@
 import { rename } from 'node:fs/promises';
 import { join } from 'node:path';
-import { loadConfig } from '../config/load.ts';
+import type { Config } from '../config/config.ts';
 import { absentAsUndefined } from '../lib/error-code.ts';
 import { sizeText } from '../lib/units.ts';
 import { IndexUnusable } from '../metadata/index-unusable.ts';
 import { rebuild as rebuildIndex } from '../upkeep/rebuild.ts';
-import { INDEX_FILE } from '../wire.ts';
+import { INDEX_FILE } from '../metadata/store-identity.ts';
+import type { Parts } from '../wire.ts';
 import { countText } from './columns.ts';
-import {
-  type Command,
-  CONFIG_OPTION,
-  EXIT,
-  type ExitCode,
-  type Input,
-  type Io,
-  textOption,
-} from './command.ts';
-import { withUpkeep } from './upkeep-run.ts';
+import { type Command, CONFIG_OPTION, EXIT, type ExitCode, type Input, type Io } from './command.ts';
+import { storeConfig } from './store-config.ts';
+import { type UpkeepRun, withUpkeep } from './upkeep-run.ts';
 
 /** `entrepot rebuild`: what is left of a store whose index is lost. */
 export const rebuild: Command = {
@@ -29,38 +23,45 @@ export const rebuild: Command = {
     'asked for again, repositories that live here have to be pushed again. Deletes nothing, and stops garbage ' +
     'collection until `entrepot gc --force`. Exit code 1 when a file was damaged. Run again after a break, it goes on.',
   options: [CONFIG_OPTION],
+  makesStore: true,
   examples: [
     ['entrepot rebuild', 'with the server stopped, if the index cannot be opened'],
     ['entrepot gc --force', 'afterwards, once everything that is wanted was asked for'],
   ],
   run: async (input, io) => {
+    const config = await storeConfig(input, io);
     try {
-      return await rebuildStore(input, io);
+      return await rebuildStore(config, input, io);
     } catch (error) {
       if (!(error instanceof IndexUnusable) || !error.isDamaged) throw error;
-      const { path } = (await loadConfig({ file: textOption(input, 'config') })).storage;
-      io.err(`the index cannot be opened, and is moved to ${await moveAside(join(path, INDEX_FILE))}\n`);
-      return rebuildStore(input, io);
+      const aside = await moveAside(join(config.storage.path, INDEX_FILE));
+      io.err(`the index cannot be opened, and is moved to ${aside}\n`);
+      return rebuildStore(config, input, io);
     }
   },
 };
 
-function rebuildStore(input: Input, io: Io): Promise<ExitCode> {
-  return withUpkeep(input, io, async ({ metadata, blobs }, { out, signal, onProgress }) => {
-    const { added, addedBytes, known, damaged } = await rebuildIndex(
-      { metadata, blobs },
-      {
-        signal: signal ?? new AbortController().signal,
-        onProgress,
-        onDamaged: (digest, reason) => out(`damaged: blob ${digest}: ${reason}\n`),
-      },
-    );
-    out(
-      `${countText(added, 'blob')} found again, ${sizeText(addedBytes)}; ${known} known before; ${damaged} damaged\n` +
-        'no garbage is collected until `entrepot gc --force`\n',
-    );
-    return damaged > 0 ? EXIT.failed : EXIT.done;
-  });
+function rebuildStore(config: Config, input: Input, io: Io): Promise<ExitCode> {
+  return withUpkeep(input, io, rebuildIn, { config });
+}
+
+async function rebuildIn(
+  { metadata, blobs }: Parts,
+  { out, signal, onProgress }: UpkeepRun,
+): Promise<ExitCode> {
+  const { added, addedBytes, known, damaged } = await rebuildIndex(
+    { metadata, blobs },
+    {
+      signal: signal ?? new AbortController().signal,
+      onProgress,
+      onDamaged: (digest, reason) => out(`damaged: blob ${digest}: ${reason}\n`),
+    },
+  );
+  out(
+    `${countText(added, 'blob')} found again, ${sizeText(addedBytes)}; ${known} known before; ${damaged} damaged\n` +
+      'no garbage is collected until `entrepot gc --force`\n',
+  );
+  return damaged > 0 ? EXIT.failed : EXIT.done;
 }
 
 /** With what SQLite keeps beside it; the new name. */

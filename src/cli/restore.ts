@@ -6,17 +6,17 @@ import { ArchiveError } from '../archive/archive-error.ts';
 import type { BackupSummary } from '../archive/backup.ts';
 import { restoreBackup } from '../archive/restore.ts';
 import { openFileBlobStore } from '../blobs/file-blob-store.ts';
-import { loadConfig } from '../config/load.ts';
 import { syncFolder } from '../lib/atomic-file.ts';
 import { silentLog } from '../lib/log.ts';
 import { PRIVATE_FILE_MODE, PRIVATE_FOLDER_MODE } from '../lib/private-folder.ts';
 import { sizeText } from '../lib/units.ts';
 import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
-import { INDEX_FILE } from '../wire.ts';
+import { INDEX_FILE } from '../metadata/store-identity.ts';
 import { countText } from './columns.ts';
-import { type Command, CommandError, CONFIG_OPTION, EXIT, type Io, textOption } from './command.ts';
+import { type Command, CommandError, CONFIG_OPTION, EXIT, type Io } from './command.ts';
 import { interruptible } from './interruptible.ts';
 import { progressForm, ProgressView } from './progress.ts';
+import { storeConfig } from './store-config.ts';
 
 /** What an index is called until all of its backup is here: a restore that was killed leaves it, and the next one goes over it. */
 const RESTORING_FILE = `${INDEX_FILE}.restoring`;
@@ -34,13 +34,14 @@ export const restore: Command = {
     'and when it is stopped, nothing is left behind.',
   arguments: [{ name: '<file>', description: 'what `entrepot backup` wrote; - is standard input' }],
   options: [CONFIG_OPTION],
+  makesStore: true,
   examples: [
     ['entrepot restore /backup/entrepot.tar', 'into the storage.path of the configuration'],
     ['zstd -dc entrepot.tar.zst | ENTREPOT_STORAGE__PATH=/new entrepot restore -', 'by pipe, elsewhere'],
   ],
   run: async (input, io) => {
     const [file = ''] = input.arguments;
-    const { path } = (await loadConfig({ file: textOption(input, 'config') })).storage;
+    const { path } = (await storeConfig(input, io)).storage;
     return interruptible(
       signal => readBackup(path, file, io, signal),
       () => 'nothing was restored',

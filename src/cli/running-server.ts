@@ -1,12 +1,22 @@
 import http from 'node:http';
-import { join } from 'node:path';
-import { text } from 'node:stream/consumers';
-import type { Config } from '../config/config.ts';
-import { askInFolder, SOCKET_FOLDER } from '../lib/socket-folder.ts';
+import { dirname, join } from 'node:path';
+import { askInFolder, SOCKET_FOLDER, socketFoldersHere } from '../lib/socket-folder.ts';
+import type { ServerDocument } from '../wire-server.ts';
 import { CommandError } from './command.ts';
 
 /** A server that is well answers from memory. */
 const ANSWER_WITHIN_MS = 10_000;
+
+/** The list of 10,000 tenants with five Secrets each fits well. */
+const MAX_ANSWER_BYTES = 64 * 1024 * 1024;
+
+/** A server that runs on a store. */
+export interface RunningServer {
+  readonly storePath: string;
+  /** Who runs it; `undefined` where that is not sure. */
+  readonly uid: number | undefined;
+  readonly document: ServerDocument;
+}
 
 interface Reply {
   readonly status: number;
@@ -14,40 +24,68 @@ interface Reply {
 }
 
 /**
- * What the running server of this store says at `path`: asked on its socket in the store's folder or, where there is
- * none that this user may use, at its ops port over the loopback. Of several servers the one that was started last is
- * asked. `undefined` when none answers. What comes back is ours to trust: both are the operator's own.
+ * What the running server of the store at `storePath` says at `path`, asked on its socket in the store: who may open
+ * that is the operator. Of several servers the one that was started last is asked. `undefined` when none answers.
  */
-export async function askServer<Answer>(config: Config, path: string): Promise<Answer | undefined> {
-  const reply = (await askSocket(config, path)) ?? (await askPort(config, path));
-  if (reply === undefined) return undefined;
-  if (reply.status !== 200) {
-    throw new CommandError(`the running server answered ${reply.status}: ${reply.text.trim()}`);
-  }
-  const answer: Answer = JSON.parse(reply.text);
+export async function askServer<Answer>(storePath: string, path: string): Promise<Answer | undefined> {
+  const asked = await ask(storePath, path);
+  if (asked === undefined) return undefined;
+  const answer: Answer = JSON.parse(asked.text);
   return answer;
 }
 
-async function askSocket({ storage }: Config, path: string): Promise<Reply | undefined> {
-  const folder = join(storage.path, SOCKET_FOLDER);
-  const ask = (socketPath: string) => get({ socketPath, path }).catch(() => undefined);
-  // Another user's: only the port is left.
-  return askInFolder(folder, ask).catch(() => undefined);
+/** The server of the store at `storePath`; `undefined` when none answers, or none that this user may ask. */
+export async function runningServer(storePath: string): Promise<RunningServer | undefined> {
+  try {
+    const asked = await ask(storePath, '/debug/server');
+    if (asked === undefined) return undefined;
+    const document: ServerDocument = JSON.parse(asked.text);
+    return { storePath, uid: asked.uid, document };
+  } catch {
+    return undefined;
+  }
 }
 
-async function askPort({ server }: Config, path: string): Promise<Reply | undefined> {
-  const { opsListen } = server;
-  if (opsListen === false) return undefined;
-  const host = opsListen.host.replace(/^0\.0\.0\.0$/, '127.0.0.1').replace(/^::$/, '::1');
-  return get({ host, port: opsListen.port, path }).catch(() => undefined);
+/** All servers on this machine that this user may ask, whichever store they have. */
+export async function runningServers(): Promise<readonly RunningServer[]> {
+  const folders = await socketFoldersHere();
+  const servers = await Promise.all(folders.map(folder => runningServer(dirname(folder))));
+  return servers.filter(server => server !== undefined);
+}
+
+async function ask(
+  storePath: string,
+  path: string,
+): Promise<{ readonly text: string; readonly uid: number | undefined } | undefined> {
+  const asked = await askInFolder(join(storePath, SOCKET_FOLDER), async (socketPath, uid) => {
+    const reply = await get({ socketPath, path }).catch(() => undefined);
+    return reply && { reply, uid };
+  });
+  if (asked === undefined) return undefined;
+  const { reply, uid } = asked;
+  if (reply.status !== 200) {
+    throw new CommandError(`the running server answered ${reply.status}: ${reply.text.trim()}`);
+  }
+  return { text: reply.text, uid };
 }
 
 function get(options: http.RequestOptions): Promise<Reply> {
   return new Promise((resolve, reject) => {
     const signal = AbortSignal.timeout(ANSWER_WITHIN_MS);
     const request = http.get({ ...options, signal, agent: false }, response => {
-      text(response).then(body => resolve({ status: response.statusCode ?? 0, text: body }), reject);
+      limitedText(response).then(body => resolve({ status: response.statusCode ?? 0, text: body }), reject);
     });
     request.on('error', reject);
   });
+}
+
+async function limitedText(response: http.IncomingMessage): Promise<string> {
+  const chunks: Buffer[] = [];
+  let bytes = 0;
+  for await (const chunk of response as AsyncIterable<Buffer>) {
+    bytes += chunk.byteLength;
+    if (bytes > MAX_ANSWER_BYTES) throw new Error(`the answer is longer than ${MAX_ANSWER_BYTES} bytes`);
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks).toString();
 }

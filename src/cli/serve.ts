@@ -5,6 +5,7 @@ import { createMetrics } from '../ops/metrics.ts';
 import { Shutdown } from '../ops/shutdown.ts';
 import { bannerText } from './banner.ts';
 import { type Command, CONFIG_OPTION, textOption } from './command.ts';
+import { requireOwn } from './store-owner.ts';
 import { readVersion } from './version.ts';
 
 /**
@@ -31,9 +32,11 @@ export const serve: Command = {
     ['ENTREPOT_SERVER__LISTEN=0.0.0.0:5000 entrepot serve', 'reachable from other machines'],
   ],
   run: async input => {
-    const loaded = await loadConfig({ file: textOption(input, 'config') });
-    const config = { ...loaded, offline: loaded.offline || input.options['offline'] === true };
+    const overrides = input.options['offline'] === true ? { offline: true } : {};
+    const config = await loadConfig({ file: textOption(input, 'config'), overrides });
+    await requireOwn(config.storage.path);
     const { log, isPretty, flush, print } = createLogger(config.log);
+    if (config.origin.isDefaultPath) log.info({ path: config.storage.path }, 'the default store');
     const metrics = createMetrics();
     process.on('uncaughtExceptionMonitor', error => {
       log.error({ err: error }, 'ended by a bug');

@@ -12,6 +12,7 @@ export const tenantAdd: Command = {
     'A running server knows it within seconds.',
   arguments: [TENANT],
   options: [CONFIG_OPTION],
+  makesStore: true,
   examples: [['entrepot tenant add team-a', 'then: entrepot tenant secret team-a --server registry.example']],
   run: (input, io) =>
     withParts(input, io, async ({ config, issuer }) => {

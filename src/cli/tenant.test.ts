@@ -76,9 +76,9 @@ test('a namespace is adopted for a tenant that there is, where there is a cluste
     join(folder, 'entrepot.yaml'),
     'storage: {path: store}\ntenants: [{name: team-a}]\nkubernetes: {namespaceSelector: entrepot=tenant}\n',
   );
+  await run('tenant', 'add', 'team-b');
   const refused = await run('tenant', 'adopt', 'nobody');
   expect([refused.code, refused.err]).toEqual([1, expect.stringContaining('no tenant is called nobody')]);
-  await run('tenant', 'add', 'team-b');
   expect(await run('tenant', 'adopt', 'team-b')).toMatchObject({ code: 0 });
 });
 
@@ -125,6 +125,7 @@ test.each([
   [['tenant', 'remove', 'configured'], 1, 'stands in the configuration'],
   [['tenant', 'remove', 'nobody'], 1, 'no tenant is called nobody'],
 ])('%j is refused, and says what to do', async (argv, code, message) => {
+  await run('tenant', 'add', 'other');
   const refused = await run(...argv);
   expect(refused.code).toBe(code);
   expect(refused.err).toContain(message);

@@ -1,9 +1,9 @@
-import { loadConfig } from '../config/load.ts';
 import type { SecretState } from '../tenants/tenant.ts';
 import type { IssuedDocument, TenantDocument, TenantsDocument } from '../tenants/tenants-document.ts';
 import { columnsText, timeText } from './columns.ts';
-import { CONFIG_OPTION, type Command, CommandError, EXIT, textOption } from './command.ts';
+import { CONFIG_OPTION, type Command, CommandError, EXIT } from './command.ts';
 import { askServer } from './running-server.ts';
+import { storeConfig } from './store-config.ts';
 
 const HEADINGS = ['TENANT', 'SECRET', 'SOURCE', 'STATE', 'READ', 'USED', 'REFUSED', 'NOTE'] as const;
 
@@ -17,8 +17,8 @@ export const tenants: Command = {
   options: [{ flags: '--json', description: 'as one JSON object' }, CONFIG_OPTION],
   examples: [['entrepot tenants', 'which Secret is malformed, and why']],
   run: async (input, io) => {
-    const config = await loadConfig({ file: textOption(input, 'config') });
-    const document = await askServer<TenantsDocument>(config, '/debug/tenants');
+    const { storage } = await storeConfig(input, io);
+    const document = await askServer<TenantsDocument>(storage.path, '/debug/tenants');
     if (document === undefined) {
       throw new CommandError('no server answers for this store, and how Secrets are is known to one alone');
     }

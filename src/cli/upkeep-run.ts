@@ -4,7 +4,7 @@ import type { Parts } from '../wire.ts';
 import type { ExitCode, Input, Io } from './command.ts';
 import { interruptible } from './interruptible.ts';
 import { type ProgressItem, progressForm, ProgressView } from './progress.ts';
-import { withParts } from './with-parts.ts';
+import { withParts, type WithPartsOptions } from './with-parts.ts';
 
 /** What a command hands to upkeep. */
 export type UpkeepRun = Required<RunOptions> & {
@@ -21,6 +21,7 @@ export async function withUpkeep(
   input: Input,
   io: Io,
   act: (parts: Parts, run: UpkeepRun) => Promise<ExitCode>,
+  options: WithPartsOptions = {},
 ): Promise<ExitCode> {
   const dryRun = input.options['dryRun'] === true;
   const view = new ProgressView(io, progressForm({ json: false }));
@@ -30,20 +31,18 @@ export async function withUpkeep(
     err: (text: string) => view.say(text.trimEnd()),
   };
   const soFar = () => `${dryRun ? 'found' : 'done'} until then: ${steps.text}`;
-  const work = (signal: AbortSignal) =>
-    withParts(input, aside, parts =>
-      act(parts, {
-        dryRun,
-        signal,
-        onProgress: progress => steps.show(progress),
-        expect: bytes => steps.expect(bytes),
-        out: text => aside.out(text),
-        waitingFor: what => maxMs =>
-          aside.err(
-            `another process is ${what}: waiting for it to end, or to count as dead, for up to ${Math.ceil(maxMs / 1000)} s\n`,
-          ),
-      }),
-    );
+  const runOf = (signal: AbortSignal): UpkeepRun => ({
+    dryRun,
+    signal,
+    onProgress: progress => steps.show(progress),
+    expect: bytes => steps.expect(bytes),
+    out: text => aside.out(text),
+    waitingFor: what => maxMs =>
+      aside.err(
+        `another process is ${what}: waiting for it to end, or to count as dead, for up to ${Math.ceil(maxMs / 1000)} s\n`,
+      ),
+  });
+  const work = (signal: AbortSignal) => withParts(input, aside, parts => act(parts, runOf(signal)), options);
   try {
     return await interruptible(work, soFar);
   } finally {

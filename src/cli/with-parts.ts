@@ -1,10 +1,13 @@
-import { loadConfig } from '../config/load.ts';
+import type { Config } from '../config/config.ts';
 import { silentMeter } from '../lib/meter.ts';
 import { createLogger } from '../ops/logger.ts';
 import type { Parts } from '../wire.ts';
-import { type Input, type Io, textOption } from './command.ts';
+import type { Input, Io } from './command.ts';
+import { storeConfig } from './store-config.ts';
 
 export interface WithPartsOptions {
+  /** As `storeConfig` gave it to a command that had to know it before. */
+  readonly config?: Config | undefined;
   /** For commands that need the Secrets of a tenant; for the others, the names that the store knows are enough. */
   readonly followsCluster?: boolean;
 }
@@ -17,9 +20,9 @@ export async function withParts<Result>(
   input: Input,
   io: Io,
   act: (parts: Parts) => Promise<Result>,
-  { followsCluster = false }: WithPartsOptions = {},
+  { followsCluster = false, config: given }: WithPartsOptions = {},
 ): Promise<Result> {
-  const config = await loadConfig({ file: textOption(input, 'config') });
+  const config = given ?? (await storeConfig(input, io));
   const output = { write: (text: string) => io.err(text) };
   const { log } = createLogger({ ...config.log, level: 'warn', output, isTerminal: process.stderr.isTTY });
   // Only here, so that commands without a store start without loading the server.

@@ -1,6 +1,7 @@
 import type { Environment } from './environment.ts';
 import type { Address } from './fields.ts';
 import type { ParsedFile, ParsedUpstream } from './schema.ts';
+import type { Tree } from './tree.ts';
 
 /**
  * The configuration as the code sees it: defaults filled in, durations in milliseconds, passwords read, paths absolute.
@@ -13,6 +14,21 @@ export interface Config extends Omit<ParsedFile, 'upstreams'> {
   readonly proxy: ProxyConfig;
   /** As the process was started with it: what the programs that it runs inherit. May hold secrets. */
   readonly environment: Environment;
+  readonly origin: ConfigOrigin;
+}
+
+/** Where a configuration came from: with the environment, another process makes the same of it. */
+export interface ConfigOrigin {
+  /** Absolute. */
+  readonly file: string | undefined;
+  /** What relative paths were seen from that stand in no file. */
+  readonly folder: string;
+  /** What the command line said. */
+  readonly overrides: Tree;
+  /** Nobody said where the store is. */
+  readonly isDefaultPath: boolean;
+  /** Nobody said anything but, perhaps, where the store is. */
+  readonly isSilent: boolean;
 }
 
 export interface UpstreamConfig extends Omit<ParsedUpstream, 'url' | 'mirrors' | 'credentials'> {

@@ -66,7 +66,11 @@ describe('config/kubernetes', () => {
     const paths = Array.isArray(mounts) ? mounts.map(mount => String(valueAt(mount, ['mountPath']))) : [];
     expect(paths).toContain(storage.path);
     expect(paths.some(path => server.tls?.certFile.startsWith(`${path}/`))).toBe(true);
-    expect(valueAt(container, ['args'])).toEqual(['serve', '--config', '/etc/entrepot/entrepot.yaml']);
+    expect(valueAt(container, ['args'])).toEqual(['serve']);
+    // So that commands which kubectl exec runs beside it read the same.
+    expect(valueAt(container, ['env'])).toEqual([
+      { name: 'ENTREPOT_CONFIG', value: '/etc/entrepot/entrepot.yaml' },
+    ]);
     expect(server.listen[0]?.address.port).toBe(valueAt(container, ['ports', 0, 'containerPort']));
   });
 

@@ -68,9 +68,9 @@ describe('the defaults', () => {
   });
 
   it('are what an empty file, and a file of empty sections, mean', async () => {
-    const expected = await loadConfig({ env: {} });
-    expect(await load('')).toEqual(expected);
-    expect(await load('server:\nstorage:\nupstreams:\n')).toEqual(expected);
+    const { origin: _origin, ...expected } = await loadConfig({ env: {} });
+    expect(await load('')).toMatchObject(expected);
+    expect(await load('server:\nstorage:\nupstreams:\n')).toMatchObject(expected);
   });
 });
 
@@ -328,6 +328,7 @@ tenants:
     expect(config.nodeConfig).toEqual([join(folder, 'config.json')]);
     expect(config.tenants[0]?.secrets).toEqual([join(folder, 'team-a.yaml')]);
     expect(shown).not.toMatch(/hunter/);
-    expect(await load(shown, env)).toEqual(config);
+    const { origin: _origin, ...meant } = config;
+    expect(await load(shown, env)).toMatchObject(meant);
   });
 });

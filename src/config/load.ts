@@ -1,5 +1,5 @@
 import { readFile } from 'node:fs/promises';
-import { resolve } from 'node:path';
+import { dirname, resolve } from 'node:path';
 import { parseYaml, type YamlDocument, YamlError } from '../lib/yaml.ts';
 import type { Config } from './config.ts';
 import {
@@ -14,10 +14,10 @@ import { ruleProblems } from './rules.ts';
 import { fileJsonSchema, fileSchema, type ParsedFile } from './schema.ts';
 import { SecretReader } from './secrets.ts';
 import {
-  folderOf,
   isTree,
   mergeTrees,
   type Tree,
+  valueAt,
   withAbsolutePaths,
   withoutNulls,
   withPresets,
@@ -35,26 +35,28 @@ export interface LoadOptions {
   /** Path of the YAML file; ENTREPOT_CONFIG otherwise, and defaults alone if neither is given. */
   readonly file?: string | undefined;
   readonly env?: Environment;
+  /** Relative paths that stand in no file are seen from here; the current folder otherwise. */
+  readonly folder?: string;
   /** What the command line says; over everything else. */
   readonly overrides?: Tree;
 }
+
+const STORAGE_PATH = ['storage', 'path'];
 
 /** The configuration, or a ConfigError with every problem. */
 export async function loadConfig({
   file,
   env = process.env,
+  folder = process.cwd(),
   overrides = {},
 }: LoadOptions = {}): Promise<Config> {
-  const written = await readConfigFile(file ?? env[CONFIG_FILE_VARIABLE]);
+  const written = await readConfigFile(file ?? env[CONFIG_FILE_VARIABLE], folder);
   const fromFile = written.document.value ?? {};
   const schema = fileJsonSchema();
   const passwords = passwordVariables([fromFile, overrides]);
   const environment = readEnvironment(env, schema, name => passwords.has(name));
-  const here = withAbsolutePaths(mergeTrees(environment.tree, overrides), process.cwd());
-  const there = withAbsolutePaths(
-    fromFile,
-    written.file === undefined ? process.cwd() : folderOf(written.file),
-  );
+  const here = withAbsolutePaths(mergeTrees(environment.tree, overrides), folder);
+  const there = withAbsolutePaths(fromFile, written.path === undefined ? folder : dirname(written.path));
   const tree = withoutNulls(withPresets(mergeTrees(there, here)));
 
   const problems: Problem[] = [];
@@ -67,8 +69,20 @@ export async function loadConfig({
   if (all.length > 0) {
     throw new ConfigError(all.toSorted(inOrderOfSource));
   }
-  const storage = { ...parsed.storage, path: resolve(parsed.storage.path) };
-  return { ...parsed, storage, upstreams, proxy: readProxy(env), environment: env };
+  const storage = { ...parsed.storage, path: resolve(folder, parsed.storage.path) };
+  const origin = {
+    file: written.path,
+    folder,
+    overrides,
+    isDefaultPath: valueAt(tree, STORAGE_PATH) === undefined,
+    isSilent:
+      written.path === undefined && environment.overrides.every(({ path }) => isSame(path, STORAGE_PATH)),
+  };
+  return { ...parsed, storage, upstreams, proxy: readProxy(env), environment: env, origin };
+}
+
+function isSame(one: readonly string[], other: readonly string[]): boolean {
+  return one.length === other.length && one.every((key, at) => key === other[at]);
 }
 
 /** As somebody goes through the file to put them right. */
@@ -77,18 +91,21 @@ function inOrderOfSource(one: Problem, other: Problem): number {
 }
 
 interface ConfigFile {
+  /** As it was named, for messages. */
   readonly file: string | undefined;
+  readonly path: string | undefined;
   readonly document: YamlDocument;
 }
 
-async function readConfigFile(file: string | undefined): Promise<ConfigFile> {
+async function readConfigFile(file: string | undefined, folder: string): Promise<ConfigFile> {
   if (file === undefined || file === '') {
-    return { file: undefined, document: { value: null, lineOf: () => undefined } };
+    return { file: undefined, path: undefined, document: { value: null, lineOf: () => undefined } };
   }
   try {
-    const document = parseYaml(await readFile(file, 'utf8'), { maxBytes: MAX_CONFIG_BYTES });
+    const path = resolve(folder, file);
+    const document = parseYaml(await readFile(path, 'utf8'), { maxBytes: MAX_CONFIG_BYTES });
     if (document.value === null || isTree(document.value)) {
-      return { file, document };
+      return { file, path, document };
     }
     throw new YamlError('expected a map of keys and values', 1);
   } catch (error) {

@@ -9,7 +9,7 @@ import { fileSchema, type ParsedFile, type ParsedUpstream } from './schema.ts';
  * in it: only where each was read from.
  */
 export function showConfig(config: Config): string {
-  const { upstreams, proxy: _proxy, environment: _environment, ...rest } = config;
+  const { upstreams, proxy: _proxy, environment: _environment, origin: _origin, ...rest } = config;
   const written = [...upstreams.values()].map(upstream => [upstream.name, unread(upstream)] as const);
   const file: ParsedFile = { ...rest, upstreams: Object.fromEntries(written) };
   const shown = z.encode(fileSchema, file);

@@ -1,4 +1,4 @@
-import { dirname, isAbsolute, resolve } from 'node:path';
+import { isAbsolute, resolve } from 'node:path';
 import { PRESETS } from './presets.ts';
 
 /** Configuration as it was written, before the schema has seen it: merging, and what merging needs. */
@@ -72,11 +72,6 @@ export function withAbsolutePaths(tree: unknown, folder: string): unknown {
       : value;
   };
   return walk(tree, '');
-}
-
-/** The folder from which paths in `file` are seen. */
-export function folderOf(file: string): string {
-  return dirname(resolve(file));
 }
 
 /** The presets under what the file says of them; an upstream that is `false` is left out. */

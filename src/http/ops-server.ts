@@ -2,9 +2,7 @@ import http from 'node:http';
 import type { Log } from '../lib/log.ts';
 import { Opened } from '../lib/opened.ts';
 import { listenInFolder } from '../lib/socket-folder.ts';
-import { ClientAddresses } from './client-address.ts';
 import { listen, urlOf } from './listen.ts';
-import { isLoopbackHost, OwnSite } from './own-site.ts';
 
 export interface OpsServerOptions {
   /** Where probes and metrics are asked for; port 0 lets the system choose. `undefined`: nowhere but on the socket. */
@@ -19,9 +17,9 @@ export interface OpsServerOptions {
   readonly metrics: () => Promise<{ readonly contentType: string; readonly text: string }>;
   /**
    * Further paths, `GET /debug/…`: answers, or resolves to `undefined` for a path that it does not know. Asked by who
-   * runs the server: on the socket, or on this machine's loopback.
+   * runs the server: on the socket alone.
    */
-  readonly extra?: (path: string, query: URLSearchParams) => Promise<unknown>;
+  readonly extra?: ((path: string, query: URLSearchParams) => Promise<unknown>) | undefined;
   readonly log: Log;
 }
 
@@ -51,15 +49,16 @@ export async function createOpsServer(options: OpsServerOptions): Promise<OpsSer
     const { address, socketFolder, log } = options;
     let bound: { readonly url: string; readonly port: number } | undefined;
     if (address !== undefined) {
-      const server = answering(options, isOperator);
+      // What only the operator may know is not told there.
+      const server = answering({ ...options, extra: undefined });
       const port = await listen(server, address.host, address.port);
       opened.add({ close: () => closeServer(server) });
       bound = { url: urlOf('http', address.host, port), port };
     }
-    const local = answering(options, () => true);
-    // Some file systems have no sockets; the port is still there for commands.
+    const local = answering(options);
+    // Some file systems have no sockets: no reason not to serve.
     const socket = await listenInFolder(local, socketFolder).catch((error: unknown) => {
-      log.warn({ err: error }, 'there is no socket for commands that ask this server: they use its ops port');
+      log.warn({ err: error }, 'there is no socket in the store, so commands cannot ask this server');
     });
     if (socket !== undefined) {
       opened.add({
@@ -77,22 +76,9 @@ export async function createOpsServer(options: OpsServerOptions): Promise<OpsSer
   }
 }
 
-/** Whether the one who asks may know everything. */
-type Trust = (req: http.IncomingMessage) => boolean;
-
-const ADDRESSES = new ClientAddresses({});
-
-/** On this machine, for itself and not for another, and no web page: that would come by a name of its own. */
-function isOperator(req: http.IncomingMessage): boolean {
-  const isPage = SITE.problem(req) !== undefined;
-  return ADDRESSES.of(req).loopback && isLoopbackHost(req.headers.host) && !isPage;
-}
-
-const SITE = new OwnSite({ names: [], isClosed: true });
-
-function answering(options: OpsServerOptions, isTrusted: Trust): http.Server {
+function answering(options: OpsServerOptions): http.Server {
   return http.createServer({ maxHeaderSize: 8 * 1024, keepAliveTimeout: 75_000 }, (req, res) => {
-    respond(options, req, res, isTrusted(req)).catch((error: unknown) => {
+    respond(options, req, res).catch((error: unknown) => {
       options.log.error({ err: error }, 'the ops port failed to answer');
       res.destroy();
     });
@@ -110,9 +96,8 @@ async function respond(
   options: OpsServerOptions,
   req: http.IncomingMessage,
   res: http.ServerResponse,
-  isTrusted: boolean,
 ): Promise<void> {
-  const { status, contentType, text } = await answerOps(options, req, isTrusted);
+  const { status, contentType, text } = await answerOps(options, req);
   res.writeHead(status, {
     'Content-Type': contentType,
     'Content-Length': Buffer.byteLength(text),
@@ -121,11 +106,7 @@ async function respond(
   res.end(req.method === 'HEAD' ? undefined : text);
 }
 
-async function answerOps(
-  options: OpsServerOptions,
-  req: http.IncomingMessage,
-  isTrusted: boolean,
-): Promise<Answer> {
+async function answerOps(options: OpsServerOptions, req: http.IncomingMessage): Promise<Answer> {
   if (req.method !== 'GET' && req.method !== 'HEAD') return plain(405, 'only GET');
   const [path = '', query = ''] = (req.url ?? '').split('?', 2);
   switch (path) {
@@ -141,7 +122,6 @@ async function answerOps(
       return { status: 200, contentType, text };
     }
     default: {
-      if (!isTrusted) return plain(403, 'this is told on the loopback of the machine alone');
       const document = await options.extra?.(path, new URLSearchParams(query));
       return document === undefined
         ? plain(404, 'not found')

@@ -1,11 +1,11 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdir, readdir, stat, utimes } from 'node:fs/promises';
+import { chmod, mkdir, readdir, stat, utimes } from 'node:fs/promises';
 import { createServer, type Server } from 'node:net';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { makeTempFolder, removeFolder } from '../../test/support/temp-folder.ts';
-import { askInFolder, type FolderSocket, listenInFolder } from './socket-folder.ts';
+import { askInFolder, type FolderSocket, listenInFolder, socketFoldersHere } from './socket-folder.ts';
 
 let base: string;
 let folder: string;
@@ -28,7 +28,8 @@ async function open(server: Server = createServer(client => client.destroy())): 
   return socket;
 }
 
-const found = async (): Promise<string | undefined> => askInFolder(folder, async path => path);
+/** The name of the socket that is asked. */
+const found = async (): Promise<string | undefined> => askInFolder(folder, async path => basename(path));
 
 /** Leaves a socket that nobody listens on, as a process that was killed does. */
 async function leaveStale(): Promise<string> {
@@ -44,9 +45,19 @@ it('a socket is its owner’s alone, is found, and goes with its server', async 
   const [name = ''] = await readdir(folder);
   expect((await stat(folder)).mode & 0o777).toBe(0o700);
   expect((await stat(join(folder, name))).mode & 0o777).toBe(0o600);
-  expect(await found()).toBe(join(folder, name));
+  expect(await found()).toBe(name);
+  expect(await socketFoldersHere()).toContain(folder);
   await socket.close();
+  expect(await socketFoldersHere()).not.toContain(folder);
   expect([await readdir(folder), await found()]).toEqual([[], undefined]);
+});
+
+it('whose a socket is, is told unless others could have put it there', async () => {
+  await open();
+  const owner = () => askInFolder(folder, async (_path, uid) => ({ uid }));
+  expect(await owner()).toEqual({ uid: process.getuid?.() });
+  await chmod(folder, 0o770);
+  expect(await owner()).toEqual({ uid: undefined });
 });
 
 it('nobody is found where there is no folder', async () => {
@@ -58,9 +69,9 @@ it('of two servers the one that came last is asked, and then the one that is lef
   const [first = ''] = await readdir(folder);
   await utimes(join(folder, first), 1, 1);
   const second = await open();
-  expect(await found()).not.toBe(join(folder, first));
+  expect(await found()).not.toBe(first);
   await second.close();
-  expect(await found()).toBe(join(folder, first));
+  expect(await found()).toBe(first);
 });
 
 it('what a killed process left is passed over, and removed by the next server', async () => {
@@ -80,7 +91,7 @@ it.skipIf(process.platform !== 'linux')('a path that is too long for a socket is
   const socket = await open();
   const [name = ''] = await readdir(folder);
   expect((await stat(join(folder, name))).isSocket()).toBe(true);
-  expect(await found()).toMatch(/^\/proc\/self\/fd\//);
+  expect(await found()).toBe(name);
   await socket.close();
   expect(await readdir(folder)).toEqual([]);
 });

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
-import { type FileHandle, chmod, mkdir, open, readdir, rm, stat } from 'node:fs/promises';
+import { type FileHandle, chmod, mkdir, open, readdir, readFile, rm, stat } from 'node:fs/promises';
 import { connect, type Server } from 'node:net';
-import { join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { absentAsUndefined, errorCode } from './error-code.ts';
 import { PRIVATE_FILE_MODE, PRIVATE_FOLDER_MODE } from './private-folder.ts';
 
@@ -26,6 +26,8 @@ const STALE_AFTER_MS = 10_000;
 
 /** Every process that was killed leaves one; each is looked at once. */
 const MAX_LOOKED_AT = 1000;
+
+const OTHERS_WRITE = 0o022;
 
 export interface FolderSocket {
   /** Stops to listen and removes the socket. */
@@ -65,25 +67,43 @@ export async function listenInFolder(server: Server, folder: string): Promise<Fo
 
 /**
  * Calls `use` with the path of each socket of `folder` on which somebody listens, the newest first, until it gives
- * something. `undefined` when none does, or the folder is not there.
+ * something; with it the user whose sockets they are, unless others could have put theirs there. `undefined` when none
+ * gives anything, or the folder is not there.
  */
 export async function askInFolder<T>(
   folder: string,
-  use: (path: string) => Promise<T | undefined>,
+  use: (path: string, uid: number | undefined) => Promise<T | undefined>,
 ): Promise<T | undefined> {
-  const names = await socketNames(folder);
-  if (names.length === 0) return undefined;
-  const reach = await Reach.open(folder);
+  // By its handle, so that it stays the same folder whatever becomes of its name.
+  const reach = await absentAsUndefined(Reach.open(folder, { byHandle: process.platform === 'linux' }));
+  if (reach === undefined) return undefined;
   try {
-    for (const { name } of names) {
+    for (const { name } of await socketNames(reach.base)) {
       const path = reach.path(name);
-      const answer = (await isAnswering(path)) ? await use(path) : undefined;
+      const answer = (await isAnswering(path)) ? await use(path, reach.uid) : undefined;
       if (answer !== undefined) return answer;
     }
     return undefined;
   } finally {
     await reach.close();
   }
+}
+
+/** Listening sockets of this network namespace, one a line: `00000000: refs 00000000 flags type state inode path`. */
+const LISTENING = /^[0-9a-f]+: [0-9A-F]+ [0-9A-F]+ 00010000 0001 01 +\d+ (\/.+)$/;
+
+/**
+ * The folders called SOCKET_FOLDER on whose sockets somebody listens on this machine, whoever that is. Empty where the
+ * system does not tell, as all but Linux; one that is reached by a short path in place of its own is not among them.
+ */
+export async function socketFoldersHere(): Promise<readonly string[]> {
+  const lines = (await absentAsUndefined(readFile('/proc/net/unix', 'utf8')))?.split('\n') ?? [];
+  const folders = lines.flatMap(line => {
+    const [, path = ''] = LISTENING.exec(line) ?? [];
+    const isOurs = NAME.test(basename(path)) && basename(dirname(path)) === SOCKET_FOLDER;
+    return isOurs && !path.startsWith('/proc/') ? [dirname(path)] : [];
+  });
+  return [...new Set(folders)];
 }
 
 async function removeStale(folder: string, reach: Reach): Promise<void> {
@@ -119,29 +139,35 @@ function isAnswering(path: string): Promise<boolean> {
 
 /** How the sockets of a folder are addressed: by a short path where the real one does not fit. */
 class Reach {
-  readonly #base: string;
-  readonly #handle: FileHandle | undefined;
+  readonly base: string;
+  /** Who alone may put sockets there. */
+  readonly uid: number | undefined;
+  readonly #handle: FileHandle;
 
-  private constructor(base: string, handle: FileHandle | undefined) {
-    this.#base = base;
+  private constructor(base: string, uid: number | undefined, handle: FileHandle) {
+    this.base = base;
+    this.uid = uid;
     this.#handle = handle;
   }
 
-  static async open(folder: string): Promise<Reach> {
+  /** `byHandle`: by a path that leads to this very folder, also where its own is short enough. */
+  static async open(folder: string, { byHandle = false } = {}): Promise<Reach> {
     const longest = join(folder, `${'0'.repeat(2 * NAME_BYTES)}.sock`);
-    if (Buffer.byteLength(longest) <= MAX_PATH_BYTES) return new Reach(folder, undefined);
-    if (process.platform !== 'linux') {
+    const isShort = Buffer.byteLength(longest) <= MAX_PATH_BYTES;
+    if (!isShort && process.platform !== 'linux') {
       throw new Error(`${longest} is longer than the ${MAX_PATH_BYTES} bytes of a socket's address`);
     }
     const handle = await open(folder, 'r');
-    return new Reach(`/proc/self/fd/${handle.fd}`, handle);
+    const { uid, mode } = await handle.stat();
+    const base = isShort && !byHandle ? folder : `/proc/self/fd/${handle.fd}`;
+    return new Reach(base, (mode & OTHERS_WRITE) === 0 ? uid : undefined, handle);
   }
 
   path(name: string): string {
-    return join(this.#base, name);
+    return join(this.base, name);
   }
 
   async close(): Promise<void> {
-    await this.#handle?.close();
+    await this.#handle.close();
   }
 }

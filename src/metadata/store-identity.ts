@@ -7,6 +7,9 @@ import type { Log } from '../lib/log.ts';
 import type { MetadataStore } from './metadata-store.ts';
 import { lostTransactions } from './sqlite/wal-check.ts';
 
+/** Of the index, in the store's folder. */
+export const INDEX_FILE = 'index.db';
+
 /** Beside the index: which store this folder is, and how its index was left. */
 export const STATE_FILE = 'store.json';
 

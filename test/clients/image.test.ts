@@ -1,5 +1,5 @@
 import { existsSync } from 'node:fs';
-import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rename, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -110,6 +110,20 @@ describe.skipIf(!canRun)('the image, built by docker and run by docker compose',
     await pushImage('busybox', upstream, FIXED);
     await skopeo.copyOut(`127.0.0.1:${port}/${UPSTREAM}/${FIXED}`, '--all');
     expect(existsSync(join(folder, 'storage', 'index.db'))).toBe(true);
+  });
+
+  test('a command in the container works on the store of its server, and for no other user', async () => {
+    const images = (user: string) =>
+      docker.tryRun('exec', '--user', user, '--workdir', '/tmp', 'cmp-entrepot-1', 'entrepot', 'images');
+    expect(await images('1000:1000')).toMatchObject({ code: 0, stdout: expect.stringContaining(UPSTREAM) });
+    // Without capabilities root can become nobody else.
+    const root = await images('0:0');
+    expect(root).toMatchObject({ code: 1, stderr: expect.stringContaining('run this as that user') });
+    const files = await readdir(join(folder, 'storage'), { recursive: true });
+    const owners = await Promise.all(
+      files.map(async name => (await stat(join(folder, 'storage', name))).uid),
+    );
+    expect(new Set(owners)).toEqual(new Set([1000]));
   });
 
   test('a second start keeps the store', async () => {

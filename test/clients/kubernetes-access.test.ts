@@ -3,7 +3,6 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { parse } from 'yaml';
 import type { TenantsDocument } from '../../src/tenants/tenants-document.ts';
-import { get } from '../support/client.ts';
 import { Entrepot } from '../support/entrepot.ts';
 import { HAS_CLUSTER, KubeCluster, MANIFESTS } from '../support/kube-cluster.ts';
 import {
@@ -207,7 +206,7 @@ describe.skipIf(!HAS_CLUSTER)('a reader that may too little', () => {
       await soonLogged(missing, reader);
       const watches = resource === 'secrets' ? 2 : 1;
       await until('the metric', SOON_MS, async () => (await watchesDown(reader)) === watches);
-      const document: TenantsDocument = JSON.parse((await get(`${reader.ops}/debug/tenants`)).text);
+      const document = await reader.ask<TenantsDocument>('/debug/tenants');
       expect(document.problems.length).toBe(watches);
       for (const problem of document.problems) expect(problem).toMatch(missing);
       const told = [...reader.logs().matchAll(/cannot (\w+) resource .?"(\w+)/g)];

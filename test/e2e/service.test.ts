@@ -111,13 +111,17 @@ describe('an unfit Node ends in one sentence', () => {
     const words =
       "The module 'x.node'\\nwas compiled against a different Node.js version using\\nNODE_MODULE_VERSION 115. This " +
       'version of Node.js requires\\nNODE_MODULE_VERSION 127.';
+    await writeFile(join(folder, 'config.yaml'), 'storage: {path: store}\n');
     const { code, stderr } = await under(
       `const load = process.dlopen;
        process.dlopen = (module, file, ...more) => {
          if (!file.includes('sqlite')) return load.call(process, module, file, ...more);
          throw Object.assign(new Error("${words}"), { code: 'ERR_DLOPEN_FAILED' });
        };`,
-      'images',
+      'pull',
+      'nginx',
+      '--config',
+      'config.yaml',
     );
     expect([code, stderr]).toEqual([1, expect.stringMatching(ONE_SENTENCE)]);
     expect(stderr).toMatch(/NODE_MODULE_VERSION 115 and not 127; run npm ci/);

@@ -4,6 +4,7 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { stringify } from 'yaml';
+import { askServer } from '../../src/cli/running-server.ts';
 import { answers, Daemon, freePort, type RunResult, tryRun } from './programs.ts';
 import { makeTempFolder, removeFolder } from './temp-folder.ts';
 
@@ -129,6 +130,18 @@ export class Entrepot {
     const own = [process.execPath, ...STARTER, ...args, '--config', this.configFile];
     const [program = '', ...rest] = [...(this.#options.commandsWithin ?? []), ...own];
     return tryRun(program, rest, { cwd: this.folder });
+  }
+
+  /** What it says at a path of its socket, as `entrepot tenants` asks it. */
+  async ask<Answer>(path: string): Promise<Answer> {
+    const answer = await askServer<Answer>(this.#storePath, path);
+    if (answer === undefined) throw new Error('it does not answer on its socket');
+    return answer;
+  }
+
+  get #storePath(): string {
+    const { path } = this.#config.storage ?? {};
+    return typeof path === 'string' ? path : join(this.folder, 'store');
   }
 
   /** Starts one that goes on until it is stopped, or takes its time; whoever starts it stops it. */

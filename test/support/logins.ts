@@ -44,9 +44,9 @@ export async function watchesDown(at: Entrepot): Promise<number> {
   return Number(/^entrepot_kubernetes_watches_down (\d+)$/m.exec(await at.metrics())?.[1]);
 }
 
-/** As the operations port tells it. */
+/** As `entrepot tenants` tells it. */
 export async function tenantAt(at: Entrepot, name: string): Promise<TenantDocument | undefined> {
-  const document: TenantsDocument = JSON.parse((await get(`${at.ops}/debug/tenants`)).text);
+  const document = await at.ask<TenantsDocument>('/debug/tenants');
   return document.tenants.find(one => one.name === name);
 }
 

@@ -1,0 +1,93 @@
+import { stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Config } from '../config/config.ts';
+import { loadConfig } from '../config/load.ts';
+import { mergeTrees } from '../config/tree.ts';
+import { absentAsUndefined } from '../lib/error-code.ts';
+import { ownUid, presence, userText } from '../lib/file-owner.ts';
+import { INDEX_FILE, STATE_FILE } from '../metadata/store-identity.ts';
+import { CommandError, type Input, type Io, textOption } from './command.ts';
+import { runningServer, type RunningServer, runningServers } from './running-server.ts';
+import { actAsOwner } from './store-owner.ts';
+
+/**
+ * The configuration of the store that a command works on, as whose owner this process acts from now on. Who names
+ * neither a configuration nor a store, and has none in this folder, gets those of the server that runs here; which store
+ * it is, is then told first.
+ */
+export async function storeConfig(input: Input, io: Io): Promise<Config> {
+  const typed = await loadConfig({ file: textOption(input, 'config') });
+  const server = await serverFor(typed);
+  const storePath = server?.storePath ?? typed.storage.path;
+  if (typed.origin.isDefaultPath) io.err(`store: ${storePath} (${reasonOf(server)})\n`);
+  await actAsOwner(storePath);
+  if (!input.makesStore && !(await hasStore(storePath)))
+    throw new CommandError(`there is no store in ${storePath}`);
+  // What another user's server says is read as that user: it may name any file.
+  return server !== undefined && typed.origin.isSilent
+    ? configOf(server)
+    : { ...typed, storage: { ...typed.storage, path: storePath } };
+}
+
+/** The server that runs on the store or, where nobody said which store that is and here is none, the one that runs here. */
+async function serverFor({ storage, origin }: Config): Promise<RunningServer | undefined> {
+  const { file, isDefaultPath, isSilent } = origin;
+  if (!isDefaultPath || (await hasStore(storage.path))) {
+    return isSilent ? runningServer(storage.path) : undefined;
+  }
+  const all = isSilent || file !== undefined ? await runningServers() : [];
+  const meant = isSilent ? all : all.filter(({ document }) => document.config.file === file);
+  const trusted = await Promise.all(meant.map(async server => ((await mayTrust(server)) ? [server] : [])));
+  const [only, ...others] = trusted.flat();
+  if (only !== undefined && others.length === 0) return only;
+  if (meant.length === 0) return undefined;
+  const places = await Promise.all(meant.map(placeText));
+  throw new CommandError(
+    `there is no store in ${storage.path}. Servers run on ${places.join(', ')}: ` +
+      'name the one that you mean by ENTREPOT_STORAGE__PATH=FOLDER, or by a --config FILE that says where it is',
+  );
+}
+
+const OTHERS_WRITE = 0o022;
+
+/**
+ * Whether a server is followed that nobody named: another user could run one to be taken for the right one. This user's
+ * own is; for root also one whose configuration is root's, and names this store.
+ */
+async function mayTrust({ uid, storePath, document: { config } }: RunningServer): Promise<boolean> {
+  if (uid === ownUid()) return true;
+  if (ownUid() !== 0 || config.file === undefined) return false;
+  const file = await absentAsUndefined(stat(config.file));
+  if (file === undefined || file.uid !== 0 || (file.mode & OTHERS_WRITE) !== 0) return false;
+  const env = Object.fromEntries(
+    Object.entries(config.env ?? {}).filter(([name]) => !name.startsWith('ENTREPOT_')),
+  );
+  const rooted = await loadConfig({ file: config.file, env }).catch(() => undefined);
+  return rooted?.storage.path === storePath;
+}
+
+/** As the server made it. */
+function configOf({ storePath, document: { config } }: RunningServer): Promise<Config> {
+  const overrides = mergeTrees(config.overrides ?? {}, { storage: { path: storePath } });
+  return loadConfig({ ...config, overrides });
+}
+
+/** Another user may have called it anything. */
+async function placeText({ storePath, uid }: RunningServer): Promise<string> {
+  const path = JSON.stringify(storePath);
+  return uid === undefined || uid === ownUid() ? path : `${path} of ${await userText(uid)}`;
+}
+
+function reasonOf(server: RunningServer | undefined): string {
+  if (server === undefined) return 'the default: nobody named another';
+  const [address = 'starting'] = server.document.addresses;
+  return `of the server on ${address}`;
+}
+
+/** Whether anything of a store is there; also somebody else's, of which this user sees nothing. */
+async function hasStore(path: string): Promise<boolean> {
+  for (const name of [INDEX_FILE, STATE_FILE, 'blobs']) {
+    if ((await presence(join(path, name))) !== 'absent') return true;
+  }
+  return false;
+}

@@ -1,0 +1,52 @@
+import { join } from 'node:path';
+import { errorCode } from '../lib/error-code.ts';
+import { becomeUser, isOpenToUs, type Owner, ownerOf, ownUid, userText } from '../lib/file-owner.ts';
+import { INDEX_FILE } from '../metadata/store-identity.ts';
+import { CommandError } from './command.ts';
+
+/**
+ * One store, one owner: what another user made in it, the owner's server could not use. So root becomes the owner, for
+ * good, before it touches anything there, and everybody else is told. The owner is who has the index (the folder itself
+ * may be root's, as on a volume of Kubernetes), else who has the folder.
+ */
+export async function actAsOwner(storePath: string): Promise<void> {
+  const owner = await storeOwner(storePath);
+  if (owner !== undefined && ownUid() === 0 && owner.uid !== 0) await become(storePath, owner);
+  else await requireOwn(storePath);
+}
+
+/** Throws what a person reads who is not the owner. To root an empty folder of somebody else's is as good as his own. */
+export async function requireOwn(storePath: string): Promise<void> {
+  const owner = await storeOwner(storePath);
+  if (owner === undefined || owner.uid === ownUid()) return;
+  const isRoot = ownUid() === 0;
+  // Some file systems show another owner than who may use them.
+  const isOurs = isRoot ? !(await ownerOf(join(storePath, INDEX_FILE))) : await isUsable(storePath);
+  if (!isOurs) throw new CommandError(`${await foreign(storePath, owner)}: run this as that user`);
+}
+
+async function become(storePath: string, owner: Owner): Promise<void> {
+  try {
+    becomeUser(owner);
+  } catch (error) {
+    if (errorCode(error) !== 'EPERM') throw error;
+    const text = await foreign(storePath, owner);
+    throw new CommandError(`${text}, and this process may not become that user: run this as that user`);
+  }
+  if (!(await isUsable(storePath))) {
+    throw new CommandError(`${await foreign(storePath, owner)}, and is not open to that user`);
+  }
+}
+
+async function storeOwner(storePath: string): Promise<Owner | undefined> {
+  return (await ownerOf(join(storePath, INDEX_FILE))) ?? ownerOf(storePath);
+}
+
+async function isUsable(storePath: string): Promise<boolean> {
+  const isOpen = await isOpenToUs(storePath, { isFolder: true });
+  return isOpen && isOpenToUs(join(storePath, INDEX_FILE), { isFolder: false });
+}
+
+async function foreign(storePath: string, { uid }: Owner): Promise<string> {
+  return `the store in ${storePath} belongs to ${await userText(uid)}`;
+}

@@ -1,0 +1,246 @@
+// One store, one owner, and nobody on the wrong store: servers and commands of different users and in different folders.
+import { chmod, chown, mkdir, readdir, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { parse } from 'yaml';
+import { imageOf, randomBlob } from '../support/content.ts';
+import { Entrepot, type EntrepotConfig, STARTER } from '../support/entrepot.ts';
+import { FakeUpstream } from '../support/fake-upstream.ts';
+import { hasPrograms, type RunResult, tryRun } from '../support/programs.ts';
+import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
+
+const isRoot = process.getuid?.() === 0 && hasPrograms('setpriv');
+
+/** Users of nobody else: of this process among those that test at the same time. */
+const OWNER = 200_000 + 4 * (process.pid % 10_000);
+const STRANGER = OWNER + 1;
+
+let folder: string;
+/** Where nothing is. */
+let elsewhere: string;
+let upstream: FakeUpstream;
+let servers: Entrepot[];
+
+beforeEach(async () => {
+  folder = await makeTempFolder('owner');
+  elsewhere = join(folder, 'elsewhere');
+  await mkdir(elsewhere);
+  await chmod(folder, 0o755);
+  await chmod(elsewhere, 0o777);
+  upstream = await FakeUpstream.start();
+  servers = [];
+});
+
+afterEach(async () => {
+  for (const server of servers) await server.stop();
+  await upstream.stop();
+  await removeFolder(folder);
+});
+
+const as = (uid: number): readonly string[] => [
+  'setpriv',
+  '--reuid',
+  String(uid),
+  '--regid',
+  String(uid),
+  '--clear-groups',
+];
+
+/** A folder of the user's, for a store in `store/`. */
+async function homeOf(uid: number, name = 'home'): Promise<string> {
+  const home = join(folder, name);
+  await mkdir(home, { recursive: true });
+  await chown(home, uid, uid);
+  return home;
+}
+
+async function serve(uid: number, name = 'home', config: EntrepotConfig = {}): Promise<Entrepot> {
+  const home = await homeOf(uid, name);
+  const upstreams = { 'up.example': { url: upstream.url } };
+  const within = uid === 0 ? [] : as(uid);
+  const server = await Entrepot.start({ upstreams, ...config }, { folder: home, within });
+  servers.push(server);
+  return server;
+}
+
+/** A command as typed by the user, with nothing said about configuration or store but what `env` says. */
+function command(uid: number, args: readonly string[], env: Record<string, string> = {}): Promise<RunResult> {
+  const own = [process.execPath, ...STARTER, ...args];
+  const [program = '', ...rest] = uid === 0 ? own : [...as(uid), ...own];
+  return tryRun(program, rest, { cwd: elsewhere, env });
+}
+
+/** Whose things in the folder are. */
+async function owners(path: string): Promise<Set<number>> {
+  const names = await readdir(path, { recursive: true });
+  const found = await Promise.all(names.map(name => stat(join(path, name)).catch(() => undefined)));
+  return new Set(found.flatMap(each => each?.uid ?? []));
+}
+
+function addImage(tag: string): void {
+  upstream.add('org/app', imageOf([randomBlob(70_000, tag), randomBlob(80_000, `${tag}-2`)]), tag);
+}
+
+const ONLY_READS: readonly (readonly string[])[] = [
+  ['images'],
+  ['inspect', 'docker.io/library/nginx'],
+  ['check', 'docker.io/library/nginx'],
+  ['have'],
+  ['gc'],
+  ['gc', '--dry-run'],
+  ['scrub'],
+  ['rm', 'docker.io/library/nginx'],
+  ['pin', 'docker.io/library/nginx'],
+  ['unpin', 'docker.io/library/nginx'],
+  ['refresh', 'docker.io/library/nginx'],
+  ['export', 'docker.io/library/nginx', '--output', 'x.tar'],
+  ['backup', 'x.tar'],
+  ['tenants'],
+  ['tenant', 'revoke', 'team-a', '--all'],
+  ['tenant', 'adopt', 'team-a'],
+  ['tenant', 'remove', 'team-a'],
+  ['explain', 'docker.io/library/nginx', '--tenant', 'team-a'],
+];
+
+describe('where nothing is', () => {
+  it.each(ONLY_READS.map(args => ({ args, typed: args.join(' ') })))(
+    '$typed says so, and makes nothing',
+    async ({ args }) => {
+      const { code, stdout, stderr } = await command(0, args, { ENTREPOT_STORAGE__PATH: 'none' });
+      expect([code, stdout]).toEqual([1, '']);
+      expect(stderr).toContain(`there is no store in ${join(elsewhere, 'none')}`);
+      expect(await readdir(elsewhere)).toEqual([]);
+    },
+  );
+
+  it.skipIf(!isRoot)('what may begin a store says first which one, where nobody named it', async () => {
+    const added = await command(OWNER, ['tenant', 'add', 'team-a']);
+    const path = join(elsewhere, 'storage');
+    expect(added).toMatchObject({ code: 0, stdout: 'team-a: added\n' });
+    expect(added.stderr).toBe(`store: ${path} (the default: nobody named another)\n`);
+    const named = await command(OWNER, ['images'], { ENTREPOT_STORAGE__PATH: path });
+    expect(named).toMatchObject({ code: 0, stderr: '' });
+    expect((await command(OWNER, ['images', '--json'])).stderr).toBe(added.stderr);
+  });
+});
+
+describe.skipIf(!isRoot)('a server that runs', () => {
+  it('is asked by its user in whatever folder, who says nothing of it', async () => {
+    const server = await serve(OWNER, 'home', {
+      server: { serverNames: ['registry.example:5000'] },
+      tenants: [{ name: 'team-a' }],
+    });
+    const line = `store: ${join(server.folder, 'store')} (of the server on ${server.host})\n`;
+    const tenants = await command(OWNER, ['tenants']);
+    expect(tenants).toMatchObject({ code: 0, stderr: line });
+    expect(tenants.stdout).toContain('team-a');
+    const secret = await command(OWNER, ['tenant', 'secret', 'team-a']);
+    expect(JSON.parse(parse(secret.stdout).stringData['.dockerconfigjson']).auths).toHaveProperty([
+      'registry.example:5000',
+    ]);
+    expect(await readdir(elsewhere)).toEqual([]);
+  });
+
+  it('is not chosen among several', async () => {
+    const [one, other] = [await serve(OWNER, 'one'), await serve(OWNER, 'other')];
+    for (const args of [['images'], ['pull', 'up.example/org/app:v1']]) {
+      const { code, stderr } = await command(OWNER, args);
+      expect(code).toBe(1);
+      expect(stderr).toContain('name the one that you mean by ENTREPOT_STORAGE__PATH');
+      for (const server of [one, other]) expect(stderr).toContain(join(server.folder, 'store'));
+    }
+    const named = await command(OWNER, ['images', '--config', other.configFile]);
+    expect(named).toMatchObject({ code: 0, stderr: '' });
+    expect(await readdir(elsewhere)).toEqual([]);
+  });
+
+  it('is followed by root where root has configured it, and is only named where its user could have made it up', async () => {
+    const server = await serve(OWNER);
+    await chown(server.configFile, OWNER, OWNER);
+    const refused = await command(0, ['images']);
+    expect(refused.code).toBe(1);
+    expect(refused.stderr).toContain(`"${join(server.folder, 'store')}" of uid ${OWNER}`);
+    await chown(server.configFile, 0, 0);
+    const followed = await command(0, ['images']);
+    // Other servers of root may run on this machine.
+    expect(followed.stderr).toContain(join(server.folder, 'store'));
+    expect(await readdir(elsewhere)).toEqual([]);
+  });
+});
+
+describe.skipIf(!isRoot)('the store of a server of another user', () => {
+  it('gets nothing from root that the server cannot use', async () => {
+    const server = await serve(OWNER);
+    const store = join(server.folder, 'store');
+    const config = ['--config', server.configFile];
+    for (const tag of ['v1', 'v2']) addImage(tag);
+    for (const args of [
+      ['pull', 'up.example/org/app:v1'],
+      ['pin', 'up.example/org/app:v1'],
+      ['gc'],
+      ['tenant', 'add', 'team-b'],
+    ]) {
+      expect(await command(0, [...args, ...config])).toMatchObject({ code: 0 });
+    }
+    expect(await owners(store)).toEqual(new Set([OWNER]));
+    const own = await command(OWNER, ['pull', 'up.example/org/app:v2', ...config]);
+    expect(own).toMatchObject({ code: 0 });
+    // Nor does one that comes first, in a folder that was made for the server, or while it does not run.
+    const prepared = await homeOf(OWNER, 'prepared');
+    const first = await command(0, ['pull', 'up.example/org/app:v1', ...config], {
+      ENTREPOT_STORAGE__PATH: prepared,
+    });
+    expect(first).toMatchObject({ code: 0 });
+    await server.stop();
+    expect(await command(0, ['images', ...config])).toMatchObject({ code: 0 });
+    for (const path of [store, prepared]) expect(await owners(path)).toEqual(new Set([OWNER]));
+  });
+
+  it('lets root read and write what is his by a pipe, and says so where it does not go by name', async () => {
+    const server = await serve(OWNER);
+    addImage('v1');
+    const reference = 'up.example/org/app:v1';
+    expect(await command(0, ['pull', reference, '--config', server.configFile])).toMatchObject({ code: 0 });
+    await chmod(elsewhere, 0o700);
+    const config = ['--config', server.configFile];
+    const named = await command(0, ['export', reference, '--output', join(elsewhere, 'x.tar'), ...config]);
+    expect(named.code).toBe(1);
+    expect(named.stderr).toMatch(new RegExp(`EACCES.*as uid ${OWNER}, whose store it is.*by a pipe`));
+    const piped = await command(0, ['export', reference, '--output', '-', ...config]);
+    expect(piped.code).toBe(0);
+    expect(piped.stdout.length).toBeGreaterThan(100_000);
+    await chmod(elsewhere, 0o777);
+  });
+
+  it('is closed to every other user, who hears whose it is', async () => {
+    const server = await serve(OWNER);
+    const store = join(server.folder, 'store');
+    for (const args of [
+      ['images'],
+      ['tenants'],
+      ['backup', '-'],
+      ['pull', 'up.example/org/app'],
+      ['serve'],
+    ]) {
+      const { code, stdout, stderr } = await command(STRANGER, args, { ENTREPOT_STORAGE__PATH: store });
+      expect([args, code, stdout, stderr]).toEqual([
+        args,
+        1,
+        '',
+        `entrepot: the store in ${store} belongs to uid ${OWNER}: run this as that user\n`,
+      ]);
+    }
+    expect(await owners(store)).toEqual(new Set([OWNER]));
+  });
+
+  it('is served by no other, root neither', async () => {
+    const server = await serve(OWNER);
+    await server.stop();
+    const refused = await command(0, ['serve', '--config', server.configFile]);
+    expect(refused).toMatchObject({ code: 1, stderr: expect.stringContaining(`belongs to uid ${OWNER}`) });
+    const roots = await serve(0, 'roots');
+    await chmod(roots.folder, 0o755);
+    const other = await command(OWNER, ['serve', '--config', roots.configFile]);
+    expect(other).toMatchObject({ code: 1, stderr: expect.stringContaining('belongs to root (uid 0)') });
+  });
+});
