@@ -153,7 +153,7 @@ async function openOps(
         return undefined;
     }
   };
-  const problems = () => [disk.problem ?? [], clusterProblem(tenants) ?? []].flat();
+  const problems = () => [disk.problem ?? [], mirror.problem ?? [], clusterProblem(tenants) ?? []].flat();
   return createOpsServer({
     address: opsListen === false ? undefined : opsListen,
     socketFolder: join(config.storage.path, SOCKET_FOLDER),

@@ -10,6 +10,14 @@ export class StorageFull extends Error {
   }
 }
 
+/**
+ * Whether a write failed for the place and not for its content: the disk is full, or this user may not write there, as in
+ * a folder that another user made.
+ */
+export function isStorageClosed(error: unknown): boolean {
+  return isStorageFull(error) || ['EACCES', 'EPERM', 'EROFS'].includes(errorCode(error) ?? '');
+}
+
 /** Whether a write failed because the disk, or this user's share of it, is full: space may return, nothing is broken. */
 export function isStorageFull(error: unknown): boolean {
   const code = errorCode(error);

@@ -1,5 +1,5 @@
 import type { BlobStore } from '../blobs/blob-store.ts';
-import { isStorageFull } from '../blobs/storage-full.ts';
+import { isStorageClosed } from '../blobs/storage-full.ts';
 import type { BlobReader } from '../lib/blob-reader.ts';
 import { readerOfBytes } from '../lib/bytes-reader.ts';
 import type { Meter } from '../lib/meter.ts';
@@ -178,7 +178,7 @@ export class BlobSource {
       if (contender !== undefined) {
         if (running !== undefined) this.#meter.count('fills_joined_total');
         const reader = await this.#read(run, contender, { named, sinceMs: startedMs });
-        const stored = !isStorageFull(run.fill.failure);
+        const stored = !isStorageClosed(run.fill.failure);
         const upstreamMs = performance.now() - startedMs;
         this.#metadata.noteUse(digest);
         return { digest, reader, outcome: running ? 'joined' : 'miss', stored, upstreamMs };
@@ -207,7 +207,7 @@ export class BlobSource {
     } catch (error) {
       leave();
       // Without a size there is nothing to answer with, and with a full disk no way to find it out.
-      throw isStorageFull(error) ? new OciError('INSUFFICIENT_STORAGE', { cause: error }) : error;
+      throw isStorageClosed(error) ? new OciError('INSUFFICIENT_STORAGE', { cause: error }) : error;
     }
   }
 

@@ -1,4 +1,4 @@
-import { isStorageFull } from '../blobs/storage-full.ts';
+import { isStorageClosed } from '../blobs/storage-full.ts';
 import type { BlobReader } from '../lib/blob-reader.ts';
 import { OciError } from '../oci/errors.ts';
 import type { Fill } from './fill.ts';
@@ -44,7 +44,7 @@ export class FillReader implements BlobReader {
     try {
       readable = await fill.until(() => this.#readableBehind(position), this.#closing.signal);
     } catch (error) {
-      if (!isStorageFull(error)) throw error;
+      if (!isStorageClosed(error)) throw error;
       this.#direct = this.#options.direct();
       return this.#direct.read(buffer, position);
     }

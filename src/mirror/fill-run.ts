@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { BlobStore, Ingest, IngestFollower } from '../blobs/blob-store.ts';
-import { isStorageFull } from '../blobs/storage-full.ts';
+import { isStorageClosed, isStorageFull, StorageFull } from '../blobs/storage-full.ts';
 import { removeStrays } from '../blobs/stray-removal.ts';
 import { type Lease, LeaseLost } from '../lib/lease.ts';
 import type { Log } from '../lib/log.ts';
@@ -20,6 +20,7 @@ import { Contenders } from './contenders.ts';
 import { download, MoreThanNamed } from './download.ts';
 import { Fill, wrongBytes } from './fill.ts';
 import { IngestWriter } from './ingest-writer.ts';
+import type { Keeping } from './keeping.ts';
 import { admits, type Links } from './links.ts';
 import type { PullPlace, PullQueue } from './pull-queue.ts';
 import type { Place, Room } from './room.ts';
@@ -41,6 +42,7 @@ export interface FillWorld {
   readonly links: Links;
   readonly queue: PullQueue;
   readonly room: Room;
+  readonly keeping: Keeping;
   readonly log: Log;
   readonly meter: Meter;
 }
@@ -154,7 +156,7 @@ export class FillRun {
       this.#isQueued = false;
       await this.#bring();
     } catch (error) {
-      this.#fail(isStorageFull(error) ? await this.#answeredWithoutRoom(error) : error);
+      this.#fail(isStorageClosed(error) ? await this.#answeredWithoutRoom(error) : error);
     } finally {
       this.#place.leave();
       this.fill.end();
@@ -288,7 +290,7 @@ export class FillRun {
       }
       this.#fail(error);
       // A full disk gets its room back: the index and pushes need some, and readers go on straight from upstream.
-      const isDropped = isStorageFull(error) || error instanceof Unwanted;
+      const isDropped = isStorageClosed(error) || error instanceof Unwanted;
       await (isDropped ? ingest.abort() : ingest.suspend());
       return isDropped ? 'done' : 'left';
     }
@@ -298,8 +300,8 @@ export class FillRun {
       return 'done';
     }
     fill.verify();
-    this.#world.meter.count('fills_total', { outcome: 'verified' });
-    await this.#commit(ingest, lease);
+    const isKept = await this.#commit(ingest, lease);
+    this.#world.meter.count('fills_total', { outcome: isKept ? 'verified' : 'failed' });
     return 'done';
   }
 
@@ -394,19 +396,25 @@ export class FillRun {
     return failure;
   }
 
-  async #commit(ingest: Ingest, lease: Lease): Promise<void> {
-    const { blobs, metadata } = this.#world;
+  /** False when the blob could not be kept; what another process goes on with, that one keeps. */
+  async #commit(ingest: Ingest, lease: Lease): Promise<boolean> {
+    const { blobs, metadata, keeping } = this.#world;
     const { digest, length } = this.fill;
     const isThere = () => blobs.peek(digest)?.size === length;
     try {
       await ingest.commit(digest);
       const repository = this.#contenders.current?.repository;
       await metadata.putBlob(digest, length, repository, { lease, isThere });
+      keeping.succeeded();
+      return true;
     } catch (error) {
-      // The readers have what they came for: only the next ones will miss it.
-      if (!(error instanceof LeaseLost)) this.#log.error({ err: error }, 'a verified blob could not be kept');
       await ingest.abort().catch(() => {});
       if (isStorageFull(error)) await removeStrays(blobs, metadata, [digest]).catch(() => {});
+      if (error instanceof LeaseLost) return true;
+      // The readers have what they came for: only the next ones will miss it.
+      this.#log.error({ err: error }, 'a verified blob could not be kept');
+      keeping.failed(error);
+      return false;
     }
   }
 
@@ -428,6 +436,8 @@ export class FillRun {
     this.#contenders.refuseAll(heard);
     this.fill.fail(heard);
     if (aborted) return;
+    // What our own limit has no room for is no fault of the place.
+    if (isStorageClosed(error) && !(error instanceof StorageFull)) this.#world.keeping.failed(error);
     const isRefused = error instanceof UpstreamFailure && isRefusal(error);
     this.#world.meter.count('fills_total', { outcome: isRefused ? 'refused' : 'failed' });
     if (isRefused) return this.#log.debug({ err: error }, 'upstream refused a blob');

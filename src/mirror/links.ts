@@ -1,4 +1,4 @@
-import { isStorageFull } from '../blobs/storage-full.ts';
+import { isStorageClosed } from '../blobs/storage-full.ts';
 import type { Log } from '../lib/log.ts';
 import { SingleFlight } from '../lib/single-flight.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
@@ -55,7 +55,7 @@ export class Links {
     try {
       await this.#metadata.linkBlob(repository, digest, size);
     } catch (error) {
-      if (!isStorageFull(error)) throw error;
+      if (!isStorageClosed(error)) throw error;
       this.#log.warn({ err: error, digest }, 'a Link could not be kept');
     }
   }

@@ -27,6 +27,7 @@ import type { Upstream } from '../upstream/upstream.ts';
 import { Asking } from './asking.ts';
 import { BlobSource } from './blob-source.ts';
 import { Fills } from './fills.ts';
+import { Keeping } from './keeping.ts';
 import { Links } from './links.ts';
 import { ManifestSource } from './manifest-source.ts';
 import { outlook } from './outlook.ts';
@@ -70,6 +71,7 @@ export class Mirror implements PullSource {
   readonly #nowMs: () => number;
   readonly #asking: Asking;
   readonly #fills: Fills;
+  readonly #keeping = new Keeping();
   readonly #blobSource: BlobSource;
   readonly #manifestSource: ManifestSource;
   readonly #prefetch: Prefetch;
@@ -103,7 +105,17 @@ export class Mirror implements PullSource {
     const links = new Links(metadata, asking, log);
     const queue = new PullQueue(limits);
     const room = new Room(blobs, maxBytes);
-    this.#fills = new Fills({ asking, blobs, metadata, links, queue, room, log, meter });
+    this.#fills = new Fills({
+      asking,
+      blobs,
+      metadata,
+      links,
+      queue,
+      room,
+      keeping: this.#keeping,
+      log,
+      meter,
+    });
     this.#blobSource = new BlobSource({ blobs, metadata, links, fills: this.#fills, pullRuleOf, meter });
     this.#manifestSource = new ManifestSource({
       asking,
@@ -134,6 +146,11 @@ export class Mirror implements PullSource {
   /** Downloads of blobs in progress. */
   get runningFills(): number {
     return this.#fills.size;
+  }
+
+  /** Why what is downloaded cannot be kept now, for people. */
+  get problem(): string | undefined {
+    return this.#keeping.problem;
   }
 
   /** Failures that are answered without asking upstream now. */

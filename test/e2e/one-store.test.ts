@@ -6,7 +6,7 @@ import { parse } from 'yaml';
 import { imageOf, randomBlob } from '../support/content.ts';
 import { Entrepot, type EntrepotConfig, STARTER } from '../support/entrepot.ts';
 import { FakeUpstream } from '../support/fake-upstream.ts';
-import { hasPrograms, type RunResult, tryRun } from '../support/programs.ts';
+import { hasPrograms, type RunResult, tryRun, until } from '../support/programs.ts';
 import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
 
 const isRoot = process.getuid?.() === 0 && hasPrograms('setpriv');
@@ -75,6 +75,11 @@ async function owners(path: string): Promise<Set<number>> {
   const names = await readdir(path, { recursive: true });
   const found = await Promise.all(names.map(name => stat(join(path, name)).catch(() => undefined)));
   return new Set(found.flatMap(each => each?.uid ?? []));
+}
+
+async function sample(server: Entrepot, name: string): Promise<number | undefined> {
+  const line = (await server.metrics()).split('\n').find(each => each.startsWith(`entrepot_${name} `));
+  return line === undefined ? undefined : Number(line.split(' ')[1]);
 }
 
 function addImage(tag: string): void {
@@ -242,5 +247,49 @@ describe.skipIf(!isRoot)('the store of a server of another user', () => {
     await chmod(roots.folder, 0o755);
     const other = await command(OWNER, ['serve', '--config', roots.configFile]);
     expect(other).toMatchObject({ code: 1, stderr: expect.stringContaining('belongs to root (uid 0)') });
+  });
+});
+
+describe.skipIf(!isRoot)('blobs that cannot be kept, since another user made their folder', () => {
+  it('are passed on, counted as failed, logged, and a word of /readyz until one is kept again', async () => {
+    const server = await serve(OWNER);
+    const store = join(server.folder, 'store');
+    addImage('v1');
+    const blob = randomBlob(70_000, 'foreign');
+    const other = randomBlob(70_000, 'own');
+    for (const each of [blob, other]) upstream.add('org/app', each);
+    const [algorithm = '', hex = ''] = blob.digest.split(':');
+    await mkdir(join(store, 'blobs', algorithm, hex.slice(0, 2)), { recursive: true });
+    await chown(join(store, 'blobs', algorithm), OWNER, OWNER);
+    const fetched = await fetch(`${server.url}/v2/up.example/org/app/blobs/${blob.digest}`);
+    expect((await fetched.arrayBuffer()).byteLength).toBe(blob.size);
+    const failed = () => sample(server, 'fills_total{outcome="failed"}');
+    await until('the failure to count', 10_000, async () => (await failed()) === 1);
+    expect(await sample(server, 'fills_total{outcome="verified"}')).toBe(0);
+    const ready = await fetch(`${server.ops}/readyz`);
+    expect([ready.status, await ready.text()]).toEqual([
+      200,
+      expect.stringMatching(/^ok\ndownloads are passed on but not kept \(EACCES\) since /),
+    ]);
+    const isLogged = async () => server.logs().includes('a verified blob could not be kept');
+    await until('the log to say so', 10_000, isLogged);
+    await (await fetch(`${server.url}/v2/up.example/org/app/blobs/${other.digest}`)).arrayBuffer();
+    await until(
+      'one to be kept',
+      10_000,
+      async () => (await (await fetch(`${server.ops}/readyz`)).text()) === 'ok\n',
+    );
+  });
+
+  it('are passed on too where not even a download can begin', async () => {
+    const server = await serve(OWNER);
+    const ingest = join(server.folder, 'store', 'ingest');
+    await chown(ingest, 0, 0);
+    const blob = randomBlob(70_000, 'closed');
+    upstream.add('org/app', blob);
+    const fetched = await fetch(`${server.url}/v2/up.example/org/app/blobs/${blob.digest}`);
+    expect((await fetched.arrayBuffer()).byteLength).toBe(blob.size);
+    expect(await sample(server, 'fills_total{outcome="failed"}')).toBe(1);
+    expect(await (await fetch(`${server.ops}/readyz`)).text()).toContain('not kept (EACCES)');
   });
 });
