@@ -16,6 +16,7 @@ export interface Answer {
   readonly proof: boolean;
 }
 
+/** Headers alone, so `proof` is false of a redirected one too: where it led, any digest may be affirmed. */
 export interface ManifestHead extends Answer {
   /** `undefined` when upstream does not say (HEAD answered 405, or without a digest): fetch it to know. */
   readonly digest: Digest | undefined;
@@ -43,6 +44,8 @@ export interface HostETag {
 export interface BlobAsk extends Ask {
   /** Bytes already held; default 0. */
   readonly offset?: number;
+  /** Bytes wanted from `offset` on; all that follow if left out. A server may give more. */
+  readonly length?: number | undefined;
   /** From an earlier answer for this blob. */
   readonly etag?: HostETag | undefined;
   /** The size, when a manifest names it: an answer with another total is `invalid`. */
@@ -55,6 +58,8 @@ export interface FetchedBlob extends Answer {
   readonly endpoint: number;
   /** Where `body` begins: the offset asked for, or 0 from a server that ignores ranges. */
   readonly offset: number;
+  /** Whether it answers the range that was asked for; else it is the whole, from 0 on. */
+  readonly isPart: boolean;
   /** Of the whole blob; `undefined` when upstream does not say. */
   readonly size: number | undefined;
   readonly etag: HostETag | undefined;

@@ -43,13 +43,14 @@ export async function fetchBlob(
   digest: Digest,
   ask: BlobAsk,
 ): Promise<FetchedBlob> {
-  const { offset = 0, etag } = ask;
+  const { offset = 0, length, etag } = ask;
+  const last = length === undefined ? '' : offset + length - 1;
   const reply = await endpoint.send(
     {
       method: 'GET',
       repository,
       path: blobPath(repository, digest),
-      headers: offset > 0 ? { range: `bytes=${offset}-` } : {},
+      headers: offset > 0 || length !== undefined ? { range: `bytes=${offset}-${last}` } : {},
       condition: offset > 0 ? etag : undefined,
     },
     ask,
@@ -64,6 +65,7 @@ export async function fetchBlob(
       endpoint: endpoint.index,
       proof: endpoint.index === 0,
       offset: extent.offset,
+      isPart: reply.response.status === 206,
       size: extent.size,
       etag: strongTag(reply),
       body: pieces(body, extent.length, reply.context),

@@ -35,7 +35,7 @@ export async function headManifest(
     digest: announcedDigest(reply),
     size: lengthOf(headerOf(reply.response, 'content-length')),
     mediaType: essence(headerOf(reply.response, 'content-type') ?? '') || undefined,
-    proof: endpoint.index === 0,
+    proof: endpoint.index === 0 && !reply.redirected,
   };
 }
 

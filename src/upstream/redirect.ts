@@ -25,6 +25,8 @@ export interface Followed {
   readonly url: URL;
   /** Whether that was another host (scheme, host and port) than the one asked, or one it was reached through. */
   readonly crossed: boolean;
+  /** Whether it is the answer to another request than the one that was made. */
+  readonly redirected: boolean;
 }
 
 /** Sends a request and follows where it is sent on, keeping to the rules of who may see what. */
@@ -37,7 +39,7 @@ export async function follow(client: HttpClient, request: RedirectedRequest): Pr
     if (authorization !== undefined && !crossed) headers['authorization'] = authorization;
     if (condition?.origin === url.origin) headers['if-range'] = condition.value;
     const response = await client.request({ method, url, headers, signal });
-    if (!REDIRECTS.has(response.status)) return { response, url, crossed };
+    if (!REDIRECTS.has(response.status)) return { response, url, crossed, redirected: hops > 0 };
     discard(response.body);
     if (hops === MAX_REDIRECTS)
       throw new UpstreamFailure('invalid', `${request.url.host} redirects without end`);

@@ -48,6 +48,17 @@ describe('manifests', () => {
     });
   });
 
+  it('are not shown by a HEAD that is redirected', async () => {
+    const [registry, elsewhere] = [await fake(), await fake()];
+    elsewhere.add('team/app', image, '1.0');
+    registry.misbehave({ method: 'HEAD', redirectTo: `${elsewhere.url}/v2/team/app/manifests/1.0` });
+    const upstream = client(registry.url, { allowAddresses: ['127.0.0.0/8'] });
+    expect(await upstream.headManifest('team/app', '1.0', anonymous)).toMatchObject({
+      digest: image.manifest.digest,
+      proof: false,
+    });
+  });
+
   it.each(['not-allowed', 'no-digest'] as const)('have no digest where HEAD is %s', async manifestHead => {
     const registry = await fake({ manifestHead });
     registry.add('team/app', image, '1.0');
