@@ -29,6 +29,7 @@ export function openMirror(config: Config, needs: MirrorNeeds): Mirror {
     isOffline: config.offline,
     prefetchRuleOf: repository => repositoryOptions(upstreamOf(config, repository), repository.name),
     pullRuleOf: (repository, right) => pullRuleOf(config, repository, right),
+    verifyForMs: config.verifyForMs,
     maxBytes: config.storage.maxBytes,
     limits: { ...config.pulls, maxParallelImagePulls: config.pulls.maxParallelImagePulls },
   });

@@ -329,6 +329,17 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(await store.namedSize(NGINX, layer)).toBeUndefined();
     });
 
+    test('a Link does not name what no manifest there names', async () => {
+      const { manifest, view, blobs } = image('one');
+      const layer = digestOrFail(blobs[1]);
+      await store.putManifest(NGINX, manifest, view, { atMs: 1 });
+      await store.linkBlob(OTHER, layer, 20);
+      expect(await store.isNamed(NGINX, layer)).toBe(true);
+      expect(await store.isNamed(OTHER, layer)).toBe(false);
+      await store.unlinkManifest(NGINX, manifest.digest);
+      expect(await store.isNamed(NGINX, layer)).toBe(false);
+    });
+
     test('a Link says where content belongs, whether it is held or not', async () => {
       const digest = digestOf(Buffer.from('blob'));
       await store.linkBlob(NGINX, digest, 4);

@@ -228,6 +228,8 @@ export interface MetadataStore {
   unlinkBlob(repository: Repository, digest: Digest): Promise<boolean>;
   /** The size that a Link, or a manifest linked in this repository as it is read here, gives for the blob. */
   namedSize(repository: Repository, digest: Digest): Promise<number | undefined>;
+  /** Whether a manifest that is linked in this repository names it, as it is read here. */
+  isNamed(repository: Repository, digest: Digest): Promise<boolean>;
 
   // Documents of a mirrored repository, by a name of the caller's.
 

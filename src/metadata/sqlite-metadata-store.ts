@@ -338,6 +338,10 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#read(() => this.#links.namedSize(repository, digest));
   }
 
+  isNamed(repository: Repository, digest: Digest) {
+    return this.#read(() => this.#links.isNamed(repository, digest));
+  }
+
   readDocument(repository: Repository, name: string) {
     return this.#read(() => this.#documents.read(repository, name));
   }

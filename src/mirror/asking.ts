@@ -14,6 +14,9 @@ import type { FailureKey, RememberedFailures } from './remembered-failures.ts';
 /** Repositories whose working credential is remembered; more than a cluster pulls from in a day. */
 const MAX_WINNERS = 10_000;
 
+/** Rights that upstream took back while downloads were under way; more than there are repositories being pulled from. */
+const MAX_ENDED = 10_000;
+
 export interface AskingOptions {
   readonly upstreams: ReadonlyMap<string, Upstream>;
   readonly failures: RememberedFailures;
@@ -62,6 +65,8 @@ export class Asking {
   readonly #log: Log;
   /** Which credential worked last, by requester and repository: dead ones are not tried first again. */
   readonly #winners = new Lru<{ readonly credentialId: string }>({ maxEntries: MAX_WINNERS });
+  /** When upstream took a right back, for the downloads that go on. */
+  readonly #ended = new Lru<{ readonly atMs: number }>({ maxEntries: MAX_ENDED });
   readonly #running = new Set<Promise<unknown>>();
   readonly #closing = new AbortController();
 
@@ -168,9 +173,25 @@ export class Asking {
     }
   }
 
+  /**
+   * Tells that `url` has given content of the repository with this credential, as only the end of it could show. `sinceMs`
+   * (of `performance.now()`): when it answered. What it has said since counts more.
+   */
+  async granted(repository: Repository, credential: Credential | undefined, sinceMs: number): Promise<void> {
+    if (this.hasEndedSince(sinceMs, repository, credential)) return;
+    await this.#prove(keyOf({ repository, reference: '' }, credential), 'granted');
+  }
+
+  /** Whether `url` has taken the right of this credential back since then (on `performance.now()`'s clock). */
+  hasEndedSince(sinceMs: number, repository: Repository, credential: Credential | undefined): boolean {
+    const ended = this.#ended.get(rightText(keyOf({ repository, reference: '' }, credential)));
+    return ended !== undefined && ended.atMs >= sinceMs;
+  }
+
   /** A proof that could not be kept costs another question later, not this answer. */
   async #prove(key: FailureKey, outcome: Proof['outcome']): Promise<void> {
     const { upstream, repository, credentialId: id } = key;
+    if (outcome === 'ended') this.#ended.set(rightText(key), { atMs: performance.now() });
     try {
       await this.#recordProof({ upstream, repository, credentialId: id, outcome });
     } catch (error) {
@@ -192,6 +213,10 @@ function keyOf(
     reference,
     credentialId: credentialId(credential),
   };
+}
+
+function rightText({ upstream, repository, credentialId: id }: FailureKey): string {
+  return [upstream, repository, id].join(' ');
 }
 
 /** A blob as a question's reference: that upstream has no blob of a digest says nothing of a manifest. */

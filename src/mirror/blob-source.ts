@@ -34,7 +34,7 @@ export interface BlobSourceOptions {
   readonly meter: Meter;
 }
 
-interface HeldBytes {
+interface HeldBlob {
   readonly reader: BlobReader;
   /** It is known to belong to the repository, and this requester has proved his right. */
   readonly belongs: boolean;
@@ -68,19 +68,20 @@ export class BlobSource {
   /** The size, from the Link or the manifest that is held here, else from one HEAD upstream. Never starts a Fill. */
   async stat(repository: Repository, digest: Digest, given: Right): Promise<ServedBlobStat> {
     const right = await rightTo(this.#metadata, repository, digest, given);
-    const here = right.proved ? await this.#sizeHere(repository, digest) : undefined;
+    const isSettled = right.proved || (await this.#links.isSettled(repository, digest, right));
+    const here = isSettled ? await this.#sizeHere(repository, digest) : undefined;
     if (here !== undefined) return { digest, size: here, outcome: 'hit', stored: true, upstreamMs: 0 };
     const startedMs = performance.now();
-    const { size, outcome } = await this.#confirm(repository, digest, right);
+    const { size, outcome } = await this.#confirm(repository, digest, right, () =>
+      this.#links.size(repository, digest, right),
+    );
     if (size === undefined) {
       throw new OciError('UPSTREAM_INVALID', {
         message: 'upstream does not say how big the blob is',
         detail: { digest },
       });
     }
-    const upstreamMs = performance.now() - startedMs;
-    const isFirst = outcome === 'revalidated' && (await this.#metadata.statBlob(digest)) === undefined;
-    return { digest, size, outcome: isFirst ? 'miss' : outcome, stored: false, upstreamMs };
+    return { digest, size, outcome, stored: false, upstreamMs: performance.now() - startedMs };
   }
 
   async open(repository: Repository, digest: Digest, given: Right): Promise<ServedBlob> {
@@ -95,7 +96,15 @@ export class BlobSource {
     }
     const startedMs = performance.now();
     try {
-      const { outcome } = await this.#confirm(repository, digest, right);
+      const bytes = {
+        size: reader.size,
+        length: reader.size,
+        isVerified: true,
+        open: () => this.#reopen(digest),
+      };
+      const { outcome } = await this.#confirm(repository, digest, right, () =>
+        this.#links.confirm(repository, digest, right, bytes),
+      );
       this.#metadata.noteUse(digest);
       return { digest, reader, outcome, stored: true, upstreamMs: performance.now() - startedMs };
     } catch (error) {
@@ -104,11 +113,18 @@ export class BlobSource {
     }
   }
 
+  /** For a comparison with upstream's, which others may share and which may go on when the client has had its answer. */
+  async #reopen(digest: Digest): Promise<BlobReader> {
+    const reader = await this.#blobs.open(digest);
+    if (reader === undefined) throw new OciError('UNAVAILABLE', { message: 'the blob is being removed' });
+    return reader;
+  }
+
   /**
    * Bytes that are in the store, whoever they belong to; a manifest only where it belongs and the right is proved. A row
    * whose file is gone, or is a part of it, is damage and stays: a Fill of somebody who has the right brings it again.
    */
-  async #openHeld(repository: Repository, digest: Digest, right: Right): Promise<HeldBytes | undefined> {
+  async #openHeld(repository: Repository, digest: Digest, right: Right): Promise<HeldBlob | undefined> {
     const row = await this.#metadata.statBlob(digest);
     if (row !== undefined) {
       const reader = await this.#blobs.open(digest);
@@ -136,6 +152,7 @@ export class BlobSource {
     repository: Repository,
     digest: Digest,
     right: Right,
+    ask: () => Promise<Confirmed<number | undefined>>,
   ): Promise<{ readonly size: number | undefined; readonly outcome: Outcome }> {
     const belongs = await this.#metadata.isLinked(repository, digest);
     const mayServeStale = belongs && (right.proved || right.provedIfUnreachable);
@@ -148,10 +165,11 @@ export class BlobSource {
       throw notHeld('BLOB_UNKNOWN', repository, digest);
     }
     try {
-      const confirming: Promise<Confirmed> = this.#links.confirm(repository, digest, right);
-      const confirmed = await within(confirming, mayServeStale ? STALE_AFTER_MS : ANSWER_WITHIN_MS);
+      const confirmed = await within(ask(), mayServeStale ? STALE_AFTER_MS : ANSWER_WITHIN_MS);
       if (confirmed !== LATE) {
-        return { size: confirmed.size, outcome: confirmed.joined ? 'joined' : 'revalidated' };
+        // Who had to prove his right first is told what he hears of a first fetch, whoever holds the same bytes.
+        const outcome = confirmed.joined ? 'joined' : mayServeStale ? 'revalidated' : 'miss';
+        return { size: confirmed.size, outcome };
       }
     } catch (error) {
       if (!(error instanceof UpstreamFailure)) throw error;
@@ -170,20 +188,71 @@ export class BlobSource {
     if (this.#isOffline(repository, right)) throw notHeld('BLOB_UNKNOWN', repository, digest);
     const startedMs = performance.now();
     const namedSize = await this.#metadata.namedSize(repository, digest);
-    const named = right.proved ? namedSize : undefined;
-    for (let isSettled = settled; ; isSettled = true) {
+    const wait = { named: right.proved ? namedSize : undefined, sinceMs: startedMs };
+    for (;;) {
       const running = this.#fills.find(repository.upstream, digest);
-      const run = running ?? this.#fills.start(repository, digest, right, { settled: isSettled, namedSize });
-      const contender = running ? running.join(repository, right, isSettled, namedSize) : run.starter;
-      if (contender !== undefined) {
+      const run = running ?? this.#fills.start(repository, digest, right, { settled, namedSize });
+      const joined = running ? running.join(repository, right, settled, namedSize) : run.starter;
+      // Kept readable until it is opened: it may end while upstream is asked.
+      const leave = run.fill.hold();
+      try {
+        const contender =
+          joined ?? (await answered(this.#shownIn(run, repository, right, namedSize), startedMs));
+        if (contender === undefined) continue;
         if (running !== undefined) this.#meter.count('fills_joined_total');
-        const reader = await this.#read(run, contender, { named, sinceMs: startedMs });
+        const reader = await this.#read(run, contender, wait);
         const stored = !isStorageClosed(run.fill.failure);
-        const upstreamMs = performance.now() - startedMs;
         this.#metadata.noteUse(digest);
-        return { digest, reader, outcome: running ? 'joined' : 'miss', stored, upstreamMs };
+        // Who had to prove his right first hears nothing of the Fill of others that a first fetch would not tell.
+        const outcome = running !== undefined && joined !== undefined ? 'joined' : 'miss';
+        return { digest, reader, outcome, stored, upstreamMs: performance.now() - startedMs };
+      } finally {
+        leave();
       }
-      await this.#confirm(repository, digest, right);
+    }
+  }
+
+  /**
+   * Joins a requester to whom upstream shows what a Fill brings for others; `undefined` when the Fill fails before that can
+   * be known. Who knows the size has his answer while the Fill waits for its turn, and waits in the body.
+   */
+  async #shownIn(
+    run: FillRun,
+    repository: Repository,
+    right: Right,
+    namedSize: number | undefined,
+  ): Promise<Contender | undefined> {
+    const { digest } = run.fill;
+    // Whom upstream refuses hears it before there is anything to compare.
+    const asked = run.isShowable
+      ? undefined
+      : await this.#confirm(repository, digest, right, () => this.#links.size(repository, digest, right));
+    const contender = run.wait(repository, right, namedSize);
+    if (asked?.outcome === 'stale') contender.admit();
+    else void this.#show(run, contender);
+    if (run.isQueued && right.proved && namedSize !== undefined) return contender;
+    try {
+      await contender.admission;
+      return contender;
+    } catch (error) {
+      if (run.fill.state === 'failed') return undefined;
+      throw error;
+    }
+  }
+
+  /** Has upstream show to one that waits what is here, as soon as it is enough, and admits or refuses it. Never rejects. */
+  async #show(run: FillRun, contender: Contender): Promise<void> {
+    const { repository, right } = contender;
+    const { digest } = run.fill;
+    try {
+      const held = await run.shown();
+      if (held === undefined || contender.state !== 'waiting') return;
+      await this.#confirm(repository, digest, right, () =>
+        this.#links.confirm(repository, digest, right, held),
+      );
+      run.admit(contender, held);
+    } catch (error) {
+      run.refuse(contender, error);
     }
   }
 

@@ -2,10 +2,7 @@ import { type Credential, credentialId } from '../oci/credential.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
 
-/**
- * So long the answer to one counts for others of the same credentials, who were authorized before it came. Later its
- * Grant speaks for them, and its end.
- */
+/** So long the answer to one counts for others of the same credentials, who were authorized before it came. */
 const FRESH_FOR_MS = 10_000;
 
 /**
@@ -18,11 +15,12 @@ export class Contender {
   /** Resolves when admitted, rejects with what a refused one hears. Never an unhandled rejection. */
   readonly admission: Promise<void>;
   #state: 'waiting' | 'admitted' | 'refused' = 'waiting';
-  #speaksUntilMs = Number.POSITIVE_INFINITY;
+  #freshUntilMs = Number.POSITIVE_INFINITY;
   #resolve: (() => void) | undefined;
   #reject: ((reason: unknown) => void) | undefined;
 
-  constructor(repository: Repository, right: Right) {
+  /** `isSettled`: the right to this very blob was proved before. Otherwise it rests on what upstream answers now. */
+  constructor(repository: Repository, right: Right, isSettled: boolean) {
     this.repository = repository;
     this.right = right;
     this.admission = new Promise((resolve, reject) => {
@@ -30,20 +28,24 @@ export class Contender {
       this.#reject = reject;
     });
     this.admission.catch(() => {});
+    if (isSettled) this.admit();
   }
 
   get state(): 'waiting' | 'admitted' | 'refused' {
     return this.#state;
   }
 
+  /** Whether upstream has yet to answer about it, or did so a moment ago. */
+  get isFresh(): boolean {
+    return performance.now() < this.#freshUntilMs;
+  }
+
   /**
-   * Whether what upstream tells this one, now or a moment ago, it tells `right` in `repository` too. One with a right of its
-   * own, by which an import or an answer of a mirror may have admitted it, speaks only for who has one too.
+   * Whether what upstream tells this one it tells `right` in `repository` too. One with a right of its own, by which an
+   * import or an answer of a mirror may have admitted it, speaks only for who has one too.
    */
   speaksFor(repository: Repository, right: Right): boolean {
-    const isTimely = performance.now() < this.#speaksUntilMs;
     return (
-      isTimely &&
       (hasOwn(right) || !hasOwn(this.right)) &&
       textOf(repository, right.credentials) === textOf(this.repository, this.right.credentials)
     );
@@ -52,7 +54,7 @@ export class Contender {
   admit(): void {
     if (this.#state !== 'waiting') return;
     this.#state = 'admitted';
-    this.#speaksUntilMs = performance.now() + FRESH_FOR_MS;
+    this.#freshUntilMs = performance.now() + FRESH_FOR_MS;
     this.#resolve?.();
   }
 

@@ -1,7 +1,8 @@
 import type { Digest } from '../oci/digest.ts';
-import type { Repository } from '../oci/repository.ts';
+import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
 import { ociErrorOf, UpstreamFailure } from '../upstream/failures.ts';
+import type { HeldBytes } from './blob-proof.ts';
 import { Contender } from './contender.ts';
 import type { Links } from './links.ts';
 
@@ -13,10 +14,16 @@ export class Contenders {
   readonly #digest: Digest;
   readonly #links: Links;
   #contenders: readonly Contender[] = [];
+  #areSettled = true;
 
   constructor(digest: Digest, links: Links) {
     this.#digest = digest;
     this.#links = links;
+  }
+
+  /** Whether the right of every one that ever came was settled before. */
+  get areSettled(): boolean {
+    return this.#areSettled;
   }
 
   /** In whose name upstream is asked now. */
@@ -24,22 +31,39 @@ export class Contenders {
     return this.#contenders[0];
   }
 
-  /** `settled`: the right to this very blob is proved, and nobody needs to be asked. */
-  add(repository: Repository, right: Right, settled: boolean): Contender {
-    const contender = new Contender(repository, right);
-    if (settled) contender.admit();
+  /** `isSettled`: the right to this very blob is proved, and nobody needs to be asked. */
+  add(repository: Repository, right: Right, isSettled: boolean): Contender {
+    const contender = new Contender(repository, right, isSettled);
+    this.#areSettled &&= isSettled;
     if (this.#contenders.length < MAX_CONTENDERS) this.#contenders = [...this.#contenders, contender];
     return contender;
   }
 
-  /** The one whose answer from upstream this requester would get too. */
-  speakingFor(repository: Repository, right: Right): Contender | undefined {
-    return this.#contenders.find(contender => contender.speaksFor(repository, right));
+  /**
+   * Whom an answer to somebody else lets in as well: who has the same credentials, or a right to all of a repository that
+   * upstream gives the blob from. `isGivenTo`: whether upstream gives it to this one all the while.
+   */
+  joining(
+    repository: Repository,
+    right: Right,
+    isGivenTo: (contender: Contender) => boolean,
+  ): Contender | undefined {
+    const speaker = this.#contenders.find(
+      contender => contender.speaksFor(repository, right) && (contender.isFresh || isGivenTo(contender)),
+    );
+    if (speaker !== undefined || !right.proved || !this.#isAdmitted(repository)) return speaker;
+    const contender = this.add(repository, right, false);
+    contender.admit();
+    return contender;
   }
 
-  refuse(contender: Contender, failure: UpstreamFailure): void {
-    contender.refuse(ociErrorOf(failure, 'BLOB_UNKNOWN'));
+  refuse(contender: Contender, reason: unknown): void {
+    contender.refuse(reason instanceof UpstreamFailure ? ociErrorOf(reason, 'BLOB_UNKNOWN') : reason);
     this.#contenders = this.#contenders.filter(other => other !== contender);
+  }
+
+  admitAll(): void {
+    for (const contender of this.#contenders) contender.admit();
   }
 
   refuseAll(reason: unknown): void {
@@ -47,21 +71,46 @@ export class Contenders {
   }
 
   /**
-   * Asks upstream by HEAD about each that waits for an answer, or about an admitted one where only the size is wanted.
-   * Returns the size, if it was said, and why it could not be, if that is so. Rejects when upstream has refused them all.
+   * Asks upstream by HEAD about each that waits, which tells whom it refuses, and about an admitted one too while the size
+   * is wanted. Returns the size, if it was said. Rejects when upstream has refused them all.
    */
-  async confirm({ needsSize }: { readonly needsSize: boolean }): Promise<{
-    readonly size: number | undefined;
-    readonly failure: UpstreamFailure | undefined;
-  }> {
+  async ask({ needsSize }: { readonly needsSize: boolean }): Promise<number | undefined> {
     let size: number | undefined;
+    await this.#each(
+      ({ state }) => state === 'waiting' || (needsSize && size === undefined),
+      async ({ repository, right }) => {
+        size ??= (await this.#links.size(repository, this.#digest, right)).size;
+      },
+    );
+    return size;
+  }
+
+  /**
+   * Has upstream show some of the bytes that are held to each that waits, which admits it. Returns those. Rejects when
+   * upstream has refused them all.
+   */
+  async show(held: HeldBytes): Promise<readonly Contender[]> {
+    const shown: Contender[] = [];
+    await this.#each(
+      ({ state }) => state === 'waiting',
+      async contender => {
+        await this.#links.confirm(contender.repository, this.#digest, contender.right, held);
+        contender.admit();
+        shown.push(contender);
+      },
+    );
+    return shown;
+  }
+
+  async #each(
+    isMeant: (contender: Contender) => boolean,
+    ask: (contender: Contender) => Promise<void>,
+  ): Promise<void> {
     let failure: UpstreamFailure | undefined;
     for (const contender of this.#contenders) {
-      if (contender.state !== 'waiting' && !(needsSize && size === undefined)) continue;
+      if (!isMeant(contender)) continue;
       try {
-        const confirmed = await this.#links.confirm(contender.repository, this.#digest, contender.right);
-        size ??= confirmed.size;
-        contender.admit();
+        await ask(contender);
       } catch (error) {
         if (!(error instanceof UpstreamFailure)) throw error;
         failure = error;
@@ -69,6 +118,17 @@ export class Contenders {
       }
     }
     if (failure !== undefined && this.#contenders.length === 0) throw failure;
-    return { size, failure };
   }
+
+  #isAdmitted(repository: Repository): boolean {
+    const text = repositoryText(repository);
+    return this.#contenders.some(
+      other => other.state === 'admitted' && repositoryText(other.repository) === text,
+    );
+  }
+}
+
+/** What is heard where no contender is left. */
+export function nobodyLeft(): UpstreamFailure {
+  return new UpstreamFailure('denied', 'nobody may ask upstream for this blob');
 }

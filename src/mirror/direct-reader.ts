@@ -133,7 +133,7 @@ export class DirectReader implements BlobReader {
       limit: () => this.size,
       write: chunk => this.#take(chunk),
       contender: () => (contender.state === 'refused' ? undefined : contender),
-      refused: (_, failure) => {
+      refused: async (_, failure) => {
         throw failure;
       },
       given: () => true,

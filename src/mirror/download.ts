@@ -1,11 +1,13 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { backoffMs, jittered } from '../lib/backoff.ts';
 import type { Log } from '../lib/log.ts';
+import type { Credential } from '../oci/credential.ts';
 import type { Digest } from '../oci/digest.ts';
 import { UpstreamFailure } from '../upstream/failures.ts';
 import type { FetchedBlob, HostETag } from '../upstream/upstream.ts';
 import { type Asking, blobReference, isRefusal } from './asking.ts';
 import type { Contender } from './contender.ts';
+import { nobodyLeft } from './contenders.ts';
 import { unproved } from './links.ts';
 
 /** So often in a row a download may break without a new byte before it is given up. */
@@ -26,6 +28,34 @@ export class MoreThanNamed extends Error {
   }
 }
 
+/** What upstream gives in whose name has other bytes than what is here. */
+export class OtherBytes extends Error {
+  constructor() {
+    super('upstream shows other bytes than those that are here');
+    this.name = 'OtherBytes';
+  }
+}
+
+/**
+ * So many bytes of what is here an answer has to begin with that goes on from it in another name, or after a restart: nobody
+ * guesses them.
+ */
+export const OVERLAP_BYTES = 4 * 1024;
+
+/** What upstream began to send. */
+export interface Delivery {
+  readonly contender: Contender;
+  /** With which it was asked. */
+  readonly credential: Credential | undefined;
+  readonly answer: FetchedBlob;
+  /** Bytes that were here before. */
+  readonly from: number;
+  /** Of them, how many it has shown to have too. */
+  readonly shownBytes: number;
+  /** On `performance.now()`'s clock. */
+  readonly atMs: number;
+}
+
 export interface DownloadOptions {
   readonly asking: Asking;
   readonly digest: Digest;
@@ -37,6 +67,8 @@ export interface DownloadOptions {
   readonly skipEndpoints: Set<number>;
   /** Where to go on. */
   readonly length: () => number;
+  /** What is here already, as `BlobReader.read`; left out where it need not be the same for whoever asks. */
+  readonly read?: (buffer: Uint8Array, position: number) => Promise<number>;
   /** Of the whole blob, as soon as it is known: an answer with another one is refused. */
   readonly size: () => number | undefined;
   /** Bytes that the blob has at most, where anybody names its size. */
@@ -44,17 +76,17 @@ export interface DownloadOptions {
   readonly write: (chunk: Uint8Array) => Promise<void>;
   /** In whose name to ask now. */
   readonly contender: () => Contender | undefined;
-  /** The contender was refused with `failure`: the next one, if there is one, takes its place. */
-  readonly refused: (contender: Contender, failure: UpstreamFailure) => void;
-  /** Upstream gives it to `contender`. False when the answer proves no right and `contender` has none. */
-  readonly given: (contender: Contender, answer: FetchedBlob) => boolean;
+  /** The contender was refused with `failure`: the next one, if there is one and it may go on, takes its place. */
+  readonly refused: (contender: Contender, failure: UpstreamFailure) => Promise<void>;
+  /** Upstream gives it to the contender. False when the answer proves no right and the contender has none. */
+  readonly given: (delivery: Delivery) => boolean;
 }
 
 /**
  * Brings all bytes of one blob from `length()` on, whatever breaks on the way: goes on with Range at the byte reached,
  * after a back-off, with the next endpoint, and with another contender when one's right or quota ends. Returns
  * the endpoint that gave the last byte. Rejects with the last failure, with MoreThanNamed as soon as a byte comes that
- * the blob cannot have, or with what `write` rejected with.
+ * the blob cannot have, with OtherBytes, or with what `write` rejected with.
  */
 export async function download(options: DownloadOptions): Promise<number> {
   return new Download(options).run();
@@ -65,6 +97,8 @@ class Download {
   #etag: HostETag | undefined;
   #endpoint = 0;
   #hasBegun = false;
+  /** Whether the one in whose name it goes on has shown to have what is here. */
+  #isShown = false;
   /** From the second attempt on it backs off by itself. */
   #insists = false;
   #fruitless = 0;
@@ -74,19 +108,19 @@ class Download {
   }
 
   async run(): Promise<number> {
-    let lastFailure = new UpstreamFailure('denied', 'nobody may ask upstream for this blob');
+    let lastFailure = nobodyLeft();
     for (let contender = this.#next(); contender !== undefined; contender = this.#next()) {
       const before = this.#options.length();
       try {
         if (await this.#attempt(contender)) return this.#endpoint;
         lastFailure = unproved();
-        this.#options.refused(contender, lastFailure);
+        await this.#refused(contender, lastFailure);
       } catch (error) {
         if (!(error instanceof UpstreamFailure)) throw error;
         lastFailure = error;
         this.#insists = true;
         if (this.#options.length() > before) this.#fruitless = 0;
-        if (isRefusal(error) || error.kind === 'limited') this.#options.refused(contender, error);
+        if (isRefusal(error) || error.kind === 'limited') await this.#refused(contender, error);
         else await this.#recover(error);
       }
     }
@@ -98,17 +132,26 @@ class Download {
     return this.#options.contender();
   }
 
+  async #refused(contender: Contender, failure: UpstreamFailure): Promise<void> {
+    this.#isShown = false;
+    await this.#options.refused(contender, failure);
+  }
+
   /** False when upstream's answer does not let this contender have it. */
   async #attempt(contender: Contender): Promise<boolean> {
     const { asking, digest, signal, skipEndpoints } = this.#options;
     const { repository, right } = contender;
-    const offset = this.#options.length();
-    const { answer } = await asking.ask(
+    const from = this.#options.length();
+    const shownBytes = this.#isShown || this.#options.read === undefined ? 0 : Math.min(from, OVERLAP_BYTES);
+    const atMs = performance.now();
+    const { answer, credential } = await asking.ask(
       {
         repository,
-        reference: blobReference(digest),
+        // That the bytes that are here are not upstream's says nothing of whether it has the blob.
+        reference: shownBytes > 0 ? `rest of ${blobReference(digest)}` : blobReference(digest),
         shared: undefined,
-        proves: true,
+        // Its bytes do, once they are all there and right.
+        proves: false,
         known: contender.state === 'admitted',
         insists: this.#insists,
       },
@@ -117,32 +160,63 @@ class Download {
         upstream.fetchBlob(repository.name, digest, {
           credential: ask.credential,
           signal: AbortSignal.any([ask.signal, signal]),
-          offset,
+          offset: from - shownBytes,
           etag: this.#etag,
           size: this.#options.size(),
           skipEndpoints,
         }),
     );
     try {
-      if (!this.#options.given(contender, answer)) return false;
-      this.#hasBegun = true;
-      this.#etag = answer.etag;
-      this.#endpoint = answer.endpoint;
-      await this.#pour(answer, offset);
-      return true;
+      return await this.#pour({ contender, credential, answer, from, shownBytes, atMs });
     } finally {
       answer.destroy();
     }
   }
 
-  /** A server that ignores ranges begins at 0: what is here already is read past. */
-  async #pour(answer: FetchedBlob, offset: number): Promise<void> {
-    let known = offset - answer.offset;
-    for await (const chunk of answer.body) {
-      const fresh = known === 0 ? chunk : chunk.subarray(Math.min(known, chunk.byteLength));
-      known -= chunk.byteLength - fresh.byteLength;
-      if (fresh.byteLength > 0) await this.#write(fresh);
+  /** A server that ignores ranges begins at 0: what is here already is read past. False as `#attempt`. */
+  async #pour(delivery: Delivery): Promise<boolean> {
+    const { answer, from, shownBytes } = delivery;
+    let isGiven = false;
+    if (shownBytes === 0) {
+      isGiven = this.#give(delivery);
+      if (!isGiven) return false;
     }
+    let position = answer.offset;
+    for await (const chunk of answer.body) {
+      const known = Math.min(Math.max(0, from - position), chunk.byteLength);
+      if (shownBytes > 0) await this.#compare(chunk.subarray(0, known), position, from - shownBytes);
+      position += chunk.byteLength;
+      if (!isGiven && position >= from) {
+        isGiven = this.#give(delivery);
+        if (!isGiven) return false;
+      }
+      if (known < chunk.byteLength) await this.#write(chunk.subarray(known));
+    }
+    if (!isGiven) throw new OtherBytes();
+    return true;
+  }
+
+  #give(delivery: Delivery): boolean {
+    if (!this.#options.given(delivery)) return false;
+    const { etag, endpoint } = delivery.answer;
+    this.#hasBegun = true;
+    this.#isShown = true;
+    this.#etag = etag;
+    this.#endpoint = endpoint;
+    return true;
+  }
+
+  /** Throws where `theirs`, which begin at `position`, differ from what is here, from `start` on. */
+  async #compare(theirs: Uint8Array, position: number, start: number): Promise<void> {
+    const skipped = Math.min(Math.max(0, start - position), theirs.byteLength);
+    const wanted = theirs.subarray(skipped);
+    const ours = new Uint8Array(wanted.byteLength);
+    for (let count = 0; count < ours.byteLength; ) {
+      const read = (await this.#options.read?.(ours.subarray(count), position + skipped + count)) ?? 0;
+      if (read === 0) throw new OtherBytes();
+      count += read;
+    }
+    if (Buffer.compare(ours, wanted) !== 0) throw new OtherBytes();
   }
 
   async #write(chunk: Uint8Array): Promise<void> {

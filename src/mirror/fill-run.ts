@@ -13,12 +13,13 @@ import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { ociErrorOf, UpstreamFailure } from '../upstream/failures.ts';
-import type { FetchedBlob } from '../upstream/upstream.ts';
 import { type Asking, isRefusal } from './asking.ts';
+import type { HeldBytes } from './blob-proof.ts';
 import type { Contender } from './contender.ts';
 import { Contenders } from './contenders.ts';
-import { download, MoreThanNamed } from './download.ts';
+import { type Delivery, download, MoreThanNamed, OtherBytes, OVERLAP_BYTES } from './download.ts';
 import { Fill, wrongBytes } from './fill.ts';
+import { FillProofs } from './fill-proofs.ts';
 import { IngestWriter } from './ingest-writer.ts';
 import type { Keeping } from './keeping.ts';
 import { admits, type Links } from './links.ts';
@@ -34,6 +35,11 @@ const POLLS_PER_ATTEMPT = 25;
  * seconds.
  */
 const UNNAMED_UNREAD_MS = 60_000;
+
+/** So much of a larger blob is waited for before another's answer is compared with it. */
+const SHOWABLE_BYTES = 64 * 1024;
+/** No more than that is compared of a blob under way: an upstream without ranges sends all of it each time. */
+const MAX_SHOWN_BYTES = 1024 * 1024;
 
 export interface FillWorld {
   readonly asking: Asking;
@@ -84,9 +90,12 @@ export class FillRun {
   readonly #skipEndpoints: Set<number>;
   /** Of those for whom the blob is wanted; `undefined` for whom nothing names it. */
   readonly #namedSizes = new Set<number | undefined>();
+  readonly #proofs: FillProofs;
   #isQueued: boolean;
   /** The disk had room for all of it. */
   #isAdmitted = false;
+  /** That upstream was asked by HEAD, while another process brings the blob. */
+  #asked: Promise<void> | undefined;
   #followed: { readonly follower: IngestFollower; readonly epoch: number } | undefined;
 
   /**
@@ -106,6 +115,7 @@ export class FillRun {
     this.#skipEndpoints = from.skipEndpoints;
     this.fill = new Fill(digest);
     this.#contenders = new Contenders(digest, world.links);
+    this.#proofs = new FillProofs({ digest, asking: world.asking, links: world.links, log: this.#log });
     this.starter = this.#contenders.add(repository, right, settled);
     this.#namedSizes.add(namedSize);
     this.#place = world.queue.enter({
@@ -124,29 +134,68 @@ export class FillRun {
   }
 
   /**
-   * Joins. Returns the one on whose strength this requester reads; `undefined` when nothing says yet that he may: ask
-   * upstream to confirm it, then join as `settled`.
+   * Joins. Returns the one on whose strength this requester reads; `undefined` when nothing says yet that he may: then he
+   * `waits`, until upstream shows him what is `shown`.
    */
   join(
     repository: Repository,
     right: Right,
-    settled: boolean,
+    isSettled: boolean,
     namedSize: number | undefined,
   ): Contender | undefined {
-    const contender = settled
+    const contender = isSettled
       ? this.#contenders.add(repository, right, true)
-      : this.#contenders.speakingFor(repository, right);
-    const { id: requester, maxTransfers } = right.requester;
-    if (contender !== undefined) {
-      this.#place.join({ requester, maxTransfers });
-      this.#namedSizes.add(namedSize);
-    }
-    return contender;
+      : this.#contenders.joining(repository, right, other => this.#proofs.isGivenTo(other));
+    return contender && this.#joined(contender, namedSize);
+  }
+
+  /** Joins as one who reads nothing before he is admitted: by whoever calls this, or as the download goes on in his name. */
+  wait(repository: Repository, right: Right, namedSize: number | undefined): Contender {
+    return this.#joined(this.#contenders.add(repository, right, false), namedSize);
+  }
+
+  /** Upstream has shown to one that waits what was `held`. */
+  admit(contender: Contender, held: HeldBytes): void {
+    contender.admit();
+    if (held.isVerified) return;
+    this.#proofs.noteShown(contender);
+    if (this.fill.state === 'verified') void this.#linkShown();
+  }
+
+  /** Upstream does not show it to one that waits. */
+  refuse(contender: Contender, reason: unknown): void {
+    if (contender.state === 'waiting') this.#contenders.refuse(contender, reason);
+  }
+
+  /** Whether enough is here to have upstream show the same to another. */
+  get isShowable(): boolean {
+    const { state, length, size } = this.fill;
+    if (state === 'verified') return true;
+    return state !== 'failed' && length > 0 && length >= Math.min(SHOWABLE_BYTES, size ?? SHOWABLE_BYTES);
+  }
+
+  /**
+   * What is here, once there is enough of it to have upstream show the same to another; `undefined` when the Fill has
+   * failed before.
+   */
+  async shown(): Promise<HeldBytes | undefined> {
+    const { fill } = this;
+    // An answer that does not say its size, as the first one did not, shows it only to who knows it.
+    await fill.until(() => (this.isShowable && fill.size !== undefined) || undefined).catch(() => {});
+    return this.isShowable ? this.#heldBytes() : undefined;
   }
 
   /** Breaks it off; what came is kept for the next run to go on from. */
   stop(reason: Error): void {
     this.#stopping.abort(reason);
+  }
+
+  /** The Fill may begin in his turn too, should it come before those of the others. */
+  #joined(contender: Contender, namedSize: number | undefined): Contender {
+    const { id, maxTransfers } = contender.right.requester;
+    this.#place.join({ requester: id, maxTransfers });
+    this.#namedSizes.add(namedSize);
+    return contender;
   }
 
   async #run(after: Promise<void> | undefined): Promise<void> {
@@ -169,7 +218,9 @@ export class FillRun {
    */
   async #answeredWithoutRoom(full: unknown): Promise<unknown> {
     try {
-      await this.#confirm();
+      await this.#ask();
+      // Of what is not here each is given what upstream sends for it alone.
+      if (this.fill.length === 0) this.#contenders.admitAll();
       return full;
     } catch (error) {
       return error;
@@ -214,18 +265,21 @@ export class FillRun {
     }
     this.fill.begin(reader, reader.size);
     this.fill.learnSize(reader.size);
-    await this.#confirm();
+    const contenders = this.#contenders.show(this.#heldBytes(true));
+    await unlessAborted(contenders, this.#stopping.signal);
     this.fill.verify();
+    await this.#linkShown();
     return true;
   }
 
   /** Reads along with the process that has the Lease. True when the blob is here, false when the Lease may be free. */
   async #follow(): Promise<boolean> {
-    await this.#confirm();
+    await (this.#asked ??= this.#ask());
     for (let poll = 0; poll < POLLS_PER_ATTEMPT; poll++) {
       await sleep(FOLLOW_POLL_MS, undefined, { signal: this.#stopping.signal });
       if (await this.#takeHeld()) return true;
       await this.#readAlong();
+      if (this.isShowable && this.fill.size !== undefined) await this.#showToWaiting();
     }
     return false;
   }
@@ -276,12 +330,17 @@ export class FillRun {
     let endpoint: number;
     try {
       if (ingest.offset < seen) throw wrongBytes(fill.digest);
-      endpoint = await this.#download(ingest, place);
+      endpoint = await this.#download(ingest, place, seen);
     } catch (error) {
       if (error instanceof LeaseLost) {
         this.#followed = undefined;
         await ingest.suspend();
-        throw error;
+        // Where there is too little to compare, the other process begins anew: what it brings is not for these readers.
+        throw this.#isDoubtful ? nothingShown() : error;
+      }
+      if (error instanceof OtherBytes) {
+        await this.#discard(ingest, wrongBytes(fill.digest, error));
+        return 'done';
       }
       if (error instanceof MoreThanNamed) {
         this.#skipEndpoints.add(error.endpoint);
@@ -305,18 +364,32 @@ export class FillRun {
     return 'done';
   }
 
-  /** Brings what is missing and returns the endpoint that gave the end. */
-  async #download(ingest: Ingest, place: Place): Promise<number> {
+  /**
+   * Brings what is missing and returns the endpoint that gave the end: from what came before on, or all of it where upstream
+   * shows that this was something else. `seen`: bytes that readers may have already.
+   */
+  async #download(ingest: Ingest, place: Place, seen: number): Promise<number> {
     const { fill } = this;
-    if (ingest.offset > 0) {
-      // Asks for the size too: if the bytes were all there, a Range behind their end would be an error.
-      const failure = await this.#confirm();
-      // What came is not thrown away because upstream cannot say the size now: a later answer will.
-      const isUnsaid = fill.size === undefined && failure === undefined;
-      if (isUnsaid || ingest.offset > (fill.size ?? Number.POSITIVE_INFINITY)) await ingest.truncate(0);
-      fill.grow(ingest.offset);
+    if (ingest.offset === 0) return this.#downloadRest(ingest, place);
+    fill.grow(ingest.offset);
+    try {
+      // So few bytes would show nothing, and are soon here again.
+      if (ingest.offset < OVERLAP_BYTES && seen === 0) throw new OtherBytes();
       this.#world.meter.count('fills_resumed_total');
+      return await this.#downloadRest(ingest, place);
+    } catch (error) {
+      const isOther =
+        error instanceof OtherBytes || (error instanceof UpstreamFailure && error.kind === 'invalid');
+      if (!isOther || !this.#proofs.isEmpty) throw error;
+      await ingest.truncate(0);
+      if (seen > 0) throw wrongBytes(fill.digest, error);
+      fill.grow(0);
+      return this.#downloadRest(ingest, place);
     }
+  }
+
+  async #downloadRest(ingest: Ingest, place: Place): Promise<number> {
+    const { fill } = this;
     const { meter } = this.#world;
     const labels = { upstream: this.starter.repository.upstream };
     const writer = new IngestWriter(ingest, length => {
@@ -325,7 +398,6 @@ export class FillRun {
     });
     const reading = new Reading(fill);
     try {
-      if (fill.size === ingest.offset && ingest.offset > 0) return 0;
       return await download({
         asking: this.#world.asking,
         digest: fill.digest,
@@ -334,6 +406,7 @@ export class FillRun {
         signal: this.#stopping.signal,
         skipEndpoints: this.#skipEndpoints,
         length: () => writer.length,
+        read: (buffer, position) => fill.read(buffer, position),
         size: () => fill.size ?? this.#agreedSize,
         limit: () => this.#limitBytes,
         write: async chunk => {
@@ -341,8 +414,11 @@ export class FillRun {
           await writer.add(chunk);
         },
         contender: () => this.#contenders.current,
-        refused: (contender, failure) => this.#contenders.refuse(contender, failure),
-        given: (contender, answer) => this.#given(contender, answer),
+        refused: async (contender, failure) => {
+          await writer.drain();
+          this.#refused(contender, failure);
+        },
+        given: delivery => this.#given(delivery),
       });
     } finally {
       await writer.drain();
@@ -374,37 +450,80 @@ export class FillRun {
     return named.length === 0 ? undefined : Math.max(...named);
   }
 
-  #given(contender: Contender, answer: FetchedBlob): boolean {
-    if (contender.state === 'waiting' && !admits(answer, contender.right)) return false;
+  #given(delivery: Delivery): boolean {
+    const { contender, answer, from, shownBytes } = delivery;
+    // Bytes that came for others are given to nobody for the beginning of an answer.
+    const isProof = from === 0 || shownBytes > 0;
+    if (contender.state === 'waiting' && !(isProof && admits(answer, contender.right))) return false;
     if (this.fill.size === undefined && answer.size !== undefined) this.fill.learnSize(answer.size);
-    if (answer.size !== undefined) {
-      this.#world.links.add(contender.repository, this.fill.digest, answer.size);
-    }
+    this.#proofs.noteGiven(delivery);
     contender.admit();
     return true;
   }
 
   /**
-   * Where no download brings upstream's answer: settles the right of all that wait for it, and learns the size. Returns
-   * why upstream could not answer somebody whose right needs no answer. A stop does not wait for upstream.
+   * What is brought for the next one goes to the readers of this one too. That upstream began to answer it may have meant
+   * nothing: then the next one's answer will not be the same as what came, if there is enough of it to tell.
    */
-  async #confirm(): Promise<UpstreamFailure | undefined> {
+  #refused(contender: Contender, failure: UpstreamFailure): void {
+    this.#contenders.refuse(contender, failure);
+    if (this.#contenders.current !== undefined && this.#isDoubtful) throw nothingShown();
+  }
+
+  /** Whether somebody reads, or may, to whom upstream has given too little to tell whether it is the blob. */
+  get #isDoubtful(): boolean {
+    return this.fill.length < OVERLAP_BYTES && !this.#proofs.isEmpty && !this.#contenders.areSettled;
+  }
+
+  /** Finds out whom of those that wait upstream refuses, and the size. A stop does not wait for upstream. */
+  async #ask(): Promise<void> {
     const { fill } = this;
-    const asked = this.#contenders.confirm({ needsSize: fill.size === undefined });
-    const { size, failure } = await unlessAborted(asked, this.#stopping.signal);
+    const asking = this.#contenders.ask({ needsSize: fill.size === undefined });
+    const size = await unlessAborted(asking, this.#stopping.signal);
     if (size !== undefined && fill.size === undefined) fill.learnSize(size);
-    return failure;
+  }
+
+  async #showToWaiting(): Promise<void> {
+    const held = this.#heldBytes();
+    const showing = this.#contenders.show(held);
+    for (const contender of await unlessAborted(showing, this.#stopping.signal)) this.admit(contender, held);
+  }
+
+  /** What is here, to be compared with what upstream gives another. */
+  #heldBytes(isVerified = this.fill.state === 'verified'): HeldBytes {
+    const { fill } = this;
+    return {
+      size: fill.size,
+      length: isVerified ? fill.length : Math.min(fill.length, MAX_SHOWN_BYTES),
+      isVerified,
+      open: async () => {
+        const leave = fill.hold();
+        return {
+          read: (buffer, position) => fill.read(buffer, position),
+          close: async () => leave(),
+        };
+      },
+    };
+  }
+
+  /** A stop does not wait for upstream. */
+  async #linkShown(): Promise<void> {
+    const linking = this.#proofs.linkShown(this.#heldBytes(true));
+    await unlessAborted(linking, this.#stopping.signal).catch(() => {});
   }
 
   /** False when the blob could not be kept; what another process goes on with, that one keeps. */
   async #commit(ingest: Ingest, lease: Lease): Promise<boolean> {
-    const { blobs, metadata, keeping } = this.#world;
+    const { blobs, metadata, links, keeping } = this.#world;
     const { digest, length } = this.fill;
     const isThere = () => blobs.peek(digest)?.size === length;
     try {
+      const [first, ...others] = await this.#proofs.verified(length);
+      for (const repository of others) links.add(repository, digest, length);
+      // Before the row: whoever waits for that takes the repository for complete.
+      await this.#linkShown();
       await ingest.commit(digest);
-      const repository = this.#contenders.current?.repository;
-      await metadata.putBlob(digest, length, repository, { lease, isThere });
+      await metadata.putBlob(digest, length, first, { lease, isThere });
       keeping.succeeded();
       return true;
     } catch (error) {
@@ -466,6 +585,11 @@ class Unwanted extends Error {
   constructor() {
     super('nobody waits for the blob, and nobody says how long it is');
   }
+}
+
+/** What is heard where a download cannot go on: upstream has given too little to tell whether it is the blob. */
+function nothingShown(): UpstreamFailure {
+  return new UpstreamFailure('unavailable', 'upstream broke off before it had shown that it has the blob');
 }
 
 /** The name of a Fill as an ingest and a Lease: an upstream's name has characters that a key may not have. */

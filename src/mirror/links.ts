@@ -1,18 +1,34 @@
 import { isStorageClosed } from '../blobs/storage-full.ts';
 import type { Log } from '../lib/log.ts';
+import { Lru } from '../lib/lru.ts';
 import { SingleFlight } from '../lib/single-flight.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
+import { type Credential, credentialId } from '../oci/credential.ts';
 import type { Digest } from '../oci/digest.ts';
-import type { Repository } from '../oci/repository.ts';
+import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
 import { UpstreamFailure } from '../upstream/failures.ts';
 import type { Answer, BlobHead } from '../upstream/upstream.ts';
 import { type Asking, blobReference } from './asking.ts';
+import { type HeldBytes, proveBlob, type Shown } from './blob-proof.ts';
 
-export interface Confirmed {
-  /** Bytes; `undefined` when upstream does not say. */
-  readonly size: number | undefined;
+/** Manifests of artifacts name the digests of nothing and of `{}`, which a server may well answer to everything. */
+const TELLING_BYTES = 256;
+/** For who asks for blobs that no manifest names, or for no manifest: few do. */
+const MAX_GIVEN = 10_000;
+
+export interface Confirmed<Size = number> {
+  /** Bytes of the whole blob. */
+  readonly size: Size;
   readonly joined: boolean;
+}
+
+export interface Given {
+  /** Bytes of the whole blob. */
+  readonly size: number;
+  readonly credential: Credential | undefined;
+  /** On `performance.now()`'s clock. */
+  readonly sinceMs: number;
 }
 
 /**
@@ -23,31 +39,108 @@ export class Links {
   readonly #metadata: MetadataStore;
   readonly #asking: Asking;
   readonly #flights = new SingleFlight<BlobHead>();
+  readonly #proofs = new SingleFlight<Shown>();
+  /** Blobs that upstream has given to a credential, whom that opens nothing else, and since when. */
+  readonly #given = new Lru<{ readonly sinceMs: number }>({ maxEntries: MAX_GIVEN });
+  readonly #verifyForMs: number;
   readonly #log: Log;
 
-  constructor(metadata: MetadataStore, asking: Asking, log: Log) {
+  /** `verifyForMs`: how long what upstream has given is given from here without asking it again. */
+  constructor(metadata: MetadataStore, asking: Asking, verifyForMs: number, log: Log) {
     this.#metadata = metadata;
     this.#asking = asking;
+    this.#verifyForMs = verifyForMs;
     this.#log = log;
   }
 
   /** Whether the blob may be served from here to this requester without asking upstream. */
   async isSettled(repository: Repository, digest: Digest, right: Right): Promise<boolean> {
-    return right.proved && (await this.#metadata.isLinked(repository, digest));
+    if (!(await this.#metadata.isLinked(repository, digest))) return false;
+    return (
+      right.proved || right.credentials.some(credential => this.#isGiven(repository, digest, credential))
+    );
   }
 
-  /** Asks upstream once, by HEAD, whether the repository has the blob for this requester, and makes the Link. */
-  async confirm(repository: Repository, digest: Digest, right: Right): Promise<Confirmed> {
+  /**
+   * Asks upstream once, by HEAD, how big the blob is; `undefined` when it does not say. A status proves nothing: no Link
+   * comes of it, and no Grant.
+   */
+  async size(repository: Repository, digest: Digest, right: Right): Promise<Confirmed<number | undefined>> {
     const known = await this.#metadata.isLinked(repository, digest);
     const { answer, joined } = await this.#asking.ask(
-      { repository, reference: blobReference(digest), shared: this.#flights, proves: true, known },
+      { repository, reference: blobReference(digest), shared: this.#flights, proves: false, known },
       right,
       (upstream, ask) => upstream.headBlob(repository.name, digest, ask),
     );
     if (!admits(answer, right)) throw unproved();
-    const size = answer.size ?? (await this.#metadata.statBlob(digest))?.size;
-    if (size !== undefined && !known) await this.#keep(repository, digest, size);
-    return { size, joined };
+    return { size: answer.size, joined };
+  }
+
+  /**
+   * Has upstream show that the repository has these bytes for this requester. When they are verified that makes the Link;
+   * those of a download under way let only this requester read along.
+   */
+  async confirm(repository: Repository, digest: Digest, right: Right, held: HeldBytes): Promise<Confirmed> {
+    const known = await this.#metadata.isLinked(repository, digest);
+    const { isVerified, length } = held;
+    const isTelling = isVerified && (await this.#isTelling(repository, digest, length));
+    const sinceMs = performance.now();
+    const { answer, credential, joined } = await this.#asking.ask(
+      {
+        repository,
+        // That other bytes are here says nothing of whether upstream has the blob.
+        reference: `proof of ${blobReference(digest)}`,
+        // Unverified bytes may be wrong, and what agrees with them says nothing to anybody else.
+        shared: isVerified ? this.#proofs : undefined,
+        proves: isTelling,
+        known,
+      },
+      right,
+      (upstream, ask) =>
+        proveBlob(digest, held, part => upstream.fetchBlob(repository.name, digest, { ...ask, ...part })),
+    );
+    if (!admits(answer, right)) throw unproved();
+    if (isVerified && !known) await this.#keep(repository, digest, answer.size);
+    if (isVerified && !isTelling && answer.proof) this.#remember(repository, digest, credential, sinceMs);
+    return { size: answer.size, joined };
+  }
+
+  /** `url` has given all of the blob, whose digest is right, to the credential. `sinceMs`: when it began to. */
+  async noteGiven(
+    repository: Repository,
+    digest: Digest,
+    { size, credential, sinceMs }: Given,
+  ): Promise<void> {
+    if (await this.#isTelling(repository, digest, size)) {
+      await this.#asking.granted(repository, credential, sinceMs);
+    } else this.#remember(repository, digest, credential, sinceMs);
+  }
+
+  /** Secrets have changed: who still knows the password of one that is gone is asked about again. */
+  forgetGiven(): void {
+    this.#given.clear();
+  }
+
+  #remember(
+    repository: Repository,
+    digest: Digest,
+    credential: Credential | undefined,
+    sinceMs: number,
+  ): void {
+    this.#given.set(givenText(repository, digest, credential), { sinceMs }, this.#verifyForMs);
+  }
+
+  #isGiven(repository: Repository, digest: Digest, credential: Credential | undefined): boolean {
+    const given = this.#given.get(givenText(repository, digest, credential));
+    return given !== undefined && !this.#asking.hasEndedSince(given.sinceMs, repository, credential);
+  }
+
+  /**
+   * Whether who is given the blob by upstream may read all of the repository. A digest that no manifest there names was
+   * chosen by who asks for it: it may be that of an answer that upstream gives to everything.
+   */
+  async #isTelling(repository: Repository, digest: Digest, size: number): Promise<boolean> {
+    return size >= TELLING_BYTES && (await this.#metadata.isNamed(repository, digest));
   }
 
   /** A full disk costs the Link, so that the next one asks again; this one has its answer. */
@@ -66,6 +159,10 @@ export class Links {
       this.#log.error({ err: error, digest }, 'a Link could not be kept');
     });
   }
+}
+
+function givenText(repository: Repository, digest: Digest, credential: Credential | undefined): string {
+  return [repositoryText(repository), digest, credentialId(credential)].join(' ');
 }
 
 /**

@@ -12,7 +12,7 @@ import type { ManifestWant, Outcome, ServedManifest } from '../oci/pull-source.t
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
 import { ociErrorOf, UpstreamFailure } from '../upstream/failures.ts';
-import type { Answer, Ask, Upstream } from '../upstream/upstream.ts';
+import type { Answer, Ask, ManifestHead, Upstream } from '../upstream/upstream.ts';
 import { ANSWER_WITHIN_MS, answered, LATE, STALE_AFTER_MS, tooLate, within } from './answer-time.ts';
 import { type Asking, isRefusal } from './asking.ts';
 import { admits, unproved } from './links.ts';
@@ -38,18 +38,18 @@ interface Found {
   readonly isPreload: boolean;
 }
 
-/** A manifest whose bytes are held. */
-interface Held {
-  readonly manifest: Manifest;
-  /** The repository has it, under this very media type. */
-  readonly isLinked: boolean;
+interface BringQuestion {
+  readonly repository: Repository;
+  readonly reference: string;
+  /** Whether the right of who asks has to be proved by the answer. */
+  readonly needsProof: boolean;
 }
 
 /** What one question to upstream brought; shared by all who asked it. */
 interface Brought extends Answer {
   readonly manifest: Manifest;
-  /** False when what was held is current, and nothing was transferred. */
-  readonly fetched: boolean;
+  /** What the repository had already is current. */
+  readonly isCurrent: boolean;
   readonly stored: boolean;
 }
 
@@ -57,6 +57,7 @@ interface Brought extends Answer {
 export class ManifestSource {
   readonly #asking: Asking;
   readonly #flights = new SingleFlight<Brought>();
+  readonly #proofs = new SingleFlight<Brought>();
   readonly #metadata: MetadataStore;
   readonly #pullRuleOf: PullRuleOf;
   readonly #openBlob: ManifestSourceOptions['openBlob'];
@@ -146,15 +147,16 @@ export class ManifestSource {
   ): Promise<Found> {
     const startedMs = performance.now();
     const spare = right.proved || right.provedIfUnreachable ? held : undefined;
+    const needsProof = !right.proved;
     const question = {
       repository,
       reference,
-      shared: this.#flights,
+      shared: needsProof ? this.#proofs : this.#flights,
       proves: true,
       known: held !== undefined,
     };
     const asking = this.#asking.ask(question, right, (upstream, ask) =>
-      this.#bring(upstream, repository, reference, ask),
+      this.#bring(upstream, { repository, reference, needsProof }, ask),
     );
     try {
       const asked = await within(asking, spare === undefined ? ANSWER_WITHIN_MS : STALE_AFTER_MS);
@@ -164,7 +166,9 @@ export class ManifestSource {
         const { digest } = answer.manifest;
         const settled = await rightTo(this.#metadata, repository, digest, withoutPreload(right));
         if (!admits(answer, settled)) throw unproved();
-        const outcome = joined ? 'joined' : answer.fetched ? 'miss' : 'revalidated';
+        // Who had to prove his right first is told what he hears of a first fetch, whatever is held here.
+        const isCurrent = answer.isCurrent && (settled.proved || settled.provedIfUnreachable);
+        const outcome = joined ? 'joined' : isCurrent ? 'revalidated' : 'miss';
         const upstreamMs = performance.now() - startedMs;
         const isPreload = !answer.proof && settled.isPreload === true;
         return { manifest: answer.manifest, outcome, stored: answer.stored, upstreamMs, isPreload };
@@ -187,72 +191,71 @@ export class ManifestSource {
     });
   }
 
-  /** One question to upstream, with one credential: what `reference` means, and its bytes where they are not held. */
-  #bring(upstream: Upstream, repository: Repository, reference: string, ask: Ask): Promise<Brought> {
-    return isDigest(reference)
-      ? this.#bringDigest(upstream, repository, reference, ask)
-      : this.#bringTag(upstream, repository, reference, ask);
+  /** One question to upstream, with one credential: what `reference` means, and its bytes where they have to come. */
+  #bring(upstream: Upstream, question: BringQuestion, ask: Ask): Promise<Brought> {
+    return isDigest(question.reference)
+      ? this.#bringDigest(upstream, question, question.reference, ask)
+      : this.#bringTag(upstream, question, ask);
   }
 
-  async #bringTag(upstream: Upstream, repository: Repository, tag: string, ask: Ask): Promise<Brought> {
+  async #bringTag(upstream: Upstream, question: BringQuestion, ask: Ask): Promise<Brought> {
+    const { repository, reference: tag } = question;
     const head = await upstream.headManifest(repository.name, tag, ask);
-    const { digest } = head;
-    const held = digest && (await this.#heldAs(repository, digest, head.mediaType));
-    if (held !== undefined) {
-      const stored = await this.#keepHeld(repository, held, tag);
-      return { proof: head.proof, manifest: held.manifest, fetched: false, stored };
+    const current = await this.#current(question, head.digest, head);
+    if (current !== undefined) {
+      await this.#metadata.putTag(repository, tag, {
+        digest: current.manifest.digest,
+        checkedAtMs: this.#nowMs(),
+      });
+      return current;
     }
     // What HEAD named is fetched by that digest, for the tag may move in between.
-    const fetched = await upstream.fetchManifest(repository.name, digest ?? tag, ask);
-    const stored = await this.#keep(repository, fetched.manifest, tag);
-    return { proof: head.proof || fetched.proof, manifest: fetched.manifest, fetched: true, stored };
+    return this.#fetch(upstream, repository, head.digest ?? tag, ask, tag);
   }
 
-  /** Held for another repository, or for somebody else, it is only confirmed. */
-  async #bringDigest(upstream: Upstream, repository: Repository, digest: Digest, ask: Ask): Promise<Brought> {
-    const isHeld = (await this.#metadata.readManifestBytes(digest)) !== undefined;
-    const head = isHeld ? await upstream.headManifest(repository.name, digest, ask) : undefined;
-    const held = head?.digest === digest ? await this.#heldAs(repository, digest, head.mediaType) : undefined;
-    if (head !== undefined && held !== undefined) {
-      const stored = await this.#keepHeld(repository, held, undefined);
-      return { proof: head.proof, manifest: held.manifest, fetched: false, stored };
-    }
-    const { manifest, proof } = await upstream.fetchManifest(repository.name, digest, ask);
-    const stored = await this.#keep(repository, manifest, undefined);
-    return { proof, manifest, fetched: true, stored };
+  async #bringDigest(
+    upstream: Upstream,
+    question: BringQuestion,
+    digest: Digest,
+    ask: Ask,
+  ): Promise<Brought> {
+    const { repository } = question;
+    const isLinked = (await this.#metadata.readLinkedManifest(repository, digest)) !== undefined;
+    const head = isLinked ? await upstream.headManifest(repository.name, digest, ask) : undefined;
+    const current = head && (await this.#current(question, digest, head));
+    return current ?? this.#fetch(upstream, repository, digest, ask);
   }
 
   /**
-   * What is held of what upstream names, read as upstream has it. `mediaType` is what it says now: where that says nothing,
-   * what it said before counts, for this repository. How others read the same bytes never does: then they are fetched again.
+   * What the repository has already, if that is what upstream's HEAD names. Digest, size and type that agree prove the
+   * right; without `needsProof` the digest is enough. `mediaType` is what upstream says now: where that says nothing, what
+   * it said before counts. Bytes that came from elsewhere are fetched: a HEAD of this repository opens only what is its own.
    */
-  async #heldAs(
-    repository: Repository,
-    digest: Digest,
-    mediaType: string | undefined,
-  ): Promise<Held | undefined> {
-    const linked = await this.#metadata.readLinkedManifest(repository, digest);
+  async #current(
+    { repository, needsProof }: BringQuestion,
+    digest: Digest | undefined,
+    head: ManifestHead,
+  ): Promise<Brought | undefined> {
+    if (digest === undefined || head.digest !== digest) return undefined;
+    const manifest = await this.#metadata.readLinkedManifest(repository, digest);
+    if (manifest === undefined) return undefined;
+    const { mediaType } = head;
     const isSaid = mediaType !== undefined && (isIndexType(mediaType) || isManifestType(mediaType));
-    if (linked !== undefined && (!isSaid || linked.mediaType === mediaType)) {
-      return { manifest: linked, isLinked: true };
-    }
-    const bytes = isSaid ? await this.#metadata.readManifestBytes(digest) : undefined;
-    return isSaid && bytes !== undefined
-      ? { manifest: { digest, mediaType, bytes }, isLinked: false }
-      : undefined;
+    if (isSaid && manifest.mediaType !== mediaType) return undefined;
+    const proof = head.proof && head.size === manifest.bytes.byteLength && isSaid;
+    return proof || !needsProof ? { proof, manifest, isCurrent: true, stored: true } : undefined;
   }
 
-  /** A Link or a newer time is all there is to write. */
-  async #keepHeld(
+  async #fetch(
+    upstream: Upstream,
     repository: Repository,
-    { manifest, isLinked }: Held,
-    tag: string | undefined,
-  ): Promise<boolean> {
-    if (!isLinked) return this.#keep(repository, manifest, tag);
-    if (tag !== undefined) {
-      await this.#metadata.putTag(repository, tag, { digest: manifest.digest, checkedAtMs: this.#nowMs() });
-    }
-    return true;
+    reference: string,
+    ask: Ask,
+    tag?: string,
+  ): Promise<Brought> {
+    const { manifest, proof } = await upstream.fetchManifest(repository.name, reference, ask);
+    const stored = await this.#keep(repository, manifest, tag);
+    return { proof, manifest, isCurrent: false, stored };
   }
 
   /** False when it could not be kept: the answer is good nevertheless. */

@@ -10,8 +10,10 @@ import {
   readAs,
 } from '../../test/support/content.ts';
 import { FakeUpstream, type FakeUpstreamOptions } from '../../test/support/fake-upstream.ts';
+import type { Misbehaviour } from '../../test/support/fake-upstream-requests.ts';
 import {
   APP,
+  isDownload,
   MirrorWorld,
   type MirrorWorldOptions,
   readAll,
@@ -45,6 +47,11 @@ const childOf = async (platform: string | undefined) =>
   (await world.manifest('1.0', APP, { accepts: noIndex, platform })).descriptor.digest;
 const typeIn = async (repository: typeof APP, reference: string) =>
   (await world.manifest(reference, repository)).descriptor.mediaType;
+const garbage = (body: string) => ({
+  status: 200,
+  headers: { 'Content-Type': 'application/octet-stream', 'Docker-Content-Digest': null },
+  body,
+});
 const page = { limit: 100, after: undefined };
 
 afterEach(async () => {
@@ -294,6 +301,8 @@ describe('a right', () => {
   const users = {
     ann: { password: 'right', repositories: ['private'] },
     bob: { password: 'right', repositories: ['open'] },
+    cat: { password: 'right', repositories: ['private'] },
+    dan: { password: 'right', repositories: ['private'] },
   };
   const PRIVATE = repositoryOf('private');
   const want = { accepts: () => true, platform: undefined };
@@ -336,6 +345,67 @@ describe('a right', () => {
       expect(await world.right(PRIVATE)).toMatchObject({ proved: false, provedIfUnreachable: false });
     });
   }
+
+  const weak: readonly [string, readonly Misbehaviour[]][] = [
+    ['garbage', [garbage('come back later')]],
+    ['garbage of the right size', [{ kind: 'blob', ...garbage(' '.repeat(blob.size)) }]],
+    [
+      'a redirect to garbage',
+      [
+        { kind: 'other', ...garbage('log in') },
+        { kind: 'blob', status: 302, redirectTo: '/login' },
+        { kind: 'manifest', status: 302, redirectTo: '/login' },
+      ],
+    ],
+    [
+      'the digest of a manifest, and nothing that fits it',
+      [
+        {
+          kind: 'manifest',
+          status: 200,
+          headers: { 'Content-Type': OCI_MANIFEST, 'Docker-Content-Digest': image.manifest.digest },
+          body: '{}',
+        },
+      ],
+    ],
+  ];
+  for (const [what, rules] of weak) {
+    it(`is not proved by ${what}, and gives nothing that is held`, async () => {
+      await manifestAs(credential('ann'));
+      const own = await world.right(PRIVATE, [credential('ann')], 'ann');
+      await readAll((await world.mirror.openBlob(PRIVATE, blob.digest, own)).reader);
+      await until('the commit', 10_000, async () => world.mirror.runningFills === 0);
+      for (const rule of rules) upstream.misbehave(rule);
+      const nobody = await world.right(PRIVATE);
+      const stat = await world.mirror.statBlob(PRIVATE, blob.digest, nobody).catch(() => undefined);
+      expect(stat?.outcome ?? 'miss').toBe('miss');
+      await expect(world.open(blob.digest, PRIVATE)).rejects.toMatchObject({
+        code: expect.stringMatching(/^(UPSTREAM_INVALID|BLOB_UNKNOWN)$/),
+      });
+      for (const reference of ['1', image.manifest.digest]) {
+        await expect(world.manifest(reference, PRIVATE)).rejects.toMatchObject({
+          code: expect.stringMatching(/^(UPSTREAM_INVALID|MANIFEST_UNKNOWN)$/),
+        });
+      }
+      expect(await world.right(PRIVATE)).toMatchObject({ proved: false, provedIfUnreachable: false });
+    });
+  }
+
+  it('that has to be proved first is told like a first fetch, whoever holds the same', async () => {
+    await manifestAs(credential('ann'));
+    const own = await world.right(PRIVATE, [credential('ann')], 'ann');
+    await readAll((await world.mirror.openBlob(PRIVATE, blob.digest, own)).reader);
+    await until('the commit', 10_000, async () => world.mirror.runningFills === 0);
+    upstream.requests.length = 0;
+    const cats = await world.right(PRIVATE, [credential('cat')], 'cat');
+    const served = await world.mirror.openBlob(PRIVATE, blob.digest, cats);
+    await served.reader.close();
+    expect([served.outcome, served.stored]).toEqual(['miss', true]);
+    expect(await manifestAs(credential('dan'))).toMatchObject({ outcome: 'miss', stored: true });
+    expect(upstream.requests.filter(isDownload).map(({ kind }) => kind)).toEqual([]);
+    world.nowMs += HOUR_MS;
+    expect((await manifestAs(credential('dan'))).outcome).toBe('revalidated');
+  });
 
   it('of one is not another’s while both ask at once', async () => {
     upstream.misbehave({ kind: 'manifest', delayMs: 200 });
@@ -419,12 +489,16 @@ describe('a right', () => {
     const bob = Promise.allSettled([openAs('bob')]);
     await until('upstream to be asked for bob', 10_000, async () => gets().length === 1);
     const ann = openAs('ann');
-    await until('ann to join', 10_000, async () => world.metadata.isLinked(PRIVATE, blob.digest));
+    await until(
+      'ann to be asked about',
+      10_000,
+      async () => upstream.count('blob', { method: 'HEAD' }) === 1,
+    );
     turnAway?.();
     expect(await bob).toMatchObject([{ status: 'rejected', reason: { code: 'BLOB_UNKNOWN' } }]);
     const joined = await ann;
     expect(await readAll(joined.reader)).toEqual(whole(blob));
-    expect([joined.outcome, ...gets().map(({ username }) => username)]).toEqual(['joined', 'bob', 'ann']);
+    expect([joined.outcome, ...gets().map(({ username }) => username)]).toEqual(['miss', 'bob', 'ann']);
   });
 
   it('lets a download go on when the one it began with loses his', async () => {
@@ -440,7 +514,7 @@ describe('a right', () => {
     upstream.behave();
     upstream.misbehave({ kind: 'blob', repository: 'private', status: 401 });
     expect(await Promise.all([readAll(ann.reader), readAll(bob.reader)])).toEqual([whole(big), whole(big)]);
-    const gets = upstream.requests.filter(({ method, status }) => method === 'GET' && status === 206);
+    const gets = upstream.requests.filter(request => isDownload(request) && request.status === 206);
     expect(gets.map(({ repository, username }) => [repository, username])).toEqual([['open', 'bob']]);
   });
 });

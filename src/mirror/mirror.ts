@@ -47,6 +47,8 @@ export interface MirrorOptions {
   /** Told of every upstream answer that proves or ends a right; owned by `access`. */
   readonly recordProof: (proof: Proof) => Promise<void>;
   readonly pullRuleOf: PullRuleOf;
+  /** How long a right that upstream confirmed counts. */
+  readonly verifyForMs: number;
   readonly limits: PullLimits;
   /** Bytes that the store may have, downloads under way included; `undefined`: what the disk has. */
   readonly maxBytes?: number | undefined;
@@ -70,6 +72,7 @@ export class Mirror implements PullSource {
   readonly #isOffline: boolean;
   readonly #nowMs: () => number;
   readonly #asking: Asking;
+  readonly #links: Links;
   readonly #fills: Fills;
   readonly #keeping = new Keeping();
   readonly #blobSource: BlobSource;
@@ -92,6 +95,7 @@ export class Mirror implements PullSource {
       meter,
       isOffline = false,
       prefetchRuleOf = () => ({ prefetch: false }),
+      verifyForMs,
       nowMs = Date.now,
     } = options;
     this.#upstreams = upstreams;
@@ -102,7 +106,8 @@ export class Mirror implements PullSource {
     this.#nowMs = nowMs;
     this.#asking = new Asking({ upstreams, failures: this.#failures, recordProof, isOffline, log });
     const asking = this.#asking;
-    const links = new Links(metadata, asking, log);
+    const links = new Links(metadata, asking, verifyForMs, log);
+    this.#links = links;
     const queue = new PullQueue(limits);
     const room = new Room(blobs, maxBytes);
     this.#fills = new Fills({
@@ -138,7 +143,7 @@ export class Mirror implements PullSource {
     this.#referrers = new Referrers({ asking, metadata, pullRuleOf, nowMs, log });
     this.#unlisten = [
       metadata.onAnnounce('failures', () => this.#forgetFailures()),
-      metadata.onAnnounce('secrets', () => this.#forgetFailures()),
+      metadata.onAnnounce('secrets', () => this.#forgetSecrets()),
       metadata.onAnnounce('content', () => this.#failures.forgetNegative()),
     ];
   }
@@ -210,7 +215,7 @@ export class Mirror implements PullSource {
 
   /** Credentials have changed: what upstream refused before says nothing now, here and in the other processes. */
   async secretsChanged(): Promise<void> {
-    this.#forgetFailures();
+    this.#forgetSecrets();
     await this.#metadata.announce('secrets');
   }
 
@@ -219,6 +224,11 @@ export class Mirror implements PullSource {
     for (const stop of this.#unlisten) stop();
     await this.#fills.close(deadlineMs);
     await this.#asking.close(new OciError('UNAVAILABLE', { message: 'this server is stopping' }));
+  }
+
+  #forgetSecrets(): void {
+    this.#forgetFailures();
+    this.#links.forgetGiven();
   }
 
   #forgetFailures(repository?: Repository): void {

@@ -4,6 +4,7 @@ import { type Content, imageOf, randomBlob } from '../support/content.ts';
 import { Entrepot } from '../support/entrepot.ts';
 import { FakeUpstream } from '../support/fake-upstream.ts';
 import { until } from '../support/programs.ts';
+import { beginUpload, sendBytes } from '../support/push-client.ts';
 
 const SECRET = 'only-for-private';
 
@@ -84,7 +85,7 @@ describe('a blob that only a private repository holds', () => {
     }
   });
 
-  it('is served where upstream confirms that it belongs, after one HEAD and no second transfer', async () => {
+  it('is served where upstream shows that it has it, after three ranges and no second transfer', async () => {
     upstream.add('open', imageOf([openBlob]), '1');
     upstream.add('twin', imageOf([openBlob]), '1');
     await manifest('open', '1');
@@ -93,9 +94,58 @@ describe('a blob that only a private repository holds', () => {
     upstream.requests.length = 0;
     const got = await blob('twin', openBlob.digest);
     expect(`sha256:${got.sha256}`).toBe(openBlob.digest);
-    expect(upstream.requests.filter(({ kind }) => kind === 'blob').map(({ method }) => method)).toEqual([
-      'HEAD',
-    ]);
+    expect(got.headers['cache-status']).toBe('entrepot; fwd=uri-miss; stored');
+    await hold('twin', openBlob);
+    const ranges = upstream.requests
+      .filter(({ kind }) => kind === 'blob')
+      .map(({ headers }) => headers.range);
+    expect(ranges).toEqual(Array(3).fill(expect.stringMatching(/^bytes=\d+-\d+$/)));
+  });
+});
+
+describe('an upstream that affirms every digest', () => {
+  it('gets nothing of what another upstream or a hosted repository brought', async () => {
+    const pushed = randomBlob(60_000, 'pushed');
+    const image = imageOf([openBlob]);
+    const liar = await FakeUpstream.start();
+    upstream.add('open', image, '1');
+    const server = await Entrepot.start({
+      upstreams: { 'up.example': { url: upstream.url }, 'liar.example': { url: liar.url } },
+      hosted: { prefixes: ['team'], anonymous: 'push' },
+    });
+    try {
+      const path = (name: string) => `${server.url}/v2/${name}`;
+      expect((await get(path('up.example/open/manifests/1'))).status).toBe(200);
+      await until('the blob to be held', 20_000, async () => {
+        const got = await get(path(`up.example/open/blobs/${openBlob.digest}`));
+        return got.headers['cache-status'] === 'entrepot; hit';
+      });
+      const session = new URL(await beginUpload(server.url, 'team/app'), server.url);
+      session.searchParams.set('digest', pushed.digest);
+      expect(await sendBytes('PUT', session.href, pushed)).toBe(201);
+
+      for (const content of [openBlob, pushed]) {
+        const headers = {
+          'Content-Type': 'application/octet-stream',
+          'Docker-Content-Digest': content.digest,
+        };
+        liar.misbehave({ reference: content.digest, status: 200, headers, body: ' '.repeat(content.size) });
+        for (const name of ['liar.example/any', 'liar.example/open']) {
+          const got = await get(path(`${name}/blobs/${content.digest}`));
+          expect([got.status, codeOf(got)]).toEqual([502, 'UPSTREAM_INVALID']);
+        }
+      }
+      const { digest } = image.manifest;
+      for (const reference of [digest, '1']) {
+        const headers = { 'Content-Type': image.manifest.mediaType, 'Docker-Content-Digest': digest };
+        liar.misbehave({ reference, status: 200, headers, body: '{}' });
+        const got = await get(path(`liar.example/any/manifests/${reference}`));
+        expect([got.status, codeOf(got)]).toEqual([502, 'UPSTREAM_INVALID']);
+      }
+    } finally {
+      await server.remove();
+      await liar.stop();
+    }
   });
 });
 

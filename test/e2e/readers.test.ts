@@ -24,6 +24,7 @@ import { basic, type Login, writeSecret } from '../support/tenants.ts';
 
 const UP = 'up.example';
 
+/** Says of every digest that it has it, and sends something else. */
 const AFFIRMING = 'yes.example';
 
 const LOGINS: Readonly<Record<Asker, Login | undefined>> = {
@@ -266,6 +267,20 @@ describe('what came into a mirrored repository', () => {
       pairs.push({ repository, check });
     },
   );
+
+  it('is given by no other upstream that only says it has it', async () => {
+    for (const digest of sizes.keys()) {
+      for (const kind of ['blobs', 'manifests']) {
+        for (const method of ['HEAD', 'GET']) {
+          const got = await get(`${entrepot.url}/v2/any/thing/${kind}/${digest}?ns=${AFFIRMING}`, { method });
+          const isGiven =
+            got.complete && got.status === 200 && method === 'GET' && `sha256:${got.sha256}` === digest;
+          expect({ kind, method, isGiven }).toEqual({ kind, method, isGiven: false });
+        }
+      }
+    }
+    for (const { check } of pairs) expect(await check()).toEqual([]);
+  });
 
   it("is nobody else's for having pushed the same bytes into a repository of his own", async () => {
     const [stolen] = pairOf(

@@ -138,10 +138,7 @@ describe('the rules of a tenant', () => {
     const server = await start({ tenant: { maxTransfers: 1 } });
     const pull = (login: Login, digest: string | undefined) =>
       get(`${server.url}/v2/acme/private/blobs/${digest}?ns=${UP}`, { headers: basic(login) });
-    const fetched = () =>
-      upstream.requests
-        .filter(({ kind, method }) => kind === 'blob' && method === 'GET')
-        .map(({ reference }) => reference);
+    const fetched = () => upstream.downloads().map(({ reference }) => reference);
     for (const login of [ALICE, BOB]) {
       await get(`${server.url}/v2/acme/private/manifests/layers?ns=${UP}`, { headers: basic(login) });
     }
@@ -200,7 +197,7 @@ describe('a download that one tenant began', () => {
     expect([second?.status, `sha256:${second?.sha256}`]).toEqual([200, layer.digest]);
     // Who was admitted gets what it was promised.
     expect(first.complete ? `sha256:${first.sha256}` : 'broken off').toBe(layer.digest);
-    expect(upstream.requests.filter(({ kind, status }) => kind === 'blob' && status === 206)).toHaveLength(1);
+    expect(upstream.downloads().filter(({ status }) => status === 206)).toHaveLength(1);
   });
 });
 

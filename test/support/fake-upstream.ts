@@ -196,6 +196,14 @@ export class FakeUpstream {
     return this.requests.filter(request => fits({ ...filter, kind }, request)).length;
   }
 
+  /** Requests for bytes of blobs to their end: a closed range only shows bytes, for a proof. */
+  downloads(): readonly RecordedRequest[] {
+    return this.requests.filter(
+      ({ kind, method, headers }) =>
+        kind === 'blob' && method === 'GET' && !/^bytes=\d+-\d+$/.test(headers.range ?? ''),
+    );
+  }
+
   /** Whether any request carried this text in its `Authorization`, decoded or not, or in its path. */
   saw(secret: string): boolean {
     return this.requests.some(({ headers, path }) => {

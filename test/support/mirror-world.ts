@@ -19,6 +19,7 @@ import type { Right } from '../../src/oci/requester.ts';
 import { Upstream, type UpstreamOptions } from '../../src/upstream/upstream.ts';
 import type { Content } from './content.ts';
 import type { FakeUpstream } from './fake-upstream.ts';
+import type { RecordedRequest } from './fake-upstream-requests.ts';
 import { makeTempFolder, removeFolder } from './temp-folder.ts';
 
 export const UPSTREAM = 'up.example';
@@ -73,6 +74,7 @@ export class MirrorWorld {
       blobs: this.blobs,
       recordProof: proof => this.#grants.record(proof),
       pullRuleOf: () => this.policy,
+      verifyForMs: VERIFY_FOR_MS,
       prefetchRuleOf: () => options.prefetch ?? { prefetch: false },
       isOffline: options.isOffline ?? false,
       maxBytes: options.maxBytes,
@@ -159,6 +161,11 @@ export async function readAll(
     await reader.close();
   }
   return { bytes, digest: `sha256:${hash.digest('hex')}` };
+}
+
+/** Whether it asks for all of a blob, or for all that is missing. */
+export function isDownload({ method, headers }: Pick<RecordedRequest, 'method' | 'headers'>): boolean {
+  return method === 'GET' && (headers.range === undefined || headers.range.endsWith('-'));
 }
 
 export function whole(blob: Content): Pick<Pulled, 'bytes' | 'digest'> {

@@ -66,8 +66,11 @@ export class Links {
 
   /** By the Link, else by a manifest that is linked here. */
   namedSize(repository: Repository, digest: Digest): number | undefined {
-    const { upstream, name } = repository;
-    return this.size(repository, digest) ?? this.#selectNamedSize.get({ upstream, name, digest })?.size;
+    return this.size(repository, digest) ?? this.#sizeByManifest(repository, digest);
+  }
+
+  isNamed(repository: Repository, digest: Digest): boolean {
+    return this.#sizeByManifest(repository, digest) !== undefined;
   }
 
   putBlob(repositoryId: number, digest: Digest, size: number): void {
@@ -92,5 +95,9 @@ export class Links {
   removeUnnamed(id: number, digest: Digest): boolean {
     this.#deleteUnnamed.run({ id, digest });
     return this.#selectManifest.get(id, digest) === undefined;
+  }
+
+  #sizeByManifest({ upstream, name }: Repository, digest: Digest): number | undefined {
+    return this.#selectNamedSize.get({ upstream, name, digest })?.size;
   }
 }

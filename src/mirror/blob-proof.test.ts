@@ -1,0 +1,100 @@
+import { describe, expect, it } from 'vitest';
+import { bytesOf, randomBlob } from '../../test/support/content.ts';
+import type { FetchedBlob } from '../upstream/upstream.ts';
+import { proveBlob } from './blob-proof.ts';
+
+const blob = randomBlob(100_000, 'held');
+const bytes = bytesOf(blob);
+const held = {
+  size: blob.size,
+  length: blob.size,
+  isVerified: true,
+  open: async () => ({
+    read: async (buffer: Uint8Array, position: number) =>
+      bytes.copy(buffer, 0, position, Math.min(bytes.length, position + buffer.byteLength)),
+    close: async () => {},
+  }),
+};
+
+type Asked = Parameters<Parameters<typeof proveBlob>[2]>[0];
+
+/** An upstream that has ranges, and `wrong` about its answers. */
+function answering(wrong: Partial<FetchedBlob>, content = bytes) {
+  const asked: Asked[] = [];
+  const fetch = async (part: Asked): Promise<FetchedBlob> => {
+    asked.push(part);
+    const { offset = 0, length } = part;
+    const isPart = length !== undefined;
+    const body = content.subarray(wrong.offset ?? offset, isPart ? offset + length : undefined);
+    return {
+      endpoint: 0,
+      proof: true,
+      offset,
+      isPart,
+      size: content.length,
+      etag: undefined,
+      body: (async function* () {
+        for (let at = 0; at < body.length; at += 10_000) yield body.subarray(at, at + 10_000);
+      })(),
+      destroy: () => {},
+      ...wrong,
+    };
+  };
+  return { asked, fetch };
+}
+
+const proof = (upstream: ReturnType<typeof answering>) => proveBlob(blob.digest, held, upstream.fetch);
+const unproved = { kind: 'invalid', message: `upstream does not show that it has ${blob.digest}` };
+
+describe('a proof of a blob', () => {
+  it('takes three ranges at random places', async () => {
+    const places = new Set<number | undefined>();
+    for (let count = 0; count < 5; count++) {
+      const upstream = answering({});
+      expect(await proof(upstream)).toEqual({ size: blob.size, proof: true });
+      expect(upstream.asked.map(({ length }) => length)).toEqual([4096, 4096, 4096]);
+      for (const { offset } of upstream.asked) places.add(offset);
+    }
+    expect(places.size).toBeGreaterThan(10);
+  });
+
+  it('is none of `url` when a mirror gave one of the answers', async () => {
+    const upstream = answering({});
+    const fetch = async (part: Asked) => ({
+      ...(await upstream.fetch(part)),
+      proof: upstream.asked.length < 3,
+    });
+    expect(await proveBlob(blob.digest, held, fetch)).toEqual({ size: blob.size, proof: false });
+  });
+
+  it('takes no bytes but those of its ranges', async () => {
+    const other = Buffer.from(bytes);
+    for (let at = 0; at < other.length; at += 4_000) other[at] = (other[at] ?? 0) ^ 1;
+    const upstream = answering({}, other);
+    await expect(proof(upstream)).rejects.toMatchObject(unproved);
+    // From the start too, should only its ranges be wrong.
+    expect(upstream.asked.at(-1)).toEqual({ size: blob.size });
+  });
+
+  it.each([
+    ['longer', Buffer.concat([bytes, Buffer.from('more')])],
+    ['shorter', bytes.subarray(0, -1)],
+  ])('takes no %s blob whose size is not announced', async (_, content) => {
+    await expect(
+      proof(answering({ isPart: false, offset: 0, size: undefined }, content)),
+    ).rejects.toMatchObject(unproved);
+  });
+
+  it('takes the same blob whose size is not announced', async () => {
+    const upstream = answering({ isPart: false, offset: 0, size: undefined });
+    const fetch = (part: Asked) => upstream.fetch({ size: part.size });
+    expect(await proveBlob(blob.digest, held, fetch)).toEqual({ size: blob.size, proof: true });
+    expect(upstream.asked).toHaveLength(1);
+  });
+
+  it('takes no answer that ends before its range', async () => {
+    const upstream = answering({});
+    const fetch = (part: Asked) => upstream.fetch({ ...part, length: 1_000 });
+    await expect(proveBlob(blob.digest, held, fetch)).rejects.toMatchObject(unproved);
+  });
+});

@@ -1,0 +1,151 @@
+import { randomInt } from 'node:crypto';
+import type { Digest } from '../oci/digest.ts';
+import { UpstreamFailure } from '../upstream/failures.ts';
+import type { Answer, BlobAsk, FetchedBlob } from '../upstream/upstream.ts';
+
+/** Up to this size a blob is compared as a whole, by one request. */
+const WHOLE_BYTES = 16 * 1024;
+/** Ranges of a larger blob. Nobody guesses 4 KiB of compressed content, and three places rule out a common header. */
+const RANGES = 3;
+const RANGE_BYTES = 4 * 1024;
+
+/** Bytes that are here, to compare upstream's with. */
+export interface HeldBytes {
+  /** Bytes of the whole blob; `undefined` while nobody has said. */
+  readonly size: number | undefined;
+  /** So many bytes, from the start, are compared. */
+  readonly length: number;
+  /** They are known to hash to the digest; else only the asker's own reading may rely on them. */
+  readonly isVerified: boolean;
+  /** Whoever opens them closes them. */
+  open(): Promise<OpenBytes>;
+}
+
+export interface OpenBytes {
+  /** As `BlobReader.read`. */
+  read(buffer: Uint8Array, position: number): Promise<number>;
+  close(): Promise<void>;
+}
+
+/** What upstream has shown to have, and whether `url` itself has shown it. */
+export interface Shown extends Answer {
+  /** Bytes of the whole blob. */
+  readonly size: number;
+}
+
+/** Asks upstream for a part of the blob, or for all of it. */
+type Fetch = (part: Pick<BlobAsk, 'offset' | 'length' | 'size'>) => Promise<FetchedBlob>;
+
+interface Range {
+  readonly start: number;
+  readonly end: number;
+}
+
+/**
+ * Has upstream show that it has the blob: the exact size, and some random ranges that equal what is held. A status alone
+ * may be that of a login page. An upstream that has no ranges, or wrong ones, is read from the start up to the last of
+ * them. `invalid` when it gives other bytes or another size.
+ */
+export async function proveBlob(digest: Digest, held: HeldBytes, fetch: Fetch): Promise<Shown> {
+  const bytes = await held.open();
+  const comparison = new Comparison(digest, held, bytes, fetch);
+  const ranges = rangesOf(held.length);
+  try {
+    return (await comparison.byRanges(ranges)) ?? (await comparison.fromStart(ranges));
+  } finally {
+    await bytes.close();
+  }
+}
+
+/** In ascending order, so that an answer from the start is read through once. */
+function rangesOf(length: number): readonly Range[] {
+  if (length <= WHOLE_BYTES) return [{ start: 0, end: length }];
+  return Array.from({ length: RANGES }, () => randomInt(length - RANGE_BYTES + 1))
+    .sort((a, b) => a - b)
+    .map(start => ({ start, end: start + RANGE_BYTES }));
+}
+
+class Comparison {
+  readonly #digest: Digest;
+  readonly #held: HeldBytes;
+  readonly #bytes: OpenBytes;
+  readonly #fetch: Fetch;
+
+  constructor(digest: Digest, held: HeldBytes, bytes: OpenBytes, fetch: Fetch) {
+    this.#digest = digest;
+    this.#held = held;
+    this.#bytes = bytes;
+    this.#fetch = fetch;
+  }
+
+  async fromStart(ranges: readonly Range[]): Promise<Shown> {
+    return this.#compare(await this.#fetch({ size: this.#held.size }), ranges);
+  }
+
+  /** `undefined` where that shows nothing: upstream's answers are not what was asked for. An empty blob has no ranges. */
+  async byRanges(ranges: readonly Range[]): Promise<Shown | undefined> {
+    const [first, ...others] = ranges;
+    if (first === undefined || first.end === 0) return undefined;
+    try {
+      const answer = await this.#range(first);
+      if (!answer.isPart) return await this.#compare(answer, ranges);
+      const shown = await Promise.all([
+        this.#compare(answer, [first]),
+        ...others.map(async range => this.#compare(await this.#range(range), [range])),
+      ]);
+      return { size: shown[0].size, proof: shown.every(({ proof }) => proof) };
+    } catch (error) {
+      if (error instanceof UpstreamFailure && error.kind === 'invalid') return undefined;
+      throw error;
+    }
+  }
+
+  #range({ start, end }: Range): Promise<FetchedBlob> {
+    return this.#fetch({ offset: start, length: end - start, size: this.#held.size });
+  }
+
+  /** Throws where `answer` differs from what is held within `ranges`, or ends before them. */
+  async #compare(answer: FetchedBlob, ranges: readonly Range[]): Promise<Shown> {
+    try {
+      const size = this.#held.size ?? answer.size;
+      if (size === undefined || (answer.isPart && answer.size === undefined)) throw this.#other(answer);
+      const lastByte = Math.max(...ranges.map(({ end }) => end));
+      let position = answer.offset;
+      for await (const piece of answer.body) {
+        for (const range of ranges) await this.#compareIn(range, piece, position, answer);
+        position += piece.byteLength;
+        // Who does not announce the size shows it by the end of the body.
+        if (answer.size === undefined ? position > size : position >= lastByte) break;
+      }
+      if (position < lastByte || (answer.size === undefined && position !== size)) throw this.#other(answer);
+      return { size, proof: answer.proof };
+    } finally {
+      answer.destroy();
+    }
+  }
+
+  async #compareIn(
+    { start, end }: Range,
+    piece: Uint8Array,
+    position: number,
+    answer: FetchedBlob,
+  ): Promise<void> {
+    const from = Math.max(start, position);
+    const theirs = piece.subarray(
+      from - position,
+      Math.max(from, Math.min(end, position + piece.byteLength)) - position,
+    );
+    const ours = new Uint8Array(theirs.byteLength);
+    for (let count = 0; count < ours.byteLength; ) {
+      const read = await this.#bytes.read(ours.subarray(count), from + count);
+      if (read === 0) throw this.#other(answer);
+      count += read;
+    }
+    if (Buffer.compare(ours, theirs) !== 0) throw this.#other(answer);
+  }
+
+  #other({ endpoint }: FetchedBlob): UpstreamFailure {
+    const message = `upstream does not show that it has ${this.#digest}`;
+    return new UpstreamFailure('invalid', message, { endpoint });
+  }
+}

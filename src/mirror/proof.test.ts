@@ -1,0 +1,330 @@
+// What proves to whom that upstream has something: its bytes, and never that it answers.
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { bytesOf, contentOf, type Image, imageOf, randomBlob } from '../../test/support/content.ts';
+import { FakeUpstream, type FakeUpstreamOptions } from '../../test/support/fake-upstream.ts';
+import {
+  ANYTHING,
+  MirrorWorld,
+  type MirrorWorldOptions,
+  readAll,
+  repositoryOf,
+  whole,
+} from '../../test/support/mirror-world.ts';
+import { until } from '../../test/support/programs.ts';
+import type { Credential } from '../oci/credential.ts';
+import type { Digest } from '../oci/digest.ts';
+import { OCI_CONFIG } from '../oci/media-types.ts';
+
+const MIB = 1024 * 1024;
+const HOUR_MS = 3_600_000;
+const PRIVATE = repositoryOf('private');
+const OPEN = repositoryOf('open');
+const image: Image = imageOf([randomBlob(100_000, 'layer'), randomBlob(3 * MIB, 'big')]);
+const [layer, big] = [image.layers[0]!, image.layers[1]!];
+let upstream: FakeUpstream;
+let world: MirrorWorld;
+
+type Name = 'ann' | 'cat' | 'bob' | undefined;
+
+async function start(options: MirrorWorldOptions = {}, fake: FakeUpstreamOptions = {}): Promise<void> {
+  const mine = ['ann', 'cat'].map(name => [name, { password: 'right', repositories: ['private'] }] as const);
+  const users = { ...Object.fromEntries(mine), bob: { password: 'right', repositories: ['open'] } };
+  upstream = await FakeUpstream.start({ auth: { scheme: 'basic', users }, ...fake });
+  world = await MirrorWorld.open(upstream, options);
+  upstream.add('private', image, '1');
+}
+
+const credentialsOf = (name: Name): readonly (Credential | undefined)[] => [
+  name && { username: name, password: 'right', id: `${name}:right` },
+];
+const rightOf = (name: Name, repository = PRIVATE) => world.right(repository, credentialsOf(name), name);
+const openAs = async (name: Name, digest: Digest, repository = PRIVATE) =>
+  world.mirror.openBlob(repository, digest, await rightOf(name, repository));
+const pullAs = async (name: Name, digest: Digest, repository = PRIVATE) =>
+  readAll((await openAs(name, digest, repository)).reader);
+const manifestAs = async (name: Name, reference = '1', repository = PRIVATE) =>
+  world.mirror.manifest(repository, reference, await rightOf(name, repository), ANYTHING);
+const idle = () => until('downloads to end', 20_000, async () => world.mirror.runningFills === 0);
+const asked = () => upstream.requests.map(({ method, kind, status }) => `${method} ${kind} ${status}`);
+const opens = async (name: Name) => {
+  const { proved, provedIfUnreachable } = await rightOf(name);
+  return proved || provedIfUnreachable;
+};
+
+const toEverything = (body: string) => ({
+  status: 200,
+  headers: { 'Content-Type': 'application/json' },
+  body,
+});
+
+beforeEach(() => start());
+
+afterEach(async () => {
+  vi.restoreAllMocks();
+  await world.remove();
+  await upstream.stop();
+});
+
+describe('an answer that upstream gives to everything', () => {
+  const page = contentOf(JSON.stringify({ maintenance: 'x'.repeat(1_000) }), 'application/json');
+
+  it('is the blob of its own digest, and opens nothing else', async () => {
+    await manifestAs('ann');
+    await pullAs('ann', layer.digest);
+    await idle();
+    upstream.misbehave(toEverything(bytesOf(page).toString()));
+    for (const outcome of ['miss', 'hit']) {
+      const served = await openAs(undefined, page.digest);
+      expect(served.outcome).toBe(outcome);
+      expect(await readAll(served.reader)).toEqual(whole(page));
+      await idle();
+      expect(await opens(undefined)).toBe(false);
+      await expect(pullAs(undefined, layer.digest)).rejects.toMatchObject({ code: 'UPSTREAM_INVALID' });
+      await expect(manifestAs(undefined, image.manifest.digest)).rejects.toMatchObject({
+        code: 'UPSTREAM_INVALID',
+      });
+      world.nowMs += HOUR_MS;
+    }
+    expect(await opens('ann')).toBe(true);
+  });
+
+  it.each(['', '{}'])('is no proof when it is %j, which an artifact names', async text => {
+    const config = contentOf(text, OCI_CONFIG);
+    upstream.add('private', imageOf([config]), 'artifact');
+    await manifestAs('ann', 'artifact');
+    for (const name of ['ann', undefined] as const) {
+      if (name === undefined) upstream.misbehave(toEverything(text));
+      expect(await pullAs(name, config.digest)).toEqual(whole(config));
+      await idle();
+    }
+    expect(await opens(undefined)).toBe(false);
+  });
+});
+
+describe('a held blob', () => {
+  beforeEach(async () => {
+    upstream.add('open', image, '1');
+    await manifestAs('ann');
+    await pullAs('ann', layer.digest);
+    await idle();
+    upstream.requests.length = 0;
+  });
+
+  it('is given once upstream has shown it, to a credential that has no manifest of the repository', async () => {
+    for (const outcome of ['miss', 'hit']) {
+      const { reader, outcome: heard } = await openAs('bob', layer.digest, OPEN);
+      expect([heard, await readAll(reader)]).toEqual([outcome, whole(layer)]);
+    }
+    expect(await world.mirror.statBlob(OPEN, layer.digest, await rightOf('bob', OPEN))).toMatchObject({
+      outcome: 'hit',
+    });
+    expect(asked().filter(what => what.startsWith('GET'))).toEqual(Array(3).fill('GET blob 206'));
+    expect(asked().filter(what => what.startsWith('HEAD'))).toEqual([]);
+    await world.mirror.secretsChanged();
+    expect(
+      await openAs('bob', layer.digest, OPEN).then(({ reader, outcome }) =>
+        reader.close().then(() => outcome),
+      ),
+    ).toBe('miss');
+  });
+
+  it.each([
+    ['answers another range', { headers: { 'Content-Range': 'bytes 0-4095/100000' } }],
+    ['does not say which range it answers', { headers: { 'Content-Range': null } }],
+    ['does not know the size', { headers: { 'Content-Range': 'bytes 0-4095/*' } }],
+    ['answers 416', { status: 416, times: 1 }],
+  ])('is compared from its start where upstream %s', async (_, wrong) => {
+    upstream.misbehave({ kind: 'blob', method: 'GET', ...wrong });
+    expect(await pullAs('bob', layer.digest, OPEN)).toEqual(whole(layer));
+    expect(upstream.downloads()).toHaveLength(1);
+  });
+
+  it('is compared to the end where upstream does not say how long it is', async () => {
+    const noLength = { 'Content-Length': null, 'Content-Range': null };
+    for (const spaces of [layer.size, layer.size - 1]) {
+      upstream.misbehave({ kind: 'blob', status: 200, headers: noLength, spaces });
+      await expect(openAs('bob', layer.digest, OPEN)).rejects.toMatchObject({ code: 'UPSTREAM_INVALID' });
+      upstream.behave();
+      world.nowMs += HOUR_MS;
+    }
+    upstream.misbehave({ kind: 'blob', headers: noLength });
+    expect(await pullAs('bob', layer.digest, OPEN)).toEqual(whole(layer));
+  });
+
+  it('goes on being compared when its client has had a stale answer and has gone', async () => {
+    world.nowMs += 25 * HOUR_MS;
+    upstream.misbehave({ kind: 'blob', delayMs: 6_000 });
+    const { outcome, reader } = await openAs('ann', layer.digest);
+    expect(outcome).toBe('stale');
+    await reader.close();
+    await until('the right to be proved', 20_000, async () => (await rightOf('ann')).proved);
+  });
+});
+
+describe('a manifest', () => {
+  it('of another repository is fetched, whatever a HEAD says', async () => {
+    await manifestAs('ann');
+    const { digest, size, mediaType } = image.manifest;
+    const headers = {
+      'Content-Type': mediaType,
+      'Docker-Content-Digest': digest,
+      'Content-Length': String(size),
+    };
+    upstream.misbehave({ kind: 'manifest', method: 'HEAD', repository: 'open', status: 200, headers });
+    for (const reference of ['1', digest]) {
+      await expect(manifestAs('bob', reference, OPEN)).rejects.toMatchObject({ code: 'MANIFEST_UNKNOWN' });
+    }
+    expect((await rightOf('bob', OPEN)).proved).toBe(false);
+  });
+
+  it('that is current is not fetched again because HEAD is redirected, or without a size', async () => {
+    const elsewhere = await FakeUpstream.start();
+    elsewhere.add('private', image, '1');
+    try {
+      await manifestAs('ann');
+      for (const rule of [
+        { redirectTo: `${elsewhere.url}/v2/private/manifests/1` },
+        { headers: { 'Content-Length': null } },
+      ]) {
+        const behave = upstream.misbehave({ kind: 'manifest', method: 'HEAD', ...rule });
+        world.nowMs += HOUR_MS;
+        upstream.requests.length = 0;
+        expect((await manifestAs('ann')).outcome).toBe('revalidated');
+        expect(asked()).toHaveLength(1);
+        behave();
+      }
+    } finally {
+      await elsewhere.stop();
+    }
+  });
+
+  it('is fetched by who has to prove his right where HEAD is redirected, or does not say all', async () => {
+    const elsewhere = await FakeUpstream.start();
+    elsewhere.add('private', image, '1');
+    try {
+      await manifestAs('ann');
+      for (const rule of [
+        { redirectTo: `${elsewhere.url}/v2/private/manifests/1` },
+        { headers: { 'Content-Length': null } },
+        { headers: { 'Content-Length': '3' } },
+        { headers: { 'Content-Type': 'application/json' } },
+      ]) {
+        upstream.misbehave({ kind: 'manifest', method: 'HEAD', ...rule });
+        upstream.requests.length = 0;
+        expect((await manifestAs('cat')).outcome).toBe('miss');
+        expect(asked().at(-1)).toBe('GET manifest 200');
+        world.nowMs += 50 * HOUR_MS;
+      }
+    } finally {
+      await elsewhere.stop();
+    }
+  });
+});
+
+describe('a right that upstream takes back', () => {
+  it('is not given again by the end of a download that began before', async () => {
+    await manifestAs('ann');
+    upstream.misbehave({ kind: 'blob', bytesPerS: 2 * MIB });
+    const pulling = pullAs('ann', big.digest);
+    await until('bytes to come', 20_000, async () => upstream.bytesSent > MIB);
+    upstream.misbehave({ kind: 'manifest', status: 401 });
+    await expect(world.mirror.refresh(PRIVATE, '1', await rightOf('ann'))).rejects.toMatchObject({
+      code: 'MANIFEST_UNKNOWN',
+    });
+    expect(await opens('ann')).toBe(false);
+    expect(await pulling).toEqual(whole(big));
+    await idle();
+    expect(await opens('ann')).toBe(false);
+  });
+});
+
+/** What nobody in particular gets of the big one before it breaks. */
+async function readAsNobody(): Promise<Buffer> {
+  const { reader } = await openAs(undefined, big.digest);
+  const got: Buffer[] = [];
+  try {
+    for (let position = 0; position < big.size; ) {
+      const buffer = Buffer.alloc(64 * 1024);
+      const count = await reader.read(buffer, position);
+      got.push(buffer.subarray(0, count));
+      position += count;
+    }
+  } catch {
+    // It is what came before that counts.
+  } finally {
+    await reader.close();
+  }
+  return Buffer.concat(got);
+}
+
+describe('a download', () => {
+  it.each([0, 10_000, 400_000])(
+    'that began with %i bytes of something else gives its readers nothing of what comes for others',
+    async cutAtByte => {
+      await manifestAs('ann');
+      await world.metadata.linkBlob(PRIVATE, big.digest, big.size);
+      upstream.misbehave({
+        kind: 'blob',
+        times: 1,
+        status: 200,
+        spaces: big.size,
+        cutAtByte,
+        bytesPerS: 200_000,
+      });
+      const stolen = readAsNobody().catch(() => Buffer.of());
+      await until('it to begin', 20_000, async () => upstream.count('blob') === 1);
+      const anns = pullAs('ann', big.digest).catch(() => 'broken off');
+      expect((await stolen).every(byte => byte === 0x20)).toBe(true);
+      await anns;
+      await idle();
+      world.nowMs += HOUR_MS;
+      expect(await pullAs('ann', big.digest)).toEqual(whole(big));
+      expect(await opens(undefined)).toBe(false);
+    },
+  );
+
+  it('is joined without a question by who has a right to the repository that it is for', async () => {
+    await manifestAs('ann');
+    await manifestAs('cat');
+    upstream.misbehave({ kind: 'blob', bytesPerS: 2 * MIB });
+    const first = pullAs('ann', big.digest);
+    await until('bytes to come', 20_000, async () => upstream.bytesSent > 200_000);
+    const { outcome, reader } = await openAs('cat', big.digest);
+    expect([outcome, await readAll(reader)]).toEqual(['joined', whole(big)]);
+    await first;
+    expect(upstream.count('blob')).toBe(1);
+  });
+
+  it('is joined without a question by who has the same credentials, as long as it goes on', async () => {
+    upstream.add('open', big);
+    upstream.misbehave({ kind: 'blob', bytesPerS: 2 * MIB });
+    const first = pullAs('bob', big.digest, OPEN);
+    await until('bytes to come', 20_000, async () => upstream.bytesSent > 200_000);
+    const now = performance.now.bind(performance);
+    vi.spyOn(performance, 'now').mockImplementation(() => now() + 15_000);
+    const { outcome, reader } = await openAs('bob', big.digest, OPEN);
+    expect([outcome, await readAll(reader)]).toEqual(['joined', whole(big)]);
+    await first;
+    expect(asked()).toEqual(['GET blob 401', 'GET blob 200']);
+  });
+
+  it('that waits for its turn gives his answer at once to who knows the size and may ask for it', async () => {
+    await world.remove();
+    await upstream.stop();
+    await start({
+      limits: { maxConnections: 1, serializeImagePulls: false, maxParallelImagePulls: undefined },
+    });
+    upstream.add('open', randomBlob(2 * MIB, 'before'), 'before');
+    await manifestAs('ann');
+    upstream.misbehave({ repository: 'open', kind: 'blob', bytesPerS: MIB });
+    const before = pullAs('bob', randomBlob(2 * MIB, 'before').digest, OPEN);
+    await until('it to begin', 20_000, async () => upstream.count('blob') === 1);
+    const cats = pullAs('cat', big.digest);
+    const { reader, outcome } = await openAs('ann', big.digest);
+    expect([outcome, reader.size, upstream.count('blob', { method: 'GET' })]).toEqual(['miss', big.size, 1]);
+    expect(await readAll(reader)).toEqual(whole(big));
+    expect(await cats).toEqual(whole(big));
+    expect(await before).toMatchObject({ bytes: 2 * MIB });
+    expect(upstream.downloads()).toHaveLength(2);
+  });
+});
