@@ -136,10 +136,12 @@ class ImagePull {
 
   /** Waits for the download, and for its being kept, without reading what comes. */
   async #pullBlob({ digest, size }: Descriptor): Promise<void> {
-    const { source, progress, signal } = this.#options;
+    const { source, metadata, progress, signal } = this.#options;
     const { repository, right } = this.#task;
     signal.throwIfAborted();
     this.blobs += 1;
+    // Upstream only shows that this repository has it too: the answer is that of a first fetch nevertheless.
+    const wasHeld = (await metadata.statBlob(digest)) !== undefined;
     const { reader, outcome } = await source.openBlob(repository, digest, right);
     const isHeld = outcome !== 'miss' && outcome !== 'joined';
     if (isHeld) {
@@ -165,7 +167,8 @@ class ImagePull {
       signal.removeEventListener('abort', stop);
       await reader.close();
     }
-    this.fetchedBytes += size;
+    if (wasHeld) this.heldBlobs += 1;
+    else this.fetchedBytes += size;
     await this.#requireKept(digest);
   }
 
