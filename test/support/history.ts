@@ -430,9 +430,12 @@ export class History {
   }
 }
 
-/** On a slow machine a command says now and then how far it is, each time in an indented line. */
+/**
+ * On a slow machine a command says now and then how far it is, each time in an indented line, and whom it waits for: a
+ * server that makes room, or one that was killed while it did.
+ */
 function complaints(stderr: string): string {
-  return stderr.replaceAll(/^ {2}.*\n/gm, '');
+  return stderr.replaceAll(/^(?: {2}|another process is making room: waiting for ).*\n/gm, '');
 }
 
 /** Links that no manifest of the repository names: `maybe` for after a collection, `no` for after enough of them. */
