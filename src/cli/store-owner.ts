@@ -25,11 +25,14 @@ export async function requireOwn(storePath: string): Promise<void> {
   if (!isOurs) throw new CommandError(`${await foreign(storePath, owner)}: run this as that user`);
 }
 
+/** The kernel refuses it, or Node does, where io_uring may have kept root's rights (CVE-2024-22017). */
+const MAY_NOT_BECOME = new Set<string | undefined>(['EPERM', 'ERR_INVALID_STATE']);
+
 async function become(storePath: string, owner: Owner): Promise<void> {
   try {
     becomeUser(owner);
   } catch (error) {
-    if (errorCode(error) !== 'EPERM') throw error;
+    if (!MAY_NOT_BECOME.has(errorCode(error))) throw error;
     const text = await foreign(storePath, owner);
     throw new CommandError(`${text}, and this process may not become that user: run this as that user`);
   }

@@ -52,8 +52,8 @@ export async function userText(uid: number): Promise<string> {
 }
 
 /**
- * Makes this process the owner's, for good and in all its threads. Throws (EPERM) unless it is root and may change
- * its user.
+ * Makes this process the owner's, for good and in all its threads. Throws EPERM unless it is root and may change its user,
+ * and ERR_INVALID_STATE where Node lets nobody do that, since it may use io_uring.
  */
 export function becomeUser({ uid, gid }: Owner): void {
   try {
