@@ -10,11 +10,11 @@ const SCRIPTS: Readonly<Record<string, (tree: CommandTree) => string>> = {
   fish: fishScript,
 };
 
-/** `entrepot completion`: what makes a shell complete commands and options. `readTree`: all of the program. */
+/** `entrepot completion`: a script by which a shell completes commands and options. `readTree`: all of the program. */
 export function completion(readTree: () => Promise<CommandTree>): Command {
   return {
     name: 'completion',
-    summary: 'print what makes a shell complete commands and options',
+    summary: 'print a shell completion script',
     arguments: [{ name: '<shell>', description: 'for which shell', choices: Object.keys(SCRIPTS) }],
     examples: [
       [

@@ -18,7 +18,7 @@ const HEADINGS = ['TRIED', 'USER', 'SECRET', 'SOURCE', 'KEY', 'PROOF'] as const;
 /** `entrepot explain`: why somebody may pull an image or not, and what a pull would come to. */
 export const explain: Command = {
   name: 'explain',
-  summary: 'say what a pull of an image would come to, and why',
+  summary: 'say whether a pull of an image would succeed, and why',
   description:
     'Says which upstream an image comes from, which credentials match it and in which order they are tried, which ' +
     'proofs of a right are remembered, what is held, and what a pull would come to: of a tenant with --tenant, else of ' +

@@ -25,8 +25,8 @@ export const importCommand: Command = {
     'Reads tars (also gzip; zstd from Node 22.15 on) and folders with an OCI image layout: bundles of `entrepot ' +
     'export`, skopeo copy … oci-archive:, podman save --format oci-archive, docker save (25 and later). Every name, ' +
     'size and digest is checked and every image proved to be complete before anything is published. Images belong ' +
-    'to the name that they came from, which has to be one of a registry or prefix that is configured here, are pinned, and may be pulled by everybody, or by one tenant alone. Run again ' +
-    'after a break, it goes on.',
+    'to the name that they came from, whose registry or prefix has to be configured here; they are pinned, and may be ' +
+    'pulled by everybody, or by one tenant alone. Run again after a break, it goes on.',
   arguments: [{ name: '<file...>', description: 'tars or folders; - is standard input' }],
   options: [
     {

@@ -189,7 +189,7 @@ const storage = section({
   minFree: diskShare
     .optional()
     .describe(
-      'What stays free of its disk: before less is, the least recently used mirrored content goes, and then pushes are ' +
+      'Space to leave free on the disk: the least recently used mirrored content is evicted first, then pushes are ' +
         'refused and downloads are not kept; by default 5% or 5GiB, whichever is less',
     ),
 });
