@@ -6,6 +6,9 @@ import { rawProblem } from './problem.ts';
 /** OpenSSL's word for a request line of HTTP where a handshake should begin. */
 const PLAIN_HTTP = 'ERR_SSL_HTTP_REQUEST';
 
+/** An alert by which a client turns the certificate down, in OpenSSL's words. Many only close the connection. */
+const DISTRUST = /alert (unknown ca|bad certificate|certificate unknown)/;
+
 const SPEAKS_TLS = rawProblem(
   400,
   'Bad Request',
@@ -74,7 +77,7 @@ export class Handshakes {
     if (pending === undefined || code === 'ECONNRESET') return;
     if (code === PLAIN_HTTP) pending.socket.write(SPEAKS_TLS);
     this.#forget(peer);
-    this.#failures.note(code === PLAIN_HTTP ? 'plain HTTP was spoken' : (reason ?? message), pending.remote);
+    this.#failures.note(reasonOf(code, reason ?? message), pending.remote);
   }
 
   destroyAll(): void {
@@ -98,6 +101,11 @@ export class Handshakes {
     clearTimeout(this.#pending.get(peer)?.timer);
     this.#pending.delete(peer);
   }
+}
+
+function reasonOf(code: string | undefined, text: string): string {
+  if (code === PLAIN_HTTP) return 'plain HTTP was spoken';
+  return DISTRUST.test(text) ? `the client does not trust the certificate (${text})` : text;
 }
 
 function peerOf({ remoteAddress, remotePort }: Socket): string {

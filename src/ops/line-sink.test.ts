@@ -16,7 +16,7 @@ beforeEach(async () => {
 
 afterEach(() => rm(folder, { recursive: true }));
 
-test('lines leave when there are many, and within a second when there are few', async () => {
+test('lines leave when there are many, and soon when there are few', async () => {
   const path = join(folder, 'log');
   const fd = openSync(path, 'a');
   const sink = new LineSink(fd, () => {});

@@ -4,8 +4,10 @@ import { errorCode } from '../lib/error-code.ts';
 /** A write per response would cost more than many responses do. */
 const BATCH_BYTES = 4096;
 
-/** How long a line may wait when nothing follows it, and how long lines wait that could not be written. */
-const INTERVAL_MS = 1000;
+/** How long a line may wait when nothing follows it: whoever reads along should not notice. */
+const BATCH_MS = 100;
+/** How long lines wait that could not be written. */
+const RETRY_MS = 1000;
 /** The same for a pipe that is full for the moment. */
 const PIPE_MS = 100;
 
@@ -48,7 +50,7 @@ export class LineSink {
     this.#waiting.push(line);
     this.#waitingBytes += Buffer.byteLength(line);
     if (this.#waitingBytes >= BATCH_BYTES && !this.#isFailing) this.#begin();
-    else this.#later(INTERVAL_MS);
+    else this.#later(this.#isFailing ? RETRY_MS : BATCH_MS);
   }
 
   /** Writes what waits before it returns, as far as that is possible. */
@@ -107,7 +109,7 @@ export class LineSink {
     }
     this.#isFailing = true;
     this.#keep(batch);
-    this.#later(isPassing(error) ? PIPE_MS : INTERVAL_MS);
+    this.#later(isPassing(error) ? PIPE_MS : RETRY_MS);
   }
 
   #keep(batch: Buffer): void {

@@ -8,7 +8,7 @@ import { codeOf, get } from '../support/client.ts';
 import { bytesOf, type Content, type Image, imageOf, randomBlob } from '../support/content.ts';
 import { Entrepot, STARTER } from '../support/entrepot.ts';
 import { FakeUpstream } from '../support/fake-upstream.ts';
-import { tryRun } from '../support/programs.ts';
+import { tryRun, until } from '../support/programs.ts';
 
 const UPSTREAM = 'up.example';
 
@@ -212,7 +212,7 @@ describe('a store that has lost its index', () => {
     lost = await lost.startAgain();
     const refused = await lost.command('gc', '--grace-period', '0s');
     expect([refused.code, refused.stderr]).toEqual([1, expect.stringContaining('entrepot rebuild')]);
-    expect(lost.logs()).toContain('the index is new');
+    await until('the log to say so', 10_000, async () => lost.logs().includes('the index is new'));
     const rebuilt = await lost.command('rebuild');
     expect(rebuilt).toMatchObject({ code: 1 });
     expect(rebuilt.stdout).toContain(`damaged: blob ${hosted.config.digest}`);

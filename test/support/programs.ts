@@ -11,6 +11,9 @@ const MAX_LOG_CHARACTERS = 4 * 1024 * 1024;
 /** How long a daemon may take to end after SIGTERM before SIGKILL. */
 const STOP_TIMEOUT_MS = 15_000;
 
+/** Its children may keep the pipes of its output open for long: then no more than that is waited for. */
+const OUTPUT_MS = 1_000;
+
 /** Whether `name` is an executable file on the PATH. */
 function hasProgram(name: string): boolean {
   return (process.env['PATH'] ?? '').split(delimiter).some(folder => isExecutable(join(folder, name)));
@@ -116,7 +119,7 @@ export class Daemon {
       env: { ...process.env, ...options.env },
       stdio: ['ignore', 'pipe', 'pipe'],
     });
-    const exited = new Promise<void>(resolve => child.once('exit', () => resolve()));
+    const exited = endOf(child);
     await new Promise<void>((resolve, reject) => {
       child.once('spawn', resolve);
       child.once('error', reject);
@@ -185,6 +188,13 @@ export class Daemon {
     if (kibibytes === undefined) throw new Error(`no ${field} of process ${this.pid}`);
     return Number(kibibytes) * 1024;
   }
+}
+
+/** Resolves when the process is gone and its output is read, but for what its own children still hold open. */
+async function endOf(child: ChildProcess): Promise<void> {
+  const closed = new Promise(resolve => child.once('close', resolve));
+  await new Promise(resolve => child.once('exit', resolve));
+  await Promise.race([closed, sleep(OUTPUT_MS, undefined, { ref: false })]);
 }
 
 /** A TCP port of the loopback that is free now. Whoever asked should bind it soon. */
