@@ -181,6 +181,19 @@ class ImagePull {
       }
       await delay(KEPT_POLL_MS, undefined, { signal });
     }
+    await this.#requireLinked(digest);
+  }
+
+  /**
+   * Where another repository brought the blob, upstream may still be asked whether this one has it too when the blob is
+   * kept: asking again waits for the answer, which makes the Link.
+   */
+  async #requireLinked(digest: Digest): Promise<void> {
+    const { source, metadata } = this.#options;
+    const { repository, right } = this.#task;
+    if (await metadata.isLinked(repository, digest)) return;
+    const { reader } = await source.openBlob(repository, digest, right);
+    await reader.close();
   }
 
   async #pullReferrers(subjects: readonly Digest[]): Promise<void> {

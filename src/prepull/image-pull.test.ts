@@ -1,0 +1,69 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterEach, beforeEach, expect, it } from 'vitest';
+import { imageOf, randomBlob } from '../../test/support/content.ts';
+import { FakeUpstream } from '../../test/support/fake-upstream.ts';
+import { MirrorWorld, repositoryOf } from '../../test/support/mirror-world.ts';
+import { until } from '../../test/support/programs.ts';
+import { pullImage } from './image-pull.ts';
+
+const layer = randomBlob(300_000, 'layer');
+const image = imageOf([layer]);
+let upstream: FakeUpstream;
+let world: MirrorWorld;
+
+beforeEach(async () => {
+  upstream = await FakeUpstream.start();
+  world = await MirrorWorld.open(upstream);
+  for (const name of ['first', 'second']) upstream.add(name, image, '1');
+});
+
+afterEach(async () => {
+  await world.remove();
+  await upstream.stop();
+});
+
+async function pull(name: string) {
+  const repository = repositoryOf(name);
+  return pullImage(
+    { repository, reference: '1', right: await world.right(repository) },
+    {
+      source: world.mirror,
+      metadata: world.metadata,
+      platforms: undefined,
+      referrers: false,
+      progress: { expect: () => {}, advance: () => {} },
+      signal: new AbortController().signal,
+    },
+  );
+}
+
+/** Requests for the layer in a repository are answered once the returned function is called. */
+function hold(repository: string): () => void {
+  let release: (() => void) | undefined;
+  const after = new Promise<void>(resolve => (release = resolve));
+  upstream.misbehave({ kind: 'blob', method: 'GET', repository, reference: layer.digest, after });
+  return () => release?.();
+}
+
+const asked = (repository: string) =>
+  upstream.count('blob', { method: 'GET', repository, reference: layer.digest });
+
+it('a pull ends when all of the image belongs to its repository, also where another brought a layer', async () => {
+  const bring = hold('first');
+  const showUnverified = hold('second');
+  const first = pull('first');
+  await until('the download', 10_000, async () => asked('first') > 0);
+  const second = pull('second');
+  await until('the second to wait', 10_000, async () => upstream.count('blob', { method: 'HEAD' }) > 0);
+  bring();
+  await first;
+  await until('the comparison', 10_000, async () => asked('second') > 0);
+  const before = asked('second');
+  const showVerified = hold('second');
+  showUnverified();
+  await until('another comparison', 10_000, async () => asked('second') > before);
+  void sleep(300).then(showVerified);
+  await second;
+  expect(await world.metadata.isLinked(repositoryOf('second'), layer.digest)).toBe(true);
+  expect(upstream.downloads().filter(({ reference }) => reference === layer.digest)).toHaveLength(1);
+});
