@@ -125,6 +125,8 @@ describe('a process that stands still in the middle of a download', () => {
       const pulling = get(url(paused));
       await until('its first bytes', 30_000, async () => bad.bytesSent > 2 * MIB);
       process.kill(paused.pid, 'SIGSTOP');
+      // What is under way stays wrong. Asked anew, it shows what it has: a proof by wrong bytes would be refused.
+      bad.add('app', blob);
       let got = await get(url(other));
       await until('the other to have it', 30_000, async () => {
         if (got.status !== 200 || !got.complete) got = await get(url(other));
