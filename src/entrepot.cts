@@ -15,6 +15,8 @@ const isSupported = (major === 20 && minor >= 19) || (major === 22 && minor >= 1
 if (!isSupported) {
   fail(`it needs Node 20.19 or a later 20, or 22.14 or later; ${process.execPath} is ${process.version}`);
 }
+// SIGHUP never ends a server, not even while its modules load; `serve` adds the handler that reloads.
+if (process.argv[2] === 'serve') process.on('SIGHUP', () => {});
 if (process.env['UV_THREADPOOL_SIZE'] === undefined) process.env['UV_THREADPOOL_SIZE'] = '16';
 
 import('./main.ts').catch(async (error: unknown) => {

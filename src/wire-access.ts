@@ -13,6 +13,7 @@ import type { Log } from './lib/log.ts';
 import type { Meter } from './lib/meter.ts';
 import type { MetadataStore } from './metadata/metadata-store.ts';
 import { type Credential, nameCredential } from './oci/credential.ts';
+import { OciError } from './oci/errors.ts';
 import { DOCKER_HUB } from './oci/reference.ts';
 import { parseRegistryUrl } from './oci/registry-url.ts';
 import type { Repository } from './oci/repository.ts';
@@ -21,7 +22,7 @@ import { InvalidCredentialProvider } from './tenants/credential-provider.ts';
 import { FileSecretSource } from './tenants/file-secret-source.ts';
 import { Issuer } from './tenants/issuer.ts';
 import { openTenants } from './tenants/open-tenants.ts';
-import type { Tenants } from './tenants/tenant.ts';
+import type { ConfiguredTenant, Tenants } from './tenants/tenant.ts';
 import type { Cluster } from './wire-kubernetes.ts';
 
 export interface AccessParts {
@@ -29,6 +30,8 @@ export interface AccessParts {
   readonly issuer: Issuer;
   readonly grants: Grants;
   readonly access: Access;
+  /** Follows a change of `config` and `credentials`, which it shares with its owner. */
+  readonly follow: () => Promise<void>;
 }
 
 export interface AccessNeeds {
@@ -47,19 +50,20 @@ export async function openAccess(config: Config, needs: AccessNeeds): Promise<Ac
   const credentialKey = await readCredentialKey(metadata);
   const nameProblem = (name: string) => tenantNameProblem(name, config);
   const issuing = { store: metadata, credentialKey, nameProblem };
+  const files = new FileSecretSource(config.tenants, log);
   const tenants = await openTenants({
     ...issuing,
-    sources: [new FileSecretSource(config.tenants, log), ...(cluster === undefined ? [] : [cluster.source])],
-    configured: config.tenants.map(({ name, secrets: _secrets, ...options }) => ({ name, options })),
+    sources: [files, ...(cluster === undefined ? [] : [cluster.source])],
+    configured: configuredTenants(config),
     nodeConfig: config.nodeConfig,
     plugins: await openPlugins(config, log),
     startsMeanwhile: needs.startsMeanwhile,
     log,
     meter,
   });
-  const configured = new Set([...credentials.values()].flatMap(credential => credential?.id ?? []));
+  let configured = idsOf(credentials);
   const grants = new Grants(metadata, config, Date.now, id => configured.has(id) || tenants.isHeld(id));
-  const verification = verificationPolicies(config);
+  let verification = verificationPolicies(config);
   const access = new Access({
     tenants,
     grants,
@@ -83,7 +87,21 @@ export async function openAccess(config: Config, needs: AccessNeeds): Promise<Ac
     log,
     meter,
   });
-  return { tenants, issuer: new Issuer(issuing), grants, access };
+  const follow = async (): Promise<void> => {
+    configured = idsOf(credentials);
+    verification = verificationPolicies(config);
+    tenants.configure(configuredTenants(config));
+    await files.follow(config.tenants);
+  };
+  return { tenants, issuer: new Issuer(issuing), grants, access, follow };
+}
+
+function configuredTenants({ tenants }: Config): readonly ConfiguredTenant[] {
+  return tenants.map(({ name, secrets: _secrets, ...options }) => ({ name, options }));
+}
+
+function idsOf(credentials: UpstreamCredentials): ReadonlySet<string> {
+  return new Set([...credentials.values()].flatMap(credential => credential?.id ?? []));
 }
 
 /** A ConfigError when tenants of the store could push over plain HTTP beyond loopback; the configuration's own are read with it. */
@@ -117,7 +135,7 @@ export type UpstreamCredentials = ReadonlyMap<LoginConfig | undefined, Credentia
 export async function upstreamCredentials(
   config: Config,
   metadata: MetadataStore,
-): Promise<UpstreamCredentials> {
+): Promise<Map<LoginConfig | undefined, Credential | undefined>> {
   const key = await readCredentialKey(metadata);
   const logins = [...config.upstreams.values()].flatMap(({ credentials, mirrors }) => [
     credentials,
@@ -134,7 +152,10 @@ export const CREDENTIAL_KEY = 'credential-key';
 export function upstreamOf(config: Config, repository: Repository): UpstreamConfig {
   const upstream = config.upstreams.get(repository.upstream);
   if (upstream === undefined) {
-    throw new Error(`${repository.upstream} is not configured`);
+    // A reload may remove it in the middle of a request.
+    throw new OciError('NAME_UNKNOWN', {
+      message: `${repository.upstream} is no longer an upstream of this registry`,
+    });
   }
   return upstream;
 }

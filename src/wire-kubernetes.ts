@@ -68,7 +68,9 @@ export async function openCluster(config: Config, needs: ClusterNeeds): Promise<
     accountsMayPush: kubernetes.push === 'serviceAccounts',
     listKnownTenants: () => metadata.listKnownTenants(),
     seen,
-    recallForMs: config.staleGrantForMs,
+    get recallForMs() {
+      return config.staleGrantForMs;
+    },
     log,
     meter,
   });

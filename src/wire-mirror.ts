@@ -1,4 +1,5 @@
 /** The part of the composition root that is about repositories that live upstream. */
+import { isDeepStrictEqual } from 'node:util';
 import type { FileBlobStore } from './blobs/file-blob-store.ts';
 import type { Config } from './config/config.ts';
 import { repositoryOptions } from './config/repository-options.ts';
@@ -29,33 +30,80 @@ export function openMirror(config: Config, needs: MirrorNeeds): Mirror {
     isOffline: config.offline,
     prefetchRuleOf: repository => repositoryOptions(upstreamOf(config, repository), repository.name),
     pullRuleOf: (repository, right) => pullRuleOf(config, repository, right),
-    verifyForMs: config.verifyForMs,
-    maxBytes: config.storage.maxBytes,
-    limits: { ...config.pulls, maxParallelImagePulls: config.pulls.maxParallelImagePulls },
+    get verifyForMs() {
+      return config.verifyForMs;
+    },
+    get maxBytes() {
+      return config.storage.maxBytes;
+    },
+    limits: config.pulls,
   });
 }
 
-/** By name. Each keeps connections until it is closed. */
-export function openUpstreams(
-  config: Config,
-  credentials: UpstreamCredentials,
-  memory: MemoryBudget,
-): ReadonlyMap<string, Upstream> {
-  const { httpProxy, httpsProxy, noProxy } = config.proxy;
-  return new Map(
-    [...config.upstreams].map(([name, upstream]) => [
-      name,
-      new Upstream({
-        ...upstream,
-        memory,
-        mirrors: upstream.mirrors.map(({ url, credentials: login }) => ({
-          url,
-          credential: credentials.get(login),
+/** An upstream and the settings that it was made with. */
+interface Made {
+  readonly settings: object;
+  readonly upstream: Upstream;
+}
+
+/** Requests to an upstream that a reload has replaced may take so long; a download then goes on with the new one. */
+const REPLACED_MS = 60_000;
+
+/** The upstreams of a configuration, which a reload may replace. Each keeps connections until it is closed. */
+export class Upstreams {
+  readonly #memory: MemoryBudget;
+  readonly #made = new Map<string, Made>();
+  readonly #byName = new Map<string, Upstream>();
+  readonly #open = new Set<Upstream>();
+
+  constructor(config: Config, credentials: UpstreamCredentials, memory: MemoryBudget) {
+    this.#memory = memory;
+    this.follow(config, credentials);
+  }
+
+  /** Always the same map, with what there is now. */
+  get byName(): ReadonlyMap<string, Upstream> {
+    return this.#byName;
+  }
+
+  /** Opens new upstreams, replaces those that are reached in another way now, and keeps the rest with their connections. */
+  follow({ upstreams, proxy }: Config, credentials: UpstreamCredentials): void {
+    for (const name of this.#byName.keys()) if (!upstreams.has(name)) this.#retire(name);
+    for (const [name, upstream] of upstreams) {
+      const { url, mirrors, realms, ca, insecure, allowAddresses } = upstream;
+      const settings = { url, mirrors, realms, ca, insecure, allowAddresses };
+      if (isDeepStrictEqual(this.#made.get(name)?.settings, settings)) continue;
+      this.#retire(name);
+      const made = new Upstream({
+        ...settings,
+        name,
+        memory: this.#memory,
+        mirrors: mirrors.map(mirror => ({
+          url: mirror.url,
+          credential: credentials.get(mirror.credentials),
         })),
-        proxy: { http: httpProxy, https: httpsProxy, no: noProxy },
-      }),
-    ]),
-  );
+        proxy: { http: proxy.httpProxy, https: proxy.httpsProxy, no: proxy.noProxy },
+      });
+      this.#made.set(name, { settings, upstream: made });
+      this.#byName.set(name, made);
+      this.#open.add(made);
+    }
+  }
+
+  async close(): Promise<void> {
+    await Promise.all([...this.#open].map(upstream => upstream.close()));
+  }
+
+  #retire(name: string): void {
+    const upstream = this.#byName.get(name);
+    this.#made.delete(name);
+    this.#byName.delete(name);
+    if (upstream === undefined) return;
+    setTimeout(() => {
+      this.#open.delete(upstream);
+      void upstream.close().catch(() => {});
+    }, REPLACED_MS).unref();
+  }
 }
 
 function pullRuleOf(config: Config, repository: Repository, right: Pick<Right, 'pullPolicy'>) {

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import type { ExplainAnswer } from './access/explanation.ts';
 import type { Config } from './config/config.ts';
 import type { LoadOptions } from './config/load.ts';
+import { planReload, type Reload } from './config/reload.ts';
 import { mayNameArch } from './config/repository-options.ts';
 import { createOpsServer, type OpsServer } from './http/ops-server.ts';
 import { createRegistryServer } from './http/server.ts';
@@ -37,6 +38,8 @@ export interface RunningServer {
   readonly addresses: readonly { readonly address: string; readonly upstream: string | undefined }[];
   /** `undefined` when the ops port is switched off. */
   readonly opsAddress: string | undefined;
+  /** Applies what can be applied of `next` without a restart. A ConfigError, with nothing changed, when it cannot be used. */
+  reload(next: Config): Promise<Reload>;
   /** No new work; bodies finish within the deadline; Fills are kept to resume. */
   close(deadlineMs: number): Promise<void>;
 }
@@ -89,12 +92,25 @@ export async function startServer(config: Config, options: ServerOptions): Promi
     );
     addresses.push(...server.addresses.map(({ url }) => hostOf(url)));
     certificate?.follow(material => server.renewTls(material));
-    opened.add(await beginSchedule(config, { upkeep: parts.upkeep, disk, log: options.log }));
+    const keepUp = () => beginSchedule(config, { upkeep: parts.upkeep, disk, log: options.log });
+    let schedule = await keepUp();
+    opened.add({ close: () => schedule.close() });
     state = 'serving';
     return {
       parts,
       addresses: server.addresses.map(({ url, upstream }) => ({ address: hostOf(url), upstream })),
       opsAddress: ops.url && hostOf(ops.url),
+      reload: async next => {
+        await certificate?.look(material => server.renewTls(material));
+        const reload = planReload(config, next);
+        await parts.reload(reload.config);
+        server.setHostAliases([...config.upstreams.values()].flatMap(({ hostAliases }) => hostAliases));
+        if (reload.changed.includes('upkeep')) {
+          await schedule.close();
+          schedule = await keepUp();
+        }
+        return reload;
+      },
       close: deadlineMs => {
         state = 'stopping';
         parts.uploads.stopWaiting();

@@ -26,19 +26,32 @@ export function openUpkeep(
   indexPath: string,
   { metadata, blobs, uploads, log, meter }: UpkeepParts,
 ): { readonly upkeep: Upkeep; readonly survey: SurveyThread; readonly removal: ImageRemoval } {
-  const { gcGracePeriodMs, keepUnfinishedForMs, scrubBytesPerSecond } = config.upkeep;
   const survey = new SurveyThread({ indexPath, storePath: config.storage.path });
   const stores = { metadata, blobs, survey, rows: survey, log, meter };
   const upkeep = new Upkeep({
     ...stores,
-    gracePeriodMs: gcGracePeriodMs,
-    keepUnfinishedMs: keepUnfinishedForMs,
     uploads,
     isOfUpload: key => uploads.owns(key),
-    maxBytes: config.storage.maxBytes,
-    bytesPerSecond: scrubBytesPerSecond,
+    // Read for each run, since a reload may change them.
+    get gracePeriodMs() {
+      return config.upkeep.gcGracePeriodMs;
+    },
+    get keepUnfinishedMs() {
+      return config.upkeep.keepUnfinishedForMs;
+    },
+    get bytesPerSecond() {
+      return config.upkeep.scrubBytesPerSecond;
+    },
+    get maxBytes() {
+      return config.storage.maxBytes;
+    },
   });
-  const removal = new ImageRemoval({ ...stores, deletesHosted: config.hosted.delete });
+  const removal = new ImageRemoval({
+    ...stores,
+    get deletesHosted() {
+      return config.hosted.delete;
+    },
+  });
   blobs.space.makeRoom = bytes => makeRoom(upkeep, bytes, log);
   return { upkeep, survey, removal };
 }
@@ -56,11 +69,14 @@ const DEFAULT_MIN_FREE: DiskShare = { percent: 5 };
 /** Of a large disk no more. */
 const MAX_DEFAULT_MIN_FREE_BYTES = 5 * 1024 ** 3;
 
-/** What has to stay free of a disk. */
-export function minFreeOf({ minFree }: Config['storage']): MinFree {
-  return minFree === undefined
-    ? diskBytes => Math.min(bytesOf(DEFAULT_MIN_FREE, diskBytes), MAX_DEFAULT_MIN_FREE_BYTES)
-    : diskBytes => bytesOf(minFree, diskBytes);
+/** What has to stay free of a disk; `storage` is read each time. */
+export function minFreeOf(storage: Config['storage']): MinFree {
+  return diskBytes => {
+    const { minFree } = storage;
+    return minFree === undefined
+      ? Math.min(bytesOf(DEFAULT_MIN_FREE, diskBytes), MAX_DEFAULT_MIN_FREE_BYTES)
+      : bytesOf(minFree, diskBytes);
+  };
 }
 
 function bytesOf(share: DiskShare, diskBytes: number): number {

@@ -9,6 +9,7 @@ import type { Explanation } from './access/explanation.ts';
 import type { Grants } from './access/grants.ts';
 import { type FileBlobStore, openFileBlobStore } from './blobs/file-blob-store.ts';
 import type { Config } from './config/config.ts';
+import { putInForce } from './config/reload.ts';
 import { Hosted } from './hosted/hosted.ts';
 import { Publication } from './hosted/publication.ts';
 import { PrefixQuota, type Quota } from './hosted/quota.ts';
@@ -40,9 +41,9 @@ import type { ImageRemoval } from './upkeep/image-removal.ts';
 import type { SurveyThread } from './upkeep/survey-thread.ts';
 import type { Upkeep } from './upkeep/upkeep.ts';
 import type { Upstream } from './upstream/upstream.ts';
-import { openAccess, upstreamCredentials } from './wire-access.ts';
+import { openAccess, upstreamCredentials, verificationPolicies } from './wire-access.ts';
 import { knownCluster, openCluster, SEEN_CLUSTER_FOLDER } from './wire-kubernetes.ts';
-import { openMirror, openUpstreams } from './wire-mirror.ts';
+import { openMirror, Upstreams } from './wire-mirror.ts';
 import { minFreeOf, openUpkeep } from './wire-upkeep.ts';
 
 /** What the parts report to. */
@@ -77,6 +78,11 @@ export interface Parts {
   refresh(reference: string): Promise<Digest>;
   /** Why the tenant, or without one anybody, may pull an image or not; `undefined` when there is no such tenant. */
   explain(reference: string, tenant: string | undefined): Promise<Explanation | undefined>;
+  /**
+   * Works by another configuration (`planReload`) from now on, which `config` becomes. A ConfigError, with nothing changed,
+   * when it cannot be used.
+   */
+  reload(next: Config): Promise<void>;
   /** Fills under way may take so long to reach a moment at which they can be suspended; then everything is closed. */
   close(deadlineMs?: number): Promise<void>;
 }
@@ -137,20 +143,23 @@ async function openOn(
   await identity.settle(metadata, () => blobs.hasBlobs(), log);
   const credentials = await upstreamCredentials(config, metadata);
   const memory = new MemoryBudget();
-  const upstreams = openUpstreams(config, credentials, memory);
-  for (const upstream of upstreams.values()) opened.add(upstream);
+  const upstreams = opened.add(new Upstreams(config, credentials, memory));
   const needs = { metadata, log, meter };
   const cluster = followsCluster ? await openCluster(config, needs) : knownCluster(config, needs);
-  const { tenants, issuer, grants, access } = await openAccess(config, {
-    ...needs,
-    credentials,
-    cluster,
-    startsMeanwhile,
-  });
+  const accessParts = await openAccess(config, { ...needs, credentials, cluster, startsMeanwhile });
+  const { tenants, issuer, grants, access } = accessParts;
   opened.add(tenants);
   const quota = new PrefixQuota(metadata, owner => tenants.find(owner)?.options.quotaBytes, config.hosted);
   const uploads = opened.add(
-    new Uploads({ blobs, metadata, log, quota, maxUploadsPerRequester: config.hosted.maxUploads }),
+    new Uploads({
+      blobs,
+      metadata,
+      log,
+      quota,
+      get maxUploadsPerRequester() {
+        return config.hosted.maxUploads;
+      },
+    }),
   );
   const { upkeep, survey, removal } = openUpkeep(config, indexPath, { metadata, blobs, uploads, log, meter });
   opened.add(survey);
@@ -159,10 +168,17 @@ async function openOn(
     tenants.noteOutcome(proof.credentialId, proof.outcome === 'granted' ? 'used' : 'refused');
     await grants.record(proof);
   };
-  const mirror = opened.add(openMirror(config, { upstreams, metadata, blobs, recordProof, log, meter }));
+  const mirror = opened.add(
+    openMirror(config, { ...needs, upstreams: upstreams.byName, blobs, recordProof }),
+  );
   opened.add({ close: followSecrets({ tenants, grants, mirror, log }) });
   const hosted = new Hosted({ blobs, metadata, log });
-  const deleting = new Removal({ metadata, isEnabled: config.hosted.delete });
+  const deleting = new Removal({
+    metadata,
+    get isEnabled() {
+      return config.hosted.delete;
+    },
+  });
   const publication = new Publication({ metadata, admit: bytes => blobs.admit(bytes), quota, memory });
   const naming = namingOf(config, tenants);
   const cursors = new Cursors(await metadata.initSetting(CURSOR_KEY, randomBytes(32).toString('hex')));
@@ -175,7 +191,7 @@ async function openOn(
     tenants,
     issuer,
     access,
-    upstreams,
+    upstreams: upstreams.byName,
     mirror,
     hosted,
     uploads,
@@ -185,6 +201,17 @@ async function openOn(
     removal,
     hostedHandlers: hostedHandlers({ hosted, uploads, publication, removal: deleting, cursors }),
     ...ofReferences({ naming, mirror, access, tenants }),
+    reload: async next => {
+      verificationPolicies(next);
+      const named = await upstreamCredentials(next, metadata);
+      putInForce(config, next);
+      credentials.clear();
+      for (const [login, credential] of named) credentials.set(login, credential);
+      upstreams.follow(config, credentials);
+      naming.setUpstreams([...config.upstreams.values()]);
+      await accessParts.follow();
+      await mirror.secretsChanged();
+    },
   };
 }
 
@@ -227,11 +254,12 @@ function mirroredBy(naming: Naming, reference: string): ReturnType<Naming['repos
 }
 
 function namingOf(config: Config, tenants: Tenants): Naming {
-  const prefixes = new Set(config.hosted.prefixes);
   return new Naming({
     upstreams: [...config.upstreams.values()],
     serverNames: config.server.serverNames,
-    hostedPrefixes: { has: prefix => prefixes.has(prefix) || tenants.find(prefix) !== undefined },
+    hostedPrefixes: {
+      has: prefix => config.hosted.prefixes.includes(prefix) || tenants.find(prefix) !== undefined,
+    },
     defaultUpstream: config.defaultUpstream,
   });
 }

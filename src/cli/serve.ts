@@ -1,10 +1,14 @@
+import type { Config } from '../config/config.ts';
 import { loadConfig } from '../config/load.ts';
-import { createAudit } from '../ops/audit.ts';
-import { createLogger } from '../ops/logger.ts';
+import { ConfigError, problemText } from '../config/problems.ts';
+import { type Audit, createAudit } from '../ops/audit.ts';
+import { HangUps } from '../ops/hang-ups.ts';
+import { createLogger, type Logger } from '../ops/logger.ts';
 import { createMetrics } from '../ops/metrics.ts';
 import { Shutdown } from '../ops/shutdown.ts';
+import type { RunningServer } from '../wire-server.ts';
 import { bannerText } from './banner.ts';
-import { type Command, CONFIG_OPTION, textOption } from './command.ts';
+import { type Command, CONFIG_OPTION, type Input, textOption } from './command.ts';
 import { requireOwn } from './store-owner.ts';
 import { readVersion } from './version.ts';
 
@@ -21,7 +25,8 @@ export const serve: Command = {
   description:
     'Runs the registry. Without a configuration file it mirrors the preset registries on http://127.0.0.1:5000 ' +
     'and keeps what it fetched in ./storage. SIGTERM or Ctrl-C lets transfers finish (server.shutdownTimeout); ' +
-    'a second one ends at once.',
+    'a second one ends at once. SIGHUP reads the configuration again, applies the changes that need no restart (the log ' +
+    'says which do), and reopens the audit log.',
   options: [
     { flags: '--offline', description: 'ask no upstream, whatever the configuration says' },
     CONFIG_OPTION,
@@ -32,10 +37,12 @@ export const serve: Command = {
     ['ENTREPOT_SERVER__LISTEN=0.0.0.0:5000 entrepot serve', 'reachable from other machines'],
   ],
   run: async input => {
-    const overrides = input.options['offline'] === true ? { offline: true } : {};
-    const config = await loadConfig({ file: textOption(input, 'config'), overrides });
+    // First of all: until then a signal is ignored (`entrepot.cts`).
+    const hangUps = new HangUps();
+    const config = await load(input);
     await requireOwn(config.storage.path);
-    const { log, isPretty, flush, print } = createLogger(config.log);
+    const logger = createLogger(config.log);
+    const { log, isPretty, flush, print } = logger;
     if (config.origin.isDefaultPath) log.info({ path: config.storage.path }, 'the default store');
     const metrics = createMetrics();
     process.on('uncaughtExceptionMonitor', error => {
@@ -56,6 +63,7 @@ export const serve: Command = {
       const { addresses, opsAddress } = server;
       log.info({ version, addresses, opsAddress, ...(config.offline && { offline: true }) }, 'serving');
     }
+    hangUps.begin(() => reload({ input, config, server, logger, audit }));
     return new Promise(resolve => {
       const { shutdownTimeoutMs } = config.server;
       const closers = [{ name: 'server', close: () => server.close(shutdownTimeoutMs) }];
@@ -65,3 +73,36 @@ export const serve: Command = {
     });
   },
 };
+
+function load(input: Input): Promise<Config> {
+  const overrides = input.options['offline'] === true ? { offline: true } : {};
+  return loadConfig({ file: textOption(input, 'config'), overrides });
+}
+
+interface Serving {
+  readonly input: Input;
+  /** What is in force. */
+  readonly config: Config;
+  readonly server: RunningServer;
+  readonly logger: Logger;
+  readonly audit: Audit | undefined;
+}
+
+/** Reopens files and applies the configuration as far as a restart is not needed. What fails leaves everything as it was. */
+async function reload({ input, config, server, logger, audit }: Serving): Promise<void> {
+  const { log } = logger;
+  try {
+    audit?.reopen();
+  } catch (error) {
+    log.error({ err: error }, 'the audit log could not be reopened and goes on in its old file');
+  }
+  try {
+    const { changed, needsRestart } = await server.reload(await load(input));
+    logger.setLevel(config.log.level);
+    if (needsRestart.length > 0) log.warn({ needsRestart }, 'these changes need a restart');
+    log.info({ changed }, 'configuration reloaded');
+  } catch (error) {
+    const why = error instanceof ConfigError ? { problems: error.problems.map(problemText) } : { err: error };
+    log.error(why, 'configuration not reloaded: the previous one stays in force');
+  }
+}

@@ -9,13 +9,22 @@ import { fileSchema, type ParsedFile, type ParsedUpstream } from './schema.ts';
  * in it: only where each was read from.
  */
 export function showConfig(config: Config): string {
+  return formatYaml(writtenConfig(config));
+}
+
+/** What `showConfig` formats. */
+export function writtenConfig(config: Config): object {
+  const shown = z.encode(fileSchema, parsedFileOf(config));
+  const off = Object.keys(PRESETS).filter(name => !config.upstreams.has(name));
+  const withOff = { ...shown.upstreams, ...Object.fromEntries(off.map(name => [name, false])) };
+  return { ...shown, upstreams: withOff };
+}
+
+/** What a file says that means the same, without what was read for it. */
+export function parsedFileOf(config: Config): ParsedFile {
   const { upstreams, proxy: _proxy, environment: _environment, origin: _origin, ...rest } = config;
   const written = [...upstreams.values()].map(upstream => [upstream.name, unread(upstream)] as const);
-  const file: ParsedFile = { ...rest, upstreams: Object.fromEntries(written) };
-  const shown = z.encode(fileSchema, file);
-  const off = Object.keys(PRESETS).filter(name => !upstreams.has(name));
-  const withOff = { ...shown.upstreams, ...Object.fromEntries(off.map(name => [name, false])) };
-  return formatYaml({ ...shown, upstreams: withOff });
+  return { ...rest, upstreams: Object.fromEntries(written) };
 }
 
 function unread({ name: _name, ca: _ca, credentials, mirrors, ...upstream }: UpstreamConfig): ParsedUpstream {

@@ -4,22 +4,26 @@ import { OciError } from '../oci/errors.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import { refusingWhenFull } from './full-storage.ts';
 
+export interface RemovalOptions {
+  readonly metadata: MetadataStore;
+  /** Read each time. */
+  readonly isEnabled: boolean;
+}
+
 /**
  * Deleting (distribution-spec, "Content Management"). It takes what belongs to a repository out of it, at once; the
  * bytes go with the next garbage collection, if no other repository has them.
  */
 export class Removal {
-  readonly #metadata: MetadataStore;
-  readonly #isEnabled: boolean;
+  readonly #options: RemovalOptions;
 
-  constructor({ metadata, isEnabled }: { readonly metadata: MetadataStore; readonly isEnabled: boolean }) {
-    this.#metadata = metadata;
-    this.#isEnabled = isEnabled;
+  constructor(options: RemovalOptions) {
+    this.#options = options;
   }
 
   /** Throws UNSUPPORTED while deleting is switched off; every way to delete asks this. */
   permit(): void {
-    if (this.#isEnabled) return;
+    if (this.#options.isEnabled) return;
     throw new OciError('UNSUPPORTED', { message: 'deleting is switched off here (hosted.delete)' });
   }
 
@@ -27,10 +31,11 @@ export class Removal {
   async removeManifest(repository: Repository, reference: string): Promise<void> {
     this.permit();
     // The index notes a removal before it has room by it.
+    const { metadata } = this.#options;
     const wasThere = await refusingWhenFull(() =>
       isDigest(reference)
-        ? this.#metadata.unlinkManifest(repository, reference)
-        : this.#metadata.removeTag(repository, reference),
+        ? metadata.unlinkManifest(repository, reference)
+        : metadata.removeTag(repository, reference),
     );
     if (!wasThere) {
       throw new OciError('MANIFEST_UNKNOWN', { detail: { name: repositoryText(repository), reference } });
@@ -39,7 +44,7 @@ export class Removal {
 
   async removeBlob(repository: Repository, digest: Digest): Promise<void> {
     this.permit();
-    if (!(await refusingWhenFull(() => this.#metadata.unlinkBlob(repository, digest)))) {
+    if (!(await refusingWhenFull(() => this.#options.metadata.unlinkBlob(repository, digest)))) {
       throw new OciError('BLOB_UNKNOWN', { detail: { name: repositoryText(repository), digest } });
     }
   }

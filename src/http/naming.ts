@@ -65,14 +65,20 @@ export class Naming {
 
   constructor(options: NamingOptions) {
     this.#options = options;
-    for (const { name, aliases, hostAliases } of options.upstreams) {
+    this.setUpstreams(options.upstreams);
+    for (const name of options.serverNames) this.#serverNames.add(hostKey(name));
+  }
+
+  /** Replaces all upstreams. */
+  setUpstreams(upstreams: readonly NamedUpstream[]): void {
+    for (const names of [this.#upstreams, this.#hostAliases, this.#hubs]) names.clear();
+    for (const { name, aliases, hostAliases } of upstreams) {
       const keys = [name, ...aliases].map(hostKey);
       const isHub = keys.some(key => HUB_HOSTS.has(key));
       if (isHub) this.#hubs.add(name);
       for (const key of isHub ? [...keys, ...HUB_HOSTS] : keys) this.#upstreams.set(key, name);
       for (const alias of hostAliases) this.#hostAliases.set(hostKey(alias), name);
     }
-    for (const name of options.serverNames) this.#serverNames.add(hostKey(name));
   }
 
   /**

@@ -19,14 +19,19 @@ export interface OwnSiteOptions {
  * where no other name is to be expected (`isClosed`). Elsewhere clients that are no browsers may call the machine anything.
  */
 export class OwnSite {
-  readonly #authorities: ReadonlySet<string>;
-  readonly #hosts: ReadonlySet<string>;
   readonly #isClosed: boolean;
+  #authorities: ReadonlySet<string> = new Set();
+  #hosts: ReadonlySet<string> = new Set();
 
   constructor({ names, isClosed }: OwnSiteOptions) {
+    this.#isClosed = isClosed;
+    this.setNames(names);
+  }
+
+  /** Replaces all names. */
+  setNames(names: readonly string[]): void {
     this.#authorities = new Set(names.map(authorityOf));
     this.#hosts = new Set(names.map(hostNameOf));
-    this.#isClosed = isClosed;
   }
 
   /**

@@ -68,6 +68,8 @@ export interface RegistryServer {
   readonly connections: number;
   /** New certificates for all TLS listeners; connections that are open keep theirs. */
   renewTls(material: TlsMaterial): void;
+  /** Other hosts of upstreams under which clients know this server. */
+  setHostAliases(hostAliases: readonly string[]): void;
   /**
    * No new work from now on; what is being answered may finish within the deadline, then its socket is destroyed.
    * Resolves when no socket is left. May be called again, to shorten the deadline.
@@ -91,8 +93,11 @@ export async function createRegistryServer(options: RegistryServerOptions): Prom
     responseLog: new ResponseLog(options.log, options.meter),
     log: options.log,
   };
-  const bindings = options.listeners.map(listener => {
-    const ownSite = ownSiteOf(listener, options);
+  const sites: OwnSites = options.listeners.map(listener => ({
+    listener,
+    ownSite: ownSiteOf(listener, options),
+  }));
+  const bindings = sites.map(({ listener, ownSite }) => {
     const app = createApp({ ...shared, ownSite, listenerUpstream: listener.upstream });
     return {
       listener,
@@ -102,23 +107,36 @@ export async function createRegistryServer(options: RegistryServerOptions): Prom
   const servers = bindings.map(({ server }) => server);
   try {
     const addresses = await Promise.all(bindings.map(({ server, listener }) => bind(server, listener)));
-    return new BoundServer(servers, addresses, { connections, handshakes });
+    const setHostAliases = (hostAliases: readonly string[]): void => {
+      for (const { listener, ownSite } of sites)
+        ownSite.setNames(namesOf(listener, { ...options, hostAliases }));
+    };
+    return new BoundServer(servers, addresses, { connections, handshakes, setHostAliases });
   } catch (error) {
     for (const server of servers) server.close();
     throw error;
   }
 }
 
+type OwnSites = readonly { readonly listener: Listener; readonly ownSite: OwnSite }[];
+
 /** Where nobody has said how the machine is called, a port that others reach goes by any name. */
-function ownSiteOf(
+function ownSiteOf(listener: Listener, options: RegistryServerOptions): OwnSite {
+  const { host } = listener;
+  const { serverNames = [], externalUrl } = options;
+  const isNamed = serverNames.length > 0 || externalUrl !== undefined;
+  return new OwnSite({
+    names: namesOf(listener, options),
+    isClosed: isNamed || isLoopbackHost(isIPv6(host) ? `[${host}]` : host),
+  });
+}
+
+function namesOf(
   { host }: Listener,
   { serverNames = [], hostAliases = [], externalUrl }: RegistryServerOptions,
-): OwnSite {
-  const names = externalUrl === undefined ? serverNames : [...serverNames, new URL(externalUrl).host];
-  return new OwnSite({
-    names: [...names, ...hostAliases, host],
-    isClosed: names.length > 0 || isLoopbackHost(isIPv6(host) ? `[${host}]` : host),
-  });
+): readonly string[] {
+  const external = externalUrl === undefined ? [] : [new URL(externalUrl).host];
+  return [...serverNames, ...external, ...hostAliases, host];
 }
 
 class BoundServer implements RegistryServer {
@@ -126,16 +144,22 @@ class BoundServer implements RegistryServer {
   readonly #servers: readonly http.Server[];
   readonly #connections: Connections;
   readonly #handshakes: Handshakes;
+  readonly setHostAliases: RegistryServer['setHostAliases'];
 
   constructor(
     servers: readonly http.Server[],
     addresses: readonly BoundAddress[],
-    { connections, handshakes }: Pick<ServerParts, 'connections' | 'handshakes'>,
+    {
+      connections,
+      handshakes,
+      setHostAliases,
+    }: Pick<ServerParts, 'connections' | 'handshakes'> & Pick<RegistryServer, 'setHostAliases'>,
   ) {
     this.#servers = servers;
     this.addresses = addresses;
     this.#connections = connections;
     this.#handshakes = handshakes;
+    this.setHostAliases = setHostAliases;
   }
 
   get connections(): number {

@@ -31,6 +31,11 @@ export interface Given {
   readonly sinceMs: number;
 }
 
+export interface LinkRules {
+  /** How long what upstream has given is given from here without asking it again; read each time. */
+  readonly verifyForMs: number;
+}
+
 /**
  * Which blobs belong to which mirrored repository. A Link is made by an upstream answer for that repository, never
  * by a manifest that names the blob, nor by equal content elsewhere: those save the transfer, not the proof.
@@ -42,14 +47,13 @@ export class Links {
   readonly #proofs = new SingleFlight<Shown>();
   /** Blobs that upstream has given to a credential, whom that opens nothing else, and since when. */
   readonly #given = new Lru<{ readonly sinceMs: number }>({ maxEntries: MAX_GIVEN });
-  readonly #verifyForMs: number;
+  readonly #rules: LinkRules;
   readonly #log: Log;
 
-  /** `verifyForMs`: how long what upstream has given is given from here without asking it again. */
-  constructor(metadata: MetadataStore, asking: Asking, verifyForMs: number, log: Log) {
+  constructor(metadata: MetadataStore, asking: Asking, rules: LinkRules, log: Log) {
     this.#metadata = metadata;
     this.#asking = asking;
-    this.#verifyForMs = verifyForMs;
+    this.#rules = rules;
     this.#log = log;
   }
 
@@ -127,7 +131,7 @@ export class Links {
     credential: Credential | undefined,
     sinceMs: number,
   ): void {
-    this.#given.set(givenText(repository, digest, credential), { sinceMs }, this.#verifyForMs);
+    this.#given.set(givenText(repository, digest, credential), { sinceMs }, this.#rules.verifyForMs);
   }
 
   #isGiven(repository: Repository, digest: Digest, credential: Credential | undefined): boolean {

@@ -47,10 +47,10 @@ export interface MirrorOptions {
   /** Told of every upstream answer that proves or ends a right; owned by `access`. */
   readonly recordProof: (proof: Proof) => Promise<void>;
   readonly pullRuleOf: PullRuleOf;
-  /** How long a right that upstream confirmed counts. */
+  /** How long a right that upstream confirmed counts; read each time. */
   readonly verifyForMs: number;
   readonly limits: PullLimits;
-  /** Bytes that the store may have, downloads under way included; `undefined`: what the disk has. */
+  /** Bytes that the store may have, downloads under way included; read each time. `undefined`: what the disk has. */
   readonly maxBytes?: number | undefined;
   /** No packet goes to any upstream; `pullRuleOf` then says Never. */
   readonly isOffline?: boolean;
@@ -90,12 +90,10 @@ export class Mirror implements PullSource {
       recordProof,
       pullRuleOf,
       limits,
-      maxBytes,
       log,
       meter,
       isOffline = false,
       prefetchRuleOf = () => ({ prefetch: false }),
-      verifyForMs,
       nowMs = Date.now,
     } = options;
     this.#upstreams = upstreams;
@@ -106,10 +104,10 @@ export class Mirror implements PullSource {
     this.#nowMs = nowMs;
     this.#asking = new Asking({ upstreams, failures: this.#failures, recordProof, isOffline, log });
     const asking = this.#asking;
-    const links = new Links(metadata, asking, verifyForMs, log);
+    const links = new Links(metadata, asking, options, log);
     this.#links = links;
     const queue = new PullQueue(limits);
-    const room = new Room(blobs, maxBytes);
+    const room = new Room(blobs, options);
     this.#fills = new Fills({
       asking,
       blobs,

@@ -1,10 +1,10 @@
-/** The kubelet's names and meaning; an image pull is here all Fills of one repository of one upstream. */
+/** The kubelet's names and meaning, read each time; an image pull is here all Fills of one repository of one upstream. */
 export interface PullLimits {
   /** Downloads at once. */
   readonly maxConnections: number;
   readonly serializeImagePulls: boolean;
   /** Image pulls at once, `undefined` for no limit. */
-  readonly maxParallelImagePulls: number | undefined;
+  readonly maxParallelImagePulls?: number | undefined;
 }
 
 export interface PullTicket {
@@ -73,8 +73,7 @@ interface Turn {
 
 /** Bounds the downloads at once. Who asks later waits; requesters take turns, each with its own line in order. */
 export class PullQueue {
-  readonly #maxConnections: number;
-  readonly #maxImagePulls: number;
+  readonly #limits: PullLimits;
   #running = 0;
   /** Running downloads per repository. */
   readonly #imagePulls = new Map<string, number>();
@@ -83,9 +82,17 @@ export class PullQueue {
   /** Lines by requester. The map's order is the order of turns: who was served goes to its end. */
   readonly #lines = new Map<string, Waiting[]>();
 
-  constructor({ maxConnections, serializeImagePulls, maxParallelImagePulls }: PullLimits) {
-    this.#maxConnections = maxConnections;
-    this.#maxImagePulls = serializeImagePulls ? 1 : (maxParallelImagePulls ?? Number.POSITIVE_INFINITY);
+  constructor(limits: PullLimits) {
+    this.#limits = limits;
+  }
+
+  get #maxConnections(): number {
+    return this.#limits.maxConnections;
+  }
+
+  get #maxImagePulls(): number {
+    const { serializeImagePulls, maxParallelImagePulls } = this.#limits;
+    return serializeImagePulls ? 1 : (maxParallelImagePulls ?? Number.POSITIVE_INFINITY);
   }
 
   get running(): number {

@@ -10,6 +10,11 @@ export interface RoomStore {
   readonly space: { look(): Promise<{ readonly freeBytes: number; readonly minFreeBytes: number }> };
 }
 
+export interface RoomLimits {
+  /** `storage.maxBytes`, read each time; `undefined` is no limit but the disk's. */
+  readonly maxBytes?: number | undefined;
+}
+
 /**
  * How much the Fills of a store may have on disk before they are kept. Where there is no room the answer is that of a
  * full disk, with which readers go on straight from upstream: what is downloaded may displace what is held, up to
@@ -17,13 +22,16 @@ export interface RoomStore {
  */
 export class Room {
   readonly #store: RoomStore;
-  readonly #maxBytes: number;
+  readonly #limits: RoomLimits;
   #unnamedBytes = 0;
 
-  /** `maxBytes`: `storage.maxBytes`; `undefined` is no limit but the disk's. */
-  constructor(store: RoomStore, maxBytes: number | undefined) {
+  constructor(store: RoomStore, limits: RoomLimits) {
     this.#store = store;
-    this.#maxBytes = maxBytes ?? Number.POSITIVE_INFINITY;
+    this.#limits = limits;
+  }
+
+  get #maxBytes(): number {
+    return this.#limits.maxBytes ?? Number.POSITIVE_INFINITY;
   }
 
   /** For one Fill; `leave` it at the end. */

@@ -1,4 +1,4 @@
-import { readFile, stat } from 'node:fs/promises';
+import { mkdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { makeTempFolder, removeFolder } from '../../test/support/temp-folder.ts';
@@ -35,6 +35,23 @@ describe('the audit log', () => {
 
   it('says at once when its file cannot be written', () => {
     expect(() => createAudit({ output: 'file', auditFile: join(folder, 'none', 'x') })).toThrow(/ENOENT/);
+  });
+
+  it('goes on in a new file after its own was moved away, and in the old one when no new one can be opened', async () => {
+    const [auditFile, moved] = [join(folder, 'audit.jsonl'), join(folder, 'audit.1')];
+    const audit = createAudit({ output: 'file', auditFile });
+    audit?.record({ action: 'before' });
+    await rename(auditFile, moved);
+    audit?.reopen();
+    audit?.record({ action: 'after' });
+    audit?.flush();
+    expect(await readFile(moved, 'utf8')).toContain('before');
+    expect(await readFile(auditFile, 'utf8')).toMatch(/^[^\n]*after[^\n]*\n$/);
+    await rm(auditFile);
+    await mkdir(auditFile);
+    expect(() => audit?.reopen()).toThrow(/EISDIR/);
+    audit?.record({ action: 'later' });
+    expect(() => audit?.flush()).not.toThrow();
   });
 
   it('is not there unless it is wanted', () => {

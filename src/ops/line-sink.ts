@@ -1,4 +1,4 @@
-import { write, writeSync } from 'node:fs';
+import { close, write, writeSync } from 'node:fs';
 import { errorCode } from '../lib/error-code.ts';
 
 /** A write per response would cost more than many responses do. */
@@ -33,12 +33,14 @@ export class LineSink {
   #isFailing = false;
   #lost = 0;
   #isUnread = false;
+  #isClosing = false;
+  readonly #atExit = (): void => this.flush();
 
   /** `onLost` is told how many lines there was no room for, when lines can be written again. */
   constructor(fd: number, onLost: (lines: number) => void) {
     this.#fd = fd;
     this.#onLost = onLost;
-    process.once('exit', () => this.flush());
+    process.once('exit', this.#atExit);
   }
 
   write(line: string): void {
@@ -66,6 +68,15 @@ export class LineSink {
     }
   }
 
+  /** Writes what waits, as `flush` does, and closes the descriptor. No line may follow. */
+  close(): void {
+    process.off('exit', this.#atExit);
+    clearTimeout(this.#timer);
+    this.flush();
+    this.#isClosing = true;
+    if (this.#inFlight === undefined) close(this.#fd, () => {});
+  }
+
   #later(delayMs: number): void {
     if (this.#timer !== undefined) return;
     this.#timer = setTimeout(() => {
@@ -83,7 +94,8 @@ export class LineSink {
   #send(batch: Buffer): void {
     this.#inFlight = batch;
     write(this.#fd, batch, (error, written) => {
-      if (error === null) this.#sent(batch.subarray(written));
+      if (this.#isClosing) this.#end(error === null ? batch.subarray(written) : batch);
+      else if (error === null) this.#sent(batch.subarray(written));
       else this.#failed(error, batch);
     });
   }
@@ -110,6 +122,13 @@ export class LineSink {
     this.#isFailing = true;
     this.#keep(batch);
     this.#later(isPassing(error) ? PIPE_MS : RETRY_MS);
+  }
+
+  /** The last write came back; `rest` is what it left. */
+  #end(rest: Buffer): void {
+    this.#keep(rest);
+    this.flush();
+    close(this.#fd, () => {});
   }
 
   #keep(batch: Buffer): void {

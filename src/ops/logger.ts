@@ -34,7 +34,13 @@ export interface Logger {
   readonly flush: () => void;
   /** Writes a text for people among the lines. */
   readonly print: (text: string) => void;
+  /** For this log and all its children. */
+  readonly setLevel: (level: LogLevel) => void;
+  /** Writes out what is buffered and closes the file. Not for a log on standard output. */
+  readonly close: () => void;
 }
+
+type LogLevel = LoggerOptions['level'];
 
 /** A logger on standard output, or on `output`. */
 export function createLogger(options: LoggerOptions): Logger {
@@ -43,9 +49,11 @@ export function createLogger(options: LoggerOptions): Logger {
   const sink = sinkOf(options, lost =>
     log.warn({ lost }, 'lines of the log were lost: they could not be written'),
   );
+  const threshold = { level: options.level };
   const logger = pino(
     {
-      level: options.level,
+      // `threshold` decides: a child of pino's keeps the level that its parent had when it was made.
+      level: 'debug',
       base: null,
       timestamp: () => `,"time":"${new Date().toISOString()}"`,
       formatters: { level: label => ({ level: label }) },
@@ -54,21 +62,25 @@ export function createLogger(options: LoggerOptions): Logger {
     },
     isPretty ? prettyStream(sink, isTerminal) : sink,
   );
-  const log = new RedactingLog(logger);
+  const log = new RedactingLog(logger, threshold);
   const print = (text: string) => {
     sink.write(text);
     sink.flush();
   };
-  return { log, isPretty, flush: () => sink.flush(), print };
+  const setLevel = (level: LogLevel): void => void (threshold.level = level);
+  return { log, isPretty, flush: () => sink.flush(), print, setLevel, close: () => sink.close() };
 }
 
 interface Sink {
   write(text: string): void;
   flush(): void;
+  close(): void;
 }
 
 function sinkOf({ output, file }: LoggerOptions, onLost: (lines: number) => void): Sink {
-  if (output !== undefined) return { write: text => void output.write(text), flush: () => {} };
+  if (output !== undefined) {
+    return { write: text => void output.write(text), flush: () => {}, close: () => {} };
+  }
   return new LineSink(file === undefined ? STANDARD_OUTPUT : openSync(file, 'a', PRIVATE_MODE), onLost);
 }
 
@@ -113,37 +125,40 @@ function escaped(character: string): string {
   return `\\u00${character.charCodeAt(0).toString(16)}`;
 }
 
-/** pino behind `Log`; nothing reaches it that was not redacted, and nothing is redacted that it would drop. */
+const LEVELS: Readonly<Record<LogLevel, number>> = { debug: 0, info: 1, warn: 2, error: 3 };
+
+/** pino behind `Log`; nothing reaches it that was not redacted, and nothing is redacted that is not written. */
 class RedactingLog implements Log {
   readonly #pino: PinoLogger;
+  readonly #threshold: { readonly level: LogLevel };
 
-  constructor(logger: PinoLogger) {
+  constructor(logger: PinoLogger, threshold: { readonly level: LogLevel }) {
     this.#pino = logger;
+    this.#threshold = threshold;
   }
 
   debug(fields: object, message: string): void {
-    if (this.#pino.isLevelEnabled('debug')) {
-      this.#pino.debug(redactFields(fields), redactText(message));
-    }
+    this.#write('debug', fields, message);
   }
 
   info(fields: object, message: string): void {
-    if (this.#pino.isLevelEnabled('info')) {
-      this.#pino.info(redactFields(fields), redactText(message));
-    }
+    this.#write('info', fields, message);
   }
 
   warn(fields: object, message: string): void {
-    if (this.#pino.isLevelEnabled('warn')) {
-      this.#pino.warn(redactFields(fields), redactText(message));
-    }
+    this.#write('warn', fields, message);
   }
 
   error(fields: object, message: string): void {
-    this.#pino.error(redactFields(fields), redactText(message));
+    this.#write('error', fields, message);
   }
 
   child(bindings: object): Log {
-    return new RedactingLog(this.#pino.child(redactFields(bindings)));
+    return new RedactingLog(this.#pino.child(redactFields(bindings)), this.#threshold);
+  }
+
+  #write(level: LogLevel, fields: object, message: string): void {
+    if (LEVELS[level] < LEVELS[this.#threshold.level]) return;
+    this.#pino[level](redactFields(fields), redactText(message));
   }
 }

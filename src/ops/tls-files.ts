@@ -54,7 +54,7 @@ export class TlsFiles {
   /** Calls `renew` with each new pair. */
   follow(renew: (material: TlsMaterial) => void): void {
     const next = (): void => {
-      this.#timer = setTimeout(() => void this.#look(renew).finally(again), this.#lookEveryMs).unref();
+      this.#timer = setTimeout(() => void this.look(renew).finally(again), this.#lookEveryMs).unref();
     };
     const again = (): void => {
       if (this.#timer !== undefined) next();
@@ -68,8 +68,11 @@ export class TlsFiles {
     this.#timer = undefined;
   }
 
-  /** A pair of which only one is new yet is an error that passes; one that stays is said once. */
-  async #look(renew: (material: TlsMaterial) => void): Promise<void> {
+  /**
+   * Reads them now, and calls `renew` with a new pair. A pair of which only one file is new yet is an error that passes; one
+   * that stays is logged once.
+   */
+  async look(renew: (material: TlsMaterial) => void): Promise<void> {
     try {
       const material = await readTls(this.#paths);
       if (material.cert === this.#current.cert && material.key === this.#current.key) return;

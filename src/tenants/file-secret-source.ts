@@ -42,7 +42,7 @@ const NOTHING_KNOWN: KnownPath = { secrets: [], folders: [], files: new Map() };
 
 /** Secrets in files and folders: manifests, and Secrets as the kubelet mounts them. Follows every change. */
 export class FileSecretSource implements SecretSource {
-  readonly #tenants: readonly SecretPaths[];
+  #tenants: readonly SecretPaths[];
   readonly #watch: FolderWatch;
   readonly #paths = new Map<string, KnownPath>();
   #sink: SecretSink | undefined;
@@ -57,16 +57,30 @@ export class FileSecretSource implements SecretSource {
     if (this.#tenants.length > 0) await this.#watch.start();
   }
 
+  /** Follows these tenants from now on, and forgets all others. Resolves when all were read. */
+  async follow(tenants: readonly SecretPaths[]): Promise<void> {
+    const before = this.#tenants;
+    this.#tenants = tenants.filter(({ secrets }) => secrets.length > 0);
+    const names = new Set(this.#tenants.map(({ name }) => name));
+    for (const { name } of before) if (!names.has(name)) this.#sink?.remove(name);
+    const paths = new Set(this.#tenants.flatMap(({ secrets }) => secrets));
+    for (const path of this.#paths.keys()) if (!paths.has(path)) this.#paths.delete(path);
+    await this.#watch.again();
+  }
+
   async close(): Promise<void> {
     await this.#watch.close();
   }
 
   async #read(changed: ReadonlySet<string> | undefined): Promise<Iterable<string>> {
-    const concerned = this.#tenants.filter(
+    const tenants = this.#tenants;
+    const concerned = tenants.filter(
       ({ secrets }) => changed === undefined || secrets.some(path => this.#isIn(changed, path)),
     );
     for (let at = 0; at < concerned.length; at += TENANTS_AT_ONCE) {
       await Promise.all(concerned.slice(at, at + TENANTS_AT_ONCE).map(tenant => this.#readTenant(tenant)));
+      // `follow` has replaced them meanwhile, and reads all of the new ones.
+      if (this.#tenants !== tenants) break;
     }
     return [...this.#paths.values()].flatMap(({ folders }) => folders);
   }
@@ -76,6 +90,7 @@ export class FileSecretSource implements SecretSource {
   }
 
   async #readTenant({ name, secrets: paths }: SecretPaths): Promise<void> {
+    const tenants = this.#tenants;
     const secrets = await Promise.all(
       paths.map(async path => {
         const read = await readPath(path, this.#paths.get(path) ?? NOTHING_KNOWN);
@@ -83,7 +98,7 @@ export class FileSecretSource implements SecretSource {
         return read.secrets;
       }),
     );
-    this.#sink?.put(name, { secrets: secrets.flat() });
+    if (this.#tenants === tenants) this.#sink?.put(name, { secrets: secrets.flat() });
   }
 }
 

@@ -36,8 +36,17 @@ export class FolderWatch {
 
   /** Resolves when everything was read once. */
   async start(): Promise<void> {
-    this.#begin();
-    await this.#turn;
+    await this.#begin();
+  }
+
+  /** Reads everything again, and resolves when it has. */
+  async again(): Promise<void> {
+    // A turn under way may have read the old state.
+    while (this.#turn !== undefined) await this.#turn;
+    if (this.#isClosed) return;
+    this.#rescanAtMs = 0;
+    clearTimeout(this.#timer);
+    await this.#begin();
   }
 
   async close(): Promise<void> {
@@ -47,12 +56,13 @@ export class FolderWatch {
     for (const folder of this.#watched.keys()) this.#unwatch(folder);
   }
 
-  #begin(): void {
+  #begin(): Promise<void> {
     this.#timer = undefined;
     this.#turn = this.#look().finally(() => {
       this.#turn = undefined;
       this.#rest();
     });
+    return this.#turn;
   }
 
   async #look(): Promise<void> {
@@ -73,7 +83,7 @@ export class FolderWatch {
     if (this.#isClosed || this.#turn !== undefined) return;
     clearTimeout(this.#timer);
     const rescanInMs = Math.max(0, Math.ceil(this.#rescanAtMs - performance.now()));
-    this.#timer = setTimeout(() => this.#begin(), this.#changed.size > 0 ? DEBOUNCE_MS : rescanInMs);
+    this.#timer = setTimeout(() => void this.#begin(), this.#changed.size > 0 ? DEBOUNCE_MS : rescanInMs);
     this.#timer.unref();
   }
 

@@ -2,7 +2,7 @@ import type { Log } from '../lib/log.ts';
 import type { Meter } from '../lib/meter.ts';
 import type { CredentialPlugins } from './credential-plugins.ts';
 import type { SecretSource } from './secret-source.ts';
-import type { TenantOptions, Tenants } from './tenant.ts';
+import type { ConfiguredTenant, Tenants } from './tenant.ts';
 import { TenantDirectory } from './tenant-directory.ts';
 import type { TenantStore } from './tenant-store.ts';
 
@@ -10,7 +10,7 @@ export interface TenantsParts {
   /** In the order in which their Secrets count where several speak of one tenant. */
   readonly sources: readonly SecretSource[];
   /** Those of the configuration, which are there whatever the sources say. */
-  readonly configured: readonly { readonly name: string; readonly options: TenantOptions }[];
+  readonly configured: readonly ConfiguredTenant[];
   /** Files, or folders of such, as `NodeConfig` reads them. */
   readonly nodeConfig: readonly string[];
   readonly plugins: Pick<CredentialPlugins, 'configsFor' | 'close'> | undefined;

@@ -6,7 +6,16 @@ import type { TenantsParts } from './open-tenants.ts';
 import type { PassedOver, TenantReading } from './secret-source.ts';
 import { SecretChanges } from './secret-changes.ts';
 import { SharedCredentials } from './shared-credentials.ts';
-import type { Holder, RefusedTenant, SecretState, Tenant, Tenants, TenantsChange } from './tenant.ts';
+import type {
+  ConfiguredTenant,
+  Holder,
+  RefusedTenant,
+  SecretState,
+  Tenant,
+  TenantOptions,
+  Tenants,
+  TenantsChange,
+} from './tenant.ts';
 import { TenantEntry } from './tenant-entry.ts';
 import { ADOPT_NEXT_UID } from './tenant-store.ts';
 
@@ -17,7 +26,7 @@ import { ADOPT_NEXT_UID } from './tenant-store.ts';
 export class TenantDirectory implements Tenants {
   readonly #parts: TenantsParts;
   readonly #nowMs: () => number;
-  readonly #configured: ReadonlySet<string>;
+  #configured: ReadonlyMap<string, TenantOptions>;
   readonly #tenants = new Map<string, TenantEntry>();
   readonly #index = new CredentialIndex();
   readonly #issued: IssuedCredentials;
@@ -42,7 +51,7 @@ export class TenantDirectory implements Tenants {
     this.#nowMs = parts.nowMs ?? Date.now;
     this.#uses = new CredentialUses(parts.store, parts.log, this.#nowMs);
     this.#changes = new SecretChanges(parts.log);
-    this.#configured = new Set(parts.configured.map(({ name }) => name));
+    this.#configured = optionsByName(parts.configured);
     this.#issued = new IssuedCredentials(this.#nowMs, ids => this.#noteChange(ids, []));
     this.#shared = new SharedCredentials({
       ...parts,
@@ -52,9 +61,9 @@ export class TenantDirectory implements Tenants {
   }
 
   async start(): Promise<void> {
-    const { configured, sources, startsMeanwhile, store, log } = this.#parts;
+    const { sources, startsMeanwhile, store, log } = this.#parts;
     await this.#uses.start();
-    for (const { name } of configured) this.#entryOf(name);
+    for (const name of this.#configured.keys()) this.#entryOf(name);
     this.#stopListening = store.onAnnounce('secrets', () => {
       this.reload().catch((error: unknown) => log.error({ err: error }, 'tenants could not be read again'));
     });
@@ -172,6 +181,25 @@ export class TenantDirectory implements Tenants {
     return this.#reloading;
   }
 
+  configure(configured: readonly ConfiguredTenant[]): void {
+    const before = this.#configured;
+    this.#configured = optionsByName(configured);
+    for (const tenant of this.#tenants.values()) {
+      const { name } = tenant;
+      const isGone = before.has(name) && this.#dropIfNobody(tenant);
+      const isRefused = !isGone && this.#parts.nameProblem(name) !== undefined;
+      if (isRefused) {
+        this.#tenants.delete(name);
+        this.#sorted = undefined;
+        this.#refuse(name);
+      }
+      if (isGone || isRefused) this.#indexAgain(tenant);
+    }
+    for (const name of this.#configured.keys()) this.#entryOf(name);
+    // Their options and the names of upstreams may have changed.
+    this.#noteChange(new Set(), this.#tenants.keys());
+  }
+
   async catchUp(): Promise<void> {
     await this.#parts.store.hearAnnouncements();
     await this.#reloading;
@@ -238,10 +266,10 @@ export class TenantDirectory implements Tenants {
     const known = this.#tenants.get(name);
     if (known !== undefined) return known;
     if (this.#refuse(name)) return undefined;
-    const { configured, credentialKey, log } = this.#parts;
+    const { credentialKey, log } = this.#parts;
     const tenant = new TenantEntry({
       name,
-      options: configured.find(one => one.name === name)?.options ?? {},
+      optionsOf: one => this.#configured.get(one) ?? NO_OPTIONS,
       credentialKey,
       lookupShared: image => this.#shared.lookup(image, name),
       wasIssued: id => this.wasIssued(id),
@@ -343,6 +371,12 @@ export class TenantDirectory implements Tenants {
       meter.gauge('secrets', count + ofNode, { state });
     }
   }
+}
+
+const NO_OPTIONS: TenantOptions = {};
+
+function optionsByName(configured: readonly ConfiguredTenant[]): ReadonlyMap<string, TenantOptions> {
+  return new Map(configured.map(({ name, options }) => [name, options]));
 }
 
 /** How many Secrets are in which state, without ever counting them all. */

@@ -14,7 +14,8 @@ import { type SecretEntry, type SecretSlot, TenantSecrets } from './tenant-secre
 
 export interface TenantEntryParts {
   readonly name: string;
-  readonly options: TenantOptions;
+  /** Read each time: a reload changes them. */
+  readonly optionsOf: (name: string) => TenantOptions;
   readonly credentialKey: string;
   readonly lookupShared: (image: string) => Promise<readonly HeldCredential[]>;
   readonly wasIssued: (credentialId: string) => boolean;
@@ -26,7 +27,6 @@ export interface TenantEntryParts {
 /** One tenant as its sources make it. */
 export class TenantEntry implements Tenant {
   readonly name: string;
-  readonly options: TenantOptions;
   readonly #parts: TenantEntryParts;
   readonly #secrets: TenantSecrets;
   readonly #held: HeldCredentials<SecretSlot>;
@@ -38,10 +38,13 @@ export class TenantEntry implements Tenant {
 
   constructor(parts: TenantEntryParts) {
     this.name = parts.name;
-    this.options = parts.options;
     this.#parts = parts;
     this.#secrets = new TenantSecrets(parts.credentialKey);
     this.#held = new HeldCredentials(parts.credentialKey, slot => slot);
+  }
+
+  get options(): TenantOptions {
+    return this.#parts.optionsOf(this.name);
   }
 
   get suspended(): string | undefined {

@@ -69,6 +69,12 @@ export interface TenantOptions {
   readonly maxTransfers?: number | undefined;
 }
 
+/** A tenant of the configuration, which is there whatever the sources say. */
+export interface ConfiguredTenant {
+  readonly name: string;
+  readonly options: TenantOptions;
+}
+
 export interface Tenant {
   readonly name: string;
   readonly options: TenantOptions;
@@ -148,6 +154,11 @@ export interface Tenants {
   lastUsedAtMs(credentialId: string): number | undefined;
   /** Reads again what the store says. What other processes change there is seen within a second by itself. */
   reload(): Promise<void>;
+  /**
+   * Takes the tenants of a new configuration, which may also use names otherwise. A name that was refused to a namespace
+   * or an added tenant stays refused until a restart.
+   */
+  configure(configured: readonly ConfiguredTenant[]): void;
   /** Sees at once what other processes have changed there until now. Costs one look at a few rows. */
   catchUp(): Promise<void>;
   /** Returns the way to stop listening. */

@@ -1,0 +1,115 @@
+import { isDeepStrictEqual } from 'node:util';
+import type { Config } from './config.ts';
+import { ConfigError } from './problems.ts';
+import { ruleProblems } from './rules.ts';
+import { parsedFileOf, writtenConfig } from './show.ts';
+import { isTree } from './tree.ts';
+
+/** What comes of reading the configuration again. Keys are those of the file: `upstreams.docker.io`, `storage.maxBytes`. */
+export interface Reload {
+  /** What is in force now, with every change that a running server applies. */
+  readonly config: Config;
+  /** The keys that it changes. */
+  readonly changed: readonly string[];
+  /** The keys that differ in the file and keep their old values until a restart. */
+  readonly needsRestart: readonly string[];
+}
+
+/** Keys that a running server applies; all others of a server are read once, when it starts. `reloaded` does what this says. */
+const RELOADABLE: ReadonlySet<string> = new Set([
+  'upstreams',
+  'tenants',
+  'hosted',
+  'pulls',
+  'upkeep',
+  'storage.maxBytes',
+  'storage.minFree',
+  'log.level',
+  'verifyFor',
+  'staleGrantFor',
+  'imagePullCredentialsVerificationPolicy',
+  'preloadedImagesVerificationAllowlist',
+]);
+
+/** Keys that only commands read, each time they run. */
+const OF_COMMANDS: ReadonlySet<string> = new Set(['prepull', 'runtimeHandlers']);
+
+/** Sections whose changes are named one level deeper. */
+const BY_KEY: ReadonlySet<string> = new Set(['server', 'storage', 'log', 'audit', 'upstreams']);
+
+/**
+ * What a server in which `config` is in force makes of `next`. A ConfigError when the keys that it would apply do not fit
+ * those that stay: anonymous pushes, say, beside a server that only a restart would take off the network.
+ */
+export function planReload(config: Config, next: Config): Reload {
+  const merged = reloaded(config, next);
+  const problems = ruleProblems(parsedFileOf(merged), new Set());
+  if (problems.length > 0) {
+    throw new ConfigError(problems.map(problem => ({ ...problem, source: 'until a restart' })));
+  }
+  const keys = differences(config, next).filter(key => !OF_COMMANDS.has(key));
+  return {
+    config: merged,
+    changed: keys.filter(isReloadable),
+    needsRestart: keys.filter(key => !isReloadable(key)),
+  };
+}
+
+function reloaded(config: Config, next: Config): Config {
+  return {
+    ...config,
+    upstreams: next.upstreams,
+    tenants: next.tenants,
+    hosted: next.hosted,
+    pulls: next.pulls,
+    upkeep: next.upkeep,
+    storage: { ...next.storage, path: config.storage.path },
+    log: { ...next.log, format: config.log.format },
+    verifyForMs: next.verifyForMs,
+    staleGrantForMs: next.staleGrantForMs,
+    imagePullCredentialsVerificationPolicy: next.imagePullCredentialsVerificationPolicy,
+    preloadedImagesVerificationAllowlist: next.preloadedImagesVerificationAllowlist,
+  };
+}
+
+const SECTIONS = ['hosted', 'pulls', 'upkeep', 'storage', 'log'] as const;
+
+/**
+ * Makes `config` say what `next` says, in place: parts that hold `config`, or one of its sections, and read a key when they
+ * need it, see the new value from then on.
+ */
+export function putInForce(config: Config, next: Config): void {
+  const sections = SECTIONS.map(name => [name, config[name]] as const);
+  for (const [name, section] of sections) become(section, next[name]);
+  Object.assign(config, next, Object.fromEntries(sections));
+}
+
+function become(section: object, next: object): void {
+  if (section === next) return;
+  for (const key of Object.keys(section)) Reflect.deleteProperty(section, key);
+  Object.assign(section, next);
+}
+
+function isReloadable(key: string): boolean {
+  return RELOADABLE.has(key) || RELOADABLE.has(key.split('.', 1)[0] ?? '');
+}
+
+/** Of the keys of the file; an upstream also differs by what is read for it: a password, a CA. */
+function differences(config: Config, next: Config): readonly string[] {
+  const written = differingKeys(writtenConfig(config), writtenConfig(next));
+  const read = [...next.upstreams]
+    .filter(([name, upstream]) => !isDeepStrictEqual(upstream, config.upstreams.get(name)))
+    .map(([name]) => `upstreams.${name}`);
+  return [...new Set([...written, ...read])];
+}
+
+function differingKeys(before: object, after: object, section = ''): readonly string[] {
+  const keys = new Set([...Object.keys(before), ...Object.keys(after)]);
+  return [...keys].flatMap(key => {
+    const [one, other]: readonly unknown[] = [Reflect.get(before, key), Reflect.get(after, key)];
+    if (isDeepStrictEqual(one, other)) return [];
+    return section === '' && BY_KEY.has(key) && isTree(one) && isTree(other)
+      ? differingKeys(one, other, `${key}.`)
+      : [`${section}${key}`];
+  });
+}
