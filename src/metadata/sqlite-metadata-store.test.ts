@@ -8,6 +8,7 @@ import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { LeaseLost } from '../lib/lease.ts';
 import { type Log, silentLog } from '../lib/log.ts';
 import { digestOf } from '../oci/digest.ts';
+import type { Repository } from '../oci/repository.ts';
 import { image, metadataStoreSuite } from './metadata-store.suite.ts';
 import { IndexUnusable } from './index-unusable.ts';
 import { openSqliteMetadataStore } from './sqlite-metadata-store.ts';
@@ -95,14 +96,12 @@ test('an index that had one reading for all keeps it in each repository, and wha
   const maimed = { upstream: '', name: 'team/maimed' };
   const mirrored = { upstream: 'docker.io', name: 'a' };
   const manifest = { digest: held!, mediaType: 'a/b', bytes: Buffer.from('held') };
-  for (const repository of [REPOSITORY, mirrored]) {
-    expect(await store.readLinkedManifest(repository, held!)).toEqual(manifest);
-    expect(await store.namedSize(repository, layer!)).toBe(20);
-    const page = { limit: 10, after: undefined };
-    expect((await store.listReferrers(repository, subject!, 'sig', page)).entries).toEqual([
-      { mediaType: 'a/b', digest: held, size: 4, artifactType: 'sig', annotations: { made: 'here' } },
-    ]);
-  }
+  expect(await store.readLinkedManifest(REPOSITORY, held!)).toEqual(manifest);
+  expect(await store.namedSize(REPOSITORY, layer!)).toBe(20);
+  const page = { limit: 10, after: undefined };
+  expect((await store.listReferrers(REPOSITORY, subject!, 'sig', page)).entries).toEqual([
+    { mediaType: 'a/b', digest: held, size: 4, artifactType: 'sig', annotations: { made: 'here' } },
+  ]);
   expect(await store.readTagged(REPOSITORY, 'v1')).toEqual({
     tag: { digest: held, checkedAtMs: 9 },
     manifest,
@@ -161,13 +160,69 @@ test('an import that opened a whole repository keeps what is under its pins, unl
   expect(await preloaded('mixed', '')).toEqual([false, false, false, false]);
   expect(await preloaded('tenant', 'tenant:a')).toEqual([true, true, false, false]);
   expect(await preloaded('tenant', '')).toEqual([false, false, false, false]);
-  expect(await store.readGrants({ upstream: 'docker.io', name: 'open' })).toEqual([
-    { credentialId: '', verifiedAtMs: 6 },
+  for (const name of ['open', 'mixed', 'tenant'])
+    expect(await store.readGrants({ upstream: 'docker.io', name })).toEqual([]);
+  expect(await store.readLinkedManifest({ upstream: 'docker.io', name: 'open' }, root!)).toBeDefined();
+  expect(await store.readManifestBytes(root!)).toBeDefined();
+  await store.close();
+});
+
+test('of an index in which a status was a proof, all rights are proved anew, and what only one repository has is its', async () => {
+  const connection = await Connection.open(path);
+  await migrate(connection, MIGRATIONS.slice(0, 8));
+  const names = ['own', 'shared', 'hosted', 'imported', 'layer'];
+  const [own, shared, hosted, imported, layer] = names.map(text => digestOf(Buffer.from(text)));
+  const manifests = names
+    .slice(0, 4)
+    .map(text => Buffer.from(text))
+    .map(bytes => `('${digestOf(bytes)}', 1, 1, ${bytes.byteLength}, x'${bytes.toString('hex')}')`);
+  const readings = [own, shared, hosted, imported].map(
+    (digest, at) => `(${at + 1}, '${digest}', 'a/b', '${own}', '{}')`,
+  );
+  connection.execute(`
+    INSERT INTO repositories (id, upstream, name, created_at_ms)
+      VALUES (1, 'docker.io', 'a', 1), (2, 'docker.io', 'b', 1), (3, '', 'team/app', 1);
+    INSERT INTO manifests (digest, created_at_ms, used_at_ms, size, bytes) VALUES ${manifests.join()};
+    INSERT INTO readings (id, digest, media_type, subject, annotations) VALUES ${readings.join()};
+    INSERT INTO reading_references (reading_id, position, kind, digest, size, media_type)
+      VALUES (2, 0, 'blob', '${layer}', 5, 'c/d');
+    INSERT INTO blobs (digest, size, created_at_ms, used_at_ms) VALUES ('${layer}', 5, 1, 1);
+    INSERT INTO links (repository_id, digest, kind, media_type, size, created_at_ms) VALUES
+      (1, '${own}', 'manifest', 'a/b', 4, 1), (1, '${shared}', 'manifest', 'a/b', 4, 1),
+      (2, '${shared}', 'manifest', 'a/b', 4, 1), (2, '${hosted}', 'manifest', 'a/b', 4, 1),
+      (3, '${hosted}', 'manifest', 'a/b', 4, 1), (1, '${imported}', 'manifest', 'a/b', 4, 1),
+      (2, '${imported}', 'manifest', 'a/b', 4, 1), (1, '${layer}', 'blob', NULL, 5, 1), (2, '${layer}', 'blob', NULL, 5, 1);
+    INSERT INTO tags (repository_id, tag, digest, checked_at_ms) VALUES (2, 'v1', '${shared}', 1);
+    INSERT INTO preloads (repository_id, digest, grantee, created_at_ms) VALUES (2, '${imported}', '', 1);
+    INSERT INTO grants (repository_id, credential_id, verified_at_ms) VALUES (1, '', 1), (2, 'somebody', 1)`);
+  connection.close();
+
+  const store = await openSqliteMetadataStore(path, { log: silentLog });
+  const [a, b] = ['a', 'b'].map(name => ({ upstream: 'docker.io', name }));
+  const reads = async (repository: Repository) => {
+    const found = await Promise.all(
+      [own, shared, hosted, imported].map(digest => store.readLinkedManifest(repository, digest!)),
+    );
+    return found.map(manifest => manifest !== undefined);
+  };
+  const page = { limit: 10, after: undefined };
+  const referrers = async (repository: Repository) =>
+    (await store.listReferrers(repository, own!, undefined, page)).entries.length;
+  expect([await store.readGrants(a!), await store.readGrants(b!)]).toEqual([[], []]);
+  expect([await reads(a!), await reads(b!), await reads(REPOSITORY)]).toEqual([
+    [true, false, false, false],
+    [false, false, false, true],
+    [false, false, true, false],
   ]);
-  expect(await store.readGrants({ upstream: 'docker.io', name: 'mixed' })).toEqual([
-    { credentialId: 'somebody', verifiedAtMs: 6 },
-  ]);
-  expect(await store.readLinkedManifest({ upstream: 'docker.io', name: 'mixed' }, root!)).toBeDefined();
+  expect([await referrers(a!), await referrers(b!), await referrers(REPOSITORY)]).toEqual([1, 1, 1]);
+  expect(await store.readTagged(b!, 'v1')).toMatchObject({ tag: { digest: shared }, manifest: undefined });
+  expect([await store.isLinked(b!, layer!), await store.isNamed(b!, layer!)]).toEqual([false, false]);
+  expect(await store.namedSize(b!, layer!)).toBeUndefined();
+  for (const content of [shared, hosted].map(digest => ({ kind: 'manifest', digest: digest! }) as const))
+    expect(await store.removeUnneeded([content], Date.now())).toEqual([]);
+
+  await store.linkBlob(b!, layer!, 5);
+  expect([await store.isLinked(a!, layer!), await store.isLinked(b!, layer!)]).toEqual([false, true]);
   await store.close();
 });
 

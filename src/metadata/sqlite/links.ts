@@ -6,7 +6,7 @@ import * as needs from './needs.ts';
 
 export type LinkKind = 'manifest' | 'blob';
 
-/** Which content belongs to which repository. */
+/** Which content belongs to which repository. A Link that is not proved keeps content, and says nothing. */
 export class Links {
   readonly #selectExists: Statement<[string, string, Digest]>;
   readonly #selectSize: Statement<[string, string, Digest], { size: number }>;
@@ -20,10 +20,10 @@ export class Links {
   constructor(connection: Connection) {
     this.#selectExists = connection.prepare(`
       SELECT 1 FROM repositories r JOIN links l ON l.repository_id = r.id
-      WHERE r.upstream = ? AND r.name = ? AND l.digest = ? LIMIT 1`);
+      WHERE r.upstream = ? AND r.name = ? AND l.digest = ? AND NOT l.is_unproved LIMIT 1`);
     this.#selectSize = connection.prepare(`
       SELECT l.size FROM repositories r JOIN links l ON l.repository_id = r.id
-      WHERE r.upstream = ? AND r.name = ? AND l.digest = ? LIMIT 1`);
+      WHERE r.upstream = ? AND r.name = ? AND l.digest = ? AND NOT l.is_unproved LIMIT 1`);
     // The newest manifest first: what is asked for is mostly what was named a moment ago.
     this.#selectNamedSize = connection.prepare(`
       SELECT n.size
@@ -31,12 +31,14 @@ export class Links {
       CROSS JOIN readings g ON g.id = n.reading_id
       CROSS JOIN repositories r ON r.upstream = @upstream AND r.name = @name
       CROSS JOIN links l ON l.repository_id = r.id AND ${needs.linksTo('l', 'g')}
+        AND NOT l.is_unproved
       WHERE n.digest = @digest
       ORDER BY n.reading_id DESC LIMIT 1`);
     // Made again, it is as new: whoever pushed the blob a second time is as far from pushing its manifest as at first.
     this.#insert = connection.prepare(`
       INSERT INTO links (repository_id, digest, kind, media_type, size, created_at_ms) VALUES (?, ?, ?, ?, ?, ?)
-      ON CONFLICT DO UPDATE SET created_at_ms = excluded.created_at_ms, media_type = excluded.media_type`);
+      ON CONFLICT DO UPDATE SET created_at_ms = excluded.created_at_ms, media_type = excluded.media_type,
+        is_unproved = 0`);
     this.#delete = connection.prepare(
       'DELETE FROM links WHERE repository_id = ? AND digest = ? AND kind = ?',
     );

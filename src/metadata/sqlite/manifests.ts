@@ -53,14 +53,15 @@ export class Manifests {
       FROM repositories r
       JOIN links l ON l.repository_id = r.id AND l.kind = 'manifest' AND l.media_type IS NOT NULL
       JOIN manifests m ON m.digest = l.digest
-      WHERE r.upstream = ? AND r.name = ? AND l.digest = ?`);
+      WHERE r.upstream = ? AND r.name = ? AND l.digest = ? AND NOT l.is_unproved`);
     this.#selectReferrers = connection.prepare(`
       SELECT g.digest, g.media_type, g.artifact_type, g.annotations, m.size
       FROM readings g JOIN manifests m ON m.digest = g.digest
       WHERE g.subject = @subject
         AND EXISTS (
           SELECT 1 FROM repositories r JOIN links l ON l.repository_id = r.id
-          WHERE r.upstream = @upstream AND r.name = @name AND ${needs.linksTo('l', 'g')})
+          WHERE r.upstream = @upstream AND r.name = @name AND ${needs.linksTo('l', 'g')}
+            AND NOT l.is_unproved)
         AND (@artifactType IS NULL OR g.artifact_type = @artifactType)
         AND (@grantees IS NULL OR EXISTS (
           SELECT 1 FROM repositories r

@@ -43,6 +43,7 @@ export class Tags {
       FROM repositories r
       JOIN tags t ON t.repository_id = r.id
       LEFT JOIN links l ON l.repository_id = r.id AND l.digest = t.digest AND l.kind = 'manifest'
+        AND NOT l.is_unproved
       LEFT JOIN manifests m ON m.digest = l.digest
       WHERE r.upstream = ? AND r.name = ? AND t.tag = ?`);
     this.#selectNames = connection.prepare(`
