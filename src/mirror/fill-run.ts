@@ -8,7 +8,7 @@ import type { Log } from '../lib/log.ts';
 import type { Meter } from '../lib/meter.ts';
 import { unlessAborted } from '../lib/single-flight.ts';
 import { type Digest, digestAlgorithm, digestHex } from '../oci/digest.ts';
-import type { OciError } from '../oci/errors.ts';
+import { OciError } from '../oci/errors.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
@@ -336,7 +336,7 @@ export class FillRun {
         this.#followed = undefined;
         await ingest.suspend();
         // Where there is too little to compare, the other process begins anew: what it brings is not for these readers.
-        throw this.#isDoubtful ? nothingShown() : error;
+        throw this.#isDoubtful ? beganAnew(error) : error;
       }
       if (error instanceof OtherBytes) {
         await this.#discard(ingest, wrongBytes(fill.digest, error));
@@ -585,6 +585,15 @@ class Unwanted extends Error {
   constructor() {
     super('nobody waits for the blob, and nobody says how long it is');
   }
+}
+
+/** What is heard where another process has taken over too little to be compared. */
+function beganAnew(cause: LeaseLost): OciError {
+  return new OciError('UNAVAILABLE', {
+    message: 'another process has taken this download over: ask again',
+    headers: { 'Retry-After': '1' },
+    cause,
+  });
 }
 
 /** What is heard where a download cannot go on: upstream has given too little to tell whether it is the blob. */

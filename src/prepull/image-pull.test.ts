@@ -1,9 +1,11 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterEach, beforeEach, expect, it } from 'vitest';
+import { afterEach, beforeEach, expect, it, vi } from 'vitest';
 import { imageOf, randomBlob } from '../../test/support/content.ts';
 import { FakeUpstream } from '../../test/support/fake-upstream.ts';
 import { MirrorWorld, repositoryOf } from '../../test/support/mirror-world.ts';
 import { until } from '../../test/support/programs.ts';
+import { LeaseLost } from '../lib/lease.ts';
+import { digestHex } from '../oci/digest.ts';
 import { pullImage } from './image-pull.ts';
 
 const layer = randomBlob(300_000, 'layer');
@@ -47,6 +49,24 @@ function hold(repository: string): () => void {
 
 const asked = (repository: string) =>
   upstream.count('blob', { method: 'GET', repository, reference: layer.digest });
+
+it('a pull that another process took a download over from, before there was anything to compare, asks for it again', async () => {
+  const claim = world.metadata.claim.bind(world.metadata);
+  let lost = 0;
+  vi.spyOn(world.metadata, 'claim').mockImplementation(async key => {
+    const lease = await claim(key);
+    if (lease === undefined || !key.endsWith(digestHex(layer.digest)) || lost > 0) return lease;
+    const confirm = () => {
+      lost += 1;
+      throw new LeaseLost(key);
+    };
+    return { ...lease, confirm };
+  });
+  const pulled = await pull('first');
+  expect(lost).toBe(1);
+  expect(pulled).toMatchObject({ blobs: 2, heldBlobs: 0, fetchedBytes: layer.size + image.config.size });
+  expect(await world.metadata.isLinked(repositoryOf('first'), layer.digest)).toBe(true);
+});
 
 it('a pull ends when all of the image belongs to its repository, also where another brought a layer', async () => {
   const bring = hold('first');

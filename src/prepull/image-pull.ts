@@ -1,4 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises';
+import { LeaseLost } from '../lib/lease.ts';
 import { unlessAborted } from '../lib/single-flight.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { readContentTree } from '../oci/content-tree.ts';
@@ -134,12 +135,26 @@ class ImagePull {
     if (failed !== undefined) throw failed.reason;
   }
 
+  /** Comes again when its process stood still for so long that another one has begun the download anew. */
+  async #pullBlob(blob: Descriptor): Promise<void> {
+    this.blobs += 1;
+    let isBrought = false;
+    while (!isBrought) {
+      isBrought = await this.#bring(blob).then(
+        () => true,
+        (error: unknown) => {
+          if (!(error instanceof OciError && error.cause instanceof LeaseLost)) throw error;
+          return false;
+        },
+      );
+    }
+  }
+
   /** Waits for the download, and for its being kept, without reading what comes. */
-  async #pullBlob({ digest, size }: Descriptor): Promise<void> {
+  async #bring({ digest, size }: Descriptor): Promise<void> {
     const { source, metadata, progress, signal } = this.#options;
     const { repository, right } = this.#task;
     signal.throwIfAborted();
-    this.blobs += 1;
     // Upstream only shows that this repository has it too: the answer is that of a first fetch nevertheless.
     const wasHeld = (await metadata.statBlob(digest)) !== undefined;
     const { reader, outcome } = await source.openBlob(repository, digest, right);
