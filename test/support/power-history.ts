@@ -54,6 +54,7 @@ interface Expected {
 export class PowerHistory {
   /** Images that were acknowledged, and what else has happened. */
   readonly met = {
+    losses: 0,
     images: 0,
     deletions: 0,
     collections: 0,
@@ -67,7 +68,7 @@ export class PowerHistory {
   readonly #upstream: FakeUpstream;
   readonly #images: Known[] = [];
   readonly #tags = new Map<string, KnownTag>();
-  /** Acknowledged, when, while their manifest is not yet. */
+  /** Acknowledged, while their manifest is not yet; since when that was asked for. */
   readonly #blobs = new Map<Content, number>();
   #entrepot: Entrepot;
   #isOver = false;
@@ -90,11 +91,11 @@ export class PowerHistory {
     return new PowerHistory(folder, synced, upstream, entrepot);
   }
 
-  /** Goes on until the power has failed so often. */
-  async run(losses: number): Promise<void> {
+  /** Goes on until the power has failed so often, or for so long; in either case until everything was met. */
+  async run(losses: number, maxMs: number): Promise<void> {
     const acts = [() => this.#deleteOne(), () => this.#collect(), () => this.#restart(), () => this.#pull()];
     const pushers = Array.from({ length: PUSHERS }, (_, pusher) => () => this.#push(`t${pusher}`));
-    const losing = this.#losePower(losses).finally(() => {
+    const losing = this.#losePower(losses, performance.now() + maxMs).finally(() => {
       this.#isOver = true;
     });
     await Promise.all([losing, ...[...acts, ...pushers].map(act => this.#repeat(act))]);
@@ -130,8 +131,12 @@ export class PowerHistory {
     const image = imageOf([randomBlob(1_000 + ((this.#made * 37_000) % 200_000), `power ${this.#made}`)]);
     const parts = [image.config, ...image.layers];
     for (const blob of parts) {
-      while (!(await this.#pushBlob(blob))) if (this.#isOver) return;
-      this.#blobs.set(blob, performance.now());
+      let pushedAtMs = performance.now();
+      while (!(await this.#pushBlob(blob))) {
+        if (this.#isOver) return;
+        pushedAtMs = performance.now();
+      }
+      this.#blobs.set(blob, pushedAtMs);
     }
     const tag = this.#tags.get(name) ?? { digests: [undefined], acknowledged: 0 };
     this.#tags.set(name, tag);
@@ -222,12 +227,14 @@ export class PowerHistory {
   }
 
   /** The next one comes while a server is asked what the one before has left. */
-  async #losePower(losses: number): Promise<void> {
+  async #losePower(losses: number, endMs: number): Promise<void> {
     let asking: Promise<void> = Promise.resolve();
-    for (let loss = 0; loss < losses && !this.#isOver; loss += 1) {
+    const isEnough = () => this.#hasMetAll && (this.met.losses >= losses || performance.now() > endMs);
+    while (!isEnough() && !this.#isOver) {
       await sleep(Math.random() * MAX_UPTIME_MS);
       const pot = await makeTempFolder('loss');
       const expected = await this.#copyTo(join(pot, 'store'));
+      this.met.losses += 1;
       await asking;
       asking = this.#expectAll(pot, expected);
       // It is awaited later.
@@ -236,19 +243,25 @@ export class PowerHistory {
     await asking;
   }
 
+  get #hasMetAll(): boolean {
+    const { losses, images, deletions, lackedIngests, stops, kills } = this.met;
+    return losses > 0 && images > losses && Math.min(deletions, lackedIngests, stops + kills) > 0;
+  }
+
   /** Copies what is synced at this moment, and says what was acknowledged before it and not undone since. */
   async #copyTo(to: string): Promise<Expected> {
     const states = this.#images.map(({ state }) => state);
-    const blobs = [...this.#blobs].filter(([, atMs]) => performance.now() - atMs < GRACE_MS / 2);
+    const blobs = [...this.#blobs];
     const tags = [...this.#tags].map(([name, tag]) => ({ name, tag, from: tag.acknowledged }));
     await this.#synced.copyTo(to);
+    const copiedAtMs = performance.now();
     const of = (state: Known['state']) =>
       this.#images.flatMap((known, at) => (known.state === state && states[at] === state ? known.image : []));
     this.met.lackedIngests += await this.#ingestsLackedBy(to);
     return {
       held: of('held'),
       deleted: of('deleted').slice(-DELETED),
-      blobs: blobs.map(([blob]) => blob),
+      blobs: blobs.filter(([, atMs]) => copiedAtMs - atMs < GRACE_MS).map(([blob]) => blob),
       tags: new Map(tags.map(({ name, tag, from }) => [name, tag.digests.slice(from)])),
     };
   }
