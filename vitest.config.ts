@@ -27,6 +27,9 @@ export default defineConfig({
           include: ['test/crash/**/*.test.ts'],
           testTimeout: 1_200_000,
           hookTimeout: 120_000,
+          // Even on two cores: half of the time they wait, for a process to count as dead or to start again.
+          maxWorkers: 2,
+          sequence: { groupOrder: 1 },
         },
       },
       {

@@ -99,6 +99,8 @@ export interface DaemonOptions {
 /** A program that runs until it is stopped. Its output is kept (the last 4 MiB characters of it). */
 export class Daemon {
   readonly pid: number;
+  /** Resolves when it has ended and all that it printed is in its logs. */
+  readonly closed: Promise<void>;
   readonly #child: ChildProcess;
   readonly #log: Tail;
   readonly #exited: Promise<void>;
@@ -108,6 +110,7 @@ export class Daemon {
     this.#child = child;
     this.#log = new Tail(child.stdout, child.stderr);
     this.#exited = exited;
+    this.closed = new Promise(resolve => child.once('close', () => resolve()));
     running.add(child);
     void exited.then(() => running.delete(child));
   }

@@ -8,8 +8,13 @@ export class SlowSender {
   readonly #request: ClientRequest;
 
   /** Begins a request with a body of `contentLength` bytes. */
-  constructor(method: 'PATCH' | 'PUT', url: string, contentLength: number) {
-    this.#request = request(url, { method, headers: { 'content-length': contentLength } });
+  constructor(
+    method: 'PATCH' | 'PUT',
+    url: string,
+    contentLength: number,
+    headers: Readonly<Record<string, string>> = {},
+  ) {
+    this.#request = request(url, { method, headers: { 'content-length': contentLength, ...headers } });
     this.status = new Promise(resolve => {
       this.#request.on('response', response => {
         response.resume();
