@@ -95,6 +95,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
     const keepUp = () => beginSchedule(config, { upkeep: parts.upkeep, disk, log: options.log });
     let schedule = await keepUp();
     opened.add({ close: () => schedule.close() });
+    await parts.uploads.countUnfinished();
     state = 'serving';
     return {
       parts,

@@ -100,6 +100,25 @@ describe('a quota', () => {
     await push('a/three', contentOf(MIB, 2));
   });
 
+  it('counts what an unfinished upload has on disk also after a restart, until it is given up', async () => {
+    const repository = repositoryOf('a/one');
+    const { id } = await uploads.begin(ANYBODY, repository);
+    await uploads.append(ANYBODY, repository, id, chunkOf(Readable.from([contentOf(2 * MIB, 1)])));
+    await uploads.close();
+    quota = new PrefixQuota(metadata, () => 3 * MIB);
+    uploads = new Uploads({ blobs, metadata, log: silentLog, quota });
+    await uploads.countUnfinished();
+    await expect(push('a/two', contentOf(2 * MIB, 2))).rejects.toMatchObject(OVER);
+    await uploads.append(ANYBODY, repository, id, {
+      body: Readable.from([contentOf(MIB / 2, 1)]),
+      contentRange: undefined,
+      contentLength: MIB / 2,
+    });
+    await expect(push('a/two', contentOf(MIB, 2))).rejects.toMatchObject(OVER);
+    await uploads.cancel(ANYBODY, repository, id);
+    await push('a/two', contentOf(2 * MIB, 2));
+  });
+
   it('has no room for what is pushed and deleted again and again', async () => {
     const pushed = [];
     for (let fill = 1; fill <= 8; fill += 1) {
@@ -217,6 +236,7 @@ describe('a quota', () => {
     const held = new Set<string>();
     const noting = {
       reserve: async (key: string) => void held.add(key),
+      hold: async () => {},
       release: (key: string) => void held.delete(key),
     };
     const noted = new Uploads({ blobs, metadata, log: silentLog, quota: noting });

@@ -12,12 +12,14 @@ export interface Quota {
    * once don't pass where one would not.
    */
   reserve(key: string, repository: Repository, bytes: number, newTags?: number): Promise<void>;
+  /** Counts what `key` has on disk already, from before this process, whatever is left. */
+  hold(key: string, repository: Repository, bytes: number): Promise<void>;
   /** What `key` holds is in the index now, or was given up. */
   release(key: string): void;
 }
 
 /** No bound. */
-export const noQuota: Quota = { reserve: async () => {}, release: () => {} };
+export const noQuota: Quota = { reserve: async () => {}, hold: async () => {}, release: () => {} };
 
 /** How many of each there may be; they cost rows, not bytes. */
 export interface CountLimits {
@@ -45,9 +47,9 @@ type QuotaMetadata = Pick<MetadataStore, 'readUsage' | 'readUpload'>;
 
 /**
  * Quotas by the first component of repositories' names. What is linked in two repositories counts in both, and what was
- * deleted counts until it is collected, as it is on disk until then. Reservations are this process's own; between
- * processes a quota may be passed by what each has under way, but none holds room for an upload that another one has
- * ended.
+ * deleted counts until it is collected, as it is on disk until then. Reservations are this process's own, and of what it
+ * found at its start; between processes a quota may be passed by what each has begun since, but none holds room for an
+ * upload that another one has ended.
  */
 export class PrefixQuota implements Quota {
   readonly #metadata: QuotaMetadata;
@@ -82,8 +84,21 @@ export class PrefixQuota implements Quota {
     }
     this.#requireCounts(key, { owner, name, newTags }, usage);
     this.release(key);
-    this.#reservations.set(key, { owner, bytes, repository: name, isNew: !usage.isKnown, newTags });
-    this.#reserved.set(owner, others + bytes);
+    this.#set(key, { owner, bytes, repository: name, isNew: !usage.isKnown, newTags });
+  }
+
+  async hold(key: string, repository: Repository, bytes: number): Promise<void> {
+    const { name } = repository;
+    const owner = firstComponent(name);
+    const { isKnown } = await this.#metadata.readUsage(owner, repository);
+    if (this.#reservations.has(key)) return;
+    this.#set(key, { owner, bytes, repository: name, isNew: !isKnown, newTags: 0 });
+  }
+
+  #set(key: string, reservation: Reservation): void {
+    const { owner, bytes } = reservation;
+    this.#reservations.set(key, reservation);
+    this.#reserved.set(owner, (this.#reserved.get(owner) ?? 0) + bytes);
   }
 
   /** With what others have under way. */

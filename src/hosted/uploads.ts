@@ -196,6 +196,15 @@ export class Uploads {
     return found;
   }
 
+  /** Has the quotas count what unfinished uploads of earlier processes hold: call it once, at the start. */
+  async countUnfinished(): Promise<void> {
+    const { metadata } = this.#options;
+    const all = await metadata.listUploads(Number.MAX_SAFE_INTEGER, Number.MAX_SAFE_INTEGER);
+    for (const { id, repository } of all) {
+      await this.#quota.hold(ingestKey(id), repository, await this.#sessions.offset(id));
+    }
+  }
+
   /** Whether the ingest `key` is that of an upload, which `expire` ends when it is time. */
   async owns(key: string): Promise<boolean> {
     const id = uploadOf(key);
