@@ -180,7 +180,7 @@ async function openOn(
     },
   });
   const publication = new Publication({ metadata, admit: bytes => blobs.admit(bytes), quota, memory });
-  const naming = namingOf(config, tenants);
+  const naming = namingOf(config, name => tenants.find(name) !== undefined);
   const cursors = new Cursors(await metadata.initSetting(CURSOR_KEY, randomBytes(32).toString('hex')));
   return {
     config,
@@ -253,13 +253,12 @@ function mirroredBy(naming: Naming, reference: string): ReturnType<Naming['repos
   return named;
 }
 
-function namingOf(config: Config, tenants: Tenants): Naming {
+/** What names mean by `config`, where `isTenant` says whose repositories live here besides. */
+export function namingOf(config: Config, isTenant: (name: string) => boolean): Naming {
   return new Naming({
     upstreams: [...config.upstreams.values()],
     serverNames: config.server.serverNames,
-    hostedPrefixes: {
-      has: prefix => config.hosted.prefixes.includes(prefix) || tenants.find(prefix) !== undefined,
-    },
+    hostedPrefixes: { has: prefix => config.hosted.prefixes.includes(prefix) || isTenant(prefix) },
     defaultUpstream: config.defaultUpstream,
   });
 }

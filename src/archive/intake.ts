@@ -1,13 +1,14 @@
-import { createHash } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { BlobStore, Ingest } from '../blobs/blob-store.ts';
 import { removeStrays } from '../blobs/stray-removal.ts';
-import { parseJsonObject } from '../lib/json.ts';
+import type { BlobReader } from '../lib/blob-reader.ts';
 import type { Lease } from '../lib/lease.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { type Digest, digestAlgorithm, digestHex, digestOf } from '../oci/digest.ts';
 import { MAX_MANIFEST_BYTES } from '../oci/manifest.ts';
 import { ArchiveError } from './archive-error.ts';
+import type { BlobTaker } from './contents.ts';
+import { checked, hashOf, looksLikeManifest, readWhole, requireDigest } from './entry-bytes.ts';
 import { MAX_MANIFESTS_BYTES } from './layout.ts';
 import type { ArchiveEntry } from './open-archive.ts';
 
@@ -35,7 +36,7 @@ interface HeldIngest {
  * Takes blobs out of an archive, one after the other, each verified. What it adds to the store belongs to no repository
  * yet, so nobody can be served it; `discard` removes it again.
  */
-export class Intake {
+export class Intake implements BlobTaker {
   readonly #options: IntakeOptions;
   /** Every blob that the archive carried, with its size. */
   readonly #carried = new Map<Digest, number>();
@@ -63,6 +64,10 @@ export class Intake {
   /** The bytes of what looked like a manifest. */
   manifestBytes(digest: Digest): Uint8Array | undefined {
     return this.#manifests.get(digest);
+  }
+
+  open(digest: Digest): Promise<BlobReader | undefined> {
+    return this.#options.blobs.open(digest);
   }
 
   /** Takes the file that promises to be `digest`. ArchiveError when it is not, now or from a later call. */
@@ -194,13 +199,6 @@ export class Intake {
   }
 }
 
-/** All of a small file. */
-export async function readWhole(entry: ArchiveEntry): Promise<Uint8Array> {
-  const chunks: Uint8Array[] = [];
-  for await (const chunk of checked(entry)) chunks.push(chunk);
-  return Buffer.concat(chunks);
-}
-
 /** Writes in pieces worth a system call, one in flight while the next collects. */
 async function write(ingest: Ingest, entry: ArchiveEntry, signal: AbortSignal): Promise<void> {
   let inFlight: Promise<void> = Promise.resolve();
@@ -227,36 +225,6 @@ async function write(ingest: Ingest, entry: ArchiveEntry, signal: AbortSignal): 
   }
 }
 
-async function hashOf(entry: ArchiveEntry, like: Digest, signal: AbortSignal): Promise<string> {
-  const algorithm = digestAlgorithm(like);
-  const hash = createHash(algorithm);
-  for await (const chunk of checked(entry)) {
-    signal.throwIfAborted();
-    hash.update(chunk);
-  }
-  return `${algorithm}:${hash.digest('hex')}`;
-}
-
-/** The body, which must be as long as it says: a file may change, and a tar may end. */
-async function* checked({ name, size, body }: ArchiveEntry): AsyncGenerator<Uint8Array, void> {
-  let length = 0;
-  for await (const chunk of body) {
-    length += chunk.byteLength;
-    if (length > size) break;
-    yield chunk;
-  }
-  if (length !== size) throw new ArchiveError(`${name} has not the ${size} bytes that it says`);
-}
-
 async function* once(bytes: Uint8Array): AsyncGenerator<Uint8Array, void> {
   yield bytes;
-}
-
-/** Configs are JSON too, but only manifests have this member (image-spec, manifest.md). */
-function looksLikeManifest(bytes: Uint8Array): boolean {
-  return bytes[0] === 0x7b && parseJsonObject(bytes)?.['schemaVersion'] === 2;
-}
-
-function requireDigest(expected: Digest, found: string): void {
-  if (found !== expected) throw new ArchiveError(`the bytes of ${expected} have another digest: ${found}`);
 }

@@ -1,19 +1,20 @@
-import { addAbortSignal, type Readable } from 'node:stream';
-import { tenantGrantee } from '../access/grants.ts';
-import { ArchiveError } from '../archive/archive-error.ts';
-import { importArchive, type ImportOptions, type ImportReport } from '../archive/import.ts';
-import { openArchive, readArchive } from '../archive/open-archive.ts';
-import type { Place } from '../archive/placement.ts';
-import type { NamedRepository, Naming } from '../http/naming.ts';
+import { importArchive, type ImportReport } from '../archive/import.ts';
 import { sizeText } from '../lib/units.ts';
-import { OciError } from '../oci/errors.ts';
-import { DEFAULT_TAG, parseNormalizedReference, referenceName, referenceText } from '../oci/reference.ts';
-import type { Parts } from '../wire.ts';
+import { eachArchive, placementOf } from './archives.ts';
 import { countText } from './columns.ts';
-import { type Command, CommandError, CONFIG_OPTION, EXIT, type Input } from './command.ts';
+import {
+  answer,
+  type Command,
+  CONFIG_OPTION,
+  type ExitCode,
+  type Input,
+  type Io,
+  JSON_OPTION,
+} from './command.ts';
+import { importDryRun } from './import-dry-run.ts';
 import { interruptible } from './interruptible.ts';
-import { commaList, platformOptions, platformsOption } from './list-options.ts';
-import { progressForm, ProgressView } from './progress.ts';
+import { platformOptions } from './list-options.ts';
+import { Renames } from './renames.ts';
 import { tenantOption } from './tenant-option.ts';
 import { withParts } from './with-parts.ts';
 
@@ -26,7 +27,11 @@ export const importCommand: Command = {
     'export`, skopeo copy … oci-archive:, podman save --format oci-archive, docker save (25 and later). Every name, ' +
     'size and digest is checked and every image proved to be complete before anything is published. Images belong ' +
     'to the name that they came from, whose registry or prefix has to be configured here; they are pinned, and may be ' +
-    'pulled by everybody, or by one tenant alone. Run again after a break, it goes on.',
+    'pulled by everybody, or by one tenant alone. Run again after a break, it goes on. With --dry-run it changes ' +
+    'nothing, needs no store, and lists the images: what they would be called here, their platforms and size, how much ' +
+    'of it is new here, and whether the name is new, held already, or would mean another image than now. The exit code ' +
+    'is 1 when the import would be refused. With --json each image is one line: file, image, digest; with --dry-run ' +
+    'also name (in the archive), platforms, bytes, newBytes, state (new, held, replaces, refused), replaces.',
   arguments: [{ name: '<file...>', description: 'tars or folders; - is standard input' }],
   options: [
     {
@@ -37,142 +42,42 @@ export const importCommand: Command = {
     ...platformOptions('those that the archive says it carries, else all'),
     { flags: '--tenant <name>', description: 'only this tenant may have what belongs to mirrors' },
     { flags: '--public', description: 'let everybody have what comes from private repositories' },
+    { flags: '--dry-run', description: 'check everything and list the images, but change nothing' },
+    JSON_OPTION,
     CONFIG_OPTION,
   ],
   makesStore: true,
   examples: [
     ['entrepot import bundle.tar', 'take in a bundle'],
     [
+      'entrepot import --dry-run bundle.tar',
+      'what is in it, what of that is here, and whether it may come in',
+    ],
+    ['entrepot import --dry-run --json bundle.tar | jq -r .image', 'the names that it would bring'],
+    [
       'podman save --format oci-archive app | entrepot import - --rename tools/app:v1',
       'from podman, as another name',
     ],
   ],
   run: (input, io) =>
-    interruptible(signal =>
-      withParts(input, io, async parts => {
-        const renames = new Renames(input);
-        const options = importOptions(parts, input, renames, signal);
-        const view = new ProgressView(io, progressForm({ json: false }));
-        let failed = 0;
-        for (const file of input.arguments) {
-          const item = view.begin(file === '-' ? 'standard input' : file);
-          try {
-            const report = await importFile(file, { ...options, progress: bytes => item.advance(bytes) });
-            item.end('done', reportText(report));
-            for (const { name, digest } of report.images) io.out(`${name} ${digest}\n`);
-          } catch (error) {
-            // Ctrl-C ends the whole pipe: an archive that is cut off by it is none that is refused.
-            if (!(error instanceof ArchiveError) || signal.aborted) throw error;
-            item.end('failed', error.message);
-            failed += 1;
-          } finally {
-            view.close();
-          }
-        }
-        for (const name of renames.unused) io.err(`--rename: no image was called ${name}\n`);
-        return failed === 0 && renames.unused.length === 0 ? EXIT.done : EXIT.failed;
-      }),
-    ),
+    interruptible(signal => (input.options['dryRun'] === true ? importDryRun : importAll)(input, io, signal)),
 };
 
-function importFile(file: string, options: ImportOptions): Promise<ImportReport> {
-  return importArchive(
-    file === '-' ? readArchive(standardInput(options)) : openArchive(file, options.signal),
-    options,
-  );
-}
-
-/** A pipe may bring nothing for hours: the signal is heard meanwhile. */
-function standardInput({ signal }: ImportOptions): Readable {
-  return signal === undefined ? process.stdin : addAbortSignal(signal, process.stdin);
-}
-
-function importOptions(parts: Parts, input: Input, renames: Renames, signal: AbortSignal): ImportOptions {
-  const { metadata, blobs, naming, quota } = parts;
-  const tenant = tenantOption(parts, input);
-  const placeOf = (name: string | undefined): Place | undefined => {
-    const here = renames.nameOf(name);
-    if (here === undefined) return undefined;
-    const { repository, tag, digest } = destinationOf(naming, here);
-    return { repository, tag: tag ?? (digest === undefined ? DEFAULT_TAG : undefined), digest };
-  };
-  return {
-    metadata,
-    blobs,
-    placeOf,
-    platforms: platformsOption(input),
-    grantee: tenant && tenantGrantee(tenant.name),
-    mayPublish: input.options['public'] === true,
-    room: quota,
-    signal,
-  };
-}
-
-/** ArchiveError, with the ways out, for a name under which nobody would find the image here. */
-function destinationOf(naming: Naming, name: string): NamedRepository {
-  try {
-    return naming.destinationOf(name);
-  } catch (cause) {
-    if (!(cause instanceof OciError) || cause.code !== 'NAME_UNKNOWN') throw cause;
-    const ways = 'configure it, or give the name that the image has here with --rename OLD=NEW';
-    throw new ArchiveError(`${cause.message}: ${ways}`, { cause });
-  }
-}
-
-/** What `--rename` makes of names: as given in full, or by its repository, keeping tag and digest. */
-class Renames {
-  readonly #pairs = new Map<string, string>();
-  readonly #used = new Set<string>();
-  readonly #only: string | undefined;
-  #uses = 0;
-
-  constructor(input: Input) {
-    for (const text of commaList(input, 'rename')) {
-      const [from = '', to, ...more] = text.split('=');
-      if (more.length > 0 || to === '') throw new CommandError(`${text} is not OLD=NEW`, EXIT.usage);
-      if (to === undefined) this.#only = from;
-      else this.#pairs.set(canonical(from), to);
-    }
-    if (this.#only !== undefined && this.#pairs.size > 0) throw notTheOnly();
-  }
-
-  /** The old names that nothing was called by. */
-  get unused(): readonly string[] {
-    return [...this.#pairs.keys()].filter(name => !this.#used.has(name));
-  }
-
-  nameOf(name: string | undefined): string | undefined {
-    if (this.#only !== undefined) return this.#onlyName(this.#only, name);
-    if (name === undefined) return undefined;
-    const { tag, digest, ...named } = parseNormalizedReference(name);
-    const whole = this.#newName(canonical(name));
-    if (whole !== undefined) return whole;
-    const repository = this.#newName(referenceName(named));
-    if (repository === undefined) return name;
-    return `${repository}${tag === undefined ? '' : `:${tag}`}${digest === undefined ? '' : `@${digest}`}`;
-  }
-
-  #newName(old: string): string | undefined {
-    const name = this.#pairs.get(old);
-    if (name !== undefined) this.#used.add(old);
-    return name;
-  }
-
-  #onlyName(only: string, name: string | undefined): string | undefined {
-    // What has no name besides may be a signature of the one.
-    if (this.#uses === 1 && name === undefined) return undefined;
-    this.#uses += 1;
-    if (this.#uses > 1) throw notTheOnly();
-    return only;
-  }
-}
-
-function notTheOnly(): CommandError {
-  return new CommandError('--rename NEW is for an archive with one image', EXIT.usage);
-}
-
-function canonical(name: string): string {
-  return referenceText(parseNormalizedReference(name));
+function importAll(input: Input, io: Io, signal: AbortSignal): Promise<ExitCode> {
+  return withParts(input, io, async parts => {
+    const renames = new Renames(input);
+    const { metadata, blobs, naming, quota: room } = parts;
+    const tenantName = tenantOption(parts, input)?.name;
+    const placement = placementOf(input, { naming, renames, tenantName });
+    return eachArchive(input, io, { renames, signal }, async ({ file, entries, progress }) => {
+      const report = await importArchive(entries, { ...placement, metadata, blobs, room, progress, signal });
+      const tell = () => {
+        for (const { name, digest } of report.images)
+          answer(input, io, { file, image: name, digest }, `${name} ${digest}\n`);
+      };
+      return { text: reportText(report), tell };
+    });
+  });
 }
 
 function reportText({ images, addedBlobs, addedBytes, heldBlobs }: ImportReport): string {

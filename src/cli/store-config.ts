@@ -16,17 +16,28 @@ import { actAsOwner } from './store-owner.ts';
  * it is, is then told first.
  */
 export async function storeConfig(input: Input, io: Io): Promise<Config> {
+  const { config, hasStore: isThere } = await configAndStore(input, io);
+  if (!input.makesStore && !isThere) throw new CommandError(`there is no store in ${config.storage.path}`);
+  return config;
+}
+
+/** As `storeConfig`, for a command that has an answer where there is no store, too. */
+export async function configAndStore(
+  input: Input,
+  io: Io,
+): Promise<{ readonly config: Config; readonly hasStore: boolean }> {
   const typed = await loadConfig({ file: textOption(input, 'config') });
   const server = await serverFor(typed);
   const storePath = server?.storePath ?? typed.storage.path;
   if (typed.origin.isDefaultPath) io.err(`store: ${storePath} (${reasonOf(server)})\n`);
   await actAsOwner(storePath);
-  if (!input.makesStore && !(await hasStore(storePath)))
-    throw new CommandError(`there is no store in ${storePath}`);
-  // What another user's server says is read as that user: it may name any file.
-  return server !== undefined && typed.origin.isSilent
-    ? configOf(server)
-    : { ...typed, storage: { ...typed.storage, path: storePath } };
+  // Before anything else is read: what another user's server says is read as that user, since it may name any file.
+  const isThere = await hasStore(storePath);
+  const config =
+    server !== undefined && typed.origin.isSilent
+      ? await configOf(server)
+      : { ...typed, storage: { ...typed.storage, path: storePath } };
+  return { config, hasStore: isThere };
 }
 
 /** The server that runs on the store or, where nobody said which store that is and here is none, the one that runs here. */

@@ -566,6 +566,115 @@ describe('a bundle', () => {
     }
   });
 
+  describe('imported with --dry-run', () => {
+    const dryRun = (entrepot: Entrepot, ...args: string[]) =>
+      entrepot.command('import', '--dry-run', '--json', ...args);
+    const rowsIn = (stdout: string) =>
+      stdout
+        .trim()
+        .split('\n')
+        .map(line => JSON.parse(line));
+
+    it('is listed with what of it is here, and changes nothing', async () => {
+      await pulled();
+      const [all, one] = ['all.tar', 'one.tar'].map(name => join(connected.folder, name));
+      await succeed(connected, 'export', `${UPSTREAM}/org/app:1`, `${UPSTREAM}/org/sidecar:2`, '-o', all!);
+      await succeed(connected, 'export', `${UPSTREAM}/org/sidecar:2`, '-o', one!);
+      await succeed(island, 'import', one!);
+      const before = [await succeed(island, 'images'), await succeed(island, 'have')];
+      const { code, stdout, stderr } = await dryRun(island, all!);
+      expect({ code, stderr }).toMatchObject({ code: 0, stderr: expect.stringContaining('2 images, ') });
+      expect(rowsIn(stdout)).toEqual([
+        {
+          file: all,
+          image: `${UPSTREAM}/org/app:1`,
+          name: `${UPSTREAM}/org/app:1`,
+          digest: app.manifest.digest,
+          platforms: ['linux/amd64', 'linux/arm64'],
+          bytes: expect.any(Number),
+          // Two layers and two configs: the base came with the sidecar.
+          newBytes: 400_000 + app.images[0]!.config.size + app.images[1]!.config.size,
+          state: 'new',
+          replaces: null,
+        },
+        expect.objectContaining({
+          image: `${UPSTREAM}/org/sidecar:2`,
+          digest: sidecar.manifest.digest,
+          platforms: ['linux/amd64'],
+          newBytes: 0,
+          state: 'held',
+        }),
+      ]);
+      expect([await succeed(island, 'images'), await succeed(island, 'have')]).toEqual(before);
+      const renamed = await dryRun(island, one!, '--rename', `${UPSTREAM}/org/app:1`);
+      expect(rowsIn(renamed.stdout)).toMatchObject([{ image: `${UPSTREAM}/org/app:1`, state: 'new' }]);
+      await succeed(island, 'import', all!);
+      const replacing = await dryRun(island, one!, '--rename', `${UPSTREAM}/org/app:1`);
+      expect(rowsIn(replacing.stdout)).toMatchObject([
+        { state: 'replaces', replaces: app.manifest.digest, name: `${UPSTREAM}/org/sidecar:2` },
+      ]);
+      const table = await succeed(island, 'import', '--dry-run', one!);
+      expect(table).toMatch(
+        /^IMAGE +PLATFORMS +SIZE +NEW +STATE +DIGEST\n.*sidecar:2 +linux\/amd64 .* held +sha256:/,
+      );
+    });
+
+    it('needs no store and makes none, and knows the names of the configuration', async () => {
+      await pulled();
+      const file = join(connected.folder, 'bundle.tar');
+      await succeed(connected, 'export', `${UPSTREAM}/org/sidecar:2`, '-o', file);
+      const store = join(connected.folder, 'no-store');
+      for (const [upstreams, code, said] of [
+        [{ [UPSTREAM]: { url: upstream.url } }, 0, '1 image, '],
+        [{}, 1, 'would be refused: '],
+      ] as const) {
+        const configFile = join(connected.folder, 'other.yaml');
+        await writeFile(configFile, JSON.stringify({ upstreams, storage: { path: store } }));
+        const args = ['import', '--dry-run', '--json', file, '--config', configFile];
+        const run = await tryRun(process.execPath, [...STARTER, ...args]);
+        expect(run).toMatchObject({ code, stderr: expect.stringContaining(`no store in ${store}`) });
+        expect(run.stderr).toContain(said);
+        const [row] = rowsIn(run.stdout);
+        expect(row).toMatchObject({
+          name: `${UPSTREAM}/org/sidecar:2`,
+          state: code === 0 ? 'new' : 'refused',
+        });
+        expect(row.newBytes).toBe(row.bytes - sidecar.manifest.size);
+        await expect(stat(store)).rejects.toThrow('ENOENT');
+      }
+    });
+
+    it('is refused as the import would refuse it: damaged, cut off, thin for another store, or not complete', async () => {
+      await pulled();
+      const [whole, thin, have] = ['whole.tar', 'thin.tar', 'HAVE.json'].map(name =>
+        join(connected.folder, name),
+      );
+      await succeed(connected, 'export', `${UPSTREAM}/org/sidecar:2`, '-o', whole!);
+      await succeed(connected, 'have', '-o', have!);
+      await succeed(connected, 'export', `${UPSTREAM}/org/app:1`, '--have', have!, '-o', thin!);
+      const bytes = await readFile(whole!);
+      const [damaged, cut] = ['damaged.tar', 'cut.tar'].map(name => join(connected.folder, name));
+      const broken = Buffer.from(bytes);
+      const at = bytes.indexOf(bytesOf(sidecar.layers[0]!));
+      broken.writeUInt8(bytes.readUInt8(at) ^ 1, at);
+      await writeFile(damaged!, broken);
+      await writeFile(cut!, bytes.subarray(0, 300_000));
+      for (const [file, reason] of [
+        [damaged, 'another digest'],
+        [cut, ''],
+        [thin, 'which was made for what another registry holds'],
+      ] as const) {
+        const dry = await dryRun(island, file!);
+        const real = await island.command('import', file!);
+        expect({ dry: dry.code, real: real.code }).toEqual({ dry: 1, real: 1 });
+        expect(dry.stderr).toContain(reason);
+        expect(dry.stderr.replace('would be refused: ', '').replace(/ \([^)]*\)\n$/, '')).toBe(
+          real.stderr.replace(/ \([^)]*\)\n$/, ''),
+        );
+      }
+    });
+  });
+
   it('is given another name, when it is imported so', async () => {
     await pulled();
     const file = join(connected.folder, 'bundle.tar');

@@ -1,0 +1,245 @@
+import type { BlobStore } from '../blobs/blob-store.ts';
+import type { BlobReader } from '../lib/blob-reader.ts';
+import type { MetadataStore } from '../metadata/metadata-store.ts';
+import { type ContentTree, readContentTree } from '../oci/content-tree.ts';
+import type { Descriptor } from '../oci/descriptor.ts';
+import type { Digest } from '../oci/digest.ts';
+import { OciError } from '../oci/errors.ts';
+import { MAX_MANIFEST_BYTES, requireUniqueMembers } from '../oci/manifest.ts';
+import { formatPlatform, type Platform } from '../oci/platform.ts';
+import type { ContentLookup } from '../oci/platform-choice.ts';
+import { type Repository, repositoryText } from '../oci/repository.ts';
+import { ArchiveError } from './archive-error.ts';
+import { readWhole } from './entry-bytes.ts';
+import { isOwnSeal } from './have-list.ts';
+import {
+  type BundleImage,
+  type BundleIndex,
+  checkLayout,
+  digestOfPath,
+  dockerArchiveError,
+  INDEX_FILE,
+  isDockerFile,
+  LAYOUT_FILE,
+  parseBundleIndex,
+} from './layout.ts';
+import type { ArchiveEntry } from './open-archive.ts';
+import type { Place, PlacedImage } from './placement.ts';
+
+/** Takes the blobs of an archive, each verified, and knows what it took. */
+export interface BlobTaker {
+  /** ArchiveError when the file is not what its name promises, now or from a later call. */
+  take(digest: Digest, entry: ArchiveEntry): Promise<void>;
+  /** Resolves when everything taken is verified. */
+  settle(): Promise<void>;
+  /** The size of a blob that the archive carried; `undefined` if it did not. */
+  carriedSize(digest: Digest): number | undefined;
+  /** The bytes of what looked like a manifest. */
+  manifestBytes(digest: Digest): Uint8Array | undefined;
+  /** A config that was carried, or is held here. */
+  open(digest: Digest): Promise<BlobReader | undefined>;
+  /** Told of what looked like a manifest and is named as a blob. */
+  keepAsBlob(digest: Digest): Promise<void>;
+}
+
+export interface ReadOptions {
+  /** Told of each file as it is begun, and of its bytes as they come. */
+  readonly progress?: (bytes: number) => void;
+  readonly signal?: AbortSignal;
+}
+
+export interface CompleteOptions {
+  /** Of indexes only the children for these have to be there; by default those that the archive says it carries. */
+  readonly platforms?: readonly Platform[] | 'all' | undefined;
+  /** What is held here, which a thin bundle may leave out. */
+  readonly metadata: Pick<MetadataStore, 'statBlob' | 'readSetting'>;
+  readonly blobs: Pick<BlobStore, 'stat'>;
+}
+
+/** An image of the archive, proved to be complete. */
+export interface Settled {
+  readonly image: BundleImage;
+  readonly place: Place;
+  readonly tree: ContentTree;
+}
+
+/**
+ * Takes every blob, in whatever order they lie in the archive, and returns what its index says of them. `onIndex` hears
+ * that as soon as it is read: what it throws ends the reading.
+ */
+export async function readContents(
+  entries: AsyncIterable<ArchiveEntry>,
+  taker: BlobTaker,
+  { progress = () => {}, signal }: ReadOptions,
+  onIndex: (index: BundleIndex) => void = () => {},
+): Promise<BundleIndex> {
+  let found: BundleIndex | undefined;
+  let hasLayout = false;
+  let isDockerArchive = false;
+  for await (const entry of entries) {
+    signal?.throwIfAborted();
+    const counted = { ...entry, body: counting(entry.body, progress) };
+    const digest = digestOfPath(entry.name);
+    if (digest !== undefined) {
+      await taker.take(digest, counted);
+    } else if (entry.name === LAYOUT_FILE) {
+      checkLayout(await readDocument(counted));
+      hasLayout = true;
+    } else if (entry.name === INDEX_FILE) {
+      found = parseBundleIndex(await readDocument(counted));
+      onIndex(found);
+    } else {
+      isDockerArchive ||= isDockerFile(entry.name);
+    }
+  }
+  await taker.settle();
+  if (hasLayout && found !== undefined) return found;
+  if (isDockerArchive) throw dockerArchiveError();
+  throw new ArchiveError(
+    `it is no image layout, or is cut off: it has no ${hasLayout ? INDEX_FILE : LAYOUT_FILE}`,
+  );
+}
+
+/** Proves that every image is complete and has a place here. */
+export async function settleAll(
+  index: BundleIndex,
+  placed: readonly PlacedImage[],
+  taker: BlobTaker,
+  options: CompleteOptions,
+): Promise<readonly Settled[]> {
+  const leftOut = await leftOutOf(index, options);
+  const named: Settled[] = [];
+  const unplaced: { image: BundleImage; tree: ContentTree }[] = [];
+  for (const { image, place } of placed) {
+    const tree = await completeTree(image, leftOut, taker, options);
+    if (place !== undefined) named.push({ image, place, tree });
+    else unplaced.push({ image, tree });
+  }
+  for (const { image, tree } of unplaced) named.push(...beside(image, tree, named));
+  requireOneReading(named);
+  return named;
+}
+
+/** A repository reads the bytes of a manifest under one media type: the later one would take what the earlier one needs. */
+function requireOneReading(settled: readonly Settled[]): void {
+  const mediaTypes = new Map<string, string>();
+  for (const { place, tree } of settled) {
+    for (const { manifest } of tree.manifests) {
+      const key = `${repositoryText(place.repository)}@${manifest.digest}`;
+      const known = mediaTypes.get(key) ?? manifest.mediaType;
+      if (known !== manifest.mediaType) {
+        throw new ArchiveError(`${key} would be read as ${known} and as ${manifest.mediaType}`);
+      }
+      mediaTypes.set(key, known);
+    }
+  }
+}
+
+/** A signature or the like belongs into every repository that holds what it is about. */
+function beside(image: BundleImage, tree: ContentTree, named: Settled[]): readonly Settled[] {
+  const subject = tree.manifests[0]?.view.subject?.digest;
+  const places = new Map<string, Repository>();
+  for (const other of named) {
+    if (other.tree.manifests.some(({ manifest }) => manifest.digest === subject)) {
+      places.set(repositoryText(other.place.repository), other.place.repository);
+    }
+  }
+  if (places.size === 0) {
+    throw new ArchiveError(
+      `${image.descriptor.digest} has no full name: --rename says what it is called here`,
+    );
+  }
+  return [...places.values()].map(repository => ({ image, place: { repository }, tree }));
+}
+
+/** What a blob is that the archive does not carry: missing, or taken from what is held here. */
+interface LeftOut {
+  readonly isHeldHere: boolean;
+  readonly hint: string;
+}
+
+/** Only an archive that was made by a list of this store may leave out what is held here. */
+async function leftOutOf({ have }: BundleIndex, { metadata }: CompleteOptions): Promise<LeftOut> {
+  if (await isOwnSeal(have, metadata))
+    return { isHeldHere: true, hint: ' and neither is it held here any more' };
+  const hint = ', which was made for what another registry holds';
+  return { isHeldHere: false, hint: have === undefined ? '' : hint };
+}
+
+async function completeTree(
+  { descriptor, name, platforms: carried }: BundleImage,
+  leftOut: LeftOut,
+  taker: BlobTaker,
+  options: CompleteOptions,
+): Promise<ContentTree> {
+  const shown = name ?? descriptor.digest;
+  const lookup: ContentLookup = {
+    manifest: async ({ digest, mediaType }) => {
+      const bytes = taker.manifestBytes(digest);
+      return bytes && { digest, mediaType, bytes };
+    },
+    config: async ({ digest }) => {
+      const isThere = taker.carriedSize(digest) !== undefined || leftOut.isHeldHere;
+      return isThere ? taker.open(digest) : undefined;
+    },
+  };
+  const wanted = options.platforms ?? carried;
+  const platforms = wanted === 'all' ? undefined : wanted;
+  const tree = await readUnambiguous(descriptor, { lookup, platforms }).catch((error: unknown) => {
+    throw error instanceof OciError ? new ArchiveError(`${shown}: ${error.message}`) : error;
+  });
+  const [missing] = tree.missing;
+  if (missing !== undefined) {
+    const platform = missing.platform && ` for ${formatPlatform(missing.platform)}`;
+    const hint = missing === descriptor ? '' : ' (--platform names those that have to be complete)';
+    throw new ArchiveError(
+      `${shown} is not complete: it lacks the manifest ${missing.digest}${platform ?? ''}${hint}`,
+    );
+  }
+  const [unmatched] = tree.unmatched;
+  if (unmatched !== undefined)
+    throw new ArchiveError(`${shown} has nothing for ${formatPlatform(unmatched)}`);
+  for (const blob of tree.blobs) await requireBlob(shown, blob, leftOut, taker, options);
+  return tree;
+}
+
+async function requireBlob(
+  image: string,
+  { digest, size }: Descriptor,
+  { isHeldHere, hint }: LeftOut,
+  taker: BlobTaker,
+  { metadata, blobs }: CompleteOptions,
+): Promise<void> {
+  const carried = taker.carriedSize(digest);
+  const isHeld = (await metadata.statBlob(digest))?.size === size && (await blobs.stat(digest)) !== undefined;
+  if (carried === undefined && !(isHeldHere && isHeld)) {
+    throw new ArchiveError(`${image} is not complete: the blob ${digest} is not in the archive${hint}`);
+  }
+  if (carried !== undefined && carried !== size) {
+    throw new ArchiveError(`${image} says that ${digest} has ${size} bytes, and it has ${carried}`);
+  }
+  if (carried !== undefined && taker.manifestBytes(digest) !== undefined) await taker.keepAsBlob(digest);
+}
+
+async function readUnambiguous(...query: Parameters<typeof readContentTree>): Promise<ContentTree> {
+  const tree = await readContentTree(...query);
+  for (const { manifest } of tree.manifests.values()) requireUniqueMembers(manifest.bytes);
+  return tree;
+}
+
+async function readDocument(entry: ArchiveEntry): Promise<Uint8Array> {
+  if (entry.size > MAX_MANIFEST_BYTES) {
+    throw new ArchiveError(`its ${entry.name} is larger than ${MAX_MANIFEST_BYTES} bytes`);
+  }
+  return readWhole(entry);
+}
+
+async function* counting(
+  body: AsyncIterable<Uint8Array>,
+  progress: (bytes: number) => void,
+): AsyncGenerator<Uint8Array, void> {
+  for await (const chunk of body) {
+    progress(chunk.byteLength);
+    yield chunk;
+  }
+}

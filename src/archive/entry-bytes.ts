@@ -1,0 +1,44 @@
+import { createHash } from 'node:crypto';
+import { parseJsonObject } from '../lib/json.ts';
+import { type Digest, digestAlgorithm } from '../oci/digest.ts';
+import { ArchiveError } from './archive-error.ts';
+import type { ArchiveEntry } from './open-archive.ts';
+
+/** All of a small file. */
+export async function readWhole(entry: ArchiveEntry): Promise<Uint8Array> {
+  const chunks: Uint8Array[] = [];
+  for await (const chunk of checked(entry)) chunks.push(chunk);
+  return Buffer.concat(chunks);
+}
+
+/** The digest of a file that promises one like `like`. */
+export async function hashOf(entry: ArchiveEntry, like: Digest, signal: AbortSignal): Promise<string> {
+  const algorithm = digestAlgorithm(like);
+  const hash = createHash(algorithm);
+  for await (const chunk of checked(entry)) {
+    signal.throwIfAborted();
+    hash.update(chunk);
+  }
+  return `${algorithm}:${hash.digest('hex')}`;
+}
+
+/** The body, which must be as long as it says: a file may change, and a tar may end. */
+export async function* checked({ name, size, body }: ArchiveEntry): AsyncGenerator<Uint8Array, void> {
+  let length = 0;
+  for await (const chunk of body) {
+    length += chunk.byteLength;
+    if (length > size) break;
+    yield chunk;
+  }
+  if (length !== size) throw new ArchiveError(`${name} has not the ${size} bytes that it says`);
+}
+
+/** Configs are JSON too, but only manifests have this member (image-spec, manifest.md). */
+export function looksLikeManifest(bytes: Uint8Array): boolean {
+  return bytes[0] === 0x7b && parseJsonObject(bytes)?.['schemaVersion'] === 2;
+}
+
+/** ArchiveError when the bytes are not those that were promised. */
+export function requireDigest(expected: Digest, found: string): void {
+  if (found !== expected) throw new ArchiveError(`the bytes of ${expected} have another digest: ${found}`);
+}

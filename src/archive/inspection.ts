@@ -1,0 +1,258 @@
+import type { BlobStore } from '../blobs/blob-store.ts';
+import type { BlobReader } from '../lib/blob-reader.ts';
+import { readerOfBytes } from '../lib/bytes-reader.ts';
+import type { MetadataStore } from '../metadata/metadata-store.ts';
+import { type ContentTree, readContentTree } from '../oci/content-tree.ts';
+import type { Descriptor } from '../oci/descriptor.ts';
+import { type Digest, digestAlgorithm, digestOf } from '../oci/digest.ts';
+import { OciError } from '../oci/errors.ts';
+import { MAX_MANIFEST_BYTES } from '../oci/manifest.ts';
+import { formatPlatform, isAttestation } from '../oci/platform.ts';
+import { configPlatform, type ContentLookup } from '../oci/platform-choice.ts';
+import { ArchiveError } from './archive-error.ts';
+import {
+  type BlobTaker,
+  type CompleteOptions,
+  readContents,
+  type ReadOptions,
+  settleAll,
+} from './contents.ts';
+import { hashOf, looksLikeManifest, readWhole, requireDigest } from './entry-bytes.ts';
+import { arrivalOf, nameHere } from './import.ts';
+import { type BundleImage, type BundleIndex, MAX_MANIFESTS_BYTES } from './layout.ts';
+import type { ArchiveEntry } from './open-archive.ts';
+import { placeAll, type PlacementOptions } from './placement.ts';
+import { type Arrival } from './publish.ts';
+import { reserveRoom, type Room } from './room.ts';
+
+export interface InspectOptions extends PlacementOptions, ReadOptions, Pick<CompleteOptions, 'platforms'> {
+  /** What is held here is only looked at. */
+  readonly metadata: Pick<MetadataStore, 'statBlob' | 'readSetting' | 'isLinked' | 'readTag'>;
+  readonly blobs: Pick<BlobStore, 'stat' | 'open'>;
+  readonly room?: Room | undefined;
+}
+
+/** An image of an archive, and what importing it would come to. */
+export interface InspectedImage {
+  /** As the archive calls it; `undefined` for what belongs to another image, such as a signature. */
+  readonly name: string | undefined;
+  readonly digest: Digest;
+  /** `linux/arm64/v8`, of each manifest below it that is an image for one. */
+  readonly platforms: readonly string[];
+  /** Of its manifests, configs and layers that the archive carries or may leave out. */
+  readonly bytes: number;
+  /** Of its blobs that are not held here yet. */
+  readonly newBytes: number;
+  /** What it would be called here; empty when the archive would be refused. */
+  readonly places: readonly InspectedPlace[];
+}
+
+export interface InspectedPlace {
+  /** As it is pulled from here. */
+  readonly name: string;
+  /** That name means it here already. */
+  readonly isHeld: boolean;
+  /** What its tag means here now, if that is another image. */
+  readonly replaces: Digest | undefined;
+}
+
+export interface Inspection {
+  readonly images: readonly InspectedImage[];
+  /** Of all images; what they share is counted once. */
+  readonly bytes: number;
+  readonly newBytes: number;
+  /** Why an import would refuse the archive. */
+  readonly refusal: string | undefined;
+}
+
+/**
+ * What an archive holds, and what importing it would come to; nothing is written. Every digest is verified on the way.
+ * ArchiveError for what is no image layout, or holds bytes that are not what their names promise.
+ */
+export async function inspectArchive(
+  entries: AsyncIterable<ArchiveEntry>,
+  options: InspectOptions,
+): Promise<Inspection> {
+  const look = new Look(options);
+  const index = await readContents(entries, look, options);
+  const { placesOf, refusal } = await outcomeOf(index, look, options);
+  const images: InspectedImage[] = [];
+  const sizes = new Map<Digest, Sized>();
+  for (const image of index.images) {
+    const { platforms, content } = await contentOf(image, look, options);
+    for (const each of content) sizes.set(each.digest, each);
+    images.push({
+      name: image.name,
+      digest: image.descriptor.digest,
+      platforms,
+      ...sumOf(content),
+      places: placesOf.get(image) ?? [],
+    });
+  }
+  return { images, ...sumOf([...sizes.values()]), refusal };
+}
+
+interface Outcome {
+  readonly placesOf: ReadonlyMap<BundleImage, readonly InspectedPlace[]>;
+  readonly refusal: string | undefined;
+}
+
+/** All that an import looks at before it publishes. */
+async function outcomeOf(index: BundleIndex, look: Look, options: InspectOptions): Promise<Outcome> {
+  const placesOf = new Map<BundleImage, InspectedPlace[]>();
+  try {
+    const settled = await settleAll(index, placeAll(index, options), look, options);
+    if (options.room !== undefined) {
+      const release = await reserveRoom(settled.map(arrivalOf), options.metadata, options.room);
+      release();
+    }
+    for (const one of settled) {
+      const place = { name: nameHere(one), ...(await stateOf(arrivalOf(one), options)) };
+      placesOf.set(one.image, [...(placesOf.get(one.image) ?? []), place]);
+    }
+    return { placesOf, refusal: undefined };
+  } catch (error) {
+    if (!(error instanceof ArchiveError)) throw error;
+    return { placesOf: new Map(), refusal: error.message };
+  }
+}
+
+async function stateOf(
+  { repository, tag, digest }: Arrival,
+  { metadata }: InspectOptions,
+): Promise<Omit<InspectedPlace, 'name'>> {
+  const isLinked = await metadata.isLinked(repository, digest);
+  const means = tag === undefined ? undefined : (await metadata.readTag(repository, tag))?.digest;
+  return {
+    isHeld: isLinked && (tag === undefined || means === digest),
+    replaces: means === digest ? undefined : means,
+  };
+}
+
+interface Sized {
+  readonly digest: Digest;
+  readonly bytes: number;
+  readonly newBytes: number;
+}
+
+/** What is there of an image, as far as it can be followed: why it is not complete, the refusal says. */
+async function contentOf(
+  { descriptor, platforms: carried }: BundleImage,
+  look: Look,
+  options: InspectOptions,
+): Promise<{ readonly platforms: readonly string[]; readonly content: readonly Sized[] }> {
+  const lookup: ContentLookup = {
+    manifest: async ({ digest, mediaType }) => {
+      const bytes = look.manifestBytes(digest);
+      return bytes && { digest, mediaType, bytes };
+    },
+    config: ({ digest }) => look.open(digest),
+  };
+  const wanted = options.platforms ?? carried;
+  const platforms = wanted === 'all' ? undefined : wanted;
+  const tree = await readContentTree(descriptor, { lookup, platforms }).catch((error: unknown) => {
+    if (error instanceof OciError) return undefined;
+    throw error;
+  });
+  if (tree === undefined) return { platforms: [], content: [] };
+  const content: Sized[] = tree.manifests.map(({ manifest: { digest, bytes } }) => ({
+    digest,
+    bytes: bytes.byteLength,
+    newBytes: 0,
+  }));
+  for (const { digest, size } of tree.blobs) {
+    const isHeld = await look.isHeld(digest, size);
+    content.push({ digest, bytes: size, newBytes: isHeld ? 0 : size });
+  }
+  return { platforms: await platformsOf(descriptor, tree, lookup), content };
+}
+
+async function platformsOf(
+  root: Descriptor,
+  { manifests }: ContentTree,
+  lookup: ContentLookup,
+): Promise<readonly string[]> {
+  const named = manifests.flatMap(({ view }) => view.manifests);
+  const byDigest = new Map([root, ...named].map(descriptor => [descriptor.digest, descriptor]));
+  const platforms = new Set<string>();
+  for (const { manifest, view } of manifests) {
+    const descriptor = byDigest.get(manifest.digest);
+    if (descriptor === undefined || view.kind === 'index' || isAttestation(descriptor)) continue;
+    const platform = descriptor.platform ?? (await configPlatform(descriptor, lookup));
+    if (platform !== undefined && platform.os !== '') platforms.add(formatPlatform(platform));
+  }
+  return [...platforms];
+}
+
+function sumOf(content: readonly Sized[]): { readonly bytes: number; readonly newBytes: number } {
+  const sum = (key: 'bytes' | 'newBytes') => content.reduce((total, each) => total + each[key], 0);
+  return { bytes: sum('bytes'), newBytes: sum('newBytes') };
+}
+
+/** Verifies what an archive carries and keeps nothing of it but, in memory, what says how it hangs together. */
+class Look implements BlobTaker {
+  readonly #options: InspectOptions;
+  readonly #carried = new Map<Digest, number>();
+  readonly #manifests = new Map<Digest, Uint8Array>();
+  readonly #configs = new Map<Digest, Uint8Array>();
+  #manifestsBytes = 0;
+  #configsBytes = 0;
+
+  constructor(options: InspectOptions) {
+    this.#options = options;
+  }
+
+  async take(digest: Digest, entry: ArchiveEntry): Promise<void> {
+    this.#carried.set(digest, entry.size);
+    if (entry.size > MAX_MANIFEST_BYTES) {
+      const { signal = new AbortController().signal } = this.#options;
+      return requireDigest(digest, await hashOf(entry, digest, signal));
+    }
+    const bytes = await readWhole(entry);
+    requireDigest(digest, digestOf(bytes, digestAlgorithm(digest)));
+    if (looksLikeManifest(bytes)) this.#keepManifest(digest, bytes);
+    else if (bytes[0] === BRACE) this.#keepConfig(digest, bytes);
+  }
+
+  async settle(): Promise<void> {}
+
+  carriedSize(digest: Digest): number | undefined {
+    return this.#carried.get(digest);
+  }
+
+  manifestBytes(digest: Digest): Uint8Array | undefined {
+    return this.#manifests.get(digest);
+  }
+
+  async open(digest: Digest): Promise<BlobReader | undefined> {
+    const config = this.#configs.get(digest);
+    return config === undefined ? this.#options.blobs.open(digest) : readerOfBytes(config);
+  }
+
+  async keepAsBlob(): Promise<void> {}
+
+  async isHeld(digest: Digest, size: number): Promise<boolean> {
+    const { metadata, blobs } = this.#options;
+    return (await metadata.statBlob(digest))?.size === size && (await blobs.stat(digest))?.size === size;
+  }
+
+  #keepManifest(digest: Digest, bytes: Uint8Array): void {
+    this.#manifestsBytes += bytes.byteLength;
+    if (this.#manifestsBytes > MAX_MANIFESTS_BYTES) {
+      throw new ArchiveError(`its manifests are larger than ${MAX_MANIFESTS_BYTES} bytes together`);
+    }
+    this.#manifests.set(digest, bytes);
+  }
+
+  /** A config is only asked which platform it is for: of those beyond the bound that is not known. */
+  #keepConfig(digest: Digest, bytes: Uint8Array): void {
+    if (this.#configsBytes + bytes.byteLength > MAX_CONFIGS_BYTES) return;
+    this.#configsBytes += bytes.byteLength;
+    this.#configs.set(digest, bytes);
+  }
+}
+
+/** `{`, with which every config begins. */
+const BRACE = 0x7b;
+/** Some kilobytes each; those of a thousand images for five platforms fit. */
+const MAX_CONFIGS_BYTES = 64 * 1024 * 1024;

@@ -1,0 +1,102 @@
+import { addAbortSignal, type Readable } from 'node:stream';
+import { tenantGrantee } from '../access/grants.ts';
+import { ArchiveError } from '../archive/archive-error.ts';
+import type { CompleteOptions } from '../archive/contents.ts';
+import { type ArchiveEntry, openArchive, readArchive } from '../archive/open-archive.ts';
+import type { Place, PlacementOptions } from '../archive/placement.ts';
+import type { NamedRepository, Naming } from '../http/naming.ts';
+import { OciError } from '../oci/errors.ts';
+import { DEFAULT_TAG } from '../oci/reference.ts';
+import { EXIT, type ExitCode, type Input, type Io } from './command.ts';
+import { platformsOption } from './list-options.ts';
+import { progressForm, ProgressView } from './progress.ts';
+import type { Renames } from './renames.ts';
+
+/** What was typed of where the images of archives belong. */
+export function placementOf(
+  input: Input,
+  {
+    naming,
+    renames,
+    tenantName,
+  }: { readonly naming: Naming; readonly renames: Renames; readonly tenantName: string | undefined },
+): PlacementOptions & Pick<CompleteOptions, 'platforms'> {
+  const placeOf = (name: string | undefined): Place | undefined => {
+    const here = renames.nameOf(name);
+    if (here === undefined) return undefined;
+    const { repository, tag, digest } = destinationOf(naming, here);
+    return { repository, tag: tag ?? (digest === undefined ? DEFAULT_TAG : undefined), digest };
+  };
+  return {
+    placeOf,
+    platforms: platformsOption(input),
+    grantee: tenantName === undefined ? undefined : tenantGrantee(tenantName),
+    mayPublish: input.options['public'] === true,
+  };
+}
+
+/** One archive of those that were named. */
+export interface NamedArchive {
+  /** As typed. */
+  readonly file: string;
+  readonly entries: AsyncIterable<ArchiveEntry>;
+  /** Hears of bytes as they are read. */
+  readonly progress: (bytes: number) => void;
+}
+
+/** What came of one archive: a line for people, and what to print. */
+export interface ArchiveOutcome {
+  readonly text: string;
+  readonly tell: () => void;
+  readonly isRefused?: boolean;
+}
+
+/** Reads every archive that was named, past those that are refused, which the exit code tells. */
+export async function eachArchive(
+  input: Input,
+  io: Io,
+  { renames, signal }: { readonly renames: Renames; readonly signal: AbortSignal },
+  act: (archive: NamedArchive) => Promise<ArchiveOutcome>,
+): Promise<ExitCode> {
+  const view = new ProgressView(io, progressForm({ json: false }));
+  let failed = 0;
+  for (const file of input.arguments) {
+    const item = view.begin(file === '-' ? 'standard input' : file);
+    try {
+      const entries = entriesOf(file, signal);
+      const { text, tell, isRefused } = await act({ file, entries, progress: bytes => item.advance(bytes) });
+      item.end(isRefused ? 'failed' : 'done', text);
+      if (isRefused) failed += 1;
+      tell();
+    } catch (error) {
+      // Ctrl-C ends the whole pipe: an archive that is cut off by it is none that is refused.
+      if (!(error instanceof ArchiveError) || signal.aborted) throw error;
+      item.end('failed', error.message);
+      failed += 1;
+    } finally {
+      view.close();
+    }
+  }
+  for (const name of renames.unused) io.err(`--rename: no image was called ${name}\n`);
+  return failed === 0 && renames.unused.length === 0 ? EXIT.done : EXIT.failed;
+}
+
+function entriesOf(file: string, signal: AbortSignal): AsyncIterable<ArchiveEntry> {
+  return file === '-' ? readArchive(standardInput(signal)) : openArchive(file, signal);
+}
+
+/** A pipe may bring nothing for hours: the signal is heard meanwhile. */
+function standardInput(signal: AbortSignal): Readable {
+  return addAbortSignal(signal, process.stdin);
+}
+
+/** ArchiveError, with the ways out, for a name under which nobody would find the image here. */
+function destinationOf(naming: Naming, name: string): NamedRepository {
+  try {
+    return naming.destinationOf(name);
+  } catch (cause) {
+    if (!(cause instanceof OciError) || cause.code !== 'NAME_UNKNOWN') throw cause;
+    const ways = 'configure it, or give the name that the image has here with --rename OLD=NEW';
+    throw new ArchiveError(`${cause.message}: ${ways}`, { cause });
+  }
+}

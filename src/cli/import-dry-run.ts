@@ -1,0 +1,110 @@
+import {
+  type InspectedImage,
+  type InspectOptions,
+  inspectArchive,
+  type Inspection,
+} from '../archive/inspection.ts';
+import type { Config } from '../config/config.ts';
+import type { Naming } from '../http/naming.ts';
+import { sizeText } from '../lib/units.ts';
+import { namingOf, type Parts } from '../wire.ts';
+import { eachArchive, placementOf } from './archives.ts';
+import { columnsText, countText } from './columns.ts';
+import { CommandError, EXIT, type ExitCode, type Input, type Io, textOption } from './command.ts';
+import { Renames } from './renames.ts';
+import { configAndStore } from './store-config.ts';
+import { tenantOption } from './tenant-option.ts';
+import { withParts } from './with-parts.ts';
+
+const HEADINGS = ['IMAGE', 'PLATFORMS', 'SIZE', 'NEW', 'STATE', 'DIGEST'] as const;
+
+/** What archives are held against: a store, or nothing where there is none. */
+type Here = Pick<InspectOptions, 'metadata' | 'blobs' | 'room'> & {
+  readonly naming: Naming;
+  readonly tenantName: string | undefined;
+};
+
+/** `entrepot import --dry-run`: what archives hold, and what importing them would come to. */
+export async function importDryRun(input: Input, io: Io, signal: AbortSignal): Promise<ExitCode> {
+  const { config, hasStore } = await configAndStore(input, io);
+  const inspectAll = (here: Here) => {
+    const renames = new Renames(input);
+    const options = { ...placementOf(input, { ...here, renames }), ...here, signal };
+    return eachArchive(input, io, { renames, signal }, async ({ file, entries, progress }) => {
+      const inspection = await inspectArchive(entries, { ...options, progress });
+      return {
+        text: summaryText(inspection),
+        isRefused: inspection.refusal !== undefined,
+        tell: () =>
+          io.out(input.options['json'] === true ? jsonText(file, inspection) : tableText(inspection)),
+      };
+    });
+  };
+  if (hasStore) return withParts(input, io, parts => inspectAll(hereOf(parts, input)), { config });
+  io.err(`there is no store in ${config.storage.path}: everything is new\n`);
+  return inspectAll(nothingHere(config, input));
+}
+
+function hereOf(parts: Parts, input: Input): Here {
+  const { metadata, blobs, quota, naming } = parts;
+  return { metadata, blobs, room: quota, naming, tenantName: tenantOption(parts, input)?.name };
+}
+
+const nothing = async () => undefined;
+
+/** Of tenants it knows those of the configuration: all that there can be without a store. */
+function nothingHere(config: Config, input: Input): Here {
+  const isTenant = (name: string) => config.tenants.some(tenant => tenant.name === name);
+  const tenantName = textOption(input, 'tenant');
+  if (tenantName !== undefined && !isTenant(tenantName))
+    throw new CommandError(`no tenant is called ${tenantName}`, EXIT.usage);
+  return {
+    metadata: { statBlob: nothing, readSetting: nothing, readTag: nothing, isLinked: async () => false },
+    blobs: { stat: nothing, open: nothing },
+    naming: namingOf(config, isTenant),
+    tenantName,
+  };
+}
+
+/** One row for each name that an image would have here; one for an image without any. */
+interface Row extends Omit<InspectedImage, 'places'> {
+  /** `undefined` when the import would be refused. */
+  readonly here: string | undefined;
+  readonly state: 'new' | 'held' | 'replaces' | 'refused';
+  readonly replaces: string | undefined;
+}
+
+function rowsOf({ images }: Inspection): readonly Row[] {
+  return images.flatMap(({ places, ...image }): Row[] => {
+    if (places.length === 0) return [{ ...image, here: undefined, state: 'refused', replaces: undefined }];
+    return places.map(({ name, isHeld, replaces }) => {
+      const usual = isHeld && image.newBytes === 0 ? 'held' : 'new';
+      return { ...image, here: name, state: replaces === undefined ? usual : 'replaces', replaces };
+    });
+  });
+}
+
+function tableText(inspection: Inspection): string {
+  const rows = rowsOf(inspection).map(row => [
+    row.here ?? row.name ?? '-',
+    row.platforms.join(' ') || '-',
+    sizeText(row.bytes),
+    sizeText(row.newBytes),
+    row.replaces === undefined ? row.state : `replaces ${row.replaces}`,
+    row.digest,
+  ]);
+  return columnsText(HEADINGS, rows);
+}
+
+function jsonText(file: string, inspection: Inspection): string {
+  const lines = rowsOf(inspection).map(
+    ({ here = null, name = null, digest, platforms, bytes, newBytes, state, replaces = null }) =>
+      JSON.stringify({ file, image: here, name, digest, platforms, bytes, newBytes, state, replaces }),
+  );
+  return lines.map(line => `${line}\n`).join('');
+}
+
+function summaryText({ images, bytes, newBytes, refusal }: Inspection): string {
+  if (refusal !== undefined) return `would be refused: ${refusal}`;
+  return `${countText(images.length, 'image')}, ${sizeText(bytes)}, of which ${sizeText(newBytes)} would be new`;
+}
