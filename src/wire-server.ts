@@ -23,6 +23,7 @@ import { type Observers, openParts, type Parts } from './wire.ts';
 import { CREDENTIAL_KEY, requireEncryption } from './wire-access.ts';
 import { deedsTo } from './wire-audit.ts';
 import { checkFiles } from './wire-check.ts';
+import { Prepull } from './wire-prepull.ts';
 import { beginSchedule, reportStore } from './wire-upkeep.ts';
 
 export interface ServerOptions extends Observers {
@@ -96,6 +97,9 @@ export async function startServer(config: Config, options: ServerOptions): Promi
     let schedule = await keepUp();
     opened.add({ close: () => schedule.close() });
     await parts.uploads.countUnfinished();
+    const pullAhead = () => Prepull.begin(parts, options);
+    let prepull = pullAhead();
+    opened.add({ close: () => prepull?.close() });
     state = 'serving';
     return {
       parts,
@@ -109,6 +113,10 @@ export async function startServer(config: Config, options: ServerOptions): Promi
         if (reload.changed.includes('upkeep')) {
           await schedule.close();
           schedule = await keepUp();
+        }
+        if (reload.changed.some(key => key === 'prepull' || key === 'runtimeHandlers')) {
+          await prepull?.close();
+          prepull = pullAhead();
         }
         return reload;
       },

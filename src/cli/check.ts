@@ -1,16 +1,10 @@
 import { missingOfImage } from '../prepull/image-check.ts';
+import type { WantedImage } from '../prepull/wanted-images.ts';
 import type { Parts } from '../wire.ts';
 import { type Command, CONFIG_OPTION, EXIT, type Input } from './command.ts';
 import { heldName } from './held-name.ts';
 import { platformsOption } from './list-options.ts';
-import {
-  lineOf,
-  meantBy,
-  WANTED_ARGUMENTS,
-  WANTED_OPTIONS,
-  type WantedImage,
-  wantedImages,
-} from './wanted-images.ts';
+import { lineOf, meantBy, WANTED_ARGUMENTS, WANTED_OPTIONS, wantedImages } from './wanted-images.ts';
 import { withParts } from './with-parts.ts';
 
 /** How much of what is missing is told of one image. */

@@ -12,6 +12,7 @@ import type { Manifest } from '../oci/manifest.ts';
 import { formatPlatform, type Platform } from '../oci/platform.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import { missingOfImage } from '../prepull/image-check.ts';
+import type { WantedImage } from '../prepull/wanted-images.ts';
 import type { Parts } from '../wire.ts';
 import { countText } from './columns.ts';
 import { type Command, CommandError, CONFIG_OPTION, EXIT, type Input, textOption } from './command.ts';
@@ -19,14 +20,7 @@ import { interruptible } from './interruptible.ts';
 import { heldName } from './held-name.ts';
 import { platformOptions, platformsOption } from './list-options.ts';
 import { progressForm, ProgressView } from './progress.ts';
-import {
-  FROM_OPTION,
-  LIKELY_OPTION,
-  meantBy,
-  WANTED_ARGUMENTS,
-  type WantedImage,
-  wantedImages,
-} from './wanted-images.ts';
+import { FROM_OPTION, LIKELY_OPTION, meantBy, WANTED_ARGUMENTS, wantedImages } from './wanted-images.ts';
 import { withParts } from './with-parts.ts';
 
 /** `entrepot export`: write a bundle. */

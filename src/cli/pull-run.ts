@@ -1,13 +1,12 @@
-import { mayNameArch } from '../config/repository-options.ts';
-import { ArchNames } from '../mirror/arch-names.ts';
-import type { Repository } from '../oci/repository.ts';
-import type { Right } from '../oci/requester.ts';
-import { pullImage, type PulledImage } from '../prepull/image-pull.ts';
+import type { PulledImage } from '../prepull/image-pull.ts';
+import { pullAll } from '../prepull/pull-all.ts';
+import type { WantedImage } from '../prepull/wanted-images.ts';
 import type { Parts } from '../wire.ts';
-import { CommandError, EXIT, type ExitCode, type Input } from './command.ts';
+import { pullMeant } from '../wire-prepull.ts';
+import { EXIT, type ExitCode, type Input } from './command.ts';
 import type { ProgressView } from './progress.ts';
 import { tenantOption } from './tenant-option.ts';
-import { meantBy, type WantedImage } from './wanted-images.ts';
+import { meantBy } from './wanted-images.ts';
 
 export interface PullRunOptions {
   readonly parts: Parts;
@@ -43,41 +42,19 @@ export class PullRun {
   /** Pulls all, past those that fail, and returns these. Rejects by its signal only. */
   async pullAll(images: readonly WantedImage[]): Promise<readonly WantedImage[]> {
     const { signal, parallel } = this.#options;
-    const queue = [...images];
-    const failed: WantedImage[] = [];
-    const work = async (): Promise<void> => {
-      for (let image = queue.shift(); image !== undefined && !signal.aborted; image = queue.shift()) {
-        if (!(await this.#pull(image))) failed.push(image);
-      }
-    };
-    await Promise.all(Array.from({ length: parallel }, work));
-    signal.throwIfAborted();
-    return failed;
+    return pullAll(images, { parallel, pull: image => this.#pull(image), signal });
   }
 
   async #pull(image: WantedImage): Promise<boolean> {
     const { parts, input, view, signal } = this.#options;
     const progress = view.begin(image.name);
     try {
-      const { repository, reference, platforms } = meantBy(parts, input, image);
-      if (repository.upstream === '') throw new CommandError('it lives here and has no upstream');
-      const tenant = tenantOption(parts, input);
-      const authorize = async (place: Repository): Promise<Right> => {
-        const { access } = parts;
-        const right = tenant === undefined ? access.operatorRight(place) : access.rightOf(tenant, place);
-        // All that is wanted is fetched here: of an index nothing goes ahead of it.
-        return { ...(await right), platforms: [] };
-      };
-      const right = await authorize(repository);
-      const referrers = input.options['referrers'] === true;
-      const { mirror, metadata } = parts;
-      const source = mayNameArch(parts.config, repository)
-        ? new ArchNames({ source: mirror, authorize })
-        : mirror;
-      const pulled = await pullImage(
-        { repository, reference, right },
-        { source, metadata, platforms, referrers, progress, signal },
-      );
+      const pulled = await pullMeant(parts, meantBy(parts, input, image), {
+        tenant: tenantOption(parts, input),
+        referrers: input.options['referrers'] === true,
+        progress,
+        signal,
+      });
       this.#fetchedBytes += pulled.fetchedBytes;
       progress.end('done', pulledText(pulled));
       return true;

@@ -1,4 +1,5 @@
 import { parseCron } from '../lib/cron.ts';
+import { DEFAULT_PARALLEL_IMAGES } from '../prepull/pull-all.ts';
 import { watch, type WatchOptions } from '../prepull/watch.ts';
 import {
   type Command,
@@ -17,9 +18,6 @@ import { tenantOption } from './tenant-option.ts';
 import { filesOption, WANTED_ARGUMENTS, WANTED_OPTIONS, wantedImages } from './wanted-images.ts';
 import { withParts } from './with-parts.ts';
 
-/** Images at a time, unless somebody says otherwise: enough to keep a link busy while manifests are asked for. */
-const DEFAULT_PARALLEL = 4;
-
 /** `entrepot pull`: bring images before they are asked for. */
 export const pull: Command = {
   name: 'pull',
@@ -28,8 +26,8 @@ export const pull: Command = {
     'Brings images with all that belongs to them, beside a running server on the same store or without one: nothing ' +
     'is fetched that is held, and nothing twice. Goes on past images that fail, and says at the end which did. ' +
     'Interrupted, it keeps what it has; run again, it fetches what is missing. Without a name it pulls what the ' +
-    'configuration names (prepull), and with --watch again at each time of prepull.schedule; what fails is then ' +
-    'tried again like a pod with ImagePullBackOff.',
+    'configuration names (prepull), which a running server also does by itself. With --watch it pulls again at each ' +
+    'time of prepull.schedule, and tries what fails again like a pod with ImagePullBackOff.',
   arguments: WANTED_ARGUMENTS,
   options: [
     ...WANTED_OPTIONS,
@@ -39,7 +37,10 @@ export const pull: Command = {
     },
     { flags: '--referrers', description: 'signatures, SBOMs and the like too' },
     { flags: '--serialize', description: 'one image at a time' },
-    { flags: '--max-parallel <count>', description: `images at a time (default: ${DEFAULT_PARALLEL})` },
+    {
+      flags: '--max-parallel <count>',
+      description: `images at a time (default: ${DEFAULT_PARALLEL_IMAGES})`,
+    },
     { flags: '--watch', description: 'go on for ever, by prepull.schedule of the configuration' },
     { flags: '--json', description: 'one line of JSON for each event, on standard output' },
     CONFIG_OPTION,
@@ -82,6 +83,12 @@ export const pull: Command = {
             const { prepull } = parts.config;
             const wanted = () => wantedImages(input, tell, prepull);
             if (input.options['watch'] !== true) return run.once(await wanted());
+            if (prepull.schedule === false) {
+              throw new CommandError(
+                '--watch needs a time to wait for, and prepull.schedule is false',
+                EXIT.usage,
+              );
+            }
             const watching = watch({
               schedule: parseCron(prepull.schedule),
               images: wanted,
@@ -124,7 +131,7 @@ async function stopped(watching: Promise<never>, signal: AbortSignal, view: Prog
 function parallelOf(input: Input): number {
   if (input.options['serialize'] === true) return 1;
   const given = textOption(input, 'maxParallel');
-  if (given === undefined) return DEFAULT_PARALLEL;
+  if (given === undefined) return DEFAULT_PARALLEL_IMAGES;
   if (!/^[1-9]\d{0,3}$/.test(given))
     throw new CommandError('--max-parallel takes a number from 1 on', EXIT.usage);
   return Number(given);

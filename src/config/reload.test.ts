@@ -33,6 +33,7 @@ it('what a running server applies is told apart from what needs a restart, by th
   expect(changed.toSorted()).toEqual([
     'hosted',
     'log.level',
+    'prepull',
     'storage.maxBytes',
     'tenants',
     'upkeep',

@@ -22,6 +22,8 @@ const RELOADABLE: ReadonlySet<string> = new Set([
   'hosted',
   'pulls',
   'upkeep',
+  'prepull',
+  'runtimeHandlers',
   'storage.maxBytes',
   'storage.minFree',
   'log.level',
@@ -30,9 +32,6 @@ const RELOADABLE: ReadonlySet<string> = new Set([
   'imagePullCredentialsVerificationPolicy',
   'preloadedImagesVerificationAllowlist',
 ]);
-
-/** Keys that only commands read, each time they run. */
-const OF_COMMANDS: ReadonlySet<string> = new Set(['prepull', 'runtimeHandlers']);
 
 /** Sections whose changes are named one level deeper. */
 const BY_KEY: ReadonlySet<string> = new Set(['server', 'storage', 'log', 'audit', 'upstreams']);
@@ -47,7 +46,7 @@ export function planReload(config: Config, next: Config): Reload {
   if (problems.length > 0) {
     throw new ConfigError(problems.map(problem => ({ ...problem, source: 'until a restart' })));
   }
-  const keys = differences(config, next).filter(key => !OF_COMMANDS.has(key));
+  const keys = differences(config, next);
   return {
     config: merged,
     changed: keys.filter(isReloadable),
@@ -63,6 +62,8 @@ function reloaded(config: Config, next: Config): Config {
     hosted: next.hosted,
     pulls: next.pulls,
     upkeep: next.upkeep,
+    prepull: next.prepull,
+    runtimeHandlers: next.runtimeHandlers,
     storage: { ...next.storage, path: config.storage.path },
     log: { ...next.log, format: config.log.format },
     verifyForMs: next.verifyForMs,

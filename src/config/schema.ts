@@ -197,13 +197,18 @@ const storage = section({
 const intervalOrNever = z.union([interval, z.literal(false, { error: 'expected false' })]);
 
 const prepull = section({
-  images: listOf(word).prefault([]).describe('Images that entrepot pull brings when none is named'),
+  images: listOf(word)
+    .prefault([])
+    .describe('Images that a server brings by itself, and entrepot pull when none is named'),
   from: listOf(path)
     .prefault([])
     .describe('Files that name more: lists with one image a line, or Kubernetes manifests'),
-  schedule: schedule
+  schedule: z
+    .union([schedule, z.literal(false, { error: 'expected false' })])
     .prefault('0 3 * * *')
-    .describe('When entrepot pull --watch pulls them anew, as cron says it, in local time'),
+    .describe(
+      'When a server pulls them anew, as cron says it, in local time; it also does when it starts. false leaves them to entrepot pull',
+    ),
 });
 
 const upkeep = section(

@@ -105,6 +105,17 @@ export const METRICS = {
     values: ['hosted', 'mirrored'],
   },
 
+  prepull_images_total: {
+    kind: 'counter',
+    help: 'Images that the server wanted to bring ahead (prepull), by what came of it',
+    labels: ['outcome'],
+    values: ['pulled', 'failed'],
+  },
+  prepull_failing: {
+    kind: 'gauge',
+    help: 'Images of prepull that could not be brought when that was tried last',
+  },
+
   backoffs: { kind: 'gauge', help: 'Failures that are remembered, and answered without asking upstream' },
   bytes_from_upstream_total: {
     kind: 'counter',

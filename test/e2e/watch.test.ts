@@ -27,9 +27,11 @@ afterEach(async () => {
 });
 
 async function start(schedule: string, ...images: string[]): Promise<Daemon> {
-  const prepull = { images: images.map(name => `${UPSTREAM}/${name}`), schedule };
-  entrepot = await Entrepot.start({ upstreams: { [UPSTREAM]: { url: upstream.url } }, prepull });
-  watch = await entrepot.begin('pull', '--watch');
+  entrepot = await Entrepot.start({
+    upstreams: { [UPSTREAM]: { url: upstream.url } },
+    prepull: { schedule },
+  });
+  watch = await entrepot.begin('pull', '--watch', ...images.map(name => `${UPSTREAM}/${name}`));
   return watch;
 }
 

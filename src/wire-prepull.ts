@@ -1,0 +1,214 @@
+/** The part of the composition root that brings images before a node asks for them: for `entrepot pull` and for a server. */
+import { setMaxListeners } from 'node:events';
+import { readFile } from 'node:fs/promises';
+import { setTimeout as delay } from 'node:timers/promises';
+import { mayNameArch, repositoryOptions } from './config/repository-options.ts';
+import { type CronSchedule, parseCron } from './lib/cron.ts';
+import { type Lease, LeaseLost } from './lib/lease.ts';
+import { ArchNames } from './mirror/arch-names.ts';
+import { OciError } from './oci/errors.ts';
+import { DEFAULT_PLATFORM, type Platform } from './oci/platform.ts';
+import { DEFAULT_TAG } from './oci/reference.ts';
+import type { Repository } from './oci/repository.ts';
+import type { Right } from './oci/requester.ts';
+import { pullImage, type PulledImage, type PullOptions } from './prepull/image-pull.ts';
+import { DEFAULT_PARALLEL_IMAGES, pullAll } from './prepull/pull-all.ts';
+import {
+  type NamesReader,
+  platformsWanted,
+  type WantedImage,
+  wantedImages,
+} from './prepull/wanted-images.ts';
+import { watch } from './prepull/watch.ts';
+import type { Tenant } from './tenants/tenant.ts';
+import type { Observers, Parts } from './wire.ts';
+
+/** What an image means here. */
+export interface MeantImage {
+  readonly repository: Repository;
+  /** A tag or a digest. */
+  readonly reference: string;
+  /** Of which it is wanted; `undefined`: all. */
+  readonly platforms: readonly Platform[] | undefined;
+}
+
+/** What an image means here, and for which platforms it is wanted, of a tenant or in general. Throws what is wrong with its name. */
+export function meantImage(
+  { naming, config }: Pick<Parts, 'naming' | 'config'>,
+  image: WantedImage,
+  tenant?: Tenant,
+): MeantImage {
+  const { repository, tag = DEFAULT_TAG, digest } = naming.repositoryOf(image.name);
+  const upstream = config.upstreams.get(repository.upstream);
+  const usual = tenant?.options.platforms ??
+    (upstream && repositoryOptions(upstream, repository.name).platforms) ?? [DEFAULT_PLATFORM];
+  const platforms = platformsWanted(image, usual, config.runtimeHandlers);
+  return { repository, reference: digest ?? tag, platforms };
+}
+
+/** With the credentials of `tenant` alone, else with those of whoever runs this registry. */
+export async function pullMeant(
+  { access, mirror, metadata, config }: Parts,
+  { repository, reference, platforms }: MeantImage,
+  {
+    tenant,
+    ...options
+  }: Pick<PullOptions, 'referrers' | 'progress' | 'signal'> & { readonly tenant?: Tenant | undefined },
+): Promise<PulledImage> {
+  if (repository.upstream === '') {
+    throw new OciError('UNSUPPORTED', { message: 'it lives here and has no upstream' });
+  }
+  const authorize = async (place: Repository): Promise<Right> => {
+    const right = tenant === undefined ? access.operatorRight(place) : access.rightOf(tenant, place);
+    // All that is wanted is fetched here: of an index nothing goes ahead of it.
+    return { ...(await right), platforms: [] };
+  };
+  const task = { repository, reference, right: await authorize(repository) };
+  const source = mayNameArch(config, repository) ? new ArchNames({ source: mirror, authorize }) : mirror;
+  return pullImage(task, { source, metadata, platforms, ...options });
+}
+
+/** The Lease of the process that brings images. */
+const LEASE_KEY = 'prepull';
+/** A process that ends or dies is followed by another one within this; a round is not missed for good by it. */
+const TAKE_OVER_POLL_MS = 10_000;
+
+/**
+ * What a server brings by itself, as `prepull` of the configuration says: when it starts, and at each time of the
+ * schedule. Of several processes on one store one does it, and another when that one ends.
+ */
+export class Prepull {
+  readonly #parts: Parts;
+  readonly #schedule: CronSchedule;
+  readonly #observers: Observers;
+  readonly #stopping = new AbortController();
+  readonly #running: Promise<void>;
+  /** What failed when it was tried last. */
+  readonly #failing = new Set<string>();
+
+  private constructor(parts: Parts, schedule: CronSchedule, observers: Observers) {
+    this.#parts = parts;
+    this.#schedule = schedule;
+    this.#observers = observers;
+    // All that is under way at once listens to it; Node takes more than ten for a leak, and says so.
+    setMaxListeners(0, this.#stopping.signal);
+    this.#running = this.#run();
+  }
+
+  /** `undefined` where there is nothing to pull, nobody may be asked, or it is left to `entrepot pull`. */
+  static begin(parts: Parts, observers: Observers): Prepull | undefined {
+    const { offline, prepull } = parts.config;
+    const isWanted = prepull.images.length > 0 || prepull.from.length > 0;
+    if (!isWanted || offline || prepull.schedule === false) return undefined;
+    return new Prepull(parts, parseCron(prepull.schedule), observers);
+  }
+
+  /** Breaks off what is pulled; what came of it stays. */
+  async close(): Promise<void> {
+    this.#stopping.abort(new Error('the server is stopping'));
+    await this.#running;
+  }
+
+  async #run(): Promise<void> {
+    const { signal } = this.#stopping;
+    const { metadata } = this.#parts;
+    while (!signal.aborted) {
+      try {
+        const lease = await metadata.claim(LEASE_KEY);
+        if (lease !== undefined) await this.#watchUnder(lease);
+      } catch (error) {
+        if (!signal.aborted)
+          this.#observers.log.error({ err: error }, 'prepull failed and will be tried again');
+      }
+      await delay(TAKE_OVER_POLL_MS, undefined, { signal }).catch(() => {});
+    }
+  }
+
+  async #watchUnder(lease: Lease): Promise<void> {
+    try {
+      await this.#watch(lease);
+    } finally {
+      await this.#parts.metadata.release(lease);
+    }
+  }
+
+  /** Until the server stops, or another process has taken over. */
+  async #watch(lease: Lease): Promise<void> {
+    const lost = new AbortController();
+    const signal = AbortSignal.any([this.#stopping.signal, lost.signal]);
+    setMaxListeners(0, signal);
+    const { prepull } = this.#parts.config;
+    const stillOurs = async () => {
+      try {
+        await lease.confirm();
+      } catch (error) {
+        if (error instanceof LeaseLost) lost.abort(error);
+        throw error;
+      }
+    };
+    const watching = watch({
+      schedule: this.#schedule,
+      images: async () => {
+        await stillOurs();
+        return wantedImages(prepull, this.#reader);
+      },
+      pull: async images => {
+        await stillOurs();
+        return this.#pullAll(images, signal);
+      },
+      failed: error => this.#observers.log.error({ err: error }, 'what prepull names cannot be read'),
+      waits: () => {},
+      signal,
+    });
+    await watching.catch((error: unknown) => {
+      if (!signal.aborted) throw error;
+    });
+  }
+
+  get #reader(): NamesReader {
+    return {
+      read: file => readFile(file, 'utf8'),
+      shown: file => file,
+      takesLikely: false,
+      tell: found => this.#observers.log.debug({ found }, 'prepull'),
+    };
+  }
+
+  async #pullAll(images: readonly WantedImage[], signal: AbortSignal): Promise<readonly WantedImage[]> {
+    const { log, meter } = this.#observers;
+    const pull = (image: WantedImage) => this.#pull(image, signal);
+    const failed = await pullAll(images, { parallel: DEFAULT_PARALLEL_IMAGES, pull, signal });
+    for (const { name } of images) this.#failing.delete(name);
+    for (const { name } of failed) this.#failing.add(name);
+    meter.gauge('prepull_failing', this.#failing.size);
+    log.info(
+      { pulled: images.length - failed.length, failed: failed.length },
+      'pulled ahead, as prepull says',
+    );
+    return failed;
+  }
+
+  async #pull(image: WantedImage, signal: AbortSignal): Promise<boolean> {
+    const { log, meter } = this.#observers;
+    const { name } = image;
+    const begunMs = performance.now();
+    try {
+      const meant = meantImage(this.#parts, image);
+      const pulled = await pullMeant(this.#parts, meant, { referrers: false, progress: UNSEEN, signal });
+      const { digest, fetchedBytes: bytes } = pulled;
+      const ms = Math.round(performance.now() - begunMs);
+      if (bytes > 0) log.info({ image: name, digest, bytes, ms }, 'pulled ahead');
+      meter.count('prepull_images_total', { outcome: 'pulled' });
+      return true;
+    } catch (error) {
+      if (signal.aborted) return false;
+      const reason = error instanceof OciError ? error.reason : undefined;
+      const detail = reason === undefined ? { err: error } : { reason };
+      log.warn({ image: name, ...detail }, 'could not be pulled ahead and will be tried again');
+      meter.count('prepull_images_total', { outcome: 'failed' });
+      return false;
+    }
+  }
+}
+
+const UNSEEN = { expect: () => {}, advance: () => {} };
