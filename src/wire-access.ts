@@ -164,15 +164,23 @@ function readCredentialKey(metadata: MetadataStore): Promise<string> {
   return metadata.initSetting(CREDENTIAL_KEY, randomBytes(32).toString('hex'));
 }
 
+/** By the upstream that is configured; each request asks. */
+const places = new WeakMap<UpstreamConfig, readonly string[]>();
+
 /**
  * How Secrets may name a repository: as part of another registry if it is one, since a login for that part is meant for
  * it more than any other is, and as pods name it.
  */
 function imagesOf(upstream: UpstreamConfig, { name }: Repository): readonly string[] {
+  const known = places.get(upstream) ?? placesOf(upstream);
+  places.set(upstream, known);
+  return known.map(place => `${place}/${name}`);
+}
+
+function placesOf(upstream: UpstreamConfig): readonly string[] {
   const { host, prefix } = parseRegistryUrl(upstream.url);
-  const places =
-    prefix === '' ? registryNames(upstream) : [`${host}/${prefix}`.slice(0, -1), ...registryNames(upstream)];
-  return places.map(place => `${place}/${name}`);
+  const names = registryNames(upstream);
+  return prefix === '' ? names : [`${host}/${prefix}`.slice(0, -1), ...names];
 }
 
 /** What pods call the registry. Docker Hub's other names are none of theirs: the kubelet knows it by one alone. */

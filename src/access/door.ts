@@ -64,6 +64,8 @@ interface Presented {
 
 type AccountIdentity = Extract<Identity, { readonly kind: 'account' }>;
 
+const NOTHING: Proven = { identity: { kind: 'anonymous' }, scopes: undefined };
+
 /** Kubernetes' tokens are JWTs: never to be shown to an upstream. */
 const JWT = /^eyJ[\w-]+\.[\w-]+\.[\w-]*$/;
 
@@ -111,9 +113,8 @@ export class Door {
 
   /** By the request's own header. */
   async prove(sender: Sender): Promise<Proven> {
-    const sent = parseAuthorization(sender.authorization);
-    const authorization = (await this.opensTo(sent)) ? sent : undefined;
-    if (authorization === undefined) return { identity: { kind: 'anonymous' }, scopes: undefined };
+    const authorization = parseAuthorization(sender.authorization);
+    if (authorization === undefined || !(await this.opensTo(authorization))) return NOTHING;
     if (authorization.scheme === 'basic') {
       return { identity: await this.identify(sender, authorization), scopes: undefined };
     }

@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto';
+import { hash } from 'node:crypto';
 import { type Digest, digestAlgorithm, digestHex } from '../oci/digest.ts';
 import type { Manifest } from '../oci/manifest.ts';
 
@@ -50,5 +50,5 @@ export class ManifestCheck {
 }
 
 function hashes(bytes: Uint8Array, digest: Digest): boolean {
-  return createHash(digestAlgorithm(digest)).update(bytes).digest('hex') === digestHex(digest);
+  return hash(digestAlgorithm(digest), bytes, 'hex') === digestHex(digest);
 }

@@ -20,12 +20,12 @@ test('lines leave when there are many, and soon when there are few', async () =>
   const path = join(folder, 'log');
   const fd = openSync(path, 'a');
   const sink = new LineSink(fd, () => {});
-  for (let count = 0; count < 50; count += 1) sink.write(LINE);
-  await vi.waitUntil(() => readFileSync(path).byteLength >= 4_000);
-  await vi.waitUntil(() => readFileSync(path, 'utf8') === LINE.repeat(50), { timeout: 5_000 });
+  for (let count = 0; count < 1_000; count += 1) sink.write(LINE);
+  await vi.waitUntil(() => readFileSync(path).byteLength >= 64 * 1024);
+  await vi.waitUntil(() => readFileSync(path, 'utf8') === LINE.repeat(1_000), { timeout: 5_000 });
   sink.write('last\n');
   sink.flush();
-  expect(readFileSync(path, 'utf8')).toBe(`${LINE.repeat(50)}last\n`);
+  expect(readFileSync(path, 'utf8')).toBe(`${LINE.repeat(1_000)}last\n`);
   closeSync(fd);
 });
 

@@ -1,8 +1,8 @@
 import { close, write, writeSync } from 'node:fs';
 import { errorCode } from '../lib/error-code.ts';
 
-/** A write per response would cost more than many responses do. */
-const BATCH_BYTES = 4096;
+/** A write per response would cost more than many responses do; what a crash may lose is bounded by `BATCH_MS` too. */
+const BATCH_BYTES = 64 * 1024;
 
 /** How long a line may wait when nothing follows it: whoever reads along should not notice. */
 const BATCH_MS = 100;
