@@ -22,9 +22,21 @@ const LATEST_CALL = 3;
 /** It has been stopped, and then waits for others who were stopped too. */
 const END_MS = 180_000;
 
-/** Another process was stopped with the lock of the index, or has taken over. */
-const EXCUSES =
-  /another process keeps it locked|stood still for so long that another|removed while it was imported/;
+/**
+ * Another process was stopped with the lock of the index, or has taken over; or it stood still for longer than upstream is
+ * waited for.
+ */
+const EXCUSES = new RegExp(
+  [
+    'another process keeps it locked',
+    'stood still for so long that another',
+    'removed while it was imported',
+    'not answered in time',
+    'no answer in time',
+    'cannot connect to',
+    'took over [0-9]+ ms',
+  ].join('|'),
+);
 /** Which has found what was damaged, and says so with its exit code. */
 const SCRUBBED = /^checked \d+ blobs/m;
 
@@ -148,10 +160,13 @@ export class PausedCommands {
     const name = this.#newName('pulled');
     const layer = randomBlob(300_000, name);
     this.#parts.upstream.add(name, imageOf([layer]), '1');
-    await this.#run('pull', ['pull', `${UPSTREAM}/${name}:1`], async () => {
-      await sleep(1_000);
-      await this.#pullWhole(layer, name);
-    });
+    const pull = () =>
+      this.#run('pull', ['pull', `${UPSTREAM}/${name}:1`], async () => {
+        await sleep(1_000);
+        await this.#pullWhole(layer, name);
+      });
+    let said = await pull();
+    while (EXCUSES.test(said)) said = await pull();
   }
 
   async #rm(): Promise<void> {
