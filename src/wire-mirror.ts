@@ -15,6 +15,7 @@ import { Upstream } from './upstream/upstream.ts';
 import { type UpstreamCredentials, upstreamOf } from './wire-access.ts';
 
 export interface MirrorNeeds {
+  readonly credentials: UpstreamCredentials;
   readonly upstreams: ReadonlyMap<string, Upstream>;
   readonly metadata: MetadataStore;
   readonly blobs: FileBlobStore;
@@ -24,9 +25,10 @@ export interface MirrorNeeds {
 }
 
 /** Of what the configuration says of the upstreams and of pulls from them. */
-export function openMirror(config: Config, needs: MirrorNeeds): Mirror {
+export function openMirror(config: Config, { credentials, ...needs }: MirrorNeeds): Mirror {
   return new Mirror({
     ...needs,
+    ownLoginOf: upstream => credentials.get(config.upstreams.get(upstream)?.credentials),
     isOffline: config.offline,
     prefetchRuleOf: repository => repositoryOptions(upstreamOf(config, repository), repository.name),
     pullRuleOf: (repository, right) => pullRuleOf(config, repository, right),

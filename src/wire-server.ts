@@ -162,6 +162,7 @@ async function openOps(
   };
   const answer = async () => {
     reportBudgets(upstreams, meter);
+    mirror.ownLogins.report();
     meter.gauge('backoffs', mirror.backoffs);
     await reportStore(parts, meter);
     return { contentType: metrics.contentType, text: await metrics.text() };
@@ -178,7 +179,7 @@ async function openOps(
         return undefined;
     }
   };
-  const problems = () => [disk.problem ?? [], mirror.problem ?? [], clusterProblem(tenants) ?? []].flat();
+  const problems = () => [disk.problem ?? [], mirror.problems, clusterProblem(tenants) ?? []].flat();
   return createOpsServer({
     address: opsListen === false ? undefined : opsListen,
     socketFolder: join(config.storage.path, SOCKET_FOLDER),

@@ -169,7 +169,7 @@ async function openOn(
     await grants.record(proof);
   };
   const mirror = opened.add(
-    openMirror(config, { ...needs, upstreams: upstreams.byName, blobs, recordProof }),
+    openMirror(config, { ...needs, credentials, upstreams: upstreams.byName, blobs, recordProof }),
   );
   opened.add({ close: followSecrets({ tenants, grants, mirror, log }) });
   const hosted = new Hosted({ blobs, metadata, log });

@@ -22,7 +22,12 @@ export interface CallerParts {
 }
 
 /** What upstream's 401, 403 and 404 have become by the time they are seen here. */
-const UNKNOWN: ReadonlySet<OciErrorCode> = new Set(['NAME_UNKNOWN', 'MANIFEST_UNKNOWN', 'BLOB_UNKNOWN']);
+const UNKNOWN: ReadonlySet<OciErrorCode> = new Set([
+  'NAME_UNKNOWN',
+  'MANIFEST_UNKNOWN',
+  'BLOB_UNKNOWN',
+  'UPSTREAM_REFUSED',
+]);
 
 const INVALID_TOKEN = 'the token is not valid here, or no longer';
 
@@ -77,7 +82,10 @@ export class Caller implements Visitor {
     const mayHide = repository.upstream !== '' && action === 'pull' && UNKNOWN.has(error.code);
     if (!mayHide || this.#proven.identity.kind !== 'anonymous' || !door.isOpen) return error;
     if (await mirrored.isPublic(repository)) return error;
-    return challenges.demand(this.#sender, this.#demand(scopeOf(repository, action))) ?? error;
+    // A login of the client's may do where Entrepot's own does not.
+    const message = error.code === 'UPSTREAM_REFUSED' ? { message: error.message } : {};
+    const demand = { ...this.#demand(scopeOf(repository, action)), ...message };
+    return challenges.demand(this.#sender, demand) ?? error;
   }
 
   async #settle(repository: Repository, action: Action): Promise<Right> {

@@ -25,6 +25,14 @@ export interface UpstreamRule {
 
 type Attempt = Credential | undefined;
 
+/** With what upstream is asked, and for whom. */
+interface Asking {
+  readonly attempts: readonly Attempt[];
+  readonly tenants: readonly Tenant[];
+  /** The upstream's own among them, where it is lent to the asker; one that he brought himself is his. */
+  readonly own?: Credential | undefined;
+}
+
 /**
  * One pull is many requests: so long they share what the keyring says, which costs as much as a whole manifest's
  * look-up. A change of Secrets ends it at once; a plugin whose answers may not be kept is asked once a second.
@@ -70,6 +78,7 @@ export class MirroredRights {
     return this.#right(principal, repository, rule, {
       attempts: await this.#keyring(tenant, repository, rule),
       tenants: [tenant],
+      own: rule.credential,
     });
   }
 
@@ -178,13 +187,17 @@ export class MirroredRights {
       credentials: distinct([...own, undefined]),
       proved: true,
       provedIfUnreachable: false,
+      own: credential && { covers: async () => true },
     };
   }
 
   async #anonymous(principal: Principal, repository: Repository, rule: UpstreamRule): Promise<Right> {
     if (rule.openToAll) {
       const own = [rule.credential, ...(await this.#shared(rule.images))].filter(isCredential);
-      if (own.length > 0) return this.#right(principal, repository, rule, { attempts: own, tenants: [] });
+      if (own.length > 0) {
+        const asking = { attempts: own, tenants: [], own: rule.credential };
+        return this.#right(principal, repository, rule, asking);
+      }
     }
     const right = await this.#right(principal, repository, rule, { attempts: [undefined], tenants: [] });
     if (rule.credential === undefined || !(await this.isPublic(repository))) return right;
@@ -196,7 +209,7 @@ export class MirroredRights {
     principal: Principal,
     repository: Repository,
     { verification }: UpstreamRule,
-    { attempts, tenants }: { readonly attempts: readonly Attempt[]; readonly tenants: readonly Tenant[] },
+    { attempts, tenants, own }: Asking,
   ): Promise<Right> {
     if (!mayPullFrom(tenants, repository)) {
       throw new OciError('NAME_UNKNOWN', { detail: { name: repositoryText(repository) } });
@@ -207,8 +220,17 @@ export class MirroredRights {
       grantee: only !== undefined && others.length === 0 ? tenantGrantee(only.name) : undefined,
       policy: verification,
     });
-    const requester = requesterOf(principal);
-    return { requester, credentials: attempts, ...state, ...(only === undefined ? {} : tagRules(tenants)) };
+    const covers = async ({ id }: Credential) => {
+      const ofOwn = await this.#grants.stateOf(repository, { credentialIds: [id], policy: verification });
+      return ofOwn.proved || ofOwn.provedIfUnreachable;
+    };
+    return {
+      requester: requesterOf(principal),
+      credentials: attempts,
+      ...state,
+      own: own && { covers: () => covers(own) },
+      ...(only === undefined ? {} : tagRules(tenants)),
+    };
   }
 
   /** All that a tenant may use, in the kubelet's order; nothing but an anonymous attempt where it has nothing. */

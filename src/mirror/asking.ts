@@ -9,6 +9,7 @@ import { type Repository, repositoryText } from '../oci/repository.ts';
 import { MAX_ATTEMPTS, type Proof, type Right } from '../oci/requester.ts';
 import { UpstreamFailure } from '../upstream/failures.ts';
 import type { Answer, Upstream } from '../upstream/upstream.ts';
+import { type OwnLogins, refusedText } from './own-logins.ts';
 import type { FailureKey, RememberedFailures } from './remembered-failures.ts';
 
 /** Repositories whose working credential is remembered; more than a cluster pulls from in a day. */
@@ -22,6 +23,7 @@ export interface AskingOptions {
   readonly failures: RememberedFailures;
   /** Owned by `access`: told of every answer that proves or ends a right. */
   readonly recordProof: (proof: Proof) => Promise<void>;
+  readonly ownLogins: OwnLogins;
   /** No packet goes to any upstream, whatever a policy says. */
   readonly isOffline: boolean;
   readonly log: Log;
@@ -61,6 +63,7 @@ export class Asking {
   readonly #upstreams: ReadonlyMap<string, Upstream>;
   readonly #failures: RememberedFailures;
   readonly #recordProof: (proof: Proof) => Promise<void>;
+  readonly #ownLogins: OwnLogins;
   readonly #isOffline: boolean;
   readonly #log: Log;
   /** Which credential worked last, by requester and repository: dead ones are not tried first again. */
@@ -70,10 +73,11 @@ export class Asking {
   readonly #running = new Set<Promise<unknown>>();
   readonly #closing = new AbortController();
 
-  constructor({ upstreams, failures, recordProof, isOffline, log }: AskingOptions) {
+  constructor({ upstreams, failures, recordProof, ownLogins, isOffline, log }: AskingOptions) {
     this.#upstreams = upstreams;
     this.#failures = failures;
     this.#recordProof = recordProof;
+    this.#ownLogins = ownLogins;
     this.#isOffline = isOffline;
     this.#log = log;
     // Every question listens to it, and there may be many at once.
@@ -109,6 +113,7 @@ export class Asking {
         if (!isRefusal(error)) break;
       }
     }
+    if (failure?.kind === 'lockedOut') throw await heardOf(failure, upstream.name, right);
     throw failure ?? new UpstreamFailure('denied', 'no credential may be used for this repository');
   }
 
@@ -161,15 +166,18 @@ export class Asking {
     key: FailureKey,
     ask: (signal: AbortSignal) => Promise<A>,
   ): Promise<A> {
+    const { signal } = this.#closing;
     try {
-      const answer = await ask(this.#closing.signal);
+      const answer = await ask(signal);
       this.#failures.succeeded(key);
+      this.#ownLogins.succeeded(key, signal);
       if (answer.proof && question.proves) await this.#prove(key, 'granted');
       return answer;
     } catch (error) {
       if (!(error instanceof UpstreamFailure)) throw error;
-      if (endsRight(error, question.known)) await this.#prove(key, 'ended');
-      throw this.#failures.remember(key, error);
+      const failure = await this.#ownLogins.judge(key, error, signal);
+      if (endsRight(failure, question.known)) await this.#prove(key, 'ended');
+      throw this.#failures.remember(key, failure);
     }
   }
 
@@ -224,9 +232,25 @@ export function blobReference(digest: Digest): string {
   return `blob ${digest}`;
 }
 
-/** Whether upstream said no. Anything else says nothing, and what is held and allowed may be served in spite of it. */
+/** Whether upstream said no; anything else says nothing. */
 export function isRefusal({ kind }: UpstreamFailure): boolean {
-  return kind === 'unknown' || kind === 'denied' || kind === 'refused';
+  return kind === 'unknown' || kind === 'denied' || kind === 'refused' || kind === 'lockedOut';
+}
+
+/** Whether not even what is held may be served: upstream said no, and that to who asks. */
+export function forbidsHeld(failure: UpstreamFailure): boolean {
+  return isRefusal(failure) && !failure.isCovered;
+}
+
+/** What it means to this requester that Entrepot's own login is refused; to who brought the same one it is his. */
+async function heardOf(cause: UpstreamFailure, upstream: string, { own }: Right): Promise<UpstreamFailure> {
+  const { message, status, endpoint, retryAfterMs } = cause;
+  const details = { status, endpoint, retryAfterMs, cause };
+  if (own === undefined) return new UpstreamFailure('refused', message, details);
+  return new UpstreamFailure('lockedOut', refusedText(upstream), {
+    ...details,
+    isCovered: await own.covers(),
+  });
 }
 
 /** Only `url` itself takes a right back. A token service that turns the credential away says the same of it. */
@@ -235,11 +259,15 @@ function endsRight(failure: UpstreamFailure, known: boolean): boolean {
   return failure.kind === 'denied' || failure.kind === 'refused' || (failure.kind === 'unknown' && known);
 }
 
-/** That upstream could not say counts more than its no, and that something is not there more than that one may not. */
+/**
+ * That upstream could not say counts more than its no. Of its refusals, that something is not there counts more than that one
+ * may not have it, and most that Entrepot's own login was refused, with which the answer might be another.
+ */
 const TELLING: readonly UpstreamFailure['kind'][] = [
   'refused',
   'denied',
   'unknown',
+  'lockedOut',
   'invalid',
   'limited',
   'unavailable',

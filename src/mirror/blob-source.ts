@@ -11,7 +11,7 @@ import type { Right } from '../oci/requester.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { ociErrorOf, UpstreamFailure } from '../upstream/failures.ts';
 import { ANSWER_WITHIN_MS, answered, LATE, STALE_AFTER_MS, tooLate, within } from './answer-time.ts';
-import { isRefusal } from './asking.ts';
+import { forbidsHeld } from './asking.ts';
 import type { Contender } from './contender.ts';
 import type { FillRun } from './fill-run.ts';
 import type { Fills } from './fills.ts';
@@ -173,7 +173,7 @@ export class BlobSource {
       }
     } catch (error) {
       if (!(error instanceof UpstreamFailure)) throw error;
-      if (!mayServeStale || isRefusal(error)) throw ociErrorOf(error, 'BLOB_UNKNOWN');
+      if (!mayServeStale || forbidsHeld(error)) throw ociErrorOf(error, 'BLOB_UNKNOWN');
     }
     if (mayServeStale) return stale();
     throw tooLate();

@@ -14,7 +14,7 @@ import type { Right } from '../oci/requester.ts';
 import { ociErrorOf, UpstreamFailure } from '../upstream/failures.ts';
 import type { Answer, Ask, ManifestHead, Upstream } from '../upstream/upstream.ts';
 import { ANSWER_WITHIN_MS, answered, LATE, STALE_AFTER_MS, tooLate, within } from './answer-time.ts';
-import { type Asking, isRefusal } from './asking.ts';
+import { type Asking, forbidsHeld } from './asking.ts';
 import { admits, unproved } from './links.ts';
 import { type ContentRight, rightTo, withoutPreload } from './preloads.ts';
 import { freshnessOf, notHeld, type PullRuleOf } from './pull-rule.ts';
@@ -175,7 +175,7 @@ export class ManifestSource {
       }
     } catch (error) {
       if (!(error instanceof UpstreamFailure)) throw error;
-      if (spare === undefined || isRefusal(error)) throw ociErrorOf(error, 'MANIFEST_UNKNOWN');
+      if (spare === undefined || forbidsHeld(error)) throw ociErrorOf(error, 'MANIFEST_UNKNOWN');
     }
     if (spare === undefined) throw tooLate();
     const upstreamMs = performance.now() - startedMs;

@@ -9,6 +9,7 @@ import type { FileBlobStore } from '../blobs/file-blob-store.ts';
 import type { Log } from '../lib/log.ts';
 import type { Meter } from '../lib/meter.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
+import type { Credential } from '../oci/credential.ts';
 import type { Digest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import type {
@@ -30,6 +31,7 @@ import { Fills } from './fills.ts';
 import { Keeping } from './keeping.ts';
 import { Links } from './links.ts';
 import { ManifestSource } from './manifest-source.ts';
+import { OwnLogins } from './own-logins.ts';
 import { outlook } from './outlook.ts';
 import type { PullRuleOf } from './pull-rule.ts';
 import { Prefetch, type PrefetchRule } from './prefetch.ts';
@@ -54,6 +56,8 @@ export interface MirrorOptions {
   readonly maxBytes?: number | undefined;
   /** No packet goes to any upstream; `pullRuleOf` then says Never. */
   readonly isOffline?: boolean;
+  /** Entrepot's own login for an upstream, asked each time; none if left out. */
+  readonly ownLoginOf?: (upstream: string) => Credential | undefined;
   /** What is fetched before it is asked for; nothing if left out. */
   readonly prefetchRuleOf?: (repository: Repository) => PrefetchRule;
   readonly log: Log;
@@ -65,6 +69,8 @@ const ANYTHING: ManifestWant = { accepts: () => true, platform: undefined };
 
 /** The pull side of mirrored repositories. */
 export class Mirror implements PullSource {
+  /** Entrepot's own, and which of them upstreams refuse. */
+  readonly ownLogins: OwnLogins;
   readonly #upstreams: ReadonlyMap<string, Upstream>;
   readonly #metadata: MetadataStore;
   readonly #failures: RememberedFailures;
@@ -93,6 +99,7 @@ export class Mirror implements PullSource {
       log,
       meter,
       isOffline = false,
+      ownLoginOf = () => undefined,
       prefetchRuleOf = () => ({ prefetch: false }),
       nowMs = Date.now,
     } = options;
@@ -102,7 +109,15 @@ export class Mirror implements PullSource {
     this.#pullRuleOf = pullRuleOf;
     this.#isOffline = isOffline;
     this.#nowMs = nowMs;
-    this.#asking = new Asking({ upstreams, failures: this.#failures, recordProof, isOffline, log });
+    this.ownLogins = new OwnLogins({ upstreams, loginOf: ownLoginOf, log, meter, nowMs });
+    this.#asking = new Asking({
+      upstreams,
+      failures: this.#failures,
+      recordProof,
+      ownLogins: this.ownLogins,
+      isOffline,
+      log,
+    });
     const asking = this.#asking;
     const links = new Links(metadata, asking, options, log);
     this.#links = links;
@@ -151,9 +166,9 @@ export class Mirror implements PullSource {
     return this.#fills.size;
   }
 
-  /** Why what is downloaded cannot be kept now, for people. */
-  get problem(): string | undefined {
-    return this.#keeping.problem;
+  /** For people: why downloads are not kept, and which upstreams refuse Entrepot's own login. */
+  get problems(): readonly string[] {
+    return [this.#keeping.problem ?? [], this.ownLogins.problems].flat();
   }
 
   /** Failures that are answered without asking upstream now. */

@@ -10,7 +10,7 @@ import type { Right } from '../oci/requester.ts';
 import { ociErrorOf, UpstreamFailure } from '../upstream/failures.ts';
 import type { FetchedReferrers } from '../upstream/upstream.ts';
 import { answered, LATE, STALE_AFTER_MS, within } from './answer-time.ts';
-import { type Asking, isRefusal } from './asking.ts';
+import { type Asking, forbidsHeld } from './asking.ts';
 import { admits, unproved } from './links.ts';
 import { preloadsOnly, rightTo } from './preloads.ts';
 import { freshnessOf, notHeld, type PullRuleOf } from './pull-rule.ts';
@@ -120,7 +120,7 @@ export class Referrers {
     } catch (error) {
       if (!(error instanceof UpstreamFailure)) throw error;
       // What was imported is not upstream's to refuse.
-      if (!mayServeKept || (isRefusal(error) && !isPreload)) throw ociErrorOf(error, 'MANIFEST_UNKNOWN');
+      if (!mayServeKept || (forbidsHeld(error) && !isPreload)) throw ociErrorOf(error, 'MANIFEST_UNKNOWN');
     }
     return { document: kept, outcome: 'stale', upstreamMs: performance.now() - startedMs };
   }

@@ -31,6 +31,7 @@ describe('a remembered failure', () => {
     expect(delays('unknown', 3)).toEqual([10, 10, 10]);
     expect(delays('denied', 3)).toEqual([10, 10, 10]);
     expect(delays('refused', 7)).toEqual([10, 20, 40, 80, 160, 300, 300]);
+    expect(delays('lockedOut', 7)).toEqual([10, 20, 40, 80, 160, 300, 300]);
     expect(delays('limited', 3)).toEqual([10, 20, 40]);
     expect(delays('limited', 2, 17_000)).toEqual([17, 17]);
     expect(delays('unavailable', 7)).toEqual([1, 2, 4, 8, 16, 30, 30]);

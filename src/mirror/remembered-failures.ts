@@ -22,6 +22,7 @@ const DELAYS: Readonly<Record<UpstreamFailureKind, Delay>> = {
   unknown: { firstMs: 10_000, maxMs: 10_000 },
   denied: { firstMs: 10_000, maxMs: 10_000 },
   refused: { firstMs: 10_000, maxMs: 300_000 },
+  lockedOut: { firstMs: 10_000, maxMs: 300_000 },
   limited: { firstMs: 10_000, maxMs: 300_000 },
   unavailable: { firstMs: 1_000, maxMs: 30_000 },
   invalid: { firstMs: 1_000, maxMs: 30_000 },

@@ -6,7 +6,7 @@ import type { Right } from '../oci/requester.ts';
 import { ociErrorOf, UpstreamFailure } from '../upstream/failures.ts';
 import type { FetchedTags } from '../upstream/upstream.ts';
 import { answered, LATE, STALE_AFTER_MS, within } from './answer-time.ts';
-import { type Asking, isRefusal } from './asking.ts';
+import { type Asking, forbidsHeld } from './asking.ts';
 import { admits, unproved } from './links.ts';
 import { preloadsOnly } from './preloads.ts';
 import { notHeld, type PullRuleOf } from './pull-rule.ts';
@@ -63,7 +63,7 @@ export class TagList {
       }
     } catch (error) {
       if (!(error instanceof UpstreamFailure)) throw error;
-      if (!mayServeHeld || isRefusal(error)) throw ociErrorOf(error, 'NAME_UNKNOWN');
+      if (!mayServeHeld || forbidsHeld(error)) throw ociErrorOf(error, 'NAME_UNKNOWN');
     }
     return this.#held(repository, page, right, 'stale', performance.now() - startedMs);
   }

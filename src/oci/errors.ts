@@ -1,4 +1,4 @@
-/** One row per error that a client can hear: the distribution spec's codes ("Error Codes"), and four of ours. */
+/** One row per error that a client can hear: the distribution spec's codes ("Error Codes"), and some of ours. */
 const ERRORS = {
   BLOB_UNKNOWN: { status: 404, message: 'blob unknown to registry' },
   BLOB_UPLOAD_INVALID: { status: 400, message: 'blob upload invalid' },
@@ -23,6 +23,7 @@ const ERRORS = {
   QUERY_INVALID: { status: 400, message: 'invalid request' },
   MANIFEST_TOO_LARGE: { status: 413, message: 'manifest exceeds the size limit' },
   UPSTREAM_INVALID: { status: 502, message: 'the upstream registry gave an invalid answer' },
+  UPSTREAM_REFUSED: { status: 502, message: "upstream refused Entrepot's credentials" },
   UNAVAILABLE: { status: 503, message: 'temporarily unavailable' },
   INSUFFICIENT_STORAGE: { status: 507, message: 'insufficient storage' },
   UNKNOWN: { status: 500, message: 'internal error' },

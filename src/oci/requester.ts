@@ -61,8 +61,19 @@ export interface Right {
   readonly pullPolicy?: ImagePullPolicy | undefined;
   /** Of an index the requester is fetched these ahead, instead of what the repository says. */
   readonly platforms?: readonly Platform[] | undefined;
+  /** Set where upstream is also asked with Entrepot's own login for this requester. */
+  readonly own?: OwnLoginRight | undefined;
   /** Each pull of a tag proves the right upstream, and none is answered without (Kubernetes' AlwaysPullImages). */
   readonly forceAlways?: boolean;
+}
+
+/** What Entrepot's own login opens to a requester. */
+export interface OwnLoginRight {
+  /**
+   * Whether what it proved before is enough for the requester to have what is held while the login proves nothing: as
+   * while upstream cannot be reached.
+   */
+  covers(): Promise<boolean>;
 }
 
 /** Told to `access` after each upstream answer that says something about a right. An upstream error says nothing. */

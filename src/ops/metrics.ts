@@ -122,6 +122,11 @@ export const METRICS = {
     help: 'Bytes of blobs received from upstreams',
     labels: ['upstream'],
   },
+  upstream_credentials_refused: {
+    kind: 'gauge',
+    help: "1 where upstream turns away Entrepot's own credentials, else 0",
+    labels: ['upstream'],
+  },
   upstream_budget_remaining: {
     kind: 'gauge',
     help: 'Pulls that the upstream still allows',

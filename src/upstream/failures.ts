@@ -5,10 +5,18 @@ import { OciError, type OciErrorCode } from '../oci/errors.ts';
  * Why upstream gave no answer that can be used.
  * `unknown`: 404, it says that there is no such thing (or that this credential may not know).
  * `denied`: 401 or 403, this credential may not read it. `refused`: the credential itself was turned away, whatever it
- * asks for. `limited`: 429, or our gate is closed because of one. `unavailable`: unreachable, too slow or 5xx.
+ * asks for. `lockedOut`: Entrepot's own was, which says nothing about who asks (`mirror/own-logins.ts`). `limited`: 429,
+ * or our gate is closed because of one. `unavailable`: unreachable, too slow or 5xx.
  * `invalid`: an answer that breaks the protocol, or bytes that are not what was asked for.
  */
-export type UpstreamFailureKind = 'unknown' | 'denied' | 'refused' | 'limited' | 'unavailable' | 'invalid';
+export type UpstreamFailureKind =
+  | 'unknown'
+  | 'denied'
+  | 'refused'
+  | 'lockedOut'
+  | 'limited'
+  | 'unavailable'
+  | 'invalid';
 
 export interface UpstreamFailureOptions {
   /** The HTTP status, when there was one. */
@@ -19,6 +27,8 @@ export interface UpstreamFailureOptions {
   readonly retryAfterMs?: number | undefined;
   /** Which endpoint failed: 0 is `url`, the mirrors follow. */
   readonly endpoint?: number | undefined;
+  /** Of `lockedOut`: what Entrepot's own login proved before still covers who asks. */
+  readonly isCovered?: boolean | undefined;
   readonly cause?: unknown;
 }
 
@@ -29,6 +39,7 @@ export class UpstreamFailure extends Error {
   readonly code: string | undefined;
   readonly retryAfterMs: number | undefined;
   readonly endpoint: number | undefined;
+  readonly isCovered: boolean;
 
   constructor(kind: UpstreamFailureKind, message: string, options: UpstreamFailureOptions = {}) {
     super(message, { cause: options.cause });
@@ -38,6 +49,7 @@ export class UpstreamFailure extends Error {
     this.code = options.code;
     this.retryAfterMs = options.retryAfterMs;
     this.endpoint = options.endpoint;
+    this.isCovered = options.isCovered ?? false;
   }
 }
 
@@ -77,6 +89,7 @@ const ANSWERS: Readonly<Record<UpstreamFailureKind, OciErrorCode | undefined>> =
   // A client hears the same for what it may not read as for what is not there; `access` decides about challenges.
   denied: undefined,
   refused: undefined,
+  lockedOut: 'UPSTREAM_REFUSED',
   limited: 'TOOMANYREQUESTS',
   unavailable: 'UNAVAILABLE',
   invalid: 'UPSTREAM_INVALID',

@@ -26,8 +26,9 @@ export interface TransportOptions {
 
 export interface TransportRequest {
   readonly method: 'GET' | 'HEAD';
-  readonly repository: string;
-  /** What follows `<api>/<repository>/`; made of validated parts. */
+  /** `undefined` asks for the base of the API, which only says whether it takes the credential. */
+  readonly repository: string | undefined;
+  /** What follows `<api>/<repository>/`; made of validated parts. Empty without a repository. */
   readonly path: string;
   readonly headers?: Readonly<Record<string, string>>;
   readonly condition?: { readonly value: string; readonly origin: string } | undefined;
@@ -144,8 +145,13 @@ export class Transport {
         service: bearer.parameters.get('service'),
       };
       const named = bearer.parameters.get('scope');
-      const isUsable = named !== undefined && named.length <= MAX_SCOPE_LENGTH && named !== '';
-      if (isUsable) this.#scopePrefix = scopePrefixOf(named, request) ?? this.#scopePrefix;
+      // For the base of the API some name a repository that nobody has (GitHub's: `user/image`).
+      const isUsable =
+        request.repository !== undefined &&
+        named !== undefined &&
+        named.length <= MAX_SCOPE_LENGTH &&
+        named !== '';
+      if (isUsable) this.#scopePrefix = scopePrefixOf(named, request.repository) ?? this.#scopePrefix;
       // Never both: a strict token service refuses a request for a scope that it does not know (containerd#13412).
       const scope = isUsable ? named : this.#scopeOf(request);
       // A token made for this request was not enough; another of the same kind would not be either.
@@ -175,10 +181,15 @@ export class Transport {
     };
     try {
       const token = await tokens.token(tokenRequest, signal);
+      // A token from before would say nothing about the password as it is now.
+      if (request.repository === undefined) tokens.end(tokenRequest, token.value);
       return { header: `Bearer ${token.value}`, token: { request: tokenRequest, ...token } };
     } catch (error) {
       if (!(error instanceof UpstreamFailure)) throw error;
-      const { kind, message, status } = error;
+      const { message, status } = error;
+      // A token for no repository can only be denied because of the credential.
+      const isLogin = request.repository === undefined && credential !== undefined;
+      const kind = isLogin && error.kind === 'denied' ? 'refused' : error.kind;
       const retryAfterMs =
         kind === 'limited' ? budgets.close(credentialId(credential), error.retryAfterMs) : undefined;
       // One failure is shared by all who waited for the token: each gets its own, with its own stack.
@@ -206,7 +217,7 @@ export class Transport {
     try {
       return await follow(client, {
         method,
-        url: new URL(`${registry.api}/${request.repository}/${request.path}`),
+        url: new URL(`${registry.api}/${pathOf(request)}`),
         headers,
         authorization: authorization?.header,
         condition,
@@ -268,17 +279,24 @@ export class Transport {
   }
 
   #scopeOf({ repository }: TransportRequest): string {
+    if (repository === undefined) return '';
     return `${SCOPE_START}${this.#scopePrefix}${repository}${SCOPE_END}`;
   }
 
   #message({ repository, path }: TransportRequest, detail?: string): string {
-    const what = `${this.#options.name}/${repository} ${path.split('?', 1)[0]}`;
+    const { name } = this.#options;
+    const what =
+      repository === undefined ? `login at ${name}` : `${name}/${repository} ${path.split('?', 1)[0]}`;
     return detail === undefined ? what : `${what}: ${detail}`;
   }
 }
 
+function pathOf({ repository, path }: TransportRequest): string {
+  return repository === undefined ? path : `${repository}/${path}`;
+}
+
 /** What a scope has before the repository's name; `undefined` where it is not for pulling this one alone. */
-function scopePrefixOf(scope: string, { repository }: TransportRequest): string | undefined {
+function scopePrefixOf(scope: string, repository: string): string | undefined {
   const end = `${repository}${SCOPE_END}`;
   if (!scope.startsWith(SCOPE_START) || !scope.endsWith(end) || scope.includes(' ')) return undefined;
   const prefix = scope.slice(SCOPE_START.length, -end.length);

@@ -248,6 +248,54 @@ describe('rate limits', () => {
   });
 });
 
+describe('a login', () => {
+  const { signal } = new AbortController();
+  const wrong = { ...alice, password: 'another' };
+
+  it.each([
+    ['by Basic authentication', { scheme: 'basic' }],
+    ['by a token service that says 401', { scheme: 'bearer' }],
+    ['by a token service that says 403', { scheme: 'bearer', tokenWrongPassword: 403, tokenDenial: 403 }],
+  ] as const)('is accepted or refused by itself %s', async (_, auth) => {
+    const registry = await fake({ auth: { ...auth, users } });
+    const upstream = client(registry.url);
+    await failure(upstream.headManifest('team/other', '1', { credential: alice }));
+    expect(await upstream.acceptsLogin(alice, signal)).toBe(true);
+    expect(await upstream.acceptsLogin(wrong, signal)).toBe(false);
+  });
+
+  it('is asked about with the password of now, not with a token from before', async () => {
+    const changing = { password: alice.password, repositories: '*' as const };
+    const registry = await fake({ auth: { scheme: 'bearer', users: { alice: changing } } });
+    const upstream = client(registry.url);
+    expect(await upstream.acceptsLogin(alice, signal)).toBe(true);
+    changing.password = 'another';
+    expect(await upstream.acceptsLogin(alice, signal)).toBe(false);
+  });
+
+  it('is not asked about with the scope that a registry names without being asked for a repository', async () => {
+    const registry = await fake({ auth: { scheme: 'bearer', users, tokenDenial: 403 } });
+    const realm = `realm="${registry.url}/token",service="fake-upstream"`;
+    registry.misbehave({
+      kind: 'ping',
+      status: 401,
+      headers: { 'www-authenticate': `Bearer ${realm},scope="repository:user/image:pull"` },
+    });
+    expect(await client(registry.url).acceptsLogin(alice, signal)).toBe(true);
+    expect(registry.requests.filter(({ kind }) => kind === 'token').map(({ path }) => path)).toEqual([
+      expect.not.stringContaining('scope'),
+    ]);
+  });
+
+  it('is neither accepted nor refused where url does not say, whatever its mirrors say', async () => {
+    const [registry, mirror] = [await fake(), await fake({ auth: { scheme: 'basic', users } })];
+    registry.misbehave({ status: 503 });
+    const upstream = client(registry.url, { mirrors: [{ url: mirror.url }] });
+    expect(await upstream.acceptsLogin(alice, signal)).toBeUndefined();
+    expect(mirror.requests).toEqual([]);
+  });
+});
+
 describe('mirrors', () => {
   it('stand in when url cannot be reached or fails, without its credential and without proof', async () => {
     const [registry, mirror] = [

@@ -25,8 +25,10 @@ import type {
   ManifestHead,
 } from './answers.ts';
 import { fetchBlob, headBlob } from './blobs.ts';
+import { discard } from './body.ts';
 import { type Budget, Budgets } from './budget.ts';
 import { Endpoints } from './endpoints.ts';
+import { UpstreamFailure } from './failures.ts';
 import { fetchManifest, headManifest } from './manifests.ts';
 import { fetchReferrers } from './referrers.ts';
 import { fetchTags } from './tags.ts';
@@ -91,6 +93,8 @@ export class Upstream {
   readonly name: string;
   readonly #client: HttpClient;
   readonly #endpoints: Endpoints;
+  /** Their indexes among the endpoints. */
+  readonly #mirrors: ReadonlySet<number>;
   readonly #budgets: readonly Budgets[];
 
   constructor(options: UpstreamOptions) {
@@ -123,6 +127,7 @@ export class Upstream {
         }),
     );
     this.#budgets = transports.map(({ budgets }) => budgets);
+    this.#mirrors = new Set(mirrors.map((_, index) => index + 1));
     this.#endpoints = new Endpoints(
       transports.map((transport, index) => ({
         index,
@@ -161,6 +166,23 @@ export class Upstream {
   /** Falls back to the referrers tag schema (distribution-spec) where the API is missing. */
   async fetchReferrers(repository: string, subject: Digest, ask: Ask): Promise<FetchedReferrers> {
     return this.#endpoints.attempt(endpoint => fetchReferrers(endpoint, repository, subject, ask));
+  }
+
+  /** Whether `url` takes the login at all, whatever it may read; `undefined` when `url` does not say. */
+  async acceptsLogin(credential: Credential, signal: AbortSignal): Promise<boolean | undefined> {
+    const request = { method: 'GET', repository: undefined, path: '' } as const;
+    try {
+      const { response } = await this.#endpoints.attempt(
+        url => url.send(request, { credential, signal }),
+        this.#mirrors,
+      );
+      discard(response.body);
+      return true;
+    } catch (error) {
+      if (!(error instanceof UpstreamFailure)) throw error;
+      if (error.kind === 'refused') return false;
+      return error.kind === 'denied' || error.kind === 'unknown' ? true : undefined;
+    }
   }
 
   /** For metrics: one row per credential of `url` that was told a limit. */

@@ -19,9 +19,11 @@ export interface FakeAuthOptions {
   readonly tokenLifetimeS?: number;
   /**
    * What the token service answers for a repository that the asker may not pull: `empty` is a token without rights, as
-   * distribution's and Docker Hub's give; else the status of a refusal. A wrong password is always 401.
+   * distribution's and Docker Hub's give; else the status of a refusal.
    */
   readonly tokenDenial?: 'empty' | 401 | 403;
+  /** What the token service answers to a wrong password. Default 401; GitHub's says 403, as to who may not. */
+  readonly tokenWrongPassword?: 401 | 403;
   /** What the registry answers to who is known but may not. Default 401, as registries with tokens do. */
   readonly denial?: 401 | 403 | 404;
   /** Sent instead of the challenge that would be right. */
@@ -62,7 +64,9 @@ export class FakeAuth {
   /** The token service: status and JSON body. */
   issue(authorization: string | undefined, scopes: readonly string[]): { status: number; body: object } {
     const user = this.#user(authorization);
-    if (authorization !== undefined && user === undefined) return refusal(401);
+    if (authorization !== undefined && user === undefined) {
+      return refusal(this.#options.tokenWrongPassword ?? 401);
+    }
     const asked = scopes.flatMap(scope => /^repository:(.+):(?:.*,)?pull(?:,.*)?$/.exec(scope)?.[1] ?? []);
     const granted = asked.filter(
       repository => this.#isPublic(repository) || covers(user?.repositories, repository),
