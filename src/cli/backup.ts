@@ -9,7 +9,17 @@ import { silentLog } from '../lib/log.ts';
 import { IndexSnapshot } from '../metadata/sqlite-snapshot.ts';
 import { INDEX_FILE } from '../metadata/store-identity.ts';
 import { countText } from './columns.ts';
-import { type Command, CommandError, CONFIG_OPTION, EXIT, type Io } from './command.ts';
+import {
+  type Command,
+  CommandError,
+  CONFIG_OPTION,
+  EXIT,
+  type Input,
+  type Io,
+  jsonOption,
+  requireFileForJson,
+  wantsJson,
+} from './command.ts';
 import { interruptible } from './interruptible.ts';
 import { progressForm, ProgressView } from './progress.ts';
 import { storeConfig } from './store-config.ts';
@@ -24,7 +34,10 @@ export const backup: Command = {
     'is reported and left out, and the exit code is 1. The index is copied within the store first, so as much room as ' +
     'it takes must be free there. Uploads under way are left out.',
   arguments: [{ name: '<file>', description: 'file to write; - is standard output' }],
-  options: [CONFIG_OPTION],
+  options: [
+    jsonOption('file, blobs, lacking (digest and reason of each blob that is left out)'),
+    CONFIG_OPTION,
+  ],
   examples: [
     ['entrepot backup /backup/entrepot.tar', 'replaces an earlier one only when the new one is whole'],
     ['entrepot backup - | zstd | ssh vault "cat > entrepot.tar.zst"', 'by pipe'],
@@ -34,15 +47,23 @@ export const backup: Command = {
     if (file === '-' && process.stdout.isTTY) {
       throw new CommandError('a backup is not for a terminal: give a file, or a pipe', EXIT.usage);
     }
+    requireFileForJson(input, file);
     const { path } = (await storeConfig(input, io)).storage;
     return interruptible(
-      signal => writeBackup(path, file, io, signal),
+      signal => writeBackup(path, { file, input, io, signal }),
       () => 'no backup was made',
     );
   },
 };
 
-async function writeBackup(path: string, file: string, io: Io, signal: AbortSignal) {
+interface BackupRun {
+  readonly file: string;
+  readonly input: Input;
+  readonly io: Io;
+  readonly signal: AbortSignal;
+}
+
+async function writeBackup(path: string, { file, input, io, signal }: BackupRun) {
   const indexPath = join(path, INDEX_FILE);
   if (((await absentAsUndefined(stat(indexPath)))?.size ?? 0) === 0) {
     throw new CommandError(`there is no store in ${path}`);
@@ -63,6 +84,9 @@ async function writeBackup(path: string, file: string, io: Io, signal: AbortSign
       const isWhole = made.lacking.length === 0;
       const lacking = isWhole ? '' : `, ${countText(made.lacking.length, 'blob')} damaged or gone`;
       item.end(isWhole ? 'done' : 'failed', `the index and ${countText(made.blobs, 'blob')}${lacking}`);
+      if (wantsJson(input)) {
+        io.out(`${JSON.stringify({ file, blobs: made.blobs, lacking: made.lacking })}\n`);
+      }
       return isWhole ? EXIT.done : EXIT.failed;
     } finally {
       snapshot.close();

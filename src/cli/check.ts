@@ -1,7 +1,7 @@
 import { missingOfImage } from '../prepull/image-check.ts';
 import type { WantedImage } from '../prepull/wanted-images.ts';
 import type { Parts } from '../wire.ts';
-import { type Command, CONFIG_OPTION, EXIT, type Input } from './command.ts';
+import { answer, type Command, CONFIG_OPTION, EXIT, type Input, jsonOption, wantsJson } from './command.ts';
 import { heldName } from './held-name.ts';
 import { platformsOption } from './list-options.ts';
 import { lineOf, meantBy, WANTED_ARGUMENTS, WANTED_OPTIONS, wantedImages } from './wanted-images.ts';
@@ -19,7 +19,14 @@ export const check: Command = {
     'something is missing go to standard output, one a line, for `entrepot pull --from` on the connected side, with ' +
     'their platforms unless that is linux/amd64 alone; what is missing goes to standard error.',
   arguments: WANTED_ARGUMENTS,
-  options: [...WANTED_OPTIONS, CONFIG_OPTION],
+  options: [
+    ...WANTED_OPTIONS,
+    jsonOption(
+      'a line for every image, complete or not, with image, complete, line (for --from), missing (digests; at most ' +
+        `${SHOWN}), reason (null when it is complete)`,
+    ),
+    CONFIG_OPTION,
+  ],
   examples: [
     ['entrepot check --from deploy.yaml --platform linux/amd64,linux/arm64', 'may this cluster go offline?'],
     ['helm template my-chart | entrepot check --from - > missing.txt', 'what has to be fetched'],
@@ -30,11 +37,13 @@ export const check: Command = {
       const images = await wantedImages(input, line => io.err(`${line}\n`));
       let missingImages = 0;
       for (const image of images) {
-        const fault = await faultOf(parts, input, image);
-        if (fault === undefined) continue;
+        const { line, missing, reason } = await findingOf(parts, input, image);
+        const complete = reason === undefined;
+        const document = { image: image.name, complete, line, missing, reason: reason ?? null };
+        if (wantsJson(input) || !complete) answer(input, io, document, `${line}\n`);
+        if (complete) continue;
         missingImages += 1;
-        io.out(`${fault.line}\n`);
-        io.err(`${image.name}: ${fault.reason}\n`);
+        io.err(`${image.name}: ${reason}\n`);
       }
       io.err(`${images.length - missingImages} of ${images.length} images are complete\n`);
       return missingImages === 0 ? EXIT.done : EXIT.failed;
@@ -42,26 +51,31 @@ export const check: Command = {
   },
 };
 
-interface Fault {
+interface Finding {
   /** For the list of what has to be pulled. */
   readonly line: string;
-  readonly reason: string;
+  /** The first of what is missing. */
+  readonly missing: readonly string[];
+  /** What keeps the image from being pulled here without any upstream; `undefined`: nothing. */
+  readonly reason: string | undefined;
 }
 
-/** What keeps an image from being pulled here without any upstream. */
-async function faultOf(parts: Parts, input: Input, image: WantedImage): Promise<Fault | undefined> {
+async function findingOf(parts: Parts, input: Input, image: WantedImage): Promise<Finding> {
   let line = image.name;
   try {
     const meant = meantBy(parts, input, image);
     const { repository, reference, platforms } = meant;
     line = lineOf(image.name, meant);
     const held = await heldName(parts, repository, reference);
-    const missing = await missingOfImage(parts, held.repository, reference, held.platforms ?? platforms);
-    const more = missing.length > SHOWN ? ` and ${missing.length - SHOWN} more` : '';
-    return missing.length === 0
-      ? undefined
-      : { line, reason: `${missing.slice(0, SHOWN).join(', ')}${more} is missing` };
+    const all = await missingOfImage(parts, held.repository, reference, held.platforms ?? platforms);
+    const missing = all.slice(0, SHOWN);
+    const more = all.length > SHOWN ? ` and ${all.length - SHOWN} more` : '';
+    return {
+      line,
+      missing,
+      reason: all.length === 0 ? undefined : `${missing.join(', ')}${more} is missing`,
+    };
   } catch (error) {
-    return { line, reason: error instanceof Error ? error.message : String(error) };
+    return { line, missing: [], reason: error instanceof Error ? error.message : String(error) };
   }
 }

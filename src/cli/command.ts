@@ -72,12 +72,24 @@ export const CONFIG_OPTION: Option = {
   description: 'configuration file (default: $ENTREPOT_CONFIG, else none)',
 };
 
-/** `--json`, which every command takes that prints something. */
-export const JSON_OPTION: Option = { flags: '--json', description: 'print JSON, for programs' };
+/** `--json`, which every command takes that prints something. `members`: of each line, or of the one that there is. */
+export function jsonOption(members: string): Option {
+  return { flags: '--json', description: `print JSON, for programs: ${members}` };
+}
 
 /** What was asked for: one line of JSON if that is wanted, else `text`. */
-export function answer({ options }: Input, io: Io, document: object, text: string): void {
-  io.out(options['json'] === true ? `${JSON.stringify(document)}\n` : text);
+export function answer(input: Input, io: Pick<Io, 'out'>, document: object, text: string): void {
+  io.out(wantsJson(input) ? `${JSON.stringify(document)}\n` : text);
+}
+
+export function wantsJson({ options }: Input): boolean {
+  return options['json'] === true;
+}
+
+/** CommandError where JSON would be mixed with the file that goes to standard output. */
+export function requireFileForJson(input: Input, file: string): void {
+  if (file === '-' && wantsJson(input))
+    throw new CommandError('--json needs standard output for itself: name a file', EXIT.usage);
 }
 
 /** The option's one value. */

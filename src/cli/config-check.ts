@@ -1,6 +1,7 @@
 import { loadConfig } from '../config/load.ts';
+import { ConfigError, pathText, type Problem } from '../config/problems.ts';
 import { silentLog } from '../lib/log.ts';
-import { type Command, CONFIG_OPTION, EXIT, textOption } from './command.ts';
+import { answer, type Command, CONFIG_OPTION, EXIT, jsonOption, textOption, wantsJson } from './command.ts';
 
 /** `entrepot config check`: is it right, and if not, what is wrong. */
 export const configCheck: Command = {
@@ -8,13 +9,30 @@ export const configCheck: Command = {
   summary: 'check a configuration and list all that is wrong with it',
   description:
     'Reads a configuration, and the passwords, certificates, keys and other files that it names, as serve does.',
-  options: [CONFIG_OPTION],
+  options: [
+    jsonOption('valid, upstreams, problems (source, key, message of each; source and key may be null)'),
+    CONFIG_OPTION,
+  ],
   examples: [['entrepot config check --config entrepot.yaml', 'exit code 0 if it is right, 2 if not']],
   run: async (input, io) => {
-    const config = await loadConfig({ file: textOption(input, 'config') });
-    const { checkFiles } = await import('../wire-check.ts');
-    await checkFiles(config, silentLog);
-    io.out(`The configuration is right. It mirrors ${[...config.upstreams.keys()].join(', ')}.\n`);
-    return EXIT.done;
+    try {
+      const config = await loadConfig({ file: textOption(input, 'config') });
+      const { checkFiles } = await import('../wire-check.ts');
+      await checkFiles(config, silentLog);
+      const upstreams = [...config.upstreams.keys()];
+      const text = `The configuration is right. It mirrors ${upstreams.join(', ')}.\n`;
+      answer(input, io, { valid: true, upstreams, problems: [] }, text);
+      return EXIT.done;
+    } catch (error) {
+      // For people, what is wrong goes to standard error, as every command says it.
+      if (error instanceof ConfigError && wantsJson(input)) {
+        answer(input, io, { valid: false, upstreams: [], problems: error.problems.map(problemJson) }, '');
+      }
+      throw error;
+    }
   },
 };
+
+function problemJson({ path, message, source }: Problem): object {
+  return { source: source ?? null, key: path.length === 0 ? null : pathText(path), message };
+}

@@ -1,6 +1,6 @@
 import { environmentVariables } from '../config/environment.ts';
 import { fileJsonSchema } from '../config/schema.ts';
-import { type Command, EXIT } from './command.ts';
+import { answer, type Command, EXIT, jsonOption } from './command.ts';
 
 /** `entrepot config variables`: the environment's names of the options. */
 export const configVariables: Command = {
@@ -13,9 +13,11 @@ export const configVariables: Command = {
     ['ENTREPOT_SERVER__LISTEN=0.0.0.0:5000 entrepot serve', 'one value'],
     ["ENTREPOT_UPSTREAMS='{docker.io: {freshFor: 10m}}' entrepot serve", 'a map, merged'],
   ],
-  run: async (_, io) => {
+  options: [jsonOption('a line for each, with variable, key')],
+  run: async (input, io) => {
     for (const [variable, path] of environmentVariables(fileJsonSchema())) {
-      io.out(`${variable.padEnd(44)} ${path.join('.')}\n`);
+      const key = path.join('.');
+      answer(input, io, { variable, key }, `${variable.padEnd(44)} ${key}\n`);
     }
     return EXIT.done;
   },

@@ -6,7 +6,7 @@ import {
   CommandError,
   CONFIG_OPTION,
   EXIT,
-  JSON_OPTION,
+  jsonOption,
   textOption,
 } from './command.ts';
 import { askServer } from './running-server.ts';
@@ -27,7 +27,7 @@ export const explain: Command = {
   arguments: [{ name: '<reference>', description: 'image reference, such as ghcr.io/org/app' }],
   options: [
     { flags: '--tenant <name>', description: 'the tenant that pulls (default: anybody, without a login)' },
-    JSON_OPTION,
+    jsonOption('repository, tenant, attempts, grants, conclusions'),
     CONFIG_OPTION,
   ],
   examples: [

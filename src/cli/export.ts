@@ -15,7 +15,17 @@ import { missingOfImage } from '../prepull/image-check.ts';
 import type { WantedImage } from '../prepull/wanted-images.ts';
 import type { Parts } from '../wire.ts';
 import { countText } from './columns.ts';
-import { type Command, CommandError, CONFIG_OPTION, EXIT, type Input, textOption } from './command.ts';
+import {
+  type Command,
+  CommandError,
+  CONFIG_OPTION,
+  EXIT,
+  type Input,
+  jsonOption,
+  requireFileForJson,
+  textOption,
+  wantsJson,
+} from './command.ts';
 import { interruptible } from './interruptible.ts';
 import { heldName } from './held-name.ts';
 import { platformOptions, platformsOption } from './list-options.ts';
@@ -41,6 +51,7 @@ export const exportCommand: Command = {
     { flags: '--have <file>', description: 'leave out what this list of `entrepot have` says is held there' },
     { flags: '--referrers', description: 'take along signatures, SBOMs and the like that are held' },
     { flags: '--docker', description: 'add a manifest.json, for docker load and podman load' },
+    jsonOption('file, images, blobs, blobBytes, leftOut (blobs that the receiver has)'),
     CONFIG_OPTION,
   ],
   examples: [
@@ -58,6 +69,7 @@ export const exportCommand: Command = {
     if (output === '-' && process.stdout.isTTY) {
       throw new CommandError('a bundle is not for a terminal: give a file, or a pipe', EXIT.usage);
     }
+    requireFileForJson(input, output);
     platformsOption(input);
     return interruptible(signal =>
       withParts(input, io, async parts => {
@@ -78,6 +90,11 @@ export const exportCommand: Command = {
           'done',
           `${countText(imageCount, 'image')}, ${countText(bundle.blobCount, 'blob')}${leftOut}`,
         );
+        if (wantsJson(input)) {
+          const { blobCount: blobs, blobBytes, leftOut: left } = bundle;
+          const document = { file: output, images: imageCount, blobs, blobBytes, leftOut: left };
+          io.out(`${JSON.stringify(document)}\n`);
+        }
         return EXIT.done;
       }),
     );

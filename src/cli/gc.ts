@@ -2,7 +2,16 @@ import { parseDuration, sizeText, UnitError } from '../lib/units.ts';
 import { CollectingStopped, type CollectionReport } from '../upkeep/collection.ts';
 import type { EvictionReport } from '../upkeep/eviction.ts';
 import { countText } from './columns.ts';
-import { type Command, CommandError, CONFIG_OPTION, EXIT, type Input, textOption } from './command.ts';
+import {
+  answer,
+  type Command,
+  CommandError,
+  CONFIG_OPTION,
+  EXIT,
+  type Input,
+  jsonOption,
+  textOption,
+} from './command.ts';
 import { withUpkeep } from './upkeep-run.ts';
 
 const BUSY = 'another process is collecting already';
@@ -26,6 +35,10 @@ export const gc: Command = {
       description:
         'collect although the index may not know all that is held: what it does not know is removed',
     },
+    jsonOption(
+      'dryRun, freedBytes; of manifests, blobs, uploads, unfinished, strays, evicted the items and bytes (evicted is null ' +
+        'while another process makes room); links; stuckAt (maxBytes, minFree or null)',
+    ),
     CONFIG_OPTION,
   ],
   examples: [
@@ -46,7 +59,8 @@ export const gc: Command = {
       const collectedBytes = collected.manifests.bytes + collected.blobs.bytes;
       const asIfFreedBytes = run.dryRun ? collectedBytes : 0;
       const evicted = await upkeep.evict({ ...run, asIfFreedBytes, onWait: waitingFor('making room') });
-      out(reportText(collected, evicted, run.dryRun));
+      const text = reportText(collected, evicted, run.dryRun);
+      answer(input, { out }, toJson(collected, evicted, run.dryRun), text);
       return EXIT.done;
     });
   },
@@ -64,6 +78,37 @@ function gracePeriod(input: Input): { gracePeriodMs?: number } {
       ? new CommandError(`--grace-period: ${error.message}`, EXIT.usage)
       : error;
   }
+}
+
+function toJson(collected: CollectionReport, evicted: EvictionReport | undefined, dryRun: boolean): object {
+  const { manifests, blobs, uploads, unfinished, strays, links } = collected;
+  return {
+    dryRun,
+    freedBytes: freedBytes(collected, evicted),
+    manifests,
+    blobs,
+    uploads,
+    unfinished,
+    strays,
+    links,
+    evicted: evicted === undefined ? null : { items: evicted.items, bytes: evicted.bytes },
+    stuckAt: evicted?.stuckAt ?? null,
+  };
+}
+
+function freedBytes(
+  { uploads, unfinished, manifests, blobs, strays }: CollectionReport,
+  evicted: EvictionReport | undefined,
+): number {
+  const tallies = [
+    uploads,
+    unfinished,
+    manifests,
+    blobs,
+    strays,
+    ...(evicted === undefined ? [] : [evicted]),
+  ];
+  return tallies.reduce((sum, { bytes }) => sum + bytes, 0);
 }
 
 /** `evicted`: `undefined` while another process does it. What was collected is told all the same. */
@@ -96,7 +141,7 @@ function reportText(
       'less of the disk is free than storage.minFree, and the rest is pinned, lives here, or is in use',
     );
   }
-  const bytes = counts.reduce((sum, [tally]) => sum + tally.bytes, 0);
+  const bytes = freedBytes(collected, evicted);
   const verb = dryRun ? 'would free' : 'freed';
   return [`${verb} ${sizeText(bytes)}`, ...lines.map(line => `  ${line}`)].map(line => `${line}\n`).join('');
 }

@@ -9,7 +9,9 @@ import {
   CONFIG_OPTION,
   EXIT,
   type Input,
+  jsonOption,
   listOption,
+  wantsJson,
   textOption,
 } from './command.ts';
 import {
@@ -62,6 +64,10 @@ export const hosts: Command = {
       flags: '--force',
       description: 'replace files that Entrepot did not write as well; a copy of each is kept beside it',
     },
+    jsonOption(
+      'a line for each file, with path (below the folder where the runtime looks) and text; with --out: path, changed, ' +
+        'backup (the copy of the file as it was, or null)',
+    ),
     CONFIG_OPTION,
   ],
   examples: [
@@ -112,11 +118,18 @@ export const hosts: Command = {
     const files = nodeFiles(kind, { serverUrl, upstreams, fallback, ca });
     const folder = textOption(input, 'out');
     if (folder === undefined) {
-      io.out(printed(files));
+      if (wantsJson(input)) {
+        for (const { path, text } of files) io.out(`${JSON.stringify({ path, text })}\n`);
+      } else {
+        io.out(printed(files));
+      }
       return EXIT.done;
     }
     const written = await writeNodeFiles(files, folder, { force: input.options['force'] === true });
     for (const { path, backup, isChanged } of written) {
+      if (wantsJson(input)) {
+        io.out(`${JSON.stringify({ path, changed: isChanged, backup: backup ?? null })}\n`);
+      }
       io.err(
         isChanged
           ? `wrote ${path}${backup === undefined ? '' : ` (before: ${backup})`}\n`

@@ -3,7 +3,7 @@ import type { SurveyedImage } from '../metadata/survey.ts';
 import { repositoryText } from '../oci/repository.ts';
 import { type HeldImage, heldImages } from '../upkeep/images.ts';
 import { columnsText, timeText } from './columns.ts';
-import { type Command, CONFIG_OPTION, EXIT } from './command.ts';
+import { type Command, CONFIG_OPTION, EXIT, jsonOption, wantsJson } from './command.ts';
 import { interruptible } from './interruptible.ts';
 import { withParts } from './with-parts.ts';
 
@@ -11,6 +11,11 @@ import { withParts } from './with-parts.ts';
 const ROWS_PER_TABLE = 500;
 
 const HEADINGS = ['IMAGE', 'PLATFORMS', 'SIZE', 'SHARED', 'USED', 'SOURCE', 'STATE'] as const;
+
+const IMAGES_JSON = jsonOption(
+  'a line for each image, with image, digest, platforms (platform and complete of each), ownBytes, sharedBytes, ' +
+    'missingBytes, lastUsed, source, pinned, damaged',
+);
 
 /** `entrepot images`: what is held. */
 export const images: Command = {
@@ -20,7 +25,7 @@ export const images: Command = {
     'Lists every tag, and then what is known by its digest alone, with its platforms (in parentheses those that are ' +
     'not complete), the size that it alone takes, the size that it shares with others, when it was last used, where it ' +
     'came from, and whether it is pinned or damaged.',
-  options: [{ flags: '--json', description: 'one JSON object a line' }, CONFIG_OPTION],
+  options: [IMAGES_JSON, CONFIG_OPTION],
   examples: [
     ['entrepot images', 'a table'],
     ['entrepot images --json | jq .image', 'for programs'],
@@ -28,7 +33,7 @@ export const images: Command = {
   run: (input, io) =>
     withParts(input, io, ({ survey, blobs }) =>
       interruptible(async signal => {
-        const isJson = input.options['json'] === true;
+        const isJson = wantsJson(input);
         let rows: string[][] = [];
         let isTagged = true;
         const flush = () => {

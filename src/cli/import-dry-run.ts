@@ -10,7 +10,7 @@ import { sizeText } from '../lib/units.ts';
 import { namingOf, type Parts } from '../wire.ts';
 import { eachArchive, placementOf } from './archives.ts';
 import { columnsText, countText } from './columns.ts';
-import { CommandError, EXIT, type ExitCode, type Input, type Io, textOption } from './command.ts';
+import { CommandError, EXIT, type ExitCode, type Input, type Io, textOption, wantsJson } from './command.ts';
 import { Renames } from './renames.ts';
 import { configAndStore } from './store-config.ts';
 import { tenantOption } from './tenant-option.ts';
@@ -35,8 +35,7 @@ export async function importDryRun(input: Input, io: Io, signal: AbortSignal): P
       return {
         text: summaryText(inspection),
         isRefused: inspection.refusal !== undefined,
-        tell: () =>
-          io.out(input.options['json'] === true ? jsonText(file, inspection) : tableText(inspection)),
+        tell: () => io.out(wantsJson(input) ? jsonText(file, inspection) : tableText(inspection)),
       };
     });
   };

@@ -9,7 +9,7 @@ import {
   type ExitCode,
   type Input,
   type Io,
-  JSON_OPTION,
+  jsonOption,
 } from './command.ts';
 import { importDryRun } from './import-dry-run.ts';
 import { interruptible } from './interruptible.ts';
@@ -30,8 +30,7 @@ export const importCommand: Command = {
     'pulled by everybody, or by one tenant alone. Run again after a break, it goes on. With --dry-run it changes ' +
     'nothing, needs no store, and lists the images: what they would be called here, their platforms and size, how much ' +
     'of it is new here, and whether the name is new, held already, or would mean another image than now. The exit code ' +
-    'is 1 when the import would be refused. With --json each image is one line: file, image, digest; with --dry-run ' +
-    'also name (in the archive), platforms, bytes, newBytes, state (new, held, replaces, refused), replaces.',
+    'is 1 when the import would be refused.',
   arguments: [{ name: '<file...>', description: 'tars or folders; - is standard input' }],
   options: [
     {
@@ -43,7 +42,10 @@ export const importCommand: Command = {
     { flags: '--tenant <name>', description: 'only this tenant may have what belongs to mirrors' },
     { flags: '--public', description: 'let everybody have what comes from private repositories' },
     { flags: '--dry-run', description: 'check everything and list the images, but change nothing' },
-    JSON_OPTION,
+    jsonOption(
+      'a line for each image, with file, image, digest; with --dry-run also name (in the archive), platforms, bytes, ' +
+        'newBytes, state (new, held, replaces, refused), replaces (a digest or null)',
+    ),
     CONFIG_OPTION,
   ],
   makesStore: true,

@@ -6,7 +6,7 @@ import { DEFAULT_TAG } from '../oci/reference.ts';
 import type { Repository } from '../oci/repository.ts';
 import { type HeldImage, heldImage } from '../upkeep/images.ts';
 import { columnsText, timeText } from './columns.ts';
-import { type Command, CommandError, CONFIG_OPTION, EXIT } from './command.ts';
+import { type Command, CommandError, CONFIG_OPTION, EXIT, jsonOption, wantsJson } from './command.ts';
 import { withParts } from './with-parts.ts';
 
 const HEADINGS = ['KIND', 'DIGEST', 'SIZE', 'STATE'] as const;
@@ -16,7 +16,12 @@ export const inspect: Command = {
   name: 'inspect',
   summary: 'show what an image is made of, and what of it is held',
   arguments: [{ name: '<reference>', description: 'image reference with a tag (else latest) or a digest' }],
-  options: [{ flags: '--json', description: 'as one JSON object' }, CONFIG_OPTION],
+  options: [
+    jsonOption(
+      'image, digest, pinned, ownBytes, sharedBytes, missingBytes, lastUsed, manifests (each with its blobs)',
+    ),
+    CONFIG_OPTION,
+  ],
   examples: [
     ['entrepot inspect docker.io/library/nginx:1.27', 'manifests, config and layers of every platform'],
   ],
@@ -33,7 +38,7 @@ export const inspect: Command = {
       const image = await heldImage(manifests, blobs);
       const pins = await metadata.listPins(repository);
       const isPinned = pins.includes(reference) || pins.includes(meant);
-      const shown = input.options['json'] === true ? jsonText : text;
+      const shown = wantsJson(input) ? jsonText : text;
       io.out(shown(typed, image, manifests, isPinned));
       return EXIT.done;
     }),
@@ -96,7 +101,7 @@ function jsonText(
       state: stateOf(blob),
     })),
   }));
-  return `${JSON.stringify({ ...document, manifests: parts }, undefined, 2)}\n`;
+  return `${JSON.stringify({ ...document, manifests: parts })}\n`;
 }
 
 function stateOfManifest({ isHeld, isDamaged }: SurveyedManifest): string {

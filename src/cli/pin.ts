@@ -3,7 +3,15 @@ import { isDigest } from '../oci/digest.ts';
 import { DEFAULT_TAG } from '../oci/reference.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Input, Io } from './command.ts';
-import { type Command, CommandError, CONFIG_OPTION, EXIT, type ExitCode } from './command.ts';
+import {
+  answer,
+  type Command,
+  CommandError,
+  CONFIG_OPTION,
+  EXIT,
+  type ExitCode,
+  jsonOption,
+} from './command.ts';
 import { withParts } from './with-parts.ts';
 
 const REFERENCE = {
@@ -13,6 +21,9 @@ const REFERENCE = {
 
 const DRY_RUN = { flags: '--dry-run', description: 'say what would be done, and do nothing' } as const;
 
+/** `changed`: it was not so before. */
+const PIN_JSON = jsonOption('image, pinned, changed, dryRun');
+
 /** `entrepot pin`: keep an image whatever happens. */
 export const pin: Command = {
   name: 'pin',
@@ -21,7 +32,7 @@ export const pin: Command = {
     'Keeps a tag or a digest, and everything under it, from being evicted. A pinned tag covers what it means at the time. ' +
     'Only what is held can be kept: pull it first.',
   arguments: [REFERENCE],
-  options: [DRY_RUN, CONFIG_OPTION],
+  options: [DRY_RUN, PIN_JSON, CONFIG_OPTION],
   examples: [['entrepot pin registry.k8s.io/pause:3.10', 'never evict the image that every pod needs']],
   run: (input, io) => change(input, io, true),
 };
@@ -31,7 +42,7 @@ export const unpin: Command = {
   name: 'unpin',
   summary: 'let a pinned image be evicted again',
   arguments: [REFERENCE],
-  options: [DRY_RUN, CONFIG_OPTION],
+  options: [DRY_RUN, PIN_JSON, CONFIG_OPTION],
   examples: [['entrepot unpin registry.k8s.io/pause:3.10', 'treat it like any other']],
   run: (input, io) => change(input, io, false),
 };
@@ -46,15 +57,18 @@ async function change(input: Input, io: Io, isPinned: boolean): Promise<ExitCode
       if (!(await isHeld(metadata, repository, reference))) {
         throw new CommandError(`${typed}: not held, so there is nothing to keep: pull it first`);
       }
+      const changed = !(await metadata.listPins(repository)).includes(reference);
       if (!dryRun) await metadata.putPin(repository, reference);
-      io.out(`${typed}: ${dryRun ? 'would be pinned' : 'pinned'}\n`);
+      const text = `${typed}: ${dryRun ? 'would be pinned' : 'pinned'}\n`;
+      answer(input, io, { image: typed, pinned: true, changed, dryRun }, text);
       return EXIT.done;
     }
     const wasPinned = dryRun
       ? (await metadata.listPins(repository)).includes(reference)
       : await metadata.removePin(repository, reference);
     const done = dryRun ? 'would no longer be pinned' : 'no longer pinned';
-    io.out(`${typed}: ${wasPinned ? done : 'was not pinned'}\n`);
+    const text = `${typed}: ${wasPinned ? done : 'was not pinned'}\n`;
+    answer(input, io, { image: typed, pinned: false, changed: wasPinned, dryRun }, text);
     return wasPinned ? EXIT.done : EXIT.failed;
   });
 }

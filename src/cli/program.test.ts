@@ -58,6 +58,23 @@ describe('the command line', () => {
     }
   });
 
+  it('prints JSON for programs, for every command that has something to say and no form of its own', async () => {
+    const withoutJson: string[] = [];
+    for (const command of await commandsIn()) {
+      if (!(await run(...command, '--help')).out.includes('  --json ')) withoutJson.push(command.join(' '));
+    }
+    expect(withoutJson.toSorted()).toEqual([
+      // A script for a shell.
+      'completion',
+      // These are JSON in any case.
+      'config schema',
+      'credential-provider',
+      'have',
+      // Its log is (log.format).
+      'serve',
+    ]);
+  });
+
   it('prints its version', async () => {
     expect((await run('--version')).out).toMatch(/^\d+\.\d+\.\d+\n$/);
   });
@@ -70,6 +87,20 @@ describe('the command line', () => {
 });
 
 describe('entrepot config', () => {
+  it('says what is wrong as JSON too, and still ends with 2', async () => {
+    const file = join(folder, 'wrong.yaml');
+    writeFileSync(file, 'log: {level: loud}\n');
+    let out = '';
+    const io = { out: (text: string) => void (out += text), err: () => {} };
+    await expect(runProgram(['config', 'check', '--json', '--config', file], io)).rejects.toThrow(
+      'log.level',
+    );
+    expect(JSON.parse(out)).toMatchObject({
+      valid: false,
+      problems: [{ source: `${file}:1`, key: 'log.level', message: expect.stringContaining('expected') }],
+    });
+  });
+
   it('shows what the file comes to, and checks it', async () => {
     const file = join(folder, 'entrepot.yaml');
     writeFileSync(file, 'storage: {path: /data}\n');

@@ -8,7 +8,9 @@ import {
   EXIT,
   type ExitCode,
   type Input,
+  jsonOption,
   textOption,
+  wantsJson,
 } from './command.ts';
 import { interruptible } from './interruptible.ts';
 import { platformsOption } from './list-options.ts';
@@ -42,7 +44,10 @@ export const pull: Command = {
       description: `images at a time (default: ${DEFAULT_PARALLEL_IMAGES})`,
     },
     { flags: '--watch', description: 'go on for ever, by prepull.schedule of the configuration' },
-    { flags: '--json', description: 'one line of JSON for each event, on standard output' },
+    jsonOption(
+      'a line for each event (begin, done, failed, waiting, summary), with event; name, bytes, ms, text of an image; ' +
+        'pulled, failed, fetchedBytes at the end',
+    ),
     CONFIG_OPTION,
   ],
   makesStore: true,
@@ -63,7 +68,7 @@ export const pull: Command = {
     }
     const parallel = parallelOf(input);
     platformsOption(input);
-    const view = new ProgressView(io, progressForm({ json: input.options['json'] === true }));
+    const view = new ProgressView(io, progressForm({ json: wantsJson(input) }));
     const logs = { ...io, err: (text: string) => view.say(text.trimEnd()) };
     const told = new Set<string>();
     // With --watch the files are read again and again, and say mostly the same.

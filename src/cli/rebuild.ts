@@ -8,7 +8,16 @@ import { rebuild as rebuildIndex } from '../upkeep/rebuild.ts';
 import { INDEX_FILE } from '../metadata/store-identity.ts';
 import type { Parts } from '../wire.ts';
 import { countText } from './columns.ts';
-import { type Command, CONFIG_OPTION, EXIT, type ExitCode, type Input, type Io } from './command.ts';
+import {
+  answer,
+  type Command,
+  CONFIG_OPTION,
+  EXIT,
+  type ExitCode,
+  type Input,
+  type Io,
+  jsonOption,
+} from './command.ts';
 import { storeConfig } from './store-config.ts';
 import { type UpkeepRun, withUpkeep } from './upkeep-run.ts';
 
@@ -22,7 +31,13 @@ export const rebuild: Command = {
     'is moved aside first (index.db.damaged-…). Manifests, tags and rights lie in the index alone: mirrored ones are ' +
     'asked for again, repositories that live here have to be pushed again. Deletes nothing, and stops garbage ' +
     'collection until `entrepot gc --force`. Exit code 1 when a file was damaged. Run again after a break, it goes on.',
-  options: [CONFIG_OPTION],
+  options: [
+    jsonOption(
+      'a line with event (damaged), kind, digest, reason for each that is found; at the end one with event (summary), ' +
+        'added, addedBytes, known, damaged',
+    ),
+    CONFIG_OPTION,
+  ],
   makesStore: true,
   examples: [
     ['entrepot rebuild', 'with the server stopped, if the index cannot be opened'],
@@ -42,10 +57,11 @@ export const rebuild: Command = {
 };
 
 function rebuildStore(config: Config, input: Input, io: Io): Promise<ExitCode> {
-  return withUpkeep(input, io, rebuildIn, { config });
+  return withUpkeep(input, io, (parts, run) => rebuildIn(input, parts, run), { config });
 }
 
 async function rebuildIn(
+  input: Input,
   { metadata, blobs }: Parts,
   { out, signal, onProgress }: UpkeepRun,
 ): Promise<ExitCode> {
@@ -54,10 +70,16 @@ async function rebuildIn(
     {
       signal: signal ?? new AbortController().signal,
       onProgress,
-      onDamaged: (digest, reason) => out(`damaged: blob ${digest}: ${reason}\n`),
+      onDamaged: (digest, reason) => {
+        const text = `damaged: blob ${digest}: ${reason}\n`;
+        answer(input, { out }, { event: 'damaged', kind: 'blob', digest, reason }, text);
+      },
     },
   );
-  out(
+  answer(
+    input,
+    { out },
+    { event: 'summary', added, addedBytes, known, damaged },
     `${countText(added, 'blob')} found again, ${sizeText(addedBytes)}; ${known} known before; ${damaged} damaged\n` +
       'no garbage is collected until `entrepot gc --force`\n',
   );

@@ -1,4 +1,4 @@
-import { type Command, CONFIG_OPTION, EXIT } from './command.ts';
+import { answer, type Command, CONFIG_OPTION, EXIT, jsonOption } from './command.ts';
 import { withParts } from './with-parts.ts';
 
 /** `entrepot refresh`: ask upstream now. */
@@ -6,7 +6,7 @@ export const refresh: Command = {
   name: 'refresh',
   summary: 'ask upstream for a tag now, and forget remembered failures',
   arguments: [{ name: '<reference>', description: 'image reference, such as docker.io/library/nginx:1.27' }],
-  options: [CONFIG_OPTION],
+  options: [jsonOption('image, digest'), CONFIG_OPTION],
   examples: [
     ['entrepot refresh docker.io/library/nginx:latest', 'fetch what the tag means now, if it has moved'],
     ['entrepot refresh ghcr.io/org/app:v2', 'after a push, end the wait for a remembered "not found"'],
@@ -14,7 +14,7 @@ export const refresh: Command = {
   run: async (input, io) => {
     const [reference = ''] = input.arguments;
     const digest = await withParts(input, io, parts => parts.refresh(reference));
-    io.out(`${reference}: ${digest}\n`);
+    answer(input, io, { image: reference, digest }, `${reference}: ${digest}\n`);
     return EXIT.done;
   },
 };

@@ -13,7 +13,16 @@ import { sizeText } from '../lib/units.ts';
 import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
 import { INDEX_FILE } from '../metadata/store-identity.ts';
 import { countText } from './columns.ts';
-import { type Command, CommandError, CONFIG_OPTION, EXIT, type Io } from './command.ts';
+import {
+  type Command,
+  CommandError,
+  CONFIG_OPTION,
+  EXIT,
+  type Input,
+  type Io,
+  jsonOption,
+  wantsJson,
+} from './command.ts';
 import { interruptible } from './interruptible.ts';
 import { progressForm, ProgressView } from './progress.ts';
 import { storeConfig } from './store-config.ts';
@@ -33,7 +42,7 @@ export const restore: Command = {
     'server runs on it. Every blob is compared with its digest, and a backup that is torn or damaged is refused; then, ' +
     'and when it is stopped, nothing is left behind.',
   arguments: [{ name: '<file>', description: 'what `entrepot backup` wrote; - is standard input' }],
-  options: [CONFIG_OPTION],
+  options: [jsonOption('file, blobs, blobBytes, lacking (digest and reason of each)'), CONFIG_OPTION],
   makesStore: true,
   examples: [
     ['entrepot restore /backup/entrepot.tar', 'into the storage.path of the configuration'],
@@ -43,13 +52,20 @@ export const restore: Command = {
     const [file = ''] = input.arguments;
     const { path } = (await storeConfig(input, io)).storage;
     return interruptible(
-      signal => readBackup(path, file, io, signal),
+      signal => readBackup(path, { file, input, io, signal }),
       () => 'nothing was restored',
     );
   },
 };
 
-async function readBackup(path: string, file: string, io: Io, signal: AbortSignal) {
+interface RestoreRun {
+  readonly file: string;
+  readonly input: Input;
+  readonly io: Io;
+  readonly signal: AbortSignal;
+}
+
+async function readBackup(path: string, { file, input, io, signal }: RestoreRun) {
   await mkdir(path, { recursive: true, mode: PRIVATE_FOLDER_MODE });
   await requireEmpty(path);
   const view = new ProgressView(io, progressForm({ json: false }));
@@ -60,6 +76,7 @@ async function readBackup(path: string, file: string, io: Io, signal: AbortSigna
     const { blobs, blobBytes, lacking } = summary;
     for (const { digest, reason } of lacking) io.err(`not in the backup: blob ${digest}: ${reason}\n`);
     item.end('done', `the index and ${countText(blobs, 'blob')}, ${sizeText(blobBytes)}`);
+    if (wantsJson(input)) io.out(`${JSON.stringify({ file, blobs, blobBytes, lacking })}\n`);
     return EXIT.done;
   } catch (error) {
     await removeAll(path);

@@ -2,7 +2,7 @@ import { sizeText } from '../lib/units.ts';
 import type { Repository } from '../oci/repository.ts';
 import { CollectingStopped } from '../upkeep/collection.ts';
 import { type RemovedImage, RemovalRefused } from '../upkeep/image-removal.ts';
-import { answer, type Command, CommandError, CONFIG_OPTION, EXIT, JSON_OPTION } from './command.ts';
+import { answer, type Command, CommandError, CONFIG_OPTION, EXIT, jsonOption } from './command.ts';
 import { withParts } from './with-parts.ts';
 
 /** `entrepot rm`: take a tag, a digest or a repository away. */
@@ -26,7 +26,7 @@ export const rm: Command = {
         "also the tag's manifest, unless another tag means it, with what is attached to it, and free at once what " +
         'nothing else needs; not while an image that shares its layers is pushed',
     },
-    JSON_OPTION,
+    jsonOption('image, digest, removedTags, otherTags, manifestHeld, freedBytes'),
     CONFIG_OPTION,
   ],
   examples: [

@@ -1,6 +1,15 @@
 import { parseRate, sizeText, UnitError } from '../lib/units.ts';
 import type { DamagedContent } from '../upkeep/scrub.ts';
-import { type Command, CommandError, CONFIG_OPTION, EXIT, type Input, textOption } from './command.ts';
+import {
+  answer,
+  type Command,
+  CommandError,
+  CONFIG_OPTION,
+  EXIT,
+  type Input,
+  jsonOption,
+  textOption,
+} from './command.ts';
 import { withUpkeep } from './upkeep-run.ts';
 
 /** `entrepot scrub`: read everything again. */
@@ -14,21 +23,38 @@ export const scrub: Command = {
   options: [
     { flags: '--rate <size>', description: 'read so much a second (default: upkeep.scrubRate)' },
     { flags: '--dry-run', description: 'report damage, and change nothing' },
+    jsonOption(
+      'a line with event (damaged), kind, digest, reason, hosted for each that is found; at the end one with event ' +
+        '(summary), checked, checkedBytes, damaged',
+    ),
     CONFIG_OPTION,
   ],
-  examples: [['entrepot scrub --rate 200MiB', 'check faster than the server does by itself']],
+  examples: [
+    ['entrepot scrub --rate 200MiB', 'check faster than the server does by itself'],
+    ['entrepot scrub --dry-run --json', 'report damage to a program'],
+  ],
   run: async (input, io) => {
     const pace = rate(input);
     return withUpkeep(input, io, async ({ metadata, upkeep }, { out, expect, waitingFor, ...run }) => {
       expect((await metadata.readTotals()).blobBytes);
       const onDamaged = ({ kind, digest, reason, loss }: DamagedContent) =>
-        out(`damaged: ${kind} ${digest}: ${reason}${loss === 'hosted' ? '; push it again' : ''}\n`);
+        answer(
+          input,
+          { out },
+          { event: 'damaged', kind, digest, reason, hosted: loss === undefined ? null : loss === 'hosted' },
+          `damaged: ${kind} ${digest}: ${reason}${loss === 'hosted' ? '; push it again' : ''}\n`,
+        );
       const report = await upkeep.scrub({ ...run, ...pace, onDamaged, onWait: waitingFor('scrubbing') });
       if (report === undefined) {
         throw new CommandError('another process is scrubbing already');
       }
       const { checked, checkedBytes, damaged } = report;
-      out(`checked ${checked} blobs, ${sizeText(checkedBytes)}: ${damaged.length} damaged\n`);
+      answer(
+        input,
+        { out },
+        { event: 'summary', checked, checkedBytes, damaged: damaged.length },
+        `checked ${checked} blobs, ${sizeText(checkedBytes)}: ${damaged.length} damaged\n`,
+      );
       return damaged.length > 0 ? EXIT.failed : EXIT.done;
     });
   },

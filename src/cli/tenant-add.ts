@@ -1,5 +1,5 @@
 import { plainTenantsProblem } from '../config/rules.ts';
-import { type Command, CommandError, CONFIG_OPTION, EXIT } from './command.ts';
+import { answer, type Command, CommandError, CONFIG_OPTION, EXIT, jsonOption } from './command.ts';
 import { requireTenant, TENANT } from './tenant-name.ts';
 import { withParts } from './with-parts.ts';
 
@@ -11,7 +11,7 @@ export const tenantAdd: Command = {
     'Adds a tenant to the store. Tenants of the configuration and namespaces of a cluster are there by themselves. ' +
     'A running server knows it within seconds.',
   arguments: [TENANT],
-  options: [CONFIG_OPTION],
+  options: [jsonOption('tenant, added'), CONFIG_OPTION],
   makesStore: true,
   examples: [['entrepot tenant add team-a', 'then: entrepot tenant secret team-a --server registry.example']],
   run: (input, io) =>
@@ -22,7 +22,8 @@ export const tenantAdd: Command = {
       const isNew = await issuer.addTenant(name).catch((error: unknown) => {
         throw error instanceof RangeError ? new CommandError(error.message, EXIT.usage) : error;
       });
-      io.out(`${name}: ${isNew ? 'added' : 'is there already'}\n`);
+      const text = `${name}: ${isNew ? 'added' : 'is there already'}\n`;
+      answer(input, io, { tenant: name, added: isNew }, text);
       return isNew ? EXIT.done : EXIT.failed;
     }),
 };
@@ -35,7 +36,7 @@ export const tenantAdopt: Command = {
     'A tenant is bound to the namespace that it was first seen as. Another namespace of the same name is suspended: ' +
     'whoever made it need not be who owned the repositories. This binds the tenant to the namespace that is there now.',
   arguments: [TENANT],
-  options: [CONFIG_OPTION],
+  options: [jsonOption('tenant, adopted'), CONFIG_OPTION],
   examples: [['entrepot tenant adopt team-a', 'the namespace team-a is the tenant again']],
   run: (input, io) =>
     withParts(input, io, async parts => {
@@ -48,7 +49,7 @@ export const tenantAdopt: Command = {
       }
       await requireTenant(parts, name);
       await parts.issuer.adoptTenant(name);
-      io.out(`${name}: its namespace is adopted\n`);
+      answer(input, io, { tenant: name, adopted: true }, `${name}: its namespace is adopted\n`);
       return EXIT.done;
     }),
 };

@@ -2,7 +2,7 @@ import { tenantGrantee } from '../access/grants.ts';
 import { sizeText } from '../lib/units.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Parts } from '../wire.ts';
-import { type Command, CommandError, CONFIG_OPTION, EXIT } from './command.ts';
+import { answer, type Command, CommandError, CONFIG_OPTION, EXIT, jsonOption } from './command.ts';
 import { requireTenant, TENANT } from './tenant-name.ts';
 import { withParts } from './with-parts.ts';
 
@@ -16,7 +16,11 @@ export const tenantRemove: Command = {
     'upstream ends with the Secrets that they stand in. A namespace that is still there becomes a tenant anew, and finds ' +
     'nothing of what was.',
   arguments: [TENANT],
-  options: [{ flags: '--dry-run', description: 'only say what would be removed' }, CONFIG_OPTION],
+  options: [
+    { flags: '--dry-run', description: 'only say what would be removed' },
+    jsonOption('tenant, dryRun, credentials (credential and server of each), repositories, bytes'),
+    CONFIG_OPTION,
+  ],
   examples: [
     ['entrepot tenant remove team-a --dry-run', 'what team-a has here'],
     ['entrepot tenant remove team-a', 'nothing of team-a is left'],
@@ -30,7 +34,7 @@ export const tenantRemove: Command = {
       }
       await requireTenant(parts, name);
       const isTrial = input.options['dryRun'] === true;
-      const size = sizeText(await metadata.usedBytes(name));
+      const bytes = await metadata.usedBytes(name);
       const repositories = await repositoriesOf(name, parts);
       if (!config.hosted.delete && repositories.length > 0) {
         throw new CommandError(
@@ -43,13 +47,21 @@ export const tenantRemove: Command = {
         for (const repository of repositories) await metadata.removeRepository(repository);
       }
       const credentials = isTrial ? await issuer.listLive(name) : await issuer.removeTenant(name);
-      for (const { id, server } of credentials) {
-        io.out(`${id}: ${isTrial ? 'would end' : 'ended'} (${server})\n`);
-      }
-      for (const repository of repositories) {
-        io.out(`${repository.name}: ${isTrial ? 'would be forgotten' : 'forgotten'}\n`);
-      }
-      io.out(`${name}: ${isTrial ? 'would be removed' : 'removed'}, with ${size} in its repositories\n`);
+      const lines = [
+        ...credentials.map(({ id, server }) => `${id}: ${isTrial ? 'would end' : 'ended'} (${server})`),
+        ...repositories.map(
+          repository => `${repository.name}: ${isTrial ? 'would be forgotten' : 'forgotten'}`,
+        ),
+        `${name}: ${isTrial ? 'would be removed' : 'removed'}, with ${sizeText(bytes)} in its repositories`,
+      ];
+      const document = {
+        tenant: name,
+        dryRun: isTrial,
+        credentials: credentials.map(({ id, server }) => ({ credential: id, server })),
+        repositories: repositories.map(repository => repository.name),
+        bytes,
+      };
+      answer(input, io, document, lines.map(line => `${line}\n`).join(''));
       return EXIT.done;
     }),
 };

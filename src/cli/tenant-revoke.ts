@@ -1,5 +1,13 @@
 import { UnknownTenant } from '../tenants/issuer.ts';
-import { type Command, CommandError, CONFIG_OPTION, EXIT, textOption } from './command.ts';
+import {
+  answer,
+  type Command,
+  CommandError,
+  CONFIG_OPTION,
+  EXIT,
+  jsonOption,
+  textOption,
+} from './command.ts';
 import { TENANT } from './tenant-name.ts';
 import { withParts } from './with-parts.ts';
 
@@ -14,6 +22,7 @@ export const tenantRevoke: Command = {
   options: [
     { flags: '--credential <id>', description: 'the one to end, by its id (entrepot tenants shows it)' },
     { flags: '--all', description: 'end all of them' },
+    jsonOption('a line for each that ended, with credential, server'),
     CONFIG_OPTION,
   ],
   examples: [['entrepot tenant revoke team-a --all', 'nothing that was issued to team-a counts any more']],
@@ -28,7 +37,7 @@ export const tenantRevoke: Command = {
         throw error instanceof UnknownTenant ? new CommandError(error.message) : error;
       });
       for (const { id, server } of ended) {
-        io.out(`${id}: ended (${server})\n`);
+        answer(input, io, { credential: id, server }, `${id}: ended (${server})\n`);
       }
       return EXIT.done;
     });

@@ -3,7 +3,17 @@ import { registryHost, repositoryPrefix } from '../config/fields.ts';
 import { DURATION_FORM, formatDuration, parseDuration } from '../lib/units.ts';
 import { formatYaml } from '../lib/yaml.ts';
 import type { Credential } from '../oci/credential.ts';
-import { type Command, CommandError, CONFIG_OPTION, EXIT, type Input, textOption } from './command.ts';
+import {
+  answer,
+  type Command,
+  CommandError,
+  CONFIG_OPTION,
+  EXIT,
+  type Input,
+  type Io,
+  jsonOption,
+  textOption,
+} from './command.ts';
 import { requireTenant, TENANT } from './tenant-name.ts';
 import { withParts } from './with-parts.ts';
 
@@ -18,6 +28,7 @@ const SECRET_OPTIONS = [
   },
   { flags: '--read-only', description: 'for pulling only' },
   { flags: '--secret-name <name>', description: 'name of the Secret (default: entrepot)' },
+  jsonOption('the Secret, which kubectl takes like YAML'),
   CONFIG_OPTION,
 ];
 
@@ -43,7 +54,7 @@ export const tenantSecret: Command = {
       const [tenant = ''] = input.arguments;
       await requireTenant(parts, tenant);
       const request = requestOf(tenant, input, parts.config);
-      io.out(manifestText(await parts.issuer.issue(request), request, input));
+      print(await parts.issuer.issue(request), request, input, io);
       return EXIT.done;
     }),
 };
@@ -72,7 +83,7 @@ export const tenantRotate: Command = {
       const overlapMs = overlapOf(input);
       await requireTenant(parts, tenant);
       const request = requestOf(tenant, input, parts.config);
-      io.out(manifestText(await parts.issuer.rotate(request, overlapMs), request, input));
+      print(await parts.issuer.rotate(request, overlapMs), request, input, io);
       io.err(
         `what was issued to ${tenant} for ${request.server} before ends in ${formatDuration(overlapMs)}\n`,
       );
@@ -111,12 +122,13 @@ interface Issued {
   readonly server: string;
 }
 
-/** The Secret, with what to do with it as comments. */
-function manifestText(
+/** The Secret; as YAML with what to do with it as comments. */
+function print(
   { id, username, password }: Credential,
   { tenant, server }: Issued,
   input: Input,
-): string {
+  io: Io,
+): void {
   const name = textOption(input, 'secretName') ?? 'entrepot';
   const auth = Buffer.from(`${username}:${password}`).toString('base64');
   const config = JSON.stringify({ auths: { [server]: { username, password, auth } } });
@@ -136,5 +148,5 @@ function manifestText(
     metadata: { name, namespace: tenant },
     stringData: { '.dockerconfigjson': config },
   };
-  return comments.map(line => `# ${line}\n`).join('') + formatYaml(manifest);
+  answer(input, io, manifest, comments.map(line => `# ${line}\n`).join('') + formatYaml(manifest));
 }

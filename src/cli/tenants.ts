@@ -1,7 +1,7 @@
 import type { SecretState } from '../tenants/tenant.ts';
 import type { IssuedDocument, TenantDocument, TenantsDocument } from '../tenants/tenants-document.ts';
 import { columnsText, timeText } from './columns.ts';
-import { CONFIG_OPTION, type Command, CommandError, EXIT } from './command.ts';
+import { answer, CONFIG_OPTION, type Command, CommandError, EXIT, jsonOption } from './command.ts';
 import { askServer } from './running-server.ts';
 import { storeConfig } from './store-config.ts';
 
@@ -14,7 +14,7 @@ export const tenants: Command = {
   description:
     'Asks the running server of this store: which Secrets each tenant has, whether they could be read and why ' +
     'not, when upstream took or refused them last, and what was issued here and when a client came with it last.',
-  options: [{ flags: '--json', description: 'as one JSON object' }, CONFIG_OPTION],
+  options: [jsonOption('tenants, node, refused, problems, passedOver'), CONFIG_OPTION],
   examples: [['entrepot tenants', 'which Secret is malformed, and why']],
   run: async (input, io) => {
     const { storage } = await storeConfig(input, io);
@@ -22,7 +22,7 @@ export const tenants: Command = {
     if (document === undefined) {
       throw new CommandError('no server answers for this store, and how Secrets are is known to one alone');
     }
-    io.out(input.options['json'] === true ? `${JSON.stringify(document)}\n` : tenantsText(document));
+    answer(input, io, document, tenantsText(document));
     return EXIT.done;
   },
 };

@@ -1,11 +1,11 @@
 import { readFileSync } from 'node:fs';
-import { answer, type Command, EXIT, JSON_OPTION } from './command.ts';
+import { answer, type Command, EXIT, jsonOption } from './command.ts';
 
 /** `entrepot version`: for reports of faults. */
 export const version: Command = {
   name: 'version',
   summary: 'print the versions of Entrepot and Node',
-  options: [JSON_OPTION],
+  options: [jsonOption('version, node, platform')],
   examples: [['entrepot version --json', 'for programs']],
   run: async (input, io) => {
     const own = readVersion();
