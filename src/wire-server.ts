@@ -17,6 +17,7 @@ import { OciError } from './oci/errors.ts';
 import { InvalidReference } from './oci/reference.ts';
 import type { Audit } from './ops/audit.ts';
 import { TlsFiles } from './ops/tls-files.ts';
+import { TransferTotals } from './ops/transfer-totals.ts';
 import { tenantsDocument } from './tenants/tenants-document.ts';
 import { DiskWatch } from './upkeep/disk-watch.ts';
 import { type Observers, openParts, type Parts } from './wire.ts';
@@ -24,6 +25,7 @@ import { CREDENTIAL_KEY, requireEncryption } from './wire-access.ts';
 import { deedsTo } from './wire-audit.ts';
 import { checkFiles } from './wire-check.ts';
 import { Prepull } from './wire-prepull.ts';
+import { statusDocument, transferKeeper } from './wire-status.ts';
 import { beginSchedule, reportStore } from './wire-upkeep.ts';
 
 export interface ServerOptions extends Observers {
@@ -57,6 +59,9 @@ export interface ServerDocument {
 /** Serves what `config` says, until it is closed. Rejects, with everything closed again, when a port cannot be bound. */
 export async function startServer(config: Config, options: ServerOptions): Promise<RunningServer> {
   const opened = new Opened();
+  const startedAtMs = Date.now();
+  const totals = new TransferTotals(options.meter, upstream => config.upstreams.has(upstream));
+  const observers = { ...options, meter: totals };
   let state: 'starting' | 'serving' | 'stopping' = 'starting';
   const addresses: string[] = [];
   try {
@@ -65,16 +70,23 @@ export async function startServer(config: Config, options: ServerOptions): Promi
     const { tls } = config.server;
     const certificate = tls && opened.add(await TlsFiles.open(tls, options.log));
     const parts = opened.add(
-      await openParts(config, options, { followsCluster: true, startsMeanwhile: true }),
+      await openParts(config, observers, { followsCluster: true, startsMeanwhile: true }),
     );
+    totals.keep(transferKeeper(parts.metadata), options.log);
+    opened.add(totals);
     requireEncryption(config, parts.tenants);
     const disk = new DiskWatch(parts.blobs.space, options.log);
     const whyNotServing = () => (state === 'serving' ? undefined : state);
-    const ops = await openOps(config, { ...parts, disk }, options, { whyNotServing, addresses });
+    const ops = await openOps(config, { ...parts, disk }, observers, {
+      whyNotServing,
+      addresses,
+      totals,
+      startedAtMs,
+    });
     opened.add(ops);
     const server = opened.add(
       await createRegistryServer({
-        ...options,
+        ...observers,
         ...parts,
         waitingFor: () => parts.tenants.waitingFor,
         token: tokenHandler(parts.access, parts.naming),
@@ -97,7 +109,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
     let schedule = await keepUp();
     opened.add({ close: () => schedule.close() });
     await parts.uploads.countUnfinished();
-    const pullAhead = () => Prepull.begin(parts, options);
+    const pullAhead = () => Prepull.begin(parts, observers);
     let prepull = pullAhead();
     opened.add({ close: () => prepull?.close() });
     state = 'serving';
@@ -148,7 +160,12 @@ async function openOps(
   config: Config,
   parts: Parts & { readonly disk: DiskWatch },
   { log, meter, metrics }: ServerOptions,
-  server: { readonly whyNotServing: () => string | undefined; readonly addresses: readonly string[] },
+  server: {
+    readonly whyNotServing: () => string | undefined;
+    readonly addresses: readonly string[];
+    readonly totals: TransferTotals;
+    readonly startedAtMs: number;
+  },
 ): Promise<OpsServer> {
   const { metadata, tenants, upstreams, mirror, disk } = parts;
   const { opsListen } = config.server;
@@ -167,10 +184,13 @@ async function openOps(
     await reportStore(parts, meter);
     return { contentType: metrics.contentType, text: await metrics.text() };
   };
+  const problems = () => [disk.problem ?? [], mirror.problems, clusterProblem(tenants) ?? []].flat();
   const extra = async (path: string, query: URLSearchParams): Promise<unknown> => {
     switch (path) {
       case '/debug/server':
         return serverDocument(config, server.addresses);
+      case '/debug/status':
+        return statusDocument({ ...server, parts, problems: problems() });
       case '/debug/tenants':
         return tenantsDocument(tenants, await metadata.listIssuedCredentials());
       case '/debug/explain':
@@ -179,7 +199,6 @@ async function openOps(
         return undefined;
     }
   };
-  const problems = () => [disk.problem ?? [], mirror.problems, clusterProblem(tenants) ?? []].flat();
   return createOpsServer({
     address: opsListen === false ? undefined : opsListen,
     socketFolder: join(config.storage.path, SOCKET_FOLDER),

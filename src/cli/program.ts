@@ -29,6 +29,7 @@ const COMMANDS: readonly (readonly [name: string, load: Load])[] = [
   ['have', async () => (await import('./have.ts')).have],
   ['import', async () => (await import('./import.ts')).importCommand],
   ['explain', async () => (await import('./explain.ts')).explain],
+  ['status', async () => (await import('./status.ts')).status],
   ['tenants', async () => (await import('./tenants.ts')).tenants],
   ['tenant add', async () => (await import('./tenant-add.ts')).tenantAdd],
   ['tenant secret', async () => (await import('./tenant-secret.ts')).tenantSecret],

@@ -1,6 +1,7 @@
 import type { Config } from '../config/config.ts';
 import { silentMeter } from '../lib/meter.ts';
 import { createLogger } from '../ops/logger.ts';
+import { TransferTotals } from '../ops/transfer-totals.ts';
 import type { Parts } from '../wire.ts';
 import type { Input, Io } from './command.ts';
 import { storeConfig } from './store-config.ts';
@@ -27,10 +28,15 @@ export async function withParts<Result>(
   const { log } = createLogger({ ...config.log, level: 'warn', output, isTerminal: process.stderr.isTTY });
   // Only here, so that commands without a store start without loading the server.
   const { openParts } = await import('../wire.ts');
-  const parts = await openParts(config, { log, meter: silentMeter }, { followsCluster });
+  const { transferKeeper } = await import('../wire-status.ts');
+  // What is pulled ahead was fetched, too.
+  const totals = new TransferTotals(silentMeter, upstream => config.upstreams.has(upstream));
+  const parts = await openParts(config, { log, meter: totals }, { followsCluster });
+  totals.keep(transferKeeper(parts.metadata), log);
   try {
     return await act(parts);
   } finally {
+    await totals.close();
     await parts.close();
   }
 }

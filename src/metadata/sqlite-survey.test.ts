@@ -68,6 +68,15 @@ test('mirrored content is found in the order of its use, across pages', async ()
   expect(pages.flat().toSorted()).toEqual(digests.toSorted());
 });
 
+test('what is linked tells of its repositories, of some where there are many', async () => {
+  expect(await survey.repositoriesOf(LOOSE)).toEqual([]);
+  await store.putBlob(LOOSE, 5, HOSTED);
+  await store.putBlob(LOOSE, 5, MIRRORED);
+  expect(await survey.repositoriesOf(LOOSE)).toEqual([HOSTED, MIRRORED]);
+  for (const name of ['a', 'b', 'c']) await store.putBlob(LOOSE, 5, { upstream: 'z.example', name });
+  expect(await survey.repositoriesOf(LOOSE)).toHaveLength(3);
+});
+
 test('an image is shown with all that is under it, held or not, shared or not', async () => {
   const [one, two] = [image('one'), image('two')];
   const [config, layer] = one.blobs;

@@ -14,6 +14,8 @@ const isImported = (digest: string) => `EXISTS (
 
 /** Rows that one question looks at: some tens of milliseconds, so that a survey gives way and can be broken off. */
 const ROWS_PER_PAGE = 2_000;
+/** A layer that is in use everywhere is named by as many repositories as there are. */
+const MAX_REPOSITORIES_NAMED = 3;
 /** Manifests are read with their bytes. */
 const MANIFESTS_PER_PAGE = 100;
 
@@ -65,6 +67,7 @@ class SqliteSurvey implements Survey {
   readonly #unnamedBlobs: Statement<[Since], ContentRow>;
   readonly #unneededManifests: Statement<[Since], ContentRow>;
   readonly #byUse: Statement<[{ sinceMs: number; usedAtMs: number; digest: string }], ContentRow>;
+  readonly #repositories: Statement<[string], Repository>;
   readonly #blobs: Statement<[string], SizedContent>;
   readonly #manifestBytes: Statement<[string], { digest: Digest; bytes: Buffer }>;
   readonly #damage: Statement<[string], { digest: Digest; is_stale: number }>;
@@ -126,6 +129,9 @@ class SqliteSurvey implements Survey {
       FROM (${oldest('blob', 'blobs')} UNION ALL ${oldest('manifest', 'manifests')}
         ORDER BY used_at_ms, digest LIMIT ${ROWS_PER_PAGE}) c
       ORDER BY c.used_at_ms, c.digest`);
+    this.#repositories = connection.prepare(`
+      SELECT r.upstream, r.name FROM links l JOIN repositories r ON r.id = l.repository_id
+      WHERE l.digest = ? ORDER BY r.upstream, r.name LIMIT ${MAX_REPOSITORIES_NAMED}`);
     this.#blobs = connection.prepare(`
       SELECT 'blob' AS kind, digest, size FROM blobs WHERE digest > ? ORDER BY digest LIMIT ${ROWS_PER_PAGE}`);
     this.#manifestBytes = connection.prepare(`
@@ -189,6 +195,10 @@ class SqliteSurvey implements Survey {
     const [usedAtMs, digest] = after === undefined ? [-1, ''] : splitCursor(after);
     const rows = await this.#all(this.#byUse, { sinceMs: unusedSinceMs, usedAtMs: Number(usedAtMs), digest });
     return page(rows, toContent, row => joinCursor(row.used_at_ms, row.digest));
+  }
+
+  repositoriesOf(digest: Digest) {
+    return this.#all(this.#repositories, digest);
   }
 
   async blobs(after = '') {

@@ -19,6 +19,8 @@ export interface Survey {
   unnamedBlobs(unusedSinceMs: number, after?: string): Promise<Found<SizedContent>>;
   /** What `evict` would remove, the least recently used first. */
   evictable(unusedSinceMs: number, after?: string): Promise<Found<SizedContent>>;
+  /** Some of the repositories that it is linked in, by name. */
+  repositoriesOf(digest: Digest): Promise<readonly Repository[]>;
   /** Every blob that has a row, in the order of digests. */
   blobs(after?: string): Promise<Found<SizedContent>>;
   /** Manifests whose bytes are not what their digest says. */

@@ -11,6 +11,7 @@ import { UpstreamFailure } from '../upstream/failures.ts';
 import type { Answer, Upstream } from '../upstream/upstream.ts';
 import { type OwnLogins, refusedText } from './own-logins.ts';
 import type { FailureKey, RememberedFailures } from './remembered-failures.ts';
+import type { UpstreamRecord } from './upstream-record.ts';
 
 /** Repositories whose working credential is remembered; more than a cluster pulls from in a day. */
 const MAX_WINNERS = 10_000;
@@ -21,6 +22,7 @@ const MAX_ENDED = 10_000;
 export interface AskingOptions {
   readonly upstreams: ReadonlyMap<string, Upstream>;
   readonly failures: RememberedFailures;
+  readonly record: UpstreamRecord;
   /** Owned by `access`: told of every answer that proves or ends a right. */
   readonly recordProof: (proof: Proof) => Promise<void>;
   readonly ownLogins: OwnLogins;
@@ -62,6 +64,7 @@ export type Ask<A> = (
 export class Asking {
   readonly #upstreams: ReadonlyMap<string, Upstream>;
   readonly #failures: RememberedFailures;
+  readonly #record: UpstreamRecord;
   readonly #recordProof: (proof: Proof) => Promise<void>;
   readonly #ownLogins: OwnLogins;
   readonly #isOffline: boolean;
@@ -73,9 +76,10 @@ export class Asking {
   readonly #running = new Set<Promise<unknown>>();
   readonly #closing = new AbortController();
 
-  constructor({ upstreams, failures, recordProof, ownLogins, isOffline, log }: AskingOptions) {
+  constructor({ upstreams, failures, record, recordProof, ownLogins, isOffline, log }: AskingOptions) {
     this.#upstreams = upstreams;
     this.#failures = failures;
+    this.#record = record;
     this.#recordProof = recordProof;
     this.#ownLogins = ownLogins;
     this.#isOffline = isOffline;
@@ -170,12 +174,14 @@ export class Asking {
     try {
       const answer = await ask(signal);
       this.#failures.succeeded(key);
+      this.#record.answered(key.upstream);
       this.#ownLogins.succeeded(key, signal);
       if (answer.proof && question.proves) await this.#prove(key, 'granted');
       return answer;
     } catch (error) {
       if (!(error instanceof UpstreamFailure)) throw error;
       const failure = await this.#ownLogins.judge(key, error, signal);
+      this.#record.failed(question.repository, failure);
       if (endsRight(failure, question.known)) await this.#prove(key, 'ended');
       throw this.#failures.remember(key, failure);
     }
@@ -188,6 +194,11 @@ export class Asking {
   async granted(repository: Repository, credential: Credential | undefined, sinceMs: number): Promise<void> {
     if (this.hasEndedSince(sinceMs, repository, credential)) return;
     await this.#prove(keyOf({ repository, reference: '' }, credential), 'granted');
+  }
+
+  /** Tells that an answer which had begun broke off. */
+  broke(repository: Repository, failure: UpstreamFailure): void {
+    this.#record.failed(repository, failure);
   }
 
   /** Whether `url` has taken the right of this credential back since then (on `performance.now()`'s clock). */

@@ -31,6 +31,11 @@ export class Contenders {
     return this.#contenders[0];
   }
 
+  /** Who they are: `Requester.id`, each once. */
+  get requesters(): readonly string[] {
+    return [...new Set(this.#contenders.map(({ right }) => right.requester.id))];
+  }
+
   /** `isSettled`: the right to this very blob is proved, and nobody needs to be asked. */
   add(repository: Repository, right: Right, isSettled: boolean): Contender {
     const contender = new Contender(repository, right, isSettled);

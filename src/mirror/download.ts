@@ -120,6 +120,7 @@ class Download {
         lastFailure = error;
         this.#insists = true;
         if (this.#options.length() > before) this.#fruitless = 0;
+        if (this.#hasBegun) this.#options.asking.broke(contender.repository, error);
         if (isRefusal(error) || error.kind === 'limited') await this.#refused(contender, error);
         else await this.#recover(error);
       }

@@ -65,6 +65,22 @@ export interface FillStarter {
   readonly isAhead: boolean;
 }
 
+/** A download that is under way, for people. */
+export interface Download {
+  /** `repositoryText` of where it was asked for first. */
+  readonly repository: string;
+  readonly digest: Digest;
+  /** `queued`: it waits for its turn. */
+  readonly state: 'queued' | 'downloading';
+  readonly bytes: number;
+  /** `undefined` until it is known. */
+  readonly size: number | undefined;
+  readonly readers: number;
+  /** For whom: `Requester.id`. */
+  readonly requesters: readonly string[];
+  readonly startedAtMs: number;
+}
+
 /**
  * The life of one Fill, from the queue to the commit:
  *
@@ -91,6 +107,7 @@ export class FillRun {
   /** Of those for whom the blob is wanted; `undefined` for whom nothing names it. */
   readonly #namedSizes = new Set<number | undefined>();
   readonly #proofs: FillProofs;
+  readonly #startedAtMs = Date.now();
   #isQueued: boolean;
   /** The disk had room for all of it. */
   #isAdmitted = false;
@@ -126,6 +143,22 @@ export class FillRun {
     });
     this.#isQueued = this.#place.queued;
     this.done = this.#run(from.after);
+  }
+
+  /** How far it is; `undefined` when nothing more comes. */
+  get download(): Download | undefined {
+    const { digest, state, length: bytes, size, readers } = this.fill;
+    if (state === 'verified' || state === 'failed') return undefined;
+    return {
+      repository: repositoryText(this.starter.repository),
+      digest,
+      state: this.#isQueued ? 'queued' : 'downloading',
+      bytes,
+      size: size ?? this.#agreedSize,
+      readers,
+      requesters: this.#contenders.requesters,
+      startedAtMs: this.#startedAtMs,
+    };
   }
 
   /** Whether it waits for its turn, without a connection. */

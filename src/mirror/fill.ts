@@ -66,6 +66,10 @@ export class Fill {
     return this.#failure;
   }
 
+  get readers(): number {
+    return this.#readers;
+  }
+
   get hasReaders(): boolean {
     return this.#readers > 0;
   }

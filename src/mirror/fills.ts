@@ -8,7 +8,7 @@ import type { Right } from '../oci/requester.ts';
 import type { Contender } from './contender.ts';
 import { DirectReader } from './direct-reader.ts';
 import type { Fill } from './fill.ts';
-import { FillRun, type FillStarter, type FillWorld } from './fill-run.ts';
+import { type Download, FillRun, type FillStarter, type FillWorld } from './fill-run.ts';
 
 /** An endpoint that gave wrong bytes of a blob is not asked for that one so soon again. */
 const WRONG_BYTES_MEMORY = { maxEntries: 1_000, maxAgeMs: 10 * 60_000 };
@@ -64,6 +64,11 @@ export class Fills {
   readDirectly(fill: Fill, size: number, contender: Contender): DirectReader {
     const { asking, queue, log } = this.#world;
     return new DirectReader({ asking, queue, log, fill, size, contender });
+  }
+
+  /** Those that are not done, the oldest first. */
+  get downloads(): readonly Download[] {
+    return [...this.#runs.values()].flatMap(run => run.download ?? []);
   }
 
   get size(): number {

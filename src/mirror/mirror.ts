@@ -27,6 +27,7 @@ import type { Proof, Right } from '../oci/requester.ts';
 import type { Upstream } from '../upstream/upstream.ts';
 import { Asking } from './asking.ts';
 import { BlobSource } from './blob-source.ts';
+import type { Download } from './fill-run.ts';
 import { Fills } from './fills.ts';
 import { Keeping } from './keeping.ts';
 import { Links } from './links.ts';
@@ -40,6 +41,7 @@ import { Room } from './room.ts';
 import { Referrers, type ReferrersQuery } from './referrers.ts';
 import { RememberedFailures } from './remembered-failures.ts';
 import { TagList } from './tag-list.ts';
+import { UpstreamRecord, type UpstreamState } from './upstream-record.ts';
 
 export interface MirrorOptions {
   /** By name, as in `Repository.upstream`. */
@@ -74,6 +76,7 @@ export class Mirror implements PullSource {
   readonly #upstreams: ReadonlyMap<string, Upstream>;
   readonly #metadata: MetadataStore;
   readonly #failures: RememberedFailures;
+  readonly #record: UpstreamRecord;
   readonly #pullRuleOf: PullRuleOf;
   readonly #isOffline: boolean;
   readonly #nowMs: () => number;
@@ -106,6 +109,7 @@ export class Mirror implements PullSource {
     this.#upstreams = upstreams;
     this.#metadata = metadata;
     this.#failures = new RememberedFailures(nowMs);
+    this.#record = new UpstreamRecord(nowMs);
     this.#pullRuleOf = pullRuleOf;
     this.#isOffline = isOffline;
     this.#nowMs = nowMs;
@@ -113,6 +117,7 @@ export class Mirror implements PullSource {
     this.#asking = new Asking({
       upstreams,
       failures: this.#failures,
+      record: this.#record,
       recordProof,
       ownLogins: this.ownLogins,
       isOffline,
@@ -164,6 +169,16 @@ export class Mirror implements PullSource {
   /** Downloads of blobs in progress. */
   get runningFills(): number {
     return this.#fills.size;
+  }
+
+  /** How far each of them is. */
+  get downloads(): readonly Download[] {
+    return this.#fills.downloads;
+  }
+
+  /** How an upstream has answered since the start. */
+  upstreamState(upstream: string): UpstreamState {
+    return this.#record.stateOf(upstream);
   }
 
   /** For people: why downloads are not kept, and which upstreams refuse Entrepot's own login. */

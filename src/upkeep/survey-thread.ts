@@ -36,6 +36,10 @@ export class SurveyThread implements StoreSurvey, RowRemoval {
     return this.#ask('unneeded', parameters);
   }
 
+  repositoriesOf(...parameters: Parameters<StoreSurvey['repositoriesOf']>) {
+    return this.#ask('repositoriesOf', parameters);
+  }
+
   unnamedBlobs(...parameters: Parameters<StoreSurvey['unnamedBlobs']>) {
     return this.#ask('unnamedBlobs', parameters);
   }

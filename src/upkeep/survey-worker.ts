@@ -64,6 +64,7 @@ async function openThreadWork({ indexPath, storePath }: SurveyPlace): Promise<Th
     unneeded: (kind, sinceMs, after) => survey.unneeded(kind, sinceMs, after),
     unnamedBlobs: (sinceMs, after) => survey.unnamedBlobs(sinceMs, after),
     evictable: (sinceMs, after) => survey.evictable(sinceMs, after),
+    repositoriesOf: digest => survey.repositoriesOf(digest),
     blobs: after => survey.blobs(after),
     damagedManifests: after => survey.damagedManifests(after),
     staleDamage: after => survey.staleDamage(after),

@@ -1,0 +1,134 @@
+import { sizeText } from '../lib/units.ts';
+import type {
+  DownloadStatus,
+  SavedStatus,
+  SecretStatus,
+  StatusDocument,
+  StoreStatus,
+  UpstreamStatus,
+} from '../wire-status.ts';
+import { columnsText, timeText } from './columns.ts';
+import { answer, type Command, CommandError, CONFIG_OPTION, EXIT, jsonOption } from './command.ts';
+import { askServer } from './running-server.ts';
+import { storeConfig } from './store-config.ts';
+
+/** `entrepot status`: what the server does, and what is wrong. */
+export const status: Command = {
+  name: 'status',
+  summary: 'show what the running server does, what it saved, and what is wrong',
+  description:
+    'Asks the running server of this store: what is being downloaded, how far it is and for whom; what was sent to ' +
+    'clients of mirrored content and what of that had to be fetched, since the start and in all (a crash may lose a ' +
+    'minute of it); how full the store is, and what eviction would take next; when each upstream answered and failed ' +
+    'last; and which Secrets cannot be read or were refused. Only the user who runs the server, and root, may ask.',
+  options: [
+    jsonOption(
+      'pid, started, problems, downloads, saved (sinceStart, inAll: sentBytes, fetchedBytes, savedBytes, since), store, ' +
+        'upstreams (lastError: at, reason, repository), secrets',
+    ),
+    CONFIG_OPTION,
+  ],
+  examples: [
+    ['entrepot status', 'is it well, and what is it doing'],
+    ['watch entrepot status', 'again and again'],
+    ['entrepot status --json | jq .saved.inAll.savedBytes', 'for programs'],
+  ],
+  run: async (input, io) => {
+    const { storage } = await storeConfig(input, io);
+    const document = await askServer<StatusDocument>(storage.path, '/debug/status');
+    if (document === undefined) {
+      throw new CommandError(`no server runs on the store in ${storage.path}`);
+    }
+    answer(input, io, document, statusText(document));
+    return EXIT.done;
+  },
+};
+
+/** A screen for people: what is wrong first. */
+export function statusText(document: StatusDocument, nowMs = Date.now()): string {
+  const { pid, started, problems, downloads, saved, store, upstreams, secrets } = document;
+  const sections = [
+    `running   since ${shownTime(started, nowMs)}, process ${pid}\n${problems.map(line => `problem   ${line}\n`).join('')}`,
+    `saved     ${savedText(saved.sinceStart)} since the start\n          ${savedText(saved.inAll)} since ${shownTime(saved.inAll.since, nowMs)}\n`,
+    storeText(store),
+    downloadsText(downloads),
+    upstreamsText(upstreams, nowMs),
+    secretsText(secrets, nowMs),
+  ];
+  return sections.filter(section => section !== '').join('\n');
+}
+
+function savedText({ sentBytes, fetchedBytes, savedBytes }: SavedStatus): string {
+  return `${sizeText(savedBytes)} (sent ${sizeText(sentBytes)}, fetched ${sizeText(fetchedBytes)})`;
+}
+
+function storeText({ path, heldBytes, unfinishedBytes, maxBytes, next, ...rest }: StoreStatus): string {
+  const limit =
+    maxBytes === null ? '' : ` of ${sizeText(maxBytes)} (${percent(heldBytes + unfinishedBytes, maxBytes)})`;
+  const unfinished = unfinishedBytes === 0 ? '' : `, ${sizeText(unfinishedBytes)} unfinished`;
+  const lines = [
+    `store     ${path}: ${sizeText(heldBytes)} held${unfinished}${limit}`,
+    `disk      ${sizeText(rest.freeBytes)} free; ${sizeText(rest.minFreeBytes)} stay free (storage.minFree)`,
+    ...(rest.damaged === 0 ? [] : [`damaged   ${rest.damaged}: entrepot scrub says what`]),
+    ...(next === null ? ['next to go: not known while upkeep is busy'] : []),
+  ];
+  const rows = (next ?? []).map(({ kind, digest, size, repositories }) => [
+    repositories.join(', ') || '-',
+    kind,
+    sizeText(size),
+    digest,
+  ]);
+  const table =
+    rows.length === 0
+      ? ''
+      : `\n${columnsText(['NEXT TO GO, WHEN ROOM IS NEEDED', 'KIND', 'SIZE', 'DIGEST'], rows)}`;
+  return `${lines.map(line => `${line}\n`).join('')}${table}`;
+}
+
+function downloadsText(downloads: readonly DownloadStatus[]): string {
+  if (downloads.length === 0) return 'nothing is being downloaded\n';
+  const rows = downloads.map(({ repository, digest, state, bytes, size, readers, requesters }) => [
+    repository,
+    state === 'queued'
+      ? 'queued'
+      : `${sizeText(bytes)}${size === null ? '' : ` of ${sizeText(size)} (${percent(bytes, size)})`}`,
+    String(readers),
+    requesters.join(', '),
+    digest,
+  ]);
+  return columnsText(['DOWNLOADING', 'PROGRESS', 'READERS', 'FOR', 'DIGEST'], rows);
+}
+
+function upstreamsText(upstreams: readonly UpstreamStatus[], nowMs: number): string {
+  const rows = upstreams.map(({ name, lastAnswer, lastError, budgetRemaining }) => [
+    name,
+    lastAnswer === null ? '-' : shownTime(lastAnswer, nowMs),
+    budgetRemaining === null ? '-' : String(budgetRemaining),
+    lastError === null
+      ? '-'
+      : `${shownTime(lastError.at, nowMs)} ${lastError.repository}: ${lastError.reason}`,
+  ]);
+  return columnsText(['UPSTREAM', 'ANSWERED', 'BUDGET', 'LAST ERROR'], rows);
+}
+
+function secretsText(secrets: readonly SecretStatus[], nowMs: number): string {
+  if (secrets.length === 0) return '';
+  const rows = secrets.map(({ tenant, secret, source, state, reason, lastRefused, lastUsed }) => [
+    tenant ?? '(all)',
+    secret,
+    source,
+    state,
+    lastUsed === null ? '-' : shownTime(lastUsed, nowMs),
+    lastRefused === null ? '-' : shownTime(lastRefused, nowMs),
+    reason ?? '',
+  ]);
+  return columnsText(['TENANT', 'SECRET', 'SOURCE', 'STATE', 'USED', 'REFUSED', 'ERROR'], rows);
+}
+
+function shownTime(text: string, nowMs: number): string {
+  return timeText(Date.parse(text), nowMs);
+}
+
+function percent(part: number, whole: number): string {
+  return whole === 0 ? '100 %' : `${Math.floor((part / whole) * 100)} %`;
+}

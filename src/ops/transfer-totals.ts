@@ -1,0 +1,116 @@
+import type { Log } from '../lib/log.ts';
+import type { Labels, Meter } from '../lib/meter.ts';
+
+/** Bytes of mirrored content: given to clients, and fetched from upstreams. The difference is what the mirror saved. */
+export interface Transferred {
+  readonly sentBytes: number;
+  readonly fetchedBytes: number;
+}
+
+/** What the store keeps of all processes that ever ran on it. */
+export interface KeptTransfers extends Transferred {
+  /** When it began to count. Epoch ms. */
+  readonly sinceMs: number;
+}
+
+export interface TransferKeeper {
+  /** `undefined` when nothing was kept yet. */
+  read(): Promise<KeptTransfers | undefined>;
+  /** Adds to what is kept. False when another process was at it: try again. */
+  add(more: Transferred): Promise<boolean>;
+}
+
+/** So much of the counting a crash may lose. An idle server writes nothing. */
+const KEEP_EACH_MS = 60_000;
+
+const COUNTED = {
+  http_sent_bytes_total: 'sentBytes',
+  bytes_from_upstream_total: 'fetchedBytes',
+} as const satisfies Record<string, keyof Transferred>;
+
+/** A meter that counts in passing what was saved, and keeps it now and then, so that it survives restarts. */
+export class TransferTotals implements Meter {
+  readonly #meter: Meter;
+  readonly #isMirrored: (upstream: string) => boolean;
+  readonly #sinceStart = { sentBytes: 0, fetchedBytes: 0 };
+  readonly #kept = { sentBytes: 0, fetchedBytes: 0 };
+  #timer: NodeJS.Timeout | undefined;
+  #keeping: { readonly keeper: TransferKeeper; readonly log: Log } | undefined;
+  #running: Promise<void> | undefined;
+
+  /** `isMirrored`: what lives here saves nothing. */
+  constructor(meter: Meter, isMirrored: (upstream: string) => boolean) {
+    this.#meter = meter;
+    this.#isMirrored = isMirrored;
+  }
+
+  count(name: string, labels: Labels = {}, amount = 1): void {
+    this.#meter.count(name, labels, amount);
+    const counted = name === 'http_sent_bytes_total' || name === 'bytes_from_upstream_total';
+    if (counted && this.#isMirrored(labels['upstream'] ?? '')) this.#sinceStart[COUNTED[name]] += amount;
+  }
+
+  gauge(name: string, value: number | undefined, labels?: Labels): void {
+    this.#meter.gauge(name, value, labels);
+  }
+
+  observe(name: string, value: number, labels?: Labels): void {
+    this.#meter.observe(name, value, labels);
+  }
+
+  get sinceStart(): Transferred {
+    return { ...this.#sinceStart };
+  }
+
+  /** With what other processes have kept. `sinceMs` is `undefined` while nothing was kept. */
+  async inAll(): Promise<Transferred & { readonly sinceMs: number | undefined }> {
+    const kept = await this.#keeping?.keeper.read();
+    const more = this.#unkept;
+    return {
+      sinceMs: kept?.sinceMs,
+      sentBytes: (kept?.sentBytes ?? 0) + more.sentBytes,
+      fetchedBytes: (kept?.fetchedBytes ?? 0) + more.fetchedBytes,
+    };
+  }
+
+  /** Keeps it from now on, until `close`. */
+  keep(keeper: TransferKeeper, log: Log): void {
+    this.#keeping = { keeper, log };
+    this.#timer = setInterval(() => void this.#flush(), KEEP_EACH_MS).unref();
+  }
+
+  /** Keeps what has come since the last time. */
+  async close(): Promise<void> {
+    clearInterval(this.#timer);
+    await this.#flush();
+  }
+
+  async #flush(): Promise<void> {
+    await this.#running;
+    this.#running = this.#keepMore().finally(() => {
+      this.#running = undefined;
+    });
+    await this.#running;
+  }
+
+  async #keepMore(): Promise<void> {
+    const more = this.#unkept;
+    if (this.#keeping === undefined || (more.sentBytes === 0 && more.fetchedBytes === 0)) return;
+    const { keeper, log } = this.#keeping;
+    try {
+      if (!(await keeper.add(more))) return;
+      this.#kept.sentBytes += more.sentBytes;
+      this.#kept.fetchedBytes += more.fetchedBytes;
+    } catch (error) {
+      // It is a number for people: it is tried again, and is no reason not to go on.
+      log.warn({ err: error }, 'what was saved could not be noted and will be, later');
+    }
+  }
+
+  get #unkept(): Transferred {
+    return {
+      sentBytes: this.#sinceStart.sentBytes - this.#kept.sentBytes,
+      fetchedBytes: this.#sinceStart.fetchedBytes - this.#kept.fetchedBytes,
+    };
+  }
+}

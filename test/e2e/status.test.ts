@@ -1,0 +1,169 @@
+// entrepot status: what a running server says of itself, to its operator alone.
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, it } from 'vitest';
+import type { StatusDocument } from '../../src/wire-status.ts';
+import { get } from '../support/client.ts';
+import { imageOf, randomBlob } from '../support/content.ts';
+import { Entrepot } from '../support/entrepot.ts';
+import { FakeUpstream } from '../support/fake-upstream.ts';
+import { until } from '../support/programs.ts';
+import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
+import { type Login, writeSecret } from '../support/tenants.ts';
+
+const UPSTREAM = 'up.example';
+const LAYER_BYTES = 1_000_000;
+const layer = randomBlob(LAYER_BYTES, 'status');
+const app = imageOf([layer]);
+const TEAM: Login = ['team-a-user', 'password-of-team-a'];
+
+let upstream: FakeUpstream;
+let entrepot: Entrepot;
+
+beforeEach(async () => {
+  upstream = await FakeUpstream.start();
+  upstream.add('org/app', app, '1');
+});
+
+afterEach(async () => {
+  await entrepot.remove();
+  await upstream.stop();
+});
+
+async function start(more: object = {}): Promise<void> {
+  entrepot = await Entrepot.start({ upstreams: { [UPSTREAM]: { url: upstream.url } }, ...more });
+}
+
+async function status(): Promise<StatusDocument> {
+  const { code, stdout, stderr } = await entrepot.command('status', '--json');
+  expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
+  return JSON.parse(stdout);
+}
+
+const manifestUrl = (tag: string) => `${entrepot.url}/v2/org/app/manifests/${tag}?ns=${UPSTREAM}`;
+const blobUrl = () => `${entrepot.url}/v2/org/app/blobs/${layer.digest}?ns=${UPSTREAM}`;
+
+it('says what is being downloaded, how far it is, and for whom', async () => {
+  await start();
+  expect((await get(manifestUrl('1'))).status).toBe(200);
+  const stop = upstream.misbehave({ kind: 'blob', hangAtByte: 600_000 });
+  const ends = [get(blobUrl()), get(blobUrl())].map(each => each.catch(() => undefined));
+  await until('half of it', 60_000, async () => {
+    const [download] = (await entrepot.ask<StatusDocument>('/debug/status')).downloads;
+    return download?.bytes === 600_000 && download.readers === 2;
+  });
+  expect((await status()).downloads).toEqual([
+    {
+      repository: `${UPSTREAM}/org/app`,
+      digest: layer.digest,
+      state: 'downloading',
+      bytes: 600_000,
+      size: LAYER_BYTES,
+      readers: 2,
+      requesters: ['anonymous'],
+      started: expect.stringMatching(/^20.*Z$/),
+    },
+  ]);
+  const { stdout } = await entrepot.command('status');
+  expect(stdout).toMatch(/^up\.example\/org\/app +586 KiB of 977 KiB \(60 %\) +2 +anonymous +sha256:/m);
+  stop();
+  await entrepot.kill();
+  await Promise.all(ends);
+});
+
+it('says what was saved since the start and in all, which survives restarts', async () => {
+  await start();
+  for (let time = 0; time < 3; time++) expect((await get(blobUrl())).status).toBe(200);
+  const first = (await status()).saved;
+  expect(first.sinceStart).toMatchObject({
+    sentBytes: 3 * LAYER_BYTES,
+    fetchedBytes: LAYER_BYTES,
+    savedBytes: 2 * LAYER_BYTES,
+  });
+  expect(first.inAll).toMatchObject({ sentBytes: 3 * LAYER_BYTES, savedBytes: 2 * LAYER_BYTES });
+  await entrepot.stop();
+  entrepot = await entrepot.startAgain();
+  expect((await status()).saved).toMatchObject({
+    sinceStart: { sentBytes: 0, fetchedBytes: 0, savedBytes: 0 },
+    inAll: { sentBytes: 3 * LAYER_BYTES, fetchedBytes: LAYER_BYTES },
+  });
+  expect((await get(blobUrl())).status).toBe(200);
+  const last = (await status()).saved;
+  expect(last.sinceStart).toMatchObject({ sentBytes: LAYER_BYTES, fetchedBytes: 0 });
+  expect(last.inAll).toMatchObject({ sentBytes: 4 * LAYER_BYTES, savedBytes: 3 * LAYER_BYTES });
+  expect(last.inAll.since < last.sinceStart.since).toBe(true);
+});
+
+it('says how full the store is, and what goes next', async () => {
+  await start({ storage: { maxBytes: '100MiB' } });
+  expect(await entrepot.command('pull', `${UPSTREAM}/org/app:1`)).toMatchObject({ code: 0 });
+  const { store, saved } = await status();
+  // Fetched by another process on the store.
+  expect(saved.sinceStart.fetchedBytes).toBe(0);
+  expect(saved.inAll.fetchedBytes).toBe(LAYER_BYTES + app.config.size);
+  const held = LAYER_BYTES + app.config.size + app.manifest.size;
+  expect(store).toMatchObject({ heldBytes: held, unfinishedBytes: 0, maxBytes: 100 * 1024 ** 2, damaged: 0 });
+  expect(store.freeBytes).toBeGreaterThan(0);
+  const blobs = store.next?.filter(({ kind }) => kind === 'blob');
+  expect(blobs?.map(({ digest }) => digest).toSorted()).toEqual([layer.digest, app.config.digest].toSorted());
+  expect(blobs?.[0]?.repositories).toEqual([`${UPSTREAM}/org/app`]);
+  expect((await entrepot.command('status')).stdout).toMatch(/held of 100 MiB \(0 %\)\n/);
+  expect(await entrepot.command('pin', `${UPSTREAM}/org/app:1`)).toMatchObject({ code: 0 });
+  expect((await status()).store.next).toEqual([]);
+});
+
+it('says of upstreams and Secrets what went wrong last, and when, and shows no secret', async () => {
+  const folder = await makeTempFolder('status');
+  try {
+    const [good, bad] = [join(folder, 'good.yaml'), join(folder, 'bad.yaml')];
+    await writeSecret(good, { [UPSTREAM]: TEAM });
+    await writeFile(bad, 'kind: Secret\ntype: kubernetes.io/dockerconfigjson\nmetadata: {name: bad}\n');
+    await start({
+      upstreams: { [UPSTREAM]: { url: upstream.url }, 'other.example': {} },
+      server: { serverNames: ['registry.example'] },
+      tenants: [{ name: 'team-a', secrets: [good, bad] }],
+    });
+    const missing = await get(manifestUrl('none'));
+    expect(missing.status).not.toBe(200);
+    const answered = await status();
+    expect(answered.upstreams.find(({ name }) => name === UPSTREAM)).toMatchObject({
+      url: upstream.url,
+      lastAnswer: expect.stringMatching(/^20/),
+      lastError: null,
+    });
+    expect(answered.upstreams.find(({ name }) => name === 'other.example')).toMatchObject({
+      lastAnswer: null,
+      lastError: null,
+    });
+    const before = new Date().toISOString();
+    upstream.misbehave({ kind: 'manifest', status: 500 });
+    expect((await get(manifestUrl('other'))).status).toBe(503);
+    const { stdout } = await entrepot.command('status', '--json');
+    const document: StatusDocument = JSON.parse(stdout);
+    const { lastError } = document.upstreams.find(({ name }) => name === UPSTREAM) ?? {};
+    expect(lastError).toMatchObject({
+      repository: `${UPSTREAM}/org/app`,
+      reason: expect.stringContaining('500'),
+    });
+    expect((lastError?.at ?? '') >= before).toBe(true);
+    expect(document.secrets).toMatchObject([
+      { tenant: 'team-a', secret: 'bad.yaml', state: 'malformed', reason: expect.stringMatching(/./) },
+    ]);
+    const people = (await entrepot.command('status')).stdout;
+    expect(people).toMatch(/^up\.example .* up\.example\/org\/app: .*500/m);
+    expect(people).toMatch(/^team-a +bad\.yaml .*malformed/m);
+    for (const text of [stdout, people]) expect(text).not.toContain(TEAM[1]);
+  } finally {
+    await removeFolder(folder);
+  }
+});
+
+it('is told on the socket alone, and says so where no server runs', async () => {
+  await start();
+  expect((await get(`${entrepot.ops}/debug/status`)).status).toBe(404);
+  expect((await get(`${entrepot.url}/debug/status`)).status).toBe(404);
+  await entrepot.stop();
+  const { code, stdout, stderr } = await entrepot.command('status');
+  expect({ code, stdout }).toEqual({ code: 1, stdout: '' });
+  expect(stderr).toMatch(/no server runs on the store in .*store\n$/);
+});
