@@ -83,6 +83,7 @@ export class Prepull {
   readonly #observers: Observers;
   readonly #stopping = new AbortController();
   readonly #running: Promise<void>;
+  #isBroken = false;
   /** What failed when it was tried last. */
   readonly #failing = new Set<string>();
 
@@ -115,13 +116,20 @@ export class Prepull {
     while (!signal.aborted) {
       try {
         const lease = await metadata.claim(LEASE_KEY);
+        this.#isBroken = false;
         if (lease !== undefined) await this.#watchUnder(lease);
       } catch (error) {
-        if (!signal.aborted)
-          this.#observers.log.error({ err: error }, 'prepull failed and will be tried again');
+        if (!signal.aborted) this.#broke(error);
       }
       await delay(TAKE_OVER_POLL_MS, undefined, { signal }).catch(() => {});
     }
+  }
+
+  /** Told once: a disk that is full to the last byte takes no Lease for hours. */
+  #broke(error: unknown): void {
+    if (this.#isBroken) return;
+    this.#isBroken = true;
+    this.#observers.log.error({ err: error }, 'prepull failed and will be tried again');
   }
 
   async #watchUnder(lease: Lease): Promise<void> {
