@@ -36,6 +36,8 @@ const ARTIFACTS = IMAGES.map(({ manifest }) => readAs(manifest, OCI_ARTIFACT_MAN
 const ARTIFACT_REPOSITORY = 'artifacts';
 /** So little that mirrored content is evicted all the time. */
 const MAX_BYTES = '400KB';
+/** No criterion, only an end for what hangs. */
+const HANG_MS = 180_000;
 
 type State = 'yes' | 'maybe';
 
@@ -261,7 +263,7 @@ export class History {
   /** A download is kept a moment after its readers have it; then a repository that lives here has the blob back, too. */
   async #expectKept(blob: Content): Promise<void> {
     const url = `${this.#entrepot.url}/v2/app/blobs/${blob.digest}?ns=${UPSTREAM}`;
-    await until('a download to be kept', 10_000, async () => {
+    await until('a download to be kept', HANG_MS, async () => {
       const got = await get(url);
       return got.headers['cache-status'] === 'entrepot; hit';
     });
@@ -301,7 +303,7 @@ export class History {
   async #collect(): Promise<void> {
     let printed = '';
     // The server collects by itself too, and the Claim of one that was killed takes seconds to end.
-    await until('our turn to collect', 30_000, async () => {
+    await until('our turn to collect', HANG_MS, async () => {
       const { code, stdout, stderr } = await this.#entrepot.command('gc', '--grace-period', '0s');
       if (stderr.includes('another process is collecting already')) return false;
       same(`${code} ${complaints(stderr)}`, '0 ');
