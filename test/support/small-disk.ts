@@ -7,7 +7,7 @@ import { makeTempFolder, removeFolder } from './temp-folder.ts';
 export type FileSystem = 'ext4' | 'tmpfs';
 
 /** nobody and nogroup of Debian. */
-const NOBODY = 65_534;
+export const NOBODY = 65_534;
 
 /** Whether this machine lets tests mount what they like. */
 export const canMount =
