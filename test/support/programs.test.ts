@@ -1,8 +1,8 @@
 import { fork } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
-import { hasPrograms, until } from './programs.ts';
+import { freePort, hasPrograms, until } from './programs.ts';
 
 const TESTS = fileURLToPath(new URL('./programs.fixture.ts', import.meta.url));
 
@@ -14,4 +14,9 @@ describe.skipIf(!hasPrograms('setpriv'))('a daemon', () => {
     tests.kill('SIGKILL');
     await until('the daemon to end', 10_000, async () => !existsSync(`/proc/${String(pid)}`));
   });
+});
+
+test('a free port is none that the kernel gives to connections', async () => {
+  const range = readFileSync('/proc/sys/net/ipv4/ip_local_port_range', 'utf8');
+  expect(await freePort()).toBeLessThan(Number.parseInt(range, 10));
 });

@@ -1,5 +1,6 @@
 // Real programs for the tests: found on the PATH, run to their end, or kept running as a Daemon and stopped by pid.
 import { type ChildProcess, spawn } from 'node:child_process';
+import { randomInt } from 'node:crypto';
 import { accessSync, constants, readFileSync, statSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { delimiter, join } from 'node:path';
@@ -7,6 +8,10 @@ import { setTimeout as sleep } from 'node:timers/promises';
 
 /** Programs write megabytes when they fail in a loop; the end says why. */
 const MAX_LOG_CHARACTERS = 4 * 1024 * 1024;
+
+/** Ports from 32768 on are those of connections, which may take one before a server listens on it, or does so again. */
+const FIRST_PORT = 10_000;
+const END_OF_PORTS = 32_768;
 
 /** How long a daemon may take to end after SIGTERM before SIGKILL. */
 const STOP_TIMEOUT_MS = 15_000;
@@ -200,14 +205,20 @@ async function endOf(child: ChildProcess): Promise<void> {
   await Promise.race([closed, sleep(OUTPUT_MS, undefined, { ref: false })]);
 }
 
-/** A TCP port of the loopback that is free now. Whoever asked should bind it soon. */
+/** A TCP port of the loopback that is free now, and is given to no connection. Whoever asked should bind it soon. */
 export async function freePort(): Promise<number> {
+  for (;;) {
+    const port = randomInt(FIRST_PORT, END_OF_PORTS);
+    if (await isFree(port)) return port;
+  }
+}
+
+function isFree(port: number): Promise<boolean> {
   const server = createServer();
-  await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve));
-  const address = server.address();
-  await new Promise(resolve => server.close(resolve));
-  if (address === null || typeof address === 'string') throw new Error('no port');
-  return address.port;
+  return new Promise(resolve => {
+    server.once('error', () => resolve(false));
+    server.listen(port, '127.0.0.1', () => server.close(() => resolve(true)));
+  });
 }
 
 /** Asks `isTrue` until it answers true; throws naming `what` after `timeoutMs`. An error of `isTrue` ends it at once. */
