@@ -100,6 +100,7 @@ const ONLY_READS: readonly (readonly string[])[] = [
   ['refresh', 'docker.io/library/nginx'],
   ['export', 'docker.io/library/nginx', '--output', 'x.tar'],
   ['backup', 'x.tar'],
+  ['status'],
   ['tenants'],
   ['tenant', 'revoke', 'team-a', '--all'],
   ['tenant', 'adopt', 'team-a'],
@@ -222,6 +223,7 @@ describe.skipIf(!isRoot)('the store of a server of another user', () => {
     const store = join(server.folder, 'store');
     for (const args of [
       ['images'],
+      ['status'],
       ['tenants'],
       ['backup', '-'],
       ['pull', 'up.example/org/app'],
