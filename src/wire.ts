@@ -139,6 +139,7 @@ async function openOn(
   const { isCopied } = identity.doubts;
   const reserve = new Reserve(indexPath, log);
   const metadata = opened.add(await openSqliteMetadataStore(indexPath, { log, isCopied, reserve }));
+  opened.add({ close: () => identity.closing() });
   const blobs = opened.add(await openFileBlobStore(path, { log, minFree: minFreeOf(config.storage) }));
   await identity.settle(metadata, () => blobs.hasBlobs(), log);
   const credentials = await upstreamCredentials(config, metadata);

@@ -33,6 +33,7 @@ async function openStore(at = folder): Promise<Opened> {
   const metadata = await openSqliteMetadataStore(join(at, INDEX), { log: silentLog, isCopied });
   await identity.settle(metadata, async () => hasBlobs, silentLog);
   const close = async (): Promise<void> => {
+    await identity.closing();
     await metadata.close();
     await identity.close();
   };
@@ -63,6 +64,21 @@ async function elsewhere(): Promise<string> {
 }
 
 describe('garbage is collected', () => {
+  test('while another process closes the index, and after one was killed in between', async () => {
+    const { metadata, identity } = await openStore();
+    await fill(metadata, 3);
+    await identity.closing();
+    await metadata.close();
+    expect(await reason()).toBeUndefined();
+  });
+
+  test('when one of two processes has closed the index, and the other one then', async () => {
+    const [one, other] = [await openStore(), await openStore()];
+    await one.close();
+    await other.close();
+    expect(await reason()).toBeUndefined();
+  });
+
   test('in a new store, in one that is opened again, and in one of an earlier version', async () => {
     expect(await reason()).toBeUndefined();
     hasBlobs = true;

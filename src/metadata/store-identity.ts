@@ -32,6 +32,8 @@ interface StoreState {
   readonly inode: number;
   /** As it was when the last process closed it; undefined while one has it open, and after one was killed. */
   readonly closed: { readonly size: number; readonly modifiedAtMs: number } | undefined;
+  /** A process is about to close it, and takes the write-ahead log away if it is the last. */
+  readonly isClosing: boolean;
 }
 
 export interface Doubts {
@@ -70,7 +72,8 @@ export class StoreIdentity {
     if (index === undefined || index.size === 0) {
       return new StoreIdentity(folder, indexPath, state, { isCopied: false, reasons });
     }
-    if (state !== undefined && state.closed === undefined && wal === undefined) {
+    // Twice: another process may have opened it meanwhile.
+    if ((await isLogGone(folder, indexPath)) && (await isLogGone(folder, indexPath))) {
       reasons.push(`${indexFile}-wal is gone, and with it what was written last`);
     }
     if ((await lostTransactions(`${indexPath}-wal`)) > 0) {
@@ -101,17 +104,31 @@ export class StoreIdentity {
     if (reasons.length > 0) await stopCollecting(metadata, reasons.join('; '));
     const reason = await whyNotCollected(metadata);
     if (reason !== undefined) log.error({ reason }, `no garbage is collected: ${WAYS_OUT}`);
-    await this.#write({ id: this.#id, inode: (await stat(this.#indexPath)).ino, closed: undefined });
+    await this.#writeAs('open');
+  }
+
+  /** Before the index is closed, which takes its log away: who looks meanwhile, or after a crash, must not miss it. */
+  async closing(): Promise<void> {
+    await this.#writeAs('closing');
   }
 
   /** After the index was closed: what is seen of it the next time, unless another process still has it open. */
   async close(): Promise<void> {
-    if (this.#id === undefined || (await absentAsUndefined(stat(`${this.#indexPath}-wal`))) !== undefined)
-      return;
+    let written: boolean | undefined;
+    for (;;) {
+      const isOpen = (await absentAsUndefined(stat(`${this.#indexPath}-wal`))) !== undefined;
+      // The last one may have closed it while this was written.
+      if (isOpen === written) return;
+      await this.#writeAs(isOpen ? 'open' : 'closed');
+      written = isOpen;
+    }
+  }
+
+  async #writeAs(as: 'open' | 'closing' | 'closed'): Promise<void> {
     const index = await absentAsUndefined(stat(this.#indexPath));
-    if (index === undefined) return;
-    const closed = { size: index.size, modifiedAtMs: index.mtimeMs };
-    await this.#write({ id: this.#id, inode: index.ino, closed });
+    if (this.#id === undefined || index === undefined) return;
+    const closed = as === 'closed' ? { size: index.size, modifiedAtMs: index.mtimeMs } : undefined;
+    await this.#write({ id: this.#id, inode: index.ino, closed, isClosing: as === 'closing' });
   }
 
   async #write(state: StoreState): Promise<void> {
@@ -144,13 +161,21 @@ export function resumeCollecting(metadata: MetadataStore): Promise<void> {
   return metadata.putSetting(STOPPED, '');
 }
 
+/** Whether the write-ahead log is missing, and nobody closes the index, or has closed it. */
+async function isLogGone(folder: string, indexPath: string): Promise<boolean> {
+  if ((await absentAsUndefined(stat(`${indexPath}-wal`))) !== undefined) return false;
+  // Read behind it: who closes the index says so before.
+  const state = await readState(folder);
+  return state !== undefined && state.closed === undefined && !state.isClosing;
+}
+
 /** `undefined` when there is none, or it is none of ours: then it is written anew. */
 async function readState(folder: string): Promise<StoreState | undefined> {
   const text = await absentAsUndefined(readFile(join(folder, STATE_FILE), 'utf8'));
   try {
-    const { id, inode, closed }: Partial<StoreState> = JSON.parse(text ?? '{}');
+    const { id, inode, closed, isClosing = false }: Partial<StoreState> = JSON.parse(text ?? '{}');
     if (typeof id !== 'string' || typeof inode !== 'number') return undefined;
-    return { id, inode, closed };
+    return { id, inode, closed, isClosing };
   } catch {
     return undefined;
   }
