@@ -246,7 +246,8 @@ export class BlobSource {
     const { digest } = run.fill;
     try {
       const held = await run.shown();
-      if (held === undefined || contender.state !== 'waiting') return;
+      if (held === undefined) return run.refuse(contender, run.fill.failure);
+      if (contender.state !== 'waiting') return;
       await this.#confirm(repository, digest, right, () =>
         this.#links.confirm(repository, digest, right, held),
       );

@@ -15,6 +15,7 @@ export class Contender {
   /** Resolves when admitted, rejects with what a refused one hears. Never an unhandled rejection. */
   readonly admission: Promise<void>;
   #state: 'waiting' | 'admitted' | 'refused' = 'waiting';
+  #isProved = false;
   #freshUntilMs = Number.POSITIVE_INFINITY;
   #resolve: (() => void) | undefined;
   #reject: ((reason: unknown) => void) | undefined;
@@ -51,8 +52,15 @@ export class Contender {
     );
   }
 
-  admit(): void {
+  /** Whether it was admitted by bytes that upstream gave or showed, or by a right from before, and not by a status. */
+  get isProved(): boolean {
+    return this.#isProved;
+  }
+
+  /** `byStatus`: for what upstream sends to it alone, which has to prove the right then. */
+  admit({ byStatus = false }: { readonly byStatus?: boolean } = {}): void {
     if (this.#state !== 'waiting') return;
+    this.#isProved = !byStatus;
     this.#state = 'admitted';
     this.#freshUntilMs = performance.now() + FRESH_FOR_MS;
     this.#resolve?.();

@@ -67,8 +67,9 @@ export class Contenders {
     this.#contenders = this.#contenders.filter(other => other !== contender);
   }
 
+  /** For what upstream sends to each alone. */
   admitAll(): void {
-    for (const contender of this.#contenders) contender.admit();
+    for (const contender of this.#contenders) contender.admit({ byStatus: true });
   }
 
   refuseAll(reason: unknown): void {

@@ -7,6 +7,7 @@ import { repositoryText } from '../oci/repository.ts';
 import type { Asking } from './asking.ts';
 import type { Contender } from './contender.ts';
 import { download, MoreThanNamed } from './download.ts';
+import { admits } from './links.ts';
 import { type Fill, HOLD_BACK_BYTES, wrongBytes } from './fill.ts';
 import type { PullQueue } from './pull-queue.ts';
 
@@ -136,7 +137,7 @@ export class DirectReader implements BlobReader {
       refused: async (_, failure) => {
         throw failure;
       },
-      given: () => true,
+      given: ({ answer }) => contender.isProved || admits(answer, contender.right),
     });
   }
 

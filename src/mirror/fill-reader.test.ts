@@ -38,6 +38,15 @@ it('gives up a read that waits for bytes when it is closed', async () => {
   expect(fill.hasReaders).toBe(false);
 });
 
+it('gives up a read that waits for its admission when it is closed', async () => {
+  const fill = filling();
+  const reader = open(fill, SIZE, new Promise(() => {}));
+  const waiting = reader.read(Buffer.alloc(10), 0);
+  await reader.close();
+  await expect(waiting).rejects.toThrow('closed');
+  expect(fill.hasReaders).toBe(false);
+});
+
 it('shares nothing when it is refused', async () => {
   const refused = open(filling(), SIZE, Promise.reject(new Error('not for you')));
   await expect(refused.read(Buffer.alloc(10), 0)).rejects.toThrow('not for you');

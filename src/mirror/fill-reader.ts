@@ -1,5 +1,6 @@
 import { isStorageClosed } from '../blobs/storage-full.ts';
 import type { BlobReader } from '../lib/blob-reader.ts';
+import { unlessAborted } from '../lib/single-flight.ts';
 import { OciError } from '../oci/errors.ts';
 import type { Fill } from './fill.ts';
 
@@ -36,8 +37,10 @@ export class FillReader implements BlobReader {
 
   async read(buffer: Uint8Array, position: number): Promise<number> {
     if (position >= this.size) return 0;
-    await this.#options.admission;
-    this.#isAdmitted = true;
+    if (!this.#isAdmitted) {
+      await unlessAborted(this.#options.admission, this.#closing.signal);
+      this.#isAdmitted = true;
+    }
     if (this.#direct !== undefined) return this.#direct.read(buffer, position);
     const fill = this.#fill;
     let readable: number;

@@ -607,6 +607,35 @@ describe('the queue', () => {
   });
 });
 
+describe('a queued download that fails', () => {
+  it('fails for every reader, also for more than it could go on for', async () => {
+    const limits = { maxConnections: 1, serializeImagePulls: false, maxParallelImagePulls: undefined };
+    const world = await start({}, { limits });
+    const blob = randomBlob(200_000, 'of many');
+    const repositories = Array.from({ length: 70 }, (_, at) => repositoryOf(`of-many-${at}`));
+    for (const repository of repositories) {
+      upstream.add(repository.name, imageOf([blob]), '1');
+      await world.manifest('1', repository);
+    }
+    const slow = added(200_000, 'slow', 'other');
+    let stop: (() => void) | undefined;
+    const after = new Promise<void>(resolve => (stop = resolve));
+    upstream.misbehave({ kind: 'blob', reference: slow.digest, after, status: 404 });
+    const blocking = world.open(slow.digest, repositoryOf('other')).catch(() => undefined);
+    await until(() => upstream.count('blob') === 1);
+    const reads = [];
+    for (const repository of repositories) {
+      const { reader } = await world.open(blob.digest, repository);
+      reads.push(reader.read(Buffer.alloc(10), 0).finally(() => void reader.close()));
+    }
+    upstream.misbehave({ kind: 'blob', reference: blob.digest, status: 404 });
+    const outcomes = Promise.allSettled(reads);
+    stop?.();
+    expect((await outcomes).every(({ status }) => status === 'rejected')).toBe(true);
+    await blocking;
+  });
+});
+
 /** A store that takes no more than so many bytes of one ingest. */
 const small = (maxBytes: number) => (blobs: FileBlobStore) =>
   new Proxy(blobs, {
@@ -647,6 +676,26 @@ describe('a full disk', () => {
     }
     const pulled = await Promise.all(Array.from({ length: 3 }, () => world.pull(blob.digest)));
     for (const each of pulled) expect(each).toMatchObject(whole(blob));
+  });
+
+  it('that takes not even a row gives nothing that a mirror alone gives, whatever status `url` has', async () => {
+    const mirror = await FakeUpstream.start();
+    try {
+      const world = await start({}, { upstream: { mirrors: [{ url: mirror.url }] } });
+      const blob = randomBlob(MIB, 'only at the mirror');
+      mirror.add('app', blob);
+      const size = { 'Content-Length': String(blob.size) };
+      upstream.misbehave({ kind: 'blob', method: 'HEAD', status: 200, headers: size });
+      upstream.misbehave({ kind: 'blob', method: 'GET', status: 503 });
+      const full = Object.assign(new Error('disk full'), { code: 'ENOSPC' });
+      for (const write of ['claim', 'linkBlob'] as const) {
+        vi.spyOn(world.metadata, write).mockRejectedValue(full);
+      }
+      await expect(world.pull(blob.digest)).rejects.toBeDefined();
+      expect(mirror.count('blob', { method: 'GET' })).toBeGreaterThan(0);
+    } finally {
+      await mirror.stop();
+    }
   });
 
   it('completes no wrong bytes either', async () => {
