@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { bytesOf, randomBlob } from '../../test/support/content.ts';
+import type { Digest } from '../oci/digest.ts';
 import type { FetchedBlob } from '../upstream/upstream.ts';
 import { proveBlob } from './blob-proof.ts';
 
@@ -47,15 +48,41 @@ const proof = (upstream: ReturnType<typeof answering>) => proveBlob(blob.digest,
 const unproved = { kind: 'invalid', message: `upstream does not show that it has ${blob.digest}` };
 
 describe('a proof of a blob', () => {
-  it('takes three ranges at random places', async () => {
-    const places = new Set<number | undefined>();
-    for (let count = 0; count < 5; count++) {
+  it('takes three ranges, at the same places each time and at others of another blob', async () => {
+    const placesOf = async (digest: Digest) => {
       const upstream = answering({});
-      expect(await proof(upstream)).toEqual({ size: blob.size, proof: true });
+      expect(await proveBlob(digest, held, upstream.fetch)).toEqual({ size: blob.size, proof: true });
       expect(upstream.asked.map(({ length }) => length)).toEqual([4096, 4096, 4096]);
-      for (const { offset } of upstream.asked) places.add(offset);
-    }
-    expect(places.size).toBeGreaterThan(10);
+      return upstream.asked.map(({ offset }) => offset);
+    };
+    const places = await placesOf(blob.digest);
+    expect(await placesOf(blob.digest)).toEqual(places);
+    const others = Array.from({ length: 5 }, (_, seed) => placesOf(randomBlob(1, `other ${seed}`).digest));
+    expect(new Set([...places, ...(await Promise.all(others)).flat()]).size).toBeGreaterThan(10);
+  });
+
+  it('tells who guesses nothing before the end of what is compared', async () => {
+    const small = randomBlob(12_000, 'small');
+    const own = bytesOf(small);
+    const guess = Buffer.concat([Buffer.from([(own[0] ?? 0) ^ 1]), own.subarray(1)]);
+    let taken = 0;
+    const upstream = answering({}, guess);
+    const fetch = async (part: Asked): Promise<FetchedBlob> => ({
+      ...(await upstream.fetch(part)),
+      body: (async function* () {
+        for (let at = 0; at < guess.length; at += 1_000) {
+          taken += 1_000;
+          yield guess.subarray(at, at + 1_000);
+        }
+      })(),
+    });
+    const open = async () => ({
+      read: async (buffer: Uint8Array, position: number) => own.copy(buffer, 0, position),
+      close: async () => {},
+    });
+    const proving = proveBlob(small.digest, { ...held, size: small.size, length: small.size, open }, fetch);
+    await expect(proving).rejects.toMatchObject({ kind: 'invalid' });
+    expect(taken).toBe(2 * guess.length);
   });
 
   it('is none of `url` when a mirror gave one of the answers', async () => {

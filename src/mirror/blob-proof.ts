@@ -1,4 +1,4 @@
-import { randomInt } from 'node:crypto';
+import { createHmac, randomBytes } from 'node:crypto';
 import type { Digest } from '../oci/digest.ts';
 import { UpstreamFailure } from '../upstream/failures.ts';
 import type { Answer, BlobAsk, FetchedBlob } from '../upstream/upstream.ts';
@@ -8,6 +8,10 @@ const WHOLE_BYTES = 16 * 1024;
 /** Ranges of a larger blob. Nobody guesses 4 KiB of compressed content, and three places rule out a common header. */
 const RANGES = 3;
 const RANGE_BYTES = 4 * 1024;
+/** Where the ranges of a blob lie: nobody else knows it, and to ask again gives an upstream no other places. */
+const PLACES_KEY = randomBytes(32);
+/** Of a place as a fraction of the blob. */
+const FRACTION_BYTES = 6;
 
 /** Bytes that are here, to compare upstream's with. */
 export interface HeldBytes {
@@ -42,14 +46,15 @@ interface Range {
 }
 
 /**
- * Has upstream show that it has the blob: the exact size, and some random ranges that equal what is held. A status alone
- * may be that of a login page. An upstream that has no ranges, or wrong ones, is read from the start up to the last of
- * them. `invalid` when it gives other bytes or another size.
+ * Has upstream show that it has the blob: the exact size, and some ranges that equal what is held, at places that are
+ * random but the same each time. A status alone may be that of a login page. An upstream that has no ranges, or wrong
+ * ones, is read from the start up to the last of them. `invalid` when it gives other bytes or another size, which it
+ * does not learn before it has sent all that is compared: one that guesses would have the blob byte by byte.
  */
 export async function proveBlob(digest: Digest, held: HeldBytes, fetch: Fetch): Promise<Shown> {
   const bytes = await held.open();
   const comparison = new Comparison(digest, held, bytes, fetch);
-  const ranges = rangesOf(held.length);
+  const ranges = rangesOf(digest, held.length);
   try {
     return (await comparison.byRanges(ranges)) ?? (await comparison.fromStart(ranges));
   } finally {
@@ -58,9 +63,11 @@ export async function proveBlob(digest: Digest, held: HeldBytes, fetch: Fetch): 
 }
 
 /** In ascending order, so that an answer from the start is read through once. */
-function rangesOf(length: number): readonly Range[] {
+function rangesOf(digest: Digest, length: number): readonly Range[] {
   if (length <= WHOLE_BYTES) return [{ start: 0, end: length }];
-  return Array.from({ length: RANGES }, () => randomInt(length - RANGE_BYTES + 1))
+  const random = createHmac('sha256', PLACES_KEY).update(digest).digest();
+  return Array.from({ length: RANGES }, (_, at) => random.readUIntBE(at * FRACTION_BYTES, FRACTION_BYTES))
+    .map(fraction => Math.floor((fraction / 2 ** (8 * FRACTION_BYTES)) * (length - RANGE_BYTES + 1)))
     .sort((a, b) => a - b)
     .map(start => ({ start, end: start + RANGE_BYTES }));
 }
@@ -111,25 +118,22 @@ class Comparison {
       if (size === undefined || (answer.isPart && answer.size === undefined)) throw this.#other(answer);
       const lastByte = Math.max(...ranges.map(({ end }) => end));
       let position = answer.offset;
+      let isSame = true;
       for await (const piece of answer.body) {
-        for (const range of ranges) await this.#compareIn(range, piece, position, answer);
+        for (const range of ranges) isSame = (await this.#isSameIn(range, piece, position)) && isSame;
         position += piece.byteLength;
         // Who does not announce the size shows it by the end of the body.
         if (answer.size === undefined ? position > size : position >= lastByte) break;
       }
-      if (position < lastByte || (answer.size === undefined && position !== size)) throw this.#other(answer);
+      if (!isSame || position < lastByte || (answer.size === undefined && position !== size))
+        throw this.#other(answer);
       return { size, proof: answer.proof };
     } finally {
       answer.destroy();
     }
   }
 
-  async #compareIn(
-    { start, end }: Range,
-    piece: Uint8Array,
-    position: number,
-    answer: FetchedBlob,
-  ): Promise<void> {
+  async #isSameIn({ start, end }: Range, piece: Uint8Array, position: number): Promise<boolean> {
     const from = Math.max(start, position);
     const theirs = piece.subarray(
       from - position,
@@ -138,10 +142,10 @@ class Comparison {
     const ours = new Uint8Array(theirs.byteLength);
     for (let count = 0; count < ours.byteLength; ) {
       const read = await this.#bytes.read(ours.subarray(count), from + count);
-      if (read === 0) throw this.#other(answer);
+      if (read === 0) return false;
       count += read;
     }
-    if (Buffer.compare(ours, theirs) !== 0) throw this.#other(answer);
+    return Buffer.compare(ours, theirs) === 0;
   }
 
   #other({ endpoint }: FetchedBlob): UpstreamFailure {
