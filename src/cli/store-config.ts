@@ -43,7 +43,7 @@ export async function configAndStore(
 /** The server that runs on the store or, where nobody said which store that is and here is none, the one that runs here. */
 async function serverFor({ storage, origin }: Config): Promise<RunningServer | undefined> {
   const { file, isDefaultPath, isSilent } = origin;
-  if (!isDefaultPath || (await hasStore(storage.path))) {
+  if (!isDefaultPath || (await isHere(storage.path))) {
     return isSilent ? runningServer(storage.path) : undefined;
   }
   const all = isSilent || file !== undefined ? await runningServers() : [];
@@ -93,6 +93,11 @@ function reasonOf(server: RunningServer | undefined): string {
   if (server === undefined) return 'the default: nobody named another';
   const [address = 'starting'] = server.document.addresses;
   return `of the server on ${address}`;
+}
+
+/** Whether this folder has a store. One that this user may not look into, such as root's home, has none of his. */
+async function isHere(path: string): Promise<boolean> {
+  return (await presence(path)) !== 'hidden' && hasStore(path);
 }
 
 /** Whether anything of a store is there; also somebody else's, of which this user sees nothing. */

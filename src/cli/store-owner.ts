@@ -1,4 +1,4 @@
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { errorCode } from '../lib/error-code.ts';
 import { becomeUser, isOpenToUs, type Owner, ownerOf, ownUid, userText } from '../lib/file-owner.ts';
 import { INDEX_FILE } from '../metadata/store-identity.ts';
@@ -7,10 +7,10 @@ import { CommandError } from './command.ts';
 /**
  * One store, one owner: what another user made in it, the owner's server could not use. So root becomes the owner, for
  * good, before it touches anything there, and everybody else is told. The owner is who has the index (the folder itself
- * may be root's, as on a volume of Kubernetes), else who has the folder.
+ * may be root's, as on a volume of Kubernetes), else who has the folder or, where there is none yet, the one it is to be in.
  */
 export async function actAsOwner(storePath: string): Promise<void> {
-  const owner = await storeOwner(storePath);
+  const owner = (await storeOwner(storePath)) ?? (await ownerAbove(storePath));
   if (owner !== undefined && ownUid() === 0 && owner.uid !== 0) await become(storePath, owner);
   else await requireOwn(storePath);
 }
@@ -43,6 +43,11 @@ async function become(storePath: string, owner: Owner): Promise<void> {
 
 async function storeOwner(storePath: string): Promise<Owner | undefined> {
   return (await ownerOf(join(storePath, INDEX_FILE))) ?? ownerOf(storePath);
+}
+
+async function ownerAbove(path: string): Promise<Owner | undefined> {
+  const parent = dirname(path);
+  return (await ownerOf(parent)) ?? (parent === path ? undefined : ownerAbove(parent));
 }
 
 async function isUsable(storePath: string): Promise<boolean> {

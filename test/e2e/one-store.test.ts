@@ -140,6 +140,10 @@ describe.skipIf(!isRoot)('a server that runs', () => {
     const tenants = await command(OWNER, ['tenants']);
     expect(tenants).toMatchObject({ code: 0, stderr: line });
     expect(tenants.stdout).toContain('team-a');
+    // As `runuser` in root's home.
+    await chmod(elsewhere, 0o700);
+    expect(await command(OWNER, ['tenants'])).toMatchObject({ code: 0, stderr: line });
+    await chmod(elsewhere, 0o777);
     const secret = await command(OWNER, ['tenant', 'secret', 'team-a']);
     expect(JSON.parse(parse(secret.stdout).stringData['.dockerconfigjson']).auths).toHaveProperty([
       'registry.example:5000',
@@ -200,6 +204,12 @@ describe.skipIf(!isRoot)('the store of a server of another user', () => {
     await server.stop();
     expect(await command(0, ['images', ...config])).toMatchObject({ code: 0 });
     for (const path of [store, prepared]) expect(await owners(path)).toEqual(new Set([OWNER]));
+    // Nor does a restore into a folder that is not there yet.
+    const backup = join(elsewhere, 'backup.tar');
+    expect(await command(0, ['backup', backup, ...config])).toMatchObject({ code: 0 });
+    const restored = await command(0, ['restore', backup], { ENTREPOT_STORAGE__PATH: join(prepared, 'new') });
+    expect(restored).toMatchObject({ code: 0 });
+    expect(await owners(prepared)).toEqual(new Set([OWNER]));
   });
 
   it('lets root read and write what is his by a pipe, and says so where it does not go by name', async () => {
