@@ -170,8 +170,10 @@ test('an import that opened a whole repository keeps what is under its pins, unl
 test('of an index in which a status was a proof, all rights are proved anew, and what only one repository has is its', async () => {
   const connection = await Connection.open(path);
   await migrate(connection, MIGRATIONS.slice(0, 8));
-  const names = ['own', 'shared', 'hosted', 'imported', 'layer'];
-  const [own, shared, hosted, imported, layer] = names.map(text => digestOf(Buffer.from(text)));
+  const names = ['own', 'shared', 'hosted', 'imported', 'layer', 'brought', 'affirmed'];
+  const [own, shared, hosted, imported, layer, brought, affirmed] = names.map(text =>
+    digestOf(Buffer.from(text)),
+  );
   const manifests = names
     .slice(0, 4)
     .map(text => Buffer.from(text))
@@ -186,12 +188,14 @@ test('of an index in which a status was a proof, all rights are proved anew, and
     INSERT INTO readings (id, digest, media_type, subject, annotations) VALUES ${readings.join()};
     INSERT INTO reading_references (reading_id, position, kind, digest, size, media_type)
       VALUES (2, 0, 'blob', '${layer}', 5, 'c/d');
-    INSERT INTO blobs (digest, size, created_at_ms, used_at_ms) VALUES ('${layer}', 5, 1, 1);
+    INSERT INTO blobs (digest, size, created_at_ms, used_at_ms)
+      VALUES ('${layer}', 5, 1, 1), ('${brought}', 5, 1, 1), ('${affirmed}', 5, 1, 1);
     INSERT INTO links (repository_id, digest, kind, media_type, size, created_at_ms) VALUES
       (1, '${own}', 'manifest', 'a/b', 4, 1), (1, '${shared}', 'manifest', 'a/b', 4, 1),
       (2, '${shared}', 'manifest', 'a/b', 4, 1), (2, '${hosted}', 'manifest', 'a/b', 4, 1),
       (3, '${hosted}', 'manifest', 'a/b', 4, 1), (1, '${imported}', 'manifest', 'a/b', 4, 1),
-      (2, '${imported}', 'manifest', 'a/b', 4, 1), (1, '${layer}', 'blob', NULL, 5, 1), (2, '${layer}', 'blob', NULL, 5, 1);
+      (2, '${imported}', 'manifest', 'a/b', 4, 1), (1, '${layer}', 'blob', NULL, 5, 1), (2, '${layer}', 'blob', NULL, 5, 1),
+      (1, '${brought}', 'blob', NULL, 5, 2), (1, '${affirmed}', 'blob', NULL, 5, 99000);
     INSERT INTO tags (repository_id, tag, digest, checked_at_ms) VALUES (2, 'v1', '${shared}', 1);
     INSERT INTO preloads (repository_id, digest, grantee, created_at_ms) VALUES (2, '${imported}', '', 1);
     INSERT INTO grants (repository_id, credential_id, verified_at_ms) VALUES (1, '', 1), (2, 'somebody', 1)`);
@@ -218,6 +222,7 @@ test('of an index in which a status was a proof, all rights are proved anew, and
   expect(await store.readTagged(b!, 'v1')).toMatchObject({ tag: { digest: shared }, manifest: undefined });
   expect([await store.isLinked(b!, layer!), await store.isNamed(b!, layer!)]).toEqual([false, false]);
   expect(await store.namedSize(b!, layer!)).toBeUndefined();
+  expect([await store.isLinked(a!, brought!), await store.isLinked(a!, affirmed!)]).toEqual([true, false]);
   for (const content of [shared, hosted].map(digest => ({ kind: 'manifest', digest: digest! }) as const))
     expect(await store.removeUnneeded([content], Date.now())).toEqual([]);
 
