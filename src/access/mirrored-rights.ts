@@ -202,7 +202,7 @@ export class MirroredRights {
     const right = await this.#right(principal, repository, rule, { attempts: [undefined], tenants: [] });
     if (rule.credential === undefined || !(await this.isPublic(repository))) return right;
     // A public repository is fetched with the upstream's own credential, which has the larger budget.
-    return { ...right, credentials: [rule.credential, undefined] };
+    return { ...right, credentials: [rule.credential, undefined], isLent: true };
   }
 
   async #right(

@@ -2,7 +2,7 @@ import { setMaxListeners } from 'node:events';
 import type { Log } from '../lib/log.ts';
 import { Lru } from '../lib/lru.ts';
 import type { SingleFlight } from '../lib/single-flight.ts';
-import { type Credential, credentialId } from '../oci/credential.ts';
+import { ANONYMOUS_ID, type Credential, credentialId } from '../oci/credential.ts';
 import type { Digest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
@@ -19,6 +19,10 @@ const MAX_WINNERS = 10_000;
 /** Rights that upstream took back while downloads were under way; more than there are repositories being pulled from. */
 const MAX_ENDED = 10_000;
 
+/** So long after the public was given a repository, it is brought to the public with Entrepot's own login. */
+const LEND_MS = 10 * 60_000;
+const MAX_PUBLIC = 10_000;
+
 export interface AskingOptions {
   readonly upstreams: ReadonlyMap<string, Upstream>;
   readonly failures: RememberedFailures;
@@ -29,6 +33,7 @@ export interface AskingOptions {
   /** No packet goes to any upstream, whatever a policy says. */
   readonly isOffline: boolean;
   readonly log: Log;
+  readonly nowMs: () => number;
 }
 
 export interface Question<A> {
@@ -43,6 +48,8 @@ export interface Question<A> {
   readonly known: boolean;
   /** Asks in spite of remembered failures: for who backs off by himself. */
   readonly insists?: boolean;
+  /** Asks the same by HEAD: whether this credential may have it. Without it a login is lent by what is known already. */
+  readonly head?: Ask<unknown>;
 }
 
 export interface Asked<A> {
@@ -69,14 +76,17 @@ export class Asking {
   readonly #ownLogins: OwnLogins;
   readonly #isOffline: boolean;
   readonly #log: Log;
+  readonly #nowMs: () => number;
   /** Which credential worked last, by requester and repository: dead ones are not tried first again. */
   readonly #winners = new Lru<{ readonly credentialId: string }>({ maxEntries: MAX_WINNERS });
   /** When upstream took a right back, for the downloads that go on. */
   readonly #ended = new Lru<{ readonly atMs: number }>({ maxEntries: MAX_ENDED });
+  /** When upstream last gave a repository to everybody. */
+  readonly #public = new Lru<{ readonly atMs: number }>({ maxEntries: MAX_PUBLIC });
   readonly #running = new Set<Promise<unknown>>();
   readonly #closing = new AbortController();
 
-  constructor({ upstreams, failures, record, recordProof, ownLogins, isOffline, log }: AskingOptions) {
+  constructor({ upstreams, failures, record, recordProof, ownLogins, isOffline, log, nowMs }: AskingOptions) {
     this.#upstreams = upstreams;
     this.#failures = failures;
     this.#record = record;
@@ -84,6 +94,7 @@ export class Asking {
     this.#ownLogins = ownLogins;
     this.#isOffline = isOffline;
     this.#log = log;
+    this.#nowMs = nowMs;
     // Every question listens to it, and there may be many at once.
     setMaxListeners(0, this.#closing.signal);
   }
@@ -104,7 +115,10 @@ export class Asking {
     const winnerKey = `${right.requester.id} ${repositoryText(question.repository)}`;
     let failure: UpstreamFailure | undefined;
     let attempts = 0;
-    for (const credential of this.#inTurn(right, winnerKey)) {
+    const credentials = await this.#lendable(question, right, upstream);
+    // A login is lent for its larger budget, whatever else would do.
+    const inTurn = right.isLent === true ? credentials : this.#inTurn(credentials, winnerKey);
+    for (const credential of inTurn) {
       if (attempts >= MAX_ATTEMPTS) break;
       if (this.#remembered(question, credential) === undefined) attempts += 1;
       try {
@@ -127,7 +141,30 @@ export class Asking {
     await Promise.allSettled(this.#running);
   }
 
-  #inTurn({ credentials }: Right, winnerKey: string): readonly (Credential | undefined)[] {
+  /**
+   * Those of `right`. A login that is lent because the repository is public is so only while upstream still gives it to
+   * everybody; rejects when it does not.
+   */
+  async #lendable(
+    { head, ...question }: Question<Answer>,
+    right: Right,
+    upstream: Upstream,
+  ): Promise<Right['credentials']> {
+    const { repository, reference } = question;
+    if (right.isLent !== true) return right.credentials;
+    const { atMs = 0 } = this.#public.get(repositoryText(repository)) ?? {};
+    if (this.#nowMs() - atMs < LEND_MS) return right.credentials;
+    if (head === undefined) return [undefined];
+    const whether = { ...question, reference: `public ${reference}`, shared: undefined, proves: false };
+    await this.#once(whether, undefined, async signal => {
+      await head(upstream, { credential: undefined, signal });
+      return { proof: false };
+    });
+    this.#public.set(repositoryText(repository), { atMs: this.#nowMs() });
+    return right.credentials;
+  }
+
+  #inTurn(credentials: Right['credentials'], winnerKey: string): Right['credentials'] {
     const winner = this.#winners.get(winnerKey)?.credentialId;
     const isWinner = (credential: Credential | undefined): boolean => credentialId(credential) === winner;
     return [...credentials.filter(isWinner), ...credentials.filter(credential => !isWinner(credential))];
@@ -211,6 +248,7 @@ export class Asking {
   async #prove(key: FailureKey, outcome: Proof['outcome']): Promise<void> {
     const { upstream, repository, credentialId: id } = key;
     if (outcome === 'ended') this.#ended.set(rightText(key), { atMs: performance.now() });
+    if (id === ANONYMOUS_ID) this.#noteOfAll({ upstream, name: repository }, outcome);
     try {
       await this.#recordProof({ upstream, repository, credentialId: id, outcome });
     } catch (error) {
@@ -219,6 +257,11 @@ export class Asking {
         'a proof of a right could not be recorded',
       );
     }
+  }
+
+  #noteOfAll(repository: Repository, outcome: Proof['outcome']): void {
+    if (outcome === 'granted') this.#public.set(repositoryText(repository), { atMs: this.#nowMs() });
+    else this.#public.delete(repositoryText(repository));
   }
 }
 

@@ -155,6 +155,7 @@ class Download {
         proves: false,
         known: contender.state === 'admitted',
         insists: this.#insists,
+        head: (upstream, ask) => upstream.headBlob(repository.name, digest, ask),
       },
       right,
       (upstream, ask) =>

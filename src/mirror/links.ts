@@ -72,7 +72,14 @@ export class Links {
   async size(repository: Repository, digest: Digest, right: Right): Promise<Confirmed<number | undefined>> {
     const known = await this.#metadata.isLinked(repository, digest);
     const { answer, joined } = await this.#asking.ask(
-      { repository, reference: blobReference(digest), shared: this.#flights, proves: false, known },
+      {
+        repository,
+        reference: blobReference(digest),
+        shared: this.#flights,
+        proves: false,
+        known,
+        head: (upstream, ask) => upstream.headBlob(repository.name, digest, ask),
+      },
       right,
       (upstream, ask) => upstream.headBlob(repository.name, digest, ask),
     );
@@ -98,6 +105,7 @@ export class Links {
         shared: isVerified ? this.#proofs : undefined,
         proves: isTelling,
         known,
+        head: (upstream, ask) => upstream.headBlob(repository.name, digest, ask),
       },
       right,
       (upstream, ask) =>

@@ -154,6 +154,7 @@ export class ManifestSource {
       shared: needsProof ? this.#proofs : this.#flights,
       proves: true,
       known: held !== undefined,
+      head: (upstream: Upstream, ask: Ask) => upstream.headManifest(repository.name, reference, ask),
     };
     const asking = this.#asking.ask(question, right, (upstream, ask) =>
       this.#bring(upstream, { repository, reference, needsProof }, ask),

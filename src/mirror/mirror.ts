@@ -122,6 +122,7 @@ export class Mirror implements PullSource {
       ownLogins: this.ownLogins,
       isOffline,
       log,
+      nowMs,
     });
     const asking = this.#asking;
     const links = new Links(metadata, asking, options, log);

@@ -1,6 +1,7 @@
 // What proves to whom that upstream has something: its bytes, and never that it answers.
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
-import { bytesOf, contentOf, type Image, imageOf, randomBlob } from '../../test/support/content.ts';
+import { bytesOf, type Content, contentOf, type Image, imageOf, randomBlob } from '../../test/support/content.ts';
+import type { FakeAuthOptions } from '../../test/support/fake-upstream-auth.ts';
 import { FakeUpstream, type FakeUpstreamOptions } from '../../test/support/fake-upstream.ts';
 import {
   ANYTHING,
@@ -14,6 +15,7 @@ import { until } from '../../test/support/programs.ts';
 import type { Credential } from '../oci/credential.ts';
 import type { Digest } from '../oci/digest.ts';
 import { OCI_CONFIG } from '../oci/media-types.ts';
+import type { Right } from '../oci/requester.ts';
 
 const MIB = 1024 * 1024;
 const HOUR_MS = 3_600_000;
@@ -25,6 +27,12 @@ let upstream: FakeUpstream;
 let world: MirrorWorld;
 
 type Name = 'ann' | 'cat' | 'bob' | undefined;
+
+async function startWith(auth: FakeAuthOptions): Promise<void> {
+  upstream = await FakeUpstream.start({ auth });
+  world = await MirrorWorld.open(upstream);
+  upstream.add('private', image, '1');
+}
 
 async function start(options: MirrorWorldOptions = {}, fake: FakeUpstreamOptions = {}): Promise<void> {
   const mine = ['ann', 'cat'].map(name => [name, { password: 'right', repositories: ['private'] }] as const);
@@ -326,5 +334,54 @@ describe('a download', () => {
     expect(await cats).toEqual(whole(big));
     expect(await before).toMatchObject({ bytes: 2 * MIB });
     expect(upstream.downloads()).toHaveLength(2);
+  });
+});
+
+const lentRight = async (): Promise<Right> => ({
+  ...(await world.right(PRIVATE, [...credentialsOf('ann'), undefined])),
+  isLent: true,
+});
+
+describe("Entrepot's own login, lent to everybody because a repository is public", () => {
+  const next = imageOf([randomBlob(50_000, 'published later')]);
+  const manifest = async (reference: string) =>
+    world.mirror.manifest(PRIVATE, reference, await lentRight(), ANYTHING);
+  const blob = async ({ digest }: Content) =>
+    readAll((await world.mirror.openBlob(PRIVATE, digest, await lentRight())).reader);
+  const openNames: string[] = [];
+
+  beforeEach(async () => {
+    await world.remove();
+    await upstream.stop();
+    openNames.splice(0, openNames.length, 'private');
+    const users = { ann: { password: 'right', repositories: ['private'] } };
+    await startWith({ scheme: 'bearer', users, public: openNames });
+  });
+
+  it('is used while the public was given it a moment ago, and asked for anew by HEAD after that', async () => {
+    await world.mirror.manifest(PRIVATE, '1', await world.right(PRIVATE), ANYTHING);
+    upstream.requests.length = 0;
+    const logins = () => upstream.requests.filter(({ kind }) => kind === 'token').map(({ username }) => username);
+    await blob(layer);
+    expect([logins(), upstream.count('blob', { method: 'HEAD' })]).toEqual([['ann'], 0]);
+    await idle();
+    world.nowMs += 11 * 60_000;
+    await blob(big);
+    expect(upstream.count('blob', { method: 'HEAD' })).toBe(1);
+    expect(upstream.count('blob', { method: 'GET' })).toBe(2);
+  });
+
+  it('brings nothing that came after the repository became private', async () => {
+    await world.mirror.manifest(PRIVATE, '1', await world.right(PRIVATE), ANYTHING);
+    openNames.length = 0;
+    upstream.revokeTokens();
+    upstream.add('private', next, '2');
+    world.nowMs += 11 * 60_000;
+    const refused = { code: 'MANIFEST_UNKNOWN' };
+    await expect(manifest('2')).rejects.toMatchObject(refused);
+    await expect(manifest(next.manifest.digest)).rejects.toMatchObject(refused);
+    await expect(blob(next.layers[0]!)).rejects.toMatchObject({ code: 'BLOB_UNKNOWN' });
+    expect((await world.right(PRIVATE)).proved).toBe(false);
+    expect(upstream.requests.filter(({ username }) => username === 'ann')).toEqual([]);
   });
 });

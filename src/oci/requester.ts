@@ -63,6 +63,11 @@ export interface Right {
   readonly platforms?: readonly Platform[] | undefined;
   /** Set where upstream is also asked with Entrepot's own login for this requester. */
   readonly own?: OwnLoginRight | undefined;
+  /**
+   * Entrepot's own login is among `credentials` because the repository is public, and for no other reason: what it can read
+   * and the public no longer can is not for this requester.
+   */
+  readonly isLent?: true;
   /** Each pull of a tag proves the right upstream, and none is answered without (Kubernetes' AlwaysPullImages). */
   readonly forceAlways?: boolean;
 }
