@@ -1,6 +1,13 @@
 // What proves to whom that upstream has something: its bytes, and never that it answers.
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
-import { bytesOf, type Content, contentOf, type Image, imageOf, randomBlob } from '../../test/support/content.ts';
+import {
+  bytesOf,
+  type Content,
+  contentOf,
+  type Image,
+  imageOf,
+  randomBlob,
+} from '../../test/support/content.ts';
 import type { FakeAuthOptions } from '../../test/support/fake-upstream-auth.ts';
 import { FakeUpstream, type FakeUpstreamOptions } from '../../test/support/fake-upstream.ts';
 import {
@@ -361,7 +368,8 @@ describe("Entrepot's own login, lent to everybody because a repository is public
   it('is used while the public was given it a moment ago, and asked for anew by HEAD after that', async () => {
     await world.mirror.manifest(PRIVATE, '1', await world.right(PRIVATE), ANYTHING);
     upstream.requests.length = 0;
-    const logins = () => upstream.requests.filter(({ kind }) => kind === 'token').map(({ username }) => username);
+    const logins = () =>
+      upstream.requests.filter(({ kind }) => kind === 'token').map(({ username }) => username);
     await blob(layer);
     expect([logins(), upstream.count('blob', { method: 'HEAD' })]).toEqual([['ann'], 0]);
     await idle();

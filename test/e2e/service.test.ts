@@ -2,11 +2,10 @@
 import { copyFile, mkdir, readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { connect } from 'node:tls';
-import { once } from 'node:events';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { stringify } from 'yaml';
 import { get } from '../support/client.ts';
+import { distrust } from '../support/distrustful-client.ts';
 import { Entrepot, STARTER } from '../support/entrepot.ts';
 import { answers, Daemon, freePort, type RunResult, tryRun } from '../support/programs.ts';
 import { canPreload } from '../support/preload-library.ts';
@@ -31,7 +30,7 @@ describe('a port with TLS', () => {
         const got = await get(`http://127.0.0.1:${port}/v2/`, { method, body: method === 'GET' ? '' : 'x' });
         expect(got).toMatchObject({ status: 400, text: expect.stringContaining('https://') });
       }
-      await once(connect({ port, host: '127.0.0.1', ca: [] }), 'error');
+      await distrust(port);
     } finally {
       await entrepot.stop();
     }
