@@ -91,3 +91,13 @@ it('loses nothing where it could not be kept at first', async () => {
   }
   expect(keeper.kept).toMatchObject({ sentBytes: 5 });
 });
+
+it('counts once what several callers keep at the same time', async () => {
+  const keeper = new MemoryKeeper();
+  const totals = counting(keeper);
+  send(totals, 5);
+  const first = totals.close();
+  send(totals, 7);
+  await Promise.all([first, totals.close(), totals.close()]);
+  expect(keeper.kept).toMatchObject({ sentBytes: 12 });
+});

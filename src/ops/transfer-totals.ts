@@ -36,7 +36,8 @@ export class TransferTotals implements Meter {
   readonly #kept = { sentBytes: 0, fetchedBytes: 0 };
   #timer: NodeJS.Timeout | undefined;
   #keeping: { readonly keeper: TransferKeeper; readonly log: Log } | undefined;
-  #running: Promise<void> | undefined;
+  /** One at a time: two at once would keep the same bytes twice. */
+  #flushed = Promise.resolve();
 
   /** `isMirrored`: what lives here saves nothing. */
   constructor(meter: Meter, isMirrored: (upstream: string) => boolean) {
@@ -85,12 +86,9 @@ export class TransferTotals implements Meter {
     await this.#flush();
   }
 
-  async #flush(): Promise<void> {
-    await this.#running;
-    this.#running = this.#keepMore().finally(() => {
-      this.#running = undefined;
-    });
-    await this.#running;
+  #flush(): Promise<void> {
+    this.#flushed = this.#flushed.then(() => this.#keepMore());
+    return this.#flushed;
   }
 
   async #keepMore(): Promise<void> {
