@@ -86,6 +86,26 @@ describe("Entrepot's own login", () => {
     expect(await judge('denied')).toBe('lockedOut');
   });
 
+  it('is good again once anything is given to it, where upstream never says whether it accepts it', async () => {
+    said = undefined;
+    expect(await judge('refused')).toBe('lockedOut');
+    nowMs += 60_000;
+    logins.succeeded(USE, signal);
+    await expect.poll(() => lines.at(-1)).toMatch(/^info upstream accepts Entrepot's credentials again/);
+    expect([await judge('denied'), logins.problems, gauge()]).toEqual(['denied', [], 0]);
+  });
+
+  it('that upstream said it refuses stays refused while it does not say', async () => {
+    expect(await judge('refused')).toBe('lockedOut');
+    said = undefined;
+    nowMs += 60_000;
+    expect(await judge('refused')).toBe('lockedOut');
+    nowMs += 60_000;
+    logins.succeeded(USE, signal);
+    await expect.poll(() => asked.length).toBe(3);
+    expect([await judge('denied'), gauge()]).toEqual(['lockedOut', 1]);
+  });
+
   it('is asked about once in a while only, and once for all who need to know', async () => {
     await Promise.all([judge('denied'), judge('denied')]);
     nowMs += 9_000;

@@ -32,6 +32,8 @@ interface Verdict {
   /** A new password in the configuration makes the verdict on the old one void. */
   readonly credentialId: string;
   readonly isAccepted: boolean;
+  /** Upstream said so when it was asked about the login alone; else its answers to other questions are believed. */
+  readonly isSaid: boolean;
   readonly atMs: number;
 }
 
@@ -79,7 +81,10 @@ export class OwnLogins {
     return new UpstreamFailure(isAccepted ? 'denied' : 'lockedOut', message, details);
   }
 
-  /** Upstream answered. A login that was refused is asked about: what anybody may read is also given to a wrong one. */
+  /**
+   * Upstream answered. A refused login is checked again, since the answer alone proves nothing: public content is given to
+   * a wrong password too. Where upstream never says, it lifts what was only believed.
+   */
   succeeded(use: LoginUse, signal: AbortSignal): void {
     if (!this.#isOwn(use) || !this.#isRefused(use.upstream)) return;
     // Rejects with the signal's reason alone: the verdict stays.
@@ -95,7 +100,7 @@ export class OwnLogins {
     return verdict?.isAccepted === false && this.#isOwn({ upstream, credentialId: verdict.credentialId });
   }
 
-  /** Where upstream does not say, a refusal of the login is believed, and else the last verdict. */
+  /** Where upstream does not say, and gives nothing to believe either, the last verdict counts. */
   async #isAccepted(use: LoginUse, signal: AbortSignal, failure?: UpstreamFailure): Promise<boolean> {
     const { upstream, credentialId } = use;
     const { upstreams, loginOf } = this.#options;
@@ -105,10 +110,17 @@ export class OwnLogins {
       const login = loginOf(upstream);
       return login && (await upstreams.get(upstream)?.acceptsLogin(login, signal));
     });
-    const said = (await promise) ?? (failure?.kind === 'refused' ? false : undefined);
-    if (said === undefined) return !this.#isRefused(upstream);
-    this.#note(use, said, failure?.message);
-    return said;
+    const said = await promise;
+    const isAccepted = said ?? this.#believed(use, failure);
+    if (isAccepted === undefined) return !this.#isRefused(upstream);
+    this.#note(use, { isAccepted, isSaid: said !== undefined }, failure?.message);
+    return isAccepted;
+  }
+
+  /** A refusal of the login is believed, and lifted by an answer if upstream itself never said so. */
+  #believed({ upstream }: LoginUse, failure: UpstreamFailure | undefined): boolean | undefined {
+    if (failure === undefined) return this.#verdicts.get(upstream)?.isSaid === false ? true : undefined;
+    return failure.kind === 'refused' ? false : undefined;
   }
 
   /** What was found a moment ago, unless the failure speaks against it. */
@@ -120,9 +132,16 @@ export class OwnLogins {
     return ageMs < ACCEPTED_FOR_MS && failure?.kind === 'denied' ? true : undefined;
   }
 
-  #note({ upstream, credentialId }: LoginUse, isAccepted: boolean, reason: string | undefined): void {
+  #note(
+    { upstream, credentialId }: LoginUse,
+    { isAccepted, isSaid }: Pick<Verdict, 'isAccepted' | 'isSaid'>,
+    reason: string | undefined,
+  ): void {
     const wasRefused = this.#isRefused(upstream);
-    this.#verdicts.set(upstream, { credentialId, isAccepted, atMs: this.#options.nowMs() });
+    // What upstream itself said outlasts a belief.
+    const wasSaid = wasRefused && this.#verdicts.get(upstream)?.isSaid === true;
+    const atMs = this.#options.nowMs();
+    this.#verdicts.set(upstream, { credentialId, isAccepted, isSaid: isSaid || wasSaid, atMs });
     if (wasRefused !== isAccepted) return;
     const { log, loginOf } = this.#options;
     const username = loginOf(upstream)?.username;
