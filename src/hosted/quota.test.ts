@@ -164,6 +164,22 @@ describe('a quota', () => {
     await few.close();
   });
 
+  it('of repositories counts none on its way in an upload that another process ended', async () => {
+    const begun = new Uploads({ blobs, metadata, log: silentLog });
+    const { id } = await begun.begin(ANYBODY, repositoryOf('c/one'));
+    await begun.close();
+    const limited = new PrefixQuota(metadata, () => undefined, { maxRepositories: 1, maxTags: 100 });
+    const next = new Uploads({ blobs, metadata, log: silentLog, quota: limited });
+    try {
+      await next.countUnfinished();
+      await expect(next.begin(ANYBODY, repositoryOf('c/two'))).rejects.toMatchObject({ code: 'DENIED' });
+      await metadata.removeUpload(id);
+      await next.begin(ANYBODY, repositoryOf('c/two'));
+    } finally {
+      await next.close();
+    }
+  });
+
   it('of tags counts new ones alone', async () => {
     const limited = new PrefixQuota(metadata, () => undefined, { maxRepositories: 10, maxTags: 2 });
     const publication = new Publication({ metadata, admit: async () => {}, quota: limited });

@@ -78,11 +78,14 @@ export class PrefixQuota implements Quota {
     const usage = await this.#metadata.readUsage(owner, repository);
     // Looked at and taken in one turn: nobody comes in between.
     const others = (this.#reserved.get(owner) ?? 0) - (this.#reservations.get(key)?.bytes ?? 0);
-    if (limit !== undefined && usage.bytes + usage.uncollectedBytes + others + bytes > limit) {
+    const isOver = limit !== undefined && usage.bytes + usage.uncollectedBytes + others + bytes > limit;
+    const denial = isOver
+      ? overQuota(owner, limit, usage.uncollectedBytes)
+      : this.#overCounts(key, { owner, name, newTags }, usage);
+    if (denial !== undefined) {
       if (await this.#releaseEnded(owner)) return this.reserve(key, repository, bytes, newTags);
-      throw overQuota(owner, limit, usage.uncollectedBytes);
+      throw denial;
     }
-    this.#requireCounts(key, { owner, name, newTags }, usage);
     this.release(key);
     this.#set(key, { owner, bytes, repository: name, isNew: !usage.isKnown, newTags });
   }
@@ -101,14 +104,14 @@ export class PrefixQuota implements Quota {
     this.#reserved.set(owner, (this.#reserved.get(owner) ?? 0) + bytes);
   }
 
-  /** With what others have under way. */
-  #requireCounts(
+  /** With what others have under way; `undefined` when there is room. */
+  #overCounts(
     key: string,
     { owner, name, newTags }: { readonly owner: string; readonly name: string; readonly newTags: number },
     usage: Usage,
-  ): void {
+  ): OciError | undefined {
     const { maxRepositories, maxTags } = this.#limits;
-    if (usage.isKnown && newTags === 0) return;
+    if (usage.isKnown && newTags === 0) return undefined;
     const coming = new Set<string>();
     let comingTags = 0;
     for (const [otherKey, other] of this.#reservations) {
@@ -117,17 +120,18 @@ export class PrefixQuota implements Quota {
       if (other.repository === name) comingTags += other.newTags;
     }
     if (!usage.isKnown && usage.repositories + coming.size + 1 > maxRepositories) {
-      throw new OciError('DENIED', {
+      return new OciError('DENIED', {
         message: `${owner} may have ${maxRepositories} repositories: delete all of one first`,
         detail: { owner, maxRepositories },
       });
     }
     if (newTags > 0 && usage.tags + comingTags + newTags > maxTags) {
-      throw new OciError('DENIED', {
+      return new OciError('DENIED', {
         message: `a repository may have ${maxTags} tags: delete some of ${name} first`,
         detail: { repository: name, maxTags },
       });
     }
+    return undefined;
   }
 
   release(key: string): void {
