@@ -84,6 +84,8 @@ export async function startServer(config: Config, options: ServerOptions): Promi
       startedAtMs,
     });
     opened.add(ops);
+    // Before the first push, or quotas could be passed.
+    await parts.uploads.countUnfinished();
     const server = opened.add(
       await createRegistryServer({
         ...observers,
@@ -108,7 +110,6 @@ export async function startServer(config: Config, options: ServerOptions): Promi
     const keepUp = () => beginSchedule(config, { upkeep: parts.upkeep, disk, log: options.log });
     let schedule = await keepUp();
     opened.add({ close: () => schedule.close() });
-    await parts.uploads.countUnfinished();
     const pullAhead = () => Prepull.begin(parts, observers);
     let prepull = pullAhead();
     opened.add({ close: () => prepull?.close() });

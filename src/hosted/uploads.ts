@@ -24,6 +24,8 @@ const TOUCH_STEP_MS = 10 * 60 * 1000;
 /** Expiry gives way to pushes: so many uploads, then a pause. */
 const EXPIRY_BATCH = 20;
 const EXPIRY_PAUSE_MS = 20;
+/** At the start: files are looked at side by side, as there may be tens of thousands, and nothing is served meanwhile. */
+const COUNTED_AT_ONCE = 64;
 /** Digest algorithms that `?digest-algorithm=` may announce. */
 const ALGORITHMS: ReadonlySet<string> = new Set(['sha256', 'sha512']);
 
@@ -196,12 +198,14 @@ export class Uploads {
     return found;
   }
 
-  /** Has the quotas count what unfinished uploads of earlier processes hold: call it once, at the start. */
+  /** Has the quotas count what unfinished uploads of earlier processes hold: call it once, before anything is pushed. */
   async countUnfinished(): Promise<void> {
     const { metadata } = this.#options;
     const all = await metadata.listUploads(Number.MAX_SAFE_INTEGER, Number.MAX_SAFE_INTEGER);
-    for (const { id, repository } of all) {
-      await this.#quota.hold(ingestKey(id), repository, await this.#sessions.offset(id));
+    const count = async ({ id, repository }: Upload) =>
+      this.#quota.hold(ingestKey(id), repository, await this.#sessions.offset(id));
+    for (let from = 0; from < all.length; from += COUNTED_AT_ONCE) {
+      await Promise.all(all.slice(from, from + COUNTED_AT_ONCE).map(count));
     }
   }
 
