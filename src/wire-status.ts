@@ -3,7 +3,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { FileBlobStore } from './blobs/file-blob-store.ts';
 import { parseJsonObject } from './lib/json.ts';
 import type { Lease } from './lib/lease.ts';
+import { unlessAborted } from './lib/single-flight.ts';
 import type { MetadataStore } from './metadata/metadata-store.ts';
+import { everything, type Survey } from './metadata/survey.ts';
 import type { Digest } from './oci/digest.ts';
 import { repositoryText } from './oci/repository.ts';
 import type { KeptTransfers, Transferred, TransferKeeper, TransferTotals } from './ops/transfer-totals.ts';
@@ -51,7 +53,7 @@ export interface StoreStatus {
   readonly freeBytes: number;
   readonly minFreeBytes: number;
   readonly damaged: number;
-  /** What eviction would take first; `null` while upkeep is too busy to say. */
+  /** What eviction would take first; `null` when that takes too long to find. */
   readonly next: readonly NextStatus[] | null;
 }
 
@@ -87,6 +89,11 @@ export interface SecretStatus {
 const SHOWN_NEXT = 10;
 /** A collection of a large store keeps the survey's thread for longer, and whoever asks waits for an answer. */
 const NEXT_WITHIN_MS = 3_000;
+
+interface NextOptions {
+  readonly survey: Pick<Survey, 'evictable' | 'repositoriesOf'>;
+  readonly blobs: Pick<FileBlobStore, 'hasReaders'>;
+}
 
 export interface StatusOptions {
   readonly parts: Pick<
@@ -145,34 +152,37 @@ async function storeStatus({
     freeBytes,
     minFreeBytes,
     damaged: await metadata.countDamaged(),
-    next: await within(NEXT_WITHIN_MS, nextToGo(survey, blobs)),
+    next: await within(NEXT_WITHIN_MS, signal => nextToGo({ survey, blobs }, signal)),
   };
 }
 
-async function nextToGo(
-  survey: Parts['survey'],
-  blobs: Pick<FileBlobStore, 'hasReaders'>,
+/** Rejects with the signal's reason when it aborts between two pages: there may be many that hold nothing to evict. */
+export async function nextToGo(
+  { survey, blobs }: NextOptions,
+  signal: AbortSignal,
 ): Promise<readonly NextStatus[]> {
-  const { entries } = await survey.evictable(Date.now());
-  const free = entries.filter(({ kind, digest }) => kind === 'manifest' || !blobs.hasReaders(digest));
+  const sinceMs = Date.now();
   const next: NextStatus[] = [];
-  for (const { kind, digest, size } of free.slice(0, SHOWN_NEXT)) {
-    const repositories = (await survey.repositoriesOf(digest)).map(repositoryText);
-    next.push({ kind, digest, size, repositories });
+  for await (const entries of everything(after => survey.evictable(sinceMs, after))) {
+    for (const { kind, digest, size } of entries) {
+      if (kind === 'blob' && blobs.hasReaders(digest)) continue;
+      const repositories = (await survey.repositoriesOf(digest)).map(repositoryText);
+      next.push({ kind, digest, size, repositories });
+      if (next.length === SHOWN_NEXT) return next;
+    }
+    signal.throwIfAborted();
   }
   return next;
 }
 
 /** `null` when it takes longer. */
-async function within<T>(ms: number, work: Promise<T>): Promise<T | null> {
-  const late = new AbortController();
-  const waiting = sleep(ms, null, { signal: late.signal, ref: false }).catch(() => null);
+async function within<T>(ms: number, work: (signal: AbortSignal) => Promise<T>): Promise<T | null> {
+  const late = AbortSignal.timeout(ms);
   try {
-    return await Promise.race([work, waiting]);
-  } finally {
-    late.abort();
-    // Nobody waits for what comes too late.
-    work.catch(() => {});
+    return await unlessAborted(work(late), late);
+  } catch (error) {
+    if (error === late.reason) return null;
+    throw error;
   }
 }
 
