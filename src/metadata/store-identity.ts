@@ -23,8 +23,9 @@ const STOPPED = 'collecting-stopped';
 
 /** What to do about an index that cannot be trusted to know all that is held. */
 export const WAYS_OUT =
-  'restore a backup (entrepot restore), or let the index know the files again (entrepot rebuild); ' +
-  '`entrepot gc --force` collects all the same, and what the index does not know is lost';
+  'restore a backup (entrepot restore), or let the index know the files again (entrepot rebuild); after a rebuild, or ' +
+  'without either, only `entrepot gc --force` starts collecting again, and what the index does not know, or nobody has ' +
+  'asked for since, is lost';
 
 interface StoreState {
   readonly id: string;

@@ -16,6 +16,7 @@ import { parseManifest } from '../oci/manifest.ts';
 import { OCI_ARTIFACT_MANIFEST, OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST } from '../oci/media-types.ts';
 import type { Repository } from '../oci/repository.ts';
 import { CollectingStopped } from './collection.ts';
+import { rebuild } from './rebuild.ts';
 import { heldImage } from './images.ts';
 import { SurveyThread } from './survey-thread.ts';
 import { Upkeep, type UpkeepOptions } from './upkeep.ts';
@@ -478,6 +479,20 @@ describe('scrub', () => {
     });
     expect(await heldFiles()).toEqual(image.blobs.toSorted());
     expect(await upkeep().collect()).toMatchObject({ strays: { items: 0 } });
+  });
+
+  test('a rebuild of the index leaves collecting stopped until somebody forces it, and the refusal says so', async () => {
+    const stray = await storeBlob('stray');
+    await rebuild(
+      { metadata, blobs },
+      { signal: new AbortController().signal, onProgress() {}, onDamaged() {} },
+    );
+    await expect(upkeep().collect()).rejects.toThrow(
+      /was rebuilt.*; .*after a rebuild.* only `entrepot gc --force` starts collecting again/,
+    );
+    expect(await heldFiles()).toEqual([stray]);
+    expect(await upkeep().collect({ force: true })).toMatchObject({ blobs: { items: 1 } });
+    expect(await upkeep().collect()).toMatchObject({ blobs: { items: 0 } });
   });
 
   test('as many files without a row as a crash may leave go, and more where they are the smaller part', async () => {
