@@ -70,7 +70,7 @@ function storeText({ path, heldBytes, unfinishedBytes, maxBytes, next, ...rest }
     `store     ${path}: ${sizeText(heldBytes)} held${unfinished}${limit}`,
     `disk      ${sizeText(rest.freeBytes)} free; ${sizeText(rest.minFreeBytes)} stay free (storage.minFree)`,
     ...(rest.damaged === 0 ? [] : [`damaged   ${rest.damaged}: entrepot scrub says what`]),
-    ...(next === null ? ['next to go: not known while upkeep is busy'] : []),
+    ...(next === null ? ['next to go: not found in time'] : []),
   ];
   const rows = (next ?? []).map(({ kind, digest, size, repositories }) => [
     repositories.join(', ') || '-',
