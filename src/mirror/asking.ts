@@ -9,15 +9,13 @@ import { type Repository, repositoryText } from '../oci/repository.ts';
 import { MAX_ATTEMPTS, type Proof, type Right } from '../oci/requester.ts';
 import { UpstreamFailure } from '../upstream/failures.ts';
 import type { Answer, Upstream } from '../upstream/upstream.ts';
+import { EndedRights } from './ended-rights.ts';
 import { type OwnLogins, refusedText } from './own-logins.ts';
 import type { FailureKey, RememberedFailures } from './remembered-failures.ts';
 import type { UpstreamRecord } from './upstream-record.ts';
 
 /** Repositories whose working credential is remembered; more than a cluster pulls from in a day. */
 const MAX_WINNERS = 10_000;
-
-/** Rights that upstream took back while downloads were under way; more than there are repositories being pulled from. */
-const MAX_ENDED = 10_000;
 
 /** So long after the public was given a repository, it is brought to the public with Entrepot's own login. */
 const LEND_MS = 10 * 60_000;
@@ -79,8 +77,7 @@ export class Asking {
   readonly #nowMs: () => number;
   /** Which credential worked last, by requester and repository: dead ones are not tried first again. */
   readonly #winners = new Lru<{ readonly credentialId: string }>({ maxEntries: MAX_WINNERS });
-  /** When upstream took a right back, for the downloads that go on. */
-  readonly #ended = new Lru<{ readonly atMs: number }>({ maxEntries: MAX_ENDED });
+  readonly #ended = new EndedRights();
   /** When upstream last gave a repository to everybody. */
   readonly #public = new Lru<{ readonly atMs: number }>({ maxEntries: MAX_PUBLIC });
   readonly #running = new Set<Promise<unknown>>();
@@ -238,16 +235,15 @@ export class Asking {
     this.#record.failed(repository, failure);
   }
 
-  /** Whether `url` has taken the right of this credential back since then (on `performance.now()`'s clock). */
+  /** Whether `url` has taken the right of this credential back since then (on `performance.now()`'s clock), or may have. */
   hasEndedSince(sinceMs: number, repository: Repository, credential: Credential | undefined): boolean {
-    const ended = this.#ended.get(rightText(keyOf({ repository, reference: '' }, credential)));
-    return ended !== undefined && ended.atMs >= sinceMs;
+    return this.#ended.hasEndedSince(rightText(keyOf({ repository, reference: '' }, credential)), sinceMs);
   }
 
   /** A proof that could not be kept costs another question later, not this answer. */
   async #prove(key: FailureKey, outcome: Proof['outcome']): Promise<void> {
     const { upstream, repository, credentialId: id } = key;
-    if (outcome === 'ended') this.#ended.set(rightText(key), { atMs: performance.now() });
+    if (outcome === 'ended') this.#ended.note(rightText(key));
     if (id === ANONYMOUS_ID) this.#noteOfAll({ upstream, name: repository }, outcome);
     try {
       await this.#recordProof({ upstream, repository, credentialId: id, outcome });
