@@ -82,7 +82,7 @@ export class Caller implements Visitor {
     const mayHide = repository.upstream !== '' && action === 'pull' && UNKNOWN.has(error.code);
     if (!mayHide || this.#proven.identity.kind !== 'anonymous' || !door.isOpen) return error;
     if (await mirrored.isPublic(repository)) return error;
-    // A login of the client's may do where Entrepot's own does not.
+    // The client's own login may work where Entrepot's does not.
     const message = error.code === 'UPSTREAM_REFUSED' ? { message: error.message } : {};
     const demand = { ...this.#demand(scopeOf(repository, action)), ...message };
     return challenges.demand(this.#sender, demand) ?? error;

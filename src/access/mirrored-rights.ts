@@ -29,7 +29,7 @@ type Attempt = Credential | undefined;
 interface Asking {
   readonly attempts: readonly Attempt[];
   readonly tenants: readonly Tenant[];
-  /** The upstream's own among them, where it is lent to the asker; one that he brought himself is his. */
+  /** The upstream's own login, where it is among `attempts` only because it is lent to the asker. */
   readonly own?: Credential | undefined;
 }
 

@@ -292,7 +292,10 @@ export function forbidsHeld(failure: UpstreamFailure): boolean {
   return isRefusal(failure) && !failure.isCovered;
 }
 
-/** What it means to this requester that Entrepot's own login is refused; to who brought the same one it is his. */
+/**
+ * What a refusal of Entrepot's own login means to this requester. Who presented that same login himself is refused like
+ * anybody else.
+ */
 async function heardOf(cause: UpstreamFailure, upstream: string, { own }: Right): Promise<UpstreamFailure> {
   const { message, status, endpoint, retryAfterMs } = cause;
   const details = { status, endpoint, retryAfterMs, cause };
@@ -310,8 +313,8 @@ function endsRight(failure: UpstreamFailure, known: boolean): boolean {
 }
 
 /**
- * That upstream could not say counts more than its no. Of its refusals, that something is not there counts more than that one
- * may not have it, and most that Entrepot's own login was refused, with which the answer might be another.
+ * Most telling last: no answer beats a refusal. Among refusals `lockedOut` beats `unknown`, which beats `denied`: with a
+ * working login the answer might be another.
  */
 const TELLING: readonly UpstreamFailure['kind'][] = [
   'refused',

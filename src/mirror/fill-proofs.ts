@@ -45,7 +45,7 @@ export class FillProofs {
     this.#given.push({ contender, credential, isProof: answer.proof, from, shownBytes, atMs });
   }
 
-  /** Upstream has shown this one what was here of it then. */
+  /** Upstream has shown this contender the bytes that were here at that time. */
   noteShown({ repository, right }: Contender): void {
     this.#shown.set(repositoryText(repository), { repository, right });
   }

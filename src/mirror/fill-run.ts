@@ -268,7 +268,10 @@ export class FillRun {
     }
   }
 
-  /** False when another process took over meanwhile: it goes on from a copy of what counted here, and can be followed. */
+  /**
+   * False when another process has taken the Lease: it goes on from a copy of the bytes that were valid here, and this one
+   * can follow it.
+   */
   async #leadUnder(lease: Lease): Promise<boolean> {
     const { metadata } = this.#world;
     let isLeft = true;

@@ -45,7 +45,7 @@ export class Links {
   readonly #asking: Asking;
   readonly #flights = new SingleFlight<BlobHead>();
   readonly #proofs = new SingleFlight<Shown>();
-  /** Blobs that upstream has given to a credential, whom that opens nothing else, and since when. */
+  /** Blobs that upstream gave to a credential and that entitle it to nothing else, and since when. */
   readonly #given = new Lru<{ readonly sinceMs: number }>({ maxEntries: MAX_GIVEN });
   readonly #rules: LinkRules;
   readonly #log: Log;

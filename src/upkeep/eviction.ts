@@ -30,11 +30,10 @@ export interface EvictionReport extends Tally {
 }
 
 /**
- * Keeps the store under its limit, in which unfinished transfers count, and `storage.minFree` of its disk free: when
- * there is more, or less free, downloads that nobody works
- * on go, the oldest first, and then mirrored content, the least recently used first, down to the low water mark. Links stay, so what is asked for again is downloaded without being proved again. What lives here, is
- * pinned, is being worked on, or is linked nowhere yet is never taken; and nothing that is being read, since that
- * would free nothing.
+ * Keeps the store under `storage.maxBytes`, unfinished transfers included, and `storage.minFree` of the disk free. First
+ * idle downloads go, the oldest first, then mirrored content, the least recently used first, down to the low-water mark.
+ * Links stay, so what is asked for again is downloaded without being proved again. What lives here, is pinned, is being
+ * worked on, or is linked nowhere yet is never taken; and nothing that is being read, since that would free nothing.
  */
 export class Eviction {
   readonly #options: EvictionOptions;
