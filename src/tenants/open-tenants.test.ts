@@ -347,6 +347,24 @@ describe('which tenants there are', () => {
     expect(tenants.refused).toEqual([]);
   });
 
+  test('Secrets of a name that a reload gives another meaning are no longer counted', async () => {
+    const problems = new Map<string, string>();
+    const counts = new Map<string, number | undefined>();
+    const gauge = (metric: string, value: number | undefined, { state = '' } = {}) =>
+      void counts.set(`${metric} ${state}`, value);
+    await open({ nameProblem: name => problems.get(name), meter: { ...silentMeter, gauge } });
+    sink.put('t', { secrets: [loaded('s', { 'reg.example': 'u:p' })] });
+    await turn();
+    expect(counts.get('secrets loaded')).toBe(1);
+    problems.set('t', 'is reserved');
+    tenants.configure([]);
+    await turn();
+    expect(counts.get('secrets loaded')).toBe(0);
+    sink.remove('t');
+    await turn();
+    expect(counts.get('secrets loaded')).toBe(0);
+  });
+
   test('a namespace made anew is suspended, also after a restart, until it is adopted', async () => {
     const secrets = [loaded('s', { 'reg.example': 'u:p' })];
     await open();

@@ -190,6 +190,7 @@ export class TenantDirectory implements Tenants {
       const isRefused = !isGone && this.#parts.nameProblem(name) !== undefined;
       if (isRefused) {
         this.#tenants.delete(name);
+        this.#counts.replace(tenant.slots, []);
         this.#sorted = undefined;
         this.#refuse(name);
       }
