@@ -5,6 +5,7 @@ import { once } from 'node:events';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { imageOf, randomBlob } from '../test/support/content.ts';
 import { FakeUpstream } from '../test/support/fake-upstream.ts';
 import { ANYTHING } from '../test/support/mirror-world.ts';
 import { freePort } from '../test/support/programs.ts';
@@ -106,6 +107,31 @@ describe('what upstream refused', () => {
       // What vitest polls with would move the clock.
       for (let tries = 0; tries < 200 && (await pull()) === asked; tries += 1) await sleep(50);
       expect(await pull()).toBeGreaterThan(asked);
+    } finally {
+      await parts.close();
+      await upstream.stop();
+    }
+  });
+});
+
+describe('a raised pulls.maxConnections', () => {
+  it('begins downloads that wait, before one of those under way ends', async () => {
+    const upstream = await FakeUpstream.start();
+    const layers = ['one', 'two'].map(seed => randomBlob(10_000, seed));
+    const image = imageOf(layers);
+    upstream.add('app', image, '1');
+    upstream.misbehave({ kind: 'blob', hang: true });
+    const overrides = { upstreams: { 'up.example': { url: upstream.url } } };
+    const parts = await openParts(await config({ ...overrides, pulls: { maxConnections: 1 } }), observers);
+    try {
+      const repository = { upstream: 'up.example', name: 'app' };
+      const right = await parts.access.operatorRight(repository);
+      await parts.mirror.manifest(repository, '1', right, ANYTHING);
+      const opened = layers.map(({ digest }) => parts.mirror.openBlob(repository, digest, right));
+      for (const { reader } of await Promise.all(opened)) await reader.close();
+      await vi.waitFor(() => expect(upstream.downloads()).toHaveLength(1));
+      await parts.reload(await config({ ...overrides, pulls: { maxConnections: 2 } }));
+      await vi.waitFor(() => expect(upstream.downloads()).toHaveLength(2));
     } finally {
       await parts.close();
       await upstream.stop();

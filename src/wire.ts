@@ -210,6 +210,7 @@ async function openOn(
       for (const [login, credential] of named) credentials.set(login, credential);
       upstreams.follow(config, credentials);
       naming.setUpstreams([...config.upstreams.values()]);
+      mirror.limitsChanged();
       await accessParts.follow();
       await mirror.secretsChanged();
     },

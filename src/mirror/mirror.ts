@@ -82,6 +82,7 @@ export class Mirror implements PullSource {
   readonly #nowMs: () => number;
   readonly #asking: Asking;
   readonly #links: Links;
+  readonly #queue: PullQueue;
   readonly #fills: Fills;
   readonly #keeping = new Keeping();
   readonly #blobSource: BlobSource;
@@ -127,14 +128,14 @@ export class Mirror implements PullSource {
     const asking = this.#asking;
     const links = new Links(metadata, asking, options, log);
     this.#links = links;
-    const queue = new PullQueue(limits);
+    this.#queue = new PullQueue(limits);
     const room = new Room(blobs, options);
     this.#fills = new Fills({
       asking,
       blobs,
       metadata,
       links,
-      queue,
+      queue: this.#queue,
       room,
       keeping: this.#keeping,
       log,
@@ -246,6 +247,11 @@ export class Mirror implements PullSource {
   async secretsChanged(): Promise<void> {
     this.#forgetSecrets();
     await this.#metadata.announce('secrets');
+  }
+
+  /** `limits` say something else: downloads that they allow now begin. */
+  limitsChanged(): void {
+    this.#queue.limitsChanged();
   }
 
   /** Takes no new work, lets what is read finish within `deadlineMs`, and keeps what came of the rest. */

@@ -159,4 +159,15 @@ describe('the pull queue', () => {
     third?.leave();
     expect([queue.running, queue.waiting]).toEqual([1, 0]);
   });
+
+  it('begins what a raised limit allows as soon as it is told of it', async () => {
+    const limits = { ...NO_LIMIT, maxConnections: 1 };
+    const queue = new PullQueue(limits);
+    const order: string[] = [];
+    for (const name of ['1', '2', '3']) enter(queue, order, name);
+    limits.maxConnections = 2;
+    queue.limitsChanged();
+    await settled();
+    expect(order).toEqual(['1', '2']);
+  });
 });

@@ -126,6 +126,11 @@ export class PullQueue {
     return { queued: waiting.state === 'waiting', turn: waiting.turn, join, leave };
   }
 
+  /** Begins what higher limits allow. */
+  limitsChanged(): void {
+    this.#serve();
+  }
+
   #stand(waiting: Waiting, requester: string): void {
     this.#lines.set(requester, [...(this.#lines.get(requester) ?? []), waiting]);
   }
