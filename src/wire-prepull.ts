@@ -84,8 +84,6 @@ export class Prepull {
   readonly #stopping = new AbortController();
   readonly #running: Promise<void>;
   #isBroken = false;
-  /** What failed when it was tried last. */
-  readonly #failing = new Set<string>();
 
   private constructor(parts: Parts, schedule: CronSchedule, observers: Observers) {
     this.#parts = parts;
@@ -154,17 +152,23 @@ export class Prepull {
         throw error;
       }
     };
+    const { log, meter } = this.#observers;
+    const failed = (error: unknown) =>
+      log.error({ err: error }, 'what prepull names cannot be read and will be tried again');
     const watching = watch({
       schedule: this.#schedule,
-      images: async () => {
+      named: async () => {
         await stillOurs();
-        return wantedImages(prepull, this.#reader);
+        const { images, unread } = await wantedImages(prepull, this.#reader);
+        [...unread.values()].forEach(failed);
+        return { images, unread: unread.size };
       },
       pull: async images => {
         await stillOurs();
         return this.#pullAll(images, signal);
       },
-      failed: error => this.#observers.log.error({ err: error }, 'what prepull names cannot be read'),
+      failed,
+      failing: count => meter.gauge('prepull_failing', count),
       waits: () => {},
       signal,
     });
@@ -183,12 +187,9 @@ export class Prepull {
   }
 
   async #pullAll(images: readonly WantedImage[], signal: AbortSignal): Promise<readonly WantedImage[]> {
-    const { log, meter } = this.#observers;
+    const { log } = this.#observers;
     const pull = (image: WantedImage) => this.#pull(image, signal);
     const failed = await pullAll(images, { parallel: DEFAULT_PARALLEL_IMAGES, pull, signal });
-    for (const { name } of images) this.#failing.delete(name);
-    for (const { name } of failed) this.#failing.add(name);
-    meter.gauge('prepull_failing', this.#failing.size);
     log.info(
       { pulled: images.length - failed.length, failed: failed.length },
       'pulled ahead, as prepull says',

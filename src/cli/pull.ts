@@ -17,7 +17,13 @@ import { platformsOption } from './list-options.ts';
 import { progressForm, ProgressView } from './progress.ts';
 import { PullRun } from './pull-run.ts';
 import { tenantOption } from './tenant-option.ts';
-import { filesOption, WANTED_ARGUMENTS, WANTED_OPTIONS, wantedImages } from './wanted-images.ts';
+import {
+  filesOption,
+  readableImages,
+  WANTED_ARGUMENTS,
+  WANTED_OPTIONS,
+  wantedImages,
+} from './wanted-images.ts';
 import { withParts } from './with-parts.ts';
 
 /** `entrepot pull`: bring images before they are asked for. */
@@ -86,19 +92,24 @@ export const pull: Command = {
             tenantOption(parts, input);
             const run = new PullRun({ parts, input, view, signal, parallel });
             const { prepull } = parts.config;
-            const wanted = () => wantedImages(input, tell, prepull);
-            if (input.options['watch'] !== true) return run.once(await wanted());
+            if (input.options['watch'] !== true) return run.once(await wantedImages(input, tell, prepull));
             if (prepull.schedule === false) {
               throw new CommandError(
                 '--watch needs a time to wait for, and prepull.schedule is false',
                 EXIT.usage,
               );
             }
+            const failed = (error: unknown) =>
+              view.say(error instanceof Error ? error.message : String(error));
             const watching = watch({
               schedule: parseCron(prepull.schedule),
-              images: wanted,
+              named: async () => {
+                const { images, unread } = await readableImages(input, tell, prepull);
+                [...unread.values()].forEach(failed);
+                return { images, unread: unread.size };
+              },
               pull: images => run.pullAll(images),
-              failed: error => view.say(error instanceof Error ? error.message : String(error)),
+              failed,
               waits: next => tellNext(view, next),
               signal,
             });

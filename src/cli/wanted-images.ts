@@ -6,6 +6,7 @@ import {
   type ImageNames,
   InvalidImageList,
   type WantedImage,
+  type WantedImages,
   wantedImages as readNames,
 } from '../prepull/wanted-images.ts';
 import type { Parts } from '../wire.ts';
@@ -41,24 +42,36 @@ export const WANTED_OPTIONS: readonly Option[] = [
   ...platformOptions('those of the configuration'),
 ];
 
-/**
- * The images that were named and those that files name, each once; without either, those of `standing`. `tell` hears, line
- * by line, what objects in the files name, where, and what was not taken. CommandError when there is none.
- */
+/** `readableImages`, where every file has to be read. Rejects with what is wrong with the first that cannot be. */
 export async function wantedImages(
+  ...options: Parameters<typeof readableImages>
+): Promise<readonly WantedImage[]> {
+  const { images, unread } = await readableImages(...options);
+  for (const error of unread.values()) {
+    throw error instanceof InvalidImageList ? new CommandError(error.message, EXIT.usage) : error;
+  }
+  return images;
+}
+
+/**
+ * The images that were named and those that files name, each once, past files that cannot be read; without either, those
+ * of `standing`. `tell` hears, line by line, what objects in the files name, where, and what was not taken. CommandError
+ * when all was read and there is none.
+ */
+export async function readableImages(
   input: Input,
   tell: (line: string) => void,
   standing: ImageNames = { images: [], from: [] },
-): Promise<readonly WantedImage[]> {
+): Promise<WantedImages> {
   const from = filesOption(input);
   const isNamed = input.arguments.length > 0 || from.length > 0;
   const reader = { read, shown, takesLikely: input.options['likely'] === true, tell };
   const names = isNamed ? { images: input.arguments, from } : standing;
-  const images = await readNames(names, reader).catch((error: unknown) => {
-    throw error instanceof InvalidImageList ? new CommandError(error.message, EXIT.usage) : error;
-  });
-  if (images.length === 0) throw new CommandError('no image is named', EXIT.usage);
-  return images;
+  const wanted = await readNames(names, reader);
+  if (wanted.images.length === 0 && wanted.unread.size === 0) {
+    throw new CommandError('no image is named', EXIT.usage);
+  }
+  return wanted;
 }
 
 /** The files that `--from` names, with blanks or commas between them. */

@@ -113,7 +113,7 @@ export const METRICS = {
   },
   prepull_failing: {
     kind: 'gauge',
-    help: 'Images of prepull that could not be brought when that was tried last',
+    help: 'Images of prepull that could not be brought, and files of it that could not be read, when that was tried last',
   },
 
   backoffs: { kind: 'gauge', help: 'Failures that are remembered, and answered without asking upstream' },

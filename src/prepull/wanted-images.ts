@@ -42,15 +42,25 @@ export class InvalidImageList extends Error {
   override readonly name = 'InvalidImageList';
 }
 
-/** The images that are named and those that files name, each once. InvalidImageList for a file that is neither kind. */
+/** What was read of what names images. */
+export interface WantedImages {
+  readonly images: readonly WantedImage[];
+  /** By file: why it could not be read, or InvalidImageList where it names none. */
+  readonly unread: ReadonlyMap<string, unknown>;
+}
+
+/** The images that are named and those that files name, each once, past files that cannot be read. */
 export async function wantedImages(
   { images: names, from }: ImageNames,
-  { read, shown, takesLikely, tell }: NamesReader,
-): Promise<readonly WantedImage[]> {
+  reader: NamesReader,
+): Promise<WantedImages> {
+  const { shown, takesLikely, tell } = reader;
+  const unread = new Map<string, unknown>();
   const images = new Map<string, ImageUses>(names.map(name => [name, USUAL_USES]));
   const handlers = new Map<string | undefined, string>();
   for (const file of from) {
-    const list = listIn(await read(file), shown(file));
+    const list = await listIn(file, reader).catch((error: unknown) => void unread.set(file, error));
+    if (list === undefined) continue;
     for (const [name, handler] of list.handlers) handlers.set(name, handler);
     for (const [name, uses] of list.images) images.set(name, together(images.get(name) ?? uses, uses));
     if (takesLikely) for (const name of list.likely.keys()) images.set(name, images.get(name) ?? USUAL_USES);
@@ -58,19 +68,24 @@ export async function wantedImages(
   }
   // A class that no file describes is taken to be called like its handler, as most are.
   const handlerOf = (name: string | undefined) => handlers.get(name) ?? name;
-  return [...images].map(([name, { placements, platforms }]) => ({
+  const wanted = [...images].map(([name, { placements, platforms }]) => ({
     name,
     placements: [...placements.values()].map(one => ({ ...one, runtimeClass: handlerOf(one.runtimeClass) })),
     platforms,
   }));
+  return { images: wanted, unread };
 }
 
-function listIn(content: string, file: string): ImageList {
+async function listIn(
+  file: string,
+  { read, shown }: Pick<NamesReader, 'read' | 'shown'>,
+): Promise<ImageList> {
+  const content = await read(file);
   try {
     return imagesIn(content);
   } catch (error) {
     if (!(error instanceof YamlError)) throw error;
-    const place = error.line === undefined ? file : `${file}:${error.line}`;
+    const place = error.line === undefined ? shown(file) : `${shown(file)}:${error.line}`;
     throw new InvalidImageList(`${place}: ${error.message}`, { cause: error });
   }
 }

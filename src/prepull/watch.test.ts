@@ -1,19 +1,29 @@
 import { expect, test } from 'vitest';
 import { parseCron } from '../lib/cron.ts';
-import { watch } from './watch.ts';
+import { type Named, watch } from './watch.ts';
 
 const START_MS = new Date(2026, 0, 1, 10, 0, 30).getTime();
 
+const named = (...names: string[]): Named<{ readonly name: string }> => ({
+  images: names.map(name => ({ name })),
+  unread: 0,
+});
+
 /** Runs a watch on a clock of its own until it has lasted `forMs`; what was pulled when, in seconds. */
-async function watched(forMs: number, fails: (name: string, attempt: number) => boolean) {
+async function watched(
+  forMs: number,
+  fails: (name: string, attempt: number) => boolean,
+  namedAt: (seconds: number) => Named<{ readonly name: string }> = () => named('good', 'bad'),
+) {
   let nowMs = START_MS;
   const attempts = new Map<string, number>();
   const pulls: [seconds: number, ...names: string[]][] = [];
   const waits: (number | undefined)[][] = [];
+  const failing: number[] = [];
   const stop = new AbortController();
   const watching = watch({
     schedule: parseCron('*/10 * * * *'),
-    images: async () => [{ name: 'good' }, { name: 'bad' }],
+    named: async () => namedAt((nowMs - START_MS) / 1000),
     pull: async images => {
       pulls.push([(nowMs - START_MS) / 1000, ...images.map(({ name }) => name)]);
       return images.filter(({ name }) => {
@@ -24,6 +34,7 @@ async function watched(forMs: number, fails: (name: string, attempt: number) => 
     failed: error => {
       throw error;
     },
+    failing: count => failing.push(count),
     waits: ({ roundMs, retryMs }) => waits.push([roundMs, retryMs].map(ms => ms && (ms - START_MS) / 1000)),
     signal: stop.signal,
     nowMs: () => nowMs,
@@ -34,7 +45,7 @@ async function watched(forMs: number, fails: (name: string, attempt: number) => 
     },
   });
   await expect(watching).rejects.toThrow('over');
-  return { pulls, waits };
+  return { pulls, waits, failing };
 }
 
 test('everything is pulled at once and at each time of the schedule', async () => {
@@ -69,4 +80,60 @@ test('what fails is tried again like an image pull that backs off, without the o
     [10, 'bad'],
     [30, 'bad'],
   ]);
+});
+
+test('a file that cannot be read is tried again too, and then what is new in it is pulled', async () => {
+  const { pulls, failing } = await watched(
+    560_000,
+    () => false,
+    seconds => (seconds < 70 ? { ...named('good'), unread: 1 } : named('good', 'late')),
+  );
+  expect(pulls).toEqual([
+    [0, 'good'],
+    [70, 'late'],
+  ]);
+  expect(failing).toEqual([1, 1, 1, 0]);
+});
+
+test('an image that is named for more platforms by a file that could not be read is pulled for these too', async () => {
+  const { images } = named('good');
+  const pulled: unknown[] = [];
+  const stop = new AbortController();
+  let reading = 0;
+  let nowMs = START_MS;
+  const watching = watch({
+    schedule: parseCron('0 0 1 1 *'),
+    named: async () => {
+      reading += 1;
+      const platforms = new Set(reading === 1 ? [] : ['linux/arm64']);
+      return { images: images.map(image => ({ ...image, platforms })), unread: reading === 1 ? 1 : 0 };
+    },
+    pull: async wanted => {
+      pulled.push(...wanted);
+      return reading === 1 ? wanted : [];
+    },
+    failed: () => {},
+    waits: () => {},
+    signal: stop.signal,
+    nowMs: () => nowMs,
+    sleep: async ms => {
+      nowMs += ms;
+      if (reading === 2) stop.abort(new Error('over'));
+      stop.signal.throwIfAborted();
+    },
+  });
+  await expect(watching).rejects.toThrow('over');
+  expect(pulled).toEqual([
+    { name: 'good', platforms: new Set() },
+    { name: 'good', platforms: new Set(['linux/arm64']) },
+  ]);
+});
+
+test('what is no longer named fails no longer, from the next round on', async () => {
+  const { failing } = await watched(
+    600_000,
+    name => name === 'bad',
+    seconds => (seconds < 570 ? named('good', 'bad') : named('good')),
+  );
+  expect(failing).toEqual([1, 1, 1, 1, 1, 1, 0]);
 });

@@ -1,4 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises';
+import { isDeepStrictEqual } from 'node:util';
 import type { CronSchedule } from '../lib/cron.ts';
 import { KeyedBackoff } from '../lib/keyed-backoff.ts';
 import { IMAGE_PULL_BACKOFF } from '../oci/pull-policy.ts';
@@ -6,14 +7,26 @@ import { IMAGE_PULL_BACKOFF } from '../oci/pull-policy.ts';
 /** Timers of Node hold no more than 24.8 days; an hour also bears a clock that is set. */
 const MAX_SLEEP_MS = 3_600_000;
 
+/** The reading of what names images backs off by this key: no image is called so. */
+const READING = '';
+
+/** What was named, as far as that could be read. */
+export interface Named<Image> {
+  readonly images: readonly Image[];
+  /** How many files that name images could not be read or understood. */
+  readonly unread: number;
+}
+
 export interface WatchOptions<Image extends { readonly name: string }> {
   readonly schedule: CronSchedule;
-  /** Read anew for each round, since files change. A rejection is told to `failed`, and the next round tries again. */
-  readonly images: () => Promise<readonly Image[]>;
+  /** Read anew for each round, since files change, and again while some of it cannot be. A rejection is told to `failed`. */
+  readonly named: () => Promise<Named<Image>>;
   /** Pulls them and returns those that failed. */
   readonly pull: (images: readonly Image[]) => Promise<readonly Image[]>;
   readonly failed: (error: unknown) => void;
-  /** Told after each pull when the next one is: a round at `roundMs`, and before it what failed at `retryMs`. */
+  /** Told after each attempt how many images and files now wait to be tried again. */
+  readonly failing?: (count: number) => void;
+  /** Told after each attempt when the next one is: a round at `roundMs`, and before it what failed at `retryMs`. */
   readonly waits: (next: { readonly roundMs: number; readonly retryMs: number | undefined }) => void;
   readonly signal: AbortSignal;
   readonly nowMs?: () => number;
@@ -22,7 +35,7 @@ export interface WatchOptions<Image extends { readonly name: string }> {
 
 /**
  * Pulls all images at once and then at each time of the schedule; one that fails is tried again in between, after waits
- * that grow like those of ImagePullBackOff. Ends by its signal only.
+ * that grow like those of ImagePullBackOff, and so is a file that names images. Ends by its signal only.
  */
 export async function watch<Image extends { readonly name: string }>(
   options: WatchOptions<Image>,
@@ -32,50 +45,96 @@ export async function watch<Image extends { readonly name: string }>(
   const backoff = new KeyedBackoff(IMAGE_PULL_BACKOFF);
   for (;;) {
     const nextRoundMs = schedule.nextMs(nowMs());
-    let waiting = await round(options, backoff, nowMs);
+    const round = new Round(options, backoff, nowMs);
+    await round.begin();
     let isTold = false;
     while (nowMs() < nextRoundMs) {
-      const retryMs = Math.min(...waiting.map(({ name }) => nowMs() + backoff.remainingMs(name, nowMs())));
+      const retryMs = nowMs() + round.remainingMs;
       const isBefore = retryMs < nextRoundMs;
       if (!isTold) options.waits({ roundMs: nextRoundMs, retryMs: isBefore ? retryMs : undefined });
       isTold = true;
       const sleepMs = Math.min(nextRoundMs - nowMs(), MAX_SLEEP_MS, Math.max(1, retryMs - nowMs()));
       await sleep(sleepMs, signal);
-      const due = waiting.filter(({ name }) => backoff.remainingMs(name, nowMs()) === 0);
-      if (due.length > 0 && nowMs() < nextRoundMs) {
-        const failed = await attempt(options, backoff, nowMs, due);
-        waiting = [...waiting.filter(image => !due.includes(image)), ...failed];
+      if (round.remainingMs === 0 && nowMs() < nextRoundMs) {
+        await round.retry();
         isTold = false;
       }
     }
   }
 }
 
-async function round<Image extends { readonly name: string }>(
-  options: WatchOptions<Image>,
-  backoff: KeyedBackoff,
-  nowMs: () => number,
-): Promise<readonly Image[]> {
-  try {
-    return await attempt(options, backoff, nowMs, await options.images());
-  } catch (error) {
-    options.signal.throwIfAborted();
-    options.failed(error);
-    return [];
-  }
-}
+/** What is named at one time of the schedule. */
+class Round<Image extends { readonly name: string }> {
+  readonly #options: WatchOptions<Image>;
+  readonly #backoff: KeyedBackoff;
+  readonly #nowMs: () => number;
+  /** By name. */
+  readonly #named = new Map<string, Image>();
+  readonly #failed = new Map<string, Image>();
+  #unread = 0;
 
-async function attempt<Image extends { readonly name: string }>(
-  { pull, signal }: WatchOptions<Image>,
-  backoff: KeyedBackoff,
-  nowMs: () => number,
-  images: readonly Image[],
-): Promise<readonly Image[]> {
-  const failed = await pull(images);
-  signal.throwIfAborted();
-  for (const image of images) {
-    if (failed.includes(image)) backoff.failed(image.name, nowMs());
-    else backoff.forget(image.name);
+  constructor(options: WatchOptions<Image>, backoff: KeyedBackoff, nowMs: () => number) {
+    this.#options = options;
+    this.#backoff = backoff;
+    this.#nowMs = nowMs;
   }
-  return failed;
+
+  /** Until something may be tried again: Infinity when nothing failed. */
+  get remainingMs(): number {
+    const keys = [...this.#failed.keys(), ...(this.#unread > 0 ? [READING] : [])];
+    return Math.min(...keys.map(key => this.#backoff.remainingMs(key, this.#nowMs())));
+  }
+
+  async begin(): Promise<void> {
+    await this.#pull(await this.#read());
+  }
+
+  /** Tries what has waited long enough. */
+  async retry(): Promise<void> {
+    const mayTry = (key: string) => this.#backoff.remainingMs(key, this.#nowMs()) === 0;
+    const isReadAgain = this.#unread > 0 && mayTry(READING);
+    const news = isReadAgain ? await this.#read() : [];
+    const again = [...this.#failed.values()].filter(({ name }) => mayTry(name));
+    await this.#pull([...new Map([...again, ...news].map(image => [image.name, image])).values()]);
+  }
+
+  /** The images that were not named before, or not in this way. */
+  async #read(): Promise<readonly Image[]> {
+    const { images, unread } = await this.#readNamed();
+    this.#unread = unread;
+    this.#note(READING, unread > 0);
+    const news = images.filter(image => !isDeepStrictEqual(image, this.#named.get(image.name)));
+    for (const image of news) this.#named.set(image.name, image);
+    return news;
+  }
+
+  async #readNamed(): Promise<Named<Image>> {
+    const { named, failed, signal } = this.#options;
+    try {
+      return await named();
+    } catch (error) {
+      signal.throwIfAborted();
+      failed(error);
+      return { images: [], unread: 1 };
+    }
+  }
+
+  async #pull(images: readonly Image[]): Promise<void> {
+    const { pull, failing, signal } = this.#options;
+    const failed = images.length === 0 ? [] : await pull(images);
+    signal.throwIfAborted();
+    for (const image of images) {
+      const { name } = image;
+      const hasFailed = failed.includes(image);
+      this.#note(name, hasFailed);
+      if (hasFailed) this.#failed.set(name, image);
+      else this.#failed.delete(name);
+    }
+    failing?.(this.#failed.size + this.#unread);
+  }
+
+  #note(key: string, hasFailed: boolean): void {
+    if (hasFailed) this.#backoff.failed(key, this.#nowMs());
+    else this.#backoff.forget(key);
+  }
 }

@@ -1,4 +1,6 @@
 // entrepot pull --watch as the process that it is: its schedule, its patience with what fails, and its end.
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { imageOf, randomBlob } from '../support/content.ts';
 import { Entrepot } from '../support/entrepot.ts';
@@ -54,6 +56,24 @@ describe('entrepot pull --watch', () => {
     await watching.stop();
     expect(watching.exitCode).toBe(0);
     expect(watching.logs()).toMatch(/stopped\n$/);
+  });
+
+  it('pulls past a file that is not there yet, and what it names once it is', async () => {
+    entrepot = await Entrepot.start({
+      upstreams: { [UPSTREAM]: { url: upstream.url } },
+      prepull: { schedule: '0 0 1 1 *' },
+    });
+    const list = join(entrepot.folder, 'list.txt');
+    upstream.add('listed', version('listed'), 'latest');
+    watch = await entrepot.begin('pull', '--watch', `${UPSTREAM}/good`, '--from', list);
+    const watching = watch;
+    await until('the first round', 60_000, async () => /what failed is tried again/.test(watching.logs()));
+    expect(watching.logs()).toMatch(/ENOENT.*list\.txt/);
+    expect(await isHeld('good')).toBe(true);
+    const good = asked('good');
+    await writeFile(list, `${UPSTREAM}/listed\n`);
+    await until('the image', 60_000, async () => isHeld('listed'));
+    expect(asked('good')).toBe(good);
   });
 
   it('pulls everything anew at the time of its schedule, and ends well by Ctrl-C', {
