@@ -62,3 +62,10 @@ it('a file that cannot be read keeps nothing else back, is counted, and is tried
   expect(asked('listed')).toBeGreaterThan(0);
   expect(asked('app')).toBe(before);
 });
+
+it('what failed is no longer counted when it is no longer to be pulled', async () => {
+  await begin({ images: ['up.example/none:v1'] });
+  await vi.waitFor(() => expect(failing).toBe(1), 20_000);
+  await prepull?.close();
+  expect(failing).toBe(0);
+});

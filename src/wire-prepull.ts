@@ -134,6 +134,8 @@ export class Prepull {
     try {
       await this.#watch(lease);
     } finally {
+      // What another process brings from now on, that one tells of.
+      this.#observers.meter.gauge('prepull_failing', 0);
       await this.#parts.metadata.release(lease);
     }
   }
