@@ -5,6 +5,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { mayNameArch, repositoryOptions } from './config/repository-options.ts';
 import { type CronSchedule, parseCron } from './lib/cron.ts';
 import { type Lease, LeaseLost } from './lib/lease.ts';
+import { Restartable } from './lib/restartable.ts';
 import { ArchNames } from './mirror/arch-names.ts';
 import { OciError } from './oci/errors.ts';
 import { DEFAULT_PLATFORM, type Platform } from './oci/platform.ts';
@@ -220,6 +221,19 @@ export class Prepull {
       return false;
     }
   }
+}
+
+/** What a server brings by itself, as soon as it follows the configuration. */
+export function prepullOf(parts: Parts, observers: Observers): Restartable<Prepull | undefined> {
+  const { config } = parts;
+  return new Restartable<Prepull | undefined>({
+    settings: () => ({ prepull: config.prepull, runtimeHandlers: config.runtimeHandlers }),
+    begin: async previous => {
+      // It has the Lease that the next one needs.
+      await previous?.close();
+      return Prepull.begin(parts, observers);
+    },
+  });
 }
 
 const UNSEEN = { expect: () => {}, advance: () => {} };

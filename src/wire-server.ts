@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import type { ExplainAnswer } from './access/explanation.ts';
 import type { Config } from './config/config.ts';
 import type { LoadOptions } from './config/load.ts';
-import { planReload, type Reload } from './config/reload.ts';
+import { PartlyReloaded, planReload, type Reload } from './config/reload.ts';
 import { mayNameArch } from './config/repository-options.ts';
 import { createOpsServer, type OpsServer } from './http/ops-server.ts';
 import { createRegistryServer } from './http/server.ts';
@@ -24,9 +24,9 @@ import { type Observers, openParts, type Parts } from './wire.ts';
 import { CREDENTIAL_KEY, requireEncryption } from './wire-access.ts';
 import { deedsTo } from './wire-audit.ts';
 import { checkFiles } from './wire-check.ts';
-import { Prepull } from './wire-prepull.ts';
+import { prepullOf } from './wire-prepull.ts';
 import { statusDocument, transferKeeper } from './wire-status.ts';
-import { beginSchedule, reportStore } from './wire-upkeep.ts';
+import { reportStore, scheduleOf } from './wire-upkeep.ts';
 
 export interface ServerOptions extends Observers {
   /** What `/metrics` answers. */
@@ -41,7 +41,10 @@ export interface RunningServer {
   readonly addresses: readonly { readonly address: string; readonly upstream: string | undefined }[];
   /** `undefined` when the ops port is switched off. */
   readonly opsAddress: string | undefined;
-  /** Applies what can be applied of `next` without a restart. A ConfigError, with nothing changed, when it cannot be used. */
+  /**
+   * Applies what can be applied of `next` without a restart. Rejects with nothing changed, with a ConfigError perhaps, when
+   * it cannot be used, and with PartlyReloaded when not all of it was applied.
+   */
   reload(next: Config): Promise<Reload>;
   /** No new work; bodies finish within the deadline; Fills are kept to resume. */
   close(deadlineMs: number): Promise<void>;
@@ -107,32 +110,30 @@ export async function startServer(config: Config, options: ServerOptions): Promi
     );
     addresses.push(...server.addresses.map(({ url }) => hostOf(url)));
     certificate?.follow(material => server.renewTls(material));
-    const keepUp = () => beginSchedule(config, { upkeep: parts.upkeep, disk, log: options.log });
-    let schedule = await keepUp();
-    opened.add({ close: () => schedule.close() });
-    const pullAhead = () => Prepull.begin(parts, observers);
-    let prepull = pullAhead();
-    opened.add({ close: () => prepull?.close() });
+    const schedule = opened.add(scheduleOf(config, { upkeep: parts.upkeep, disk, log: options.log }));
+    await schedule.follow();
+    const prepull = opened.add(prepullOf(parts, observers));
+    await prepull.follow();
+    const reload = async (next: Config): Promise<Reload> => {
+      await certificate?.look(material => server.renewTls(material));
+      const plan = planReload(config, next);
+      const apply = await parts.prepareReload(plan.config);
+      try {
+        await apply();
+        server.setHostAliases([...config.upstreams.values()].flatMap(({ hostAliases }) => hostAliases));
+        await schedule.follow();
+        await prepull.follow();
+      } catch (cause) {
+        throw new PartlyReloaded('the configuration was applied in part', { cause });
+      }
+      return plan;
+    };
     state = 'serving';
     return {
       parts,
       addresses: server.addresses.map(({ url, upstream }) => ({ address: hostOf(url), upstream })),
       opsAddress: ops.url && hostOf(ops.url),
-      reload: async next => {
-        await certificate?.look(material => server.renewTls(material));
-        const reload = planReload(config, next);
-        await parts.reload(reload.config);
-        server.setHostAliases([...config.upstreams.values()].flatMap(({ hostAliases }) => hostAliases));
-        if (reload.changed.includes('upkeep')) {
-          await schedule.close();
-          schedule = await keepUp();
-        }
-        if (reload.changed.some(key => key === 'prepull' || key === 'runtimeHandlers')) {
-          await prepull?.close();
-          prepull = pullAhead();
-        }
-        return reload;
-      },
+      reload,
       close: deadlineMs => {
         state = 'stopping';
         parts.uploads.stopWaiting();

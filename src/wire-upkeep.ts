@@ -4,6 +4,7 @@ import type { Config } from './config/config.ts';
 import type { Uploads } from './hosted/uploads.ts';
 import type { Log } from './lib/log.ts';
 import type { Meter } from './lib/meter.ts';
+import { Restartable } from './lib/restartable.ts';
 import type { DiskShare } from './lib/units.ts';
 import type { MetadataStore } from './metadata/metadata-store.ts';
 import type { DiskWatch } from './upkeep/disk-watch.ts';
@@ -83,21 +84,26 @@ function bytesOf(share: DiskShare, diskBytes: number): number {
   return 'bytes' in share ? share.bytes : Math.floor((diskBytes * share.percent) / 100);
 }
 
-/** What a server does of it by itself. */
-export async function beginSchedule(
+/** What a server does of it by itself, as soon as it follows `config`. */
+export function scheduleOf(
   config: Config,
-  { upkeep, disk, log }: { readonly upkeep: Upkeep; readonly disk: DiskWatch; readonly log: Log },
-): Promise<Schedule> {
-  const { gcIntervalMs, scrubIntervalMs } = config.upkeep;
-  const schedule = new Schedule({
-    upkeep,
-    disk,
-    log,
-    collectIntervalMs: intervalMs(gcIntervalMs),
-    scrubIntervalMs: intervalMs(scrubIntervalMs),
+  needs: { readonly upkeep: Upkeep; readonly disk: DiskWatch; readonly log: Log },
+): Restartable<Schedule> {
+  return new Restartable<Schedule>({
+    settings: () => ({ ...config.upkeep }),
+    begin: async previous => {
+      const { gcIntervalMs, scrubIntervalMs } = config.upkeep;
+      const schedule = new Schedule({
+        ...needs,
+        collectIntervalMs: intervalMs(gcIntervalMs),
+        scrubIntervalMs: intervalMs(scrubIntervalMs),
+      });
+      await schedule.begin();
+      // Not before, or nothing would look after the store when that fails.
+      await previous?.close();
+      return schedule;
+    },
   });
-  await schedule.begin();
-  return schedule;
 }
 
 /** Kept with every write, so reading them costs nothing when somebody asks for the metrics. */

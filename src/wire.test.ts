@@ -13,11 +13,13 @@ import { makeTempFolder, removeFolder } from '../test/support/temp-folder.ts';
 import { secretManifest } from '../test/support/tenants.ts';
 import { loadConfig } from './config/load.ts';
 import { ConfigError } from './config/problems.ts';
+import { PartlyReloaded } from './config/reload.ts';
 import { silentLog } from './lib/log.ts';
 import { createMetrics } from './ops/metrics.ts';
 import { FakeApiServer } from './tenants/kubernetes/fake-api-server.suite.ts';
+import { Schedule } from './upkeep/schedule.ts';
 import { openParts } from './wire.ts';
-import { startServer } from './wire-server.ts';
+import { type RunningServer, startServer } from './wire-server.ts';
 
 let folder: string;
 let taken: Server | undefined;
@@ -130,7 +132,8 @@ describe('a raised pulls.maxConnections', () => {
       const opened = layers.map(({ digest }) => parts.mirror.openBlob(repository, digest, right));
       for (const { reader } of await Promise.all(opened)) await reader.close();
       await vi.waitFor(() => expect(upstream.downloads()).toHaveLength(1));
-      await parts.reload(await config({ ...overrides, pulls: { maxConnections: 2 } }));
+      const reload = await parts.prepareReload(await config({ ...overrides, pulls: { maxConnections: 2 } }));
+      await reload();
       await vi.waitFor(() => expect(upstream.downloads()).toHaveLength(2));
     } finally {
       await parts.close();
@@ -184,6 +187,43 @@ describe('a server', () => {
       await server.close(0);
       await api.close();
     }
+  });
+
+  describe('that reloads its configuration', () => {
+    let server: RunningServer;
+
+    beforeEach(async () => {
+      server = await startServer(await reloaded({}), observers);
+    });
+
+    afterEach(async () => {
+      vi.restoreAllMocks();
+      await server.close(0);
+    });
+
+    const host = { listen: '127.0.0.1:0', opsListen: false };
+    const reloaded = (overrides: object) => config({ server: host, ...overrides });
+
+    it('applies all of it though other processes cannot be told: the index takes no writes', async () => {
+      vi.spyOn(server.parts.metadata, 'announce').mockRejectedValue(new Error('disk full'));
+      const upkeep = vi.spyOn(server.parts.upkeep, 'scrubbedAtMs');
+      const next = { upkeep: { gcInterval: '2h' }, upstreams: { 'up.example': {} } };
+      const { changed } = await server.reload(await reloaded(next));
+      expect(changed.toSorted()).toEqual(['upkeep', 'upstreams.up.example']);
+      expect(server.parts.upstreams.has('up.example')).toBe(true);
+      expect(upkeep).toHaveBeenCalledOnce();
+    });
+
+    it('goes on with the upkeep that it had when another cannot begin, until the next reload', async () => {
+      const closed = vi.spyOn(Schedule.prototype, 'close');
+      const begun = vi.spyOn(server.parts.upkeep, 'scrubbedAtMs').mockRejectedValueOnce(new Error('locked'));
+      const next = await reloaded({ upkeep: { gcInterval: '2h' } });
+      await expect(server.reload(next)).rejects.toThrow(PartlyReloaded);
+      expect(closed).not.toHaveBeenCalled();
+      expect(await server.reload(next)).toMatchObject({ changed: [] });
+      expect(begun).toHaveBeenCalledTimes(2);
+      expect(closed).toHaveBeenCalledOnce();
+    });
   });
 
   it.each(['listen', 'opsListen'])('whose %s is taken leaves nothing open', async key => {

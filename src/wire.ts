@@ -79,10 +79,10 @@ export interface Parts {
   /** Why the tenant, or without one anybody, may pull an image or not; `undefined` when there is no such tenant. */
   explain(reference: string, tenant: string | undefined): Promise<Explanation | undefined>;
   /**
-   * Works by another configuration (`planReload`) from now on, which `config` becomes. A ConfigError, with nothing changed,
-   * when it cannot be used.
+   * Gives the way to work by another configuration (`planReload`), which `config` then becomes. Changes nothing yet, and
+   * rejects, with a ConfigError perhaps, when it cannot be used. What fails on the way can be repeated from here.
    */
-  reload(next: Config): Promise<void>;
+  prepareReload(next: Config): Promise<() => Promise<void>>;
   /** Fills under way may take so long to reach a moment at which they can be suspended; then everything is closed. */
   close(deadlineMs?: number): Promise<void>;
 }
@@ -202,17 +202,21 @@ async function openOn(
     removal,
     hostedHandlers: hostedHandlers({ hosted, uploads, publication, removal: deleting, cursors }),
     ...ofReferences({ naming, mirror, access, tenants }),
-    reload: async next => {
+    prepareReload: async next => {
       verificationPolicies(next);
       const named = await upstreamCredentials(next, metadata);
-      putInForce(config, next);
-      credentials.clear();
-      for (const [login, credential] of named) credentials.set(login, credential);
-      upstreams.follow(config, credentials);
-      naming.setUpstreams([...config.upstreams.values()]);
-      mirror.limitsChanged();
-      await accessParts.follow();
-      await mirror.secretsChanged();
+      return async () => {
+        putInForce(config, next);
+        credentials.clear();
+        for (const [login, credential] of named) credentials.set(login, credential);
+        upstreams.follow(config, credentials);
+        naming.setUpstreams([...config.upstreams.values()]);
+        mirror.limitsChanged();
+        await accessParts.follow();
+        await mirror.secretsChanged().catch((error: unknown) => {
+          log.error({ err: error }, 'the other processes on the store could not be told of new credentials');
+        });
+      };
     },
   };
 }

@@ -1,6 +1,7 @@
 import type { Config } from '../config/config.ts';
 import { loadConfig } from '../config/load.ts';
 import { ConfigError, problemText } from '../config/problems.ts';
+import { PartlyReloaded } from '../config/reload.ts';
 import { type Audit, createAudit } from '../ops/audit.ts';
 import { HangUps } from '../ops/hang-ups.ts';
 import { createLogger, type Logger } from '../ops/logger.ts';
@@ -88,7 +89,7 @@ interface Serving {
   readonly audit: Audit | undefined;
 }
 
-/** Reopens files and applies the configuration as far as a restart is not needed. What fails leaves everything as it was. */
+/** Reopens files and applies the configuration as far as a restart is not needed. Never rejects: the log says what came of it. */
 async function reload({ input, config, server, logger, audit }: Serving): Promise<void> {
   const { log } = logger;
   try {
@@ -97,11 +98,17 @@ async function reload({ input, config, server, logger, audit }: Serving): Promis
     log.error({ err: error }, 'the audit log could not be reopened and goes on in its old file');
   }
   try {
-    const { changed, needsRestart } = await server.reload(await load(input));
-    logger.setLevel(config.log.level);
+    const next = await load(input);
+    // Also of what was applied in part.
+    const reloading = server.reload(next).finally(() => logger.setLevel(config.log.level));
+    const { changed, needsRestart } = await reloading;
     if (needsRestart.length > 0) log.warn({ needsRestart }, 'these changes need a restart');
     log.info({ changed }, 'configuration reloaded');
   } catch (error) {
+    if (error instanceof PartlyReloaded) {
+      log.error({ err: error.cause }, 'configuration partly reloaded: the next SIGHUP applies the rest');
+      return;
+    }
     const why = error instanceof ConfigError ? { problems: error.problems.map(problemText) } : { err: error };
     log.error(why, 'configuration not reloaded: the previous one stays in force');
   }

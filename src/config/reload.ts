@@ -15,6 +15,11 @@ export interface Reload {
   readonly needsRestart: readonly string[];
 }
 
+/** The new configuration is in force, but not every part works by it. The next reload lets them try again. */
+export class PartlyReloaded extends Error {
+  override readonly name = 'PartlyReloaded';
+}
+
 /** Keys that a running server applies; all others of a server are read once, when it starts. `reloaded` does what this says. */
 const RELOADABLE: ReadonlySet<string> = new Set([
   'upstreams',

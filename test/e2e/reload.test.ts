@@ -5,6 +5,7 @@ import { readFile, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { stringify } from 'yaml';
+import { Database } from '../../src/metadata/sqlite/driver.ts';
 import { get } from '../support/client.ts';
 import { imageOf, randomBlob } from '../support/content.ts';
 import { Entrepot, STARTER } from '../support/entrepot.ts';
@@ -172,6 +173,29 @@ it('a configuration with errors changes nothing, and the log lists them all', as
   process.kill(entrepot.pid, 'SIGHUP');
   await until('the second complaint', 20_000, async () => entrepot.logs().includes('is no configuration'));
   expect(await answers(`${entrepot.ops}/readyz`, 200)).toBe(true);
+});
+
+it('a configuration is applied in full while the index takes no writes, and the log says what was not told', async () => {
+  await writeFile(join(folder, 'password'), 'old-password');
+  await start({ log: { level: 'warn' } });
+  const index = new Database(join(folder, 'store', 'index.db'));
+  index.exec('BEGIN IMMEDIATE');
+  try {
+    const own = {
+      url: upstream.url,
+      credentials: login('old'),
+      openToAll: true,
+      hostAlias: 'mirror.example',
+    };
+    const said = await reload({ upstreams: { 'one.example': own }, log: { level: 'info' } });
+    expect(said.map(({ msg }) => msg)).toEqual(
+      expect.arrayContaining([expect.stringContaining('could not be told'), 'configuration reloaded']),
+    );
+  } finally {
+    index.close();
+  }
+  const headers = { host: 'mirror.example' };
+  expect((await get(`${entrepot.url}/v2/app/manifests/1`, { headers })).status).toBe(200);
 });
 
 it('the audit log goes on in a new file after its own was moved away', async () => {
