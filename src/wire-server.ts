@@ -128,12 +128,20 @@ export async function startServer(config: Config, options: ServerOptions): Promi
       }
       return plan;
     };
+    let reloading: Promise<unknown> = Promise.resolve();
+    // Else it would begin something behind what closes it.
+    opened.add({ close: () => reloading.catch(() => {}) });
     state = 'serving';
     return {
       parts,
       addresses: server.addresses.map(({ url, upstream }) => ({ address: hostOf(url), upstream })),
       opsAddress: ops.url && hostOf(ops.url),
-      reload,
+      reload: async next => {
+        if (state !== 'serving') throw new Error('the server is stopping');
+        const applied = reload(next);
+        reloading = applied;
+        return applied;
+      },
       close: deadlineMs => {
         state = 'stopping';
         parts.uploads.stopWaiting();

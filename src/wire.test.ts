@@ -224,6 +224,20 @@ describe('a server', () => {
       expect(begun).toHaveBeenCalledTimes(2);
       expect(closed).toHaveBeenCalledOnce();
     });
+
+    it('reloads no more once it is stopping, and first ends a reload under way', async () => {
+      const begun = vi.spyOn(Schedule.prototype, 'begin');
+      const closed = vi.spyOn(Schedule.prototype, 'close');
+      const next = await reloaded({ upkeep: { gcInterval: '2h' } });
+      const reloading = server.reload(next);
+      const closing = server.close(0);
+      await expect(server.reload(next)).rejects.toThrow('the server is stopping');
+      await closing;
+      await reloading;
+      expect(begun).toHaveBeenCalledOnce();
+      expect(closed).toHaveBeenCalledTimes(2);
+      expect(openFiles()).toEqual([]);
+    });
   });
 
   it.each(['listen', 'opsListen'])('whose %s is taken leaves nothing open', async key => {
