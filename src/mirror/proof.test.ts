@@ -349,12 +349,13 @@ const lentRight = async (): Promise<Right> => ({
   isLent: true,
 });
 
+const lentManifest = async (reference: string) =>
+  world.mirror.manifest(PRIVATE, reference, await lentRight(), ANYTHING);
+const lentBlob = async ({ digest }: Content) =>
+  readAll((await world.mirror.openBlob(PRIVATE, digest, await lentRight())).reader);
+
 describe("Entrepot's own login, lent to everybody because a repository is public", () => {
   const next = imageOf([randomBlob(50_000, 'published later')]);
-  const manifest = async (reference: string) =>
-    world.mirror.manifest(PRIVATE, reference, await lentRight(), ANYTHING);
-  const blob = async ({ digest }: Content) =>
-    readAll((await world.mirror.openBlob(PRIVATE, digest, await lentRight())).reader);
   const openNames: string[] = [];
 
   beforeEach(async () => {
@@ -370,11 +371,11 @@ describe("Entrepot's own login, lent to everybody because a repository is public
     upstream.requests.length = 0;
     const logins = () =>
       upstream.requests.filter(({ kind }) => kind === 'token').map(({ username }) => username);
-    await blob(layer);
+    await lentBlob(layer);
     expect([logins(), upstream.count('blob', { method: 'HEAD' })]).toEqual([['ann'], 0]);
     await idle();
     world.nowMs += 11 * 60_000;
-    await blob(big);
+    await lentBlob(big);
     expect(upstream.count('blob', { method: 'HEAD' })).toBe(1);
     expect(upstream.count('blob', { method: 'GET' })).toBe(2);
   });
@@ -386,9 +387,9 @@ describe("Entrepot's own login, lent to everybody because a repository is public
     upstream.add('private', next, '2');
     world.nowMs += 11 * 60_000;
     const refused = { code: 'MANIFEST_UNKNOWN' };
-    await expect(manifest('2')).rejects.toMatchObject(refused);
-    await expect(manifest(next.manifest.digest)).rejects.toMatchObject(refused);
-    await expect(blob(next.layers[0]!)).rejects.toMatchObject({ code: 'BLOB_UNKNOWN' });
+    await expect(lentManifest('2')).rejects.toMatchObject(refused);
+    await expect(lentManifest(next.manifest.digest)).rejects.toMatchObject(refused);
+    await expect(lentBlob(next.layers[0]!)).rejects.toMatchObject({ code: 'BLOB_UNKNOWN' });
     expect((await world.right(PRIVATE)).proved).toBe(false);
     expect(upstream.requests.filter(({ username }) => username === 'ann')).toEqual([]);
   });
