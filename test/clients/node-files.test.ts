@@ -1,5 +1,5 @@
 // The files of `entrepot hosts`, as it writes them, read by the programs that they are for.
-import { readFile } from 'node:fs/promises';
+import { mkdir, readFile, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
@@ -38,6 +38,21 @@ async function writeFiles(kind: string, folder: string, ...flags: string[]): Pro
   const upstream = ['--upstream', registry.host];
   const result = await entrepot.command('hosts', kind, ...upstream, '--out', folder, ...flags);
   expect(result).toMatchObject({ code: 0 });
+}
+
+const tlsFile = (name: string): string => fileURLToPath(new URL(`../support/tls/${name}`, import.meta.url));
+const TLS = { certFile: tlsFile('server.pem'), keyFile: tlsFile('server.key') };
+
+/** Has Entrepot serve HTTPS alone; the options by which nodes are told of it. */
+async function secure(): Promise<readonly string[]> {
+  const port = await freePort();
+  await entrepot.stop();
+  entrepot = await entrepot.startAgain({
+    server: { listen: `127.0.0.1:${port}`, tls: TLS },
+    upstreams: { [registry.host]: { url: registry.url, aliases: ['registry.test'] } },
+  });
+  await registry.forgetRequests();
+  return ['--server', `https://localhost:${port}`, '--ca', tlsFile('ca.pem')];
 }
 
 /** Makes the upstream a part of the registry. */
@@ -91,30 +106,9 @@ describe.skipIf(!canRunBase || !hasPrograms(...CONTAINERD_PROGRAMS))('hosts.toml
   });
 
   test('an image comes through an Entrepot with TLS, by the CA that the files bring along', async () => {
-    const tls = (name: string) => fileURLToPath(new URL(`../support/tls/${name}`, import.meta.url));
-    const port = await freePort();
-    await entrepot.stop();
-    const secure = await entrepot.startAgain({
-      server: {
-        listen: `127.0.0.1:${port}`,
-        tls: { certFile: tls('server.pem'), keyFile: tls('server.key') },
-      },
-      upstreams: { [registry.host]: { url: registry.url } },
-    });
-    try {
-      await writeFiles(
-        'containerd',
-        node.hostsFolder,
-        '--server',
-        `https://localhost:${port}`,
-        '--ca',
-        tls('ca.pem'),
-      );
-      expect(await pullAnew()).toBe(await imageDigest('busybox'));
-      expect(await fetchers()).toEqual(['entrepot']);
-    } finally {
-      await secure.stop();
-    }
+    await writeFiles('containerd', node.hostsFolder, ...(await secure()));
+    expect(await pullAnew()).toBe(await imageDigest('busybox'));
+    expect(await fetchers()).toEqual(['entrepot']);
   });
 
   test('a kubelet pulls through it too', async () => {
@@ -178,6 +172,18 @@ describe.skipIf(!canRunBase || !hasPrograms(...PODMAN_PROGRAMS))(
       expect(await fetchers()).toEqual(expect.arrayContaining(['skopeo']));
     });
 
+    test('an image comes through an Entrepot with TLS, by the CA that the files bring along', async () => {
+      await configure(...(await secure()), '--no-fallback');
+      await expect(pullAnew()).rejects.toThrow(/certificate signed by unknown authority/);
+      // Where they look besides /etc/containers/certs.d, which is the machine's.
+      for (const { config } of [podman, skopeo]) {
+        await mkdir(join(config.folder, '.config/containers'), { recursive: true });
+        await symlink(join(config.folder, 'certs.d'), join(config.folder, '.config/containers/certs.d'));
+      }
+      await pullAnew();
+      expect(await fetchers()).toEqual(['entrepot']);
+    });
+
     test('without a fallback the registry itself is never asked', async () => {
       await configure('--no-fallback');
       await pullAnew();
@@ -190,25 +196,34 @@ describe.skipIf(!canRunBase || !hasPrograms(...PODMAN_PROGRAMS))(
 );
 
 describe.skipIf(!canRunBase || !hasPrograms(...DOCKER_PROGRAMS))('daemon.json in dockerd', () => {
-  test('an image of Docker Hub comes through the port of Entrepot that belongs to Hub', async () => {
-    await pushImage('busybox', registry, 'library/busybox:1');
-    const hub = { address: `127.0.0.1:${await freePort()}`, upstream: 'docker.io' };
-    const mirror = await Entrepot.start({
-      server: { listen: [`127.0.0.1:${await freePort()}`, hub] },
-      upstreams: { 'docker.io': { url: registry.url } },
-    });
-    const folder = join(mirror.folder, 'node');
-    expect((await mirror.command('hosts', 'docker', '--out', folder)).code).toBe(0);
-    const settings: unknown = JSON.parse(await readFile(join(folder, 'daemon.json'), 'utf8'));
-    const docker = await Dockerd.start({ settings: Object(settings) });
-    try {
-      await docker.run('pull', '--quiet', 'busybox:1');
-      const said = await docker.run('run', '--rm', '--network', 'none', 'busybox:1');
-      expect(said.trim()).toBe('hello from the first');
-      expect(await fetchers()).toEqual(['entrepot']);
-    } finally {
-      await docker.remove();
-      await mirror.remove();
-    }
-  });
+  test.each([
+    ['http', {}, []],
+    // That Docker trusts whatever is on loopback leaves the CA untried.
+    ['https', { tls: TLS }, ['--ca', tlsFile('ca.pem')]],
+  ])(
+    'an image of Docker Hub comes through the port of Entrepot that belongs to Hub (%s)',
+    async (protocol, server, flags) => {
+      await pushImage('busybox', registry, 'library/busybox:1');
+      const hub = { address: `127.0.0.1:${await freePort()}`, upstream: 'docker.io' };
+      const mirror = await Entrepot.start({
+        server: { listen: [`127.0.0.1:${await freePort()}`, hub], ...server },
+        upstreams: { 'docker.io': { url: registry.url } },
+      });
+      const folder = join(mirror.folder, 'node');
+      const url = `${protocol}://localhost:${hub.address.split(':')[1]}`;
+      const written = await mirror.command('hosts', 'docker', '--out', folder, '--server', url, ...flags);
+      expect(written).toMatchObject({ code: 0 });
+      const settings: unknown = JSON.parse(await readFile(join(folder, 'daemon.json'), 'utf8'));
+      const docker = await Dockerd.start({ settings: Object(settings) });
+      try {
+        await docker.run('pull', '--quiet', 'busybox:1');
+        const said = await docker.run('run', '--rm', '--network', 'none', 'busybox:1');
+        expect(said.trim()).toBe('hello from the first');
+        expect(await fetchers()).toEqual(['entrepot']);
+      } finally {
+        await docker.remove();
+        await mirror.remove();
+      }
+    },
+  );
 });

@@ -18,6 +18,7 @@ export class ContainersConfig {
       CONTAINERS_STORAGE_CONF: join(folder, 'storage.conf'),
       REGISTRY_AUTH_FILE: join(folder, 'auth.json'),
       TMPDIR: folder,
+      HOME: folder,
     };
   }
 
