@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { BlobStore, Ingest, IngestFollower } from '../blobs/blob-store.ts';
 import { isStorageClosed, isStorageFull, StorageFull } from '../blobs/storage-full.ts';
 import { removeStrays } from '../blobs/stray-removal.ts';
+import type { BlobReader } from '../lib/blob-reader.ts';
 import { type Lease, LeaseLost } from '../lib/lease.ts';
 import type { Log } from '../lib/log.ts';
 import type { Meter } from '../lib/meter.ts';
@@ -35,6 +36,9 @@ const POLLS_PER_ATTEMPT = 25;
  * seconds.
  */
 const UNNAMED_UNREAD_MS = 60_000;
+
+/** Of two sources of the same blob, at a time. */
+const COMPARED_BYTES = 64 * 1024;
 
 /** So much of a larger blob is waited for before another's answer is compared with it. */
 const SHOWABLE_BYTES = 64 * 1024;
@@ -114,6 +118,8 @@ export class FillRun {
   /** That upstream was asked by HEAD, while another process brings the blob. */
   #asked: Promise<void> | undefined;
   #followed: { readonly follower: IngestFollower; readonly epoch: number } | undefined;
+  /** Somebody else goes on from what readers here were given, and may have found it wrong. */
+  #hasChangedHands = false;
 
   /**
    * `after`: the end of an earlier run of the same Fill.
@@ -299,12 +305,34 @@ export class FillRun {
       await reader?.close();
       return false;
     }
+    if (this.#hasChangedHands && !(await this.#isAsRead(reader))) {
+      await reader.close();
+      throw wrongBytes(digest);
+    }
     this.fill.begin(reader, reader.size);
     this.fill.learnSize(reader.size);
     const contenders = this.#contenders.show(this.#heldBytes(true));
     await unlessAborted(contenders, this.#stopping.signal);
     this.fill.verify();
     await this.#linkShown();
+    return true;
+  }
+
+  /** Whether readers here were given the beginning of what is held. */
+  async #isAsRead(held: Pick<BlobReader, 'read'>): Promise<boolean> {
+    const bytes = this.fill.readable;
+    const [ours, theirs] = [new Uint8Array(COMPARED_BYTES), new Uint8Array(COMPARED_BYTES)];
+    for (let position = 0; position < bytes; ) {
+      this.#stopping.signal.throwIfAborted();
+      const count = await this.fill.read(ours.subarray(0, bytes - position), position);
+      for (let at = 0; at < count; ) {
+        const read = await held.read(theirs.subarray(at, count), position + at);
+        if (read === 0) return false;
+        at += read;
+      }
+      if (Buffer.compare(ours.subarray(0, count), theirs.subarray(0, count)) !== 0) return false;
+      position += count;
+    }
     return true;
   }
 
@@ -327,6 +355,7 @@ export class FillRun {
     if (this.#followed?.epoch !== held.epoch) {
       const follower = await blobs.follow(this.#key, held.epoch);
       if (follower === undefined) return;
+      this.#hasChangedHands ||= this.fill.length > 0;
       this.fill.begin(follower, this.fill.length);
       this.#followed = { follower, epoch: held.epoch };
     }
@@ -362,14 +391,16 @@ export class FillRun {
     const { fill } = this;
     const ingest = await blobs.ingest(lease, { digest: fill.digest });
     const seen = fill.length;
+    const isSame = !this.#hasChangedHands || (await this.#isAsRead(ingest).catch(() => false));
     fill.begin(ingest, ingest.offset);
     let endpoint: number;
     try {
-      if (ingest.offset < seen) throw wrongBytes(fill.digest);
+      if (ingest.offset < seen || !isSame) throw wrongBytes(fill.digest);
       endpoint = await this.#download(ingest, place, seen);
     } catch (error) {
       if (error instanceof LeaseLost) {
         this.#followed = undefined;
+        this.#hasChangedHands = true;
         await ingest.suspend();
         // Where there is too little to compare, the other process begins anew: what it brings is not for these readers.
         throw this.#isDoubtful ? beganAnew(error) : error;

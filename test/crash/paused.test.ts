@@ -108,10 +108,13 @@ describe('a process that stands still in the middle of a push', () => {
 });
 
 describe('a process that stands still in the middle of a download', () => {
-  it('and gets wrong bytes when it wakes spoils nothing that another has finished', async () => {
-    const blob = randomBlob(8 * MIB, 'download');
+  it.each([
+    ['when it wakes', 5 * MIB],
+    ['before', MIB],
+  ])('and gets wrong bytes %s spoils nothing that another has finished', async (_when, wrongFrom) => {
+    const blob = randomBlob(8 * MIB, `download ${wrongFrom}`);
     const wrong = Buffer.from(bytesOf(blob));
-    wrong.fill('?', 5 * MIB, 6 * MIB);
+    wrong.fill('?', wrongFrom, wrongFrom + MIB);
     const [bad, good] = await Promise.all([
       FakeUpstream.start({ linkBytesPerS: 4 * MIB }),
       FakeUpstream.start(),
@@ -125,7 +128,7 @@ describe('a process that stands still in the middle of a download', () => {
     try {
       const url = (entrepot: Entrepot) => `${entrepot.url}/v2/app/blobs/${blob.digest}?ns=${UPSTREAM}`;
       const pulling = get(url(paused));
-      await until('its first bytes', HANG_MS, async () => bad.bytesSent > 2 * MIB);
+      await until('its first bytes', HANG_MS, async () => bad.bytesSent > 3 * MIB);
       process.kill(paused.pid, 'SIGSTOP');
       // What is under way stays wrong. Asked anew, it shows what it has: a proof by wrong bytes would be refused.
       bad.add('app', blob);
@@ -137,7 +140,8 @@ describe('a process that stands still in the middle of a download', () => {
       expect(`sha256:${got.sha256}`).toBe(blob.digest);
       const asked = good.requests.length;
       process.kill(paused.pid, 'SIGCONT');
-      await pulling;
+      const pulled = await pulling;
+      expect(pulled.complete && `sha256:${pulled.sha256}` !== blob.digest).toBe(false);
       for (const entrepot of [other, paused, other]) {
         const again = await get(url(entrepot));
         expect([again.status, again.complete, `sha256:${again.sha256}`]).toEqual([200, true, blob.digest]);
