@@ -74,6 +74,24 @@ test('what is committed is on the disk: the bytes before they have their name, t
   expect(synced.at(-1)).toBe(shelf);
 });
 
+test.each(['close', 'suspend'] as const)(
+  'what could not be synced is not gone on from: the file goes at the %s',
+  async end => {
+    const bytes = Buffer.from('hello');
+    const lease = steadyLease('upload-1');
+    const ingest = await store.ingest(lease);
+    await ingest.write([bytes]);
+    const other = await open(join(folder, 'other'), 'w');
+    const failing = vi.spyOn(Object.getPrototypeOf(other), 'sync').mockRejectedValueOnce(new Error('EIO'));
+    await expect(ingest.commit(digestOf(bytes))).rejects.toThrow('EIO');
+    failing.mockRestore();
+    await other.close();
+    await ingest[end]();
+    await ingest.close();
+    expect(await readdir(join(folder, 'ingest'))).toEqual([]);
+  },
+);
+
 test('what was taken away and freed stays away after a power loss: the name that it had is synced', async () => {
   const digest = await keep(store, 'upload-1', Buffer.from('hello'));
   const synced = await watchSyncs();

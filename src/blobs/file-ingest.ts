@@ -41,6 +41,8 @@ export class FileIngest implements Ingest {
   readonly #jobs = new Map<DigestAlgorithm, HashJob>();
   #offset: number;
   #isEnded = false;
+  /** Its file is a blob, or removed. */
+  #isGone = false;
   #isWriting = false;
   #closing: Promise<void> | undefined;
   #syncedOffset: number;
@@ -145,11 +147,17 @@ export class FileIngest implements Ingest {
     if (this.#syncFailure !== undefined) {
       throw new Error('the bytes could not be synced', { cause: this.#syncFailure });
     }
-    await this.#file.sync();
+    try {
+      await this.#file.sync();
+    } catch (error) {
+      this.#syncFailure = error;
+      throw error;
+    }
     await this.#lease.confirm();
     const folder = await this.#orLost(this.#move(digest));
     this.#store.grown(-this.#offset);
     this.#isEnded = true;
+    this.#isGone = true;
     // Not before the move: a crash in between would leave an ingest that cannot be resumed.
     await this.#file.chmod(BLOB_MODE);
     await syncFolder(folder);
@@ -178,12 +186,12 @@ export class FileIngest implements Ingest {
   async suspend(): Promise<void> {
     this.#isEnded = true;
     await this.#stopHashing();
+    await this.#dropUnsynced();
   }
 
   async abort(): Promise<void> {
     if (!this.#isEnded) {
-      await rm(this.#path, { force: true });
-      this.#store.grown(-this.#offset);
+      await this.#remove();
       this.#isEnded = true;
     }
     await this.#stopHashing();
@@ -197,8 +205,20 @@ export class FileIngest implements Ingest {
 
   async #release(): Promise<void> {
     await this.#stopHashing();
-    await this.#syncing;
+    await this.#dropUnsynced();
     await this.#file.close();
+  }
+
+  /** Another descriptor would hear nothing of the failed sync: nobody goes on from bytes that may be lost. */
+  async #dropUnsynced(): Promise<void> {
+    await this.#syncing;
+    if (this.#syncFailure !== undefined && !this.#isGone) await this.#remove();
+  }
+
+  async #remove(): Promise<void> {
+    await rm(this.#path, { force: true });
+    this.#isGone = true;
+    this.#store.grown(-this.#offset);
   }
 
   /** What fails since a successor has removed the file, behind the last look at the Lease, fails of that. */
