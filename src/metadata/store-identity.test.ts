@@ -103,6 +103,21 @@ describe('garbage is collected', () => {
     expect((await StoreIdentity.look(to, INDEX)).doubts).toEqual({ isCopied: false, reasons: [] });
   });
 
+  test('after a start that failed behind a killed process, as that of an older program does', async () => {
+    const killed = await openStore();
+    await fill(killed.metadata, 3);
+    const crashed = await elsewhere();
+    await copy(crashed, '', '-wal', '-shm');
+    await copyFile(join(folder, STATE_FILE), join(crashed, STATE_FILE));
+    await killed.close();
+    const identity = await StoreIdentity.look(crashed, INDEX);
+    const metadata = await openSqliteMetadataStore(join(crashed, INDEX), { log: silentLog });
+    await identity.closing();
+    await metadata.close();
+    await identity.close();
+    expect(await reason(crashed)).toBeUndefined();
+  });
+
   test('beside a process that was killed, and by two that open and close the store in any order', async () => {
     const first = await openStore();
     const second = await openStore();

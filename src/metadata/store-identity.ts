@@ -84,7 +84,8 @@ export class StoreIdentity {
       state !== undefined &&
       (state.inode !== index.ino ||
         (state.closed !== undefined &&
-          (wal !== undefined ||
+          // A reader that was the last leaves an empty one.
+          ((wal?.size ?? 0) > 0 ||
             state.closed.size !== index.size ||
             state.closed.modifiedAtMs !== index.mtimeMs)));
     return new StoreIdentity(folder, indexPath, state, { isCopied, reasons });
@@ -127,9 +128,11 @@ export class StoreIdentity {
 
   async #writeAs(as: 'open' | 'closing' | 'closed'): Promise<void> {
     const index = await absentAsUndefined(stat(this.#indexPath));
-    if (this.#id === undefined || index === undefined) return;
+    // Where the start failed before the store was known to be this one, as it was left.
+    const id = this.#id ?? (this.doubts.reasons.length === 0 ? this.#state?.id : undefined);
+    if (id === undefined || index === undefined) return;
     const closed = as === 'closed' ? { size: index.size, modifiedAtMs: index.mtimeMs } : undefined;
-    await this.#write({ id: this.#id, inode: index.ino, closed, isClosing: as === 'closing' });
+    await this.#write({ id, inode: index.ino, closed, isClosing: as === 'closing' });
   }
 
   async #write(state: StoreState): Promise<void> {
