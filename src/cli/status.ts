@@ -69,7 +69,7 @@ function storeText({ path, heldBytes, unfinishedBytes, maxBytes, next, ...rest }
   const lines = [
     `store     ${path}: ${sizeText(heldBytes)} held${unfinished}${limit}`,
     `disk      ${sizeText(rest.freeBytes)} free; ${sizeText(rest.minFreeBytes)} stay free (storage.minFree)`,
-    ...(rest.damaged === 0 ? [] : [`damaged   ${rest.damaged}: entrepot scrub says what`]),
+    ...(rest.damaged === 0 ? [] : [`damaged   ${rest.damaged}: entrepot images shows where`]),
     ...(next === null ? ['next to go: not found in time'] : []),
   ];
   const rows = (next ?? []).map(({ kind, digest, size, repositories }) => [
