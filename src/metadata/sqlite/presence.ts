@@ -148,14 +148,14 @@ export class Presence {
     return this.#connection.read(() => this.#leases.read(key));
   }
 
-  /** Leaves at once what this process holds. What is still held is perhaps still written: whoever goes on, goes on from a copy. */
+  /** Leaves at once what this process holds: nothing of it is being written any more. */
   async close(): Promise<void> {
     this.#isClosed = true;
     clearTimeout(this.#timer);
     try {
       await this.#writer.write(() => {
         const ours = this.#leases.processes().filter(({ id }) => id === this.#id);
-        ours.forEach(row => this.#leases.removeProcess(row, { isGone: this.#held.size === 0 }));
+        ours.forEach(row => this.#leases.removeProcess(row, { isGone: true }));
       });
     } finally {
       this.#life.end();
