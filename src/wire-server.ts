@@ -75,7 +75,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
     const parts = opened.add(
       await openParts(config, observers, { followsCluster: true, startsMeanwhile: true }),
     );
-    totals.keep(transferKeeper(parts.metadata), options.log);
+    totals.keep(transferKeeper(parts.metadata, startedAtMs), options.log);
     opened.add(totals);
     requireEncryption(config, parts.tenants);
     const disk = new DiskWatch(parts.blobs.space, options.log);

@@ -249,9 +249,10 @@ async function claimed(metadata: Pick<MetadataStore, 'claim'>): Promise<Lease | 
   }
 }
 
-/** Keeps them in the index, where several processes add to them. */
+/** Keeps them in the index, where several processes add to them. `startedAtMs`: when this one began to count. */
 export function transferKeeper(
   metadata: Pick<MetadataStore, 'claim' | 'release' | 'readSetting' | 'putSetting'>,
+  startedAtMs: number,
 ): TransferKeeper {
   const read = async (): Promise<KeptTransfers | undefined> => {
     const text = await metadata.readSetting(SETTING);
@@ -271,7 +272,7 @@ export function transferKeeper(
       if (lease === undefined) return false;
       try {
         const { sinceMs, sentBytes, fetchedBytes } = (await read()) ?? {
-          sinceMs: Date.now(),
+          sinceMs: startedAtMs,
           sentBytes: 0,
           fetchedBytes: 0,
         };

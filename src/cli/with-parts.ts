@@ -32,7 +32,7 @@ export async function withParts<Result>(
   // What is pulled ahead was fetched, too.
   const totals = new TransferTotals(silentMeter, upstream => config.upstreams.has(upstream));
   const parts = await openParts(config, { log, meter: totals }, { followsCluster });
-  totals.keep(transferKeeper(parts.metadata), log);
+  totals.keep(transferKeeper(parts.metadata, Date.now()), log);
   try {
     return await act(parts);
   } finally {

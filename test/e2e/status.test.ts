@@ -85,7 +85,7 @@ it('says what was saved since the start and in all, which survives restarts', as
   entrepot = await entrepot.startAgain();
   expect((await status()).saved).toMatchObject({
     sinceStart: { sentBytes: 0, fetchedBytes: 0, savedBytes: 0 },
-    inAll: { sentBytes: 3 * LAYER_BYTES, fetchedBytes: LAYER_BYTES },
+    inAll: { sentBytes: 3 * LAYER_BYTES, fetchedBytes: LAYER_BYTES, since: first.sinceStart.since },
   });
   expect((await get(blobUrl())).status).toBe(200);
   const last = (await status()).saved;
