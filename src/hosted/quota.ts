@@ -47,9 +47,9 @@ type QuotaMetadata = Pick<MetadataStore, 'readUsage' | 'readUpload'>;
 
 /**
  * Quotas by the first component of repositories' names. What is linked in two repositories counts in both, and what was
- * deleted counts until it is collected, as it is on disk until then. Reservations are this process's own, and of what it
- * found at its start; between processes a quota may be passed by what each has begun since, but none holds room for an
- * upload that another one has ended.
+ * deleted counts until it is collected, as it is on disk until then. Reservations are known to this process only, but for
+ * uploads that it found at its start: several processes together may pass a quota by what each has begun since. What was
+ * reserved for an upload that another process ended is given back.
  */
 export class PrefixQuota implements Quota {
   readonly #metadata: QuotaMetadata;

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { readerOfBytes, readWhole } from './bytes-reader.ts';
+import { hasBytes, readerOfBytes, readWhole } from './bytes-reader.ts';
 
 test('a reader is read whole, unless that is too much', async () => {
   const bytes = Buffer.from('all of it');
@@ -18,4 +18,15 @@ test('a reader that ends before its size is an error, not a wait without end', a
   };
   await expect(readWhole(short, 10)).rejects.toThrow('ended at byte 0 of 10');
   expect(closed).toBe(1);
+});
+
+test('a reader has bytes where all of them are the same, however few it gives at a time', async () => {
+  const held = Buffer.from('all of it');
+  const slow = {
+    read: async (buffer: Uint8Array, position: number) => held.copy(buffer, 0, position, position + 1),
+  };
+  expect(await hasBytes(slow, Buffer.from('of it'), 4)).toBe(true);
+  expect(await hasBytes(slow, Buffer.from('of at'), 4)).toBe(false);
+  expect(await hasBytes(slow, Buffer.from('of it all'), 4)).toBe(false);
+  expect(await hasBytes(slow, new Uint8Array(0), 99)).toBe(true);
 });

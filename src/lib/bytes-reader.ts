@@ -29,3 +29,18 @@ export async function readWhole(reader: BlobReader, maxBytes: number): Promise<U
     await reader.close();
   }
 }
+
+/** Whether `reader` has exactly these bytes from `position` on; false where it ends before. */
+export async function hasBytes(
+  reader: Pick<BlobReader, 'read'>,
+  bytes: Uint8Array,
+  position: number,
+): Promise<boolean> {
+  const found = new Uint8Array(bytes.byteLength);
+  for (let count = 0; count < found.byteLength; ) {
+    const read = await reader.read(found.subarray(count), position + count);
+    if (read === 0) return false;
+    count += read;
+  }
+  return Buffer.compare(found, bytes) === 0;
+}

@@ -8,7 +8,7 @@ import { OciError } from '../oci/errors.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import { MAX_ATTEMPTS, type Proof, type Right } from '../oci/requester.ts';
 import { UpstreamFailure } from '../upstream/failures.ts';
-import type { Answer, Upstream } from '../upstream/upstream.ts';
+import type { Answer, BlobHead, Upstream } from '../upstream/upstream.ts';
 import { EndedRights } from './ended-rights.ts';
 import { type OwnLogins, refusedText } from './own-logins.ts';
 import type { FailureKey, RememberedFailures } from './remembered-failures.ts';
@@ -46,7 +46,7 @@ export interface Question<A> {
   readonly known: boolean;
   /** Asks in spite of remembered failures: for who backs off by himself. */
   readonly insists?: boolean;
-  /** Asks the same by HEAD: whether this credential may have it. Without it a login is lent by what is known already. */
+  /** Asks the same by HEAD: whether the public may have it. Without it no login is lent while that has to be asked. */
   readonly head?: Ask<unknown>;
 }
 
@@ -280,6 +280,11 @@ function rightText({ upstream, repository, credentialId: id }: FailureKey): stri
 /** A blob as a question's reference: that upstream has no blob of a digest says nothing of a manifest. */
 export function blobReference(digest: Digest): string {
   return `blob ${digest}`;
+}
+
+/** Asks for a blob by HEAD. */
+export function headOfBlob({ name }: Repository, digest: Digest): Ask<BlobHead> {
+  return (upstream, ask) => upstream.headBlob(name, digest, ask);
 }
 
 /** Whether upstream said no; anything else says nothing. */

@@ -1,4 +1,5 @@
 import { createHmac, randomBytes } from 'node:crypto';
+import { hasBytes } from '../lib/bytes-reader.ts';
 import type { Digest } from '../oci/digest.ts';
 import { UpstreamFailure } from '../upstream/failures.ts';
 import type { Answer, BlobAsk, FetchedBlob } from '../upstream/upstream.ts';
@@ -139,13 +140,7 @@ class Comparison {
       from - position,
       Math.max(from, Math.min(end, position + piece.byteLength)) - position,
     );
-    const ours = new Uint8Array(theirs.byteLength);
-    for (let count = 0; count < ours.byteLength; ) {
-      const read = await this.#bytes.read(ours.subarray(count), from + count);
-      if (read === 0) return false;
-      count += read;
-    }
-    return Buffer.compare(ours, theirs) === 0;
+    return hasBytes(this.#bytes, theirs, from);
   }
 
   #other({ endpoint }: FetchedBlob): UpstreamFailure {

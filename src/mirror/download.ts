@@ -1,11 +1,12 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { backoffMs, jittered } from '../lib/backoff.ts';
+import { hasBytes } from '../lib/bytes-reader.ts';
 import type { Log } from '../lib/log.ts';
 import type { Credential } from '../oci/credential.ts';
 import type { Digest } from '../oci/digest.ts';
 import { UpstreamFailure } from '../upstream/failures.ts';
 import type { FetchedBlob, HostETag } from '../upstream/upstream.ts';
-import { type Asking, blobReference, isRefusal } from './asking.ts';
+import { type Asking, blobReference, headOfBlob, isRefusal } from './asking.ts';
 import type { Contender } from './contender.ts';
 import { nobodyLeft } from './contenders.ts';
 import { unproved } from './links.ts';
@@ -155,7 +156,7 @@ class Download {
         proves: false,
         known: contender.state === 'admitted',
         insists: this.#insists,
-        head: (upstream, ask) => upstream.headBlob(repository.name, digest, ask),
+        head: headOfBlob(repository, digest),
       },
       right,
       (upstream, ask) =>
@@ -211,14 +212,8 @@ class Download {
   /** Throws where `theirs`, which begin at `position`, differ from what is here, from `start` on. */
   async #compare(theirs: Uint8Array, position: number, start: number): Promise<void> {
     const skipped = Math.min(Math.max(0, start - position), theirs.byteLength);
-    const wanted = theirs.subarray(skipped);
-    const ours = new Uint8Array(wanted.byteLength);
-    for (let count = 0; count < ours.byteLength; ) {
-      const read = (await this.#options.read?.(ours.subarray(count), position + skipped + count)) ?? 0;
-      if (read === 0) throw new OtherBytes();
-      count += read;
-    }
-    if (Buffer.compare(ours, wanted) !== 0) throw new OtherBytes();
+    const { read = async () => 0 } = this.#options;
+    if (!(await hasBytes({ read }, theirs.subarray(skipped), position + skipped))) throw new OtherBytes();
   }
 
   async #write(chunk: Uint8Array): Promise<void> {

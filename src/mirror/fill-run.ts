@@ -4,6 +4,7 @@ import type { BlobStore, Ingest, IngestFollower } from '../blobs/blob-store.ts';
 import { isStorageClosed, isStorageFull, StorageFull } from '../blobs/storage-full.ts';
 import { removeStrays } from '../blobs/stray-removal.ts';
 import type { BlobReader } from '../lib/blob-reader.ts';
+import { hasBytes } from '../lib/bytes-reader.ts';
 import { type Lease, LeaseLost } from '../lib/lease.ts';
 import type { Log } from '../lib/log.ts';
 import type { Meter } from '../lib/meter.ts';
@@ -321,16 +322,11 @@ export class FillRun {
   /** Whether readers here were given the beginning of what is held. */
   async #isAsRead(held: Pick<BlobReader, 'read'>): Promise<boolean> {
     const bytes = this.fill.readable;
-    const [ours, theirs] = [new Uint8Array(COMPARED_BYTES), new Uint8Array(COMPARED_BYTES)];
+    const ours = new Uint8Array(COMPARED_BYTES);
     for (let position = 0; position < bytes; ) {
       this.#stopping.signal.throwIfAborted();
       const count = await this.fill.read(ours.subarray(0, bytes - position), position);
-      for (let at = 0; at < count; ) {
-        const read = await held.read(theirs.subarray(at, count), position + at);
-        if (read === 0) return false;
-        at += read;
-      }
-      if (Buffer.compare(ours.subarray(0, count), theirs.subarray(0, count)) !== 0) return false;
+      if (!(await hasBytes(held, ours.subarray(0, count), position))) return false;
       position += count;
     }
     return true;

@@ -9,7 +9,7 @@ import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
 import { UpstreamFailure } from '../upstream/failures.ts';
 import type { Answer, BlobHead } from '../upstream/upstream.ts';
-import { type Asking, blobReference } from './asking.ts';
+import { type Asking, blobReference, headOfBlob } from './asking.ts';
 import { type HeldBytes, proveBlob, type Shown } from './blob-proof.ts';
 
 /** Manifests of artifacts name the digests of nothing and of `{}`, which a server may well answer to everything. */
@@ -71,6 +71,7 @@ export class Links {
    */
   async size(repository: Repository, digest: Digest, right: Right): Promise<Confirmed<number | undefined>> {
     const known = await this.#metadata.isLinked(repository, digest);
+    const head = headOfBlob(repository, digest);
     const { answer, joined } = await this.#asking.ask(
       {
         repository,
@@ -78,10 +79,10 @@ export class Links {
         shared: this.#flights,
         proves: false,
         known,
-        head: (upstream, ask) => upstream.headBlob(repository.name, digest, ask),
+        head,
       },
       right,
-      (upstream, ask) => upstream.headBlob(repository.name, digest, ask),
+      head,
     );
     if (!admits(answer, right)) throw unproved();
     return { size: answer.size, joined };
@@ -105,7 +106,7 @@ export class Links {
         shared: isVerified ? this.#proofs : undefined,
         proves: isTelling,
         known,
-        head: (upstream, ask) => upstream.headBlob(repository.name, digest, ask),
+        head: headOfBlob(repository, digest),
       },
       right,
       (upstream, ask) =>
