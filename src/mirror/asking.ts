@@ -150,7 +150,8 @@ export class Asking {
     const { repository, reference } = question;
     if (right.isLent !== true) return right.credentials;
     const { atMs = 0 } = this.#public.get(repositoryText(repository)) ?? {};
-    if (this.#nowMs() - atMs < LEND_MS) return right.credentials;
+    // Also where the clock has been set back.
+    if (Math.abs(this.#nowMs() - atMs) < LEND_MS) return right.credentials;
     if (head === undefined) return [undefined];
     const whether = { ...question, reference: `public ${reference}`, shared: undefined, proves: false };
     await this.#once(whether, undefined, async signal => {

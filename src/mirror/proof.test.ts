@@ -378,6 +378,10 @@ describe("Entrepot's own login, lent to everybody because a repository is public
     await lentBlob(big);
     expect(upstream.count('blob', { method: 'HEAD' })).toBe(1);
     expect(upstream.count('blob', { method: 'GET' })).toBe(2);
+    await idle();
+    world.nowMs -= HOUR_MS;
+    await lentBlob(image.config);
+    expect(upstream.count('blob', { method: 'HEAD' })).toBe(2);
   });
 
   it('brings nothing that came after the repository became private', async () => {
