@@ -7,11 +7,13 @@ import { type CronSchedule, parseCron } from './lib/cron.ts';
 import { type Lease, LeaseLost } from './lib/lease.ts';
 import { Restartable } from './lib/restartable.ts';
 import { ArchNames } from './mirror/arch-names.ts';
+import { digestOfReference } from './metadata/reference-digest.ts';
 import { OciError } from './oci/errors.ts';
 import { DEFAULT_PLATFORM, type Platform } from './oci/platform.ts';
 import { DEFAULT_TAG } from './oci/reference.ts';
 import type { Repository } from './oci/repository.ts';
 import type { Right } from './oci/requester.ts';
+import { missingOfImage } from './prepull/image-check.ts';
 import { pullImage, type PulledImage, type PullOptions } from './prepull/image-pull.ts';
 import { DEFAULT_PARALLEL_IMAGES, pullAll } from './prepull/pull-all.ts';
 import {
@@ -47,17 +49,29 @@ export function meantImage(
   return { repository, reference: digest ?? tag, platforms };
 }
 
-/** With the credentials of `tenant` alone, else with those of whoever runs this registry. */
+/** An image that is here now. */
+export interface BroughtImage extends PulledImage {
+  /** It was pushed or imported here and has no upstream; its blobs are not counted. */
+  readonly isHosted: boolean;
+}
+
+/**
+ * With the credentials of `tenant` alone, else with those of whoever runs this registry. A hosted image has nowhere to
+ * come from: it is here as a whole already, or cannot be pulled.
+ */
 export async function pullMeant(
-  { access, mirror, metadata, config }: Parts,
-  { repository, reference, platforms }: MeantImage,
+  parts: Parts,
+  meant: MeantImage,
   {
     tenant,
     ...options
   }: Pick<PullOptions, 'referrers' | 'progress' | 'signal'> & { readonly tenant?: Tenant | undefined },
-): Promise<PulledImage> {
+): Promise<BroughtImage> {
+  const { access, mirror, metadata, config } = parts;
+  const { repository, reference, platforms } = meant;
   if (repository.upstream === '') {
-    throw new OciError('UNSUPPORTED', { message: 'it lives here and has no upstream' });
+    if (tenant !== undefined) await access.rightOf(tenant, repository);
+    return hostedImage(parts, meant);
   }
   const authorize = async (place: Repository): Promise<Right> => {
     const right = tenant === undefined ? access.operatorRight(place) : access.rightOf(tenant, place);
@@ -66,7 +80,27 @@ export async function pullMeant(
   };
   const task = { repository, reference, right: await authorize(repository) };
   const source = mayNameArch(config, repository) ? new ArchNames({ source: mirror, authorize }) : mirror;
-  return pullImage(task, { source, metadata, platforms, ...options });
+  return { ...(await pullImage(task, { source, metadata, platforms, ...options })), isHosted: false };
+}
+
+/** Rejects with what of it is not here. */
+async function hostedImage(
+  parts: Pick<Parts, 'metadata' | 'blobs'>,
+  { repository, reference, platforms }: MeantImage,
+): Promise<BroughtImage> {
+  const digest = await digestOfReference(parts.metadata, repository, reference);
+  if (digest === undefined || (await parts.metadata.readLinkedManifest(repository, digest)) === undefined) {
+    throw new OciError('MANIFEST_UNKNOWN', {
+      message: 'it is hosted here and is not held: push or import it',
+    });
+  }
+  const missing = await missingOfImage(parts, repository, reference, platforms);
+  const [first, ...others] = missing;
+  if (first !== undefined) {
+    const more = others.length === 0 ? '' : ` and ${others.length} more`;
+    throw new OciError('MANIFEST_UNKNOWN', { message: `it is hosted here, but ${first}${more} is missing` });
+  }
+  return { digest, blobs: 0, heldBlobs: 0, fetchedBytes: 0, isHosted: true };
 }
 
 /** The Lease of the process that brings images. */

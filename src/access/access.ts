@@ -139,8 +139,11 @@ export class Access {
   }
 
   /** The right of a tenant on whose behalf the one who runs this registry pulls, with its own credentials alone; or anybody's. */
-  rightOf(tenant: Tenant | undefined, repository: Repository): Promise<Right> {
-    return this.#parts.mirrored.pull(principalFor(tenant), repository);
+  async rightOf(tenant: Tenant | undefined, repository: Repository): Promise<Right> {
+    const { mirrored, hosted } = this.#parts;
+    const principal = principalFor(tenant);
+    if (repository.upstream === '') return hosted.authorize(principal, repository, 'pull');
+    return mirrored.pull(principal, repository);
   }
 
   /** What the tenant, or anybody, may have of the repository, and why: for people. */

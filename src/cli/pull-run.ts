@@ -1,8 +1,7 @@
-import type { PulledImage } from '../prepull/image-pull.ts';
 import { pullAll } from '../prepull/pull-all.ts';
 import type { WantedImage } from '../prepull/wanted-images.ts';
 import type { Parts } from '../wire.ts';
-import { pullMeant } from '../wire-prepull.ts';
+import { type BroughtImage, pullMeant } from '../wire-prepull.ts';
 import { EXIT, type ExitCode, type Input } from './command.ts';
 import type { ProgressView } from './progress.ts';
 import { tenantOption } from './tenant-option.ts';
@@ -65,7 +64,8 @@ export class PullRun {
   }
 }
 
-function pulledText({ digest, blobs, heldBlobs, fetchedBytes }: PulledImage): string {
+function pulledText({ digest, blobs, heldBlobs, fetchedBytes, isHosted }: BroughtImage): string {
+  if (isHosted) return `${digest} is hosted here`;
   return fetchedBytes === 0
     ? `${digest} was here`
     : `${digest}, ${blobs - heldBlobs} of ${blobs} blobs fetched`;

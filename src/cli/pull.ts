@@ -32,7 +32,7 @@ export const pull: Command = {
   summary: 'bring images here before a node asks for them',
   description:
     'Brings images with all that belongs to them, beside a running server on the same store or without one: nothing ' +
-    'is fetched that is held, and nothing twice. Goes on past images that fail, and says at the end which did. ' +
+    'is fetched that is held, and nothing twice. A hosted image has no upstream: it must be held already. Goes on past images that fail, and says at the end which did. ' +
     'Interrupted, it keeps what it has; run again, it fetches what is missing. Without a name it pulls what the ' +
     'configuration names (prepull), which a running server also does by itself. With --watch it pulls again at each ' +
     'time of prepull.schedule, and tries what fails again like a pod with ImagePullBackOff.',

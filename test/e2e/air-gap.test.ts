@@ -8,6 +8,7 @@ import { type Image, imageOf, indexOf, randomBlob } from '../support/content.ts'
 import { Entrepot, STARTER } from '../support/entrepot.ts';
 import { FakeUpstream } from '../support/fake-upstream.ts';
 import { type RunResult, tryRun } from '../support/programs.ts';
+import { pushBlob, putManifest } from '../support/push-client.ts';
 
 const UPSTREAM = 'up.example';
 
@@ -52,6 +53,12 @@ spec:
   containers: [{name: edge, image: "${UPSTREAM}/shop/edge:1"}]
 `;
 
+async function succeed(running: Promise<RunResult>): Promise<RunResult> {
+  const result = await running;
+  expect({ code: result.code, stderr: result.stderr }).toMatchObject({ code: 0 });
+  return result;
+}
+
 describe('a chart with Windows and arm64 pods, on its way into a place without a network', () => {
   let upstream: FakeUpstream;
   let connected: Entrepot;
@@ -77,12 +84,6 @@ describe('a chart with Windows and arm64 pods, on its way into a place without a
     await island.remove();
     await upstream.stop();
   });
-
-  async function succeed(running: Promise<RunResult>): Promise<string> {
-    const { code, stdout, stderr } = await running;
-    expect({ code, stderr }).toMatchObject({ code: 0 });
-    return stdout;
-  }
 
   /** The status of the manifest of `platform` and of its blobs on the island, by the names that nodes always used. */
   async function pullThere(name: string, platform: string): Promise<number[]> {
@@ -115,7 +116,7 @@ describe('a chart with Windows and arm64 pods, on its way into a place without a
 
   it('is carried as one bundle, whose contents are told before anything is changed', async () => {
     await succeed(connected.command('export', '--from', chart, '-o', bundle));
-    const listed = await succeed(island.command('import', '--dry-run', bundle));
+    const { stdout: listed } = await succeed(island.command('import', '--dry-run', bundle));
     for (const name of images.keys()) expect(listed).toContain(`${UPSTREAM}/shop/${name}:1`);
     expect((await island.command('check', '--from', chart)).code).toBe(1);
   });
@@ -147,5 +148,49 @@ describe('a chart with Windows and arm64 pods, on its way into a place without a
     await succeed(island.command('import', thin));
     const got = await get(`${island.url}/v2/shop/web/blobs/${next[0]?.layers[0]?.digest}?ns=${UPSTREAM}`);
     expect(got.status).toBe(200);
+  });
+});
+
+describe('a chart that has images of its own beside those of a registry', () => {
+  const own = imageFor('linux/amd64', 'own');
+  let upstream: FakeUpstream;
+  let entrepot: Entrepot;
+  let list: string;
+
+  beforeAll(async () => {
+    upstream = await FakeUpstream.start();
+    upstream.add('shop/web', imageFor('linux/amd64', 'web'), '1');
+    entrepot = await Entrepot.start({
+      upstreams: { [UPSTREAM]: { url: upstream.url } },
+      hosted: { prefixes: ['tools'], anonymous: 'push' },
+    });
+    for (const blob of [own.config, ...own.layers]) await pushBlob(entrepot.url, 'tools/own', blob);
+    await putManifest(entrepot.url, 'tools/own', '1', own.manifest);
+    list = join(entrepot.folder, 'list.txt');
+  });
+
+  afterAll(async () => {
+    await entrepot.remove();
+    await upstream.stop();
+  });
+
+  it('is pulled and exported as a whole where they were pushed', async () => {
+    await writeFile(list, `${UPSTREAM}/shop/web:1\ntools/own:1\n`);
+    const { stderr } = await succeed(entrepot.command('pull', '--from', list));
+    expect(stderr).toContain('2 of 2 images are here');
+    expect(stderr).toContain(`tools/own:1: ${own.manifest.digest} is hosted here`);
+    await succeed(entrepot.command('check', '--from', list));
+    const bundle = join(entrepot.folder, 'own.tar');
+    await succeed(entrepot.command('export', '--from', list, '-o', bundle));
+    const { stdout } = await succeed(entrepot.command('import', '--dry-run', bundle));
+    expect(stdout).toContain('tools/own:1');
+  });
+
+  it('names one that was not pushed yet', async () => {
+    await writeFile(list, `${UPSTREAM}/shop/web:1\ntools/own:2\n`);
+    const { code, stderr } = await entrepot.command('pull', '--from', list);
+    expect(code).toBe(1);
+    expect(stderr).toContain('tools/own:2: it is hosted here and is not held: push or import it');
+    expect(stderr).toContain('1 of 2 images are here; 1 failed:');
   });
 });
