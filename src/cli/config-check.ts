@@ -1,22 +1,27 @@
-import { loadConfig } from '../config/load.ts';
-import { ConfigError, pathText, type Problem } from '../config/problems.ts';
+import { ConfigError, pathText, type Problem, shortValue } from '../config/problems.ts';
 import { silentLog } from '../lib/log.ts';
-import { answer, type Command, CONFIG_OPTION, EXIT, jsonOption, textOption, wantsJson } from './command.ts';
+import { answer, type Command, CONFIG_OPTION, EXIT, jsonOption, wantsJson } from './command.ts';
+import { configInForce } from './store-config.ts';
 
 /** `entrepot config check`: is it right, and if not, what is wrong. */
 export const configCheck: Command = {
   name: 'config check',
   summary: 'check a configuration and list all that is wrong with it',
   description:
-    'Reads a configuration, and the passwords, certificates, keys and other files that it names, as serve does.',
+    'Reads a configuration, and the passwords, certificates, keys and other files that it names, as serve does. ' +
+    'Without --config and $ENTREPOT_CONFIG it reads that of the server that the same user runs on this machine, if ' +
+    'there is one, as SIGHUP would.',
   options: [
-    jsonOption('valid, upstreams, problems (source, key, message of each; source and key may be null)'),
+    jsonOption(
+      'valid, upstreams, problems (source, key, value, message of each; all but message may be null, and ' +
+        'a long value is shortened to a text)',
+    ),
     CONFIG_OPTION,
   ],
   examples: [['entrepot config check --config entrepot.yaml', 'exit code 0 if it is right, 2 if not']],
   run: async (input, io) => {
     try {
-      const config = await loadConfig({ file: textOption(input, 'config') });
+      const config = await configInForce(input, io);
       const { checkFiles } = await import('../wire-check.ts');
       await checkFiles(config, silentLog);
       const upstreams = [...config.upstreams.keys()];
@@ -33,6 +38,7 @@ export const configCheck: Command = {
   },
 };
 
-function problemJson({ path, message, source }: Problem): object {
-  return { source: source ?? null, key: path.length === 0 ? null : pathText(path), message };
+function problemJson({ path, value, message, source }: Problem): object {
+  const key = path.length === 0 ? null : pathText(path);
+  return { source: source ?? null, key, value: shortValue(value) ?? null, message };
 }

@@ -1,22 +1,24 @@
-import { loadConfig } from '../config/load.ts';
 import { showConfig, writtenConfig } from '../config/show.ts';
-import { answer, type Command, CONFIG_OPTION, EXIT, jsonOption, textOption } from './command.ts';
+import { answer, type Command, CONFIG_OPTION, EXIT, jsonOption } from './command.ts';
+import { configInForce } from './store-config.ts';
 
 /** `entrepot config show`: the configuration in force. */
 export const configShow: Command = {
   name: 'config show',
   summary: 'print the configuration in force',
   description:
-    'Prints the configuration in force as YAML: file, environment, presets and defaults. Passwords are never shown.',
+    'Prints the configuration in force as YAML: file, environment, presets and defaults. Passwords are never shown. ' +
+    'Without --config and $ENTREPOT_CONFIG it is that of the server that the same user runs on this machine, if there ' +
+    'is one.',
   options: [jsonOption('the same keys and values'), CONFIG_OPTION],
   examples: [
-    ['entrepot config show', 'the defaults and presets'],
+    ['entrepot config show', 'of the running server, else the defaults and presets'],
     ['entrepot config show --config entrepot.yaml', 'what this file comes to'],
     ['entrepot config show --json | jq .storage.path', 'one value, for a script'],
     ['ENTREPOT_LOG__LEVEL=debug entrepot config show', 'with a variable over it'],
   ],
   run: async (input, io) => {
-    const config = await loadConfig({ file: textOption(input, 'config') });
+    const config = await configInForce(input, io);
     answer(input, io, writtenConfig(config), showConfig(config));
     return EXIT.done;
   },

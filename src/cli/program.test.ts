@@ -97,7 +97,14 @@ describe('entrepot config', () => {
     );
     expect(JSON.parse(out)).toMatchObject({
       valid: false,
-      problems: [{ source: `${file}:1`, key: 'log.level', message: expect.stringContaining('expected') }],
+      problems: [
+        {
+          source: `${file}:1`,
+          key: 'log.level',
+          value: 'loud',
+          message: expect.stringContaining('expected'),
+        },
+      ],
     });
   });
 

@@ -40,6 +40,21 @@ export async function configAndStore(
   return { config, hasStore: isThere };
 }
 
+/**
+ * For a command that asks for the configuration alone: who names none gets that of the server that `storeConfig` would
+ * find, as it would be read again now, and is told so.
+ */
+export async function configInForce(input: Input, io: Io): Promise<Config> {
+  const typed = await loadConfig({ file: textOption(input, 'config') });
+  const server = typed.origin.isSilent ? await serverFor(typed) : undefined;
+  if (server === undefined) return typed;
+  const { file = 'no file' } = server.document.config;
+  io.err(`configuration: ${file} (${reasonOf(server)})\n`);
+  // As in `configAndStore`: the server's configuration may name any file.
+  await actAsOwner(server.storePath);
+  return configOf(server);
+}
+
 /** The server that runs on the store or, where nobody said which store that is and here is none, the one that runs here. */
 async function serverFor({ storage, origin }: Config): Promise<RunningServer | undefined> {
   const { file, isDefaultPath, isSilent } = origin;

@@ -146,6 +146,12 @@ function mayBeSecret(path: readonly PropertyKey[], value: unknown): boolean {
 /** Long enough to recognise a value by. */
 const LONGEST_SHOWN = 80;
 
+/** The value itself, or the beginning of its text where that is long. */
+export function shortValue(value: unknown): unknown {
+  const text = shortText(value);
+  return text.length > LONGEST_SHOWN ? text : value;
+}
+
 function shortText(value: unknown): string {
   const text = JSON.stringify(value) ?? String(value);
   return text.length > LONGEST_SHOWN ? `${text.slice(0, LONGEST_SHOWN)}…` : text;

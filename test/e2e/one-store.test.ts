@@ -151,6 +151,25 @@ describe.skipIf(!isRoot)('a server that runs', () => {
     expect(await readdir(elsewhere)).toEqual([]);
   });
 
+  it('is asked what its configuration is, by its user in whatever folder', async () => {
+    const server = await serve(OWNER, 'home', { tenants: [{ name: 'team-a' }] });
+    const line = `configuration: ${server.configFile} (of the server on ${server.host})\n`;
+    const shown = await command(OWNER, ['config', 'show']);
+    expect(shown).toMatchObject({ code: 0, stderr: line });
+    expect(parse(shown.stdout)).toMatchObject({
+      server: { listen: [server.host] },
+      storage: { path: join(server.folder, 'store') },
+      tenants: [{ name: 'team-a' }],
+    });
+    const checked = await command(OWNER, ['config', 'check', '--json']);
+    expect(checked).toMatchObject({ code: 0, stderr: line });
+    expect(JSON.parse(checked.stdout).upstreams).toContain('up.example');
+    // Who names one means that one.
+    const named = await command(OWNER, ['config', 'show'], { ENTREPOT_LOG__LEVEL: 'debug' });
+    expect(named.stderr).toBe('');
+    expect(parse(named.stdout).tenants).toEqual([]);
+  });
+
   it('is not chosen among several', async () => {
     const [one, other] = [await serve(OWNER, 'one'), await serve(OWNER, 'other')];
     for (const args of [['images'], ['pull', 'up.example/org/app:v1']]) {
