@@ -73,7 +73,10 @@ async function findingOf(parts: Parts, input: Input, image: WantedImage): Promis
     return {
       line,
       missing,
-      reason: all.length === 0 ? undefined : `${missing.join(', ')}${more} is missing`,
+      reason:
+        all.length === 0
+          ? undefined
+          : `${missing.join(', ')}${more} ${all.length === 1 ? 'is' : 'are'} missing`,
     };
   } catch (error) {
     return { line, missing: [], reason: error instanceof Error ? error.message : String(error) };

@@ -50,7 +50,7 @@ export const serve: Command = {
       log.error({ err: error }, 'ended by a bug');
       flush();
     });
-    const audit = createAudit(config.audit);
+    const audit = await openAudit(config.audit);
     const flushAll = () => {
       flush();
       audit?.flush();
@@ -78,6 +78,16 @@ export const serve: Command = {
 function load(input: Input): Promise<Config> {
   const overrides = input.options['offline'] === true ? { offline: true } : {};
   return loadConfig({ file: textOption(input, 'config'), overrides });
+}
+
+/** A ConfigError when its file cannot be opened. */
+async function openAudit(options: Config['audit']): Promise<Audit | undefined> {
+  try {
+    return createAudit(options);
+  } catch (error) {
+    const { auditProblem } = await import('../wire-check.ts');
+    throw new ConfigError([auditProblem(options, error)]);
+  }
 }
 
 interface Serving {

@@ -51,7 +51,7 @@ export async function createOpsServer(options: OpsServerOptions): Promise<OpsSer
     if (address !== undefined) {
       // What only the operator may know is not told there.
       const server = answering({ ...options, extra: undefined });
-      const port = await listen(server, address.host, address.port);
+      const port = await listen(server, { ...address, setting: 'server.opsListen' });
       opened.add({ close: () => closeServer(server) });
       bound = { url: urlOf('http', address.host, port), port };
     }

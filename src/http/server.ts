@@ -263,7 +263,7 @@ function faultOf(code: string | undefined): keyof typeof REFUSALS {
 }
 
 async function bind(server: http.Server, { host, port, upstream, tls }: Listener): Promise<BoundAddress> {
-  const bound = await listen(server, host, port);
+  const bound = await listen(server, { host, port, setting: 'server.listen' });
   return { host, port: bound, upstream, url: urlOf(tls === undefined ? 'http' : 'https', host, bound) };
 }
 

@@ -118,6 +118,13 @@ test('when it cannot be replaced, what was there stays, and nothing else is left
   expect(await readdir(folder)).toEqual(['state']);
 });
 
+test('where there is no folder for it, the error names both', async () => {
+  const path = join(folder, 'absent', 'file');
+  await expect(writeFileAtomic(path, [Buffer.from('x')])).rejects.toThrow(
+    `${path} cannot be written: there is no folder ${join(folder, 'absent')}`,
+  );
+});
+
 test('a named pipe is written into, and stays one', async () => {
   const path = join(folder, 'pipe');
   execFileSync('mkfifo', [path]);

@@ -81,7 +81,12 @@ const ABANDONED_AFTER_MS = 24 * 3_600_000;
 export async function removeAbandoned(path: string): Promise<void> {
   const folder = dirname(path);
   const prefix = `${basename(path)}.`;
-  for (const name of await readdir(folder)) {
+  const names = await absentAsUndefined(readdir(folder));
+  if (names === undefined) {
+    const text = `${path} cannot be written: there is no folder ${folder}`;
+    throw Object.assign(new Error(text), { code: 'ENOENT', syscall: 'scandir' });
+  }
+  for (const name of names) {
     const [, host, pid] = name.startsWith(prefix)
       ? (/^(.+)\.(\d+)\.[0-9a-f]{8}\.partial$/.exec(name.slice(prefix.length)) ?? [])
       : [];

@@ -23,11 +23,18 @@ afterEach(async () => {
 });
 
 async function serve(server: object = {}): Promise<RunResult> {
+  return withConfig({ server }, 'serve');
+}
+
+async function withConfig(
+  { server, ...rest }: { readonly server?: object } & Readonly<Record<string, object>>,
+  ...command: string[]
+): Promise<RunResult> {
   const ports = { listen: `127.0.0.1:${await freePort()}`, opsListen: `127.0.0.1:${await freePort()}` };
-  const config = { server: { ...ports, ...server }, storage: { path: join(folder, 'store') } };
+  const config = { ...rest, server: { ...ports, ...server }, storage: { path: join(folder, 'store') } };
   const configFile = join(folder, 'config.yaml');
   await writeFile(configFile, stringify(config));
-  return tryRun(process.execPath, [...STARTER, 'serve', '--config', configFile]);
+  return tryRun(process.execPath, [...STARTER, ...command, '--config', configFile]);
 }
 
 it('an index that is damaged is named, with what to do about it', async () => {
@@ -50,7 +57,16 @@ it('a port that is taken is named', async () => {
   for (const key of ['listen', 'opsListen']) {
     const { code, stderr } = await serve({ [key]: `127.0.0.1:${address.port}` });
     expect([code, stderr]).toEqual([1, expect.stringMatching(/^entrepot: [^\n]*\n$/)]);
+    expect(stderr).toContain(`server.${key}: `);
     expect(stderr).toContain(`address already in use 127.0.0.1:${address.port}`);
+  }
+});
+
+it('an audit log that cannot be opened is named with its setting, also by config check', async () => {
+  const auditFile = join(folder, 'absent', 'audit.log');
+  for (const command of [['serve'], ['config', 'check']]) {
+    const { code, stderr } = await withConfig({ audit: { output: 'file', auditFile } }, ...command);
+    expect([code, stderr]).toEqual([2, expect.stringContaining(`audit.auditFile: "${auditFile}": `)]);
   }
 });
 
