@@ -1,5 +1,5 @@
+import { setImmediate as settled, setTimeout as sleep } from 'node:timers/promises';
 import type { BlobStore, Ingest } from '../blobs/blob-store.ts';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { type Lease, LeaseLost } from '../lib/lease.ts';
 import type { Log } from '../lib/log.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
@@ -66,11 +66,13 @@ interface Parts {
  */
 export class Sessions {
   readonly #parts: Parts;
-  readonly #inUse = new Set<string>();
+  /** What works on an upload now. */
+  readonly #inUse = new Map<string, Promise<unknown>>();
   readonly #open = new Map<string, Opened>();
   readonly #lingering = new Map<string, NodeJS.Timeout>();
   readonly #resting = new Map<string, Promise<void>>();
   #isStopping = false;
+  #isClosed = false;
 
   constructor(parts: Parts) {
     this.#parts = parts;
@@ -79,17 +81,10 @@ export class Sessions {
   /** Runs `work` with the upload to itself; TOOMANYREQUESTS when another request has it. */
   async use<T>(id: string, work: (session: Session) => Promise<T>): Promise<T> {
     if (this.#inUse.has(id)) throw inUse();
-    this.#inUse.add(id);
-    try {
-      const session = new Session(await this.#enter(id));
-      try {
-        return await work(session);
-      } finally {
-        await this.#leave(id, session);
-      }
-    } finally {
-      this.#inUse.delete(id);
-    }
+    if (this.#isClosed) throw stopping();
+    const using = this.#use(id, work).finally(() => this.#inUse.delete(id));
+    this.#inUse.set(id, using);
+    return using;
   }
 
   /** Bytes received so far, whoever is writing. */
@@ -106,10 +101,29 @@ export class Sessions {
     this.#isStopping = true;
   }
 
-  /** Suspends what lingers. Call it when no request is left. */
+  /**
+   * Waits for what works on an upload, however long that takes, and suspends the uploads. The process may not say before
+   * that it writes no more: whoever goes on with them then does so in the same files.
+   */
   async close(): Promise<void> {
+    this.#isStopping = true;
+    while (this.#inUse.size > 0) {
+      await Promise.allSettled(this.#inUse.values());
+      // Whose work failed may end the upload then, which is another use.
+      await settled();
+    }
+    this.#isClosed = true;
     for (const id of this.#lingering.keys()) this.#rest(id);
     await Promise.all(this.#resting.values());
+  }
+
+  async #use<T>(id: string, work: (session: Session) => Promise<T>): Promise<T> {
+    const session = new Session(await this.#enter(id));
+    try {
+      return await work(session);
+    } finally {
+      await this.#leave(id, session);
+    }
   }
 
   async #enter(id: string): Promise<Opened> {
@@ -204,6 +218,10 @@ export function takenOver(): OciError {
     message: 'another process has taken over this upload: ask for its state, and go on from there',
     headers: { 'Retry-After': '1' },
   });
+}
+
+function stopping(): OciError {
+  return new OciError('UNAVAILABLE', { message: 'this server is stopping', headers: { 'Retry-After': '1' } });
 }
 
 function inUse(): OciError {

@@ -1,5 +1,6 @@
 import { chmod, readdir, truncate } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setImmediate } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { bytesOf, type Content, randomBlob } from '../../test/support/content.ts';
 import { chunkOf, HostedBench, openChunk } from '../../test/support/hosted-bench.ts';
@@ -389,6 +390,62 @@ describe('a full disk', () => {
   });
 });
 
+/** Opens the bench anew on a disk whose writes wait until it goes on. */
+async function onSlowDisk() {
+  await bench.close();
+  const disk = { isWriting: false, goOn: () => {} };
+  const going = new Promise<void>(resolve => {
+    disk.goOn = resolve;
+  });
+  const wrapBlobs = beforeWrites(() => {
+    disk.isWriting = true;
+    return going;
+  });
+  bench = await HostedBench.open(bench.folder, { wrapBlobs });
+  return disk;
+}
+
+describe('a stop', () => {
+  it('waits for a request that still writes before others may go on with its file', async () => {
+    const disk = await onSlowDisk();
+    const blob = randomBlob(500_000, 'stop');
+    const id = await begin();
+    const writing = append(id, bytesOf(blob).subarray(0, 100_000));
+    await vi.waitUntil(() => disk.isWriting);
+    const closing = bench.uploads.close();
+    await expect(Promise.race([closing, setImmediate('waits')])).resolves.toBe('waits');
+    expect(await bench.metadata.isClaimed(`upload-${id}`)).toBe(true);
+    disk.goOn();
+    expect(await writing).toEqual({ id, offset: 100_000 });
+    await closing;
+    expect(await bench.metadata.isClaimed(`upload-${id}`)).toBe(false);
+    await expect(append(id, Buffer.alloc(5))).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+    const next = await HostedBench.open(bench.folder);
+    try {
+      const rest = chunkOf(bytesOf(blob).subarray(100_000));
+      await next.uploads.complete(ANONYMOUS, repository, id, blob.digest, rest);
+      await expectHeld(blob);
+    } finally {
+      await next.close();
+    }
+  });
+
+  it('leaves nothing of a push in one request that it breaks off, which nobody could resume', async () => {
+    const disk = await onSlowDisk();
+    const { digest } = randomBlob(500_000, 'broken off');
+    const chunk = openChunk(Buffer.alloc(300_000));
+    const pushing = bench.uploads.push(ANONYMOUS, repository, digest, chunk);
+    await vi.waitUntil(() => disk.isWriting);
+    const closing = bench.uploads.close();
+    chunk.body.destroy(new Error('aborted'));
+    disk.goOn();
+    await expect(pushing).rejects.toMatchObject({ code: 'BLOB_UPLOAD_INVALID' });
+    await closing;
+    expect(await bench.ingests()).toEqual([]);
+    expect(await bench.metadata.countUploads(repository)).toBe(0);
+  });
+});
+
 describe('a mount', () => {
   it('links what another repository has, and nothing that only the store has', async () => {
     const blob = randomBlob(1000, 'mount');
@@ -426,13 +483,20 @@ describe('a blob that has lost its bytes', () => {
 
 /** The store, on a disk that is full while `isFull`. */
 function onDisk(isFull: () => boolean) {
+  return beforeWrites(() => {
+    if (isFull()) throw Object.assign(new Error('no space left on device'), { code: 'ENOSPC' });
+  });
+}
+
+/** The store, where something comes before each write. */
+function beforeWrites(happens: () => Promise<void> | void) {
   return (blobs: BlobStore): BlobStore =>
     overriding(blobs, {
       ingest: async lease => {
         const ingest = await blobs.ingest(lease);
         return overriding(ingest, {
           write: async chunks => {
-            if (isFull()) throw Object.assign(new Error('no space left on device'), { code: 'ENOSPC' });
+            await happens();
             await ingest.write(chunks);
           },
         });

@@ -220,7 +220,7 @@ export class Uploads {
     this.#sessions.stopWaiting();
   }
 
-  /** Leaves every upload to the store. Call it when no request is left. */
+  /** Leaves every upload to the store, when the requests that work on one have ended. No other begins from then on. */
   async close(): Promise<void> {
     await this.#sessions.close();
   }
