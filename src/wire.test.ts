@@ -1,5 +1,5 @@
 import { readdirSync, readlinkSync } from 'node:fs';
-import { writeFile } from 'node:fs/promises';
+import { readFile, writeFile } from 'node:fs/promises';
 import { createServer, type Server } from 'node:net';
 import { once } from 'node:events';
 import { join } from 'node:path';
@@ -15,6 +15,7 @@ import { loadConfig } from './config/load.ts';
 import { ConfigError } from './config/problems.ts';
 import { PartlyReloaded } from './config/reload.ts';
 import { silentLog } from './lib/log.ts';
+import { STATE_FILE } from './metadata/store-identity.ts';
 import { createMetrics } from './ops/metrics.ts';
 import { FakeApiServer } from './tenants/kubernetes/fake-api-server.suite.ts';
 import { Schedule } from './upkeep/schedule.ts';
@@ -47,6 +48,11 @@ function openFiles(): string[] {
   });
 }
 
+/** How it is said to have been left. */
+async function stateOfIndex() {
+  return JSON.parse(await readFile(join(folder, 'store', STATE_FILE), 'utf8'));
+}
+
 const metrics = createMetrics();
 const observers = { log: silentLog, meter: metrics.meter, metrics };
 const config = (overrides: object) =>
@@ -69,6 +75,15 @@ describe('the parts', () => {
     expect(openFiles()).not.toEqual([]);
     await parts.close();
     expect(openFiles()).toEqual([]);
+  });
+
+  it('say that the index is open still, when another process has closed it beside them', async () => {
+    const stays = await openParts(await config({}), observers);
+    await (await openParts(await config({}), observers)).close();
+    await vi.waitUntil(async () => !(await stateOfIndex()).isClosing, { timeout: 10_000 });
+    expect((await stateOfIndex()).closed).toBeUndefined();
+    await stays.close();
+    expect((await stateOfIndex()).closed).toBeDefined();
   });
 });
 

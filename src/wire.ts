@@ -138,7 +138,8 @@ async function openOn(
   await openPrivateFolder(path, { database: INDEX_FILE, folders: contents }, log);
   const { isCopied } = identity.doubts;
   const reserve = new Reserve(indexPath, log);
-  const metadata = opened.add(await openSqliteMetadataStore(indexPath, { log, isCopied, reserve }));
+  const onBeat = () => void identity.stay();
+  const metadata = opened.add(await openSqliteMetadataStore(indexPath, { log, isCopied, reserve, onBeat }));
   opened.add({ close: () => identity.closing() });
   const blobs = opened.add(await openFileBlobStore(path, { log, minFree: minFreeOf(config.storage) }));
   await identity.settle(metadata, () => blobs.hasBlobs(), log);

@@ -57,12 +57,14 @@ export interface OpenOptions {
   readonly isCopied?: boolean;
   /** What it can have on a full disk. */
   readonly reserve?: Reserve;
+  /** Called once a second, as long as it is open. */
+  readonly onBeat?: () => void;
 }
 
 /** Opens the index in the file `path`, makes or migrates it, and joins the processes that work on it. Nothing is scanned. */
 export async function openSqliteMetadataStore(
   path: string,
-  { log, isCopied = false, reserve }: OpenOptions,
+  { log, isCopied = false, reserve, onBeat = () => {} }: OpenOptions,
 ): Promise<MetadataStore> {
   if (isCopied) log.warn({ path }, 'the index was copied or changed by others: all of it is checked now');
   const connection = await openCurrent(path, isCopied, reserve);
@@ -71,13 +73,14 @@ export async function openSqliteMetadataStore(
     const writer = new Writer(connection);
     const announcements = new Announcements(connection, writer, log);
     await announcements.begin();
-    const onBeat = () => {
+    const beat = () => {
       announcements
         .look()
         .catch((error: unknown) => log.warn({ err: error }, 'announcements could not be read'));
       void reserve?.restore();
+      onBeat();
     };
-    const presence = await Presence.join({ connection, writer, indexPath: path, log, onBeat });
+    const presence = await Presence.join({ connection, writer, indexPath: path, log, onBeat: beat });
     await reserve?.restore();
     return new SqliteMetadataStore({ connection, writer, announcements, presence, reserve, log });
   } catch (error) {

@@ -63,6 +63,16 @@ async function elsewhere(): Promise<string> {
   return to;
 }
 
+/** As a killed process leaves the store whose write-ahead log was deleted. */
+async function copyWithoutLog(): Promise<string> {
+  const to = await elsewhere();
+  await copy(to, '');
+  const { ino } = await stat(join(to, INDEX));
+  const state = JSON.parse(await readFile(join(folder, STATE_FILE), 'utf8'));
+  await writeFile(join(to, STATE_FILE), JSON.stringify({ ...state, inode: ino }));
+  return to;
+}
+
 describe('garbage is collected', () => {
   test('while another process closes the index, and after one was killed in between', async () => {
     const { metadata, identity } = await openStore();
@@ -76,6 +86,17 @@ describe('garbage is collected', () => {
     const [one, other] = [await openStore(), await openStore()];
     await one.close();
     await other.close();
+    expect(await reason()).toBeUndefined();
+  });
+
+  test('when two processes close the index at once, and the last of them is killed in between', async () => {
+    const [one, last] = [await openStore(), await openStore()];
+    await fill(one.metadata, 3);
+    await one.identity.closing();
+    await one.metadata.close();
+    await last.identity.closing();
+    await one.identity.close();
+    await last.metadata.close();
     expect(await reason()).toBeUndefined();
   });
 
@@ -164,12 +185,20 @@ describe('no garbage is collected until somebody decides', () => {
   test('when the write-ahead log of a killed process was deleted', async () => {
     const store = await openStore();
     await fill(store.metadata, 3);
-    const to = await elsewhere();
-    await copy(to, '');
-    const { ino } = await stat(join(to, INDEX));
-    const state = JSON.parse(await readFile(join(folder, STATE_FILE), 'utf8'));
-    await writeFile(join(to, STATE_FILE), JSON.stringify({ ...state, inode: ino }));
+    const to = await copyWithoutLog();
     await store.close();
+    expect(await reason(to)).toContain('index.db-wal is gone');
+  });
+
+  test('when it was deleted, and another process had closed the index beside the one that was killed', async () => {
+    const [one, stays] = [await openStore(), await openStore()];
+    await fill(one.metadata, 3);
+    await one.close();
+    await stays.identity.stay();
+    const to = await copyWithoutLog();
+    await stays.close();
+    await stays.identity.stay();
+    expect(await reason()).toBeUndefined();
     expect(await reason(to)).toContain('index.db-wal is gone');
   });
 

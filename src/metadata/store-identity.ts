@@ -55,6 +55,8 @@ export class StoreIdentity {
   readonly #state: StoreState | undefined;
   readonly doubts: Doubts;
   #id: string | undefined;
+  #isClosing = false;
+  #staying: Promise<unknown> | undefined;
 
   private constructor(folder: string, indexPath: string, state: StoreState | undefined, doubts: Doubts) {
     this.#folder = folder;
@@ -109,35 +111,53 @@ export class StoreIdentity {
     await this.#writeAs('open');
   }
 
+  /**
+   * Call it now and then while the index is open: who closes it beside this process leaves it to those who stay to say that
+   * it is open still. Never rejects.
+   */
+  async stay(): Promise<void> {
+    if (this.#id === undefined || this.#isClosing) return;
+    this.#staying ??= this.#writeAs('open');
+    // What takes nothing now takes no heartbeat either, which the log tells of.
+    await this.#staying.catch(() => {});
+    this.#staying = undefined;
+  }
+
   /** Before the index is closed, which takes its log away: who looks meanwhile, or after a crash, must not miss it. */
   async closing(): Promise<void> {
+    this.#isClosing = true;
+    await this.#staying?.catch(() => {});
     await this.#writeAs('closing');
   }
 
-  /** After the index was closed: what is seen of it the next time, unless another process still has it open. */
+  /**
+   * After the index was closed: what is seen of it the next time, unless another process still has it open. Nothing is said
+   * of one that has, which may be about to close it too.
+   */
   async close(): Promise<void> {
-    let written: boolean | undefined;
-    for (;;) {
-      const isOpen = (await absentAsUndefined(stat(`${this.#indexPath}-wal`))) !== undefined;
-      // The last one may have closed it while this was written.
-      if (isOpen === written) return;
-      await this.#writeAs(isOpen ? 'open' : 'closed');
-      written = isOpen;
+    // Again until it is what was written: the last one may have closed it meanwhile.
+    while (!(await this.#isOpen()) && (await this.#writeAs('closed'))) {
+      // It was something else.
     }
   }
 
-  async #writeAs(as: 'open' | 'closing' | 'closed'): Promise<void> {
+  async #isOpen(): Promise<boolean> {
+    return (await absentAsUndefined(stat(`${this.#indexPath}-wal`))) !== undefined;
+  }
+
+  /** False when that is what is written already. */
+  async #writeAs(as: 'open' | 'closing' | 'closed'): Promise<boolean> {
     const index = await absentAsUndefined(stat(this.#indexPath));
     // Where the start failed before the store was known to be this one, as it was left.
     const id = this.#id ?? (this.doubts.reasons.length === 0 ? this.#state?.id : undefined);
-    if (id === undefined || index === undefined) return;
+    if (id === undefined || index === undefined) return false;
     const closed = as === 'closed' ? { size: index.size, modifiedAtMs: index.mtimeMs } : undefined;
-    await this.#write({ id, inode: index.ino, closed, isClosing: as === 'closing' });
+    return this.#write({ id, inode: index.ino, closed, isClosing: as === 'closing' });
   }
 
-  async #write(state: StoreState): Promise<void> {
+  async #write(state: StoreState): Promise<boolean> {
     const text = JSON.stringify(state);
-    if (text === JSON.stringify(await readState(this.#folder))) return;
+    if (text === JSON.stringify(await readState(this.#folder))) return false;
     const path = join(this.#folder, STATE_FILE);
     const bytes = Buffer.from(`${text.padEnd(STATE_BYTES - 1)}\n`);
     try {
@@ -145,8 +165,10 @@ export class StoreIdentity {
     } catch (error) {
       if (errorCode(error) !== 'ENOSPC') throw error;
       // Over the old one, which takes no room. Torn by a crash it reads as none, and nothing is said of the index then.
-      await absentAsUndefined(writeFile(path, bytes, { flag: 'r+' }));
+      const written = await absentAsUndefined(writeFile(path, bytes, { flag: 'r+' }).then(() => true));
+      return written ?? false;
     }
+    return true;
   }
 }
 
