@@ -23,8 +23,8 @@ import { DiskSpace, type MinFree } from './disk-space.ts';
 import { FileIngest } from './file-ingest.ts';
 import { FilePaths, parseIngestName } from './file-paths.ts';
 import { Hasher } from './hasher.ts';
+import { freeOwn } from './in-the-way.ts';
 import { earlierIngests } from './left-ingest.ts';
-import { makeWay } from './make-way.ts';
 import { isNoFile } from './unreadable.ts';
 
 /** The algorithm that nearly every client uses: hashing begins with it when the digest is not known yet. */
@@ -141,7 +141,7 @@ class FolderStore implements FileBlobStore {
       throw error;
     }
     return async () => {
-      await makeWay(gone);
+      await freeOwn(gone);
       // Else a power loss brings it back without its row, and many of those look like a lost index.
       await absentAsUndefined(syncFolder(this.#paths.blobFolder(digest)));
     };

@@ -9,8 +9,8 @@ import type { Ingest } from './blob-store.ts';
 import type { DiskSpace } from './disk-space.ts';
 import type { FilePaths } from './file-paths.ts';
 import type { HashJob, Hasher } from './hasher.ts';
+import { moveFolderAside } from './in-the-way.ts';
 import { leftIngest } from './left-ingest.ts';
-import { makeWay } from './make-way.ts';
 
 /** So much is at most unsynced when `commit` comes, which cuts its own sync from about 100 ms to 15. */
 const SYNC_STEP_BYTES = 32 * 1024 * 1024;
@@ -174,7 +174,8 @@ export class FileIngest implements Ingest {
     };
     const moved = await absentAsUndefined(move()).catch(async (error: unknown) => {
       if (errorCode(error) !== 'EISDIR') throw error;
-      return makeWay(paths.blob(digest));
+      await moveFolderAside(paths.blob(digest));
+      return undefined;
     });
     if (moved !== undefined) {
       return moved;
