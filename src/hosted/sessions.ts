@@ -131,9 +131,14 @@ export class Sessions {
     clearTimeout(this.#lingering.get(id));
     this.#lingering.delete(id);
     const open = this.#open.get(id);
-    if (open !== undefined && (await isOurs(open))) return open;
-    await open?.ingest.close();
+    try {
+      if (open !== undefined && (await isOurs(open))) return open;
+    } catch (error) {
+      this.#linger(id);
+      throw error;
+    }
     this.#open.delete(id);
+    await open?.ingest.close();
     const { blobs, metadata } = this.#parts;
     const lease = await this.#claim(ingestKey(id));
     try {
@@ -148,13 +153,17 @@ export class Sessions {
 
   async #leave(id: string, session: Session): Promise<void> {
     if (session.state === 'open') {
-      this.#lingering.set(id, setTimeout(() => this.#rest(id), LINGER_MS).unref());
+      this.#linger(id);
       return;
     }
     const { metadata } = this.#parts;
     this.#open.delete(id);
     await session.ingest.close();
     await (session.state === 'ended' ? metadata.release(session.lease) : metadata.setAside(session.lease));
+  }
+
+  #linger(id: string): void {
+    this.#lingering.set(id, setTimeout(() => this.#rest(id), LINGER_MS).unref());
   }
 
   /** Gives the upload back to the store, where any process may take it up. */

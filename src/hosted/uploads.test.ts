@@ -5,6 +5,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { bytesOf, type Content, randomBlob } from '../../test/support/content.ts';
 import { chunkOf, HostedBench, openChunk } from '../../test/support/hosted-bench.ts';
 import type { BlobStore, Ingest } from '../blobs/blob-store.ts';
+import type { Lease } from '../lib/lease.ts';
 import { type Digest, digestHex, digestOf } from '../oci/digest.ts';
 import { ANONYMOUS, type Requester } from '../oci/requester.ts';
 
@@ -226,6 +227,35 @@ describe('an upload', () => {
     await expect(offset(id)).rejects.toMatchObject({ code: 'BLOB_UPLOAD_UNKNOWN' });
     expect(await bench.ingests()).toEqual([]);
     expect(await bench.metadata.statBlob(blob.digest)).toBeUndefined();
+  });
+
+  it('keeps its bytes when the index cannot be asked for a moment', async () => {
+    const blob = randomBlob(1000, 'moment');
+    const id = await begin();
+    await append(id, bytesOf(blob).subarray(0, 600));
+    const readUpload = bench.metadata.readUpload.bind(bench.metadata);
+    vi.spyOn(bench.metadata, 'readUpload')
+      .mockImplementationOnce(readUpload)
+      .mockRejectedValueOnce(new Error('disk I/O error'));
+    await expect(complete(id, blob.digest, bytesOf(blob).subarray(600))).rejects.toThrow('disk I/O error');
+    expect(await offset(id)).toBe(600);
+    await complete(id, blob.digest, bytesOf(blob).subarray(600));
+    await expectHeld(blob);
+  });
+
+  it('is given back to the store also when the index could not say whose it is', async () => {
+    const claim = bench.metadata.claim.bind(bench.metadata);
+    const confirm = vi.fn<Lease['confirm']>();
+    vi.spyOn(bench.metadata, 'claim').mockImplementationOnce(async key => {
+      const lease = await claim(key);
+      return lease && Object.assign(lease, { confirm });
+    });
+    const id = await begin();
+    await append(id, Buffer.from('some'));
+    confirm.mockRejectedValueOnce(new Error('disk I/O error'));
+    await expect(append(id, Buffer.from('more'))).rejects.toThrow('disk I/O error');
+    await vi.waitUntil(async () => !(await bench.metadata.isClaimed(`upload-${id}`)), { timeout: 5_000 });
+    expect(await append(id, Buffer.from('more'))).toEqual({ id, offset: 8 });
   });
 
   it('that is cancelled leaves nothing', async () => {

@@ -262,8 +262,8 @@ export class Uploads {
       try {
         return await this.#find(requester, repository, id);
       } catch (error) {
-        // Another request ended the upload while this one waited for its turn.
-        await session.abort();
+        // Another request ended the upload while this one waited for its turn. What else fails says nothing of the upload.
+        if (error instanceof OciError) await session.abort();
         throw error;
       }
     };
