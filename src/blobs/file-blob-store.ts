@@ -45,7 +45,12 @@ export interface FileBlobStore extends BlobStore {
    */
   hashFile(
     digest: Digest,
-    options: { readonly bytesPerSecond: number; readonly signal?: AbortSignal },
+    options: {
+      readonly bytesPerSecond: number;
+      readonly signal?: AbortSignal;
+      /** Hears now and then how many bytes are read. */
+      readonly onProgress?: (bytes: number) => void;
+    },
   ): Promise<Digest | undefined>;
   /** Whether somebody in this process reads the blob: until he is done, removing it frees nothing. */
   hasReaders(digest: Digest): boolean;
@@ -215,19 +220,21 @@ class FolderStore implements FileBlobStore {
 
   async hashFile(
     digest: Digest,
-    { bytesPerSecond, signal }: { bytesPerSecond: number; signal?: AbortSignal },
+    {
+      bytesPerSecond,
+      signal,
+      onProgress,
+    }: { bytesPerSecond: number; signal?: AbortSignal; onProgress?: (bytes: number) => void },
   ): Promise<Digest | undefined> {
     const found = await this.#entry(digest);
     signal?.throwIfAborted();
     if (found === undefined) {
       return undefined;
     }
-    const job = this.#hasher.begin(
-      this.#paths.blob(digest),
-      digestAlgorithm(digest),
-      found.size,
+    const job = this.#hasher.begin(this.#paths.blob(digest), digestAlgorithm(digest), found.size, {
       bytesPerSecond,
-    );
+      onProgress,
+    });
     const stop = () => void this.#hasher.stop(job);
     signal?.addEventListener('abort', stop, { once: true });
     try {

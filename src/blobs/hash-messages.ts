@@ -10,6 +10,8 @@ export type HashRequest =
       readonly algorithm: DigestAlgorithm;
       readonly length: number;
       readonly bytesPerSecond: number;
+      /** Tell by `progress` how far it is, now and then. */
+      readonly tellsProgress: boolean;
     }
   /** The file has grown: so many bytes may be read now. */
   | { readonly type: 'advance'; readonly job: number; readonly length: number }
@@ -20,6 +22,8 @@ export type HashRequest =
 
 /** What it answers. */
 export type HashReply =
+  /** So many bytes are hashed; after a death of the thread fewer than before. */
+  | { readonly type: 'progress'; readonly job: number; readonly position: number }
   | { readonly type: 'digest'; readonly job: number; readonly hex: string }
   | {
       readonly type: 'failed';

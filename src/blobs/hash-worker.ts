@@ -14,6 +14,9 @@ import { SHORT_FILE } from './unreadable.ts';
 /** Large enough that a read call costs nothing beside hashing it, small enough that 64 jobs take turns within 50 ms. */
 const SLICE_BYTES = 512 * 1024;
 
+/** Often enough for somebody who watches. */
+const PROGRESS_MS = 500;
+
 interface Job {
   readonly id: number;
   readonly descriptor: number;
@@ -26,6 +29,8 @@ interface Job {
   finishAt: number | undefined;
   /** By `performance.now()`: the rate forbids reading before. */
   notBeforeMs: number;
+  /** By the same clock: when to tell next how far it is; never for whom nobody asked that. */
+  tellAtMs: number;
 }
 
 const jobs = new Map<number, Job>();
@@ -78,6 +83,7 @@ function begin(request: Extract<HashRequest, { type: 'begin' }>): void {
       available: request.length,
       finishAt: undefined,
       notBeforeMs: 0,
+      tellAtMs: request.tellsProgress ? performance.now() + PROGRESS_MS : Number.POSITIVE_INFINITY,
     });
   } catch (error) {
     fail(request.job, error);
@@ -99,6 +105,10 @@ function step(job: Job): void {
     if (job.bytesPerSecond > 0) {
       const earliestMs = Math.max(job.notBeforeMs, performance.now());
       job.notBeforeMs = earliestMs + (count / job.bytesPerSecond) * 1000;
+    }
+    if (performance.now() >= job.tellAtMs) {
+      job.tellAtMs = performance.now() + PROGRESS_MS;
+      reply({ type: 'progress', job: job.id, position: job.position });
     }
   }
   if (job.position === job.finishAt) {

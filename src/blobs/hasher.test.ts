@@ -33,7 +33,7 @@ afterEach(async () => {
 
 test('when the thread dies, what it hashed is hashed again by the next', async () => {
   const job = hasher.begin(path, 'sha256', BYTES.length);
-  const paced = hasher.begin(path, 'sha512', BYTES.length, 6_000_000);
+  const paced = hasher.begin(path, 'sha512', BYTES.length, { bytesPerSecond: 6_000_000 });
   const hashing = hasher.finish(paced, BYTES.length);
   await threads[0]?.terminate();
   expect(await hashing).toBe(digestOf(BYTES, 'sha512'));
@@ -42,7 +42,7 @@ test('when the thread dies, what it hashed is hashed again by the next', async (
 });
 
 test('a job is given up when the thread dies again and again', async () => {
-  const job = hasher.begin(path, 'sha256', BYTES.length, 1);
+  const job = hasher.begin(path, 'sha256', BYTES.length, { bytesPerSecond: 1 });
   const hashing = hasher.finish(job, BYTES.length).catch((error: unknown) => error);
   for (let death = 0; death < 3; death += 1) {
     await threads[death]?.terminate();
@@ -51,7 +51,7 @@ test('a job is given up when the thread dies again and again', async () => {
 });
 
 test('stopping resolves although the thread dies meanwhile, and ends a wait for the digest', async () => {
-  const job = hasher.begin(path, 'sha256', BYTES.length, 1);
+  const job = hasher.begin(path, 'sha256', BYTES.length, { bytesPerSecond: 1 });
   const hashing = hasher.finish(job, BYTES.length).catch((error: unknown) => error);
   const stopped = hasher.stop(job);
   await threads[0]?.terminate();
@@ -69,7 +69,7 @@ test('a file that is not there, or shorter than was said, fails its own job only
 });
 
 test('after closing nothing can be begun, and what waits is told', async () => {
-  const job = hasher.begin(path, 'sha256', BYTES.length, 1);
+  const job = hasher.begin(path, 'sha256', BYTES.length, { bytesPerSecond: 1 });
   const hashing = hasher.finish(job, BYTES.length).catch((error: unknown) => error);
   await hasher.close();
   expect(String(await hashing)).toContain('closed');

@@ -19,12 +19,20 @@ interface Waiter<T> {
   readonly reject: (error: Error) => void;
 }
 
+export interface HashOptions {
+  /** Default: as fast as it goes. */
+  readonly bytesPerSecond?: number;
+  readonly onProgress?: ((position: number) => void) | undefined;
+}
+
 /** One pass over one file that may still grow. Who began it stops it. */
 export class HashJob {
   readonly id: number;
   readonly path: string;
   readonly algorithm: DigestAlgorithm;
   readonly bytesPerSecond: number;
+  /** Hears how many bytes are hashed, now and then. */
+  readonly onProgress: ((position: number) => void) | undefined;
   length: number;
   /** What the thread was last told. */
   toldLength: number;
@@ -33,13 +41,20 @@ export class HashJob {
   failure: Error | undefined;
   deaths = 0;
 
-  constructor(id: number, path: string, algorithm: DigestAlgorithm, length: number, bytesPerSecond: number) {
+  constructor(
+    id: number,
+    path: string,
+    algorithm: DigestAlgorithm,
+    length: number,
+    { bytesPerSecond = 0, onProgress }: HashOptions,
+  ) {
     this.id = id;
     this.path = path;
     this.algorithm = algorithm;
     this.length = length;
     this.toldLength = length;
     this.bytesPerSecond = bytesPerSecond;
+    this.onProgress = onProgress;
   }
 }
 
@@ -58,11 +73,11 @@ export class Hasher {
   }
 
   /** Starts hashing the first `length` bytes of the file at `path`; the name may move once the thread has opened it. */
-  begin(path: string, algorithm: DigestAlgorithm, length: number, bytesPerSecond = 0): HashJob {
+  begin(path: string, algorithm: DigestAlgorithm, length: number, options: HashOptions = {}): HashJob {
     if (this.#isClosed) {
       throw new Error('the blob store is closed');
     }
-    const job = new HashJob(this.#nextId++, path, algorithm, length, bytesPerSecond);
+    const job = new HashJob(this.#nextId++, path, algorithm, length, options);
     this.#jobs.set(job.id, job);
     this.#send(beginning(job));
     return job;
@@ -143,7 +158,9 @@ export class Hasher {
       this.#stops.delete(reply.job);
     } else {
       const job = this.#jobs.get(reply.job);
-      if (job !== undefined && reply.type === 'digest') {
+      if (job !== undefined && reply.type === 'progress') {
+        job.onProgress?.(reply.position);
+      } else if (job !== undefined && reply.type === 'digest') {
         settle(job, waiter => waiter.resolve(parseDigest(`${job.algorithm}:${reply.hex}`)));
       } else if (job !== undefined && reply.type === 'failed') {
         fail(job, Object.assign(new Error(`hashing failed: ${reply.message}`), { code: reply.code }));
@@ -194,8 +211,9 @@ export class Hasher {
 }
 
 function beginning(job: HashJob): HashRequest {
-  const { id, path, algorithm, length, bytesPerSecond } = job;
-  return { type: 'begin', job: id, path, algorithm, length, bytesPerSecond };
+  const { id, path, algorithm, length, bytesPerSecond, onProgress } = job;
+  const tellsProgress = onProgress !== undefined;
+  return { type: 'begin', job: id, path, algorithm, length, bytesPerSecond, tellsProgress };
 }
 
 function settle(job: HashJob, how: (waiter: Waiter<Digest>) => void): void {

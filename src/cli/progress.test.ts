@@ -60,13 +60,36 @@ test('on a terminal bars are drawn anew under what is said, and leave nothing be
   const image = view.begin('nginx:1');
   image.expect(4 * MIB);
   image.advance(MIB);
-  clock.ms = 1000;
+  clock.ms = 4000;
   view.say('a warning');
   expect(written.err).toContain('a warning\n  nginx:1');
-  expect(written.err).toContain('██████░░░░░░░░░░░░░░░░░░ 1.0 MiB of 4.0 MiB, 1.0 MiB/s, 3 s left\n');
+  expect(written.err).toContain('██████░░░░░░░░░░░░░░░░░░ 1.0 MiB of 4.0 MiB, 256 KiB/s, 12 s left\n');
   image.end('done', 'all here');
-  expect(written.err.endsWith('\u001B[1A\u001B[J✓ nginx:1: all here (1.0 MiB in 1.0 s)\n')).toBe(true);
+  expect(written.err.endsWith('\u001B[1A\u001B[J✓ nginx:1: all here (1.0 MiB in 4.0 s)\n')).toBe(true);
   view.close();
+});
+
+test('the time left is told by what was done lately, and not before that says something', () => {
+  const { view, written, clock } = viewOf('bars');
+  const item = view.begin('blobs checked');
+  item.expect(1000 * MIB);
+  const told = () => {
+    written.err = '';
+    view.say('now');
+    return /([\d.]+ [KM]?i?B)\/s(?:, (\d+) s left)?/.exec(written.err)?.slice(1);
+  };
+  item.advance(100 * MIB);
+  clock.ms = 500;
+  expect(told()).toEqual(['200 MiB', undefined]);
+  // Then it goes at 1 MiB/s.
+  for (let second = 1; second <= 60; second += 1) {
+    clock.ms = second * 1000;
+    item.advance(MIB);
+  }
+  expect(told()).toEqual(['1.0 MiB', '840']);
+  // And stands still.
+  clock.ms = 120_000;
+  expect(told()).toEqual(['0 B', undefined]);
 });
 
 test('bars fit the terminal: no line wraps and none scrolls away, or it could not be taken away again', () => {

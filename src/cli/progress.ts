@@ -28,6 +28,12 @@ const STATUS_WIDTH = 48;
 /** `blobs checked` is whole on any terminal. */
 const NAME_WIDTH = { least: 13, most: 48 };
 const MAX_BARS = 16;
+/** The rate is that of the last ten seconds: what was skipped, or came from a cache, says nothing of the rest. */
+const RATE_WINDOW_MS = 10_000;
+/** Points of time within it at which the bytes are noted. */
+const NOTE_MS = 250;
+/** Until then a rate says nothing of how long the rest will take. */
+const STEADY_AFTER_MS = 3_000;
 /** What a terminal has that does not say (VT100). */
 const USUAL_SCREEN: Screen = { columns: 80, rows: 24 };
 
@@ -60,7 +66,7 @@ export class ProgressView {
   }
 
   begin(name: string): ProgressItem {
-    const item = new Item(name, this.#nowMs(), {
+    const item = new Item(name, this.#nowMs, {
       end: (outcome, text) => this.#end(item, outcome, text),
       drop: () => void this.#running.delete(item),
     });
@@ -112,7 +118,7 @@ export class ProgressView {
     // One line for the rest, and one for the cursor.
     const shown = [...this.#running].slice(0, Math.max(1, Math.min(MAX_BARS, rows - 2)));
     const rest = this.#running.size - shown.length;
-    const lines = shown.map(item => barText(item, this.#nowMs(), columns));
+    const lines = shown.map(item => barText(item, columns));
     if (rest > 0) lines.push(`  and ${rest} more`);
     if (lines.length > 0) this.#io.err(`${lines.join('\n')}\n`);
     this.#drawnLines = lines.length;
@@ -120,7 +126,7 @@ export class ProgressView {
 
   #tell(): void {
     for (const item of [...this.#running].slice(0, MAX_BARS))
-      this.#io.err(`  ${item.name}: ${figuresText(item, this.#nowMs())}\n`);
+      this.#io.err(`  ${item.name}: ${figuresText(item)}\n`);
   }
 
   /** Takes the bars away again: up as many lines as were drawn, and clear to the end of the screen (ECMA-48). */
@@ -138,10 +144,15 @@ class Item implements ProgressItem {
   bytes = 0;
   items = 0;
   expectedBytes = 0;
+  readonly #nowMs: () => number;
+  /** Bytes at points of time, the oldest first: the last one before the window of the rate, and those in it. */
+  readonly #noted: { readonly atMs: number; readonly bytes: number }[];
 
-  constructor(name: string, beganMs: number, { end, drop }: Pick<ProgressItem, 'end' | 'drop'>) {
+  constructor(name: string, nowMs: () => number, { end, drop }: Pick<ProgressItem, 'end' | 'drop'>) {
     this.name = name;
-    this.beganMs = beganMs;
+    this.beganMs = nowMs();
+    this.#nowMs = nowMs;
+    this.#noted = [{ atMs: this.beganMs, bytes: 0 }];
     this.end = end;
     this.drop = drop;
   }
@@ -151,12 +162,35 @@ class Item implements ProgressItem {
   }
 
   advance(bytes: number, items = 0): void {
+    const atMs = this.#nowMs();
     this.bytes += bytes;
     this.items += items;
+    if (atMs - (this.#noted.at(-1)?.atMs ?? 0) >= NOTE_MS) this.#noted.push({ atMs, bytes: this.bytes });
+    this.#forget(atMs);
+  }
+
+  /** Bytes a second, lately. */
+  get rate(): number {
+    const nowMs = this.#nowMs();
+    this.#forget(nowMs);
+    const { atMs, bytes } = this.#noted[0] ?? { atMs: this.beganMs, bytes: 0 };
+    const isIdle = nowMs - (this.#noted.at(-1)?.atMs ?? 0) > RATE_WINDOW_MS;
+    return isIdle ? 0 : Math.max(0, this.bytes - bytes) / Math.max(0.001, (nowMs - atMs) / 1000);
+  }
+
+  /** Seconds, at the rate of lately; `undefined`: nobody knows. */
+  get secondsLeft(): number | undefined {
+    const { rate, bytes, expectedBytes } = this;
+    const isKnown = rate > 0 && expectedBytes > bytes && this.#nowMs() - this.beganMs >= STEADY_AFTER_MS;
+    return isKnown ? Math.ceil((expectedBytes - bytes) / rate) : undefined;
+  }
+
+  #forget(nowMs: number): void {
+    while ((this.#noted[1]?.atMs ?? nowMs) <= nowMs - RATE_WINDOW_MS) this.#noted.shift();
   }
 }
 
-function barText(item: Item, nowMs: number, columns: number): string {
+function barText(item: Item, columns: number): string {
   const { name, bytes, expectedBytes } = item;
   // How far it is cannot be drawn of what has no known end.
   const barWidth = expectedBytes === 0 ? 0 : columns < WIDE_COLUMNS ? BAR_WIDTH.narrow : BAR_WIDTH.wide;
@@ -165,15 +199,13 @@ function barText(item: Item, nowMs: number, columns: number): string {
   const share = expectedBytes > 0 ? Math.min(1, bytes / expectedBytes) : 0;
   const filled = Math.round(share * barWidth);
   const bar = barWidth > 0 ? `${'█'.repeat(filled)}${'░'.repeat(barWidth - filled)} ` : '';
-  return `  ${label} ${bar}${figuresText(item, nowMs)}`.slice(0, columns - 1);
+  return `  ${label} ${bar}${figuresText(item)}`.slice(0, columns - 1);
 }
 
-function figuresText({ bytes, items, expectedBytes, beganMs }: Item, nowMs: number): string {
-  const rate = bytes / Math.max(0.001, (nowMs - beganMs) / 1000);
+function figuresText({ bytes, items, expectedBytes, rate, secondsLeft }: Item): string {
   const count = items > 0 ? `${items}, ` : '';
   const total = expectedBytes > 0 ? ` of ${sizeText(expectedBytes)}` : '';
-  const left =
-    rate > 0 && expectedBytes > bytes ? `, ${Math.ceil((expectedBytes - bytes) / rate)} s left` : '';
+  const left = secondsLeft === undefined ? '' : `, ${secondsLeft} s left`;
   return `${count}${sizeText(bytes)}${total}, ${sizeText(rate)}/s${left}`;
 }
 

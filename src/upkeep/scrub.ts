@@ -119,7 +119,7 @@ class Walk implements ScrubReport {
   async check(blob: SizedContent): Promise<void> {
     this.#run.signal?.throwIfAborted();
     const startedAtMs = performance.now();
-    const reason = await this.#faultOf(blob.digest);
+    const reason = await this.#faultOf(blob.digest, bytes => this.tell(bytes));
     if (reason !== undefined) {
       await this.report(blob, reason);
     }
@@ -132,9 +132,9 @@ class Walk implements ScrubReport {
     await sleep(Math.max(1, dueMs - performance.now()), undefined, { signal: this.#run.signal });
   }
 
-  /** Tells how far it is. */
-  tell(): void {
-    this.#run.onProgress?.({ step: 'blobs checked', items: this.checked, bytes: this.checkedBytes });
+  /** Tells how far it is; `bytes` of a blob that is not checked to its end yet. */
+  tell(bytes = 0): void {
+    this.#run.onProgress?.({ step: 'blobs checked', items: this.checked, bytes: this.checkedBytes + bytes });
   }
 
   async report(content: SizedContent, reason: string): Promise<void> {
@@ -190,17 +190,17 @@ class Walk implements ScrubReport {
   }
 
   /** What is wrong with the blob; a failure that is not its own is thrown. */
-  async #faultOf(digest: Digest): Promise<string | undefined> {
+  async #faultOf(digest: Digest, onProgress?: (bytes: number) => void): Promise<string | undefined> {
     if (!isDigest(digest)) {
       return NO_DIGEST;
     }
     try {
-      const options = { bytesPerSecond: this.#bytesPerSecond };
       const { signal } = this.#run;
-      const actual = await this.#options.blobs.hashFile(
-        digest,
-        signal === undefined ? options : { ...options, signal },
-      );
+      const actual = await this.#options.blobs.hashFile(digest, {
+        bytesPerSecond: this.#bytesPerSecond,
+        ...(signal && { signal }),
+        ...(onProgress && { onProgress }),
+      });
       if (actual === undefined) {
         const isGone = (await this.#options.metadata.statBlob(digest)) !== undefined;
         return isGone ? 'its file is gone' : undefined;

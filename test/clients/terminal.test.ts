@@ -48,7 +48,7 @@ test('a scrub moves a bar towards its end, and leaves the report alone behind', 
 
 test('a pull moves a bar for each image, with bytes, rate and the time that is left', async () => {
   const names = ['one', 'two'];
-  const upstream = await FakeUpstream.start({ linkBytesPerS: 4_000_000 });
+  const upstream = await FakeUpstream.start({ linkBytesPerS: 1_000_000 });
   const mirror = await Entrepot.start({ upstreams: { 'up.example': { url: upstream.url } } });
   try {
     for (const name of names) upstream.add(name, imageOf([randomBlob(5_000_000, name)]), '1');

@@ -196,6 +196,10 @@ describe('upkeep beside a running server', () => {
       const scrub = await entrepot.begin('scrub', '--rate', '64KB');
       try {
         await until('a line of progress', 60_000, async () => /blobs checked: /.test(scrub.logs()));
+        // Of 4 MB at 64 kB a second after ten of them, in the middle of the blob; it is read in steps of eight seconds.
+        const [, left] = /blobs checked: .*, (\d+) s left/.exec(scrub.logs()) ?? [];
+        expect(Number(left)).toBeGreaterThan(20);
+        expect(Number(left)).toBeLessThan(100);
         process.kill(scrub.pid, signal);
         await until('its end', 30_000, async () => !scrub.isRunning);
       } finally {
