@@ -1,6 +1,6 @@
 import type { Config } from '../config/config.ts';
 import { silentMeter } from '../lib/meter.ts';
-import { createLogger } from '../ops/logger.ts';
+import { CommandLog } from '../ops/command-log.ts';
 import { TransferTotals } from '../ops/transfer-totals.ts';
 import type { Parts } from '../wire.ts';
 import type { Input, Io } from './command.ts';
@@ -24,8 +24,7 @@ export async function withParts<Result>(
   { followsCluster = false, config: given }: WithPartsOptions = {},
 ): Promise<Result> {
   const config = given ?? (await storeConfig(input, io));
-  const output = { write: (text: string) => io.err(text) };
-  const { log } = createLogger({ ...config.log, level: 'warn', output, isTerminal: process.stderr.isTTY });
+  const log = new CommandLog(text => io.err(text));
   // Only here, so that commands without a store start without loading the server.
   const { openParts } = await import('../wire.ts');
   const { transferKeeper } = await import('../wire-status.ts');

@@ -2,6 +2,7 @@ import { openSync } from 'node:fs';
 import { type DestinationStream, type Logger as PinoLogger, pino } from 'pino';
 import { PinoPretty } from 'pino-pretty';
 import type { Log } from '../lib/log.ts';
+import { fieldsText } from './fields-text.ts';
 import { LineSink } from './line-sink.ts';
 import { redactFields, redactText } from './redact.ts';
 
@@ -88,8 +89,9 @@ function prettyStream(sink: Sink, isTerminal: boolean): DestinationStream {
   const format = PinoPretty.prettyFactory({
     colorize: isTerminal,
     translateTime: 'SYS:HH:MM:ss.l',
-    include: [...OWN_PLACES].join(','),
-    messageFormat: (line, messageKey) => `${String(line[messageKey])}${fieldsText(line, messageKey)}`,
+    include: OWN_PLACES.join(','),
+    messageFormat: (line, messageKey) =>
+      `${String(line[messageKey])}${fieldsText(line, [...OWN_PLACES, messageKey])}`,
   });
   return {
     // In this thread: a transport's worker would lose the last lines of a crash. At once, since somebody watches.
@@ -101,29 +103,7 @@ function prettyStream(sink: Sink, isTerminal: boolean): DestinationStream {
 }
 
 /** What a line for people has a place of its own for: an error keeps its lines. */
-const OWN_PLACES: ReadonlySet<string> = new Set(['level', 'time', 'err']);
-
-/** Everything else behind the message, so that a response is one line for people too. */
-function fieldsText(line: Readonly<Record<string, unknown>>, messageKey: string): string {
-  return Object.entries(line)
-    .filter(([key]) => key !== messageKey && !OWN_PLACES.has(key))
-    .map(([key, value]) => ` ${key}=${valueText(value)}`)
-    .join('');
-}
-
-const PLAIN_VALUE = /^[!-~]+$/;
-
-/** A terminal obeys control characters, and what clients and upstreams say may hold some. */
-const CONTROL = /[\u007f-\u009f]/g;
-
-function valueText(value: unknown): string {
-  if (typeof value === 'string' && PLAIN_VALUE.test(value)) return value;
-  return JSON.stringify(value).replace(CONTROL, escaped);
-}
-
-function escaped(character: string): string {
-  return `\\u00${character.charCodeAt(0).toString(16)}`;
-}
+const OWN_PLACES = ['level', 'time', 'err'];
 
 const LEVELS: Readonly<Record<LogLevel, number>> = { debug: 0, info: 1, warn: 2, error: 3 };
 

@@ -1,0 +1,26 @@
+import { expect, it } from 'vitest';
+import { CommandLog } from './command-log.ts';
+
+function recorder() {
+  const written = { text: '' };
+  return { written, log: new CommandLog(text => void (written.text += text)) };
+}
+
+it('has warnings and errors as plain lines, and nothing else', () => {
+  const { log, written } = recorder();
+  log.debug();
+  log.info();
+  const child = log.child({ tenant: 'team-a' });
+  child.warn({ reason: 'no such\u001b[2J file', source: undefined }, 'a Secret is missing');
+  log.error({ err: new Error('EIO: i/o error') }, 'it failed');
+  expect(written.text).toBe(
+    'warning: a Secret is missing tenant=team-a reason="no such\\u001b[2J file"\n' +
+      'error: it failed error="EIO: i/o error"\n',
+  );
+});
+
+it('tells no secret', () => {
+  const { log, written } = recorder();
+  log.warn({ password: 'hunter2', err: new Error('https://u:hunter2@up.example') }, 'Bearer hunter2hunter2');
+  expect(written.text).not.toContain('hunter2');
+});
