@@ -16,6 +16,7 @@ import {
 } from './command.ts';
 import {
   fallbackLocation,
+  fallsBackToHttps,
   isNodeKind,
   KINDS_WITHOUT_FALLBACK,
   type MirroredHost,
@@ -116,6 +117,7 @@ export const hosts: Command = {
     }
     const ca = serverUrl.startsWith('https:') ? await nodeCa(config, textOption(input, 'ca')) : undefined;
     const files = nodeFiles(kind, { serverUrl, upstreams, fallback, ca });
+    if (fallback) upstreams.filter(fallsBackToHttps).forEach(each => io.err(`${fallbackNote(each)}\n`));
     const folder = textOption(input, 'out');
     if (folder === undefined) {
       if (wantsJson(input)) {
@@ -148,6 +150,13 @@ const NEEDS_ALIAS =
 
 const HAS_NO_LOCATION =
   'CRI-O and podman find no API but that at /v2 of a host, so they could not fall back to it: give --no-fallback';
+
+function fallbackNote({ name, url }: MirroredHost): string {
+  return (
+    `${name}: Entrepot asks ${url}, but nodes that fall back ask https://${name}: plain HTTP is written only for a ` +
+    'registry that is called by that very address'
+  );
+}
 
 function parseServer(text: string | undefined): string | undefined {
   if (text === undefined) {

@@ -137,6 +137,11 @@ function fallbackOf({ name, url }: MirroredHost): RegistryUrl {
   return isSafe ? registry : parseRegistryUrl(`https://${name}`);
 }
 
+/** Whether nodes fall back to it by https though Entrepot reaches it by plain HTTP. */
+export function fallsBackToHttps(upstream: MirroredHost): boolean {
+  return upstream.url.startsWith('http:') && !fallbackOf(upstream).text.startsWith('http:');
+}
+
 function hasPath({ text, api }: RegistryUrl): boolean {
   return text === api;
 }

@@ -101,6 +101,10 @@ it('of the configuration has stable members', async () => {
   const out = join(entrepot.folder, 'nodes');
   const hosts = ['hosts', 'containerd', '--server', 'http://10.0.0.5:5000', '--upstream', UPSTREAM];
   expect((await json(0, ...hosts)).map(members)).toEqual([['path', 'text']]);
+  const told = await entrepot.command(...hosts);
+  expect(told.stdout).toContain(`server = "https://${UPSTREAM}"\n`);
+  expect(told.stderr).toContain(`${UPSTREAM}: Entrepot asks ${upstream.url}`);
+  expect((await entrepot.command(...hosts, '--no-fallback')).stderr).toBe('');
   expect(await json(0, ...hosts, '--out', out)).toEqual([
     { path: join(out, UPSTREAM, 'hosts.toml'), changed: true, backup: null },
   ]);
