@@ -11,8 +11,11 @@ export interface Command {
   readonly description?: string;
   readonly arguments?: readonly Argument[];
   readonly options?: readonly Option[];
-  /** It may begin a store where there is none; any other says that there is none. */
-  readonly makesStore?: true;
+  /**
+   * It may begin a store where there is none: where somebody named the store or made its folder, or also in the default
+   * place, as `serve` does. Any other says that there is none.
+   */
+  readonly makesStore?: 'where-named' | 'anywhere';
   /** Shown in the command's help: what to type, and what it does. */
   readonly examples: readonly (readonly [typed: string, meaning: string])[];
   readonly run: (input: Input, io: Io) => Promise<ExitCode>;
@@ -45,7 +48,7 @@ export interface Input {
   /** By long name in camelCase: `--config` is `config`. */
   readonly options: Readonly<Record<string, string | readonly string[] | boolean | undefined>>;
   /** As the command says. */
-  readonly makesStore: boolean;
+  readonly makesStore: Command['makesStore'];
 }
 
 export interface Io {

@@ -48,7 +48,7 @@ export const importCommand: Command = {
     ),
     CONFIG_OPTION,
   ],
-  makesStore: true,
+  makesStore: 'anywhere',
   examples: [
     ['entrepot import bundle.tar', 'take in a bundle'],
     [

@@ -195,7 +195,7 @@ function buildCommand(command: Command, name: string, program: CommanderCommand,
     run(command, {
       arguments: built.args,
       options: built.opts(),
-      makesStore: command.makesStore === true,
+      makesStore: command.makesStore,
     }),
   );
 }

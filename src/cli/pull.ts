@@ -56,7 +56,7 @@ export const pull: Command = {
     ),
     CONFIG_OPTION,
   ],
-  makesStore: true,
+  makesStore: 'where-named',
   examples: [
     [
       'entrepot pull docker.io/library/nginx:1.27 --platform linux/amd64,linux/arm64',

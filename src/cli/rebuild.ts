@@ -38,7 +38,7 @@ export const rebuild: Command = {
     ),
     CONFIG_OPTION,
   ],
-  makesStore: true,
+  makesStore: 'where-named',
   examples: [
     ['entrepot rebuild', 'with the server stopped, if the index cannot be opened'],
     ['entrepot gc --force', 'afterwards, once everything that is wanted was asked for'],

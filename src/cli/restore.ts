@@ -43,7 +43,7 @@ export const restore: Command = {
     'and when it is stopped, nothing is left behind.',
   arguments: [{ name: '<file>', description: 'what `entrepot backup` wrote; - is standard input' }],
   options: [jsonOption('file, blobs, blobBytes, lacking (digest and reason of each)'), CONFIG_OPTION],
-  makesStore: true,
+  makesStore: 'anywhere',
   examples: [
     ['entrepot restore /backup/entrepot.tar', 'into the storage.path of the configuration'],
     ['zstd -dc entrepot.tar.zst | ENTREPOT_STORAGE__PATH=/new entrepot restore -', 'by pipe, elsewhere'],

@@ -17,8 +17,22 @@ import { actAsOwner } from './store-owner.ts';
  */
 export async function storeConfig(input: Input, io: Io): Promise<Config> {
   const { config, hasStore: isThere } = await configAndStore(input, io);
-  if (!input.makesStore && !isThere) throw new CommandError(`there is no store in ${config.storage.path}`);
+  if (!isThere) await requireWanted(input, config);
   return config;
+}
+
+/** CommandError unless the command may begin a store where the configuration has none. */
+async function requireWanted({ makesStore }: Input, { storage: { path }, origin }: Config): Promise<void> {
+  if (makesStore === 'anywhere') return;
+  const none = `there is no store in ${path}`;
+  if (makesStore === undefined) throw new CommandError(none);
+  // In the wrong folder, a new store would be taken for the one that was meant.
+  if (origin.isDefaultPath && (await presence(path)) === 'absent') {
+    throw new CommandError(
+      `${none}, and nobody named another: to begin one there, make the folder; ` +
+        'else set ENTREPOT_STORAGE__PATH=FOLDER, or give a --config FILE that says where it is',
+    );
+  }
 }
 
 /** As `storeConfig`, for a command that has an answer where there is no store, too. */

@@ -12,7 +12,7 @@ export const tenantAdd: Command = {
     'A running server knows it within seconds.',
   arguments: [TENANT],
   options: [jsonOption('tenant, added'), CONFIG_OPTION],
-  makesStore: true,
+  makesStore: 'where-named',
   examples: [['entrepot tenant add team-a', 'then: entrepot tenant secret team-a --server registry.example']],
   run: (input, io) =>
     withParts(input, io, async ({ config, issuer }) => {

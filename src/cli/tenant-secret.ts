@@ -41,7 +41,7 @@ export const tenantSecret: Command = {
     'shown this once: only a hash of it is kept. A path behind the host bounds the credential to what lies below it.',
   arguments: [TENANT],
   options: SECRET_OPTIONS,
-  makesStore: true,
+  makesStore: 'where-named',
   examples: [
     [
       'entrepot tenant secret team-a --server registry.example | kubectl apply -f -',
@@ -73,7 +73,7 @@ export const tenantRotate: Command = {
       description: `how long the earlier ones still count (default: ${DEFAULT_OVERLAP})`,
     },
   ],
-  makesStore: true,
+  makesStore: 'where-named',
   examples: [
     ['entrepot tenant rotate team-a --overlap 24h | kubectl apply -f -', 'the old one counts for a day'],
   ],

@@ -1,8 +1,8 @@
 // One store, one owner, and nobody on the wrong store: servers and commands of different users and in different folders.
-import { chmod, chown, mkdir, readdir, stat } from 'node:fs/promises';
+import { chmod, chown, mkdir, readdir, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { parse } from 'yaml';
+import { parse, stringify } from 'yaml';
 import { imageOf, randomBlob } from '../support/content.ts';
 import { Entrepot, type EntrepotConfig, STARTER } from '../support/entrepot.ts';
 import { FakeUpstream } from '../support/fake-upstream.ts';
@@ -120,13 +120,49 @@ describe('where nothing is', () => {
   );
 
   it.skipIf(!isRoot)('what may begin a store says first which one, where nobody named it', async () => {
-    const added = await command(OWNER, ['tenant', 'add', 'team-a']);
     const path = join(elsewhere, 'storage');
+    await mkdir(path, { mode: 0o700 });
+    await chown(path, OWNER, OWNER);
+    const added = await command(OWNER, ['tenant', 'add', 'team-a']);
     expect(added).toMatchObject({ code: 0, stdout: 'team-a: added\n' });
     expect(added.stderr).toBe(`store: ${path} (the default: nobody named another)\n`);
     const named = await command(OWNER, ['images'], { ENTREPOT_STORAGE__PATH: path });
     expect(named).toMatchObject({ code: 0, stderr: '' });
     expect((await command(OWNER, ['images', '--json'])).stderr).toBe(added.stderr);
+  });
+});
+
+describe('a store that nobody named, where no folder is', () => {
+  it.each([
+    ['pull', 'up.example/org/app:v1'],
+    ['tenant', 'add', 'team-a'],
+    ['tenant', 'secret', 'team-a'],
+  ])('is not begun by %s %s', async (...args) => {
+    const config = join(folder, 'config.yaml');
+    await writeFile(config, stringify({ upstreams: { 'up.example': { url: upstream.url } } }));
+    addImage('v1');
+    const path = join(elsewhere, 'storage');
+    const { code, stdout, stderr } = await command(0, [...args, '--config', config]);
+    expect([code, stdout]).toEqual([1, '']);
+    expect(stderr).toContain(`there is no store in ${path}`);
+    expect(stderr).toContain('ENTREPOT_STORAGE__PATH');
+    expect(await readdir(elsewhere)).toEqual([]);
+  });
+
+  it('is begun by an import', async () => {
+    const config = join(folder, 'config.yaml');
+    const source = join(folder, 'source');
+    await writeFile(config, stringify({ upstreams: { 'up.example': { url: upstream.url } } }));
+    addImage('v1');
+    const image = 'up.example/org/app:v1';
+    const bundle = join(folder, 'bundle.tar');
+    const env = { ENTREPOT_STORAGE__PATH: source };
+    expect(await command(0, ['pull', image, '--config', config], env)).toMatchObject({ code: 0 });
+    expect(await command(0, ['export', image, '-o', bundle, '--config', config], env)).toMatchObject({
+      code: 0,
+    });
+    expect(await command(0, ['import', bundle, '--config', config])).toMatchObject({ code: 0 });
+    expect(await readdir(elsewhere)).toEqual(['storage']);
   });
 });
 
