@@ -180,7 +180,10 @@ export class Caller implements Visitor {
 
   #askToLogIn(refusal: OciError, scope: Scope): OciError {
     if (!this.#parts.door.isOpen) return refusal;
-    return this.#parts.challenges.demand(this.#sender, this.#demand(scope)) ?? refusal;
+    // What hides whether something exists has the same words as every other challenge.
+    const message = refusal.code === 'DENIED' ? { message: refusal.message } : {};
+    const demand = { ...this.#demand(scope), ...message };
+    return this.#parts.challenges.demand(this.#sender, demand) ?? refusal;
   }
 
   /** A token that is not for what is asked. Nobody's lacks a log-in, and not a scope. */

@@ -140,7 +140,7 @@ describe('what is told of a repository here', () => {
     expect(await told('team-b/base')).toEqual([
       'it lives here, and team-b owns it',
       'pull: yes',
-      expect.stringMatching(/^push, delete: no \(.*not known here/),
+      'push, delete: no (only team-b may, with a login of its own)',
     ]);
     expect(await told('nobody/app')).toEqual([
       'nothing lives here: nobody is no tenant and is not listed in hosted.prefixes',

@@ -36,6 +36,7 @@ export class HostedRights {
   /** What `tenant` may do with it, logged in with a secret that is not for pulling only, or anybody. */
   explain(tenant: Tenant | undefined, repository: Repository): Explanation {
     const owner = this.#tenants.find(ownerOf(repository));
+    const principal = principalFor(tenant);
     return {
       repository: repositoryText(repository),
       tenant: tenant?.name ?? null,
@@ -47,20 +48,22 @@ export class HostedRights {
           : this.#isPrefix(ownerOf(repository))
             ? 'it lives here, and no tenant owns it'
             : `nothing lives here: ${ownerOf(repository)} is no tenant and is not listed in hosted.prefixes`,
-        ...this.#verdicts(principalFor(tenant), repository),
+        ...verdicts(action => this.#whyNot(principal, repository, action, owner)),
       ],
     };
   }
 
-  /** What may be done and what not: one sentence for all that has the same answer. */
-  #verdicts(principal: Principal, repository: Repository): readonly string[] {
-    const actions = new Map<string, Action[]>();
-    for (const action of ACTIONS) {
-      const refusal = this.refusal(principal, repository, action);
-      const verdict = refusal === undefined ? 'yes' : `no (${refusal.message})`;
-      actions.set(verdict, [...(actions.get(verdict) ?? []), action]);
-    }
-    return [...actions].map(([verdict, of]) => `${of.join(', ')}: ${verdict}`);
+  /** The reason for a refusal: for whoever runs this registry, from whom it is not hidden that a tenant owns something. */
+  #whyNot(
+    principal: Principal,
+    repository: Repository,
+    action: Action,
+    owner: Tenant | undefined,
+  ): string | undefined {
+    const refusal = this.refusal(principal, repository, action);
+    if (owner === undefined || refusal?.code !== 'NAME_UNKNOWN') return refusal?.message;
+    if (action === 'pull' && this.#isShared(repository)) return FOR_TENANTS;
+    return `only ${owner.name} may, with a login of its own`;
   }
 
   /** Why it may not be; `undefined` if it may. */
@@ -82,19 +85,41 @@ export class HostedRights {
     const first = ownerOf(repository);
     if (!this.#isPrefix(first) || this.#tenants.isDisputed(first)) return unknown(repository);
     if (anonymous === 'push' || (anonymous === 'pull' && action === 'pull')) return undefined;
-    if (action === 'pull' && this.#mayShare(principal, repository)) return undefined;
-    if (anonymous === 'none') return unknown(repository);
-    return denied(repository, `nobody may ${action} here: set hosted.anonymous to push to allow it`);
+    if (action !== 'pull') {
+      return denied(repository, `nobody may ${action} here: set hosted.anonymous to push to allow it`);
+    }
+    if (this.#mayShare(principal, repository)) return undefined;
+    // The prefix is no secret, and all below it has this answer, whether it exists or not.
+    return denied(repository, this.#isShared(repository) ? FOR_TENANTS : FOR_NOBODY);
   }
 
   #isPrefix(first: string): boolean {
     return this.#rules.prefixes.includes(first);
   }
 
-  #mayShare({ as }: Principal, { name }: Repository): boolean {
-    const isTenant = as === 'tenant';
-    return isTenant && this.#rules.shared.some(pattern => matchesName(pattern, name));
+  #mayShare({ as }: Principal, repository: Repository): boolean {
+    return as === 'tenant' && this.#isShared(repository);
   }
+
+  #isShared({ name }: Repository): boolean {
+    return this.#rules.shared.some(pattern => matchesName(pattern, name));
+  }
+}
+
+const FOR_TENANTS = 'only tenants may pull this, with a login (hosted.shared)';
+const FOR_NOBODY =
+  'nobody may pull this: hosted.anonymous is none; set it to pull to open it to everybody, or list this in hosted.shared ' +
+  'to open it to tenants';
+
+/** What may be done and what not: one sentence for all that has the same answer. */
+function verdicts(whyNot: (action: Action) => string | undefined): readonly string[] {
+  const actions = new Map<string, Action[]>();
+  for (const action of ACTIONS) {
+    const reason = whyNot(action);
+    const verdict = reason === undefined ? 'yes' : `no (${reason})`;
+    actions.set(verdict, [...(actions.get(verdict) ?? []), action]);
+  }
+  return [...actions].map(([verdict, of]) => `${of.join(', ')}: ${verdict}`);
 }
 
 /** The tenant that a repository here belongs to, if there is one of that name. */

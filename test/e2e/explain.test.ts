@@ -1,5 +1,5 @@
 // entrepot explain where there are no tenants: what anybody who pulls would get, and why.
-import { afterEach, beforeEach, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { get } from '../support/client.ts';
 import { imageOf, randomBlob } from '../support/content.ts';
 import { Entrepot, type EntrepotConfig } from '../support/entrepot.ts';
@@ -82,4 +82,61 @@ it('says that who is refused is asked to log in where somebody can', async () =>
   expect(await explained(`${UP}/app:v1`)).toContain('a client that upstream refuses is asked to log in');
   const { code, stderr } = await entrepot.command('explain', `${UP}/app:v1`, '--tenant', 'team-z');
   expect([code, stderr]).toEqual([1, expect.stringContaining('no tenant is called team-z')]);
+});
+
+describe('a hosted prefix that is not open to anonymous clients (hosted.anonymous: none)', () => {
+  const hosted = { prefixes: ['tools'], anonymous: 'none', shared: ['tools/base/**'] };
+  const NOBODY = 'nobody may pull this: hosted.anonymous is none';
+  const TENANTS = 'only tenants may pull this, with a login (hosted.shared)';
+  const heard = async (name: string, options = {}) => {
+    const { status, text, headers } = await get(`${entrepot.url}/v2/${name}/manifests/v1`, options);
+    return { status, body: text, asks: headers['www-authenticate'] !== undefined };
+  };
+
+  it('is told as such where nobody can log in', async () => {
+    entrepot = await Entrepot.start(config({}, { hosted }));
+    expect(await explained('tools/app')).toContain(`- pull: no (${NOBODY}`);
+    expect(await heard('tools/app')).toEqual({
+      status: 403,
+      body: expect.stringContaining(NOBODY),
+      asks: false,
+    });
+  });
+
+  it('asks for a login where somebody can log in, and says what a login opens', async () => {
+    const server = { serverNames: ['registry.example:5000'] };
+    entrepot = await Entrepot.start(config({}, { hosted, server, tenants: [{ name: 'team-a' }] }));
+    expect(await explained('tools/base/os')).toContain(`- pull: no (${TENANTS})`);
+    expect(await explained('tools/app')).toContain(`- pull: no (${NOBODY}`);
+    expect(await explained('tools/base/os', '--tenant', 'team-a')).toContain('- pull: yes');
+    expect(await heard('tools/base/os')).toEqual({
+      status: 401,
+      body: expect.stringContaining(TENANTS),
+      asks: true,
+    });
+    const { stdout } = await entrepot.command('tenant', 'secret', 'team-a', '--json');
+    const secret = JSON.parse(JSON.parse(stdout).stringData['.dockerconfigjson']);
+    const [login] = Object.values<{ auth: string }>(secret.auths);
+    const authorization = `Basic ${login?.auth}`;
+    expect(await heard('tools/app', { headers: { authorization } })).toMatchObject({
+      status: 403,
+      body: expect.stringContaining(NOBODY),
+    });
+    expect((await heard('tools/base/os', { headers: { authorization } })).status).toBe(404);
+  });
+});
+
+it('says whose a repository is that a tenant owns, and what is for others', async () => {
+  const tenants = [{ name: 'team-a' }, { name: 'team-b' }];
+  entrepot = await Entrepot.start(config({}, { tenants, hosted: { shared: ['team-a/base/**'] } }));
+  const own = '- it lives here, and team-a owns it\n';
+  expect(await explained('team-a/app')).toContain(
+    `${own}- pull, push, delete: no (only team-a may, with a login of its own)\n`,
+  );
+  expect(await explained('team-a/base/os')).toContain(
+    `${own}- pull: no (only tenants may pull this, with a login (hosted.shared))\n- push, delete: no (only team-a`,
+  );
+  expect(await explained('team-a/base/os', '--tenant', 'team-b')).toContain(
+    '- pull: yes\n- push, delete: no',
+  );
 });
