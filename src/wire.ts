@@ -246,7 +246,7 @@ function ofReferences({
         throw error;
       });
       const outlook = right === undefined ? [] : await mirror.explain(repository, digest ?? tag, right);
-      return { ...explanation, conclusions: [...explanation.conclusions, ...outlook] };
+      return { ...explanation, conclusions: [...outlook, ...explanation.conclusions] };
     },
   };
 }

@@ -88,7 +88,10 @@ export class MirroredRights {
     return (await this.#grants.stateOf(repository, anybody)).proved;
   }
 
-  /** What would happen to a pull of `tenant`, logged in with a secret of this registry's, or of anybody, and why. */
+  /**
+   * With what a pull of `tenant`, logged in with a secret of this registry's, or of anybody goes upstream, what is proved of
+   * it, and what its rules say. What it comes to for one image, `Mirror.explain` tells.
+   */
   async explain(tenant: Tenant | undefined, repository: Repository): Promise<Explanation> {
     const rule = this.#ruleOf(repository);
     const found = await (tenant === undefined
@@ -128,24 +131,8 @@ export class MirroredRights {
     if (tenant !== undefined && !mayPullFrom([tenant], repository)) {
       return [`${tenant.name} may not pull it at all (tenants: upstreams, repositories)`];
     }
-    const { proved, provedIfUnreachable, pullPolicy, forceAlways } = await this.pull(
-      principalFor(tenant),
-      repository,
-    );
-    const turns =
-      attempts.length === 1
-        ? 'with the one above'
-        : 'with those above in their order, the one that worked last before the others';
-    const none =
-      tenant === undefined ? 'without credentials' : 'without credentials, since the tenant has none for it';
-    const asked = attempts[0] === undefined ? none : turns;
+    const { pullPolicy, forceAlways } = await this.pull(principalFor(tenant), repository);
     return [
-      proved
-        ? 'what is held is served without asking upstream who may have it'
-        : provedIfUnreachable
-          ? `upstream is asked ${asked}; while it cannot be reached, what is held is served`
-          : `upstream is asked ${asked}; its answer decides, and nothing held is served without it`,
-      `what is not held is fetched ${asked}`,
       ...(attempts.length > MAX_ATTEMPTS
         ? [`of the ${attempts.length} above, one request tries ${MAX_ATTEMPTS} at most`]
         : []),

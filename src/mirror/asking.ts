@@ -109,18 +109,15 @@ export class Asking {
     if (this.#isOffline) {
       throw new UpstreamFailure('unavailable', `this registry is offline and does not ask ${upstream.name}`);
     }
-    const winnerKey = `${right.requester.id} ${repositoryText(question.repository)}`;
     let failure: UpstreamFailure | undefined;
     let attempts = 0;
     const credentials = await this.#lendable(question, right, upstream);
-    // A login is lent for its larger budget, whatever else would do.
-    const inTurn = right.isLent === true ? credentials : this.#inTurn(credentials, winnerKey);
-    for (const credential of inTurn) {
+    for (const credential of this.#turnsOf(question.repository, right, credentials)) {
       if (attempts >= MAX_ATTEMPTS) break;
       if (this.#remembered(question, credential) === undefined) attempts += 1;
       try {
         const asked = await this.#once(question, credential, signal => ask(upstream, { credential, signal }));
-        this.#winners.set(winnerKey, { credentialId: credentialId(credential) });
+        this.#winners.set(winnerKey(right, question.repository), { credentialId: credentialId(credential) });
         return asked;
       } catch (error) {
         if (!(error instanceof UpstreamFailure)) throw error;
@@ -130,6 +127,25 @@ export class Asking {
     }
     if (failure?.kind === 'lockedOut') throw await heardOf(failure, upstream.name, right);
     throw failure ?? new UpstreamFailure('denied', 'no credential may be used for this repository');
+  }
+
+  /** What `ask` would reject with now without asking anybody, as it failed a moment ago; `undefined`: it would ask. */
+  async foresee(
+    repository: Repository,
+    reference: string,
+    right: Right,
+  ): Promise<UpstreamFailure | undefined> {
+    if (this.#mustAskPublic(repository, right)) {
+      return this.#remembered({ repository, reference: publicReference(reference) }, undefined);
+    }
+    let failure: UpstreamFailure | undefined;
+    for (const credential of this.#turnsOf(repository, right, right.credentials)) {
+      const remembered = this.#remembered({ repository, reference }, credential);
+      if (remembered === undefined) return undefined;
+      failure = moreTelling(failure, remembered);
+      if (!isRefusal(remembered)) break;
+    }
+    return failure?.kind === 'lockedOut' ? heardOf(failure, repository.upstream, right) : failure;
   }
 
   /** Breaks off whatever is being asked, and returns when all of it has ended. */
@@ -148,12 +164,9 @@ export class Asking {
     upstream: Upstream,
   ): Promise<Right['credentials']> {
     const { repository, reference } = question;
-    if (right.isLent !== true) return right.credentials;
-    const { atMs = 0 } = this.#public.get(repositoryText(repository)) ?? {};
-    // Also where the clock has been set back.
-    if (Math.abs(this.#nowMs() - atMs) < LEND_MS) return right.credentials;
+    if (!this.#mustAskPublic(repository, right)) return right.credentials;
     if (head === undefined) return [undefined];
-    const whether = { ...question, reference: `public ${reference}`, shared: undefined, proves: false };
+    const whether = { ...question, reference: publicReference(reference), shared: undefined, proves: false };
     await this.#once(whether, undefined, async signal => {
       await head(upstream, { credential: undefined, signal });
       return { proof: false };
@@ -162,8 +175,18 @@ export class Asking {
     return right.credentials;
   }
 
-  #inTurn(credentials: Right['credentials'], winnerKey: string): Right['credentials'] {
-    const winner = this.#winners.get(winnerKey)?.credentialId;
+  /** Whether a login is lent, and upstream has not shown lately that it still gives the repository to everybody. */
+  #mustAskPublic(repository: Repository, { isLent }: Right): boolean {
+    if (isLent !== true) return false;
+    const { atMs = 0 } = this.#public.get(repositoryText(repository)) ?? {};
+    // Also where the clock has been set back.
+    return Math.abs(this.#nowMs() - atMs) >= LEND_MS;
+  }
+
+  #turnsOf(repository: Repository, right: Right, credentials: Right['credentials']): Right['credentials'] {
+    // A login is lent for its larger budget, whatever else would do.
+    if (right.isLent === true) return credentials;
+    const winner = this.#winners.get(winnerKey(right, repository))?.credentialId;
     const isWinner = (credential: Credential | undefined): boolean => credentialId(credential) === winner;
     return [...credentials.filter(isWinner), ...credentials.filter(credential => !isWinner(credential))];
   }
@@ -272,6 +295,15 @@ function keyOf(
     reference,
     credentialId: credentialId(credential),
   };
+}
+
+function winnerKey({ requester }: Right, repository: Repository): string {
+  return `${requester.id} ${repositoryText(repository)}`;
+}
+
+/** What a failure of asking whether the public has the reference is remembered for. */
+function publicReference(reference: string): string {
+  return `public ${reference}`;
 }
 
 function rightText({ upstream, repository, credentialId: id }: FailureKey): string {

@@ -17,7 +17,8 @@ import { ANSWER_WITHIN_MS, answered, LATE, STALE_AFTER_MS, tooLate, within } fro
 import { type Asking, forbidsHeld } from './asking.ts';
 import { admits, unproved } from './links.ts';
 import { type ContentRight, rightTo, withoutPreload } from './preloads.ts';
-import { freshnessOf, notHeld, type PullRuleOf } from './pull-rule.ts';
+import { maySpare, type PlanParts, planPull } from './pull-plan.ts';
+import { notHeld, type PullRuleOf } from './pull-rule.ts';
 
 export interface ManifestSourceOptions {
   readonly asking: Asking;
@@ -59,7 +60,7 @@ export class ManifestSource {
   readonly #flights = new SingleFlight<Brought>();
   readonly #proofs = new SingleFlight<Brought>();
   readonly #metadata: MetadataStore;
-  readonly #pullRuleOf: PullRuleOf;
+  readonly #planParts: PlanParts;
   readonly #openBlob: ManifestSourceOptions['openBlob'];
   readonly #nowMs: () => number;
   readonly #log: Log;
@@ -67,7 +68,7 @@ export class ManifestSource {
   constructor({ asking, metadata, pullRuleOf, openBlob, nowMs, log }: ManifestSourceOptions) {
     this.#asking = asking;
     this.#metadata = metadata;
-    this.#pullRuleOf = pullRuleOf;
+    this.#planParts = { metadata, pullRuleOf, nowMs };
     this.#openBlob = openBlob;
     this.#nowMs = nowMs;
     this.#log = log;
@@ -81,11 +82,9 @@ export class ManifestSource {
     want: ManifestWant,
   ): Promise<ServedManifest> {
     const found = await answered(
-      isDigest(reference)
-        ? this.#byDigest(repository, reference, right)
-        : this.#byTag(repository, reference, right).then(tagged =>
-            this.#forPlatform(repository, tagged, right, want),
-          ),
+      this.#byReference(repository, reference, right).then(whole =>
+        isDigest(reference) ? whole : this.#forPlatform(repository, whole, right, want),
+      ),
     );
     const { digest, mediaType, bytes } = found.manifest;
     const { outcome, stored, upstreamMs } = found;
@@ -99,40 +98,13 @@ export class ManifestSource {
     return manifest.digest;
   }
 
-  async #byTag(repository: Repository, tag: string, given: Right): Promise<Found> {
-    const asked = given.forceAlways === true ? { ...given, ...UNPROVED } : given;
-    const tagged = await this.#metadata.readTagged(repository, tag);
-    const held = tagged?.manifest;
-    const right = held === undefined ? asked : await rightTo(this.#metadata, repository, held.digest, asked);
-    const ageMs = held && this.#nowMs() - tagged.tag.checkedAtMs;
-    const freshness = freshnessOf(tag, ageMs, this.#pullRuleOf(repository, right));
-    if (freshness === 'never') return this.#heldOnly(repository, tag, held, right);
-    if (held !== undefined && right.proved && freshness !== 'ask') {
-      if (freshness === 'serve-and-ask') this.#askBehind(repository, tag, right, held);
-      return hit(held, right);
-    }
-    return this.#ask(repository, tag, right, held);
-  }
-
-  async #byDigest(repository: Repository, digest: Digest, given: Right): Promise<Found> {
-    const held = await this.#metadata.readLinkedManifest(repository, digest);
-    const right = held === undefined ? given : await rightTo(this.#metadata, repository, digest, given);
-    if (held !== undefined && right.proved) return hit(held, right);
-    if (this.#pullRuleOf(repository, right).pullPolicy === 'Never') {
-      return this.#heldOnly(repository, digest, held, right);
-    }
-    return this.#ask(repository, digest, right, held);
-  }
-
-  /** Where upstream may not be asked, a right that could be asked about only there counts as if it were unreachable. */
-  #heldOnly(
-    repository: Repository,
-    reference: string,
-    held: Manifest | undefined,
-    right: ContentRight,
-  ): Found {
-    if (held !== undefined && (right.proved || right.provedIfUnreachable)) return hit(held, right);
-    throw notHeld('MANIFEST_UNKNOWN', repository, reference);
+  async #byReference(repository: Repository, reference: string, given: Right): Promise<Found> {
+    const plan = await planPull(repository, reference, given, this.#planParts);
+    const { held, right, step } = plan;
+    if (step === 'refuse') throw notHeld('MANIFEST_UNKNOWN', repository, reference);
+    if (held === undefined || step === 'ask') return this.#ask(repository, reference, right, held);
+    if (step === 'serve-and-ask') this.#askBehind(repository, reference, right, held);
+    return hit(held, right);
   }
 
   /**
@@ -146,7 +118,7 @@ export class ManifestSource {
     held: Manifest | undefined,
   ): Promise<Found> {
     const startedMs = performance.now();
-    const spare = right.proved || right.provedIfUnreachable ? held : undefined;
+    const spare = maySpare({ held, right }) ? held : undefined;
     const needsProof = !right.proved;
     const question = {
       repository,
@@ -284,7 +256,7 @@ export class ManifestSource {
     let served = found;
     const manifest = await narrowToPlatform(found.manifest, want, {
       manifest: async ({ digest }) => {
-        const child = await this.#byDigest(repository, digest, proved);
+        const child = await this.#byReference(repository, digest, proved);
         const outcome = child.outcome === 'hit' ? served.outcome : child.outcome;
         served = { ...child, outcome, upstreamMs: served.upstreamMs + child.upstreamMs };
         return child.manifest;
@@ -294,9 +266,6 @@ export class ManifestSource {
     return { ...served, manifest };
   }
 }
-
-/** A right that has to be proved now, by upstream's own answer. */
-const UNPROVED = { proved: false, provedIfUnreachable: false, preloadedFor: [] };
 
 function hit(manifest: Manifest, right: ContentRight): Found {
   return { manifest, outcome: 'hit', stored: true, upstreamMs: 0, isPreload: right.isPreload === true };

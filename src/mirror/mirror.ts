@@ -236,10 +236,10 @@ export class Mirror implements PullSource {
   explain(repository: Repository, reference: string, right: Right): Promise<readonly string[]> {
     return outlook(repository, reference, right, {
       metadata: this.#metadata,
-      failures: this.#failures,
-      rule: this.#pullRuleOf(repository, right),
+      asking: this.#asking,
+      pullRuleOf: this.#pullRuleOf,
       isOffline: this.#isOffline,
-      nowMs: this.#nowMs(),
+      nowMs: this.#nowMs,
     });
   }
 

@@ -1,70 +1,129 @@
 import { formatDuration } from '../lib/units.ts';
-import type { MetadataStore } from '../metadata/metadata-store.ts';
-import { credentialId } from '../oci/credential.ts';
-import { isDigest } from '../oci/digest.ts';
 import { defaultPullPolicy } from '../oci/pull-policy.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
-import { freshnessOf, type PullRule } from './pull-rule.ts';
-import type { RememberedFailures } from './remembered-failures.ts';
+import { ociErrorOf, type UpstreamFailure } from '../upstream/failures.ts';
+import { type Asking, forbidsHeld } from './asking.ts';
+import { maySpare, type PlanParts, planPull, type PullPlan } from './pull-plan.ts';
+import type { PullRule } from './pull-rule.ts';
 
-export interface OutlookOptions {
-  readonly metadata: MetadataStore;
-  readonly failures: RememberedFailures;
-  readonly rule: PullRule;
+export interface OutlookParts extends PlanParts {
+  readonly asking: Pick<Asking, 'foresee'>;
   readonly isOffline: boolean;
-  readonly nowMs: number;
 }
 
-/** What a pull of a tag or a digest would come to, as far as its right allows it: sentences for people. */
+/** What is known of one pull. */
+interface Prospect {
+  readonly reference: string;
+  readonly plan: PullPlan;
+  readonly rule: PullRule;
+  readonly isOffline: boolean;
+  /** With what upstream is asked, where it is. */
+  readonly asked: string;
+}
+
+/**
+ * What a pull of a tag or a digest would come to with this right: sentences for people. Of the manifest, by the plan that
+ * serving follows, and of what else it names.
+ */
 export async function outlook(
   repository: Repository,
   reference: string,
   right: Right,
-  options: OutlookOptions,
+  parts: OutlookParts,
 ): Promise<readonly string[]> {
-  const held = isDigest(reference)
-    ? await ofDigest(repository, reference, options)
-    : await ofTag(repository, reference, options);
-  return [held, ...waits(repository, reference, right, options)];
+  const plan = await planPull(repository, reference, right, parts);
+  const rule = parts.pullRuleOf(repository, right);
+  const prospect = { reference, plan, rule, isOffline: parts.isOffline, asked: askedText(right) };
+  const failure =
+    plan.step === 'ask' ? await parts.asking.foresee(repository, reference, plan.right) : undefined;
+  return [
+    ...rightLines(plan),
+    heldLine(prospect),
+    ...(plan.step === 'ask' ? [askLine(prospect, failure)] : []),
+    ...restLines(prospect),
+  ];
 }
 
-async function ofDigest(
-  repository: Repository,
-  digest: string,
-  { metadata, rule, isOffline }: OutlookOptions,
-): Promise<string> {
-  const isHeld = isDigest(digest) && (await metadata.readLinkedManifest(repository, digest)) !== undefined;
-  if (isHeld) return `${digest} is held, and served as it is`;
-  return rule.pullPolicy === 'Never' ? notAsked(digest, isOffline) : asked(digest);
+/** Why what is held may be served. */
+function rightLines({ right, step }: PullPlan): readonly string[] {
+  if (right.isPreload === true)
+    return ['it was imported, and is served without asking upstream who may have it'];
+  if (right.proved) return ['what is held is served without asking upstream who may have it'];
+  return step === 'serve' ? ['an earlier proof counts, since upstream is not asked who may have it'] : [];
 }
 
-async function ofTag(
-  repository: Repository,
-  tag: string,
-  { metadata, rule, isOffline, nowMs }: OutlookOptions,
-): Promise<string> {
-  const tagged = await metadata.readTagged(repository, tag);
-  const { manifest } = tagged ?? {};
-  const ageMs = manifest && tagged && nowMs - tagged.tag.checkedAtMs;
-  const freshness = freshnessOf(tag, ageMs, rule);
-  if (manifest === undefined || ageMs === undefined) {
-    return freshness === 'never' ? notAsked(tag, isOffline) : asked(tag);
+function heldLine(prospect: Prospect): string {
+  const { reference, plan, rule } = prospect;
+  const { held, ageMs, step } = plan;
+  if (held === undefined) {
+    return step === 'refuse'
+      ? `${reference} is not held, and ${notAsked(prospect)}: the pull fails`
+      : `${reference} is not held: the next pull asks upstream for it`;
   }
-  const said = ageMs < 0 ? 'later than now' : `${durationText(ageMs)} ago`;
-  const known = `${tag} is held as ${manifest.digest}, which upstream said ${said}`;
-  const policy = rule.pullPolicy ?? defaultPullPolicy({ tag });
-  switch (freshness) {
-    case 'never':
-      return `${known}; it is served as it is, and upstream is not asked (${isOffline ? 'offline' : policy})`;
+  const known =
+    ageMs === undefined
+      ? `${reference} is held`
+      : `${reference} is held as ${held.digest}, ${agoText(ageMs)}`;
+  switch (step) {
+    case 'refuse':
+      return `${known}, but no right to it is proved, and ${notAsked(prospect)}: the pull fails`;
     case 'ask':
-      return `${known}; the next pull asks upstream what it means now (${policy === 'Always' ? policy : 'freshFor is over'})`;
+      return `${known}; the next pull asks upstream ${questionOf(prospect)}`;
     case 'serve-and-ask':
       return `${known}; it is served as it is, and upstream is asked behind that (staleWhileRevalidate)`;
     case 'serve':
       break;
   }
-  return `${known}; it is served as it is ${restText(rule, ageMs)}`;
+  if (rule.pullPolicy === 'Never') return `${known}; it is served as it is, and ${notAsked(prospect)}`;
+  return ageMs === undefined
+    ? `${known}, and served as it is`
+    : `${known}; it is served as it is ${restText(rule, ageMs)}`;
+}
+
+function questionOf({ reference, plan: { right }, rule }: Prospect): string {
+  if (!right.proved) return 'who may have it';
+  const policy = rule.pullPolicy ?? defaultPullPolicy({ tag: reference });
+  return `what it means now (${policy === 'Always' ? policy : 'freshFor is over'})`;
+}
+
+/** What becomes of a pull that has to wait for upstream, which may have failed too short a while ago to be asked. */
+function askLine({ plan, asked }: Prospect, failure: UpstreamFailure | undefined): string {
+  const isSpared = maySpare(plan);
+  if (failure !== undefined) {
+    const wait = durationText(failure.retryAfterMs ?? 0);
+    const isServed = isSpared && !forbidsHeld(failure);
+    const end = isServed
+      ? 'what is held is served'
+      : `the pull fails (${ociErrorOf(failure, 'MANIFEST_UNKNOWN').code})`;
+    return `upstream is not asked again for ${wait}: ${failure.message}; until then ${end}`;
+  }
+  return isSpared
+    ? `upstream is asked ${asked}; while it cannot be reached, what is held is served`
+    : `upstream is asked ${asked}; its answer decides, and nothing held is served without it`;
+}
+
+/** Of blobs, and of an index's children. */
+function restLines(prospect: Prospect): readonly string[] {
+  const { plan, rule, asked } = prospect;
+  if (plan.step === 'refuse') return [];
+  return [
+    rule.pullPolicy === 'Never'
+      ? `what is not held is not fetched: ${notAsked(prospect)}`
+      : `what is not held is fetched ${asked}`,
+  ];
+}
+
+function notAsked({ isOffline }: Prospect): string {
+  return `upstream is not asked (${isOffline ? 'offline' : 'Never'})`;
+}
+
+function askedText({ credentials, requester }: Right): string {
+  const [first, ...others] = credentials;
+  if (others.length > 0) return 'with those above in their order, the one that worked last before the others';
+  if (first !== undefined) return 'with the one above';
+  const isTenant = requester.tenant !== undefined;
+  return isTenant ? 'without credentials, since the tenant has none for it' : 'without credentials';
 }
 
 function restText({ pullPolicy, freshForMs }: PullRule, ageMs: number): string {
@@ -73,29 +132,8 @@ function restText({ pullPolicy, freshForMs }: PullRule, ageMs: number): string {
   return isForEver ? '(freshFor: forever)' : `for another ${durationText(freshForMs - ageMs)} (freshFor)`;
 }
 
-function asked(reference: string): string {
-  return `${reference} is not held: the next pull asks upstream for it`;
-}
-
-function notAsked(reference: string, isOffline: boolean): string {
-  return `${reference} is not held, and upstream is not asked (${isOffline ? 'offline' : 'Never'})`;
-}
-
-/** What failed a moment ago, for each credential that may be tried. */
-function waits(
-  { upstream, name }: Repository,
-  reference: string,
-  { credentials }: Right,
-  { failures }: OutlookOptions,
-): readonly string[] {
-  return credentials.flatMap(credential => {
-    const key = { upstream, repository: name, reference, credentialId: credentialId(credential) };
-    const failure = failures.recall(key);
-    if (failure === undefined) return [];
-    const wait = durationText(failure.retryAfterMs ?? 0);
-    const whose = credential === undefined ? '' : ` as ${credential.username}`;
-    return [`upstream is not asked again${whose} for ${wait}: ${failure.message}`];
-  });
+function agoText(ageMs: number): string {
+  return ageMs < 0 ? 'as of later than now' : `as of ${durationText(ageMs)} ago`;
 }
 
 function durationText(ms: number): string {

@@ -1,9 +1,13 @@
 // entrepot explain where there are no tenants: what anybody who pulls would get, and why.
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { get } from '../support/client.ts';
 import { imageOf, randomBlob } from '../support/content.ts';
 import { Entrepot, type EntrepotConfig } from '../support/entrepot.ts';
 import { FakeUpstream } from '../support/fake-upstream.ts';
+import { until } from '../support/programs.ts';
+import { makeTempFolder } from '../support/temp-folder.ts';
 
 const UP = 'up.example';
 const image = imageOf([randomBlob(1_000, 'explain')]);
@@ -83,6 +87,87 @@ it('says that who is refused is asked to log in where somebody can', async () =>
   const { code, stderr } = await entrepot.command('explain', `${UP}/app:v1`, '--tenant', 'team-z');
   expect([code, stderr]).toEqual([1, expect.stringContaining('no tenant is called team-z')]);
 });
+
+describe('an imported image', () => {
+  const island = async (more: EntrepotConfig) => {
+    entrepot = await Entrepot.start(config());
+    expect((await entrepot.command('pull', `${UP}/app:v1`)).code).toBe(0);
+    const bundle = join(entrepot.folder, 'bundle.tar');
+    expect((await entrepot.command('export', `${UP}/app:v1`, '-o', bundle)).code).toBe(0);
+    const far = await Entrepot.start(config({ freshFor: '1h' }, more));
+    expect((await far.command('import', bundle)).code).toBe(0);
+    await entrepot.remove();
+    entrepot = far;
+  };
+
+  it('is told to be served by its import, as it is', async () => {
+    await island({});
+    const asked = upstream.requests.length;
+    const told = await explained(`${UP}/app:v1`);
+    expect(told).toContain('imported for all: counts');
+    expect(told).toContain('- it was imported, and is served without asking upstream who may have it\n');
+    expect(told).toMatch(/- v1 is held as .*; it is served as it is for another/);
+    expect(told).not.toContain('nothing held is served');
+    expect(await explained(`${UP}/app@${image.manifest.digest}`)).toContain('is held, and served as it is');
+    expect((await pull('app/manifests/v1')).status).toBe(200);
+    expect(upstream.requests.length).toBe(asked);
+    // Of what was not imported the import says nothing.
+    const other = await explained(`${UP}/app:v2`);
+    expect(other).toContain('- v2 is not held: the next pull asks upstream for it\n');
+    expect(other).toContain('its answer decides');
+  });
+
+  it('is told to be served without upstream while offline, and nothing else is', async () => {
+    await island({ offline: true });
+    const told = await explained(`${UP}/app:v1`);
+    expect(told).toContain('it is served as it is, and upstream is not asked (offline)');
+    expect(told).not.toMatch(/upstream is asked|is fetched/);
+    expect((await pull('app/manifests/v1')).status).toBe(200);
+    const other = await explained(`${UP}/app:v2`);
+    expect(other).toContain('- v2 is not held, and upstream is not asked (offline): the pull fails\n');
+    expect(other).not.toMatch(/upstream is asked|is fetched/);
+    expect((await pull('app/manifests/v2')).status).toBe(404);
+  });
+});
+
+it('says what is served of a private image while upstream may not be asked, and to whom not', async () => {
+  await upstream.stop();
+  const users = { mirror: { password: 'first', repositories: ['app'] } };
+  upstream = await FakeUpstream.start({ auth: { scheme: 'basic', users } });
+  upstream.add('app', image, 'v1');
+  const passwordFile = join(await makeTempFolder('explain'), 'password');
+  await writeFile(passwordFile, 'first');
+  const own = { credentials: { username: 'mirror', passwordFile } };
+  entrepot = await Entrepot.start(config(own));
+  expect((await entrepot.command('pull', `${UP}/app:v1`)).code).toBe(0);
+  entrepot = await (await stopped(entrepot)).startAgain(config(own, { offline: true }));
+  expect(await explained(`${UP}/app:v1`)).toContain(
+    'but no right to it is proved, and upstream is not asked (offline): the pull fails\n',
+  );
+  expect((await pull('app/manifests/v1')).status).toBe(404);
+});
+
+it('says that what is held is served while upstream does not answer, and that the rest fails', async () => {
+  entrepot = await Entrepot.start(config({ pullPolicy: 'Always' }));
+  expect((await pull('app/manifests/v1')).status).toBe(200);
+  await upstream.stop();
+  for (const [tag, status, end] of [
+    ['v1', 200, 'what is held is served\n'],
+    ['v2', 503, 'the pull fails (UNAVAILABLE)\n'],
+  ] as const) {
+    // The first back-offs are shorter than a command takes on a busy machine.
+    await until(`${tag} to be told of`, 60_000, async () => {
+      expect((await pull(`app/manifests/${tag}`)).status).toBe(status);
+      const told = await explained(`${UP}/app:${tag}`);
+      return told.includes(`until then ${end}`) && /- upstream is not asked again for \d+s?: /.test(told);
+    });
+  }
+});
+
+async function stopped(one: Entrepot): Promise<Entrepot> {
+  await one.stop();
+  return one;
+}
 
 describe('a hosted prefix that is not open to anonymous clients (hosted.anonymous: none)', () => {
   const hosted = { prefixes: ['tools'], anonymous: 'none', shared: ['tools/base/**'] };
