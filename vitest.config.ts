@@ -7,7 +7,7 @@ export default defineConfig({
       {
         test: {
           name: 'unit',
-          include: ['src/**/*.test.ts', 'test/{architecture,support,vectors}/**/*.test.ts'],
+          include: ['src/**/*.test.ts', 'test/{architecture,docs,support,vectors}/**/*.test.ts'],
           // The default of 5 s is short for the first test of a file on a busy machine: it loads the modules.
           testTimeout: 30_000,
         },

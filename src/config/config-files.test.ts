@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, describe, expect, it } from 'vitest';
+import { withOptions } from '../../test/docs/options.ts';
 import { parseYaml } from '../lib/yaml.ts';
 import { environmentVariables } from './environment.ts';
 import { loadConfig } from './load.ts';
@@ -21,6 +22,13 @@ describe('config/entrepot.schema.json', () => {
   it('describes every option', () => {
     const bare = optionPaths(fileJsonSchema()).filter(({ schema }) => schema.description === undefined);
     expect(bare.map(({ path }) => path.join('.'))).toEqual([]);
+  });
+});
+
+describe('docs/configuration.md', () => {
+  it('has the tables that the schema makes (npm run schema)', () => {
+    const page = readFileSync(new URL('../../docs/configuration.md', import.meta.url), 'utf8');
+    expect(page).toBe(withOptions(page));
   });
 });
 

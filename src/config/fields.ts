@@ -100,7 +100,7 @@ export const serverUrl = textCodec<string>(
 /** As `serverUrl`, for another registry, whose path may say where its API and the repositories that are meant begin. */
 export const registryUrl = textCodec<string>(
   'an http:// or https:// URL of a registry, without user name or password; a path has to say where /v2 is, as ' +
-    'https://harbor.example/v2/proxy-hub does',
+    'https://registry.example/v2/proxy-hub does',
   value => parseRegistryUrl(value).text,
   url => url,
   value => typeof value === 'string',

@@ -98,7 +98,7 @@ const upstream = section(
       .optional()
       .describe(
         'Where the registry answers; https://NAME by default. With a path from /v2 on, such as ' +
-          'https://harbor.example/v2/proxy-hub, what is behind it goes before the names of all repositories',
+          'https://registry.example/v2/proxy-hub, what is behind it goes before the names of all repositories',
       ),
     mirrors: listOf(mirror).prefault([]).describe('Tried in order when url cannot be reached or fails'),
     aliases: listOf(registryHost).prefault([]).describe('Other names of the same registry'),

@@ -8,7 +8,7 @@ import { isRepositoryName } from './reference.ts';
 export interface RegistryUrl {
   /** The canonical spelling: without a slash at the end, and without a path that says no more than `/v2`. */
   readonly text: string;
-  /** What `/<repository>/manifests/<reference>` is appended to: `https://harbor.example/v2/proxy-hub`. */
+  /** What `/<repository>/manifests/<reference>` is appended to: `https://registry.example/v2/proxy-hub`. */
   readonly api: string;
   /** With its port, if that is not the usual one of the scheme. */
   readonly host: string;

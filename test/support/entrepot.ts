@@ -12,7 +12,7 @@ const PROJECT = fileURLToPath(new URL('../..', import.meta.url));
 /** As the starter's first line says it. */
 export const STARTER: readonly string[] = ['--max-semi-space-size=4', join(PROJECT, 'dist', 'entrepot.cjs')];
 
-/** The configuration file as an object (design §11); what is left out is what the product defaults to. */
+/** The configuration file as an object; what is left out is what the product defaults to. */
 export type EntrepotConfig = Readonly<Record<string, unknown>> & {
   readonly server?: Readonly<Record<string, unknown>>;
   readonly storage?: Readonly<Record<string, unknown>>;
