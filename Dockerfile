@@ -24,15 +24,18 @@ RUN --mount=type=secret,id=npmrc,target=/root/.npmrc \
     export NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt \
  && npm ci --ignore-scripts --no-audit --no-fund \
  && npm rebuild better-sqlite3
-COPY tsconfig.json tsconfig.build.json ./
+COPY tsconfig.json build.ts ./
 COPY src ./src
-# What SQLite's drivers are compiled from, and binaries for other systems, are many times what is used of them.
+# All packages but SQLite's drivers are in dist/; of those, what they are compiled from and the binaries for other systems
+# are many times what is used.
 RUN npm run build \
- && npm prune --omit=dev --ignore-scripts --offline --no-audit --no-fund \
- && rm -rf src tsconfig*.json node_modules/better-sqlite3*/deps node_modules/better-sqlite3*/src \
- && rm -f node_modules/better-sqlite3-napi/prebuilds/darwin-* node_modules/better-sqlite3-napi/prebuilds/win32-* \
- && find node_modules/better-sqlite3/build -type f ! -name better_sqlite3.node -delete \
- && find node_modules -type d -empty -delete
+ && mkdir -p /out/node_modules \
+ && mv dist package.json /out \
+ && cd node_modules \
+ && rm -rf better-sqlite3*/deps better-sqlite3*/src better-sqlite3-napi/prebuilds/darwin-* better-sqlite3-napi/prebuilds/win32-* \
+ && find better-sqlite3/build -type f ! -name better_sqlite3.node -delete \
+ && find better-sqlite3* -type d -empty -delete \
+ && mv better-sqlite3* bindings file-uri-to-path /out/node_modules
 
 FROM ${BASE}
 LABEL org.opencontainers.image.title="Entrepot" \
@@ -43,7 +46,7 @@ LABEL org.opencontainers.image.title="Entrepot" \
 ENV NODE_ENV=production \
     UV_THREADPOOL_SIZE=16 \
     ENTREPOT_CONFIG=/etc/entrepot/container.yaml
-COPY --from=build /app /app
+COPY --from=build /out /app
 COPY config/container.yaml /etc/entrepot/container.yaml
 # A number, so that Kubernetes can see that it is not root. /data is all that it writes to.
 RUN ln -s /app/dist/entrepot.cjs /usr/local/bin/entrepot \

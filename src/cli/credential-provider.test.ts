@@ -113,7 +113,7 @@ describe('config/examples/credential-provider', () => {
       ({ tokenAttributes: _tokenAttributes, ...provider }) => provider,
     );
     expect(parseProviderConfig({ ...document, providers })).toMatchObject([
-      { name: 'entrepot', args: ['credential-provider'] },
+      { name: 'entrepot-credential-provider' },
     ]);
   });
 

@@ -1,8 +1,8 @@
-import { Argument, Command as CommanderCommand, CommanderError, Option } from 'commander';
 import { ArchiveError } from '../archive/archive-error.ts';
 import { InvalidReference } from '../oci/reference.ts';
 import type { CommandTree } from './command-tree.ts';
-import { type Command, CommandError, EXIT, type ExitCode, type Input, type Io } from './command.ts';
+import { type Command, EXIT, type ExitCode, type Io } from './command.ts';
+import { Parser, type ProgramText } from './parser.ts';
 import { readVersion, version } from './version.ts';
 
 /** `tree`: all of the program. */
@@ -52,35 +52,27 @@ const GROUPS: Readonly<Record<string, string>> = {
   config: 'show and check the configuration',
 };
 
-/** For the list of commands: `withHelpOption` is what answers it. */
-const HELP = ['help [command...]', 'print help for a command'] as const;
-
 const EXAMPLES = [
   ['entrepot serve', 'serve on http://127.0.0.1:5000 with the defaults'],
   ['entrepot serve --config /etc/entrepot.yaml', 'serve as the file says'],
   ['entrepot hosts containerd --out /etc/containerd/certs.d', 'point this node at it'],
 ] as const;
 
-const EXIT_CODES = '\nExit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 stopped by Ctrl-C\n';
+/** The words of the program's own help. */
+const TEXT: ProgramText = {
+  description: 'A local OCI registry that mirrors others, for nodes that pull the same images.',
+  version: readVersion(),
+  groups: GROUPS,
+  examples: EXAMPLES,
+  exitCodes: '0 done, 1 failed, 2 wrong usage or configuration, 130 stopped by Ctrl-C',
+};
 
 /** Runs what was typed (without node and the script) and returns the exit code. */
 export async function runProgram(typed: readonly string[], io: Io): Promise<ExitCode> {
   const argv = withHelpOption(typed);
-  let exitCode: ExitCode = EXIT.done;
-  const program = buildProgram(await commandsFor(argv), io, async (command, input) => {
-    exitCode = await command.run(input, io);
-  });
   try {
-    await program.parseAsync(argv, { from: 'user' });
-    return exitCode;
+    return await new Parser(TEXT, await commandsFor(argv), io).run(argv);
   } catch (error) {
-    if (error instanceof CommanderError) {
-      return error.exitCode === 0 ? EXIT.done : EXIT.usage;
-    }
-    if (error instanceof CommandError) {
-      io.err(`entrepot: ${error.message}\n`);
-      return error.exitCode;
-    }
     if (error instanceof ArchiveError || error instanceof InvalidReference) {
       io.err(`entrepot: ${error.message}\n`);
       return error instanceof ArchiveError ? EXIT.failed : EXIT.usage;
@@ -99,10 +91,9 @@ function withHelpOption(argv: readonly string[]): readonly string[] {
   return isKnown ? [...words, '--help'] : words;
 }
 
-type Run = (command: Command, input: Input) => Promise<void>;
-
-/** The command that is typed; all of them for help, and for what is none. */
+/** The command that was typed; all of them for help and for an unknown one, none for the version. */
 async function commandsFor([first = '', second = '']: readonly string[]): Promise<readonly Command[]> {
+  if (first === '--version') return [];
   const typed = COMMANDS.filter(([name]) => name === first || name === `${first} ${second}`);
   return loaded(typed.length > 0 ? typed : COMMANDS);
 }
@@ -112,100 +103,5 @@ function loaded(commands: typeof COMMANDS): Promise<readonly Command[]> {
 }
 
 async function readTree(): Promise<CommandTree> {
-  const nowhere = { out: () => {}, err: () => {} };
-  return treeOf(buildProgram(await loaded(COMMANDS), nowhere, async () => {}));
-}
-
-function treeOf(command: CommanderCommand): CommandTree {
-  const help = command.createHelp();
-  const commands = help.visibleCommands(command).map(treeOf);
-  return {
-    name: command.name(),
-    summary: help.subcommandDescription(command),
-    // What help is asked about is any of the others.
-    commands: commands.map(each => (each.name === 'help' ? { ...each, commands: wordsOf(commands) } : each)),
-    options: help.visibleOptions(command).map(option => ({
-      names: [option.short, option.long].flatMap(name => name ?? []),
-      description: option.description,
-      value: option.required
-        ? {
-            name: /<([^.>]+)/.exec(option.flags)?.[1] ?? '',
-            isRepeated: option.variadic,
-            choices: option.argChoices ?? [],
-          }
-        : undefined,
-    })),
-    arguments: command.registeredArguments.map(argument => ({
-      name: argument.name(),
-      isRepeated: argument.variadic,
-      choices: argument.argChoices ?? [],
-    })),
-  };
-}
-
-function wordsOf(commands: readonly CommandTree[]): readonly CommandTree[] {
-  const others = commands.filter(({ name }) => name !== 'help');
-  return others.map(each => ({ ...each, commands: wordsOf(each.commands), options: [], arguments: [] }));
-}
-
-function buildProgram(commands: readonly Command[], io: Io, run: Run): CommanderCommand {
-  const program = new CommanderCommand('entrepot')
-    .description('A local OCI registry that mirrors others, for nodes that pull the same images.')
-    .version(readVersion(), '--version', 'print the version')
-    .helpOption('-h, --help', 'print help')
-    .helpCommand(...HELP)
-    .configureOutput({ writeOut: text => io.out(text), writeErr: text => io.err(text) })
-    .exitOverride()
-    .addHelpText('after', examplesText(EXAMPLES) + EXIT_CODES);
-  for (const command of commands) {
-    const [first = '', second] = command.name.split(' ');
-    const parent = second === undefined ? program : groupOf(program, first);
-    parent.addCommand(buildCommand(command, second ?? first, program, run));
-  }
-  return program;
-}
-
-/** The group of that name, which stands in the help where the first of its commands does. */
-function groupOf(program: CommanderCommand, name: string): CommanderCommand {
-  const group = program.commands.find(command => command.name() === name);
-  return (
-    group ??
-    program
-      .command(name)
-      .helpCommand(...HELP)
-      .description(GROUPS[name] ?? '')
-  );
-}
-
-function buildCommand(command: Command, name: string, program: CommanderCommand, run: Run): CommanderCommand {
-  const built = new CommanderCommand(name)
-    .copyInheritedSettings(program)
-    .summary(command.summary)
-    .description(command.description ?? command.summary)
-    .addHelpText('after', examplesText(command.examples));
-  for (const { name: argument, description, choices } of command.arguments ?? []) {
-    const declared = new Argument(argument, description);
-    built.addArgument(choices === undefined ? declared : declared.choices(choices));
-  }
-  for (const { flags, description } of command.options ?? []) {
-    const option = new Option(flags, description);
-    built.addOption(flags.endsWith('<list>') ? option.argParser(together) : option);
-  }
-  return built.action(() =>
-    run(command, {
-      arguments: built.args,
-      options: built.opts(),
-      makesStore: command.makesStore,
-    }),
-  );
-}
-
-/** An option with a list that is given twice means both lists. */
-function together(list: string, earlier: string | undefined): string {
-  return earlier === undefined ? list : `${earlier},${list}`;
-}
-
-function examplesText(examples: Command['examples']): string {
-  const lines = examples.map(([typed, meaning]) => `  $ ${typed}\n      ${meaning}`);
-  return `\nExamples:\n${lines.join('\n')}\n`;
+  return new Parser(TEXT, await loaded(COMMANDS), { out: () => {}, err: () => {} }).tree();
 }

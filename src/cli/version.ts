@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs';
+import manifest from '../../package.json' with { type: 'json' };
 import { answer, type Command, EXIT, jsonOption } from './command.ts';
 
 /** `entrepot version`: for reports of faults. */
@@ -16,9 +16,7 @@ export const version: Command = {
   },
 };
 
-/** The version in package.json, which stands at the same distance from `src/cli` and `dist/cli`. */
+/** The version in package.json. */
 export function readVersion(): string {
-  const text = readFileSync(new URL('../../package.json', import.meta.url), 'utf8');
-  const { version: own }: { version: string } = JSON.parse(text);
-  return own;
+  return manifest.version;
 }

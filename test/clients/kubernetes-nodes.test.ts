@@ -12,7 +12,7 @@ import { HAS_CLUSTER, KubeCluster } from '../support/kube-cluster.ts';
 import { PRIVATE } from '../support/mirrored-registry.ts';
 import { freePort, hasPrograms, run, until } from '../support/programs.ts';
 
-const STARTER = fileURLToPath(new URL('../../dist/entrepot.cjs', import.meta.url));
+const PLUGIN = fileURLToPath(new URL('../../dist/entrepot-credential-provider.cjs', import.meta.url));
 /** No such host exists: nodes know it only by way of Entrepot. */
 const UPSTREAM = 'registry.test';
 const IMAGE = `${UPSTREAM}/${PRIVATE}`;
@@ -65,7 +65,7 @@ describe.skipIf(!canRun)('a pod without secrets, by the token of its account', (
     const [image = ''] = IMAGE.split(':');
     const request = { kind: 'CredentialProviderRequest', apiVersion, image, serviceAccountToken };
     const input = `${JSON.stringify(request)}\n`;
-    const answer = decodeResponse(await run(process.execPath, [STARTER, 'credential-provider'], { input }));
+    const answer = decodeResponse(await run(PLUGIN, [], { input }));
     const credential = answer.auth.get(UPSTREAM);
     if (credential === undefined) throw new Error('the plugin has no credential for the registry');
     return credential;
