@@ -24,7 +24,7 @@ import {
   parseBundleIndex,
 } from './layout.ts';
 import type { ArchiveEntry } from './open-archive.ts';
-import type { Place, PlacedImage } from './placement.ts';
+import { type Place, type PlacedImage, type Refuse, refuseAtOnce, unlessRefused } from './placement.ts';
 
 /** Takes the blobs of an archive, each verified, and knows what it took. */
 export interface BlobTaker {
@@ -71,7 +71,7 @@ export async function readContents(
   entries: AsyncIterable<ArchiveEntry>,
   taker: BlobTaker,
   { progress = () => {}, signal }: ReadOptions,
-  onIndex: (index: BundleIndex) => void = () => {},
+  onIndex: (index: BundleIndex) => void | Promise<void> = () => {},
 ): Promise<BundleIndex> {
   let found: BundleIndex | undefined;
   let hasLayout = false;
@@ -87,7 +87,7 @@ export async function readContents(
       hasLayout = true;
     } else if (entry.name === INDEX_FILE) {
       found = parseBundleIndex(await readDocument(counted));
-      onIndex(found);
+      await onIndex(found);
     } else {
       isDockerArchive ||= isDockerFile(entry.name);
     }
@@ -100,43 +100,57 @@ export async function readContents(
   );
 }
 
-/** Proves that every image is complete and has a place here. */
+/** Proves that every image is complete and has a place here. Images that are refused are left out. */
 export async function settleAll(
   index: BundleIndex,
   placed: readonly PlacedImage[],
   taker: BlobTaker,
   options: CompleteOptions,
+  refuse: Refuse = refuseAtOnce,
 ): Promise<readonly Settled[]> {
   const leftOut = await leftOutOf(index, options);
+  const readings = new OneReadingEach();
   const named: Settled[] = [];
   const unplaced: { image: BundleImage; tree: ContentTree }[] = [];
   for (const { image, place } of placed) {
-    const tree = await completeTree(image, leftOut, taker, options);
+    const tree = await unlessRefused(image, refuse, async () => {
+      const whole = await completeTree(image, leftOut, taker, options);
+      if (place !== undefined) readings.add(place, whole);
+      return whole;
+    });
+    if (tree === undefined) continue;
     if (place !== undefined) named.push({ image, place, tree });
     else unplaced.push({ image, tree });
   }
-  for (const { image, tree } of unplaced) named.push(...beside(image, tree, named));
-  requireOneReading(named);
+  for (const { image, tree } of unplaced) {
+    const found = await unlessRefused(image, refuse, () => {
+      const places = beside(image, tree, named);
+      for (const { place } of places) readings.add(place, tree);
+      return places;
+    });
+    named.push(...(found ?? []));
+  }
   return named;
 }
 
 /** A repository reads the bytes of a manifest under one media type: the later one would take what the earlier one needs. */
-function requireOneReading(settled: readonly Settled[]): void {
-  const mediaTypes = new Map<string, string>();
-  for (const { place, tree } of settled) {
+class OneReadingEach {
+  readonly #mediaTypes = new Map<string, string>();
+
+  add({ repository }: Place, tree: ContentTree): void {
     for (const { manifest } of tree.manifests) {
-      const key = `${repositoryText(place.repository)}@${manifest.digest}`;
-      const known = mediaTypes.get(key) ?? manifest.mediaType;
+      const key = `${repositoryText(repository)}@${manifest.digest}`;
+      const known = this.#mediaTypes.get(key) ?? manifest.mediaType;
       if (known !== manifest.mediaType) {
         throw new ArchiveError(`${key} would be read as ${known} and as ${manifest.mediaType}`);
       }
-      mediaTypes.set(key, known);
+      this.#mediaTypes.set(key, known);
     }
   }
 }
 
 /** A signature or the like belongs into every repository that holds what it is about. */
-function beside(image: BundleImage, tree: ContentTree, named: Settled[]): readonly Settled[] {
+function beside(image: BundleImage, tree: ContentTree, named: readonly Settled[]): readonly Settled[] {
   const subject = tree.manifests[0]?.view.subject?.digest;
   const places = new Map<string, Repository>();
   for (const other of named) {

@@ -44,8 +44,8 @@ export async function importArchive(
   const intake = new Intake({ metadata, blobs, signal });
   try {
     let placed: readonly PlacedImage[] = [];
-    const index = await readContents(entries, intake, options, found => {
-      placed = placeAll(found, options);
+    const index = await readContents(entries, intake, options, async found => {
+      placed = await placeAll(found, options);
     });
     const settled = await settleAll(index, placed, intake, options);
     await publish(settled.map(arrivalOf), options);

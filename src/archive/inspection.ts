@@ -9,19 +9,21 @@ import { OciError } from '../oci/errors.ts';
 import { MAX_MANIFEST_BYTES } from '../oci/manifest.ts';
 import { formatPlatform, isAttestation } from '../oci/platform.ts';
 import { configPlatform, type ContentLookup } from '../oci/platform-choice.ts';
+import { repositoryText } from '../oci/repository.ts';
 import { ArchiveError } from './archive-error.ts';
 import {
   type BlobTaker,
   type CompleteOptions,
   readContents,
   type ReadOptions,
+  type Settled,
   settleAll,
 } from './contents.ts';
 import { hashOf, looksLikeManifest, readWhole, requireDigest } from './entry-bytes.ts';
 import { arrivalOf, nameHere } from './import.ts';
 import { type BundleImage, type BundleIndex, MAX_MANIFESTS_BYTES } from './layout.ts';
 import type { ArchiveEntry } from './open-archive.ts';
-import { placeAll, type PlacementOptions } from './placement.ts';
+import { placeAll, type PlacementOptions, type Refuse } from './placement.ts';
 import { type Arrival } from './publish.ts';
 import { reserveRoom, type Room } from './room.ts';
 
@@ -43,8 +45,10 @@ export interface InspectedImage {
   readonly bytes: number;
   /** Of its blobs that are not held here yet. */
   readonly newBytes: number;
-  /** What it would be called here; empty when the archive would be refused. */
+  /** What it would be called here; empty when it is refused. */
   readonly places: readonly InspectedPlace[];
+  /** Why it is refused, and with it the whole archive; `undefined` when it is not. */
+  readonly refusal: string | undefined;
 }
 
 export interface InspectedPlace {
@@ -61,8 +65,8 @@ export interface Inspection {
   /** Of all images; what they share is counted once. */
   readonly bytes: number;
   readonly newBytes: number;
-  /** Why an import would refuse the archive. */
-  readonly refusal: string | undefined;
+  /** Why an import would refuse the archive: each reason once, those of its images among them. */
+  readonly refusals: readonly string[];
 }
 
 /**
@@ -75,7 +79,7 @@ export async function inspectArchive(
 ): Promise<Inspection> {
   const look = new Look(options);
   const index = await readContents(entries, look, options);
-  const { placesOf, refusal } = await outcomeOf(index, look, options);
+  const { placesOf, refusalOf, refusals } = await outcomeOf(index, look, options);
   const images: InspectedImage[] = [];
   const sizes = new Map<Digest, Sized>();
   for (const image of index.images) {
@@ -86,35 +90,72 @@ export async function inspectArchive(
       digest: image.descriptor.digest,
       platforms,
       ...sumOf(content),
-      places: placesOf.get(image) ?? [],
+      places: refusalOf.has(image) ? [] : (placesOf.get(image) ?? []),
+      refusal: refusalOf.get(image),
     });
   }
-  return { images, ...sumOf([...sizes.values()]), refusal };
+  return { images, ...sumOf([...sizes.values()]), refusals };
 }
 
 interface Outcome {
   readonly placesOf: ReadonlyMap<BundleImage, readonly InspectedPlace[]>;
-  readonly refusal: string | undefined;
+  readonly refusalOf: ReadonlyMap<BundleImage, string>;
+  readonly refusals: readonly string[];
 }
 
-/** All that an import looks at before it publishes. */
+/** All that an import looks at before it publishes, past the first image that it would refuse. */
 async function outcomeOf(index: BundleIndex, look: Look, options: InspectOptions): Promise<Outcome> {
   const placesOf = new Map<BundleImage, InspectedPlace[]>();
+  const refusalOf = new Map<BundleImage, string>();
+  const refuse: Refuse = (image, { message }) => {
+    if (!refusalOf.has(image)) refusalOf.set(image, message);
+  };
   try {
-    const settled = await settleAll(index, placeAll(index, options), look, options);
-    if (options.room !== undefined) {
-      const release = await reserveRoom(settled.map(arrivalOf), options.metadata, options.room);
-      release();
-    }
+    const placed = await placeAll(index, options, refuse);
+    const settled = await settleAll(index, placed, look, options, refuse);
+    await requireRoom(settled, options, refuse);
     for (const one of settled) {
       const place = { name: nameHere(one), ...(await stateOf(arrivalOf(one), options)) };
       placesOf.set(one.image, [...(placesOf.get(one.image) ?? []), place]);
     }
-    return { placesOf, refusal: undefined };
+    return { placesOf, refusalOf, refusals: [...new Set(refusalOf.values())] };
   } catch (error) {
     if (!(error instanceof ArchiveError)) throw error;
-    return { placesOf: new Map(), refusal: error.message };
+    return { placesOf, refusalOf, refusals: [error.message] };
   }
+}
+
+/** Repository by repository: of one that has no room, every image is refused. */
+async function requireRoom(
+  settled: readonly Settled[],
+  { room, metadata }: InspectOptions,
+  refuse: Refuse,
+): Promise<void> {
+  if (room === undefined) return;
+  const releases: (() => void)[] = [];
+  try {
+    for (const ofOne of byRepository(settled)) {
+      try {
+        releases.push(await reserveRoom(ofOne.map(arrivalOf), metadata, room));
+      } catch (error) {
+        if (!(error instanceof ArchiveError)) throw error;
+        for (const { image } of ofOne) refuse(image, error);
+      }
+    }
+  } finally {
+    for (const release of releases) release();
+  }
+}
+
+function byRepository(settled: readonly Settled[]): readonly (readonly Settled[])[] {
+  const groups = new Map<string, Settled[]>();
+  for (const one of settled) {
+    const name = repositoryText(one.place.repository);
+    const group = groups.get(name);
+    if (group === undefined) groups.set(name, [one]);
+    else group.push(one);
+  }
+  return [...groups.values()];
 }
 
 async function stateOf(

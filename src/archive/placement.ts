@@ -26,27 +26,63 @@ export interface PlacedImage {
   readonly place: Place | undefined;
 }
 
+/** Told of each image that cannot be taken in, and why. What it throws ends the search for others. */
+export type Refuse = (image: BundleImage, error: ArchiveError) => void;
+
+/** The first one is enough. */
+export const refuseAtOnce: Refuse = (_, error) => {
+  throw error;
+};
+
+/** What `act` makes of the image; `undefined` when it was refused by an ArchiveError. */
+export async function unlessRefused<T>(
+  image: BundleImage,
+  refuse: Refuse,
+  act: () => T | Promise<T>,
+): Promise<T | undefined> {
+  try {
+    return await act();
+  } catch (error) {
+    if (!(error instanceof ArchiveError)) throw error;
+    refuse(image, error);
+    return undefined;
+  }
+}
+
 /**
  * Finds a place for every image that has a name. All of it can be said of the index alone, so a long archive need not be
- * read to be refused for its names. Throws ArchiveError.
+ * read to be refused for its names. Images that are refused are left out. ArchiveError when there is none at all.
  */
-export function placeAll({ images }: BundleIndex, options: PlacementOptions): readonly PlacedImage[] {
+export async function placeAll(
+  { images }: BundleIndex,
+  options: PlacementOptions,
+  refuse: Refuse = refuseAtOnce,
+): Promise<readonly PlacedImage[]> {
   if (images.length === 0) throw new ArchiveError('it holds no image');
-  const placed = images.map(image => ({ image, place: placeOf(image, options) }));
-  requireOneEach(placed);
+  const names = new OneImageEach();
+  const placed: PlacedImage[] = [];
+  for (const image of images) {
+    const one = await unlessRefused(image, refuse, () => {
+      const found = { image, place: placeOf(image, options) };
+      names.add(found);
+      return found;
+    });
+    if (one !== undefined) placed.push(one);
+  }
   return placed;
 }
 
 /** One tag cannot mean two images: the later one would take the name of the other. */
-function requireOneEach(placed: readonly PlacedImage[]): void {
-  const digests = new Map<string, Digest>();
-  for (const { image, place } of placed) {
-    if (place?.tag === undefined) continue;
+class OneImageEach {
+  readonly #digests = new Map<string, Digest>();
+
+  add({ image, place }: PlacedImage): void {
+    if (place?.tag === undefined) return;
     const name = `${repositoryText(place.repository)}:${place.tag}`;
     const { digest } = image.descriptor;
-    const other = digests.get(name) ?? digest;
+    const other = this.#digests.get(name) ?? digest;
     if (other !== digest) throw new ArchiveError(`${name} would be two images, ${other} and ${digest}`);
-    digests.set(name, digest);
+    this.#digests.set(name, digest);
   }
 }
 

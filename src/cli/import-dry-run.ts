@@ -34,8 +34,11 @@ export async function importDryRun(input: Input, io: Io, signal: AbortSignal): P
       const inspection = await inspectArchive(entries, { ...options, progress });
       return {
         text: summaryText(inspection),
-        isRefused: inspection.refusal !== undefined,
-        tell: () => io.out(wantsJson(input) ? jsonText(file, inspection) : tableText(inspection)),
+        isRefused: inspection.refusals.length > 0,
+        tell: () => {
+          io.err(refusalsText(inspection));
+          io.out(wantsJson(input) ? jsonText(file, inspection) : tableText(inspection));
+        },
       };
     });
   };
@@ -75,6 +78,7 @@ interface Row extends Omit<InspectedImage, 'places'> {
 
 function rowsOf({ images }: Inspection): readonly Row[] {
   return images.flatMap(({ places, ...image }): Row[] => {
+    // Without a place, too, it is one of an archive that is refused as a whole.
     if (places.length === 0) return [{ ...image, here: undefined, state: 'refused', replaces: undefined }];
     return places.map(({ name, isHeld, replaces }) => {
       const usual = isHeld && image.newBytes === 0 ? 'held' : 'new';
@@ -97,13 +101,50 @@ function tableText(inspection: Inspection): string {
 
 function jsonText(file: string, inspection: Inspection): string {
   const lines = rowsOf(inspection).map(
-    ({ here = null, name = null, digest, platforms, bytes, newBytes, state, replaces = null }) =>
-      JSON.stringify({ file, image: here, name, digest, platforms, bytes, newBytes, state, replaces }),
+    ({
+      here = null,
+      name = null,
+      digest,
+      platforms,
+      bytes,
+      newBytes,
+      state,
+      replaces = null,
+      refusal = null,
+    }) =>
+      JSON.stringify({
+        file,
+        image: here,
+        name,
+        digest,
+        platforms,
+        bytes,
+        newBytes,
+        state,
+        replaces,
+        reason: refusal,
+      }),
   );
   return lines.map(line => `${line}\n`).join('');
 }
 
-function summaryText({ images, bytes, newBytes, refusal }: Inspection): string {
+/** A bundle of a thousand images from the wrong place has as many reasons. */
+const MAX_REASONS = 20;
+
+function summaryText({ images, bytes, newBytes, refusals }: Inspection): string {
+  const [refusal, ...others] = refusals;
+  if (others.length > 0) {
+    const refused = images.filter(image => image.refusal !== undefined).length;
+    return `would be refused, for ${refused} of its ${images.length} images`;
+  }
   if (refusal !== undefined) return `would be refused: ${refusal}`;
   return `${countText(images.length, 'image')}, ${sizeText(bytes)}, of which ${sizeText(newBytes)} would be new`;
+}
+
+/** Every reason on a line, where there are several; the summary has a single one. */
+function refusalsText({ refusals }: Inspection): string {
+  if (refusals.length < 2) return '';
+  const lines = refusals.slice(0, MAX_REASONS).map(refusal => `  ${refusal}\n`);
+  const more = refusals.length - lines.length;
+  return lines.join('') + (more > 0 ? `  and ${more} more (--json: all)\n` : '');
 }

@@ -29,8 +29,9 @@ export const importCommand: Command = {
     'to the name that they came from, whose registry or prefix has to be configured here; they are pinned, and may be ' +
     'pulled by everybody, or by one tenant alone. Run again after a break, it goes on. With --dry-run it changes ' +
     'nothing, needs no store, and lists the images: what they would be called here, their platforms and size, how much ' +
-    'of it is new here, and whether the name is new, held already, or would mean another image than now. The exit code ' +
-    'is 1 when the import would be refused.',
+    'of it is new here, and whether the name is new, held already, or would mean another image than now. An image for ' +
+    'which the import would be refused is marked, and every reason is told; the exit code is 1 then. An import takes ' +
+    'all images of an archive or none.',
   arguments: [{ name: '<file...>', description: 'tars or folders; - is standard input' }],
   options: [
     {
@@ -44,7 +45,7 @@ export const importCommand: Command = {
     { flags: '--dry-run', description: 'check everything and list the images, but change nothing' },
     jsonOption(
       'a line for each image, with file, image, digest; with --dry-run also name (in the archive), platforms, bytes, ' +
-        'newBytes, state (new, held, replaces, refused), replaces (a digest or null)',
+        'newBytes, state (new, held, replaces, refused), replaces (a digest or null), reason (of refused, else null)',
     ),
     CONFIG_OPTION,
   ],

@@ -596,6 +596,7 @@ describe('a bundle', () => {
           newBytes: 400_000 + app.images[0]!.config.size + app.images[1]!.config.size,
           state: 'new',
           replaces: null,
+          reason: null,
         },
         expect.objectContaining({
           image: `${UPSTREAM}/org/sidecar:2`,
@@ -617,6 +618,31 @@ describe('a bundle', () => {
       expect(table).toMatch(
         /^IMAGE +PLATFORMS +SIZE +NEW +STATE +DIGEST\n.*sidecar:2 +linux\/amd64 .* held +sha256:/,
       );
+    });
+
+    it('marks each image that is refused, and tells every reason', async () => {
+      upstream.add('org/app', sidecar, '3');
+      await succeed(
+        connected,
+        'pull',
+        ...['app:1', 'app:3', 'sidecar:2'].map(name => `${UPSTREAM}/org/${name}`),
+      );
+      const file = join(connected.folder, 'three.tar');
+      const names = ['app:1', 'app:3', 'sidecar:2'].map(name => `${UPSTREAM}/org/${name}`);
+      await succeed(connected, 'export', ...names, '-o', file);
+      const rename = ['--rename', `${UPSTREAM}/org/app=nowhere.example/app`];
+      const { code, stdout, stderr } = await dryRun(island, file, ...rename);
+      expect(code).toBe(1);
+      const refused = { image: null, state: 'refused', reason: expect.stringContaining('nowhere.example') };
+      expect(rowsIn(stdout)).toMatchObject([
+        { name: names[0], ...refused },
+        { name: names[1], ...refused },
+        { name: names[2], image: names[2], state: 'new', reason: null },
+      ]);
+      expect(stderr).toContain('would be refused, for 2 of its 3 images');
+      for (const name of names.slice(0, 2)) expect(stderr).toContain(`\n  ${name}: `);
+      expect((await island.command('import', file, ...rename)).code).toBe(1);
+      expect(await succeed(island, 'images', '--json')).toBe('');
     });
 
     it('needs no store and makes none, and knows the names of the configuration', async () => {
