@@ -7,6 +7,7 @@ import { Tokens } from './access/tokens.ts';
 import { InvalidAllowlist, VerificationPolicy } from './access/verification.ts';
 import type { Config, LoginConfig, UpstreamConfig } from './config/config.ts';
 import { ConfigError } from './config/problems.ts';
+import { pathName } from './config/path-name.ts';
 import { repositoryOptions } from './config/repository-options.ts';
 import { plainTenantsProblem, tenantNameProblem } from './config/rules.ts';
 import type { Log } from './lib/log.ts';
@@ -84,6 +85,7 @@ export async function openAccess(config: Config, needs: AccessNeeds): Promise<Ac
     unknownCredentials: config.unknownCredentials,
     externalUrl: config.server.externalUrl,
     allowPlainCredentials: config.server.allowPlainCredentials,
+    nameInScope: name => nameInScope(config, name),
     log,
     meter,
   });
@@ -187,6 +189,14 @@ function placesOf(upstream: UpstreamConfig): readonly string[] {
 function registryNames({ name, aliases }: UpstreamConfig): readonly string[] {
   const names = [name, ...aliases];
   return names.includes(DOCKER_HUB) ? [DOCKER_HUB] : names;
+}
+
+/** By the upstream's name without a port, if it has one; the name of what lives here has no upstream before it. */
+function nameInScope({ upstreams }: Config, name: string): string {
+  const slash = name.indexOf('/');
+  const upstream = upstreams.get(name.slice(0, slash));
+  const plain = upstream && pathName(upstream);
+  return plain === undefined ? name : plain + name.slice(slash);
 }
 
 /** What clients are told that their tokens are for. */

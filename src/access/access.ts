@@ -44,6 +44,8 @@ export interface AccessOptions {
   readonly unknownCredentials: 'refuse' | 'verify';
   readonly externalUrl: string | undefined;
   readonly allowPlainCredentials: boolean;
+  /** A repository's name as challenges say it (`ChallengeOptions`). */
+  readonly nameInScope: (name: string) => string;
   readonly log: Log;
   readonly meter: Meter;
 }

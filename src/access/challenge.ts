@@ -10,6 +10,11 @@ export interface ChallengeOptions {
   readonly externalUrl: string | undefined;
   /** Asks for credentials over plain HTTP too. */
   readonly allowPlainCredentials: boolean;
+  /**
+   * A repository's name as every client can read it in a scope: skopeo and others split scopes at each colon, and so
+   * take none with the port of an upstream. `/token` has to understand it as the same repository.
+   */
+  readonly nameInScope: (name: string) => string;
   readonly log: Log;
 }
 
@@ -46,13 +51,17 @@ export class Challenges {
     const parameters = [
       `realm="${realm}"`,
       `service="${this.#options.service}"`,
-      ...(scope === undefined ? [] : [`scope="${scopeText(scope)}"`]),
+      ...(scope === undefined ? [] : [`scope="${this.#scopeText(scope)}"`]),
       ...(error === undefined ? [] : [`error="${error}"`]),
     ];
     return new OciError('UNAUTHORIZED', {
       ...(message === undefined ? {} : { message }),
       headers: { 'WWW-Authenticate': `Bearer ${parameters.join(',')}` },
     });
+  }
+
+  #scopeText(scope: Scope): string {
+    return scopeText({ ...scope, name: this.#options.nameInScope(scope.name) });
   }
 
   /** Whether passwords may come on this connection: else they cross a network as they are. */

@@ -2,6 +2,7 @@ import { X509Certificate } from 'node:crypto';
 import type { Config, Listener } from '../config/config.ts';
 import { formatAddress } from '../config/fields.ts';
 import { loadConfig } from '../config/load.ts';
+import { pathName } from '../config/path-name.ts';
 import { readTextFile } from '../lib/text-file.ts';
 import {
   type Command,
@@ -24,7 +25,6 @@ import {
   type NodeFile,
   type NodeKind,
   nodeFiles,
-  pathName,
 } from './node-files.ts';
 import { writeNodeFiles } from './node-folder.ts';
 

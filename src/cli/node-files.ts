@@ -1,4 +1,5 @@
 import { basename } from 'node:path';
+import { pathName } from '../config/path-name.ts';
 import { isJsonObject, parseJsonObject } from '../lib/json.ts';
 import { editYaml, parseYaml } from '../lib/yaml.ts';
 import { parseRegistryUrl, type RegistryUrl } from '../oci/registry-url.ts';
@@ -155,11 +156,6 @@ export function fallbackLocation(upstream: MirroredHost): string | undefined {
   if (!hasPath(registry)) return upstream.name;
   const isName = registry.root === '' && !registry.prefix.includes(':');
   return isName ? `${registry.host}/${registry.prefix.slice(0, -1)}` : undefined;
-}
-
-/** What a registry is called in a path, which holds no colon (distribution's grammar); undefined: nothing. */
-export function pathName({ name, aliases }: MirroredHost): string | undefined {
-  return [name, ...aliases].find(each => !each.includes(':'));
 }
 
 /**

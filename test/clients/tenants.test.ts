@@ -16,6 +16,9 @@ import { type Login, writeSecret } from '../support/tenants.ts';
 
 /** No such host exists: nodes know it only by way of Entrepot. */
 const UPSTREAM = 'registry.test';
+/** The same registry under a name with a port, which a path can only mean by an alias. */
+const WITH_PORT = 'ported.test:5000';
+const ALIAS = 'ported.test';
 const UPSTREAM_LOGIN: Login = [REGISTRY_USER.username, REGISTRY_USER.password];
 const TEAM_A: Login = ['team-a', 'password-of-team-a'];
 const WRONG: Login = ['team-a', 'wrong'];
@@ -34,11 +37,18 @@ beforeAll(async () => {
   const folder = await makeTempFolder('clients');
   host = `127.0.0.1:${await freePort()}`;
   mirrorHost = `127.0.0.1:${await freePort()}`;
-  await writeSecret(join(folder, 'team-a.json'), { [host]: TEAM_A, [UPSTREAM]: UPSTREAM_LOGIN });
+  await writeSecret(join(folder, 'team-a.json'), {
+    [host]: TEAM_A,
+    [UPSTREAM]: UPSTREAM_LOGIN,
+    [WITH_PORT]: UPSTREAM_LOGIN,
+  });
   const realms = upstream.tokenServer === undefined ? [] : [new URL(upstream.tokenServer.realm).host];
   entrepot = await Entrepot.start(
     {
-      upstreams: { [UPSTREAM]: { url: upstream.url, realms } },
+      upstreams: {
+        [UPSTREAM]: { url: upstream.url, realms },
+        [WITH_PORT]: { url: upstream.url, realms, aliases: [ALIAS] },
+      },
       tenants: [{ name: 'team-a', secrets: join(folder, 'team-a.json') }],
       server: { listen: [host, { address: mirrorHost, upstream: UPSTREAM }], serverNames: [host] },
     },
@@ -70,6 +80,8 @@ describe.skipIf(!canRun)('skopeo', () => {
     );
     await skopeo.run('login', '--tls-verify=false', '-u', TEAM_A[0], '-p', TEAM_A[1], host);
     expect(await inspect(PRIVATE)).toContain('manifests');
+    const aliased = `docker://${host}/${ALIAS}/${PRIVATE}`;
+    expect(await skopeo.run('inspect', '--raw', '--tls-verify=false', aliased)).toContain('manifests');
     const target = `docker://${host}/team-a/by-skopeo:1`;
     const flags = ['--all', '--preserve-digests', '--src-tls-verify=false', '--dest-tls-verify=false'];
     await skopeo.run('copy', ...flags, `docker://${at(PRIVATE)}`, target);

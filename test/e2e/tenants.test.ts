@@ -124,6 +124,40 @@ describe('a tenant', () => {
     );
   });
 
+  it('is asked by a scope without a port, which opens what it names and nothing else', async () => {
+    const ported = `${UP}:5000`;
+    await writeSecret(join(folder, 'team-a.json'), { [host]: TEAM_A, [ported]: ALICE });
+    await start({ upstreams: { [ported]: { url: upstream.url, aliases: ['alias.example'] } } });
+    upstream.add('acme/other', image, '1');
+    for (const place of [
+      (name: string) => url(`alias.example/${name}/manifests/1`),
+      (name: string) => url(`${ported}/${name}/manifests/1`),
+      (name: string) => url(`${name}/manifests/1?ns=${ported}`),
+    ]) {
+      const asked = challengeOf(await get(place('acme/private')));
+      // skopeo takes a scope of three parts alone.
+      expect(asked['scope']).toBe('repository:alias.example/acme/private:pull');
+      for (const login of [ALICE, TEAM_A]) {
+        expect((await getAs(login, place('acme/private'))).status).toBe(200);
+        const { token } = JSON.parse((await tokenFor(asked, login)).text) as { readonly token: string };
+        const headers = { authorization: `Bearer ${token}` };
+        expect((await get(place('acme/private'), { headers })).status).toBe(200);
+        const other = await get(place('acme/other'), { headers });
+        expect([other.status, challengeOf(other)['error']]).toEqual([401, 'insufficient_scope']);
+      }
+      expect((await getAs(TEAM_B, place('acme/private'))).status).not.toBe(200);
+    }
+    // Of what a scope asks for under the alias, no more is given than under the name.
+    const scope = 'repository:alias.example/acme/private:pull,push,delete';
+    const { token } = JSON.parse(
+      (await tokenFor({ ...challengeOf(await get(`${entrepot.url}/v2/`)), scope }, TEAM_A)).text,
+    ) as { readonly token: string };
+    const claims = JSON.parse(Buffer.from(token.split('.')[1] ?? '', 'base64url').toString()) as object;
+    expect(claims).toMatchObject({
+      access: [{ type: 'repository', name: `${ported}/acme/private`, actions: ['pull'] }],
+    });
+  });
+
   it('gets public content without logging in', async () => {
     await start();
     expect((await getAs(undefined, byNs('open', 'manifests/1'))).status).toBe(200);

@@ -146,6 +146,7 @@ export class AccessWorld {
       unknownCredentials: options.unknownCredentials ?? 'refuse',
       externalUrl: undefined,
       allowPlainCredentials: options.allowPlainCredentials ?? false,
+      nameInScope: name => name,
       log,
       meter: silentMeter,
     });
