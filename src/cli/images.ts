@@ -23,8 +23,9 @@ export const images: Command = {
   summary: 'list the images that are held',
   description:
     'Lists every tag, and then what is known by its digest alone, with its platforms (in parentheses those that are ' +
-    'not complete), the size that it alone takes, the size that it shares with others, when it was last used, where it ' +
-    'came from, and whether it is pinned or damaged.',
+    'not complete), the size that removing this name alone would free (rm --purge; pins aside), the size that other ' +
+    'names need too (of two names of one image each has all of it as shared, and none as its own), when it was last ' +
+    'used, where it came from, and whether it is pinned or damaged.',
   options: [IMAGES_JSON, CONFIG_OPTION],
   examples: [
     ['entrepot images', 'a table'],

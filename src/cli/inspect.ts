@@ -34,7 +34,7 @@ export const inspect: Command = {
       if (meant === undefined) {
         throw new CommandError(`${typed}: not held`);
       }
-      const manifests = await survey.image(repository, meant);
+      const manifests = await survey.image(repository, meant, digest === undefined ? tag : undefined);
       const image = await heldImage(manifests, blobs);
       const pins = await metadata.listPins(repository);
       const isPinned = pins.includes(reference) || pins.includes(meant);

@@ -262,11 +262,22 @@ class SqliteSurvey implements Survey {
     );
   }
 
-  image(repository: Repository, digest: Digest): Promise<readonly SurveyedManifest[]> {
+  image(repository: Repository, digest: Digest, tag?: string): Promise<readonly SurveyedManifest[]> {
     return this.#connection.read(() => {
       const digests = this.#images.tree(repository, digest);
-      const inTree = new Set(digests);
-      return digests.map(each => this.#manifest(repository, each, inTree));
+      const tree = new Set(digests);
+      const isKept = (each: Digest): boolean => {
+        // Removed by its digest, an image loses its tags with it.
+        const mayBeTagged = each !== digest || tag !== undefined;
+        const ownTag = each === digest ? tag : undefined;
+        return (
+          (mayBeTagged && this.#images.hasOtherTag(repository, each, ownTag)) ||
+          this.#images.isManifestNeededOutside(repository, each, tree)
+        );
+      };
+      return withShared(
+        digests.map(each => this.#manifest(repository, each, { tree, isKept: isKept(each) })),
+      );
     });
   }
 
@@ -274,7 +285,11 @@ class SqliteSurvey implements Survey {
     this.#connection.close();
   }
 
-  #manifest(repository: Repository, digest: Digest, inTree: ReadonlySet<Digest>): SurveyedManifest {
+  #manifest(
+    repository: Repository,
+    digest: Digest,
+    { tree, isKept }: { readonly tree: ReadonlySet<Digest>; readonly isKept: boolean },
+  ): SurveyedManifest {
     const row = this.#images.manifest(repository, digest);
     if (row === undefined) {
       const isDamaged = this.#images.isDamaged(digest);
@@ -282,6 +297,7 @@ class SqliteSurvey implements Survey {
         digest,
         isHeld: false,
         isDamaged,
+        isShared: isKept,
         size: 0,
         mediaType: undefined,
         usedAtMs: 0,
@@ -293,14 +309,44 @@ class SqliteSurvey implements Survey {
     const children = isIndexType(mediaType) ? parseManifest(bytes, mediaType).manifests : [];
     const blobs = this.#images.blobs(digest, mediaType).map(blob => ({
       ...blob,
-      isShared: this.#images.isNamedOutside(blob.digest, inTree),
+      isShared: this.#images.isNamedOutside(repository, blob.digest, tree),
     }));
-    return { digest, isHeld: true, isDamaged: false, size, mediaType, usedAtMs, children, blobs };
+    return {
+      digest,
+      isHeld: true,
+      isDamaged: false,
+      isShared: isKept,
+      size,
+      mediaType,
+      usedAtMs,
+      children,
+      blobs,
+    };
   }
 
   #all<P, Row>(statement: Statement<[P], Row>, parameters: P): Promise<readonly Row[]> {
     return this.#connection.read(() => statement.all(parameters));
   }
+}
+
+/** What stays keeps all below it. */
+function withShared(manifests: readonly SurveyedManifest[]): readonly SurveyedManifest[] {
+  const byDigest = new Map(manifests.map(manifest => [manifest.digest, manifest]));
+  const shared = new Set<Digest>();
+  const left = manifests.filter(({ isShared }) => isShared).map(({ digest }) => digest);
+  for (let digest = left.pop(); digest !== undefined; digest = left.pop()) {
+    if (shared.has(digest)) continue;
+    shared.add(digest);
+    left.push(...(byDigest.get(digest)?.children ?? []).map(child => child.digest));
+  }
+  const named = new Set(
+    manifests.flatMap(({ digest, blobs }) => (shared.has(digest) ? blobs.map(blob => blob.digest) : [])),
+  );
+  return manifests.map(manifest => ({
+    ...manifest,
+    isShared: shared.has(manifest.digest),
+    blobs: manifest.blobs.map(blob => ({ ...blob, isShared: blob.isShared || named.has(blob.digest) })),
+  }));
 }
 
 /** What `choose` takes of the rows; a full page may have a next one. */

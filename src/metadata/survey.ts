@@ -38,8 +38,11 @@ export interface Survey {
   untagged(after?: string): Promise<Found<SurveyedImage>>;
   /** What is linked in the repository and held. */
   linked(repository: Repository, after?: string): Promise<Found<SizedContent>>;
-  /** The manifest with everything under it as the repository reads it, held there or not; the named one first. */
-  image(repository: Repository, digest: Digest): Promise<readonly SurveyedManifest[]>;
+  /**
+   * The manifest with everything under it as the repository reads it, held there or not; the named one first. `tag` is the
+   * name by which it is meant; by its digest, all its tags are a part of it.
+   */
+  image(repository: Repository, digest: Digest, tag?: string): Promise<readonly SurveyedManifest[]>;
 }
 
 /** One page. Going on after `next` brings what follows; there is no more without it. */
@@ -68,6 +71,8 @@ export interface SurveyedManifest {
   readonly isHeld: boolean;
   /** It was held, and is not because its bytes are damaged. */
   readonly isDamaged: boolean;
+  /** It would stay if the image's name were removed: another name, repository or index needs it, or one above it. */
+  readonly isShared: boolean;
   /** Bytes; 0 for one that is not held. */
   readonly size: number;
   readonly mediaType: string | undefined;
@@ -84,7 +89,7 @@ export interface SurveyedBlob {
   readonly isConfig: boolean;
   readonly isHeld: boolean;
   readonly isDamaged: boolean;
-  /** A manifest outside of the image names it too. */
+  /** A manifest that would stay names it, in the image or outside, or another repository has it. */
   readonly isShared: boolean;
   readonly usedAtMs: number;
 }

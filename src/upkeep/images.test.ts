@@ -33,6 +33,7 @@ async function surveyed(config: string): Promise<SurveyedManifest> {
     digest: digestOf(Buffer.from(`manifest of ${config}`)),
     isHeld: true,
     isDamaged: false,
+    isShared: false,
     size: 100,
     mediaType: OCI_MANIFEST,
     usedAtMs: 0,

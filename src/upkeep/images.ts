@@ -18,7 +18,7 @@ const MAX_CONFIG_BYTES = 1024 * 1024;
 export interface HeldImage {
   readonly digest: Digest;
   readonly platforms: readonly HeldPlatform[];
-  /** Bytes that are held for it alone, and those that other images need too. */
+  /** Bytes that the removal of its name would free, and those that other names need too, equal images among them. */
   readonly ownBytes: number;
   readonly sharedBytes: number;
   /** Bytes that would have to come before it is whole; of manifests that are not held, nobody knows. */
@@ -43,7 +43,8 @@ export async function* heldImages(
   for (const find of ['tags', 'untagged'] as const) {
     for await (const images of everything(after => survey[find](after))) {
       for (const image of images) {
-        yield { ...image, ...(await heldImage(await survey.image(image.repository, image.digest), blobs)) };
+        const { repository, digest, tag } = image;
+        yield { ...image, ...(await heldImage(await survey.image(repository, digest, tag), blobs)) };
       }
     }
   }
@@ -61,12 +62,12 @@ export async function heldImage(
   const unique = new Map(manifests.flatMap(manifest => manifest.blobs).map(blob => [blob.digest, blob]));
   const content = [...unique.values()];
   const held = content.filter(blob => blob.isHeld);
-  const manifestBytes = manifests.reduce((sum, { size }) => sum + size, 0);
+  const ofManifests = (shared: boolean) => bytesOf(manifests.filter(({ isShared }) => isShared === shared));
   return {
     digest: top.digest,
     platforms: await platformsOf(top, manifests, blobs),
-    ownBytes: manifestBytes + bytesOf(held.filter(blob => !blob.isShared)),
-    sharedBytes: bytesOf(held.filter(blob => blob.isShared)),
+    ownBytes: ofManifests(false) + bytesOf(held.filter(blob => !blob.isShared)),
+    sharedBytes: ofManifests(true) + bytesOf(held.filter(blob => blob.isShared)),
     missingBytes: bytesOf(content.filter(blob => !blob.isHeld && !isNonDistributable(blob))),
     usedAtMs: Math.max(0, ...manifests.map(({ usedAtMs }) => usedAtMs), ...held.map(blob => blob.usedAtMs)),
     isDamaged: [...manifests, ...content].some(({ isDamaged }) => isDamaged),
@@ -129,6 +130,6 @@ async function readPlatform(digest: Digest, blobs: BlobStore): Promise<Platform 
   }
 }
 
-function bytesOf(blobs: readonly SurveyedBlob[]): number {
-  return blobs.reduce((sum, { size }) => sum + size, 0);
+function bytesOf(contents: readonly Pick<SurveyedBlob, 'size'>[]): number {
+  return contents.reduce((sum, { size }) => sum + size, 0);
 }

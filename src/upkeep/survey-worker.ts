@@ -72,7 +72,7 @@ async function openThreadWork({ indexPath, storePath }: SurveyPlace): Promise<Th
     tags: after => survey.tags(after),
     untagged: after => survey.untagged(after),
     linked: (repository, after) => survey.linked(repository, after),
-    image: (repository, digest) => survey.image(repository, digest),
+    image: (repository, digest, tag) => survey.image(repository, digest, tag),
     strayFiles,
     unfinished: async () => {
       const files: FoundIngest[] = [];

@@ -64,6 +64,43 @@ const blobFile = ({ digest }: Content) =>
   join(entrepot.folder, 'store', 'blobs', 'sha256', digest.slice(7, 9), digest.slice(7));
 
 describe('upkeep beside a running server', () => {
+  it('shows as the own size of a name what its removal would free, which equal images share', async () => {
+    const [once, twice, part, rest] = ['once', 'twice', 'part', 'rest'].map(name =>
+      imageOf([randomBlob(30_000, `own ${name}`)]),
+    );
+    if (!once || !twice || !part || !rest) throw new Error('four images');
+    const index = indexOf([part, rest]);
+    await push('team/once', 'v1', once);
+    for (const tag of ['v1', 'v2']) await push('team/twice', tag, twice);
+    for (const repository of ['team/one', 'team/other']) await push(repository, 'v1', part);
+    await push('team/index', 'part', part);
+    await push('team/index', 'rest', rest);
+    await putManifest('team/index', 'all', index.manifest);
+    const sizeOf = ({ manifest, config, layers }: Image) =>
+      [manifest, config, ...layers].reduce((sum, { size }) => sum + size, 0);
+    const sizes = async (name: string) => {
+      const { ownBytes, sharedBytes } = (await listImages())[name] ?? {};
+      return [ownBytes, sharedBytes];
+    };
+    expect(await sizes('team/once:v1')).toEqual([sizeOf(once), 0]);
+    for (const tag of ['v1', 'v2']) expect(await sizes(`team/twice:${tag}`)).toEqual([0, sizeOf(twice)]);
+    for (const name of ['one', 'other']) expect(await sizes(`team/${name}:v1`)).toEqual([0, sizeOf(part)]);
+    expect(await sizes('team/index:all')).toEqual([index.manifest.size, sizeOf(part) + sizeOf(rest)]);
+    expect(await sizes('team/index:rest')).toEqual([0, sizeOf(rest)]);
+    // As removal has it.
+    const removed = async (name: string) => {
+      const { stdout } = await entrepot.command('rm', '--purge', '--json', name);
+      return (JSON.parse(stdout) as { readonly freedBytes: number }).freedBytes;
+    };
+    expect(await removed('team/twice:v1')).toBe(0);
+    expect(await sizes('team/twice:v2')).toEqual([sizeOf(twice), 0]);
+    expect(await removed('team/twice:v2')).toBe(sizeOf(twice));
+    expect(await removed('team/index:rest')).toBe(0);
+    expect(await removed('team/index:part')).toBe(0);
+    expect(await sizes('team/index:all')).toEqual([index.manifest.size + sizeOf(rest), sizeOf(part)]);
+    expect(await removed('team/index:all')).toBe(index.manifest.size + sizeOf(rest));
+  });
+
   it('frees what a deleted image alone had, as the dry run said', async () => {
     const shared = randomBlob(10_000, 'shared');
     const [kept, gone] = ['kept', 'gone'].map(name => imageOf([shared, randomBlob(50_000, name)]));

@@ -27,6 +27,9 @@ export class ImageRows {
   readonly #selectManifest: Statement<[Repository & { digest: Digest }], ManifestRow>;
   readonly #selectBlobs: Statement<[Digest, string], BlobRow>;
   readonly #selectNamers: Statement<[Digest, number], { digest: Digest }>;
+  readonly #selectNamersHere: Statement<[Repository & { digest: Digest; limit: number }], { digest: Digest }>;
+  readonly #selectLinkElsewhere: Statement<[Repository & { digest: Digest }]>;
+  readonly #selectOtherTag: Statement<[Repository & { digest: Digest; tag: string }]>;
   readonly #selectDamage: Statement<[Digest]>;
 
   constructor(connection: Connection) {
@@ -57,6 +60,18 @@ export class ImageRows {
     this.#selectNamers = connection.prepare(`
       SELECT DISTINCT g.digest FROM reading_references n JOIN readings g ON g.id = n.reading_id
       WHERE n.digest = ? LIMIT ?`);
+    this.#selectNamersHere = connection.prepare(`
+      SELECT DISTINCT g.digest FROM reading_references n
+      JOIN readings g ON g.id = n.reading_id
+      JOIN repositories r ON r.upstream = @upstream AND r.name = @name
+      JOIN links k ON k.repository_id = r.id AND ${needs.linksTo('k', 'g')}
+      WHERE n.digest = @digest AND n.kind = 'manifest' LIMIT @limit`);
+    this.#selectLinkElsewhere = connection.prepare(`
+      SELECT 1 FROM links l JOIN repositories r ON r.id = l.repository_id
+      WHERE l.digest = @digest AND NOT (r.upstream = @upstream AND r.name = @name) LIMIT 1`);
+    this.#selectOtherTag = connection.prepare(`
+      SELECT 1 FROM tags t JOIN repositories r ON r.id = t.repository_id
+      WHERE t.digest = @digest AND r.upstream = @upstream AND r.name = @name AND t.tag <> @tag LIMIT 1`);
     this.#selectDamage = connection.prepare('SELECT 1 FROM quarantine WHERE digest = ?');
   }
 
@@ -86,8 +101,33 @@ export class ImageRows {
     }));
   }
 
-  /** Whether a manifest that is not in `tree` names the blob: of one more than the tree has, one is outside. */
-  isNamedOutside(digest: Digest, tree: ReadonlySet<Digest>): boolean {
-    return this.#selectNamers.all(digest, tree.size + 1).some(namer => !tree.has(namer.digest));
+  /**
+   * Whether a manifest that is not in `tree` names the blob (of one more than the tree has, one is outside), or another
+   * repository has it.
+   */
+  isNamedOutside({ upstream, name }: Repository, digest: Digest, tree: ReadonlySet<Digest>): boolean {
+    return (
+      this.#selectNamers.all(digest, tree.size + 1).some(namer => !tree.has(namer.digest)) ||
+      this.#selectLinkElsewhere.get({ upstream, name, digest }) !== undefined
+    );
+  }
+
+  /** Whether another repository has the manifest, or a manifest of this one that is not in `tree` names it. */
+  isManifestNeededOutside(
+    { upstream, name }: Repository,
+    digest: Digest,
+    tree: ReadonlySet<Digest>,
+  ): boolean {
+    return (
+      this.#selectLinkElsewhere.get({ upstream, name, digest }) !== undefined ||
+      this.#selectNamersHere
+        .all({ upstream, name, digest, limit: tree.size + 1 })
+        .some(namer => !tree.has(namer.digest))
+    );
+  }
+
+  /** Whether a tag of the repository, other than `tag`, means the manifest. */
+  hasOtherTag({ upstream, name }: Repository, digest: Digest, tag: string | undefined): boolean {
+    return this.#selectOtherTag.get({ upstream, name, digest, tag: tag ?? '' }) !== undefined;
   }
 }
