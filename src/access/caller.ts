@@ -82,10 +82,13 @@ export class Caller implements Visitor {
     const mayHide = repository.upstream !== '' && action === 'pull' && UNKNOWN.has(error.code);
     if (!mayHide || this.#proven.identity.kind !== 'anonymous' || !door.isOpen) return error;
     if (await mirrored.isPublic(repository)) return error;
+    const demand = this.#demand(scopeOf(repository, action));
+    if (error.code !== 'UPSTREAM_REFUSED') return challenges.demand(this.#sender, demand) ?? error;
+    // Who has answered our challenge without a login has none, and hears what is wrong.
+    if (this.#hasToken) return error;
     // The client's own login may work where Entrepot's does not.
-    const message = error.code === 'UPSTREAM_REFUSED' ? { message: error.message } : {};
-    const demand = { ...this.#demand(scopeOf(repository, action)), ...message };
-    return challenges.demand(this.#sender, demand) ?? error;
+    const message = `${error.message}; log in if you have a login that may read it`;
+    return challenges.demand(this.#sender, { ...demand, message }) ?? error;
   }
 
   async #settle(repository: Repository, action: Action): Promise<Right> {

@@ -210,7 +210,18 @@ describe("Entrepot's own login, refused, and tenants", () => {
     expect(await pullWhole(anybody, 'app', image)).toEqual([STALE, HIT, HIT, HIT]);
     expect(await pullWhole(anybody, 'secret', secret)).toEqual(['401', '401', '401', '401']);
     const challenge = await anybody('other/manifests/v1');
-    expect([challenge.status, challenge.text]).toEqual([401, expect.stringContaining(PHRASE)]);
+    const both = `${PHRASE} for ${UP}; log in if you have a login that may read it`;
+    expect([challenge.status, challenge.text]).toEqual([401, expect.stringContaining(both)]);
+    // Who has answered the challenge without a login has none, and hears what is wrong.
+    const scope = `repository:${UP}/other:pull`;
+    const { token } = JSON.parse((await get(`${entrepot.url}/token?scope=${scope}`)).text);
+    const headers = { authorization: `Bearer ${token}` };
+    const told = await get(`${entrepot.url}/v2/${UP}/other/manifests/v1`, { headers });
+    expect([told.status, codeOf(told)]).toEqual([502, 'UPSTREAM_REFUSED']);
+    expect(told.text).toContain(`${PHRASE} for ${UP}`);
+    // What upstream may hide is still no more than a challenge to him.
+    const hidden = await get(`${entrepot.url}/v2/${UP}/secret/manifests/v1`, { headers });
+    expect(hidden.status).toBe(401);
     const missing = await asTeam('other/manifests/v1');
     expect([missing.status, codeOf(missing)]).toEqual([502, 'UPSTREAM_REFUSED']);
   });
