@@ -10,6 +10,7 @@ import { createRegistryServer } from './http/server.ts';
 import { tokenHandler } from './http/token.ts';
 import type { Log } from './lib/log.ts';
 import type { Meter } from './lib/meter.ts';
+import { WAYS_OUT, whyNotCollected } from './metadata/store-identity.ts';
 import { networkFileSystem, storageFault } from './metadata/storage-probe.ts';
 import { Opened } from './lib/opened.ts';
 import { SOCKET_FOLDER } from './lib/socket-folder.ts';
@@ -182,6 +183,8 @@ async function openOps(
   // One look-up, so that it takes no longer on a large store; it throws when the index is broken.
   const notReady = async () => {
     await metadata.readSetting(CREDENTIAL_KEY);
+    const loss = metadata.loss();
+    if (loss !== undefined) return loss.message;
     const lockedOutMs = metadata.lockedOutForMs();
     return lockedOutMs > LOCKED_OUT_MS
       ? `another process has held the write lock of the index for ${Math.round(lockedOutMs / 1000)} s`
@@ -194,13 +197,16 @@ async function openOps(
     await reportStore(parts, meter);
     return { contentType: metrics.contentType, text: await metrics.text() };
   };
-  const problems = () => [disk.problem ?? [], mirror.problems, clusterProblem(tenants) ?? []].flat();
+  const problems = async () => {
+    const index = metadata.loss()?.message ?? (await collectingProblem(metadata)) ?? [];
+    return [index, disk.problem ?? [], mirror.problems, clusterProblem(tenants) ?? []].flat();
+  };
   const extra = async (path: string, query: URLSearchParams): Promise<unknown> => {
     switch (path) {
       case '/debug/server':
         return serverDocument(config, server.addresses);
       case '/debug/status':
-        return statusDocument({ ...server, parts, problems: problems() });
+        return statusDocument({ ...server, parts, problems: await problems() });
       case '/debug/tenants':
         return tenantsDocument(tenants, await metadata.listIssuedCredentials());
       case '/debug/explain':
@@ -218,6 +224,11 @@ async function openOps(
     extra,
     log,
   });
+}
+
+async function collectingProblem(metadata: Parts['metadata']): Promise<string | undefined> {
+  const reason = await whyNotCollected(metadata);
+  return reason === undefined ? undefined : `no garbage is collected: ${reason}; ${WAYS_OUT}`;
 }
 
 function clusterProblem({ problems, recalledAtMs }: Parts['tenants']): string | undefined {

@@ -53,7 +53,7 @@ export interface StoreStatus {
   readonly freeBytes: number;
   readonly minFreeBytes: number;
   readonly damaged: number;
-  /** What eviction would take first; `null` when that takes too long to find. */
+  /** What eviction would take first; `null` when that takes too long to find, or the index is lost. */
   readonly next: readonly NextStatus[] | null;
 }
 
@@ -152,7 +152,11 @@ async function storeStatus({
     freeBytes,
     minFreeBytes,
     damaged: await metadata.countDamaged(),
-    next: await within(NEXT_WITHIN_MS, signal => nextToGo({ survey, blobs }, signal)),
+    // The survey looks at the index by its name.
+    next:
+      metadata.loss() === undefined
+        ? await within(NEXT_WITHIN_MS, signal => nextToGo({ survey, blobs }, signal))
+        : null,
   };
 }
 

@@ -57,7 +57,10 @@ export const rebuild: Command = {
 };
 
 function rebuildStore(config: Config, input: Input, io: Io): Promise<ExitCode> {
-  return withUpkeep(input, io, (parts, run) => rebuildIn(input, parts, run), { config });
+  return withUpkeep(input, io, (parts, run) => rebuildIn(input, parts, run), {
+    config,
+    makesIndex: true,
+  });
 }
 
 async function rebuildIn(

@@ -129,6 +129,19 @@ async function isHere(path: string): Promise<boolean> {
   return (await presence(path)) !== 'hidden' && hasStore(path);
 }
 
+/** Rejects for a store whose index is gone, which nothing but a person can mend. Where there is no store none is lost. */
+export async function requireIndex(path: string): Promise<void> {
+  const index = await absentAsUndefined(stat(join(path, INDEX_FILE)));
+  if ((index?.size ?? 0) > 0) return;
+  const rest = await Promise.all([STATE_FILE, 'blobs'].map(name => presence(join(path, name))));
+  if (rest.every(one => one === 'absent')) return;
+  throw new CommandError(
+    `the store in ${path} has lost its index: ${INDEX_FILE} is gone, and with it all manifests, tags and rights. ` +
+      'Stop the server if one runs, then restore a backup into an empty folder (entrepot restore), or let a new index ' +
+      'know the blobs that are still there (entrepot rebuild)',
+  );
+}
+
 /** Whether anything of a store is there; also somebody else's, of which this user sees nothing. */
 async function hasStore(path: string): Promise<boolean> {
   for (const name of [INDEX_FILE, STATE_FILE, 'blobs']) {

@@ -4,13 +4,15 @@ import { CommandLog } from '../ops/command-log.ts';
 import { TransferTotals } from '../ops/transfer-totals.ts';
 import type { Parts } from '../wire.ts';
 import type { Input, Io } from './command.ts';
-import { storeConfig } from './store-config.ts';
+import { requireIndex, storeConfig } from './store-config.ts';
 
 export interface WithPartsOptions {
   /** As `storeConfig` gave it to a command that had to know it before. */
   readonly config?: Config | undefined;
   /** For commands that need the Secrets of a tenant; for the others, the names that the store knows are enough. */
   readonly followsCluster?: boolean;
+  /** For what mends a store that has lost its index; all others refuse it, as they would make an empty one. */
+  readonly makesIndex?: boolean;
 }
 
 /**
@@ -21,9 +23,10 @@ export async function withParts<Result>(
   input: Input,
   io: Io,
   act: (parts: Parts) => Promise<Result>,
-  { followsCluster = false, config: given }: WithPartsOptions = {},
+  { followsCluster = false, makesIndex = false, config: given }: WithPartsOptions = {},
 ): Promise<Result> {
   const config = given ?? (await storeConfig(input, io));
+  if (!makesIndex) await requireIndex(config.storage.path);
   const log = new CommandLog(text => io.err(text));
   // Only here, so that commands without a store start without loading the server.
   const { openParts } = await import('../wire.ts');

@@ -57,7 +57,7 @@ describe('the ops port', () => {
 
   it('is ready with a word about what is wrong all the same', async () => {
     let problems = ['the disk is full', 'cannot be followed now: 1'];
-    const port = await start({ problems: () => problems });
+    const port = await start({ problems: async () => problems });
     const reply = await request(port, '/readyz');
     expect([reply.status, reply.body.toString()]).toEqual([
       200,

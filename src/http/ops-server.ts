@@ -12,7 +12,7 @@ export interface OpsServerOptions {
   /** Why the server cannot serve now, or `undefined`. */
   readonly notReady: () => Promise<string | undefined>;
   /** What is wrong though the server can serve: lines behind the `ok` of `/readyz`, which anybody may read. */
-  readonly problems?: () => readonly string[];
+  readonly problems?: () => Promise<readonly string[]>;
   /** The text of `/metrics` with its content type. */
   readonly metrics: () => Promise<{ readonly contentType: string; readonly text: string }>;
   /**
@@ -115,7 +115,7 @@ async function answerOps(options: OpsServerOptions, req: http.IncomingMessage): 
     case '/readyz': {
       const reason = await within(options.notReady(), READY_WITHIN_MS);
       if (reason !== undefined) return plain(503, reason);
-      return plain(200, ['ok', ...(options.problems?.() ?? [])].join('\n'));
+      return plain(200, ['ok', ...((await options.problems?.()) ?? [])].join('\n'));
     }
     case '/metrics': {
       const { contentType, text } = await options.metrics();

@@ -379,6 +379,11 @@ export interface MetadataStore {
   readTotals(): Promise<Totals>;
   /** For how long another process has kept every write of this one waiting; 0 when none waits. */
   lockedOutForMs(): number;
+  /**
+   * Set while what this process has open is not the index of the store any more: reads answer what it knew, and every write
+   * is rejected with it.
+   */
+  loss(): Error | undefined;
   close(): Promise<void>;
 }
 

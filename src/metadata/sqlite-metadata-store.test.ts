@@ -360,6 +360,7 @@ test('a heartbeat that cannot be written is reported once, and again after it co
     writer,
     indexPath: path,
     log: { ...silentLog, warn },
+    mayBeat: async () => true,
     onBeat,
   });
   const soon = { timeout: 10_000 };

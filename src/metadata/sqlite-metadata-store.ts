@@ -33,6 +33,7 @@ import { Connection, isFull } from './sqlite/connection.ts';
 import { CredentialUsages } from './sqlite/credential-usage.ts';
 import { Documents } from './sqlite/documents.ts';
 import { Grants } from './sqlite/grants.ts';
+import { IndexFile } from './sqlite/index-file.ts';
 import { Links } from './sqlite/links.ts';
 import { Manifests } from './sqlite/manifests.ts';
 import { migrate } from './sqlite/migrations.ts';
@@ -70,7 +71,10 @@ export async function openSqliteMetadataStore(
   const connection = await openCurrent(path, isCopied, reserve);
   try {
     if (reserve?.isGivenUp === true) connection.takeRoom();
-    const writer = new Writer(connection);
+    const file = await IndexFile.opened(path, log);
+    let isClosing = false;
+    // What a process still has to say when it ends, it says to whatever file it has.
+    const writer = new Writer(connection, () => (isClosing ? undefined : file.loss));
     const announcements = new Announcements(connection, writer, log);
     await announcements.begin();
     const beat = () => {
@@ -80,9 +84,25 @@ export async function openSqliteMetadataStore(
       void reserve?.restore();
       onBeat();
     };
-    const presence = await Presence.join({ connection, writer, indexPath: path, log, onBeat: beat });
+    const mayBeat = async () => {
+      await file.look();
+      return file.loss === undefined;
+    };
+    const presence = await Presence.join({ connection, writer, indexPath: path, log, mayBeat, onBeat: beat });
     await reserve?.restore();
-    return new SqliteMetadataStore({ connection, writer, announcements, presence, reserve, log });
+    const closing = () => {
+      isClosing = true;
+    };
+    return new SqliteMetadataStore({
+      connection,
+      writer,
+      file,
+      closing,
+      announcements,
+      presence,
+      reserve,
+      log,
+    });
   } catch (error) {
     connection.close();
     throw error;
@@ -141,6 +161,9 @@ function withPath(path: string, error: unknown): unknown {
 interface Parts {
   readonly connection: Connection;
   readonly writer: Writer;
+  readonly file: IndexFile;
+  /** Nothing is refused any more. */
+  readonly closing: () => void;
   readonly announcements: Announcements;
   readonly presence: Presence;
   readonly reserve: Reserve | undefined;
@@ -151,6 +174,8 @@ interface Parts {
 class SqliteMetadataStore implements MetadataStore {
   readonly #connection: Connection;
   readonly #writer: Writer;
+  readonly #file: IndexFile;
+  readonly #startClosing: () => void;
   readonly #announcements: Announcements;
   readonly #presence: Presence;
   readonly #reserve: Reserve | undefined;
@@ -174,9 +199,11 @@ class SqliteMetadataStore implements MetadataStore {
   #sweeping: Promise<void> | undefined;
   #closing: Promise<void> | undefined;
 
-  constructor({ connection, writer, announcements, presence, reserve, log }: Parts) {
+  constructor({ connection, writer, file, closing, announcements, presence, reserve, log }: Parts) {
     this.#connection = connection;
     this.#writer = writer;
+    this.#file = file;
+    this.#startClosing = closing;
     this.#announcements = announcements;
     this.#presence = presence;
     this.#reserve = reserve;
@@ -622,6 +649,10 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#writer.lockedOutForMs;
   }
 
+  loss() {
+    return this.#file.loss;
+  }
+
   close(): Promise<void> {
     this.#closing ??= this.#end();
     return this.#closing;
@@ -642,6 +673,7 @@ class SqliteMetadataStore implements MetadataStore {
   }
 
   async #end(): Promise<void> {
+    this.#startClosing();
     try {
       await this.#uses.close();
       await this.#presence.close();

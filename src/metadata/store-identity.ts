@@ -57,6 +57,8 @@ export class StoreIdentity {
   #id: string | undefined;
   #isClosing = false;
   #staying: Promise<unknown> | undefined;
+  /** Of the index that this process has open. */
+  #inode: number | undefined;
 
   private constructor(folder: string, indexPath: string, state: StoreState | undefined, doubts: Doubts) {
     this.#folder = folder;
@@ -108,6 +110,7 @@ export class StoreIdentity {
     if (reasons.length > 0) await stopCollecting(metadata, reasons.join('; '));
     const reason = await whyNotCollected(metadata);
     if (reason !== undefined) log.error({ reason }, `no garbage is collected: ${WAYS_OUT}`);
+    this.#inode = (await absentAsUndefined(stat(this.#indexPath)))?.ino;
     await this.#writeAs('open');
   }
 
@@ -151,6 +154,8 @@ export class StoreIdentity {
     // Where the start failed before the store was known to be this one, as it was left.
     const id = this.#id ?? (this.doubts.reasons.length === 0 ? this.#state?.id : undefined);
     if (id === undefined || index === undefined) return false;
+    // Of an index that another process has put in the place of this one, that process tells.
+    if (this.#inode !== undefined && this.#inode !== index.ino) return false;
     const closed = as === 'closed' ? { size: index.size, modifiedAtMs: index.mtimeMs } : undefined;
     return this.#write({ id, inode: index.ino, closed, isClosing: as === 'closing' });
   }

@@ -24,6 +24,8 @@ export interface PresenceParts {
   readonly writer: Writer;
   readonly indexPath: string;
   readonly log: Log;
+  /** Before each heartbeat, once a second: whether it is written. */
+  readonly mayBeat: () => Promise<boolean>;
   /** Called once a second, after each heartbeat. */
   readonly onBeat: () => void;
 }
@@ -40,6 +42,7 @@ export class Presence {
   readonly #indexPath: string;
   readonly #leases: Leases;
   readonly #log: Log;
+  readonly #mayBeat: () => Promise<boolean>;
   readonly #onBeat: () => void;
   readonly #id = randomUUID();
   readonly #life: Life;
@@ -56,12 +59,13 @@ export class Presence {
   #isFailing = false;
   #isClosed = false;
 
-  private constructor({ connection, writer, indexPath, log, onBeat }: PresenceParts) {
+  private constructor({ connection, writer, indexPath, log, mayBeat, onBeat }: PresenceParts) {
     this.#connection = connection;
     this.#writer = writer;
     this.#indexPath = indexPath;
     this.#leases = new Leases(connection);
     this.#log = log;
+    this.#mayBeat = mayBeat;
     this.#onBeat = onBeat;
     this.#life = Life.begin(indexPath, this.#id);
   }
@@ -196,6 +200,7 @@ export class Presence {
 
   async #beat(): Promise<void> {
     try {
+      if (!(await this.#mayBeat())) return;
       const returned = await this.#write(() => {
         this.#removeDead();
         return this.#returnLeft();
@@ -209,8 +214,9 @@ export class Presence {
         this.#log.warn({ err: error }, 'the heartbeat cannot be written; it is tried each second');
       }
       this.#isFailing = true;
+    } finally {
+      this.#schedule();
     }
-    this.#schedule();
   }
 
   /** Within a write. What nobody has taken meanwhile is ours again with our row: it has our id still. */

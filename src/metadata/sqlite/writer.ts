@@ -28,10 +28,13 @@ export class Writer {
   readonly #waiting: Write[] = [];
   #draining: Promise<void> | undefined;
   #lockedOutSinceMs: number | undefined;
+  readonly #refusal: () => Error | undefined;
   #isClosed = false;
 
-  constructor(connection: Connection) {
+  /** `refusal`: why nothing may be written now; asked for each write. */
+  constructor(connection: Connection, refusal: () => Error | undefined = () => undefined) {
     this.#connection = connection;
+    this.#refusal = refusal;
     this.#begin = connection.prepare('BEGIN IMMEDIATE');
     this.#commit = connection.prepare('COMMIT');
     this.#rollback = connection.prepare('ROLLBACK');
@@ -45,6 +48,8 @@ export class Writer {
     if (this.#isClosed) {
       return Promise.reject(new Error('the metadata store is closed'));
     }
+    const refusal = this.#refusal();
+    if (refusal !== undefined) return Promise.reject(refusal);
     return new Promise((resolve, reject) => {
       const run = () => {
         const value = work();

@@ -1,0 +1,108 @@
+// A store whose index is gone beside its blobs: before a command, before a server, and under one.
+import { readdir, rename, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, it } from 'vitest';
+import { get } from '../support/client.ts';
+import { imageOf, randomBlob } from '../support/content.ts';
+import { Entrepot } from '../support/entrepot.ts';
+import { until } from '../support/programs.ts';
+import { pushBlob, putManifest } from '../support/push-client.ts';
+
+const image = imageOf([randomBlob(10_000, 'lost')]);
+const SOON_MS = 30_000;
+
+let entrepot: Entrepot;
+
+beforeEach(async () => {
+  entrepot = await Entrepot.start({
+    hosted: { prefixes: ['team'], anonymous: 'push' },
+    log: { format: 'json' },
+  });
+  for (const blob of [image.config, ...image.layers]) await pushBlob(entrepot.url, 'team/app', blob);
+  await putManifest(entrepot.url, 'team/app', 'v1', image.manifest);
+});
+
+afterEach(() => entrepot.remove());
+
+const store = () => join(entrepot.folder, 'store');
+const files = async () => (await readdir(store())).filter(name => name.startsWith('index.db'));
+const readiness = async () => {
+  const { status, text } = await get(`${entrepot.ops}/readyz`);
+  return { status, text };
+};
+const pulled = async () => (await get(`${entrepot.url}/v2/team/app/manifests/v1`)).status;
+const pushed = async () => {
+  const path = '/v2/team/app/manifests/v2';
+  const headers = { 'content-type': image.manifest.mediaType };
+  const body = Buffer.concat(Array.from(image.manifest.slice()));
+  return (await get(entrepot.url + path, { method: 'PUT', headers, body })).status;
+};
+
+async function lose(): Promise<void> {
+  for (const name of await files()) await rm(join(store(), name));
+}
+
+it('is made anew by no command but rebuild, which all the others name', async () => {
+  await entrepot.stop();
+  await lose();
+  for (const args of [
+    ['images'],
+    ['gc'],
+    ['check', 'team/app:v1'],
+    ['pull', 'docker.io/library/none'],
+    ['have'],
+  ]) {
+    const { code, stderr } = await entrepot.command(...args);
+    expect([args, code, stderr]).toEqual([args, 1, expect.stringContaining('has lost its index')]);
+    expect(stderr).toMatch(/entrepot restore.*entrepot rebuild/);
+  }
+  expect(await files()).toEqual([]);
+  expect((await entrepot.command('rebuild')).stdout).toContain('2 blobs found again');
+  expect((await entrepot.command('images')).code).toBe(0);
+});
+
+it('is told of by readyz and status for as long as no garbage is collected', async () => {
+  await entrepot.stop();
+  await lose();
+  entrepot = await entrepot.startAgain();
+  const said = 'no garbage is collected: the index is new, and blobs/ is not empty';
+  expect(await readiness()).toEqual({ status: 200, text: expect.stringContaining(`ok\n${said}`) });
+  expect((await entrepot.command('status')).stdout).toContain(`problem   ${said}`);
+  expect((await entrepot.command('gc', '--force', '--dry-run')).code).toBe(0);
+  expect((await readiness()).text).toContain(said);
+  expect((await entrepot.command('gc', '--force')).code).toBe(0);
+  expect(await readiness()).toEqual({ status: 200, text: 'ok\n' });
+});
+
+it('is noticed by the server that has it open, which serves what it knows and writes nothing more', async () => {
+  const told = () =>
+    entrepot
+      .logs()
+      .split('\n')
+      .filter(line => line.includes('"msg":"the index') && line.includes('was removed while'));
+  const aside = join(entrepot.folder, 'index.db');
+  await rename(join(store(), 'index.db'), aside);
+  await until('readyz to fail', SOON_MS, async () => (await readiness()).status === 503);
+  expect((await readiness()).text).toMatch(/index\.db was removed .*entrepot restore.*entrepot rebuild/);
+  expect([await pulled(), await pushed()]).toEqual([200, 503]);
+  expect((await entrepot.command('status')).stdout).toMatch(/problem +the index .* was removed/);
+  expect((await entrepot.command('images')).stderr).toContain('has lost its index');
+  await new Promise(resolve => setTimeout(resolve, 3_000));
+  expect(told()).toEqual([expect.stringContaining('"level":"error"')]);
+  await rename(aside, join(store(), 'index.db'));
+  await until('it to be back', SOON_MS, async () => (await readiness()).status === 200);
+  expect([await pulled(), await pushed()]).toEqual([200, 201]);
+});
+
+it('is not taken for another file that somebody puts there, and the server still stops as it should', async () => {
+  await lose();
+  await writeFile(join(store(), 'index.db'), 'another');
+  await until('readyz to fail', SOON_MS, async () => (await readiness()).status === 503);
+  expect((await readiness()).text).toContain('was replaced by another file');
+  expect([await pulled(), await pushed()]).toEqual([200, 503]);
+  await entrepot.stop();
+  expect(entrepot.exitCode).toBe(0);
+  await lose();
+  entrepot = await entrepot.startAgain();
+  expect(await pulled()).toBe(404);
+});
