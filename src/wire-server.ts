@@ -1,4 +1,5 @@
 /** The part of the composition root that listens: the parts of a store, and what asks them over HTTP. */
+import { hostname } from 'node:os';
 import { join } from 'node:path';
 import type { ExplainAnswer } from './access/explanation.ts';
 import type { Config } from './config/config.ts';
@@ -54,6 +55,10 @@ export interface RunningServer {
 /** What a server says of itself, to whoever may open its socket. */
 export interface ServerDocument {
   readonly pid: number;
+  /** The machine, or the container, that it runs in; `undefined` of one of an older version. */
+  readonly host?: string;
+  /** ISO 8601; `undefined` of one of an older version. */
+  readonly started?: string;
   /** Where clients ask: `127.0.0.1:5000`. Empty while it starts. */
   readonly addresses: readonly string[];
   /** Makes the same configuration of it here. Holds the server's environment, and so perhaps secrets. */
@@ -204,7 +209,7 @@ async function openOps(
   const extra = async (path: string, query: URLSearchParams): Promise<unknown> => {
     switch (path) {
       case '/debug/server':
-        return serverDocument(config, server.addresses);
+        return serverDocument(config, server);
       case '/debug/status':
         return statusDocument({ ...server, parts, problems: await problems() });
       case '/debug/tenants':
@@ -240,9 +245,15 @@ function clusterProblem({ problems, recalledAtMs }: Parts['tenants']): string | 
 
 function serverDocument(
   { origin: { file, folder, overrides }, environment: env }: Config,
-  addresses: readonly string[],
+  { addresses, startedAtMs }: { readonly addresses: readonly string[]; readonly startedAtMs: number },
 ): ServerDocument {
-  return { pid: process.pid, addresses, config: { file, folder, overrides, env } };
+  return {
+    pid: process.pid,
+    host: hostname(),
+    started: new Date(startedAtMs).toISOString(),
+    addresses,
+    config: { file, folder, overrides, env },
+  };
 }
 
 function waiting({ waitingFor }: Parts['tenants']): string | undefined {

@@ -16,6 +16,8 @@ import type { Parts } from './wire.ts';
 export interface StatusDocument {
   readonly pid: number;
   readonly started: string;
+  /** Processes on the store that live, this one and commands included. */
+  readonly processes: number;
   /** What is wrong though it serves: as behind the `ok` of `/readyz`. */
   readonly problems: readonly string[];
   readonly downloads: readonly DownloadStatus[];
@@ -116,6 +118,7 @@ export async function statusDocument({
   return {
     pid: process.pid,
     started,
+    processes: await parts.metadata.countProcesses(),
     problems,
     downloads: parts.mirror.downloads.map(({ startedAtMs: atMs, size = null, ...download }) => ({
       ...download,

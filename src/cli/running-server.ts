@@ -46,6 +46,18 @@ export async function runningServer(storePath: string): Promise<RunningServer | 
   }
 }
 
+/** What each server on the store at `storePath` says of itself, the newest first, as far as they answer this user. */
+export async function serversOn(storePath: string): Promise<readonly ServerDocument[]> {
+  const servers: ServerDocument[] = [];
+  await askInFolder(join(storePath, SOCKET_FOLDER), async socketPath => {
+    const reply = await get({ socketPath, path: '/debug/server' }).catch(() => undefined);
+    if (reply?.status === 200) servers.push(JSON.parse(reply.text));
+    // On to the next.
+    return undefined;
+  });
+  return servers;
+}
+
 /** All servers on this machine that this user may ask, whichever store they have. */
 export async function runningServers(): Promise<readonly RunningServer[]> {
   const folders = await socketFoldersHere();

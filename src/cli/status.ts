@@ -7,9 +7,10 @@ import type {
   StoreStatus,
   UpstreamStatus,
 } from '../wire-status.ts';
+import type { ServerDocument } from '../wire-server.ts';
 import { columnsText, timeText } from './columns.ts';
 import { answer, type Command, CommandError, CONFIG_OPTION, EXIT, jsonOption } from './command.ts';
-import { askServer } from './running-server.ts';
+import { askServer, serversOn } from './running-server.ts';
 import { storeConfig } from './store-config.ts';
 
 /** `entrepot status`: what the server does, and what is wrong. */
@@ -20,10 +21,10 @@ export const status: Command = {
     'Asks the running server of this store: what is being downloaded, how far it is and for whom; what was sent to ' +
     'clients of mirrored content and what of that had to be fetched, since the start and in all (a crash may lose a ' +
     'minute of it); how full the store is, and what eviction would take next; when each upstream answered and failed ' +
-    'last; and which Secrets cannot be read or were refused. Only the user who runs the server, and root, may ask.',
+    'last; which Secrets cannot be read or were refused; and, of several servers on the store, all. Only the user who runs the server, and root, may ask.',
   options: [
     jsonOption(
-      'pid, started, problems, downloads, saved (sinceStart, inAll: sentBytes, fetchedBytes, savedBytes, since), store, ' +
+      'pid, started, processes, servers (pid, host, addresses, started), problems, downloads, saved (sinceStart, inAll: sentBytes, fetchedBytes, savedBytes, since), store, ' +
         'upstreams (lastError: at, reason, repository), secrets',
     ),
     CONFIG_OPTION,
@@ -35,17 +36,37 @@ export const status: Command = {
   ],
   run: async (input, io) => {
     const { storage } = await storeConfig(input, io);
-    const document = await askServer<StatusDocument>(storage.path, '/debug/status');
-    if (document === undefined) {
+    const own = await askServer<StatusDocument>(storage.path, '/debug/status');
+    if (own === undefined) {
       throw new CommandError(`no server runs on the store in ${storage.path}`);
     }
+    const servers = (await serversOn(storage.path)).map(serverStatus);
+    const document = { ...own, servers };
     answer(input, io, document, statusText(document));
     return EXIT.done;
   },
 };
 
+/** A server on the store; `null`: it is of an older version and does not say. */
+interface ServerStatus {
+  readonly pid: number;
+  readonly host: string | null;
+  readonly addresses: readonly string[];
+  readonly started: string | null;
+}
+
+/** What the newest server says, beside all that are there. */
+export interface StoreWideStatus extends StatusDocument {
+  /** The newest first. */
+  readonly servers: readonly ServerStatus[];
+}
+
+function serverStatus({ pid, host, addresses, started }: ServerDocument): ServerStatus {
+  return { pid, host: host ?? null, addresses, started: started ?? null };
+}
+
 /** A screen for people: what is wrong first. */
-export function statusText(document: StatusDocument, nowMs = Date.now()): string {
+export function statusText(document: StoreWideStatus, nowMs = Date.now()): string {
   const { pid, started, problems, downloads, saved, store, upstreams, secrets } = document;
   const sections = [
     `running   since ${shownTime(started, nowMs)}, process ${pid}\n${problems.map(line => `problem   ${line}\n`).join('')}`,
@@ -54,8 +75,24 @@ export function statusText(document: StatusDocument, nowMs = Date.now()): string
     downloadsText(downloads),
     upstreamsText(upstreams, nowMs),
     secretsText(secrets, nowMs),
+    serversText(document, nowMs),
   ];
   return sections.filter(section => section !== '').join('\n');
+}
+
+/** Only where it is not alone: all processes share the store, and what stands above is of the newest server. */
+function serversText({ servers, processes }: StoreWideStatus, nowMs: number): string {
+  const others = processes - servers.length;
+  const rest =
+    others > 0 ? `${others} more on this store: commands, or servers that do not answer from here\n` : '';
+  if (servers.length < 2) return rest;
+  const rows = servers.map(({ pid, host, addresses, started }) => [
+    addresses.join(', ') || 'starting',
+    String(pid),
+    host ?? '-',
+    started === null ? '-' : shownTime(started, nowMs),
+  ]);
+  return `${columnsText(['SERVERS ON THIS STORE', 'PROCESS', 'HOST', 'SINCE'], rows)}the newest told what is above\n${rest}`;
 }
 
 function savedText({ sentBytes, fetchedBytes, savedBytes }: SavedStatus): string {

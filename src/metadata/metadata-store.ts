@@ -377,6 +377,8 @@ export interface MetadataStore {
   lowerLinks(links: readonly BlobLink[], toMs: number): Promise<void>;
   /** Kept with every write, so reading them costs nothing whatever the size of the store. */
   readTotals(): Promise<Totals>;
+  /** Processes that work on the store and live, as far as their heartbeats tell; this one included. */
+  countProcesses(): Promise<number>;
   /** For how long another process has kept every write of this one waiting; 0 when none waits. */
   lockedOutForMs(): number;
   /**

@@ -645,6 +645,10 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#read(() => this.#blobs.totals());
   }
 
+  countProcesses() {
+    return this.#presence.count();
+  }
+
   lockedOutForMs() {
     return this.#writer.lockedOutForMs;
   }

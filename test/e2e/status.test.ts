@@ -1,7 +1,10 @@
 // entrepot status: what a running server says of itself, to its operator alone.
 import { writeFile } from 'node:fs/promises';
+import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
+import { silentLog } from '../../src/lib/log.ts';
+import { openSqliteMetadataStore } from '../../src/metadata/sqlite-metadata-store.ts';
 import type { StatusDocument } from '../../src/wire-status.ts';
 import { get } from '../support/client.ts';
 import { imageOf, randomBlob } from '../support/content.ts';
@@ -177,4 +180,32 @@ it('is told on the socket alone, and says so where no server runs', async () => 
   const { code, stdout, stderr } = await entrepot.command('status');
   expect({ code, stdout }).toEqual({ code: 1, stdout: '' });
   expect(stderr).toMatch(/no server runs on the store in .*store\n$/);
+});
+
+it('lists every server on the store, and counts the processes that cannot be asked', async () => {
+  await start();
+  const alone = await entrepot.command('status');
+  expect(alone.stdout).not.toMatch(/SERVERS|more on this store/);
+  const folder = await makeTempFolder('second');
+  const storage = { path: join(entrepot.folder, 'store') };
+  const second = await Entrepot.start({ storage }, { folder });
+  const metadata = await openSqliteMetadataStore(join(storage.path, 'index.db'), { log: silentLog });
+  const document = JSON.parse((await entrepot.command('status', '--json')).stdout);
+  const one = (of: Entrepot) => ({
+    pid: of.pid,
+    host: hostname(),
+    addresses: [of.host],
+    started: expect.stringMatching(/^20.*Z$/),
+  });
+  expect(document).toMatchObject({ pid: second.pid, processes: 3, servers: [one(second), one(entrepot)] });
+  const { stdout } = await entrepot.command('status');
+  expect(stdout).toMatch(/^SERVERS ON THIS STORE +PROCESS +HOST +SINCE$/m);
+  for (const { host, pid } of [second, entrepot]) {
+    expect(stdout).toMatch(new RegExp(`^${host} +${pid} +${hostname()} +`, 'm'));
+  }
+  expect(stdout).toContain('\n1 more on this store: commands, or servers that do not answer from here\n');
+  await metadata.close();
+  await second.kill();
+  expect((await status()).processes).toBe(1);
+  await removeFolder(folder);
 });

@@ -152,6 +152,12 @@ export class Presence {
     return this.#connection.read(() => this.#leases.read(key));
   }
 
+  /** Those that live, this one included. */
+  async count(): Promise<number> {
+    const rows = await this.#connection.read(() => this.#leases.processes());
+    return rows.filter(({ id }) => id === this.#id || !isDead(this.#indexPath, id)).length;
+  }
+
   /** Leaves at once what this process holds: nothing of it is being written any more. */
   async close(): Promise<void> {
     this.#isClosed = true;
