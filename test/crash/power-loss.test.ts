@@ -17,8 +17,7 @@ describe.skipIf(!canPreload)('a store that has only what was synced when the pow
     timeout: MAX_MS + 600_000,
   }, async () => {
     history = await PowerHistory.open();
-    await history.run(LOSSES, MAX_MS);
-    console.log(JSON.stringify(history.met));
+    await history.run(LOSSES, MAX_MS).finally(() => console.log(JSON.stringify(history.met)));
     // It goes on until everything was met: else it proves nothing.
     const { losses, images, deletions, lackedIngests, stops, kills } = history.met;
     expect(Math.min(losses, deletions, lackedIngests, stops + kills)).toBeGreaterThan(0);

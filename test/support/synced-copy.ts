@@ -32,8 +32,9 @@ export class SyncedCopy {
     const rest = String(birthtimeNs % 1_000_000_000n).padStart(9, '0');
     const kept = await makeTempFolder('kept');
     try {
-      // Whoever syncs holds the lock.
-      await run('flock', [join(this.#kept, 'lock'), 'cp', '--recursive', `${this.#kept}/.`, kept]);
+      // Whoever syncs holds the lock, and waits meanwhile. What is kept is only ever replaced, so that links are as good.
+      const copy = ['cp', '--recursive', '--link', `${this.#kept}/.`, kept];
+      await run('flock', [join(this.#kept, 'lock'), ...copy]);
       await copyFolder(kept, `${ino}-${seconds}.${rest}`, to);
     } finally {
       await removeFolder(kept);
