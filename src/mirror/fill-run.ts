@@ -390,9 +390,11 @@ export class FillRun {
     const isSame = !this.#hasChangedHands || (await this.#isAsRead(ingest).catch(() => false));
     fill.begin(ingest, ingest.offset);
     let endpoint: number;
+    let actual: Digest;
     try {
       if (ingest.offset < seen || !isSame) throw wrongBytes(fill.digest);
       endpoint = await this.#download(ingest, place, seen);
+      actual = await ingest.hash(fill.digest);
     } catch (error) {
       if (error instanceof LeaseLost) {
         this.#followed = undefined;
@@ -416,7 +418,7 @@ export class FillRun {
       await (isDropped ? ingest.abort() : ingest.suspend());
       return isDropped ? 'done' : 'left';
     }
-    if ((await ingest.hash(fill.digest)) !== fill.digest) {
+    if (actual !== fill.digest) {
       this.#skipEndpoints.add(endpoint);
       await this.#discard(ingest, wrongBytes(fill.digest));
       return 'done';

@@ -16,6 +16,7 @@ import {
   whole,
 } from '../../test/support/mirror-world.ts';
 import type { FileBlobStore } from '../blobs/file-blob-store.ts';
+import { LeaseLost } from '../lib/lease.ts';
 import { type Digest, digestHex } from '../oci/digest.ts';
 import { HOLD_BACK_BYTES } from './fill.ts';
 
@@ -318,6 +319,33 @@ describe('a Fill', () => {
       behave();
       expect(await world.pull(blob.digest)).toMatchObject(whole(blob));
     }
+  });
+
+  it('that loses its Lease while it is hashed completes no wrong bytes with the right ones of another process', async () => {
+    const world = await start();
+    const twin = await another({ folder: world.folder });
+    const blob = added(2 * MIB, 'lost while hashed');
+    const behave = upstream.misbehave({ kind: 'blob', corruptByte: 10 });
+    let readBytes = 0;
+    const makeIngest = world.blobs.ingest.bind(world.blobs);
+    vi.spyOn(world.blobs, 'ingest').mockImplementationOnce(async (lease, options) => {
+      const ingest = await makeIngest(lease, options);
+      vi.spyOn(ingest, 'hash').mockImplementationOnce(async () => {
+        await until(() => readBytes === blob.size - HOLD_BACK_BYTES);
+        behave();
+        await world.metadata.release(lease);
+        expect(await twin.pull(blob.digest)).toMatchObject(whole(blob));
+        await idle(twin);
+        throw new LeaseLost(lease.key);
+      });
+      return ingest;
+    });
+    const { reader } = await world.open(blob.digest);
+    const reading = readAll(reader, bytes => {
+      readBytes = bytes;
+    });
+    await expect(reading).rejects.toMatchObject({ code: 'UPSTREAM_INVALID' });
+    expect(await world.pull(blob.digest)).toMatchObject(whole(blob));
   });
 
   it('of an empty blob is an empty body', async () => {
