@@ -58,9 +58,13 @@ export class Scrub {
     this.#options = options;
   }
 
-  /** When the last one was finished; 0 for never. One that was broken off goes on where it stopped. */
+  /**
+   * When the last one was finished; 0 for never, and for a time that is not yet: nobody knows when that was by a clock that
+   * was set back. One that was broken off goes on where it stopped.
+   */
   async finishedAtMs(): Promise<number> {
-    return (await this.#state()).finishedAtMs;
+    const { finishedAtMs } = await this.#state();
+    return finishedAtMs > Date.now() ? 0 : finishedAtMs;
   }
 
   async run(run: ScrubRun = {}): Promise<ScrubReport> {
