@@ -69,17 +69,18 @@ test('what a killed process left half-written under the name is removed, and wha
   const dead = spawnSync('true').pid;
   const others = [
     `state.${hostname()}.${process.ppid}.0123abcd.partial`,
+    `state.${hostname()}.${process.ppid}.0123abcd.partial-wal`,
     'state.another-machine.4711.0123abcd.partial',
     `other.${hostname()}.${dead}.0123abcd.partial`,
     'state.partial',
   ];
   const left = [
-    `state.${hostname()}.${dead}.0123abcd.partial`,
     'state.another-machine.4712.0123abcd.partial',
+    ...['', '-wal', '-shm', '-journal'].map(end => `state.${hostname()}.${dead}.0123abcd.partial${end}`),
   ];
   for (const name of [...others, ...left]) await writeFile(join(folder, name), 'half');
   const longAgo = new Date(Date.now() - 2 * 24 * 3_600_000);
-  await utimes(join(folder, left[1] ?? ''), longAgo, longAgo);
+  await utimes(join(folder, left[0] ?? ''), longAgo, longAgo);
   await writeFileAtomic(path, [Buffer.from('new')]);
   expect((await readdir(folder)).sort()).toEqual(['state', ...others].sort());
 });

@@ -77,7 +77,10 @@ export function partialName(path: string): string {
 /** On another machine, or in another container, nobody can see whether the writer lives; so long none stands still. */
 const ABANDONED_AFTER_MS = 24 * 3_600_000;
 
-/** Removes what a killed process left of `path`: its writer is gone, or has not written for a day. */
+/**
+ * Removes what a killed process left of `path`, with what SQLite keeps beside a file of its own: its writer is gone, or has
+ * not written for a day.
+ */
 export async function removeAbandoned(path: string): Promise<void> {
   const folder = dirname(path);
   const prefix = `${basename(path)}.`;
@@ -88,7 +91,7 @@ export async function removeAbandoned(path: string): Promise<void> {
   }
   for (const name of names) {
     const [, host, pid] = name.startsWith(prefix)
-      ? (/^(.+)\.(\d+)\.[0-9a-f]{8}\.partial$/.exec(name.slice(prefix.length)) ?? [])
+      ? (/^(.+)\.(\d+)\.[0-9a-f]{8}\.partial(?:-wal|-shm|-journal)?$/.exec(name.slice(prefix.length)) ?? [])
       : [];
     const partial = join(folder, name);
     if (host === undefined || writing.has(partial)) continue;
