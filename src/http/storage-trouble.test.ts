@@ -4,11 +4,15 @@ import { storageTrouble } from './storage-trouble.ts';
 const failed = (code: string) => Object.assign(new Error(code), { code });
 
 test.each([
+  'EACCES',
+  'EBADMSG',
   'EMFILE',
   'ENFILE',
   'ESTALE',
   'EIO',
+  'EPERM',
   'EROFS',
+  'EUCLEAN',
   'SQLITE_BUSY',
   'SQLITE_BUSY_SNAPSHOT',
   'SQLITE_IOERR_READ',
@@ -22,7 +26,7 @@ test.each([
   }
 });
 
-test.each(['ENOENT', 'EACCES', 'SQLITE_CONSTRAINT', 'ERR_INVALID_ARG_TYPE'])(
+test.each(['ENOENT', 'EINVAL', 'SQLITE_CONSTRAINT', 'ERR_INVALID_ARG_TYPE'])(
   '%s does not: it is a fault of ours',
   code => expect(storageTrouble(failed(code))).toBeUndefined(),
 );

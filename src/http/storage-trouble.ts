@@ -3,13 +3,17 @@ import { OciError } from '../oci/errors.ts';
 
 /** Of the system and of SQLite: what may pass without the client changing anything. */
 const PASSING: ReadonlySet<string> = new Set([
+  'EACCES',
   'EAGAIN',
+  'EBADMSG',
   'EIO',
   'EMFILE',
   'ENFILE',
   'ENOMEM',
+  'EPERM',
   'EROFS',
   'ESTALE',
+  'EUCLEAN',
 ]);
 /** With CORRUPT, since SQLite calls it that too when a disk fails it; nor can a client mend an index that is damaged. */
 const PASSING_OF_SQLITE = /^SQLITE_(?:BUSY|CANTOPEN|CORRUPT|IOERR|LOCKED|NOMEM|READONLY)/;
