@@ -36,6 +36,12 @@ export interface LinkRules {
   readonly verifyForMs: number;
 }
 
+export interface LinksOptions {
+  readonly rules: LinkRules;
+  readonly nowMs: () => number;
+  readonly log: Log;
+}
+
 /**
  * Which blobs belong to which mirrored repository. A Link is made by an upstream answer for that repository, never
  * by a manifest that names the blob, nor by equal content elsewhere: those save the transfer, not the proof.
@@ -45,15 +51,17 @@ export class Links {
   readonly #asking: Asking;
   readonly #flights = new SingleFlight<BlobHead>();
   readonly #proofs = new SingleFlight<Shown>();
-  /** Blobs that upstream gave to a credential and that entitle it to nothing else, and since when. */
-  readonly #given = new Lru<{ readonly sinceMs: number }>({ maxEntries: MAX_GIVEN });
+  /** Blobs that upstream gave to a credential and that entitle it to nothing else, and when it began and had done so. */
+  readonly #given = new Lru<{ readonly sinceMs: number; readonly atMs: number }>({ maxEntries: MAX_GIVEN });
   readonly #rules: LinkRules;
+  readonly #nowMs: () => number;
   readonly #log: Log;
 
-  constructor(metadata: MetadataStore, asking: Asking, rules: LinkRules, log: Log) {
+  constructor(metadata: MetadataStore, asking: Asking, { rules, nowMs, log }: LinksOptions) {
     this.#metadata = metadata;
     this.#asking = asking;
     this.#rules = rules;
+    this.#nowMs = nowMs;
     this.#log = log;
   }
 
@@ -140,12 +148,17 @@ export class Links {
     credential: Credential | undefined,
     sinceMs: number,
   ): void {
-    this.#given.set(givenText(repository, digest, credential), { sinceMs }, this.#rules.verifyForMs);
+    const given = { sinceMs, atMs: this.#nowMs() };
+    this.#given.set(givenText(repository, digest, credential), given, this.#rules.verifyForMs);
   }
 
   #isGiven(repository: Repository, digest: Digest, credential: Credential | undefined): boolean {
     const given = this.#given.get(givenText(repository, digest, credential));
-    return given !== undefined && !this.#asking.hasEndedSince(given.sinceMs, repository, credential);
+    if (given === undefined) return false;
+    // The machine may have slept since, which only this clock knows. Where it has been set back, nobody knows how old it is.
+    const ageMs = this.#nowMs() - given.atMs;
+    if (ageMs < 0 || ageMs >= this.#rules.verifyForMs) return false;
+    return !this.#asking.hasEndedSince(given.sinceMs, repository, credential);
   }
 
   /**

@@ -126,7 +126,7 @@ export class Mirror implements PullSource {
       nowMs,
     });
     const asking = this.#asking;
-    const links = new Links(metadata, asking, options, log);
+    const links = new Links(metadata, asking, { rules: options, nowMs, log });
     this.#links = links;
     this.#queue = new PullQueue(limits);
     const room = new Room(blobs, options);

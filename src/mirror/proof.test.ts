@@ -154,6 +154,18 @@ describe('a held blob', () => {
     expect(upstream.downloads()).toHaveLength(1);
   });
 
+  it('is shown by upstream again after verifyFor, and where the clock has been set back', async () => {
+    const outcome = async () => {
+      const { reader, outcome: heard } = await openAs('bob', layer.digest, OPEN);
+      await reader.close();
+      return heard;
+    };
+    for (const hours of [0, 25, -50]) {
+      world.nowMs += hours * HOUR_MS;
+      expect([hours, await outcome(), await outcome()]).toEqual([hours, 'miss', 'hit']);
+    }
+  });
+
   it('is compared to the end where upstream does not say how long it is', async () => {
     const noLength = { 'Content-Length': null, 'Content-Range': null };
     for (const spaces of [layer.size, layer.size - 1]) {
