@@ -155,14 +155,13 @@ describe('a held blob', () => {
   });
 
   it('is shown by upstream again after verifyFor, and where the clock has been set back', async () => {
-    const outcome = async () => {
-      const { reader, outcome: heard } = await openAs('bob', layer.digest, OPEN);
-      await reader.close();
-      return heard;
-    };
     for (const hours of [0, 25, -50]) {
       world.nowMs += hours * HOUR_MS;
-      expect([hours, await outcome(), await outcome()]).toEqual([hours, 'miss', 'hit']);
+      for (const outcome of ['miss', 'hit']) {
+        const { reader, outcome: heard } = await openAs('bob', layer.digest, OPEN);
+        await reader.close();
+        expect([hours, heard]).toEqual([hours, outcome]);
+      }
     }
   });
 
