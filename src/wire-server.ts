@@ -183,7 +183,7 @@ async function openOps(
     readonly startedAtMs: number;
   },
 ): Promise<OpsServer> {
-  const { metadata, tenants, upstreams, mirror, disk } = parts;
+  const { metadata, tenants, quota, upstreams, mirror, disk } = parts;
   const { opsListen } = config.server;
   // One look-up, so that it takes no longer on a large store; it throws when the index is broken.
   const notReady = async () => {
@@ -213,7 +213,9 @@ async function openOps(
       case '/debug/status':
         return statusDocument({ ...server, parts, problems: await problems() });
       case '/debug/tenants':
-        return tenantsDocument(tenants, await metadata.listIssuedCredentials());
+        return tenantsDocument(tenants, await metadata.listIssuedCredentials(), name =>
+          quota.usedBytes(name),
+        );
       case '/debug/explain':
         return explained(parts, query);
       default:

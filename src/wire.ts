@@ -12,7 +12,7 @@ import type { Config } from './config/config.ts';
 import { putInForce } from './config/reload.ts';
 import { Hosted } from './hosted/hosted.ts';
 import { Publication } from './hosted/publication.ts';
-import { PrefixQuota, type Quota } from './hosted/quota.ts';
+import { PrefixQuota } from './hosted/quota.ts';
 import { Removal } from './hosted/removal.ts';
 import { Uploads } from './hosted/uploads.ts';
 import { Cursors } from './http/cursors.ts';
@@ -69,7 +69,7 @@ export interface Parts {
   readonly hosted: Hosted;
   readonly uploads: Uploads;
   /** Of tenants, for their repositories. */
-  readonly quota: Quota;
+  readonly quota: PrefixQuota;
   readonly upkeep: Upkeep;
   readonly survey: SurveyThread;
   readonly removal: ImageRemoval;

@@ -1,3 +1,4 @@
+import { sizeText } from '../lib/units.ts';
 import type { SecretState } from '../tenants/tenant.ts';
 import type { IssuedDocument, TenantDocument, TenantsDocument } from '../tenants/tenants-document.ts';
 import { columnsText, timeText } from './columns.ts';
@@ -10,11 +11,18 @@ const HEADINGS = ['TENANT', 'SECRET', 'SOURCE', 'STATE', 'READ', 'USED', 'REFUSE
 /** `entrepot tenants`: how every tenant's Secrets are. */
 export const tenants: Command = {
   name: 'tenants',
-  summary: 'show all tenants of the running server and how their Secrets are',
+  summary: 'show all tenants of the running server, how their Secrets are and what they hold',
   description:
     'Asks the running server of this store: which Secrets each tenant has, whether they could be read and why ' +
-    'not, when upstream took or refused them last, and what was issued here and when a client came with it last.',
-  options: [jsonOption('tenants, node, refused, problems, passedOver'), CONFIG_OPTION],
+    'not, when upstream took or refused them last, and what was issued here and when a client came with it last; then ' +
+    'what the repositories of each tenant hold, as its quota counts it (with what was deleted and is not collected yet, ' +
+    'and with what is being pushed).',
+  options: [
+    jsonOption(
+      'tenants (name, secrets, issued, usedBytes, quotaBytes or null of each), node, refused, problems, passedOver',
+    ),
+    CONFIG_OPTION,
+  ],
   examples: [['entrepot tenants', 'which Secret is malformed, and why']],
   run: async (input, io) => {
     const { storage } = await storeConfig(input, io);
@@ -46,7 +54,23 @@ export function tenantsText(
       ({ resource, namespace, name, reason }) => `passed over: ${resource} ${namespace}/${name}: ${reason}\n`,
     ),
   ].join('');
-  return notes + (rows.length === 0 ? 'there is no tenant\n' : columnsText(HEADINGS, rows));
+  if (rows.length === 0) return `${notes}there is no tenant\n`;
+  return notes + columnsText(HEADINGS, rows) + usesText(all);
+}
+
+const USE_HEADINGS = ['TENANT', 'HOLDS', 'QUOTA', ''] as const;
+
+/** A row for each tenant that holds something or may not hold all. */
+function usesText(all: readonly TenantDocument[]): string {
+  const rows = all
+    .filter(({ usedBytes, quotaBytes }) => usedBytes > 0 || quotaBytes !== null)
+    .map(({ name, usedBytes, quotaBytes }) => [
+      name,
+      sizeText(usedBytes),
+      quotaBytes === null ? '-' : sizeText(quotaBytes),
+      quotaBytes === null || quotaBytes === 0 ? '' : `${Math.round((usedBytes / quotaBytes) * 100)} %`,
+    ]);
+  return rows.length === 0 ? '' : `\n${columnsText(USE_HEADINGS, rows)}`;
 }
 
 function tenantRows({ name, suspended, secrets, issued }: TenantDocument, nowMs: number): string[][] {

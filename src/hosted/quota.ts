@@ -98,6 +98,12 @@ export class PrefixQuota implements Quota {
     this.#set(key, { owner, bytes, repository: name, isNew: !isKnown, newTags: 0 });
   }
 
+  /** What counts of the owner: what its repositories hold, what was deleted and is not collected yet, and what is coming. */
+  async usedBytes(owner: string): Promise<number> {
+    const { bytes, uncollectedBytes } = await this.#metadata.readUsage(owner, { upstream: '', name: owner });
+    return bytes + uncollectedBytes + (this.#reserved.get(owner) ?? 0);
+  }
+
   #set(key: string, reservation: Reservation): void {
     const { owner, bytes } = reservation;
     this.#reservations.set(key, reservation);

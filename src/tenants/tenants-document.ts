@@ -1,3 +1,4 @@
+import { setImmediate } from 'node:timers/promises';
 import type { IssuedCredential } from '../oci/issued-credential.ts';
 import type { PassedOver } from './secret-source.ts';
 import type { RefusedTenant, SecretState, Tenants } from './tenant.ts';
@@ -18,6 +19,10 @@ export interface TenantsDocument {
 export interface TenantDocument {
   readonly name: string;
   readonly suspended?: string;
+  /** Of its repositories here, as its quota counts them. */
+  readonly usedBytes: number;
+  /** `null`: no bound. */
+  readonly quotaBytes: number | null;
   readonly secrets: readonly SecretState[];
   readonly issued: readonly IssuedDocument[];
 }
@@ -32,16 +37,31 @@ export interface IssuedDocument {
   readonly lastUsedAtMs?: number;
 }
 
-/** What the running server knows of its tenants, with all that was issued to them. */
-export function tenantsDocument(tenants: Tenants, issued: readonly IssuedCredential[]): TenantsDocument {
+/** Of so many tenants the use is read before others have their turn: less than 10 ms. */
+const TENANTS_A_TURN = 200;
+
+/** What the running server knows of its tenants, with all that was issued to them, and what counts against their quotas. */
+export async function tenantsDocument(
+  tenants: Tenants,
+  issued: readonly IssuedCredential[],
+  usedBytesOf: (tenant: string) => Promise<number>,
+): Promise<TenantsDocument> {
+  const all = tenants.list();
+  const used = new Map<string, number>();
+  for (const { name } of all) {
+    used.set(name, await usedBytesOf(name));
+    if (used.size % TENANTS_A_TURN === 0) await setImmediate();
+  }
   return {
     problems: tenants.problems,
     passedOver: tenants.passedOver,
     node: tenants.node,
     refused: tenants.refused,
-    tenants: tenants.list().map(({ name, suspended, secrets }) => ({
+    tenants: all.map(({ name, suspended, secrets, options }) => ({
       name,
       ...(suspended !== undefined && { suspended }),
+      usedBytes: used.get(name) ?? 0,
+      quotaBytes: options.quotaBytes ?? null,
       secrets,
       issued: issued
         .filter(({ tenant }) => tenant === name)

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { TLSSocket } from 'node:tls';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { codeOf, get, many } from '../support/client.ts';
-import { imageOf, indexOf, randomBlob } from '../support/content.ts';
+import { bytesOf, imageOf, indexOf, randomBlob } from '../support/content.ts';
 import { Entrepot } from '../support/entrepot.ts';
 import { FakeUpstream } from '../support/fake-upstream.ts';
 import { freePort } from '../support/programs.ts';
@@ -112,6 +112,24 @@ describe('the rules of a tenant', () => {
     });
     expect([pushed.status, codeOf(pushed)]).toEqual([403, 'DENIED']);
     expect(pushed.text).toContain('the quota of team-a is used up: its repositories may hold 1MiB');
+  });
+
+  it('bound what it pushes, and it is shown how much of that is used', async () => {
+    const server = await start({ tenant: { quotaBytes: '1MiB' } });
+    const small = randomBlob(262_144, 'a quarter');
+    const pushed = await get(`${server.url}/v2/team-a/app/blobs/uploads/?digest=${small.digest}`, {
+      method: 'POST',
+      headers: basic(TEAM_A),
+      body: bytesOf(small),
+    });
+    expect(pushed.status).toBe(201);
+    const { stdout } = await server.command('tenants');
+    expect(stdout).toMatch(/\n\nTENANT +HOLDS +QUOTA *\nteam-a +256 KiB +1\.0 MiB +25 %\n$/);
+    const { tenants } = JSON.parse((await server.command('tenants', '--json')).stdout);
+    expect(tenants).toMatchObject([
+      { name: 'team-a', usedBytes: 262_144, quotaBytes: 1_048_576 },
+      { name: 'team-b', usedBytes: 0, quotaBytes: null },
+    ]);
   });
 
   it('bound what is imported for it, too, and leave nothing of what is refused', async () => {
