@@ -119,8 +119,6 @@ export class FillRun {
   /** That upstream was asked by HEAD, while another process brings the blob. */
   #asked: Promise<void> | undefined;
   #followed: { readonly follower: IngestFollower; readonly epoch: number } | undefined;
-  /** Somebody else goes on from what readers here were given, and may have found it wrong. */
-  #hasChangedHands = false;
 
   /**
    * `after`: the end of an earlier run of the same Fill.
@@ -306,10 +304,7 @@ export class FillRun {
       await reader?.close();
       return false;
     }
-    if (this.#hasChangedHands && !(await this.#isAsRead(reader))) {
-      await reader.close();
-      throw wrongBytes(digest);
-    }
+    await this.#requireAsRead(reader);
     this.fill.begin(reader, reader.size);
     this.fill.learnSize(reader.size);
     const contenders = this.#contenders.show(this.#heldBytes(true));
@@ -319,14 +314,27 @@ export class FillRun {
     return true;
   }
 
-  /** Whether readers here were given the beginning of what is held. */
-  async #isAsRead(held: Pick<BlobReader, 'read'>): Promise<boolean> {
+  /**
+   * Closes `source` and throws unless it has what readers here were given: somebody else may have found that wrong, unseen by
+   * a process that stood still.
+   */
+  async #requireAsRead(source: Pick<BlobReader, 'read' | 'close'>): Promise<void> {
+    try {
+      if (!(await this.#isAsRead(source))) throw wrongBytes(this.fill.digest);
+    } catch (error) {
+      await source.close();
+      throw error;
+    }
+  }
+
+  /** Whether readers here were given the beginning of what `source` has. */
+  async #isAsRead(source: Pick<BlobReader, 'read'>): Promise<boolean> {
     const bytes = this.fill.readable;
     const ours = new Uint8Array(COMPARED_BYTES);
     for (let position = 0; position < bytes; ) {
       this.#stopping.signal.throwIfAborted();
       const count = await this.fill.read(ours.subarray(0, bytes - position), position);
-      if (!(await hasBytes(held, ours.subarray(0, count), position))) return false;
+      if (!(await hasBytes(source, ours.subarray(0, count), position))) return false;
       position += count;
     }
     return true;
@@ -351,7 +359,7 @@ export class FillRun {
     if (this.#followed?.epoch !== held.epoch) {
       const follower = await blobs.follow(this.#key, held.epoch);
       if (follower === undefined) return;
-      this.#hasChangedHands ||= this.fill.length > 0;
+      await this.#requireAsRead(follower);
       this.fill.begin(follower, this.fill.length);
       this.#followed = { follower, epoch: held.epoch };
     }
@@ -385,20 +393,24 @@ export class FillRun {
   async #leadIn(place: Place, lease: Lease): Promise<'done' | 'left'> {
     const { blobs } = this.#world;
     const { fill } = this;
-    const ingest = await blobs.ingest(lease, { digest: fill.digest });
+    let ingest = await blobs.ingest(lease, { digest: fill.digest });
     const seen = fill.length;
-    const isSame = !this.#hasChangedHands || (await this.#isAsRead(ingest).catch(() => false));
+    const isSame = await this.#isAsRead(ingest).catch(() => false);
     fill.begin(ingest, ingest.offset);
     let endpoint: number;
     let actual: Digest;
     try {
       if (ingest.offset < seen || !isSame) throw wrongBytes(fill.digest);
-      endpoint = await this.#download(ingest, place, seen);
+      let end = await this.#goOn(ingest, place, seen);
+      if (end === undefined) {
+        ingest = await this.#anew(ingest, lease);
+        end = await this.#download(ingest, place);
+      }
+      endpoint = end;
       actual = await ingest.hash(fill.digest);
     } catch (error) {
       if (error instanceof LeaseLost) {
         this.#followed = undefined;
-        this.#hasChangedHands = true;
         await ingest.suspend();
         // Where there is too little to compare, the other process begins anew: what it brings is not for these readers.
         throw this.#isDoubtful ? beganAnew(error) : error;
@@ -430,30 +442,42 @@ export class FillRun {
   }
 
   /**
-   * Brings what is missing and returns the endpoint that gave the end: from what came before on, or all of it where upstream
-   * shows that this was something else. `seen`: bytes that readers may have already.
+   * Brings what is missing behind what came before and returns the endpoint that gave the end; `undefined` where upstream
+   * shows that this was something else. `seen`: bytes that readers may have had before.
    */
-  async #download(ingest: Ingest, place: Place, seen: number): Promise<number> {
+  async #goOn(ingest: Ingest, place: Place, seen: number): Promise<number | undefined> {
     const { fill } = this;
-    if (ingest.offset === 0) return this.#downloadRest(ingest, place);
+    if (ingest.offset === 0) return this.#download(ingest, place);
     fill.grow(ingest.offset);
     try {
       // So few bytes would show nothing, and are soon here again.
       if (ingest.offset < OVERLAP_BYTES && seen === 0) throw new OtherBytes();
       this.#world.meter.count('fills_resumed_total');
-      return await this.#downloadRest(ingest, place);
+      return await this.#download(ingest, place);
     } catch (error) {
       const isOther =
         error instanceof OtherBytes || (error instanceof UpstreamFailure && error.kind === 'invalid');
       if (!isOther || !this.#proofs.isEmpty) throw error;
+      if (seen === 0 && fill.readable === 0) return undefined;
       await ingest.truncate(0);
-      if (seen > 0) throw wrongBytes(fill.digest, error);
-      fill.grow(0);
-      return this.#downloadRest(ingest, place);
+      throw wrongBytes(fill.digest, error);
     }
   }
 
-  async #downloadRest(ingest: Ingest, place: Place): Promise<number> {
+  /**
+   * An ingest without what was something else. Its file is another, and the old one stays empty: a process that reads along
+   * learns from that what its readers have, however long it stood still.
+   */
+  async #anew(old: Ingest, lease: Lease): Promise<Ingest> {
+    const { fill } = this;
+    await old.truncate(0);
+    await old.abort();
+    const ingest = await this.#world.blobs.ingest(lease, { digest: fill.digest, anew: true });
+    fill.begin(ingest, 0);
+    return ingest;
+  }
+
+  async #download(ingest: Ingest, place: Place): Promise<number> {
     const { fill } = this;
     const { meter } = this.#world;
     const labels = { upstream: this.starter.repository.upstream };

@@ -1,10 +1,11 @@
+import { createHash } from 'node:crypto';
 import { EventEmitter, once } from 'node:events';
 import { rename, rm, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { steadyLease } from '../lib/lease.suite.ts';
-import { type Content, imageOf, randomBlob } from '../../test/support/content.ts';
+import { bytesOf, type Content, imageOf, randomBlob } from '../../test/support/content.ts';
 import { FakeUpstream, type FakeUpstreamOptions } from '../../test/support/fake-upstream.ts';
 import {
   APP,
@@ -16,7 +17,7 @@ import {
   whole,
 } from '../../test/support/mirror-world.ts';
 import type { FileBlobStore } from '../blobs/file-blob-store.ts';
-import { LeaseLost } from '../lib/lease.ts';
+import { type Lease, LeaseLost } from '../lib/lease.ts';
 import { type Digest, digestHex } from '../oci/digest.ts';
 import { HOLD_BACK_BYTES } from './fill.ts';
 
@@ -346,6 +347,83 @@ describe('a Fill', () => {
     });
     await expect(reading).rejects.toMatchObject({ code: 'UPSTREAM_INVALID' });
     expect(await world.pull(blob.digest)).toMatchObject(whole(blob));
+  });
+
+  describe('that reads along with another process and stands still', () => {
+    const GIVEN_BYTES = MIB;
+
+    /**
+     * A process goes on from wrong bytes, which readers of another one have, and that one stands still from then on. `before`
+     * comes before the first one takes them away.
+     */
+    async function readingWrong(before: (lease: Lease, world: MirrorWorld) => Promise<void> | void) {
+      const world = await start();
+      const twin = await another({ folder: world.folder });
+      const blob = randomBlob(2 * MIB, 'read along');
+      upstream.add('app', imageOf([blob]), '1.0');
+      await world.manifest('1.0');
+      await world.pull(blob.digest);
+      await idle(world);
+      const hex = digestHex(blob.digest);
+      await rm(join(world.folder, 'blobs', 'sha256', hex.slice(0, 2), hex));
+      const upstreamKey = createHash('sha256').update(APP.upstream).digest('hex').slice(0, 16);
+      const lease = await world.metadata.claim(`fill-${upstreamKey}-sha256-${hex}`);
+      if (lease === undefined) throw new Error('it has the Lease already');
+      const left = await world.blobs.ingest(lease);
+      await left.write([bytesOf(blob).subarray(0, GIVEN_BYTES).fill('?', 10)]);
+      await left.suspend();
+      await left.close();
+      await world.metadata.setAside(lease);
+      const state = { readBytes: 0, isStill: false, wake: () => {} };
+      const waking = new Promise<void>(resolve => {
+        state.wake = resolve;
+      });
+      const makeIngest = world.blobs.ingest.bind(world.blobs);
+      vi.spyOn(world.blobs, 'ingest').mockImplementationOnce(async (leased, options) => {
+        const ingest = await makeIngest(leased, options);
+        const empty = ingest.truncate.bind(ingest);
+        vi.spyOn(ingest, 'truncate').mockImplementationOnce(async size => {
+          await until(() => state.readBytes === GIVEN_BYTES);
+          const statBlob = twin.metadata.statBlob.bind(twin.metadata);
+          vi.spyOn(twin.metadata, 'statBlob').mockImplementation(async digest => {
+            state.isStill = true;
+            await waking;
+            return statBlob(digest);
+          });
+          await until(() => state.isStill);
+          await before(leased, world);
+          await empty(size);
+        });
+        return ingest;
+      });
+      const leading = world.pull(blob.digest);
+      const { reader } = await twin.open(blob.digest);
+      const reading = readAll(reader, bytes => {
+        state.readBytes = bytes;
+      });
+      reading.catch(() => {});
+      return { world, blob, leading, reading, wake: state.wake };
+    }
+
+    it('gives no rest to who has what that one began anew', async () => {
+      const { world, blob, leading, reading, wake } = await readingWrong(() => {});
+      expect(await leading).toMatchObject(whole(blob));
+      await idle(world);
+      wake();
+      await expect(reading).rejects.toMatchObject({ code: 'UPSTREAM_INVALID' });
+    });
+
+    it('gives no rest to who has what a third one found wrong', async () => {
+      const { blob, leading, reading, wake } = await readingWrong(async (lease, world) => {
+        const third = await another({ folder: world.folder });
+        await world.metadata.release(lease);
+        expect(await third.pull(blob.digest)).toMatchObject(whole(blob));
+        await idle(third);
+        wake();
+        await expect(reading).rejects.toMatchObject({ code: 'UPSTREAM_INVALID' });
+      });
+      expect(await leading).toMatchObject(whole(blob));
+    });
   });
 
   it('of an empty blob is an empty body', async () => {
