@@ -1,4 +1,4 @@
-// A week of operations by the README's own lines: a server of an ordinary user on a small disk of its own.
+// A week of operations by the documentation's own lines: a server of an ordinary user on a small disk of its own.
 import { chown, readdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';

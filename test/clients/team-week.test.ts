@@ -1,4 +1,4 @@
-// A team's week with its private registry, by the README's own lines and with the clients that teams have.
+// A team's week with its private registry, by the documentation's own lines and with the clients that teams have.
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { Entrepot } from '../support/entrepot.ts';
 import { IMAGE_PROGRAMS, imageLayout } from '../support/images.ts';

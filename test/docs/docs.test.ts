@@ -4,6 +4,7 @@ import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { runProgram } from '../../src/cli/program.ts';
 import { fileJsonSchema } from '../../src/config/schema.ts';
+import { METRICS } from '../../src/ops/metrics.ts';
 
 const root = fileURLToPath(new URL('../../', import.meta.url));
 const docs = readdirSync(join(root, 'docs')).map(name => join(root, 'docs', name));
@@ -52,6 +53,25 @@ describe.each([...pages])('%s', (name, page) => {
   });
 });
 
+describe('README.md', () => {
+  const page = pages.get('README.md') ?? '';
+
+  it('is no longer than 8 KiB', () => {
+    expect(Buffer.byteLength(page)).toBeLessThanOrEqual(8 * 1024);
+  });
+
+  it('says how to start, and how to run each kind of test', () => {
+    const said = ['npm ci && npm start', 'npm test', 'npm run test:clients', '.ci/run'];
+    expect(said.filter(command => !page.includes(command))).toEqual([]);
+  });
+
+  it('links to every page of docs/', () => {
+    const linked = new Set(linksOf(page).map(target => target.split('#')[0]));
+    const others = [...pages.keys()].filter(name => name !== 'README.md');
+    expect(others.filter(name => !linked.has(name))).toEqual([]);
+  });
+});
+
 describe('the documents', () => {
   it('have many links, which were all seen', () => {
     expect(linksOf(all).length).toBeGreaterThan(30);
@@ -68,6 +88,12 @@ describe('the documents', () => {
     const keys = Object.keys(fileJsonSchema().properties ?? {});
     expect(keys.length).toBeGreaterThan(15);
     expect(keys.filter(key => !new RegExp(`\`(?:[^\`\n]*[^\\w])?${key}\\b`).test(all))).toEqual([]);
+  });
+
+  it('name no metric that there is not', () => {
+    const named = [...all.matchAll(/`entrepot_([a-z_]+)/g)].map(([, name = '']) => name);
+    expect(named.length).toBeGreaterThan(10);
+    expect(named.filter(name => !(name in METRICS))).toEqual([]);
   });
 
   it('name every folder of the sources', () => {

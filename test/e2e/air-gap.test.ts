@@ -1,4 +1,4 @@
-// The air-gap operator's way by the README's own lines: from what `helm template` prints to pods without a network.
+// The air-gap operator's way by the documentation's own lines: from what `helm template` prints to pods without a network.
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
