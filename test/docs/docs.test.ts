@@ -84,6 +84,21 @@ describe('the documents', () => {
     expect(named).toEqual([]);
   });
 
+  it('type no command and no option that there is not', async () => {
+    const known = new Set(await commands());
+    const lines = typedCommands(all);
+    expect(lines.length).toBeGreaterThan(60);
+    const wrong: string[] = [];
+    for (const line of lines) {
+      const [first = '', second = ''] = line.split(' ');
+      const name = known.has(`${first} ${second}`) ? `${first} ${second}` : first;
+      const help = known.has(name) ? await helpOf(...name.split(' ')) : '';
+      const options = line.match(/(?<=[ [])--?[a-z][a-z-]*/g) ?? [];
+      if (help === '' || options.some(option => !help.includes(option))) wrong.push(line);
+    }
+    expect(wrong).toEqual([]);
+  });
+
   it('name every key of the configuration', () => {
     const keys = Object.keys(fileJsonSchema().properties ?? {});
     expect(keys.length).toBeGreaterThan(15);
@@ -119,11 +134,25 @@ async function commands(): Promise<string[]> {
 }
 
 async function commandsIn(...group: string[]): Promise<string[]> {
-  let text = '';
-  const write = (piece: string) => void (text += piece);
-  await runProgram([...group, '--help'], { out: write, err: write });
-  const [, list = ''] = text.split('Commands:\n');
+  const [, list = ''] = (await helpOf(...group)).split('Commands:\n');
   const found = [...list.matchAll(/^ {2}([a-z][a-z-]*) /gm)].map(([, name = '']) => name);
   expect(found.length).toBeGreaterThan(2);
   return found;
+}
+
+async function helpOf(...command: string[]): Promise<string> {
+  let text = '';
+  const write = (piece: string) => void (text += piece);
+  await runProgram([...command, '--help'], { out: write, err: write });
+  return text;
+}
+
+/** What is typed after `entrepot`, in blocks of shell commands and in code within a line. */
+function typedCommands(page: string): string[] {
+  const blocks = [...page.matchAll(/^```sh\n([^]*?)^```$/gm)].flatMap(([, block = '']) => block.split('\n'));
+  const inBlocks = blocks.flatMap(
+    line => /(?:^|[|] |-- |exec entrepot |=.* )entrepot ([a-z][^#|>]*)/.exec(line)?.[1] ?? [],
+  );
+  const inLines = [...page.matchAll(/`entrepot ([a-z][^`|>]*)/g)].map(([, line = '']) => line);
+  return [...inBlocks, ...inLines].map(line => line.trim());
 }
