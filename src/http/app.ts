@@ -5,6 +5,7 @@ import type { Log } from '../lib/log.ts';
 import { OciError } from '../oci/errors.ts';
 import type { ClientAddresses } from './client-address.ts';
 import type { Connections } from './connections.ts';
+import type { Deadlines } from './deadlines.ts';
 import { Exchange } from './exchange.ts';
 import type { Naming } from './naming.ts';
 import type { OwnSite } from './own-site.ts';
@@ -19,6 +20,7 @@ export interface AppParts {
   readonly addresses: ClientAddresses;
   readonly ownSite: OwnSite;
   readonly connections: Connections;
+  readonly deadlines: Deadlines;
   readonly responseLog: ResponseLog;
   /** What is waited for before anybody is served. */
   readonly waitingFor: () => string | undefined;
@@ -115,6 +117,7 @@ function openExchange(parts: AppParts, req: IncomingMessage, res: ServerResponse
     },
     siteProblem: changesNothing(req) ? undefined : parts.ownSite.problem(req, proxied),
     isStopping: connections.isDraining,
+    deadlines: parts.deadlines,
   });
   exchange.namespace = namespace;
   connections.begin(socket, exchange);

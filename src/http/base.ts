@@ -4,8 +4,8 @@ import type { Access } from './front.ts';
 
 /** `GET /v2/` (distribution spec, "Determining Support"): where podman, skopeo and Docker learn whether to log in. */
 export async function readBase(exchange: Exchange, access: Access): Promise<void> {
-  const visitor = await access.authenticate(exchange.sender);
+  const visitor = await exchange.inTime(access.authenticate(exchange.sender));
   exchange.requester = visitor.requester;
-  await visitor.admit();
+  await exchange.inTime(visitor.admit());
   answerJson(exchange, 200, {}, {});
 }

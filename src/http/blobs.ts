@@ -8,7 +8,6 @@ import type { BodyWriter, StreamedAnswer } from './body-writer.ts';
 import { cacheStatus } from './cache-status.ts';
 import { entityTag, isNotModified, rangeHeader } from './conditional.ts';
 import type { BlobCall } from './hosted-handlers.ts';
-import { inTime } from './in-time.ts';
 import type { WholeBodies } from './whole-bodies.ts';
 
 /** GET and HEAD of a blob (distribution spec, "Pulling blobs"), with ranges. */
@@ -21,14 +20,14 @@ export async function readBlob(
   const notModified = isNotModified(exchange.req, digest);
   // Neither HEAD nor a client that has the bytes is a reason to download them.
   if (exchange.bodyless || notModified) {
-    const stat = await inTime(exchange, source.statBlob(repository, digest, right));
+    const stat = await exchange.inTime(source.statBlob(repository, digest, right));
     exchange.note(stat);
     const headers = blobHeaders(stat.digest, stat);
     if (!notModified) headers['Content-Length'] = stat.size;
     answer(exchange, notModified ? 304 : 200, headers);
     return;
   }
-  const blob = await inTime(exchange, source.openBlob(repository, digest, right), closeLate);
+  const blob = await exchange.inTime(source.openBlob(repository, digest, right), closeLate);
   exchange.note(blob);
   const streamed = await streamedAnswer(call, blob);
   const { status, headers, start, length, reader } = streamed;

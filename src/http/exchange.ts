@@ -6,6 +6,7 @@ import { ANONYMOUS, memoryHolder, type Requester } from '../oci/requester.ts';
 import type { MemoryHolder } from '../lib/memory-budget.ts';
 import type { Sender } from '../access/visitor.ts';
 import { sourceOf } from '../access/wrong-passwords.ts';
+import type { Deadlines } from './deadlines.ts';
 import type { Route } from './path.ts';
 
 /** One request and its answer: what the handlers learn on the way, and what the response log says at the end. */
@@ -20,6 +21,7 @@ export class Exchange {
   /** `performance.now()` when the request's head had arrived. */
   readonly startedAtMs = performance.now();
   readonly #isStopping: () => boolean;
+  readonly #deadlines: Deadlines;
 
   route: Route | undefined;
   repository: Repository | undefined;
@@ -44,6 +46,7 @@ export class Exchange {
     sender: Sender;
     siteProblem?: string | undefined;
     isStopping: () => boolean;
+    deadlines: Deadlines;
   }) {
     this.req = options.req;
     this.res = options.res;
@@ -52,6 +55,7 @@ export class Exchange {
     this.sender = options.sender;
     this.siteProblem = options.siteProblem;
     this.#isStopping = options.isStopping;
+    this.#deadlines = options.deadlines;
   }
 
   /** The server is stopping: whatever is answered now ends its connection. */
@@ -67,6 +71,14 @@ export class Exchange {
   /** As whose a body is counted that is held for this request. */
   get memoryHolder(): MemoryHolder {
     return memoryHolder(this.requester ?? ANONYMOUS, sourceOf(this.sender.remote));
+  }
+
+  /**
+   * `work`, which the answer waits for, or 503 when the client can be kept waiting no longer. What comes later is handed to
+   * `discard`.
+   */
+  inTime<T>(work: Promise<T>, discard?: (late: T) => void): Promise<T> {
+    return this.#deadlines.meet(this.startedAtMs, work, discard);
   }
 
   /** Remembers how the answer came about. */

@@ -10,7 +10,9 @@ import {
   KeptLog,
   MemoryReader,
   MemorySource,
+  openVisitor,
   request,
+  RIGHT,
   startServer,
   until,
 } from './fixture.suite.ts';
@@ -88,6 +90,21 @@ describe('a request head', () => {
     await until(() => received().startsWith('HTTP/1.1 200'));
     socket.write('\0\0junk\r\n\r\n');
     expect(await closed).not.toContain('HTTP/1.1 400');
+  });
+});
+
+const slow = <T>(value: T) => new Promise<T>(resolve => setTimeout(resolve, 700, value));
+
+describe('an answer', () => {
+  it('has one deadline for authorization and pull together', async () => {
+    const access = { authenticate: async () => ({ ...openVisitor, authorize: () => slow(RIGHT) }) };
+    const { digest } = source.addManifest('ghcr.io/a', 'v1', '{}', 'application/json');
+    const port = await start({ access, limits: { answerWithinMs: 1_000 } });
+    const pull = () => request(port, `/v2/ghcr.io/a/manifests/${digest}`);
+    expect((await pull()).status).toBe(200);
+    const manifest = source.manifest.bind(source);
+    source.manifest = async (...asked) => slow(await manifest(...asked));
+    expect(await pull()).toMatchObject({ status: 503, headers: { 'retry-after': '5' } });
   });
 });
 

@@ -10,6 +10,8 @@ export interface HttpLimits {
   readonly keepAliveTimeoutMs: number;
   /** How often the two limits on heads are looked at. */
   readonly checkIntervalMs: number;
+  /** From the head of a request to the head of its answer; longer is 503. */
+  readonly answerWithinMs: number;
   /** After which a body without a first byte sends its headers; until then a failure is answered as an error. */
   readonly bodyHeadersAfterMs: number;
   /**
@@ -32,7 +34,9 @@ export const HTTP_LIMITS: HttpLimits = {
   // Above the 60 s after which common load balancers drop an idle connection, so that it is they who do.
   keepAliveTimeoutMs: 75_000,
   checkIntervalMs: 5_000,
-  // Newer containerd gives up 30 s after it asked.
+  // Newer containerd gives up 30 s after it asked, whatever a credential plugin (60 s), the API server (30 s) or an upstream
+  // does meanwhile.
+  answerWithinMs: 20_000,
   bodyHeadersAfterMs: 15_000,
   // Slower than any link that images are pulled over; the longest such body, of 4 MiB, may take four minutes.
   wholeBodyBytesPerS: 16 * 1024,

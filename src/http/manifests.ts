@@ -5,7 +5,6 @@ import { answer } from './answer.ts';
 import { cacheStatus } from './cache-status.ts';
 import { entityTag, isNotModified } from './conditional.ts';
 import type { ManifestCall } from './hosted-handlers.ts';
-import { inTime } from './in-time.ts';
 import type { WholeBodies } from './whole-bodies.ts';
 
 /** GET and HEAD of a manifest (distribution spec, "Pulling manifests"). */
@@ -16,7 +15,7 @@ export async function readManifest(
 ): Promise<void> {
   const { exchange, repository, reference, right } = call;
   const want = new AcceptedTypes(exchange.req.headers.accept, exchange.query.get('platform') ?? undefined);
-  const served = await inTime(exchange, source.manifest(repository, reference, right, want));
+  const served = await exchange.inTime(source.manifest(repository, reference, right, want));
   exchange.note(served);
 
   const { digest, mediaType } = served.descriptor;

@@ -4,7 +4,6 @@ import type { PullSource } from '../oci/pull-source.ts';
 import { pageOf, pathTo } from './answer.ts';
 import { cacheStatus } from './cache-status.ts';
 import type { BlobCall } from './hosted-handlers.ts';
-import { inTime } from './in-time.ts';
 import { jsonBody, type WholeBodies } from './whole-bodies.ts';
 
 /** GET /v2/NAME/referrers/DIGEST (distribution spec, "Listing Referrers"). */
@@ -13,7 +12,7 @@ export async function listReferrers(call: BlobCall, source: PullSource, bodies: 
   const artifactType = exchange.query.get('artifactType') ?? undefined;
   const page = pageOf(exchange.query);
   const query = { artifactType, page: { ...page, limit: Math.max(1, page.limit) } };
-  const served = await inTime(exchange, source.referrers(repository, digest, query, right));
+  const served = await exchange.inTime(source.referrers(repository, digest, query, right));
   exchange.note(served);
   const headers: OutgoingHttpHeaders = { 'Content-Type': OCI_INDEX };
   const status = cacheStatus(served);

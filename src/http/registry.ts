@@ -172,9 +172,9 @@ export class Registry {
       listenerUpstream: sender.upstreamListener,
     });
     exchange.repository = repository;
-    const visitor = await access.authenticate(sender);
+    const visitor = await exchange.inTime(access.authenticate(sender));
     exchange.requester = visitor.requester;
-    const right = await visitor.authorize(repository, action);
+    const right = await exchange.inTime(visitor.authorize(repository, action));
     exchange.requester = right.requester;
     return new AdmittedCall(visitor, exchange, name, repository, right);
   }
@@ -182,11 +182,11 @@ export class Registry {
   async #serveCatalog(exchange: Exchange): Promise<void> {
     const { access, hostedHandlers } = this.#parts;
     if (hostedHandlers === undefined) throw unsupported({ kind: 'catalog' });
-    const visitor = await access.authenticate(exchange.sender);
+    const visitor = await exchange.inTime(access.authenticate(exchange.sender));
     exchange.requester = visitor.requester;
     await hostedHandlers.catalog({
       exchange,
-      maySee: repository => visitor.maySee(repository),
+      maySee: repository => exchange.inTime(visitor.maySee(repository)),
       send: (headers, list) => this.#senders.bodies.send(exchange, jsonBody(headers, list)),
     });
   }
@@ -217,7 +217,7 @@ class AdmittedCall implements Call {
   }
 
   authorize(repository: Repository, action: Action): Promise<Right> {
-    return this.visitor.authorize(repository, action);
+    return this.exchange.inTime(this.visitor.authorize(repository, action));
   }
 
   /** This call with what its route says besides. */

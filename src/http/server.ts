@@ -5,6 +5,7 @@ import type { Log } from '../lib/log.ts';
 import { MemoryBudget } from '../lib/memory-budget.ts';
 import type { Meter } from '../lib/meter.ts';
 import { createApp } from './app.ts';
+import { Deadlines } from './deadlines.ts';
 import { BodyMemory } from './body-memory.ts';
 import { BodyWriter } from './body-writer.ts';
 import { ClientAddresses } from './client-address.ts';
@@ -89,6 +90,7 @@ export async function createRegistryServer(options: RegistryServerOptions): Prom
     naming: options.naming,
     addresses: new ClientAddresses(options),
     connections,
+    deadlines: new Deadlines(limits.answerWithinMs),
     waitingFor: options.waitingFor ?? (() => undefined),
     responseLog: new ResponseLog(options.log, options.meter),
     log: options.log,

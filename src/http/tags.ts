@@ -3,7 +3,6 @@ import type { PullSource } from '../oci/pull-source.ts';
 import { pageOf, pathTo } from './answer.ts';
 import { cacheStatus } from './cache-status.ts';
 import type { Call } from './hosted-handlers.ts';
-import { inTime } from './in-time.ts';
 import { jsonBody, type WholeBodies } from './whole-bodies.ts';
 
 /** GET /v2/NAME/tags/list (distribution spec, "Listing Tags"). */
@@ -13,7 +12,7 @@ export async function listTags(call: Call, source: PullSource, bodies: WholeBodi
   // n=0 is answered with no tags and no Link, but only where the repository may be seen: so the source is asked for one.
   const isEmptyPage = page.limit === 0;
   const asked = isEmptyPage ? { ...page, limit: 1 } : page;
-  const served = await inTime(exchange, source.tags(repository, asked, right));
+  const served = await exchange.inTime(source.tags(repository, asked, right));
   exchange.note(served);
   const headers: OutgoingHttpHeaders = {};
   const status = cacheStatus(served);

@@ -39,12 +39,13 @@ export function tokenHandler(access: TokenAccess, naming: Naming): (exchange: Ex
       : exchange.query;
     const password = isForm ? passwordOf(parameters) : undefined;
     exchange.formUsername = password?.username;
-    const login = await access.login(sender, {
+    const work = access.login(sender, {
       password,
       service: parameters.get('service') ?? undefined,
       scopes: parseScopes(parameters.getAll('scope')),
       resolve: name => resolve(naming, name, sender.upstreamListener),
     });
+    const login = await exchange.inTime(work);
     exchange.requester = login.requester;
     const { token, expiresInS, issuedAtMs, access: granted } = login;
     const answer = {

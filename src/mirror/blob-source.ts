@@ -3,6 +3,7 @@ import { isStorageClosed } from '../blobs/storage-full.ts';
 import type { BlobReader } from '../lib/blob-reader.ts';
 import { readerOfBytes } from '../lib/bytes-reader.ts';
 import type { Meter } from '../lib/meter.ts';
+import { LATE, within } from '../lib/within.ts';
 import type { Digest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import type { Outcome, ServedBlob, ServedBlobStat } from '../oci/pull-source.ts';
@@ -10,14 +11,13 @@ import type { Repository } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { ociErrorOf, UpstreamFailure } from '../upstream/failures.ts';
-import { ANSWER_WITHIN_MS, answered, LATE, STALE_AFTER_MS, tooLate, within } from './answer-time.ts';
 import { forbidsHeld } from './asking.ts';
 import type { Contender } from './contender.ts';
 import type { FillRun } from './fill-run.ts';
 import type { Fills } from './fills.ts';
 import type { Confirmed, Links } from './links.ts';
 import { rightTo } from './preloads.ts';
-import { notHeld, type PullRuleOf } from './pull-rule.ts';
+import { notHeld, type PullRuleOf, STALE_AFTER_MS } from './pull-rule.ts';
 
 /**
  * So long a reader whose size a held manifest names waits for upstream's own answer: until then a failure has its own
@@ -46,6 +46,9 @@ interface SizeWait {
   /** When the client asked, on `performance.now()`'s clock. */
   readonly sinceMs: number;
 }
+
+/** No client waits longer for the head of an answer (`http/limits.ts`): from then on it keeps no Fill going. */
+const CLIENT_WAITS_MS = 20_000;
 
 /** Blobs of mirrored repositories: from the store where the Link and the right allow it, else by a Fill. */
 export class BlobSource {
@@ -165,7 +168,7 @@ export class BlobSource {
       throw notHeld('BLOB_UNKNOWN', repository, digest);
     }
     try {
-      const confirmed = await within(ask(), mayServeStale ? STALE_AFTER_MS : ANSWER_WITHIN_MS);
+      const confirmed = mayServeStale ? await within(ask(), STALE_AFTER_MS) : await ask();
       if (confirmed !== LATE) {
         // Who had to prove his right first is told what he hears of a first fetch, whoever holds the same bytes.
         const outcome = confirmed.joined ? 'joined' : mayServeStale ? 'revalidated' : 'miss';
@@ -175,8 +178,7 @@ export class BlobSource {
       if (!(error instanceof UpstreamFailure)) throw error;
       if (!mayServeStale || forbidsHeld(error)) throw ociErrorOf(error, 'BLOB_UNKNOWN');
     }
-    if (mayServeStale) return stale();
-    throw tooLate();
+    return stale();
   }
 
   async #openFill(
@@ -188,7 +190,6 @@ export class BlobSource {
     if (this.#isOffline(repository, right)) throw notHeld('BLOB_UNKNOWN', repository, digest);
     const startedMs = performance.now();
     const namedSize = await this.#metadata.namedSize(repository, digest);
-    const wait = { named: right.proved ? namedSize : undefined, sinceMs: startedMs };
     for (;;) {
       const running = this.#fills.find(repository.upstream, digest);
       const run = running ?? this.#fills.start(repository, digest, right, { settled, namedSize });
@@ -197,10 +198,13 @@ export class BlobSource {
       const leave = run.fill.hold();
       try {
         const contender =
-          joined ?? (await answered(this.#shownIn(run, repository, right, namedSize), startedMs));
+          joined ?? (await whileWaited(this.#shownIn(run, repository, right, namedSize), startedMs));
         if (contender === undefined) continue;
         if (running !== undefined) this.#meter.count('fills_joined_total');
-        const reader = await this.#read(run, contender, wait);
+        const reader = await this.#read(run, contender, {
+          named: right.proved ? namedSize : undefined,
+          sinceMs: startedMs,
+        });
         const stored = !isStorageClosed(run.fill.failure);
         this.#metadata.noteUse(digest);
         // Who had to prove his right first hears nothing of the Fill of others that a first fetch would not tell.
@@ -269,7 +273,7 @@ export class BlobSource {
       const size = await this.#sizeOf(run, admission, wait);
       // An empty body is complete with its headers: there is no end to hold back.
       if (size === 0)
-        await answered(
+        await whileWaited(
           fill.until(() => fill.state === 'verified' || undefined),
           wait.sinceMs,
         );
@@ -285,8 +289,16 @@ export class BlobSource {
   async #sizeOf(run: FillRun, admission: Promise<void>, { named, sinceMs }: SizeWait): Promise<number> {
     const { fill } = run;
     const given = admission.then(() => fill.until(() => fill.size));
-    if (named === undefined) return answered(given, sinceMs);
+    if (named === undefined) return whileWaited(given, sinceMs);
     const size = await within(given, run.isQueued ? 0 : NAMED_SIZE_AFTER_MS);
     return size === LATE ? named : size;
   }
+}
+
+/** `promise`, or UNAVAILABLE once the client that asked at `sinceMs` has its answer from elsewhere. */
+async function whileWaited<T>(promise: Promise<T>, sinceMs: number): Promise<T> {
+  const value = await within(promise, Math.max(0, sinceMs + CLIENT_WAITS_MS - performance.now()));
+  if (value === LATE)
+    throw new OciError('UNAVAILABLE', { message: 'upstream has not said how long the blob is' });
+  return value;
 }

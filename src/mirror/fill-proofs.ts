@@ -1,13 +1,16 @@
 import type { Log } from '../lib/log.ts';
+import { within } from '../lib/within.ts';
 import type { Credential } from '../oci/credential.ts';
 import type { Digest } from '../oci/digest.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
-import { ANSWER_WITHIN_MS, within } from './answer-time.ts';
 import type { Asking } from './asking.ts';
 import type { HeldBytes } from './blob-proof.ts';
 import type { Contender } from './contender.ts';
 import { type Delivery, OVERLAP_BYTES } from './download.ts';
 import type { Links } from './links.ts';
+
+/** A Fill whose bytes are all there waits so long for upstream to say where else they belong. */
+const LINK_WITHIN_MS = 20_000;
 
 interface Given extends Pick<Delivery, 'contender' | 'from' | 'shownBytes' | 'atMs'> {
   readonly credential: Credential | undefined;
@@ -91,7 +94,7 @@ export class FillProofs {
       if (await links.isSettled(repository, digest, right)) return;
       await links.confirm(repository, digest, right, held);
     });
-    await within(Promise.all(linking), ANSWER_WITHIN_MS).catch((error: unknown) => {
+    await within(Promise.all(linking), LINK_WITHIN_MS).catch((error: unknown) => {
       log.debug({ err: error }, 'a blob could not be linked for whom it was shown');
     });
   }

@@ -1,6 +1,7 @@
 import type { BlobReader } from '../lib/blob-reader.ts';
 import type { Log } from '../lib/log.ts';
 import { SingleFlight } from '../lib/single-flight.ts';
+import { LATE, within } from '../lib/within.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { type Digest, isDigest } from '../oci/digest.ts';
 import { documents } from '../oci/documents.ts';
@@ -13,12 +14,11 @@ import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
 import { ociErrorOf, UpstreamFailure } from '../upstream/failures.ts';
 import type { Answer, Ask, ManifestHead, Upstream } from '../upstream/upstream.ts';
-import { ANSWER_WITHIN_MS, answered, LATE, STALE_AFTER_MS, tooLate, within } from './answer-time.ts';
 import { type Asking, forbidsHeld } from './asking.ts';
 import { admits, unproved } from './links.ts';
 import { type ContentRight, rightTo, withoutPreload } from './preloads.ts';
 import { maySpare, type PlanParts, planPull } from './pull-plan.ts';
-import { notHeld, type PullRuleOf } from './pull-rule.ts';
+import { notHeld, type PullRuleOf, STALE_AFTER_MS } from './pull-rule.ts';
 
 export interface ManifestSourceOptions {
   readonly asking: Asking;
@@ -74,18 +74,15 @@ export class ManifestSource {
     this.#log = log;
   }
 
-  /** Answers in time whatever upstream does: with what is held and allowed, or with an error. */
+  /** With what is held and allowed, where upstream does not answer in time. */
   async open(
     repository: Repository,
     reference: string,
     right: Right,
     want: ManifestWant,
   ): Promise<ServedManifest> {
-    const found = await answered(
-      this.#byReference(repository, reference, right).then(whole =>
-        isDigest(reference) ? whole : this.#forPlatform(repository, whole, right, want),
-      ),
-    );
+    const whole = await this.#byReference(repository, reference, right);
+    const found = isDigest(reference) ? whole : await this.#forPlatform(repository, whole, right, want);
     const { digest, mediaType, bytes } = found.manifest;
     const { outcome, stored, upstreamMs } = found;
     this.#metadata.noteUse(digest);
@@ -131,28 +128,26 @@ export class ManifestSource {
     const asking = this.#asking.ask(question, right, (upstream, ask) =>
       this.#bring(upstream, { repository, reference, needsProof }, ask),
     );
+    const settle = async ({ answer, joined }: Awaited<typeof asking>): Promise<Found> => {
+      // An import of what is held admits to nothing else that a mirror may say.
+      const { digest } = answer.manifest;
+      const settled = await rightTo(this.#metadata, repository, digest, withoutPreload(right));
+      if (!admits(answer, settled)) throw unproved();
+      // Who had to prove his right first is told what he hears of a first fetch, whatever is held here.
+      const isCurrent = answer.isCurrent && (settled.proved || settled.provedIfUnreachable);
+      const outcome = joined ? 'joined' : isCurrent ? 'revalidated' : 'miss';
+      const upstreamMs = performance.now() - startedMs;
+      const isPreload = !answer.proof && settled.isPreload === true;
+      return { manifest: answer.manifest, outcome, stored: answer.stored, upstreamMs, isPreload };
+    };
+    if (spare === undefined) return asking.then(settle).catch(rethrowAsOci);
     try {
-      const asked = await within(asking, spare === undefined ? ANSWER_WITHIN_MS : STALE_AFTER_MS);
-      if (asked !== LATE) {
-        const { answer, joined } = asked;
-        // An import of what is held admits to nothing else that a mirror may say.
-        const { digest } = answer.manifest;
-        const settled = await rightTo(this.#metadata, repository, digest, withoutPreload(right));
-        if (!admits(answer, settled)) throw unproved();
-        // Who had to prove his right first is told what he hears of a first fetch, whatever is held here.
-        const isCurrent = answer.isCurrent && (settled.proved || settled.provedIfUnreachable);
-        const outcome = joined ? 'joined' : isCurrent ? 'revalidated' : 'miss';
-        const upstreamMs = performance.now() - startedMs;
-        const isPreload = !answer.proof && settled.isPreload === true;
-        return { manifest: answer.manifest, outcome, stored: answer.stored, upstreamMs, isPreload };
-      }
+      const asked = await within(asking, STALE_AFTER_MS);
+      if (asked !== LATE) return await settle(asked);
     } catch (error) {
-      if (!(error instanceof UpstreamFailure)) throw error;
-      if (spare === undefined || forbidsHeld(error)) throw ociErrorOf(error, 'MANIFEST_UNKNOWN');
+      if (!(error instanceof UpstreamFailure) || forbidsHeld(error)) rethrowAsOci(error);
     }
-    if (spare === undefined) throw tooLate();
-    const upstreamMs = performance.now() - startedMs;
-    return { ...hit(spare, right), outcome: 'stale', upstreamMs };
+    return { ...hit(spare, right), outcome: 'stale', upstreamMs: performance.now() - startedMs };
   }
 
   #askBehind(repository: Repository, tag: string, right: Right, held: Manifest): void {
@@ -269,6 +264,11 @@ export class ManifestSource {
 
 function hit(manifest: Manifest, right: ContentRight): Found {
   return { manifest, outcome: 'hit', stored: true, upstreamMs: 0, isPreload: right.isPreload === true };
+}
+
+/** Throws what the client hears. */
+function rethrowAsOci(error: unknown): never {
+  throw error instanceof UpstreamFailure ? ociErrorOf(error, 'MANIFEST_UNKNOWN') : error;
 }
 
 /** What upstream sent and nobody could read in one way is upstream's fault, not the client's. */

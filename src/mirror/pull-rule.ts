@@ -14,6 +14,9 @@ export interface PullRule {
   readonly staleWhileRevalidateMs?: number;
 }
 
+/** So long upstream may take to say what is asked before what is held is served instead. */
+export const STALE_AFTER_MS = 5_000;
+
 /** What a requester hears who wants what is not held, where upstream may not be asked. */
 export function notHeld(
   code: 'MANIFEST_UNKNOWN' | 'BLOB_UNKNOWN' | 'NAME_UNKNOWN',

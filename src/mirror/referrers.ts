@@ -1,5 +1,6 @@
 import type { Log } from '../lib/log.ts';
 import { SingleFlight } from '../lib/single-flight.ts';
+import { LATE, within } from '../lib/within.ts';
 import type { Document, MetadataStore } from '../metadata/metadata-store.ts';
 import type { Digest } from '../oci/digest.ts';
 import { documents } from '../oci/documents.ts';
@@ -9,11 +10,10 @@ import type { Repository } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
 import { ociErrorOf, UpstreamFailure } from '../upstream/failures.ts';
 import type { FetchedReferrers } from '../upstream/upstream.ts';
-import { answered, LATE, STALE_AFTER_MS, within } from './answer-time.ts';
 import { type Asking, forbidsHeld } from './asking.ts';
 import { admits, unproved } from './links.ts';
 import { preloadsOnly, rightTo } from './preloads.ts';
-import { freshnessOf, notHeld, type PullRuleOf } from './pull-rule.ts';
+import { freshnessOf, notHeld, type PullRuleOf, STALE_AFTER_MS } from './pull-rule.ts';
 
 export interface ReferrersOptions {
   readonly asking: Asking;
@@ -111,7 +111,7 @@ export class Referrers {
         await this.#keep(repository, subject, name, fetched);
         return fetched;
       });
-      const asked = mayServeKept ? await within(asking, STALE_AFTER_MS) : await answered(asking);
+      const asked = mayServeKept ? await within(asking, STALE_AFTER_MS) : await asking;
       if (asked !== LATE) {
         if (!admits(asked.answer, given)) throw unproved();
         const upstreamMs = performance.now() - startedMs;

@@ -1,15 +1,15 @@
 import { SingleFlight } from '../lib/single-flight.ts';
+import { LATE, within } from '../lib/within.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import type { Page, ServedTags } from '../oci/pull-source.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
 import { ociErrorOf, UpstreamFailure } from '../upstream/failures.ts';
 import type { FetchedTags } from '../upstream/upstream.ts';
-import { answered, LATE, STALE_AFTER_MS, within } from './answer-time.ts';
 import { type Asking, forbidsHeld } from './asking.ts';
 import { admits, unproved } from './links.ts';
 import { preloadsOnly } from './preloads.ts';
-import { notHeld, type PullRuleOf } from './pull-rule.ts';
+import { notHeld, type PullRuleOf, STALE_AFTER_MS } from './pull-rule.ts';
 
 export interface TagListOptions {
   readonly asking: Asking;
@@ -53,7 +53,7 @@ export class TagList {
       const asking = this.#asking.ask(question, right, (upstream, ask) =>
         upstream.fetchTags(repository.name, page, ask),
       );
-      const asked = mayServeHeld ? await within(asking, STALE_AFTER_MS) : await answered(asking);
+      const asked = mayServeHeld ? await within(asking, STALE_AFTER_MS) : await asking;
       if (asked !== LATE) {
         const { answer, joined } = asked;
         if (!admits(answer, right)) throw unproved();

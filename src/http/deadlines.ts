@@ -1,0 +1,74 @@
+import { OciError } from '../oci/errors.ts';
+
+/** What a client that was told to come back should wait, s: about as long as it takes a broken connection to be given up. */
+const RETRY_AFTER = '5';
+
+/** How late a deadline may be seen. One timer looks after all of them, so that a hit starts none. */
+const LOOK_MS = 500;
+
+interface Waiting {
+  readonly dueAtMs: number;
+  readonly expire: () => void;
+}
+
+/** The deadlines of a server's requests: one for each, around all that its answer waits for. */
+export class Deadlines {
+  readonly #withinMs: number;
+  readonly #waiting = new Set<Waiting>();
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(withinMs: number) {
+    this.#withinMs = withinMs;
+  }
+
+  /**
+   * `work`, or 503 with Retry-After when the request of `startedAtMs` (of `performance.now()`) has waited too long. The
+   * work goes on nevertheless; what it then gives is handed to `discard`, and what it throws is dropped.
+   */
+  meet<T>(startedAtMs: number, work: Promise<T>, discard: (late: T) => void = () => {}): Promise<T> {
+    return new Promise((resolve, reject) => {
+      let isLate = false;
+      const expire = () => {
+        isLate = true;
+        reject(tooLate());
+      };
+      const waiting = { dueAtMs: startedAtMs + this.#withinMs, expire };
+      this.#add(waiting);
+      const succeed = (value: T): void => {
+        this.#waiting.delete(waiting);
+        if (isLate) discard(value);
+        else resolve(value);
+      };
+      const fail = (error: unknown): void => {
+        this.#waiting.delete(waiting);
+        reject(error instanceof Error ? error : new Error(String(error)));
+      };
+      work.then(succeed, fail);
+    });
+  }
+
+  #add(waiting: Waiting): void {
+    this.#waiting.add(waiting);
+    this.#timer ??= setInterval(() => this.#look(), Math.min(LOOK_MS, this.#withinMs));
+    this.#timer.unref();
+  }
+
+  #look(): void {
+    const nowMs = performance.now();
+    for (const waiting of this.#waiting) {
+      if (waiting.dueAtMs > nowMs) continue;
+      this.#waiting.delete(waiting);
+      waiting.expire();
+    }
+    if (this.#waiting.size > 0) return;
+    clearInterval(this.#timer);
+    this.#timer = undefined;
+  }
+}
+
+function tooLate(): OciError {
+  return new OciError('UNAVAILABLE', {
+    message: 'upstream has not answered in time; it is still being waited for, so try again',
+    headers: { 'Retry-After': RETRY_AFTER },
+  });
+}
