@@ -1,7 +1,7 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { silentLog } from '../lib/log.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
@@ -109,6 +109,23 @@ describe('grants', () => {
     await ended('a');
     expect((await grants.stateOf(repository, { credentialIds: ['a'] })).proved).toBe(false);
     expect((await grants.stateOf(repository, { credentialIds: ['b'] })).proved).toBe(true);
+  });
+
+  it('end when upstream refuses also while the index takes no write, and begin again when upstream grants', async () => {
+    await granted('a');
+    const endGrant = vi.spyOn(metadata, 'endGrant').mockRejectedValue(new Error('disk I/O error'));
+    await expect(ended('a')).rejects.toThrow('disk I/O error');
+    const ofA = { credentialIds: ['a'] };
+    expect(await grants.stateOf(repository, ofA)).toMatchObject({
+      proved: false,
+      provedIfUnreachable: false,
+    });
+    await granted('a');
+    expect(await grants.stateOf(repository, ofA)).toMatchObject({ proved: true });
+    await expect(ended('a')).rejects.toThrow('disk I/O error');
+    endGrant.mockRestore();
+    await ended('a');
+    expect(await metadata.readGrants(repository, ['a'])).toEqual([]);
   });
 
   it('leave to an import what it brought: for everybody as the policy says, for a tenant always', async () => {

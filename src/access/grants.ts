@@ -51,6 +51,8 @@ export class Grants {
   readonly #rules: GrantRules;
   readonly #nowMs: () => number;
   readonly #isHeld: (credentialId: string) => boolean;
+  /** Grants that upstream has ended, and of which the row could not be removed. They prove nothing all the same. */
+  readonly #endedUnwritten = new Set<string>();
 
   /** `isHeld`: whether a Secret, the node or the configuration has the credential now. */
   constructor(
@@ -74,7 +76,9 @@ export class Grants {
     { credentialIds, grantee, policy = DEFAULT_POLICY }: Asker,
   ): Promise<GrantState> {
     const keptIds = [...new Set([ANONYMOUS_ID, ...credentialIds.map(id => this.#keptAs(id))])];
-    const grants = await this.#metadata.readGrants(repository, keptIds);
+    const grants = (await this.#metadata.readGrants(repository, keptIds)).filter(
+      ({ credentialId }) => !this.#endedUnwritten.has(grantKey(repository, credentialId)),
+    );
     const image = repositoryText(repository);
     const secrets = keptIds.map(usedCredential).filter(isUsed).map(recordedSecret);
     const mayUse = (record: PulledRecord | undefined) => {
@@ -133,10 +137,20 @@ export class Grants {
     const repository = { upstream: proof.upstream, name: proof.repository };
     const credentialId = this.#keptAs(proof.credentialId);
     const [known] = await this.#metadata.readGrants(repository, [credentialId]);
+    const key = grantKey(repository, credentialId);
     if (proof.outcome === 'ended') {
-      if (known !== undefined) await this.#metadata.endGrant(repository, credentialId);
-    } else if (known === undefined || this.#ageOf(known) > this.#rules.verifyForMs * RENEW_AFTER) {
+      if (known === undefined) return;
+      // First: while the index takes no write, what upstream has refused must not be served by the row.
+      this.#endedUnwritten.add(key);
+      await this.#metadata.endGrant(repository, credentialId);
+      this.#endedUnwritten.delete(key);
+    } else if (
+      known === undefined ||
+      this.#endedUnwritten.has(key) ||
+      this.#ageOf(known) > this.#rules.verifyForMs * RENEW_AFTER
+    ) {
       await this.#metadata.putGrant(repository, { credentialId, verifiedAtMs: this.#nowMs() });
+      this.#endedUnwritten.delete(key);
     }
   }
 
@@ -169,6 +183,10 @@ export class Grants {
     const ageMs = this.#nowMs() - grant.verifiedAtMs;
     return ageMs < -CLOCK_SLACK_MS ? this.#rules.verifyForMs : Math.max(0, ageMs);
   }
+}
+
+function grantKey(repository: Repository, credentialId: string): string {
+  return `${credentialId} ${repositoryText(repository)}`;
 }
 
 /** A clock that is kept right goes back by less. */
