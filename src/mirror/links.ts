@@ -1,4 +1,3 @@
-import { isStorageClosed } from '../blobs/storage-full.ts';
 import type { Log } from '../lib/log.ts';
 import { Lru } from '../lib/lru.ts';
 import { SingleFlight } from '../lib/single-flight.ts';
@@ -169,13 +168,12 @@ export class Links {
     return size >= TELLING_BYTES && (await this.#metadata.isNamed(repository, digest));
   }
 
-  /** A full disk costs the Link, so that the next one asks again; this one has its answer. */
+  /** An index that takes no write costs the Link, so that the next one asks again; this one has its answer. */
   async #keep(repository: Repository, digest: Digest, size: number): Promise<void> {
     try {
       await this.#metadata.linkBlob(repository, digest, size);
     } catch (error) {
-      if (!isStorageClosed(error)) throw error;
-      this.#log.warn({ err: error, digest }, 'a Link could not be kept');
+      this.#log.error({ err: error, digest }, 'a Link could not be kept');
     }
   }
 

@@ -171,14 +171,20 @@ export class ManifestSource {
     const head = await upstream.headManifest(repository.name, tag, ask);
     const current = await this.#current(question, head.digest, head);
     if (current !== undefined) {
-      await this.#metadata.putTag(repository, tag, {
-        digest: current.manifest.digest,
-        checkedAtMs: this.#nowMs(),
-      });
+      await this.#noteChecked(repository, tag, current.manifest.digest);
       return current;
     }
     // What HEAD named is fetched by that digest, for the tag may move in between.
     return this.#fetch(upstream, repository, head.digest ?? tag, ask, tag);
+  }
+
+  /** What cannot be noted costs another question later; the answer is good nevertheless. */
+  async #noteChecked(repository: Repository, tag: string, digest: Digest): Promise<void> {
+    try {
+      await this.#metadata.putTag(repository, tag, { digest, checkedAtMs: this.#nowMs() });
+    } catch (error) {
+      this.#log.error({ err: error, digest, tag }, 'what upstream said of a tag could not be kept');
+    }
   }
 
   async #bringDigest(

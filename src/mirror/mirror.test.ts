@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import {
   bytesOf,
   descriptorOf,
@@ -161,6 +161,17 @@ describe('a tag', () => {
       behave();
       world.nowMs += 10 * MINUTE_MS;
     }
+  });
+
+  it('that is held is served, as upstream says it is current, while the index takes no write', async () => {
+    await start();
+    const image = version('a');
+    upstream.add('app', image, 'latest');
+    await world.manifest('latest');
+    const noWrite = Object.assign(new Error('the index was removed'), { code: 'ESTALE' });
+    vi.spyOn(world.metadata, 'putTag').mockRejectedValue(noWrite);
+    const { descriptor, outcome } = await world.manifest('latest');
+    expect([descriptor.digest, outcome]).toEqual([image.manifest.digest, 'revalidated']);
   });
 
   it('is served stale when upstream takes more than 5 s, whatever it says then', async () => {

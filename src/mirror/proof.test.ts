@@ -409,3 +409,12 @@ describe("Entrepot's own login, lent to everybody because a repository is public
     expect(upstream.requests.filter(({ username }) => username === 'ann')).toEqual([]);
   });
 });
+
+it('a held blob that upstream has shown is served while the index takes no Link', async () => {
+  upstream.add('open', image, '1');
+  await pullAs('bob', layer.digest, OPEN);
+  await idle();
+  const noWrite = Object.assign(new Error('the index was removed'), { code: 'ESTALE' });
+  vi.spyOn(world.metadata, 'linkBlob').mockRejectedValue(noWrite);
+  expect(await pullAs('ann', layer.digest)).toEqual(whole(layer));
+});
