@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, readdir, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdtemp, readdir, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -10,6 +10,7 @@ import { type Log, silentLog } from '../lib/log.ts';
 import { digestOf } from '../oci/digest.ts';
 import type { Repository } from '../oci/repository.ts';
 import { image, metadataStoreSuite } from './metadata-store.suite.ts';
+import { IndexLost } from './index-lost.ts';
 import { IndexUnusable } from './index-unusable.ts';
 import { openSqliteMetadataStore } from './sqlite-metadata-store.ts';
 import { Connection } from './sqlite/connection.ts';
@@ -349,6 +350,21 @@ test('an index that cannot grow says that the disk is full, and takes writes aga
   connection.close();
 });
 
+test('no write is acknowledged from the moment that the index is not in its place, until it is back', async () => {
+  const store = await openSqliteMetadataStore(path, { log: silentLog });
+  await store.putSetting('key', 'before');
+  const aside = join(folder, 'aside.db');
+  await rename(path, aside);
+  await expect(store.putSetting('key', 'meanwhile')).rejects.toThrow(IndexLost);
+  await writeFile(path, 'another');
+  await expect(store.putSetting('key', 'meanwhile')).rejects.toThrow(IndexLost);
+  expect(await store.readSetting('key')).toBe('before');
+  await rename(aside, path);
+  await store.putSetting('key', 'after');
+  expect(await store.readSetting('key')).toBe('after');
+  await store.close();
+});
+
 test('a heartbeat that cannot be written is reported once, and again after it could be', async () => {
   const store = await openSqliteMetadataStore(path, { log: silentLog });
   const connection = await Connection.open(path);
@@ -360,7 +376,7 @@ test('a heartbeat that cannot be written is reported once, and again after it co
     writer,
     indexPath: path,
     log: { ...silentLog, warn },
-    mayBeat: async () => true,
+    mayBeat: () => true,
     onBeat,
   });
   const soon = { timeout: 10_000 };

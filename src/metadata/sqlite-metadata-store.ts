@@ -71,10 +71,10 @@ export async function openSqliteMetadataStore(
   const connection = await openCurrent(path, isCopied, reserve);
   try {
     if (reserve?.isGivenUp === true) connection.takeRoom();
-    const file = await IndexFile.opened(path, log);
+    const file = IndexFile.opened(path, log);
     let isClosing = false;
     // What a process still has to say when it ends, it says to whatever file it has.
-    const writer = new Writer(connection, () => (isClosing ? undefined : file.loss));
+    const writer = new Writer(connection, () => (isClosing ? undefined : file.look()));
     const announcements = new Announcements(connection, writer, log);
     await announcements.begin();
     const beat = () => {
@@ -84,10 +84,7 @@ export async function openSqliteMetadataStore(
       void reserve?.restore();
       onBeat();
     };
-    const mayBeat = async () => {
-      await file.look();
-      return file.loss === undefined;
-    };
+    const mayBeat = () => file.look() === undefined;
     const presence = await Presence.join({ connection, writer, indexPath: path, log, mayBeat, onBeat: beat });
     await reserve?.restore();
     const closing = () => {

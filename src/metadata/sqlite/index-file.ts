@@ -1,5 +1,4 @@
-import { stat } from 'node:fs/promises';
-import { absentAsUndefined } from '../../lib/error-code.ts';
+import { statSync } from 'node:fs';
 import type { Log } from '../../lib/log.ts';
 import { IndexLost } from '../index-lost.ts';
 
@@ -9,7 +8,10 @@ interface FileIdentity {
   readonly ino: number;
 }
 
-/** The file of the index under its name, as it was when this process opened it. */
+/**
+ * The file of the index under its name, as it was when this process opened it. Looked at without the thread pool, whose
+ * threads may all wait for a slow disk: neither a heartbeat nor a write may wait for them.
+ */
 export class IndexFile {
   readonly #path: string;
   readonly #opened: FileIdentity;
@@ -23,8 +25,8 @@ export class IndexFile {
   }
 
   /** Of the index that this process has just opened. */
-  static async opened(path: string, log: Log): Promise<IndexFile> {
-    return new IndexFile(path, await stat(path), log);
+  static opened(path: string, log: Log): IndexFile {
+    return new IndexFile(path, statSync(path), log);
   }
 
   /** As of the last look. */
@@ -32,9 +34,9 @@ export class IndexFile {
     return this.#loss;
   }
 
-  /** Told once for each loss. A look that fails says nothing. */
-  async look(): Promise<void> {
-    const now = await absentAsUndefined(stat(this.#path)).catch(() => this.#opened);
+  /** Looks, and says what `loss` is from now on. The log tells of each loss once. */
+  look(): IndexLost | undefined {
+    const now = this.#found();
     const what =
       now === undefined ? 'was removed' : this.#isOpened(now) ? undefined : 'was replaced by another file';
     if (what === undefined) {
@@ -47,6 +49,16 @@ export class IndexFile {
           '(entrepot rebuild)',
       );
       this.#log.error({ path: this.#path }, this.#loss.message);
+    }
+    return this.#loss;
+  }
+
+  /** What has the name now; a look that fails says nothing. */
+  #found(): FileIdentity | undefined {
+    try {
+      return statSync(this.#path, { throwIfNoEntry: false });
+    } catch {
+      return this.#opened;
     }
   }
 

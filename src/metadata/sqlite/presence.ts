@@ -25,7 +25,7 @@ export interface PresenceParts {
   readonly indexPath: string;
   readonly log: Log;
   /** Before each heartbeat, once a second: whether it is written. */
-  readonly mayBeat: () => Promise<boolean>;
+  readonly mayBeat: () => boolean;
   /** Called once a second, after each heartbeat. */
   readonly onBeat: () => void;
 }
@@ -42,7 +42,7 @@ export class Presence {
   readonly #indexPath: string;
   readonly #leases: Leases;
   readonly #log: Log;
-  readonly #mayBeat: () => Promise<boolean>;
+  readonly #mayBeat: () => boolean;
   readonly #onBeat: () => void;
   readonly #id = randomUUID();
   readonly #life: Life;
@@ -206,7 +206,7 @@ export class Presence {
 
   async #beat(): Promise<void> {
     try {
-      if (!(await this.#mayBeat())) return;
+      if (!this.#mayBeat()) return;
       const returned = await this.#write(() => {
         this.#removeDead();
         return this.#returnLeft();
