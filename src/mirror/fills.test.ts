@@ -18,6 +18,7 @@ import {
 } from '../../test/support/mirror-world.ts';
 import type { FileBlobStore } from '../blobs/file-blob-store.ts';
 import { type Lease, LeaseLost } from '../lib/lease.ts';
+import { IndexLost } from '../metadata/index-lost.ts';
 import { type Digest, digestHex } from '../oci/digest.ts';
 import { HOLD_BACK_BYTES } from './fill.ts';
 
@@ -773,16 +774,20 @@ describe('a full disk', () => {
     });
   }
 
-  it('that takes not even a row of the index still gives every reader the whole blob', async () => {
-    const world = await start();
-    const blob = added(MIB, 'full index');
-    const full = Object.assign(new Error('disk full'), { code: 'ENOSPC' });
-    for (const write of ['claim', 'linkBlob'] as const) {
-      vi.spyOn(world.metadata, write).mockRejectedValue(full);
-    }
-    const pulled = await Promise.all(Array.from({ length: 3 }, () => world.pull(blob.digest)));
-    for (const each of pulled) expect(each).toMatchObject(whole(blob));
-  });
+  for (const error of [
+    Object.assign(new Error('disk full'), { code: 'ENOSPC' }),
+    new IndexLost('the index was removed'),
+  ]) {
+    it(`or an index that takes no row (${error.code}) still gives every reader the whole blob`, async () => {
+      const world = await start();
+      const blob = added(MIB, 'full index');
+      for (const write of ['claim', 'linkBlob'] as const) {
+        vi.spyOn(world.metadata, write).mockRejectedValue(error);
+      }
+      const pulled = await Promise.all(Array.from({ length: 3 }, () => world.pull(blob.digest)));
+      for (const each of pulled) expect(each).toMatchObject(whole(blob));
+    });
+  }
 
   it('that takes not even a row gives nothing that a mirror alone gives, whatever status `url` has', async () => {
     const mirror = await FakeUpstream.start();
