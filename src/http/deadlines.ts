@@ -68,7 +68,8 @@ export class Deadlines {
 
 function tooLate(): OciError {
   return new OciError('UNAVAILABLE', {
-    message: 'upstream has not answered in time; it is still being waited for, so try again',
+    message:
+      'no answer in time: upstream, or a service that checks logins, is slow; it is still being waited for, so try again',
     headers: { 'Retry-After': RETRY_AFTER },
   });
 }
