@@ -87,6 +87,21 @@ describe('the parts', () => {
   });
 });
 
+describe('what is explained of an image', () => {
+  it('says what a name of one architecture means where there is no such repository', async () => {
+    const upstreams = { 'up.example': { url: 'http://127.0.0.1:9', archInName: true } };
+    const parts = await openParts(await config({ upstreams, offline: true }), observers);
+    try {
+      const conclusionsOf = async (name: string) => (await parts.explain(name, undefined))?.conclusions;
+      const said = expect.stringContaining('the linux/arm64 image of up.example/pause');
+      expect(await conclusionsOf('up.example/pause-arm64:3')).toContainEqual(said);
+      expect(await conclusionsOf('up.example/pause:3')).not.toContainEqual(said);
+    } finally {
+      await parts.close();
+    }
+  });
+});
+
 describe('what upstream refused', () => {
   afterEach(() => vi.useRealTimers());
 

@@ -10,6 +10,7 @@ import type { Grants } from './access/grants.ts';
 import { type FileBlobStore, openFileBlobStore } from './blobs/file-blob-store.ts';
 import type { Config } from './config/config.ts';
 import { putInForce } from './config/reload.ts';
+import { mayNameArch } from './config/repository-options.ts';
 import { Hosted } from './hosted/hosted.ts';
 import { Publication } from './hosted/publication.ts';
 import { PrefixQuota } from './hosted/quota.ts';
@@ -30,10 +31,13 @@ import { Reserve, RESERVE_FILE } from './metadata/reserve.ts';
 import { openSqliteMetadataStore } from './metadata/sqlite-metadata-store.ts';
 import { storageFault } from './metadata/storage-probe.ts';
 import { INDEX_FILE, STATE_FILE, StoreIdentity } from './metadata/store-identity.ts';
+import { baseOfArchName } from './mirror/arch-names.ts';
 import type { Mirror } from './mirror/mirror.ts';
 import type { Digest } from './oci/digest.ts';
 import { OciError } from './oci/errors.ts';
+import { formatPlatform } from './oci/platform.ts';
 import { DEFAULT_TAG } from './oci/reference.ts';
+import { type Repository, repositoryText } from './oci/repository.ts';
 import type { Proof } from './oci/requester.ts';
 import type { Issuer } from './tenants/issuer.ts';
 import type { Tenants } from './tenants/tenant.ts';
@@ -202,7 +206,7 @@ async function openOn(
     survey,
     removal,
     hostedHandlers: hostedHandlers({ hosted, uploads, publication, removal: deleting, cursors }),
-    ...ofReferences({ naming, mirror, access, tenants }),
+    ...ofReferences({ config, naming, mirror, access, tenants }),
     prepareReload: async next => {
       verificationPolicies(next);
       const named = await upstreamCredentials(next, metadata);
@@ -224,11 +228,12 @@ async function openOn(
 
 /** What people ask about an image by its reference. */
 function ofReferences({
+  config,
   naming,
   mirror,
   access,
   tenants,
-}: Pick<Parts, 'naming' | 'mirror' | 'access' | 'tenants'>): Pick<Parts, 'refresh' | 'explain'> {
+}: Pick<Parts, 'config' | 'naming' | 'mirror' | 'access' | 'tenants'>): Pick<Parts, 'refresh' | 'explain'> {
   return {
     refresh: async reference => {
       const { repository, tag = DEFAULT_TAG, digest } = mirroredBy(naming, reference);
@@ -245,10 +250,23 @@ function ofReferences({
         if (error instanceof OciError) return undefined;
         throw error;
       });
-      const outlook = right === undefined ? [] : await mirror.explain(repository, digest ?? tag, right);
-      return { ...explanation, conclusions: [...outlook, ...explanation.conclusions] };
+      if (right === undefined) return explanation;
+      const outlook = await mirror.explain(repository, digest ?? tag, right);
+      const conclusions = [...outlook, ...archNameLines(config, repository), ...explanation.conclusions];
+      return { ...explanation, conclusions };
     },
   };
+}
+
+/** What `ArchNames` makes of the repository's name, for people. */
+function archNameLines(config: Config, repository: Repository): readonly string[] {
+  const meant = mayNameArch(config, repository) ? baseOfArchName(repository) : undefined;
+  if (meant === undefined) return [];
+  const { base, platform } = meant;
+  return [
+    `if there is no such repository, the pull gets the ${formatPlatform(platform)} image of ${repositoryText(base)} ` +
+      '(archInName)',
+  ];
 }
 
 /** What an image reference on the command line means, where only a mirror can be meant. */
