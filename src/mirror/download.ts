@@ -31,8 +31,8 @@ export class MoreThanNamed extends Error {
 
 /** What upstream gives in whose name has other bytes than what is here. */
 export class OtherBytes extends Error {
-  constructor() {
-    super('upstream shows other bytes than those that are here');
+  constructor(options?: ErrorOptions) {
+    super('upstream shows other bytes than those that are here', options);
     this.name = 'OtherBytes';
   }
 }

@@ -459,8 +459,7 @@ export class FillRun {
         error instanceof OtherBytes || (error instanceof UpstreamFailure && error.kind === 'invalid');
       if (!isOther || !this.#proofs.isEmpty) throw error;
       if (seen === 0 && fill.readable === 0) return undefined;
-      await ingest.truncate(0);
-      throw wrongBytes(fill.digest, error);
+      throw error instanceof OtherBytes ? error : new OtherBytes({ cause: error });
     }
   }
 

@@ -56,6 +56,22 @@ async function until(condition: () => boolean | Promise<boolean>): Promise<void>
 /** After a verified Fill its commit goes on behind the readers. */
 const idle = (world: MirrorWorld) => until(() => world.mirror.runningFills === 0);
 
+/** Has the process stand still at its next look, until `wake`. */
+async function standStill(world: MirrorWorld): Promise<() => void> {
+  const state = { isStill: false, wake: () => {} };
+  const waking = new Promise<void>(resolve => {
+    state.wake = resolve;
+  });
+  const statBlob = world.metadata.statBlob.bind(world.metadata);
+  vi.spyOn(world.metadata, 'statBlob').mockImplementation(async digest => {
+    state.isStill = true;
+    await waking;
+    return statBlob(digest);
+  });
+  await until(() => state.isStill);
+  return state.wake;
+}
+
 afterEach(async () => {
   for (const world of worlds) await world.remove();
   worlds = [];
@@ -353,13 +369,8 @@ describe('a Fill', () => {
   describe('that reads along with another process and stands still', () => {
     const GIVEN_BYTES = MIB;
 
-    /**
-     * A process goes on from wrong bytes, which readers of another one have, and that one stands still from then on. `before`
-     * comes before the first one takes them away.
-     */
-    async function readingWrong(before: (lease: Lease, world: MirrorWorld) => Promise<void> | void) {
-      const world = await start();
-      const twin = await another({ folder: world.folder });
+    /** The Lease of a blob whose file is lost, with an ingest of wrong bytes. */
+    async function wrongIngest(world: MirrorWorld) {
       const blob = randomBlob(2 * MIB, 'read along');
       upstream.add('app', imageOf([blob]), '1.0');
       await world.manifest('1.0');
@@ -372,26 +383,31 @@ describe('a Fill', () => {
       if (lease === undefined) throw new Error('it has the Lease already');
       const left = await world.blobs.ingest(lease);
       await left.write([bytesOf(blob).subarray(0, GIVEN_BYTES).fill('?', 10)]);
-      await left.suspend();
-      await left.close();
-      await world.metadata.setAside(lease);
-      const state = { readBytes: 0, isStill: false, wake: () => {} };
-      const waking = new Promise<void>(resolve => {
-        state.wake = resolve;
-      });
+      const leave = async () => {
+        await left.suspend();
+        await left.close();
+        await world.metadata.setAside(lease);
+      };
+      return { blob, leave };
+    }
+
+    /**
+     * A process goes on from wrong bytes, which readers of another one have, and that one stands still from then on. `before`
+     * comes before the first one takes them away.
+     */
+    async function readingWrong(before: (lease: Lease, world: MirrorWorld) => Promise<void> | void) {
+      const world = await start();
+      const twin = await another({ folder: world.folder });
+      const { blob, leave } = await wrongIngest(world);
+      await leave();
+      const state = { readBytes: 0, wake: () => {} };
       const makeIngest = world.blobs.ingest.bind(world.blobs);
       vi.spyOn(world.blobs, 'ingest').mockImplementationOnce(async (leased, options) => {
         const ingest = await makeIngest(leased, options);
         const empty = ingest.truncate.bind(ingest);
         vi.spyOn(ingest, 'truncate').mockImplementationOnce(async size => {
           await until(() => state.readBytes === GIVEN_BYTES);
-          const statBlob = twin.metadata.statBlob.bind(twin.metadata);
-          vi.spyOn(twin.metadata, 'statBlob').mockImplementation(async digest => {
-            state.isStill = true;
-            await waking;
-            return statBlob(digest);
-          });
-          await until(() => state.isStill);
+          state.wake = await standStill(twin);
           await before(leased, world);
           await empty(size);
         });
@@ -403,7 +419,7 @@ describe('a Fill', () => {
         state.readBytes = bytes;
       });
       reading.catch(() => {});
-      return { world, blob, leading, reading, wake: state.wake };
+      return { world, blob, leading, reading, wake: () => state.wake() };
     }
 
     it('gives no rest to who has what that one began anew', async () => {
@@ -412,6 +428,34 @@ describe('a Fill', () => {
       await idle(world);
       wake();
       await expect(reading).rejects.toMatchObject({ code: 'UPSTREAM_INVALID' });
+    });
+
+    it('gives no rest to who has what that one emptied for its own readers, and filled again', async () => {
+      const world = await start();
+      const [writer, twin] = [
+        await another({ folder: world.folder }),
+        await another({ folder: world.folder }),
+      ];
+      const { blob, leave } = await wrongIngest(writer);
+      const readings = await Promise.all(
+        [world, twin].map(async each => {
+          const { reader } = await each.open(blob.digest);
+          const state = { readBytes: 0, whole: Promise.resolve<unknown>(undefined) };
+          state.whole = readAll(reader, bytes => {
+            state.readBytes = bytes;
+          });
+          state.whole.catch(() => {});
+          return state;
+        }),
+      );
+      await until(() => readings.every(({ readBytes }) => readBytes === GIVEN_BYTES));
+      const wake = await standStill(twin);
+      await leave();
+      await expect(readings[0]?.whole).rejects.toMatchObject({ code: 'UPSTREAM_INVALID' });
+      expect(await world.pull(blob.digest)).toMatchObject(whole(blob));
+      await idle(world);
+      wake();
+      await expect(readings[1]?.whole).rejects.toMatchObject({ code: 'UPSTREAM_INVALID' });
     });
 
     it('gives no rest to who has what a third one found wrong', async () => {
