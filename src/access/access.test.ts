@@ -6,7 +6,7 @@ import {
   SENDER,
   SERVER,
 } from '../../test/support/access-world.ts';
-import { ANONYMOUSLY, APP, HUB_A, HUB_B, NGINX, OURS, pulled, tokenOf, withToken } from './fixture.suite.ts';
+import { ANONYMOUSLY, APP, HUB_A, HUB_B, NGINX, OURS, pulled, tokenOf, withToken } from './access.fixture.ts';
 
 let world: AccessWorld;
 

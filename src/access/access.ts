@@ -5,8 +5,8 @@
  * Grant; nothing that is merely held here ever makes one. Who somebody is follows from where the credential that they
  * present stands in tenants' pull secrets; what they may follows from what those secrets open.
  *
- * `door.ts` finds out what a client proved, `identification.ts` whom that means where a repository is asked for,
- * `mirrored-rights.ts` and `hosted-rights.ts` what that one may, and `caller.ts` puts these together for one request.
+ * `authenticator.ts` finds out what a client proved, `identification.ts` whom that means where a repository is asked for,
+ * `mirrored-rights.ts` and `hosted-rights.ts` what that one may, and `request-subject.ts` puts these together for one request.
  */
 import type { Log } from '../lib/log.ts';
 import type { Meter } from '../lib/meter.ts';
@@ -16,9 +16,9 @@ import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { Requester, Right } from '../oci/requester.ts';
 import type { Tenant, Tenants } from '../tenants/tenant.ts';
 import { type Authorization, parseAuthorization } from './authorization.ts';
-import { Caller, type CallerParts } from './caller.ts';
+import { RequestSubject, type RequestSubjectParts } from './request-subject.ts';
 import { Challenges, WRONG_PASSWORD } from './challenge.ts';
-import { Door, type ServiceAccounts } from './door.ts';
+import { Authenticator, type ServiceAccounts } from './authenticator.ts';
 import type { Explanation } from './explanation.ts';
 import type { Grants } from './grants.ts';
 import { HostedRights, type HostedRules } from './hosted-rights.ts';
@@ -28,7 +28,7 @@ import { MirroredRights, type UpstreamRule } from './mirrored-rights.ts';
 import { type Principal, principalFor, requesterOf } from './principal.ts';
 import { CATALOG_SCOPE, type Scope } from './scope.ts';
 import type { IssuedToken, TokenClaims, Tokens } from './tokens.ts';
-import { ACTIONS, type Action, type Sender, type Visitor } from './visitor.ts';
+import { ACTIONS, type Action, type Sender, type Subject } from './subject.ts';
 
 export interface AccessOptions {
   readonly tenants: Tenants;
@@ -69,7 +69,7 @@ export interface Login extends IssuedToken {
 /** Decides for each request before `mirror` or `hosted` sees it. */
 export class Access {
   readonly #options: AccessOptions;
-  readonly #parts: CallerParts;
+  readonly #parts: RequestSubjectParts;
 
   constructor(options: AccessOptions) {
     const { tenants, grants, upstreamRule, tokens } = options;
@@ -79,7 +79,7 @@ export class Access {
     this.#parts = {
       tenants,
       identification,
-      door: new Door({
+      authenticator: new Authenticator({
         tenants,
         identification,
         tokens,
@@ -95,32 +95,34 @@ export class Access {
 
   /** Somebody can log in: only then is anybody asked to, and only then is what clients send looked at. */
   get isOpen(): boolean {
-    return this.#parts.door.isOpen;
+    return this.#parts.authenticator.isOpen;
   }
 
-  async authenticate(sender: Sender): Promise<Visitor> {
-    return new Caller(this.#parts, sender, await this.#parts.door.prove(sender));
+  async authenticate(sender: Sender): Promise<Subject> {
+    return new RequestSubject(this.#parts, sender, await this.#parts.authenticator.prove(sender));
   }
 
   /** Upstream has taken a credential. */
   noteGranted(credentialId: string): void {
-    this.#parts.door.noteGranted(credentialId);
+    this.#parts.authenticator.noteGranted(credentialId);
   }
 
   /** A token for who asks (distribution, "Token Authentication"). UNAUTHORIZED for a wrong password. */
   async login(sender: Sender, { password, service, scopes, resolve }: LoginRequest): Promise<Login> {
-    const { door } = this.#parts;
+    const { authenticator } = this.#parts;
     const { tokens, meter } = this.#options;
     // A token is got by a password, never by another token: it would live for ever.
     const presented = password ?? parseAuthorization(sender.authorization);
-    if (!(await door.opensTo(presented))) {
+    if (!(await authenticator.opensTo(presented))) {
       throw new OciError('NAME_UNKNOWN', { message: 'nobody can log in here' });
     }
     if (service !== undefined && service !== tokens.service) {
       throw new OciError('QUERY_INVALID', { message: `tokens are made here for ${tokens.service} alone` });
     }
     const identity: Identity =
-      presented?.scheme === 'basic' ? await door.identify(sender, presented, true) : { kind: 'anonymous' };
+      presented?.scheme === 'basic'
+        ? await authenticator.identify(sender, presented, true)
+        : { kind: 'anonymous' };
     if (identity.kind === 'wrong' || identity.kind === 'void') {
       meter.count('logins_total', { outcome: 'refused' });
       throw new OciError('UNAUTHORIZED', { message: WRONG_PASSWORD });
@@ -165,7 +167,7 @@ export class Access {
     scopes: readonly Scope[],
     resolve: LoginRequest['resolve'],
   ): Promise<readonly Scope[]> {
-    const caller = new Caller(this.#parts, sender, { identity, scopes: undefined });
+    const subject = new RequestSubject(this.#parts, sender, { identity, scopes: undefined });
     const permitted: Scope[] = [];
     for (const scope of scopes) {
       if (scope.type === CATALOG_SCOPE.type && scope.name === CATALOG_SCOPE.name)
@@ -174,7 +176,7 @@ export class Access {
       if (repository === undefined) continue;
       // `*` is how some clients say all.
       const wanted = ACTIONS.filter(action => scope.actions.includes(action) || scope.actions.includes('*'));
-      const actions = await this.#actions(caller, repository, wanted);
+      const actions = await this.#actions(subject, repository, wanted);
       if (actions.length > 0) {
         permitted.push({ type: 'repository', name: repositoryText(repository), actions });
       }
@@ -183,12 +185,12 @@ export class Access {
   }
 
   async #actions(
-    caller: Caller,
+    subject: RequestSubject,
     repository: Repository,
     wanted: readonly Action[],
   ): Promise<readonly Action[]> {
     if (repository.upstream !== '') return wanted.filter(action => action === 'pull');
-    const principal = await caller.principal(repository);
+    const principal = await subject.principal(repository);
     return wanted.filter(action => this.#parts.hosted.refusal(principal, repository, action) === undefined);
   }
 

@@ -1,9 +1,9 @@
 import { afterEach, describe, expect, it } from 'vitest';
 import { AccessWorld, type AccessWorldOptions, SERVER } from '../../test/support/access-world.ts';
-import { KeptLog } from '../http/fixture.suite.ts';
+import { KeptLog } from '../http/server.fixture.ts';
 import { OciError } from '../oci/errors.ts';
-import { ANONYMOUSLY, HOSTED, HUB_A, NGINX, OURS, pulled, tokenOf, withToken } from './fixture.suite.ts';
-import type { Visitor } from './visitor.ts';
+import { ANONYMOUSLY, HOSTED, HUB_A, NGINX, OURS, pulled, tokenOf, withToken } from './access.fixture.ts';
+import type { Subject } from './subject.ts';
 
 let world: AccessWorld;
 
@@ -39,9 +39,9 @@ describe('a challenge', () => {
       [{ secure: false, loopback: true }, undefined],
       [{ secure: true, loopback: false }, undefined],
     ] as const) {
-      const visitor = await world.as(OURS, sender);
-      expect(await pulled(visitor, HOSTED)).toMatchObject({ id: 'tenant:team-a' });
-      const pushed = visitor.authorize(HOSTED, 'push').then(
+      const subject = await world.as(OURS, sender);
+      expect(await pulled(subject, HOSTED)).toMatchObject({ id: 'tenant:team-a' });
+      const pushed = subject.authorize(HOSTED, 'push').then(
         () => undefined,
         (error: unknown) => (error instanceof OciError ? error.code : error),
       );
@@ -79,25 +79,25 @@ describe('a challenge', () => {
   it('repeats no Host header that is none', async () => {
     await open({ configured: { 'team-a': {} } });
     for (const host of ['a"b', 'evil.example/x', undefined]) {
-      const visitor = await world.as(undefined, { host });
-      expect(await visitor.admit()).toBeUndefined();
+      const subject = await world.as(undefined, { host });
+      expect(await subject.admit()).toBeUndefined();
     }
   });
 
   it('is not there while nobody can log in, and what is sent is not looked at', async () => {
     await open();
-    const visitor = await world.as(HUB_A);
-    await visitor.admit();
-    expect(await pulled(visitor)).toMatchObject(ANONYMOUSLY);
-    await expect(visitor.authorize(HOSTED, 'pull')).rejects.toMatchObject({ code: 'NAME_UNKNOWN' });
+    const subject = await world.as(HUB_A);
+    await subject.admit();
+    expect(await pulled(subject)).toMatchObject(ANONYMOUSLY);
+    await expect(subject.authorize(HOSTED, 'pull')).rejects.toMatchObject({ code: 'NAME_UNKNOWN' });
     await expect(tokenOf(world, undefined, '')).rejects.toMatchObject({ code: 'NAME_UNKNOWN' });
   });
 });
 
 /** The code and the text of the refusal. */
-async function heard(visitor: Promise<Visitor>): Promise<unknown> {
+async function heard(subject: Promise<Subject>): Promise<unknown> {
   try {
-    await (await visitor).authorize(HOSTED, 'pull');
+    await (await subject).authorize(HOSTED, 'pull');
     return undefined;
   } catch (error) {
     return error instanceof OciError ? error.reason : error;

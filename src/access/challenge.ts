@@ -1,7 +1,7 @@
 import type { Log } from '../lib/log.ts';
 import { OciError } from '../oci/errors.ts';
 import { type Scope, scopeText } from './scope.ts';
-import type { Sender } from './visitor.ts';
+import type { Sender } from './subject.ts';
 
 export interface ChallengeOptions {
   /** The name of this registry in challenges and tokens. */

@@ -227,8 +227,8 @@ async function read(
 ): Promise<boolean | 'refused'> {
   const presented = login === undefined ? undefined : ALL_LOGINS[login];
   try {
-    const visitor = byToken ? await withToken(real, presented) : await real.as(presented);
-    const { proved, preloadedFor = [] } = await visitor.authorize(REPOSITORY, 'pull');
+    const subject = byToken ? await withToken(real, presented) : await real.as(presented);
+    const { proved, preloadedFor = [] } = await subject.authorize(REPOSITORY, 'pull');
     return proved || (await real.metadata.isPreloaded(REPOSITORY, CONTENTS[content]!.digest, preloadedFor));
   } catch (error) {
     if (error instanceof OciError && error.code === 'UNAUTHORIZED') return 'refused';

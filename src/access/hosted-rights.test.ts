@@ -2,7 +2,7 @@ import { afterEach, describe, expect, it } from 'vitest';
 import { AccessWorld, type AccessWorldOptions, SERVER } from '../../test/support/access-world.ts';
 import type { Login } from '../../test/support/tenants.ts';
 import { OciError } from '../oci/errors.ts';
-import { ACTIONS, type Action } from './visitor.ts';
+import { ACTIONS, type Action } from './subject.ts';
 
 const TEAM_A: Login = ['robot-a', 'password-of-a'];
 const TEAM_B: Login = ['robot-b', 'password-of-b'];

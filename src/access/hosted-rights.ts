@@ -5,7 +5,7 @@ import type { Right } from '../oci/requester.ts';
 import type { Tenant, Tenants } from '../tenants/tenant.ts';
 import type { Explanation } from './explanation.ts';
 import { type Principal, principalFor, requesterOf } from './principal.ts';
-import { ACTIONS, type Action } from './visitor.ts';
+import { ACTIONS, type Action } from './subject.ts';
 
 export interface HostedRules {
   /** First components of repositories that no tenant owns. Elsewhere nothing lives, whatever the store has left of it. */

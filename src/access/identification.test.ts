@@ -1,7 +1,7 @@
 import { afterEach, describe, expect, it } from 'vitest';
 import { AccessWorld, type AccessWorldOptions, named, SERVER } from '../../test/support/access-world.ts';
 import type { Login } from '../../test/support/tenants.ts';
-import { KeptLog } from '../http/fixture.suite.ts';
+import { KeptLog } from '../http/server.fixture.ts';
 import { parsePlatform } from '../oci/platform.ts';
 import {
   ANONYMOUSLY,
@@ -14,7 +14,7 @@ import {
   pulled,
   tokenOf,
   withToken,
-} from './fixture.suite.ts';
+} from './access.fixture.ts';
 
 const ARM64 = parsePlatform('linux/arm64');
 
@@ -30,35 +30,35 @@ describe('a credential', () => {
   it('for an upstream means its tenant where images of that upstream are asked for, and acts there alone', async () => {
     await open();
     await world.put('team-a', { 'docker.io': HUB_A, 'ghcr.io': HUB_B });
-    const visitor = await world.as(HUB_A);
-    expect(await pulled(visitor)).toEqual({ id: 'tenant:team-a', tried: ['hub-a'], proved: false });
+    const subject = await world.as(HUB_A);
+    expect(await pulled(subject)).toEqual({ id: 'tenant:team-a', tried: ['hub-a'], proved: false });
     // Elsewhere it says nothing: what is public, it may have as anybody.
-    expect(await pulled(visitor, APP)).toMatchObject({ tried: [undefined] });
-    await expect(visitor.authorize(HOSTED, 'pull')).rejects.toMatchObject({ code: 'NAME_UNKNOWN' });
+    expect(await pulled(subject, APP)).toMatchObject({ tried: [undefined] });
+    await expect(subject.authorize(HOSTED, 'pull')).rejects.toMatchObject({ code: 'NAME_UNKNOWN' });
   });
 
   it("for this registry has the tenant's whole keyring, in the kubelet's order", async () => {
     await open();
     await world.put('team-a', { [SERVER]: OURS, 'docker.io': HUB_A, 'docker.io/library': HUB_B });
-    const visitor = await world.as(OURS);
-    expect(await pulled(visitor)).toEqual({ id: 'tenant:team-a', tried: ['hub-b', 'hub-a'], proved: false });
-    expect(await pulled(visitor, APP)).toEqual({ id: 'tenant:team-a', tried: [undefined], proved: false });
-    expect(await pulled(visitor, HOSTED)).toMatchObject({ id: 'tenant:team-a', proved: true });
+    const subject = await world.as(OURS);
+    expect(await pulled(subject)).toEqual({ id: 'tenant:team-a', tried: ['hub-b', 'hub-a'], proved: false });
+    expect(await pulled(subject, APP)).toEqual({ id: 'tenant:team-a', tried: [undefined], proved: false });
+    expect(await pulled(subject, HOSTED)).toMatchObject({ id: 'tenant:team-a', proved: true });
   });
 
   it('for a path of this registry is bound to it by whole components', async () => {
     await open();
     await world.put('team-a', { [`${SERVER}/team-a`]: OURS });
-    const visitor = await world.as(OURS);
-    expect(await pulled(visitor, HOSTED)).toMatchObject({ id: 'tenant:team-a' });
-    await expect(visitor.authorize({ upstream: '', name: 'team-abc/app' }, 'pull')).rejects.toMatchObject({
+    const subject = await world.as(OURS);
+    expect(await pulled(subject, HOSTED)).toMatchObject({ id: 'tenant:team-a' });
+    await expect(subject.authorize({ upstream: '', name: 'team-abc/app' }, 'pull')).rejects.toMatchObject({
       code: 'NAME_UNKNOWN',
     });
     await world.put('team-a', { [`${SERVER}/team-a/app`]: OURS });
     const bounded = await world.as(OURS);
     expect(await pulled(bounded, HOSTED)).toMatchObject({ id: 'tenant:team-a' });
     expect(await pulled(bounded, { upstream: '', name: 'team-a/apple' })).toBe('NAME_UNKNOWN');
-    expect(await pulled(visitor)).toMatchObject({ tried: [undefined] });
+    expect(await pulled(subject)).toMatchObject({ tried: [undefined] });
   });
 
   it("that stands in two tenants' Secrets for this registry is nobody's, and the log says so once", async () => {
@@ -66,9 +66,9 @@ describe('a credential', () => {
     await open({ log });
     await world.put('team-a', { [SERVER]: OURS });
     await world.put('team-b', { [`${SERVER}/x`]: OURS });
-    const visitor = await world.as(OURS);
-    expect(await pulled(visitor)).toBe('UNAUTHORIZED');
-    expect(await pulled(visitor, HOSTED)).toBe('UNAUTHORIZED');
+    const subject = await world.as(OURS);
+    expect(await pulled(subject)).toBe('UNAUTHORIZED');
+    expect(await pulled(subject, HOSTED)).toBe('UNAUTHORIZED');
     expect(log.lines.filter(({ message }) => message.includes('several tenants'))).toHaveLength(1);
     await world.remove('team-b');
     expect(await pulled(await world.as(OURS), HOSTED)).toMatchObject({ id: 'tenant:team-a' });
@@ -85,13 +85,13 @@ describe('a credential', () => {
     await until(async () => world.tenants.holders(named(issued).id).length > 0);
     await world.put('team-b', { [SERVER]: issued, 'docker.io': issued });
     await world.put('team-a', { [SERVER]: issued });
-    const visitor = await world.as(issued);
-    expect(await pulled(visitor, HOSTED)).toMatchObject({ id: 'tenant:team-a' });
-    await expect(visitor.authorize(HOSTED, 'push')).rejects.toMatchObject({ code: 'DENIED' });
+    const subject = await world.as(issued);
+    expect(await pulled(subject, HOSTED)).toMatchObject({ id: 'tenant:team-a' });
+    await expect(subject.authorize(HOSTED, 'push')).rejects.toMatchObject({ code: 'DENIED' });
     // Its copy without the path does not widen it, and upstream never sees it.
     const elsewhere = { id: expect.stringMatching(/^credential:/), tried: [undefined] };
-    expect(await pulled(visitor)).toMatchObject(elsewhere);
-    await expect(visitor.authorize({ upstream: '', name: 'team-b/app' }, 'pull')).rejects.toMatchObject({
+    expect(await pulled(subject)).toMatchObject(elsewhere);
+    await expect(subject.authorize({ upstream: '', name: 'team-b/app' }, 'pull')).rejects.toMatchObject({
       code: 'NAME_UNKNOWN',
     });
   });
@@ -105,14 +105,14 @@ describe('a credential', () => {
     });
     for (const tenant of ['team-a', 'team-b'])
       await world.put(tenant, { 'docker.io': HUB_A, 'ghcr.io': HUB_A });
-    const visitor = await world.as(HUB_A);
-    expect(await visitor.authorize(NGINX, 'pull')).toMatchObject({
+    const subject = await world.as(HUB_A);
+    expect(await subject.authorize(NGINX, 'pull')).toMatchObject({
       pullPolicy: 'Always',
       platforms: [ARM64],
       forceAlways: true,
       requester: { maxTransfers: 2 },
     });
-    expect(await pulled(visitor, APP)).toBe('NAME_UNKNOWN');
+    expect(await pulled(subject, APP)).toBe('NAME_UNKNOWN');
   });
 
   it('of Docker Hub is found under the key that Docker itself writes', async () => {

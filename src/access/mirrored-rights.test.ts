@@ -1,9 +1,9 @@
 import { afterEach, describe, expect, it } from 'vitest';
 import { AccessWorld, type AccessWorldOptions, named, SERVER } from '../../test/support/access-world.ts';
 import { OciError } from '../oci/errors.ts';
-import { ANONYMOUSLY, APP, HUB_A, HUB_B, NGINX, OURS, pulled, withToken } from './fixture.suite.ts';
+import { ANONYMOUSLY, APP, HUB_A, HUB_B, NGINX, OURS, pulled, withToken } from './access.fixture.ts';
 import { tenantGrantee } from './grants.ts';
-import type { Visitor } from './visitor.ts';
+import type { Subject } from './subject.ts';
 
 let world: AccessWorld;
 
@@ -91,9 +91,9 @@ it('a tenant is kept to its upstreams, and to its repositories there', async () 
     ['team-b', HUB_B],
   ] as const) {
     await world.put(tenant, { 'docker.io': login, 'ghcr.io': login });
-    const visitor = await world.as(login);
-    expect(await pulled(visitor)).toMatchObject({ id: `tenant:${tenant}` });
-    expect(await pulled(visitor, APP)).toBe('NAME_UNKNOWN');
+    const subject = await world.as(login);
+    expect(await pulled(subject)).toMatchObject({ id: `tenant:${tenant}` });
+    expect(await pulled(subject, APP)).toBe('NAME_UNKNOWN');
   }
 });
 
@@ -150,6 +150,6 @@ async function preloadedFor(login: Parameters<AccessWorld['as']>[0]): Promise<re
 }
 
 /** What a client hears when upstream does not know, or does not say, what it asked for. */
-async function unknown(visitor: Visitor): Promise<string> {
-  return (await visitor.refusal(new OciError('MANIFEST_UNKNOWN'), NGINX, 'pull')).code;
+async function unknown(subject: Subject): Promise<string> {
+  return (await subject.refusal(new OciError('MANIFEST_UNKNOWN'), NGINX, 'pull')).code;
 }

@@ -26,7 +26,7 @@ export interface UpstreamRule {
 type Attempt = Credential | undefined;
 
 /** With what upstream is asked, and for whom. */
-interface Asking {
+interface UpstreamRequests {
   readonly attempts: readonly Attempt[];
   readonly tenants: readonly Tenant[];
   /** The upstream's own login, where it is among `attempts` only because it is lent to the asker. */
@@ -196,7 +196,7 @@ export class MirroredRights {
     principal: Principal,
     repository: Repository,
     { verification }: UpstreamRule,
-    { attempts, tenants, own }: Asking,
+    { attempts, tenants, own }: UpstreamRequests,
   ): Promise<Right> {
     if (!mayPullFrom(tenants, repository)) {
       throw new OciError('NAME_UNKNOWN', { detail: { name: repositoryText(repository) } });

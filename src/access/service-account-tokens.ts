@@ -1,5 +1,5 @@
 import { isJsonObject } from '../lib/json.ts';
-import type { ServiceAccount } from './door.ts';
+import type { ServiceAccount } from './authenticator.ts';
 import { verifyForeignToken } from './tokens.ts';
 
 /** Who signs the tokens of now, and with which keys. */

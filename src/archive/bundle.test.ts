@@ -26,7 +26,7 @@ import {
   pathOf,
   placeOf,
   tarOf,
-} from './fixture.suite.ts';
+} from './archive.fixture.ts';
 import { missingOfImage } from '../prepull/image-check.ts';
 import { haveListBytes, parseHaveList } from './have-list.ts';
 import { importArchive } from './import.ts';

@@ -10,7 +10,7 @@ import { formatPlatform, type Platform } from '../oci/platform.ts';
 import type { ContentLookup } from '../oci/platform-choice.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import { ArchiveError } from './archive-error.ts';
-import { readWhole } from './entry-bytes.ts';
+import { readEntry } from './entry-bytes.ts';
 import { isOwnSeal } from './have-list.ts';
 import {
   type BundleImage,
@@ -245,7 +245,7 @@ async function readDocument(entry: ArchiveEntry): Promise<Uint8Array> {
   if (entry.size > MAX_MANIFEST_BYTES) {
     throw new ArchiveError(`its ${entry.name} is larger than ${MAX_MANIFEST_BYTES} bytes`);
   }
-  return readWhole(entry);
+  return readEntry(entry);
 }
 
 async function* counting(

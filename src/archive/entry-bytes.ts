@@ -5,7 +5,7 @@ import { ArchiveError } from './archive-error.ts';
 import type { ArchiveEntry } from './open-archive.ts';
 
 /** All of a small file. */
-export async function readWhole(entry: ArchiveEntry): Promise<Uint8Array> {
+export async function readEntry(entry: ArchiveEntry): Promise<Uint8Array> {
   const chunks: Uint8Array[] = [];
   for await (const chunk of checked(entry)) chunks.push(chunk);
   return Buffer.concat(chunks);

@@ -17,7 +17,7 @@ import {
 import { OCI_ARTIFACT_MANIFEST, OCI_INDEX, OCI_MANIFEST } from '../oci/media-types.ts';
 import { parsePlatform } from '../oci/platform.ts';
 import { ArchiveError } from './archive-error.ts';
-import { ArchiveWorld, inPieces, layoutFiles, pathOf, type TarFile, tarOf } from './fixture.suite.ts';
+import { ArchiveWorld, inPieces, layoutFiles, pathOf, type TarFile, tarOf } from './archive.fixture.ts';
 import { parseHaveList } from './have-list.ts';
 import { importArchive } from './import.ts';
 import { openArchive, readArchive } from './open-archive.ts';

@@ -4,17 +4,17 @@ import type { Digest } from '../oci/digest.ts';
 import { repositoryText } from '../oci/repository.ts';
 import { ArchiveError } from './archive-error.ts';
 import { type CompleteOptions, readContents, type ReadOptions, type Settled, settleAll } from './contents.ts';
-import { Intake } from './intake.ts';
+import { BlobImporter } from './blob-importer.ts';
 import type { ArchiveEntry } from './open-archive.ts';
 import { placeAll, type PlacedImage, type PlacementOptions } from './placement.ts';
 import { type Arrival, publish } from './publish.ts';
-import type { Room } from './room.ts';
+import type { ImportQuota } from './import-quota.ts';
 
 export interface ImportOptions extends PlacementOptions, ReadOptions, Pick<CompleteOptions, 'platforms'> {
   readonly metadata: MetadataStore;
   readonly blobs: BlobStore;
   /** Bounds what repositories that live here may hold; by default nothing does. */
-  readonly room?: Room | undefined;
+  readonly quota?: ImportQuota | undefined;
 }
 
 export interface ImportedImage {
@@ -41,20 +41,20 @@ export async function importArchive(
   options: ImportOptions,
 ): Promise<ImportReport> {
   const { metadata, blobs, signal = new AbortController().signal } = options;
-  const intake = new Intake({ metadata, blobs, signal });
+  const importer = new BlobImporter({ metadata, blobs, signal });
   try {
     let placed: readonly PlacedImage[] = [];
-    const index = await readContents(entries, intake, options, async found => {
+    const index = await readContents(entries, importer, options, async found => {
       placed = await placeAll(found, options);
     });
-    const settled = await settleAll(index, placed, intake, options);
+    const settled = await settleAll(index, placed, importer, options);
     await publish(settled.map(arrivalOf), options);
     const used = new Set(settled.flatMap(({ tree }) => tree.blobs.map(({ digest }) => digest)));
-    await intake.discard(used);
-    return reportOf(settled, used, intake);
+    await importer.discard(used);
+    return reportOf(settled, used, importer);
   } catch (error) {
-    if (error instanceof ArchiveError && !signal.aborted) await intake.discard();
-    else await intake.settle().catch(() => {});
+    if (error instanceof ArchiveError && !signal.aborted) await importer.discard();
+    else await importer.settle().catch(() => {});
     throw error;
   }
 }
@@ -64,7 +64,11 @@ export function arrivalOf({ image, place: { repository, tag }, tree }: Settled):
   return { repository, tag, digest: image.descriptor.digest, tree };
 }
 
-function reportOf(settled: readonly Settled[], used: ReadonlySet<Digest>, { added }: Intake): ImportReport {
+function reportOf(
+  settled: readonly Settled[],
+  used: ReadonlySet<Digest>,
+  { added }: BlobImporter,
+): ImportReport {
   return {
     images: settled.map(one => ({ name: nameHere(one), digest: one.image.descriptor.digest })),
     addedBlobs: added.size,

@@ -19,19 +19,19 @@ import {
   type Settled,
   settleAll,
 } from './contents.ts';
-import { hashOf, looksLikeManifest, readWhole, requireDigest } from './entry-bytes.ts';
+import { hashOf, looksLikeManifest, readEntry, requireDigest } from './entry-bytes.ts';
 import { arrivalOf, nameHere } from './import.ts';
 import { type BundleImage, type BundleIndex, MAX_MANIFESTS_BYTES } from './layout.ts';
 import type { ArchiveEntry } from './open-archive.ts';
 import { placeAll, type PlacementOptions, type Refuse } from './placement.ts';
 import { type Arrival } from './publish.ts';
-import { reserveRoom, type Room } from './room.ts';
+import { reserveQuota, type ImportQuota } from './import-quota.ts';
 
 export interface InspectOptions extends PlacementOptions, ReadOptions, Pick<CompleteOptions, 'platforms'> {
   /** What is held here is only looked at. */
   readonly metadata: Pick<MetadataStore, 'statBlob' | 'readSetting' | 'isLinked' | 'readTag'>;
   readonly blobs: Pick<BlobStore, 'stat' | 'open'>;
-  readonly room?: Room | undefined;
+  readonly quota?: ImportQuota | undefined;
 }
 
 /** An image of an archive, and what importing it would come to. */
@@ -128,15 +128,15 @@ async function outcomeOf(index: BundleIndex, look: Look, options: InspectOptions
 /** Repository by repository: of one that has no room, every image is refused. */
 async function requireRoom(
   settled: readonly Settled[],
-  { room, metadata }: InspectOptions,
+  { quota, metadata }: InspectOptions,
   refuse: Refuse,
 ): Promise<void> {
-  if (room === undefined) return;
+  if (quota === undefined) return;
   const releases: (() => void)[] = [];
   try {
     for (const ofOne of byRepository(settled)) {
       try {
-        releases.push(await reserveRoom(ofOne.map(arrivalOf), metadata, room));
+        releases.push(await reserveQuota(ofOne.map(arrivalOf), metadata, quota));
       } catch (error) {
         if (!(error instanceof ArchiveError)) throw error;
         for (const { image } of ofOne) refuse(image, error);
@@ -249,7 +249,7 @@ class Look implements BlobTaker {
       const { signal = new AbortController().signal } = this.#options;
       return requireDigest(digest, await hashOf(entry, digest, signal));
     }
-    const bytes = await readWhole(entry);
+    const bytes = await readEntry(entry);
     requireDigest(digest, digestOf(bytes, digestAlgorithm(digest)));
     if (looksLikeManifest(bytes)) this.#keepManifest(digest, bytes);
     else if (bytes[0] === BRACE) this.#keepConfig(digest, bytes);

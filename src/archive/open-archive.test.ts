@@ -6,7 +6,7 @@ import * as zlib from 'node:zlib';
 import { expect, test } from 'vitest';
 import { bytesOf, imageOf, randomBlob } from '../../test/support/content.ts';
 import { makeTempFolder, removeFolder } from '../../test/support/temp-folder.ts';
-import { filesOf, layoutFiles, tarOf } from './fixture.suite.ts';
+import { filesOf, layoutFiles, tarOf } from './archive.fixture.ts';
 import { openArchive } from './open-archive.ts';
 
 const canReadZstd = 'createZstdDecompress' in zlib;

@@ -4,7 +4,7 @@ import { ANONYMOUS_ID } from '../oci/credential.ts';
 import type { Digest } from '../oci/digest.ts';
 import type { Repository } from '../oci/repository.ts';
 import { ArchiveError } from './archive-error.ts';
-import { type Room, reserveRoom } from './room.ts';
+import { type ImportQuota, reserveQuota } from './import-quota.ts';
 
 /** An image that is here, whole, and the name under which it is to be found. */
 export interface Arrival {
@@ -18,7 +18,7 @@ export interface PublishOptions {
   readonly metadata: MetadataStore;
   /** For whom mirrored images are preloaded; by default for everybody. */
   readonly grantee?: string | undefined;
-  readonly room?: Room | undefined;
+  readonly quota?: ImportQuota | undefined;
 }
 
 /**
@@ -26,8 +26,8 @@ export interface PublishOptions {
  * a blob went meanwhile.
  */
 export async function publish(arrivals: readonly Arrival[], options: PublishOptions): Promise<void> {
-  const { metadata, room } = options;
-  const release = room && (await reserveRoom(arrivals, metadata, room));
+  const { metadata, quota } = options;
+  const release = quota && (await reserveQuota(arrivals, metadata, quota));
   try {
     await putAll(arrivals, options);
   } finally {
@@ -57,5 +57,5 @@ async function putAll(
     arrivals.map(({ repository, digest, tag }) => ({ repository, digest, tag })),
     atMs,
   );
-  await metadata.announce('content');
+  await metadata.notify('content');
 }

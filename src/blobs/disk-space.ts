@@ -29,7 +29,7 @@ export class DiskSpace {
   #lookedAtMs = Number.NEGATIVE_INFINITY;
   #stuckAtMs = Number.NEGATIVE_INFINITY;
   #making: Promise<void> | undefined;
-  /** Removes what may go, so that so many bytes more can be written if possible. Handed in by `wire.ts`. */
+  /** Removes what may go, so that so many bytes more can be written if possible. Passed in by `compose/`. */
   makeRoom = async (_bytes: number): Promise<void> => {};
 
   constructor(folder: string, minFree: MinFree) {

@@ -4,7 +4,7 @@ import { ArchiveError } from '../archive/archive-error.ts';
 import type { CompleteOptions } from '../archive/contents.ts';
 import { type ArchiveEntry, openArchive, readArchive } from '../archive/open-archive.ts';
 import type { Place, PlacementOptions } from '../archive/placement.ts';
-import type { NamedRepository, Naming } from '../http/naming.ts';
+import type { NamedRepository, RepositoryResolver } from '../oci/repository-resolver.ts';
 import { OciError } from '../oci/errors.ts';
 import { DEFAULT_TAG } from '../oci/reference.ts';
 import { EXIT, type ExitCode, type Input, type Io } from './command.ts';
@@ -16,15 +16,19 @@ import type { Renames } from './renames.ts';
 export function placementOf(
   input: Input,
   {
-    naming,
+    resolver,
     renames,
     tenantName,
-  }: { readonly naming: Naming; readonly renames: Renames; readonly tenantName: string | undefined },
+  }: {
+    readonly resolver: RepositoryResolver;
+    readonly renames: Renames;
+    readonly tenantName: string | undefined;
+  },
 ): PlacementOptions & Pick<CompleteOptions, 'platforms'> {
   const placeOf = (name: string | undefined): Place | undefined => {
     const here = renames.nameOf(name);
     if (here === undefined) return undefined;
-    const { repository, tag, digest } = destinationOf(naming, here);
+    const { repository, tag, digest } = destinationOf(resolver, here);
     return { repository, tag: tag ?? (digest === undefined ? DEFAULT_TAG : undefined), digest };
   };
   return {
@@ -91,9 +95,9 @@ function standardInput(signal: AbortSignal): Readable {
 }
 
 /** ArchiveError, with the ways out, for a name under which nobody would find the image here. */
-function destinationOf(naming: Naming, name: string): NamedRepository {
+function destinationOf(resolver: RepositoryResolver, name: string): NamedRepository {
   try {
-    return naming.destinationOf(name);
+    return resolver.destinationOf(name);
   } catch (cause) {
     if (!(cause instanceof OciError) || cause.code !== 'NAME_UNKNOWN') throw cause;
     const ways = 'configure it, or give the name that the image has here with --rename OLD=NEW';

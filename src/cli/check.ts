@@ -1,6 +1,6 @@
 import { missingOfImage } from '../prepull/image-check.ts';
 import type { WantedImage } from '../prepull/wanted-images.ts';
-import type { Parts } from '../wire.ts';
+import type { Parts } from '../compose/parts.ts';
 import { answer, type Command, CONFIG_OPTION, EXIT, type Input, jsonOption, wantsJson } from './command.ts';
 import { heldName } from './held-name.ts';
 import { platformsOption } from './list-options.ts';

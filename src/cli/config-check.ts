@@ -22,7 +22,7 @@ export const configCheck: Command = {
   run: async (input, io) => {
     try {
       const config = await configInForce(input, io);
-      const { checkFiles } = await import('../wire-check.ts');
+      const { checkFiles } = await import('../compose/check-files.ts');
       await checkFiles(config, silentLog);
       const upstreams = [...config.upstreams.keys()];
       const text = `The configuration is right. It mirrors ${upstreams.join(', ')}.\n`;

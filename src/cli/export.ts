@@ -13,7 +13,7 @@ import { formatPlatform, type Platform } from '../oci/platform.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import { missingOfImage } from '../prepull/image-check.ts';
 import type { WantedImage } from '../prepull/wanted-images.ts';
-import type { Parts } from '../wire.ts';
+import type { Parts } from '../compose/parts.ts';
 import { countText } from './columns.ts';
 import {
   type Command,

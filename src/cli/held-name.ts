@@ -3,7 +3,7 @@ import { digestOfReference } from '../metadata/reference-digest.ts';
 import { baseOfArchName } from '../mirror/arch-names.ts';
 import type { Platform } from '../oci/platform.ts';
 import type { Repository } from '../oci/repository.ts';
-import type { Parts } from '../wire.ts';
+import type { Parts } from '../compose/parts.ts';
 
 /** The repository that holds what a name means, and the only platform of it that the name means. */
 export interface HeldName {

@@ -5,9 +5,9 @@ import {
   type Inspection,
 } from '../archive/inspection.ts';
 import type { Config } from '../config/config.ts';
-import type { Naming } from '../http/naming.ts';
+import type { RepositoryResolver } from '../oci/repository-resolver.ts';
 import { sizeText } from '../lib/units.ts';
-import { namingOf, type Parts } from '../wire.ts';
+import { repositoryResolverOf, type Parts } from '../compose/parts.ts';
 import { eachArchive, placementOf } from './archives.ts';
 import { columnsText, countText } from './columns.ts';
 import { CommandError, EXIT, type ExitCode, type Input, type Io, textOption, wantsJson } from './command.ts';
@@ -19,8 +19,8 @@ import { withParts } from './with-parts.ts';
 const HEADINGS = ['IMAGE', 'PLATFORMS', 'SIZE', 'NEW', 'STATE', 'DIGEST'] as const;
 
 /** What archives are held against: a store, or nothing where there is none. */
-type Here = Pick<InspectOptions, 'metadata' | 'blobs' | 'room'> & {
-  readonly naming: Naming;
+type Here = Pick<InspectOptions, 'metadata' | 'blobs' | 'quota'> & {
+  readonly resolver: RepositoryResolver;
   readonly tenantName: string | undefined;
 };
 
@@ -48,8 +48,8 @@ export async function importDryRun(input: Input, io: Io, signal: AbortSignal): P
 }
 
 function hereOf(parts: Parts, input: Input): Here {
-  const { metadata, blobs, quota, naming } = parts;
-  return { metadata, blobs, room: quota, naming, tenantName: tenantOption(parts, input)?.name };
+  const { metadata, blobs, quota, resolver } = parts;
+  return { metadata, blobs, quota, resolver, tenantName: tenantOption(parts, input)?.name };
 }
 
 const nothing = async () => undefined;
@@ -63,7 +63,7 @@ function nothingHere(config: Config, input: Input): Here {
   return {
     metadata: { statBlob: nothing, readSetting: nothing, readTag: nothing, isLinked: async () => false },
     blobs: { stat: nothing, open: nothing },
-    naming: namingOf(config, isTenant),
+    resolver: repositoryResolverOf(config, isTenant),
     tenantName,
   };
 }

@@ -26,9 +26,9 @@ export const inspect: Command = {
     ['entrepot inspect docker.io/library/nginx:1.27', 'manifests, config and layers of every platform'],
   ],
   run: (input, io) =>
-    withParts(input, io, async ({ metadata, survey, blobs, naming }) => {
+    withParts(input, io, async ({ metadata, survey, blobs, resolver }) => {
       const [typed = ''] = input.arguments;
-      const { repository, tag = DEFAULT_TAG, digest } = naming.repositoryOf(typed);
+      const { repository, tag = DEFAULT_TAG, digest } = resolver.repositoryOf(typed);
       const reference = digest ?? tag;
       const meant = await heldDigest(metadata, repository, reference);
       if (meant === undefined) {

@@ -50,8 +50,8 @@ export const unpin: Command = {
 async function change(input: Input, io: Io, isPinned: boolean): Promise<ExitCode> {
   const [typed = ''] = input.arguments;
   const dryRun = input.options['dryRun'] === true;
-  return withParts(input, io, async ({ metadata, naming }) => {
-    const { repository, tag = DEFAULT_TAG, digest } = naming.repositoryOf(typed);
+  return withParts(input, io, async ({ metadata, resolver }) => {
+    const { repository, tag = DEFAULT_TAG, digest } = resolver.repositoryOf(typed);
     const reference = digest ?? tag;
     if (isPinned) {
       if (!(await isHeld(metadata, repository, reference))) {

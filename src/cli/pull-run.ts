@@ -1,7 +1,7 @@
 import { pullAll } from '../prepull/pull-all.ts';
 import type { WantedImage } from '../prepull/wanted-images.ts';
-import type { Parts } from '../wire.ts';
-import { type BroughtImage, pullMeant } from '../wire-prepull.ts';
+import type { Parts } from '../compose/parts.ts';
+import { type BroughtImage, pullMeant } from '../compose/prepull.ts';
 import { EXIT, type ExitCode, type Input } from './command.ts';
 import type { ProgressView } from './progress.ts';
 import { tenantOption } from './tenant-option.ts';

@@ -6,7 +6,7 @@ import { sizeText } from '../lib/units.ts';
 import { IndexUnusable } from '../metadata/index-unusable.ts';
 import { rebuild as rebuildIndex } from '../upkeep/rebuild.ts';
 import { INDEX_FILE } from '../metadata/store-identity.ts';
-import type { Parts } from '../wire.ts';
+import type { Parts } from '../compose/parts.ts';
 import { countText } from './columns.ts';
 import {
   answer,

@@ -37,8 +37,8 @@ export const rm: Command = {
   run: async (input, io) => {
     const [typed = ''] = input.arguments;
     const run = { force: input.options['force'] === true, purge: input.options['purge'] === true };
-    return withParts(input, io, async ({ naming, removal }) => {
-      const { repository, tag, digest } = naming.repositoryOf(typed);
+    return withParts(input, io, async ({ resolver, removal }) => {
+      const { repository, tag, digest } = resolver.repositoryOf(typed);
       const removed = await removal.remove(repository, digest ?? tag, run).catch((error: unknown) => {
         throw refusal(typed, error);
       });

@@ -1,7 +1,7 @@
 import http from 'node:http';
 import { dirname, join } from 'node:path';
 import { askInFolder, SOCKET_FOLDER, socketFoldersHere } from '../lib/socket-folder.ts';
-import type { ServerDocument } from '../wire-server.ts';
+import type { ServerDocument } from '../compose/server.ts';
 import { CommandError } from './command.ts';
 
 /** A server that is well answers from memory. */

@@ -7,7 +7,7 @@ import { HangUps } from '../ops/hang-ups.ts';
 import { createLogger, type Logger } from '../ops/logger.ts';
 import { createMetrics } from '../ops/metrics.ts';
 import { Shutdown } from '../ops/shutdown.ts';
-import type { RunningServer } from '../wire-server.ts';
+import type { RunningServer } from '../compose/server.ts';
 import { bannerText } from './banner.ts';
 import { type Command, CONFIG_OPTION, type Input, textOption } from './command.ts';
 import { requireOwn } from './store-owner.ts';
@@ -55,7 +55,7 @@ export const serve: Command = {
       flush();
       audit?.flush();
     };
-    const { startServer } = await import('../wire-server.ts');
+    const { startServer } = await import('../compose/server.ts');
     const server = await startServer(config, { log, meter: metrics.meter, metrics, audit });
     const version = readVersion();
     if (isPretty) {
@@ -85,7 +85,7 @@ async function openAudit(options: Config['audit']): Promise<Audit | undefined> {
   try {
     return createAudit(options);
   } catch (error) {
-    const { auditProblem } = await import('../wire-check.ts');
+    const { auditProblem } = await import('../compose/check-files.ts');
     throw new ConfigError([auditProblem(options, error)]);
   }
 }

@@ -6,8 +6,8 @@ import type {
   StatusDocument,
   StoreStatus,
   UpstreamStatus,
-} from '../wire-status.ts';
-import type { ServerDocument } from '../wire-server.ts';
+} from '../compose/status.ts';
+import type { ServerDocument } from '../compose/server.ts';
 import { columnsText, timeText } from './columns.ts';
 import { answer, type Command, CommandError, CONFIG_OPTION, EXIT, jsonOption } from './command.ts';
 import { askServer, serversOn } from './running-server.ts';

@@ -1,4 +1,4 @@
-import type { Parts } from '../wire.ts';
+import type { Parts } from '../compose/parts.ts';
 import { CommandError } from './command.ts';
 
 /** The argument that names a tenant. */

@@ -1,5 +1,5 @@
 import type { Tenant } from '../tenants/tenant.ts';
-import type { Parts } from '../wire.ts';
+import type { Parts } from '../compose/parts.ts';
 import { CommandError, EXIT, type Input, textOption } from './command.ts';
 
 /** The tenant of `--tenant`; `undefined` without that option. */

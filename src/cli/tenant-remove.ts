@@ -1,7 +1,7 @@
 import { tenantGrantee } from '../access/grants.ts';
 import { sizeText } from '../lib/units.ts';
 import type { Repository } from '../oci/repository.ts';
-import type { Parts } from '../wire.ts';
+import type { Parts } from '../compose/parts.ts';
 import { answer, type Command, CommandError, CONFIG_OPTION, EXIT, jsonOption } from './command.ts';
 import { requireTenant, TENANT } from './tenant-name.ts';
 import { withParts } from './with-parts.ts';

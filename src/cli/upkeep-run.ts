@@ -1,6 +1,6 @@
 import { sizeText } from '../lib/units.ts';
 import type { Progress, RunOptions } from '../upkeep/stores.ts';
-import type { Parts } from '../wire.ts';
+import type { Parts } from '../compose/parts.ts';
 import type { ExitCode, Input, Io } from './command.ts';
 import { interruptible } from './interruptible.ts';
 import { type ProgressItem, progressForm, ProgressView } from './progress.ts';

@@ -9,8 +9,8 @@ import {
   type WantedImages,
   wantedImages as readNames,
 } from '../prepull/wanted-images.ts';
-import type { Parts } from '../wire.ts';
-import { type MeantImage, meantImage } from '../wire-prepull.ts';
+import type { Parts } from '../compose/parts.ts';
+import { type MeantImage, meantImage } from '../compose/prepull.ts';
 import { type Argument, CommandError, EXIT, type Input, listOption, type Option } from './command.ts';
 import { platformOptions, platformsOption } from './list-options.ts';
 import { tenantOption } from './tenant-option.ts';

@@ -2,7 +2,7 @@ import type { Config } from '../config/config.ts';
 import { silentMeter } from '../lib/meter.ts';
 import { CommandLog } from '../ops/command-log.ts';
 import { TransferTotals } from '../ops/transfer-totals.ts';
-import type { Parts } from '../wire.ts';
+import type { Parts } from '../compose/parts.ts';
 import type { Input, Io } from './command.ts';
 import { requireIndex, storeConfig } from './store-config.ts';
 
@@ -29,8 +29,8 @@ export async function withParts<Result>(
   if (!makesIndex) await requireIndex(config.storage.path);
   const log = new CommandLog(text => io.err(text));
   // Only here, so that commands without a store start without loading the server.
-  const { openParts } = await import('../wire.ts');
-  const { transferKeeper } = await import('../wire-status.ts');
+  const { openParts } = await import('../compose/parts.ts');
+  const { transferKeeper } = await import('../compose/status.ts');
   // What is pulled ahead was fetched, too.
   const totals = new TransferTotals(silentMeter, upstream => config.upstreams.has(upstream));
   const parts = await openParts(config, { log, meter: totals }, { followsCluster });

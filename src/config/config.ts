@@ -5,7 +5,7 @@ import type { Tree } from './tree.ts';
 
 /**
  * The configuration as the code sees it: defaults filled in, durations in milliseconds, passwords read, paths absolute.
- * `wire.ts` hands each part what it needs of it.
+ * `compose/` hands each part what it needs of it.
  */
 export interface Config extends Omit<ParsedFile, 'upstreams'> {
   /** By name, presets included. */

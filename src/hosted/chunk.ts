@@ -2,7 +2,7 @@ import type { Readable } from 'node:stream';
 import type { Ingest } from '../blobs/blob-store.ts';
 import { OciError } from '../oci/errors.ts';
 import { parseContentRange, uploadRange } from './content-range.ts';
-import { BODY_IDLE_MS, takeIn } from './intake.ts';
+import { BODY_IDLE_MS, takeIn } from './request-body.ts';
 
 /** A request's body, and what its headers say of it. */
 export interface Chunk {

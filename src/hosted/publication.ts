@@ -15,7 +15,7 @@ import {
 import { isIndexType, isSchema1Type } from '../oci/media-types.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import { refusingWhenFull } from './full-storage.ts';
-import { readWhole } from './intake.ts';
+import { readBody } from './request-body.ts';
 import { noQuota, type Quota } from './quota.ts';
 
 /** The spec asks for ten at least ("Pushing Manifests"); each is a row of its own, and a URL has no room for many more. */
@@ -172,7 +172,7 @@ export class Publication {
 
 async function readBytes(body: Readable, lease: MemoryLease): Promise<Uint8Array> {
   try {
-    return await readWhole(body, READING, lease);
+    return await readBody(body, READING, lease);
   } catch (error) {
     throw error instanceof OciError && error.code === 'SIZE_INVALID' ? tooLarge() : error;
   }

@@ -15,8 +15,8 @@ const LINGER_MS = 1000;
  * How long another process is waited for before the client hears that the upload is in use: one that stands still counts
  * as dead after 5 s, and a client should not have to try twice.
  */
-const CLAIM_WAIT_MS = 8000;
-const CLAIM_POLL_MS = 50;
+const LEASE_WAIT_MS = 8000;
+const LEASE_POLL_MS = 50;
 
 /** An upload that this process has. */
 interface Opened {
@@ -57,7 +57,7 @@ interface Parts {
   readonly blobs: BlobStore;
   readonly metadata: MetadataStore;
   readonly log: Log;
-  readonly claimWaitMs?: number;
+  readonly leaseWaitMs?: number;
 }
 
 /**
@@ -140,7 +140,7 @@ export class Sessions {
     this.#open.delete(id);
     await open?.ingest.close();
     const { blobs, metadata } = this.#parts;
-    const lease = await this.#claim(ingestKey(id));
+    const lease = await this.#acquireLease(ingestKey(id));
     try {
       const opened = { lease, ingest: await blobs.ingest(lease) };
       this.#open.set(id, opened);
@@ -187,13 +187,13 @@ export class Sessions {
     }
   }
 
-  async #claim(key: string): Promise<Lease> {
-    const { metadata, claimWaitMs = CLAIM_WAIT_MS } = this.#parts;
-    for (let waitedMs = 0; ; waitedMs += CLAIM_POLL_MS) {
-      const lease = await metadata.claim(key);
+  async #acquireLease(key: string): Promise<Lease> {
+    const { metadata, leaseWaitMs = LEASE_WAIT_MS } = this.#parts;
+    for (let waitedMs = 0; ; waitedMs += LEASE_POLL_MS) {
+      const lease = await metadata.acquireLease(key);
       if (lease !== undefined) return lease;
-      if (waitedMs >= claimWaitMs || this.#isStopping) throw inUse();
-      await sleep(CLAIM_POLL_MS);
+      if (waitedMs >= leaseWaitMs || this.#isStopping) throw inUse();
+      await sleep(LEASE_POLL_MS);
     }
   }
 }

@@ -162,7 +162,7 @@ describe('an upload', () => {
   });
 
   it("is one process's at a time, and goes on in another one", async () => {
-    const second = await HostedBench.open(bench.folder, { claimWaitMs: 1500 });
+    const second = await HostedBench.open(bench.folder, { leaseWaitMs: 1500 });
     try {
       const blob = randomBlob(600_000, 'two processes');
       const bytes = bytesOf(blob);
@@ -244,10 +244,10 @@ describe('an upload', () => {
   });
 
   it('is given back to the store also when the index could not say whose it is', async () => {
-    const claim = bench.metadata.claim.bind(bench.metadata);
+    const acquire = bench.metadata.acquireLease.bind(bench.metadata);
     const confirm = vi.fn<Lease['confirm']>();
-    vi.spyOn(bench.metadata, 'claim').mockImplementationOnce(async key => {
-      const lease = await claim(key);
+    vi.spyOn(bench.metadata, 'acquireLease').mockImplementationOnce(async key => {
+      const lease = await acquire(key);
       return lease && Object.assign(lease, { confirm });
     });
     const id = await begin();

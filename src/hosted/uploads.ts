@@ -49,7 +49,7 @@ export interface UploadsOptions {
   readonly quota?: Quota | undefined;
   readonly bodyIdleMs?: number;
   /** How long an upload that another process has is waited for. */
-  readonly claimWaitMs?: number;
+  readonly leaseWaitMs?: number;
   readonly maxUploadsPerRepository?: number;
   readonly maxUploadsPerRequester?: number;
 }

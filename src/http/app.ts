@@ -7,7 +7,7 @@ import type { ClientAddresses } from './client-address.ts';
 import type { Connections } from './connections.ts';
 import type { Deadlines } from './deadlines.ts';
 import { Exchange } from './exchange.ts';
-import type { Naming } from './naming.ts';
+import type { RepositoryResolver } from '../oci/repository-resolver.ts';
 import type { OwnSite } from './own-site.ts';
 import { splitTarget } from './path.ts';
 import { writeProblem } from './problem.ts';
@@ -16,7 +16,7 @@ import type { ResponseLog } from './response-log.ts';
 
 export interface AppParts {
   readonly registry: Registry;
-  readonly naming: Naming;
+  readonly resolver: RepositoryResolver;
   readonly addresses: ClientAddresses;
   readonly ownSite: OwnSite;
   readonly connections: Connections;
@@ -95,13 +95,13 @@ function refuseWhileWaiting(waitingFor: string | undefined): void {
 }
 
 function openExchange(parts: AppParts, req: IncomingMessage, res: ServerResponse): Exchange {
-  const { naming, connections, responseLog } = parts;
+  const { resolver, connections, responseLog } = parts;
   const { socket } = req;
   const query = new URLSearchParams(splitTarget(req.url ?? '').query);
   const ns = query.get('ns');
-  const namespace = ns === null ? undefined : naming.knownNamespace(ns);
+  const namespace = ns === null ? undefined : resolver.knownNamespace(ns);
   const hostUpstream =
-    parts.listenerUpstream === undefined ? naming.boundUpstream(req.headers.host) : undefined;
+    parts.listenerUpstream === undefined ? resolver.boundUpstream(req.headers.host) : undefined;
   const { proxied, ...address } = parts.addresses.of(req);
   const exchange = new Exchange({
     req,

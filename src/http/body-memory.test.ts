@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { BodyMemory } from './body-memory.ts';
-import type { Page } from './page.ts';
+import type { SharedBuffer } from './shared-buffer.ts';
 
 const KIB = 1024;
 const MIB = 1024 * KIB;
@@ -160,7 +160,7 @@ describe('a page that is shared', () => {
   });
 });
 
-function taken(memory: BodyMemory, remainingBytes: number): Page {
+function taken(memory: BodyMemory, remainingBytes: number): SharedBuffer {
   const page = memory.take(remainingBytes);
   if (page === undefined) throw new Error('no room for a page');
   return page;

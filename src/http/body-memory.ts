@@ -1,4 +1,4 @@
-import { Page } from './page.ts';
+import { SharedBuffer } from './shared-buffer.ts';
 
 /** All pages of all bodies together: the server's memory does not grow with its clients. */
 const BUDGET_BYTES = 64 * 1024 * 1024;
@@ -28,7 +28,7 @@ const MIN_PAGE_BYTES = 16 * 1024;
 
 interface Waiter {
   readonly remainingBytes: number;
-  readonly resolve: (page: Page | undefined) => void;
+  readonly resolve: (page: SharedBuffer | undefined) => void;
 }
 
 /**
@@ -40,9 +40,9 @@ interface Waiter {
 export class BodyMemory {
   readonly #budgetBytes: number;
   /** Free pages by size, the longest unused first; they still know what they hold. */
-  readonly #spare = new Map<number, Set<Page>>();
+  readonly #spare = new Map<number, Set<SharedBuffer>>();
   /** Pages that others may have, by what they are of and where they begin. */
-  readonly #shared = new WeakMap<object, Map<number, Page>>();
+  readonly #shared = new WeakMap<object, Map<number, SharedBuffer>>();
   #spareBytes = 0;
   #lentBytes = 0;
   #bodies = 0;
@@ -77,7 +77,7 @@ export class BodyMemory {
   }
 
   /** The page of `source` that begins at `position`, read already or being read, if there is one and room to hold it. */
-  find(source: object, position: number): Page | undefined {
+  find(source: object, position: number): SharedBuffer | undefined {
     const page = this.#shared.get(source)?.get(position);
     if (page === undefined) return undefined;
     if (page.holders === 0) {
@@ -90,7 +90,7 @@ export class BodyMemory {
   }
 
   /** Lets others find the page, which its holder is about to read from `source` at `position`. */
-  share(page: Page, source: object, position: number): void {
+  share(page: SharedBuffer, source: object, position: number): void {
     page.source = source;
     page.position = position;
     const pages = this.#shared.get(source);
@@ -99,7 +99,7 @@ export class BodyMemory {
   }
 
   /** From now on nobody finds the page, and who waits for it has to read for itself. */
-  unshare(page: Page): void {
+  unshare(page: SharedBuffer): void {
     page.withdraw();
     const pages = page.source && this.#shared.get(page.source);
     if (pages?.get(page.position) === page) pages.delete(page.position);
@@ -107,19 +107,22 @@ export class BodyMemory {
   }
 
   /** A page for a body that still has `remainingBytes` to send, or `undefined` when the budget has no room now. */
-  take(remainingBytes: number): Page | undefined {
+  take(remainingBytes: number): SharedBuffer | undefined {
     let bytes = this.#fitting(remainingBytes);
     while (bytes > MIN_PAGE_BYTES && !this.#hasRoom(bytes)) bytes = smaller(bytes);
     return this.#hasRoom(bytes) ? this.#lend(bytes) : undefined;
   }
 
   /** A page beyond the first: those that have none go before. */
-  takeMore(remainingBytes: number): Page | undefined {
+  takeMore(remainingBytes: number): SharedBuffer | undefined {
     return this.#waiters.length === 0 ? this.take(remainingBytes) : undefined;
   }
 
   /** The only page of a body, waited for in turn. `undefined` once `left` says that nobody wants it any more. */
-  async takeFirst(remainingBytes: number, left: (cancel: () => void) => void): Promise<Page | undefined> {
+  async takeFirst(
+    remainingBytes: number,
+    left: (cancel: () => void) => void,
+  ): Promise<SharedBuffer | undefined> {
     const page = this.takeMore(remainingBytes);
     if (page !== undefined) return page;
     return new Promise(resolve => {
@@ -134,7 +137,7 @@ export class BodyMemory {
   }
 
   /** One holder is done with the page. */
-  give(page: Page): void {
+  give(page: SharedBuffer): void {
     page.holders -= 1;
     if (page.holders > 0) return;
     this.#lentBytes -= page.buffer.byteLength;
@@ -143,7 +146,7 @@ export class BodyMemory {
   }
 
   /** As `give`, where the kernel may still read from the page: its room is free again, itself it is left to the collector. */
-  forget(page: Page): void {
+  forget(page: SharedBuffer): void {
     page.isTainted = true;
     this.give(page);
   }
@@ -160,10 +163,10 @@ export class BodyMemory {
     return this.#lentBytes + bytes <= this.#budgetBytes;
   }
 
-  #lend(bytes: number): Page {
+  #lend(bytes: number): SharedBuffer {
     this.#lentBytes += bytes;
     const spare = this.#reusable(bytes);
-    const page = spare ?? new Page(bytes);
+    const page = spare ?? new SharedBuffer(bytes);
     if (spare !== undefined) {
       this.#unspare(spare);
       this.unshare(spare);
@@ -177,7 +180,7 @@ export class BodyMemory {
    * A free page: for a single body the one used last, which the processor's cache still has. For several the one that
    * was unused longest, and none while there is room to keep what it holds for another body.
    */
-  #reusable(bytes: number): Page | undefined {
+  #reusable(bytes: number): SharedBuffer | undefined {
     const spares = [...(this.#spare.get(bytes) ?? [])];
     if (this.#bodies <= 1) return spares.at(-1);
     const [oldest] = spares;
@@ -186,7 +189,7 @@ export class BodyMemory {
     return oldest?.source !== undefined && mayKeepIt ? undefined : oldest;
   }
 
-  #keep(page: Page): void {
+  #keep(page: SharedBuffer): void {
     const { byteLength } = page.buffer;
     if (page.isTainted || this.#lentBytes + this.#spareBytes + byteLength > KEPT_IN_USE_BYTES) {
       this.unshare(page);
@@ -198,7 +201,7 @@ export class BodyMemory {
     this.#spareBytes += byteLength;
   }
 
-  #unspare(page: Page): void {
+  #unspare(page: SharedBuffer): void {
     if (this.#spare.get(page.buffer.byteLength)?.delete(page)) this.#spareBytes -= page.buffer.byteLength;
   }
 

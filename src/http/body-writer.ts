@@ -4,7 +4,7 @@ import type { Meter } from '../lib/meter.ts';
 import { withCommonHeaders } from './answer.ts';
 import type { BodyMemory } from './body-memory.ts';
 import type { Exchange } from './exchange.ts';
-import type { Page } from './page.ts';
+import type { SharedBuffer } from './shared-buffer.ts';
 
 /** An answer whose body is `length` bytes of `reader` from `start`. Headers without Content-Length. */
 export interface StreamedAnswer {
@@ -70,7 +70,7 @@ class Transfer {
   readonly #end: number;
   #position: number;
   /** Handed to the kernel. */
-  readonly #inFlight = new Set<Page>();
+  readonly #inFlight = new Set<SharedBuffer>();
   #isReleased = false;
   #isClientGone = false;
   /** Called when a page comes back or has its bytes, or the client is gone. */
@@ -146,7 +146,7 @@ class Transfer {
   }
 
   /** A page for a body that has none. One that has waits until it has none, or there is room for more. */
-  async #firstPage(remainingBytes: number): Promise<Page | undefined> {
+  async #firstPage(remainingBytes: number): Promise<SharedBuffer | undefined> {
     if (this.#inFlight.size > 0) {
       await this.#change();
       return undefined;
@@ -157,7 +157,7 @@ class Transfer {
   }
 
   /** Whether the page that another reads gets its bytes while this client waits. */
-  async #isFilled(page: Page): Promise<boolean> {
+  async #isFilled(page: SharedBuffer): Promise<boolean> {
     const isPending = () => page.length === undefined && !page.isWithdrawn;
     if (isPending()) page.watch(() => this.#wake());
     while (isPending() && !this.#isClientGone) await this.#change();
@@ -165,7 +165,7 @@ class Transfer {
   }
 
   /** Only as far as pages of this size begin, so that all who read the same bytes come to do it in the same steps. */
-  async #read(page: Page, shares: object | undefined): Promise<void> {
+  async #read(page: SharedBuffer, shares: object | undefined): Promise<void> {
     const { reader } = this.#answer;
     const position = this.#position;
     const { byteLength } = page.buffer;
@@ -187,7 +187,7 @@ class Transfer {
     res.writeHead(status, withCommonHeaders(this.#exchange, headers));
   }
 
-  #send(page: Page, onFirstByte: () => void): void {
+  #send(page: SharedBuffer, onFirstByte: () => void): void {
     const count = Math.min(page.length ?? 0, this.#end - this.#position);
     if (this.#isClientGone) {
       this.#memory.give(page);

@@ -3,7 +3,7 @@ import { randomBlob } from '../../test/support/content.ts';
 import { HostedBench } from '../../test/support/hosted-bench.ts';
 import { MemoryBudget } from '../lib/memory-budget.ts';
 import { Cursors } from './cursors.ts';
-import { MemorySource, openVisitor, request, startServer } from './fixture.suite.ts';
+import { MemorySource, openSubject, request, startServer } from './server.fixture.ts';
 import { hostedHandlers } from './hosted.ts';
 import type { RegistryServer } from './server.ts';
 
@@ -18,13 +18,13 @@ beforeEach(async () => {
   bench = await HostedBench.open();
   for (const name of NAMES) await bench.pushBlob({ upstream: '', name }, randomBlob(5, name));
   memory = new MemoryBudget();
-  const visitor = {
-    ...openVisitor,
+  const subject = {
+    ...openSubject,
     maySee: async ({ name }: { name: string }) => !name.startsWith('secret'),
   };
   const { hosted, uploads, publication, removal } = bench;
   server = await startServer(new MemorySource(), {
-    access: { authenticate: async () => visitor },
+    access: { authenticate: async () => subject },
     memory,
     hosted,
     hostedHandlers: hostedHandlers({ hosted, uploads, publication, removal, cursors: new Cursors(KEY) }),

@@ -4,8 +4,8 @@ import type { Outcome, Served } from '../oci/pull-source.ts';
 import type { Repository } from '../oci/repository.ts';
 import { ANONYMOUS, memoryHolder, type Requester } from '../oci/requester.ts';
 import type { MemoryHolder } from '../lib/memory-budget.ts';
-import type { Sender } from '../access/visitor.ts';
-import { sourceOf } from '../access/wrong-passwords.ts';
+import type { Sender } from '../access/subject.ts';
+import { sourceOf } from '../access/failed-logins.ts';
 import type { Deadlines } from './deadlines.ts';
 import type { Route } from './path.ts';
 

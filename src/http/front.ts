@@ -1,20 +1,20 @@
 /**
  * http/: the OCI Distribution API on Koa. May import everything below it.
  *
- * The one idea: a request is parsed once at the door (`path.ts`, `naming.ts`) into a value that cannot be wrong, passes
+ * The one idea: a request is parsed once (`path.ts`, `oci/repository-resolver.ts`) into a value that cannot be wrong, passes
  * `Access`, and is answered by one handler file per spec noun from a `PullSource`. Errors are written in `problem.ts`
  * alone, bodies in `body-writer.ts` and `whole-bodies.ts` alone, and the log line in `response-log.ts` when the socket is done.
  *
  * This file says what http needs from below.
  */
-import type { Sender, Visitor } from '../access/visitor.ts';
+import type { Sender, Subject } from '../access/subject.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Requester } from '../oci/requester.ts';
 
 /** Who is asking, and what they may. Implemented by `access/`. */
-export interface Access {
-  /** Never throws for a missing credential. One that is wrong is heard of when it is used: a visitor may be nobody. */
-  authenticate(sender: Sender): Promise<Visitor>;
+export interface RequestAccess {
+  /** Never throws for a missing credential. A wrong one is reported when it is used. */
+  authenticate(sender: Sender): Promise<Subject>;
 }
 
 /** One request as the audit log tells it: who did what, and what came of it. */

@@ -5,7 +5,7 @@ import { fileURLToPath } from 'node:url';
 import { afterEach, expect, it } from 'vitest';
 import { type Log, silentLog } from '../lib/log.ts';
 import { distrust } from '../../test/support/distrustful-client.ts';
-import { connect, MemorySource, startServer, until } from './fixture.suite.ts';
+import { connect, MemorySource, startServer, until } from './server.fixture.ts';
 import type { RegistryServer } from './server.ts';
 
 const pem = (name: string): string =>

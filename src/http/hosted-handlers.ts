@@ -3,7 +3,7 @@ import type { Digest } from '../oci/digest.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Requester, Right } from '../oci/requester.ts';
 import type { Exchange } from './exchange.ts';
-import type { Action } from '../access/visitor.ts';
+import type { Action } from '../access/subject.ts';
 
 /** A request that has passed `Access`: who, where, and with which right. */
 export interface Call {

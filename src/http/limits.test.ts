@@ -10,12 +10,12 @@ import {
   KeptLog,
   MemoryReader,
   MemorySource,
-  openVisitor,
+  openSubject,
   request,
   RIGHT,
   startServer,
   until,
-} from './fixture.suite.ts';
+} from './server.fixture.ts';
 import type { RegistryServer, RegistryServerOptions } from './server.ts';
 
 const MIB = 1024 * 1024;
@@ -97,7 +97,7 @@ const slow = <T>(value: T) => new Promise<T>(resolve => setTimeout(resolve, 700,
 
 describe('an answer', () => {
   it('has one deadline for authorization and pull together', async () => {
-    const access = { authenticate: async () => ({ ...openVisitor, authorize: () => slow(RIGHT) }) };
+    const access = { authenticate: async () => ({ ...openSubject, authorize: () => slow(RIGHT) }) };
     const { digest } = source.addManifest('ghcr.io/a', 'v1', '{}', 'application/json');
     const port = await start({ access, limits: { answerWithinMs: 1_000 } });
     const pull = () => request(port, `/v2/ghcr.io/a/manifests/${digest}`);

@@ -1,4 +1,4 @@
-import type { Action } from '../access/visitor.ts';
+import type { Action } from '../access/subject.ts';
 import type { Route, RouteKind } from './path.ts';
 
 /** Routes that name a repository: before their handlers, `Access` settles a right on it. */

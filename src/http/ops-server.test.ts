@@ -4,7 +4,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { makeTempFolder, removeFolder } from '../../test/support/temp-folder.ts';
 import { silentLog } from '../lib/log.ts';
 import { askInFolder } from '../lib/socket-folder.ts';
-import { KeptLog, request } from './fixture.suite.ts';
+import { KeptLog, request } from './server.fixture.ts';
 import { createOpsServer, type OpsServer, type OpsServerOptions } from './ops-server.ts';
 
 let folder: string;

@@ -2,7 +2,7 @@ import { type Digest, isDigest, parseDigest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import { isRepositoryName, isTag, MAX_REPOSITORY_LENGTH, parseTag } from '../oci/reference.ts';
 
-/** What a path asks for. `name` is as given: which repository it means is `Naming`'s to say. */
+/** What a path asks for. `name` is as given: which repository it means is `RepositoryResolver`'s to say. */
 export type Route =
   | { readonly kind: 'base' }
   | { readonly kind: 'catalog' }

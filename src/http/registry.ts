@@ -1,5 +1,5 @@
 import { parseAuthorization } from '../access/authorization.ts';
-import type { Action, Visitor } from '../access/visitor.ts';
+import type { Action, Subject } from '../access/subject.ts';
 import { ArchNames } from '../mirror/arch-names.ts';
 import { OciError } from '../oci/errors.ts';
 import type { PullSource } from '../oci/pull-source.ts';
@@ -10,18 +10,18 @@ import { readBlob } from './blobs.ts';
 import type { BodyWriter } from './body-writer.ts';
 import { jsonBody, type WholeBodies } from './whole-bodies.ts';
 import type { Exchange } from './exchange.ts';
-import type { Access, RecordDeed } from './front.ts';
+import type { RequestAccess, RecordDeed } from './front.ts';
 import type { Call, HostedHandlers } from './hosted-handlers.ts';
 import { readManifest } from './manifests.ts';
-import type { Naming } from './naming.ts';
+import type { RepositoryResolver } from '../oci/repository-resolver.ts';
 import { actionOf, allowedMethods, hasOperation, type RepositoryRoute } from './operations.ts';
 import { parsePath, referenceOf, type Route, splitTarget } from './path.ts';
 import { listReferrers } from './referrers.ts';
 import { listTags } from './tags.ts';
 
 export interface RegistryParts {
-  readonly naming: Naming;
-  readonly access: Access;
+  readonly resolver: RepositoryResolver;
+  readonly access: RequestAccess;
   /** The pull side of mirrored repositories. */
   readonly mirror: PullSource;
   /** Whether NAME-ARCH may mean NAME for ARCH there. */
@@ -80,7 +80,7 @@ export class Registry {
       } catch (error) {
         if (!(error instanceof OciError)) throw error;
         exchange.problem = error;
-        throw await call.visitor.refusal(error, call.repository, action);
+        throw await call.subject.refusal(error, call.repository, action);
       }
     });
   }
@@ -163,30 +163,30 @@ export class Registry {
   }
 
   async #admit(exchange: Exchange, name: string, action: Action): Promise<AdmittedCall> {
-    const { naming, access } = this.#parts;
+    const { resolver, access } = this.#parts;
     const { sender, query } = exchange;
-    const repository = naming.resolve({
+    const repository = resolver.resolve({
       name,
       ns: query.get('ns') ?? undefined,
       host: undefined,
       listenerUpstream: sender.upstreamListener,
     });
     exchange.repository = repository;
-    const visitor = await exchange.inTime(access.authenticate(sender));
-    exchange.requester = visitor.requester;
-    const right = await exchange.inTime(visitor.authorize(repository, action));
+    const subject = await exchange.inTime(access.authenticate(sender));
+    exchange.requester = subject.requester;
+    const right = await exchange.inTime(subject.authorize(repository, action));
     exchange.requester = right.requester;
-    return new AdmittedCall(visitor, exchange, name, repository, right);
+    return new AdmittedCall(subject, exchange, name, repository, right);
   }
 
   async #serveCatalog(exchange: Exchange): Promise<void> {
     const { access, hostedHandlers } = this.#parts;
     if (hostedHandlers === undefined) throw unsupported({ kind: 'catalog' });
-    const visitor = await exchange.inTime(access.authenticate(exchange.sender));
-    exchange.requester = visitor.requester;
+    const subject = await exchange.inTime(access.authenticate(exchange.sender));
+    exchange.requester = subject.requester;
     await hostedHandlers.catalog({
       exchange,
-      maySee: repository => exchange.inTime(visitor.maySee(repository)),
+      maySee: repository => exchange.inTime(subject.maySee(repository)),
       send: (headers, list) => this.#senders.bodies.send(exchange, jsonBody(headers, list)),
     });
   }
@@ -200,15 +200,15 @@ export class Registry {
 }
 
 class AdmittedCall implements Call {
-  readonly visitor: Visitor;
+  readonly subject: Subject;
   readonly exchange: Exchange;
   readonly name: string;
   readonly repository: Repository;
   readonly requester: Requester;
   readonly right: Right;
 
-  constructor(visitor: Visitor, exchange: Exchange, name: string, repository: Repository, right: Right) {
-    this.visitor = visitor;
+  constructor(subject: Subject, exchange: Exchange, name: string, repository: Repository, right: Right) {
+    this.subject = subject;
     this.exchange = exchange;
     this.name = name;
     this.repository = repository;
@@ -217,7 +217,7 @@ class AdmittedCall implements Call {
   }
 
   authorize(repository: Repository, action: Action): Promise<Right> {
-    return this.exchange.inTime(this.visitor.authorize(repository, action));
+    return this.exchange.inTime(this.subject.authorize(repository, action));
   }
 
   /** This call with what its route says besides. */

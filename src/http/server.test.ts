@@ -6,13 +6,13 @@ import { OciError } from '../oci/errors.ts';
 import {
   KeptLog,
   MemorySource,
-  openVisitor,
+  openSubject,
   type Reply,
   request,
   RIGHT,
   startServer,
   until,
-} from './fixture.suite.ts';
+} from './server.fixture.ts';
 import type { RegistryServer, RegistryServerOptions } from './server.ts';
 
 let source: MemorySource;
@@ -62,7 +62,7 @@ describe('GET /v2/', () => {
     const port = await start({
       access: {
         authenticate: async () => ({
-          ...openVisitor,
+          ...openSubject,
           admit: async () => {
             throw new OciError('UNAUTHORIZED', { headers: { 'WWW-Authenticate': challenge } });
           },
@@ -238,7 +238,7 @@ describe('an error', () => {
     const port = await start({
       access: {
         authenticate: async () => ({
-          ...openVisitor,
+          ...openSubject,
           refusal: async (error, repository, action) =>
             new OciError('UNAUTHORIZED', {
               headers: { 'WWW-Authenticate': `${error.code} ${repository.upstream} ${action}` },
@@ -259,7 +259,7 @@ describe('access', () => {
         authenticate: async sender => {
           seen.push(sender);
           return {
-            ...openVisitor,
+            ...openSubject,
             authorize: async (repository, action) => {
               seen.push([repository, action]);
               throw new OciError('NAME_UNKNOWN');
@@ -491,7 +491,7 @@ describe('the response log', () => {
     source.manifest = async () => {
       throw new OciError('MANIFEST_UNKNOWN', { cause: new Error('ghcr.io answers 401') });
     };
-    const asked = { ...openVisitor, refusal: async () => new OciError('UNAUTHORIZED') };
+    const asked = { ...openSubject, refusal: async () => new OciError('UNAUTHORIZED') };
     const port = await start({ log, access: { authenticate: async () => asked } });
     expect((await request(port, '/v2/ghcr.io/a/b/manifests/1')).status).toBe(401);
     const responses = (): KeptLog['lines'] => log.lines.filter(({ message }) => message === 'response');

@@ -87,7 +87,7 @@ export async function createRegistryServer(options: RegistryServerOptions): Prom
   const writer = new BodyWriter(memory, options.meter, limits.bodyHeadersAfterMs);
   const shared = {
     registry: new Registry(options, writer, new WholeBodies(options.memory ?? new MemoryBudget(), limits)),
-    naming: options.naming,
+    resolver: options.resolver,
     addresses: new ClientAddresses(options),
     connections,
     deadlines: new Deadlines(limits.answerWithinMs),

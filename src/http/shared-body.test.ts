@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { EventEmitter, once } from 'node:events';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { connect, MemoryReader, MemorySource, request, startServer, until } from './fixture.suite.ts';
+import { connect, MemoryReader, MemorySource, request, startServer, until } from './server.fixture.ts';
 
 const MIB = 1024 * 1024;
 

@@ -1,6 +1,6 @@
 import { afterEach, expect, it } from 'vitest';
 import { OciError } from '../oci/errors.ts';
-import { connect, KeptLog, MemorySource, startServer, testNaming, until } from './fixture.suite.ts';
+import { connect, KeptLog, MemorySource, startServer, testResolver, until } from './server.fixture.ts';
 import type { Deed } from './front.ts';
 import type { RegistryServer } from './server.ts';
 import { tokenHandler } from './token.ts';
@@ -18,7 +18,7 @@ const nobody = {
 it('a client that leaves in the middle of its form is no fault of ours', async () => {
   const log = new KeptLog();
   const deeds: Deed[] = [];
-  const token = tokenHandler(nobody, testNaming);
+  const token = tokenHandler(nobody, testResolver);
   const started = await startServer(new MemorySource(), { log, token, recordDeed: deed => deeds.push(deed) });
   server = started;
   const { socket, closed, received } = connect(started.port);
@@ -35,7 +35,7 @@ it('a client that leaves in the middle of its form is no fault of ours', async (
 });
 
 it('who sends many forms and never their end keeps nobody else from logging in', async () => {
-  const token = tokenHandler(nobody, testNaming);
+  const token = tokenHandler(nobody, testResolver);
   const started = await startServer(new MemorySource(), { token, trustedProxies: ['127.0.0.1'] });
   server = started;
   const post = (source: string, body: string): ReturnType<typeof connect> => {

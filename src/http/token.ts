@@ -2,13 +2,13 @@ import type { IncomingMessage } from 'node:http';
 import { MemoryBudget, type MemoryHolder } from '../lib/memory-budget.ts';
 import type { Access, LoginRequest } from '../access/access.ts';
 import { parseScopes, scopeText } from '../access/scope.ts';
-import { sourceOf } from '../access/wrong-passwords.ts';
+import { sourceOf } from '../access/failed-logins.ts';
 import { refusingWhenBusy } from '../oci/busy.ts';
 import { OciError } from '../oci/errors.ts';
 import type { Repository } from '../oci/repository.ts';
 import { answerJson } from './answer.ts';
 import type { Exchange } from './exchange.ts';
-import type { Naming } from './naming.ts';
+import type { RepositoryResolver } from '../oci/repository-resolver.ts';
 import { parseName } from './path.ts';
 import { contentLengthOf } from './uploads.ts';
 
@@ -28,7 +28,10 @@ type TokenAccess = Pick<Access, 'login'>;
  * `/token`: distribution's "Token Authentication" by GET, and its OAuth2 form by POST. Refresh tokens are not given: a
  * password that was revoked would live on in them.
  */
-export function tokenHandler(access: TokenAccess, naming: Naming): (exchange: Exchange) => Promise<void> {
+export function tokenHandler(
+  access: TokenAccess,
+  resolver: RepositoryResolver,
+): (exchange: Exchange) => Promise<void> {
   const memory = new MemoryBudget(FORMS);
   return async exchange => {
     const { sender } = exchange;
@@ -43,7 +46,7 @@ export function tokenHandler(access: TokenAccess, naming: Naming): (exchange: Ex
       password,
       service: parameters.get('service') ?? undefined,
       scopes: parseScopes(parameters.getAll('scope')),
-      resolve: name => resolve(naming, name, sender.upstreamListener),
+      resolve: name => resolve(resolver, name, sender.upstreamListener),
     });
     const login = await exchange.inTime(work);
     exchange.requester = login.requester;
@@ -65,9 +68,13 @@ export function tokenHandler(access: TokenAccess, naming: Naming): (exchange: Ex
 }
 
 /** The repository that a scope names, or `undefined`: what means nothing here is left out of the token. */
-function resolve(naming: Naming, name: string, listenerUpstream: string | undefined): Repository | undefined {
+function resolve(
+  resolver: RepositoryResolver,
+  name: string,
+  listenerUpstream: string | undefined,
+): Repository | undefined {
   try {
-    return naming.resolve({ name: parseName(name), ns: undefined, host: undefined, listenerUpstream });
+    return resolver.resolve({ name: parseName(name), ns: undefined, host: undefined, listenerUpstream });
   } catch (error) {
     if (error instanceof OciError) return undefined;
     throw error;

@@ -10,7 +10,7 @@ import { answer, pathTo } from './answer.ts';
 import type { Call, HostedHandlers, UploadCall } from './hosted-handlers.ts';
 
 /**
- * `OCI-Chunk-Min-Length`: a chunk costs a request, a Claim and a few file operations whatever its size. Advice, as in
+ * `OCI-Chunk-Min-Length`: a chunk costs a request, a Lease and a few file operations whatever its size. Advice, as in
  * the spec; shorter ones are taken.
  */
 const CHUNK_MIN_LENGTH = 64 * 1024;

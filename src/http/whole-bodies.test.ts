@@ -5,7 +5,7 @@ import { readerOfBytes } from '../lib/bytes-reader.ts';
 import { MemoryBudget } from '../lib/memory-budget.ts';
 import { OCI_MANIFEST } from '../oci/media-types.ts';
 import type { Requester } from '../oci/requester.ts';
-import { MemorySource, openVisitor, request, RIGHT, startServer, until } from './fixture.suite.ts';
+import { MemorySource, openSubject, request, RIGHT, startServer, until } from './server.fixture.ts';
 import type { RegistryServer, RegistryServerOptions } from './server.ts';
 
 const MIB = 1024 * 1024;
@@ -90,7 +90,7 @@ describe('a large body in memory', () => {
       access: {
         authenticate: async ({ authorization = '' }) => {
           const requester = requesters[authorization] ?? RIGHT.requester;
-          return { ...openVisitor, requester, authorize: async () => ({ ...RIGHT, requester }) };
+          return { ...openSubject, requester, authorize: async () => ({ ...RIGHT, requester }) };
         },
       },
     });

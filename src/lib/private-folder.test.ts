@@ -2,7 +2,7 @@ import { chmod, mkdir, readdir, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { makeTempFolder, removeFolder } from '../../test/support/temp-folder.ts';
-import { KeptLog } from '../http/fixture.suite.ts';
+import { KeptLog } from '../http/server.fixture.ts';
 import { openPrivateFolder } from './private-folder.ts';
 
 const CONTENTS = { database: 'index.db', folders: ['blobs', 'ingest'] };

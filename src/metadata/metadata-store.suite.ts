@@ -839,11 +839,11 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
     test('a Lease is one process’s until it lets go or leaves, and each has a greater epoch', async () => {
       const other = await place.open();
       const mine = await leaseOf(store, 'fill-1');
-      expect(await store.claim('fill-1')).toBeUndefined();
-      expect(await other.claim('fill-1')).toBeUndefined();
+      expect(await store.acquireLease('fill-1')).toBeUndefined();
+      expect(await other.acquireLease('fill-1')).toBeUndefined();
       expect(await other.isClaimed('fill-1')).toBe(true);
       await other.release(mine);
-      expect(await other.claim('fill-1')).toBeUndefined();
+      expect(await other.acquireLease('fill-1')).toBeUndefined();
       await store.release(mine);
       expect(await other.isClaimed('fill-1')).toBe(false);
       expect(await other.readLease('fill-1')).toBeUndefined();
@@ -889,10 +889,10 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(taken).toEqual(['taken']);
     });
 
-    test('of many who claim at once one gets it', async () => {
+    test('of many who want one Lease at once one gets it', async () => {
       const other = await place.open();
       const claims = Array.from({ length: 20 }, (_, index) =>
-        (index % 2 === 0 ? store : other).claim('fill-1'),
+        (index % 2 === 0 ? store : other).acquireLease('fill-1'),
       );
       expect((await Promise.all(claims)).filter(Boolean)).toHaveLength(1);
       await other.close();
@@ -901,17 +901,17 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
     test('an announcement reaches the other process and not the one who made it', async () => {
       const other = await place.open();
       const heard: string[] = [];
-      store.onAnnounce('content', () => heard.push('own'));
-      other.onAnnounce('secrets', () => heard.push('wrong topic'));
-      const stop = other.onAnnounce('content', () => heard.push('stopped'));
+      store.onNotification('content', () => heard.push('own'));
+      other.onNotification('secrets', () => heard.push('wrong topic'));
+      const stop = other.onNotification('content', () => heard.push('stopped'));
       stop();
       await new Promise<void>(resolve => {
-        other.onAnnounce('content', resolve);
-        void store.announce('content');
+        other.onNotification('content', resolve);
+        void store.notify('content');
       });
       await new Promise<void>(resolve => {
-        store.onAnnounce('failures', resolve);
-        void other.announce('failures');
+        store.onNotification('failures', resolve);
+        void other.notify('failures');
       });
       expect(heard).toEqual([]);
       await other.close();
@@ -920,11 +920,11 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
     test('who cannot wait hears at once what others have announced', async () => {
       const other = await place.open();
       let heard = 0;
-      other.onAnnounce('secrets', () => (heard += 1));
-      await store.announce('secrets');
-      await other.hearAnnouncements();
+      other.onNotification('secrets', () => (heard += 1));
+      await store.notify('secrets');
+      await other.pollNotifications();
       expect(heard).toBe(1);
-      await other.hearAnnouncements();
+      await other.pollNotifications();
       expect(heard).toBe(1);
       await other.close();
     });
@@ -990,7 +990,7 @@ function digestOrFail(descriptor: Descriptor | undefined): Digest {
 }
 
 async function leaseOf(store: MetadataStore, key: string): Promise<Lease> {
-  const lease = await store.claim(key);
+  const lease = await store.acquireLease(key);
   if (lease === undefined) {
     throw new Error(`${key} is held`);
   }

@@ -340,7 +340,7 @@ export interface MetadataStore {
    * when somebody holds it, this process included: whoever shares work within a process does so by itself. Held until
    * `release`, `setAside`, `close` or the end of this process.
    */
-  claim(key: string): Promise<Lease | undefined>;
+  acquireLease(key: string): Promise<Lease | undefined>;
   /** Ends Leases whose work is done. */
   release(...leases: readonly Lease[]): Promise<void>;
   /** Ends a Lease whose work waits for the next holder: he finds it by `left`. */
@@ -350,11 +350,11 @@ export interface MetadataStore {
   /** The Lease as it stands now, held or left; `undefined` when nobody has it, nor has left anything. */
   readLease(key: string): Promise<{ readonly epoch: number; readonly isHeld: boolean } | undefined>;
   /** Tells the other processes on this store that something under `topic` changed; not this one. */
-  announce(topic: Topic): Promise<void>;
-  /** Calls `listener` within about a second of another process's `announce`. Returns the way to stop. */
-  onAnnounce(topic: Topic, listener: () => void): () => void;
+  notify(topic: Topic): Promise<void>;
+  /** Calls `listener` within about a second of another process's `notify`. Returns the way to stop. */
+  onNotification(topic: Topic, listener: () => void): () => void;
   /** Has listeners called of what was announced until now, for who cannot wait that second. */
-  hearAnnouncements(): Promise<void>;
+  pollNotifications(): Promise<void>;
 
   // Small state, and use.
 

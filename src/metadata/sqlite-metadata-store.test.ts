@@ -15,7 +15,7 @@ import { IndexUnusable } from './index-unusable.ts';
 import { openSqliteMetadataStore } from './sqlite-metadata-store.ts';
 import { Connection } from './sqlite/connection.ts';
 import { MIGRATIONS, migrate } from './sqlite/migrations.ts';
-import { Presence } from './sqlite/presence.ts';
+import { Heartbeat } from './sqlite/heartbeat.ts';
 import { Database } from './sqlite/driver.ts';
 import { Writer } from './sqlite/writer.ts';
 
@@ -371,7 +371,7 @@ test('a heartbeat that cannot be written is reported once, and again after it co
   const writer = new Writer(connection);
   const warn = vi.fn<Log['warn']>();
   const onBeat = vi.fn<() => void>();
-  const presence = await Presence.join({
+  const heartbeat = await Heartbeat.join({
     connection,
     writer,
     indexPath: path,
@@ -391,7 +391,7 @@ test('a heartbeat that cannot be written is reported once, and again after it co
   await vi.waitUntil(() => onBeat.mock.calls.length > 0, soon);
   await failTwice();
   expect(warn).toHaveBeenCalledTimes(2);
-  await presence.close();
+  await heartbeat.close();
   await writer.close();
   connection.close();
   await store.close();
@@ -412,11 +412,11 @@ test('the Leases of a killed process are free at once, and its ingests can be go
   const store = await openSqliteMetadataStore(path, { log: silentLog });
   const child = spawnScript(CLAIMER);
   await nextLine(child);
-  expect(await store.claim('fill-1')).toBeUndefined();
+  expect(await store.acquireLease('fill-1')).toBeUndefined();
   const held = await store.readLease('fill-1');
   child.kill('SIGKILL');
   await once(child, 'exit');
-  expect((await store.claim('fill-1'))?.left).toEqual({ epoch: held?.epoch, mayWrite: false });
+  expect((await store.acquireLease('fill-1'))?.left).toEqual({ epoch: held?.epoch, mayWrite: false });
   expect(await store.statBlob(DIGEST)).toEqual({ size: 4 });
   expect(await store.isClaimed('fill-2')).toBe(false);
   expect(look(database => database.prepare('SELECT count(*) FROM processes').pluck().get())).toBe(1);
@@ -441,10 +441,10 @@ test('the Leases of a paused process fall to others when its heartbeat has been 
   await nextLine(child);
   child.kill('SIGSTOP');
   const stoppedAtMs = performance.now();
-  let lease = await store.claim('fill-1');
+  let lease = await store.acquireLease('fill-1');
   while (lease === undefined) {
     await delay(100);
-    lease = await store.claim('fill-1');
+    lease = await store.acquireLease('fill-1');
   }
   expect(performance.now() - stoppedAtMs).toBeGreaterThan(4_000);
   expect(lease.left?.mayWrite).toBe(true);
@@ -457,12 +457,12 @@ test('the Leases of a paused process fall to others when its heartbeat has been 
 test('a Lease is confirmed at no cost while heartbeats are written, and in the index when they are late', async () => {
   const store = await openSqliteMetadataStore(path, { log: silentLog });
   const other = await openSqliteMetadataStore(path, { log: silentLog });
-  const [kept, lost] = await Promise.all([store.claim('kept'), store.claim('lost')]);
+  const [kept, lost] = await Promise.all([store.acquireLease('kept'), store.acquireLease('lost')]);
   expect(kept?.confirm()).toBeUndefined();
   look(database =>
     database.exec("DELETE FROM processes WHERE id IN (SELECT process_id FROM leases WHERE key = 'lost')"),
   );
-  await other.claim('lost');
+  await other.acquireLease('lost');
   const nowMs = performance.now();
   const clock = vi.spyOn(performance, 'now').mockReturnValue(nowMs + 4_500);
   await expect(lost?.confirm()).rejects.toThrow(LeaseLost);
@@ -478,23 +478,23 @@ test('a process that lives keeps its Leases for longer than the dead may', async
   const child = spawnScript(CLAIMER);
   await nextLine(child);
   await delay(7_000);
-  expect(await store.claim('fill-1')).toBeUndefined();
+  expect(await store.acquireLease('fill-1')).toBeUndefined();
   await store.close();
 }, 30_000);
 
 test('a process that others took for dead comes back with what nobody has taken', async () => {
   const store = await openSqliteMetadataStore(path, { log: silentLog });
   const other = await openSqliteMetadataStore(path, { log: silentLog });
-  await store.claim('kept');
-  const lost = await store.claim('lost');
+  await store.acquireLease('kept');
+  const lost = await store.acquireLease('lost');
   look(database =>
     database.exec("DELETE FROM processes WHERE id IN (SELECT process_id FROM leases WHERE key = 'kept')"),
   );
-  expect(await other.claim('lost')).toBeDefined();
-  expect(await store.claim('new')).toBeDefined();
-  expect(await other.claim('kept')).toBeUndefined();
+  expect(await other.acquireLease('lost')).toBeDefined();
+  expect(await store.acquireLease('new')).toBeDefined();
+  expect(await other.acquireLease('kept')).toBeUndefined();
   if (lost !== undefined) await store.release(lost);
-  expect(await store.claim('lost')).toBeUndefined();
+  expect(await store.acquireLease('lost')).toBeUndefined();
   await other.close();
   await store.close();
 });
@@ -638,8 +638,8 @@ const WRITER = `${STORE}
 const CLAIMER = `${STORE}
   const store = await openSqliteMetadataStore(path, { log });
   await store.putBlob(${JSON.stringify(DIGEST)}, 4);
-  await store.claim('fill-1');
-  await store.claim('fill-2');
+  await store.acquireLease('fill-1');
+  await store.acquireLease('fill-2');
   console.log('claimed');
   setInterval(() => {}, 1000);
 `;

@@ -27,7 +27,7 @@ import type {
 import { IndexUnusable } from './index-unusable.ts';
 import { ManifestCheck } from './manifest-check.ts';
 import type { Reserve } from './reserve.ts';
-import { Announcements } from './sqlite/announcements.ts';
+import { Notifications } from './sqlite/notifications.ts';
 import { Blobs } from './sqlite/blobs.ts';
 import { Connection, isFull } from './sqlite/connection.ts';
 import { CredentialUsages } from './sqlite/credential-usage.ts';
@@ -39,14 +39,14 @@ import { Manifests } from './sqlite/manifests.ts';
 import { migrate } from './sqlite/migrations.ts';
 import { Pins } from './sqlite/pins.ts';
 import { Preloads } from './sqlite/preloads.ts';
-import { Presence } from './sqlite/presence.ts';
+import { Heartbeat } from './sqlite/heartbeat.ts';
 import { Removals } from './sqlite/removals.ts';
 import { Repositories } from './sqlite/repositories.ts';
 import { Settings } from './sqlite/settings.ts';
 import { Tags } from './sqlite/tags.ts';
 import { Tenants } from './sqlite/tenants.ts';
 import { Uploads } from './sqlite/uploads.ts';
-import { Uses } from './sqlite/uses.ts';
+import { LastUsed } from './sqlite/last-used.ts';
 import { Writer } from './sqlite/writer.ts';
 
 /** Between two transactions that sweep what a removed repository owned. */
@@ -75,17 +75,24 @@ export async function openSqliteMetadataStore(
     let isClosing = false;
     // What a process still has to say when it ends, it says to whatever file it has.
     const writer = new Writer(connection, () => (isClosing ? undefined : file.look()));
-    const announcements = new Announcements(connection, writer, log);
-    await announcements.begin();
+    const notifications = new Notifications(connection, writer, log);
+    await notifications.begin();
     const beat = () => {
-      announcements
+      notifications
         .look()
-        .catch((error: unknown) => log.warn({ err: error }, 'announcements could not be read'));
+        .catch((error: unknown) => log.warn({ err: error }, 'notifications could not be read'));
       void reserve?.restore();
       onBeat();
     };
     const mayBeat = () => file.look() === undefined;
-    const presence = await Presence.join({ connection, writer, indexPath: path, log, mayBeat, onBeat: beat });
+    const heartbeat = await Heartbeat.join({
+      connection,
+      writer,
+      indexPath: path,
+      log,
+      mayBeat,
+      onBeat: beat,
+    });
     await reserve?.restore();
     const closing = () => {
       isClosing = true;
@@ -95,8 +102,8 @@ export async function openSqliteMetadataStore(
       writer,
       file,
       closing,
-      announcements,
-      presence,
+      notifications,
+      heartbeat,
       reserve,
       log,
     });
@@ -161,8 +168,8 @@ interface Parts {
   readonly file: IndexFile;
   /** Nothing is refused any more. */
   readonly closing: () => void;
-  readonly announcements: Announcements;
-  readonly presence: Presence;
+  readonly notifications: Notifications;
+  readonly heartbeat: Heartbeat;
   readonly reserve: Reserve | undefined;
   readonly log: Log;
 }
@@ -173,8 +180,8 @@ class SqliteMetadataStore implements MetadataStore {
   readonly #writer: Writer;
   readonly #file: IndexFile;
   readonly #startClosing: () => void;
-  readonly #announcements: Announcements;
-  readonly #presence: Presence;
+  readonly #notifications: Notifications;
+  readonly #heartbeat: Heartbeat;
   readonly #reserve: Reserve | undefined;
   readonly #log: Log;
   readonly #repositories: Repositories;
@@ -191,18 +198,18 @@ class SqliteMetadataStore implements MetadataStore {
   readonly #uploads: Uploads;
   readonly #settings: Settings;
   readonly #usages: CredentialUsages;
-  readonly #uses: Uses;
+  readonly #lastUsed: LastUsed;
   readonly #check = new ManifestCheck();
   #sweeping: Promise<void> | undefined;
   #closing: Promise<void> | undefined;
 
-  constructor({ connection, writer, file, closing, announcements, presence, reserve, log }: Parts) {
+  constructor({ connection, writer, file, closing, notifications, heartbeat, reserve, log }: Parts) {
     this.#connection = connection;
     this.#writer = writer;
     this.#file = file;
     this.#startClosing = closing;
-    this.#announcements = announcements;
-    this.#presence = presence;
+    this.#notifications = notifications;
+    this.#heartbeat = heartbeat;
     this.#reserve = reserve;
     this.#log = log;
     this.#repositories = new Repositories(connection);
@@ -219,7 +226,7 @@ class SqliteMetadataStore implements MetadataStore {
     this.#uploads = new Uploads(connection);
     this.#settings = new Settings(connection);
     this.#usages = new CredentialUsages(connection);
-    this.#uses = new Uses(writer, this.#manifests, this.#blobs, log);
+    this.#lastUsed = new LastUsed(writer, this.#manifests, this.#blobs, log);
     this.#sweepBehind();
   }
 
@@ -501,7 +508,7 @@ class SqliteMetadataStore implements MetadataStore {
   expireLinks(links: readonly BlobLink[], unusedSinceMs: number) {
     return this.#write(() => {
       const isUnneeded = ({ repository, digest }: BlobLink) =>
-        !this.#uses.isNoted(digest) && this.#removals.removeLink(repository, digest, unusedSinceMs);
+        !this.#lastUsed.isNoted(digest) && this.#removals.removeLink(repository, digest, unusedSinceMs);
       return links.filter(isUnneeded).length;
     });
   }
@@ -513,7 +520,7 @@ class SqliteMetadataStore implements MetadataStore {
   evict(contents: readonly Content[], unusedSinceMs: number) {
     return this.#removeRows(
       contents,
-      content => !this.#uses.isNoted(content.digest) && this.#removals.evict(content, unusedSinceMs),
+      content => !this.#lastUsed.isNoted(content.digest) && this.#removals.evict(content, unusedSinceMs),
     );
   }
 
@@ -585,36 +592,36 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#read(() => this.#uploads.listUntouched(touchedBeforeMs, limit));
   }
 
-  claim(key: string) {
-    return this.#presence.claim(key);
+  acquireLease(key: string) {
+    return this.#heartbeat.acquireLease(key);
   }
 
   release(...leases: readonly Lease[]) {
-    return this.#presence.giveBack(leases, 'released');
+    return this.#heartbeat.giveBack(leases, 'released');
   }
 
   setAside(lease: Lease) {
-    return this.#presence.giveBack([lease], 'set aside');
+    return this.#heartbeat.giveBack([lease], 'set aside');
   }
 
   async isClaimed(key: string) {
-    return (await this.#presence.read(key))?.isHeld === true;
+    return (await this.#heartbeat.read(key))?.isHeld === true;
   }
 
   readLease(key: string) {
-    return this.#presence.read(key);
+    return this.#heartbeat.read(key);
   }
 
-  announce(topic: Topic) {
-    return this.#announcements.announce(topic);
+  notify(topic: Topic) {
+    return this.#notifications.notify(topic);
   }
 
-  onAnnounce(topic: Topic, listener: () => void) {
-    return this.#announcements.on(topic, listener);
+  onNotification(topic: Topic, listener: () => void) {
+    return this.#notifications.on(topic, listener);
   }
 
-  hearAnnouncements() {
-    return this.#announcements.look();
+  pollNotifications() {
+    return this.#notifications.look();
   }
 
   readSetting(name: string) {
@@ -631,11 +638,11 @@ class SqliteMetadataStore implements MetadataStore {
   }
 
   noteUse(digest: Digest) {
-    this.#uses.note(digest);
+    this.#lastUsed.note(digest);
   }
 
   putUse(digest: Digest) {
-    return this.#uses.put(digest);
+    return this.#lastUsed.put(digest);
   }
 
   readTotals() {
@@ -643,7 +650,7 @@ class SqliteMetadataStore implements MetadataStore {
   }
 
   countProcesses() {
-    return this.#presence.count();
+    return this.#heartbeat.count();
   }
 
   lockedOutForMs() {
@@ -676,8 +683,8 @@ class SqliteMetadataStore implements MetadataStore {
   async #end(): Promise<void> {
     this.#startClosing();
     try {
-      await this.#uses.close();
-      await this.#presence.close();
+      await this.#lastUsed.close();
+      await this.#heartbeat.close();
       await this.#writer.close();
       await this.#sweeping;
     } finally {
@@ -725,7 +732,7 @@ class SqliteMetadataStore implements MetadataStore {
   /** Within a write. */
   #require(lease: Lease | undefined): void {
     if (lease !== undefined) {
-      this.#presence.requireWithin(lease);
+      this.#heartbeat.requireWithin(lease);
     }
   }
 

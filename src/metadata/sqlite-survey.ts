@@ -5,7 +5,7 @@ import type { Repository } from '../oci/repository.ts';
 import type { BlobLink, Content } from './metadata-store.ts';
 import { Connection, type Statement } from './sqlite/connection.ts';
 import { ImageRows } from './sqlite/image-rows.ts';
-import * as needs from './sqlite/needs.ts';
+import * as reachability from './sqlite/reachability.ts';
 import type { Found, SizedContent, Survey, SurveyedImage, SurveyedManifest } from './survey.ts';
 
 /** As a column, in a statement that calls repositories `r`: something was imported into the repository under this digest. */
@@ -89,9 +89,9 @@ class SqliteSurvey implements Survey {
       SELECT l.repository_id, r.upstream, r.name, l.digest,
         r.id IS NOT NULL AND l.kind = 'blob' AND l.created_at_ms < @sinceMs
           AND NOT EXISTS (SELECT 1 FROM blobs b WHERE b.digest = l.digest AND b.used_at_ms >= @sinceMs)
-          AND NOT ${needs.isPinnedIn('l.repository_id', 'l.digest')}
-          AND NOT ${needs.isMaimed('l.repository_id')}
-          AND NOT ${needs.isNamedIn('l.repository_id', 'l.digest')} AS is_found
+          AND NOT ${reachability.isPinnedIn('l.repository_id', 'l.digest')}
+          AND NOT ${reachability.isMaimed('l.repository_id')}
+          AND NOT ${reachability.isNamedIn('l.repository_id', 'l.digest')} AS is_found
       FROM links l LEFT JOIN repositories r ON r.id = l.repository_id
       WHERE (l.repository_id, l.digest) > (@repository, @digest)
       ORDER BY l.repository_id, l.digest LIMIT ${ROWS_PER_PAGE}`);
@@ -102,22 +102,22 @@ class SqliteSurvey implements Survey {
             SELECT 1 FROM reading_references n
             JOIN readings g ON g.id = n.reading_id
             LEFT JOIN manifests m ON m.digest = g.digest
-            WHERE n.digest = b.digest AND (m.used_at_ms >= @sinceMs OR ${needs.isLinkedManifest('g.digest')}))
+            WHERE n.digest = b.digest AND (m.used_at_ms >= @sinceMs OR ${reachability.isLinkedManifest('g.digest')}))
           AND NOT EXISTS (
             SELECT 1 FROM links l JOIN repositories r ON r.id = l.repository_id
             WHERE l.digest = b.digest AND l.kind = 'blob'
-              AND (l.created_at_ms >= @sinceMs OR ${needs.isPinnedIn('l.repository_id', 'l.digest')}
-                OR ${needs.isMaimed('l.repository_id')}))
-          AND NOT ${needs.isBeingFilled('b.digest')} AS is_found
+              AND (l.created_at_ms >= @sinceMs OR ${reachability.isPinnedIn('l.repository_id', 'l.digest')}
+                OR ${reachability.isMaimed('l.repository_id')}))
+          AND NOT ${reachability.isBeingFilled('b.digest')} AS is_found
       FROM blobs b WHERE b.digest > @after ORDER BY b.digest LIMIT ${ROWS_PER_PAGE}`);
     this.#unnamedBlobs = connection.prepare(`
       SELECT 'blob' AS kind, b.digest, b.size, b.used_at_ms,
-        b.used_at_ms < @sinceMs AND NOT ${needs.isNamed('b.digest')} AND NOT ${needs.isLinkedBlob('b.digest')}
-          AND NOT ${needs.isBeingFilled('b.digest')} AS is_found
+        b.used_at_ms < @sinceMs AND NOT ${reachability.isNamed('b.digest')} AND NOT ${reachability.isLinkedBlob('b.digest')}
+          AND NOT ${reachability.isBeingFilled('b.digest')} AS is_found
       FROM blobs b WHERE b.digest > @after ORDER BY b.digest LIMIT ${ROWS_PER_PAGE}`);
     this.#unneededManifests = connection.prepare(`
       SELECT 'manifest' AS kind, m.digest, m.size, m.used_at_ms,
-        m.used_at_ms < @sinceMs AND NOT ${needs.isLinkedManifest('m.digest')} AS is_found
+        m.used_at_ms < @sinceMs AND NOT ${reachability.isLinkedManifest('m.digest')} AS is_found
       FROM manifests m WHERE m.digest > @after ORDER BY m.digest LIMIT ${ROWS_PER_PAGE}`);
     const oldest = (kind: Content['kind'], table: string) => `
       SELECT * FROM (
@@ -125,7 +125,7 @@ class SqliteSurvey implements Survey {
         WHERE (used_at_ms, digest) > (@usedAtMs, @digest) AND used_at_ms < @sinceMs
         ORDER BY used_at_ms, digest LIMIT ${ROWS_PER_PAGE})`;
     this.#byUse = connection.prepare(`
-      SELECT c.*, ${needs.isEvictable('c.digest')} AS is_found
+      SELECT c.*, ${reachability.isEvictable('c.digest')} AS is_found
       FROM (${oldest('blob', 'blobs')} UNION ALL ${oldest('manifest', 'manifests')}
         ORDER BY used_at_ms, digest LIMIT ${ROWS_PER_PAGE}) c
       ORDER BY c.used_at_ms, c.digest`);
@@ -137,11 +137,11 @@ class SqliteSurvey implements Survey {
     this.#manifestBytes = connection.prepare(`
       SELECT digest, bytes FROM manifests WHERE digest > ? ORDER BY digest LIMIT ${MANIFESTS_PER_PAGE}`);
     this.#damage = connection.prepare(`
-      SELECT q.digest, NOT ${needs.isLinked('q.digest')} AS is_stale
+      SELECT q.digest, NOT ${reachability.isLinked('q.digest')} AS is_stale
       FROM quarantine q WHERE q.digest > ? ORDER BY q.digest LIMIT ${ROWS_PER_PAGE}`);
     this.#hasRow = connection.prepare(`
       SELECT 1 FROM blobs WHERE digest = @digest UNION ALL SELECT 1 FROM quarantine WHERE digest = @digest
-      UNION ALL SELECT 1 WHERE ${needs.isHostedBlob('@digest')}`);
+      UNION ALL SELECT 1 WHERE ${reachability.isHostedBlob('@digest')}`);
     this.#tags = connection.prepare(`
       SELECT t.repository_id, r.upstream, r.name, t.tag, t.digest,
         EXISTS (
@@ -153,12 +153,12 @@ class SqliteSurvey implements Survey {
       ORDER BY r.upstream, r.name, t.tag LIMIT ${ROWS_PER_PAGE}`);
     this.#untagged = connection.prepare(`
       SELECT l.repository_id, r.upstream, r.name, NULL AS tag, l.digest,
-        ${needs.isPinnedIn('l.repository_id', 'l.digest')} AS is_pinned, ${isImported('l.digest')},
+        ${reachability.isPinnedIn('l.repository_id', 'l.digest')} AS is_pinned, ${isImported('l.digest')},
         EXISTS (
           SELECT 1 FROM readings g JOIN manifests m ON m.digest = g.digest
-          WHERE ${needs.linksTo('l', 'g')} AND g.subject IS NULL)
+          WHERE ${reachability.linksTo('l', 'g')} AND g.subject IS NULL)
           AND NOT EXISTS (SELECT 1 FROM tags t WHERE t.digest = l.digest AND t.repository_id = l.repository_id)
-          AND NOT ${needs.isNamedIn('l.repository_id', 'l.digest')} AS is_found
+          AND NOT ${reachability.isNamedIn('l.repository_id', 'l.digest')} AS is_found
       FROM links l JOIN repositories r ON r.id = l.repository_id
       WHERE (l.repository_id, l.digest) > (@repository, @digest) AND l.kind = 'manifest'
       ORDER BY l.repository_id, l.digest LIMIT ${ROWS_PER_PAGE}`);

@@ -11,13 +11,13 @@ import type { Repository } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { ociErrorOf, UpstreamFailure } from '../upstream/failures.ts';
-import { forbidsHeld } from './asking.ts';
+import { forbidsHeld } from './upstream-requests.ts';
 import type { Contender } from './contender.ts';
 import type { FillRun } from './fill-run.ts';
 import type { Fills } from './fills.ts';
 import type { Confirmed, Links } from './links.ts';
 import { rightTo } from './preloads.ts';
-import { notHeld, type PullRuleOf, STALE_AFTER_MS } from './pull-rule.ts';
+import { notHeld, type PullRuleOf, STALE_AFTER_MS } from './freshness.ts';
 
 /**
  * So long a reader whose size a held manifest names waits for upstream's own answer: until then a failure has its own

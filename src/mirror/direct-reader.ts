@@ -4,7 +4,7 @@ import type { Log } from '../lib/log.ts';
 import { unlessAborted } from '../lib/single-flight.ts';
 import { type Digest, digestAlgorithm, digestHex } from '../oci/digest.ts';
 import { repositoryText } from '../oci/repository.ts';
-import type { Asking } from './asking.ts';
+import type { UpstreamRequests } from './upstream-requests.ts';
 import type { Contender } from './contender.ts';
 import { download, MoreThanNamed } from './download.ts';
 import { admits } from './links.ts';
@@ -17,7 +17,7 @@ const MAX_AHEAD_BYTES = 256 * 1024;
 const HASH_STEP_BYTES = 1024 * 1024;
 
 export interface DirectOptions {
-  readonly asking: Asking;
+  readonly asking: UpstreamRequests;
   readonly queue: PullQueue;
   readonly log: Log;
   /** The Fill that stopped for want of space; what it has is served from it. */

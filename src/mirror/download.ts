@@ -6,7 +6,7 @@ import type { Credential } from '../oci/credential.ts';
 import type { Digest } from '../oci/digest.ts';
 import { UpstreamFailure } from '../upstream/failures.ts';
 import type { FetchedBlob, HostETag } from '../upstream/upstream.ts';
-import { type Asking, blobReference, headOfBlob, isRefusal } from './asking.ts';
+import { type UpstreamRequests, blobReference, headOfBlob, isRefusal } from './upstream-requests.ts';
 import type { Contender } from './contender.ts';
 import { nobodyLeft } from './contenders.ts';
 import { unproved } from './links.ts';
@@ -58,7 +58,7 @@ export interface Delivery {
 }
 
 export interface DownloadOptions {
-  readonly asking: Asking;
+  readonly asking: UpstreamRequests;
   readonly digest: Digest;
   readonly log: Log;
   readonly signal: AbortSignal;

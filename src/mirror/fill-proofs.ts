@@ -3,7 +3,7 @@ import { within } from '../lib/within.ts';
 import type { Credential } from '../oci/credential.ts';
 import type { Digest } from '../oci/digest.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
-import type { Asking } from './asking.ts';
+import type { UpstreamRequests } from './upstream-requests.ts';
 import type { HeldBytes } from './blob-proof.ts';
 import type { Contender } from './contender.ts';
 import { type Delivery, OVERLAP_BYTES } from './download.ts';
@@ -20,7 +20,7 @@ interface Given extends Pick<Delivery, 'contender' | 'from' | 'shownBytes' | 'at
 
 interface FillProofsOptions {
   readonly digest: Digest;
-  readonly asking: Asking;
+  readonly asking: UpstreamRequests;
   readonly links: Links;
   readonly log: Log;
 }

@@ -15,7 +15,7 @@ import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { ociErrorOf, UpstreamFailure } from '../upstream/failures.ts';
-import { type Asking, isRefusal } from './asking.ts';
+import { type UpstreamRequests, isRefusal } from './upstream-requests.ts';
 import type { HeldBytes } from './blob-proof.ts';
 import type { Contender } from './contender.ts';
 import { Contenders } from './contenders.ts';
@@ -26,7 +26,7 @@ import { IngestWriter } from './ingest-writer.ts';
 import type { Keeping } from './keeping.ts';
 import { admits, type Links } from './links.ts';
 import type { PullPlace, PullQueue } from './pull-queue.ts';
-import type { Place, Room } from './room.ts';
+import type { Place, FillQuota } from './fill-quota.ts';
 
 /** How often the length of an ingest that another process writes is looked at. */
 const FOLLOW_POLL_MS = 20;
@@ -47,12 +47,12 @@ const SHOWABLE_BYTES = 64 * 1024;
 const MAX_SHOWN_BYTES = 1024 * 1024;
 
 export interface FillWorld {
-  readonly asking: Asking;
+  readonly asking: UpstreamRequests;
   readonly blobs: BlobStore;
   readonly metadata: MetadataStore;
   readonly links: Links;
   readonly queue: PullQueue;
-  readonly room: Room;
+  readonly quota: FillQuota;
   readonly keeping: Keeping;
   readonly log: Log;
   readonly meter: Meter;
@@ -268,7 +268,7 @@ export class FillRun {
   async #bring(): Promise<void> {
     const { metadata } = this.#world;
     for (;;) {
-      const lease = await metadata.claim(this.#key);
+      const lease = await metadata.acquireLease(this.#key);
       if (lease === undefined ? await this.#follow() : await this.#leadUnder(lease)) return;
     }
   }
@@ -382,7 +382,7 @@ export class FillRun {
 
   /** Its place is left when its file is gone or kept, not before: another Fill would have the same room again. */
   async #lead(lease: Lease): Promise<'done' | 'left'> {
-    const place = await this.#world.room.enter();
+    const place = await this.#world.quota.enter();
     try {
       return await this.#leadIn(place, lease);
     } finally {

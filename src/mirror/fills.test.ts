@@ -379,7 +379,7 @@ describe('a Fill', () => {
       const hex = digestHex(blob.digest);
       await rm(join(world.folder, 'blobs', 'sha256', hex.slice(0, 2), hex));
       const upstreamKey = createHash('sha256').update(APP.upstream).digest('hex').slice(0, 16);
-      const lease = await world.metadata.claim(`fill-${upstreamKey}-sha256-${hex}`);
+      const lease = await world.metadata.acquireLease(`fill-${upstreamKey}-sha256-${hex}`);
       if (lease === undefined) throw new Error('it has the Lease already');
       const left = await world.blobs.ingest(lease);
       await left.write([bytesOf(blob).subarray(0, GIVEN_BYTES).fill('?', 10)]);
@@ -825,7 +825,7 @@ describe('a full disk', () => {
     it(`or an index that takes no row (${error.code}) still gives every reader the whole blob`, async () => {
       const world = await start();
       const blob = added(MIB, 'full index');
-      for (const write of ['claim', 'linkBlob'] as const) {
+      for (const write of ['acquireLease', 'linkBlob'] as const) {
         vi.spyOn(world.metadata, write).mockRejectedValue(error);
       }
       const pulled = await Promise.all(Array.from({ length: 3 }, () => world.pull(blob.digest)));
@@ -843,7 +843,7 @@ describe('a full disk', () => {
       upstream.misbehave({ kind: 'blob', method: 'HEAD', status: 200, headers: size });
       upstream.misbehave({ kind: 'blob', method: 'GET', status: 503 });
       const full = Object.assign(new Error('disk full'), { code: 'ENOSPC' });
-      for (const write of ['claim', 'linkBlob'] as const) {
+      for (const write of ['acquireLease', 'linkBlob'] as const) {
         vi.spyOn(world.metadata, write).mockRejectedValue(full);
       }
       await expect(world.pull(blob.digest)).rejects.toBeDefined();

@@ -8,7 +8,7 @@ import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
 import { UpstreamFailure } from '../upstream/failures.ts';
 import type { Answer, BlobHead } from '../upstream/upstream.ts';
-import { type Asking, blobReference, headOfBlob } from './asking.ts';
+import { type UpstreamRequests, blobReference, headOfBlob } from './upstream-requests.ts';
 import { type HeldBytes, proveBlob, type Shown } from './blob-proof.ts';
 
 /** Manifests of artifacts name the digests of nothing and of `{}`, which a server may well answer to everything. */
@@ -47,7 +47,7 @@ export interface LinksOptions {
  */
 export class Links {
   readonly #metadata: MetadataStore;
-  readonly #asking: Asking;
+  readonly #asking: UpstreamRequests;
   readonly #flights = new SingleFlight<BlobHead>();
   readonly #proofs = new SingleFlight<Shown>();
   /** Blobs that upstream gave to a credential and that entitle it to nothing else, and when it began and had done so. */
@@ -56,7 +56,7 @@ export class Links {
   readonly #nowMs: () => number;
   readonly #log: Log;
 
-  constructor(metadata: MetadataStore, asking: Asking, { rules, nowMs, log }: LinksOptions) {
+  constructor(metadata: MetadataStore, asking: UpstreamRequests, { rules, nowMs, log }: LinksOptions) {
     this.#metadata = metadata;
     this.#asking = asking;
     this.#rules = rules;

@@ -14,14 +14,14 @@ import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
 import { ociErrorOf, UpstreamFailure } from '../upstream/failures.ts';
 import type { Answer, Ask, ManifestHead, Upstream } from '../upstream/upstream.ts';
-import { type Asking, forbidsHeld } from './asking.ts';
+import { type UpstreamRequests, forbidsHeld } from './upstream-requests.ts';
 import { admits, unproved } from './links.ts';
 import { type ContentRight, rightTo, withoutPreload } from './preloads.ts';
 import { maySpare, type PlanParts, planPull } from './pull-plan.ts';
-import { notHeld, type PullRuleOf, STALE_AFTER_MS } from './pull-rule.ts';
+import { notHeld, type PullRuleOf, STALE_AFTER_MS } from './freshness.ts';
 
 export interface ManifestSourceOptions {
-  readonly asking: Asking;
+  readonly asking: UpstreamRequests;
   readonly metadata: MetadataStore;
   readonly pullRuleOf: PullRuleOf;
   /** Whoever opens a blob closes it. */
@@ -56,7 +56,7 @@ interface Brought extends Answer {
 
 /** Manifests of mirrored repositories: a digest never changes, a tag follows its pull policy. */
 export class ManifestSource {
-  readonly #asking: Asking;
+  readonly #asking: UpstreamRequests;
   readonly #flights = new SingleFlight<Brought>();
   readonly #proofs = new SingleFlight<Brought>();
   readonly #metadata: MetadataStore;

@@ -23,7 +23,7 @@ import {
 import { until } from '../../test/support/programs.ts';
 import type { Credential } from '../oci/credential.ts';
 import { isIndexType, OCI_ARTIFACT_MANIFEST, OCI_INDEX, OCI_MANIFEST } from '../oci/media-types.ts';
-import type { PullRule } from './pull-rule.ts';
+import type { PullRule } from './freshness.ts';
 
 const MINUTE_MS = 60_000;
 const HOUR_MS = 60 * MINUTE_MS;

@@ -2,7 +2,7 @@
  * mirror/: repositories that live upstream. May import upstream/, blobs/, metadata/, oci/ and lib/.
  *
  * The one idea: every byte is asked for once, however many want it, and given to nobody who could not have asked for
- * it himself. `Asking` is the only way to an upstream and settles rights; a `Fill` is one download with many readers;
+ * it himself. `UpstreamRequests` is the only way to an upstream and settles rights; a `Fill` is one download with many readers;
  * tags are as fresh as their pull policy wants; what upstream cannot say is answered from what is held.
  */
 import type { FileBlobStore } from '../blobs/file-blob-store.ts';
@@ -25,7 +25,7 @@ import type {
 import type { Repository } from '../oci/repository.ts';
 import type { Proof, Right } from '../oci/requester.ts';
 import type { Upstream } from '../upstream/upstream.ts';
-import { Asking } from './asking.ts';
+import { UpstreamRequests } from './upstream-requests.ts';
 import { BlobSource } from './blob-source.ts';
 import type { Download } from './fill-run.ts';
 import { Fills } from './fills.ts';
@@ -34,12 +34,12 @@ import { Links } from './links.ts';
 import { ManifestSource } from './manifest-source.ts';
 import { OwnLogins } from './own-logins.ts';
 import { outlook } from './outlook.ts';
-import type { PullRuleOf } from './pull-rule.ts';
+import type { PullRuleOf } from './freshness.ts';
 import { Prefetch, type PrefetchRule } from './prefetch.ts';
-import { type PullLimits, PullQueue } from './pull-queue.ts';
-import { Room } from './room.ts';
+import { type QueueLimits, PullQueue } from './pull-queue.ts';
+import { FillQuota } from './fill-quota.ts';
 import { Referrers, type ReferrersQuery } from './referrers.ts';
-import { RememberedFailures } from './remembered-failures.ts';
+import { NegativeCache } from './negative-cache.ts';
 import { TagList } from './tag-list.ts';
 import { UpstreamRecord, type UpstreamState } from './upstream-record.ts';
 
@@ -53,7 +53,7 @@ export interface MirrorOptions {
   readonly pullRuleOf: PullRuleOf;
   /** How long a right that upstream confirmed counts; read each time. */
   readonly verifyForMs: number;
-  readonly limits: PullLimits;
+  readonly limits: QueueLimits;
   /** Bytes that the store may have, downloads under way included; read each time. `undefined`: what the disk has. */
   readonly maxBytes?: number | undefined;
   /** No packet goes to any upstream; `pullRuleOf` then says Never. */
@@ -75,12 +75,12 @@ export class Mirror implements PullSource {
   readonly ownLogins: OwnLogins;
   readonly #upstreams: ReadonlyMap<string, Upstream>;
   readonly #metadata: MetadataStore;
-  readonly #failures: RememberedFailures;
+  readonly #failures: NegativeCache;
   readonly #record: UpstreamRecord;
   readonly #pullRuleOf: PullRuleOf;
   readonly #isOffline: boolean;
   readonly #nowMs: () => number;
-  readonly #asking: Asking;
+  readonly #asking: UpstreamRequests;
   readonly #links: Links;
   readonly #queue: PullQueue;
   readonly #fills: Fills;
@@ -109,13 +109,13 @@ export class Mirror implements PullSource {
     } = options;
     this.#upstreams = upstreams;
     this.#metadata = metadata;
-    this.#failures = new RememberedFailures(nowMs);
+    this.#failures = new NegativeCache(nowMs);
     this.#record = new UpstreamRecord(nowMs);
     this.#pullRuleOf = pullRuleOf;
     this.#isOffline = isOffline;
     this.#nowMs = nowMs;
     this.ownLogins = new OwnLogins({ upstreams, loginOf: ownLoginOf, log, meter, nowMs });
-    this.#asking = new Asking({
+    this.#asking = new UpstreamRequests({
       upstreams,
       failures: this.#failures,
       record: this.#record,
@@ -129,14 +129,14 @@ export class Mirror implements PullSource {
     const links = new Links(metadata, asking, { rules: options, nowMs, log });
     this.#links = links;
     this.#queue = new PullQueue(limits);
-    const room = new Room(blobs, options);
+    const quota = new FillQuota(blobs, options);
     this.#fills = new Fills({
       asking,
       blobs,
       metadata,
       links,
       queue: this.#queue,
-      room,
+      quota,
       keeping: this.#keeping,
       log,
       meter,
@@ -162,9 +162,9 @@ export class Mirror implements PullSource {
     this.#tagList = new TagList({ asking, metadata, pullRuleOf });
     this.#referrers = new Referrers({ asking, metadata, pullRuleOf, nowMs, log });
     this.#unlisten = [
-      metadata.onAnnounce('failures', () => this.#forgetFailures()),
-      metadata.onAnnounce('secrets', () => this.#forgetSecrets()),
-      metadata.onAnnounce('content', () => this.#failures.forgetNegative()),
+      metadata.onNotification('failures', () => this.#forgetFailures()),
+      metadata.onNotification('secrets', () => this.#forgetSecrets()),
+      metadata.onNotification('content', () => this.#failures.forgetNegative()),
     ];
   }
 
@@ -228,7 +228,7 @@ export class Mirror implements PullSource {
   /** Forgets what failed, here and in the other processes, asks upstream now and returns what the reference means. */
   async refresh(repository: Repository, reference: string, right: Right): Promise<Digest> {
     this.#forgetFailures(repository);
-    await this.#metadata.announce('failures');
+    await this.#metadata.notify('failures');
     return this.#manifestSource.refresh(repository, reference, right);
   }
 
@@ -246,7 +246,7 @@ export class Mirror implements PullSource {
   /** Credentials have changed: what upstream refused before says nothing now, here and in the other processes. */
   async secretsChanged(): Promise<void> {
     this.#forgetSecrets();
-    await this.#metadata.announce('secrets');
+    await this.#metadata.notify('secrets');
   }
 
   /** `limits` say something else: downloads that they allow now begin. */

@@ -3,12 +3,12 @@ import { defaultPullPolicy } from '../oci/pull-policy.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
 import { ociErrorOf, type UpstreamFailure } from '../upstream/failures.ts';
-import { type Asking, forbidsHeld } from './asking.ts';
+import { type UpstreamRequests, forbidsHeld } from './upstream-requests.ts';
 import { maySpare, type PlanParts, planPull, type PullPlan } from './pull-plan.ts';
-import type { PullRule } from './pull-rule.ts';
+import type { PullRule } from './freshness.ts';
 
 export interface OutlookParts extends PlanParts {
-  readonly asking: Pick<Asking, 'foresee'>;
+  readonly asking: Pick<UpstreamRequests, 'foresee'>;
   readonly isOffline: boolean;
 }
 

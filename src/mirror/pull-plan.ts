@@ -4,7 +4,7 @@ import type { Manifest } from '../oci/manifest.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
 import { type ContentRight, rightTo } from './preloads.ts';
-import { type Freshness, freshnessOf, type PullRuleOf } from './pull-rule.ts';
+import { type Freshness, freshnessOf, type PullRuleOf } from './freshness.ts';
 
 /** What is done about a pull of a tag or a digest before upstream has said anything. */
 export interface PullPlan {

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
-import { type PullLimits, type PullPlace, PullQueue } from './pull-queue.ts';
+import { type QueueLimits, type PullPlace, PullQueue } from './pull-queue.ts';
 
-const NO_LIMIT: PullLimits = {
+const NO_LIMIT: QueueLimits = {
   maxConnections: 1_000,
   serializeImagePulls: false,
   maxParallelImagePulls: undefined,

@@ -1,5 +1,5 @@
 /** The kubelet's names and meaning, read each time; an image pull is here all Fills of one repository of one upstream. */
-export interface PullLimits {
+export interface QueueLimits {
   /** Downloads at once. */
   readonly maxConnections: number;
   readonly serializeImagePulls: boolean;
@@ -73,7 +73,7 @@ interface Turn {
 
 /** Bounds the downloads at once. Who asks later waits; requesters take turns, each with its own line in order. */
 export class PullQueue {
-  readonly #limits: PullLimits;
+  readonly #limits: QueueLimits;
   #running = 0;
   /** Running downloads per repository. */
   readonly #imagePulls = new Map<string, number>();
@@ -82,7 +82,7 @@ export class PullQueue {
   /** Lines by requester. The map's order is the order of turns: who was served goes to its end. */
   readonly #lines = new Map<string, Waiting[]>();
 
-  constructor(limits: PullLimits) {
+  constructor(limits: QueueLimits) {
     this.#limits = limits;
   }
 

@@ -10,13 +10,13 @@ import type { Repository } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
 import { ociErrorOf, UpstreamFailure } from '../upstream/failures.ts';
 import type { FetchedReferrers } from '../upstream/upstream.ts';
-import { type Asking, forbidsHeld } from './asking.ts';
+import { type UpstreamRequests, forbidsHeld } from './upstream-requests.ts';
 import { admits, unproved } from './links.ts';
 import { preloadsOnly, rightTo } from './preloads.ts';
-import { freshnessOf, notHeld, type PullRuleOf, STALE_AFTER_MS } from './pull-rule.ts';
+import { freshnessOf, notHeld, type PullRuleOf, STALE_AFTER_MS } from './freshness.ts';
 
 export interface ReferrersOptions {
-  readonly asking: Asking;
+  readonly asking: UpstreamRequests;
   readonly metadata: MetadataStore;
   readonly pullRuleOf: PullRuleOf;
   readonly nowMs: () => number;
@@ -39,7 +39,7 @@ interface Listed {
  * a tag, filtered and paged here. When there is neither upstream nor a list, what is held and refers to it.
  */
 export class Referrers {
-  readonly #asking: Asking;
+  readonly #asking: UpstreamRequests;
   readonly #flights = new SingleFlight<FetchedReferrers>();
   readonly #metadata: MetadataStore;
   readonly #pullRuleOf: PullRuleOf;

@@ -6,13 +6,13 @@ import type { Repository } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
 import { ociErrorOf, UpstreamFailure } from '../upstream/failures.ts';
 import type { FetchedTags } from '../upstream/upstream.ts';
-import { type Asking, forbidsHeld } from './asking.ts';
+import { type UpstreamRequests, forbidsHeld } from './upstream-requests.ts';
 import { admits, unproved } from './links.ts';
 import { preloadsOnly } from './preloads.ts';
-import { notHeld, type PullRuleOf, STALE_AFTER_MS } from './pull-rule.ts';
+import { notHeld, type PullRuleOf, STALE_AFTER_MS } from './freshness.ts';
 
 export interface TagListOptions {
-  readonly asking: Asking;
+  readonly asking: UpstreamRequests;
   readonly metadata: MetadataStore;
   readonly pullRuleOf: PullRuleOf;
 }
@@ -22,7 +22,7 @@ export interface TagListOptions {
  * upstream is away. A list proves no right to content, so it makes no Grant.
  */
 export class TagList {
-  readonly #asking: Asking;
+  readonly #asking: UpstreamRequests;
   readonly #flights = new SingleFlight<FetchedTags>();
   readonly #metadata: MetadataStore;
   readonly #pullRuleOf: PullRuleOf;

@@ -51,10 +51,10 @@ const asked = (repository: string) =>
   upstream.count('blob', { method: 'GET', repository, reference: layer.digest });
 
 it('a pull that another process took a download over from, before there was anything to compare, asks for it again', async () => {
-  const claim = world.metadata.claim.bind(world.metadata);
+  const acquire = world.metadata.acquireLease.bind(world.metadata);
   let lost = 0;
-  vi.spyOn(world.metadata, 'claim').mockImplementation(async key => {
-    const lease = await claim(key);
+  vi.spyOn(world.metadata, 'acquireLease').mockImplementation(async key => {
+    const lease = await acquire(key);
     if (lease === undefined || !key.endsWith(digestHex(layer.digest)) || lost > 0) return lease;
     const confirm = () => {
       lost += 1;

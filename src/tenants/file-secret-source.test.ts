@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { silentLog } from '../lib/log.ts';
 import { FileSecretSource, type SecretPaths } from './file-secret-source.ts';
-import { dockerConfig, mountSecret, secretManifest } from './fixture.suite.ts';
+import { dockerConfig, mountSecret, secretManifest } from './tenants.fixture.ts';
 import type { TenantReading } from './secret-source.ts';
 
 let folder: string;

@@ -53,7 +53,7 @@ export class Issuer {
     const known = await this.#options.store.listKnownTenants();
     if (known.some(tenant => tenant.name === name)) return false;
     await this.#options.store.putKnownTenants([{ name, uid: undefined }]);
-    await this.#options.store.announce('secrets');
+    await this.#options.store.notify('secrets');
     return true;
   }
 
@@ -63,7 +63,7 @@ export class Issuer {
     const endsAtMs = this.#nowMs();
     await this.#options.store.putIssuedCredentials(ended.map(one => ({ ...one, endsAtMs })));
     await this.#options.store.removeKnownTenant(name);
-    await this.#options.store.announce('secrets');
+    await this.#options.store.notify('secrets');
     return ended;
   }
 
@@ -77,7 +77,7 @@ export class Issuer {
     const known = await this.#options.store.listKnownTenants();
     if (!known.some(tenant => tenant.name === name)) throw new UnknownTenant(`no tenant is called ${name}`);
     await this.#options.store.putKnownTenants([{ name, uid: ADOPT_NEXT_UID }]);
-    await this.#options.store.announce('secrets');
+    await this.#options.store.notify('secrets');
   }
 
   /** A new credential beside those that there are. */
@@ -131,7 +131,7 @@ export class Issuer {
 
   async #put(credentials: readonly IssuedCredential[]): Promise<void> {
     await this.#options.store.putIssuedCredentials(credentials);
-    await this.#options.store.announce('secrets');
+    await this.#options.store.notify('secrets');
   }
 
   #nowMs(): number {

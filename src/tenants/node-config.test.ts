@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { silentLog } from '../lib/log.ts';
-import { dockerConfig } from './fixture.suite.ts';
+import { dockerConfig } from './tenants.fixture.ts';
 import { NodeConfig } from './node-config.ts';
 
 let folder: string;

@@ -8,7 +8,7 @@ import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
 import { nameCredential } from '../oci/credential.ts';
 import { FileSecretSource } from './file-secret-source.ts';
-import { dockerConfig, secretManifest } from './fixture.suite.ts';
+import { dockerConfig, secretManifest } from './tenants.fixture.ts';
 import { Issuer } from './issuer.ts';
 import { openTenants, type TenantsParts } from './open-tenants.ts';
 import type { SecretReading, SecretSink } from './secret-source.ts';

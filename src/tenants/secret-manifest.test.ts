@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 import { formatYaml } from '../lib/yaml.ts';
-import { dockerConfig, secretManifest } from './fixture.suite.ts';
+import { dockerConfig, secretManifest } from './tenants.fixture.ts';
 import { MalformedSecret } from './secret.ts';
 import { MAX_SECRETS_PER_FILE, parseSecretManifests } from './secret-manifest.ts';
 import type { SecretReading } from './secret-source.ts';

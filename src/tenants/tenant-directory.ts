@@ -64,7 +64,7 @@ export class TenantDirectory implements Tenants {
     const { sources, startsMeanwhile, store, log } = this.#parts;
     await this.#uses.start();
     for (const name of this.#configured.keys()) this.#entryOf(name);
-    this.#stopListening = store.onAnnounce('secrets', () => {
+    this.#stopListening = store.onNotification('secrets', () => {
       this.reload().catch((error: unknown) => log.error({ err: error }, 'tenants could not be read again'));
     });
     await this.reload();
@@ -202,7 +202,7 @@ export class TenantDirectory implements Tenants {
   }
 
   async catchUp(): Promise<void> {
-    await this.#parts.store.hearAnnouncements();
+    await this.#parts.store.pollNotifications();
     await this.#reloading;
   }
 

@@ -9,9 +9,9 @@ export interface TenantStore {
   listIssuedCredentials(): Promise<readonly IssuedCredential[]>;
   putIssuedCredentials(credentials: readonly IssuedCredential[]): Promise<void>;
   /** Tells the other processes that any of this changed. */
-  announce(topic: 'secrets'): Promise<void>;
-  onAnnounce(topic: 'secrets', listener: () => void): () => void;
-  hearAnnouncements(): Promise<void>;
+  notify(topic: 'secrets'): Promise<void>;
+  onNotification(topic: 'secrets', listener: () => void): () => void;
+  pollNotifications(): Promise<void>;
   listCredentialUsage(): Promise<readonly CredentialUsage[]>;
   putCredentialUsage(usage: readonly CredentialUsage[]): Promise<void>;
   removeCredentialUsage(credentialIds: readonly string[]): Promise<void>;

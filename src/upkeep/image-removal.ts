@@ -70,7 +70,7 @@ export class ImageRemoval {
     if (run.purge === true) await this.#purge.permit();
     const removed = await this.#removeAny(repository, reference, run);
     // Who asks again now is not to be told what was known before.
-    await metadata.announce('content');
+    await metadata.notify('content');
     return removed;
   }
 

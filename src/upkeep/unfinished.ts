@@ -17,7 +17,7 @@ export async function abandonIngest(
   if (dryRun === true) {
     return true;
   }
-  const lease = await metadata.claim(key);
+  const lease = await metadata.acquireLease(key);
   if (lease === undefined) {
     return false;
   }

@@ -127,7 +127,7 @@ describe('garbage collection', () => {
     await leaveIngest('fill-worked-on');
     await leaveIngest('upload-1');
     await Promise.all(['fill-old', 'fill-worked-on', 'upload-1'].map(makeOld));
-    await metadata.claim('fill-worked-on');
+    await metadata.acquireLease('fill-worked-on');
     const report = await upkeep({
       keepUnfinishedMs: NEVER_MS,
       isOfUpload: async key => key === 'upload-1',
@@ -175,14 +175,14 @@ describe('garbage collection', () => {
   test('what is being filled is left alone', async () => {
     const filled = await pushBlob(HOSTED, 'filled');
     const other = await openSqliteMetadataStore(join(folder, 'index.db'), { log: silentLog });
-    await other.claim(`fill-0-${filled.replace(':', '-')}`);
+    await other.acquireLease(`fill-0-${filled.replace(':', '-')}`);
     expect(await upkeep().collect()).toMatchObject({ blobs: { items: 0 } });
     expect(await heldFiles()).toEqual([filled]);
     await other.close();
   });
 
   test('one process at a time', async () => {
-    await metadata.claim('upkeep-collection');
+    await metadata.acquireLease('upkeep-collection');
     expect(await upkeep().collect()).toBeUndefined();
   });
 

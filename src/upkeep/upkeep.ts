@@ -81,14 +81,14 @@ export class Upkeep {
   }
 
   async #take(key: string, { onWait, signal }: Waiting & RunOptions = {}): Promise<Lease | undefined> {
-    let lease = await this.#metadata.claim(key);
+    let lease = await this.#metadata.acquireLease(key);
     if (lease !== undefined || onWait === undefined) {
       return lease;
     }
     onWait(WAIT_MS);
     for (let waitedMs = 0; lease === undefined && waitedMs < WAIT_MS; waitedMs += WAIT_POLL_MS) {
       await sleep(WAIT_POLL_MS, undefined, { signal });
-      lease = await this.#metadata.claim(key);
+      lease = await this.#metadata.acquireLease(key);
     }
     return lease;
   }

@@ -39,7 +39,8 @@ import { Transport } from './transport.ts';
 export type * from './answers.ts';
 export type { Budget } from './budget.ts';
 
-export interface Mirror {
+/** Another place with the content of an upstream, which is asked first. */
+export interface UpstreamMirror {
   /** As `parseRegistryUrl` reads it. */
   readonly url: string;
   /** The mirror's own; the credential of an Ask goes to the upstream's `url` only. */
@@ -61,7 +62,7 @@ export interface UpstreamOptions {
   /** As `parseRegistryUrl` reads it. */
   readonly url: string;
   /** Tried in order after `url`. */
-  readonly mirrors?: readonly Mirror[];
+  readonly mirrors?: readonly UpstreamMirror[];
   /** Hosts (`host` or `host:port`), apart from an endpoint's own, whose token service may see a credential. */
   readonly realms?: readonly string[];
   /** PEM text of CAs to trust instead of the system's. */

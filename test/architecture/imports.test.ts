@@ -35,6 +35,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
     'lib',
     'ops',
   ],
+  compose: ['*'],
   cli: ['*'],
   '': ['*'],
 };
@@ -48,7 +49,7 @@ interface Import {
 }
 
 const files = readdirSync(src, { recursive: true, encoding: 'utf8' }).filter(name => name.endsWith('.ts'));
-const production = files.filter(name => !/\.(test|suite)\.ts$/.test(name));
+const production = files.filter(name => !/\.(test|suite|fixture)\.ts$/.test(name));
 const imports = production.flatMap(importsOf);
 
 function importsOf(file: string): Import[] {

@@ -61,8 +61,8 @@ describe('a blob that only a private repository holds', () => {
   it('is not served through a public one whose manifest merely names it', async () => {
     upstream.add('private', imageOf([secretBlob, unaskedBlob]), '1');
     // The manifest of the public repository names the secret layers, which upstream does not have there.
-    const { manifest: naming } = imageOf([openBlob, secretBlob, unaskedBlob]);
-    upstream.add('open', naming, '1');
+    const { manifest: resolver } = imageOf([openBlob, secretBlob, unaskedBlob]);
+    upstream.add('open', resolver, '1');
     upstream.add('open', openBlob);
 
     expect((await manifest('private', '1')).status).toBe(200);

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { silentLog } from '../../src/lib/log.ts';
 import { openSqliteMetadataStore } from '../../src/metadata/sqlite-metadata-store.ts';
-import type { StatusDocument } from '../../src/wire-status.ts';
+import type { StatusDocument } from '../../src/compose/status.ts';
 import { get } from '../support/client.ts';
 import { imageOf, randomBlob } from '../support/content.ts';
 import { Entrepot } from '../support/entrepot.ts';

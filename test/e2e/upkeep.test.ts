@@ -284,7 +284,7 @@ describe('upkeep beside a running server', () => {
     const index = join(entrepot.folder, 'store', 'index.db');
     const another = await openSqliteMetadataStore(index, { log: silentLog });
     try {
-      await another.claim('upkeep-eviction');
+      await another.acquireLease('upkeep-eviction');
       const { code, stdout } = await entrepot.command('gc', '--grace-period', '0s');
       expect(stdout).toContain('  1 file without a row, 1000 B\n');
       expect(stdout).toContain('another process is making room already');

@@ -1,13 +1,13 @@
 // Access on a real store, with tenants whose Secrets a test puts and takes away.
 import { join } from 'node:path';
 import { Access, type AccessOptions } from '../../src/access/access.ts';
-import type { ServiceAccount } from '../../src/access/door.ts';
+import type { ServiceAccount } from '../../src/access/authenticator.ts';
 import { Grants } from '../../src/access/grants.ts';
 import type { UpstreamRule } from '../../src/access/mirrored-rights.ts';
 import { TokenKeys } from '../../src/access/token-keys.ts';
 import { Tokens } from '../../src/access/tokens.ts';
 import { VerificationPolicy, type VerificationPolicyName } from '../../src/access/verification.ts';
-import type { Sender } from '../../src/access/visitor.ts';
+import type { Sender } from '../../src/access/subject.ts';
 import { type Log, silentLog } from '../../src/lib/log.ts';
 import { silentMeter } from '../../src/lib/meter.ts';
 import type { MetadataStore } from '../../src/metadata/metadata-store.ts';

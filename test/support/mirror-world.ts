@@ -10,7 +10,7 @@ import type { MetadataStore } from '../../src/metadata/metadata-store.ts';
 import { openSqliteMetadataStore } from '../../src/metadata/sqlite-metadata-store.ts';
 import { Mirror, type MirrorOptions } from '../../src/mirror/mirror.ts';
 import type { PrefetchRule } from '../../src/mirror/prefetch.ts';
-import type { PullRule } from '../../src/mirror/pull-rule.ts';
+import type { PullRule } from '../../src/mirror/freshness.ts';
 import { type Credential, credentialId } from '../../src/oci/credential.ts';
 import type { Digest } from '../../src/oci/digest.ts';
 import type { ManifestWant } from '../../src/oci/pull-source.ts';

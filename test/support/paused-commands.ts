@@ -3,7 +3,7 @@
 import { chmod, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { layoutFiles, tarOf } from '../../src/archive/fixture.suite.ts';
+import { layoutFiles, tarOf } from '../../src/archive/archive.fixture.ts';
 import { Database } from '../../src/metadata/sqlite/driver.ts';
 import { get, type Got } from './client.ts';
 import { type Content, type Image, imageOf, randomBlob } from './content.ts';

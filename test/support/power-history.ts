@@ -8,7 +8,7 @@ import { silentLog } from '../../src/lib/log.ts';
 import { Database } from '../../src/metadata/sqlite/driver.ts';
 import { type Digest, digestOf } from '../../src/oci/digest.ts';
 import { createMetrics } from '../../src/ops/metrics.ts';
-import { startServer } from '../../src/wire-server.ts';
+import { startServer } from '../../src/compose/server.ts';
 import { get, type GetOptions } from './client.ts';
 import { bytesOf, type Content, type Image, imageOf, randomBlob } from './content.ts';
 import { Entrepot, STARTER } from './entrepot.ts';

@@ -2,7 +2,7 @@ import { expect } from 'vitest';
 import * as pullRecord from '../../src/access/pull-record.ts';
 import * as verification from '../../src/access/verification.ts';
 import { KeyedBackoff } from '../../src/lib/keyed-backoff.ts';
-import { freshnessOf } from '../../src/mirror/pull-rule.ts';
+import { freshnessOf } from '../../src/mirror/freshness.ts';
 import type { Descriptor } from '../../src/oci/descriptor.ts';
 import { digestOf } from '../../src/oci/digest.ts';
 import { OCI_MANIFEST } from '../../src/oci/media-types.ts';
@@ -340,7 +340,7 @@ function checkEnsureImage(vector: EnsureImageVector): void {
   );
 }
 
-/** As `Naming` reads what is to be pulled; `undefined` for what is no name. */
+/** As `RepositoryResolver` reads what is to be pulled; `undefined` for what is no name. */
 function readReference(image: string): reference.Reference | undefined {
   try {
     return reference.parseNormalizedReference(image);

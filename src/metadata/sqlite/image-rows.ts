@@ -2,7 +2,7 @@ import type { Digest } from '../../oci/digest.ts';
 import type { Repository } from '../../oci/repository.ts';
 import type { SurveyedBlob } from '../survey.ts';
 import type { Connection, Statement } from './connection.ts';
-import * as needs from './needs.ts';
+import * as reachability from './reachability.ts';
 
 interface ManifestRow {
   readonly media_type: string;
@@ -40,14 +40,14 @@ export class ImageRows {
         SELECT n.digest FROM tree
         JOIN repositories r ON r.upstream = @upstream AND r.name = @name
         JOIN links l ON l.repository_id = r.id AND l.digest = tree.digest
-        JOIN readings g ON ${needs.linksTo('l', 'g')}
+        JOIN readings g ON ${reachability.linksTo('l', 'g')}
         JOIN reading_references n ON n.reading_id = g.id AND n.kind = 'manifest')
       SELECT digest FROM tree`);
     this.#selectManifest = connection.prepare(`
       SELECT g.media_type, m.size, m.used_at_ms, m.bytes
       FROM repositories r
       JOIN links l ON l.repository_id = r.id AND l.digest = @digest
-      JOIN readings g ON ${needs.linksTo('l', 'g')}
+      JOIN readings g ON ${reachability.linksTo('l', 'g')}
       JOIN manifests m ON m.digest = g.digest
       WHERE r.upstream = @upstream AND r.name = @name`);
     this.#selectBlobs = connection.prepare(`
@@ -64,7 +64,7 @@ export class ImageRows {
       SELECT DISTINCT g.digest FROM reading_references n
       JOIN readings g ON g.id = n.reading_id
       JOIN repositories r ON r.upstream = @upstream AND r.name = @name
-      JOIN links k ON k.repository_id = r.id AND ${needs.linksTo('k', 'g')}
+      JOIN links k ON k.repository_id = r.id AND ${reachability.linksTo('k', 'g')}
       WHERE n.digest = @digest AND n.kind = 'manifest' LIMIT @limit`);
     this.#selectLinkElsewhere = connection.prepare(`
       SELECT 1 FROM links l JOIN repositories r ON r.id = l.repository_id

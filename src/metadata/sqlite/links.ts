@@ -2,7 +2,7 @@ import type { Digest } from '../../oci/digest.ts';
 import type { Manifest } from '../../oci/manifest.ts';
 import type { Repository } from '../../oci/repository.ts';
 import type { Connection, Statement } from './connection.ts';
-import * as needs from './needs.ts';
+import * as reachability from './reachability.ts';
 
 export type LinkKind = 'manifest' | 'blob';
 
@@ -30,7 +30,7 @@ export class Links {
       FROM reading_references n
       CROSS JOIN readings g ON g.id = n.reading_id
       CROSS JOIN repositories r ON r.upstream = @upstream AND r.name = @name
-      CROSS JOIN links l ON l.repository_id = r.id AND ${needs.linksTo('l', 'g')}
+      CROSS JOIN links l ON l.repository_id = r.id AND ${reachability.linksTo('l', 'g')}
         AND NOT l.is_unproved
       WHERE n.digest = @digest
       ORDER BY n.reading_id DESC LIMIT 1`);
@@ -46,8 +46,8 @@ export class Links {
       DELETE FROM links AS l
       WHERE l.repository_id = @id AND l.digest = @digest AND l.kind = 'manifest'
         AND NOT EXISTS (SELECT 1 FROM tags t WHERE t.digest = @digest AND t.repository_id = @id)
-        AND NOT ${needs.isPinnedIn('@id', '@digest')}
-        AND NOT ${needs.isNamedIn('@id', '@digest')}`);
+        AND NOT ${reachability.isPinnedIn('@id', '@digest')}
+        AND NOT ${reachability.isNamedIn('@id', '@digest')}`);
     this.#selectManifest = connection.prepare(
       "SELECT 1 FROM links WHERE repository_id = ? AND digest = ? AND kind = 'manifest'",
     );

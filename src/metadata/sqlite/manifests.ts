@@ -5,7 +5,7 @@ import type { Page } from '../../oci/pull-source.ts';
 import type { Repository } from '../../oci/repository.ts';
 import type { Paged } from '../metadata-store.ts';
 import type { Connection, Statement } from './connection.ts';
-import * as needs from './needs.ts';
+import * as reachability from './reachability.ts';
 import { pageRange, toPage } from './page.ts';
 import { isPreloaded } from './preloads.ts';
 
@@ -60,7 +60,7 @@ export class Manifests {
       WHERE g.subject = @subject
         AND EXISTS (
           SELECT 1 FROM repositories r JOIN links l ON l.repository_id = r.id
-          WHERE r.upstream = @upstream AND r.name = @name AND ${needs.linksTo('l', 'g')}
+          WHERE r.upstream = @upstream AND r.name = @name AND ${reachability.linksTo('l', 'g')}
             AND NOT l.is_unproved)
         AND (@artifactType IS NULL OR g.artifact_type = @artifactType)
         AND (@grantees IS NULL OR EXISTS (

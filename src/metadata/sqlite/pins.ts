@@ -1,7 +1,7 @@
 import type { Digest } from '../../oci/digest.ts';
 import type { Repository } from '../../oci/repository.ts';
 import type { Connection, Statement } from './connection.ts';
-import * as needs from './needs.ts';
+import * as reachability from './reachability.ts';
 
 /** What upkeep must not take: tags and digests of repositories. */
 export class Pins {
@@ -22,7 +22,7 @@ export class Pins {
         SELECT above.id, g.digest FROM above
         JOIN reading_references n ON n.digest = above.digest
         JOIN readings g ON g.id = n.reading_id
-        JOIN links k ON k.repository_id = above.id AND ${needs.linksTo('k', 'g')})
+        JOIN links k ON k.repository_id = above.id AND ${reachability.linksTo('k', 'g')})
       SELECT DISTINCT p.reference FROM above JOIN pins p ON p.repository_id = above.id
       WHERE p.reference = above.digest OR EXISTS (
         SELECT 1 FROM tags t WHERE t.repository_id = above.id AND t.tag = p.reference AND t.digest = above.digest)

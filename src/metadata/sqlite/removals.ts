@@ -2,7 +2,7 @@ import type { Digest } from '../../oci/digest.ts';
 import type { Repository } from '../../oci/repository.ts';
 import type { Content, Damage } from '../metadata-store.ts';
 import type { Connection, Statement } from './connection.ts';
-import * as needs from './needs.ts';
+import * as reachability from './reachability.ts';
 
 /** What says when something was last used. Each has an index, so that none is looked for by a scan. */
 const TIMES = [
@@ -39,21 +39,21 @@ export class Removals {
       WHERE l.repository_id = (SELECT id FROM repositories WHERE upstream = @upstream AND name = @name)
         AND l.digest = @digest AND l.kind = 'blob' AND l.created_at_ms < @sinceMs
         AND NOT EXISTS (SELECT 1 FROM blobs b WHERE b.digest = @digest AND b.used_at_ms >= @sinceMs)
-        AND NOT ${needs.isPinnedIn('l.repository_id', 'l.digest')}
-        AND NOT ${needs.isMaimed('l.repository_id')}
-        AND NOT ${needs.isNamedIn('l.repository_id', 'l.digest')}`);
+        AND NOT ${reachability.isPinnedIn('l.repository_id', 'l.digest')}
+        AND NOT ${reachability.isMaimed('l.repository_id')}
+        AND NOT ${reachability.isNamedIn('l.repository_id', 'l.digest')}`);
     this.#deleteUnlinkedManifest = connection.prepare(`
       DELETE FROM manifests
-      WHERE digest = @digest AND used_at_ms < @sinceMs AND NOT ${needs.isLinkedManifest('@digest')}`);
+      WHERE digest = @digest AND used_at_ms < @sinceMs AND NOT ${reachability.isLinkedManifest('@digest')}`);
     this.#deleteUnneededBlob = connection.prepare(`
       DELETE FROM blobs
-      WHERE digest = @digest AND used_at_ms < @sinceMs AND NOT ${needs.isLinkedBlob('@digest')}
-        AND NOT ${needs.isNamed('@digest')} AND NOT ${needs.isBeingFilled('@digest')}`);
+      WHERE digest = @digest AND used_at_ms < @sinceMs AND NOT ${reachability.isLinkedBlob('@digest')}
+        AND NOT ${reachability.isNamed('@digest')} AND NOT ${reachability.isBeingFilled('@digest')}`);
     this.#evictBlob = connection.prepare(
-      `DELETE FROM blobs WHERE digest = @digest AND used_at_ms < @sinceMs AND ${needs.isEvictable('@digest')}`,
+      `DELETE FROM blobs WHERE digest = @digest AND used_at_ms < @sinceMs AND ${reachability.isEvictable('@digest')}`,
     );
     this.#evictManifest = connection.prepare(
-      `DELETE FROM manifests WHERE digest = @digest AND used_at_ms < @sinceMs AND ${needs.isEvictable('@digest')}`,
+      `DELETE FROM manifests WHERE digest = @digest AND used_at_ms < @sinceMs AND ${reachability.isEvictable('@digest')}`,
     );
     this.#deleteBlob = connection.prepare('DELETE FROM blobs WHERE digest = ?');
     this.#deleteManifest = connection.prepare('DELETE FROM manifests WHERE digest = ?');
@@ -61,12 +61,12 @@ export class Removals {
       "UPDATE links SET media_type = NULL WHERE digest = ? AND kind = 'manifest'",
     );
     this.#deleteReadings = connection.prepare('DELETE FROM readings WHERE digest = ?');
-    this.#selectIsHosted = connection.prepare(`SELECT ${needs.isHosted('@digest')} AS hosted`);
+    this.#selectIsHosted = connection.prepare(`SELECT ${reachability.isHosted('@digest')} AS hosted`);
     this.#selectIsStray = connection.prepare(`
       SELECT NOT EXISTS (SELECT 1 FROM blobs WHERE digest = @digest)
         AND NOT EXISTS (SELECT 1 FROM quarantine WHERE digest = @digest)
-        AND NOT ${needs.isHostedBlob('@digest')}
-        AND NOT ${needs.isBeingFilled('@digest')} AS stray`);
+        AND NOT ${reachability.isHostedBlob('@digest')}
+        AND NOT ${reachability.isBeingFilled('@digest')} AS stray`);
     this.#insertDamage = connection.prepare(
       'INSERT INTO quarantine (digest, found_at_ms, reason) VALUES (?, ?, ?) ON CONFLICT DO NOTHING',
     );

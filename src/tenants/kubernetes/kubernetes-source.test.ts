@@ -4,10 +4,10 @@ import { makeTempFolder, removeFolder } from '../../../test/support/temp-folder.
 import { type Log, silentLog } from '../../lib/log.ts';
 import { silentMeter } from '../../lib/meter.ts';
 import type { KnownTenant } from '../../oci/issued-credential.ts';
-import { dockerConfig } from '../fixture.suite.ts';
+import { dockerConfig } from '../tenants.fixture.ts';
 import type { SecretSink, TenantReading } from '../secret-source.ts';
 import { readClusterIssuer } from './cluster-issuer.ts';
-import { FakeApiServer, type Written } from './fake-api-server.suite.ts';
+import { FakeApiServer, type Written } from './fake-api-server.fixture.ts';
 import { KubeClient } from './kube-client.ts';
 import { SeenCluster } from './seen-cluster.ts';
 import { KubernetesSource, type KubernetesSourceOptions } from './kubernetes-source.ts';

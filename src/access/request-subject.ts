@@ -1,0 +1,214 @@
+import { OciError, type OciErrorCode } from '../oci/errors.ts';
+import { type Repository, repositoryText } from '../oci/repository.ts';
+import type { Requester, Right } from '../oci/requester.ts';
+import type { Tenants } from '../tenants/tenant.ts';
+import { type Challenges, type Demand, WRONG_PASSWORD } from './challenge.ts';
+import type { Authenticator } from './authenticator.ts';
+import type { HostedRights } from './hosted-rights.ts';
+import type { Identification } from './identification.ts';
+import { type Proven, requesterOfIdentity } from './identity.ts';
+import type { MirroredRights } from './mirrored-rights.ts';
+import type { Principal } from './principal.ts';
+import { CATALOG_SCOPE, covers, type Scope, scopeText } from './scope.ts';
+import type { Action, Sender, Subject } from './subject.ts';
+
+export interface RequestSubjectParts {
+  readonly tenants: Tenants;
+  readonly authenticator: Authenticator;
+  readonly identification: Identification;
+  readonly challenges: Challenges;
+  readonly mirrored: MirroredRights;
+  readonly hosted: HostedRights;
+}
+
+/** What upstream's 401, 403 and 404 have become by the time they are seen here. */
+const UNKNOWN: ReadonlySet<OciErrorCode> = new Set([
+  'NAME_UNKNOWN',
+  'MANIFEST_UNKNOWN',
+  'BLOB_UNKNOWN',
+  'UPSTREAM_REFUSED',
+]);
+
+const INVALID_TOKEN = 'the token is not valid here, or no longer';
+
+/** One request's sender, with what it proved. */
+export class RequestSubject implements Subject {
+  readonly requester: Requester;
+  readonly #parts: RequestSubjectParts;
+  readonly #sender: Sender;
+  readonly #proven: Proven;
+
+  constructor(parts: RequestSubjectParts, sender: Sender, proven: Proven) {
+    this.#parts = parts;
+    this.#sender = sender;
+    this.#proven = proven;
+    this.requester = requesterOfIdentity(proven.identity);
+  }
+
+  async admit(): Promise<void> {
+    this.#requireValid();
+    const { identity, scopes } = this.#proven;
+    if (identity.kind !== 'anonymous' || scopes !== undefined || !this.#parts.authenticator.isOpen) return;
+    // Where credentials may not be asked for, all is as if nobody could log in.
+    const demand = this.#parts.challenges.demand(this.#sender);
+    if (demand !== undefined) throw demand;
+  }
+
+  async authorize(repository: Repository, action: Action): Promise<Right> {
+    const scope = scopeOf(repository, action);
+    this.#requireValid(scope);
+    const { scopes } = this.#proven;
+    if (scopes !== undefined && !covers(scopes, scope)) throw this.#refuse(this.#beyond(scope));
+    return this.#settle(repository, action);
+  }
+
+  async maySee(repository: Repository): Promise<boolean> {
+    this.#requireValid(CATALOG_SCOPE);
+    const { scopes } = this.#proven;
+    if (scopes !== undefined && !covers(scopes, CATALOG_SCOPE)) {
+      throw this.#refuse(this.#beyond(CATALOG_SCOPE));
+    }
+    try {
+      await this.#settle(repository, 'pull');
+      return true;
+    } catch (error) {
+      if (error instanceof OciError) return false;
+      throw error;
+    }
+  }
+
+  async refusal(error: OciError, repository: Repository, action: Action): Promise<OciError> {
+    const { authenticator, mirrored, challenges } = this.#parts;
+    const mayHide = repository.upstream !== '' && action === 'pull' && UNKNOWN.has(error.code);
+    if (!mayHide || this.#proven.identity.kind !== 'anonymous' || !authenticator.isOpen) return error;
+    if (await mirrored.isPublic(repository)) return error;
+    const demand = this.#demand(scopeOf(repository, action));
+    if (error.code !== 'UPSTREAM_REFUSED') return challenges.demand(this.#sender, demand) ?? error;
+    // Who has answered our challenge without a login has none, and hears what is wrong.
+    if (this.#hasToken) return error;
+    // The client's own login may work where Entrepot's does not.
+    const message = `${error.message}; log in if you have a login that may read it`;
+    return challenges.demand(this.#sender, { ...demand, message }) ?? error;
+  }
+
+  async #settle(repository: Repository, action: Action): Promise<Right> {
+    const { mirrored, hosted } = this.#parts;
+    if (repository.upstream !== '') {
+      if (action !== 'pull') throw readOnlyMirror(repository);
+      return mirrored.pull(await this.principal(repository), repository);
+    }
+    const principal = await this.principal(repository);
+    const refusal = hosted.refusal(principal, repository, action);
+    if (refusal === undefined) {
+      if (action !== 'pull' && principal.as === 'tenant') this.#requireEncryption();
+      return hosted.authorize(principal, repository, action);
+    }
+    throw principal.as === 'anonymous' ? this.#askToLogIn(refusal, scopeOf(repository, action)) : refusal;
+  }
+
+  /** Who this is where `repository` is asked for. */
+  async principal(repository: Repository): Promise<Principal> {
+    const { identity } = this.#proven;
+    switch (identity.kind) {
+      case 'account': {
+        const tenant = this.#parts.tenants.find(identity.tenant);
+        if (tenant === undefined) return { as: 'stranger', credentialId: identity.id };
+        return { as: 'tenant', tenant, readOnly: !tenant.accountsMayPush, credentialId: identity.id };
+      }
+      case 'unknown':
+        return repository.upstream === ''
+          ? { as: 'anonymous' }
+          : { as: 'unknown', credential: identity.credential };
+      case 'credential':
+        return this.#holder(identity, repository);
+      case 'anonymous':
+      case 'wrong':
+      case 'void':
+        break;
+    }
+    return { as: 'anonymous' };
+  }
+
+  async #holder(
+    { id, tenant }: { readonly id: string; readonly tenant?: string | undefined },
+    repository: Repository,
+  ): Promise<Principal> {
+    const { identification, authenticator, mirrored } = this.#parts;
+    const identified = identification.identify(id, repository);
+    switch (identified?.as) {
+      case 'tenant':
+        // A token is bound to the tenant that it was made for.
+        if (tenant !== undefined && tenant !== identified.tenant.name) break;
+        this.#parts.tenants.noteOutcome(id, 'used');
+        return { ...identified, credentialId: id };
+      case 'upstream': {
+        const { tenants } = identified;
+        const credential = authenticator.recall(id) ?? (await mirrored.recall(tenants, id, repository));
+        if (credential === undefined) break;
+        return { as: 'upstream', tenants, credential };
+      }
+      case 'stranger':
+        return { as: 'stranger', credentialId: id };
+      case 'ambiguous':
+      case undefined:
+        break;
+    }
+    throw this.#refuse({
+      scope: scopeOf(repository, 'pull'),
+      ...(this.#hasToken ? { error: 'invalid_token' } : {}),
+    });
+  }
+
+  get #hasToken(): boolean {
+    return this.#proven.scopes !== undefined;
+  }
+
+  #requireValid(scope?: Scope): void {
+    const { kind } = this.#proven.identity;
+    const demand = scope === undefined ? {} : { scope };
+    if (kind === 'void') throw this.#refuse({ ...demand, error: 'invalid_token', message: INVALID_TOKEN });
+    if (kind === 'wrong') throw this.#refuse({ ...demand, message: WRONG_PASSWORD });
+  }
+
+  /** Nobody was asked for a password here: who sends one all the same shall not get used to it. */
+  #requireEncryption(): void {
+    if (this.#parts.challenges.mayCarryPasswords(this.#sender)) return;
+    throw new OciError('DENIED', { message: 'nobody may push with a password that came over plain HTTP' });
+  }
+
+  /** UNAUTHORIZED, which where nobody may be asked for credentials is the answer of what does not exist. */
+  #refuse(demand: Demand): OciError {
+    return this.#parts.challenges.demand(this.#sender, demand) ?? new OciError('NAME_UNKNOWN');
+  }
+
+  #askToLogIn(refusal: OciError, scope: Scope): OciError {
+    if (!this.#parts.authenticator.isOpen) return refusal;
+    // What hides whether something exists has the same words as every other challenge.
+    const message = refusal.code === 'DENIED' ? { message: refusal.message } : {};
+    const demand = { ...this.#demand(scope), ...message };
+    return this.#parts.challenges.demand(this.#sender, demand) ?? refusal;
+  }
+
+  /** A token that is not for what is asked. Nobody's lacks a log-in, and not a scope. */
+  #beyond(scope: Scope): Demand {
+    const demand = { scope, error: 'insufficient_scope' } as const;
+    if (this.#proven.identity.kind === 'anonymous') return demand;
+    return { ...demand, message: `the token is not for ${scopeText(scope)}` };
+  }
+
+  #demand(scope: Scope): Demand {
+    return this.#hasToken ? { scope, error: 'insufficient_scope' } : { scope };
+  }
+}
+
+/** Who pushes has to look first at what is there. */
+function scopeOf(repository: Repository, action: Action): Scope {
+  const actions = action === 'push' ? ['pull', 'push'] : [action];
+  return { type: 'repository', name: repositoryText(repository), actions };
+}
+
+function readOnlyMirror(repository: Repository): OciError {
+  return new OciError('UNSUPPORTED', {
+    message: `${repositoryText(repository)} is a mirror of ${repository.upstream}: it can only be pulled`,
+  });
+}

@@ -1,0 +1,230 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import type { BlobStore, Ingest } from '../blobs/blob-store.ts';
+import { removeStrays } from '../blobs/stray-removal.ts';
+import type { BlobReader } from '../lib/blob-reader.ts';
+import type { Lease } from '../lib/lease.ts';
+import type { MetadataStore } from '../metadata/metadata-store.ts';
+import { type Digest, digestAlgorithm, digestHex, digestOf } from '../oci/digest.ts';
+import { MAX_MANIFEST_BYTES } from '../oci/manifest.ts';
+import { ArchiveError } from './archive-error.ts';
+import type { BlobTaker } from './contents.ts';
+import { checked, hashOf, looksLikeManifest, readEntry, requireDigest } from './entry-bytes.ts';
+import { MAX_MANIFESTS_BYTES } from './layout.ts';
+import type { ArchiveEntry } from './open-archive.ts';
+
+/** One system call, and the memory of one write in flight beside the next. */
+const WRITE_BYTES = 1024 * 1024;
+/** Blobs that are being hashed to their end and synced while the next ones are read. */
+const MAX_SETTLING = 4;
+/** Rows that are removed in one transaction, which nobody should have to wait for. */
+const DISCARDS_PER_STEP = 20;
+/** Another import of the same blob takes as long as it takes, and one that died is noticed after 5 s. */
+const LEASE_POLL_MS = 100;
+
+export interface BlobImporterOptions {
+  readonly blobs: BlobStore;
+  readonly metadata: MetadataStore;
+  readonly signal: AbortSignal;
+}
+
+interface HeldIngest {
+  readonly lease: Lease;
+  readonly ingest: Ingest;
+}
+
+/**
+ * Takes blobs out of an archive, one after the other, each verified. What it adds to the store belongs to no repository
+ * yet, so nobody can be served it; `discard` removes it again.
+ */
+export class BlobImporter implements BlobTaker {
+  readonly #options: BlobImporterOptions;
+  /** Every blob that the archive carried, with its size. */
+  readonly #carried = new Map<Digest, number>();
+  readonly #manifests = new Map<Digest, Uint8Array>();
+  #manifestsBytes = 0;
+  /** What was not held before. */
+  readonly #added = new Map<Digest, number>();
+  readonly #settling = new Set<Promise<void>>();
+  #failure: { readonly cause: unknown } | undefined;
+
+  constructor(options: BlobImporterOptions) {
+    this.#options = options;
+  }
+
+  /** Blobs that were not held before, with their sizes. */
+  get added(): ReadonlyMap<Digest, number> {
+    return this.#added;
+  }
+
+  /** The size of a blob that the archive carried; `undefined` if it did not. */
+  carriedSize(digest: Digest): number | undefined {
+    return this.#carried.get(digest);
+  }
+
+  /** The bytes of what looked like a manifest. */
+  manifestBytes(digest: Digest): Uint8Array | undefined {
+    return this.#manifests.get(digest);
+  }
+
+  open(digest: Digest): Promise<BlobReader | undefined> {
+    return this.#options.blobs.open(digest);
+  }
+
+  /** Takes the file that promises to be `digest`. ArchiveError when it is not, now or from a later call. */
+  async take(digest: Digest, entry: ArchiveEntry): Promise<void> {
+    this.#throwFailure();
+    this.#carried.set(digest, entry.size);
+    if (entry.size <= MAX_MANIFEST_BYTES) {
+      await this.#takeSmall(digest, entry);
+    } else if (await this.#isHeld(digest, entry.size)) {
+      // Equal bytes are held; but only who has them may say that they belong to him.
+      requireDigest(digest, await hashOf(entry, digest, this.#options.signal));
+    } else {
+      await this.#store(digest, entry);
+    }
+  }
+
+  /** Stores what looked like a manifest and is named as a blob. */
+  async keepAsBlob(digest: Digest): Promise<void> {
+    const bytes = this.#manifests.get(digest);
+    if (bytes === undefined || (await this.#isHeld(digest, bytes.byteLength))) return;
+    await this.#store(digest, { name: digest, size: bytes.byteLength, body: once(bytes) });
+  }
+
+  /** Resolves when everything taken is verified, synced and known to the index. */
+  async settle(): Promise<void> {
+    await Promise.all(this.#settling);
+    this.#throwFailure();
+  }
+
+  /** Removes what was added and belongs to nothing, but for what is in `used`. */
+  async discard(used: ReadonlySet<Digest> = new Set()): Promise<void> {
+    await Promise.allSettled(this.#settling);
+    const { blobs, metadata } = this.#options;
+    const unused = [...this.#added.keys()].filter(digest => !used.has(digest));
+    for (const digest of unused) this.#added.delete(digest);
+    for (let at = 0; at < unused.length; at += DISCARDS_PER_STEP) {
+      const step = unused.slice(at, at + DISCARDS_PER_STEP);
+      const contents = step.map(digest => ({ kind: 'blob' as const, digest }));
+      const removed = await metadata.removeUnneeded(contents, Number.POSITIVE_INFINITY);
+      await removeStrays(
+        blobs,
+        metadata,
+        removed.map(({ digest }) => digest),
+      );
+    }
+  }
+
+  async #takeSmall(digest: Digest, entry: ArchiveEntry): Promise<void> {
+    const bytes = await readEntry(entry);
+    requireDigest(digest, digestOf(bytes, digestAlgorithm(digest)));
+    if (looksLikeManifest(bytes)) {
+      this.#manifestsBytes += bytes.byteLength;
+      if (this.#manifestsBytes > MAX_MANIFESTS_BYTES) {
+        throw new ArchiveError(`its manifests are larger than ${MAX_MANIFESTS_BYTES} bytes together`);
+      }
+      this.#manifests.set(digest, bytes);
+    } else if (!(await this.#isHeld(digest, bytes.byteLength))) {
+      await this.#store(digest, { ...entry, body: once(bytes) });
+    }
+  }
+
+  async #isHeld(digest: Digest, size: number): Promise<boolean> {
+    const { blobs, metadata } = this.#options;
+    const row = await metadata.statBlob(digest);
+    return row?.size === size && (await blobs.stat(digest))?.size === size;
+  }
+
+  async #store(digest: Digest, entry: ArchiveEntry): Promise<void> {
+    const { blobs, metadata, signal } = this.#options;
+    const lease = await this.#acquireLease(`import-${digestAlgorithm(digest)}-${digestHex(digest)}`);
+    let settled = async (): Promise<void> => metadata.release(lease);
+    try {
+      // What an import that was killed has left is not gone on with: the archive starts the blob from its beginning.
+      const ingest = await blobs.ingest(lease, { digest, anew: true });
+      settled = async () => {
+        await ingest.abort();
+        await ingest.close();
+        await metadata.release(lease);
+      };
+      await write(ingest, entry, signal);
+      await this.#settleBehind(digest, { lease, ingest }, settled);
+    } catch (error) {
+      await settled();
+      throw error;
+    }
+  }
+
+  async #acquireLease(key: string): Promise<Lease> {
+    for (;;) {
+      const lease = await this.#options.metadata.acquireLease(key);
+      if (lease !== undefined) return lease;
+      await delay(LEASE_POLL_MS, undefined, { signal: this.#options.signal });
+    }
+  }
+
+  /** Verifies and commits while the next blob is read; its failure is thrown by whatever is called next. */
+  async #settleBehind(digest: Digest, held: HeldIngest, settled: () => Promise<void>): Promise<void> {
+    while (this.#settling.size >= MAX_SETTLING) await Promise.race(this.#settling);
+    const committing = async (): Promise<void> => {
+      try {
+        await this.#commit(digest, held);
+      } finally {
+        await settled();
+      }
+    };
+    const settling = committing()
+      .catch((cause: unknown) => {
+        this.#failure ??= { cause };
+      })
+      .finally(() => this.#settling.delete(settling));
+    this.#settling.add(settling);
+  }
+
+  async #commit(digest: Digest, { lease, ingest }: HeldIngest): Promise<void> {
+    const { blobs, metadata } = this.#options;
+    const size = ingest.offset;
+    requireDigest(digest, await ingest.hash(digest));
+    await ingest.commit(digest);
+    const isThere = () => blobs.peek(digest)?.size === size;
+    if (!(await metadata.putBlob(digest, size, undefined, { lease, isThere }))) {
+      // An unneeded twin was just going, and these bytes with it.
+      throw new ArchiveError(`${digest} was removed while it was imported: run the import again`);
+    }
+    this.#added.set(digest, size);
+  }
+
+  #throwFailure(): void {
+    if (this.#failure !== undefined) throw this.#failure.cause;
+  }
+}
+
+/** Writes in pieces worth a system call, one in flight while the next collects. */
+async function write(ingest: Ingest, entry: ArchiveEntry, signal: AbortSignal): Promise<void> {
+  let inFlight: Promise<void> = Promise.resolve();
+  let chunks: Uint8Array[] = [];
+  let bytes = 0;
+  const flush = async (): Promise<void> => {
+    await inFlight;
+    inFlight = ingest.write(chunks);
+    // Who waits for it hears of its failure; until then nobody does.
+    inFlight.catch(() => {});
+    chunks = [];
+    bytes = 0;
+  };
+  try {
+    for await (const chunk of checked(entry)) {
+      signal.throwIfAborted();
+      chunks.push(chunk);
+      bytes += chunk.byteLength;
+      if (bytes >= WRITE_BYTES) await flush();
+    }
+    await flush();
+  } finally {
+    await inFlight;
+  }
+}
+
+async function* once(bytes: Uint8Array): AsyncGenerator<Uint8Array, void> {
+  yield bytes;
+}

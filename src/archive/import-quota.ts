@@ -1,0 +1,73 @@
+import type { MetadataStore } from '../metadata/metadata-store.ts';
+import type { ContentTree } from '../oci/content-tree.ts';
+import type { Digest } from '../oci/digest.ts';
+import { OciError } from '../oci/errors.ts';
+import { type Repository, repositoryText } from '../oci/repository.ts';
+import { ArchiveError } from './archive-error.ts';
+
+/** Bounds what repositories that live here may hold. Refuses by an OciError; counts what it let in until `release`. */
+export interface ImportQuota {
+  reserve(key: string, repository: Repository, bytes: number): Promise<void>;
+  release(key: string): void;
+}
+
+/** Content and the repository that is to have it. */
+interface Arrival {
+  readonly repository: Repository;
+  readonly tree: ContentTree;
+}
+
+/**
+ * Reserves room for all that `arrivals` bring to repositories that live here and that these do not have yet. Returns
+ * the way to give it back, once it is in the index or given up. ArchiveError when there is not enough, for any of them.
+ */
+export async function reserveQuota(
+  arrivals: readonly Arrival[],
+  metadata: Pick<MetadataStore, 'isLinked'>,
+  quota: ImportQuota,
+): Promise<() => void> {
+  const reserved: string[] = [];
+  const release = (): void => reserved.forEach(key => quota.release(key));
+  try {
+    for (const [name, { repository, sizes }] of sizesByRepository(arrivals)) {
+      const key = `import ${name}`;
+      reserved.push(key);
+      await quota.reserve(key, repository, await newBytes(repository, sizes, metadata));
+    }
+    return release;
+  } catch (error) {
+    release();
+    throw error instanceof OciError ? new ArchiveError(error.message) : error;
+  }
+}
+
+interface Wanted {
+  readonly repository: Repository;
+  readonly sizes: Map<Digest, number>;
+}
+
+/** Each content once a repository, however many of its images share it. */
+function sizesByRepository(arrivals: readonly Arrival[]): ReadonlyMap<string, Wanted> {
+  const wanted = new Map<string, Wanted>();
+  for (const { repository, tree } of arrivals) {
+    if (repository.upstream !== '') continue;
+    const name = repositoryText(repository);
+    const { sizes } = wanted.get(name) ?? { sizes: new Map<Digest, number>() };
+    for (const { manifest } of tree.manifests) sizes.set(manifest.digest, manifest.bytes.byteLength);
+    for (const { digest, size } of tree.blobs) sizes.set(digest, size);
+    wanted.set(name, { repository, sizes });
+  }
+  return wanted;
+}
+
+async function newBytes(
+  repository: Repository,
+  sizes: ReadonlyMap<Digest, number>,
+  metadata: Pick<MetadataStore, 'isLinked'>,
+): Promise<number> {
+  let bytes = 0;
+  for (const [digest, size] of sizes) {
+    if (!(await metadata.isLinked(repository, digest))) bytes += size;
+  }
+  return bytes;
+}

@@ -1,0 +1,236 @@
+/** The part of the composition root that is about who asks: tenants, rights, tokens. */
+import { randomBytes } from 'node:crypto';
+import { Access } from '../access/access.ts';
+import { Grants } from '../access/grants.ts';
+import { TokenKeys } from '../access/token-keys.ts';
+import { Tokens } from '../access/tokens.ts';
+import { InvalidAllowlist, VerificationPolicy } from '../access/verification.ts';
+import type { Config, LoginConfig, UpstreamConfig } from '../config/config.ts';
+import { ConfigError } from '../config/problems.ts';
+import { pathName } from '../config/path-name.ts';
+import { repositoryOptions } from '../config/repository-options.ts';
+import { plainTenantsProblem, tenantNameProblem } from '../config/rules.ts';
+import type { Log } from '../lib/log.ts';
+import type { Meter } from '../lib/meter.ts';
+import type { MetadataStore } from '../metadata/metadata-store.ts';
+import { type Credential, nameCredential } from '../oci/credential.ts';
+import { OciError } from '../oci/errors.ts';
+import { DOCKER_HUB } from '../oci/reference.ts';
+import { parseRegistryUrl } from '../oci/registry-url.ts';
+import type { Repository } from '../oci/repository.ts';
+import { CredentialPlugins } from '../tenants/credential-plugins.ts';
+import { InvalidCredentialProvider } from '../tenants/credential-provider.ts';
+import { FileSecretSource } from '../tenants/file-secret-source.ts';
+import { Issuer } from '../tenants/issuer.ts';
+import { openTenants } from '../tenants/open-tenants.ts';
+import type { ConfiguredTenant, Tenants } from '../tenants/tenant.ts';
+import type { Cluster } from './kubernetes.ts';
+
+export interface AccessParts {
+  readonly tenants: Tenants;
+  readonly issuer: Issuer;
+  readonly grants: Grants;
+  readonly access: Access;
+  /** Follows a change of `config` and `credentials`, which it shares with its owner. */
+  readonly follow: () => Promise<void>;
+}
+
+export interface AccessNeeds {
+  readonly metadata: MetadataStore;
+  readonly credentials: UpstreamCredentials;
+  readonly cluster: Cluster | undefined;
+  /** The cluster is read while others are served. */
+  readonly startsMeanwhile: boolean;
+  readonly log: Log;
+  readonly meter: Meter;
+}
+
+/** Reads all tenants and makes what decides about rights. Close `tenants` when done. */
+export async function openAccess(config: Config, needs: AccessNeeds): Promise<AccessParts> {
+  const { metadata, credentials, cluster, log, meter } = needs;
+  const credentialKey = await readCredentialKey(metadata);
+  const nameProblem = (name: string) => tenantNameProblem(name, config);
+  const issuing = { store: metadata, credentialKey, nameProblem };
+  const files = new FileSecretSource(config.tenants, log);
+  const tenants = await openTenants({
+    ...issuing,
+    sources: [files, ...(cluster === undefined ? [] : [cluster.source])],
+    configured: configuredTenants(config),
+    nodeConfig: config.nodeConfig,
+    plugins: await openPlugins(config, log),
+    startsMeanwhile: needs.startsMeanwhile,
+    log,
+    meter,
+  });
+  let configured = idsOf(credentials);
+  const grants = new Grants(metadata, config, Date.now, id => configured.has(id) || tenants.isHeld(id));
+  let verification = verificationPolicies(config);
+  const access = new Access({
+    tenants,
+    grants,
+    tokens: new Tokens(new TokenKeys(metadata), serviceName(config)),
+    nameCredential: (username, password) => nameCredential(credentialKey, username, password),
+    serviceAccounts: cluster?.serviceAccounts,
+    upstreamRule: repository => {
+      const upstream = upstreamOf(config, repository);
+      return {
+        ...repositoryOptions(upstream, repository.name),
+        credential: credentials.get(upstream.credentials),
+        images: imagesOf(upstream, repository),
+        verification: verification(upstream),
+      };
+    },
+    hosted: config.hosted,
+    serverNames: config.server.serverNames,
+    unknownCredentials: config.unknownCredentials,
+    externalUrl: config.server.externalUrl,
+    allowPlainCredentials: config.server.allowPlainCredentials,
+    nameInScope: name => nameInScope(config, name),
+    log,
+    meter,
+  });
+  const follow = async (): Promise<void> => {
+    configured = idsOf(credentials);
+    verification = verificationPolicies(config);
+    tenants.configure(configuredTenants(config));
+    await files.follow(config.tenants);
+  };
+  return { tenants, issuer: new Issuer(issuing), grants, access, follow };
+}
+
+function configuredTenants({ tenants }: Config): readonly ConfiguredTenant[] {
+  return tenants.map(({ name, secrets: _secrets, ...options }) => ({ name, options }));
+}
+
+function idsOf(credentials: UpstreamCredentials): ReadonlySet<string> {
+  return new Set([...credentials.values()].flatMap(credential => credential?.id ?? []));
+}
+
+/** A ConfigError when tenants of the store could push over plain HTTP beyond loopback; the configuration's own are read with it. */
+export function requireEncryption(config: Config, tenants: Tenants): void {
+  const problem = plainTenantsProblem(config);
+  const pushing = tenants.list().filter(({ options }) => options.push !== false);
+  if (problem === undefined || pushing.length === 0) return;
+  const message = `what entrepot tenant add has added (${pushing.map(({ name }) => name).join(', ')}) ${problem}`;
+  throw new ConfigError([{ path: ['tenants'], value: undefined, message, source: 'the store' }]);
+}
+
+/** The kubelet's plugins, if there are any; a ConfigError for what the kubelet would not start with either. */
+export async function openPlugins(config: Config, log: Log): Promise<CredentialPlugins | undefined> {
+  const { credentialProviders, environment } = config;
+  if (credentialProviders === undefined) return undefined;
+  try {
+    return await CredentialPlugins.open({ ...credentialProviders, environment, log });
+  } catch (error) {
+    if (!(error instanceof InvalidCredentialProvider)) throw error;
+    const { message } = error;
+    throw new ConfigError([
+      { path: ['credentialProviders'], value: undefined, message, source: 'the configuration' },
+    ]);
+  }
+}
+
+/** By what the configuration says; none for none. */
+export type UpstreamCredentials = ReadonlyMap<LoginConfig | undefined, Credential | undefined>;
+
+/** Names the credentials of the configuration, once, under the store's own key. */
+export async function upstreamCredentials(
+  config: Config,
+  metadata: MetadataStore,
+): Promise<Map<LoginConfig | undefined, Credential | undefined>> {
+  const key = await readCredentialKey(metadata);
+  const logins = [...config.upstreams.values()].flatMap(({ credentials, mirrors }) => [
+    credentials,
+    ...mirrors.map(mirror => mirror.credentials),
+  ]);
+  return new Map(
+    logins.map(login => [login, login && nameCredential(key, login.username, login.password)] as const),
+  );
+}
+
+/** Which setting of the store holds the secret that names credentials. */
+export const CREDENTIAL_KEY = 'credential-key';
+
+export function upstreamOf(config: Config, repository: Repository): UpstreamConfig {
+  const upstream = config.upstreams.get(repository.upstream);
+  if (upstream === undefined) {
+    // A reload may remove it in the middle of a request.
+    throw new OciError('NAME_UNKNOWN', {
+      message: `${repository.upstream} is no longer an upstream of this registry`,
+    });
+  }
+  return upstream;
+}
+
+function readCredentialKey(metadata: MetadataStore): Promise<string> {
+  return metadata.initSetting(CREDENTIAL_KEY, randomBytes(32).toString('hex'));
+}
+
+/** By the upstream that is configured; each request asks. */
+const places = new WeakMap<UpstreamConfig, readonly string[]>();
+
+/**
+ * How Secrets may name a repository: as part of another registry if it is one, since a login for that part is meant for
+ * it more than any other is, and as pods name it.
+ */
+function imagesOf(upstream: UpstreamConfig, { name }: Repository): readonly string[] {
+  const known = places.get(upstream) ?? placesOf(upstream);
+  places.set(upstream, known);
+  return known.map(place => `${place}/${name}`);
+}
+
+function placesOf(upstream: UpstreamConfig): readonly string[] {
+  const { host, prefix } = parseRegistryUrl(upstream.url);
+  const names = registryNames(upstream);
+  return prefix === '' ? names : [`${host}/${prefix}`.slice(0, -1), ...names];
+}
+
+/** What pods call the registry. Docker Hub's other names are none of theirs: the kubelet knows it by one alone. */
+function registryNames({ name, aliases }: UpstreamConfig): readonly string[] {
+  const names = [name, ...aliases];
+  return names.includes(DOCKER_HUB) ? [DOCKER_HUB] : names;
+}
+
+/** By the upstream's name without a port, if it has one; the name of what lives here has no upstream before it. */
+function nameInScope({ upstreams }: Config, name: string): string {
+  const slash = name.indexOf('/');
+  const upstream = upstreams.get(name.slice(0, slash));
+  const plain = upstream && pathName(upstream);
+  return plain === undefined ? name : plain + name.slice(slash);
+}
+
+/** What clients are told that their tokens are for. */
+function serviceName({ server }: Config): string {
+  const { externalUrl, serverNames } = server;
+  return externalUrl === undefined ? (serverNames[0] ?? 'entrepot') : new URL(externalUrl).host;
+}
+
+/** One policy object for each of the few names that are in use. A ConfigError for an allowlist that is none. */
+export function verificationPolicies(config: Config): (upstream: UpstreamConfig) => VerificationPolicy {
+  type Written = Config['imagePullCredentialsVerificationPolicy'];
+  const policies = new Map<string, VerificationPolicy>();
+  const policyOf = (written: Written): VerificationPolicy => {
+    // The kubelet has itself spelt it in two ways.
+    const name = written === 'NeverVerifyAllowListedImages' ? 'NeverVerifyAllowlistedImages' : written;
+    const known = policies.get(name);
+    if (known !== undefined) return known;
+    const policy = new VerificationPolicy(name, config.preloadedImagesVerificationAllowlist);
+    policies.set(name, policy);
+    return policy;
+  };
+  try {
+    const general = config.imagePullCredentialsVerificationPolicy;
+    policyOf(general);
+    return upstream => policyOf(upstream.imagePullCredentialsVerificationPolicy ?? general);
+  } catch (error) {
+    if (!(error instanceof InvalidAllowlist)) throw error;
+    throw new ConfigError([
+      {
+        path: ['preloadedImagesVerificationAllowlist'],
+        value: undefined,
+        message: error.message,
+        source: 'the configuration',
+      },
+    ]);
+  }
+}

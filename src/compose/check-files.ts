@@ -1,0 +1,66 @@
+/** What a server would not start with of the files that its configuration names; it has no store yet. */
+import { access, constants, stat } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import type { Config } from '../config/config.ts';
+import { ConfigError, messageOf, type Problem } from '../config/problems.ts';
+import { absentAsUndefined } from '../lib/error-code.ts';
+import type { Log } from '../lib/log.ts';
+import { readTls } from '../ops/tls-files.ts';
+import { openPlugins, verificationPolicies } from './access.ts';
+import { clusterAccess } from './kubernetes.ts';
+
+/**
+ * Reads certificates, keys, kubeconfig and credential providers as a server does, and keeps nothing. A ConfigError with
+ * all that is wrong, so that whoever puts it right hears of it at once.
+ */
+export async function checkFiles(config: Config, log: Log): Promise<void> {
+  const found = await Promise.all([
+    problemsOf(async () => {
+      const { tls } = config.server;
+      if (tls !== undefined) await readTls(tls).catch(throwTlsProblem);
+    }),
+    problemsOf(async () => void verificationPolicies(config)),
+    problemsOf(async () => (await openPlugins(config, log))?.close()),
+    problemsOf(async () => {
+      if (config.kubernetes !== undefined) await clusterAccess(config);
+    }),
+    problemsOf(() => checkAuditFile(config.audit)),
+  ]);
+  const problems = found.flat();
+  if (problems.length > 0) throw new ConfigError(problems);
+}
+
+async function problemsOf(check: () => Promise<void>): Promise<readonly Problem[]> {
+  try {
+    await check();
+    return [];
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error;
+    return error.problems;
+  }
+}
+
+/** Whether this user may append to it, or make it: opening would make it. */
+async function checkAuditFile(audit: Config['audit']): Promise<void> {
+  const { output, auditFile } = audit;
+  if (output !== 'file' || auditFile === undefined) return;
+  try {
+    const isThere = (await absentAsUndefined(stat(auditFile))) !== undefined;
+    await access(isThere ? auditFile : dirname(auditFile), constants.W_OK);
+  } catch (error) {
+    throw new ConfigError([auditProblem(audit, error)]);
+  }
+}
+
+/** That its file cannot be opened. */
+export function auditProblem({ auditFile }: Config['audit'], error: unknown): Problem {
+  const message = `cannot be opened: ${messageOf(error)}`;
+  return { path: ['audit', 'auditFile'], value: auditFile, message, source: 'the configuration' };
+}
+
+function throwTlsProblem(error: unknown): never {
+  const message = messageOf(error);
+  throw new ConfigError([
+    { path: ['server', 'tls'], value: undefined, message, source: 'the configuration' },
+  ]);
+}

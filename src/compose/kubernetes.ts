@@ -1,0 +1,112 @@
+/** The part of the composition root that is about a Kubernetes cluster. */
+import { join } from 'node:path';
+import { ServiceAccountTokens } from '../access/service-account-tokens.ts';
+import type { ServiceAccounts } from '../access/authenticator.ts';
+import type { Config } from '../config/config.ts';
+import { ConfigError } from '../config/problems.ts';
+import type { Log } from '../lib/log.ts';
+import type { Meter } from '../lib/meter.ts';
+import type { MetadataStore } from '../metadata/metadata-store.ts';
+import {
+  type ClusterAccess,
+  inClusterAccess,
+  InvalidClusterAccess,
+} from '../tenants/kubernetes/cluster-access.ts';
+import { IssuerWatch } from '../tenants/kubernetes/issuer-watch.ts';
+import { KubeClient } from '../tenants/kubernetes/kube-client.ts';
+import { readKubeconfig } from '../tenants/kubernetes/kubeconfig.ts';
+import { SeenCluster } from '../tenants/kubernetes/seen-cluster.ts';
+import { KubernetesSource } from '../tenants/kubernetes/kubernetes-source.ts';
+import { KnownNamespaces } from '../tenants/known-namespaces.ts';
+import type { SecretSource } from '../tenants/secret-source.ts';
+
+/** In the folder of the store. */
+export const SEEN_CLUSTER_FOLDER = 'cluster';
+
+export interface Cluster {
+  readonly source: SecretSource;
+  readonly serviceAccounts: ServiceAccounts | undefined;
+}
+
+export interface ClusterNeeds {
+  readonly metadata: Pick<MetadataStore, 'listKnownTenants'>;
+  readonly log: Log;
+  readonly meter: Meter;
+}
+
+/** The namespaces of the store alone: for commands, which run beside the server that follows the cluster. */
+export function knownCluster(
+  { kubernetes }: Config,
+  { metadata }: Pick<ClusterNeeds, 'metadata'>,
+): Cluster | undefined {
+  if (kubernetes === undefined) return undefined;
+  return {
+    source: new KnownNamespaces(() => metadata.listKnownTenants()),
+    serviceAccounts: undefined,
+  };
+}
+
+/** The cluster that `config` names, if it does. A ConfigError when its access cannot be read. */
+export async function openCluster(config: Config, needs: ClusterNeeds): Promise<Cluster | undefined> {
+  const { kubernetes, proxy } = config;
+  if (kubernetes === undefined) return undefined;
+  const { metadata, meter } = needs;
+  const access = await clusterAccess(config);
+  const log = needs.log.child({ cluster: access.server.host });
+  const client = new KubeClient(access, {
+    proxy: { http: proxy.httpProxy, https: proxy.httpsProxy, no: proxy.noProxy },
+    log,
+  });
+  const { namespaces, namespaceSelector } = kubernetes;
+  const audiences = audiencesOf(config);
+  const seen = await SeenCluster.open({ folder: join(config.storage.path, SEEN_CLUSTER_FOLDER), log });
+  const issuer = new IssuerWatch({ client, log, seen });
+  const source = new KubernetesSource({
+    client,
+    issuer: audiences.length > 0 ? issuer : undefined,
+    namespaces: namespaces.length > 0 ? { names: namespaces } : { labelSelector: namespaceSelector },
+    accountsMayPush: kubernetes.push === 'serviceAccounts',
+    listKnownTenants: () => metadata.listKnownTenants(),
+    seen,
+    get recallForMs() {
+      return config.staleGrantForMs;
+    },
+    log,
+    meter,
+  });
+  if (audiences.length === 0) {
+    log.warn(
+      {},
+      'no service account can log in: server.serverNames would say what their tokens are made out to',
+    );
+  }
+  const tokens = new ServiceAccountTokens({ audiences, issuer, accounts: source });
+  const serviceAccounts: ServiceAccounts = {
+    verify: token => tokens.verify(token),
+    has: (namespace, uid) => source.hasAccount(namespace, uid),
+    onChange: listener => {
+      source.onAccounts(listener);
+      issuer.onChange(listener);
+    },
+  };
+  return { source, serviceAccounts };
+}
+
+/** A ConfigError when it cannot be read. */
+export async function clusterAccess({ kubernetes, environment }: Config): Promise<ClusterAccess> {
+  try {
+    const file = kubernetes?.kubeconfig;
+    return file === undefined ? await inClusterAccess(environment) : await readKubeconfig(file);
+  } catch (error) {
+    if (!(error instanceof InvalidClusterAccess)) throw error;
+    const { message } = error;
+    const path = ['kubernetes', 'kubeconfig'];
+    throw new ConfigError([{ path, value: undefined, message, source: 'the configuration' }]);
+  }
+}
+
+/** Everything that this registry is called: a token's audience may be any of it. */
+function audiencesOf({ server: { serverNames, externalUrl } }: Config): readonly string[] {
+  const external = externalUrl === undefined ? [] : [externalUrl, new URL(externalUrl).host];
+  return [...new Set([...serverNames, ...external])];
+}

@@ -1,0 +1,115 @@
+/** The part of the composition root that is about repositories that live upstream. */
+import { isDeepStrictEqual } from 'node:util';
+import type { FileBlobStore } from '../blobs/file-blob-store.ts';
+import type { Config } from '../config/config.ts';
+import { repositoryOptions } from '../config/repository-options.ts';
+import type { Log } from '../lib/log.ts';
+import type { Meter } from '../lib/meter.ts';
+import type { MetadataStore } from '../metadata/metadata-store.ts';
+import type { MemoryBudget } from '../lib/memory-budget.ts';
+import { Mirror } from '../mirror/mirror.ts';
+import { strictestPullPolicy } from '../oci/pull-policy.ts';
+import type { Repository } from '../oci/repository.ts';
+import type { Proof, Right } from '../oci/requester.ts';
+import { Upstream } from '../upstream/upstream.ts';
+import { type UpstreamCredentials, upstreamOf } from './access.ts';
+
+export interface MirrorNeeds {
+  readonly credentials: UpstreamCredentials;
+  readonly upstreams: ReadonlyMap<string, Upstream>;
+  readonly metadata: MetadataStore;
+  readonly blobs: FileBlobStore;
+  readonly recordProof: (proof: Proof) => Promise<void>;
+  readonly log: Log;
+  readonly meter: Meter;
+}
+
+/** Of what the configuration says of the upstreams and of pulls from them. */
+export function openMirror(config: Config, { credentials, ...needs }: MirrorNeeds): Mirror {
+  return new Mirror({
+    ...needs,
+    ownLoginOf: upstream => credentials.get(config.upstreams.get(upstream)?.credentials),
+    isOffline: config.offline,
+    prefetchRuleOf: repository => repositoryOptions(upstreamOf(config, repository), repository.name),
+    pullRuleOf: (repository, right) => pullRuleOf(config, repository, right),
+    get verifyForMs() {
+      return config.verifyForMs;
+    },
+    get maxBytes() {
+      return config.storage.maxBytes;
+    },
+    limits: config.pulls,
+  });
+}
+
+/** An upstream and the settings that it was made with. */
+interface Made {
+  readonly settings: object;
+  readonly upstream: Upstream;
+}
+
+/** Requests to an upstream that a reload has replaced may take so long; a download then goes on with the new one. */
+const REPLACED_MS = 60_000;
+
+/** The upstreams of a configuration, which a reload may replace. Each keeps connections until it is closed. */
+export class Upstreams {
+  readonly #memory: MemoryBudget;
+  readonly #made = new Map<string, Made>();
+  readonly #byName = new Map<string, Upstream>();
+  readonly #open = new Set<Upstream>();
+
+  constructor(config: Config, credentials: UpstreamCredentials, memory: MemoryBudget) {
+    this.#memory = memory;
+    this.follow(config, credentials);
+  }
+
+  /** Always the same map, with what there is now. */
+  get byName(): ReadonlyMap<string, Upstream> {
+    return this.#byName;
+  }
+
+  /** Opens new upstreams, replaces those that are reached in another way now, and keeps the rest with their connections. */
+  follow({ upstreams, proxy }: Config, credentials: UpstreamCredentials): void {
+    for (const name of this.#byName.keys()) if (!upstreams.has(name)) this.#retire(name);
+    for (const [name, upstream] of upstreams) {
+      const { url, mirrors, realms, ca, insecure, allowAddresses } = upstream;
+      const settings = { url, mirrors, realms, ca, insecure, allowAddresses };
+      if (isDeepStrictEqual(this.#made.get(name)?.settings, settings)) continue;
+      this.#retire(name);
+      const made = new Upstream({
+        ...settings,
+        name,
+        memory: this.#memory,
+        mirrors: mirrors.map(mirror => ({
+          url: mirror.url,
+          credential: credentials.get(mirror.credentials),
+        })),
+        proxy: { http: proxy.httpProxy, https: proxy.httpsProxy, no: proxy.noProxy },
+      });
+      this.#made.set(name, { settings, upstream: made });
+      this.#byName.set(name, made);
+      this.#open.add(made);
+    }
+  }
+
+  async close(): Promise<void> {
+    await Promise.all([...this.#open].map(upstream => upstream.close()));
+  }
+
+  #retire(name: string): void {
+    const upstream = this.#byName.get(name);
+    this.#made.delete(name);
+    this.#byName.delete(name);
+    if (upstream === undefined) return;
+    setTimeout(() => {
+      this.#open.delete(upstream);
+      void upstream.close().catch(() => {});
+    }, REPLACED_MS).unref();
+  }
+}
+
+function pullRuleOf(config: Config, repository: Repository, right: Pick<Right, 'pullPolicy'>) {
+  const options = repositoryOptions(upstreamOf(config, repository), repository.name);
+  const policies = [config.offline ? ('Never' as const) : undefined, options.pullPolicy, right.pullPolicy];
+  return { ...options, pullPolicy: strictestPullPolicy(policies) };
+}

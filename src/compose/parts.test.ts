@@ -1,0 +1,286 @@
+import { readdirSync, readlinkSync } from 'node:fs';
+import { readFile, writeFile } from 'node:fs/promises';
+import { createServer, type Server } from 'node:net';
+import { once } from 'node:events';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { imageOf, randomBlob } from '../../test/support/content.ts';
+import { FakeUpstream } from '../../test/support/fake-upstream.ts';
+import { ANYTHING } from '../../test/support/mirror-world.ts';
+import { freePort } from '../../test/support/programs.ts';
+import { makeTempFolder, removeFolder } from '../../test/support/temp-folder.ts';
+import { secretManifest } from '../../test/support/tenants.ts';
+import { loadConfig } from '../config/load.ts';
+import { ConfigError } from '../config/problems.ts';
+import { PartlyReloaded } from '../config/reload.ts';
+import { silentLog } from '../lib/log.ts';
+import { STATE_FILE } from '../metadata/store-identity.ts';
+import { createMetrics } from '../ops/metrics.ts';
+import { FakeApiServer } from '../tenants/kubernetes/fake-api-server.fixture.ts';
+import { Schedule } from '../upkeep/schedule.ts';
+import { openParts } from './parts.ts';
+import { type RunningServer, startServer } from './server.ts';
+
+let folder: string;
+let taken: Server | undefined;
+
+beforeEach(async () => {
+  folder = await makeTempFolder('wire');
+});
+
+afterEach(async () => {
+  taken?.close();
+  taken = undefined;
+  await removeFolder(folder);
+});
+
+/** What this process has open of the store. */
+function openFiles(): string[] {
+  return readdirSync('/proc/self/fd').flatMap(fd => {
+    try {
+      const target = readlinkSync(`/proc/self/fd/${fd}`);
+      return target.startsWith(folder) ? [target] : [];
+    } catch {
+      // The one that listed the folder itself.
+      return [];
+    }
+  });
+}
+
+/** How it is said to have been left. */
+async function stateOfIndex() {
+  return JSON.parse(await readFile(join(folder, 'store', STATE_FILE), 'utf8'));
+}
+
+const metrics = createMetrics();
+const observers = { log: silentLog, meter: metrics.meter, metrics };
+const config = (overrides: object) =>
+  loadConfig({ env: {}, overrides: { storage: { path: join(folder, 'store') }, ...overrides } });
+
+async function takePort(): Promise<number> {
+  taken = createServer().listen(0, '127.0.0.1');
+  await once(taken, 'listening');
+  const address = taken.address();
+  if (address === null || typeof address === 'string') throw new Error('no port');
+  return address.port;
+}
+
+describe('the parts', () => {
+  it('leave the store closed when a later one cannot be opened', async () => {
+    const broken = await config({ credentialProviders: { configFile: '/nowhere', binDir: '/nowhere' } });
+    await expect(openParts(broken, observers)).rejects.toThrow(ConfigError);
+    expect(openFiles()).toEqual([]);
+    const parts = await openParts(await config({}), observers);
+    expect(openFiles()).not.toEqual([]);
+    await parts.close();
+    expect(openFiles()).toEqual([]);
+  });
+
+  it('say that the index is open still, when another process has closed it beside them', async () => {
+    const stays = await openParts(await config({}), observers);
+    await (await openParts(await config({}), observers)).close();
+    await vi.waitUntil(async () => !(await stateOfIndex()).isClosing, { timeout: 10_000 });
+    expect((await stateOfIndex()).closed).toBeUndefined();
+    await stays.close();
+    expect((await stateOfIndex()).closed).toBeDefined();
+  });
+});
+
+describe('what is explained of an image', () => {
+  it('says what a name of one architecture means where there is no such repository', async () => {
+    const upstreams = { 'up.example': { url: 'http://127.0.0.1:9', archInName: true } };
+    const parts = await openParts(await config({ upstreams, offline: true }), observers);
+    try {
+      const conclusionsOf = async (name: string) => (await parts.explain(name, undefined))?.conclusions;
+      const said = expect.stringContaining('the linux/arm64 image of up.example/pause');
+      expect(await conclusionsOf('up.example/pause-arm64:3')).toContainEqual(said);
+      expect(await conclusionsOf('up.example/pause:3')).not.toContainEqual(said);
+    } finally {
+      await parts.close();
+    }
+  });
+});
+
+describe('what upstream refused', () => {
+  afterEach(() => vi.useRealTimers());
+
+  it('is asked again as soon as any Secret has changed', async () => {
+    // Else it would be forgotten by itself after a while.
+    vi.useFakeTimers({ toFake: ['Date'] });
+    const upstream = await FakeUpstream.start({ auth: { scheme: 'basic', users: {} } });
+    const [own, other] = [join(folder, 'own.json'), join(folder, 'other.json')];
+    await writeFile(own, secretManifest('own', { 'up.example': ['ann', 'wrong'] }));
+    const parts = await openParts(
+      await config({
+        upstreams: { 'up.example': { url: upstream.url } },
+        tenants: [
+          { name: 'team-a', secrets: own },
+          { name: 'team-b', secrets: other },
+        ],
+      }),
+      observers,
+    );
+    const pull = async () => {
+      const [tenant] = parts.tenants.list();
+      if (tenant === undefined) throw new Error('team-a is a tenant');
+      const repository = { upstream: 'up.example', name: 'app' };
+      const right = await parts.access.rightOf(tenant, repository);
+      await expect(parts.mirror.manifest(repository, '1', right, ANYTHING)).rejects.toThrow(
+        'manifest unknown',
+      );
+      return upstream.requests.length;
+    };
+    try {
+      const asked = await pull();
+      expect(asked).toBeGreaterThan(0);
+      expect(await pull()).toBe(asked);
+      await writeFile(other, secretManifest('other', { 'else.example': ['bob', 'password'] }));
+      // What vitest polls with would move the clock.
+      for (let tries = 0; tries < 200 && (await pull()) === asked; tries += 1) await sleep(50);
+      expect(await pull()).toBeGreaterThan(asked);
+    } finally {
+      await parts.close();
+      await upstream.stop();
+    }
+  });
+});
+
+describe('a raised pulls.maxConnections', () => {
+  it('begins downloads that wait, before one of those under way ends', async () => {
+    const upstream = await FakeUpstream.start();
+    const layers = ['one', 'two'].map(seed => randomBlob(10_000, seed));
+    const image = imageOf(layers);
+    upstream.add('app', image, '1');
+    upstream.misbehave({ kind: 'blob', hang: true });
+    const overrides = { upstreams: { 'up.example': { url: upstream.url } } };
+    const parts = await openParts(await config({ ...overrides, pulls: { maxConnections: 1 } }), observers);
+    try {
+      const repository = { upstream: 'up.example', name: 'app' };
+      const right = await parts.access.operatorRight(repository);
+      await parts.mirror.manifest(repository, '1', right, ANYTHING);
+      const opened = layers.map(({ digest }) => parts.mirror.openBlob(repository, digest, right));
+      for (const { reader } of await Promise.all(opened)) await reader.close();
+      await vi.waitFor(() => expect(upstream.downloads()).toHaveLength(1));
+      const reload = await parts.prepareReload(await config({ ...overrides, pulls: { maxConnections: 2 } }));
+      await reload();
+      await vi.waitFor(() => expect(upstream.downloads()).toHaveLength(2));
+    } finally {
+      await parts.close();
+      await upstream.stop();
+    }
+  });
+});
+
+/** Status and text. */
+async function ask(url: string): Promise<string> {
+  const response = await fetch(`http://${url}`);
+  return `${response.status} ${(await response.text()).trim()}`;
+}
+
+describe('a server', () => {
+  it('listens while a cluster is still being read, and serves when it was', async () => {
+    const api = await FakeApiServer.start();
+    const release = api.hold('/api/v1/namespaces/team-a/secrets');
+    api.put({ collection: 'namespaces', name: 'team-a', labels: { entrepot: 'tenant' } });
+    const kubeconfig = join(folder, 'kubeconfig');
+    const named = {
+      name: 'c',
+      cluster: { server: api.url.href },
+      user: {},
+      context: { cluster: 'c', user: 'c' },
+    };
+    const lists = { clusters: [named], users: [named], contexts: [named], 'current-context': 'c' };
+    await writeFile(kubeconfig, JSON.stringify(lists));
+    const listen = `127.0.0.1:${await freePort()}`;
+    const server = await startServer(
+      await config({
+        server: { listen, opsListen: `127.0.0.1:${await freePort()}` },
+        kubernetes: { kubeconfig, namespaceSelector: 'entrepot=tenant' },
+      }),
+      observers,
+    );
+    try {
+      expect(await ask(`${server.opsAddress}/livez`)).toBe('200 ok');
+      await vi.waitFor(async () =>
+        expect(await ask(`${server.opsAddress}/readyz`)).toBe(
+          '503 waiting for the Secrets of 1 of 1 namespaces',
+        ),
+      );
+      expect(await ask(`${listen}/v2/`)).toMatch(/^503 .*UNAVAILABLE/);
+      release();
+      await vi.waitFor(async () => expect(await ask(`${server.opsAddress}/readyz`)).toMatch(/^200 ok/));
+      expect(await ask(`${listen}/v2/`)).toMatch(/^401 /);
+      expect(server.parts.tenants.list().map(({ name }) => name)).toEqual(['team-a']);
+    } finally {
+      release();
+      await server.close(0);
+      await api.close();
+    }
+  });
+
+  describe('that reloads its configuration', () => {
+    let server: RunningServer;
+
+    beforeEach(async () => {
+      server = await startServer(await reloaded({}), observers);
+    });
+
+    afterEach(async () => {
+      vi.restoreAllMocks();
+      await server.close(0);
+    });
+
+    const host = { listen: '127.0.0.1:0', opsListen: false };
+    const reloaded = (overrides: object) => config({ server: host, ...overrides });
+
+    it('applies all of it though other processes cannot be told: the index takes no writes', async () => {
+      vi.spyOn(server.parts.metadata, 'notify').mockRejectedValue(new Error('disk full'));
+      const upkeep = vi.spyOn(server.parts.upkeep, 'scrubbedAtMs');
+      const next = { upkeep: { gcInterval: '2h' }, upstreams: { 'up.example': {} } };
+      const { changed } = await server.reload(await reloaded(next));
+      expect(changed.toSorted()).toEqual(['upkeep', 'upstreams.up.example']);
+      expect(server.parts.upstreams.has('up.example')).toBe(true);
+      expect(upkeep).toHaveBeenCalledOnce();
+    });
+
+    it('goes on with the upkeep that it had when another cannot begin, until the next reload', async () => {
+      const closed = vi.spyOn(Schedule.prototype, 'close');
+      const begun = vi.spyOn(server.parts.upkeep, 'scrubbedAtMs').mockRejectedValueOnce(new Error('locked'));
+      const next = await reloaded({ upkeep: { gcInterval: '2h' } });
+      await expect(server.reload(next)).rejects.toThrow(PartlyReloaded);
+      expect(closed).not.toHaveBeenCalled();
+      expect(await server.reload(next)).toMatchObject({ changed: [] });
+      expect(begun).toHaveBeenCalledTimes(2);
+      expect(closed).toHaveBeenCalledOnce();
+    });
+
+    it('reloads no more once it is stopping, and first ends a reload under way', async () => {
+      const begun = vi.spyOn(Schedule.prototype, 'begin');
+      const closed = vi.spyOn(Schedule.prototype, 'close');
+      const next = await reloaded({ upkeep: { gcInterval: '2h' } });
+      const reloading = server.reload(next);
+      const closing = server.close(0);
+      await expect(server.reload(next)).rejects.toThrow('the server is stopping');
+      await closing;
+      await reloading;
+      expect(begun).toHaveBeenCalledOnce();
+      expect(closed).toHaveBeenCalledTimes(2);
+      expect(openFiles()).toEqual([]);
+    });
+  });
+
+  it.each(['listen', 'opsListen'])('whose %s is taken leaves nothing open', async key => {
+    const free = await freePort();
+    const server = {
+      listen: `127.0.0.1:${free}`,
+      opsListen: `127.0.0.1:${free}`,
+      [key]: `127.0.0.1:${await takePort()}`,
+    };
+    await expect(startServer(await config({ server }), observers)).rejects.toThrow(/EADDRINUSE/);
+    expect(openFiles()).toEqual([]);
+    const again = createServer().listen(free, '127.0.0.1');
+    await once(again, 'listening');
+    again.close();
+  });
+});

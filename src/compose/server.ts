@@ -1,0 +1,289 @@
+/** The part of the composition root that listens: the parts of a store, and what asks them over HTTP. */
+import { hostname } from 'node:os';
+import { join } from 'node:path';
+import type { ExplainAnswer } from '../access/explanation.ts';
+import type { Config } from '../config/config.ts';
+import type { LoadOptions } from '../config/load.ts';
+import { PartlyReloaded, planReload, type Reload } from '../config/reload.ts';
+import { mayNameArch } from '../config/repository-options.ts';
+import { createOpsServer, type OpsServer } from '../http/ops-server.ts';
+import { createRegistryServer } from '../http/server.ts';
+import { tokenHandler } from '../http/token.ts';
+import type { Log } from '../lib/log.ts';
+import type { Meter } from '../lib/meter.ts';
+import { WAYS_OUT, whyNotCollected } from '../metadata/store-identity.ts';
+import { networkFileSystem, storageFault } from '../metadata/storage-probe.ts';
+import { Opened } from '../lib/opened.ts';
+import { SOCKET_FOLDER } from '../lib/socket-folder.ts';
+import { OciError } from '../oci/errors.ts';
+import { InvalidReference } from '../oci/reference.ts';
+import type { Audit } from '../ops/audit.ts';
+import { TlsFiles } from '../ops/tls-files.ts';
+import { TransferTotals } from '../ops/transfer-totals.ts';
+import { tenantsDocument } from '../tenants/tenants-document.ts';
+import { DiskWatch } from '../upkeep/disk-watch.ts';
+import { type Observers, openParts, type Parts } from './parts.ts';
+import { CREDENTIAL_KEY, requireEncryption } from './access.ts';
+import { deedsTo } from './audit.ts';
+import { checkFiles } from './check-files.ts';
+import { prepullOf } from './prepull.ts';
+import { statusDocument, transferKeeper } from './status.ts';
+import { reportStore, scheduleOf } from './upkeep.ts';
+
+export interface ServerOptions extends Observers {
+  /** What `/metrics` answers. */
+  readonly metrics: { readonly contentType: string; readonly text: () => Promise<string> };
+  /** Told what every request came to; absent, nobody keeps it. */
+  readonly audit?: Audit | undefined;
+}
+
+export interface RunningServer {
+  readonly parts: Parts;
+  /** In the order of the configuration. */
+  readonly addresses: readonly { readonly address: string; readonly upstream: string | undefined }[];
+  /** `undefined` when the ops port is switched off. */
+  readonly opsAddress: string | undefined;
+  /**
+   * Applies what can be applied of `next` without a restart. Rejects with nothing changed, with a ConfigError perhaps, when
+   * it cannot be used, and with PartlyReloaded when not all of it was applied.
+   */
+  reload(next: Config): Promise<Reload>;
+  /** No new work; bodies finish within the deadline; Fills are kept to resume. */
+  close(deadlineMs: number): Promise<void>;
+}
+
+/** What a server says of itself, to whoever may open its socket. */
+export interface ServerDocument {
+  readonly pid: number;
+  /** The machine, or the container, that it runs in; `undefined` of one of an older version. */
+  readonly host?: string;
+  /** ISO 8601; `undefined` of one of an older version. */
+  readonly started?: string;
+  /** Where clients ask: `127.0.0.1:5000`. Empty while it starts. */
+  readonly addresses: readonly string[];
+  /** Makes the same configuration of it here. Holds the server's environment, and so perhaps secrets. */
+  readonly config: LoadOptions;
+}
+
+/** Serves what `config` says, until it is closed. Rejects, with everything closed again, when a port cannot be bound. */
+export async function startServer(config: Config, options: ServerOptions): Promise<RunningServer> {
+  const opened = new Opened();
+  const startedAtMs = Date.now();
+  const totals = new TransferTotals(options.meter, upstream => config.upstreams.has(upstream));
+  const observers = { ...options, meter: totals };
+  let state: 'starting' | 'serving' | 'stopping' = 'starting';
+  const addresses: string[] = [];
+  try {
+    await checkFiles(config, options.log);
+    await checkStorage(config, options.log);
+    const { tls } = config.server;
+    const certificate = tls && opened.add(await TlsFiles.open(tls, options.log));
+    const parts = opened.add(
+      await openParts(config, observers, { followsCluster: true, startsMeanwhile: true }),
+    );
+    totals.keep(transferKeeper(parts.metadata, startedAtMs), options.log);
+    opened.add(totals);
+    requireEncryption(config, parts.tenants);
+    const disk = new DiskWatch(parts.blobs.space, options.log);
+    const whyNotServing = () => (state === 'serving' ? undefined : state);
+    const ops = await openOps(config, { ...parts, disk }, observers, {
+      whyNotServing,
+      addresses,
+      totals,
+      startedAtMs,
+    });
+    opened.add(ops);
+    // Before the first push, or quotas could be passed.
+    await parts.uploads.countUnfinished();
+    const server = opened.add(
+      await createRegistryServer({
+        ...observers,
+        ...parts,
+        waitingFor: () => parts.tenants.waitingFor,
+        token: tokenHandler(parts.access, parts.resolver),
+        recordDeed: deedsTo(options.audit),
+        listeners: config.server.listen.map(({ address, upstream }) => ({
+          ...address,
+          upstream,
+          tls: certificate?.material,
+        })),
+        mayNameArch: repository => mayNameArch(config, repository),
+        trustedProxies: config.server.trustedProxies,
+        externalUrl: config.server.externalUrl,
+        serverNames: config.server.serverNames,
+        hostAliases: [...config.upstreams.values()].flatMap(({ hostAliases }) => hostAliases),
+      }),
+    );
+    addresses.push(...server.addresses.map(({ url }) => hostOf(url)));
+    certificate?.follow(material => server.renewTls(material));
+    const schedule = opened.add(scheduleOf(config, { upkeep: parts.upkeep, disk, log: options.log }));
+    await schedule.follow();
+    const prepull = opened.add(prepullOf(parts, observers));
+    await prepull.follow();
+    const reload = async (next: Config): Promise<Reload> => {
+      await certificate?.look(material => server.renewTls(material));
+      const plan = planReload(config, next);
+      const apply = await parts.prepareReload(plan.config);
+      try {
+        await apply();
+        server.setHostAliases([...config.upstreams.values()].flatMap(({ hostAliases }) => hostAliases));
+        await schedule.follow();
+        await prepull.follow();
+      } catch (cause) {
+        throw new PartlyReloaded('the configuration was applied in part', { cause });
+      }
+      return plan;
+    };
+    let reloading: Promise<unknown> = Promise.resolve();
+    // Else it would begin something behind what closes it.
+    opened.add({ close: () => reloading.catch(() => {}) });
+    state = 'serving';
+    return {
+      parts,
+      addresses: server.addresses.map(({ url, upstream }) => ({ address: hostOf(url), upstream })),
+      opsAddress: ops.url && hostOf(ops.url),
+      reload: async next => {
+        if (state !== 'serving') throw new Error('the server is stopping');
+        const applied = reload(next);
+        reloading = applied;
+        return applied;
+      },
+      close: deadlineMs => {
+        state = 'stopping';
+        parts.uploads.stopWaiting();
+        return opened.close(deadlineMs);
+      },
+    };
+  } catch (error) {
+    await opened.close(0);
+    throw error;
+  }
+}
+
+/** Rejects where no store can be kept, before anything is made there; warns where two machines could have one store. */
+async function checkStorage({ storage: { path } }: Config, log: Log): Promise<void> {
+  const fault = await storageFault(path);
+  if (fault !== undefined) throw fault;
+  const kind = await networkFileSystem(path);
+  if (kind === undefined) return;
+  log.warn({ path, kind }, 'the store is on a network file system: never let two machines use it');
+}
+
+/** Longer than any transaction of another Entrepot takes. Nothing can be pushed or kept, and soon nobody be proved. */
+const LOCKED_OUT_MS = 5_000;
+
+async function openOps(
+  config: Config,
+  parts: Parts & { readonly disk: DiskWatch },
+  { log, meter, metrics }: ServerOptions,
+  server: {
+    readonly whyNotServing: () => string | undefined;
+    readonly addresses: readonly string[];
+    readonly totals: TransferTotals;
+    readonly startedAtMs: number;
+  },
+): Promise<OpsServer> {
+  const { metadata, tenants, quota, upstreams, mirror, disk } = parts;
+  const { opsListen } = config.server;
+  // One look-up, so that it takes no longer on a large store; it throws when the index is broken.
+  const notReady = async () => {
+    await metadata.readSetting(CREDENTIAL_KEY);
+    const loss = metadata.loss();
+    if (loss !== undefined) return loss.message;
+    const lockedOutMs = metadata.lockedOutForMs();
+    return lockedOutMs > LOCKED_OUT_MS
+      ? `another process has held the write lock of the index for ${Math.round(lockedOutMs / 1000)} s`
+      : (server.whyNotServing() ?? waiting(tenants));
+  };
+  const answer = async () => {
+    reportBudgets(upstreams, meter);
+    mirror.ownLogins.report();
+    meter.gauge('backoffs', mirror.backoffs);
+    await reportStore(parts, meter);
+    return { contentType: metrics.contentType, text: await metrics.text() };
+  };
+  const problems = async () => {
+    const index = metadata.loss()?.message ?? (await collectingProblem(metadata)) ?? [];
+    return [index, disk.problem ?? [], mirror.problems, clusterProblem(tenants) ?? []].flat();
+  };
+  const extra = async (path: string, query: URLSearchParams): Promise<unknown> => {
+    switch (path) {
+      case '/debug/server':
+        return serverDocument(config, server);
+      case '/debug/status':
+        return statusDocument({ ...server, parts, problems: await problems() });
+      case '/debug/tenants':
+        return tenantsDocument(tenants, await metadata.listIssuedCredentials(), name =>
+          quota.usedBytes(name),
+        );
+      case '/debug/explain':
+        return explained(parts, query);
+      default:
+        return undefined;
+    }
+  };
+  return createOpsServer({
+    address: opsListen === false ? undefined : opsListen,
+    socketFolder: join(config.storage.path, SOCKET_FOLDER),
+    notReady,
+    problems,
+    metrics: answer,
+    extra,
+    log,
+  });
+}
+
+async function collectingProblem(metadata: Parts['metadata']): Promise<string | undefined> {
+  const reason = await whyNotCollected(metadata);
+  return reason === undefined ? undefined : `no garbage is collected: ${reason}; ${WAYS_OUT}`;
+}
+
+function clusterProblem({ problems, recalledAtMs }: Parts['tenants']): string | undefined {
+  if (problems.length === 0) return undefined;
+  const seen =
+    recalledAtMs === undefined ? '' : `; what was seen at ${new Date(recalledAtMs).toISOString()} counts`;
+  return `cannot be followed now: ${problems.length} (see entrepot tenants)${seen}`;
+}
+
+function serverDocument(
+  { origin: { file, folder, overrides }, environment: env }: Config,
+  { addresses, startedAtMs }: { readonly addresses: readonly string[]; readonly startedAtMs: number },
+): ServerDocument {
+  return {
+    pid: process.pid,
+    host: hostname(),
+    started: new Date(startedAtMs).toISOString(),
+    addresses,
+    config: { file, folder, overrides, env },
+  };
+}
+
+function waiting({ waitingFor }: Parts['tenants']): string | undefined {
+  return waitingFor === undefined ? undefined : `waiting for ${waitingFor}`;
+}
+
+/** For `entrepot explain`: what is wrong with the question is an answer too. */
+async function explained(parts: Parts, query: URLSearchParams): Promise<ExplainAnswer> {
+  try {
+    const explanation = await parts.explain(query.get('reference') ?? '', query.get('tenant') ?? undefined);
+    return { explanation: explanation ?? null };
+  } catch (error) {
+    if (error instanceof OciError || error instanceof InvalidReference) return { problem: error.message };
+    throw error;
+  }
+}
+
+/** Budgets run down and fill up by themselves, so they are read when somebody asks; of several credentials the least. */
+function reportBudgets(upstreams: Parts['upstreams'], meter: Meter): void {
+  for (const [name, upstream] of upstreams) {
+    const known = upstream.budget().flatMap(({ remaining }) => remaining ?? []);
+    if (known.length > 0) {
+      meter.gauge('upstream_budget_remaining', Math.min(...known), { upstream: name });
+    }
+  }
+}
+
+/** `host:port` of a URL without a path. */
+function hostOf(url: string): string {
+  return url.slice(url.indexOf('//') + 2);
+}

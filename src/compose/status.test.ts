@@ -1,0 +1,50 @@
+import { expect, it } from 'vitest';
+import { type Digest, digestOf } from '../oci/digest.ts';
+import { nextToGo } from './status.ts';
+
+const digests = Array.from({ length: 40 }, (_, at) => digestOf(Buffer.from(String(at))));
+const blobOf = (digest: Digest) => ({ kind: 'blob' as const, digest, size: 1 });
+
+/** Pages of what can be evicted, the least recently used first. */
+class PagedSurvey {
+  asked = 0;
+  readonly #pages: readonly (readonly Digest[])[];
+
+  constructor(pages: readonly (readonly Digest[])[]) {
+    this.#pages = pages;
+  }
+
+  async evictable(_unusedSinceMs: number, after = '0') {
+    this.asked += 1;
+    const page = Number(after);
+    const next = page + 1 < this.#pages.length ? String(page + 1) : undefined;
+    return { entries: (this.#pages[page] ?? []).map(blobOf), next };
+  }
+
+  async repositoriesOf() {
+    return [{ upstream: 'docker.io', name: 'library/app' }];
+  }
+}
+
+const within = new AbortController().signal;
+const noReaders = { hasReaders: () => false };
+
+it('tells of ten that go next, however many before them cannot go', async () => {
+  const survey = new PagedSurvey([[], digests.slice(0, 4), [], digests.slice(4, 20), digests.slice(20)]);
+  const blobs = { hasReaders: (digest: Digest) => digest === digests[1] };
+  const next = await nextToGo({ survey, blobs }, within);
+  expect(next.map(({ digest }) => digest)).toEqual([digests[0], ...digests.slice(2, 11)]);
+  expect(next[0]?.repositories).toEqual(['docker.io/library/app']);
+  expect(survey.asked).toBe(4);
+});
+
+it('tells of fewer where no more can go', async () => {
+  expect(await nextToGo({ survey: new PagedSurvey([[], []]), blobs: noReaders }, within)).toEqual([]);
+});
+
+it('looks no further once nobody waits for it', async () => {
+  const survey = new PagedSurvey([[], [], digests]);
+  const nobody = AbortSignal.abort();
+  await expect(nextToGo({ survey, blobs: noReaders }, nobody)).rejects.toBe(nobody.reason);
+  expect(survey.asked).toBe(1);
+});

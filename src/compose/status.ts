@@ -1,0 +1,299 @@
+/** The part of the composition root that says how a server is, for `entrepot status`. Only its operator is told. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { FileBlobStore } from '../blobs/file-blob-store.ts';
+import { parseJsonObject } from '../lib/json.ts';
+import type { Lease } from '../lib/lease.ts';
+import { unlessAborted } from '../lib/single-flight.ts';
+import type { MetadataStore } from '../metadata/metadata-store.ts';
+import { everything, type Survey } from '../metadata/survey.ts';
+import type { Digest } from '../oci/digest.ts';
+import { repositoryText } from '../oci/repository.ts';
+import type { KeptTransfers, Transferred, TransferKeeper, TransferTotals } from '../ops/transfer-totals.ts';
+import type { SecretOrigin, SecretState } from '../tenants/tenant.ts';
+import type { Parts } from './parts.ts';
+
+/** How a server is: what it does, what it saved, how full its store is, and what is wrong. Times are ISO 8601. */
+export interface StatusDocument {
+  readonly pid: number;
+  readonly started: string;
+  /** Processes on the store that live, this one and commands included. */
+  readonly processes: number;
+  /** What is wrong though it serves: as behind the `ok` of `/readyz`. */
+  readonly problems: readonly string[];
+  readonly downloads: readonly DownloadStatus[];
+  readonly saved: { readonly sinceStart: SavedStatus; readonly inAll: SavedStatus };
+  readonly store: StoreStatus;
+  readonly upstreams: readonly UpstreamStatus[];
+  /** Those with an error alone. */
+  readonly secrets: readonly SecretStatus[];
+}
+
+export interface DownloadStatus {
+  readonly repository: string;
+  readonly digest: Digest;
+  readonly state: 'queued' | 'downloading';
+  readonly bytes: number;
+  readonly size: number | null;
+  /** Clients that read along now. */
+  readonly readers: number;
+  /** Tenants; `anonymous`; `operator` is whoever runs this registry. */
+  readonly requesters: readonly string[];
+  readonly started: string;
+}
+
+export interface SavedStatus extends Transferred {
+  /** Not less than 0: what was pulled ahead may not have been asked for yet. */
+  readonly savedBytes: number;
+  readonly since: string;
+}
+
+export interface StoreStatus {
+  readonly path: string;
+  readonly heldBytes: number;
+  readonly unfinishedBytes: number;
+  readonly maxBytes: number | null;
+  readonly freeBytes: number;
+  readonly minFreeBytes: number;
+  readonly damaged: number;
+  /** What eviction would take first; `null` when that takes too long to find, or the index is lost. */
+  readonly next: readonly NextStatus[] | null;
+}
+
+export interface NextStatus {
+  readonly kind: 'blob' | 'manifest';
+  readonly digest: Digest;
+  readonly size: number;
+  /** Some of those that it belongs to. */
+  readonly repositories: readonly string[];
+}
+
+export interface UpstreamStatus {
+  readonly name: string;
+  readonly url: string;
+  readonly lastAnswer: string | null;
+  readonly lastError: { readonly at: string; readonly reason: string; readonly repository: string } | null;
+  /** Pulls that it still allows, where it says so. */
+  readonly budgetRemaining: number | null;
+}
+
+export interface SecretStatus {
+  /** `null`: the node's, which all share. */
+  readonly tenant: string | null;
+  readonly secret: string;
+  readonly source: SecretOrigin;
+  readonly state: SecretState['state'];
+  readonly reason: string | null;
+  readonly lastRefused: string | null;
+  readonly lastUsed: string | null;
+}
+
+/** How much of what goes next is told. */
+const SHOWN_NEXT = 10;
+/** A collection of a large store keeps the survey's thread for longer, and whoever asks waits for an answer. */
+const NEXT_WITHIN_MS = 3_000;
+
+interface NextOptions {
+  readonly survey: Pick<Survey, 'evictable' | 'repositoriesOf'>;
+  readonly blobs: Pick<FileBlobStore, 'hasReaders'>;
+}
+
+export interface StatusOptions {
+  readonly parts: Pick<
+    Parts,
+    'config' | 'metadata' | 'blobs' | 'mirror' | 'upstreams' | 'survey' | 'tenants'
+  >;
+  readonly totals: TransferTotals;
+  readonly startedAtMs: number;
+  readonly problems: readonly string[];
+}
+
+export async function statusDocument({
+  parts,
+  totals,
+  startedAtMs,
+  problems,
+}: StatusOptions): Promise<StatusDocument> {
+  const all = await totals.inAll();
+  const started = timeOf(startedAtMs);
+  return {
+    pid: process.pid,
+    started,
+    processes: await parts.metadata.countProcesses(),
+    problems,
+    downloads: parts.mirror.downloads.map(({ startedAtMs: atMs, size = null, ...download }) => ({
+      ...download,
+      size,
+      started: timeOf(atMs),
+    })),
+    saved: {
+      sinceStart: savedStatus(totals.sinceStart, started),
+      inAll: savedStatus(all, all.sinceMs === undefined ? started : timeOf(all.sinceMs)),
+    },
+    store: await storeStatus(parts),
+    upstreams: upstreamStatus(parts),
+    secrets: secretStatus(parts),
+  };
+}
+
+function savedStatus({ sentBytes, fetchedBytes }: Transferred, since: string): SavedStatus {
+  return { sentBytes, fetchedBytes, savedBytes: Math.max(0, sentBytes - fetchedBytes), since };
+}
+
+async function storeStatus({
+  config,
+  metadata,
+  blobs,
+  survey,
+}: StatusOptions['parts']): Promise<StoreStatus> {
+  const { blobBytes, manifestBytes } = await metadata.readTotals();
+  const { freeBytes, minFreeBytes } = await blobs.space.look();
+  return {
+    path: config.storage.path,
+    heldBytes: blobBytes + manifestBytes,
+    unfinishedBytes: blobs.unfinishedBytes,
+    maxBytes: config.storage.maxBytes ?? null,
+    freeBytes,
+    minFreeBytes,
+    damaged: await metadata.countDamaged(),
+    // The survey looks at the index by its name.
+    next:
+      metadata.loss() === undefined
+        ? await within(NEXT_WITHIN_MS, signal => nextToGo({ survey, blobs }, signal))
+        : null,
+  };
+}
+
+/** Rejects with the signal's reason when it aborts between two pages: there may be many that hold nothing to evict. */
+export async function nextToGo(
+  { survey, blobs }: NextOptions,
+  signal: AbortSignal,
+): Promise<readonly NextStatus[]> {
+  const sinceMs = Date.now();
+  const next: NextStatus[] = [];
+  for await (const entries of everything(after => survey.evictable(sinceMs, after))) {
+    for (const { kind, digest, size } of entries) {
+      if (kind === 'blob' && blobs.hasReaders(digest)) continue;
+      const repositories = (await survey.repositoriesOf(digest)).map(repositoryText);
+      next.push({ kind, digest, size, repositories });
+      if (next.length === SHOWN_NEXT) return next;
+    }
+    signal.throwIfAborted();
+  }
+  return next;
+}
+
+/** `null` when it takes longer. */
+async function within<T>(ms: number, work: (signal: AbortSignal) => Promise<T>): Promise<T | null> {
+  const late = AbortSignal.timeout(ms);
+  try {
+    return await unlessAborted(work(late), late);
+  } catch (error) {
+    if (error === late.reason) return null;
+    throw error;
+  }
+}
+
+function upstreamStatus({ config, mirror, upstreams }: StatusOptions['parts']): readonly UpstreamStatus[] {
+  return [...config.upstreams.values()].map(({ name, url }) => {
+    const { answeredAtMs, failure } = mirror.upstreamState(name);
+    const known = upstreams.get(name)?.budget() ?? [];
+    const remaining = known.flatMap(({ remaining: left }) => left ?? []);
+    return {
+      name,
+      url,
+      lastAnswer: optionalTime(answeredAtMs),
+      lastError: failure === undefined ? null : { ...withoutTime(failure), at: timeOf(failure.atMs) },
+      budgetRemaining: remaining.length === 0 ? null : Math.min(...remaining),
+    };
+  });
+}
+
+function withoutTime<T extends { readonly atMs: number }>({ atMs: _atMs, ...rest }: T): Omit<T, 'atMs'> {
+  return rest;
+}
+
+function secretStatus({ tenants }: StatusOptions['parts']): readonly SecretStatus[] {
+  const all = [
+    ...tenants.node.map(state => ({ tenant: null, state })),
+    ...tenants.list().flatMap(({ name, secrets }) => secrets.map(state => ({ tenant: name, state }))),
+  ];
+  return all
+    .filter(({ state }) => isTroubled(state))
+    .map(({ tenant, state }) => ({
+      tenant,
+      secret: state.name,
+      source: state.source,
+      state: state.state,
+      reason: state.reason ?? null,
+      lastRefused: optionalTime(state.lastRefusedAtMs),
+      lastUsed: optionalTime(state.lastUsedAtMs),
+    }));
+}
+
+function isTroubled({ state, reason, lastRefusedAtMs }: SecretState): boolean {
+  return state !== 'loaded' || reason !== undefined || lastRefusedAtMs !== undefined;
+}
+
+function optionalTime(atMs: number | undefined): string | null {
+  return atMs === undefined ? null : timeOf(atMs);
+}
+
+function timeOf(atMs: number): string {
+  return new Date(atMs).toISOString();
+}
+
+const SETTING = 'transfer-totals';
+const LEASE_KEY = 'transfer-totals';
+const CLAIM_ATTEMPTS = 20;
+const LEASE_POLL_MS = 50;
+
+/** Whoever has it, has it for a moment; one that stands still is not waited for. */
+async function claimed(metadata: Pick<MetadataStore, 'acquireLease'>): Promise<Lease | undefined> {
+  for (let attempt = 1; ; attempt++) {
+    const lease = await metadata.acquireLease(LEASE_KEY);
+    if (lease !== undefined || attempt === CLAIM_ATTEMPTS) return lease;
+    await sleep(LEASE_POLL_MS);
+  }
+}
+
+/** Keeps them in the index, where several processes add to them. `startedAtMs`: when this one began to count. */
+export function transferKeeper(
+  metadata: Pick<MetadataStore, 'acquireLease' | 'release' | 'readSetting' | 'putSetting'>,
+  startedAtMs: number,
+): TransferKeeper {
+  const read = async (): Promise<KeptTransfers | undefined> => {
+    const text = await metadata.readSetting(SETTING);
+    const kept = text === undefined ? undefined : parseJsonObject(Buffer.from(text));
+    if (kept === undefined) return undefined;
+    const number = (name: string): number => (Number.isFinite(kept[name]) ? Number(kept[name]) : 0);
+    return {
+      sinceMs: number('sinceMs'),
+      sentBytes: number('sentBytes'),
+      fetchedBytes: number('fetchedBytes'),
+    };
+  };
+  return {
+    read,
+    add: async more => {
+      const lease = await claimed(metadata);
+      if (lease === undefined) return false;
+      try {
+        const { sinceMs, sentBytes, fetchedBytes } = (await read()) ?? {
+          sinceMs: startedAtMs,
+          sentBytes: 0,
+          fetchedBytes: 0,
+        };
+        const total: KeptTransfers = {
+          sinceMs,
+          sentBytes: sentBytes + more.sentBytes,
+          fetchedBytes: fetchedBytes + more.fetchedBytes,
+        };
+        await lease.confirm();
+        await metadata.putSetting(SETTING, JSON.stringify(total));
+        return true;
+      } finally {
+        await metadata.release(lease);
+      }
+    },
+  };
+}

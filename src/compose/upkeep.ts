@@ -1,0 +1,127 @@
+import type { MinFree } from '../blobs/disk-space.ts';
+import type { FileBlobStore } from '../blobs/file-blob-store.ts';
+import type { Config } from '../config/config.ts';
+import type { Uploads } from '../hosted/uploads.ts';
+import type { Log } from '../lib/log.ts';
+import type { Meter } from '../lib/meter.ts';
+import { Restartable } from '../lib/restartable.ts';
+import type { DiskShare } from '../lib/units.ts';
+import type { MetadataStore } from '../metadata/metadata-store.ts';
+import type { DiskWatch } from '../upkeep/disk-watch.ts';
+import { ImageRemoval } from '../upkeep/image-removal.ts';
+import { Schedule } from '../upkeep/schedule.ts';
+import { SurveyThread } from '../upkeep/survey-thread.ts';
+import { Upkeep } from '../upkeep/upkeep.ts';
+
+export interface UpkeepParts {
+  readonly metadata: MetadataStore;
+  readonly blobs: FileBlobStore;
+  readonly uploads: Uploads;
+  readonly log: Log;
+  readonly meter: Meter;
+}
+
+/** Upkeep, the survey that it and people look through, and removal; close the survey when done. None does anything unasked. */
+export function openUpkeep(
+  config: Config,
+  indexPath: string,
+  { metadata, blobs, uploads, log, meter }: UpkeepParts,
+): { readonly upkeep: Upkeep; readonly survey: SurveyThread; readonly removal: ImageRemoval } {
+  const survey = new SurveyThread({ indexPath, storePath: config.storage.path });
+  const stores = { metadata, blobs, survey, rows: survey, log, meter };
+  const upkeep = new Upkeep({
+    ...stores,
+    uploads,
+    isOfUpload: key => uploads.owns(key),
+    // Read for each run, since a reload may change them.
+    get gracePeriodMs() {
+      return config.upkeep.gcGracePeriodMs;
+    },
+    get keepUnfinishedMs() {
+      return config.upkeep.keepUnfinishedForMs;
+    },
+    get bytesPerSecond() {
+      return config.upkeep.scrubBytesPerSecond;
+    },
+    get maxBytes() {
+      return config.storage.maxBytes;
+    },
+  });
+  const removal = new ImageRemoval({
+    ...stores,
+    get deletesHosted() {
+      return config.hosted.delete;
+    },
+  });
+  blobs.space.makeRoom = bytes => makeRoom(upkeep, bytes, log);
+  return { upkeep, survey, removal };
+}
+
+/** For whoever waits to write so much. What cannot be removed leaves a full disk, which is told to them. */
+async function makeRoom(upkeep: Upkeep, bytes: number, log: Log): Promise<void> {
+  try {
+    await upkeep.evict({ wantedBytes: bytes, onWait: () => {} });
+  } catch (error) {
+    log.warn({ err: error }, 'room could not be made for what is to be written');
+  }
+}
+
+const DEFAULT_MIN_FREE: DiskShare = { percent: 5 };
+/** Of a large disk no more. */
+const MAX_DEFAULT_MIN_FREE_BYTES = 5 * 1024 ** 3;
+
+/** What has to stay free of a disk; `storage` is read each time. */
+export function minFreeOf(storage: Config['storage']): MinFree {
+  return diskBytes => {
+    const { minFree } = storage;
+    return minFree === undefined
+      ? Math.min(bytesOf(DEFAULT_MIN_FREE, diskBytes), MAX_DEFAULT_MIN_FREE_BYTES)
+      : bytesOf(minFree, diskBytes);
+  };
+}
+
+function bytesOf(share: DiskShare, diskBytes: number): number {
+  return 'bytes' in share ? share.bytes : Math.floor((diskBytes * share.percent) / 100);
+}
+
+/** What a server does of it by itself, as soon as it follows `config`. */
+export function scheduleOf(
+  config: Config,
+  needs: { readonly upkeep: Upkeep; readonly disk: DiskWatch; readonly log: Log },
+): Restartable<Schedule> {
+  return new Restartable<Schedule>({
+    settings: () => ({ ...config.upkeep }),
+    begin: async previous => {
+      const { gcIntervalMs, scrubIntervalMs } = config.upkeep;
+      const schedule = new Schedule({
+        ...needs,
+        collectIntervalMs: intervalMs(gcIntervalMs),
+        scrubIntervalMs: intervalMs(scrubIntervalMs),
+      });
+      await schedule.begin();
+      // Not before, or nothing would look after the store when that fails.
+      await previous?.close();
+      return schedule;
+    },
+  });
+}
+
+/** Kept with every write, so reading them costs nothing when somebody asks for the metrics. */
+export async function reportStore(
+  { metadata, blobs, config }: Pick<UpkeepParts, 'metadata' | 'blobs'> & { readonly config: Config },
+  meter: Meter,
+): Promise<void> {
+  const { freeBytes, minFreeBytes } = await blobs.space.look();
+  meter.gauge('store_free_bytes', freeBytes);
+  meter.gauge('store_min_free_bytes', minFreeBytes);
+  meter.gauge('store_max_bytes', config.storage.maxBytes);
+  const { blobs: count, blobBytes, manifestBytes } = await metadata.readTotals();
+  meter.gauge('store_held_bytes', blobBytes + manifestBytes);
+  meter.gauge('store_held_blobs', count);
+  meter.gauge('store_unfinished_bytes', blobs.unfinishedBytes);
+  meter.gauge('store_damaged', await metadata.countDamaged());
+}
+
+function intervalMs(value: number | false): number {
+  return value === false ? Number.POSITIVE_INFINITY : value;
+}

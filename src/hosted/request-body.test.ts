@@ -1,0 +1,130 @@
+import { Readable } from 'node:stream';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { describe, expect, it } from 'vitest';
+import { readBody, takeIn } from './request-body.ts';
+
+const MIB = 1024 * 1024;
+const limits = { idleMs: 10_000, maxBytes: Number.MAX_SAFE_INTEGER };
+
+/** A disk that keeps what it is given, and may be slow or fail. */
+function disk(write: (bytes: number) => Promise<void> = async () => undefined) {
+  const chunks: Uint8Array[] = [];
+  return {
+    bytes: () => Buffer.concat(chunks),
+    write: async (batch: readonly Uint8Array[]) => {
+      await write(batch.reduce((sum, chunk) => sum + chunk.length, 0));
+      chunks.push(...batch);
+    },
+  };
+}
+
+const leaseOf = (bytes: number) => ({ bytes, grow: async () => undefined });
+
+function body(...chunks: readonly Buffer[]): Readable {
+  return Readable.from(chunks, { objectMode: false });
+}
+
+describe('taking in a body', () => {
+  it('writes all of it in order', async () => {
+    const bytes = Buffer.from(Array.from({ length: 5000 }, (_, at) => at % 251));
+    const to = disk();
+    await takeIn(body(bytes.subarray(0, 7), bytes.subarray(7, 4000), bytes.subarray(4000)), to, limits);
+    expect(to.bytes().equals(bytes)).toBe(true);
+  });
+
+  it('reads a client only as fast as the disk writes', async () => {
+    let produced = 0;
+    let written = 0;
+    let mostAhead = 0;
+    const source = Readable.from(
+      (function* () {
+        for (; produced < 24 * MIB; produced += 65_536) yield Buffer.alloc(65_536);
+      })(),
+      { objectMode: false },
+    );
+    const to = disk(async bytes => {
+      mostAhead = Math.max(mostAhead, produced - written);
+      await sleep(5);
+      written += bytes;
+    });
+    await takeIn(source, to, limits);
+    expect(written).toBe(24 * MIB);
+    expect(mostAhead).toBeLessThan(4 * MIB);
+  });
+
+  it('writes what a leaving client has sent, then says that it left', async () => {
+    const source = new Readable({ read() {} });
+    const to = disk();
+    const taken = takeIn(source, to, limits);
+    source.push(Buffer.from('so far'));
+    await sleep(20);
+    source.destroy(new Error('aborted'));
+    await expect(taken).rejects.toMatchObject({ code: 'BLOB_UPLOAD_INVALID' });
+    expect(to.bytes().toString()).toBe('so far');
+  });
+
+  it('breaks off a client that sends nothing, but never one that waits for the disk', async () => {
+    const silent = new Readable({ read() {} });
+    await expect(takeIn(silent, disk(), { ...limits, idleMs: 20 })).rejects.toThrow('ended before its time');
+    expect(silent.destroyed).toBe(true);
+    const waiting = body(Buffer.alloc(MIB), Buffer.alloc(MIB), Buffer.alloc(MIB));
+    await takeIn(
+      waiting,
+      disk(() => sleep(60)),
+      { ...limits, idleMs: 20 },
+    );
+    expect(waiting.readableEnded).toBe(true);
+  });
+
+  it('stops at the limit, and leaves the connection for the answer', async () => {
+    const source = body(Buffer.alloc(60), Buffer.alloc(60));
+    await expect(takeIn(source, disk(), { ...limits, maxBytes: 100 })).rejects.toMatchObject({
+      code: 'SIZE_INVALID',
+    });
+    expect(source.destroyed).toBe(false);
+  });
+
+  it('fails as the disk fails, also when that shows while the client is waited for', async () => {
+    const source = new Readable({ read() {} });
+    const full = Object.assign(new Error('no space left on device'), { code: 'ENOSPC' });
+    const taken = takeIn(
+      source,
+      disk(() => Promise.reject(full)),
+      limits,
+    );
+    source.push(Buffer.alloc(MIB));
+    await sleep(20);
+    source.push(null);
+    await expect(taken).rejects.toBe(full);
+  });
+
+  it('gives a small body whole, and refuses a larger one', async () => {
+    const small = { ...limits, maxBytes: 3 };
+    const whole = await readBody(body(Buffer.from('ab'), Buffer.from('c')), small, leaseOf(3));
+    expect(Buffer.from(whole).toString()).toBe('abc');
+    await expect(readBody(body(Buffer.from('abcd')), small, leaseOf(3))).rejects.toMatchObject({
+      code: 'SIZE_INVALID',
+    });
+  });
+
+  it('asks for more memory before it holds more than its lease is for', async () => {
+    const grown: number[] = [];
+    const lease = { bytes: 2, grow: async (bytes: number) => void grown.push(bytes) };
+    const small = { ...limits, maxBytes: 9 };
+    await readBody(body(Buffer.from('ab')), small, lease);
+    expect(grown).toEqual([]);
+    await readBody(body(Buffer.from('ab'), Buffer.from('c')), small, lease);
+    expect(grown).toEqual([9]);
+  });
+
+  it('breaks off a body that comes more slowly than it has to', async () => {
+    const source = new Readable({ read() {} });
+    const dripping = setInterval(() => source.push('x'), 5);
+    const slow = { idleMs: 50, maxBytes: MIB, minBytesPerS: 10_000 };
+    await expect(readBody(source, slow, leaseOf(MIB))).rejects.toMatchObject({
+      code: 'BLOB_UPLOAD_INVALID',
+    });
+    clearInterval(dripping);
+    expect(source.destroyed).toBe(true);
+  });
+});

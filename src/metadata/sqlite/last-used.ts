@@ -1,0 +1,104 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import type { Log } from '../../lib/log.ts';
+import type { Digest } from '../../oci/digest.ts';
+import type { Blobs } from './blobs.ts';
+import type { Manifests } from './manifests.ts';
+import type { Writer } from './writer.ts';
+
+/** Drawn anew each time within these bounds, so that processes do not write in step. */
+const MIN_FLUSH_MS = 5_000;
+const MAX_FLUSH_MS = 10_000;
+
+/** Rows in one transaction, and the pause to the next: a request that wants to write waits about 3 ms. */
+const ROWS_PER_WRITE = 20;
+const PAUSE_MS = 20;
+
+/** Eviction thinks in hours: content used within the last minute is not written again. */
+const RESOLUTION_MS = 60_000;
+/** Who relies on a use counts on the grace period of garbage collection, which may be shorter than that. */
+const RELIED_RESOLUTION_MS = 1_000;
+
+/** About a megabyte. Beyond it a use goes unnoted, which makes content look older than it is by one interval. */
+const MAX_NOTED = 10_000;
+
+/** Gathers in memory when content was served, and writes it now and then. */
+export class LastUsed {
+  readonly #writer: Writer;
+  readonly #manifests: Manifests;
+  readonly #blobs: Blobs;
+  readonly #log: Log;
+  readonly #noted = new Map<Digest, number>();
+  #timer: NodeJS.Timeout | undefined;
+  #flushing: Promise<void> | undefined;
+  #isClosing = false;
+
+  constructor(writer: Writer, manifests: Manifests, blobs: Blobs, log: Log) {
+    this.#writer = writer;
+    this.#manifests = manifests;
+    this.#blobs = blobs;
+    this.#log = log;
+  }
+
+  note(digest: Digest): void {
+    if (this.#noted.size < MAX_NOTED || this.#noted.has(digest)) {
+      this.#noted.set(digest, Date.now());
+    }
+    this.#schedule();
+  }
+
+  /** Writes it at once, which costs no sync when it was used a moment ago; what a full disk refuses stays noted. */
+  async put(digest: Digest): Promise<void> {
+    this.note(digest);
+    await this.#writer.write(() => this.#write(digest, Date.now(), RELIED_RESOLUTION_MS)).catch(() => {});
+  }
+
+  /** A use that this process has yet to write. */
+  isNoted(digest: Digest): boolean {
+    return this.#noted.has(digest);
+  }
+
+  /** Writes what is noted. */
+  async close(): Promise<void> {
+    clearTimeout(this.#timer);
+    this.#isClosing = true;
+    await this.#flushing;
+    await this.#flush();
+  }
+
+  #schedule(): void {
+    this.#timer ??= setTimeout(
+      () => void this.#flushBehind(),
+      MIN_FLUSH_MS + Math.random() * (MAX_FLUSH_MS - MIN_FLUSH_MS),
+    ).unref();
+  }
+
+  async #flushBehind(): Promise<void> {
+    this.#flushing = this.#flush();
+    await this.#flushing;
+    this.#timer = undefined;
+    // Noted meanwhile.
+    if (this.#noted.size > 0 && !this.#isClosing) this.#schedule();
+  }
+
+  /** Losing these is losing precision, so a failure is told and not thrown. */
+  async #flush(): Promise<void> {
+    const noted = [...this.#noted];
+    this.#noted.clear();
+    try {
+      while (noted.length > 0) {
+        const rows = noted.splice(-ROWS_PER_WRITE);
+        await this.#writer.write(() => rows.forEach(([digest, atMs]) => this.#write(digest, atMs)));
+        if (noted.length > 0 && !this.#isClosing) {
+          await delay(PAUSE_MS);
+        }
+      }
+    } catch (error) {
+      this.#log.warn({ err: error }, 'last uses could not be written');
+    }
+  }
+
+  #write(digest: Digest, atMs: number, resolutionMs = RESOLUTION_MS): void {
+    this.#manifests.noteUse(digest, atMs, atMs - resolutionMs);
+    this.#blobs.noteUse(digest, atMs, atMs - resolutionMs);
+  }
+}

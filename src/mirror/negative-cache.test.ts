@@ -1,0 +1,96 @@
+import { beforeEach, describe, expect, it } from 'vitest';
+import { UpstreamFailure, type UpstreamFailureKind } from '../upstream/failures.ts';
+import { NegativeCache } from './negative-cache.ts';
+
+const KEY = { upstream: 'up', repository: 'app', reference: '1', credentialId: '' };
+let nowMs = 1_000_000;
+let failures: NegativeCache;
+
+beforeEach(() => {
+  failures = new NegativeCache(() => nowMs);
+});
+
+const fail = (kind: UpstreamFailureKind, retryAfterMs?: number, key = KEY) =>
+  failures.remember(key, new UpstreamFailure(kind, 'failed', { retryAfterMs }));
+
+/** The delays that so many failures in a row get, each right after the one before is over. */
+function delays(kind: UpstreamFailureKind, count: number, retryAfterMs?: number): readonly number[] {
+  return Array.from({ length: count }, () => {
+    const delayMs = fail(kind, retryAfterMs).retryAfterMs ?? 0;
+    expect(failures.recall(KEY)?.retryAfterMs).toBe(delayMs);
+    nowMs += delayMs - 1;
+    expect(failures.recall(KEY)?.kind).toBe(kind);
+    nowMs += 1;
+    expect(failures.recall(KEY)).toBeUndefined();
+    return delayMs / 1000;
+  });
+}
+
+describe('a remembered failure', () => {
+  it('lasts as long as its kind says', () => {
+    expect(delays('unknown', 3)).toEqual([10, 10, 10]);
+    expect(delays('denied', 3)).toEqual([10, 10, 10]);
+    expect(delays('refused', 7)).toEqual([10, 20, 40, 80, 160, 300, 300]);
+    expect(delays('lockedOut', 7)).toEqual([10, 20, 40, 80, 160, 300, 300]);
+    expect(delays('limited', 3)).toEqual([10, 20, 40]);
+    expect(delays('limited', 2, 17_000)).toEqual([17, 17]);
+    expect(delays('unavailable', 7)).toEqual([1, 2, 4, 8, 16, 30, 30]);
+  });
+
+  it('counts only while it is waited out', () => {
+    fail('unknown');
+    expect(failures.waitedOut).toBe(1);
+    nowMs += 10_000;
+    expect(failures.waitedOut).toBe(0);
+  });
+
+  it('of an unreachable upstream ends with any success there, others do not', () => {
+    fail('unavailable');
+    fail('denied', undefined, { ...KEY, reference: '2' });
+    failures.succeeded({ ...KEY, reference: 'other' });
+    expect(failures.recall(KEY)).toBeUndefined();
+    expect(failures.recall({ ...KEY, reference: '2' })?.kind).toBe('denied');
+    expect(fail('unavailable').retryAfterMs).toBe(1_000);
+  });
+
+  it('starts anew after a long time without one', () => {
+    delays('unavailable', 4);
+    nowMs += 60_000;
+    expect(delays('unavailable', 1)).toEqual([1]);
+  });
+
+  it('is nobody else’s', () => {
+    fail('unknown');
+    for (const part of ['upstream', 'repository', 'reference', 'credentialId']) {
+      expect(failures.recall({ ...KEY, [part]: 'another' })).toBeUndefined();
+    }
+  });
+
+  it('is forgotten by repository, altogether, or if it says that something is not there', () => {
+    fail('unknown');
+    failures.forget({ upstream: 'up', name: 'other' });
+    expect(failures.recall(KEY)).toBeDefined();
+    failures.forget({ upstream: 'up', name: 'app' });
+    expect(failures.recall(KEY)).toBeUndefined();
+    fail('unavailable');
+    failures.forgetNegative();
+    expect(failures.recall(KEY)).toBeDefined();
+    failures.forget();
+    expect(failures.waitedOut).toBe(0);
+  });
+
+  it('does not outlive its delay when the clock is set back', () => {
+    fail('refused');
+    nowMs -= 1_000_000;
+    expect(failures.recall(KEY)).toBeUndefined();
+    nowMs += 1_000_000;
+  });
+
+  it('pushes the oldest out when a client invents references without end', () => {
+    for (let index = 0; index < 10_001; index++)
+      fail('unknown', undefined, { ...KEY, reference: String(index) });
+    expect(failures.waitedOut).toBe(10_000);
+    expect(failures.recall({ ...KEY, reference: '0' })).toBeUndefined();
+    expect(failures.recall({ ...KEY, reference: '10000' })).toBeDefined();
+  });
+});

@@ -1,0 +1,241 @@
+import { type Digest, isDigest } from './digest.ts';
+import { OciError } from './errors.ts';
+import { DOCKER_HUB, MAX_REPOSITORY_LENGTH, parseNormalizedReference } from './reference.ts';
+import { type Repository, repositoryText } from './repository.ts';
+
+/** What naming knows of an upstream. */
+export interface NamedUpstream {
+  /** `docker.io`, `registry.example:5000`: what repositories are stored and shown under. */
+  readonly name: string;
+  readonly aliases: readonly string[];
+  /** Host headers that mean this upstream. */
+  readonly hostAliases: readonly string[];
+}
+
+export interface RepositoryResolverOptions {
+  readonly upstreams: readonly NamedUpstream[];
+  /** The hosts under which clients know this server. */
+  readonly serverNames: readonly string[];
+  /**
+   * First components of repositories that live here, which go before the default upstream. Read on each request, so
+   * tenants may come and go.
+   */
+  readonly hostedPrefixes: { has(prefix: string): boolean };
+  /** The upstream of paths that name none. */
+  readonly defaultUpstream?: string | undefined;
+}
+
+/** What a request says about the repository that it means. */
+export interface NameRequest {
+  /** As it stands in the path. */
+  readonly name: string;
+  /** `?ns=` */
+  readonly ns: string | undefined;
+  /** The `Host` header. */
+  readonly host: string | undefined;
+  /** The upstream that the listener belongs to. */
+  readonly listenerUpstream: string | undefined;
+}
+
+/** What an image reference means here. */
+export interface NamedRepository {
+  readonly repository: Repository;
+  readonly tag?: string;
+  readonly digest?: Digest;
+}
+
+/** A host is looked up, never dialled, so its length only bounds the error message. */
+const MAX_HOST_LENGTH = 260;
+
+const HUB_HOSTS: ReadonlySet<string> = new Set([DOCKER_HUB, 'index.docker.io', 'registry-1.docker.io']);
+const HUB_OFFICIAL = 'library';
+
+/**
+ * Which repository a request means. A closed world: every name is looked up among what is configured, and no host that
+ * a client wrote is ever contacted or resolved.
+ */
+export class RepositoryResolver {
+  readonly #options: RepositoryResolverOptions;
+  /** Upstream by its name and aliases, as `hostKey` spells them. */
+  readonly #upstreams = new Map<string, string>();
+  readonly #hostAliases = new Map<string, string>();
+  readonly #serverNames = new Set<string>();
+  /** Upstreams that are Docker Hub under whatever name. */
+  readonly #hubs = new Set<string>();
+
+  constructor(options: RepositoryResolverOptions) {
+    this.#options = options;
+    this.setUpstreams(options.upstreams);
+    for (const name of options.serverNames) this.#serverNames.add(hostKey(name));
+  }
+
+  /** Replaces all upstreams. */
+  setUpstreams(upstreams: readonly NamedUpstream[]): void {
+    for (const names of [this.#upstreams, this.#hostAliases, this.#hubs]) names.clear();
+    for (const { name, aliases, hostAliases } of upstreams) {
+      const keys = [name, ...aliases].map(hostKey);
+      const isHub = keys.some(key => HUB_HOSTS.has(key));
+      if (isHub) this.#hubs.add(name);
+      for (const key of isHub ? [...keys, ...HUB_HOSTS] : keys) this.#upstreams.set(key, name);
+      for (const alias of hostAliases) this.#hostAliases.set(hostKey(alias), name);
+    }
+  }
+
+  /**
+   * The repository that a request means, by the first rule that applies. What none applies to is named as if it lived
+   * here, so that a name that no tenant has is answered, by who may have what, as that of a tenant is to others.
+   * NAME_UNKNOWN for a host that is not configured.
+   */
+  resolve({ name, ns, host, listenerUpstream }: NameRequest): Repository {
+    if (ns !== undefined) return this.#resolveNamespace(ns, name);
+    const bound = listenerUpstream ?? this.boundUpstream(host);
+    if (bound !== undefined) return this.#mirrored(bound, this.#withoutPrefix(bound, name));
+    const prefixed = this.#resolvePrefix(name);
+    if (prefixed !== undefined) return prefixed;
+    if (this.#options.hostedPrefixes.has(firstComponent(name))) return hosted(name);
+    if (this.#options.defaultUpstream !== undefined)
+      return this.#mirrored(this.#options.defaultUpstream, name);
+    const first = firstComponent(name);
+    // Nothing of ours can be called that: a port stands in the name of a host.
+    if (first.includes(':')) throw unknownHost(first);
+    return hosted(name);
+  }
+
+  /** The upstream that a Host header belongs to. The port is the listener's business unless the alias names one. */
+  boundUpstream(host: string | undefined): string | undefined {
+    if (host === undefined || this.#hostAliases.size === 0) return undefined;
+    const key = hostKey(host);
+    return this.#hostAliases.get(key) ?? this.#hostAliases.get(key.replace(/:\d+$/, ''));
+  }
+
+  /** `ns` as it is answered in `OCI-Namespace`; `undefined` when it names nothing here. */
+  knownNamespace(ns: string): string | undefined {
+    const key = hostKey(ns);
+    return this.#upstreamOf(key) !== undefined || this.#isServerName(key) ? key : undefined;
+  }
+
+  /**
+   * The repository that people mean by an image reference, as on a command line or in a pod: `nginx`,
+   * `ghcr.io/org/app:1`, `team-a/app`. Throws InvalidReference, NAME_UNKNOWN for a registry that is not configured, or
+   * DIGEST_INVALID for a digest that nothing is held by.
+   */
+  repositoryOf(reference: string): NamedRepository {
+    const { registry, repository, tag, digest } = parseNormalizedReference(reference);
+    if (digest !== undefined && !isDigest(digest)) {
+      throw new OciError('DIGEST_INVALID', { message: `nothing is held by a digest such as ${digest}` });
+    }
+    return {
+      repository: this.#repositoryNamed(registry, repository, reference),
+      ...(tag !== undefined && { tag }),
+      ...(digest !== undefined && { digest }),
+    };
+  }
+
+  /**
+   * As `repositoryOf`, for content that is to be found again under that name: NAME_UNKNOWN, too, for a repository that
+   * nobody has here, and for a short name that only Docker's rule gives to Docker Hub. Elsewhere it may be private.
+   */
+  destinationOf(reference: string): NamedRepository {
+    const named = this.repositoryOf(reference);
+    const { upstream, name } = named.repository;
+    const first = hostKey(firstComponent(reference));
+    const isFound =
+      upstream === ''
+        ? this.#options.hostedPrefixes.has(firstComponent(name))
+        : this.#upstreamOf(first) !== undefined || this.#isServerName(first);
+    if (isFound) return named;
+    const hub = upstream === '' ? '' : `; Docker Hub's would be ${repositoryText(named.repository)}`;
+    throw new OciError('NAME_UNKNOWN', {
+      message:
+        `${quote(reference)} names neither a registry nor a prefix of repositories here ` +
+        `(hosted.prefixes, tenants)${hub}`,
+    });
+  }
+
+  #repositoryNamed(registry: string, path: string, reference: string): Repository {
+    const key = hostKey(registry);
+    if (this.#isServerName(key)) return this.#resolvePrefix(path) ?? hosted(path);
+    // `team-a/app` and `hub-alias/app` have no domain, so normalising took them for Docker Hub's.
+    if (key === DOCKER_HUB && !HUB_HOSTS.has(firstComponent(reference))) {
+      const prefixed = this.#resolvePrefix(path);
+      if (prefixed !== undefined) return prefixed;
+      if (this.#options.hostedPrefixes.has(firstComponent(path))) return hosted(path);
+    }
+    const upstream = this.#upstreamOf(key);
+    if (upstream === undefined) throw unknownHost(registry);
+    return this.#mirrored(upstream, path);
+  }
+
+  /** Our own name as `ns` means what its path means without it, except that it never falls to a default upstream. */
+  #resolveNamespace(ns: string, name: string): Repository {
+    const key = hostKey(ns);
+    const upstream = this.#upstreamOf(key);
+    if (upstream !== undefined) return this.#mirrored(upstream, this.#withoutPrefix(upstream, name));
+    if (this.#isServerName(key)) return this.#resolvePrefix(name) ?? hosted(name);
+    throw unknownHost(ns);
+  }
+
+  /** A name whose first component is an upstream. */
+  #resolvePrefix(name: string): Repository | undefined {
+    const first = firstComponent(name);
+    const upstream = first === name ? undefined : this.#upstreams.get(first);
+    return upstream === undefined ? undefined : this.#mirrored(upstream, name.slice(first.length + 1));
+  }
+
+  /** The name without a first component that says `upstream` again, as containerd's `override_path` makes it. */
+  #withoutPrefix(upstream: string, name: string): string {
+    const first = firstComponent(name);
+    return first !== name && this.#upstreams.get(first) === upstream ? name.slice(first.length + 1) : name;
+  }
+
+  #mirrored(upstream: string, name: string): Repository {
+    const full = this.#hubs.has(upstream) && !name.includes('/') ? `${HUB_OFFICIAL}/${name}` : name;
+    return { upstream, name: bounded(full) };
+  }
+
+  #upstreamOf(key: string): string | undefined {
+    return this.#upstreams.get(key) ?? this.#upstreams.get(withoutDefaultPort(key));
+  }
+
+  #isServerName(key: string): boolean {
+    return this.#serverNames.has(key) || this.#serverNames.has(withoutDefaultPort(key));
+  }
+}
+
+function hosted(name: string): Repository {
+  return { upstream: '', name: bounded(name) };
+}
+
+/** Only the part after a host's name may hold a colon, or be longer than a repository's name. */
+function bounded(name: string): string {
+  if (name.length > MAX_REPOSITORY_LENGTH || name.includes(':')) {
+    throw new OciError('NAME_INVALID', { detail: { name: name.slice(0, MAX_REPOSITORY_LENGTH) } });
+  }
+  return name;
+}
+
+function firstComponent(name: string): string {
+  const slash = name.indexOf('/');
+  return slash === -1 ? name : name.slice(0, slash);
+}
+
+/** A host as it is compared: DNS names know no case, and a trailing dot says only that they are complete. */
+function hostKey(host: string): string {
+  return host.toLowerCase().replace(/\.(?=:\d+$|$)/, '');
+}
+
+/** `registry.example:443` and `registry.example` are one registry (so is port 80, in plain HTTP). */
+function withoutDefaultPort(key: string): string {
+  return key.replace(/:(?:443|80)$/, '');
+}
+
+function unknownHost(host: string): OciError {
+  return new OciError('NAME_UNKNOWN', {
+    message: `${quote(host)} is not a configured upstream of this registry`,
+    detail: { upstream: host.slice(0, MAX_HOST_LENGTH) },
+  });
+}
+
+function quote(text: string): string {
+  return JSON.stringify(text.slice(0, MAX_HOST_LENGTH));
+}
