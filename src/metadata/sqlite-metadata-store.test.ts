@@ -359,6 +359,8 @@ test('no write is acknowledged from the moment that the index is not in its plac
   await writeFile(path, 'another');
   await expect(store.putSetting('key', 'meanwhile')).rejects.toThrow(IndexLost);
   expect(await store.readSetting('key')).toBe('before');
+  // Anybody may ask `/readyz`.
+  expect(store.loss()?.message).not.toContain(folder);
   await rename(aside, path);
   await store.putSetting('key', 'after');
   expect(await store.readSetting('key')).toBe('after');

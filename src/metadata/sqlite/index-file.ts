@@ -1,4 +1,5 @@
 import { statSync } from 'node:fs';
+import { basename } from 'node:path';
 import type { Log } from '../../lib/log.ts';
 import { IndexLost } from '../index-lost.ts';
 
@@ -43,8 +44,9 @@ export class IndexFile {
       if (this.#loss !== undefined) this.#log.info({ path: this.#path }, 'the index is back in its place');
       this.#loss = undefined;
     } else if (this.#loss === undefined) {
+      // Without the folder: `/readyz` says it to anybody.
       this.#loss = new IndexLost(
-        `the index ${this.#path} ${what} while this process has it open: nothing is written any more. Put the same file ` +
+        `the index ${basename(this.#path)} ${what} while this process has it open: nothing is written any more. Put the same file ` +
           'back; or stop this process, then restore a backup (entrepot restore), or make a new index from the blobs ' +
           '(entrepot rebuild)',
       );
