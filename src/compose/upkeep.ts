@@ -40,6 +40,9 @@ export function openUpkeep(
     get keepUnfinishedMs() {
       return config.upkeep.keepUnfinishedForMs;
     },
+    get keepGrantsMs() {
+      return config.verifyForMs + config.staleGrantForMs;
+    },
     get bytesPerSecond() {
       return config.upkeep.scrubBytesPerSecond;
     },

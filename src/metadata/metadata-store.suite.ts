@@ -804,6 +804,27 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(left.flat()).toEqual([]);
     });
 
+    test('old grants end, a page at a time, and younger ones stay', async () => {
+      const ages = Array.from({ length: 1_200 }, (_, index) => index);
+      await Promise.all(
+        ages.map(at =>
+          store.putGrant(NGINX, { credentialId: `c${at}`, verifiedAtMs: at % 2 === 0 ? 10 : 20 }),
+        ),
+      );
+      let ended = 0;
+      let pages = 0;
+      for (let at = await store.endGrantsBefore(20); ; at = await store.endGrantsBefore(20, at.next)) {
+        ended += at.ended;
+        pages += 1;
+        if (at.next === undefined) break;
+      }
+      expect(ended).toBe(600);
+      expect(pages).toBeGreaterThan(1);
+      const left = await store.readGrants(NGINX);
+      expect(left).toHaveLength(600);
+      expect(left.every(({ verifiedAtMs }) => verifiedAtMs === 20)).toBe(true);
+    });
+
     test('uploads are counted, found when nobody touches them, and removed', async () => {
       const upload = { repository: HOSTED, requester: 'team-a', startedAtMs: 10 };
       await store.putUpload({ ...upload, id: '1', touchedAtMs: 10 });

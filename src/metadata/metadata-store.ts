@@ -28,6 +28,17 @@ export interface Grant {
   readonly verifiedAtMs: number;
 }
 
+/** A place in the order of all Grants. */
+export interface GrantPosition {
+  readonly repositoryId: number;
+  readonly credentialId: string;
+}
+
+export interface EndedGrants {
+  readonly ended: number;
+  readonly next: GrantPosition | undefined;
+}
+
 /** What an operator's import brought into a mirrored repository for `grantee`, who may read just that. */
 export interface Preload {
   /** '' is everybody. */
@@ -244,6 +255,11 @@ export interface MetadataStore {
   endGrant(repository: Repository, credentialId: string): Promise<void>;
   /** Ends every Grant of a credential that is gone. */
   endGrantsOf(credentialId: string): Promise<void>;
+  /**
+   * Of some Grants behind `after`, ends those that were verified before `beforeMs`. Returns how many, and where to go on;
+   * `undefined` at the end.
+   */
+  endGrantsBefore(beforeMs: number, after?: GrantPosition): Promise<EndedGrants>;
 
   // Imports. First the content, repository by repository, then all names at once. A preload goes with its Link.
 

@@ -15,6 +15,7 @@ import type {
   DamagedBytes,
   Document,
   Grant,
+  GrantPosition,
   ImportedContent,
   Lack,
   MetadataStore,
@@ -404,6 +405,10 @@ class SqliteMetadataStore implements MetadataStore {
     while (await this.#write(() => this.#grants.endSomeOf(credentialId))) {
       // The next ones, in a transaction of their own.
     }
+  }
+
+  endGrantsBefore(beforeMs: number, after?: GrantPosition) {
+    return this.#write(() => this.#grants.endBefore(beforeMs, after));
   }
 
   putContent(

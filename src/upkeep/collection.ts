@@ -1,9 +1,10 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { resumeCollecting, stopCollecting, WAYS_OUT, whyNotCollected } from '../metadata/store-identity.ts';
 import { everything, type Found, type SizedContent } from '../metadata/survey.ts';
 import { settleLinks, settleUses } from './clock.ts';
 import { removeContents } from './removal.ts';
 import { abandonIngest } from './unfinished.ts';
-import { inSteps } from './steps.ts';
+import { inSteps, PAUSE_MS } from './steps.ts';
 import { Counter, type Ingests, type RunOptions, type Stores, type StrayFile, type Tally } from './stores.ts';
 
 export interface CollectionOptions extends Stores, Ingests {
@@ -11,6 +12,8 @@ export interface CollectionOptions extends Stores, Ingests {
   readonly gracePeriodMs: number;
   /** How long an unfinished download or upload that nobody works on is kept, to be resumed. */
   readonly keepUnfinishedMs: number;
+  /** How long ago a right to a mirrored repository may have been proved and still count, in any case. */
+  readonly keepGrantsMs: number;
   /** Upload sessions, which are owned by `hosted`: gives up those that nobody touched since, or finds them. */
   readonly uploads: {
     expire(untouchedSinceMs: number, signal?: AbortSignal): Promise<Tally>;
@@ -74,6 +77,7 @@ export class Collection {
     if (run.dryRun !== true) {
       await settleUses(metadata, run.signal);
       await settleLinks(this.#options, run.signal);
+      await this.#endOldGrants(run);
     }
     const sinceMs = Date.now() - (run.gracePeriodMs ?? gracePeriodMs);
     const uploads = await this.#expireUploads(run);
@@ -99,6 +103,17 @@ export class Collection {
     if (reason === undefined) return;
     if (force !== true) throw new CollectingStopped(`${reason}; ${WAYS_OUT}`);
     if (dryRun !== true) await resumeCollecting(metadata);
+  }
+
+  /** Credentials that are renewed all the time leave Grants that no longer count, one for each repository. */
+  async #endOldGrants({ signal }: RunOptions): Promise<void> {
+    const { metadata, keepGrantsMs } = this.#options;
+    const beforeMs = Date.now() - keepGrantsMs;
+    for (let at = await metadata.endGrantsBefore(beforeMs); at.next !== undefined; ) {
+      signal?.throwIfAborted();
+      await sleep(PAUSE_MS);
+      at = await metadata.endGrantsBefore(beforeMs, at.next);
+    }
   }
 
   #expireUploads({ dryRun, signal }: RunOptions): Promise<Tally> {

@@ -113,6 +113,7 @@ function begin({
     meter: silentMeter,
     gracePeriodMs: -1,
     keepUnfinishedMs: 3_600_000,
+    keepGrantsMs: 3_600_000,
     uploads: {
       expire: async () => ({ items: 0, bytes: 0 }),
       expirable: async () => ({ items: 0, bytes: 0 }),

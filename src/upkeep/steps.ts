@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 /** Rows in one transaction: it holds the write lock, and the event loop, for about 3 ms. */
 const ROWS_PER_STEP = 20;
 /** Between two steps, for those who wait for the write lock: they lose an eighth of it to upkeep at most. */
-const PAUSE_MS = 20;
+export const PAUSE_MS = 20;
 
 /**
  * Calls `transact` with all of `items`, a few at a time and with pauses, in which `afterwards` works on what it made.

@@ -100,6 +100,16 @@ describe('garbage collection', () => {
     expect(await metadata.readLinkedManifest(other, image.digest)).toEqual(artifact);
   });
 
+  test('Grants that no longer count go, and younger ones stay', async () => {
+    const old = { credentialId: 'old', verifiedAtMs: Date.now() - 61_000 };
+    const young = { credentialId: 'young', verifiedAtMs: Date.now() - 30_000 };
+    for (const grant of [old, young]) await metadata.putGrant(MIRRORED, grant);
+    await upkeep().collect({ dryRun: true });
+    expect(await metadata.readGrants(MIRRORED)).toHaveLength(2);
+    await upkeep().collect();
+    expect(await metadata.readGrants(MIRRORED)).toEqual([young]);
+  });
+
   test('nothing young goes: a push is between its blobs and its manifest', async () => {
     const digest = await pushBlob(HOSTED, 'layer');
     await metadata.putBlob(await storeBlob('imported'), 8);
@@ -553,6 +563,7 @@ function upkeep(options: Partial<UpkeepOptions> = {}): Upkeep {
     meter: silentMeter,
     gracePeriodMs: -1,
     keepUnfinishedMs: -1,
+    keepGrantsMs: 60_000,
     uploads: {
       expire: async () => ({ items: 0, bytes: 0 }),
       expirable: async () => ({ items: 0, bytes: 0 }),

@@ -1,4 +1,7 @@
 import { join } from 'node:path';
+import { silentLog } from '../../src/lib/log.ts';
+import { openSqliteMetadataStore } from '../../src/metadata/sqlite-metadata-store.ts';
+import type { Repository } from '../../src/oci/repository.ts';
 import { get } from '../support/client.ts';
 import { imageOf, randomBlob } from '../support/content.ts';
 import { Entrepot } from '../support/entrepot.ts';
@@ -16,6 +19,7 @@ const ACCEPT = 'Accept: application/vnd.oci.image.manifest.v1+json\r\n';
 const ROUNDS = 3;
 const SECONDS = 3;
 const TENANTS = 10_000;
+const GRANTS = 10_000;
 const SECRETS_PER_TENANT = 5;
 /** What the tenant's Secret holds for the upstream, and for Entrepot itself. */
 const FOR_UPSTREAM: Login = ['alice', 'password-for-upstream'];
@@ -23,10 +27,13 @@ const FOR_ENTREPOT: Login = ['team', 'password-for-entrepot'];
 
 /** A manifest that is held: what is public by anybody, what is private by its tenant, in each of the ways to log in. */
 export async function warmTenants(): Promise<string> {
-  const users = { [FOR_UPSTREAM[0]]: { password: FOR_UPSTREAM[1], repositories: ['acme/private'] } };
+  const users = {
+    [FOR_UPSTREAM[0]]: { password: FOR_UPSTREAM[1], repositories: ['acme/private', 'acme/crowded'] },
+  };
   const upstream = await FakeUpstream.start({ auth: { scheme: 'bearer', users, public: ['acme/public'] } });
   const image = imageOf([randomBlob(10_000, 'layer')]);
-  for (const repository of ['acme/public', 'acme/private']) upstream.add(repository, image, 'v1');
+  for (const repository of ['acme/public', 'acme/private', 'acme/crowded'])
+    upstream.add(repository, image, 'v1');
   const folder = await makeTempFolder('bench');
   const host = `127.0.0.1:${await freePort()}`;
   const secrets = join(folder, 'team.json');
@@ -40,11 +47,17 @@ export async function warmTenants(): Promise<string> {
     { folder },
   );
   try {
+    await proveForOthers(join(folder, 'store', 'index.db'), { upstream: UPSTREAM, name: 'acme/crowded' });
     const asked = await get(`${entrepot.url}/v2/acme/private/manifests/v1?ns=${UPSTREAM}`);
     const { token }: { token: string } = JSON.parse((await tokenFor(challengeOf(asked), FOR_ENTREPOT)).text);
     const ways: readonly Way[] = [
       { name: 'anonymous', repository: 'acme/public', headers: '' },
       { name: 'Basic', repository: 'acme/private', headers: authorization(basic(FOR_ENTREPOT)) },
+      {
+        name: `Basic, beside ${GRANTS.toLocaleString('en')} other Grants`,
+        repository: 'acme/crowded',
+        headers: authorization(basic(FOR_ENTREPOT)),
+      },
       {
         name: "Basic, the upstream's login",
         repository: 'acme/private',
@@ -68,6 +81,22 @@ export async function warmTenants(): Promise<string> {
   } finally {
     await entrepot.remove();
     await upstream.stop();
+  }
+}
+
+/** As if so many credentials had proved their right to the repository. */
+async function proveForOthers(indexFile: string, repository: Repository): Promise<void> {
+  const metadata = await openSqliteMetadataStore(indexFile, { log: silentLog });
+  try {
+    const verifiedAtMs = Date.now();
+    for (let at = 0; at < GRANTS; at += 100) {
+      const credentials = Array.from({ length: 100 }, (_, index) => `credential-${at + index}`);
+      await Promise.all(
+        credentials.map(credentialId => metadata.putGrant(repository, { credentialId, verifiedAtMs })),
+      );
+    }
+  } finally {
+    await metadata.close();
   }
 }
 

@@ -1,9 +1,20 @@
 import type { Repository } from '../../oci/repository.ts';
-import type { Grant } from '../metadata-store.ts';
+import type { EndedGrants, Grant, GrantPosition } from '../metadata-store.ts';
 import type { Connection, Statement } from './connection.ts';
 
 /** How many Grants of a credential end in one transaction. */
 const END_ROWS = 100;
+
+/** How many are looked at in one transaction: half a millisecond. */
+const LOOK_ROWS = 500;
+
+const START: GrantPosition = { repositoryId: -1, credentialId: '' };
+
+interface PositionRow {
+  readonly repository_id: number;
+  readonly credential_id: string;
+  readonly is_over: number;
+}
 
 interface Row {
   readonly credential_id: string;
@@ -17,6 +28,7 @@ export class Grants {
   readonly #upsert: Statement<[number, string, number]>;
   readonly #delete: Statement<[number, string]>;
   readonly #deleteOf: Statement<[{ credentialId: string }]>;
+  readonly #selectBehind: Statement<[{ beforeMs: number } & GrantPosition], PositionRow>;
 
   constructor(connection: Connection) {
     this.#select = connection.prepare(`
@@ -34,6 +46,10 @@ export class Grants {
     this.#deleteOf = connection.prepare(`
       DELETE FROM grants WHERE credential_id = @credentialId AND repository_id IN
         (SELECT repository_id FROM grants WHERE credential_id = @credentialId LIMIT ${END_ROWS})`);
+    this.#selectBehind = connection.prepare(`
+      SELECT repository_id, credential_id, verified_at_ms < @beforeMs AS is_over
+      FROM grants WHERE (repository_id, credential_id) > (@repositoryId, @credentialId)
+      ORDER BY repository_id, credential_id LIMIT ${LOOK_ROWS}`);
   }
 
   readAll({ upstream, name }: Repository): readonly Grant[] {
@@ -56,10 +72,22 @@ export class Grants {
     return this.#delete.run(repositoryId, credentialId).changes > 0;
   }
 
+  endBefore(beforeMs: number, after: GrantPosition = START): EndedGrants {
+    const rows = this.#selectBehind.all({ beforeMs, ...after });
+    const over = rows.filter(row => row.is_over === 1).map(toPosition);
+    for (const { repositoryId, credentialId } of over) this.end(repositoryId, credentialId);
+    const last = rows.at(-1);
+    return { ended: over.length, next: last && toPosition(last) };
+  }
+
   /** Ends some of the credential's Grants; false when there was none left. */
   endSomeOf(credentialId: string): boolean {
     return this.#deleteOf.run({ credentialId }).changes > 0;
   }
+}
+
+function toPosition(row: PositionRow): GrantPosition {
+  return { repositoryId: row.repository_id, credentialId: row.credential_id };
 }
 
 function toGrant(row: Row): Grant {
