@@ -214,7 +214,7 @@ function claimsOf(
     case 'account':
       return { kind: 'account', credentialId: identity.id, tenant: identity.tenant };
     case 'unknown':
-      return { kind: 'unknown', credentialId: identity.credential.id };
+      return { kind: 'unknown', credentialId: identity.credential.id, login: identity.credential };
     case 'credential':
       break;
   }

@@ -215,7 +215,6 @@ export class Authenticator {
   #unknown(attempt: Attempt, credential: Credential): Identity {
     this.#failedLogins.count(attempt);
     this.#triedFrom.set(credential.id, attempt);
-    this.#presented.set(credential.id, credential);
     return { kind: 'unknown', credential };
   }
 
@@ -249,7 +248,7 @@ export class Authenticator {
   }
 
   /** What a token of ours says is checked against what is so now: a Secret that is gone takes its tokens with it. */
-  #bearer(sender: Sender, { kind, credentialId, tenant }: TokenClaims): Identity {
+  #bearer(sender: Sender, { kind, credentialId, tenant, login }: TokenClaims): Identity {
     switch (kind) {
       case 'anonymous':
         return { kind: 'anonymous' };
@@ -264,9 +263,8 @@ export class Authenticator {
       case 'unknown':
         break;
     }
-    const credential = this.#presented.get(credentialId);
-    return credential !== undefined && this.#mayTryUpstream(sender, false)
-      ? { kind: 'unknown', credential }
+    return login !== undefined && this.#mayTryUpstream(sender, false)
+      ? { kind: 'unknown', credential: { ...login, id: credentialId } }
       : { kind: 'void' };
   }
 }

@@ -4,8 +4,8 @@ import type { MetadataStore } from '../metadata/metadata-store.ts';
 /** A new key so often: a stolen one is worth something for two such periods, and each is a row of the store. */
 const PERIOD_MS = 24 * 3_600_000;
 
-/** HMAC-SHA256 gains nothing from a longer key (RFC 2104). */
-const KEY_BYTES = 32;
+/** HMAC-SHA256 gains nothing from a longer key (RFC 2104), and AES-256 has none. */
+export const KEY_BYTES = 32;
 
 const SETTING = 'token-key-';
 

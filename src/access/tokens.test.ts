@@ -45,6 +45,28 @@ describe('our tokens', () => {
     expect(await open('other.example').verify(token)).toBeUndefined();
   });
 
+  it('of an unknown credential carry it to every process, for nobody else to read', async () => {
+    const claims: TokenClaims = {
+      kind: 'unknown',
+      credentialId: 'abc',
+      login: { username: 'alice', password: 'pässword with "quotes"' },
+      access: [],
+    };
+    const { token } = await open().issue(claims);
+    expect(await open().verify(token)).toEqual(claims);
+    const carried = Buffer.from(token.split('.')[1] ?? '', 'base64url').toString();
+    const [, sealed] = String(decodeJwt(token)['login'])
+      .split('.')
+      .map(part => Buffer.from(part, 'base64url'));
+    for (const word of ['alice', 'ssword']) expect(carried + sealed?.toString()).not.toContain(word);
+  });
+
+  it('are not made of a login that no header has room for', async () => {
+    const login = { username: 'alice', password: 'x'.repeat(12_000) };
+    const issued = open().issue({ kind: 'unknown', credentialId: 'abc', login, access: [] });
+    await expect(issued).rejects.toMatchObject({ code: 'UNAUTHORIZED' });
+  });
+
   it('live on through a change of keys, and end with their time, even remembered ones', async () => {
     const tokens = open();
     const { token } = await tokens.issue(CLAIMS);

@@ -1,5 +1,7 @@
-import { hash } from 'node:crypto';
+import { hash, hkdfSync } from 'node:crypto';
 import {
+  CompactEncrypt,
+  compactDecrypt,
   createLocalJWKSet,
   decodeJwt,
   decodeProtectedHeader,
@@ -11,8 +13,9 @@ import {
 } from 'jose';
 import { isJsonObject } from '../lib/json.ts';
 import { Lru } from '../lib/lru.ts';
+import { OciError } from '../oci/errors.ts';
 import type { Scope } from './scope.ts';
-import type { TokenKeys } from './token-keys.ts';
+import { KEY_BYTES, type TokenKeys } from './token-keys.ts';
 
 /** Who a token speaks for. It says no more than what its bearer proved: rights are settled when it is used. */
 export interface TokenClaims {
@@ -22,7 +25,14 @@ export interface TokenClaims {
   readonly credentialId: string;
   /** The tenant, where the credential means one whatever is asked for. */
   readonly tenant?: string | undefined;
+  /** Of `unknown` alone: what upstream is asked with, in any process on the store. Encrypted in the token. */
+  readonly login?: Login | undefined;
   readonly access: readonly Scope[];
+}
+
+export interface Login {
+  readonly username: string;
+  readonly password: string;
 }
 
 export interface IssuedToken {
@@ -42,6 +52,9 @@ const MAX_VERIFIED = 20_000;
 
 /** HMAC, since only this registry reads its tokens. Pinned: what a token says of its algorithm chooses nothing. */
 const ALGORITHM = 'HS256';
+
+/** The registry's own key encrypts a login directly: the token is signed as a whole, and read here alone (RFC 7518 4.5). */
+const SEALING = { alg: 'dir', enc: 'A256GCM' } as const;
 
 const KINDS: ReadonlySet<unknown> = new Set(['anonymous', 'credential', 'account', 'unknown']);
 
@@ -69,11 +82,13 @@ export class Tokens {
     return this.#service;
   }
 
-  async issue({ kind, credentialId, tenant, access }: TokenClaims): Promise<IssuedToken> {
+  /** UNAUTHORIZED for a login that is too long for a token. */
+  async issue({ kind, credentialId, tenant, login, access }: TokenClaims): Promise<IssuedToken> {
     const { id, key } = await this.#keys.current();
+    const sealed = login === undefined ? {} : { login: await seal(login, key) };
     const issuedAtMs = this.#nowMs();
     const issuedAtS = Math.floor(issuedAtMs / 1000);
-    const token = await new SignJWT({ kind, cid: credentialId, access })
+    const token = await new SignJWT({ kind, cid: credentialId, access, ...sealed })
       .setProtectedHeader({ alg: ALGORITHM, typ: 'JWT', kid: id })
       .setIssuer(this.#service)
       .setAudience(this.#service)
@@ -81,6 +96,9 @@ export class Tokens {
       .setIssuedAt(issuedAtS)
       .setExpirationTime(issuedAtS + LIFETIME_S)
       .sign(key);
+    if (token.length > MAX_TOKEN_LENGTH) {
+      throw new OciError('UNAUTHORIZED', { message: 'the user name and password are too long for a token' });
+    }
     return { token, expiresInS: LIFETIME_S, issuedAtMs };
   }
 
@@ -109,7 +127,7 @@ export class Tokens {
         requiredClaims: ['exp'],
         currentDate: new Date(this.#nowMs()),
       });
-      return { claims: claimsOf(payload), keyId: kid, expiresAtMs: (payload.exp ?? 0) * 1000 };
+      return { claims: await claimsOf(payload, key), keyId: kid, expiresAtMs: (payload.exp ?? 0) * 1000 };
     } catch (error) {
       // A token that is no JWT at all makes decodeProtectedHeader throw a TypeError.
       if (error instanceof errors.JOSEError || error instanceof TypeError) return undefined;
@@ -119,12 +137,35 @@ export class Tokens {
 }
 
 /** The signature says that we wrote it; a TypeError that another version of us did. */
-function claimsOf(payload: JWTPayload): TokenClaims {
-  const { kind, cid, sub, access } = payload;
+async function claimsOf(payload: JWTPayload, key: Uint8Array): Promise<TokenClaims> {
+  const { kind, cid, sub, access, login } = payload;
   if (!isKind(kind) || typeof cid !== 'string' || !Array.isArray(access) || !access.every(isScope)) {
     throw new TypeError('the token has other claims than ours');
   }
-  return { kind, credentialId: cid, tenant: sub === '' ? undefined : sub, access };
+  const opened = typeof login === 'string' ? { login: await unseal(login, key) } : {};
+  return { kind, credentialId: cid, tenant: sub === '' ? undefined : sub, ...opened, access };
+}
+
+function seal({ username, password }: Login, key: Uint8Array): Promise<string> {
+  const text = new TextEncoder().encode(JSON.stringify([username, password]));
+  return new CompactEncrypt(text).setProtectedHeader(SEALING).encrypt(sealingKey(key));
+}
+
+async function unseal(sealed: string, key: Uint8Array): Promise<Login> {
+  const { plaintext } = await compactDecrypt(sealed, sealingKey(key), {
+    keyManagementAlgorithms: [SEALING.alg],
+    contentEncryptionAlgorithms: [SEALING.enc],
+  });
+  const [username, password]: unknown[] = JSON.parse(new TextDecoder().decode(plaintext));
+  if (typeof username !== 'string' || typeof password !== 'string') {
+    throw new TypeError('the token has another login than ours');
+  }
+  return { username, password };
+}
+
+/** One key for signing and another for encryption, both of the same secret (RFC 5869). */
+function sealingKey(key: Uint8Array): Uint8Array {
+  return new Uint8Array(hkdfSync('sha256', key, '', 'entrepot token login', KEY_BYTES));
 }
 
 function isKind(value: unknown): value is TokenClaims['kind'] {

@@ -10,7 +10,7 @@ import { Entrepot } from '../support/entrepot.ts';
 import { FakeUpstream } from '../support/fake-upstream.ts';
 import { freePort } from '../support/programs.ts';
 import { makeTempFolder } from '../support/temp-folder.ts';
-import { basic, getAs, type Login, writeSecret } from '../support/tenants.ts';
+import { basic, challengeOf, getAs, type Login, tokenFor, writeSecret } from '../support/tenants.ts';
 
 const UP = 'up.example';
 const ALICE: Login = ['alice', 'alice-upstream'];
@@ -305,6 +305,27 @@ describe('unknown credentials', () => {
     users.bob.repositories = [];
     expect((await getAs(BOB, blob(server))).status).toBe(404);
     expect((await getAs(ALICE, `${server.url}/v2/${UP}/acme/private/manifests/1`)).status).toBe(401);
+  });
+});
+
+describe('two processes on one store', () => {
+  it('take the token that the other one made of an unknown credential', async () => {
+    const rest = { unknownCredentials: 'verify', tenants: [] };
+    const first = await start({ rest });
+    const second = await Entrepot.start({
+      upstreams: { [UP]: { url: upstream.url } },
+      storage: { path: join(folder, 'store') },
+      server: { serverNames: [host] },
+      ...rest,
+    });
+    try {
+      const answered = await tokenFor(challengeOf(await get(manifest(first))), ALICE);
+      const { token }: { token: string } = JSON.parse(answered.text);
+      const headers = { authorization: `Bearer ${token}` };
+      expect((await get(manifest(second), { headers })).status).toBe(200);
+    } finally {
+      await second.remove();
+    }
   });
 });
 
