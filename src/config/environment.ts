@@ -60,15 +60,17 @@ export function environmentVariables(schema: JsonSchema): Map<string, readonly s
  */
 export function readEnvironment(
   env: Environment,
-  schema: JsonSchema,
+  schema: () => JsonSchema,
   isPassword: (variable: string) => boolean,
 ): EnvironmentOverrides {
-  const known = environmentVariables(schema);
   const overrides: EnvironmentOverride[] = [];
   const problems: Problem[] = [];
   let tree: unknown = {};
   // The shorter path first, so that ENTREPOT_SERVER does not undo ENTREPOT_SERVER__LISTEN.
   const names = Object.keys(env).filter(isOurs).sort();
+  // Most commands are run without any, and the schema takes as long as half of what they do.
+  const known: ReadonlyMap<string, readonly string[]> =
+    names.length === 0 ? new Map() : environmentVariables(schema());
   for (const variable of names) {
     const path = known.get(variable);
     if (path === undefined) {

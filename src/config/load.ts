@@ -52,9 +52,8 @@ export async function loadConfig({
 }: LoadOptions = {}): Promise<Config> {
   const written = await readConfigFile(file ?? env[CONFIG_FILE_VARIABLE], folder);
   const fromFile = written.document.value ?? {};
-  const schema = fileJsonSchema();
   const passwords = passwordVariables([fromFile, overrides]);
-  const environment = readEnvironment(env, schema, name => passwords.has(name));
+  const environment = readEnvironment(env, fileJsonSchema, name => passwords.has(name));
   const here = withAbsolutePaths(mergeTrees(environment.tree, overrides), folder);
   const there = withAbsolutePaths(fromFile, written.path === undefined ? folder : dirname(written.path));
   const tree = withoutNulls(withPresets(mergeTrees(there, here)));
