@@ -57,7 +57,7 @@ describe('entrepot', () => {
     other.exec('BEGIN IMMEDIATE');
     expect(await run('gc')).toEqual({
       code: 1,
-      told: expect.stringMatching(/^entrepot: cannot open the index: another process keeps it locked\n$/m),
+      told: expect.stringMatching(/^entrepot: cannot open the index: another process has it locked\n$/m),
     });
     other.close();
     await rm(folder, { recursive: true });

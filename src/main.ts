@@ -27,7 +27,7 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
 
 // Nothing is left that could still come, and the command waits for something.
 process.on('beforeExit', () => {
-  io.err('entrepot: it ended without a result, which is a bug\n');
+  io.err('entrepot: internal error: exited without a result\n');
   process.exit(EXIT.failed);
 });
 
@@ -61,5 +61,5 @@ function describe(error: unknown): string {
 async function actingAs(): Promise<string> {
   const uid = ownUid();
   if (uid === undefined || uid === startedAs) return '';
-  return ` (as ${await userText(uid)}, whose store it is; what is read or written beside it may come and go by a pipe: -)`;
+  return ` (running as ${await userText(uid)}, the owner of the store; for files of other users, use a pipe: -)`;
 }

@@ -114,10 +114,12 @@ export class Access {
     // A token is got by a password, never by another token: it would live for ever.
     const presented = password ?? parseAuthorization(sender.authorization);
     if (!(await authenticator.opensTo(presented))) {
-      throw new OciError('NAME_UNKNOWN', { message: 'nobody can log in here' });
+      throw new OciError('NAME_UNKNOWN', { message: 'logging in is not configured on this registry' });
     }
     if (service !== undefined && service !== tokens.service) {
-      throw new OciError('QUERY_INVALID', { message: `tokens are made here for ${tokens.service} alone` });
+      throw new OciError('QUERY_INVALID', {
+        message: `this registry issues tokens only for ${tokens.service}`,
+      });
     }
     const identity: Identity =
       presented?.scheme === 'basic'
@@ -156,7 +158,10 @@ export class Access {
     if (repository.upstream === '') return hosted.explain(tenant, repository);
     const explanation = await mirrored.explain(tenant, repository);
     if (tenant !== undefined || !this.isOpen) return explanation;
-    const conclusions = [...explanation.conclusions, 'a client that upstream refuses is asked to log in'];
+    const conclusions = [
+      ...explanation.conclusions,
+      'if upstream refuses an anonymous client, the client is asked to log in',
+    ];
     return { ...explanation, conclusions };
   }
 

@@ -278,7 +278,7 @@ function wrongHere({ upstreamListener }: Sender): Identity {
 function limited({ upstreamListener }: Sender, retryAfterS: number): Identity {
   if (upstreamListener !== undefined) return { kind: 'anonymous' };
   throw new OciError('TOOMANYREQUESTS', {
-    message: 'too many wrong user names and passwords have come from this address',
+    message: 'too many failed logins from this address',
     headers: { 'Retry-After': String(retryAfterS) },
   });
 }

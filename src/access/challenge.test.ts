@@ -64,8 +64,8 @@ describe('a challenge', () => {
       'UNAUTHORIZED: authentication required',
       'UNAUTHORIZED: authentication required',
       'UNAUTHORIZED: the user name or password is wrong',
-      'UNAUTHORIZED: the token is not valid here, or no longer',
-      'UNAUTHORIZED: the token is not for repository:team-a/app:pull',
+      'UNAUTHORIZED: the token is invalid or has expired',
+      'UNAUTHORIZED: the token does not cover repository:team-a/app:pull',
     ]);
   });
 

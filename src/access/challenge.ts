@@ -88,7 +88,7 @@ export class Challenges {
     this.#explainedAtMs = nowMs;
     this.#options.log.warn(
       {},
-      'a client was not asked to log in, since its password would have crossed the network over plain HTTP: ' +
+      'a client was not asked to log in, because its password would have been sent over plain HTTP: ' +
         'set server.tls, or server.externalUrl and trustedProxies, or server.allowPlainCredentials',
     );
   }

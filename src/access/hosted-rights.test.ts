@@ -82,7 +82,7 @@ describe('the token of a service account', () => {
     await open({ accounts });
     expect(await refusal(account, 'team-a/app', 'pull')).toBeUndefined();
     for (const action of ['push', 'delete'] as const) {
-      expect(await refusal(account, 'team-a/app', action)).toContain('it is for pulling');
+      expect(await refusal(account, 'team-a/app', action)).toContain(', only pull');
     }
   });
 
@@ -91,7 +91,7 @@ describe('the token of a service account', () => {
     await world.put('team-a', {}, { accountsMayPush: true });
     for (const action of ACTIONS) expect(await refusal(account, 'team-a/app', action)).toBeUndefined();
     await world.put('team-a', {});
-    expect(await refusal(account, 'team-a/app', 'push')).toContain('it is for pulling');
+    expect(await refusal(account, 'team-a/app', 'push')).toContain(', only pull');
   });
 });
 
@@ -134,16 +134,16 @@ describe('what is told of a repository here', () => {
   it('is one sentence for all that has the same answer', async () => {
     await open({ shared: ['team-b/base'] });
     expect(await told('team-a/app')).toEqual([
-      'it lives here, and team-a owns it',
+      'it is hosted here and belongs to team-a',
       'pull, push, delete: yes',
     ]);
     expect(await told('team-b/base')).toEqual([
-      'it lives here, and team-b owns it',
+      'it is hosted here and belongs to team-b',
       'pull: yes',
-      'push, delete: no (only team-b may, with a login of its own)',
+      'push, delete: no (only team-b may, with its own login)',
     ]);
     expect(await told('nobody/app')).toEqual([
-      'nothing lives here: nobody is no tenant and is not listed in hosted.prefixes',
+      'nothing is hosted here: nobody is neither a tenant nor listed in hosted.prefixes',
       expect.stringMatching(/^pull, push, delete: no \(/),
     ]);
   });
@@ -153,7 +153,7 @@ describe('who pushes to a name under which nothing lives', () => {
   it('hears which names there may be', async () => {
     await open({ prefixes: ['tools'] });
     const heard = await refusal(TEAM_B, 'elsewhere/app', 'push');
-    expect(heard).toContain("what lives here begins with a tenant's name or one of hosted.prefixes");
+    expect(heard).toContain("hosted repositories begin with a tenant's name or one of hosted.prefixes");
   });
 });
 

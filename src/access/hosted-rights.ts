@@ -44,10 +44,10 @@ export class HostedRights {
       grants: [],
       conclusions: [
         owner !== undefined
-          ? `it lives here, and ${owner.name} owns it`
+          ? `it is hosted here and belongs to ${owner.name}`
           : this.#isPrefix(ownerOf(repository))
-            ? 'it lives here, and no tenant owns it'
-            : `nothing lives here: ${ownerOf(repository)} is no tenant and is not listed in hosted.prefixes`,
+            ? 'it is hosted here and belongs to no tenant'
+            : `nothing is hosted here: ${ownerOf(repository)} is neither a tenant nor listed in hosted.prefixes`,
         ...verdicts(action => this.#whyNot(principal, repository, action, owner)),
       ],
     };
@@ -63,7 +63,7 @@ export class HostedRights {
     const refusal = this.refusal(principal, repository, action);
     if (owner === undefined || refusal?.code !== 'NAME_UNKNOWN') return refusal?.message;
     if (action === 'pull' && this.#isShared(repository)) return FOR_TENANTS;
-    return `only ${owner.name} may, with a login of its own`;
+    return `only ${owner.name} may, with its own login`;
   }
 
   /** Why it may not be; `undefined` if it may. */
@@ -72,8 +72,7 @@ export class HostedRights {
     if (owner === undefined) return this.#unowned(principal, repository, action);
     if (principal.as === 'tenant' && principal.tenant.name === owner.name) {
       if (action === 'pull') return undefined;
-      if (principal.readOnly)
-        return denied(repository, `this credential may not ${action}: it is for pulling`);
+      if (principal.readOnly) return denied(repository, `this credential may not ${action}, only pull`);
       if (owner.options.push === false) return denied(repository, `${owner.name} may not ${action} here`);
       return undefined;
     }
@@ -106,7 +105,7 @@ export class HostedRights {
   }
 }
 
-const FOR_TENANTS = 'only tenants may pull this, with a login (hosted.shared)';
+const FOR_TENANTS = 'only tenants that are logged in may pull this (hosted.shared)';
 const FOR_NOBODY =
   'nobody may pull this: hosted.anonymous is none; set it to pull to open it to everybody, or list this in hosted.shared ' +
   'to open it to tenants';
@@ -136,7 +135,7 @@ function denied(repository: Repository, message: string): OciError {
 function unknown(repository: Repository): OciError {
   const name = repositoryText(repository);
   return new OciError('NAME_UNKNOWN', {
-    message: `${name} is not known here: what lives here begins with a tenant's name or one of hosted.prefixes, what is mirrored is written /v2/<upstream>/<repository>, or asked for with ?ns=<upstream>`,
+    message: `${name} is not known here: hosted repositories begin with a tenant's name or one of hosted.prefixes, and mirrored ones are requested as /v2/<upstream>/<repository> or with ?ns=<upstream>`,
     detail: { name },
   });
 }

@@ -119,8 +119,8 @@ export class Identification {
     this.#reported.add(credentialId);
     this.#options.log.warn(
       { credentialId, tenants },
-      'a credential for this registry stands in the Secrets of several tenants and means none of them: ' +
-        'issue one to each (entrepot tenant secret)',
+      'a credential for this registry is in the Secrets of several tenants and therefore identifies none of them: ' +
+        'issue a separate one to each (entrepot tenant secret)',
     );
   }
 }

@@ -129,15 +129,17 @@ export class MirroredRights {
     attempts: readonly Attempt[],
   ): Promise<readonly string[]> {
     if (tenant !== undefined && !mayPullFrom([tenant], repository)) {
-      return [`${tenant.name} may not pull it at all (tenants: upstreams, repositories)`];
+      return [`${tenant.name} is not allowed to pull it (upstreams and repositories of the tenant)`];
     }
     const { pullPolicy, forceAlways } = await this.pull(principalFor(tenant), repository);
     return [
       ...(attempts.length > MAX_ATTEMPTS
-        ? [`of the ${attempts.length} above, one request tries ${MAX_ATTEMPTS} at most`]
+        ? [`each request tries at most ${MAX_ATTEMPTS} of the ${attempts.length} above`]
         : []),
-      ...(forceAlways === true ? ['each pull of a tag asks upstream, whatever is proved (forceAlways)'] : []),
-      ...(pullPolicy === undefined ? [] : [`the pull policy of the tenant is ${pullPolicy}`]),
+      ...(forceAlways === true
+        ? ['each pull of a tag asks upstream, whatever was proved before (forceAlways)']
+        : []),
+      ...(pullPolicy === undefined ? [] : [`the tenant's pull policy is ${pullPolicy}`]),
     ];
   }
 

@@ -29,7 +29,7 @@ const UNKNOWN: ReadonlySet<OciErrorCode> = new Set([
   'UPSTREAM_REFUSED',
 ]);
 
-const INVALID_TOKEN = 'the token is not valid here, or no longer';
+const INVALID_TOKEN = 'the token is invalid or has expired';
 
 /** One request's sender, with what it proved. */
 export class RequestSubject implements Subject {
@@ -87,7 +87,7 @@ export class RequestSubject implements Subject {
     // Who has answered our challenge without a login has none, and hears what is wrong.
     if (this.#hasToken) return error;
     // The client's own login may work where Entrepot's does not.
-    const message = `${error.message}; log in if you have a login that may read it`;
+    const message = `${error.message}; log in with a credential that may read it`;
     return challenges.demand(this.#sender, { ...demand, message }) ?? error;
   }
 
@@ -173,7 +173,7 @@ export class RequestSubject implements Subject {
   /** Nobody was asked for a password here: who sends one all the same shall not get used to it. */
   #requireEncryption(): void {
     if (this.#parts.challenges.mayCarryPasswords(this.#sender)) return;
-    throw new OciError('DENIED', { message: 'nobody may push with a password that came over plain HTTP' });
+    throw new OciError('DENIED', { message: 'pushing with a password over plain HTTP is not allowed' });
   }
 
   /** UNAUTHORIZED, which where nobody may be asked for credentials is the answer of what does not exist. */
@@ -193,7 +193,7 @@ export class RequestSubject implements Subject {
   #beyond(scope: Scope): Demand {
     const demand = { scope, error: 'insufficient_scope' } as const;
     if (this.#proven.identity.kind === 'anonymous') return demand;
-    return { ...demand, message: `the token is not for ${scopeText(scope)}` };
+    return { ...demand, message: `the token does not cover ${scopeText(scope)}` };
   }
 
   #demand(scope: Scope): Demand {

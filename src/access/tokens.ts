@@ -140,7 +140,7 @@ export class Tokens {
 async function claimsOf(payload: JWTPayload, key: Uint8Array): Promise<TokenClaims> {
   const { kind, cid, sub, access, login } = payload;
   if (!isKind(kind) || typeof cid !== 'string' || !Array.isArray(access) || !access.every(isScope)) {
-    throw new TypeError('the token has other claims than ours');
+    throw new TypeError('the token has unexpected claims');
   }
   const opened = typeof login === 'string' ? { login: await unseal(login, key) } : {};
   return { kind, credentialId: cid, tenant: sub === '' ? undefined : sub, ...opened, access };

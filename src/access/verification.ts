@@ -140,15 +140,14 @@ function parsePrefix(entry: string): string {
 function parseName(entry: string): string {
   requirePlain(entry, entry);
   if (normalizedName(entry) !== entry) {
-    throw new InvalidAllowlist(entry, 'expected a full name, with its registry and without tag and digest');
+    throw new InvalidAllowlist(entry, 'expected a full name with its registry, and without a tag or digest');
   }
   return entry;
 }
 
 function requirePlain(entry: string, text: string): void {
-  if (entry !== entry.trim()) throw new InvalidAllowlist(entry, 'has blanks around it');
-  if (text.includes('*'))
-    throw new InvalidAllowlist(entry, 'a star may only stand at the end, behind a slash');
+  if (entry !== entry.trim()) throw new InvalidAllowlist(entry, 'has leading or trailing spaces');
+  if (text.includes('*')) throw new InvalidAllowlist(entry, 'a * is allowed only at the end, after a slash');
 }
 
 /** The repositories that pulls are about at a time: to read a name costs as much as all else that is decided of it. */

@@ -84,11 +84,11 @@ export class Backup {
     { digest, size }: SnapshotBlob,
     advanced: (bytes: number) => void,
   ): Promise<void> {
-    if (!isDigest(digest)) return this.#lacks(digest, 'its row has no valid digest');
+    if (!isDigest(digest)) return this.#lacks(digest, 'its row in the index has no valid digest');
     const reader = await this.#open(digest);
     if (reader === undefined) return;
     try {
-      if (reader.size !== size) return this.#lacks(digest, 'its file has another size');
+      if (reader.size !== size) return this.#lacks(digest, 'its file has the wrong size');
       const reading = new VerifiedReading(reader, digest, advanced);
       await tar.add(blobPath(digest), size, reading.chunks());
       if (reading.fault !== undefined) return this.#lacks(digest, reading.fault);
@@ -102,7 +102,7 @@ export class Backup {
   async #open(digest: Digest): Promise<BlobReader | undefined> {
     try {
       const reader = await this.#store.open(digest);
-      if (reader === undefined) this.#lacks(digest, 'its file is gone');
+      if (reader === undefined) this.#lacks(digest, 'its file is missing');
       return reader;
     } catch (error) {
       this.#lacks(digest, reasonOf(error));
@@ -138,7 +138,8 @@ class VerifiedReading {
       this.#advanced(chunk.byteLength);
       yield chunk;
     }
-    if (hash.digest('hex') !== digestHex(this.#digest)) this.fault ??= 'its bytes have another digest';
+    if (hash.digest('hex') !== digestHex(this.#digest))
+      this.fault ??= 'its content does not match the digest';
   }
 
   async #read(position: number, length: number): Promise<Buffer> {

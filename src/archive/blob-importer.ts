@@ -121,7 +121,7 @@ export class BlobImporter implements BlobTaker {
     if (looksLikeManifest(bytes)) {
       this.#manifestsBytes += bytes.byteLength;
       if (this.#manifestsBytes > MAX_MANIFESTS_BYTES) {
-        throw new ArchiveError(`its manifests are larger than ${MAX_MANIFESTS_BYTES} bytes together`);
+        throw new ArchiveError(`its manifests exceed ${MAX_MANIFESTS_BYTES} bytes in total`);
       }
       this.#manifests.set(digest, bytes);
     } else if (!(await this.#isHeld(digest, bytes.byteLength))) {
@@ -189,7 +189,7 @@ export class BlobImporter implements BlobTaker {
     const isThere = () => blobs.peek(digest)?.size === size;
     if (!(await metadata.putBlob(digest, size, undefined, { lease, isThere }))) {
       // An unneeded twin was just going, and these bytes with it.
-      throw new ArchiveError(`${digest} was removed while it was imported: run the import again`);
+      throw new ArchiveError(`${digest} was removed during the import: run it again`);
     }
     this.#added.set(digest, size);
   }

@@ -96,7 +96,7 @@ export async function readContents(
   if (hasLayout && found !== undefined) return found;
   if (isDockerArchive) throw dockerArchiveError();
   throw new ArchiveError(
-    `it is no image layout, or is cut off: it has no ${hasLayout ? INDEX_FILE : LAYOUT_FILE}`,
+    `not an OCI image layout, or truncated: it has no ${hasLayout ? INDEX_FILE : LAYOUT_FILE}`,
   );
 }
 
@@ -142,7 +142,7 @@ class OneReadingEach {
       const key = `${repositoryText(repository)}@${manifest.digest}`;
       const known = this.#mediaTypes.get(key) ?? manifest.mediaType;
       if (known !== manifest.mediaType) {
-        throw new ArchiveError(`${key} would be read as ${known} and as ${manifest.mediaType}`);
+        throw new ArchiveError(`${key} has two media types, ${known} and ${manifest.mediaType}`);
       }
       this.#mediaTypes.set(key, known);
     }
@@ -159,9 +159,7 @@ function beside(image: BundleImage, tree: ContentTree, named: readonly Settled[]
     }
   }
   if (places.size === 0) {
-    throw new ArchiveError(
-      `${image.descriptor.digest} has no full name: --rename says what it is called here`,
-    );
+    throw new ArchiveError(`${image.descriptor.digest} has no full name: give it one with --rename`);
   }
   return [...places.values()].map(repository => ({ image, place: { repository }, tree }));
 }
@@ -174,9 +172,8 @@ interface LeftOut {
 
 /** Only an archive that was made by a list of this store may leave out what is held here. */
 async function leftOutOf({ have }: BundleIndex, { metadata }: CompleteOptions): Promise<LeftOut> {
-  if (await isOwnSeal(have, metadata))
-    return { isHeldHere: true, hint: ' and neither is it held here any more' };
-  const hint = ', which was made for what another registry holds';
+  if (await isOwnSeal(have, metadata)) return { isHeldHere: true, hint: ' and no longer in the store' };
+  const hint = ', which was made for a registry that already has it';
   return { isHeldHere: false, hint: have === undefined ? '' : hint };
 }
 
@@ -205,14 +202,14 @@ async function completeTree(
   const [missing] = tree.missing;
   if (missing !== undefined) {
     const platform = missing.platform && ` for ${formatPlatform(missing.platform)}`;
-    const hint = missing === descriptor ? '' : ' (--platform names those that have to be complete)';
+    const hint = missing === descriptor ? '' : ' (--platform selects those that must be complete)';
     throw new ArchiveError(
-      `${shown} is not complete: it lacks the manifest ${missing.digest}${platform ?? ''}${hint}`,
+      `${shown} is incomplete: the manifest ${missing.digest}${platform ?? ''} is missing${hint}`,
     );
   }
   const [unmatched] = tree.unmatched;
   if (unmatched !== undefined)
-    throw new ArchiveError(`${shown} has nothing for ${formatPlatform(unmatched)}`);
+    throw new ArchiveError(`${shown} has no image for ${formatPlatform(unmatched)}`);
   for (const blob of tree.blobs) await requireBlob(shown, blob, leftOut, taker, options);
   return tree;
 }
@@ -227,10 +224,10 @@ async function requireBlob(
   const carried = taker.carriedSize(digest);
   const isHeld = (await metadata.statBlob(digest))?.size === size && (await blobs.stat(digest)) !== undefined;
   if (carried === undefined && !(isHeldHere && isHeld)) {
-    throw new ArchiveError(`${image} is not complete: the blob ${digest} is not in the archive${hint}`);
+    throw new ArchiveError(`${image} is incomplete: the blob ${digest} is not in the archive${hint}`);
   }
   if (carried !== undefined && carried !== size) {
-    throw new ArchiveError(`${image} says that ${digest} has ${size} bytes, and it has ${carried}`);
+    throw new ArchiveError(`${image} declares ${size} bytes for ${digest}, which has ${carried}`);
   }
   if (carried !== undefined && taker.manifestBytes(digest) !== undefined) await taker.keepAsBlob(digest);
 }

@@ -30,7 +30,7 @@ export async function* checked({ name, size, body }: ArchiveEntry): AsyncGenerat
     if (length > size) break;
     yield chunk;
   }
-  if (length !== size) throw new ArchiveError(`${name} has not the ${size} bytes that it says`);
+  if (length !== size) throw new ArchiveError(`${name} does not have the ${size} bytes that it declares`);
 }
 
 /** Configs are JSON too, but only manifests have this member (image-spec, manifest.md). */
@@ -40,5 +40,6 @@ export function looksLikeManifest(bytes: Uint8Array): boolean {
 
 /** ArchiveError when the bytes are not those that were promised. */
 export function requireDigest(expected: Digest, found: string): void {
-  if (found !== expected) throw new ArchiveError(`the bytes of ${expected} have another digest: ${found}`);
+  if (found !== expected)
+    throw new ArchiveError(`the content of ${expected} has a different digest: ${found}`);
 }

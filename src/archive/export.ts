@@ -99,13 +99,13 @@ export class Bundle {
     advanced: (bytes: number) => void,
   ): AsyncGenerator<Uint8Array, void> {
     const reader = await this.#store.open(digest);
-    if (reader === undefined) throw new ArchiveError(`${digest} was removed while it was exported`);
+    if (reader === undefined) throw new ArchiveError(`${digest} was removed during the export`);
     try {
       for (let position = 0; position < size; ) {
         const buffer = Buffer.allocUnsafeSlow(Math.min(READ_BYTES, size - position));
         const length = await reader.read(buffer, position);
         if (length === 0)
-          throw new ArchiveError(`${digest} is damaged here: it ends at byte ${position} of ${size}`);
+          throw new ArchiveError(`${digest} is damaged: it ends at byte ${position} of ${size}`);
         position += length;
         yield buffer.subarray(0, length);
         advanced(length);
@@ -124,7 +124,7 @@ export async function planBundle(images: readonly ExportImage[], options: Export
   const manifests = sorted(gathered.manifests.values());
   if (manifests.reduce((sum, { bytes }) => sum + bytes.byteLength, 0) > MAX_MANIFESTS_BYTES) {
     throw new ArchiveError(
-      `the manifests are larger than ${MAX_MANIFESTS_BYTES} bytes together, and no import would take them: make several bundles`,
+      `the manifests exceed ${MAX_MANIFESTS_BYTES} bytes in total, the limit of an import: make several bundles`,
     );
   }
   const dockerFile =
@@ -179,7 +179,7 @@ class Gathered {
     platforms?: readonly Platform[],
   ): Promise<ContentTree> {
     const root = await this.#options.metadata.readLinkedManifest(repository, digest);
-    if (root === undefined) throw new ArchiveError(`${name} is not held here`);
+    if (root === undefined) throw new ArchiveError(`${name} is not stored here`);
     const descriptor = { mediaType: root.mediaType, digest, size: root.bytes.byteLength };
     const tree = await this.#complete(name, repository, descriptor, platforms);
     this.#addImage({ descriptor, name, platforms, isPrivate });
@@ -219,8 +219,8 @@ class Gathered {
     const missing = await missingFrom(tree, repository, { metadata, blobs });
     if (missing.length > 0) {
       throw new ArchiveError(
-        `${name} is not held completely: ${missing.slice(0, 3).join(', ')}${missing.length > 3 ? ', …' : ''} ` +
-          '(entrepot pull fetches what is missing; --platform exports less)',
+        `${name} is incomplete; missing: ${missing.slice(0, 3).join(', ')}${missing.length > 3 ? ', …' : ''} ` +
+          '(fetch what is missing with entrepot pull, or select platforms with --platform)',
       );
     }
     for (const { manifest } of tree.manifests) this.manifests.set(manifest.digest, manifest);

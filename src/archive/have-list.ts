@@ -54,7 +54,7 @@ export function parseHaveList(bytes: Uint8Array): HaveList {
   const list = parseJsonObject(bytes);
   const { seal, blobs } = list?.['mediaType'] === HAVE_TYPE ? list : {};
   if (typeof seal !== 'string' || !Array.isArray(blobs) || !blobs.every(isDigestText)) {
-    throw new ArchiveError('the have-list is not what "entrepot have" writes');
+    throw new ArchiveError('the have-list was not written by "entrepot have", or was changed');
   }
   return { blobs: new Set(blobs), seal };
 }

@@ -36,7 +36,7 @@ const quotaOf = (bytes: number) =>
 test('an import into the repositories of a tenant whose quota is used up is refused, and leaves nothing', async () => {
   const refused = importAs('team-a/app:1', first, quotaOf(sizeOf(first) - 1));
   await expect(refused).rejects.toThrow(ArchiveError);
-  await expect(refused).rejects.toThrow(/the quota of team-a is used up: its repositories may hold/);
+  await expect(refused).rejects.toThrow(/the quota of team-a is used up: its repositories may store/);
   expect(await world.traces()).toEqual({ repositories: 0, manifests: 0, blobs: 0, files: 0 });
 });
 

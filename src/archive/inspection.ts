@@ -280,7 +280,7 @@ class Look implements BlobTaker {
   #keepManifest(digest: Digest, bytes: Uint8Array): void {
     this.#manifestsBytes += bytes.byteLength;
     if (this.#manifestsBytes > MAX_MANIFESTS_BYTES) {
-      throw new ArchiveError(`its manifests are larger than ${MAX_MANIFESTS_BYTES} bytes together`);
+      throw new ArchiveError(`its manifests exceed ${MAX_MANIFESTS_BYTES} bytes in total`);
     }
     this.#manifests.set(digest, bytes);
   }

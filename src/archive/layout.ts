@@ -83,7 +83,7 @@ export function isDockerFile(path: string): boolean {
 /** Why a Docker archive without an image layout is refused: its manifests, and so its digests, would have to be made up. */
 export function dockerArchiveError(): ArchiveError {
   return new ArchiveError(
-    'it is a Docker archive without an image layout, as Docker wrote it before version 25: ' +
+    'it is a Docker archive without an OCI image layout, from Docker before version 25: ' +
       'convert it with skopeo copy docker-archive:FILE oci-archive:NEW:NAME',
   );
 }
@@ -98,7 +98,7 @@ export function checkLayout(bytes: Uint8Array): void {
   const version = parseJsonObject(bytes)?.['imageLayoutVersion'];
   if (version !== LAYOUT_VERSION) {
     throw new ArchiveError(
-      `its ${LAYOUT_FILE} has the version ${JSON.stringify(version)}, not ${LAYOUT_VERSION}`,
+      `its ${LAYOUT_FILE} has version ${JSON.stringify(version)}, not ${LAYOUT_VERSION}`,
     );
   }
 }
@@ -106,9 +106,7 @@ export function checkLayout(bytes: Uint8Array): void {
 /** The content of `index.json`: equal for equal images, in whatever order they come. */
 export function indexBytes({ images, have }: BundleIndex): Uint8Array {
   if (images.length > MAX_INDEX_ENTRIES) {
-    throw new ArchiveError(
-      `a bundle holds up to ${MAX_INDEX_ENTRIES} images, and these are ${images.length}`,
-    );
+    throw new ArchiveError(`a bundle may contain at most ${MAX_INDEX_ENTRIES} images, not ${images.length}`);
   }
   const manifests = images.map(entryOf).sort((a, b) => compareText(a.key, b.key));
   const annotations = {

@@ -56,7 +56,7 @@ const itIsRead = async (archive: Buffer): Promise<void> => {
   const files = await filesOf(archive);
   expect(files.get(`blobs/sha256/${image.manifest.digest.slice(7)}`)).toEqual(bytesOf(image.manifest));
   // Node 22 leaves it to the tar to notice that something is missing.
-  await expect(filesOf(archive.subarray(0, 200_000))).rejects.toThrow(/cannot be decompressed|cut off/);
+  await expect(filesOf(archive.subarray(0, 200_000))).rejects.toThrow(/cannot be decompressed|truncated/);
 };
 const itIsRefused = async (archive: Buffer): Promise<void> => {
   await expect(filesOf(archive)).rejects.toThrow(/Node 22\.15 or newer, or pipe it through `zstd -dc`/);

@@ -60,7 +60,7 @@ export async function* readArchive(source: AsyncIterable<Uint8Array>): AsyncGene
     const name = plainName(raw);
     if (type !== 'file' && type !== 'contiguous-file') {
       if (type === 'symlink' && isDockerFile(name)) throw dockerArchiveError();
-      throw new ArchiveError(`${quote(name)} is a ${type}, and only files belong into an image layout`);
+      throw new ArchiveError(`${quote(name)} is a ${type}; an image layout may contain only files`);
     }
     if (names.has(name)) throw new ArchiveError(`${quote(name)} occurs twice`);
     names.add(name);
@@ -82,7 +82,7 @@ async function* readFile(folder: string, name: string): AsyncGenerator<ArchiveEn
   const found = await lstat(path).catch(() => undefined);
   if (found === undefined) return;
   if (!found.isFile())
-    throw new ArchiveError(`${quote(name)} is no file, and only files belong into an image layout`);
+    throw new ArchiveError(`${quote(name)} is not a file; an image layout may contain only files`);
   yield { name, size: found.size, body: bytesOf(path) };
 }
 
@@ -96,9 +96,7 @@ async function namesIn(folder: string, name: string): Promise<string[]> {
   const path = join(folder, name);
   const found = await lstat(path).catch(() => undefined);
   if (found?.isSymbolicLink()) {
-    throw new ArchiveError(
-      `${quote(name)} is a link, and only folders and files belong into an image layout`,
-    );
+    throw new ArchiveError(`${quote(name)} is a link; an image layout may contain only folders and files`);
   }
   return found?.isDirectory() ? (await readdir(path)).sort() : [];
 }
@@ -112,7 +110,7 @@ function plainName(raw: string): string {
     (name === '' ||
       name === '.' ||
       name.split('/').every(part => part !== '' && part !== '.' && part !== '..'));
-  if (!isPlain) throw new ArchiveError(`${quote(raw)} is no name for a file in an image layout`);
+  if (!isPlain) throw new ArchiveError(`${quote(raw)} is not a valid file name in an image layout`);
   return name;
 }
 

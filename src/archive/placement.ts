@@ -58,7 +58,7 @@ export async function placeAll(
   options: PlacementOptions,
   refuse: Refuse = refuseAtOnce,
 ): Promise<readonly PlacedImage[]> {
-  if (images.length === 0) throw new ArchiveError('it holds no image');
+  if (images.length === 0) throw new ArchiveError('it contains no images');
   const names = new OneImageEach();
   const placed: PlacedImage[] = [];
   for (const image of images) {
@@ -81,7 +81,7 @@ class OneImageEach {
     const name = `${repositoryText(place.repository)}:${place.tag}`;
     const { digest } = image.descriptor;
     const other = this.#digests.get(name) ?? digest;
-    if (other !== digest) throw new ArchiveError(`${name} would be two images, ${other} and ${digest}`);
+    if (other !== digest) throw new ArchiveError(`${name} would mean two images, ${other} and ${digest}`);
     this.#digests.set(name, digest);
   }
 }
@@ -90,12 +90,12 @@ function placeOf({ name, descriptor, isPrivate }: BundleImage, options: Placemen
   const { digest } = descriptor;
   const place = meantBy(name, options);
   if (place?.digest !== undefined && place.digest !== digest) {
-    throw new ArchiveError(`${name} names a digest that is not its own, ${digest}`);
+    throw new ArchiveError(`${name} names a digest other than its own, ${digest}`);
   }
   const isForAll = place !== undefined && place.repository.upstream !== '' && options.grantee === undefined;
   if (isPrivate && isForAll && options.mayPublish !== true) {
     throw new ArchiveError(
-      `${name ?? digest} comes from a private repository: --tenant gives it to one tenant, --public to everybody here`,
+      `${name ?? digest} comes from a private repository: grant it to one tenant with --tenant, or to everybody with --public`,
     );
   }
   return place;

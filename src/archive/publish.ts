@@ -50,7 +50,7 @@ async function putAll(
       atMs,
     );
     if (missing.length > 0) {
-      throw new ArchiveError(`${missing[0]} was removed while it was imported: run the import again`);
+      throw new ArchiveError(`${missing[0]} was removed during the import: run it again`);
     }
   }
   await metadata.publish(

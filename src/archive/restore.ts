@@ -37,12 +37,13 @@ export async function restoreBackup(
   let isFirst = true;
   for await (const entry of readTar(source)) {
     options.signal?.throwIfAborted();
-    if (summary !== undefined) throw new ArchiveError('it goes on behind its end');
-    if (isFirst !== (entry.name === FIRST_FILE)) throw new ArchiveError('it is no backup of a store');
+    if (summary !== undefined) throw new ArchiveError('it has data after its end');
+    if (isFirst !== (entry.name === FIRST_FILE)) throw new ArchiveError('it is not a backup of a store');
     isFirst = false;
     summary = await restoring.take(entry);
   }
-  if (summary === undefined) throw new ArchiveError('it is torn: its end is missing. Nothing was restored');
+  if (summary === undefined)
+    throw new ArchiveError('it is truncated: its end is missing. Nothing was restored');
   return summary;
 }
 
@@ -63,7 +64,7 @@ class Restoring {
       const { format }: { format?: unknown } = await readJson(entry);
       if (format !== BACKUP_FORMAT) {
         throw new ArchiveError(
-          `it has format ${String(format)}, and this program knows only ${BACKUP_FORMAT}`,
+          `it has format ${String(format)}, and this version reads only ${BACKUP_FORMAT}`,
         );
       }
     } else if (entry.name === INDEX_FILE) {
@@ -94,7 +95,7 @@ class Restoring {
     const [folder, algorithm, hex, ...more] = name.split('/');
     const digest = `${algorithm}:${hex}`;
     if (folder !== 'blobs' || more.length > 0 || !isDigest(digest)) {
-      throw new ArchiveError(`${JSON.stringify(name.slice(0, 200))} does not belong into a backup`);
+      throw new ArchiveError(`${JSON.stringify(name.slice(0, 200))} does not belong in a backup`);
     }
     const ingest = await blobs.ingest(soleLease(`restore-${digestHex(digest)}`), { digest });
     try {
@@ -126,7 +127,7 @@ class Restoring {
       summary.blobs === this.#blobs &&
       summary.blobBytes === this.#blobBytes &&
       [...this.#wrong].every(digest => lacking.has(digest));
-    if (!isWhole) throw new ArchiveError('it is damaged: it does not hold what its end says');
+    if (!isWhole) throw new ArchiveError('it is damaged: its content does not match the summary at its end');
     return summary;
   }
 }
@@ -139,7 +140,7 @@ async function readJson<T>({ name, size, body }: TarEntry): Promise<T> {
     const value: T = JSON.parse(Buffer.concat(chunks).toString());
     return value;
   } catch {
-    throw new ArchiveError(`${name} is no JSON`);
+    throw new ArchiveError(`${name} is not JSON`);
   }
 }
 

@@ -55,10 +55,10 @@ const FILE = entry({ name: 'file', body: 'text' });
 
 describe('the headers of a tar', () => {
   it.each([
-    ['a name that goes on behind a NUL', entry({ name: 'a\0b' }), /behind a NUL/],
-    ['a prefix that does', entry({ prefix: 'a\0b' }), /behind a NUL/],
-    ['a long name that does', Buffer.concat([entry({ type: 'L', body: 'a\0b\0' }), FILE]), /behind a NUL/],
-    ['a PAX path with one', Buffer.concat([pax({ path: 'a\0b' }), FILE]), /with a NUL/],
+    ['a name that goes on behind a NUL', entry({ name: 'a\0b' }), /after a NUL/],
+    ['a prefix that does', entry({ prefix: 'a\0b' }), /after a NUL/],
+    ['a long name that does', Buffer.concat([entry({ type: 'L', body: 'a\0b\0' }), FILE]), /after a NUL/],
+    ['a PAX path with one', Buffer.concat([pax({ path: 'a\0b' }), FILE]), /that contains a NUL/],
     ['a sparse file', entry({ type: 'S', body: 'x' }), /sparse/],
     ['a sparse file of PAX', Buffer.concat([pax({ 'GNU.sparse.major': '1' }), FILE]), /sparse/],
     ['a path for all entries', Buffer.concat([pax({ path: 'b' }, 'g'), FILE]), /one path for all/],
@@ -73,8 +73,8 @@ describe('the headers of a tar', () => {
       /invalid size/,
     ],
     ['two sizes', Buffer.concat([pax({ size: '9' }), FILE]), /two sizes/],
-    ['a folder with bytes', entry({ type: '5', body: 'x' }), /no file, and has 1/],
-    ['a link with bytes', entry({ type: '2', body: 'x' }), /no file, and has 1/],
+    ['a folder with bytes', entry({ type: '5', body: 'x' }), /not a file, but has 1/],
+    ['a link with bytes', entry({ type: '2', body: 'x' }), /not a file, but has 1/],
     ['an unknown type', entry({ type: 'V' }), /unknown type/],
     ['two extended headers', Buffer.concat([pax({ path: 'a' }), pax({ path: 'b' }), FILE]), /two extended/],
     [
@@ -82,7 +82,7 @@ describe('the headers of a tar', () => {
       Buffer.concat([entry({ type: 'L', body: 'a\0' }), entry({ type: 'L', body: 'b\0' }), FILE]),
       /two long/,
     ],
-    ['an extended header with nothing', Buffer.concat([entry({ type: 'x' }), FILE]), /describes nothing/],
+    ['an extended header with nothing', Buffer.concat([entry({ type: 'x' }), FILE]), /is empty/],
     [
       'an extended header that is cut',
       Buffer.concat([entry({ type: 'x', body: '99 path=a\n' }), FILE]),

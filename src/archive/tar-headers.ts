@@ -94,7 +94,7 @@ class HeaderCheck {
   }
 
   #beginExtension(type: string, size: number, shown: string): void {
-    if (size === 0) throw broken(`the header ${quote(shown)} describes nothing`);
+    if (size === 0) throw broken(`the extended header ${quote(shown)} is empty`);
     if (size > MAX_EXTENSION_BYTES)
       throw broken(`the header ${quote(shown)} has more than ${MAX_EXTENSION_BYTES} bytes`);
     this.#extension = { type, body: Buffer.alloc(size), length: 0 };
@@ -105,9 +105,9 @@ class HeaderCheck {
     const size = this.#sizeAnnounced(headerSize, shown);
     this.#announced = {};
     if (type === 'S') throw broken(`${quote(shown)} is a sparse file`);
-    if (!'01234567'.includes(type)) throw broken(`${quote(shown)} is of the unknown type ${quote(type)}`);
+    if (!'01234567'.includes(type)) throw broken(`${quote(shown)} has the unknown type ${quote(type)}`);
     const isFile = type === '0' || type === '7';
-    if (!isFile && size > 0) throw broken(`${quote(shown)} is no file, and has ${size} bytes`);
+    if (!isFile && size > 0) throw broken(`${quote(shown)} is not a file, but has ${size} bytes`);
     this.#bodyLeft = padded(size);
   }
 
@@ -130,8 +130,8 @@ class HeaderCheck {
     }
     const records = paxRecords(body);
     for (const key of records.keys()) {
-      if (key.startsWith('GNU.sparse.')) throw broken('it has a sparse file');
-      if (type === 'g' && OWN_KEYS.includes(key)) throw broken(`it says one ${key} for all entries`);
+      if (key.startsWith('GNU.sparse.')) throw broken('it contains a sparse file');
+      if (type === 'g' && OWN_KEYS.includes(key)) throw broken(`it sets one ${key} for all entries`);
     }
     if (type === 'g') return;
     if (this.#announced.pax !== undefined) throw broken('an entry has two extended headers');
@@ -151,7 +151,7 @@ function paxRecords(body: Buffer): ReadonlyMap<string, string> {
       throw broken('an extended header cannot be read');
     }
     const [key, value] = [record.slice(0, equals), record.slice(equals + 1)];
-    if (value.includes('\0')) throw broken(`an entry has a ${key} with a NUL`);
+    if (value.includes('\0')) throw broken(`an entry has a ${key} that contains a NUL`);
     records.set(key, value);
     at = end;
   }
@@ -191,7 +191,7 @@ function requireText(bytes: Buffer, field: Field): string {
   const text = textIn(bytes, field);
   const [offset, length] = field;
   const rest = bytes.subarray(offset + Buffer.byteLength(text, 'latin1'), offset + length);
-  if (rest.some(byte => byte !== 0)) throw broken(`the name ${quote(text)} goes on behind a NUL`);
+  if (rest.some(byte => byte !== 0)) throw broken(`the name ${quote(text)} continues after a NUL`);
   return text;
 }
 

@@ -118,7 +118,7 @@ async function* explained<T>(
 
 function damaged(error: unknown): ArchiveError {
   const message = error instanceof Error ? error.message : String(error);
-  return new ArchiveError(`the tar is damaged or cut off: ${message}`);
+  return new ArchiveError(`the tar is damaged or truncated: ${message}`);
 }
 
 /** Writes all of `chunks` and the end. Rejects when the stream is closed before it has taken them. */
@@ -146,7 +146,8 @@ function drained(stream: Sink): Promise<void> {
 
 async function* bytesOf(stream: AsyncIterable<unknown>): AsyncGenerator<Uint8Array, void> {
   for await (const chunk of stream) {
-    if (!(chunk instanceof Uint8Array)) throw new TypeError('a tar stream gave what are no bytes');
+    if (!(chunk instanceof Uint8Array))
+      throw new TypeError('a tar stream returned something other than bytes');
     yield chunk;
   }
 }

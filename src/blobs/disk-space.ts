@@ -59,7 +59,7 @@ export class DiskSpace {
     }
     const { freeBytes, minFreeBytes } = await this.look();
     throw new StorageFull(
-      `the disk has ${sizeText(freeBytes)} free, and storage.minFree is ${sizeText(minFreeBytes)}`,
+      `the disk has ${sizeText(freeBytes)} free, less than storage.minFree (${sizeText(minFreeBytes)})`,
     );
   }
 

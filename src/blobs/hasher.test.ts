@@ -47,7 +47,7 @@ test('a job is given up when the thread dies again and again', async () => {
   for (let death = 0; death < 3; death += 1) {
     await threads[death]?.terminate();
   }
-  expect(String(await hashing)).toContain('died again and again');
+  expect(String(await hashing)).toContain('died repeatedly');
 });
 
 test('stopping resolves although the thread dies meanwhile, and ends a wait for the digest', async () => {

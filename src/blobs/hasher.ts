@@ -98,7 +98,7 @@ export class Hasher {
       return Promise.reject(job.failure);
     }
     if (job.waiter !== undefined) {
-      throw new Error('this ingest is being hashed already');
+      throw new Error('this ingest is already being hashed');
     }
     return new Promise((resolve, reject) => {
       job.length = length;
@@ -179,7 +179,7 @@ export class Hasher {
     for (const job of this.#jobs.values()) {
       job.deaths += 1;
       if (job.deaths >= MAX_DEATHS_PER_JOB) {
-        fail(job, new Error('the hashing thread died again and again'));
+        fail(job, new Error('the hashing thread died repeatedly'));
       }
       if (job.failure === undefined) {
         job.toldLength = job.length;

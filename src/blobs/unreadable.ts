@@ -4,9 +4,9 @@ import { NOT_A_REGULAR_FILE } from '../lib/regular-file.ts';
 /** The `code` of the error for a file that ended before its length. */
 export const SHORT_FILE = 'ERR_SHORT_FILE';
 
-const NO_FILE = 'what is in its place is not a regular file';
-const DISK = 'the disk cannot read its file';
-const FORBIDDEN = 'its file may not be read';
+const NO_FILE = 'its file is not a regular file';
+const DISK = 'its file cannot be read from the disk';
+const FORBIDDEN = 'permission to read its file is denied';
 
 /** Of one file. What fails for want of descriptors or memory says nothing about the file. */
 const REASONS: Readonly<Record<string, string>> = {
@@ -19,8 +19,8 @@ const REASONS: Readonly<Record<string, string>> = {
   ENODEV: NO_FILE,
   ENXIO: NO_FILE,
   [NOT_A_REGULAR_FILE]: NO_FILE,
-  ELOOP: 'a symbolic link is in its place',
-  [SHORT_FILE]: 'its file ends before its length',
+  ELOOP: 'its file is a symbolic link',
+  [SHORT_FILE]: 'its file is truncated',
 };
 
 /** Why reading a blob failed, when that is damage of this one blob; `undefined` for every other failure. */

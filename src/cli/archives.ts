@@ -81,7 +81,7 @@ export async function eachArchive(
       view.close();
     }
   }
-  for (const name of renames.unused) io.err(`--rename: no image was called ${name}\n`);
+  for (const name of renames.unused) io.err(`--rename: no image has the name ${name}\n`);
   return failed === 0 && renames.unused.length === 0 ? EXIT.done : EXIT.failed;
 }
 
@@ -100,7 +100,7 @@ function destinationOf(resolver: RepositoryResolver, name: string): NamedReposit
     return resolver.destinationOf(name);
   } catch (cause) {
     if (!(cause instanceof OciError) || cause.code !== 'NAME_UNKNOWN') throw cause;
-    const ways = 'configure it, or give the name that the image has here with --rename OLD=NEW';
+    const ways = 'configure it, or give the image another name with --rename OLD=NEW';
     throw new ArchiveError(`${cause.message}: ${ways}`, { cause });
   }
 }

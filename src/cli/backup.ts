@@ -27,25 +27,28 @@ import { storeConfig } from './store-config.ts';
 /** `entrepot backup`: the whole store as one file. */
 export const backup: Command = {
   name: 'backup',
-  summary: 'write the whole store into one file, also while it serves',
+  summary: 'write the whole store to one file, even while the server runs',
   description:
-    'Writes the index as it is at this moment, and every blob that it names, as one file that `entrepot restore` takes. ' +
-    'Works beside a running server. Each blob is compared with its digest while it is read; one that is damaged or gone ' +
-    'is reported and left out, and the exit code is 1. The index is copied within the store first, so as much room as ' +
-    'it takes must be free there. Uploads under way are left out.',
+    'Writes the index as it is at this moment, and every blob that it names, to one file for `entrepot restore`. ' +
+    'Works beside a running server. Each blob is verified against its digest; one that is damaged or missing ' +
+    'is reported and left out, and the exit code is 1. The index is first copied within the store, which needs as much ' +
+    'free space as the index takes. Uploads in progress are left out.',
   arguments: [{ name: '<file>', description: 'file to write; - is standard output' }],
   options: [
     jsonOption('file, blobs, lacking (digest and reason of each blob that is left out)'),
     CONFIG_OPTION,
   ],
   examples: [
-    ['entrepot backup /backup/entrepot.tar', 'replaces an earlier one only when the new one is whole'],
-    ['entrepot backup - | zstd | ssh vault "cat > entrepot.tar.zst"', 'by pipe'],
+    ['entrepot backup /backup/entrepot.tar', 'replaces an earlier file only when the new one is complete'],
+    ['entrepot backup - | zstd | ssh vault "cat > entrepot.tar.zst"', 'through a pipe'],
   ],
   run: async (input, io) => {
     const [file = ''] = input.arguments;
     if (file === '-' && process.stdout.isTTY) {
-      throw new CommandError('a backup is not for a terminal: give a file, or a pipe', EXIT.usage);
+      throw new CommandError(
+        'a backup cannot be written to a terminal: name a file, or use a pipe',
+        EXIT.usage,
+      );
     }
     requireFileForJson(input, file);
     const { path } = (await storeConfig(input, io)).storage;
@@ -82,7 +85,7 @@ async function writeBackup(path: string, { file, input, io, signal }: BackupRun)
       await (file === '-' ? pipeline(tar, process.stdout, { signal }) : writeFileAtomic(file, tar, signal));
       for (const { digest, reason } of made.lacking) io.err(`not in the backup: blob ${digest}: ${reason}\n`);
       const isWhole = made.lacking.length === 0;
-      const lacking = isWhole ? '' : `, ${countText(made.lacking.length, 'blob')} damaged or gone`;
+      const lacking = isWhole ? '' : `, ${countText(made.lacking.length, 'blob')} damaged or missing`;
       item.end(isWhole ? 'done' : 'failed', `the index and ${countText(made.blobs, 'blob')}${lacking}`);
       if (wantsJson(input)) {
         io.out(`${JSON.stringify({ file, blobs: made.blobs, lacking: made.lacking })}\n`);

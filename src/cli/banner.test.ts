@@ -30,22 +30,22 @@ describe('the banner', () => {
     };
     const text = bannerText(await loadConfig({ env: {}, overrides }), running, '1.2.3');
     expect(text).toContain(
-      'Open to all: anonymous clients may read whatever our credentials can read of ghcr.io, quay.io/org/*.',
+      "Open to all: anonymous clients may read whatever Entrepot's credentials can read of ghcr.io, quay.io/org/*.",
     );
-    expect(text).toContain('anybody may pull and push');
+    expect(text).toContain('everybody may pull and push');
     expect(text).toContain('hosts tools/…');
   });
 
   it('says that an offline registry asks no upstream', async () => {
     const config = await loadConfig({ env: {}, overrides: { offline: true } });
-    expect(bannerText(config, running, '1.2.3')).toContain('Offline: no upstream is asked');
+    expect(bannerText(config, running, '1.2.3')).toContain('Offline: no upstream is contacted');
   });
 
   it('shows a port that belongs to one upstream, and an address that a node can use', async () => {
     const config = await loadConfig({ env: {} });
     const addresses = [{ address: '0.0.0.0:5000' }, { address: '0.0.0.0:5002', upstream: 'docker.io' }];
     const text = bannerText(config, { addresses, opsAddress: undefined }, '1.2.3');
-    expect(text).toContain('http://0.0.0.0:5002  docker.io alone');
+    expect(text).toContain('http://0.0.0.0:5002  docker.io only');
     expect(text).toContain('docker://127.0.0.1:5000/docker.io');
     expect(text).toContain('--server http://THIS-MACHINE:5000');
   });

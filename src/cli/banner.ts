@@ -32,7 +32,7 @@ export function bannerText(config: Config, { addresses, opsAddress }: Addresses,
 
 function servedThere(config: Config, upstream: string | undefined): string {
   if (upstream !== undefined) {
-    return `${upstream} alone, as its own registry (Docker's registry-mirrors)`;
+    return `${upstream} only, for Docker's registry-mirrors`;
   }
   const prefixes = config.hosted.prefixes.map(prefix => `${prefix}/…`);
   const hosted = prefixes.length === 0 ? '' : `; hosts ${prefixes.join(', ')}`;
@@ -66,14 +66,14 @@ function warnings(config: Config): string[] {
   );
   const { anonymous } = config.hosted;
   return [
-    ...(config.offline ? ['  Offline: no upstream is asked; what is not held is not found.'] : []),
+    ...(config.offline ? ['  Offline: no upstream is contacted; only stored content is found.'] : []),
     ...(open.length === 0
       ? []
       : [
-          `  Open to all: anonymous clients may read whatever our credentials can read of ${open.join(', ')}.`,
+          `  Open to all: anonymous clients may read whatever Entrepot's credentials can read of ${open.join(', ')}.`,
         ]),
     ...(anonymous === 'none'
       ? []
-      : [`  Hosted repositories: anybody may ${anonymous === 'push' ? 'pull and push' : 'pull'}.`]),
+      : [`  Hosted repositories: everybody may ${anonymous === 'push' ? 'pull and push' : 'pull'}.`]),
   ];
 }

@@ -13,11 +13,11 @@ const SHOWN = 5;
 /** `entrepot check`: is everything here. */
 export const check: Command = {
   name: 'check',
-  summary: 'prove that images are fully held here, or list those that are not',
+  summary: 'check that images are completely stored, or list those that are not',
   description:
-    'Looks whether everything that nodes need of the images is held, without asking any upstream. The images of which ' +
-    'something is missing go to standard output, one a line, for `entrepot pull --from` on the connected side, with ' +
-    'their platforms unless that is linux/amd64 alone; what is missing goes to standard error.',
+    'Checks that everything that nodes need of the images is stored, without asking any upstream. Images of which ' +
+    'something is missing are written to standard output, one per line, for `entrepot pull --from` on the connected side, with ' +
+    'their platforms unless that is linux/amd64 alone; what is missing is written to standard error.',
   arguments: WANTED_ARGUMENTS,
   options: [
     ...WANTED_OPTIONS,
@@ -28,8 +28,8 @@ export const check: Command = {
     CONFIG_OPTION,
   ],
   examples: [
-    ['entrepot check --from deploy.yaml --platform linux/amd64,linux/arm64', 'may this cluster go offline?'],
-    ['helm template my-chart | entrepot check --from - > missing.txt', 'what has to be fetched'],
+    ['entrepot check --from deploy.yaml --platform linux/amd64,linux/arm64', 'can this cluster go offline?'],
+    ['helm template my-chart | entrepot check --from - > missing.txt', 'list what has to be fetched'],
   ],
   run: async (input, io) => {
     platformsOption(input);

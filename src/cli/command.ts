@@ -77,7 +77,7 @@ export const CONFIG_OPTION: Option = {
 
 /** `--json`, which every command takes that prints something. `members`: of each line, or of the one that there is. */
 export function jsonOption(members: string): Option {
-  return { flags: '--json', description: `print JSON, for programs: ${members}` };
+  return { flags: '--json', description: `print JSON: ${members}` };
 }
 
 /** What was asked for: one line of JSON if that is wanted, else `text`. */
@@ -92,7 +92,7 @@ export function wantsJson({ options }: Input): boolean {
 /** CommandError where JSON would be mixed with the file that goes to standard output. */
 export function requireFileForJson(input: Input, file: string): void {
   if (file === '-' && wantsJson(input))
-    throw new CommandError('--json needs standard output for itself: name a file', EXIT.usage);
+    throw new CommandError('--json writes to standard output: name a file for the rest', EXIT.usage);
 }
 
 /** The option's one value. */

@@ -15,19 +15,19 @@ export function completion(readTree: () => Promise<CommandTree>): Command {
   return {
     name: 'completion',
     summary: 'print a shell completion script',
-    arguments: [{ name: '<shell>', description: 'for which shell', choices: Object.keys(SCRIPTS) }],
+    arguments: [{ name: '<shell>', description: 'name of the shell', choices: Object.keys(SCRIPTS) }],
     examples: [
       [
         'entrepot completion bash > /etc/bash_completion.d/entrepot',
-        'for everybody; or: source <(entrepot completion bash)',
+        'for all users; or: source <(entrepot completion bash)',
       ],
-      ['entrepot completion zsh > "${fpath[1]}/_entrepot"', 'in a folder where zsh looks for completions'],
+      ['entrepot completion zsh > "${fpath[1]}/_entrepot"', 'into a folder where zsh looks for completions'],
       ['entrepot completion fish > ~/.config/fish/completions/entrepot.fish', 'for one user'],
     ],
     run: async (input, io) => {
       const [shell = ''] = input.arguments;
       const script = SCRIPTS[shell];
-      if (script === undefined) throw new CommandError(`no completion is known for ${shell}`, EXIT.usage);
+      if (script === undefined) throw new CommandError(`there is no completion for ${shell}`, EXIT.usage);
       io.out(script(await readTree()));
       return EXIT.done;
     },

@@ -6,26 +6,26 @@ import { configInForce } from './store-config.ts';
 /** `entrepot config check`: is it right, and if not, what is wrong. */
 export const configCheck: Command = {
   name: 'config check',
-  summary: 'check a configuration and list all that is wrong with it',
+  summary: 'check a configuration and list all problems',
   description:
     'Reads a configuration, and the passwords, certificates, keys and other files that it names, as serve does. ' +
-    'Without --config and $ENTREPOT_CONFIG it reads that of the server that the same user runs on this machine, if ' +
-    'there is one, as SIGHUP would.',
+    'Without --config and $ENTREPOT_CONFIG it reads the configuration of the server that the same user runs on this machine, if ' +
+    'any, as SIGHUP would.',
   options: [
     jsonOption(
-      'valid, upstreams, problems (source, key, value, message of each; all but message may be null, and ' +
+      'valid, upstreams, problems (source, key, value, message of each; all except message may be null, and ' +
         'a long value is shortened to a text)',
     ),
     CONFIG_OPTION,
   ],
-  examples: [['entrepot config check --config entrepot.yaml', 'exit code 0 if it is right, 2 if not']],
+  examples: [['entrepot config check --config entrepot.yaml', 'exit code 0 if it is valid, 2 if not']],
   run: async (input, io) => {
     try {
       const config = await configInForce(input, io);
       const { checkFiles } = await import('../compose/check-files.ts');
       await checkFiles(config, silentLog);
       const upstreams = [...config.upstreams.keys()];
-      const text = `The configuration is right. It mirrors ${upstreams.join(', ')}.\n`;
+      const text = `The configuration is valid. It mirrors ${upstreams.join(', ')}.\n`;
       answer(input, io, { valid: true, upstreams, problems: [] }, text);
       return EXIT.done;
     } catch (error) {

@@ -5,17 +5,17 @@ import { configInForce } from './store-config.ts';
 /** `entrepot config show`: the configuration in force. */
 export const configShow: Command = {
   name: 'config show',
-  summary: 'print the configuration in force',
+  summary: 'print the effective configuration',
   description:
-    'Prints the configuration in force as YAML: file, environment, presets and defaults. Passwords are never shown. ' +
-    'Without --config and $ENTREPOT_CONFIG it is that of the server that the same user runs on this machine, if there ' +
-    'is one.',
+    'Prints the effective configuration as YAML: file, environment, presets and defaults. Passwords are never shown. ' +
+    'Without --config and $ENTREPOT_CONFIG it is the configuration of the server that the same user runs on this machine, ' +
+    'if any.',
   options: [jsonOption('the same keys and values'), CONFIG_OPTION],
   examples: [
     ['entrepot config show', 'of the running server, else the defaults and presets'],
-    ['entrepot config show --config entrepot.yaml', 'what this file comes to'],
+    ['entrepot config show --config entrepot.yaml', 'the result of this file'],
     ['entrepot config show --json | jq .storage.path', 'one value, for a script'],
-    ['ENTREPOT_LOG__LEVEL=debug entrepot config show', 'with a variable over it'],
+    ['ENTREPOT_LOG__LEVEL=debug entrepot config show', 'with an environment variable'],
   ],
   run: async (input, io) => {
     const config = await configInForce(input, io);

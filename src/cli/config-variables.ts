@@ -7,7 +7,7 @@ export const configVariables: Command = {
   name: 'config variables',
   summary: 'list the environment variables that override the configuration file',
   description:
-    'Lists the environment variables that override the configuration file, each with the key that it stands for. ' +
+    'Lists the environment variables that override the configuration file, each with the key that it sets. ' +
     'Values are YAML; a map is merged over the file, anything else replaces what the file says.',
   examples: [
     ['ENTREPOT_SERVER__LISTEN=0.0.0.0:5000 entrepot serve', 'one value'],

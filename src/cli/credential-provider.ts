@@ -10,12 +10,12 @@ import { type Command, CommandError, EXIT, type Input, textOption } from './comm
  */
 export const credentialProvider: Command = {
   name: 'credential-provider',
-  summary: "answer a kubelet's question for credentials, as its exec plugin",
+  summary: 'provide credentials to the kubelet, as its exec plugin',
   description:
     'For the kubelet (--image-credential-provider-config, --image-credential-provider-bin-dir): reads a ' +
     "CredentialProviderRequest from standard input and answers with this registry's credentials. A service-account " +
-    'token in the request (tokenAttributes) is handed on as the password; without one, --password-file or ' +
-    '--password-env say it. config/examples/credential-provider has the configurations. The runtime offers these ' +
+    'token in the request (tokenAttributes) is used as the password; without one, --password-file or ' +
+    '--password-env provides it. config/examples/credential-provider has the configurations. The runtime offers these ' +
     'credentials to every server that it asks for the image: write its files with entrepot hosts --credential-provider.',
   options: [
     {
@@ -26,7 +26,7 @@ export const credentialProvider: Command = {
     { flags: '--password-env <variable>', description: 'environment variable that holds the password' },
   ],
   examples: [
-    ['entrepot credential-provider', 'with the tokens of pods'],
+    ['entrepot credential-provider', 'with pod tokens'],
     [
       'entrepot credential-provider --username node --password-file /etc/entrepot/password',
       'one credential for the whole node',
@@ -70,7 +70,7 @@ export function parseCredentialRequest(text: string): CredentialRequest {
   const isRequest =
     kind === 'CredentialProviderRequest' && typeof apiVersion === 'string' && API_VERSION.test(apiVersion);
   if (!isRequest || typeof image !== 'string' || image === '') {
-    throw new CommandError('standard input is no CredentialProviderRequest of a kubelet', EXIT.usage);
+    throw new CommandError('standard input is not a CredentialProviderRequest of a kubelet', EXIT.usage);
   }
   const isToken = typeof serviceAccountToken === 'string' && serviceAccountToken !== '';
   return { apiVersion, image, token: isToken ? serviceAccountToken : undefined };
@@ -89,7 +89,7 @@ export function answerCredentialRequest(
     token === undefined ? fixed : { username: fixed?.username ?? TOKEN_USERNAME, password: token };
   if (credential === undefined) {
     throw new CommandError(
-      'the request has no service-account token (tokenAttributes), and there is neither --password-file nor --password-env',
+      'the request has no service-account token (tokenAttributes), and neither --password-file nor --password-env is given',
     );
   }
   const [registry = image] = image.split('/', 1);
@@ -121,7 +121,7 @@ async function staticCredential(input: Input): Promise<StaticCredential | undefi
   const text =
     file === undefined ? ownEnvironment()[variable ?? ''] : await readTextFile(file, MAX_REQUEST_BYTES);
   const password = text?.replace(/\r?\n$/, '');
-  if (!password) throw new CommandError(`there is no password in ${file ?? variable}`);
+  if (!password) throw new CommandError(`${file ?? variable} contains no password`);
   return { username, password };
 }
 

@@ -20,13 +20,13 @@ export const explain: Command = {
   name: 'explain',
   summary: 'say whether a pull of an image would succeed, and why',
   description:
-    'Says which upstream an image comes from, which credentials match it and in which order they are tried, which ' +
-    'proofs of a right are remembered, what is held, and what a pull would come to: of a tenant with --tenant, else of ' +
-    'anybody who does not log in. Asks the running server, or reads the configuration and the store by itself when ' +
+    'Shows which upstream an image comes from, which credentials match it and in which order they are tried, which ' +
+    'grants are remembered, what is stored, and what a pull would do: for a tenant with --tenant, otherwise for ' +
+    'a client that does not log in. Asks the running server, or reads the configuration and the store itself if ' +
     'there is none.',
   arguments: [{ name: '<reference>', description: 'image reference, such as ghcr.io/org/app' }],
   options: [
-    { flags: '--tenant <name>', description: 'the tenant that pulls (default: anybody, without a login)' },
+    { flags: '--tenant <name>', description: 'the tenant that pulls (default: a client without a login)' },
     jsonOption('repository, tenant, attempts, grants, conclusions'),
     CONFIG_OPTION,
   ],
@@ -42,7 +42,7 @@ export const explain: Command = {
     const told = await askServer<ExplainAnswer>(config.storage.path, `/debug/explain?${query}`);
     if (told !== undefined && 'problem' in told) throw new CommandError(told.problem);
     if (told === undefined) {
-      io.err('no server answers for this store: as one would say that is started now\n');
+      io.err('no server answers for this store: showing what a newly started one would do\n');
     }
     const explanation =
       told === undefined
@@ -51,7 +51,7 @@ export const explain: Command = {
             config,
           })
         : (told.explanation ?? undefined);
-    if (explanation === undefined) throw new CommandError(`no tenant is called ${tenant}`);
+    if (explanation === undefined) throw new CommandError(`there is no tenant named ${tenant}`);
     answer(input, io, explanation, explanationText(explanation));
     return EXIT.done;
   },
@@ -81,8 +81,8 @@ export function explanationText(explanation: Explanation, nowMs = Date.now()): s
 
 const STATES = {
   counts: 'counts',
-  stale: 'counts while upstream is away',
-  over: 'counts no more',
+  stale: 'counts while upstream is unreachable',
+  over: 'no longer counts',
 } as const;
 
 function grantText({ verifiedAtMs, state }: ExplainedGrant, nowMs: number): string {

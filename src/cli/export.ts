@@ -36,20 +36,20 @@ import { withParts } from './with-parts.ts';
 /** `entrepot export`: write a bundle. */
 export const exportCommand: Command = {
   name: 'export',
-  summary: 'write images as a bundle, to be carried where no network reaches',
+  summary: 'write images to a bundle, for a site without a network',
   description:
-    'Writes images that are held here, with all that belongs to them, as one tar in the form of an OCI image layout, ' +
-    'which skopeo, podman, containerd and `entrepot import` read. Of multi-platform images it takes the platforms ' +
-    'that are named, without --platform those of the configuration (of tenants and RuntimeClasses what is held), and ' +
-    'if that says nothing, those that are held; the index itself stays as it is. Equal content makes an equal file.',
+    'Writes stored images, with everything that belongs to them, to one tar file with an OCI image layout, ' +
+    'which skopeo, podman, containerd and `entrepot import` read. Of multi-platform images it includes the platforms ' +
+    'given with --platform, otherwise those of the configuration (of tenants and RuntimeClasses, what is stored), ' +
+    'otherwise those that are stored; the index itself is not changed. Equal content makes an equal file.',
   arguments: WANTED_ARGUMENTS,
   options: [
     { flags: '-o, --output <file>', description: 'file to write; - is standard output' },
     FROM_OPTION,
     LIKELY_OPTION,
-    ...platformOptions('those of the configuration, else all that are held'),
-    { flags: '--have <file>', description: 'leave out what this list of `entrepot have` says is held there' },
-    { flags: '--referrers', description: 'take along signatures, SBOMs and the like that are held' },
+    ...platformOptions('those of the configuration, otherwise all that are stored'),
+    { flags: '--have <file>', description: 'leave out the blobs on this list of `entrepot have`' },
+    { flags: '--referrers', description: 'include stored signatures, SBOMs and other attached artifacts' },
     { flags: '--docker', description: 'add a manifest.json, for docker load and podman load' },
     jsonOption('file, images, blobs, blobBytes, leftOut (blobs that the receiver has)'),
     CONFIG_OPTION,
@@ -58,16 +58,23 @@ export const exportCommand: Command = {
     ['entrepot export docker.io/library/nginx:1.27 -o nginx.tar', 'one image'],
     [
       'entrepot export --platform linux/arm64 registry.k8s.io/pause:3.10 -o - | ssh edge entrepot import -',
-      'by pipe',
+      'through a pipe',
     ],
     ['helm template my-chart | entrepot export --from - -o chart.tar', 'all images of a chart'],
-    ['entrepot export --have HAVE.json ghcr.io/org/app:v2 -o delta.tar', 'only what the other side lacks'],
+    [
+      'entrepot export --have HAVE.json ghcr.io/org/app:v2 -o delta.tar',
+      'only what is missing on the other side',
+    ],
   ],
   run: async (input, io) => {
     const output = textOption(input, 'output');
-    if (output === undefined) throw new CommandError('--output says where the bundle goes', EXIT.usage);
+    if (output === undefined)
+      throw new CommandError('give --output, the file to write the bundle to', EXIT.usage);
     if (output === '-' && process.stdout.isTTY) {
-      throw new CommandError('a bundle is not for a terminal: give a file, or a pipe', EXIT.usage);
+      throw new CommandError(
+        'a bundle cannot be written to a terminal: name a file, or use a pipe',
+        EXIT.usage,
+      );
     }
     requireFileForJson(input, output);
     platformsOption(input);
@@ -85,7 +92,8 @@ export const exportCommand: Command = {
         } finally {
           view.close();
         }
-        const leftOut = bundle.leftOut === 0 ? '' : `, ${bundle.leftOut} left out that the receiver has`;
+        const leftOut =
+          bundle.leftOut === 0 ? '' : `, ${bundle.leftOut} left out because the receiver has them`;
         item.end(
           'done',
           `${countText(imageCount, 'image')}, ${countText(bundle.blobCount, 'blob')}${leftOut}`,
@@ -110,7 +118,7 @@ async function plan(parts: Parts, input: Input, tell: (line: string) => void) {
   const haveFile = textOption(input, 'have');
   const dockerManifest = input.options['docker'] === true;
   if (haveFile !== undefined && dockerManifest) {
-    throw new CommandError('--docker needs all layers: it does not go with --have', EXIT.usage);
+    throw new CommandError('--docker needs all layers: it cannot be used with --have', EXIT.usage);
   }
   const bundle = await planBundle([...images.values()], {
     metadata: parts.metadata,
@@ -140,7 +148,7 @@ async function imageOf(parts: Parts, input: Input, wanted: WantedImage): Promise
   const digest = await digestOfReference(metadata, repository, reference);
   const root = digest && (await metadata.readLinkedManifest(repository, digest));
   if (root === undefined) {
-    throw new CommandError(`${wanted.name} is not held here: entrepot pull ${wanted.name} fetches it`);
+    throw new CommandError(`${wanted.name} is not stored here: fetch it with entrepot pull ${wanted.name}`);
   }
   const isPlaced = wanted.placements.some(({ requirements }) => requirements.length > 0);
   const isNarrowed = wanted.platforms.size > 0 || isPlaced || platformsOption(input) !== undefined;
@@ -148,7 +156,7 @@ async function imageOf(parts: Parts, input: Input, wanted: WantedImage): Promise
     ofName ?? (isNarrowed ? meant.platforms : await defaultPlatforms(parts, repository, root));
   if (platforms?.length === 0) {
     throw new CommandError(
-      `${wanted.name} is not held completely for any platform: entrepot pull fetches it`,
+      `${wanted.name} is not completely stored for any platform: fetch it with entrepot pull`,
     );
   }
   const isPublic =

@@ -14,26 +14,25 @@ import {
 } from './command.ts';
 import { withUpkeep } from './upkeep-run.ts';
 
-const BUSY = 'another process is collecting already';
+const BUSY = 'another process is already collecting garbage';
 
 /** `entrepot gc`: make room now. */
 export const gc: Command = {
   name: 'gc',
-  summary: 'collect garbage, and make the store fit its limit',
+  summary: 'collect garbage, and shrink the store to its limits',
   description:
-    'Removes what nothing needs any more: content of deleted manifests, pushes and downloads that nobody went on with ' +
-    'for upkeep.keepUnfinishedFor, files that a crash left; then, if more is held than storage.maxBytes or ' +
-    'less of the disk is free than storage.minFree, the least recently used mirrored content. Works beside a running server, which goes on serving and taking pushes.',
+    'Removes what is no longer needed: content of deleted manifests, pushes and downloads that were not resumed ' +
+    'within upkeep.keepUnfinishedFor, files left by a crash; then, if the store exceeds storage.maxBytes or ' +
+    'less of the disk is free than storage.minFree, the least recently used mirrored content. Works beside a running server, which keeps serving and accepting pushes.',
   options: [
-    { flags: '--dry-run', description: 'say what would go, and remove nothing' },
+    { flags: '--dry-run', description: 'show what would be removed, and remove nothing' },
     {
       flags: '--grace-period <duration>',
-      description: 'spare what was made or used within this time (default: upkeep.gcGracePeriod)',
+      description: 'keep what was created or used within this time (default: upkeep.gcGracePeriod)',
     },
     {
       flags: '--force',
-      description:
-        'collect although the index may not know all that is held: what it does not know is removed',
+      description: 'collect even if the index may be incomplete: content that it does not know is removed',
     },
     jsonOption(
       'dryRun, freedBytes; of manifests, blobs, uploads, unfinished, strays, evicted the items and bytes (evicted is null ' +
@@ -42,8 +41,8 @@ export const gc: Command = {
     CONFIG_OPTION,
   ],
   examples: [
-    ['entrepot gc --dry-run', 'see what would be freed'],
-    ['entrepot gc --grace-period 0s', 'free what was deleted just now; not while somebody pushes'],
+    ['entrepot gc --dry-run', 'show what would be freed'],
+    ['entrepot gc --grace-period 0s', 'free what was just deleted; not during a push'],
   ],
   run: async (input, io) => {
     const period = gracePeriod(input);
@@ -52,7 +51,7 @@ export const gc: Command = {
       const collecting = { ...run, ...period, force, onWait: waitingFor('collecting') };
       const collected = await upkeep.collect(collecting).catch((error: unknown) => {
         throw error instanceof CollectingStopped
-          ? new CommandError(`nothing is collected: ${error.message}`)
+          ? new CommandError(`no garbage is collected: ${error.message}`)
           : error;
       });
       if (collected === undefined) throw new CommandError(BUSY);
@@ -133,13 +132,11 @@ function reportText(
     lines.push(`${countText(links, 'link')} of ${links === 1 ? 'a blob' : 'blobs'} that no manifest names`);
   }
   if (evicted === undefined) {
-    lines.push('another process is making room already');
+    lines.push('another process is already making room');
   } else if (evicted.stuckAt === 'maxBytes') {
-    lines.push('more is held than storage.maxBytes, and the rest is pinned, lives here, or is in use');
+    lines.push('the store exceeds storage.maxBytes, and the rest is pinned, hosted, or in use');
   } else if (evicted.stuckAt === 'minFree') {
-    lines.push(
-      'less of the disk is free than storage.minFree, and the rest is pinned, lives here, or is in use',
-    );
+    lines.push('less of the disk is free than storage.minFree, and the rest is pinned, hosted, or in use');
   }
   const bytes = freedBytes(collected, evicted);
   const verb = dryRun ? 'would free' : 'freed';

@@ -6,10 +6,10 @@ import { withParts } from './with-parts.ts';
 /** `entrepot have`: what a sender may leave out. */
 export const have: Command = {
   name: 'have',
-  summary: 'list what is held here, so that a bundle for this registry can leave it out',
+  summary: 'list stored blobs, for bundles that leave them out',
   description:
-    'Lists the digests of all blobs that are held, private ones too. Carry the list to the connected side and give ' +
-    'it to `entrepot export --have`; the bundle then holds only what is missing here.',
+    'Lists the digests of all stored blobs, including private ones. Carry the list to the connected side and pass ' +
+    'it to `entrepot export --have`; the bundle then contains only what is missing here.',
   options: [
     { flags: '-o, --output <file>', description: 'file to write (default: standard output)' },
     CONFIG_OPTION,

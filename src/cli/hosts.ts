@@ -36,23 +36,23 @@ export const hosts: Command = {
     'Prints, or writes to a folder, the files that make a node pull through Entrepot: hosts.toml for containerd, ' +
     'registries.conf for CRI-O and podman, daemon.json and hosts.toml for Docker, registries.yaml for k3s and RKE2. ' +
     "The mirrors of Docker's daemon.json are for Docker Hub only and need a port that belongs to it (server.listen: " +
-    '[{address: …, upstream: docker.io}]), a host name of its own (upstreams.docker.io.hostAlias), or ' +
+    '[{address: …, upstream: docker.io}]), a host name for it (upstreams.docker.io.hostAlias), or ' +
     'defaultUpstream: docker.io; Docker 29 and later with the containerd image store also read hosts.toml, for every ' +
-    'registry. With --out, settings of others in daemon.json and registries.yaml are kept, with a copy of the file ' +
-    'as it was beside it, and other files that Entrepot did not write are left alone.',
+    'registry. With --out, other settings in daemon.json and registries.yaml are kept, with a copy of the original ' +
+    'file beside it, and other files that Entrepot did not write are left alone.',
   arguments: [{ name: '<kind>', description: 'kind of node', choices: NODE_KINDS }],
   options: [
-    { flags: '--upstream <host...>', description: 'registries to mirror (default: all that are configured)' },
+    { flags: '--upstream <host...>', description: 'registries to mirror (default: all configured ones)' },
     { flags: '--server <url>', description: 'how nodes reach Entrepot (default: from the configuration)' },
     {
       flags: '--no-fallback',
-      description: 'never ask the registries themselves (containerd and crio)',
+      description: 'never contact the registries themselves (containerd and crio)',
     },
     {
       flags: '--credential-provider',
       description:
-        "as --no-fallback, for nodes that get this registry's credentials (entrepot credential-provider): " +
-        'the runtime would offer them to every server of the file',
+        "like --no-fallback, for nodes that use this registry's credentials (entrepot credential-provider): " +
+        'the runtime would otherwise send them to every server in the file',
     },
     {
       flags: '--ca <file>',
@@ -63,33 +63,33 @@ export const hosts: Command = {
     { flags: '--out <folder>', description: 'write the files there instead of printing them' },
     {
       flags: '--force',
-      description: 'replace files that Entrepot did not write as well; a copy of each is kept beside it',
+      description: 'also replace files that Entrepot did not write; a copy of each is kept beside it',
     },
     jsonOption(
-      'a line for each file, with path (below the folder where the runtime looks) and text; with --out: path, changed, ' +
-        'backup (the copy of the file as it was, or null)',
+      "a line for each file, with path (relative to the runtime's folder) and text; with --out: path, changed, " +
+        'backup (the copy of the original file, or null)',
     ),
     CONFIG_OPTION,
   ],
   examples: [
     [
       'entrepot hosts containerd --server http://10.0.0.5:5000 --out /etc/containerd/certs.d',
-      'one hosts.toml a registry',
+      'one hosts.toml per registry',
     ],
     [
       'entrepot hosts containerd --server http://10.0.0.5:5000 --no-fallback --out /etc/containerd/certs.d',
-      'nodes that ask nobody but Entrepot',
+      'nodes that contact only Entrepot',
     ],
     [
       'entrepot hosts containerd --server https://entrepot.example:30500 --credential-provider --out /etc/containerd/certs.d',
-      'nodes that log in to Entrepot with the tokens of pods',
+      'nodes that log in to Entrepot with pod tokens',
     ],
     ['entrepot hosts crio --upstream docker.io quay.io', 'registries.conf for two registries'],
     [
       'entrepot hosts docker --server http://10.0.0.5:5002',
       'daemon.json, for a port that belongs to docker.io',
     ],
-    ['entrepot hosts k3s --out /etc/rancher/k3s', 'all that are configured, beside what registries.yaml has'],
+    ['entrepot hosts k3s --out /etc/rancher/k3s', 'all configured registries, merged into registries.yaml'],
   ],
   run: async (input, io) => {
     const [kind = ''] = input.arguments;
@@ -143,18 +143,18 @@ export const hosts: Command = {
 };
 
 const HAS_FALLBACK =
-  'Docker always asks Docker Hub in the end; k3s and RKE2 are started with --disable-default-registry-endpoint instead';
+  'Docker always falls back to Docker Hub; for k3s and RKE2, use their option --disable-default-registry-endpoint instead';
 
 const NEEDS_ALIAS =
-  'CRI-O and podman ask for it by a path, where a port cannot stand: give it a name without one (upstreams.….aliases)';
+  'CRI-O and podman send this name in the path, where a port is not allowed: give it an alias without one (upstreams.….aliases)';
 
 const HAS_NO_LOCATION =
-  'CRI-O and podman find no API but that at /v2 of a host, so they could not fall back to it: give --no-fallback';
+  'CRI-O and podman only support an API at /v2 of a host, so they cannot fall back to it: use --no-fallback';
 
 function fallbackNote({ name, url }: MirroredHost): string {
   return (
-    `${name}: Entrepot asks ${url}, but nodes that fall back ask https://${name}: plain HTTP is written only for a ` +
-    'registry that is called by that very address'
+    `${name}: Entrepot asks ${url}, but nodes that fall back ask https://${name}: plain HTTP is configured only for a ` +
+    'registry whose name is that address'
   );
 }
 
@@ -185,7 +185,7 @@ function ownUrl({ server, upstreams }: Config, kind: NodeKind): string {
   const port = hub ?? server.listen.find(({ upstream }) => upstream === undefined);
   if (port === undefined || WILDCARDS.has(port.address.host)) {
     throw new CommandError(
-      'the configuration does not say how nodes reach Entrepot: give --server URL',
+      'the configuration does not say how nodes reach Entrepot: use --server URL',
       EXIT.usage,
     );
   }
@@ -204,7 +204,7 @@ function requireHubPort({ server, upstreams, defaultUpstream }: Config, serverUr
   // A port that is not ours is that of a proxy in front, which may go anywhere.
   if (listener === undefined || listener.upstream === HUB) return;
   throw new CommandError(
-    `Docker asks a mirror with Docker Hub's own paths, which ${serverUrl} does not take for Docker Hub's: add a port ` +
+    `Docker uses Docker Hub's own paths, which ${serverUrl} does not map to Docker Hub: add a port ` +
       '(server.listen: [{address: …, upstream: docker.io}]) or a host name (upstreams.docker.io.hostAlias) for it, or ' +
       'set defaultUpstream: docker.io',
     EXIT.usage,
@@ -236,7 +236,7 @@ function chosenUpstreams({ upstreams }: Config, input: Input): MirroredHost[] {
   const unknown = names.find(name => !upstreams.has(name));
   if (unknown !== undefined) {
     const known = [...upstreams.keys()].join(', ');
-    throw new CommandError(`--upstream: ${unknown} is not configured; there are ${known}`, EXIT.usage);
+    throw new CommandError(`--upstream: ${unknown} is not configured; configured are ${known}`, EXIT.usage);
   }
   return [...upstreams.values()].filter(({ name }) => names.length === 0 || names.includes(name));
 }

@@ -20,12 +20,12 @@ const IMAGES_JSON = jsonOption(
 /** `entrepot images`: what is held. */
 export const images: Command = {
   name: 'images',
-  summary: 'list the images that are held',
+  summary: 'list the stored images',
   description:
-    'Lists every tag, and then what is known by its digest alone, with its platforms (in parentheses those that are ' +
-    'not complete), the size that removing this name alone would free (rm --purge; pins aside), the size that other ' +
-    'names need too (of two names of one image each has all of it as shared, and none as its own), when it was last ' +
-    'used, where it came from, and whether it is pinned or damaged.',
+    'Lists every tag, then images without a tag by digest, with their platforms (in parentheses those that are ' +
+    'incomplete), the size that removing this name alone would free (rm --purge; ignoring pins), the size that other ' +
+    'names also need (if two names have the same image, all of it is shared), when they were last ' +
+    'used, where they came from, and whether they are pinned or damaged.',
   options: [IMAGES_JSON, CONFIG_OPTION],
   examples: [
     ['entrepot images', 'a table'],

@@ -59,7 +59,7 @@ function nothingHere(config: Config, input: Input): Here {
   const isTenant = (name: string) => config.tenants.some(tenant => tenant.name === name);
   const tenantName = textOption(input, 'tenant');
   if (tenantName !== undefined && !isTenant(tenantName))
-    throw new CommandError(`no tenant is called ${tenantName}`, EXIT.usage);
+    throw new CommandError(`there is no tenant named ${tenantName}`, EXIT.usage);
   return {
     metadata: { statBlob: nothing, readSetting: nothing, readTag: nothing, isLinked: async () => false },
     blobs: { stat: nothing, open: nothing },
@@ -135,7 +135,7 @@ function summaryText({ images, bytes, newBytes, refusals }: Inspection): string 
   const [refusal, ...others] = refusals;
   if (others.length > 0) {
     const refused = images.filter(image => image.refusal !== undefined).length;
-    return `would be refused, for ${refused} of its ${images.length} images`;
+    return `would be refused because of ${refused} of its ${images.length} images`;
   }
   if (refusal !== undefined) return `would be refused: ${refusal}`;
   return `${countText(images.length, 'image')}, ${sizeText(bytes)}, of which ${sizeText(newBytes)} would be new`;

@@ -21,27 +21,27 @@ import { withParts } from './with-parts.ts';
 /** `entrepot import`: take bundles in. */
 export const importCommand: Command = {
   name: 'import',
-  summary: 'take in images from a bundle, an OCI image layout or an archive of docker save',
+  summary: 'import images from a bundle, an OCI image layout or an archive of docker save',
   description:
-    'Reads tars (also gzip; zstd from Node 22.15 on) and folders with an OCI image layout: bundles of `entrepot ' +
+    'Reads tar files (also gzip; zstd with Node 22.15 or later) and folders with an OCI image layout: bundles of `entrepot ' +
     'export`, skopeo copy … oci-archive:, podman save --format oci-archive, docker save (25 and later). Every name, ' +
-    'size and digest is checked and every image proved to be complete before anything is published. Images belong ' +
-    'to the name that they came from, whose registry or prefix has to be configured here; they are pinned, and may be ' +
-    'pulled by everybody, or by one tenant alone. Run again after a break, it goes on. With --dry-run it changes ' +
-    'nothing, needs no store, and lists the images: what they would be called here, their platforms and size, how much ' +
-    'of it is new here, and whether the name is new, held already, or would mean another image than now. An image for ' +
-    'which the import would be refused is marked, and every reason is told; the exit code is 1 then. An import takes ' +
+    'size and digest is checked, and every image must be complete, before anything is published. Images keep ' +
+    'their names, whose registry or prefix must be configured here; they are pinned, and may be ' +
+    'pulled by everybody, or by one tenant only. An interrupted import continues when run again. With --dry-run it changes ' +
+    'nothing, needs no store, and lists the images: their names here, their platforms and size, how much ' +
+    'of it is new, and whether the name is new, already stored, or would change its meaning. An image for ' +
+    'which the import would be refused is marked with the reason, and the exit code is 1. An import takes ' +
     'all images of an archive or none.',
-  arguments: [{ name: '<file...>', description: 'tars or folders; - is standard input' }],
+  arguments: [{ name: '<file...>', description: 'tar files or folders; - is standard input' }],
   options: [
     {
       flags: '--rename <list>',
       description:
         'other names: OLD=NEW,… for images or repositories, or NEW for the one image of an archive',
     },
-    ...platformOptions('those that the archive says it carries, else all'),
-    { flags: '--tenant <name>', description: 'only this tenant may have what belongs to mirrors' },
-    { flags: '--public', description: 'let everybody have what comes from private repositories' },
+    ...platformOptions('those that the archive declares, otherwise all'),
+    { flags: '--tenant <name>', description: 'grant mirrored images to this tenant only' },
+    { flags: '--public', description: 'grant images from private repositories to everybody' },
     { flags: '--dry-run', description: 'check everything and list the images, but change nothing' },
     jsonOption(
       'a line for each image, with file, image, digest; with --dry-run also name (in the archive), platforms, bytes, ' +
@@ -51,15 +51,15 @@ export const importCommand: Command = {
   ],
   makesStore: 'anywhere',
   examples: [
-    ['entrepot import bundle.tar', 'take in a bundle'],
+    ['entrepot import bundle.tar', 'import a bundle'],
     [
       'entrepot import --dry-run bundle.tar',
-      'what is in it, what of that is here, and whether it may come in',
+      'list its contents, what is new, and whether it would be accepted',
     ],
-    ['entrepot import --dry-run --json bundle.tar | jq -r .image', 'the names that it would bring'],
+    ['entrepot import --dry-run --json bundle.tar | jq -r .image', 'the names that it would import'],
     [
       'podman save --format oci-archive app | entrepot import - --rename tools/app:v1',
-      'from podman, as another name',
+      'from podman, under another name',
     ],
   ],
   run: (input, io) =>
@@ -84,6 +84,6 @@ function importAll(input: Input, io: Io, signal: AbortSignal): Promise<ExitCode>
 }
 
 function reportText({ images, addedBlobs, addedBytes, heldBlobs }: ImportReport): string {
-  const held = heldBlobs === 0 ? '' : `, ${heldBlobs} held already`;
+  const held = heldBlobs === 0 ? '' : `, ${heldBlobs} already stored`;
   return `${countText(images.length, 'image')}; ${countText(addedBlobs, 'blob')} added, ${sizeText(addedBytes)}${held}`;
 }

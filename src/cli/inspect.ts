@@ -14,7 +14,7 @@ const HEADINGS = ['KIND', 'DIGEST', 'SIZE', 'STATE'] as const;
 /** `entrepot inspect`: what one image is made of. */
 export const inspect: Command = {
   name: 'inspect',
-  summary: 'show what an image is made of, and what of it is held',
+  summary: 'show the manifests and blobs of an image, and which of them are stored',
   arguments: [{ name: '<reference>', description: 'image reference with a tag (else latest) or a digest' }],
   options: [
     jsonOption(
@@ -32,7 +32,7 @@ export const inspect: Command = {
       const reference = digest ?? tag;
       const meant = await heldDigest(metadata, repository, reference);
       if (meant === undefined) {
-        throw new CommandError(`${typed}: not held`);
+        throw new CommandError(`${typed}: not stored`);
       }
       const manifests = await survey.image(repository, meant, digest === undefined ? tag : undefined);
       const image = await heldImage(manifests, blobs);

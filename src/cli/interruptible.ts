@@ -7,7 +7,7 @@ import { CommandError, EXIT } from './command.ts';
  */
 export async function interruptible<T>(
   work: (signal: AbortSignal) => Promise<T>,
-  soFar: () => string = () => 'what was done until now stays done',
+  soFar: () => string = () => 'what has been done is kept',
 ): Promise<T> {
   const stopping = new AbortController();
   // All that is under way at once listens to it; Node takes more than ten for a leak, and says so.

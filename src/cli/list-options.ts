@@ -12,7 +12,7 @@ export function platformOptions(usual: string): readonly Option[] {
       flags: '--platform <list>',
       description: `platforms of multi-platform images, such as linux/amd64,linux/arm64 (default: ${usual})`,
     },
-    { flags: '--all-platforms', description: 'all platforms that a multi-platform image has' },
+    { flags: '--all-platforms', description: 'all platforms of multi-platform images' },
   ];
 }
 
@@ -26,7 +26,7 @@ export function platformsOption(input: Input): readonly Platform[] | 'all' | und
   const texts = commaList(input, 'platform');
   const isAll = input.options['allPlatforms'] === true;
   if (isAll && texts.length > 0) {
-    throw new CommandError('--platform and --all-platforms exclude each other', EXIT.usage);
+    throw new CommandError('--platform and --all-platforms are mutually exclusive', EXIT.usage);
   }
   try {
     if (texts.length > 0) return texts.map(parsePlatform);

@@ -19,7 +19,7 @@ const REFERENCE = {
   description: 'image reference with a tag (else latest) or a digest',
 } as const;
 
-const DRY_RUN = { flags: '--dry-run', description: 'say what would be done, and do nothing' } as const;
+const DRY_RUN = { flags: '--dry-run', description: 'show what would be done, and do nothing' } as const;
 
 /** `changed`: it was not so before. */
 const PIN_JSON = jsonOption('image, pinned, changed, dryRun');
@@ -27,10 +27,10 @@ const PIN_JSON = jsonOption('image, pinned, changed, dryRun');
 /** `entrepot pin`: keep an image whatever happens. */
 export const pin: Command = {
   name: 'pin',
-  summary: 'keep an image in the store however full it gets',
+  summary: 'protect an image from eviction',
   description:
-    'Keeps a tag or a digest, and everything under it, from being evicted. A pinned tag covers what it means at the time. ' +
-    'Only what is held can be kept: pull it first.',
+    'Protects a tag or a digest, and everything under it, from eviction. A pinned tag covers whatever it refers to at the time. ' +
+    'The image must be stored: pull it first.',
   arguments: [REFERENCE],
   options: [DRY_RUN, PIN_JSON, CONFIG_OPTION],
   examples: [['entrepot pin registry.k8s.io/pause:3.10', 'never evict the image that every pod needs']],
@@ -40,10 +40,10 @@ export const pin: Command = {
 /** `entrepot unpin`: the other way round. */
 export const unpin: Command = {
   name: 'unpin',
-  summary: 'let a pinned image be evicted again',
+  summary: 'allow a pinned image to be evicted again',
   arguments: [REFERENCE],
   options: [DRY_RUN, PIN_JSON, CONFIG_OPTION],
-  examples: [['entrepot unpin registry.k8s.io/pause:3.10', 'treat it like any other']],
+  examples: [['entrepot unpin registry.k8s.io/pause:3.10', 'treat it like any other image']],
   run: (input, io) => change(input, io, false),
 };
 
@@ -55,7 +55,7 @@ async function change(input: Input, io: Io, isPinned: boolean): Promise<ExitCode
     const reference = digest ?? tag;
     if (isPinned) {
       if (!(await isHeld(metadata, repository, reference))) {
-        throw new CommandError(`${typed}: not held, so there is nothing to keep: pull it first`);
+        throw new CommandError(`${typed}: not stored: pull it first`);
       }
       const changed = !(await metadata.listPins(repository)).includes(reference);
       if (!dryRun) await metadata.putPin(repository, reference);

@@ -131,7 +131,7 @@ describe('entrepot rm', () => {
     writeFileSync(file, 'storage: {path: store}\n');
     expect((await run('tenant', 'add', 'team-a', '--config', file)).code).toBe(0);
     const { code, out, err } = await run('rm', 'docker.io/library/nginx:1', '--config', file);
-    expect([code, out, err]).toEqual([1, 'docker.io/library/nginx:1: nothing of it is held\n', '']);
+    expect([code, out, err]).toEqual([1, 'docker.io/library/nginx:1: nothing of it is stored\n', '']);
   });
 
   it('refuses a registry that is not configured', async () => {

@@ -54,8 +54,8 @@ const GROUPS: Readonly<Record<string, string>> = {
 
 const EXAMPLES = [
   ['entrepot serve', 'serve on http://127.0.0.1:5000 with the defaults'],
-  ['entrepot serve --config /etc/entrepot.yaml', 'serve as the file says'],
-  ['entrepot hosts containerd --out /etc/containerd/certs.d', 'point this node at it'],
+  ['entrepot serve --config /etc/entrepot.yaml', 'serve with this configuration'],
+  ['entrepot hosts containerd --out /etc/containerd/certs.d', 'point this node to it'],
 ] as const;
 
 /** The words of the program's own help. */

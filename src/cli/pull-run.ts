@@ -32,7 +32,7 @@ export class PullRun {
     const pulled = images.length - failed.length;
     view.event({ event: 'summary', pulled, failed, fetchedBytes: this.#fetchedBytes });
     view.say(
-      `${pulled} of ${images.length} images are here${failed.length === 0 ? '' : `; ${failed.length} failed:`}`,
+      `${pulled} of ${images.length} images are stored${failed.length === 0 ? '' : `; ${failed.length} failed:`}`,
     );
     for (const name of failed) view.say(`  ${name}`);
     return failed.length === 0 ? EXIT.done : EXIT.failed;
@@ -67,6 +67,6 @@ export class PullRun {
 function pulledText({ digest, blobs, heldBlobs, fetchedBytes, isHosted }: BroughtImage): string {
   if (isHosted) return `${digest} is hosted here`;
   return fetchedBytes === 0
-    ? `${digest} was here`
+    ? `${digest} was already stored`
     : `${digest}, ${blobs - heldBlobs} of ${blobs} blobs fetched`;
 }

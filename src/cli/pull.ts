@@ -29,27 +29,27 @@ import { withParts } from './with-parts.ts';
 /** `entrepot pull`: bring images before they are asked for. */
 export const pull: Command = {
   name: 'pull',
-  summary: 'bring images here before a node asks for them',
+  summary: 'pull images before nodes ask for them',
   description:
-    'Brings images with all that belongs to them, beside a running server on the same store or without one: nothing ' +
-    'is fetched that is held, and nothing twice. A hosted image has no upstream: it must be held already. Goes on past images that fail, and says at the end which did. ' +
-    'Interrupted, it keeps what it has; run again, it fetches what is missing. Without a name it pulls what the ' +
-    'configuration names (prepull), which a running server also does by itself. With --watch it pulls again at each ' +
-    'time of prepull.schedule, and tries what fails again like a pod with ImagePullBackOff.',
+    'Pulls images with everything that belongs to them, beside a running server on the same store or without one. ' +
+    'Stored content is not fetched again. A hosted image has no upstream: it must be stored already. Continues after images that fail, and lists them at the end. ' +
+    'When interrupted, it keeps what it has; run again, it fetches what is missing. Without a name it pulls what the ' +
+    'configuration names (prepull), which a running server also does itself. With --watch it pulls again at each ' +
+    'time of prepull.schedule, and retries failures like a pod with ImagePullBackOff.',
   arguments: WANTED_ARGUMENTS,
   options: [
     ...WANTED_OPTIONS,
     {
       flags: '--tenant <name>',
-      description: "with this tenant's credentials alone, which proves its right and nobody else's",
+      description: "with this tenant's credentials only, which proves the right of this tenant only",
     },
-    { flags: '--referrers', description: 'signatures, SBOMs and the like too' },
+    { flags: '--referrers', description: 'also signatures, SBOMs and other attached artifacts' },
     { flags: '--serialize', description: 'one image at a time' },
     {
       flags: '--max-parallel <count>',
       description: `images at a time (default: ${DEFAULT_PARALLEL_IMAGES})`,
     },
-    { flags: '--watch', description: 'go on for ever, by prepull.schedule of the configuration' },
+    { flags: '--watch', description: 'keep running, and pull by prepull.schedule of the configuration' },
     jsonOption(
       'a line for each event (begin, done, failed, waiting, summary), with event; name, bytes, ms, text of an image; ' +
         'pulled, failed, fetchedBytes at the end',
@@ -63,12 +63,15 @@ export const pull: Command = {
       'one image for two platforms',
     ],
     ['helm template my-chart | entrepot pull --from -', 'all images of a chart'],
-    ['entrepot pull --from images.txt deploy.yaml --max-parallel 8', 'of a list and of Kubernetes manifests'],
+    [
+      'entrepot pull --from images.txt deploy.yaml --max-parallel 8',
+      'from a list and from Kubernetes manifests',
+    ],
   ],
   run: async (input, io) => {
     if (input.options['watch'] === true && filesOption(input).includes('-')) {
       throw new CommandError(
-        '--watch reads its files again and again, which standard input cannot give',
+        '--watch reads its files repeatedly, so standard input cannot be one of them',
         EXIT.usage,
       );
     }
@@ -94,10 +97,7 @@ export const pull: Command = {
             const { prepull } = parts.config;
             if (input.options['watch'] !== true) return run.once(await wantedImages(input, tell, prepull));
             if (prepull.schedule === false) {
-              throw new CommandError(
-                '--watch needs a time to wait for, and prepull.schedule is false',
-                EXIT.usage,
-              );
+              throw new CommandError('--watch needs a schedule, but prepull.schedule is false', EXIT.usage);
             }
             const failed = (error: unknown) =>
               view.say(error instanceof Error ? error.message : String(error));
@@ -130,7 +130,7 @@ function tellNext(
 ): void {
   const [round, retry] = [roundMs, retryMs].map(ms => (ms === undefined ? null : new Date(ms).toISOString()));
   view.event({ event: 'waiting', round, retry });
-  view.say(`${retry === null ? '' : `what failed is tried again at ${retry}; `}all images again at ${round}`);
+  view.say(`${retry === null ? '' : `failed images are retried at ${retry}; `}all images again at ${round}`);
 }
 
 /** Whoever ends what would go on for ever has had what he wanted. */
@@ -149,6 +149,6 @@ function parallelOf(input: Input): number {
   const given = textOption(input, 'maxParallel');
   if (given === undefined) return DEFAULT_PARALLEL_IMAGES;
   if (!/^[1-9]\d{0,3}$/.test(given))
-    throw new CommandError('--max-parallel takes a number from 1 on', EXIT.usage);
+    throw new CommandError('--max-parallel: expected a number of at least 1', EXIT.usage);
   return Number(given);
 }

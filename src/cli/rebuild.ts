@@ -24,16 +24,16 @@ import { type UpkeepRun, withUpkeep } from './upkeep-run.ts';
 /** `entrepot rebuild`: what is left of a store whose index is lost. */
 export const rebuild: Command = {
   name: 'rebuild',
-  summary: 'make the index know the blobs that lie in the store',
+  summary: 'add the blobs in the store to the index',
   description:
-    'For a store whose index is lost or damaged, when there is no backup: compares every blob that the index does not ' +
-    'know with its digest, and makes a row for it, so that it is not downloaded again. An index that cannot be opened ' +
-    'is moved aside first (index.db.damaged-…). Manifests, tags and rights lie in the index alone: mirrored ones are ' +
-    'asked for again, repositories that live here have to be pushed again. Deletes nothing, and stops garbage ' +
-    'collection until `entrepot gc --force`. Exit code 1 when a file was damaged. Run again after a break, it goes on.',
+    'For a store whose index is lost or damaged, if there is no backup: verifies every blob that the index does not ' +
+    'know against its digest, and adds it, which saves downloading it again. An index that cannot be opened ' +
+    'is moved aside first (index.db.damaged-…). Manifests, tags and rights are only in the index: mirrored ones are ' +
+    'fetched again, hosted repositories have to be pushed again. Deletes nothing, and stops garbage ' +
+    'collection until `entrepot gc --force`. Exit code 1 if a file was damaged. Continues when run again after an interruption.',
   options: [
     jsonOption(
-      'a line with event (damaged), kind, digest, reason for each that is found; at the end one with event (summary), ' +
+      'a line with event (damaged), kind, digest, reason for each damaged file; at the end one with event (summary), ' +
         'added, addedBytes, known, damaged',
     ),
     CONFIG_OPTION,
@@ -41,7 +41,7 @@ export const rebuild: Command = {
   makesStore: 'where-named',
   examples: [
     ['entrepot rebuild', 'with the server stopped, if the index cannot be opened'],
-    ['entrepot gc --force', 'afterwards, once everything that is wanted was asked for'],
+    ['entrepot gc --force', 'afterwards, once everything that is needed has been pulled or pushed again'],
   ],
   run: async (input, io) => {
     const config = await storeConfig(input, io);
@@ -83,7 +83,7 @@ async function rebuildIn(
     input,
     { out },
     { event: 'summary', added, addedBytes, known, damaged },
-    `${countText(added, 'blob')} found again, ${sizeText(addedBytes)}; ${known} known before; ${damaged} damaged\n` +
+    `${countText(added, 'blob')} added, ${sizeText(addedBytes)}; ${known} already known; ${damaged} damaged\n` +
       'no garbage is collected until `entrepot gc --force`\n',
   );
   return damaged > 0 ? EXIT.failed : EXIT.done;

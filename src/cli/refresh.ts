@@ -4,11 +4,14 @@ import { withParts } from './with-parts.ts';
 /** `entrepot refresh`: ask upstream now. */
 export const refresh: Command = {
   name: 'refresh',
-  summary: 'ask upstream for a tag now, and forget remembered failures',
+  summary: 'check a tag upstream now, and forget remembered failures',
   arguments: [{ name: '<reference>', description: 'image reference, such as docker.io/library/nginx:1.27' }],
   options: [jsonOption('image, digest'), CONFIG_OPTION],
   examples: [
-    ['entrepot refresh docker.io/library/nginx:latest', 'fetch what the tag means now, if it has moved'],
+    [
+      'entrepot refresh docker.io/library/nginx:latest',
+      'fetch what the tag refers to now, if it has changed',
+    ],
     ['entrepot refresh ghcr.io/org/app:v2', 'after a push, end the wait for a remembered "not found"'],
   ],
   run: async (input, io) => {

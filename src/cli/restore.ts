@@ -36,17 +36,20 @@ const NOTHING = /^(?:README\.md|lost\+found|\..*)$/;
 /** `entrepot restore`: a store from what `entrepot backup` wrote. */
 export const restore: Command = {
   name: 'restore',
-  summary: 'make the store from a backup',
+  summary: 'create the store from a backup',
   description:
-    'Writes the store that a file of `entrepot backup` holds into storage.path, which must be empty or absent: while no ' +
-    'server runs on it. Every blob is compared with its digest, and a backup that is torn or damaged is refused; then, ' +
-    'and when it is stopped, nothing is left behind.',
-  arguments: [{ name: '<file>', description: 'what `entrepot backup` wrote; - is standard input' }],
+    'Restores the store from a file of `entrepot backup` to storage.path, which must be empty or absent, while no ' +
+    'server runs on it. Every blob is verified against its digest, and a truncated or damaged backup is refused; then, ' +
+    'and if it is stopped, nothing is left behind.',
+  arguments: [{ name: '<file>', description: 'a file of `entrepot backup`; - is standard input' }],
   options: [jsonOption('file, blobs, blobBytes, lacking (digest and reason of each)'), CONFIG_OPTION],
   makesStore: 'anywhere',
   examples: [
     ['entrepot restore /backup/entrepot.tar', 'into the storage.path of the configuration'],
-    ['zstd -dc entrepot.tar.zst | ENTREPOT_STORAGE__PATH=/new entrepot restore -', 'by pipe, elsewhere'],
+    [
+      'zstd -dc entrepot.tar.zst | ENTREPOT_STORAGE__PATH=/new entrepot restore -',
+      'through a pipe, to another folder',
+    ],
   ],
   run: async (input, io) => {
     const [file = ''] = input.arguments;
@@ -133,6 +136,8 @@ async function requireEmpty(path: string): Promise<void> {
   if (names.includes(RESTORING_FILE) && !names.includes(INDEX_FILE)) {
     await removeAll(path);
   } else if (names.length > 0) {
-    throw new CommandError(`${path} is not empty (${names.slice(0, 3).join(', ')}): move away what is there`);
+    throw new CommandError(
+      `${path} is not empty (${names.slice(0, 3).join(', ')}): move its contents away first`,
+    );
   }
 }

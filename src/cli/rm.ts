@@ -10,29 +10,29 @@ export const rm: Command = {
   name: 'rm',
   summary: 'remove a tag, a digest or a repository',
   description:
-    'Removes a tag, a digest or a whole repository, beside a running server or without one. Of a mirror it is fetched ' +
-    'again by the next pull. Of a repository that lives here a tag goes alone, and what it means stays there under its ' +
-    'other tags and its digest; a digest goes with its tags. Disk space is freed by garbage collection or when it is ' +
-    'needed, with --purge at once. Exit code 1 when nothing of it was held, or when it is refused.',
+    'Removes a tag, a digest or a whole repository, with or without a running server. Mirrored content is fetched ' +
+    'again by the next pull. In a hosted repository, removing a tag keeps the manifest, with its ' +
+    'other tags and its digest; a digest is removed with its tags. Disk space is freed by garbage collection or when it is ' +
+    'needed, or at once with --purge. Exit code 1 if nothing of it was stored, or if it is refused.',
   arguments: [{ name: '<reference>', description: 'image reference, such as docker.io/library/nginx:1.27' }],
   options: [
     {
       flags: '--force',
-      description: 'also what is pinned, a digest with its tags, and a whole repository that lives here',
+      description: 'also remove what is pinned, a digest with its tags, or a whole hosted repository',
     },
     {
       flags: '--purge',
       description:
-        "also the tag's manifest, unless another tag means it, with what is attached to it, and free at once what " +
-        'nothing else needs; not while an image that shares its layers is pushed',
+        "also remove the tag's manifest, unless another tag refers to it, with what is attached to it, and free at once what " +
+        'nothing else needs; do not use it while an image that shares layers is being pushed',
     },
     jsonOption('image, digest, removedTags, otherTags, manifestHeld, freedBytes'),
     CONFIG_OPTION,
   ],
   examples: [
     ['entrepot rm docker.io/library/nginx:1.27', 'forget this tag of a mirror'],
-    ['entrepot rm docker.io/library/nginx --purge', 'free what the whole repository takes'],
-    ['entrepot rm team-a/app:v1 --purge', 'delete an image that lives here'],
+    ['entrepot rm docker.io/library/nginx --purge', 'free the space of a whole repository'],
+    ['entrepot rm team-a/app:v1 --purge', 'delete a hosted image'],
   ],
   run: async (input, io) => {
     const [typed = ''] = input.arguments;
@@ -53,10 +53,10 @@ function refusal(typed: string, error: unknown): unknown {
   if (!(error instanceof RemovalRefused)) return error;
   const names = error.names.join(', ');
   const why = {
-    disabled: 'deleting is switched off here (hosted.delete)',
-    pinned: `pinned as ${names}; --force removes it all the same`,
-    tagged: `its tags ${names} would go with it; --force removes them too`,
-    repository: 'a repository that lives here: name a tag or a digest; --force removes all of it',
+    disabled: 'deleting is disabled (hosted.delete)',
+    pinned: `pinned as ${names}; --force removes it anyway`,
+    tagged: `its tags ${names} would also be removed; use --force to do so`,
+    repository: 'a hosted repository: name a tag or a digest, or use --force to remove all of it',
   } as const;
   return new CommandError(`${typed}: ${why[error.reason]}`);
 }
@@ -75,16 +75,16 @@ function text(
   removed: RemovedImage | undefined,
   isPurged: boolean,
 ): string {
-  if (removed === undefined) return `${typed}: nothing of it is held\n`;
+  if (removed === undefined) return `${typed}: nothing of it is stored\n`;
   const { digest, removedTags, otherTags, isManifestHeld, freedBytes } = removed;
   const others = digest === undefined ? [] : removedTags.filter(tag => !typed.endsWith(`:${tag}`));
   const parts = [
     `${upstream === '' ? 'removed' : 'forgotten'}${others.length === 0 ? '' : `, with its tags ${others.join(', ')}`}`,
   ];
-  if (otherTags.length > 0) parts.push(`${digest} is still there as ${otherTags.join(', ')}`);
+  if (otherTags.length > 0) parts.push(`${digest} is still stored as ${otherTags.join(', ')}`);
   else if (isManifestHeld && upstream === '') {
     const hint = isPurged ? '' : ' (--purge removes it too)';
-    parts.push(`${digest} is still there by its digest alone${hint}`);
+    parts.push(`${digest} is still stored, without a tag${hint}`);
   }
   if (isPurged && !isManifestHeld) parts.push(`freed ${sizeText(freedBytes)}`);
   return `${typed}: ${parts.join('; ')}\n`;

@@ -15,23 +15,23 @@ import { withUpkeep } from './upkeep-run.ts';
 /** `entrepot scrub`: read everything again. */
 export const scrub: Command = {
   name: 'scrub',
-  summary: 'compare everything that is held with its digest',
+  summary: 'verify all stored content against its digests',
   description:
-    'Reads everything again. Damaged mirrored content is removed, and downloaded again when it is asked for; damaged ' +
-    'content of repositories that live here is refused from then on, until it is pushed again. Exit code 1 when ' +
+    'Reads everything again. Damaged mirrored content is removed, and downloaded again when it is requested; damaged ' +
+    'content of hosted repositories is refused until it is pushed again. Exit code 1 if ' +
     'anything was damaged. Works beside a running server.',
   options: [
-    { flags: '--rate <size>', description: 'read so much a second (default: upkeep.scrubRate)' },
+    { flags: '--rate <size>', description: 'read at this rate per second (default: upkeep.scrubRate)' },
     { flags: '--dry-run', description: 'report damage, and change nothing' },
     jsonOption(
-      'a line with event (damaged), kind, digest, reason, hosted for each that is found; at the end one with event ' +
+      'a line with event (damaged), kind, digest, reason, hosted for all damaged content; at the end one with event ' +
         '(summary), checked, checkedBytes, damaged',
     ),
     CONFIG_OPTION,
   ],
   examples: [
-    ['entrepot scrub --rate 200MiB', 'check faster than the server does by itself'],
-    ['entrepot scrub --dry-run --json', 'report damage to a program'],
+    ['entrepot scrub --rate 200MiB', 'verify faster than the server does'],
+    ['entrepot scrub --dry-run --json', 'report damage as JSON'],
   ],
   run: async (input, io) => {
     const pace = rate(input);
@@ -46,7 +46,7 @@ export const scrub: Command = {
         );
       const report = await upkeep.scrub({ ...run, ...pace, onDamaged, onWait: waitingFor('scrubbing') });
       if (report === undefined) {
-        throw new CommandError('another process is scrubbing already');
+        throw new CommandError('another process is already scrubbing');
       }
       const { checked, checkedBytes, damaged } = report;
       answer(

@@ -25,16 +25,16 @@ export const serve: Command = {
   summary: 'run the registry',
   description:
     'Runs the registry. Without a configuration file it mirrors the preset registries on http://127.0.0.1:5000 ' +
-    'and keeps what it fetched in ./storage. SIGTERM or Ctrl-C lets transfers finish (server.shutdownTimeout); ' +
+    'and stores what it fetches in ./storage. SIGTERM or Ctrl-C lets transfers finish (server.shutdownTimeout); ' +
     'a second one ends at once. SIGHUP reads the configuration again, applies the changes that need no restart (the log ' +
     'says which do), and reopens the audit log.',
   options: [
-    { flags: '--offline', description: 'ask no upstream, whatever the configuration says' },
+    { flags: '--offline', description: 'contact no upstream, whatever the configuration says' },
     CONFIG_OPTION,
   ],
   examples: [
     ['entrepot serve', 'with the defaults'],
-    ['entrepot serve --config /etc/entrepot.yaml', 'as the file says'],
+    ['entrepot serve --config /etc/entrepot.yaml', 'with this configuration'],
     ['ENTREPOT_SERVER__LISTEN=0.0.0.0:5000 entrepot serve', 'reachable from other machines'],
   ],
   run: async input => {
@@ -47,7 +47,7 @@ export const serve: Command = {
     if (config.origin.isDefaultPath) log.info({ path: config.storage.path }, 'the default store');
     const metrics = createMetrics();
     process.on('uncaughtExceptionMonitor', error => {
-      log.error({ err: error }, 'ended by a bug');
+      log.error({ err: error }, 'terminated by an internal error');
       flush();
     });
     const audit = await openAudit(config.audit);
@@ -105,7 +105,7 @@ async function reload({ input, config, server, logger, audit }: Serving): Promis
   try {
     audit?.reopen();
   } catch (error) {
-    log.error({ err: error }, 'the audit log could not be reopened and goes on in its old file');
+    log.error({ err: error }, 'the audit log could not be reopened: writing to the old file');
   }
   try {
     const next = await load(input);

@@ -16,12 +16,12 @@ import { storeConfig } from './store-config.ts';
 /** `entrepot status`: what the server does, and what is wrong. */
 export const status: Command = {
   name: 'status',
-  summary: 'show what the running server does, what it saved, and what is wrong',
+  summary: 'show what the running server is doing, what it saved, and any problems',
   description:
-    'Asks the running server of this store: what is being downloaded, how far it is and for whom; what was sent to ' +
-    'clients of mirrored content and what of that had to be fetched, since the start and in all (a crash may lose a ' +
-    'minute of it); how full the store is, and what eviction would take next; when each upstream answered and failed ' +
-    'last; which Secrets cannot be read or were refused; and, of several servers on the store, all. Only the user who runs the server, and root, may ask.',
+    'Asks the running server of this store: what is being downloaded, how far it is and for whom; how much mirrored ' +
+    'content was sent to clients and how much of it had to be fetched, since the start and in total (a crash may lose a ' +
+    'minute of it); how full the store is, and what would be evicted next; when each upstream last answered and ' +
+    'failed; which Secrets cannot be read or were refused; and all servers on the store. Only the user who runs the server, and root, can use it.',
   options: [
     jsonOption(
       'pid, started, processes, servers (pid, host, addresses, started), problems, downloads, saved (sinceStart, inAll: sentBytes, fetchedBytes, savedBytes, since), store, ' +
@@ -30,8 +30,8 @@ export const status: Command = {
     CONFIG_OPTION,
   ],
   examples: [
-    ['entrepot status', 'is it well, and what is it doing'],
-    ['watch entrepot status', 'again and again'],
+    ['entrepot status', 'its state and activity'],
+    ['watch entrepot status', 'continuously'],
     ['entrepot status --json | jq .saved.inAll.savedBytes', 'for programs'],
   ],
   run: async (input, io) => {
@@ -84,7 +84,7 @@ export function statusText(document: StoreWideStatus, nowMs = Date.now()): strin
 function serversText({ servers, processes }: StoreWideStatus, nowMs: number): string {
   const others = processes - servers.length;
   const rest =
-    others > 0 ? `${others} more on this store: commands, or servers that do not answer from here\n` : '';
+    others > 0 ? `${others} more on this store: commands, or servers that cannot be reached from here\n` : '';
   if (servers.length < 2) return rest;
   const rows = servers.map(({ pid, host, addresses, started }) => [
     addresses.join(', ') || 'starting',
@@ -92,7 +92,7 @@ function serversText({ servers, processes }: StoreWideStatus, nowMs: number): st
     host ?? '-',
     started === null ? '-' : shownTime(started, nowMs),
   ]);
-  return `${columnsText(['SERVERS ON THIS STORE', 'PROCESS', 'HOST', 'SINCE'], rows)}the newest told what is above\n${rest}`;
+  return `${columnsText(['SERVERS ON THIS STORE', 'PROCESS', 'HOST', 'SINCE'], rows)}the newest reported the above\n${rest}`;
 }
 
 function savedText({ sentBytes, fetchedBytes, savedBytes }: SavedStatus): string {
@@ -104,10 +104,10 @@ function storeText({ path, heldBytes, unfinishedBytes, maxBytes, next, ...rest }
     maxBytes === null ? '' : ` of ${sizeText(maxBytes)} (${percent(heldBytes + unfinishedBytes, maxBytes)})`;
   const unfinished = unfinishedBytes === 0 ? '' : `, ${sizeText(unfinishedBytes)} unfinished`;
   const lines = [
-    `store     ${path}: ${sizeText(heldBytes)} held${unfinished}${limit}`,
-    `disk      ${sizeText(rest.freeBytes)} free; ${sizeText(rest.minFreeBytes)} stay free (storage.minFree)`,
-    ...(rest.damaged === 0 ? [] : [`damaged   ${rest.damaged}: entrepot images shows where`]),
-    ...(next === null ? ['next to go: not found in time'] : []),
+    `store     ${path}: ${sizeText(heldBytes)} stored${unfinished}${limit}`,
+    `disk      ${sizeText(rest.freeBytes)} free; ${sizeText(rest.minFreeBytes)} are kept free (storage.minFree)`,
+    ...(rest.damaged === 0 ? [] : [`damaged   ${rest.damaged}: see entrepot images`]),
+    ...(next === null ? ['next to be evicted: not determined in time'] : []),
   ];
   const rows = (next ?? []).map(({ kind, digest, size, repositories }) => [
     repositories.join(', ') || '-',
@@ -116,9 +116,7 @@ function storeText({ path, heldBytes, unfinishedBytes, maxBytes, next, ...rest }
     digest,
   ]);
   const table =
-    rows.length === 0
-      ? ''
-      : `\n${columnsText(['NEXT TO GO, WHEN ROOM IS NEEDED', 'KIND', 'SIZE', 'DIGEST'], rows)}`;
+    rows.length === 0 ? '' : `\n${columnsText(['NEXT TO BE EVICTED', 'KIND', 'SIZE', 'DIGEST'], rows)}`;
   return `${lines.map(line => `${line}\n`).join('')}${table}`;
 }
 

@@ -29,8 +29,8 @@ async function requireWanted({ makesStore }: Input, { storage: { path }, origin 
   // In the wrong folder, a new store would be taken for the one that was meant.
   if (origin.isDefaultPath && (await presence(path)) === 'absent') {
     throw new CommandError(
-      `${none}, and nobody named another: to begin one there, make the folder; ` +
-        'else set ENTREPOT_STORAGE__PATH=FOLDER, or give a --config FILE that says where it is',
+      `${none}, and no other store was named: to create one there, create the folder; ` +
+        'otherwise set ENTREPOT_STORAGE__PATH=FOLDER, or use a --config FILE that names it',
     );
   }
 }
@@ -84,7 +84,7 @@ async function serverFor({ storage, origin }: Config): Promise<RunningServer | u
   const places = await Promise.all(meant.map(placeText));
   throw new CommandError(
     `there is no store in ${storage.path}. Servers run on ${places.join(', ')}: ` +
-      'name the one that you mean by ENTREPOT_STORAGE__PATH=FOLDER, or by a --config FILE that says where it is',
+      'choose one with ENTREPOT_STORAGE__PATH=FOLDER, or with a --config FILE that names it',
   );
 }
 
@@ -119,7 +119,7 @@ async function placeText({ storePath, uid }: RunningServer): Promise<string> {
 }
 
 function reasonOf(server: RunningServer | undefined): string {
-  if (server === undefined) return 'the default: nobody named another';
+  if (server === undefined) return 'the default: no other was named';
   const [address = 'starting'] = server.document.addresses;
   return `of the server on ${address}`;
 }
@@ -136,9 +136,9 @@ export async function requireIndex(path: string): Promise<void> {
   const rest = await Promise.all([STATE_FILE, 'blobs'].map(name => presence(join(path, name))));
   if (rest.every(one => one === 'absent')) return;
   throw new CommandError(
-    `the store in ${path} has lost its index: ${INDEX_FILE} is gone, and with it all manifests, tags and rights. ` +
-      'Stop the server if one runs, then restore a backup into an empty folder (entrepot restore), or let a new index ' +
-      'know the blobs that are still there (entrepot rebuild)',
+    `the store in ${path} has lost its index: ${INDEX_FILE} is missing, and with it all manifests, tags and rights. ` +
+      'Stop the server if it runs, then restore a backup into an empty folder (entrepot restore), or create a new index ' +
+      'of the remaining blobs (entrepot rebuild)',
   );
 }
 

@@ -22,7 +22,7 @@ export async function requireOwn(storePath: string): Promise<void> {
   const isRoot = ownUid() === 0;
   // Some file systems show another owner than who may use them.
   const isOurs = isRoot ? !(await ownerOf(join(storePath, INDEX_FILE))) : await isUsable(storePath);
-  if (!isOurs) throw new CommandError(`${await foreign(storePath, owner)}: run this as that user`);
+  if (!isOurs) throw new CommandError(`${await foreign(storePath, owner)}: run the command as that user`);
 }
 
 /** The kernel refuses it, or Node does, where io_uring may have kept root's rights (CVE-2024-22017). */
@@ -34,10 +34,12 @@ async function become(storePath: string, owner: Owner): Promise<void> {
   } catch (error) {
     if (!MAY_NOT_BECOME.has(errorCode(error))) throw error;
     const text = await foreign(storePath, owner);
-    throw new CommandError(`${text}, and this process may not become that user: run this as that user`);
+    throw new CommandError(
+      `${text}, and this process cannot switch to that user: run the command as that user`,
+    );
   }
   if (!(await isUsable(storePath))) {
-    throw new CommandError(`${await foreign(storePath, owner)}, and is not open to that user`);
+    throw new CommandError(`${await foreign(storePath, owner)}, and cannot be accessed by that user`);
   }
 }
 

@@ -8,8 +8,8 @@ export const tenantAdd: Command = {
   name: 'tenant add',
   summary: 'add a tenant, which owns the repositories below its name',
   description:
-    'Adds a tenant to the store. Tenants of the configuration and namespaces of a cluster are there by themselves. ' +
-    'A running server knows it within seconds.',
+    'Adds a tenant to the store. Tenants of the configuration and namespaces of a cluster need not be added. ' +
+    'A running server recognizes it within seconds.',
   arguments: [TENANT],
   options: [jsonOption('tenant, added'), CONFIG_OPTION],
   makesStore: 'where-named',
@@ -22,7 +22,7 @@ export const tenantAdd: Command = {
       const isNew = await issuer.addTenant(name).catch((error: unknown) => {
         throw error instanceof RangeError ? new CommandError(error.message, EXIT.usage) : error;
       });
-      const text = `${name}: ${isNew ? 'added' : 'is there already'}\n`;
+      const text = `${name}: ${isNew ? 'added' : 'already exists'}\n`;
       answer(input, io, { tenant: name, added: isNew }, text);
       return isNew ? EXIT.done : EXIT.failed;
     }),
@@ -31,20 +31,20 @@ export const tenantAdd: Command = {
 /** `entrepot tenant adopt`: after a namespace was deleted and made anew. */
 export const tenantAdopt: Command = {
   name: 'tenant adopt',
-  summary: 'let a namespace that was made anew have what its tenant has',
+  summary: 'bind a tenant to a namespace that was created again',
   description:
-    'A tenant is bound to the namespace that it was first seen as. Another namespace of the same name is suspended: ' +
-    'whoever made it need not be who owned the repositories. This binds the tenant to the namespace that is there now.',
+    'A tenant is bound to the first namespace seen with its name. A later namespace of the same name is suspended: ' +
+    'its creator need not be the owner of the repositories. This binds the tenant to the current namespace.',
   arguments: [TENANT],
   options: [jsonOption('tenant, adopted'), CONFIG_OPTION],
-  examples: [['entrepot tenant adopt team-a', 'the namespace team-a is the tenant again']],
+  examples: [['entrepot tenant adopt team-a', 'the current namespace team-a becomes the tenant']],
   run: (input, io) =>
     withParts(input, io, async parts => {
       const [name = ''] = input.arguments;
       // It would be bound to a namespace that nobody can show, and be no tenant until then.
       if (parts.config.kubernetes === undefined) {
         throw new CommandError(
-          'the configuration names no cluster (kubernetes), so no namespace can be adopted',
+          'the configuration has no cluster (kubernetes), so no namespace can be adopted',
         );
       }
       await requireTenant(parts, name);

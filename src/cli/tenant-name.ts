@@ -11,6 +11,6 @@ export async function requireTenant({ tenants, metadata }: Parts, name: string):
   }
   const known = await metadata.listKnownTenants();
   if (!known.some(tenant => tenant.name === name)) {
-    throw new CommandError(`no tenant is called ${name}; make it with: entrepot tenant add ${name}`);
+    throw new CommandError(`there is no tenant named ${name}; create it with: entrepot tenant add ${name}`);
   }
 }

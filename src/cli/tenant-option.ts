@@ -7,7 +7,7 @@ export function tenantOption({ tenants }: Parts, input: Input): Tenant | undefin
   const name = textOption(input, 'tenant');
   const tenant = name === undefined ? undefined : tenants.find(name);
   if (name !== undefined && tenant === undefined) {
-    throw new CommandError(`no tenant is called ${name}`, EXIT.usage);
+    throw new CommandError(`there is no tenant named ${name}`, EXIT.usage);
   }
   return tenant;
 }

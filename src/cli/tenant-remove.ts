@@ -11,26 +11,26 @@ export const tenantRemove: Command = {
   name: 'tenant remove',
   summary: 'remove a tenant, with its repositories and credentials',
   description:
-    'Removes a tenant from the store: what was issued to it ends, what was imported or pulled for it alone counts for ' +
-    'nobody, and its own repositories are forgotten, whose bytes the next entrepot gc frees. What its credentials proved ' +
-    'upstream ends with the Secrets that they stand in. A namespace that is still there becomes a tenant anew, and finds ' +
-    'nothing of what was.',
+    'Removes a tenant from the store: its issued credentials are revoked, what was imported or pulled for it only is available to ' +
+    'nobody, and its own repositories are removed; the next entrepot gc frees their space. What its credentials proved ' +
+    'upstream ends with their Secrets. A namespace that still exists becomes a new tenant, with ' +
+    'nothing of the old one.',
   arguments: [TENANT],
   options: [
-    { flags: '--dry-run', description: 'only say what would be removed' },
+    { flags: '--dry-run', description: 'only show what would be removed' },
     jsonOption('tenant, dryRun, credentials (credential and server of each), repositories, bytes'),
     CONFIG_OPTION,
   ],
   examples: [
-    ['entrepot tenant remove team-a --dry-run', 'what team-a has here'],
-    ['entrepot tenant remove team-a', 'nothing of team-a is left'],
+    ['entrepot tenant remove team-a --dry-run', 'list what team-a has'],
+    ['entrepot tenant remove team-a', 'remove all of it'],
   ],
   run: (input, io) =>
     withParts(input, io, async parts => {
       const [name = ''] = input.arguments;
       const { config, metadata, issuer } = parts;
       if (config.tenants.some(tenant => tenant.name === name)) {
-        throw new CommandError(`${name} stands in the configuration: take it out there (tenants)`);
+        throw new CommandError(`${name} is in the configuration: remove it there (tenants)`);
       }
       await requireTenant(parts, name);
       const isTrial = input.options['dryRun'] === true;
@@ -38,7 +38,7 @@ export const tenantRemove: Command = {
       const repositories = await repositoriesOf(name, parts);
       if (!config.hosted.delete && repositories.length > 0) {
         throw new CommandError(
-          `deleting is switched off here (hosted.delete), and ${name} has repositories: entrepot tenant revoke ends its credentials`,
+          `deleting is disabled (hosted.delete), and ${name} has repositories: entrepot tenant revoke ends its credentials`,
         );
       }
       if (!isTrial) {
@@ -48,10 +48,10 @@ export const tenantRemove: Command = {
       }
       const credentials = isTrial ? await issuer.listLive(name) : await issuer.removeTenant(name);
       const lines = [
-        ...credentials.map(({ id, server }) => `${id}: ${isTrial ? 'would end' : 'ended'} (${server})`),
-        ...repositories.map(
-          repository => `${repository.name}: ${isTrial ? 'would be forgotten' : 'forgotten'}`,
+        ...credentials.map(
+          ({ id, server }) => `${id}: ${isTrial ? 'would be revoked' : 'revoked'} (${server})`,
         ),
+        ...repositories.map(repository => `${repository.name}: ${isTrial ? 'would be removed' : 'removed'}`),
         `${name}: ${isTrial ? 'would be removed' : 'removed'}, with ${sizeText(bytes)} in its repositories`,
       ];
       const document = {

@@ -14,30 +14,30 @@ import { withParts } from './with-parts.ts';
 /** `entrepot tenant revoke`: at once. */
 export const tenantRevoke: Command = {
   name: 'tenant revoke',
-  summary: 'end credentials that were issued to a tenant, at once',
+  summary: 'revoke credentials that were issued to a tenant',
   description:
-    'Ends one credential, or all that were issued to the tenant. A running server refuses them within seconds; its ' +
-    'tokens end within 5 minutes. Secrets that hold a copy become worth nothing.',
+    'Revokes one credential, or all that were issued to the tenant. A running server refuses them within seconds; its ' +
+    'tokens expire within 5 minutes. Secrets that contain a copy become useless.',
   arguments: [TENANT],
   options: [
-    { flags: '--credential <id>', description: 'the one to end, by its id (entrepot tenants shows it)' },
-    { flags: '--all', description: 'end all of them' },
-    jsonOption('a line for each that ended, with credential, server'),
+    { flags: '--credential <id>', description: 'the one to revoke, by its id (see entrepot tenants)' },
+    { flags: '--all', description: 'revoke all of them' },
+    jsonOption('a line for each revoked credential, with credential, server'),
     CONFIG_OPTION,
   ],
-  examples: [['entrepot tenant revoke team-a --all', 'nothing that was issued to team-a counts any more']],
+  examples: [['entrepot tenant revoke team-a --all', 'revoke everything that was issued to team-a']],
   run: async (input, io) => {
     const [tenant = ''] = input.arguments;
     const credential = textOption(input, 'credential');
     if ((credential === undefined) === (input.options['all'] !== true)) {
-      throw new CommandError('say which one: --credential ID, or --all', EXIT.usage);
+      throw new CommandError('say which: --credential ID, or --all', EXIT.usage);
     }
     return withParts(input, io, async ({ issuer }) => {
       const ended = await issuer.revoke(tenant, credential).catch((error: unknown) => {
         throw error instanceof UnknownTenant ? new CommandError(error.message) : error;
       });
       for (const { id, server } of ended) {
-        answer(input, io, { credential: id, server }, `${id}: ended (${server})\n`);
+        answer(input, io, { credential: id, server }, `${id}: revoked (${server})\n`);
       }
       return EXIT.done;
     });

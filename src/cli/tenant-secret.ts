@@ -24,11 +24,11 @@ const SECRET_OPTIONS = [
   {
     flags: '--server <host>',
     description:
-      'this registry as clients write it, perhaps with a path (default: the first of server.serverNames)',
+      'this registry as clients name it, optionally with a path (default: the first of server.serverNames)',
   },
   { flags: '--read-only', description: 'for pulling only' },
   { flags: '--secret-name <name>', description: 'name of the Secret (default: entrepot)' },
-  jsonOption('the Secret, which kubectl takes like YAML'),
+  jsonOption('the Secret, which kubectl accepts like YAML'),
   CONFIG_OPTION,
 ];
 
@@ -37,17 +37,17 @@ export const tenantSecret: Command = {
   name: 'tenant secret',
   summary: 'issue a credential, and print it as a Secret manifest',
   description:
-    'Issues a credential of this registry to a tenant and prints a Kubernetes Secret that holds it. The password is ' +
-    'shown this once: only a hash of it is kept. A path behind the host bounds the credential to what lies below it.',
+    'Issues a credential of this registry to a tenant and prints a Kubernetes Secret with it. The password is ' +
+    'shown only once: only a hash of it is stored. A path after the host limits the credential to repositories below it.',
   arguments: [TENANT],
   options: SECRET_OPTIONS,
   makesStore: 'where-named',
   examples: [
     [
       'entrepot tenant secret team-a --server registry.example | kubectl apply -f -',
-      'into the namespace team-a',
+      'create it in the namespace team-a',
     ],
-    ['entrepot tenant secret team-a --server registry.example --read-only', 'for who only pulls'],
+    ['entrepot tenant secret team-a --server registry.example --read-only', 'for clients that only pull'],
   ],
   run: (input, io) =>
     withParts(input, io, async parts => {
@@ -62,20 +62,23 @@ export const tenantSecret: Command = {
 /** `entrepot tenant rotate`: a new one, and an end to the old ones. */
 export const tenantRotate: Command = {
   name: 'tenant rotate',
-  summary: 'issue a credential in place of the earlier ones, which end after a while',
+  summary: 'issue a new credential, and revoke the earlier ones after a while',
   description:
-    'As entrepot tenant secret; what was issued to the tenant for the same server before ends when the overlap is over.',
+    'Like entrepot tenant secret; credentials issued earlier to the tenant for the same server end after the overlap.',
   arguments: [TENANT],
   options: [
     ...SECRET_OPTIONS,
     {
       flags: '--overlap <duration>',
-      description: `how long the earlier ones still count (default: ${DEFAULT_OVERLAP})`,
+      description: `how long the earlier ones remain valid (default: ${DEFAULT_OVERLAP})`,
     },
   ],
   makesStore: 'where-named',
   examples: [
-    ['entrepot tenant rotate team-a --overlap 24h | kubectl apply -f -', 'the old one counts for a day'],
+    [
+      'entrepot tenant rotate team-a --overlap 24h | kubectl apply -f -',
+      'the old one remains valid for a day',
+    ],
   ],
   run: (input, io) =>
     withParts(input, io, async parts => {
@@ -85,7 +88,7 @@ export const tenantRotate: Command = {
       const request = requestOf(tenant, input, parts.config);
       print(await parts.issuer.rotate(request, overlapMs), request, input, io);
       io.err(
-        `what was issued to ${tenant} for ${request.server} before ends in ${formatDuration(overlapMs)}\n`,
+        `credentials issued earlier to ${tenant} for ${request.server} end in ${formatDuration(overlapMs)}\n`,
       );
       return EXIT.done;
     }),
@@ -95,7 +98,7 @@ function requestOf(tenant: string, input: Input, { server }: Config) {
   const written = textOption(input, 'server') ?? server.serverNames[0];
   if (written === undefined) {
     throw new CommandError(
-      'say what clients call this registry: --server HOST, or server.serverNames',
+      'the name of this registry is not known: use --server HOST, or set server.serverNames',
       EXIT.usage,
     );
   }
@@ -104,7 +107,7 @@ function requestOf(tenant: string, input: Input, { server }: Config) {
     !registryHost.safeParse(host).success ||
     !path.every(part => repositoryPrefix.safeParse(part).success)
   ) {
-    throw new CommandError(`${written} is no host, such as registry.example:5000`, EXIT.usage);
+    throw new CommandError(`${written} is not a host such as registry.example:5000`, EXIT.usage);
   }
   return { tenant, server: written, readOnly: input.options['readOnly'] === true };
 }
@@ -139,7 +142,7 @@ function print(
     `In a cluster: kubectl apply --filename FILE`,
     `For all pods: kubectl patch serviceaccount default --namespace ${tenant} --patch '${account}'`,
     `Elsewhere: docker login ${host} --username ${username} --password '${password}'`,
-    `To end it: entrepot tenant revoke ${tenant} --credential ${id}`,
+    `To revoke it: entrepot tenant revoke ${tenant} --credential ${id}`,
   ];
   const manifest = {
     apiVersion: 'v1',

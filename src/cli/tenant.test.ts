@@ -64,7 +64,7 @@ function issued() {
 
 test('a tenant is added once, and never under a name that means something else', async () => {
   expect(await run('tenant', 'add', 'team-a')).toMatchObject({ code: 0, out: 'team-a: added\n' });
-  expect(await run('tenant', 'add', 'team-a')).toMatchObject({ code: 1, out: 'team-a: is there already\n' });
+  expect(await run('tenant', 'add', 'team-a')).toMatchObject({ code: 1, out: 'team-a: already exists\n' });
   const refused = await run('tenant', 'add', 'docker.io');
   expect(refused.code).toBe(2);
   expect(refused.err).toContain('already means the upstream docker.io');
@@ -78,7 +78,10 @@ test('a namespace is adopted for a tenant that there is, where there is a cluste
   );
   await run('tenant', 'add', 'team-b');
   const refused = await run('tenant', 'adopt', 'nobody');
-  expect([refused.code, refused.err]).toEqual([1, expect.stringContaining('no tenant is called nobody')]);
+  expect([refused.code, refused.err]).toEqual([
+    1,
+    expect.stringContaining('there is no tenant named nobody'),
+  ]);
   expect(await run('tenant', 'adopt', 'team-b')).toMatchObject({ code: 0 });
 });
 
@@ -86,13 +89,13 @@ test('no tenant is added where its password would cross a network over plain HTT
   listen('opsListen: false');
   const refused = await run('tenant', 'add', 'team-a');
   expect(refused.code).toBe(2);
-  expect(refused.err).toContain('team-a would bring passwords over plain HTTP to server.listen');
+  expect(refused.err).toContain('team-a would send passwords over plain HTTP to server.listen');
   listen('allowPlainCredentials: true');
   expect(await run('tenant', 'add', 'team-a')).toMatchObject({ code: 0 });
   listen('opsListen: false');
   // A server that is started so after all says why it is not.
   await expect(run('serve')).rejects.toThrow(
-    /tenants: what entrepot tenant add has added \(team-a\) would bring passwords over plain HTTP/,
+    /tenants: what entrepot tenant add has added \(team-a\) would send passwords over plain HTTP/,
   );
 });
 
@@ -116,14 +119,14 @@ test('a credential is printed as a Secret that can be applied, and only its hash
 
 test.each([
   [['tenant', 'secret', 'nobody'], 1, 'entrepot tenant add nobody'],
-  [['tenant', 'secret', 'configured', '--server', 'https://x'], 2, 'https://x is no host'],
-  [['tenant', 'secret', 'configured', '--server', '*.example'], 2, '*.example is no host'],
+  [['tenant', 'secret', 'configured', '--server', 'https://x'], 2, 'https://x is not a host'],
+  [['tenant', 'secret', 'configured', '--server', '*.example'], 2, '*.example is not a host'],
   [['tenant', 'rotate', 'configured', '--overlap', 'soon'], 2, '--overlap: expected a duration'],
   [['tenant', 'revoke', 'configured'], 2, '--credential ID, or --all'],
   [['tenant', 'revoke', 'configured', '--all'], 1, 'has no such credential'],
-  [['tenant', 'adopt', 'configured'], 1, 'names no cluster'],
-  [['tenant', 'remove', 'configured'], 1, 'stands in the configuration'],
-  [['tenant', 'remove', 'nobody'], 1, 'no tenant is called nobody'],
+  [['tenant', 'adopt', 'configured'], 1, 'has no cluster'],
+  [['tenant', 'remove', 'configured'], 1, 'is in the configuration'],
+  [['tenant', 'remove', 'nobody'], 1, 'there is no tenant named nobody'],
 ])('%j is refused, and says what to do', async (argv, code, message) => {
   await run('tenant', 'add', 'other');
   const refused = await run(...argv);
@@ -137,7 +140,7 @@ test('rotation gives the earlier ones an end, and revoking ends at once', async 
   const before = Date.now();
   const { code, err } = await run('tenant', 'rotate', 'configured', '--overlap', '24h');
   expect(code).toBe(0);
-  expect(err).toContain('ends in 1d');
+  expect(err).toContain('end in 1d');
   const [bounded, old, next] = await issued();
   expect(bounded?.endsAtMs).toBe(Number.POSITIVE_INFINITY);
   expect(old?.endsAtMs).toBeGreaterThanOrEqual(before + 86_400_000);
@@ -179,7 +182,7 @@ test('a tenant is removed with its repositories, its credentials and what counts
   const tried = await run('tenant', 'remove', 'team-a', '--dry-run');
   expect(tried.code).toBe(0);
   expect(tried.out).toMatch(
-    /^\w{32}: would end \(registry.example:5000\)\nteam-a\/app: would be forgotten\nteam-a\/deep\/app: would be forgotten\nteam-a: would be removed, with .* in its repositories\n$/,
+    /^\w{32}: would be revoked \(registry.example:5000\)\nteam-a\/app: would be removed\nteam-a\/deep\/app: would be removed\nteam-a: would be removed, with .* in its repositories\n$/,
   );
   vi.stubEnv('ENTREPOT_HOSTED__DELETE', 'false');
   const refused = await run('tenant', 'remove', 'team-a');

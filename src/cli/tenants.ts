@@ -11,12 +11,12 @@ const HEADINGS = ['TENANT', 'SECRET', 'SOURCE', 'STATE', 'READ', 'USED', 'REFUSE
 /** `entrepot tenants`: how every tenant's Secrets are. */
 export const tenants: Command = {
   name: 'tenants',
-  summary: 'show all tenants of the running server, how their Secrets are and what they hold',
+  summary: 'show all tenants of the running server, the state of their Secrets and what they store',
   description:
     'Asks the running server of this store: which Secrets each tenant has, whether they could be read and why ' +
-    'not, when upstream took or refused them last, and what was issued here and when a client came with it last; then ' +
-    'what the repositories of each tenant hold, as its quota counts it (with what was deleted and is not collected yet, ' +
-    'and with what is being pushed).',
+    'not, when upstream last accepted or refused them, and which credentials were issued here and when they were last used; then ' +
+    'what the repositories of each tenant store, as counted by its quota (including deleted content that is not collected yet, ' +
+    'and unfinished pushes).',
   options: [
     jsonOption(
       'tenants (name, secrets, issued, usedBytes, quotaBytes or null of each), node, refused, problems, passedOver',
@@ -28,7 +28,9 @@ export const tenants: Command = {
     const { storage } = await storeConfig(input, io);
     const document = await askServer<TenantsDocument>(storage.path, '/debug/tenants');
     if (document === undefined) {
-      throw new CommandError('no server answers for this store, and how Secrets are is known to one alone');
+      throw new CommandError(
+        'no server answers for this store, and only a server knows the state of Secrets',
+      );
     }
     answer(input, io, document, tenantsText(document));
     return EXIT.done;
@@ -49,12 +51,12 @@ export function tenantsText(
     ...node.map(state => secretRow('(all)', state, nowMs)),
   ];
   const notes = [
-    ...problems.map(problem => `cannot be followed: ${problem}\n`),
+    ...problems.map(problem => `cannot be watched: ${problem}\n`),
     ...passedOver.map(
-      ({ resource, namespace, name, reason }) => `passed over: ${resource} ${namespace}/${name}: ${reason}\n`,
+      ({ resource, namespace, name, reason }) => `skipped: ${resource} ${namespace}/${name}: ${reason}\n`,
     ),
   ].join('');
-  if (rows.length === 0) return `${notes}there is no tenant\n`;
+  if (rows.length === 0) return `${notes}there are no tenants\n`;
   return notes + columnsText(HEADINGS, rows) + usesText(all);
 }
 

@@ -30,7 +30,7 @@ export async function withUpkeep(
     out: (text: string) => view.aside(() => io.out(text)),
     err: (text: string) => view.say(text.trimEnd()),
   };
-  const soFar = () => `${dryRun ? 'found' : 'done'} until then: ${steps.text}`;
+  const soFar = () => `${dryRun ? 'found' : 'done'} so far: ${steps.text}`;
   const runOf = (signal: AbortSignal): UpkeepRun => ({
     dryRun,
     signal,
@@ -39,7 +39,7 @@ export async function withUpkeep(
     out: text => aside.out(text),
     waitingFor: what => maxMs =>
       aside.err(
-        `another process is ${what}: waiting for it to end, or to count as dead, for up to ${Math.ceil(maxMs / 1000)} s\n`,
+        `another process is ${what}: waiting for it to finish, or to be considered dead, for up to ${Math.ceil(maxMs / 1000)} s\n`,
       ),
   });
   const work = (signal: AbortSignal) => withParts(input, aside, parts => act(parts, runOf(signal)), options);

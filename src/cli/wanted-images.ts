@@ -24,16 +24,16 @@ export const WANTED_ARGUMENTS: readonly Argument[] = [
 export const FROM_OPTION: Option = {
   flags: '--from <file...>',
   description:
-    'files with images, one a line, perhaps with their platforms behind them, or with Kubernetes objects (YAML or ' +
-    'JSON); - is standard input. Images that are named stand before it',
+    'files with images, one per line, optionally followed by platforms, or with Kubernetes objects (YAML or ' +
+    'JSON); - is standard input. Put image names before this option',
 };
 
 /** Beside it. */
 export const LIKELY_OPTION: Option = {
   flags: '--likely',
   description:
-    'also take what --from files only seem to mean by an image: fields of custom resources, RELATED_IMAGE_ variables, ' +
-    '--…-image= arguments (listed in any case)',
+    'also include likely images in --from files: fields of custom resources, RELATED_IMAGE_ variables, ' +
+    '--…-image= arguments (always listed)',
 };
 
 export const WANTED_OPTIONS: readonly Option[] = [
@@ -69,7 +69,7 @@ export async function readableImages(
   const names = isNamed ? { images: input.arguments, from } : standing;
   const wanted = await readNames(names, reader);
   if (wanted.images.length === 0 && wanted.unread.size === 0) {
-    throw new CommandError('no image is named', EXIT.usage);
+    throw new CommandError('no images are given', EXIT.usage);
   }
   return wanted;
 }

@@ -77,7 +77,7 @@ export async function openCluster(config: Config, needs: ClusterNeeds): Promise<
   if (audiences.length === 0) {
     log.warn(
       {},
-      'no service account can log in: server.serverNames would say what their tokens are made out to',
+      'service accounts cannot log in: set server.serverNames, which are the audiences of their tokens',
     );
   }
   const tokens = new ServiceAccountTokens({ audiences, issuer, accounts: source });

@@ -219,7 +219,10 @@ async function openOn(
         mirror.limitsChanged();
         await accessParts.follow();
         await mirror.secretsChanged().catch((error: unknown) => {
-          log.error({ err: error }, 'the other processes on the store could not be told of new credentials');
+          log.error(
+            { err: error },
+            'the other processes on the store could not be notified of new credentials',
+          );
         });
       };
     },
@@ -276,7 +279,7 @@ function mirroredBy(
 ): ReturnType<RepositoryResolver['repositoryOf']> {
   const named = resolver.repositoryOf(reference);
   if (named.repository.upstream === '') {
-    throw new OciError('UNSUPPORTED', { message: `${reference} lives here and has no upstream` });
+    throw new OciError('UNSUPPORTED', { message: `${reference} is hosted here and has no upstream` });
   }
   return named;
 }
@@ -306,7 +309,7 @@ function followSecrets({ tenants, grants, mirror, log }: Followers): () => void 
   return tenants.onChange(({ goneCredentialIds }) => {
     const ended = goneCredentialIds.map(id => grants.endAllOf(id));
     Promise.all([...ended, mirror.secretsChanged()]).catch((error: unknown) => {
-      log.error({ err: error }, 'a change of secrets could not be followed everywhere');
+      log.error({ err: error }, 'a change of Secrets could not be applied everywhere');
     });
   });
 }

@@ -91,7 +91,7 @@ async function hostedImage(
   const digest = await digestOfReference(parts.metadata, repository, reference);
   if (digest === undefined || (await parts.metadata.readLinkedManifest(repository, digest)) === undefined) {
     throw new OciError('MANIFEST_UNKNOWN', {
-      message: 'it is hosted here and is not held: push or import it',
+      message: 'it is hosted here but not stored: push or import it',
     });
   }
   const missing = await missingOfImage(parts, repository, reference, platforms);
@@ -162,7 +162,7 @@ export class Prepull {
   #broke(error: unknown): void {
     if (this.#isBroken) return;
     this.#isBroken = true;
-    this.#observers.log.error({ err: error }, 'prepull failed and will be tried again');
+    this.#observers.log.error({ err: error }, 'prepull failed and will be retried');
   }
 
   async #watchUnder(lease: Lease): Promise<void> {
@@ -191,7 +191,7 @@ export class Prepull {
     };
     const { log, meter } = this.#observers;
     const failed = (error: unknown) =>
-      log.error({ err: error }, 'what prepull names cannot be read and will be tried again');
+      log.error({ err: error }, 'the files of prepull cannot be read and will be retried');
     const watching = watch({
       schedule: this.#schedule,
       named: async () => {
@@ -227,10 +227,7 @@ export class Prepull {
     const { log } = this.#observers;
     const pull = (image: WantedImage) => this.#pull(image, signal);
     const failed = await pullAll(images, { parallel: DEFAULT_PARALLEL_IMAGES, pull, signal });
-    log.info(
-      { pulled: images.length - failed.length, failed: failed.length },
-      'pulled ahead, as prepull says',
-    );
+    log.info({ pulled: images.length - failed.length, failed: failed.length }, 'prepull has finished');
     return failed;
   }
 
@@ -250,7 +247,7 @@ export class Prepull {
       if (signal.aborted) return false;
       const reason = error instanceof OciError ? error.reason : undefined;
       const detail = reason === undefined ? { err: error } : { reason };
-      log.warn({ image: name, ...detail }, 'could not be pulled ahead and will be tried again');
+      log.warn({ image: name, ...detail }, 'could not be pulled ahead and will be retried');
       meter.count('prepull_images_total', { outcome: 'failed' });
       return false;
     }

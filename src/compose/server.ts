@@ -166,7 +166,7 @@ async function checkStorage({ storage: { path } }: Config, log: Log): Promise<vo
   if (fault !== undefined) throw fault;
   const kind = await networkFileSystem(path);
   if (kind === undefined) return;
-  log.warn({ path, kind }, 'the store is on a network file system: never let two machines use it');
+  log.warn({ path, kind }, 'the store is on a network file system: only one machine may use it');
 }
 
 /** Longer than any transaction of another Entrepot takes. Nothing can be pushed or kept, and soon nobody be proved. */
@@ -241,8 +241,8 @@ async function collectingProblem(metadata: Parts['metadata']): Promise<string | 
 function clusterProblem({ problems, recalledAtMs }: Parts['tenants']): string | undefined {
   if (problems.length === 0) return undefined;
   const seen =
-    recalledAtMs === undefined ? '' : `; what was seen at ${new Date(recalledAtMs).toISOString()} counts`;
-  return `cannot be followed now: ${problems.length} (see entrepot tenants)${seen}`;
+    recalledAtMs === undefined ? '' : `; using its state of ${new Date(recalledAtMs).toISOString()}`;
+  return `cannot be watched at the moment: ${problems.length} (see entrepot tenants)${seen}`;
 }
 
 function serverDocument(

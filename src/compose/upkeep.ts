@@ -65,7 +65,7 @@ async function makeRoom(upkeep: Upkeep, bytes: number, log: Log): Promise<void> 
   try {
     await upkeep.evict({ wantedBytes: bytes, onWait: () => {} });
   } catch (error) {
-    log.warn({ err: error }, 'room could not be made for what is to be written');
+    log.warn({ err: error }, 'could not make room for new content');
   }
 }
 

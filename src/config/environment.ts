@@ -104,7 +104,7 @@ function isOurs(name: string): boolean {
 
 function unknownVariable(variable: string, known: Iterable<string>): Problem {
   const meant = nearest(variable, known);
-  const hint = meant === undefined ? 'entrepot config variables lists all' : `did you mean ${meant}?`;
+  const hint = meant === undefined ? 'see entrepot config variables' : `did you mean ${meant}?`;
   return { path: [], value: undefined, message: `is not an option; ${hint}`, source: variable };
 }
 

@@ -99,8 +99,8 @@ export const serverUrl = textCodec<string>(
 
 /** As `serverUrl`, for another registry, whose path may say where its API and the repositories that are meant begin. */
 export const registryUrl = textCodec<string>(
-  'an http:// or https:// URL of a registry, without user name or password; a path has to say where /v2 is, as ' +
-    'https://registry.example/v2/proxy-hub does',
+  'an http:// or https:// URL of a registry, without user name or password; a path must include /v2, as in ' +
+    'https://registry.example/v2/proxy-hub',
   value => parseRegistryUrl(value).text,
   url => url,
   value => typeof value === 'string',

@@ -144,7 +144,7 @@ pulls: {maxParallelImagePulls: 0}
 hosted: {prefixes: [library]}
 `);
     expect(problems).toEqual([
-      expect.stringContaining('file:1: colour: is not an option; here are: server, storage'),
+      expect.stringContaining('file:1: colour: is not an option; the options here are server, storage'),
       'file:3: server.listen: "nope": expected an address such as 127.0.0.1:5000, 0.0.0.0:5000 or [::]:5000',
       'file:4: server.shutdownTimout: is not an option; did you mean shutdownTimeout?',
       expect.stringContaining(
@@ -162,12 +162,12 @@ hosted: {prefixes: [library]}
       'defaultUpstream: nowhere.example',
       /defaultUpstream: "nowhere.example": expected the name of an upstream/,
     ],
-    ['defaultUpstream: docker.io\nhosted: {prefixes: tools}', /defaultUpstream.*while nothing is hosted/],
+    ['defaultUpstream: docker.io\nhosted: {prefixes: tools}', /defaultUpstream.*if nothing is hosted/],
     ['hosted: {prefixes: [docker.io]}', /prefixes\[0\]: "docker.io": already means the upstream docker.io/],
     ['hosted: {prefixes: [index.docker.io]}', /already means the upstream docker.io/],
     ['upkeep: {gcInterval: 0s}', /upkeep.gcInterval: "0s": expected .*more than 0s/],
     ['upkeep: {scrubInterval: 0m}', /upkeep.scrubInterval: "0m": expected .*more than 0s/],
-    ['upkeep: {scrubRate: 0B}', /upkeep.scrubRate: "0B": expected more than 0B a second/],
+    ['upkeep: {scrubRate: 0B}', /upkeep.scrubRate: "0B": expected more than 0B per second/],
     ['hosted: {prefixes: [v2]}', /is reserved/],
     ['hosted: {prefixes: [library]}', /is reserved/],
     ['tenants: [{name: library}]', /tenants\[0\].name: "library": is reserved/],
@@ -183,7 +183,7 @@ hosted: {prefixes: [library]}
       /tenants\[0\].repositories: "library\/\*": expected names of upstreams first/,
     ],
     ['tenants: [{name: a, repositories: nginx}]', /expected an image or pattern/],
-    ['defaultUpstream: docker.io\ntenants: [{name: a}]', /defaultUpstream.*while nothing is hosted/],
+    ['defaultUpstream: docker.io\ntenants: [{name: a}]', /defaultUpstream.*if nothing is hosted/],
     ['credentialProviders: {configFile: x.yaml}', /credentialProviders.binDir/],
     ['hosted: {prefixes: [a/b]}', /one component/],
     ['upstreams: {registry-1.docker.io: {}}', /aliases\[1\]: "registry-1.docker.io": already means/],
@@ -205,13 +205,13 @@ hosted: {prefixes: [library]}
     ['server: {listen: ["127.0.0.1:1", "[::]:2"]}\nhosted: {anonymous: push}', /anonymousBeyondLoopback/],
     ['server: {listen: "0.0.0.0:5000"}\ntenants: [{name: a}]', /tenants.*over plain HTTP.*server\.tls/],
     ['server: {listen: "0.0.0.0:5000"}\nunknownCredentials: verify', /unknownCredentials.*over plain HTTP/],
-    ['audit: {output: file}', /audit\.auditFile.*is needed/],
+    ['audit: {output: file}', /audit\.auditFile.*is required/],
     [
       'upstreams: {quay.io: {url: "https://u:p@quay.io"}}',
       /^file:1: upstreams.quay.io.url: expected an http/,
     ],
     ['upstreams: {quay.io: {url: "ftp://quay.io"}}', /expected an http/],
-    ['upstreams: {quay.io: {url: "https://quay.io/path"}}', /a path has to say where \/v2 is/],
+    ['upstreams: {quay.io: {url: "https://quay.io/path"}}', /a path must include \/v2/],
     ['upstreams: {quay.io: {allowAddresses: [10.0.0.0/33]}}', /address range/],
     ['upstreams: {quay.io: {credentials: {username: u}}}', /either passwordFile or passwordEnv/],
     [
@@ -226,7 +226,7 @@ hosted: {prefixes: [library]}
     ],
     ['upstreams: [quay.io]', /expected a map of names/],
     ['- a list', /expected a map of keys/],
-    ['a: [', /file:\d+: is no configuration/],
+    ['a: [', /file:\d+: is not a configuration/],
   ])('names the fault in %j', async (text, message) => {
     const problems = await problemsOf(text);
     expect(problems.join('\n')).toMatch(message);

@@ -112,7 +112,7 @@ async function readConfigFile(file: string | undefined, folder: string): Promise
     if (error instanceof YamlError) {
       const source = error.line === undefined ? file : `${file}:${error.line}`;
       throw new ConfigError([
-        { path: [], value: undefined, message: `is no configuration: ${message}`, source },
+        { path: [], value: undefined, message: `is not a configuration: ${message}`, source },
       ]);
     }
     throw new ConfigError([

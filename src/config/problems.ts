@@ -111,11 +111,11 @@ function expected(issue: z.core.$ZodIssue): string {
 
 function unknownKey(key: string, known: readonly string[]): string {
   if (/^password$/i.test(key)) {
-    return 'passwords are not written here: use passwordFile or passwordEnv';
+    return 'passwords are not allowed here: use passwordFile or passwordEnv';
   }
   const meant = nearest(key, known);
   return meant === undefined
-    ? `is not an option; here are: ${known.join(', ')}`
+    ? `is not an option; the options here are ${known.join(', ')}`
     : `is not an option; did you mean ${meant}?`;
 }
 

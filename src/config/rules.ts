@@ -151,7 +151,7 @@ export function tenantNameProblem(
   { upstreams, hosted }: Pick<Config, 'upstreams' | 'hosted'>,
 ): string | undefined {
   if (!repositoryPrefix.safeParse(name).success) {
-    return 'is no component of a repository name';
+    return 'is not a valid component of a repository name';
   }
   const names = [...upstreams.values()].flatMap(upstream =>
     [upstream.name, ...upstream.aliases].map(alias => [alias, upstream.name] as const),
@@ -222,7 +222,7 @@ function defaultUpstreamShadowsNothing({
   // A listener of one upstream serves nothing that lives here.
   const open = server.listen.some(({ upstream }) => upstream === undefined);
   const message =
-    'may be set only while nothing is hosted (hosted.prefixes, tenants, kubernetes): their names would hide repositories; ' +
+    'may be set only if nothing is hosted (hosted.prefixes, tenants, kubernetes): hosted names would hide repositories; ' +
     'give the upstream a listener of its own instead (server.listen: [{address: …, upstream: …}])';
   const isHosting = hosted.prefixes.length + tenants.length > 0 || kubernetes !== undefined;
   return open && isHosting ? [{ path, value: defaultUpstream, message }] : [];
@@ -243,7 +243,7 @@ function anonymousPushStaysHome({ hosted, server }: ParsedFile): Problem[] {
     ({ address, upstream }) => upstream === undefined && !isLoopback(address.host),
   );
   const message =
-    'lets anybody who reaches server.listen write here; listen on 127.0.0.1, or set hosted.anonymousBeyondLoopback: true';
+    'lets anyone who can reach server.listen push; listen on 127.0.0.1, or set hosted.anonymousBeyondLoopback: true';
   return hosted.anonymous === 'push' && reachable && !hosted.anonymousBeyondLoopback
     ? [{ path: ['hosted', 'anonymous'], value: 'push', message }]
     : [];
@@ -258,7 +258,7 @@ function isPlainBeyondLoopback({ server }: Pick<ParsedFile | Config, 'server'>):
 }
 
 const PLAIN =
-  'would bring passwords over plain HTTP to server.listen; set server.tls, or an https externalUrl with trustedProxies, ' +
+  'would send passwords over plain HTTP to server.listen; set server.tls, or an https externalUrl with trustedProxies, ' +
   'or listen on 127.0.0.1, or set server.allowPlainCredentials: true';
 
 /** Why tenants may not log in here who stand in no configuration; `undefined` if they may. */
@@ -283,6 +283,6 @@ function unknownCredentialsStayEncrypted(file: ParsedFile): Problem[] {
 function auditHasItsFile({ audit }: ParsedFile): Problem[] {
   const isMissing = audit.output === 'file' && audit.auditFile === undefined;
   return isMissing
-    ? [{ path: ['audit', 'auditFile'], value: undefined, message: 'is needed for output: file' }]
+    ? [{ path: ['audit', 'auditFile'], value: undefined, message: 'is required for output: file' }]
     : [];
 }

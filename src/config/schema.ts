@@ -38,30 +38,28 @@ const repositoryOptions = {
   pullPolicy: oneOf('Always', 'IfNotPresent', 'Never')
     .optional()
     .describe(
-      'When a tag is asked for upstream; without it, as Kubernetes defaults: latest always, other tags after freshFor',
+      'When a tag is checked upstream; by default as in Kubernetes: latest always, other tags after freshFor',
     ),
   freshFor: durationOrForever
     .optional()
-    .describe('How long a tag other than latest is served without asking upstream again'),
+    .describe('How long a tag other than latest is served without being checked upstream again'),
   staleWhileRevalidate: duration
     .optional()
-    .describe('For so long after freshFor, a held tag is served at once and asked for in the background'),
+    .describe('For this long after freshFor, a stored tag is served at once and checked in the background'),
   openToAll: flag
     .optional()
-    .describe("Anonymous clients may have what only the upstream's own credentials can read"),
+    .describe("Give anonymous clients access to what only the upstream's own credentials can read"),
   platforms: listOf(platform)
     .optional()
     .describe(
-      'Of multi-platform images, what pull and check take (linux/amd64 by default), export (by default all that is held), and prefetch ahead of the node that asks (by default nothing)',
+      'Platforms of multi-platform images for pull and check (default: linux/amd64), export (default: all that are stored), and prefetch (default: none)',
     ),
   prefetch: flag
     .optional()
     .describe(
-      'Config and layers are fetched as soon as a manifest is asked for, behind what clients wait for',
+      'Fetch config and layers as soon as a manifest is requested, with lower priority than what clients wait for',
     ),
-  anonymousFallback: flag
-    .optional()
-    .describe('Who has credentials is tried without any as well, after all of them failed'),
+  anonymousFallback: flag.optional().describe('Retry anonymously if every credential fails'),
 };
 
 const optionNames = { freshFor: 'freshForMs', staleWhileRevalidate: 'staleWhileRevalidateMs' } as const;
@@ -76,10 +74,10 @@ const mirror = aloneOr(
   'url',
   registryUrl,
   section({
-    url: registryUrl.describe('URL of the mirror, with a path as that of the upstream'),
+    url: registryUrl.describe('URL of the mirror, which may have a path like that of the upstream'),
     credentials: credentials
       .optional()
-      .describe("The mirror's own credentials; the upstream's never go there"),
+      .describe('Credentials for the mirror; those of the upstream are never sent to it'),
   }),
 );
 
@@ -97,8 +95,8 @@ const upstream = section(
     url: registryUrl
       .optional()
       .describe(
-        'Where the registry answers; https://NAME by default. With a path from /v2 on, such as ' +
-          'https://registry.example/v2/proxy-hub, what is behind it goes before the names of all repositories',
+        'URL of the registry; https://NAME by default. With a path that begins with /v2, such as ' +
+          'https://registry.example/v2/proxy-hub, the rest of the path is prepended to all repository names',
       ),
     mirrors: listOf(mirror).prefault([]).describe('Tried in order when url cannot be reached or fails'),
     aliases: listOf(registryHost).prefault([]).describe('Other names of the same registry'),
@@ -107,28 +105,28 @@ const upstream = section(
       .describe('Requests with this Host header mean this upstream'),
     realms: listOf(registryHost)
       .prefault([])
-      .describe("Hosts of its token service, where they differ from url's"),
+      .describe('Hosts of its token service, if they differ from that of url'),
     credentials: credentials.optional().describe('Sent to url only'),
-    caFile: path.optional().describe('PEM file of the authorities that sign its certificate'),
+    caFile: path.optional().describe('PEM file of the CAs that its certificate is verified with'),
     insecure: flag.prefault(false).describe('Do not verify its certificate'),
     allowAddresses: listOf(addressRange)
       .prefault([])
-      .describe('Private or loopback addresses that it may redirect to or resolve to'),
+      .describe('Private or loopback addresses that it may redirect or resolve to'),
     ...repositoryOptions,
     freshFor: durationOrForever.prefault('1m').describe(description(repositoryOptions.freshFor)),
     prefetch: flag.prefault(false).describe(description(repositoryOptions.prefetch)),
     archInName: flag
       .prefault(false)
-      .describe('NAME-ARCH means the image of NAME for ARCH, where upstream has no such repository'),
+      .describe('Treat NAME-ARCH as the image of NAME for ARCH if upstream has no such repository'),
     openToAll: flag.prefault(false).describe(description(repositoryOptions.openToAll)),
     anonymousFallback: flag.prefault(false).describe(description(repositoryOptions.anonymousFallback)),
     imagePullCredentialsVerificationPolicy: verificationPolicy
       .optional()
-      .describe('As the one above all upstreams, for this one'),
+      .describe('Like the top-level option, for this upstream'),
     repositories: z
       .array(
         section(
-          { match: repositoryPattern.describe('Repository, or pattern'), ...repositoryOptions },
+          { match: repositoryPattern.describe('Repository or pattern'), ...repositoryOptions },
           optionNames,
         ),
       )
@@ -154,15 +152,15 @@ const tls = section({
 
 const server = section(
   {
-    listen: listOf(listener).prefault('127.0.0.1:5000').describe('Where clients connect'),
+    listen: listOf(listener).prefault('127.0.0.1:5000').describe('Addresses on which clients connect'),
     opsListen: z
       .union([address, z.literal(false, { error: 'expected false' })])
       .prefault('127.0.0.1:5001')
-      .describe('Where /livez, /readyz and /metrics answer, to everybody who reaches it; false for nowhere'),
+      .describe('Address of /livez, /readyz and /metrics, for everybody who can reach it; false for none'),
     serverNames: listOf(registryHost)
       .prefault([])
       .describe(
-        'Names under which clients know this registry; where there are any, nothing is pushed under others',
+        'Names by which clients reach this registry; if set, pushes under any other name are refused',
       ),
     externalUrl: serverUrl.optional().describe('URL of this registry as clients see it'),
     trustedProxies: listOf(addressRange)
@@ -170,21 +168,21 @@ const server = section(
       .describe('Proxies whose X-Forwarded headers are believed'),
     tls: tls
       .optional()
-      .describe('Serves HTTPS on every port of listen; the files are read again when they change'),
+      .describe('Serve HTTPS on every port of listen; the files are reloaded when they change'),
     allowPlainCredentials: flag
       .prefault(false)
-      .describe('Asks for user names and passwords over plain HTTP, even beyond loopback'),
-    shutdownTimeout: duration.prefault('30s').describe('How long a stop waits for bodies under way'),
+      .describe('Ask for user names and passwords over plain HTTP, even beyond loopback'),
+    shutdownTimeout: duration.prefault('30s').describe('How long a shutdown waits for transfers to finish'),
   },
   { shutdownTimeout: 'shutdownTimeoutMs' },
 );
 
 const storage = section({
-  path: path.prefault('./storage').describe('Folder of everything that is held'),
+  path: path.prefault('./storage').describe('Folder of the store'),
   maxBytes: size
     .optional()
     .describe(
-      'When more is held than this, with what is not finished, the least recently used mirrored content goes; unlimited by default',
+      'Above this size, including unfinished transfers, the least recently used mirrored content is evicted; unlimited by default',
     ),
   minFree: diskShare
     .optional()
@@ -199,15 +197,15 @@ const intervalOrNever = z.union([interval, z.literal(false, { error: 'expected f
 const prepull = section({
   images: listOf(word)
     .prefault([])
-    .describe('Images that a server brings by itself, and entrepot pull when none is named'),
+    .describe('Images that the server pulls by itself, and entrepot pull if none is given'),
   from: listOf(path)
     .prefault([])
-    .describe('Files that name more: lists with one image a line, or Kubernetes manifests'),
+    .describe('Files with more images: lists with one image per line, or Kubernetes manifests'),
   schedule: z
     .union([schedule, z.literal(false, { error: 'expected false' })])
     .prefault('0 3 * * *')
     .describe(
-      'When a server pulls them anew, as cron says it, in local time; it also does when it starts. false leaves them to entrepot pull',
+      'When the server pulls them again, in cron syntax and local time, besides at startup; false leaves them to entrepot pull',
     ),
 });
 
@@ -219,17 +217,17 @@ const upkeep = section(
     gcGracePeriod: duration
       .prefault('24h')
       .describe(
-        'What was made or used within this time stays though nothing needs it: its manifest may be on the way',
+        'Keep content that was created or used within this time even if nothing needs it yet: its manifest may follow',
       ),
     keepUnfinishedFor: duration
       .prefault('24h')
-      .describe('How long an unfinished upload or download is kept, to be resumed'),
+      .describe('How long an unfinished upload or download is kept and can be resumed'),
     scrubInterval: intervalOrNever
       .prefault('7d')
       .describe(
-        'How often everything held is read again and compared with its digest; false leaves it to entrepot scrub',
+        'How often all stored content is verified against its digests; false leaves it to entrepot scrub',
       ),
-    scrubRate: rate.prefault('16MiB').describe('How much of that is read in a second'),
+    scrubRate: rate.prefault('16MiB').describe('How much of that is read per second'),
   },
   {
     gcInterval: 'gcIntervalMs',
@@ -241,85 +239,91 @@ const upkeep = section(
 );
 
 const pulls = section({
-  serializeImagePulls: flag.prefault(false).describe('One image at a time, as the kubelet says it'),
-  maxParallelImagePulls: count(1).optional().describe('So many images at a time; unlimited by default'),
-  maxConnections: count(1).prefault(128).describe('Connections to upstreams at a time; the rest queue'),
+  serializeImagePulls: flag.prefault(false).describe('Pull one image at a time, as in the kubelet'),
+  maxParallelImagePulls: count(1)
+    .optional()
+    .describe('Number of images pulled at a time; unlimited by default'),
+  maxConnections: count(1)
+    .prefault(128)
+    .describe('Number of simultaneous connections to upstreams; further requests queue'),
 });
 
 const hosted = section({
   prefixes: listOf(repositoryPrefix)
     .prefault([])
-    .describe('First name components of repositories that live here'),
+    .describe('First components of the names of hosted repositories'),
   anonymous: oneOf('none', 'pull', 'push')
     .prefault('none')
     .describe('What clients may do without credentials'),
   anonymousBeyondLoopback: flag
     .prefault(false)
-    .describe('Lets anonymous push stand on ports that others reach'),
+    .describe('Allow anonymous push on addresses that other machines can reach'),
   shared: listOf(repositoryPattern)
     .prefault([])
-    .describe("Tenants' repositories, or patterns of such, that every other tenant may pull"),
-  delete: flag.prefault(true).describe('Who may push may delete'),
-  maxRepositories: count(1)
-    .prefault(10_000)
-    .describe('Repositories that one tenant, or one prefix, may have here'),
-  maxTags: count(1).prefault(100_000).describe('Tags that one repository here may have'),
-  maxUploads: count(1).prefault(5_000).describe('Uploads that one requester may leave unfinished'),
+    .describe('Repositories of tenants, or patterns, that every other tenant may pull'),
+  delete: flag.prefault(true).describe('Clients that may push may also delete'),
+  maxRepositories: count(1).prefault(10_000).describe('Maximum number of repositories of a tenant or prefix'),
+  maxTags: count(1).prefault(100_000).describe('Maximum number of tags in a hosted repository'),
+  maxUploads: count(1).prefault(5_000).describe('Maximum number of unfinished uploads of a client'),
 });
 
 const tenant = section({
-  name: repositoryPrefix.describe('Its name, which is the first component of its repositories here'),
+  name: repositoryPrefix.describe('Name of the tenant, which is the first component of its repositories'),
   secrets: listOf(path)
     .prefault([])
-    .describe('Its pull secrets, in order: files of Secret manifests, mounted Secrets, or folders of such'),
+    .describe('Its pull secrets, in order: files of Secret manifests, mounted Secrets, or folders of these'),
   pullPolicy: oneOf('Always', 'IfNotPresent', 'Never')
     .optional()
-    .describe("As an upstream's; the strictest of both counts"),
+    .describe("Like an upstream's; the stricter of the two applies"),
   forceAlways: flag
     .prefault(false)
-    .describe("Every pull proves its right upstream, like Kubernetes' AlwaysPullImages"),
-  quotaBytes: size.optional().describe('How much its repositories may hold together'),
+    .describe("Verify the right to pull upstream on every pull, like Kubernetes' AlwaysPullImages"),
+  quotaBytes: size.optional().describe('How much its repositories may store in total'),
   upstreams: listOf(registryHost).optional().describe('The only upstreams it may pull from'),
   repositories: listOf(imagePattern)
     .optional()
     .describe('The only mirrored repositories it may pull, with their upstream'),
   platforms: listOf(platform)
     .optional()
-    .describe('What entrepot pull --tenant takes of multi-platform images, and prefetch for its nodes'),
-  push: flag.prefault(true).describe('It may push to its own repositories'),
-  maxTransfers: count(1).optional().describe('Its transfers from upstreams at a time; the rest queue'),
+    .describe(
+      'Platforms of multi-platform images for entrepot pull --tenant, and for prefetch for its nodes',
+    ),
+  push: flag.prefault(true).describe('Whether it may push to its own repositories'),
+  maxTransfers: count(1)
+    .optional()
+    .describe('Number of its simultaneous transfers from upstreams; further ones queue'),
 });
 
 const credentialProviders = section({
-  configFile: path.describe("The kubelet's CredentialProviderConfig, or a folder of such files"),
-  binDir: path.describe('Folder of the plugins that it names'),
+  configFile: path.describe('A CredentialProviderConfig of the kubelet, or a folder of them'),
+  binDir: path.describe('Folder of the plugins'),
 });
 
 const kubernetes = section({
   kubeconfig: path
     .optional()
-    .describe("How the API server is reached and as whom; without it, by this pod's own ServiceAccount"),
+    .describe('Kubeconfig for the API server; by default, the ServiceAccount of this pod is used'),
   namespaceSelector: word
     .prefault('entrepot=tenant')
-    .describe('Labels of the namespaces that are tenants, as kubectl writes them'),
+    .describe('Label selector of the namespaces that are tenants, as in kubectl'),
   namespaces: listOf(repositoryPrefix)
     .prefault([])
-    .describe('Just these instead, whatever their labels: then nothing is read of any other'),
+    .describe('Only these namespaces, whatever their labels; nothing is read from any other'),
   push: oneOf('logins', 'serviceAccounts')
     .prefault('logins')
     .describe(
-      'Who may push for a tenant: its logins of this registry, or the tokens of its ServiceAccounts too; of one namespace ' +
-        'alone by the annotation entrepot-push: serviceAccounts on the Namespace',
+      'What may push for a tenant: its logins of this registry, or also its ServiceAccount tokens; for one namespace ' +
+        'only, annotate the Namespace with entrepot-push: serviceAccounts',
     ),
 });
 
 const audit = section({
-  output: oneOf('none', 'stdout', 'file').prefault('none').describe('Where it goes'),
-  auditFile: path.optional().describe('The file, for output: file; it is only ever appended to'),
+  output: oneOf('none', 'stdout', 'file').prefault('none').describe('Where it is written'),
+  auditFile: path.optional().describe('The file for output: file, which is only appended to'),
 });
 
 const log = section({
-  level: oneOf('debug', 'info', 'warn', 'error').prefault('info').describe('The least level that is written'),
+  level: oneOf('debug', 'info', 'warn', 'error').prefault('info').describe('Lowest level that is logged'),
   format: oneOf('auto', 'json', 'pretty')
     .prefault('auto')
     .describe('auto is pretty on a terminal and JSON elsewhere'),
@@ -329,56 +333,54 @@ const log = section({
 export const fileSchema = section(
   {
     server: server.prefault({}).describe('Ports and names'),
-    storage: storage.prefault({}).describe('Where content is kept'),
-    defaultUpstream: registryHost.optional().describe('The upstream of names that mention none'),
+    storage: storage.prefault({}).describe('Where content is stored'),
+    defaultUpstream: registryHost.optional().describe('The upstream of names without a registry'),
     upstreams: z
       .record(registryHost, upstream)
       .prefault({})
-      .describe('Registries that are mirrored, by the host in image names; false switches a preset off'),
-    offline: flag
-      .prefault(false)
-      .describe('No upstream is ever asked: everything is answered from what is held'),
-    pulls: pulls.prefault({}).describe('Limits towards upstreams'),
-    hosted: hosted.prefault({}).describe('Repositories that live here'),
+      .describe('Registries to mirror, by the host in image names; false disables a preset'),
+    offline: flag.prefault(false).describe('Never contact an upstream: serve only stored content'),
+    pulls: pulls.prefault({}).describe('Limits on requests to upstreams'),
+    hosted: hosted.prefault({}).describe('Repositories that are stored here rather than mirrored'),
     runtimeHandlers: z
       .record(word, listOf(platform))
       .prefault({})
       .describe(
-        'Platforms of the images of pods by the handler of their RuntimeClass (or its name, where the files do not hold it), for entrepot pull and check',
+        'Platforms of pod images by the handler of their RuntimeClass (or by its name if the files do not contain it), for entrepot pull and check',
       ),
-    prepull: prepull.prefault({}).describe('Images that are brought here before a node asks for them'),
-    upkeep: upkeep.prefault({}).describe('What keeps the store sound and small while it serves'),
+    prepull: prepull.prefault({}).describe('Images to pull before a node asks for them'),
+    upkeep: upkeep.prefault({}).describe('Maintenance of the store while the server runs'),
     nodeConfig: listOf(path)
       .prefault([])
       .describe(
-        "Docker's config.json for all tenants, as the kubelet reads one from its node; the first valid one counts",
+        'Docker config.json files for all tenants, as the kubelet reads one from its node; the first valid one is used',
       ),
     tenants: z
       .array(tenant)
       .prefault([])
-      .describe('Who may log in and what is theirs; namespaces of a cluster need no entry here'),
+      .describe('Who may log in, and what they own; namespaces of a cluster need no entry here'),
     kubernetes: kubernetes
       .optional()
-      .describe('A cluster whose namespaces are tenants, with the pull secrets that they have there'),
+      .describe('A cluster whose namespaces are tenants, with their pull secrets'),
     credentialProviders: credentialProviders
       .optional()
       .describe("Programs that obtain credentials for upstreams: the kubelet's own exec plugins"),
     imagePullCredentialsVerificationPolicy: verificationPolicy
       .prefault('NeverVerifyPreloadedImages')
-      .describe('For which held images the right to pull must be proved, as the kubelet says it'),
+      .describe('For which stored images the right to pull must be verified, with the values of the kubelet'),
     preloadedImagesVerificationAllowlist: listOf(word)
       .prefault([])
       .describe('Images without tag, or prefixes ending in /*, for NeverVerifyAllowlistedImages'),
-    verifyFor: duration.prefault('24h').describe('How long a right that upstream confirmed counts'),
+    verifyFor: duration.prefault('24h').describe('How long a right confirmed by upstream remains valid'),
     staleGrantFor: duration
       .prefault('72h')
-      .describe('How long after that it still counts while upstream cannot be reached'),
+      .describe('How long after that it remains valid while upstream cannot be reached'),
     unknownCredentials: oneOf('refuse', 'verify')
       .prefault('refuse')
       .describe(
-        'verify: credentials that no tenant holds are tried upstream, for requests that name the upstream',
+        'verify: credentials that no tenant has are tried upstream, for requests that name the upstream',
       ),
-    audit: audit.prefault({}).describe('Who did what: a log of its own'),
+    audit: audit.prefault({}).describe('A separate log of who did what'),
     log: log.prefault({}).describe('The log on standard output'),
   },
   { verifyFor: 'verifyForMs', staleGrantFor: 'staleGrantForMs' },

@@ -61,7 +61,7 @@ function expectedBytes({ contentRange, contentLength }: Chunk, offset: number): 
   const { start, end } = parseContentRange(contentRange);
   if (start !== offset) {
     throw new OciError('RANGE_INVALID', {
-      message: `the next byte of this upload is ${offset}, and the chunk begins at ${start}`,
+      message: `the chunk starts at byte ${start}, but the upload continues at byte ${offset}`,
       headers: { Range: uploadRange(offset) },
     });
   }

@@ -8,7 +8,7 @@ export async function refusingWhenFull<T>(work: () => Promise<T>): Promise<T> {
   } catch (error) {
     if (isStorageFull(error)) {
       throw new OciError('INSUFFICIENT_STORAGE', {
-        message: 'the registry has no room left for this; nothing that it holds is affected',
+        message: 'the registry has no space left for this; stored content is not affected',
         cause: error,
       });
     }

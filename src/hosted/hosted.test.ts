@@ -76,13 +76,13 @@ describe('a hosted repository', () => {
     const image = imageOf([randomBlob(1000, 'damaged')]);
     await bench.pushImage(repository, image, 'v1');
     const { digest } = image.manifest;
-    await bench.metadata.quarantine({ kind: 'manifest', digest }, 'its bytes have another digest');
+    await bench.metadata.quarantine({ kind: 'manifest', digest }, 'its content does not match the digest');
     const pull = (where: Repository, reference: string) =>
       bench.hosted.manifest(where, reference, RIGHT, everything);
     for (const reference of ['v1', digest]) {
       await expect(pull(repository, reference)).rejects.toMatchObject({
         code: 'MANIFEST_UNKNOWN',
-        message: 'the manifest was damaged (its bytes have another digest): push it again',
+        message: 'the manifest was damaged (its content does not match the digest): push it again',
       });
     }
     await expect(pull(elsewhere, digest)).rejects.toThrow(/^manifest unknown/);

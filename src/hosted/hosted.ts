@@ -210,10 +210,7 @@ export class Hosted implements PullSource {
 
   /** Answered as absent, so that the next push of the image brings the blob again. */
   #reportLoss(digest: Digest): void {
-    this.#log.error(
-      { digest },
-      'a blob that was pushed here has lost its bytes, or a part of them: push it again',
-    );
+    this.#log.error({ digest }, 'the file of a pushed blob is missing or truncated: push it again');
   }
 }
 

@@ -150,7 +150,7 @@ describe('pushing a manifest', () => {
     ]) {
       await expect(bench.pushManifest(repository, manifest, 'v1')).rejects.toMatchObject({
         code: 'MANIFEST_INVALID',
-        message: expect.stringMatching(/^sha256:[0-9a-f]{64} is named with \d+ bytes and has \d+$/),
+        message: expect.stringMatching(/^sha256:[0-9a-f]{64} is listed with \d+ bytes but has \d+$/),
       });
       expect(await bench.metadata.readTag(repository, 'v1')).toBeUndefined();
     }

@@ -102,7 +102,7 @@ export class Publication {
     const view = await documents.ask('pushedView', bytes, contentType);
     if (isSchema1Type(view.mediaType)) {
       throw new OciError('MANIFEST_INVALID', {
-        message: 'Docker schema 1 was withdrawn in 2017 and is not taken: push schema 2 or OCI',
+        message: 'Docker schema 1 is not supported: push schema 2 or OCI',
       });
     }
     await this.#requireChildren(repository, view);
@@ -184,7 +184,7 @@ function tooLarge(): OciError {
 
 function tooDeep(): OciError {
   return new OciError('MANIFEST_INVALID', {
-    message: `an index may hold others to a depth of ${MAX_INDEX_DEPTH}, and ${MAX_DESCENDANTS} manifests in all`,
+    message: `an index may be nested up to ${MAX_INDEX_DEPTH} deep, with ${MAX_DESCENDANTS} manifests in total`,
   });
 }
 
@@ -194,7 +194,7 @@ function lacking(repository: Repository, lacks: readonly Lack[]): OciError {
   if (missing.length > 0 || misfit === undefined) return blobsUnknown(repository, missing);
   const { digest, size, linkedSize } = misfit;
   return new OciError('MANIFEST_INVALID', {
-    message: `${digest} is named with ${size} bytes and has ${linkedSize}`,
+    message: `${digest} is listed with ${size} bytes but has ${linkedSize}`,
   });
 }
 

@@ -88,7 +88,7 @@ describe('a quota', () => {
     expect(await metadata.usedBytes('a')).toBe(0);
     await expect(push('a/two', contentOf(1, 2))).rejects.toMatchObject({
       code: 'DENIED',
-      message: expect.stringContaining('were deleted and are on disk until garbage is collected'),
+      message: expect.stringContaining('were deleted but count until garbage collection'),
       detail: { uncollectedBytes: 3 * MIB },
     });
     await collect(digestOf(blob));

@@ -127,13 +127,13 @@ export class PrefixQuota implements Quota {
     }
     if (!usage.isKnown && usage.repositories + coming.size + 1 > maxRepositories) {
       return new OciError('DENIED', {
-        message: `${owner} may have ${maxRepositories} repositories: delete all of one first`,
+        message: `${owner} may have at most ${maxRepositories} repositories: delete one completely first`,
         detail: { owner, maxRepositories },
       });
     }
     if (newTags > 0 && usage.tags + comingTags + newTags > maxTags) {
       return new OciError('DENIED', {
-        message: `a repository may have ${maxTags} tags: delete some of ${name} first`,
+        message: `a repository may have at most ${maxTags} tags: delete some of ${name} first`,
         detail: { repository: name, maxTags },
       });
     }
@@ -173,9 +173,9 @@ function overQuota(owner: string, limitBytes: number, uncollectedBytes: number):
   const uncollected =
     uncollectedBytes === 0
       ? 'Delete something first'
-      : `${formatSize(uncollectedBytes)} were deleted and are on disk until garbage is collected (upkeep.gcInterval), once they have not been used for upkeep.gcGracePeriod`;
+      : `${formatSize(uncollectedBytes)} were deleted but count until garbage collection (upkeep.gcInterval) removes them, once unused for upkeep.gcGracePeriod`;
   return new OciError('DENIED', {
-    message: `the quota of ${owner} is used up: its repositories may hold ${limit}, with what is being pushed. ${uncollected}`,
+    message: `the quota of ${owner} is used up: its repositories may store ${limit}, including unfinished pushes. ${uncollected}`,
     detail: { owner, limitBytes, uncollectedBytes },
   });
 }

@@ -24,7 +24,7 @@ export class Removal {
   /** Throws UNSUPPORTED while deleting is switched off; every way to delete asks this. */
   permit(): void {
     if (this.#options.isEnabled) return;
-    throw new OciError('UNSUPPORTED', { message: 'deleting is switched off here (hosted.delete)' });
+    throw new OciError('UNSUPPORTED', { message: 'deleting is disabled (hosted.delete)' });
   }
 
   /** A tag alone, or by digest a manifest with every tag that means it. */

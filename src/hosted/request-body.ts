@@ -115,5 +115,5 @@ async function nextWithin(
 }
 
 function brokenOff(cause: unknown): OciError {
-  return new OciError('BLOB_UPLOAD_INVALID', { message: 'the body ended before its time', cause });
+  return new OciError('BLOB_UPLOAD_INVALID', { message: 'the body ended early', cause });
 }

@@ -183,7 +183,7 @@ export class Sessions {
       await ingest.close();
       await this.#parts.metadata.setAside(lease);
     } catch (error) {
-      this.#parts.log.error({ err: error, upload: id }, 'an upload could not be put aside');
+      this.#parts.log.error({ err: error, upload: id }, 'an upload could not be suspended');
     }
   }
 
@@ -224,7 +224,7 @@ export function uploadOf(key: string): string | undefined {
 /** For a request whose upload another process goes on with, from what had come before this one stood still. */
 export function takenOver(): OciError {
   return new OciError('UNAVAILABLE', {
-    message: 'another process has taken over this upload: ask for its state, and go on from there',
+    message: 'another process has taken over this upload: get its status and continue from there',
     headers: { 'Retry-After': '1' },
   });
 }

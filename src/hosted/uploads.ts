@@ -71,7 +71,7 @@ export class Uploads {
   /** `algorithm` is what the client announces; one that cannot be verified here is refused before it sends anything. */
   async begin(requester: Requester, repository: Repository, algorithm?: string): Promise<UploadState> {
     if (algorithm !== undefined && !ALGORITHMS.has(algorithm)) {
-      throw new OciError('DIGEST_INVALID', { message: 'digest-algorithm is not sha256 or sha512' });
+      throw new OciError('DIGEST_INVALID', { message: 'digest-algorithm must be sha256 or sha512' });
     }
     await this.#admit(requester, repository);
     const id = randomUUID();
@@ -177,7 +177,7 @@ export class Uploads {
         expired.bytes += bytes;
         log.info(
           { upload: id, repository: repositoryText(repository), bytes },
-          'an idle upload was given up',
+          'an idle upload was canceled',
         );
       }
       // What is in use stays listed, so a batch of nothing else would come again for ever.
@@ -229,11 +229,11 @@ export class Uploads {
     const { metadata } = this.#options;
     const perRepository = this.#options.maxUploadsPerRepository ?? MAX_UPLOADS_PER_REPOSITORY;
     if ((await metadata.countUploads(repository)) >= perRepository) {
-      throw tooManyUploads(`${perRepository} uploads are unfinished in this repository`);
+      throw tooManyUploads(`this repository has ${perRepository} unfinished uploads`);
     }
     const perRequester = this.#options.maxUploadsPerRequester ?? MAX_UPLOADS_PER_REQUESTER;
     if ((await metadata.countUploadsOf(requester.id)) >= perRequester) {
-      throw tooManyUploads(`${perRequester} of your uploads are unfinished`);
+      throw tooManyUploads(`you have ${perRequester} unfinished uploads`);
     }
   }
 

@@ -87,7 +87,7 @@ export function pageOf(
   const n = query.get('n');
   if (n !== null && !/^\d+$/.test(n)) {
     throw new OciError('PAGINATION_NUMBER_INVALID', {
-      message: 'n must be a whole number, 0 or more',
+      message: 'n must be a whole number of at least 0',
       detail: { n: n.slice(0, 40) },
     });
   }

@@ -46,7 +46,7 @@ export function createApp(parts: AppParts): (req: IncomingMessage, res: ServerRe
   const app = new Koa<State>();
   app.on('error', (error: unknown, ctx: Koa.Context) => {
     // Koa reports what happens to sockets too; a client that hangs up is no failure.
-    if (ctx.req.socket.destroyed) log.debug({ err: error }, 'a client hung up');
+    if (ctx.req.socket.destroyed) log.debug({ err: error }, 'a client disconnected');
     else log.error({ err: error }, 'the application failed');
   });
 
@@ -89,7 +89,7 @@ export function createApp(parts: AppParts): (req: IncomingMessage, res: ServerRe
 function refuseWhileWaiting(waitingFor: string | undefined): void {
   if (waitingFor === undefined) return;
   throw new OciError('UNAVAILABLE', {
-    message: 'this registry is starting: it does not know yet who is who',
+    message: 'this registry is starting: the tenants are not loaded yet',
     headers: { 'Retry-After': '5' },
   });
 }

@@ -54,6 +54,6 @@ export class Cursors {
 
 function notOurs(): OciError {
   return new OciError('QUERY_INVALID', {
-    message: 'last is neither a name nor what a page of this list gave',
+    message: 'last is neither a name nor a value from a page of this list',
   });
 }

@@ -69,7 +69,7 @@ export class Deadlines {
 function tooLate(): OciError {
   return new OciError('UNAVAILABLE', {
     message:
-      'no answer in time: upstream, or a service that checks logins, is slow; it is still being waited for, so try again',
+      'no answer in time: upstream, or a service that checks logins, is slow; the request continues, so try again',
     headers: { 'Retry-After': RETRY_AFTER },
   });
 }

@@ -74,7 +74,7 @@ it('who speaks plain HTTP is answered 400 in it, with the way out, and told of',
   const answer = await fetch(`http://127.0.0.1:${port}/v2/`, { headers: { connection: 'close' } });
   expect([answer.status, await answer.text()]).toEqual([400, expect.stringContaining('https://')]);
   await until(() => warnings.length > 0);
-  expect(warnings).toEqual([{ reason: 'plain HTTP was spoken', remotes: ['127.0.0.1'], count: 1 }]);
+  expect(warnings).toEqual([{ reason: 'the client spoke plain HTTP', remotes: ['127.0.0.1'], count: 1 }]);
 });
 
 it('why a handshake failed is told, also of a client that left in its middle', async () => {
@@ -97,7 +97,11 @@ it('why a handshake failed is told, also of a client that left in its middle', a
       remotes: ['127.0.0.1'],
       count: 1,
     },
-    { reason: expect.stringMatching(/^the client left: perhaps/), remotes: ['127.0.0.1'], count: 1 },
+    {
+      reason: expect.stringMatching(/^the client disconnected: it may not/),
+      remotes: ['127.0.0.1'],
+      count: 1,
+    },
   ]);
 });
 

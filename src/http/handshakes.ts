@@ -9,11 +9,7 @@ const PLAIN_HTTP = 'ERR_SSL_HTTP_REQUEST';
 /** An alert by which a client turns the certificate down, in OpenSSL's words. Many only close the connection. */
 const DISTRUST = /alert (unknown ca|bad certificate|certificate unknown)/;
 
-const SPEAKS_TLS = rawProblem(
-  400,
-  'Bad Request',
-  'this port speaks HTTPS, not HTTP: ask for an https:// URL',
-);
+const SPEAKS_TLS = rawProblem(400, 'Bad Request', 'this port speaks HTTPS, not HTTP: use an https:// URL');
 
 interface Pending {
   readonly socket: Socket;
@@ -53,7 +49,7 @@ export class Handshakes {
     const peer = peerOf(socket);
     const remote = socket.remoteAddress ?? 'unknown';
     const timer = setTimeout(() => {
-      this.#failures.note(`not done within ${this.#limitMs} ms`, remote);
+      this.#failures.note(`not completed within ${this.#limitMs} ms`, remote);
       this.#destroy(peer);
     }, this.#limitMs).unref();
     this.#pending.set(peer, { socket, remote, timer });
@@ -88,7 +84,7 @@ export class Handshakes {
   /** Who connects and leaves without a byte looks only whether the port is open: a load balancer, each few seconds. */
   #noteLeft(remote: string, bytesRead: number): void {
     if (bytesRead === 0) this.#log.debug({ remote }, 'a connection was closed before its TLS handshake');
-    else this.#failures.note('the client left: perhaps it does not trust the certificate', remote);
+    else this.#failures.note('the client disconnected: it may not trust the certificate', remote);
   }
 
   #destroy(peer: string): void {
@@ -104,7 +100,7 @@ export class Handshakes {
 }
 
 function reasonOf(code: string | undefined, text: string): string {
-  if (code === PLAIN_HTTP) return 'plain HTTP was spoken';
+  if (code === PLAIN_HTTP) return 'the client spoke plain HTTP';
   return DISTRUST.test(text) ? `the client does not trust the certificate (${text})` : text;
 }
 

@@ -56,12 +56,12 @@ describe('the ops port', () => {
   });
 
   it('is ready with a word about what is wrong all the same', async () => {
-    let problems = ['the disk is full', 'cannot be followed now: 1'];
+    let problems = ['the disk is full', 'cannot be watched at the moment: 1'];
     const port = await start({ problems: async () => problems });
     const reply = await request(port, '/readyz');
     expect([reply.status, reply.body.toString()]).toEqual([
       200,
-      'ok\nthe disk is full\ncannot be followed now: 1\n',
+      'ok\nthe disk is full\ncannot be watched at the moment: 1\n',
     ]);
     problems = [];
     expect((await request(port, '/readyz')).body.toString()).toBe('ok\n');

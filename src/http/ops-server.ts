@@ -58,7 +58,7 @@ export async function createOpsServer(options: OpsServerOptions): Promise<OpsSer
     const local = answering(options);
     // Some file systems have no sockets: no reason not to serve.
     const socket = await listenInFolder(local, socketFolder).catch((error: unknown) => {
-      log.warn({ err: error }, 'there is no socket in the store, so commands cannot ask this server');
+      log.warn({ err: error }, 'there is no socket in the store, so commands cannot query this server');
     });
     if (socket !== undefined) {
       opened.add({
@@ -107,7 +107,7 @@ async function respond(
 }
 
 async function answerOps(options: OpsServerOptions, req: http.IncomingMessage): Promise<Answer> {
-  if (req.method !== 'GET' && req.method !== 'HEAD') return plain(405, 'only GET');
+  if (req.method !== 'GET' && req.method !== 'HEAD') return plain(405, 'only GET is supported');
   const [path = '', query = ''] = (req.url ?? '').split('?', 2);
   switch (path) {
     case '/livez':

@@ -42,14 +42,14 @@ export class OwnSite {
     const site = headers['sec-fetch-site'];
     const { origin, host } = headers;
     if (site !== undefined && site !== 'same-origin' && site !== 'none') {
-      return 'a web page of another site may change nothing here';
+      return 'a web page of another site may not change anything here';
     }
     if (origin !== undefined && !this.#isOwnOrigin(origin, host)) {
-      return `a web page of ${quote(origin)} may change nothing here`;
+      return `a web page of ${quote(origin)} may not change anything here`;
     }
     const mustBeKnown = this.#isClosed || origin !== undefined || site !== undefined;
     if (!isProxied && mustBeKnown && !this.#isKnown(host)) {
-      return `${quote(host ?? '')} is no name of this registry: add it to server.serverNames, or use one that is`;
+      return `${quote(host ?? '')} is not a name of this registry: add it to server.serverNames, or use one that is`;
     }
     return undefined;
   }

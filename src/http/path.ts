@@ -128,7 +128,7 @@ function decodeOnce(text: string): string {
 
 function nothingHere(path: string): OciError {
   return new OciError('NAME_UNKNOWN', {
-    message: 'no part of the registry API has this path',
+    message: 'this path is not part of the registry API',
     detail: { path: path.slice(0, MAX_NAME_LENGTH) },
   });
 }

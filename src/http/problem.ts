@@ -23,8 +23,8 @@ export function writeProblem(exchange: Exchange, error: unknown, log: Log): void
     log.error(
       { err: error, method: exchange.method, route: exchange.route?.kind },
       problem.code === 'UNKNOWN'
-        ? 'a request failed by a fault of ours'
-        : 'a request failed for want of storage',
+        ? 'a request failed with an internal error'
+        : 'a request failed because of a storage problem',
     );
   }
   if (res.headersSent || res.destroyed) {

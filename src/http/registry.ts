@@ -109,7 +109,7 @@ export class Registry {
       tell('allowed');
     } catch (error) {
       const isRefusal = error instanceof OciError && error.status < 500;
-      tell(isRefusal ? 'refused' : 'failed', error instanceof OciError ? error.reason : 'a fault of ours');
+      tell(isRefusal ? 'refused' : 'failed', error instanceof OciError ? error.reason : 'internal error');
       throw error;
     }
   }
@@ -194,7 +194,7 @@ export class Registry {
   async #serveToken(exchange: Exchange): Promise<void> {
     requireOwnSite(exchange);
     if (this.#parts.token === undefined)
-      throw new OciError('NAME_UNKNOWN', { message: 'nobody can log in here' });
+      throw new OciError('NAME_UNKNOWN', { message: 'logging in is not configured on this registry' });
     await this.#parts.token(exchange);
   }
 }

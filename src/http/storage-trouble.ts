@@ -31,7 +31,7 @@ export function storageTrouble(error: unknown): OciError | undefined {
     const code = errorCode(cause) ?? '';
     if (PASSING.has(code) || PASSING_OF_SQLITE.test(code)) {
       return new OciError('UNAVAILABLE', {
-        message: 'the registry cannot use its storage at the moment: try again',
+        message: 'the registry cannot access its storage at the moment: try again',
         headers: { 'Retry-After': RETRY_AFTER_SECONDS },
         cause: error,
       });

@@ -84,7 +84,7 @@ function resolve(
 function passwordOf(form: URLSearchParams): LoginRequest['password'] {
   const grant = form.get('grant_type');
   if (grant !== 'password') {
-    throw new OciError('UNAUTHORIZED', { message: 'only the grant type password is known here' });
+    throw new OciError('UNAUTHORIZED', { message: 'only the grant type "password" is supported' });
   }
   const username = form.get('username') ?? '';
   const password = form.get('password') ?? '';
@@ -112,7 +112,7 @@ async function readForm(
     return new URLSearchParams(Buffer.concat(chunks).toString('utf8'));
   } catch (error) {
     if (error instanceof OciError) throw error;
-    throw new OciError('SIZE_INVALID', { message: 'the form ended before its end', cause: error });
+    throw new OciError('SIZE_INVALID', { message: 'the form is truncated', cause: error });
   } finally {
     clearTimeout(timer);
     lease.release();

@@ -104,7 +104,7 @@ async function write(exchange: Exchange, bytes: Uint8Array, pace: Pace): Promise
   const { res } = exchange;
   const sinceMs = performance.now();
   const cut = (): void => {
-    exchange.failure ??= new Error(`the client took less than ${pace.wholeBodyBytesPerS} bytes a second`);
+    exchange.failure ??= new Error(`the client read fewer than ${pace.wholeBodyBytesPerS} bytes per second`);
     res.destroy();
   };
   for (let at = 0; at < bytes.byteLength && !res.destroyed; at += SLICE_BYTES) {

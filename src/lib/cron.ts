@@ -12,7 +12,7 @@ export function parseCron(text: string): CronSchedule {
   const cron = new Cron(text, { mode: '5-part', paused: true });
   const nextMs = (nowMs: number): number => {
     const next = cron.nextRun(new Date(nowMs));
-    if (next === null) throw new RangeError(`${JSON.stringify(text)} never comes`);
+    if (next === null) throw new RangeError(`${JSON.stringify(text)} never occurs`);
     return next.getTime();
   };
   nextMs(Date.now());

@@ -40,7 +40,7 @@ export class FairSlots {
   async run<T>(asker: string, work: () => Promise<T>): Promise<T> {
     const line = this.#lines.get(asker) ?? { running: 0, waiting: [] };
     if (line.waiting.length >= this.#options.maxWaitingPerAsker) {
-      throw new SlotsFull(`over ${this.#options.maxWaitingPerAsker} questions wait already`);
+      throw new SlotsFull(`more than ${this.#options.maxWaitingPerAsker} requests are already waiting`);
     }
     this.#lines.set(asker, line);
     await new Promise<void>(resolve => {

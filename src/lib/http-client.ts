@@ -267,9 +267,9 @@ export function failureOf(error: unknown, { url, signal }: Pick<HttpRequest, 'ur
 
 const WORDS: Readonly<Record<HttpFailureReason, string>> = {
   unreachable: 'cannot connect to',
-  forbidden: 'may not connect to',
+  forbidden: 'not allowed to connect to',
   timeout: 'no answer in time from',
-  broken: 'connection broken by',
+  broken: 'connection closed by',
 };
 
 function reasonOf(error: unknown): HttpFailureReason {

@@ -11,7 +11,7 @@ it('a driver that was built for another Node is told in one sentence, with both 
     { code: 'ERR_DLOPEN_FAILED' },
   );
   const fault = installFault(error);
-  expect(fault).toMatch(/NODE_MODULE_VERSION 115 and not 127; run npm ci/);
+  expect(fault).toMatch(/NODE_MODULE_VERSION 115 instead of 127; run npm ci/);
   expect(fault).toContain(process.version);
   expect(fault).not.toContain('\n');
 });
@@ -30,7 +30,7 @@ it('a package that is missing is told with what brings it', () => {
   const error = Object.assign(new Error("Cannot find package 'koa' imported from /app/dist/x.js\nmore"), {
     code: 'ERR_MODULE_NOT_FOUND',
   });
-  expect(installFault(error)).toMatch(/^it is not installed whole: run npm ci .*'koa'[^\n]*$/);
+  expect(installFault(error)).toMatch(/^it is not installed completely: run npm ci .*'koa'[^\n]*$/);
 });
 
 it('says nothing of other errors', () => {

@@ -9,16 +9,16 @@ export function installFault(error: Error): string | undefined {
   const node = `${process.execPath} (${process.version})`;
   const remedy = 'run npm ci, or npm rebuild, with the Node that runs Entrepot';
   if (errorCode(error) === 'ERR_MODULE_NOT_FOUND') {
-    return `it is not installed whole: run npm ci where its package.json is (${message.split('\n', 1)[0]})`;
+    return `it is not installed completely: run npm ci next to its package.json (${message.split('\n', 1)[0]})`;
   }
   if (errorCode(error) === 'ERR_DLOPEN_FAILED') {
     const [built, needed] = [...message.matchAll(/NODE_MODULE_VERSION (\d+)/g)].map(([, version]) => version);
     const why =
       built === undefined
         ? message.split('\n', 1)[0]
-        : `it was built for another Node, with NODE_MODULE_VERSION ${built} and not ${needed ?? process.versions.modules}`;
-    return `the driver of SQLite cannot be loaded by ${node}: ${why}; ${remedy}`;
+        : `it was built for another version of Node, with NODE_MODULE_VERSION ${built} instead of ${needed ?? process.versions.modules}`;
+    return `the SQLite driver cannot be loaded by ${node}: ${why}; ${remedy}`;
   }
   const isMissing = message.startsWith('Could not locate the bindings file');
-  return isMissing ? `the driver of SQLite was not built for ${node}: ${remedy}` : undefined;
+  return isMissing ? `the SQLite driver was not built for ${node}: ${remedy}` : undefined;
 }

@@ -27,7 +27,7 @@ export interface LeftLease {
 /** Another process has the Lease now, and goes on with a copy of what was there. */
 export class LeaseLost extends Error {
   constructor(key: string) {
-    super(`this process stood still for so long that another one took over ${key}: try again`);
+    super(`this process was suspended for so long that another one took over ${key}: try again`);
     this.name = 'LeaseLost';
   }
 }

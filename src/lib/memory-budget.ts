@@ -7,8 +7,8 @@ export class MemoryBusy extends Error {
   constructor(limit: 'share' | 'all', retryAfterS: number) {
     super(
       limit === 'share'
-        ? 'too many bodies of yours are being read or sent already'
-        : 'too many bodies are being read or sent already',
+        ? 'you already have too many bodies being read or sent'
+        : 'too many bodies are already being read or sent',
     );
     this.name = 'MemoryBusy';
     this.limit = limit;

@@ -45,19 +45,20 @@ export async function openPrivateFolder(
   const stillOpen = outcomes.flatMap(({ outcome, path: of, reason }) =>
     outcome === 'open' ? [{ path: of, reason }] : [],
   );
-  if (closed.length > 0) log.warn({ paths: closed }, 'other users could read the store: it is private now');
+  if (closed.length > 0)
+    log.warn({ paths: closed }, 'other users could read the store: its permissions were restricted');
   const [first] = stillOpen;
   if (first === undefined) return;
   // Its list of names is the same for every store, as long as what they name is closed.
   if (stillOpen.length === 1 && first.path === path) {
     log.info(
       { path, reason: first.reason },
-      'others may list the folder of the store; its contents are private',
+      'other users can list the store folder; its contents are private',
     );
   } else {
     log.warn(
       { paths: stillOpen },
-      'other users may read parts of the store, and their modes cannot be changed',
+      'other users can read parts of the store, and the permissions cannot be changed',
     );
   }
 }

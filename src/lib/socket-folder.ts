@@ -155,7 +155,7 @@ class Reach {
     const longest = join(folder, `${'0'.repeat(2 * NAME_BYTES)}.sock`);
     const isShort = Buffer.byteLength(longest) <= MAX_PATH_BYTES;
     if (!isShort && process.platform !== 'linux') {
-      throw new Error(`${longest} is longer than the ${MAX_PATH_BYTES} bytes of a socket's address`);
+      throw new Error(`${longest} is longer than the ${MAX_PATH_BYTES} bytes of a socket address`);
     }
     const handle = await open(folder, 'r');
     const { uid, mode } = await handle.stat();

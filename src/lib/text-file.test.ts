@@ -25,9 +25,9 @@ test('what is larger than the limit, or no file, is refused without being read',
   execFileSync('mkfifo', [file('pipe')]);
   for (const [path, why] of [
     [file('text'), 'is larger than 6 bytes'],
-    [file('pipe'), 'is no file'],
-    ['/dev/zero', 'is no file'],
-    [folder, 'is no file'],
+    [file('pipe'), 'is not a file'],
+    ['/dev/zero', 'is not a file'],
+    [folder, 'is not a file'],
   ] as const) {
     await expect(readTextFile(path, 6)).rejects.toThrow(UnreadableFile);
     await expect(readTextFile(path, 6)).rejects.toThrow(why);

@@ -13,7 +13,7 @@ export class UnreadableFile extends Error {
 export async function readTextFile(path: string, maxBytes: number): Promise<string | undefined> {
   const found = await absentAsUndefined(stat(path));
   if (found === undefined) return undefined;
-  if (!found.isFile()) throw new UnreadableFile(`${path} is no file`);
+  if (!found.isFile()) throw new UnreadableFile(`${path} is not a file`);
   const file = await absentAsUndefined(open(path));
   if (file === undefined) return undefined;
   try {

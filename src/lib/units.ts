@@ -21,7 +21,7 @@ export const SIZE_FORM = 'a size such as 64KB, 4MiB or 200GiB';
 export const DISK_SHARE_FORM = 'a size such as 4MiB or 200GiB, or a share of the disk such as 5%';
 
 /** What `parseRate` takes, for messages. */
-export const RATE_FORM = 'more than 0B a second, such as 64KB, 4MiB or 200MiB';
+export const RATE_FORM = 'more than 0B per second, such as 64KB, 4MiB or 200MiB';
 
 const MS_PER_UNIT = { d: 86_400_000, h: 3_600_000, m: 60_000, s: 1000, ms: 1 } as const;
 
@@ -130,7 +130,7 @@ export function sizeText(bytes: number): string {
 /** Whole, and within what a double holds exactly; fractions of a byte or millisecond were a mistake. */
 function exact(value: number, form: string): number {
   if (!Number.isSafeInteger(value)) {
-    throw new UnitError(`expected ${form}, whole and below ${Number.MAX_SAFE_INTEGER}`);
+    throw new UnitError(`expected ${form}, a whole number below ${Number.MAX_SAFE_INTEGER}`);
   }
   return value;
 }

@@ -32,7 +32,7 @@ export async function missingFrom(
     if (!isHeld || !(await metadata.isLinked(repository, digest))) missing.push(digest);
   }
   const unmatched = tree.unmatched.map(
-    platform => `an image for ${formatPlatform(platform)}, which its index does not name`,
+    platform => `an image for ${formatPlatform(platform)}, which its index does not list`,
   );
   return [...unmatched, ...missing];
 }

@@ -105,7 +105,7 @@ export class Reserve {
       this.#isFailing = false;
     } catch (error) {
       if (!this.#isFailing) {
-        this.#log.warn({ err: error, path: this.#path }, 'the reserve for a full disk cannot be made');
+        this.#log.warn({ err: error, path: this.#path }, 'the reserve for a full disk cannot be created');
       }
       this.#isFailing = true;
     }

@@ -246,7 +246,7 @@ test('an index whose version was lowered is refused in words, and left alone', a
   for (const version of [MIGRATIONS.length - 1, 0]) {
     look(database => database.pragma(`user_version = ${version}`));
     const opening = openSqliteMetadataStore(path, { log: silentLog });
-    await expect(opening).rejects.toThrow(`${path}: the index says that it has schema version ${version}`);
+    await expect(opening).rejects.toThrow(`${path}: the index declares schema version ${version}`);
     await expect(opening).rejects.toBeInstanceOf(IndexUnusable);
   }
 });
@@ -267,7 +267,7 @@ test('a manifest whose bytes the disk has changed is absent from the first read 
     look(database => database.prepare('UPDATE manifests SET bytes = zeroblob(size)').run());
     expect(await read()).toBeUndefined();
     expect(await store.readDamage(manifest.digest)).toMatchObject({
-      reason: 'its bytes have another digest',
+      reason: 'its content does not match the digest',
     });
   }
   expect(log.error).toHaveBeenCalledTimes(reads.length);

@@ -68,7 +68,7 @@ export async function openSqliteMetadataStore(
   path: string,
   { log, isCopied = false, reserve, onBeat = () => {} }: OpenOptions,
 ): Promise<MetadataStore> {
-  if (isCopied) log.warn({ path }, 'the index was copied or changed by others: all of it is checked now');
+  if (isCopied) log.warn({ path }, 'the index was copied or changed by another program: checking all of it');
   const connection = await openCurrent(path, isCopied, reserve);
   try {
     if (reserve?.isGivenUp === true) connection.takeRoom();
@@ -135,7 +135,7 @@ async function openCurrent(path: string, isCopied: boolean, reserve?: Reserve): 
 function requireWhole(connection: Connection): void {
   const fault = connection.firstFault();
   if (fault !== undefined) {
-    throw new IndexUnusable(`the index is damaged, as by a copy of a store in use (${fault}). ${RESCUE}`, {
+    throw new IndexUnusable(`the index is damaged, as if it was copied while in use (${fault}). ${RESCUE}`, {
       isDamaged: true,
     });
   }
@@ -145,8 +145,8 @@ function requireWhole(connection: Connection): void {
 const DAMAGED = /^SQLITE_(?:NOTADB|CORRUPT)/;
 
 const RESCUE =
-  'Restore a backup (entrepot restore), or make a new index from the blobs (entrepot rebuild): ' +
-  'what is mirrored is fetched again, repositories that live here are lost';
+  'Restore a backup (entrepot restore), or create a new index from the blobs (entrepot rebuild): ' +
+  'mirrored content is fetched again, hosted repositories are lost';
 
 /** What a person can put right, with the name of the file, which SQLite never says. */
 function withPath(path: string, error: unknown): unknown {
@@ -157,7 +157,7 @@ function withPath(path: string, error: unknown): unknown {
   const message = damaged
     ? `the index is damaged (${error.message}). ${RESCUE}`
     : isFull(error)
-      ? `the disk is full (${error.message}): the index needs some MiB of it`
+      ? `the disk is full (${error.message}): the index needs a few MiB`
       : error.message;
   const isDamaged = damaged || (error instanceof IndexUnusable && error.isDamaged);
   return new IndexUnusable(`${path}: ${message}`, { cause: error, isDamaged });
@@ -706,9 +706,9 @@ class SqliteMetadataStore implements MetadataStore {
       return manifest;
     }
     const { digest } = manifest;
-    const reason = 'its bytes have another digest';
+    const reason = 'its content does not match the digest';
     const loss = await this.quarantine({ kind: 'manifest', digest }, reason).catch((error: unknown) => error);
-    this.#log.error({ digest, reason, loss }, 'a manifest is damaged in the index, and is not served');
+    this.#log.error({ digest, reason, loss }, 'a manifest in the index is damaged and is not served');
     return undefined;
   }
 

@@ -46,14 +46,14 @@ export async function storageFault(path: string): Promise<IndexUnusable | undefi
   const probe = join(path, `.probe-${randomUUID()}`);
   const steps: readonly (readonly [fault: string, step: () => Promise<void> | void])[] = [
     [
-      'the folder cannot be made',
+      'the folder cannot be created',
       async () => void (await mkdir(path, { recursive: true, mode: PRIVATE_FOLDER_MODE })),
     ],
-    ['no file can be written there', () => write(probe)],
-    ['no file can be renamed there', () => rename(`${probe}.new`, probe)],
+    ['files cannot be written there', () => write(probe)],
+    ['files cannot be renamed there', () => rename(`${probe}.new`, probe)],
     ['the folder cannot be synced', () => syncFolder(path)],
-    [`its file system has no locks that SQLite could use: ${LOCAL}`, () => lock(probe)],
-    [`its file system maps no shared memory for SQLite: ${LOCAL}`, () => share(probe)],
+    [`its file system does not support the locks that SQLite needs: ${LOCAL}`, () => lock(probe)],
+    [`its file system does not support shared memory for SQLite: ${LOCAL}`, () => share(probe)],
   ];
   try {
     for (const [fault, step] of steps) {
@@ -124,7 +124,7 @@ function share(probe: string): void {
     // The file was synced already: what is in it does not matter.
     database.pragma('synchronous = OFF');
     const mode = database.pragma('journal_mode = WAL', { simple: true });
-    if (mode !== 'wal') throw new Error(`SQLite stays in the mode ${String(mode)}`);
+    if (mode !== 'wal') throw new Error(`SQLite remains in mode ${String(mode)}`);
     database.exec('CREATE TABLE probe (a)');
   } finally {
     database.close();

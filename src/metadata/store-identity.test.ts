@@ -179,7 +179,7 @@ describe('no garbage is collected until somebody decides', () => {
     await fill(store.metadata, 1);
     await store.close();
     await copyFile(join(other, INDEX), join(folder, INDEX));
-    expect(await reason()).toContain('of another store');
+    expect(await reason()).toContain('to a different store');
   });
 
   test('when the write-ahead log of a killed process was deleted', async () => {
@@ -187,7 +187,7 @@ describe('no garbage is collected until somebody decides', () => {
     await fill(store.metadata, 3);
     const to = await copyWithoutLog();
     await store.close();
-    expect(await reason(to)).toContain('index.db-wal is gone');
+    expect(await reason(to)).toContain('index.db-wal is missing');
   });
 
   test('when it was deleted, and another process had closed the index beside the one that was killed', async () => {
@@ -199,7 +199,7 @@ describe('no garbage is collected until somebody decides', () => {
     await stays.close();
     await stays.identity.stay();
     expect(await reason()).toBeUndefined();
-    expect(await reason(to)).toContain('index.db-wal is gone');
+    expect(await reason(to)).toContain('index.db-wal is missing');
   });
 
   test('when the write-ahead log is damaged before its end, and not when only its end is torn', async () => {

@@ -23,9 +23,9 @@ const STOPPED = 'collecting-stopped';
 
 /** What to do about an index that cannot be trusted to know all that is held. */
 export const WAYS_OUT =
-  'restore a backup (entrepot restore), or let the index know the files again (entrepot rebuild); after a rebuild, or ' +
-  'without either, only `entrepot gc --force` starts collecting again, and what the index does not know, or nobody has ' +
-  'asked for since, is lost';
+  'restore a backup (entrepot restore), or add the files to the index again (entrepot rebuild); after a rebuild, or ' +
+  'without either, only `entrepot gc --force` resumes collection, and what the index does not know, or nobody has ' +
+  'requested since, is lost';
 
 interface StoreState {
   readonly id: string;
@@ -79,10 +79,10 @@ export class StoreIdentity {
     }
     // Twice: another process may have opened it meanwhile.
     if ((await isLogGone(folder, indexPath)) && (await isLogGone(folder, indexPath))) {
-      reasons.push(`${indexFile}-wal is gone, and with it what was written last`);
+      reasons.push(`${indexFile}-wal is missing, and with it the latest writes`);
     }
     if ((await lostTransactions(`${indexPath}-wal`)) > 0) {
-      reasons.push(`${indexFile}-wal is damaged, and what was written behind the damage is lost`);
+      reasons.push(`${indexFile}-wal is damaged, and what was written after the damage is lost`);
     }
     const isCopied =
       state !== undefined &&
@@ -105,7 +105,7 @@ export class StoreIdentity {
       if (blobs + manifests === 0 && (await hasBlobs()))
         reasons.push('the index is new, and blobs/ is not empty');
     } else if (this.#state !== undefined && this.#state.id !== known) {
-      reasons.push('the index is of another store than the files beside it');
+      reasons.push('the index belongs to a different store than the files beside it');
     }
     if (reasons.length > 0) await stopCollecting(metadata, reasons.join('; '));
     const reason = await whyNotCollected(metadata);

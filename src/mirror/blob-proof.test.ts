@@ -45,7 +45,7 @@ function answering(wrong: Partial<FetchedBlob>, content = bytes) {
 }
 
 const proof = (upstream: ReturnType<typeof answering>) => proveBlob(blob.digest, held, upstream.fetch);
-const unproved = { kind: 'invalid', message: `upstream does not show that it has ${blob.digest}` };
+const unproved = { kind: 'invalid', message: `upstream did not prove that it has ${blob.digest}` };
 
 describe('a proof of a blob', () => {
   it('takes three ranges, at the same places each time and at others of another blob', async () => {

@@ -144,7 +144,7 @@ class Comparison {
   }
 
   #other({ endpoint }: FetchedBlob): UpstreamFailure {
-    const message = `upstream does not show that it has ${this.#digest}`;
+    const message = `upstream did not prove that it has ${this.#digest}`;
     return new UpstreamFailure('invalid', message, { endpoint });
   }
 }

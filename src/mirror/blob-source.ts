@@ -80,7 +80,7 @@ export class BlobSource {
     );
     if (size === undefined) {
       throw new OciError('UPSTREAM_INVALID', {
-        message: 'upstream does not say how big the blob is',
+        message: 'upstream did not report the size of the blob',
         detail: { digest },
       });
     }
@@ -299,6 +299,6 @@ export class BlobSource {
 async function whileWaited<T>(promise: Promise<T>, sinceMs: number): Promise<T> {
   const value = await within(promise, Math.max(0, sinceMs + CLIENT_WAITS_MS - performance.now()));
   if (value === LATE)
-    throw new OciError('UNAVAILABLE', { message: 'upstream has not said how long the blob is' });
+    throw new OciError('UNAVAILABLE', { message: 'upstream did not report the size of the blob' });
   return value;
 }

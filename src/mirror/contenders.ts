@@ -136,5 +136,5 @@ export class Contenders {
 
 /** What is heard where no contender is left. */
 export function nobodyLeft(): UpstreamFailure {
-  return new UpstreamFailure('denied', 'nobody may ask upstream for this blob');
+  return new UpstreamFailure('denied', 'no client is allowed to request this blob from upstream');
 }

@@ -167,7 +167,7 @@ export class DirectReader implements BlobReader {
   #copy(buffer: Uint8Array, position: number): number {
     const [first] = this.#window;
     if (first === undefined || position < this.#windowStart) {
-      throw new Error('a blob that is not kept can only be read forwards');
+      throw new Error('a blob that is not stored can only be read sequentially');
     }
     const offset = position - this.#windowStart;
     const part = first.subarray(offset, offset + buffer.byteLength);

@@ -23,7 +23,7 @@ export class MoreThanNamed extends Error {
   readonly endpoint: number;
 
   constructor(sizeBytes: number, endpoint: number) {
-    super(`upstream sends more than the ${sizeBytes} bytes that the blob has`);
+    super(`upstream sent more than the ${sizeBytes} bytes of the blob`);
     this.name = 'MoreThanNamed';
     this.endpoint = endpoint;
   }
@@ -32,7 +32,7 @@ export class MoreThanNamed extends Error {
 /** What upstream gives in whose name has other bytes than what is here. */
 export class OtherBytes extends Error {
   constructor(options?: ErrorOptions) {
-    super('upstream shows other bytes than those that are here', options);
+    super('upstream sent bytes that differ from the stored ones', options);
     this.name = 'OtherBytes';
   }
 }
@@ -243,7 +243,7 @@ class Download {
     const delayMs = jittered(backoffMs(BACKOFF, this.#fruitless));
     log.info(
       { digest, offset: this.#options.length(), delayMs, reason: failure.message },
-      'a download broke and will go on',
+      'a download was interrupted and will be resumed',
     );
     await sleep(delayMs, undefined, { signal });
     this.#options.resumed();

@@ -95,7 +95,7 @@ export class FillProofs {
       await links.confirm(repository, digest, right, held);
     });
     await within(Promise.all(linking), LINK_WITHIN_MS).catch((error: unknown) => {
-      log.debug({ err: error }, 'a blob could not be linked for whom it was shown');
+      log.debug({ err: error }, 'a blob could not be linked for clients that proved their right to it');
     });
   }
 }

@@ -44,7 +44,7 @@ export class FillQuota {
         this.#requireFits(bytes, size ?? 0);
         if (size !== undefined) return;
         if (this.#unnamedBytes + bytes > unnamedLimit) {
-          throw new StorageFull(`blobs of unknown size may have ${unnamedLimit} bytes together`);
+          throw new StorageFull(`blobs of unknown size may take ${unnamedLimit} bytes in total`);
         }
         taken += bytes;
         this.#unnamedBytes += bytes;
@@ -58,7 +58,7 @@ export class FillQuota {
 
   #requireFits(bytes: number, size: number): void {
     if (size > this.#maxBytes || this.#store.unfinishedBytes + bytes > this.#maxBytes) {
-      throw new StorageFull(`the store may have ${this.#maxBytes} bytes in all`);
+      throw new StorageFull(`the store may take ${this.#maxBytes} bytes in total`);
     }
   }
 }

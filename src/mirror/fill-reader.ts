@@ -66,7 +66,7 @@ export class FillReader implements BlobReader {
     const { digest, size, readable } = this.#fill;
     if (size !== undefined && size !== this.size) {
       throw new OciError('UPSTREAM_INVALID', {
-        message: 'upstream gives the blob another size than the manifest that names it',
+        message: 'upstream reports a blob size that differs from the manifest',
         detail: { digest, named: this.size, given: size },
       });
     }

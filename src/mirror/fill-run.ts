@@ -380,7 +380,7 @@ export class FillRun {
     return length;
   }
 
-  /** Its place is left when its file is gone or kept, not before: another Fill would have the same room again. */
+  /** Its place is left when its file is missing or kept, not before: another Fill would have the same room again. */
   async #lead(lease: Lease): Promise<'done' | 'left'> {
     const place = await this.#world.quota.enter();
     try {
@@ -619,7 +619,7 @@ export class FillRun {
       if (isStorageFull(error)) await removeStrays(blobs, metadata, [digest]).catch(() => {});
       if (error instanceof LeaseLost) return true;
       // The readers have what they came for: only the next ones will miss it.
-      this.#log.error({ err: error }, 'a verified blob could not be kept');
+      this.#log.error({ err: error }, 'a verified blob could not be stored');
       keeping.failed(error);
       return false;
     }
@@ -671,14 +671,14 @@ class Reading {
 /** Nobody waits for a blob that may never end. */
 class Unwanted extends Error {
   constructor() {
-    super('nobody waits for the blob, and nobody says how long it is');
+    super('no client is waiting for the blob, and its size is unknown');
   }
 }
 
 /** What is heard where another process has taken over too little to be compared. */
 function beganAnew(cause: LeaseLost): OciError {
   return new OciError('UNAVAILABLE', {
-    message: 'another process has taken this download over: ask again',
+    message: 'another process has taken over this download: try again',
     headers: { 'Retry-After': '1' },
     cause,
   });
@@ -686,7 +686,10 @@ function beganAnew(cause: LeaseLost): OciError {
 
 /** What is heard where a download cannot go on: upstream has given too little to tell whether it is the blob. */
 function nothingShown(): UpstreamFailure {
-  return new UpstreamFailure('unavailable', 'upstream broke off before it had shown that it has the blob');
+  return new UpstreamFailure(
+    'unavailable',
+    'upstream closed the connection before it proved that it has the blob',
+  );
 }
 
 /** The name of a Fill as an ingest and a Lease: an upstream's name has characters that a key may not have. */

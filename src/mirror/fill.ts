@@ -164,7 +164,7 @@ export class Fill {
   /** For its readers, which know what is `readable`. */
   async read(buffer: Uint8Array, position: number): Promise<number> {
     const [source] = this.#sources;
-    if (source === undefined) throw new Error('a Fill was read that has no bytes');
+    if (source === undefined) throw new Error('internal error: a fill without content was read');
     const count = await source.read(buffer, position);
     // Whoever writes them, here or in another process, empties what he found to be wrong, and says so a moment later.
     if (count === 0) throw wrongBytes(this.digest);
@@ -187,7 +187,7 @@ export class Fill {
 /** What everybody hears whose blob turned out not to be what it was asked for as. */
 export function wrongBytes(digest: Digest, cause?: unknown): OciError {
   return new OciError('UPSTREAM_INVALID', {
-    message: 'the bytes that upstream gave do not have the digest that was asked for',
+    message: 'the content from upstream does not match the requested digest',
     detail: { digest },
     cause,
   });

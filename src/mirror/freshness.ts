@@ -25,7 +25,7 @@ export function notHeld(
 ): OciError {
   const name = repositoryText(repository);
   return new OciError(code, {
-    message: `${whatOf(code, name, reference)} is not held here, and upstream may not be asked for it (offline, or pullPolicy: Never)`,
+    message: `${whatOf(code, name, reference)} is not stored here, and upstream may not be asked for it (offline, or pullPolicy: Never)`,
     detail: reference === undefined ? { name } : { name, reference },
   });
 }

@@ -13,7 +13,7 @@ export class Keeping {
   get problem(): string | undefined {
     if (this.#failure === undefined) return undefined;
     const { reason, sinceMs } = this.#failure;
-    return `downloads are passed on but not kept (${reason}) since ${new Date(sinceMs).toISOString()}`;
+    return `downloads are passed on but not stored (${reason}) since ${new Date(sinceMs).toISOString()}`;
   }
 
   succeeded(): void {

@@ -173,14 +173,14 @@ export class Links {
     try {
       await this.#metadata.linkBlob(repository, digest, size);
     } catch (error) {
-      this.#log.error({ err: error, digest }, 'a Link could not be kept');
+      this.#log.error({ err: error, digest }, 'a link could not be stored');
     }
   }
 
   /** Makes the Link in the background, for who comes later: whoever is served now has the proof itself. */
   add(repository: Repository, digest: Digest, size: number): void {
     this.#metadata.linkBlob(repository, digest, size).catch((error: unknown) => {
-      this.#log.error({ err: error, digest }, 'a Link could not be kept');
+      this.#log.error({ err: error, digest }, 'a link could not be stored');
     });
   }
 }

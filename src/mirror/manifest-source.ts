@@ -245,7 +245,7 @@ export class ManifestSource {
       );
       return true;
     } catch (error) {
-      this.#log.error({ err: error, digest: manifest.digest }, 'a manifest could not be kept');
+      this.#log.error({ err: error, digest: manifest.digest }, 'a manifest could not be stored');
       return false;
     }
   }
@@ -283,7 +283,7 @@ async function viewOf(manifest: Manifest): Promise<ManifestView> {
     return await documents.ask('view', manifest.bytes, manifest.mediaType);
   } catch (error) {
     if (!(error instanceof OciError) || error.code === 'UNAVAILABLE') throw error;
-    throw new UpstreamFailure('invalid', `upstream gave an unusable manifest: ${error.message}`, {
+    throw new UpstreamFailure('invalid', `upstream sent an invalid manifest: ${error.message}`, {
       cause: error,
     });
   }

@@ -51,7 +51,7 @@ export interface MirrorOptions {
   /** Told of every upstream answer that proves or ends a right; owned by `access`. */
   readonly recordProof: (proof: Proof) => Promise<void>;
   readonly pullRuleOf: PullRuleOf;
-  /** How long a right that upstream confirmed counts; read each time. */
+  /** How long a right confirmed by upstream remains valid; read each time. */
   readonly verifyForMs: number;
   readonly limits: QueueLimits;
   /** Bytes that the store may have, downloads under way included; read each time. `undefined`: what the disk has. */

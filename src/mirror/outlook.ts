@@ -48,9 +48,9 @@ export async function outlook(
 /** Why what is held may be served. */
 function rightLines({ right, step }: PullPlan): readonly string[] {
   if (right.isPreload === true)
-    return ['it was imported, and is served without asking upstream who may have it'];
-  if (right.proved) return ['what is held is served without asking upstream who may have it'];
-  return step === 'serve' ? ['an earlier proof counts, since upstream is not asked who may have it'] : [];
+    return ['it was imported, and is served without asking upstream who may pull it'];
+  if (right.proved) return ['stored content is served without asking upstream who may pull it'];
+  return step === 'serve' ? ['an earlier proof counts, since upstream is not asked who may pull it'] : [];
 }
 
 function heldLine(prospect: Prospect): string {
@@ -58,33 +58,33 @@ function heldLine(prospect: Prospect): string {
   const { held, ageMs, step } = plan;
   if (held === undefined) {
     return step === 'refuse'
-      ? `${reference} is not held, and ${notAsked(prospect)}: the pull fails`
-      : `${reference} is not held: the next pull asks upstream for it`;
+      ? `${reference} is not stored, and ${notAsked(prospect)}: the pull fails`
+      : `${reference} is not stored: the next pull asks upstream for it`;
   }
   const known =
     ageMs === undefined
-      ? `${reference} is held`
-      : `${reference} is held as ${held.digest}, ${agoText(ageMs)}`;
+      ? `${reference} is stored`
+      : `${reference} is stored as ${held.digest}, ${agoText(ageMs)}`;
   switch (step) {
     case 'refuse':
-      return `${known}, but no right to it is proved, and ${notAsked(prospect)}: the pull fails`;
+      return `${known}, but no right to pull it is proved, and ${notAsked(prospect)}: the pull fails`;
     case 'ask':
       return `${known}; the next pull asks upstream ${questionOf(prospect)}`;
     case 'serve-and-ask':
-      return `${known}; it is served as it is, and upstream is asked behind that (staleWhileRevalidate)`;
+      return `${known}; it is served as is, and upstream is asked in the background (staleWhileRevalidate)`;
     case 'serve':
       break;
   }
-  if (rule.pullPolicy === 'Never') return `${known}; it is served as it is, and ${notAsked(prospect)}`;
+  if (rule.pullPolicy === 'Never') return `${known}; it is served as is, and ${notAsked(prospect)}`;
   return ageMs === undefined
-    ? `${known}, and served as it is`
-    : `${known}; it is served as it is ${restText(rule, ageMs)}`;
+    ? `${known}, and served as is`
+    : `${known}; it is served as is ${restText(rule, ageMs)}`;
 }
 
 function questionOf({ reference, plan: { right }, rule }: Prospect): string {
-  if (!right.proved) return 'who may have it';
+  if (!right.proved) return 'who may pull it';
   const policy = rule.pullPolicy ?? defaultPullPolicy({ tag: reference });
-  return `what it means now (${policy === 'Always' ? policy : 'freshFor is over'})`;
+  return `what it refers to now (${policy === 'Always' ? policy : 'freshFor is over'})`;
 }
 
 /** What becomes of a pull that has to wait for upstream, which may have failed too short a while ago to be asked. */
@@ -94,13 +94,13 @@ function askLine({ plan, asked }: Prospect, failure: UpstreamFailure | undefined
     const wait = durationText(failure.retryAfterMs ?? 0);
     const isServed = isSpared && !forbidsHeld(failure);
     const end = isServed
-      ? 'what is held is served'
+      ? 'stored content is served'
       : `the pull fails (${ociErrorOf(failure, 'MANIFEST_UNKNOWN').code})`;
     return `upstream is not asked again for ${wait}: ${failure.message}; until then ${end}`;
   }
   return isSpared
-    ? `upstream is asked ${asked}; while it cannot be reached, what is held is served`
-    : `upstream is asked ${asked}; its answer decides, and nothing held is served without it`;
+    ? `upstream is asked ${asked}; while it cannot be reached, stored content is served`
+    : `upstream is asked ${asked}; its answer decides, and no stored content is served without it`;
 }
 
 /** Of blobs, and of an index's children. */
@@ -109,8 +109,8 @@ function restLines(prospect: Prospect): readonly string[] {
   if (plan.step === 'refuse') return [];
   return [
     rule.pullPolicy === 'Never'
-      ? `what is not held is not fetched: ${notAsked(prospect)}`
-      : `what is not held is fetched ${asked}`,
+      ? `missing content is not fetched: ${notAsked(prospect)}`
+      : `missing content is fetched ${asked}`,
   ];
 }
 
@@ -120,7 +120,7 @@ function notAsked({ isOffline }: Prospect): string {
 
 function askedText({ credentials, requester }: Right): string {
   const [first, ...others] = credentials;
-  if (others.length > 0) return 'with those above in their order, the one that worked last before the others';
+  if (others.length > 0) return 'with those above in order, starting with the one that last worked';
   if (first !== undefined) return 'with the one above';
   const isTenant = requester.tenant !== undefined;
   return isTenant ? 'without credentials, since the tenant has none for it' : 'without credentials';
@@ -133,7 +133,7 @@ function restText({ pullPolicy, freshForMs }: PullRule, ageMs: number): string {
 }
 
 function agoText(ageMs: number): string {
-  return ageMs < 0 ? 'as of later than now' : `as of ${durationText(ageMs)} ago`;
+  return ageMs < 0 ? 'as of a time in the future' : `as of ${durationText(ageMs)} ago`;
 }
 
 function durationText(ms: number): string {

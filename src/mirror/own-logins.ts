@@ -54,7 +54,9 @@ export class OwnLogins {
   get problems(): readonly string[] {
     return [...this.#verdicts.keys()]
       .filter(upstream => this.#isRefused(upstream))
-      .map(upstream => `${refusedText(upstream)}: what is held is served, nothing new is fetched with them`);
+      .map(
+        upstream => `${refusedText(upstream)}: stored content is served, nothing new is fetched with them`,
+      );
   }
 
   /** Sets the gauge of every upstream that has a login. */
@@ -151,7 +153,7 @@ export class OwnLogins {
     }
     log.error(
       { upstream, username, reason },
-      `${refusedText(upstream)}: what they opened is served as far as it is held, and nothing new is fetched with them; ` +
+      `${refusedText(upstream)}: content that was stored with them is still served, and nothing new is fetched with them; ` +
         'correct upstreams.*.credentials, then send SIGHUP or restart',
     );
   }

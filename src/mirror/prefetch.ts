@@ -53,10 +53,7 @@ export class Prefetch {
     if (this.#lookedAt.get(key) !== undefined) return;
     this.#lookedAt.set(key, {});
     this.#fetch(repository, served, right, platforms).catch((error: unknown) => {
-      this.#options.log.info(
-        { err: error, repository: repositoryText(repository) },
-        'nothing was fetched ahead',
-      );
+      this.#options.log.info({ err: error, repository: repositoryText(repository) }, 'prefetching failed');
     });
   }
 

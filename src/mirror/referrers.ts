@@ -136,7 +136,7 @@ export class Referrers {
     try {
       await this.#metadata.putDocument(repository, name, { mediaType, bytes, checkedAtMs: this.#nowMs() });
     } catch (error) {
-      this.#log.error({ err: error, subject }, 'a list of referrers could not be kept');
+      this.#log.error({ err: error, subject }, 'a list of referrers could not be stored');
     }
   }
 }
@@ -152,7 +152,7 @@ async function pageOf(
   } catch (error) {
     if (!(error instanceof OciError) || error.code === 'UNAVAILABLE') throw error;
     throw new OciError('UPSTREAM_INVALID', {
-      message: `upstream gave a list of referrers that cannot be read: ${error.message}`,
+      message: `upstream sent an invalid list of referrers: ${error.message}`,
       cause: error,
     });
   }

@@ -116,7 +116,10 @@ export class UpstreamRequests {
       throw new OciError('NAME_UNKNOWN', { detail: { name: repositoryText(question.repository) } });
     }
     if (this.#isOffline) {
-      throw new UpstreamFailure('unavailable', `this registry is offline and does not ask ${upstream.name}`);
+      throw new UpstreamFailure(
+        'unavailable',
+        `this registry is offline and does not contact ${upstream.name}`,
+      );
     }
     let failure: UpstreamFailure | undefined;
     let attempts = 0;
@@ -281,10 +284,7 @@ export class UpstreamRequests {
     try {
       await this.#recordProof({ upstream, repository, credentialId: id, outcome });
     } catch (error) {
-      this.#log.error(
-        { err: error, upstream, repository, outcome },
-        'a proof of a right could not be recorded',
-      );
+      this.#log.error({ err: error, upstream, repository, outcome }, 'a grant could not be recorded');
     }
   }
 

@@ -71,8 +71,7 @@ class TreeReader {
     if (view === undefined) return;
     for (const blob of view.blobs) this.#addBlob(blob);
     if (view.manifests.length === 0) return;
-    if (depth === MAX_INDEX_DEPTH)
-      throw invalid(`indexes lie in each other more than ${MAX_INDEX_DEPTH} deep`);
+    if (depth === MAX_INDEX_DEPTH) throw invalid(`indexes are nested more than ${MAX_INDEX_DEPTH} deep`);
     for (const { child, wanted } of await this.#chosen(view.manifests, platforms)) {
       await this.follow(child, wanted, depth + 1);
     }
@@ -81,7 +80,7 @@ class TreeReader {
   async #read(descriptor: Descriptor): Promise<ManifestView | undefined> {
     const { digest, size, mediaType } = descriptor;
     const named = this.#named.get(digest) ?? mediaType;
-    if (named !== mediaType) throw invalid(`${digest} is named as ${named} and as ${mediaType}`);
+    if (named !== mediaType) throw invalid(`${digest} is listed as ${named} and as ${mediaType}`);
     this.#named.set(digest, named);
     const known = this.manifests.get(digest);
     const manifest = known?.manifest ?? (await this.#lookup.manifest(descriptor));
@@ -90,10 +89,10 @@ class TreeReader {
       return undefined;
     }
     if (manifest.bytes.byteLength !== size) {
-      throw invalid(`${digest} is named with ${size} bytes and has ${manifest.bytes.byteLength}`);
+      throw invalid(`${digest} is listed with ${size} bytes but has ${manifest.bytes.byteLength}`);
     }
     if (isSchema1Type(manifest.mediaType)) {
-      throw invalid(`${digest} is a Docker schema 1 manifest, which does not say what belongs to it`);
+      throw invalid(`${digest} is a Docker schema 1 manifest, which does not list its content`);
     }
     if (known !== undefined) return known.view;
     if (this.manifests.size === MAX_MANIFESTS) throw invalid(`more than ${MAX_MANIFESTS} manifests`);
@@ -106,7 +105,7 @@ class TreeReader {
     if (isNonDistributable(blob)) return;
     const known = this.blobs.get(blob.digest);
     if (known !== undefined && known.size !== blob.size) {
-      throw invalid(`${blob.digest} is named with ${known.size} bytes and with ${blob.size}`);
+      throw invalid(`${blob.digest} is listed with ${known.size} bytes and with ${blob.size}`);
     }
     if (known === undefined) this.blobs.set(blob.digest, blob);
   }

@@ -57,7 +57,7 @@ class Documents {
     const worker = startThread(import.meta.url, 'document-worker');
     worker.on('message', (reply: DocumentReply) => this.#receive(reply));
     worker.on('error', error => this.#end(error));
-    worker.on('exit', () => this.#end(new Error('the thread that reads documents has ended')));
+    worker.on('exit', () => this.#end(new Error('the document thread has exited')));
     return worker;
   }
 

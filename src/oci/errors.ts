@@ -22,7 +22,7 @@ const ERRORS = {
   RANGE_INVALID: { status: 416, message: 'range not satisfiable' },
   QUERY_INVALID: { status: 400, message: 'invalid request' },
   MANIFEST_TOO_LARGE: { status: 413, message: 'manifest exceeds the size limit' },
-  UPSTREAM_INVALID: { status: 502, message: 'the upstream registry gave an invalid answer' },
+  UPSTREAM_INVALID: { status: 502, message: 'the upstream registry sent an invalid response' },
   UPSTREAM_REFUSED: { status: 502, message: "upstream refused Entrepot's credentials" },
   UNAVAILABLE: { status: 503, message: 'temporarily unavailable' },
   INSUFFICIENT_STORAGE: { status: 507, message: 'insufficient storage' },

@@ -156,7 +156,8 @@ function requireOneReading(document: JsonObject, mediaType: string): void {
     throw invalid(`mediaType differs from the Content-Type, ${JSON.stringify(mediaType.slice(0, 200))}`);
   }
   const foreign = foreignMembers(mediaType).find(name => members.has(name));
-  if (foreign !== undefined) throw invalid(`${JSON.stringify(mediaType.slice(0, 200))} has no ${foreign}`);
+  if (foreign !== undefined)
+    throw invalid(`${JSON.stringify(mediaType.slice(0, 200))} may not have ${foreign}`);
 }
 
 /** The members, in lower case, by which a reader would take a manifest of `mediaType` for one of another kind. */

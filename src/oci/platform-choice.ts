@@ -127,7 +127,7 @@ export async function narrowToPlatform(
 
 function nothingFor(platform: Platform, { digest }: Manifest): OciError {
   return new OciError('MANIFEST_UNKNOWN', {
-    message: `the index ${digest} has nothing for ${formatPlatform(platform)}`,
+    message: `the index ${digest} has no image for ${formatPlatform(platform)}`,
     detail: { index: digest, platform: formatPlatform(platform) },
   });
 }

@@ -122,7 +122,7 @@ export class RepositoryResolver {
   repositoryOf(reference: string): NamedRepository {
     const { registry, repository, tag, digest } = parseNormalizedReference(reference);
     if (digest !== undefined && !isDigest(digest)) {
-      throw new OciError('DIGEST_INVALID', { message: `nothing is held by a digest such as ${digest}` });
+      throw new OciError('DIGEST_INVALID', { message: `unsupported digest: ${digest}` });
     }
     return {
       repository: this.#repositoryNamed(registry, repository, reference),
@@ -144,10 +144,10 @@ export class RepositoryResolver {
         ? this.#options.hostedPrefixes.has(firstComponent(name))
         : this.#upstreamOf(first) !== undefined || this.#isServerName(first);
     if (isFound) return named;
-    const hub = upstream === '' ? '' : `; Docker Hub's would be ${repositoryText(named.repository)}`;
+    const hub = upstream === '' ? '' : `; for Docker Hub, use ${repositoryText(named.repository)}`;
     throw new OciError('NAME_UNKNOWN', {
       message:
-        `${quote(reference)} names neither a registry nor a prefix of repositories here ` +
+        `${quote(reference)} begins with neither a configured registry nor a hosted prefix ` +
         `(hosted.prefixes, tenants)${hub}`,
     });
   }

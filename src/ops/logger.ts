@@ -48,7 +48,7 @@ export function createLogger(options: LoggerOptions): Logger {
   const isTerminal = options.isTerminal ?? process.stdout.isTTY;
   const isPretty = options.format === 'pretty' || (options.format === 'auto' && isTerminal);
   const sink = sinkOf(options, lost =>
-    log.warn({ lost }, 'lines of the log were lost: they could not be written'),
+    log.warn({ lost }, 'log lines were lost because they could not be written'),
   );
   const threshold = { level: options.level };
   const logger = pino(

@@ -23,56 +23,59 @@ const SECONDS = [
 export const METRICS = {
   http_requests_total: {
     kind: 'counter',
-    help: 'Answers by route, method and status',
+    help: 'Responses by route, method and status',
     labels: ['route', 'method', 'status'],
   },
   http_request_duration_seconds: {
     kind: 'histogram',
-    help: 'From the request to the last byte of its answer',
+    help: 'Time from the request to the last byte of its response',
     labels: ['route'],
     buckets: SECONDS,
   },
-  http_sent_bytes_total: { kind: 'counter', help: 'Bytes of bodies sent to clients', labels: ['upstream'] },
+  http_sent_bytes_total: { kind: 'counter', help: 'Body bytes sent to clients', labels: ['upstream'] },
   http_outcomes_total: {
     kind: 'counter',
-    help: 'Answers with content by how they came about: hit, revalidated, stale, miss, joined, hosted',
+    help: 'Responses with content by cache result: hit, revalidated, stale, miss, joined, hosted',
     labels: ['route', 'upstream', 'outcome'],
   },
-  http_aborted_total: { kind: 'counter', help: 'Answers broken off before their end', labels: ['route'] },
-  http_client_errors_total: { kind: 'counter', help: 'Requests that could not be read', labels: ['code'] },
+  http_aborted_total: { kind: 'counter', help: 'Responses aborted before their end', labels: ['route'] },
+  http_client_errors_total: { kind: 'counter', help: 'Requests that could not be parsed', labels: ['code'] },
   http_bodies_open: { kind: 'gauge', help: 'Bodies being sent' },
-  http_body_memory_bytes: { kind: 'gauge', help: 'Memory lent to bodies being sent' },
+  http_body_memory_bytes: { kind: 'gauge', help: 'Buffer memory used by bodies being sent' },
 
   logins_total: {
     kind: 'counter',
-    help: 'Requests for a token by outcome',
+    help: 'Token requests by outcome',
     labels: ['outcome'],
     values: ['accepted', 'refused', 'anonymous'],
   },
 
-  fills_running: { kind: 'gauge', help: 'Downloads of blobs in progress' },
+  fills_running: { kind: 'gauge', help: 'Blob downloads in progress' },
   fills_total: {
     kind: 'counter',
-    help: 'Downloads of blobs that ended: verified, refused (no credential may) or failed (no endpoint could)',
+    help: 'Finished blob downloads: verified, refused (no credential may read it) or failed (no endpoint could send it)',
     labels: ['outcome'],
     values: ['verified', 'refused', 'failed'],
   },
   fills_joined_total: {
     kind: 'counter',
-    help: 'Requests that read along a download which another had started',
+    help: 'Requests that joined a download in progress',
   },
-  fills_resumed_total: { kind: 'counter', help: 'Downloads that went on after their connection broke' },
-  queue_length: { kind: 'gauge', help: 'Requests that wait for a connection or a pull slot' },
+  fills_resumed_total: { kind: 'counter', help: 'Downloads resumed after a broken connection' },
+  queue_length: { kind: 'gauge', help: 'Requests waiting for a connection or a pull slot' },
 
   tenants: { kind: 'gauge', help: 'Tenants that may log in' },
   tenants_refused: {
     kind: 'gauge',
-    help: 'Namespaces and added tenants whose name means something else here',
+    help: 'Namespaces and added tenants that are refused because their name is taken',
   },
-  kubernetes_watches_down: { kind: 'gauge', help: 'Parts of the cluster that cannot be followed now' },
+  kubernetes_watches_down: {
+    kind: 'gauge',
+    help: 'Parts of the cluster that cannot be watched at the moment',
+  },
   kubernetes_passed_over: {
     kind: 'gauge',
-    help: 'Objects of the cluster whose content is not read, since they or what lies beside them is too large; no more than 100 are told',
+    help: 'Cluster objects that are skipped because they, or their namespace in total, are too large; at most 100 are listed',
     labels: ['resource', 'namespace', 'name'],
   },
   secrets: {
@@ -81,39 +84,39 @@ export const METRICS = {
     labels: ['state'],
   },
 
-  store_held_bytes: { kind: 'gauge', help: 'Bytes of blobs and manifests that are held' },
-  store_unfinished_bytes: { kind: 'gauge', help: 'Bytes of downloads and uploads that are not finished' },
-  store_held_blobs: { kind: 'gauge', help: 'Blobs that are held' },
-  store_free_bytes: { kind: 'gauge', help: 'Bytes that are free on the disk of the store' },
-  store_min_free_bytes: { kind: 'gauge', help: 'Bytes of it that stay free: storage.minFree' },
+  store_held_bytes: { kind: 'gauge', help: 'Bytes of stored blobs and manifests' },
+  store_unfinished_bytes: { kind: 'gauge', help: 'Bytes of unfinished downloads and uploads' },
+  store_held_blobs: { kind: 'gauge', help: 'Stored blobs' },
+  store_free_bytes: { kind: 'gauge', help: 'Free bytes on the disk of the store' },
+  store_min_free_bytes: { kind: 'gauge', help: 'Bytes of that disk to keep free (storage.minFree)' },
   store_max_bytes: {
     kind: 'gauge',
-    help: 'Bytes that the store may have: storage.maxBytes, where it is set',
+    help: 'Size limit of the store in bytes (storage.maxBytes), if set',
   },
-  store_damaged: { kind: 'gauge', help: 'Damaged content that has not been brought again' },
+  store_damaged: { kind: 'gauge', help: 'Damaged content that has not been replaced yet' },
   upkeep_freed_bytes_total: {
     kind: 'counter',
-    help: 'Bytes that went, by what took them',
+    help: 'Bytes freed, by what removed them',
     labels: ['by'],
     values: ['collection', 'eviction'],
   },
-  scrub_checked_bytes_total: { kind: 'counter', help: 'Bytes of blobs that were read again and compared' },
+  scrub_checked_bytes_total: { kind: 'counter', help: 'Bytes of blobs verified by scrubbing' },
   scrub_damaged_total: {
     kind: 'counter',
-    help: 'Damaged content found, by where it can come from again',
+    help: 'Damaged content found, by origin',
     labels: ['source'],
     values: ['hosted', 'mirrored'],
   },
 
   prepull_images_total: {
     kind: 'counter',
-    help: 'Images that the server wanted to bring ahead (prepull), by what came of it',
+    help: 'Images to pull ahead (prepull), by outcome',
     labels: ['outcome'],
     values: ['pulled', 'failed'],
   },
   prepull_failing: {
     kind: 'gauge',
-    help: 'Images of prepull that could not be brought, and files of it that could not be read, when that was tried last',
+    help: 'Images and files of prepull that could not be pulled or read at the last attempt',
   },
 
   backoffs: { kind: 'gauge', help: 'Failures that are remembered, and answered without asking upstream' },
@@ -124,7 +127,7 @@ export const METRICS = {
   },
   upstream_credentials_refused: {
     kind: 'gauge',
-    help: "1 where upstream turns away Entrepot's own credentials, else 0",
+    help: "1 while upstream refuses Entrepot's own credentials, otherwise 0",
     labels: ['upstream'],
   },
   upstream_budget_remaining: {

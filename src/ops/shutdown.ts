@@ -76,7 +76,7 @@ export class Shutdown {
 
   async #run(reason: string): Promise<void> {
     const { log, timeoutMs } = this.#options;
-    log.info({ reason, timeoutMs }, 'stopping: no new work; a second signal ends at once');
+    log.info({ reason, timeoutMs }, 'stopping: finishing transfers; a second signal exits at once');
     const endsAtMs = performance.now() + timeoutMs;
     let isClean = true;
     for (const closer of this.#closers) {

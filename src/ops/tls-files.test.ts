@@ -96,7 +96,7 @@ describe('the certificate of a server', () => {
   it('is refused at the start when it is none, or not that of the key', async () => {
     makePair('other');
     const other = { ...paths, keyFile: join(folder, 'other.key') };
-    await expect(TlsFiles.open(other, silentLog)).rejects.toThrow(/is not that of the certificate/);
+    await expect(TlsFiles.open(other, silentLog)).rejects.toThrow(/does not match the certificate/);
     await writeFile(join(folder, 'junk'), 'junk');
     const junk = { ...paths, certFile: join(folder, 'junk') };
     await expect(TlsFiles.open(junk, silentLog)).rejects.toThrow(/are not a certificate and its key/);

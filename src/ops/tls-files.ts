@@ -79,15 +79,12 @@ export class TlsFiles {
       renew(material);
       this.#current = material;
       this.#complaint = undefined;
-      this.#log.info({ certFile: this.#paths.certFile }, 'a new certificate is in use');
+      this.#log.info({ certFile: this.#paths.certFile }, 'the certificate was reloaded');
       warnOfEnd(material, this.#paths, this.#log);
     } catch (error) {
       const complaint = error instanceof Error ? error.message : String(error);
       if (complaint !== this.#complaint) {
-        this.#log.error(
-          { err: error },
-          'the certificate cannot be read again: the last good one stays in use',
-        );
+        this.#log.error({ err: error }, 'the certificate cannot be reloaded: the last good one stays in use');
       }
       this.#complaint = complaint;
     }
@@ -110,12 +107,12 @@ function check({ cert, key }: TlsMaterial, { certFile, keyFile }: TlsPaths): voi
   } catch (cause) {
     throw new Error(`${certFile} and ${keyFile} are not a certificate and its key in PEM`, { cause });
   }
-  if (!fits) throw new Error(`the key in ${keyFile} is not that of the certificate in ${certFile}`);
+  if (!fits) throw new Error(`the key in ${keyFile} does not match the certificate in ${certFile}`);
 }
 
 function warnOfEnd({ cert }: TlsMaterial, { certFile }: TlsPaths, log: Log): void {
   const { validTo } = new X509Certificate(cert);
   if (Date.parse(validTo) - Date.now() < WARN_DAYS * DAY_MS) {
-    log.warn({ certFile, validTo }, 'the certificate ends soon, or has ended');
+    log.warn({ certFile, validTo }, 'the certificate expires soon or has expired');
   }
 }

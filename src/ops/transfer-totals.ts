@@ -101,7 +101,7 @@ export class TransferTotals implements Meter {
       this.#kept.fetchedBytes += more.fetchedBytes;
     } catch (error) {
       // It is a number for people: it is tried again, and is no reason not to go on.
-      log.warn({ err: error }, 'what was saved could not be noted and will be, later');
+      log.warn({ err: error }, 'transfer totals could not be saved and will be retried');
     }
   }
 

@@ -99,7 +99,7 @@ class ImagePull {
     await this.#pullBlobs(blobs);
     if (tree.unmatched.length > 0) {
       throw new OciError('MANIFEST_UNKNOWN', {
-        message: `there is nothing for ${tree.unmatched.map(formatPlatform).join(', ')}`,
+        message: `there is no image for ${tree.unmatched.map(formatPlatform).join(', ')}`,
       });
     }
     return tree.manifests.map(({ manifest }) => manifest.digest);
@@ -192,7 +192,9 @@ class ImagePull {
     const deadlineMs = performance.now() + KEPT_WITHIN_MS;
     while ((await metadata.statBlob(digest)) === undefined) {
       if (performance.now() > deadlineMs) {
-        throw new OciError('INSUFFICIENT_STORAGE', { message: `${digest} came and could not be kept` });
+        throw new OciError('INSUFFICIENT_STORAGE', {
+          message: `${digest} was downloaded but could not be stored`,
+        });
       }
       await delay(KEPT_POLL_MS, undefined, { signal });
     }

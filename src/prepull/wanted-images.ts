@@ -94,7 +94,7 @@ async function listIn(
 function foundLines(file: string, list: ImageList, takesLikely: boolean): readonly string[] {
   const { places, likely, unread } = list;
   const lines = [...places].map(([name, place]) => `${file}: ${name} (${place})`);
-  const verdict = takesLikely ? 'likely an image' : 'likely an image, not taken without --likely';
+  const verdict = takesLikely ? 'likely an image' : 'likely an image, skipped without --likely';
   lines.push(...[...likely].map(([name, place]) => `${file}: ${verdict}: ${name} (${place})`));
   lines.push(
     ...unread.map(({ text: found, place }) => `${file}: not an image, ignored: ${found} (${place})`),

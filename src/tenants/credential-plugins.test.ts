@@ -206,7 +206,7 @@ test('who has too much waiting gets nothing from a plugin, which is told', async
   const names = Array.from({ length: 1_005 }, (_, n) => `reg.example/image-${n}`);
   const asked = names.map(image => loginsFor(plugins, image));
   expect(await asked[1_004]).toEqual([]);
-  expect(told[0]).toMatchObject({ reason: 'over 1000 questions wait already' });
+  expect(told[0]).toMatchObject({ reason: 'more than 1000 requests are already waiting' });
   plugins.close();
   await Promise.all(asked);
 });
@@ -224,15 +224,15 @@ test.each([
   ['ends with an error', 'echo broken >&2; exit 3', /status 3: broken/],
   ['writes no JSON', 'echo hello', /invalid JSON/],
   ['writes an unknown member', answer({ more: 1 }), /member/],
-  ['answers for another version', answer({ apiVersion: `${V1}beta1` }), /another apiVersion/],
+  ['answers for another version', answer({ apiVersion: `${V1}beta1` }), /apiVersion of the response is not/],
   ['has an unknown cache key', answer({ cacheKeyType: 'image' }), /cacheKeyType/],
-  ['writes without end', 'yes', /over 1048576 bytes/],
-  ['takes too long', 'sleep 60', /took over 1 s/],
-  ['leaves a child that keeps its output open', 'sleep 60 &\nsleep 60', /took over 1 s/],
+  ['writes without end', 'yes', /more than 1048576 bytes/],
+  ['takes too long', 'sleep 60', /took longer than 1 s/],
+  ['leaves a child that keeps its output open', 'sleep 60 &\nsleep 60', /took longer than 1 s/],
   [
     'leaves a child that left its group, and keeps its output open',
     'setsid sleep 60 &\nexit 0',
-    /took over 1 s/,
+    /took longer than 1 s/,
   ],
   ['does not read its input', 'exec <&-; exit 4', /status 4/],
 ])(
@@ -256,7 +256,7 @@ test.each([
 );
 
 test('a configuration that is wrong, or names what is not there, does not open', async () => {
-  await expect(open([{ name: 'absent' }])).rejects.toThrow(/absent is no program that can be run/);
+  await expect(open([{ name: 'absent' }])).rejects.toThrow(/absent is not an executable file/);
   await addPlugin('p', answer());
   await expect(open([{ name: 'p', matchImages: [] }])).rejects.toThrow(/matchImages is empty/);
 });

@@ -73,7 +73,7 @@ export class CredentialPlugins {
     for (const { name } of providers) {
       const program = join(options.binDir, name);
       await access(program, constants.X_OK).catch((cause: unknown) => {
-        throw new InvalidCredentialProvider(`${program} is no program that can be run`, { cause });
+        throw new InvalidCredentialProvider(`${program} is not an executable file`, { cause });
       });
     }
     return new CredentialPlugins(options, providers);
@@ -143,7 +143,7 @@ class Plugin {
       );
     } catch (error) {
       if (!(error instanceof SlotsFull)) throw error;
-      this.#log.warn({ image, asker, reason: error.message }, 'a credential provider is not asked');
+      this.#log.warn({ image, asker, reason: error.message }, 'a credential provider was not run');
       return NO_CREDENTIALS;
     }
   }
@@ -180,7 +180,7 @@ class Plugin {
     });
     const response = decodeResponse(output);
     if (response.apiVersion !== apiVersion) {
-      throw new InvalidCredentialProvider(`the response has another apiVersion than ${apiVersion}`);
+      throw new InvalidCredentialProvider(`the apiVersion of the response is not ${apiVersion}`);
     }
     const caching = cachingOf(response, image, defaultCacheMs);
     if (caching === undefined)
@@ -221,6 +221,6 @@ async function readProviders(configFile: string): Promise<readonly CredentialPro
   const names = providers.map(({ name }) => name);
   const twice = names.find((name, index) => names.indexOf(name) < index);
   if (twice !== undefined) throw new InvalidCredentialProvider(`${configFile}: ${twice} occurs twice`);
-  if (providers.length === 0) throw new InvalidCredentialProvider(`${configFile}: it names no provider`);
+  if (providers.length === 0) throw new InvalidCredentialProvider(`${configFile}: it lists no providers`);
   return providers;
 }

@@ -63,12 +63,12 @@ export function decodeResponse(text: string): CredentialProviderResponse {
   ]);
   const apiVersion = textOf(members, 'apiVersion');
   if (textOf(members, 'kind') !== 'CredentialProviderResponse' || !API_VERSIONS.has(apiVersion)) {
-    throw new InvalidCredentialProvider(`the response is no CredentialProviderResponse of ${API_GROUP}`);
+    throw new InvalidCredentialProvider(`the response is not a CredentialProviderResponse of ${API_GROUP}`);
   }
   const duration = members.get('cacheDuration') ?? null;
   const cacheMs = typeof duration === 'string' ? parseGoDuration(duration) : undefined;
   if (duration !== null && cacheMs === undefined) {
-    throw new InvalidCredentialProvider('cacheDuration is no duration');
+    throw new InvalidCredentialProvider('cacheDuration is not a duration');
   }
   const auth = [...strictMembers(members.get('auth') ?? null, 'auth')].map(([pattern, value]) => {
     const entry = strictMembers(value, 'an entry of auth', ['username', 'password']);
@@ -142,16 +142,16 @@ function readProvider(value: unknown, where: string, problems: string[]): Creden
   const patterns = asList(matchImages).map(String);
   const variables = asList(env).map(asObject);
   check(typeof name === 'string' && /^(?!\.{1,2}$)[^/\s]+$/.test(name), 'name is not a file name');
-  check(API_VERSIONS.has(apiVersion), `apiVersion is none of ${[...API_VERSIONS].join(', ')}`);
+  check(API_VERSIONS.has(apiVersion), `apiVersion is not one of ${[...API_VERSIONS].join(', ')}`);
   check(patterns.length > 0, 'matchImages is empty');
   check(
     patterns.every(pattern => ImagePattern.parse(pattern) !== undefined),
-    'matchImages holds what is no image pattern',
+    'matchImages has an invalid image pattern',
   );
-  check(cacheMs !== undefined && cacheMs >= 0, 'defaultCacheDuration is no duration such as 10m');
+  check(cacheMs !== undefined && cacheMs >= 0, 'defaultCacheDuration is not a duration such as 10m');
   check(
     variables.every(entry => typeof entry['name'] === 'string' && typeof entry['value'] === 'string'),
-    'env holds what is no name and value',
+    'env has an entry that is not a name and a value',
   );
   problems.push(
     ...unknownMembers(provider, PROVIDER_MEMBERS, `${where}.`),
@@ -159,7 +159,7 @@ function readProvider(value: unknown, where: string, problems: string[]): Creden
       unknownMembers(entry, VARIABLE_MEMBERS, `${where}.env[${index}].`),
     ),
   );
-  check(tokenAttributes === undefined, 'tokenAttributes needs the tokens of pods, which only a kubelet has');
+  check(tokenAttributes === undefined, 'tokenAttributes requires pod tokens, which only a kubelet has');
   return {
     name: String(name),
     apiVersion: String(apiVersion),
@@ -190,10 +190,10 @@ function strictMembers(
   if (!(value instanceof JsonMembers)) throw new InvalidCredentialProvider(`${where} is not an object`);
   const members = new Map(value.entries);
   if (members.size !== value.entries.length) {
-    throw new InvalidCredentialProvider(`${where} has a member twice`);
+    throw new InvalidCredentialProvider(`${where} has a duplicate member`);
   }
   if (known !== undefined && [...members.keys()].some(name => !known.includes(name))) {
-    throw new InvalidCredentialProvider(`${where} has a member that is none of ${known.join(', ')}`);
+    throw new InvalidCredentialProvider(`${where} has a member other than ${known.join(', ')}`);
   }
   return members;
 }

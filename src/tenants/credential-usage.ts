@@ -105,7 +105,7 @@ export class CredentialUses {
       );
       await inSteps(this.#forgotten, ids => this.#store.removeCredentialUsage(ids));
     } catch (error) {
-      this.#log.warn({ err: error }, 'when credentials were used last could not be written');
+      this.#log.warn({ err: error }, 'the last uses of credentials could not be written');
     }
   }
 }

@@ -157,5 +157,5 @@ test('what is malformed, too large or no file at start is told with its reason, 
   expect(reasons?.[0]).toContain('auth is not base64');
   expect(reasons?.[0]).not.toContain('hunter2');
   expect(reasons?.[1]).toContain('larger than');
-  expect(reasons?.[2]).toContain('is no file');
+  expect(reasons?.[2]).toContain('is not a file');
 });

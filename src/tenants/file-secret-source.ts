@@ -160,6 +160,6 @@ function nothingAt(path: string): SecretReading {
   return {
     name: basename(path),
     source: 'file',
-    result: { state: 'missing', reason: `there is no Secret for pulls at ${path}` },
+    result: { state: 'missing', reason: `there is no pull secret at ${path}` },
   };
 }

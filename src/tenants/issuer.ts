@@ -49,7 +49,7 @@ export class Issuer {
   /** False when there is one of that name already. */
   async addTenant(name: string): Promise<boolean> {
     const problem = this.#options.nameProblem(name);
-    if (problem !== undefined) throw new RangeError(`no tenant can be called ${name}: it ${problem}`);
+    if (problem !== undefined) throw new RangeError(`no tenant can be named ${name}: it ${problem}`);
     const known = await this.#options.store.listKnownTenants();
     if (known.some(tenant => tenant.name === name)) return false;
     await this.#options.store.putKnownTenants([{ name, uid: undefined }]);
@@ -75,7 +75,8 @@ export class Issuer {
   /** Binds the tenant to the namespace of its name that is there now. */
   async adoptTenant(name: string): Promise<void> {
     const known = await this.#options.store.listKnownTenants();
-    if (!known.some(tenant => tenant.name === name)) throw new UnknownTenant(`no tenant is called ${name}`);
+    if (!known.some(tenant => tenant.name === name))
+      throw new UnknownTenant(`there is no tenant named ${name}`);
     await this.#options.store.putKnownTenants([{ name, uid: ADOPT_NEXT_UID }]);
     await this.#options.store.notify('secrets');
   }

@@ -107,7 +107,7 @@ export class NodeConfig {
     for (const { name, state, reason } of states) {
       const before = this.#states.find(known => known.name === name);
       if (state !== 'loaded' && (before?.state !== state || before.reason !== reason)) {
-        this.#options.log.warn({ file: name, state, reason }, "a node's docker config does not count");
+        this.#options.log.warn({ file: name, state, reason }, "a node's Docker config is ignored");
       }
     }
     this.#states = states;

@@ -210,7 +210,7 @@ describe('a tenant with more than a namespace needs', () => {
     expect(tenants.find('t')?.secrets).toHaveLength(1_001);
     expect(tenants.find('t')?.secrets.at(-1)).toMatchObject({
       name: '(others)',
-      reason: '60002 Secrets are there, and no more than 1000 count',
+      reason: 'there are 60002 Secrets, and at most 1000 are used',
     });
     expect(await namesFor('t')).toEqual(['u']);
     expect(holdersOf('v:p')).toEqual([]);
@@ -338,7 +338,7 @@ describe('which tenants there are', () => {
     expect(tenants.find('library')).toBeUndefined();
     expect(holdersOf('u:p')).toEqual([]);
     expect(tenants.isDisputed('library')).toBe(true);
-    expect(tenants.refused[0]?.reason).toContain('before entrepot tenant remove library');
+    expect(tenants.refused[0]?.reason).toContain('until entrepot tenant remove library');
     await issuer().removeTenant('library');
     await tenants.reload();
     expect(tenants.isDisputed('library')).toBe(false);

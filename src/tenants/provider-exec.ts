@@ -28,7 +28,7 @@ export interface PluginRun {
 /** Runs a plugin once: what it wrote to its standard output, as it ended with 0 in time. PluginFailed otherwise. */
 export async function runPlugin(run: PluginRun): Promise<string> {
   const { program, args, env, input, timeLimitMs, signal } = run;
-  if (signal?.aborted === true) throw new PluginFailed('is not run any more');
+  if (signal?.aborted === true) throw new PluginFailed('is no longer run');
   // A process group of its own, so that what a script started ends with it.
   const child = spawn(program, [...args], { env, detached: true });
   const kill = () => {
@@ -54,8 +54,8 @@ export async function runPlugin(run: PluginRun): Promise<string> {
       child.on('error', error => reject(new PluginFailed(`cannot be run: ${error.message}`)));
       child.on('close', (code, by) => resolve(code === null ? `signal ${by}` : `status ${code}`));
     });
-    if (isLate) throw new PluginFailed(`took over ${timeLimitMs / 1000} s`);
-    if (output.isFull) throw new PluginFailed(`wrote over ${MAX_OUTPUT_BYTES} bytes`);
+    if (isLate) throw new PluginFailed(`took longer than ${timeLimitMs / 1000} s`);
+    if (output.isFull) throw new PluginFailed(`wrote more than ${MAX_OUTPUT_BYTES} bytes`);
     if (status !== 'status 0') throw new PluginFailed(`ended with ${status}: ${complaint.text()}`);
     return output.text();
   } finally {

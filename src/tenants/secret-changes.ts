@@ -52,7 +52,7 @@ export class SecretChanges {
       case 'malformed': {
         const words = count === 1 ? 'a Secret is malformed' : 'Secrets are malformed';
         const isKept = events.every(({ loadedAtMs }) => loadedAtMs !== undefined);
-        log.error(fields, isKept ? `${words}: what was good last counts` : words);
+        log.error(fields, isKept ? `${words}: the last good version stays in use` : words);
         break;
       }
     }

@@ -62,11 +62,11 @@ test('a malformed Secret stands beside the good ones, by its name', () => {
 
 test.each([
   ['nothing', '', /empty/],
-  ['no Kubernetes object', 'just text', /document 1 of the file is no Kubernetes object/],
-  ['no Secret for pulls', 'kind: ConfigMap', /no Secret for pulls/],
+  ['no Kubernetes object', 'just text', /document 1 of the file is not a Kubernetes object/],
+  ['no Secret for pulls', 'kind: ConfigMap', /no pull secret/],
   ['no YAML', 'a: 1\nb: {"hunter2": ]', /not YAML.* in line 2/],
   ['an anchor that is missing', 'kind: *hunter2', /not YAML/],
-  ['too much', `kind: Secret\nx: ${'y'.repeat(4 * 2 ** 20)}`, /beyond a limit/],
+  ['too much', `kind: Secret\nx: ${'y'.repeat(4 * 2 ** 20)}`, /exceeds a limit/],
 ])('a file of %s is malformed as a whole, and the reason shows nothing of it', (_what, text, reason) => {
   expect(() => parseSecretManifests(text)).toThrow(MalformedSecret);
   expect(() => parseSecretManifests(text)).toThrow(reason);
@@ -77,8 +77,10 @@ test('a file of too many Secrets, and a Secret of too many registries, are malfo
   const items = Array.from({ length: MAX_SECRETS_PER_FILE + 1 }, (_, n) =>
     secretManifest(`s${n}`, { a: 'u:p' }),
   );
-  expect(() => parseSecretManifests(JSON.stringify({ kind: 'List', items }))).toThrow(/over 1000 Secrets/);
+  expect(() => parseSecretManifests(JSON.stringify({ kind: 'List', items }))).toThrow(
+    /more than 1000 Secrets/,
+  );
   const logins = Object.fromEntries(Array.from({ length: 1001 }, (_, n) => [`r${n}.example`, 'u:p']));
   const many = parseSecretManifests(JSON.stringify(secretManifest('many', logins)));
-  expect(summary(many)).toEqual({ many: 'it names over 1000 registries' });
+  expect(summary(many)).toEqual({ many: 'it names more than 1000 registries' });
 });

@@ -15,10 +15,10 @@ export function parseSecretManifests(text: string): readonly SecretReading[] {
   const objects = parseDocuments(text).flatMap((document, index) => listItems(document, index));
   const secrets = objects.filter(({ kind }) => kind === 'Secret');
   if (secrets.length > MAX_SECRETS_PER_FILE) {
-    throw new MalformedSecret(`the file holds over ${MAX_SECRETS_PER_FILE} Secrets`);
+    throw new MalformedSecret(`the file has more than ${MAX_SECRETS_PER_FILE} Secrets`);
   }
   const readings = secrets.flatMap(readSecret);
-  if (readings.length === 0) throw new MalformedSecret('the file holds no Secret for pulls');
+  if (readings.length === 0) throw new MalformedSecret('the file has no pull secret');
   return readings;
 }
 
@@ -39,7 +39,7 @@ function parseDocuments(text: string): readonly unknown[] {
     if (!(cause instanceof YamlError)) throw cause;
     // Its message may show a piece of the text, which may be a password.
     const place = cause.line === undefined ? '' : ` in line ${cause.line}`;
-    throw new MalformedSecret(`the file is not YAML, or beyond a limit${place}`, { cause });
+    throw new MalformedSecret(`the file is not YAML, or exceeds a limit${place}`, { cause });
   }
 }
 
@@ -47,7 +47,7 @@ function parseDocuments(text: string): readonly unknown[] {
 function listItems(document: unknown, index: number): readonly KubernetesObject[] {
   if (document === null || document === undefined) return [];
   if (!isObject(document) || typeof document['kind'] !== 'string') {
-    throw new MalformedSecret(`document ${index + 1} of the file is no Kubernetes object`);
+    throw new MalformedSecret(`document ${index + 1} of the file is not a Kubernetes object`);
   }
   const { kind, items } = document;
   if (kind === 'List') return Array.isArray(items) ? items.filter(isObject) : [];

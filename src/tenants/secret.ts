@@ -59,12 +59,12 @@ export function parseSecretObject(object: unknown): PullSecret | undefined {
 /** As `parseSecretObject`, of what was decoded before. */
 export function parsePullSecretText({ type, text, ...identity }: PullSecretText): PullSecret | undefined {
   if (Buffer.byteLength(text) > MAX_SECRET_BYTES) {
-    throw new MalformedSecret(`it holds over ${MAX_SECRET_BYTES} bytes`);
+    throw new MalformedSecret(`it is larger than ${MAX_SECRET_BYTES} bytes`);
   }
   const config = parseConfig(type, text);
   if (config === undefined) return undefined;
   if (config.size > MAX_SECRET_ENTRIES) {
-    throw new MalformedSecret(`it names over ${MAX_SECRET_ENTRIES} registries`);
+    throw new MalformedSecret(`it names more than ${MAX_SECRET_ENTRIES} registries`);
   }
   return { ...identity, config };
 }
@@ -86,12 +86,12 @@ function decodeBase64(encoded: string): string {
 
 function asMap(value: unknown, where: string): Readonly<Record<string, unknown>> {
   if (value === undefined || value === null) return {};
-  if (typeof value !== 'object' || Array.isArray(value)) throw new MalformedSecret(`${where} is no map`);
+  if (typeof value !== 'object' || Array.isArray(value)) throw new MalformedSecret(`${where} is not a map`);
   return { ...value };
 }
 
 function textOf(value: unknown, where: string): string | undefined {
   if (value === undefined || value === null) return undefined;
-  if (typeof value !== 'string') throw new MalformedSecret(`${where} is no text`);
+  if (typeof value !== 'string') throw new MalformedSecret(`${where} is not a string`);
   return value;
 }

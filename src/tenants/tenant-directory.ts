@@ -65,7 +65,7 @@ export class TenantDirectory implements Tenants {
     await this.#uses.start();
     for (const name of this.#configured.keys()) this.#entryOf(name);
     this.#stopListening = store.onNotification('secrets', () => {
-      this.reload().catch((error: unknown) => log.error({ err: error }, 'tenants could not be read again'));
+      this.reload().catch((error: unknown) => log.error({ err: error }, 'tenants could not be reloaded'));
     });
     await this.reload();
     await this.#shared.start();
@@ -299,7 +299,7 @@ export class TenantDirectory implements Tenants {
     const { problem } = this.#refused.get(name) ?? { problem: '' };
     const first = `the name ${problem}`;
     if (!this.isDisputed(name)) return first;
-    return `${first}; it was a tenant's: nobody has what lies below it before entrepot tenant remove ${name}`;
+    return `${first}; it was a tenant's name: repositories below it are not served until entrepot tenant remove ${name}`;
   }
 
   #dropRefused(name: string, places: ReadonlySet<number>): void {
@@ -349,7 +349,7 @@ export class TenantDirectory implements Tenants {
       try {
         listener(change);
       } catch (error) {
-        this.#parts.log.error({ err: error }, 'a listener to changes of tenants failed');
+        this.#parts.log.error({ err: error }, 'a listener for tenant changes failed');
       }
     }
   }

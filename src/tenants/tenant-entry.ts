@@ -115,7 +115,7 @@ export class TenantEntry implements Tenant {
     const wasSuspended = this.#suspended !== undefined;
     this.#uid = uid;
     this.#suspended = isOther
-      ? `its namespace was created anew: entrepot tenant adopt ${this.name}`
+      ? `its namespace was created again: run entrepot tenant adopt ${this.name}`
       : undefined;
     if (isOther && !wasSuspended) this.#parts.log.warn({ uid }, `a tenant is suspended: ${this.#suspended}`);
     return wasSuspended !== isOther;

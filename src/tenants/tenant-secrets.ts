@@ -133,7 +133,7 @@ export class TenantSecrets {
 function withinLimit(readings: readonly SecretReading[]): readonly SecretReading[] {
   const [beyond] = readings.slice(MAX_SECRETS_PER_TENANT);
   if (beyond === undefined) return readings;
-  const reason = `${readings.length} Secrets are there, and no more than ${MAX_SECRETS_PER_TENANT} count`;
+  const reason = `there are ${readings.length} Secrets, and at most ${MAX_SECRETS_PER_TENANT} are used`;
   const others: SecretReading = {
     name: '(others)',
     source: beyond.source,
@@ -145,7 +145,7 @@ function withinLimit(readings: readonly SecretReading[]): readonly SecretReading
 
 /** What it opened before ends: it would be kept as it was, and grow with each change. */
 function withoutRoom(reading: SecretReading): SecretReading {
-  const reason = `the tenant's Secrets name over ${MAX_ENTRIES_PER_TENANT} registries together`;
+  const reason = `the tenant's Secrets name more than ${MAX_ENTRIES_PER_TENANT} registries in total`;
   return { ...reading, result: { state: 'missing', reason } };
 }
 

@@ -3,7 +3,7 @@ import type { Log } from '../lib/log.ts';
 import { sizeText } from '../lib/units.ts';
 
 /** What a full disk costs. */
-const CONSEQUENCES = 'what is held is served, pushes are refused, and downloads are not kept';
+const CONSEQUENCES = 'stored content is served, pushes are refused, and downloads are not stored';
 
 /** Tells once when the disk of the store has less free than it should, and once when it has enough again. */
 export class DiskWatch {
@@ -33,7 +33,7 @@ export class DiskWatch {
     if (this.#problem !== undefined && !wasShort) {
       this.#log.error({ freeBytes, minFreeBytes }, this.#problem);
     } else if (!isShort && wasShort) {
-      this.#log.info({ freeBytes, minFreeBytes }, 'the disk of storage.path has room again');
+      this.#log.info({ freeBytes, minFreeBytes }, 'the disk of storage.path has enough free space again');
     }
   }
 }

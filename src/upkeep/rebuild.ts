@@ -20,7 +20,7 @@ export interface RebuildReport {
 }
 
 /** While nothing says which blobs are wanted, none may go. */
-const REBUILT = 'the index was rebuilt from the files, and does not know yet what is wanted';
+const REBUILT = 'the index was rebuilt from the files, and does not know yet what is needed';
 
 /**
  * Makes rows for blobs that lie in the folder and that the index does not know, each compared with its digest first.
@@ -60,7 +60,7 @@ async function faultOf(
 ): Promise<string | undefined> {
   try {
     const actual = await blobs.hashFile(digest, { bytesPerSecond: 0, signal });
-    return actual === digest ? undefined : 'its bytes have another digest';
+    return actual === digest ? undefined : 'its content does not match the digest';
   } catch (error) {
     const reason = unreadableReason(error);
     if (reason === undefined) throw error;

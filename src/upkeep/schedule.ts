@@ -77,7 +77,7 @@ export class Schedule {
       await work();
     } catch (error) {
       if (!this.#stopping.signal.aborted) {
-        this.#options.log.error({ err: error }, `${name} failed and will be tried again`);
+        this.#options.log.error({ err: error }, `${name} failed and will be retried`);
       }
     }
   }
@@ -101,17 +101,14 @@ export class Schedule {
       return;
     }
     if (report.items > 0) {
-      log.info(
-        { items: report.items, bytes: report.bytes },
-        'made room: the least recently used content went',
-      );
+      log.info({ items: report.items, bytes: report.bytes }, 'evicted the least recently used content');
     }
     // Of what is short on the disk `DiskWatch` tells.
     const isStuck = report.stuckAt === 'maxBytes';
     if (isStuck && !this.#isStuck) {
       log.warn(
         { heldBytes: report.heldBytes },
-        'more is held than storage.maxBytes allows, and the rest is pinned, lives here, or is in use',
+        'the store exceeds storage.maxBytes, and the rest is pinned, hosted, or in use',
       );
     }
     this.#isStuck = isStuck;
@@ -136,7 +133,7 @@ export class Schedule {
     const report = await upkeep.scrub({ signal: this.#stopping.signal, resume: true });
     if (report !== undefined) {
       const { checked, checkedBytes, damaged } = report;
-      log.info({ checked, bytes: checkedBytes, damaged: damaged.length }, 'everything held was checked');
+      log.info({ checked, bytes: checkedBytes, damaged: damaged.length }, 'all stored content was verified');
     }
   }
 }

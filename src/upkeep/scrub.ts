@@ -7,7 +7,7 @@ import type { RunOptions, Stores } from './stores.ts';
 /** Where the last scrub stands, for all processes and across restarts. */
 const STATE = 'scrub';
 /** A damaged page of the index may have changed the digest itself. */
-const NO_DIGEST = 'its row has no valid digest';
+const NO_DIGEST = 'its row in the index has no valid digest';
 /** How much may be read again after a crash: the state is written once a minute. */
 const SAVE_MS = 60_000;
 
@@ -86,7 +86,10 @@ export class Scrub {
     }
     for await (const manifests of everything(after => survey.damagedManifests(after))) {
       for (const manifest of manifests) {
-        await walk.report(manifest, isDigest(manifest.digest) ? 'its bytes have another digest' : NO_DIGEST);
+        await walk.report(
+          manifest,
+          isDigest(manifest.digest) ? 'its content does not match the digest' : NO_DIGEST,
+        );
       }
     }
     if (run.dryRun !== true) {
@@ -155,14 +158,11 @@ class Walk implements ScrubReport {
     meter.count('scrub_damaged_total', { source: loss });
     const { kind, digest } = content;
     if (loss === 'hosted') {
-      log.error(
-        { kind, digest, reason },
-        'content that was pushed here is damaged and is refused: push it again',
-      );
+      log.error({ kind, digest, reason }, 'pushed content is damaged and will be refused: push it again');
     } else {
       log.warn(
         { kind, digest, reason },
-        'mirrored content was damaged; it is downloaded again when it is asked for',
+        'mirrored content was damaged; it is downloaded again when it is requested',
       );
     }
   }
@@ -207,9 +207,9 @@ class Walk implements ScrubReport {
       });
       if (actual === undefined) {
         const isGone = (await this.#options.metadata.statBlob(digest)) !== undefined;
-        return isGone ? 'its file is gone' : undefined;
+        return isGone ? 'its file is missing' : undefined;
       }
-      return actual === digest ? undefined : `its bytes have the digest ${actual}`;
+      return actual === digest ? undefined : `its content has the digest ${actual}`;
     } catch (error) {
       const reason = unreadableReason(error);
       if (reason === undefined) {

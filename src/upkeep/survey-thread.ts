@@ -135,7 +135,7 @@ export class SurveyThread implements StoreSurvey, RowRemoval {
     const worker = startThread(import.meta.url, 'survey-worker', { data: this.#place });
     worker.on('message', (reply: SurveyReply) => this.#receive(reply));
     worker.on('error', error => this.#end(error));
-    worker.on('exit', () => this.#end(new Error('the survey was broken off')));
+    worker.on('exit', () => this.#end(new Error('the survey was aborted')));
     return worker;
   }
 

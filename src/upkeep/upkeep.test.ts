@@ -442,7 +442,9 @@ describe('scrub', () => {
         : hashFile(digest, options),
     );
     const report = await upkeep().scrub();
-    expect(report?.damaged).toMatchObject([{ digest: first, reason: 'the disk cannot read its file' }]);
+    expect(report?.damaged).toMatchObject([
+      { digest: first, reason: 'its file cannot be read from the disk' },
+    ]);
     expect(report?.checked).toBe(2);
     expect(await heldFiles()).toEqual([second]);
   });
@@ -498,7 +500,7 @@ describe('scrub', () => {
       { signal: new AbortController().signal, onProgress() {}, onDamaged() {} },
     );
     await expect(upkeep().collect()).rejects.toThrow(
-      /was rebuilt.*; .*after a rebuild.* only `entrepot gc --force` starts collecting again/,
+      /was rebuilt.*; .*after a rebuild.* only `entrepot gc --force` resumes collection/,
     );
     expect(await heldFiles()).toEqual([stray]);
     expect(await upkeep().collect({ force: true })).toMatchObject({ blobs: { items: 1 } });

@@ -94,14 +94,14 @@ export class AddressRules implements AddressGuard {
 
   async admit(address: string, hostname: string): Promise<void> {
     const scope = scopeOf(address);
-    if (scope === 'never') throw new Error(`${hostname} is at ${address}, where no registry may be`);
+    if (scope === 'never') throw new Error(`${hostname} resolves to ${address}, which is never allowed`);
     // The upstream itself is where its operator says it is.
     if (scope === 'public' || hostname === this.#home) return;
     if (this.#allowed.check(address, isIP(address) === 6 ? 'ipv6' : 'ipv4')) return;
     const home = await this.#findHome();
     if (home === scope) return;
     throw new Error(
-      `${hostname} is at the ${scope} address ${address}, but ${this.#home} is ${home}; ` +
+      `${hostname} resolves to the ${scope} address ${address}, but ${this.#home} is ${home}; ` +
         'add it to `allowAddresses` of this upstream if it should be reached',
     );
   }

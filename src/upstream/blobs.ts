@@ -86,14 +86,13 @@ function extentOf(reply: Reply, asked: number, named: number | undefined) {
   let extent: { offset: number; size: number | undefined; length: number | undefined };
   if (response.status === 206) {
     const range = rangeOf(reply);
-    if (range === undefined || range.start !== asked)
-      throw refuse('answers with another range than was asked for');
+    if (range === undefined || range.start !== asked) throw refuse('sent a different range than requested');
     extent = { offset: asked, size: range.size, length: length ?? range.end - range.start + 1 };
   } else {
     extent = { offset: 0, size: length, length };
   }
   if (named !== undefined && extent.size !== undefined && extent.size !== named) {
-    throw refuse(`says that it has ${extent.size} bytes, not ${named}`);
+    throw refuse(`reports a size of ${extent.size} bytes, not ${named}`);
   }
   return extent;
 }

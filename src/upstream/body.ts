@@ -58,7 +58,7 @@ export async function collect(
   const tooLarge = () =>
     new UpstreamFailure(
       'invalid',
-      `${context.what}: the answer of ${context.url.host} exceeds ${maxBytes} bytes`,
+      `${context.what}: the response of ${context.url.host} exceeds ${maxBytes} bytes`,
       context,
     );
   const length = lengthOf(headerOf(response, 'content-length'));
@@ -78,7 +78,10 @@ export async function collect(
   const timer = setTimeout(
     () =>
       body.destroy(
-        new HttpFailure('timeout', `${context.url.host} took over ${DOCUMENT_MS} ms for ${context.what}`),
+        new HttpFailure(
+          'timeout',
+          `${context.url.host} took longer than ${DOCUMENT_MS} ms for ${context.what}`,
+        ),
       ),
     DOCUMENT_MS,
   );

@@ -106,7 +106,7 @@ export function limitedFailure(name: string, retryAfterMs: number, endpoint: num
   const seconds = Math.ceil(retryAfterMs / 1000);
   return new UpstreamFailure(
     'limited',
-    `${name} limits how often it is asked; it may be asked again in ${seconds} s`,
+    `${name} limits the rate of requests; the next one is allowed in ${seconds} s`,
     {
       status: 429,
       retryAfterMs,

@@ -53,7 +53,7 @@ export class Endpoints {
     }
     if (ofUrl !== undefined) throw ofUrl;
     if (ofMirror?.kind === 'unavailable' || ofMirror?.kind === 'invalid') throw ofMirror;
-    const message = ofMirror?.message ?? 'no endpoint is left that could be asked';
+    const message = ofMirror?.message ?? 'no endpoint is left to ask';
     throw new UpstreamFailure('unavailable', message, { endpoint: ofMirror?.endpoint, cause: ofMirror });
   }
 

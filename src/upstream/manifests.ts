@@ -77,5 +77,5 @@ async function mediaTypeOf(reply: Reply, bytes: Uint8Array): Promise<string> {
   const mediaType = await documents.ask('ownMediaType', bytes);
   if (mediaType !== undefined) return mediaType;
   const { what, url } = reply.context;
-  throw new UpstreamFailure('invalid', `${what}: ${url.host} sent no manifest`, reply.context);
+  throw new UpstreamFailure('invalid', `${what}: ${url.host} did not send a manifest`, reply.context);
 }

@@ -21,7 +21,7 @@ export function judgeRealm(realm: string, { endpoint, realms }: RealmTrust): URL
     return `its token service ${host} is not https`;
   }
   if (username !== '' || password !== '')
-    return `the address of its token service ${host} carries a user name`;
+    return `the address of its token service ${host} contains a user name`;
   if (host !== endpoint.host && !realms.some(trusted => isHost(url, trusted))) {
     return `its token service ${host} is not trusted; add it to \`realms\` of this upstream if it should be`;
   }

@@ -42,7 +42,7 @@ export async function follow(client: HttpClient, request: RedirectedRequest): Pr
     if (!REDIRECTS.has(response.status)) return { response, url, crossed, redirected: hops > 0 };
     discard(response.body);
     if (hops === MAX_REDIRECTS)
-      throw new UpstreamFailure('invalid', `${request.url.host} redirects without end`);
+      throw new UpstreamFailure('invalid', `${request.url.host} redirects too many times`);
     const target = nextHop(url, headerOf(response, 'location'));
     // Once it has left its host a request never gets its credential back: the way home was chosen by a stranger.
     crossed ||= target.origin !== url.origin;

@@ -43,7 +43,7 @@ export async function fetchReferrers(
     if (MISSING.includes(reply.response.status)) {
       discard(reply.response.body);
       if (page === 0) return fetchTagged(endpoint, repository, subject, ask);
-      throw broken(reply, 'has lost the rest of a list');
+      throw broken(reply, 'no longer has the rest of a list');
     }
     const bytes = await collect(reply.response, left, reply.context);
     left -= bytes.length;
@@ -59,9 +59,9 @@ export async function fetchReferrers(
     if (next === undefined) return { ...indexOf(pages), proof: endpoint.index === 0 };
     // Of a link only the query counts, on the path that was asked: where to ask is not for upstream to say.
     query = parseUrl(next, reply.url)?.search ?? '';
-    if (query === '') throw broken(reply, 'gives a next page without address');
+    if (query === '') throw broken(reply, 'names a next page without an address');
   }
-  throw new UpstreamFailure('invalid', `${repository}: the list of referrers has no end`, {
+  throw new UpstreamFailure('invalid', `${repository}: the list of referrers does not end`, {
     endpoint: endpoint.index,
   });
 }

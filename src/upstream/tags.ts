@@ -27,7 +27,7 @@ export async function fetchTags(
   const listed = await documents.ask('tags', bytes, { limit, after });
   if (listed === undefined) {
     const { what, url } = reply.context;
-    throw new UpstreamFailure('invalid', `${what}: ${url.host} sent no list of tags`, reply.context);
+    throw new UpstreamFailure('invalid', `${what}: ${url.host} did not send a list of tags`, reply.context);
   }
   const { entries: tags, more: isCut } = listed;
   const link = nextLink(headerOf(reply.response, 'link'));

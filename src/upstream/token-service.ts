@@ -34,7 +34,8 @@ export async function fetchToken(
   if (response.status !== 200) throw await refusal(response, request, what);
   const context = { url, what, signal: undefined, endpoint: undefined, memory };
   const token = parseToken(await collect(response, MAX_TOKEN_BYTES, context));
-  if (token === undefined) throw new UpstreamFailure('invalid', `${what}: ${url.host} gave no valid token`);
+  if (token === undefined)
+    throw new UpstreamFailure('invalid', `${what}: ${url.host} did not send a valid token`);
   return token;
 }
 

@@ -241,7 +241,7 @@ export class Transport {
     response.body.on('error', () => {}).destroy();
     const message = this.#message(
       request,
-      `${url.host} answers with a content encoding that was not asked for`,
+      `${url.host} responded with a content encoding that was not requested`,
     );
     throw new UpstreamFailure('invalid', message, { endpoint: this.#options.endpoint });
   }
@@ -251,7 +251,7 @@ export class Transport {
     const type = essence(headerOf(response, 'content-type') ?? '');
     if (!isSuccess(response.status) || !PAGES.has(type)) return;
     response.body.on('error', () => {}).destroy();
-    const message = this.#message(request, `${url.host} answers with a web page`);
+    const message = this.#message(request, `${url.host} responded with a web page`);
     throw new UpstreamFailure('invalid', message, { endpoint: this.#options.endpoint });
   }
 
@@ -264,7 +264,7 @@ export class Transport {
     const said = await errorTextOf(response);
     const message = this.#message(
       request,
-      `${url.host} answers ${status}${said === undefined ? '' : ` (${said.text})`}`,
+      `${url.host} responded ${status}${said === undefined ? '' : ` (${said.text})`}`,
     );
     const details = { status, code: said?.code, retryAfterMs, endpoint: this.#options.endpoint };
     const namedMs = parseRetryAfter(headerOf(response, 'retry-after'), Date.now());

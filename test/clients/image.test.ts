@@ -118,7 +118,7 @@ describe.skipIf(!canRun)('the image, built by docker and run by docker compose',
     expect(await images('1000:1000')).toMatchObject({ code: 0, stdout: expect.stringContaining(UPSTREAM) });
     // Without capabilities root can become nobody else.
     const root = await images('0:0');
-    expect(root).toMatchObject({ code: 1, stderr: expect.stringContaining('run this as that user') });
+    expect(root).toMatchObject({ code: 1, stderr: expect.stringContaining('run the command as that user') });
     const files = await readdir(join(folder, 'storage'), { recursive: true });
     const owners = await Promise.all(
       files.map(async name => (await stat(join(folder, 'storage', name))).uid),

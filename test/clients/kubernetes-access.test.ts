@@ -93,7 +93,7 @@ describe.skipIf(!HAS_CLUSTER || !CAN_MOUNT)('in a pod', () => {
     // Whoever may list is told only afterwards that he may not watch.
     await cluster.putPullSecret('team-a', 'later', host, LATER);
     await soonLogsIn(LATER, entrepot);
-    expect(entrepot.logs()).not.toContain('cannot be followed');
+    expect(entrepot.logs()).not.toContain('cannot be watched');
   });
 
   test('a token that was renewed in its file is the one that counts, without a restart', async () => {
@@ -103,7 +103,7 @@ describe.skipIf(!HAS_CLUSTER || !CAN_MOUNT)('in a pod', () => {
     await until('the old token to end', SOON_MS, async () => !(await cluster.knows(old)));
     await cluster.kubectl('apply', '--filename', join(MANIFESTS, '2-access.yaml'));
     await cluster.putPullSecret('team-a', 'pull', host, SECOND);
-    await soonLogged(/Unauthorized.*namespaces cannot be asked for/, entrepot);
+    await soonLogged(/Unauthorized.*namespaces cannot be read/, entrepot);
     expect(await loginStatus(SECOND, entrepot)).toBe(401);
     expect(await loginStatus(FIRST, entrepot)).toBe(200);
     await renewToken();
@@ -139,7 +139,7 @@ describe.skipIf(!HAS_CLUSTER)('namespaces that are named', () => {
       await soonLogsIn(FIRST, narrow);
       await cluster.putPullSecret('team-g', 'pull', SERVER, SECOND);
       await soonLogsIn(SECOND, narrow);
-      expect(narrow.logs()).not.toContain('cannot be followed');
+      expect(narrow.logs()).not.toContain('cannot be watched');
     } finally {
       await narrow.remove();
     }

@@ -209,7 +209,7 @@ describe.skipIf(!HAS_CLUSTER)('an object that is too large', () => {
       expect(await entrepot.metrics()).toContain(
         `entrepot_kubernetes_passed_over{resource="secrets",namespace="${of}",name="huge"} 1`,
       );
-      await soonLogged(new RegExp(`"namespace":"${of}".*passed over`), entrepot);
+      await soonLogged(new RegExp(`"namespace":"${of}".*are skipped`), entrepot);
       await cluster.kubectl('delete', 'secret', 'pull', '--namespace', good);
       await soonRefused(login(good, 2), entrepot);
       await soonFollows(entrepot);

@@ -63,7 +63,7 @@ describe.skipIf(!HAS_CLUSTER)('a cluster that renews', () => {
     const after = await robotLogin();
     await soonLogsIn(after, entrepot);
     await endsWithinAMinute(before);
-    await soonLogged(/service-account tokens are signed by others now/, entrepot);
+    await soonLogged(/the signing keys of service-account tokens have changed/, entrepot);
     await soonFollows(entrepot);
     expect((await get(`${entrepot.ops}/readyz`)).text).toBe('ok\n');
   });

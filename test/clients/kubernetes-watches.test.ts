@@ -87,7 +87,7 @@ describe.skipIf(!HAS_CLUSTER)('watches of a cluster', () => {
       expect(await loginStatus(login('patient', 3), entrepot)).toBe(401);
       await sleep(5_000);
     }
-    expect((await entrepot.command('tenants')).stdout).toMatch(/^cannot be followed: secrets of /m);
+    expect((await entrepot.command('tenants')).stdout).toMatch(/^cannot be watched: secrets of /m);
 
     await cluster.start();
     await cluster.putPullSecret('patient', 'pull', host, login('patient', 3));
@@ -96,7 +96,7 @@ describe.skipIf(!HAS_CLUSTER)('watches of a cluster', () => {
     await soonLogsIn(login('patient', 3), entrepot);
     for (const holder of holders) await soonRefused(holder, entrepot);
     await soonFollows(entrepot);
-    await soonLogged(/the cluster is followed again/, entrepot);
+    await soonLogged(/the cluster is watched again/, entrepot);
   });
 
   test('that are too old, since etcd was compacted, are followed by new lists, in which nothing is missing or left over', async () => {
@@ -128,7 +128,7 @@ describe.skipIf(!HAS_CLUSTER)('watches of a cluster', () => {
     await soonRefused(login('gone', 1), entrepot);
     for (const nth of [1, 2]) expect(await loginStatus(login('kept', nth), entrepot)).toBe(401);
     await soonHasSecrets(entrepot, 'kept', ['pull loaded']);
-    await soonLogged(/the cluster has forgotten what was seen last/, entrepot);
+    await soonLogged(/the resource version of a watch has expired/, entrepot);
     const expired = () =>
       gate.asked.slice(seen).filter(({ isWatch, text }) => isWatch && /"code":410\b/.test(text));
     await until('each watch to be Gone', SOON_MS, () => Promise.resolve(expired().length === WATCHES));

@@ -198,10 +198,10 @@ describe.skipIf(!HAS_CLUSTER)('a cluster that goes away', () => {
     await soonLogsIn(account, entrepot);
 
     await cluster.stop();
-    await soonLogged(/the cluster cannot be followed/, entrepot);
+    await soonLogged(/the cluster cannot be watched/, entrepot);
     expect(await loginStatus(before, entrepot)).toBe(200);
     await soonFollowsNothing(entrepot);
-    expect((await entrepot.command('tenants')).stdout).toMatch(/^cannot be followed: \w+ of 127.0.0.1/);
+    expect((await entrepot.command('tenants')).stdout).toMatch(/^cannot be watched: \w+ of 127.0.0.1/);
 
     await entrepot.stop();
     entrepot = await entrepot.startAgain();
@@ -209,9 +209,9 @@ describe.skipIf(!HAS_CLUSTER)('a cluster that goes away', () => {
     expect(await loginStatus(before, entrepot)).toBe(200);
     expect(await loginStatus(account, entrepot)).toBe(200);
     await soonHasSecrets(entrepot, 'team-e', ['pull loaded']);
-    expect((await get(`${entrepot.ops}/readyz`)).text).toMatch(/what was seen at \S+Z counts/);
-    await soonLogged(/what was seen of it last counts/, entrepot);
-    expect(entrepot.logs().match(/what was seen of it last counts/g)).toHaveLength(1);
+    expect((await get(`${entrepot.ops}/readyz`)).text).toMatch(/using its state of \S+Z/);
+    await soonLogged(/its last known state stays in force/, entrepot);
+    expect(entrepot.logs().match(/its last known state stays in force/g)).toHaveLength(1);
     expect(entrepot.logs()).not.toMatch(/cannot be read.*malformed/);
 
     await cluster.start();

@@ -61,7 +61,7 @@ test('a pull moves a bar for each image, with bytes, rate and the time that is l
       expect(new Set(drawn)).toContain('8 4.0 MiB');
     }
     const left = stdout.split(TAKEN_AWAY).pop() ?? '';
-    expect(left).toMatch(/^(✓ .* 2 of 2 blobs fetched \(4\.8 MiB in .*\)\r\n)?2 of 2 images are here\r\n$/);
+    expect(left).toMatch(/^(✓ .* 2 of 2 blobs fetched \(4\.8 MiB in .*\)\r\n)?2 of 2 images are stored\r\n$/);
   } finally {
     await mirror.remove();
     await upstream.stop();

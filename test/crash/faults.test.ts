@@ -74,7 +74,7 @@ async function expectTellsToComeBack({ status, headers, text }: Got): Promise<vo
   const why = entrepot
     .logs()
     .split('\n')
-    .filter(line => line.includes('fault of ours'));
+    .filter(line => line.includes('internal error'));
   throw new Error(`${status} ${text}: ${why.join('\n')}`);
 }
 

@@ -259,7 +259,7 @@ describe.skipIf(!canPreload)('a collection (gcc)', () => {
     await shim.untilMet('stopped');
     const { code, stderr } = await server.command('scrub');
     expect({ code, stderr }).toMatchObject({ code: 0 });
-    expect(stderr).toContain('another process is scrubbing: waiting for it to end');
+    expect(stderr).toContain('another process is scrubbing: waiting for it to finish');
     await paused.kill();
   });
 });

@@ -177,7 +177,7 @@ describe('a chart that has images of its own beside those of a registry', () => 
   it('is pulled and exported as a whole where they were pushed', async () => {
     await writeFile(list, `${UPSTREAM}/shop/web:1\ntools/own:1\n`);
     const { stderr } = await succeed(entrepot.command('pull', '--from', list));
-    expect(stderr).toContain('2 of 2 images are here');
+    expect(stderr).toContain('2 of 2 images are stored');
     expect(stderr).toContain(`tools/own:1: ${own.manifest.digest} is hosted here`);
     await succeed(entrepot.command('check', '--from', list));
     const bundle = join(entrepot.folder, 'own.tar');
@@ -190,7 +190,7 @@ describe('a chart that has images of its own beside those of a registry', () => 
     await writeFile(list, `${UPSTREAM}/shop/web:1\ntools/own:2\n`);
     const { code, stderr } = await entrepot.command('pull', '--from', list);
     expect(code).toBe(1);
-    expect(stderr).toContain('tools/own:2: it is hosted here and is not held: push or import it');
-    expect(stderr).toContain('1 of 2 images are here; 1 failed:');
+    expect(stderr).toContain('tools/own:2: it is hosted here but not stored: push or import it');
+    expect(stderr).toContain('1 of 2 images are stored; 1 failed:');
   });
 });

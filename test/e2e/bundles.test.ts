@@ -160,7 +160,7 @@ describe('entrepot pull', () => {
     const { code, stderr } = await connected.command('pull', ...options);
     expect(code).toBe(0);
     expect(stderr).toContain(
-      `likely an image, not taken without --likely: ${UPSTREAM}/org/sidecar:2 (Prometheus p: spec.image)`,
+      `likely an image, skipped without --likely: ${UPSTREAM}/org/sidecar:2 (Prometheus p: spec.image)`,
     );
     expect((await connected.command('check', `${UPSTREAM}/org/sidecar:2`)).code).toBe(1);
     await succeed(connected, 'pull', '--likely', ...options);
@@ -229,7 +229,7 @@ describe('entrepot pull', () => {
     const images = [`${UPSTREAM}/org/none:1`, 'nowhere.example/x:1', 'Bad Name', `${UPSTREAM}/org/sidecar:2`];
     const { code, stderr } = await connected.command('pull', '--serialize', ...images);
     expect(code).toBe(1);
-    expect(stderr).toContain('1 of 4 images are here; 3 failed');
+    expect(stderr).toContain('1 of 4 images are stored; 3 failed');
     expect(await succeed(connected, 'check', `${UPSTREAM}/org/sidecar:2`)).toBe('');
   });
 
@@ -278,7 +278,7 @@ describe('entrepot pull', () => {
     process.kill(pulling.pid, 'SIGINT');
     await until('the end', 30_000, async () => !pulling.isRunning);
     expect(pulling.exitCode).toBe(130);
-    expect(pulling.logs()).toContain('stopped; what was done until now stays done');
+    expect(pulling.logs()).toContain('stopped; what has been done is kept');
     behave();
     await succeed(connected, 'pull', `${UPSTREAM}/org/sidecar:2`);
     const gets = (digest: string) =>
@@ -309,7 +309,7 @@ describe('entrepot check', () => {
     const args = [...STARTER, 'pull', '--from', '-', '--config', connected.configFile];
     expect(await tryRun(process.execPath, args, { input: stdout })).toMatchObject({
       code: 1,
-      stderr: expect.stringContaining('1 of 2 images are here; 1 failed:\n  Bad Name\n'),
+      stderr: expect.stringContaining('1 of 2 images are stored; 1 failed:\n  Bad Name\n'),
     });
     await succeed(connected, 'check', '--from', workloads, '--platform', PLATFORMS);
   });
@@ -324,7 +324,7 @@ describe('entrepot check', () => {
     const { code, stderr } = await connected.command('pull', '--from', list);
     expect({ code, stderr }).toMatchObject({
       code: 1,
-      stderr: expect.stringContaining('nothing is held by a digest such as sha384:'),
+      stderr: expect.stringContaining('unsupported digest: sha384:'),
     });
     await succeed(connected, 'check', `${UPSTREAM}/org/app:1`, '--all-platforms');
     const typed = await connected.command('check', `${UPSTREAM}/org/sidecar:2`, '--all-platforms');
@@ -355,7 +355,10 @@ describe('entrepot export --from', () => {
       code: 1,
       stderr: expect.stringContaining('linux/s390x'),
     });
-    expect(await exported()).toMatchObject({ code: 2, stderr: expect.stringContaining('no image is named') });
+    expect(await exported()).toMatchObject({
+      code: 2,
+      stderr: expect.stringContaining('no images are given'),
+    });
   });
 });
 
@@ -382,10 +385,10 @@ describe('an offline registry', () => {
       const got = await ask(path);
       expect(got.status).toBe(404);
       expect(got.text).toContain(name);
-      expect(got.text).toContain('not held here');
+      expect(got.text).toContain('not stored');
     }
     expect((await connected.command('refresh', `${UPSTREAM}/org/app:1`)).code).toBe(1);
-    expect((await connected.command('pull', `${UPSTREAM}/org/sidecar:2`)).stderr).toContain('not held here');
+    expect((await connected.command('pull', `${UPSTREAM}/org/sidecar:2`)).stderr).toContain('not stored');
     expect(upstream.requests.length).toBe(before);
     expect(await upstream.connections()).toBe(0);
   });
@@ -397,7 +400,7 @@ describe('an offline registry', () => {
       await until('the server to be ready', 20_000, () => answers(`${connected.ops}/readyz`, 200));
       const got = await get(`${connected.url}/v2/org/app/manifests/1?ns=${UPSTREAM}`);
       expect(got.status).toBe(404);
-      expect(got.text).toContain('not held here');
+      expect(got.text).toContain('not stored');
       expect(upstream.requests).toEqual([]);
     } finally {
       await serving.stop();
@@ -519,7 +522,10 @@ describe('a bundle', () => {
     importing.kill('SIGINT');
     const [code] = await once(importing, 'exit');
     importing.stdin.destroy();
-    expect({ code, told }).toEqual({ code: 130, told: expect.stringContaining('stopped; what was done') });
+    expect({ code, told }).toEqual({
+      code: 130,
+      told: expect.stringContaining('stopped; what has been done'),
+    });
     expect(JSON.parse(await have()).blobs.length).toBeGreaterThanOrEqual(held);
   });
 
@@ -639,7 +645,7 @@ describe('a bundle', () => {
         { name: names[1], ...refused },
         { name: names[2], image: names[2], state: 'new', reason: null },
       ]);
-      expect(stderr).toContain('would be refused, for 2 of its 3 images');
+      expect(stderr).toContain('would be refused because of 2 of its 3 images');
       for (const name of names.slice(0, 2)) expect(stderr).toContain(`\n  ${name}: `);
       expect((await island.command('import', file, ...rename)).code).toBe(1);
       expect(await succeed(island, 'images', '--json')).toBe('');
@@ -686,9 +692,9 @@ describe('a bundle', () => {
       await writeFile(damaged!, broken);
       await writeFile(cut!, bytes.subarray(0, 300_000));
       for (const [file, reason] of [
-        [damaged, 'another digest'],
+        [damaged, 'a different digest'],
         [cut, ''],
-        [thin, 'which was made for what another registry holds'],
+        [thin, 'which was made for a registry that already has it'],
       ] as const) {
         const dry = await dryRun(island, file!);
         const real = await island.command('import', file!);
@@ -714,7 +720,7 @@ describe('a bundle', () => {
       code: 1,
       stderr: expect.stringMatching(/✗ nowhere\.tar: it cannot be read: [^]*✓ .*: 1 image; 4 blobs added, /),
     });
-    expect(stderr).toContain(`--rename: no image was called ${unused}\n`);
+    expect(stderr).toContain(`--rename: no image has the name ${unused}\n`);
     expect(await island.command('import', file, ...renames)).toMatchObject({ code: 1 });
     await succeed(island, 'import', file, '--rename', rename);
     await expectServed('other/name', '2', sidecar);

@@ -104,7 +104,7 @@ describe('an upstream that is hostile', () => {
     const got = await get(`${entrepot.url}/v2/app/blobs/${blob.digest}?ns=${UPSTREAM}`);
     // Refused, not merely unreachable, in words that say why.
     expect([got.status, codeOf(got)]).toEqual([502, 'UPSTREAM_INVALID']);
-    expect(got.text).toContain('where no registry may be');
+    expect(got.text).toContain('which is never allowed');
   });
 });
 

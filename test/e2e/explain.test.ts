@@ -37,20 +37,20 @@ async function explained(...args: string[]): Promise<string> {
   return stdout;
 }
 
-it('says what is asked of upstream, what is held and how long it is served as it is', async () => {
+it('says what is asked of upstream, what is held and how long it is served as is', async () => {
   entrepot = await Entrepot.start(config({ freshFor: '1h' }));
   const before = await explained(`${UP}/app:v1`);
   expect(before).toMatch(/^up\.example\/app for anybody, without a login\n/);
-  expect(before).toContain('its answer decides, and nothing held is served without it');
-  expect(before).toContain('- v1 is not held: the next pull asks upstream for it\n');
+  expect(before).toContain('its answer decides, and no stored content is served without it');
+  expect(before).toContain('- v1 is not stored: the next pull asks upstream for it\n');
   expect((await pull('app/manifests/v1')).status).toBe(200);
   const after = await explained(`${UP}/app:v1`);
   expect(after).toContain('public: counts, of');
-  expect(after).toContain('- what is held is served without asking upstream who may have it\n');
+  expect(after).toContain('- stored content is served without asking upstream who may pull it\n');
   expect(after).toMatch(
-    new RegExp(`- v1 is held as ${image.manifest.digest}, .* served as it is for another (?:1h|59m)`),
+    new RegExp(`- v1 is stored as ${image.manifest.digest}, .* served as is for another (?:1h|59m)`),
   );
-  expect(await explained(`${UP}/app@${image.manifest.digest}`)).toContain('is held, and served as it is');
+  expect(await explained(`${UP}/app@${image.manifest.digest}`)).toContain('is stored, and served as is');
   const json = JSON.parse(await explained(`${UP}/app:v1`, '--json'));
   expect(json).toMatchObject({ repository: `${UP}/app`, tenant: null, attempts: [{ secret: 'none' }] });
 });
@@ -60,8 +60,10 @@ it('says that the next pull asks upstream, and why; that none does; and what fai
     config({ pullPolicy: 'Always', repositories: [{ match: 'still', pullPolicy: 'Never' }] }),
   );
   await pull('app/manifests/v1');
-  expect(await explained(`${UP}/app:v1`)).toContain('the next pull asks upstream what it means now (Always)');
-  expect(await explained(`${UP}/still:v1`)).toContain('v1 is not held, and upstream is not asked (Never)');
+  expect(await explained(`${UP}/app:v1`)).toContain(
+    'the next pull asks upstream what it refers to now (Always)',
+  );
+  expect(await explained(`${UP}/still:v1`)).toContain('v1 is not stored, and upstream is not asked (Never)');
   expect((await pull('none/manifests/v1')).status).toBe(404);
   expect(await explained(`${UP}/none:v1`)).toMatch(/- upstream is not asked again for \d+s?: .*none/);
 });
@@ -69,23 +71,25 @@ it('says that the next pull asks upstream, and why; that none does; and what fai
 it('says what anybody may do with what lives here, and what differs while nothing serves', async () => {
   entrepot = await Entrepot.start(config({}, { hosted: { prefixes: ['team'], anonymous: 'pull' } }));
   const hosted = await explained('team/app');
-  expect(hosted).toContain('- it lives here, and no tenant owns it\n- pull: yes\n- push: no (');
+  expect(hosted).toContain('- it is hosted here and belongs to no tenant\n- pull: yes\n- push: no (');
   await entrepot.stop();
   const { code, stdout, stderr } = await entrepot.command('explain', `${UP}/app:v1`);
   expect([code, stderr]).toEqual([0, expect.stringContaining('no server answers')]);
-  expect(stdout).toContain('v1 is not held');
+  expect(stdout).toContain('v1 is not stored');
 });
 
 it('says that no upstream is asked while offline', async () => {
   entrepot = await Entrepot.start(config({}, { offline: true }));
-  expect(await explained(`${UP}/app:v1`)).toContain('v1 is not held, and upstream is not asked (offline)');
+  expect(await explained(`${UP}/app:v1`)).toContain('v1 is not stored, and upstream is not asked (offline)');
 });
 
 it('says that who is refused is asked to log in where somebody can', async () => {
   entrepot = await Entrepot.start(config({}, { tenants: [{ name: 'team-a' }] }));
-  expect(await explained(`${UP}/app:v1`)).toContain('a client that upstream refuses is asked to log in');
+  expect(await explained(`${UP}/app:v1`)).toContain(
+    'if upstream refuses an anonymous client, the client is asked to log in',
+  );
   const { code, stderr } = await entrepot.command('explain', `${UP}/app:v1`, '--tenant', 'team-z');
-  expect([code, stderr]).toEqual([1, expect.stringContaining('no tenant is called team-z')]);
+  expect([code, stderr]).toEqual([1, expect.stringContaining('there is no tenant named team-z')]);
 });
 
 describe('an imported image', () => {
@@ -105,26 +109,26 @@ describe('an imported image', () => {
     const asked = upstream.requests.length;
     const told = await explained(`${UP}/app:v1`);
     expect(told).toContain('imported for all: counts');
-    expect(told).toContain('- it was imported, and is served without asking upstream who may have it\n');
-    expect(told).toMatch(/- v1 is held as .*; it is served as it is for another/);
-    expect(told).not.toContain('nothing held is served');
-    expect(await explained(`${UP}/app@${image.manifest.digest}`)).toContain('is held, and served as it is');
+    expect(told).toContain('- it was imported, and is served without asking upstream who may pull it\n');
+    expect(told).toMatch(/- v1 is stored as .*; it is served as is for another/);
+    expect(told).not.toContain('no stored content is served');
+    expect(await explained(`${UP}/app@${image.manifest.digest}`)).toContain('is stored, and served as is');
     expect((await pull('app/manifests/v1')).status).toBe(200);
     expect(upstream.requests.length).toBe(asked);
     // Of what was not imported the import says nothing.
     const other = await explained(`${UP}/app:v2`);
-    expect(other).toContain('- v2 is not held: the next pull asks upstream for it\n');
+    expect(other).toContain('- v2 is not stored: the next pull asks upstream for it\n');
     expect(other).toContain('its answer decides');
   });
 
   it('is told to be served without upstream while offline, and nothing else is', async () => {
     await island({ offline: true });
     const told = await explained(`${UP}/app:v1`);
-    expect(told).toContain('it is served as it is, and upstream is not asked (offline)');
+    expect(told).toContain('it is served as is, and upstream is not asked (offline)');
     expect(told).not.toMatch(/upstream is asked|is fetched/);
     expect((await pull('app/manifests/v1')).status).toBe(200);
     const other = await explained(`${UP}/app:v2`);
-    expect(other).toContain('- v2 is not held, and upstream is not asked (offline): the pull fails\n');
+    expect(other).toContain('- v2 is not stored, and upstream is not asked (offline): the pull fails\n');
     expect(other).not.toMatch(/upstream is asked|is fetched/);
     expect((await pull('app/manifests/v2')).status).toBe(404);
   });
@@ -142,17 +146,17 @@ it('says what is served of a private image while upstream may not be asked, and 
   expect((await entrepot.command('pull', `${UP}/app:v1`)).code).toBe(0);
   entrepot = await (await stopped(entrepot)).startAgain(config(own, { offline: true }));
   expect(await explained(`${UP}/app:v1`)).toContain(
-    'but no right to it is proved, and upstream is not asked (offline): the pull fails\n',
+    'but no right to pull it is proved, and upstream is not asked (offline): the pull fails\n',
   );
   expect((await pull('app/manifests/v1')).status).toBe(404);
 });
 
-it('says that what is held is served while upstream does not answer, and that the rest fails', async () => {
+it('says that stored content is served while upstream does not answer, and that the rest fails', async () => {
   entrepot = await Entrepot.start(config({ pullPolicy: 'Always' }));
   expect((await pull('app/manifests/v1')).status).toBe(200);
   await upstream.stop();
   for (const [tag, status, end] of [
-    ['v1', 200, 'what is held is served\n'],
+    ['v1', 200, 'stored content is served\n'],
     ['v2', 503, 'the pull fails (UNAVAILABLE)\n'],
   ] as const) {
     // The first back-offs are shorter than a command takes on a busy machine.
@@ -172,7 +176,7 @@ async function stopped(one: Entrepot): Promise<Entrepot> {
 describe('a hosted prefix that is not open to anonymous clients (hosted.anonymous: none)', () => {
   const hosted = { prefixes: ['tools'], anonymous: 'none', shared: ['tools/base/**'] };
   const NOBODY = 'nobody may pull this: hosted.anonymous is none';
-  const TENANTS = 'only tenants may pull this, with a login (hosted.shared)';
+  const TENANTS = 'only tenants that are logged in may pull this (hosted.shared)';
   const heard = async (name: string, options = {}) => {
     const { status, text, headers } = await get(`${entrepot.url}/v2/${name}/manifests/v1`, options);
     return { status, body: text, asks: headers['www-authenticate'] !== undefined };
@@ -214,12 +218,12 @@ describe('a hosted prefix that is not open to anonymous clients (hosted.anonymou
 it('says whose a repository is that a tenant owns, and what is for others', async () => {
   const tenants = [{ name: 'team-a' }, { name: 'team-b' }];
   entrepot = await Entrepot.start(config({}, { tenants, hosted: { shared: ['team-a/base/**'] } }));
-  const own = '- it lives here, and team-a owns it\n';
+  const own = '- it is hosted here and belongs to team-a\n';
   expect(await explained('team-a/app')).toContain(
-    `${own}- pull, push, delete: no (only team-a may, with a login of its own)\n`,
+    `${own}- pull, push, delete: no (only team-a may, with its own login)\n`,
   );
   expect(await explained('team-a/base/os')).toContain(
-    `${own}- pull: no (only tenants may pull this, with a login (hosted.shared))\n- push, delete: no (only team-a`,
+    `${own}- pull: no (only tenants that are logged in may pull this (hosted.shared))\n- push, delete: no (only team-a`,
   );
   expect(await explained('team-a/base/os', '--tenant', 'team-b')).toContain(
     '- pull: yes\n- push, delete: no',

@@ -57,7 +57,7 @@ it('is made anew by no command but rebuild, which all the others name', async ()
     expect(stderr).toMatch(/entrepot restore.*entrepot rebuild/);
   }
   expect(await files()).toEqual([]);
-  expect((await entrepot.command('rebuild')).stdout).toContain('2 blobs found again');
+  expect((await entrepot.command('rebuild')).stdout).toContain('2 blobs added');
   expect((await entrepot.command('images')).code).toBe(0);
 });
 

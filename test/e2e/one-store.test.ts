@@ -125,7 +125,7 @@ describe('where nothing is', () => {
     await chown(path, OWNER, OWNER);
     const added = await command(OWNER, ['tenant', 'add', 'team-a']);
     expect(added).toMatchObject({ code: 0, stdout: 'team-a: added\n' });
-    expect(added.stderr).toBe(`store: ${path} (the default: nobody named another)\n`);
+    expect(added.stderr).toBe(`store: ${path} (the default: no other was named)\n`);
     const named = await command(OWNER, ['images'], { ENTREPOT_STORAGE__PATH: path });
     expect(named).toMatchObject({ code: 0, stderr: '' });
     expect((await command(OWNER, ['images', '--json'])).stderr).toBe(added.stderr);
@@ -211,7 +211,7 @@ describe.skipIf(!isRoot)('a server that runs', () => {
     for (const args of [['images'], ['pull', 'up.example/org/app:v1']]) {
       const { code, stderr } = await command(OWNER, args);
       expect(code).toBe(1);
-      expect(stderr).toContain('name the one that you mean by ENTREPOT_STORAGE__PATH');
+      expect(stderr).toContain('choose one with ENTREPOT_STORAGE__PATH');
       for (const server of [one, other]) expect(stderr).toContain(join(server.folder, 'store'));
     }
     const named = await command(OWNER, ['images', '--config', other.configFile]);
@@ -277,7 +277,7 @@ describe.skipIf(!isRoot)('the store of a server of another user', () => {
     const config = ['--config', server.configFile];
     const named = await command(0, ['export', reference, '--output', join(elsewhere, 'x.tar'), ...config]);
     expect(named.code).toBe(1);
-    expect(named.stderr).toMatch(new RegExp(`EACCES.*as uid ${OWNER}, whose store it is.*by a pipe`));
+    expect(named.stderr).toMatch(new RegExp(`EACCES.*as uid ${OWNER}, the owner of the store.*use a pipe`));
     const piped = await command(0, ['export', reference, '--output', '-', ...config]);
     expect(piped.code).toBe(0);
     expect(piped.stdout.length).toBeGreaterThan(100_000);
@@ -300,7 +300,7 @@ describe.skipIf(!isRoot)('the store of a server of another user', () => {
         args,
         1,
         '',
-        `entrepot: the store in ${store} belongs to uid ${OWNER}: run this as that user\n`,
+        `entrepot: the store in ${store} belongs to uid ${OWNER}: run the command as that user\n`,
       ]);
     }
     expect(await owners(store)).toEqual(new Set([OWNER]));
@@ -337,9 +337,9 @@ describe.skipIf(!isRoot)('blobs that cannot be kept, since another user made the
     const ready = await fetch(`${server.ops}/readyz`);
     expect([ready.status, await ready.text()]).toEqual([
       200,
-      expect.stringMatching(/^ok\ndownloads are passed on but not kept \(EACCES\) since /),
+      expect.stringMatching(/^ok\ndownloads are passed on but not stored \(EACCES\) since /),
     ]);
-    const isLogged = async () => server.logs().includes('a verified blob could not be kept');
+    const isLogged = async () => server.logs().includes('a verified blob could not be stored');
     await until('the log to say so', 10_000, isLogged);
     await (await fetch(`${server.url}/v2/up.example/org/app/blobs/${other.digest}`)).arrayBuffer();
     await until(
@@ -358,6 +358,6 @@ describe.skipIf(!isRoot)('blobs that cannot be kept, since another user made the
     const fetched = await fetch(`${server.url}/v2/up.example/org/app/blobs/${blob.digest}`);
     expect((await fetched.arrayBuffer()).byteLength).toBe(blob.size);
     expect(await sample(server, 'fills_total{outcome="failed"}')).toBe(1);
-    expect(await (await fetch(`${server.ops}/readyz`)).text()).toContain('not kept (EACCES)');
+    expect(await (await fetch(`${server.ops}/readyz`)).text()).toContain('not stored (EACCES)');
   });
 });

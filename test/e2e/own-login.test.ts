@@ -210,7 +210,7 @@ describe("Entrepot's own login, refused, and tenants", () => {
     expect(await pullWhole(anybody, 'app', image)).toEqual([STALE, HIT, HIT, HIT]);
     expect(await pullWhole(anybody, 'secret', secret)).toEqual(['401', '401', '401', '401']);
     const challenge = await anybody('other/manifests/v1');
-    const both = `${PHRASE} for ${UP}; log in if you have a login that may read it`;
+    const both = `${PHRASE} for ${UP}; log in with a credential that may read it`;
     expect([challenge.status, challenge.text]).toEqual([401, expect.stringContaining(both)]);
     // Who has answered the challenge without a login has none, and hears what is wrong.
     const scope = `repository:${UP}/other:pull`;

@@ -53,15 +53,15 @@ it('one that others could read is closed at the next start, and the log says so 
   expect(await reachable()).toEqual([]);
   for (const name of openFiles) expect((await stat(join(store, name))).mode & 0o777).toBe(0o600);
   await pot.stop();
-  expect(pot.logs()).toContain('it is private now');
+  expect(pot.logs()).toContain('its permissions were restricted');
   await chmod(join(store, 'index.db'), 0o644);
   const { stderr } = await pot.command('images');
   expect(stderr).toBe(
-    `warning: other users could read the store: it is private now paths=["${join(store, 'index.db')}"]\n`,
+    `warning: other users could read the store: its permissions were restricted paths=["${join(store, 'index.db')}"]\n`,
   );
   pot = await pot.startAgain();
   await pot.stop();
-  expect(pot.logs()).not.toContain('it is private now');
+  expect(pot.logs()).not.toContain('its permissions were restricted');
 });
 
 it.skipIf(!canChangeUser)(

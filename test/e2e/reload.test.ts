@@ -171,7 +171,7 @@ it('a configuration with errors changes nothing, and the log lists them all', as
   expect(await status('a/app/tags/list')).toBe(404);
   await writeFile(entrepot.configFile, '{');
   process.kill(entrepot.pid, 'SIGHUP');
-  await until('the second complaint', 20_000, async () => entrepot.logs().includes('is no configuration'));
+  await until('the second complaint', 20_000, async () => entrepot.logs().includes('is not a configuration'));
   expect(await answers(`${entrepot.ops}/readyz`, 200)).toBe(true);
 });
 
@@ -189,7 +189,7 @@ it('a configuration is applied in full while the index takes no writes, and the 
     };
     const said = await reload({ upstreams: { 'one.example': own }, log: { level: 'info' } });
     expect(said.map(({ msg }) => msg)).toEqual(
-      expect.arrayContaining([expect.stringContaining('could not be told'), 'configuration reloaded']),
+      expect.arrayContaining([expect.stringContaining('could not be notified'), 'configuration reloaded']),
     );
   } finally {
     index.close();

@@ -53,7 +53,7 @@ it('removes a hosted tag alone, and says which other tags mean its digest', asyn
   for (const tag of ['v1', 'v1.0', 'latest']) await push('team/app', tag, image);
   expect(await rm('team/app:v1')).toEqual({
     code: 0,
-    stdout: `team/app:v1: removed; ${digest} is still there as latest, v1.0\n`,
+    stdout: `team/app:v1: removed; ${digest} is still stored as latest, v1.0\n`,
     stderr: '',
   });
   expect(await statusOf('team/app', 'v1')).toBe(404);
@@ -67,12 +67,12 @@ it('removes a hosted tag alone, and says which other tags mean its digest', asyn
     freedBytes: 0,
   });
   expect((await rm('team/app:latest')).stdout).toBe(
-    `team/app:latest: removed; ${digest} is still there by its digest alone (--purge removes it too)\n`,
+    `team/app:latest: removed; ${digest} is still stored, without a tag (--purge removes it too)\n`,
   );
   expect(await statusOf('team/app', digest)).toBe(200);
   expect(await rm('team/app:latest')).toMatchObject({
     code: 1,
-    stdout: 'team/app:latest: nothing of it is held\n',
+    stdout: 'team/app:latest: nothing of it is stored\n',
   });
 });
 
@@ -125,7 +125,7 @@ it('frees with --purge what the image alone had, at once, and nothing else', asy
   await push('team/waiting', 'v1', imageOf([waiting]));
 
   expect((await rm('team/purge:v1', '--purge')).stdout).toBe(
-    `team/purge:v1: removed; ${index.manifest.digest} is still there as v2\n`,
+    `team/purge:v1: removed; ${index.manifest.digest} is still stored as v2\n`,
   );
   expect(await statusOf('team/purge', gone.manifest.digest)).toBe(200);
   expect((await rm('team/purge:v2', '--purge')).stdout).toMatch(

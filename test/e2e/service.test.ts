@@ -40,7 +40,11 @@ describe('a port with TLS', () => {
       .filter(line => line.includes('TLS handshakes failed'))
       .map(line => JSON.parse(line));
     expect(failures).toContainEqual(
-      expect.objectContaining({ level: 'warn', reason: 'plain HTTP was spoken', remotes: ['127.0.0.1'] }),
+      expect.objectContaining({
+        level: 'warn',
+        reason: 'the client spoke plain HTTP',
+        remotes: ['127.0.0.1'],
+      }),
     );
     expect(failures).toContainEqual(
       expect.objectContaining({ reason: expect.stringContaining('does not trust the certificate') }),
@@ -70,7 +74,7 @@ describe('entrepot config check', () => {
       const { code, stderr } = await withConfig(files, ...command);
       expect(code).toBe(2);
       expect(stderr).toMatch(
-        /server\.tls: the key in .*server\.key is not that of the certificate in .*other\.pem/,
+        /server\.tls: the key in .*server\.key does not match the certificate in .*other\.pem/,
       );
       expect(stderr).toMatch(/kubernetes\.kubeconfig: .*absent\.yaml/);
       expect(stderr).toMatch(/credentialProviders: .*none\.yaml/);
@@ -129,14 +133,17 @@ describe('an unfit Node ends in one sentence', () => {
 
 describe.skipIf(!canPreload)('storage.path on a file system that cannot hold a store (gcc)', () => {
   const cases: readonly (readonly [Omit<Fault, 'id' | 'path'>, RegExp])[] = [
-    [{ call: 'write', action: { fail: 'EROFS' } }, /no file can be written there \(EROFS/],
-    [{ call: 'sync', action: { fail: 'EINVAL' } }, /no file can be written there \(EINVAL/],
-    [{ call: 'rename', action: { fail: 'EPERM' } }, /no file can be renamed there \(EPERM/],
+    [{ call: 'write', action: { fail: 'EROFS' } }, /files cannot be written there \(EROFS/],
+    [{ call: 'sync', action: { fail: 'EINVAL' } }, /files cannot be written there \(EINVAL/],
+    [{ call: 'rename', action: { fail: 'EPERM' } }, /files cannot be renamed there \(EPERM/],
     [
       { call: 'file-lock', action: { fail: 'ENOLCK' } },
-      /has no locks that SQLite could use: put storage\.path on/,
+      /does not support the locks that SQLite needs: put storage\.path on/,
     ],
-    [{ call: 'map', action: { fail: 'ENODEV' } }, /maps no shared memory for SQLite: put storage\.path on/],
+    [
+      { call: 'map', action: { fail: 'ENODEV' } },
+      /does not support shared memory for SQLite: put storage\.path on/,
+    ],
   ];
 
   it.each(cases)('is told at once, where %o', async (fault, reason) => {

@@ -44,8 +44,8 @@ it('an index that is damaged is named, with what to do about it', async () => {
   const { code, stderr } = await serve();
   expect([code, stderr]).toEqual([
     1,
-    `entrepot: ${index}: the index is damaged (file is not a database). Restore a backup (entrepot restore), or make a ` +
-      'new index from the blobs (entrepot rebuild): what is mirrored is fetched again, repositories that live here are lost\n',
+    `entrepot: ${index}: the index is damaged (file is not a database). Restore a backup (entrepot restore), or create a ` +
+      'new index from the blobs (entrepot rebuild): mirrored content is fetched again, hosted repositories are lost\n',
   ]);
 });
 

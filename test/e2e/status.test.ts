@@ -121,7 +121,7 @@ it('says how full the store is, and what goes next', async () => {
   const blobs = store.next?.filter(({ kind }) => kind === 'blob');
   expect(blobs?.map(({ digest }) => digest).toSorted()).toEqual([layer.digest, app.config.digest].toSorted());
   expect(blobs?.[0]?.repositories).toEqual([`${UPSTREAM}/org/app`]);
-  expect((await entrepot.command('status')).stdout).toMatch(/held.* of 100 MiB \([01] %\)\n/);
+  expect((await entrepot.command('status')).stdout).toMatch(/stored.* of 100 MiB \([01] %\)\n/);
   expect(await entrepot.command('pin', `${UPSTREAM}/org/app:1`)).toMatchObject({ code: 0 });
   expect((await statusWithNext()).store.next).toEqual([]);
 });
@@ -203,7 +203,7 @@ it('lists every server on the store, and counts the processes that cannot be ask
   for (const { host, pid } of [second, entrepot]) {
     expect(stdout).toMatch(new RegExp(`^${host} +${pid} +${hostname()} +`, 'm'));
   }
-  expect(stdout).toContain('\n1 more on this store: commands, or servers that do not answer from here\n');
+  expect(stdout).toContain('\n1 more on this store: commands, or servers that cannot be reached from here\n');
   await metadata.close();
   await second.kill();
   expect((await status()).processes).toBe(1);

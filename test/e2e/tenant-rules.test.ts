@@ -111,7 +111,7 @@ describe('the rules of a tenant', () => {
       body: Buffer.concat(Array.from(layer.slice())),
     });
     expect([pushed.status, codeOf(pushed)]).toEqual([403, 'DENIED']);
-    expect(pushed.text).toContain('the quota of team-a is used up: its repositories may hold 1MiB');
+    expect(pushed.text).toContain('the quota of team-a is used up: its repositories may store 1MiB');
   });
 
   it('bound what it pushes, and it is shown how much of that is used', async () => {
@@ -334,7 +334,7 @@ describe('on the command line', () => {
     const server = await start();
     users.bob.repositories = [];
     const pulled = await server.command('pull', `${UP}/acme/private:1`, '--tenant', 'team-a');
-    expect([pulled.code, pulled.stderr]).toEqual([0, expect.stringContaining('1 of 1 images are here')]);
+    expect([pulled.code, pulled.stderr]).toEqual([0, expect.stringContaining('1 of 1 images are stored')]);
     upstream.requests.length = 0;
     expect((await get(blob(server), { headers: basic(TEAM_A) })).status).toBe(200);
     expect(upstream.requests).toEqual([]);
@@ -354,7 +354,7 @@ describe('on the command line', () => {
     const refused = await server.command('import', bundle);
     expect([refused.code, refused.stderr]).toEqual([
       1,
-      expect.stringContaining('--tenant gives it to one tenant'),
+      expect.stringContaining('grant it to one tenant with --tenant'),
     ]);
     const imported = await server.command('import', bundle, '--tenant', 'team-a');
     expect([imported.code, imported.stderr]).toEqual([0, expect.any(String)]);

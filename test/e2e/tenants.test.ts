@@ -207,7 +207,7 @@ describe('a tenant', () => {
     await start();
     const got = await get(url('team-c/app/manifests/1'), { headers: basic(SHARED) });
     expect(got.status).toBe(401);
-    await until(async () => entrepot.logs().includes('stands in the Secrets of several tenants'));
+    await until(async () => entrepot.logs().includes('is in the Secrets of several tenants'));
   });
 });
 
@@ -486,10 +486,10 @@ describe('entrepot explain', () => {
     await start();
     const before = await explained(`${UP}/acme/private:1`);
     expect(before).toMatch(/1\. [0-9a-f]{12} +alice +pull +file +up\.example +none/);
-    expect(before).toContain('its answer decides, and nothing held is served without it');
+    expect(before).toContain('its answer decides, and no stored content is served without it');
     await getAs(ALICE, byNs('acme/private', 'manifests/1'));
     expect(await explained(`${UP}/acme/private:1`)).toMatch(
-      /alice .* counts, of .*\n\n- what is held is served/,
+      /alice .* counts, of .*\n\n- stored content is served/,
     );
     expect(await explained(`${host}/team-b/app`)).toContain('team-b owns it\n- pull, push, delete: no');
     expect(await explained(`${host}/team-a/app`)).toContain('- pull, push, delete: yes');

@@ -287,7 +287,7 @@ describe('upkeep beside a running server', () => {
       await another.acquireLease('upkeep-eviction');
       const { code, stdout } = await entrepot.command('gc', '--grace-period', '0s');
       expect(stdout).toContain('  1 file without a row, 1000 B\n');
-      expect(stdout).toContain('another process is making room already');
+      expect(stdout).toContain('another process is already making room');
       expect(code).toBe(0);
     } finally {
       await another.close();

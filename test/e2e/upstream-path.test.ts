@@ -186,7 +186,7 @@ describe('the commands', () => {
     );
     expect((await hosts('crio', 'docker.io')).stdout).toContain('location = "harbor.example/proxy-hub"\n');
     const { code, stderr } = await hosts('crio', 'quay.io');
-    expect([code, stderr]).toEqual([2, expect.stringContaining('give --no-fallback')]);
+    expect([code, stderr]).toEqual([2, expect.stringContaining('use --no-fallback')]);
     expect((await hosts('crio', 'quay.io', '--no-fallback')).code).toBe(0);
   });
 
@@ -198,6 +198,6 @@ describe('the commands', () => {
     );
     const { code, stderr } = await entrepot.command('config', 'check');
     expect(code).toBe(2);
-    expect(stderr).toContain('a path has to say where /v2 is');
+    expect(stderr).toContain('a path must include /v2');
   });
 });

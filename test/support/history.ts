@@ -305,7 +305,7 @@ export class History {
     // The server collects by itself too, and the Claim of one that was killed takes seconds to end.
     await until('our turn to collect', HANG_MS, async () => {
       const { code, stdout, stderr } = await this.#entrepot.command('gc', '--grace-period', '0s');
-      if (stderr.includes('another process is collecting already')) return false;
+      if (stderr.includes('another process is already collecting garbage')) return false;
       same(`${code} ${complaints(stderr)}`, '0 ');
       printed = stdout;
       return true;

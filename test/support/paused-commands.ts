@@ -28,13 +28,13 @@ const END_MS = 180_000;
  */
 const EXCUSES = new RegExp(
   [
-    'another process keeps it locked',
-    'stood still for so long that another',
-    'removed while it was imported',
+    'another process has it locked',
+    'suspended for so long that another',
+    'removed during the import',
     'not answered in time',
     'no answer in time',
     'cannot connect to',
-    'took over [0-9]+ ms',
+    'took longer than [0-9]+ ms',
   ].join('|'),
 );
 /** Which has found what was damaged, and says so with its exit code. */

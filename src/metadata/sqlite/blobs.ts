@@ -52,7 +52,7 @@ export class Blobs {
   totals(): Totals {
     const row = this.#selectTotals.get();
     if (row === undefined) {
-      throw new Error('the index has lost its totals');
+      throw new Error('internal error: the index has lost its totals');
     }
     return {
       repositories: row.repositories,

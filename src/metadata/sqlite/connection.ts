@@ -138,7 +138,7 @@ export class Connection {
       minDelayMs: MIN_RETRY_MS,
       maxDelayMs: MAX_RETRY_MS,
       deadlineMs: Math.max(0, sinceMs + BUSY_DEADLINE_MS - performance.now()),
-      gaveUp: cause => new IndexLocked(`cannot ${what}: another process keeps it locked`, { cause }),
+      gaveUp: cause => new IndexLocked(`cannot ${what}: another process has it locked`, { cause }),
     });
   }
 

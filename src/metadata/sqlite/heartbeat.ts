@@ -92,7 +92,7 @@ export class Heartbeat {
     } catch (error) {
       // Reading goes on all the same, and a later heartbeat joins.
       if (errorCode(error) !== 'ENOSPC') throw error;
-      this.#log.warn({ err: error }, 'the disk has no room for the heartbeat; it is tried each second');
+      this.#log.warn({ err: error }, 'the disk has no space for the heartbeat; retrying every second');
       this.#isFailing = true;
       return;
     }
@@ -139,7 +139,7 @@ export class Heartbeat {
     } catch (error) {
       leases.forEach(({ epoch }) => this.#unreturned.set(epoch, as));
       const keys = leases.map(({ key }) => key);
-      this.#log.warn({ err: error, keys }, 'leases could not be given back and will be, later');
+      this.#log.warn({ err: error, keys }, 'leases could not be released; retrying later');
     }
   }
 
@@ -217,7 +217,7 @@ export class Heartbeat {
     } catch (error) {
       // Once: a full disk lasts, and the log may be on it.
       if (!this.#isClosed && !this.#isFailing) {
-        this.#log.warn({ err: error }, 'the heartbeat cannot be written; it is tried each second');
+        this.#log.warn({ err: error }, 'the heartbeat cannot be written; retrying every second');
       }
       this.#isFailing = true;
     } finally {
@@ -237,7 +237,7 @@ export class Heartbeat {
     }
     this.#log.warn(
       { lostLeases: lost.length, keptLeases: this.#held.size },
-      'this process stood still so long that others took it for dead',
+      'this process was suspended for so long that others considered it dead',
     );
   }
 
@@ -275,8 +275,8 @@ export class Heartbeat {
     this.#log.info(
       { process: other.id },
       isGone
-        ? 'another process on this store is dead: what it was working on is free'
-        : 'another process on this store stands still: what it was working on is free',
+        ? 'another process on this store is dead: its leases were released'
+        : 'another process on this store is suspended: its leases were released',
     );
   }
 

@@ -41,13 +41,13 @@ export class IndexFile {
     const what =
       now === undefined ? 'was removed' : this.#isOpened(now) ? undefined : 'was replaced by another file';
     if (what === undefined) {
-      if (this.#loss !== undefined) this.#log.info({ path: this.#path }, 'the index is back in its place');
+      if (this.#loss !== undefined) this.#log.info({ path: this.#path }, 'the index is back in place');
       this.#loss = undefined;
     } else if (this.#loss === undefined) {
       // Without the folder: `/readyz` says it to anybody.
       this.#loss = new IndexLost(
-        `the index ${basename(this.#path)} ${what} while this process has it open: nothing is written any more. Put the same file ` +
-          'back; or stop this process, then restore a backup (entrepot restore), or make a new index from the blobs ' +
+        `the index ${basename(this.#path)} ${what} while this process has it open: no more writes are made. Put the same file ` +
+          'back; or stop this process, then restore a backup (entrepot restore), or create a new index from the blobs ' +
           '(entrepot rebuild)',
       );
       this.#log.error({ path: this.#path }, this.#loss.message);

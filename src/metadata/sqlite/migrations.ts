@@ -65,8 +65,8 @@ function advance(connection: Connection, migration: string, version: number): vo
   } catch (error) {
     if (!(error instanceof Error) || errorCode(error) !== 'SQLITE_ERROR') throw error;
     throw new IndexUnusable(
-      `the index says that it has schema version ${version}, and its tables say otherwise (${error.message}): its ` +
-        'header was damaged or changed. Restore a backup (entrepot restore), or make a new index (entrepot rebuild)',
+      `the index declares schema version ${version}, but its tables do not match (${error.message}): its ` +
+        'header was damaged or changed. Restore a backup (entrepot restore), or create a new index (entrepot rebuild)',
       { cause: error, isDamaged: true },
     );
   }
@@ -82,8 +82,8 @@ function recognise(connection: Connection, newest: number): number {
   }
   if (version > newest) {
     throw new IndexUnusable(
-      `the index has schema version ${version}, and this program knows only ${newest}: ` +
-        'it was written by a newer version of Entrepot; run that one',
+      `the index has schema version ${version}, and this version supports only ${newest}: ` +
+        'it was written by a newer version of Entrepot; use that version',
     );
   }
   return version;

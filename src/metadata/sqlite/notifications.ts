@@ -59,7 +59,7 @@ export class Notifications {
         try {
           entry.listener();
         } catch (error) {
-          this.#log.error({ err: error, topic }, 'a listener to notifications failed');
+          this.#log.error({ err: error, topic }, 'a listener for notifications failed');
         }
       }
     }

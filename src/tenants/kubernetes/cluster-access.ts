@@ -41,9 +41,7 @@ export async function inClusterAccess(
   folder: string = ACCOUNT_FOLDER,
 ): Promise<ClusterAccess> {
   if (!host || !port) {
-    throw new InvalidClusterAccess(
-      'this is no pod of a cluster: say how to reach one (kubernetes.kubeconfig)',
-    );
+    throw new InvalidClusterAccess('not running in a pod of a cluster: set kubernetes.kubeconfig');
   }
   const address = host.includes(':') ? `[${host}]` : host;
   const trust = async () => ({ ca: await readAccessFile(`${folder}/ca.crt`) });

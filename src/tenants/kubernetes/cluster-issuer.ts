@@ -20,7 +20,7 @@ export async function readClusterIssuer(
     client.read('/openid/v1/jwks', signal),
   ]);
   if (typeof issuer !== 'string' || issuer === '' || !Array.isArray(keys)) {
-    throw new KubeProtocolError('the API server does not say who signs its tokens');
+    throw new KubeProtocolError('the API server does not publish the issuer of its tokens');
   }
   return { issuer, keys: keys.filter(isJsonObject) };
 }

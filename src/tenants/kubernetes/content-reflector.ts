@@ -128,7 +128,7 @@ export class ContentReflector<Kept> {
   /** What lies in a wanted namespace, by name; a text that says why it was never read. */
   in(namespace: string): ReadonlyMap<string, Kept> | string {
     const copy = this.#copies.get(namespace);
-    if (!this.#loop.hasListed) return this.problem ?? 'they were not read yet';
+    if (!this.#loop.hasListed) return this.problem ?? 'they have not been read yet';
     return new Map([...(copy?.objects ?? [])].map(([name, { value }]) => [name, value]));
   }
 
@@ -146,7 +146,7 @@ export class ContentReflector<Kept> {
           return object => {
             // A page that was too large comes again.
             if (!next.objects.has(object.name)) bytes += object.size;
-            if (bytes > MAX_READ_BYTES) leaveOthers(next, `no more than ${MAX_READ_BYTES} bytes are read`);
+            if (bytes > MAX_READ_BYTES) leaveOthers(next, `at most ${MAX_READ_BYTES} bytes are read`);
             else this.#put(next, object, copy.objects.get(object.name));
             return bytes <= MAX_READ_BYTES;
           };
@@ -212,7 +212,7 @@ export class ContentReflector<Kept> {
     const { name, resourceVersion, size } = object;
     remove(copy, name);
     if (copy.objects.size >= MAX_NAMESPACE_OBJECTS) {
-      leaveOthers(copy, `no more than ${MAX_NAMESPACE_OBJECTS} are kept`);
+      leaveOthers(copy, `at most ${MAX_NAMESPACE_OBJECTS} are kept`);
       return;
     }
     const isRoom = object.problem !== undefined || copy.bytes + size <= MAX_NAMESPACE_BYTES;
@@ -240,7 +240,7 @@ export class ContentReflector<Kept> {
 /** In place of a name, for those whose names are not kept. */
 const OTHERS = '(others)';
 
-const NO_ROOM = `what its namespace has of this kind is larger than ${MAX_NAMESPACE_BYTES} bytes together`;
+const NO_ROOM = `the objects of this kind in its namespace exceed ${MAX_NAMESPACE_BYTES} bytes in total`;
 
 function leaveOthers<Kept>(copy: Copy<Kept>, problem: string): void {
   copy.isShort = true;

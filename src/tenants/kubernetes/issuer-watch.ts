@@ -137,7 +137,7 @@ export class IssuerWatch {
         newKeys: now.filter(id => !then.includes(id)),
         withdrawnKeys: then.filter(id => !now.includes(id)),
       },
-      'service-account tokens are signed by others now',
+      'the signing keys of service-account tokens have changed',
     );
   }
 }

@@ -76,7 +76,7 @@ describe('the certificate of an API server', () => {
     await expect(client.read('/healthz')).rejects.toThrow(/cannot connect to .*certificate/);
     ca = second.cert;
     expect(await client.read('/healthz')).toEqual({ kind: 'Status' });
-    expect(told).toEqual(['the certificates for the cluster have changed: connecting anew']);
+    expect(told).toEqual(['the certificates for the cluster have changed: reconnecting']);
   });
 
   it('by an authority that is trusted no more ends what stands under it', async () => {

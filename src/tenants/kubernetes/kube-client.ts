@@ -202,7 +202,7 @@ export class KubeClient {
             return { resourceVersion: '', next: undefined, bytes };
         }
       }
-      throw new KubeProtocolError(`${collection.path} ends too soon`);
+      throw new KubeProtocolError(`${collection.path} is truncated`);
     } catch (error) {
       throw transportFailure(error, { url, signal });
     } finally {
@@ -277,7 +277,7 @@ export class KubeClient {
     };
     this.#connections = connections;
     if (old !== undefined) {
-      this.#options.log?.info({}, 'the certificates for the cluster have changed: connecting anew');
+      this.#options.log?.info({}, 'the certificates for the cluster have changed: reconnecting');
       await Promise.all([old.calls.close(), old.watches.close()]);
     }
     return connections;
@@ -287,7 +287,7 @@ export class KubeClient {
     const { url, body } = await this.#request('calls', path, query, signal);
     try {
       const answer = parseJsonObject(await textOf(body, MAX_ANSWER_BYTES));
-      if (answer === undefined) throw new KubeProtocolError(`${path} is no JSON object`);
+      if (answer === undefined) throw new KubeProtocolError(`${path} is not a JSON object`);
       return answer;
     } catch (error) {
       throw transportFailure(error, { url, signal });
@@ -343,7 +343,7 @@ function selectorsOf({ fieldSelector, labelSelector }: Collection): Record<strin
 
 function pageOf(texts: ReadonlyMap<string, string>, { path }: Collection): Omit<Page, 'bytes'> {
   const resourceVersion = texts.get('metadata.resourceVersion');
-  if (resourceVersion === undefined) throw new KubeProtocolError(`${path} is no list`);
+  if (resourceVersion === undefined) throw new KubeProtocolError(`${path} is not a list`);
   return { resourceVersion, next: texts.get('metadata.continue') || undefined };
 }
 
@@ -352,7 +352,7 @@ function eventOf(
   object: ScannedObject | undefined,
   collection: Collection,
 ): WatchEvent {
-  if (object === undefined) throw new KubeProtocolError('a watch told no event');
+  if (object === undefined) throw new KubeProtocolError('a watch sent something other than an event');
   switch (type) {
     case 'ADDED':
     case 'MODIFIED':
@@ -368,7 +368,7 @@ function eventOf(
       );
     }
     default:
-      throw new KubeProtocolError('a watch told an event of an unknown type');
+      throw new KubeProtocolError('a watch sent an event of an unknown type');
   }
 }
 
@@ -377,7 +377,7 @@ function objectOf(object: ScannedObject, { maxObjectBytes }: Collection): KubeOb
     throw new KubeProtocolError('an object of the cluster has no name, no UID or no version');
   }
   if (object.size <= maxObjectBytes) return object;
-  const problem = `it has ${object.size} bytes, and no more than ${maxObjectBytes} are read`;
+  const problem = `it has ${object.size} bytes, and at most ${maxObjectBytes} are read`;
   return { ...object, bytes: undefined, problem };
 }
 
@@ -388,7 +388,7 @@ async function textOf(body: Readable, maxBytes: number): Promise<Buffer> {
     bytes += chunk.length;
     if (bytes > maxBytes) {
       body.destroy();
-      throw new KubeProtocolError(`an answer is larger than ${maxBytes} bytes`);
+      throw new KubeProtocolError(`a response is larger than ${maxBytes} bytes`);
     }
     chunks.push(chunk);
   }

@@ -97,7 +97,7 @@ describe('a kubeconfig', () => {
       { cluster: { 'certificate-authority': 'none' } },
       /there is no file .*none/,
     ],
-    ['names no server', { cluster: { server: 'x' } }, /server is no URL/],
+    ['names no server', { cluster: { server: 'x' } }, /server is not a URL/],
   ])('that %s is refused, in words', async (_what, parts, message) => {
     await expect(readKubeconfig(await write(parts))).rejects.toThrow(message);
   });

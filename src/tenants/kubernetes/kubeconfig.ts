@@ -8,7 +8,7 @@ const UNSUPPORTED: ReadonlyMap<string, string> = new Map([
   ['exec', 'runs a program'],
   ['auth-provider', 'was removed from Kubernetes'],
   ['username', 'was removed from Kubernetes'],
-  ['as', 'speaks for somebody else'],
+  ['as', 'impersonates another user'],
 ]);
 
 /**
@@ -70,7 +70,7 @@ class Kubeconfig {
     this.#path = path;
     try {
       const { value } = parseYaml(text);
-      this.root = isJsonObject(value) ? value : this.fail('it is no map');
+      this.root = isJsonObject(value) ? value : this.fail('it is not a map');
     } catch (cause) {
       if (!(cause instanceof YamlError)) throw cause;
       // Its message may show a piece of the text, which may be a token.
@@ -101,7 +101,7 @@ class Kubeconfig {
   server(cluster: JsonObject): URL {
     const text = this.text(cluster, 'server');
     const url = URL.canParse(text) ? new URL(text) : undefined;
-    if (url === undefined || !/^https?:$/.test(url.protocol)) return this.fail('server is no URL');
+    if (url === undefined || !/^https?:$/.test(url.protocol)) return this.fail('server is not a URL');
     return url;
   }
 

@@ -301,9 +301,9 @@ describe('a watch', () => {
     await eventually(() => expect(down).toBe(0));
     const told = lines.filter(line => line.includes('"namespaces"')).map(line => line.replace(/[:{].*/, ''));
     expect(told).toEqual([
-      'the cluster cannot be followed',
-      'the cluster has forgotten what was seen last',
-      'the cluster is followed again ',
+      'the cluster cannot be watched',
+      'the resource version of a watch has expired',
+      'the cluster is watched again ',
     ]);
   });
 
@@ -364,7 +364,7 @@ describe('a cluster that cannot be reached', () => {
     await sleep(1_000);
     expect(kept.password('team-a')).toContain('first');
     expect(source.problems.filter(text => text.startsWith(`secrets of 127.0.0.1:${port}: `)).length).toBe(2);
-    expect(lines.filter(line => line.includes('cannot be followed')).length).toBeLessThanOrEqual(8);
+    expect(lines.filter(line => line.includes('cannot be watched')).length).toBeLessThanOrEqual(8);
     api.put(secret('team-a', 'pull', 'u:second'));
     await api.listen(port);
     await eventually(() => expect(kept.password('team-a')).toContain('second'));
@@ -431,8 +431,10 @@ describe('what is too large to be read', () => {
       api.remove(secret('team-a', 'pull'));
       await eventually(() => expect(kept.secrets('team-a')).toEqual([]));
       expect(down).toBe(0);
-      expect(lines.filter(line => line.includes('passed over')).length).toBe(1);
-      expect(lines.filter(line => line.includes('passed over')).join()).toContain(`"namespace":"${of}"`);
+      expect(lines.filter(line => line.includes('objects of the cluster are skipped')).length).toBe(1);
+      expect(lines.filter(line => line.includes('objects of the cluster are skipped')).join()).toContain(
+        `"namespace":"${of}"`,
+      );
 
       await source.close();
       kept = new Kept();
@@ -496,8 +498,8 @@ describe('what is too large to be read', () => {
     ]);
     expect(kept.password('team-a')).toContain('first');
     expect(source.passedOver.map(({ name, reason }) => [name, reason])).toEqual([
-      ['s-4', expect.stringContaining('together')],
-      ['s-5', expect.stringContaining('together')],
+      ['s-4', expect.stringContaining('in total')],
+      ['s-5', expect.stringContaining('in total')],
     ]);
   });
 
@@ -525,7 +527,7 @@ it('a watch that does not get past a place is followed by a new list', async () 
   api.breakWatches('secrets', '{"type":"MODIFIED","object":{"metadata":{}}}\n');
   await eventually(() => expect(kept.password('team-a')).toContain('second'));
   await eventually(() => expect(down).toBe(0));
-  expect(lines.some(line => line.includes('listing anew'))).toBe(true);
+  expect(lines.some(line => line.includes('listing again'))).toBe(true);
 });
 
 describe('a cluster that cannot be reached at the start', () => {
@@ -559,7 +561,7 @@ describe('a cluster that cannot be reached at the start', () => {
     expect(kept.tenants.get('team-a')?.uid).toBe('uid-a');
     expect(source.hasAccount('team-a', 'account')).toBe(true);
     expect(source.recalledAtMs).toBeGreaterThan(0);
-    expect(lines.filter(line => line.includes('what was seen of it last counts')).length).toBe(1);
+    expect(lines.filter(line => line.includes('its last known state stays in force')).length).toBe(1);
     expect(lines.join()).not.toContain('malformed');
 
     api.put(secret('team-a', 'pull', 'u:second'));
@@ -617,7 +619,7 @@ describe('a reader that may too little', () => {
     await start();
     api.refused.set('/api/v1/namespaces/team-a', 403);
     api.put(secret('team-a', 'pull', 'u:second'));
-    await eventually(() => expect(lines.some(line => line.includes('cannot be asked'))).toBe(true));
+    await eventually(() => expect(lines.some(line => line.includes('cannot be read'))).toBe(true));
     expect(kept.password('team-a')).toContain('first');
     expect(source.problems.join()).toMatch(/^namespaces of .*\/namespaces\/team-a is forbidden$/);
     expect(down).toBe(1);
@@ -686,6 +688,6 @@ describe('accounts', () => {
     await start();
     await expect(
       readClusterIssuer({ read: () => Promise.resolve({ issuer: '', keys: [] }) }),
-    ).rejects.toThrow('does not say who signs');
+    ).rejects.toThrow('does not publish the issuer');
   });
 });

@@ -131,7 +131,7 @@ export class KubernetesSource implements SecretSource {
   }
 
   get waitingFor(): string | undefined {
-    if (!this.#isStarted) return 'the cluster to say which namespaces there are';
+    if (!this.#isStarted) return 'the list of namespaces from the cluster';
     const { untried } = this.#queue;
     return untried === 0 ? undefined : `the Secrets of ${untried} of ${this.#found} namespaces`;
   }
@@ -212,8 +212,8 @@ export class KubernetesSource implements SecretSource {
     this.#unasked = reason;
     this.#report();
     const { log } = this.#options;
-    if (reason === undefined) log.info({}, 'namespaces can be asked for again');
-    else log.error({ reason }, 'namespaces cannot be asked for: what was seen last counts');
+    if (reason === undefined) log.info({}, 'namespaces can be read again');
+    else log.error({ reason }, 'namespaces cannot be read: the last known state stays in force');
   }
 
   async #readNamespace(name: string): Promise<Namespace | undefined> {
@@ -275,7 +275,7 @@ export class KubernetesSource implements SecretSource {
       const tenants = this.#recalled.size;
       log.warn(
         { followedAt, tenants, withoutSecrets: unread },
-        'the cluster cannot be asked: what was seen of it last counts',
+        'the cluster cannot be reached: its last known state stays in force',
       );
     }
   }
@@ -292,7 +292,7 @@ export class KubernetesSource implements SecretSource {
         this.#putTenant(name, { uid }, unreadContent('the cluster cannot be reached'));
       }
       this.#recalled.clear();
-      this.#options.log.warn({}, 'what was seen of the cluster before this start is too old to count');
+      this.#options.log.warn({}, 'the cluster state from before this start is too old to be used');
     }
     const isFollowed = this.waitingFor === undefined && this.problems.length === 0;
     if (isFollowed && this.#recalled.size === 0) await this.#options.seen?.noteFollowed();

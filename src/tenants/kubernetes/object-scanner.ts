@@ -146,7 +146,7 @@ export class ObjectScanner {
   }
 
   #open(isObject: boolean): void {
-    if (this.#depth === 0 && !isObject) throw new UnscannableText('it is no JSON object');
+    if (this.#depth === 0 && !isObject) throw new UnscannableText('it is not a JSON object');
     this.#isObject[this.#depth] = isObject;
     this.#keys[this.#depth] = '';
     this.#depth += 1;
@@ -154,7 +154,7 @@ export class ObjectScanner {
   }
 
   #close(): void {
-    if (this.#depth === 0) throw new UnscannableText('it closes what was not opened');
+    if (this.#depth === 0) throw new UnscannableText('it has an unmatched closing bracket');
     this.#depth -= 1;
     this.#isObject.length = this.#depth;
     this.#isKeyNext = false;
@@ -170,7 +170,7 @@ export class ObjectScanner {
 
   #ended(): ScannedObject {
     const begun = this.#begun;
-    if (begun === undefined) throw new UnscannableText('it ends what was not begun');
+    if (begun === undefined) throw new UnscannableText('it ends an object that was not begun');
     this.#begun = undefined;
     const { texts, pieces, size } = begun;
     const text = (key: string) => texts.get(`metadata.${key}`) ?? '';
@@ -186,7 +186,7 @@ export class ObjectScanner {
   }
 
   #beginString(): void {
-    if (this.#depth === 0) throw new UnscannableText('it is no JSON object');
+    if (this.#depth === 0) throw new UnscannableText('it is not a JSON object');
     const isKey = this.#isKeyNext;
     this.#isKeyNext = false;
     this.#isInString = true;
@@ -263,6 +263,6 @@ function unquote(bytes: Buffer): string {
   try {
     return String(JSON.parse(`"${bytes.toString()}"`));
   } catch (cause) {
-    throw new UnscannableText('a text in it is none', { cause });
+    throw new UnscannableText('it contains an invalid string', { cause });
   }
 }

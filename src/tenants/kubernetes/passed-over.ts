@@ -17,7 +17,7 @@ export class PassedOverObjects {
     this.#meter = meter;
     this.#lines = new PacedLines((namespace, { events, count }) => {
       const objects = events.map(({ resource, name, reason }) => ({ resource, name, reason }));
-      log.warn({ namespace, objects, count }, 'objects of the cluster are passed over');
+      log.warn({ namespace, objects, count }, 'objects of the cluster are skipped');
     });
   }
 

@@ -52,7 +52,7 @@ function byName(a: { readonly name: string }, b: { readonly name: string }): num
 function missing(name: string, count = 1): SecretReading {
   const reason =
     count === 1
-      ? 'a ServiceAccount names it, and there is no Secret for pulls of that name'
-      : `ServiceAccounts name ${count} more, of which there is no Secret for pulls`;
+      ? 'a ServiceAccount names it, but there is no pull secret of that name'
+      : `ServiceAccounts name ${count} more for which there is no pull secret`;
   return { name, source: 'kubernetes', result: { state: 'missing', reason } };
 }

@@ -149,7 +149,7 @@ export class SeenCluster {
   #noteFailure(error: unknown): void {
     if (this.#hasFailed) return;
     this.#hasFailed = true;
-    this.#log.warn({ err: error }, 'what is seen of the cluster cannot be kept for a start without it');
+    this.#log.warn({ err: error }, 'the cluster state cannot be saved for a restart while it is unreachable');
   }
 
   async #read(name: string): Promise<string | undefined> {

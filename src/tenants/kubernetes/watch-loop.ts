@@ -128,7 +128,7 @@ export class WatchLoop {
       this.#resourceVersion = undefined;
       log.info(
         { resource, reason: error.message },
-        'the cluster has forgotten what was seen last: listing anew',
+        'the resource version of a watch has expired: listing again',
       );
       return;
     }
@@ -138,14 +138,17 @@ export class WatchLoop {
     if (problem === this.#problem) return;
     this.#problem = problem;
     onState(problem);
-    log.error({ resource, reason: problem }, 'the cluster cannot be followed: what was seen last counts');
+    log.error(
+      { resource, reason: problem },
+      'the cluster cannot be watched: the last known state stays in force',
+    );
   }
 
   #noteStall(reason: string): void {
     this.#stalls += 1;
     if (this.#stalls < MAX_STALLS) return;
     const { resource, log } = this.#options;
-    log.warn({ resource, reason }, 'a watch does not get on from where it was: listing anew');
+    log.warn({ resource, reason }, 'a watch cannot resume: listing again');
     this.#stalls = 0;
     this.#resourceVersion = undefined;
   }
@@ -165,6 +168,6 @@ export class WatchLoop {
     this.#problem = undefined;
     const { resource, onState, log } = this.#options;
     onState(undefined);
-    log.info({ resource }, 'the cluster is followed again');
+    log.info({ resource }, 'the cluster is watched again');
   }
 }
