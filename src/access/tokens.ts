@@ -158,7 +158,7 @@ async function unseal(sealed: string, key: Uint8Array): Promise<Login> {
   });
   const [username, password]: unknown[] = JSON.parse(new TextDecoder().decode(plaintext));
   if (typeof username !== 'string' || typeof password !== 'string') {
-    throw new TypeError('the token has another login than ours');
+    throw new TypeError('the token has an unexpected login');
   }
   return { username, password };
 }

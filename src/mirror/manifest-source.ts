@@ -183,7 +183,7 @@ export class ManifestSource {
     try {
       await this.#metadata.putTag(repository, tag, { digest, checkedAtMs: this.#nowMs() });
     } catch (error) {
-      this.#log.error({ err: error, digest, tag }, 'what upstream said of a tag could not be kept');
+      this.#log.error({ err: error, digest, tag }, 'the state of a tag could not be stored');
     }
   }
 
