@@ -94,7 +94,7 @@ export class PauseHistory {
         // Some have an upstream that gives wrong bytes now and then.
         upstreams: { [UPSTREAM]: { url: upstreams[at % 2]?.url ?? '', freshFor: 'forever' } },
         storage: { path: join(folder, 'store') },
-        upkeep: { gcInterval: false },
+        upkeep: { gcInterval: false, scrubInterval: false },
         log: { level: 'warn' },
       };
       return { server: await Entrepot.start(config, { env: shim.env }), shim, isPaused: false };

@@ -317,7 +317,7 @@ function configOf(store: string, upstream: FakeUpstream) {
     hosted: { prefixes: ['team'], anonymous: 'push', delete: true },
     upstreams: { [UPSTREAM]: { url: upstream.url, freshFor: 'forever' } },
     storage: { path: store },
-    upkeep: { gcInterval: false },
+    upkeep: { gcInterval: false, scrubInterval: false },
     log: { level: 'warn' },
   };
 }
