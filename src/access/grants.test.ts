@@ -128,6 +128,59 @@ describe('grants', () => {
     expect(await metadata.readGrants(repository, ['a'])).toEqual([]);
   });
 
+  it('that ended while the index took no write leave it as soon as it takes one', async () => {
+    await granted('a');
+    await granted('b');
+    const endGrant = vi.spyOn(metadata, 'endGrant').mockRejectedValue(new Error('disk I/O error'));
+    await expect(ended('a')).rejects.toThrow('disk I/O error');
+    await grants.removeEnded();
+    expect(endGrant).toHaveBeenCalledTimes(2);
+    expect(await grants.explain(repository, ['a'])).toEqual(new Map());
+    endGrant.mockRestore();
+    await grants.removeEnded();
+    expect((await metadata.readGrants(repository)).map(({ credentialId }) => credentialId)).toEqual(['b']);
+    await metadata.putGrant(repository, { credentialId: 'a', verifiedAtMs: nowMs });
+    expect(await grants.stateOf(repository, { credentialIds: ['a'] })).toMatchObject({ proved: true });
+  });
+
+  it('of a credential end all together where more have ended than are remembered one by one', async () => {
+    const names = ['one', 'two', 'three'];
+    grants = new Grants(
+      metadata,
+      rules,
+      () => nowMs,
+      () => true,
+      1,
+    );
+    const record = (name: string, credentialId: string, outcome: 'granted' | 'ended') =>
+      grants.record({ upstream: 'up.example', repository: name, credentialId, outcome });
+    const proved = (name: string, credentialId: string) =>
+      grants
+        .stateOf({ upstream: 'up.example', name }, { credentialIds: [credentialId] })
+        .then(state => state.proved);
+    const rows = async () =>
+      (await Promise.all(names.map(name => metadata.readGrants({ upstream: 'up.example', name }))))
+        .flat()
+        .map(({ credentialId }) => credentialId);
+    for (const name of names) for (const id of ['a', 'b']) await record(name, id, 'granted');
+    const spies = (['endGrant', 'endGrantsOf'] as const).map(method =>
+      vi.spyOn(metadata, method).mockRejectedValue(new Error('disk I/O error')),
+    );
+    await expect(record('one', 'a', 'ended')).rejects.toThrow('disk I/O error');
+    expect([await proved('one', 'a'), await proved('two', 'a')]).toEqual([false, true]);
+    await expect(record('two', 'a', 'ended')).rejects.toThrow('disk I/O error');
+    expect(await Promise.all(names.map(name => proved(name, 'a')))).toEqual([false, false, false]);
+    expect(await proved('one', 'b')).toBe(true);
+    // What would come to be removed with the others proves nothing yet.
+    await expect(record('three', 'a', 'granted')).rejects.toThrow('disk I/O error');
+    spies.forEach(spy => spy.mockRestore());
+    await record('three', 'a', 'granted');
+    expect(await proved('three', 'a')).toBe(true);
+    await grants.removeEnded();
+    expect(await proved('three', 'a')).toBe(true);
+    expect(await rows()).toEqual(['b', 'b', 'a', 'b']);
+  });
+
   it('leave to an import what it brought: for everybody as the policy says, for a tenant always', async () => {
     const asker = { credentialIds: ['a'], grantee: tenantGrantee('team-a') };
     const preloadedFor = async (policy: VerificationPolicyName) =>

@@ -12,6 +12,7 @@ import {
   recordImagePulled,
   type UsedCredential,
 } from './pull-record.ts';
+import { UnremovedGrants } from './unremoved-grants.ts';
 import { mustAttemptImagePull, normalizedName, VerificationPolicy } from './verification.ts';
 
 export interface GrantRules {
@@ -51,20 +52,24 @@ export class Grants {
   readonly #rules: GrantRules;
   readonly #nowMs: () => number;
   readonly #isHeld: (credentialId: string) => boolean;
-  /** Grants that upstream has ended, and of which the row could not be removed. They prove nothing all the same. */
-  readonly #endedUnwritten = new Set<string>();
+  readonly #unremoved: UnremovedGrants;
 
-  /** `isHeld`: whether a Secret, the node or the configuration has the credential now. */
+  /**
+   * `isHeld`: whether a Secret, the node or the configuration has the credential now. `maxUnremoved`: of how many
+   * repositories it is remembered that the row of an ended Grant is still there.
+   */
   constructor(
     metadata: MetadataStore,
     rules: GrantRules,
     nowMs: () => number = Date.now,
     isHeld: (credentialId: string) => boolean = () => true,
+    maxUnremoved = MAX_UNREMOVED,
   ) {
     this.#metadata = metadata;
     this.#rules = rules;
     this.#nowMs = nowMs;
     this.#isHeld = isHeld;
+    this.#unremoved = new UnremovedGrants(metadata, maxUnremoved);
   }
 
   /**
@@ -76,9 +81,7 @@ export class Grants {
     { credentialIds, grantee, policy = DEFAULT_POLICY }: Asker,
   ): Promise<GrantState> {
     const keptIds = [...new Set([ANONYMOUS_ID, ...credentialIds.map(id => this.#keptAs(id))])];
-    const grants = (await this.#metadata.readGrants(repository, keptIds)).filter(
-      ({ credentialId }) => !this.#endedUnwritten.has(grantKey(repository, credentialId)),
-    );
+    const grants = await this.#read(repository, keptIds);
     const image = repositoryText(repository);
     const secrets = keptIds.map(usedCredential).filter(isUsed).map(recordedSecret);
     const mayUse = (record: PulledRecord | undefined) => {
@@ -104,7 +107,7 @@ export class Grants {
     credentialIds: readonly string[],
   ): Promise<ReadonlyMap<string, ExplainedGrant>> {
     const byKept = new Map([...credentialIds, ANONYMOUS_ID].map(id => [this.#keptAs(id), id]));
-    const grants = await this.#metadata.readGrants(repository, [...byKept.keys()]);
+    const grants = await this.#read(repository, [...byKept.keys()]);
     return new Map(
       grants.map(grant => [byKept.get(grant.credentialId) ?? grant.credentialId, this.#explained(grant)]),
     );
@@ -137,26 +140,33 @@ export class Grants {
     const repository = { upstream: proof.upstream, name: proof.repository };
     const credentialId = this.#keptAs(proof.credentialId);
     const [known] = await this.#metadata.readGrants(repository, [credentialId]);
-    const key = grantKey(repository, credentialId);
     if (proof.outcome === 'ended') {
-      if (known === undefined) return;
-      // First: while the index takes no write, what upstream has refused must not be served by the row.
-      this.#endedUnwritten.add(key);
-      await this.#metadata.endGrant(repository, credentialId);
-      this.#endedUnwritten.delete(key);
+      if (known !== undefined) await this.#unremoved.end(repository, credentialId);
     } else if (
       known === undefined ||
-      this.#endedUnwritten.has(key) ||
+      this.#unremoved.has(repository, credentialId) ||
       this.#ageOf(known) > this.#rules.verifyForMs * RENEW_AFTER
     ) {
+      await this.#unremoved.makeRoom(credentialId);
       await this.#metadata.putGrant(repository, { credentialId, verifiedAtMs: this.#nowMs() });
-      this.#endedUnwritten.delete(key);
+      this.#unremoved.replaced(repository, credentialId);
     }
+  }
+
+  /** For each time that the index has taken a write: removes the Grants that ended while it took none. */
+  async removeEnded(): Promise<void> {
+    await this.#unremoved.removeAll();
   }
 
   /** The credential is gone from wherever it stood: with it goes all that it proved. */
   async endAllOf(credentialId: string): Promise<void> {
     await Promise.all([credentialId, UNHELD + credentialId].map(id => this.#metadata.endGrantsOf(id)));
+  }
+
+  /** Those that upstream has not ended. */
+  async #read(repository: Repository, keptIds: readonly string[]): Promise<readonly Grant[]> {
+    const grants = await this.#metadata.readGrants(repository, keptIds);
+    return grants.filter(({ credentialId }) => !this.#unremoved.has(repository, credentialId));
   }
 
   /** What those Grants prove that are younger than `maxAgeMs`. */
@@ -183,10 +193,6 @@ export class Grants {
     const ageMs = this.#nowMs() - grant.verifiedAtMs;
     return ageMs < -CLOCK_SLACK_MS ? this.#rules.verifyForMs : Math.max(0, ageMs);
   }
-}
-
-function grantKey(repository: Repository, credentialId: string): string {
-  return `${credentialId} ${repositoryText(repository)}`;
 }
 
 /** A clock that is kept right goes back by less. */
@@ -242,3 +248,6 @@ export function tenantGrantee(tenant: string): string {
 
 /** A proof is written anew only past this share of its life: a write per pull would be a disk sync per pull. */
 const RENEW_AFTER = 0.1;
+
+/** A few hundred bytes each. */
+const MAX_UNREMOVED = 10_000;

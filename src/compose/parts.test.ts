@@ -105,6 +105,26 @@ describe('what is explained of an image', () => {
 describe('what upstream refused', () => {
   afterEach(() => vi.useRealTimers());
 
+  it('is no longer proved in the index as soon as that takes writes again', async () => {
+    const upstream = await FakeUpstream.start();
+    upstream.add('app', imageOf([randomBlob(1_000, 'ended')]), '1');
+    const overrides = { upstreams: { 'up.example': { url: upstream.url } } };
+    const parts = await openParts(await config(overrides), observers);
+    const grants = () => parts.metadata.readGrants({ upstream: 'up.example', name: 'app' });
+    try {
+      await parts.refresh('up.example/app:1');
+      expect(await grants()).toHaveLength(1);
+      upstream.misbehave({ status: 403 });
+      const endGrant = vi.spyOn(parts.metadata, 'endGrant').mockRejectedValueOnce(new Error('disk is full'));
+      await expect(parts.refresh('up.example/app:1')).rejects.toThrow('manifest unknown');
+      expect(endGrant).toHaveBeenCalledOnce();
+      await vi.waitUntil(async () => (await grants()).length === 0, { timeout: 10_000 });
+    } finally {
+      await parts.close();
+      await upstream.stop();
+    }
+  });
+
   it('is asked again as soon as any Secret has changed', async () => {
     // Else it would be forgotten by itself after a while.
     vi.useFakeTimers({ toFake: ['Date'] });

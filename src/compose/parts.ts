@@ -142,7 +142,8 @@ async function openOn(
   await openPrivateFolder(path, { database: INDEX_FILE, folders: contents }, log);
   const { isCopied } = identity.doubts;
   const reserve = new Reserve(indexPath, log);
-  const onBeat = () => void identity.stay();
+  const atEachBeat = [() => void identity.stay()];
+  const onBeat = () => atEachBeat.forEach(act => act());
   const metadata = opened.add(await openSqliteMetadataStore(indexPath, { log, isCopied, reserve, onBeat }));
   opened.add({ close: () => identity.closing() });
   const blobs = opened.add(await openFileBlobStore(path, { log, minFree: minFreeOf(config.storage) }));
@@ -155,6 +156,8 @@ async function openOn(
   const accessParts = await openAccess(config, { ...needs, credentials, cluster, startsMeanwhile });
   const { tenants, issuer, grants, access } = accessParts;
   opened.add(tenants);
+  atEachBeat.push(() => void grants.removeEnded());
+  opened.add({ close: () => grants.removeEnded() });
   const quota = new PrefixQuota(metadata, owner => tenants.find(owner)?.options.quotaBytes, config.hosted);
   const uploads = opened.add(
     new Uploads({
