@@ -5,7 +5,7 @@ import { inSteps } from './steps.ts';
 import type { Stores } from './stores.ts';
 
 /** Processes of one machine share a clock, and one that is kept right goes back by less. */
-const SLACK_MS = 60_000;
+export const CLOCK_SLACK_MS = 60_000;
 /** Just after a boot the clock may be wrong the other way: a right one is still right after so long. */
 const SETTLED_AFTER_MS = 600_000;
 /** Since when uses in the future have been seen, by the clock that sees them. */
@@ -25,7 +25,7 @@ export async function settleUses(
   signal: AbortSignal | undefined,
   nowMs: number = Date.now(),
 ): Promise<void> {
-  const laterThanMs = nowMs + SLACK_MS;
+  const laterThanMs = nowMs + CLOCK_SLACK_MS;
   const areSeen = await metadata.hasLaterUses(laterThanMs);
   if (!(await haveLasted(metadata, USES_SINCE, { areSeen, nowMs }))) return;
   while ((await metadata.lowerUses(laterThanMs, nowMs)) > 0) {
@@ -40,7 +40,7 @@ export async function settleLinks(
   signal: AbortSignal | undefined,
   nowMs: number = Date.now(),
 ): Promise<void> {
-  const later = () => everything(after => survey.laterLinks(nowMs + SLACK_MS, after));
+  const later = () => everything(after => survey.laterLinks(nowMs + CLOCK_SLACK_MS, after));
   const areSeen = await isAnyIn(later());
   if (!(await haveLasted(metadata, LINKS_SINCE, { areSeen, nowMs }))) return;
   for await (const links of later()) {
@@ -64,7 +64,7 @@ async function haveLasted(
     if (since > 0) await metadata.putSetting(setting, '0');
     return false;
   }
-  if (since === 0 || since > nowMs + SLACK_MS) {
+  if (since === 0 || since > nowMs + CLOCK_SLACK_MS) {
     await metadata.putSetting(setting, String(nowMs));
     return false;
   }

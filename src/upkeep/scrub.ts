@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { unreadableReason } from '../blobs/unreadable.ts';
 import { everything, type SizedContent } from '../metadata/survey.ts';
 import { type Digest, isDigest } from '../oci/digest.ts';
+import { CLOCK_SLACK_MS } from './clock.ts';
 import type { RunOptions, Stores } from './stores.ts';
 
 /** Where the last scrub stands, for all processes and across restarts. */
@@ -59,12 +60,12 @@ export class Scrub {
   }
 
   /**
-   * When the last one was finished; 0 for never, and for a time that is not yet: nobody knows when that was by a clock that
-   * was set back. One that was broken off goes on where it stopped.
+   * When the last one was finished; 0 for never, and for a time that is not yet, by more than a clock that is kept right
+   * goes back: nobody knows when that was. One that was broken off goes on where it stopped.
    */
   async finishedAtMs(): Promise<number> {
     const { finishedAtMs } = await this.#state();
-    return finishedAtMs > Date.now() ? 0 : finishedAtMs;
+    return finishedAtMs > Date.now() + CLOCK_SLACK_MS ? 0 : finishedAtMs;
   }
 
   async run(run: ScrubRun = {}): Promise<ScrubReport> {

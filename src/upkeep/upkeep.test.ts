@@ -382,12 +382,24 @@ describe('a clock that was ahead and is corrected', () => {
   });
 });
 
+/** When the last scrub was, after one that was finished then. */
+async function scrubbedAt(finishedAtMs: number): Promise<number> {
+  await metadata.putSetting('scrub', JSON.stringify({ after: '', finishedAtMs }));
+  return upkeep().scrubbedAtMs();
+}
+
 describe('scrub', () => {
   test('finds nothing in a sound store, and remembers when it was done', async () => {
     const image = await pushImage(HOSTED, 'v1', ['layer']);
     expect(await upkeep().scrubbedAtMs()).toBe(0);
     expect(await upkeep().scrub()).toMatchObject({ checked: image.blobs.length, damaged: [] });
     expect(await upkeep().scrubbedAtMs()).toBeGreaterThan(0);
+  });
+
+  test('counts as done when the clock is set back a little after it, and not when by more', async () => {
+    const littleAheadMs = Date.now() + 30_000;
+    expect(await scrubbedAt(littleAheadMs)).toBe(littleAheadMs);
+    expect(await scrubbedAt(Date.now() + 3_600_000)).toBe(0);
   });
 
   test('what is damaged is absent from then on; mirrored files go, hosted ones stay to be rescued', async () => {
