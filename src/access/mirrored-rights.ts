@@ -16,7 +16,7 @@ export interface UpstreamRule {
   readonly credential: Credential | undefined;
   /** Anonymous clients may read all that this credential, or the node's, may. */
   readonly openToAll: boolean;
-  /** Who has credentials is tried without any as well, after all of them. */
+  /** Whether to retry anonymously if every credential fails. */
   readonly anonymousFallback: boolean;
   /** The repository as Secrets may name it: within the registry that it is a part of, under its upstream's name, aliases. */
   readonly images: readonly string[];

@@ -71,7 +71,7 @@ export interface Inspection {
 
 /**
  * What an archive holds, and what importing it would come to; nothing is written. Every digest is verified on the way.
- * ArchiveError for what is no image layout, or holds bytes that are not what their names promise.
+ * ArchiveError for what is not an image layout, or has bytes that are not what their names promise.
  */
 export async function inspectArchive(
   entries: AsyncIterable<ArchiveEntry>,
