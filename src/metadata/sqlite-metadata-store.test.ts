@@ -57,6 +57,18 @@ test('what is acknowledged is on the disk: WAL with a sync at each commit, and n
   expect(look(database => database.pragma('journal_mode', { simple: true }))).toBe('wal');
 });
 
+test('what no process needs after a power failure is committed without a sync, but never beside what is kept', async () => {
+  const connection = await Connection.open(path);
+  const writer = new Writer(connection);
+  const syncs: unknown[] = [];
+  const note = () => void syncs.push(connection.pragma('synchronous'));
+  await writer.write(note, { outlivesPower: false });
+  await writer.write(note);
+  await Promise.all([writer.write(note, { outlivesPower: false }), writer.write(note)]);
+  expect(syncs).toEqual([1, 2, 2, 2]);
+  connection.close();
+});
+
 test.each(MIGRATIONS.map((_, version) => version))(
   'an index of version %i is brought to the newest',
   async version => {

@@ -34,6 +34,7 @@ const CACHE_KIB = 8 * 1024;
  */
 export class Connection {
   readonly #database: Database;
+  #syncsCommits = true;
   readonly #reserve: Reserve | undefined;
 
   private constructor(database: Database, reserve?: Reserve) {
@@ -110,6 +111,16 @@ export class Connection {
   firstFault(): string | undefined {
     const result = String(this.#database.pragma('integrity_check(1)', { simple: true }));
     return result === 'ok' ? undefined : result;
+  }
+
+  /**
+   * Whether a commit is on the disk when it returns; true at first. Without, a power failure may take the last commits, and
+   * no process sees anything else: a later one that is synced takes them to the disk too. Not within a transaction.
+   */
+  set syncsCommits(wanted: boolean) {
+    if (this.#syncsCommits === wanted) return;
+    this.#database.pragma(`synchronous = ${wanted ? 'FULL' : 'NORMAL'}`);
+    this.#syncsCommits = wanted;
   }
 
   get isInTransaction(): boolean {

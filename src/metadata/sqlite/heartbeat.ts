@@ -5,7 +5,7 @@ import type { Log } from '../../lib/log.ts';
 import type { Connection } from './connection.ts';
 import { type LeaseRow, Leases, type ProcessRow } from './leases.ts';
 import { forgetDead, isDead, Life } from './life.ts';
-import type { Writer } from './writer.ts';
+import type { WriteOptions, Writer } from './writer.ts';
 
 /** How often a process shows that it lives, and looks at the others. */
 const BEAT_MS = 1000;
@@ -187,12 +187,12 @@ export class Heartbeat {
   }
 
   /** Every write shows that this process lives. */
-  async #write<T>(work: () => T): Promise<T> {
+  async #write<T>(work: () => T, options?: WriteOptions): Promise<T> {
     const beganAtMs = performance.now();
     const result = await this.#writer.write(() => {
       this.#showLife();
       return work();
-    });
+    }, options);
     this.#shownAtMs = beganAtMs;
     return result;
   }
@@ -207,10 +207,11 @@ export class Heartbeat {
   async #beat(): Promise<void> {
     try {
       if (!this.#mayBeat()) return;
-      const returned = await this.#write(() => {
+      const beat = () => {
         this.#removeDead();
         return this.#returnLeft();
-      });
+      };
+      const returned = await this.#write(beat, { outlivesPower: false });
       returned.forEach(epoch => this.#unreturned.delete(epoch));
       this.#isFailing = false;
       this.#onBeat();

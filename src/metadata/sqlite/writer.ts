@@ -10,6 +10,15 @@ interface Write {
   readonly reject: (error: unknown) => void;
   /** On `performance.now()`'s clock. */
   readonly askedAtMs: number;
+  readonly outlivesPower: boolean;
+}
+
+export interface WriteOptions {
+  /**
+   * False for what means nothing after a power failure, when no process is left: it is committed without a sync, unless
+   * others are committed with it. Default true.
+   */
+  readonly outlivesPower?: boolean;
 }
 
 /**
@@ -44,7 +53,7 @@ export class Writer {
   }
 
   /** Resolves with what `work` returned when it is durable. What `work` throws undoes it and rejects. */
-  write<T>(work: () => T): Promise<T> {
+  write<T>(work: () => T, { outlivesPower = true }: WriteOptions = {}): Promise<T> {
     if (this.#isClosed) {
       return Promise.reject(new Error('the metadata store is closed'));
     }
@@ -55,7 +64,7 @@ export class Writer {
         const value = work();
         return () => resolve(value);
       };
-      this.#waiting.push({ run, reject, askedAtMs: performance.now() });
+      this.#waiting.push({ run, reject, askedAtMs: performance.now(), outlivesPower });
       this.#draining ??= this.#drain();
     });
   }
@@ -115,6 +124,7 @@ export class Writer {
 
   /** One transaction; returns what tells its callers. */
   #transact(batch: readonly Write[]): () => void {
+    this.#connection.syncsCommits = batch.some(({ outlivesPower }) => outlivesPower);
     this.#begin.run();
     try {
       const outcomes = batch.map(write => this.#attempt(write));
