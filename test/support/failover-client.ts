@@ -166,7 +166,7 @@ async function expectNoFault({ server }: Node, status: number): Promise<void> {
   if (status !== 500) return;
   await sleep(1_000);
   const faults = server.logs().split('\n');
-  throw new Error(`${status}: ${faults.filter(line => line.includes('fault of ours')).join('\n')}`);
+  throw new Error(`${status}: ${faults.filter(line => line.includes('internal error')).join('\n')}`);
 }
 
 export function pick<T>(from: readonly T[]): T {
