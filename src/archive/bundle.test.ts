@@ -16,6 +16,7 @@ import { heldContent, heldPlatforms } from '../metadata/held-tree.ts';
 import { digestHex, digestOf } from '../oci/digest.ts';
 import { OCI_ARTIFACT_MANIFEST, OCI_MANIFEST } from '../oci/media-types.ts';
 import { formatPlatform, parsePlatform } from '../oci/platform.ts';
+import { ArchiveError } from './archive-error.ts';
 import { type ExportImage, planBundle } from './export.ts';
 import {
   ArchiveWorld,
@@ -30,6 +31,7 @@ import {
 import { missingOfImage } from '../prepull/image-check.ts';
 import { haveListBytes, parseHaveList } from './have-list.ts';
 import { importArchive } from './import.ts';
+import { inspectArchive } from './inspection.ts';
 import { openArchive, readArchive } from './open-archive.ts';
 
 const NAME = 'docker.io/library/app:v1';
@@ -356,6 +358,45 @@ test('signatures travel with what they sign, and come to lie beside it', async (
   );
   expect(entries.map(({ digest }) => digest)).toEqual([signature.manifest.digest]);
   expect(await receiver.metadata.isLinked(image.repository, signature.layers[0]!.digest)).toBe(true);
+});
+
+/** As where no registry is configured. */
+function refuseAll(name: string | undefined): undefined {
+  if (name !== undefined) throw new Error('no such registry');
+}
+
+test('a signature is refused for the image that it is about, also of one child of it', async () => {
+  const image = await sender.hold(NAME, app);
+  const signatures = [app, amd64].map(({ manifest }, at) =>
+    imageOf([randomBlob(100, `signature ${at}`)], { subject: manifest }),
+  );
+  for (const [at, each] of signatures.entries()) await sender.hold(`docker.io/library/app:${at}`, each);
+  const tar = await exported([image], { ...sender.stores, referrers: true });
+  const { images } = await inspectArchive(
+    readArchive(inPieces(tar)),
+    receiver.options({ placeOf: refuseAll }),
+  );
+  const refusals = new Map(images.map(({ digest, refusal }) => [digest, refusal]));
+  expect(refusals.get(app.manifest.digest)).toBe(`${NAME}: no such registry`);
+  for (const { manifest } of signatures) {
+    expect(refusals.get(manifest.digest)).toBe(`${manifest.digest} belongs to ${NAME}, which is refused`);
+  }
+});
+
+test('what is wrong with an archive as a whole hides no reason of a single image', async () => {
+  const images = [await sender.hold(NAME, amd64), await sender.hold('docker.io/library/other:v1', arm64)];
+  const tar = await exported(images, sender.stores);
+  vi.spyOn(receiver.metadata, 'readTag').mockRejectedValue(new ArchiveError('as a whole'));
+  const inspection = await inspectArchive(readArchive(inPieces(tar)), {
+    ...receiver.options(),
+    placeOf: name => {
+      if (name === NAME) throw new Error('no such registry');
+      return name === undefined ? undefined : placeOf(name);
+    },
+  });
+  const reasons = [`${NAME}: no such registry`, 'as a whole'];
+  expect(inspection.images.map(({ refusal }) => refusal)).toEqual(reasons);
+  expect(inspection.refusals).toEqual(reasons);
 });
 
 test('signatures that two images share are carried and told once', async () => {

@@ -5,7 +5,7 @@ import { type ContentTree, readContentTree } from '../oci/content-tree.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
 import type { Digest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
-import { MAX_MANIFEST_BYTES, requireUniqueMembers } from '../oci/manifest.ts';
+import { MAX_MANIFEST_BYTES, parseManifest, requireUniqueMembers } from '../oci/manifest.ts';
 import { formatPlatform, type Platform } from '../oci/platform.ts';
 import type { ContentLookup } from '../oci/platform-choice.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
@@ -111,6 +111,7 @@ export async function settleAll(
   const leftOut = await leftOutOf(index, options);
   const readings = new OneReadingEach();
   const named: Settled[] = [];
+  const refused = imagesWithout(index, placed);
   const unplaced: { image: BundleImage; tree: ContentTree }[] = [];
   for (const { image, place } of placed) {
     const tree = await unlessRefused(image, refuse, async () => {
@@ -118,19 +119,29 @@ export async function settleAll(
       if (place !== undefined) readings.add(place, whole);
       return whole;
     });
-    if (tree === undefined) continue;
-    if (place !== undefined) named.push({ image, place, tree });
+    if (tree === undefined) refused.add(image);
+    else if (place !== undefined) named.push({ image, place, tree });
     else unplaced.push({ image, tree });
   }
   for (const { image, tree } of unplaced) {
     const found = await unlessRefused(image, refuse, () => {
-      const places = beside(image, tree, named);
+      const subject = tree.manifests[0]?.view.subject?.digest;
+      const refusedOne = [...refused].find(other => holds(other, subject, taker));
+      const places = beside({ image, tree, subject }, named, refusedOne);
       for (const { place } of places) readings.add(place, tree);
       return places;
     });
-    named.push(...(found ?? []));
+    if (found === undefined) refused.add(image);
+    else named.push(...found);
   }
   return named;
+}
+
+/** Those that were refused before. */
+function imagesWithout({ images }: BundleIndex, placed: readonly PlacedImage[]): Set<BundleImage> {
+  const left = new Set(images);
+  for (const { image } of placed) left.delete(image);
+  return left;
 }
 
 /** A repository reads the bytes of a manifest under one media type: the later one would take what the earlier one needs. */
@@ -149,14 +160,40 @@ class OneReadingEach {
   }
 }
 
+interface Referrer {
+  readonly image: BundleImage;
+  readonly tree: ContentTree;
+  readonly subject: Digest | undefined;
+}
+
+/** Whether an image is this one, or an index of it, as far as can be read. */
+function holds({ descriptor }: BundleImage, digest: Digest | undefined, taker: BlobTaker): boolean {
+  if (descriptor.digest === digest) return true;
+  const bytes = taker.manifestBytes(descriptor.digest);
+  try {
+    const children = bytes === undefined ? [] : parseManifest(bytes, descriptor.mediaType).manifests;
+    return children.some(child => child.digest === digest);
+  } catch (error) {
+    if (error instanceof OciError) return false;
+    throw error;
+  }
+}
+
 /** A signature or the like belongs into every repository that holds what it is about. */
-function beside(image: BundleImage, tree: ContentTree, named: readonly Settled[]): readonly Settled[] {
-  const subject = tree.manifests[0]?.view.subject?.digest;
+function beside(
+  { image, tree, subject }: Referrer,
+  named: readonly Settled[],
+  refused: BundleImage | undefined,
+): readonly Settled[] {
   const places = new Map<string, Repository>();
   for (const other of named) {
     if (other.tree.manifests.some(({ manifest }) => manifest.digest === subject)) {
       places.set(repositoryText(other.place.repository), other.place.repository);
     }
+  }
+  if (places.size === 0 && refused !== undefined) {
+    const of = refused.name ?? refused.descriptor.digest;
+    throw new ArchiveError(`${image.descriptor.digest} belongs to ${of}, which is refused`);
   }
   if (places.size === 0) {
     throw new ArchiveError(`${image.descriptor.digest} has no full name: give it one with --rename`);

@@ -121,7 +121,8 @@ async function outcomeOf(index: BundleIndex, look: Look, options: InspectOptions
     return { placesOf, refusalOf, refusals: [...new Set(refusalOf.values())] };
   } catch (error) {
     if (!(error instanceof ArchiveError)) throw error;
-    return { placesOf, refusalOf, refusals: [error.message] };
+    for (const image of index.images) refuse(image, error);
+    return { placesOf, refusalOf, refusals: [...new Set([...refusalOf.values(), error.message])] };
   }
 }
 
