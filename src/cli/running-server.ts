@@ -1,5 +1,6 @@
 import http from 'node:http';
 import { dirname, join } from 'node:path';
+import { parseJsonObject } from '../lib/json.ts';
 import { askInFolder, SOCKET_FOLDER, socketFoldersHere } from '../lib/socket-folder.ts';
 import type { ServerDocument } from '../compose/server.ts';
 import { CommandError } from './command.ts';
@@ -51,7 +52,7 @@ export async function serversOn(storePath: string): Promise<readonly ServerDocum
   const servers: ServerDocument[] = [];
   await askInFolder(join(storePath, SOCKET_FOLDER), async socketPath => {
     const reply = await get({ socketPath, path: '/debug/server' }).catch(() => undefined);
-    if (reply?.status === 200) servers.push(JSON.parse(reply.text));
+    if (reply?.status === 200 && parseJsonObject(reply.text)) servers.push(JSON.parse(reply.text));
     // On to the next.
     return undefined;
   });

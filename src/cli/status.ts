@@ -21,7 +21,7 @@ export const status: Command = {
     'Asks the running server of this store: what is being downloaded, how far it is and for whom; how much mirrored ' +
     'content was sent to clients and how much of it had to be fetched, since the start and in total (a crash may lose a ' +
     'minute of it); how full the store is, and what would be evicted next; when each upstream last answered and ' +
-    'failed; which Secrets cannot be read or were refused; and all servers on the store. Only the user who runs the server, and root, can use it.',
+    'failed; and which Secrets cannot be read or were refused. It lists all servers on the store. Only the user who runs the server, and root, can use it.',
   options: [
     jsonOption(
       'pid, started, processes, servers (pid, host, addresses, started), problems, downloads, saved (sinceStart, inAll: sentBytes, fetchedBytes, savedBytes, since), store, ' +
@@ -55,7 +55,7 @@ interface ServerStatus {
   readonly started: string | null;
 }
 
-/** What the newest server says, beside all that are there. */
+/** What one server says, the newest that answers, beside all that are there. */
 export interface StoreWideStatus extends StatusDocument {
   /** The newest first. */
   readonly servers: readonly ServerStatus[];
@@ -80,8 +80,8 @@ export function statusText(document: StoreWideStatus, nowMs = Date.now()): strin
   return sections.filter(section => section !== '').join('\n');
 }
 
-/** Only where it is not alone: all processes share the store, and what stands above is of the newest server. */
-function serversText({ servers, processes }: StoreWideStatus, nowMs: number): string {
+/** Only where it is not alone: all processes share the store, and what stands above is of one server. */
+function serversText({ pid: asked, servers, processes }: StoreWideStatus, nowMs: number): string {
   const others = processes - servers.length;
   const rest =
     others > 0 ? `${others} more on this store: commands, or servers that cannot be reached from here\n` : '';
@@ -92,7 +92,7 @@ function serversText({ servers, processes }: StoreWideStatus, nowMs: number): st
     host ?? '-',
     started === null ? '-' : shownTime(started, nowMs),
   ]);
-  return `${columnsText(['SERVERS ON THIS STORE', 'PROCESS', 'HOST', 'SINCE'], rows)}the newest reported the above\n${rest}`;
+  return `${columnsText(['SERVERS ON THIS STORE', 'PROCESS', 'HOST', 'SINCE'], rows)}process ${asked} reported the above\n${rest}`;
 }
 
 function savedText({ sentBytes, fetchedBytes, savedBytes }: SavedStatus): string {
@@ -107,7 +107,9 @@ function storeText({ path, heldBytes, unfinishedBytes, maxBytes, next, ...rest }
     `store     ${path}: ${sizeText(heldBytes)} stored${unfinished}${limit}`,
     `disk      ${sizeText(rest.freeBytes)} free; ${sizeText(rest.minFreeBytes)} are kept free (storage.minFree)`,
     ...(rest.damaged === 0 ? [] : [`damaged   ${rest.damaged}: see entrepot images`]),
-    ...(next === null ? ['next to be evicted: not determined in time'] : []),
+    ...(next === null
+      ? [`next to be evicted: ${rest.indexLost ? INDEX_LOST : 'not determined in time'}`]
+      : []),
   ];
   const rows = (next ?? []).map(({ kind, digest, size, repositories }) => [
     repositories.join(', ') || '-',
@@ -119,6 +121,8 @@ function storeText({ path, heldBytes, unfinishedBytes, maxBytes, next, ...rest }
     rows.length === 0 ? '' : `\n${columnsText(['NEXT TO BE EVICTED', 'KIND', 'SIZE', 'DIGEST'], rows)}`;
   return `${lines.map(line => `${line}\n`).join('')}${table}`;
 }
+
+const INDEX_LOST = 'unknown, since the index is lost';
 
 function downloadsText(downloads: readonly DownloadStatus[]): string {
   if (downloads.length === 0) return 'nothing is being downloaded\n';

@@ -57,6 +57,8 @@ export interface StoreStatus {
   readonly damaged: number;
   /** What eviction would take first; `null` when that takes too long to find, or the index is lost. */
   readonly next: readonly NextStatus[] | null;
+  /** The file that this server has open as the index is no longer the store's. */
+  readonly indexLost: boolean;
 }
 
 export interface NextStatus {
@@ -147,6 +149,7 @@ async function storeStatus({
 }: StatusOptions['parts']): Promise<StoreStatus> {
   const { blobBytes, manifestBytes } = await metadata.readTotals();
   const { freeBytes, minFreeBytes } = await blobs.space.look();
+  const indexLost = metadata.loss() !== undefined;
   return {
     path: config.storage.path,
     heldBytes: blobBytes + manifestBytes,
@@ -156,10 +159,8 @@ async function storeStatus({
     minFreeBytes,
     damaged: await metadata.countDamaged(),
     // The survey looks at the index by its name.
-    next:
-      metadata.loss() === undefined
-        ? await within(NEXT_WITHIN_MS, signal => nextToGo({ survey, blobs }, signal))
-        : null,
+    next: indexLost ? null : await within(NEXT_WITHIN_MS, signal => nextToGo({ survey, blobs }, signal)),
+    indexLost,
   };
 }
 

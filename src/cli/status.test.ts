@@ -1,0 +1,39 @@
+import { expect, it } from 'vitest';
+import { type StoreWideStatus, statusText } from './status.ts';
+
+const saved = { sentBytes: 0, fetchedBytes: 0, savedBytes: 0, since: '2026-01-01T00:00:00Z' };
+const store = {
+  path: '/store',
+  heldBytes: 0,
+  unfinishedBytes: 0,
+  maxBytes: null,
+  freeBytes: 1,
+  minFreeBytes: 1,
+  damaged: 0,
+  next: null,
+  indexLost: false,
+};
+const document: StoreWideStatus = {
+  pid: 17,
+  started: '2026-01-01T00:00:00Z',
+  processes: 1,
+  problems: [],
+  downloads: [],
+  saved: { sinceStart: saved, inAll: saved },
+  store,
+  upstreams: [],
+  secrets: [],
+  servers: [],
+};
+
+it('says why it does not know what would be evicted next', () => {
+  expect(statusText(document)).toContain('next to be evicted: not determined in time\n');
+  const lost = statusText({ ...document, store: { ...store, indexLost: true } });
+  expect(lost).toContain('next to be evicted: unknown, since the index is lost\n');
+  expect(lost).not.toContain('in time');
+});
+
+it('names the server that the rest is about, which need not be the newest', () => {
+  const servers = [18, 17].map(pid => ({ pid, host: 'here', addresses: [], started: null }));
+  expect(statusText({ ...document, servers, processes: 2 })).toContain('process 17 reported the above\n');
+});
