@@ -1,7 +1,6 @@
 import { X509Certificate } from 'node:crypto';
 import type { Config, Listener } from '../config/config.ts';
 import { formatAddress } from '../config/fields.ts';
-import { loadConfig } from '../config/load.ts';
 import { pathName } from '../config/path-name.ts';
 import { readTextFile } from '../lib/text-file.ts';
 import {
@@ -27,6 +26,7 @@ import {
   nodeFiles,
 } from './node-files.ts';
 import { writeNodeFiles } from './node-folder.ts';
+import { configInForce } from './store-config.ts';
 
 /** `entrepot hosts`: what a node needs to pull through Entrepot. */
 export const hosts: Command = {
@@ -39,7 +39,8 @@ export const hosts: Command = {
     '[{address: …, upstream: docker.io}]), a host name for it (upstreams.docker.io.hostAlias), or ' +
     'defaultUpstream: docker.io; Docker 29 and later with the containerd image store also read hosts.toml, for every ' +
     'registry. With --out, other settings in daemon.json and registries.yaml are kept, with a copy of the original ' +
-    'file beside it, and other files that Entrepot did not write are left alone.',
+    'file beside it, and other files that Entrepot did not write are left alone. Without --config and ' +
+    '$ENTREPOT_CONFIG the configuration is that of the server that the same user runs on this machine, if there is one.',
   arguments: [{ name: '<kind>', description: 'kind of node', choices: NODE_KINDS }],
   options: [
     { flags: '--upstream <host...>', description: 'registries to mirror (default: all configured ones)' },
@@ -102,7 +103,7 @@ export const hosts: Command = {
       const option = isForProvider ? '--credential-provider' : '--no-fallback';
       throw new CommandError(`${option}: ${HAS_FALLBACK}`, EXIT.usage);
     }
-    const config = await loadConfig({ file: textOption(input, 'config') });
+    const config = await configInForce(input, io, { keepsUser: true });
     const serverUrl = parseServer(textOption(input, 'server')) ?? ownUrl(config, kind);
     if (kind === 'docker') requireHubPort(config, serverUrl);
     const upstreams = chosenUpstreams(config, input);
@@ -214,6 +215,8 @@ function requireHubPort({ server, upstreams, defaultUpstream }: Config, serverUr
 /** A chain of certificates is a few kilobytes. */
 const MAX_CA_BYTES = 1024 * 1024;
 
+const CERTIFICATES = /^-----BEGIN CERTIFICATE-----\r?\n[^-]*-----END CERTIFICATE-----\r?(?:\n|$)/gm;
+
 /** What nodes have to trust beyond what they trust anyway: `file`, or our own certificate if nobody else signed it. */
 async function nodeCa({ server }: Config, file: string | undefined): Promise<string | undefined> {
   const path = file ?? server.tls?.certFile;
@@ -222,7 +225,8 @@ async function nodeCa({ server }: Config, file: string | undefined): Promise<str
   if (pem === undefined) throw new CommandError(`${path}: no such file`, EXIT.usage);
   try {
     const { issuer, subject } = new X509Certificate(pem);
-    return file !== undefined || issuer === subject ? pem : undefined;
+    // The server's file may have its key too, which is nobody else's.
+    return file !== undefined || issuer === subject ? (pem.match(CERTIFICATES) ?? []).join('') : undefined;
   } catch (cause) {
     throw new CommandError(`${path}: not a PEM certificate`, EXIT.usage, { cause });
   }

@@ -1,5 +1,5 @@
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { devNull, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, describe, expect, it } from 'vitest';
@@ -8,6 +8,9 @@ import { runProgram } from './program.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'entrepot-cli-'));
 afterAll(() => rmSync(folder, { recursive: true }));
+
+/** Whatever server runs on this machine, its configuration is not meant. */
+const NO_CONFIG = ['--config', devNull];
 
 async function run(...argv: string[]) {
   let out = '';
@@ -145,13 +148,14 @@ describe('entrepot rm', () => {
 
 describe('entrepot hosts', () => {
   it('prints one file as it is, so that it can be redirected', async () => {
-    const { out } = await run('hosts', 'k3s', '--upstream', 'docker.io', '--server', 'https://r.example');
+    const args = ['--upstream', 'docker.io', '--server', 'https://r.example', ...NO_CONFIG];
+    const { out } = await run('hosts', 'k3s', ...args);
     expect(parseYaml(out).value).toEqual({ mirrors: { 'docker.io': { endpoint: ['https://r.example'] } } });
   });
 
   it('writes files into a folder', async () => {
     const args = ['--upstream', 'docker.io', 'quay.io', '--server', 'http://10.0.0.5:5000', '--out', folder];
-    const { code, out } = await run('hosts', 'containerd', ...args);
+    const { code, out } = await run('hosts', 'containerd', ...args, ...NO_CONFIG);
     expect([code, out]).toEqual([0, '']);
     expect(readFileSync(join(folder, 'quay.io/hosts.toml'), 'utf8')).toContain('http://10.0.0.5:5000');
   });
@@ -212,12 +216,24 @@ describe('entrepot hosts', () => {
     expect(out).toContain(readFileSync(certificate, 'utf8'));
   });
 
+  it('gives nodes nothing but the certificates of a file that has the key too', async () => {
+    const [certificate, key] = ['ca.pem', 'server.key'].map(name =>
+      readFileSync(new URL(`../../test/support/tls/${name}`, import.meta.url), 'utf8'),
+    );
+    const file = join(folder, 'combined.pem');
+    writeFileSync(file, `${key}${certificate}`);
+    const args = ['--upstream', 'docker.io', '--server', 'https://r.example', '--ca', file, ...NO_CONFIG];
+    const { out } = await run('hosts', 'containerd', ...args);
+    expect(out).toContain(certificate);
+    expect(out).not.toContain('PRIVATE KEY');
+  });
+
   it.each([
     ['crio', '--upstream', 'nowhere.example'],
     ['crio', '--server', 'ftp://x'],
     ['crio', '--server', 'http://x/path'],
     ['podmann'],
   ])('refuses %s %s %s', async (...args) => {
-    expect((await run('hosts', ...args)).code).toBe(2);
+    expect((await run('hosts', ...args, ...NO_CONFIG)).code).toBe(2);
   });
 });

@@ -56,16 +56,21 @@ export async function configAndStore(
 
 /**
  * For a command that asks for the configuration alone: who names none gets that of the server that `storeConfig` would
- * find, as it would be read again now, and is told so.
+ * find, as it would be read again now, and is told so. `keepsUser`: the command writes elsewhere, so root stays root
+ * where the server is one that root would follow unnamed.
  */
-export async function configInForce(input: Input, io: Io): Promise<Config> {
+export async function configInForce(
+  input: Input,
+  io: Io,
+  { keepsUser = false }: { readonly keepsUser?: boolean } = {},
+): Promise<Config> {
   const typed = await loadConfig({ file: textOption(input, 'config') });
   const server = typed.origin.isSilent ? await serverFor(typed) : undefined;
   if (server === undefined) return typed;
   const { file = 'no file' } = server.document.config;
   io.err(`configuration: ${file} (${reasonOf(server)})\n`);
   // As in `configAndStore`: the server's configuration may name any file.
-  await actAsOwner(server.storePath);
+  if (!keepsUser || !(await mayTrust(server))) await actAsOwner(server.storePath);
   return configOf(server);
 }
 

@@ -1,3 +1,4 @@
+import { devNull } from 'node:os';
 import { runProgram } from './program.ts';
 
 /** `npm run examples`: config/examples/, made by the same command that people use. */
@@ -10,5 +11,6 @@ const upstreams = ['--upstream', 'docker.io', 'registry.k8s.io'];
 for (const kind of ['containerd', 'crio', 'docker', 'k3s']) {
   // Docker's mirrors need a port that belongs to docker.io.
   const server = `http://entrepot.example:${kind === 'docker' ? 5002 : 5000}`;
-  await runProgram(['hosts', kind, ...upstreams, '--server', server, '--out', `config/examples/${kind}`], io);
+  const args = [...upstreams, '--server', server, '--out', `config/examples/${kind}`, '--config', devNull];
+  await runProgram(['hosts', kind, ...args], io);
 }

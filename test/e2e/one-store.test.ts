@@ -1,5 +1,5 @@
 // One store, one owner, and nobody on the wrong store: servers and commands of different users and in different folders.
-import { chmod, chown, mkdir, readdir, stat, writeFile } from 'node:fs/promises';
+import { chmod, chown, mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { parse, stringify } from 'yaml';
@@ -204,6 +204,27 @@ describe.skipIf(!isRoot)('a server that runs', () => {
     const named = await command(OWNER, ['config', 'show'], { ENTREPOT_LOG__LEVEL: 'debug' });
     expect(named.stderr).toBe('');
     expect(parse(named.stdout).tenants).toEqual([]);
+  });
+
+  it('decides what hosts writes, also where root writes it, and may not be made up by its user', async () => {
+    const server = await serve(OWNER);
+    const line = `configuration: ${server.configFile} (of the server on ${server.host})\n`;
+    const hosts = ['hosts', 'containerd', '--upstream', 'up.example', '--no-fallback'];
+    const printed = await command(OWNER, hosts);
+    expect(printed).toMatchObject({ code: 0, stderr: line });
+    expect(printed.stdout).toContain(`[host."http://${server.host}"]`);
+    // One of this folder is asked, since other servers of root may run on this machine.
+    const here = { ENTREPOT_STORAGE__PATH: join(server.folder, 'store') };
+    const roots = join(folder, 'roots');
+    await mkdir(roots, { mode: 0o700 });
+    const write = () => command(0, [...hosts, '--out', roots], here);
+    await chown(server.configFile, OWNER, OWNER);
+    expect((await write()).stderr).toContain('EACCES');
+    expect(await readdir(roots)).toEqual([]);
+    await chown(server.configFile, 0, 0);
+    expect(await write()).toMatchObject({ code: 0, stderr: expect.stringContaining(line) });
+    expect(await readFile(join(roots, 'up.example', 'hosts.toml'), 'utf8')).toContain(server.host);
+    expect(await owners(roots)).toEqual(new Set([0]));
   });
 
   it('is not chosen among several', async () => {
