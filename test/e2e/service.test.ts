@@ -127,7 +127,7 @@ describe('an unfit Node ends in one sentence', () => {
       'config.yaml',
     );
     expect([code, stderr]).toEqual([1, expect.stringMatching(ONE_SENTENCE)]);
-    expect(stderr).toMatch(/NODE_MODULE_VERSION 115 and not 127; run npm ci/);
+    expect(stderr).toMatch(/NODE_MODULE_VERSION 115 instead of 127; run npm ci/);
   });
 });
 
