@@ -491,7 +491,7 @@ describe('entrepot explain', () => {
     expect(await explained(`${UP}/acme/private:1`)).toMatch(
       /alice .* counts, of .*\n\n- stored content is served/,
     );
-    expect(await explained(`${host}/team-b/app`)).toContain('team-b owns it\n- pull, push, delete: no');
+    expect(await explained(`${host}/team-b/app`)).toContain('belongs to team-b\n- pull, push, delete: no');
     expect(await explained(`${host}/team-a/app`)).toContain('- pull, push, delete: yes');
     expect(await explained('no.example/app')).toContain('not a configured upstream');
     await entrepot.stop();

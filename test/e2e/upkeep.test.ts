@@ -243,7 +243,7 @@ describe('upkeep beside a running server', () => {
         await scrub.kill();
       }
       expect(scrub.exitCode).toBe(exitCode);
-      expect(scrub.logs()).toMatch(/stopped; done until then: /);
+      expect(scrub.logs()).toMatch(/stopped; done so far: /);
       expect((await entrepot.command('scrub', '--rate', '1GiB')).stdout).toMatch(/^checked \d+ blobs/);
     });
   }
@@ -271,7 +271,7 @@ describe('upkeep beside a running server', () => {
     const left = countLeft();
     expect(left).toBeGreaterThan(0);
     expect(collection.logs()).toMatch(
-      new RegExp(`stopped; done until then: (.*; )?${strays.length - left} files, `),
+      new RegExp(`stopped; done so far: (.*; )?${strays.length - left} files, `),
     );
     expect((await entrepot.command(...gc)).stdout).toContain(`  ${left} files without a row`);
     expect(countLeft()).toBe(0);
