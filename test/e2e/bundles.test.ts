@@ -548,7 +548,7 @@ describe('a bundle', () => {
         expect({ code, stderr }).toEqual({
           code: 1,
           stderr: expect.stringMatching(
-            /team-a\/app:v1: "team-[ab]\/app:v1" names neither .*hosted\.prefixes.*--rename OLD=NEW/,
+            /team-a\/app:v1: "team-[ab]\/app:v1" begins with neither .*hosted\.prefixes.*--rename OLD=NEW/,
           ),
         });
       }
