@@ -65,9 +65,7 @@ it('is pulled anew at the time of its schedule, past what fails', { timeout: 240
     schedule: '* * * * *',
   });
   upstream.add('app', version('latest'), 'latest');
-  await until('the first round', 60_000, async () =>
-    /"msg":"prepull has finished/.test(server.logs()),
-  );
+  await until('the first round', 60_000, async () => /"msg":"prepull has finished/.test(server.logs()));
   expect(server.logs()).toMatch(/"level":"warn".*"image":"up\.example\/none:v1"/);
   expect(server.logs()).toMatch(/"level":"warn".*"image":"nowhere\.example\/x:1"/);
   const moved = version('moved');
