@@ -195,7 +195,7 @@ describe('beside a running server', () => {
     expect(await entrepot.command('refresh', `${UPSTREAM}/app:none`)).toMatchObject({
       code: 1,
       stderr: expect.stringMatching(
-        /^entrepot: MANIFEST_UNKNOWN: .*up\.example\/app manifests\/none: .* answers 404.*\n$/,
+        /^entrepot: MANIFEST_UNKNOWN: .*up\.example\/app manifests\/none: .* responded 404.*\n$/,
       ),
     });
   });

@@ -43,7 +43,7 @@ const isHeld = async (image: string) => (await entrepot.command('check', `${UPST
 describe('entrepot pull --watch', () => {
   it('tries what fails again after 10 s, leaves the rest alone meanwhile, and ends well by SIGTERM', async () => {
     const watching = await start('0 0 1 1 *', 'good', 'late');
-    await until('the first round', 60_000, async () => /what failed is tried again/.test(watching.logs()));
+    await until('the first round', 60_000, async () => /failed images are retried/.test(watching.logs()));
     const failedMs = performance.now();
     expect(watching.logs()).toMatch(/✗ up\.example\/late: /);
     expect(await isHeld('good')).toBe(true);
@@ -67,7 +67,7 @@ describe('entrepot pull --watch', () => {
     upstream.add('listed', version('listed'), 'latest');
     watch = await entrepot.begin('pull', '--watch', `${UPSTREAM}/good`, '--from', list);
     const watching = watch;
-    await until('the first round', 60_000, async () => /what failed is tried again/.test(watching.logs()));
+    await until('the first round', 60_000, async () => /failed images are retried/.test(watching.logs()));
     expect(watching.logs()).toMatch(/ENOENT.*list\.txt/);
     expect(await isHeld('good')).toBe(true);
     const good = asked('good');
