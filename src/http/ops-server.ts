@@ -1,4 +1,5 @@
 import http from 'node:http';
+import { LATE, within } from '../lib/within.ts';
 import type { Log } from '../lib/log.ts';
 import { Opened } from '../lib/opened.ts';
 import { listenInFolder } from '../lib/socket-folder.ts';
@@ -113,7 +114,8 @@ async function answerOps(options: OpsServerOptions, req: http.IncomingMessage): 
     case '/livez':
       return plain(200, 'ok');
     case '/readyz': {
-      const reason = await within(options.notReady(), READY_WITHIN_MS);
+      const reason = await within(options.notReady().catch(broken), READY_WITHIN_MS);
+      if (reason === LATE) return plain(503, `no answer within ${READY_WITHIN_MS} ms`);
       if (reason !== undefined) return plain(503, reason);
       return plain(200, ['ok', ...((await options.problems?.()) ?? [])].join('\n'));
     }
@@ -134,17 +136,7 @@ function plain(status: number, text: string): Answer {
   return { status, contentType: 'text/plain; charset=utf-8', text: `${text}\n` };
 }
 
-async function within(check: Promise<string | undefined>, limitMs: number): Promise<string | undefined> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<string>(resolve => {
-    timer = setTimeout(() => resolve(`no answer within ${limitMs} ms`), limitMs);
-  });
-  const failed = check.catch(
-    (error: unknown) => `broken: ${error instanceof Error ? error.message : 'unknown'}`,
-  );
-  try {
-    return await Promise.race([failed, late]);
-  } finally {
-    clearTimeout(timer);
-  }
+/** That the check itself fails is a reason too. */
+function broken(error: unknown): string {
+  return `broken: ${error instanceof Error ? error.message : 'unknown'}`;
 }
