@@ -1,3 +1,4 @@
+import { CLOCK_SLACK_MS } from '../lib/clock.ts';
 import type { Grant, MetadataStore } from '../metadata/metadata-store.ts';
 import { ANONYMOUS_ID } from '../oci/credential.ts';
 import type { Digest } from '../oci/digest.ts';
@@ -194,9 +195,6 @@ export class Grants {
     return ageMs < -CLOCK_SLACK_MS ? this.#rules.verifyForMs : Math.max(0, ageMs);
   }
 }
-
-/** A clock that is kept right goes back by less. */
-const CLOCK_SLACK_MS = 60_000;
 
 /** Kubernetes' own default. */
 const DEFAULT_POLICY = new VerificationPolicy('NeverVerifyPreloadedImages');

@@ -1,11 +1,10 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import { CLOCK_SLACK_MS } from '../lib/clock.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { everything } from '../metadata/survey.ts';
 import { inSteps } from './steps.ts';
 import type { Stores } from './stores.ts';
 
-/** Processes of one machine share a clock, and one that is kept right goes back by less. */
-export const CLOCK_SLACK_MS = 60_000;
 /** Just after a boot the clock may be wrong the other way: a right one is still right after so long. */
 const SETTLED_AFTER_MS = 600_000;
 /** Since when uses in the future have been seen, by the clock that sees them. */

@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { unreadableReason } from '../blobs/unreadable.ts';
 import { everything, type SizedContent } from '../metadata/survey.ts';
 import { type Digest, isDigest } from '../oci/digest.ts';
-import { CLOCK_SLACK_MS } from './clock.ts';
+import { CLOCK_SLACK_MS } from '../lib/clock.ts';
 import type { RunOptions, Stores } from './stores.ts';
 
 /** Where the last scrub stands, for all processes and across restarts. */
