@@ -114,8 +114,8 @@ describe.skipIf(!canMount)('a week of operations', () => {
       [200, 200, 200],
       [200, 200, 200],
     ]);
-    expect(await push('v2', imageOf([randomBlob(MIB, 'too much')]))).toBe(507);
     await until('readyz to say so', SOON_MS, async () => /^ok\n.+/.test(await readiness()));
+    expect(await push('v2', imageOf([randomBlob(MIB, 'too much')]))).toBe(507);
     await entrepot.kill();
     entrepot = await entrepot.startAgain();
     expect(await pullPushed()).toEqual([200, 200, 200]);
