@@ -80,11 +80,11 @@ export function explanationText(explanation: Explanation, nowMs = Date.now()): s
 }
 
 const STATES = {
-  counts: 'counts',
-  stale: 'counts while upstream is unreachable',
-  over: 'no longer counts',
+  counts: 'valid',
+  stale: 'valid only while upstream is unreachable',
+  over: 'expired',
 } as const;
 
 function grantText({ verifiedAtMs, state }: ExplainedGrant, nowMs: number): string {
-  return `${STATES[state]}, of ${timeText(verifiedAtMs, nowMs)}`;
+  return `${STATES[state]}, recorded ${timeText(verifiedAtMs, nowMs)}`;
 }

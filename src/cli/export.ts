@@ -40,8 +40,9 @@ export const exportCommand: Command = {
   description:
     'Writes stored images, with everything that belongs to them, to one tar file with an OCI image layout, ' +
     'which skopeo, podman, containerd and `entrepot import` read. Of multi-platform images it includes the platforms ' +
-    'given with --platform, otherwise those of the configuration (of tenants and RuntimeClasses, what is stored), ' +
-    'otherwise those that are stored; the index itself is not changed. Equal content makes an equal file.',
+    'given with --platform; otherwise those of the configuration (upstreams.*.platforms all, those of tenants and ' +
+    'runtimeHandlers if they are stored); otherwise all that are stored. The index itself is not changed. The same ' +
+    'content always gives the same file.',
   arguments: WANTED_ARGUMENTS,
   options: [
     { flags: '-o, --output <file>', description: 'file to write; - is standard output' },

@@ -29,9 +29,9 @@ export const importCommand: Command = {
     'their names, whose registry or prefix must be configured here; they are pinned, and may be ' +
     'pulled by everybody, or by one tenant only. An interrupted import continues when run again. With --dry-run it changes ' +
     'nothing, needs no store, and lists the images: their names here, their platforms and size, how much ' +
-    'of it is new, and whether the name is new, already stored, or would change its meaning. An image for ' +
-    'which the import would be refused is marked with the reason, and the exit code is 1. An import takes ' +
-    'all images of an archive or none.',
+    'of it is new, and whether the name is new, already stored, or would be moved to another digest. An image for ' +
+    'which the import would be refused is marked with the reason, and the exit code is 1. Either all images of an ' +
+    'archive are imported, or none.',
   arguments: [{ name: '<file...>', description: 'tar files or folders; - is standard input' }],
   options: [
     {

@@ -12,7 +12,7 @@ export const refresh: Command = {
       'entrepot refresh docker.io/library/nginx:latest',
       'fetch what the tag refers to now, if it has changed',
     ],
-    ['entrepot refresh ghcr.io/org/app:v2', 'after a push, end the wait for a remembered "not found"'],
+    ['entrepot refresh ghcr.io/org/app:v2', 'after a push upstream, forget a remembered "not found"'],
   ],
   run: async (input, io) => {
     const [reference = ''] = input.arguments;

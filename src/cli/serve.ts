@@ -26,7 +26,7 @@ export const serve: Command = {
   description:
     'Runs the registry. Without a configuration file it mirrors the preset registries on http://127.0.0.1:5000 ' +
     'and stores what it fetches in ./storage. SIGTERM or Ctrl-C lets transfers finish (server.shutdownTimeout); ' +
-    'a second one ends at once. SIGHUP reads the configuration again, applies the changes that need no restart (the log ' +
+    'a second one ends it at once. SIGHUP reads the configuration again, applies the changes that need no restart (the log ' +
     'says which do), and reopens the audit log.',
   options: [
     { flags: '--offline', description: 'contact no upstream, whatever the configuration says' },

@@ -45,7 +45,7 @@ it('says what is asked of upstream, what is held and how long it is served as is
   expect(before).toContain('- v1 is not stored: the next pull asks upstream for it\n');
   expect((await pull('app/manifests/v1')).status).toBe(200);
   const after = await explained(`${UP}/app:v1`);
-  expect(after).toContain('public: counts, of');
+  expect(after).toContain('public: valid, recorded');
   expect(after).toContain('- stored content is served without asking upstream who may pull it\n');
   expect(after).toMatch(
     new RegExp(`- v1 is stored as ${image.manifest.digest}, .* served as is for another (?:1h|59m)`),
@@ -108,7 +108,7 @@ describe('an imported image', () => {
     await island({});
     const asked = upstream.requests.length;
     const told = await explained(`${UP}/app:v1`);
-    expect(told).toContain('imported for all: counts');
+    expect(told).toContain('imported for all: valid');
     expect(told).toContain('- it was imported, and is served without asking upstream who may pull it\n');
     expect(told).toMatch(/- v1 is stored as .*; it is served as is for another/);
     expect(told).not.toContain('no stored content is served');

@@ -489,14 +489,14 @@ describe('entrepot explain', () => {
     expect(before).toContain('its answer decides, and no stored content is served without it');
     await getAs(ALICE, byNs('acme/private', 'manifests/1'));
     expect(await explained(`${UP}/acme/private:1`)).toMatch(
-      /alice .* counts, of .*\n\n- stored content is served/,
+      /alice .* valid, recorded .*\n\n- stored content is served/,
     );
     expect(await explained(`${host}/team-b/app`)).toContain('belongs to team-b\n- pull, push, delete: no');
     expect(await explained(`${host}/team-a/app`)).toContain('- pull, push, delete: yes');
     expect(await explained('no.example/app')).toContain('not a configured upstream');
     await entrepot.stop();
     expect(await explained(`${UP}/acme/private:1`)).toMatch(
-      /no server answers[^]*counts, of|counts, of[^]*no server answers/,
+      /no server answers[^]*valid, recorded|valid, recorded[^]*no server answers/,
     );
   });
 });
