@@ -1,24 +1,25 @@
-# The image of Entrepot: built with everything, run with what production needs.
+# The image of Entrepot: a stage that builds it, and one with only what it needs to run.
 #
 #   docker build --tag entrepot .
 #
-# Behind a company's registry or certificate authority, give the build npm's configuration and a bundle of
-# certificates; neither is kept in the image:
+# Behind a corporate registry or CA, pass npm's configuration and a bundle of certificates to the build; neither is kept
+# in the image:
 #
 #   docker build --tag entrepot --secret id=npmrc,src=$HOME/.npmrc --secret id=ca,src=/etc/ssl/certs/ca-certificates.crt .
 #
-# BASE needs Node 20.19, 22.14 or newer, and npm; Debian or a relative, since the build uses apt-get. It is named by the
-# digest of its index, so that equal sources make an equal image; a newer Node comes by changing both.
+# BASE needs Node (20.19 or a later 20, or 22.14 or later), npm, and apt-get for the build. It is pinned by the digest of
+# its index, so that equal sources make an equal image; for a newer Node, change tag and digest.
 ARG BASE=node:24.21.0-trixie-slim@sha256:8ec5d7557396cfe32d21c3f9c13072355ceab22b584578ca4bb28af31120cffe
 
 FROM ${BASE} AS build
-# Where there is no prebuilt SQLite binding for this Node, npm compiles it.
+# npm compiles the SQLite driver if there is no prebuilt binary for this Node.
 RUN apt-get update \
  && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends python3 make g++ \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /app
 COPY package.json package-lock.json .npmrc ./
-# Dependencies alone first: they change less often than the sources. `prepare` would build, so scripts run by name.
+# Dependencies first: they change less often than the sources. Their scripts do not run, except that of the SQLite driver:
+# `prepare` would build the program, whose sources are not here yet.
 RUN --mount=type=secret,id=npmrc,target=/root/.npmrc \
     --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
     export NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt \
@@ -26,8 +27,8 @@ RUN --mount=type=secret,id=npmrc,target=/root/.npmrc \
  && npm rebuild better-sqlite3
 COPY tsconfig.json build.ts ./
 COPY src ./src
-# All packages but SQLite's drivers are in dist/; of those, what they are compiled from and the binaries for other systems
-# are many times what is used.
+# All packages but the SQLite drivers are bundled into dist/. The drivers' sources and binaries for other systems are many
+# times the size of what is used, so they are removed.
 RUN npm run build \
  && mkdir -p /out/node_modules \
  && mv dist package.json /out \
@@ -41,14 +42,14 @@ FROM ${BASE}
 LABEL org.opencontainers.image.title="Entrepot" \
       org.opencontainers.image.description="A local OCI pull-through caching registry: mirror, air gap and private registry in one process." \
       org.opencontainers.image.licenses="Apache-2.0"
-# Threads for file reads; read once, before the first ES module loads. The configuration is named here and not in CMD, so
-# that `docker exec … entrepot images` works on the store of the server.
+# UV_THREADPOOL_SIZE: threads for file reads; Node reads it once, before the first ES module loads. The configuration is
+# set here and not in CMD, so that `docker exec … entrepot images` uses the server's store.
 ENV NODE_ENV=production \
     UV_THREADPOOL_SIZE=16 \
     ENTREPOT_CONFIG=/etc/entrepot/container.yaml
 COPY --from=build /out /app
 COPY config/container.yaml /etc/entrepot/container.yaml
-# A number, so that Kubernetes can see that it is not root. /data is all that it writes to.
+# A number, so that Kubernetes can see that it is not root. Entrepot writes only to /data.
 RUN ln -s /app/dist/entrepot.cjs /usr/local/bin/entrepot \
  && mkdir /data \
  && chown 1000:1000 /data
