@@ -108,19 +108,11 @@ export class Publication {
     await this.#requireChildren(repository, view);
     const tags = isDigest(reference) ? push.tags : [reference];
     const key = `manifest ${repositoryText(repository)} ${digest} ${tags.join(' ')}`;
-    // A manifest that is here already takes no more room, however often it is tagged.
-    const isHere = (await this.#metadata.readLinkedManifest(repository, digest)) !== undefined;
-    const newTags = await this.#countNew(repository, tags);
-    await this.#quota.reserve(key, repository, isHere ? 0 : bytes.byteLength, newTags);
+    await this.#quota.reserve(key, repository, bytes.byteLength, { digest, tags });
     await this.#put(repository, { digest, mediaType: view.mediaType, bytes }, view, tags).finally(() =>
       this.#quota.release(key),
     );
     return { digest, subject: view.subject?.digest };
-  }
-
-  async #countNew(repository: Repository, tags: readonly string[]): Promise<number> {
-    const rows = await Promise.all(tags.map(tag => this.#metadata.readTag(repository, tag)));
-    return rows.filter(row => row === undefined).length;
   }
 
   /** The first tag moves in the manifest's own transaction; each further one is whole in itself. */

@@ -200,7 +200,7 @@ describe('a quota', () => {
     await expect(tag('three')).rejects.toMatchObject(tooMany);
     await metadata.removeTag(repositoryOf('c/app'), 'one');
     await expect(tag(digestOf(index), ['three', 'four'])).rejects.toMatchObject(tooMany);
-    await tag('three');
+    await tag(digestOf(index), ['three', 'three']);
     expect((await metadata.readUsage('c', repositoryOf('c/app'))).tags).toBe(2);
   });
 

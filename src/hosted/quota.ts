@@ -1,5 +1,5 @@
 import { formatSize } from '../lib/units.ts';
-import type { MetadataStore, Usage } from '../metadata/metadata-store.ts';
+import type { ComingManifest, MetadataStore, Usage } from '../metadata/metadata-store.ts';
 import { OciError } from '../oci/errors.ts';
 import type { Repository } from '../oci/repository.ts';
 import { uploadOf } from './sessions.ts';
@@ -7,11 +7,11 @@ import { uploadOf } from './sessions.ts';
 /** Bounds what the repositories of one owner may hold together. */
 export interface Quota {
   /**
-   * Lets `key`, the ingest of an upload or whatever else is being written, come to `bytes` in all and set so many tags
-   * that the repository does not have; DENIED when that is more than is left. Counted until `release`, so that many at
-   * once don't pass where one would not.
+   * Lets `key`, the ingest of an upload or whatever else is being written, come to `bytes` in all; DENIED when that is
+   * more than is left. Of a manifest, tags that the repository does not have count too, and bytes that it has do not.
+   * Counted until `release`, so that many at once don't pass where one would not.
    */
-  reserve(key: string, repository: Repository, bytes: number, newTags?: number): Promise<void>;
+  reserve(key: string, repository: Repository, bytes: number, manifest?: ComingManifest): Promise<void>;
   /** Counts what `key` has on disk already, from before this process, whatever is left. */
   hold(key: string, repository: Repository, bytes: number): Promise<void>;
   /** What `key` holds is in the index now, or was given up. */
@@ -69,21 +69,28 @@ export class PrefixQuota implements Quota {
     this.#limits = limits;
   }
 
-  async reserve(key: string, repository: Repository, bytes: number, newTags = 0): Promise<void> {
+  async reserve(
+    key: string,
+    repository: Repository,
+    sizeBytes: number,
+    manifest?: ComingManifest,
+  ): Promise<void> {
     const { name } = repository;
     const owner = firstComponent(name);
     const limit = this.#limitOf(owner);
     // An upload asks with each write: that its repository may be was settled when it began.
-    if (limit === undefined && newTags === 0 && this.#reservations.has(key)) return;
-    const usage = await this.#metadata.readUsage(owner, repository);
+    if (limit === undefined && manifest === undefined && this.#reservations.has(key)) return;
+    const usage = await this.#metadata.readUsage(owner, repository, manifest);
+    const bytes = usage.hasManifest ? 0 : sizeBytes;
+    const { newTags } = usage;
     // Looked at and taken in one turn: nobody comes in between.
     const others = (this.#reserved.get(owner) ?? 0) - (this.#reservations.get(key)?.bytes ?? 0);
     const isOver = limit !== undefined && usage.bytes + usage.uncollectedBytes + others + bytes > limit;
     const denial = isOver
       ? overQuota(owner, limit, usage.uncollectedBytes)
-      : this.#overCounts(key, { owner, name, newTags }, usage);
+      : this.#overCounts(key, { owner, name }, usage);
     if (denial !== undefined) {
-      if (await this.#releaseEnded(owner)) return this.reserve(key, repository, bytes, newTags);
+      if (await this.#releaseEnded(owner)) return this.reserve(key, repository, sizeBytes, manifest);
       throw denial;
     }
     this.release(key);
@@ -113,10 +120,11 @@ export class PrefixQuota implements Quota {
   /** With what others have under way; `undefined` when there is room. */
   #overCounts(
     key: string,
-    { owner, name, newTags }: { readonly owner: string; readonly name: string; readonly newTags: number },
+    { owner, name }: { readonly owner: string; readonly name: string },
     usage: Usage,
   ): OciError | undefined {
     const { maxRepositories, maxTags } = this.#limits;
+    const { newTags } = usage;
     if (usage.isKnown && newTags === 0) return undefined;
     const coming = new Set<string>();
     let comingTags = 0;

@@ -173,6 +173,17 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
         expect((await store.listReferrers(HOSTED, subject.digest, undefined, ALL)).entries).toEqual([]);
       });
 
+      test('the usage tells what of one that is coming is there already', async () => {
+        await put.image(HOSTED, 'v1');
+        const ask = (repository: Repository) =>
+          store.readUsage('library', repository, { digest, tags: ['v1', 'v2', 'v2'] });
+        expect(await ask(HOSTED)).toMatchObject({ isKnown: true, tags: 1, hasManifest: true, newTags: 1 });
+        const elsewhere = { ...HOSTED, name: `${HOSTED.name}/elsewhere` };
+        expect(await ask(elsewhere)).toMatchObject({ isKnown: false, hasManifest: false, newTags: 2 });
+        await store.unlinkManifest(HOSTED, digest);
+        expect(await ask(HOSTED)).toMatchObject({ tags: 0, hasManifest: false, newTags: 2 });
+      });
+
       test('one that was evicted is absent until it is brought again, though the bytes are back', async () => {
         await put.image(NGINX);
         await put.artifact(OTHER);

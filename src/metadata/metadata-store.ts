@@ -148,6 +148,16 @@ export interface Usage {
   readonly isKnown: boolean;
   /** In the repository. */
   readonly tags: number;
+  /** Whether the manifest asked about is linked in the repository. */
+  readonly hasManifest: boolean;
+  /** How many of the tags asked about the repository does not have. */
+  readonly newTags: number;
+}
+
+/** A manifest that is about to be stored in a repository. */
+export interface ComingManifest {
+  readonly digest: Digest;
+  readonly tags: readonly string[];
 }
 
 export interface Paged<T> {
@@ -218,7 +228,7 @@ export interface MetadataStore {
   /** Bytes of what is linked in the hosted repositories `owner` and `owner/…`; linked in two, it counts in both. */
   usedBytes(owner: string): Promise<number>;
   /** Of `owner`, the first component of the hosted repository's name; one look-up, whatever it owns. */
-  readUsage(owner: string, repository: Repository): Promise<Usage>;
+  readUsage(owner: string, repository: Repository, coming?: ComingManifest): Promise<Usage>;
   /** Forgets Links, tags, documents and Grants of the repository; content goes with the next garbage collection. */
   removeRepository(repository: Repository): Promise<void>;
 

@@ -11,6 +11,7 @@ import type { Repository } from '../oci/repository.ts';
 import type {
   BlobLink,
   BlobProof,
+  ComingManifest,
   Content,
   DamagedBytes,
   Document,
@@ -325,8 +326,8 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#read(() => this.#repositories.usedBytes(owner));
   }
 
-  readUsage(owner: string, repository: Repository) {
-    return this.#read(() => this.#repositories.readUsage(owner, repository));
+  readUsage(owner: string, repository: Repository, coming?: ComingManifest) {
+    return this.#read(() => this.#repositories.readUsage(owner, repository, coming));
   }
 
   async removeRepository(repository: Repository) {

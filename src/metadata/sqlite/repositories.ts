@@ -1,6 +1,6 @@
 import type { Page } from '../../oci/pull-source.ts';
 import type { Repository } from '../../oci/repository.ts';
-import type { Paged, Usage } from '../metadata-store.ts';
+import type { ComingManifest, Paged, Usage } from '../metadata-store.ts';
 import type { Connection, Statement } from './connection.ts';
 import { type PageRange, pageRange, toPage } from './page.ts';
 
@@ -17,10 +17,20 @@ const OWNED_TABLES = {
   preloads: 'digest, grantee',
 } as const;
 
-interface OwnerRow {
-  readonly repositories: number;
-  readonly bytes: number;
-  readonly uncollected_bytes: number;
+interface UsageQuery extends Repository {
+  readonly owner: string;
+  readonly manifest: string | null;
+  /** A JSON list. */
+  readonly tags: string;
+}
+
+interface UsageRow {
+  readonly repositories: number | null;
+  readonly bytes: number | null;
+  readonly uncollected_bytes: number | null;
+  readonly tags: number | null;
+  readonly has_manifest: 0 | 1;
+  readonly new_tags: number;
 }
 
 /** Repositories by name. Ids are for joining within one transaction; they are not kept. */
@@ -29,8 +39,8 @@ export class Repositories {
   readonly #insert: Statement<[string, string, number]>;
   readonly #selectHasEntries: Statement<[string, string]>;
   readonly #selectNames: Statement<[string, ...PageRange], { name: string }>;
-  readonly #selectOwner: Statement<[string], OwnerRow>;
-  readonly #selectTags: Statement<[string, string], { tags: number }>;
+  readonly #selectBytes: Statement<[string], { bytes: number }>;
+  readonly #selectUsage: Statement<[UsageQuery], UsageRow>;
   readonly #delete: Statement<[string, string]>;
   readonly #selectRemoved: Statement<[], { id: number }>;
   readonly #deleteRemoved: Statement<[number]>;
@@ -47,10 +57,19 @@ export class Repositories {
     this.#selectNames = connection.prepare(
       'SELECT name FROM repositories WHERE upstream = ? AND entries > 0 AND name > ? ORDER BY name LIMIT ?',
     );
-    this.#selectOwner = connection.prepare(
-      'SELECT repositories, bytes, uncollected_bytes FROM owners WHERE name = ?',
-    );
-    this.#selectTags = connection.prepare('SELECT tags FROM repositories WHERE upstream = ? AND name = ?');
+    this.#selectBytes = connection.prepare('SELECT bytes FROM owners WHERE name = ?');
+    this.#selectUsage = connection.prepare(`
+      SELECT o.repositories, o.bytes, o.uncollected_bytes, r.tags,
+        EXISTS (
+          SELECT 1 FROM links l
+          WHERE l.repository_id = r.id AND l.digest = @manifest AND l.kind = 'manifest'
+            AND NOT l.is_unproved) AS has_manifest,
+        (SELECT count(DISTINCT value) FROM json_each(@tags)
+          WHERE NOT EXISTS (
+            SELECT 1 FROM tags t WHERE t.repository_id = r.id AND t.tag = value)) AS new_tags
+      FROM (SELECT 1)
+      LEFT JOIN owners o ON o.name = @owner
+      LEFT JOIN repositories r ON r.upstream = @upstream AND r.name = @name`);
     this.#delete = connection.prepare('DELETE FROM repositories WHERE upstream = ? AND name = ?');
     this.#selectRemoved = connection.prepare('SELECT id FROM removed_repositories LIMIT 1');
     this.#deleteRemoved = connection.prepare('DELETE FROM removed_repositories WHERE id = ?');
@@ -86,18 +105,25 @@ export class Repositories {
 
   /** Of the hosted repositories under one first component. */
   usedBytes(owner: string): number {
-    return this.#selectOwner.get(owner)?.bytes ?? 0;
+    return this.#selectBytes.get(owner)?.bytes ?? 0;
   }
 
-  readUsage(owner: string, { upstream, name }: Repository): Usage {
-    const row = this.#selectOwner.get(owner);
-    const known = this.#selectTags.get(upstream, name);
+  readUsage(owner: string, { upstream, name }: Repository, coming?: ComingManifest): Usage {
+    const row = this.#selectUsage.get({
+      owner,
+      upstream,
+      name,
+      manifest: coming?.digest ?? null,
+      tags: JSON.stringify(coming?.tags ?? []),
+    });
     return {
       bytes: row?.bytes ?? 0,
       uncollectedBytes: row?.uncollected_bytes ?? 0,
       repositories: row?.repositories ?? 0,
-      isKnown: known !== undefined,
-      tags: known?.tags ?? 0,
+      isKnown: typeof row?.tags === 'number',
+      tags: row?.tags ?? 0,
+      hasManifest: row?.has_manifest === 1,
+      newTags: row?.new_tags ?? 0,
     };
   }
 

@@ -40,7 +40,7 @@ export class Writer {
   readonly #refusal: () => Error | undefined;
   #isClosed = false;
 
-  /** `refusal`: why nothing may be written now; asked for each write. */
+  /** `refusal`: why nothing may be written now; asked before each transaction. */
   constructor(connection: Connection, refusal: () => Error | undefined = () => undefined) {
     this.#connection = connection;
     this.#refusal = refusal;
@@ -57,8 +57,6 @@ export class Writer {
     if (this.#isClosed) {
       return Promise.reject(new Error('the metadata store is closed'));
     }
-    const refusal = this.#refusal();
-    if (refusal !== undefined) return Promise.reject(refusal);
     return new Promise((resolve, reject) => {
       const run = () => {
         const value = work();
@@ -124,6 +122,8 @@ export class Writer {
 
   /** One transaction; returns what tells its callers. */
   #transact(batch: readonly Write[]): () => void {
+    const refusal = this.#refusal();
+    if (refusal !== undefined) throw refusal;
     this.#connection.syncsCommits = batch.some(({ outlivesPower }) => outlivesPower);
     this.#begin.run();
     try {
