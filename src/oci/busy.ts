@@ -1,7 +1,10 @@
 import { MemoryBusy } from '../lib/memory-budget.ts';
 import { OciError } from './errors.ts';
 
-/** Runs `work`; that there is no memory for a body now becomes 429 for who has his share, else 503, with Retry-After. */
+/**
+ * Runs `work`, and turns a MemoryBusy that it throws into an OciError with Retry-After: TOOMANYREQUESTS (429) if the
+ * client has used up its own share of the memory, otherwise UNAVAILABLE (503).
+ */
 export async function refusingWhenBusy<T>(work: () => T | Promise<T>): Promise<T> {
   try {
     return await work();

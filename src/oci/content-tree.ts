@@ -12,31 +12,32 @@ import { isSchema1Type } from './media-types.ts';
 import { formatPlatform, type Platform } from './platform.ts';
 import { chooseChild, type ContentLookup, MAX_INDEX_DEPTH } from './platform-choice.ts';
 
-/** What one root may make us look at: an index of the most entries whose every entry is such an index names a million. */
+/** How many manifests one root may lead to: an index full of full indexes would name a million. */
 const MAX_MANIFESTS = 4 * MAX_INDEX_ENTRIES;
 
-/** An image, or several in an index, with everything below it: all of it, or what some platforms need. */
+/** An image or an index with everything that belongs to it, or with what some platforms need of it. */
 export interface ContentTree {
   /** The root first, then in the order in which they are named; each once. */
   readonly manifests: readonly { readonly manifest: Manifest; readonly view: ManifestView }[];
-  /** Configs and layers, each once. What may not be handed on (non-distributable layers) is left out. */
+  /** Configs and layers, each once. Layers that may not be redistributed are left out. */
   readonly blobs: readonly Descriptor[];
   /** Manifests that belong to it and could not be looked up. */
   readonly missing: readonly Descriptor[];
-  /** Wanted platforms for which an index has nothing. */
+  /** Requested platforms for which an index has no child. */
   readonly unmatched: readonly Platform[];
 }
 
 export interface ContentTreeOptions {
-  /** May fetch what it finds. */
+  /** Where manifests and configs are read. May download them. */
   readonly lookup: ContentLookup;
-  /** Of an index only the best child for each of these, as containerd chooses; all children if left out. */
+  /** Of an index, follow only the child that containerd would choose for each of these; all children if absent. */
   readonly platforms?: readonly Platform[] | undefined;
 }
 
 /**
- * Follows a manifest down to its blobs. MANIFEST_INVALID for a tree that contradicts itself (one digest with two sizes, or
- * one manifest with two media types) or has no end, and for Docker schema 1, which does not say how big its layers are.
+ * Follows a manifest down to its blobs. MANIFEST_INVALID for a tree that contradicts itself (one digest with two sizes,
+ * or one manifest with two media types) or is nested too deep or too large, and for Docker schema 1, which does not
+ * declare the sizes of its layers.
  */
 export async function readContentTree(root: Descriptor, options: ContentTreeOptions): Promise<ContentTree> {
   const reader = new TreeReader(options);
@@ -110,7 +111,10 @@ class TreeReader {
     if (known === undefined) this.blobs.set(blob.digest, blob);
   }
 
-  /** A child that is an index in its turn is followed for the platforms that led to it. */
+  /**
+   * The children to follow for `platforms`. A child that is an index itself is followed for the platforms that led to
+   * it.
+   */
   async #chosen(
     children: readonly Descriptor[],
     platforms: readonly Platform[] | undefined,

@@ -1,14 +1,16 @@
 import { createHmac } from 'node:crypto';
 
-/** A user name and password for a registry, and a name for it that may be logged and stored. */
+/** A user name and password for a registry, with an id that may be logged and stored. */
 export interface Credential {
   readonly username: string;
   readonly password: string;
-  /** A keyed hash of both: equal content has an equal id in one store, and nothing can be guessed from it. */
+  /**
+   * A keyed hash of user name and password: the same in one store for the same credential, and useless for guessing it.
+   */
   readonly id: string;
 }
 
-/** When a credential was used last, upstream or here, and when upstream refused it. Epoch ms. */
+/** When a credential was last used, upstream or here, and when upstream last refused it. Epoch ms. */
 export interface CredentialUsage {
   /** `Credential.id`. */
   readonly credentialId: string;
@@ -16,20 +18,20 @@ export interface CredentialUsage {
   readonly refusedAtMs?: number;
 }
 
-/** The id under which what was reached without any credential is remembered. */
+/** The credential id under which results of anonymous requests are recorded. */
 export const ANONYMOUS_ID = '';
 
-/** The id of `credential`, where `undefined` is an anonymous request. */
+/** The id of `credential`; ANONYMOUS_ID for `undefined`, an anonymous request. */
 export function credentialId(credential: Credential | undefined): string {
   return credential?.id ?? ANONYMOUS_ID;
 }
 
-/** Makes the credential of a user name and password; `key` is the store's own secret for naming credentials. */
+/** A credential with its id. `key` is the store's secret for these ids. */
 export function nameCredential(key: string, username: string, password: string): Credential {
   // The length keeps 'a' + 'bc' and 'ab' + 'c' apart.
   const hash = createHmac('sha256', key).update(`${username.length}:${username}${password}`);
   return { username, password, id: hash.digest('hex').slice(0, ID_LENGTH) };
 }
 
-/** 128 bits: no two credentials of one store meet by chance. */
+/** 128 bits: no collisions within a store. */
 const ID_LENGTH = 32;

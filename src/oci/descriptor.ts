@@ -1,7 +1,7 @@
 import type { Digest } from './digest.ts';
 import type { Platform } from './platform.ts';
 
-/** OCI image-spec, descriptor.md: what a piece of content is, how big, and its digest. */
+/** A piece of content: media type, size and digest (OCI image-spec, descriptor.md). */
 export interface Descriptor {
   readonly mediaType: string;
   readonly digest: Digest;
@@ -10,6 +10,6 @@ export interface Descriptor {
   readonly platform?: Platform;
   readonly annotations?: Readonly<Record<string, string>>;
   readonly artifactType?: string;
-  /** Where else the content may be had; never followed, and never a Link. */
+  /** Other places of the content. Never followed, and never create a Link. */
   readonly urls?: readonly string[];
 }

@@ -4,19 +4,19 @@ import { OciError } from './errors.ts';
 /** Digest algorithms that the store can verify (OCI image-spec, descriptor.md "Registered algorithms"). */
 export type DigestAlgorithm = 'sha256' | 'sha512';
 
-/** `<algorithm>:<lower-case hex>`, validated: safe in a URL, in SQL and in a path. */
+/** `<algorithm>:<lower-case hex>`, validated, and therefore safe in a URL, in SQL and in a path. */
 export type Digest = string & { readonly __brand: 'Digest' };
 
 const HEX_LENGTH: Readonly<Record<string, number>> = { sha256: 64, sha512: 128 };
 const DIGEST = /^(sha256|sha512):([0-9a-f]+)$/;
 
-/** Whether `text` is a digest of a known algorithm with hex of its exact length. */
+/** Whether `text` is a digest of a supported algorithm, with the right number of hex digits. */
 export function isDigest(text: string): text is Digest {
   const match = DIGEST.exec(text);
   return match !== null && match[2]?.length === HEX_LENGTH[match[1] ?? ''];
 }
 
-/** The digest that `text` spells; DIGEST_INVALID otherwise. */
+/** `text` as a digest; throws DIGEST_INVALID if it is none. */
 export function parseDigest(text: string): Digest {
   if (!isDigest(text)) {
     throw new OciError('DIGEST_INVALID', { detail: { digest: text.slice(0, 200) } });
@@ -24,6 +24,7 @@ export function parseDigest(text: string): Digest {
   return text;
 }
 
+/** The algorithm of a digest. */
 export function digestAlgorithm(digest: Digest): DigestAlgorithm {
   return digest.startsWith('sha512') ? 'sha512' : 'sha256';
 }
@@ -33,7 +34,7 @@ export function digestHex(digest: Digest): string {
   return digest.slice(7);
 }
 
-/** The digest of `bytes`. For what fits in memory (manifests); blobs are hashed by the store's worker. */
+/** The digest of `bytes`. For what fits in memory, such as manifests; the store's worker hashes blobs. */
 export function digestOf(bytes: Uint8Array, algorithm: DigestAlgorithm = 'sha256'): Digest {
   return parseDigest(`${algorithm}:${createHash(algorithm).update(bytes).digest('hex')}`);
 }

@@ -10,7 +10,7 @@ export interface DocumentRequest {
   readonly parameters: readonly unknown[];
 }
 
-/** An OciError is made again of its parts on the other side. */
+/** The worker's reply. An OciError is sent as its parts, and rebuilt from them by the receiver. */
 export type DocumentReply =
   | { readonly id: number; readonly answer: unknown }
   | {

@@ -6,38 +6,41 @@ import { OciError } from './errors.ts';
 import { isTag } from './reference.ts';
 
 /**
- * A page of descriptors stops here, however few they are: what is handed to the serving loop as objects, and written as
- * JSON there, takes it some milliseconds a megabyte.
+ * The maximum size of a page of descriptors: deserializing them and writing them as JSON takes the event loop some
+ * milliseconds per megabyte.
  */
 const PAGE_BYTES = 512 * 1024;
 
-/** Which of the descriptors in a list are wanted. */
+/** Which descriptors of an index are requested. */
 export interface DescriptorPage {
   readonly artifactType: string | undefined;
   readonly limit: number;
-  /** Those with a greater digest. */
+  /** Only descriptors whose digest sorts after this. */
   readonly after: string | undefined;
 }
 
-/** What can be asked of a document: small answers, whatever its size. Each is a function of its parameters alone. */
+/**
+ * The questions that can be asked about a document. The answers are small, however large the document is, and depend on
+ * the parameters alone.
+ */
 export const DOCUMENT_WORK = {
-  /** As `parseManifest`, without what descriptors say beside their platform. */
+  /** As `parseManifest`, but of each descriptor only what is needed to identify it and its platform. */
   view: (bytes: Uint8Array, mediaType: string): ManifestView => slim(parseManifest(bytes, mediaType)),
 
-  /** The same of one that is pushed here, which must be unambiguous to all readers. */
+  /** As `view`, for a pushed manifest, which must be unambiguous to all readers. */
   pushedView: (bytes: Uint8Array, mediaType: string): ManifestView => {
     const view = slim(parseManifest(bytes, mediaType));
     requireUniqueMembers(bytes);
     return view;
   },
 
-  /** The child of an index that suits best by what the index says. */
+  /** The child of an index that suits a platform best, by what the index says. */
   bestChild: (bytes: Uint8Array, mediaType: string, platform: Platform): Descriptor | undefined => {
     const [best] = choosePlatform(parseManifest(bytes, mediaType).manifests, platform);
     return best && slimDescriptor(best);
   },
 
-  /** The platform that a config names; empty for what is no config. */
+  /** The platform that an image config declares; NO_PLATFORM if it is not a config. */
   configPlatform: (bytes: Uint8Array): Platform => {
     const config = parseJsonObject(bytes);
     try {
@@ -48,13 +51,13 @@ export const DOCUMENT_WORK = {
     }
   },
 
-  /** What a manifest calls itself. */
+  /** The `mediaType` that a manifest declares; `undefined` if none. */
   ownMediaType: (bytes: Uint8Array): string | undefined => {
     const mediaType = parseJsonObject(bytes)?.['mediaType'];
     return typeof mediaType === 'string' && mediaType !== '' ? mediaType : undefined;
   },
 
-  /** Of an index, in the order of their digests, so that `after` means the same to every page. */
+  /** A page of the descriptors of an index, ordered by digest, so that `after` means the same for every page. */
   descriptors: (
     bytes: Uint8Array,
     mediaType: string,
@@ -74,13 +77,16 @@ export const DOCUMENT_WORK = {
     return { entries, more: entries.length < wanted.length };
   },
 
-  /** The tags of a list that follow `after`, or all where it is not among them; `undefined` for what is no list of tags. */
+  /**
+   * The tags of a tag list that come after `after`, or all if `after` is not among them; `undefined` if it is not a tag
+   * list.
+   */
   tags: (
     bytes: Uint8Array,
     { limit, after }: { readonly limit: number; readonly after: string | undefined },
   ): { readonly entries: readonly string[]; readonly more: boolean } | undefined => {
     const list = parseJsonObject(bytes);
-    // Go's empty list is null.
+    // Go encodes an empty list as null.
     const named: unknown = list?.['tags'] ?? [];
     if (list === undefined || !Array.isArray(named)) return undefined;
     const tags = named.filter((tag): tag is string => typeof tag === 'string' && isTag(tag));
@@ -88,14 +94,14 @@ export const DOCUMENT_WORK = {
     return { entries: rest.slice(0, limit), more: rest.length > limit };
   },
 
-  /** The entries of an index as JSON, without the brackets, and how many they are. */
+  /** The entries of an index as JSON, without the brackets, and their number. */
   entries: (bytes: Uint8Array, mediaType: string): { readonly text: string; readonly count: number } => {
     const { manifests } = parseManifest(bytes, mediaType);
     return { text: JSON.stringify(manifests).slice(1, -1), count: manifests.length };
   },
 } as const satisfies Record<string, (bytes: Uint8Array, ...rest: never[]) => unknown>;
 
-/** What a config says that cannot be read: it suits no host. */
+/** The platform of a config that cannot be read: no host can run it. */
 export const NO_PLATFORM: Platform = { os: '', architecture: '' };
 
 function slim(view: ManifestView): ManifestView {
@@ -108,7 +114,7 @@ function slim(view: ManifestView): ManifestView {
   };
 }
 
-/** What decides what a descriptor is, and for whom. */
+/** Only the members of a descriptor that identify the content and its platform. */
 function slimDescriptor({
   mediaType,
   digest,

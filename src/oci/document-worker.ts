@@ -1,4 +1,4 @@
-/** The thread that reads large documents: no I/O, only work that would keep everybody else waiting. */
+/** The worker thread that parses large documents. It does no I/O. */
 import { parentPort } from 'node:worker_threads';
 import type { DocumentReply, DocumentRequest } from './document-messages.ts';
 import { DOCUMENT_WORK } from './document-work.ts';

@@ -4,9 +4,9 @@ import type { DocumentQuestion, DocumentReply, DocumentRequest, DocumentWork } f
 import { DOCUMENT_WORK } from './document-work.ts';
 import { OciError } from './errors.ts';
 
-/** A document of this size is read in about a millisecond; nearly all are smaller. */
+/** A document of this size takes about a millisecond; nearly all are smaller. */
 const LARGE_BYTES = 64 * 1024;
-/** The slowest take half a second, and clients wait twenty. */
+/** The slowest document takes half a second, and clients wait for 20 s. */
 const MAX_WAITING = 32;
 
 type Rest<Q extends DocumentQuestion> =
@@ -18,16 +18,19 @@ interface Waiter {
 }
 
 /**
- * Reads documents that strangers wrote. Small ones at once, large ones in a thread, one after the other: a manifest of
- * 4 MiB takes up to half a second, in which this process would serve nobody. The thread starts with the first large one
- * and keeps no process alive.
+ * Reads documents that come from outside: small ones directly, large ones in a worker thread, one after the other,
+ * since a manifest of 4 MiB can block the event loop for half a second. The thread starts with the first large document
+ * and does not keep the process alive.
  */
 class Documents {
   readonly #waiters = new Map<number, Waiter>();
   #worker: Worker | undefined;
   #nextId = 1;
 
-  /** Rejects as the work throws; UNAVAILABLE while too many large documents wait. */
+  /**
+   * The answer to `question` about a document. Rejects with whatever the work throws; UNAVAILABLE if too many large
+   * documents are waiting.
+   */
   async ask<Q extends DocumentQuestion>(
     question: Q,
     bytes: Uint8Array,
@@ -70,7 +73,7 @@ class Documents {
     else waiter?.reject(new Error(`a document could not be read: ${reply.failure}`));
   }
 
-  /** The next question starts another. */
+  /** Rejects what is waiting. The next large document starts a new thread. */
   #end(error: Error): void {
     this.#worker = undefined;
     for (const { reject } of this.#waiters.values()) reject(error);
@@ -78,5 +81,5 @@ class Documents {
   }
 }
 
-/** The one of this process: all its documents are read one after the other. */
+/** The one instance of this process. */
 export const documents = new Documents();

@@ -1,4 +1,4 @@
-/** One row per error that a client can hear: the distribution spec's codes ("Error Codes"), and some of ours. */
+/** All errors that a client can get: the codes of the distribution spec ("Error Codes"), and some of our own. */
 const ERRORS = {
   BLOB_UNKNOWN: { status: 404, message: 'blob unknown to registry' },
   BLOB_UPLOAD_INVALID: { status: 400, message: 'blob upload invalid' },
@@ -29,12 +29,13 @@ const ERRORS = {
   UNKNOWN: { status: 500, message: 'internal error' },
 } as const satisfies Record<string, { status: number; message: string }>;
 
+/** A code of the distribution spec, or one of our own. */
 export type OciErrorCode = keyof typeof ERRORS;
 
 export interface OciErrorOptions {
-  /** For the one who reads it: what was wrong and what to do. Replaces the code's general message. */
+  /** For the client: what is wrong and what to do about it. Replaces the general message of the code. */
   readonly message?: string;
-  /** Structured, goes into `errors[0].detail`. Never a secret. */
+  /** Structured data for `errors[0].detail`. Never a secret. */
   readonly detail?: unknown;
   /** Extra response headers, such as Retry-After. */
   readonly headers?: Readonly<Record<string, string>>;
@@ -42,7 +43,10 @@ export interface OciErrorOptions {
   readonly cause?: unknown;
 }
 
-/** Something the client must hear. Anything else that is thrown is a bug: 500, logged with its cause. Not subclassed. */
+/**
+ * An error that the client is told. Anything else that is thrown is a bug, answered with 500 and logged with its cause.
+ * Never subclassed.
+ */
 export class OciError extends Error {
   readonly code: OciErrorCode;
   readonly status: number;
@@ -58,21 +62,21 @@ export class OciError extends Error {
     this.headers = options.headers ?? {};
   }
 
-  /** In one line, for a log: with the cause, where that says more than the client hears. */
+  /** In one line for the log: with the cause, if it says more than the client is told. */
   get reason(): string {
     const { code, message, cause } = this;
     const more = cause instanceof Error && cause.message !== message ? ` (${cause.message})` : '';
     return `${code}: ${message}${more}`;
   }
 
-  /** The body of the distribution spec, "Error Codes". */
+  /** The response body (distribution spec, "Error Codes"). */
   toJSON(): { errors: [{ code: string; message: string; detail?: unknown }] } {
     const { code, message, detail } = this;
     return { errors: [detail === undefined ? { code, message } : { code, message, detail }] };
   }
 }
 
-/** Every code with its status: for the test that compares it with the spec's list. */
+/** All codes with their HTTP status, for the test that compares them with the spec. */
 export function errorCodes(): ReadonlyMap<string, number> {
   return new Map(Object.entries(ERRORS).map(([code, { status }]) => [code, status]));
 }

@@ -1,24 +1,24 @@
 /**
- * A credential that this registry issued to a tenant. Only its keyed hash is kept; the row stays when it has ended, so
- * that copies of it in a tenant's Secrets never count as secrets of the tenant's own.
+ * A credential that this registry issued to a tenant. Only a keyed hash of it is stored. The row is kept after the
+ * credential has ended, so that copies of it in a tenant's Secrets are still recognized as issued here.
  */
 export interface IssuedCredential {
   /** `Credential.id`. */
   readonly id: string;
   readonly tenant: string;
   readonly username: string;
-  /** What it is good for, as the key of a docker config: `registry.example:5000`, perhaps with a path. */
+  /** The registry that it is for, as in a Docker config: `registry.example:5000`, optionally with a path. */
   readonly server: string;
   /** For pulling only. */
   readonly readOnly: boolean;
   readonly issuedAtMs: number;
-  /** From then on it counts no more; Infinity is never. Epoch ms. */
+  /** When it ends, epoch ms; Infinity for never. */
   readonly endsAtMs: number;
 }
 
-/** A tenant that the store knows by itself: one added on the command line, or a Kubernetes namespace once seen. */
+/** A tenant that is recorded in the store: added with `entrepot tenant add`, or a namespace that was seen once. */
 export interface KnownTenant {
   readonly name: string;
-  /** The namespace's UID, to which the tenant is bound; `undefined` is bound to none. */
+  /** The UID of the namespace to which the tenant is bound; `undefined` if it is not bound. */
   readonly uid: string | undefined;
 }

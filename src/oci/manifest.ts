@@ -6,36 +6,36 @@ import * as mediaTypes from './media-types.ts';
 import type { Platform } from './platform.ts';
 import { duplicateMember } from './unique-members.ts';
 
-/** The exact bytes of an image manifest, artifact manifest or index, as received; never re-serialised. */
+/** The exact bytes of an image manifest, artifact manifest or index, as received. Never serialized again. */
 export interface Manifest {
   readonly digest: Digest;
   readonly mediaType: string;
   readonly bytes: Uint8Array;
 }
 
-/** What `parseManifest` reads out of a manifest's bytes: everything the store and the rules need. */
+/** The parts of a manifest that the store and the rules need, as read by `parseManifest`. */
 export interface ManifestView {
   readonly kind: 'manifest' | 'index';
   readonly mediaType: string;
-  /** An index's children. */
+  /** The children of an index. */
   readonly manifests: readonly Descriptor[];
-  /** A manifest's config and layers, in that order. Empty for Docker schema 1, which tells no sizes. */
+  /** Config and layers of a manifest, in that order. Empty for Docker schema 1, which does not declare sizes. */
   readonly blobs: readonly Descriptor[];
   readonly subject: Descriptor | undefined;
-  /** As the referrers API shows it: `artifactType`, else the config's media type. */
+  /** As in the referrers API: `artifactType`, or else the media type of the config. */
   readonly artifactType: string | undefined;
   readonly annotations: Readonly<Record<string, string>>;
 }
 
-/** distribution-spec, "Pushing Manifests": what registries should take at least, and what clients will read at most. */
+/** What registries should accept at least (distribution-spec, "Pushing Manifests"), and what clients read at most. */
 export const MAX_MANIFEST_BYTES = 4 * 1024 * 1024;
-/** Each child may be asked for and indexed by itself; the largest indexes published have some dozens. */
+/** Each child may be requested and indexed on its own; the largest published indexes have some dozens. */
 export const MAX_INDEX_ENTRIES = 1000;
-/** Each becomes a row in one transaction; images stop at 127 layers, artifacts of many files at some hundreds. */
+/** Each becomes a row, all in one transaction. Images have at most 127 layers, artifacts some hundreds of files. */
 export const MAX_DESCRIPTORS = 5000;
-/** Of a manifest or an index itself: each is an entry of every list of referrers it is in; tools write some dozens. */
+/** Of a manifest or index itself: they are repeated in every list of referrers. Tools write some dozens. */
 export const MAX_ANNOTATIONS = 1000;
-/** A descriptor's platform features are five levels deep; the rest is room for extensions. */
+/** The features of a descriptor's platform are five levels deep; the rest is reserve for extensions. */
 export const MAX_JSON_DEPTH = 32;
 
 const UTF8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
@@ -44,9 +44,9 @@ const NOTHING: Readonly<Record<string, string>> = Object.freeze({});
 type JsonObject = Readonly<Record<string, unknown>>;
 
 /**
- * Reads a manifest that came with the Content-Type `contentType`. MANIFEST_INVALID for what clients could read in two
- * ways (image-spec, manifest.md "mediaType" and CVE-2021-41190) or what could not be stored; MANIFEST_TOO_LARGE over
- * the limit. What it does not know, it leaves alone.
+ * Parses a manifest that was sent with the Content-Type `contentType`. MANIFEST_INVALID if clients could read it in two
+ * ways (image-spec, manifest.md "mediaType", and CVE-2021-41190) or if it cannot be stored; MANIFEST_TOO_LARGE if it
+ * exceeds the limit. Unknown members are ignored.
  */
 export function parseManifest(bytes: Uint8Array, contentType: string): ManifestView {
   if (bytes.length > MAX_MANIFEST_BYTES) {
@@ -62,15 +62,15 @@ export function parseManifest(bytes: Uint8Array, contentType: string): ManifestV
 }
 
 /**
- * MANIFEST_INVALID for a manifest with a member that occurs twice, at any depth: for what is brought here, and kept by
- * what we read in it. A mirrored one stays what its upstream made of it.
+ * Throws MANIFEST_INVALID for a manifest with a duplicate member at any depth. For manifests that are pushed or
+ * imported; mirrored ones are stored as upstream made them.
  */
 export function requireUniqueMembers(bytes: Uint8Array): void {
   const name = duplicateMember(UTF8.decode(bytes));
   if (name !== undefined) throw invalid(`${JSON.stringify(name.slice(0, 200))} occurs twice`);
 }
 
-/** Whether the content is one a registry may not hand on: it is fetched from `urls` by the client, never by us. */
+/** Whether a registry may not serve this content: clients fetch it from `urls`. */
 export function isNonDistributable({ mediaType }: Descriptor): boolean {
   return mediaTypes.isNonDistributableType(mediaType);
 }
@@ -123,7 +123,7 @@ function viewSchema1(document: JsonObject, mediaType: string): ManifestView {
   };
 }
 
-/** Absent is taken for 2: some tools leave it out, and no client asks for it. */
+/** An absent version counts as 2: some tools leave it out, and no client looks at it. */
 function requireSchemaVersion(found: unknown, expected: 1 | 2): void {
   if (found !== expected) throw invalid(`schemaVersion is not ${expected}`);
 }
@@ -141,8 +141,8 @@ function parseDocument(bytes: Uint8Array): JsonObject {
 }
 
 /**
- * Image or index, never both, and what it calls itself is what it came as. Go's clients read member names in any
- * case, so `Layers` counts as `layers`.
+ * MANIFEST_INVALID unless the document is either an image manifest or an index, with the media type that it was sent
+ * with. Go's clients match member names case-insensitively, so `Layers` counts as `layers`.
  */
 function requireOneReading(document: JsonObject, mediaType: string): void {
   const members = new Map<string, unknown>();
@@ -160,13 +160,13 @@ function requireOneReading(document: JsonObject, mediaType: string): void {
     throw invalid(`${JSON.stringify(mediaType.slice(0, 200))} may not have ${foreign}`);
 }
 
-/** The members, in lower case, by which a reader would take a manifest of `mediaType` for one of another kind. */
+/** The members, in lower case, that would make a reader take a manifest of `mediaType` for another kind. */
 function foreignMembers(mediaType: string): readonly string[] {
   if (mediaTypes.isIndexType(mediaType)) return ['config', 'layers', 'fslayers'];
   return mediaTypes.isSchema1Type(mediaType) ? ['config', 'layers', 'manifests'] : ['manifests', 'fslayers'];
 }
 
-/** Counts brackets outside strings, before anything is built from them. */
+/** MANIFEST_INVALID for JSON nested too deep. Counts brackets outside strings, before anything is parsed. */
 function requireShallow(bytes: Uint8Array): void {
   let depth = 0;
   let inString = false;
@@ -214,7 +214,7 @@ function descriptor(value: unknown, where: string): Descriptor {
   };
 }
 
-/** The platform that the members of `value` name; what is absent is empty. MANIFEST_INVALID for members of other types. */
+/** The platform given by the members of `value`; absent members are ''. MANIFEST_INVALID for members of other types. */
 export function parsePlatformMembers(value: unknown, where: string): Platform {
   if (!isObject(value)) throw invalid(`${where} is not a platform`);
   const variant = optional(value['variant'], `${where}.variant`, text);
@@ -229,12 +229,12 @@ export function parsePlatformMembers(value: unknown, where: string): Platform {
   };
 }
 
-/** An empty `artifactType` counts as none (distribution-spec, "Listing Referrers"). */
+/** An empty `artifactType` counts as absent (distribution-spec, "Listing Referrers"). */
 function artifactType(value: JsonObject): string | undefined {
   return optional(value['artifactType'], 'artifactType', text) || undefined;
 }
 
-/** Go's encoders write absent members as `null` as often as they leave them out. */
+/** `null` counts as absent: Go's encoders write both. */
 function optional<T>(
   value: unknown,
   where: string,

@@ -1,11 +1,11 @@
-/** OCI image-spec, media-types.md. */
+/** Media types of the OCI image-spec (media-types.md). */
 export const OCI_INDEX = 'application/vnd.oci.image.index.v1+json';
 export const OCI_MANIFEST = 'application/vnd.oci.image.manifest.v1+json';
 export const OCI_CONFIG = 'application/vnd.oci.image.config.v1+json';
 export const OCI_LAYER = 'application/vnd.oci.image.layer.v1.tar';
-/** The empty descriptor's type: what an artifact without a config points at. */
+/** The type of the empty descriptor, which an artifact without a config has as its config. */
 export const OCI_EMPTY = 'application/vnd.oci.empty.v1+json';
-/** Withdrawn from image-spec before 1.1, but registries still hold some. */
+/** Withdrawn before image-spec 1.1, but still stored in some registries. */
 export const OCI_ARTIFACT_MANIFEST = 'application/vnd.oci.artifact.manifest.v1+json';
 
 /** Docker image manifest version 2, schema 2. */
@@ -14,7 +14,7 @@ export const DOCKER_MANIFEST = 'application/vnd.docker.distribution.manifest.v2+
 export const DOCKER_CONFIG = 'application/vnd.docker.container.image.v1+json';
 export const DOCKER_LAYER = 'application/vnd.docker.image.rootfs.diff.tar.gzip';
 
-/** Docker schema 1: withdrawn in 2017, served as received where upstream still has it. */
+/** Docker schema 1: withdrawn in 2017, served as received if upstream still has it. */
 export const DOCKER_SCHEMA1 = 'application/vnd.docker.distribution.manifest.v1+json';
 export const DOCKER_SCHEMA1_SIGNED = 'application/vnd.docker.distribution.manifest.v1+prettyjws';
 
@@ -28,8 +28,8 @@ const MANIFEST_TYPES: ReadonlySet<string> = new Set([
 ]);
 
 /**
- * The whole Accept header sent upstream with every manifest request: an index first, so that what is cached serves
- * every client. No wildcard: a registry that can convert would then be free to send schema 1.
+ * The Accept header of every manifest request to upstream: the same for all clients, and index types first, so that
+ * what is stored serves every client. No wildcard, which would let a registry that converts manifests send schema 1.
  */
 export const MANIFEST_ACCEPT = [
   OCI_INDEX,
@@ -51,12 +51,12 @@ export function isManifestType(mediaType: string): boolean {
   return MANIFEST_TYPES.has(mediaType);
 }
 
-/** Whether `mediaType` is Docker schema 1, which may be served but not read. */
+/** Whether `mediaType` is Docker schema 1, which is served but not parsed. */
 export function isSchema1Type(mediaType: string): boolean {
   return mediaType === DOCKER_SCHEMA1 || mediaType === DOCKER_SCHEMA1_SIGNED;
 }
 
-/** Whether `mediaType` is a layer of an image, as OCI, Docker or their non-distributable variants name it. */
+/** Whether `mediaType` is an image layer of OCI or Docker, including the non-distributable kinds. */
 export function isLayerType(mediaType: string): boolean {
   return (
     mediaType.startsWith('application/vnd.oci.image.layer.') ||
@@ -64,7 +64,7 @@ export function isLayerType(mediaType: string): boolean {
   );
 }
 
-/** Whether `mediaType` marks a layer whose bytes a registry may not hand on (image-spec, layer.md; Docker "foreign"). */
+/** Whether `mediaType` is a layer that a registry may not serve (image-spec, layer.md; Docker's "foreign" layers). */
 export function isNonDistributableType(mediaType: string): boolean {
   return (
     mediaType.startsWith('application/vnd.oci.image.layer.nondistributable.') ||

@@ -17,34 +17,34 @@ import {
 } from './platform.ts';
 import type { ManifestWant } from './pull-source.ts';
 
-/** Indexes of indexes are for releases of releases; deeper ones are made to be followed for ever. */
+/** Indexes of indexes are rare, and deeper ones would only be made to be followed for ever. */
 export const MAX_INDEX_DEPTH = 4;
-/** Some kilobytes are usual; a build cache that BuildKit keeps inside one comes to megabytes. */
+/** Configs have some kilobytes; those with an inline build cache of BuildKit have megabytes. */
 const MAX_CONFIG_BYTES = 4 * 1024 * 1024;
-/** An entry is a descriptor or a platform, some hundred bytes: together some megabytes. */
+/** An entry is a descriptor or a platform of some hundred bytes, so some megabytes in all. */
 const REMEMBERED = { maxEntries: 10_000 };
 
 /**
- * What an index says suits a platform best, and what configs name: of the bytes alone, so that it is
- * true for ever and for everybody who may have them.
+ * The best child of an index for a platform, and the platforms of configs. They follow from the bytes of a digest
+ * alone, so they never become wrong and are the same for every requester.
  */
 const bestChildren = new Lru<{ readonly child: Descriptor | undefined }>(REMEMBERED);
 const configPlatforms = new Lru<Platform>(REMEMBERED);
-/** One that is asked for by many is read once. */
+/** Concurrent questions about one config are one read. */
 const reading = new SingleFlight<Descriptor | undefined>();
 
-/** How that is found which an index leads to: in what is held, in an archive, or upstream. */
+/** How the children of an index are looked up: in the store, in an archive, or upstream. */
 export interface ContentLookup {
   /** The manifest of a descriptor; `undefined` if there is none. */
   readonly manifest: (descriptor: Descriptor) => Promise<Manifest | undefined>;
-  /** The config of an image, which the caller closes; `undefined` if there is none. */
+  /** The config of an image; `undefined` if there is none. The caller closes the reader. */
   readonly config: (descriptor: Descriptor) => Promise<BlobReader | undefined>;
 }
 
 /**
- * The child of an index that a host of `wanted` pulls, as containerd decides: the best by what the index says of them,
- * and if it says nothing of that one, then only if its config suits; no second one is tried. A child or a config that
- * is not there speaks against nothing: whoever pulls it hears what is missing.
+ * The child of an index that containerd on a host of `wanted` would pull; `undefined` if none suits. This is the best
+ * one by the index; if the index gives no platform for it, its config must suit, and no other child is tried. A child
+ * or config that cannot be looked up is not ruled out: whoever pulls it is told what is missing.
  */
 export async function chooseChild(
   children: readonly Descriptor[],
@@ -55,7 +55,7 @@ export async function chooseChild(
   return best && suiting(best, wanted, lookup);
 }
 
-/** The best child of an index, unless its config speaks against it. */
+/** The best child of an index, unless its config rules it out. */
 async function suiting(
   best: Descriptor,
   wanted: Platform,
@@ -67,7 +67,10 @@ async function suiting(
   return suits ? best : undefined;
 }
 
-/** What the config of a child says that the index says nothing of; `undefined` for an index, and if either is not there. */
+/**
+ * The platform in the config of a child for which the index gives none; `undefined` for an index, or if either cannot
+ * be looked up.
+ */
 export async function configPlatform(
   child: Descriptor,
   { manifest, config }: ContentLookup,
@@ -89,7 +92,7 @@ export async function configPlatform(
   return platform;
 }
 
-/** The child that suits best by what the index itself says; remembered. */
+/** The best child by what the index says. Remembered. */
 async function bestChild(index: Manifest, platform: Platform): Promise<Descriptor | undefined> {
   const key = `${index.digest} ${index.mediaType} ${formatPlatform(platform)}`;
   const known = bestChildren.get(key);
@@ -103,8 +106,8 @@ async function bestChild(index: Manifest, platform: Platform): Promise<Descripto
 }
 
 /**
- * What a tag that means `manifest` is for this client: the manifest itself, but for one that asks for a platform, or
- * accepts no index at all, the child that suits it. MANIFEST_UNKNOWN when none does.
+ * The manifest to serve to this client for `manifest`: the matching child of an index if the client asks for a platform
+ * or does not accept indexes, otherwise `manifest` itself. MANIFEST_UNKNOWN if no child suits.
  */
 export async function narrowToPlatform(
   manifest: Manifest,

@@ -1,7 +1,7 @@
 import type { Descriptor } from './descriptor.ts';
 import { OciError } from './errors.ts';
 
-/** OCI image-spec, image-index.md "platform". */
+/** A platform (OCI image-spec, image-index.md "platform"). */
 export interface Platform {
   readonly os: string;
   readonly architecture: string;
@@ -11,37 +11,40 @@ export interface Platform {
 }
 
 /**
- * How containerd looks for a platform. `only`: what a host of it can run, with its 32-bit and older variants.
- * `strict`: it alone. `windows`: what a Windows host of it can run, newest first.
+ * How containerd matches platforms. `only`: whatever the host can run, including 32-bit and older variants. `strict`:
+ * that platform alone. `windows`: whatever a Windows host can run, newest first.
  */
 export type PlatformMatcher = 'only' | 'strict' | 'windows';
 
-/** What is meant when nobody says: what a single-platform client most often is. */
+/** The platform if none is given. */
 export const DEFAULT_PLATFORM: Platform = { os: 'linux', architecture: 'amd64' };
 
 /**
- * `os/arch`, `os/arch/variant`, with `:os.version` behind it or, as containerd writes it, `(os.version+feature+…)` behind
- * os, in which what would be misread is percent-encoded: Homebrew's `macOS 13` is a version of an operating system too.
+ * `os/arch` or `os/arch/variant`, optionally with `:os.version` at the end or, as in containerd,
+ * `(os.version+feature+…)` after the os, in which ambiguous characters are percent-encoded (Homebrew has the OS version
+ * `macOS 13`).
  */
 const SPECIFIER =
   /^([A-Za-z0-9_-]+)(?:\(([A-Za-z0-9_.%-]*)((?:\+[A-Za-z0-9_.%-]+)*)\))?\/([A-Za-z0-9_.-]+)(?:\/([A-Za-z0-9_.-]+))?(?::([A-Za-z0-9_.-]+))?$/;
 
-/** What needs no encoding in it. */
+/** An option that needs no percent-encoding. */
 const PLAIN_OPTION = /^[A-Za-z0-9_.-]*$/;
 
-/** The longest real specifier has some 40 characters. */
+/** Real platforms have up to some 40 characters. */
 const MAX_SPECIFIER_LENGTH = 255;
 
-/** BuildKit marks with it what belongs to an image without being one. */
+/** The annotation by which BuildKit marks children of an index that are not images. */
 export const REFERENCE_TYPE = 'vnd.docker.reference.type';
 
-/** Windows releases whose containers later hosts run (Windows Server 2022, 2025), by build, oldest first. */
+/** Builds of Windows Server 2022 and 2025, whose containers later hosts can run; oldest first. */
 const STABLE_WINDOWS_BUILDS = [20348, 26100] as const;
 
-/** The newest arm64 minors that are known, by major; a v9 host also runs what the v8 of five minors later runs. */
+/**
+ * The newest known minor version of arm64, by major version. A v9 host also runs what v8 with a minor five higher runs.
+ */
 const MAX_ARM64_MINOR: Readonly<Record<number, number>> = { 8: 9, 9: 7 };
 
-/** The platform that `text` specifies, normalised; QUERY_INVALID otherwise. */
+/** The normalized platform that `text` denotes. Throws QUERY_INVALID. */
 export function parsePlatform(text: string): Platform {
   const match = text.length > MAX_SPECIFIER_LENGTH ? null : SPECIFIER.exec(text);
   if (match === null) throw noPlatform(text);
@@ -60,7 +63,10 @@ export function parsePlatform(text: string): Platform {
   }
 }
 
-/** What `parsePlatform` reads as the same: `os/arch[/variant][:os.version]`, or containerd's form where that is not enough. */
+/**
+ * The platform as text that `parsePlatform` reads: `os/arch[/variant][:os.version]`, or containerd's form if that
+ * cannot express it.
+ */
 export function formatPlatform(platform: Platform): string {
   const { os, architecture, variant, 'os.version': version = '', 'os.features': features = [] } = platform;
   const rest = `/${architecture}${variant ? `/${variant}` : ''}`;
@@ -68,7 +74,7 @@ export function formatPlatform(platform: Platform): string {
   return `${os}(${[version, ...[...features].sort()].map(encodeOption).join('+')})${rest}`;
 }
 
-/** Common other spellings made canonical: lower case, `x86_64` → amd64, `aarch64` → arm64, `arm` → arm/v7 … */
+/** Replaces common aliases: lower case, `x86_64` by amd64, `aarch64` by arm64, `arm` by arm/v7, and so on. */
 export function normalizePlatform(platform: Platform): Platform {
   const { os, architecture, variant = '', ...rest } = platform;
   const lowerOs = os.toLowerCase();
@@ -83,7 +89,7 @@ export function normalizePlatform(platform: Platform): Platform {
   };
 }
 
-/** Whether a child of an index is an attestation (provenance, SBOM) about another child: it runs nowhere. */
+/** Whether a child of an index is an attestation (provenance, SBOM) of another child, and not an image. */
 export function isAttestation({ platform, annotations }: Descriptor): boolean {
   const isUnknown = platform?.os === 'unknown' && platform.architecture === 'unknown';
   return isUnknown || annotations?.[REFERENCE_TYPE] === 'attestation-manifest';
@@ -95,9 +101,9 @@ export function naturalMatcher(platform: Platform): PlatformMatcher {
 }
 
 /**
- * The children of an index that suit `wanted`, best first, by containerd's rules. Only the first is pulled. Children
- * without a platform come last; `configPlatform` says what the config of such a child names, if that is known, and
- * then it must suit too.
+ * The children of an index that suit `wanted`, best first, by containerd's rules; only the first is pulled. Children
+ * without a platform come last. `configPlatform` returns the platform in the config of such a child, if known, which
+ * then must suit.
  */
 export function choosePlatform<Child extends Descriptor>(
   children: readonly Child[],
@@ -132,7 +138,10 @@ function noPlatform(text: string): OciError {
   });
 }
 
-/** Percent-encoded UTF-8, as `decodeURIComponent` reads it; unlike `encodeURIComponent` it bears half a surrogate pair. */
+/**
+ * Percent-encoded UTF-8, as `decodeURIComponent` reads it. Unlike `encodeURIComponent` it does not throw for lone
+ * surrogates.
+ */
 function encodeOption(text: string): string {
   const bytes = Buffer.from(text).toString('latin1');
   return bytes.replace(/[^A-Za-z0-9_.-]/g, byte => `%${byte.charCodeAt(0).toString(16).padStart(2, '0')}`);
@@ -165,7 +174,7 @@ function normalizeArchitecture(
   }
 }
 
-/** What a host of the normalised platform `host` runs, best first. */
+/** The platforms that a host of the normalized platform `host` can run, best first. */
 function runnable(host: Platform): readonly Platform[] {
   return variants(host.architecture, host.variant ?? '').map(([architecture, variant]) => {
     const { variant: _, ...rest } = host;
@@ -181,7 +190,7 @@ function variants(architecture: string, variant: string): readonly [architecture
   return [own];
 }
 
-/** The versions under `variant`, down to `lowest`. Of more than two digits nothing is derived: nobody makes those. */
+/** The variants from `variant` down to `lowest`. None for more than two digits, which nobody uses. */
 function below(architecture: string, variant: string, lowest: number): [string, string][] {
   const [, digits = '0'] = /^v?(\d{1,2})$/.exec(variant) ?? [];
   return descending(Number(digits) - 1, lowest).map(version => [architecture, `v${version}`]);
@@ -200,7 +209,7 @@ function arm64Minors(major: number, newest: number): [string, string][] {
   return descending(newest, 0).map(minor => ['arm64', minor === 0 ? `v${major}` : `v${major}.${minor}`]);
 }
 
-/** A test for entries that `host` accepts without falling back to anything. */
+/** A test for the entries that are exactly what `host` is. */
 function acceptor(host: Platform): (entry: Platform) => boolean {
   const features = new Set(host['os.features']);
   return entry => {
@@ -217,7 +226,7 @@ function acceptor(host: Platform): (entry: Platform) => boolean {
   };
 }
 
-/** Whether a Windows host runs containers of another version; nothing known on either side hinders nothing. */
+/** Whether a Windows host can run containers of another version. An unknown version on either side is no obstacle. */
 function runsWindows(host: string | undefined, entry: string | undefined): boolean {
   const hostVersion = windowsVersion(host);
   if (hostVersion === undefined || !entry) return true;
@@ -246,7 +255,7 @@ function compareText(a = '', b = ''): number {
   return a < b ? -1 : 1;
 }
 
-/** `from`, `from - 1`, … `to`; empty if `from` is the lower one. */
+/** `from`, `from - 1`, … down to `to`; empty if `from` is less than `to`. */
 function descending(from: number, to: number): number[] {
   return Array.from({ length: Math.max(0, from - to + 1) }, (_, step) => from - step);
 }

@@ -3,28 +3,28 @@ import { DEFAULT_TAG, InvalidReference, parseImageName, parseNormalizedReference
 /** Kubernetes' `imagePullPolicy`. */
 export type ImagePullPolicy = 'Always' | 'IfNotPresent' | 'Never';
 
-/** From the strictest: to ask nobody, to ask each time, to ask once. */
+/** Never asks upstream; Always asks for each pull; IfNotPresent asks once. */
 const STRICTEST_FIRST: readonly ImagePullPolicy[] = ['Never', 'Always', 'IfNotPresent'];
 
-/** Of several that apply the strictest, leaving out those that are not set. */
+/** The strictest of several policies, ignoring those that are not set; `undefined` if none is set. */
 export function strictestPullPolicy(
   policies: readonly (ImagePullPolicy | undefined)[],
 ): ImagePullPolicy | undefined {
   return STRICTEST_FIRST.find(policy => policies.includes(policy));
 }
 
-/** The waits after failed pulls of one image (Kubernetes, ImagePullBackOff), for a `KeyedBackoff`. */
+/** The delays after failed pulls of an image (Kubernetes' ImagePullBackOff), for a `KeyedBackoff`. */
 export const IMAGE_PULL_BACKOFF = { firstMs: 10_000, maxMs: 300_000 } as const;
 
-/** What a reference says of the version wanted. */
+/** The part of a reference that selects a version. */
 export interface ReferenceVersion {
   readonly tag?: string | undefined;
   readonly digest?: string | undefined;
 }
 
 /**
- * The policy that Kubernetes fills in where none is given. Only the tag is looked at: `latest`, written or meant, is
- * pulled always, even with a digest behind it. A text that is no reference has no tag.
+ * The policy that Kubernetes sets if none is given: Always for the tag `latest`, given or implied, even with a digest
+ * after it; otherwise IfNotPresent. A text that is not a reference has no tag.
  */
 export function defaultPullPolicy(image: string | ReferenceVersion): ImagePullPolicy {
   const { tag, digest } = typeof image === 'string' ? versionOf(image) : image;
@@ -32,13 +32,13 @@ export function defaultPullPolicy(image: string | ReferenceVersion): ImagePullPo
   return meant === DEFAULT_TAG ? 'Always' : 'IfNotPresent';
 }
 
-/** `image` as the kubelet hands it to the runtime: `:latest` behind it if it has neither tag nor digest. */
+/** `image` as the kubelet passes it to the runtime: with `:latest` if it has neither tag nor digest. */
 export function applyDefaultTag(image: string): string {
   const { tag, digest } = parseNormalizedReference(image);
   return tag === undefined && digest === undefined ? `${image}:${DEFAULT_TAG}` : image;
 }
 
-/** The kubelet's limits of image pulls, under its names. Absent members have no limit. */
+/** The kubelet's limits on image pulls, under its names. An absent member means no limit. */
 export interface PullLimits {
   readonly serializeImagePulls: boolean;
   readonly maxParallelImagePulls?: number | undefined;
@@ -46,7 +46,7 @@ export interface PullLimits {
   readonly registryBurst?: number | undefined;
 }
 
-/** What the kubelet would refuse to start with, each said of one member; empty if it would start. */
+/** The reasons for which the kubelet would refuse these limits, each with the member; empty if valid. */
 export function pullLimitProblems(
   limits: PullLimits,
 ): readonly { member: keyof PullLimits; message: string }[] {

@@ -5,18 +5,19 @@ import type { Repository } from './repository.ts';
 import type { Right } from './requester.ts';
 
 /**
- * How an answer came about; `http/` makes `Cache-Status` (RFC 9211), log and metrics of it.
- * `hit`: held. `revalidated`: held, and upstream said it is current. `stale`: held, upstream could not say.
- * `miss`: fetched now. `joined`: came from a request to upstream that somebody else had started. `hosted`: lives here.
+ * Where an answer came from; `http/` derives `Cache-Status` (RFC 9211), log and metrics from it. `hit`: stored.
+ * `revalidated`: stored, and upstream confirmed that it is current. `stale`: stored, and upstream could not confirm it.
+ * `miss`: fetched for this request. `joined`: from a request to upstream that another client had started. `hosted`:
+ * from a hosted repository.
  */
 export type Outcome = 'hit' | 'revalidated' | 'stale' | 'miss' | 'joined' | 'hosted';
 
-/** What every answer of a source carries. */
+/** The part that all answers of a source have in common. */
 export interface Served {
   readonly outcome: Outcome;
-  /** Whether what was fetched is kept (false: streamed only, as on a full disk). */
+  /** Whether the fetched content is stored (false: only streamed, as on a full disk). */
   readonly stored: boolean;
-  /** Milliseconds spent waiting for upstream; 0 when it was not asked. */
+  /** Milliseconds spent waiting for upstream; 0 if it was not asked. */
   readonly upstreamMs: number;
 }
 
@@ -28,7 +29,7 @@ export interface ServedManifest extends Served {
 
 export interface ServedBlob extends Served {
   readonly digest: Digest;
-  /** The one who asked closes it. */
+  /** The caller closes it. */
   readonly reader: BlobReader;
 }
 
@@ -38,17 +39,17 @@ export interface ServedBlobStat extends Served {
   readonly size: number;
 }
 
-/** `last` and `n` as in the distribution spec, "Listing Tags". */
+/** The parameters `n` and `last` of the distribution spec ("Listing Tags"). */
 export interface Page {
-  /** At most so many entries; the source may give fewer. */
+  /** The maximum number of entries; the source may return fewer. */
   readonly limit: number;
-  /** Only what sorts after it. */
+  /** Only entries that sort after this. */
   readonly after: string | undefined;
 }
 
 export interface ServedTags extends Served {
   readonly tags: readonly string[];
-  /** `last` of the next page, when there is one. */
+  /** `last` for the next page, if there is one. */
   readonly next: string | undefined;
 }
 
@@ -59,27 +60,27 @@ export interface ServedReferrers extends Served {
   readonly next: string | undefined;
 }
 
-/** What the client said it can take. */
+/** What the client accepts. */
 export interface ManifestWant {
-  /** Whether the media type is acceptable; a missing Accept or a wildcard accepts everything. */
+  /** Whether this media type is acceptable. Without an Accept header, or with a wildcard, everything is. */
   accepts(mediaType: string): boolean;
   /** `?platform=os/arch[/variant]` as given. */
   readonly platform: string | undefined;
 }
 
 /**
- * The pull side of a repository, whether it is mirrored or lives here. What is absent, or may not be seen, is an
- * OciError (NAME_UNKNOWN, MANIFEST_UNKNOWN, BLOB_UNKNOWN), the same for both.
+ * The read side of a repository, mirrored or hosted. Content that does not exist, or that the requester may not see, is
+ * the same OciError (NAME_UNKNOWN, MANIFEST_UNKNOWN, BLOB_UNKNOWN).
  */
 export interface PullSource {
-  /** `reference` is a tag or a digest. Serves HEAD too: the caller drops the bytes. */
+  /** `reference` is a tag or a digest. Also serves HEAD: the caller ignores the bytes. */
   manifest(
     repository: Repository,
     reference: string,
     right: Right,
     want: ManifestWant,
   ): Promise<ServedManifest>;
-  /** Never starts a download of the blob. */
+  /** Size and media type of a blob, without ever starting its download. */
   statBlob(repository: Repository, digest: Digest, right: Right): Promise<ServedBlobStat>;
   openBlob(repository: Repository, digest: Digest, right: Right): Promise<ServedBlob>;
   tags(repository: Repository, page: Page, right: Right): Promise<ServedTags>;

@@ -1,18 +1,18 @@
 import { OciError } from './errors.ts';
 
 /**
- * What an image is called: `registry/repository:tag@digest` (distribution's reference grammar).
- * `registry` is '' only in what `parseReference` read without a domain, and in a bare digest.
+ * The parts of `registry/repository:tag@digest` (distribution's reference grammar). `registry` is '' only in the result
+ * of `parseReference` for a name without a domain, and for a bare digest.
  */
 export interface Reference {
   readonly registry: string;
   readonly repository: string;
   readonly tag?: string;
-  /** Of the right form for its algorithm; `parseDigest` says whether it is one that can be verified here. */
+  /** Well-formed for its algorithm; `parseDigest` checks whether the algorithm is supported here. */
   readonly digest?: string;
 }
 
-/** Why a text is no reference. */
+/** Why a text is not a reference. */
 export type ReferenceFault =
   | 'format'
   | 'empty'
@@ -34,7 +34,9 @@ const FAULTS: Readonly<Record<ReferenceFault, string>> = {
   'digest-format': 'digest must be lower-case hexadecimal',
 };
 
-/** Thrown by the parsers of references. Not an OciError: most references come from configuration and Kubernetes. */
+/**
+ * Thrown by the parsers of references. Not an OciError, since most references come from configuration and Kubernetes.
+ */
 export class InvalidReference extends Error {
   readonly fault: ReferenceFault;
 
@@ -45,16 +47,19 @@ export class InvalidReference extends Error {
   }
 }
 
-/** distribution-spec, "Pulling manifests": clients may limit a name to 255 characters, and registries on disk do. */
+/**
+ * Clients may limit a name to 255 characters (distribution-spec, "Pulling manifests"), and registries that store files
+ * do.
+ */
 export const MAX_REPOSITORY_LENGTH = 255;
 /** distribution-spec, "Pulling manifests": a tag is at most 128 characters. */
 export const MAX_TAG_LENGTH = 128;
-/** Room for the longest host (253), port, name, tag and digest three times over; no honest reference comes near. */
+/** Several times the longest host (253), port, name, tag and digest; no valid reference comes near. */
 export const MAX_REFERENCE_LENGTH = 4096;
 
-/** Docker Hub's name in a normalised reference, whatever host serves it. */
+/** The name of Docker Hub in a normalized reference, whichever host serves it. */
 export const DOCKER_HUB = 'docker.io';
-/** The tag that is meant when neither tag nor digest is given. */
+/** The tag if neither tag nor digest is given. */
 export const DEFAULT_TAG = 'latest';
 
 const LEGACY_DOCKER_HUB = 'index.docker.io';
@@ -73,19 +78,19 @@ const REPOSITORY_ONLY = new RegExp(`^${PATH}$`);
 const TAG_ONLY = new RegExp(`^${TAG}$`);
 const IMAGE_ID = /^[a-f0-9]{64}$/;
 
-/** Hex digits of the algorithms that a reference may name (go-digest's three). */
+/** Numbers of hex digits by algorithm, for the three of go-digest. */
 const DIGEST_HEX_LENGTH: ReadonlyMap<string, number> = new Map([
   ['sha256', 64],
   ['sha384', 96],
   ['sha512', 128],
 ]);
 
-/** Whether `text` is a repository's name by the OCI name rule, without a registry. */
+/** Whether `text` is a repository name by the OCI rule, without a registry. */
 export function isRepositoryName(text: string): boolean {
   return text.length <= MAX_REPOSITORY_LENGTH && REPOSITORY_ONLY.test(text);
 }
 
-/** `text` as a repository's name; NAME_INVALID otherwise. */
+/** `text` as a repository name; throws NAME_INVALID. */
 export function parseRepositoryName(text: string): string {
   if (!isRepositoryName(text)) {
     throw new OciError('NAME_INVALID', { detail: { name: text.slice(0, MAX_REPOSITORY_LENGTH) } });
@@ -98,7 +103,7 @@ export function isTag(text: string): boolean {
   return TAG_ONLY.test(text);
 }
 
-/** `text` as a tag; TAG_INVALID otherwise. */
+/** `text` as a tag; throws TAG_INVALID. */
 export function parseTag(text: string): string {
   if (!isTag(text)) {
     throw new OciError('TAG_INVALID', { detail: { tag: text.slice(0, MAX_TAG_LENGTH) } });
@@ -107,14 +112,14 @@ export function parseTag(text: string): string {
 }
 
 /**
- * The tags under which cosign keeps signature, attestations and SBOM of `digest` where a registry has no referrers:
- * they are found by nobody who does not look for them.
+ * The tags under which cosign stores signature, attestations and SBOM of `digest` in a registry without referrers API.
+ * Nothing refers to them: clients construct the names.
  */
 export function signatureTags(digest: string): readonly string[] {
   return ['sig', 'att', 'sbom'].map(kind => `${digest.replace(':', '-')}.${kind}`);
 }
 
-/** The grammar alone, with no defaults: `nginx` has no registry, and `a/b` has the registry `a`. */
+/** Parses without any defaults: `nginx` has no registry, and `a/b` has the registry `a`. Throws InvalidReference. */
 export function parseReference(text: string): Reference {
   if (text === '') throw new InvalidReference(text, 'empty');
   if (text.length > MAX_REFERENCE_LENGTH) throw new InvalidReference(text, 'too-long');
@@ -130,8 +135,8 @@ export function parseReference(text: string): Reference {
 }
 
 /**
- * What `docker pull` and Kubernetes mean by `text`: short names belong to Docker Hub, and its one-component names to
- * `library/`. No tag is added.
+ * Parses like `docker pull` and Kubernetes: short names belong to Docker Hub, and its single-component names to
+ * `library/`. Adds no tag. Throws InvalidReference.
  */
 export function parseNormalizedReference(text: string): Reference {
   if (IMAGE_ID.test(text)) throw new InvalidReference(text, 'identifier-as-name');
@@ -141,7 +146,10 @@ export function parseNormalizedReference(text: string): Reference {
   return parseReference(`${domain}/${remainder}`);
 }
 
-/** What containerd's CRI pulls: normalised, without the tag if there is a digest, `latest` if there is neither. */
+/**
+ * The reference that containerd's CRI pulls: normalized, without the tag if there is a digest, with `latest` if there
+ * is neither.
+ */
 export function parseDockerReference(text: string): Reference {
   const { registry, repository, tag, digest } = parseNormalizedReference(text);
   return digest === undefined
@@ -149,32 +157,35 @@ export function parseDockerReference(text: string): Reference {
     : reference(registry, repository, undefined, digest);
 }
 
-/** Normalised, but a bare digest or image ID is that digest and nothing else. */
+/** Normalized, except that a bare digest or image ID remains just that digest. */
 export function parseAnyReference(text: string): Reference {
   if (IMAGE_ID.test(text)) return reference('', '', undefined, `sha256:${text}`);
   if (digestFault(text) === undefined) return reference('', '', undefined, text);
   return parseNormalizedReference(text);
 }
 
-/** What the kubelet reads in a pod's `image`: normalised, `latest` only if both tag and digest are absent. */
+/**
+ * The reference that the kubelet reads from a pod's `image`: normalized, with `latest` if there is neither tag nor
+ * digest.
+ */
 export function parseImageName(text: string): Reference {
   const parsed = parseNormalizedReference(text);
   return parsed.tag === undefined && parsed.digest === undefined ? { ...parsed, tag: DEFAULT_TAG } : parsed;
 }
 
-/** The canonical text: `docker.io/library/nginx:1.27@sha256:…`, or the digest alone where there is no name. */
+/** The canonical text: `docker.io/library/nginx:1.27@sha256:…`, or only the digest if there is no name. */
 export function referenceText({ registry, repository, tag, digest }: Reference): string {
   if (repository === '') return digest ?? '';
   const name = registry === '' ? repository : `${registry}/${repository}`;
   return name + (tag === undefined ? '' : `:${tag}`) + (digest === undefined ? '' : `@${digest}`);
 }
 
-/** The name without tag and digest, as keyrings and pull records have it: `docker.io/library/nginx`. */
+/** The name without tag and digest, as in keyrings and pull records: `docker.io/library/nginx`. */
 export function referenceName({ registry, repository }: Reference): string {
   return referenceText({ registry, repository });
 }
 
-/** As Docker displays it: without what Docker Hub's defaults would add again. */
+/** The short form that Docker displays, without the defaults for Docker Hub. */
 export function familiarText(full: Reference): string {
   if (full.registry !== DOCKER_HUB) return referenceText(full);
   const components = full.repository.split('/');
@@ -183,7 +194,7 @@ export function familiarText(full: Reference): string {
   return referenceText({ ...full, registry: '', repository });
 }
 
-/** The domain that `text` means, and everything behind it with Docker Hub's `library/` in place. */
+/** The domain that `text` means, and the rest with Docker Hub's `library/` added if needed. */
 function splitDomain(text: string): [domain: string, remainder: string] {
   const slash = text.indexOf('/');
   if (slash === -1) return [DOCKER_HUB, OFFICIAL_PREFIX + text];

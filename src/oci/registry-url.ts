@@ -1,29 +1,34 @@
 import { isRepositoryName } from './reference.ts';
 
 /**
- * Where another registry answers: a host, and a path where its API is not at `/v2`, or where all repositories that are
- * meant have a first part of their name in common (a proxy project of Harbor, a remote repository of Artifactory, an
- * upstream of another Entrepot).
+ * The URL of another registry: a host, and a path if its API is not at `/v2`, or if all its repositories share the
+ * beginning of their names (a proxy project of Harbor, a remote repository of Artifactory, an upstream of another
+ * Entrepot).
  */
 export interface RegistryUrl {
-  /** The canonical spelling: without a slash at the end, and without a path that says no more than `/v2`. */
+  /** The canonical form: without a slash at the end, and without a path if that is just `/v2`. */
   readonly text: string;
   /** What `/<repository>/manifests/<reference>` is appended to: `https://registry.example/v2/proxy-hub`. */
   readonly api: string;
-  /** With its port, if that is not the usual one of the scheme. */
+  /** With its port, unless that is the scheme's default. */
   readonly host: string;
-  /** What stands before `/v2`: `/artifactory/api/docker/hub`; '' for nothing. */
+  /** The path before `/v2`, such as `/artifactory/api/docker/hub`; '' if there is none. */
   readonly root: string;
-  /** The part of a repository's name that stands behind `/v2/`, with a slash at its end: `proxy-hub/`; '' for none. */
+  /**
+   * The common beginning of repository names, after `/v2/`, with a slash at its end: `proxy-hub/`; '' if there is none.
+   */
   readonly prefix: string;
 }
 
-/** Up to the first `/v2`, and behind it. Unreserved characters alone (RFC 3986, 2.3), so that no spelling differs. */
+/**
+ * The path up to the first `/v2`, and what follows. Only unreserved characters (RFC 3986, 2.3), so that there is one
+ * spelling.
+ */
 const PATH = /^((?:\/[\w.~-]+)*?)\/v2(?:\/([\w.~/:-]+?))?\/?$/;
 
 /**
- * Reads such an address. A path has to say where `/v2` is: what stands before it belongs to the server, what follows it
- * to the names of its repositories, and without it neither could be told from the other. RangeError otherwise.
+ * Parses the URL of a registry. A path must include `/v2`, since nothing else tells the part that belongs to the server
+ * from the part that belongs to repository names. Throws RangeError.
  */
 export function parseRegistryUrl(text: string): RegistryUrl {
   const { protocol, username, password, pathname, search, hash, origin, host } = new URL(text);
@@ -41,7 +46,9 @@ export function parseRegistryUrl(text: string): RegistryUrl {
   return { text: api, api, host, root, prefix: `${name}/` };
 }
 
-/** Whether names of repositories may begin with it; another Entrepot has registries, with their ports, in that place. */
+/**
+ * Whether repository names may begin with `name`. In another Entrepot they begin with a registry, perhaps with a port.
+ */
 function isPrefix(name: string): boolean {
   return isRepositoryName(name.replace(/^([^/:]+):\d{1,5}(?=\/|$)/, '$1'));
 }

@@ -3,9 +3,9 @@ import { OciError } from './errors.ts';
 import { DOCKER_HUB, MAX_REPOSITORY_LENGTH, parseNormalizedReference } from './reference.ts';
 import { type Repository, repositoryText } from './repository.ts';
 
-/** What naming knows of an upstream. */
+/** The properties of an upstream that decide which names mean it. */
 export interface NamedUpstream {
-  /** `docker.io`, `registry.example:5000`: what repositories are stored and shown under. */
+  /** The name under which its repositories are stored and shown: `docker.io`, `registry.example:5000`. */
   readonly name: string;
   readonly aliases: readonly string[];
   /** Host headers that mean this upstream. */
@@ -14,53 +14,53 @@ export interface NamedUpstream {
 
 export interface RepositoryResolverOptions {
   readonly upstreams: readonly NamedUpstream[];
-  /** The hosts under which clients know this server. */
+  /** The names by which clients reach this server. */
   readonly serverNames: readonly string[];
   /**
-   * First components of repositories that live here, which go before the default upstream. Read on each request, so
-   * tenants may come and go.
+   * First components of hosted repositories, which take precedence over the default upstream. Looked up for each
+   * request, since tenants come and go.
    */
   readonly hostedPrefixes: { has(prefix: string): boolean };
-  /** The upstream of paths that name none. */
+  /** The upstream of paths that begin with no upstream. */
   readonly defaultUpstream?: string | undefined;
 }
 
-/** What a request says about the repository that it means. */
+/** The parts of a request that decide which repository it means. */
 export interface NameRequest {
-  /** As it stands in the path. */
+  /** As it is in the path. */
   readonly name: string;
   /** `?ns=` */
   readonly ns: string | undefined;
   /** The `Host` header. */
   readonly host: string | undefined;
-  /** The upstream that the listener belongs to. */
+  /** The upstream that the listener belongs to, if any. */
   readonly listenerUpstream: string | undefined;
 }
 
-/** What an image reference means here. */
+/** The repository, tag and digest that an image reference means here. */
 export interface NamedRepository {
   readonly repository: Repository;
   readonly tag?: string;
   readonly digest?: Digest;
 }
 
-/** A host is looked up, never dialled, so its length only bounds the error message. */
+/** A host is only looked up, never contacted, so its length matters only for the error message. */
 const MAX_HOST_LENGTH = 260;
 
 const HUB_HOSTS: ReadonlySet<string> = new Set([DOCKER_HUB, 'index.docker.io', 'registry-1.docker.io']);
 const HUB_OFFICIAL = 'library';
 
 /**
- * Which repository a request means. A closed world: every name is looked up among what is configured, and no host that
- * a client wrote is ever contacted or resolved.
+ * Finds the repository that a request means. Names are only looked up among what is configured: a host that a client
+ * names is never contacted or resolved.
  */
 export class RepositoryResolver {
   readonly #options: RepositoryResolverOptions;
-  /** Upstream by its name and aliases, as `hostKey` spells them. */
+  /** Upstream names by name and alias, in the form of `hostKey`. */
   readonly #upstreams = new Map<string, string>();
   readonly #hostAliases = new Map<string, string>();
   readonly #serverNames = new Set<string>();
-  /** Upstreams that are Docker Hub under whatever name. */
+  /** Upstreams that are Docker Hub, under whatever name. */
   readonly #hubs = new Set<string>();
 
   constructor(options: RepositoryResolverOptions) {
@@ -82,8 +82,8 @@ export class RepositoryResolver {
   }
 
   /**
-   * The repository that a request means, by the first rule that applies. What none applies to is named as if it lived
-   * here, so that a name that no tenant has is answered, by who may have what, as that of a tenant is to others.
+   * The repository that a request means, by the first rule that applies. If none applies, it is a hosted repository
+   * that does not exist, so that the response for a name without a tenant equals that for another tenant's repository.
    * NAME_UNKNOWN for a host that is not configured.
    */
   resolve({ name, ns, host, listenerUpstream }: NameRequest): Repository {
@@ -96,28 +96,28 @@ export class RepositoryResolver {
     if (this.#options.defaultUpstream !== undefined)
       return this.#mirrored(this.#options.defaultUpstream, name);
     const first = firstComponent(name);
-    // Nothing of ours can be called that: a port stands in the name of a host.
+    // Not a hosted name: only a host can have a port.
     if (first.includes(':')) throw unknownHost(first);
     return hosted(name);
   }
 
-  /** The upstream that a Host header belongs to. The port is the listener's business unless the alias names one. */
+  /** The upstream that a Host header belongs to; `undefined` if none. The port is ignored unless the alias has one. */
   boundUpstream(host: string | undefined): string | undefined {
     if (host === undefined || this.#hostAliases.size === 0) return undefined;
     const key = hostKey(host);
     return this.#hostAliases.get(key) ?? this.#hostAliases.get(key.replace(/:\d+$/, ''));
   }
 
-  /** `ns` as it is answered in `OCI-Namespace`; `undefined` when it names nothing here. */
+  /** `ns` as returned in `OCI-Namespace`; `undefined` if it is not known here. */
   knownNamespace(ns: string): string | undefined {
     const key = hostKey(ns);
     return this.#upstreamOf(key) !== undefined || this.#isServerName(key) ? key : undefined;
   }
 
   /**
-   * The repository that people mean by an image reference, as on a command line or in a pod: `nginx`,
-   * `ghcr.io/org/app:1`, `team-a/app`. Throws InvalidReference, NAME_UNKNOWN for a registry that is not configured, or
-   * DIGEST_INVALID for a digest that nothing is held by.
+   * The repository that an image reference on a command line or in a pod means: `nginx`, `ghcr.io/org/app:1`,
+   * `team-a/app`. Throws InvalidReference, NAME_UNKNOWN for a registry that is not configured, and DIGEST_INVALID for
+   * an unsupported digest.
    */
   repositoryOf(reference: string): NamedRepository {
     const { registry, repository, tag, digest } = parseNormalizedReference(reference);
@@ -132,8 +132,9 @@ export class RepositoryResolver {
   }
 
   /**
-   * As `repositoryOf`, for content that is to be found again under that name: NAME_UNKNOWN, too, for a repository that
-   * nobody has here, and for a short name that only Docker's rule gives to Docker Hub. Elsewhere it may be private.
+   * As `repositoryOf`, for a name under which content is to be stored. Also throws NAME_UNKNOWN for a repository that
+   * belongs to nobody here, and for a short name that only Docker's default assigns to Docker Hub: elsewhere the name
+   * may be private.
    */
   destinationOf(reference: string): NamedRepository {
     const named = this.repositoryOf(reference);
@@ -155,7 +156,7 @@ export class RepositoryResolver {
   #repositoryNamed(registry: string, path: string, reference: string): Repository {
     const key = hostKey(registry);
     if (this.#isServerName(key)) return this.#resolvePrefix(path) ?? hosted(path);
-    // `team-a/app` and `hub-alias/app` have no domain, so normalising took them for Docker Hub's.
+    // `team-a/app` and `hub-alias/app` have no domain, so normalization assigned them to Docker Hub.
     if (key === DOCKER_HUB && !HUB_HOSTS.has(firstComponent(reference))) {
       const prefixed = this.#resolvePrefix(path);
       if (prefixed !== undefined) return prefixed;
@@ -166,7 +167,7 @@ export class RepositoryResolver {
     return this.#mirrored(upstream, path);
   }
 
-  /** Our own name as `ns` means what its path means without it, except that it never falls to a default upstream. */
+  /** For `ns` with our own name: as the path without `ns`, but never the default upstream. */
   #resolveNamespace(ns: string, name: string): Repository {
     const key = hostKey(ns);
     const upstream = this.#upstreamOf(key);
@@ -175,14 +176,14 @@ export class RepositoryResolver {
     throw unknownHost(ns);
   }
 
-  /** A name whose first component is an upstream. */
+  /** The repository of a name whose first component is an upstream; `undefined` otherwise. */
   #resolvePrefix(name: string): Repository | undefined {
     const first = firstComponent(name);
     const upstream = first === name ? undefined : this.#upstreams.get(first);
     return upstream === undefined ? undefined : this.#mirrored(upstream, name.slice(first.length + 1));
   }
 
-  /** The name without a first component that says `upstream` again, as containerd's `override_path` makes it. */
+  /** The name without a repeated `upstream` as its first component, which containerd's `override_path` produces. */
   #withoutPrefix(upstream: string, name: string): string {
     const first = firstComponent(name);
     return first !== name && this.#upstreams.get(first) === upstream ? name.slice(first.length + 1) : name;
@@ -206,7 +207,7 @@ function hosted(name: string): Repository {
   return { upstream: '', name: bounded(name) };
 }
 
-/** Only the part after a host's name may hold a colon, or be longer than a repository's name. */
+/** Throws NAME_INVALID for a name that is too long or contains a colon, which only a host may have. */
 function bounded(name: string): string {
   if (name.length > MAX_REPOSITORY_LENGTH || name.includes(':')) {
     throw new OciError('NAME_INVALID', { detail: { name: name.slice(0, MAX_REPOSITORY_LENGTH) } });
@@ -219,12 +220,12 @@ function firstComponent(name: string): string {
   return slash === -1 ? name : name.slice(0, slash);
 }
 
-/** A host as it is compared: DNS names know no case, and a trailing dot says only that they are complete. */
+/** The form in which hosts are compared: in lower case, and without a trailing dot. */
 function hostKey(host: string): string {
   return host.toLowerCase().replace(/\.(?=:\d+$|$)/, '');
 }
 
-/** `registry.example:443` and `registry.example` are one registry (so is port 80, in plain HTTP). */
+/** `registry.example:443` and `registry.example` are the same registry; so are they with port 80, for plain HTTP. */
 function withoutDefaultPort(key: string): string {
   return key.replace(/:(?:443|80)$/, '');
 }

@@ -1,12 +1,15 @@
-/** A repository and where it comes from. Its rights, links and tags are kept under both parts. */
+/** A repository and its origin. Rights, links and tags are stored under both parts. */
 export interface Repository {
-  /** The configured upstream's name (`docker.io`), or '' for a repository that lives here. */
+  /** The name of the configured upstream (`docker.io`), or '' for a hosted repository. */
   readonly upstream: string;
-  /** The OCI name within it: `library/nginx`, `team-a/app`. */
+  /** The name within the upstream, or among hosted repositories: `library/nginx`, `team-a/app`. */
   readonly name: string;
 }
 
-/** How people and logs name it: `docker.io/library/nginx`, `team-a/app`. Unique, as prefixes never equal upstreams. */
+/**
+ * The name as people and logs write it: `docker.io/library/nginx`, `team-a/app`. Unique, since no hosted prefix equals
+ * an upstream.
+ */
 export function repositoryText(repository: Repository): string {
   return repository.upstream === '' ? repository.name : `${repository.upstream}/${repository.name}`;
 }

@@ -3,25 +3,26 @@ import type { Credential } from './credential.ts';
 import type { Platform } from './platform.ts';
 import type { ImagePullPolicy } from './pull-policy.ts';
 
-/** Who is asking, as far as it was proved. */
+/** Who sent a request, as far as that is proved. */
 export interface Requester {
-  /** The tenant's name; `undefined` is anonymous. */
+  /** The name of the tenant; `undefined` for anonymous requests and unknown credentials. */
   readonly tenant: string | undefined;
-  /** Safe to log and to count by; `anonymous` for nobody in particular. */
+  /** Safe to log, and to count by; `anonymous` if the request has no credential. */
   readonly id: string;
-  /** `Credential.id` of what was presented; for a Kubernetes service account, `account:` and its UID. */
+  /** `Credential.id` of what was presented; for a Kubernetes ServiceAccount, `account:` and its UID. */
   readonly credentialId?: string | undefined;
-  /** No tenant holds the credential: one account upstream is as good as another, and anybody may have many. */
+  /** Set if no tenant has the credential. Anybody can have any number of such accounts upstream. */
   readonly isUnknown?: true;
-  /** Transfers from upstream at a time; more of them queue. */
+  /** How many transfers from upstream it may have at a time; further ones queue. */
   readonly maxTransfers?: number | undefined;
 }
 
+/** A requester without credentials, from no particular address. */
 export const ANONYMOUS: Requester = { tenant: undefined, id: 'anonymous' };
 
 /**
- * How a requester's memory is counted: a tenant's logins share what it may have. Of those whom nobody here knows, each
- * network that they ask from has a share, and all together one.
+ * The share of memory that a requester's bodies count against. All logins of a tenant share one. Requesters without a
+ * tenant have one per network that they connect from, within one for all of them.
  */
 export function memoryHolder(
   { tenant, id, credentialId, isUnknown }: Requester,
@@ -33,55 +34,60 @@ export function memoryHolder(
 }
 
 /**
- * Credentials that are tried upstream for one question. The kubelet tries all that match; a pod has a few, while a
- * keyring of many would make one request of a client's a storm of log-ins upstream. What upstream has refused a moment
- * ago is not tried again and does not count.
+ * How many credentials are tried upstream for one request. The kubelet tries all that match; a pod has a few, but with
+ * a large keyring one request would cause a flood of logins upstream. Credentials that upstream refused a moment ago
+ * are skipped and not counted.
  */
 export const MAX_ATTEMPTS = 20;
 
 /**
- * What `access` settled for one request on one repository before it reaches `mirror` or `hosted`.
- * For a mirrored repository it says with which credentials upstream may be asked on the requester's behalf,
- * and whether what is held may be served without asking.
+ * What `access` decided about one request on one repository, before it reaches `mirror` or `hosted`. For a mirrored
+ * repository: with which credentials upstream may be asked on the requester's behalf, and whether stored content may be
+ * served without asking.
  */
 export interface Right {
   readonly requester: Requester;
-  /** In the order they are tried upstream; `undefined` is an anonymous attempt. Never empty for a mirrored repository. */
+  /**
+   * In the order in which they are tried upstream; `undefined` is an anonymous attempt. Never empty for a mirrored
+   * repository.
+   */
   readonly credentials: readonly (Credential | undefined)[];
-  /** A Grant (or a public repository) covers this requester now: what is held is served without asking upstream. */
+  /**
+   * A valid Grant covers the requester, or the repository is public: stored content is served without asking upstream.
+   */
   readonly proved: boolean;
-  /** Not proved, but an expired Grant still counts while upstream cannot be reached. */
+  /** If not `proved`: an expired Grant is still valid while upstream cannot be reached. */
   readonly provedIfUnreachable: boolean;
   /**
-   * Without either, the requester may read what was imported into the repository for one of these, and nothing else:
-   * '' is what was imported for everybody.
+   * If neither holds, the requester may read only what was imported into the repository for one of these grantees; ''
+   * is everybody.
    */
   readonly preloadedFor?: readonly string[] | undefined;
-  /** What the requester's own rules say of tags; the strictest of this and the repository's counts. */
+  /** The pull policy of the requester; the stricter of this and the repository's applies. */
   readonly pullPolicy?: ImagePullPolicy | undefined;
-  /** Of an index the requester is fetched these ahead, instead of what the repository says. */
+  /** Platforms to prefetch of an index, instead of those configured for the repository. */
   readonly platforms?: readonly Platform[] | undefined;
-  /** Set where upstream is also asked with Entrepot's own login for this requester. */
+  /** Set if upstream is also asked with Entrepot's own credentials for this requester. */
   readonly own?: OwnLoginRight | undefined;
   /**
-   * Entrepot's own login is among `credentials` because the repository is public, and for no other reason: what it can read
-   * and the public no longer can is not for this requester.
+   * Entrepot's own credentials are among `credentials` only because the repository is public. What they can read and
+   * the public cannot is not for this requester.
    */
   readonly isLent?: true;
-  /** Each pull of a tag proves the right upstream, and none is answered without (Kubernetes' AlwaysPullImages). */
+  /** Every pull of a tag proves the right upstream, and none is served without (Kubernetes' AlwaysPullImages). */
   readonly forceAlways?: boolean;
 }
 
-/** What Entrepot's own login opens to a requester. */
+/** What Entrepot's own credentials give to a requester. */
 export interface OwnLoginRight {
   /**
-   * Whether what it proved before is enough for the requester to have what is held while the login proves nothing: as
+   * Whether earlier proofs of these credentials let the requester have stored content while upstream refuses them, as
    * while upstream cannot be reached.
    */
   covers(): Promise<boolean>;
 }
 
-/** Told to `access` after each upstream answer that says something about a right. An upstream error says nothing. */
+/** Reported to `access` after each upstream response that proves or ends a right. An upstream failure does neither. */
 export interface Proof {
   readonly upstream: string;
   readonly repository: string;

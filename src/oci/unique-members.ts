@@ -1,12 +1,12 @@
 import { foldName } from '../lib/json.ts';
 
-/** Of a descriptor or manifest: a map whose keys are somebody's own, and differ by case. */
+/** The member of a descriptor or manifest that is a map with arbitrary keys, which may differ only by case. */
 const MAP = 'annotations';
 
 interface Level {
-  /** `undefined` in a list. */
+  /** `undefined` in an array. */
   readonly names: Set<string> | undefined;
-  /** Names are told apart by case. */
+  /** Keys are compared case-sensitively. */
   readonly isMap: boolean;
 }
 
@@ -15,9 +15,9 @@ const BACKSLASH = 0x5c;
 const COLON = 0x3a;
 
 /**
- * The name of a member that occurs twice in one object of `text`, which must be JSON; `undefined` if there is none. Of
- * two members JavaScript keeps the last, others the first, and Go reads names in any case: what we take for the layers
- * of an image, and keep, may be other ones than a client asks for.
+ * The name of a member that occurs twice in one object of `text`, which must be valid JSON; `undefined` if there is
+ * none. Readers disagree about duplicates: JavaScript keeps the last, others the first, and Go ignores case. A client
+ * could see other layers than those that we check and store.
  */
 export function duplicateMember(text: string): string | undefined {
   const levels: Level[] = [];
@@ -27,7 +27,7 @@ export function duplicateMember(text: string): string | undefined {
     if (code === 0x7b) levels.push({ names: new Set(), isMap: lastName === MAP });
     else if (code === 0x5b) levels.push({ names: undefined, isMap: false });
     else if (code === 0x7d || code === 0x5d) levels.pop();
-    // A name is that of the value right behind it, and not of a list's entries.
+    // The last string before the next structural character is a name only in an object, and directly before its value.
     if (code === 0x2c || code === 0x5b || code === 0x7b) lastName = '';
     if (code === QUOTE) {
       const end = endOfString(text, at);
@@ -44,7 +44,7 @@ export function duplicateMember(text: string): string | undefined {
   return undefined;
 }
 
-/** The position behind the closing quote of the string that begins at `at`. */
+/** The position after the closing quote of the string that begins at `at`. */
 function endOfString(text: string, at: number): number {
   for (let end = at + 1; end < text.length; end += 1) {
     const code = text.charCodeAt(end);
@@ -54,7 +54,7 @@ function endOfString(text: string, at: number): number {
   return text.length;
 }
 
-/** Whether a colon follows: only names of members have one. */
+/** Whether a colon follows: only member names have one. */
 function isName(text: string, end: number): boolean {
   let at = end;
   while (text.charCodeAt(at) <= 0x20) at += 1;
