@@ -1,4 +1,4 @@
-// Who asks, and what came of it, for the tests of this folder.
+// Logins, repositories, and a summary of what a subject may pull, for the tests of this folder.
 import { type AccessWorld, SENDER, SERVER } from '../../test/support/access-world.ts';
 import { basic, type Login } from '../../test/support/tenants.ts';
 import { OciError } from '../oci/errors.ts';
@@ -8,20 +8,23 @@ import type { Login as TokenLogin } from './access.ts';
 import { parseScopes } from './scope.ts';
 import type { Sender, Subject } from './subject.ts';
 
-/** For Docker Hub. */
+/** Logins for Docker Hub. */
 export const HUB_A: Login = ['hub-a', 'hub-a-password'];
 export const HUB_B: Login = ['hub-b', 'hub-b-password'];
-/** For this registry. */
+/** A login for this registry. */
 export const OURS: Login = ['robot', 'robot-password'];
 export const NGINX: Repository = { upstream: 'docker.io', name: 'library/nginx' };
 export const APP: Repository = { upstream: 'ghcr.io', name: 'org/app' };
 export const HOSTED: Repository = { upstream: '', name: 'team-a/app' };
 export const HOUR_MS = 3_600_000;
 
-/** What `pulled` shows of nobody. */
+/** What `pulled` returns for an anonymous requester that may pull. */
 export const ANONYMOUSLY = { id: 'anonymous', tried: [undefined] };
 
-/** What somebody may pull, as far as the tests look at it; or the code of the refusal. */
+/**
+ * The requester and the credentials that are tried upstream when `subject` pulls from `repository`, or the code of the
+ * refusal.
+ */
 export async function pulled(subject: Subject, repository = NGINX): Promise<unknown> {
   try {
     return summary(await subject.authorize(repository, 'pull'));
@@ -34,7 +37,7 @@ function summary({ requester, credentials, proved }: Right): object {
   return { id: requester.id, tried: credentials.map(credential => credential?.username), proved };
 }
 
-/** As `/token` gives one. */
+/** A token as `/token` issues it. */
 export function tokenOf(
   world: AccessWorld,
   login: Login | undefined,

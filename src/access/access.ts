@@ -1,12 +1,13 @@
 /**
- * access/: who is asking, and what they may. May import tenants/, metadata/, oci/ and lib/.
+ * access/: authenticates requests, and decides what they may do. May import tenants/, metadata/, oci/ and lib/.
  *
- * The one idea: a right to mirrored content is proved upstream, per credential and repository, and remembered as a
- * Grant; nothing that is merely held here ever makes one. Who somebody is follows from where the credential that they
- * present stands in tenants' pull secrets; what they may follows from what those secrets open.
+ * The main idea: a right to mirrored content is proved upstream, per credential and repository, and remembered as a
+ * Grant; having content in the store never creates one. Who a client is follows from where its credential is found in
+ * tenants' pull secrets; what it may do follows from what those secrets give access to.
  *
- * `authenticator.ts` finds out what a client proved, `identification.ts` whom that means where a repository is asked for,
- * `mirrored-rights.ts` and `hosted-rights.ts` what that one may, and `request-subject.ts` puts these together for one request.
+ * `authenticator.ts` finds out what a request proved, `identification.ts` which tenant that is for a given repository,
+ * `mirrored-rights.ts` and `hosted-rights.ts` what that tenant may do, and `request-subject.ts` combines these for one
+ * request.
  */
 import type { Log } from '../lib/log.ts';
 import type { Meter } from '../lib/meter.ts';
@@ -34,39 +35,39 @@ export interface AccessOptions {
   readonly tenants: Tenants;
   readonly grants: Grants;
   readonly tokens: Tokens;
-  /** Names a credential under the store's own key. */
+  /** The credential of a user name and password, with its id in this store. */
   readonly nameCredential: (username: string, password: string) => Credential;
   readonly serviceAccounts?: ServiceAccounts | undefined;
   readonly upstreamRule: (repository: Repository) => UpstreamRule;
   readonly hosted: HostedRules;
-  /** The hosts under which clients know this registry. */
+  /** The names by which clients reach this registry. */
   readonly serverNames: readonly string[];
   readonly unknownCredentials: 'refuse' | 'verify';
   readonly externalUrl: string | undefined;
   readonly allowPlainCredentials: boolean;
-  /** A repository's name as challenges say it (`ChallengeOptions`). */
+  /** A repository name as written in the scopes of challenges (see `ChallengeOptions`). */
   readonly nameInScope: (name: string) => string;
   readonly log: Log;
   readonly meter: Meter;
 }
 
-/** What a client wants a token for. */
+/** A client's request for a token. */
 export interface LoginRequest {
-  /** `undefined`: by the request's own header, if it has one. */
+  /** From the form of a POST; `undefined` if the Authorization header counts. */
   readonly password: Extract<Authorization, { readonly scheme: 'basic' }> | undefined;
   readonly service: string | undefined;
   readonly scopes: readonly Scope[];
-  /** The repository that a scope's name means, as it would in a path. */
+  /** The repository that a name in a scope means; as in a path. */
   readonly resolve: (name: string) => Repository | undefined;
 }
 
 export interface Login extends IssuedToken {
   readonly requester: Requester;
-  /** What the token is good for: perhaps less than was asked. */
+  /** The granted scopes, perhaps fewer than requested. */
   readonly access: readonly Scope[];
 }
 
-/** Decides for each request before `mirror` or `hosted` sees it. */
+/** Authenticates and authorizes each request before `mirror` or `hosted` sees it. */
 export class Access {
   readonly #options: AccessOptions;
   readonly #parts: RequestSubjectParts;
@@ -93,7 +94,7 @@ export class Access {
     };
   }
 
-  /** Somebody can log in: only then is anybody asked to, and only then is what clients send looked at. */
+  /** Whether somebody can log in. If not, no client is challenged, and credentials are ignored. */
   get isOpen(): boolean {
     return this.#parts.authenticator.isOpen;
   }
@@ -102,16 +103,16 @@ export class Access {
     return new RequestSubject(this.#parts, sender, await this.#parts.authenticator.prove(sender));
   }
 
-  /** Upstream has taken a credential. */
+  /** Reports that upstream has accepted a credential. */
   noteGranted(credentialId: string): void {
     this.#parts.authenticator.noteGranted(credentialId);
   }
 
-  /** A token for who asks (distribution, "Token Authentication"). UNAUTHORIZED for a wrong password. */
+  /** Issues a token (distribution, "Token Authentication"). UNAUTHORIZED for a wrong password. */
   async login(sender: Sender, { password, service, scopes, resolve }: LoginRequest): Promise<Login> {
     const { authenticator } = this.#parts;
     const { tokens, meter } = this.#options;
-    // A token is got by a password, never by another token: it would live for ever.
+    // Only a password gets a token. If a token could get another, it would be valid forever.
     const presented = password ?? parseAuthorization(sender.authorization);
     if (!(await authenticator.opensTo(presented))) {
       throw new OciError('NAME_UNKNOWN', { message: 'logging in is not configured on this registry' });
@@ -130,7 +131,7 @@ export class Access {
       throw new OciError('UNAUTHORIZED', { message: WRONG_PASSWORD });
     }
     const principal = this.#principal(identity);
-    // One for an upstream is used where upstream takes it.
+    // A credential for an upstream is noted as used when upstream accepts it.
     if (principal !== undefined) this.#parts.tenants.noteOutcome(principal.credentialId, 'used');
     const access = await this.#permitted(sender, identity, scopes, resolve);
     const issued = await tokens.issue({ ...claimsOf(identity, principal), access });
@@ -139,12 +140,15 @@ export class Access {
     return { ...issued, access, requester };
   }
 
-  /** The right of the one who runs this registry, on the command line. */
+  /** The right of the operator, on the command line. */
   operatorRight(repository: Repository): Promise<Right> {
     return this.#parts.mirrored.operator(repository);
   }
 
-  /** The right of a tenant on whose behalf the one who runs this registry pulls, with its own credentials alone; or anybody's. */
+  /**
+   * The right of `tenant` when the operator pulls on its behalf, with its credentials only; without a tenant, the right
+   * of an anonymous client.
+   */
   async rightOf(tenant: Tenant | undefined, repository: Repository): Promise<Right> {
     const { mirrored, hosted } = this.#parts;
     const principal = principalFor(tenant);
@@ -152,7 +156,7 @@ export class Access {
     return mirrored.pull(principal, repository);
   }
 
-  /** What the tenant, or anybody, may have of the repository, and why: for people. */
+  /** For `entrepot explain`: what the tenant, or an anonymous client, may do with the repository, and why. */
   async explain(tenant: Tenant | undefined, repository: Repository): Promise<Explanation> {
     const { mirrored, hosted } = this.#parts;
     if (repository.upstream === '') return hosted.explain(tenant, repository);
@@ -165,7 +169,10 @@ export class Access {
     return { ...explanation, conclusions };
   }
 
-  /** What of `scopes` this one may ask for. What upstream would say of a mirror is not known before it is asked. */
+  /**
+   * The part of `scopes` that may be granted. For a mirrored repository, pulling is granted here: what upstream says is
+   * not known before it is asked.
+   */
   async #permitted(
     sender: Sender,
     identity: Identity,
@@ -179,7 +186,7 @@ export class Access {
         permitted.push(CATALOG_SCOPE);
       const repository = scope.type === 'repository' ? resolve(scope.name) : undefined;
       if (repository === undefined) continue;
-      // `*` is how some clients say all.
+      // Some clients write `*` for all actions.
       const wanted = ACTIONS.filter(action => scope.actions.includes(action) || scope.actions.includes('*'));
       const actions = await this.#actions(subject, repository, wanted);
       if (actions.length > 0) {
@@ -199,7 +206,10 @@ export class Access {
     return wanted.filter(action => this.#parts.hosted.refusal(principal, repository, action) === undefined);
   }
 
-  /** Who logs in with a credential that was made for this registry: it says whose it is, whatever is asked for. */
+  /**
+   * The principal of a credential for this registry, which means the same tenant for every repository; `undefined` for
+   * any other.
+   */
   #principal(identity: Identity): OwnPrincipal | undefined {
     if (identity.kind !== 'credential') return undefined;
     const tenant = this.#parts.identification.tenantOf(identity.id);

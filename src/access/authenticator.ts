@@ -11,20 +11,26 @@ import type { Sender } from './subject.ts';
 import { claimedAccount } from './tokens.ts';
 import { type Attempt, sourceOf, FailedLogins } from './failed-logins.ts';
 
-/** A Kubernetes service account whose token was verified: signature, issuer, audience, and that it still is. */
+/**
+ * A Kubernetes ServiceAccount whose token was verified: its signature, issuer and audience, and that the account
+ * exists.
+ */
 export interface ServiceAccount {
   readonly namespace: string;
   readonly name: string;
   readonly uid: string;
 }
 
-/** The accounts of a cluster. */
+/** The ServiceAccounts of a cluster. */
 export interface ServiceAccounts {
-  /** Whose token it is; `undefined` for one that is not good here. */
+  /** The account that a token belongs to; `undefined` if the token is not valid here. */
   verify(token: string): Promise<ServiceAccount | undefined>;
-  /** Whether the namespace has an account of that UID now. */
+  /** Whether the namespace currently has an account with this UID. */
   has(namespace: string, uid: string): boolean;
-  /** Accounts, or the keys of their tokens, are others than before: what was not good may be now. */
+  /**
+   * Calls `listener` when accounts, or the keys of their tokens, have changed: a token that was refused may now be
+   * valid.
+   */
   onChange(listener: () => void): void;
 }
 
@@ -32,32 +38,37 @@ export interface AuthenticatorOptions {
   readonly tenants: Tenants;
   readonly identification: Identification;
   readonly tokens: Tokens;
-  /** Names a credential under the store's own key. */
+  /** The credential of a user name and password, with its id in this store. */
   readonly nameCredential: (username: string, password: string) => Credential;
   readonly serviceAccounts: ServiceAccounts | undefined;
   readonly unknownCredentials: 'refuse' | 'verify';
 }
 
-/** Passwords behind the tokens that are out, so that upstream can be asked with them; 5 min is a token's life. */
+/**
+ * Passwords are kept as long as a token lives (5 min), so that upstream can be asked with them when a token is used.
+ */
 const MAX_PRESENTED = 20_000;
 const PRESENTED_MS = 300_000;
 
-/** A verified service-account token is believed for so long past its end. That of a deleted account is not. */
+/**
+ * How long a verified ServiceAccount token is accepted without another check, even if it expires meanwhile. A token of
+ * a deleted account is not.
+ */
 const ACCOUNT_MS = 10_000;
 
-/** A token that is good for nobody is not looked at again for so long, unless something changes: a look costs a signature. */
+/** How long a refused token is not checked again, unless accounts change: each check costs a signature verification. */
 const REFUSED_TOKEN_MS = 1_000;
 
-/** Before the UID in an account's id. */
+/** Prefix of the UID in an account's id. */
 const ACCOUNT = 'account:';
 
-/** Behind a source whose tokens are counted, and not its passwords. */
+/** Suffix of a source under which its tokens are counted, apart from its passwords. */
 const TOKENS = 'tokens';
 
 interface Presented {
   readonly source: string;
   readonly credential: Credential;
-  /** From that source, before. */
+  /** Whether the credential was accepted from this source before. */
   readonly wasRight: boolean;
   readonly isLogin: boolean;
 }
@@ -66,22 +77,25 @@ type AccountIdentity = Extract<Identity, { readonly kind: 'account' }>;
 
 const NOTHING: Proven = { identity: { kind: 'anonymous' }, scopes: undefined };
 
-/** Kubernetes' tokens are JWTs: never to be shown to an upstream. */
+/** A JWT, as Kubernetes issues them. Never sent to an upstream. */
 const JWT = /^eyJ[\w-]+\.[\w-]+\.[\w-]*$/;
 
-/** Finds out what a client proved by what it sent; what that is worth is settled where a repository is named. */
+/**
+ * Finds out what a request proves about its sender. What that is worth is decided for each repository, by
+ * Identification.
+ */
 export class Authenticator {
   readonly #options: AuthenticatorOptions;
   readonly #failedLogins = new FailedLogins();
   readonly #presented = new Lru<Credential>({ maxEntries: MAX_PRESENTED, maxAgeMs: PRESENTED_MS });
-  /** Where credentials came from that only upstream can judge. */
+  /** From where credentials came that only upstream can judge. */
   readonly #triedFrom = new Lru<Attempt>({ maxEntries: MAX_PRESENTED, maxAgeMs: PRESENTED_MS });
-  /** By what was sent: naming a credential costs a third of all that is decided about a request. */
+  /** Credentials by what was sent, since computing an id costs a third of all that is decided about a request. */
   readonly #named = new Lru<Credential>({ maxEntries: MAX_PRESENTED, maxAgeMs: PRESENTED_MS });
   readonly #accounts = new Lru<AccountIdentity>({ maxEntries: MAX_PRESENTED, maxAgeMs: ACCOUNT_MS });
-  /** Nobody guesses a signature, so that sources are not told apart. */
+  /** Refused tokens. Not by source, since nobody can guess a signature. */
   readonly #refusedTokens = new Lru<object>({ maxEntries: MAX_PRESENTED, maxAgeMs: REFUSED_TOKEN_MS });
-  /** How often accounts have changed: a look from before a change says nothing of now. */
+  /** Counts changes of accounts, so that a check that began before a change is not remembered. */
   #accountChanges = 0;
 
   constructor(options: AuthenticatorOptions) {
@@ -98,12 +112,15 @@ export class Authenticator {
     });
   }
 
-  /** Somebody can log in. */
+  /** Whether somebody can log in. */
   get isOpen(): boolean {
     return !this.#options.tenants.isEmpty || this.#options.unknownCredentials === 'verify';
   }
 
-  /** The same for who comes with `sent`: perhaps the first login of all, which was issued a moment ago. */
+  /**
+   * As `isOpen`, for a request with `sent`, which may be the first login of all, issued a moment ago by another
+   * process.
+   */
   async opensTo(sent: Authorization | undefined): Promise<boolean> {
     if (!this.isOpen && sent?.scheme === 'basic' && isIssuedPassword(sent.password)) {
       await this.#options.tenants.catchUp();
@@ -111,7 +128,7 @@ export class Authenticator {
     return this.isOpen;
   }
 
-  /** By the request's own header. */
+  /** What the Authorization header of a request proves. */
   async prove(sender: Sender): Promise<Proven> {
     const authorization = parseAuthorization(sender.authorization);
     if (authorization === undefined || !(await this.opensTo(authorization))) return NOTHING;
@@ -124,14 +141,14 @@ export class Authenticator {
       : { identity: this.#bearer(sender, claims), scopes: claims.access };
   }
 
-  /** By a user name and password. An empty one is nobody: skopeo sends a bare colon by itself. */
+  /** What a user name and password prove. If either is empty, nothing: skopeo sends a bare colon by itself. */
   async identify(
     sender: Sender,
     { username, password }: Extract<Authorization, { readonly scheme: 'basic' }>,
     isLogin = false,
   ): Promise<Identity> {
     if (username === '' || password === '') return { kind: 'anonymous' };
-    // As where it is named, the length keeps 'a' + 'bc' and 'ab' + 'c' apart.
+    // As in nameCredential: the length keeps 'a' + 'bc' and 'ab' + 'c' apart.
     const sent = `${username.length}:${username}${password}`;
     const named = this.#named.get(sent);
     const credential = named ?? this.#options.nameCredential(username, password);
@@ -145,13 +162,16 @@ export class Authenticator {
       if (!this.#failedLogins.mayTry(attempt)) return limited(sender, this.#failedLogins.retryAfterS(source));
       this.#failedLogins.noteRight(source, credential.id);
     }
-    // Nobody can invent known ones without end.
+    // Only credentials that are known here: clients can invent any number of others.
     if (named === undefined) this.#named.set(sent, credential);
     this.#presented.set(credential.id, credential);
     return { kind: 'credential', id: credential.id };
   }
 
-  /** Whether it stands anywhere. One of ours may have been issued a moment ago, by another process. */
+  /**
+   * Whether some tenant, the node or the configuration has the credential. If it was issued here a moment ago by
+   * another process, it is found by asking the store.
+   */
   async #isKnown({ id, password }: Credential): Promise<boolean> {
     const { identification, tenants } = this.#options;
     if (identification.isKnown(id)) return true;
@@ -160,7 +180,7 @@ export class Authenticator {
     return identification.isKnown(id);
   }
 
-  /** One that no tenant's Secrets hold: upstream's business, a service account's token, or a guess. */
+  /** For a credential in no tenant's Secrets: it may be tried upstream, be a ServiceAccount token, or be wrong. */
   async #notHeld(sender: Sender, { source, credential, wasRight, isLogin }: Presented): Promise<Identity> {
     const { username, password, id: credentialId } = credential;
     if (JWT.test(password)) return this.#token(sender, source, credential);
@@ -176,8 +196,8 @@ export class Authenticator {
   }
 
   /**
-   * Nobody guesses a signature: tokens that are not good only cost time, and are counted apart from passwords. Those of
-   * an account that was right from there before are looked at in any case: it gets a new one each hour.
+   * Tokens are counted apart from passwords: nobody can guess a signature, so invalid ones only cost time. Those of an
+   * account that logged in from this source before are always checked, since it gets a new token every hour.
    */
   async #token(sender: Sender, source: string, credential: Credential): Promise<Identity> {
     const attempt = { source: `${source} ${TOKENS}`, username: undefined, credentialId: credential.id };
@@ -195,18 +215,24 @@ export class Authenticator {
     return account;
   }
 
-  /** Upstream has taken the credential: it is no guess any more where it came from last. */
+  /**
+   * Reports that upstream has accepted the credential: from the source that sent it last, it no longer counts as a
+   * guess.
+   */
   noteGranted(credentialId: string): void {
     const from = this.#triedFrom.get(credentialId);
     if (from !== undefined) this.#failedLogins.noteRight(from.source, credentialId);
   }
 
-  /** The password behind a credential that was presented lately. */
+  /** The credential with its password, if it was presented within the life of a token. */
   recall(credentialId: string): Credential | undefined {
     return this.#presented.get(credentialId);
   }
 
-  /** A log-in does not say yet what it is for; its token is good only for requests that do. */
+  /**
+   * Whether an unknown credential may be tried upstream. At a login it is not known yet for what; the token is accepted
+   * only for requests that may.
+   */
   #mayTryUpstream({ byNamespace, byHostAlias, upstreamListener }: Sender, isLogin: boolean): boolean {
     if (this.#options.unknownCredentials === 'refuse') return false;
     return byNamespace || byHostAlias || (isLogin && upstreamListener === undefined);
@@ -247,7 +273,7 @@ export class Authenticator {
     return tenant !== undefined && tenant.suspended === undefined;
   }
 
-  /** What a token of ours says is checked against what is so now: a Secret that is gone takes its tokens with it. */
+  /** The identity in one of our tokens, if it still exists: when a Secret is removed, its tokens end. */
   #bearer(sender: Sender, { kind, credentialId, tenant, login }: TokenClaims): Identity {
     switch (kind) {
       case 'anonymous':
@@ -269,12 +295,15 @@ export class Authenticator {
   }
 }
 
-/** Where Docker sends its Hub login unasked, an unknown one is as none. */
+/**
+ * On a port that belongs to one upstream, Docker sends its login for Docker Hub unasked, so an unknown one counts as
+ * anonymous.
+ */
 function wrongHere({ upstreamListener }: Sender): Identity {
   return upstreamListener === undefined ? { kind: 'wrong' } : { kind: 'anonymous' };
 }
 
-/** Right or wrong is not looked at: where nobody was asked for a login it counts for nothing, elsewhere it has to wait. */
+/** Neither accepts nor refuses the credential: anonymous if the client was not asked to log in, otherwise 429. */
 function limited({ upstreamListener }: Sender, retryAfterS: number): Identity {
   if (upstreamListener !== undefined) return { kind: 'anonymous' };
   throw new OciError('TOOMANYREQUESTS', {

@@ -1,15 +1,18 @@
-/** What an `Authorization` header carries (RFC 7617, RFC 6750). Both parts of Basic may be empty. */
+/** The content of an `Authorization` header (RFC 7617, RFC 6750). Both parts of Basic may be empty. */
 export type Authorization =
   | { readonly scheme: 'basic'; readonly username: string; readonly password: string }
   | { readonly scheme: 'bearer'; readonly token: string };
 
-/** A Kubernetes service-account token as a password is some kilobytes; a header of more is nobody's. */
+/** A Kubernetes ServiceAccount token as password has some kilobytes; longer headers are ignored. */
 export const MAX_AUTHORIZATION_LENGTH = 16 * 1024;
 
 const BASIC = /^basic +([A-Za-z0-9+/]+={0,2}) *$/i;
 const BEARER = /^bearer +([\w.~+/-]+=*) *$/i;
 
-/** `undefined` for none, for another scheme, and for what breaks its own: all of these prove nothing. */
+/**
+ * Parses an `Authorization` header; `undefined` if it is absent, malformed, or of another scheme, none of which proves
+ * anything.
+ */
 export function parseAuthorization(header: string | undefined): Authorization | undefined {
   if (header === undefined || header.length > MAX_AUTHORIZATION_LENGTH) return undefined;
   const token = BEARER.exec(header)?.[1];

@@ -3,39 +3,41 @@ import { OciError } from '../oci/errors.ts';
 import { type Scope, scopeText } from './scope.ts';
 import type { Sender } from './subject.ts';
 
+/** What challenges depend on. */
 export interface ChallengeOptions {
   /** The name of this registry in challenges and tokens. */
   readonly service: string;
-  /** How clients reach this server, where the Host header does not say it. */
+  /** The URL under which clients reach this server, if it is not that of the Host header. */
   readonly externalUrl: string | undefined;
-  /** Asks for credentials over plain HTTP too. */
+  /** Whether to ask for credentials over plain HTTP, too. */
   readonly allowPlainCredentials: boolean;
   /**
-   * A repository's name as every client can read it in a scope: skopeo and others split scopes at each colon, and so
-   * take none with the port of an upstream. `/token` has to understand it as the same repository.
+   * A repository name as every client can parse it in a scope: skopeo and others split scopes at every colon, so an
+   * upstream's port is a problem. `/token` must resolve it to the same repository.
    */
   readonly nameInScope: (name: string) => string;
   readonly log: Log;
 }
 
+/** What a challenge says. */
 export interface Demand {
   readonly scope?: Scope;
-  /** RFC 6750 §3.1: why the token that was sent does not do. containerd gets another one only when it hears this. */
+  /** Why the token in the request is not sufficient (RFC 6750 §3.1). containerd renews a token only if this is set. */
   readonly error?: 'invalid_token' | 'insufficient_scope';
-  /** For who reads the answer or the audit log, where it is more than that one has to log in. */
+  /** For the client and the audit log, if there is more to say than that a login is needed. */
   readonly message?: string;
 }
 
-/** What is heard wherever a user name and a password are nobody's. */
+/** The message wherever a user name and password are not accepted. */
 export const WRONG_PASSWORD = 'the user name or password is wrong';
 
-/** What may stand in a realm: a Host header is a client's word, and it is echoed. */
+/** A valid host for a realm, which repeats the client's Host header. */
 const HOST = /^(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?$/;
 
-/** The same client asks with every request; once in a while is enough to be found in the log. */
+/** At most one log line per minute, since the same client sends many such requests. */
 const EXPLAIN_EVERY_MS = 60_000;
 
-/** Makes the one challenge that clients hear (distribution, "Token Authentication"): Bearer, with an absolute realm. */
+/** Makes challenges (distribution, "Token Authentication"): always Bearer, with an absolute realm. */
 export class Challenges {
   readonly #options: ChallengeOptions;
   #explainedAtMs = Number.NEGATIVE_INFINITY;
@@ -44,7 +46,7 @@ export class Challenges {
     this.#options = options;
   }
 
-  /** UNAUTHORIZED with its challenge, or `undefined` where credentials may not be asked for. */
+  /** UNAUTHORIZED with a challenge; `undefined` if credentials may not be asked for on this connection. */
   demand(sender: Sender, { scope, error, message }: Demand = {}): OciError | undefined {
     const realm = this.#realm(sender);
     if (realm === undefined) return undefined;
@@ -64,7 +66,7 @@ export class Challenges {
     return scopeText({ ...scope, name: this.#options.nameInScope(scope.name) });
   }
 
-  /** Whether passwords may come on this connection: else they cross a network as they are. */
+  /** Whether passwords may be sent over this connection: encrypted, on loopback, or allowed by the configuration. */
   mayCarryPasswords({ secure, loopback }: Sender): boolean {
     return secure || loopback || this.#options.allowPlainCredentials;
   }
@@ -76,7 +78,8 @@ export class Challenges {
       this.#explain();
       return undefined;
     }
-    // A port or name that belongs to one upstream is another place than the external URL, and tokens are got there too.
+    // A port or host name that belongs to one upstream is not covered by the external URL: its clients get tokens
+    // there.
     if (externalUrl !== undefined && upstreamListener === undefined) return `${externalUrl}/token`;
     if (host === undefined || !HOST.test(host)) return undefined;
     return `${secure ? 'https' : 'http'}://${host}/token`;

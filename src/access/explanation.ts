@@ -1,37 +1,45 @@
-/** Why a tenant, or who comes without a login, may have a repository or not, in the order in which it is decided: for people. */
+/**
+ * For `entrepot explain`: whether a tenant, or an anonymous client, may have a repository, and why, in the order in
+ * which it is decided.
+ */
 export interface Explanation {
   /** With its upstream. */
   readonly repository: string;
-  /** `null`: anybody, without a login. */
+  /** `null` for an anonymous client. */
   readonly tenant: string | null;
-  /** What is tried upstream, in this order; empty for what lives here. */
+  /** Credentials in the order in which they are tried upstream; empty for a hosted repository. */
   readonly attempts: readonly ExplainedAttempt[];
-  /** What counts whatever the tenant presents: that it is public; that something of it was imported, which alone is open. */
+  /**
+   * Grants that do not depend on the client's credential: the repository is public, or something in it was imported.
+   */
   readonly grants: readonly ExplainedGrant[];
-  /** What would happen, and why; one sentence each. */
+  /** What would happen and why, one sentence each. */
   readonly conclusions: readonly string[];
 }
 
-/** What a running server answers: null for a tenant that it does not know. */
+/** The answer of a running server; `explanation` is null if it does not know the tenant. */
 export type ExplainAnswer = { readonly explanation: Explanation | null } | { readonly problem: string };
 
 export interface ExplainedAttempt {
-  /** `undefined` is an attempt without credentials. */
+  /** `undefined` for an anonymous attempt. */
   readonly credentialId: string | undefined;
   readonly username: string | undefined;
-  /** The Secret's name, the node's file, the plugin, the configuration's own, or `none`. */
+  /** The name of the Secret, the node's file, the plugin, the configuration's own credential, or `none`. */
   readonly secret: string;
   readonly source: string;
-  /** The key that matched. */
+  /** The key in the Secret that matched. */
   readonly matchedKey: string | undefined;
   readonly grant: ExplainedGrant | undefined;
 }
 
 export interface ExplainedGrant {
-  /** `credential`: upstream took this one. `public`: it asked for none. `imported`: an operator's word, for all or for this tenant. */
+  /**
+   * `credential`: upstream accepted this one. `public`: upstream accepted an anonymous request. `imported…`: the
+   * operator imported it, for all or for this tenant.
+   */
   readonly of: 'credential' | 'public' | 'imported for all' | 'imported for this tenant';
   /** Epoch ms. */
   readonly verifiedAtMs: number;
-  /** `counts`: what is held is served. `stale`: only while upstream cannot be reached. `over`: not at all. */
+  /** `counts`: stored content is served. `stale`: only while upstream cannot be reached. `over`: expired. */
   readonly state: 'counts' | 'stale' | 'over';
 }

@@ -1,41 +1,44 @@
 import { hash } from 'node:crypto';
 import { Lru } from '../lib/lru.ts';
 
-/** How long a wrong password of one source is refused without another look. */
+/** How long a wrong password from a source is refused without another check. */
 const REMEMBER_MS = 10_000;
 
-/** What is counted is counted for so long. */
+/** The period over which attempts are counted. */
 const WINDOW_MS = 5 * 60_000;
 
 /**
- * Different wrong credentials of one source in that time: nodes behind one address bring the outdated pull secrets of
- * many tenants, each again and again; who guesses brings thousands.
+ * Different wrong credentials per source and period. Nodes behind one address send the outdated pull secrets of many
+ * tenants, each again and again; somebody who guesses sends thousands.
  */
 const MAX_PER_SOURCE = 60;
 
-/** Of these with one user name: a person who mistypes, and a Secret that was changed a few times. */
+/** The same with one user name: a person who mistypes, or a Secret that was changed a few times. */
 const MAX_PER_NAME = 10;
 
-/** With one user name from everywhere; beyond it the name is under attack, and each source may try it only so often. */
+/**
+ * With one user name from all sources. Beyond this the name is under attack, and each source may try it only
+ * MAX_PER_ATTACKED_NAME times.
+ */
 const MAX_PER_NAME_EVERYWHERE = 200;
 const MAX_PER_ATTACKED_NAME = 3;
 
 /**
- * What is remembered at most: some 3 KB for a source that guesses, 200 bytes for the rest. Who has more networks than
- * that is forgotten in turn, and has as many guesses as networks anyway.
+ * Bounds the memory: up to 3 KB for a source that guesses, 200 bytes for others. An attacker with more networks than
+ * this makes others be forgotten, but could guess from each of them anyway.
  */
 const MAX_SOURCES = 4_096;
 const MAX_NAMES = 4_096;
 const MAX_RIGHT = 20_000;
 
-/** Who was right stays so over a weekend. */
+/** How long a source keeps the benefit of a correct login: over a weekend. */
 const RIGHT_MS = 3 * 24 * 3_600_000;
 
-/** One log-in that is not known to be right. */
+/** A login that is not known to be right. */
 export interface Attempt {
-  /** See `sourceOf`. */
+  /** As returned by `sourceOf`. */
   readonly source: string;
-  /** `undefined` for a signed token, of which the name says nothing. */
+  /** `undefined` for a signed token, whose user name says nothing. */
   readonly username: string | undefined;
   readonly credentialId: string;
 }
@@ -52,10 +55,10 @@ interface Name {
 }
 
 /**
- * Bounds how many passwords can be guessed, without locking out who has the right one: who was right from a source may
- * go on there whatever else comes from it (a whole company behind one address), and no number of guesses elsewhere
- * keeps anybody's first attempts from being looked at. Beyond its bound nothing of a source is looked at, so that right
- * and wrong are answered alike. The memory is bounded too.
+ * Limits how many passwords can be guessed, without locking out clients with the right one. A client that logged in
+ * correctly from a source may go on there, whatever else comes from that source (which may be a whole company), and
+ * guesses from elsewhere never block the first attempts of a source. Beyond the limit no password from a source is
+ * checked, so right and wrong ones get the same answer. Memory is bounded, too.
  */
 export class FailedLogins {
   readonly #nowMs: () => number;
@@ -68,12 +71,12 @@ export class FailedLogins {
     this.#nowMs = nowMs;
   }
 
-  /** Whether this source has tried this credential in vain a moment ago. */
+  /** Whether this source tried this credential in vain within the last seconds. */
   has({ source, credentialId }: Attempt): boolean {
     return this.#failedLogins.get(`${source} ${credentialId}`) !== undefined;
   }
 
-  /** Whether the attempt may be looked at; one that was counted already is no new guess. */
+  /** Whether the credential may be checked. One that was counted already is not a new guess. */
   mayTry({ source, username, credentialId }: Attempt): boolean {
     const known = this.#current(this.#sources.get(source));
     if (known === undefined || known.credentials.has(numberOf(credentialId))) return true;
@@ -85,7 +88,7 @@ export class FailedLogins {
     return (known.names.get(name) ?? 0) < most;
   }
 
-  /** Counts an attempt that was wrong, or of which only upstream can say whether it is right. */
+  /** Counts an attempt that failed, or whose result only upstream knows. */
   count({ source, username, credentialId }: Attempt): void {
     const nowMs = this.#nowMs();
     const known = this.#current(this.#sources.get(source));
@@ -102,13 +105,13 @@ export class FailedLogins {
     this.#names.set(String(name), everywhere);
   }
 
-  /** Refuses the credential without another look for a moment, and counts it. */
+  /** Counts a failed attempt, and refuses the same one without another check for a while. */
   add(attempt: Attempt): void {
     this.#failedLogins.set(`${attempt.source} ${attempt.credentialId}`, {});
     this.count(attempt);
   }
 
-  /** Whether this was right from that source before. `proof`: a credential's id, or that of an account. */
+  /** Whether a correct login came from this source before. `proof` is the id of the credential or account. */
   wasRight(source: string, proof: string): boolean {
     return this.#right.get(`${source} ${proof}`) !== undefined;
   }
@@ -117,12 +120,12 @@ export class FailedLogins {
     this.#right.set(`${source} ${proof}`, {});
   }
 
-  /** Secrets have changed: what was wrong may be right now. What was counted stays counted. */
+  /** For changed Secrets: credentials that were wrong may now be right. Counts are kept. */
   clear(): void {
     this.#failedLogins.clear();
   }
 
-  /** How long until the source may try again. */
+  /** Seconds until the source may try again. */
   retryAfterS(source: string): number {
     const sinceMs = this.#sources.get(source)?.sinceMs ?? 0;
     return Math.max(1, Math.ceil((sinceMs + WINDOW_MS - this.#nowMs()) / 1000));
@@ -133,7 +136,7 @@ export class FailedLogins {
   }
 }
 
-/** What counts as one source: an IPv4 address, or the network that is given to one customer of IPv6. */
+/** What counts as one source: an IPv4 address, or an IPv6 /64, which is what one customer gets. */
 export function sourceOf(address: string): string {
   if (!address.includes(':')) return address;
   const [plain = ''] = address.split('%', 1);
@@ -148,7 +151,7 @@ export function sourceOf(address: string): string {
 const IPV6_GROUPS = 8;
 const NETWORK_GROUPS = 4;
 
-/** The first 28 bits of a keyed or cryptographic hash in hex: a small integer, and none that a client can choose. */
+/** The first 28 bits of a cryptographic hash in hex, as a number that clients cannot choose. */
 function numberOf(hex: string): number {
   return Number.parseInt(hex.slice(0, 7), 16);
 }

@@ -16,14 +16,15 @@ import {
 import { UnremovedGrants } from './unremoved-grants.ts';
 import { mustAttemptImagePull, normalizedName, VerificationPolicy } from './verification.ts';
 
+/** How long proofs are valid. */
 export interface GrantRules {
-  /** How long a proof counts before upstream is asked again, ms. */
+  /** How long a proof is valid before upstream is asked again, ms. */
   readonly verifyForMs: number;
-  /** How long beyond that it still counts while upstream cannot be reached, ms. */
+  /** For how long after that it is still valid while upstream cannot be reached, ms. */
   readonly staleGrantForMs: number;
 }
 
-/** What the Grants of some credentials amount to, together: the best of them counts. */
+/** The combined state of the Grants of several credentials: the best of them counts. */
 export interface GrantState {
   readonly proved: boolean;
   readonly provedIfUnreachable: boolean;
@@ -31,22 +32,23 @@ export interface GrantState {
   readonly preloadedFor: readonly string[];
 }
 
-/** Whose state is wanted. */
+/** Whose state is requested. */
 export interface Asker {
   readonly credentialIds: readonly string[];
-  /** Whom imports name for it, beside everybody. */
+  /** The grantee under which imports for it are recorded, besides EVERYBODY. */
   readonly grantee?: string | undefined;
-  /** What held images have to be proved a right to. */
+  /** Which stored images need a proof. */
   readonly policy?: VerificationPolicy;
 }
 
 /**
- * Remembered proofs that a credential may read a mirrored repository. Made only by an upstream answer, per repository:
- * equal content elsewhere proves nothing. An upstream error neither makes, renews nor ends one.
+ * Remembered proofs that a credential may read a mirrored repository. Only a response of upstream creates one, for that
+ * repository alone: equal content in another repository proves nothing. A failure of upstream neither creates, renews
+ * nor ends one.
  *
- * What a credential proved while it stood in a Secret counts only while it stands in one: a Secret that went while
- * nobody looked has left its Grants, and they serve nobody who still knows its password. Nothing is deleted for it: a
- * source that cannot be read for a while takes no Grant with it.
+ * A proof by a credential from a Secret is valid only while some Secret has that credential, so that a Secret that was
+ * removed while no server ran gives nothing to somebody who still knows its password. The Grant is not deleted for this
+ * reason: a source of Secrets that is unreadable for a while loses none.
  */
 export class Grants {
   readonly #metadata: MetadataStore;
@@ -56,8 +58,8 @@ export class Grants {
   readonly #unremoved: UnremovedGrants;
 
   /**
-   * `isHeld`: whether a Secret, the node or the configuration has the credential now. `maxUnremoved`: of how many
-   * repositories it is remembered that the row of an ended Grant is still there.
+   * `isHeld` tells whether a Secret, the node or the configuration currently has a credential. `maxUnremoved` limits
+   * how many ended Grants are remembered whose row could not be removed yet.
    */
   constructor(
     metadata: MetadataStore,
@@ -74,8 +76,9 @@ export class Grants {
   }
 
   /**
-   * The state for whoever holds any of these credentials, and for whom `grantee` stands in imports: by the kubelet's own
-   * rule, to which the Grants that count now are its record of pulls. Access for everybody is anybody's.
+   * The combined state for a requester that has any of `keptIds` and is named by `grantee` in imports. Decided by the
+   * kubelet's own rule, with valid Grants as its record of pulls. A right of everybody is also a right of this
+   * requester.
    */
   async stateOf(
     repository: Repository,
@@ -97,12 +100,12 @@ export class Grants {
     return {
       proved,
       provedIfUnreachable: mayUse(this.#recordOf(image, grants, verifyForMs + staleGrantForMs)),
-      // What was imported for everybody is preloaded to the kubelet: there is no record of a pull.
+      // To the kubelet, what was imported for everybody is preloaded: there is no record of a pull.
       preloadedFor: mayUse(undefined) ? [EVERYBODY, ...preloadedFor] : preloadedFor,
     };
   }
 
-  /** Every Grant that may concern these credentials, for people to read; by credential id. */
+  /** For `explain`: all Grants that may concern these credentials. */
   async explain(
     repository: Repository,
     credentialIds: readonly string[],
@@ -114,7 +117,7 @@ export class Grants {
     );
   }
 
-  /** The same of what was imported, by whoever runs this registry, for everybody or for the tenant, if there is one. */
+  /** For `explain`: what was imported into the repository for everybody, or for this tenant. */
   async explainPreloads(
     repository: Repository,
     tenant: string | undefined,
@@ -136,7 +139,7 @@ export class Grants {
     return { of: credentialId === ANONYMOUS_ID ? 'public' : 'credential', verifiedAtMs, state };
   }
 
-  /** What `mirror` reports each upstream answer to. */
+  /** Records what an upstream response proved. */
   async record(proof: Proof): Promise<void> {
     const repository = { upstream: proof.upstream, name: proof.repository };
     const credentialId = this.#keptAs(proof.credentialId);
@@ -154,23 +157,23 @@ export class Grants {
     }
   }
 
-  /** For each time that the index has taken a write: removes the Grants that ended while it took none. */
+  /** Call whenever the index has accepted a write: removes the Grants that ended while it accepted none. */
   async removeEnded(): Promise<void> {
     await this.#unremoved.removeAll();
   }
 
-  /** The credential is gone from wherever it stood: with it goes all that it proved. */
+  /** Removes all Grants of a credential that no Secret has any more. */
   async endAllOf(credentialId: string): Promise<void> {
     await Promise.all([credentialId, UNHELD + credentialId].map(id => this.#metadata.endGrantsOf(id)));
   }
 
-  /** Those that upstream has not ended. */
+  /** The Grants of these ids, without those that upstream has ended. */
   async #read(repository: Repository, keptIds: readonly string[]): Promise<readonly Grant[]> {
     const grants = await this.#metadata.readGrants(repository, keptIds);
     return grants.filter(({ credentialId }) => !this.#unremoved.has(repository, credentialId));
   }
 
-  /** What those Grants prove that are younger than `maxAgeMs`. */
+  /** The kubelet's record of pulls for the Grants that are younger than `maxAgeMs`. */
   #recordOf(image: string, grants: readonly Grant[], maxAgeMs: number): PulledRecord {
     const proofs = grants
       .filter(grant => this.#ageOf(grant) < maxAgeMs)
@@ -181,14 +184,14 @@ export class Grants {
     return others.reduce((before, added) => mergeCredentials(before, repository ?? '', added), record);
   }
 
-  /** Under which id the proofs of a credential are kept: those of one that nobody holds, by themselves. */
+  /** The id under which proofs of a credential are recorded: credentials that nobody holds have a prefix. */
   #keptAs(credentialId: string): string {
     return credentialId === ANONYMOUS_ID || this.#isHeld(credentialId) ? credentialId : UNHELD + credentialId;
   }
 
   /**
-   * One that lies in the future was made by a clock that has been set back since: nobody knows how old it is, so it is to be
-   * verified again.
+   * The age of a Grant. One from the future was made with a clock that was set back since; its age is unknown, so it
+   * has to be verified again.
    */
   #ageOf(grant: Grant): number {
     const ageMs = this.#nowMs() - grant.verifiedAtMs;
@@ -196,12 +199,12 @@ export class Grants {
   }
 }
 
-/** Kubernetes' own default. */
+/** Kubernetes' default. */
 const DEFAULT_POLICY = new VerificationPolicy('NeverVerifyPreloadedImages');
 
 /**
- * With what the kubelet would say that a Grant of this id was pulled. Secrets are written by tenants here, so that the
- * same Secret with other content proves nothing: a credential is an object of its own, and has its id as its hash.
+ * The credential of a Grant as the kubelet would record it. Here tenants write the Secrets, so the same Secret with
+ * other content must prove nothing: each credential counts as an object of its own, with its id as its hash.
  */
 function usedCredential(id: string): SecretCredential | undefined {
   return id === ANONYMOUS_ID
@@ -219,15 +222,18 @@ function recordedSecret({ secret, hash }: SecretCredential): RecordedSecret {
   return { ...secret, credentialHash: hash };
 }
 
-/** Before the id of a credential that a plugin gave, or that was tried upstream and stands nowhere. */
+/**
+ * Prefix of the id of a credential that nobody holds: it came from a plugin, or was sent by a client and tried
+ * upstream.
+ */
 const UNHELD = 'unheld:';
 
-/** The grantee of what was imported for everybody. */
+/** The grantee of imports for everybody. */
 const EVERYBODY = '';
 
 /**
- * Whether everybody may have an image, for all that is known here: its repository is public, or it was imported for
- * everybody where nobody has proved a right of his own. A bundle of any other is a private one.
+ * Whether everybody may have an image: its repository is public, or it was imported for everybody and no credential has
+ * proved a right to the repository. A bundle with any other image counts as private.
  */
 export async function isOpenToAll(
   metadata: MetadataStore,
@@ -239,12 +245,12 @@ export async function isOpenToAll(
   return grants.length === 0 && metadata.isPreloaded(repository, digest, [EVERYBODY]);
 }
 
-/** For whom a tenant stands in imports (`--tenant`). No credential's id looks like it. */
+/** The grantee of imports for a tenant (`--tenant`). Never equals the id of a credential. */
 export function tenantGrantee(tenant: string): string {
   return `tenant:${tenant}`;
 }
 
-/** A proof is written anew only past this share of its life: a write per pull would be a disk sync per pull. */
+/** A proof is rewritten only after this share of its life: otherwise every pull would sync the disk. */
 const RENEW_AFTER = 0.1;
 
 /** A few hundred bytes each. */

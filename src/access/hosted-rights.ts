@@ -7,16 +7,20 @@ import type { Explanation } from './explanation.ts';
 import { type Principal, principalFor, requesterOf } from './principal.ts';
 import { ACTIONS, type Action } from './subject.ts';
 
+/** The configuration of hosted repositories. */
 export interface HostedRules {
-  /** First components of repositories that no tenant owns. Elsewhere nothing lives, whatever the store has left of it. */
+  /**
+   * First components of hosted repositories that no tenant owns. Content of any other prefix that is left in the store
+   * is not served.
+   */
   readonly prefixes: readonly string[];
-  /** What anybody may do with repositories that no tenant owns. */
+  /** What anybody may do with repositories below `prefixes`. */
   readonly anonymous: 'none' | 'pull' | 'push';
-  /** Tenants' repositories, or patterns of such, that every tenant may pull. */
+  /** Repositories of tenants, or patterns, that every tenant may pull. */
   readonly shared: readonly string[];
 }
 
-/** What may be done with repositories that live here: a tenant owns those below its name. */
+/** Rights to hosted repositories: a tenant owns those below its name. */
 export class HostedRights {
   readonly #tenants: Tenants;
   readonly #rules: HostedRules;
@@ -26,14 +30,20 @@ export class HostedRights {
     this.#rules = rules;
   }
 
-  /** The right, or one answer for all that may not be, whether it exists or not. */
+  /**
+   * The right to an action; throws the same error for a repository that the principal may not use and for one that does
+   * not exist.
+   */
   authorize(principal: Principal, repository: Repository, action: Action): Right {
     const refusal = this.refusal(principal, repository, action);
     if (refusal !== undefined) throw refusal;
     return { requester: requesterOf(principal), credentials: [], proved: true, provedIfUnreachable: false };
   }
 
-  /** What `tenant` may do with it, logged in with a secret that is not for pulling only, or anybody. */
+  /**
+   * For `explain`: what `tenant`, logged in with a credential that may push, or an anonymous client may do with the
+   * repository.
+   */
   explain(tenant: Tenant | undefined, repository: Repository): Explanation {
     const owner = this.#tenants.find(ownerOf(repository));
     const principal = principalFor(tenant);
@@ -53,7 +63,7 @@ export class HostedRights {
     };
   }
 
-  /** The reason for a refusal: for whoever runs this registry, from whom it is not hidden that a tenant owns something. */
+  /** The reason for a refusal, for the operator, who may know which tenant owns a repository. */
   #whyNot(
     principal: Principal,
     repository: Repository,
@@ -66,7 +76,7 @@ export class HostedRights {
     return `only ${owner.name} may, with its own login`;
   }
 
-  /** Why it may not be; `undefined` if it may. */
+  /** The error if the action is not allowed; `undefined` if it is. */
   refusal(principal: Principal, repository: Repository, action: Action): OciError | undefined {
     const owner = this.#tenants.find(ownerOf(repository));
     if (owner === undefined) return this.#unowned(principal, repository, action);
@@ -88,7 +98,7 @@ export class HostedRights {
       return denied(repository, `nobody may ${action} here: set hosted.anonymous to push to allow it`);
     }
     if (this.#mayShare(principal, repository)) return undefined;
-    // The prefix is no secret, and all below it has this answer, whether it exists or not.
+    // Prefixes are not secret: everything below them gets this answer, whether it exists or not.
     return denied(repository, this.#isShared(repository) ? FOR_TENANTS : FOR_NOBODY);
   }
 
@@ -110,7 +120,7 @@ const FOR_NOBODY =
   'nobody may pull this: hosted.anonymous is none; set it to pull to open it to everybody, or list this in hosted.shared ' +
   'to open it to tenants';
 
-/** What may be done and what not: one sentence for all that has the same answer. */
+/** What is allowed and what is not: one sentence for all actions with the same answer. */
 function verdicts(whyNot: (action: Action) => string | undefined): readonly string[] {
   const actions = new Map<string, Action[]>();
   for (const action of ACTIONS) {
@@ -121,7 +131,7 @@ function verdicts(whyNot: (action: Action) => string | undefined): readonly stri
   return [...actions].map(([verdict, of]) => `${of.join(', ')}: ${verdict}`);
 }
 
-/** The tenant that a repository here belongs to, if there is one of that name. */
+/** The name of the tenant to which a hosted repository belongs, if there is such a tenant. */
 export function ownerOf({ name }: Repository): string {
   const slash = name.indexOf('/');
   return slash === -1 ? name : name.slice(0, slash);
@@ -131,7 +141,7 @@ function denied(repository: Repository, message: string): OciError {
   return new OciError('DENIED', { message, detail: { name: repositoryText(repository) } });
 }
 
-/** One answer whether there is such a repository, such a tenant, or neither. */
+/** The same answer for an unknown repository, an unknown tenant, and a repository of another tenant. */
 function unknown(repository: Repository): OciError {
   const name = repositoryText(repository);
   return new OciError('NAME_UNKNOWN', {

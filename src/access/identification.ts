@@ -5,9 +5,9 @@ import { ImagePattern, parseImageTarget } from '../tenants/image-pattern.ts';
 import type { Holder, Tenant, Tenants } from '../tenants/tenant.ts';
 
 /**
- * Who a credential means where a certain repository is asked for.
- * `tenant`: it was made for this registry. `upstream`: these tenants' Secrets hold it for the upstream. `stranger`: it
- * is known, and says nothing here. `ambiguous`: several tenants hold what should mean one.
+ * Whom a credential means when it is used for a given repository. `tenant`: a credential for this registry. `upstream`:
+ * the Secrets of these tenants have it for the repository's upstream. `stranger`: it is known, but for nothing that
+ * applies here. `ambiguous`: a credential for this registry that several tenants have.
  */
 export type Identified =
   | { readonly as: 'tenant'; readonly tenant: Tenant; readonly readOnly: boolean }
@@ -17,28 +17,31 @@ export type Identified =
 
 export interface IdentificationOptions {
   readonly tenants: Tenants;
-  /** The hosts under which clients know this registry. */
+  /** The names by which clients reach this registry. */
   readonly serverNames: readonly string[];
-  /** A mirrored repository as Secrets may name it. */
+  /** The names that Secrets may use for a mirrored repository. */
   readonly imagesOf: (repository: Repository) => readonly string[];
   readonly log: Log;
 }
 
-/** A (credential, repository) pair is asked for with every blob; a few thousand nodes pull a few images at a time. */
+/**
+ * Entries by credential and repository, since both come with every blob request; some thousand nodes pull a few images
+ * at a time.
+ */
 const MAX_REMEMBERED = 20_000;
 
-/** Where Docker's own files keep what is for Docker Hub, and the kubelet looks when no other key matches. */
+/** The key under which Docker stores credentials for Docker Hub, and which the kubelet tries when no other matches. */
 const HUB_KEY = 'index.docker.io';
 const HUB = 'docker.io/';
 
 const STRANGER: Identified = { as: 'stranger' };
 const AMBIGUOUS: Identified = { as: 'ambiguous' };
 
-/** Finds out who a client is by where its credential stands. A match says who, never what they may. */
+/** Finds out who a client is, by where its credential is found. It says who a client is, never what it may do. */
 export class Identification {
   readonly #options: IdentificationOptions;
   readonly #remembered = new Lru<Identified>({ maxEntries: MAX_REMEMBERED });
-  /** Credentials that were complained about, so that the log is told once. */
+  /** Credentials that were reported, so that each is logged once. */
   readonly #reported = new Set<string>();
 
   constructor(options: IdentificationOptions) {
@@ -49,25 +52,25 @@ export class Identification {
     });
   }
 
-  /** Whether it stands anywhere. */
+  /** Whether a Secret, the node or the configuration has the credential. */
   isKnown(credentialId: string): boolean {
     return this.#options.tenants.holders(credentialId).length > 0;
   }
 
-  /** The tenant that the credential means whatever is asked for; `undefined` for one that is for an upstream. */
+  /** The tenant of a credential for this registry; `undefined` for one that is for upstreams. */
   tenantOf(credentialId: string): Tenant | undefined {
     const ours = this.#options.tenants.holders(credentialId).filter(holder => this.#isOurs(holder));
     const found = this.#owner(ours, credentialId);
     return found === 'several' ? undefined : found?.tenant;
   }
 
-  /** `undefined` for what nobody holds. */
+  /** `undefined` if nobody has the credential. */
   identify(credentialId: string, repository: Repository): Identified | undefined {
     const key = `${credentialId} ${repositoryText(repository)}`;
     const known = this.#remembered.get(key);
     if (known !== undefined) return known;
     const holders = this.#options.tenants.holders(credentialId);
-    // Not remembered: a client can invent credentials without end.
+    // Not remembered: clients can invent any number of credentials.
     if (holders.length === 0) return undefined;
     const identified = this.#identify(credentialId, holders, repository);
     this.#remembered.set(key, identified);
@@ -80,7 +83,7 @@ export class Identification {
     const owner = this.#owner(ours, credentialId);
     if (owner === 'several') return AMBIGUOUS;
     if (owner !== undefined) {
-      // A copy of what was issued is good for no more than the original, whatever key it stands under.
+      // A copy of an issued credential is worth no more than the original, whatever key it has.
       const places = owner.issued ? [owner] : ours;
       const here = places.filter(({ key }) => images.some(image => isWithin(image, pathOf(key))));
       if (here.length > 0) {
@@ -95,11 +98,13 @@ export class Identification {
     return tenants.length === 0 ? STRANGER : { as: 'upstream', tenants };
   }
 
-  /** Whose a credential for this registry is: who it was issued to, else the one tenant that has it. */
+  /**
+   * The owner of a credential for this registry: the tenant that it was issued to, or else the only tenant that has it.
+   */
   #owner(ours: readonly Holder[], credentialId: string): Holder | 'several' | undefined {
     const [first] = ours;
     if (first === undefined || first.issued) return first;
-    // Elsewhere in its Secrets too: who can read it there could pass for the other.
+    // Also if it is for an upstream elsewhere: somebody who can read it there could act as the other tenant.
     const names = new Set(this.#options.tenants.holders(credentialId).map(({ tenant }) => tenant.name));
     if (names.size === 1) return first;
     this.#report(credentialId, [...names]);
@@ -125,7 +130,7 @@ export class Identification {
   }
 }
 
-/** Whether the kubelet would use what stands under `key` for `image`. */
+/** Whether the kubelet would use the entry of `key` for `image`. */
 function isFor(key: string, image: string): boolean {
   const target = parseImageTarget(image);
   if (target === undefined) return false;
@@ -133,7 +138,7 @@ function isFor(key: string, image: string): boolean {
   return ImagePattern.parse(key)?.matches(target) ?? false;
 }
 
-/** Whether `image` is `path` or lies below it, by whole components: a text prefix would reach into other tenants. */
+/** Whether `image` is `path` or below it, by whole components, so that `team-a` does not include `team-ab`. */
 function isWithin(image: string, path: string): boolean {
   return path === '' || image === path || image.startsWith(`${path}/`);
 }

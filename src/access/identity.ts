@@ -4,10 +4,9 @@ import { credentialRequester } from './principal.ts';
 import type { Scope } from './scope.ts';
 
 /**
- * What a client proved at the door, before it is known what it wants.
- * `anonymous`: nothing. `credential`: one that some tenant holds. `account`: a Kubernetes service account, and so its
- * namespace. `unknown`: a credential that may be tried upstream. `wrong`: one that is nobody's. `void`: a token that is
- * not ours, or no longer.
+ * What a request proves, before its repository is known. `anonymous`: nothing. `credential`: some tenant has the
+ * credential. `account`: a Kubernetes ServiceAccount, and thereby its namespace. `unknown`: a credential that may be
+ * tried upstream. `wrong`: a credential that nobody has. `void`: a token that is not ours or no longer valid.
  */
 export type Identity =
   | { readonly kind: 'anonymous' }
@@ -17,14 +16,14 @@ export type Identity =
   | { readonly kind: 'wrong' }
   | { readonly kind: 'void' };
 
-/** An identity, and what a token bounds it to. */
+/** An identity, and the scopes of the token that it came with. */
 export interface Proven {
   readonly identity: Identity;
-  /** `undefined` for who came without a token: whatever it may, it may do now. */
+  /** `undefined` without a token: no limit besides the identity's rights. */
   readonly scopes: readonly Scope[] | undefined;
 }
 
-/** As far as it can be said before a repository is named. */
+/** The requester of an identity, as far as it is known before a repository is named. */
 export function requesterOfIdentity(identity: Identity): Requester {
   switch (identity.kind) {
     case 'account':

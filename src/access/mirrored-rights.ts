@@ -10,40 +10,43 @@ import { type Principal, principalFor, requesterOf } from './principal.ts';
 import { mayPullFrom, tagRules } from './tenant-rules.ts';
 import { VerificationPolicy } from './verification.ts';
 
-/** What the configuration says of one mirrored repository. */
+/** The configuration of a mirrored repository, as far as rights depend on it. */
 export interface UpstreamRule {
-  /** The upstream's own credential, if it has one. */
+  /** The upstream's own credential, if configured. */
   readonly credential: Credential | undefined;
-  /** Anonymous clients may read all that this credential, or the node's, may. */
+  /** Whether anonymous clients may read what this credential, or the node's, can read. */
   readonly openToAll: boolean;
   /** Whether to retry anonymously if every credential fails. */
   readonly anonymousFallback: boolean;
-  /** The repository as Secrets may name it: within the registry that it is a part of, under its upstream's name, aliases. */
+  /**
+   * The names that Secrets may use for the repository: within the registry that it is a part of, and under its
+   * upstream's name and aliases.
+   */
   readonly images: readonly string[];
   readonly verification: VerificationPolicy;
 }
 
 type Attempt = Credential | undefined;
 
-/** With what upstream is asked, and for whom. */
+/** The credentials to ask upstream with, and for whom. */
 interface UpstreamRequests {
   readonly attempts: readonly Attempt[];
   readonly tenants: readonly Tenant[];
-  /** The upstream's own login, where it is among `attempts` only because it is lent to the asker. */
+  /** The upstream's own credential, if it is among `attempts` only because it is lent to an anonymous requester. */
   readonly own?: Credential | undefined;
 }
 
 /**
- * One pull is many requests: so long they share what the keyring says, which costs as much as a whole manifest's
- * look-up. A change of Secrets ends it at once; a plugin whose answers may not be kept is asked once a second.
+ * A pull is many requests, which share what the keyring says for this long, since reading it costs as much as looking
+ * up a manifest. A change of Secrets ends it at once; a plugin whose answers may not be cached is asked once a second.
  */
 const KEYRING_MS = 1_000;
 const MAX_KEYRINGS = 10_000;
 
-/** What everybody may have is what upstream gave without a credential, whatever the policy opens besides. */
+/** A repository is public if upstream served it anonymously, whatever else the verification policy allows. */
 const ALWAYS_VERIFY = new VerificationPolicy('AlwaysVerify');
 
-/** What may be pulled from mirrored repositories, and with which credentials upstream is asked for it. */
+/** Rights to mirrored repositories, and the credentials with which upstream is asked for them. */
 export class MirroredRights {
   readonly #tenants: Tenants;
   readonly #grants: Grants;
@@ -57,7 +60,10 @@ export class MirroredRights {
     tenants.onChange(() => this.#keyrings.clear());
   }
 
-  /** The right of `principal`, who may still be refused upstream; NAME_UNKNOWN where its own rules keep it out. */
+  /**
+   * The right of `principal`, whom upstream may still refuse; NAME_UNKNOWN if its tenant's rules exclude the
+   * repository.
+   */
   async pull(principal: Principal, repository: Repository): Promise<Right> {
     const rule = this.#ruleOf(repository);
     switch (principal.as) {
@@ -82,15 +88,16 @@ export class MirroredRights {
     });
   }
 
-  /** Whether anybody may have the repository, as upstream said not long ago. */
+  /** Whether upstream recently served the repository anonymously. */
   async isPublic(repository: Repository): Promise<boolean> {
     const anybody = { credentialIds: [ANONYMOUS_ID], policy: ALWAYS_VERIFY };
     return (await this.#grants.stateOf(repository, anybody)).proved;
   }
 
   /**
-   * With what a pull of `tenant`, logged in with a secret of this registry's, or of anybody goes upstream, what is proved of
-   * it, and what its rules say. What it comes to for one image, `Mirror.explain` tells.
+   * For `explain`: with which credentials a pull asks upstream, what is proved, and what the tenant's rules say; for
+   * `tenant` with a login of this registry, or for an anonymous client. `Mirror.explain` says what this means for one
+   * image.
    */
   async explain(tenant: Tenant | undefined, repository: Repository): Promise<Explanation> {
     const rule = this.#ruleOf(repository);
@@ -144,8 +151,8 @@ export class MirroredRights {
   }
 
   /**
-   * The credential behind the id that a token names, from the Secrets of those who hold it. Of several holders one whose
-   * Secrets cannot be read is passed over; UNAVAILABLE when no other has it.
+   * The credential with the given id, from the Secrets of the tenants that have it. A tenant whose Secrets cannot be
+   * read is skipped if another has it; otherwise UNAVAILABLE.
    */
   async recall(
     tenants: readonly Tenant[],
@@ -167,7 +174,7 @@ export class MirroredRights {
     return undefined;
   }
 
-  /** The right of the one who runs this registry, on the command line, with every credential that is not a tenant's. */
+  /** The right of the operator, on the command line: with every credential that is not a tenant's. */
   async operator(repository: Repository): Promise<Right> {
     const { credential, images } = this.#ruleOf(repository);
     const own = [credential, ...(await this.#shared(images))].filter(isCredential);
@@ -190,7 +197,7 @@ export class MirroredRights {
     }
     const right = await this.#right(principal, repository, rule, { attempts: [undefined], tenants: [] });
     if (rule.credential === undefined || !(await this.isPublic(repository))) return right;
-    // A public repository is fetched with the upstream's own credential, which has the larger budget.
+    // A public repository is fetched with the upstream's own credential, whose rate limit is higher.
     return { ...right, credentials: [rule.credential, undefined], isLent: true };
   }
 
@@ -222,7 +229,7 @@ export class MirroredRights {
     };
   }
 
-  /** All that a tenant may use, in the kubelet's order; nothing but an anonymous attempt where it has nothing. */
+  /** All credentials that a tenant may use, in the kubelet's order; if there are none, one anonymous attempt. */
   async #keyring(tenant: Tenant, repository: Repository, rule: UpstreamRule): Promise<readonly Attempt[]> {
     const key = `${tenant.name} ${repositoryText(repository)}`;
     const known = this.#keyrings.get(key);
@@ -258,7 +265,7 @@ async function lookup(tenant: Tenant, images: readonly string[]): Promise<readon
   }
 }
 
-/** Each credential once, at its first place. */
+/** Each credential once, at its first position. */
 function distinct(attempts: readonly Attempt[]): readonly Attempt[] {
   return [...new Map(attempts.map(attempt => [credentialId(attempt), attempt])).values()];
 }

@@ -3,10 +3,10 @@ import { ANONYMOUS, type Requester } from '../oci/requester.ts';
 import type { Tenant } from '../tenants/tenant.ts';
 
 /**
- * Who asks for a certain repository, settled.
- * `anonymous`: nobody in particular. `stranger`: somebody known, whose credential says nothing here. `upstream`: one of
- * these tenants, by the credential for that upstream, which is all that may be used for it. `tenant`: by a secret of
- * ours, or a service account. `unknown`: a credential that no tenant holds, to be tried upstream.
+ * Who makes a request on a given repository. `anonymous`: no credentials. `stranger`: a known credential that does not
+ * apply here. `upstream`: one of these tenants, by a credential for that upstream, which is the only one that may be
+ * used. `tenant`: by a credential of this registry, or a ServiceAccount token. `unknown`: a credential that no tenant
+ * has, to be tried upstream.
  */
 export type Principal =
   | { readonly as: 'anonymous' }
@@ -24,17 +24,20 @@ export type Principal =
     }
   | { readonly as: 'unknown'; readonly credential: Credential };
 
-/** The tenant, logged in with a secret of this registry's that is not for pulling only; without one, anybody. */
+/**
+ * The principal of a tenant that logged in with a credential of this registry that may push; anonymous without a
+ * tenant.
+ */
 export function principalFor(tenant: Tenant | undefined): Principal {
   return tenant === undefined
     ? { as: 'anonymous' }
     : { as: 'tenant', tenant, readOnly: false, credentialId: '' };
 }
 
-/** How much of a credential's id tells requesters apart in a log. */
+/** How many characters of a credential's id are enough to tell requesters apart in a log. */
 const SHORT_ID = 12;
 
-/** The principal as others count and log it. All credentials of a tenant take turns as one. */
+/** The requester to count and log for a principal. All credentials of a tenant share its turns in queues. */
 export function requesterOf(principal: Principal): Requester {
   switch (principal.as) {
     case 'anonymous':
@@ -51,12 +54,15 @@ export function requesterOf(principal: Principal): Requester {
   return tenantRequester(principal.tenants, principal.credential.id);
 }
 
-/** One whose credential is known by its id alone. */
+/** The requester of a credential of which only the id is known. */
 export function credentialRequester(credentialId: string): Requester {
   return { tenant: undefined, id: `credential:${credentialId.slice(0, SHORT_ID)}`, credentialId };
 }
 
-/** Of several tenants that hold one credential nobody can say which it is: they count as one of their own, with the least limit of theirs. */
+/**
+ * If several tenants have the credential, it is not known which one asks: they count as one requester of their own,
+ * with the lowest of their limits.
+ */
 function tenantRequester(tenants: readonly Tenant[], credentialId: string): Requester {
   const limits = tenants.flatMap(({ options }) => options.maxTransfers ?? []);
   const limit = limits.length === 0 ? {} : { maxTransfers: Math.min(...limits) };

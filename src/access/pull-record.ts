@@ -1,28 +1,28 @@
-/** Who recorded pulls were for: objects of Kubernetes are told apart by all three. */
+/** A Kubernetes object for which a pull was recorded. All three identify it. */
 export interface ObjectCoordinates {
   readonly uid: string;
   readonly namespace: string;
   readonly name: string;
 }
 
-/** A pull secret, with the hash of the one credential in it that was used; '' if it could not be hashed. */
+/** A pull secret, with the hash of the credential in it that was used; '' if it could not be hashed. */
 export interface RecordedSecret extends ObjectCoordinates {
   readonly credentialHash: string;
 }
 
-/** With what a repository was pulled, and so who has proved a right to it. Absent is empty or false. */
+/** With what a repository was pulled, and so who has proved a right to it. An absent member is empty or false. */
 export interface PullCredentials {
   readonly kubernetesSecrets?: readonly RecordedSecret[];
   readonly kubernetesServiceAccounts?: readonly ObjectCoordinates[];
-  /** Everybody may have it: it was pulled anonymously, or with a credential that everybody has. */
+  /** Set if everybody may have it: it was pulled anonymously, or with a credential that everybody has. */
   readonly nodePodsAccessible?: boolean;
 }
 
-/** What is remembered of pulled content (kubelet.config.k8s.io, ImagePulledRecord), without the time. */
+/** The record of a pulled image (kubelet.config.k8s.io, ImagePulledRecord), without the time. */
 export interface PulledRecord {
-  /** Which content. */
+  /** The id of the content. */
   readonly imageRef: string;
-  /** By repository, normalised and without tag and digest: the same content elsewhere is another right. */
+  /** By repository, normalized, without tag and digest: the same content in another repository is another right. */
   readonly credentialMapping?: Readonly<Record<string, PullCredentials>>;
 }
 
@@ -32,7 +32,7 @@ export type UsedCredential =
   | { readonly from: 'serviceAccount'; readonly serviceAccount: ObjectCoordinates }
   | { readonly from: 'node-config' };
 
-/** What a pull with `used` proves; `undefined` is an anonymous pull. */
+/** What a pull with `used` proves; `undefined` for an anonymous pull. */
 export function credentialsToRecord(used: UsedCredential | undefined): PullCredentials {
   if (used?.from === 'secret') {
     const { uid, namespace, name } = used.secret;
@@ -43,9 +43,9 @@ export function credentialsToRecord(used: UsedCredential | undefined): PullCrede
 }
 
 /**
- * `record` with `added` under `repository`: the same object if nothing is new. Access for everybody is never narrowed;
- * otherwise one kind of credential is added, without doubles and in a fixed order, and the other kind is kept.
- * `undefined` credentials are unknown ones, which prove nothing.
+ * `record` with `added` under `repository`; the same object if nothing changes. Access for everybody is never narrowed.
+ * Otherwise entries are added without duplicates and in a fixed order, and those of the other kind are kept.
+ * `undefined` credentials are unknown and prove nothing.
  */
 export function mergeCredentials(
   record: PulledRecord,
@@ -58,7 +58,7 @@ export function mergeCredentials(
   return { ...record, credentialMapping: { ...record.credentialMapping, [repository]: after } };
 }
 
-/** What is remembered after a successful pull of `repository`; the same object if nothing is new. */
+/** The record after a successful pull of `repository`; the same object if nothing changes. */
 export function recordImagePulled(
   record: PulledRecord | undefined,
   imageRef: string,
@@ -69,7 +69,7 @@ export function recordImagePulled(
   return { imageRef, credentialMapping: credentials === undefined ? {} : { [repository]: credentials } };
 }
 
-/** Whether both name the same object. */
+/** Whether both identify the same object. */
 export function isSameObject(a: ObjectCoordinates, b: ObjectCoordinates): boolean {
   return a.uid === b.uid && a.namespace === b.namespace && a.name === b.name;
 }
@@ -89,7 +89,7 @@ function merged(before: PullCredentials | undefined, added: PullCredentials): Pu
   return kubernetesServiceAccounts && { ...before, kubernetesServiceAccounts };
 }
 
-/** Both lists as one, of one object the later; `undefined` if the second says nothing new. */
+/** Both lists as one; of the same object, the later entry. `undefined` if the second list adds nothing. */
 function union<Entry extends ObjectCoordinates & { readonly credentialHash?: string }>(
   known: readonly Entry[],
   added: readonly Entry[],
@@ -101,7 +101,7 @@ function union<Entry extends ObjectCoordinates & { readonly credentialHash?: str
   return [...byObject].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, entry]) => entry);
 }
 
-/** Sorts by namespace, name and UID, none of which holds a NUL. */
+/** Sorts by namespace, name and UID, none of which can contain a NUL. */
 function sortKey({ namespace, name, uid }: ObjectCoordinates): string {
   return [namespace, name, uid].join('\0');
 }

@@ -21,7 +21,7 @@ export interface RequestSubjectParts {
   readonly hosted: HostedRights;
 }
 
-/** What upstream's 401, 403 and 404 have become by the time they are seen here. */
+/** The codes that upstream's 401, 403 and 404 have been turned into. */
 const UNKNOWN: ReadonlySet<OciErrorCode> = new Set([
   'NAME_UNKNOWN',
   'MANIFEST_UNKNOWN',
@@ -31,7 +31,7 @@ const UNKNOWN: ReadonlySet<OciErrorCode> = new Set([
 
 const INVALID_TOKEN = 'the token is invalid or has expired';
 
-/** One request's sender, with what it proved. */
+/** The sender of one request, with what it proved. */
 export class RequestSubject implements Subject {
   readonly requester: Requester;
   readonly #parts: RequestSubjectParts;
@@ -49,7 +49,7 @@ export class RequestSubject implements Subject {
     this.#requireValid();
     const { identity, scopes } = this.#proven;
     if (identity.kind !== 'anonymous' || scopes !== undefined || !this.#parts.authenticator.isOpen) return;
-    // Where credentials may not be asked for, all is as if nobody could log in.
+    // If credentials may not be asked for here, everything is as if nobody could log in.
     const demand = this.#parts.challenges.demand(this.#sender);
     if (demand !== undefined) throw demand;
   }
@@ -84,7 +84,7 @@ export class RequestSubject implements Subject {
     if (await mirrored.isPublic(repository)) return error;
     const demand = this.#demand(scopeOf(repository, action));
     if (error.code !== 'UPSTREAM_REFUSED') return challenges.demand(this.#sender, demand) ?? error;
-    // Who has answered our challenge without a login has none, and hears what is wrong.
+    // The client has answered our challenge without a login, so it has none: tell it what is wrong.
     if (this.#hasToken) return error;
     // The client's own login may work where Entrepot's does not.
     const message = `${error.message}; log in with a credential that may read it`;
@@ -106,7 +106,7 @@ export class RequestSubject implements Subject {
     throw principal.as === 'anonymous' ? this.#askToLogIn(refusal, scopeOf(repository, action)) : refusal;
   }
 
-  /** Who this is where `repository` is asked for. */
+  /** Who the sender is for `repository`. */
   async principal(repository: Repository): Promise<Principal> {
     const { identity } = this.#proven;
     switch (identity.kind) {
@@ -137,7 +137,7 @@ export class RequestSubject implements Subject {
     const identified = identification.identify(id, repository);
     switch (identified?.as) {
       case 'tenant':
-        // A token is bound to the tenant that it was made for.
+        // A token is bound to the tenant that it was issued for.
         if (tenant !== undefined && tenant !== identified.tenant.name) break;
         this.#parts.tenants.noteOutcome(id, 'used');
         return { ...identified, credentialId: id };
@@ -170,26 +170,28 @@ export class RequestSubject implements Subject {
     if (kind === 'wrong') throw this.#refuse({ ...demand, message: WRONG_PASSWORD });
   }
 
-  /** Nobody was asked for a password here: who sends one all the same shall not get used to it. */
+  /**
+   * Refuses a password that was sent over plain HTTP without being asked for, so that clients do not get used to it.
+   */
   #requireEncryption(): void {
     if (this.#parts.challenges.mayCarryPasswords(this.#sender)) return;
     throw new OciError('DENIED', { message: 'pushing with a password over plain HTTP is not allowed' });
   }
 
-  /** UNAUTHORIZED, which where nobody may be asked for credentials is the answer of what does not exist. */
+  /** UNAUTHORIZED; or, if credentials may not be asked for, the answer for something that does not exist. */
   #refuse(demand: Demand): OciError {
     return this.#parts.challenges.demand(this.#sender, demand) ?? new OciError('NAME_UNKNOWN');
   }
 
   #askToLogIn(refusal: OciError, scope: Scope): OciError {
     if (!this.#parts.authenticator.isOpen) return refusal;
-    // What hides whether something exists has the same words as every other challenge.
+    // Otherwise the message of every challenge, so that it does not reveal whether something exists.
     const message = refusal.code === 'DENIED' ? { message: refusal.message } : {};
     const demand = { ...this.#demand(scope), ...message };
     return this.#parts.challenges.demand(this.#sender, demand) ?? refusal;
   }
 
-  /** A token that is not for what is asked. Nobody's lacks a log-in, and not a scope. */
+  /** The challenge for a token that does not cover `scope`. An anonymous token lacks a login, not a scope. */
   #beyond(scope: Scope): Demand {
     const demand = { scope, error: 'insufficient_scope' } as const;
     if (this.#proven.identity.kind === 'anonymous') return demand;
@@ -201,7 +203,7 @@ export class RequestSubject implements Subject {
   }
 }
 
-/** Who pushes has to look first at what is there. */
+/** The scope for an action. To push, a client first has to look at what is there. */
 function scopeOf(repository: Repository, action: Action): Scope {
   const actions = action === 'push' ? ['pull', 'push'] : [action];
   return { type: 'repository', name: repositoryText(repository), actions };

@@ -1,34 +1,34 @@
-/** What a token is good for (distribution, "Token Scope"): `repository:docker.io/library/nginx:pull,push`. */
+/** A scope of a token (distribution, "Token Scope"): `repository:docker.io/library/nginx:pull,push`. */
 export interface Scope {
   readonly type: string;
-  /** May hold `host:port/`. */
+  /** May begin with `host:port/`. */
   readonly name: string;
   readonly actions: readonly string[];
 }
 
-/** A mount names two repositories, and clients add what a challenge asked for to what they want themselves. */
+/** A mount names two repositories, and clients add the scopes of a challenge to those that they want themselves. */
 export const MAX_SCOPES = 20;
 
-/** A host with its port, the longest name, and a handful of actions. */
+/** Enough for a host with its port, the longest name, and all actions. */
 const MAX_SCOPE_LENGTH = 640;
 
 const SCOPE = /^([a-z0-9]+)(?:\([^)]*\))?:(.+):([a-z*,]+)$/;
 
-/** The scopes of `texts`, each of which may hold several. What is too long, too much or no scope is left out. */
+/** Parses scopes; each text may have several. Scopes that are too long, too many or malformed are ignored. */
 export function parseScopes(texts: readonly string[]): readonly Scope[] {
   const words = texts.flatMap(text => text.split(' ', MAX_SCOPES + 1)).filter(word => word !== '');
   return words.slice(0, MAX_SCOPES).flatMap(word => parseScope(word) ?? []);
 }
 
-/** As it stands in challenges and token requests. */
+/** As written in challenges and token requests. */
 export function scopeText({ type, name, actions }: Scope): string {
   return `${type}:${name}:${actions.join(',')}`;
 }
 
-/** `_catalog`, which no repository is named for. */
+/** The scope for `_catalog`. */
 export const CATALOG_SCOPE: Scope = { type: 'registry', name: 'catalog', actions: ['*'] };
 
-/** Whether one of `scopes` has all that `wanted` says. */
+/** Whether one of `scopes` includes everything in `wanted`. */
 export function covers(scopes: readonly Scope[], wanted: Scope): boolean {
   return scopes.some(
     ({ type, name, actions }) =>

@@ -2,37 +2,40 @@ import { isJsonObject } from '../lib/json.ts';
 import type { ServiceAccount } from './authenticator.ts';
 import { verifyForeignToken } from './tokens.ts';
 
-/** Who signs the tokens of now, and with which keys. */
+/** The issuer of a cluster's tokens, with its signing keys. */
 export interface TokenIssuer {
-  /** `undefined` while nobody could be asked yet. */
+  /** `undefined` until the API server was asked successfully. */
   readonly current:
     | { readonly issuer: string; readonly keys: readonly Readonly<Record<string, unknown>>[] }
     | undefined;
-  /** Asks again, unless it was asked a moment ago: tokens of invented signers make few questions. Never rejects. */
+  /**
+   * Asks again, unless that was done a moment ago, so that tokens with invented signers cause few requests. Never
+   * rejects.
+   */
   refresh(): Promise<void>;
 }
 
-/** The accounts of the cluster, as far as news of them have come. */
+/** The ServiceAccounts of the cluster, as far as its changes have arrived. */
 export interface FollowedAccounts {
-  /** Whether the account is there now: a deleted one's tokens end with it. */
+  /** Whether the account exists. When it is deleted, its tokens end. */
   hasAccount(namespace: string, uid: string): boolean;
-  /** Whether the accounts of this namespace are followed at all. */
+  /** Whether the accounts of this namespace are watched. */
   isFollowed(namespace: string): boolean;
-  /** Returns the way to stop listening. */
+  /** Calls `listener` after each change; returns a function that stops this. */
   onAccounts(listener: () => void): () => void;
 }
 
 export interface ServiceAccountTokensOptions {
-  /** What tokens for this registry are made out to. */
+  /** The accepted audiences of tokens: the names of this registry. */
   readonly audiences: readonly string[];
   readonly issuer: TokenIssuer;
   readonly accounts: FollowedAccounts;
   readonly nowMs?: () => number;
-  /** How long the news of an account is waited for. */
+  /** How long to wait for a new account to arrive, ms. */
   readonly newsMs?: number;
 }
 
-/** A token may come before the news that its account was made, which takes a fraction of that. */
+/** A token may be used before its new account has arrived here, which takes a fraction of this. */
 const NEWS_MS = 1_000;
 
 /** Verifies the tokens of a cluster's ServiceAccounts (Kubernetes, "Bound service account tokens"). */
@@ -43,7 +46,10 @@ export class ServiceAccountTokens {
     this.#options = options;
   }
 
-  /** Whose token it is; `undefined` for one of another issuer or audience, that is over, or whose account is gone. */
+  /**
+   * The account of a token; `undefined` if the token has another issuer or audience, has expired, or its account is
+   * gone.
+   */
   async verify(token: string): Promise<ServiceAccount | undefined> {
     const { audiences, issuer } = this.#options;
     if (audiences.length === 0) return undefined;
@@ -83,7 +89,10 @@ export class ServiceAccountTokens {
 
 const SUBJECT = 'system:serviceaccount';
 
-/** Tokens of before 1.21, which lie in Secrets and never end, have these claims elsewhere, and are not taken. */
+/**
+ * The account in a token's claims. Legacy tokens from Secrets (before Kubernetes 1.24), which never expire, have other
+ * claims and are refused.
+ */
 function accountOf(claims: Readonly<Record<string, unknown>>): ServiceAccount | undefined {
   const bound = claims['kubernetes.io'];
   const { namespace, serviceaccount } = isJsonObject(bound) ? bound : {};

@@ -4,7 +4,7 @@ import { type ImagePullPolicy, strictestPullPolicy } from '../oci/pull-policy.ts
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { Tenant } from '../tenants/tenant.ts';
 
-/** Whether every one of `tenants` may pull from a mirrored repository at all. */
+/** Whether every one of `tenants` may pull from a mirrored repository. */
 export function mayPullFrom(tenants: readonly Tenant[], repository: Repository): boolean {
   return tenants.every(({ options: { upstreams, repositories } }) => {
     const isUpstreamAllowed = upstreams === undefined || upstreams.includes(repository.upstream);
@@ -16,7 +16,7 @@ export function mayPullFrom(tenants: readonly Tenant[], repository: Repository):
   });
 }
 
-/** What the tenants together say of tags: the strictest of them, and the platforms of each. */
+/** The combined rules of the tenants: the strictest pull policy, and the platforms of all. */
 export function tagRules(tenants: readonly Tenant[]): {
   readonly pullPolicy: ImagePullPolicy | undefined;
   readonly forceAlways: boolean;

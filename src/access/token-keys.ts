@@ -1,15 +1,18 @@
 import { randomBytes } from 'node:crypto';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 
-/** A new key so often: a stolen one is worth something for two such periods, and each is a row of the store. */
+/** A stolen key can be used for at most two such periods. Each key is a row in the store. */
 const PERIOD_MS = 24 * 3_600_000;
 
-/** HMAC-SHA256 gains nothing from a longer key (RFC 2104), and AES-256 has none. */
+/** HMAC-SHA256 gains nothing from a longer key (RFC 2104), and AES-256 takes exactly this length. */
 export const KEY_BYTES = 32;
 
 const SETTING = 'token-key-';
 
-/** The keys that sign our tokens: one a day, shared by all processes on the store, and the one before it still counts. */
+/**
+ * The keys that sign our tokens, shared by all processes on the store. A new one is made every day, and the previous
+ * one remains valid.
+ */
 export class TokenKeys {
   readonly #settings: Pick<MetadataStore, 'readSetting' | 'initSetting'>;
   readonly #nowMs: () => number;
@@ -20,7 +23,7 @@ export class TokenKeys {
     this.#nowMs = nowMs;
   }
 
-  /** The one to sign with now. */
+  /** The key to sign with now. */
   async current(): Promise<{ readonly id: string; readonly key: Uint8Array }> {
     const id = this.#accepted()[0];
     const known = this.#keys.get(id);
@@ -29,7 +32,7 @@ export class TokenKeys {
     return { id, key: this.#keep(id, text) };
   }
 
-  /** The key of a token, or `undefined` for one that never was or no longer counts. */
+  /** The key with this id; `undefined` if there is none, or if it is no longer valid. */
   async find(id: string): Promise<Uint8Array | undefined> {
     if (!this.accepts(id)) return undefined;
     const known = this.#keys.get(id);

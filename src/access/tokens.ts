@@ -17,15 +17,18 @@ import { OciError } from '../oci/errors.ts';
 import type { Scope } from './scope.ts';
 import { KEY_BYTES, type TokenKeys } from './token-keys.ts';
 
-/** Who a token speaks for. It says no more than what its bearer proved: rights are settled when it is used. */
+/** The content of a token: whom it identifies. What that one may do is decided when the token is used. */
 export interface TokenClaims {
-  /** `anonymous`: nobody. `unknown`: a credential that no tenant holds, to be tried upstream. */
+  /** `anonymous`: no credential. `unknown`: a credential that no tenant has, to be tried upstream. */
   readonly kind: 'anonymous' | 'credential' | 'account' | 'unknown';
   /** As in `Requester.credentialId`; '' for anonymous. */
   readonly credentialId: string;
-  /** The tenant, where the credential means one whatever is asked for. */
+  /** Set if the credential means one tenant for every repository. */
   readonly tenant?: string | undefined;
-  /** Of `unknown` alone: what upstream is asked with, in any process on the store. Encrypted in the token. */
+  /**
+   * Only for `unknown`: the credential to ask upstream with, in whichever process serves the request. Encrypted in the
+   * token.
+   */
   readonly login?: Login | undefined;
   readonly access: readonly Scope[];
 }
@@ -41,19 +44,22 @@ export interface IssuedToken {
   readonly issuedAtMs: number;
 }
 
-/** Long enough for a client that counts from its own clock, short enough that a lost one is soon worth nothing. */
+/** Long enough for a client whose clock differs a little, short enough that a stolen token is soon useless. */
 const LIFETIME_S = 300;
 
-/** Twenty scopes of the longest names; what is longer is not ours, and not looked at. */
+/** Twenty scopes of the longest names. Longer tokens are not ours and are not parsed. */
 const MAX_TOKEN_LENGTH = 16 * 1024;
 
-/** A cluster's nodes with a few tokens each. Verifying one again costs 65 µs, remembering it some hundred bytes. */
+/** A few tokens for each node of a cluster. Verifying one again costs 65 µs, remembering one some hundred bytes. */
 const MAX_VERIFIED = 20_000;
 
-/** HMAC, since only this registry reads its tokens. Pinned: what a token says of its algorithm chooses nothing. */
+/** HMAC suffices, since only this registry reads its tokens. Fixed: the algorithm named in a token is never trusted. */
 const ALGORITHM = 'HS256';
 
-/** The registry's own key encrypts a login directly: the token is signed as a whole, and read here alone (RFC 7518 4.5). */
+/**
+ * Encrypts a login directly with the registry's own key (RFC 7518 §4.5), which is enough since the whole token is
+ * signed.
+ */
 const SEALING = { alg: 'dir', enc: 'A256GCM' } as const;
 
 const KINDS: ReadonlySet<unknown> = new Set(['anonymous', 'credential', 'account', 'unknown']);
@@ -64,7 +70,7 @@ interface Verified {
   readonly expiresAtMs: number;
 }
 
-/** Our own bearer tokens (RFC 7519): bound to this service, to who asked, and to what for. */
+/** Our own bearer tokens (RFC 7519), bound to service, requester and scopes. */
 export class Tokens {
   readonly #keys: TokenKeys;
   readonly #service: string;
@@ -82,7 +88,7 @@ export class Tokens {
     return this.#service;
   }
 
-  /** UNAUTHORIZED for a login that is too long for a token. */
+  /** Throws UNAUTHORIZED for a login that is too long for a token. */
   async issue({ kind, credentialId, tenant, login, access }: TokenClaims): Promise<IssuedToken> {
     const { id, key } = await this.#keys.current();
     const sealed = login === undefined ? {} : { login: await seal(login, key) };
@@ -102,7 +108,7 @@ export class Tokens {
     return { token, expiresInS: LIFETIME_S, issuedAtMs };
   }
 
-  /** What the token says, or `undefined` for one that is not ours, not for this service, or over. */
+  /** The claims of a token; `undefined` if it is not ours, not for this service, or expired. */
   async verify(token: string): Promise<TokenClaims | undefined> {
     if (token.length > MAX_TOKEN_LENGTH) return undefined;
     const name = hash('sha256', token, 'base64');
@@ -129,14 +135,14 @@ export class Tokens {
       });
       return { claims: await claimsOf(payload, key), keyId: kid, expiresAtMs: (payload.exp ?? 0) * 1000 };
     } catch (error) {
-      // A token that is no JWT at all makes decodeProtectedHeader throw a TypeError.
+      // For a text that is no JWT, decodeProtectedHeader throws a TypeError.
       if (error instanceof errors.JOSEError || error instanceof TypeError) return undefined;
       throw error;
     }
   }
 }
 
-/** The signature says that we wrote it; a TypeError that another version of us did. */
+/** The claims of a verified payload. A TypeError here means that another version of Entrepot wrote the token. */
 async function claimsOf(payload: JWTPayload, key: Uint8Array): Promise<TokenClaims> {
   const { kind, cid, sub, access, login } = payload;
   if (!isKind(kind) || typeof cid !== 'string' || !Array.isArray(access) || !access.every(isScope)) {
@@ -163,7 +169,7 @@ async function unseal(sealed: string, key: Uint8Array): Promise<Login> {
   return { username, password };
 }
 
-/** One key for signing and another for encryption, both of the same secret (RFC 5869). */
+/** The key for encryption, derived so that signing and encryption use different keys (RFC 5869). */
 function sealingKey(key: Uint8Array): Uint8Array {
   return new Uint8Array(hkdfSync('sha256', key, '', 'entrepot token login', KEY_BYTES));
 }
@@ -183,18 +189,18 @@ function isScope(value: unknown): value is Scope {
   );
 }
 
-/** What the token of another issuer has to be. */
+/** What to require of a token of another issuer. */
 export interface ForeignToken {
   readonly token: string;
   readonly issuer: string;
-  /** Any of these; never empty. */
+  /** At least one of these must match; never empty. */
   readonly audiences: readonly string[];
-  /** The issuer's public keys (RFC 7517). */
+  /** The public keys of the issuer (RFC 7517). */
   readonly keys: readonly Readonly<Record<string, unknown>>[];
   readonly nowMs: number;
 }
 
-/** Signatures by a private key alone: with HMAC, who knows the public key could sign. */
+/** Only algorithms with a private key: with HMAC, anybody who knows the public key could sign. */
 const FOREIGN_ALGORITHMS = [
   'RS256',
   'RS384',
@@ -208,12 +214,12 @@ const FOREIGN_ALGORITHMS = [
   'EdDSA',
 ];
 
-/** Clocks of two machines that keep time. */
+/** For the clocks of two synchronized machines. */
 const CLOCK_TOLERANCE_S = 10;
 
 /**
- * The claims of a token that another issuer signed; `unknown-signer` when none of `keys` did, or it names another issuer;
- * `undefined` when it is not good.
+ * The claims of a token of another issuer; `unknown-signer` if none of `keys` signed it or it names another issuer;
+ * `undefined` if it is invalid for another reason.
  */
 export async function verifyForeignToken({
   token,
@@ -245,7 +251,9 @@ function isOfUnknownSigner(error: unknown): boolean {
   return error instanceof errors.JWKSNoMatchingKey || error instanceof errors.JWSSignatureVerificationFailed;
 }
 
-/** The UID of the account that a Kubernetes token claims to be of, unproved; `undefined` for what claims none. */
+/**
+ * The UID of the ServiceAccount that a Kubernetes token claims to belong to, without verification; `undefined` if none.
+ */
 export function claimedAccount(token: string): string | undefined {
   try {
     const { 'kubernetes.io': bound } = decodeJwt(token);
@@ -258,7 +266,7 @@ export function claimedAccount(token: string): string | undefined {
   }
 }
 
-/** Whatever else it may hold: what cannot be used makes no key. */
+/** Whether the entry is a JWK. Other members are ignored, and keys of unusable types are skipped later. */
 function isJwk(key: Readonly<Record<string, unknown>>): key is JWK & Readonly<Record<string, unknown>> {
   return typeof key['kty'] === 'string';
 }

@@ -1,16 +1,16 @@
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 
-/** Of one Grant, or of all that a credential has. */
+/** A Grant that has ended, or all Grants of a credential. */
 export interface EndedGrant {
   readonly credentialId: string;
-  /** `undefined`: every one. */
+  /** `undefined` for all repositories. */
   readonly repository: Repository | undefined;
 }
 
 /**
- * Grants that upstream has ended and that still have a row, because the index took no write: to this process they prove
- * nothing, and it removes them as soon as the index takes writes again.
+ * Grants that upstream has ended but whose rows still exist, because the index accepted no write at that time. In this
+ * process they prove nothing, and they are removed as soon as the index accepts writes again.
  */
 export class UnremovedGrants {
   readonly #metadata: Pick<MetadataStore, 'endGrant' | 'endGrantsOf'>;
@@ -19,8 +19,8 @@ export class UnremovedGrants {
   #removing: Promise<void> | undefined;
 
   /**
-   * So many are remembered one by one; beyond that a credential loses all that it has proved, so that there is no more to
-   * remember than the credentials that have a row.
+   * At most `maxRepositories` are remembered one by one. Beyond that, a credential loses all its Grants, so that memory
+   * is bounded by the number of credentials that have rows.
    */
   constructor(metadata: Pick<MetadataStore, 'endGrant' | 'endGrantsOf'>, maxRepositories: number) {
     this.#metadata = metadata;
@@ -31,7 +31,7 @@ export class UnremovedGrants {
     return this.#ended.has(credentialId) || this.#ended.has(keyOf({ repository, credentialId }));
   }
 
-  /** Removes a Grant. It proves nothing from now on, also when this rejects. */
+  /** Ends and removes a Grant. It proves nothing from now on, even if this rejects. */
   async end(repository: Repository, credentialId: string): Promise<void> {
     const isOneMore = this.#ended.size >= this.#maxRepositories && !this.has(repository, credentialId);
     const ended = { credentialId, repository: isOneMore ? undefined : repository };
@@ -39,18 +39,21 @@ export class UnremovedGrants {
     await this.#remove(ended);
   }
 
-  /** Before a Grant is made: rejects while a row that must go first would take the new one with it. */
+  /**
+   * Call before a Grant is created: removes what would later take the new row with it. Rejects if that is impossible
+   * now.
+   */
   async makeRoom(credentialId: string): Promise<void> {
     const all = this.#ended.get(credentialId);
     if (all !== undefined) await this.#remove(all);
   }
 
-  /** A new Grant has taken the place of the row. */
+  /** Reports that a new Grant has replaced the row. */
   replaced(repository: Repository, credentialId: string): void {
     this.#ended.delete(keyOf({ repository, credentialId }));
   }
 
-  /** Removes what still has a row, until the index takes no write. Never rejects: a later call goes on. */
+  /** Removes the rows that remain, until the index refuses a write. Never rejects: the next call continues. */
   removeAll(): Promise<void> {
     this.#removing ??= this.#removeAll().finally(() => {
       this.#removing = undefined;
@@ -60,10 +63,10 @@ export class UnremovedGrants {
 
   async #removeAll(): Promise<void> {
     try {
-      // Not a copy of them: one may be replaced meanwhile, and must be left then.
+      // Iterates over the live map: an entry that is replaced meanwhile must not be removed.
       for (const ended of this.#ended.values()) await this.#remove(ended);
     } catch {
-      // Whoever ended it has been told.
+      // Not reported here: whoever ended the Grant got the error.
     }
   }
 
@@ -71,12 +74,12 @@ export class UnremovedGrants {
     const { credentialId, repository } = ended;
     if (repository === undefined) await this.#metadata.endGrantsOf(credentialId);
     else await this.#metadata.endGrant(repository, credentialId);
-    // Unless it has been made and ended again meanwhile.
+    // Unless the Grant was created and ended again meanwhile.
     if (this.#ended.get(keyOf(ended)) === ended) this.#ended.delete(keyOf(ended));
   }
 }
 
-/** The id of a credential has no space. */
+/** The id of a credential contains no space. */
 function keyOf({ credentialId, repository }: EndedGrant): string {
   return repository === undefined ? credentialId : `${credentialId} ${repositoryText(repository)}`;
 }

@@ -11,17 +11,17 @@ import {
   type RecordedSecret,
 } from './pull-record.ts';
 
-/** Kubernetes' `imagePullCredentialsVerificationPolicy`: for which held images a right must be proved. */
+/** Kubernetes' `imagePullCredentialsVerificationPolicy`: for which stored images a right must be proved. */
 export type VerificationPolicyName =
   | 'NeverVerify'
   | 'NeverVerifyPreloadedImages'
   | 'NeverVerifyAllowlistedImages'
   | 'AlwaysVerify';
 
-/** Over so many recorded secrets, matching no longer adds any: namespaces that come and go must not fill a record. */
+/** With this many recorded secrets, matching adds no more, so that short-lived namespaces cannot fill a record. */
 export const MAX_SECRETS_ADDED_BY_MATCHING = 100;
 
-/** The allow-list holds what the kubelet would refuse. */
+/** The allow-list has an entry that the kubelet would refuse. */
 export class InvalidAllowlist extends Error {
   constructor(entry: string, why: string) {
     super(`${JSON.stringify(entry.slice(0, 200))}: ${why}`);
@@ -38,42 +38,42 @@ const REQUIRES: Readonly<
   AlwaysVerify: () => true,
 };
 
-/** The policy with its allow-list: whether an image that is held may be had only by who proved a right to it. */
+/** The policy with its allow-list: decides whether a stored image needs a proof. */
 export class VerificationPolicy {
   readonly #name: VerificationPolicyName;
   readonly #allowlisted: (image: string) => boolean;
 
-  /** `allowlist` holds full names without tag and digest, or prefixes of such that end in a slash and a star. */
+  /** `allowlist` has full names without tag and digest, or prefixes that end in `/*`. */
   constructor(name: VerificationPolicyName, allowlist: readonly string[] = []) {
     this.#name = name;
     this.#allowlisted = parseAllowlist(allowlist);
   }
 
-  /** `pulledHere`: the image came by a pull that is recorded or still going on; otherwise it was preloaded. */
+  /** `pulledHere`: the image was or is being pulled; otherwise it was preloaded. */
   requires(image: string, pulledHere: boolean): boolean {
     return REQUIRES[this.#name](pulledHere, () => this.#allowlisted(image));
   }
 }
 
-/** What is known of an image that may be held. */
+/** What is known of an image that may be stored. */
 export interface HeldImage {
-  /** Which content; '' if none is held. */
+  /** The id of the content; '' if none is stored. */
   readonly imageRef: string;
   readonly record: PulledRecord | 'unreadable' | undefined;
-  /** A pull of it goes on, or was broken off by a restart. */
+  /** Whether a pull of it is in progress, or was interrupted by a restart. */
   readonly isPulling: boolean;
 }
 
-/** Who asks. */
+/** The credentials of the pod that asks. */
 export interface PodCredentials {
   readonly secrets: readonly RecordedSecret[];
   readonly serviceAccount: ObjectCoordinates | undefined;
 }
 
 /**
- * Whether `image`, as the asker wrote it, must be pulled with the asker's credentials although it may be held: the
- * kubelet's order of checks. `podCredentials` is only asked when it matters. `record` is what to store instead of the
- * one given, when a match taught something.
+ * Whether `image`, as written by the requester, must be pulled with the requester's credentials although it may be
+ * stored: the kubelet's checks in the kubelet's order. `podCredentials` is called only if it matters. `record` is set
+ * if a match added something and is to be stored instead of the one given.
  */
 export function mustAttemptImagePull(
   image: string,
@@ -103,14 +103,16 @@ export function mustAttemptImagePull(
   return { mustPull: !isKnown };
 }
 
-/** The kubelet's hash of a credential: SHA-256, hex, of its JSON without empty members. */
+/** The kubelet's hash of a credential: SHA-256, in hex, of its JSON without empty members. */
 export function credentialHash(credential: Partial<DockerConfigEntry>): string {
   const { username, password, email } = credential;
   const members = { ...(username && { username }), ...(password && { password }), ...(email && { email }) };
   return createHash('sha256').update(stringifyLikeGo(members)).digest('hex');
 }
 
-/** The same content, wherever it lies; or the same object with other content, while new ones may still be added. */
+/**
+ * The same content, wherever it is stored; or the same object with other content, while new ones may still be added.
+ */
 function secretMatches(own: RecordedSecret, known: RecordedSecret, mayAdd: boolean): boolean {
   const isSameContent = known.credentialHash !== '' && own.credentialHash === known.credentialHash;
   return isSameContent || (mayAdd && isSameObject(own, known));
@@ -150,10 +152,13 @@ function requirePlain(entry: string, text: string): void {
   if (text.includes('*')) throw new InvalidAllowlist(entry, 'a * is allowed only at the end, after a slash');
 }
 
-/** The repositories that pulls are about at a time: to read a name costs as much as all else that is decided of it. */
+/**
+ * Parsing a name costs as much as everything else that is decided about a request, so names of current pulls are
+ * remembered.
+ */
 const names = new Lru<{ readonly name: string | undefined }>({ maxEntries: 10_000 });
 
-/** The repository that `image` means, without tag and digest; `undefined` for what is no reference. */
+/** The repository that `image` means, without tag and digest; `undefined` if it is not a reference. */
 export function normalizedName(image: string): string | undefined {
   const known = names.get(image);
   if (known !== undefined) return known.name;
