@@ -15,10 +15,13 @@ import type { Repository } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
 import type { ReferrersQuery } from './referrers.ts';
 
-/** Go's names of the architectures that Kubernetes was ever built for, as they stand behind the names of its images. */
+/** Architectures by Go's names, as used at the end of the names of Kubernetes' images. */
 const ARCH_NAME = /^(.+)-(amd64|arm|arm64|386|ppc64le|s390x|riscv64)$/;
 
-/** What a repository named after an architecture means where there is none of that name; `undefined` for other names. */
+/**
+ * The repository and platform that a name with an architecture stands for if there is no repository of that name;
+ * `undefined` for other names.
+ */
 export function baseOfArchName({
   upstream,
   name: full,
@@ -30,13 +33,13 @@ export function baseOfArchName({
 
 export interface ArchNamesOptions {
   readonly source: PullSource;
-  /** The requester's right to another repository; rejects where he may not have it. */
+  /** The requester's right to another repository; rejects if there is none. */
   readonly authorize: (repository: Repository) => Promise<Right>;
 }
 
 /**
- * Repositories that are named after one architecture, as they were before there were indexes: where upstream has no
- * `pause-arm64`, it means the arm64 image of `pause`. Upstream is asked for the very name first.
+ * Serves repositories named after an architecture, a custom from before there were indexes: if upstream has no
+ * `pause-arm64`, the name means the arm64 image of `pause`. Upstream is always asked for the name itself first.
  */
 export class ArchNames implements PullSource {
   readonly #source: PullSource;
@@ -90,8 +93,9 @@ export class ArchNames implements PullSource {
   }
 
   /**
-   * What the name itself gives; if there is no such thing, what its base gives. The error is that of the name.
-   * `isLacking` says whether there is such a repository all the same; digests mean the same in every one.
+   * The result for the name itself or, if there is no such repository, for its base repository. Errors are those of the
+   * name itself. `isLacking` tells whether the repository exists and only lacks the reference. A digest means the same
+   * in every repository.
    */
   async #orBase<T>(
     repository: Repository,
@@ -112,7 +116,10 @@ export class ArchNames implements PullSource {
     }
   }
 
-  /** Most registries say the same of a tag that is not there and of a repository. */
+  /**
+   * Whether the repository has tags, and therefore exists: most registries answer the same for an unknown tag and an
+   * unknown repository.
+   */
   async #hasTags(repository: Repository, right: Right): Promise<boolean> {
     try {
       const { tags } = await this.#source.tags(repository, { limit: 1, after: undefined }, right);

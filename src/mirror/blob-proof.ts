@@ -4,37 +4,43 @@ import type { Digest } from '../oci/digest.ts';
 import { UpstreamFailure } from '../upstream/failures.ts';
 import type { Answer, BlobAsk, FetchedBlob } from '../upstream/upstream.ts';
 
-/** Up to this size a blob is compared as a whole, by one request. */
+/** A blob of at most this size is compared as a whole, with one request. */
 const WHOLE_BYTES = 16 * 1024;
-/** Ranges of a larger blob. Nobody guesses 4 KiB of compressed content, and three places rule out a common header. */
+/**
+ * The number of ranges compared of a larger blob. Nobody can guess 4 KiB of compressed content, and three places rule
+ * out a header that many blobs share.
+ */
 const RANGES = 3;
 const RANGE_BYTES = 4 * 1024;
-/** Where the ranges of a blob lie: nobody else knows it, and to ask again gives an upstream no other places. */
+/**
+ * Determines where the ranges are. It is secret, and the same for every attempt, so that asking again does not reveal
+ * other places.
+ */
 const PLACES_KEY = randomBytes(32);
-/** Of a place as a fraction of the blob. */
+/** A place is a fraction of the blob with this many bytes of precision. */
 const FRACTION_BYTES = 6;
 
-/** Bytes that are here, to compare upstream's with. */
+/** Stored bytes to compare with upstream's. */
 export interface HeldBytes {
-  /** Bytes of the whole blob; `undefined` while nobody has said. */
+  /** The size of the whole blob; `undefined` while unknown. */
   readonly size: number | undefined;
-  /** So many bytes, from the start, are compared. */
+  /** How many bytes, from the start, may be compared. */
   readonly length: number;
-  /** They are known to hash to the digest; else only the asker's own reading may rely on them. */
+  /** Whether they are known to have the blob's digest. If not, a match only lets the requester read the same bytes. */
   readonly isVerified: boolean;
-  /** Whoever opens them closes them. */
+  /** The caller closes the result. */
   open(): Promise<OpenBytes>;
 }
 
 export interface OpenBytes {
-  /** As `BlobReader.read`. */
+  /** As in `BlobReader.read`. */
   read(buffer: Uint8Array, position: number): Promise<number>;
   close(): Promise<void>;
 }
 
-/** What upstream has shown to have, and whether `url` itself has shown it. */
+/** What upstream proved to have, and whether `url` itself or a mirror did. */
 export interface Shown extends Answer {
-  /** Bytes of the whole blob. */
+  /** The size of the whole blob in bytes. */
   readonly size: number;
 }
 
@@ -47,10 +53,10 @@ interface Range {
 }
 
 /**
- * Has upstream show that it has the blob: the exact size, and some ranges that equal what is held, at places that are
- * random but the same each time. A status alone may be that of a login page. An upstream that has no ranges, or wrong
- * ones, is read from the start up to the last of them. `invalid` when it gives other bytes or another size, which it
- * does not learn before it has sent all that is compared: one that guesses would have the blob byte by byte.
+ * Makes upstream prove that it has the blob: by the exact size, and by some ranges that equal the stored bytes, at
+ * secret places. A status code alone may come with a login page. If upstream does not support ranges, its response is
+ * read from the start to the end of the last range. Fails with `invalid` if the bytes or the size differ, but only
+ * after all ranges were received: otherwise an upstream could find out the blob byte by byte.
  */
 export async function proveBlob(digest: Digest, held: HeldBytes, fetch: Fetch): Promise<Shown> {
   const bytes = await held.open();
@@ -63,7 +69,7 @@ export async function proveBlob(digest: Digest, held: HeldBytes, fetch: Fetch): 
   }
 }
 
-/** In ascending order, so that an answer from the start is read through once. */
+/** In ascending order, so that a response from the start can be read sequentially. */
 function rangesOf(digest: Digest, length: number): readonly Range[] {
   if (length <= WHOLE_BYTES) return [{ start: 0, end: length }];
   const random = createHmac('sha256', PLACES_KEY).update(digest).digest();
@@ -90,7 +96,10 @@ class Comparison {
     return this.#compare(await this.#fetch({ size: this.#held.size }), ranges);
   }
 
-  /** `undefined` where that shows nothing: upstream's answers are not what was asked for. An empty blob has no ranges. */
+  /**
+   * `undefined` if that proves nothing, because upstream does not answer with the requested ranges. An empty blob has
+   * no ranges.
+   */
   async byRanges(ranges: readonly Range[]): Promise<Shown | undefined> {
     const [first, ...others] = ranges;
     if (first === undefined || first.end === 0) return undefined;
@@ -112,7 +121,7 @@ class Comparison {
     return this.#fetch({ offset: start, length: end - start, size: this.#held.size });
   }
 
-  /** Throws where `answer` differs from what is held within `ranges`, or ends before them. */
+  /** Throws if `answer` differs from the stored bytes within `ranges`, or ends before them. */
   async #compare(answer: FetchedBlob, ranges: readonly Range[]): Promise<Shown> {
     try {
       const size = this.#held.size ?? answer.size;
@@ -123,7 +132,7 @@ class Comparison {
       for await (const piece of answer.body) {
         for (const range of ranges) isSame = (await this.#isSameIn(range, piece, position)) && isSame;
         position += piece.byteLength;
-        // Who does not announce the size shows it by the end of the body.
+        // If upstream does not announce the size, the end of the body proves it.
         if (answer.size === undefined ? position > size : position >= lastByte) break;
       }
       if (!isSame || position < lastByte || (answer.size === undefined && position !== size))

@@ -20,8 +20,8 @@ import { rightTo } from './preloads.ts';
 import { notHeld, type PullRuleOf, STALE_AFTER_MS } from './freshness.ts';
 
 /**
- * So long a reader whose size a held manifest names waits for upstream's own answer: until then a failure has its own
- * status, afterwards it can only break the body off.
+ * How long a reader that knows the size from a stored manifest waits for upstream's response. Until then a failure gets
+ * its own status; afterwards it can only break off the body.
  */
 const NAMED_SIZE_AFTER_MS = 5_000;
 
@@ -36,21 +36,24 @@ export interface BlobSourceOptions {
 
 interface HeldBlob {
   readonly reader: BlobReader;
-  /** It is known to belong to the repository, and this requester has proved his right. */
+  /** Whether it is known to belong to the repository and the requester has proved a right to it. */
   readonly belongs: boolean;
 }
 
 interface SizeWait {
-  /** By a manifest that is held here, for whom has proved a right to it. */
+  /** The size in a stored manifest that the requester has proved a right to. */
   readonly named: number | undefined;
-  /** When the client asked, on `performance.now()`'s clock. */
+  /** When the client's request began, by `performance.now()`. */
   readonly sinceMs: number;
 }
 
-/** No client waits longer for the head of an answer (`http/limits.ts`): from then on it keeps no Fill going. */
+/**
+ * No client waits longer for the head of a response (`http/limits.ts`), so afterwards it is no reason to continue a
+ * Fill.
+ */
 const CLIENT_WAITS_MS = 20_000;
 
-/** Blobs of mirrored repositories: from the store where the Link and the right allow it, else by a Fill. */
+/** Serves blobs of mirrored repositories: from the store if Link and right allow it, otherwise from a Fill. */
 export class BlobSource {
   readonly #blobs: BlobStore;
   readonly #metadata: MetadataStore;
@@ -68,7 +71,9 @@ export class BlobSource {
     this.#meter = meter;
   }
 
-  /** The size, from the Link or the manifest that is held here, else from one HEAD upstream. Never starts a Fill. */
+  /**
+   * The size: from the Link or a stored manifest if possible, otherwise by one HEAD to upstream. Never starts a Fill.
+   */
   async stat(repository: Repository, digest: Digest, given: Right): Promise<ServedBlobStat> {
     const right = await rightTo(this.#metadata, repository, digest, given);
     const isSettled = right.proved || (await this.#links.isSettled(repository, digest, right));
@@ -116,7 +121,10 @@ export class BlobSource {
     }
   }
 
-  /** For a comparison with upstream's, which others may share and which may go on when the client has had its answer. */
+  /**
+   * A reader of its own for a comparison with upstream, which may be shared, and may continue after the client has its
+   * answer.
+   */
   async #reopen(digest: Digest): Promise<BlobReader> {
     const reader = await this.#blobs.open(digest);
     if (reader === undefined) throw new OciError('UNAVAILABLE', { message: 'the blob is being removed' });
@@ -124,8 +132,9 @@ export class BlobSource {
   }
 
   /**
-   * Bytes that are in the store, whoever they belong to; a manifest only where it belongs and the right is proved. A row
-   * whose file is gone, or is a part of it, is damage and stays: a Fill of somebody who has the right brings it again.
+   * The stored blob, whichever repository it belongs to; a stored manifest only if it belongs to this one and the right
+   * is proved. If the file of a row is missing or truncated, that is damage: the row stays, and a Fill for a requester
+   * with a right replaces the file.
    */
   async #openHeld(repository: Repository, digest: Digest, right: Right): Promise<HeldBlob | undefined> {
     const row = await this.#metadata.statBlob(digest);
@@ -138,7 +147,7 @@ export class BlobSource {
     return manifest && { reader: readerOfBytes(manifest.bytes), belongs: true };
   }
 
-  /** A manifest that names the blob may give the size, but only a Link says that the blob belongs here. */
+  /** The size, if it is known that the blob belongs here. A manifest can tell the size, but only a Link says that. */
   async #sizeHere(repository: Repository, digest: Digest): Promise<number | undefined> {
     if (await this.#metadata.isLinked(repository, digest)) {
       const size = await this.#metadata.namedSize(repository, digest);
@@ -148,8 +157,8 @@ export class BlobSource {
   }
 
   /**
-   * Settles the right to a blob by asking upstream. `stale`: upstream could not say, but what it said before counts.
-   * Throws what the client hears.
+   * Asks upstream about the right to a blob. The result is `stale` if upstream could not answer and an earlier proof is
+   * accepted. Throws the client's error.
    */
   async #confirm(
     repository: Repository,
@@ -170,7 +179,8 @@ export class BlobSource {
     try {
       const confirmed = mayServeStale ? await within(ask(), STALE_AFTER_MS) : await ask();
       if (confirmed !== LATE) {
-        // Who had to prove his right first is told what he hears of a first fetch, whoever holds the same bytes.
+        // A requester that had to prove its right first is told the same as for a first fetch, even if the bytes are
+        // stored.
         const outcome = confirmed.joined ? 'joined' : mayServeStale ? 'revalidated' : 'miss';
         return { size: confirmed.size, outcome };
       }
@@ -194,7 +204,7 @@ export class BlobSource {
       const running = this.#fills.find(repository.upstream, digest);
       const run = running ?? this.#fills.start(repository, digest, right, { settled, namedSize });
       const joined = running ? running.join(repository, right, settled, namedSize) : run.starter;
-      // Kept readable until it is opened: it may end while upstream is asked.
+      // Keeps the Fill readable until it is opened: it may end while upstream is asked.
       const leave = run.fill.hold();
       try {
         const contender =
@@ -207,7 +217,8 @@ export class BlobSource {
         });
         const stored = !isStorageClosed(run.fill.failure);
         this.#metadata.noteUse(digest);
-        // Who had to prove his right first hears nothing of the Fill of others that a first fetch would not tell.
+        // A requester that had to prove its right first learns nothing of the Fills of others that a first fetch would
+        // not tell.
         const outcome = running !== undefined && joined !== undefined ? 'joined' : 'miss';
         return { digest, reader, outcome, stored, upstreamMs: performance.now() - startedMs };
       } finally {
@@ -217,8 +228,9 @@ export class BlobSource {
   }
 
   /**
-   * Joins a requester to whom upstream shows what a Fill brings for others; `undefined` when the Fill fails before that can
-   * be known. Who knows the size has his answer while the Fill waits for its turn, and waits in the body.
+   * Joins a Fill that others started, for a requester to whom upstream proves that it has the same bytes; `undefined`
+   * if the Fill fails before that is possible. A requester that knows the size gets its response while the Fill is
+   * queued, and waits for the body.
    */
   async #shownIn(
     run: FillRun,
@@ -227,7 +239,7 @@ export class BlobSource {
     namedSize: number | undefined,
   ): Promise<Contender | undefined> {
     const { digest } = run.fill;
-    // Whom upstream refuses hears it before there is anything to compare.
+    // A requester that upstream refuses is told so before there is anything to compare.
     const asked = run.isShowable
       ? undefined
       : await this.#confirm(repository, digest, right, () => this.#links.size(repository, digest, right));
@@ -244,7 +256,10 @@ export class BlobSource {
     }
   }
 
-  /** Has upstream show to one that waits what is here, as soon as it is enough, and admits or refuses it. Never rejects. */
+  /**
+   * Lets upstream prove to a waiting contender that it has the Fill's bytes, as soon as there are enough, and admits or
+   * refuses it. Never rejects.
+   */
   async #show(run: FillRun, contender: Contender): Promise<void> {
     const { repository, right } = contender;
     const { digest } = run.fill;
@@ -271,7 +286,7 @@ export class BlobSource {
     const leave = fill.hold();
     try {
       const size = await this.#sizeOf(run, admission, wait);
-      // An empty body is complete with its headers: there is no end to hold back.
+      // An empty body is complete with its headers, so there is no end to hold back.
       if (size === 0)
         await whileWaited(
           fill.until(() => fill.state === 'verified' || undefined),
@@ -280,12 +295,15 @@ export class BlobSource {
       return fill.open(size, admission, leave, () => this.#fills.readDirectly(fill, size, contender));
     } catch (error) {
       leave();
-      // Without a size there is nothing to answer with, and with a full disk no way to find it out.
+      // Without a size there can be no response, and on a full disk no way to find it out.
       throw isStorageClosed(error) ? new OciError('INSUFFICIENT_STORAGE', { cause: error }) : error;
     }
   }
 
-  /** The size as upstream gives it; a named one at once for who waits in the queue, and soon for who waits for upstream. */
+  /**
+   * The size from upstream. One that is known from a manifest is used at once while the Fill is queued, and after a few
+   * seconds while upstream is asked.
+   */
   async #sizeOf(run: FillRun, admission: Promise<void>, { named, sinceMs }: SizeWait): Promise<number> {
     const { fill } = run;
     const given = admission.then(() => fill.until(() => fill.size));
@@ -295,7 +313,7 @@ export class BlobSource {
   }
 }
 
-/** `promise`, or UNAVAILABLE once the client that asked at `sinceMs` has its answer from elsewhere. */
+/** The result of `promise`; UNAVAILABLE as soon as the client that asked at `sinceMs` has waited too long. */
 async function whileWaited<T>(promise: Promise<T>, sinceMs: number): Promise<T> {
   const value = await within(promise, Math.max(0, sinceMs + CLIENT_WAITS_MS - performance.now()));
   if (value === LATE)

@@ -2,17 +2,18 @@ import { type Credential, credentialId } from '../oci/credential.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
 
-/** So long the answer to one counts for others of the same credentials, who were authorized before it came. */
+/** How long upstream's answer about one contender is also accepted for others with the same credentials. */
 const FRESH_FOR_MS = 10_000;
 
 /**
- * One of those a Fill may be downloaded for: a repository, and a right to ask upstream for it. Who reads on its
- * strength gets nothing before it is admitted, by upstream's answer or by a right that was settled before.
+ * One of the requesters in whose name a Fill may be downloaded: a repository, and a right to ask upstream for it.
+ * Readers that depend on a contender receive nothing before it is admitted, either by upstream's answer or by a right
+ * that was proved before.
  */
 export class Contender {
   readonly repository: Repository;
   readonly right: Right;
-  /** Resolves when admitted, rejects with what a refused one hears. Never an unhandled rejection. */
+  /** Resolves when admitted; rejects with the client's error when refused. Never causes an unhandled rejection. */
   readonly admission: Promise<void>;
   #state: 'waiting' | 'admitted' | 'refused' = 'waiting';
   #isProved = false;
@@ -20,7 +21,7 @@ export class Contender {
   #resolve: (() => void) | undefined;
   #reject: ((reason: unknown) => void) | undefined;
 
-  /** `isSettled`: the right to this very blob was proved before. Otherwise it rests on what upstream answers now. */
+  /** `isSettled`: the right to this blob was proved before. Otherwise upstream's answer decides. */
   constructor(repository: Repository, right: Right, isSettled: boolean) {
     this.repository = repository;
     this.right = right;
@@ -36,14 +37,15 @@ export class Contender {
     return this.#state;
   }
 
-  /** Whether upstream has yet to answer about it, or did so a moment ago. */
+  /** Whether upstream's answer about it is pending, or arrived a moment ago. */
   get isFresh(): boolean {
     return performance.now() < this.#freshUntilMs;
   }
 
   /**
-   * Whether what upstream tells this one it tells `right` in `repository` too. One with a right of its own, by which an
-   * import or an answer of a mirror may have admitted it, speaks only for who has one too.
+   * Whether upstream's answer about this contender also applies to `right` in `repository`. A contender with a right of
+   * its own may have been admitted by an import or a mirror's response, so it only speaks for others that have such a
+   * right, too.
    */
   speaksFor(repository: Repository, right: Right): boolean {
     return (
@@ -52,12 +54,12 @@ export class Contender {
     );
   }
 
-  /** Whether it was admitted by bytes that upstream gave or showed, or by a right from before, and not by a status. */
+  /** Whether it was admitted by bytes that upstream sent, or by an earlier right, rather than by a status code. */
   get isProved(): boolean {
     return this.#isProved;
   }
 
-  /** `byStatus`: for what upstream sends to it alone, which has to prove the right then. */
+  /** `byStatus`: for what upstream sends to it alone, which will have to prove the right. */
   admit({ byStatus = false }: { readonly byStatus?: boolean } = {}): void {
     if (this.#state !== 'waiting') return;
     this.#isProved = !byStatus;
@@ -66,7 +68,7 @@ export class Contender {
     this.#resolve?.();
   }
 
-  /** Too late for one that is admitted: what it was promised, it gets. */
+  /** Has no effect on a contender that is already admitted. */
   refuse(reason: unknown): void {
     if (this.#state !== 'waiting') return;
     this.#state = 'refused';

@@ -6,10 +6,10 @@ import type { HeldBytes } from './blob-proof.ts';
 import { Contender } from './contender.ts';
 import type { Links } from './links.ts';
 
-/** Whose right a download may go on with besides; a crowd of readers needs no more spare ones. */
+/** In how many names a download may continue; more readers need no more alternatives. */
 const MAX_CONTENDERS = 64;
 
-/** Those a Fill may be downloaded for, in the order they came. Whom upstream refuses is out. */
+/** The contenders of a Fill, in the order in which they came. Those that upstream refuses are removed. */
 export class Contenders {
   readonly #digest: Digest;
   readonly #links: Links;
@@ -21,22 +21,22 @@ export class Contenders {
     this.#links = links;
   }
 
-  /** Whether the right of every one that ever came was settled before. */
+  /** Whether the rights of all contenders that ever came were proved before. */
   get areSettled(): boolean {
     return this.#areSettled;
   }
 
-  /** In whose name upstream is asked now. */
+  /** The contender in whose name upstream is currently asked. */
   get current(): Contender | undefined {
     return this.#contenders[0];
   }
 
-  /** Who they are: `Requester.id`, each once. */
+  /** Their `Requester.id`s, each once. */
   get requesters(): readonly string[] {
     return [...new Set(this.#contenders.map(({ right }) => right.requester.id))];
   }
 
-  /** `isSettled`: the right to this very blob is proved, and nobody needs to be asked. */
+  /** Adds a contender. `isSettled`: its right to this blob was proved before, so upstream need not be asked. */
   add(repository: Repository, right: Right, isSettled: boolean): Contender {
     const contender = new Contender(repository, right, isSettled);
     this.#areSettled &&= isSettled;
@@ -45,8 +45,9 @@ export class Contenders {
   }
 
   /**
-   * Whom an answer to somebody else lets in as well: who has the same credentials, or a right to all of a repository that
-   * upstream gives the blob from. `isGivenTo`: whether upstream gives it to this one all the while.
+   * The contender whose admission also covers this requester, because it has the same credentials, or a new one,
+   * because the requester has a right to the whole of a repository for which another was admitted; otherwise
+   * `undefined`. `isGivenTo` tells whether upstream is currently sending the blob to a contender.
    */
   joining(
     repository: Repository,
@@ -67,7 +68,7 @@ export class Contenders {
     this.#contenders = this.#contenders.filter(other => other !== contender);
   }
 
-  /** For what upstream sends to each alone. */
+  /** For readers that each receive what upstream sends to them alone. */
   admitAll(): void {
     for (const contender of this.#contenders) contender.admit({ byStatus: true });
   }
@@ -77,8 +78,8 @@ export class Contenders {
   }
 
   /**
-   * Asks upstream by HEAD about each that waits, which tells whom it refuses, and about an admitted one too while the size
-   * is wanted. Returns the size, if it was said. Rejects when upstream has refused them all.
+   * Asks upstream by HEAD about each waiting contender, which finds those that it refuses; and, while the size is
+   * needed, also about admitted ones. Returns the size if upstream announced it. Rejects when upstream has refused all.
    */
   async ask({ needsSize }: { readonly needsSize: boolean }): Promise<number | undefined> {
     let size: number | undefined;
@@ -92,8 +93,8 @@ export class Contenders {
   }
 
   /**
-   * Has upstream show some of the bytes that are held to each that waits, which admits it. Returns those. Rejects when
-   * upstream has refused them all.
+   * Makes upstream prove to each waiting contender that it has the stored bytes, and admits those for which it does.
+   * Returns them. Rejects when upstream has refused all.
    */
   async show(held: HeldBytes): Promise<readonly Contender[]> {
     const shown: Contender[] = [];
@@ -134,7 +135,7 @@ export class Contenders {
   }
 }
 
-/** What is heard where no contender is left. */
+/** The error when no contender is left. */
 export function nobodyLeft(): UpstreamFailure {
   return new UpstreamFailure('denied', 'no client is allowed to request this blob from upstream');
 }

@@ -11,24 +11,25 @@ import { admits } from './links.ts';
 import { type Fill, HOLD_BACK_BYTES, wrongBytes } from './fill.ts';
 import type { PullQueue } from './pull-queue.ts';
 
-/** What of the stream may wait for a slow client beyond the end that is held back. */
+/** How much may be buffered for a slow client, besides the end that is held back. */
 const MAX_AHEAD_BYTES = 256 * 1024;
-/** The kept beginning is hashed in steps of this size, with the event loop free between them. */
+/** The part that the Fill has is hashed in steps of this size, so that the event loop is not blocked. */
 const HASH_STEP_BYTES = 1024 * 1024;
 
 export interface DirectOptions {
   readonly asking: UpstreamRequests;
   readonly queue: PullQueue;
   readonly log: Log;
-  /** The Fill that stopped for want of space; what it has is served from it. */
+  /** The Fill that stopped for lack of space. What it has is served from it. */
   readonly fill: Fill;
   readonly size: number;
   readonly contender: Contender;
 }
 
 /**
- * Reads what a full disk could not take: the beginning from the Fill that stopped, the rest straight from upstream,
- * for this reader alone and forwards only. The whole is hashed on its way, and its end held back until that is right.
+ * Reads a blob that does not fit on the disk: the beginning from the Fill that stopped, the rest straight from
+ * upstream. For one reader, and only forwards. The blob is hashed on its way, and its end is held back until the digest
+ * is verified.
  */
 export class DirectReader implements BlobReader {
   readonly size: number;
@@ -36,9 +37,9 @@ export class DirectReader implements BlobReader {
   readonly #digest: Digest;
   readonly #hash: Hash;
   readonly #closing = new AbortController();
-  /** Of the beginning that the Fill has. */
+  /** How many bytes the Fill has. */
   readonly #keptBytes: number;
-  /** Received and not yet read, from `#windowStart` on. */
+  /** Bytes that were received but not read yet, beginning at `#windowStart`. */
   #window: Uint8Array[] = [];
   #windowStart: number;
   #received: number;
@@ -154,7 +155,7 @@ export class DirectReader implements BlobReader {
     }
   }
 
-  /** A reader goes forwards: what lies behind `position` is not asked for again. */
+  /** Reading only goes forwards: nothing before `position` is needed again. */
   #dropBefore(position: number): void {
     for (let [first] = this.#window; first !== undefined; [first] = this.#window) {
       if (this.#windowStart + first.byteLength > position) break;

@@ -11,14 +11,17 @@ import type { Contender } from './contender.ts';
 import { nobodyLeft } from './contenders.ts';
 import { unproved } from './links.ts';
 
-/** So often in a row a download may break without a new byte before it is given up. */
+/** After this many failures in a row without a new byte, the download fails. */
 const MAX_FRUITLESS = 5;
-/** An endpoint that breaks so often without a new byte is left aside: another may have the rest. */
+/** After this many failures without a new byte, another endpoint is tried. */
 const FRUITLESS_BEFORE_NEXT_ENDPOINT = 2;
-/** Short at first, since a broken connection is usually a single one; in all about 4 s. */
+/** Short at first, since usually a single connection broke; about 4 s in all. */
 const BACKOFF = { firstMs: 100, maxMs: 2_000 };
 
-/** Upstream sent more than the blob can have. What came of it is not to be kept, and that endpoint not to be believed. */
+/**
+ * Upstream sent more bytes than the blob has. Nothing of this download may be kept, and the endpoint is not to be
+ * trusted.
+ */
 export class MoreThanNamed extends Error {
   readonly endpoint: number;
 
@@ -29,7 +32,7 @@ export class MoreThanNamed extends Error {
   }
 }
 
-/** What upstream gives in whose name has other bytes than what is here. */
+/** In the name of this contender, upstream sends other bytes than those that are stored. */
 export class OtherBytes extends Error {
   constructor(options?: ErrorOptions) {
     super('upstream sent bytes that differ from the stored ones', options);
@@ -38,22 +41,22 @@ export class OtherBytes extends Error {
 }
 
 /**
- * So many bytes of what is here an answer has to begin with that goes on from it in another name, or after a restart: nobody
- * guesses them.
+ * A response in another contender's name, or after a restart, must begin with this many bytes of those that are stored,
+ * which nobody can guess.
  */
 export const OVERLAP_BYTES = 4 * 1024;
 
-/** What upstream began to send. */
+/** A response of upstream that has begun. */
 export interface Delivery {
   readonly contender: Contender;
-  /** With which it was asked. */
+  /** The credential that upstream was asked with. */
   readonly credential: Credential | undefined;
   readonly answer: FetchedBlob;
-  /** Bytes that were here before. */
+  /** How many bytes were stored before. */
   readonly from: number;
-  /** Of them, how many it has shown to have too. */
+  /** How many of those upstream has proved to have. */
   readonly shownBytes: number;
-  /** On `performance.now()`'s clock. */
+  /** By `performance.now()`. */
   readonly atMs: number;
 }
 
@@ -62,32 +65,32 @@ export interface DownloadOptions {
   readonly digest: Digest;
   readonly log: Log;
   readonly signal: AbortSignal;
-  /** Told each time it goes on after a break. */
+  /** Called each time the download continues after a failure. */
   readonly resumed: () => void;
-  /** Endpoints to leave aside at first, as they gave wrong bytes before. */
+  /** Indexes of endpoints to avoid at first, since they sent wrong bytes before. */
   readonly skipEndpoints: Set<number>;
-  /** Where to go on. */
+  /** How many bytes are stored: where to continue. */
   readonly length: () => number;
-  /** What is here already, as `BlobReader.read`; left out where it need not be the same for whoever asks. */
+  /** Reads what is already stored, as in `BlobReader.read`; absent if it need not be compared. */
   readonly read?: (buffer: Uint8Array, position: number) => Promise<number>;
-  /** Of the whole blob, as soon as it is known: an answer with another one is refused. */
+  /** The size of the whole blob if known; a response with another size is refused. */
   readonly size: () => number | undefined;
-  /** Bytes that the blob has at most, where anybody names its size. */
+  /** The maximum number of bytes of the blob, if anything declares its size. */
   readonly limit: () => number | undefined;
   readonly write: (chunk: Uint8Array) => Promise<void>;
   /** In whose name to ask now. */
   readonly contender: () => Contender | undefined;
-  /** The contender was refused with `failure`: the next one, if there is one and it may go on, takes its place. */
+  /** Called when the contender was refused with `failure`; the next one, if any, then replaces it. */
   readonly refused: (contender: Contender, failure: UpstreamFailure) => Promise<void>;
-  /** Upstream gives it to the contender. False when the answer proves no right and the contender has none. */
+  /** Called when upstream begins to send. Returns false if the response proves no right and the contender has none. */
   readonly given: (delivery: Delivery) => boolean;
 }
 
 /**
- * Brings all bytes of one blob from `length()` on, whatever breaks on the way: goes on with Range at the byte reached,
- * after a back-off, with the next endpoint, and with another contender when one's right or quota ends. Returns
- * the endpoint that gave the last byte. Rejects with the last failure, with MoreThanNamed as soon as a byte comes that
- * the blob cannot have, with OtherBytes, or with what `write` rejected with.
+ * Downloads all bytes of one blob from `length()` on, whatever fails on the way: it continues with Range at the byte
+ * reached, after a delay, with the next endpoint, or in another contender's name if the current one's right or quota
+ * ends. Returns the index of the endpoint that sent the last byte. Rejects with the last failure; with MoreThanNamed at
+ * the first byte beyond the blob's size; with OtherBytes; or with the error of `write`.
  */
 export async function download(options: DownloadOptions): Promise<number> {
   return new Download(options).run();
@@ -98,9 +101,9 @@ class Download {
   #etag: HostETag | undefined;
   #endpoint = 0;
   #hasBegun = false;
-  /** Whether the one in whose name it goes on has shown to have what is here. */
+  /** Whether upstream has proved, in the current contender's name, that it has what is stored. */
   #isShown = false;
-  /** From the second attempt on it backs off by itself. */
+  /** Set from the second attempt on, which has delays of its own. */
   #insists = false;
   #fruitless = 0;
 
@@ -139,7 +142,7 @@ class Download {
     await this.#options.refused(contender, failure);
   }
 
-  /** False when upstream's answer does not let this contender have it. */
+  /** False if the response does not let this contender have the blob. */
   async #attempt(contender: Contender): Promise<boolean> {
     const { asking, digest, signal, skipEndpoints } = this.#options;
     const { repository, right } = contender;
@@ -149,10 +152,10 @@ class Download {
     const { answer, credential } = await asking.ask(
       {
         repository,
-        // That the bytes that are here are not upstream's says nothing of whether it has the blob.
+        // A failure of the comparison says nothing about whether upstream has the blob, so it is remembered separately.
         reference: shownBytes > 0 ? `rest of ${blobReference(digest)}` : blobReference(digest),
         shared: undefined,
-        // Its bytes do, once they are all there and right.
+        // The right is proved by the bytes, once all are there and verified.
         proves: false,
         known: contender.state === 'admitted',
         insists: this.#insists,
@@ -176,7 +179,10 @@ class Download {
     }
   }
 
-  /** A server that ignores ranges begins at 0: what is here already is read past. False as `#attempt`. */
+  /**
+   * Reads a response. A server that ignores Range starts at 0: the bytes that are stored are skipped. False as in
+   * `#attempt`.
+   */
   async #pour(delivery: Delivery): Promise<boolean> {
     const { answer, from, shownBytes } = delivery;
     let isGiven = false;
@@ -209,7 +215,7 @@ class Download {
     return true;
   }
 
-  /** Throws where `theirs`, which begin at `position`, differ from what is here, from `start` on. */
+  /** Throws if `theirs`, which begin at `position`, differ from the stored bytes from `start` on. */
   async #compare(theirs: Uint8Array, position: number, start: number): Promise<void> {
     const skipped = Math.min(Math.max(0, start - position), theirs.byteLength);
     const { read = async () => 0 } = this.#options;
@@ -223,11 +229,11 @@ class Download {
     await write(chunk);
   }
 
-  /** Returns when it is worth another attempt; throws `failure` when not. */
+  /** Returns when another attempt makes sense; otherwise throws `failure`. */
   async #recover(failure: UpstreamFailure): Promise<void> {
     const { skipEndpoints, digest, log, signal } = this.#options;
     if (!this.#hasBegun) {
-      // All endpoints that are left have failed: better one that was wrong once than none.
+      // All other endpoints have failed: one that sent wrong bytes once is better than none.
       if (skipEndpoints.size === 0) throw failure;
       skipEndpoints.clear();
       return;
@@ -235,7 +241,7 @@ class Download {
     this.#fruitless++;
     if (this.#fruitless > MAX_FRUITLESS) throw failure;
     const hasSkipped = skipEndpoints.size > 0;
-    // An endpoint is left aside for one attempt, not for good: there may be no other.
+    // Endpoints are avoided for one attempt only, since there may be no other.
     skipEndpoints.clear();
     if (!hasSkipped && (failure.kind === 'invalid' || this.#fruitless >= FRUITLESS_BEFORE_NEXT_ENDPOINT)) {
       skipEndpoints.add(failure.endpoint ?? this.#endpoint);

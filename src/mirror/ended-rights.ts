@@ -1,13 +1,14 @@
-/** Rights whose end is remembered; more than there are repositories being pulled from. */
+/** More than the number of repositories being pulled from. */
 const MAX_ENDED = 10_000;
 
 /**
- * When upstream took rights back, for the downloads that go on and what they proved. A client that is denied enough names
- * pushes older ends out: no right from before those is vouched for any more, which costs another question and opens nothing.
+ * When upstream withdrew rights, for downloads in progress and what they proved. Clients that are denied many names
+ * push out old entries. Rights from before the oldest entry then count as withdrawn, which costs another question and
+ * gives nothing away.
  */
 export class EndedRights {
   readonly #maxEnded: number;
-  /** By right, the last one last. On `performance.now()`'s clock, like all times here. */
+  /** By right, in order of time. By `performance.now()`, like all times here. */
   readonly #endedAtMs = new Map<string, number>();
   #forgottenUntilMs = -Infinity;
 
@@ -21,7 +22,7 @@ export class EndedRights {
     if (this.#endedAtMs.size > this.#maxEnded) this.#forgetOldest();
   }
 
-  /** Whether it has ended since then, or may have. */
+  /** Whether the right has ended since then, or may have. */
   hasEndedSince(right: string, sinceMs: number): boolean {
     return Math.max(this.#forgottenUntilMs, this.#endedAtMs.get(right) ?? -Infinity) >= sinceMs;
   }

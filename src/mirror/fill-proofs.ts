@@ -9,7 +9,7 @@ import type { Contender } from './contender.ts';
 import { type Delivery, OVERLAP_BYTES } from './download.ts';
 import type { Links } from './links.ts';
 
-/** A Fill whose bytes are all there waits so long for upstream to say where else they belong. */
+/** How long a complete Fill waits for upstream to say to which other repositories the blob belongs. */
 const LINK_WITHIN_MS = 20_000;
 
 interface Given extends Pick<Delivery, 'contender' | 'from' | 'shownBytes' | 'atMs'> {
@@ -26,8 +26,8 @@ interface FillProofsOptions {
 }
 
 /**
- * To whom upstream gives the blob of one Fill, and to whom it has shown some of it. That is a right to read along; once the
- * blob is verified it makes Links and Grants.
+ * To whom upstream sends the blob of a Fill, and to whom it proved that it has parts of it. Both give the right to read
+ * the Fill; once the blob is verified, they become Links and Grants.
  */
 export class FillProofs {
   readonly #options: FillProofsOptions;
@@ -43,17 +43,17 @@ export class FillProofs {
     return this.#given.length === 0;
   }
 
-  /** Upstream begins to give it. */
+  /** Upstream begins to send the blob to a contender. */
   noteGiven({ contender, credential, answer, from, shownBytes, atMs }: Delivery): void {
     this.#given.push({ contender, credential, isProof: answer.proof, from, shownBytes, atMs });
   }
 
-  /** Upstream has shown this contender the bytes that were here at that time. */
+  /** Upstream has proved to a contender that it has the bytes that were there. */
   noteShown({ repository, right }: Contender): void {
     this.#shown.set(repositoryText(repository), { repository, right });
   }
 
-  /** Whether `url` gives it to this one, and has not taken its right back since. */
+  /** Whether `url` is sending the blob to this contender and has not withdrawn the right since. */
   isGivenTo(contender: Contender): boolean {
     return this.#given.some(
       given =>
@@ -64,14 +64,14 @@ export class FillProofs {
   }
 
   /**
-   * All `size` bytes are verified: proves the rights of those who were given enough of them, and returns their
-   * repositories, where the blob belongs.
+   * All `size` bytes are verified: records the rights of those to whom enough of them were sent. Returns their
+   * repositories, to which the blob belongs.
    */
   async verified(size: number): Promise<readonly Repository[]> {
     const { digest, links } = this.#options;
     const proved = this.#given.filter(({ from, shownBytes }, at) => {
       const bytes = (this.#given[at + 1]?.from ?? size) - from;
-      // Fewer may be right by chance.
+      // Fewer bytes could match by chance.
       return shownBytes + bytes >= Math.min(size, OVERLAP_BYTES);
     });
     for (const { contender, credential, isProof, atMs: sinceMs } of proved) {
@@ -83,8 +83,9 @@ export class FillProofs {
   }
 
   /**
-   * Has upstream show some of the verified bytes to those to whom it showed others, for that makes the Link. A repository
-   * that it does not confirm in time is asked about again by whoever wants the blob there. Never rejects.
+   * For those to whom upstream proved parts of the unverified blob: makes it prove parts of the verified one, which
+   * creates the Link. Repositories that are not confirmed in time are asked about when a client wants the blob there.
+   * Never rejects.
    */
   async linkShown(held: HeldBytes): Promise<void> {
     const { digest, links, log } = this.#options;

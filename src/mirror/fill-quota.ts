@@ -1,24 +1,24 @@
 import { StorageFull } from '../blobs/storage-full.ts';
 
-/** All blobs whose size nobody names get together so much of the store, or of what the disk may still take. */
+/** The share of the store, or of the free disk space, that all downloads of unknown size may take together. */
 const UNNAMED_SHARE = 0.25;
 
-/** What is looked at of the store. */
+/** The figures of the store that limit Fills. */
 export interface FillQuotaStore {
-  /** Of ingests, whoever writes or left them. */
+  /** Bytes of all ingests, in progress or abandoned. */
   readonly unfinishedBytes: number;
   readonly space: { look(): Promise<{ readonly freeBytes: number; readonly minFreeBytes: number }> };
 }
 
 export interface FillQuotaLimits {
-  /** `storage.maxBytes`, read each time; `undefined` is no limit but the disk's. */
+  /** `storage.maxBytes`, read each time; `undefined` means that only the disk limits. */
   readonly maxBytes?: number | undefined;
 }
 
 /**
- * How much the Fills of a store may have on disk before they are kept. Where there is no room the answer is that of a
- * full disk, with which readers go on straight from upstream: what is downloaded may displace what is held, up to
- * `maxBytes` in all. What of the disk stays free, the store itself sees to.
+ * Limits how much unfinished Fills may take on disk: they may displace stored content, up to `maxBytes` in total.
+ * Beyond the limit they fail with StorageFull, as on a full disk, and readers continue straight from upstream. The
+ * store itself keeps space on the disk free.
  */
 export class FillQuota {
   readonly #store: FillQuotaStore;
@@ -34,7 +34,7 @@ export class FillQuota {
     return this.#limits.maxBytes ?? Number.POSITIVE_INFINITY;
   }
 
-  /** For one Fill; `leave` it at the end. */
+  /** Enters a Fill, which calls `leave` at its end. */
   async enter(): Promise<Place> {
     const { freeBytes, minFreeBytes } = await this.#store.space.look();
     const unnamedLimit = Math.min(this.#maxBytes, Math.max(0, freeBytes - minFreeBytes)) * UNNAMED_SHARE;
@@ -64,7 +64,7 @@ export class FillQuota {
 }
 
 export interface Place {
-  /** Room for the next `bytes` of a blob of `size`, `undefined` while nobody names it. Throws StorageFull. */
+  /** Reserves space for the next `bytes` of a blob of `size` (`undefined` while unknown). Throws StorageFull. */
   take(bytes: number, size: number | undefined): void;
   leave(): void;
 }

@@ -5,15 +5,17 @@ import { OciError } from '../oci/errors.ts';
 import type { Fill } from './fill.ts';
 
 export interface FillReaderOptions {
-  /** Nothing is given before it is settled. */
+  /** No byte is returned before this resolves. */
   readonly admission: Promise<void>;
-  /** To be called when it is closed. */
+  /** Called when the reader is closed. */
   readonly leave: () => void;
-  /** Makes the reader of the rest, when the disk is full. */
+  /** Makes the reader for the rest if the disk is full. */
   readonly direct: () => BlobReader;
 }
 
-/** Reads along with a Fill. Many may; each at its own pace, and none of them brakes the Fill. */
+/**
+ * Reads a Fill while it is downloaded. There can be any number of them, each at its own pace; none slows the Fill down.
+ */
 export class FillReader implements BlobReader {
   readonly size: number;
   readonly #fill: Fill;
@@ -22,14 +24,14 @@ export class FillReader implements BlobReader {
   #direct: BlobReader | undefined;
   #isAdmitted = false;
 
-  /** For `Fill.open`. */
+  /** Use `Fill.open`. */
   constructor(fill: Fill, size: number, options: FillReaderOptions) {
     this.#fill = fill;
     this.size = size;
     this.#options = options;
   }
 
-  /** With those alone that are admitted to the same Fill, and know the same end of it. */
+  /** Readers with the same admission and the same end share their bytes. */
   get shares(): object | undefined {
     const isShared = this.#isAdmitted && this.#direct === undefined && this.#fill.size === this.size;
     return isShared ? this.#fill : undefined;
@@ -61,7 +63,7 @@ export class FillReader implements BlobReader {
     this.#options.leave();
   }
 
-  /** Up to where may be read; `undefined` while that is not beyond `position`. */
+  /** The end of the readable bytes; `undefined` while that is not beyond `position`. */
   #readableBehind(position: number): number | undefined {
     const { digest, size, readable } = this.#fill;
     if (size !== undefined && size !== this.size) {

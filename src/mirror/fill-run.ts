@@ -28,22 +28,22 @@ import { admits, type Links } from './links.ts';
 import type { PullPlace, PullQueue } from './pull-queue.ts';
 import type { Place, FillQuota } from './fill-quota.ts';
 
-/** How often the length of an ingest that another process writes is looked at. */
+/** How often the length of another process's ingest is polled. */
 const FOLLOW_POLL_MS = 20;
-/** Looks between two attempts to take the Lease over, which are writes. */
+/** Polls between two attempts to acquire the Lease, each of which is a write. */
 const POLLS_PER_ATTEMPT = 25;
 /**
- * A download whose size nobody names goes on so long for nobody. Its clients wait 20 s for a size, and come again within
+ * How long a download of unknown size continues without a reader. Clients wait 20 s for the size, and retry within
  * seconds.
  */
 const UNNAMED_UNREAD_MS = 60_000;
 
-/** Of two sources of the same blob, at a time. */
+/** How much is compared at a time of two sources of the same blob. */
 const COMPARED_BYTES = 64 * 1024;
 
-/** So much of a larger blob is waited for before another's answer is compared with it. */
+/** How much of a larger blob must be there before upstream's bytes are compared with it. */
 const SHOWABLE_BYTES = 64 * 1024;
-/** No more than that is compared of a blob under way: an upstream without ranges sends all of it each time. */
+/** At most this much is compared of a blob in progress: an upstream without ranges sends all of it each time. */
 const MAX_SHOWN_BYTES = 1024 * 1024;
 
 export interface FillWorld {
@@ -58,49 +58,49 @@ export interface FillWorld {
   readonly meter: Meter;
 }
 
-/** For whom a Fill is started. */
+/** The request for which a Fill is started. */
 export interface FillStarter {
   readonly repository: Repository;
   readonly right: Right;
-  /** The right to this very blob is proved. */
+  /** Whether the right to this blob was proved before. */
   readonly settled: boolean;
-  /** The size that a Link or a manifest held in the repository gives the blob, in bytes. */
+  /** The size in bytes according to a Link or a manifest of the repository. */
   readonly namedSize: number | undefined;
-  /** Nobody waits for it yet. */
+  /** Set if it is a prefetch, for which no client waits. */
   readonly isAhead: boolean;
 }
 
-/** A download that is under way, for people. */
+/** A download in progress, for `entrepot status`. */
 export interface Download {
-  /** `repositoryText` of where it was asked for first. */
+  /** `repositoryText` of the first requester's repository. */
   readonly repository: string;
   readonly digest: Digest;
-  /** `queued`: it waits for its turn. */
+  /** `queued`: waiting for its turn. */
   readonly state: 'queued' | 'downloading';
   readonly bytes: number;
-  /** `undefined` until it is known. */
+  /** `undefined` while unknown. */
   readonly size: number | undefined;
   readonly readers: number;
-  /** For whom: `Requester.id`. */
+  /** The `Requester.id`s of those that wait for it. */
   readonly requesters: readonly string[];
   readonly startedAtMs: number;
 }
 
 /**
- * The life of one Fill, from the queue to the commit:
+ * Runs one Fill, from the queue to the commit:
  *
  *     queue ─▶ Lease is ours? ──yes──▶ ingest ─▶ download ─▶ verify ─▶ commit
- *                ▲  │ no                           │ lost       └─▶ readers have it all
+ *                ▲  │ no                           │ lost       └─▶ readers get the rest
  *                │  ▼                              ▼
- *                └─ follow the ingest of the process that has it, until that one is dead
+ *                └─ follow the ingest of the process that has it, until that process is dead
  *
- * It has its own lifetime: clients come and go, and `stop` alone ends it early, keeping what came for the next one.
+ * It does not depend on clients, which come and go. Only `stop` ends it early, and keeps what was downloaded.
  */
 export class FillRun {
   readonly fill: Fill;
-  /** The one for whom it was started. */
+  /** The contender for which it was started. */
   readonly starter: Contender;
-  /** Resolves when nothing more happens; never rejects. */
+  /** Resolves when the run has ended; never rejects. */
   readonly done: Promise<void>;
   readonly #world: FillWorld;
   readonly #key: string;
@@ -109,20 +109,20 @@ export class FillRun {
   readonly #place: PullPlace;
   readonly #stopping = new AbortController();
   readonly #skipEndpoints: Set<number>;
-  /** Of those for whom the blob is wanted; `undefined` for whom nothing names it. */
+  /** The sizes that were declared for the blob; `undefined` for requesters without one. */
   readonly #namedSizes = new Set<number | undefined>();
   readonly #proofs: FillProofs;
   readonly #startedAtMs = Date.now();
   #isQueued: boolean;
-  /** The disk had room for all of it. */
+  /** Whether the store has reserved space for all of it. */
   #isAdmitted = false;
-  /** That upstream was asked by HEAD, while another process brings the blob. */
+  /** The question to upstream by HEAD while another process downloads the blob. */
   #asked: Promise<void> | undefined;
   #followed: { readonly follower: IngestFollower; readonly epoch: number } | undefined;
 
   /**
-   * `after`: the end of an earlier run of the same Fill.
-   * `skipEndpoints` is kept by the caller from run to run: those that gave wrong bytes.
+   * `after` is the end of an earlier run for the same Fill. `skipEndpoints` is shared by all runs: the endpoints that
+   * sent wrong bytes.
    */
   constructor(
     world: FillWorld,
@@ -150,7 +150,7 @@ export class FillRun {
     this.done = this.#run(from.after);
   }
 
-  /** How far it is; `undefined` when nothing more comes. */
+  /** The progress; `undefined` after the end. */
   get download(): Download | undefined {
     const { digest, state, length: bytes, size, readers } = this.fill;
     if (state === 'verified' || state === 'failed') return undefined;
@@ -166,14 +166,14 @@ export class FillRun {
     };
   }
 
-  /** Whether it waits for its turn, without a connection. */
+  /** Whether it waits for its turn and has no connection. */
   get isQueued(): boolean {
     return this.#isQueued;
   }
 
   /**
-   * Joins. Returns the one on whose strength this requester reads; `undefined` when nothing says yet that he may: then he
-   * `waits`, until upstream shows him what is `shown`.
+   * Joins as a reader. Returns the contender whose admission the reader depends on; `undefined` if the requester's
+   * right is not known yet. It can then `wait` for upstream to prove what is `shown`.
    */
   join(
     repository: Repository,
@@ -187,12 +187,15 @@ export class FillRun {
     return contender && this.#joined(contender, namedSize);
   }
 
-  /** Joins as one who reads nothing before he is admitted: by whoever calls this, or as the download goes on in his name. */
+  /**
+   * Joins as a contender that reads nothing before it is admitted: by the caller, or when the download continues in its
+   * name.
+   */
   wait(repository: Repository, right: Right, namedSize: number | undefined): Contender {
     return this.#joined(this.#contenders.add(repository, right, false), namedSize);
   }
 
-  /** Upstream has shown to one that waits what was `held`. */
+  /** Admits a waiting contender to which upstream has proved that it has the bytes of `held`. */
   admit(contender: Contender, held: HeldBytes): void {
     contender.admit();
     if (held.isVerified) return;
@@ -200,35 +203,32 @@ export class FillRun {
     if (this.fill.state === 'verified') void this.#linkShown();
   }
 
-  /** Upstream does not show it to one that waits. */
+  /** Refuses a contender that is still waiting. */
   refuse(contender: Contender, reason: unknown): void {
     if (contender.state === 'waiting') this.#contenders.refuse(contender, reason);
   }
 
-  /** Whether enough is here to have upstream show the same to another. */
+  /** Whether there are enough bytes to make upstream prove the same to another requester. */
   get isShowable(): boolean {
     const { state, length, size } = this.fill;
     if (state === 'verified') return true;
     return state !== 'failed' && length > 0 && length >= Math.min(SHOWABLE_BYTES, size ?? SHOWABLE_BYTES);
   }
 
-  /**
-   * What is here, once there is enough of it to have upstream show the same to another; `undefined` when the Fill has
-   * failed before.
-   */
+  /** The bytes, once there are enough of them for another requester's proof; `undefined` if the Fill fails before. */
   async shown(): Promise<HeldBytes | undefined> {
     const { fill } = this;
-    // An answer that does not say its size, as the first one did not, shows it only to who knows it.
+    // Without a known size the bytes would prove nothing, so wait for it.
     await fill.until(() => (this.isShowable && fill.size !== undefined) || undefined).catch(() => {});
     return this.isShowable ? this.#heldBytes() : undefined;
   }
 
-  /** Breaks it off; what came is kept for the next run to go on from. */
+  /** Stops the run. What was downloaded is kept for the next one. */
   stop(reason: Error): void {
     this.#stopping.abort(reason);
   }
 
-  /** The Fill may begin in his turn too, should it come before those of the others. */
+  /** The Fill may now also begin in the turn of this requester, if it comes first. */
   #joined(contender: Contender, namedSize: number | undefined): Contender {
     const { id, maxTransfers } = contender.right.requester;
     this.#place.join({ requester: id, maxTransfers });
@@ -251,13 +251,13 @@ export class FillRun {
   }
 
   /**
-   * A disk that is full to the last byte takes not even a Lease. Readers then go on straight from upstream, once it has
-   * said who may, and how long the blob is. Returns what the Fill failed of.
+   * If the disk is so full that not even a Lease can be written, readers continue straight from upstream, once it has
+   * said who may and how large the blob is. Returns the failure of the Fill.
    */
   async #answeredWithoutRoom(full: unknown): Promise<unknown> {
     try {
       await this.#ask();
-      // Of what is not here each is given what upstream sends for it alone.
+      // Nothing is shared: each reader gets what upstream sends to it alone.
       if (this.fill.length === 0) this.#contenders.admitAll();
       return full;
     } catch (error) {
@@ -274,8 +274,8 @@ export class FillRun {
   }
 
   /**
-   * False when another process has taken the Lease: it goes on from a copy of the bytes that were valid here, and this one
-   * can follow it.
+   * False if another process has taken the Lease over: it continues from a copy of the valid bytes, and this process
+   * follows it.
    */
   async #leadUnder(lease: Lease): Promise<boolean> {
     const { metadata } = this.#world;
@@ -291,7 +291,7 @@ export class FillRun {
     }
   }
 
-  /** The blob may have been brought by another process while this one waited. */
+  /** Uses the stored blob if another process has stored it meanwhile. False if not. */
   async #takeHeld(): Promise<boolean> {
     const { blobs, metadata } = this.#world;
     const { digest } = this.fill;
@@ -300,7 +300,7 @@ export class FillRun {
     await this.#checkFollowed();
     const reader = await blobs.open(digest);
     if (reader?.size !== row.size) {
-      // The file that the row speaks of is lost: this Fill replaces it.
+      // The file of the row is lost: this Fill replaces it.
       await reader?.close();
       return false;
     }
@@ -315,8 +315,8 @@ export class FillRun {
   }
 
   /**
-   * Closes `source` and throws unless it has what readers here were given: somebody else may have found that wrong, unseen by
-   * a process that stood still.
+   * Throws, after closing `source`, unless its bytes equal those that readers here have received. They differ if they
+   * were found to be wrong while this process was suspended.
    */
   async #requireAsRead(source: Pick<BlobReader, 'read' | 'close'>): Promise<void> {
     try {
@@ -327,7 +327,7 @@ export class FillRun {
     }
   }
 
-  /** Whether readers here were given the beginning of what `source` has. */
+  /** Whether `source` begins with the bytes that readers here have received. */
   async #isAsRead(source: Pick<BlobReader, 'read'>): Promise<boolean> {
     const bytes = this.fill.readable;
     const ours = new Uint8Array(COMPARED_BYTES);
@@ -340,7 +340,7 @@ export class FillRun {
     return true;
   }
 
-  /** Reads along with the process that has the Lease. True when the blob is here, false when the Lease may be free. */
+  /** Follows the process that has the Lease. True if the blob is stored, false if the Lease may be free. */
   async #follow(): Promise<boolean> {
     await (this.#asked ??= this.#ask());
     for (let poll = 0; poll < POLLS_PER_ATTEMPT; poll++) {
@@ -364,15 +364,15 @@ export class FillRun {
       this.#followed = { follower, epoch: held.epoch };
     }
     const length = await this.#checkFollowed();
-    // Asked behind the length: what was there before another process took over is in that one's copy; what a paused one adds
-    // when it wakes is not.
+    // Checked after reading the length: bytes from before a takeover are in the new process's copy, bytes that a
+    // suspended process adds after waking up are not.
     const isStillHeld = (await metadata.readLease(this.#key))?.epoch === held.epoch;
     if (isStillHeld) this.fill.grow(length);
   }
 
   /**
-   * The length that the followed ingest has. Its writer empties what it found to be wrong: then the readers here have
-   * wrong bytes too.
+   * The length of the followed ingest. Its writer truncates it if the bytes are wrong, and then readers here have wrong
+   * bytes, too.
    */
   async #checkFollowed(): Promise<number> {
     const length = (await this.#followed?.follower.length()) ?? 0;
@@ -380,7 +380,9 @@ export class FillRun {
     return length;
   }
 
-  /** Its place is left when its file is missing or kept, not before: another Fill would have the same room again. */
+  /**
+   * The place is kept until the ingest is deleted or stored: otherwise another Fill would take the same space again.
+   */
   async #lead(lease: Lease): Promise<'done' | 'left'> {
     const place = await this.#world.quota.enter();
     try {
@@ -412,7 +414,7 @@ export class FillRun {
       if (error instanceof LeaseLost) {
         this.#followed = undefined;
         await ingest.suspend();
-        // Where there is too little to compare, the other process begins anew: what it brings is not for these readers.
+        // There are too few bytes to compare, so the other process starts again: its bytes are not for these readers.
         throw this.#isDoubtful ? beganAnew(error) : error;
       }
       if (error instanceof OtherBytes) {
@@ -425,7 +427,7 @@ export class FillRun {
         return 'done';
       }
       this.#fail(error);
-      // A full disk gets its room back: the index and pushes need some, and readers go on straight from upstream.
+      // A full disk gets its space back, which the index and pushes need; readers continue straight from upstream.
       const isDropped = isStorageClosed(error) || error instanceof Unwanted;
       await (isDropped ? ingest.abort() : ingest.suspend());
       return isDropped ? 'done' : 'left';
@@ -442,15 +444,16 @@ export class FillRun {
   }
 
   /**
-   * Brings what is missing behind what came before and returns the endpoint that gave the end; `undefined` where upstream
-   * shows that this was something else. `seen`: bytes that readers may have had before.
+   * Downloads what is missing after the bytes of an earlier run. Returns the index of the last endpoint; `undefined` if
+   * those bytes turned out to be others than upstream's and no reader has received any of them. `seen`: how many bytes
+   * readers may have received before.
    */
   async #goOn(ingest: Ingest, place: Place, seen: number): Promise<number | undefined> {
     const { fill } = this;
     if (ingest.offset === 0) return this.#download(ingest, place);
     fill.grow(ingest.offset);
     try {
-      // So few bytes would show nothing, and are soon here again.
+      // So few bytes prove nothing, and are soon downloaded again.
       if (ingest.offset < OVERLAP_BYTES && seen === 0) throw new OtherBytes();
       this.#world.meter.count('fills_resumed_total');
       return await this.#download(ingest, place);
@@ -464,8 +467,8 @@ export class FillRun {
   }
 
   /**
-   * An ingest without what was something else. Its file is another, and the old one stays empty: a process that reads along
-   * learns from that what its readers have, however long it stood still.
+   * A new ingest after one with wrong bytes. It has another file, and the old one stays empty: that is how a process
+   * that follows it learns that its readers have wrong bytes, however long it was suspended.
    */
   async #anew(old: Ingest, lease: Lease): Promise<Ingest> {
     const { fill } = this;
@@ -513,25 +516,25 @@ export class FillRun {
     }
   }
 
-  /** Room for the next piece; throws when there is none, or nobody wants it any more. */
+  /** Reserves space for the next piece. Throws if there is none, or if nobody wants a blob of unknown size any more. */
   async #admit(chunk: Uint8Array, place: Place, reading: Reading): Promise<void> {
     const limitBytes = this.#limitBytes;
     place.take(chunk.byteLength, limitBytes);
     if (limitBytes !== undefined && !this.#isAdmitted) {
-      // For all of it at once: what could never fit displaces nothing.
+      // For the whole blob at once, so that one that cannot fit displaces nothing.
       await this.#world.blobs.admit(limitBytes - this.fill.length);
       this.#isAdmitted = true;
     }
     if (limitBytes === undefined && reading.unreadMs > UNNAMED_UNREAD_MS) throw new Unwanted();
   }
 
-  /** What all who want the blob name as its size: upstream's answer has to agree, or nobody could read it. */
+  /** The size that all requesters agree on. Upstream's has to be the same, or nobody could read the blob. */
   get #agreedSize(): number | undefined {
     const [size] = this.#namedSizes;
     return this.#namedSizes.size === 1 ? size : undefined;
   }
 
-  /** The blob's size as far as anybody names it: upstream, else who wants it. */
+  /** The maximum size: upstream's, else the largest that was declared; `undefined` if unknown. */
   get #limitBytes(): number | undefined {
     if (this.fill.size !== undefined) return this.fill.size;
     const named = [...this.#namedSizes].filter(size => size !== undefined);
@@ -540,7 +543,7 @@ export class FillRun {
 
   #given(delivery: Delivery): boolean {
     const { contender, answer, from, shownBytes } = delivery;
-    // Bytes that came for others are given to nobody for the beginning of an answer.
+    // Bytes that were downloaded for others are no proof for a response that continues them without an overlap.
     const isProof = from === 0 || shownBytes > 0;
     if (contender.state === 'waiting' && !(isProof && admits(answer, contender.right))) return false;
     if (this.fill.size === undefined && answer.size !== undefined) this.fill.learnSize(answer.size);
@@ -550,20 +553,21 @@ export class FillRun {
   }
 
   /**
-   * What is brought for the next one goes to the readers of this one too. That upstream began to answer it may have meant
-   * nothing: then the next one's answer will not be the same as what came, if there is enough of it to tell.
+   * Continues in the next contender's name, whose bytes also go to the readers of the refused one. If upstream began to
+   * answer the refused one with something else than the blob, the overlap will differ, unless there is too little to
+   * compare.
    */
   #refused(contender: Contender, failure: UpstreamFailure): void {
     this.#contenders.refuse(contender, failure);
     if (this.#contenders.current !== undefined && this.#isDoubtful) throw nothingShown();
   }
 
-  /** Whether somebody reads, or may, to whom upstream has given too little to tell whether it is the blob. */
+  /** Whether there are readers that upstream has sent too little to be sure that it is the blob. */
   get #isDoubtful(): boolean {
     return this.fill.length < OVERLAP_BYTES && !this.#proofs.isEmpty && !this.#contenders.areSettled;
   }
 
-  /** Finds out whom of those that wait upstream refuses, and the size. A stop does not wait for upstream. */
+  /** Asks upstream which waiting contenders it refuses, and for the size. Aborted by `stop`. */
   async #ask(): Promise<void> {
     const { fill } = this;
     const asking = this.#contenders.ask({ needsSize: fill.size === undefined });
@@ -577,7 +581,7 @@ export class FillRun {
     for (const contender of await unlessAborted(showing, this.#stopping.signal)) this.admit(contender, held);
   }
 
-  /** What is here, to be compared with what upstream gives another. */
+  /** What is there, to be compared with what upstream sends to another requester. */
   #heldBytes(isVerified = this.fill.state === 'verified'): HeldBytes {
     const { fill } = this;
     return {
@@ -594,13 +598,13 @@ export class FillRun {
     };
   }
 
-  /** A stop does not wait for upstream. */
+  /** Aborted by `stop`. */
   async #linkShown(): Promise<void> {
     const linking = this.#proofs.linkShown(this.#heldBytes(true));
     await unlessAborted(linking, this.#stopping.signal).catch(() => {});
   }
 
-  /** False when the blob could not be kept; what another process goes on with, that one keeps. */
+  /** Stores the verified blob. False if that failed; if another process has taken over, it stores it. */
   async #commit(ingest: Ingest, lease: Lease): Promise<boolean> {
     const { blobs, metadata, links, keeping } = this.#world;
     const { digest, length } = this.fill;
@@ -608,7 +612,7 @@ export class FillRun {
     try {
       const [first, ...others] = await this.#proofs.verified(length);
       for (const repository of others) links.add(repository, digest, length);
-      // Before the row: whoever waits for that takes the repository for complete.
+      // Before the row exists: whoever waits for that considers the repository complete.
       await this.#linkShown();
       await ingest.commit(digest);
       await metadata.putBlob(digest, length, first, { lease, isThere });
@@ -618,7 +622,7 @@ export class FillRun {
       await ingest.abort().catch(() => {});
       if (isStorageFull(error)) await removeStrays(blobs, metadata, [digest]).catch(() => {});
       if (error instanceof LeaseLost) return true;
-      // The readers have what they came for: only the next ones will miss it.
+      // Readers have the whole blob; only later requests will miss it.
       this.#log.error({ err: error }, 'a verified blob could not be stored');
       keeping.failed(error);
       return false;
@@ -627,8 +631,8 @@ export class FillRun {
 
   async #discard(ingest: Ingest, error: OciError): Promise<void> {
     this.#fail(error);
-    // First emptied: a process that reads along learns from it that its readers have wrong bytes. Nobody does any more when the
-    // Lease is another's by now.
+    // Truncated first: that tells processes that follow the ingest that their readers have wrong bytes. If the Lease
+    // belongs to another process by now, nobody follows it.
     await ingest.truncate(0).catch(() => {});
     await ingest.abort();
   }
@@ -643,7 +647,7 @@ export class FillRun {
     this.#contenders.refuseAll(heard);
     this.fill.fail(heard);
     if (aborted) return;
-    // What our own limit has no room for is no fault of the place.
+    // A limit of our own that is reached is no fault of the disk.
     if (isStorageClosed(error) && !(error instanceof StorageFull)) this.#world.keeping.failed(error);
     const isRefused = error instanceof UpstreamFailure && isRefusal(error);
     this.#world.meter.count('fills_total', { outcome: isRefused ? 'refused' : 'failed' });
@@ -652,7 +656,7 @@ export class FillRun {
   }
 }
 
-/** When a Fill was last read by anybody. */
+/** Tracks when a Fill was last read. */
 class Reading {
   readonly #fill: Fill;
   #readAtMs = performance.now();
@@ -668,14 +672,14 @@ class Reading {
   }
 }
 
-/** Nobody waits for a blob that may never end. */
+/** Nobody waits for the blob, which may never end. */
 class Unwanted extends Error {
   constructor() {
     super('no client is waiting for the blob, and its size is unknown');
   }
 }
 
-/** What is heard where another process has taken over too little to be compared. */
+/** The error when another process has taken over and there is too little to compare with its bytes. */
 function beganAnew(cause: LeaseLost): OciError {
   return new OciError('UNAVAILABLE', {
     message: 'another process has taken over this download: try again',
@@ -684,7 +688,7 @@ function beganAnew(cause: LeaseLost): OciError {
   });
 }
 
-/** What is heard where a download cannot go on: upstream has given too little to tell whether it is the blob. */
+/** The error when a download cannot continue: upstream has sent too little to tell whether it is the blob. */
 function nothingShown(): UpstreamFailure {
   return new UpstreamFailure(
     'unavailable',
@@ -692,7 +696,9 @@ function nothingShown(): UpstreamFailure {
   );
 }
 
-/** The name of a Fill as an ingest and a Lease: an upstream's name has characters that a key may not have. */
+/**
+ * The key of a Fill's ingest and Lease. Names of upstreams have characters that a key may not have, so they are hashed.
+ */
 function fillKey(upstream: string, digest: Digest): string {
   const upstreamKey = createHash('sha256').update(upstream).digest('hex').slice(0, 16);
   return `fill-${upstreamKey}-${digestAlgorithm(digest)}-${digestHex(digest)}`;

@@ -3,27 +3,27 @@ import type { Digest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import { FillReader } from './fill-reader.ts';
 
-/** Where the bytes that are here can be read: an ingest, one that another process writes, or a held blob. */
+/** Where downloaded bytes are read: an ingest of this process or of another one, or a stored blob. */
 export interface FillSource {
   read(buffer: Uint8Array, position: number): Promise<number>;
   close(): Promise<void>;
 }
 
 /**
- * Held back from every reader until size and digest are verified (all of a smaller blob): bytes that turn out wrong
- * are then a complete blob nowhere, and the wait for so few is not felt.
+ * The end of a blob (all of a smaller one) that is held back from every reader until size and digest are verified.
+ * Wrong bytes can then never be received as a complete blob, and the delay is not noticeable.
  */
 export const HOLD_BACK_BYTES = 64 * 1024;
 
 /**
- * One download in progress, as its readers see it: bytes that grow, then are verified, or fail for all alike.
- * It knows nothing of networks and stores; whoever brings the bytes calls `begin`, `grow`, then `verify` or `fail`,
- * and at last `end`.
+ * One download in progress, as its readers see it: a growing number of bytes that are finally verified, or fail for all
+ * readers alike. It knows nothing of networks and stores; whoever downloads the bytes calls `begin`, `grow`, then
+ * `verify` or `fail`, and finally `end`.
  *
  *     queued ──begin──▶ filling ──verify──▶ verified
  *        └──────fail───────┴───▶ failed
  *
- * It outlives its readers: that nobody reads is no reason to stop.
+ * It continues without readers.
  */
 export class Fill {
   readonly digest: Digest;
@@ -34,7 +34,7 @@ export class Fill {
   readonly #sources: FillSource[] = [];
   #readers = 0;
   #ended = false;
-  /** Called at each change; whoever waits looks again, and leaves the set when content. */
+  /** Called at each change; waiters check their condition again, and leave the set when it holds. */
   readonly #waiting = new Set<() => void>();
 
   constructor(digest: Digest) {
@@ -45,23 +45,23 @@ export class Fill {
     return this.#state;
   }
 
-  /** Final size in bytes, once upstream or the index said it. */
+  /** The final size in bytes, once known. */
   get size(): number | undefined {
     return this.#size;
   }
 
-  /** Bytes that are here, verified or not. */
+  /** Downloaded bytes, verified or not. */
   get length(): number {
     return this.#length;
   }
 
-  /** Bytes that may be handed out. */
+  /** Bytes that readers may receive. */
   get readable(): number {
     if (this.#state === 'verified') return this.#length;
     return this.#size === undefined ? 0 : Math.max(0, Math.min(this.#length, this.#size - HOLD_BACK_BYTES));
   }
 
-  /** Why it failed, if it did. */
+  /** The reason for which it failed, if it did. */
   get failure(): unknown {
     return this.#failure;
   }
@@ -74,7 +74,9 @@ export class Fill {
     return this.#readers > 0;
   }
 
-  /** The bytes are from now on read from `source`, which has `length` of them. The Fill closes it after its last reader. */
+  /**
+   * From now on the bytes are read from `source`, which has `length` of them. The Fill closes it after its last reader.
+   */
   begin(source: FillSource, length: number): void {
     this.#sources.unshift(source);
     this.#length = length;
@@ -92,14 +94,14 @@ export class Fill {
     this.#changed();
   }
 
-  /** Size and digest are right: everything may be handed out. */
+  /** Size and digest are right: everything may be read. */
   verify(): void {
     this.#size = this.#length;
     this.#state = 'verified';
     this.#changed();
   }
 
-  /** Every reader, now and later, gets `failure`. Nothing can fail that is verified, and the first failure counts. */
+  /** All readers, current and later, get `failure`. No effect if it is verified or has failed before. */
   fail(failure: unknown): void {
     if (this.#state === 'verified' || this.#state === 'failed') return;
     this.#failure = failure;
@@ -107,13 +109,15 @@ export class Fill {
     this.#changed();
   }
 
-  /** No more will come and nobody new will join; the sources are closed as soon as nobody reads. */
+  /** No more bytes or readers will come: the sources are closed after the last reader. */
   end(): void {
     this.#ended = true;
     this.#closeUnread();
   }
 
-  /** Keeps the bytes readable until `open`, or until the returned function is called (again is fine). */
+  /**
+   * Keeps the bytes readable until `open`, or until the returned function is called, which may happen more than once.
+   */
   hold(): () => void {
     this.#readers++;
     let held = true;
@@ -126,17 +130,17 @@ export class Fill {
   }
 
   /**
-   * A reader that takes over `leave` from `hold`. It gives nothing before `admission` is settled, the right of who
-   * opens it. A `size` that turns out another breaks this reader, not the Fill. When a full disk ends the Fill, the
-   * reader goes on with what `direct` makes.
+   * Opens a reader, which takes over `leave` from `hold`. It returns nothing before `admission` resolves. If the blob
+   * turns out not to have `size` bytes, this reader fails, not the Fill. If the Fill fails because the disk is full,
+   * the reader continues with the result of `direct`.
    */
   open(size: number, admission: Promise<void>, leave: () => void, direct: () => BlobReader): FillReader {
     return new FillReader(this, size, { admission, leave, direct });
   }
 
   /**
-   * What `look` gives as soon as it gives something. Rejects when it throws, when the Fill fails before, or when
-   * `signal` aborts.
+   * Resolves with the first result of `look` other than `undefined`. Rejects if `look` throws, if the Fill fails first,
+   * or if `signal` aborts.
    */
   until<T>(look: () => T | undefined, signal?: AbortSignal): Promise<T> {
     return new Promise((resolve, reject) => {
@@ -161,12 +165,12 @@ export class Fill {
     });
   }
 
-  /** For its readers, which know what is `readable`. */
+  /** For readers, which only ask for what is `readable`. */
   async read(buffer: Uint8Array, position: number): Promise<number> {
     const [source] = this.#sources;
     if (source === undefined) throw new Error('internal error: a fill without content was read');
     const count = await source.read(buffer, position);
-    // Whoever writes them, here or in another process, empties what he found to be wrong, and says so a moment later.
+    // The writer, in this or another process, truncates bytes that are wrong, and reports it a moment later.
     if (count === 0) throw wrongBytes(this.digest);
     return count;
   }
@@ -174,7 +178,7 @@ export class Fill {
   #closeUnread(): void {
     if (this.#readers > 0 || !this.#ended) return;
     for (const source of this.#sources.splice(0)) {
-      // To close what was only read can fail without harm to anybody.
+      // An error on closing a file that was only read does no harm.
       source.close().catch(() => {});
     }
   }
@@ -184,7 +188,7 @@ export class Fill {
   }
 }
 
-/** What everybody hears whose blob turned out not to be what it was asked for as. */
+/** The error for a blob whose bytes do not have the requested digest. */
 export function wrongBytes(digest: Digest, cause?: unknown): OciError {
   return new OciError('UPSTREAM_INVALID', {
     message: 'the content from upstream does not match the requested digest',

@@ -10,12 +10,12 @@ import { DirectReader } from './direct-reader.ts';
 import type { Fill } from './fill.ts';
 import { type Download, FillRun, type FillStarter, type FillWorld } from './fill-run.ts';
 
-/** An endpoint that gave wrong bytes of a blob is not asked for that one so soon again. */
+/** How long an endpoint that sent wrong bytes of a blob is avoided for that blob. */
 const WRONG_BYTES_MEMORY = { maxEntries: 1_000, maxAgeMs: 10 * 60_000 };
-/** How often a stopping process looks whether readers are done. */
+/** How often a stopping process checks whether readers have finished. */
 const STOP_POLL_MS = 20;
 
-/** The Fills that run in this process: at most one of each (upstream, digest). */
+/** The Fills of this process: at most one for each upstream and digest. */
 export class Fills {
   readonly #world: FillWorld;
   readonly #runs = new Map<string, FillRun>();
@@ -26,13 +26,13 @@ export class Fills {
     this.#world = world;
   }
 
-  /** The one that runs; not one that has failed and is about to end. */
+  /** The run in progress, if any; not one that has failed and is about to end. */
   find(upstream: string, digest: Digest): FillRun | undefined {
     const run = this.#runs.get(keyOf(upstream, digest));
     return run?.fill.state === 'failed' ? undefined : run;
   }
 
-  /** Starts what `find` does not find. `settled`: the right to this very blob is proved. */
+  /** Starts a run; call only if `find` returns none. `settled`: the right to this blob was proved before. */
   start(
     repository: Repository,
     digest: Digest,
@@ -42,7 +42,7 @@ export class Fills {
     return this.#start(digest, { repository, right, ...known, isAhead: false });
   }
 
-  /** Starts it for nobody in particular, behind those that somebody waits for. */
+  /** Starts a prefetch, which has lower priority than downloads that clients wait for. */
   startAhead(repository: Repository, { digest, size }: Descriptor, right: Right): FillRun {
     return this.#start(digest, { repository, right, settled: false, namedSize: size, isAhead: true });
   }
@@ -60,13 +60,13 @@ export class Fills {
     return run;
   }
 
-  /** Serves one reader of a Fill that a full disk has ended. */
+  /** Makes a reader for a Fill that ended because the disk is full. */
   readDirectly(fill: Fill, size: number, contender: Contender): DirectReader {
     const { asking, queue, log } = this.#world;
     return new DirectReader({ asking, queue, log, fill, size, contender });
   }
 
-  /** Those that are not done, the oldest first. */
+  /** Downloads in progress, oldest first. */
   get downloads(): readonly Download[] {
     return [...this.#runs.values()].flatMap(run => run.download ?? []);
   }
@@ -75,7 +75,9 @@ export class Fills {
     return this.#runs.size;
   }
 
-  /** Stops what nobody reads at once and the rest after `deadlineMs`; what came is kept for the next process. */
+  /**
+   * Stops runs without readers at once, others after `deadlineMs`. What was downloaded is kept for the next process.
+   */
   async close(deadlineMs: number): Promise<void> {
     this.#isClosing = true;
     const deadline = performance.now() + deadlineMs;

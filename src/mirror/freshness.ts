@@ -4,20 +4,20 @@ import { defaultPullPolicy, type ImagePullPolicy } from '../oci/pull-policy.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
 
-/** How fresh what is held has to be: all that is configured upstream-wide, per repository and per tenant, as one. */
+/** How fresh a stored tag must be: the options of upstream, repository and tenant combined. */
 export interface PullRule {
-  /** The strictest that applies; `undefined` is Kubernetes' defaulting. */
+  /** The strictest policy that applies; `undefined` for Kubernetes' default. */
   readonly pullPolicy: ImagePullPolicy | undefined;
-  /** How old what upstream said of a tag may be under the defaulting, ms; Infinity never asks again. */
+  /** With the default policy: for how long a tag is served without asking upstream, ms; Infinity for ever. */
   readonly freshForMs: number;
-  /** So long after that it is still served at once, and asked about behind the answer. */
+  /** For how long after that it is served at once, and checked in the background. */
   readonly staleWhileRevalidateMs?: number;
 }
 
-/** So long upstream may take to say what is asked before what is held is served instead. */
+/** How long upstream may take before stored content is served instead. */
 export const STALE_AFTER_MS = 5_000;
 
-/** What a requester hears who wants what is not held, where upstream may not be asked. */
+/** The error for content that is not stored if upstream may not be asked. */
 export function notHeld(
   code: 'MANIFEST_UNKNOWN' | 'BLOB_UNKNOWN' | 'NAME_UNKNOWN',
   repository: Repository,
@@ -30,30 +30,30 @@ export function notHeld(
   });
 }
 
-/** An image by the name with which `entrepot pull` fetches it. */
+/** The image by the name that `entrepot pull` takes. */
 function whatOf(code: string, name: string, reference: string | undefined): string {
   if (reference === undefined) return name;
   if (code === 'BLOB_UNKNOWN') return `the blob ${reference} of ${name}`;
   return `${name}${isDigest(reference) ? '@' : ':'}${reference}`;
 }
 
-/** The rule for a repository. A requester may be held to a stricter policy of its own (`Right.pullPolicy`). */
+/** Returns the rule for a repository. The requester may have a stricter policy of its own (`Right.pullPolicy`). */
 export type PullRuleOf = (repository: Repository, right: Pick<Right, 'pullPolicy'>) => PullRule;
 
 /**
- * `serve` what is held; `serve-and-ask`: serve it, and ask upstream behind the answer; `ask` before answering;
- * `never`: only what is held, if it is, and upstream is not asked.
+ * `serve`: serve what is stored. `serve-and-ask`: serve it, and ask upstream in the background. `ask`: ask upstream
+ * first. `never`: serve what is stored, if anything, and do not ask upstream.
  */
 export type Freshness = 'serve' | 'serve-and-ask' | 'ask' | 'never';
 
-/** What to do about `tag`, of which upstream spoke `ageMs` ago; `undefined` when nothing of it is held. */
+/** What to do about `tag`, which upstream last confirmed `ageMs` ago; `undefined` if it is not stored. */
 export function freshnessOf(tag: string, ageMs: number | undefined, rule: PullRule): Freshness {
   const policy = rule.pullPolicy ?? defaultPullPolicy({ tag });
   if (policy === 'Never') return 'never';
   if (ageMs === undefined || policy === 'Always') return 'ask';
-  // Asked for by name it means to the letter what the defaulting means for a while.
+  // An explicit IfNotPresent never expires; the default does after `freshForMs`.
   if (rule.pullPolicy !== undefined) return 'serve';
-  // A clock that was set back makes an age that nobody can judge.
+  // The clock was set back, so the age is unknown.
   if (ageMs < 0) return 'ask';
   if (ageMs < rule.freshForMs) return 'serve';
   return ageMs < rule.freshForMs + (rule.staleWhileRevalidateMs ?? 0) ? 'serve-and-ask' : 'ask';

@@ -1,17 +1,17 @@
 import type { Ingest } from '../blobs/blob-store.ts';
 
-/** A write is worth its system call from here on. */
+/** Chunks are collected up to this size before they are written. */
 const WRITE_BYTES = 1024 * 1024;
-/** What may be waiting for a slow disk; beyond it the download waits. Bounds the memory of one Fill. */
+/** How much may wait for a slow disk before the download has to wait. Bounds the memory of a Fill. */
 const MAX_PENDING_BYTES = 4 * 1024 * 1024;
-/** The first bytes are written as they come: whoever joins now waits for them. */
+/** The first bytes are written as they come, since clients are waiting for them. */
 const WRITE_AT_ONCE_BYTES = 256 * 1024;
-/** The longest that the bytes of a slow upstream are kept from readers, ms. */
+/** How long bytes from a slow upstream may be delayed, ms. */
 const MAX_DELAY_MS = 20;
 
 /**
- * Gathers the chunks of a body into big writes, one in flight while the next collects. After each, `written` is told
- * the length so far. The first failed write ends it: every later call rejects with the same.
+ * Collects the chunks of a body into large writes, one of which is in progress at a time. Calls `written` with the
+ * total length after each. The first failed write ends it: all later calls reject with its error.
  */
 export class IngestWriter {
   readonly #ingest: Ingest;
@@ -20,7 +20,7 @@ export class IngestWriter {
   #pending: Uint8Array[] = [];
   #pendingBytes = 0;
   #delay: NodeJS.Timeout | undefined;
-  /** The delay ran out while a write was in flight: the next one begins without it. */
+  /** Set if the delay expired during a write: the next write then starts without a delay. */
   #overdue = false;
   #inFlight: Promise<void> | undefined;
   #failure: { readonly cause: unknown } | undefined;
@@ -31,12 +31,12 @@ export class IngestWriter {
     this.#length = ingest.offset;
   }
 
-  /** Bytes taken over, written or not: where the download goes on. */
+  /** Bytes that were added, written or not: where the download continues. */
   get length(): number {
     return this.#length;
   }
 
-  /** Takes `chunk` over; resolves when more may come. */
+  /** Adds `chunk`; resolves when more may be added. */
   async add(chunk: Uint8Array): Promise<void> {
     this.#throwFailure();
     this.#pending.push(chunk);
@@ -47,7 +47,7 @@ export class IngestWriter {
     this.#throwFailure();
   }
 
-  /** Resolves when everything taken over is written. To be called before giving up too, so that what came is kept. */
+  /** Resolves when everything that was added is written. Call it also before giving up, so that nothing is lost. */
   async drain(): Promise<void> {
     while (this.#failure === undefined && (this.#inFlight !== undefined || this.#pendingBytes > 0)) {
       this.#write();
@@ -80,7 +80,7 @@ export class IngestWriter {
     this.#inFlight = this.#writeOut(chunks);
   }
 
-  /** Never rejects: the failure is for whoever adds or drains next. */
+  /** Never rejects: the next `add` or `drain` gets the error. */
   async #writeOut(chunks: readonly Uint8Array[]): Promise<void> {
     try {
       await this.#ingest.write(chunks);

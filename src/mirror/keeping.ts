@@ -1,6 +1,6 @@
 import { errorCode } from '../lib/error-code.ts';
 
-/** Whether downloads can be kept, as far as the last of them shows: what cannot is passed on to its readers all the same. */
+/** Whether downloads can currently be stored, as the last one shows. If not, they are only streamed to clients. */
 export class Keeping {
   readonly #nowMs: () => number;
   #failure: { readonly reason: string; readonly sinceMs: number } | undefined;
@@ -9,7 +9,7 @@ export class Keeping {
     this.#nowMs = nowMs;
   }
 
-  /** A line for people, without paths: anybody may read it. */
+  /** A line for `/readyz` and `status`, without paths, since anybody may read it. */
   get problem(): string | undefined {
     if (this.#failure === undefined) return undefined;
     const { reason, sinceMs } = this.#failure;

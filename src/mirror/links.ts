@@ -11,27 +11,27 @@ import type { Answer, BlobHead } from '../upstream/upstream.ts';
 import { type UpstreamRequests, blobReference, headOfBlob } from './upstream-requests.ts';
 import { type HeldBytes, proveBlob, type Shown } from './blob-proof.ts';
 
-/** Manifests of artifacts name the digests of nothing and of `{}`, which a server may well answer to everything. */
+/** Manifests of artifacts name the digests of an empty blob and of `{}`, which a server may return for any request. */
 const TELLING_BYTES = 256;
-/** For who asks for blobs that no manifest names, or for no manifest: few do. */
+/** Few requesters ask for blobs that no manifest names, or without having asked for a manifest. */
 const MAX_GIVEN = 10_000;
 
 export interface Confirmed<Size = number> {
-  /** Bytes of the whole blob. */
+  /** The size of the whole blob in bytes. */
   readonly size: Size;
   readonly joined: boolean;
 }
 
 export interface Given {
-  /** Bytes of the whole blob. */
+  /** The size of the whole blob in bytes. */
   readonly size: number;
   readonly credential: Credential | undefined;
-  /** On `performance.now()`'s clock. */
+  /** By `performance.now()`. */
   readonly sinceMs: number;
 }
 
 export interface LinkRules {
-  /** How long what upstream has given is given from here without asking it again; read each time. */
+  /** For how long a proof is valid; read each time. */
   readonly verifyForMs: number;
 }
 
@@ -42,15 +42,18 @@ export interface LinksOptions {
 }
 
 /**
- * Which blobs belong to which mirrored repository. A Link is made by an upstream answer for that repository, never
- * by a manifest that names the blob, nor by equal content elsewhere: those save the transfer, not the proof.
+ * Which blobs belong to which mirrored repository. Only a response of upstream for that repository creates a Link,
+ * never a manifest that names the blob or equal content elsewhere: those save the transfer, not the proof.
  */
 export class Links {
   readonly #metadata: MetadataStore;
   readonly #asking: UpstreamRequests;
   readonly #flights = new SingleFlight<BlobHead>();
   readonly #proofs = new SingleFlight<Shown>();
-  /** Blobs that upstream gave to a credential and that entitle it to nothing else, and when it began and had done so. */
+  /**
+   * Blobs that upstream sent to a credential, if that proves no right to anything else: when the transfer began and
+   * ended.
+   */
   readonly #given = new Lru<{ readonly sinceMs: number; readonly atMs: number }>({ maxEntries: MAX_GIVEN });
   readonly #rules: LinkRules;
   readonly #nowMs: () => number;
@@ -64,7 +67,7 @@ export class Links {
     this.#log = log;
   }
 
-  /** Whether the blob may be served from here to this requester without asking upstream. */
+  /** Whether the blob may be served to this requester without asking upstream. */
   async isSettled(repository: Repository, digest: Digest, right: Right): Promise<boolean> {
     if (!(await this.#metadata.isLinked(repository, digest))) return false;
     return (
@@ -73,8 +76,8 @@ export class Links {
   }
 
   /**
-   * Asks upstream once, by HEAD, how big the blob is; `undefined` when it does not say. A status proves nothing: no Link
-   * comes of it, and no Grant.
+   * Asks upstream for the size of the blob by HEAD, once for concurrent callers; `undefined` if upstream does not
+   * announce it. A status code proves nothing, so this creates neither a Link nor a Grant.
    */
   async size(repository: Repository, digest: Digest, right: Right): Promise<Confirmed<number | undefined>> {
     const known = await this.#metadata.isLinked(repository, digest);
@@ -96,8 +99,8 @@ export class Links {
   }
 
   /**
-   * Has upstream show that the repository has these bytes for this requester. When they are verified that makes the Link;
-   * those of a download under way let only this requester read along.
+   * Makes upstream prove to this requester that the repository has these bytes. If they are verified, this creates the
+   * Link. If they are a download in progress, it only lets this requester read that.
    */
   async confirm(repository: Repository, digest: Digest, right: Right, held: HeldBytes): Promise<Confirmed> {
     const known = await this.#metadata.isLinked(repository, digest);
@@ -107,9 +110,9 @@ export class Links {
     const { answer, credential, joined } = await this.#asking.ask(
       {
         repository,
-        // That other bytes are here says nothing of whether upstream has the blob.
+        // A failed comparison says nothing about whether upstream has the blob, so it is remembered separately.
         reference: `proof of ${blobReference(digest)}`,
-        // Unverified bytes may be wrong, and what agrees with them says nothing to anybody else.
+        // Not shared if the bytes are unverified: they may be wrong, so a match proves nothing for others.
         shared: isVerified ? this.#proofs : undefined,
         proves: isTelling,
         known,
@@ -125,7 +128,7 @@ export class Links {
     return { size: answer.size, joined };
   }
 
-  /** `url` has given all of the blob, whose digest is right, to the credential. `sinceMs`: when it began to. */
+  /** `url` has sent the whole blob to the credential, and the digest is right. `sinceMs`: when it began. */
   async noteGiven(
     repository: Repository,
     digest: Digest,
@@ -136,7 +139,10 @@ export class Links {
     } else this.#remember(repository, digest, credential, sinceMs);
   }
 
-  /** Secrets have changed: who still knows the password of one that is gone is asked about again. */
+  /**
+   * Call when Secrets have changed: somebody may still know the password of one that is gone, so upstream is asked
+   * again.
+   */
   forgetGiven(): void {
     this.#given.clear();
   }
@@ -154,21 +160,22 @@ export class Links {
   #isGiven(repository: Repository, digest: Digest, credential: Credential | undefined): boolean {
     const given = this.#given.get(givenText(repository, digest, credential));
     if (given === undefined) return false;
-    // The machine may have slept since, which only this clock knows. Where it has been set back, nobody knows how old it is.
+    // The wall clock, since the machine may have been suspended. If it was set back, the age is unknown.
     const ageMs = this.#nowMs() - given.atMs;
     if (ageMs < 0 || ageMs >= this.#rules.verifyForMs) return false;
     return !this.#asking.hasEndedSince(given.sinceMs, repository, credential);
   }
 
   /**
-   * Whether who is given the blob by upstream may read all of the repository. A digest that no manifest there names was
-   * chosen by who asks for it: it may be that of an answer that upstream gives to everything.
+   * Whether a requester that gets the blob from upstream may read the whole repository. The digest must be in one of
+   * its manifests: any other was chosen by the requester, and may be that of a response that upstream gives to every
+   * request.
    */
   async #isTelling(repository: Repository, digest: Digest, size: number): Promise<boolean> {
     return size >= TELLING_BYTES && (await this.#metadata.isNamed(repository, digest));
   }
 
-  /** An index that takes no write costs the Link, so that the next one asks again; this one has its answer. */
+  /** If the index accepts no write, the Link is lost and the next requester asks again; this one gets its answer. */
   async #keep(repository: Repository, digest: Digest, size: number): Promise<void> {
     try {
       await this.#metadata.linkBlob(repository, digest, size);
@@ -177,7 +184,7 @@ export class Links {
     }
   }
 
-  /** Makes the Link in the background, for who comes later: whoever is served now has the proof itself. */
+  /** Creates the Link in the background: the current requester does not need it. */
   add(repository: Repository, digest: Digest, size: number): void {
     this.#metadata.linkBlob(repository, digest, size).catch((error: unknown) => {
       this.#log.error({ err: error, digest }, 'a link could not be stored');
@@ -190,14 +197,14 @@ function givenText(repository: Repository, digest: Digest, credential: Credentia
 }
 
 /**
- * Whether a good answer lets this requester have the content. An answer of `url` to his credential does; one of a
- * mirror, which may have a credential of its own, only if his right is known without it.
+ * Whether a successful response lets this requester have the content. A response of `url` to its credential does. A
+ * mirror may have used a credential of its own, so its response does only if the right is known otherwise.
  */
 export function admits(answer: Answer, right: Right): boolean {
   return answer.proof || right.proved || right.provedIfUnreachable;
 }
 
-/** What a requester hears whose right only `url` could have proved. */
+/** The error for a requester whose right only `url` could have proved, when a mirror answered. */
 export function unproved(): UpstreamFailure {
   return new UpstreamFailure(
     'unavailable',

@@ -24,7 +24,7 @@ export interface ManifestSourceOptions {
   readonly asking: UpstreamRequests;
   readonly metadata: MetadataStore;
   readonly pullRuleOf: PullRuleOf;
-  /** Whoever opens a blob closes it. */
+  /** The caller closes the reader. */
   readonly openBlob: (repository: Repository, digest: Digest, right: Right) => Promise<BlobReader>;
   readonly nowMs: () => number;
   readonly log: Log;
@@ -35,26 +35,26 @@ interface Found {
   readonly outcome: Outcome;
   readonly stored: boolean;
   readonly upstreamMs: number;
-  /** An import alone lets this requester have it, and so perhaps not what it names. */
+  /** Set if an import alone lets this requester have it, which may not be true of what it names. */
   readonly isPreload: boolean;
 }
 
 interface BringQuestion {
   readonly repository: Repository;
   readonly reference: string;
-  /** Whether the right of who asks has to be proved by the answer. */
+  /** Whether the response has to prove the requester's right. */
   readonly needsProof: boolean;
 }
 
-/** What one question to upstream brought; shared by all who asked it. */
+/** The result of one question to upstream, shared by all who asked it. */
 interface Brought extends Answer {
   readonly manifest: Manifest;
-  /** What the repository had already is current. */
+  /** Whether the repository's stored manifest is current. */
   readonly isCurrent: boolean;
   readonly stored: boolean;
 }
 
-/** Manifests of mirrored repositories: a digest never changes, a tag follows its pull policy. */
+/** Serves manifests of mirrored repositories: a digest never changes, a tag follows its pull policy. */
 export class ManifestSource {
   readonly #asking: UpstreamRequests;
   readonly #flights = new SingleFlight<Brought>();
@@ -74,7 +74,10 @@ export class ManifestSource {
     this.#log = log;
   }
 
-  /** With what is held and allowed, where upstream does not answer in time. */
+  /**
+   * The manifest: from the store if that is fresh enough, or if upstream does not answer in time and the right allows
+   * it; otherwise from upstream.
+   */
   async open(
     repository: Repository,
     reference: string,
@@ -89,7 +92,7 @@ export class ManifestSource {
     return { descriptor: { mediaType, digest, size: bytes.byteLength }, bytes, outcome, stored, upstreamMs };
   }
 
-  /** Asks upstream whatever is held and however fresh it is, and serves nothing stale. */
+  /** Asks upstream regardless of what is stored and how fresh it is. Never serves stale content. */
   async refresh(repository: Repository, reference: string, right: Right): Promise<Digest> {
     const { manifest } = await this.#ask(repository, reference, right, undefined);
     return manifest.digest;
@@ -105,8 +108,8 @@ export class ManifestSource {
   }
 
   /**
-   * Asks upstream in the name of `right`. That settles the right too, so what is `held` is served without an answer
-   * only to whom an earlier proof covers, and to nobody whom upstream refuses.
+   * Asks upstream in the name of `right`, which also decides the right. If upstream does not answer, `held` is served
+   * only if an earlier proof covers the requester; if upstream refuses, it is not served.
    */
   async #ask(
     repository: Repository,
@@ -129,11 +132,11 @@ export class ManifestSource {
       this.#bring(upstream, { repository, reference, needsProof }, ask),
     );
     const settle = async ({ answer, joined }: Awaited<typeof asking>): Promise<Found> => {
-      // An import of what is held admits to nothing else that a mirror may say.
+      // An import gives a right to its own content only, not to other content that a mirror may send.
       const { digest } = answer.manifest;
       const settled = await rightTo(this.#metadata, repository, digest, withoutPreload(right));
       if (!admits(answer, settled)) throw unproved();
-      // Who had to prove his right first is told what he hears of a first fetch, whatever is held here.
+      // A requester that had to prove its right first is told the same as for a first fetch, whatever is stored here.
       const isCurrent = answer.isCurrent && (settled.proved || settled.provedIfUnreachable);
       const outcome = joined ? 'joined' : isCurrent ? 'revalidated' : 'miss';
       const upstreamMs = performance.now() - startedMs;
@@ -159,7 +162,7 @@ export class ManifestSource {
     });
   }
 
-  /** One question to upstream, with one credential: what `reference` means, and its bytes where they have to come. */
+  /** One question to upstream with one credential: the digest of `reference`, and the bytes if they are not stored. */
   #bring(upstream: Upstream, question: BringQuestion, ask: Ask): Promise<Brought> {
     return isDigest(question.reference)
       ? this.#bringDigest(upstream, question, question.reference, ask)
@@ -174,11 +177,11 @@ export class ManifestSource {
       await this.#noteChecked(repository, tag, current.manifest.digest);
       return current;
     }
-    // What HEAD named is fetched by that digest, for the tag may move in between.
+    // Fetches the digest that HEAD returned, since the tag may move in between.
     return this.#fetch(upstream, repository, head.digest ?? tag, ask, tag);
   }
 
-  /** What cannot be noted costs another question later; the answer is good nevertheless. */
+  /** Records that upstream confirmed the tag. A failure only costs another question later. */
   async #noteChecked(repository: Repository, tag: string, digest: Digest): Promise<void> {
     try {
       await this.#metadata.putTag(repository, tag, { digest, checkedAtMs: this.#nowMs() });
@@ -201,9 +204,10 @@ export class ManifestSource {
   }
 
   /**
-   * What the repository has already, if that is what upstream's HEAD names. Digest, size and type that agree prove the
-   * right; without `needsProof` the digest is enough. `mediaType` is what upstream says now: where that says nothing, what
-   * it said before counts. Bytes that came from elsewhere are fetched: a HEAD of this repository opens only what is its own.
+   * The stored manifest of the repository, if it is what upstream's HEAD describes. The same digest, size and type
+   * prove the right; without `needsProof` the digest is enough. `mediaType` is that of the HEAD; if absent, the stored
+   * one. Content that belongs only to other repositories is fetched: a HEAD gives access only to what is already linked
+   * in its repository.
    */
   async #current(
     { repository, needsProof }: BringQuestion,
@@ -232,7 +236,7 @@ export class ManifestSource {
     return { proof, manifest, isCurrent: false, stored };
   }
 
-  /** False when it could not be kept: the answer is good nevertheless. */
+  /** Stores the manifest. False if that failed: the response is still valid. */
   async #keep(repository: Repository, manifest: Manifest, tag: string | undefined): Promise<boolean> {
     const view = await viewOf(manifest);
     const atMs = this.#nowMs();
@@ -250,9 +254,13 @@ export class ManifestSource {
     }
   }
 
-  /** For a tag, to a client that cannot take an index or asks for one platform: the child that suits, by its own digest. */
+  /**
+   * For a tag requested by a client that does not accept indexes or asks for a platform: the matching child, with its
+   * own digest.
+   */
   async #forPlatform(repository: Repository, found: Found, right: Right, want: ManifestWant): Promise<Found> {
-    // Upstream or a Grant has just let this requester have what names everything below; an import only what it brought.
+    // Upstream or a Grant has just given this requester a right to everything below this manifest; an import only to
+    // what it contained.
     const proved = found.isPreload ? right : { ...right, proved: true };
     let served = found;
     const manifest = await narrowToPlatform(found.manifest, want, {
@@ -272,12 +280,12 @@ function hit(manifest: Manifest, right: ContentRight): Found {
   return { manifest, outcome: 'hit', stored: true, upstreamMs: 0, isPreload: right.isPreload === true };
 }
 
-/** Throws what the client hears. */
+/** Throws the error for the client. */
 function rethrowAsOci(error: unknown): never {
   throw error instanceof UpstreamFailure ? ociErrorOf(error, 'MANIFEST_UNKNOWN') : error;
 }
 
-/** What upstream sent and nobody could read in one way is upstream's fault, not the client's. */
+/** An invalid manifest is upstream's fault, not the client's. */
 async function viewOf(manifest: Manifest): Promise<ManifestView> {
   try {
     return await documents.ask('view', manifest.bytes, manifest.mediaType);

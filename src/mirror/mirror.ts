@@ -1,9 +1,10 @@
 /**
- * mirror/: repositories that live upstream. May import upstream/, blobs/, metadata/, oci/ and lib/.
+ * mirror/: repositories of upstreams. May import upstream/, blobs/, metadata/, oci/ and lib/.
  *
- * The one idea: every byte is asked for once, however many want it, and given to nobody who could not have asked for
- * it himself. `UpstreamRequests` is the only way to an upstream and settles rights; a `Fill` is one download with many readers;
- * tags are as fresh as their pull policy wants; what upstream cannot say is answered from what is held.
+ * The main idea: every byte is requested from upstream once, however many clients want it, and served only to clients
+ * that could have requested it themselves. `UpstreamRequests` is the only way to an upstream, and decides rights; a
+ * `Fill` is one download with many readers; tags are as fresh as their pull policy requires; if upstream cannot answer,
+ * stored content does.
  */
 import type { FileBlobStore } from '../blobs/file-blob-store.ts';
 import type { Log } from '../lib/log.ts';
@@ -48,19 +49,22 @@ export interface MirrorOptions {
   readonly upstreams: ReadonlyMap<string, Upstream>;
   readonly metadata: MetadataStore;
   readonly blobs: FileBlobStore;
-  /** Told of every upstream answer that proves or ends a right; owned by `access`. */
+  /** Called for every upstream response that proves or ends a right; `access` provides it. */
   readonly recordProof: (proof: Proof) => Promise<void>;
   readonly pullRuleOf: PullRuleOf;
-  /** How long a right confirmed by upstream remains valid; read each time. */
+  /** For how long a right confirmed by upstream remains valid; read each time. */
   readonly verifyForMs: number;
   readonly limits: QueueLimits;
-  /** Bytes that the store may have, downloads under way included; read each time. `undefined`: what the disk has. */
+  /**
+   * The limit on the store's size, including downloads in progress; read each time. `undefined` means that only the
+   * disk limits.
+   */
   readonly maxBytes?: number | undefined;
-  /** No packet goes to any upstream; `pullRuleOf` then says Never. */
+  /** If set, no upstream is ever contacted; `pullRuleOf` then returns Never. */
   readonly isOffline?: boolean;
-  /** Entrepot's own login for an upstream, asked each time; none if left out. */
+  /** Entrepot's own credential for an upstream; called each time. None if absent. */
   readonly ownLoginOf?: (upstream: string) => Credential | undefined;
-  /** What is fetched before it is asked for; nothing if left out. */
+  /** What to prefetch of a repository; nothing if absent. */
   readonly prefetchRuleOf?: (repository: Repository) => PrefetchRule;
   readonly log: Log;
   readonly meter: Meter;
@@ -71,7 +75,7 @@ const ANYTHING: ManifestWant = { accepts: () => true, platform: undefined };
 
 /** The pull side of mirrored repositories. */
 export class Mirror implements PullSource {
-  /** Entrepot's own, and which of them upstreams refuse. */
+  /** Entrepot's own credentials, and which of them upstreams refuse. */
   readonly ownLogins: OwnLogins;
   readonly #upstreams: ReadonlyMap<string, Upstream>;
   readonly #metadata: MetadataStore;
@@ -168,12 +172,12 @@ export class Mirror implements PullSource {
     ];
   }
 
-  /** Downloads of blobs in progress. */
+  /** The number of downloads in progress. */
   get runningFills(): number {
     return this.#fills.size;
   }
 
-  /** How far each of them is. */
+  /** The progress of all downloads. */
   get downloads(): readonly Download[] {
     return this.#fills.downloads;
   }
@@ -183,12 +187,14 @@ export class Mirror implements PullSource {
     return this.#record.stateOf(upstream);
   }
 
-  /** For people: why downloads are not kept, and which upstreams refuse Entrepot's own login. */
+  /**
+   * For `/readyz` and `status`: why downloads are not stored, and which upstreams refuse Entrepot's own credentials.
+   */
   get problems(): readonly string[] {
     return [this.#keeping.problem ?? [], this.ownLogins.problems].flat();
   }
 
-  /** Failures that are answered without asking upstream now. */
+  /** The number of remembered failures that are currently answered without asking upstream. */
   get backoffs(): number {
     return this.#failures.waitedOut;
   }
@@ -225,14 +231,17 @@ export class Mirror implements PullSource {
     return this.#referrers.open(repository, subject, query, right);
   }
 
-  /** Forgets what failed, here and in the other processes, asks upstream now and returns what the reference means. */
+  /**
+   * Forgets remembered failures, here and in other processes, asks upstream now, and returns the digest of the
+   * reference.
+   */
   async refresh(repository: Repository, reference: string, right: Right): Promise<Digest> {
     this.#forgetFailures(repository);
     await this.#metadata.notify('failures');
     return this.#manifestSource.refresh(repository, reference, right);
   }
 
-  /** What a pull of a tag or a digest would come to with this right: for people. */
+  /** For `entrepot explain`: what a pull of the tag or digest with this right would do. */
   explain(repository: Repository, reference: string, right: Right): Promise<readonly string[]> {
     return outlook(repository, reference, right, {
       metadata: this.#metadata,
@@ -243,18 +252,18 @@ export class Mirror implements PullSource {
     });
   }
 
-  /** Credentials have changed: what upstream refused before says nothing now, here and in the other processes. */
+  /** Call when credentials have changed: remembered refusals may be wrong now, here and in other processes. */
   async secretsChanged(): Promise<void> {
     this.#forgetSecrets();
     await this.#metadata.notify('secrets');
   }
 
-  /** `limits` say something else: downloads that they allow now begin. */
+  /** Call when `limits` have changed: starts the downloads that they now allow. */
   limitsChanged(): void {
     this.#queue.limitsChanged();
   }
 
-  /** Takes no new work, lets what is read finish within `deadlineMs`, and keeps what came of the rest. */
+  /** Refuses new work, lets readers finish within `deadlineMs`, and keeps what was downloaded of the rest. */
   async close(deadlineMs: number): Promise<void> {
     for (const stop of this.#unlisten) stop();
     await this.#fills.close(deadlineMs);

@@ -1,10 +1,10 @@
 import { UpstreamFailure, type UpstreamFailureKind } from '../upstream/failures.ts';
 
-/** What a failure is remembered for: one credential's question, so that nobody pays for another's right. */
+/** What a failure is remembered for: a question with one credential, so that nobody is affected by another's rights. */
 export interface FailureKey {
   readonly upstream: string;
   readonly repository: string;
-  /** A tag, a digest, or a word of the asker's for what is neither. */
+  /** A tag, a digest, or the caller's name for another kind of question. */
   readonly reference: string;
   readonly credentialId: string;
 }
@@ -15,8 +15,8 @@ interface Delay {
 }
 
 /**
- * How long a failure is answered without asking upstream again. Absence and denial are flat and short: a push and the
- * deploy that follows it must not wait. What upstream is asked in vain backs off, as the kubelet's ImagePullBackOff.
+ * How long a failure is answered without asking upstream again. Absence and denial: short and constant, since a
+ * deployment often follows a push. Failures of upstream: increasing, like the kubelet's ImagePullBackOff.
  */
 const DELAYS: Readonly<Record<UpstreamFailureKind, Delay>> = {
   unknown: { firstMs: 10_000, maxMs: 10_000 },
@@ -28,9 +28,9 @@ const DELAYS: Readonly<Record<UpstreamFailureKind, Delay>> = {
   invalid: { firstMs: 1_000, maxMs: 30_000 },
 };
 
-/** Like the kubelet's back-off: so many times its longest delay without a failure, and it starts anew. */
+/** As in the kubelet's back-off: after this many times the longest delay without a failure, it starts again. */
 const RESET_AFTER_MAX_DELAYS = 2;
-/** A client can invent references; a full memory of them is a few MB. */
+/** Clients can invent references; this many take a few MB. */
 const MAX_REMEMBERED = 10_000;
 
 interface Remembered {
@@ -41,10 +41,10 @@ interface Remembered {
   readonly untilMs: number;
 }
 
-/** What upstream refused or failed to answer lately. Never to be consulted for what is held and allowed. */
+/** Recent refusals and failures of upstream. Not to be consulted for content that is stored and allowed. */
 export class NegativeCache {
   readonly #nowMs: () => number;
-  /** In the order of their last failure: the first is the one to drop. */
+  /** In the order of their last failure: the oldest is dropped first. */
   readonly #remembered = new Map<string, Remembered>();
   readonly #lastSuccessMs = new Map<string, number>();
 
@@ -52,19 +52,22 @@ export class NegativeCache {
     this.#nowMs = nowMs;
   }
 
-  /** How many are being waited out now; what is over is kept for longer, for the next delay to follow on. */
+  /**
+   * How many failures are currently answered from here. Expired ones are kept longer, so that the next delay can
+   * increase.
+   */
   get waitedOut(): number {
     return [...this.#remembered.values()].filter(remembered => !this.#isOver(remembered)).length;
   }
 
-  /** The failure that answers `key` for now, with what is left of its delay. */
+  /** The failure to answer for `key`, with the rest of its delay; `undefined` if upstream may be asked. */
   recall(key: FailureKey): UpstreamFailure | undefined {
     const remembered = this.#remembered.get(text(key));
     if (remembered === undefined || this.#isOver(remembered)) return undefined;
     return withRetryAfter(remembered.failure, remembered.untilMs - this.#nowMs());
   }
 
-  /** Remembers `failure` and returns it with the delay that it got. */
+  /** Remembers `failure`, and returns it with its delay. */
   remember(key: FailureKey, failure: UpstreamFailure): UpstreamFailure {
     const before = this.#remembered.get(text(key));
     const atMs = this.#nowMs();
@@ -76,13 +79,13 @@ export class NegativeCache {
     return withRetryAfter(failure, delayMs);
   }
 
-  /** Upstream answered: that question is open again, and nothing counts as unreachable any more. */
+  /** Upstream answered: forgets this failure, and all that said it was unreachable. */
   succeeded(key: FailureKey): void {
     this.#remembered.delete(text(key));
     this.#lastSuccessMs.set(key.upstream, this.#nowMs());
   }
 
-  /** Forgets all, of one repository or altogether. */
+  /** Forgets all failures, of one repository or of all. */
   forget(repository?: { readonly upstream: string; readonly name: string }): void {
     this.#drop(
       ({ key }) =>
@@ -91,7 +94,7 @@ export class NegativeCache {
     );
   }
 
-  /** Forgets what upstream is said not to have or not to give: somebody else has seen more. */
+  /** Forgets that upstream does not have or refuses something: another process has seen that it does not. */
   forgetNegative(): void {
     this.#drop(({ failure }) => failure.kind === 'unknown' || failure.kind === 'denied');
   }
@@ -106,7 +109,7 @@ export class NegativeCache {
     const endedBySuccess =
       failure.kind === 'unavailable' && (this.#lastSuccessMs.get(key.upstream) ?? -1) >= atMs;
     const nowMs = this.#nowMs();
-    // A clock that was set back must not make a failure last longer than its delay.
+    // A clock that was set back must not extend a delay.
     return endedBySuccess || nowMs >= untilMs || nowMs < atMs;
   }
 

@@ -12,19 +12,19 @@ export interface OutlookParts extends PlanParts {
   readonly isOffline: boolean;
 }
 
-/** What is known of one pull. */
+/** What is known about one pull. */
 interface Prospect {
   readonly reference: string;
   readonly plan: PullPlan;
   readonly rule: PullRule;
   readonly isOffline: boolean;
-  /** With what upstream is asked, where it is. */
+  /** With which credentials upstream is asked, if it is. */
   readonly asked: string;
 }
 
 /**
- * What a pull of a tag or a digest would come to with this right: sentences for people. Of the manifest, by the plan that
- * serving follows, and of what else it names.
+ * For `entrepot explain`: what a pull of the tag or digest with this right would do, in sentences; first about the
+ * manifest, by the plan that serving follows, then about what else it names.
  */
 export async function outlook(
   repository: Repository,
@@ -45,7 +45,7 @@ export async function outlook(
   ];
 }
 
-/** Why what is held may be served. */
+/** Why stored content may be served. */
 function rightLines({ right, step }: PullPlan): readonly string[] {
   if (right.isPreload === true)
     return ['it was imported, and is served without asking upstream who may pull it'];
@@ -87,7 +87,7 @@ function questionOf({ reference, plan: { right }, rule }: Prospect): string {
   return `what it refers to now (${policy === 'Always' ? policy : 'freshFor is over'})`;
 }
 
-/** What becomes of a pull that has to wait for upstream, which may have failed too short a while ago to be asked. */
+/** The outcome of a pull that needs upstream, which may have failed too recently to be asked again. */
 function askLine({ plan, asked }: Prospect, failure: UpstreamFailure | undefined): string {
   const isSpared = maySpare(plan);
   if (failure !== undefined) {
@@ -103,7 +103,7 @@ function askLine({ plan, asked }: Prospect, failure: UpstreamFailure | undefined
     : `upstream is asked ${asked}; its answer decides, and no stored content is served without it`;
 }
 
-/** Of blobs, and of an index's children. */
+/** About blobs, and the children of an index. */
 function restLines(prospect: Prospect): readonly string[] {
   const { plan, rule, asked } = prospect;
   if (plan.step === 'refuse') return [];

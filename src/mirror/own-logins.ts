@@ -5,41 +5,43 @@ import type { Credential } from '../oci/credential.ts';
 import { UpstreamFailure } from '../upstream/failures.ts';
 import type { Upstream } from '../upstream/upstream.ts';
 
-/** A refused login is asked about again no sooner than what it was refused for. */
+/** How long a refusal is believed before upstream is asked about the credential again. */
 const REFUSED_FOR_MS = 10_000;
 /**
- * An accepted one is believed for so long while things are denied to it, or clients could cause a storm of log-ins. It is
- * short because, when the password is changed meanwhile, these denials end rights.
+ * How long an acceptance is believed while requests are denied, so that clients cannot cause a flood of logins. Short,
+ * since after a change of the password these denials would end rights.
  */
 const ACCEPTED_FOR_MS = 1_000;
 
 export interface OwnLoginsOptions {
   readonly upstreams: ReadonlyMap<string, Pick<Upstream, 'acceptsLogin'>>;
-  /** The login that the configuration gives Entrepot for an upstream; asked each time. */
+  /** Entrepot's own credential for an upstream, from the configuration; called each time. */
   readonly loginOf: (upstream: string) => Credential | undefined;
   readonly log: Log;
   readonly meter: Meter;
   readonly nowMs: () => number;
 }
 
-/** Whose request upstream answered. */
+/** The credential and the repository of a request that upstream answered. */
 export interface LoginUse {
   readonly upstream: string;
   readonly credentialId: string;
 }
 
 interface Verdict {
-  /** A new password in the configuration makes the verdict on the old one void. */
+  /** The verdict applies to this credential only, not to a new password. */
   readonly credentialId: string;
   readonly isAccepted: boolean;
-  /** Upstream said so when it was asked about the login alone; else its answers to other questions are believed. */
+  /**
+   * Upstream said so when asked about the credential itself; otherwise concluded from its answers to other requests.
+   */
   readonly isSaid: boolean;
   readonly atMs: number;
 }
 
 /**
- * Entrepot's own logins at upstreams, and which of them are refused as such: usually the password was changed there. That
- * says nothing about who may read what, so it ends nobody's right; whoever runs Entrepot has to hear of it.
+ * Tracks which of Entrepot's own credentials upstreams refuse as such, usually because the password was changed there.
+ * Such a refusal says nothing about rights, so it ends none, but the operator has to be told.
  */
 export class OwnLogins {
   readonly #options: OwnLoginsOptions;
@@ -50,7 +52,7 @@ export class OwnLogins {
     this.#options = options;
   }
 
-  /** For people: a sentence for each upstream that refuses the login. */
+  /** A sentence for each upstream that refuses the credential, for `/readyz` and `status`. */
   get problems(): readonly string[] {
     return [...this.#verdicts.keys()]
       .filter(upstream => this.#isRefused(upstream))
@@ -59,7 +61,7 @@ export class OwnLogins {
       );
   }
 
-  /** Sets the gauge of every upstream that has a login. */
+  /** Sets the gauge for every upstream with a credential. */
   report(): void {
     const { upstreams, loginOf, meter } = this.#options;
     for (const upstream of new Set([...upstreams.keys(), ...this.#verdicts.keys()])) {
@@ -69,14 +71,14 @@ export class OwnLogins {
   }
 
   /**
-   * What a refusal means when Entrepot asked with its own login: `lockedOut` if upstream refuses the login itself, `denied`
-   * if it only refuses what was asked for. Some registries answer both alike, so upstream is asked about the login alone.
-   * Any other failure, or anybody else's, is returned as it is.
+   * The meaning of a refusal of a request with Entrepot's own credential: `lockedOut` if upstream refuses the
+   * credential itself, `denied` if it only refuses the request. Some registries answer the same to both, so upstream is
+   * asked about the credential alone. Other failures, and those of other credentials, are returned unchanged.
    */
   async judge(use: LoginUse, failure: UpstreamFailure, signal: AbortSignal): Promise<UpstreamFailure> {
     const { kind, message, status, code, endpoint } = failure;
     const isRefusal = kind === 'refused' || kind === 'denied';
-    // A mirror of the upstream has a login of its own.
+    // A mirror of the upstream has credentials of its own.
     if (!isRefusal || (endpoint ?? 0) !== 0 || !this.#isOwn(use)) return failure;
     const isAccepted = await this.#isAccepted(use, signal, failure);
     const details = { status, code, endpoint, cause: failure };
@@ -84,12 +86,13 @@ export class OwnLogins {
   }
 
   /**
-   * Upstream answered. A refused login is checked again, since the answer alone proves nothing: public content is given to
-   * a wrong password too. Where upstream never says, it lifts what was only believed.
+   * Call when upstream has answered successfully. A refused credential is checked again, since the answer alone proves
+   * nothing: public content is served even with a wrong password. If upstream says nothing about credentials, the
+   * answer ends a refusal that was only concluded.
    */
   succeeded(use: LoginUse, signal: AbortSignal): void {
     if (!this.#isOwn(use) || !this.#isRefused(use.upstream)) return;
-    // Rejects with the signal's reason alone: the verdict stays.
+    // Rejects only with the signal's reason, and then the verdict stays.
     this.#isAccepted(use, signal).catch(() => {});
   }
 
@@ -102,7 +105,9 @@ export class OwnLogins {
     return verdict?.isAccepted === false && this.#isOwn({ upstream, credentialId: verdict.credentialId });
   }
 
-  /** Where upstream does not say, and gives nothing to believe either, the last verdict counts. */
+  /**
+   * If upstream does not say whether it accepts the credential and nothing can be concluded, the last verdict stays.
+   */
   async #isAccepted(use: LoginUse, signal: AbortSignal, failure?: UpstreamFailure): Promise<boolean> {
     const { upstream, credentialId } = use;
     const { upstreams, loginOf } = this.#options;
@@ -119,13 +124,16 @@ export class OwnLogins {
     return isAccepted;
   }
 
-  /** A refusal of the login is believed, and lifted by an answer if upstream itself never said so. */
+  /**
+   * What to conclude if upstream does not say: a refusal counts as one of the credential, and a success ends it unless
+   * upstream itself said so.
+   */
   #believed({ upstream }: LoginUse, failure: UpstreamFailure | undefined): boolean | undefined {
     if (failure === undefined) return this.#verdicts.get(upstream)?.isSaid === false ? true : undefined;
     return failure.kind === 'refused' ? false : undefined;
   }
 
-  /** What was found a moment ago, unless the failure speaks against it. */
+  /** The recent verdict, unless the failure contradicts it. */
   #recent({ upstream, credentialId }: LoginUse, failure: UpstreamFailure | undefined): boolean | undefined {
     const known = this.#verdicts.get(upstream);
     if (known?.credentialId !== credentialId) return undefined;
@@ -140,7 +148,7 @@ export class OwnLogins {
     reason: string | undefined,
   ): void {
     const wasRefused = this.#isRefused(upstream);
-    // What upstream itself said outlasts a belief.
+    // What upstream itself said outlasts a conclusion.
     const wasSaid = wasRefused && this.#verdicts.get(upstream)?.isSaid === true;
     const atMs = this.#options.nowMs();
     this.#verdicts.set(upstream, { credentialId, isAccepted, isSaid: isSaid || wasSaid, atMs });
@@ -159,7 +167,7 @@ export class OwnLogins {
   }
 }
 
-/** What operators and clients hear. */
+/** The message for operators and clients. */
 export function refusedText(upstream: string): string {
   return `upstream refused Entrepot's credentials for ${upstream}`;
 }

@@ -15,13 +15,13 @@ import type { Right } from '../oci/requester.ts';
 import type { FillRun } from './fill-run.ts';
 import type { Fills } from './fills.ts';
 
-/** A node asks for the same manifest by HEAD, by tag and by digest within seconds: it is looked at once. */
+/** A node asks for the same manifest by HEAD, by tag and by digest within seconds; it is followed once. */
 const LOOKED_AT = { maxEntries: 10_000, maxAgeMs: 60_000 };
 
-/** What is fetched ahead of one repository. */
+/** What to prefetch of a repository. */
 export interface PrefetchRule {
   readonly prefetch: boolean;
-  /** Of an index the children for these, unless the requester has a list of his own; none without. */
+  /** The platforms to fetch of an index, unless the requester has its own list; none if absent. */
   readonly platforms?: readonly Platform[] | undefined;
 }
 
@@ -34,7 +34,10 @@ export interface PrefetchOptions {
   readonly log: Log;
 }
 
-/** Begins the downloads that a client will ask for after its manifest, behind all that somebody waits for. */
+/**
+ * Starts the downloads that a client will need after its manifest, with lower priority than those that clients wait
+ * for.
+ */
 export class Prefetch {
   readonly #options: PrefetchOptions;
   readonly #lookedAt = new Lru<object>(LOOKED_AT);
@@ -43,7 +46,10 @@ export class Prefetch {
     this.#options = options;
   }
 
-  /** `served` has been given to whom `right` belongs: what it names is fetched in his name. Does not wait, never throws. */
+  /**
+   * Fetches what the manifest `served` names, in the name of `right`, to which it was served. Returns at once and never
+   * throws.
+   */
   follow(repository: Repository, served: ServedManifest, right: Right): void {
     const rule = this.#options.ruleOf(repository);
     if (!rule.prefetch) return;
@@ -93,7 +99,7 @@ export class Prefetch {
     }
   }
 
-  /** The download of a blob that is not held, begun by whomever. */
+  /** The download of a blob that is not stored, started here or by another request. */
   async #begin(repository: Repository, blob: Descriptor, right: Right): Promise<FillRun | undefined> {
     const { metadata, blobs, fills } = this.#options;
     const row = await metadata.statBlob(blob.digest);

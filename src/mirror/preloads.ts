@@ -5,11 +5,11 @@ import type { Right } from '../oci/requester.ts';
 
 /** A right to one piece of content. */
 export interface ContentRight extends Right {
-  /** Proved by an import alone: it says nothing of any other content, and nothing to anybody else. */
+  /** Set if only an import gives the right: it covers no other content, and proves nothing to others. */
   readonly isPreload?: boolean;
 }
 
-/** `right` as it is to this content, which an import may have brought for the requester. Costs nothing where it is proved. */
+/** `right` for this content, which may have been imported for the requester. Reads nothing if the right is proved. */
 export async function rightTo(
   metadata: MetadataStore,
   repository: Repository,
@@ -22,12 +22,15 @@ export async function rightTo(
   return isPreload ? { ...right, proved: true, isPreload } : right;
 }
 
-/** The right to anything else of the repository. */
+/** The right to other content of the same repository. */
 export function withoutPreload(right: ContentRight): ContentRight {
   return right.isPreload === true ? { ...right, proved: false, isPreload: false } : right;
 }
 
-/** For whom the list of a requester is made who may read nothing of the repository but imports; `undefined`: all of it. */
+/**
+ * If the requester may read nothing but imports: the grantees of those; `undefined` if it may read all of the
+ * repository.
+ */
 export function preloadsOnly(right: ContentRight): readonly string[] | undefined {
   const { proved, provedIfUnreachable, preloadedFor = [] } = withoutPreload(right);
   return proved || provedIfUnreachable || preloadedFor.length === 0 ? undefined : preloadedFor;

@@ -6,17 +6,17 @@ import type { Right } from '../oci/requester.ts';
 import { type ContentRight, rightTo } from './preloads.ts';
 import { type Freshness, freshnessOf, type PullRuleOf } from './freshness.ts';
 
-/** What is done about a pull of a tag or a digest before upstream has said anything. */
+/** What to do about a pull of a tag or digest, before upstream is asked. */
 export interface PullPlan {
-  /** What the reference means here. */
+  /** The stored manifest of the reference. */
   readonly held: Manifest | undefined;
-  /** To `held`; to the repository where nothing is held. */
+  /** The right to `held`; to the repository if nothing is stored. */
   readonly right: ContentRight;
-  /** How long ago upstream said what a held tag means, ms; `undefined` for a digest, and where nothing is held. */
+  /** How long ago upstream confirmed a stored tag, ms; `undefined` for a digest, and if nothing is stored. */
   readonly ageMs: number | undefined;
   /**
-   * `serve` what is held; `serve-and-ask`: serve it, and ask upstream behind the answer; `ask` before answering;
-   * `refuse`: upstream may not be asked, and nothing is held that may be served.
+   * `serve`: serve `held`. `serve-and-ask`: serve it, and ask upstream in the background. `ask`: ask upstream first.
+   * `refuse`: upstream may not be asked, and nothing may be served.
    */
   readonly step: 'serve' | 'serve-and-ask' | 'ask' | 'refuse';
 }
@@ -27,7 +27,7 @@ export interface PlanParts {
   readonly nowMs: () => number;
 }
 
-/** The one decision that pulls follow, and that `explain` tells of. Asks nobody and changes nothing. */
+/** The decision that pulls follow and `explain` describes. Only reads the index. */
 export function planPull(
   repository: Repository,
   reference: string,
@@ -39,7 +39,7 @@ export function planPull(
     : planOfTag(repository, reference, right, parts);
 }
 
-/** Whether what is held may be served where upstream gives no answer. */
+/** Whether `held` may be served if upstream does not answer. */
 export function maySpare({ held, right }: Pick<PullPlan, 'held' | 'right'>): boolean {
   return held !== undefined && (right.proved || right.provedIfUnreachable);
 }
@@ -71,11 +71,11 @@ async function planOfDigest(
   return { held, right, ageMs: undefined, step: stepOf(isNever ? 'never' : 'serve', held, right) };
 }
 
-/** Where upstream may not be asked, a right that could be asked about only there counts as if it were unreachable. */
+/** If upstream may not be asked, a right that depends on its answer counts as while upstream is unreachable. */
 function stepOf(freshness: Freshness, held: Manifest | undefined, right: ContentRight): PullPlan['step'] {
   if (freshness === 'never') return maySpare({ held, right }) ? 'serve' : 'refuse';
   return held !== undefined && right.proved ? freshness : 'ask';
 }
 
-/** A right that has to be proved now, by upstream's own answer. */
+/** Without a proof: upstream's own answer has to give the right. */
 const UNPROVED = { proved: false, provedIfUnreachable: false, preloadedFor: [] };

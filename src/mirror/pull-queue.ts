@@ -1,34 +1,37 @@
-/** The kubelet's names and meaning, read each time; an image pull is here all Fills of one repository of one upstream. */
+/**
+ * Limits with the kubelet's names and meaning, read each time. An image pull is here: all Fills for one repository of
+ * an upstream.
+ */
 export interface QueueLimits {
-  /** Downloads at once. */
+  /** Simultaneous downloads. */
   readonly maxConnections: number;
   readonly serializeImagePulls: boolean;
-  /** Image pulls at once, `undefined` for no limit. */
+  /** Simultaneous image pulls; `undefined` for no limit. */
   readonly maxParallelImagePulls?: number | undefined;
 }
 
 export interface PullTicket {
-  /** Who is served in turn with whom: `Requester.id`. */
+  /** `Requester.id`: requesters take turns. */
   readonly requester: string;
-  /** `repositoryText`. */
+  /** `repositoryText` of the repository. */
   readonly repository: string;
-  /** The requester's own limit of downloads at once. */
+  /** The requester's own limit of simultaneous downloads. */
   readonly maxTransfers?: number | undefined;
-  /** Nobody waits for it yet: it goes behind everything that somebody waits for. */
+  /** Set for a prefetch: it comes after everything that clients wait for. */
   readonly isAhead?: boolean | undefined;
 }
 
-/** Who waits, and how much he may have at a time. */
+/** A requester that waits, and its limit. */
 type Waiter = Pick<PullTicket, 'requester' | 'maxTransfers'>;
 
 class Waiting {
   readonly repository: string;
   readonly turn: Promise<void>;
-  /** With the limit of each. */
+  /** Requesters that wait for it, with the limit of each. */
   readonly waiters = new Map<string, number>();
   isAhead: boolean;
   state: 'waiting' | 'running' | 'left' = 'waiting';
-  /** Whose turn it took. */
+  /** The requester whose turn was used. */
   requester: string;
   #begin: (() => void) | undefined;
 
@@ -53,33 +56,33 @@ class Waiting {
   }
 }
 
-/** A place among the running downloads, or in the queue for one. */
+/** A place among the running downloads, or in the queue. */
 export interface PullPlace {
-  /** Whether it has to wait now. */
+  /** Whether it is waiting. */
   readonly queued: boolean;
   /** Resolves when the download may begin. Never rejects. */
   readonly turn: Promise<void>;
-  /** Somebody waits for it now, perhaps another: it begins at whose turn comes first. */
+  /** Another requester waits for the same download, which begins in whichever turn comes first. */
   join(waiter: Waiter): void;
-  /** Gives the place up, whether its turn came or not. Once more is fine. */
+  /** Gives up the place, running or queued. May be called more than once. */
   leave(): void;
 }
 
-/** One whose turn it is, and by whose. */
+/** The next download, and the requester whose turn it uses. */
 interface Turn {
   readonly waiting: Waiting;
   readonly requester: string;
 }
 
-/** Bounds the downloads at once. Who asks later waits; requesters take turns, each with its own line in order. */
+/** Limits simultaneous downloads. Further ones wait; requesters take turns, each with a queue of its own. */
 export class PullQueue {
   readonly #limits: QueueLimits;
   #running = 0;
-  /** Running downloads per repository. */
+  /** Running downloads by repository. */
   readonly #imagePulls = new Map<string, number>();
-  /** Running downloads per requester. */
+  /** Running downloads by requester. */
   readonly #transfers = new Map<string, number>();
-  /** Lines by requester. The map's order is the order of turns: who was served goes to its end. */
+  /** Queues by requester. The order of the map is that of the turns: a requester goes to the end after its turn. */
   readonly #lines = new Map<string, Waiting[]>();
 
   constructor(limits: QueueLimits) {
@@ -126,7 +129,7 @@ export class PullQueue {
     return { queued: waiting.state === 'waiting', turn: waiting.turn, join, leave };
   }
 
-  /** Begins what higher limits allow. */
+  /** Starts what raised limits allow. */
   limitsChanged(): void {
     this.#serve();
   }
@@ -147,12 +150,15 @@ export class PullQueue {
     }
   }
 
-  /** The first that may run, of the requester that has waited longest for a turn. */
+  /** The first download that may run, of the requester that has waited longest for a turn. */
   #next(): Turn | undefined {
     return this.#first(waiting => !waiting.isAhead && this.#mayPull(waiting)) ?? this.#nextAhead();
   }
 
-  /** Half of the connections and of what one requester may have, and one image pull, stay free for who comes and waits. */
+  /**
+   * The next prefetch that may run. Prefetching leaves free half of the connections, half of what one requester may
+   * have, and one image pull.
+   */
   #nextAhead(): Turn | undefined {
     if (this.#running >= Math.floor(this.#maxConnections / 2)) return undefined;
     const hasRoom = this.#imagePulls.size < this.#maxImagePulls - 1;
@@ -168,7 +174,7 @@ export class PullQueue {
     for (const [requester, line] of this.#lines) {
       const waiting = line.find(one => this.#mayTransfer(one, requester) && suits(one, requester));
       if (waiting !== undefined) {
-        // Who was served goes to the end; others who waited for the same keep their place.
+        // The requester goes to the end; others that wait for the same download keep their position.
         this.#removeFromLines(waiting);
         const rest = this.#lines.get(requester);
         this.#lines.delete(requester);
@@ -202,7 +208,7 @@ export class PullQueue {
   }
 }
 
-/** Counts; what is at nothing is not kept. */
+/** Adds to a count; removes it at 0. */
 function add(counts: Map<string, number>, key: string, change: 1 | -1): void {
   const count = (counts.get(key) ?? 0) + change;
   if (count === 0) counts.delete(key);

@@ -35,8 +35,9 @@ interface Listed {
 }
 
 /**
- * What refers to a manifest of a mirrored repository: upstream's whole list, kept and asked for again by the rules of
- * a tag, filtered and paged here. When there is neither upstream nor a list, what is held and refers to it.
+ * Referrers of manifests in mirrored repositories. Upstream's whole list is stored and refreshed by the rules for tags;
+ * filtering and paging are done here. If there is neither an answer nor a stored list, the stored manifests that refer
+ * to the subject are returned.
  */
 export class Referrers {
   readonly #asking: UpstreamRequests;
@@ -82,12 +83,12 @@ export class Referrers {
     return { ...served, ...(await pageOf(document, query)) };
   }
 
-  /** No document: nothing is known but what is held. */
+  /** The stored or fetched list. Without a document, only stored manifests are known. */
   async #list(repository: Repository, subject: Digest, given: Right): Promise<Listed> {
     const startedMs = performance.now();
     const name = `referrers ${subject}`;
     const right = await rightTo(this.#metadata, repository, subject, given);
-    // A list that upstream gave to somebody names more than an import brought.
+    // A list that upstream sent to somebody names more than an import contained.
     const isPreload = right.isPreload === true;
     const kept = isPreload ? undefined : await this.#metadata.readDocument(repository, name);
     const ageMs = kept && this.#nowMs() - kept.checkedAtMs;
@@ -119,13 +120,13 @@ export class Referrers {
       }
     } catch (error) {
       if (!(error instanceof UpstreamFailure)) throw error;
-      // What was imported is not upstream's to refuse.
+      // Upstream cannot refuse what was imported.
       if (!mayServeKept || (forbidsHeld(error) && !isPreload)) throw ociErrorOf(error, 'MANIFEST_UNKNOWN');
     }
     return { document: kept, outcome: 'stale', upstreamMs: performance.now() - startedMs };
   }
 
-  /** Lists of what nobody has pulled are not kept: a client could invent subjects without end. */
+  /** Stores the list if its subject is stored. Otherwise clients could fill the store with invented subjects. */
   async #keep(
     repository: Repository,
     subject: Digest,
@@ -141,7 +142,9 @@ export class Referrers {
   }
 }
 
-/** A list that an earlier version kept may be one that nobody can read: that is upstream's fault, not the client's. */
+/**
+ * One page. A stored list may be invalid, if an earlier version stored it: that is upstream's fault, not the client's.
+ */
 async function pageOf(
   { bytes, mediaType }: Pick<Document, 'mediaType' | 'bytes'>,
   { artifactType, page }: ReferrersQuery,

@@ -18,8 +18,8 @@ export interface TagListOptions {
 }
 
 /**
- * The tags of mirrored repositories: upstream's list, page by page as it gives it; the tags that are held when
- * upstream is away. A list proves no right to content, so it makes no Grant.
+ * Tag lists of mirrored repositories: upstream's, page by page; the stored tags if upstream cannot be asked. A list
+ * proves no right to content, so it creates no Grant.
  */
 export class TagList {
   readonly #asking: UpstreamRequests;
@@ -77,7 +77,7 @@ export class TagList {
     return entries.length > 0;
   }
 
-  /** To whom has only imports, only what they brought. */
+  /** The stored tags; only imported ones for a requester that may read nothing else. */
   async #held(
     repository: Repository,
     page: Page,

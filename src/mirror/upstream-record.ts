@@ -3,7 +3,7 @@ import type { UpstreamFailure } from '../upstream/failures.ts';
 
 /** How an upstream has answered since this process started. */
 export interface UpstreamState {
-  /** Of the last answer of any use. Epoch ms. */
+  /** When it last gave any answer, epoch ms. */
   readonly answeredAtMs: number | undefined;
   readonly failure:
     | { readonly atMs: number; readonly reason: string; readonly repository: string }
@@ -12,7 +12,7 @@ export interface UpstreamState {
 
 const NOTHING: UpstreamState = { answeredAtMs: undefined, failure: undefined };
 
-/** What every upstream said last, for people. */
+/** The last answer and failure of every upstream, for `entrepot status`. */
 export class UpstreamRecord {
   readonly #nowMs: () => number;
   readonly #states = new Map<string, UpstreamState>();
@@ -29,7 +29,7 @@ export class UpstreamRecord {
     this.#states.set(upstream, { ...this.stateOf(upstream), answeredAtMs: this.#nowMs() });
   }
 
-  /** That there is no such thing, or that this credential may not have it, is an answer and no error. */
+  /** That something does not exist, or is denied to this credential, is an answer and not a failure. */
   failed(repository: Repository, { kind, message }: UpstreamFailure): void {
     if (kind === 'unknown' || kind === 'denied') {
       this.answered(repository.upstream);

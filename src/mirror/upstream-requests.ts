@@ -14,10 +14,13 @@ import { type OwnLogins, refusedText } from './own-logins.ts';
 import type { FailureKey, NegativeCache } from './negative-cache.ts';
 import type { UpstreamRecord } from './upstream-record.ts';
 
-/** Repositories whose working credential is remembered; more than a cluster pulls from in a day. */
+/** How many remembered choices of credentials; more than a cluster pulls repositories in a day. */
 const MAX_WINNERS = 10_000;
 
-/** So long after the public was given a repository, it is brought to the public with Entrepot's own login. */
+/**
+ * For how long after upstream served a repository anonymously Entrepot's own credentials are used to fetch it for
+ * anonymous clients.
+ */
 const LEND_MS = 10 * 60_000;
 const MAX_PUBLIC = 10_000;
 
@@ -25,10 +28,10 @@ export interface UpstreamRequestsOptions {
   readonly upstreams: ReadonlyMap<string, Upstream>;
   readonly failures: NegativeCache;
   readonly record: UpstreamRecord;
-  /** Owned by `access`: told of every answer that proves or ends a right. */
+  /** Called for every response that proves or ends a right; `access` provides it. */
   readonly recordProof: (proof: Proof) => Promise<void>;
   readonly ownLogins: OwnLogins;
-  /** No packet goes to any upstream, whatever a policy says. */
+  /** If set, no upstream is contacted, whatever a policy says. */
   readonly isOffline: boolean;
   readonly log: Log;
   readonly nowMs: () => number;
@@ -36,24 +39,29 @@ export interface UpstreamRequestsOptions {
 
 export interface Question<A> {
   readonly repository: Repository;
-  /** A tag, a digest, or a word for what is neither: what a failure is remembered for. */
+  /** A tag, a digest, or a name for another kind of question: failures are remembered under it. */
   readonly reference: string;
-  /** Where equal questions of equal credentials share one request while it runs; `undefined` shares with nobody. */
+  /** Shares one request among equal, concurrent questions with equal credentials; `undefined` never shares. */
   readonly shared: SingleFlight<A> | undefined;
-  /** Whether success proves the right to read the repository: only manifests and blobs do. */
+  /** Whether success proves the right to read the repository, which is so only for manifests and blobs. */
   readonly proves: boolean;
-  /** Whether upstream has given it before: only then does a 404 take a right back; else it may be a mere typing error. */
+  /**
+   * Whether upstream has served it before: only then does a 404 end a right. Otherwise it may just be a typing error.
+   */
   readonly known: boolean;
-  /** Asks in spite of remembered failures: for who backs off by himself. */
+  /** If set, asks in spite of remembered failures: the caller has delays of its own. */
   readonly insists?: boolean;
-  /** Asks the same by HEAD: whether the public may have it. Without it no login is lent while that has to be asked. */
+  /**
+   * Asks the same by HEAD, to check whether it is public. Without it, Entrepot's own credentials are not used while
+   * that has to be checked.
+   */
   readonly head?: Ask<unknown>;
 }
 
 export interface Asked<A> {
   readonly answer: A;
   readonly credential: Credential | undefined;
-  /** Whether somebody else had asked already. */
+  /** Whether the answer came from a request of somebody else. */
   readonly joined: boolean;
 }
 
@@ -63,8 +71,9 @@ export type Ask<A> = (
 ) => Promise<A>;
 
 /**
- * Asks upstream on behalf of a requester: his credentials in turn, equal questions at once only once, what failed
- * lately not again. Sharing and remembering never cross a credential: one requester's 401 is not another's.
+ * Asks upstream on behalf of a requester, with its credentials in turn. Equal concurrent questions are asked once, and
+ * those that failed recently not again. Neither sharing nor remembering crosses credentials: one requester's 401 says
+ * nothing about another.
  */
 export class UpstreamRequests {
   readonly #upstreams: ReadonlyMap<string, Upstream>;
@@ -75,10 +84,10 @@ export class UpstreamRequests {
   readonly #isOffline: boolean;
   readonly #log: Log;
   readonly #nowMs: () => number;
-  /** Which credential worked last, by requester and repository: dead ones are not tried first again. */
+  /** By requester and repository, the credential that worked last, so that dead ones are not tried first again. */
   readonly #winners = new Lru<{ readonly credentialId: string }>({ maxEntries: MAX_WINNERS });
   readonly #ended = new EndedRights();
-  /** When upstream last gave a repository to everybody. */
+  /** When upstream last served a repository anonymously. */
   readonly #public = new Lru<{ readonly atMs: number }>({ maxEntries: MAX_PUBLIC });
   readonly #running = new Set<Promise<unknown>>();
   readonly #closing = new AbortController();
@@ -101,14 +110,14 @@ export class UpstreamRequests {
     this.#isOffline = isOffline;
     this.#log = log;
     this.#nowMs = nowMs;
-    // Every question listens to it, and there may be many at once.
+    // Every question listens to it, and there may be many.
     setMaxListeners(0, this.#closing.signal);
   }
 
   /**
-   * The first answer that one of `right.credentials` gets. A refusal of one is a reason to try the next, `MAX_ATTEMPTS`
-   * times; anything else (a limit on how often upstream is asked, an outage) is the end. Of several failures the most
-   * telling is thrown. Rejects with an UpstreamFailure, or the reason of `close`.
+   * The first successful answer for one of `right.credentials`. If upstream refuses one, the next is tried, up to
+   * MAX_ATTEMPTS; any other failure (a rate limit, an outage) ends the attempt. Of several failures the most telling is
+   * thrown. Rejects with an UpstreamFailure, or the reason of `close`.
    */
   async ask<A extends Answer>(question: Question<A>, right: Right, ask: Ask<A>): Promise<Asked<A>> {
     const upstream = this.#upstreams.get(question.repository.upstream);
@@ -141,7 +150,7 @@ export class UpstreamRequests {
     throw failure ?? new UpstreamFailure('denied', 'no credential may be used for this repository');
   }
 
-  /** What `ask` would reject with now without asking anybody, as it failed a moment ago; `undefined`: it would ask. */
+  /** The remembered failure with which `ask` would reject now without asking upstream; `undefined` if it would ask. */
   async foresee(
     repository: Repository,
     reference: string,
@@ -160,15 +169,15 @@ export class UpstreamRequests {
     return failure?.kind === 'lockedOut' ? heardOf(failure, repository.upstream, right) : failure;
   }
 
-  /** Breaks off whatever is being asked, and returns when all of it has ended. */
+  /** Aborts all questions; resolves when all have ended. */
   async close(reason: Error): Promise<void> {
     this.#closing.abort(reason);
     await Promise.allSettled(this.#running);
   }
 
   /**
-   * Those of `right`. A login that is lent because the repository is public is so only while upstream still gives it to
-   * everybody; rejects when it does not.
+   * The credentials of `right`. Credentials that are lent because the repository is public require that upstream still
+   * serves it anonymously; rejects if it does not.
    */
   async #lendable(
     { head, ...question }: Question<Answer>,
@@ -187,23 +196,23 @@ export class UpstreamRequests {
     return right.credentials;
   }
 
-  /** Whether a login is lent, and upstream has not shown lately that it still gives the repository to everybody. */
+  /** Whether credentials are lent, and it was not confirmed recently that the repository is public. */
   #mustAskPublic(repository: Repository, { isLent }: Right): boolean {
     if (isLent !== true) return false;
     const { atMs = 0 } = this.#public.get(repositoryText(repository)) ?? {};
-    // Also where the clock has been set back.
+    // Also if the clock was set back.
     return Math.abs(this.#nowMs() - atMs) >= LEND_MS;
   }
 
   #turnsOf(repository: Repository, right: Right, credentials: Right['credentials']): Right['credentials'] {
-    // A login is lent for its larger budget, whatever else would do.
+    // Lent credentials come first because their rate limit is higher.
     if (right.isLent === true) return credentials;
     const winner = this.#winners.get(winnerKey(right, repository))?.credentialId;
     const isWinner = (credential: Credential | undefined): boolean => credentialId(credential) === winner;
     return [...credentials.filter(isWinner), ...credentials.filter(credential => !isWinner(credential))];
   }
 
-  /** The failure that answers this question for now. */
+  /** The remembered failure for this question. */
   #remembered(
     question: Pick<Question<unknown>, 'repository' | 'reference' | 'insists'>,
     credential: Credential | undefined,
@@ -234,7 +243,7 @@ export class UpstreamRequests {
     return work;
   }
 
-  /** Asks, and keeps what the answer says about the right and about upstream. */
+  /** Asks, and records what the answer says about the right and about upstream. */
   async #recorded<A extends Answer>(
     question: Question<A>,
     key: FailureKey,
@@ -258,25 +267,25 @@ export class UpstreamRequests {
   }
 
   /**
-   * Tells that `url` has given content of the repository with this credential, as only the end of it could show. `sinceMs`
-   * (of `performance.now()`): when it answered. What it has said since counts more.
+   * Records that `url` has sent content of the repository with this credential, which was only known at the end of the
+   * response. `sinceMs` (of `performance.now()`) is when it began; a later refusal takes precedence.
    */
   async granted(repository: Repository, credential: Credential | undefined, sinceMs: number): Promise<void> {
     if (this.hasEndedSince(sinceMs, repository, credential)) return;
     await this.#prove(keyOf({ repository, reference: '' }, credential), 'granted');
   }
 
-  /** Tells that an answer which had begun broke off. */
+  /** Records that a response broke off after it had begun. */
   broke(repository: Repository, failure: UpstreamFailure): void {
     this.#record.failed(repository, failure);
   }
 
-  /** Whether `url` has taken the right of this credential back since then (on `performance.now()`'s clock), or may have. */
+  /** Whether `url` has withdrawn the right of this credential since then (by `performance.now()`), or may have. */
   hasEndedSince(sinceMs: number, repository: Repository, credential: Credential | undefined): boolean {
     return this.#ended.hasEndedSince(rightText(keyOf({ repository, reference: '' }, credential)), sinceMs);
   }
 
-  /** A proof that could not be kept costs another question later, not this answer. */
+  /** Reports a proof. A failure to record it only costs another question later. */
   async #prove(key: FailureKey, outcome: Proof['outcome']): Promise<void> {
     const { upstream, repository, credentialId: id } = key;
     if (outcome === 'ended') this.#ended.note(rightText(key));
@@ -310,7 +319,7 @@ function winnerKey({ requester }: Right, repository: Repository): string {
   return `${requester.id} ${repositoryText(repository)}`;
 }
 
-/** What a failure of asking whether the public has the reference is remembered for. */
+/** The reference under which a failed check whether the reference is public is remembered. */
 function publicReference(reference: string): string {
   return `public ${reference}`;
 }
@@ -319,7 +328,7 @@ function rightText({ upstream, repository, credentialId: id }: FailureKey): stri
   return [upstream, repository, id].join(' ');
 }
 
-/** A blob as a question's reference: that upstream has no blob of a digest says nothing of a manifest. */
+/** A blob as the reference of a question, distinct from the manifest with that digest. */
 export function blobReference(digest: Digest): string {
   return `blob ${digest}`;
 }
@@ -329,19 +338,19 @@ export function headOfBlob({ name }: Repository, digest: Digest): Ask<BlobHead> 
   return (upstream, ask) => upstream.headBlob(name, digest, ask);
 }
 
-/** Whether upstream said no; anything else says nothing. */
+/** Whether upstream said no. Any other failure says nothing. */
 export function isRefusal({ kind }: UpstreamFailure): boolean {
   return kind === 'unknown' || kind === 'denied' || kind === 'refused' || kind === 'lockedOut';
 }
 
-/** Whether not even what is held may be served: upstream said no, and that to who asks. */
+/** Whether even stored content may not be served: upstream said no to this requester. */
 export function forbidsHeld(failure: UpstreamFailure): boolean {
   return isRefusal(failure) && !failure.isCovered;
 }
 
 /**
- * What a refusal of Entrepot's own login means to this requester. Who presented that same login himself is refused like
- * anybody else.
+ * What a refusal of Entrepot's own credentials means to this requester. If the requester itself presented those
+ * credentials, it is refused like anybody else.
  */
 async function heardOf(cause: UpstreamFailure, upstream: string, { own }: Right): Promise<UpstreamFailure> {
   const { message, status, endpoint, retryAfterMs } = cause;
@@ -353,15 +362,15 @@ async function heardOf(cause: UpstreamFailure, upstream: string, { own }: Right)
   });
 }
 
-/** Only `url` itself takes a right back. A token service that turns the credential away says the same of it. */
+/** Whether the failure ends the right: only `url` itself can end it, or a token service that refuses the credential. */
 function endsRight(failure: UpstreamFailure, known: boolean): boolean {
   if ((failure.endpoint ?? 0) !== 0) return false;
   return failure.kind === 'denied' || failure.kind === 'refused' || (failure.kind === 'unknown' && known);
 }
 
 /**
- * Most telling last: no answer beats a refusal. Among refusals `lockedOut` beats `unknown`, which beats `denied`: with a
- * working login the answer might be another.
+ * Most telling last: no answer beats a refusal. Of the refusals, `lockedOut` beats `unknown`, which beats `denied`:
+ * with working credentials the answer might be another.
  */
 const TELLING: readonly UpstreamFailure['kind'][] = [
   'refused',
