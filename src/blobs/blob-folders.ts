@@ -4,7 +4,7 @@ import { syncFolder } from '../lib/atomic-file.ts';
 import type { Digest } from '../oci/digest.ts';
 import type { FilePaths } from './file-paths.ts';
 
-/** Makes the folders of blobs when the first blob comes, durably, and remembers which are there. */
+/** Creates the folders of blobs when they are first needed, durably, and remembers which exist. */
 export class BlobFolders {
   readonly #paths: FilePaths;
   readonly #made = new Map<string, Promise<void>>();
@@ -13,7 +13,7 @@ export class BlobFolders {
     this.#paths = paths;
   }
 
-  /** Resolves with the folder of `digest` once its name would survive a power loss. */
+  /** Creates the folder of `digest`. Resolves with its path once it would survive a power failure. */
   async make(digest: Digest): Promise<string> {
     const folder = this.#paths.blobFolder(digest);
     let making = this.#made.get(folder);
@@ -30,13 +30,16 @@ export class BlobFolders {
     return folder;
   }
 
-  /** Somebody has deleted the folder of `digest` under us: the next `make` makes it again. */
+  /** Reports that somebody has deleted the folder of `digest`: the next `make` creates it again. */
   forget(digest: Digest): void {
     this.#made.delete(this.#paths.blobFolder(digest));
   }
 }
 
-/** Every folder from `root` down to `path` may be new, even if another process has made it: all names are synced. */
+/**
+ * Syncs the parents of all folders from `root` down to `path`: another process may have created one without having
+ * synced it yet.
+ */
 async function makeDurably(path: string, root: string): Promise<void> {
   await mkdir(path, { recursive: true });
   for (let folder = dirname(path); folder.length >= root.length; folder = dirname(folder)) {

@@ -6,7 +6,7 @@ import { steadyLease } from '../lib/lease.suite.ts';
 import { type Digest, digestOf } from '../oci/digest.ts';
 import type { BlobStore, Ingest } from './blob-store.ts';
 
-/** Somewhere blobs can be kept; `open` may be called again for a second process' view of the same place. */
+/** A place where blobs are stored. Each call of `open` is another process's view of it. */
 export interface BlobPlace {
   open(): Promise<BlobStore>;
   remove(): Promise<void>;
@@ -14,7 +14,7 @@ export interface BlobPlace {
 
 const ABSENT = digestOf(Buffer.from('nowhere'));
 
-/** What every BlobStore must do. */
+/** The contract of BlobStore, as tests for any implementation. */
 export function blobStoreSuite(makePlace: () => Promise<BlobPlace>): void {
   describe('a BlobStore', () => {
     let place: BlobPlace;
@@ -176,7 +176,7 @@ export function blobStoreSuite(makePlace: () => Promise<BlobPlace>): void {
         expect(await follower?.length()).toBe(300_000);
         await follower?.close();
         expect(await store.ingestLength('fill-1', 2)).toBe(300_000);
-        // The next one is still copying.
+        // The next holder is still copying.
         expect(await store.ingestLength('fill-1', 3)).toBe(300_000);
       });
 
@@ -327,7 +327,7 @@ export function blobStoreSuite(makePlace: () => Promise<BlobPlace>): void {
   });
 }
 
-/** Ingests `bytes` under `key` and commits them under what they hash to. */
+/** Ingests `bytes` under `key`, commits them under their own digest, and returns that. */
 export async function keep(store: BlobStore, key: string, bytes: Uint8Array): Promise<Digest> {
   const ingest = await store.ingest(steadyLease(key), { digest: ABSENT });
   await ingest.write([bytes]);
@@ -337,7 +337,7 @@ export async function keep(store: BlobStore, key: string, bytes: Uint8Array): Pr
   return digest;
 }
 
-/** What the bytes of the blob hash to, read through a reader. */
+/** The digest of the blob's bytes as a reader returns them; `undefined` if it is not stored. */
 async function hashBlob(store: BlobStore, digest: Digest): Promise<Digest | undefined> {
   const reader = await store.open(digest);
   try {

@@ -2,34 +2,34 @@ import { statfs } from 'node:fs/promises';
 import { sizeText } from '../lib/units.ts';
 import { StorageFull } from './storage-full.ts';
 
-/** How long a look at the disk counts: others write to it too. */
+/** How long a measurement of the disk is used: other programs write to it, too. */
 const LOOK_MS = 1_000;
-/** After no room could be made, so long none is tried to be made: it takes a survey of the whole store. */
+/** How long not to try again after making room has failed, since that surveys the whole store. */
 const STUCK_MS = 5_000;
 
-/** How much must stay free of a disk of so many bytes. */
+/** How many bytes must stay free on a disk of this size. */
 export type MinFree = (diskBytes: number) => number;
 
 export interface DiskLook {
-  /** For this user. */
+  /** Available to this user. */
   readonly freeBytes: number;
-  /** What is to stay free of it. */
+  /** How many bytes must stay free. */
   readonly minFreeBytes: number;
 }
 
 /**
- * Room on the disk of a store: what is brought or pushed leaves `minFree` of it, so that the index can always be written
- * and content be removed. What may go is removed before anything is refused.
+ * Keeps `minFree` of the store's disk free from downloads and pushes, so that the index can always be written and
+ * content removed. Whatever may be evicted is removed before a write is refused.
  */
 export class DiskSpace {
   readonly #folder: string;
   readonly #minFree: MinFree;
-  /** Of the last look, less what was admitted since. */
+  /** The room at the last measurement, minus what was admitted since. */
   #roomBytes = 0;
   #lookedAtMs = Number.NEGATIVE_INFINITY;
   #stuckAtMs = Number.NEGATIVE_INFINITY;
   #making: Promise<void> | undefined;
-  /** Removes what may go, so that so many bytes more can be written if possible. Passed in by `compose/`. */
+  /** Removes evictable content so that this many bytes can be written, if possible. Set by `compose/`. */
   makeRoom = async (_bytes: number): Promise<void> => {};
 
   constructor(folder: string, minFree: MinFree) {
@@ -46,7 +46,7 @@ export class DiskSpace {
     return { freeBytes, minFreeBytes };
   }
 
-  /** Returns when so many bytes may be written; rejects with StorageFull when they may not, whatever is removed. */
+  /** Resolves when this many bytes may be written; rejects with StorageFull if they may not, even after eviction. */
   async admit(bytes: number): Promise<void> {
     if (bytes === 0 || this.#take(bytes, LOOK_MS)) return;
     await this.look();
@@ -63,7 +63,7 @@ export class DiskSpace {
     );
   }
 
-  /** False when it was made for somebody else, who needed less. */
+  /** False if it ran for another caller, who needed less. */
   async #make(bytes: number): Promise<boolean> {
     const isOwn = this.#making === undefined;
     this.#making ??= this.makeRoom(bytes).finally(() => {

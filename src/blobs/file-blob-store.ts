@@ -27,41 +27,41 @@ import { freeOwn } from './in-the-way.ts';
 import { earlierIngests } from './left-ingest.ts';
 import { isNoFile } from './unreadable.ts';
 
-/** The algorithm that nearly every client uses: hashing begins with it when the digest is not known yet. */
+/** What nearly every client uses: hashing begins with it if the digest is not known yet. */
 const USUAL_ALGORITHM = 'sha256';
 
 /**
- * What is held may be private, so that the two doors to it are their owner's alone. Behind them modes are the usual
- * ones: a command that root runs beside the server must not leave folders and files that the server cannot read.
+ * Stored content may be private, so `blobs/` and `ingest/` are accessible to their owner only. What is inside has the
+ * usual modes.
  */
 const DOOR_MODE = 0o700;
 
-/** What a file system adds to the contract. */
+/** What a store in a file system adds to the contract. */
 export interface FileBlobStore extends BlobStore {
   /**
-   * Reads the blob again from disk and says what its bytes hash to, at most `bytesPerSecond` fast, for scrubbing.
-   * `undefined` when nothing is in its place. Rejects when `signal` aborts or the bytes cannot be read, which
-   * `unreadableReason` explains when it is this blob's own damage.
+   * Reads the blob again from disk and returns the digest of its bytes, reading at most `bytesPerSecond`, for
+   * scrubbing. `undefined` if nothing is in its place. Rejects when `signal` aborts, or if the bytes cannot be read;
+   * `unreadableReason` then says whether this blob is damaged.
    */
   hashFile(
     digest: Digest,
     options: {
       readonly bytesPerSecond: number;
       readonly signal?: AbortSignal;
-      /** Hears now and then how many bytes are read. */
+      /** Called now and then with the number of bytes read. */
       readonly onProgress?: (bytes: number) => void;
     },
   ): Promise<Digest | undefined>;
-  /** Whether somebody in this process reads the blob: until he is done, removing it frees nothing. */
+  /** Whether a reader of this process has the blob open, in which case removing it does not free its space yet. */
   hasReaders(digest: Digest): boolean;
   /**
-   * What all ingests have on disk, as last counted, with what this process wrote and ended since. Those that earlier
-   * and other processes left are in it from the first count on.
+   * The size of all ingests on disk: as last counted, plus what this process has written and minus what it has ended
+   * since. Ingests of earlier and other processes are included from the first count on.
    */
   readonly unfinishedBytes: number;
-  /** Sets what a walk through all ingests has found; there is none here, since nothing waits for it. */
+  /** Sets the result of a count of all ingests. Counting is left to the caller, since nothing waits for it. */
   countUnfinished(bytes: number): void;
-  /** Whether any blob lies here, with or without a row: looks no further than the first. */
+  /** Whether there is any blob, with or without a row. Looks no further than the first. */
   hasBlobs(): Promise<boolean>;
   readonly space: DiskSpace;
 }
@@ -72,7 +72,9 @@ export interface FileBlobStoreOptions {
   readonly minFree?: MinFree | undefined;
 }
 
-/** Opens the store in the folder `path` (see `FilePaths` for its layout) and makes what is missing. Nothing is scanned. */
+/**
+ * Opens the store in the folder `path` (see `FilePaths` for the layout), and creates what is missing. Scans nothing.
+ */
 export async function openFileBlobStore(
   path: string,
   { log, minFree = () => 0 }: FileBlobStoreOptions,
@@ -90,7 +92,7 @@ class FolderStore implements FileBlobStore {
   readonly #paths: FilePaths;
   readonly #folders: BlobFolders;
   readonly #hasher: Hasher;
-  /** Blobs that are being read now. */
+  /** Blobs that are open for reading. */
   readonly #reading = new Map<Digest, Reading>();
   #unfinishedBytes = 0;
 
@@ -147,7 +149,8 @@ class FolderStore implements FileBlobStore {
     }
     return async () => {
       await freeOwn(gone);
-      // Else a power loss brings it back without its row, and many of those look like a lost index.
+      // Without this, a power failure could bring back the file without its row, and many such files look like a lost
+      // index.
       await absentAsUndefined(syncFolder(this.#paths.blobFolder(digest)));
     };
   }
@@ -204,7 +207,7 @@ class FolderStore implements FileBlobStore {
           }
           const found = await absentAsUndefined(lstat(path));
           if (found?.isFile()) {
-            // An upload that rested for a day is as new as its commit.
+            // ctime, too: an upload that was idle for a day is as new as its commit.
             const modifiedAtMs = Math.max(found.mtimeMs, found.ctimeMs);
             yield { digest, size: found.size, modifiedAtMs };
           }
@@ -268,7 +271,7 @@ class FolderStore implements FileBlobStore {
     await this.#hasher.close();
   }
 
-  /** What is in the blob's place, whatever it is. */
+  /** Whatever is in the blob's place. */
   #entry(digest: Digest): Promise<Stats | undefined> {
     return noFileAsUndefined(lstat(this.#paths.blob(digest)));
   }
@@ -281,12 +284,12 @@ class FolderStore implements FileBlobStore {
   }
 }
 
-/** One blob that is being read. */
+/** A blob that is open for reading. */
 interface Reading {
   readers: number;
-  /** Of the file that the first of them opened. */
+  /** The inode of the file that the first reader opened. */
   readonly inode: number;
-  /** Stands for the bytes of that file. */
+  /** Identifies the bytes of that file. */
   readonly bytes: object;
 }
 
@@ -294,11 +297,11 @@ interface FileReaderParts {
   readonly file: FileHandle;
   readonly size: number;
   readonly shares: object | undefined;
-  /** Called when it is closed. */
+  /** Called when the reader is closed. */
   readonly left: () => void;
 }
 
-/** One open blob, with one file descriptor. */
+/** An open blob, with one file descriptor. */
 class FileReader implements BlobReader {
   readonly size: number;
   readonly shares: object | undefined;
@@ -334,7 +337,7 @@ class FileReader implements BlobReader {
   }
 }
 
-/** Awaits `operation`; `undefined` when no file is there, whatever else may be. */
+/** The result of `operation`; `undefined` if there is no file. */
 async function noFileAsUndefined<T>(operation: Promise<T>): Promise<T | undefined> {
   try {
     return await absentAsUndefined(operation);
@@ -344,7 +347,7 @@ async function noFileAsUndefined<T>(operation: Promise<T>): Promise<T | undefine
   }
 }
 
-/** What a folder holds; nothing when it is not there, or is a stray file. */
+/** The entries of a folder; none if it does not exist or is a file. */
 async function* entries(folder: string): AsyncIterable<{ readonly name: string; readonly path: string }> {
   const found = await absentAsUndefined(stat(folder));
   if (found?.isDirectory()) {

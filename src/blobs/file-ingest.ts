@@ -12,10 +12,10 @@ import type { HashJob, Hasher } from './hasher.ts';
 import { moveFolderAside } from './in-the-way.ts';
 import { leftIngest } from './left-ingest.ts';
 
-/** So much is at most unsynced when `commit` comes, which cuts its own sync from about 100 ms to 15. */
+/** At most this much is unsynced when `commit` is called, which shortens its own sync from about 100 ms to 15. */
 const SYNC_STEP_BYTES = 32 * 1024 * 1024;
 
-/** Only the store's own process writes an ingest, and nobody writes a blob. */
+/** Only the store's own process writes an ingest; blobs are never written. */
 const INGEST_MODE = 0o644;
 const BLOB_MODE = 0o444;
 
@@ -25,13 +25,13 @@ export interface IngestStore {
   readonly folders: BlobFolders;
   readonly hasher: Hasher;
   readonly space: DiskSpace;
-  /** Told by how much what ingests have on disk has grown. */
+  /** Called with the change of the ingest's size on disk. */
   readonly grown: (bytes: number) => void;
 }
 
 /**
- * One file under `ingest/`, which no other process ever opens for writing. Its Lease is confirmed before and after each
- * step: what was written while the process stood still does not count, since the successor's copy may lack it.
+ * A file below `ingest/`, which no other process opens for writing. Its Lease is confirmed before and after each step:
+ * what was written while the process was suspended does not count, since the next holder's copy may lack it.
  */
 export class FileIngest implements Ingest {
   readonly #store: IngestStore;
@@ -41,13 +41,13 @@ export class FileIngest implements Ingest {
   readonly #jobs = new Map<DigestAlgorithm, HashJob>();
   #offset: number;
   #isEnded = false;
-  /** Its file is a blob, or removed. */
+  /** Set when the file has become a blob or was removed. */
   #isGone = false;
   #isWriting = false;
   #closing: Promise<void> | undefined;
   #syncedOffset: number;
   #syncing: Promise<void> | undefined;
-  /** After a failed sync a later one may succeed without the lost pages, so the first failure is final. */
+  /** The first failed sync is final: a later one may succeed although pages were lost. */
   #syncFailure: unknown;
 
   private constructor(store: IngestStore, lease: Lease, file: FileHandle, size: number) {
@@ -59,7 +59,7 @@ export class FileIngest implements Ingest {
     this.#syncedOffset = 0;
   }
 
-  /** Opens or makes the file of `lease`. Hashing begins at once, over what is there and then behind the writer. */
+  /** Opens or creates the file of `lease`. Hashing begins at once, with what is there. */
   static async open(
     store: IngestStore,
     lease: Lease,
@@ -164,7 +164,10 @@ export class FileIngest implements Ingest {
     await this.#stopHashing();
   }
 
-  /** To its place under `blobs/`; the folder there. One that was deleted while we run is made again, once. */
+  /**
+   * Moves the file to its place below `blobs/`, and returns the folder. A folder that was deleted meanwhile is created
+   * again, once.
+   */
   async #move(digest: Digest): Promise<string> {
     const { folders, paths } = this.#store;
     const move = async () => {
@@ -210,7 +213,10 @@ export class FileIngest implements Ingest {
     await this.#file.close();
   }
 
-  /** Another descriptor would hear nothing of the failed sync: nobody goes on from bytes that may be lost. */
+  /**
+   * Removes a file whose sync failed. Another descriptor would not learn of the failure, and somebody could continue
+   * from lost bytes.
+   */
   async #dropUnsynced(): Promise<void> {
     await this.#syncing;
     if (this.#syncFailure !== undefined && !this.#isGone) await this.#remove();
@@ -222,7 +228,9 @@ export class FileIngest implements Ingest {
     this.#store.grown(-this.#offset);
   }
 
-  /** What fails since a successor has removed the file, behind the last look at the Lease, fails of that. */
+  /**
+   * If `step` fails, checks the Lease: when it is lost, the next holder has removed the file, and that is the reason.
+   */
   async #orLost<T>(step: Promise<T>): Promise<T> {
     try {
       return await step;
@@ -250,7 +258,7 @@ export class FileIngest implements Ingest {
     await Promise.all(jobs.map(job => this.#store.hasher.stop(job)));
   }
 
-  /** Writers do not wait for it; `commit` does. */
+  /** Syncs in the background. Writers do not wait for it; `commit` does. */
   #syncBehind(): void {
     if (this.#syncing !== undefined || this.#offset - this.#syncedOffset < SYNC_STEP_BYTES) {
       return;
@@ -267,7 +275,7 @@ export class FileIngest implements Ingest {
   }
 }
 
-/** What is left of `chunks` after their first `count` bytes. */
+/** `chunks` without their first `count` bytes. */
 function dropBytes(chunks: readonly Uint8Array[], count: number): Uint8Array[] {
   let toDrop = count;
   const rest: Uint8Array[] = [];

@@ -2,10 +2,13 @@ import { randomUUID } from 'node:crypto';
 import { join, resolve } from 'node:path';
 import { type Digest, digestAlgorithm, digestHex, isDigest } from '../oci/digest.ts';
 
-/** Also what keeps a key from being a path: no dot, no slash. */
+/** No dot and no slash, so a key can never be a path. */
 const INGEST_KEY = /^[a-z0-9-]{1,200}$/;
 
-/** Of the holder with that epoch; `.copy`: still being copied from another's. Programs before epochs left it out. */
+/**
+ * `<key>.<epoch>`, with `.copy` while it is still being copied from the previous holder's. Old versions used the key
+ * alone.
+ */
 const INGEST_NAME = /^(?<key>[a-z0-9-]{1,200})(?:\.(?<epoch>[0-9]{1,15})(?<copy>\.copy)?)?$/;
 
 export interface IngestName {
@@ -14,7 +17,7 @@ export interface IngestName {
   readonly isPartialCopy: boolean;
 }
 
-/** `undefined` for a file that is no ingest. */
+/** `undefined` for a file that is not an ingest. */
 export function parseIngestName(name: string): IngestName | undefined {
   const { key, epoch, copy } = INGEST_NAME.exec(name)?.groups ?? {};
   if (key === undefined) return undefined;
@@ -22,14 +25,14 @@ export function parseIngestName(name: string): IngestName | undefined {
 }
 
 /**
- * Where things lie under the folder `root`:
+ * The layout of the folder `root`:
  *
- *     root/                                              0700, as are the two folders in it
- *       blobs/<algorithm>/<first two hex digits>/<hex>   a whole blob, read-only; its name is the digest of its bytes
- *       ingest/<key>.<epoch>                             a write in progress, or one that was left for resuming
- *       ingest/gone-<id>                                 a blob that was taken away, about to be freed
+ *     root/                                              mode 0700, as are the two folders in it
+ *       blobs/<algorithm>/<first two hex digits>/<hex>   a verified blob, read-only; its name is its digest
+ *       ingest/<key>.<epoch>                             a write in progress, or one that can be resumed
+ *       ingest/gone-<id>                                 a removed blob that is about to be freed
  *
- * A blob comes into being by moving an ingest. Nothing else is kept here, and no file is ever changed under its name.
+ * A blob is made by moving an ingest. Blobs are never changed in place, and nothing else is stored here.
  */
 export class FilePaths {
   readonly root: string;
@@ -42,7 +45,7 @@ export class FilePaths {
     this.ingests = join(this.root, 'ingest');
   }
 
-  /** A digest of the type's name only by a cast must not become a path, so it is looked at again here. */
+  /** Checks the digest again, since a cast must not be able to make a path. */
   blobFolder(digest: Digest): string {
     if (!isDigest(digest)) {
       throw new TypeError('not a digest');
@@ -61,7 +64,7 @@ export class FilePaths {
     return join(this.ingests, `${key}.${epoch}`);
   }
 
-  /** Of one that was found there. */
+  /** The path of an ingest with this name, as found in the folder. */
   foundIngest(name: string): string {
     if (parseIngestName(name) === undefined) {
       throw new TypeError('not the name of an ingest');
@@ -69,7 +72,7 @@ export class FilePaths {
     return join(this.ingests, name);
   }
 
-  /** A new name for what is about to be freed. */
+  /** A new name for a blob that is about to be freed. */
   gone(): string {
     return join(this.ingests, `gone-${randomUUID()}`);
   }

@@ -1,8 +1,8 @@
 import type { DigestAlgorithm } from '../oci/digest.ts';
 
-/** What the hashing thread is told. `job` numbers one pass over one file; messages of a job arrive in order. */
+/** Messages to the hashing thread. `job` identifies one pass over one file; messages of a job arrive in order. */
 export type HashRequest =
-  /** Hash the file from its start as far as `length`, for now; at most `bytesPerSecond`, 0 = as fast as it goes. */
+  /** Hash the file from its start up to `length`, for now; at most `bytesPerSecond`, 0 for no limit. */
   | {
       readonly type: 'begin';
       readonly job: number;
@@ -10,19 +10,19 @@ export type HashRequest =
       readonly algorithm: DigestAlgorithm;
       readonly length: number;
       readonly bytesPerSecond: number;
-      /** Tell by `progress` how far it is, now and then. */
+      /** Whether to report progress. */
       readonly tellsProgress: boolean;
     }
-  /** The file has grown: so many bytes may be read now. */
+  /** The file has grown: this many bytes may be read now. */
   | { readonly type: 'advance'; readonly job: number; readonly length: number }
-  /** Answer with the digest of exactly the first `length` bytes, then go on. */
+  /** Reply with the digest of exactly the first `length` bytes, then continue. */
   | { readonly type: 'finish'; readonly job: number; readonly length: number }
-  /** Close the file and forget the job; answered with `stopped`. */
+  /** Close the file and forget the job; the reply is `stopped`. */
   | { readonly type: 'stop'; readonly job: number };
 
-/** What it answers. */
+/** Messages from the hashing thread. */
 export type HashReply =
-  /** So many bytes are hashed; after a death of the thread fewer than before. */
+  /** How many bytes are hashed. May decrease after the thread has died. */
   | { readonly type: 'progress'; readonly job: number; readonly position: number }
   | { readonly type: 'digest'; readonly job: number; readonly hex: string }
   | {

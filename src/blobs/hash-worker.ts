@@ -1,7 +1,7 @@
 /**
- * The hashing thread of a store: reads files behind their writers and hashes what is there, so that no byte is
- * copied between threads and the event loop never hashes. All jobs share one buffer and take turns, a slice each.
- * Reads are synchronous: the thread has nothing else to do, and messages are let in between slices.
+ * The hashing thread of a store. It reads files behind their writers and hashes them, so that no byte is copied between
+ * threads and the event loop never hashes. All jobs share one buffer and take turns, a slice each. Reads are
+ * synchronous, since the thread has nothing else to do; messages are received between slices.
  */
 import { createHash, type Hash } from 'node:crypto';
 import { closeSync, readSync } from 'node:fs';
@@ -11,10 +11,10 @@ import { openRegularFileSync } from '../lib/regular-file.ts';
 import type { HashReply, HashRequest } from './hash-messages.ts';
 import { SHORT_FILE } from './unreadable.ts';
 
-/** Large enough that a read call costs nothing beside hashing it, small enough that 64 jobs take turns within 50 ms. */
+/** Large enough that the read call is cheap compared to hashing, small enough that 64 jobs take turns within 50 ms. */
 const SLICE_BYTES = 512 * 1024;
 
-/** Often enough for somebody who watches. */
+/** For a progress display. */
 const PROGRESS_MS = 500;
 
 interface Job {
@@ -23,13 +23,13 @@ interface Job {
   readonly hash: Hash;
   readonly bytesPerSecond: number;
   position: number;
-  /** Bytes that the writer says are there. */
+  /** Bytes that may be read. */
   available: number;
-  /** Where the digest is wanted, when it is. */
+  /** The length at which a digest is requested, if any. */
   finishAt: number | undefined;
-  /** By `performance.now()`: the rate forbids reading before. */
+  /** By `performance.now()`: the rate allows no read before. */
   notBeforeMs: number;
-  /** By the same clock: when to tell next how far it is; never for whom nobody asked that. */
+  /** By `performance.now()`: when to report progress next; Infinity for never. */
   tellAtMs: number;
 }
 
@@ -90,7 +90,7 @@ function begin(request: Extract<HashRequest, { type: 'begin' }>): void {
   }
 }
 
-/** Hashes one slice of the job, and answers when that was the last one wanted. */
+/** Hashes one slice, and replies if that completes a request. */
 function step(job: Job): void {
   const end = job.finishAt ?? job.available;
   if (job.position < end) {
@@ -121,7 +121,7 @@ function hasWork(job: Job): boolean {
   return job.finishAt !== undefined || job.position < job.available;
 }
 
-/** Gives every job that has work, and that its rate lets work, one slice. */
+/** Lets every job that has work and is within its rate hash one slice. */
 function turn(): void {
   scheduled = undefined;
   const nowMs = performance.now();

@@ -1,6 +1,6 @@
 /**
- * The main thread's side of the hashing thread. One per store; the thread starts with the first job. When it dies,
- * it is started again and each job hashes its file anew from the start: the bytes are on disk, so nothing is lost.
+ * The main thread's side of the hashing thread. There is one per store; the thread starts with the first job. If it
+ * dies, it is started again, and every job hashes its file from the start.
  */
 import type { Worker } from 'node:worker_threads';
 import type { Log } from '../lib/log.ts';
@@ -8,10 +8,10 @@ import { startThread } from '../lib/thread.ts';
 import { type Digest, type DigestAlgorithm, parseDigest } from '../oci/digest.ts';
 import type { HashReply, HashRequest } from './hash-messages.ts';
 
-/** A job that was running at so many deaths of the thread is taken for their cause. */
+/** A job that was running at this many deaths of the thread is considered their cause, and fails. */
 const MAX_DEATHS_PER_JOB = 3;
 
-/** Growth is told in steps of so much: small writes would otherwise cost a message each. */
+/** Growth is reported in steps of this size, so that small writes do not cost a message each. */
 const ADVANCE_STEP_BYTES = 256 * 1024;
 
 interface Waiter<T> {
@@ -20,21 +20,21 @@ interface Waiter<T> {
 }
 
 export interface HashOptions {
-  /** Default: as fast as it goes. */
+  /** Default: no limit. */
   readonly bytesPerSecond?: number;
   readonly onProgress?: ((position: number) => void) | undefined;
 }
 
-/** One pass over one file that may still grow. Who began it stops it. */
+/** One pass over one file, which may still grow. The creator must `stop` it. */
 export class HashJob {
   readonly id: number;
   readonly path: string;
   readonly algorithm: DigestAlgorithm;
   readonly bytesPerSecond: number;
-  /** Hears how many bytes are hashed, now and then. */
+  /** Called now and then with the number of hashed bytes. */
   readonly onProgress: ((position: number) => void) | undefined;
   length: number;
-  /** What the thread was last told. */
+  /** The length that the thread was last told. */
   toldLength: number;
   finishAt: number | undefined;
   waiter: Waiter<Digest> | undefined;
@@ -58,6 +58,7 @@ export class HashJob {
   }
 }
 
+/** Starts, stops and queries hashing jobs. */
 export class Hasher {
   readonly #log: Log;
   readonly #startWorker: () => Worker;
@@ -72,7 +73,9 @@ export class Hasher {
     this.#startWorker = startWorker;
   }
 
-  /** Starts hashing the first `length` bytes of the file at `path`; the name may move once the thread has opened it. */
+  /**
+   * Starts hashing the first `length` bytes of the file at `path`, which may be renamed once the thread has opened it.
+   */
   begin(path: string, algorithm: DigestAlgorithm, length: number, options: HashOptions = {}): HashJob {
     if (this.#isClosed) {
       throw new Error('the blob store is closed');
@@ -83,7 +86,7 @@ export class Hasher {
     return job;
   }
 
-  /** The file has grown to `length` bytes. */
+  /** Reports that the file has grown to `length` bytes. */
   advance(job: HashJob, length: number): void {
     job.length = length;
     if (job.failure === undefined && length - job.toldLength >= ADVANCE_STEP_BYTES) {
@@ -92,7 +95,7 @@ export class Hasher {
     }
   }
 
-  /** The digest of the first `length` bytes, which must be there, and not fewer than were asked for before. */
+  /** The digest of the first `length` bytes, which must exist, and must not be fewer than in an earlier call. */
   finish(job: HashJob, length: number): Promise<Digest> {
     if (job.failure !== undefined) {
       return Promise.reject(job.failure);
@@ -110,7 +113,7 @@ export class Hasher {
     });
   }
 
-  /** Forgets the job; resolves when the thread has closed the file. A `finish` that still waits is rejected. */
+  /** Forgets the job; resolves when the thread has closed the file. A pending `finish` rejects. */
   stop(job: HashJob): Promise<void> {
     this.#jobs.delete(job.id);
     settle(job, waiter => waiter.reject(new Error('hashing was stopped')));
@@ -169,7 +172,7 @@ export class Hasher {
     this.#holdProcess();
   }
 
-  /** After the death of `worker`: its files are closed with it, so stops are done; the jobs begin again. */
+  /** After the death of `worker`: its files are closed, so pending stops are done; jobs begin again. */
   #restart(worker: Worker): void {
     if (this.#worker !== worker) {
       return;
@@ -230,6 +233,7 @@ function fail(job: HashJob, error: Error): void {
   settle(job, waiter => waiter.reject(error));
 }
 
+/** Starts the hashing thread. */
 export function startHashThread(): Worker {
   return startThread(import.meta.url, 'hash-worker');
 }

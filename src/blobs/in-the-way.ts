@@ -3,12 +3,12 @@ import { rename, rm } from 'node:fs/promises';
 import { errorCode } from '../lib/error-code.ts';
 
 /**
- * Moves a folder with the name `path` aside, to a name that nothing takes for a blob: it is somebody's, and not known to be
- * worthless. What is no folder stays: another process may have moved it before, and put a blob there.
+ * Renames the folder at `path` to a name that is never taken for a blob, since it belongs to somebody and may have
+ * content. Anything but a folder stays: another process may have done this before, and put a blob there.
  */
 export async function moveFolderAside(path: string): Promise<void> {
   try {
-    // By the slash nothing but a folder is meant, whatever has come there since it was seen.
+    // With the slash, rename only accepts a folder, whatever is there by now.
     await rename(`${path}/`, `${path}.folder-${randomUUID()}`);
   } catch (error) {
     const code = errorCode(error);
@@ -16,7 +16,7 @@ export async function moveFolderAside(path: string): Promise<void> {
   }
 }
 
-/** Frees what has the name `path`, which no other process uses; a folder is moved aside. */
+/** Deletes the file at `path`, which no other process uses; a folder is moved aside. */
 export async function freeOwn(path: string): Promise<void> {
   try {
     await rm(path, { force: true });

@@ -5,8 +5,9 @@ import type { Lease } from '../lib/lease.ts';
 import { type FilePaths, parseIngestName } from './file-paths.ts';
 
 /**
- * Makes what the holder of `lease` before has left the ingest of `lease`: the same file if he certainly writes no more,
- * else a copy, and his is removed. When it is not wanted it is only removed. No ingest is there if he left none.
+ * Turns what the previous holder of `lease` left into the ingest of `lease`: the same file if that holder is known not
+ * to write any more, otherwise a copy. Removes everything older; if it is not wanted, removes only. If nothing was
+ * left, there is no ingest afterwards.
  */
 export async function leftIngest(
   paths: FilePaths,
@@ -25,8 +26,8 @@ export async function leftIngest(
 }
 
 /**
- * The ingests of all holders of `key` before the one with `epoch`, the latest first; without half-made copies. Rare, since
- * it reads the whole folder.
+ * The ingests of all earlier holders of `key`, latest first, without incomplete copies. Reads the whole folder, so it
+ * is for rare cases.
  */
 export async function earlierIngests(
   paths: FilePaths,
@@ -35,7 +36,7 @@ export async function earlierIngests(
 ): Promise<readonly string[]> {
   const ingests = (await readdir(paths.ingests)).flatMap(name => {
     const parsed = parseIngestName(name);
-    // Programs before epochs named it by its key alone.
+    // Old versions named it by its key alone.
     const found = { name, epoch: parsed?.epoch ?? 0 };
     return parsed?.key === key && !parsed.isPartialCopy && found.epoch < epoch ? [found] : [];
   });
@@ -47,8 +48,8 @@ async function moved(from: string, to: string): Promise<boolean> {
 }
 
 /**
- * Under its own name only when it is whole: whoever reads along would take less for all there is. False when it has
- * another name by now: its holder too was paused while he took it over, and went on.
+ * Copies under another name first: a follower must not see an incomplete copy. False if `from` is gone, because its
+ * holder was suspended during a takeover of its own, and has continued.
  */
 async function copied(from: string, to: string): Promise<boolean> {
   const partial = `${to}.copy`;

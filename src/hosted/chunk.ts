@@ -4,20 +4,20 @@ import { OciError } from '../oci/errors.ts';
 import { parseContentRange, uploadRange } from './content-range.ts';
 import { BODY_IDLE_MS, takeIn } from './request-body.ts';
 
-/** A request's body, and what its headers say of it. */
+/** The body of a request, and what its headers say about it. */
 export interface Chunk {
   readonly body: Readable;
   readonly contentRange: string | undefined;
-  /** Content-Length; `undefined` when the body is sent in pieces of unknown number. */
+  /** Content-Length; `undefined` for a chunked transfer coding. */
   readonly contentLength: number | undefined;
 }
 
-/** Where a chunk goes. */
+/** Where a chunk is written. */
 export type ChunkIngest = Pick<Ingest, 'offset' | 'write' | 'truncate'>;
 
 /**
- * Appends the body of a PATCH: RANGE_INVALID when it is not what comes next. A chunk that is not what its Content-Range
- * says leaves no trace; one whose client left is kept as far as it came.
+ * Appends the body of a PATCH; RANGE_INVALID if it is not the next chunk. A chunk that contradicts its Content-Range
+ * leaves nothing behind; one whose client disconnects is kept as far as it arrived.
  */
 export async function takeChunk(
   ingest: ChunkIngest,
@@ -38,8 +38,8 @@ export async function takeChunk(
 }
 
 /**
- * Appends the body of a PUT. One without Content-Range is tried again from its own start, not from where it broke, so
- * what came of it is taken back.
+ * Appends the body of a PUT. Without Content-Range, a client that retries sends it from its start, so an incomplete
+ * body is removed again.
  */
 export async function takeLastChunk(
   ingest: ChunkIngest,
@@ -55,7 +55,9 @@ export async function takeLastChunk(
   }
 }
 
-/** What Content-Range says, once it fits to `offset` and Content-Length; without one, nobody knows. */
+/**
+ * The length given by Content-Range, after checking it against `offset` and Content-Length; `undefined` without one.
+ */
 function expectedBytes({ contentRange, contentLength }: Chunk, offset: number): number | undefined {
   if (contentRange === undefined) return undefined;
   const { start, end } = parseContentRange(contentRange);

@@ -1,15 +1,15 @@
 import { OciError } from '../oci/errors.ts';
 
-/** Which bytes of the blob a request carries, both ends inclusive (distribution-spec, "Pushing a blob in chunks"). */
+/** Which bytes of the blob a request contains, both ends inclusive (distribution-spec, "Pushing a blob in chunks"). */
 export interface ChunkRange {
   readonly start: number;
   readonly end: number;
 }
 
-/** The spec's `<start>-<end>`, and the `bytes <start>-<end>/<total>` of RFC 9110 that general HTTP clients send. */
+/** The spec's `<start>-<end>`, or `bytes <start>-<end>/<total>` of RFC 9110, which general HTTP clients send. */
 const CONTENT_RANGE = /^(?:bytes )?([0-9]{1,15})-([0-9]{1,15})(?:\/(?:[0-9]{1,15}|\*))?$/;
 
-/** The range that a Content-Range header spells; BLOB_UPLOAD_INVALID otherwise. */
+/** Parses a Content-Range header; throws BLOB_UPLOAD_INVALID. */
 export function parseContentRange(text: string): ChunkRange {
   const match = CONTENT_RANGE.exec(text);
   const start = Number(match?.[1]);
@@ -23,7 +23,7 @@ export function parseContentRange(text: string): ChunkRange {
   return { start, end };
 }
 
-/** The Range header of an upload that has `offset` bytes. There is no way to spell nothing; `0-0` is what registries say. */
+/** The Range header for an upload with `offset` bytes. It cannot express 0 bytes; registries send `0-0`. */
 export function uploadRange(offset: number): string {
   return `0-${Math.max(offset - 1, 0)}`;
 }

@@ -1,7 +1,7 @@
 import { isStorageFull } from '../blobs/storage-full.ts';
 import { OciError } from '../oci/errors.ts';
 
-/** Runs `work`; a full disk becomes INSUFFICIENT_STORAGE. What was acknowledged before is whole, and room may return. */
+/** Runs `work`, and turns an error of a full disk into INSUFFICIENT_STORAGE. Acknowledged content is not affected. */
 export async function refusingWhenFull<T>(work: () => Promise<T>): Promise<T> {
   try {
     return await work();

@@ -1,10 +1,12 @@
 /**
- * hosted/: repositories that live here. May import blobs/, metadata/, oci/ and lib/.
+ * hosted/: hosted repositories. May import blobs/, metadata/, oci/ and lib/.
  *
- * The one idea: content belongs to a repository by a Link, and only pushing or mounting it there makes one. What is
- * held without a Link is, for that repository, not there at all. Whether a requester may do what is asked was settled
- * by `access` before. This file is the pull side; `uploads.ts` takes blobs, `publication.ts` manifests and tags,
- * `removal.ts` lets go of all three.
+ * The main idea: content belongs to a repository by a Link, which only pushing or mounting it there creates. Content
+ * without a Link is absent for that repository, even if it is stored. Whether a requester may do something was decided
+ * by `access` before.
+ *
+ * This file is the pull side; `uploads.ts` receives blobs, `publication.ts` manifests and tags, `removal.ts` deletes
+ * all three.
  */
 import type { BlobStore } from '../blobs/blob-store.ts';
 import type { BlobReader } from '../lib/blob-reader.ts';
@@ -32,12 +34,12 @@ import type {
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
 
-/** Repositories that a catalog page looks at before it gives what it has: one requester may see few of very many. */
+/** How many repositories a page of the catalog may scan before it is returned: a requester may see few of very many. */
 const CATALOG_SCAN = 1000;
 
-/** An answer to a referrers query is itself an index, and clients read those to 4 MiB; its frame is the rest. */
+/** The answer to a referrers query is itself an index, which clients read up to 4 MiB; the rest is for its frame. */
 const REFERRERS_BYTES = MAX_MANIFEST_BYTES - 4096;
-/** Annotations may be as long as a manifest, so few are read at a time. */
+/** Few at a time, since annotations can be as large as a manifest. */
 const REFERRERS_STEP = 20;
 
 const HOSTED: Served = { outcome: 'hosted', stored: true, upstreamMs: 0 };
@@ -48,7 +50,7 @@ export interface HostedOptions {
   readonly log: Log;
 }
 
-/** The pull side of repositories that live here. */
+/** The pull side of hosted repositories. */
 export class Hosted implements PullSource {
   readonly #blobs: BlobStore;
   readonly #metadata: MetadataStore;
@@ -79,7 +81,7 @@ export class Hosted implements PullSource {
     const row = await this.#rowOf(repository, digest);
     if (row !== undefined) {
       if ((await this.#blobs.stat(digest))?.size === row.size) {
-        // Whoever pushes asks first, and relies on the blob until its manifest is here.
+        // Clients that push ask first, and then rely on the blob until their manifest is here.
         await this.#metadata.putUse(digest);
         return { ...HOSTED, digest, size: row.size };
       }
@@ -107,9 +109,9 @@ export class Hosted implements PullSource {
   }
 
   /**
-   * Empty, not absent, for a repository that is unknown: a client that hears 404 takes the referrers API itself for
-   * missing (distribution-spec, "Listing Referrers"). A tag of the referrers tag schema adds nothing: whatever its
-   * index may list was pushed here, and is known by its own `subject`.
+   * Referrers of a manifest. Empty rather than an error for an unknown repository: after a 404 a client would consider
+   * the referrers API missing (distribution-spec, "Listing Referrers"). Indexes under the tags of the referrers tag
+   * schema are not read, since whatever they list was pushed here and is known by its own `subject`.
    */
   async referrers(
     repository: Repository,
@@ -135,7 +137,7 @@ export class Hosted implements PullSource {
     return referrersPage(manifests, artifactType, undefined);
   }
 
-  /** Names of the repositories here that `mayPull` allows. A page may be short, or empty, and still have a next one. */
+  /** Names of the hosted repositories that `mayPull` allows. A page may be short or empty and still have a next one. */
   async catalog(
     page: Page,
     mayPull: (repository: Repository) => Promise<boolean>,
@@ -163,7 +165,7 @@ export class Hosted implements PullSource {
     return narrowToPlatform(row.manifest, want, lookup);
   }
 
-  /** What the index says of a blob that belongs to the repository. */
+  /** The row of a blob that belongs to the repository. */
   async #rowOf(repository: Repository, digest: Digest): Promise<{ readonly size: number } | undefined> {
     return (await this.#metadata.isLinked(repository, digest)) ? this.#metadata.statBlob(digest) : undefined;
   }
@@ -178,7 +180,7 @@ export class Hosted implements PullSource {
     return undefined;
   }
 
-  /** Manifests are blobs too, where they belong to the repository. */
+  /** Manifests can be read as blobs, too, if they belong to the repository. */
   async #openManifest(repository: Repository, digest: Digest): Promise<BlobReader | undefined> {
     const manifest = await this.#metadata.readLinkedManifest(repository, digest);
     return manifest && readerOfBytes(manifest.bytes);
@@ -201,14 +203,14 @@ export class Hosted implements PullSource {
     });
   }
 
-  /** Damaged content is absent, and only those whose it is hear why. */
+  /** Damaged content counts as absent; only its owners are told the reason. */
   async #damageOf(repository: Repository, digest: Digest): Promise<Damage | undefined> {
     return (await this.#metadata.isLinked(repository, digest))
       ? this.#metadata.readDamage(digest)
       : undefined;
   }
 
-  /** Answered as absent, so that the next push of the image brings the blob again. */
+  /** Answered as absent, so that the next push of the image uploads the blob again. */
   #reportLoss(digest: Digest): void {
     this.#log.error({ digest }, 'the file of a pushed blob is missing or truncated: push it again');
   }

@@ -18,31 +18,33 @@ import { refusingWhenFull } from './full-storage.ts';
 import { readBody } from './request-body.ts';
 import { noQuota, type Quota } from './quota.ts';
 
-/** The spec asks for ten at least ("Pushing Manifests"); each is a row of its own, and a URL has no room for many more. */
+/**
+ * The spec requires at least ten ("Pushing Manifests"). Each is a row of its own, and a URL has no room for many more.
+ */
 export const MAX_TAGS_PER_PUSH = 50;
-/** Indexes of indexes are for releases of releases; whoever follows one, such as garbage collection, has an end to count on. */
+/** Indexes of indexes are rare, and code that follows them, such as garbage collection, needs a limit. */
 const MAX_INDEX_DEPTH = 4;
-/** What one push may make us look at: an index of the most entries whose every entry is such an index names a million. */
+/** How many manifests one push may refer to: an index full of full indexes would name a million. */
 const MAX_DESCENDANTS = 4 * MAX_INDEX_ENTRIES;
 /**
- * A manifest is in memory while it comes, and others wait for that memory: one that brings nothing for so long, or from
- * then on comes slower than any link that pushes images, loses its place.
+ * A manifest is in memory while it is received, and others may wait for that memory. It is aborted if nothing arrives
+ * for `idleMs`, or if after that it is slower than any network over which images are pushed.
  */
 const READING = { idleMs: 10_000, minBytesPerS: 16 * 1024, maxBytes: MAX_MANIFEST_BYTES };
-/** What a manifest of unknown length may have in memory at first: nearly all are smaller. */
+/** How much memory a manifest of unknown length gets at first; nearly all are smaller. */
 const FIRST_LEASE_BYTES = 64 * 1024;
 
-/** A manifest as a client pushes it. */
+/** A manifest that a client pushes. */
 export interface ManifestPush {
   /** A tag or a digest. */
   readonly reference: string;
-  /** More tags to set (`?tag=`), valid as such. */
+  /** Further tags to set (`?tag=`), already validated. */
   readonly tags: readonly string[];
   readonly contentType: string;
-  /** Content-Length, if there was one. */
+  /** Content-Length, if present. */
   readonly contentLength: number | undefined;
   readonly body: Readable;
-  /** Whose memory it takes while it is read and kept. */
+  /** Whose share of memory it takes while it is received and stored. */
   readonly holder: MemoryHolder;
 }
 
@@ -53,13 +55,16 @@ export interface Published {
 
 export interface PublicationParts {
   readonly metadata: MetadataStore;
-  /** Rejects as a full disk does where so many bytes more may not be kept. */
+  /** Rejects as on a full disk if this many more bytes may not be stored. */
   readonly admit: (bytes: number) => Promise<void>;
   readonly quota?: Quota;
   readonly memory?: MemoryBudget;
 }
 
-/** Pushing manifests (distribution-spec, "Pushing Manifests"): kept to the byte, once everything they name is here. */
+/**
+ * Pushing manifests (distribution-spec, "Pushing Manifests"): stored byte for byte, once everything that they name is
+ * here.
+ */
 export class Publication {
   readonly #metadata: MetadataStore;
   readonly #admit: PublicationParts['admit'];
@@ -74,14 +79,14 @@ export class Publication {
   }
 
   /**
-   * Keeps the manifest, links it and moves the tags to it. MANIFEST_INVALID for one that names content with a size that it
-   * has not. MANIFEST_BLOB_UNKNOWN lists (the first of) what must be pushed or mounted into this repository first: a `subject` may follow
-   * later, and a non-distributable layer never need come at all. Waits for memory to read it into; TOOMANYREQUESTS or
-   * UNAVAILABLE when there is none for too long.
+   * Stores the manifest, links it and moves the tags to it. MANIFEST_INVALID if it names content with a wrong size.
+   * MANIFEST_BLOB_UNKNOWN lists (the first of) the content that must be pushed or mounted into this repository first; a
+   * `subject` may follow later, and a non-distributable layer need not come at all. Waits for memory; TOOMANYREQUESTS
+   * or UNAVAILABLE if there is none for too long.
    */
   async publish(repository: Repository, push: ManifestPush): Promise<Published> {
     const { contentLength, holder } = push;
-    // A long one is refused by its header, before a byte is read; the limit holds for what comes all the same.
+    // Refused by its header before a byte is read; the limit also applies to what is actually sent.
     if (contentLength !== undefined && contentLength > MAX_MANIFEST_BYTES) throw tooLarge();
     return refusingWhenBusy(async () => {
       const lease = await this.#memory.lease(holder, contentLength ?? FIRST_LEASE_BYTES);
@@ -115,7 +120,7 @@ export class Publication {
     return { digest, subject: view.subject?.digest };
   }
 
-  /** The first tag moves in the manifest's own transaction; each further one is whole in itself. */
+  /** The first tag is set in the manifest's own transaction, each further one in another. */
   async #put(
     repository: Repository,
     manifest: Manifest,
@@ -138,7 +143,7 @@ export class Publication {
     });
   }
 
-  /** An index's entries must be manifests of this repository, and not nested without end. */
+  /** All children of an index must be manifests of this repository, and indexes must not be nested too deep. */
   async #requireChildren(repository: Repository, view: ManifestView): Promise<void> {
     const missing: Digest[] = [];
     const seen = new Set<Digest>();
@@ -150,7 +155,7 @@ export class Publication {
         if (seen.size === MAX_DESCENDANTS) throw tooDeep();
         seen.add(digest);
         const child = await this.#metadata.readLinkedManifest(repository, digest);
-        // What a child lacks was settled when it was pushed, or was deleted since.
+        // At greater depth, what is missing was checked when the child was pushed, or was deleted since.
         if (child === undefined && depth === 1) missing.push(digest);
         if (child === undefined || !isIndexType(child.mediaType)) continue;
         if (depth === MAX_INDEX_DEPTH) throw tooDeep();
@@ -190,7 +195,7 @@ function lacking(repository: Repository, lacks: readonly Lack[]): OciError {
   });
 }
 
-/** A manifest may name 5,000: an answer that says so many is held until its client has read it. */
+/** A manifest may name 5,000, and the whole response is in memory until its client has read it. */
 const MAX_NAMED_UNKNOWN = 500;
 
 function blobsUnknown(repository: Repository, digests: readonly Digest[]): OciError {

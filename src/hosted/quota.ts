@@ -4,28 +4,28 @@ import { OciError } from '../oci/errors.ts';
 import type { Repository } from '../oci/repository.ts';
 import { uploadOf } from './sessions.ts';
 
-/** Bounds what the repositories of one owner may hold together. */
+/** Limits how much the repositories of one owner may store in total. */
 export interface Quota {
   /**
-   * Lets `key`, the ingest of an upload or whatever else is being written, come to `bytes` in all; DENIED when that is
-   * more than is left. Of a manifest, tags that the repository does not have count too, and bytes that it has do not.
-   * Counted until `release`, so that many at once don't pass where one would not.
+   * Reserves space so that `key`, the ingest of an upload or whatever else is being written, has `bytes` in all; DENIED
+   * if that exceeds the limit. For a manifest, tags that the repository does not have count, too, and bytes that it
+   * already has do not. Reserved until `release`, so that concurrent writes cannot exceed the limit together.
    */
   reserve(key: string, repository: Repository, bytes: number, manifest?: ComingManifest): Promise<void>;
-  /** Counts what `key` has on disk already, from before this process, whatever is left. */
+  /** Counts what `key` already has on disk from an earlier process, even if it exceeds the limit. */
   hold(key: string, repository: Repository, bytes: number): Promise<void>;
-  /** What `key` holds is in the index now, or was given up. */
+  /** Ends the reservation of `key`: what it wrote is in the index, or was discarded. */
   release(key: string): void;
 }
 
-/** No bound. */
+/** No limit. */
 export const noQuota: Quota = { reserve: async () => {}, hold: async () => {}, release: () => {} };
 
-/** How many of each there may be; they cost rows, not bytes. */
+/** Limits on the number of repositories and tags, each of which is a row. */
 export interface CountLimits {
-  /** Of one owner. */
+  /** For each owner. */
   readonly maxRepositories: number;
-  /** Of one repository. */
+  /** For each repository. */
   readonly maxTags: number;
 }
 
@@ -38,7 +38,7 @@ interface Reservation {
   readonly owner: string;
   readonly bytes: number;
   readonly repository: string;
-  /** The index has no such repository yet. */
+  /** Whether the index has no such repository yet. */
   readonly isNew: boolean;
   readonly newTags: number;
 }
@@ -46,10 +46,12 @@ interface Reservation {
 type QuotaMetadata = Pick<MetadataStore, 'readUsage' | 'readUpload'>;
 
 /**
- * Quotas by the first component of repositories' names. What is linked in two repositories counts in both, and what was
- * deleted counts until it is collected, as it is on disk until then. Reservations are known to this process only, but for
- * uploads that it found at its start: several processes together may pass a quota by what each has begun since. What was
- * reserved for an upload that another process ended is given back.
+ * Quotas by the first component of repository names. Content that is linked in two repositories counts in both; deleted
+ * content counts until it is collected, since it is on disk until then.
+ *
+ * Reservations are known to this process only, except those of uploads that it found when it started: several processes
+ * together may exceed a quota by what each has begun since. The reservation of an upload that another process has ended
+ * is released.
  */
 export class PrefixQuota implements Quota {
   readonly #metadata: QuotaMetadata;
@@ -58,7 +60,7 @@ export class PrefixQuota implements Quota {
   readonly #reservations = new Map<string, Reservation>();
   readonly #reserved = new Map<string, number>();
 
-  /** `limitOf` says how many bytes the owner of a first component may hold; `undefined` is no bound. */
+  /** `limitOf` returns how many bytes the owner of a first component may store; `undefined` for no limit. */
   constructor(
     metadata: QuotaMetadata,
     limitOf: (owner: string) => number | undefined,
@@ -78,12 +80,12 @@ export class PrefixQuota implements Quota {
     const { name } = repository;
     const owner = firstComponent(name);
     const limit = this.#limitOf(owner);
-    // An upload asks with each write: that its repository may be was settled when it began.
+    // An upload asks with each write; the number of repositories was checked when it began.
     if (limit === undefined && manifest === undefined && this.#reservations.has(key)) return;
     const usage = await this.#metadata.readUsage(owner, repository, manifest);
     const bytes = usage.hasManifest ? 0 : sizeBytes;
     const { newTags } = usage;
-    // Looked at and taken in one turn: nobody comes in between.
+    // Read and updated without waiting in between, so there is no race.
     const others = (this.#reserved.get(owner) ?? 0) - (this.#reservations.get(key)?.bytes ?? 0);
     const isOver = limit !== undefined && usage.bytes + usage.uncollectedBytes + others + bytes > limit;
     const denial = isOver
@@ -105,7 +107,10 @@ export class PrefixQuota implements Quota {
     this.#set(key, { owner, bytes, repository: name, isNew: !isKnown, newTags: 0 });
   }
 
-  /** What counts of the owner: what its repositories hold, what was deleted and is not collected yet, and what is coming. */
+  /**
+   * How much counts for the owner: the content of its repositories, deleted content that is not collected yet, and
+   * reservations.
+   */
   async usedBytes(owner: string): Promise<number> {
     const { bytes, uncollectedBytes } = await this.#metadata.readUsage(owner, { upstream: '', name: owner });
     return bytes + uncollectedBytes + (this.#reserved.get(owner) ?? 0);
@@ -117,7 +122,7 @@ export class PrefixQuota implements Quota {
     this.#reserved.set(owner, (this.#reserved.get(owner) ?? 0) + bytes);
   }
 
-  /** With what others have under way; `undefined` when there is room. */
+  /** Which count limit would be exceeded, with reservations of others; `undefined` if none. */
   #overCounts(
     key: string,
     { owner, name }: { readonly owner: string; readonly name: string },
@@ -158,7 +163,7 @@ export class PrefixQuota implements Quota {
     else this.#reserved.delete(owner);
   }
 
-  /** Releases what the owner's uploads held that are there no more; false when there was nothing of the kind. */
+  /** Releases the reservations of the owner's uploads that no longer exist; false if there were none. */
   async #releaseEnded(owner: string): Promise<boolean> {
     let released = false;
     for (const [key, reservation] of this.#reservations) {

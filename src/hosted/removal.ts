@@ -11,8 +11,8 @@ export interface RemovalOptions {
 }
 
 /**
- * Deleting (distribution-spec, "Content Management"). It takes what belongs to a repository out of it, at once; the
- * bytes go with the next garbage collection, if no other repository has them.
+ * Deleting (distribution-spec, "Content Management"). Removes content from its repository at once; the bytes are freed
+ * by the next garbage collection, if no other repository has them.
  */
 export class Removal {
   readonly #options: RemovalOptions;
@@ -21,16 +21,16 @@ export class Removal {
     this.#options = options;
   }
 
-  /** Throws UNSUPPORTED while deleting is switched off; every way to delete asks this. */
+  /** Throws UNSUPPORTED if deleting is disabled. Every kind of deletion calls this. */
   permit(): void {
     if (this.#options.isEnabled) return;
     throw new OciError('UNSUPPORTED', { message: 'deleting is disabled (hosted.delete)' });
   }
 
-  /** A tag alone, or by digest a manifest with every tag that means it. */
+  /** Removes a tag alone, or by digest a manifest with all its tags. */
   async removeManifest(repository: Repository, reference: string): Promise<void> {
     this.permit();
-    // The index notes a removal before it has room by it.
+    // A removal is a write to the index, which may fail on a full disk.
     const { metadata } = this.#options;
     const wasThere = await refusingWhenFull(() =>
       isDigest(reference)

@@ -3,27 +3,27 @@ import type { Ingest } from '../blobs/blob-store.ts';
 import { OciError } from '../oci/errors.ts';
 
 /**
- * What is collected before it is written. One batch is on its way to the disk while the next collects, so an upload
- * holds about twice this. Four times as much was no faster, and twenty uploads at once took 55 MiB more.
+ * How much is collected before it is written. One batch is written while the next is collected, so an upload takes
+ * about twice this. Four times as much was not faster, and took 55 MiB more for twenty concurrent uploads.
  */
 const BATCH_BYTES = 256 * 1024;
 
-/** A connection that brings nothing for so long is dead. */
+/** A connection on which nothing arrives for this long is considered dead. */
 export const BODY_IDLE_MS = 60_000;
 
 export interface BodyLimits {
-  /** A body that brings nothing for so long is broken off with its connection. */
+  /** A body of which nothing arrives for this long is aborted, with its connection. */
   readonly idleMs: number;
-  /** More is SIZE_INVALID. */
+  /** A longer body is SIZE_INVALID. */
   readonly maxBytes: number;
-  /** So is one that after `idleMs` has brought less on the average; default 0. */
+  /** After `idleMs`, a body that is slower than this on average is aborted as well; default 0. */
   readonly minBytesPerS?: number;
 }
 
 /**
- * Appends a request's body to `ingest`, only as fast as it can be written. When the client leaves, what it sent is
- * written before this throws, so that it can resume there. The body is not destroyed: the answer goes out on its
- * connection.
+ * Appends the body of a request to `ingest`, no faster than it can be written. If the client disconnects, what it sent
+ * is written before this throws, so that it can resume there. The body is not destroyed, since the response is sent on
+ * its connection.
  */
 export async function takeIn(
   body: Readable,
@@ -40,7 +40,7 @@ export async function takeIn(
       if (batchBytes >= BATCH_BYTES) {
         await writing;
         writing = ingest.write(batch);
-        // Awaited one batch later; until then its failure must not count as unnoticed.
+        // Awaited one batch later; until then a failure must not count as unhandled.
         writing.catch(() => undefined);
         batch = [];
         batchBytes = 0;
@@ -53,8 +53,8 @@ export async function takeIn(
 }
 
 /**
- * A whole body, for what is small: SIZE_INVALID as soon as it is longer than `maxBytes`. `lease` is what it may have in
- * memory: one that turns out longer waits until it is for `maxBytes`.
+ * Reads a whole small body; SIZE_INVALID as soon as it is longer than `maxBytes`. `lease` is the memory that it may
+ * use: a longer body waits until it has enough for `maxBytes`.
  */
 export async function readBody(
   body: Readable,
@@ -71,7 +71,7 @@ export async function readBody(
   return Buffer.concat(chunks);
 }
 
-/** The body's chunks. The idle clock runs only while the client is waited for, never while the disk is. */
+/** The chunks of the body. The idle timer runs only while waiting for the client, not for the disk. */
 async function* readChunks(
   body: Readable,
   { idleMs, maxBytes, minBytesPerS = 0 }: BodyLimits,

@@ -7,24 +7,24 @@ import type { Digest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 
 /**
- * After a request an upload stays open for so long: the next one mostly follows at once, and then finds the hash of
- * what came so far already made. Short, because another process has to wait for it.
+ * How long an upload stays open after a request. The next request usually follows at once, and then the hash of what
+ * arrived so far is already known. Short, since another process has to wait for it.
  */
 const LINGER_MS = 1000;
 /**
- * How long another process is waited for before the client hears that the upload is in use: one that stands still counts
- * as dead after 5 s, and a client should not have to try twice.
+ * How long to wait for another process before the client is told that the upload is in use. A suspended process is
+ * considered dead after 5 s, and a client should not have to try twice.
  */
 const LEASE_WAIT_MS = 8000;
 const LEASE_POLL_MS = 50;
 
-/** An upload that this process has. */
+/** An upload that this process has open. */
 interface Opened {
   readonly lease: Lease;
   readonly ingest: Ingest;
 }
 
-/** An upload in the hands of one request. */
+/** An upload while one request uses it. */
 export class Session {
   readonly ingest: Ingest;
   readonly lease: Lease;
@@ -35,12 +35,12 @@ export class Session {
     this.lease = lease;
   }
 
-  /** `broken`: it has ended, and its bytes may wait in the store. */
+  /** `broken`: it has ended, and its bytes may still be in the store. */
   get state(): 'open' | 'ended' | 'broken' {
     return this.#state;
   }
 
-  /** Makes it the blob `digest`. A failure ends the session too; the bytes then wait in the store. */
+  /** Makes it the blob `digest`. A failure ends the session, too, and leaves the bytes in the store. */
   async commit(digest: Digest): Promise<void> {
     this.#state = 'broken';
     await this.ingest.commit(digest);
@@ -61,12 +61,12 @@ interface Parts {
 }
 
 /**
- * The uploads that are open in this process. An upload is one request's at a time, here and in every process on the
+ * The uploads that this process has open. An upload is used by one request at a time, here and in all processes on the
  * store; between requests it is a file and a row, which survive this process.
  */
 export class Sessions {
   readonly #parts: Parts;
-  /** What works on an upload now. */
+  /** The request that currently uses each upload. */
   readonly #inUse = new Map<string, Promise<unknown>>();
   readonly #open = new Map<string, Opened>();
   readonly #lingering = new Map<string, NodeJS.Timeout>();
@@ -78,7 +78,7 @@ export class Sessions {
     this.#parts = parts;
   }
 
-  /** Runs `work` with the upload to itself; TOOMANYREQUESTS when another request has it. */
+  /** Runs `work` with exclusive use of the upload; TOOMANYREQUESTS if another request uses it. */
   async use<T>(id: string, work: (session: Session) => Promise<T>): Promise<T> {
     if (this.#inUse.has(id)) throw inUse();
     if (this.#isClosed) throw stopping();
@@ -87,7 +87,7 @@ export class Sessions {
     return using;
   }
 
-  /** Bytes received so far, whoever is writing. */
+  /** How many bytes have arrived, whoever is writing. */
   async offset(id: string): Promise<number> {
     const { metadata, blobs } = this.#parts;
     const lease = await metadata.readLease(ingestKey(id));
@@ -96,20 +96,20 @@ export class Sessions {
     return lease === undefined ? 0 : blobs.ingestLength(ingestKey(id), lease.epoch);
   }
 
-  /** From now on no request waits for an upload that another process has. */
+  /** From now on no request waits for an upload that another process uses. */
   stopWaiting(): void {
     this.#isStopping = true;
   }
 
   /**
-   * Waits for what works on an upload, however long that takes, and suspends the uploads. The process may not say before
-   * that it writes no more: whoever goes on with them then does so in the same files.
+   * Waits until no upload is in use, however long that takes, and suspends them all. Only then may this process give up
+   * its leases: another one would continue in the same files.
    */
   async close(): Promise<void> {
     this.#isStopping = true;
     while (this.#inUse.size > 0) {
       await Promise.allSettled(this.#inUse.values());
-      // Whose work failed may end the upload then, which is another use.
+      // A request that fails may then end its upload, which is another use.
       await settled();
     }
     this.#isClosed = true;
@@ -166,7 +166,7 @@ export class Sessions {
     this.#lingering.set(id, setTimeout(() => this.#rest(id), LINGER_MS).unref());
   }
 
-  /** Gives the upload back to the store, where any process may take it up. */
+  /** Gives the upload back to the store, where any process may continue it. */
   #rest(id: string): void {
     const open = this.#open.get(id);
     clearTimeout(this.#lingering.get(id));
@@ -198,7 +198,7 @@ export class Sessions {
   }
 }
 
-/** False when another process has taken it up while this one stood still. */
+/** False if another process has taken it over while this one was suspended. */
 async function isOurs({ lease }: Opened): Promise<boolean> {
   try {
     await lease.confirm();
@@ -211,17 +211,20 @@ async function isOurs({ lease }: Opened): Promise<boolean> {
 
 const KEY_PREFIX = 'upload-';
 
-/** The key of an upload's ingest, and of the Lease on it. */
+/** The key of an upload's ingest, and of its Lease. */
 export function ingestKey(id: string): string {
   return KEY_PREFIX + id;
 }
 
-/** The upload that an ingest's key belongs to; `undefined` for a key of somebody else's. */
+/** The upload that an ingest's key belongs to; `undefined` for the key of anything else. */
 export function uploadOf(key: string): string | undefined {
   return key.startsWith(KEY_PREFIX) ? key.slice(KEY_PREFIX.length) : undefined;
 }
 
-/** For a request whose upload another process goes on with, from what had come before this one stood still. */
+/**
+ * The error for a request whose upload another process has taken over, from what had arrived before this one was
+ * suspended.
+ */
 export function takenOver(): OciError {
   return new OciError('UNAVAILABLE', {
     message: 'another process has taken over this upload: get its status and continue from there',

@@ -15,16 +15,19 @@ import { refusingWhenFull } from './full-storage.ts';
 import { noQuota, type Quota } from './quota.ts';
 import { ingestKey, type Session, Sessions, takenOver, uploadOf } from './sessions.ts';
 
-/** Clients open a handful of layers at once; a CI fleet pushing to one repository stays far below. olareg's number too. */
+/**
+ * Clients upload a few layers at a time, and a CI system that pushes to one repository stays far below this. olareg has
+ * the same limit.
+ */
 const MAX_UPLOADS_PER_REPOSITORY = 1000;
-/** One tenant that never finishes must not be able to fill the folder of ingests for all. */
+/** So that one requester that never finishes cannot fill the folder of ingests. */
 const MAX_UPLOADS_PER_REQUESTER = 5000;
-/** How stale the row's time may be: far below any expiry that lets people resume, so that most chunks cost no transaction. */
+/** How old the row's time may be: far below any sensible expiry, so that most chunks cost no transaction. */
 const TOUCH_STEP_MS = 10 * 60 * 1000;
-/** Expiry gives way to pushes: so many uploads, then a pause. */
+/** Expires this many uploads, then pauses for pushes. */
 const EXPIRY_BATCH = 20;
 const EXPIRY_PAUSE_MS = 20;
-/** At the start: files are looked at side by side, as there may be tens of thousands, and nothing is served meanwhile. */
+/** At startup, files are checked concurrently: there may be tens of thousands, and nothing is served meanwhile. */
 const COUNTED_AT_ONCE = 64;
 /** Digest algorithms that `?digest-algorithm=` may announce. */
 const ALGORITHMS: ReadonlySet<string> = new Set(['sha256', 'sha512']);
@@ -35,7 +38,7 @@ export interface UploadState {
   readonly offset: number;
 }
 
-/** Uploads that were given up, and the bytes that had come of them. */
+/** Uploads that expired, and how many bytes they had. */
 export interface ExpiredUploads {
   readonly items: number;
   readonly bytes: number;
@@ -45,19 +48,19 @@ export interface UploadsOptions {
   readonly blobs: BlobStore;
   readonly metadata: MetadataStore;
   readonly log: Log;
-  /** Default: none. */
+  /** Default: no limit. */
   readonly quota?: Quota | undefined;
   readonly bodyIdleMs?: number;
-  /** How long an upload that another process has is waited for. */
+  /** How long to wait for an upload that another process uses. */
   readonly leaseWaitMs?: number;
   readonly maxUploadsPerRepository?: number;
   readonly maxUploadsPerRequester?: number;
 }
 
 /**
- * Pushing blobs (distribution-spec, "Pushing blobs"). An upload belongs to one repository and one requester; to anybody
- * else, and anywhere else, it does not exist. Its state is a row and the length of its ingest, so it survives every
- * process. A chunk is acknowledged when it is written, a blob when file, folder and row are on disk.
+ * Pushing blobs (distribution-spec, "Pushing blobs"). An upload belongs to one repository and one requester; for
+ * anybody else it does not exist. Its state is a row and the length of its ingest, so it survives every process. A
+ * chunk is acknowledged when it is written, a blob when file, folder and row are durable.
  */
 export class Uploads {
   readonly #options: UploadsOptions;
@@ -68,7 +71,10 @@ export class Uploads {
     this.#sessions = new Sessions(options);
   }
 
-  /** `algorithm` is what the client announces; one that cannot be verified here is refused before it sends anything. */
+  /**
+   * Starts an upload. `algorithm` is what the client announces; an unsupported one is refused before the client sends
+   * anything.
+   */
   async begin(requester: Requester, repository: Repository, algorithm?: string): Promise<UploadState> {
     if (algorithm !== undefined && !ALGORITHMS.has(algorithm)) {
       throw new OciError('DIGEST_INVALID', { message: 'digest-algorithm must be sha256 or sha512' });
@@ -77,7 +83,7 @@ export class Uploads {
     const id = randomUUID();
     const now = Date.now();
     const upload = { id, repository, requester: requester.id, startedAtMs: now, touchedAtMs: now };
-    // One byte: who has no room left hears it before he sends anything.
+    // One byte, so that a client whose quota is used up is told before it sends anything.
     await this.#quota.reserve(ingestKey(id), repository, 1);
     try {
       await refusingWhenFull(async () => {
@@ -91,7 +97,7 @@ export class Uploads {
     return { id, offset: 0 };
   }
 
-  /** The whole blob in one request. */
+  /** Receives the whole blob in one request. */
   async push(requester: Requester, repository: Repository, digest: Digest, chunk: Chunk): Promise<void> {
     const { id } = await this.begin(requester, repository);
     try {
@@ -104,8 +110,8 @@ export class Uploads {
   }
 
   /**
-   * Links a held blob of `from` into `repository`: false when that cannot be, whyever, and the client has to push. The
-   * caller has settled that the requester may pull from `from`.
+   * Links a stored blob of `from` into `repository`. False if that is not possible, for whatever reason: the client
+   * then has to push it. The caller has checked that the requester may pull from `from`.
    */
   async mount(repository: Repository, digest: Digest, from: Repository): Promise<boolean> {
     const { metadata } = this.#options;
@@ -119,7 +125,7 @@ export class Uploads {
         this.#quota.release(key),
       );
     }
-    // The Link keeps it from now on; it may have gone just before.
+    // From now on the Link keeps it, but it may have been removed just before.
     const size = this.#options.blobs.peek(digest)?.size;
     return size !== undefined && size === (await metadata.statBlob(digest))?.size;
   }
@@ -129,7 +135,7 @@ export class Uploads {
     return { id, offset: await this.#sessions.offset(id) };
   }
 
-  /** PATCH: appends a chunk, or with no Content-Range a stream. What a leaving client has sent is kept. */
+  /** PATCH: appends a chunk or, without Content-Range, a stream. If the client disconnects, what it sent is kept. */
   async append(requester: Requester, repository: Repository, id: string, chunk: Chunk): Promise<UploadState> {
     return this.#use(requester, repository, id, async ({ ingest }, upload) => {
       await this.#options.blobs.admit(chunk.contentLength ?? 0);
@@ -138,7 +144,7 @@ export class Uploads {
     });
   }
 
-  /** PUT: the rest of the bytes, if any, and the digest of them all. A wrong digest ends the upload. */
+  /** PUT: receives the rest of the bytes, if any, and the digest of the whole. A wrong digest ends the upload. */
   async complete(
     requester: Requester,
     repository: Repository,
@@ -162,7 +168,7 @@ export class Uploads {
     await this.#use(requester, repository, id, session => this.#end(id, session));
   }
 
-  /** Gives up uploads that nobody has touched since. */
+  /** Ends uploads that were not used since `untouchedSinceMs`. */
   async expire(untouchedSinceMs: number, signal?: AbortSignal): Promise<ExpiredUploads> {
     const { metadata, log } = this.#options;
     const expired = { items: 0, bytes: 0 };
@@ -180,13 +186,13 @@ export class Uploads {
           'an idle upload was canceled',
         );
       }
-      // What is in use stays listed, so a batch of nothing else would come again for ever.
+      // Uploads in use are listed again, so a batch with nothing else would be repeated for ever.
       if (idle.length < EXPIRY_BATCH || expired.items === before) return expired;
       await sleep(EXPIRY_PAUSE_MS);
     }
   }
 
-  /** What `expire` would give up. */
+  /** What `expire` would end. */
   async expirable(untouchedSinceMs: number): Promise<ExpiredUploads> {
     const { metadata } = this.#options;
     const found = { items: 0, bytes: 0 };
@@ -198,7 +204,7 @@ export class Uploads {
     return found;
   }
 
-  /** Has the quotas count what unfinished uploads of earlier processes hold: call it once, before anything is pushed. */
+  /** Makes the quotas count the unfinished uploads of earlier processes. Call once, before anything is pushed. */
   async countUnfinished(): Promise<void> {
     const { metadata } = this.#options;
     const all = await metadata.listUploads(Number.MAX_SAFE_INTEGER, Number.MAX_SAFE_INTEGER);
@@ -209,18 +215,18 @@ export class Uploads {
     }
   }
 
-  /** Whether the ingest `key` is that of an upload, which `expire` ends when it is time. */
+  /** Whether `key` is the ingest of an upload, which `expire` ends in time. */
   async owns(key: string): Promise<boolean> {
     const id = uploadOf(key);
     return id !== undefined && (await this.#options.metadata.readUpload(id)) !== undefined;
   }
 
-  /** For a stop: requests that wait for an upload of another process hear at once that it is in use. */
+  /** Before stopping: requests that wait for an upload of another process are told at once that it is in use. */
   stopWaiting(): void {
     this.#sessions.stopWaiting();
   }
 
-  /** Leaves every upload to the store, when the requests that work on one have ended. No other begins from then on. */
+  /** Suspends all uploads when no request uses them any more. No other request begins from now on. */
   async close(): Promise<void> {
     await this.#sessions.close();
   }
@@ -237,7 +243,7 @@ export class Uploads {
     }
   }
 
-  /** What is not this requester's, in this repository, is answered like what never was. */
+  /** The requester's own upload in this repository. Any other is answered like one that does not exist. */
   async #find(requester: Requester, repository: Repository, id: string): Promise<Upload> {
     const upload = await this.#options.metadata.readUpload(id);
     if (
@@ -250,7 +256,7 @@ export class Uploads {
     return upload;
   }
 
-  /** Runs `work` with an upload of this requester's to itself. */
+  /** Runs `work` with exclusive use of the requester's upload. */
   async #use<T>(
     requester: Requester,
     repository: Repository,
@@ -262,7 +268,7 @@ export class Uploads {
       try {
         return await this.#find(requester, repository, id);
       } catch (error) {
-        // Another request ended the upload while this one waited for its turn. What else fails says nothing of the upload.
+        // Another request ended the upload while this one waited. Any other error says nothing about the upload.
         if (error instanceof OciError) await session.abort();
         throw error;
       }
@@ -273,13 +279,13 @@ export class Uploads {
         try {
           return await work(session, upload);
         } catch (error) {
-          // Nothing here but the quota denies, and a disk that is full. No client comes back after that: what is left of
-          // either would be held by what came, and refused to smaller pushes, until the upload expires.
+          // Only the quota throws DENIED here. After that, or on a full disk, no client continues, and what arrived
+          // would take space from smaller pushes until the upload expires.
           const isDenied = error instanceof OciError && error.code === 'DENIED';
           if (isDenied || isStorageFull(error)) await this.#giveUp(id, session);
           throw error;
         } finally {
-          // However the request ended: what a client that left had sent for hours is not idle.
+          // However the request ended: a client may have sent data for hours.
           if (session.state === 'open') await this.#touch(upload, session);
         }
       });
@@ -302,13 +308,13 @@ export class Uploads {
       metadata.removeUpload(id, lease),
     ])
       .catch(async (error: unknown) => {
-        // Without a row the bytes would be in the way until garbage is collected.
+        // Without a row, the bytes would take space until garbage is collected.
         if (isStorageFull(error)) await removeStrays(blobs, metadata, [digest]);
         throw error;
       })
       .finally(() => this.#quota.release(ingestKey(id)));
     if (!isKept) {
-      // Its twin was being collected, or found to be damaged, and this one went with it.
+      // An equal blob was being collected or found damaged, and this one was removed with it.
       throw new OciError('UNAVAILABLE', {
         message: 'the blob was removed while it was being pushed: push it again',
         headers: { 'Retry-After': '1' },
@@ -316,7 +322,7 @@ export class Uploads {
     }
   }
 
-  /** The ingest, which grows only as far as the quota lets it. */
+  /** The ingest, which only grows as far as the quota allows. */
   #bounded(ingest: Ingest, { id, repository }: Upload): ChunkIngest {
     const quota = this.#quota;
     const key = ingestKey(id);
@@ -340,14 +346,17 @@ export class Uploads {
     return this.#options.quota ?? noQuota;
   }
 
-  /** Row, then bytes: a file without a row is legal, the other way round would be an upload that lost its bytes. */
+  /** First the row, then the bytes: a file without a row is allowed, but not an upload without its bytes. */
   async #end(id: string, session: Session): Promise<void> {
     await this.#options.metadata.removeUpload(id, session.lease);
     await session.abort();
     this.#quota.release(ingestKey(id));
   }
 
-  /** `#end`, with the bytes even if the index has not the room to forget the upload, which then expires. */
+  /**
+   * Like `#end`, but removes the bytes even if the disk is too full for the index to remove the row, which then
+   * expires.
+   */
   async #giveUp(id: string, session: Session): Promise<void> {
     try {
       await this.#end(id, session);
@@ -357,7 +366,10 @@ export class Uploads {
     }
   }
 
-  /** Ends an upload whoever's it is. The bytes that it had; `undefined` when it is in use, or was touched after all. */
+  /**
+   * Ends an upload of any requester. Returns how many bytes it had; `undefined` if it is in use, or was used since
+   * `untouchedSinceMs`.
+   */
   async #discard(id: string, untouchedSinceMs = Infinity): Promise<number | undefined> {
     try {
       return await this.#sessions.use(id, async session => {

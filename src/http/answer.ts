@@ -2,13 +2,13 @@ import type { OutgoingHttpHeaders } from 'node:http';
 import { OciError } from '../oci/errors.ts';
 import type { Exchange } from './exchange.ts';
 
-/** Docker's clients probe for it; the distribution spec calls it legacy and harmless. */
+/** Docker's clients look for it; the distribution spec calls it legacy and harmless. */
 const API_VERSION = 'registry/2.0';
 
-/** `headers` with what every answer carries. Adds to the object that it is given. */
+/** Adds the headers that all responses have to `headers`, and returns the same object. */
 export function withCommonHeaders(exchange: Exchange, headers: OutgoingHttpHeaders): OutgoingHttpHeaders {
   headers['Docker-Distribution-API-Version'] = API_VERSION;
-  // Content is whatever somebody pushed: a browser must not guess that it is a page.
+  // Content is whatever somebody pushed: a browser must not take it for a page.
   headers['X-Content-Type-Options'] = 'nosniff';
   if (exchange.namespace !== undefined) headers['OCI-Namespace'] = exchange.namespace;
   if (exchange.closing) headers['Connection'] = 'close';
@@ -16,8 +16,8 @@ export function withCommonHeaders(exchange: Exchange, headers: OutgoingHttpHeade
 }
 
 /**
- * Writes a whole answer whose body, if any, is in memory. Content-Length is the body's unless `headers` has one, as for
- * HEAD of a blob. For HEAD the body is not sent.
+ * Sends a whole response whose body, if any, is in memory. Content-Length is that of the body unless `headers` has one,
+ * as for HEAD of a blob. For HEAD the body is not sent.
  */
 export function answer(
   exchange: Exchange,
@@ -27,7 +27,7 @@ export function answer(
 ): void {
   const { res } = exchange;
   const bytes = typeof body === 'string' ? Buffer.from(body) : body;
-  // RFC 9110 §8.6: no Content-Length with 204, and with 304 only the one that a 200 would have had.
+  // RFC 9110 §8.6: no Content-Length with 204, and with 304 only that of the corresponding 200.
   if (status !== 204 && status !== 304) headers['Content-Length'] ??= bytes?.byteLength ?? 0;
   res.writeHead(status, withCommonHeaders(exchange, headers));
   if (bytes === undefined || exchange.bodyless) {
@@ -39,7 +39,7 @@ export function answer(
   });
 }
 
-/** A JSON document as the whole answer. */
+/** Sends a JSON document as the whole response. */
 export function answerJson(
   exchange: Exchange,
   status: number,
@@ -51,8 +51,8 @@ export function answerJson(
 }
 
 /**
- * A path of ours for `Location` and `Link`, relative to the server and with the `ns` that the client used:
- * `pathTo(exchange, 'team-a/app', 'tags/list', {n: '5'})`.
+ * A path for `Location` and `Link`, relative to the server and with the client's `ns`: `pathTo(exchange, 'team-a/app',
+ * 'tags/list', {n: '5'})`.
  */
 export function pathTo(
   exchange: Exchange,
@@ -70,15 +70,15 @@ export function pathTo(
   return `/v2/${name}/${rest}${text === '' ? '' : `?${text}`}`;
 }
 
-/** Largest page of a listing: at 255 bytes an entry well under a megabyte, whatever `n` asks for. */
+/** The maximum page size of a listing, whatever `n` says: at 255 bytes an entry, a page is well below a megabyte. */
 export const MAX_PAGE_ENTRIES = 1000;
 
-/** Longest `last` that can be the end of a page: a repository's name. */
+/** The longest valid `last`: a repository name. */
 const MAX_LAST_LENGTH = 255;
 
 /**
- * `n` and `last` (distribution spec, "Listing Tags"), with what `open` makes of a `last` that is no name. `limit` 0 means
- * that the client asked for nothing.
+ * The parameters `n` and `last` (distribution spec, "Listing Tags"). `open` turns a `last` that is not a name into one.
+ * A `limit` of 0 means that the client asked for nothing.
  */
 export function pageOf(
   query: URLSearchParams,

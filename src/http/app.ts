@@ -22,30 +22,30 @@ export interface AppParts {
   readonly connections: Connections;
   readonly deadlines: Deadlines;
   readonly responseLog: ResponseLog;
-  /** What is waited for before anybody is served. */
+  /** What the server waits for before it can serve anybody; `undefined` if nothing. */
   readonly waitingFor: () => string | undefined;
   readonly log: Log;
-  /** The upstream that this app's listener belongs to. */
+  /** The upstream that this app's listener belongs to, if any. */
   readonly listenerUpstream: string | undefined;
 }
 
-/** What Koa carries from the door to the route. */
+/** What Koa passes from the first middleware to the route. */
 interface State {
   exchange: Exchange;
 }
 
-/** Everything under /v2, and /token: one wildcard, since `path.ts` has the only say in what a path means. */
+/** Everything under /v2, and /token: one wildcard route, since only `path.ts` decides what a path means. */
 const API_PATHS = /^\/(?:v2(?:\/|$)|token$)/;
 
 /**
- * The Koa application of one listener: the door, which makes an Exchange of a request and an answer of every error,
- * and one route. Answers are written past Koa (`ctx.respond = false`), whose own would buffer bodies and guess types.
+ * The Koa application of one listener: middleware that makes an Exchange of each request and a response of every error,
+ * and one route. Responses are written past Koa (`ctx.respond = false`), which would buffer bodies and guess types.
  */
 export function createApp(parts: AppParts): (req: IncomingMessage, res: ServerResponse) => void {
   const { registry, connections, log } = parts;
   const app = new Koa<State>();
   app.on('error', (error: unknown, ctx: Koa.Context) => {
-    // Koa reports what happens to sockets too; a client that hangs up is no failure.
+    // Koa reports socket errors, too; a client that disconnects is not an error.
     if (ctx.req.socket.destroyed) log.debug({ err: error }, 'a client disconnected');
     else log.error({ err: error }, 'the application failed');
   });
@@ -74,7 +74,7 @@ export function createApp(parts: AppParts): (req: IncomingMessage, res: ServerRe
   app.use(router.routes());
 
   app.use(ctx => {
-    // With another method, a route still has to say which ones it knows.
+    // With any other method as well: the route answers with the methods that it allows.
     if (API_PATHS.test(ctx.path)) return registry.serve(ctx.state.exchange);
     throw new OciError('NAME_UNKNOWN', { message: 'this is an OCI registry: its API is under /v2/' });
   });
@@ -85,7 +85,7 @@ export function createApp(parts: AppParts): (req: IncomingMessage, res: ServerRe
   };
 }
 
-/** Whose a name is, and who asks, is not known yet: no answer would be right. */
+/** Until then it is not known which tenants exist and whom credentials identify, so no response would be right. */
 function refuseWhileWaiting(waitingFor: string | undefined): void {
   if (waitingFor === undefined) return;
   throw new OciError('UNAVAILABLE', {

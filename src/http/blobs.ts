@@ -18,7 +18,7 @@ export async function readBlob(
 ): Promise<void> {
   const { exchange, repository, digest, right } = call;
   const notModified = isNotModified(exchange.req, digest);
-  // Neither HEAD nor a client that has the bytes is a reason to download them.
+  // HEAD, or a client that has the bytes, is no reason to download them.
   if (exchange.bodyless || notModified) {
     const stat = await exchange.inTime(source.statBlob(repository, digest, right));
     exchange.note(stat);
@@ -36,7 +36,7 @@ export async function readBlob(
   else await bodies.send(exchange, { status, headers, bytes, part: { start, length }, digest });
 }
 
-/** The whole blob, or the one range that was asked for. */
+/** The whole blob, or the requested range. */
 async function streamedAnswer({ exchange }: BlobCall, blob: ServedBlob): Promise<StreamedAnswer> {
   const { digest, reader } = blob;
   const headers = blobHeaders(digest, blob);

@@ -1,20 +1,20 @@
 import { SharedBuffer } from './shared-buffer.ts';
 
-/** All pages of all bodies together: the server's memory does not grow with its clients. */
+/** For all pages of all bodies: the server's memory does not grow with the number of clients. */
 const BUDGET_BYTES = 64 * 1024 * 1024;
 
-/** Between bodies, free pages are kept for the next one while lent and free ones together stay within this. */
+/** Free pages are kept for later bodies while used and free pages together do not exceed this. */
 const KEPT_BYTES = 16 * 1024 * 1024;
 
-/** What the bodies of a row below hold at most: to make a page anew for each that is sent costs more than to read it. */
+/** What the bodies of a row below use at most. Allocating a page for each that is sent costs more than reading it. */
 const KEPT_IN_USE_BYTES = BUDGET_BYTES / 2;
 
 /**
- * Bytes of a page by the number of open bodies, which have two each. Few bodies get what one client needs for the
- * link's full speed; more share, in sizes that still cost little per byte: 64 bodies with 128 KiB each were a fifth
- * slower, and 150 with 32 KiB took twice the processor time a byte. Every row stays within half of the budget, so that
- * the next one fits while the last one still drains; and each size is a multiple of the next, so that bodies that began
- * with another still come to begin their pages at the same places.
+ * Page size by the number of bodies, each of which has two pages. Few bodies get what one client needs for the full
+ * speed of the network; more bodies get smaller pages that are still efficient: with 128 KiB, 64 bodies were a fifth
+ * slower, and with 32 KiB, 150 bodies took twice the CPU time per byte. Every row stays within half of the budget, so
+ * that the next row fits while bodies of the previous one are still being sent. Each size is a multiple of the next, so
+ * that bodies that began with different sizes still have page boundaries in common.
  */
 const PAGE_BYTES: readonly { readonly upToBodies: number; readonly bytes: number }[] = [
   { upToBodies: 8, bytes: 1024 * 1024 },
@@ -23,7 +23,7 @@ const PAGE_BYTES: readonly { readonly upToBodies: number; readonly bytes: number
   { upToBodies: Number.POSITIVE_INFINITY, bytes: 16 * 1024 },
 ];
 
-/** Below this a body costs more in calls than it moves in bytes. */
+/** Below this size, calls cost more than the bytes. */
 const MIN_PAGE_BYTES = 16 * 1024;
 
 interface Waiter {
@@ -32,16 +32,16 @@ interface Waiter {
 }
 
 /**
- * The memory that bodies are copied through, shared by the whole process. A body says `enter`, holds pages, at least
- * one at a time and a second one if there is room, and says `leave`. What one body has read is found by those that want
- * the same bytes, as long as somebody holds the page and until a free one is needed again: many nodes that pull one
- * layer at once cost one read, not one each. Pages are reused, never zeroed.
+ * The buffers through which bodies are copied, shared by the whole process. A body calls `enter`, holds at least one
+ * page at a time and a second one if there is room, and finally calls `leave`. What one body has read can be found by
+ * others that send the same bytes, as long as somebody holds the page and until a free one is reused: many nodes that
+ * pull one layer at once cost one read each page, not one each node. Pages are reused without being zeroed.
  */
 export class BodyMemory {
   readonly #budgetBytes: number;
-  /** Free pages by size, the longest unused first; they still know what they hold. */
+  /** Free pages by size, least recently used first; they still have their content. */
   readonly #spare = new Map<number, Set<SharedBuffer>>();
-  /** Pages that others may have, by what they are of and where they begin. */
+  /** Pages that others may find, by their source and position. */
   readonly #shared = new WeakMap<object, Map<number, SharedBuffer>>();
   #spareBytes = 0;
   #lentBytes = 0;
@@ -76,7 +76,7 @@ export class BodyMemory {
     }
   }
 
-  /** The page of `source` that begins at `position`, read already or being read, if there is one and room to hold it. */
+  /** The page of `source` that begins at `position`, filled or being filled, if there is one and room to hold it. */
   find(source: object, position: number): SharedBuffer | undefined {
     const page = this.#shared.get(source)?.get(position);
     if (page === undefined) return undefined;
@@ -89,7 +89,7 @@ export class BodyMemory {
     return page;
   }
 
-  /** Lets others find the page, which its holder is about to read from `source` at `position`. */
+  /** Lets others find the page, which its holder is about to fill from `source` at `position`. */
   share(page: SharedBuffer, source: object, position: number): void {
     page.source = source;
     page.position = position;
@@ -98,7 +98,7 @@ export class BodyMemory {
     else pages.set(position, page);
   }
 
-  /** From now on nobody finds the page, and who waits for it has to read for itself. */
+  /** From now on nobody finds the page, and those that wait for it have to read for themselves. */
   unshare(page: SharedBuffer): void {
     page.withdraw();
     const pages = page.source && this.#shared.get(page.source);
@@ -106,19 +106,19 @@ export class BodyMemory {
     page.source = undefined;
   }
 
-  /** A page for a body that still has `remainingBytes` to send, or `undefined` when the budget has no room now. */
+  /** A page for a body that still has `remainingBytes` to send; `undefined` if the budget has no room now. */
   take(remainingBytes: number): SharedBuffer | undefined {
     let bytes = this.#fitting(remainingBytes);
     while (bytes > MIN_PAGE_BYTES && !this.#hasRoom(bytes)) bytes = smaller(bytes);
     return this.#hasRoom(bytes) ? this.#lend(bytes) : undefined;
   }
 
-  /** A page beyond the first: those that have none go before. */
+  /** A further page for a body that has one; `undefined` if others are waiting for their first. */
   takeMore(remainingBytes: number): SharedBuffer | undefined {
     return this.#waiters.length === 0 ? this.take(remainingBytes) : undefined;
   }
 
-  /** The only page of a body, waited for in turn. `undefined` once `left` says that nobody wants it any more. */
+  /** The first page of a body, waiting in turn. `undefined` once `left` returns true. */
   async takeFirst(
     remainingBytes: number,
     left: (cancel: () => void) => void,
@@ -136,7 +136,7 @@ export class BodyMemory {
     });
   }
 
-  /** One holder is done with the page. */
+  /** Gives back a page of one holder. */
   give(page: SharedBuffer): void {
     page.holders -= 1;
     if (page.holders > 0) return;
@@ -145,13 +145,16 @@ export class BodyMemory {
     this.#admitWaiters();
   }
 
-  /** As `give`, where the kernel may still read from the page: its room is free again, itself it is left to the collector. */
+  /**
+   * Like `give`, but the kernel may still read from the page: its size is free again, the page itself is left to the
+   * garbage collector.
+   */
   forget(page: SharedBuffer): void {
     page.isTainted = true;
     this.give(page);
   }
 
-  /** The size that suits the number of bodies, or a smaller one that holds all that remains. */
+  /** The page size for the current number of bodies, or a smaller one if that holds all that remains. */
   #fitting(remainingBytes: number): number {
     const row = PAGE_BYTES.find(({ upToBodies }) => this.#bodies <= upToBodies);
     let bytes = row?.bytes ?? MIN_PAGE_BYTES;
@@ -177,14 +180,14 @@ export class BodyMemory {
   }
 
   /**
-   * A free page: for a single body the one used last, which the processor's cache still has. For several the one that
-   * was unused longest, and none while there is room to keep what it holds for another body.
+   * A free page to reuse. For a single body the one used last, which is still in the CPU's cache. For several the least
+   * recently used one, and none while there is room to keep its content for other bodies.
    */
   #reusable(bytes: number): SharedBuffer | undefined {
     const spares = [...(this.#spare.get(bytes) ?? [])];
     if (this.#bodies <= 1) return spares.at(-1);
     const [oldest] = spares;
-    // The new one is lent already.
+    // The new page is counted as used already.
     const mayKeepIt = this.#lentBytes + this.#spareBytes <= KEPT_BYTES;
     return oldest?.source !== undefined && mayKeepIt ? undefined : oldest;
   }
@@ -215,7 +218,7 @@ export class BodyMemory {
   }
 }
 
-/** The next smaller size of page. */
+/** The next smaller page size. */
 function smaller(bytes: number): number {
   return Math.max(MIN_PAGE_BYTES, bytes / 4);
 }

@@ -6,26 +6,29 @@ import type { BodyMemory } from './body-memory.ts';
 import type { Exchange } from './exchange.ts';
 import type { SharedBuffer } from './shared-buffer.ts';
 
-/** An answer whose body is `length` bytes of `reader` from `start`. Headers without Content-Length. */
+/** A response whose body is `length` bytes of `reader`, from `start`. The headers have no Content-Length yet. */
 export interface StreamedAnswer {
   readonly status: number;
   readonly headers: OutgoingHttpHeaders;
-  /** Closed at the end, whatever happens, and at once when the client leaves, even while a read is waiting. */
+  /** Always closed at the end, and at once when the client disconnects, even during a read. */
   readonly reader: BlobReader;
   readonly start: number;
   readonly length: number;
 }
 
-/** Two: one is read into while the kernel takes the other. */
+/** One is filled while the kernel takes the other. */
 const PAGES_PER_BODY = 2;
 
-/** Writes bodies that are read while they are sent: the only place that does. Memory is `BodyMemory`'s; a page is given back only after the kernel took it. */
+/**
+ * The only place where bodies are read while they are sent. Memory comes from `BodyMemory`; a page is given back only
+ * after the kernel has taken it.
+ */
 export class BodyWriter {
   readonly #memory: BodyMemory;
   readonly #meter: Meter;
   readonly #headersAfterMs: number;
 
-  /** `headersAfterMs`: when a body that has no first byte yet sends its headers nevertheless. */
+  /** `headersAfterMs`: how long to wait for the first byte of a body before sending its headers. */
   constructor(memory: BodyMemory, meter: Meter, headersAfterMs: number) {
     this.#memory = memory;
     this.#meter = meter;
@@ -33,8 +36,9 @@ export class BodyWriter {
   }
 
   /**
-   * Answers, and resolves when the kernel has the last byte or the client is gone. Rejects only while no header is
-   * sent, so the error can be answered; later, the socket is destroyed: a wrong body is never complete.
+   * Sends the response; resolves when the kernel has the last byte or the client has disconnected. Rejects only while
+   * no header was sent, so that the error can be answered. After that the socket is destroyed, so that a wrong body is
+   * never complete.
    */
   async write(exchange: Exchange, answer: StreamedAnswer): Promise<void> {
     const transfer = new Transfer(exchange, answer, this.#memory);
@@ -69,11 +73,11 @@ class Transfer {
   readonly #memory: BodyMemory;
   readonly #end: number;
   #position: number;
-  /** Handed to the kernel. */
+  /** Pages that the kernel is taking. */
   readonly #inFlight = new Set<SharedBuffer>();
   #isReleased = false;
   #isClientGone = false;
-  /** Called when a page comes back or has its bytes, or the client is gone. */
+  /** Called when a page is given back or filled, or the client has disconnected. */
   #wake: () => void = () => {};
   #cancelWaiting: () => void = () => {};
 
@@ -114,14 +118,14 @@ class Transfer {
     }
   }
 
-  /** Gives back what the kernel holds. Callbacks that come later find nothing to do. */
+  /** Gives back all pages. Callbacks that come later have no effect. */
   release(): void {
     this.#isReleased = true;
     for (const page of this.#inFlight) this.#memory.forget(page);
     this.#inFlight.clear();
   }
 
-  /** Sends the next page, or waits until that is worth another try. */
+  /** Sends the next page, or waits until trying again makes sense. */
   async #sendNext(onFirstByte: () => void): Promise<void> {
     if (this.#inFlight.size === PAGES_PER_BODY) return this.#change();
     const { shares } = this.#answer.reader;
@@ -132,7 +136,7 @@ class Transfer {
       return;
     }
     const remainingBytes = this.#end - this.#position;
-    // Nothing is awaited between looking for a page and sharing one, so that of many bodies one reads.
+    // There is no await between looking for a page and sharing a new one, so only one of many bodies reads.
     const page = this.#memory.takeMore(remainingBytes) ?? (await this.#firstPage(remainingBytes));
     if (page === undefined) return;
     try {
@@ -145,7 +149,7 @@ class Transfer {
     this.#send(page, onFirstByte);
   }
 
-  /** A page for a body that has none. One that has waits until it has none, or there is room for more. */
+  /** A page for a body that has none. A body that has one waits for it to be given back, or for room for a second. */
   async #firstPage(remainingBytes: number): Promise<SharedBuffer | undefined> {
     if (this.#inFlight.size > 0) {
       await this.#change();
@@ -156,7 +160,7 @@ class Transfer {
     });
   }
 
-  /** Whether the page that another reads gets its bytes while this client waits. */
+  /** Whether a page that another body fills is filled while this client is connected. */
   async #isFilled(page: SharedBuffer): Promise<boolean> {
     const isPending = () => page.length === undefined && !page.isWithdrawn;
     if (isPending()) page.watch(() => this.#wake());
@@ -164,7 +168,7 @@ class Transfer {
     return !isPending() && !page.isWithdrawn;
   }
 
-  /** Only as far as pages of this size begin, so that all who read the same bytes come to do it in the same steps. */
+  /** Reads up to the next page boundary, so that all readers of the same bytes proceed in the same steps. */
   async #read(page: SharedBuffer, shares: object | undefined): Promise<void> {
     const { reader } = this.#answer;
     const position = this.#position;
@@ -173,12 +177,12 @@ class Transfer {
     if (shares !== undefined) this.#memory.share(page, shares, position);
     const count = await reader.read(page.buffer.subarray(0, wanted), position);
     if (count === 0) throw new Error(`the blob ended at byte ${position} of ${this.#end}`);
-    // What was read may have turned out to be for this one alone.
+    // The bytes may have turned out to be for this reader alone.
     if (reader.shares !== shares) this.#memory.unshare(page);
     page.fill(count);
   }
 
-  /** Unflushed, so that head and first bytes leave in one packet. */
+  /** Not flushed, so that headers and first bytes leave in one packet. */
   #sendHeadBeforeBody(): void {
     const { res } = this.#exchange;
     if (res.headersSent) return;
@@ -216,7 +220,7 @@ class Transfer {
     this.#isClientGone = true;
     this.#cancelWaiting();
     this.#wake();
-    // Ends a read that waits for a download; the writer closes it once more, and that is fine.
+    // Ends a read that waits for a download. The writer closes it again, which has no effect.
     this.#answer.reader.close().catch(() => {});
   }
 }

@@ -5,8 +5,8 @@ import type { Cursors } from './cursors.ts';
 import type { HostedHandlers } from './hosted-handlers.ts';
 
 /**
- * `GET /v2/_catalog`: Docker's, not in the OCI spec. It lists what lives here and the requester may pull, and names
- * nothing else: a page that ends at another repository goes on by a sealed cursor.
+ * `GET /v2/_catalog`, which is Docker's and not in the OCI spec. It lists the hosted repositories that the requester
+ * may pull. If a page ends at another one, the next page begins at a sealed cursor instead of its name.
  */
 export function catalogHandler(hosted: Hosted, cursors: Cursors): HostedHandlers['catalog'] {
   return async call => {

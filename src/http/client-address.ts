@@ -1,27 +1,30 @@
 import { BlockList, isIP } from 'node:net';
 import type { IncomingMessage } from 'node:http';
 
-/** Where a request comes from, with trusted proxies looked through. */
+/** The origin of a request, with trusted proxies taken into account. */
 export interface ClientAddress {
   readonly remote: string;
   readonly secure: boolean;
   readonly loopback: boolean;
-  /** A trusted proxy handed the request on. */
+  /** Whether a trusted proxy forwarded the request. */
   readonly proxied: boolean;
 }
 
 export interface ClientAddressOptions {
-  /** Addresses and CIDR ranges whose `X-Forwarded-*` is believed. */
+  /** Addresses and CIDR ranges whose `X-Forwarded-*` headers are believed. */
   readonly trustedProxies?: readonly string[];
-  /** How clients reach this server; if https, what a trusted proxy hands on came over TLS unless it says otherwise. */
+  /**
+   * The URL by which clients reach this server. If it is https, requests from a trusted proxy are assumed to have come
+   * over TLS unless it says otherwise.
+   */
   readonly externalUrl?: string | undefined;
 }
 
-/** More hops than any real chain has: the header's length is bounded, the work on it should be too. */
+/** More than in any real chain of proxies. */
 const MAX_FORWARDED_HOPS = 16;
 
 export class ClientAddresses {
-  /** `undefined` when no proxy is trusted: a BlockList look-up on each request would cost a tenth of a manifest hit. */
+  /** `undefined` if no proxy is trusted: looking addresses up in a BlockList would cost a tenth of a manifest hit. */
   readonly #trusted: BlockList | undefined;
   readonly #externalIsHttps: boolean;
 
@@ -36,7 +39,7 @@ export class ClientAddresses {
     const forwardedFor = headerText(req, 'x-forwarded-for');
     const isForwarded = forwardedFor !== undefined || req.headers['forwarded'] !== undefined;
     if (!contains(this.#trusted, peer)) {
-      // A proxy on this machine that nobody told us to trust must not lend its clients the rights of loopback.
+      // Clients of an unknown proxy on this machine must not get the rights of loopback.
       return {
         remote: peer,
         secure: encrypted,
@@ -53,7 +56,7 @@ export class ClientAddresses {
     };
   }
 
-  /** The last address that no trusted proxy has: everything left of it is the client's own claim. */
+  /** The last address that is not a trusted proxy's. Everything before it is the client's claim. */
   #originOf(forwardedFor: string | undefined): string | undefined {
     if (forwardedFor === undefined) return undefined;
     const hops = forwardedFor
@@ -85,7 +88,7 @@ function contains(list: BlockList | undefined, address: string): boolean {
   return family !== 0 && list.check(address, family === 6 ? 'ipv6' : 'ipv4');
 }
 
-/** An IPv4 address that a dual-stack socket shows as `::ffff:192.0.2.1` is that IPv4 address. */
+/** The IPv4 address in `::ffff:192.0.2.1`, by which a dual-stack socket reports it. */
 function plainAddress(address: string | undefined): string {
   return (address ?? '').replace(/^::ffff:(?=\d+\.)/i, '');
 }

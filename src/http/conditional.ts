@@ -6,7 +6,7 @@ export function entityTag(digest: Digest): string {
   return `"${digest}"`;
 }
 
-/** Whether `If-None-Match` names the digest: the answer is then 304. RFC 9110 §13.1.2: compared weakly. */
+/** Whether `If-None-Match` includes the digest, so that the response is 304. RFC 9110 §13.1.2: a weak comparison. */
 export function isNotModified(req: IncomingMessage, digest: Digest): boolean {
   const header = req.headers['if-none-match'];
   if (header === undefined) return false;
@@ -16,7 +16,10 @@ export function isNotModified(req: IncomingMessage, digest: Digest): boolean {
   });
 }
 
-/** The `Range` header, unless `If-Range` names something else (RFC 9110 §13.1.5). Dates never match: we send none. */
+/**
+ * The `Range` header, unless `If-Range` is another entity tag (RFC 9110 §13.1.5). Dates never match, since we send
+ * none.
+ */
 export function rangeHeader(req: IncomingMessage, digest: Digest): string | undefined {
   const condition = req.headers['if-range'];
   return condition === undefined || condition === entityTag(digest) ? req.headers.range : undefined;

@@ -1,14 +1,14 @@
 import type { Socket } from 'node:net';
 import type { Exchange } from './exchange.ts';
 
-/** What a client that sent too much still has in flight is read and dropped for so long, so that it reads our answer. */
+/** After an error, how long to read and drop what the client is still sending, so that it receives the response. */
 export const LINGER_MS = 1_000;
 
-/** The open sockets and what each is busy with: for idle limits, for parse errors, and for a graceful stop. */
+/** The open sockets and their exchanges: for idle limits, for parse errors, and for a graceful shutdown. */
 export class Connections {
   readonly #sockets = new Set<Socket>();
   readonly #exchanges = new Map<Socket, Exchange>();
-  /** Requests that were sent before the answer to the one before them. */
+  /** Pipelined requests that wait for the responses before them. */
   readonly #queues = new Map<Socket, ((isOurTurn: boolean) => void)[]>();
   #isDraining = false;
 
@@ -16,7 +16,7 @@ export class Connections {
     return this.#sockets.size;
   }
 
-  /** From `drain` on. A function, so that each exchange can hold it. */
+  /** True after `drain`. A function, so that each exchange can hold it. */
   readonly isDraining = (): boolean => this.#isDraining;
 
   has(socket: Socket): boolean {
@@ -35,8 +35,8 @@ export class Connections {
   }
 
   /**
-   * Waits for the answers before a pipelined request; false when the client left meanwhile. One connection is served
-   * one request at a time, else its later ones would hold memory and readers that its first one may be waiting for.
+   * Waits for the responses before a pipelined request; false if the client has disconnected. A connection is served
+   * one request at a time: later ones could hold memory and readers that the first one is waiting for.
    */
   turn(socket: Socket): Promise<boolean> {
     return new Promise(resolve => {
@@ -63,15 +63,15 @@ export class Connections {
   }
 
   /**
-   * Whether nothing happens on the socket because its client does not do its part: it reads no more of what was
-   * written, sends no more of a body, or has no request at all. Otherwise we are the ones who are slow.
+   * Whether a socket without traffic waits for its client, which does not read the response, does not send the rest of
+   * a body, or has sent no request. Otherwise it waits for us.
    */
   isClientIdle(socket: Socket): boolean {
     const exchange = this.#exchanges.get(socket);
     return exchange === undefined || socket.writableLength > 0 || !exchange.req.complete;
   }
 
-  /** Ends what has no request now, and from now on everything as soon as it has none. */
+  /** Closes connections without a request, and all others as soon as they have none. */
   drain(): void {
     this.#isDraining = true;
     for (const socket of this.#sockets) {
@@ -84,7 +84,7 @@ export class Connections {
   }
 }
 
-/** Closes the connection once its client has the answer, whether or not the client closes its side. */
+/** Closes the connection once its client has the response, whether or not the client closes its side. */
 function leave(socket: Socket, exchange: Exchange | undefined): void {
   if (exchange?.req.complete !== false) {
     socket.destroySoon();

@@ -5,15 +5,15 @@ import { MAX_REPOSITORY_LENGTH } from '../oci/reference.ts';
 const CIPHER = 'aes-256-gcm';
 const NONCE_BYTES = 12;
 const TAG_BYTES = 16;
-/** A length and the longest name, whatever the name is: the length of a cursor says nothing either. */
+/** A length and the longest name. Shorter names are padded, so that the length of a cursor reveals nothing. */
 const NAME_BYTES = 1 + MAX_REPOSITORY_LENGTH;
 
 /** No name begins with it. */
 const SEALED = '~';
 
 /**
- * Where a listing goes on, for who may not know what it has come to. A page may end at a name that its reader may not
- * see; that one is handed out sealed under the store's own key, so that any process of the store can go on there.
+ * Cursors of listings. A page may end at a name that its reader may not see; that name is then encrypted with the
+ * store's key, so that any process on the store can continue there.
  */
 export class Cursors {
   readonly #key: Buffer;
@@ -23,7 +23,7 @@ export class Cursors {
     this.#key = Buffer.from(key, 'hex');
   }
 
-  /** `name` as `last` of the next page; another text each time. */
+  /** `name` encrypted as `last` of the next page; a different text each time. */
   seal(name: string): string {
     const plain = Buffer.alloc(NAME_BYTES);
     plain[0] = plain.write(name, 1);
@@ -33,7 +33,9 @@ export class Cursors {
     return SEALED + sealed.toString('base64url');
   }
 
-  /** What `last` means: itself, or the name that is sealed in it. QUERY_INVALID for one that was not sealed here. */
+  /**
+   * The name that `last` means: itself, or the one encrypted in it. Throws QUERY_INVALID if it was not encrypted here.
+   */
   open(last: string): string {
     if (!last.startsWith(SEALED)) return last;
     const sealed = Buffer.from(last.slice(SEALED.length), 'base64url');

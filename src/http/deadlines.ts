@@ -1,9 +1,12 @@
 import { OciError } from '../oci/errors.ts';
 
-/** What a client that was told to come back should wait, s: about as long as it takes a broken connection to be given up. */
+/**
+ * How long a client should wait before it retries, in seconds: about as long as it takes to give up a broken
+ * connection.
+ */
 const RETRY_AFTER = '5';
 
-/** How late a deadline may be seen. One timer looks after all of them, so that a hit starts none. */
+/** How late a deadline may be noticed. One timer checks all of them, so a hit starts none. */
 const LOOK_MS = 500;
 
 interface Waiting {
@@ -11,7 +14,7 @@ interface Waiting {
   readonly expire: () => void;
 }
 
-/** The deadlines of a server's requests: one for each, around all that its answer waits for. */
+/** The deadlines of all requests: one for each, for everything that its response waits for. */
 export class Deadlines {
   readonly #withinMs: number;
   readonly #waiting = new Set<Waiting>();
@@ -22,8 +25,8 @@ export class Deadlines {
   }
 
   /**
-   * `work`, or 503 with Retry-After when the request of `startedAtMs` (of `performance.now()`) has waited too long. The
-   * work goes on nevertheless; what it then gives is handed to `discard`, and what it throws is dropped.
+   * The result of `work`; 503 with Retry-After if the request that began at `startedAtMs` (of `performance.now()`) has
+   * waited too long. The work continues: its result is then passed to `discard`, its error is dropped.
    */
   meet<T>(startedAtMs: number, work: Promise<T>, discard: (late: T) => void = () => {}): Promise<T> {
     return new Promise((resolve, reject) => {

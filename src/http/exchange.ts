@@ -9,16 +9,16 @@ import { sourceOf } from '../access/failed-logins.ts';
 import type { Deadlines } from './deadlines.ts';
 import type { Route } from './path.ts';
 
-/** One request and its answer: what the handlers learn on the way, and what the response log says at the end. */
+/** One request and its response, with what the handlers find out and the response log reports. */
 export class Exchange {
   readonly req: IncomingMessage;
   readonly res: ServerResponse;
   readonly method: string;
   readonly query: URLSearchParams;
   readonly sender: Sender;
-  /** Why this request may change nothing, whoever sends it: a web page of somebody else's is behind it. */
+  /** Why this request must not change anything, whoever sends it: it comes from a page of another web site. */
   readonly siteProblem: string | undefined;
-  /** `performance.now()` when the request's head had arrived. */
+  /** `performance.now()` when the request's headers had arrived. */
   readonly startedAtMs = performance.now();
   readonly #isStopping: () => boolean;
   readonly #deadlines: Deadlines;
@@ -26,17 +26,17 @@ export class Exchange {
   route: Route | undefined;
   repository: Repository | undefined;
   requester: Requester | undefined;
-  /** The user name of a form, which is in no header. */
+  /** The user name in a form. */
   formUsername: string | undefined;
-  /** `ns` as it was understood, to be answered as `OCI-Namespace`. */
+  /** The upstream of `ns`, to be returned as `OCI-Namespace`. */
   namespace: string | undefined;
   outcome: Outcome | undefined;
   upstreamMs = 0;
-  /** Bytes of the body that the kernel took. */
+  /** Bytes of the body that the kernel has taken. */
   bytesSent = 0;
-  /** Why the answer is an error; of several reasons the first, since what the client hears instead may hide it. */
+  /** The reason for an error response. The first of several counts: the error that is sent may hide it. */
   problem: OciError | undefined;
-  /** Why the answer broke off, or the bug behind a 500. */
+  /** Why the response was aborted, or the bug behind a 500. */
   failure: unknown;
 
   constructor(options: {
@@ -58,30 +58,30 @@ export class Exchange {
     this.#deadlines = options.deadlines;
   }
 
-  /** The server is stopping: whatever is answered now ends its connection. */
+  /** Whether the server is stopping, so that this response ends its connection. */
   get closing(): boolean {
     return this.#isStopping();
   }
 
-  /** HEAD: everything but the body. */
+  /** HEAD: the response has no body. */
   get bodyless(): boolean {
     return this.method === 'HEAD';
   }
 
-  /** As whose a body is counted that is held for this request. */
+  /** Whose share of memory a body counts against that is held for this request. */
   get memoryHolder(): MemoryHolder {
     return memoryHolder(this.requester ?? ANONYMOUS, sourceOf(this.sender.remote));
   }
 
   /**
-   * `work`, which the answer waits for, or 503 when the client can be kept waiting no longer. What comes later is handed to
-   * `discard`.
+   * The result of `work`, for which the response waits; 503 if the client must not wait any longer. A later result is
+   * passed to `discard`.
    */
   inTime<T>(work: Promise<T>, discard?: (late: T) => void): Promise<T> {
     return this.#deadlines.meet(this.startedAtMs, work, discard);
   }
 
-  /** Remembers how the answer came about. */
+  /** Records where the response came from, for the log. */
   note({ outcome, upstreamMs }: Served): void {
     this.outcome = outcome;
     this.upstreamMs = upstreamMs;

@@ -1,26 +1,27 @@
 /**
  * http/: the OCI Distribution API on Koa. May import everything below it.
  *
- * The one idea: a request is parsed once (`path.ts`, `oci/repository-resolver.ts`) into a value that cannot be wrong, passes
- * `Access`, and is answered by one handler file per spec noun from a `PullSource`. Errors are written in `problem.ts`
- * alone, bodies in `body-writer.ts` and `whole-bodies.ts` alone, and the log line in `response-log.ts` when the socket is done.
+ * The main idea: a request is parsed once (`path.ts`, `oci/repository-resolver.ts`) into a value that cannot be wrong,
+ * authorized by `RequestAccess`, and answered from a `PullSource` by one handler file for each noun of the
+ * specification. Only `problem.ts` writes errors, only `body-writer.ts` and `whole-bodies.ts` write bodies, and
+ * `response-log.ts` writes the log line when the response has ended.
  *
- * This file says what http needs from below.
+ * This file declares what http needs from the layers below.
  */
 import type { Sender, Subject } from '../access/subject.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Requester } from '../oci/requester.ts';
 
-/** Who is asking, and what they may. Implemented by `access/`. */
+/** Authenticates requests. Implemented by `access/`. */
 export interface RequestAccess {
-  /** Never throws for a missing credential. A wrong one is reported when it is used. */
+  /** Never throws for missing credentials. Wrong ones are reported when they are used. */
   authenticate(sender: Sender): Promise<Subject>;
 }
 
-/** One request as the audit log tells it: who did what, and what came of it. */
+/** A request for the audit log: who did what, and the result. */
 export interface Deed {
   readonly requester: Requester | undefined;
-  /** The user name that was presented, where the request was refused and it proved nothing; cut to 256 characters. */
+  /** The user name in a request that was refused and proved nothing, cut to 256 characters. */
   readonly username: string | undefined;
   readonly remote: string;
   /** `login`, `list`, `pull`, `push` or `delete`. */
@@ -31,5 +32,5 @@ export interface Deed {
   readonly reason: string | undefined;
 }
 
-/** Told of every request that passed or was turned away; absent, nobody keeps them. */
+/** Called for every request, allowed or refused; absent if there is no audit log. */
 export type RecordDeed = (deed: Deed) => void;

@@ -3,10 +3,10 @@ import type { Log } from '../lib/log.ts';
 import { PacedLines } from '../lib/paced-lines.ts';
 import { rawProblem } from './problem.ts';
 
-/** OpenSSL's word for a request line of HTTP where a handshake should begin. */
+/** OpenSSL's code for an HTTP request where a handshake should begin. */
 const PLAIN_HTTP = 'ERR_SSL_HTTP_REQUEST';
 
-/** An alert by which a client turns the certificate down, in OpenSSL's words. Many only close the connection. */
+/** Alerts by which a client rejects the certificate, as OpenSSL words them. Many clients only close the connection. */
 const DISTRUST = /alert (unknown ca|bad certificate|certificate unknown)/;
 
 const SPEAKS_TLS = rawProblem(400, 'Bad Request', 'this port speaks HTTPS, not HTTP: use an https:// URL');
@@ -17,22 +17,22 @@ interface Pending {
   readonly timer: NodeJS.Timeout;
 }
 
-/** What a TLS layer says of a handshake that failed. */
+/** The error of a failed handshake. */
 type HandshakeError = NodeJS.ErrnoException & { readonly reason?: string };
 
 /**
- * Connections that have not shown yet that they speak TLS: they are no client's, and hold a descriptor all the same. The
- * log says why some never became one, since their clients are often told no more than that the connection broke.
+ * Connections whose TLS handshake is not finished: they use descriptors, and are closed after a while. Logs why
+ * handshakes fail, since clients often report no more than a broken connection.
  */
 export class Handshakes {
   readonly #limitMs: number;
   readonly #log: Log;
-  /** By the reason. Anybody may cause them, as often as they like. */
+  /** By reason. Anybody can cause any number of them, so the log lines are limited. */
   readonly #failures: PacedLines<string>;
-  /** By the peer: what comes of a handshake is another socket, which does not say which one it came from. */
+  /** By the peer's address and port: the secure socket of a handshake does not say from which socket it was made. */
   readonly #pending = new Map<string, Pending>();
 
-  /** `limitMs`: for the whole handshake; a socket that takes longer is destroyed. */
+  /** `limitMs`: how long a handshake may take before its socket is destroyed. */
   constructor(limitMs: number, log: Log) {
     this.#limitMs = limitMs;
     this.#log = log;
@@ -60,16 +60,16 @@ export class Handshakes {
     });
   }
 
-  /** The handshake that made `secure` is done. */
+  /** The handshake that made `secure` has finished. */
   end(secure: Socket): void {
     this.#forget(peerOf(secure));
   }
 
-  /** The handshake on `secure` has failed, which is closed by itself. Who spoke plain HTTP is answered in it. */
+  /** The handshake on `secure`, which closes itself, has failed. A client that spoke plain HTTP gets a response. */
   fail({ code, reason, message }: HandshakeError, secure: Socket): void {
     const peer = peerOf(secure);
     const pending = this.#pending.get(peer);
-    // Of a connection that broke the address is not known any more: its own socket tells of it.
+    // The address of a broken connection is not known any more; its own socket reports it.
     if (pending === undefined || code === 'ECONNRESET') return;
     if (code === PLAIN_HTTP) pending.socket.write(SPEAKS_TLS);
     this.#forget(peer);
@@ -81,7 +81,7 @@ export class Handshakes {
     this.#failures.close();
   }
 
-  /** Who connects and leaves without a byte looks only whether the port is open: a load balancer, each few seconds. */
+  /** A connection without a byte only checks whether the port is open, as load balancers do every few seconds. */
   #noteLeft(remote: string, bytesRead: number): void {
     if (bytesRead === 0) this.#log.debug({ remote }, 'a connection was closed before its TLS handshake');
     else this.#failures.note('the client disconnected: it may not trust the certificate', remote);

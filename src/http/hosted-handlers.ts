@@ -5,21 +5,26 @@ import type { Requester, Right } from '../oci/requester.ts';
 import type { Exchange } from './exchange.ts';
 import type { Action } from '../access/subject.ts';
 
-/** A request that has passed `Access`: who, where, and with which right. */
+/** An authorized request: who, where, and with which right. */
 export interface Call {
-  /** Read the request body from `exchange.req`, answer with `answer(exchange, status, headers, body?)`; throw OciError. */
+  /**
+   * Read the request body from `exchange.req`; respond with `answer(exchange, status, headers, body?)` or throw an
+   * OciError.
+   */
   readonly exchange: Exchange;
   readonly repository: Repository;
-  /** The name as it stood in the path, upstream prefix and all: what `Location` and `Link` are built of (`pathTo`). */
+  /**
+   * The name as in the path, including a prefix for the upstream: `Location` and `Link` are built from it (`pathTo`).
+   */
   readonly name: string;
   readonly requester: Requester;
   readonly right: Right;
-  /** Settles a right on another repository (a mount's source), for this requester; throws OciError. */
+  /** This requester's right to another repository, such as the source of a mount; throws OciError. */
   authorize(repository: Repository, action: Action): Promise<Right>;
 }
 
 export interface ManifestCall extends Call {
-  /** A tag or a digest, valid as such. */
+  /** A tag or a digest, already validated. */
   readonly reference: string;
 }
 
@@ -28,19 +33,19 @@ export interface BlobCall extends Call {
 }
 
 export interface UploadCall extends Call {
-  /** `[A-Za-z0-9_-]{1,128}`; that it belongs to this repository and requester is for the handler to see. */
+  /** `[A-Za-z0-9_-]{1,128}`. The handler checks that it belongs to this repository and requester. */
   readonly id: string;
 }
 
 export interface CatalogCall {
   readonly exchange: Exchange;
-  /** Whether the one who asks may know of the repository. */
+  /** Whether the requester may know of the repository. */
   maySee(repository: Repository): Promise<boolean>;
-  /** Answers with a list. */
+  /** Sends the list as JSON. */
   send(headers: OutgoingHttpHeaders, list: unknown): Promise<void>;
 }
 
-/** The write side of the API, for repositories that live here. Each answers the exchange, or throws. */
+/** The write side of the API, for hosted repositories. Each handler sends a response or throws. */
 export interface HostedHandlers {
   /** PUT /v2/NAME/manifests/REFERENCE */
   putManifest(call: ManifestCall): Promise<void>;
@@ -48,7 +53,7 @@ export interface HostedHandlers {
   deleteManifest(call: ManifestCall): Promise<void>;
   /** DELETE /v2/NAME/blobs/DIGEST */
   deleteBlob(call: BlobCall): Promise<void>;
-  /** POST /v2/NAME/blobs/uploads/: new, monolithic (`?digest=`), or mount (`?mount=&from=`) */
+  /** POST /v2/NAME/blobs/uploads/: a new upload, a whole blob (`?digest=`), or a mount (`?mount=&from=`) */
   startUpload(call: Call): Promise<void>;
   /** GET /v2/NAME/blobs/uploads/ID */
   readUpload(call: UploadCall): Promise<void>;

@@ -1,46 +1,50 @@
-/** What one client may take of a server, and for how long. */
+/** How much one client may use of a server, and for how long. */
 export interface HttpLimits {
   /** Bytes of request line and headers together; more is 431. */
   readonly maxHeaderBytes: number;
-  /** For the head of a request to arrive, from its first byte; longer is 408. */
+  /** How long the headers of a request may take from their first byte; longer is 408. */
   readonly headersTimeoutMs: number;
-  /** Without a byte moving because of the client, in either direction; longer and the socket is destroyed. */
+  /** How long no byte may move because of the client, in either direction, before the socket is destroyed. */
   readonly idleTimeoutMs: number;
-  /** Between two requests of one connection. */
+  /** How long a connection may be idle between two requests. */
   readonly keepAliveTimeoutMs: number;
-  /** How often the two limits on heads are looked at. */
+  /** How often the two limits on headers are checked. */
   readonly checkIntervalMs: number;
-  /** From the head of a request to the head of its answer; longer is 503. */
+  /** From the headers of a request to those of its response; longer is 503. */
   readonly answerWithinMs: number;
-  /** After which a body without a first byte sends its headers; until then a failure is answered as an error. */
+  /**
+   * How long to wait for the first byte of a body before its headers are sent. Until then a failure gets an error
+   * response.
+   */
   readonly bodyHeadersAfterMs: number;
   /**
-   * A body that is in memory as a whole until its client has taken it has to be taken at this rate, on the average and
-   * after some time that is free; else the socket is destroyed.
+   * How fast, on average and after some grace time, a client must receive a body that is in memory as a whole;
+   * otherwise the socket is destroyed.
    */
   readonly wholeBodyBytesPerS: number;
   readonly wholeBodyFreeMs: number;
-  /** Sockets of one listener; more are closed as they come. */
+  /** Connections of one listener; further ones are closed at once. */
   readonly maxConnections: number;
 }
 
 export const HTTP_LIMITS: HttpLimits = {
-  // Kubernetes service-account tokens and registry tokens with many scopes reach 8 KiB; twice that beside long paths.
+  // Kubernetes ServiceAccount tokens, and registry tokens with many scopes, have up to 8 KiB; this is enough for two
+  // with long paths.
   maxHeaderBytes: 32 * 1024,
-  // A head is one packet or two; a client on the worst of links has it there in seconds.
+  // Headers fit into a packet or two, which arrive within seconds even over the worst network.
   headersTimeoutMs: 20_000,
-  // Long enough for a paused laptop or a lost route to come back, short enough that dead clients don't pile up.
+  // Long enough for an interrupted route to come back, short enough that dead clients do not accumulate.
   idleTimeoutMs: 60_000,
-  // Above the 60 s after which common load balancers drop an idle connection, so that it is they who do.
+  // Longer than the 60 s after which common load balancers drop an idle connection, so that they do it first.
   keepAliveTimeoutMs: 75_000,
   checkIntervalMs: 5_000,
-  // Newer containerd gives up 30 s after it asked, whatever a credential plugin (60 s), the API server (30 s) or an upstream
-  // does meanwhile.
+  // Newer containerd gives up after 30 s, however long a credential plugin (60 s), the API server (30 s) or an upstream
+  // takes.
   answerWithinMs: 20_000,
   bodyHeadersAfterMs: 15_000,
-  // Slower than any link that images are pulled over; the longest such body, of 4 MiB, may take four minutes.
+  // Slower than any network over which images are pulled. The longest such body, of 4 MiB, may take four minutes.
   wholeBodyBytesPerS: 16 * 1024,
   wholeBodyFreeMs: 10_000,
-  // A descriptor each, and as many again for the files behind them, within the usual 65,536.
+  // Each has a descriptor, and as many are needed for files, within the usual limit of 65,536.
   maxConnections: 16_384,
 };

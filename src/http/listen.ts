@@ -3,11 +3,11 @@ import type { Server } from 'node:net';
 export interface ListenAddress {
   readonly host: string;
   readonly port: number;
-  /** The key of the configuration that names it, for who reads that it cannot be bound. */
+  /** The configuration key of the address, for the error message. */
   readonly setting: 'server.listen' | 'server.opsListen';
 }
 
-/** Binds, and resolves to the port; rejects with what the system says (EADDRINUSE, EACCES, EADDRNOTAVAIL). */
+/** Binds, and resolves with the port; rejects with the system's error (EADDRINUSE, EACCES, EADDRNOTAVAIL). */
 export function listen(server: Server, { host, port, setting }: ListenAddress): Promise<number> {
   return new Promise((resolve, reject) => {
     const fail = (error: Error): void => {
@@ -23,7 +23,7 @@ export function listen(server: Server, { host, port, setting }: ListenAddress): 
   });
 }
 
-/** `http://127.0.0.1:5000`, with an IPv6 address in brackets. */
+/** A URL such as `http://127.0.0.1:5000`, with an IPv6 address in brackets. */
 export function urlOf(scheme: 'http' | 'https', host: string, port: number): string {
   return `${scheme}://${host.includes(':') ? `[${host}]` : host}:${port}`;
 }

@@ -22,7 +22,7 @@ export async function readManifest(
   const headers: OutgoingHttpHeaders = { 'Docker-Content-Digest': digest, ETag: entityTag(digest) };
   const status = cacheStatus(served);
   if (status !== undefined) headers['Cache-Status'] = status;
-  // Which child of an index a tag means may depend on Accept; a digest means itself.
+  // Which child of an index a tag means may depend on Accept; a digest does not depend on it.
   if (!isDigest(reference)) headers['Vary'] = 'Accept';
   if (isNotModified(exchange.req, digest)) {
     answer(exchange, 304, headers);
@@ -32,7 +32,9 @@ export async function readManifest(
   await bodies.send(exchange, { status: 200, headers, bytes: served.bytes, digest });
 }
 
-/** What `Accept` lets through (RFC 9110 §12.5.1), read only if somebody asks: most requests accept everything. */
+/**
+ * The media types that `Accept` allows (RFC 9110 §12.5.1). Parsed only when needed: most requests accept everything.
+ */
 class AcceptedTypes implements ManifestWant {
   readonly platform: string | undefined;
   readonly #accept: string | undefined;
@@ -48,12 +50,12 @@ class AcceptedTypes implements ManifestWant {
     this.#ranges ??= parseAccept(this.#accept);
     const type = mediaType.toLowerCase();
     const family = `${type.slice(0, type.indexOf('/'))}/*`;
-    // The most specific range decides: `*/*, application/x;q=0` is everything but that.
+    // The most specific range decides: `*, application/x;q=0` means everything but that type.
     return this.#ranges.get(type) ?? this.#ranges.get(family) ?? this.#ranges.get('*/*') ?? false;
   }
 }
 
-/** Media ranges in lower case, and whether their weight lets them through. Other parameters say nothing here. */
+/** Media ranges in lower case, and whether their weight is above 0. Other parameters are ignored. */
 function parseAccept(accept: string): Map<string, boolean> {
   const ranges = new Map<string, boolean>();
   for (const entry of accept.split(',')) {

@@ -1,12 +1,12 @@
 import type { Action } from '../access/subject.ts';
 import type { Route, RouteKind } from './path.ts';
 
-/** Routes that name a repository: before their handlers, `Access` settles a right on it. */
+/** Routes with a repository: `Access` decides the right to it before their handlers run. */
 export type RepositoryRoute = Extract<Route, { readonly name: string }>;
 
 type Methods<Demand> = Readonly<Partial<Record<string, Demand>>>;
 
-/** The action that each method of a repository's route is. HEAD is allowed where GET is. */
+/** The action of each method of a route with a repository. HEAD is allowed where GET is. */
 const REPOSITORY_OPERATIONS: Readonly<Record<RepositoryRoute['kind'], Methods<Action>>> = {
   manifest: { GET: 'pull', PUT: 'push', DELETE: 'delete' },
   blob: { GET: 'pull', DELETE: 'delete' },
@@ -17,8 +17,8 @@ const REPOSITORY_OPERATIONS: Readonly<Record<RepositoryRoute['kind'], Methods<Ac
 };
 
 /**
- * Routes that name no repository. `login`: the handler asks `Access` whether to let the requester in. `listing`: it
- * shows only what the requester may pull.
+ * Routes without a repository. `login`: the handler asks `Access` whether to admit the requester. `listing`: it shows
+ * only what the requester may pull.
  */
 const SERVER_OPERATIONS: Readonly<
   Record<Exclude<RouteKind, RepositoryRoute['kind']>, Methods<'login' | 'listing'>>
@@ -28,23 +28,23 @@ const SERVER_OPERATIONS: Readonly<
   catalog: { GET: 'listing' },
 };
 
-/** Every operation of the API. What is not here is refused, and the test of rights is generated from it. */
+/** All operations of the API. Anything else is refused. The test of rights is generated from this. */
 export const OPERATIONS: Readonly<Record<RouteKind, Methods<Action | 'login' | 'listing'>>> = {
   ...REPOSITORY_OPERATIONS,
   ...SERVER_OPERATIONS,
 };
 
-/** Whether the route has the method at all. */
+/** Whether the route supports the method. */
 export function hasOperation(kind: RouteKind, method: string): boolean {
   return Object.hasOwn(OPERATIONS[kind], asGet(method));
 }
 
-/** The right that the method of a repository's route demands; `undefined` where it has no such method. */
+/** The action that needs to be authorized for a method; `undefined` if the route does not support it. */
 export function actionOf(kind: RepositoryRoute['kind'], method: string): Action | undefined {
   return hasOperation(kind, method) ? REPOSITORY_OPERATIONS[kind][asGet(method)] : undefined;
 }
 
-/** The value of `Allow` (RFC 9110 §10.2.1). */
+/** The value of the `Allow` header (RFC 9110 §10.2.1). */
 export function allowedMethods(kind: RouteKind): string {
   return Object.keys(OPERATIONS[kind])
     .flatMap(method => (method === 'GET' ? ['GET', 'HEAD'] : [method]))

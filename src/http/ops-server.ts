@@ -6,19 +6,18 @@ import { listenInFolder } from '../lib/socket-folder.ts';
 import { listen, urlOf } from './listen.ts';
 
 export interface OpsServerOptions {
-  /** Where probes and metrics are asked for; port 0 lets the system choose. `undefined`: nowhere but on the socket. */
+  /** Where probes and metrics are served; port 0 lets the system choose. If `undefined`, only on the socket. */
   readonly address: { readonly host: string; readonly port: number } | undefined;
-  /** The folder in which the socket for commands is made. */
+  /** The folder in which the socket for commands is created. */
   readonly socketFolder: string;
-  /** Why the server cannot serve now, or `undefined`. */
+  /** Why the server cannot serve now; `undefined` if it can. */
   readonly notReady: () => Promise<string | undefined>;
-  /** What is wrong though the server can serve: lines behind the `ok` of `/readyz`, which anybody may read. */
+  /** Problems that do not stop the server from serving: lines after the `ok` of `/readyz`, which anybody may read. */
   readonly problems?: () => Promise<readonly string[]>;
-  /** The text of `/metrics` with its content type. */
+  /** The body of `/metrics` with its content type. */
   readonly metrics: () => Promise<{ readonly contentType: string; readonly text: string }>;
   /**
-   * Further paths, `GET /debug/…`: answers, or resolves to `undefined` for a path that it does not know. Asked by who
-   * runs the server: on the socket alone.
+   * Further paths, `GET /debug/…`, which are served on the socket only. Resolves to `undefined` for an unknown path.
    */
   readonly extra?: ((path: string, query: URLSearchParams) => Promise<unknown>) | undefined;
   readonly log: Log;
@@ -31,7 +30,7 @@ export interface OpsServer {
   close(): Promise<void>;
 }
 
-/** A probe that hangs is a failed probe: kubelets wait one second by default. */
+/** A check that hangs counts as failed: kubelets wait one second by default. */
 const READY_WITHIN_MS = 900;
 
 interface Answer {
@@ -41,8 +40,8 @@ interface Answer {
 }
 
 /**
- * Health and metrics on a port of their own, so that they can be kept from clients and answer when those are many; and
- * both, with what only the one who runs the server may know, on a socket in the store's folder.
+ * Health checks and metrics on a port of their own, so that they are not exposed to clients and respond under load. The
+ * same, and what only the operator may know, on a socket in the store's folder.
  */
 export async function createOpsServer(options: OpsServerOptions): Promise<OpsServer> {
   const opened = new Opened();
@@ -50,14 +49,14 @@ export async function createOpsServer(options: OpsServerOptions): Promise<OpsSer
     const { address, socketFolder, log } = options;
     let bound: { readonly url: string; readonly port: number } | undefined;
     if (address !== undefined) {
-      // What only the operator may know is not told there.
+      // Without what only the operator may know.
       const server = answering({ ...options, extra: undefined });
       const port = await listen(server, { ...address, setting: 'server.opsListen' });
       opened.add({ close: () => closeServer(server) });
       bound = { url: urlOf('http', address.host, port), port };
     }
     const local = answering(options);
-    // Some file systems have no sockets: no reason not to serve.
+    // Some file systems do not support sockets; that does not prevent serving.
     const socket = await listenInFolder(local, socketFolder).catch((error: unknown) => {
       log.warn({ err: error }, 'there is no socket in the store, so commands cannot query this server');
     });
@@ -136,7 +135,7 @@ function plain(status: number, text: string): Answer {
   return { status, contentType: 'text/plain; charset=utf-8', text: `${text}\n` };
 }
 
-/** That the check itself fails is a reason too. */
+/** An error of the check itself is a reason, too. */
 function broken(error: unknown): string {
   return `broken: ${error instanceof Error ? error.message : 'unknown'}`;
 }

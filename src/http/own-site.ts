@@ -2,21 +2,25 @@ import { isIP } from 'node:net';
 import type { IncomingMessage } from 'node:http';
 
 export interface OwnSiteOptions {
-  /** Hosts under which clients know this server, with a port or without; loopback and addresses need not be named. */
+  /** Host names of this server, with or without a port. Loopback and IP addresses are always known. */
   readonly names: readonly string[];
-  /** Nobody has a reason to use another name: the port is this machine's own, or its names are all configured. */
+  /**
+   * Whether clients have no reason to use any other name: the port is reachable from this machine only, or all names
+   * are configured.
+   */
   readonly isClosed: boolean;
 }
 
 /**
- * Tells requests that a web page of somebody else's had a browser send from those of clients. Three things are looked at:
- * - `Sec-Fetch-Site` and `Origin`, with which browsers say on whose behalf they ask. Every browser sends `Origin` with
- *   whatever is neither GET nor HEAD, and no registry client does.
- * - `Host`: a page may give its own name our address (DNS rebinding) and is then of one origin with us, but its requests
- *   carry that name. An address as Host is none of a page's making: a page that came from an address talks to it alone.
+ * Recognizes requests that a page of another web site made a browser send:
+ * - `Sec-Fetch-Site` and `Origin` tell on whose behalf a browser sends a request. Every browser sends `Origin` with
+ *   methods other than GET and HEAD; registry clients never do.
+ * - `Host`: the owner of a page can point its host name at our address (DNS rebinding), which makes the page
+ *   same-origin, but its requests carry that name. An IP address as Host is safe, since a page loaded from an address
+ *   can only reach that address.
  *
- * A browser is believed under known names only: loopback, addresses, and those of the configuration. So is every client
- * where no other name is to be expected (`isClosed`). Elsewhere clients that are no browsers may call the machine anything.
+ * A browser is trusted only under known names: loopback, IP addresses, and those of the configuration. If `isClosed`,
+ * the same applies to every client; otherwise clients that are not browsers may use any name of the machine.
  */
 export class OwnSite {
   readonly #isClosed: boolean;
@@ -35,8 +39,8 @@ export class OwnSite {
   }
 
   /**
-   * Why what the request would change must stay as it is; `undefined` for one that may go on. A trusted proxy has its own
-   * idea of Host, so that of a request that it handed on (`isProxied`) is not judged; the page's origin is.
+   * Why the request must not change anything; `undefined` if it may. A trusted proxy may set Host as it likes, so that
+   * of a request that it forwarded (`isProxied`) is not checked; the page's origin is.
    */
   problem({ headers }: IncomingMessage, isProxied = false): string | undefined {
     const site = headers['sec-fetch-site'];
@@ -68,18 +72,18 @@ export class OwnSite {
   }
 }
 
-/** Whether a Host header means this machine alone: no page can give its own name one of these. */
+/** Whether a Host header is a loopback name, which no page can have for its own name. */
 export function isLoopbackHost(host: string | undefined): boolean {
   return host !== undefined && isLoopbackName(hostNameOf(host));
 }
 
-/** RFC 6761 §6.3: browsers and resolvers keep everything below localhost on the loopback. */
+/** RFC 6761 §6.3: browsers and resolvers treat everything below localhost as loopback. */
 function isLoopbackName(name: string): boolean {
   const isAddress = name === '::1' || (isIP(name) === 4 && name.startsWith('127.'));
   return isAddress || name === 'localhost' || name.endsWith('.localhost');
 }
 
-/** As it is compared: without the ports that go without saying. */
+/** In the form in which authorities are compared: without default ports. */
 function authorityOf(host: string): string {
   return plain(host).replace(/:(?:443|80)$/, '');
 }
@@ -98,5 +102,5 @@ function quote(text: string): string {
   return JSON.stringify(text.slice(0, MAX_QUOTED));
 }
 
-/** A host name is no longer; what is written here is somebody else's. */
+/** The length of the longest host name: the value comes from outside. */
 const MAX_QUOTED = 260;

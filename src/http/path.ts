@@ -2,7 +2,7 @@ import { type Digest, isDigest, parseDigest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import { isRepositoryName, isTag, MAX_REPOSITORY_LENGTH, parseTag } from '../oci/reference.ts';
 
-/** What a path asks for. `name` is as given: which repository it means is `RepositoryResolver`'s to say. */
+/** What a path asks for. `name` is as written; `RepositoryResolver` decides which repository it means. */
 export type Route =
   | { readonly kind: 'base' }
   | { readonly kind: 'catalog' }
@@ -16,7 +16,7 @@ export type Route =
 
 export type RouteKind = Route['kind'];
 
-/** The tag or digest that a route asks for, if it is one that does. */
+/** The tag or digest of a route, if it has one. */
 export function referenceOf(route: Route): string | undefined {
   switch (route.kind) {
     case 'manifest':
@@ -29,18 +29,18 @@ export function referenceOf(route: Route): string | undefined {
   }
 }
 
-/** A DNS name has at most 253 characters; with a port and a slash it may stand before the longest repository name. */
+/** A DNS name has at most 253 characters; with a port and a slash it may precede the longest repository name. */
 const MAX_NAME_LENGTH = 260 + MAX_REPOSITORY_LENGTH;
 
-/** The part before the first slash may be an upstream's `host:port`, which no repository component may be. */
+/** The part before the first slash may be an upstream's `host:port`, which is not a valid repository component. */
 const HOST_AND_PORT = /^[a-z0-9](?:[a-z0-9.-]{0,252}[a-z0-9])?:[0-9]{1,5}$/;
 
 const UPLOAD_ID = /^[A-Za-z0-9_-]{1,128}$/;
 
-/** Words between a name and what is asked of it, the longest first: `NAME/blobs/uploads/ID` is no blob. */
+/** What may follow a name, the longest first: `NAME/blobs/uploads/ID` is not a blob. */
 const NOUNS = ['/blobs/uploads', '/manifests', '/blobs', '/referrers'] as const;
 
-/** A request target, cut at its `?`. */
+/** The path and query of a request target. */
 export function splitTarget(target: string): { path: string; query: string } {
   const mark = target.indexOf('?');
   return mark === -1
@@ -49,10 +49,9 @@ export function splitTarget(target: string): { path: string; query: string } {
 }
 
 /**
- * The route that a raw path means, or an OciError. The path is split before it is decoded, so an encoded slash never
- * separates; a name's alphabet needs no encoding, so a name that has some is refused; what follows the noun is decoded
- * once and then validated. `method` matters in one place: reading a tag that cannot exist is "unknown", writing it is
- * "invalid".
+ * The route of a raw path; throws an OciError. The path is split before it is decoded, so an encoded slash never
+ * separates. Valid names need no encoding, so an encoded one is refused; what follows the noun is decoded once and then
+ * validated. `method` matters in one case: reading a tag that cannot exist is "unknown", writing it is "invalid".
  */
 export function parsePath(path: string, method: string): Route {
   if (path === '/token') return { kind: 'token' };
@@ -86,7 +85,7 @@ export function parsePath(path: string, method: string): Route {
     : { kind: 'upload', name: parseName(name), id: parseUploadId(last) };
 }
 
-/** A repository's name as it stands in a path or a scope, perhaps with an upstream's host before it. */
+/** A repository name as in a path or a scope, perhaps with an upstream's host in front; throws NAME_INVALID. */
 export function parseName(name: string): string {
   const slash = name.indexOf('/');
   const isPrefixed = slash !== -1 && HOST_AND_PORT.test(name.slice(0, slash));
@@ -99,7 +98,7 @@ export function parseName(name: string): string {
   return name;
 }
 
-/** The length limit is the repository's, so an upstream's name before it must not count. */
+/** The length limit applies to the repository, without an upstream's name before it. */
 function isNameOfComponents(name: string, slash: number): boolean {
   if (name.length <= MAX_REPOSITORY_LENGTH) return isRepositoryName(name);
   return slash !== -1 && isRepositoryName(name.slice(0, slash)) && isRepositoryName(name.slice(slash + 1));

@@ -6,13 +6,16 @@ import type { Exchange } from './exchange.ts';
 import { storageTrouble } from './storage-trouble.ts';
 
 /**
- * What a client still sends after an error is read and dropped up to here, so that it comes to read our answer: closing
- * at once would reset the connection under it. Clients stop when they see the error, or finish what is this small.
+ * After an error response, at most this much of what the client still sends is read and dropped, so that it receives
+ * the response: closing at once would reset the connection. Clients stop when they see the error, or finish what is
+ * this small.
  */
 const MAX_DRAINED_BYTES = 16 * 1024 * 1024;
 
-/** Answers with an error: the only place that does. Storage that fails for now is 503; what else is
- * no OciError is a bug: 500. The log has the cause of both. */
+/**
+ * Sends an error response; the only place that does. A temporary failure of storage is 503; any other error than an
+ * OciError is a bug: 500. The log has the cause of both.
+ */
 export function writeProblem(exchange: Exchange, error: unknown, log: Log): void {
   const { req, res } = exchange;
   const problem =
@@ -35,7 +38,7 @@ export function writeProblem(exchange: Exchange, error: unknown, log: Log): void
   if (!req.complete) drain(req);
 }
 
-/** A whole HTTP/1.1 message for a socket whose request could not be parsed, so that there is nothing to answer through. */
+/** A complete HTTP/1.1 response for a socket whose request could not be parsed. */
 export function rawProblem(status: number, reason: string, message: string): string {
   const body = JSON.stringify(new OciError('QUERY_INVALID', { message }));
   return [

@@ -24,19 +24,19 @@ export interface RegistryParts {
   readonly access: RequestAccess;
   /** The pull side of mirrored repositories. */
   readonly mirror: PullSource;
-  /** Whether NAME-ARCH may mean NAME for ARCH there. */
+  /** Whether NAME-ARCH may mean NAME for ARCH in the repository. */
   readonly mayNameArch?: ((repository: Repository) => boolean) | undefined;
-  /** The pull side of repositories that live here. */
+  /** The pull side of hosted repositories. */
   readonly hosted: PullSource;
-  /** Their write side; absent, everything that writes is UNSUPPORTED. */
+  /** The write side of hosted repositories; without it, every write is UNSUPPORTED. */
   readonly hostedHandlers?: HostedHandlers | undefined;
-  /** `/token`; absent, there is no such path. */
+  /** `/token`; without it, there is no such path. */
   readonly token?: ((exchange: Exchange) => Promise<void>) | undefined;
-  /** Told what every request came to. */
+  /** Called for every request when it has ended. */
   readonly recordDeed?: RecordDeed | undefined;
 }
 
-/** The routes on one screen: from a parsed request, through `Access`, to the handler of its noun. */
+/** All routes: from a parsed request, through `Access`, to the handler of its noun. */
 export class Registry {
   readonly #parts: RegistryParts;
   readonly #senders: { readonly writer: BodyWriter; readonly bodies: WholeBodies };
@@ -46,7 +46,7 @@ export class Registry {
     this.#senders = { writer, bodies };
   }
 
-  /** Answers the exchange, or throws what `problem.ts` answers. */
+  /** Sends the response, or throws an error for `problem.ts`. */
   async serve(exchange: Exchange): Promise<void> {
     const route = parsePath(splitTarget(exchange.req.url ?? '').path, exchange.method);
     exchange.route = route;
@@ -63,7 +63,7 @@ export class Registry {
     }
   }
 
-  /** Who sends a password or a token here has it tried; who sends nothing only asks whether he has to log in. */
+  /** A request with credentials has them checked; one without only asks whether it has to log in. */
   #serveBase(exchange: Exchange): Promise<void> {
     const work = () => readBase(exchange, this.#parts.access);
     return exchange.sender.authorization === undefined ? work() : this.#recorded(exchange, 'login', work);
@@ -85,7 +85,7 @@ export class Registry {
     });
   }
 
-  /** Tells what became of the request, whatever it was. */
+  /** Reports the result of the request, whatever it is. */
   async #recorded(exchange: Exchange, action: string, work: () => Promise<void>): Promise<void> {
     const { recordDeed } = this.#parts;
     if (recordDeed === undefined) return work();
@@ -139,7 +139,7 @@ export class Registry {
 
   #write(call: AdmittedCall, route: RepositoryRoute): Promise<void> {
     const handlers = this.#parts.hostedHandlers;
-    // Access refuses to write to mirrors; this is the second lock on that door.
+    // Access refuses writes to mirrors; this is a second check.
     if (handlers === undefined || call.repository.upstream !== '') throw unsupported(route);
     const { method } = call.exchange;
     switch (route.kind) {
@@ -220,21 +220,21 @@ class AdmittedCall implements Call {
     return this.exchange.inTime(this.subject.authorize(repository, action));
   }
 
-  /** This call with what its route says besides. */
+  /** This call with the further parts of its route. */
   with<T extends object>(more: T): this & T {
     return Object.assign(this, more);
   }
 }
 
-/** Reading an upload's state belongs to writing it. */
+/** Reading the state of an upload needs the right to write. */
 function isRead({ method }: Exchange, { kind }: RepositoryRoute): boolean {
   return (method === 'GET' || method === 'HEAD') && kind !== 'upload';
 }
 
-/** A name is some words; what is longer is somebody's experiment. */
+/** Longer user names are cut. */
 const MAX_USERNAME_LENGTH = 256;
 
-/** Who was claimed to be asking, where that is not known better. */
+/** The user name that was presented, if the requester is not known. */
 function presentedName({ requester, formUsername, sender }: Exchange): string | undefined {
   if (requester?.credentialId !== undefined) return undefined;
   const presented = parseAuthorization(sender.authorization);

@@ -3,12 +3,14 @@ import type { Meter } from '../lib/meter.ts';
 import type { Exchange } from './exchange.ts';
 import { referenceOf } from './path.ts';
 
-/** Label of what has no upstream. A repository's name is no label: there is no bound on their number. */
+/**
+ * The label if there is no upstream. Repository names are not used as labels, since there is no limit on their number.
+ */
 const NO_UPSTREAM = 'none';
 
 /**
- * One line and one set of samples per response, when its socket is done with it: only then is it known what was sent.
- * Nothing of the request is taken but what was parsed: no header, no query, so no secret.
+ * Writes one line and one set of samples per response, when its socket is done with it, since only then it is known
+ * what was sent. Only parsed parts of the request are logged, no headers and no query, so no secrets.
  */
 export class ResponseLog {
   readonly #log: Log;
@@ -34,7 +36,7 @@ export class ResponseLog {
         reference: route && referenceOf(route),
         status,
         bytes: exchange.bytesSent,
-        // Of an answer that is an error it is not known how long upstream took for it.
+        // For an error response it is not known how long upstream took.
         ...(outcome === undefined ? {} : { outcome, upstreamMs: Math.round(exchange.upstreamMs) }),
         totalMs: Math.round(totalMs * 10) / 10,
         requester: requester?.id,
@@ -63,7 +65,7 @@ export class ResponseLog {
   }
 }
 
-/** Methods that have a meaning here; a client may invent others without end. */
+/** Methods that are used as labels; clients may invent any number of others. */
 const METHODS: ReadonlySet<string> = new Set(['GET', 'HEAD', 'PUT', 'PATCH', 'POST', 'DELETE']);
 
 function methodLabel(method: string): string {

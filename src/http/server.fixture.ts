@@ -1,4 +1,4 @@
-/** What the tests of http/ share: a source in memory, a server on it, and clients that count. */
+/** Shared by the tests of http/: a source in memory, a server on it, and simple clients. */
 import http from 'node:http';
 import net from 'node:net';
 import type { BlobReader } from '../lib/blob-reader.ts';
@@ -29,7 +29,7 @@ export const RIGHT: Right = {
   provedIfUnreachable: false,
 };
 
-/** Everybody may everything. */
+/** A subject that may do everything. */
 export const openSubject: Subject = {
   requester: ANONYMOUS,
   admit: async () => {},
@@ -40,7 +40,7 @@ export const openSubject: Subject = {
 
 export const openAccess: RequestAccess = { authenticate: async () => openSubject };
 
-/** Bytes in memory that notice how they are read. */
+/** A reader of bytes in memory that records how it is used. */
 export class MemoryReader implements BlobReader {
   readonly size: number;
   shares: object | undefined;
@@ -87,7 +87,7 @@ export class MemorySource implements PullSource {
   outcome: Outcome = 'hit';
   readonly asked: string[] = [];
   lastWant: ManifestWant | undefined;
-  /** How many blobs were opened, and which readers are open now. */
+  /** How many blobs were opened, and which readers are open. */
   opened = 0;
   readonly stillOpen = new Set<BlobReader>();
 
@@ -218,7 +218,7 @@ export const testResolver = new RepositoryResolver({
   hostedPrefixes: new Set(['team-a']),
 });
 
-/** A server on a free port of loopback; `stop` it. */
+/** A server on a free loopback port, to be stopped by the caller. */
 export async function startServer(
   source: MemorySource,
   options: Partial<RegistryServerOptions> = {},
@@ -244,7 +244,7 @@ export interface Reply {
   readonly body: Buffer;
 }
 
-/** One request exactly as given: the path is not normalised, and no header is added but Host. */
+/** Sends a request exactly as given: the path is not normalized, and only Host is added. */
 export function request(
   port: number,
   path: string,
@@ -274,7 +274,7 @@ export function request(
   });
 }
 
-/** A bare socket; `received` grows, `closed` resolves with all of it. */
+/** A plain socket; `received` grows, `closed` resolves with everything received. */
 export function connect(port: number): {
   socket: net.Socket;
   received: () => string;
@@ -291,7 +291,7 @@ export function connect(port: number): {
   return { socket, received: text, closed };
 }
 
-/** Resolves when `check` holds; rejects after five seconds, so that a test fails with its name. */
+/** Resolves when `check` returns true; rejects after five seconds. */
 export async function until(check: () => boolean): Promise<void> {
   const deadlineMs = Date.now() + 5_000;
   while (!check()) {

@@ -26,29 +26,29 @@ export interface TlsMaterial {
 }
 
 export interface Listener {
-  /** An address to bind, as `127.0.0.1` or `::`. */
+  /** An address to bind, such as `127.0.0.1` or `::`. */
   readonly host: string;
   /** 0 lets the system choose. */
   readonly port: number;
-  /** Makes every plain path a name within this upstream. */
+  /** Paths without an upstream are names within this one. */
   readonly upstream?: string | undefined;
   readonly tls?: TlsMaterial | undefined;
 }
 
 export interface RegistryServerOptions extends RegistryParts {
   readonly listeners: readonly Listener[];
-  /** What the server waits for before it can tell who asks: until then, every request is answered 503. */
+  /** What the server waits for before it can identify requesters; until then, every request is answered with 503. */
   readonly waitingFor?: () => string | undefined;
   readonly trustedProxies?: readonly string[];
   readonly externalUrl?: string | undefined;
-  /** Further hosts under which clients know this server: the Host headers of upstreams. */
+  /** Further host names of this server: the Host headers of upstreams. */
   readonly hostAliases?: readonly string[];
-  /** Hosts under which clients know this server. */
+  /** The names by which clients reach this server. */
   readonly serverNames?: readonly string[];
   readonly limits?: Partial<HttpLimits>;
-  /** Shared memory of all bodies; tests make it small. */
+  /** Memory for all bodies; tests make it small. */
   readonly bodyMemory?: BodyMemory;
-  /** For bodies that are held as a whole. */
+  /** For bodies that are held in memory as a whole. */
   readonly memory?: MemoryBudget;
   readonly log: Log;
   readonly meter: Meter;
@@ -65,20 +65,23 @@ export interface BoundAddress {
 export interface RegistryServer {
   /** In the order of the listeners. */
   readonly addresses: readonly BoundAddress[];
-  /** Open client connections, with those whose handshake goes on. */
+  /** Open client connections, including those in a handshake. */
   readonly connections: number;
-  /** New certificates for all TLS listeners; connections that are open keep theirs. */
+  /** Replaces the certificates of all TLS listeners; open connections keep theirs. */
   renewTls(material: TlsMaterial): void;
-  /** Other hosts of upstreams under which clients know this server. */
+  /** Replaces the host names that mean upstreams. */
   setHostAliases(hostAliases: readonly string[]): void;
   /**
-   * No new work from now on; what is being answered may finish within the deadline, then its socket is destroyed.
-   * Resolves when no socket is left. May be called again, to shorten the deadline.
+   * Accepts no new work. Responses in progress may finish within the deadline, then their sockets are destroyed.
+   * Resolves when no socket is left. May be called again to shorten the deadline.
    */
   close(deadlineMs: number): Promise<void>;
 }
 
-/** Binds all listeners, or none: rejects with the first that fails (EADDRINUSE, EACCES) and closes the others. */
+/**
+ * Binds all listeners or none: rejects with the error of the first that fails (EADDRINUSE, EACCES) and closes the
+ * others.
+ */
 export async function createRegistryServer(options: RegistryServerOptions): Promise<RegistryServer> {
   const connections = new Connections();
   const limits = { ...HTTP_LIMITS, ...options.limits };
@@ -122,7 +125,7 @@ export async function createRegistryServer(options: RegistryServerOptions): Prom
 
 type OwnSites = readonly { readonly listener: Listener; readonly ownSite: OwnSite }[];
 
-/** Where nobody has said how the machine is called, a port that others reach goes by any name. */
+/** If no name is configured, a port that other machines can reach may be used under any name. */
 function ownSiteOf(listener: Listener, options: RegistryServerOptions): OwnSite {
   const { host } = listener;
   const { serverNames = [], externalUrl } = options;
@@ -197,7 +200,7 @@ function createServer({ listener, app, connections, handshakes, limits, meter }:
   const options: http.ServerOptions = {
     maxHeaderSize: limits.maxHeaderBytes,
     headersTimeout: limits.headersTimeoutMs,
-    // Of a whole request: it would cut a long upload, however well it flows. The idle limit takes its place.
+    // Would limit a whole request, and so abort a long upload that makes progress. The idle limit replaces it.
     requestTimeout: 0,
     keepAliveTimeout: limits.keepAliveTimeoutMs,
     connectionsCheckingInterval: limits.checkIntervalMs,
@@ -221,7 +224,7 @@ function createServer({ listener, app, connections, handshakes, limits, meter }:
     else socket.setTimeout(limits.idleTimeoutMs);
   });
   server.on('clientError', (error: NodeJS.ErrnoException, socket: Socket) => {
-    // Of a handshake, too, as Node has it.
+    // Also limits a handshake, as Node does by default.
     if (tls !== undefined && !connections.has(socket)) {
       meter.count('http_client_errors_total', { code: 'handshake' });
       handshakes.fail(error, socket);
@@ -235,9 +238,9 @@ function createServer({ listener, app, connections, handshakes, limits, meter }:
 
 const refused = new WeakSet<Socket>();
 
-/** Answers what could not be parsed, where the socket is not in the middle of an answer already. */
+/** Responds to a request that could not be parsed, unless a response is in progress on the socket. */
 function refuse(error: NodeJS.ErrnoException, socket: Socket, connections: Connections): void {
-  // Node's parser fails anew at each further chunk; to destroy the socket then would take the answer back.
+  // Node's parser fails again at each further chunk; destroying the socket then would discard the response.
   if (refused.has(socket)) return;
   refused.add(socket);
   if (!socket.writable || connections.isBusy(socket) || error.code === 'ECONNRESET') {
@@ -271,7 +274,7 @@ async function bind(server: http.Server, { host, port, upstream, tls }: Listener
 
 function closeServer(server: http.Server): Promise<void> {
   return new Promise(resolve => {
-    // An error here says that it was closed already.
+    // An error here means that it is closed already.
     server.close(() => resolve());
   });
 }

@@ -1,16 +1,16 @@
 /**
- * A buffer on its way from a reader to one socket or several: bodies of the same bytes that are near each other send
- * the same page. Read into once, by whoever took it first; from then on nobody changes it while somebody holds it.
+ * A buffer between a reader and one or more sockets: bodies that send the same bytes at about the same time share a
+ * page. Whoever took it first fills it once; after that nobody changes it while somebody holds it.
  */
 export class SharedBuffer {
   readonly buffer: Buffer;
-  /** Bodies that read into it or send it. */
+  /** How many bodies fill or send it. */
   holders = 0;
-  /** What its bytes are of, where others may have them too. */
+  /** Identifies its content, if others may share it. */
   source: object | undefined;
-  /** Of its first byte in `source`. */
+  /** The position of its first byte in `source`. */
   position = 0;
-  /** The kernel may still read from it although nobody holds it: never to be read into again. */
+  /** Set if the kernel may still read from it although nobody holds it: never to be filled again. */
   isTainted = false;
   #length: number | undefined;
   #isWithdrawn = false;
@@ -20,17 +20,17 @@ export class SharedBuffer {
     this.buffer = Buffer.allocUnsafeSlow(bytes);
   }
 
-  /** Bytes that are there; `undefined` while they are being read, and for ever if that failed. */
+  /** The length of its content; `undefined` while it is being filled, and for ever if that failed. */
   get length(): number | undefined {
     return this.#length;
   }
 
-  /** Who read it failed, or read what is for that one alone: whoever else wants these bytes has to read them. */
+  /** Whether filling it failed, or its bytes are for one reader only: others have to read for themselves. */
   get isWithdrawn(): boolean {
     return this.#isWithdrawn;
   }
 
-  /** To be read into anew. */
+  /** Prepares it to be filled again. */
   reset(): void {
     this.#length = undefined;
     this.#isWithdrawn = false;
@@ -46,7 +46,7 @@ export class SharedBuffer {
     this.#settle();
   }
 
-  /** `settled` is called once, when the page is filled or withdrawn. */
+  /** Calls `settled` once, when the page is filled or withdrawn. */
   watch(settled: () => void): void {
     this.#watchers.add(settled);
   }

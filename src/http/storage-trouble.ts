@@ -1,7 +1,7 @@
 import { errorCode } from '../lib/error-code.ts';
 import { OciError } from '../oci/errors.ts';
 
-/** Of the system and of SQLite: what may pass without the client changing anything. */
+/** Error codes of the system and SQLite that may pass without the client changing anything. */
 const PASSING: ReadonlySet<string> = new Set([
   'EACCES',
   'EAGAIN',
@@ -15,16 +15,18 @@ const PASSING: ReadonlySet<string> = new Set([
   'ESTALE',
   'EUCLEAN',
 ]);
-/** With CORRUPT, since SQLite calls it that too when a disk fails it; nor can a client mend an index that is damaged. */
+/** Includes CORRUPT, which SQLite reports for a failing disk, too; a client cannot repair a damaged index either. */
 const PASSING_OF_SQLITE = /^SQLITE_(?:BUSY|CANTOPEN|CORRUPT|IOERR|LOCKED|NOMEM|READONLY)/;
 
-/** Told to the client: longer than a burst of requests takes to close its files, or a rival to give the index back. */
+/**
+ * For Retry-After: longer than a burst of requests takes to close its files, or another process to release the index.
+ */
 const RETRY_AFTER_SECONDS = '5';
 
-/** An error may be wrapped by whoever says what could not be done; nobody wraps deeper. */
+/** How many nested causes are examined. */
 const MAX_CAUSES = 5;
 
-/** What a client hears of a disk or an index that fails for now; `undefined` when `error` is something else. */
+/** The error for the client if a disk or the index fails temporarily; `undefined` for any other error. */
 export function storageTrouble(error: unknown): OciError | undefined {
   let cause = error;
   for (let depth = 0; depth < MAX_CAUSES && cause instanceof Error; depth += 1) {

@@ -9,7 +9,8 @@ import { jsonBody, type WholeBodies } from './whole-bodies.ts';
 export async function listTags(call: Call, source: PullSource, bodies: WholeBodies): Promise<void> {
   const { exchange, repository, name, right } = call;
   const page = pageOf(exchange.query);
-  // n=0 is answered with no tags and no Link, but only where the repository may be seen: so the source is asked for one.
+  // n=0 is answered without tags and Link, but only if the requester may see the repository: so the source is asked for
+  // one tag.
   const isEmptyPage = page.limit === 0;
   const asked = isEmptyPage ? { ...page, limit: 1 } : page;
   const served = await exchange.inTime(source.tags(repository, asked, right));

@@ -12,21 +12,22 @@ import type { RepositoryResolver } from '../oci/repository-resolver.ts';
 import { parseName } from './path.ts';
 import { contentLengthOf } from './uploads.ts';
 
-/** A service-account token as the password, and the longest scopes. */
+/** Enough for a ServiceAccount token as the password, and the longest scopes. */
 const MAX_FORM_BYTES = 32 * 1024;
 /**
- * Of all forms together, beside the budget of other bodies: who has not logged in takes nothing of it. Nobody knows yet
- * whose a form is, so that each source has a share: sixteen of the longest, or some thousand of the usual ones.
+ * Memory for all forms together, apart from the budget of other bodies, so that clients that have not logged in use
+ * nothing of that. It is not known yet whose a form is, so each address has a share: sixteen of the longest, or some
+ * thousand usual ones.
  */
 const FORMS = { totalBytes: 8 * 1024 * 1024, shareBytes: 16 * MAX_FORM_BYTES };
-/** A form is a packet or two. */
+/** A form fits into a packet or two. */
 const FORM_MS = 10_000;
 
 type TokenAccess = Pick<Access, 'login'>;
 
 /**
- * `/token`: distribution's "Token Authentication" by GET, and its OAuth2 form by POST. Refresh tokens are not given: a
- * password that was revoked would live on in them.
+ * `/token`: distribution's "Token Authentication" by GET, and its OAuth2 form by POST. There are no refresh tokens:
+ * with one, a revoked password would remain useful.
  */
 export function tokenHandler(
   access: TokenAccess,
@@ -57,7 +58,7 @@ export function tokenHandler(
       issued_at: new Date(issuedAtMs).toISOString(),
     };
     const scope = granted.map(scopeText).join(' ');
-    // RFC 6750 §5.3: no cache on the way may keep a token.
+    // RFC 6750 §5.3: no cache may store a token.
     answerJson(
       exchange,
       200,
@@ -67,7 +68,7 @@ export function tokenHandler(
   };
 }
 
-/** The repository that a scope names, or `undefined`: what means nothing here is left out of the token. */
+/** The repository that a scope names; `undefined` if there is none, which is then left out of the token. */
 function resolve(
   resolver: RepositoryResolver,
   name: string,

@@ -10,8 +10,8 @@ import { answer, pathTo } from './answer.ts';
 import type { Call, HostedHandlers, UploadCall } from './hosted-handlers.ts';
 
 /**
- * `OCI-Chunk-Min-Length`: a chunk costs a request, a Lease and a few file operations whatever its size. Advice, as in
- * the spec; shorter ones are taken.
+ * `OCI-Chunk-Min-Length`: each chunk costs a request, a Lease and a few file operations, whatever its size. As in the
+ * spec, this is only advice; smaller chunks are accepted.
  */
 const CHUNK_MIN_LENGTH = 64 * 1024;
 
@@ -69,7 +69,7 @@ export function uploadHandlers(uploads: Uploads, removal: Removal): UploadHandle
   };
 }
 
-/** Whether the blob could be taken from where the client says; every reason why not sounds the same. */
+/** Mounts the blob. False if that is not possible, whatever the reason, so that none is revealed. */
 async function mountBlob(uploads: Uploads, call: Call, digest: Digest): Promise<boolean> {
   const from = call.exchange.query.get('from');
   if (from === null) return uploads.mount(call.repository, digest, call.repository);
@@ -84,7 +84,7 @@ async function mountBlob(uploads: Uploads, call: Call, digest: Digest): Promise<
   return uploads.mount(call.repository, digest, source);
 }
 
-/** What a chunk out of order is answered with says also where the upload is (distribution-spec, end-5). */
+/** Adds to the response for a chunk out of order how far the upload is (distribution-spec, end-5). */
 async function sayingWhere<T>(call: UploadCall, work: () => Promise<T>): Promise<T> {
   try {
     return await work();
@@ -129,7 +129,7 @@ function chunkOf(req: IncomingMessage): Chunk {
   return { body: req, contentRange: req.headers['content-range'], contentLength: contentLengthOf(req) };
 }
 
-/** Node has checked that it is a number, and holds the body to it. */
+/** Content-Length as a number. Node has checked that it is one, and enforces it. */
 export function contentLengthOf(req: IncomingMessage): number | undefined {
   const header = req.headers['content-length'];
   return header === undefined ? undefined : Number(header);

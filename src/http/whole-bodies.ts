@@ -6,10 +6,10 @@ import { answer, withCommonHeaders } from './answer.ts';
 import type { Exchange } from './exchange.ts';
 import type { HttpLimits } from './limits.ts';
 
-/** A smaller one goes to the kernel at once, for the most part. */
+/** A smaller body usually goes to the kernel at once. */
 const SMALL_BYTES = 64 * 1024;
 
-/** Handed to the kernel at a time, so that it is seen how fast the client takes them. */
+/** How much is given to the kernel at a time, so that the client's pace can be measured. */
 const SLICE_BYTES = 64 * 1024;
 
 /** A body that is in memory as a whole. */
@@ -17,13 +17,13 @@ export interface WholeBody {
   readonly status: number;
   readonly headers: OutgoingHttpHeaders;
   readonly bytes: Uint8Array;
-  /** What of them is sent; all without it. */
+  /** The part to send; all if absent. */
   readonly part?: { readonly start: number; readonly length: number } | undefined;
-  /** Of all bytes, where they have one: many who are sent the same then share them. */
+  /** The digest of all bytes, if known, by which equal bodies share their memory. */
   readonly digest?: Digest;
 }
 
-/** A document as the body of a 200. */
+/** A JSON document as the body of a 200. */
 export function jsonBody(headers: OutgoingHttpHeaders, document: unknown): WholeBody {
   headers['Content-Type'] ??= 'application/json; charset=utf-8';
   return { status: 200, headers, bytes: Buffer.from(JSON.stringify(document)) };
@@ -38,8 +38,8 @@ interface Shared {
 type Pace = Pick<HttpLimits, 'wholeBodyBytesPerS' | 'wholeBodyFreeMs'>;
 
 /**
- * Answers whose body is in memory until its client has taken it. Large ones take of the memory budget, as much as their
- * requester may have, and whoever takes one too slowly loses it with the connection.
+ * Sends responses whose body is in memory until the client has received it. Large ones count against their requester's
+ * share of the memory budget, and a client that is too slow is disconnected.
  */
 export class WholeBodies {
   readonly #memory: MemoryBudget;
@@ -51,12 +51,12 @@ export class WholeBodies {
     this.#pace = pace;
   }
 
-  /** TOOMANYREQUESTS or UNAVAILABLE when there is no memory for another body. */
+  /** Throws TOOMANYREQUESTS or UNAVAILABLE if there is no memory for another body. */
   async send(exchange: Exchange, body: WholeBody): Promise<void> {
     const { status, headers, bytes, digest } = body;
     const { start, length } = body.part ?? { start: 0, length: bytes.byteLength };
     if (exchange.bodyless || length <= SMALL_BYTES) {
-      // A view of a few bytes would keep all of them.
+      // Copied: a view would keep the whole buffer in memory.
       answer(
         exchange,
         status,
@@ -75,7 +75,7 @@ export class WholeBodies {
     }
   }
 
-  /** Bytes of a digest that is being sent already are dropped for those that are in memory. */
+  /** If bytes with this digest are being sent already, uses those. */
   #hold(exchange: Exchange, bytes: Uint8Array, digest: Digest | undefined): Shared {
     const shared = digest && this.#shared.get(digest);
     if (shared !== undefined) {
@@ -97,8 +97,8 @@ export class WholeBodies {
 }
 
 /**
- * Writes the body behind its head, and resolves when the kernel has the last byte or the client is gone. One that takes
- * fewer bytes than `pace` says is cut.
+ * Writes the body after its headers; resolves when the kernel has the last byte or the client has disconnected. A
+ * client that is slower than `pace` is disconnected.
  */
 async function write(exchange: Exchange, bytes: Uint8Array, pace: Pace): Promise<void> {
   const { res } = exchange;
@@ -117,7 +117,7 @@ async function write(exchange: Exchange, bytes: Uint8Array, pace: Pace): Promise
   if (!res.destroyed) res.end();
 }
 
-/** Waits until the kernel has the bytes; false when the client left before. */
+/** Waits until the kernel has the bytes; false if the client disconnected before. */
 function isTaken({ res }: Exchange, bytes: Uint8Array): Promise<boolean> {
   return new Promise(resolve => {
     const left = (): void => resolve(false);
