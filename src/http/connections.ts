@@ -1,5 +1,6 @@
 import type { Socket } from 'node:net';
 import type { Exchange } from './exchange.ts';
+import { Turns } from './turns.ts';
 
 /** After an error, how long to read and drop what the client is still sending, so that it receives the response. */
 export const LINGER_MS = 1_000;
@@ -8,8 +9,7 @@ export const LINGER_MS = 1_000;
 export class Connections {
   readonly #sockets = new Set<Socket>();
   readonly #exchanges = new Map<Socket, Exchange>();
-  /** Pipelined requests that wait for the responses before them. */
-  readonly #queues = new Map<Socket, ((isOurTurn: boolean) => void)[]>();
+  readonly #turns = new Turns();
   #isDraining = false;
 
   get count(): number {
@@ -28,22 +28,16 @@ export class Connections {
     socket.once('close', () => {
       this.#sockets.delete(socket);
       this.#exchanges.delete(socket);
-      const queue = this.#queues.get(socket) ?? [];
-      this.#queues.delete(socket);
-      for (const proceed of queue) proceed(false);
+      this.#turns.close(socket);
     });
   }
 
   /**
-   * Waits for the responses before a pipelined request; false if the client has disconnected. A connection is served
+   * Waits for the responses before a pipelined request; false if the connection is closed first. A connection is served
    * one request at a time: later ones could hold memory and readers that the first one is waiting for.
    */
   turn(socket: Socket): Promise<boolean> {
-    return new Promise(resolve => {
-      const queue = this.#queues.get(socket);
-      if (queue === undefined) this.#queues.set(socket, [resolve]);
-      else queue.push(resolve);
-    });
+    return this.#turns.wait(socket);
   }
 
   begin(socket: Socket, exchange: Exchange): void {
@@ -53,9 +47,8 @@ export class Connections {
   end(socket: Socket): void {
     const exchange = this.#exchanges.get(socket);
     this.#exchanges.delete(socket);
-    const next = this.#queues.get(socket)?.shift();
     if (this.#isDraining) leave(socket, exchange);
-    else next?.(!socket.destroyed);
+    else this.#turns.next(socket);
   }
 
   isBusy(socket: Socket): boolean {

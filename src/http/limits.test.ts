@@ -11,8 +11,8 @@ import {
   MemoryReader,
   MemorySource,
   openSubject,
-  request,
   RIGHT,
+  request,
   startServer,
   until,
 } from './server.fixture.ts';
@@ -410,6 +410,17 @@ describe('pipelined requests', () => {
     socket.destroy();
     await until(() => server?.connections === 0 && source.stillOpen.size === 0);
     expect(source.opened).toBe(1);
+  });
+
+  it('of which very many wait end their connection, and hold nothing', async () => {
+    const { path } = addStuckBlob(4 * MIB, MIB);
+    const { socket, received, closed } = connect(await start());
+    socket.write(`GET ${path} HTTP/1.1\r\nHost: x\r\n\r\n`);
+    await until(() => received().length > 1000);
+    socket.write('GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n'.repeat(1_000));
+    await closed;
+    await until(() => server?.connections === 0);
+    expect(source.stillOpen.size).toBe(0);
   });
 });
 
