@@ -1,11 +1,12 @@
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { makeTempFolder, removeFolder } from '../../test/support/temp-folder.ts';
 import { silentLog } from '../lib/log.ts';
 import { askInFolder } from '../lib/socket-folder.ts';
-import { KeptLog, request } from './server.fixture.ts';
 import { createOpsServer, type OpsServer, type OpsServerOptions } from './ops-server.ts';
+import { connect, KeptLog, request } from './server.fixture.ts';
 
 let folder: string;
 let server: OpsServer | undefined;
@@ -46,6 +47,25 @@ describe('the ops port', () => {
     ]);
     expect((await request(port, '/v2/')).status).toBe(404);
     expect((await request(port, '/livez', { method: 'POST' })).status).toBe(405);
+  });
+
+  it('makes the metrics once for all who ask at the same time', async () => {
+    let made = 0;
+    const metrics = async () => {
+      await sleep(10);
+      return { contentType: 'text/plain', text: `made ${++made}\n` };
+    };
+    const port = await start({ metrics });
+    const replies = await Promise.all(Array.from({ length: 50 }, () => request(port, '/metrics')));
+    expect(replies.every(({ status }) => status === 200)).toBe(true);
+    expect(made).toBeLessThan(10);
+    expect((await request(port, '/metrics')).body.toString()).toBe(`made ${made}\n`);
+  });
+
+  it('ends a connection on which very many requests are sent before the first answer', async () => {
+    const { socket, closed } = connect(await start());
+    socket.write('GET /livez HTTP/1.1\r\nHost: x\r\n\r\n'.repeat(1_000));
+    expect((await closed).match(/^HTTP\/1\.1 200/gm)?.length ?? 0).toBeLessThan(1_000);
   });
 
   it('is not ready for a reason, and then still lives', async () => {

@@ -1,8 +1,10 @@
 import http from 'node:http';
-import { LATE, within } from '../lib/within.ts';
+import type { Socket } from 'node:net';
 import type { Log } from '../lib/log.ts';
 import { Opened } from '../lib/opened.ts';
+import { PacedWork } from '../lib/paced-work.ts';
 import { listenInFolder } from '../lib/socket-folder.ts';
+import { LATE, within } from '../lib/within.ts';
 import { listen, urlOf } from './listen.ts';
 
 export interface OpsServerOptions {
@@ -14,7 +16,7 @@ export interface OpsServerOptions {
   readonly notReady: () => Promise<string | undefined>;
   /** Problems that do not stop the server from serving: lines after the `ok` of `/readyz`, which anybody may read. */
   readonly problems?: () => Promise<readonly string[]>;
-  /** The body of `/metrics` with its content type. */
+  /** The body of `/metrics` with its content type. Anybody may request it, so it takes at most a tenth of the time. */
   readonly metrics: () => Promise<{ readonly contentType: string; readonly text: string }>;
   /**
    * Further paths, `GET /debug/…`, which are served on the socket only. Resolves to `undefined` for an unknown path.
@@ -33,6 +35,11 @@ export interface OpsServer {
 /** A check that hangs counts as failed: kubelets wait one second by default. */
 const READY_WITHIN_MS = 900;
 
+/** Requests in progress per connection. Probes and Prometheus do not pipeline. */
+const MAX_PIPELINED = 10;
+/** Each takes a file descriptor, which clients of the registry need too. */
+const MAX_CONNECTIONS = 1_024;
+
 interface Answer {
   readonly status: number;
   readonly contentType: string;
@@ -43,9 +50,11 @@ interface Answer {
  * Health checks and metrics on a port of their own, so that they are not exposed to clients and respond under load. The
  * same, and what only the operator may know, on a socket in the store's folder.
  */
-export async function createOpsServer(options: OpsServerOptions): Promise<OpsServer> {
+export async function createOpsServer(given: OpsServerOptions): Promise<OpsServer> {
   const opened = new Opened();
   try {
+    const metrics = new PacedWork(given.metrics);
+    const options = { ...given, metrics: () => metrics.ask() };
     const { address, socketFolder, log } = options;
     let bound: { readonly url: string; readonly port: number } | undefined;
     if (address !== undefined) {
@@ -77,12 +86,23 @@ export async function createOpsServer(options: OpsServerOptions): Promise<OpsSer
 }
 
 function answering(options: OpsServerOptions): http.Server {
-  return http.createServer({ maxHeaderSize: 8 * 1024, keepAliveTimeout: 75_000 }, (req, res) => {
+  const pending = new WeakMap<Socket, number>();
+  const server = http.createServer({ maxHeaderSize: 8 * 1024, keepAliveTimeout: 75_000 }, (req, res) => {
+    const { socket } = req;
+    const count = pending.get(socket) ?? 0;
+    if (count >= MAX_PIPELINED) {
+      socket.destroy();
+      return;
+    }
+    pending.set(socket, count + 1);
+    res.once('close', () => pending.set(socket, (pending.get(socket) ?? 1) - 1));
     respond(options, req, res).catch((error: unknown) => {
       options.log.error({ err: error }, 'the ops port failed to answer');
       res.destroy();
     });
   });
+  server.maxConnections = MAX_CONNECTIONS;
+  return server;
 }
 
 function closeServer(server: http.Server): Promise<void> {
