@@ -8,15 +8,15 @@ import { type ContentLookup, configPlatform } from '../oci/platform-choice.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { MetadataStore } from './metadata-store.ts';
 
-/** Where content is held: what the index says of it, and the bytes. */
+/** Where stored content is found: the index, and the bytes of blobs. */
 export interface HeldStores {
   readonly metadata: MetadataStore;
   readonly blobs: { stat(digest: Digest): Promise<{ readonly size: number } | undefined> };
 }
 
 /**
- * What of a tree is not held in the repository, in words. A blob has to be linked there: equal content elsewhere may be
- * somebody else's. And its file must be there as long as it was: the index does not see what a disk loses.
+ * What is missing of a tree in the repository, as texts. A blob must be linked there, since equal content elsewhere may
+ * be somebody else's, and its file must exist with the right size, since the index does not notice what a disk loses.
  */
 export async function missingFrom(
   tree: ContentTree,
@@ -37,7 +37,10 @@ export async function missingFrom(
   return [...unmatched, ...missing];
 }
 
-/** Content that is held in the repository; blobs are opened by `open`, which need not know to whom they belong. */
+/**
+ * A lookup of content that is stored in the repository. `open` opens blobs and need not check to which repository they
+ * belong.
+ */
 export function heldContent(
   repository: Repository,
   metadata: MetadataStore,
@@ -54,8 +57,8 @@ export function heldContent(
 }
 
 /**
- * The platforms of an index of which everything is held; `undefined` when all of it is, or when `root` is an image of
- * its own. Attestations, which no client pulls, count only towards all.
+ * The platforms of an index that are completely stored; `undefined` if everything is, or if `root` is not an index.
+ * Attestations, which no client pulls, only count towards everything.
  */
 export async function heldPlatforms(
   root: Manifest,
@@ -75,7 +78,7 @@ export async function heldPlatforms(
     const named = child.platform ?? (await configPlatform(child, lookup));
     if (named === undefined) continue;
     const platform = normalizePlatform(named);
-    // Another child may be the one that is pulled for it.
+    // Another child may be the one that is pulled for this platform.
     if (await isHeld(descriptor, [platform])) held.set(formatPlatform(platform), platform);
   }
   return [...held.values()];

@@ -1,4 +1,4 @@
-/** Another process has held the write lock of the index for longer than anybody waits: it stands still, or is stuck. */
+/** Another process has held the write lock of the index for too long: it is suspended or stuck. */
 export class IndexLocked extends Error {
   override readonly name = 'IndexLocked';
 }

@@ -1,10 +1,10 @@
 /**
- * The index, or the folder that it is to be in, cannot be worked with as it is, and a person has to put it right: the
- * message says where it is and how.
+ * The index, or its folder, cannot be used as it is, and somebody has to repair it. The message says where it is and
+ * what to do.
  */
 export class IndexUnusable extends Error {
   override readonly name = 'IndexUnusable';
-  /** Its bytes are wrong, and no program could work with it; otherwise it is another's, or a newer version's. */
+  /** Whether its bytes are damaged; otherwise it belongs to another program or a newer version. */
   readonly isDamaged: boolean;
 
   constructor(

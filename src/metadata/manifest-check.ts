@@ -2,22 +2,22 @@ import { hash } from 'node:crypto';
 import { type Digest, digestAlgorithm, digestHex } from '../oci/digest.ts';
 import type { Manifest } from '../oci/manifest.ts';
 
-/** Hashing so much takes a few microseconds, beside the hundred that an answer takes: it is done each time. */
+/** Hashing this much takes a few microseconds, compared to a hundred for a response, so it is always done. */
 const ALWAYS_BYTES = 8 * 1024;
 
-/** Larger ones are few; so many digests are about 10 KB. */
+/** Larger manifests are few; this many digests take about 10 KB. */
 const MAX_REMEMBERED = 100;
 
-/** A page that the disk changes later is found within this time. */
+/** A page that the disk damages later is noticed within this time. */
 const REMEMBERED_FOR_MS = 60_000;
 
 /**
- * Whether the bytes of a manifest are those of its digest: they come from pages of the index, which a disk may have
- * changed. What takes longer to hash is hashed once a minute.
+ * Checks the bytes of manifests against their digests, since a disk may have damaged pages of the index. Manifests that
+ * take longer to hash are checked once a minute.
  */
 export class ManifestCheck {
   readonly #nowMs: () => number;
-  /** When they were found right, the oldest first. */
+  /** When each was last found correct, oldest first. */
   readonly #checkedAtMs = new Map<Digest, number>();
 
   constructor(nowMs: () => number = () => performance.now()) {

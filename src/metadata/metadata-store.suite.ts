@@ -6,7 +6,7 @@ import type { Manifest, ManifestView } from '../oci/manifest.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { MetadataStore } from './metadata-store.ts';
 
-/** Somewhere metadata can be kept; `open` may be called again for a second process' view of the same place. */
+/** A place where metadata is stored. Each call of `open` is another process's view of it. */
 export interface MetadataPlace {
   open(): Promise<MetadataStore>;
   remove(): Promise<void>;
@@ -20,7 +20,7 @@ const ARTIFACT_TYPE = 'application/vnd.oci.artifact.manifest.v1+json';
 const BLOB = digestOf(Buffer.from('blob'));
 const ALL = { limit: 100, after: undefined };
 
-/** What every MetadataStore must do. */
+/** The contract of MetadataStore, as tests for any implementation. */
 export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): void {
   describe('a MetadataStore', () => {
     let place: MetadataPlace;
@@ -84,7 +84,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       const { digest, bytes } = one.manifest;
       const subject = image('subject').manifest;
       const layer = digestOrFail(one.blobs[1]);
-      /** Names nothing but a subject. */
+      /** Names nothing but its subject. */
       const artifact: Manifest = { digest, bytes, mediaType: ARTIFACT_TYPE };
       const artifactView: ManifestView = {
         ...one.view,

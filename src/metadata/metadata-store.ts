@@ -1,10 +1,12 @@
 /**
- * metadata/: what is known about content. May import oci/ and lib/.
+ * metadata/: the index, which is what is known about content. May import oci/ and lib/.
  *
- * Manifests with their bytes, tags, Links (this content belongs to this repository), Grants (this credential may
- * read it), blobs that are held, Leases ("I am working on this") and last use. The contract is
- * asynchronous and holds no SQL; `metadata-store.suite.ts` is what every implementation passes. Every write is one
- * short transaction, durable when its promise resolves. Absent is `undefined`; a throw means broken.
+ * Manifests with their bytes, tags, Links (content belongs to a repository), Grants (a credential may read a
+ * repository), stored blobs, Leases (a process works on something) and last uses. The contract is asynchronous and
+ * contains no SQL; `metadata-store.suite.ts` is what every implementation passes.
+ *
+ * Every write is one short transaction, durable when its promise resolves. Absent is `undefined`; a throw means that
+ * something is broken.
  */
 import type { Lease } from '../lib/lease.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
@@ -15,20 +17,21 @@ import type { Manifest, ManifestView } from '../oci/manifest.ts';
 import type { Page } from '../oci/pull-source.ts';
 import type { Repository } from '../oci/repository.ts';
 
+/** What a tag means. */
 export interface TagRow {
   readonly digest: Digest;
-  /** When upstream last said that the tag means this digest; for a hosted tag, when it was pushed. Epoch ms. */
+  /** When upstream last confirmed that the tag means this digest; for a hosted tag, when it was pushed. Epoch ms. */
   readonly checkedAtMs: number;
 }
 
-/** A remembered proof that a credential may read a repository. `credentialId` '' means anybody: it is public. */
+/** A remembered proof that a credential may read a repository. With `credentialId` '' it is public. */
 export interface Grant {
   readonly credentialId: string;
-  /** Epoch ms of the last upstream success. */
+  /** When upstream last proved it, epoch ms. */
   readonly verifiedAtMs: number;
 }
 
-/** A place in the order of all Grants. */
+/** A position in the order of all Grants. */
 export interface GrantPosition {
   readonly repositoryId: number;
   readonly credentialId: string;
@@ -39,36 +42,36 @@ export interface EndedGrants {
   readonly next: GrantPosition | undefined;
 }
 
-/** What an operator's import brought into a mirrored repository for `grantee`, who may read just that. */
+/** An import into a mirrored repository, whose content `grantee` may read. */
 export interface Preload {
   /** '' is everybody. */
   readonly grantee: string;
-  /** Epoch ms of the last import. */
+  /** When it was last imported, epoch ms. */
   readonly atMs: number;
 }
 
-/** An upload session of a hosted repository; its bytes are the ingest `upload-<id>`. */
+/** An unfinished upload to a hosted repository. Its bytes are the ingest `upload-<id>`. */
 export interface Upload {
   readonly id: string;
   readonly repository: Repository;
-  /** Who began it: `Requester.id`. */
+  /** The `Requester.id` that began it. */
   readonly requester: string;
   readonly startedAtMs: number;
   readonly touchedAtMs: number;
 }
 
-/** A document that upstream gave for a repository and that is no manifest: a tag list, a referrers list. */
+/** A document that upstream returned for a repository, other than a manifest: a list of tags or referrers. */
 export interface Document {
   readonly mediaType: string;
   readonly bytes: Uint8Array;
   readonly checkedAtMs: number;
 }
 
-/** What an import brings into one repository. */
+/** What an import stores in one repository. */
 export interface ImportedContent {
   readonly manifests: readonly { readonly manifest: Manifest; readonly view: ManifestView }[];
   readonly blobs: readonly SizedDigest[];
-  /** Who may read all of it from now on (`Preload`); `undefined` adds nobody to those who may already. */
+  /** Who may read all of it from now on (see `Preload`); `undefined` gives nobody a new right. */
   readonly grantee?: string | undefined;
 }
 
@@ -78,57 +81,57 @@ export interface SizedDigest {
   readonly size: number;
 }
 
-/** What a repository lacks of what is required of it. */
+/** Content that a manifest requires and the repository lacks. */
 export interface Lack extends SizedDigest {
-  /** Of what is linked under this digest; `undefined`: nothing is. */
+  /** The size of what is linked under this digest; `undefined` if nothing is. */
   readonly linkedSize: number | undefined;
 }
 
-/** A name for content that is held and linked in its repository. */
+/** A name for content that is stored and linked in its repository. */
 export interface Publication {
   readonly repository: Repository;
-  /** What is pinned when there is no tag. */
+  /** Pinned if there is no tag. */
   readonly digest: Digest;
   readonly tag: string | undefined;
 }
 
-/** Content by what it is held as. */
+/** A stored manifest or blob. */
 export interface Content {
   readonly kind: 'blob' | 'manifest';
   readonly digest: Digest;
 }
 
-/** That a blob belongs to a repository. */
+/** The Link of a blob to a repository. */
 export interface BlobLink {
   readonly repository: Repository;
   readonly digest: Digest;
 }
 
-/** What is known of content whose bytes are not what its digest says, or are gone. */
+/** Stored content whose bytes do not match its digest, or are gone. */
 export interface Damage {
   readonly foundAtMs: number;
   readonly reason: string;
 }
 
-/** What makes a blob's row true in the moment in which it is written. */
+/** Checked when a blob's row is written, so that it is true. */
 export interface BlobProof {
-  /** Under which its bytes came. */
+  /** The Lease under which its bytes were written. */
   readonly lease: Lease;
-  /** Whether the bytes are in the BlobStore. Asked within the transaction, so that no removal can come in between. */
+  /** Whether the bytes are in the BlobStore. Called within the transaction, so that no removal can come in between. */
   readonly isThere: () => boolean;
 }
 
-/** What is done to bytes in the transaction that says that nobody needs them. Synchronous, and quick. */
+/** Actions on bytes within the transaction in which the index gives them up. Synchronous and fast. */
 export interface DamagedBytes {
-  /** Whether they are still those that were found to be damaged. */
+  /** Whether they are still the bytes that were found damaged. */
   readonly isSame: () => boolean;
-  /** Called for mirrored content, which can be brought again. */
+  /** Called for mirrored content, which can be downloaded again. */
   readonly takeAway: () => void;
 }
 
-/** How much is held, in any repository. */
+/** How much is stored, in all repositories. */
 export interface Totals {
-  /** Those that `hasRepository`. */
+  /** Counts those for which `hasRepository` is true. */
   readonly repositories: number;
   readonly manifests: number;
   readonly manifestBytes: number;
@@ -136,21 +139,21 @@ export interface Totals {
   readonly blobBytes: number;
 }
 
-/** What the owner of a hosted repository takes, and the repository itself. */
+/** The usage of the owner of a hosted repository, and of the repository itself. */
 export interface Usage {
-  /** Of what is linked in the owner's repositories; linked in two, it counts in both. */
+  /** What is linked in the owner's repositories; content that is linked in two counts twice. */
   readonly bytes: number;
-  /** Of what was linked there last, is linked nowhere now, and is still on disk until garbage is collected. */
+  /** What was last linked there and is now linked nowhere, but is on disk until garbage is collected. */
   readonly uncollectedBytes: number;
-  /** Of the owner. */
+  /** How many the owner has. */
   readonly repositories: number;
   /** Whether the repository is one of them. */
   readonly isKnown: boolean;
-  /** In the repository. */
+  /** How many the repository has. */
   readonly tags: number;
-  /** Whether the manifest asked about is linked in the repository. */
+  /** Whether the manifest in question is linked in the repository. */
   readonly hasManifest: boolean;
-  /** How many of the tags asked about the repository does not have. */
+  /** How many of the tags in question the repository does not have. */
   readonly newTags: number;
 }
 
@@ -162,23 +165,23 @@ export interface ComingManifest {
 
 export interface Paged<T> {
   readonly entries: readonly T[];
-  /** Whether more entries sort after the last one given. */
+  /** Whether there are more entries after the last one. */
   readonly more: boolean;
 }
 
 export interface MetadataStore {
-  // Manifests. Bytes are held once; those that are not the digest's are damage, and absent. What they name, and so need,
-  // depends on the media type under which they are read: each repository that has a Link to them reads them as it was given
-  // them last, whatever others were given.
+  // Manifests. Their bytes are stored once; bytes that do not match the digest are damage, and the manifest is then
+  // absent. What a manifest names, and so needs, depends on the media type under which it is read. Each repository
+  // reads it with the media type that it was last given, whatever other repositories were given.
 
-  /** Held for any repository; of how they are read, the digest says nothing. */
+  /** The bytes, whichever repository they belong to. They can be read under any media type. */
   readManifestBytes(digest: Digest): Promise<Uint8Array | undefined>;
-  /** Held, and linked in this repository: with the media type that it has there. */
+  /** The manifest, if it is stored and linked in this repository, with its media type there. */
   readLinkedManifest(repository: Repository, digest: Digest): Promise<Manifest | undefined>;
   /**
-   * Keeps the manifest with what it names, and links it: under this media type alone, from now on, in this repository.
-   * With `tag`, moves the tag too: one transaction. Of `required`, what is not linked in this repository with that size is
-   * returned, and then nothing is written.
+   * Stores the manifest with what it names, and links it in this repository, from now on with this media type. With
+   * `tag`, sets the tag in the same transaction. If some of `required` is not linked in this repository with the given
+   * size, returns that and writes nothing.
    */
   putManifest(
     repository: Repository,
@@ -186,13 +189,13 @@ export interface MetadataStore {
     view: ManifestView,
     options: { tag?: string; atMs: number; required?: readonly SizedDigest[] },
   ): Promise<readonly Lack[]>;
-  /** Removes the Link and every tag of this repository that means it. False when there was none. */
+  /** Removes the Link and all tags of this repository that mean the manifest. False if there was none. */
   unlinkManifest(repository: Repository, digest: Digest): Promise<boolean>;
-  /** Removes the Link unless a tag, a pin or another manifest of this repository names it: false when one does. */
+  /** Removes the Link unless a tag, a pin or another manifest of this repository names the manifest: then false. */
   unlinkUnnamed(repository: Repository, digest: Digest): Promise<boolean>;
   /**
-   * Manifests linked in this repository whose `subject`, as they are read here, is `subject`; by digest. With
-   * `preloadedFor`, only those that are preloaded for one of these grantees.
+   * Manifests linked in this repository that have `subject` as their subject, ordered by digest. With `preloadedFor`,
+   * only those that were imported for one of these grantees.
    */
   listReferrers(
     repository: Repository,
@@ -205,137 +208,150 @@ export interface MetadataStore {
   // Tags.
 
   readTag(repository: Repository, tag: string): Promise<TagRow | undefined>;
-  /** The tag and, when it is held and linked, its manifest: one look-up, for the hot path. */
+  /** The tag and, if it is stored and linked, its manifest: one query, for the hot path. */
   readTagged(
     repository: Repository,
     tag: string,
   ): Promise<{ readonly tag: TagRow; readonly manifest: Manifest | undefined } | undefined>;
-  /** Sets what the tag means. */
+  /** Sets a tag. */
   putTag(repository: Repository, tag: string, row: TagRow): Promise<void>;
-  /** False when there was none. */
+  /** False if there was none. */
   removeTag(repository: Repository, tag: string): Promise<boolean>;
-  /** In ASCII order; with `preloadedFor`, only those that mean a manifest preloaded for one of these grantees. */
+  /** In ASCII order. With `preloadedFor`, only tags of manifests that were imported for one of these grantees. */
   listTags(repository: Repository, page: Page, preloadedFor?: readonly string[]): Promise<Paged<string>>;
-  /** Those that mean the digest, in ASCII order. */
+  /** The tags that mean the digest, in ASCII order. */
   listTagsOf(repository: Repository, digest: Digest, page: Page): Promise<Paged<string>>;
 
   // Repositories.
 
-  /** Whether anything was ever linked or tagged in it and not all of it removed. */
+  /** Whether anything is linked or tagged in the repository. */
   hasRepository(repository: Repository): Promise<boolean>;
-  /** Names within one upstream ('' = hosted), in ASCII order. */
+  /** Names of the repositories of one upstream ('' for hosted ones), in ASCII order. */
   listRepositories(upstream: string, page: Page): Promise<Paged<string>>;
-  /** Bytes of what is linked in the hosted repositories `owner` and `owner/…`; linked in two, it counts in both. */
+  /**
+   * The size of what is linked in the hosted repositories `owner` and `owner/…`; content that is linked in two counts
+   * twice.
+   */
   usedBytes(owner: string): Promise<number>;
-  /** Of `owner`, the first component of the hosted repository's name; one look-up, whatever it owns. */
+  /** The usage of `owner`, the first component of the hosted repository's name. One query, however much it owns. */
   readUsage(owner: string, repository: Repository, coming?: ComingManifest): Promise<Usage>;
-  /** Forgets Links, tags, documents and Grants of the repository; content goes with the next garbage collection. */
+  /** Removes Links, tags, documents and Grants of the repository; content goes with the next garbage collection. */
   removeRepository(repository: Repository): Promise<void>;
 
-  // Blobs. A row says that the bytes are in the BlobStore, verified and synced.
+  // Blobs. A row means that the bytes are in the BlobStore, verified and synced.
 
   statBlob(digest: Digest): Promise<{ readonly size: number } | undefined>;
   /**
-   * The row and, with `repository`, the Link: one transaction, after BlobStore's commit. Ends damage. With `proof`: false,
-   * and nothing is written, when the bytes are not there any more; rejects with LeaseLost when the Lease is another's.
+   * Writes the row and, with `repository`, the Link in one transaction, after BlobStore's commit. Ends damage. With
+   * `proof`: returns false and writes nothing if the bytes are gone; rejects with LeaseLost if the Lease belongs to
+   * another process.
    */
   putBlob(digest: Digest, size: number, repository?: Repository, proof?: BlobProof): Promise<boolean>;
-  /** Removes the row (before the bytes). Links stay: they say where it belongs, not that it is here. */
+  /**
+   * Removes the row, before the bytes are removed. Links stay: they say where the blob belongs, not that it is stored.
+   */
   removeBlob(digest: Digest): Promise<boolean>;
-  /** Whether content belongs to the repository, held or not. */
+  /** Whether content belongs to the repository, stored or not. */
   isLinked(repository: Repository, digest: Digest): Promise<boolean>;
-  /** `size` as upstream gave it. */
+  /** `size` is upstream's. */
   linkBlob(repository: Repository, digest: Digest, size: number): Promise<void>;
   unlinkBlob(repository: Repository, digest: Digest): Promise<boolean>;
-  /** The size that a Link, or a manifest linked in this repository as it is read here, gives for the blob. */
+  /** The size of the blob by its Link, or by a manifest linked in this repository. */
   namedSize(repository: Repository, digest: Digest): Promise<number | undefined>;
-  /** Whether a manifest that is linked in this repository names it, as it is read here. */
+  /** Whether a manifest that is linked in this repository names the blob. */
   isNamed(repository: Repository, digest: Digest): Promise<boolean>;
 
-  // Documents of a mirrored repository, by a name of the caller's.
+  // Documents of a mirrored repository, under names of the caller's choice.
 
   readDocument(repository: Repository, name: string): Promise<Document | undefined>;
   putDocument(repository: Repository, name: string, document: Document): Promise<void>;
 
   // Grants.
 
-  /** Those of `credentialIds`; of all if left out, which are as many as ever had a right. */
+  /** The Grants of `credentialIds`; all of the repository if absent, which may be very many. */
   readGrants(repository: Repository, credentialIds?: readonly string[]): Promise<readonly Grant[]>;
   putGrant(repository: Repository, grant: Grant): Promise<void>;
   endGrant(repository: Repository, credentialId: string): Promise<void>;
-  /** Ends every Grant of a credential that is gone. */
+  /** Ends all Grants of a credential that is gone. */
   endGrantsOf(credentialId: string): Promise<void>;
   /**
-   * Of some Grants behind `after`, ends those that were verified before `beforeMs`. Returns how many, and where to go on;
-   * `undefined` at the end.
+   * Looks at some Grants after `after`, and ends those verified before `beforeMs`. Returns how many, and where to
+   * continue; `undefined` at the end.
    */
   endGrantsBefore(beforeMs: number, after?: GrantPosition): Promise<EndedGrants>;
 
-  // Imports. First the content, repository by repository, then all names at once. A preload goes with its Link.
+  // Imports. First the content of each repository, then all names at once. A preload ends with its Link.
 
   /** Whether the content was imported into the repository for one of these grantees. */
   isPreloaded(repository: Repository, digest: Digest, grantees: readonly string[]): Promise<boolean>;
-  /** One for each grantee of the repository: for people to read, since it counts. */
+  /** The latest preload of each grantee, for people: this counts them all. */
   listPreloads(repository: Repository): Promise<readonly Preload[]>;
-  /** Ends every preload of a grantee that is gone. */
+  /** Ends all preloads of a grantee that is gone. */
   endPreloadsOf(grantee: string): Promise<void>;
 
   /**
-   * Keeps the manifests and links them, as `putManifest` does, and the blobs, and preloads all of it for `grantee`: one
-   * transaction. Blobs that are not held are returned, and then nothing is written.
+   * Stores and links manifests, as `putManifest` does, and blobs, and records all of it as preloads of `grantee`, in
+   * one transaction. If some of the blobs are not stored, returns those and writes nothing.
    */
   putContent(repository: Repository, content: ImportedContent, atMs: number): Promise<readonly Digest[]>;
-  /** Moves the tags, and pins what they or the digests name: one transaction for all. */
+  /** Sets the tags, and pins them or the digests, in one transaction. */
   publish(publications: readonly Publication[], atMs: number): Promise<void>;
 
-  // Pins. A pinned tag or digest, and everything under it, is never evicted. They go with their repository.
+  // Pins. A pinned tag or digest, and everything below it, is never evicted. Pins are removed with their repository.
 
   putPin(repository: Repository, reference: string): Promise<void>;
-  /** False when there was none. */
+  /** False if there was none. */
   removePin(repository: Repository, reference: string): Promise<boolean>;
   /** In ASCII order. */
   listPins(repository: Repository): Promise<readonly string[]>;
-  /** Those of this repository that keep the content: that mean it, or a manifest above it as it is read here. */
+  /** The pins of this repository that keep the content: on it, or on a manifest above it. */
   listPinsOver(repository: Repository, digest: Digest): Promise<readonly string[]>;
 
-  // Tenants and the credentials that were issued to them: few, and read as a whole.
+  // Tenants, and the credentials that were issued to them. There are few, so they are read as a whole.
 
   listKnownTenants(): Promise<readonly KnownTenant[]>;
-  /** Adds the tenants, or binds them anew: all or none. */
+  /** Adds the tenants, or updates their binding: all or none. */
   putKnownTenants(tenants: readonly KnownTenant[]): Promise<void>;
-  /** Nothing else of it: what it owns and what was issued to it stays. */
+  /** Removes only the entry: what the tenant owns, and its issued credentials, stay. */
   removeKnownTenant(name: string): Promise<void>;
-  /** Those that have ended too. */
+  /** Including those that have ended. */
   listIssuedCredentials(): Promise<readonly IssuedCredential[]>;
-  /** All of them or none, each added or replaced by its id. */
+  /** All or none, each added or replaced by its id. */
   putIssuedCredentials(credentials: readonly IssuedCredential[]): Promise<void>;
-  /** By credential; of all that was ever put, until it is removed. */
+  /** By credential; kept until removed. */
   listCredentialUsage(): Promise<readonly CredentialUsage[]>;
-  /** All of them or none; of each time the later one counts, whichever process put it. */
+  /** All or none. Of each time the later one is kept, whichever process writes it. */
   putCredentialUsage(usage: readonly CredentialUsage[]): Promise<void>;
   removeCredentialUsage(credentialIds: readonly string[]): Promise<void>;
 
-  // Upkeep. Each call is one transaction, so callers give few at a time. What came to be needed meanwhile stays:
-  // whether it is needed and that it goes are one step. `unusedSinceMs`: what was made or used later stays too.
+  // Upkeep. Each call is one transaction, so callers pass few items at a time. Whether content is still unneeded is
+  // checked in the same transaction that removes it. `unusedSinceMs`: content that was created or used later stays,
+  // too.
 
-  /** Removes Links of blobs that no manifest linked in the repository names, and that no pin names. How many. */
+  /** Removes Links of blobs that no manifest of the repository and no pin names. Returns how many. */
   expireLinks(links: readonly BlobLink[], unusedSinceMs: number): Promise<number>;
-  // Rows go before their bytes: give those that went to `ifStray`, to take the bytes away.
+  // Rows are removed before bytes: pass the returned content to `ifStray` to remove its bytes.
 
-  /** Removes rows of manifests without a Link, and of blobs without a Link that no held manifest names. Those that went. */
+  /**
+   * Removes rows of manifests without a Link, and of blobs without a Link that no stored manifest names. Returns the
+   * removed content.
+   */
   removeUnneeded(contents: readonly Content[], unusedSinceMs: number): Promise<readonly Content[]>;
-  /** Removes rows of what is linked in mirrored repositories alone and is under no pin; Links stay. Those that went. */
+  /**
+   * Removes rows of content that is linked in mirrored repositories only and not pinned; Links stay. Returns the
+   * removed content.
+   */
   evict(contents: readonly Content[], unusedSinceMs: number): Promise<readonly Content[]>;
   /**
-   * Calls `act` if nothing says that bytes of this digest should be here: no row, no damage, no Fill, and no Link of a
-   * repository that lives here, whose blob cannot be brought again. Nothing can come to say it while `act` runs, which is
-   * synchronous and quick: only so may bytes be taken away. Whether it was called.
+   * Calls `act` if nothing says that bytes of this digest should be stored: no row, no damage, no Fill, and no Link of
+   * a hosted repository, whose blob could not be downloaded again. `act` must be synchronous and fast; nothing can
+   * change meanwhile, so only there may bytes be removed. Returns whether it was called.
    */
   ifStray(digest: Digest, act?: () => void): Promise<boolean>;
   /**
-   * Removes the row of damaged content, so that it is absent until it is brought again, and remembers the damage until
-   * then. What a damaged manifest names stays needed. Says whether a repository that lives here has lost it; `undefined`
-   * when the row had gone already, or `bytes` are others by now.
+   * Removes the row of damaged content, so that it is absent until it is stored again, and remembers the damage until
+   * then. What a damaged manifest names is still needed. Returns whether a hosted repository has lost it; `undefined`
+   * if the row was gone, or `bytes` are others by now.
    */
   quarantine(
     content: Content,
@@ -344,76 +360,79 @@ export interface MetadataStore {
   ): Promise<'hosted' | 'mirrored' | undefined>;
   readDamage(digest: Digest): Promise<Damage | undefined>;
   countDamaged(): Promise<number>;
-  /** Forgets the damage of content that nobody wants any more. */
+  /** Forgets the damage of content that nothing needs any more. */
   endDamage(digest: Digest): Promise<void>;
 
   // Uploads.
 
-  // With `lease`, writes reject with LeaseLost when it is another's by now.
+  // With `lease`, writes reject with LeaseLost if it belongs to another process.
 
   putUpload(upload: Upload, lease?: Lease): Promise<void>;
   readUpload(id: string): Promise<Upload | undefined>;
   removeUpload(id: string, lease?: Lease): Promise<boolean>;
   countUploads(repository: Repository): Promise<number>;
-  /** Those that this requester began, in any repository. */
+  /** How many uploads this requester has, in all repositories. */
   countUploadsOf(requester: string): Promise<number>;
   listUploads(touchedBeforeMs: number, limit: number): Promise<readonly Upload[]>;
 
   // Between processes.
 
   /**
-   * Takes the Lease `key`, because it is free or its process is dead: killed, or no heartbeat was seen for 5 s. `undefined`
-   * when somebody holds it, this process included: whoever shares work within a process does so by itself. Held until
-   * `release`, `setAside`, `close` or the end of this process.
+   * Acquires the Lease `key` if it is free or its process is dead: killed, or without a heartbeat for 5 s. `undefined`
+   * if a process holds it, including this one, which has to share work by itself. Held until `release`, `setAside`,
+   * `close` or the end of this process.
    */
   acquireLease(key: string): Promise<Lease | undefined>;
   /** Ends Leases whose work is done. */
   release(...leases: readonly Lease[]): Promise<void>;
-  /** Ends a Lease whose work waits for the next holder: he finds it by `left`. */
+  /** Ends a Lease whose work can be continued by the next holder, which finds it in `left`. */
   setAside(lease: Lease): Promise<void>;
-  /** Whether some live process holds it, as far as has been seen. */
+  /** Whether a live process holds it, as far as is known. */
   isClaimed(key: string): Promise<boolean>;
-  /** The Lease as it stands now, held or left; `undefined` when nobody has it, nor has left anything. */
+  /** The current state of the Lease, held or set aside; `undefined` if there is none. */
   readLease(key: string): Promise<{ readonly epoch: number; readonly isHeld: boolean } | undefined>;
-  /** Tells the other processes on this store that something under `topic` changed; not this one. */
+  /** Tells the other processes on this store that something under `topic` has changed. */
   notify(topic: Topic): Promise<void>;
-  /** Calls `listener` within about a second of another process's `notify`. Returns the way to stop. */
+  /** Calls `listener` within about a second of another process's `notify`. Returns a function that stops this. */
   onNotification(topic: Topic, listener: () => void): () => void;
-  /** Has listeners called of what was announced until now, for who cannot wait that second. */
+  /** Calls listeners for everything that was announced until now, without waiting for that second. */
   pollNotifications(): Promise<void>;
 
-  // Small state, and use.
+  // Settings, and uses of content.
 
   /** A value that all processes share, such as the key of keyed hashes. */
   readSetting(name: string): Promise<string | undefined>;
   putSetting(name: string, value: string): Promise<void>;
-  /** Sets it unless it is set; returns what counts. */
+  /** Sets it unless it is set; returns the value that is then set. */
   initSetting(name: string, value: string): Promise<string>;
-  /** Notes that content was served. Batched in memory; a crash may lose the last seconds. */
+  /** Records that content was served. Batched in memory; a crash may lose the last seconds. */
   noteUse(digest: Digest): void;
-  /** The same for whoever relies on it from now on: upkeep, in whatever process, knows of it when this resolves. */
+  /** The same for a caller that relies on it: upkeep, in any process, knows of it when this resolves. */
   putUse(digest: Digest): Promise<void>;
-  // A clock that was ahead leaves uses in the future, which would keep content until it catches up.
+  // A clock that was wrong leaves uses in the future, which would keep content until the clock catches up.
 
-  /** Whether any content was last used, or any upload touched, later than that. */
+  /** Whether any content was last used, or any upload touched, after this time. */
   hasLaterUses(thanMs: number): Promise<boolean>;
-  /** Sets a few of these back to `toMs`; how many. */
+  /** Sets a few of these back to `toMs`; returns how many. */
   lowerUses(laterThanMs: number, toMs: number): Promise<number>;
-  /** Lets these Links of blobs count as made at `toMs`, unless they are older. */
+  /** Sets the creation time of these Links of blobs to `toMs`, unless it is earlier. */
   lowerLinks(links: readonly BlobLink[], toMs: number): Promise<void>;
-  /** Kept with every write, so reading them costs nothing whatever the size of the store. */
+  /** Updated with every write, so reading them takes the same time for any size of store. */
   readTotals(): Promise<Totals>;
-  /** Processes that work on the store and live, as far as their heartbeats tell; this one included. */
+  /** How many live processes use the store, including this one, as far as their heartbeats tell. */
   countProcesses(): Promise<number>;
-  /** For how long another process has kept every write of this one waiting; 0 when none waits. */
+  /** For how long another process has blocked all writes of this one; 0 if none is waiting. */
   lockedOutForMs(): number;
   /**
-   * Set while what this process has open is not the index of the store any more: reads answer what it knew, and every write
-   * is rejected with it.
+   * The error with which all writes are rejected if the index file that this process has open was removed or replaced.
+   * Reads still return what it contains.
    */
   loss(): Error | undefined;
   close(): Promise<void>;
 }
 
-/** `content`: a tag, manifest or Grant was written. `failures`: remembered failures are to be forgotten. `secrets`: credentials changed. */
+/**
+ * `content`: a tag, manifest or Grant was written. `failures`: remembered failures are to be forgotten. `secrets`:
+ * credentials have changed.
+ */
 export type Topic = 'content' | 'failures' | 'secrets';

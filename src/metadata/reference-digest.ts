@@ -2,7 +2,7 @@ import { type Digest, isDigest } from '../oci/digest.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { MetadataStore } from './metadata-store.ts';
 
-/** The digest that a reference, which is a tag or a digest, means in a repository; `undefined`: it has no such tag. */
+/** The digest of a reference (a tag or a digest) in a repository; `undefined` if it has no such tag. */
 export async function digestOfReference(
   metadata: Pick<MetadataStore, 'readTag'>,
   repository: Repository,

@@ -6,28 +6,33 @@ import { absentAsUndefined } from '../lib/error-code.ts';
 import type { Log } from '../lib/log.ts';
 import { PRIVATE_FILE_MODE } from '../lib/private-folder.ts';
 
-/** Beside the index. */
+/** The name of the file, beside the index. */
 export const RESERVE_FILE = 'reserve';
 
-/** What an index needs to go on: room for its log, for new pages, and for the 32 KiB through which processes share the log. */
+/**
+ * What an index needs to continue: space for its log, for new pages, and for the 32 KiB of memory that processes share.
+ */
 const STEP_BYTES = 2 * 1024 * 1024;
-/** Others may have the room of the first step before the index has. */
+/** Two steps, since other programs may take the space of the first before the index does. */
 const RESERVE_BYTES = 2 * STEP_BYTES;
 
-/** Of log, free or there: more than a step of upkeep writes. */
+/** Space for the log, free or allocated: more than one step of upkeep writes. */
 const LOG_BYTES = 512 * 1024;
-/** SQLite makes it anew for the first process; where it finds no room it fails, or the process is killed (SIGBUS). */
+/**
+ * SQLite creates this file for the first process. Without space for it, SQLite fails, or the process is killed
+ * (SIGBUS).
+ */
 const SHARED_MEMORY_BYTES = 32 * 1024;
 
-/** In which stat(2) counts. */
+/** The block size in which stat(2) counts. */
 const BLOCK_BYTES = 512;
 
 const WRITE_ONLY = constants.O_WRONLY | constants.O_CREAT;
 
 /**
- * A file that holds room for the index: on a disk that is full to the last byte it is given up, so that the server starts,
- * goes on, and can collect garbage. Room that SQLite gives back when the index is closed goes into it, and it is whole again
- * when there is room.
+ * A file that reserves disk space for the index. On a full disk it is given up, so that the server can start, continue,
+ * and collect garbage. Space that SQLite frees when the index is closed is added to it, and it is completed when there
+ * is space again.
  */
 export class Reserve {
   readonly #indexPath: string;
@@ -35,22 +40,25 @@ export class Reserve {
   readonly #log: Log;
   #isGivenUp = false;
   #restoring: Promise<void> | undefined;
-  /** It cannot be made, and the log says so. */
+  /** Set while it cannot be created and the log says so. */
   #isFailing = false;
 
-  /** For the index in the file `indexPath`. */
+  /** The reserve for the index in the file `indexPath`. */
   constructor(indexPath: string, log: Log) {
     this.#indexPath = indexPath;
     this.#path = join(dirname(indexPath), RESERVE_FILE);
     this.#log = log;
   }
 
-  /** This process has given up some of it, and not made it whole again. */
+  /** Whether this process has given up some of it and not completed it since. */
   get isGivenUp(): boolean {
     return this.#isGivenUp;
   }
 
-  /** Before the index is opened: gives up a step unless there is room for the files that SQLite makes, or they are there. */
+  /**
+   * Call before the index is opened: gives up a step unless there is space for the files that SQLite creates, or they
+   * exist.
+   */
   async giveUpToOpen(): Promise<void> {
     const freeBytes = await this.#freeBytes();
     const hasLog = freeBytes + this.#size(`${this.#indexPath}-wal`) >= LOG_BYTES;
@@ -58,7 +66,10 @@ export class Reserve {
     if (!hasLog || !hasSharedMemory) this.giveUp();
   }
 
-  /** Gives a step of its room to the disk; false when it had none. Synchronous: nobody else in this process is quicker. */
+  /**
+   * Gives a step of its space to the disk; false if there was none left. Synchronous, so that nothing else in this
+   * process takes the space first.
+   */
   giveUp(): boolean {
     const size = this.#size(this.#path);
     if (size === 0) return false;
@@ -66,13 +77,13 @@ export class Reserve {
     try {
       truncateSync(this.#path, size > STEP_BYTES ? STEP_BYTES : 0);
     } catch {
-      // Another user's, in a folder that is ours.
+      // A file of another user, in a folder of ours.
       rmSync(this.#path, { force: true });
     }
     return true;
   }
 
-  /** Closes the index by `close`: what SQLite removes then is in reserve at once, before others have its room. */
+  /** Closes the index by calling `close`, and at once reserves what SQLite frees by that. */
   keepAfter(close: () => void): void {
     const besideBytes = this.#besideBytes();
     close();
@@ -87,11 +98,11 @@ export class Reserve {
         closeSync(file);
       }
     } catch {
-      // Somebody else was quicker.
+      // Another process was faster.
     }
   }
 
-  /** Makes it whole, if the disk has room for two. Never rejects: without it everything else works. */
+  /** Completes it, if the disk has space for two steps. Never rejects: everything else works without it. */
   restore(): Promise<void> {
     this.#restoring ??= this.#attempt().finally(() => {
       this.#restoring = undefined;
@@ -123,7 +134,7 @@ export class Reserve {
   async #fill(size: number): Promise<void> {
     const file = await open(this.#path, WRITE_ONLY, PRIVATE_FILE_MODE);
     try {
-      // Not zeros, which some file systems keep nowhere.
+      // Not zeros, which some file systems do not store.
       await file.write(randomBytes(RESERVE_BYTES - size), 0, undefined, size);
       await file.sync();
     } catch (error) {
@@ -134,7 +145,7 @@ export class Reserve {
     }
   }
 
-  /** Of what SQLite keeps beside the index while it is open. */
+  /** The size of the files beside the index while it is open. */
   #besideBytes(): number {
     return this.#size(`${this.#indexPath}-wal`) + this.#size(`${this.#indexPath}-shm`);
   }
@@ -143,7 +154,7 @@ export class Reserve {
     return statSync(path, { throwIfNoEntry: false })?.size ?? 0;
   }
 
-  /** What it has on disk; it may have holes. */
+  /** The space that a file takes on disk; it may have holes. */
   #allocated(path: string): number {
     return (statSync(path, { throwIfNoEntry: false })?.blocks ?? 0) * BLOCK_BYTES;
   }

@@ -51,20 +51,26 @@ import { Uploads } from './sqlite/uploads.ts';
 import { LastUsed } from './sqlite/last-used.ts';
 import { Writer } from './sqlite/writer.ts';
 
-/** Between two transactions that sweep what a removed repository owned. */
+/** The pause between two transactions that remove the rows of a removed repository. */
 const SWEEP_PAUSE_MS = 20;
 
 export interface OpenOptions {
   readonly log: Log;
-  /** Its pages may be of several moments: reads all of it first (40 s for a GiB), and refuses it if they are. */
+  /**
+   * Whether its pages may be from different moments: reads and checks all of it first (40 s for a GiB), and refuses it
+   * if they are.
+   */
   readonly isCopied?: boolean;
-  /** What it can have on a full disk. */
+  /** Disk space for when the disk is full. */
   readonly reserve?: Reserve;
-  /** Called once a second, as long as it is open. */
+  /** Called once a second while it is open. */
   readonly onBeat?: () => void;
 }
 
-/** Opens the index in the file `path`, makes or migrates it, and joins the processes that work on it. Nothing is scanned. */
+/**
+ * Opens the index in the file `path`, creates or migrates it, and joins the other processes that use it. Nothing is
+ * scanned.
+ */
 export async function openSqliteMetadataStore(
   path: string,
   { log, isCopied = false, reserve, onBeat = () => {} }: OpenOptions,
@@ -75,7 +81,7 @@ export async function openSqliteMetadataStore(
     if (reserve?.isGivenUp === true) connection.takeRoom();
     const file = IndexFile.opened(path, log);
     let isClosing = false;
-    // What a process still has to say when it ends, it says to whatever file it has.
+    // The last writes of a process that ends go to the file that it has open, whichever that is.
     const writer = new Writer(connection, () => (isClosing ? undefined : file.look()));
     const notifications = new Notifications(connection, writer, log);
     await notifications.begin();
@@ -115,7 +121,7 @@ export async function openSqliteMetadataStore(
   }
 }
 
-/** With the newest schema. Rejects with IndexUnusable when the file is not an index of ours, or damaged. */
+/** Opens it with the newest schema. Rejects with IndexUnusable if the file is not our index, or is damaged. */
 async function openCurrent(path: string, isCopied: boolean, reserve?: Reserve): Promise<Connection> {
   try {
     const connection = await Connection.open(path, reserve);
@@ -132,7 +138,7 @@ async function openCurrent(path: string, isCopied: boolean, reserve?: Reserve): 
   }
 }
 
-/** Of an index that is whole; throws IndexUnusable for one whose pages do not belong together. */
+/** Throws IndexUnusable for an index whose pages do not belong together. */
 function requireWhole(connection: Connection): void {
   const fault = connection.firstFault();
   if (fault !== undefined) {
@@ -142,14 +148,14 @@ function requireWhole(connection: Connection): void {
   }
 }
 
-/** SQLite's codes for a file that is no index any more. */
+/** SQLite's error codes for a file that is no longer a valid index. */
 const DAMAGED = /^SQLITE_(?:NOTADB|CORRUPT)/;
 
 const RESCUE =
   'Restore a backup (entrepot restore), or create a new index from the blobs (entrepot rebuild): ' +
   'mirrored content is fetched again, hosted repositories are lost';
 
-/** What a person can put right, with the name of the file, which SQLite never says. */
+/** The error with the path of the file, which SQLite never mentions, and with what to do. */
 function withPath(path: string, error: unknown): unknown {
   const code = errorCode(error);
   if (!(error instanceof Error) || !(error instanceof IndexUnusable || code?.startsWith('SQLITE_')))
@@ -168,7 +174,7 @@ interface Parts {
   readonly connection: Connection;
   readonly writer: Writer;
   readonly file: IndexFile;
-  /** Nothing is refused any more. */
+  /** After this, nothing is refused any more. */
   readonly closing: () => void;
   readonly notifications: Notifications;
   readonly heartbeat: Heartbeat;
@@ -176,7 +182,7 @@ interface Parts {
   readonly log: Log;
 }
 
-/** Wraps the groups of statements, which are synchronous, into reads and writes. What each means, the contract says. */
+/** Combines the groups of synchronous statements into reads and writes. Their meaning is described in the contract. */
 class SqliteMetadataStore implements MetadataStore {
   readonly #connection: Connection;
   readonly #writer: Writer;
@@ -404,7 +410,7 @@ class SqliteMetadataStore implements MetadataStore {
 
   async endGrantsOf(credentialId: string) {
     while (await this.#write(() => this.#grants.endSomeOf(credentialId))) {
-      // The next ones, in a transaction of their own.
+      // The next ones, in another transaction.
     }
   }
 
@@ -699,7 +705,10 @@ class SqliteMetadataStore implements MetadataStore {
     }
   }
 
-  /** The manifest, unless its bytes are damaged: then it is absent from now on, as content is that a scrub finds damaged. */
+  /**
+   * The manifest, unless its bytes are damaged. Then it is recorded as damaged, as by a scrub, and is absent from now
+   * on.
+   */
   async #sound<T extends Pick<Manifest, 'digest' | 'bytes'>>(
     manifest: T | undefined,
   ): Promise<T | undefined> {
@@ -721,7 +730,7 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#writer.write(work);
   }
 
-  /** Within a write. */
+  /** Call within a write. */
   #putManifestWithin(repositoryId: number, manifest: Manifest, view: ManifestView, atMs: number): void {
     this.#manifests.put(manifest, view, atMs);
     this.#removals.endDamage(manifest.digest);
@@ -735,14 +744,14 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#write(() => contents.filter(remove));
   }
 
-  /** Within a write. */
+  /** Call within a write. */
   #require(lease: Lease | undefined): void {
     if (lease !== undefined) {
       this.#heartbeat.requireWithin(lease);
     }
   }
 
-  /** A write that has nothing to do, and says false, when the repository is not there. */
+  /** A write in a repository; returns false, without a transaction, if there is no such repository. */
   #writeIn(repository: Repository, work: (repositoryId: number) => boolean): Promise<boolean> {
     return this.#write(() => {
       const id = this.#repositories.id(repository);
@@ -750,7 +759,9 @@ class SqliteMetadataStore implements MetadataStore {
     });
   }
 
-  /** Sweeps what removed repositories owned; what is left at `close`, the next process sweeps. */
+  /**
+   * Removes the rows of removed repositories in the background; what is left at `close` is removed by the next process.
+   */
   #sweepBehind(): void {
     this.#sweeping ??= this.#sweep()
       .catch((error: unknown) => {

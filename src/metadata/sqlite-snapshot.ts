@@ -1,7 +1,7 @@
 import type { Digest } from '../oci/digest.ts';
 import { Connection, type Statement } from './sqlite/connection.ts';
 
-/** Rows that are read at once. */
+/** How many rows are read at a time. */
 const ROWS_PER_PAGE = 1_000;
 
 export interface SnapshotBlob {
@@ -9,7 +9,7 @@ export interface SnapshotBlob {
   readonly size: number;
 }
 
-/** An index as it was at one moment, in a file of its own. Close it when done; its file stays. */
+/** A copy of an index as it was at one moment, in a file of its own. The caller closes it; the file stays. */
 export class IndexSnapshot {
   readonly path: string;
   readonly #connection: Connection;
@@ -24,8 +24,8 @@ export class IndexSnapshot {
   }
 
   /**
-   * Copies the index in `from` to the new file `to`, in one read transaction, beside whoever writes. Work in progress is
-   * left out: processes, their Leases, and uploads, whose bytes are not blobs yet.
+   * Copies the index in `from` to the new file `to` in one read transaction, while others may write. Work in progress
+   * is left out: processes, their Leases, and uploads, whose bytes are not blobs yet.
    */
   static async take(from: string, to: string): Promise<IndexSnapshot> {
     const source = await Connection.openReadOnly(from);
@@ -41,7 +41,7 @@ export class IndexSnapshot {
     return new IndexSnapshot(to, copy);
   }
 
-  /** How many blobs it says are held, and their bytes. */
+  /** The number and total size of blobs that it says are stored. */
   totals(): { readonly blobs: number; readonly blobBytes: number } {
     const row = this.#connection
       .prepare<[], { blobs: number; blob_bytes: number }>('SELECT blobs, blob_bytes FROM totals WHERE id = 1')
@@ -49,7 +49,7 @@ export class IndexSnapshot {
     return { blobs: row?.blobs ?? 0, blobBytes: row?.blob_bytes ?? 0 };
   }
 
-  /** In the order of digests. */
+  /** Ordered by digest. */
   *blobs(): Generator<SnapshotBlob, void> {
     for (let page = this.#blobs.all(''); page.length > 0; page = this.#blobs.all(page.at(-1)?.digest ?? '')) {
       yield* page;

@@ -8,18 +8,21 @@ import { ImageRows } from './sqlite/image-rows.ts';
 import * as reachability from './sqlite/reachability.ts';
 import type { Found, SizedContent, Survey, SurveyedImage, SurveyedManifest } from './survey.ts';
 
-/** As a column, in a statement that calls repositories `r`: something was imported into the repository under this digest. */
+/**
+ * As an SQL column, in a statement with repositories as `r`: whether something was imported into the repository under
+ * this digest.
+ */
 const isImported = (digest: string) => `EXISTS (
   SELECT 1 FROM preloads p WHERE p.repository_id = r.id AND p.digest = ${digest}) AS is_imported`;
 
-/** Rows that one question looks at: some tens of milliseconds, so that a survey gives way and can be broken off. */
+/** How many rows one query looks at: some tens of milliseconds, so that a survey can pause and be aborted. */
 const ROWS_PER_PAGE = 2_000;
-/** A layer that is in use everywhere is named by as many repositories as there are. */
+/** A layer that is used everywhere can belong to any number of repositories. */
 const MAX_REPOSITORIES_NAMED = 3;
 /** Manifests are read with their bytes. */
 const MANIFESTS_PER_PAGE = 100;
 
-/** Opens a survey of the index in the file `path`, on a connection of its own that only reads. */
+/** Opens a survey of the index in the file `path`, on a read-only connection of its own. */
 export async function openSqliteSurvey(path: string): Promise<Survey & { close(): void }> {
   return new SqliteSurvey(await Connection.openReadOnly(path));
 }
@@ -50,12 +53,12 @@ interface ImageRow {
   readonly digest: Digest;
   readonly is_pinned: number;
   readonly is_imported: number;
-  /** Of those without a tag. */
+  /** Only for those without a tag. */
   readonly is_found?: number;
 }
 
 interface LinkedRow extends Content {
-  /** `null` of what is not held. */
+  /** `null` if it is not stored. */
   readonly size: number | null;
 }
 
@@ -267,7 +270,7 @@ class SqliteSurvey implements Survey {
       const digests = this.#images.tree(repository, digest);
       const tree = new Set(digests);
       const isKept = (each: Digest): boolean => {
-        // Removed by its digest, an image loses its tags with it.
+        // If an image is removed by digest, its tags are removed, too.
         const mayBeTagged = each !== digest || tag !== undefined;
         const ownTag = each === digest ? tag : undefined;
         return (
@@ -329,7 +332,7 @@ class SqliteSurvey implements Survey {
   }
 }
 
-/** What stays keeps all below it. */
+/** Marks everything below a manifest that stays as shared. */
 function withShared(manifests: readonly SurveyedManifest[]): readonly SurveyedManifest[] {
   const byDigest = new Map(manifests.map(manifest => [manifest.digest, manifest]));
   const shared = new Set<Digest>();
@@ -349,7 +352,7 @@ function withShared(manifests: readonly SurveyedManifest[]): readonly SurveyedMa
   }));
 }
 
-/** What `choose` takes of the rows; a full page may have a next one. */
+/** A page of the rows that `choose` selects; after a full page there may be another. */
 function page<Row, T>(
   rows: readonly Row[],
   choose: (row: Row) => T | undefined,
@@ -391,7 +394,7 @@ function toImage(row: ImageRow): SurveyedImage {
   };
 }
 
-/** No name, tag or digest has a space. */
+/** Joined by spaces, which names, tags and digests never contain. */
 function joinCursor(...parts: readonly (string | number)[]): string {
   return parts.join(' ');
 }

@@ -8,7 +8,7 @@ import { PRIVATE_FILE_MODE, PRIVATE_FOLDER_MODE } from '../lib/private-folder.ts
 import { IndexUnusable } from './index-unusable.ts';
 import { Database } from './sqlite/driver.ts';
 
-/** What a full disk says: it holds what it holds. */
+/** Errors of a full disk, which is no reason to refuse: what is stored can be served. */
 const FULL: ReadonlySet<string | undefined> = new Set([
   'ENOSPC',
   'EDQUOT',
@@ -17,14 +17,14 @@ const FULL: ReadonlySet<string | undefined> = new Set([
 ]);
 
 /**
- * With less free nothing is tried: shared memory that the disk has no room for ends the process (SIGBUS), where SQLite could
- * make its file, a byte of each page, and not fill it.
+ * With less free space nothing is probed: if there is no space for shared memory, SQLite can create its file but
+ * writing to it kills the process (SIGBUS).
  */
 const PROBE_BYTES = 1024 * 1024;
 
 const LOCAL = 'put storage.path on a local file system';
 
-/** File systems that several machines reach, by the number that Linux has for them (statfs(2)). */
+/** File systems that several machines can access, by the number that Linux has for them (statfs(2)). */
 const NETWORK_FILE_SYSTEMS: ReadonlyMap<number, string> = new Map([
   [0x6969, 'NFS'],
   [0x517b, 'SMB'],
@@ -38,9 +38,9 @@ const NETWORK_FILE_SYSTEMS: ReadonlyMap<number, string> = new Map([
 ]);
 
 /**
- * Why a store cannot be kept in the folder `path`, which is made if it is not there; `undefined` if it can. A file is
- * written, synced and renamed there, locked by SQLite, and mapped into shared memory by it, as the index will be: what
- * a file system lacks of that, it would say in the middle of the work, or after ten seconds of waiting for a lock.
+ * Why the folder `path`, which is created if necessary, cannot hold a store; `undefined` if it can. Writes, syncs and
+ * renames a file there, locks it and maps shared memory with SQLite, as for the index. Otherwise a file system without
+ * one of these would fail in the middle of the work, or after ten seconds of waiting for a lock.
  */
 export async function storageFault(path: string): Promise<IndexUnusable | undefined> {
   const probe = join(path, `.probe-${randomUUID()}`);
@@ -73,14 +73,14 @@ export async function storageFault(path: string): Promise<IndexUnusable | undefi
   }
 }
 
-/** The kind of network file system that `path` is on; `undefined` for a local one, or where nobody knows. */
+/** The kind of network file system that `path` is on; `undefined` for a local one, or if unknown. */
 export async function networkFileSystem(path: string): Promise<string | undefined> {
   const { type } = await statfs(path);
-  // A number with its highest bit set comes out negative on some machines.
+  // A number with its highest bit set is negative on some machines.
   return NETWORK_FILE_SYSTEMS.get(type >>> 0);
 }
 
-/** Infinite where the folder is not yet. */
+/** Infinity if the folder does not exist yet. */
 async function freeBytes(path: string): Promise<number> {
   const found = await statfs(path).catch(() => undefined);
   return found === undefined ? Number.POSITIVE_INFINITY : found.bavail * found.bsize;
@@ -95,7 +95,7 @@ async function failureOf(step: () => Promise<void> | void): Promise<Error | unde
   }
 }
 
-/** Nothing: what SQLite takes for an empty database. */
+/** Writes nothing, which SQLite takes for an empty database. */
 async function write(probe: string): Promise<void> {
   const file = await open(`${probe}.new`, 'wx', PRIVATE_FILE_MODE);
   try {
@@ -107,7 +107,7 @@ async function write(probe: string): Promise<void> {
   }
 }
 
-/** Nobody else has the file, so that a lock which is taken by another says that there are none. */
+/** Nobody else has the file, so a lock that is taken means that locks do not work. */
 function lock(probe: string): void {
   const database = new Database(probe, { timeout: 0 });
   try {
@@ -121,7 +121,7 @@ function lock(probe: string): void {
 function share(probe: string): void {
   const database = new Database(probe, { timeout: 0 });
   try {
-    // The file was synced already: what is in it does not matter.
+    // The file was synced already, and its content does not matter.
     database.pragma('synchronous = OFF');
     const mode = database.pragma('journal_mode = WAL', { simple: true });
     if (mode !== 'wal') throw new Error(`SQLite remains in mode ${String(mode)}`);

@@ -7,21 +7,21 @@ import type { Log } from '../lib/log.ts';
 import type { MetadataStore } from './metadata-store.ts';
 import { lostTransactions } from './sqlite/wal-check.ts';
 
-/** Of the index, in the store's folder. */
+/** The file of the index in the store's folder. */
 export const INDEX_FILE = 'index.db';
 
-/** Beside the index: which store this folder is, and how its index was left. */
+/** The file beside the index that identifies the store and says in which state the index was left. */
 export const STATE_FILE = 'store.json';
 
-/** Always so many, so that it can be written over on a full disk. */
+/** Always this size, so that it can be overwritten on a full disk. */
 const STATE_BYTES = 256;
 
-/** In the index: which store it is of. */
+/** The setting in the index that identifies the store. */
 const STORE_ID = 'store-id';
-/** In the index: why no garbage is collected; '' or nothing when it is. */
+/** The setting in the index with the reason for which no garbage is collected; '' or absent if it is. */
 const STOPPED = 'collecting-stopped';
 
-/** What to do about an index that cannot be trusted to know all that is held. */
+/** What to do about an index that may not know everything in the store. */
 export const WAYS_OUT =
   'restore a backup (entrepot restore), or add the files to the index again (entrepot rebuild); after a rebuild, or ' +
   'without either, only `entrepot gc --force` resumes collection, and what the index does not know, or nobody has ' +
@@ -31,23 +31,23 @@ interface StoreState {
   readonly id: string;
   /** A copy of the file has another one. */
   readonly inode: number;
-  /** As it was when the last process closed it; undefined while one has it open, and after one was killed. */
+  /** The file when the last process closed it; `undefined` while a process has it open, or after one was killed. */
   readonly closed: { readonly size: number; readonly modifiedAtMs: number } | undefined;
-  /** A process is about to close it, and takes the write-ahead log away if it is the last. */
+  /** A process is closing it, and removes the write-ahead log if it is the last. */
   readonly isClosing: boolean;
 }
 
 export interface Doubts {
-  /** The index was copied, or changed behind our back: its pages may be of several moments. */
+  /** The index was copied, or changed by something else: its pages may be from different moments. */
   readonly isCopied: boolean;
-  /** What is missing from it for certain. */
+  /** What is certainly wrong with it. */
   readonly reasons: readonly string[];
 }
 
 /**
- * Notices that an index does not belong to the files beside it, or has lost a part: it was deleted, is of another store,
- * was copied piece by piece, or has lost its write-ahead log. Whatever it does not know then looks like garbage, so
- * collecting stops, for all processes and across restarts, until a person has decided; serving goes on.
+ * Notices when an index does not belong to the files beside it or has lost a part: it was deleted, belongs to another
+ * store, was copied piecemeal, or lost its write-ahead log. Everything that it does not know then looks like garbage,
+ * so collection stops, in all processes and across restarts, until the operator has decided. Serving continues.
  */
 export class StoreIdentity {
   readonly #folder: string;
@@ -67,7 +67,7 @@ export class StoreIdentity {
     this.doubts = doubts;
   }
 
-  /** Before the index `indexFile` in `folder` is opened, which would hide what is missing. */
+  /** Call before the index `indexFile` in `folder` is opened, which would hide what is missing. */
   static async look(folder: string, indexFile: string): Promise<StoreIdentity> {
     const indexPath = join(folder, indexFile);
     const state = await readState(folder);
@@ -77,7 +77,7 @@ export class StoreIdentity {
     if (index === undefined || index.size === 0) {
       return new StoreIdentity(folder, indexPath, state, { isCopied: false, reasons });
     }
-    // Twice: another process may have opened it meanwhile.
+    // Checked twice: another process may have opened it meanwhile.
     if ((await isLogGone(folder, indexPath)) && (await isLogGone(folder, indexPath))) {
       reasons.push(`${indexFile}-wal is missing, and with it the latest writes`);
     }
@@ -88,14 +88,17 @@ export class StoreIdentity {
       state !== undefined &&
       (state.inode !== index.ino ||
         (state.closed !== undefined &&
-          // A reader that was the last leaves an empty one.
+          // If the last process only read, it leaves an empty log.
           ((wal?.size ?? 0) > 0 ||
             state.closed.size !== index.size ||
             state.closed.modifiedAtMs !== index.mtimeMs)));
     return new StoreIdentity(folder, indexPath, state, { isCopied, reasons });
   }
 
-  /** Once the index is open. `hasBlobs`: whether any blob lies in the folder; asked only for an index without content. */
+  /**
+   * Call when the index is open. `hasBlobs` returns whether there is any blob in the folder; called only if the index
+   * is empty.
+   */
   async settle(metadata: MetadataStore, hasBlobs: () => Promise<boolean>, log: Log): Promise<void> {
     const reasons = [...this.doubts.reasons];
     const known = await metadata.readSetting(STORE_ID);
@@ -115,18 +118,18 @@ export class StoreIdentity {
   }
 
   /**
-   * Call it now and then while the index is open: who closes it beside this process leaves it to those who stay to say that
-   * it is open still. Never rejects.
+   * Call regularly while the index is open: a process that closes it relies on the remaining ones to record that it is
+   * still open. Never rejects.
    */
   async stay(): Promise<void> {
     if (this.#id === undefined || this.#isClosing) return;
     this.#staying ??= this.#writeAs('open');
-    // What takes nothing now takes no heartbeat either, which the log tells of.
+    // A disk that refuses this also refuses heartbeats, which are logged.
     await this.#staying.catch(() => {});
     this.#staying = undefined;
   }
 
-  /** Before the index is closed, which takes its log away: who looks meanwhile, or after a crash, must not miss it. */
+  /** Call before the index is closed, which removes its log: nobody must miss the log meanwhile, or after a crash. */
   async closing(): Promise<void> {
     this.#isClosing = true;
     await this.#staying?.catch(() => {});
@@ -134,13 +137,13 @@ export class StoreIdentity {
   }
 
   /**
-   * After the index was closed: what is seen of it the next time, unless another process still has it open. Nothing is said
-   * of one that has, which may be about to close it too.
+   * Call after the index was closed. Records its state for the next start, unless another process still has it open:
+   * that one does this later.
    */
   async close(): Promise<void> {
-    // Again until it is what was written: the last one may have closed it meanwhile.
+    // Repeated until it is what was written: another process may have closed it meanwhile.
     while (!(await this.#isOpen()) && (await this.#writeAs('closed'))) {
-      // It was something else.
+      // It was in another state.
     }
   }
 
@@ -148,13 +151,13 @@ export class StoreIdentity {
     return (await absentAsUndefined(stat(`${this.#indexPath}-wal`))) !== undefined;
   }
 
-  /** False when that is what is written already. */
+  /** False if that is already written. */
   async #writeAs(as: 'open' | 'closing' | 'closed'): Promise<boolean> {
     const index = await absentAsUndefined(stat(this.#indexPath));
-    // Where the start failed before the store was known to be this one, as it was left.
+    // If the start failed before the store was identified, its id stays as it was.
     const id = this.#id ?? (this.doubts.reasons.length === 0 ? this.#state?.id : undefined);
     if (id === undefined || index === undefined) return false;
-    // Of an index that another process has put in the place of this one, that process tells.
+    // An index that another process has put in place of this one is recorded by that process.
     if (this.#inode !== undefined && this.#inode !== index.ino) return false;
     const closed = as === 'closed' ? { size: index.size, modifiedAtMs: index.mtimeMs } : undefined;
     return this.#write({ id, inode: index.ino, closed, isClosing: as === 'closing' });
@@ -169,7 +172,8 @@ export class StoreIdentity {
       await writeFileAtomic(path, [bytes]);
     } catch (error) {
       if (errorCode(error) !== 'ENOSPC') throw error;
-      // Over the old one, which takes no room. Torn by a crash it reads as none, and nothing is said of the index then.
+      // In place, which takes no space. If a crash interrupts it, the file is invalid, and nothing is concluded from
+      // it.
       const written = await absentAsUndefined(writeFile(path, bytes, { flag: 'r+' }).then(() => true));
       return written ?? false;
     }
@@ -177,13 +181,13 @@ export class StoreIdentity {
   }
 }
 
-/** Why no garbage is collected; `undefined` when it is. */
+/** Why no garbage is collected; `undefined` if it is. */
 export async function whyNotCollected(metadata: MetadataStore): Promise<string | undefined> {
   const reason = await metadata.readSetting(STOPPED);
   return reason === undefined || reason === '' ? undefined : reason;
 }
 
-/** From now on, in every process, until `resumeCollecting`. */
+/** Stops garbage collection in all processes, until `resumeCollecting`. */
 export function stopCollecting(metadata: MetadataStore, reason: string): Promise<void> {
   return metadata.putSetting(STOPPED, reason);
 }
@@ -192,15 +196,15 @@ export function resumeCollecting(metadata: MetadataStore): Promise<void> {
   return metadata.putSetting(STOPPED, '');
 }
 
-/** Whether the write-ahead log is missing, and nobody closes the index, or has closed it. */
+/** Whether the write-ahead log is missing although no process has closed the index, or is closing it. */
 async function isLogGone(folder: string, indexPath: string): Promise<boolean> {
   if ((await absentAsUndefined(stat(`${indexPath}-wal`))) !== undefined) return false;
-  // Read behind it: who closes the index says so before.
+  // Read after that, since a process that closes the index records it before.
   const state = await readState(folder);
   return state !== undefined && state.closed === undefined && !state.isClosing;
 }
 
-/** `undefined` when there is none, or it is none of ours: then it is written anew. */
+/** `undefined` if it is absent or not valid; it is then written again. */
 async function readState(folder: string): Promise<StoreState | undefined> {
   const text = await absentAsUndefined(readFile(join(folder, STATE_FILE), 'utf8'));
   try {

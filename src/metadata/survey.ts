@@ -4,48 +4,48 @@ import type { Repository } from '../oci/repository.ts';
 import type { BlobLink, Content } from './metadata-store.ts';
 
 /**
- * Questions that walk through everything, for upkeep and for people: they take as long as the store is large, so they
- * are asked page by page and away from the event loop that serves. What they answer may be out of date when it is
- * read: whoever removes something asks the MetadataStore, which looks again.
+ * Queries that read everything, for upkeep and for people. They take time proportional to the store, so they return
+ * pages, and run outside the serving event loop. Their results may be out of date: removals go through the
+ * MetadataStore, which checks again.
  */
 export interface Survey {
-  /** Links of blobs that were made later than that: a clock was ahead. */
+  /** Links of blobs with a later time than this, from a wrong clock. */
   laterLinks(thanMs: number, after?: string): Promise<Found<BlobLink>>;
   /** Links that `expireLinks` would remove. */
   idleLinks(unusedSinceMs: number, after?: string): Promise<Found<BlobLink>>;
-  /** Content that `removeUnneeded` would remove once the idle Links and the unlinked manifests are gone. */
+  /** Content that `removeUnneeded` would remove once idle Links and unlinked manifests are gone. */
   unneeded(kind: Content['kind'], unusedSinceMs: number, after?: string): Promise<Found<SizedContent>>;
-  /** Blobs that `removeUnneeded` would remove now: found several times faster, as no manifest has to be read. */
+  /** Blobs that `removeUnneeded` would remove now. Several times faster, since no manifest is read. */
   unnamedBlobs(unusedSinceMs: number, after?: string): Promise<Found<SizedContent>>;
-  /** What `evict` would remove, the least recently used first. */
+  /** Content that `evict` would remove, least recently used first. */
   evictable(unusedSinceMs: number, after?: string): Promise<Found<SizedContent>>;
-  /** Some of the repositories that it is linked in, by name. */
+  /** Some of the repositories in which it is linked, by name. */
   repositoriesOf(digest: Digest): Promise<readonly Repository[]>;
-  /** Every blob that has a row, in the order of digests. */
+  /** All blobs that have a row, ordered by digest. */
   blobs(after?: string): Promise<Found<SizedContent>>;
-  /** Manifests whose bytes are not what their digest says. */
+  /** Manifests whose bytes do not match their digest. */
   damagedManifests(after?: string): Promise<Found<SizedContent>>;
-  /** Damage that concerns no repository any more. */
+  /** Recorded damage that no repository is concerned by any more. */
   staleDamage(after?: string): Promise<Found<Digest>>;
-  /** Those of `digests` that have neither a row nor known damage, and no Link of a repository that lives here. */
+  /** Those of `digests` that have no row, no recorded damage, and no Link of a hosted repository. */
   withoutRow(digests: readonly Digest[]): Promise<readonly Digest[]>;
-  /** Every tag, by repository and name. */
+  /** All tags, by repository and name. */
   tags(after?: string): Promise<Found<SurveyedImage>>;
   /**
-   * Manifests that are held in a repository and known by their digest alone: no tag means them there, no index there
-   * lists them, and they are attached to no other.
+   * Stored manifests without a name in their repository: no tag means them, no index lists them, and they are not
+   * attached to another manifest.
    */
   untagged(after?: string): Promise<Found<SurveyedImage>>;
-  /** What is linked in the repository and held. */
+  /** Content that is linked in the repository and stored. */
   linked(repository: Repository, after?: string): Promise<Found<SizedContent>>;
   /**
-   * The manifest with everything under it as the repository reads it, held there or not; the named one first. `tag` is the
-   * name by which it is meant; by its digest, all its tags are a part of it.
+   * The manifest and everything below it as the repository reads it, stored or not; the given one first. `tag` is the
+   * name of the image; without it, the image includes all its tags.
    */
   image(repository: Repository, digest: Digest, tag?: string): Promise<readonly SurveyedManifest[]>;
 }
 
-/** One page. Going on after `next` brings what follows; there is no more without it. */
+/** One page; `next` is the position of the following one, absent on the last page. */
 export interface Found<T> {
   readonly entries: readonly T[];
   readonly next: string | undefined;
@@ -58,26 +58,29 @@ export interface SizedContent extends Content {
 
 export interface SurveyedImage {
   readonly repository: Repository;
-  /** `undefined`: known by its digest alone. */
+  /** `undefined` for an image known by its digest only. */
   readonly tag: string | undefined;
   readonly digest: Digest;
   readonly isPinned: boolean;
-  /** Given by an import rather than by an upstream's answer. */
+  /** Whether it was imported rather than fetched from upstream. */
   readonly isImported: boolean;
 }
 
 export interface SurveyedManifest {
   readonly digest: Digest;
   readonly isHeld: boolean;
-  /** It was held, and is not because its bytes are damaged. */
+  /** It was stored, and is absent because its bytes are damaged. */
   readonly isDamaged: boolean;
-  /** It would stay if the image's name were removed: another name, repository or index needs it, or one above it. */
+  /**
+   * Whether it would stay if the image's name were removed, because another name, repository or index needs it or
+   * something above it.
+   */
   readonly isShared: boolean;
-  /** Bytes; 0 for one that is not held. */
+  /** Bytes; 0 if it is not stored. */
   readonly size: number;
   readonly mediaType: string | undefined;
   readonly usedAtMs: number;
-  /** An index's entries. */
+  /** The children of an index. */
   readonly children: readonly Descriptor[];
   readonly blobs: readonly SurveyedBlob[];
 }
@@ -89,12 +92,15 @@ export interface SurveyedBlob {
   readonly isConfig: boolean;
   readonly isHeld: boolean;
   readonly isDamaged: boolean;
-  /** A manifest that would stay names it, in the image or outside, or another repository has it. */
+  /**
+   * Whether it would stay, because a manifest that stays, in the image or outside, names it, or another repository has
+   * it.
+   */
   readonly isShared: boolean;
   readonly usedAtMs: number;
 }
 
-/** Everything that a paged question finds, page after page. */
+/** All results of a paged query, page after page. */
 export async function* everything<T>(
   ask: (after: string | undefined) => Promise<Found<T>>,
 ): AsyncIterable<readonly T[]> {

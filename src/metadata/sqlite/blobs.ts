@@ -10,7 +10,7 @@ interface TotalsRow {
   readonly blob_bytes: number;
 }
 
-/** Blobs that are held. */
+/** Stored blobs. */
 export class Blobs {
   readonly #select: Statement<[Digest], { size: number }>;
   readonly #insert: Statement<[Digest, number, number, number]>;
@@ -34,7 +34,7 @@ export class Blobs {
     return this.#select.get(digest);
   }
 
-  /** A row with another size was damaged: the bytes that are here now were verified. */
+  /** A row with another size was damaged: the bytes that are stored now were verified. */
   put(digest: Digest, size: number): void {
     if (this.stat(digest)?.size !== size) this.remove(digest);
     const nowMs = Date.now();

@@ -6,31 +6,31 @@ import { Database, type Statement } from './driver.ts';
 
 export type { Statement } from './driver.ts';
 
-/** The longest pause is about one commit of a rival, the shortest lets the event loop turn. */
+/** The longest pause is about one commit of another process, the shortest lets the event loop run. */
 const MIN_RETRY_MS = 1;
 const MAX_RETRY_MS = 20;
 
-/** A node gives up after 30 s without headers and we answer within 20: a write that could not start by then is no use. */
+/** A node gives up after 30 s, and clients are answered within 20: a write that has not started by then is useless. */
 const BUSY_DEADLINE_MS = 10_000;
 
-/** SQLite's own default: with 4 KiB pages a log of 4 MiB, moved into the database by whichever commit crosses it. */
+/** SQLite's default: with 4 KiB pages a log of 4 MiB, which the commit that exceeds it copies into the database. */
 const CHECKPOINT_PAGES = 1000;
 
-/** What the log's file is cut back to after a burst. */
+/** The size to which the log file is truncated after a burst. */
 const WAL_LIMIT_BYTES = 16 * 1024 * 1024;
 
-/** What `PRAGMA auto_vacuum` answers for it. */
+/** The value of `PRAGMA auto_vacuum` for it. */
 const INCREMENTAL = 2;
 
-/** More than any one transaction of upkeep writes; once as log and once as pages. */
+/** More than any transaction of upkeep writes; needed once in the log and once as pages. */
 const ROOM_BYTES = 768 * 1024;
 
-/** Room for the inner pages of every index at a million blobs; in KiB, as SQLite takes it. */
+/** Holds the inner pages of every index of tables with a million blobs; in KiB, as SQLite expects. */
 const CACHE_KIB = 8 * 1024;
 
 /**
- * One open index. Time-out 0: waiting inside SQLite would stop the event loop, so a lock that a rival holds is an
- * error at once, and waited for on a timer here.
+ * A connection to the index. Its busy timeout is 0, since waiting inside SQLite would block the event loop: a lock that
+ * another process holds is an error at once, and the operation is retried here on a timer.
  */
 export class Connection {
   readonly #database: Database;
@@ -42,7 +42,7 @@ export class Connection {
     this.#reserve = reserve;
   }
 
-  /** `reserve`: what the index can have on a full disk. */
+  /** `reserve`: disk space for when the disk is full. */
   static async open(path: string, reserve?: Reserve): Promise<Connection> {
     await reserve?.giveUpToOpen();
     const connection = new Connection(new Database(path, { timeout: 0 }), reserve);
@@ -55,35 +55,35 @@ export class Connection {
     }
   }
 
-  /** Only reads: for whoever walks through everything. The index must be there. */
+  /** A read-only connection, for scans. The index must exist. */
   static async openReadOnly(path: string): Promise<Connection> {
     return new Connection(new Database(path, { timeout: 0, readonly: true, fileMustExist: true }));
   }
 
-  /** Compiles `sql`; once per connection, at start. Whoever writes the statement states the types of its row. */
+  /** Prepares `sql`; once per connection, at startup. The caller declares the types of its rows. */
   prepare<Parameters extends unknown[], Row = unknown>(sql: string): Statement<Parameters, Row> {
     return this.#database.prepare<Parameters, Row>(sql);
   }
 
-  /** Runs statements that give no rows. */
+  /** Runs statements that return no rows. */
   execute(sql: string): void {
     this.#database.exec(sql);
   }
 
-  /** A pragma that is a number, or is set to one. */
+  /** The value of a numeric pragma, after setting it if `source` does. */
   pragma(source: string): number {
     return Number(this.#database.pragma(source, { simple: true }));
   }
 
   /**
-   * Moves what the log holds into the database, so that the next write begins the log anew and needs no new room for it. As
-   * far as nobody reads older pages, and the disk has room for those that the database has not.
+   * Copies the log into the database, so that the next write starts the log from its beginning and needs no new space
+   * for it. Only as far as nobody reads older pages and the disk has space for new ones.
    */
   checkpoint(): void {
     this.#database.pragma('wal_checkpoint(PASSIVE)');
   }
 
-  /** Gives up some of the reserve for the files of the index. False when there is none. */
+  /** Gives up some of the reserve for the files of the index. False if there is none left. */
   giveUpReserve(): boolean {
     if (this.#reserve?.giveUp() !== true) return false;
     this.takeRoom();
@@ -91,9 +91,9 @@ export class Connection {
   }
 
   /**
-   * Lets the index have room for its log, and for pages of new rows, while the disk has some: whoever fills the disk would
-   * have it at once. So long a row is written that needs as much, and taken away again: files and free pages stay. Takes
-   * what there is; nothing when another process writes, which has the room then.
+   * Makes the index allocate space for its log and for new pages while the disk has some, since other programs that
+   * fill the disk would take it at once. Writes a row of that size and deletes it again: files and free pages stay
+   * allocated. Takes what there is; nothing if another process is writing, which has the space then.
    */
   takeRoom(): void {
     try {
@@ -107,15 +107,15 @@ export class Connection {
     }
   }
 
-  /** What is wrong first, when all pages are read and compared; `undefined` for a sound database. */
+  /** The first error found when all pages are read and compared; `undefined` if the database is consistent. */
   firstFault(): string | undefined {
     const result = String(this.#database.pragma('integrity_check(1)', { simple: true }));
     return result === 'ok' ? undefined : result;
   }
 
   /**
-   * Whether a commit is on the disk when it returns; true at first. Without, a power failure may take the last commits, and
-   * no process sees anything else: a later one that is synced takes them to the disk too. Not within a transaction.
+   * Whether a commit is on disk when it returns; true initially. If not, a power failure may lose the last commits, but
+   * nothing else differs, and the next synced commit writes them, too. Not to be set within a transaction.
    */
   set syncsCommits(wanted: boolean) {
     if (this.#syncsCommits === wanted) return;
@@ -127,7 +127,10 @@ export class Connection {
     return this.#database.inTransaction;
   }
 
-  /** Reads; the first attempt is synchronous. In WAL mode only recovery after a crash makes a reader wait. */
+  /**
+   * Runs `work`, which only reads; the first attempt is synchronous. In WAL mode a reader waits only for recovery after
+   * a crash.
+   */
   async read<T>(work: () => T): Promise<T> {
     try {
       return work();
@@ -140,8 +143,8 @@ export class Connection {
   }
 
   /**
-   * Calls `work` again while another process holds the lock that it needs, for 10 s since `sinceMs` (of
-   * `performance.now()`), once at least; then rejects with IndexLocked.
+   * Repeats `work` while another process holds the lock that it needs, until 10 s after `sinceMs` (of
+   * `performance.now()`), at least once; then rejects with IndexLocked.
    */
   retrying<T>(what: string, work: () => T, sinceMs = performance.now()): Promise<T> {
     return retryJittered(work, {
@@ -161,22 +164,22 @@ export class Connection {
 }
 
 function configure(database: Database): void {
-  // Takes effect in an empty file only, and writes to any: lets upkeep give space back in small steps.
+  // Has an effect only in an empty file, but writes to any. Lets upkeep free space in small steps.
   if (database.pragma('auto_vacuum', { simple: true }) !== INCREMENTAL) {
     database.pragma('auto_vacuum = INCREMENTAL');
   }
   database.pragma('journal_mode = WAL');
-  // WAL's NORMAL may lose the last commits in a power loss; what was acknowledged must not be lost.
+  // In WAL mode, NORMAL may lose the last commits in a power failure; what was acknowledged must not be lost.
   database.pragma('synchronous = FULL');
   database.pragma('foreign_keys = ON');
   database.pragma(`wal_autocheckpoint = ${CHECKPOINT_PAGES}`);
   database.pragma(`journal_size_limit = ${WAL_LIMIT_BYTES}`);
   database.pragma(`cache_size = -${CACHE_KIB}`);
-  // What undoes one write of a transaction would be a file in /tmp, which may be on the same full disk.
+  // The statement journal would otherwise be a file in /tmp, which may be on the same full disk.
   database.pragma('temp_store = MEMORY');
 }
 
-/** Whether the disk had no room for what was to be written: the index, its log, or the file through which processes share it. */
+/** Whether there was no disk space for the index, its log, or the file of shared memory. */
 export function isFull(error: unknown): boolean {
   const code = errorCode(error);
   return code === 'SQLITE_FULL' || code === 'SQLITE_IOERR_SHMSIZE';

@@ -7,7 +7,7 @@ interface Row {
   readonly refused_at_ms: number | null;
 }
 
-/** When credentials were used and refused last. */
+/** When credentials were last used and refused. */
 export class CredentialUsages {
   readonly #select: Statement<[], Row>;
   readonly #upsert: Statement<[Row]>;

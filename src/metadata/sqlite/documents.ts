@@ -8,7 +8,7 @@ interface Row {
   readonly bytes: Buffer;
 }
 
-/** What upstream said about a repository and that is no manifest. */
+/** Documents of upstreams other than manifests. */
 export class Documents {
   readonly #select: Statement<[string, string, string], Row>;
   readonly #upsert: Statement<[number, string, string, number, Uint8Array]>;

@@ -2,10 +2,10 @@ import type { Repository } from '../../oci/repository.ts';
 import type { EndedGrants, Grant, GrantPosition } from '../metadata-store.ts';
 import type { Connection, Statement } from './connection.ts';
 
-/** How many Grants of a credential end in one transaction. */
+/** How many Grants of a credential are removed in one transaction. */
 const END_ROWS = 100;
 
-/** How many are looked at in one transaction: half a millisecond. */
+/** How many are examined in one transaction: half a millisecond. */
 const LOOK_ROWS = 500;
 
 const START: GrantPosition = { repositoryId: -1, credentialId: '' };
@@ -56,7 +56,7 @@ export class Grants {
     return this.#select.all(upstream, name).map(toGrant);
   }
 
-  /** Those of these credentials: a look-up for each, however many the repository has. */
+  /** The Grants of these credentials: one lookup each, however many the repository has. */
   read({ upstream, name }: Repository, credentialIds: readonly string[]): readonly Grant[] {
     return credentialIds.flatMap(credentialId => {
       const row = this.#selectOne.get(upstream, name, credentialId);
@@ -80,7 +80,7 @@ export class Grants {
     return { ended: over.length, next: last && toPosition(last) };
   }
 
-  /** Ends some of the credential's Grants; false when there was none left. */
+  /** Removes some of the credential's Grants; false if there was none left. */
   endSomeOf(credentialId: string): boolean {
     return this.#deleteOf.run({ credentialId }).changes > 0;
   }

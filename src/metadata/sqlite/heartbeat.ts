@@ -7,16 +7,19 @@ import { type LeaseRow, Leases, type ProcessRow } from './leases.ts';
 import { forgetDead, isDead, Life } from './life.ts';
 import type { WriteOptions, Writer } from './writer.ts';
 
-/** How often a process shows that it lives, and looks at the others. */
+/** How often a process writes its heartbeat and checks those of the others. */
 const BEAT_MS = 1000;
 
-/** A process whose heartbeat stood still for so many of our own beats is dead: 5 s, more than any pause of a live one. */
+/**
+ * A process whose heartbeat has not changed for this many of our own beats is dead: 5 s, more than any pause of a live
+ * one.
+ */
 const DEAD_AFTER_BEATS = 5;
 
-/** Within this time of a heartbeat nobody takes a process for dead: a beat less than others wait. */
+/** For this long after a heartbeat nobody considers a process dead: one beat less than others wait. */
 const SURE_MS = (DEAD_AFTER_BEATS - 1) * BEAT_MS;
 
-/** What a Lease comes to that is given back: nothing, or work that waits for the next holder. */
+/** How a Lease is given back: its work is done, or waits for the next holder. */
 type GivenBack = 'released' | 'set aside';
 
 export interface HeartbeatParts {
@@ -24,17 +27,19 @@ export interface HeartbeatParts {
   readonly writer: Writer;
   readonly indexPath: string;
   readonly log: Log;
-  /** Before each heartbeat, once a second: whether it is written. */
+  /** Called before each heartbeat, once a second: whether it may be written. */
   readonly mayBeat: () => boolean;
-  /** Called once a second, after each heartbeat. */
+  /** Called after each heartbeat, once a second. */
   readonly onBeat: () => void;
 }
 
 /**
- * This process among the others on the store, and the Leases it holds. Who has died is known at once by its lock (see
- * `Life`). Who only stands still is judged by what was seen and counted in our own beats, never by wall clocks: one that was
- * stopped for a minute must not wake up and take everybody else for dead; nor may it go on as if nothing had happened, and
- * by its own clock, which ran on, it knows.
+ * This process among the others on the store, and the Leases that it holds.
+ *
+ * A process that has ended is detected at once by its lock (see `Life`). A process that is suspended is detected by
+ * counting its unchanged heartbeats in our own beats, never by wall clocks. A process that wakes up after a minute must
+ * not consider all others dead, nor continue as if nothing had happened; it knows by its own clock, which continued,
+ * how long it was suspended.
  */
 export class Heartbeat {
   readonly #connection: Connection;
@@ -47,15 +52,15 @@ export class Heartbeat {
   readonly #id = randomUUID();
   readonly #life: Life;
   readonly #held = new Map<number, OwnLease>();
-  /** Leases that were given back and still have a row: a full disk took not even that. */
+  /** Leases that were given back but still have a row, because the disk was full. */
   readonly #unreturned = new Map<number, GivenBack>();
-  /** Others, with how many of our beats ago theirs changed. */
+  /** Other processes, with how many of our beats ago their heartbeat changed. */
   readonly #others = new Map<string, { heartbeat: number; unchangedBeats: number }>();
   /** When the last heartbeat that was written began, by `performance.now()`. */
   #shownAtMs = Number.NEGATIVE_INFINITY;
   #showing: Promise<void> | undefined;
   #timer: NodeJS.Timeout | undefined;
-  /** The last heartbeat was not written, and the log says so. */
+  /** Set while heartbeats cannot be written and the log says so. */
   #isFailing = false;
   #isClosed = false;
 
@@ -87,10 +92,10 @@ export class Heartbeat {
     const processes = await this.#connection.read(() => this.#leases.processes());
     const dead = processes.filter(({ id }) => isDead(this.#indexPath, id));
     try {
-      // Every write joins who is not there.
+      // Every write also adds the row of this process if it is missing.
       await this.#write(() => dead.forEach(row => this.#leases.removeProcess(row, { isGone: true })));
     } catch (error) {
-      // Reading goes on all the same, and a later heartbeat joins.
+      // Reading is still possible, and a later heartbeat adds the row.
       if (errorCode(error) !== 'ENOSPC') throw error;
       this.#log.warn({ err: error }, 'the disk has no space for the heartbeat; retrying every second');
       this.#isFailing = true;
@@ -99,7 +104,7 @@ export class Heartbeat {
     forgetDead(this.#indexPath);
   }
 
-  /** Takes the Lease `key`; `undefined` when a live process has it, this one included. */
+  /** Acquires the Lease `key`; `undefined` if a live process has it, including this one. */
   async acquireLease(key: string): Promise<Lease | undefined> {
     const lease = await this.#take(key);
     if (lease !== undefined || !(await this.#holderIsDead(key))) return lease;
@@ -118,7 +123,7 @@ export class Heartbeat {
     return lease;
   }
 
-  /** True when the holder turned out to be dead, and was removed. */
+  /** True if the holder was found to be dead, and was removed. */
   async #holderIsDead(key: string): Promise<boolean> {
     const row = await this.read(key);
     if (row?.processId === undefined || row.processId === this.#id) return false;
@@ -130,7 +135,10 @@ export class Heartbeat {
     return true;
   }
 
-  /** Gives Leases back. What cannot be written now is written with a later heartbeat: a Lease must not outlive its work. */
+  /**
+   * Gives Leases back. If that cannot be written now, it is written with a later heartbeat: a Lease must not outlive
+   * its work.
+   */
   async giveBack(leases: readonly Lease[], as: GivenBack): Promise<void> {
     if (leases.length === 0) return;
     leases.forEach(({ epoch }) => this.#held.delete(epoch));
@@ -143,7 +151,7 @@ export class Heartbeat {
     }
   }
 
-  /** Within a write: throws LeaseLost unless it is held. */
+  /** Call within a write: throws LeaseLost unless the Lease is held. */
   requireWithin({ key, epoch }: Lease): void {
     if (!this.#leases.isOwn(epoch, this.#id)) throw new LeaseLost(key);
   }
@@ -152,13 +160,13 @@ export class Heartbeat {
     return this.#connection.read(() => this.#leases.read(key));
   }
 
-  /** Those that live, this one included. */
+  /** The number of live processes, including this one. */
   async count(): Promise<number> {
     const rows = await this.#connection.read(() => this.#leases.processes());
     return rows.filter(({ id }) => id === this.#id || !isDead(this.#indexPath, id)).length;
   }
 
-  /** Leaves at once what this process holds: nothing of it is being written any more. */
+  /** Gives up everything that this process holds. Call when it writes nothing any more. */
   async close(): Promise<void> {
     this.#isClosed = true;
     clearTimeout(this.#timer);
@@ -186,7 +194,7 @@ export class Heartbeat {
     if (lease.isLost) throw new LeaseLost(lease.key);
   }
 
-  /** Every write shows that this process lives. */
+  /** Every write also counts as a heartbeat. */
   async #write<T>(work: () => T, options?: WriteOptions): Promise<T> {
     const beganAtMs = performance.now();
     const result = await this.#writer.write(() => {
@@ -216,7 +224,7 @@ export class Heartbeat {
       this.#isFailing = false;
       this.#onBeat();
     } catch (error) {
-      // Once: a full disk lasts, and the log may be on it.
+      // Logged once: a full disk stays full for a while, and the log may be on it.
       if (!this.#isClosed && !this.#isFailing) {
         this.#log.warn({ err: error }, 'the heartbeat cannot be written; retrying every second');
       }
@@ -226,7 +234,10 @@ export class Heartbeat {
     }
   }
 
-  /** Within a write. What nobody has taken meanwhile is ours again with our row: it has our id still. */
+  /**
+   * Call within a write. If our row was removed, adds it again; Leases that nobody has taken meanwhile are then held
+   * again, since they have our id.
+   */
   #showLife(): void {
     if (this.#leases.beat(this.#id)) return;
     this.#leases.join(this.#id);
@@ -242,19 +253,19 @@ export class Heartbeat {
     );
   }
 
-  /** Within a write. Answers their epochs. */
+  /** Call within a write. Returns the epochs. */
   #returnLeft(): readonly number[] {
     this.#unreturned.forEach((as, epoch) => this.#return(epoch, as));
     return [...this.#unreturned.keys()];
   }
 
-  /** Within a write. */
+  /** Call within a write. */
   #return(epoch: number, as: GivenBack): void {
     if (as === 'released') this.#leases.release(epoch, this.#id);
     else this.#leases.setAside(epoch, this.#id);
   }
 
-  /** Within a write. */
+  /** Call within a write. */
   #removeDead(): void {
     const others = this.#leases.processes().filter(({ id }) => id !== this.#id);
     const ids = new Set(others.map(({ id }) => id));
@@ -270,7 +281,7 @@ export class Heartbeat {
     }
   }
 
-  /** Within a write. */
+  /** Call within a write. */
   #remove(other: ProcessRow, { isGone }: { readonly isGone: boolean }): void {
     this.#leases.removeProcess(other, { isGone });
     this.#log.info(
@@ -294,7 +305,7 @@ class OwnLease implements Lease {
   readonly epoch: number;
   readonly left: Lease['left'];
   readonly confirm: Lease['confirm'];
-  /** As far as was seen. */
+  /** Whether it is known to be lost. */
   isLost = false;
 
   constructor(

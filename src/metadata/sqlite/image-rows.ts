@@ -21,7 +21,7 @@ interface BlobRow {
   readonly used_at_ms: number | null;
 }
 
-/** What an image is made of as its repository reads it, row by row. */
+/** The parts of an image as its repository reads it. */
 export class ImageRows {
   readonly #selectTree: Statement<[Repository & { digest: Digest }], { digest: Digest }>;
   readonly #selectManifest: Statement<[Repository & { digest: Digest }], ManifestRow>;
@@ -75,7 +75,7 @@ export class ImageRows {
     this.#selectDamage = connection.prepare('SELECT 1 FROM quarantine WHERE digest = ?');
   }
 
-  /** The manifest and all below it, held or not. */
+  /** The manifest and everything below it, stored or not. */
   tree({ upstream, name }: Repository, digest: Digest): readonly Digest[] {
     return this.#selectTree.all({ upstream, name, digest }).map(row => row.digest);
   }
@@ -88,7 +88,7 @@ export class ImageRows {
     return this.#selectDamage.get(digest) !== undefined;
   }
 
-  /** What the manifest names under this media type. */
+  /** The blobs that the manifest names under this media type. */
   blobs(manifest: Digest, mediaType: string): readonly Omit<SurveyedBlob, 'isShared'>[] {
     return this.#selectBlobs.all(manifest, mediaType).map(row => ({
       digest: row.digest,
@@ -102,8 +102,8 @@ export class ImageRows {
   }
 
   /**
-   * Whether a manifest that is not in `tree` names the blob (of one more than the tree has, one is outside), or another
-   * repository has it.
+   * Whether the blob is named by a manifest that is not in `tree`, or belongs to another repository. To find one
+   * outside it is enough to look at one more manifest than the tree has.
    */
   isNamedOutside({ upstream, name }: Repository, digest: Digest, tree: ReadonlySet<Digest>): boolean {
     return (
@@ -126,7 +126,7 @@ export class ImageRows {
     );
   }
 
-  /** Whether a tag of the repository, other than `tag`, means the manifest. */
+  /** Whether a tag of the repository other than `tag` means the manifest. */
   hasOtherTag({ upstream, name }: Repository, digest: Digest, tag: string | undefined): boolean {
     return this.#selectOtherTag.get({ upstream, name, digest, tag: tag ?? '' }) !== undefined;
   }

@@ -3,15 +3,15 @@ import { basename } from 'node:path';
 import type { Log } from '../../lib/log.ts';
 import { IndexLost } from '../index-lost.ts';
 
-/** What makes a file this one, whatever it is called. */
+/** Identifies a file independently of its name. */
 interface FileIdentity {
   readonly dev: number;
   readonly ino: number;
 }
 
 /**
- * The file of the index under its name, as it was when this process opened it. Looked at without the thread pool, whose
- * threads may all wait for a slow disk: neither a heartbeat nor a write may wait for them.
+ * Checks whether the file under the index's name is still the one that this process has open. Synchronous, without the
+ * thread pool, whose threads may all be waiting for a slow disk: heartbeats and writes must not wait for them.
  */
 export class IndexFile {
   readonly #path: string;
@@ -25,17 +25,17 @@ export class IndexFile {
     this.#log = log;
   }
 
-  /** Of the index that this process has just opened. */
+  /** For the index that this process has just opened. */
   static opened(path: string, log: Log): IndexFile {
     return new IndexFile(path, statSync(path), log);
   }
 
-  /** As of the last look. */
+  /** The result of the last check. */
   get loss(): IndexLost | undefined {
     return this.#loss;
   }
 
-  /** Looks, and says what `loss` is from now on. The log tells of each loss once. */
+  /** Checks, and returns the new value of `loss`. Logs each loss once. */
   look(): IndexLost | undefined {
     const now = this.#found();
     const what =
@@ -44,7 +44,7 @@ export class IndexFile {
       if (this.#loss !== undefined) this.#log.info({ path: this.#path }, 'the index is back in place');
       this.#loss = undefined;
     } else if (this.#loss === undefined) {
-      // Without the folder: `/readyz` says it to anybody.
+      // Without the folder, since `/readyz` shows it to anybody.
       this.#loss = new IndexLost(
         `the index ${basename(this.#path)} ${what} while this process has it open: no more writes are made. Put the same file ` +
           'back; or stop this process, then restore a backup (entrepot restore), or create a new index from the blobs ' +
@@ -55,7 +55,7 @@ export class IndexFile {
     return this.#loss;
   }
 
-  /** What has the name now; a look that fails says nothing. */
+  /** The file that has the name now; if that cannot be checked, the one that had it. */
   #found(): FileIdentity | undefined {
     try {
       return statSync(this.#path, { throwIfNoEntry: false });

@@ -5,23 +5,23 @@ import type { Blobs } from './blobs.ts';
 import type { Manifests } from './manifests.ts';
 import type { Writer } from './writer.ts';
 
-/** Drawn anew each time within these bounds, so that processes do not write in step. */
+/** Chosen at random within these bounds each time, so that processes do not write in step. */
 const MIN_FLUSH_MS = 5_000;
 const MAX_FLUSH_MS = 10_000;
 
-/** Rows in one transaction, and the pause to the next: a request that wants to write waits about 3 ms. */
+/** Rows per transaction, and the pause between two: a request that wants to write waits about 3 ms. */
 const ROWS_PER_WRITE = 20;
 const PAUSE_MS = 20;
 
-/** Eviction thinks in hours: content used within the last minute is not written again. */
+/** Eviction compares hours: content used within the last minute is not written again. */
 const RESOLUTION_MS = 60_000;
-/** Who relies on a use counts on the grace period of garbage collection, which may be shorter than that. */
+/** Callers of `put` rely on the grace period of garbage collection, which may be shorter than that. */
 const RELIED_RESOLUTION_MS = 1_000;
 
-/** About a megabyte. Beyond it a use goes unnoted, which makes content look older than it is by one interval. */
+/** About a megabyte. Further uses are not recorded, which makes content look older by one interval. */
 const MAX_NOTED = 10_000;
 
-/** Gathers in memory when content was served, and writes it now and then. */
+/** Collects in memory when content was used, and writes it now and then. */
 export class LastUsed {
   readonly #writer: Writer;
   readonly #manifests: Manifests;
@@ -46,18 +46,18 @@ export class LastUsed {
     this.#schedule();
   }
 
-  /** Writes it at once, which costs no sync when it was used a moment ago; what a full disk refuses stays noted. */
+  /** Writes a use at once, unless one was written a moment ago. If the disk is full, it is kept in memory. */
   async put(digest: Digest): Promise<void> {
     this.note(digest);
     await this.#writer.write(() => this.#write(digest, Date.now(), RELIED_RESOLUTION_MS)).catch(() => {});
   }
 
-  /** A use that this process has yet to write. */
+  /** Whether a use of this content is not written yet. */
   isNoted(digest: Digest): boolean {
     return this.#noted.has(digest);
   }
 
-  /** Writes what is noted. */
+  /** Writes what is left. */
   async close(): Promise<void> {
     clearTimeout(this.#timer);
     this.#isClosing = true;
@@ -76,11 +76,11 @@ export class LastUsed {
     this.#flushing = this.#flush();
     await this.#flushing;
     this.#timer = undefined;
-    // Noted meanwhile.
+    // Uses that came meanwhile.
     if (this.#noted.size > 0 && !this.#isClosing) this.#schedule();
   }
 
-  /** Losing these is losing precision, so a failure is told and not thrown. */
+  /** A failure only loses precision, so it is logged and not thrown. */
   async #flush(): Promise<void> {
     const noted = [...this.#noted];
     this.#noted.clear();

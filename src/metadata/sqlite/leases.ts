@@ -8,13 +8,13 @@ export interface ProcessRow {
 
 export interface LeaseRow {
   readonly epoch: number;
-  /** Who has it, or had it last; `undefined` when it was given back. */
+  /** The current or last holder; `undefined` if it was given back. */
   readonly processId: string | undefined;
-  /** That process has a row. */
+  /** Whether that process has a row. */
   readonly isHeld: boolean;
 }
 
-/** Processes on this store, and the Leases that they hold. A Lease is held while its process has a row. */
+/** The processes on this store, and their Leases. A Lease is held while its process has a row. */
 export class Leases {
   readonly #insertProcess: Statement<[string]>;
   readonly #beat: Statement<[string]>;
@@ -50,7 +50,7 @@ export class Leases {
     this.#insertProcess.run(processId);
   }
 
-  /** False when others have removed the process for dead. */
+  /** False if others have removed the process as dead. */
   beat(processId: string): boolean {
     return this.#beat.run(processId).changes > 0;
   }
@@ -60,8 +60,8 @@ export class Leases {
   }
 
   /**
-   * Removes the process, unless it has moved on from `heartbeat`; with it ends what it holds. `isGone`: it certainly
-   * writes no more, so that others may go on with its ingests as they are.
+   * Removes the process unless its heartbeat has changed from `heartbeat`; its Leases end with it. `isGone`: it
+   * certainly writes no more, so others may continue its ingests in place.
    */
   removeProcess({ id, heartbeat }: ProcessRow, { isGone }: { readonly isGone: boolean }): void {
     const isRemoved = this.#deleteProcess.run(id, heartbeat).changes > 0;
@@ -75,7 +75,7 @@ export class Leases {
     return row && { epoch: row.epoch, processId: row.process_id ?? undefined, isHeld: row.held === 1 };
   }
 
-  /** `undefined` when a process that has a row holds it, this one included. */
+  /** `undefined` if a process with a row holds it, including this one. */
   take(key: string, processId: string): { epoch: number; left: LeftLease | undefined } | undefined {
     const before = this.read(key);
     if (before?.isHeld === true) {
@@ -92,12 +92,12 @@ export class Leases {
     return this.#selectOwn.get(epoch, processId) !== undefined;
   }
 
-  /** Its work is done, or was none. Nothing happens when it is another's by now; so it is with `setAside`. */
+  /** For work that is done. Like `setAside`, it has no effect if the Lease belongs to another process by now. */
   release(epoch: number, processId: string): void {
     this.#delete.run(epoch, processId);
   }
 
-  /** Its work waits for whoever takes it next. */
+  /** For work that the next holder may continue. */
   setAside(epoch: number, processId: string): void {
     this.#setAside.run(epoch, processId);
   }

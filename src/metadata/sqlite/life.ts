@@ -4,16 +4,16 @@ import { errorCode } from '../../lib/error-code.ts';
 import { PRIVATE_FOLDER_MODE } from '../../lib/private-folder.ts';
 import { Database } from './driver.ts';
 
-/** Beside the index. */
+/** The name of the folder, beside the index. */
 export const PROCESSES_FOLDER = 'processes';
 
-/** What is not yet locked may not be mistaken for a dead process's. */
+/** A file without its lock must not be taken for that of a dead process. */
 const UNLOCKED = '.new';
 
 /**
- * Shows that a process lives, by a lock on an empty file of its own, `processes/<id>`, which the kernel frees with the
- * process: others then know of its death at once. A paused process has it still. The lock is SQLite's, since Node has
- * none, and the index needs it to work anyway.
+ * Shows that a process is alive, by a lock on an empty file of its own, `processes/<id>`. The kernel releases it when
+ * the process ends, so others know at once; a suspended process keeps it. SQLite takes the lock, since Node has no file
+ * locks, and the index needs them anyway.
  */
 export class Life {
   readonly #path: string;
@@ -24,7 +24,7 @@ export class Life {
     this.#lock = lock;
   }
 
-  /** Begins the life of the process `id` on the index in the file `indexPath`. */
+  /** Takes the lock for the process `id` on the index in the file `indexPath`. */
   static begin(indexPath: string, id: string): Life {
     const path = lifePath(indexPath, id);
     mkdirSync(dirname(path), { recursive: true, mode: PRIVATE_FOLDER_MODE });
@@ -39,20 +39,20 @@ export class Life {
     return new Life(path, lock);
   }
 
-  /** The end of one's own. */
+  /** Releases the lock and removes the file. */
   end(): void {
     this.#lock.close();
     rmSync(this.#path, { force: true });
   }
 }
 
-/** Nothing is written, so there is nothing to undo: a journal would need room, which a full disk has not. */
+/** Nothing is written, so there is nothing to undo: a journal file would need space on a full disk. */
 function lockWhole(lock: Database): void {
   lock.pragma('journal_mode = MEMORY');
   lock.exec('BEGIN EXCLUSIVE');
 }
 
-/** Whether the process `id` is certainly dead. False for one of which nothing is known. */
+/** Whether the process `id` is certainly dead. False if nothing is known about it. */
 export function isDead(indexPath: string, id: string): boolean {
   let lock: Database | undefined;
   try {
@@ -68,7 +68,7 @@ export function isDead(indexPath: string, id: string): boolean {
   }
 }
 
-/** Forgets the files of dead processes, which are those of `ids` and whatever an earlier crash has left. */
+/** Removes the files of dead processes: those of `ids`, and whatever an earlier crash left. */
 export function forgetDead(indexPath: string): void {
   for (const id of readdirSync(join(dirname(indexPath), PROCESSES_FOLDER))) {
     if (!id.endsWith(UNLOCKED) && isDead(indexPath, id)) rmSync(lifePath(indexPath, id), { force: true });

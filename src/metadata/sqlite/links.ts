@@ -6,7 +6,7 @@ import * as reachability from './reachability.ts';
 
 export type LinkKind = 'manifest' | 'blob';
 
-/** Which content belongs to which repository. A Link that is not proved keeps content, and says nothing. */
+/** Which content belongs to which repository. A Link that is not proved keeps content, but gives no right. */
 export class Links {
   readonly #selectExists: Statement<[string, string, Digest]>;
   readonly #selectSize: Statement<[string, string, Digest], { size: number }>;
@@ -24,7 +24,7 @@ export class Links {
     this.#selectSize = connection.prepare(`
       SELECT l.size FROM repositories r JOIN links l ON l.repository_id = r.id
       WHERE r.upstream = ? AND r.name = ? AND l.digest = ? AND NOT l.is_unproved LIMIT 1`);
-    // The newest manifest first: what is asked for is mostly what was named a moment ago.
+    // The newest manifest first: blobs are mostly requested just after the manifest that names them.
     this.#selectNamedSize = connection.prepare(`
       SELECT n.size
       FROM reading_references n
@@ -34,7 +34,8 @@ export class Links {
         AND NOT l.is_unproved
       WHERE n.digest = @digest
       ORDER BY n.reading_id DESC LIMIT 1`);
-    // Made again, it is as new: whoever pushed the blob a second time is as far from pushing its manifest as at first.
+    // Written again, its time is renewed: a client that pushes the blob a second time may take as long to push its
+    // manifest as the first time.
     this.#insert = connection.prepare(`
       INSERT INTO links (repository_id, digest, kind, media_type, size, created_at_ms) VALUES (?, ?, ?, ?, ?, ?)
       ON CONFLICT DO UPDATE SET created_at_ms = excluded.created_at_ms, media_type = excluded.media_type,
@@ -61,12 +62,12 @@ export class Links {
     return this.#selectExists.get(upstream, name, digest) !== undefined;
   }
 
-  /** As the Link says; `undefined` without one. */
+  /** The size in the Link; `undefined` without one. */
   size({ upstream, name }: Repository, digest: Digest): number | undefined {
     return this.#selectSize.get(upstream, name, digest)?.size;
   }
 
-  /** By the Link, else by a manifest that is linked here. */
+  /** The size in the Link, or else in a manifest that is linked here. */
   namedSize(repository: Repository, digest: Digest): number | undefined {
     return this.size(repository, digest) ?? this.#sizeByManifest(repository, digest);
   }
@@ -79,12 +80,12 @@ export class Links {
     this.#insert.run(repositoryId, digest, 'blob', null, size, Date.now());
   }
 
-  /** From now on the repository reads these bytes as this media type. */
+  /** From now on the repository reads these bytes with this media type. */
   putManifest(repositoryId: number, { digest, mediaType, bytes }: Manifest): void {
     this.#insert.run(repositoryId, digest, 'manifest', mediaType, bytes.byteLength, Date.now());
   }
 
-  /** A blob's, made later than that by a clock that was ahead. */
+  /** Sets back the time of a blob's Link that a wrong clock put in the future. */
   lower({ upstream, name }: Repository, digest: Digest, toMs: number): void {
     this.#lower.run({ upstream, name, digest, toMs });
   }
@@ -93,7 +94,7 @@ export class Links {
     return this.#delete.run(repositoryId, digest, kind).changes > 0;
   }
 
-  /** A manifest's, unless something in the repository names it: then false. */
+  /** Removes a manifest's Link unless something in the repository names it: then false. */
   removeUnnamed(id: number, digest: Digest): boolean {
     this.#deleteUnnamed.run({ id, digest });
     return this.#selectManifest.get(id, digest) === undefined;

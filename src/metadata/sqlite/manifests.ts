@@ -9,7 +9,7 @@ import * as reachability from './reachability.ts';
 import { pageRange, toPage } from './page.ts';
 import { isPreloaded } from './preloads.ts';
 
-/** The one kind of manifest that has blobs but no config. */
+/** The only kind of manifest that has blobs but no config. */
 const ARTIFACT_MANIFEST = 'application/vnd.oci.artifact.manifest.v1+json';
 
 interface ManifestRow {
@@ -20,7 +20,7 @@ interface ManifestRow {
 interface ReferrerQuery extends Repository {
   readonly subject: Digest;
   readonly artifactType: string | null;
-  /** A JSON list, for which of them it is preloaded; `null`: whoever it is for. */
+  /** The grantees for which it must be preloaded, as a JSON list; `null` for no condition. */
   readonly grantees: string | null;
   readonly after: string;
   readonly rows: number;
@@ -36,7 +36,7 @@ interface ReferrerRow {
 
 type ReferenceKind = 'manifest' | 'config' | 'blob';
 
-/** Bytes of manifests, once for each digest; and readings of them, one for each media type, with what that names. */
+/** The bytes of manifests, once for each digest, and their readings, one for each media type, with what that names. */
 export class Manifests {
   readonly #selectBytes: Statement<[Digest], { bytes: Buffer }>;
   readonly #selectLinked: Statement<[string, string, Digest], ManifestRow>;
@@ -91,7 +91,10 @@ export class Manifests {
     return row && { digest, mediaType: row.media_type, bytes: row.bytes };
   }
 
-  /** Keeps the bytes, and what they name under this media type. Digest and media type settle both: what is held is equal. */
+  /**
+   * Stores the bytes, and what they name under this media type. Both are determined by digest and media type, so
+   * existing rows are equal.
+   */
   put({ digest, mediaType, bytes }: Manifest, view: ManifestView, atMs: number): void {
     this.#insertBytes.run(digest, atMs, atMs, bytes.byteLength, bytes);
     const { changes, lastInsertRowid } = this.#insertReading.run(
@@ -152,7 +155,7 @@ function references(view: ManifestView): readonly { kind: ReferenceKind; descrip
   ];
 }
 
-/** As the distribution spec wants an entry of the referrers list ("Listing Referrers"). */
+/** An entry of the referrers list, as in the distribution spec ("Listing Referrers"). */
 function toReferrer(row: ReferrerRow): Descriptor {
   const annotations: Record<string, string> = JSON.parse(row.annotations);
   return {

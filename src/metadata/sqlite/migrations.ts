@@ -11,7 +11,7 @@ import { SCHEMA_7 } from './schema-7.ts';
 import { SCHEMA_8 } from './schema-8.ts';
 import { SCHEMA_9 } from './schema-9.ts';
 
-/** Number n brings an index from version n - 1 to n. One that was released is never changed again. */
+/** Migration n leads from version n - 1 to n. A released one is never changed. */
 export const MIGRATIONS: readonly string[] = [
   SCHEMA_1,
   SCHEMA_2,
@@ -24,10 +24,13 @@ export const MIGRATIONS: readonly string[] = [
   SCHEMA_9,
 ];
 
-/** 'entp': tells our index from any other SQLite file. */
+/** 'entp': distinguishes our index from other SQLite files. */
 const APPLICATION_ID = 0x656e7470;
 
-/** Brings the index to the newest version, each step in a transaction of its own; several processes may try at once. */
+/**
+ * Migrates the index to the newest version, each step in a transaction of its own. Several processes may do this at
+ * once.
+ */
 export async function migrate(
   connection: Connection,
   migrations: readonly string[] = MIGRATIONS,
@@ -38,7 +41,7 @@ export async function migrate(
   }
 }
 
-/** Runs the next migration, if there is one; true when there is none. The version is read under the write lock. */
+/** Runs the next migration; true if there is none left. The version is read under the write lock. */
 function step(connection: Connection, migrations: readonly string[]): boolean {
   connection.execute('BEGIN IMMEDIATE');
   try {
@@ -58,7 +61,7 @@ function step(connection: Connection, migrations: readonly string[]): boolean {
   }
 }
 
-/** Runs one migration; on tables that are not those of `version`, which it was not written for, IndexUnusable. */
+/** Runs one migration. Throws IndexUnusable if the tables are not those of `version`. */
 function advance(connection: Connection, migration: string, version: number): void {
   try {
     connection.execute(migration);
@@ -72,7 +75,7 @@ function advance(connection: Connection, migration: string, version: number): vo
   }
 }
 
-/** The version of the index; 0 when it is empty. Throws when it is not one that this program can work with. */
+/** The version of the index; 0 if it is empty. Throws if this program cannot use it. */
 function recognise(connection: Connection, newest: number): number {
   const version = connection.pragma('user_version');
   const isOurs = connection.pragma('application_id') === APPLICATION_ID;

@@ -3,7 +3,10 @@ import type { Topic } from '../metadata-store.ts';
 import type { Connection, Statement } from './connection.ts';
 import type { Writer } from './writer.ts';
 
-/** Tells processes of each other's changes: a version per topic, raised by who announces and looked at by all. */
+/**
+ * Tells processes about each other's changes: each topic has a version, which every change increments and all processes
+ * poll.
+ */
 export class Notifications {
   readonly #connection: Connection;
   readonly #writer: Writer;
@@ -23,7 +26,7 @@ export class Notifications {
       ON CONFLICT DO UPDATE SET version = version + 1 RETURNING version`);
   }
 
-  /** Takes what was announced until now as known. */
+  /** Ignores everything that was announced until now. */
   async begin(): Promise<void> {
     const rows = await this.#connection.read(() => this.#select.all());
     rows.forEach(({ topic, version }) => this.#seen.set(topic, version));
@@ -31,7 +34,7 @@ export class Notifications {
 
   async notify(topic: Topic): Promise<void> {
     const version = await this.#writer.write(() => this.#raise.get(topic)?.version ?? 0);
-    // Unless another process has announced in between, ours is not news to us.
+    // Unless another process has announced something in between, our own change is not news.
     if (version === (this.#seen.get(topic) ?? 0) + 1) {
       this.#seen.set(topic, version);
     }
@@ -43,7 +46,7 @@ export class Notifications {
     return () => void this.#listeners.delete(entry);
   }
 
-  /** Calls the listeners of what others have announced since the last time. */
+  /** Calls the listeners for what others have announced since the last call. */
   async look(): Promise<void> {
     for (const { topic, version } of await this.#connection.read(() => this.#select.all())) {
       if (version !== (this.#seen.get(topic) ?? 0)) {

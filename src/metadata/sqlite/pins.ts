@@ -3,7 +3,7 @@ import type { Repository } from '../../oci/repository.ts';
 import type { Connection, Statement } from './connection.ts';
 import * as reachability from './reachability.ts';
 
-/** What upkeep must not take: tags and digests of repositories. */
+/** Tags and digests that eviction must not remove. */
 export class Pins {
   readonly #select: Statement<[string, string], { reference: string }>;
   readonly #selectOver: Statement<[Repository & { digest: Digest }], { reference: string }>;
@@ -37,7 +37,7 @@ export class Pins {
     return this.#select.all(upstream, name).map(row => row.reference);
   }
 
-  /** Those that keep the content: that mean it, or something above it. */
+  /** The pins that keep the content: on it, or on something above it. */
   listOver({ upstream, name }: Repository, digest: Digest): readonly string[] {
     return this.#selectOver.all({ upstream, name, digest }).map(row => row.reference);
   }

@@ -3,15 +3,18 @@ import type { Repository } from '../../oci/repository.ts';
 import type { Preload } from '../metadata-store.ts';
 import type { Connection, Statement } from './connection.ts';
 
-/** How many preloads of a grantee end in one transaction. */
+/** How many preloads of a grantee are removed in one transaction. */
 const END_ROWS = 100;
 
-/** A preload of the content `digest` in a repository, for one of the grantees in the JSON list `grantees`. */
+/**
+ * An SQL condition: the content `digest` was imported into a repository for one of the grantees in the JSON list
+ * `grantees`.
+ */
 export const isPreloaded = (repositoryId: string, digest: string, grantees: string) => `EXISTS (
   SELECT 1 FROM json_each(${grantees}) e JOIN preloads p ON p.grantee = e.value
   WHERE p.repository_id = ${repositoryId} AND p.digest = ${digest})`;
 
-/** What imports brought, and for whom. They go with the Links. */
+/** What was imported, and for whom. Preloads are removed with their Links. */
 export class Preloads {
   readonly #selectExists: Statement<[Repository & { digest: Digest; grantees: string }]>;
   readonly #selectSums: Statement<[string, string], { grantee: string; at_ms: number }>;
@@ -47,7 +50,7 @@ export class Preloads {
     this.#insert.run(repositoryId, digest, grantee, atMs);
   }
 
-  /** Ends some of the grantee's; false when there was none left. */
+  /** Removes some of the grantee's preloads; false if there was none left. */
   endSomeOf(grantee: string): boolean {
     return this.#deleteOf.run({ grantee }).changes > 0;
   }

@@ -1,10 +1,10 @@
 /**
- * What keeps content, as SQL conditions on a column that holds a digest. The survey finds content with them, and each
- * removal asks them again in its own transaction. A Link counts while its repository has a row: those of a removed
- * repository are swept behind it.
+ * SQL conditions for what keeps content, on a column with a digest. The survey finds content with them, and each
+ * removal checks them again in its own transaction. A Link counts only while its repository has a row: those of removed
+ * repositories are deleted later.
  */
 
-/** Any Link, whatever it says the content is. */
+/** Any Link, as whatever the content is linked. */
 export const isLinked = (digest: string) => `EXISTS (
   SELECT 1 FROM links l JOIN repositories r ON r.id = l.repository_id WHERE l.digest = ${digest})`;
 
@@ -16,39 +16,39 @@ export const isLinkedBlob = (digest: string) => `EXISTS (
   SELECT 1 FROM links l JOIN repositories r ON r.id = l.repository_id
   WHERE l.digest = ${digest} AND l.kind = 'blob')`;
 
-/** Belongs to a repository that lives here, and so could not be brought again. */
+/** The content belongs to a hosted repository, and could not be downloaded again. */
 export const isHosted = (digest: string) => `EXISTS (
   SELECT 1 FROM links l JOIN repositories r ON r.id = l.repository_id
   WHERE l.digest = ${digest} AND r.upstream = '')`;
 
-/** The same of a blob that has lost its row: as long as its file is there, `entrepot rebuild` can find it again. */
+/** The same for a blob without a row: while its file exists, `entrepot rebuild` can add it again. */
 export const isHostedBlob = (digest: string) => `EXISTS (
   SELECT 1 FROM links l JOIN repositories r ON r.id = l.repository_id
   WHERE l.digest = ${digest} AND l.kind = 'blob' AND r.upstream = '')`;
 
-/** A Link of a manifest to the reading whose row is `reading`. */
+/** A Link of a manifest, for the reading in the row `reading`. */
 export const linksTo = (link: string, reading: string) =>
   `${link}.digest = ${reading}.digest AND ${link}.kind = 'manifest' AND ${link}.media_type = ${reading}.media_type`;
 
-/** A manifest names it, as it is read anywhere. */
+/** A manifest names it, under some media type. */
 export const isNamed = (digest: string) => `EXISTS (
   SELECT 1 FROM reading_references n WHERE n.digest = ${digest})`;
 
-/** A manifest that is linked in the repository names it, as it is read there. */
+/** A manifest that is linked in the repository names it, under its media type there. */
 export const isNamedIn = (repositoryId: string, digest: string) => `EXISTS (
   SELECT 1 FROM reading_references n
   JOIN readings g ON g.id = n.reading_id
   JOIN links k ON k.repository_id = ${repositoryId} AND ${linksTo('k', 'g')}
   WHERE n.digest = ${digest})`;
 
-/** Some process is downloading it: it holds the Lease `fill-<upstream>-<algorithm>-<hex>`. */
+/** A process is downloading it: there is a Lease `fill-<upstream>-<algorithm>-<hex>`. */
 export const isBeingFilled = (digest: string) => `EXISTS (
   SELECT 1 FROM leases c JOIN processes p ON p.id = c.process_id
   WHERE c.key LIKE 'fill-%-' || replace(${digest}, ':', '-'))`;
 
 /**
- * A manifest that was pushed to the repository was damaged under an earlier version of the index, which forgot what it
- * needs. So until it is pushed again or deleted, all that the repository has may be its.
+ * A manifest that was pushed to the repository was damaged under an earlier version of the index, which did not record
+ * what it needs. Until it is pushed again or deleted, it may need anything in the repository.
  */
 export const isMaimed = (repositoryId: string) => `EXISTS (
   SELECT 1 FROM links d JOIN repositories h ON h.id = d.repository_id AND h.upstream = ''
@@ -57,7 +57,10 @@ export const isMaimed = (repositoryId: string) => `EXISTS (
 export const isPinnedIn = (repositoryId: string, digest: string) => `EXISTS (
   SELECT 1 FROM pins p WHERE p.repository_id = ${repositoryId} AND p.reference = ${digest})`;
 
-/** A pin names it, or something above it. Most stores have no pins, and then nobody looks what is above. */
+/**
+ * A pin keeps it, directly or through something above it. Most stores have no pins, and then nothing above is looked
+ * up.
+ */
 export const isUnderPin = (digest: string) => `(EXISTS (SELECT 1 FROM pins) AND EXISTS (
   WITH RECURSIVE above (digest) AS (
     SELECT ${digest}
@@ -72,6 +75,6 @@ export const isUnderPin = (digest: string) => `(EXISTS (SELECT 1 FROM pins) AND 
       SELECT 1 FROM tags t JOIN pins p ON p.repository_id = t.repository_id AND p.reference = t.tag
       JOIN repositories r ON r.id = p.repository_id WHERE t.digest = above.digest)))`;
 
-/** Mirrored content that may go when room is needed. What is linked nowhere is left to garbage collection. */
+/** Mirrored content that may be evicted. Content without any Link is left to garbage collection. */
 export const isEvictable = (digest: string) =>
   `${isLinked(digest)} AND NOT ${isHosted(digest)} AND NOT ${isBeingFilled(digest)} AND NOT ${isUnderPin(digest)}`;

@@ -4,16 +4,16 @@ import type { Content, Damage } from '../metadata-store.ts';
 import type { Connection, Statement } from './connection.ts';
 import * as reachability from './reachability.ts';
 
-/** What says when something was last used. Each has an index, so that none is looked for by a scan. */
+/** Columns with the time of a last use. Each has an index, so no query scans a table. */
 const TIMES = [
   ['blobs', 'digest', 'used_at_ms'],
   ['manifests', 'digest', 'used_at_ms'],
   ['uploads', 'id', 'touched_at_ms'],
 ] as const;
-/** Of each table, in one transaction of some milliseconds. */
+/** For each table, in one transaction of some milliseconds. */
 const LOWERED_AT_ONCE = 20;
 
-/** What upkeep takes away. Each removal asks in its own transaction whether something has come to need the content. */
+/** Removals by upkeep. Each checks in its own transaction that nothing needs the content by now. */
 export class Removals {
   readonly #deleteLink: Statement<[{ upstream: string; name: string; digest: Digest; sinceMs: number }]>;
   readonly #deleteUnlinkedManifest: Statement<[{ digest: Digest; sinceMs: number }]>;
@@ -83,7 +83,7 @@ export class Removals {
     this.#selectDamaged = connection.prepare('SELECT count(*) AS damaged FROM quarantine');
   }
 
-  /** A blob's Link that no manifest of its repository bears out. */
+  /** Removes the Link of a blob that no manifest of its repository names. */
   removeLink({ upstream, name }: Repository, digest: Digest, sinceMs: number): boolean {
     return this.#deleteLink.run({ upstream, name, digest, sinceMs }).changes > 0;
   }
@@ -98,14 +98,14 @@ export class Removals {
     return this.#removeManifest(this.#evictManifest, digest, sinceMs);
   }
 
-  /** Nothing says that bytes of this digest should be here. */
+  /** Whether nothing says that bytes of this digest should be stored. */
   isStray(digest: Digest): boolean {
     return this.#selectIsStray.get({ digest })?.stray === 1;
   }
 
   /**
-   * The row goes, so that nobody is served; `undefined` when it had gone before. What a manifest names is still needed:
-   * it is whole again when somebody brings its bytes.
+   * Removes the row, so that the content is not served; returns who has lost it, `undefined` if there was no row. What
+   * a manifest names is still needed, since the manifest may be stored again.
    */
   quarantine({ kind, digest }: Content, reason: string): 'hosted' | 'mirrored' | undefined {
     const statement = kind === 'blob' ? this.#deleteBlob : this.#deleteManifest;
@@ -133,12 +133,12 @@ export class Removals {
     return this.#lower.reduce((count, statement) => count + statement.run({ laterThanMs, toMs }).changes, 0);
   }
 
-  /** The content is whole again, or is no longer wanted. */
+  /** Call when the content was stored again, or is not needed any more. */
   endDamage(digest: Digest): void {
     this.#deleteDamage.run(digest);
   }
 
-  /** The bytes with all their readings. */
+  /** Removes the bytes with all their readings. */
   #removeManifest(
     statement: Statement<[{ digest: Digest; sinceMs: number }]>,
     digest: Digest,

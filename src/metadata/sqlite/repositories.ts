@@ -4,10 +4,10 @@ import type { ComingManifest, Paged, Usage } from '../metadata-store.ts';
 import type { Connection, Statement } from './connection.ts';
 import { type PageRange, pageRange, toPage } from './page.ts';
 
-/** How many rows of a removed repository go in one transaction: about 3 ms. */
+/** How many rows of a removed repository are deleted in one transaction: about 3 ms. */
 const SWEEP_ROWS = 20;
 
-/** Tables whose rows belong to a repository, with the columns that name one row in it. */
+/** Tables whose rows belong to a repository, with the columns that identify a row in it. */
 const OWNED_TABLES = {
   tags: 'tag',
   links: 'digest, kind',
@@ -33,7 +33,7 @@ interface UsageRow {
   readonly new_tags: number;
 }
 
-/** Repositories by name. Ids are for joining within one transaction; they are not kept. */
+/** Repositories by name. Their ids are for joins within one transaction and must not be kept. */
 export class Repositories {
   readonly #selectId: Statement<[string, string], { id: number }>;
   readonly #insert: Statement<[string, string, number]>;
@@ -85,7 +85,7 @@ export class Repositories {
     return this.#selectId.get(upstream, name)?.id;
   }
 
-  /** Within a write. */
+  /** Call within a write. */
   idOrNew(repository: Repository): number {
     const { upstream, name } = repository;
     return this.id(repository) ?? Number(this.#insert.run(upstream, name, Date.now()).lastInsertRowid);
@@ -103,7 +103,7 @@ export class Repositories {
     );
   }
 
-  /** Of the hosted repositories under one first component. */
+  /** The size of the hosted repositories with this first component. */
   usedBytes(owner: string): number {
     return this.#selectBytes.get(owner)?.bytes ?? 0;
   }
@@ -127,17 +127,17 @@ export class Repositories {
     };
   }
 
-  /** From now on nothing of it is found; what it owned is swept later. */
+  /** From now on nothing of it is found; its rows are deleted later. */
   remove({ upstream, name }: Repository): void {
     this.#delete.run(upstream, name);
   }
 
-  /** Whether rows of removed repositories are left. */
+  /** Whether there are rows of removed repositories. */
   hasRemoved(): boolean {
     return this.#selectRemoved.get() !== undefined;
   }
 
-  /** Removes some rows that removed repositories owned. */
+  /** Deletes some rows of removed repositories. */
   sweep(): void {
     const removed = this.#selectRemoved.get();
     if (removed === undefined) {

@@ -1,7 +1,7 @@
 /**
- * The first schema. Digests are stored as they are written, so that a person with the `sqlite3` program can read it.
- * Content that upkeep walks in order of use carries an index of it. Counts are rows, kept by triggers: no writer can
- * forget them, and nobody has to count. Text compares by bytes, which is the ASCII order that the spec wants.
+ * The first schema. Digests are stored as text, so that people can read them with the `sqlite3` program. Content that
+ * upkeep visits in order of use has an index for that. Counts are rows that triggers update: no writer can forget them,
+ * and nothing has to be counted. Text is compared by bytes, which gives the ASCII order that the spec requires.
  */
 export const SCHEMA_1 = `
 -- A row is there while something is linked, tagged, proved or remembered in the repository.

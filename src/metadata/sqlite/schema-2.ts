@@ -1,4 +1,7 @@
-/** Tenants that the store knows by itself, and what was issued to them; `ends_at_ms` NULL is never. */
+/**
+ * Tenants that are recorded in the store, and credentials that were issued to them. An `ends_at_ms` of NULL means
+ * never.
+ */
 export const SCHEMA_2 = `
 CREATE TABLE known_tenants (
   name TEXT PRIMARY KEY,

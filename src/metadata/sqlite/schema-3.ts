@@ -1,4 +1,4 @@
-/** What is linked in each repository weighs so much, kept by triggers as all totals are: quotas ask for it with each push. */
+/** The size of what is linked in each repository, updated by triggers, since quotas need it with each push. */
 export const SCHEMA_3 = `
 ALTER TABLE repositories ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
 UPDATE repositories SET bytes = (SELECT coalesce(sum(size), 0) FROM links WHERE repository_id = repositories.id);

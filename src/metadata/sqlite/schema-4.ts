@@ -1,4 +1,4 @@
-/** Of the readings of `digest`, those that no Link names: while another one is linked, or once the bytes are gone. */
+/** Deletes the readings of `digest` that no Link names, if another one is linked or the bytes are gone. */
 const dropIdleReadings = (digest: string) => `
   DELETE FROM readings
   WHERE digest = ${digest}
@@ -9,12 +9,11 @@ const dropIdleReadings = (digest: string) => `
       OR NOT EXISTS (SELECT 1 FROM manifests m WHERE m.digest = ${digest}));`;
 
 /**
- * Readings: the same bytes under two media types are two manifests, which need different content. The bytes are kept
- * once; each Link of a manifest names the media type under which its repository reads them.
- *
- * A reading outlives damaged bytes, as what it names stays needed, and goes with bytes that are evicted or that nobody
- * needs. A Link without a media type has no reading: its manifest has to be brought again, whoever brings the bytes. So
- * have those of an earlier version whose bytes were damaged or evicted, as it forgot what they were read as.
+ * Readings: the same bytes under two media types are two manifests, which need different content. The bytes are stored
+ * once, and each manifest's Link has the media type under which its repository reads them. A reading outlives damaged
+ * bytes, since what it names is still needed, and is removed with bytes that are evicted or unneeded. A Link without a
+ * media type has no reading: its manifest has to be stored again. So have those of an earlier version whose bytes were
+ * damaged or evicted, since their media type was lost.
  */
 export const SCHEMA_4 = `
 CREATE TABLE readings (

@@ -1,6 +1,6 @@
 /**
- * Claims become Leases with an epoch, which only grows. `process_id` NULL: nobody has it, and its ingest waits to be gone
- * on with. The uploads of an older program wait in this way too.
+ * Claims become Leases with an epoch, which only increases. A `process_id` of NULL means that nobody holds it, and its
+ * ingest can be continued. The uploads of an older version become such Leases, too.
  */
 export const SCHEMA_5 = `
 CREATE TABLE leases (

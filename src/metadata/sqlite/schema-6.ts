@@ -5,11 +5,10 @@ const makeOwner = (name: string) =>
   `INSERT INTO owners (name) SELECT ${ownerOf(name)} WHERE NOT EXISTS (SELECT 1 FROM owners WHERE name = ${ownerOf(name)});`;
 
 /**
- * What each owner of hosted repositories takes: what is linked there, and what was and is still on disk because garbage
- * has not been collected since. All are rows kept by triggers, as quotas ask with each push.
- *
- * Content that loses its last Link is the charge of whoever had that one, until its row goes or somebody links it again.
- * The charge is made before the Link goes, while its repository is surely there.
+ * How much each owner of hosted repositories uses: what is linked there, and what was and is still on disk until
+ * garbage is collected. All are rows updated by triggers, since quotas need them with each push. Content that loses its
+ * last Link counts for the owner of that Link, until its row is removed or somebody links it again. This is recorded
+ * before the Link is deleted, while its repository still exists.
  */
 export const SCHEMA_6 = `
 CREATE TABLE owners (

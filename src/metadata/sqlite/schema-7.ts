@@ -1,10 +1,8 @@
 /**
- * Preloads: what an operator's import brought into a mirrored repository, and for whom. Before, an import made a Grant for
- * the whole repository, which also opened what others pulled there later.
- *
- * Of an earlier import is known what it pinned. All under these pins becomes its preloads, where nobody has proved a right
- * with a credential: content of a repository that somebody did pull with one may have come by that, so that upstream is
- * asked about it again.
+ * Preloads: what was imported into a mirrored repository, and for whom. Before, an import made a Grant for the whole
+ * repository, which also gave access to what others pulled there later. Of earlier imports only the pins are known, so
+ * everything below a pin becomes a preload, unless a credential has proved a right to the repository: then the content
+ * may have come by that, and upstream is asked again.
  */
 export const SCHEMA_7 = `
 CREATE TABLE preloads (

@@ -1,4 +1,4 @@
-/** When credentials were used and refused last: what people are told of them, and no right. */
+/** When credentials were last used and refused. Only for people; it affects no right. */
 export const SCHEMA_8 = `
 CREATE TABLE credential_usage (
   credential_id TEXT PRIMARY KEY,

@@ -1,10 +1,9 @@
 /**
- * Before, a mere status of upstream made Links and Grants: a login page at the right moment opened a private repository, and
- * an upstream that affirmed every digest was linked to what others had brought.
- *
- * So each Grant is proved anew. A Link of mirrored content that another repository has too, or that was held for a minute
- * before, may be of that kind: it keeps the content, and opens nothing before upstream has shown that the repository has it.
- * Any other came with the content; what an import brought, the operator vouches for.
+ * Before, a mere status code of upstream made Links and Grants: a login page at the wrong moment opened a private
+ * repository, and an upstream that confirmed every digest was linked to what others had downloaded. So all Grants have
+ * to be proved again. A Link of mirrored content may be wrong if another repository has the content, too, or if it was
+ * stored for a minute before the Link was made: it still keeps the content, but gives no right until upstream proves
+ * that the repository has it. Any other Link came with the content. Imports are trusted.
  */
 export const SCHEMA_9 = `
 ALTER TABLE links ADD COLUMN is_unproved INTEGER NOT NULL DEFAULT 0;

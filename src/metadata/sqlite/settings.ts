@@ -24,7 +24,7 @@ export class Settings {
     this.#upsert.run(name, value);
   }
 
-  /** Sets it unless it is set; what counts. */
+  /** Sets it unless it is set; returns the value that is then set. */
   init(name: string, value: string): string {
     this.#insert.run(name, value);
     return this.read(name) ?? value;

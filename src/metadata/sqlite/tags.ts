@@ -22,7 +22,7 @@ export interface Tagged {
   readonly manifest: Manifest | undefined;
 }
 
-/** What tags mean. */
+/** The digests of tags. */
 export class Tags {
   readonly #select: Statement<[string, string, string], Row>;
   readonly #selectTagged: Statement<[string, string, string], TaggedRow>;
@@ -63,7 +63,7 @@ export class Tags {
       INSERT INTO tags (repository_id, tag, digest, checked_at_ms) VALUES (?, ?, ?, ?)
       ON CONFLICT DO UPDATE SET digest = excluded.digest, checked_at_ms = excluded.checked_at_ms`);
     this.#delete = connection.prepare('DELETE FROM tags WHERE repository_id = ? AND tag = ?');
-    // Left alone, SQLite takes the primary key and walks every tag of the repository.
+    // Without the hint, SQLite would use the primary key and scan every tag of the repository.
     this.#deleteOf = connection.prepare(
       'DELETE FROM tags INDEXED BY tags_by_digest WHERE repository_id = ? AND digest = ?',
     );
@@ -96,7 +96,7 @@ export class Tags {
     );
   }
 
-  /** Those that mean `digest`. */
+  /** The tags that mean `digest`. */
   listOf({ upstream, name }: Repository, digest: Digest, page: Page): Paged<string> {
     const rows = this.#selectOf.all(upstream, name, digest, ...pageRange(page));
     return toPage(
@@ -113,7 +113,7 @@ export class Tags {
     return this.#delete.run(repositoryId, tag).changes > 0;
   }
 
-  /** Every tag that means `digest`. */
+  /** Removes all tags that mean `digest`. */
   removeOf(repositoryId: number, digest: Digest): void {
     this.#deleteOf.run(repositoryId, digest);
   }

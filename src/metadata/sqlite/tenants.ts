@@ -16,7 +16,7 @@ interface IssuedRow {
   readonly ends_at_ms: number | null;
 }
 
-/** Known tenants, and the credentials that were issued to them. */
+/** Tenants that are recorded in the store, and credentials that were issued to them. */
 export class Tenants {
   readonly #selectTenants: Statement<[], TenantRow>;
   readonly #upsertTenant: Statement<[TenantRow]>;

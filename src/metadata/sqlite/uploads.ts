@@ -11,7 +11,7 @@ interface Row {
   readonly touched_at_ms: number;
 }
 
-/** Upload sessions. Who begins them limits their number by repository and requester, so counting walks few rows. */
+/** Unfinished uploads. Their number is limited for each repository and requester, so counting reads few rows. */
 export class Uploads {
   readonly #select: Statement<[string], Row>;
   readonly #count: Statement<[string, string], { uploads: number }>;

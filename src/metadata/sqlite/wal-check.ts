@@ -1,23 +1,23 @@
 import { readFile } from 'node:fs/promises';
 import { absentAsUndefined } from '../../lib/error-code.ts';
 
-// The format is that of SQLite's "WAL-mode File Format", which is promised not to change.
+// The format is described in SQLite's "WAL-mode File Format", which will not change.
 const HEADER_BYTES = 32;
 const FRAME_HEADER_BYTES = 24;
 const MAGIC = 0x377f0682;
-/** A page size of 1 in a header of two bytes means so much; here it stands in four. */
+/** In a database header, whose field has two bytes, this size is written as 1; here the field has four. */
 const MAX_PAGE_BYTES = 65_536;
-/** What no index of ours lets its log become (`journal_size_limit`, and a burst on top): beyond it nobody looks. */
+/** More than the log of our index ever becomes (`journal_size_limit` plus a burst): a larger one is not checked. */
 const MAX_LOOKED_AT_BYTES = 256 * 1024 * 1024;
 
 /**
- * How many transactions of the write-ahead log in `path` SQLite will leave out since something before them is damaged; 0
- * for a sound log, and where there is none. A power loss may tear the last one, which nobody was told of: that is sound.
- * SQLite reads on to the first frame whose checksum is wrong, and says nothing of what follows.
+ * How many transactions in the write-ahead log in `path` SQLite will ignore because of damage before them; 0 if the log
+ * is sound or does not exist. SQLite reads up to the first frame with a wrong checksum and silently ignores what
+ * follows. An incomplete last transaction is not counted: a power failure may cause it, and it was not acknowledged.
  */
 export async function lostTransactions(path: string): Promise<number> {
   const lost = await countLost(path);
-  // Another process may have written while this one read.
+  // Another process may have written during the first read.
   return lost === 0 ? 0 : Math.min(lost, await countLost(path));
 }
 
@@ -34,7 +34,7 @@ async function countLost(path: string): Promise<number> {
   let lost = 0;
   for (let at = HEADER_BYTES; at + FRAME_HEADER_BYTES + pageBytes <= log.length; ) {
     const end = at + FRAME_HEADER_BYTES + pageBytes;
-    // What follows is of an earlier round, and is over.
+    // What follows is from before the log was restarted.
     if (!log.subarray(at + 8, at + 16).equals(salts)) {
       if (isSound) break;
     } else if (isSound) {
@@ -45,11 +45,11 @@ async function countLost(path: string): Promise<number> {
     if (!isSound && isCommit && log.subarray(at + 8, at + 16).equals(salts)) lost += 1;
     at = end;
   }
-  // Each commit waits for its sync, so the one that a power loss tears is the last.
+  // Each commit waits for its sync, so only the last can be incomplete after a power failure.
   return lost > 1 ? lost : 0;
 }
 
-/** Of pairs of 32-bit words, as the format has it. */
+/** Over pairs of 32-bit words, as the format defines it. */
 class Checksum {
   readonly #isBigEndian: boolean;
   #first = 0;

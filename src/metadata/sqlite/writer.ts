@@ -1,30 +1,35 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { type Connection, isBusy, isFull, type Statement } from './connection.ts';
 
-/** Writes that came in one turn of the event loop share a commit, and its sync; so many at most, as all stop the loop. */
+/**
+ * Writes of one turn of the event loop share a commit and its sync; at most this many, since the event loop is blocked
+ * meanwhile.
+ */
 const MAX_WRITES_PER_COMMIT = 20;
 
 interface Write {
-  /** Runs inside the transaction; returns what settles the caller's promise once it is durable. */
+  /**
+   * Runs inside the transaction; returns a function that settles the caller's promise once the transaction is durable.
+   */
   readonly run: () => () => void;
   readonly reject: (error: unknown) => void;
-  /** On `performance.now()`'s clock. */
+  /** By `performance.now()`. */
   readonly askedAtMs: number;
   readonly outlivesPower: boolean;
 }
 
 export interface WriteOptions {
   /**
-   * False for what means nothing after a power failure, when no process is left: it is committed without a sync, unless
-   * others are committed with it. Default true.
+   * False for a write that means nothing after a power failure, when no process is left: it is committed without a
+   * sync, unless it shares the commit with others. Default true.
    */
   readonly outlivesPower?: boolean;
 }
 
 /**
- * The one way to write: short IMMEDIATE transactions, one after the other. IMMEDIATE takes the write lock first, so
- * that a transaction that began cannot fail for a rival's sake. Each write is a savepoint: it happens wholly or not
- * at all, whatever its neighbours do.
+ * The only way to write: short IMMEDIATE transactions, one after the other. IMMEDIATE takes the write lock first, so
+ * that a transaction that has begun cannot fail because of another process. Each write is a savepoint: it is done
+ * completely or not at all, whatever happens to the others in its transaction.
  */
 export class Writer {
   readonly #connection: Connection;
@@ -40,7 +45,7 @@ export class Writer {
   readonly #refusal: () => Error | undefined;
   #isClosed = false;
 
-  /** `refusal`: why nothing may be written now; asked before each transaction. */
+  /** `refusal` returns the reason for which nothing may be written, if there is one; called before each transaction. */
   constructor(connection: Connection, refusal: () => Error | undefined = () => undefined) {
     this.#connection = connection;
     this.#refusal = refusal;
@@ -52,7 +57,9 @@ export class Writer {
     this.#releaseSavepoint = connection.prepare('RELEASE one_write');
   }
 
-  /** Resolves with what `work` returned when it is durable. What `work` throws undoes it and rejects. */
+  /**
+   * Resolves with the result of `work` when it is durable. If `work` throws, its changes are undone and this rejects.
+   */
   write<T>(work: () => T, { outlivesPower = true }: WriteOptions = {}): Promise<T> {
     if (this.#isClosed) {
       return Promise.reject(new Error('the metadata store is closed'));
@@ -67,13 +74,13 @@ export class Writer {
     });
   }
 
-  /** Takes no more writes; resolves when those that wait are done. */
+  /** Refuses further writes; resolves when the pending ones are done. */
   async close(): Promise<void> {
     this.#isClosed = true;
     await this.#draining;
   }
 
-  /** For how long a rival's lock has let no write through; 0 when none waits for it. */
+  /** For how long the lock of another process has blocked all writes; 0 if none is waiting. */
   get lockedOutForMs(): number {
     return this.#lockedOutSinceMs === undefined ? 0 : performance.now() - this.#lockedOutSinceMs;
   }
@@ -98,7 +105,7 @@ export class Writer {
     this.#draining = undefined;
   }
 
-  /** On a full disk, what the index has itself is used anew, and what is in reserve; only then is the disk full for it. */
+  /** On a full disk, uses the index's own free space and then the reserve. Fails only if that is not enough. */
   #makingRoom<T>(work: () => T): T {
     try {
       return work();
@@ -120,7 +127,7 @@ export class Writer {
     return true;
   }
 
-  /** One transaction; returns what tells its callers. */
+  /** Runs one transaction; returns a function that settles the promises of its callers. */
   #transact(batch: readonly Write[]): () => void {
     const refusal = this.#refusal();
     if (refusal !== undefined) throw refusal;
@@ -146,7 +153,7 @@ export class Writer {
       return settle;
     } catch (error) {
       if (!this.#connection.isInTransaction) {
-        // A full disk or a broken one ends the whole transaction, with what the neighbours wrote.
+        // A full or failing disk ends the whole transaction, including the other writes in it.
         throw error;
       }
       this.#rollbackToSavepoint.run();
@@ -156,7 +163,7 @@ export class Writer {
   }
 }
 
-/** One code for a full disk, whoever meets it. */
+/** The same error for a full disk, wherever it occurs. */
 function asStorageFull(error: unknown): unknown {
   if (!isFull(error)) {
     return error;
