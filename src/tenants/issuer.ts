@@ -14,6 +14,9 @@ export function isIssuedPassword(password: string): boolean {
 /** 256 bits: never guessed. */
 const PASSWORD_BYTES = 32;
 
+/** When what is ended by hand has ended: before the time of any clock, so that it stays so when the clock is set back. */
+const LONG_AGO_MS = 0;
+
 /** There is no such tenant, or it has nothing of the kind. */
 export class UnknownTenant extends Error {
   override readonly name = 'UnknownTenant';
@@ -59,17 +62,17 @@ export class Issuer {
 
   /** Forgets a tenant and ends what was issued to it; returns what has ended by that. */
   async removeTenant(name: string): Promise<readonly IssuedCredential[]> {
-    const ended = await this.listLive(name);
-    const endsAtMs = this.#nowMs();
-    await this.#options.store.putIssuedCredentials(ended.map(one => ({ ...one, endsAtMs })));
+    const meant = await this.#issued(({ tenant }) => tenant === name);
+    await this.#options.store.putIssuedCredentials(meant.map(endedLongAgo));
     await this.#options.store.removeKnownTenant(name);
     await this.#options.store.notify('secrets');
-    return ended;
+    return meant.filter(one => this.#isLive(one));
   }
 
   /** What was issued to the tenant and still counts. */
-  listLive(tenant: string): Promise<readonly IssuedCredential[]> {
-    return this.#live(one => one.tenant === tenant);
+  async listLive(tenant: string): Promise<readonly IssuedCredential[]> {
+    const issued = await this.#issued(one => one.tenant === tenant);
+    return issued.filter(one => this.#isLive(one));
   }
 
   /** Binds the tenant to the namespace of its name that is there now. */
@@ -91,23 +94,24 @@ export class Issuer {
   /** A new credential in place of all that the tenant has for the server, which end after `overlapMs`. */
   async rotate(request: IssueRequest, overlapMs: number): Promise<Credential> {
     const [credential, issued] = this.#make(request);
-    const old = await this.#live(
+    const old = await this.#issued(
       ({ tenant, server }) => tenant === request.tenant && server === request.server,
     );
-    const endsAtMs = this.#nowMs() + overlapMs;
+    const endsAtMs = overlapMs === 0 ? LONG_AGO_MS : this.#nowMs() + overlapMs;
     await this.#put([issued, ...old.map(one => ({ ...one, endsAtMs: Math.min(one.endsAtMs, endsAtMs) }))]);
     return credential;
   }
 
   /** Ends what was issued to the tenant, or one credential of it, at once; returns what has ended by that. */
   async revoke(tenant: string, credentialId?: string): Promise<readonly IssuedCredential[]> {
-    const ended = await this.#live(
+    const meant = await this.#issued(
       one => one.tenant === tenant && (credentialId === undefined || one.id === credentialId),
     );
-    if (ended.length === 0) throw new UnknownTenant(`${tenant} has no such credential`);
-    const endsAtMs = this.#nowMs();
-    await this.#put(ended.map(one => ({ ...one, endsAtMs })));
-    return ended;
+    const live = meant.filter(one => this.#isLive(one));
+    if (live.length === 0) throw new UnknownTenant(`${tenant} has no such credential`);
+    // With those that have ended by the clock, which may be wrong.
+    await this.#put(meant.map(endedLongAgo));
+    return live;
   }
 
   #make({ tenant, server, readOnly }: IssueRequest): readonly [Credential, IssuedCredential] {
@@ -125,9 +129,12 @@ export class Issuer {
     return [credential, issued];
   }
 
-  async #live(isMeant: (credential: IssuedCredential) => boolean): Promise<readonly IssuedCredential[]> {
-    const all = await this.#options.store.listIssuedCredentials();
-    return all.filter(one => one.endsAtMs > this.#nowMs() && isMeant(one));
+  async #issued(isMeant: (credential: IssuedCredential) => boolean): Promise<readonly IssuedCredential[]> {
+    return (await this.#options.store.listIssuedCredentials()).filter(isMeant);
+  }
+
+  #isLive({ endsAtMs }: IssuedCredential): boolean {
+    return endsAtMs > this.#nowMs();
   }
 
   async #put(credentials: readonly IssuedCredential[]): Promise<void> {
@@ -138,4 +145,8 @@ export class Issuer {
   #nowMs(): number {
     return (this.#options.nowMs ?? Date.now)();
   }
+}
+
+function endedLongAgo(credential: IssuedCredential): IssuedCredential {
+  return { ...credential, endsAtMs: LONG_AGO_MS };
 }

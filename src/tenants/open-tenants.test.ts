@@ -462,6 +462,25 @@ describe('issued credentials', () => {
     await expect(issuer().revoke('t', first.id)).rejects.toThrow('t has no such credential');
   });
 
+  test('that were ended by hand stay ended when the clock is set back', async () => {
+    await issuer().addTenant('t');
+    await issuer().addTenant('gone');
+    const revoked = await issuer().issue(request);
+    const overlapping = await issuer().issue({ ...request, server: 'overlap.example' });
+    const replaced = await issuer().issue({ ...request, server: 'other.example' });
+    const removed = await issuer().issue({ ...request, tenant: 'gone' });
+    await issuer().rotate({ ...request, server: 'overlap.example' }, 300);
+    await issuer().rotate({ ...request, server: 'other.example' }, 0);
+    // Over by the clock as it is now, but not as it will be.
+    nowMs += 300;
+    await issuer().revoke('t');
+    await issuer().removeTenant('gone');
+    await issuer().addTenant('gone');
+    nowMs -= 600_000;
+    await open();
+    for (const { id } of [revoked, overlapping, replaced, removed]) expect(tenants.holders(id)).toEqual([]);
+  });
+
   test('overlap when they are rotated, and then end by themselves', async () => {
     nowMs = Date.now();
     await issuer().addTenant('t');
