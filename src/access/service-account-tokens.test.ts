@@ -172,6 +172,15 @@ describe("a service account's token", () => {
     ]);
   });
 
+  it('by a new key is good at once also after the clock was set back', async () => {
+    expect(await tokens.verify(await sign())).toEqual(ACCOUNT);
+    published = [second];
+    nowMs -= 600_000;
+    const nbf = NOW_S - 3_600;
+    expect(await tokens.verify(await sign({ nbf }, second))).toEqual(ACCOUNT);
+    expect(await tokens.verify(await sign({ nbf }))).toBeUndefined();
+  });
+
   it('by a key that was withdrawn counts no longer than until the next look, though nobody asks for it', async () => {
     const claims = { exp: NOW_S + 86_400 };
     await watch.start(() => {});

@@ -144,6 +144,10 @@ test('an answer holds as long as it says, else as the configuration says, to the
   nowMs += 540_000;
   await plugins.configsFor('reg.example/x');
   expect(await Promise.all(['says', 'silent', 'never'].map(runsOf))).toEqual([3, 2, 4]);
+  // Set back, the clock would make them hold longer.
+  nowMs -= 600_000;
+  await plugins.configsFor('reg.example/x');
+  expect(await Promise.all(['says', 'silent', 'never'].map(runsOf))).toEqual([4, 3, 5]);
 });
 
 test('who asks at once for one image shares one run', async () => {

@@ -49,6 +49,7 @@ const CONFIG_FILE = /\.(?:json|ya?ml)$/;
 
 interface Answer {
   readonly config: DockerConfig;
+  readonly fromMs: number;
   readonly untilMs: number;
 }
 
@@ -152,7 +153,9 @@ class Plugin {
     const nowMs = this.#nowMs();
     for (const [type, key] of Object.entries(cacheKeys(image))) {
       const answer = this.#answers.get(`${type} ${key}`);
-      if (answer !== undefined && nowMs <= answer.untilMs) return answer.config;
+      // Not after the clock was set back, either: the answer would hold longer by that.
+      const isValid = answer !== undefined && answer.fromMs <= nowMs && nowMs <= answer.untilMs;
+      if (isValid) return answer.config;
     }
     return undefined;
   }
@@ -193,7 +196,8 @@ class Plugin {
   }
 
   #remember(type: string, key: string, config: DockerConfig, forMs: number): void {
-    this.#answers.set(`${type} ${key}`, { config, untilMs: this.#nowMs() + forMs });
+    const fromMs = this.#nowMs();
+    this.#answers.set(`${type} ${key}`, { config, fromMs, untilMs: fromMs + forMs });
   }
 }
 

@@ -62,6 +62,15 @@ describe('Budgets', () => {
     expect(refused()).toBe(10);
   });
 
+  it('keep nobody waiting longer because the clock was set back', () => {
+    let now = 3_600_000;
+    const budgets = new Budgets(() => now);
+    expect(budgets.close('id', 60_000)).toBe(60_000);
+    now = 0;
+    expect(budgets.limitedMs('id')).toBe(0);
+    expect(budgets.close('id', 60_000)).toBe(60_000);
+  });
+
   it('never believe in a wait of a year, and never shorten one', () => {
     const budgets = new Budgets(() => 0);
     expect(budgets.close('id', 365 * 24 * 3600_000)).toBe(6 * 3600_000);

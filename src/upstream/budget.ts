@@ -19,6 +19,7 @@ interface Account {
   limit: number | undefined;
   remaining: number | undefined;
   windowS: number | undefined;
+  closedAtMs: number;
   closedUntilMs: number;
   /** Refusals in a row that named no time. */
   refusals: number;
@@ -42,7 +43,8 @@ export class Budgets {
 
   /** How long the gate stays closed; 0 when one may ask. */
   limitedMs(credentialId: string): number {
-    return Math.max(0, (this.#accounts.get(credentialId)?.closedUntilMs ?? 0) - this.#now());
+    const account = this.#accounts.get(credentialId);
+    return account === undefined ? 0 : this.#closedForMs(account);
   }
 
   /** Learns from an answer. Returns how long upstream wants to be left alone, when it said 429. */
@@ -67,10 +69,18 @@ export class Budgets {
     const account = this.#accounts.get(credentialId) ?? this.#open(credentialId);
     const now = this.#now();
     // Many requests in flight may hear of one limit; together they count as one refusal.
-    if (account.closedUntilMs <= now) account.refusals += 1;
+    const closedForMs = this.#closedForMs(account);
+    if (closedForMs === 0) account.refusals += 1;
     const waitMs = Math.min(namedMs ?? backoffMs(SILENT_LIMIT, account.refusals), MAX_RETRY_AFTER_MS);
-    account.closedUntilMs = Math.max(account.closedUntilMs, now + waitMs);
+    account.closedAtMs = now;
+    account.closedUntilMs = now + Math.max(closedForMs, waitMs);
     return account.closedUntilMs - now;
+  }
+
+  /** 0 if the clock was set back behind the moment of closing: the wait would become longer by that. */
+  #closedForMs({ closedAtMs, closedUntilMs }: Account): number {
+    const now = this.#now();
+    return now < closedAtMs ? 0 : Math.max(0, closedUntilMs - now);
   }
 
   list(): readonly Budget[] {
@@ -93,6 +103,7 @@ export class Budgets {
       limit: undefined,
       remaining: undefined,
       windowS: undefined,
+      closedAtMs: 0,
       closedUntilMs: 0,
       refusals: 0,
     };

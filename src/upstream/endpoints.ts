@@ -29,7 +29,7 @@ export class Endpoints {
   readonly #rests = new Map<number, Rest>();
   readonly #now: () => number;
 
-  constructor(endpoints: readonly Endpoint[], now: () => number = Date.now) {
+  constructor(endpoints: readonly Endpoint[], now: () => number = () => performance.now()) {
     this.#endpoints = endpoints;
     this.#now = now;
   }

@@ -82,7 +82,9 @@ export class IssuerWatch {
   /** Asks now, unless it was asked a moment ago. Never rejects. */
   async refresh(): Promise<void> {
     const { promise } = this.#questions.run('', async () => {
-      if (this.#nowMs() - this.#askedAtMs < MIN_QUESTION_MS || this.#end.signal.aborted) return;
+      // In either direction: the clock may have been set back.
+      const sinceMs = Math.abs(this.#nowMs() - this.#askedAtMs);
+      if (sinceMs < MIN_QUESTION_MS || this.#end.signal.aborted) return;
       this.#askedAtMs = this.#nowMs();
       await this.#ask();
     });
