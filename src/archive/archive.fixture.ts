@@ -3,7 +3,9 @@ import { join } from 'node:path';
 import { pack } from 'tar-stream';
 import { bytesOf, type Content, type Image, type ImageIndex } from '../../test/support/content.ts';
 import { makeTempFolder, removeFolder } from '../../test/support/temp-folder.ts';
-import { type FileBlobStore, openFileBlobStore } from '../blobs/file-blob-store.ts';
+import type { BlobStore } from '../blobs/blob-store.ts';
+import { type FileStores, openFileStores } from '../blobs/file-stores.ts';
+import type { Spool } from '../blobs/spool.ts';
 import { silentLog } from '../lib/log.ts';
 import { steadyLease } from '../lib/lease.suite.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
@@ -21,23 +23,27 @@ import type { Place } from './placement.ts';
 export class ArchiveWorld {
   readonly folder: string;
   readonly metadata: MetadataStore;
-  readonly blobs: FileBlobStore;
+  readonly spool: Spool;
+  readonly blobs: BlobStore;
+  readonly #files: FileStores;
 
-  private constructor(folder: string, metadata: MetadataStore, blobs: FileBlobStore) {
+  private constructor(folder: string, metadata: MetadataStore, files: FileStores) {
     this.folder = folder;
     this.metadata = metadata;
-    this.blobs = blobs;
+    this.#files = files;
+    this.spool = files.spool;
+    this.blobs = files.blobs;
   }
 
   static async open(): Promise<ArchiveWorld> {
     const folder = await makeTempFolder('arc');
     const metadata = await openSqliteMetadataStore(join(folder, 'index.db'), { log: silentLog });
-    return new ArchiveWorld(folder, metadata, await openFileBlobStore(folder, { log: silentLog }));
+    return new ArchiveWorld(folder, metadata, await openFileStores(folder, { log: silentLog }));
   }
 
   get stores() {
-    const { metadata, blobs } = this;
-    return { metadata, blobs };
+    const { metadata, spool, blobs } = this;
+    return { metadata, spool, blobs };
   }
 
   /** Holds an image or an index with all of it, as a pull would leave it. */
@@ -58,8 +64,8 @@ export class ArchiveWorld {
   async traces(): Promise<object> {
     const { repositories, manifests, blobs } = await this.metadata.readTotals();
     const files: string[] = [];
-    for await (const { digest } of this.blobs.blobs()) files.push(digest);
-    for await (const { key } of this.blobs.ingests()) files.push(key);
+    for await (const { digest } of this.blobs.list()) files.push(digest);
+    for await (const { key } of this.spool.list()) files.push(key);
     return { repositories, manifests, blobs, files: files.length };
   }
 
@@ -68,23 +74,23 @@ export class ArchiveWorld {
   }
 
   options(options: Partial<ImportOptions> = {}): ImportOptions {
-    const { metadata, blobs } = this;
-    return { metadata, blobs, placeOf: name => (name === undefined ? undefined : placeOf(name)), ...options };
+    const { stores } = this;
+    return { ...stores, placeOf: name => (name === undefined ? undefined : placeOf(name)), ...options };
   }
 
   async remove(): Promise<void> {
-    await this.blobs.close();
+    await this.#files.close();
     await this.metadata.close();
     await removeFolder(this.folder);
   }
 
   async #holdBlob(repository: Repository, content: Content): Promise<void> {
     if ((await this.blobs.stat(content.digest)) === undefined) {
-      const ingest = await this.blobs.ingest(steadyLease(`test-${digestHex(content.digest)}`), {
+      const ingest = await this.spool.ingest(steadyLease(`test-${digestHex(content.digest)}`), {
         digest: content.digest,
       });
       for (const piece of content.slice()) await ingest.write([piece]);
-      await ingest.commit(content.digest);
+      await this.blobs.put(content.digest, ingest);
       await ingest.close();
     }
     await this.metadata.putBlob(content.digest, content.size, repository);

@@ -1,5 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import type { BlobStore, Ingest } from '../blobs/blob-store.ts';
+import type { BlobStore } from '../blobs/blob-store.ts';
+import type { Ingest, Spool } from '../blobs/spool.ts';
 import { removeStrays } from '../blobs/stray-removal.ts';
 import type { BlobReader } from '../lib/blob-reader.ts';
 import type { Lease } from '../lib/lease.ts';
@@ -22,6 +23,7 @@ const DISCARDS_PER_STEP = 20;
 const LEASE_POLL_MS = 100;
 
 export interface BlobImporterOptions {
+  readonly spool: Spool;
   readonly blobs: BlobStore;
   readonly metadata: MetadataStore;
   readonly signal: AbortSignal;
@@ -136,12 +138,12 @@ export class BlobImporter implements BlobTaker {
   }
 
   async #store(digest: Digest, entry: ArchiveEntry): Promise<void> {
-    const { blobs, metadata, signal } = this.#options;
+    const { spool, metadata, signal } = this.#options;
     const lease = await this.#acquireLease(`import-${digestAlgorithm(digest)}-${digestHex(digest)}`);
     let settled = async (): Promise<void> => metadata.release(lease);
     try {
       // What an import that was killed has left is not gone on with: the archive starts the blob from its beginning.
-      const ingest = await blobs.ingest(lease, { digest, anew: true });
+      const ingest = await spool.ingest(lease, { digest, anew: true });
       settled = async () => {
         await ingest.abort();
         await ingest.close();
@@ -185,9 +187,9 @@ export class BlobImporter implements BlobTaker {
     const { blobs, metadata } = this.#options;
     const size = ingest.offset;
     requireDigest(digest, await ingest.hash(digest));
-    await ingest.commit(digest);
-    const isThere = () => blobs.peek(digest)?.size === size;
-    if (!(await metadata.putBlob(digest, size, undefined, { lease, isThere }))) {
+    const stored = await blobs.put(digest, ingest);
+    const proof = { lease, isThere: () => stored.isThere() };
+    if (!(await metadata.putBlob(digest, size, undefined, proof))) {
       // An unneeded twin was just going, and these bytes with it.
       throw new ArchiveError(`${digest} was removed during the import: run it again`);
     }

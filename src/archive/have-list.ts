@@ -35,7 +35,7 @@ export async function isOwnSeal(
 /** The list of what is held here. It names blobs of every repository, private ones too. */
 export async function haveListBytes(blobs: BlobStore, metadata: MetadataStore): Promise<Uint8Array> {
   const held: Digest[] = [];
-  for await (const { digest, size } of blobs.blobs()) {
+  for await (const { digest, size } of blobs.list()) {
     // A file without a row is not held: it may be about to be collected.
     if ((await metadata.statBlob(digest))?.size === size) held.push(digest);
   }

@@ -1,4 +1,5 @@
 import type { BlobStore } from '../blobs/blob-store.ts';
+import type { Spool } from '../blobs/spool.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import type { Digest } from '../oci/digest.ts';
 import { repositoryText } from '../oci/repository.ts';
@@ -12,6 +13,7 @@ import type { ImportQuota } from './import-quota.ts';
 
 export interface ImportOptions extends PlacementOptions, ReadOptions, Pick<CompleteOptions, 'platforms'> {
   readonly metadata: MetadataStore;
+  readonly spool: Spool;
   readonly blobs: BlobStore;
   /** Bounds what repositories that live here may hold; by default nothing does. */
   readonly quota?: ImportQuota | undefined;
@@ -40,8 +42,8 @@ export async function importArchive(
   entries: AsyncIterable<ArchiveEntry>,
   options: ImportOptions,
 ): Promise<ImportReport> {
-  const { metadata, blobs, signal = new AbortController().signal } = options;
-  const importer = new BlobImporter({ metadata, blobs, signal });
+  const { metadata, spool, blobs, signal = new AbortController().signal } = options;
+  const importer = new BlobImporter({ metadata, spool, blobs, signal });
   try {
     let placed: readonly PlacedImage[] = [];
     const index = await readContents(entries, importer, options, async found => {

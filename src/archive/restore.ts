@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto';
 import { createWriteStream } from 'node:fs';
 import { pipeline } from 'node:stream/promises';
 import type { BlobStore } from '../blobs/blob-store.ts';
+import type { Spool } from '../blobs/spool.ts';
 import { type Digest, digestHex, isDigest } from '../oci/digest.ts';
 import { ArchiveError } from './archive-error.ts';
 import { BACKUP_FORMAT, type BackupSummary, FIRST_FILE, INDEX_FILE, LAST_FILE } from './backup.ts';
@@ -18,6 +19,7 @@ const INDEX_MODE = 0o600;
 export interface RestoreOptions {
   /** Where the index is to be written; it is whole when `restoreBackup` resolves. */
   readonly indexPath: string;
+  readonly spool: Spool;
   readonly blobs: BlobStore;
   readonly signal?: AbortSignal;
   /** Told of bytes of blobs as they are written. */
@@ -91,13 +93,13 @@ class Restoring {
   }
 
   async #takeBlob({ name, size, body }: TarEntry): Promise<void> {
-    const { blobs, advanced = () => {} } = this.#options;
+    const { spool, blobs, advanced = () => {} } = this.#options;
     const [folder, algorithm, hex, ...more] = name.split('/');
     const digest = `${algorithm}:${hex}`;
     if (folder !== 'blobs' || more.length > 0 || !isDigest(digest)) {
       throw new ArchiveError(`${JSON.stringify(name.slice(0, 200))} does not belong in a backup`);
     }
-    const ingest = await blobs.ingest(soleLease(`restore-${digestHex(digest)}`), { digest });
+    const ingest = await spool.ingest(soleLease(`restore-${digestHex(digest)}`), { digest });
     try {
       await ingest.truncate(0);
       for await (const chunks of gathered(body)) {
@@ -106,7 +108,7 @@ class Restoring {
         advanced(chunks.reduce((sum, { byteLength }) => sum + byteLength, 0));
       }
       if (ingest.offset === size && (await ingest.hash(digest)) === digest) {
-        await ingest.commit(digest);
+        await blobs.put(digest, ingest);
         this.#blobs += 1;
         this.#blobBytes += size;
       } else {

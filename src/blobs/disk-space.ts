@@ -1,5 +1,6 @@
 import { statfs } from 'node:fs/promises';
 import { sizeText } from '../lib/units.ts';
+import type { DiskLook, SpoolSpace } from './spool.ts';
 import { StorageFull } from './storage-full.ts';
 
 /** How long a measurement of the disk is used: other programs write to it, too. */
@@ -10,18 +11,11 @@ const STUCK_MS = 5_000;
 /** How many bytes must stay free on a disk of this size. */
 export type MinFree = (diskBytes: number) => number;
 
-export interface DiskLook {
-  /** Available to this user. */
-  readonly freeBytes: number;
-  /** How many bytes must stay free. */
-  readonly minFreeBytes: number;
-}
-
 /**
  * Keeps `minFree` of the store's disk free from downloads and pushes, so that the index can always be written and
  * content removed. Whatever may be evicted is removed before a write is refused.
  */
-export class DiskSpace {
+export class DiskSpace implements SpoolSpace {
   readonly #folder: string;
   readonly #minFree: MinFree;
   /** The room at the last measurement, minus what was admitted since. */
@@ -29,7 +23,6 @@ export class DiskSpace {
   #lookedAtMs = Number.NEGATIVE_INFINITY;
   #stuckAtMs = Number.NEGATIVE_INFINITY;
   #making: Promise<void> | undefined;
-  /** Removes evictable content so that this many bytes can be written, if possible. Set by `compose/`. */
   makeRoom = async (_bytes: number): Promise<void> => {};
 
   constructor(folder: string, minFree: MinFree) {
@@ -46,7 +39,7 @@ export class DiskSpace {
     return { freeBytes, minFreeBytes };
   }
 
-  /** Resolves when this many bytes may be written; rejects with StorageFull if they may not, even after eviction. */
+  /** Rejects with StorageFull if they may not be written, even after eviction. */
   async admit(bytes: number): Promise<void> {
     if (bytes === 0 || this.#take(bytes, LOOK_MS)) return;
     await this.look();

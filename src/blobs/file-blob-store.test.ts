@@ -25,39 +25,48 @@ import { silentLog } from '../lib/log.ts';
 import { LeaseLost } from '../lib/lease.ts';
 import { steadyLease } from '../lib/lease.suite.ts';
 import { digestHex, digestOf } from '../oci/digest.ts';
-import { blobStoreSuite, keep } from './blob-store.suite.ts';
-import { type FileBlobStore, openFileBlobStore } from './file-blob-store.ts';
+import type { BlobStore } from './blob-store.ts';
+import { blobStoreSuite, keep, remove } from './blob-store.suite.ts';
+import { type FileStores, openFileStores } from './file-stores.ts';
+import type { Spool } from './spool.ts';
+import { spoolSuite } from './spool.suite.ts';
 import { isStorageFull } from './storage-full.ts';
 import { unreadableReason } from './unreadable.ts';
 
-blobStoreSuite(async () => {
+async function makePlace() {
   const path = await temporaryFolder();
   return {
-    open: () => openFileBlobStore(path, { log: silentLog }),
+    open: () => openFileStores(path, { log: silentLog }),
     remove: () => rm(path, { recursive: true }),
   };
-});
+}
+
+spoolSuite(makePlace);
+blobStoreSuite(makePlace);
 
 let folder: string;
-let store: FileBlobStore;
+let stores: FileStores;
+let spool: Spool;
+let blobs: BlobStore;
 
 beforeEach(async () => {
   folder = await temporaryFolder();
-  store = await openFileBlobStore(folder, { log: silentLog });
+  stores = await openFileStores(folder, { log: silentLog });
+  ({ spool, blobs } = stores);
 });
 
 afterEach(async () => {
   vi.restoreAllMocks();
-  await store.close();
+  await stores.close();
   await rm(folder, { recursive: true });
 });
 
 test('a blob lies under its digest and cannot be written, an ingest under its key', async () => {
-  const digest = await keep(store, 'fill-1', Buffer.from('hello'));
+  const digest = await keep(stores, 'fill-1', Buffer.from('hello'));
   const hex = digestHex(digest);
   const blob = await stat(join(folder, 'blobs', 'sha256', hex.slice(0, 2), hex));
   expect(blob.mode & 0o777).toBe(0o444);
-  const ingest = await store.ingest(steadyLease('upload-1'));
+  const ingest = await spool.ingest(steadyLease('upload-1'));
   expect(await readdir(join(folder, 'ingest'))).toEqual(['upload-1.1']);
   await ingest.abort();
   await ingest.close();
@@ -65,7 +74,7 @@ test('a blob lies under its digest and cannot be written, an ingest under its ke
 
 test('what is committed is on the disk: the bytes before they have their name, then every name down to it', async () => {
   const synced = await watchSyncs();
-  const digest = await keep(store, 'upload-1', Buffer.from('hello'));
+  const digest = await keep(stores, 'upload-1', Buffer.from('hello'));
   const hex = digestHex(digest);
   const shelf = join(folder, 'blobs', 'sha256', hex.slice(0, 2));
   expect(synced[0]).toBe(join(folder, 'ingest', 'upload-1.1'));
@@ -79,11 +88,11 @@ test.each(['close', 'suspend'] as const)(
   async end => {
     const bytes = Buffer.from('hello');
     const lease = steadyLease('upload-1');
-    const ingest = await store.ingest(lease);
+    const ingest = await spool.ingest(lease);
     await ingest.write([bytes]);
     const other = await open(join(folder, 'other'), 'w');
     const failing = vi.spyOn(Object.getPrototypeOf(other), 'sync').mockRejectedValueOnce(new Error('EIO'));
-    await expect(ingest.commit(digestOf(bytes))).rejects.toThrow('EIO');
+    await expect(blobs.put(digestOf(bytes), ingest)).rejects.toThrow('EIO');
     failing.mockRestore();
     await other.close();
     await ingest[end]();
@@ -93,9 +102,9 @@ test.each(['close', 'suspend'] as const)(
 );
 
 test('what was taken away and freed stays away after a power loss: the name that it had is synced', async () => {
-  const digest = await keep(store, 'upload-1', Buffer.from('hello'));
+  const digest = await keep(stores, 'upload-1', Buffer.from('hello'));
   const synced = await watchSyncs();
-  await store.takeAway(digest)?.();
+  await remove(blobs, digest);
   expect(synced).toEqual([join(folder, 'blobs', 'sha256', digestHex(digest).slice(0, 2))]);
 });
 
@@ -107,13 +116,13 @@ test.each(['commit', 'hash'] as const)(
       looks -= 1;
       if (looks < 0) throw new LeaseLost('upload-1');
     };
-    const ingest = await store.ingest({ ...steadyLease('upload-1'), confirm });
+    const ingest = await spool.ingest({ ...steadyLease('upload-1'), confirm });
     await ingest.write([Buffer.from('hello')]);
     await rm(join(folder, 'ingest', 'upload-1.1'));
     // A commit stands still just behind its look.
     looks = step === 'commit' ? 1 : 0;
     const failing = {
-      commit: () => ingest.commit(digestOf(Buffer.from('hello'))),
+      commit: () => blobs.put(digestOf(Buffer.from('hello')), ingest),
       hash: () => ingest.hash(digestOf(Buffer.from('hello'), 'sha512')),
     }[step]();
     await expect(failing).rejects.toThrow(LeaseLost);
@@ -126,68 +135,72 @@ test('bytes that one sync did not bring to the disk are never committed, whateve
   const digest = digestOf(Buffer.alloc(SYNC_STEP));
   const datasync = vi.spyOn(await fileHandles(), 'datasync');
   datasync.mockRejectedValueOnce(new Error('lost pages'));
-  const ingest = await store.ingest(steadyLease('upload-1'));
+  const ingest = await spool.ingest(steadyLease('upload-1'));
   await ingest.write([Buffer.alloc(SYNC_STEP)]);
-  await expect(ingest.commit(digest)).rejects.toThrow('could not be synced');
+  await expect(blobs.put(digest, ingest)).rejects.toThrow('could not be synced');
   await ingest.close();
-  expect(await store.stat(digest)).toBeUndefined();
+  expect(await blobs.stat(digest)).toBeUndefined();
 });
 
 test('every file that was opened is closed in the end', async () => {
   const bytes = randomBytes(300_000);
-  const digest = await keep(store, 'fill-1', bytes);
-  await keep(store, 'fill-2', randomBytes(10));
-  const readers = await Promise.all([store.open(digest), store.open(digest), store.follow('none', 1)]);
-  const suspended = await store.ingest(steadyLease('fill-3'));
+  const digest = await keep(stores, 'fill-1', bytes);
+  await keep(stores, 'fill-2', randomBytes(10));
+  const readers = await Promise.all([blobs.open(digest), blobs.open(digest), spool.follow('none', 1)]);
+  const suspended = await spool.ingest(steadyLease('fill-3'));
   await suspended.write([bytes]);
-  const follower = await store.follow('fill-3', 1);
+  const follower = await spool.follow('fill-3', 1);
   await suspended.suspend();
   await suspended.close();
   await follower?.close();
-  const aborted = await store.ingest(steadyLease('fill-3'));
+  const aborted = await spool.ingest(steadyLease('fill-3'));
   await aborted.hash(digestOf(bytes, 'sha512'));
   await aborted.abort();
   await aborted.close();
-  await store.hashFile(digest, { bytesPerSecond: 0 });
+  await blobs.rehash(digest, { bytesPerSecond: 0 });
   await Promise.all(readers.map(async reader => reader?.close()));
   expect(await openFilesIn(folder)).toEqual([]);
 });
 
 test('a folder of blobs that somebody deletes while we run is made again', async () => {
-  const digest = await keep(store, 'fill-1', Buffer.from('bytes'));
+  const digest = await keep(stores, 'fill-1', Buffer.from('bytes'));
   await rm(join(folder, 'blobs', 'sha256'), { recursive: true });
-  expect(await store.stat(digest)).toBeUndefined();
-  expect(await keep(store, 'fill-1', Buffer.from('bytes'))).toBe(digest);
-  expect(await store.stat(digest)).toEqual({ size: 5 });
+  expect(await blobs.stat(digest)).toBeUndefined();
+  expect(await keep(stores, 'fill-1', Buffer.from('bytes'))).toBe(digest);
+  expect(await blobs.stat(digest)).toEqual({ size: 5 });
 });
 
-test('a blob has readers from the first open to the last close', async () => {
-  const digest = await keep(store, 'fill-1', Buffer.from('bytes'));
-  const [first, second] = [await store.open(digest), await store.open(digest)];
-  await first?.close();
-  await first?.close();
-  expect(store.hasReaders(digest)).toBe(true);
-  await second?.close();
-  expect(store.hasReaders(digest)).toBe(false);
+test('a removal knows whether the file is still the one that it was prepared for', async () => {
+  const digest = await keep(stores, 'fill-1', Buffer.from('bytes'));
+  const removal = await blobs.removal(digest);
+  await keep(stores, 'fill-2', Buffer.from('bytes'));
+  expect(removal.isSame()).toBe(false);
+});
+
+test('an ingest of another spool is refused', async () => {
+  const ingest = await spool.ingest(steadyLease('fill-1'));
+  const foreign = { ...ingest, offset: 0 };
+  await expect(blobs.put(digestOf(Buffer.alloc(0)), foreign)).rejects.toThrow('not an ingest of this folder');
+  await ingest.close();
 });
 
 test('readers of one file share its bytes, those of a file that took its place do not', async () => {
-  const digest = await keep(store, 'fill-1', Buffer.from('bytes'));
-  const other = await store.open(await keep(store, 'fill-2', Buffer.from('other')));
-  const [first, second] = [await store.open(digest), await store.open(digest)];
+  const digest = await keep(stores, 'fill-1', Buffer.from('bytes'));
+  const other = await blobs.open(await keep(stores, 'fill-2', Buffer.from('other')));
+  const [first, second] = [await blobs.open(digest), await blobs.open(digest)];
   expect(first?.shares).toBeDefined();
   expect(second?.shares).toBe(first?.shares);
   expect(other?.shares).not.toBe(first?.shares);
-  await store.takeAway(digest)?.();
-  await keep(store, 'fill-1', Buffer.from('bytes'));
-  const third = await store.open(digest);
+  await remove(blobs, digest);
+  await keep(stores, 'fill-1', Buffer.from('bytes'));
+  const third = await blobs.open(digest);
   expect(third?.shares).toBeUndefined();
   for (const reader of [first, second, third, other]) await reader?.close();
 });
 
 test('a full disk is told from a broken one, and the ingest says how far it came', async () => {
   await symlink('/dev/full', join(folder, 'ingest', 'fill-1.1'));
-  const ingest = await store.ingest(steadyLease('fill-1'));
+  const ingest = await spool.ingest(steadyLease('fill-1'));
   const error: unknown = await ingest.write([Buffer.from('bytes')]).catch((reason: unknown) => reason);
   expect(isStorageFull(error)).toBe(true);
   expect(ingest.offset).toBe(0);
@@ -204,9 +217,9 @@ test('a commit that cannot be moved into place leaves the ingest and no blob', a
     join(folder, 'blobs', 'sha256', digestHex(digest).slice(0, 2)),
     'a file where a folder should be',
   );
-  const ingest = await store.ingest(steadyLease('fill-1'), { digest });
+  const ingest = await spool.ingest(steadyLease('fill-1'), { digest });
   await ingest.write([bytes]);
-  await expect(ingest.commit(digest)).rejects.toThrow('EEXIST');
+  await expect(blobs.put(digest, ingest)).rejects.toThrow('EEXIST');
   await ingest.suspend();
   await ingest.close();
   expect(await readdir(join(folder, 'ingest'))).toEqual(['fill-1.1']);
@@ -229,28 +242,28 @@ describe.each<[what: string, reason: string, make: (path: string) => unknown]>([
   let path: string;
 
   beforeEach(async () => {
-    await keep(store, 'fill-1', bytes);
+    await keep(stores, 'fill-1', bytes);
     path = join(folder, 'blobs', 'sha256', digestHex(digest).slice(0, 2), digestHex(digest));
     await rm(path);
     await make(path);
   });
 
   test('is not the blob, is never waited for or followed, and is damage', async () => {
-    expect(await store.stat(digest)).toBeUndefined();
-    expect(await store.open(digest)).toBeUndefined();
-    const error: unknown = await store
-      .hashFile(digest, { bytesPerSecond: 0 })
+    expect(await blobs.stat(digest)).toBeUndefined();
+    expect(await blobs.open(digest)).toBeUndefined();
+    const error: unknown = await blobs
+      .rehash(digest, { bytesPerSecond: 0 })
       .catch((thrown: unknown) => thrown);
     expect(unreadableReason(error)).toContain(reason);
-    for await (const blob of store.blobs()) expect(blob.digest).toBeUndefined();
+    for await (const blob of blobs.list()) expect(blob.digest).toBeUndefined();
   });
 
   test('gives way to the blob, and what was in a folder is kept', async () => {
-    const ingest = await store.ingest(steadyLease('fill-2'), { digest });
+    const ingest = await spool.ingest(steadyLease('fill-2'), { digest });
     await ingest.write([bytes]);
-    await ingest.commit(digest);
+    await blobs.put(digest, ingest);
     await ingest.close();
-    expect(await store.stat(digest)).toEqual({ size: bytes.length });
+    expect(await blobs.stat(digest)).toEqual({ size: bytes.length });
     const aside = (await readdir(join(path, '..'))).filter(name => name.includes('.folder-'));
     for (const name of aside) expect(await readdir(join(path, '..', name))).toEqual(['kept']);
     expect(aside).toHaveLength(what === 'a folder' ? 1 : 0);
@@ -258,7 +271,7 @@ describe.each<[what: string, reason: string, make: (path: string) => unknown]>([
   });
 
   test('is removed as a blob is', async () => {
-    await store.takeAway(digest)?.();
+    await remove(blobs, digest);
     expect(await readdir(join(path, '..'))).not.toContain(digestHex(digest));
   });
 });
@@ -267,23 +280,23 @@ test('a blob whose folder is a file is absent, and its removal has nothing to do
   const digest = digestOf(Buffer.from('bytes'));
   await mkdir(join(folder, 'blobs', 'sha256'));
   await writeFile(join(folder, 'blobs', 'sha256', digestHex(digest).slice(0, 2)), 'x');
-  expect(await store.stat(digest)).toBeUndefined();
-  expect(await store.open(digest)).toBeUndefined();
-  expect(await store.hashFile(digest, { bytesPerSecond: 0 })).toBeUndefined();
-  await store.takeAway(digest)?.();
+  expect(await blobs.stat(digest)).toBeUndefined();
+  expect(await blobs.open(digest)).toBeUndefined();
+  expect(await blobs.rehash(digest, { bytesPerSecond: 0 })).toBeUndefined();
+  await remove(blobs, digest);
 });
 
 test('stray files are not taken for content', async () => {
-  const digest = await keep(store, 'fill-1', Buffer.from('content'));
+  const digest = await keep(stores, 'fill-1', Buffer.from('content'));
   await writeFile(join(folder, 'blobs', 'README.md'), 'x');
   await writeFile(join(folder, 'blobs', 'sha256', 'notes'), 'x');
   await writeFile(join(folder, 'blobs', 'sha256', digestHex(digest).slice(0, 2), 'short'), 'x');
   await writeFile(join(folder, 'ingest', 'UPPER.tmp'), 'x');
   const found = [];
-  for await (const blob of store.blobs()) {
+  for await (const blob of blobs.list()) {
     found.push(blob.digest);
   }
-  for await (const ingest of store.ingests()) {
+  for await (const ingest of spool.list()) {
     found.push(ingest.key);
   }
   expect(found).toEqual([digest]);
@@ -291,24 +304,24 @@ test('stray files are not taken for content', async () => {
 
 test('hashing a blob again finds damage, and keeps to its rate', async () => {
   const bytes = randomBytes(2_000_000);
-  const digest = await keep(store, 'fill-1', bytes);
+  const digest = await keep(stores, 'fill-1', bytes);
   const startedAtMs = performance.now();
-  expect(await store.hashFile(digest, { bytesPerSecond: 5_000_000 })).toBe(digest);
+  expect(await blobs.rehash(digest, { bytesPerSecond: 5_000_000 })).toBe(digest);
   // The last slice of half a MiB is not waited for.
   expect(performance.now() - startedAtMs).toBeGreaterThan(290);
   const hex = digestHex(digest);
   const path = join(folder, 'blobs', 'sha256', hex.slice(0, 2), hex);
   await chmod(path, 0o644);
   await truncate(path, 1_999_999);
-  expect(await store.hashFile(digest, { bytesPerSecond: 0 })).toBe(digestOf(bytes.subarray(0, 1_999_999)));
-  expect(await store.hashFile(digestOf(Buffer.from('absent')), { bytesPerSecond: 0 })).toBeUndefined();
+  expect(await blobs.rehash(digest, { bytesPerSecond: 0 })).toBe(digestOf(bytes.subarray(0, 1_999_999)));
+  expect(await blobs.rehash(digestOf(Buffer.from('absent')), { bytesPerSecond: 0 })).toBeUndefined();
 });
 
 test('hashing a blob again can be called off, also while it begins', async () => {
-  const digest = await keep(store, 'fill-1', randomBytes(2_000_000));
+  const digest = await keep(stores, 'fill-1', randomBytes(2_000_000));
   for (const afterMs of [0, 20]) {
     const controller = new AbortController();
-    const hashing = store.hashFile(digest, { bytesPerSecond: 1, signal: controller.signal });
+    const hashing = blobs.rehash(digest, { bytesPerSecond: 1, signal: controller.signal });
     if (afterMs === 0) controller.abort();
     else setTimeout(() => controller.abort(), afterMs);
     await expect(hashing).rejects.toThrow('abort');
@@ -317,10 +330,10 @@ test('hashing a blob again can be called off, also while it begins', async () =>
 });
 
 test('a slow scrub does not stand in the way of an ingest', async () => {
-  const digest = await keep(store, 'fill-1', randomBytes(2_000_000));
+  const digest = await keep(stores, 'fill-1', randomBytes(2_000_000));
   const controller = new AbortController();
-  const scrub = store.hashFile(digest, { bytesPerSecond: 1, signal: controller.signal });
-  await keep(store, 'fill-2', randomBytes(2_000_000));
+  const scrub = blobs.rehash(digest, { bytesPerSecond: 1, signal: controller.signal });
+  await keep(stores, 'fill-2', randomBytes(2_000_000));
   controller.abort();
   await expect(scrub).rejects.toThrow('abort');
 });
@@ -338,21 +351,21 @@ test('a process that is killed while it writes leaves an ingest that can be resu
     await once(child, 'exit');
   }
   expect(child.signalCode).toBe('SIGKILL');
-  const ingest = await store.ingest(steadyLease('fill-1'));
+  const ingest = await spool.ingest(steadyLease('fill-1'));
   expect(ingest.offset).toBeGreaterThan(0);
   expect(await ingest.hash(digestOf(Buffer.alloc(0)))).toBe(digestOf(Buffer.alloc(ingest.offset, 'x')));
   const digest = digestOf(Buffer.alloc(ingest.offset, 'x'));
-  await ingest.commit(digest);
+  await blobs.put(digest, ingest);
   await ingest.close();
-  expect(await store.hashFile(digest, { bytesPerSecond: 0 })).toBe(digest);
+  expect(await blobs.rehash(digest, { bytesPerSecond: 0 })).toBe(digest);
 });
 
 /** Writes for ever to `fill-1` of the store in its first argument. */
 const WRITER = `
-  const { openFileBlobStore } = await import(${JSON.stringify(new URL('file-blob-store.ts', import.meta.url).href)});
+  const { openFileStores } = await import(${JSON.stringify(new URL('file-stores.ts', import.meta.url).href)});
   const log = { debug() {}, info() {}, warn() {}, error() {}, child: () => log };
-  const store = await openFileBlobStore(process.argv[1], { log });
-  const ingest = await store.ingest({ key: 'fill-1', epoch: 1, left: undefined, confirm: () => undefined });
+  const { spool } = await openFileStores(process.argv[1], { log });
+  const ingest = await spool.ingest({ key: 'fill-1', epoch: 1, left: undefined, confirm: () => undefined });
   for (;;) {
     await ingest.write([Buffer.alloc(65_537, 'x')]);
     console.log('writing');

@@ -1,106 +1,32 @@
 import { lstatSync, renameSync, type Stats } from 'node:fs';
-import { type FileHandle, lstat, mkdir, opendir, rm, stat } from 'node:fs/promises';
-import { join } from 'node:path';
+import { type FileHandle, lstat, rename } from 'node:fs/promises';
 import { syncFolder } from '../lib/atomic-file.ts';
 import type { BlobReader } from '../lib/blob-reader.ts';
 import { absentAsUndefined, errorCode } from '../lib/error-code.ts';
-import { followFile } from '../lib/follow-file.ts';
-import type { Lease } from '../lib/lease.ts';
-import type { Log } from '../lib/log.ts';
 import { openRegularFile } from '../lib/regular-file.ts';
 import { type Digest, digestAlgorithm, isDigest } from '../oci/digest.ts';
 import { BlobFolders } from './blob-folders.ts';
-import type {
-  BlobPeek,
-  BlobStat,
-  BlobStore,
-  FoundIngest,
-  Ingest,
-  IngestFollower,
-  IngestOptions,
-} from './blob-store.ts';
-import { DiskSpace, type MinFree } from './disk-space.ts';
+import type { BlobRemoval, BlobStat, BlobStore, RehashOptions, StoredBlob } from './blob-store.ts';
 import { FileIngest } from './file-ingest.ts';
-import { FilePaths, parseIngestName } from './file-paths.ts';
-import { Hasher } from './hasher.ts';
-import { freeOwn } from './in-the-way.ts';
-import { earlierIngests } from './left-ingest.ts';
+import type { FilePaths } from './file-paths.ts';
+import { folderEntries } from './folder-entries.ts';
+import type { Hasher } from './hasher.ts';
+import { freeOwn, moveFolderAside } from './in-the-way.ts';
+import type { Ingest } from './spool.ts';
 import { isNoFile } from './unreadable.ts';
 
-/** What nearly every client uses: hashing begins with it if the digest is not known yet. */
-const USUAL_ALGORITHM = 'sha256';
-
-/**
- * Stored content may be private, so `blobs/` and `ingest/` are accessible to their owner only. What is inside has the
- * usual modes.
- */
-const DOOR_MODE = 0o700;
-
-/** What a store in a file system adds to the contract. */
-export interface FileBlobStore extends BlobStore {
-  /**
-   * Reads the blob again from disk and returns the digest of its bytes, reading at most `bytesPerSecond`, for
-   * scrubbing. `undefined` if nothing is in its place. Rejects when `signal` aborts, or if the bytes cannot be read;
-   * `unreadableReason` then says whether this blob is damaged.
-   */
-  hashFile(
-    digest: Digest,
-    options: {
-      readonly bytesPerSecond: number;
-      readonly signal?: AbortSignal;
-      /** Called now and then with the number of bytes read. */
-      readonly onProgress?: (bytes: number) => void;
-    },
-  ): Promise<Digest | undefined>;
-  /** Whether a reader of this process has the blob open, in which case removing it does not free its space yet. */
-  hasReaders(digest: Digest): boolean;
-  /**
-   * The size of all ingests on disk: as last counted, plus what this process has written and minus what it has ended
-   * since. Ingests of earlier and other processes are included from the first count on.
-   */
-  readonly unfinishedBytes: number;
-  /** Sets the result of a count of all ingests. Counting is left to the caller, since nothing waits for it. */
-  countUnfinished(bytes: number): void;
-  /** Whether there is any blob, with or without a row. Looks no further than the first. */
-  hasBlobs(): Promise<boolean>;
-  readonly space: DiskSpace;
-}
-
-export interface FileBlobStoreOptions {
-  readonly log: Log;
-  /** Default: nothing. */
-  readonly minFree?: MinFree | undefined;
-}
-
-/**
- * Opens the store in the folder `path` (see `FilePaths` for the layout), and creates what is missing. Scans nothing.
- */
-export async function openFileBlobStore(
-  path: string,
-  { log, minFree = () => 0 }: FileBlobStoreOptions,
-): Promise<FileBlobStore> {
-  const paths = new FilePaths(path);
-  await mkdir(path, { recursive: true, mode: DOOR_MODE });
-  await mkdir(paths.blobs, { recursive: true, mode: DOOR_MODE });
-  await mkdir(paths.ingests, { recursive: true, mode: DOOR_MODE });
-  await syncFolder(path);
-  return new FolderStore(paths, new DiskSpace(path, minFree), log);
-}
-
-class FolderStore implements FileBlobStore {
-  readonly space: DiskSpace;
+/** Blobs as files. `put` moves the file of an ingest, which must be of the FileSpool in the same folder. */
+export class FileBlobStore implements BlobStore {
   readonly #paths: FilePaths;
   readonly #folders: BlobFolders;
   readonly #hasher: Hasher;
   /** Blobs that are open for reading. */
   readonly #reading = new Map<Digest, Reading>();
-  #unfinishedBytes = 0;
 
-  constructor(paths: FilePaths, space: DiskSpace, log: Log) {
+  constructor(paths: FilePaths, hasher: Hasher) {
     this.#paths = paths;
-    this.space = space;
     this.#folders = new BlobFolders(paths);
-    this.#hasher = new Hasher(log);
+    this.#hasher = hasher;
   }
 
   async stat(digest: Digest): Promise<BlobStat | undefined> {
@@ -127,80 +53,25 @@ class FolderStore implements FileBlobStore {
     }
   }
 
-  peek(digest: Digest): BlobPeek | undefined {
-    const found = lstatSync(this.#paths.blob(digest), { throwIfNoEntry: false });
-    if (found === undefined) {
-      return undefined;
-    }
-    const identity = `${found.dev} ${found.ino} ${found.mtimeMs}`;
-    return { size: found.isFile() ? found.size : undefined, identity };
+  async put(digest: Digest, spooled: Ingest): Promise<StoredBlob> {
+    if (!(spooled instanceof FileIngest)) throw new TypeError('not an ingest of this folder');
+    const size = spooled.offset;
+    await spooled.moveAway(path => this.#take(path, digest));
+    return { isThere: () => this.#peek(digest)?.size === size };
   }
 
-  takeAway(digest: Digest): (() => Promise<void>) | undefined {
-    const gone = this.#paths.gone();
-    try {
-      renameSync(this.#paths.blob(digest), gone);
-    } catch (error) {
-      const code = errorCode(error);
-      if (code === 'ENOENT' || code === 'ENOTDIR') {
-        return undefined;
-      }
-      throw error;
-    }
-    return async () => {
-      await freeOwn(gone);
-      // Without this, a power failure could bring back the file without its row, and many such files look like a lost
-      // index.
-      await absentAsUndefined(syncFolder(this.#paths.blobFolder(digest)));
+  async removal(digest: Digest): Promise<BlobRemoval> {
+    const found = this.#peek(digest)?.identity;
+    return {
+      isSame: () => this.#peek(digest)?.identity === found,
+      takeAway: () => this.#takeAway(digest),
     };
   }
 
-  async ingest(lease: Lease, { digest, anew = false }: IngestOptions = {}): Promise<Ingest> {
-    const algorithm = digest === undefined ? USUAL_ALGORITHM : digestAlgorithm(digest);
-    const grown = (bytes: number): void => this.countUnfinished(this.#unfinishedBytes + bytes);
-    const store = {
-      paths: this.#paths,
-      folders: this.#folders,
-      hasher: this.#hasher,
-      space: this.space,
-      grown,
-    };
-    return FileIngest.open(store, lease, { algorithm, anew });
-  }
-
-  async follow(key: string, epoch: number): Promise<IngestFollower | undefined> {
-    return followFile(this.#paths.ingest(key, epoch));
-  }
-
-  async ingestLength(key: string, epoch: number): Promise<number> {
-    const found = await absentAsUndefined(lstat(this.#paths.ingest(key, epoch)));
-    if (found !== undefined) {
-      return found.size;
-    }
-    const [name] = await earlierIngests(this.#paths, key, epoch);
-    const earlier = name && (await absentAsUndefined(lstat(this.#paths.foundIngest(name))));
-    return earlier ? earlier.size : 0;
-  }
-
-  async abandon({ name }: Pick<FoundIngest, 'name'>): Promise<void> {
-    await rm(this.#paths.foundIngest(name), { force: true });
-  }
-
-  async *ingests(): ReturnType<BlobStore['ingests']> {
-    for await (const { name, path } of entries(this.#paths.ingests)) {
-      const parsed = parseIngestName(name);
-      const found = await absentAsUndefined(lstat(path));
-      if (parsed !== undefined && found?.isFile()) {
-        const { key, epoch } = parsed;
-        yield { name, key, epoch, size: found.size, modifiedAtMs: found.mtimeMs };
-      }
-    }
-  }
-
-  async *blobs(): ReturnType<BlobStore['blobs']> {
-    for await (const algorithm of entries(this.#paths.blobs)) {
-      for await (const folder of entries(algorithm.path)) {
-        for await (const { name, path } of entries(folder.path)) {
+  async *list(): ReturnType<BlobStore['list']> {
+    for await (const algorithm of folderEntries(this.#paths.blobs)) {
+      for await (const folder of folderEntries(algorithm.path)) {
+        for await (const { name, path } of folderEntries(folder.path)) {
           const digest = `${algorithm.name}:${name}`;
           if (!isDigest(digest)) {
             continue;
@@ -216,18 +87,9 @@ class FolderStore implements FileBlobStore {
     }
   }
 
-  async hasBlobs(): Promise<boolean> {
-    for await (const { digest } of this.blobs()) return isDigest(digest);
-    return false;
-  }
-
-  async hashFile(
+  async rehash(
     digest: Digest,
-    {
-      bytesPerSecond,
-      signal,
-      onProgress,
-    }: { bytesPerSecond: number; signal?: AbortSignal; onProgress?: (bytes: number) => void },
+    { bytesPerSecond, signal, onProgress }: RehashOptions,
   ): Promise<Digest | undefined> {
     const found = await this.#entry(digest);
     signal?.throwIfAborted();
@@ -255,25 +117,60 @@ class FolderStore implements FileBlobStore {
     return this.#reading.has(digest);
   }
 
-  get unfinishedBytes(): number {
-    return this.#unfinishedBytes;
-  }
-
-  countUnfinished(bytes: number): void {
-    this.#unfinishedBytes = Math.max(0, bytes);
-  }
-
-  admit(bytes: number): Promise<void> {
-    return this.space.admit(bytes);
-  }
-
-  async close(): Promise<void> {
-    await this.#hasher.close();
-  }
-
   /** Whatever is in the blob's place. */
   #entry(digest: Digest): Promise<Stats | undefined> {
     return noFileAsUndefined(lstat(this.#paths.blob(digest)));
+  }
+
+  /** Whatever is in the blob's place; synchronous, for use within a transaction of the index. */
+  #peek(digest: Digest): Peek | undefined {
+    try {
+      const found = lstatSync(this.#paths.blob(digest));
+      const identity = `${found.dev} ${found.ino} ${found.mtimeMs}`;
+      return { size: found.isFile() ? found.size : undefined, identity };
+    } catch (error) {
+      if (isNothing(error)) return undefined;
+      throw error;
+    }
+  }
+
+  /**
+   * Moves the file to its place below `blobs/`, and returns the folder. A folder that was deleted meanwhile is created
+   * again, once.
+   */
+  async #take(path: string, digest: Digest): Promise<string> {
+    const place = this.#paths.blob(digest);
+    const move = async () => {
+      const folder = await this.#folders.make(digest);
+      await rename(path, place);
+      return folder;
+    };
+    const moved = await absentAsUndefined(move()).catch(async (error: unknown) => {
+      if (errorCode(error) !== 'EISDIR') throw error;
+      await moveFolderAside(place);
+      return undefined;
+    });
+    if (moved !== undefined) {
+      return moved;
+    }
+    this.#folders.forget(digest);
+    return move();
+  }
+
+  #takeAway(digest: Digest): (() => Promise<void>) | undefined {
+    const gone = this.#paths.gone();
+    try {
+      renameSync(this.#paths.blob(digest), gone);
+    } catch (error) {
+      if (isNothing(error)) return undefined;
+      throw error;
+    }
+    return async () => {
+      await freeOwn(gone);
+      // Without this, a power failure could bring back the file without its row, and many such files look like a lost
+      // index.
+      await absentAsUndefined(syncFolder(this.#paths.blobFolder(digest)));
+    };
   }
 
   #leave(digest: Digest, reading: Reading): void {
@@ -282,6 +179,13 @@ class FolderStore implements FileBlobStore {
       this.#reading.delete(digest);
     }
   }
+}
+
+interface Peek {
+  /** Bytes; `undefined` if something other than a blob is in its place. */
+  readonly size: number | undefined;
+  /** Differs for whatever replaces it. */
+  readonly identity: string;
 }
 
 /** A blob that is open for reading. */
@@ -337,6 +241,12 @@ class FileReader implements BlobReader {
   }
 }
 
+/** Whether a system call failed because nothing has the name. */
+function isNothing(error: unknown): boolean {
+  const code = errorCode(error);
+  return code === 'ENOENT' || code === 'ENOTDIR';
+}
+
 /** The result of `operation`; `undefined` if there is no file. */
 async function noFileAsUndefined<T>(operation: Promise<T>): Promise<T | undefined> {
   try {
@@ -344,15 +254,5 @@ async function noFileAsUndefined<T>(operation: Promise<T>): Promise<T | undefine
   } catch (error) {
     if (isNoFile(error)) return undefined;
     throw error;
-  }
-}
-
-/** The entries of a folder; none if it does not exist or is a file. */
-async function* entries(folder: string): AsyncIterable<{ readonly name: string; readonly path: string }> {
-  const found = await absentAsUndefined(stat(folder));
-  if (found?.isDirectory()) {
-    for await (const { name } of await opendir(folder)) {
-      yield { name, path: join(folder, name) };
-    }
   }
 }

@@ -1,28 +1,24 @@
-import { type FileHandle, open, rename, rm } from 'node:fs/promises';
+import { type FileHandle, open, rm } from 'node:fs/promises';
 import { constants } from 'node:fs';
 import { syncFolder } from '../lib/atomic-file.ts';
-import { absentAsUndefined, errorCode } from '../lib/error-code.ts';
 import type { Lease } from '../lib/lease.ts';
 import { type Digest, type DigestAlgorithm, digestAlgorithm } from '../oci/digest.ts';
-import type { BlobFolders } from './blob-folders.ts';
-import type { Ingest } from './blob-store.ts';
 import type { DiskSpace } from './disk-space.ts';
 import type { FilePaths } from './file-paths.ts';
 import type { HashJob, Hasher } from './hasher.ts';
-import { moveFolderAside } from './in-the-way.ts';
 import { leftIngest } from './left-ingest.ts';
+import type { Ingest } from './spool.ts';
 
-/** At most this much is unsynced when `commit` is called, which shortens its own sync from about 100 ms to 15. */
+/** At most this much is unsynced when `moveAway` is called, which shortens its own sync from about 100 ms to 15. */
 const SYNC_STEP_BYTES = 32 * 1024 * 1024;
 
 /** Only the store's own process writes an ingest; blobs are never written. */
 const INGEST_MODE = 0o644;
 const BLOB_MODE = 0o444;
 
-/** What an ingest needs of its store. */
-export interface IngestStore {
+/** What an ingest needs of its spool. */
+export interface IngestSpool {
   readonly paths: FilePaths;
-  readonly folders: BlobFolders;
   readonly hasher: Hasher;
   readonly space: DiskSpace;
   /** Called with the change of the ingest's size on disk. */
@@ -34,7 +30,7 @@ export interface IngestStore {
  * what was written while the process was suspended does not count, since the next holder's copy may lack it.
  */
 export class FileIngest implements Ingest {
-  readonly #store: IngestStore;
+  readonly #spool: IngestSpool;
   readonly #lease: Lease;
   readonly #path: string;
   readonly #file: FileHandle;
@@ -50,10 +46,10 @@ export class FileIngest implements Ingest {
   /** The first failed sync is final: a later one may succeed although pages were lost. */
   #syncFailure: unknown;
 
-  private constructor(store: IngestStore, lease: Lease, file: FileHandle, size: number) {
-    this.#store = store;
+  private constructor(spool: IngestSpool, lease: Lease, file: FileHandle, size: number) {
+    this.#spool = spool;
     this.#lease = lease;
-    this.#path = store.paths.ingest(lease.key, lease.epoch);
+    this.#path = spool.paths.ingest(lease.key, lease.epoch);
     this.#file = file;
     this.#offset = size;
     this.#syncedOffset = 0;
@@ -61,15 +57,15 @@ export class FileIngest implements Ingest {
 
   /** Opens or creates the file of `lease`. Hashing begins at once, with what is there. */
   static async open(
-    store: IngestStore,
+    spool: IngestSpool,
     lease: Lease,
     { algorithm, anew }: { readonly algorithm: DigestAlgorithm; readonly anew: boolean },
   ): Promise<FileIngest> {
-    if (lease.left !== undefined) await leftIngest(store.paths, lease, { isWanted: !anew });
-    const path = store.paths.ingest(lease.key, lease.epoch);
+    if (lease.left !== undefined) await leftIngest(spool.paths, lease, { isWanted: !anew });
+    const path = spool.paths.ingest(lease.key, lease.epoch);
     const file = await open(path, constants.O_RDWR | constants.O_CREAT, INGEST_MODE);
     try {
-      const ingest = new FileIngest(store, lease, file, (await file.stat()).size);
+      const ingest = new FileIngest(spool, lease, file, (await file.stat()).size);
       ingest.#beginHashing(algorithm);
       return ingest;
     } catch (error) {
@@ -90,20 +86,20 @@ export class FileIngest implements Ingest {
     this.#isWriting = true;
     try {
       let rest = chunks.filter(chunk => chunk.byteLength > 0);
-      await this.#store.space.admit(rest.reduce((sum, chunk) => sum + chunk.byteLength, 0));
+      await this.#spool.space.admit(rest.reduce((sum, chunk) => sum + chunk.byteLength, 0));
       while (rest.length > 0) {
         await this.#lease.confirm();
         const { bytesWritten } = await this.#file.writev(rest, this.#offset);
         await this.#lease.confirm();
         this.#offset += bytesWritten;
-        this.#store.grown(bytesWritten);
+        this.#spool.grown(bytesWritten);
         rest = dropBytes(rest, bytesWritten);
       }
     } finally {
       this.#isWriting = false;
     }
     for (const job of this.#jobs.values()) {
-      this.#store.hasher.advance(job, this.#offset);
+      this.#spool.hasher.advance(job, this.#offset);
     }
     this.#syncBehind();
   }
@@ -124,7 +120,7 @@ export class FileIngest implements Ingest {
     }
     await this.#lease.confirm();
     await this.#file.truncate(size);
-    this.#store.grown(size - this.#offset);
+    this.#spool.grown(size - this.#offset);
     this.#offset = size;
     this.#syncedOffset = Math.min(this.#syncedOffset, size);
     const algorithms = [...this.#jobs.keys()];
@@ -138,10 +134,14 @@ export class FileIngest implements Ingest {
     this.#assertOpen();
     const algorithm = digestAlgorithm(like);
     const job = this.#jobs.get(algorithm) ?? this.#beginHashing(algorithm);
-    return this.#orLost(this.#store.hasher.finish(job, this.#offset));
+    return this.#orLost(this.#spool.hasher.finish(job, this.#offset));
   }
 
-  async commit(digest: Digest): Promise<void> {
+  /**
+   * Ends the ingest as a blob: syncs the file, has `move` rename it, and syncs the folder that `move` returns. If it
+   * rejects, the file is where it was, or its new name is not durable.
+   */
+  async moveAway(move: (path: string) => Promise<string>): Promise<void> {
     this.#assertOpen();
     await this.#syncing;
     if (this.#syncFailure !== undefined) {
@@ -154,37 +154,14 @@ export class FileIngest implements Ingest {
       throw error;
     }
     await this.#lease.confirm();
-    const folder = await this.#orLost(this.#move(digest));
-    this.#store.grown(-this.#offset);
+    const folder = await this.#orLost(move(this.#path));
+    this.#spool.grown(-this.#offset);
     this.#isEnded = true;
     this.#isGone = true;
     // Not before the move: a crash in between would leave an ingest that cannot be resumed.
     await this.#file.chmod(BLOB_MODE);
     await syncFolder(folder);
     await this.#stopHashing();
-  }
-
-  /**
-   * Moves the file to its place below `blobs/`, and returns the folder. A folder that was deleted meanwhile is created
-   * again, once.
-   */
-  async #move(digest: Digest): Promise<string> {
-    const { folders, paths } = this.#store;
-    const move = async () => {
-      const folder = await folders.make(digest);
-      await rename(this.#path, paths.blob(digest));
-      return folder;
-    };
-    const moved = await absentAsUndefined(move()).catch(async (error: unknown) => {
-      if (errorCode(error) !== 'EISDIR') throw error;
-      await moveFolderAside(paths.blob(digest));
-      return undefined;
-    });
-    if (moved !== undefined) {
-      return moved;
-    }
-    folders.forget(digest);
-    return move();
   }
 
   async suspend(): Promise<void> {
@@ -225,7 +202,7 @@ export class FileIngest implements Ingest {
   async #remove(): Promise<void> {
     await rm(this.#path, { force: true });
     this.#isGone = true;
-    this.#store.grown(-this.#offset);
+    this.#spool.grown(-this.#offset);
   }
 
   /**
@@ -247,7 +224,7 @@ export class FileIngest implements Ingest {
   }
 
   #beginHashing(algorithm: DigestAlgorithm): HashJob {
-    const job = this.#store.hasher.begin(this.#path, algorithm, this.#offset);
+    const job = this.#spool.hasher.begin(this.#path, algorithm, this.#offset);
     this.#jobs.set(algorithm, job);
     return job;
   }
@@ -255,10 +232,10 @@ export class FileIngest implements Ingest {
   async #stopHashing(): Promise<void> {
     const jobs = [...this.#jobs.values()];
     this.#jobs.clear();
-    await Promise.all(jobs.map(job => this.#store.hasher.stop(job)));
+    await Promise.all(jobs.map(job => this.#spool.hasher.stop(job)));
   }
 
-  /** Syncs in the background. Writers do not wait for it; `commit` does. */
+  /** Syncs in the background. Writers do not wait for it; `moveAway` does. */
   #syncBehind(): void {
     if (this.#syncing !== undefined || this.#offset - this.#syncedOffset < SYNC_STEP_BYTES) {
       return;

@@ -1,5 +1,5 @@
 import type { Digest } from '../oci/digest.ts';
-import type { BlobStore } from './blob-store.ts';
+import type { BlobRemoval, BlobStore } from './blob-store.ts';
 
 /** The part of the index that knows which blobs nothing needs. */
 export interface StrayIndex {
@@ -8,17 +8,20 @@ export interface StrayIndex {
 
 /** Removes those of `digests` that have no row and that nothing needs; returns them. */
 export async function removeStrays(
-  blobs: Pick<BlobStore, 'takeAway'>,
+  blobs: Pick<BlobStore, 'removal'>,
   index: StrayIndex,
   digests: readonly Digest[],
 ): Promise<readonly Digest[]> {
   const frees: (() => Promise<void>)[] = [];
-  const takeAway = (digest: Digest) => () => {
-    const free = blobs.takeAway(digest);
+  const takeAway = (removal: BlobRemoval) => () => {
+    const free = removal.takeAway();
     if (free !== undefined) frees.push(free);
   };
+  const prepare = async (digest: Digest) => ({ digest, removal: await blobs.removal(digest) });
+  const prepared = await Promise.all(digests.map(prepare));
   // Called in the same tick, and therefore written in one transaction.
-  const wereStray = await Promise.all(digests.map(digest => index.ifStray(digest, takeAway(digest))));
+  const asked = prepared.map(({ digest, removal }) => index.ifStray(digest, takeAway(removal)));
+  const wereStray = await Promise.all(asked);
   await Promise.all(frees.map(free => free()));
   return digests.filter((_, at) => wereStray[at]);
 }

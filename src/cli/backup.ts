@@ -2,7 +2,7 @@ import { rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { Backup } from '../archive/backup.ts';
-import { openFileBlobStore } from '../blobs/file-blob-store.ts';
+import { openFileStores } from '../blobs/file-stores.ts';
 import { partialName, removeAbandoned, writeFileAtomic } from '../lib/atomic-file.ts';
 import { absentAsUndefined } from '../lib/error-code.ts';
 import { silentLog } from '../lib/log.ts';
@@ -73,12 +73,12 @@ async function writeBackup(path: string, { file, input, io, signal }: BackupRun)
   }
   await removeAbandoned(`${indexPath}.snapshot`);
   const copyPath = partialName(`${indexPath}.snapshot`);
-  const blobs = await openFileBlobStore(path, { log: silentLog });
+  const files = await openFileStores(path, { log: silentLog });
   const view = new ProgressView(io, progressForm({ json: false }));
   try {
     const snapshot = await IndexSnapshot.take(indexPath, copyPath);
     try {
-      const made = new Backup(snapshot, blobs);
+      const made = new Backup(snapshot, files.blobs);
       const item = view.begin(file === '-' ? 'standard output' : file);
       item.expect(snapshot.totals().blobBytes);
       const tar = made.tar(bytes => item.advance(bytes));
@@ -96,7 +96,7 @@ async function writeBackup(path: string, { file, input, io, signal }: BackupRun)
     }
   } finally {
     view.close();
-    await blobs.close();
+    await files.close();
     for (const suffix of ['', '-wal', '-shm', '-journal']) await rm(copyPath + suffix, { force: true });
   }
 }

@@ -69,11 +69,19 @@ export const importCommand: Command = {
 function importAll(input: Input, io: Io, signal: AbortSignal): Promise<ExitCode> {
   return withParts(input, io, async parts => {
     const renames = new Renames(input);
-    const { metadata, blobs, resolver, quota } = parts;
+    const { metadata, spool, blobs, resolver, quota } = parts;
     const tenantName = tenantOption(parts, input)?.name;
     const placement = placementOf(input, { resolver, renames, tenantName });
     return eachArchive(input, io, { renames, signal }, async ({ file, entries, progress }) => {
-      const report = await importArchive(entries, { ...placement, metadata, blobs, quota, progress, signal });
+      const report = await importArchive(entries, {
+        ...placement,
+        metadata,
+        spool,
+        blobs,
+        quota,
+        progress,
+        signal,
+      });
       const tell = () => {
         for (const { name, digest } of report.images)
           answer(input, io, { file, image: name, digest }, `${name} ${digest}\n`);

@@ -5,7 +5,7 @@ import { addAbortSignal } from 'node:stream';
 import { ArchiveError } from '../archive/archive-error.ts';
 import type { BackupSummary } from '../archive/backup.ts';
 import { restoreBackup } from '../archive/restore.ts';
-import { openFileBlobStore } from '../blobs/file-blob-store.ts';
+import { openFileStores } from '../blobs/file-stores.ts';
 import { syncFolder } from '../lib/atomic-file.ts';
 import { silentLog } from '../lib/log.ts';
 import { PRIVATE_FILE_MODE, PRIVATE_FOLDER_MODE } from '../lib/private-folder.ts';
@@ -98,18 +98,18 @@ async function fill(
   advanced: (bytes: number) => void,
 ): Promise<BackupSummary> {
   const indexPath = join(path, RESTORING_FILE);
-  const blobs = await openFileBlobStore(path, { log: silentLog });
+  const files = await openFileStores(path, { log: silentLog });
   try {
     // There from the first blob on, so that what a killed restore leaves is known for that.
     await writeFile(indexPath, '', { mode: PRIVATE_FILE_MODE });
-    const summary = await restoreBackup(source, { indexPath, blobs, signal, advanced });
+    const summary = await restoreBackup(source, { ...files, indexPath, signal, advanced });
     await noteLacking(indexPath, summary);
     signal.throwIfAborted();
     await rename(indexPath, join(path, INDEX_FILE));
     await syncFolder(path);
     return summary;
   } finally {
-    await blobs.close();
+    await files.close();
   }
 }
 

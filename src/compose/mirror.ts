@@ -1,6 +1,7 @@
 /** The part of the composition root that is about repositories that live upstream. */
 import { isDeepStrictEqual } from 'node:util';
-import type { FileBlobStore } from '../blobs/file-blob-store.ts';
+import type { BlobStore } from '../blobs/blob-store.ts';
+import type { Spool } from '../blobs/spool.ts';
 import type { Config } from '../config/config.ts';
 import { repositoryOptions } from '../config/repository-options.ts';
 import type { Log } from '../lib/log.ts';
@@ -18,7 +19,8 @@ export interface MirrorNeeds {
   readonly credentials: UpstreamCredentials;
   readonly upstreams: ReadonlyMap<string, Upstream>;
   readonly metadata: MetadataStore;
-  readonly blobs: FileBlobStore;
+  readonly spool: Spool;
+  readonly blobs: BlobStore;
   readonly recordProof: (proof: Proof) => Promise<void>;
   readonly log: Log;
   readonly meter: Meter;

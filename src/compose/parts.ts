@@ -7,7 +7,9 @@ import { join } from 'node:path';
 import type { Access } from '../access/access.ts';
 import type { Explanation } from '../access/explanation.ts';
 import type { Grants } from '../access/grants.ts';
-import { type FileBlobStore, openFileBlobStore } from '../blobs/file-blob-store.ts';
+import type { BlobStore } from '../blobs/blob-store.ts';
+import { openFileStores } from '../blobs/file-stores.ts';
+import type { Spool } from '../blobs/spool.ts';
 import type { Config } from '../config/config.ts';
 import { putInForce } from '../config/reload.ts';
 import { mayNameArch } from '../config/repository-options.ts';
@@ -60,7 +62,8 @@ export interface Observers {
 export interface Parts {
   readonly config: Config;
   readonly metadata: MetadataStore;
-  readonly blobs: FileBlobStore;
+  readonly spool: Spool;
+  readonly blobs: BlobStore;
   /** For bodies that are held as a whole. */
   readonly memory: MemoryBudget;
   readonly resolver: RepositoryResolver;
@@ -146,8 +149,9 @@ async function openOn(
   const onBeat = () => atEachBeat.forEach(act => act());
   const metadata = opened.add(await openSqliteMetadataStore(indexPath, { log, isCopied, reserve, onBeat }));
   opened.add({ close: () => identity.closing() });
-  const blobs = opened.add(await openFileBlobStore(path, { log, minFree: minFreeOf(config.storage) }));
-  await identity.settle(metadata, () => blobs.hasBlobs(), log);
+  const files = opened.add(await openFileStores(path, { log, minFree: minFreeOf(config.storage) }));
+  const { spool, blobs } = files;
+  await identity.settle(metadata, () => isAny(blobs.list()), log);
   const credentials = await upstreamCredentials(config, metadata);
   const memory = new MemoryBudget();
   const upstreams = opened.add(new Upstreams(config, credentials, memory));
@@ -161,6 +165,7 @@ async function openOn(
   const quota = new PrefixQuota(metadata, owner => tenants.find(owner)?.options.quotaBytes, config.hosted);
   const uploads = opened.add(
     new Uploads({
+      spool,
       blobs,
       metadata,
       log,
@@ -170,7 +175,14 @@ async function openOn(
       },
     }),
   );
-  const { upkeep, survey, removal } = openUpkeep(config, indexPath, { metadata, blobs, uploads, log, meter });
+  const { upkeep, survey, removal } = openUpkeep(config, indexPath, {
+    metadata,
+    spool,
+    blobs,
+    uploads,
+    log,
+    meter,
+  });
   opened.add(survey);
   const recordProof = async (proof: Proof): Promise<void> => {
     if (proof.outcome === 'granted') access.noteGranted(proof.credentialId);
@@ -178,7 +190,7 @@ async function openOn(
     await grants.record(proof);
   };
   const mirror = opened.add(
-    openMirror(config, { ...needs, credentials, upstreams: upstreams.byName, blobs, recordProof }),
+    openMirror(config, { ...needs, credentials, upstreams: upstreams.byName, spool, blobs, recordProof }),
   );
   opened.add({ close: followSecrets({ tenants, grants, mirror, log }) });
   const hosted = new Hosted({ blobs, metadata, log });
@@ -188,12 +200,13 @@ async function openOn(
       return config.hosted.delete;
     },
   });
-  const publication = new Publication({ metadata, admit: bytes => blobs.admit(bytes), quota, memory });
+  const publication = new Publication({ metadata, admit: bytes => spool.space.admit(bytes), quota, memory });
   const resolver = repositoryResolverOf(config, name => tenants.find(name) !== undefined);
   const cursors = new Cursors(await metadata.initSetting(CURSOR_KEY, randomBytes(32).toString('hex')));
   return {
     config,
     metadata,
+    spool,
     blobs,
     memory,
     resolver,
@@ -298,6 +311,11 @@ export function repositoryResolverOf(
     hostedPrefixes: { has: prefix => config.hosted.prefixes.includes(prefix) || isTenant(prefix) },
     defaultUpstream: config.defaultUpstream,
   });
+}
+
+async function isAny(entries: AsyncIterable<unknown>): Promise<boolean> {
+  for await (const _ of entries) return true;
+  return false;
 }
 
 interface Followers {

@@ -84,7 +84,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
     totals.keep(transferKeeper(parts.metadata, startedAtMs), options.log);
     opened.add(totals);
     requireEncryption(config, parts.tenants);
-    const disk = new DiskWatch(parts.blobs.space, options.log);
+    const disk = new DiskWatch(parts.spool.space, options.log);
     const whyNotServing = () => (state === 'serving' ? undefined : state);
     const ops = await openOps(config, { ...parts, disk }, observers, {
       whyNotServing,

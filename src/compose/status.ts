@@ -1,6 +1,6 @@
 /** The part of the composition root that says how a server is, for `entrepot status`. Only its operator is told. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { FileBlobStore } from '../blobs/file-blob-store.ts';
+import type { BlobStore } from '../blobs/blob-store.ts';
 import { parseJsonObject } from '../lib/json.ts';
 import type { Lease } from '../lib/lease.ts';
 import { unlessAborted } from '../lib/single-flight.ts';
@@ -96,13 +96,13 @@ const NEXT_WITHIN_MS = 3_000;
 
 interface NextOptions {
   readonly survey: Pick<Survey, 'evictable' | 'repositoriesOf'>;
-  readonly blobs: Pick<FileBlobStore, 'hasReaders'>;
+  readonly blobs: Pick<BlobStore, 'hasReaders'>;
 }
 
 export interface StatusOptions {
   readonly parts: Pick<
     Parts,
-    'config' | 'metadata' | 'blobs' | 'mirror' | 'upstreams' | 'survey' | 'tenants'
+    'config' | 'metadata' | 'spool' | 'blobs' | 'mirror' | 'upstreams' | 'survey' | 'tenants'
   >;
   readonly totals: TransferTotals;
   readonly startedAtMs: number;
@@ -144,16 +144,17 @@ function savedStatus({ sentBytes, fetchedBytes }: Transferred, since: string): S
 async function storeStatus({
   config,
   metadata,
+  spool,
   blobs,
   survey,
 }: StatusOptions['parts']): Promise<StoreStatus> {
   const { blobBytes, manifestBytes } = await metadata.readTotals();
-  const { freeBytes, minFreeBytes } = await blobs.space.look();
+  const { freeBytes, minFreeBytes } = await spool.space.look();
   const indexLost = metadata.loss() !== undefined;
   return {
     path: config.storage.path,
     heldBytes: blobBytes + manifestBytes,
-    unfinishedBytes: blobs.unfinishedBytes,
+    unfinishedBytes: spool.unfinishedBytes,
     maxBytes: config.storage.maxBytes ?? null,
     freeBytes,
     minFreeBytes,

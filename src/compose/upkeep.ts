@@ -1,5 +1,6 @@
 import type { MinFree } from '../blobs/disk-space.ts';
-import type { FileBlobStore } from '../blobs/file-blob-store.ts';
+import type { BlobStore } from '../blobs/blob-store.ts';
+import type { Spool } from '../blobs/spool.ts';
 import type { Config } from '../config/config.ts';
 import type { Uploads } from '../hosted/uploads.ts';
 import type { Log } from '../lib/log.ts';
@@ -15,7 +16,8 @@ import { Upkeep } from '../upkeep/upkeep.ts';
 
 export interface UpkeepParts {
   readonly metadata: MetadataStore;
-  readonly blobs: FileBlobStore;
+  readonly spool: Spool;
+  readonly blobs: BlobStore;
   readonly uploads: Uploads;
   readonly log: Log;
   readonly meter: Meter;
@@ -25,10 +27,10 @@ export interface UpkeepParts {
 export function openUpkeep(
   config: Config,
   indexPath: string,
-  { metadata, blobs, uploads, log, meter }: UpkeepParts,
+  { metadata, spool, blobs, uploads, log, meter }: UpkeepParts,
 ): { readonly upkeep: Upkeep; readonly survey: SurveyThread; readonly removal: ImageRemoval } {
   const survey = new SurveyThread({ indexPath, storePath: config.storage.path });
-  const stores = { metadata, blobs, survey, rows: survey, log, meter };
+  const stores = { metadata, spool, blobs, survey, rows: survey, log, meter };
   const upkeep = new Upkeep({
     ...stores,
     uploads,
@@ -56,7 +58,7 @@ export function openUpkeep(
       return config.hosted.delete;
     },
   });
-  blobs.space.makeRoom = bytes => makeRoom(upkeep, bytes, log);
+  spool.space.makeRoom = bytes => makeRoom(upkeep, bytes, log);
   return { upkeep, survey, removal };
 }
 
@@ -111,17 +113,17 @@ export function scheduleOf(
 
 /** Kept with every write, so reading them costs nothing when somebody asks for the metrics. */
 export async function reportStore(
-  { metadata, blobs, config }: Pick<UpkeepParts, 'metadata' | 'blobs'> & { readonly config: Config },
+  { metadata, spool, config }: Pick<UpkeepParts, 'metadata' | 'spool'> & { readonly config: Config },
   meter: Meter,
 ): Promise<void> {
-  const { freeBytes, minFreeBytes } = await blobs.space.look();
+  const { freeBytes, minFreeBytes } = await spool.space.look();
   meter.gauge('store_free_bytes', freeBytes);
   meter.gauge('store_min_free_bytes', minFreeBytes);
   meter.gauge('store_max_bytes', config.storage.maxBytes);
   const { blobs: count, blobBytes, manifestBytes } = await metadata.readTotals();
   meter.gauge('store_held_bytes', blobBytes + manifestBytes);
   meter.gauge('store_held_blobs', count);
-  meter.gauge('store_unfinished_bytes', blobs.unfinishedBytes);
+  meter.gauge('store_unfinished_bytes', spool.unfinishedBytes);
   meter.gauge('store_damaged', await metadata.countDamaged());
 }
 

@@ -1,5 +1,5 @@
 import type { Readable } from 'node:stream';
-import type { Ingest } from '../blobs/blob-store.ts';
+import type { Ingest } from '../blobs/spool.ts';
 import { OciError } from '../oci/errors.ts';
 import { parseContentRange, uploadRange } from './content-range.ts';
 import { BODY_IDLE_MS, takeIn } from './request-body.ts';

@@ -2,8 +2,7 @@ import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { makeTempFolder, removeFolder } from '../../test/support/temp-folder.ts';
-import { openFileBlobStore } from '../blobs/file-blob-store.ts';
-import type { BlobStore } from '../blobs/blob-store.ts';
+import { type FileStores, openFileStores } from '../blobs/file-stores.ts';
 import { silentLog } from '../lib/log.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
@@ -18,22 +17,22 @@ const ANYBODY = { tenant: 'a', id: 'tenant:a' };
 const repositoryOf = (name: string) => ({ upstream: '', name });
 
 let folder: string;
-let blobs: BlobStore;
+let files: FileStores;
 let metadata: MetadataStore;
 let uploads: Uploads;
 let quota: PrefixQuota;
 
 beforeEach(async () => {
   folder = await makeTempFolder('quota');
-  blobs = await openFileBlobStore(folder, { log: silentLog });
+  files = await openFileStores(folder, { log: silentLog });
   metadata = await openSqliteMetadataStore(join(folder, 'index.db'), { log: silentLog });
   quota = new PrefixQuota(metadata, owner => (owner === 'a' ? 3 * MIB : undefined));
-  uploads = new Uploads({ blobs, metadata, log: silentLog, quota });
+  uploads = new Uploads({ ...files, metadata, log: silentLog, quota });
 });
 
 afterEach(async () => {
   await uploads.close();
-  await blobs.close();
+  await files.close();
   await metadata.close();
   await removeFolder(folder);
 });
@@ -106,7 +105,7 @@ describe('a quota', () => {
     await uploads.append(ANYBODY, repository, id, chunkOf(Readable.from([contentOf(2 * MIB, 1)])));
     await uploads.close();
     quota = new PrefixQuota(metadata, () => 3 * MIB);
-    uploads = new Uploads({ blobs, metadata, log: silentLog, quota });
+    uploads = new Uploads({ ...files, metadata, log: silentLog, quota });
     await uploads.countUnfinished();
     await expect(push('a/two', contentOf(2 * MIB, 2))).rejects.toMatchObject(OVER);
     await uploads.append(ANYBODY, repository, id, {
@@ -149,7 +148,7 @@ describe('a quota', () => {
 
   it('of repositories counts those that are on their way, and has room again when one is empty', async () => {
     const limited = new PrefixQuota(metadata, () => undefined, { maxRepositories: 2, maxTags: 100 });
-    const few = new Uploads({ blobs, metadata, log: silentLog, quota: limited });
+    const few = new Uploads({ ...files, metadata, log: silentLog, quota: limited });
     const begin = (name: string) => few.begin(ANYBODY, repositoryOf(name));
     await push('c/one', contentOf(1, 1));
     const { id } = await begin('c/two');
@@ -165,11 +164,11 @@ describe('a quota', () => {
   });
 
   it('of repositories counts none on its way in an upload that another process ended', async () => {
-    const begun = new Uploads({ blobs, metadata, log: silentLog });
+    const begun = new Uploads({ ...files, metadata, log: silentLog });
     const { id } = await begun.begin(ANYBODY, repositoryOf('c/one'));
     await begun.close();
     const limited = new PrefixQuota(metadata, () => undefined, { maxRepositories: 1, maxTags: 100 });
-    const next = new Uploads({ blobs, metadata, log: silentLog, quota: limited });
+    const next = new Uploads({ ...files, metadata, log: silentLog, quota: limited });
     try {
       await next.countUnfinished();
       await expect(next.begin(ANYBODY, repositoryOf('c/two'))).rejects.toMatchObject({ code: 'DENIED' });
@@ -238,7 +237,7 @@ describe('a quota', () => {
     await uploads.append(ANYBODY, repository, id, chunkOf(Readable.from([contentOf(2 * MIB, 1)])));
     // As `entrepot gc` beside a server, or a second server that the rest was sent to.
     const elsewhere = await openSqliteMetadataStore(join(folder, 'index.db'), { log: silentLog });
-    const others = new Uploads({ blobs, metadata: elsewhere, log: silentLog });
+    const others = new Uploads({ ...files, metadata: elsewhere, log: silentLog });
     try {
       expect(await others.expire(Date.now() + MIB)).toEqual({ items: 1, bytes: 2 * MIB });
     } finally {
@@ -255,7 +254,7 @@ describe('a quota', () => {
       hold: async () => {},
       release: (key: string) => void held.delete(key),
     };
-    const noted = new Uploads({ blobs, metadata, log: silentLog, quota: noting });
+    const noted = new Uploads({ ...files, metadata, log: silentLog, quota: noting });
     vi.spyOn(metadata, 'putUpload').mockRejectedValueOnce(new Error('the disk is full'));
     await expect(noted.begin(ANYBODY, repositoryOf('a/app'))).rejects.toThrow('the disk is full');
     expect([...held]).toEqual([]);

@@ -1,5 +1,5 @@
 import type { Readable } from 'node:stream';
-import type { Ingest } from '../blobs/blob-store.ts';
+import type { Ingest } from '../blobs/spool.ts';
 import { OciError } from '../oci/errors.ts';
 
 /**

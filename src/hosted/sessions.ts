@@ -1,5 +1,6 @@
 import { setImmediate as settled, setTimeout as sleep } from 'node:timers/promises';
-import type { BlobStore, Ingest } from '../blobs/blob-store.ts';
+import type { BlobStore, StoredBlob } from '../blobs/blob-store.ts';
+import type { Ingest, Spool } from '../blobs/spool.ts';
 import { type Lease, LeaseLost } from '../lib/lease.ts';
 import type { Log } from '../lib/log.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
@@ -41,10 +42,11 @@ export class Session {
   }
 
   /** Makes it the blob `digest`. A failure ends the session, too, and leaves the bytes in the store. */
-  async commit(digest: Digest): Promise<void> {
+  async commit(digest: Digest, blobs: Pick<BlobStore, 'put'>): Promise<StoredBlob> {
     this.#state = 'broken';
-    await this.ingest.commit(digest);
+    const stored = await blobs.put(digest, this.ingest);
     this.#state = 'ended';
+    return stored;
   }
 
   async abort(): Promise<void> {
@@ -54,7 +56,7 @@ export class Session {
 }
 
 interface Parts {
-  readonly blobs: BlobStore;
+  readonly spool: Spool;
   readonly metadata: MetadataStore;
   readonly log: Log;
   readonly leaseWaitMs?: number;
@@ -89,11 +91,11 @@ export class Sessions {
 
   /** How many bytes have arrived, whoever is writing. */
   async offset(id: string): Promise<number> {
-    const { metadata, blobs } = this.#parts;
+    const { metadata, spool } = this.#parts;
     const lease = await metadata.readLease(ingestKey(id));
     const open = this.#open.get(id);
     if (open !== undefined && open.lease.epoch === lease?.epoch) return open.ingest.offset;
-    return lease === undefined ? 0 : blobs.ingestLength(ingestKey(id), lease.epoch);
+    return lease === undefined ? 0 : spool.length(ingestKey(id), lease.epoch);
   }
 
   /** From now on no request waits for an upload that another process uses. */
@@ -139,10 +141,10 @@ export class Sessions {
     }
     this.#open.delete(id);
     await open?.ingest.close();
-    const { blobs, metadata } = this.#parts;
+    const { spool, metadata } = this.#parts;
     const lease = await this.#acquireLease(ingestKey(id));
     try {
-      const opened = { lease, ingest: await blobs.ingest(lease) };
+      const opened = { lease, ingest: await spool.ingest(lease) };
       this.#open.set(id, opened);
       return opened;
     } catch (error) {

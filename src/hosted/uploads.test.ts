@@ -4,7 +4,8 @@ import { setImmediate } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { bytesOf, type Content, randomBlob } from '../../test/support/content.ts';
 import { chunkOf, HostedBench, openChunk } from '../../test/support/hosted-bench.ts';
-import type { BlobStore, Ingest } from '../blobs/blob-store.ts';
+import { remove } from '../blobs/blob-store.suite.ts';
+import type { Ingest, Spool } from '../blobs/spool.ts';
 import type { Lease } from '../lib/lease.ts';
 import { type Digest, digestHex, digestOf } from '../oci/digest.ts';
 import { ANONYMOUS, type Requester } from '../oci/requester.ts';
@@ -31,7 +32,7 @@ const offset = async (id: string) => (await bench.uploads.status(ANONYMOUS, repo
 
 /** What a disk may do to a blob's file. */
 const LOSSES: readonly (readonly [what: string, lose: (digest: Digest) => Promise<void>])[] = [
-  ['all of them', async digest => bench.blobs.takeAway(digest)?.()],
+  ['all of them', digest => remove(bench.blobs, digest)],
   [
     'a part of them',
     async digest => {
@@ -376,7 +377,7 @@ function beforeRow(happens: (digest: Digest) => Promise<void>): void {
 describe('a blob that was removed while it was pushed', () => {
   it('is refused, and leaves no row without bytes', async () => {
     const blob = randomBlob(1000, 'removed meanwhile');
-    beforeRow(async digest => bench.blobs.takeAway(digest)?.());
+    beforeRow(digest => remove(bench.blobs, digest));
     await expect(bench.pushBlob(repository, blob)).rejects.toMatchObject({ code: 'UNAVAILABLE' });
     expect(await bench.metadata.statBlob(blob.digest)).toBeUndefined();
   });
@@ -386,7 +387,7 @@ describe('a blob that was removed while it was pushed', () => {
     try {
       const blob = randomBlob(1000, 'brought again');
       beforeRow(async digest => {
-        await bench.blobs.takeAway(digest)?.();
+        await remove(bench.blobs, digest);
         await second.pushBlob(elsewhere, blob);
       });
       await bench.pushBlob(repository, blob);
@@ -402,7 +403,7 @@ describe('a full disk', () => {
   it('refuses the chunk with 507, keeps nothing of the upload, and takes all of it when there is room', async () => {
     await bench.close();
     let isFull = false;
-    bench = await HostedBench.open(bench.folder, { wrapBlobs: onDisk(() => isFull) });
+    bench = await HostedBench.open(bench.folder, { wrapSpool: onDisk(() => isFull) });
     const blob = randomBlob(3_000_000, 'full');
     const bytes = bytesOf(blob);
     const id = await begin();
@@ -427,11 +428,11 @@ async function onSlowDisk() {
   const going = new Promise<void>(resolve => {
     disk.goOn = resolve;
   });
-  const wrapBlobs = beforeWrites(() => {
+  const wrapSpool = beforeWrites(() => {
     disk.isWriting = true;
     return going;
   });
-  bench = await HostedBench.open(bench.folder, { wrapBlobs });
+  bench = await HostedBench.open(bench.folder, { wrapSpool });
   return disk;
 }
 
@@ -511,19 +512,19 @@ describe('a blob that has lost its bytes', () => {
   });
 });
 
-/** The store, on a disk that is full while `isFull`. */
+/** The spool, on a disk that is full while `isFull`. */
 function onDisk(isFull: () => boolean) {
   return beforeWrites(() => {
     if (isFull()) throw Object.assign(new Error('no space left on device'), { code: 'ENOSPC' });
   });
 }
 
-/** The store, where something comes before each write. */
+/** The spool, where something comes before each write. */
 function beforeWrites(happens: () => Promise<void> | void) {
-  return (blobs: BlobStore): BlobStore =>
-    overriding(blobs, {
+  return (spool: Spool): Spool =>
+    overriding(spool, {
       ingest: async lease => {
-        const ingest = await blobs.ingest(lease);
+        const ingest = await spool.ingest(lease);
         return overriding(ingest, {
           write: async chunks => {
             await happens();
@@ -535,7 +536,7 @@ function beforeWrites(happens: () => Promise<void> | void) {
 }
 
 /** `target` with some of its methods replaced; the others still run on it, private fields and all. */
-function overriding<T extends BlobStore | Ingest>(target: T, methods: Partial<T>): T {
+function overriding<T extends Spool | Ingest>(target: T, methods: Partial<T>): T {
   return new Proxy(target, {
     get(_, name) {
       const value: unknown = Reflect.get(methods, name) ?? Reflect.get(target, name, target);

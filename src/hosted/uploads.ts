@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { BlobStore, Ingest } from '../blobs/blob-store.ts';
+import type { BlobStore } from '../blobs/blob-store.ts';
+import type { Ingest, Spool } from '../blobs/spool.ts';
 import { isStorageFull } from '../blobs/storage-full.ts';
 import { removeStrays } from '../blobs/stray-removal.ts';
 import { LeaseLost } from '../lib/lease.ts';
@@ -45,6 +46,7 @@ export interface ExpiredUploads {
 }
 
 export interface UploadsOptions {
+  readonly spool: Spool;
   readonly blobs: BlobStore;
   readonly metadata: MetadataStore;
   readonly log: Log;
@@ -87,7 +89,7 @@ export class Uploads {
     await this.#quota.reserve(ingestKey(id), repository, 1);
     try {
       await refusingWhenFull(async () => {
-        await this.#options.blobs.admit(1);
+        await this.#options.spool.space.admit(1);
         await this.#options.metadata.putUpload(upload);
       });
     } catch (error) {
@@ -126,7 +128,7 @@ export class Uploads {
       );
     }
     // From now on the Link keeps it, but it may have been removed just before.
-    const size = this.#options.blobs.peek(digest)?.size;
+    const size = (await this.#options.blobs.stat(digest))?.size;
     return size !== undefined && size === (await metadata.statBlob(digest))?.size;
   }
 
@@ -138,7 +140,7 @@ export class Uploads {
   /** PATCH: appends a chunk or, without Content-Range, a stream. If the client disconnects, what it sent is kept. */
   async append(requester: Requester, repository: Repository, id: string, chunk: Chunk): Promise<UploadState> {
     return this.#use(requester, repository, id, async ({ ingest }, upload) => {
-      await this.#options.blobs.admit(chunk.contentLength ?? 0);
+      await this.#options.spool.space.admit(chunk.contentLength ?? 0);
       await takeChunk(this.#bounded(ingest, upload), chunk, this.#options.bodyIdleMs);
       return { id, offset: ingest.offset };
     });
@@ -153,7 +155,7 @@ export class Uploads {
     chunk: Chunk,
   ): Promise<void> {
     await this.#use(requester, repository, id, async (session, upload) => {
-      await this.#options.blobs.admit(chunk.contentLength ?? 0);
+      await this.#options.spool.space.admit(chunk.contentLength ?? 0);
       await takeLastChunk(this.#bounded(session.ingest, upload), chunk, this.#options.bodyIdleMs);
       const actual = await session.ingest.hash(digest);
       if (actual !== digest) {
@@ -300,11 +302,10 @@ export class Uploads {
     const { metadata, blobs } = this.#options;
     const size = session.ingest.offset;
     await this.#quota.reserve(ingestKey(id), repository, size);
-    await session.commit(digest);
+    const stored = await session.commit(digest, blobs);
     const { lease } = session;
-    const isThere = () => blobs.peek(digest)?.size === size;
     const [isKept] = await Promise.all([
-      metadata.putBlob(digest, size, repository, { lease, isThere }),
+      metadata.putBlob(digest, size, repository, { lease, isThere: () => stored.isThere() }),
       metadata.removeUpload(id, lease),
     ])
       .catch(async (error: unknown) => {

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { BlobStore, Ingest, IngestFollower } from '../blobs/blob-store.ts';
+import type { BlobStore } from '../blobs/blob-store.ts';
+import type { Ingest, IngestFollower, Spool } from '../blobs/spool.ts';
 import { isStorageClosed, isStorageFull, StorageFull } from '../blobs/storage-full.ts';
 import { removeStrays } from '../blobs/stray-removal.ts';
 import type { BlobReader } from '../lib/blob-reader.ts';
@@ -48,6 +49,7 @@ const MAX_SHOWN_BYTES = 1024 * 1024;
 
 export interface FillWorld {
   readonly asking: UpstreamRequests;
+  readonly spool: Spool;
   readonly blobs: BlobStore;
   readonly metadata: MetadataStore;
   readonly links: Links;
@@ -353,11 +355,11 @@ export class FillRun {
   }
 
   async #readAlong(): Promise<void> {
-    const { blobs, metadata } = this.#world;
+    const { spool, metadata } = this.#world;
     const held = await metadata.readLease(this.#key);
     if (held?.isHeld !== true) return;
     if (this.#followed?.epoch !== held.epoch) {
-      const follower = await blobs.follow(this.#key, held.epoch);
+      const follower = await spool.follow(this.#key, held.epoch);
       if (follower === undefined) return;
       await this.#requireAsRead(follower);
       this.fill.begin(follower, this.fill.length);
@@ -393,9 +395,9 @@ export class FillRun {
   }
 
   async #leadIn(place: Place, lease: Lease): Promise<'done' | 'left'> {
-    const { blobs } = this.#world;
+    const { spool } = this.#world;
     const { fill } = this;
-    let ingest = await blobs.ingest(lease, { digest: fill.digest });
+    let ingest = await spool.ingest(lease, { digest: fill.digest });
     const seen = fill.length;
     const isSame = await this.#isAsRead(ingest).catch(() => false);
     fill.begin(ingest, ingest.offset);
@@ -474,7 +476,7 @@ export class FillRun {
     const { fill } = this;
     await old.truncate(0);
     await old.abort();
-    const ingest = await this.#world.blobs.ingest(lease, { digest: fill.digest, anew: true });
+    const ingest = await this.#world.spool.ingest(lease, { digest: fill.digest, anew: true });
     fill.begin(ingest, 0);
     return ingest;
   }
@@ -522,7 +524,7 @@ export class FillRun {
     place.take(chunk.byteLength, limitBytes);
     if (limitBytes !== undefined && !this.#isAdmitted) {
       // For the whole blob at once, so that one that cannot fit displaces nothing.
-      await this.#world.blobs.admit(limitBytes - this.fill.length);
+      await this.#world.spool.space.admit(limitBytes - this.fill.length);
       this.#isAdmitted = true;
     }
     if (limitBytes === undefined && reading.unreadMs > UNNAMED_UNREAD_MS) throw new Unwanted();
@@ -608,14 +610,13 @@ export class FillRun {
   async #commit(ingest: Ingest, lease: Lease): Promise<boolean> {
     const { blobs, metadata, links, keeping } = this.#world;
     const { digest, length } = this.fill;
-    const isThere = () => blobs.peek(digest)?.size === length;
     try {
       const [first, ...others] = await this.#proofs.verified(length);
       for (const repository of others) links.add(repository, digest, length);
       // Before the row exists: whoever waits for that considers the repository complete.
       await this.#linkShown();
-      await ingest.commit(digest);
-      await metadata.putBlob(digest, length, first, { lease, isThere });
+      const stored = await blobs.put(digest, ingest);
+      await metadata.putBlob(digest, length, first, { lease, isThere: () => stored.isThere() });
       keeping.succeeded();
       return true;
     } catch (error) {

@@ -16,7 +16,7 @@ import {
   repositoryOf,
   whole,
 } from '../../test/support/mirror-world.ts';
-import type { FileBlobStore } from '../blobs/file-blob-store.ts';
+import type { Spool } from '../blobs/spool.ts';
 import { type Lease, LeaseLost } from '../lib/lease.ts';
 import { IndexLost } from '../metadata/index-lost.ts';
 import { type Digest, digestHex } from '../oci/digest.ts';
@@ -89,7 +89,7 @@ const ENDLESS = {
 /** What the downloads under way have on disk, and those that ended have left there. */
 async function ingestBytes(world: MirrorWorld): Promise<number> {
   let bytes = 0;
-  for await (const { size } of world.blobs.ingests()) bytes += size;
+  for await (const { size } of world.spool.list()) bytes += size;
   return bytes;
 }
 
@@ -181,8 +181,8 @@ describe('an upstream that sends more than was named', () => {
     const world = await start({}, { maxBytes: 64 * MIB });
     const files = new EventEmitter();
     const mayGo = once(files, 'mayGo');
-    const makeIngest = world.blobs.ingest.bind(world.blobs);
-    vi.spyOn(world.blobs, 'ingest').mockImplementation(async (lease, options) => {
+    const makeIngest = world.spool.ingest.bind(world.spool);
+    vi.spyOn(world.spool, 'ingest').mockImplementation(async (lease, options) => {
       const ingest = await makeIngest(lease, options);
       const abort = ingest.abort.bind(ingest);
       vi.spyOn(ingest, 'abort').mockImplementation(() => mayGo.then(abort));
@@ -345,8 +345,8 @@ describe('a Fill', () => {
     const blob = added(2 * MIB, 'lost while hashed');
     const behave = upstream.misbehave({ kind: 'blob', corruptByte: 10 });
     let readBytes = 0;
-    const makeIngest = world.blobs.ingest.bind(world.blobs);
-    vi.spyOn(world.blobs, 'ingest').mockImplementationOnce(async (lease, options) => {
+    const makeIngest = world.spool.ingest.bind(world.spool);
+    vi.spyOn(world.spool, 'ingest').mockImplementationOnce(async (lease, options) => {
       const ingest = await makeIngest(lease, options);
       vi.spyOn(ingest, 'hash').mockImplementationOnce(async () => {
         await until(() => readBytes === blob.size - HOLD_BACK_BYTES);
@@ -381,7 +381,7 @@ describe('a Fill', () => {
       const upstreamKey = createHash('sha256').update(APP.upstream).digest('hex').slice(0, 16);
       const lease = await world.metadata.acquireLease(`fill-${upstreamKey}-sha256-${hex}`);
       if (lease === undefined) throw new Error('it has the Lease already');
-      const left = await world.blobs.ingest(lease);
+      const left = await world.spool.ingest(lease);
       await left.write([bytesOf(blob).subarray(0, GIVEN_BYTES).fill('?', 10)]);
       const leave = async () => {
         await left.suspend();
@@ -401,8 +401,8 @@ describe('a Fill', () => {
       const { blob, leave } = await wrongIngest(world);
       await leave();
       const state = { readBytes: 0, wake: () => {} };
-      const makeIngest = world.blobs.ingest.bind(world.blobs);
-      vi.spyOn(world.blobs, 'ingest').mockImplementationOnce(async (leased, options) => {
+      const makeIngest = world.spool.ingest.bind(world.spool);
+      vi.spyOn(world.spool, 'ingest').mockImplementationOnce(async (leased, options) => {
         const ingest = await makeIngest(leased, options);
         const empty = ingest.truncate.bind(ingest);
         vi.spyOn(ingest, 'truncate').mockImplementationOnce(async size => {
@@ -583,9 +583,9 @@ describe('a blob whose file a crash left without its row', () => {
   it('is not held: upstream is asked for it', async () => {
     const world = await start();
     const blob = added(100_000, 'no row');
-    const ingest = await world.blobs.ingest(steadyLease('fill-of-the-dead'), { digest: blob.digest });
+    const ingest = await world.spool.ingest(steadyLease('fill-of-the-dead'), { digest: blob.digest });
     await ingest.write(Array.from(blob.slice()));
-    await ingest.commit(blob.digest);
+    await world.blobs.put(blob.digest, ingest);
     await ingest.close();
     const behave = upstream.misbehave({ status: 503 });
     await expect(world.pull(blob.digest)).rejects.toMatchObject({ code: 'UNAVAILABLE' });
@@ -787,13 +787,13 @@ describe('a queued download that fails', () => {
   });
 });
 
-/** A store that takes no more than so many bytes of one ingest. */
-const small = (maxBytes: number) => (blobs: FileBlobStore) =>
-  new Proxy(blobs, {
+/** A spool that takes no more than so many bytes of one ingest. */
+const small = (maxBytes: number) => (spool: Spool) =>
+  new Proxy(spool, {
     get: (target, name) => {
       const value: unknown = Reflect.get(target, name);
       if (name !== 'ingest') return typeof value === 'function' ? value.bind(target) : value;
-      return async (...parameters: Parameters<FileBlobStore['ingest']>) => {
+      return async (...parameters: Parameters<Spool['ingest']>) => {
         const ingest = await target.ingest(...parameters);
         const write = ingest.write.bind(ingest);
         ingest.write = async chunks => {
@@ -810,7 +810,7 @@ const small = (maxBytes: number) => (blobs: FileBlobStore) =>
 describe('a full disk', () => {
   for (const maxBytes of [0, MIB]) {
     it(`after ${maxBytes} bytes still gives every reader the whole blob, and keeps none of it`, async () => {
-      const world = await start({}, { blobs: small(maxBytes) });
+      const world = await start({}, { spool: small(maxBytes) });
       const blob = added(3 * MIB, `full ${maxBytes}`);
       const pulled = await Promise.all(Array.from({ length: 3 }, () => world.pull(blob.digest)));
       for (const each of pulled) expect(each).toMatchObject(whole(blob));
@@ -854,7 +854,7 @@ describe('a full disk', () => {
   });
 
   it('completes no wrong bytes either', async () => {
-    const world = await start({}, { blobs: small(0) });
+    const world = await start({}, { spool: small(0) });
     const blob = added(MIB, 'full wrong');
     upstream.misbehave({ kind: 'blob', corruptByte: 100 });
     await expect(world.pull(blob.digest)).rejects.toMatchObject({ code: 'UPSTREAM_INVALID' });

@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { makeTempFolder, removeFolder } from '../../test/support/temp-folder.ts';
-import type { BlobStore, Ingest } from '../blobs/blob-store.ts';
-import { openFileBlobStore } from '../blobs/file-blob-store.ts';
+import { type FileStores, openFileStores } from '../blobs/file-stores.ts';
+import type { Ingest } from '../blobs/spool.ts';
 import { silentLog } from '../lib/log.ts';
 import { steadyLease } from '../lib/lease.suite.ts';
 import { digestOf } from '../oci/digest.ts';
@@ -9,18 +9,18 @@ import { IngestWriter } from './ingest-writer.ts';
 
 const KIB = 1024;
 let folder: string;
-let store: BlobStore;
+let files: FileStores;
 let ingest: Ingest;
 
 beforeEach(async () => {
   folder = await makeTempFolder('writer');
-  store = await openFileBlobStore(folder, { log: silentLog });
-  ingest = await store.ingest(steadyLease('test'));
+  files = await openFileStores(folder, { log: silentLog });
+  ingest = await files.spool.ingest(steadyLease('test'));
 });
 
 afterEach(async () => {
   await ingest.close();
-  await store.close();
+  await files.close();
   await removeFolder(folder);
 });
 

@@ -6,7 +6,8 @@
  * `Fill` is one download with many readers; tags are as fresh as their pull policy requires; if upstream cannot answer,
  * stored content does.
  */
-import type { FileBlobStore } from '../blobs/file-blob-store.ts';
+import type { BlobStore } from '../blobs/blob-store.ts';
+import type { Spool } from '../blobs/spool.ts';
 import type { Log } from '../lib/log.ts';
 import type { Meter } from '../lib/meter.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
@@ -48,7 +49,8 @@ export interface MirrorOptions {
   /** By name, as in `Repository.upstream`. */
   readonly upstreams: ReadonlyMap<string, Upstream>;
   readonly metadata: MetadataStore;
-  readonly blobs: FileBlobStore;
+  readonly spool: Spool;
+  readonly blobs: BlobStore;
   /** Called for every upstream response that proves or ends a right; `access` provides it. */
   readonly recordProof: (proof: Proof) => Promise<void>;
   readonly pullRuleOf: PullRuleOf;
@@ -100,6 +102,7 @@ export class Mirror implements PullSource {
     const {
       upstreams,
       metadata,
+      spool,
       blobs,
       recordProof,
       pullRuleOf,
@@ -133,9 +136,10 @@ export class Mirror implements PullSource {
     const links = new Links(metadata, asking, { rules: options, nowMs, log });
     this.#links = links;
     this.#queue = new PullQueue(limits);
-    const quota = new FillQuota(blobs, options);
+    const quota = new FillQuota(spool, options);
     this.#fills = new Fills({
       asking,
+      spool,
       blobs,
       metadata,
       links,

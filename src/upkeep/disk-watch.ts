@@ -1,4 +1,4 @@
-import type { DiskSpace } from '../blobs/disk-space.ts';
+import type { SpoolSpace } from '../blobs/spool.ts';
 import type { Log } from '../lib/log.ts';
 import { sizeText } from '../lib/units.ts';
 
@@ -7,11 +7,11 @@ const CONSEQUENCES = 'stored content is served, pushes are refused, and download
 
 /** Tells once when the disk of the store has less free than it should, and once when it has enough again. */
 export class DiskWatch {
-  readonly #space: Pick<DiskSpace, 'look'>;
+  readonly #space: Pick<SpoolSpace, 'look'>;
   readonly #log: Log;
   #problem: string | undefined;
 
-  constructor(space: Pick<DiskSpace, 'look'>, log: Log) {
+  constructor(space: Pick<SpoolSpace, 'look'>, log: Log) {
     this.#space = space;
     this.#log = log;
   }

@@ -1,4 +1,4 @@
-import type { FoundIngest } from '../blobs/blob-store.ts';
+import type { FoundIngest } from '../blobs/spool.ts';
 import { settleUses } from './clock.ts';
 import { everything, type SizedContent } from '../metadata/survey.ts';
 import { removeContents } from './removal.ts';
@@ -45,8 +45,8 @@ export class Eviction {
 
   /** Whether more is held than may be: two look-ups, and each minute a count of the ingests in the survey's thread. */
   async isDue(): Promise<boolean> {
-    const { maxBytes, blobs } = this.#options;
-    const { freeBytes, minFreeBytes } = await blobs.space.look();
+    const { maxBytes, spool } = this.#options;
+    const { freeBytes, minFreeBytes } = await spool.space.look();
     if (freeBytes < minFreeBytes) return true;
     if (maxBytes === undefined) return false;
     if (performance.now() - this.#countedAtMs > COUNT_UNFINISHED_EACH_MS) await this.#countUnfinished();
@@ -86,7 +86,7 @@ export class Eviction {
     heldBytes: number,
     { wantedBytes = 0, asIfFreedBytes = 0 }: EvictionRun,
   ): Promise<number> {
-    const { freeBytes, minFreeBytes } = await this.#options.blobs.space.look();
+    const { freeBytes, minFreeBytes } = await this.#options.spool.space.look();
     const shortBytes = minFreeBytes - freeBytes - asIfFreedBytes;
     const wantedToo = shortBytes + wantedBytes > heldBytes ? shortBytes : shortBytes + wantedBytes;
     return wantedToo > 0 ? wantedToo + minFreeBytes * (1 - LOW_WATER_MARK) : 0;
@@ -103,8 +103,8 @@ export class Eviction {
       if (!(await abandonIngest(this.#options, file, run))) continue;
       counter.add([file]);
       if (run.dryRun === true) continue;
-      const { blobs, meter } = this.#options;
-      blobs.countUnfinished(blobs.unfinishedBytes - file.size);
+      const { spool, meter } = this.#options;
+      spool.countUnfinished(spool.unfinishedBytes - file.size);
       meter.count('upkeep_freed_bytes_total', { by: 'eviction' }, file.size);
     }
   }
@@ -133,16 +133,16 @@ export class Eviction {
   }
 
   async #heldBytes(): Promise<number> {
-    const { metadata, blobs } = this.#options;
+    const { metadata, spool } = this.#options;
     const { blobBytes, manifestBytes } = await metadata.readTotals();
-    return blobBytes + manifestBytes + blobs.unfinishedBytes;
+    return blobBytes + manifestBytes + spool.unfinishedBytes;
   }
 
   /** What comes or goes while the thread looks is in the count or not; the next one is right again. */
   async #countUnfinished(): Promise<readonly FoundIngest[]> {
-    const { survey, blobs } = this.#options;
+    const { survey, spool } = this.#options;
     const files = await survey.unfinished();
-    blobs.countUnfinished(files.reduce((sum, { size }) => sum + size, 0));
+    spool.countUnfinished(files.reduce((sum, { size }) => sum + size, 0));
     this.#countedAtMs = performance.now();
     return files;
   }

@@ -3,7 +3,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as fc from 'fast-check';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { type FileBlobStore, openFileBlobStore } from '../blobs/file-blob-store.ts';
+import type { BlobStore } from '../blobs/blob-store.ts';
+import { type FileStores, openFileStores } from '../blobs/file-stores.ts';
+import type { Spool } from '../blobs/spool.ts';
 import { steadyLease } from '../lib/lease.suite.ts';
 import { silentLog } from '../lib/log.ts';
 import { silentMeter } from '../lib/meter.ts';
@@ -34,7 +36,9 @@ interface World {
 
 let folder: string;
 let metadata: MetadataStore;
-let blobs: FileBlobStore;
+let files: FileStores;
+let spool: Spool;
+let blobs: BlobStore;
 let survey: SurveyThread;
 let removal: ImageRemoval;
 
@@ -42,15 +46,16 @@ beforeEach(async () => {
   folder = await mkdtemp(join(tmpdir(), 'entrepot-removal-'));
   const indexPath = join(folder, 'index.db');
   metadata = await openSqliteMetadataStore(indexPath, { log: silentLog });
-  blobs = await openFileBlobStore(folder, { log: silentLog });
+  files = await openFileStores(folder, { log: silentLog });
+  ({ spool, blobs } = files);
   survey = new SurveyThread({ indexPath, storePath: folder });
-  const stores = { metadata, blobs, survey, rows: survey, log: silentLog, meter: silentMeter };
+  const stores = { metadata, ...files, survey, rows: survey, log: silentLog, meter: silentMeter };
   removal = new ImageRemoval({ ...stores, deletesHosted: true });
 });
 
 afterEach(async () => {
   await survey.close();
-  await blobs.close();
+  await files.close();
   await metadata.close();
   await rm(folder, { recursive: true });
 });
@@ -59,9 +64,9 @@ async function putBlob(repository: Repository, text: string) {
   const bytes = Buffer.from(text);
   const digest = digestOf(bytes);
   if ((await blobs.stat(digest)) === undefined) {
-    const ingest = await blobs.ingest(steadyLease('blob'), { digest });
+    const ingest = await spool.ingest(steadyLease('blob'), { digest });
     await ingest.write([bytes]);
-    await ingest.commit(digest);
+    await blobs.put(digest, ingest);
     await ingest.close();
   }
   await metadata.putBlob(digest, bytes.length, repository);
@@ -103,7 +108,7 @@ async function heldOf(repository: Repository, digest: Digest): Promise<readonly 
 
 async function filesLeft(): Promise<Digest[]> {
   const digests: Digest[] = [];
-  for await (const { digest } of blobs.blobs()) digests.push(digest);
+  for await (const { digest } of blobs.list()) digests.push(digest);
   return digests.toSorted();
 }
 

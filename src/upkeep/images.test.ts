@@ -1,6 +1,8 @@
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { makeTempFolder, removeFolder } from '../../test/support/temp-folder.ts';
-import { type FileBlobStore, openFileBlobStore } from '../blobs/file-blob-store.ts';
+import type { BlobStore } from '../blobs/blob-store.ts';
+import { type FileStores, openFileStores } from '../blobs/file-stores.ts';
+import type { Spool } from '../blobs/spool.ts';
 import { silentLog } from '../lib/log.ts';
 import { steadyLease } from '../lib/lease.suite.ts';
 import type { SurveyedManifest } from '../metadata/survey.ts';
@@ -9,15 +11,18 @@ import { OCI_CONFIG, OCI_MANIFEST } from '../oci/media-types.ts';
 import { heldImage } from './images.ts';
 
 let folder: string;
-let blobs: FileBlobStore;
+let files: FileStores;
+let spool: Spool;
+let blobs: BlobStore;
 
 beforeEach(async () => {
   folder = await makeTempFolder('images');
-  blobs = await openFileBlobStore(folder, { log: silentLog });
+  files = await openFileStores(folder, { log: silentLog });
+  ({ spool, blobs } = files);
 });
 
 afterEach(async () => {
-  await blobs.close();
+  await files.close();
   await removeFolder(folder);
 });
 
@@ -25,9 +30,9 @@ afterEach(async () => {
 async function surveyed(config: string): Promise<SurveyedManifest> {
   const bytes = Buffer.from(config);
   const digest = digestOf(bytes);
-  const ingest = await blobs.ingest(steadyLease('config'), { digest });
+  const ingest = await spool.ingest(steadyLease('config'), { digest });
   await ingest.write([bytes]);
-  await ingest.commit(digest);
+  await blobs.put(digest, ingest);
   await ingest.close();
   return {
     digest: digestOf(Buffer.from(`manifest of ${config}`)),

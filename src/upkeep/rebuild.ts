@@ -33,7 +33,7 @@ export async function rebuild(
 ): Promise<RebuildReport> {
   await stopCollecting(metadata, REBUILT);
   const report = { added: 0, addedBytes: 0, known: 0, damaged: 0 };
-  for await (const { digest, size } of blobs.blobs()) {
+  for await (const { digest, size } of blobs.list()) {
     signal.throwIfAborted();
     if ((await metadata.statBlob(digest)) !== undefined) {
       report.known += 1;
@@ -59,7 +59,7 @@ async function faultOf(
   signal: AbortSignal,
 ): Promise<string | undefined> {
   try {
-    const actual = await blobs.hashFile(digest, { bytesPerSecond: 0, signal });
+    const actual = await blobs.rehash(digest, { bytesPerSecond: 0, signal });
     return actual === digest ? undefined : 'its content does not match the digest';
   } catch (error) {
     const reason = unreadableReason(error);

@@ -3,7 +3,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { type FileBlobStore, openFileBlobStore } from '../blobs/file-blob-store.ts';
+import type { BlobStore } from '../blobs/blob-store.ts';
+import { type FileStores, openFileStores } from '../blobs/file-stores.ts';
+import type { Spool } from '../blobs/spool.ts';
 import { silentLog } from '../lib/log.ts';
 import { silentMeter } from '../lib/meter.ts';
 import { steadyLease } from '../lib/lease.suite.ts';
@@ -20,19 +22,22 @@ const NEVER_MS = Number.POSITIVE_INFINITY;
 
 let folder: string;
 let metadata: MetadataStore;
-let blobs: FileBlobStore;
+let files: FileStores;
+let spool: Spool;
+let blobs: BlobStore;
 let survey: SurveyThread;
 
 beforeEach(async () => {
   folder = await mkdtemp(join(tmpdir(), 'entrepot-schedule-'));
   metadata = await openSqliteMetadataStore(join(folder, 'index.db'), { log: silentLog });
-  blobs = await openFileBlobStore(folder, { log: silentLog });
+  files = await openFileStores(folder, { log: silentLog });
+  ({ spool, blobs } = files);
   survey = new SurveyThread({ indexPath: join(folder, 'index.db'), storePath: folder });
 });
 
 afterEach(async () => {
   await survey.close();
-  await blobs.close();
+  await files.close();
   await metadata.close();
   await rm(folder, { recursive: true });
 });
@@ -106,6 +111,7 @@ function begin({
 }) {
   const upkeep = new Upkeep({
     metadata,
+    spool,
     blobs,
     survey,
     rows: survey,
@@ -122,15 +128,15 @@ function begin({
     maxBytes,
     bytesPerSecond: 1e9,
   });
-  const disk = new DiskWatch(blobs.space, silentLog);
+  const disk = new DiskWatch(spool.space, silentLog);
   return new Schedule({ upkeep, disk, log: silentLog, collectIntervalMs, scrubIntervalMs });
 }
 
 async function storeBlob(text: string, repository?: typeof MIRRORED): Promise<Digest> {
   const digest = digestOf(Buffer.from(text));
-  const ingest = await blobs.ingest(steadyLease(`upload-${digestHex(digest)}`));
+  const ingest = await spool.ingest(steadyLease(`upload-${digestHex(digest)}`));
   await ingest.write([Buffer.from(text)]);
-  await ingest.commit(digest);
+  await blobs.put(digest, ingest);
   await ingest.close();
   await metadata.putBlob(digest, text.length, repository);
   return digest;

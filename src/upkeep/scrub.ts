@@ -179,15 +179,15 @@ class Walk implements ScrubReport {
     if (kind === 'manifest' || !isDigest(digest)) {
       return metadata.quarantine({ kind, digest }, reason);
     }
-    const found = blobs.peek(digest)?.identity;
+    const removal = await blobs.removal(digest);
     if ((await this.#faultOf(digest)) === undefined) {
       return undefined;
     }
     let free: (() => Promise<void>) | undefined;
     const loss = await metadata.quarantine({ kind, digest }, reason, {
-      isSame: () => blobs.peek(digest)?.identity === found,
+      isSame: () => removal.isSame(),
       takeAway: () => {
-        free = blobs.takeAway(digest);
+        free = removal.takeAway();
       },
     });
     await free?.();
@@ -201,7 +201,7 @@ class Walk implements ScrubReport {
     }
     try {
       const { signal } = this.#run;
-      const actual = await this.#options.blobs.hashFile(digest, {
+      const actual = await this.#options.blobs.rehash(digest, {
         bytesPerSecond: this.#bytesPerSecond,
         ...(signal && { signal }),
         ...(onProgress && { onProgress }),

@@ -1,5 +1,5 @@
-import type { FoundIngest } from '../blobs/blob-store.ts';
-import type { FileBlobStore } from '../blobs/file-blob-store.ts';
+import type { BlobStore } from '../blobs/blob-store.ts';
+import type { FoundIngest, Spool } from '../blobs/spool.ts';
 import type { Log } from '../lib/log.ts';
 import type { Meter } from '../lib/meter.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
@@ -9,7 +9,8 @@ import type { Digest } from '../oci/digest.ts';
 /** What every kind of upkeep works on. */
 export interface Stores {
   readonly metadata: MetadataStore;
-  readonly blobs: FileBlobStore;
+  readonly spool: Spool;
+  readonly blobs: BlobStore;
   readonly survey: StoreSurvey;
   readonly rows: RowRemoval;
   readonly log: Log;

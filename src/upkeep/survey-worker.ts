@@ -4,8 +4,8 @@
  */
 import { constants, setPriority } from 'node:os';
 import { parentPort, workerData } from 'node:worker_threads';
-import type { FoundIngest } from '../blobs/blob-store.ts';
-import { openFileBlobStore } from '../blobs/file-blob-store.ts';
+import { openFileStores } from '../blobs/file-stores.ts';
+import type { FoundIngest } from '../blobs/spool.ts';
 import { removeStrays } from '../blobs/stray-removal.ts';
 import { silentLog } from '../lib/log.ts';
 import { IndexLocked } from '../metadata/index-locked.ts';
@@ -21,7 +21,7 @@ const FILES_PER_PAGE = 500;
 
 async function openThreadWork({ indexPath, storePath }: SurveyPlace): Promise<ThreadWork> {
   const survey = await openSqliteSurvey(indexPath);
-  const blobs = await openFileBlobStore(storePath, { log: silentLog });
+  const { spool, blobs } = await openFileStores(storePath, { log: silentLog });
   let opened: Promise<MetadataStore> | undefined;
   // Most threads only look.
   const rows = (): Promise<MetadataStore> =>
@@ -33,7 +33,7 @@ async function openThreadWork({ indexPath, storePath }: SurveyPlace): Promise<Th
 
   async function* oldFiles(madeBeforeMs: number): AsyncGenerator<readonly StrayFile[]> {
     let files: StrayFile[] = [];
-    for await (const { digest, size, modifiedAtMs } of blobs.blobs()) {
+    for await (const { digest, size, modifiedAtMs } of blobs.list()) {
       if (modifiedAtMs < madeBeforeMs) {
         files.push({ digest, size });
       }
@@ -76,7 +76,7 @@ async function openThreadWork({ indexPath, storePath }: SurveyPlace): Promise<Th
     strayFiles,
     unfinished: async () => {
       const files: FoundIngest[] = [];
-      for await (const file of blobs.ingests()) files.push(file);
+      for await (const file of spool.list()) files.push(file);
       return files;
     },
     lowerLinks: async (links, toMs) => (await rows()).lowerLinks(links, toMs),

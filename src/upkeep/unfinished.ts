@@ -1,4 +1,4 @@
-import type { FoundIngest } from '../blobs/blob-store.ts';
+import type { FoundIngest } from '../blobs/spool.ts';
 import type { Ingests, RunOptions, Stores } from './stores.ts';
 
 /**
@@ -6,7 +6,7 @@ import type { Ingests, RunOptions, Stores } from './stores.ts';
  * anywhere it harms nobody: what the next holder makes has another name.
  */
 export async function abandonIngest(
-  { metadata, blobs, isOfUpload }: Pick<Stores, 'metadata' | 'blobs'> & Ingests,
+  { metadata, spool, isOfUpload }: Pick<Stores, 'metadata' | 'spool'> & Ingests,
   ingest: FoundIngest,
   { dryRun }: RunOptions,
 ): Promise<boolean> {
@@ -22,7 +22,7 @@ export async function abandonIngest(
     return false;
   }
   try {
-    await blobs.abandon(ingest);
+    await spool.abandon(ingest);
     return true;
   } finally {
     // Another one of this key may wait for its next holder.

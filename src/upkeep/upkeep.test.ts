@@ -3,7 +3,10 @@ import { mkdir, mkdtemp, rm, stat, symlink, truncate, utimes, writeFile } from '
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
-import { type FileBlobStore, openFileBlobStore } from '../blobs/file-blob-store.ts';
+import type { BlobStore } from '../blobs/blob-store.ts';
+import { remove } from '../blobs/blob-store.suite.ts';
+import { type FileStores, openFileStores } from '../blobs/file-stores.ts';
+import type { Spool } from '../blobs/spool.ts';
 import { silentLog } from '../lib/log.ts';
 import { silentMeter } from '../lib/meter.ts';
 import { steadyLease } from '../lib/lease.suite.ts';
@@ -27,7 +30,9 @@ const NEVER_MS = 3_600_000;
 
 let folder: string;
 let metadata: MetadataStore;
-let blobs: FileBlobStore;
+let files: FileStores;
+let spool: Spool;
+let blobs: BlobStore;
 let survey: SurveyThread;
 /** Of the disk. */
 let minFreeBytes = 0;
@@ -36,13 +41,14 @@ beforeEach(async () => {
   folder = await mkdtemp(join(tmpdir(), 'entrepot-upkeep-'));
   metadata = await openSqliteMetadataStore(join(folder, 'index.db'), { log: silentLog });
   minFreeBytes = 0;
-  blobs = await openFileBlobStore(folder, { log: silentLog, minFree: () => minFreeBytes });
+  files = await openFileStores(folder, { log: silentLog, minFree: () => minFreeBytes });
+  ({ spool, blobs } = files);
   survey = new SurveyThread({ indexPath: join(folder, 'index.db'), storePath: folder });
 });
 
 afterEach(async () => {
   await survey.close();
-  await blobs.close();
+  await files.close();
   await metadata.close();
   await rm(folder, { recursive: true });
 });
@@ -241,10 +247,10 @@ describe('eviction', () => {
     const kept = await pushImage(MIRRORED, 'v1', [`kept ${'x'.repeat(10_000)}`]);
     const { blobBytes, manifestBytes } = await metadata.readTotals();
     const maxBytes = blobBytes + manifestBytes + 4_000;
-    const other = await openFileBlobStore(folder, { log: silentLog });
+    const other = await openFileStores(folder, { log: silentLog });
     try {
-      await leaveIngest('fill-newer', 2_000, other);
-      await leaveIngest('fill-older', 2_000, other);
+      await leaveIngest('fill-newer', 2_000, other.spool);
+      await leaveIngest('fill-older', 2_000, other.spool);
       await leaveIngest('upload-1', 2_000);
       await Promise.all(['fill-older', 'upload-1'].map(makeOld));
       const eviction = upkeep({ maxBytes, isOfUpload: async key => key === 'upload-1' });
@@ -318,7 +324,7 @@ describe('a disk that is short of room', () => {
   test('is made room on for what somebody waits to write, unless all that could go would not be enough', async () => {
     const image = await pushImage(MIRRORED, 'v1', ['mirrored']);
     await tick();
-    const { freeBytes } = await blobs.space.look();
+    const { freeBytes } = await spool.space.look();
     expect(await upkeep().evict({ wantedBytes: EVERYTHING })).toMatchObject({ items: 0, stuckAt: undefined });
     expect(await heldFiles()).toEqual(expect.arrayContaining([...image.blobs]));
     // Whatever else happens on the disk, at least a GiB is short, and what is held would be enough.
@@ -407,7 +413,7 @@ describe('scrub', () => {
     const hosted = await pushBlob(HOSTED, 'hosted');
     const lost = await pushBlob(HOSTED, 'lost');
     await Promise.all([damage(mirrored), damage(hosted)]);
-    await blobs.takeAway(lost)?.();
+    await remove(blobs, lost);
     const dry = await upkeep().scrub({ dryRun: true });
     expect(dry?.damaged).toHaveLength(3);
     expect(await metadata.countDamaged()).toBe(0);
@@ -447,11 +453,11 @@ describe('scrub', () => {
 
   test('what the disk cannot read is damaged, and the rest is looked at all the same', async () => {
     const [first, second] = [await pushBlob(MIRRORED, 'a'), await pushBlob(MIRRORED, 'b')].toSorted();
-    const hashFile = blobs.hashFile.bind(blobs);
-    vi.spyOn(blobs, 'hashFile').mockImplementation((digest, options) =>
+    const rehash = blobs.rehash.bind(blobs);
+    vi.spyOn(blobs, 'rehash').mockImplementation((digest, options) =>
       digest === first
         ? Promise.reject(Object.assign(new Error('i/o error'), { code: 'EIO' }))
-        : hashFile(digest, options),
+        : rehash(digest, options),
     );
     const report = await upkeep().scrub();
     expect(report?.damaged).toMatchObject([
@@ -547,19 +553,19 @@ describe('scrub', () => {
 
   test('looks twice before it takes anything away: a push may have mended the file meanwhile', async () => {
     const mended = await pushBlob(MIRRORED, 'mended');
-    vi.spyOn(blobs, 'hashFile').mockResolvedValueOnce(digestOf(Buffer.from('other bytes')));
+    vi.spyOn(blobs, 'rehash').mockResolvedValueOnce(digestOf(Buffer.from('other bytes')));
     expect((await upkeep().scrub())?.damaged).toEqual([]);
     expect(await metadata.statBlob(mended)).toBeDefined();
     expect(await heldFiles()).toEqual([mended]);
   });
 
   test('keeps to its rate, within a blob and from one small blob to the next', async () => {
-    const hashFile = vi.spyOn(blobs, 'hashFile').mockImplementation(async digest => digest);
+    const rehash = vi.spyOn(blobs, 'rehash').mockImplementation(async digest => digest);
     for (let at = 0; at < 10; at += 1) await pushBlob(HOSTED, `${at}`.repeat(1000));
     const startedAtMs = performance.now();
     await upkeep({ bytesPerSecond: 10_000 }).scrub();
     expect(performance.now() - startedAtMs).toBeGreaterThan(950);
-    expect(hashFile.mock.calls.map(([, { bytesPerSecond }]) => bytesPerSecond)).toEqual(
+    expect(rehash.mock.calls.map(([, { bytesPerSecond }]) => bytesPerSecond)).toEqual(
       Array.from({ length: 10 }, () => 10_000),
     );
   });
@@ -570,6 +576,7 @@ const NONE = digestOf(Buffer.from('none'));
 function upkeep(options: Partial<UpkeepOptions> = {}): Upkeep {
   return new Upkeep({
     metadata,
+    spool,
     blobs,
     survey,
     rows: survey,
@@ -599,9 +606,9 @@ async function expectDryRunIsRight(): Promise<void> {
 
 async function storeBlob(text: string): Promise<Digest> {
   const digest = digestOf(Buffer.from(text));
-  const ingest = await blobs.ingest(steadyLease(`upload-${digestHex(digest)}`));
+  const ingest = await spool.ingest(steadyLease(`upload-${digestHex(digest)}`));
   await ingest.write([Buffer.from(text)]);
-  await ingest.commit(digest);
+  await blobs.put(digest, ingest);
   await ingest.close();
   return digest;
 }
@@ -684,8 +691,8 @@ function alter(sql: string, ...parameters: unknown[]): void {
   database.close();
 }
 
-async function leaveIngest(key: string, size = 5, store = blobs): Promise<void> {
-  const ingest = await store.ingest(steadyLease(key));
+async function leaveIngest(key: string, size = 5, into = spool): Promise<void> {
+  const ingest = await into.ingest(steadyLease(key));
   await ingest.write([Buffer.alloc(size, 'b')]);
   await ingest.suspend();
   await ingest.close();
@@ -698,7 +705,7 @@ async function makeOld(key: string): Promise<void> {
 
 async function ingestKeys(): Promise<string[]> {
   const keys: string[] = [];
-  for await (const { key } of blobs.ingests()) {
+  for await (const { key } of spool.list()) {
     keys.push(key);
   }
   return keys.toSorted();
@@ -706,7 +713,7 @@ async function ingestKeys(): Promise<string[]> {
 
 async function heldFiles(): Promise<Digest[]> {
   const digests: Digest[] = [];
-  for await (const { digest } of blobs.blobs()) {
+  for await (const { digest } of blobs.list()) {
     digests.push(digest);
   }
   return digests.toSorted();

@@ -2,7 +2,8 @@
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import type { BlobStore } from '../../src/blobs/blob-store.ts';
-import { openFileBlobStore } from '../../src/blobs/file-blob-store.ts';
+import { type FileStores, openFileStores } from '../../src/blobs/file-stores.ts';
+import type { Spool } from '../../src/blobs/spool.ts';
 import type { Chunk } from '../../src/hosted/chunk.ts';
 import { Hosted } from '../../src/hosted/hosted.ts';
 import { Publication } from '../../src/hosted/publication.ts';
@@ -23,44 +24,49 @@ export const RIGHT: Right = {
   provedIfUnreachable: false,
 };
 
-export interface BenchOptions extends Partial<Omit<UploadsOptions, 'blobs' | 'metadata' | 'log'>> {
-  /** Puts something between hosted/ and its blobs, such as a full disk. */
-  readonly wrapBlobs?: (blobs: BlobStore) => BlobStore;
+export interface BenchOptions extends Partial<Omit<UploadsOptions, 'spool' | 'blobs' | 'metadata' | 'log'>> {
+  /** Puts something between hosted/ and its spool, such as a full disk. */
+  readonly wrapSpool?: (spool: Spool) => Spool;
 }
 
 export class HostedBench {
   readonly folder: string;
+  readonly spool: Spool;
   readonly blobs: BlobStore;
   readonly metadata: MetadataStore;
   readonly hosted: Hosted;
   readonly uploads: Uploads;
   readonly publication: Publication;
   readonly removal: Removal;
+  readonly #files: FileStores;
 
-  private constructor(folder: string, blobs: BlobStore, metadata: MetadataStore, options: BenchOptions) {
-    const { wrapBlobs = (store: BlobStore) => store, ...limits } = options;
-    const parts = { blobs: wrapBlobs(blobs), metadata, log: silentLog };
+  private constructor(folder: string, files: FileStores, metadata: MetadataStore, options: BenchOptions) {
+    const { wrapSpool = (spool: Spool) => spool, ...limits } = options;
+    const { spool, blobs } = files;
+    const parts = { spool: wrapSpool(spool), blobs, metadata, log: silentLog };
     this.folder = folder;
+    this.#files = files;
+    this.spool = spool;
     this.blobs = blobs;
     this.metadata = metadata;
     this.hosted = new Hosted(parts);
     this.uploads = new Uploads({ ...parts, ...limits });
-    this.publication = new Publication({ metadata, admit: bytes => this.blobs.admit(bytes) });
+    this.publication = new Publication({ metadata, admit: bytes => spool.space.admit(bytes) });
     this.removal = new Removal({ metadata, isEnabled: true });
   }
 
   /** On `folder`, which another bench may have left or may have open; a new one if left out. */
   static async open(folder?: string, options: BenchOptions = {}): Promise<HostedBench> {
     const path = folder ?? (await makeTempFolder('hosted'));
-    const blobs = await openFileBlobStore(path, { log: silentLog });
+    const files = await openFileStores(path, { log: silentLog });
     const metadata = await openSqliteMetadataStore(join(path, 'index.db'), { log: silentLog });
-    return new HostedBench(path, blobs, metadata, options);
+    return new HostedBench(path, files, metadata, options);
   }
 
   /** Ends it like a server; the folder stays. */
   async close(): Promise<void> {
     await this.uploads.close();
-    await this.blobs.close();
+    await this.#files.close();
     await this.metadata.close();
   }
 
@@ -92,7 +98,7 @@ export class HostedBench {
   /** Names of the ingests that are in the store. */
   async ingests(): Promise<readonly string[]> {
     const keys: string[] = [];
-    for await (const { key } of this.blobs.ingests()) keys.push(key);
+    for await (const { key } of this.spool.list()) keys.push(key);
     return keys;
   }
 }

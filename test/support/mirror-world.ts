@@ -2,7 +2,9 @@
 import { createHash } from 'node:crypto';
 import { join } from 'node:path';
 import { Grants } from '../../src/access/grants.ts';
-import { type FileBlobStore, openFileBlobStore } from '../../src/blobs/file-blob-store.ts';
+import type { BlobStore } from '../../src/blobs/blob-store.ts';
+import { type FileStores, openFileStores } from '../../src/blobs/file-stores.ts';
+import type { Spool } from '../../src/blobs/spool.ts';
 import type { BlobReader } from '../../src/lib/blob-reader.ts';
 import { type Log, silentLog } from '../../src/lib/log.ts';
 import { createMetrics } from '../../src/ops/metrics.ts';
@@ -35,8 +37,8 @@ export interface MirrorWorldOptions extends Partial<Pick<MirrorOptions, 'limits'
   /** A folder that another world has made: two processes on one store. */
   readonly folder?: string;
   readonly log?: Log;
-  /** Wraps the store of blobs, to make it fail. */
-  readonly blobs?: (blobs: FileBlobStore) => FileBlobStore;
+  /** Wraps the spool, to make it fail. */
+  readonly spool?: (spool: Spool) => Spool;
 }
 
 const FRESH_FOR_MS = 60_000;
@@ -46,23 +48,27 @@ export class MirrorWorld {
   readonly folder: string;
   readonly mirror: Mirror;
   readonly metadata: MetadataStore;
-  readonly blobs: FileBlobStore;
+  readonly spool: Spool;
+  readonly blobs: BlobStore;
   /** The clock; move it at will. */
   nowMs = Date.UTC(2026, 0, 1);
   policy: PullRule;
+  readonly #files: FileStores;
   readonly #grants: Grants;
   readonly #upstream: Upstream;
   #closed = false;
 
   private constructor(
     folder: string,
-    { metadata, blobs }: { metadata: MetadataStore; blobs: FileBlobStore },
+    { metadata, files }: { metadata: MetadataStore; files: FileStores },
     fake: FakeUpstream,
     options: MirrorWorldOptions,
   ) {
     this.folder = folder;
     this.metadata = metadata;
-    this.blobs = options.blobs?.(blobs) ?? blobs;
+    this.#files = files;
+    this.spool = options.spool?.(files.spool) ?? files.spool;
+    this.blobs = files.blobs;
     this.policy = { pullPolicy: undefined, freshForMs: FRESH_FOR_MS, ...options.policy };
     const nowMs = () => this.nowMs;
     const rules = { verifyForMs: VERIFY_FOR_MS, staleGrantForMs: VERIFY_FOR_MS };
@@ -71,6 +77,7 @@ export class MirrorWorld {
     this.mirror = new Mirror({
       upstreams: new Map([[UPSTREAM, this.#upstream]]),
       metadata,
+      spool: this.spool,
       blobs: this.blobs,
       recordProof: proof => this.#grants.record(proof),
       pullRuleOf: () => this.policy,
@@ -92,8 +99,8 @@ export class MirrorWorld {
   static async open(fake: FakeUpstream, options: MirrorWorldOptions = {}): Promise<MirrorWorld> {
     const folder = options.folder ?? (await makeTempFolder('mirror'));
     const metadata = await openSqliteMetadataStore(join(folder, 'index.db'), { log: silentLog });
-    const blobs = await openFileBlobStore(folder, { log: silentLog });
-    return new MirrorWorld(folder, { metadata, blobs }, fake, options);
+    const files = await openFileStores(folder, { log: silentLog });
+    return new MirrorWorld(folder, { metadata, files }, fake, options);
   }
 
   /** What `access` would say of this requester now. */
@@ -125,7 +132,7 @@ export class MirrorWorld {
     this.#closed = true;
     await this.mirror.close(deadlineMs);
     await this.#upstream.close();
-    await this.blobs.close();
+    await this.#files.close();
     await this.metadata.close();
   }
 

@@ -1,0 +1,73 @@
+import { lstat, rm } from 'node:fs/promises';
+import { absentAsUndefined } from '../lib/error-code.ts';
+import { followFile } from '../lib/follow-file.ts';
+import type { Lease } from '../lib/lease.ts';
+import { digestAlgorithm } from '../oci/digest.ts';
+import type { DiskSpace } from './disk-space.ts';
+import { FileIngest } from './file-ingest.ts';
+import { type FilePaths, parseIngestName } from './file-paths.ts';
+import { folderEntries } from './folder-entries.ts';
+import type { Hasher } from './hasher.ts';
+import { earlierIngests } from './left-ingest.ts';
+import type { FoundIngest, Ingest, IngestFollower, IngestOptions, Spool } from './spool.ts';
+
+/** What nearly every client uses: hashing begins with it if the digest is not known yet. */
+const USUAL_ALGORITHM = 'sha256';
+
+/** Ingests as files below `ingest/`. */
+export class FileSpool implements Spool {
+  readonly space: DiskSpace;
+  readonly #paths: FilePaths;
+  readonly #hasher: Hasher;
+  #unfinishedBytes = 0;
+
+  constructor(paths: FilePaths, hasher: Hasher, space: DiskSpace) {
+    this.#paths = paths;
+    this.#hasher = hasher;
+    this.space = space;
+  }
+
+  async ingest(lease: Lease, { digest, anew = false }: IngestOptions = {}): Promise<Ingest> {
+    const algorithm = digest === undefined ? USUAL_ALGORITHM : digestAlgorithm(digest);
+    const grown = (bytes: number): void => this.countUnfinished(this.#unfinishedBytes + bytes);
+    const spool = { paths: this.#paths, hasher: this.#hasher, space: this.space, grown };
+    return FileIngest.open(spool, lease, { algorithm, anew });
+  }
+
+  async follow(key: string, epoch: number): Promise<IngestFollower | undefined> {
+    return followFile(this.#paths.ingest(key, epoch));
+  }
+
+  async length(key: string, epoch: number): Promise<number> {
+    const found = await absentAsUndefined(lstat(this.#paths.ingest(key, epoch)));
+    if (found !== undefined) {
+      return found.size;
+    }
+    const [name] = await earlierIngests(this.#paths, key, epoch);
+    const earlier = name && (await absentAsUndefined(lstat(this.#paths.foundIngest(name))));
+    return earlier ? earlier.size : 0;
+  }
+
+  async abandon({ name }: Pick<FoundIngest, 'name'>): Promise<void> {
+    await rm(this.#paths.foundIngest(name), { force: true });
+  }
+
+  async *list(): ReturnType<Spool['list']> {
+    for await (const { name, path } of folderEntries(this.#paths.ingests)) {
+      const parsed = parseIngestName(name);
+      const found = await absentAsUndefined(lstat(path));
+      if (parsed !== undefined && found?.isFile()) {
+        const { key, epoch } = parsed;
+        yield { name, key, epoch, size: found.size, modifiedAtMs: found.mtimeMs };
+      }
+    }
+  }
+
+  get unfinishedBytes(): number {
+    return this.#unfinishedBytes;
+  }
+
+  countUnfinished(bytes: number): void {
+    this.#unfinishedBytes = Math.max(0, bytes);
+  }
+}

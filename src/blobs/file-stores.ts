@@ -1,0 +1,49 @@
+import { mkdir } from 'node:fs/promises';
+import { syncFolder } from '../lib/atomic-file.ts';
+import type { Log } from '../lib/log.ts';
+import type { BlobStore } from './blob-store.ts';
+import { DiskSpace, type MinFree } from './disk-space.ts';
+import { FileBlobStore } from './file-blob-store.ts';
+import { FilePaths } from './file-paths.ts';
+import { FileSpool } from './file-spool.ts';
+import { Hasher } from './hasher.ts';
+import type { Spool } from './spool.ts';
+
+/**
+ * Stored content may be private, so `blobs/` and `ingest/` are accessible to their owner only. What is inside has the
+ * usual modes.
+ */
+const DOOR_MODE = 0o700;
+
+export interface FileStoresOptions {
+  readonly log: Log;
+  /** Default: nothing. */
+  readonly minFree?: MinFree | undefined;
+}
+
+/** A Spool and a BlobStore in one folder, so that storing a blob is moving a file. */
+export interface FileStores {
+  readonly spool: Spool;
+  readonly blobs: BlobStore;
+  close(): Promise<void>;
+}
+
+/**
+ * Opens both in the folder `path` (see `FilePaths` for the layout), and creates what is missing. Scans nothing.
+ */
+export async function openFileStores(
+  path: string,
+  { log, minFree = () => 0 }: FileStoresOptions,
+): Promise<FileStores> {
+  const paths = new FilePaths(path);
+  await mkdir(path, { recursive: true, mode: DOOR_MODE });
+  await mkdir(paths.blobs, { recursive: true, mode: DOOR_MODE });
+  await mkdir(paths.ingests, { recursive: true, mode: DOOR_MODE });
+  await syncFolder(path);
+  const hasher = new Hasher(log);
+  return {
+    spool: new FileSpool(paths, hasher, new DiskSpace(path, minFree)),
+    blobs: new FileBlobStore(paths, hasher),
+    close: () => hasher.close(),
+  };
+}

@@ -1,0 +1,292 @@
+import { randomBytes } from 'node:crypto';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { type Lease, LeaseLost } from '../lib/lease.ts';
+import { steadyLease } from '../lib/lease.suite.ts';
+import { digestOf } from '../oci/digest.ts';
+import type { Ingest, Spool } from './spool.ts';
+
+/** A place where ingests are kept. Each call of `open` is another process's view of it. */
+export interface SpoolPlace {
+  open(): Promise<OpenSpool>;
+  remove(): Promise<void>;
+}
+
+export interface OpenSpool {
+  readonly spool: Spool;
+  close(): Promise<void>;
+}
+
+const SOME = digestOf(Buffer.from('some'));
+
+/** The contract of Spool, as tests for any implementation; `blobStoreSuite` covers what becomes of a stored ingest. */
+export function spoolSuite(makePlace: () => Promise<SpoolPlace>): void {
+  describe('a Spool', () => {
+    let place: SpoolPlace;
+    let opened: OpenSpool;
+    let spool: Spool;
+
+    beforeEach(async () => {
+      place = await makePlace();
+      opened = await place.open();
+      spool = opened.spool;
+    });
+
+    afterEach(async () => {
+      await opened.close();
+      await place.remove();
+    });
+
+    test('what is not here is undefined, and abandoning it is fine', async () => {
+      expect(await spool.follow('fill-1', 1)).toBeUndefined();
+      expect(await spool.length('fill-1', 1)).toBe(0);
+      await spool.abandon({ name: 'fill-1.1' });
+    });
+
+    test('one write takes thousands of chunks, empty ones among them', async () => {
+      const bytes = randomBytes(30_000);
+      const chunks = Array.from({ length: 3_000 }, (_, index) => bytes.subarray(index * 10, index * 10 + 10));
+      const ingest = await spool.ingest(steadyLease('fill-1'));
+      await ingest.write([new Uint8Array(0), ...chunks, new Uint8Array(0)]);
+      await ingest.write([]);
+      expect(ingest.offset).toBe(30_000);
+      expect(await ingest.hash(SOME)).toBe(digestOf(bytes));
+      await ingest.abort();
+      await ingest.close();
+    });
+
+    test('an ingest is read while it grows, up to its offset, and until it is closed', async () => {
+      const bytes = randomBytes(50_000);
+      const ingest = await spool.ingest(steadyLease('fill-1'));
+      const buffer = Buffer.alloc(60_000);
+      expect(await ingest.read(buffer, 0)).toBe(0);
+      await ingest.write([bytes.subarray(0, 30_000)]);
+      expect(await ingest.read(buffer, 29_990)).toBe(10);
+      expect(buffer.subarray(0, 10)).toEqual(bytes.subarray(29_990, 30_000));
+      await ingest.write([bytes.subarray(30_000)]);
+      await ingest.abort();
+      expect(await ingest.read(buffer, 0)).toBe(50_000);
+      expect(digestOf(buffer.subarray(0, 50_000))).toBe(digestOf(bytes));
+      await ingest.close();
+    });
+
+    test('both algorithms are hashed, one that was not begun from the start, and writing may go on', async () => {
+      const bytes = randomBytes(2_000_000);
+      const ingest = await spool.ingest(steadyLease('upload-1'));
+      await ingest.write([bytes.subarray(0, 1_500_000)]);
+      const half = bytes.subarray(0, 1_500_000);
+      expect(await ingest.hash(digestOf(half, 'sha512'))).toBe(digestOf(half, 'sha512'));
+      expect(await ingest.hash(digestOf(half))).toBe(digestOf(half));
+      await ingest.write([bytes.subarray(1_500_000)]);
+      expect(await ingest.hash(digestOf(half))).toBe(digestOf(bytes));
+      expect(await ingest.hash(digestOf(half, 'sha512'))).toBe(digestOf(bytes, 'sha512'));
+      await ingest.abort();
+      await ingest.close();
+    });
+
+    test('truncating forgets the end, for reading and for hashing', async () => {
+      const bytes = randomBytes(1_000_000);
+      const ingest = await spool.ingest(steadyLease('fill-1'));
+      await ingest.write([bytes]);
+      await ingest.hash(SOME);
+      await ingest.truncate(400_000);
+      expect(ingest.offset).toBe(400_000);
+      expect(await ingest.read(Buffer.alloc(10), 400_000)).toBe(0);
+      await ingest.write([Buffer.from('another end')]);
+      const expected = digestOf(Buffer.concat([bytes.subarray(0, 400_000), Buffer.from('another end')]));
+      expect(await ingest.hash(SOME)).toBe(expected);
+      await expect(ingest.truncate(500_000)).rejects.toThrow(RangeError);
+      await ingest.truncate(0);
+      expect(await ingest.hash(SOME)).toBe(digestOf(Buffer.alloc(0)));
+      await ingest.abort();
+      await ingest.close();
+    });
+
+    test('a suspended ingest goes on where it ended, in this process or the next', async () => {
+      const bytes = randomBytes(700_000);
+      const digest = digestOf(bytes);
+      const first = await spool.ingest(steadyLease('fill-1'), { digest });
+      await first.write([bytes.subarray(0, 300_000)]);
+      await first.suspend();
+      await first.close();
+      const next = await place.open();
+      const left = { epoch: 1, mayWrite: false };
+      const second = await next.spool.ingest(steadyLease('fill-1', 2, left), { digest });
+      expect(second.offset).toBe(300_000);
+      await second.write([bytes.subarray(300_000)]);
+      expect(await second.hash(digest)).toBe(digest);
+      await second.abort();
+      await second.close();
+      await next.close();
+      expect(await collect(spool.list())).toEqual([]);
+    });
+
+    describe('an ingest whose holder was taken for dead', () => {
+      const bytes = randomBytes(700_000);
+      const digest = digestOf(bytes);
+      const left = { epoch: 1, mayWrite: true };
+      let paused: Ingest;
+      let successor: Ingest;
+
+      beforeEach(async () => {
+        paused = await spool.ingest(steadyLease('fill-1', 1), { digest });
+        await paused.write([bytes.subarray(0, 300_000)]);
+        successor = await spool.ingest(steadyLease('fill-1', 2, left), { digest });
+      });
+
+      afterEach(async () => {
+        await paused.close();
+        await successor.close();
+      });
+
+      test('goes on as a copy, which he cannot write into when he wakes', async () => {
+        expect(successor.offset).toBe(300_000);
+        await paused.write([Buffer.from('other bytes')]);
+        await successor.write([bytes.subarray(300_000)]);
+        await paused.truncate(0);
+        expect(await successor.hash(digest)).toBe(digest);
+        await paused.abort();
+        const buffer = Buffer.alloc(bytes.length);
+        expect(await successor.read(buffer, 0)).toBe(bytes.length);
+        expect(digestOf(buffer)).toBe(digest);
+        expect(await collect(spool.list())).toMatchObject([{ key: 'fill-1', epoch: 2, size: bytes.length }]);
+      });
+
+      test('is the successor’s alone for whoever follows it', async () => {
+        expect(await spool.follow('fill-1', 1)).toBeUndefined();
+        const follower = await spool.follow('fill-1', 2);
+        expect(await follower?.length()).toBe(300_000);
+        await follower?.close();
+        expect(await spool.length('fill-1', 2)).toBe(300_000);
+        // The next holder is still copying.
+        expect(await spool.length('fill-1', 3)).toBe(300_000);
+      });
+
+      test('does not go on when it is begun anew', async () => {
+        const anew = await spool.ingest(steadyLease('fill-1', 3, { epoch: 2, mayWrite: true }), {
+          digest,
+          anew: true,
+        });
+        expect(anew.offset).toBe(0);
+        await anew.abort();
+        await anew.close();
+      });
+    });
+
+    test('what a writer wrote that has lost its Lease does not count', async () => {
+      let isLost = false;
+      const ingest = await spool.ingest(losableLease('fill-1', () => isLost));
+      await ingest.write([Buffer.from('bytes')]);
+      isLost = true;
+      await expect(ingest.write([Buffer.from('more')])).rejects.toThrow(LeaseLost);
+      await expect(ingest.truncate(0)).rejects.toThrow(LeaseLost);
+      expect(ingest.offset).toBe(5);
+      await ingest.abort();
+      await ingest.close();
+    });
+
+    test('an aborted or abandoned ingest leaves nothing', async () => {
+      const aborted = await spool.ingest(steadyLease('fill-1'));
+      await aborted.write([Buffer.from('bytes')]);
+      await aborted.abort();
+      await aborted.close();
+      const suspended = await spool.ingest(steadyLease('fill-2'));
+      await suspended.write([Buffer.from('bytes')]);
+      await suspended.suspend();
+      await suspended.close();
+      await spool.abandon({ name: 'fill-2.1' });
+      expect(await collect(spool.list())).toEqual([]);
+      const again = await spool.ingest(steadyLease('fill-1'));
+      expect(again.offset).toBe(0);
+      await again.abort();
+      await again.close();
+    });
+
+    test('an ingest that has ended takes no more, and closing it twice is fine', async () => {
+      const ingest = await spool.ingest(steadyLease('fill-1'));
+      await ingest.suspend();
+      await expect(ingest.write([Buffer.from('x')])).rejects.toThrow('ended');
+      await ingest.close();
+      await ingest.close();
+      await expect(ingest.read(Buffer.alloc(1), 0)).resolves.toBe(0);
+    });
+
+    test('another process reads along with an ingest', async () => {
+      const bytes = randomBytes(20_000);
+      const other = await place.open();
+      const ingest = await spool.ingest(steadyLease('fill-1'));
+      const follower = await other.spool.follow('fill-1', 1);
+      expect(await follower?.length()).toBe(0);
+      await ingest.write([bytes.subarray(0, 5_000)]);
+      expect(await follower?.length()).toBe(5_000);
+      await ingest.write([bytes.subarray(5_000)]);
+      const buffer = Buffer.alloc(20_000);
+      expect(await follower?.read(buffer, 0)).toBe(20_000);
+      expect(digestOf(buffer)).toBe(digestOf(bytes));
+      // What turned out to be wrong is emptied before it is removed.
+      await ingest.truncate(0);
+      await ingest.abort();
+      expect(await follower?.length()).toBe(0);
+      await ingest.close();
+      await follower?.close();
+      await other.close();
+    });
+
+    test('forty ingests at once are all hashed right', async () => {
+      const contents = Array.from({ length: 40 }, (_, index) => randomBytes(200_000 + index));
+      const hashed = contents.map(async (bytes, index) => {
+        const ingest = await spool.ingest(steadyLease(`fill-${index}`));
+        await ingest.write([bytes]);
+        const digest = await ingest.hash(SOME);
+        await ingest.abort();
+        await ingest.close();
+        return digest;
+      });
+      expect(await Promise.all(hashed)).toEqual(contents.map(bytes => digestOf(bytes)));
+    });
+
+    test('what is no key never gets near the spool', async () => {
+      for (const key of ['', '.', '..', '../x', 'a/b', 'a.b', 'A', 'x'.repeat(201), 'a\0']) {
+        await expect(spool.ingest(steadyLease(key))).rejects.toThrow('not an ingest key');
+        await expect(spool.follow(key, 1)).rejects.toThrow('not an ingest key');
+        await expect(spool.length(key, 1)).rejects.toThrow('not an ingest key');
+        await expect(spool.abandon({ name: `${key}.1` })).rejects.toThrow('not the name');
+      }
+    });
+
+    test('everything that is here is listed with its size and time, and counted as it grows and goes', async () => {
+      const ingest = await spool.ingest(steadyLease('upload-1'));
+      await ingest.write([Buffer.from('seven..')]);
+      const beforeMs = Date.now() - 60_000;
+      const [found, ...others] = await collect(spool.list());
+      expect(found).toMatchObject({ key: 'upload-1', epoch: 1, size: 7 });
+      expect(found?.modifiedAtMs).toBeGreaterThan(beforeMs);
+      expect(others).toEqual([]);
+      expect(spool.unfinishedBytes).toBe(7);
+      spool.countUnfinished(10);
+      await ingest.truncate(5);
+      expect(spool.unfinishedBytes).toBe(8);
+      await ingest.abort();
+      expect(spool.unfinishedBytes).toBe(3);
+      await ingest.close();
+    });
+  });
+}
+
+/** A Lease that belongs to another process as soon as `isLost` returns true. */
+export function losableLease(key: string, isLost: () => boolean): Lease {
+  return {
+    ...steadyLease(key),
+    confirm: () => {
+      if (isLost()) throw new LeaseLost(key);
+      return undefined;
+    },
+  };
+}
+
+export async function collect<T>(entries: AsyncIterable<T>): Promise<T[]> {
+  const all: T[] = [];
+  for await (const entry of entries) {
+    all.push(entry);
+  }
+  return all;
+}

@@ -1,0 +1,108 @@
+import type { Lease } from '../lib/lease.ts';
+import type { Digest } from '../oci/digest.ts';
+
+/**
+ * Where bytes are while they are written: always local, whatever the BlobStore is. An ingest belongs to one acquisition of
+ * its Lease, by the epoch. The next holder continues from a copy, unless the previous one is known not to write any more. So
+ * a process that was suspended and considered dead writes to a file that nobody reads.
+ */
+export interface Spool {
+  /**
+   * Opens the ingest of `lease`, whose key matches `[a-z0-9-]{1,200}`, for writing at its end: a new one, or what the
+   * previous holder left. `anew`: always a new one. Hashing begins at once, with the algorithm of `digest`, or sha256.
+   */
+  ingest(lease: Lease, options?: IngestOptions): Promise<Ingest>;
+  /**
+   * Follows the ingest of the Lease with this epoch, which another process writes; `undefined` if it does not exist
+   * (yet): its holder may still be copying what the previous holder had.
+   */
+  follow(key: string, epoch: number): Promise<IngestFollower | undefined>;
+  /** The length of the ingest of `key`, or of what its holder is taking over. 0 if there is none. */
+  length(key: string, epoch: number): Promise<number>;
+  /**
+   * Removes an ingest returned by `list`, which nobody writes; no error if it is gone. The caller holds the Lease of its
+   * key.
+   */
+  abandon(ingest: Pick<FoundIngest, 'name'>): Promise<void>;
+  /** All ingests, for upkeep. */
+  list(): AsyncIterable<FoundIngest>;
+  /**
+   * The size of all ingests on disk: as last counted, plus what this process has written and minus what it has ended
+   * since. Ingests of earlier and other processes are included from the first count on.
+   */
+  readonly unfinishedBytes: number;
+  /** Sets the result of a count of all ingests. Counting is left to the caller, since nothing waits for it. */
+  countUnfinished(bytes: number): void;
+  readonly space: SpoolSpace;
+}
+
+export interface DiskLook {
+  /** Available to this user. */
+  readonly freeBytes: number;
+  /** How many bytes must stay free. */
+  readonly minFreeBytes: number;
+}
+
+/** The room for what is written. */
+export interface SpoolSpace {
+  look(): Promise<DiskLook>;
+  /**
+   * Resolves when this many more bytes may be written, after making room if necessary; rejects with StorageFull if not.
+   * Nothing is reserved: every write asks again.
+   */
+  admit(bytes: number): Promise<void>;
+  /** Removes evictable content so that this many bytes can be written, if possible. Set by `compose/`. */
+  makeRoom: (bytes: number) => Promise<void>;
+}
+
+export interface IngestOptions {
+  readonly digest?: Digest;
+  readonly anew?: boolean;
+}
+
+export interface FoundIngest {
+  readonly name: string;
+  readonly key: string;
+  /** The epoch of its Lease; `undefined` if its name has none. */
+  readonly epoch: number | undefined;
+  readonly size: number;
+  readonly modifiedAtMs: number;
+}
+
+/**
+ * One write in progress. The first of `BlobStore.put`, `suspend` and `abort` that succeeds ends it; after that, `suspend`
+ * and `abort` do nothing. A crash is like `suspend`. Every write rejects with LeaseLost if the Lease belongs to another
+ * process by now, and what it wrote then does not count.
+ */
+export interface Ingest {
+  /** Bytes written and readable. */
+  readonly offset: number;
+  /**
+   * Appends; resolves when the bytes can be read (not yet synced). One call at a time. Rejects on a full disk (see
+   * `isStorageFull`); `offset` then says how much was written, and writing may be tried again.
+   */
+  write(chunks: readonly Uint8Array[]): Promise<void>;
+  /** Reads written bytes at a position, at most up to `offset`. Possible after it has ended, until `close`. */
+  read(buffer: Uint8Array, position: number): Promise<number>;
+  /** Discards everything from `size` on. */
+  truncate(size: number): Promise<void>;
+  /**
+   * The digest of everything written. Hashing runs behind the writer, so after the last byte this takes a moment.
+   * `like` gives the algorithm; if it is not the one in use, all bytes are hashed again.
+   */
+  hash(like: Digest): Promise<Digest>;
+  /** Stops writing and keeps the bytes for the next holder of the Lease. */
+  suspend(): Promise<void>;
+  /** Stops writing and removes the bytes. */
+  abort(): Promise<void>;
+  /** Ends reading. Call it after `put`, `suspend` or `abort`, when there are no more readers; may be called twice. */
+  close(): Promise<void>;
+}
+
+/** Reads an ingest that another process writes. */
+export interface IngestFollower {
+  /** Its current length. */
+  length(): Promise<number>;
+  read(buffer: Uint8Array, position: number): Promise<number>;
+  close(): Promise<void>;
+}
