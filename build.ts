@@ -17,7 +17,7 @@ await build({
     'src/blobs/hash-worker.ts',
     'src/oci/document-worker.ts',
     'src/tenants/kubernetes/secret-worker.ts',
-    'src/upkeep/survey-worker.ts',
+    'src/compose/survey-worker.ts',
   ],
   platform: 'node',
   // Compiled parts stay where npm put them.

@@ -3,13 +3,9 @@
  * other. Nothing else knows who implements what.
  */
 import { randomBytes } from 'node:crypto';
-import { join } from 'node:path';
 import type { Access } from '../access/access.ts';
 import type { Explanation } from '../access/explanation.ts';
 import type { Grants } from '../access/grants.ts';
-import type { BlobStore } from '../blobs/blob-store.ts';
-import { openFileStores } from '../blobs/file-stores.ts';
-import type { Spool } from '../blobs/spool.ts';
 import type { Config } from '../config/config.ts';
 import { putInForce } from '../config/reload.ts';
 import { mayNameArch } from '../config/repository-options.ts';
@@ -26,13 +22,7 @@ import type { Log } from '../lib/log.ts';
 import { MemoryBudget } from '../lib/memory-budget.ts';
 import type { Meter } from '../lib/meter.ts';
 import { Opened } from '../lib/opened.ts';
-import { openPrivateFolder } from '../lib/private-folder.ts';
-import { SOCKET_FOLDER } from '../lib/socket-folder.ts';
-import type { MetadataStore } from '../metadata/metadata-store.ts';
-import { Reserve, RESERVE_FILE } from '../metadata/reserve.ts';
-import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
 import { storageFault } from '../metadata/storage-probe.ts';
-import { INDEX_FILE, STATE_FILE, StoreIdentity } from '../metadata/store-identity.ts';
 import { baseOfArchName } from '../mirror/arch-names.ts';
 import type { Mirror } from '../mirror/mirror.ts';
 import type { Digest } from '../oci/digest.ts';
@@ -48,9 +38,10 @@ import type { SurveyThread } from '../upkeep/survey-thread.ts';
 import type { Upkeep } from '../upkeep/upkeep.ts';
 import type { Upstream } from '../upstream/upstream.ts';
 import { openAccess, upstreamCredentials, verificationPolicies } from './access.ts';
-import { knownCluster, openCluster, SEEN_CLUSTER_FOLDER } from './kubernetes.ts';
+import { knownCluster, openCluster } from './kubernetes.ts';
 import { openMirror, Upstreams } from './mirror.ts';
-import { minFreeOf, openUpkeep } from './upkeep.ts';
+import { openStorage, type Storage } from './storage.ts';
+import { openUpkeep } from './upkeep.ts';
 
 /** What the parts report to. */
 export interface Observers {
@@ -59,11 +50,8 @@ export interface Observers {
 }
 
 /** Everything below `http/`, opened on one store: what the server and the commands work with. */
-export interface Parts {
+export interface Parts extends Storage {
   readonly config: Config;
-  readonly metadata: MetadataStore;
-  readonly spool: Spool;
-  readonly blobs: BlobStore;
   /** For bodies that are held as a whole. */
   readonly memory: MemoryBudget;
   readonly resolver: RepositoryResolver;
@@ -130,28 +118,9 @@ async function openOn(
   { log, meter }: Observers,
   { followsCluster = false, startsMeanwhile = false }: PartsOptions,
 ): Promise<Omit<Parts, 'close'>> {
-  const { path } = config.storage;
-  const indexPath = join(path, INDEX_FILE);
-  const identity = opened.add(await StoreIdentity.look(path, INDEX_FILE));
-  const contents = [
-    'blobs',
-    'ingest',
-    'processes',
-    SEEN_CLUSTER_FOLDER,
-    SOCKET_FOLDER,
-    STATE_FILE,
-    RESERVE_FILE,
-  ];
-  await openPrivateFolder(path, { database: INDEX_FILE, folders: contents }, log);
-  const { isCopied } = identity.doubts;
-  const reserve = new Reserve(indexPath, log);
-  const atEachBeat = [() => void identity.stay()];
+  const atEachBeat: (() => void)[] = [];
   const onBeat = () => atEachBeat.forEach(act => act());
-  const metadata = opened.add(await openSqliteMetadataStore(indexPath, { log, isCopied, reserve, onBeat }));
-  opened.add({ close: () => identity.closing() });
-  const files = opened.add(await openFileStores(path, { log, minFree: minFreeOf(config.storage) }));
-  const { spool, blobs } = files;
-  await identity.settle(metadata, () => isAny(blobs.list()), log);
+  const { metadata, spool, blobs } = await openStorage(opened, config, { log, onBeat });
   const credentials = await upstreamCredentials(config, metadata);
   const memory = new MemoryBudget();
   const upstreams = opened.add(new Upstreams(config, credentials, memory));
@@ -175,7 +144,7 @@ async function openOn(
       },
     }),
   );
-  const { upkeep, survey, removal } = openUpkeep(config, indexPath, {
+  const { upkeep, survey, removal } = openUpkeep(config, {
     metadata,
     spool,
     blobs,
@@ -311,11 +280,6 @@ export function repositoryResolverOf(
     hostedPrefixes: { has: prefix => config.hosted.prefixes.includes(prefix) || isTenant(prefix) },
     defaultUpstream: config.defaultUpstream,
   });
-}
-
-async function isAny(entries: AsyncIterable<unknown>): Promise<boolean> {
-  for await (const _ of entries) return true;
-  return false;
 }
 
 interface Followers {

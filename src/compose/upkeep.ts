@@ -1,23 +1,16 @@
-import type { MinFree } from '../blobs/disk-space.ts';
-import type { BlobStore } from '../blobs/blob-store.ts';
-import type { Spool } from '../blobs/spool.ts';
 import type { Config } from '../config/config.ts';
 import type { Uploads } from '../hosted/uploads.ts';
 import type { Log } from '../lib/log.ts';
 import type { Meter } from '../lib/meter.ts';
 import { Restartable } from '../lib/restartable.ts';
-import type { DiskShare } from '../lib/units.ts';
-import type { MetadataStore } from '../metadata/metadata-store.ts';
 import type { DiskWatch } from '../upkeep/disk-watch.ts';
 import { ImageRemoval } from '../upkeep/image-removal.ts';
 import { Schedule } from '../upkeep/schedule.ts';
-import { SurveyThread } from '../upkeep/survey-thread.ts';
+import type { SurveyThread } from '../upkeep/survey-thread.ts';
 import { Upkeep } from '../upkeep/upkeep.ts';
+import { type Storage, surveyOf } from './storage.ts';
 
-export interface UpkeepParts {
-  readonly metadata: MetadataStore;
-  readonly spool: Spool;
-  readonly blobs: BlobStore;
+export interface UpkeepParts extends Storage {
   readonly uploads: Uploads;
   readonly log: Log;
   readonly meter: Meter;
@@ -26,10 +19,9 @@ export interface UpkeepParts {
 /** Upkeep, the survey that it and people look through, and removal; close the survey when done. None does anything unasked. */
 export function openUpkeep(
   config: Config,
-  indexPath: string,
   { metadata, spool, blobs, uploads, log, meter }: UpkeepParts,
 ): { readonly upkeep: Upkeep; readonly survey: SurveyThread; readonly removal: ImageRemoval } {
-  const survey = new SurveyThread({ indexPath, storePath: config.storage.path });
+  const survey = surveyOf(config.storage.path);
   const stores = { metadata, spool, blobs, survey, rows: survey, log, meter };
   const upkeep = new Upkeep({
     ...stores,
@@ -69,24 +61,6 @@ async function makeRoom(upkeep: Upkeep, bytes: number, log: Log): Promise<void> 
   } catch (error) {
     log.warn({ err: error }, 'could not make room for new content');
   }
-}
-
-const DEFAULT_MIN_FREE: DiskShare = { percent: 5 };
-/** Of a large disk no more. */
-const MAX_DEFAULT_MIN_FREE_BYTES = 5 * 1024 ** 3;
-
-/** What has to stay free of a disk; `storage` is read each time. */
-export function minFreeOf(storage: Config['storage']): MinFree {
-  return diskBytes => {
-    const { minFree } = storage;
-    return minFree === undefined
-      ? Math.min(bytesOf(DEFAULT_MIN_FREE, diskBytes), MAX_DEFAULT_MIN_FREE_BYTES)
-      : bytesOf(minFree, diskBytes);
-  };
-}
-
-function bytesOf(share: DiskShare, diskBytes: number): number {
-  return 'bytes' in share ? share.bytes : Math.floor((diskBytes * share.percent) / 100);
 }
 
 /** What a server does of it by itself, as soon as it follows `config`. */

@@ -7,6 +7,7 @@ import type { BlobStore } from '../blobs/blob-store.ts';
 import { type FileStores, openFileStores } from '../blobs/file-stores.ts';
 import type { Spool } from '../blobs/spool.ts';
 import { steadyLease } from '../lib/lease.suite.ts';
+import { surveyOf } from '../compose/storage.ts';
 import { silentLog } from '../lib/log.ts';
 import { silentMeter } from '../lib/meter.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
@@ -18,7 +19,7 @@ import { OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST } from '../oci/media-typ
 import type { Repository } from '../oci/repository.ts';
 import { CollectingStopped } from './collection.ts';
 import { ImageRemoval, RemovalRefused } from './image-removal.ts';
-import { SurveyThread } from './survey-thread.ts';
+import type { SurveyThread } from './survey-thread.ts';
 
 const APP: Repository = { upstream: '', name: 'team/app' };
 const OTHER: Repository = { upstream: 'docker.io', name: 'library/nginx' };
@@ -48,7 +49,7 @@ beforeEach(async () => {
   metadata = await openSqliteMetadataStore(indexPath, { log: silentLog });
   files = await openFileStores(folder, { log: silentLog });
   ({ spool, blobs } = files);
-  survey = new SurveyThread({ indexPath, storePath: folder });
+  survey = surveyOf(folder);
   const stores = { metadata, ...files, survey, rows: survey, log: silentLog, meter: silentMeter };
   removal = new ImageRemoval({ ...stores, deletesHosted: true });
 });

@@ -6,6 +6,7 @@ import { afterEach, beforeEach, expect, test } from 'vitest';
 import type { BlobStore } from '../blobs/blob-store.ts';
 import { type FileStores, openFileStores } from '../blobs/file-stores.ts';
 import type { Spool } from '../blobs/spool.ts';
+import { surveyOf } from '../compose/storage.ts';
 import { silentLog } from '../lib/log.ts';
 import { silentMeter } from '../lib/meter.ts';
 import { steadyLease } from '../lib/lease.suite.ts';
@@ -14,7 +15,7 @@ import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
 import { type Digest, digestHex, digestOf } from '../oci/digest.ts';
 import { DiskWatch } from './disk-watch.ts';
 import { Schedule } from './schedule.ts';
-import { SurveyThread } from './survey-thread.ts';
+import type { SurveyThread } from './survey-thread.ts';
 import { Upkeep } from './upkeep.ts';
 
 const MIRRORED = { upstream: 'docker.io', name: 'library/nginx' };
@@ -32,7 +33,7 @@ beforeEach(async () => {
   metadata = await openSqliteMetadataStore(join(folder, 'index.db'), { log: silentLog });
   files = await openFileStores(folder, { log: silentLog });
   ({ spool, blobs } = files);
-  survey = new SurveyThread({ indexPath: join(folder, 'index.db'), storePath: folder });
+  survey = surveyOf(folder);
 });
 
 afterEach(async () => {
@@ -89,7 +90,7 @@ test('a store that outgrows its limit makes room without being asked', async () 
 }, 20_000);
 
 test('the survey says what went wrong, and goes on with the next question', async () => {
-  const lost = new SurveyThread({ indexPath: join(folder, 'nothing.db'), storePath: folder });
+  const lost = surveyOf(join(folder, 'nothing'));
   await expect(lost.blobs()).rejects.toThrow('the survey failed');
   await expect(lost.tags()).rejects.toThrow('the survey failed');
   await lost.close();

@@ -1,11 +1,5 @@
 import type { RowRemoval, StoreSurvey } from './stores.ts';
 
-/** What the survey's thread is told at its start. */
-export interface SurveyPlace {
-  readonly indexPath: string;
-  readonly storePath: string;
-}
-
 /** What the thread does. */
 export interface ThreadWork extends StoreSurvey, RowRemoval {
   /** Gives back what the thread holds in the index, before it is ended. */

@@ -1,8 +1,7 @@
 import type { Worker } from 'node:worker_threads';
-import { startThread } from '../lib/thread.ts';
 import { IndexLocked } from '../metadata/index-locked.ts';
 import type { RowRemoval, StoreSurvey } from './stores.ts';
-import type { Question, SurveyPlace, SurveyReply, SurveyRequest, ThreadWork } from './survey-messages.ts';
+import type { Question, SurveyReply, SurveyRequest, ThreadWork } from './survey-messages.ts';
 
 interface Waiter {
   readonly resolve: (answer: unknown) => void;
@@ -14,14 +13,15 @@ interface Waiter {
  * while somebody waits; when it dies, those who wait are told, and the next question starts another.
  */
 export class SurveyThread implements StoreSurvey, RowRemoval {
-  readonly #place: SurveyPlace;
+  readonly #startWorker: () => Worker;
   readonly #waiters = new Map<number, Waiter>();
   #worker: Worker | undefined;
   #nextId = 1;
   #isClosed = false;
 
-  constructor(place: SurveyPlace) {
-    this.#place = place;
+  /** `startWorker`: a thread that runs `serveSurvey`. */
+  constructor(startWorker: () => Worker) {
+    this.#startWorker = startWorker;
   }
 
   laterLinks(...parameters: Parameters<StoreSurvey['laterLinks']>) {
@@ -132,7 +132,7 @@ export class SurveyThread implements StoreSurvey, RowRemoval {
   }
 
   #start(): Worker {
-    const worker = startThread(import.meta.url, 'survey-worker', { data: this.#place });
+    const worker = this.#startWorker();
     worker.on('message', (reply: SurveyReply) => this.#receive(reply));
     worker.on('error', error => this.#end(error));
     worker.on('exit', () => this.#end(new Error('the survey was aborted')));

@@ -7,6 +7,7 @@ import type { BlobStore } from '../blobs/blob-store.ts';
 import { remove } from '../blobs/blob-store.suite.ts';
 import { type FileStores, openFileStores } from '../blobs/file-stores.ts';
 import type { Spool } from '../blobs/spool.ts';
+import { surveyOf } from '../compose/storage.ts';
 import { silentLog } from '../lib/log.ts';
 import { silentMeter } from '../lib/meter.ts';
 import { steadyLease } from '../lib/lease.suite.ts';
@@ -21,7 +22,7 @@ import type { Repository } from '../oci/repository.ts';
 import { CollectingStopped } from './collection.ts';
 import { rebuild } from './rebuild.ts';
 import { heldImage } from './images.ts';
-import { SurveyThread } from './survey-thread.ts';
+import type { SurveyThread } from './survey-thread.ts';
 import { Upkeep, type UpkeepOptions } from './upkeep.ts';
 
 const HOSTED: Repository = { upstream: '', name: 'team/app' };
@@ -43,7 +44,7 @@ beforeEach(async () => {
   minFreeBytes = 0;
   files = await openFileStores(folder, { log: silentLog, minFree: () => minFreeBytes });
   ({ spool, blobs } = files);
-  survey = new SurveyThread({ indexPath: join(folder, 'index.db'), storePath: folder });
+  survey = surveyOf(folder);
 });
 
 afterEach(async () => {

@@ -43,6 +43,31 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
 /** Packages that more than one file may import, because they are the folder's subject. */
 const SHARED_PACKAGES: Readonly<Record<string, string>> = { koa: 'http', '@koa/router': 'http' };
 
+/** What implements a contract, and who may name it besides its own folder. */
+const IMPLEMENTATIONS: readonly { readonly of: RegExp; readonly namedBy: readonly string[] }[] = [
+  // A backup is a copy of files.
+  {
+    of: /^(?:blobs\/file-|metadata\/sqlite)/,
+    namedBy: [
+      'compose/storage.ts',
+      'compose/survey-worker.ts',
+      'cli/backup.ts',
+      'cli/restore.ts',
+      'archive/backup.ts',
+    ],
+  },
+];
+
+/** Contracts that an object store, or a database elsewhere, must be able to keep. */
+const CONTRACTS = [
+  'blobs/blob-store.ts',
+  'blobs/spool.ts',
+  'lib/lease.ts',
+  'metadata/metadata-store.ts',
+  'metadata/survey.ts',
+  'upkeep/stores.ts',
+];
+
 interface Import {
   readonly file: string;
   readonly target: string;
@@ -84,6 +109,25 @@ describe('the house', () => {
         return folderOf(to) !== from && !allowed.includes('*') && !allowed.includes(folderOf(to));
       });
     expect(wrong.map(({ file, to }) => `${file} -> ${to}`)).toEqual([]);
+  });
+
+  it('names what implements a store in the composition root alone', () => {
+    const named = imports
+      .filter(({ target }) => target.startsWith('.'))
+      .map(({ file, target }) => ({ file, to: relative(src, resolve(src, dirname(file), target)) }));
+    for (const { of, namedBy } of IMPLEMENTATIONS) {
+      const users = named.filter(({ file, to }) => of.test(to) && folderOf(file) !== folderOf(to));
+      expect([...new Set(users.map(({ file }) => file))].sort()).toEqual([...namedBy].sort());
+    }
+  });
+
+  it('has no path in a contract', () => {
+    for (const contract of CONTRACTS) {
+      const code = readFileSync(join(src, contract), 'utf8').replaceAll(/\/\*[\s\S]*?\*\/|\/\/.*/g, '');
+      expect(code).toContain('export interface');
+      const names = [...code.replaceAll(/^import .*$/gm, '').matchAll(/\w*(?:path|folder|inode)\w*/gi)];
+      expect(names.map(([name]) => `${contract}: ${name}`)).toEqual([]);
+    }
   });
 
   it('imports each third-party package in one file', () => {

@@ -1,34 +1,62 @@
-/**
- * The survey's thread: walks through the index, on a connection of its own, and through the files, so that whoever is
- * served notices nothing. Rows are removed here too, as by another process on the same store.
- */
 import { constants, setPriority } from 'node:os';
-import { parentPort, workerData } from 'node:worker_threads';
-import { openFileStores } from '../blobs/file-stores.ts';
-import type { FoundIngest } from '../blobs/spool.ts';
+import type { MessagePort } from 'node:worker_threads';
+import type { BlobStore } from '../blobs/blob-store.ts';
+import type { FoundIngest, Spool } from '../blobs/spool.ts';
 import { removeStrays } from '../blobs/stray-removal.ts';
-import { silentLog } from '../lib/log.ts';
 import { IndexLocked } from '../metadata/index-locked.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
-import { Reserve } from '../metadata/reserve.ts';
-import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
-import { openSqliteSurvey } from '../metadata/sqlite-survey.ts';
+import type { Survey } from '../metadata/survey.ts';
 import type { StoreSurvey, StrayFile } from './stores.ts';
-import type { SurveyPlace, SurveyReply, SurveyRequest, ThreadWork } from './survey-messages.ts';
+import type { SurveyReply, SurveyRequest, ThreadWork } from './survey-messages.ts';
 
 /** Files that are looked up in the index at a time. */
 const FILES_PER_PAGE = 500;
 
-async function openThreadWork({ indexPath, storePath }: SurveyPlace): Promise<ThreadWork> {
-  const survey = await openSqliteSurvey(indexPath);
-  const { spool, blobs } = await openFileStores(storePath, { log: silentLog });
+/** A store as the survey's thread has it. */
+export interface SurveyedStores {
+  readonly survey: Survey;
+  readonly spool: Spool;
+  readonly blobs: BlobStore;
+  /** Called when the first row is to go: most threads only look. */
+  readonly openRows: () => Promise<MetadataStore>;
+}
+
+/**
+ * The thread's side of a SurveyThread: walks through the index, on a connection of its own, and through the blobs, so that
+ * whoever is served notices nothing. Rows are removed here too, as by another process on the same store.
+ */
+export function serveSurvey(port: MessagePort, opening: Promise<SurveyedStores>): void {
+  // Of this thread alone (setpriority(2): the id 0 is the calling thread): whoever is served goes first.
+  setPriority(constants.priority.PRIORITY_LOW);
+  const working = opening.then(workOn);
+  // Whoever asks hears of it.
+  working.catch(() => {});
+  port.on('message', (request: SurveyRequest) => {
+    // oxlint-disable-next-line unicorn/require-post-message-target-origin -- a thread, not a window
+    void answer(working, request).then(reply => port.postMessage(reply));
+  });
+}
+
+async function answer(
+  working: Promise<ThreadWork>,
+  { id, question, parameters }: SurveyRequest,
+): Promise<SurveyReply> {
+  try {
+    const work = await working;
+    const ask: unknown = Reflect.get(work, question);
+    if (typeof ask !== 'function') {
+      throw new TypeError(`there is no question ${question}`);
+    }
+    return { id, answer: await Reflect.apply(ask, work, parameters) };
+  } catch (error) {
+    const failure = error instanceof Error ? error.message : String(error);
+    return { id, failure, isLocked: error instanceof IndexLocked };
+  }
+}
+
+function workOn({ survey, spool, blobs, openRows }: SurveyedStores): ThreadWork {
   let opened: Promise<MetadataStore> | undefined;
-  // Most threads only look.
-  const rows = (): Promise<MetadataStore> =>
-    (opened ??= openSqliteMetadataStore(indexPath, {
-      log: silentLog,
-      reserve: new Reserve(indexPath, silentLog),
-    }));
+  const rows = (): Promise<MetadataStore> => (opened ??= openRows());
   let walk: AsyncIterator<readonly StrayFile[]> | undefined;
 
   async function* oldFiles(madeBeforeMs: number): AsyncGenerator<readonly StrayFile[]> {
@@ -87,29 +115,3 @@ async function openThreadWork({ indexPath, storePath }: SurveyPlace): Promise<Th
     close: async () => (await opened)?.close(),
   };
 }
-
-// Of this thread alone (setpriority(2): the id 0 is the calling thread): whoever is served goes first.
-setPriority(constants.priority.PRIORITY_LOW);
-
-const opening = openThreadWork(workerData);
-// Whoever asks hears of it.
-opening.catch(() => {});
-
-async function answer({ id, question, parameters }: SurveyRequest): Promise<SurveyReply> {
-  try {
-    const survey = await opening;
-    const ask: unknown = Reflect.get(survey, question);
-    if (typeof ask !== 'function') {
-      throw new TypeError(`there is no question ${question}`);
-    }
-    return { id, answer: await Reflect.apply(ask, survey, parameters) };
-  } catch (error) {
-    const failure = error instanceof Error ? error.message : String(error);
-    return { id, failure, isLocked: error instanceof IndexLocked };
-  }
-}
-
-parentPort?.on('message', (request: SurveyRequest) => {
-  // oxlint-disable-next-line unicorn/require-post-message-target-origin -- a thread, not a window
-  void answer(request).then(reply => parentPort?.postMessage(reply));
-});

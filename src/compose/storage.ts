@@ -1,0 +1,95 @@
+/**
+ * The part of the composition root that knows what keeps a store: files, and an index in SQLite, in one folder. Only the
+ * survey's thread, which opens the same for itself, names them too.
+ */
+import { join } from 'node:path';
+import type { MinFree } from '../blobs/disk-space.ts';
+import type { BlobStore } from '../blobs/blob-store.ts';
+import { openFileStores } from '../blobs/file-stores.ts';
+import type { Spool } from '../blobs/spool.ts';
+import type { Config } from '../config/config.ts';
+import type { Log } from '../lib/log.ts';
+import type { Opened } from '../lib/opened.ts';
+import { openPrivateFolder } from '../lib/private-folder.ts';
+import { SOCKET_FOLDER } from '../lib/socket-folder.ts';
+import { startThread } from '../lib/thread.ts';
+import type { DiskShare } from '../lib/units.ts';
+import type { MetadataStore } from '../metadata/metadata-store.ts';
+import { Reserve, RESERVE_FILE } from '../metadata/reserve.ts';
+import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
+import { INDEX_FILE, STATE_FILE, StoreIdentity } from '../metadata/store-identity.ts';
+import { SurveyThread } from '../upkeep/survey-thread.ts';
+import { SEEN_CLUSTER_FOLDER } from './kubernetes.ts';
+
+/** What parts work on. */
+export interface Storage {
+  readonly metadata: MetadataStore;
+  readonly spool: Spool;
+  readonly blobs: BlobStore;
+}
+
+/** What may lie in the folder of a store beside the index. */
+const CONTENTS: readonly string[] = [
+  'blobs',
+  'ingest',
+  'processes',
+  SEEN_CLUSTER_FOLDER,
+  SOCKET_FOLDER,
+  STATE_FILE,
+  RESERVE_FILE,
+];
+
+/** Opens the store in `storage.path`, which is made if it is not there, and adds it to `opened`. `onBeat`: once a second. */
+export async function openStorage(
+  opened: Opened,
+  { storage }: Pick<Config, 'storage'>,
+  { log, onBeat }: { readonly log: Log; readonly onBeat: () => void },
+): Promise<Storage> {
+  const { path } = storage;
+  const indexPath = join(path, INDEX_FILE);
+  const identity = opened.add(await StoreIdentity.look(path, INDEX_FILE));
+  await openPrivateFolder(path, { database: INDEX_FILE, folders: CONTENTS }, log);
+  const metadata = opened.add(
+    await openSqliteMetadataStore(indexPath, {
+      log,
+      isCopied: identity.doubts.isCopied,
+      reserve: new Reserve(indexPath, log),
+      onBeat: () => {
+        void identity.stay();
+        onBeat();
+      },
+    }),
+  );
+  opened.add({ close: () => identity.closing() });
+  const { spool, blobs } = opened.add(await openFileStores(path, { log, minFree: minFreeOf(storage) }));
+  await identity.settle(metadata, () => isAny(blobs.list()), log);
+  return { metadata, spool, blobs };
+}
+
+async function isAny(entries: AsyncIterable<unknown>): Promise<boolean> {
+  for await (const _ of entries) return true;
+  return false;
+}
+
+/** What walks through the store in the folder `path`, in a thread of its own. */
+export function surveyOf(path: string): SurveyThread {
+  return new SurveyThread(() => startThread(import.meta.url, 'survey-worker', { data: path }));
+}
+
+const DEFAULT_MIN_FREE: DiskShare = { percent: 5 };
+/** Of a large disk no more. */
+const MAX_DEFAULT_MIN_FREE_BYTES = 5 * 1024 ** 3;
+
+/** What has to stay free of a disk; `storage` is read each time. */
+function minFreeOf(storage: Config['storage']): MinFree {
+  return diskBytes => {
+    const { minFree } = storage;
+    return minFree === undefined
+      ? Math.min(bytesOf(DEFAULT_MIN_FREE, diskBytes), MAX_DEFAULT_MIN_FREE_BYTES)
+      : bytesOf(minFree, diskBytes);
+  };
+}
+
+function bytesOf(share: DiskShare, diskBytes: number): number {
+  return 'bytes' in share ? share.bytes : Math.floor((diskBytes * share.percent) / 100);
+}

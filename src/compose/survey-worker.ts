@@ -1,0 +1,21 @@
+/** The survey's thread, which `surveyOf` starts with the path of the store's folder. It loads no more than it needs. */
+import { join } from 'node:path';
+import { parentPort, workerData } from 'node:worker_threads';
+import { openFileStores } from '../blobs/file-stores.ts';
+import { silentLog } from '../lib/log.ts';
+import { Reserve } from '../metadata/reserve.ts';
+import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
+import { openSqliteSurvey } from '../metadata/sqlite-survey.ts';
+import { INDEX_FILE } from '../metadata/store-identity.ts';
+import { serveSurvey, type SurveyedStores } from '../upkeep/survey-work.ts';
+
+async function openStores(path: string): Promise<SurveyedStores> {
+  const indexPath = join(path, INDEX_FILE);
+  const survey = await openSqliteSurvey(indexPath);
+  const { spool, blobs } = await openFileStores(path, { log: silentLog });
+  const reserve = new Reserve(indexPath, silentLog);
+  const openRows = () => openSqliteMetadataStore(indexPath, { log: silentLog, reserve });
+  return { survey, spool, blobs, openRows };
+}
+
+if (parentPort !== null) serveSurvey(parentPort, openStores(workerData));
