@@ -1,20 +1,20 @@
 import type { Holder, Tenant } from './tenant.ts';
 import type { SecretEntry } from './tenant-secrets.ts';
 
-/** Where each credential stands, over all tenants. */
+/** Where each credential is found, over all tenants. */
 export class CredentialIndex {
-  /** Nearly every credential stands in one place: no list for it. */
+  /** Nearly every credential is in one place, which needs no list. */
   readonly #places = new Map<string, Holder | Holder[]>();
   readonly #byTenant = new Map<Tenant, readonly SecretEntry[]>();
 
-  /** The list changes with the index: it is for now, not to be kept. */
+  /** The returned list changes with the index: use it at once and do not keep it. */
   find(credentialId: string): readonly Holder[] {
     const found = this.#places.get(credentialId);
     if (found === undefined) return [];
     return isList(found) ? found : [found];
   }
 
-  /** Takes `entries` as all that stands with the tenant; returns every credential that stands or stood there. */
+  /** Replaces everything that the tenant has by `entries`; returns every credential that it has or had. */
   set(tenant: Tenant, entries: readonly SecretEntry[]): ReadonlySet<string> {
     const before = this.#byTenant.get(tenant) ?? [];
     for (const credentialId of new Set(before.map(entry => entry.credentialId))) {

@@ -20,28 +20,30 @@ import type { KeyringConfig } from './keyring.ts';
 import { PLUGIN_TIME_LIMIT_MS, PluginFailed, runPlugin } from './provider-exec.ts';
 
 export interface CredentialPluginsOptions {
-  /** A CredentialProviderConfig, or a folder of such files, which are then taken in the order of their names. */
+  /** A CredentialProviderConfig, or a folder of such files, read in the order of their names. */
   readonly configFile: string;
   readonly binDir: string;
-  /** What plugins inherit: this process's own environment, as they do from the kubelet. */
+  /** The environment that plugins inherit: this process's own, as they inherit the kubelet's. */
   readonly environment: Readonly<Record<string, string | undefined>>;
   readonly log: Log;
   readonly nowMs?: () => number;
   readonly timeLimitMs?: number;
 }
 
-/** Answers that are remembered at a time: one per image at most, and nobody mirrors more in a plugin's hours. */
+/**
+ * How many responses are remembered: at most one per image, and nobody mirrors more within a plugin's cache duration.
+ */
 const MAX_ANSWERS = 10_000;
 
 /**
- * A plugin that fails is not asked again for the same image for so long: the kubelet asks once per pull, but a pull is
- * many requests here.
+ * How long a plugin that fails is not run again for the same image. The kubelet runs it once per pull, but here a pull
+ * is many requests.
  */
 const FAILURE_MS = 10_000;
 
 /**
- * Each plugin is a process of some tens of MiB, and who asks chooses for how many images: so many at once, for one
- * tenant no more than half of them. What waits is a promise; beyond that a tenant has too much going on to be served.
+ * Each plugin is a process of some tens of MiB, and requesters choose for how many images it runs: so at most this many
+ * at a time, half of them for one tenant. Waiting is cheap, but a tenant with more waiting than this is refused.
  */
 const PROCESSES = { max: 8, maxPerAsker: 4, maxWaitingPerAsker: 1_000 } as const;
 
@@ -56,8 +58,9 @@ interface Answer {
 const NO_CREDENTIALS: DockerConfig = new Map();
 
 /**
- * The kubelet's exec plugins for registry credentials (kubelet.config.k8s.io/v1, CredentialProviderConfig): run, and
- * their answers remembered, as the kubelet does it. A plugin that fails gives no credentials, and nothing else happens.
+ * Runs the kubelet's exec plugins for registry credentials (kubelet.config.k8s.io/v1, CredentialProviderConfig), and
+ * remembers their responses, as the kubelet does. A plugin that fails provides no credentials; that has no other
+ * effect.
  */
 export class CredentialPlugins {
   readonly #plugins: readonly Plugin[];
@@ -68,7 +71,7 @@ export class CredentialPlugins {
     this.#plugins = providers.map(provider => new Plugin(provider, options, slots, this.#end.signal));
   }
 
-  /** InvalidCredentialProvider when the configuration is wrong, or names a plugin that is not there. */
+  /** Throws InvalidCredentialProvider if the configuration is invalid or names a plugin that does not exist. */
   static async open(options: CredentialPluginsOptions): Promise<CredentialPlugins> {
     const providers = await readProviders(options.configFile);
     for (const { name } of providers) {
@@ -81,8 +84,8 @@ export class CredentialPlugins {
   }
 
   /**
-   * What the plugins that are meant for `image` answer, in their order; part of a Keyring. Never throws. `asker` is on
-   * whose behalf: the tenant's name, '' for nobody's. Askers take turns.
+   * The responses of the plugins for `image`, in order, as parts of a Keyring. Never throws. `asker` is the name of the
+   * tenant that asks, '' for none. Askers take turns.
    */
   async configsFor(image: string, asker = ''): Promise<readonly KeyringConfig<string>[]> {
     const asked = this.#plugins.filter(plugin => plugin.isFor(image));
@@ -91,7 +94,7 @@ export class CredentialPlugins {
     );
   }
 
-  /** Ends what runs. */
+  /** Ends the plugins that are running. */
   close(): void {
     this.#end.abort();
   }
@@ -135,7 +138,7 @@ class Plugin {
     return known ?? this.#questions.run(`${asker} ${image}`, () => this.#inTurn(image, asker)).promise;
   }
 
-  /** An answer for another image of the same registry, or another asker's, may have come meanwhile. */
+  /** A response for another image of the registry, or for another asker, may have arrived meanwhile. */
   async #inTurn(image: string, asker: string): Promise<DockerConfig> {
     try {
       return await this.#slots.run(

@@ -2,8 +2,8 @@ import { parseGoDuration, stringifyLikeGo } from './go-encoding.ts';
 import { ImagePattern, parseImageTarget } from './image-pattern.ts';
 import { InvalidJson, JsonMembers, type OrderedJson, parseOrderedJson } from './ordered-json.ts';
 
-// The kubelet's exec plugins for registry credentials (kubelet.config.k8s.io, CredentialProviderConfig): the rules of
-// their requests, answers and caching. Running them is another file's.
+// The kubelet's exec plugins for registry credentials (kubelet.config.k8s.io, CredentialProviderConfig): the rules for
+// requests, responses and caching. CredentialPlugins runs them.
 
 const API_GROUP = 'credentialprovider.kubelet.k8s.io';
 const API_VERSIONS: ReadonlySet<unknown> = new Set(
@@ -13,46 +13,49 @@ const CONFIG_API_VERSIONS: ReadonlySet<unknown> = new Set(
   ['v1', 'v1beta1', 'v1alpha1'].map(version => `kubelet.config.k8s.io/${version}`),
 );
 
-/** One plugin of a CredentialProviderConfig. */
+/** A plugin of a CredentialProviderConfig. */
 export interface CredentialProvider {
-  /** Its program's file name in the plugin folder. */
+  /** The file name of its program in the plugin folder. */
   readonly name: string;
   readonly apiVersion: string;
   readonly matchImages: readonly string[];
-  /** For answers that do not say how long they hold. */
+  /** For responses without a cache duration. */
   readonly defaultCacheMs: number;
   readonly args: readonly string[];
   readonly env: readonly { readonly name: string; readonly value: string }[];
 }
 
-/** What a plugin answered. */
+/** The response of a plugin. */
 export interface CredentialProviderResponse {
   readonly apiVersion: string;
-  /** `Image`, `Registry` or `Global`; with anything else the answer is of no use. */
+  /** `Image`, `Registry` or `Global`; with any other value the response is not used. */
   readonly cacheKeyType: string;
-  /** `undefined`: the plugin's default. 0: not at all. */
+  /** `undefined` for the plugin's default, 0 for no caching. */
   readonly cacheMs: number | undefined;
-  /** By image pattern; the keys of a Keyring. */
+  /** By image pattern, which is a key of a Keyring. */
   readonly auth: ReadonlyMap<string, { readonly username: string; readonly password: string }>;
 }
 
-/** The configuration or an answer is not what the kubelet accepts. Never shows values: they may be passwords. */
+/**
+ * The configuration or a response is not what the kubelet accepts. The message never shows values, which may be
+ * passwords.
+ */
 export class InvalidCredentialProvider extends Error {
   override readonly name = 'InvalidCredentialProvider';
 }
 
-/** Whether a plugin with these patterns is asked for `image` (a repository without tag and digest). */
+/** Whether a plugin with these patterns is run for `image` (a repository without tag and digest). */
 export function matchesImage(matchImages: readonly string[], image: string): boolean {
   const target = parseImageTarget(image);
   return target !== undefined && matchImages.some(pattern => ImagePattern.parse(pattern)?.matches(target));
 }
 
-/** What is written to a plugin's standard input. */
+/** The standard input of a plugin. */
 export function encodeRequest(apiVersion: string, image: string): string {
   return `${stringifyLikeGo({ kind: 'CredentialProviderRequest', apiVersion, image })}\n`;
 }
 
-/** A plugin's standard output, read strictly: no unknown or doubled members, names in their exact case. */
+/** Parses the standard output of a plugin, strictly: no unknown or duplicate members, and names are case-sensitive. */
 export function decodeResponse(text: string): CredentialProviderResponse {
   const members = strictMembers(parseJson(text), 'the response', [
     'kind',
@@ -77,14 +80,14 @@ export function decodeResponse(text: string): CredentialProviderResponse {
   return { apiVersion, cacheKeyType: textOf(members, 'cacheKeyType'), cacheMs, auth: new Map(auth) };
 }
 
-/** Under which keys an answer for `image` may be remembered, in the order in which they are looked up. */
+/** The keys under which a response for `image` may be cached, in the order in which they are looked up. */
 export function cacheKeys(image: string): { Image: string; Registry: string; Global: string } {
   return { Image: image, Registry: image.split('/', 1)[0] ?? '', Global: 'global' };
 }
 
 /**
- * How an answer for `image` is used: `undefined` if it is dropped for its unknown `cacheKeyType`; otherwise the key and
- * the milliseconds for which it is remembered, if it is.
+ * How to use a response for `image`: `undefined` if it is discarded because of an unknown `cacheKeyType`; otherwise the
+ * cache key and for how many milliseconds, if it is cached.
  */
 export function cachingOf(
   response: Pick<CredentialProviderResponse, 'cacheKeyType' | 'cacheMs'>,
@@ -97,7 +100,7 @@ export function cachingOf(
   return { key: cacheMs === 0 ? undefined : key, cacheMs };
 }
 
-/** All that the kubelet knows of its configuration: with anything else in it, it does not start. */
+/** All members that the kubelet knows: with any other it does not start. */
 const CONFIG_MEMBERS = ['kind', 'apiVersion', 'providers'];
 const PROVIDER_MEMBERS = [
   'name',
@@ -111,7 +114,7 @@ const PROVIDER_MEMBERS = [
 const VARIABLE_MEMBERS = ['name', 'value'];
 
 /**
- * The plugins of a CredentialProviderConfig, already read from YAML or JSON; throws with every problem in one message.
+ * The plugins of a CredentialProviderConfig that was parsed from YAML or JSON; throws with all problems in one message.
  */
 export function parseProviderConfig(document: unknown): readonly CredentialProvider[] {
   const config = asObject(document);
@@ -170,7 +173,7 @@ function readProvider(value: unknown, where: string, problems: string[]): Creden
   };
 }
 
-/** A problem for each member of an object that is none of `known`. */
+/** A problem for each member of an object that is not in `known`. */
 function unknownMembers(
   object: Readonly<Record<string, unknown>>,
   known: readonly string[],
@@ -180,7 +183,10 @@ function unknownMembers(
   return unknown.map(member => `${where}${member} is unknown`);
 }
 
-/** The members of an object, none twice and, if `known` is given, no other; `null` is an empty object. */
+/**
+ * The members of an object; throws if one occurs twice or, if `known` is given, is not in it. `null` counts as an empty
+ * object.
+ */
 function strictMembers(
   value: OrderedJson,
   where: string,

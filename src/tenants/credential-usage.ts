@@ -4,15 +4,18 @@ import type { TenantStore } from './tenant-store.ts';
 
 type Times = Omit<CredentialUsage, 'credentialId'>;
 
-/** The first use is on disk soon; after that a write a minute is enough for what people read. */
+/** The first use is written soon; after that one write a minute is enough for people to read. */
 const FIRST_WRITE_MS = 2_000;
 const WRITE_EVERY_MS = 60_000;
 /** In one transaction: a request that wants to write meanwhile waits about 3 ms. */
 const ROWS_PER_WRITE = 20;
-/** What nobody has used for so long is forgotten; one that was in a Secret once and is gone is never used again. */
+/** Uses older than this are deleted: a credential that was removed from its Secret is never used again. */
 const KEPT_MS = 366 * 24 * 3600_000;
 
-/** When upstream took or refused a credential last, or a client came with one of ours. Kept in the index, behind. */
+/**
+ * When upstream last accepted or refused a credential, or a client logged in with one issued here. Written to the index
+ * in the background.
+ */
 export class CredentialUses {
   readonly #store: TenantStore;
   readonly #log: Log;
@@ -31,7 +34,7 @@ export class CredentialUses {
     this.#nowMs = nowMs;
   }
 
-  /** Reads what is known from before. */
+  /** Reads what was recorded before. */
   async start(): Promise<void> {
     for (const { credentialId, ...times } of await this.#store.listCredentialUsage()) {
       if (Math.max(times.usedAtMs ?? 0, times.refusedAtMs ?? 0) > this.#nowMs() - KEPT_MS) {
@@ -61,7 +64,7 @@ export class CredentialUses {
     return this.#times.get(credentialId);
   }
 
-  /** The last of several credentials, as a `SecretState` says it. */
+  /** The latest use and refusal of several credentials, for a `SecretState`. */
   lastOf(credentialIds: Iterable<string>): {
     readonly lastUsedAtMs?: number;
     readonly lastRefusedAtMs?: number;
@@ -95,7 +98,7 @@ export class CredentialUses {
     }, delayMs).unref();
   }
 
-  /** What cannot be written is only told to people, so that a failure is logged, not thrown, and tried again later. */
+  /** A failure is only logged, since this is information for people, and is tried again later. */
   async #write(): Promise<void> {
     try {
       await inSteps(this.#noted, ids =>
@@ -110,7 +113,7 @@ export class CredentialUses {
   }
 }
 
-/** Takes `ids` out of the set, few at a time; what `write` fails for is put back. */
+/** Takes `ids` out of the set, a few at a time; those for which `write` fails are put back. */
 async function inSteps(set: Set<string>, write: (ids: readonly string[]) => Promise<void>): Promise<void> {
   const all = [...set];
   while (all.length > 0) {

@@ -1,17 +1,17 @@
 import { foldName } from '../lib/json.ts';
 import { InvalidJson, JsonMembers, parseOrderedJson, type OrderedJson } from './ordered-json.ts';
 
-/** What a docker config file says for one registry. All may be empty. */
+/** The entry of a registry in a Docker config file. All members may be empty. */
 export interface DockerConfigEntry {
   readonly username: string;
   readonly password: string;
   readonly email: string;
 }
 
-/** Registry keys as written, each with what stands there. */
+/** Entries by registry key as written. */
 export type DockerConfig = ReadonlyMap<string, DockerConfigEntry>;
 
-/** The text is not what the kubelet would accept. Never shows what the text holds, as that may be a password. */
+/** The text is not what the kubelet accepts. The message never shows the content, which may be a password. */
 export class InvalidDockerConfig extends Error {
   constructor(message: string, cause?: unknown) {
     super(message, { cause });
@@ -19,7 +19,7 @@ export class InvalidDockerConfig extends Error {
   }
 }
 
-/** Kubernetes' types of pull secrets, each with the one data key that counts. */
+/** Kubernetes' types of pull secrets, each with its data key. */
 const PULL_SECRETS: ReadonlyMap<string, { dataKey: string; parse: (text: string) => DockerConfig }> = new Map(
   [
     ['kubernetes.io/dockerconfigjson', { dataKey: '.dockerconfigjson', parse: parseDockerConfigJson }],
@@ -30,14 +30,14 @@ const PULL_SECRETS: ReadonlyMap<string, { dataKey: string; parse: (text: string)
 const BASE64_PADDED = /^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$/;
 const BASE64_UNPADDED = /^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2,3})?$/;
 
-/** The one data key that counts in a Secret of this type; `undefined` if the type is none for pulls. */
+/** The data key of a Secret of this type; `undefined` if the type is not for pulls. */
 export function pullSecretDataKey(type: string): string | undefined {
   return PULL_SECRETS.get(type)?.dataKey;
 }
 
 /**
- * The docker config in a Kubernetes Secret, whose `data` is already decoded from base64. `undefined` for a Secret that
- * is none for pulls: another type, the right key under the wrong type, or an empty value.
+ * The Docker config in a Kubernetes Secret, whose `data` is already decoded from base64. `undefined` for a Secret that
+ * is not a pull secret: another type, the right key with the wrong type, or an empty value.
  */
 export function parsePullSecret(type: string, data: ReadonlyMap<string, string>): DockerConfig | undefined {
   const kind = PULL_SECRETS.get(type);
@@ -46,8 +46,9 @@ export function parsePullSecret(type: string, data: ReadonlyMap<string, string>)
 }
 
 /**
- * A `config.json`, as the kubelet (a Go program) reads it: member names in any case, the last duplicate wins but
- * several `auths` add up, `null` is nothing, and one bad entry spoils the file. Helpers and stores are ignored.
+ * Parses a `config.json` as the kubelet (a Go program) does: member names are case-insensitive, the last duplicate wins
+ * but several `auths` are merged, `null` counts as absent, and one bad entry makes the file invalid. Credential helpers
+ * and stores are ignored.
  */
 export function parseDockerConfigJson(text: string): DockerConfig {
   let auths = new Map<string, DockerConfigEntry>();
@@ -55,7 +56,7 @@ export function parseDockerConfigJson(text: string): DockerConfig {
     const field = foldName(name);
     if (field === 'auths') {
       if (value === null) auths = new Map();
-      // Into the one that there is: copying it for each duplicate would take time by the square.
+      // In place: copying the map for each duplicate would take quadratic time.
       else for (const [key, entry] of entriesOf(value)) auths.set(key, entry);
     } else if (field === 'httpheaders') {
       for (const [header, headerValue] of membersOf(value, 'HttpHeaders')) {
@@ -66,19 +67,19 @@ export function parseDockerConfigJson(text: string): DockerConfig {
   return auths;
 }
 
-/** The older `.dockercfg`: registry keys without the level of `auths`. */
+/** Parses the older `.dockercfg`, which has registry keys at its top level. */
 export function parseDockercfg(text: string): DockerConfig {
   return entriesOf(parseText(text));
 }
 
-/** One value of `auths`. */
+/** Parses one value of `auths`. */
 export function parseDockerConfigEntry(text: string): DockerConfigEntry {
   return readEntry(parseText(text), 'the entry');
 }
 
 /**
- * The `auth` of an entry: base64 of `user:password`, split at the first colon. Padding is demanded or forbidden by
- * whether the text ends in `=`; line breaks are skipped; the URL-safe alphabet is refused.
+ * Parses the `auth` of an entry: base64 of `user:password`, split at the first colon. If the text ends in `=`, padding
+ * must be correct, otherwise there must be none; line breaks are skipped; the URL-safe alphabet is refused.
  */
 export function decodeAuth(auth: string): { username: string; password: string } {
   const isPadded = auth.trim().endsWith('=');
@@ -109,14 +110,14 @@ function readEntry(value: OrderedJson, where: string): DockerConfigEntry {
   return auth === '' ? plain : { ...plain, ...decodeAuth(auth) };
 }
 
-/** The members of an object, where Go reads `null` as an empty one. */
+/** The members of an object; `null` counts as an empty one, as in Go. */
 function membersOf(value: OrderedJson, where: string): JsonMembers['entries'] {
   if (value === null) return [];
   if (!(value instanceof JsonMembers)) throw new InvalidDockerConfig(`${where} is not an object`);
   return value.entries;
 }
 
-/** A string; `null` leaves what an earlier duplicate said. */
+/** A string; for `null`, the value of an earlier duplicate. */
 function readString(value: OrderedJson, earlier: string, where: string): string {
   if (value === null) return earlier;
   if (typeof value !== 'string') throw new InvalidDockerConfig(`${where} is not a string`);

@@ -13,25 +13,25 @@ import {
 } from './secret-files.ts';
 import type { SecretReading, SecretSink, SecretSource } from './secret-source.ts';
 
-/** Where the Secrets of a tenant lie. */
+/** Where the Secrets of a tenant are. */
 export interface SecretPaths {
   readonly name: string;
-  /** Files and folders, in the order in which they count. */
+  /** Files and folders, in order of precedence. */
   readonly secrets: readonly string[];
 }
 
-/** So many tenants are read at once: enough to keep the disk busy, few enough to leave the thread pool to others. */
+/** How many tenants are read concurrently: enough to keep the disk busy, few enough to leave threads to others. */
 const TENANTS_AT_ONCE = 8;
 
-/** A file as it was read last, so that what did not change is not parsed again. */
+/** A file as it was last read, so that unchanged files are not parsed again. */
 interface KnownFile {
-  /** What it was known by before it was read; `undefined` for nothing to rely on. */
+  /** As returned by `readFingerprint` before it was read; `undefined` if it must be read again. */
   readonly fingerprint: string | undefined;
   readonly hash: string;
   readonly readings: readonly SecretReading[];
 }
 
-/** What a path led to last. */
+/** What was last found at a path. */
 interface KnownPath {
   readonly secrets: readonly SecretReading[];
   readonly folders: readonly string[];
@@ -40,7 +40,7 @@ interface KnownPath {
 
 const NOTHING_KNOWN: KnownPath = { secrets: [], folders: [], files: new Map() };
 
-/** Secrets in files and folders: manifests, and Secrets as the kubelet mounts them. Follows every change. */
+/** Secrets in files and folders: manifests, and Secrets as the kubelet mounts them. Follows all changes. */
 export class FileSecretSource implements SecretSource {
   #tenants: readonly SecretPaths[];
   readonly #watch: FolderWatch;
@@ -57,7 +57,7 @@ export class FileSecretSource implements SecretSource {
     if (this.#tenants.length > 0) await this.#watch.start();
   }
 
-  /** Follows these tenants from now on, and forgets all others. Resolves when all were read. */
+  /** Follows these tenants from now on, instead of any others. Resolves when all were read. */
   async follow(tenants: readonly SecretPaths[]): Promise<void> {
     const before = this.#tenants;
     this.#tenants = tenants.filter(({ secrets }) => secrets.length > 0);
@@ -79,7 +79,7 @@ export class FileSecretSource implements SecretSource {
     );
     for (let at = 0; at < concerned.length; at += TENANTS_AT_ONCE) {
       await Promise.all(concerned.slice(at, at + TENANTS_AT_ONCE).map(tenant => this.#readTenant(tenant)));
-      // `follow` has replaced them meanwhile, and reads all of the new ones.
+      // `follow` has replaced the tenants meanwhile, and reads all of the new ones.
       if (this.#tenants !== tenants) break;
     }
     return [...this.#paths.values()].flatMap(({ folders }) => folders);
@@ -122,7 +122,7 @@ async function readPath(path: string, known: KnownPath): Promise<KnownPath> {
   }
 }
 
-/** What a file holds now, and what to know of it next time; neither when it is gone. */
+/** The current content of a file, and what to remember about it; neither if it is gone. */
 async function readFile(
   file: SecretFile,
   known: KnownFile | undefined,
@@ -145,7 +145,7 @@ async function readFile(
   }
 }
 
-/** What can no longer be read still names the Secrets that it held: these are malformed now. */
+/** The readings of a file that can no longer be read: the Secrets that it contained are malformed now. */
 function malformed(
   readings: readonly SecretReading[],
   path: string,

@@ -3,19 +3,22 @@ import { stat } from 'node:fs/promises';
 import { errorCode } from '../lib/error-code.ts';
 import type { Log } from '../lib/log.ts';
 
-/** A swap of mounted Secrets is several changes within some milliseconds. */
+/** Replacing a mounted Secret causes several changes within some milliseconds. */
 const DEBOUNCE_MS = 100;
 
-/** Watchers die with their folder and miss what is made anew: so often everything is looked at without being told. */
+/**
+ * A watcher ends with its folder and does not notice when that is created again, so everything is checked this often.
+ */
 const RESCAN_MS = 10_000;
 
 /**
- * Reads again what `changed` folders lead to, or everything when it is `undefined`; returns all folders in which a
- * change is to be noticed.
+ * Reads again what depends on the `changed` folders, or everything if it is `undefined`; returns all folders to watch.
  */
 export type ReadFolders = (changed: ReadonlySet<string> | undefined) => Promise<Iterable<string>>;
 
-/** Calls a `ReadFolders` at start, soon after a change in one of its folders, and now and then; never twice at a time. */
+/**
+ * Calls a `ReadFolders` at the start, soon after a change in one of its folders, and regularly; never twice at a time.
+ */
 export class FolderWatch {
   readonly #read: ReadFolders;
   readonly #log: Log;
@@ -39,9 +42,9 @@ export class FolderWatch {
     await this.#begin();
   }
 
-  /** Reads everything again, and resolves when it has. */
+  /** Reads everything again; resolves when that is done. */
   async again(): Promise<void> {
-    // A turn under way may have read the old state.
+    // A turn in progress may have read the old state.
     while (this.#turn !== undefined) await this.#turn;
     if (this.#isClosed) return;
     this.#rescanAtMs = 0;
@@ -88,13 +91,13 @@ export class FolderWatch {
   }
 
   #note(folder: string): void {
-    // The first change of several starts the wait: later ones must not prolong it for ever.
+    // Only the first change of several starts the delay: later ones must not prolong it for ever.
     const isFirst = this.#changed.size === 0;
     this.#changed.add(folder);
     if (isFirst) this.#rest();
   }
 
-  /** Watches exactly `folders`; of `suspects` the watchers may have died with their folder. */
+  /** Watches exactly `folders`. The watchers of `suspects` may have ended with their folder. */
   async #follow(folders: ReadonlySet<string>, suspects: ReadonlySet<string>): Promise<void> {
     for (const folder of this.#watched.keys()) {
       if (!folders.has(folder)) this.#unwatch(folder);
@@ -131,7 +134,7 @@ export class FolderWatch {
   }
 }
 
-/** Tells a folder from one that was made anew under its name, which may well get its inode. */
+/** Distinguishes a folder from a later one with the same name, which may have the same inode. */
 async function identityOf(folder: string): Promise<string | undefined> {
   try {
     const { dev, ino, birthtimeNs } = await stat(folder, { bigint: true });

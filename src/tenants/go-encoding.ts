@@ -1,6 +1,6 @@
 /**
- * `value` as Go's encoding/json writes it: without blanks, and with the characters escaped that HTML or JavaScript
- * could misread. For what is hashed or compared with a Go program's output.
+ * `value` as Go's encoding/json writes it: without spaces, and with the characters escaped that HTML or JavaScript
+ * could misinterpret. For text that is hashed or compared with the output of a Go program.
  */
 export function stringifyLikeGo(value: Readonly<Record<string, string>>): string {
   return JSON.stringify(value).replaceAll(
@@ -9,7 +9,7 @@ export function stringifyLikeGo(value: Readonly<Record<string, string>>): string
   );
 }
 
-/** Nanoseconds of the units of Go's `time.ParseDuration`; micro has two signs. */
+/** Nanoseconds of the units of Go's `time.ParseDuration`; micro has two spellings. */
 const NANOSECONDS: ReadonlyMap<string, number> = new Map([
   ['ns', 1],
   ['us', 1e3],
@@ -22,10 +22,10 @@ const NANOSECONDS: ReadonlyMap<string, number> = new Map([
 ]);
 
 const DURATION = /^[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|μs|ms|s|m|h))+$/;
-/** Go holds a duration in 63 bits of nanoseconds, about 292 years. */
+/** In Go a duration has 63 bits of nanoseconds, about 292 years. */
 const MAX_NANOSECONDS = 2 ** 63;
 
-/** Milliseconds of a Go duration such as `1h30m`, `-1.5s` or `0`; `undefined` if it is none. */
+/** The milliseconds of a Go duration such as `1h30m`, `-1.5s` or `0`; `undefined` if it is not one. */
 export function parseGoDuration(text: string): number | undefined {
   if (/^[+-]?0$/.test(text)) return 0;
   if (!DURATION.test(text)) return undefined;

@@ -2,7 +2,10 @@ import { nameCredential } from '../oci/credential.ts';
 import type { KeyringEntry } from './keyring.ts';
 import type { HeldCredential, SecretOrigin } from './tenant.ts';
 
-/** Makes of keyring entries what may be tried upstream, each once: a keyring gives the same entries on every look-up. */
+/**
+ * Turns keyring entries into credentials to try upstream. Each is computed once, since a keyring returns the same
+ * entries for every lookup.
+ */
 export class HeldCredentials<Source> {
   readonly #credentialKey: string;
   readonly #originOf: (source: Source) => { readonly name: string; readonly source: SecretOrigin };

@@ -1,24 +1,24 @@
 import { isGlob, LabelGlob } from './label-glob.ts';
 
-/** Where an image or a credential's key points, as Go's `url.Parse` splits it. */
+/** The location in an image name or a credential's key, as Go's `url.Parse` splits it. */
 export interface ImageLocation {
   /** With its port, if any; percent-decoded. */
   readonly host: string;
-  /** Percent-decoded, '' or beginning with a slash. */
+  /** Percent-decoded; '' or beginning with a slash. */
   readonly path: string;
 }
 
 const CONTROL_CHARACTER = /[^ -~\u0080-\u{10ffff}]/u;
-/** Go's set of what may stand unescaped in a host. */
+/** The characters that Go allows unescaped in a host. */
 const HOST = /^(?:[A-Za-z0-9\-._~!$&'()*+,;=:[\]<>"\u0080-\u{10ffff}]|%[0-9A-Fa-f]{2})*$/u;
 const USER_INFO = /^[A-Za-z0-9\-._:~!$&'()*+,;=%@]*$/;
 const OPTIONAL_PORT = /^(?::[0-9]*)?$/;
 const BAD_ESCAPE = /%(?![0-9A-Fa-f]{2})/;
-/** In a host only bytes beyond ASCII, and `%` itself, may be written with an escape. */
+/** In a host only bytes beyond ASCII, and `%` itself, may be percent-encoded. */
 const BAD_HOST_ESCAPE = /%(?!25|[89A-Fa-f][0-9A-Fa-f])/;
 
 /**
- * `text`, which has no scheme, as the kubelet's keyring reads it: user info, query and fragment are dropped, host and
+ * Parses `text`, which has no scheme, like the kubelet's keyring: user info, query and fragment are dropped, host and
  * path are percent-decoded. `undefined` if Go would not parse it.
  */
 export function parseImageLocation(text: string): ImageLocation | undefined {
@@ -36,30 +36,30 @@ export function parseImageLocation(text: string): ImageLocation | undefined {
   return isValid ? { host: percentDecode(host), path: percentDecode(path) } : undefined;
 }
 
-/** An image's name, prepared to be matched with many patterns. */
+/** An image name, prepared for matching with many patterns. */
 export interface ImageTarget {
-  /** What a host without globs must equal. */
+  /** What the host of a pattern without globs must equal. */
   readonly literalHost: string;
-  /** What the hosts of any match have in common: port and number of labels. */
+  /** Port and number of labels, which every matching pattern has in common. */
   readonly shape: string;
   readonly labels: readonly string[];
   readonly path: string;
 }
 
-/** `image` ready for `ImagePattern.matches`; `undefined` for what Go cannot parse. */
+/** `image` prepared for `ImagePattern.matches`; `undefined` if Go cannot parse it. */
 export function parseImageTarget(image: string): ImageTarget | undefined {
   const location = parseImageLocation(image);
   return location && { ...splitHost(location.host), path: location.path };
 }
 
 /**
- * A registry, or a part of one, to which a credential belongs: the ports must be equal as text, there must be as many
- * labels and each must match its glob, and the path is a textual prefix.
+ * A registry or a part of one to which a credential belongs. The ports must be the same text, there must be equally
+ * many labels and each must match its glob, and the path is a textual prefix.
  */
 export class ImagePattern {
-  /** Equal to that of every image that matches; `undefined` if there are globs. */
+  /** The host of every image that matches; `undefined` if there are globs. */
   readonly literalHost: string | undefined;
-  /** Equal to that of every image that matches. */
+  /** The shape of every image that matches. */
   readonly shape: string;
   readonly #path: string;
   /** Empty if there are no globs. */
@@ -73,7 +73,7 @@ export class ImagePattern {
     this.#labels = hasGlobs ? labels.map(label => new LabelGlob(label)) : [];
   }
 
-  /** `undefined` for what Go cannot parse; the kubelet skips it. */
+  /** `undefined` for what Go cannot parse, which the kubelet skips. */
   static parse(text: string): ImagePattern | undefined {
     const target = parseImageTarget(text);
     return target && new ImagePattern(target);

@@ -1,22 +1,22 @@
 import type { IssuedCredential } from '../oci/issued-credential.ts';
 
-/** What a timer can wait for at once; later ends are waited for in several steps. */
+/** The longest timeout of a timer; later ends take several. */
 const MAX_TIMER_MS = 2 ** 31 - 1;
 
-/** What was issued and when it ends, in memory. */
+/** Issued credentials and when they end, in memory. */
 export class IssuedCredentials {
   readonly #nowMs: () => number;
   readonly #onEnd: (ids: ReadonlySet<string>) => void;
   #byId: ReadonlyMap<string, IssuedCredential> = new Map();
   #timer: NodeJS.Timeout | undefined;
 
-  /** `onEnd` is told of credentials as their time comes. */
+  /** Calls `onEnd` with credentials when they end. */
   constructor(nowMs: () => number, onEnd: (ids: ReadonlySet<string>) => void) {
     this.#nowMs = nowMs;
     this.#onEnd = onEnd;
   }
 
-  /** Those that have ended too. */
+  /** Including those that have ended. */
   find(id: string): IssuedCredential | undefined {
     return this.#byId.get(id);
   }
@@ -25,7 +25,7 @@ export class IssuedCredentials {
     return this.#nowMs() < endsAtMs;
   }
 
-  /** Takes `credentials` as all that there are; returns those that differ from before. */
+  /** Replaces all credentials; returns those that differ from before. */
   set(credentials: readonly IssuedCredential[]): readonly IssuedCredential[] {
     const before = this.#byId;
     this.#byId = new Map(credentials.map(credential => [credential.id, credential]));

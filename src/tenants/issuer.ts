@@ -3,15 +3,15 @@ import { type Credential, nameCredential } from '../oci/credential.ts';
 import type { IssuedCredential } from '../oci/issued-credential.ts';
 import { ADOPT_NEXT_UID, type TenantStore } from './tenant-store.ts';
 
-/** Tells whoever finds one, man or scanner, what it is. */
+/** Identifies such a password to people and secret scanners. */
 const PASSWORD_PREFIX = 'entrepot_';
 
-/** Whether it looks like one that a registry such as this issued. */
+/** Whether a password looks like one issued by Entrepot. */
 export function isIssuedPassword(password: string): boolean {
   return password.startsWith(PASSWORD_PREFIX);
 }
 
-/** 256 bits: never guessed. */
+/** 256 bits: cannot be guessed. */
 const PASSWORD_BYTES = 32;
 
 /** When what is ended by hand has ended: before the time of any clock, so that it stays so when the clock is set back. */
@@ -30,17 +30,17 @@ export interface IssuerOptions {
   readonly nowMs?: () => number;
 }
 
-/** What a credential is issued for. */
+/** A request for a credential. */
 export interface IssueRequest {
   readonly tenant: string;
-  /** The key under which clients keep it: this registry's name, perhaps with the path that bounds it. */
+  /** The key under which clients store it: the name of this registry, perhaps with a path that limits it. */
   readonly server: string;
   readonly readOnly: boolean;
 }
 
 /**
- * Adds and removes tenants, and issues this registry's credentials to them. Only hashes are kept: a password is shown once. Running
- * servers follow within a second.
+ * Adds and removes tenants, and issues this registry's credentials to them. Only hashes are stored: a password is shown
+ * once. Running servers notice changes within a second.
  */
 export class Issuer {
   readonly #options: IssuerOptions;
@@ -49,7 +49,7 @@ export class Issuer {
     this.#options = options;
   }
 
-  /** False when there is one of that name already. */
+  /** False if the tenant exists already. */
   async addTenant(name: string): Promise<boolean> {
     const problem = this.#options.nameProblem(name);
     if (problem !== undefined) throw new RangeError(`no tenant can be named ${name}: it ${problem}`);
@@ -60,7 +60,7 @@ export class Issuer {
     return true;
   }
 
-  /** Forgets a tenant and ends what was issued to it; returns what has ended by that. */
+  /** Removes a tenant and ends its credentials; returns those that ended. */
   async removeTenant(name: string): Promise<readonly IssuedCredential[]> {
     const meant = await this.#issued(({ tenant }) => tenant === name);
     await this.#options.store.putIssuedCredentials(meant.map(endedLongAgo));
@@ -75,7 +75,7 @@ export class Issuer {
     return issued.filter(one => this.#isLive(one));
   }
 
-  /** Binds the tenant to the namespace of its name that is there now. */
+  /** Binds the tenant to the current namespace of its name. */
   async adoptTenant(name: string): Promise<void> {
     const known = await this.#options.store.listKnownTenants();
     if (!known.some(tenant => tenant.name === name))
@@ -84,14 +84,14 @@ export class Issuer {
     await this.#options.store.notify('secrets');
   }
 
-  /** A new credential beside those that there are. */
+  /** Issues a credential in addition to existing ones. */
   async issue(request: IssueRequest): Promise<Credential> {
     const [credential, issued] = this.#make(request);
     await this.#put([issued]);
     return credential;
   }
 
-  /** A new credential in place of all that the tenant has for the server, which end after `overlapMs`. */
+  /** Issues a credential that replaces all that the tenant has for the server, which end after `overlapMs`. */
   async rotate(request: IssueRequest, overlapMs: number): Promise<Credential> {
     const [credential, issued] = this.#make(request);
     const old = await this.#issued(
@@ -102,7 +102,7 @@ export class Issuer {
     return credential;
   }
 
-  /** Ends what was issued to the tenant, or one credential of it, at once; returns what has ended by that. */
+  /** Ends the tenant's credentials, or one of them, at once; returns those that ended. */
   async revoke(tenant: string, credentialId?: string): Promise<readonly IssuedCredential[]> {
     const meant = await this.#issued(
       one => one.tenant === tenant && (credentialId === undefined || one.id === credentialId),

@@ -1,25 +1,25 @@
 import type { DockerConfig, DockerConfigEntry } from './docker-config.ts';
 import { ImagePattern, type ImageTarget, parseImageLocation, parseImageTarget } from './image-pattern.ts';
 
-/** One docker config and what it came from: a Secret, the node, a credential provider. */
+/** A Docker config and its origin: a Secret, the node, a credential provider. */
 export interface KeyringConfig<Source> {
   readonly source: Source;
   readonly config: DockerConfig;
 }
 
-/** A credential that applies to an image. It may be blank: the kubelet tries such a one too. */
+/** A credential that applies to an image. It may be empty: the kubelet tries such credentials, too. */
 export interface KeyringEntry<Source> extends DockerConfigEntry {
   readonly source: Source;
-  /** The key as it was matched: without scheme, user info, query, and `/v1/` or `/v2/`. */
+  /** The key as matched: without scheme, user info, query, and `/v1/` or `/v2/`. */
   readonly key: string;
 }
 
-/** The one key under which images of Docker Hub are looked up when no key matches them. */
+/** The key under which images of Docker Hub are looked up if no other key matches. */
 const DEFAULT_REGISTRY_KEY = 'index.docker.io';
 
 /**
- * Which credentials the kubelet would try for an image, in its order. Built once and then only read. Each part is
- * asked in turn (a pod's Secrets, the node, the plugins); within a part the keys of all configs are sorted together.
+ * Finds the credentials that the kubelet would try for an image, in its order. Immutable. The parts are searched in
+ * turn (a pod's Secrets, the node, the plugins); within a part, the keys of all configs are sorted together.
  */
 export class Keyring<Source> {
   readonly #parts: readonly KeyringPart<Source>[];
@@ -28,28 +28,28 @@ export class Keyring<Source> {
     this.#parts = parts.map(configs => new KeyringPart(configs));
   }
 
-  /** `image` is a normalised repository without tag and digest: `docker.io/library/nginx`. */
+  /** `image` is a normalized repository without tag and digest: `docker.io/library/nginx`. */
   lookup(image: string): readonly KeyringEntry<Source>[] {
     return this.#parts.flatMap(part => part.lookup(image));
   }
 
-  /** Every credential of the keyring, whatever image it is for. */
+  /** All credentials of the keyring, for whatever image. */
   entries(): readonly KeyringEntry<Source>[] {
     return this.#parts.flatMap(part => part.entries());
   }
 }
 
-/** The entries of one index key. */
+/** The entries of one key. */
 interface KeyringSlot<Source> {
   readonly pattern: ImagePattern;
   readonly entries: readonly KeyringEntry<Source>[];
-  /** Place in the order of trying. */
+  /** The position in the order of trying. */
   readonly rank: number;
 }
 
 class KeyringPart<Source> {
   readonly #byKey: ReadonlyMap<string, readonly KeyringEntry<Source>[]>;
-  /** By host where it has no globs, else by shape: what cannot match is never looked at. */
+  /** By host if it has no globs, otherwise by shape, so that few patterns have to be compared. */
   readonly #byHost = new Map<string, KeyringSlot<Source>[]>();
   readonly #byShape = new Map<string, KeyringSlot<Source>[]>();
 
@@ -84,8 +84,8 @@ class KeyringPart<Source> {
 }
 
 /**
- * Index key → entries, keys in the reverse of their order as strings, so that of two with a common beginning the longer
- * comes first. Where one config holds several spellings of a key, the order of the spellings decides.
+ * Entries by key. Keys are in descending order as strings, so that of two with a common prefix the longer comes first.
+ * If one config has several spellings of a key, they are ordered by spelling.
  */
 function collectByKey<Source>(
   configs: readonly KeyringConfig<Source>[],
@@ -100,7 +100,7 @@ function collectByKey<Source>(
   return new Map([...byKey].sort(([a], [b]) => compareText(b, a)));
 }
 
-/** `https://index.docker.io/v1/` → `index.docker.io`; `undefined` for what is no URL. */
+/** `https://index.docker.io/v1/` → `index.docker.io`; `undefined` if it is not a URL. */
 function indexKey(rawKey: string): string | undefined {
   const location = parseImageLocation(rawKey.replace(/^https?:\/\//, ''));
   if (location === undefined) return undefined;

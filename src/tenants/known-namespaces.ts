@@ -3,8 +3,8 @@ import type { SecretSink, SecretSource } from './secret-source.ts';
 import { ADOPT_NEXT_UID } from './tenant-store.ts';
 
 /**
- * The namespaces that a server has seen, without their Secrets: in place of the cluster for commands, which need to know
- * whose a name is and nothing more.
+ * Namespaces that a server has recorded, without their Secrets. Replaces the cluster in commands, which only need to
+ * know which names are tenants.
  */
 export class KnownNamespaces implements SecretSource {
   readonly #listKnownTenants: () => Promise<readonly KnownTenant[]>;

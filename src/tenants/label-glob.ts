@@ -8,9 +8,9 @@ type Token =
     };
 
 /**
- * A pattern for one label of a host name, with Go's `filepath.Match` rules: `*` any run, `?` any character,
- * `[a-c]` and `[^a-c]` one of a set, `\` takes the next character literally. Time grows with the product of both
- * lengths and never beyond.
+ * A pattern for one label of a host name, with the rules of Go's `filepath.Match`: `*` any run, `?` any character,
+ * `[a-c]` and `[^a-c]` one of a set, `\` makes the next character literal. Takes at most time proportional to the
+ * product of both lengths.
  */
 export class LabelGlob {
   /** `undefined` for a malformed pattern, which matches nothing. */
@@ -25,12 +25,12 @@ export class LabelGlob {
   }
 }
 
-/** Whether `label` can match more or less than itself. */
+/** Whether `label` may match other labels than itself. */
 export function isGlob(label: string): boolean {
   return /[*?[\\]/.test(label);
 }
 
-/** On a mismatch, goes back to the last star and lets it take one character more. */
+/** On a mismatch, goes back to the last star and lets it match one more character. */
 function matchTokens(tokens: readonly Token[], characters: readonly string[]): boolean {
   let token = 0;
   let at = 0;
@@ -83,7 +83,9 @@ function parse(pattern: readonly string[]): readonly Token[] | undefined {
   return tokens;
 }
 
-/** The set whose first character is at `start`, and where the pattern goes on; it must hold something and end. */
+/**
+ * The set whose first character is at `start`, and where the pattern continues; `undefined` if it is empty or not closed.
+ */
 function parseSet(pattern: readonly string[], start: number): { token: Token; next: number } | undefined {
   const ranges: [string, string][] = [];
   const negated = pattern[start] === '^';

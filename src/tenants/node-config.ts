@@ -19,7 +19,7 @@ export interface NodeConfigOptions {
   readonly paths: readonly string[];
   readonly log: Log;
   readonly nowMs?: () => number;
-  /** Called when another config counts than before, or a file is in another state. */
+  /** Called when another config counts, or the state of a file has changed. */
   readonly onChange: () => void;
 }
 
@@ -36,9 +36,9 @@ interface Found {
 }
 
 /**
- * The docker config of the node, which counts for all tenants behind their own Secrets. As with the kubelet, the first
- * valid `config.json` is it, and only without one the first valid `.dockercfg`; what cannot be read is passed over,
- * unlike a Secret. The one that counts is kept while its file is malformed.
+ * The node's Docker config, which all tenants use after their own Secrets. As in the kubelet, the first valid
+ * `config.json` counts and, if there is none, the first valid `.dockercfg`; unlike a Secret, a file that cannot be read
+ * is skipped. While the file that counted is malformed, its last good version is kept.
  */
 export class NodeConfig {
   readonly #options: NodeConfigOptions;
@@ -55,7 +55,7 @@ export class NodeConfig {
     return this.#current;
   }
 
-  /** Every file that was looked into. */
+  /** Every file that was read. */
   get states(): readonly SecretState[] {
     return this.#states;
   }
@@ -82,7 +82,7 @@ export class NodeConfig {
     return candidates.map(({ path }) => dirname(path));
   }
 
-  /** What stands in the file, if that counts; `report` hears how it is. */
+  /** The content of the file if it is the one that counts; `report` is called with its state. */
   async #try({ path, parse }: Candidate, report: (state: SecretState) => void): Promise<Found | undefined> {
     const known = this.#current?.path === path ? this.#current : undefined;
     const nowMs = this.#options.nowMs ?? Date.now;
@@ -114,7 +114,7 @@ export class NodeConfig {
   }
 }
 
-/** Every `config.json` before every `.dockercfg`. */
+/** All `config.json` before all `.dockercfg`. */
 async function findCandidates(paths: readonly string[]): Promise<readonly Candidate[]> {
   const found = await Promise.all(
     paths.map(async path =>

@@ -7,26 +7,28 @@ import { TenantDirectory } from './tenant-directory.ts';
 import type { TenantStore } from './tenant-store.ts';
 
 export interface TenantsParts {
-  /** In the order in which their Secrets count where several speak of one tenant. */
+  /** In order of precedence if several have Secrets of one tenant. */
   readonly sources: readonly SecretSource[];
-  /** Those of the configuration, which are there whatever the sources say. */
+  /** The tenants of the configuration, which exist whatever the sources say. */
   readonly configured: readonly ConfiguredTenant[];
-  /** Files, or folders of such, as `NodeConfig` reads them. */
+  /** Files or folders of Docker configs, as in `NodeConfig`. */
   readonly nodeConfig: readonly string[];
   readonly plugins: Pick<CredentialPlugins, 'configsFor' | 'close'> | undefined;
   readonly store: TenantStore;
-  /** The store's own secret for naming credentials. */
+  /** The store's secret for credential ids. */
   readonly credentialKey: string;
-  /** Why no tenant may have a name (it means something else); `undefined` if one may. */
+  /** Why no tenant may have a name (because it means something else); `undefined` if one may. */
   readonly nameProblem: (name: string) => string | undefined;
-  /** A source that says what its start waits for is not waited for. */
+  /** If set, does not wait for a source that reports what its start waits for. */
   readonly startsMeanwhile?: boolean;
   readonly log: Log;
   readonly meter: Meter;
   readonly nowMs?: () => number;
 }
 
-/** All tenants, once everything that is waited for was read. Rejects when a source can never work. */
+/**
+ * Opens all tenants; resolves when everything that has to be waited for was read. Rejects if a source can never work.
+ */
 export async function openTenants(parts: TenantsParts): Promise<Tenants> {
   const directory = new TenantDirectory(parts);
   try {

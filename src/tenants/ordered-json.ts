@@ -1,4 +1,4 @@
-/** JSON as it stands in the text: members keep their order, and duplicates stay. */
+/** A JSON value as written: members keep their order and duplicates. */
 export type OrderedJson = null | boolean | number | string | readonly OrderedJson[] | JsonMembers;
 
 /** The members of a JSON object, as written. */
@@ -10,7 +10,7 @@ export class JsonMembers {
   }
 }
 
-/** The text is not JSON. Says where, never what: the text may hold passwords. */
+/** The text is not JSON. The message says where, but quotes nothing, since the text may contain passwords. */
 export class InvalidJson extends Error {
   constructor(position: number) {
     super(`invalid JSON at character ${position}`);
@@ -18,7 +18,7 @@ export class InvalidJson extends Error {
   }
 }
 
-/** Deeper than any configuration, and far from the stack's end. */
+/** Deeper than any configuration, and no danger to the stack. */
 export const MAX_DEPTH = 200;
 
 const BLANK = /[ \t\n\r]*/y;
@@ -30,8 +30,8 @@ const LITERALS: readonly (readonly [text: string, value: null | boolean])[] = [
 ];
 
 /**
- * Reads RFC 8259 to the letter, for formats whose readers are written in Go: there a duplicate has a meaning that
- * `JSON.parse` loses. Nothing may stand behind the value.
+ * Parses RFC 8259 strictly, for formats whose readers are written in Go: there duplicates have a meaning that
+ * `JSON.parse` loses. Nothing may follow the value.
  */
 export function parseOrderedJson(text: string): OrderedJson {
   const reader = new Reader(text);
@@ -127,7 +127,7 @@ class Reader {
   }
 }
 
-/** The string that `literal` spells; as in Go, half a surrogate pair becomes the replacement character. */
+/** The string of a literal; as in Go, a lone surrogate becomes the replacement character. */
 function unquote(literal: string, position: number): string {
   try {
     return String(JSON.parse(literal)).replace(/\p{Surrogate}/gu, '\ufffd');

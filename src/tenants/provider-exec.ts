@@ -1,15 +1,15 @@
 import { spawn } from 'node:child_process';
 
-/** The kubelet gives a plugin as long. */
+/** The kubelet's limit. */
 export const PLUGIN_TIME_LIMIT_MS = 60_000;
 
-/** Far beyond any answer, which is a few tokens. */
+/** Far more than any response, which has a few tokens. */
 const MAX_OUTPUT_BYTES = 1024 * 1024;
 
-/** As much as a log line needs of what a plugin complains about. */
+/** As much as a log line needs of a plugin's error output. */
 const MAX_COMPLAINT_BYTES = 2_000;
 
-/** A plugin could not be run to a good end. */
+/** A plugin could not be run successfully. */
 export class PluginFailed extends Error {
   override readonly name = 'PluginFailed';
 }
@@ -17,23 +17,23 @@ export class PluginFailed extends Error {
 export interface PluginRun {
   readonly program: string;
   readonly args: readonly string[];
-  /** All of it. */
+  /** The complete environment. */
   readonly env: Readonly<Record<string, string | undefined>>;
   readonly input: string;
   readonly timeLimitMs: number;
-  /** Ends it. */
+  /** Ends the plugin when it aborts. */
   readonly signal?: AbortSignal | undefined;
 }
 
-/** Runs a plugin once: what it wrote to its standard output, as it ended with 0 in time. PluginFailed otherwise. */
+/** Runs a plugin once, and returns its standard output if it ended with 0 in time; throws PluginFailed otherwise. */
 export async function runPlugin(run: PluginRun): Promise<string> {
   const { program, args, env, input, timeLimitMs, signal } = run;
   if (signal?.aborted === true) throw new PluginFailed('is no longer run');
-  // A process group of its own, so that what a script started ends with it.
+  // In a process group of its own, so that what a script started ends with it.
   const child = spawn(program, [...args], { env, detached: true });
   const kill = () => {
     killGroup(child.pid);
-    // What has left the group may hold them open for ever.
+    // Processes that have left the group might keep them open for ever.
     for (const pipe of [child.stdin, child.stdout, child.stderr]) pipe.destroy();
   };
   const output = new Output(MAX_OUTPUT_BYTES, kill);
@@ -46,7 +46,7 @@ export async function runPlugin(run: PluginRun): Promise<string> {
   signal?.addEventListener('abort', kill);
   child.stdout.on('data', (chunk: Buffer) => output.add(chunk));
   child.stderr.on('data', (chunk: Buffer) => complaint.add(chunk));
-  // A plugin may end without having read what it was given.
+  // A plugin may end without reading its input.
   child.stdin.on('error', () => {});
   child.stdin.end(input);
   try {
@@ -73,7 +73,7 @@ function killGroup(pid: number | undefined): void {
   }
 }
 
-/** The first bytes of a stream; the rest is let go. */
+/** Collects the first bytes of a stream; the rest is discarded. */
 class Output {
   readonly #maxBytes: number;
   readonly #onFull: () => void;

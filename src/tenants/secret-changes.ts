@@ -5,8 +5,8 @@ import type { SecretSlot } from './tenant-secrets.ts';
 type Change = Pick<SecretSlot, 'name' | 'source' | 'state' | 'reason' | 'loadedAtMs'>;
 
 /**
- * Tells the log what became of tenants' Secrets, which their owners may change a thousand times a second: of each tenant
- * a line for each state, and no more than that in a minute.
+ * Logs changes of tenants' Secrets. Their owners may change them a thousand times a second, so there is at most one
+ * line per tenant and state in a minute.
  */
 export class SecretChanges {
   readonly #log: Log;
@@ -18,8 +18,8 @@ export class SecretChanges {
   }
 
   /**
-   * `isFirst`: the tenant was not known before; then those that were read are no news. That none can be read now is the
-   * source's to tell: it is so for many tenants at once.
+   * `isFirst`: the tenant was not known before, so Secrets that were read are no news. That none can be read now is
+   * reported by the source, since it concerns many tenants at once.
    */
   note(tenant: string, changes: readonly Change[], isFirst: boolean): void {
     for (const state of ['loaded', 'missing', 'malformed'] as const) {

@@ -6,23 +6,23 @@ import { MAX_SECRET_BYTES, MalformedSecret, parsePullSecretText } from './secret
 import { MAX_SECRETS_PER_FILE, parseSecretManifests } from './secret-manifest.ts';
 import type { SecretReading } from './secret-source.ts';
 
-/** One file in which Secrets stand. */
+/** A file with Secrets. */
 export interface SecretFile {
   readonly path: string;
-  /** The Secret's name where the file gives none. */
+  /** The name of the Secret if the file does not contain one. */
   readonly name: string;
-  /** How its text is read: a manifest names its Secrets, the others are one Secret's data. */
+  /** How to read its text: a manifest contains complete Secrets, the others the data of one. */
   readonly type: 'manifest' | 'kubernetes.io/dockerconfigjson' | 'kubernetes.io/dockercfg';
 }
 
-/** What a path of the configuration leads to. */
+/** What was found at a path of the configuration. */
 export interface FoundSecretFiles {
   readonly files: readonly SecretFile[];
   /** Folders in which a change may change what is found. */
   readonly folders: readonly string[];
 }
 
-/** By the name under which the kubelet mounts them; Docker's own file is the same as the first. */
+/** By the file name under which the kubelet mounts them. Docker's own file has the same format as the first. */
 const MOUNTED: ReadonlyMap<string, SecretFile['type']> = new Map([
   ['.dockerconfigjson', 'kubernetes.io/dockerconfigjson'],
   ['.dockercfg', 'kubernetes.io/dockercfg'],
@@ -31,15 +31,15 @@ const MOUNTED: ReadonlyMap<string, SecretFile['type']> = new Map([
 
 const MANIFEST_EXTENSIONS: ReadonlySet<string> = new Set(['.yaml', '.yml', '.json']);
 
-/** base64 takes a third more, and a file may hold several Secrets. */
+/** base64 takes a third more, and a file may contain several Secrets. */
 const MAX_MANIFEST_BYTES = 4 * MAX_SECRET_BYTES;
 
-/** Coarser than the clock of any file system that Secrets lie on. */
+/** Coarser than the timestamps of any relevant file system. */
 const SETTLED_MS = 3_000;
 
 /**
- * The files behind `path`: a manifest; one mounted Secret's data; a folder as the kubelet mounts a Secret; or a folder
- * of manifests and of such folders, by name. Empty when there is nothing.
+ * The files at `path`: a manifest; the data of one mounted Secret; a folder as the kubelet mounts a Secret; or a folder
+ * of manifests and of such folders, ordered by name. Empty if there is nothing.
  */
 export async function findSecretFiles(path: string): Promise<FoundSecretFiles> {
   const kind = await kindOf(path);
@@ -55,8 +55,8 @@ export async function findSecretFiles(path: string): Promise<FoundSecretFiles> {
 }
 
 /**
- * What a file's state says of its content: as long as it is the same, so is the content. `undefined` for a file that
- * has changed so lately that another change could leave the same traces, or that is not there.
+ * Identifies the content of a file by its metadata: while it is the same, so is the content. `undefined` for a file
+ * that does not exist, or that changed so recently that another change might not be visible.
  */
 export async function readFingerprint(path: string, nowMs: number): Promise<string | undefined> {
   const found = await orGone(stat(path, { bigint: true }));
@@ -64,7 +64,7 @@ export async function readFingerprint(path: string, nowMs: number): Promise<stri
   return [found.dev, found.ino, found.size, found.mtimeNs, found.ctimeNs].join();
 }
 
-/** The text of a file; `undefined` when it is gone. Throws MalformedSecret when it cannot be read. */
+/** The text of a file; `undefined` if it is gone. Throws MalformedSecret if it cannot be read. */
 export async function readSecretText({ path, type }: SecretFile): Promise<string | undefined> {
   try {
     return await readTextFile(path, type === 'manifest' ? MAX_MANIFEST_BYTES : MAX_SECRET_BYTES);
@@ -74,10 +74,10 @@ export async function readSecretText({ path, type }: SecretFile): Promise<string
   }
 }
 
-/** The Secrets in the text of a file. Throws MalformedSecret when it cannot be read as a whole. */
+/** The Secrets in the text of a file. Throws MalformedSecret if it cannot be parsed as a whole. */
 export function parseSecretFile({ name, type }: SecretFile, text: string): readonly SecretReading[] {
   if (type === 'manifest') return parseSecretManifests(text);
-  // The kubelet swaps whole folders; an empty file is one that somebody is about to write.
+  // The kubelet replaces whole folders; an empty file is one that somebody is about to write.
   if (text === '') throw new MalformedSecret('the file is empty');
   const secret = parsePullSecretText({ name, type, text });
   return secret === undefined ? [] : [{ name, source: 'folder', result: { state: 'loaded', secret } }];
@@ -103,7 +103,9 @@ function fileAt(path: string): SecretFile {
   return { path, type, name: basename(type === 'manifest' ? path : dirname(path)) };
 }
 
-/** `..data` and the folders that it points to are the kubelet's own. A folder of more entries is none of Secrets. */
+/**
+ * `..data` and the folders that it points to belong to the kubelet. A folder with more entries is not one of Secrets.
+ */
 async function listNames(folder: string): Promise<readonly string[]> {
   const names = await orGone(readdir(folder));
   return (names ?? [])
@@ -118,7 +120,7 @@ async function kindOf(path: string): Promise<'file' | 'folder' | undefined> {
   return found.isDirectory() ? 'folder' : 'file';
 }
 
-/** `undefined` for what is not there, or has just gone. */
+/** `undefined` if it does not exist, or has just gone. */
 async function orGone<T>(operation: Promise<T>): Promise<T | undefined> {
   try {
     return await operation;

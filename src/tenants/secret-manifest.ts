@@ -2,13 +2,13 @@ import { parseYamlDocuments, YamlError } from '../lib/yaml.ts';
 import { MalformedSecret, parseSecretObject } from './secret.ts';
 import type { SecretReading } from './secret-source.ts';
 
-/** More Secrets than a namespace needs for pulls; a file of so many is another file. */
+/** More Secrets than a namespace needs for pulls; a file with more is something else. */
 export const MAX_SECRETS_PER_FILE = 1_000;
 
 /**
- * The Secrets for pulls in a manifest file: YAML or JSON, several documents, a `List`. Objects of other kinds, and
- * Secrets of other types, are passed over. One that is malformed is told as such beside the others; throws
- * MalformedSecret when the file cannot be read as a whole.
+ * The pull secrets in a manifest file: YAML or JSON, several documents, a `List`. Other objects, and Secrets of other
+ * types, are skipped. A malformed one is reported as such beside the others; throws MalformedSecret if the file cannot
+ * be parsed as a whole.
  */
 export function parseSecretManifests(text: string): readonly SecretReading[] {
   if (text.trim() === '') throw new MalformedSecret('the file is empty');
@@ -30,20 +30,20 @@ function parseDocuments(text: string): readonly unknown[] {
     try {
       return [JSON.parse(text)];
     } catch {
-      // Not JSON: a YAML flow map, or a mistake whose line the YAML parser names.
+      // Not JSON: a YAML flow map, or a mistake whose line the YAML parser reports.
     }
   }
   try {
     return parseYamlDocuments(text).map(({ value }) => value);
   } catch (cause) {
     if (!(cause instanceof YamlError)) throw cause;
-    // Its message may show a piece of the text, which may be a password.
+    // The parser's message may quote the text, which may be a password.
     const place = cause.line === undefined ? '' : ` in line ${cause.line}`;
     throw new MalformedSecret(`the file is not YAML, or exceeds a limit${place}`, { cause });
   }
 }
 
-/** The objects of a document: those of a `List`, or itself; none for an empty one. */
+/** The objects of a document: the items of a `List`, or the object itself; none for an empty document. */
 function listItems(document: unknown, index: number): readonly KubernetesObject[] {
   if (document === null || document === undefined) return [];
   if (!isObject(document) || typeof document['kind'] !== 'string') {
@@ -51,7 +51,7 @@ function listItems(document: unknown, index: number): readonly KubernetesObject[
   }
   const { kind, items } = document;
   if (kind === 'List') return Array.isArray(items) ? items.filter(isObject) : [];
-  // In a SecretList, the kind of the items goes without saying.
+  // In a SecretList, items need not have a kind.
   if (kind === 'SecretList') return Array.isArray(items) ? items.filter(isObject).map(asSecret) : [];
   return [document];
 }

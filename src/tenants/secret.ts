@@ -5,7 +5,7 @@ import {
   pullSecretDataKey,
 } from './docker-config.ts';
 
-/** A Kubernetes Secret for pulls, read and understood. */
+/** A parsed Kubernetes Secret for pulls. */
 export interface PullSecret {
   readonly name: string;
   readonly namespace?: string;
@@ -13,31 +13,31 @@ export interface PullSecret {
   readonly config: DockerConfig;
 }
 
-/** The text of a Secret for pulls, and what it is called. */
+/** A Secret for pulls whose data is not parsed yet. */
 export interface PullSecretText extends Omit<PullSecret, 'config'> {
   readonly type: string;
-  /** What stands under the type's data key, decoded from base64. */
+  /** The value of the type's data key, decoded from base64. */
   readonly text: string;
 }
 
-/** Kubernetes' own limit for the data of a Secret, bytes. */
+/** Kubernetes' limit for the data of a Secret. */
 export const MAX_SECRET_BYTES = 1024 * 1024;
 
-/** More registries than any client logs in to; each is compared on every look-up. */
+/** More registries than any client logs in to; each is compared on every lookup. */
 export const MAX_SECRET_ENTRIES = 1_000;
 
 /** Kubernetes' `[]byte` in JSON: standard base64 with padding, in which line breaks are skipped. */
 const BASE64 = /^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$/;
 
-/** The Secret cannot be read. The message shows nothing of its data. */
+/** The Secret cannot be parsed. The message shows nothing of its data. */
 export class MalformedSecret extends Error {
   override readonly name = 'MalformedSecret';
 }
 
 /**
- * A Secret as the Kubernetes API writes it, already read from JSON or YAML; `stringData` is taken over `data`, as the
- * API server would. `undefined` for a Secret that is none for pulls: another type, the right key under the wrong type,
- * or an empty value. Throws MalformedSecret.
+ * A Secret in the form of the Kubernetes API, parsed from JSON or YAML. `stringData` overrides `data`, as in the API
+ * server. `undefined` for a Secret that is not a pull secret: another type, the right key with the wrong type, or an
+ * empty value. Throws MalformedSecret.
  */
 export function parseSecretObject(object: unknown): PullSecret | undefined {
   const { type, data, stringData, metadata } = asMap(object, 'the Secret');
@@ -56,7 +56,7 @@ export function parseSecretObject(object: unknown): PullSecret | undefined {
   });
 }
 
-/** As `parseSecretObject`, of what was decoded before. */
+/** As `parseSecretObject`, for data that is already decoded. */
 export function parsePullSecretText({ type, text, ...identity }: PullSecretText): PullSecret | undefined {
   if (Buffer.byteLength(text) > MAX_SECRET_BYTES) {
     throw new MalformedSecret(`it is larger than ${MAX_SECRET_BYTES} bytes`);

@@ -12,11 +12,13 @@ export interface SharedCredentialsOptions {
   readonly credentialKey: string;
   readonly log: Log;
   readonly nowMs: () => number;
-  /** Told which credentials the node has or had. */
+  /** Called with credentials that the node's config has gained or lost. */
   readonly onChange: (credentialIds: ReadonlySet<string>) => void;
 }
 
-/** Credentials that all tenants have behind their own: the node's docker config, and what plugins obtain. */
+/**
+ * Credentials that all tenants use after their own: those of the node's Docker config, and those that plugins provide.
+ */
 export class SharedCredentials {
   readonly #options: SharedCredentialsOptions;
   readonly #node: NodeConfig;
@@ -37,17 +39,17 @@ export class SharedCredentials {
     return this.#node.states;
   }
 
-  /** Which of the node's files counts. */
+  /** The node's file that counts, if any. */
   get current(): string | undefined {
     return this.#node.current?.path;
   }
 
-  /** What stands in it. */
+  /** The credentials in it. */
   get credentialIds(): ReadonlySet<string> {
     return this.#ids;
   }
 
-  /** Whether the node has it. What plugins gave ends by itself. */
+  /** Whether the node's config has the credential. Credentials of plugins expire by themselves. */
   has(credentialId: string): boolean {
     return this.#ids.has(credentialId);
   }
@@ -61,7 +63,7 @@ export class SharedCredentials {
     return this.#node.close();
   }
 
-  /** In the kubelet's order: the node, then the plugins, each looked up by itself. `asker` as plugins have it. */
+  /** In the kubelet's order: first the node's, then the plugins'. `asker` as in CredentialPlugins. */
   async lookup(image: string, asker?: string): Promise<readonly HeldCredential[]> {
     const node = this.#keyring.lookup(image).map(entry => this.#ofNode.of(entry));
     const { plugins } = this.#options;

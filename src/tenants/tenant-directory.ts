@@ -20,8 +20,8 @@ import { TenantEntry } from './tenant-entry.ts';
 import { ADOPT_NEXT_UID } from './tenant-store.ts';
 
 /**
- * All tenants, from the configuration, the store and the sources, and where each credential stands. Everything is held
- * in memory; what changes is told once per turn of the event loop, so that a Secret which moves is not told as gone.
+ * All tenants, from the configuration, the store and the sources, and where each credential is found. Everything is in
+ * memory. Changes are reported once per turn of the event loop, so that a Secret that is moved is not reported as gone.
  */
 export class TenantDirectory implements Tenants {
   readonly #parts: TenantsParts;
@@ -33,12 +33,12 @@ export class TenantDirectory implements Tenants {
   readonly #shared: SharedCredentials;
   readonly #uses: CredentialUses;
   readonly #listeners = new Set<(change: TenantsChange) => void>();
-  /** Why, and which sources speak of it, by name. */
+  /** By name: the reason, and the sources that have such a tenant. */
   readonly #refused = new Map<string, { readonly problem: string; readonly places: Set<number> }>();
   readonly #counts = new StateCounts();
   readonly #changes: SecretChanges;
   #known = new Map<string, KnownTenant>();
-  /** Bound since the last turn, and not yet stored. */
+  /** Bindings that are not stored yet. */
   #bound: KnownTenant[] = [];
   #sorted: readonly Tenant[] | undefined;
   #pending: { readonly credentialIds: Set<string>; readonly tenants: Set<string> } | undefined;
@@ -175,7 +175,7 @@ export class TenantDirectory implements Tenants {
     return this.#uses.of(credentialId)?.usedAtMs;
   }
 
-  /** One after the other, or an older answer could overwrite a newer. */
+  /** One after the other, so that an older result cannot overwrite a newer one. */
   reload(): Promise<void> {
     this.#reloading = this.#reloading.catch(() => {}).then(() => this.#reload());
     return this.#reloading;
@@ -197,7 +197,7 @@ export class TenantDirectory implements Tenants {
       if (isGone || isRefused) this.#indexAgain(tenant);
     }
     for (const name of this.#configured.keys()) this.#entryOf(name);
-    // Their options and the names of upstreams may have changed.
+    // Their options, and the names of upstreams, may have changed.
     this.#noteChange(new Set(), this.#tenants.keys());
   }
 
@@ -213,7 +213,7 @@ export class TenantDirectory implements Tenants {
 
   async #reload(): Promise<void> {
     const { store } = this.#parts;
-    // Else it would be read as it was before.
+    // Otherwise the state of before would be read.
     await this.#storing;
     const [known, issued] = await Promise.all([store.listKnownTenants(), store.listIssuedCredentials()]);
     this.#known = new Map(known.map(tenant => [tenant.name, tenant]));
@@ -253,7 +253,7 @@ export class TenantDirectory implements Tenants {
     this.#indexAgain(tenant);
   }
 
-  /** A tenant that neither a source, nor the configuration, nor the store knows is none. */
+  /** Removes a tenant that is in no source, nor the configuration, nor the store. */
   #dropIfNobody(tenant: TenantEntry): boolean {
     const { name, hasSources } = tenant;
     const isAdded = this.#known.has(name) && this.#known.get(name)?.uid === undefined;
@@ -262,7 +262,7 @@ export class TenantDirectory implements Tenants {
     return this.#tenants.delete(name);
   }
 
-  /** The tenant of that name, made if there is none; `undefined` when none may have the name. */
+  /** The tenant with this name, created if necessary; `undefined` if no tenant may have the name. */
   #entryOf(name: string): TenantEntry | undefined {
     const known = this.#tenants.get(name);
     if (known !== undefined) return known;
@@ -284,7 +284,7 @@ export class TenantDirectory implements Tenants {
     return tenant;
   }
 
-  /** Whether none may have the name; told once. */
+  /** Whether no tenant may have the name; reported once. */
   #refuse(name: string): boolean {
     if (this.#refused.has(name)) return true;
     const problem = this.#tenants.has(name) ? undefined : this.#parts.nameProblem(name);
@@ -308,7 +308,7 @@ export class TenantDirectory implements Tenants {
     this.#noteChange(new Set(), [name]);
   }
 
-  /** A namespace that is seen first is the tenant's from then on; another one of that name waits to be adopted. */
+  /** The first namespace seen becomes the tenant; a later one with that name has to be adopted. */
   #bind(tenant: TenantEntry, uid: string): void {
     const { name } = tenant;
     const bound = this.#known.get(name);
@@ -339,7 +339,7 @@ export class TenantDirectory implements Tenants {
     const { credentialIds = new Set<string>(), tenants = new Set<string>() } = this.#pending ?? {};
     this.#pending = undefined;
     const gone = [...credentialIds].filter(id => !this.isHeld(id));
-    // Of what was issued here people want to know when it was used last, though it has ended.
+    // Not for credentials issued here: people want to know when they were last used, even after their end.
     for (const id of gone) if (!this.wasIssued(id)) this.#uses.forget(id);
     this.#storeBound();
     this.#report();
@@ -380,7 +380,7 @@ function optionsByName(configured: readonly ConfiguredTenant[]): ReadonlyMap<str
   return new Map(configured.map(({ name, options }) => [name, options]));
 }
 
-/** How many Secrets are in which state, without ever counting them all. */
+/** Counts the Secrets in each state, incrementally. */
 class StateCounts {
   readonly #counts = new Map<SecretState['state'], number>([
     ['loaded', 0],

@@ -14,7 +14,7 @@ import { type SecretEntry, type SecretSlot, TenantSecrets } from './tenant-secre
 
 export interface TenantEntryParts {
   readonly name: string;
-  /** Read each time: a reload changes them. */
+  /** Read each time, since a reload changes them. */
   readonly optionsOf: (name: string) => TenantOptions;
   readonly credentialKey: string;
   readonly lookupShared: (image: string) => Promise<readonly HeldCredential[]>;
@@ -24,7 +24,7 @@ export interface TenantEntryParts {
   readonly log: Log;
 }
 
-/** One tenant as its sources make it. */
+/** One tenant, as combined from its sources. */
 export class TenantEntry implements Tenant {
   readonly name: string;
   readonly #parts: TenantEntryParts;
@@ -33,7 +33,7 @@ export class TenantEntry implements Tenant {
   readonly #sources = new Set<number>();
   #uid: string | undefined;
   #suspended: string | undefined;
-  /** Sources that say so. */
+  /** Sources that say that its ServiceAccount tokens may push. */
   readonly #pushing = new Set<number>();
 
   constructor(parts: TenantEntryParts) {
@@ -55,7 +55,7 @@ export class TenantEntry implements Tenant {
     return this.#pushing.size > 0;
   }
 
-  /** Of the namespace that speaks for it now. */
+  /** The UID of its current namespace. */
   get uid(): string | undefined {
     return this.#uid;
   }
@@ -91,7 +91,7 @@ export class TenantEntry implements Tenant {
     return [...own, ...(await lookupShared(image))];
   }
 
-  /** Takes what a source says now; whether anything is other than before. */
+  /** Takes the state of a source; returns whether anything has changed. */
   put(source: number, { secrets: readings, accountsMayPush }: TenantReading, nowMs: number): boolean {
     const isFirst = !this.#sources.has(source);
     this.#sources.add(source);
@@ -103,14 +103,17 @@ export class TenantEntry implements Tenant {
     return others.length > 0 || this.#secrets.slots.length !== before;
   }
 
-  /** The source knows this tenant no more. */
+  /** The source no longer knows this tenant. */
   remove(source: number): void {
     this.#sources.delete(source);
     this.#pushing.delete(source);
     this.#secrets.put(source, [], 0);
   }
 
-  /** The namespace's UID, which may be another than the tenant is bound to; whether that changes anything. */
+  /**
+   * Takes the UID of its namespace, which may not be the one that the tenant is bound to (`isOther`); returns whether
+   * anything has changed.
+   */
   bind(uid: string, isOther: boolean): boolean {
     const wasSuspended = this.#suspended !== undefined;
     this.#uid = uid;

@@ -4,20 +4,20 @@ import type { PullSecret } from './secret.ts';
 import type { SecretReading } from './secret-source.ts';
 import type { SecretOrigin, SecretState } from './tenant.ts';
 
-/** More Secrets than a namespace needs for pulls: each is part of every look-up of its tenant. */
+/** More Secrets than a namespace needs for pulls: each is part of every lookup of its tenant. */
 export const MAX_SECRETS_PER_TENANT = 1_000;
 
-/** Each is named by its hash, and found by it: some 10 ms when all of them change at once. */
+/** Each is hashed and indexed: some 10 ms if all of them change at once. */
 export const MAX_ENTRIES_PER_TENANT = 5_000;
 
-/** A credential that may identify a client, and where it stands. */
+/** A credential that can identify a client, and where it is found. */
 export interface SecretEntry {
   readonly credentialId: string;
   readonly secret: string;
   readonly key: string;
 }
 
-/** One Secret with what counts of it: what was read last, or the last that was good. */
+/** A Secret with its content that counts: that of the last reading, or the last good one. */
 export interface SecretSlot {
   readonly name: string;
   readonly source: SecretOrigin;
@@ -25,21 +25,21 @@ export interface SecretSlot {
   readonly reason: string | undefined;
   readonly secret: PullSecret | undefined;
   readonly loadedAtMs: number | undefined;
-  /** Those of its credentials that may identify a client. */
+  /** Its credentials that can identify a client. */
   readonly entries: readonly SecretEntry[];
-  /** It never was good, and something names it for pulls. */
+  /** Whether it never was good, although something names it for pulls. */
   readonly isBroken: boolean;
 }
 
 /**
- * The Secrets of one tenant, from all sources, in order. A Secret that becomes malformed counts as it was; one that
- * never was good breaks the tenant's look-ups, unless nothing names it.
+ * The Secrets of one tenant, from all sources, in order. A Secret that becomes malformed counts with its last good
+ * content. One that never was good makes the tenant's lookups fail, unless nothing names it.
  */
 export class TenantSecrets {
   readonly #credentialKey: string;
-  /** By the source's place in the order. */
+  /** By the source's position. */
   readonly #bySource: (readonly SecretSlot[])[] = [];
-  /** Made when first asked for: of thousands of tenants few are at work. */
+  /** Created when first needed: few of thousands of tenants are active at a time. */
   #keyring: Keyring<SecretSlot> | undefined;
   #slots: readonly SecretSlot[] = [];
   #broken: SecretSlot | undefined;
@@ -56,12 +56,12 @@ export class TenantSecrets {
     return this.#slots.flatMap(({ entries }) => entries);
   }
 
-  /** The first Secret that is. */
+  /** The first Secret that is broken. */
   get broken(): SecretSlot | undefined {
     return this.#broken;
   }
 
-  /** Takes what a source says now; `undefined` when it says nothing. Returns the slots that differ from before. */
+  /** Takes the state of a source, `[]` when it is gone. Returns the slots that differ from before. */
   put(source: number, readings: readonly SecretReading[], nowMs: number): readonly SecretSlot[] {
     const before = this.#bySource[source] ?? [];
     const known = groupByName(before);
@@ -129,7 +129,7 @@ export class TenantSecrets {
   }
 }
 
-/** Those beyond the limit are as if they were not there, but for one line that tells of them. */
+/** Readings beyond the limit are replaced by one that reports them. */
 function withinLimit(readings: readonly SecretReading[]): readonly SecretReading[] {
   const [beyond] = readings.slice(MAX_SECRETS_PER_TENANT);
   if (beyond === undefined) return readings;
@@ -143,13 +143,13 @@ function withinLimit(readings: readonly SecretReading[]): readonly SecretReading
   return [...readings.slice(0, MAX_SECRETS_PER_TENANT), others];
 }
 
-/** What it opened before ends: it would be kept as it was, and grow with each change. */
+/** For a Secret that does not fit: its earlier content ends, too, since it could grow with each change otherwise. */
 function withoutRoom(reading: SecretReading): SecretReading {
   const reason = `the tenant's Secrets name more than ${MAX_ENTRIES_PER_TENANT} registries in total`;
   return { ...reading, result: { state: 'missing', reason } };
 }
 
-/** Several files may hold Secrets of one name: these keep their order. */
+/** Several files may have Secrets with one name: these keep their order. */
 function groupByName(slots: readonly SecretSlot[]): ReadonlyMap<string, SecretSlot[]> {
   const groups = new Map<string, SecretSlot[]>();
   for (const slot of slots) {

@@ -1,14 +1,14 @@
 import type { CredentialUsage } from '../oci/credential.ts';
 import type { IssuedCredential, KnownTenant } from '../oci/issued-credential.ts';
 
-/** What tenants need of the index. */
+/** The part of the index that tenants need. */
 export interface TenantStore {
   listKnownTenants(): Promise<readonly KnownTenant[]>;
   putKnownTenants(tenants: readonly KnownTenant[]): Promise<void>;
   removeKnownTenant(name: string): Promise<void>;
   listIssuedCredentials(): Promise<readonly IssuedCredential[]>;
   putIssuedCredentials(credentials: readonly IssuedCredential[]): Promise<void>;
-  /** Tells the other processes that any of this changed. */
+  /** Tells other processes that any of this has changed. */
   notify(topic: 'secrets'): Promise<void>;
   onNotification(topic: 'secrets', listener: () => void): () => void;
   pollNotifications(): Promise<void>;
@@ -17,5 +17,5 @@ export interface TenantStore {
   removeCredentialUsage(credentialIds: readonly string[]): Promise<void>;
 }
 
-/** In place of a UID: the tenant takes the one that its namespace has when it is seen next. */
+/** In place of a UID: the tenant gets the UID of its namespace when that is next seen. */
 export const ADOPT_NEXT_UID = '';

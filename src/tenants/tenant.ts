@@ -1,11 +1,9 @@
 /**
  * tenants/: who. May import oci/ and lib/.
  *
- * A tenant is a Kubernetes namespace in spirit: a name, ordered pull Secrets and options. The one idea: whoever holds
- * a credential that stands in a tenant's Secrets is that tenant, and what the tenant may have upstream is what its
- * Secrets open there. So nothing here is configured twice: the cluster's own Secrets say it all.
- *
- * This file is what the rest of the house sees.
+ * A tenant is like a Kubernetes namespace: a name, ordered pull Secrets and options. The main idea: a client with a
+ * credential from a tenant's Secrets acts as that tenant, and what the tenant may pull from upstreams is what its
+ * Secrets give access to. So nothing has to be configured twice. This file declares what other folders see.
  */
 import type { Credential } from '../oci/credential.ts';
 import type { Platform } from '../oci/platform.ts';
@@ -13,63 +11,63 @@ import type { PassedOver } from './secret-source.ts';
 
 /** A credential that may be tried upstream for an image. */
 export interface HeldCredential {
-  /** `undefined`: an attempt without credentials, as the runtime makes of an entry without a user name. */
+  /** `undefined` for an anonymous attempt, which the runtime makes of an entry without a user name. */
   readonly credential: Credential | undefined;
-  /** The Secret's name, the node file's path, or the plugin's name. */
+  /** The name of the Secret or plugin, or the path of the node's file. */
   readonly secret: string;
   readonly source: SecretOrigin;
-  /** The index key that matched: host, port and path, perhaps with globs. */
+  /** The key that matched: host, port and path, perhaps with globs. */
   readonly matchedKey: string;
 }
 
-/** One place in a tenant where a credential stands that may identify a client. */
+/** A place in a tenant with a credential that can identify a client. */
 export interface Holder {
   readonly tenant: Tenant;
   readonly secret: string;
-  /** The index key it stands under, such as `docker.io` or `registry.example:5000/team-a`: what it is good for. */
+  /** Its key there, such as `docker.io` or `registry.example:5000/team-a`: what it is for. */
   readonly key: string;
-  /** This registry issued it to this tenant; then it has no other holders than this tenant, wherever copies lie. */
+  /** Whether this registry issued it to this tenant. It then has no other holder, wherever copies are. */
   readonly issued: boolean;
-  /** Issued for pulling only. */
+  /** Whether it was issued for pulling only. */
   readonly readOnly: boolean;
 }
 
 export type SecretOrigin = 'file' | 'folder' | 'kubernetes' | 'node' | 'issued' | 'plugin';
 
-/** What became of one Secret. */
+/** The state of a Secret. */
 export interface SecretState {
   /** Unique within its tenant and origin. */
   readonly name: string;
   readonly source: SecretOrigin;
   readonly state: 'loaded' | 'malformed' | 'missing' | 'unread';
-  /** What is wrong, in words that show no secret. With `loadedAtMs` set, the last good one still counts. */
+  /** What is wrong, without showing secrets. If `loadedAtMs` is set, the last good version still counts. */
   readonly reason?: string;
-  /** When what counts now was read. Epoch ms. */
+  /** When the content that counts was read. Epoch ms. */
   readonly loadedAtMs?: number;
   readonly lastUsedAtMs?: number;
   readonly lastRefusedAtMs?: number;
 }
 
-/** What the configuration says of a tenant. Absent: as everybody. */
+/** The options of a tenant. An absent one means the default for everybody. */
 export interface TenantOptions {
   readonly pullPolicy?: 'Always' | 'IfNotPresent' | 'Never' | undefined;
   /** Every pull by tag proves its right upstream, like Kubernetes' AlwaysPullImages. */
   readonly forceAlways?: boolean | undefined;
-  /** How much the tenant's own repositories may hold together, bytes. */
+  /** How many bytes the tenant's own repositories may store in total. */
   readonly quotaBytes?: number | undefined;
-  /** The only upstreams it may pull from. */
+  /** The only upstreams from which it may pull. */
   readonly upstreams?: readonly string[] | undefined;
-  /** The only repositories it may pull, with their upstream: patterns as in `upstreams.*.repositories`. */
+  /** The only repositories that it may pull, with their upstream: patterns as in `upstreams.*.repositories`. */
   readonly repositories?: readonly string[] | undefined;
-  /** What prefetch, pre-pull and bundles take for it. */
+  /** The platforms that prefetch, pre-pull and bundles take for it. */
   readonly platforms?: readonly Platform[] | undefined;
-  /** Whether it may push to its own repositories at all; by default it may. */
+  /** Whether it may push to its own repositories; by default it may. */
   readonly push?: boolean | undefined;
-  /** Transfers from upstream at a time; more of them queue. */
+  /** How many simultaneous transfers from upstream; further ones queue. */
   readonly maxTransfers?: number | undefined;
 }
 
-/** A tenant of the configuration, which is there whatever the sources say. */
+/** A tenant of the configuration, which exists whatever the sources say. */
 export interface ConfiguredTenant {
   readonly name: string;
   readonly options: TenantOptions;
@@ -78,41 +76,42 @@ export interface ConfiguredTenant {
 export interface Tenant {
   readonly name: string;
   readonly options: TenantOptions;
-  /** In the order in which they count. */
+  /** In order of precedence. */
   readonly secrets: readonly SecretState[];
-  /** Why nothing of this tenant counts: its namespace was created anew, and waits to be adopted. */
+  /** Why the tenant is suspended: its namespace was created again, and has to be adopted. `undefined` if it is not. */
   readonly suspended: string | undefined;
-  /** The tokens of its namespace's ServiceAccounts may push; otherwise they are for pulling. */
+  /** Whether the tokens of its namespace's ServiceAccounts may push; otherwise they are for pulling only. */
   readonly accountsMayPush: boolean;
   /**
-   * What the kubelet would try for `image` (`docker.io/library/nginx`), in its order: the Secrets, the node, the
-   * plugins. Credentials that this registry issued are left out: they are nobody else's business. Throws TenantBroken.
+   * The credentials that the kubelet would try for `image` (`docker.io/library/nginx`), in its order: Secrets, node,
+   * plugins. Credentials issued by this registry are left out, since they are not meant for upstreams. Throws
+   * TenantBroken.
    */
   lookup(image: string): Promise<readonly HeldCredential[]>;
 }
 
-/** Who would be a tenant, but for the name: it means something else here. */
+/** A namespace or added tenant that is refused because its name means something else here. */
 export interface RefusedTenant {
   readonly name: string;
   /** What the name means, and what can be done about it. */
   readonly reason: string;
 }
 
-/** A Secret of the tenant was never readable, so what it may have upstream cannot be told. The message says why. */
+/** A Secret of the tenant was never readable, so its rights upstream are unknown. The message says why. */
 export class TenantBroken extends Error {
   override readonly name = 'TenantBroken';
 }
 
-/** What changed. */
+/** What has changed. */
 export interface TenantsChange {
-  /** Credentials that no tenant holds any more: the Grants that they made end. */
+  /** Credentials that no tenant has any more: their Grants end. */
   readonly goneCredentialIds: readonly string[];
-  /** Tenants whose secrets differ now: their remembered failures end. */
+  /** Tenants whose Secrets have changed: their remembered failures end. */
   readonly tenants: readonly string[];
 }
 
 export interface Tenants {
-  /** Nobody can log in. */
+  /** Whether there is no tenant, so that nobody can log in. */
   readonly isEmpty: boolean;
   /** In ASCII order. */
   list(): readonly Tenant[];
@@ -120,48 +119,54 @@ export interface Tenants {
   /** In ASCII order. */
   readonly refused: readonly RefusedTenant[];
   /**
-   * The name was a tenant's before it came to mean something else. What lies below it here is that tenant's, so that
-   * nobody may have it before the tenant is removed.
+   * Whether a tenant had the name before it came to mean something else. The repositories below it are that tenant's,
+   * so nobody may have them before the tenant is removed.
    */
   isDisputed(name: string): boolean;
   /**
-   * Everywhere a credential stands, by `Credential.id`: an empty list for what nobody holds, for an empty user name or
-   * password, and for what a suspended tenant holds. One look-up in memory, whatever the number of tenants.
+   * Every place of a credential, by `Credential.id`. Empty for an unknown credential, for an empty user name or
+   * password, and for the credentials of a suspended tenant. One lookup in memory for any number of tenants.
    */
   holders(credentialId: string): readonly Holder[];
-  /** Whether a tenant or the node has it now. What plugins give is held by nobody: it ends by itself. */
+  /**
+   * Whether a tenant or the node has it now. Credentials of plugins are held by nobody, since they expire by
+   * themselves.
+   */
   isHeld(credentialId: string): boolean;
-  /** This registry issued it, and be it long ago: such a one is tried nowhere else. */
+  /** Whether this registry issued it at any time: it is then never tried upstream. */
   wasIssued(credentialId: string): boolean;
   /** The node's files, which all tenants share. */
   readonly node: readonly SecretState[];
-  /** When what counts was seen, as long as some of it is of before this start. Epoch ms. */
+  /** When the Secrets that count were last seen, while some of them are from before this start. Epoch ms. */
   readonly recalledAtMs: number | undefined;
-  /** What of the sources of Secrets cannot be followed now: what was read last counts. */
+  /** Which sources of Secrets cannot be followed now, for people: their last known state counts. */
   readonly problems: readonly string[];
-  /** What the sources' start waits for, while it goes on: until then, who a tenant is cannot be told. */
+  /** What the sources are still waiting for; until then it is not known who a client is. */
   readonly waitingFor: string | undefined;
-  /** What of the sources is not read, since it is too large; a bounded number of them. */
+  /** Objects that the sources skip because they are too large; a limited number. */
   readonly passedOver: readonly PassedOver[];
-  /** What the node and the plugins have for `image`: any tenant may use it, and who else the configuration says. */
+  /**
+   * The credentials of the node and of plugins for `image`, which any tenant may use, and others if the configuration
+   * says so.
+   */
   lookupShared(image: string): Promise<readonly HeldCredential[]>;
   /**
-   * Notes for `SecretState` that upstream took a credential or refused it, or that a client came with one that was made
-   * for this registry.
+   * Records for `SecretState` that upstream accepted or refused a credential, or that a client logged in with one for
+   * this registry.
    */
   noteOutcome(credentialId: string, outcome: 'used' | 'refused'): void;
-  /** When a credential was used last. Epoch ms. */
+  /** When a credential was last used. Epoch ms. */
   lastUsedAtMs(credentialId: string): number | undefined;
-  /** Reads again what the store says. What other processes change there is seen within a second by itself. */
+  /** Reads the store again. Changes by other processes are noticed within a second without this. */
   reload(): Promise<void>;
   /**
-   * Takes the tenants of a new configuration, which may also use names otherwise. A name that was refused to a namespace
-   * or an added tenant stays refused until a restart.
+   * Takes the tenants of a new configuration, in which names may have other meanings. A name that was refused to a
+   * namespace or an added tenant stays refused until a restart.
    */
   configure(configured: readonly ConfiguredTenant[]): void;
-  /** Sees at once what other processes have changed there until now. Costs one look at a few rows. */
+  /** Takes changes by other processes until now. Costs one query of a few rows. */
   catchUp(): Promise<void>;
-  /** Returns the way to stop listening. */
+  /** Returns a function that stops listening. */
   onChange(listener: (change: TenantsChange) => void): () => void;
   close(): Promise<void>;
 }

@@ -3,15 +3,15 @@ import type { IssuedCredential } from '../oci/issued-credential.ts';
 import type { PassedOver } from './secret-source.ts';
 import type { RefusedTenant, SecretState, Tenants } from './tenant.ts';
 
-/** How all tenants are, as JSON for people and their programs. Shows no secret. */
+/** The state of all tenants as JSON, for people and their programs. Contains no secret. */
 export interface TenantsDocument {
-  /** What cannot be followed now, so that the rest may be of before. */
+  /** Sources that cannot be followed now, so that the rest may be outdated. */
   readonly problems: readonly string[];
-  /** What is not read, since it is too large, so that it counts for nothing or as it was. */
+  /** Objects that are too large to be read, and count as absent or as they were. */
   readonly passedOver: readonly PassedOver[];
-  /** The node's docker config, which all tenants share. */
+  /** The node's Docker config, which all tenants share. */
   readonly node: readonly SecretState[];
-  /** Who would be a tenant, but for the name. */
+  /** Namespaces and added tenants whose name is taken. */
   readonly refused: readonly RefusedTenant[];
   readonly tenants: readonly TenantDocument[];
 }
@@ -19,15 +19,15 @@ export interface TenantsDocument {
 export interface TenantDocument {
   readonly name: string;
   readonly suspended?: string;
-  /** Of its repositories here, as its quota counts them. */
+  /** The size of its repositories, as counted by its quota. */
   readonly usedBytes: number;
-  /** `null`: no bound. */
+  /** `null` for no limit. */
   readonly quotaBytes: number | null;
   readonly secrets: readonly SecretState[];
   readonly issued: readonly IssuedDocument[];
 }
 
-/** A credential that was issued to the tenant; without `endsAtMs` it does not end. */
+/** A credential issued to the tenant; without `endsAtMs` it does not end. */
 export interface IssuedDocument {
   readonly id: string;
   readonly server: string;
@@ -37,10 +37,10 @@ export interface IssuedDocument {
   readonly lastUsedAtMs?: number;
 }
 
-/** Of so many tenants the use is read before others have their turn: less than 10 ms. */
+/** The usage of this many tenants is read before other work gets a turn: less than 10 ms. */
 const TENANTS_A_TURN = 200;
 
-/** What the running server knows of its tenants, with all that was issued to them, and what counts against their quotas. */
+/** What the running server knows of its tenants, with their issued credentials and what counts against their quotas. */
 export async function tenantsDocument(
   tenants: Tenants,
   issued: readonly IssuedCredential[],

@@ -1,7 +1,7 @@
 import { mkdir, rename, rm, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 
-/** The text of a docker config with one login per registry key: `{ 'reg.example': 'user:password' }`. */
+/** The text of a Docker config with one login per registry key: `{ 'reg.example': 'user:password' }`. */
 export function dockerConfig(logins: Readonly<Record<string, string>>): string {
   const auths = Object.entries(logins).map(([key, login]) => [
     key,
@@ -24,8 +24,8 @@ export function secretManifest(name: string, logins: Readonly<Record<string, str
 let mounts = 0;
 
 /**
- * Mounts a Secret at `folder` as the kubelet does, or swaps what is mounted there: the data in a folder of its own, and
- * a symlink to it that is replaced in one step.
+ * Mounts a Secret at `folder` as the kubelet does, or replaces what is mounted there: the data is in a folder of its
+ * own, to which a symlink points that is replaced in one step.
  */
 export async function mountSecret(
   folder: string,

@@ -1,15 +1,15 @@
 import { isJsonObject, type JsonObject } from '../../lib/json.ts';
 import { type KubeClient, KubeProtocolError } from './kube-client.ts';
 
-/** Who signs the tokens of a cluster's ServiceAccounts, and with which keys (RFC 7517). */
+/** The issuer of a cluster's ServiceAccount tokens, and its keys (RFC 7517). */
 export interface ClusterIssuer {
   readonly issuer: string;
   readonly keys: readonly JsonObject[];
 }
 
 /**
- * Asks the API server itself, with our own access: the address of the keys that its discovery document names is for
- * others, and perhaps nobody of ours.
+ * Asks the API server itself, with our own access: the address of the keys in its discovery document is meant for
+ * others, and may not be reachable or trusted from here.
  */
 export async function readClusterIssuer(
   client: Pick<KubeClient, 'read'>,

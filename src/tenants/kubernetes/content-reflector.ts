@@ -5,13 +5,13 @@ import { WatchLoop } from './watch-loop.ts';
 
 export interface ContentReflectorOptions<Kept> {
   readonly client: KubeClient;
-  /** What is watched; a namespace of it is listed by itself. */
+  /** The collection to watch; each namespace in it is listed separately. */
   readonly collection: Collection;
-  /** What the log calls it: `secrets`. */
+  /** Its name in the log, such as `secrets`. */
   readonly resource: string;
-  /** What to keep of an object; of one with a `problem`, that it is there. */
+  /** What to keep of an object. Of an object with a `problem`, only that it exists. */
   readonly keep: (object: KubeObject) => Kept;
-  /** Namespaces that are wanted, and in which something is other than before, or has to be read. */
+  /** Called with wanted namespaces in which something changed, or which have to be read. */
   readonly onChange: (namespaces: ReadonlySet<string>) => void;
   readonly onState: (problem: string | undefined) => void;
   readonly passedOver: PassedOverObjects;
@@ -19,57 +19,55 @@ export interface ContentReflectorOptions<Kept> {
 }
 
 /**
- * What is kept of one kind in one namespace, bytes of its JSON: a thousand pull Secrets of usual size. What is over it
- * is kept by its name alone, so that a namespace costs the others no more than this.
+ * How much is kept of one kind in one namespace, in bytes of JSON: a thousand pull Secrets of usual size. Of anything
+ * beyond only the name is kept, so that a namespace cannot affect others.
  */
 export const MAX_NAMESPACE_BYTES = 4 * 2 ** 20;
 
-/** What is kept of one kind in one namespace, by number; names too have a size. */
+/** How many objects of one kind are kept in one namespace; names need memory, too. */
 export const MAX_NAMESPACE_OBJECTS = 2_000;
 
-/** What is read of one namespace to find what is to be kept: a second's work, most of it the server's. */
+/** How much is read of one namespace to find what to keep: about a second, mostly of the server's time. */
 const MAX_READ_BYTES = 256 * 2 ** 20;
 
-/** A namespace whose content did not fit is read again so long after it has shrunk, and not more often. */
+/** How long after its content has shrunk a namespace that did not fit is read again; not more often. */
 const READ_AGAIN_MS = 60_000;
 
 interface Seen<Kept> {
   readonly resourceVersion: string;
-  /** That count in its namespace. */
+  /** How much counts against the limit of the namespace. */
   readonly size: number;
   readonly problem: string | undefined;
   readonly value: Kept;
 }
 
-/** What lies in one namespace. */
+/** The content of one namespace. */
 class Copy<Kept> {
   objects = new Map<string, Seen<Kept>>();
   bytes = 0;
   isRead = false;
-  /** Something of it was passed over for want of room. */
+  /** Whether something was skipped because of the limit. */
   isShort = false;
-  /** Why there are others of which not even the names are kept. */
+  /** Why there are further objects, of which not even the names are kept. */
   othersProblem: string | undefined;
-  /** Names of what changed since it is being read; `undefined` while it is not. */
+  /** The names of objects that changed while the namespace is being read; `undefined` otherwise. */
   touched: Set<string> | undefined;
   reading: Promise<void> | undefined;
   readAgain: NodeJS.Timeout | undefined;
 }
 
 /**
- * Copies of what lies in the namespaces that are wanted, of one kind: the collection is watched as a whole, since one
- * watch is what the server bears for any number of namespaces, and each wanted namespace is listed by itself. What lies
- * in others is never read, and costs them nothing.
- *
- * A namespace is listed while the watch goes on: what the watch tells of an object meanwhile is newer than the list, or
- * is followed by what is.
+ * Copies of the objects of one kind in wanted namespaces. The whole collection is watched, since the API server can
+ * serve one watch for any number of namespaces; each wanted namespace is listed separately. Objects in other namespaces
+ * are not read. A namespace is listed while the watch is running: what the watch reports meanwhile is newer than the
+ * list, or a later report is.
  */
 export class ContentReflector<Kept> {
   readonly #options: ContentReflectorOptions<Kept>;
   readonly #loop: WatchLoop;
   readonly #copies = new Map<string, Copy<Kept>>();
   readonly #end = new AbortController();
-  /** Since when the watch stands without a gap. */
+  /** Counts watches: what was read during an earlier one may be outdated. */
   #epoch = 0;
 
   constructor(options: ContentReflectorOptions<Kept>) {
@@ -85,12 +83,12 @@ export class ContentReflector<Kept> {
     });
   }
 
-  /** Why it is not followed now. */
+  /** Why it is not watched now; `undefined` if it is. */
   get problem(): string | undefined {
     return this.#loop.problem;
   }
 
-  /** Resolves when the watch stands, or could not be had; then it goes on by itself. */
+  /** Resolves when the watch has begun, or failed to; it is then retried in the background. */
   start(): Promise<void> {
     return this.#loop.start();
   }
@@ -102,7 +100,7 @@ export class ContentReflector<Kept> {
     await Promise.allSettled([...this.#copies.values()].flatMap(({ reading }) => reading ?? []));
   }
 
-  /** From now on, until it is dropped, what lies in the namespace is kept. */
+  /** From now on, until `drop`, the objects of the namespace are kept. */
   want(namespace: string): void {
     if (!this.#copies.has(namespace)) this.#copies.set(namespace, new Copy());
   }
@@ -116,16 +114,18 @@ export class ContentReflector<Kept> {
     for (const name of [...copy.objects.keys(), OTHERS]) passedOver.forget(resource, namespace, name);
   }
 
-  /** Lists what lies in a wanted namespace, if that is not known. Rejects when it cannot be listed; what was seen last stays. */
+  /**
+   * Lists the objects of a wanted namespace, unless they are known. Rejects if that fails; what was seen last is kept.
+   */
   async read(namespace: string): Promise<void> {
     const copy = this.#copies.get(namespace);
-    // Without a watch, nothing would follow it; once it stands, all that is wanted has to be read.
+    // Without a watch, nothing would follow it. When the watch begins, all wanted namespaces have to be read.
     if (copy === undefined || copy.isRead || !this.#loop.hasListed) return;
     copy.reading ??= this.#read(namespace, copy).finally(() => (copy.reading = undefined));
     await copy.reading;
   }
 
-  /** What lies in a wanted namespace, by name; a text that says why it was never read. */
+  /** The objects of a wanted namespace by name, or the reason for which it was never read. */
   in(namespace: string): ReadonlyMap<string, Kept> | string {
     const copy = this.#copies.get(namespace);
     if (!this.#loop.hasListed) return this.problem ?? 'they have not been read yet';
@@ -144,7 +144,7 @@ export class ContentReflector<Kept> {
           next = new Copy<Kept>();
           let bytes = 0;
           return object => {
-            // A page that was too large comes again.
+            // A page that was too large is requested again.
             if (!next.objects.has(object.name)) bytes += object.size;
             if (bytes > MAX_READ_BYTES) leaveOthers(next, `at most ${MAX_READ_BYTES} bytes are read`);
             else this.#put(next, object, copy.objects.get(object.name));
@@ -163,7 +163,7 @@ export class ContentReflector<Kept> {
       }
     }
     if (this.#copies.get(namespace) !== copy) return;
-    // Between the list and the new watch, nobody has looked.
+    // Changes between the list and the new watch were missed.
     if (epoch !== this.#epoch) return this.#read(namespace, copy);
     for (const name of copy.objects.keys()) {
       if (!next.objects.has(name)) passedOver.forget(resource, namespace, name);
@@ -177,7 +177,7 @@ export class ContentReflector<Kept> {
     copy.isRead = true;
   }
 
-  /** A new watch begins: what happened before it was told by none. */
+  /** A new watch begins: changes before it were not reported. */
   #forgetWhatWasRead(): void {
     this.#epoch += 1;
     for (const copy of this.#copies.values()) copy.isRead = false;
@@ -189,7 +189,7 @@ export class ContentReflector<Kept> {
     const { namespace, name } = object;
     const copy = this.#copies.get(namespace);
     if (copy === undefined) {
-      // It is nobody's, and is told all the same: it was sent to us.
+      // In no wanted namespace, but reported all the same, since the server sent it.
       passedOver.note(resource, isGone ? { namespace, name, problem: undefined } : object);
       return;
     }
@@ -207,7 +207,7 @@ export class ContentReflector<Kept> {
     onChange(new Set([namespace]));
   }
 
-  /** What did not change is not read again, and stays the same value. */
+  /** An unchanged object is not parsed again, and keeps its value. */
   #put(copy: Copy<Kept>, object: KubeObject, known: Seen<Kept> | undefined): void {
     const { name, resourceVersion, size } = object;
     remove(copy, name);
@@ -237,7 +237,7 @@ export class ContentReflector<Kept> {
   }
 }
 
-/** In place of a name, for those whose names are not kept. */
+/** Stands for all objects whose names are not kept. */
 const OTHERS = '(others)';
 
 const NO_ROOM = `the objects of this kind in its namespace exceed ${MAX_NAMESPACE_BYTES} bytes in total`;
@@ -257,7 +257,7 @@ function remove<Kept>(copy: Copy<Kept>, name: string): void {
   copy.objects.delete(name);
 }
 
-/** The part of a collection that lies in one namespace. */
+/** The part of a collection in one namespace. */
 function within(collection: Collection, namespace: string): Collection {
   const path = collection.path.replace(
     /^\/api\/v1\/(?!namespaces\/)/,

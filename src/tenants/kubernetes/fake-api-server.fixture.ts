@@ -1,4 +1,5 @@
-// A Kubernetes API server as far as tenants need it, over real HTTP: lists in pages, watches, forgets, refuses.
+// A Kubernetes API server over real HTTP, as far as tenants need it: it lists in pages, watches, forgets old versions,
+// and refuses requests.
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { isJsonObject, type JsonObject } from '../../lib/json.ts';
 
@@ -29,7 +30,7 @@ interface Query {
   readonly labels: ReadonlyMap<string, string>;
 }
 
-/** What an object is, as a test writes it. */
+/** An object as a test writes it. */
 export interface Written {
   readonly collection: 'secrets' | 'serviceaccounts' | 'namespaces';
   readonly namespace?: string;
@@ -38,31 +39,31 @@ export interface Written {
   readonly labels?: Readonly<Record<string, string>>;
   readonly annotations?: Readonly<Record<string, string>>;
   readonly fields?: JsonObject;
-  /** More of what stands in `metadata`. */
+  /** Further members of `metadata`. */
   readonly metadata?: JsonObject;
 }
 
 export class FakeApiServer {
-  /** Method-less request targets, in order. */
+  /** Request targets without the method, in order. */
   readonly requests: string[] = [];
-  /** Answers these paths with a status, whatever is asked. */
+  /** Paths that are answered with a status. */
   readonly refused = new Map<string, number>();
-  /** Refuses watches alone. */
+  /** The status with which watches are refused. */
   watchStatus: number | undefined;
-  /** What is too old it says as real servers do: in an event, behind a status of 200. */
+  /** Whether an outdated version is reported in an event of a 200 response, as real servers do. */
   isGoneAnEvent = false;
-  /** So many pages of a list after the first are forgotten. */
+  /** How many further pages of a list are reported as expired. */
   forgottenPages = 0;
-  /** The bearer token that it demands. */
+  /** The bearer token that is required. */
   token: string | undefined;
-  /** Collections of whose changes no watch is told. */
+  /** Collections whose changes are not sent to watches. */
   readonly muted = new Set<string>();
   #port = 0;
   readonly #server: Server;
   readonly #objects = new Map<string, Stored>();
   readonly #held = new Map<string, Promise<void>>();
   readonly #watches = new Set<Watch>();
-  /** What watches are told in place of changes from so early a version, by collection. */
+  /** Text to send to watches that begin at or before a version, by collection. */
   readonly #broken = new Map<string, string>();
   #changes: Change[] = [];
   #version = 100;
@@ -97,21 +98,21 @@ export class FakeApiServer {
     if (typeof address === 'object' && address !== null) this.#port = address.port;
   }
 
-  /** Takes no connections any more, and breaks those that it has; what it holds stays. */
+  /** Stops listening and breaks all connections; objects are kept. */
   async close(): Promise<void> {
     this.#watches.clear();
     this.#server.closeAllConnections();
     await new Promise(resolve => this.#server.close(resolve));
   }
 
-  /** Answers nothing for a path until what is returned is called. */
+  /** Does not answer requests for a path until the returned function is called. */
   hold(path: string): () => void {
     let release: (() => void) | undefined;
     this.#held.set(path, new Promise(resolve => (release = resolve)));
     return () => release?.();
   }
 
-  /** Creates or replaces an object; its UID. */
+  /** Creates or replaces an object; returns its UID. */
   put(written: Written): string {
     const { collection, namespace = '', name, labels = {}, annotations = {}, fields = {} } = written;
     const key = `${collection} ${namespace} ${name}`;
@@ -148,33 +149,33 @@ export class FakeApiServer {
     );
   }
 
-  /** Nothing before now can be watched from any more. */
+  /** Forgets all versions before the current one. */
   forget(): void {
     this.#changes = [];
     this.#version += 1;
     this.#oldest = this.#version;
   }
 
-  /** Tells all watches the version of now. */
+  /** Sends a bookmark with the current version to all watches. */
   bookmark(): void {
     for (const { response } of this.#watches) {
       write(response, { type: 'BOOKMARK', object: { metadata: { resourceVersion: `${this.#version}` } } });
     }
   }
 
-  /** Ends all watches as a server does when their time is over. */
+  /** Ends all watches, as a server does after some minutes. */
   endWatches(): void {
     for (const { response } of this.#watches) response.end();
     this.#watches.clear();
   }
 
-  /** Says this to all watches of a collection, now and whenever one begins, and breaks them. */
+  /** Sends this text to all watches of a collection, now and whenever one begins, and breaks them. */
   breakWatches(collection: string, text: string): void {
     this.#broken.set(collection, text);
     for (const { query, response } of this.#watches) if (query.collection === collection) response.end(text);
   }
 
-  /** Breaks them with an error in the middle. */
+  /** Breaks all watches with an error event. */
   failWatches(code: number): void {
     for (const { response } of this.#watches) {
       write(response, goneEvent(code));
@@ -272,7 +273,7 @@ function goneEvent(code: number): JsonObject {
   return { type: 'ERROR', object: { kind: 'Status', code, message: 'too old' } };
 }
 
-/** One that does not fit a selector any more is gone for who watches by it. */
+/** The event for a watch with a selector: an object that no longer matches is deleted for it. */
 function eventFor(
   query: Query,
   { type, stored }: Change,

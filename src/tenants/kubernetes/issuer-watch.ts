@@ -13,20 +13,24 @@ export interface IssuerWatchOptions {
   /** How often the cluster is asked. Default: 30 s. */
   readonly everyMs?: number;
   readonly nowMs?: () => number;
-  /** Where it is kept for a start without the cluster. */
+  /** Where it is saved for a start while the cluster is unreachable. */
   readonly seen?: Pick<SeenCluster, 'keepIssuer'> | undefined;
 }
 
-/** A key that the cluster has withdrawn is to count for less than a minute more; two small documents cost it nothing. */
+/**
+ * So that a withdrawn key is accepted for less than another minute. The cluster only has to serve two small documents.
+ */
 const EVERY_MS = 30_000;
 
-/** After a failure: that it is known again is to be seen as soon as that all else is. */
+/** After a failure, to notice soon when the cluster is reachable again. */
 const RETRY_MS = 5_000;
 
-/** Tokens of invented signers make no more questions than this; a new key or issuer is known as soon. */
+/** Limits the requests caused by tokens of invented issuers; a new key or issuer is known after this time. */
 const MIN_QUESTION_MS = 1_000;
 
-/** Follows who signs the tokens of a cluster's ServiceAccounts. While the cluster cannot be asked, what it said counts. */
+/**
+ * Follows the issuer of a cluster's ServiceAccount tokens. While the cluster cannot be asked, its last answer counts.
+ */
 export class IssuerWatch {
   readonly #options: IssuerWatchOptions;
   readonly #nowMs: () => number;
@@ -44,29 +48,32 @@ export class IssuerWatch {
     this.#nowMs = options.nowMs ?? Date.now;
   }
 
-  /** `undefined` until the cluster has said it once. */
+  /** `undefined` until the cluster has answered once. */
   get current(): ClusterIssuer | undefined {
     return this.#current;
   }
 
-  /** Why it is not known now; `undefined` when all is well. */
+  /** Why it is unknown or outdated; `undefined` if it is not. */
   get problem(): string | undefined {
     return this.#problem;
   }
 
-  /** Takes what was seen before this start, until the cluster has said it. */
+  /** Uses the issuer that was saved before this start, until the cluster answers. */
   recall(seen: ClusterIssuer): void {
     if (this.#current !== undefined) return;
     this.#current = seen;
     for (const listener of this.#listeners) listener();
   }
 
-  /** `listener` is told when tokens are signed by others than before. */
+  /** Calls `listener` when the issuer or its keys have changed. */
   onChange(listener: () => void): void {
     this.#listeners.add(listener);
   }
 
-  /** Resolves when the cluster was asked once; then it goes on by itself. `onState`: the problem is another. */
+  /**
+   * Resolves when the cluster was asked once; it is then asked regularly in the background. Calls `onState` when
+   * `problem` changes.
+   */
   async start(onState: () => void): Promise<void> {
     this.#onState = onState;
     const first = this.refresh();
@@ -79,7 +86,7 @@ export class IssuerWatch {
     await this.#running;
   }
 
-  /** Asks now, unless it was asked a moment ago. Never rejects. */
+  /** Asks now, unless that was done a moment ago. Never rejects. */
   async refresh(): Promise<void> {
     const { promise } = this.#questions.run('', async () => {
       // In either direction: the clock may have been set back.

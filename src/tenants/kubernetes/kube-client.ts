@@ -6,18 +6,18 @@ import type { ProxySettings } from '../../lib/proxy.ts';
 import type { ClusterAccess } from './cluster-access.ts';
 import { ObjectScanner, type ScannedObject, UnscannableText } from './object-scanner.ts';
 
-/** An object of the API, as far as it is known whatever its kind. */
+/** An object of any kind, as far as it was read. */
 export interface KubeObject extends ScannedObject {
-  /** Why its content is not to be had, though it is there; then it has no `bytes`. */
+  /** Why its content is not available although it exists; it then has no `bytes`. */
   readonly problem?: string | undefined;
 }
 
-/** What is listed and watched: a path such as `/api/v1/secrets`, perhaps narrowed by selectors. */
+/** What to list and watch: a path such as `/api/v1/secrets`, optionally with selectors. */
 export interface Collection {
   readonly path: string;
   readonly fieldSelector?: string | undefined;
   readonly labelSelector?: string | undefined;
-  /** The largest object whose content is read, bytes of JSON; of larger ones no more than who they are. */
+  /** The maximum size of an object whose content is read, in bytes of JSON; of larger ones only the identity is. */
   readonly maxObjectBytes: number;
 }
 
@@ -26,7 +26,7 @@ export type WatchEvent =
   /** Nothing changed up to this version. */
   | { readonly type: 'BOOKMARK'; readonly resourceVersion: string };
 
-/** The API server answered something else than success. The message is its own. */
+/** The API server responded with an error. The message is the server's. */
 export class KubeRefusal extends Error {
   override readonly name = 'KubeRefusal';
   readonly status: number;
@@ -36,68 +36,71 @@ export class KubeRefusal extends Error {
     this.status = status;
   }
 
-  /** What was asked for lies too far in the past: it has to be listed anew. */
+  /** Whether the version is too old to be watched or continued, so that everything has to be listed again. */
   get isGone(): boolean {
     return this.status === 410;
   }
 }
 
-/** The API server said something that is none of its protocol. */
+/** The API server sent something that its protocol does not allow. */
 export class KubeProtocolError extends Error {
   override readonly name = 'KubeProtocolError';
 }
 
 class PageTooLarge extends Error {}
 
-/** Some objects of a list, which were taken in, and where the next ones are. */
+/** A part of a list, whose objects were taken, and where it continues. */
 interface Page {
   readonly resourceVersion: string;
   readonly next: string | undefined;
   readonly bytes: number;
 }
 
-/** Of usual objects, 100 kB; a page of which each is as large as etcd takes them has 9 MB an object in JSON. */
+/** Usual objects make pages of 100 kB. The largest objects that etcd accepts have up to 9 MB of JSON each. */
 const PAGE_OBJECTS = { first: 50, least: 1, most: 500 } as const;
 
-/** The server makes a page in its memory before it sends it: a larger one is asked for again with fewer objects. */
+/** The server builds a page in its memory before sending it: a larger one is requested again with fewer objects. */
 const MAX_PAGE_BYTES = 32 * 2 ** 20;
 
-/** The next page is to be about so large. */
+/** The intended size of the next page. */
 const PAGE_BYTES = 4 * 2 ** 20;
 
-/** The answer to a question for one thing: a Namespace of etcd's limit, with every byte of it escaped. */
+/** For one object or document: a Namespace of etcd's limit, with every byte escaped. */
 const MAX_ANSWER_BYTES = 16 * 2 ** 20;
 
-/** Errors are told in a watch as objects of their own; bookmarks have nothing but a version. */
+/** Errors are sent in a watch as objects of their own; bookmarks only have a version. */
 const MAX_STATUS_BYTES = 64 * 1024;
 
 const CONNECT_MS = 5_000;
 const ANSWER_MS = 30_000;
 
-/** The server ends a watch by itself after so long, so that watches move on to new servers. */
+/** The server ends a watch after this time, so that watches are redistributed to new servers. */
 const WATCH_S = 300;
 
-/** A watch on which nothing was said for so long was not refused. */
+/** If a watch was silent for this long, the server has accepted it. */
 const QUIET_MS = 500;
 
-/** Bookmarks come about once a minute. After such a silence the connection is dead, and going on costs one request. */
+/**
+ * Bookmarks are sent about once a minute. After such a silence the connection is considered dead; a new watch costs one
+ * request.
+ */
 const WATCH_SILENCE_MS = 150_000;
 
 export interface KubeClientOptions {
   readonly proxy?: ProxySettings | undefined;
-  /** Told when the access is another than before. */
+  /** Where a changed access is logged. */
   readonly log?: Log;
 }
 
-/** Both ways of asking, under one and the same trust. */
+/** The ways to send requests, with one set of certificates. */
 interface Connections {
-  /** What the trust was made of. */
+  /** The certificates, as text. */
   readonly trust: string;
   readonly calls: HttpClient;
   readonly watches: HttpClient;
 }
 
-/** The few requests to a Kubernetes API server that tenants need. */
+/** The requests to a Kubernetes API server that tenants need. */
 export class KubeClient {
   readonly #access: ClusterAccess;
   readonly #options: KubeClientOptions;
@@ -112,12 +115,12 @@ export class KubeClient {
     return this.#access.server.host;
   }
 
-  /** One object or document. Throws KubeRefusal. */
+  /** Reads one object or document. Throws KubeRefusal. */
   async read(path: string, signal?: AbortSignal): Promise<JsonObject> {
     return this.#readJson(path, {}, signal);
   }
 
-  /** The version of the collection now, to watch from. Throws KubeRefusal. */
+  /** The current version of the collection, from which to watch. Throws KubeRefusal. */
   async version(collection: Collection, signal?: AbortSignal): Promise<string> {
     const { resourceVersion } = await this.#page(
       { ...collection, maxObjectBytes: 0 },
@@ -127,9 +130,9 @@ export class KubeClient {
   }
 
   /**
-   * All objects of a collection in one version, which is answered, to watch from. `begin` is called for what takes them
-   * in, and again when they are listed anew from the start: pages that the server has forgotten half way are followed by
-   * one list that has none. `take` answers false when it wants no more. Throws KubeRefusal.
+   * Lists all objects of a collection at one version, and returns that, to watch from. `begin` is called before the
+   * first object, and again if the list starts again: when the server has forgotten the version halfway, everything is
+   * listed without pages. `take` returns false if it wants no more. Throws KubeRefusal.
    */
   async list(
     collection: Collection,
@@ -168,7 +171,7 @@ export class KubeClient {
     }
   }
 
-  /** One page, or without a limit everything. */
+  /** One page; everything if there is no limit. */
   async #page(
     collection: Collection,
     {
@@ -211,9 +214,9 @@ export class KubeClient {
   }
 
   /**
-   * The changes of a collection since a version. `opened` is called when the server has taken the request; `following`
-   * with each change, and when there is none to tell for a while; it ends when the server ends it. Throws KubeRefusal,
-   * also for what it says in the middle.
+   * The changes of a collection since a version. Calls `opened` when the server has accepted the request, and
+   * `following` with each change, and when there is none for a while. Ends when the server ends the watch. Throws
+   * KubeRefusal, also for an error event.
    */
   async *watch(
     collection: Collection,
@@ -233,7 +236,7 @@ export class KubeClient {
     };
     const { url, body } = await this.#request('watches', collection.path, query, signal);
     opened();
-    // That it has forgotten the version, it says in a first event, behind a status of 200.
+    // That the version is too old, the server reports in a first event, after a status of 200.
     const quiet = setTimeout(following, QUIET_MS);
     try {
       const scanner = new ObjectScanner('object', Math.max(collection.maxObjectBytes, MAX_STATUS_BYTES));
@@ -258,12 +261,15 @@ export class KubeClient {
     }
   }
 
-  /** Breaks off everything in flight. */
+  /** Aborts all requests. */
   async close(): Promise<void> {
     await Promise.all([this.#connections?.calls.close(), this.#connections?.watches.close()]);
   }
 
-  /** When an authority or our certificate was renewed, what stands under the old ones is broken off: it is asked anew. */
+  /**
+   * Opens connections with the current certificates. If these have changed, aborts the requests on the old connections,
+   * so that they are repeated.
+   */
   async #connect(): Promise<Connections> {
     const trust = (await this.#access.trust?.()) ?? {};
     const key = JSON.stringify(trust);
@@ -308,7 +314,7 @@ export class KubeClient {
       method: 'GET',
       url,
       headers: {
-        // The keys of tokens have a type of their own.
+        // The keys of tokens have a media type of their own.
         accept: 'application/json, */*',
         'user-agent': 'entrepot',
         ...(token !== undefined && { authorization: `Bearer ${token}` }),
@@ -320,14 +326,14 @@ export class KubeClient {
   }
 }
 
-/** The API server's `Status` in words; proxies before it answer anything. */
+/** The error of a response. The API server sends a `Status`; proxies send anything. */
 async function refusalOf({ status, body }: HttpResponse, path: string): Promise<KubeRefusal> {
   const text = await textOf(body, MAX_STATUS_BYTES).catch(() => '');
   const message = parseJsonObject(text)?.['message'];
   return new KubeRefusal(status, typeof message === 'string' ? message : `${path}: status ${status}`);
 }
 
-/** What broke while a body was read; what the server said in it stays what it is. */
+/** The error for a body that could not be read. An error that the server sent in it is kept. */
 function transportFailure(error: unknown, request: Parameters<typeof failureOf>[1]): unknown {
   if (error instanceof UnscannableText) return new KubeProtocolError(error.message, { cause: error });
   const isSaid = [KubeRefusal, KubeProtocolError, PageTooLarge].some(kind => error instanceof kind);

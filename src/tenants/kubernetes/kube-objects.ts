@@ -6,18 +6,18 @@ import type { KubeObject } from './kube-client.ts';
 import type { Account } from './pull-secret-order.ts';
 
 /**
- * Data of 1 MiB in base64, with annotations of their limit (256 KiB, in which each quote is escaped) and what clients
- * note beside them. Kubernetes takes objects of 9 MB, in which names of owners are a megabyte long.
+ * 1 MiB of data in base64, with annotations of their maximum size (256 KiB, with escapes) and what clients record
+ * beside them. Kubernetes accepts objects of 9 MB, in which owner names are a megabyte long.
  */
 export const MAX_SECRET_OBJECT_BYTES = 2 * 2 ** 20;
 
-/** A thousand names of the longest kind. */
+/** A thousand of the longest names. */
 export const MAX_ACCOUNT_OBJECT_BYTES = 320 * 1024;
 
-/** Annotations of their limit, escaped. */
+/** Annotations of their maximum size, with escapes. */
 export const MAX_NAMESPACE_OBJECT_BYTES = 2 * 2 ** 20;
 
-/** `undefined` for a Secret that the kubelet passes over, as an empty one. */
+/** `undefined` for a Secret that the kubelet ignores, such as an empty one. */
 export function readSecret({
   name,
   bytes,
@@ -33,26 +33,25 @@ export function readSecret({
   }
 }
 
-/** What is told of a Secret whose content is not to be had. */
+/** The reading of a Secret whose content is not available. */
 export function malformedSecret(name: string, reason: string): SecretReading {
   return { name, source: 'kubernetes', result: { state: 'malformed', reason } };
 }
 
-/** What is kept of a Namespace. */
+/** The relevant parts of a Namespace. */
 export interface Namespace {
   readonly uid: string;
-  /** It carries the annotation that lets the tokens of its ServiceAccounts push. */
+  /** Whether it has the annotation that lets the tokens of its ServiceAccounts push. */
   readonly accountsMayPush: boolean;
 }
 
 /**
- * On the Namespace, and not on the ServiceAccount: who administers a namespace may write all that lies in it, and not
- * the Namespace itself.
+ * On the Namespace, not on the ServiceAccount: admins of a namespace can write everything in it, but not the Namespace.
  */
 const PUSH_ANNOTATION = 'entrepot-push';
 const OF_ACCOUNTS = 'serviceAccounts';
 
-/** `undefined` for what has no UID. */
+/** `undefined` for an object without a UID. */
 export function readNamespace({ metadata }: JsonObject): Namespace | undefined {
   const { uid, annotations } = isJsonObject(metadata) ? metadata : {};
   if (typeof uid !== 'string') return undefined;
@@ -60,12 +59,12 @@ export function readNamespace({ metadata }: JsonObject): Namespace | undefined {
   return { uid, accountsMayPush };
 }
 
-/** As `readNamespace`; of one whose content was not read, no more than who it is. */
+/** As `readNamespace`; if the content was not read, only the UID is known. */
 export function keepNamespace({ uid, bytes }: Pick<KubeObject, 'uid' | 'bytes'>): Namespace {
   return readNamespace(parseJsonObject(bytes ?? '') ?? {}) ?? { uid, accountsMayPush: false };
 }
 
-/** What a ServiceAccount says of pulls; nothing, when its content was not read. */
+/** The pull secrets that a ServiceAccount names; none if its content was not read. */
 export function readAccount({ name, uid, bytes }: Pick<KubeObject, 'name' | 'uid' | 'bytes'>): Account {
   const references = parseJsonObject(bytes ?? '')?.['imagePullSecrets'];
   const names = Array.isArray(references)

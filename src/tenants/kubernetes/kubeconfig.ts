@@ -3,7 +3,7 @@ import { isJsonObject, type JsonObject } from '../../lib/json.ts';
 import { parseYaml, YamlError } from '../../lib/yaml.ts';
 import { type ClusterAccess, InvalidClusterAccess, readAccessFile, tokenIn } from './cluster-access.ts';
 
-/** Ways to log in that a kubeconfig may ask for and that we have not: said, never passed over. */
+/** Ways to log in that are not supported: they are reported, never ignored. */
 const UNSUPPORTED: ReadonlyMap<string, string> = new Map([
   ['exec', 'runs a program'],
   ['auth-provider', 'was removed from Kubernetes'],
@@ -12,9 +12,9 @@ const UNSUPPORTED: ReadonlyMap<string, string> = new Map([
 ]);
 
 /**
- * The access that a kubeconfig's current context gives. The file and those that it names are read again for each
- * request, so that what is renewed in them counts; the server stays. Throws InvalidClusterAccess, as its functions do
- * when the files no longer fit.
+ * The access in a kubeconfig's current context. The file, and those that it names, are read again for each request, so
+ * that renewed credentials are used; the server stays the same. Throws InvalidClusterAccess, as do the functions of the
+ * result if the files are no longer valid.
  */
 export async function readKubeconfig(path: string): Promise<ClusterAccess> {
   let last: { readonly text: string; readonly context: CurrentContext } | undefined;
@@ -61,7 +61,7 @@ function currentContext(config: Kubeconfig): CurrentContext {
   return { server: config.server(cluster), trust, token: config.token(user) };
 }
 
-/** A kubeconfig file that is being read. */
+/** A kubeconfig file that was read. */
 class Kubeconfig {
   readonly root: JsonObject;
   readonly #path: string;
@@ -73,7 +73,7 @@ class Kubeconfig {
       this.root = isJsonObject(value) ? value : this.fail('it is not a map');
     } catch (cause) {
       if (!(cause instanceof YamlError)) throw cause;
-      // Its message may show a piece of the text, which may be a token.
+      // The parser's message may quote the text, which may contain a token.
       const place = cause.line === undefined ? '' : ` in line ${cause.line}`;
       throw new InvalidClusterAccess(`${path} is not YAML${place}`, { cause });
     }
@@ -88,7 +88,7 @@ class Kubeconfig {
     return typeof value === 'string' && value !== '' ? value : this.fail(`${key} is missing`);
   }
 
-  /** The entry of that name in one of the file's lists. */
+  /** The entry with this name in one of the file's lists. */
   named(list: string, kind: string, name: string): JsonObject {
     const entries = this.root[list];
     const found: unknown = Array.isArray(entries)
@@ -105,7 +105,7 @@ class Kubeconfig {
     return url;
   }
 
-  /** PEM text that stands in the file as base64, or in a file of its own, seen from this one. */
+  /** PEM text, given in the file as base64 or as the path of another file, relative to this one. */
   async pem(object: JsonObject, key: string): Promise<string | undefined> {
     const data = object[`${key}-data`];
     if (typeof data === 'string' && data !== '') return Buffer.from(data, 'base64').toString();
@@ -113,7 +113,7 @@ class Kubeconfig {
     return typeof file === 'string' && file !== '' ? readAccessFile(this.#beside(file)) : undefined;
   }
 
-  /** As kubectl has it, the file goes before the token. */
+  /** As in kubectl, the file takes precedence over the token. */
   token(user: JsonObject): ClusterAccess['token'] {
     const { token, tokenFile } = user;
     if (typeof tokenFile === 'string' && tokenFile !== '') return tokenIn(this.#beside(tokenFile));

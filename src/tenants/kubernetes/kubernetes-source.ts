@@ -1,11 +1,14 @@
 /**
- * tenants/kubernetes/: namespaces of a cluster as tenants. `kubernetes-source.ts` puts what `namespace-scope.ts` sees,
- * which keeps copies of the cluster's objects by `reflector.ts` and `content-reflector.ts`, over `kube-client.ts`, by the
- * access that `cluster-access.ts` or `kubeconfig.ts` give.
+ * tenants/kubernetes/: namespaces of a cluster as tenants.
  *
- * The one idea: what a tenant is bound to is its namespace's UID, and the streams in which its content and the namespaces
- * arrive know nothing of each other. So no Secret and no account of a namespace counts before the cluster was asked whose
- * it is: else who re-creates a namespace would be its former tenant for as long as the news of that is under way.
+ * `kubernetes-source.ts` publishes what `namespace-scope.ts` sees, which keeps copies of the cluster's objects by means
+ * of `reflector.ts` and `content-reflector.ts`. These use `kube-client.ts`, with the access given by
+ * `cluster-access.ts` or `kubeconfig.ts`.
+ *
+ * The main idea: a tenant is bound to the UID of its namespace, but the changes of a namespace and those of its content
+ * arrive independently. So a change of Secrets or accounts takes effect only after the cluster was asked for the
+ * namespace's UID. Otherwise somebody who re-creates a namespace would act as its former tenant until that news
+ * arrives.
  */
 import type { Log } from '../../lib/log.ts';
 import type { Meter } from '../../lib/meter.ts';
@@ -24,27 +27,27 @@ import { SettleQueue } from './settle-queue.ts';
 
 export interface KubernetesSourceOptions {
   readonly client: KubeClient;
-  /** The namespaces that are tenants: these, or those with a label. */
+  /** The namespaces that are tenants: by name, or by label. */
   readonly namespaces: { readonly names: readonly string[] } | { readonly labelSelector: string };
-  /** The tokens of all ServiceAccounts may push; otherwise those of namespaces that are annotated so. */
+  /** Whether the tokens of all ServiceAccounts may push; otherwise only those of annotated namespaces. */
   readonly accountsMayPush?: boolean;
-  /** Who signs the tokens of ServiceAccounts; `undefined` where nobody logs in with such. */
+  /** Follows the issuer of ServiceAccount tokens; `undefined` if nobody logs in with them. */
   readonly issuer?: Pick<IssuerWatch, 'start' | 'close' | 'problem' | 'recall'> | undefined;
-  /** Where what is seen is kept for a start without the cluster. */
+  /** Where the cluster's state is saved for a start while it is unreachable. */
   readonly seen?: SeenCluster | undefined;
-  /** How long after the cluster was followed last what was kept counts, ms. */
+  /** For how long after the cluster was last followed the saved state is used, ms. */
   readonly recallForMs?: number;
   readonly nowMs?: () => number;
-  /** The tenants that were bound to namespaces before: who they are while the cluster cannot be asked. */
+  /** The tenants that were bound to namespaces before, for when the cluster cannot be asked. */
   readonly listKnownTenants: () => Promise<readonly KnownTenant[]>;
   readonly log: Log;
   readonly meter: Meter;
 }
 
-/** How exactly it is known when the cluster was followed last. */
+/** The precision with which it is recorded when the cluster was last followed. */
 const NOTE_FOLLOWED_MS = 60_000;
 
-/** What lies in a namespace, as it was seen at one moment. */
+/** The content of a namespace at one moment. */
 interface Content {
   readonly secrets: readonly SecretReading[];
   /** UIDs. */
@@ -54,23 +57,23 @@ interface Content {
 /** Follows the Secrets, ServiceAccounts and namespaces of a cluster. */
 export class KubernetesSource implements SecretSource {
   readonly #options: KubernetesSourceOptions;
-  /** By the namespace that each follows; the one of a whole cluster under the empty name. */
+  /** By the namespace that each follows; under '' the one that follows the whole cluster. */
   readonly #scopes: ReadonlyMap<string, NamespaceScope>;
   readonly #queue: SettleQueue;
   readonly #secretReader = new SecretReader();
   readonly #passedOver: PassedOverObjects;
   readonly #end = new AbortController();
-  /** The tenants that were put, each with the UIDs of its accounts as they were then. */
+  /** The tenants that were put, with the UIDs of their accounts. */
   readonly #put = new Map<string, ReadonlySet<string>>();
   readonly #listeners = new Set<() => void>();
-  /** Namespaces that are as they were kept before this start, with their UIDs. */
+  /** Namespaces in the state saved before this start, with their UIDs. */
   readonly #recalled = new Map<string, string>();
   #recalledAtMs: number | undefined;
   #timer: NodeJS.Timeout | undefined;
   #sink: SecretSink | undefined;
   #isStarted = false;
   #found = 0;
-  /** Why namespaces cannot be asked for now. */
+  /** Why namespaces cannot be read now. */
   #unasked: string | undefined;
 
   constructor(options: KubernetesSourceOptions) {
@@ -155,7 +158,10 @@ export class KubernetesSource implements SecretSource {
     return this.#passedOver.list;
   }
 
-  /** Whether the namespace has an account of that UID: one that is gone ends at once, a new one counts once it is settled. */
+  /**
+   * Whether the namespace has an account with this UID. A deleted one ends at once; a new one counts once the namespace
+   * is settled.
+   */
   hasAccount(namespace: string, uid: string): boolean {
     const accounts = this.#scopeOf(namespace)?.accounts(namespace) ?? [];
     const isThere = this.#recalled.has(namespace) || accounts.some(account => account.uid === uid);
@@ -167,7 +173,7 @@ export class KubernetesSource implements SecretSource {
     return this.#put.has(namespace);
   }
 
-  /** `listener` is told when a namespace has other accounts than before. Returns the way to stop listening. */
+  /** Calls `listener` when the accounts of a namespace have changed. Returns a function that stops this. */
   onAccounts(listener: () => void): () => void {
     this.#listeners.add(listener);
     return () => void this.#listeners.delete(listener);
@@ -178,7 +184,7 @@ export class KubernetesSource implements SecretSource {
   }
 
   #noteChange(namespaces: ReadonlySet<string>): void {
-    // At the start, all are settled that there are.
+    // At the start, all namespaces are settled anyway.
     if (!this.#isStarted) return;
     const gone = [...this.#put.keys()].filter(name => this.#scopeOf(name)?.find(name) === undefined);
     this.#queue.add([...namespaces, ...gone]);
@@ -195,10 +201,10 @@ export class KubernetesSource implements SecretSource {
       return;
     }
     await scope.read(name);
-    // Before the question, so that the answer is at least as new.
+    // Read before the cluster is asked, so that the answer is at least as new.
     const content = await this.#contentOf(name);
     const namespace = await this.#readNamespace(name);
-    // One that is gone, the watch will tell of.
+    // If it is gone, the watch will report it.
     if (namespace === undefined || this.#end.signal.aborted) return;
     this.#recalled.delete(name);
     this.#putTenant(name, namespace, content);
@@ -239,8 +245,8 @@ export class KubernetesSource implements SecretSource {
   }
 
   /**
-   * While it cannot be told which namespaces there are: those of before, so that what is theirs here stays theirs, as
-   * they were seen last.
+   * While the namespaces cannot be listed: publishes the tenants of before, with their last known content, so that
+   * their repositories remain theirs.
    */
   async #putKnown(kept: RecalledCluster | undefined): Promise<void> {
     const { listKnownTenants, log } = this.#options;
@@ -251,7 +257,7 @@ export class KubernetesSource implements SecretSource {
     for (const { name, uid } of await listKnownTenants()) {
       const scope = this.#scopeOf(name);
       if (uid === undefined || scope === undefined || scope.isKnown || this.#put.has(name)) continue;
-      // Asked once: each question of a cluster that is away may take seconds.
+      // Read once: with an unreachable cluster each attempt may take seconds.
       const content =
         unreadable ??
         (await this.#contentOfKnown(scope, name).catch((error: unknown) => {
@@ -265,7 +271,7 @@ export class KubernetesSource implements SecretSource {
         continue;
       }
       if (isUnread(content)) unread += 1;
-      // Whose the accounts are, nobody can tell now.
+      // Whose the accounts are cannot be checked now.
       const { secrets } = content;
       this.#putTenant(name, uid === ADOPT_NEXT_UID ? {} : { uid }, { secrets, accounts: new Set() });
     }
@@ -285,7 +291,7 @@ export class KubernetesSource implements SecretSource {
     return nowMs() - followedAtMs > recallForMs;
   }
 
-  /** Notes that the cluster is followed, or ends what was recalled and has become too old. */
+  /** Records that the cluster is followed; or ends the use of saved state that has become too old. */
   async #noteTime(): Promise<void> {
     if (this.#recalledAtMs !== undefined && this.#recalled.size > 0 && this.#isOver(this.#recalledAtMs)) {
       for (const [name, uid] of this.#recalled) {

@@ -18,25 +18,26 @@ import { HeldSecret, type SecretReader } from './secret-reader.ts';
 
 export interface ScopeOptions {
   readonly client: KubeClient;
-  /** One namespace by its name, or those of the cluster that carry a label. */
+  /** One namespace by its name, or those of the cluster with a label. */
   readonly namespaces: { readonly name: string } | { readonly labelSelector: string };
   readonly secretReader: SecretReader;
   readonly passedOver: PassedOverObjects;
-  /** These came, went or changed, or something in them did, or has to be read. */
+  /** Called with namespaces that were added, removed or changed, whose content changed, or which have to be read. */
   readonly onChange: (namespaces: ReadonlySet<string>) => void;
   readonly onState: () => void;
   readonly log: Log;
 }
 
-/** Two thousand Secrets are read a few at a time: between them, others have their turn. */
+/** With thousands of Secrets, other work gets a turn this often. */
 const TURN_MS = 5;
 
-/** The two types that are for pulls; Secrets of others are never asked for. */
+/** The two types of pull secrets; Secrets of other types are never requested. */
 const SECRET_TYPES = ['kubernetes.io/dockerconfigjson', 'kubernetes.io/dockercfg'] as const;
 
 /**
- * What is followed of one namespace, or of a whole cluster: there RBAC knows no labels, and one watch a kind is what the
- * server bears for any number of namespaces; what lies in others is passed over.
+ * Follows one namespace, or the labelled namespaces of a cluster. For a cluster each kind is watched as a whole: RBAC
+ * does not know labels, and the API server can serve one watch for any number of namespaces. Objects in other
+ * namespaces are ignored.
  */
 export class NamespaceScope {
   readonly #secrets: readonly ContentReflector<HeldSecret>[];
@@ -77,7 +78,7 @@ export class NamespaceScope {
     });
   }
 
-  /** Resolves when all is followed, or could not be. */
+  /** Resolves when everything is followed, or could not be. */
   async start(): Promise<void> {
     await Promise.all([...this.#content, this.#namespaces].map(reflector => reflector.start()));
   }
@@ -86,7 +87,7 @@ export class NamespaceScope {
     await Promise.all([...this.#content, this.#namespaces].map(reflector => reflector.close()));
   }
 
-  /** Which namespaces there are is known. */
+  /** Whether the list of namespaces is known. */
   get isKnown(): boolean {
     return this.#namespaces.hasListed;
   }
@@ -112,13 +113,13 @@ export class NamespaceScope {
     return this.#namespaces.find(namespace);
   }
 
-  /** Keeps what lies in the namespace from now on, and reads it, unless that is known. Rejects when it cannot be read. */
+  /** From now on keeps the content of the namespace, and reads it unless it is known. Rejects if it cannot be read. */
   async read(namespace: string): Promise<void> {
     for (const reflector of this.#content) reflector.want(namespace);
     await Promise.all(this.#content.map(reflector => reflector.read(namespace)));
   }
 
-  /** Forgets what lies in the namespace. */
+  /** Forgets the content of the namespace. */
   drop(namespace: string): void {
     for (const reflector of this.#content) reflector.drop(namespace);
   }
@@ -128,7 +129,7 @@ export class NamespaceScope {
     return typeof accounts === 'string' ? [] : [...accounts.values()];
   }
 
-  /** By name; a text that says why they cannot be told. */
+  /** The Secrets by name, or the reason for which they are not known. */
   async secrets(namespace: string): Promise<ReadonlyMap<string, SecretReading> | string> {
     const readings = new Map<string, SecretReading>();
     let sinceMs = performance.now();

@@ -1,42 +1,42 @@
 /**
- * Finds the objects in an answer of the API server while it is read, without building what is not wanted: lists have
- * hundreds of objects of megabytes, of which one must not stop the others from being seen.
+ * Finds the objects in a response of the API server while it is read, without parsing those that are not wanted: a list
+ * may have hundreds of objects of several megabytes, and one of them must not delay or hide the others.
  */
 
-/** What every object says of itself, as far as it was found; '' for what was not. */
+/** The identity of an object; '' for what was not found. */
 export interface ObjectIdentity {
   readonly name: string;
-  /** Empty for what lies in none. */
+  /** '' for an object without a namespace. */
   readonly namespace: string;
   readonly uid: string;
   readonly resourceVersion: string;
 }
 
-/** One object in its place. */
+/** An object in a response. */
 export interface ScannedObject extends ObjectIdentity {
-  /** Bytes of its JSON. */
+  /** The size of its JSON in bytes. */
   readonly size: number;
-  /** Its JSON; `undefined` when it is larger than the scanner keeps. */
+  /** Its JSON; `undefined` if it is larger than the scanner keeps. */
   readonly bytes: Buffer | undefined;
 }
 
 export type Scanned =
   | { readonly kind: 'object'; readonly object: ScannedObject }
-  /** The document is over. Its own short texts by their paths: `type`, `metadata.continue`. */
+  /** The end of the document, with its own short texts by path: `type`, `metadata.continue`. */
   | { readonly kind: 'end'; readonly texts: ReadonlyMap<string, string> };
 
-/** What was read is not JSON of the API server. Shows nothing of it. */
+/** The response is not JSON of the API server. The message shows nothing of it. */
 export class UnscannableText extends Error {
   override readonly name = 'UnscannableText';
 }
 
-/** Names have 253 bytes, tokens to go on with some hundred. What is longer is none of those. */
+/** Names have up to 253 bytes, continue tokens some hundred. Longer texts are not needed. */
 const MAX_TEXT_BYTES = 8 * 1024;
 
-/** What lies deeper is passed over: a list's `items[].metadata.name` is the deepest. */
+/** Deeper keys are not needed: `items[].metadata.name` of a list is the deepest. */
 const KEYED_DEPTH = 4;
 
-/** Shorter strings end sooner than the search for their end begins. */
+/** Shorter strings are scanned byte by byte, which is faster than starting a search for their end. */
 const SHORT_STRING_BYTES = 48;
 
 const ROOT_TEXTS: ReadonlySet<string> = new Set(['type', 'metadata.resourceVersion', 'metadata.continue']);
@@ -53,25 +53,25 @@ const [OPEN_OBJECT, CLOSE_OBJECT, OPEN_ARRAY, CLOSE_ARRAY, COMMA] = [0x7b, 0x7d,
 
 /** The object that is being read. */
 interface Begun {
-  /** Containers that are open around it. */
+  /** The number of containers around it. */
   readonly depth: number;
   pieces: Buffer[] | undefined;
   size: number;
   readonly texts: Map<string, string>;
 }
 
-/** Scans one document (`items` of a list) or one after the other (`object` of a watch's events). */
+/** Scans one document (`items` of a list) or several in a row (`object` of a watch's events). */
 export class ObjectScanner {
   readonly #place: 'items' | 'object';
   readonly #maxBytes: number;
   #depth = 0;
-  /** For each open container, as deep as it matters, whether it is an object. */
+  /** For each open container, up to the relevant depth, whether it is an object. */
   readonly #isObject: boolean[] = [];
   /** The last key of each of them. */
   readonly #keys: string[] = [];
   #isKeyNext = false;
   #isInString = false;
-  /** The piece before ended in an odd number of backslashes, within a string. */
+  /** Whether the previous piece ended in a string after an odd number of backslashes. */
   #isEscaped = false;
   #string: { readonly path: string; readonly isKey: boolean; pieces: Buffer[]; size: number } | undefined;
   #begun: Begun | undefined;
@@ -83,11 +83,11 @@ export class ObjectScanner {
     this.#maxBytes = maxBytes;
   }
 
-  /** Takes the next piece; what ended in it, in order. Throws UnscannableText. */
+  /** Takes the next piece; returns what ended in it, in order. Throws UnscannableText. */
   push(piece: Buffer): readonly Scanned[] {
     const found: Scanned[] = [];
     let at = 0;
-    /** Where in this piece the object that is being read goes on. */
+    /** Where the current object continues in this piece. */
     let from = 0;
     while (at < piece.length) {
       if (this.#isInString) {
@@ -180,7 +180,7 @@ export class ObjectScanner {
       uid: text('uid'),
       resourceVersion: text('resourceVersion'),
       size,
-      // A copy, so that the pieces that were read go.
+      // A copy, so that the pieces can be freed.
       bytes: pieces && Buffer.concat(pieces, size),
     };
   }
@@ -196,20 +196,23 @@ export class ObjectScanner {
     this.#string = isKey || path !== '' ? { path, isKey, pieces: [], size: 0 } : undefined;
   }
 
-  /** In the document or object itself, or in its `metadata`: their keys are few, while `data` may have any number. */
+  /**
+   * Whether the current key is one of the document, the object itself, or its `metadata`: these are few, while `data`
+   * may have any number.
+   */
   #isNearTop(): boolean {
     const base = this.#begun?.depth ?? 0;
     return this.#depth === base + 1 || (this.#depth === base + 2 && this.#keys[base] === 'metadata');
   }
 
-  /** Where the text that begins now stands, if anybody asks for it; else ''. */
+  /** The path of the text that begins here, if it is needed; otherwise ''. */
   #pathOfText(): string {
     if (this.#isObject[this.#depth - 1] !== true) return '';
     const path = this.#keys.slice(this.#begun?.depth ?? 0, this.#depth).join('.');
     return (this.#begun === undefined ? ROOT_TEXTS : OBJECT_TEXTS).has(path) ? path : '';
   }
 
-  /** The place behind the string, or the end of the piece. */
+  /** The position after the string, or the end of the piece. */
   #passString(piece: Buffer, start: number): number {
     let isEscaped = this.#isEscaped;
     let at = start;
@@ -228,7 +231,7 @@ export class ObjectScanner {
       const quote = piece.indexOf(QUOTE, at);
       const next = quote === -1 ? piece.length : quote;
       if (next - at > SHORT_STRING_BYTES) {
-        // As far as the backslashes before it, which say whether it is the end.
+        // Counts the backslashes before the quote, which decide whether it ends the string.
         let last = next;
         while (last > at && piece[last - 1] === BACKSLASH) last -= 1;
         at = last;

@@ -4,10 +4,10 @@ import { PacedLines } from '../../lib/paced-lines.ts';
 import type { PassedOver } from '../secret-source.ts';
 import type { KubeObject } from './kube-client.ts';
 
-/** Each is a row for people and a series of a metric; who makes thousands of them is known by some. */
+/** Each is a line for people and a time series; if there are thousands, some are enough to find their author. */
 const MAX_TOLD = 100;
 
-/** The objects of the cluster whose content is not read, and why: told in the log, to people, and as a metric. */
+/** The objects of the cluster whose content is not read, and why: for the log, `entrepot tenants` and a metric. */
 export class PassedOverObjects {
   readonly #meter: Meter;
   readonly #lines: PacedLines<PassedOver>;
@@ -25,7 +25,7 @@ export class PassedOverObjects {
     return [...this.#told.values()];
   }
 
-  /** Takes what is to be said of an object now: that it has a problem, or has none any more. */
+  /** Records the current problem of an object, or that it has none any more. */
   note(
     resource: string,
     { namespace, name, problem }: Pick<KubeObject, 'namespace' | 'name' | 'problem'>,
@@ -43,7 +43,7 @@ export class PassedOverObjects {
     this.#meter.gauge('kubernetes_passed_over', 1, { resource, namespace, name });
   }
 
-  /** It is there no more, or nobody's any more. */
+  /** For an object that is gone or no longer belongs to a tenant. */
   forget(resource: string, namespace: string, name: string): void {
     if (!this.#told.delete(keyOf(resource, namespace, name))) return;
     this.#meter.gauge('kubernetes_passed_over', undefined, { resource, namespace, name });
@@ -54,7 +54,7 @@ export class PassedOverObjects {
   }
 }
 
-/** No part has a slash. */
+/** Joined by slashes, which no part contains. */
 function keyOf(resource: string, namespace: string, name: string): string {
   return `${resource}/${namespace}/${name}`;
 }

@@ -1,6 +1,6 @@
 import type { SecretReading } from '../secret-source.ts';
 
-/** What is kept of a ServiceAccount. */
+/** The relevant parts of a ServiceAccount. */
 export interface Account {
   readonly name: string;
   readonly uid: string;
@@ -8,18 +8,18 @@ export interface Account {
   readonly imagePullSecrets: readonly string[];
 }
 
-/** What names nothing opens nothing: these are enough to see a mistake. */
+/** Missing Secrets are only reported; this many are enough to see a mistake. */
 const MAX_MISSING = 100;
 
 /** The account of pods that name none. */
 const DEFAULT_ACCOUNT = 'default';
 
 /**
- * The Secrets of a namespace in the order in which they count. The kubelet tries a pod's own `imagePullSecrets` in
- * order, and a pod without any gets those of its ServiceAccount. A tenant is all pods of its namespace, so: what the
- * `default` account names, what the other accounts name (by their names), and then the Secrets that only pods can name
- * (by theirs), told as unnamed. A Secret that an account names and that is not there is skipped by the kubelet; here it
- * is told as missing.
+ * The Secrets of a namespace in order of precedence. The kubelet tries a pod's own `imagePullSecrets` in order, and a
+ * pod without any gets those of its ServiceAccount. A tenant stands for all pods of its namespace, so first come the
+ * Secrets that the `default` account names, then those of the other accounts (by account name), then the Secrets that
+ * only pods can name (by name), marked as unnamed. A Secret that an account names but that does not exist is skipped by
+ * the kubelet; here it is reported as missing.
  */
 export function orderPullSecrets(
   accounts: Iterable<Account>,
@@ -44,7 +44,7 @@ function rank(a: Account, b: Account): number {
   return byName(a, b);
 }
 
-/** In ASCII order; names are unique in a namespace. */
+/** In ASCII order; names are unique within a namespace. */
 function byName(a: { readonly name: string }, b: { readonly name: string }): number {
   return a.name < b.name ? -1 : 1;
 }

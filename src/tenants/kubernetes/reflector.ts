@@ -5,11 +5,11 @@ import { WatchLoop } from './watch-loop.ts';
 export interface ReflectorOptions<Kept> {
   readonly client: KubeClient;
   readonly collection: Collection;
-  /** What the log calls it: `namespaces`. */
+  /** Its name in the log, such as `namespaces`. */
   readonly resource: string;
   /** What to keep of an object. */
   readonly keep: (object: KubeObject) => Kept;
-  /** Names of what is other than before. */
+  /** Called with the names of changed objects. */
   readonly onChange: (names: ReadonlySet<string>) => void;
   readonly onState: (problem: string | undefined) => void;
   readonly log: Log;
@@ -21,7 +21,7 @@ interface Seen<Kept> {
 }
 
 /**
- * A whole copy of a collection of what lies in no namespace. While the server cannot be reached, or refuses, the copy
+ * A copy of a whole collection of objects without a namespace. While the server cannot be reached or refuses, the copy
  * stays as it was.
  */
 export class Reflector<Kept> {
@@ -54,7 +54,7 @@ export class Reflector<Kept> {
     return this.#seen.get(name)?.value;
   }
 
-  /** Resolves when the collection was listed, or could not be; then it goes on by itself. */
+  /** Resolves when the collection was listed, or could not be; it is then retried in the background. */
   start(): Promise<void> {
     return this.#loop.start();
   }
@@ -91,7 +91,7 @@ export class Reflector<Kept> {
     this.#options.onChange(new Set([object.name]));
   }
 
-  /** What did not change is not read again, and stays the same value. */
+  /** An unchanged object is not parsed again, and keeps its value. */
   #see(object: KubeObject): Seen<Kept> {
     const { name, resourceVersion } = object;
     const known = this.#seen.get(name);

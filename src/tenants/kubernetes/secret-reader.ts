@@ -5,33 +5,33 @@ import type { SecretReading } from '../secret-source.ts';
 import type { KubeObject } from './kube-client.ts';
 import { malformedSecret, readSecret } from './kube-objects.ts';
 
-/** What the thread is asked: to read this Secret. */
+/** A request to the thread: parse this Secret. */
 export interface SecretQuestion {
   readonly name: string;
   readonly bytes: Uint8Array;
 }
 
-/** Read in a few milliseconds, whatever is in it; nearly all are smaller by a factor of ten. */
+/** Parsed in a few milliseconds, whatever it contains; nearly all Secrets are ten times smaller. */
 const MAX_HERE_BYTES = 16 * 1024;
 
-/** A megabyte of the smallest values of JSON makes objects of 60 MB. */
+/** A megabyte of the smallest JSON values becomes 60 MB of objects. */
 const RESOURCE_LIMITS = { maxOldGenerationSizeMb: 128, maxYoungGenerationSizeMb: 16 } as const;
 
-/** The thread has some megabytes of its own, and large Secrets are rare: so long after the last one, it ends. */
+/** The thread takes some megabytes and large Secrets are rare, so it ends this long after the last one. */
 const IDLE_MS = 30_000;
 
-/** Reads Secrets as they are wanted: small ones at once, large ones in a thread, one after the other. */
+/** Parses Secrets when they are needed: small ones directly, large ones in a thread, one after the other. */
 export class SecretReader {
   #worker: Worker | undefined;
   #idle: NodeJS.Timeout | undefined;
   #last: Promise<unknown> = Promise.resolve();
   #isClosed = false;
 
-  /** `undefined` for one that the kubelet passes over. One that the thread cannot bear is malformed. */
+  /** `undefined` for a Secret that the kubelet ignores. One that makes the thread fail counts as malformed. */
   async read(object: Pick<KubeObject, 'name' | 'bytes' | 'problem'>): Promise<SecretReading | undefined> {
     const { name, bytes } = object;
     if (bytes === undefined || bytes.length <= MAX_HERE_BYTES) return readSecret(object);
-    // One at a time: when the thread ends by it, it is known by which.
+    // One at a time: if the thread dies, it is known which Secret caused it.
     const turn = this.#last.then(() => this.#readInThread({ name, bytes }));
     this.#last = turn.catch(() => {});
     return turn;
@@ -76,10 +76,10 @@ export class SecretReader {
   }
 }
 
-/** A Secret that is read when somebody asks what is in it, and once. */
+/** A Secret that is parsed once, when its content is first needed. */
 export class HeldSecret {
   readonly #reader: SecretReader;
-  /** Until it was read. */
+  /** Until it was parsed. */
   #object: Pick<KubeObject, 'name' | 'bytes' | 'problem'> | undefined;
   #reading: SecretReading | undefined;
 
@@ -88,7 +88,7 @@ export class HeldSecret {
     this.#object = { name, bytes, problem };
   }
 
-  /** `undefined` for one that the kubelet passes over. */
+  /** `undefined` for a Secret that the kubelet ignores. */
   async reading(): Promise<SecretReading | undefined> {
     const object = this.#object;
     if (object === undefined) return this.#reading;

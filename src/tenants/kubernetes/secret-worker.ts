@@ -1,4 +1,4 @@
-/** The thread that reads large Secrets: what others write into theirs takes no time from whoever is served. */
+/** The thread that parses large Secrets, so that these do not delay requests. */
 import { parentPort } from 'node:worker_threads';
 import { readSecret } from './kube-objects.ts';
 import type { SecretQuestion } from './secret-reader.ts';

@@ -9,7 +9,7 @@ import type { SecretReading } from '../secret-source.ts';
 import type { ClusterIssuer } from './cluster-issuer.ts';
 import type { Namespace } from './kube-objects.ts';
 
-/** A namespace as it was when it was seen last. */
+/** A namespace as it was last seen. */
 export interface SeenNamespace extends Namespace {
   readonly secrets: readonly SecretReading[];
   /** UIDs. */
@@ -17,13 +17,13 @@ export interface SeenNamespace extends Namespace {
 }
 
 export interface SeenClusterOptions {
-  /** Made if it is missing. */
+  /** Created if it does not exist. */
   readonly folder: string;
   readonly log: Log;
   readonly nowMs?: () => number;
 }
 
-/** What was kept, and when the cluster was followed last. Epoch ms. */
+/** The saved state, and when the cluster was last followed. Epoch ms. */
 export interface RecalledCluster {
   readonly followedAtMs: number;
   readonly namespaces: ReadonlyMap<string, SeenNamespace>;
@@ -40,25 +40,26 @@ const KEY_FILE = '.key';
 const ISSUER_FILE = '.issuer';
 const NAMESPACE = /^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/;
 
-/** Twice the largest Secret: one namespace is sealed in one go, and nobody else is to wait for it. */
+/** Twice the largest Secret: a namespace is encrypted in one go, which blocks the event loop meanwhile. */
 const MAX_SEALED_BYTES = 2 * 2 ** 20;
 
 const PRIVATE_FILE = { mode: 0o600 } as const;
 
 /**
- * What was seen of a cluster last, for a start while it cannot be asked: a file for each namespace, and one for who signs
- * its tokens. They are sealed (AES-256-GCM, each bound to its name) under a key in a file of its own, which is all that a
- * backup has to leave out to carry no credential; whoever may read the whole folder, may read them. When the cluster was
- * followed last, that file's time says. Nothing is synced: what a power loss takes cannot be opened, and is not there.
+ * Saves the last known state of a cluster, for a start while it is unreachable: a file for each namespace, and one for
+ * the issuer of its tokens. They are encrypted (AES-256-GCM, each bound to its name) with a key in a file of its own; a
+ * copy without that file contains no usable credentials, but whoever can read the whole folder can read them. The
+ * modification time of one file records when the cluster was last followed. Nothing is synced: a file that a power
+ * failure damages cannot be decrypted, and counts as absent.
  */
 export class SeenCluster {
   readonly #folder: string;
   readonly #log: Log;
   readonly #nowMs: () => number;
   readonly #key: Buffer;
-  /** What is kept of each file, by a hash of its text. */
+  /** A hash of each file's text as saved. */
   readonly #kept = new Map<string, string>();
-  /** Texts to be written, and files to be removed, by name. */
+  /** Texts to be written, and files to be removed (`undefined`), by name. */
   readonly #pending = new Map<string, string | undefined>();
   #writing: Promise<void> | undefined;
   #hasFailed = false;
@@ -75,7 +76,7 @@ export class SeenCluster {
     return new SeenCluster(await readKey(join(options.folder, KEY_FILE)), options);
   }
 
-  /** All that was kept and can be opened. */
+  /** Everything that was saved and can be decrypted. */
   async recall(): Promise<RecalledCluster> {
     const { mtimeMs } = await stat(join(this.#folder, KEY_FILE));
     const namespaces = new Map<string, SeenNamespace>();
@@ -86,7 +87,7 @@ export class SeenCluster {
     return { followedAtMs: mtimeMs, namespaces, issuer: parseIssuer(await this.#read(ISSUER_FILE)) };
   }
 
-  /** Names of all that is kept. */
+  /** The names of all saved namespaces. */
   get names(): readonly string[] {
     return [...this.#kept.keys()].filter(name => NAMESPACE.test(name));
   }
@@ -105,13 +106,13 @@ export class SeenCluster {
     this.#write(ISSUER_FILE, JSON.stringify(issuer));
   }
 
-  /** The cluster is followed now: what is kept is as it is there. */
+  /** Records that the cluster is being followed, so that the saved state is current. */
   async noteFollowed(): Promise<void> {
     const now = new Date(this.#nowMs());
     await utimes(join(this.#folder, KEY_FILE), now, now).catch((error: unknown) => this.#noteFailure(error));
   }
 
-  /** Resolves when all is written. */
+  /** Resolves when everything is written. */
   async flush(): Promise<void> {
     await this.#writing;
   }
@@ -145,7 +146,7 @@ export class SeenCluster {
     }
   }
 
-  /** A full disk costs what is kept, and nothing else. */
+  /** A failure, such as a full disk, is only logged. */
   #noteFailure(error: unknown): void {
     if (this.#hasFailed) return;
     this.#hasFailed = true;
@@ -167,7 +168,7 @@ export class SeenCluster {
     return Buffer.concat([nonce, cipher.getAuthTag(), body]);
   }
 
-  /** `undefined` for what was sealed under another key or name, or is not whole. */
+  /** `undefined` if it was encrypted with another key or for another name, or is incomplete. */
   #open(name: string, sealed: Buffer): string | undefined {
     if (sealed.length < NONCE_BYTES + TAG_BYTES) return undefined;
     const options = { authTagLength: TAG_BYTES };
@@ -183,7 +184,7 @@ export class SeenCluster {
   }
 }
 
-/** The key of the folder, made if there is none: of two that make one, the first has made it for both. */
+/** The key of the folder, created if there is none. If two processes create one, both use the first. */
 async function readKey(path: string): Promise<Buffer> {
   try {
     await writeFile(path, randomBytes(KEY_BYTES), { ...PRIVATE_FILE, flag: 'wx' });
@@ -192,7 +193,7 @@ async function readKey(path: string): Promise<Buffer> {
   }
   const key = await readFile(path);
   if (key.length === KEY_BYTES) return key;
-  // A power loss has left it empty: nothing can be opened with it.
+  // A power failure has left it empty: nothing can be decrypted with it.
   await replace(path, randomBytes(KEY_BYTES));
   return readFile(path);
 }
@@ -203,7 +204,7 @@ async function replace(path: string, content: Buffer): Promise<void> {
   await rename(partial, path);
 }
 
-/** A config is a map, which JSON has no word for. */
+/** JSON cannot represent the map in a config, so it becomes a list. */
 function writtenReading({ result, ...reading }: SecretReading): object {
   if (result.state !== 'loaded') return { ...reading, result };
   const { secret } = result;
@@ -216,7 +217,7 @@ function readReading({ result, ...reading }: WrittenReading): SecretReading {
   return { ...reading, result: { ...result, secret: { ...secret, config: new Map(secret.config) } } };
 }
 
-/** What `writtenReading` made. */
+/** The result of `writtenReading`. */
 type WrittenReading = Omit<SecretReading, 'result'> & {
   readonly result:
     | Exclude<SecretReading['result'], { readonly state: 'loaded' }>
@@ -228,7 +229,7 @@ type WrittenReading = Omit<SecretReading, 'result'> & {
 
 type ConfigEntry = DockerConfig extends ReadonlyMap<string, infer Entry> ? Entry : never;
 
-/** What was sealed here is as it was written here. */
+/** Decrypted successfully, so it is what was written here. */
 function parseNamespace(text: string | undefined): SeenNamespace | undefined {
   if (text === undefined) return undefined;
   const written: Omit<SeenNamespace, 'secrets'> & { readonly secrets: readonly WrittenReading[] } =

@@ -1,25 +1,25 @@
 import { backoffMs, jittered } from '../../lib/backoff.ts';
 
 export interface SettleQueueOptions {
-  /** Makes what is so in a namespace count. Rejects when that cannot be told now: it is tried again. */
+  /** Makes the current state of a namespace take effect. Rejects if that is not possible now; it is then retried. */
   readonly settle: (namespace: string) => Promise<void>;
-  /** Why a namespace cannot be settled now; `undefined` when all can. */
+  /** Called with the reason for which a namespace cannot be settled now; `undefined` when all can. */
   readonly onProblem: (reason: string | undefined) => void;
 }
 
-/** Changes come in bursts: `kubectl apply` of a folder is one. */
+/** Changes come in bursts, such as `kubectl apply` of a folder. */
 const SETTLE_MS = 50;
 
-/** One that takes long takes one of these places. */
+/** A slow namespace occupies one of these places. */
 const AT_ONCE = 8;
 
 const RETRY = { firstMs: 250, maxMs: 5_000 } as const;
 
-/** A namespace that changes without end rests for a multiple of what it took, so that others have more. */
+/** A namespace that changes constantly pauses for a multiple of the time that it took, so that others get more. */
 const REST_FACTOR = 5;
 const MAX_REST_MS = 2_000;
 
-/** Whoever waits for all to be tried does not wait longer for one of them. */
+/** How long a caller that waits for all of them waits for one. */
 const LATE_MS = 10_000;
 
 interface Failure {
@@ -27,10 +27,10 @@ interface Failure {
   readonly reason: string;
 }
 
-/** Namespaces in which something changed that does not count yet: each is settled soon, one never twice at a time. */
+/** Namespaces with changes that have not taken effect yet. Each is settled soon, and never twice at a time. */
 export class SettleQueue {
   readonly #options: SettleQueueOptions;
-  /** When each may be settled. */
+  /** The earliest time for each. */
   readonly #dueAtMs = new Map<string, number>();
   readonly #running = new Set<string>();
   /** Changed while they were being settled. */
@@ -68,12 +68,12 @@ export class SettleQueue {
     await tried;
   }
 
-  /** How many of those that are to be settled at once were not tried yet. */
+  /** How many namespaces of `addAtOnce` were not tried yet. */
   get untried(): number {
     return this.#untried.size;
   }
 
-  /** Begins nothing any more; resolves when what was begun has ended. */
+  /** Starts nothing more; resolves when what was started has ended. */
   async close(): Promise<void> {
     this.#isClosed = true;
     clearTimeout(this.#timer);

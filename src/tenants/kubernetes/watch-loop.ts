@@ -6,41 +6,41 @@ import { type Collection, type KubeClient, type KubeObject, KubeRefusal } from '
 export interface WatchLoopOptions {
   readonly client: KubeClient;
   readonly collection: Collection;
-  /** What the log calls it: `secrets`. */
+  /** Its name in the log, such as `secrets`. */
   readonly resource: string;
-  /** Learns what there is now, or that it has to be learned anew; the version to watch from. */
+  /** Reads the current state, or records that it has to be read again; returns the version to watch from. */
   readonly list: (signal: AbortSignal) => Promise<string>;
   readonly apply: (object: KubeObject, isGone: boolean) => void;
-  /** It follows the cluster again, or no longer: then what was seen last stays. */
+  /** Called when following begins or fails; after a failure the last known state stays in force. */
   readonly onState: (problem: string | undefined) => void;
   readonly log: Log;
 }
 
 /**
- * After a failure. One request in ten seconds is no burden to a server that is coming up, and what changed meanwhile
- * counts within seconds of its return.
+ * Delays after failures. A request every ten seconds is no burden for a server that is starting, and what changed
+ * meanwhile takes effect within seconds of its return.
  */
 const RETRY = { firstMs: 250, maxMs: 10_000 } as const;
 
-/** Refusals in a row that may be of a server that is coming up: the first four of them take four seconds. */
+/** How many refusals in a row may come from a server that is starting: the first four take four seconds. */
 const PATIENT_FAILURES = 4;
 
-/** A watch that breaks so often in a row at one version has something there that it cannot pass. */
+/** If a watch breaks this often at one version, it cannot get past something there. */
 const MAX_STALLS = 4;
 
-/** A server that ends each watch at once would be asked without a pause. */
+/** Limits requests to a server that ends each watch at once. */
 const SHORT_WATCH_MS = 1_000;
 
 /**
- * Follows a collection of the cluster: lists, then watches, resumes where a watch ended, and lists anew when the cluster
- * no longer knows that place, or the watch does not get past it.
+ * Follows a collection of the cluster: lists, then watches, and continues where a watch ended. Lists again if the
+ * cluster no longer knows that version, or if the watch cannot get past it.
  */
 export class WatchLoop {
   readonly #options: WatchLoopOptions;
   readonly #end = new AbortController();
   #resourceVersion: string | undefined;
   #failures = 0;
-  /** Watches that broke, though the server had taken them, since anything was heard. */
+  /** How often an accepted watch broke since anything was received. */
   #stalls = 0;
   #isOpen = false;
   #hasListed = false;
@@ -54,17 +54,17 @@ export class WatchLoop {
     this.#firstAttempt = new Promise(resolve => (this.#attempted = resolve));
   }
 
-  /** It was listed at least once. */
+  /** Whether it was listed at least once. */
   get hasListed(): boolean {
     return this.#hasListed;
   }
 
-  /** Why it is not followed now. */
+  /** Why it is not followed now; `undefined` if it is. */
   get problem(): string | undefined {
     return this.#problem;
   }
 
-  /** Resolves when the collection was listed, or could not be; then it goes on by itself. */
+  /** Resolves when the collection was listed, or could not be; it is then followed in the background. */
   async start(): Promise<void> {
     this.#running ??= this.#run();
     await this.#firstAttempt;
@@ -94,7 +94,7 @@ export class WatchLoop {
     this.#attempted();
   }
 
-  /** Until the server ends the watch. */
+  /** Returns when the server ends the watch. */
   async #follow(): Promise<void> {
     const { client, collection, list, apply } = this.#options;
     const { signal } = this.#end;
@@ -154,9 +154,9 @@ export class WatchLoop {
   }
 
   /**
-   * Whether a list may be answered where the watch is refused: who may list but not watch still sees changes, if later.
-   * A server that is coming up refuses for seconds whom it will let in, and were everybody to list anew by that, it
-   * would come up later still. Whoever it does not know (401) it gives no list either.
+   * Whether to list again although watches are refused. With the right to list but not to watch, changes are then seen
+   * later. But a server that is starting refuses for some seconds, and would start even later if everybody listed
+   * again. After a 401, listing would be refused, too.
    */
   #isLasting({ status }: KubeRefusal): boolean {
     if (status === 401 || status === 429 || status >= 500) return false;
