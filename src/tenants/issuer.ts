@@ -14,10 +14,10 @@ export function isIssuedPassword(password: string): boolean {
 /** 256 bits: cannot be guessed. */
 const PASSWORD_BYTES = 32;
 
-/** When what is ended by hand has ended: before the time of any clock, so that it stays so when the clock is set back. */
+/** The end of a revoked credential: earlier than any clock, so that it stays revoked when the clock is set back. */
 const LONG_AGO_MS = 0;
 
-/** There is no such tenant, or it has nothing of the kind. */
+/** There is no such tenant, or it has no such credential. */
 export class UnknownTenant extends Error {
   override readonly name = 'UnknownTenant';
 }
@@ -69,7 +69,7 @@ export class Issuer {
     return meant.filter(one => this.#isLive(one));
   }
 
-  /** What was issued to the tenant and still counts. */
+  /** The tenant's credentials that have not ended. */
   async listLive(tenant: string): Promise<readonly IssuedCredential[]> {
     const issued = await this.#issued(one => one.tenant === tenant);
     return issued.filter(one => this.#isLive(one));
