@@ -25,8 +25,9 @@ export const LAST_FILE = 'complete.json';
 /** Each piece is a buffer of its own, as the tar keeps it until it is out. */
 const READ_BYTES = 256 * 1024;
 
-/** A blob that the index names and the backup does not hold. */
-export interface LackingBlob {
+/** Content that the store should have and the backup does not hold. */
+export interface LackingContent {
+  readonly kind: 'blob' | 'manifest';
   readonly digest: Digest;
   readonly reason: string;
 }
@@ -36,7 +37,7 @@ export interface BackupSummary {
   readonly blobs: number;
   readonly blobBytes: number;
   readonly indexSha256: string;
-  readonly lacking: readonly LackingBlob[];
+  readonly lacking: readonly LackingContent[];
 }
 
 /** Writes a store out. */
@@ -45,7 +46,7 @@ export class Backup {
   readonly #store: BlobStore;
   #blobs = 0;
   #blobBytes = 0;
-  readonly lacking: LackingBlob[] = [];
+  readonly lacking: LackingContent[] = [];
 
   constructor(snapshot: IndexSnapshot, store: BlobStore) {
     this.#snapshot = snapshot;
@@ -73,6 +74,7 @@ export class Backup {
     };
     await tar.add(INDEX_FILE, (await stat(path)).size, index());
     const indexSha256 = hash.digest('hex');
+    this.lacking.push(...this.#snapshot.damaged());
     for (const blob of this.#snapshot.blobs()) await this.#add(tar, blob, advanced);
     const { lacking } = this;
     const summary: BackupSummary = { blobs: this.#blobs, blobBytes: this.#blobBytes, indexSha256, lacking };
@@ -111,7 +113,7 @@ export class Backup {
   }
 
   #lacks(digest: Digest, reason: string): void {
-    this.lacking.push({ digest, reason });
+    this.lacking.push({ kind: 'blob', digest, reason });
   }
 }
 

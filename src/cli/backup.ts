@@ -31,11 +31,12 @@ export const backup: Command = {
   description:
     'Writes the index as it is at this moment, and every blob that it names, to one file for `entrepot restore`. ' +
     'Works beside a running server. Each blob is verified against its digest; one that is damaged or missing ' +
-    'is reported and left out, and the exit code is 1. The index is first copied within the store, which needs as much ' +
+    'is reported and left out, and the exit code is 1, also if the damage was found earlier, until a hosted or pinned ' +
+    'blob is replaced. The index is first copied within the store, which needs as much ' +
     'free space as the index takes. Uploads in progress are left out.',
   arguments: [{ name: '<file>', description: 'file to write; - is standard output' }],
   options: [
-    jsonOption('file, blobs, lacking (digest and reason of each blob that is left out)'),
+    jsonOption('file, blobs, lacking (kind, digest and reason of all content that is left out)'),
     CONFIG_OPTION,
   ],
   examples: [
@@ -83,9 +84,10 @@ async function writeBackup(path: string, { file, input, io, signal }: BackupRun)
       item.expect(snapshot.totals().blobBytes);
       const tar = made.tar(bytes => item.advance(bytes));
       await (file === '-' ? pipeline(tar, process.stdout, { signal }) : writeFileAtomic(file, tar, signal));
-      for (const { digest, reason } of made.lacking) io.err(`not in the backup: blob ${digest}: ${reason}\n`);
+      for (const { kind, digest, reason } of made.lacking)
+        io.err(`not in the backup: ${kind} ${digest}: ${reason}\n`);
       const isWhole = made.lacking.length === 0;
-      const lacking = isWhole ? '' : `, ${countText(made.lacking.length, 'blob')} damaged or missing`;
+      const lacking = isWhole ? '' : `; ${made.lacking.length} damaged or missing`;
       item.end(isWhole ? 'done' : 'failed', `the index and ${countText(made.blobs, 'blob')}${lacking}`);
       if (wantsJson(input)) {
         io.out(`${JSON.stringify({ file, blobs: made.blobs, lacking: made.lacking })}\n`);

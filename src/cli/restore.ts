@@ -42,7 +42,7 @@ export const restore: Command = {
     'server runs on it. Every blob is verified against its digest, and a truncated or damaged backup is refused; then, ' +
     'and if it is stopped, nothing is left behind.',
   arguments: [{ name: '<file>', description: 'a file of `entrepot backup`; - is standard input' }],
-  options: [jsonOption('file, blobs, blobBytes, lacking (digest and reason of each)'), CONFIG_OPTION],
+  options: [jsonOption('file, blobs, blobBytes, lacking (kind, digest and reason of each)'), CONFIG_OPTION],
   makesStore: 'anywhere',
   examples: [
     ['entrepot restore /backup/entrepot.tar', 'into the storage.path of the configuration'],
@@ -77,7 +77,8 @@ async function readBackup(path: string, { file, input, io, signal }: RestoreRun)
     const source = addAbortSignal(signal, file === '-' ? process.stdin : createReadStream(file));
     const summary = await fill(path, source, signal, bytes => item.advance(bytes));
     const { blobs, blobBytes, lacking } = summary;
-    for (const { digest, reason } of lacking) io.err(`not in the backup: blob ${digest}: ${reason}\n`);
+    for (const { kind = 'blob', digest, reason } of lacking)
+      io.err(`not in the backup: ${kind} ${digest}: ${reason}\n`);
     item.end('done', `the index and ${countText(blobs, 'blob')}, ${sizeText(blobBytes)}`);
     if (wantsJson(input)) io.out(`${JSON.stringify({ file, blobs, blobBytes, lacking })}\n`);
     return EXIT.done;

@@ -1,5 +1,6 @@
 import type { Digest } from '../oci/digest.ts';
 import { Connection, type Statement } from './sqlite/connection.ts';
+import { isHosted, isLinkedManifest, isUnderPin } from './sqlite/reachability.ts';
 
 /** How many rows are read at a time. */
 const ROWS_PER_PAGE = 1_000;
@@ -7,6 +8,13 @@ const ROWS_PER_PAGE = 1_000;
 export interface SnapshotBlob {
   readonly digest: Digest;
   readonly size: number;
+}
+
+/** Content that should be stored, and whose bytes were found damaged before. */
+export interface SnapshotDamage {
+  readonly kind: 'blob' | 'manifest';
+  readonly digest: Digest;
+  readonly reason: string;
 }
 
 /** A copy of an index as it was at one moment, in a file of its own. The caller closes it; the file stays. */
@@ -54,6 +62,22 @@ export class IndexSnapshot {
     for (let page = this.#blobs.all(''); page.length > 0; page = this.#blobs.all(page.at(-1)?.digest ?? '')) {
       yield* page;
     }
+  }
+
+  /**
+   * What hosted repositories and pinned images have lost. Other mirrored content is downloaded again when it is
+   * requested.
+   */
+  damaged(): readonly SnapshotDamage[] {
+    return this.#connection
+      .prepare<[], SnapshotDamage>(`
+        SELECT iif(${isLinkedManifest('q.digest')}, 'manifest', 'blob') AS kind, q.digest, q.reason
+        FROM quarantine q
+        WHERE (${isHosted('q.digest')} OR ${isUnderPin('q.digest')})
+          AND NOT EXISTS (SELECT 1 FROM blobs b WHERE b.digest = q.digest)
+          AND NOT EXISTS (SELECT 1 FROM manifests m WHERE m.digest = q.digest)
+        ORDER BY q.digest`)
+      .all();
   }
 
   close(): void {

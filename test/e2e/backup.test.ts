@@ -195,7 +195,32 @@ describe('a store with a damaged blob', () => {
     const other = await restored(partly);
     expect(await statusOf(other, layer)).toBe(404);
     expect(await statusOf(other, hosted.config)).toBe(200);
+    // The damage is known there from now on, and a backup of it still has no such blob.
+    const again = await other.command('backup', '--json', join(other.folder, 'again.tar'));
+    expect([again.code, again.stderr]).toEqual([
+      1,
+      expect.stringContaining(`not in the backup: blob ${layer.digest}`),
+    ]);
     await other.remove();
+    await source.remove();
+  });
+
+  it('is backed up with the same report after a scrub has found the damage', async () => {
+    const source = await restored(file);
+    const [layer = mirrored] = hosted.layers;
+    for (const blob of [layer, mirrored]) await damage(blobFile(join(source.folder, 'store'), blob));
+    expect(await source.command('scrub', '--rate', '100MiB')).toMatchObject({ code: 1 });
+    const partly = join(source.folder, 'partly.tar');
+    const { code, stdout, stderr } = await source.command('backup', '--json', partly);
+    expect([code, stderr]).toEqual([1, expect.stringContaining('; 1 damaged or missing')]);
+    // What is mirrored is fetched again when it is requested: the store has not lost it.
+    expect(JSON.parse(stdout)).toMatchObject({
+      lacking: [{ digest: layer.digest, reason: expect.stringContaining('its content has the digest') }],
+    });
+    expect(await restoreInto(join(source.folder, 'other'), partly)).toMatchObject({
+      code: 0,
+      stderr: expect.stringContaining(`not in the backup: blob ${layer.digest}`),
+    });
     await source.remove();
   });
 });
