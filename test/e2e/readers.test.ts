@@ -398,7 +398,7 @@ describe('content', () => {
         expect(await joinDownload(place, brought.image.layers.at(-1)!, afterBoth)).toEqual([]);
         expect(await check()).toEqual([]);
       }
-      checks.push(() => check(strangers));
+      checks.push(() => check(['nobody', 'ofC']));
     },
   );
 
