@@ -1,4 +1,4 @@
-/** Why an archive is refused, or cannot be made: one sentence for the person who runs the command. */
+/** Why an archive is refused, or cannot be written, in one sentence for the user of the command. */
 export class ArchiveError extends Error {
   override readonly name = 'ArchiveError';
 }

@@ -46,7 +46,7 @@ export class ArchiveWorld {
     return { metadata, spool, blobs };
   }
 
-  /** Holds an image or an index with all of it, as a pull would leave it. */
+  /** Stores an image or an index completely, as a pull would. */
   async hold(name: string, content: Image | ImageIndex, { isPublic = true } = {}): Promise<ExportImage> {
     const { repository, tag } = placeOf(name);
     for (const image of 'images' in content ? content.images : [content]) {
@@ -107,7 +107,7 @@ export class ArchiveWorld {
   }
 }
 
-/** Every registry is an upstream here. */
+/** In these tests every registry is an upstream. */
 export function placeOf(name: string): Place & { tag?: string | undefined } {
   const { registry, repository, tag, digest } = parseImageName(name);
   return { repository: { upstream: registry, name: repository }, tag, digest };
@@ -119,7 +119,7 @@ export async function gathered(chunks: AsyncIterable<Uint8Array>): Promise<Buffe
   return Buffer.concat(all);
 }
 
-/** As a pipe brings it: in pieces that end anywhere. */
+/** In pieces of arbitrary length, as from a pipe. */
 export async function* inPieces(bytes: Uint8Array, size = 100_003): AsyncGenerator<Uint8Array> {
   for (let at = 0; at < bytes.length; at += size) yield bytes.subarray(at, at + size);
 }
@@ -138,7 +138,7 @@ export interface TarFile {
   readonly linkname?: string;
 }
 
-/** A tar of whatever is asked for, bad names and all. */
+/** A tar with the given files, even with invalid names. */
 export async function tarOf(files: readonly TarFile[]): Promise<Buffer> {
   const tar = pack();
   for (const { name, bytes = '', type = 'file', linkname } of files) {

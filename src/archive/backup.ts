@@ -1,10 +1,10 @@
 /**
  * A backup of a whole store as one stream, a tar:
  *
- *     backup.json                      what it is; first, so that anything else is refused at once
+ *     backup.json                      identifies the format; first, so that any other tar is refused at once
  *     index.db                         the index as it was when the backup began
- *     blobs/<algorithm>/<hex>          every blob that this index names, compared with its digest while it is read
- *     complete.json                    last, with counts and the digest of the index: without it a backup is torn
+ *     blobs/<algorithm>/<hex>          every blob in that index, verified against its digest while it is read
+ *     complete.json                    last, with counts and the digest of the index: without it, the backup is truncated
  */
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
@@ -22,7 +22,7 @@ export const FIRST_FILE = 'backup.json';
 export const INDEX_FILE = 'index.db';
 export const LAST_FILE = 'complete.json';
 
-/** Each piece is a buffer of its own, as the tar keeps it until it is out. */
+/** Each piece is a buffer of its own, which the tar keeps until it is written. */
 const READ_BYTES = 256 * 1024;
 
 /** Content that the store should have and the backup does not hold. */
@@ -32,7 +32,7 @@ export interface LackingContent {
   readonly reason: string;
 }
 
-/** What stands in the last file. */
+/** The content of the last file. */
 export interface BackupSummary {
   readonly blobs: number;
   readonly blobBytes: number;
@@ -40,7 +40,7 @@ export interface BackupSummary {
   readonly lacking: readonly LackingContent[];
 }
 
-/** Writes a store out. */
+/** Writes a backup of a store. */
 export class Backup {
   readonly #snapshot: IndexSnapshot;
   readonly #store: BlobStore;
@@ -57,7 +57,10 @@ export class Backup {
     return this.#blobs;
   }
 
-  /** The stream, as fast as it is taken. `advanced` is told of bytes of blobs as they go out. */
+  /**
+   * The tar, produced as fast as it is consumed. Calls `advanced` with the number of bytes of blobs as they are
+   * written.
+   */
   tar(advanced: (bytes: number) => void = () => {}): AsyncGenerator<Uint8Array, void> {
     return packed(tar => this.#write(tar, advanced));
   }
@@ -117,7 +120,7 @@ export class Backup {
   }
 }
 
-/** The bytes of one blob, as many as it has; what cannot be read is zeros, and `fault` says so at the end. */
+/** Reads all bytes of one blob; bytes that cannot be read become zeros, and `fault` tells the reason at the end. */
 class VerifiedReading {
   readonly #reader: BlobReader;
   readonly #digest: Digest;
@@ -156,7 +159,7 @@ class VerifiedReading {
   }
 }
 
-/** Of one blob; what is no damage of its own breaks the backup off. */
+/** The reason for damage of one blob; throws any other error, which ends the backup. */
 function reasonOf(error: unknown): string {
   const reason = unreadableReason(error);
   if (reason === undefined) throw error;

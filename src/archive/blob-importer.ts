@@ -13,13 +13,13 @@ import { checked, hashOf, looksLikeManifest, readEntry, requireDigest } from './
 import { MAX_MANIFESTS_BYTES } from './layout.ts';
 import type { ArchiveEntry } from './open-archive.ts';
 
-/** One system call, and the memory of one write in flight beside the next. */
+/** Large enough for an efficient write; one is written while the next is collected. */
 const WRITE_BYTES = 1024 * 1024;
-/** Blobs that are being hashed to their end and synced while the next ones are read. */
+/** How many blobs may be hashed and synced while the next ones are read. */
 const MAX_SETTLING = 4;
-/** Rows that are removed in one transaction, which nobody should have to wait for. */
+/** Rows that are removed in one transaction, which others have to wait for. */
 const DISCARDS_PER_STEP = 20;
-/** Another import of the same blob takes as long as it takes, and one that died is noticed after 5 s. */
+/** Another import of the same blob takes any time, and a dead one is noticed after 5 s. */
 const LEASE_POLL_MS = 100;
 
 export interface BlobImporterOptions {
@@ -35,16 +35,16 @@ interface HeldIngest {
 }
 
 /**
- * Takes blobs out of an archive, one after the other, each verified. What it adds to the store belongs to no repository
- * yet, so nobody can be served it; `discard` removes it again.
+ * Stores the blobs of an archive, one after the other, each verified. They belong to no repository yet, so nobody can
+ * read them; `discard` removes them again.
  */
 export class BlobImporter implements BlobTaker {
   readonly #options: BlobImporterOptions;
-  /** Every blob that the archive carried, with its size. */
+  /** All blobs of the archive, with their sizes. */
   readonly #carried = new Map<Digest, number>();
   readonly #manifests = new Map<Digest, Uint8Array>();
   #manifestsBytes = 0;
-  /** What was not held before. */
+  /** Blobs that were not stored before. */
   readonly #added = new Map<Digest, number>();
   readonly #settling = new Set<Promise<void>>();
   #failure: { readonly cause: unknown } | undefined;
@@ -53,17 +53,17 @@ export class BlobImporter implements BlobTaker {
     this.#options = options;
   }
 
-  /** Blobs that were not held before, with their sizes. */
+  /** Blobs that were not stored before, with their sizes. */
   get added(): ReadonlyMap<Digest, number> {
     return this.#added;
   }
 
-  /** The size of a blob that the archive carried; `undefined` if it did not. */
+  /** The size of a blob of the archive; `undefined` if it has none with this digest. */
   carriedSize(digest: Digest): number | undefined {
     return this.#carried.get(digest);
   }
 
-  /** The bytes of what looked like a manifest. */
+  /** The bytes of a blob that looked like a manifest. */
   manifestBytes(digest: Digest): Uint8Array | undefined {
     return this.#manifests.get(digest);
   }
@@ -72,34 +72,34 @@ export class BlobImporter implements BlobTaker {
     return this.#options.blobs.open(digest);
   }
 
-  /** Takes the file that promises to be `digest`. ArchiveError when it is not, now or from a later call. */
+  /** Stores the file that should have `digest`. Throws ArchiveError if it does not, now or in a later call. */
   async take(digest: Digest, entry: ArchiveEntry): Promise<void> {
     this.#throwFailure();
     this.#carried.set(digest, entry.size);
     if (entry.size <= MAX_MANIFEST_BYTES) {
       await this.#takeSmall(digest, entry);
     } else if (await this.#isHeld(digest, entry.size)) {
-      // Equal bytes are held; but only who has them may say that they belong to him.
+      // Equal bytes are stored, but only an archive that has the bytes may claim them.
       requireDigest(digest, await hashOf(entry, digest, this.#options.signal));
     } else {
       await this.#store(digest, entry);
     }
   }
 
-  /** Stores what looked like a manifest and is named as a blob. */
+  /** Stores as a blob what looked like a manifest, but is named as a blob. */
   async keepAsBlob(digest: Digest): Promise<void> {
     const bytes = this.#manifests.get(digest);
     if (bytes === undefined || (await this.#isHeld(digest, bytes.byteLength))) return;
     await this.#store(digest, { name: digest, size: bytes.byteLength, body: once(bytes) });
   }
 
-  /** Resolves when everything taken is verified, synced and known to the index. */
+  /** Resolves when everything taken is verified, synced and in the index. */
   async settle(): Promise<void> {
     await Promise.all(this.#settling);
     this.#throwFailure();
   }
 
-  /** Removes what was added and belongs to nothing, but for what is in `used`. */
+  /** Removes what was added and belongs to nothing, except for blobs in `used`. */
   async discard(used: ReadonlySet<Digest> = new Set()): Promise<void> {
     await Promise.allSettled(this.#settling);
     const { blobs, metadata } = this.#options;
@@ -142,7 +142,7 @@ export class BlobImporter implements BlobTaker {
     const lease = await this.#acquireLease(`import-${digestAlgorithm(digest)}-${digestHex(digest)}`);
     let settled = async (): Promise<void> => metadata.release(lease);
     try {
-      // What an import that was killed has left is not gone on with: the archive starts the blob from its beginning.
+      // What a killed import has left is not continued: the archive starts the blob from its beginning.
       const ingest = await spool.ingest(lease, { digest, anew: true });
       settled = async () => {
         await ingest.abort();
@@ -165,7 +165,7 @@ export class BlobImporter implements BlobTaker {
     }
   }
 
-  /** Verifies and commits while the next blob is read; its failure is thrown by whatever is called next. */
+  /** Verifies and commits while the next blob is read. The next call throws its failure. */
   async #settleBehind(digest: Digest, held: HeldIngest, settled: () => Promise<void>): Promise<void> {
     while (this.#settling.size >= MAX_SETTLING) await Promise.race(this.#settling);
     const committing = async (): Promise<void> => {
@@ -190,7 +190,7 @@ export class BlobImporter implements BlobTaker {
     const stored = await blobs.put(digest, ingest);
     const proof = { lease, isThere: () => stored.isThere() };
     if (!(await metadata.putBlob(digest, size, undefined, proof))) {
-      // An unneeded twin was just going, and these bytes with it.
+      // An equal blob was being collected, and this one was removed with it.
       throw new ArchiveError(`${digest} was removed during the import: run it again`);
     }
     this.#added.set(digest, size);
@@ -201,7 +201,7 @@ export class BlobImporter implements BlobTaker {
   }
 }
 
-/** Writes in pieces worth a system call, one in flight while the next collects. */
+/** Writes in large pieces, one in progress while the next is collected. */
 async function write(ingest: Ingest, entry: ArchiveEntry, signal: AbortSignal): Promise<void> {
   let inFlight: Promise<void> = Promise.resolve();
   let chunks: Uint8Array[] = [];
@@ -209,7 +209,7 @@ async function write(ingest: Ingest, entry: ArchiveEntry, signal: AbortSignal): 
   const flush = async (): Promise<void> => {
     await inFlight;
     inFlight = ingest.write(chunks);
-    // Who waits for it hears of its failure; until then nobody does.
+    // Whoever awaits it gets the failure; until then it must not count as unhandled.
     inFlight.catch(() => {});
     chunks = [];
     bytes = 0;

@@ -26,37 +26,37 @@ import {
 import type { ArchiveEntry } from './open-archive.ts';
 import { type Place, type PlacedImage, type Refuse, refuseAtOnce, unlessRefused } from './placement.ts';
 
-/** Takes the blobs of an archive, each verified, and knows what it took. */
+/** Receives the blobs of an archive, verifies each, and records what it received. */
 export interface BlobTaker {
-  /** ArchiveError when the file is not what its name promises, now or from a later call. */
+  /** Throws ArchiveError if the content of the file does not have this digest, now or in a later call. */
   take(digest: Digest, entry: ArchiveEntry): Promise<void>;
   /** Resolves when everything taken is verified. */
   settle(): Promise<void>;
-  /** The size of a blob that the archive carried; `undefined` if it did not. */
+  /** The size of a blob of the archive; `undefined` if it has none with this digest. */
   carriedSize(digest: Digest): number | undefined;
-  /** The bytes of what looked like a manifest. */
+  /** The bytes of a blob that looked like a manifest. */
   manifestBytes(digest: Digest): Uint8Array | undefined;
-  /** A config that was carried, or is held here. */
+  /** Opens a config, of the archive or in the store. */
   open(digest: Digest): Promise<BlobReader | undefined>;
-  /** Told of what looked like a manifest and is named as a blob. */
+  /** Called for what looked like a manifest, but is named as a blob. */
   keepAsBlob(digest: Digest): Promise<void>;
 }
 
 export interface ReadOptions {
-  /** Told of each file as it is begun, and of its bytes as they come. */
+  /** Called for each file when it begins, and with its bytes as they arrive. */
   readonly progress?: (bytes: number) => void;
   readonly signal?: AbortSignal;
 }
 
 export interface CompleteOptions {
-  /** Of indexes only the children for these have to be there; by default those that the archive says it carries. */
+  /** The platforms for which the children of indexes must be complete; by default those that the archive declares. */
   readonly platforms?: readonly Platform[] | 'all' | undefined;
-  /** What is held here, which a thin bundle may leave out. */
+  /** Stored content, which a delta bundle may leave out. */
   readonly metadata: Pick<MetadataStore, 'statBlob' | 'readSetting'>;
   readonly blobs: Pick<BlobStore, 'stat'>;
 }
 
-/** An image of the archive, proved to be complete. */
+/** A complete image of the archive, with its place. */
 export interface Settled {
   readonly image: BundleImage;
   readonly place: Place;
@@ -64,8 +64,8 @@ export interface Settled {
 }
 
 /**
- * Takes every blob, in whatever order they lie in the archive, and returns what its index says of them. `onIndex` hears
- * that as soon as it is read: what it throws ends the reading.
+ * Passes every blob, in whatever order the archive has them, to a taker, and returns the content of the archive's
+ * index. Calls `onIndex` with that as soon as it is read; if it throws, reading ends.
  */
 export async function readContents(
   entries: AsyncIterable<ArchiveEntry>,
@@ -100,7 +100,7 @@ export async function readContents(
   );
 }
 
-/** Proves that every image is complete and has a place here. Images that are refused are left out. */
+/** Checks that every image is complete and has a place here. Refused images are left out. */
 export async function settleAll(
   index: BundleIndex,
   placed: readonly PlacedImage[],
@@ -137,14 +137,14 @@ export async function settleAll(
   return named;
 }
 
-/** Those that were refused before. */
+/** Images that were refused before. */
 function imagesWithout({ images }: BundleIndex, placed: readonly PlacedImage[]): Set<BundleImage> {
   const left = new Set(images);
   for (const { image } of placed) left.delete(image);
   return left;
 }
 
-/** A repository reads the bytes of a manifest under one media type: the later one would take what the earlier one needs. */
+/** A repository reads a manifest under one media type: with a second one, what the first one needs would be lost. */
 class OneReadingEach {
   readonly #mediaTypes = new Map<string, string>();
 
@@ -166,7 +166,7 @@ interface Referrer {
   readonly subject: Digest | undefined;
 }
 
-/** Whether an image is this one, or an index of it, as far as can be read. */
+/** Whether an image has this digest, or is an index with it, as far as can be read. */
 function holds({ descriptor }: BundleImage, digest: Digest | undefined, taker: BlobTaker): boolean {
   if (descriptor.digest === digest) return true;
   const bytes = taker.manifestBytes(descriptor.digest);
@@ -179,7 +179,7 @@ function holds({ descriptor }: BundleImage, digest: Digest | undefined, taker: B
   }
 }
 
-/** A signature or the like belongs into every repository that holds what it is about. */
+/** An artifact, such as a signature, belongs to every repository with its subject. */
 function beside(
   { image, tree, subject }: Referrer,
   named: readonly Settled[],
@@ -201,13 +201,13 @@ function beside(
   return [...places.values()].map(repository => ({ image, place: { repository }, tree }));
 }
 
-/** What a blob is that the archive does not carry: missing, or taken from what is held here. */
+/** Decides about a blob that the archive does not contain: missing, or taken from the store. */
 interface LeftOut {
   readonly isHeldHere: boolean;
   readonly hint: string;
 }
 
-/** Only an archive that was made by a list of this store may leave out what is held here. */
+/** Only an archive that was made with a list of this store may leave out what is stored here. */
 async function leftOutOf({ have }: BundleIndex, { metadata }: CompleteOptions): Promise<LeftOut> {
   if (await isOwnSeal(have, metadata)) return { isHeldHere: true, hint: ' and no longer in the store' };
   const hint = ', which was made for a registry that already has it';

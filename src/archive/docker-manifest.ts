@@ -8,8 +8,8 @@ import { parseReference } from '../oci/reference.ts';
 import { blobPath, type BundleImage } from './layout.ts';
 
 /**
- * The content of `manifest.json`, Docker's own index of images: of each the one for the first platform, since it knows
- * no others. What is no image (a chart, a signature) or has no tag is left out.
+ * The content of `manifest.json`, Docker's own index of images. Of each image it has the one for the first platform,
+ * since it does not know others. Artifacts (a chart, a signature) and images without a tag are left out.
  */
 export async function dockerManifestBytes(
   images: readonly BundleImage[],
@@ -34,7 +34,7 @@ export async function dockerManifestBytes(
   return Buffer.from(JSON.stringify([...entries.values()].sort((a, b) => (a.Config < b.Config ? -1 : 1))));
 }
 
-/** Images that differ in nothing but how their layers are compressed share a config: the first name then decides. */
+/** Images that differ only in how their layers are compressed share a config: the first name then decides. */
 function byName({ name: a = '' }: BundleImage, { name: b = '' }: BundleImage): number {
   return a < b ? -1 : 1;
 }

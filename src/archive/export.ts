@@ -25,21 +25,21 @@ import {
 } from './layout.ts';
 import { packed, type TarWriter } from './tar.ts';
 
-/** What of an image's blob is read in one piece. Each piece is a buffer of its own, as the tar keeps it until it is out. */
+/** How much of a blob is read at a time. Each piece is a buffer of its own, which the tar keeps until it is written. */
 const READ_BYTES = 256 * 1024;
 const REFERRERS_PAGE = 100;
-/** Signatures of signatures end somewhere; what goes on was made to. */
+/** Referrers of referrers are few; an endless chain is malicious. */
 const MAX_REFERRERS = 10_000;
 
 /** An image to export. */
 export interface ExportImage {
-  /** The full name under which it is found again: `docker.io/library/nginx:1.27`. */
+  /** The full name under which it is imported: `docker.io/library/nginx:1.27`. */
   readonly name: string;
   readonly repository: Repository;
   readonly digest: Digest;
-  /** Of an index only the children for these; all if left out. */
+  /** The platforms for which children of an index are included; all if absent. */
   readonly platforms?: readonly Platform[] | undefined;
-  /** Nobody but tenants may read its repository, so the receiver has to say who may. */
+  /** Whether only tenants may read its repository, so that the receiver has to decide who may. */
   readonly isPrivate: boolean;
 }
 
@@ -48,17 +48,17 @@ export interface ExportOptions {
   readonly blobs: BlobStore;
   /** Leaves out blobs that the receiver has. */
   readonly have?: HaveList | undefined;
-  /** Takes signatures, SBOMs and the like along, as far as they are held. */
+  /** Includes stored signatures, SBOMs and other attached artifacts. */
   readonly referrers?: boolean;
-  /** Adds what `docker load` needs where Docker does not keep images in containerd. */
+  /** Adds the file that `docker load` needs if Docker does not use the containerd image store. */
   readonly dockerManifest?: boolean;
 }
 
-/** Images with all that belongs to them, ready to be written: everything was found, nothing read yet. */
+/** Images with everything that belongs to them, ready to be written: everything was found, nothing read yet. */
 export class Bundle {
-  /** Bytes of its blobs, manifests left out. */
+  /** Bytes of its blobs, without manifests. */
   readonly blobBytes: number;
-  /** Blobs that the receiver has, and that are left out. */
+  /** The number of blobs that are left out because the receiver has them. */
   readonly leftOut: number;
   readonly #store: BlobStore;
   readonly #files: readonly { readonly path: string; readonly bytes: Uint8Array }[];
@@ -81,7 +81,10 @@ export class Bundle {
     return this.#blobs.length;
   }
 
-  /** The tar, as fast as it is taken. `advanced` is told of bytes of blobs as they go out. */
+  /**
+   * The tar, produced as fast as it is consumed. Calls `advanced` with the number of bytes of blobs as they are
+   * written.
+   */
   tar(advanced: (bytes: number) => void = () => {}): AsyncGenerator<Uint8Array, void> {
     return packed(tar => this.#write(tar, advanced));
   }
@@ -116,7 +119,7 @@ export class Bundle {
   }
 }
 
-/** Finds all that belongs to the images. ArchiveError, naming what, if anything of it is not held. */
+/** Finds everything that belongs to the images. Throws ArchiveError if something is not stored. */
 export async function planBundle(images: readonly ExportImage[], options: ExportOptions): Promise<Bundle> {
   const { have } = options;
   const gathered = new Gathered(options);
@@ -142,7 +145,7 @@ export async function planBundle(images: readonly ExportImage[], options: Export
   return new Bundle(options.blobs, files, carried, blobs.length - carried.length);
 }
 
-/** What the images of one bundle consist of; what they share is there once. */
+/** The contents of one bundle, without duplicates. */
 class Gathered {
   readonly #images = new Map<string, BundleImage>();
   readonly manifests = new Map<Digest, Manifest>();
@@ -153,12 +156,12 @@ class Gathered {
     this.#options = options;
   }
 
-  /** Each once: two names of one image share their signatures. */
+  /** Without duplicates: two names of one image share their signatures. */
   get images(): readonly BundleImage[] {
     return [...this.#images.values()];
   }
 
-  /** All of them, whichever repository they are of: it is of those that were gathered. */
+  /** Looks up collected manifests, whichever repository they are from. */
   get lookup(): ContentLookup {
     return {
       manifest: async descriptor => asNamed(this.manifests.get(descriptor.digest), descriptor),
@@ -190,7 +193,7 @@ class Gathered {
     const key = `${image.name ?? ''} ${image.descriptor.digest}`;
     const earlier = this.#images.get(key) ?? image;
     const [one, other] = [earlier.descriptor.mediaType, image.descriptor.mediaType];
-    // What has no name goes wherever its subject goes, and there it can be one only.
+    // Content without a name belongs wherever its subject does, so it can have one media type only.
     if (one !== other) {
       const { digest } = image.descriptor;
       throw new ArchiveError(
@@ -274,7 +277,7 @@ class Gathered {
   }
 }
 
-/** In a bundle nothing but its name says what a manifest is: so it is complete when it is so as it is read there. */
+/** In a bundle only its descriptor says what a manifest is, so that media type counts for whether it is complete. */
 function asNamed(manifest: Manifest | undefined, { mediaType }: Descriptor): Manifest | undefined {
   return manifest && { ...manifest, mediaType };
 }

@@ -7,24 +7,24 @@ import { ArchiveError } from './archive-error.ts';
 
 const HAVE_TYPE = 'application/vnd.entrepot.have.v1+json';
 
-/** Some 850,000 blobs, which is ten times a large registry; all of them are in memory while a bundle is made. */
+/** Some 850,000 blobs, ten times as many as in a large registry; the list is in memory while a bundle is made. */
 const MAX_HAVE_BYTES = 64 * 1024 * 1024;
 
-/** Where a store keeps the seal of its lists. */
+/** The setting in which a store keeps the seal of its lists. */
 const SEAL_SETTING = 'have-list seal';
 const SEAL_BYTES = 16;
 
-/** The blobs that a receiver holds, so that a bundle for it may leave them out. */
+/** The blobs that a receiver has, so that a bundle for it may leave them out. */
 export interface HaveList {
   readonly blobs: ReadonlySet<Digest>;
   /**
-   * What all lists of one store have in common, and nobody guesses. A bundle shows by it that whoever made it was given a
-   * list: else any archive could claim content of others by naming its digest.
+   * A secret that all lists of one store contain. By repeating it a bundle proves that its author was given a list:
+   * otherwise any archive could claim content of others by naming its digest.
    */
   readonly seal: string;
 }
 
-/** Whether a bundle with this seal was made for this store, by a list that it gave away. */
+/** Whether a bundle with this seal was made with a list of this store. */
 export async function isOwnSeal(
   seal: string | undefined,
   metadata: Pick<MetadataStore, 'readSetting'>,
@@ -32,11 +32,11 @@ export async function isOwnSeal(
   return seal !== undefined && seal === (await metadata.readSetting(SEAL_SETTING));
 }
 
-/** The list of what is held here. It names blobs of every repository, private ones too. */
+/** The list of all stored blobs, including those of private repositories. */
 export async function haveListBytes(blobs: BlobStore, metadata: MetadataStore): Promise<Uint8Array> {
   const held: Digest[] = [];
   for await (const { digest, size } of blobs.list()) {
-    // A file without a row is not held: it may be about to be collected.
+    // A file without a row does not count: it may be about to be collected.
     if ((await metadata.statBlob(digest))?.size === size) held.push(digest);
   }
   const seal = await metadata.initSetting(SEAL_SETTING, randomBytes(SEAL_BYTES).toString('hex'));
@@ -47,6 +47,7 @@ export async function haveListBytes(blobs: BlobStore, metadata: MetadataStore): 
   return bytes;
 }
 
+/** Parses a have-list; throws ArchiveError. */
 export function parseHaveList(bytes: Uint8Array): HaveList {
   if (bytes.byteLength > MAX_HAVE_BYTES) {
     throw new ArchiveError(`the have-list is larger than ${MAX_HAVE_BYTES} bytes`);

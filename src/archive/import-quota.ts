@@ -5,21 +5,24 @@ import { OciError } from '../oci/errors.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import { ArchiveError } from './archive-error.ts';
 
-/** Bounds what repositories that live here may hold. Refuses by an OciError; counts what it let in until `release`. */
+/**
+ * Limits what hosted repositories may store. Throws an OciError if that would be exceeded; what it allowed counts until
+ * `release`.
+ */
 export interface ImportQuota {
   reserve(key: string, repository: Repository, bytes: number): Promise<void>;
   release(key: string): void;
 }
 
-/** Content and the repository that is to have it. */
+/** Content, and the repository that is to have it. */
 interface Arrival {
   readonly repository: Repository;
   readonly tree: ContentTree;
 }
 
 /**
- * Reserves room for all that `arrivals` bring to repositories that live here and that these do not have yet. Returns
- * the way to give it back, once it is in the index or given up. ArchiveError when there is not enough, for any of them.
+ * Reserves space for everything that `arrivals` add to hosted repositories. Returns a function that releases it, to be
+ * called when the content is in the index or was discarded. Throws ArchiveError if there is not enough space for all.
  */
 export async function reserveQuota(
   arrivals: readonly Arrival[],
@@ -46,7 +49,7 @@ interface Wanted {
   readonly sizes: Map<Digest, number>;
 }
 
-/** Each content once a repository, however many of its images share it. */
+/** Each content once per repository, however many images share it. */
 function sizesByRepository(arrivals: readonly Arrival[]): ReadonlyMap<string, Wanted> {
   const wanted = new Map<string, Wanted>();
   for (const { repository, tree } of arrivals) {

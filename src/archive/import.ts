@@ -15,28 +15,28 @@ export interface ImportOptions extends PlacementOptions, ReadOptions, Pick<Compl
   readonly metadata: MetadataStore;
   readonly spool: Spool;
   readonly blobs: BlobStore;
-  /** Bounds what repositories that live here may hold; by default nothing does. */
+  /** Limits what hosted repositories may store; no limit by default. */
   readonly quota?: ImportQuota | undefined;
 }
 
 export interface ImportedImage {
-  /** As it is pulled from here. */
+  /** The name by which it is pulled from here. */
   readonly name: string;
   readonly digest: Digest;
 }
 
 export interface ImportReport {
   readonly images: readonly ImportedImage[];
-  /** Blobs that were not held before. */
+  /** Blobs that were not stored before. */
   readonly addedBlobs: number;
   readonly addedBytes: number;
-  /** Blobs of the images that were held already. */
+  /** Blobs of the images that were stored already. */
   readonly heldBlobs: number;
 }
 
 /**
- * Takes the images of an archive in: all of them, or none. Throws ArchiveError with the reason for which it is refused;
- * then nothing of it is left. Run again after a break, it does not write again what is held.
+ * Imports the images of an archive: all or none. Throws ArchiveError with the reason for a refusal, and then leaves
+ * nothing behind. If it is run again after an interruption, stored content is not written again.
  */
 export async function importArchive(
   entries: AsyncIterable<ArchiveEntry>,
@@ -61,7 +61,7 @@ export async function importArchive(
   }
 }
 
-/** What is published of an image. */
+/** The content and name of an image to be published. */
 export function arrivalOf({ image, place: { repository, tag }, tree }: Settled): Arrival {
   return { repository, tag, digest: image.descriptor.digest, tree };
 }
@@ -79,7 +79,7 @@ function reportOf(
   };
 }
 
-/** How an image is pulled from here. */
+/** The name by which an image is pulled from here. */
 export function nameHere({ image, place: { repository, tag } }: Settled): string {
   return `${repositoryText(repository)}${tag === undefined ? `@${image.descriptor.digest}` : `:${tag}`}`;
 }

@@ -28,50 +28,50 @@ import { type Arrival } from './publish.ts';
 import { reserveQuota, type ImportQuota } from './import-quota.ts';
 
 export interface InspectOptions extends PlacementOptions, ReadOptions, Pick<CompleteOptions, 'platforms'> {
-  /** What is held here is only looked at. */
+  /** The index of the store, which is only read. */
   readonly metadata: Pick<MetadataStore, 'statBlob' | 'readSetting' | 'isLinked' | 'readTag'>;
   readonly blobs: Pick<BlobStore, 'stat' | 'open'>;
   readonly quota?: ImportQuota | undefined;
 }
 
-/** An image of an archive, and what importing it would come to. */
+/** An image of an archive, and the result that importing it would have. */
 export interface InspectedImage {
-  /** As the archive calls it; `undefined` for what belongs to another image, such as a signature. */
+  /** Its name in the archive; `undefined` for an artifact that belongs to an image, such as a signature. */
   readonly name: string | undefined;
   readonly digest: Digest;
-  /** `linux/arm64/v8`, of each manifest below it that is an image for one. */
+  /** Such as `linux/arm64/v8`, for each manifest below it that is an image for one platform. */
   readonly platforms: readonly string[];
-  /** Of its manifests, configs and layers that the archive carries or may leave out. */
+  /** The size of its manifests, configs and layers, whether the archive contains them or may leave them out. */
   readonly bytes: number;
-  /** Of its blobs that are not held here yet. */
+  /** The size of its blobs that are not stored here yet. */
   readonly newBytes: number;
-  /** What it would be called here; empty when it is refused. */
+  /** The names that it would have here; empty if it is refused. */
   readonly places: readonly InspectedPlace[];
-  /** Why it is refused, and with it the whole archive; `undefined` when it is not. */
+  /** Why it is refused, and with it the whole archive; `undefined` if it is not. */
   readonly refusal: string | undefined;
 }
 
 export interface InspectedPlace {
-  /** As it is pulled from here. */
+  /** The name by which it would be pulled from here. */
   readonly name: string;
-  /** That name means it here already. */
+  /** Whether the name means this image here already. */
   readonly isHeld: boolean;
-  /** What its tag means here now, if that is another image. */
+  /** The digest that its tag means here now, if that is another image. */
   readonly replaces: Digest | undefined;
 }
 
 export interface Inspection {
   readonly images: readonly InspectedImage[];
-  /** Of all images; what they share is counted once. */
+  /** The size of all images; shared content is counted once. */
   readonly bytes: number;
   readonly newBytes: number;
-  /** Why an import would refuse the archive: each reason once, those of its images among them. */
+  /** All reasons for which an import would refuse the archive, including those of its images. */
   readonly refusals: readonly string[];
 }
 
 /**
- * What an archive holds, and what importing it would come to; nothing is written. Every digest is verified on the way.
- * ArchiveError for what is not an image layout, or has bytes that are not what their names promise.
+ * Finds out what an archive contains, and what importing it would do, without writing anything. Every digest is
+ * verified. Throws ArchiveError if it is not an image layout, or contains bytes with a wrong digest.
  */
 export async function inspectArchive(
   entries: AsyncIterable<ArchiveEntry>,
@@ -103,7 +103,7 @@ interface Outcome {
   readonly refusals: readonly string[];
 }
 
-/** All that an import looks at before it publishes, past the first image that it would refuse. */
+/** All checks that an import makes before it publishes, but continuing after the first image that is refused. */
 async function outcomeOf(index: BundleIndex, look: Look, options: InspectOptions): Promise<Outcome> {
   const placesOf = new Map<BundleImage, InspectedPlace[]>();
   const refusalOf = new Map<BundleImage, string>();
@@ -126,7 +126,7 @@ async function outcomeOf(index: BundleIndex, look: Look, options: InspectOptions
   }
 }
 
-/** Repository by repository: of one that has no room, every image is refused. */
+/** By repository: if one has no space, every image for it is refused. */
 async function requireRoom(
   settled: readonly Settled[],
   { quota, metadata }: InspectOptions,
@@ -177,7 +177,7 @@ interface Sized {
   readonly newBytes: number;
 }
 
-/** What is there of an image, as far as it can be followed: why it is not complete, the refusal says. */
+/** The content of an image as far as it can be read; `refusal` tells why it is incomplete. */
 async function contentOf(
   { descriptor, platforms: carried }: BundleImage,
   look: Look,
@@ -231,7 +231,7 @@ function sumOf(content: readonly Sized[]): { readonly bytes: number; readonly ne
   return { bytes: sum('bytes'), newBytes: sum('newBytes') };
 }
 
-/** Verifies what an archive carries and keeps nothing of it but, in memory, what says how it hangs together. */
+/** Verifies the blobs of an archive, and keeps only what describes the images, in memory. */
 class Look implements BlobTaker {
   readonly #options: InspectOptions;
   readonly #carried = new Map<Digest, number>();
@@ -286,7 +286,7 @@ class Look implements BlobTaker {
     this.#manifests.set(digest, bytes);
   }
 
-  /** A config is only asked which platform it is for: of those beyond the bound that is not known. */
+  /** A config only tells the platform; those beyond the limit are not kept. */
   #keepConfig(digest: Digest, bytes: Uint8Array): void {
     if (this.#configsBytes + bytes.byteLength > MAX_CONFIGS_BYTES) return;
     this.#configsBytes += bytes.byteLength;
@@ -296,5 +296,5 @@ class Look implements BlobTaker {
 
 /** `{`, with which every config begins. */
 const BRACE = 0x7b;
-/** Some kilobytes each; those of a thousand images for five platforms fit. */
+/** Configs have some kilobytes each; this is enough for a thousand images for five platforms. */
 const MAX_CONFIGS_BYTES = 64 * 1024 * 1024;

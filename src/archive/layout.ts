@@ -1,9 +1,9 @@
 /**
- * archive/: images as OCI image layouts in a tar, to be carried where no network reaches. May import blobs/,
+ * archive/: images as OCI image layouts in a tar, to be carried to sites without a network; backups. May import blobs/,
  * metadata/, oci/ and lib/.
  *
- * The one idea: an archive is somebody else's claim. Nothing that it says is published before every name, size and
- * digest of it was checked and every image was proved to be complete; what came of a refused one is removed again.
+ * The main idea: an archive is somebody else's claim. Nothing of it is published before every name, size and digest was
+ * checked and every image is complete; everything that a refused one brought is removed again.
  */
 import { type Descriptor } from '../oci/descriptor.ts';
 import { type Digest, digestAlgorithm, digestHex, isDigest } from '../oci/digest.ts';
@@ -19,68 +19,76 @@ import { formatPlatform, parsePlatform, type Platform } from '../oci/platform.ts
 import { parseJsonObject } from '../lib/json.ts';
 import { ArchiveError } from './archive-error.ts';
 
-/** OCI image-spec, image-layout.md: what every layout holds beside its blobs. */
+/** OCI image-spec, image-layout.md: what every layout contains besides its blobs. */
 export const LAYOUT_FILE = 'oci-layout';
 export const INDEX_FILE = 'index.json';
-/** What `docker load` of a daemon without the containerd image store reads. */
+/** What `docker load` reads if Docker does not use the containerd image store. */
 export const DOCKER_FILE = 'manifest.json';
 
-/** A layer, as Docker archives without a layout have them: a file, or a link to the layer of another image. */
+/** A layer in a Docker archive without a layout: a file, or a link to the layer of another image. */
 const DOCKER_LAYER_PATH = /^[0-9a-f]{64}\/layer\.tar$/;
 
 const LAYOUT_VERSION = '1.0.0';
 
-/** image-layout.md, "index.json": the reference of a manifest. containerd's own name for it wins where both are there. */
-/** All manifests of an archive are held in memory; those of a thousand images for ten platforms come to 20 MiB. */
+/** All manifests of an archive are in memory; those of a thousand images for ten platforms have 20 MiB. */
 export const MAX_MANIFESTS_BYTES = 64 * 1024 * 1024;
 
+/**
+ * The annotations with the name of a manifest (image-layout.md, "index.json"). containerd's own wins if both are
+ * present.
+ */
 const REFERENCE_NAME = 'org.opencontainers.image.ref.name';
 const CONTAINERD_NAME = 'io.containerd.image.name';
-/** What we say of a bundle, on its index. */
+/** Our annotation of a bundle, on its index. */
 const BUNDLE_VERSION = 'io.entrepot.bundle.version';
 const BUNDLE_HAVE = 'io.entrepot.bundle.have';
-/** What we say of an image, on its entry: which platforms of an index are carried, and that not everybody may read it. */
+/**
+ * Our annotations of an image, on its descriptor: which platforms of an index are included, and that not everybody may
+ * read it.
+ */
 const BUNDLE_PLATFORMS = 'io.entrepot.bundle.platforms';
 const BUNDLE_PRIVATE = 'io.entrepot.bundle.private';
 
 const OUR_VERSION = '1';
 
-/** One manifest that a layout's index names. */
+/** A manifest that the index of a layout names. */
 export interface BundleImage {
   readonly descriptor: Descriptor;
-  /** A full image name; `undefined` for what belongs to another image, such as a signature, or was never named. */
+  /**
+   * A full image name; `undefined` for an artifact that belongs to an image, such as a signature, and for unnamed ones.
+   */
   readonly name: string | undefined;
-  /** Of an index only the children for these are carried; `undefined`: all. */
+  /** The platforms for which children of an index are included; `undefined` for all. */
   readonly platforms: readonly Platform[] | undefined;
-  /** Its repository was not known to be public where it was exported. */
+  /** Whether its repository was not known to be public where it was exported. */
   readonly isPrivate: boolean;
 }
 
-/** A layout's index. */
+/** The index of a layout. */
 export interface BundleIndex {
   readonly images: readonly BundleImage[];
-  /** The seal of the have-list whose blobs are left out; `undefined`: all are carried. */
+  /** The seal of the have-list whose blobs are left out; `undefined` if none are. */
   readonly have: string | undefined;
 }
 
-/** Where a blob lies in a layout. */
+/** The path of a blob in a layout. */
 export function blobPath(digest: Digest): string {
   return `blobs/${digestAlgorithm(digest)}/${digestHex(digest)}`;
 }
 
-/** The digest that the path of a file in a layout promises; `undefined` for any other file. */
+/** The digest in the path of a blob; `undefined` for any other file. */
 export function digestOfPath(path: string): Digest | undefined {
   const [, algorithm, hex] = /^blobs\/([^/]+)\/([^/]+)$/.exec(path) ?? [];
   const digest = `${algorithm}:${hex}`;
   return isDigest(digest) ? digest : undefined;
 }
 
-/** Whether a file of this name is found only in a Docker archive. */
+/** Whether a file of this name occurs only in a Docker archive. */
 export function isDockerFile(path: string): boolean {
   return path === DOCKER_FILE || DOCKER_LAYER_PATH.test(path);
 }
 
-/** Why a Docker archive without an image layout is refused: its manifests, and so its digests, would have to be made up. */
+/** A Docker archive without an image layout has no manifests: they would have to be invented, with other digests. */
 export function dockerArchiveError(): ArchiveError {
   return new ArchiveError(
     'it is a Docker archive without an OCI image layout, from Docker before version 25: ' +
@@ -93,7 +101,7 @@ export function layoutBytes(): Uint8Array {
   return Buffer.from(JSON.stringify({ imageLayoutVersion: LAYOUT_VERSION }));
 }
 
-/** Throws for a version of the layout that is not known here. */
+/** Throws ArchiveError for an unknown version of the layout. */
 export function checkLayout(bytes: Uint8Array): void {
   const version = parseJsonObject(bytes)?.['imageLayoutVersion'];
   if (version !== LAYOUT_VERSION) {
@@ -103,7 +111,7 @@ export function checkLayout(bytes: Uint8Array): void {
   }
 }
 
-/** The content of `index.json`: equal for equal images, in whatever order they come. */
+/** The content of `index.json`: equal for the same images in any order. */
 export function indexBytes({ images, have }: BundleIndex): Uint8Array {
   if (images.length > MAX_INDEX_ENTRIES) {
     throw new ArchiveError(`a bundle may contain at most ${MAX_INDEX_ENTRIES} images, not ${images.length}`);
@@ -124,7 +132,7 @@ export function indexBytes({ images, have }: BundleIndex): Uint8Array {
   return bytes;
 }
 
-/** Reads `index.json`, ours or another program's. */
+/** Parses `index.json`, ours or another program's; throws ArchiveError. */
 export function parseBundleIndex(bytes: Uint8Array): BundleIndex {
   try {
     const { manifests, annotations } = parseManifest(bytes, OCI_INDEX);
@@ -168,7 +176,7 @@ function entryOf({ descriptor, name, platforms, isPrivate }: BundleImage): { key
   return { key: `${name ?? '~'} ${digest}`, entry };
 }
 
-/** A reference without a slash is a tag only, as skopeo and Docker write it: it does not say of what. */
+/** A name without a slash is only a tag, as skopeo and Docker write it, and does not name the image. */
 function nameOf({ annotations = {} }: Descriptor): string | undefined {
   const name = annotations[CONTAINERD_NAME] ?? annotations[REFERENCE_NAME];
   return name?.includes('/') ? name : undefined;

@@ -9,31 +9,31 @@ import { ArchiveError } from './archive-error.ts';
 import { dockerArchiveError, INDEX_FILE, isDockerFile, LAYOUT_FILE } from './layout.ts';
 import { readTar } from './tar.ts';
 
-/** A file of an image layout, wherever it lies. The body must be read to its end, or the reading given up. */
+/** A file of an image layout. The body must be read to its end, or the iteration ended. */
 export interface ArchiveEntry {
-  /** Relative, normal, with slashes: safe to compare and to print. */
+  /** Relative, normalized, with slashes: safe to compare and to print. */
   readonly name: string;
   /** Bytes. */
   readonly size: number;
   readonly body: AsyncIterable<Uint8Array>;
 }
 
-/** Files of one archive; some thousands are usual. Their names are remembered, to find one that comes twice. */
+/** Some thousands are usual. Their names are remembered, to detect duplicates. */
 const MAX_ENTRIES = 250_000;
-/** The longest name of a layout, a blob's by sha512, has 141 characters. */
+/** The longest name in a layout, of a sha512 blob, has 141 characters. */
 const MAX_NAME_LENGTH = 1024;
 /**
- * How much larger than itself a compressed archive may become. Layers hardly shrink a second time; tars of uncompressed
- * layers come to a third; a bomb is some thousand times larger.
+ * The maximum ratio of decompressed to compressed size. Layers hardly shrink a second time; tars of uncompressed layers
+ * shrink to a third; a decompression bomb is some thousand times larger.
  */
 const MAX_EXPANSION = 200;
-/** What may come out before that is looked at: a small archive may begin with a lot of zeros. */
+/** The ratio is checked only beyond this size: a small archive may begin with many zeros. */
 const EXPANSION_ALLOWANCE_BYTES = 64 * 1024 * 1024;
-/** Read from the disk in one piece. */
+/** How much is read from the disk at a time. */
 const READ_BYTES = 1024 * 1024;
 const MAGIC_BYTES = 4;
 
-/** The files of the layout in the folder or tar `path`. `signal` gives up a named pipe that brings nothing. */
+/** The files of a layout in the folder or tar `path`. `signal` ends waiting for a named pipe without data. */
 export async function* openArchive(
   path: string,
   signal: AbortSignal = new AbortController().signal,
@@ -46,7 +46,10 @@ export async function* openArchive(
   else yield* readArchive(createReadStream(path, { highWaterMark: READ_BYTES }));
 }
 
-/** The files of a tar, compressed with gzip or zstd or not. Anything but files with plain names is an ArchiveError. */
+/**
+ * The files of a tar, optionally compressed with gzip or zstd. Throws ArchiveError if it contains anything but files
+ * and folders with plain names.
+ */
 export async function* readArchive(source: AsyncIterable<Uint8Array>): AsyncGenerator<ArchiveEntry, void> {
   const names = new Set<string>();
   let count = 0;
@@ -86,12 +89,12 @@ async function* readFile(folder: string, name: string): AsyncGenerator<ArchiveEn
   yield { name, size: found.size, body: bytesOf(path) };
 }
 
-/** Opened when it is read: nobody hears yet of what fails before. */
+/** Opened when it is read: an earlier error would have no handler. */
 async function* bytesOf(path: string): AsyncGenerator<Uint8Array, void> {
   yield* createReadStream(path, { highWaterMark: READ_BYTES });
 }
 
-/** What lies in a folder of the layout; nothing where it is none. A link would lead out of what was handed in. */
+/** The names in a folder of the layout; none if it does not exist. Links are refused, since they could lead outside. */
 async function namesIn(folder: string, name: string): Promise<string[]> {
   const path = join(folder, name);
   const found = await lstat(path).catch(() => undefined);
@@ -101,7 +104,10 @@ async function namesIn(folder: string, name: string): Promise<string[]> {
   return found?.isDirectory() ? (await readdir(path)).sort() : [];
 }
 
-/** The name as a path below the layout's root. It is never used as a path here, but whoever unpacks what we accept does. */
+/**
+ * Checks a file name: a plain path below the root of the layout. It is never used as a path here, but other programs
+ * may unpack what we accept.
+ */
 function plainName(raw: string): string {
   const name = raw.replace(/^(?:\.\/)+/, '');
   if (name.length > MAX_NAME_LENGTH) throw new ArchiveError('a file in it has a name that is too long');
@@ -166,7 +172,7 @@ async function* inflated(
       yield chunk;
     }
   };
-  // Its failure is the decompressor's too, which is where it is heard.
+  // A failure also ends the decompressor, which reports it.
   const pumping = pipeline(counted, decompressor).catch(() => {});
   try {
     for await (const chunk of decompressor) {

@@ -3,38 +3,38 @@ import { type Repository, repositoryText } from '../oci/repository.ts';
 import { ArchiveError } from './archive-error.ts';
 import type { BundleImage, BundleIndex } from './layout.ts';
 
-/** Where an image of an archive belongs here. */
+/** The repository and tag that an image of an archive gets. */
 export interface Place {
   readonly repository: Repository;
   readonly tag?: string | undefined;
-  /** What the name says its digest is. */
+  /** The digest in the image's name, if it has one. */
   readonly digest?: string | undefined;
 }
 
 export interface PlacementOptions {
-  /** What the name of an image means here; `undefined` is the name of one that the archive does not name. May throw. */
+  /** The meaning of an image's name here; `undefined` stands for an unnamed image. May throw. */
   readonly placeOf: (name: string | undefined) => Place | undefined;
-  /** Whose mirrored images become: preloaded for this grantee, by default for everybody. */
+  /** The grantee for whom mirrored images are imported; by default everybody. */
   readonly grantee?: string | undefined;
-  /** Content of private repositories may become public. */
+  /** Whether content of private repositories may become public. */
   readonly mayPublish?: boolean;
 }
 
-/** An image of an archive; without a place it belongs beside what it refers to. */
+/** An image of an archive; without a place it belongs to the repositories of its subject. */
 export interface PlacedImage {
   readonly image: BundleImage;
   readonly place: Place | undefined;
 }
 
-/** Told of each image that cannot be taken in, and why. What it throws ends the search for others. */
+/** Called for each image that is refused, with the reason. If it throws, no other image is checked. */
 export type Refuse = (image: BundleImage, error: ArchiveError) => void;
 
-/** The first one is enough. */
+/** Ends at the first refusal. */
 export const refuseAtOnce: Refuse = (_, error) => {
   throw error;
 };
 
-/** What `act` makes of the image; `undefined` when it was refused by an ArchiveError. */
+/** The result of `act`; `undefined` if it refused the image with an ArchiveError. */
 export async function unlessRefused<T>(
   image: BundleImage,
   refuse: Refuse,
@@ -50,8 +50,8 @@ export async function unlessRefused<T>(
 }
 
 /**
- * Finds a place for every image that has a name. All of it can be said of the index alone, so a long archive need not be
- * read to be refused for its names. Images that are refused are left out. ArchiveError when there is none at all.
+ * Finds the place of every named image. This needs only the archive's index, so a long archive with wrong names is
+ * refused at once. Refused images are left out. Throws ArchiveError if there is no image at all.
  */
 export async function placeAll(
   { images }: BundleIndex,
@@ -72,7 +72,7 @@ export async function placeAll(
   return placed;
 }
 
-/** One tag cannot mean two images: the later one would take the name of the other. */
+/** One tag cannot mean two images. */
 class OneImageEach {
   readonly #digests = new Map<string, Digest>();
 
@@ -101,7 +101,7 @@ function placeOf({ name, descriptor, isPrivate }: BundleImage, options: Placemen
   return place;
 }
 
-/** A name that nothing here is called by is a fault of the archive, or of who imports it: nothing is kept. */
+/** The meaning of a name. A name that means nothing here is an error of the archive or its importer. */
 function meantBy(name: string | undefined, options: PlacementOptions): Place | undefined {
   try {
     return options.placeOf(name);

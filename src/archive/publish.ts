@@ -6,7 +6,7 @@ import type { Repository } from '../oci/repository.ts';
 import { ArchiveError } from './archive-error.ts';
 import { type ImportQuota, reserveQuota } from './import-quota.ts';
 
-/** An image that is here, whole, and the name under which it is to be found. */
+/** A complete, stored image, and the name that it is to have. */
 export interface Arrival {
   readonly repository: Repository;
   readonly tag: string | undefined;
@@ -16,14 +16,14 @@ export interface Arrival {
 
 export interface PublishOptions {
   readonly metadata: MetadataStore;
-  /** For whom mirrored images are preloaded; by default for everybody. */
+  /** The grantee for whom mirrored images are imported; by default everybody. */
   readonly grantee?: string | undefined;
   readonly quota?: ImportQuota | undefined;
 }
 
 /**
- * First all content, which no name leads to yet; then all names in one step. ArchiveError when there is no room, or when
- * a blob went meanwhile.
+ * Stores first all content, which has no names yet, then sets all names in one step. Throws ArchiveError if there is no
+ * space, or if a blob was removed meanwhile.
  */
 export async function publish(arrivals: readonly Arrival[], options: PublishOptions): Promise<void> {
   const { metadata, quota } = options;
@@ -41,7 +41,7 @@ async function putAll(
 ): Promise<void> {
   const atMs = Date.now();
   for (const { repository, tree } of arrivals) {
-    // What lives here has its own rules of who may read it.
+    // Hosted repositories have their own rules about who may read them.
     const isMirrored = repository.upstream !== '';
     const blobs = tree.blobs.map(({ digest, size }) => ({ digest, size }));
     const missing = await metadata.putContent(

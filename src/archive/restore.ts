@@ -9,26 +9,26 @@ import { ArchiveError } from './archive-error.ts';
 import { BACKUP_FORMAT, type BackupSummary, FIRST_FILE, INDEX_FILE, LAST_FILE } from './backup.ts';
 import { readTar, type TarEntry } from './tar.ts';
 
-/** The first and the last file; the last one lists what a damaged store lacked, at about 150 bytes each. */
+/** For the first and the last file; the last one lists blobs that were missing, at about 150 bytes each. */
 const MAX_JSON_BYTES = 64 * 1024 * 1024;
-/** Bytes that are gathered before they are written. */
+/** How much is collected before it is written. */
 const WRITE_BYTES = 1024 * 1024;
-/** Only its owner's, as the store is. */
+/** For the owner only, as in the store. */
 const INDEX_MODE = 0o600;
 
 export interface RestoreOptions {
-  /** Where the index is to be written; it is whole when `restoreBackup` resolves. */
+  /** Where to write the index, which is complete when `restoreBackup` resolves. */
   readonly indexPath: string;
   readonly spool: Spool;
   readonly blobs: BlobStore;
   readonly signal?: AbortSignal;
-  /** Told of bytes of blobs as they are written. */
+  /** Called with the number of bytes of blobs as they are written. */
   readonly advanced?: (bytes: number) => void;
 }
 
 /**
- * Writes what `source` holds: blobs, each verified, and the index, which is the caller's to put into place. Rejects with
- * ArchiveError for anything but a whole backup; then what was written so far is worth nothing.
+ * Writes the content of `source`: blobs, each verified, and the index, which the caller moves to its place. Rejects
+ * with ArchiveError if it is not a complete backup; what was written until then is useless.
  */
 export async function restoreBackup(
   source: AsyncIterable<Uint8Array>,
@@ -60,7 +60,7 @@ class Restoring {
     this.#options = options;
   }
 
-  /** One file; of the last one what it says. */
+  /** Writes one file; for the last one, returns its content. */
   async take(entry: TarEntry): Promise<BackupSummary | undefined> {
     if (entry.name === FIRST_FILE) {
       const { format }: { format?: unknown } = await readJson(entry);
@@ -121,7 +121,7 @@ class Restoring {
     }
   }
 
-  /** Against what the last file says. */
+  /** Compares everything with the last file. */
   #check(summary: BackupSummary): BackupSummary {
     const lacking = new Set(summary.lacking.map(({ digest }) => digest));
     const isWhole =
@@ -146,7 +146,7 @@ async function readJson<T>({ name, size, body }: TarEntry): Promise<T> {
   }
 }
 
-/** The chunks of a body, about a MiB of them at a time. */
+/** The chunks of a body, about a MiB at a time. */
 async function* gathered(body: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array[], void> {
   let chunks: Uint8Array[] = [];
   let bytes = 0;

@@ -1,10 +1,10 @@
 import { ArchiveError } from './archive-error.ts';
 
 const BLOCK_BYTES = 512;
-/** Of a PAX header or a long name; Go's reader takes no more either. Names here have 141 characters at most. */
+/** The maximum size of a PAX header or long name, as in Go's reader. Names here have at most 141 characters. */
 const MAX_EXTENSION_BYTES = 1024 * 1024;
 
-/** Offset and length of the fields of a header that say what follows it (POSIX ustar). */
+/** Offset and length of the header fields that are read (POSIX ustar). */
 const NAME = [0, 100] as const;
 const SIZE = [124, 12] as const;
 const CHECKSUM = [148, 8] as const;
@@ -12,14 +12,14 @@ const TYPE_AT = 156;
 const MAGIC = [257, 6] as const;
 const PREFIX = [345, 155] as const;
 
-/** What a PAX record may not say of all entries that follow: each would be another file than its header says. */
+/** Keys that a global PAX header must not have: they would change all entries that follow. */
 const OWN_KEYS: readonly string[] = ['path', 'linkpath', 'size'];
 
 /**
- * The bytes of a tar as they are, each piece once every header that ends in it was checked. ArchiveError for what readers
- * of tars take in more than one way, or pass over: a name that goes on behind its end, sparse files, names and sizes for
- * all entries, sizes that are negative, contradict each other, or belong to what has no body. What such an archive holds
- * would depend on who reads it.
+ * Passes the bytes of a tar through, each chunk once every header that ends in it was checked. Throws ArchiveError for
+ * anything that tar readers interpret differently or ignore: a name that continues after its end, sparse files, names
+ * and sizes for all entries, and sizes that are negative, contradict each other, or belong to an entry without a body.
+ * The content of such an archive would depend on who reads it.
  */
 export async function* checkedHeaders(source: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array, void> {
   const check = new HeaderCheck();
@@ -29,7 +29,7 @@ export async function* checkedHeaders(source: AsyncIterable<Uint8Array>): AsyncG
   }
 }
 
-/** What a header for the next entry has said of it. */
+/** What extended headers have said about the next entry. */
 interface Announced {
   readonly pax?: ReadonlyMap<string, string>;
   readonly hasLongName?: boolean;
@@ -38,9 +38,9 @@ interface Announced {
 class HeaderCheck {
   readonly #header = Buffer.alloc(BLOCK_BYTES);
   #headerLength = 0;
-  /** Of the body under way with its padding: what is still to come. */
+  /** How much of the current body, with its padding, is still to come. */
   #bodyLeft = 0;
-  /** The body of a header that describes others, while it comes. */
+  /** The body of an extended header, while it is received. */
   #extension: { readonly type: string; readonly body: Buffer; length: number } | undefined;
   #announced: Announced = {};
 
@@ -81,7 +81,7 @@ class HeaderCheck {
     const header = this.#header;
     if (header.every(byte => byte === 0)) return;
     const sum = checksumOf(header);
-    // Of a block that holds nothing but its checksum some readers say that it is empty.
+    // Some readers consider a block with nothing but its checksum empty.
     if (sum === EMPTY_SUM || sum !== numberIn(header, CHECKSUM))
       throw broken('a header has a wrong checksum');
     const type = String.fromCharCode(header[TYPE_AT] || 0x30);
@@ -111,7 +111,9 @@ class HeaderCheck {
     this.#bodyLeft = padded(size);
   }
 
-  /** By PAX where that says it: then the header holds the same, nothing, or all that fits into it. */
+  /**
+   * The size of an entry: that of PAX if present, in which case the header must have the same, none, or its maximum.
+   */
   #sizeAnnounced(headerSize: number, shown: string): number {
     const text = this.#announced.pax?.get('size');
     if (text === undefined) return headerSize;
@@ -139,7 +141,10 @@ class HeaderCheck {
   }
 }
 
-/** Records `LENGTH KEY=VALUE\n` (POSIX pax). */
+/**
+ * Parses records of the form `LENGTH KEY=VALUE
+ * ` (POSIX pax).
+ */
 function paxRecords(body: Buffer): ReadonlyMap<string, string> {
   const records = new Map<string, string>();
   for (let at = 0; at < body.byteLength; ) {
@@ -160,7 +165,7 @@ function paxRecords(body: Buffer): ReadonlyMap<string, string> {
 
 type Field = readonly [offset: number, length: number];
 
-/** What every byte of a header adds up to when the checksum's own are taken for blanks. */
+/** The sum of all bytes of a header, with spaces in place of the checksum. */
 function checksumOf(header: Buffer): number {
   const [offset, length] = CHECKSUM;
   return header.reduce((sum, byte, at) => sum + (at >= offset && at < offset + length ? 0x20 : byte), 0);
@@ -175,7 +180,9 @@ function sizeOf(header: Buffer, shown: string): number {
   return size;
 }
 
-/** Octal digits, or from the second byte on base 256 where the first says so; `undefined` for anything else. */
+/**
+ * A number in octal digits, or base 256 from the second byte on if the first says so; `undefined` for anything else.
+ */
 function numberIn(header: Buffer, [offset, length]: Field): number | undefined {
   const field = header.subarray(offset, offset + length);
   if (field[0] === 0x80) {
@@ -186,7 +193,7 @@ function numberIn(header: Buffer, [offset, length]: Field): number | undefined {
   return digits === undefined ? undefined : Number.parseInt(digits || '0', 8);
 }
 
-/** The text up to its NUL; throws when something else follows that. */
+/** Requires that nothing follows the NUL at the end of a text. */
 function requireText(bytes: Buffer, field: Field): string {
   const text = textIn(bytes, field);
   const [offset, length] = field;

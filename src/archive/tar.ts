@@ -2,21 +2,21 @@ import { extract, pack } from 'tar-stream';
 import { ArchiveError } from './archive-error.ts';
 import { checkedHeaders } from './tar-headers.ts';
 
-/** One entry of a tar. The body must be read to its end, or the reading given up. */
+/** An entry of a tar. The body must be read to its end, or the iteration ended. */
 export interface TarEntry {
-  /** As it stands in the archive: anything. */
+  /** As in the archive, not validated. */
   readonly name: string;
   /** `file`, `directory`, `symlink`, `link`, `character-device` … */
   readonly type: string;
-  /** Bytes of the body, as the header says; a body that ends before is an error. */
+  /** The size of the body by its header; a shorter body is an error. */
   readonly size: number;
   readonly body: AsyncIterable<Uint8Array>;
 }
 
-/** Equal content must give equal bytes: no time, no owner, and a mode that everybody can read. */
+/** The same content must give the same bytes: no time, no owner, and a mode with which everybody can read it. */
 const FIXED_HEADER = { type: 'file', mode: 0o644, mtime: new Date(0), uid: 0, gid: 0 } as const;
 
-/** What is used of tar-stream's streams, which are like Node's and not the same. */
+/** The part of tar-stream's streams that is used; they resemble Node's but differ. */
 interface Sink {
   write(chunk: Uint8Array): boolean;
   end(last: undefined): unknown;
@@ -27,18 +27,18 @@ interface Sink {
 
 type Chunks = AsyncIterable<Uint8Array> | Iterable<Uint8Array>;
 
-/** Writes a tar, one entry after the other; its bytes come out by iterating over it, as slowly as they are taken. */
+/** Writes a tar, one entry after the other. Iterating over it returns the bytes, as slowly as they are consumed. */
 export class TarWriter {
   readonly #pack = pack();
 
-  /** `chunks` must bring `size` bytes, and must not be written to afterwards. */
+  /** `chunks` must have `size` bytes in total, and must not be modified afterwards. */
   async add(name: string, size: number, chunks: Chunks): Promise<void> {
     await new Promise<void>((resolve, reject) => {
       const sink = this.#pack.entry({ ...FIXED_HEADER, name, size }, error => {
         if (error) reject(error);
         else resolve();
       });
-      // Its failure is told to the callback; that nobody listens to the event would end the process.
+      // The callback gets the error; without a listener the event would end the process.
       sink.on('error', () => {});
       feed(chunks, sink).catch(reject);
     });
@@ -48,7 +48,7 @@ export class TarWriter {
     this.#pack.finalize();
   }
 
-  /** Breaks the bytes off. */
+  /** Ends the bytes with an error. */
   destroy(error?: Error): void {
     this.#pack.destroy(error);
   }
@@ -58,7 +58,7 @@ export class TarWriter {
   }
 }
 
-/** The tar that `write` makes, as fast as it is taken; whoever stops taking it ends the writing. */
+/** The tar that `write` produces, as fast as it is consumed; when the consumer stops, writing ends. */
 export async function* packed(write: (tar: TarWriter) => Promise<void>): AsyncGenerator<Uint8Array, void> {
   const tar = new TarWriter();
   const writing = write(tar).then(
@@ -73,7 +73,7 @@ export async function* packed(write: (tar: TarWriter) => Promise<void>): AsyncGe
   }
 }
 
-/** The entries of a tar in their order, each while its bytes arrive. ArchiveError for what is no tar, or a broken one. */
+/** The entries of a tar in order, each while its bytes arrive. Throws ArchiveError if it is not a valid tar. */
 export async function* readTar(source: AsyncIterable<Uint8Array>): AsyncGenerator<TarEntry, void> {
   const entries = extract();
   let failure: unknown;
@@ -81,12 +81,12 @@ export async function* readTar(source: AsyncIterable<Uint8Array>): AsyncGenerato
     failure = error;
     entries.destroy();
   });
-  // A source that failed (a damaged gzip, a pipe that broke) says more than what that did to the tar.
+  // The error of the source (a damaged gzip, a broken pipe) is more useful than its effect on the tar.
   const reason = (error: unknown): unknown => failure ?? damaged(error);
   try {
     for await (const entry of explained(entries, reason)) {
       const { name, type, size } = entry.header;
-      // tar-stream takes a number that it cannot read for null, and would wait for such a body for ever.
+      // tar-stream reads an invalid number as null, and would wait for such a body for ever.
       if (typeof size !== 'number') throw damaged(new Error('Invalid size'));
       const body = explained(bytesOf(entry), reason);
       yield { name, type: type ?? 'unknown', size, body };
@@ -99,7 +99,7 @@ export async function* readTar(source: AsyncIterable<Uint8Array>): AsyncGenerato
   if (failure !== undefined) throw failure;
 }
 
-/** What `stream` gives, but its error as `reason` explains it. */
+/** The output of `stream`, with its error replaced by the result of `reason`. */
 async function* explained<T>(
   stream: AsyncIterable<T>,
   reason: (error: unknown) => unknown,
@@ -121,7 +121,7 @@ function damaged(error: unknown): ArchiveError {
   return new ArchiveError(`the tar is damaged or truncated: ${message}`);
 }
 
-/** Writes all of `chunks` and the end. Rejects when the stream is closed before it has taken them. */
+/** Writes all `chunks` and ends the stream. Rejects if the stream is closed before it has taken them. */
 async function feed(chunks: Chunks, stream: Sink): Promise<void> {
   for await (const chunk of chunks) {
     if (!stream.write(chunk)) await drained(stream);

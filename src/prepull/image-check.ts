@@ -7,12 +7,12 @@ import { OciError } from '../oci/errors.ts';
 import type { Platform } from '../oci/platform.ts';
 import type { Repository } from '../oci/repository.ts';
 
-/** Where content is held, and can be looked into. */
+/** The index, and the blobs of the store. */
 export interface HeldContent extends HeldStores {
   readonly blobs: HeldStores['blobs'] & { open(digest: Digest): Promise<BlobReader | undefined> };
 }
 
-/** What an image would need that is not held here, in words; empty when it can be pulled without any upstream. */
+/** What is missing of an image, as texts; empty if it can be pulled without any upstream. */
 export async function missingOfImage(
   stores: HeldContent,
   repository: Repository,

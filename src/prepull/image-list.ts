@@ -1,41 +1,44 @@
 /**
- * prepull/: which images a set of workloads needs, and bringing or finding all of each. May import metadata/, oci/ and
- * lib/; where content comes from is a `PullSource`, handed in.
+ * prepull/: finds the images that workloads need, and pulls or checks them. May import metadata/, oci/ and lib/;
+ * content comes from a `PullSource`, which is passed in.
  */
 import { parseYamlDocuments } from '../lib/yaml.ts';
 import { ANY_NODE, type PodPlacement } from './pod-placement.ts';
 import { isPlatform, isReference } from './reference-text.ts';
 import { type ImageVisitor, visitImages } from './workload-images.ts';
 
-/** `kubectl get pods --all-namespaces -o yaml` of a thousand pods. */
+/** Enough for `kubectl get pods --all-namespaces -o yaml` with a thousand pods. */
 const MAX_LIST_BYTES = 16 * 1024 * 1024;
-/** Charts that give a label twice are installed every day. */
+/** Repeated keys are allowed: charts that set a label twice are common. */
 const LIST_LIMITS = { maxBytes: MAX_LIST_BYTES, mayRepeatKeys: true };
 
-/** What a line of Kubernetes' YAML or JSON has, one of them at least: it begins an entry or a document, or has a key. */
+/**
+ * A line with YAML or JSON of Kubernetes: it begins an entry or a document, or has a key. At least one line of a
+ * document does.
+ */
 const YAML_LINE = /^[-[{]|:(?:\s|$)/;
 
-/** What a list says in place of platforms for all that an image has. */
+/** Stands for all platforms of an image, in a list. */
 export const ALL_PLATFORMS = 'all';
 
-/** What an image that a text names is wanted for, in sum. */
+/** What an image is needed for, from all places that name it. */
 export interface ImageUses {
-  /** Of the pods that use it, each once, by what they say. */
+  /** The placements of the pods that use it, without duplicates. */
   readonly placements: ReadonlyMap<string, PodPlacement>;
-  /** The platforms that a list names with it, as the list spells them, or ALL_PLATFORMS. */
+  /** The platforms that a list gives for it, as written, or ALL_PLATFORMS. */
   readonly platforms: ReadonlySet<string>;
 }
 
 const UNUSED: ImageUses = { placements: new Map(), platforms: new Set() };
 
-/** Of an image that is named and nothing else. */
+/** For an image of which only the name is given. */
 export const USUAL_USES: ImageUses = usedBy([ANY_NODE]);
 
 function usedBy(placements: readonly PodPlacement[]): ImageUses {
   return { ...UNUSED, placements: new Map(placements.map(one => [JSON.stringify(one), one])) };
 }
 
-/** What an image is wanted for that two places name. */
+/** The combined uses of an image that is named in two places. */
 export function together(one: ImageUses, other: ImageUses): ImageUses {
   return {
     placements: new Map([...one.placements, ...other.placements]),
@@ -43,24 +46,24 @@ export function together(one: ImageUses, other: ImageUses): ImageUses {
   };
 }
 
-/** What a text says of images. Places are where in which object: `Deployment web/shop: spec.template.spec.…`. */
+/** The images that a text names. A place says where in which object: `Deployment web/shop: spec.template.spec.…`. */
 export interface ImageList {
-  /** By their names, as the text spells them. */
+  /** By name as written. */
   readonly images: ReadonlyMap<string, ImageUses>;
-  /** The place of each image that an object names, its first one. */
+  /** The first place of each image that an object names. */
   readonly places: ReadonlyMap<string, string>;
-  /** What is an image by all appearances, in fields that only their own operators know, with its first place. */
+  /** Values that look like images, in fields whose meaning is not known, with their first place. */
   readonly likely: ReadonlyMap<string, string>;
-  /** What should be an image and is not, with its place. */
+  /** Values that should be images and are not, with their places. */
   readonly unread: readonly { readonly text: string; readonly place: string }[];
-  /** The handlers of the RuntimeClasses that are among its objects, by their names. */
+  /** The handlers of the RuntimeClasses among the objects, by name. */
   readonly handlers: ReadonlyMap<string, string>;
 }
 
 /**
- * The images that a text names: a list with one image a line, which may end with platforms (`#` begins a comment), or
- * YAML or JSON documents with Kubernetes objects of any kind (`helm template`, `kubectl get … -o yaml`), in which every
- * container and every image volume counts, however deep it lies. Throws YamlError for what is neither.
+ * Finds the images in a text: a list with one image per line, optionally followed by platforms (`#` begins a comment),
+ * or YAML or JSON documents with Kubernetes objects of any kind (`helm template`, `kubectl get … -o yaml`), in which
+ * every container and image volume counts, at any depth. Throws YamlError if it is neither.
  */
 export function imagesIn(text: string): ImageList {
   const images = new ListedImages();
@@ -84,13 +87,13 @@ class ListedImages implements ImageList, ImageVisitor {
     return new Map([...this.#likely].filter(([name]) => !this.images.has(name)));
   }
 
-  /** A name, perhaps with platforms behind it: `nginx:1.27 linux/amd64,linux/arm64`. */
+  /** A name, optionally followed by platforms: `nginx:1.27 linux/amd64,linux/arm64`. */
   addLine(line: string): void {
     const { name, platforms } = readLine(line);
     this.#add(name, platforms.length === 0 ? USUAL_USES : { ...UNUSED, platforms: new Set(platforms) });
   }
 
-  /** A document: an object or objects of Kubernetes, or a list of names. */
+  /** A document: one or more Kubernetes objects, or a list of names. */
   collect(document: unknown): void {
     if (!Array.isArray(document)) return visitImages(document, this);
     for (const entry of document) {
@@ -121,7 +124,9 @@ class ListedImages implements ImageList, ImageVisitor {
   }
 }
 
-/** `undefined` when a line is YAML: then it is no list. A line that is neither is an image whose name is wrong. */
+/**
+ * The lines of a list; `undefined` if a line is YAML. A line that is neither counts as an image with an invalid name.
+ */
 function imagesOfList(text: string): readonly string[] | undefined {
   const lines = text.split(/\r?\n/).map(line => line.replace(/(?:^|\s)#.*$/, '').trim());
   const images = lines.filter(line => line !== '');
@@ -132,7 +137,7 @@ function mayBeOfList(line: string): boolean {
   return isReference(readLine(line).name) || !YAML_LINE.test(line);
 }
 
-/** What does not end with platforms is a name as a whole, if a wrong one. */
+/** Without valid platforms at its end, the whole line is the name, even if that is invalid. */
 function readLine(line: string): { readonly name: string; readonly platforms: readonly string[] } {
   const [name = '', last = '', ...more] = line.split(/\s+/);
   const platforms = last.split(',');

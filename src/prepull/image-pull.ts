@@ -13,20 +13,22 @@ import { signatureTags } from '../oci/reference.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
 
-/** Layers of one image at a time: what containerd and Docker do. */
+/** How many layers of one image at a time, as in containerd and Docker. */
 const PARALLEL_BLOBS = 3;
-/** How far a download has come is looked at each so many bytes. */
+/** How often the progress of a download is reported. */
 const STEP_BYTES = 1024 * 1024;
-/** A verified blob is synced and known to the index a moment after its last byte can be read; a full disk never does. */
+/**
+ * A verified blob is usually synced and in the index a moment after its last byte can be read; on a full disk, never.
+ */
 const KEPT_WITHIN_MS = 30_000;
 const KEPT_POLL_MS = 20;
 const REFERRERS_PAGE = 100;
-/** Signatures of signatures end somewhere; what goes on was made to. */
+/** Referrers of referrers are few; an endless chain is malicious. */
 const MAX_REFERRERS = 1000;
 
 const ANYTHING: ManifestWant = { accepts: () => true, platform: undefined };
 
-/** What is pulled, and on whose behalf. */
+/** What to pull, and on whose behalf. */
 export interface PullTask {
   readonly repository: Repository;
   /** A tag or a digest. */
@@ -37,9 +39,9 @@ export interface PullTask {
 export interface PullOptions {
   readonly source: PullSource;
   readonly metadata: MetadataStore;
-  /** Of an index only the best child for each of these; all children if left out. */
+  /** The platforms for which the best children of an index are pulled; all children if absent. */
   readonly platforms: readonly Platform[] | undefined;
-  /** Brings signatures, SBOMs and the like too. */
+  /** Whether to pull signatures, SBOMs and other attached artifacts, too. */
   readonly referrers: boolean;
   readonly progress: { expect(bytes: number): void; advance(bytes: number): void };
   readonly signal: AbortSignal;
@@ -48,15 +50,15 @@ export interface PullOptions {
 export interface PulledImage {
   readonly digest: Digest;
   readonly blobs: number;
-  /** Blobs that were held before. */
+  /** The number of blobs that were stored before. */
   readonly heldBlobs: number;
-  /** Bytes of the others. */
+  /** The size of the others. */
   readonly fetchedBytes: number;
 }
 
 /**
- * Brings all of an image that is not held, through the source that serves clients too, so that nothing is fetched twice
- * beside them. Rejects with what a client would hear, or when an index has nothing for a wanted platform.
+ * Fetches everything of an image that is not stored, through the same source as clients, so that nothing is downloaded
+ * twice. Rejects with the error that a client would get, or if an index has no image for a requested platform.
  */
 export async function pullImage(task: PullTask, options: PullOptions): Promise<PulledImage> {
   const pull = new ImagePull(task, options);
@@ -85,7 +87,7 @@ class ImagePull {
     return root.descriptor.digest;
   }
 
-  /** Brings a tree and returns its manifests. */
+  /** Pulls a tree and returns its manifests. */
   async #pullTree(
     root: ServedManifest,
     platforms: readonly Platform[] | undefined,
@@ -117,7 +119,7 @@ class ImagePull {
     };
   }
 
-  /** Some at a time; all that have begun come to an end, also when one fails. */
+  /** A few at a time. If one fails, those that have begun are still awaited. */
   async #pullBlobs(blobs: readonly Descriptor[]): Promise<void> {
     const queue = [...blobs];
     const work = async (): Promise<void> => {
@@ -135,7 +137,7 @@ class ImagePull {
     if (failed !== undefined) throw failed.reason;
   }
 
-  /** Comes again when its process stood still for so long that another one has begun the download anew. */
+  /** Retries if this process was suspended for so long that another one has started the download again. */
   async #pullBlob(blob: Descriptor): Promise<void> {
     this.blobs += 1;
     let isBrought = false;
@@ -150,12 +152,13 @@ class ImagePull {
     }
   }
 
-  /** Waits for the download, and for its being kept, without reading what comes. */
+  /** Waits until the blob is downloaded and stored, without keeping what is read. */
   async #bring({ digest, size }: Descriptor): Promise<void> {
     const { source, metadata, progress, signal } = this.#options;
     const { repository, right } = this.#task;
     signal.throwIfAborted();
-    // Upstream only shows that this repository has it too: the answer is that of a first fetch nevertheless.
+    // Upstream may only have proved that this repository has it, too; the outcome is that of a first fetch
+    // nevertheless.
     const wasHeld = (await metadata.statBlob(digest)) !== undefined;
     const { reader, outcome } = await source.openBlob(repository, digest, right);
     const isHeld = outcome !== 'miss' && outcome !== 'joined';
@@ -168,7 +171,7 @@ class ImagePull {
     const stop = (): void => void reader.close();
     signal.addEventListener('abort', stop);
     try {
-      // It may have come while the blob was opened.
+      // It may have been aborted while the blob was opened.
       signal.throwIfAborted();
       for (let position = 0; position < size; position += STEP_BYTES) {
         await reader.read(new Uint8Array(1), Math.min(position + STEP_BYTES, size) - 1);
@@ -202,8 +205,8 @@ class ImagePull {
   }
 
   /**
-   * Where another repository brought the blob, upstream may still be asked whether this one has it too when the blob is
-   * kept: asking again waits for the answer, which makes the Link.
+   * If the blob was downloaded for another repository, upstream may still have to confirm that this one has it: asking
+   * waits for that, and creates the Link.
    */
   async #requireLinked(digest: Digest): Promise<void> {
     const { source, metadata } = this.#options;
@@ -241,7 +244,7 @@ class ImagePull {
     return found;
   }
 
-  /** Asked for by name, as nothing lists them; mostly there are none. */
+  /** Looked up by their names, since nothing lists them; mostly there are none. */
   async #signatures(subject: Digest): Promise<readonly Digest[]> {
     const found: Digest[] = [];
     for (const tag of signatureTags(subject)) {

@@ -1,7 +1,7 @@
 import { isJsonObject, type JsonObject } from '../lib/json.ts';
 import { DEFAULT_PLATFORM, type Platform } from '../oci/platform.ts';
 
-/** What a node's label for its operating system or architecture has to say. */
+/** A requirement on a node's label for its operating system or architecture. */
 export interface NodeRequirement {
   readonly field: 'os' | 'architecture';
   readonly operator: 'In' | 'NotIn';
@@ -10,16 +10,16 @@ export interface NodeRequirement {
 
 /** On which nodes a pod may run, as far as that decides which platform of an image it gets. */
 export interface PodPlacement {
-  /** `undefined`: the cluster's usual one. */
+  /** `undefined` for the cluster's default. */
   readonly runtimeClass: string | undefined;
-  /** All of them hold. */
+  /** All of these must hold. */
   readonly requirements: readonly NodeRequirement[];
 }
 
-/** Of a pod that says nothing of its nodes. */
+/** For a pod without constraints on its nodes. */
 export const ANY_NODE: PodPlacement = { runtimeClass: undefined, requirements: [] };
 
-/** The well-known labels of nodes, with the names that they had before Kubernetes 1.14. */
+/** The well-known labels of nodes, including their names before Kubernetes 1.14. */
 const LABELS: Readonly<Record<string, NodeRequirement['field']>> = {
   'kubernetes.io/os': 'os',
   'kubernetes.io/arch': 'architecture',
@@ -28,8 +28,8 @@ const LABELS: Readonly<Record<string, NodeRequirement['field']>> = {
 };
 
 /**
- * Where a pod with this spec may run: `spec.os`, its nodeSelector, and its required node affinity, of which one term is
- * enough, so that there may be several placements. Preferences and tolerations keep it from nowhere.
+ * Where a pod with this spec may run: by `spec.os`, its nodeSelector, and its required node affinity, of which one term
+ * is enough, so there may be several placements. Preferences and tolerations exclude no node.
  */
 export function placementsOf(spec: JsonObject): readonly PodPlacement[] {
   const { runtimeClassName, os, nodeSelector, affinity } = spec;
@@ -78,8 +78,8 @@ function requirementOf(
 }
 
 /**
- * The platforms that a pod with this placement can get: those of `usual` on whose nodes it may run or, if it may run on
- * none of these, the ones that the placement names. One that nothing can meet has no say.
+ * The platforms that a pod with this placement can get: those of `usual` on whose nodes it may run or, if there are
+ * none, those that the placement names. A placement that no node can meet has none.
  */
 export function platformsOf({ requirements }: PodPlacement, usual: readonly Platform[]): readonly Platform[] {
   const isMet = (platform: Platform) =>
@@ -91,7 +91,7 @@ export function platformsOf({ requirements }: PodPlacement, usual: readonly Plat
   const valuesOf = (field: NodeRequirement['field']) =>
     requirements.find(one => one.field === field && one.operator === 'In')?.values;
   const systems = valuesOf('os') ?? [...new Set([...usual, DEFAULT_PLATFORM].map(({ os }) => os))];
-  // Where nothing is known of the nodes with such a system: what nearly all of them have.
+  // If nothing is known about nodes with this system: the architecture that nearly all of them have.
   const architectures = valuesOf('architecture') ?? [DEFAULT_PLATFORM.architecture];
   const all = systems.flatMap(os => architectures.map(architecture => ({ os, architecture })));
   const possible = all.filter(isMet);

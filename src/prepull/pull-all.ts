@@ -1,15 +1,15 @@
-/** Images at a time, unless somebody says otherwise: enough to keep a link busy while manifests are asked for. */
+/** Images at a time by default: enough to use a network connection fully while manifests are requested. */
 export const DEFAULT_PARALLEL_IMAGES = 4;
 
 export interface PullAllOptions<Image> {
   /** Images at a time. */
   readonly parallel: number;
-  /** False when the image could not be pulled, which was told. */
+  /** Returns false if the image could not be pulled, after reporting that. */
   readonly pull: (image: Image) => Promise<boolean>;
   readonly signal: AbortSignal;
 }
 
-/** Pulls all, past those that fail, and returns these. Rejects by its signal only. */
+/** Pulls all images, continuing after failures, and returns those that failed. Rejects only when its signal aborts. */
 export async function pullAll<Image>(
   images: readonly Image[],
   { parallel, pull, signal }: PullAllOptions<Image>,

@@ -1,12 +1,12 @@
 import { parsePlatform } from '../oci/platform.ts';
 import { parseNormalizedReference } from '../oci/reference.ts';
 
-/** Whether a text that somebody wrote is an image reference. */
+/** Whether a text is an image reference. */
 export function isReference(text: string): boolean {
   return isRead(() => parseNormalizedReference(text));
 }
 
-/** Whether it is a platform, as in a list of images. */
+/** Whether a text is a platform, as in a list of images. */
 export function isPlatform(text: string): boolean {
   return isRead(() => parsePlatform(text));
 }

@@ -10,46 +10,46 @@ import {
 } from './image-list.ts';
 import { type PodPlacement, platformsOf } from './pod-placement.ts';
 
-/** An image as somebody named it. */
+/** An image to pull or check, as it was named. */
 export interface WantedImage {
   readonly name: string;
-  /** Where pods run it, with the handler of their RuntimeClass in its place. */
+  /** Where pods run it, with RuntimeClasses replaced by their handlers. */
   readonly placements: readonly PodPlacement[];
-  /** Platforms that were named with it, or ALL_PLATFORMS. */
+  /** Platforms that were given with it, or ALL_PLATFORMS. */
   readonly platforms: ReadonlySet<string>;
 }
 
-/** What names images. */
+/** Where images are named. */
 export interface ImageNames {
   readonly images: readonly string[];
-  /** Files with more of them: lists, or Kubernetes objects. */
+  /** Files with further images: lists, or Kubernetes objects. */
   readonly from: readonly string[];
 }
 
 export interface NamesReader {
-  /** The text of a file that names images. */
+  /** Returns the text of a file. */
   readonly read: (file: string) => Promise<string>;
-  /** What a file is called, for people. */
+  /** Returns the name of a file for messages. */
   readonly shown: (file: string) => string;
-  /** Also takes what only seems to be an image. */
+  /** Whether to include values that only look like images. */
   readonly takesLikely: boolean;
-  /** Hears, line by line, what objects in the files name, where, and what was not taken. */
+  /** Called with a line for each image that an object names, with its place, and for each that is ignored. */
   readonly tell: (line: string) => void;
 }
 
-/** A file that names images and cannot be understood: which, where, and why. */
+/** A file that should name images and is invalid. The message says which, where, and why. */
 export class InvalidImageList extends Error {
   override readonly name = 'InvalidImageList';
 }
 
-/** What was read of what names images. */
+/** The images that were found. */
 export interface WantedImages {
   readonly images: readonly WantedImage[];
-  /** By file: why it could not be read, or InvalidImageList where it names none. */
+  /** By file, the reason for which it could not be read; InvalidImageList if its content is invalid. */
   readonly unread: ReadonlyMap<string, unknown>;
 }
 
-/** The images that are named and those that files name, each once, past files that cannot be read. */
+/** The images that are given by name or in files, without duplicates. Files that cannot be read are skipped. */
 export async function wantedImages(
   { images: names, from }: ImageNames,
   reader: NamesReader,
@@ -66,7 +66,7 @@ export async function wantedImages(
     if (takesLikely) for (const name of list.likely.keys()) images.set(name, images.get(name) ?? USUAL_USES);
     foundLines(shown(file), list, takesLikely).forEach(tell);
   }
-  // A class that no file describes is taken to be called like its handler, as most are.
+  // A class without a description is assumed to have a handler of the same name, as most do.
   const handlerOf = (name: string | undefined) => handlers.get(name) ?? name;
   const wanted = [...images].map(([name, { placements, platforms }]) => ({
     name,
@@ -90,7 +90,7 @@ async function listIn(
   }
 }
 
-/** What the objects of a file name, and where; nothing for a plain list, which says it itself. */
+/** Lines about the images in the objects of a file; none for a plain list. */
 function foundLines(file: string, list: ImageList, takesLikely: boolean): readonly string[] {
   const { places, likely, unread } = list;
   const lines = [...places].map(([name, place]) => `${file}: ${name} (${place})`);
@@ -103,8 +103,9 @@ function foundLines(file: string, list: ImageList, takesLikely: boolean): readon
 }
 
 /**
- * The platforms for which an image is wanted: those that were named with it, and those where its pods may run. `usual`:
- * where nothing says more; `handlers`: the platforms of what handles RuntimeClasses. `undefined`: all that it has.
+ * The platforms for which an image is needed: those that were given with it, and those on which its pods may run.
+ * `usual` is the default; `handlers` maps handlers of RuntimeClasses to platforms. `undefined` means all platforms of
+ * the image.
  */
 export function platformsWanted(
   { platforms, placements }: WantedImage,

@@ -4,29 +4,35 @@ import type { CronSchedule } from '../lib/cron.ts';
 import { KeyedBackoff } from '../lib/keyed-backoff.ts';
 import { IMAGE_PULL_BACKOFF } from '../oci/pull-policy.ts';
 
-/** Timers of Node hold no more than 24.8 days; an hour also bears a clock that is set. */
+/** Timers last at most 24.8 days; an hour also bounds the effect of a changed clock. */
 const MAX_SLEEP_MS = 3_600_000;
 
-/** The reading of what names images backs off by this key: no image is called so. */
+/** The key of the back-off for reading image names, which no image can have. */
 const READING = '';
 
-/** What was named, as far as that could be read. */
+/** The images to pull, as far as they could be read. */
 export interface Named<Image> {
   readonly images: readonly Image[];
-  /** How many files that name images could not be read or understood. */
+  /** How many files with image names could not be read or parsed. */
   readonly unread: number;
 }
 
 export interface WatchOptions<Image extends { readonly name: string }> {
   readonly schedule: CronSchedule;
-  /** Read anew for each round, since files change, and again while some of it cannot be. A rejection is told to `failed`. */
+  /**
+   * Called for each round, since files change, and again while some of them cannot be read. A rejection is reported to
+   * `failed`.
+   */
   readonly named: () => Promise<Named<Image>>;
-  /** Pulls them and returns those that failed. */
+  /** Pulls the images and returns those that failed. */
   readonly pull: (images: readonly Image[]) => Promise<readonly Image[]>;
   readonly failed: (error: unknown) => void;
-  /** Told after each attempt how many images and files now wait to be tried again. */
+  /** Called after each attempt with the number of images and files that will be retried. */
   readonly failing?: (count: number) => void;
-  /** Told after each attempt when the next one is: a round at `roundMs`, and before it what failed at `retryMs`. */
+  /**
+   * Called after each attempt with the times of what comes next: a round at `roundMs`, and failures before that at
+   * `retryMs`.
+   */
   readonly waits: (next: { readonly roundMs: number; readonly retryMs: number | undefined }) => void;
   readonly signal: AbortSignal;
   readonly nowMs?: () => number;
@@ -34,8 +40,8 @@ export interface WatchOptions<Image extends { readonly name: string }> {
 }
 
 /**
- * Pulls all images at once and then at each time of the schedule; one that fails is tried again in between, after waits
- * that grow like those of ImagePullBackOff, and so is a file that names images. Ends by its signal only.
+ * Pulls all images at once, and then at each time of the schedule. Images that fail, and files that cannot be read, are
+ * retried in between, with the delays of ImagePullBackOff. Rejects only when its signal aborts.
  */
 export async function watch<Image extends { readonly name: string }>(
   options: WatchOptions<Image>,
@@ -63,7 +69,7 @@ export async function watch<Image extends { readonly name: string }>(
   }
 }
 
-/** What is named at one time of the schedule. */
+/** The images of one time of the schedule. */
 class Round<Image extends { readonly name: string }> {
   readonly #options: WatchOptions<Image>;
   readonly #backoff: KeyedBackoff;
@@ -79,7 +85,7 @@ class Round<Image extends { readonly name: string }> {
     this.#nowMs = nowMs;
   }
 
-  /** Until something may be tried again: Infinity when nothing failed. */
+  /** The time until something may be retried; Infinity if nothing failed. */
   get remainingMs(): number {
     const keys = [...this.#failed.keys(), ...(this.#unread > 0 ? [READING] : [])];
     return Math.min(...keys.map(key => this.#backoff.remainingMs(key, this.#nowMs())));
@@ -89,7 +95,7 @@ class Round<Image extends { readonly name: string }> {
     await this.#pull(await this.#read());
   }
 
-  /** Tries what has waited long enough. */
+  /** Retries what is due. */
   async retry(): Promise<void> {
     const mayTry = (key: string) => this.#backoff.remainingMs(key, this.#nowMs()) === 0;
     const isReadAgain = this.#unread > 0 && mayTry(READING);
@@ -98,7 +104,7 @@ class Round<Image extends { readonly name: string }> {
     await this.#pull([...new Map([...again, ...news].map(image => [image.name, image])).values()]);
   }
 
-  /** The images that were not named before, or not in this way. */
+  /** The images that are new, or were named differently before. */
   async #read(): Promise<readonly Image[]> {
     const { images, unread } = await this.#readNamed();
     this.#unread = unread;

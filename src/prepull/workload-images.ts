@@ -2,37 +2,37 @@ import { isJsonObject, type JsonObject } from '../lib/json.ts';
 import { isReference } from './reference-text.ts';
 import { type PodPlacement, placementsOf } from './pod-placement.ts';
 
-/** Kubernetes' own objects are some dozen levels deep; templates within templates some more. */
+/** Kubernetes' own objects are some dozen levels deep; nested templates a little more. */
 const MAX_DEPTH = 64;
 
-/** Where Kubernetes keeps the containers of a pod, in a pod itself and in every template of one. */
+/** The containers of a pod, and of every template of one. */
 const CONTAINER_LISTS = ['containers', 'initContainers', 'ephemeralContainers'] as const;
 
-/** What custom resources call an image: image, imageName, sidecarImage. */
+/** How custom resources name a field with an image: image, imageName, sidecarImage. */
 const IMAGE_KEY = /^(?:image|\w*Image)(?:Name)?$/;
-/** What operators call the images that they start (RELATED_IMAGE_ is the Operator Framework's). */
+/** How operators name variables with images that they start (RELATED_IMAGE_ is the Operator Framework's). */
 const IMAGE_VARIABLE = /^RELATED_IMAGE_|_IMAGE$/;
 /** `--config-reloader-image=quay.io/…` */
 const IMAGE_FLAG = /^--[\w.-]*image[\w.-]*=(.+)$/i;
 
-/** Hears what is found, with its place: `Deployment web/shop: spec.template.spec.containers[0]`. */
+/** Called with what is found, and its place: `Deployment web/shop: spec.template.spec.containers[0]`. */
 export interface ImageVisitor {
   /** The image of a container or an image volume. */
   image(name: string, placements: readonly PodPlacement[], place: string): void;
-  /** What parses as an image, where custom resources and operators keep theirs. */
+  /** A value that parses as an image, where custom resources and operators have images. */
   likelyImage(name: string, place: string): void;
-  /** A field that should hold an image and holds something else, or nothing. */
+  /** A field that should contain an image and contains something else, or nothing. */
   unreadImage(text: string, place: string): void;
   /** A RuntimeClass. */
   handler(runtimeClass: string, handler: string): void;
 }
 
-/** Finds the images in a document with objects of Kubernetes, of any kind and however deep. */
+/** Finds the images in a document with Kubernetes objects of any kind, at any depth. */
 export function visitImages(document: unknown, visitor: ImageVisitor): void {
   new Walk(visitor).visit(document, { owner: '', path: '' }, 0);
 }
 
-/** An object with a kind and a name, and the way from it. */
+/** An object with a kind and a name, and the path within it. */
 interface Place {
   readonly owner: string;
   readonly path: string;
@@ -40,7 +40,7 @@ interface Place {
 
 class Walk {
   readonly #visitor: ImageVisitor;
-  /** Containers, and volumes' images: their image is no guess. */
+  /** Containers and image volumes, whose images are not guesses. */
   readonly #known = new Set<JsonObject>();
 
   constructor(visitor: ImageVisitor) {
@@ -69,7 +69,7 @@ class Walk {
     for (const [key, member] of Object.entries(object)) this.visit(member, inner(place, key), depth + 1);
   }
 
-  /** Whatever has containers or volumes is taken for the spec of a pod. */
+  /** Any object with containers or volumes is treated as the spec of a pod. */
   #visitPod(spec: JsonObject, place: Place): void {
     const containers = CONTAINER_LISTS.flatMap(list =>
       objectsIn(spec[list], inner(place, list)).map(found => ({ ...found, image: found.object['image'] })),
@@ -85,7 +85,7 @@ class Walk {
     const placements = placementsOf(spec);
     for (const { object, at, image } of found) {
       this.#known.add(object);
-      // Kubernetes takes an absent image and an empty one for the same: someone fills it in later.
+      // To Kubernetes an empty image is the same as none: something else fills it in later.
       if (typeof image === 'string' && image.trim() !== '') this.#visitor.image(image, placements, text(at));
       else this.#visitor.unreadImage('(no image)', text(at));
     }
@@ -115,7 +115,7 @@ class Walk {
   }
 }
 
-/** The form that charts and many custom resources have: `{registry, repository, tag | digest}`. */
+/** The form that charts and many custom resources use: `{registry, repository, tag | digest}`. */
 function imageOfParts({ registry, repository, tag, digest }: JsonObject): string | undefined {
   if (typeof repository !== 'string' || repository === '') return undefined;
   const hasTag = (typeof tag === 'string' && tag !== '') || typeof tag === 'number';

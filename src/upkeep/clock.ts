@@ -5,19 +5,19 @@ import { everything } from '../metadata/survey.ts';
 import { inSteps } from './steps.ts';
 import type { Stores } from './stores.ts';
 
-/** Just after a boot the clock may be wrong the other way: a right one is still right after so long. */
+/** Just after a boot the clock may be wrong in the other direction; a right clock is still right after this time. */
 const SETTLED_AFTER_MS = 600_000;
-/** Since when uses in the future have been seen, by the clock that sees them. */
+/** The setting that records since when uses in the future have been seen, by the clock that sees them. */
 const USES_SINCE = 'future-uses-since';
-/** And Links. */
+/** The same for Links. */
 const LINKS_SINCE = 'future-links-since';
 /** As between other steps of upkeep. */
 const PAUSE_MS = 20;
 
 /**
- * A clock that was ahead and has been corrected leaves content that was last used in the future, which nothing could evict
- * or collect until then. Once such uses have been seen for ten minutes they become uses of now: the content is
- * protected from now on like any other, and no longer.
+ * A clock that was ahead and was corrected leaves content with uses in the future, which could not be evicted or
+ * collected until then. If such uses have been seen for ten minutes, they are set to now: the content is protected like
+ * any other from then on.
  */
 export async function settleUses(
   metadata: MetadataStore,
@@ -33,7 +33,9 @@ export async function settleUses(
   }
 }
 
-/** The same of Links, which eviction does not look at; no index finds them by time, so the survey's thread looks through all. */
+/**
+ * The same for Links, which eviction does not consider. No index finds them by time, so the survey's thread reads all.
+ */
 export async function settleLinks(
   { metadata, survey, rows }: Stores,
   signal: AbortSignal | undefined,
@@ -52,7 +54,7 @@ async function isAnyIn(pages: AsyncIterable<readonly unknown[]>): Promise<boolea
   return false;
 }
 
-/** Whether they are seen, and have been for long enough; what is known of that is kept as `setting`. */
+/** Whether they are seen, and have been for long enough. Since when is recorded in `setting`. */
 async function haveLasted(
   metadata: MetadataStore,
   setting: string,

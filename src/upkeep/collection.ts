@@ -8,13 +8,13 @@ import { inSteps, PAUSE_MS } from './steps.ts';
 import { Counter, type Ingests, type RunOptions, type Stores, type StrayFile, type Tally } from './stores.ts';
 
 export interface CollectionOptions extends Stores, Ingests {
-  /** What was made or used within this time stays, needed or not: its manifest may be on the way. */
+  /** Content that was created or used within this time is kept, needed or not: its manifest may follow. */
   readonly gracePeriodMs: number;
-  /** How long an unfinished download or upload that nobody works on is kept, to be resumed. */
+  /** How long unfinished downloads and uploads are kept, so that they can be resumed. */
   readonly keepUnfinishedMs: number;
-  /** How long ago a right to a mirrored repository may have been proved and still count, in any case. */
+  /** For how long a Grant may possibly be valid. */
   readonly keepGrantsMs: number;
-  /** Upload sessions, which are owned by `hosted`: gives up those that nobody touched since, or finds them. */
+  /** Uploads, which belong to `hosted`: ends those that were not used since, or finds them. */
   readonly uploads: {
     expire(untouchedSinceMs: number, signal?: AbortSignal): Promise<Tally>;
     expirable(untouchedSinceMs: number): Promise<Tally>;
@@ -22,26 +22,26 @@ export interface CollectionOptions extends Stores, Ingests {
 }
 
 export interface CollectionRun extends RunOptions {
-  /** This time another one. */
+  /** Overrides the grace period of the options. */
   readonly gracePeriodMs?: number;
-  /** Also where the index may not know all that is held: from now on what it does not know is garbage. */
+  /** Collect even if the index may be incomplete: what it does not know is then garbage. */
   readonly force?: boolean;
 }
 
-/** The index may not know all that is held, so nothing was collected. The message says why, and what to do. */
+/** Nothing was collected, because the index may be incomplete. The message says why, and what to do. */
 export class CollectingStopped extends Error {
   override readonly name = 'CollectingStopped';
 }
 
 /**
- * So many files without a row, and more than half of all, are not what a crash or a power loss leaves: the index has lost
- * their rows, as an older one does that was put back. Those leave the files of two steps of a removal, and one for each
- * transfer that was ending.
+ * This many files without a row, if they are more than half of all, do not result from a crash or a power failure: the
+ * index has lost their rows, as when an older one was restored. A crash leaves the files of two steps of a removal, and
+ * one for each transfer that was ending.
  */
 const MAX_STRAYS = 60;
 
 export interface CollectionReport {
-  /** Upload sessions given up. */
+  /** Uploads that were ended. */
   readonly uploads: Tally;
   /** Unfinished downloads and uploads. */
   readonly unfinished: Tally;
@@ -57,12 +57,12 @@ export interface CollectionReport {
  * Garbage collection. The rule, the same for hosted and mirrored repositories:
  *
  * - A manifest is needed while it is linked in a repository, tagged or not: a client may know it by its digest, and
- *   deleting it is its owner's act. Deleting a tag frees nothing; deleting the manifest does.
- * - A blob is needed while a manifest that is held names it. A Link alone keeps it only for the grace period, which
- *   is what a push needs between its blobs and its manifest; then the Link goes too.
- * - What nobody needs goes when it was neither made nor used within the grace period.
+ *   its owner has to delete it. Deleting a tag frees nothing; deleting the manifest does.
+ * - A blob is needed while a stored manifest names it. A Link alone keeps it only for the grace period, which a push
+ *   needs between its blobs and its manifest; then the Link is removed, too.
+ * - Content that is not needed is removed if it was neither created nor used within the grace period.
  *
- * Nothing waits for it: it looks and removes rows in a thread, and every removal decides anew in its own transaction.
+ * Nothing waits for it: it reads and removes rows in a thread, and every removal checks again in its own transaction.
  */
 export class Collection {
   readonly #options: CollectionOptions;
@@ -87,7 +87,7 @@ export class Collection {
     const manifests = await this.#collect('manifests', sinceMs, run, after =>
       survey.unneeded('manifest', sinceMs, after),
     );
-    // A dry run has left what would have gone by now, and must look through it.
+    // After a dry run those are still there, but must not count.
     const isAsIfGone = run.dryRun === true && links + manifests.items > 0;
     const blobs = await this.#collect('blobs', sinceMs, run, after =>
       isAsIfGone ? survey.unneeded('blob', sinceMs, after) : survey.unnamedBlobs(sinceMs, after),
@@ -105,7 +105,7 @@ export class Collection {
     if (dryRun !== true) await resumeCollecting(metadata);
   }
 
-  /** Credentials that are renewed all the time leave Grants that no longer count, one for each repository. */
+  /** Credentials that are renewed regularly leave expired Grants, one for each repository. */
   async #endOldGrants({ signal }: RunOptions): Promise<void> {
     const { metadata, keepGrantsMs } = this.#options;
     const beforeMs = Date.now() - keepGrantsMs;
@@ -190,12 +190,12 @@ export class Collection {
     }
   }
 
-  /** Files whose row was never written, or went without them: a crash came in between. */
+  /** Files whose row was never written, or was removed without them: a crash came in between. */
   async #removeStrays(sinceMs: number, run: CollectionRun): Promise<Tally> {
     const { survey, rows } = this.#options;
     const counter = new Counter('files', run);
     const ratio = new StrayRatio();
-    // The first ones wait until there are too many or until all was seen.
+    // The first ones wait until there are too many, or until all files were seen.
     let waiting: StrayFile[] = [];
     const remove = async (files: readonly StrayFile[]) => {
       await inSteps(files, run.signal, async step => {
@@ -227,7 +227,7 @@ export class Collection {
   }
 }
 
-/** Files come in the order of their digests, which is none: the first ones speak for all. */
+/** Digests are random, so the first files in their order are representative. */
 class StrayRatio {
   strays = 0;
   seen = 0;

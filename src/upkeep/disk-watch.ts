@@ -2,10 +2,10 @@ import type { SpoolSpace } from '../blobs/spool.ts';
 import type { Log } from '../lib/log.ts';
 import { sizeText } from '../lib/units.ts';
 
-/** What a full disk costs. */
+/** The effects of a full disk. */
 const CONSEQUENCES = 'stored content is served, pushes are refused, and downloads are not stored';
 
-/** Tells once when the disk of the store has less free than it should, and once when it has enough again. */
+/** Logs once when the disk of the store has less free space than it should, and once when it has enough again. */
 export class DiskWatch {
   readonly #space: Pick<SpoolSpace, 'look'>;
   readonly #log: Log;
@@ -16,12 +16,12 @@ export class DiskWatch {
     this.#log = log;
   }
 
-  /** What was wrong at the last look; `undefined` for nothing. */
+  /** The problem at the last check; `undefined` if there was none. */
   get problem(): string | undefined {
     return this.#problem;
   }
 
-  /** To be called when what may go has gone. */
+  /** Call after eviction. */
   async look(): Promise<void> {
     const { freeBytes, minFreeBytes } = await this.#space.look();
     const wasShort = this.#problem !== undefined;

@@ -5,35 +5,36 @@ import { removeContents } from './removal.ts';
 import { Counter, type Ingests, type RunOptions, type Stores, type Tally } from './stores.ts';
 import { abandonIngest } from './unfinished.ts';
 
-/** Once it begins it makes this much room, so that it does not begin again with the next blob. */
+/** Evicts down to this share of the limit, so that it does not start again with the next blob. */
 const LOW_WATER_MARK = 0.9;
-/** How often all ingests are counted: in between the store knows of its own, and not of what another process writes. */
+/** How often all ingests are counted. In between, only those of this process are known. */
 const COUNT_UNFINISHED_EACH_MS = 60_000;
 
 export interface EvictionOptions extends Stores, Ingests {
-  /** Of blobs, manifests and unfinished transfers together. `undefined`: no limit. */
+  /** For blobs, manifests and unfinished transfers together; `undefined` for no limit. */
   readonly maxBytes: number | undefined;
 }
 
 export interface EvictionRun extends RunOptions {
-  /** What somebody waits to write, for which there has to be room too, unless nothing that goes could make so much. */
+  /** How much a caller wants to write: makes room for that, too, unless eviction could not make enough. */
   readonly wantedBytes?: number;
-  /** In a dry run: what would have gone by now, so that so much less has to go for its being too much. */
+  /** In a dry run: how much garbage collection would have freed before. */
   readonly asIfFreedBytes?: number;
 }
 
 export interface EvictionReport extends Tally {
-  /** What is held now, or would be. */
+  /** The size of the store afterwards, or in a dry run the size that it would have. */
   readonly heldBytes: number;
-  /** Which limit is not kept though nothing else may go. */
+  /** The limit that is still exceeded, although nothing else may be evicted. */
   readonly stuckAt: 'maxBytes' | 'minFree' | undefined;
 }
 
 /**
- * Keeps the store under `storage.maxBytes`, unfinished transfers included, and `storage.minFree` of the disk free. First
- * idle downloads go, the oldest first, then mirrored content, the least recently used first, down to the low-water mark.
- * Links stay, so what is asked for again is downloaded without being proved again. What lives here, is pinned, is being
- * worked on, or is linked nowhere yet is never taken; and nothing that is being read, since that would free nothing.
+ * Keeps the store below `storage.maxBytes`, including unfinished transfers, and `storage.minFree` of the disk free.
+ * Idle downloads are removed first, oldest first, then mirrored content, least recently used first, down to the
+ * low-water mark. Links stay, so evicted content can be downloaded again without another proof. Hosted and pinned
+ * content is never evicted, nor content that is being downloaded or has no Link yet, nor content that is being read,
+ * since that would free nothing.
  */
 export class Eviction {
   readonly #options: EvictionOptions;
@@ -43,7 +44,7 @@ export class Eviction {
     this.#options = options;
   }
 
-  /** Whether more is held than may be: two look-ups, and each minute a count of the ingests in the survey's thread. */
+  /** Whether a limit is exceeded: two queries, and once a minute a count of ingests in the survey's thread. */
   async isDue(): Promise<boolean> {
     const { maxBytes, spool } = this.#options;
     const { freeBytes, minFreeBytes } = await spool.space.look();
@@ -63,7 +64,7 @@ export class Eviction {
     const heldBytes = (await this.#heldBytes()) - (run.asIfFreedBytes ?? 0);
     const overBytes = heldBytes > maxBytes ? heldBytes - maxBytes * LOW_WATER_MARK : 0;
     const excessBytes = Math.max(overBytes, await this.#shortBytes(heldBytes, run));
-    // What is used while this runs is in use.
+    // Content that is used from now on is in use.
     const sinceMs = Date.now();
     await this.#abandon(unfinished, excessBytes, { counter, run });
     if (counter.bytes < excessBytes) {
@@ -81,7 +82,10 @@ export class Eviction {
     return { ...counter.tally, heldBytes: leftBytes, stuckAt };
   }
 
-  /** How much has to go for the disk's sake. What is wanted and could not be had if all went is not made room for. */
+  /**
+   * How many bytes must be freed for the disk. Makes no room for a write that would not fit even if everything were
+   * evicted.
+   */
   async #shortBytes(
     heldBytes: number,
     { wantedBytes = 0, asIfFreedBytes = 0 }: EvictionRun,
@@ -138,7 +142,7 @@ export class Eviction {
     return blobBytes + manifestBytes + spool.unfinishedBytes;
   }
 
-  /** What comes or goes while the thread looks is in the count or not; the next one is right again. */
+  /** Changes while the thread counts may or may not be included; the next count corrects that. */
   async #countUnfinished(): Promise<readonly FoundIngest[]> {
     const { survey, spool } = this.#options;
     const files = await survey.unfinished();
@@ -148,7 +152,7 @@ export class Eviction {
   }
 }
 
-/** As many from the front as make up `bytes`. */
+/** As many from the front as have `bytes` in total. */
 function enoughOf(contents: readonly SizedContent[], bytes: number): readonly SizedContent[] {
   let sum = 0;
   return contents.filter(({ size }) => {

@@ -4,29 +4,29 @@ import type { Repository } from '../oci/repository.ts';
 import { Purge, type Purged } from './purge.ts';
 import type { Stores } from './stores.ts';
 
-/** Of the tags of a digest, what one answer names. */
+/** How many tags of a digest are listed. */
 const TAGS_SHOWN = 100;
 
 export interface ImageRemovalOptions extends Stores {
-  /** What lives here may be deleted at all. */
+  /** Whether hosted content may be deleted at all. */
   readonly deletesHosted: boolean;
 }
 
 export interface RemovalRun {
-  /** Also what is pinned, what several tags mean, and whole repositories that live here. */
+  /** Removes also what is pinned or has several tags, and whole hosted repositories. */
   readonly force?: boolean;
-  /** Removes the manifest of a tag too, if no other tag means it, and frees at once what nothing else needs. */
+  /** Removes the manifest of a tag, too, unless another tag means it, and frees at once what nothing else needs. */
   readonly purge?: boolean;
 }
 
-/** What went, and what did not. */
+/** What was removed, and what was not. */
 export interface RemovedImage {
-  /** What the reference meant; `undefined` for a repository. */
+  /** The digest of the reference; `undefined` for a repository. */
   readonly digest: Digest | undefined;
   readonly removedTags: readonly string[];
   /** Tags of the repository that still mean the digest: the first hundred. */
   readonly otherTags: readonly string[];
-  /** The repository still has a manifest of this digest. */
+  /** Whether the repository still has a manifest with this digest. */
   readonly isManifestHeld: boolean;
   readonly freedBytes: number;
 }
@@ -34,7 +34,7 @@ export interface RemovedImage {
 /** Why nothing was removed. */
 export class RemovalRefused extends Error {
   override readonly name = 'RemovalRefused';
-  /** `disabled` alone is not overcome by `force`. */
+  /** `force` overrides all but `disabled`. */
   readonly reason: 'disabled' | 'pinned' | 'tagged' | 'repository';
   /** The pins or tags that are the reason. */
   readonly names: readonly string[];
@@ -46,7 +46,7 @@ export class RemovalRefused extends Error {
   }
 }
 
-/** Takes what people name out of its repository: a tag, a digest, or all of it. */
+/** Removes a tag, a digest or a whole repository. */
 export class ImageRemoval {
   readonly #options: ImageRemovalOptions;
   readonly #purge: Purge;
@@ -57,8 +57,8 @@ export class ImageRemoval {
   }
 
   /**
-   * `reference`: a tag or a digest; all of the repository if left out. `undefined` when nothing of it is held. Without
-   * `purge` the bytes go with garbage collection or, of mirrored content, when room is needed.
+   * Removes a reference (a tag or a digest), or the whole repository if absent; `undefined` if nothing of it is stored.
+   * Without `purge` the space is freed by garbage collection or, for mirrored content, by eviction.
    */
   async remove(
     repository: Repository,
@@ -69,7 +69,7 @@ export class ImageRemoval {
     if (repository.upstream === '' && !deletesHosted) throw new RemovalRefused('disabled');
     if (run.purge === true) await this.#purge.permit();
     const removed = await this.#removeAny(repository, reference, run);
-    // Who asks again now is not to be told what was known before.
+    // So that other processes do not answer from what they remember.
     await metadata.notify('content');
     return removed;
   }
@@ -97,7 +97,7 @@ export class ImageRemoval {
     if (pins.length > 0 && force !== true) throw new RemovalRefused('pinned', pins);
     const manifests = purge === true ? await survey.image(repository, digest) : [];
     await metadata.removeTag(repository, tag);
-    // Of a digest that goes on being held, the pin stays.
+    // The pin of a digest stays as long as the digest is stored.
     for (const pin of pins) if (purge === true || pin === tag) await metadata.removePin(repository, pin);
     const purged = purge === true ? await this.#purge.image(repository, manifests) : undefined;
     return this.#removed(repository, digest, [tag], purged);
@@ -112,7 +112,7 @@ export class ImageRemoval {
     const pins = await metadata.listPinsOver(repository, digest);
     if (pins.length > 0 && force !== true) throw new RemovalRefused('pinned', pins);
     const tags = await this.#tagsOf(repository, digest);
-    // Upstream can bring back what is its own.
+    // For a mirrored repository, upstream can provide them again.
     if (tags.length > 0 && repository.upstream === '' && force !== true) {
       throw new RemovalRefused('tagged', tags);
     }

@@ -11,31 +11,31 @@ import type { Digest } from '../oci/digest.ts';
 import { isNonDistributable } from '../oci/manifest.ts';
 import { formatPlatform, isAttestation, type Platform } from '../oci/platform.ts';
 
-/** A config says more than its platform, but none is larger than this; what is, shows no platform. */
+/** Configs are smaller than this; the platform of a larger one is not shown. */
 const MAX_CONFIG_BYTES = 1024 * 1024;
 
-/** What is held of an image. */
+/** What is stored of an image. */
 export interface HeldImage {
   readonly digest: Digest;
   readonly platforms: readonly HeldPlatform[];
-  /** Bytes that the removal of its name would free, and those that other names need too, equal images among them. */
+  /** The bytes that removing its name would free, and those that other names need as well, including equal images. */
   readonly ownBytes: number;
   readonly sharedBytes: number;
-  /** Bytes that would have to come before it is whole; of manifests that are not held, nobody knows. */
+  /** The bytes that are missing of the image; those of missing manifests are unknown. */
   readonly missingBytes: number;
-  /** When the manifest or anything under it was last served; 0 for never. */
+  /** When the manifest or anything below it was last served; 0 for never. */
   readonly usedAtMs: number;
   readonly isDamaged: boolean;
 }
 
 export interface HeldPlatform {
-  /** `linux/arm64/v8`; `undefined` of an artifact, and when it is not known. */
+  /** Such as `linux/arm64/v8`; `undefined` for an artifact, or if it is unknown. */
   readonly platform: string | undefined;
   readonly digest: Digest;
   readonly isComplete: boolean;
 }
 
-/** Every tag with what is held of its image, in the order of names; then what is known by its digest alone. */
+/** Every tag with what is stored of its image, ordered by name; then images without a tag. */
 export async function* heldImages(
   survey: Survey,
   blobs: BlobStore,
@@ -50,7 +50,7 @@ export async function* heldImages(
   }
 }
 
-/** What the survey found under a manifest, in sum. */
+/** The totals of what the survey found below a manifest. */
 export async function heldImage(
   manifests: readonly SurveyedManifest[],
   blobs: BlobStore,
@@ -97,7 +97,7 @@ function isComplete(manifest: SurveyedManifest | undefined): boolean {
   return manifest?.isHeld === true && manifest.blobs.every(blob => blob.isHeld || isNonDistributable(blob));
 }
 
-/** A manifest that stands alone has its platform in its config (image-spec, config.md). */
+/** A manifest outside an index has its platform in its config (image-spec, config.md). */
 async function configPlatform(
   { blobs: named }: SurveyedManifest,
   blobs: BlobStore,
@@ -110,7 +110,10 @@ async function configPlatform(
   return platform && formatPlatform(platform);
 }
 
-/** An artifact's config may be anything: one that is no JSON has no platform, nor has a signature's, where both are ''. */
+/**
+ * The config of an artifact may be anything: one that is not JSON has no platform, nor has a signature's, in which both
+ * members are ''.
+ */
 async function readPlatform(digest: Digest, blobs: BlobStore): Promise<Platform | undefined> {
   const reader = await blobs.open(digest);
   const bytes = reader && (await readWhole(reader, MAX_CONFIG_BYTES));

@@ -8,20 +8,20 @@ import { removeContents } from './removal.ts';
 import { inSteps } from './steps.ts';
 import type { Stores } from './stores.ts';
 
-/** No grace period: who asks for a purge says that nobody is at it. */
+/** No grace period: whoever purges knows that nobody is pushing. */
 const WHENEVER = Number.POSITIVE_INFINITY;
 const REFERRERS_PAGE = 100;
 
-/** What a purge took. */
+/** What a purge removed. */
 export interface Purged {
   readonly freedBytes: number;
-  /** Of signatures, which only their name attaches to the image. */
+  /** Tags of signatures, which belong to the image only by their name. */
   readonly tags: readonly string[];
 }
 
 /**
- * Frees at once what a removed image alone had. Every step decides in its own transaction whether something needs the
- * content; only a push that is between its blobs and its manifest may find that one of these blobs is gone.
+ * Frees at once what only a removed image needed. Every step checks in its own transaction whether something needs the
+ * content; only a push that is between its blobs and its manifest may lose a blob.
  */
 export class Purge {
   readonly #stores: Stores;
@@ -30,14 +30,14 @@ export class Purge {
     this.#stores = stores;
   }
 
-  /** CollectingStopped where the index may not know all that is held. */
+  /** Throws CollectingStopped if the index may be incomplete. */
   async permit(): Promise<void> {
     const reason = await whyNotCollected(this.#stores.metadata);
     if (reason !== undefined) throw new CollectingStopped(`${reason}; ${WAYS_OUT}`);
   }
 
   /**
-   * An image that the survey found before its name was removed, with what is attached to it: as far as no other tag, pin
+   * Removes an image that the survey found before its name was removed, with what is attached to it, unless a tag, pin
    * or manifest of the repository names it.
    */
   async image(repository: Repository, manifests: readonly SurveyedManifest[]): Promise<Purged> {
@@ -59,7 +59,7 @@ export class Purge {
     return { freedBytes, tags };
   }
 
-  /** Of `contents`, which were linked in a repository that is removed. How many bytes it freed. */
+  /** Frees `contents`, which were linked in a repository that is removed. Returns how many bytes. */
   async contents(contents: readonly SizedContent[]): Promise<number> {
     const { rows } = this.#stores;
     let freedBytes = 0;
@@ -76,7 +76,7 @@ export class Purge {
   }
 }
 
-/** Takes the manifests of one image out of its repository. */
+/** Removes the manifests of one image from its repository. */
 class Unlinking {
   readonly removed: SurveyedManifest[] = [];
   readonly tags: string[] = [];
@@ -88,7 +88,7 @@ class Unlinking {
     this.#repository = repository;
   }
 
-  /** Again and again, as long as it gets any further: a manifest goes after all that name it. */
+  /** Repeats as long as it makes progress: a manifest can be removed after all that name it. */
   async run(manifests: readonly SurveyedManifest[]): Promise<void> {
     const { metadata } = this.#stores;
     for (let left = manifests; left.length > 0; ) {
@@ -99,7 +99,7 @@ class Unlinking {
           this.removed.push(manifest);
           attached.push(...(await this.#attachedTo(manifest.digest)));
         } else if (manifest === manifests[0]) {
-          // It is there for all that is below it.
+          // It stays, and so does everything below it.
           return;
         } else {
           kept.push(manifest);

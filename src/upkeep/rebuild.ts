@@ -6,26 +6,26 @@ import type { Progress, Stores } from './stores.ts';
 export interface RebuildRun {
   readonly signal: AbortSignal;
   readonly onProgress: (progress: Progress) => void;
-  /** Hears of each file that is not what its name says. */
+  /** Called for each file whose content does not match its name. */
   readonly onDamaged: (digest: Digest, reason: string) => void;
 }
 
 export interface RebuildReport {
-  /** Blobs that the index knows again. */
+  /** Blobs that were added to the index. */
   readonly added: number;
   readonly addedBytes: number;
   readonly known: number;
-  /** Files that are not what their names say; they stay where they are. */
+  /** Files whose content does not match their names; they are left in place. */
   readonly damaged: number;
 }
 
-/** While nothing says which blobs are wanted, none may go. */
+/** The reason for stopping garbage collection: it is not known which blobs are needed. */
 const REBUILT = 'the index was rebuilt from the files, and does not know yet what is needed';
 
 /**
- * Makes rows for blobs that lie in the folder and that the index does not know, each compared with its digest first.
- * Deletes nothing, and stops garbage collection: a blob without a Link looks like garbage until somebody asks for it.
- * May be broken off and run again.
+ * Adds rows for stored blobs that the index does not know, after verifying each against its digest. Deletes nothing,
+ * and stops garbage collection: a blob without a Link looks like garbage until a client requests it. May be interrupted
+ * and run again.
  */
 export async function rebuild(
   { metadata, blobs }: Pick<Stores, 'metadata' | 'blobs'>,

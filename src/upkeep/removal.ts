@@ -5,19 +5,20 @@ import { inSteps } from './steps.ts';
 import type { Stores } from './stores.ts';
 
 export interface RemovalOptions {
-  /** Takes the rows away that may go. Says which went. */
+  /** Removes the rows that may be removed. Returns the removed contents. */
   readonly removeRows: (contents: readonly Content[]) => Promise<readonly Content[]>;
-  /** What of the next few is still wanted; all of them if there is no such choice. */
+  /** Selects which of the next few are still to be removed; all if absent. */
   readonly choose?: (contents: readonly SizedContent[]) => readonly SizedContent[];
-  /** Hears of what is gone; the bytes follow. */
+  /** Called with what was removed; the bytes follow. */
   readonly onRemoved: (removed: readonly SizedContent[]) => void;
   readonly signal: AbortSignal | undefined;
 }
 
 /**
- * Removes one page of what a survey found: rows, then their bytes, which go in a transaction that sees that they have no
- * row: one that was written meanwhile, by whoever brought the same blob again, keeps them. So nobody has to wait for
- * this, and it may be paused anywhere. A step is one commit, with the bytes of the step before.
+ * Removes one page of what a survey found: first rows, then bytes. Bytes are removed in a transaction that checks that
+ * they have no row, so a row that was written meanwhile, because the blob was downloaded again, keeps them. Nobody has
+ * to wait for this, and it may be suspended anywhere. Each step is one commit, together with the bytes of the step
+ * before.
  */
 export async function removeContents(
   { rows }: Stores,
@@ -27,9 +28,9 @@ export async function removeContents(
   let rowless: readonly Digest[] = [];
   const transact = async (step: readonly SizedContent[]) => {
     const wanted = choose(step);
-    // Asked in one turn, and so written in one transaction.
+    // Called in the same tick, and therefore written in one transaction.
     const [gone] = await Promise.all([removeRows(wanted), rows.removeStrays(rowless)]);
-    // What comes back from the thread is a copy.
+    // The thread returns copies.
     const names = new Set(gone.map(nameOf));
     const removed = wanted.filter(content => names.has(nameOf(content)));
     rowless = blobsAmong(removed);
@@ -42,7 +43,7 @@ export async function removeContents(
   }
 }
 
-/** A row whose digest was damaged names no file. */
+/** A row with a damaged digest has no file. */
 function blobsAmong(contents: readonly Content[]): readonly Digest[] {
   return contents.flatMap(({ kind, digest }) => (kind === 'blob' && isDigest(digest) ? [digest] : []));
 }

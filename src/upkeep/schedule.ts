@@ -2,26 +2,28 @@ import type { Log } from '../lib/log.ts';
 import type { DiskWatch } from './disk-watch.ts';
 import type { Upkeep } from './upkeep.ts';
 
-/** How often the total is looked at, which is one row: the store may overshoot by what comes in between. */
+/** How often the total is checked, which is one row: the store may exceed its limit by what arrives in between. */
 const EVICTION_POLL_MS = 5_000;
-/** Within this a server begins a scrub that was due before it started: not at once, while its nodes start too. */
+/**
+ * How soon a server begins a scrub that was due before it started: not at once, since its nodes may be starting, too.
+ */
 const OVERDUE_SCRUB_WITHIN_MS = 3_600_000;
-/** The longest that a timer can wait (2^31 - 1 ms); whoever waits longer looks again then. */
+/** The longest timeout of a timer (2^31 - 1 ms); longer ones take several. */
 const MAX_TIMER_MS = 2_147_483_647;
 
 export interface ScheduleOptions {
   readonly upkeep: Upkeep;
   readonly disk: DiskWatch;
   readonly log: Log;
-  /** Infinity: never. */
+  /** Infinity for never. */
   readonly collectIntervalMs: number;
-  /** Infinity: never. */
+  /** Infinity for never. */
   readonly scrubIntervalMs: number;
 }
 
 /**
- * Runs upkeep while a server serves. Each kind waits from the end of its last run, never quite as long as another
- * process does, and keeps no process alive. A run that fails is logged, and tried again when it is due again.
+ * Runs upkeep in a server. Each kind waits from the end of its last run, with some jitter between processes. Timers do
+ * not keep the process alive. A run that fails is logged, and tried again when it is next due.
  */
 export class Schedule {
   readonly #options: ScheduleOptions;
@@ -34,7 +36,7 @@ export class Schedule {
     this.#options = options;
   }
 
-  /** Starts the timers; the first collection and an overdue scrub come within an interval, the scrub within an hour. */
+  /** Starts the timers. The first collection comes within an interval; an overdue scrub within an hour. */
   async begin(): Promise<void> {
     const { upkeep, disk, collectIntervalMs, scrubIntervalMs } = this.#options;
     await disk.look();
@@ -45,7 +47,7 @@ export class Schedule {
     this.#wait('scrub', Math.max(scrubDueMs, overdueMs), scrubIntervalMs, () => this.#scrub());
   }
 
-  /** Breaks off what runs, between two steps, and waits for it. */
+  /** Stops what is running between two steps, and waits for it. */
   async close(): Promise<void> {
     this.#stopping.abort(new Error('upkeep is stopping'));
     for (const timer of this.#timers.values()) {
@@ -103,7 +105,7 @@ export class Schedule {
     if (report.items > 0) {
       log.info({ items: report.items, bytes: report.bytes }, 'evicted the least recently used content');
     }
-    // Of what is short on the disk `DiskWatch` tells.
+    // `DiskWatch` reports a lack of disk space.
     const isStuck = report.stuckAt === 'maxBytes';
     if (isStuck && !this.#isStuck) {
       log.warn(

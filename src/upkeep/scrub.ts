@@ -5,52 +5,52 @@ import { type Digest, isDigest } from '../oci/digest.ts';
 import { CLOCK_SLACK_MS } from '../lib/clock.ts';
 import type { RunOptions, Stores } from './stores.ts';
 
-/** Where the last scrub stands, for all processes and across restarts. */
+/** The setting with the state of the last scrub, for all processes and across restarts. */
 const STATE = 'scrub';
 /** A damaged page of the index may have changed the digest itself. */
 const NO_DIGEST = 'its row in the index has no valid digest';
-/** How much may be read again after a crash: the state is written once a minute. */
+/** How much is read again after a crash: the state is written once a minute. */
 const SAVE_MS = 60_000;
 
 export interface ScrubOptions extends Stores {
-  /** How fast bytes are read: what a disk does beside its work without anybody noticing. */
+  /** The maximum rate of reading, so that other users of the disk do not notice. */
   readonly bytesPerSecond: number;
 }
 
 export interface ScrubReport {
-  /** Blobs and manifests looked at. */
+  /** Blobs and manifests that were checked. */
   readonly checked: number;
   readonly checkedBytes: number;
-  /** What was wrong, or would have been found so. */
+  /** What was damaged. */
   readonly damaged: readonly DamagedContent[];
 }
 
 export interface DamagedContent extends SizedContent {
   readonly reason: string;
-  /** `hosted`: it was pushed here, and has to be pushed again. `undefined`: not looked up (dry run). */
+  /** `hosted`: it was pushed here, and has to be pushed again. `undefined`: not determined (dry run). */
   readonly loss: 'hosted' | 'mirrored' | undefined;
 }
 
 export interface ScrubRun extends RunOptions {
-  /** Goes on where the last one was broken off. */
+  /** Continues where the last one was interrupted. */
   readonly resume?: boolean;
-  /** This time another rate. */
+  /** Overrides the rate of the options. */
   readonly bytesPerSecond?: number;
-  /** Hears of each damage when it is found: a scrub may be stopped before it can report. */
+  /** Called for each damage when it is found, since a scrub may be stopped before it can return. */
   readonly onDamaged?: (content: DamagedContent) => void;
 }
 
 interface State {
-  /** The last digest that was looked at; '' between two scrubs. */
+  /** The last digest that was checked; '' between two scrubs. */
   readonly after: string;
   readonly finishedAtMs: number;
 }
 
 /**
- * Reads everything that is held again and compares it with its digest. What is damaged loses its row at once, so that it
- * is absent rather than wrong: mirrored content is removed, and downloaded again when it is asked for; content of a
- * repository that lives here is refused until it is pushed again, and its file stays for whoever wants to rescue it. The
- * damage is remembered, shown and counted until the content is whole.
+ * Reads all stored content again and compares it with its digest. Damaged content loses its row at once, so that it is
+ * absent rather than wrong: mirrored content is removed, and downloaded again when it is requested; hosted content is
+ * refused until it is pushed again, and its file stays, in case it can be rescued. The damage is remembered, shown and
+ * counted until the content is replaced.
  */
 export class Scrub {
   readonly #options: ScrubOptions;
@@ -60,8 +60,8 @@ export class Scrub {
   }
 
   /**
-   * When the last one was finished; 0 for never, and for a time that is not yet, by more than a clock that is kept right
-   * goes back: nobody knows when that was. One that was broken off goes on where it stopped.
+   * When the last scrub finished; 0 for never, and for a time in the future, which a wrong clock must have recorded. An
+   * interrupted scrub continues where it stopped.
    */
   async finishedAtMs(): Promise<number> {
     const { finishedAtMs } = await this.#state();
@@ -74,7 +74,7 @@ export class Scrub {
     const walk = new Walk(this.#options, run, run.bytesPerSecond ?? this.#options.bytesPerSecond);
     let savedAtMs = performance.now();
     const start = run.resume === true ? state.after : '';
-    // The first blob may be one that takes minutes.
+    // The first blob may take minutes.
     walk.tell();
     for await (const blobs of everything(after => survey.blobs(after ?? start))) {
       for (const blob of blobs) {
@@ -135,12 +135,12 @@ class Walk implements ScrubReport {
     this.checkedBytes += blob.size;
     this.#options.meter.count('scrub_checked_bytes_total', {}, blob.size);
     this.tell();
-    // Small blobs, too, keep to the rate.
+    // Small blobs must keep to the rate, too.
     const dueMs = startedAtMs + (blob.size / this.#bytesPerSecond) * 1000;
     await sleep(Math.max(1, dueMs - performance.now()), undefined, { signal: this.#run.signal });
   }
 
-  /** Tells how far it is; `bytes` of a blob that is not checked to its end yet. */
+  /** Reports progress; `bytes` of a blob that is not completely checked yet. */
   tell(bytes = 0): void {
     this.#run.onProgress?.({ step: 'blobs checked', items: this.checked, bytes: this.checkedBytes + bytes });
   }
@@ -173,7 +173,10 @@ class Walk implements ScrubReport {
     this.#run.onDamaged?.(damaged);
   }
 
-  /** After a second look, at what is still there when the row goes: a push may have replaced the file after the first. */
+  /**
+   * Checks a second time what is there when the row is removed: a push may have replaced the file after the first
+   * check.
+   */
   async #quarantine({ kind, digest }: SizedContent, reason: string): Promise<DamagedContent['loss']> {
     const { metadata, blobs } = this.#options;
     if (kind === 'manifest' || !isDigest(digest)) {
@@ -194,7 +197,7 @@ class Walk implements ScrubReport {
     return loss;
   }
 
-  /** What is wrong with the blob; a failure that is not its own is thrown. */
+  /** What is wrong with the blob; `undefined` if nothing is. Throws a failure that is not the blob's own damage. */
   async #faultOf(digest: Digest, onProgress?: (bytes: number) => void): Promise<string | undefined> {
     if (!isDigest(digest)) {
       return NO_DIGEST;

@@ -1,13 +1,13 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 
-/** Rows in one transaction: it holds the write lock, and the event loop, for about 3 ms. */
+/** Rows per transaction, which holds the write lock, and blocks the event loop, for about 3 ms. */
 const ROWS_PER_STEP = 20;
-/** Between two steps, for those who wait for the write lock: they lose an eighth of it to upkeep at most. */
+/** The pause between two steps for others that need the write lock: upkeep takes at most an eighth of it. */
 export const PAUSE_MS = 20;
 
 /**
- * Calls `transact` with all of `items`, a few at a time and with pauses, in which `afterwards` works on what it made.
- * Rejects when `signal` aborts, between two steps.
+ * Calls `transact` with all `items`, a few at a time. In the pauses, `afterwards` works on its results. Rejects between
+ * two steps when `signal` aborts.
  */
 export async function inSteps<T, Done>(
   items: readonly T[],

@@ -6,7 +6,7 @@ import type { MetadataStore } from '../metadata/metadata-store.ts';
 import type { Found, Survey } from '../metadata/survey.ts';
 import type { Digest } from '../oci/digest.ts';
 
-/** What every kind of upkeep works on. */
+/** What every kind of upkeep needs. */
 export interface Stores {
   readonly metadata: MetadataStore;
   readonly spool: Spool;
@@ -17,31 +17,31 @@ export interface Stores {
   readonly meter: Meter;
 }
 
-/** What walks through the files as well as through the index. */
+/** A survey of the stored files as well as of the index. */
 export interface StoreSurvey extends Survey {
   /**
-   * Files of blobs that have no row, made before `madeBeforeMs`, and of how many such files with and without. One walk at a
-   * time: a new one ends the last.
+   * Files of blobs without a row that are older than `madeBeforeMs`, with the number of files seen. One walk at a time:
+   * a new one ends the last.
    */
   strayFiles(madeBeforeMs: number, after?: string): Promise<Found<StrayFiles>>;
-  /** All ingests: those that are written, rest, or were left by a crash. As many as there are downloads and uploads. */
+  /** All ingests: in progress, suspended, or left by a crash. There are as many as downloads and uploads. */
   unfinished(): Promise<readonly FoundIngest[]>;
 }
 
 /**
- * Takes rows away, as `MetadataStore` does it, and bytes, in a thread with a connection of its own: a commit waits for
- * the disk, and many of them would be felt by whoever is served from this one.
+ * Removes rows, as `MetadataStore` does, and bytes, in a thread with a connection of its own: a commit waits for the
+ * disk, and many of them would delay requests served by this thread.
  */
 export interface RowRemoval
   extends Pick<MetadataStore, 'lowerLinks' | 'expireLinks' | 'removeUnneeded' | 'evict'> {
-  /** Removes the bytes of those that nothing says should be here, which are answered. */
+  /** Removes the bytes of those digests that nothing says should be stored; returns them. */
   removeStrays(digests: readonly Digest[]): Promise<readonly Digest[]>;
 }
 
 /** A part of a walk through all files. */
 export interface StrayFiles {
   readonly files: readonly StrayFile[];
-  /** Files looked at. */
+  /** Files seen. */
   readonly seen: number;
 }
 
@@ -53,32 +53,32 @@ export interface StrayFile {
 
 /** What upkeep needs to know of ingests. */
 export interface Ingests {
-  /** Whether an ingest belongs to an upload session, which then decides about it. */
+  /** Whether an ingest belongs to an upload, which then decides about it. */
   readonly isOfUpload: (ingestKey: string) => Promise<boolean>;
 }
 
-/** How to run it. */
+/** How to run a kind of upkeep. */
 export interface RunOptions {
-  /** Finds out what would be done, and does none of it. */
+  /** Finds out what would be done, without doing it. */
   readonly dryRun?: boolean;
   readonly signal?: AbortSignal | undefined;
   readonly onProgress?: (progress: Progress) => void;
 }
 
 export interface Progress {
-  /** What is being done, for people: `collecting blobs`. */
+  /** What is being done, for people, such as `collecting blobs`. */
   readonly step: string;
   readonly items: number;
   readonly bytes: number;
 }
 
-/** What went, or would go. */
+/** What was removed, or would be. */
 export interface Tally {
   readonly items: number;
   readonly bytes: number;
 }
 
-/** Counts what goes, and tells. */
+/** Counts what is removed, and reports progress. */
 export class Counter implements Tally {
   readonly #step: string;
   readonly #onProgress: RunOptions['onProgress'];

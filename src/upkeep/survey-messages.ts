@@ -2,7 +2,7 @@ import type { RowRemoval, StoreSurvey } from './stores.ts';
 
 /** What the thread does. */
 export interface ThreadWork extends StoreSurvey, RowRemoval {
-  /** Gives back what the thread holds in the index, before it is ended. */
+  /** Closes the thread's connections, before it is ended. */
   close(): Promise<void>;
 }
 

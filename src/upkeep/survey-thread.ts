@@ -9,8 +9,8 @@ interface Waiter {
 }
 
 /**
- * The survey as the main thread sees it. The thread starts with the first question and keeps the process alive only
- * while somebody waits; when it dies, those who wait are told, and the next question starts another.
+ * The main thread's side of the survey. The thread starts with the first question, and keeps the process alive only
+ * while somebody waits. If it dies, pending questions reject, and the next one starts another thread.
  */
 export class SurveyThread implements StoreSurvey, RowRemoval {
   readonly #startWorker: () => Worker;
@@ -19,7 +19,7 @@ export class SurveyThread implements StoreSurvey, RowRemoval {
   #nextId = 1;
   #isClosed = false;
 
-  /** `startWorker`: a thread that runs `serveSurvey`. */
+  /** `startWorker`: starts a thread that runs `serveSurvey`. */
   constructor(startWorker: () => Worker) {
     this.#startWorker = startWorker;
   }

@@ -9,27 +9,27 @@ import type { Survey } from '../metadata/survey.ts';
 import type { StoreSurvey, StrayFile } from './stores.ts';
 import type { SurveyReply, SurveyRequest, ThreadWork } from './survey-messages.ts';
 
-/** Files that are looked up in the index at a time. */
+/** How many files are looked up in the index at a time. */
 const FILES_PER_PAGE = 500;
 
-/** A store as the survey's thread has it. */
+/** A store as the survey's thread opens it. */
 export interface SurveyedStores {
   readonly survey: Survey;
   readonly spool: Spool;
   readonly blobs: BlobStore;
-  /** Called when the first row is to go: most threads only look. */
+  /** Called when the first row is to be removed: most threads only read. */
   readonly openRows: () => Promise<MetadataStore>;
 }
 
 /**
- * The thread's side of a SurveyThread: walks through the index, on a connection of its own, and through the blobs, so that
- * whoever is served notices nothing. Rows are removed here too, as by another process on the same store.
+ * The thread's side of a SurveyThread: reads the index on a connection of its own, and the folders of blobs, without
+ * delaying requests. Rows are removed here, too, as by another process on the same store.
  */
 export function serveSurvey(port: MessagePort, opening: Promise<SurveyedStores>): void {
-  // Of this thread alone (setpriority(2): the id 0 is the calling thread): whoever is served goes first.
+  // For this thread only (setpriority(2): id 0 is the calling thread), so that serving comes first.
   setPriority(constants.priority.PRIORITY_LOW);
   const working = opening.then(workOn);
-  // Whoever asks hears of it.
+  // Whoever asks a question gets the error.
   working.catch(() => {});
   port.on('message', (request: SurveyRequest) => {
     // oxlint-disable-next-line unicorn/require-post-message-target-origin -- a thread, not a window

@@ -2,8 +2,8 @@ import type { FoundIngest } from '../blobs/spool.ts';
 import type { Ingests, RunOptions, Stores } from './stores.ts';
 
 /**
- * Removes an ingest that nobody works on and that is no upload's. False, and nothing done, when it has to stay. Paused
- * anywhere it harms nobody: what the next holder makes has another name.
+ * Removes an ingest that nobody writes and that belongs to no upload. False, without doing anything, if it has to stay.
+ * May be suspended anywhere: the next holder's ingest has another name.
  */
 export async function abandonIngest(
   { metadata, spool, isOfUpload }: Pick<Stores, 'metadata' | 'spool'> & Ingests,
@@ -25,7 +25,7 @@ export async function abandonIngest(
     await spool.abandon(ingest);
     return true;
   } finally {
-    // Another one of this key may wait for its next holder.
+    // Another ingest of this key may wait for its next holder.
     const isAll = lease.left === undefined || lease.left.epoch === ingest.epoch;
     await (isAll ? metadata.release(lease) : metadata.setAside(lease));
   }

@@ -1,10 +1,10 @@
 /**
- * upkeep/: what keeps a store sound and small while it serves. May import blobs/, metadata/, oci/ and lib/.
+ * upkeep/: keeps a store small and undamaged while it serves. May import blobs/, metadata/, oci/ and lib/.
  *
- * The one idea: looking is slow and removing is quick. The survey's thread walks through index and files and names what
- * may go; the removal asks again, in the transaction that removes the row, whether something has come to need it. So
- * nothing is ever read-only, and no request waits. Rows go before their bytes: a crash leaves files without a row, which
- * are never served, and which the next collection takes.
+ * The main idea: finding is slow, removing is fast. The survey's thread reads index and files, and names what may be
+ * removed; the removal checks again, in the transaction that removes the row, whether anything needs it by now. So the
+ * store is never read-only, and no request waits. Rows are removed before bytes: a crash leaves files without a row,
+ * which are never served, and which the next collection removes.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Lease } from '../lib/lease.ts';
@@ -15,20 +15,22 @@ import type { RunOptions, Stores } from './stores.ts';
 
 export type UpkeepOptions = CollectionOptions & EvictionOptions & ScrubOptions;
 
-/** A process that stands still is known to for 5 s, and one that begins has to count them itself. */
+/** A suspended process is known to be dead after 5 s, and a process that has just started has to count these itself. */
 const WAIT_MS = 6_500;
 const WAIT_POLL_MS = 100;
 
-/** For a run that is wanted now, and not when its time comes again. */
+/** For a run that was requested, rather than scheduled. */
 export interface Waiting {
   /**
-   * Told when another process is at it: that is waited for as long as one that only stands still has the right to it. One
-   * that is dead is known at once.
+   * Called if another process is running it. Waits until that ends, or for as long as a process that is suspended holds
+   * its Lease; a process that has ended is detected at once.
    */
   readonly onWait?: (maxMs: number) => void;
 }
 
-/** Each kind runs once at a time on a store, whichever process does it: `undefined` while another one is at it. */
+/**
+ * Each kind of upkeep runs once at a time on a store, in whichever process: `undefined` if another one is running it.
+ */
 export class Upkeep {
   readonly #metadata: Stores['metadata'];
   readonly #collection: Collection;
@@ -46,7 +48,7 @@ export class Upkeep {
     return this.#alone('collection', run, () => this.#collection.run(run));
   }
 
-  /** One look-up: whether `evict` would find more than may be held. */
+  /** Whether a limit is exceeded, by a single query. */
   needsEviction(): Promise<boolean> {
     return this.#eviction.isDue();
   }
@@ -59,7 +61,7 @@ export class Upkeep {
     return this.#alone('scrub', run, () => this.#scrub.run(run));
   }
 
-  /** Of the last scrub that was not broken off; 0 for none. */
+  /** When the last complete scrub finished; 0 for none. */
   scrubbedAtMs(): Promise<number> {
     return this.#scrub.finishedAtMs();
   }

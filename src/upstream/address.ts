@@ -3,19 +3,19 @@ import type { AddressGuard, Lookup } from '../lib/http-client.ts';
 import { parseBlock } from '../lib/proxy.ts';
 import { parseUrl } from '../lib/url.ts';
 
-/** `never` is what no registry has: link-local (cloud metadata), multicast, reserved. */
+/** `never`: addresses that no registry has: link-local (cloud metadata), multicast, reserved. */
 export type AddressScope = 'public' | 'private' | 'loopback' | 'never';
 
 type Block = readonly [cidr: string, scope: AddressScope];
 
-/** The first block that fits decides; anything else in IPv4 is public. */
+/** The first matching block decides; all other IPv4 addresses are public. */
 const IPV4_BLOCKS: readonly Block[] = [
-  // Binding to it is "any", but connecting to it reaches this very machine.
+  // Binding to it means any address, but connecting to it reaches this machine.
   ['0.0.0.0/32', 'loopback'],
   ['0.0.0.0/8', 'never'],
   ['127.0.0.0/8', 'loopback'],
   ['169.254.0.0/16', 'never'],
-  // Metadata services that hide outside 169.254: Alibaba's and Oracle's.
+  // Metadata services outside 169.254: Alibaba's and Oracle's.
   ['100.100.100.200/32', 'never'],
   ['192.0.0.0/24', 'never'],
   ['10.0.0.0/8', 'private'],
@@ -28,17 +28,17 @@ const IPV4_BLOCKS: readonly Block[] = [
   ['240.0.0.0/4', 'never'],
 ];
 
-/** The first block that fits decides; anything else in IPv6 has not been given to anybody. */
+/** The first matching block decides; all other IPv6 addresses are unassigned. */
 const IPV6_BLOCKS: readonly Block[] = [
   ['::/128', 'loopback'],
   ['::1/128', 'loopback'],
-  // AWS's metadata service, inside the range of unique local addresses.
+  // AWS's metadata service, within the range of unique local addresses.
   ['fd00:ec2::/32', 'never'],
   ['fc00::/7', 'private'],
   ['fec0::/10', 'private'],
-  // NAT64 of a local network (RFC 8215): what is behind it is its operator's choice.
+  // NAT64 of a local network (RFC 8215): its operator decides what is behind it.
   ['64:ff9b:1::/48', 'private'],
-  // Teredo and ORCHID: tunnels and identifiers, never servers.
+  // Teredo and ORCHID: tunnels and identifiers, not servers.
   ['2001::/23', 'never'],
   ['2000::/3', 'public'],
 ];
@@ -46,9 +46,9 @@ const IPV6_BLOCKS: readonly Block[] = [
 const IPV4_TABLE = IPV4_BLOCKS.map(tableRow);
 const IPV6_TABLE = IPV6_BLOCKS.map(tableRow);
 
-/** What kind of place an address is. An IPv4 address inside an IPv6 one counts as what it is. */
+/** The scope of an address. An IPv4 address embedded in IPv6 counts as that IPv4 address. */
 export function scopeOf(address: string): AddressScope {
-  // A zone belongs to this machine's interfaces, not to the address.
+  // The zone belongs to an interface of this machine, not to the address.
   const bare = address.replace(/%.*$/, '');
   const version = isIP(bare);
   if (version === 4) return find(IPV4_TABLE, bare, 'ipv4') ?? 'public';
@@ -63,21 +63,21 @@ export function scopeOf(address: string): AddressScope {
 export interface AddressRulesOptions {
   /** The host of the upstream's `url`, without brackets. */
   readonly home: string;
-  /** CIDR blocks that may be connected to in spite of the rules; `never` stays never. */
+  /** CIDR blocks to which connections are always allowed, except for addresses in `never`. */
   readonly allow: readonly string[];
   readonly lookup: Lookup;
 }
 
 /**
- * Which addresses an upstream, or what it names (mirrors, realms, redirects), may make us connect to: public ones,
- * and private or loopback ones only if the upstream itself is there. Without this, whoever answers for an upstream
- * could use us to reach the inside of our network.
+ * The addresses to which an upstream, or what it names (mirrors, realms, redirects), may make us connect: public ones,
+ * and private or loopback ones only if the upstream itself has such an address. Otherwise whoever controls an
+ * upstream's responses could use us to reach our internal network.
  */
 export class AddressRules implements AddressGuard {
   readonly #home: string;
   readonly #lookup: Lookup;
   readonly #allowed: BlockList;
-  /** Where the upstream was last found. */
+  /** The scope of the address at which the upstream was last reached. */
   #homeScope: AddressScope | undefined;
 
   constructor({ home, allow, lookup }: AddressRulesOptions) {
@@ -95,7 +95,7 @@ export class AddressRules implements AddressGuard {
   async admit(address: string, hostname: string): Promise<void> {
     const scope = scopeOf(address);
     if (scope === 'never') throw new Error(`${hostname} resolves to ${address}, which is never allowed`);
-    // The upstream itself is where its operator says it is.
+    // The upstream's own address is what its operator says.
     if (scope === 'public' || hostname === this.#home) return;
     if (this.#allowed.check(address, isIP(address) === 6 ? 'ipv6' : 'ipv4')) return;
     const home = await this.#findHome();
@@ -106,12 +106,15 @@ export class AddressRules implements AddressGuard {
     );
   }
 
-  /** Only what really was connected to counts: a name may list an inner address that it never serves from. */
+  /** Only actual connections count: a name may also list internal addresses that it never serves from. */
   connected(address: string, hostname: string): void {
     if (hostname === this.#home) this.#homeScope = scopeOf(address);
   }
 
-  /** Before the first connection (a mirror may stand in for a dead upstream), all its addresses must agree. */
+  /**
+   * The scope before the first connection (a mirror may replace an unreachable upstream): all its addresses must have
+   * the same.
+   */
   async #findHome(): Promise<AddressScope> {
     if (this.#homeScope !== undefined) return this.#homeScope;
     const addresses = await this.#lookup(this.#home).catch(() => []);
@@ -132,7 +135,7 @@ function find(table: typeof IPV4_TABLE, address: string, family: 'ipv4' | 'ipv6'
   return table.find(({ list }) => list.check(address, family))?.scope;
 }
 
-/** The eight groups of an IPv6 address, as URLs spell it: without dots, shortened in one way. */
+/** The eight groups of an IPv6 address in the form that URLs have: without dots, shortened in one way. */
 function groupsOf(address: string): number[] | undefined {
   const spelt = parseUrl(`http://[${address}]`)?.hostname.slice(1, -1);
   if (spelt === undefined) return undefined;
@@ -142,14 +145,17 @@ function groupsOf(address: string): number[] | undefined {
   return [...before, ...Array<number>(8 - before.length - after.length).fill(0), ...after];
 }
 
-/** IPv4-mapped (::ffff:a.b.c.d), IPv4-compatible (::a.b.c.d), NAT64 (64:ff9b::a.b.c.d) and 6to4 (2002:ab:cd::). */
+/**
+ * The IPv4 address in an IPv4-mapped (::ffff:a.b.c.d), IPv4-compatible (::a.b.c.d), NAT64 (64:ff9b::a.b.c.d) or 6to4
+ * (2002:ab:cd::) address.
+ */
 function embeddedIpv4(groups: readonly number[]): string | undefined {
   const [g0, g1, g2, g3, g4, g5, g6 = 0, g7 = 0] = groups;
   if (g0 === 0x2002) return dotted(g1 ?? 0, g2 ?? 0);
   const mapped = zeros(g0, g1, g2, g3, g4) && g5 === 0xffff;
   const translated = zeros(g0, g1, g2, g3) && g4 === 0xffff && g5 === 0;
   const nat64 = g0 === 0x64 && g1 === 0xff9b && zeros(g2, g3, g4, g5);
-  // `::` and `::1` are not IPv4 addresses, although they lie in that range.
+  // `::` and `::1` are in that range, but are not IPv4 addresses.
   const compatible = zeros(g0, g1, g2, g3, g4, g5) && (g6 !== 0 || g7 > 1);
   return mapped || translated || nat64 || compatible ? dotted(g6, g7) : undefined;
 }

@@ -23,13 +23,13 @@ export async function headBlob(
     });
   if (head !== undefined) discard(head.response.body);
   if (head?.response.status === 200) return { size: announcedLength(head), proof };
-  // A server without HEAD tells the size with the first byte.
+  // From a server without HEAD, the size comes with the first byte.
   const get = await endpoint.send({ method: 'GET', repository, path, headers: { range: 'bytes=0-0' } }, ask);
   get.response.body.on('error', () => {}).destroy();
   return { size: get.response.status === 206 ? rangeOf(get)?.size : announcedLength(get), proof };
 }
 
-/** A storage address that is signed for GET answers HEAD with 403: after a redirect that is no word on rights. */
+/** A storage URL that is signed for GET answers HEAD with 403: after a redirect that says nothing about rights. */
 function isStorageWithoutHead(error: unknown): boolean {
   return (
     error instanceof UpstreamFailure && error.kind === 'unavailable' && [403, 405].includes(error.status ?? 0)
@@ -77,7 +77,9 @@ export async function fetchBlob(
   }
 }
 
-/** Where the body begins, how long it is, and how long the whole blob; `invalid` where that cannot be. */
+/**
+ * Where the body begins, its length, and the size of the whole blob; throws `invalid` if they contradict each other.
+ */
 function extentOf(reply: Reply, asked: number, named: number | undefined) {
   const { response, context } = reply;
   const refuse = (why: string) =>
@@ -101,7 +103,7 @@ function announcedLength({ response }: Reply): number | undefined {
   return lengthOf(headerOf(response, 'content-length'));
 }
 
-/** `Content-Range: bytes 5-9/10` (RFC 9110, 14.4); both ends are inclusive, the total may be `*`. */
+/** `Content-Range: bytes 5-9/10` (RFC 9110, 14.4); both ends are inclusive, the size may be `*`. */
 function rangeOf({ response }: Reply): { start: number; end: number; size: number | undefined } | undefined {
   const match = /^bytes (\d{1,15})-(\d{1,15})\/(?:(\d{1,15})|\*)$/.exec(
     headerOf(response, 'content-range') ?? '',
@@ -111,7 +113,9 @@ function rangeOf({ response }: Reply): { start: number; end: number; size: numbe
   return start <= end && (size === undefined || end < size) ? { start, end, size } : undefined;
 }
 
-/** A weak tag may stand for other bytes (RFC 9110, 8.8.1), so it cannot join two halves of a blob. */
+/**
+ * Only a strong ETag: a weak one may stand for other bytes (RFC 9110, 8.8.1), so it cannot connect two parts of a blob.
+ */
 function strongTag({ response, url }: Reply): { value: string; origin: string } | undefined {
   const value = headerOf(response, 'etag');
   return value !== undefined && /^"[\x21\x23-\x7e]*"$/.test(value)

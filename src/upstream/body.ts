@@ -4,50 +4,50 @@ import { type MemoryBudget, MemoryBusy, type MemoryHolder } from '../lib/memory-
 import { isJsonObject, type JsonObject, parseJsonObject } from '../lib/json.ts';
 import { UpstreamFailure } from './failures.ts';
 
-/** A small document that is not there after this is not worth the connection, however steadily it drips. */
+/** The limit for a small document, however steadily it arrives. */
 const DOCUMENT_MS = 60_000;
-/** An error's body is for the log; it must not keep anybody waiting. */
+/** The body of an error is only for the log, and nobody should have to wait for it. */
 const ERROR_BODY_MS = 2_000;
-/** A typical error is 200 bytes; HTML pages of load balancers are a few KiB. */
+/** A typical error has 200 bytes; HTML pages of load balancers have some KiB. */
 const MAX_ERROR_BYTES = 8 * 1024;
 /** The spec's codes have up to 25 letters, and its messages are one sentence. */
 const MAX_CODE_LENGTH = 40;
 const MAX_MESSAGE_LENGTH = 200;
-/** What a document of unknown length may have in memory at first: nearly all are smaller. */
+/** How much memory a document of unknown length gets at first; nearly all are smaller. */
 const FIRST_LEASE_BYTES = 64 * 1024;
 
-/** The memory that documents of one upstream are read into. */
+/** The memory for documents of one upstream. */
 export interface DocumentMemory {
   readonly budget: MemoryBudget;
-  /** Whose share it is. */
+  /** Whose share of it is used. */
   readonly holder: MemoryHolder;
 }
 
-/** Where a body comes from, for messages. */
+/** Where a body comes from, for error messages. */
 export interface BodyContext {
-  /** The final address, after redirects. */
+  /** The final URL, after redirects. */
   readonly url: URL;
-  /** What is being fetched, for people. */
+  /** What is being fetched, for error messages. */
   readonly what: string;
   readonly signal: AbortSignal | undefined;
   readonly endpoint: number | undefined;
   readonly memory: DocumentMemory;
 }
 
-/** A header's only value; of several lines the first. */
+/** The value of a header; of several, the first. */
 export function headerOf(response: HttpResponse, name: string): string | undefined {
   const value = response.headers[name];
   return Array.isArray(value) ? value[0] : value;
 }
 
-/** A length as HTTP spells it, when it does. */
+/** A length in the form of HTTP headers; `undefined` if it is not one. */
 export function lengthOf(text: string | undefined): number | undefined {
   return text !== undefined && /^\d{1,15}$/.test(text) ? Number(text) : undefined;
 }
 
 /**
- * All bytes of a small body. `invalid` as soon as it is known to exceed `maxBytes`: what follows is never read.
- * `unavailable` when there is no memory for it.
+ * All bytes of a small body. Fails with `invalid` as soon as it exceeds `maxBytes`, without reading on; with
+ * `unavailable` if there is no memory for it.
  */
 export async function collect(
   response: HttpResponse,
@@ -67,7 +67,7 @@ export async function collect(
     throw tooLarge();
   }
   const { budget, holder } = context.memory;
-  // It may break off while nobody reads it yet.
+  // It may fail before anybody reads it.
   body.on('error', () => {});
   const lease = await budget
     .lease(holder, length ?? Math.min(FIRST_LEASE_BYTES, maxBytes))
@@ -104,8 +104,8 @@ export async function collect(
 }
 
 /**
- * The pieces of a large body as they come. `length` is what its headers announced: fewer or more bytes are a failure,
- * in case the connection's own framing let them pass.
+ * The chunks of a large body as they arrive. `length` is what its headers announced: fewer or more bytes are a failure,
+ * even if the connection's own framing accepts them.
  */
 export async function* pieces(
   body: Readable,
@@ -128,7 +128,7 @@ export async function* pieces(
   }
 }
 
-/** Reads away what is left of a body that nobody wants, or breaks it off when that would take long. */
+/** Reads the rest of an unneeded body, or aborts it if that would take long. */
 export function discard(body: Readable): void {
   body.on('error', () => {});
   let size = 0;
@@ -140,7 +140,7 @@ export function discard(body: Readable): void {
   body.once('close', () => clearTimeout(timer));
 }
 
-/** What an error's body says (distribution-spec, "Error Codes"), cleaned for a log. Consumes it in any case. */
+/** What the body of an error says (distribution-spec, "Error Codes"), cleaned for a log. Always consumes the body. */
 export async function errorTextOf(
   response: HttpResponse,
 ): Promise<{ code: string; text: string } | undefined> {
@@ -173,12 +173,12 @@ function firstError(document: JsonObject | undefined): { code: string; text: str
   };
 }
 
-/** Others' words in our log: one line, no control characters, short. */
+/** Text from outside for our log: one line, without control characters, short. */
 function clean(text: string, maxLength: number): string {
   return text.replaceAll(/[^\x20-\x7e]+/g, ' ').slice(0, maxLength);
 }
 
-/** No fault of upstream's, but no answer either. */
+/** A lack of our own memory: not upstream's fault, but not an answer either. */
 function busyFailure(error: unknown, context: BodyContext): unknown {
   if (!(error instanceof MemoryBusy)) return error;
   return new UpstreamFailure('unavailable', `${context.what}: ${error.message}`, {

@@ -4,14 +4,14 @@ import { Lru } from '../lib/lru.ts';
 import { headerOf } from './body.ts';
 import { UpstreamFailure } from './failures.ts';
 
-/** What is known of the budget that upstream gives one credential. */
+/** What is known of an upstream's rate limit for one credential. */
 export interface Budget {
   readonly credentialId: string;
   /** Requests per window. */
   readonly limit: number | undefined;
   readonly remaining: number | undefined;
   readonly windowS: number | undefined;
-  /** How long nobody will be asked; 0 when the gate is open. */
+  /** For how long no request will be sent; 0 if one may be. */
   readonly limitedMs: number;
 }
 
@@ -21,18 +21,18 @@ interface Account {
   windowS: number | undefined;
   closedAtMs: number;
   closedUntilMs: number;
-  /** Refusals in a row that named no time. */
+  /** Consecutive 429 responses without Retry-After. */
   refusals: number;
 }
 
-/** For 429 without Retry-After: Kubernetes' ImagePullBackOff. */
+/** For a 429 without Retry-After: as Kubernetes' ImagePullBackOff. */
 const SILENT_LIMIT: BackoffSchedule = { firstMs: 10_000, maxMs: 300_000 };
-/** Docker Hub's window. A longer wait is a mistake of somebody's clock. */
+/** Docker Hub's window. A longer delay must be due to a wrong clock. */
 const MAX_RETRY_AFTER_MS = 6 * 3600_000;
-/** Credentials per upstream that are watched at a time. */
+/** How many credentials are tracked per upstream. */
 const MAX_ACCOUNTS = 1_000;
 
-/** One gate per credential: once upstream has said 429, nobody asks with that credential until its time is over. */
+/** Rate limits by credential: after a 429, no request is sent with that credential until its delay is over. */
 export class Budgets {
   readonly #accounts = new Lru<Account>({ maxEntries: MAX_ACCOUNTS });
   readonly #now: () => number;
@@ -41,13 +41,13 @@ export class Budgets {
     this.#now = now;
   }
 
-  /** How long the gate stays closed; 0 when one may ask. */
+  /** For how long no request may be sent; 0 if one may be. */
   limitedMs(credentialId: string): number {
     const account = this.#accounts.get(credentialId);
     return account === undefined ? 0 : this.#closedForMs(account);
   }
 
-  /** Learns from an answer. Returns how long upstream wants to be left alone, when it said 429. */
+  /** Takes a response into account. Returns the delay if it is a 429. */
   note(credentialId: string, response: HttpResponse): number | undefined {
     if (response.status === 429) {
       return this.close(credentialId, parseRetryAfter(headerOf(response, 'retry-after'), this.#now()));
@@ -64,11 +64,11 @@ export class Budgets {
     return undefined;
   }
 
-  /** Closes the gate for as long as upstream named, or as patience grows. Returns how long it is closed now. */
+  /** Blocks requests for the given time, or else for an increasing one. Returns the resulting delay. */
   close(credentialId: string, namedMs: number | undefined): number {
     const account = this.#accounts.get(credentialId) ?? this.#open(credentialId);
     const now = this.#now();
-    // Many requests in flight may hear of one limit; together they count as one refusal.
+    // Many concurrent requests may hit the same limit; they count as one.
     const closedForMs = this.#closedForMs(account);
     if (closedForMs === 0) account.refusals += 1;
     const waitMs = Math.min(namedMs ?? backoffMs(SILENT_LIMIT, account.refusals), MAX_RETRY_AFTER_MS);
@@ -77,7 +77,7 @@ export class Budgets {
     return account.closedUntilMs - now;
   }
 
-  /** 0 if the clock was set back behind the moment of closing: the wait would become longer by that. */
+  /** 0 if the clock was set back, which would prolong the delay. */
   #closedForMs({ closedAtMs, closedUntilMs }: Account): number {
     const now = this.#now();
     return now < closedAtMs ? 0 : Math.max(0, closedUntilMs - now);
@@ -93,7 +93,7 @@ export class Budgets {
     }));
   }
 
-  /** Opens all gates. */
+  /** Allows all requests again. */
   forget(): void {
     this.#accounts.clear();
   }
@@ -112,7 +112,7 @@ export class Budgets {
   }
 }
 
-/** What to say while the gate is closed. */
+/** The failure while requests are blocked. */
 export function limitedFailure(name: string, retryAfterMs: number, endpoint: number): UpstreamFailure {
   const seconds = Math.ceil(retryAfterMs / 1000);
   return new UpstreamFailure(

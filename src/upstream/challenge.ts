@@ -1,22 +1,23 @@
-/** One challenge of a `WWW-Authenticate` header. Names are in lower case, values as they were meant (unescaped). */
+/** One challenge of a `WWW-Authenticate` header. Names are in lower case, values are unescaped. */
 export interface Challenge {
   readonly scheme: string;
   readonly parameters: ReadonlyMap<string, string>;
 }
 
-/** Registries send one or two of a few hundred characters; scopes make some longer. */
+/** Registries send one or two challenges of some hundred characters, longer with scopes. */
 const MAX_HEADER_LENGTH = 8 * 1024;
 
 const SEPARATORS = /[\s,]*/y;
 const TOKEN = /[!#$%&'*+\-.^_`|~0-9A-Za-z]+/y;
 const EQUALS = /\s*=\s*/y;
 const QUOTED = /"((?:[^"\\]|\\.)*)"/y;
-/** RFC 9110, 11.2: what Negotiate and others send in place of parameters. It ends the challenge. */
+/** RFC 9110, 11.2: what Negotiate and others have instead of parameters. It ends the challenge. */
 const TOKEN68 = /\s+[0-9A-Za-z\-._~+/]+=*(?=\s*(?:,|$))/y;
 
 /**
- * The challenges of all `WWW-Authenticate` lines, in order (RFC 9110, 11.6.1). Several may share a line, separated by
- * the same commas as their parameters; a token without `=` begins a new one. What follows a syntax error is ignored.
+ * The challenges of all `WWW-Authenticate` lines, in order (RFC 9110, 11.6.1). A line may have several, separated by
+ * the same commas as their parameters; a token without `=` begins a new one. Everything after a syntax error is
+ * ignored.
  */
 export function parseChallenges(header: string | readonly string[] | undefined): readonly Challenge[] {
   return [header ?? []].flat().flatMap(parseLine);
@@ -46,7 +47,7 @@ function parseLine(line: string): Challenge[] {
     const quoted = take(QUOTED)?.[1];
     const value = quoted === undefined ? take(TOKEN)?.[0] : quoted.replaceAll(/\\(.)/g, '$1');
     if (value === undefined || parameters === undefined) return challenges;
-    // The first one counts: a second `realm` must not redirect what the first one was checked for.
+    // The first one counts: a second `realm` must not replace the one that was checked.
     if (!parameters.has(name)) parameters.set(name, value);
   }
 }

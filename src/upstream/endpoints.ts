@@ -4,18 +4,18 @@ import type { Ask } from './answers.ts';
 import { UpstreamFailure } from './failures.ts';
 import type { Reply, TransportRequest } from './transport.ts';
 
-/** What an ask adds to it: the credential that this endpoint may see, and the signal. */
+/** A request without the parts that an Ask adds: the credential that this endpoint may see, and the signal. */
 export type EndpointRequest = Omit<TransportRequest, 'credential' | 'signal'>;
 
-/** Where an upstream can be asked: its `url`, or a mirror of it. */
+/** Where an upstream can be asked: its `url`, or a mirror. */
 export interface Endpoint {
-  /** 0 is `url`; the mirrors follow in the configured order. */
+  /** 0 is `url`; mirrors follow in the configured order. */
   readonly index: number;
   /** As `Transport.send`. */
   send(request: EndpointRequest, ask: Ask, accept?: readonly number[]): Promise<Reply>;
 }
 
-/** How long an endpoint that cannot be connected to is tried after the others: each try may cost a time-out. */
+/** For how long an endpoint that cannot be reached comes after the others, since each attempt may take a timeout. */
 const REST: BackoffSchedule = { firstMs: 1_000, maxMs: 30_000 };
 
 interface Rest {
@@ -23,7 +23,10 @@ interface Rest {
   untilMs: number;
 }
 
-/** The endpoints in order, each tried when those before it failed in a way that says nothing about what was asked. */
+/**
+ * The endpoints in order. The next one is tried if the previous one failed in a way that says nothing about what was
+ * requested.
+ */
 export class Endpoints {
   readonly #endpoints: readonly Endpoint[];
   readonly #rests = new Map<number, Rest>();
@@ -34,7 +37,10 @@ export class Endpoints {
     this.#now = now;
   }
 
-  /** The first success. What `url` says about rights, absence or limits is final; what a mirror says never is. */
+  /**
+   * The result of the first endpoint that succeeds. What `url` says about rights, absence or limits is final; what a
+   * mirror says is not.
+   */
   async attempt<T>(work: (endpoint: Endpoint) => Promise<T>, skip?: ReadonlySet<number>): Promise<T> {
     let ofUrl: UpstreamFailure | undefined;
     let ofMirror: UpstreamFailure | undefined;

@@ -2,12 +2,11 @@ import { HttpFailure } from '../lib/http-client.ts';
 import { OciError, type OciErrorCode } from '../oci/errors.ts';
 
 /**
- * Why upstream gave no answer that can be used.
- * `unknown`: 404, it says that there is no such thing (or that this credential may not know).
- * `denied`: 401 or 403, this credential may not read it. `refused`: the credential itself was turned away, whatever it
- * asks for. `lockedOut`: Entrepot's own was, which says nothing about who asks (`mirror/own-logins.ts`). `limited`: 429,
- * or our gate is closed because of one. `unavailable`: unreachable, too slow or 5xx.
- * `invalid`: an answer that breaks the protocol, or bytes that are not what was asked for.
+ * Why upstream gave no usable answer. `unknown`: 404, it does not exist (or this credential may not know of it).
+ * `denied`: 401 or 403, this credential may not read it. `refused`: the credential itself is not accepted, whatever is
+ * requested. `lockedOut`: Entrepot's own credential is not accepted, which says nothing about the requester
+ * (`mirror/own-logins.ts`). `limited`: 429, or no request is sent because of an earlier one. `unavailable`:
+ * unreachable, too slow or 5xx. `invalid`: a response that violates the protocol, or other bytes than requested.
  */
 export type UpstreamFailureKind =
   | 'unknown'
@@ -19,20 +18,20 @@ export type UpstreamFailureKind =
   | 'invalid';
 
 export interface UpstreamFailureOptions {
-  /** The HTTP status, when there was one. */
+  /** The HTTP status, if there was a response. */
   readonly status?: number | undefined;
-  /** The first error code in upstream's answer, such as NAME_UNKNOWN. */
+  /** The first error code in upstream's response, such as NAME_UNKNOWN. */
   readonly code?: string | undefined;
-  /** How long upstream wants to be left alone. */
+  /** How long to wait before asking again. */
   readonly retryAfterMs?: number | undefined;
-  /** Which endpoint failed: 0 is `url`, the mirrors follow. */
+  /** The index of the endpoint that failed: 0 is `url`, mirrors follow. */
   readonly endpoint?: number | undefined;
-  /** Of `lockedOut`: what Entrepot's own login proved before still covers who asks. */
+  /** For `lockedOut`: whether earlier proofs of Entrepot's own credentials still cover the requester. */
   readonly isCovered?: boolean | undefined;
   readonly cause?: unknown;
 }
 
-/** What every function of an `Upstream` rejects with, apart from the reason of an aborted signal. */
+/** The error of all functions of an `Upstream`, except for the reason of an aborted signal. */
 export class UpstreamFailure extends Error {
   readonly kind: UpstreamFailureKind;
   readonly status: number | undefined;
@@ -53,18 +52,18 @@ export class UpstreamFailure extends Error {
   }
 }
 
-/** What a status that is no success means. The caller has dealt with redirects. */
+/** The meaning of a status other than success and redirects. */
 export function kindOfStatus(status: number): UpstreamFailureKind {
   if (status === 404 || status === 410) return 'unknown';
-  // 451: it may not be had, and not because of what was asked.
+  // 451: not available for legal reasons, whatever was requested.
   if (status === 401 || status === 403 || status === 451) return 'denied';
   if (status === 429) return 'limited';
   return status >= 500 || status === 408 ? 'unavailable' : 'invalid';
 }
 
 /**
- * Whether a refusal is about how often upstream is asked, and not about who asks: some registries and token services
- * answer 401 or 403 to who tried too many log-ins, and say only by the code or by Retry-After that waiting would help.
+ * Whether a refusal is due to too many requests rather than to the credential: after too many logins some registries
+ * and token services answer with 401 or 403, and only the error code or Retry-After tells that waiting helps.
  */
 export function isRateRefusal(
   status: number,
@@ -74,10 +73,13 @@ export function isRateRefusal(
   return (status === 401 || status === 403) && (code === 'TOOMANYREQUESTS' || retryAfterMs !== undefined);
 }
 
-/** `error` of a request as an UpstreamFailure; what is no failure of HTTP (an abort, a bug) stays what it is. */
+/**
+ * The error of a request as an UpstreamFailure. Anything that is not a failure of HTTP (an abort, a bug) is returned
+ * unchanged.
+ */
 export function unreachable(error: unknown, what: string, endpoint: number | undefined): unknown {
   if (!(error instanceof HttpFailure)) return error;
-  // An address that may not be connected to was named by upstream: that is a lie, not an outage.
+  // Upstream named an address to which we may not connect: that is an invalid answer, not an outage.
   const kind = error.reason === 'forbidden' ? 'invalid' : 'unavailable';
   return new UpstreamFailure(kind, `${what}: ${error.message}`, { endpoint, cause: error });
 }
@@ -86,7 +88,8 @@ type UnknownCode = Extract<OciErrorCode, 'MANIFEST_UNKNOWN' | 'BLOB_UNKNOWN' | '
 
 const ANSWERS: Readonly<Record<UpstreamFailureKind, OciErrorCode | undefined>> = {
   unknown: undefined,
-  // A client hears the same for what it may not read as for what is not there; `access` decides about challenges.
+  // A client is told the same about what it may not read as about what does not exist; `access` decides about
+  // challenges.
   denied: undefined,
   refused: undefined,
   lockedOut: 'UPSTREAM_REFUSED',
@@ -95,7 +98,7 @@ const ANSWERS: Readonly<Record<UpstreamFailureKind, OciErrorCode | undefined>> =
   invalid: 'UPSTREAM_INVALID',
 };
 
-/** What a client hears of `failure`; `unknownCode` is the code for what it asked for. */
+/** The error for the client; `unknownCode` is the code for what it requested. */
 export function ociErrorOf(failure: UpstreamFailure, unknownCode: UnknownCode): OciError {
   const code = ANSWERS[failure.kind];
   if (code === undefined) return new OciError(unknownCode, { cause: failure });
@@ -107,7 +110,7 @@ export function ociErrorOf(failure: UpstreamFailure, unknownCode: UnknownCode): 
   });
 }
 
-/** Whole seconds, rounded up so that who obeys never comes too early, and at least one. */
+/** Whole seconds, rounded up so that an obedient client never comes too early; at least one. */
 function retryAfterSeconds(ms: number): string {
   return String(Math.max(1, Math.ceil(ms / 1000)));
 }

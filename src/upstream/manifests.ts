@@ -9,7 +9,7 @@ import { UpstreamFailure } from './failures.ts';
 import { manifestPath } from './names.ts';
 import type { Reply } from './transport.ts';
 
-/** Media types that say nothing, as static file servers and object storage give them. */
+/** Media types without meaning, as sent by static file servers and object storage. */
 const GENERIC_TYPES: ReadonlySet<string> = new Set([
   '',
   'application/json',
@@ -70,7 +70,7 @@ function announcedDigest({ response }: Reply): Digest | undefined {
   return digest !== undefined && isDigest(digest) ? digest : undefined;
 }
 
-/** The header's; where it says nothing, the one that the manifest gives itself. */
+/** The media type of the header or, if that has no meaning, the one in the manifest. */
 async function mediaTypeOf(reply: Reply, bytes: Uint8Array): Promise<string> {
   const announced = essence(headerOf(reply.response, 'content-type') ?? '');
   if (!GENERIC_TYPES.has(announced)) return announced;

@@ -2,8 +2,8 @@ import { type Digest, isDigest } from '../oci/digest.ts';
 import { isRepositoryName, isTag } from '../oci/reference.ts';
 
 /**
- * The path below `/v2/<repository>/` that names a thing. Every part is of a grammar without `/`, `?`, `#`, `%` or a
- * lone dot, so the URL means what it says. Callers have parsed their input; anything else here is a bug.
+ * The path of a manifest, below `/v2/`. No part can contain `/`, `?`, `#`, `%` or be a dot, so the URL is unambiguous.
+ * Callers have parsed their input; an invalid part is a bug and throws a TypeError.
  */
 export function manifestPath(repository: string, reference: string): string {
   requireRepository(repository);

@@ -1,17 +1,20 @@
 import { parseUrl } from '../lib/url.ts';
 
-/** Where an endpoint's challenge may send a credential. */
+/** The token services to which an endpoint's challenge may send a credential. */
 export interface RealmTrust {
-  /** The endpoint that gave the challenge. */
+  /** The endpoint that sent the challenge. */
   readonly endpoint: URL;
-  /** Hosts that may be token services besides the endpoint's own: `host` (the scheme's own port) or `host:port`. */
+  /**
+   * Hosts that may be token services besides the endpoint's own: `host` (with the scheme's default port) or
+   * `host:port`.
+   */
   readonly realms: readonly string[];
 }
 
 /**
- * The token service's address when it may see a credential, otherwise the reason why not. Whoever answers for an
- * upstream chooses this address, so it must be https (unless the endpoint itself is not), on the endpoint's own host
- * and port or on a configured one, and carry no user name of its own.
+ * The URL of the token service if it may see a credential, otherwise the reason why not. Whoever controls an upstream's
+ * responses chooses this URL, so it must be https (unless the endpoint itself is not), have the endpoint's own host and
+ * port or a configured one, and contain no user name.
  */
 export function judgeRealm(realm: string, { endpoint, realms }: RealmTrust): URL | string {
   const url = parseUrl(realm);
@@ -29,7 +32,7 @@ export function judgeRealm(realm: string, { endpoint, realms }: RealmTrust): URL
   return url;
 }
 
-/** Compares as URLs do: case, default ports and IDN spellings make no difference. */
+/** Compares like URLs do: regardless of case, default ports and IDN spellings. */
 function isHost(url: URL, trusted: string): boolean {
   return parseUrl(`${url.protocol}//${trusted}`)?.host === url.host;
 }

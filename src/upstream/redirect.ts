@@ -3,7 +3,7 @@ import { parseUrl } from '../lib/url.ts';
 import { discard, headerOf } from './body.ts';
 import { UpstreamFailure } from './failures.ts';
 
-/** Registries use one hop to storage; a second one for regions is known. */
+/** Registries redirect once, to storage; a second redirect, to a region, is known. */
 const MAX_REDIRECTS = 5;
 const REDIRECTS: ReadonlySet<number> = new Set([301, 302, 303, 307, 308]);
 
@@ -12,24 +12,24 @@ export interface RedirectedRequest {
   readonly url: URL;
   /** Sent to every host on the way. */
   readonly headers: Readonly<Record<string, string>>;
-  /** Sent to the host of `url` alone, and not again once a redirect has left it. */
+  /** Sent only to the host of `url`, and never again after a redirect to another one. */
   readonly authorization?: string | undefined;
-  /** `If-Range`, sent only to the host that gave the tag. */
+  /** `If-Range`, sent only to the host that sent the ETag. */
   readonly condition?: { readonly value: string; readonly origin: string } | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 
 export interface Followed {
   readonly response: HttpResponse;
-  /** Where the answer came from. */
+  /** The URL that sent the response. */
   readonly url: URL;
-  /** Whether that was another host (scheme, host and port) than the one asked, or one it was reached through. */
+  /** Whether that is another host (scheme, host and port) than the requested one, or was reached through one. */
   readonly crossed: boolean;
-  /** Whether it is the answer to another request than the one that was made. */
+  /** Whether it is the response to another request than the original one. */
   readonly redirected: boolean;
 }
 
-/** Sends a request and follows where it is sent on, keeping to the rules of who may see what. */
+/** Sends a request and follows redirects, by the rules of which host may see what. */
 export async function follow(client: HttpClient, request: RedirectedRequest): Promise<Followed> {
   const { method, authorization, condition, signal } = request;
   let { url } = request;
@@ -44,7 +44,7 @@ export async function follow(client: HttpClient, request: RedirectedRequest): Pr
     if (hops === MAX_REDIRECTS)
       throw new UpstreamFailure('invalid', `${request.url.host} redirects too many times`);
     const target = nextHop(url, headerOf(response, 'location'));
-    // Once it has left its host a request never gets its credential back: the way home was chosen by a stranger.
+    // After a redirect to another host, a request never gets its credential back: that host chose the way back.
     crossed ||= target.origin !== url.origin;
     url = target;
   }

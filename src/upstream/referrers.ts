@@ -13,11 +13,11 @@ import { fetchManifest } from './manifests.ts';
 import { referrersPath } from './names.ts';
 import type { Reply } from './transport.ts';
 
-/** The pages are held as one index, so together they keep to its limits; a page of 4 KiB is a small one. */
+/** The pages are stored as one index, so together they must keep to its limits; small pages have 4 KiB. */
 const MAX_PAGES = 100;
-/** How registries without the API answer; 404 is the spec's way. */
+/** How registries without the referrers API answer; 404 is the spec's way. */
 const MISSING: readonly number[] = [400, 404, 405];
-/** distribution-spec, "Referrers Tag Schema": both parts are cut so that the whole is a tag. */
+/** distribution-spec, "Referrers Tag Schema": both parts are truncated so that the result is a valid tag. */
 const MAX_ALGORITHM_LENGTH = 32;
 const MAX_ENCODED_LENGTH = 64;
 
@@ -57,7 +57,7 @@ export async function fetchReferrers(
     }
     const next = nextLink(headerOf(reply.response, 'link'));
     if (next === undefined) return { ...indexOf(pages), proof: endpoint.index === 0 };
-    // Of a link only the query counts, on the path that was asked: where to ask is not for upstream to say.
+    // Only the query of a link is used, with the original path: upstream does not decide where to ask.
     query = parseUrl(next, reply.url)?.search ?? '';
     if (query === '') throw broken(reply, 'names a next page without an address');
   }
@@ -66,7 +66,7 @@ export async function fetchReferrers(
   });
 }
 
-/** Before the API there was a tag made of the subject's digest. None is no referrers. */
+/** Without the API, a tag is derived from the subject's digest. If it does not exist, there are no referrers. */
 async function fetchTagged(
   endpoint: Endpoint,
   repository: string,
@@ -96,7 +96,7 @@ export function referrersTag(subject: Digest): string {
   return `${algorithm}-${digestHex(subject).slice(0, MAX_ENCODED_LENGTH)}`;
 }
 
-/** What cannot be read is upstream's fault, and told by the failure that `failed` makes of the reason. */
+/** The entries of an index. An invalid one is upstream's fault; `failed` makes the failure of the reason. */
 async function entriesOf(
   bytes: Uint8Array,
   mediaType: string,

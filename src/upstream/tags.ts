@@ -9,7 +9,7 @@ import type { Endpoint } from './endpoints.ts';
 import { UpstreamFailure } from './failures.ts';
 import { tagsPath } from './names.ts';
 
-/** 10,000 tags of 128 characters are 1.3 MiB; servers that know no pages send all they have. */
+/** 10,000 tags of 128 characters are 1.3 MiB; servers without paging send all that they have. */
 const MAX_TAGS_BYTES = 4 * 1024 * 1024;
 
 /** See `Upstream.fetchTags`. */
@@ -23,7 +23,7 @@ export async function fetchTags(
   const query = new URLSearchParams({ n: String(limit), ...(after === undefined ? {} : { last: after }) });
   const reply = await endpoint.send({ method: 'GET', repository, path: tagsPath(repository, query) }, ask);
   const bytes = await collect(reply.response, MAX_TAGS_BYTES, reply.context);
-  // A server that ignores `last` or `n` sends its list from the start, or the whole.
+  // A server that ignores `last` or `n` sends its list from the start, or all of it.
   const listed = await documents.ask('tags', bytes, { limit, after });
   if (listed === undefined) {
     const { what, url } = reply.context;
@@ -36,7 +36,7 @@ export async function fetchTags(
   return { tags, next: more ? (next ?? tags.at(-1)) : undefined, proof: endpoint.index === 0 };
 }
 
-/** Only the place in the list is taken from the link, never its address. */
+/** Only the position in the list is taken from the link, never its address. */
 function lastOf(link: string, base: URL): string | undefined {
   const last = parseUrl(link, base)?.searchParams.get('last') ?? '';
   return isTag(last) ? last : undefined;

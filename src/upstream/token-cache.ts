@@ -2,9 +2,9 @@ import { Lru } from '../lib/lru.ts';
 import { SingleFlight, unlessAborted } from '../lib/single-flight.ts';
 import { type Credential, credentialId } from '../oci/credential.ts';
 
-/** What a token is asked for, and by whom. */
+/** What a token is requested for, and with which credential. */
 export interface TokenRequest {
-  /** The endpoint's API: a token for one is never shown to another, even of the same service. */
+  /** The API of the endpoint: a token for one is never shown to another, even with the same token service. */
   readonly endpoint: string;
   readonly realm: URL;
   readonly service: string | undefined;
@@ -14,22 +14,24 @@ export interface TokenRequest {
 
 export interface IssuedToken {
   readonly value: string;
-  /** From now. */
+  /** From now on. */
   readonly lifetimeMs: number;
 }
 
 export interface HeldToken {
   readonly value: string;
-  /** Whether it was issued for this very call, not remembered from before. */
+  /** Whether it was issued for this call, not taken from the cache. */
   readonly fresh: boolean;
 }
 
-/** A token of each credential for each repository in use; more are fetched again. */
+/** A token for each credential and repository in use; beyond that they are fetched again. */
 const MAX_TOKENS = 5_000;
-/** A token must outlive the request it is sent with, and clocks that tick differently. */
+/** A token must outlive the request in which it is sent, and clocks differ. */
 const MARGIN = 0.1;
 
-/** Tokens until they expire, each fetched once for all who wait for it. A failure is shared too, and not remembered. */
+/**
+ * Caches tokens until they expire; concurrent requests share one fetch. A failure is shared, too, but not remembered.
+ */
 export class TokenCache {
   readonly #fetch: (request: TokenRequest) => Promise<IssuedToken>;
   readonly #tokens = new Lru<IssuedToken>({ maxEntries: MAX_TOKENS });
@@ -39,7 +41,7 @@ export class TokenCache {
     this.#fetch = fetch;
   }
 
-  /** Aborting leaves; the fetch goes on for the others. */
+  /** If `signal` aborts, this rejects; the fetch continues for others. */
   async token(request: TokenRequest, signal: AbortSignal | undefined): Promise<HeldToken> {
     const key = keyOf(request);
     const held = this.#tokens.get(key);
@@ -52,7 +54,7 @@ export class TokenCache {
     return { value: (await unlessAborted(promise, signal)).value, fresh: true };
   }
 
-  /** Forgets a token that was turned away, unless another has taken its place already. */
+  /** Removes a token that was refused, unless another has replaced it. */
   end(request: TokenRequest, value: string): void {
     const key = keyOf(request);
     if (this.#tokens.get(key)?.value === value) this.#tokens.delete(key);

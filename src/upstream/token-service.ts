@@ -7,14 +7,14 @@ import { isRateRefusal, UpstreamFailure, unreachable } from './failures.ts';
 import { follow } from './redirect.ts';
 import type { IssuedToken, TokenRequest } from './token-cache.ts';
 
-/** A token carries its rights inside; the largest seen are 20 KiB, and what is larger fits in no request header. */
+/** A token may contain rights: the largest known have 20 KiB, and larger ones would not fit into a request header. */
 const MAX_TOKEN_BYTES = 64 * 1024;
-/** Docker token specification: a client assumes 60 seconds where `expires_in` is missing, and no less where it is. */
+/** Docker token specification: without `expires_in`, clients assume 60 seconds; the minimum is the same. */
 const DEFAULT_LIFETIME_S = 60;
-/** A token that is said to live longer is fetched anew all the same: rights change. */
+/** A token with a longer lifetime is renewed nevertheless, since rights change. */
 const MAX_LIFETIME_S = 24 * 3600;
 
-/** Fetches a token (Docker token specification, GET). The realm has been judged already. */
+/** Fetches a token (Docker token specification, GET). The realm has been checked already. */
 export async function fetchToken(
   client: HttpClient,
   request: TokenRequest,
@@ -52,7 +52,7 @@ async function refusal(
   if (isRateRefusal(status, { code: said?.code, retryAfterMs })) {
     return new UpstreamFailure('limited', message, { status, retryAfterMs });
   }
-  // 401 turns the credential itself away; 403 only says that it may not have this.
+  // 401 refuses the credential itself; 403 only what is requested.
   if (status === 401 && request.credential !== undefined)
     return new UpstreamFailure('refused', message, { status });
   if (status === 401 || status === 403) return new UpstreamFailure('denied', message, { status });
@@ -62,7 +62,7 @@ async function refusal(
 function parseToken(bytes: Buffer): IssuedToken | undefined {
   const answer = parseJsonObject(bytes);
   const value = answer?.['token'] ?? answer?.['access_token'];
-  // It goes into a header as it is.
+  // It is sent in a header as it is.
   if (typeof value !== 'string' || !/^[\x21-\x7e]+$/.test(value)) return undefined;
   const expiresInS = answer?.['expires_in'];
   const lifetimeS = typeof expiresInS === 'number' && expiresInS > 0 ? expiresInS : DEFAULT_LIFETIME_S;

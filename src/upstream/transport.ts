@@ -12,7 +12,7 @@ import { type Followed, follow } from './redirect.ts';
 import type { TokenCache, TokenRequest } from './token-cache.ts';
 
 export interface TransportOptions {
-  /** The upstream's name, for messages. */
+  /** The upstream's name, for error messages. */
   readonly name: string;
   readonly endpoint: number;
   readonly registry: RegistryUrl;
@@ -26,9 +26,9 @@ export interface TransportOptions {
 
 export interface TransportRequest {
   readonly method: 'GET' | 'HEAD';
-  /** `undefined` asks for the base of the API, which only says whether it takes the credential. */
+  /** `undefined` requests the base of the API, which only tells whether the credential is accepted. */
   readonly repository: string | undefined;
-  /** What follows `<api>/<repository>/`; made of validated parts. Empty without a repository. */
+  /** What follows `<api>/<repository>/`, built of validated parts. Empty without a repository. */
   readonly path: string;
   readonly headers?: Readonly<Record<string, string>>;
   readonly condition?: { readonly value: string; readonly origin: string } | undefined;
@@ -36,39 +36,39 @@ export interface TransportRequest {
   readonly signal: AbortSignal | undefined;
 }
 
-/** A success, with what messages about its body need. */
+/** A successful response, with what messages about its body need. */
 export interface Reply extends Followed {
   readonly context: BodyContext;
 }
 
-/** How this endpoint wants to be authenticated with, as its last challenge said. */
+/** How this endpoint wants requests to be authenticated, according to its last challenge. */
 type Scheme =
   | { readonly kind: 'basic' }
   | { readonly kind: 'bearer'; readonly realm: URL; readonly service: string | undefined };
 
-/** What a request carried, and where it came from. */
+/** The credentials that a request was sent with, and their origin. */
 interface Authorization {
   readonly header: string;
   readonly token?: { readonly request: TokenRequest; readonly value: string; readonly fresh: boolean };
 }
 
-/** Media types of what a person is meant to read: never content of a registry. */
+/** Media types of pages for people, which are never content of a registry. */
 const PAGES: ReadonlySet<string> = new Set(['text/html', 'application/xhtml+xml']);
 
 /** Docker token specification, "Resource Scope Grammar". */
 const SCOPE_START = 'repository:';
 const SCOPE_END = ':pull';
-/** Scopes of several repositories run to some hundred characters. */
+/** Scopes of several repositories have some hundred characters. */
 const MAX_SCOPE_LENGTH = 2_000;
 
-/** Requests to one endpoint, authenticated the way it asks for. */
+/** Sends requests to one endpoint, with the authentication that it asks for. */
 export class Transport {
   readonly budgets: Budgets;
   readonly #options: TransportOptions;
   #scheme: Scheme | undefined;
   /**
-   * What the endpoint's scopes have before the names of repositories: its own prefix, until a challenge says otherwise.
-   * A proxy may hand on what the registry behind it calls them.
+   * What precedes repository names in the endpoint's scopes: its own prefix, until a challenge says otherwise. A proxy
+   * may pass on the names of the registry behind it.
    */
   #scopePrefix: string;
 
@@ -79,8 +79,8 @@ export class Transport {
   }
 
   /**
-   * The answer when it is a success (or one of `accept`). Once the endpoint's challenge is known a request needs no
-   * second try, unless a token has ended. Rejects with an UpstreamFailure, or the signal's reason.
+   * The response if it is successful or its status is in `accept`. Once the endpoint's challenge is known, a request
+   * needs no second attempt unless a token has expired. Rejects with an UpstreamFailure, or the signal's reason.
    */
   async send(request: TransportRequest, accept: readonly number[] = []): Promise<Reply> {
     const { name, endpoint, budgets, memory } = this.#options;
@@ -105,7 +105,7 @@ export class Transport {
     const first = await this.#prepare(request);
     const followed = await this.#follow(request, first);
     const { response, crossed } = followed;
-    // A host that a redirect led to has no say in how this endpoint authenticates.
+    // The target of a redirect does not decide how this endpoint authenticates.
     if (response.status !== 401 || crossed) return followed;
     if (first?.token !== undefined) this.#options.tokens.end(first.token.request, first.token.value);
     const second = await this.#answer(parseChallenges(response.headers['www-authenticate']), request, first);
@@ -118,20 +118,20 @@ export class Transport {
     return again;
   }
 
-  /** What to send without having been asked. */
+  /** What to send before there is a challenge. */
   async #prepare(request: TransportRequest): Promise<Authorization | undefined> {
     if (this.#scheme === undefined) return undefined;
     try {
       return await this.#authorization(this.#scheme, this.#scopeOf(request), request);
     } catch (error) {
-      // Who is turned away as nobody may still find a repository that asks for no token.
+      // If no anonymous token is issued, the repository may still need none.
       if (request.credential === undefined && error instanceof UpstreamFailure && error.kind === 'denied')
         return undefined;
       throw error;
     }
   }
 
-  /** What to send after a challenge; `undefined` when nothing new can be said. */
+  /** What to send after a challenge; `undefined` if there is nothing new to send. */
   async #answer(
     challenges: readonly Challenge[],
     request: TransportRequest,
@@ -145,16 +145,16 @@ export class Transport {
         service: bearer.parameters.get('service'),
       };
       const named = bearer.parameters.get('scope');
-      // For the base of the API some name a repository that nobody has (GitHub's: `user/image`).
+      // For the base of the API, some name a repository that does not exist (GitHub: `user/image`).
       const isUsable =
         request.repository !== undefined &&
         named !== undefined &&
         named.length <= MAX_SCOPE_LENGTH &&
         named !== '';
       if (isUsable) this.#scopePrefix = scopePrefixOf(named, request.repository) ?? this.#scopePrefix;
-      // Never both: a strict token service refuses a request for a scope that it does not know (containerd#13412).
+      // Never both: a strict token service refuses a request with a scope that it does not know (containerd#13412).
       const scope = isUsable ? named : this.#scopeOf(request);
-      // A token made for this request was not enough; another of the same kind would not be either.
+      // A token that was issued for this request was not sufficient; another one would not be either.
       if (sent?.token?.fresh && sent.token.request.scope === scope) return undefined;
       return this.#authorization(this.#scheme, scope, request);
     }
@@ -181,18 +181,18 @@ export class Transport {
     };
     try {
       const token = await tokens.token(tokenRequest, signal);
-      // A token from before would say nothing about the password as it is now.
+      // A cached token would say nothing about the current password.
       if (request.repository === undefined) tokens.end(tokenRequest, token.value);
       return { header: `Bearer ${token.value}`, token: { request: tokenRequest, ...token } };
     } catch (error) {
       if (!(error instanceof UpstreamFailure)) throw error;
       const { message, status } = error;
-      // A token for no repository can only be denied because of the credential.
+      // A token without a repository can only be denied because of the credential.
       const isLogin = request.repository === undefined && credential !== undefined;
       const kind = isLogin && error.kind === 'denied' ? 'refused' : error.kind;
       const retryAfterMs =
         kind === 'limited' ? budgets.close(credentialId(credential), error.retryAfterMs) : undefined;
-      // One failure is shared by all who waited for the token: each gets its own, with its own stack.
+      // One failure is shared by all who waited for the token: each gets its own error, with its own stack.
       throw new UpstreamFailure(kind, this.#message(request, message), {
         status,
         retryAfterMs,
@@ -234,7 +234,7 @@ export class Transport {
     }
   }
 
-  /** Bytes are kept and served as they are, so a coded answer would be taken for the content itself. */
+  /** Bytes are stored and served as they are, so a content encoding would become part of the content. */
   #requireIdentity({ response, url }: Followed, request: TransportRequest): void {
     const coding = headerOf(response, 'content-encoding')?.trim().toLowerCase();
     if (coding === undefined || coding === '' || coding === 'identity') return;
@@ -246,7 +246,7 @@ export class Transport {
     throw new UpstreamFailure('invalid', message, { endpoint: this.#options.endpoint });
   }
 
-  /** A login or maintenance page is no answer, whatever its status. */
+  /** A login or maintenance page is not a valid response, whatever its status. */
   #requireContent({ response, url }: Followed, request: TransportRequest): void {
     const type = essence(headerOf(response, 'content-type') ?? '');
     if (!isSuccess(response.status) || !PAGES.has(type)) return;
@@ -272,7 +272,7 @@ export class Transport {
       const closedMs = retryAfterMs ?? this.#options.budgets.close(credentialId(request.credential), namedMs);
       return new UpstreamFailure('limited', message, { ...details, retryAfterMs: closedMs });
     }
-    // Storage that a redirect led to knows no rights: its "no" is an outage of something that upstream said is there.
+    // Storage behind a redirect knows no rights: a refusal there is an outage of something that exists.
     if (crossed) return new UpstreamFailure('unavailable', message, details);
     const isRefused = status === 401 && this.#scheme?.kind === 'basic' && request.credential !== undefined;
     return new UpstreamFailure(isRefused ? 'refused' : kindOfStatus(status), message, details);
@@ -295,7 +295,9 @@ function pathOf({ repository, path }: TransportRequest): string {
   return repository === undefined ? path : `${repository}/${path}`;
 }
 
-/** What a scope has before the repository's name; `undefined` where it is not for pulling this one alone. */
+/**
+ * What precedes the repository's name in a scope; `undefined` if the scope is not for pulling this repository alone.
+ */
 function scopePrefixOf(scope: string, repository: string): string | undefined {
   const end = `${repository}${SCOPE_END}`;
   if (!scope.startsWith(SCOPE_START) || !scope.endsWith(end) || scope.includes(' ')) return undefined;

@@ -1,9 +1,9 @@
 /**
- * upstream/: another registry seen as a client. May import oci/ and lib/.
+ * upstream/: the client of another registry. May import oci/ and lib/.
  *
- * The one idea: an `Upstream` turns HTTP with a registry that may be slow, strict, broken or hostile into answers or
- * one kind of failure (`UpstreamFailure`). It authenticates, follows redirects, keeps to the rate limit and tries the
- * mirrors; it never retries the same endpoint, caches no content and knows no requester, only credentials.
+ * The main idea: an `Upstream` turns HTTP with a registry that may be slow, strict, broken or hostile into answers, or
+ * into one kind of failure (`UpstreamFailure`). It authenticates, follows redirects, respects rate limits and tries
+ * mirrors; it does not retry an endpoint, stores no content, and knows credentials but no requesters.
  */
 import { HttpClient, type Lookup, systemLookup } from '../lib/http-client.ts';
 import { MemoryBudget } from '../lib/memory-budget.ts';
@@ -39,56 +39,56 @@ import { Transport } from './transport.ts';
 export type * from './answers.ts';
 export type { Budget } from './budget.ts';
 
-/** Another place with the content of an upstream, which is asked first. */
+/** Another server with the content of an upstream, tried when `url` fails. */
 export interface UpstreamMirror {
-  /** As `parseRegistryUrl` reads it. */
+  /** In the form that `parseRegistryUrl` reads. */
   readonly url: string;
-  /** The mirror's own; the credential of an Ask goes to the upstream's `url` only. */
+  /** The mirror's own; the credential of an Ask is sent to the upstream's `url` only. */
   readonly credential?: Credential | undefined;
 }
 
 export interface Timeouts {
   /** TCP and TLS. */
   readonly connectMs: number;
-  /** From the request to the end of the answer's headers. */
+  /** From the request to the end of the response headers. */
   readonly headersMs: number;
-  /** Between two pieces of a body, while somebody reads. There is no limit on the whole. */
+  /** Between two chunks of a body, while somebody reads. The whole body has no limit. */
   readonly idleBodyMs: number;
 }
 
 export interface UpstreamOptions {
   /** As in `Repository.upstream`. */
   readonly name: string;
-  /** As `parseRegistryUrl` reads it. */
+  /** In the form that `parseRegistryUrl` reads. */
   readonly url: string;
   /** Tried in order after `url`. */
   readonly mirrors?: readonly UpstreamMirror[];
-  /** Hosts (`host` or `host:port`), apart from an endpoint's own, whose token service may see a credential. */
+  /** Hosts (`host` or `host:port`) besides an endpoint's own whose token service may see a credential. */
   readonly realms?: readonly string[];
   /** PEM text of CAs to trust instead of the system's. */
   readonly ca?: string | undefined;
   /** Accepts any certificate. */
   readonly insecure?: boolean;
-  /** CIDR blocks that may be connected to in spite of the address rules. */
+  /** CIDR blocks to which connections are allowed despite the address rules. */
   readonly allowAddresses?: readonly string[];
   readonly timeouts?: Partial<Timeouts>;
   readonly proxy?: ProxySettings | undefined;
   readonly userAgent?: string;
-  /** What documents are read into; each upstream has a share. */
+  /** The memory for documents; each upstream has a share. */
   readonly memory?: MemoryBudget;
   /** Default: the system's resolver. */
   readonly lookup?: Lookup;
 }
 
 /**
- * A connection that takes longer has lost packets or a dead host; headers that take longer are a hung server. Both
- * together leave room for a mirror within the 20 s in which a client must be answered.
+ * A connection that takes longer has lost packets or a dead host; headers that take longer mean a hung server. Both
+ * together leave time for a mirror within the 20 s in which a client must be answered.
  */
 const DEFAULT_TIMEOUTS: Timeouts = { connectMs: 5_000, headersMs: 15_000, idleBodyMs: 30_000 };
 
 /**
- * One registry, with its mirrors. Names, tags and digests must be valid: a TypeError otherwise. Everything rejects
- * with an UpstreamFailure, or with the reason of the ask's signal.
+ * One registry with its mirrors. Names, tags and digests must be valid, otherwise a TypeError is thrown. Everything
+ * rejects with an UpstreamFailure, or with the reason of the ask's signal.
  */
 export class Upstream {
   readonly name: string;
@@ -132,7 +132,7 @@ export class Upstream {
     this.#endpoints = new Endpoints(
       transports.map((transport, index) => ({
         index,
-        // The asker's credential is one for `url`; a mirror is somebody else.
+        // The credential of an Ask is meant for `url`, not for a mirror.
         send: (request, ask, accept) => {
           const credential = index === 0 ? ask.credential : mirrors[index - 1]?.credential;
           return transport.send({ ...request, credential, signal: ask.signal }, accept);
@@ -141,7 +141,7 @@ export class Upstream {
     );
   }
 
-  /** What `reference` (a tag or a digest) means now, without transferring it. */
+  /** The current digest of `reference` (a tag or a digest), without transferring the manifest. */
   async headManifest(repository: string, reference: string, ask: Ask): Promise<ManifestHead> {
     return this.#endpoints.attempt(endpoint => headManifest(endpoint, repository, reference, ask));
   }
@@ -150,7 +150,7 @@ export class Upstream {
     return this.#endpoints.attempt(endpoint => fetchManifest(endpoint, repository, reference, ask));
   }
 
-  /** Whether the blob is there, and its size. */
+  /** Whether the blob exists, and its size. */
   async headBlob(repository: string, digest: Digest, ask: Ask): Promise<BlobHead> {
     return this.#endpoints.attempt(endpoint => headBlob(endpoint, repository, digest, ask));
   }
@@ -164,12 +164,12 @@ export class Upstream {
     return this.#endpoints.attempt(endpoint => fetchTags(endpoint, repository, page, ask));
   }
 
-  /** Falls back to the referrers tag schema (distribution-spec) where the API is missing. */
+  /** Falls back to the referrers tag schema (distribution-spec) if the API is missing. */
   async fetchReferrers(repository: string, subject: Digest, ask: Ask): Promise<FetchedReferrers> {
     return this.#endpoints.attempt(endpoint => fetchReferrers(endpoint, repository, subject, ask));
   }
 
-  /** Whether `url` takes the login at all, whatever it may read; `undefined` when `url` does not say. */
+  /** Whether `url` accepts the credential at all, whatever it may read; `undefined` if `url` does not say. */
   async acceptsLogin(credential: Credential, signal: AbortSignal): Promise<boolean | undefined> {
     const request = { method: 'GET', repository: undefined, path: '' } as const;
     try {
@@ -186,18 +186,18 @@ export class Upstream {
     }
   }
 
-  /** For metrics: one row per credential of `url` that was told a limit. */
+  /** The known rate limits of `url`, by credential, for metrics. */
   budget(): readonly Budget[] {
     return this.#budgets[0]?.list() ?? [];
   }
 
-  /** Opens every gate that a rate limit closed, and forgets which endpoints were unreachable. */
+  /** Forgets rate limits and which endpoints were unreachable. */
   forgetFailures(): void {
     for (const budgets of this.#budgets) budgets.forget();
     this.#endpoints.forget();
   }
 
-  /** Breaks off what is in flight. */
+  /** Aborts all requests. */
   async close(): Promise<void> {
     await this.#client.close();
   }
