@@ -680,6 +680,19 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(await digests(['tenant:a'])).toEqual([]);
     });
 
+    test('a referrer that was evicted is none until its bytes are here again', async () => {
+      const subject = image('subject');
+      const { manifest, view } = image('signature', subject.manifest, 'sig');
+      const listed = async () =>
+        (await store.listReferrers(NGINX, subject.manifest.digest, 'sig', ALL)).entries.length;
+      await store.putManifest(NGINX, manifest, view, { atMs: 1 });
+      expect(await listed()).toBe(1);
+      expect(await store.evict([manifestOf({ manifest })], Date.now() + 1000)).toHaveLength(1);
+      expect(await listed()).toBe(0);
+      await store.putManifest(NGINX, manifest, view, { atMs: 1 });
+      expect(await listed()).toBe(1);
+    });
+
     test('referrers are those linked here, of the type asked for, by digest', async () => {
       const subject = image('subject');
       const referrers = ['sig', 'sbom', 'sig'].map((type, index) =>

@@ -256,9 +256,9 @@ export interface MetadataStore {
   /** `size` is upstream's. */
   linkBlob(repository: Repository, digest: Digest, size: number): Promise<void>;
   unlinkBlob(repository: Repository, digest: Digest): Promise<boolean>;
-  /** The size of the blob by its Link, or by a manifest linked in this repository. */
+  /** The size of the blob by its Link, or by a manifest linked in this repository that `isNamed` finds. */
   namedSize(repository: Repository, digest: Digest): Promise<number | undefined>;
-  /** Whether a manifest that is linked in this repository names the blob. */
+  /** Whether a manifest that is linked in this repository names the blob; of those of all, the newest are searched. */
   isNamed(repository: Repository, digest: Digest): Promise<boolean>;
 
   // Documents of a mirrored repository, under names of the caller's choice.

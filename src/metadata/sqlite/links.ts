@@ -6,6 +6,12 @@ import * as reachability from './reachability.ts';
 
 export type LinkKind = 'manifest' | 'blob';
 
+/**
+ * Of the manifests that name a blob, in any repository, only the newest are searched: a common layer, or one that
+ * somebody names for this purpose, may be named by very many.
+ */
+const MAX_NAMES_SEARCHED = 200;
+
 /** Which content belongs to which repository. A Link that is not proved keeps content, but gives no right. */
 export class Links {
   readonly #selectExists: Statement<[string, string, Digest]>;
@@ -27,12 +33,12 @@ export class Links {
     // The newest manifest first: blobs are mostly requested just after the manifest that names them.
     this.#selectNamedSize = connection.prepare(`
       SELECT n.size
-      FROM reading_references n
+      FROM (SELECT reading_id, digest, size FROM reading_references
+        WHERE digest = @digest ORDER BY reading_id DESC LIMIT ${MAX_NAMES_SEARCHED}) n
       CROSS JOIN readings g ON g.id = n.reading_id
       CROSS JOIN repositories r ON r.upstream = @upstream AND r.name = @name
       CROSS JOIN links l ON l.repository_id = r.id AND ${reachability.linksTo('l', 'g')}
         AND NOT l.is_unproved
-      WHERE n.digest = @digest
       ORDER BY n.reading_id DESC LIMIT 1`);
     // Written again, its time is renewed: a client that pushes the blob a second time may take as long to push its
     // manifest as the first time.

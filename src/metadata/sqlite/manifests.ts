@@ -5,7 +5,6 @@ import type { Page } from '../../oci/pull-source.ts';
 import type { Repository } from '../../oci/repository.ts';
 import type { Paged } from '../metadata-store.ts';
 import type { Connection, Statement } from './connection.ts';
-import * as reachability from './reachability.ts';
 import { pageRange, toPage } from './page.ts';
 import { isPreloaded } from './preloads.ts';
 
@@ -41,6 +40,7 @@ export class Manifests {
   readonly #selectBytes: Statement<[Digest], { bytes: Buffer }>;
   readonly #selectLinked: Statement<[string, string, Digest], ManifestRow>;
   readonly #selectReferrers: Statement<[ReferrerQuery], ReferrerRow>;
+  readonly #selectReferrersOfType: Statement<[ReferrerQuery], ReferrerRow>;
   readonly #insertBytes: Statement<[Digest, number, number, number, Uint8Array]>;
   readonly #insertReading: Statement<[Digest, string, string | null, Digest | null, string]>;
   readonly #insertReference: Statement<[number | bigint, number, ReferenceKind, Digest, number, string]>;
@@ -54,20 +54,19 @@ export class Manifests {
       JOIN links l ON l.repository_id = r.id AND l.kind = 'manifest' AND l.media_type IS NOT NULL
       JOIN manifests m ON m.digest = l.digest
       WHERE r.upstream = ? AND r.name = ? AND l.digest = ? AND NOT l.is_unproved`);
-    this.#selectReferrers = connection.prepare(`
-      SELECT g.digest, g.media_type, g.artifact_type, g.annotations, m.size
-      FROM readings g JOIN manifests m ON m.digest = g.digest
-      WHERE g.subject = @subject
-        AND EXISTS (
-          SELECT 1 FROM repositories r JOIN links l ON l.repository_id = r.id
-          WHERE r.upstream = @upstream AND r.name = @name AND ${reachability.linksTo('l', 'g')}
-            AND NOT l.is_unproved)
-        AND (@artifactType IS NULL OR g.artifact_type = @artifactType)
-        AND (@grantees IS NULL OR EXISTS (
-          SELECT 1 FROM repositories r
-          WHERE r.upstream = @upstream AND r.name = @name AND ${isPreloaded('r.id', 'g.digest', '@grantees')}))
-        AND g.digest > @after
-      ORDER BY g.digest LIMIT @rows`);
+    const selectReferrers = (ofType: string) =>
+      connection.prepare<[ReferrerQuery], ReferrerRow>(`
+        SELECT g.digest, g.media_type, g.artifact_type, g.annotations, m.size
+        FROM repositories r
+        CROSS JOIN referrers e ON e.repository_id = r.id AND e.subject = @subject ${ofType}
+        JOIN links l ON l.repository_id = r.id AND l.digest = e.digest AND l.kind = 'manifest' AND NOT l.is_unproved
+        JOIN readings g ON g.digest = l.digest AND g.media_type = l.media_type
+        JOIN manifests m ON m.digest = g.digest
+        WHERE r.upstream = @upstream AND r.name = @name AND e.digest > @after
+          AND (@grantees IS NULL OR ${isPreloaded('r.id', 'e.digest', '@grantees')})
+        ORDER BY e.digest LIMIT @rows`);
+    this.#selectReferrers = selectReferrers('');
+    this.#selectReferrersOfType = selectReferrers('AND e.artifact_type = @artifactType');
     this.#insertBytes = connection.prepare(`
       INSERT INTO manifests (digest, created_at_ms, used_at_ms, size, bytes)
       VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`);
@@ -127,7 +126,8 @@ export class Manifests {
     preloadedFor?: readonly string[],
   ): Paged<Descriptor> {
     const [after, rows] = pageRange(page);
-    const found = this.#selectReferrers.all({
+    const select = artifactType === undefined ? this.#selectReferrers : this.#selectReferrersOfType;
+    const found = select.all({
       upstream,
       name,
       subject,

@@ -2,6 +2,7 @@ import { errorCode } from '../../lib/error-code.ts';
 import { IndexUnusable } from '../index-unusable.ts';
 import type { Connection } from './connection.ts';
 import { SCHEMA_1 } from './schema-1.ts';
+import { SCHEMA_10 } from './schema-10.ts';
 import { SCHEMA_2 } from './schema-2.ts';
 import { SCHEMA_3 } from './schema-3.ts';
 import { SCHEMA_4 } from './schema-4.ts';
@@ -22,6 +23,7 @@ export const MIGRATIONS: readonly string[] = [
   SCHEMA_7,
   SCHEMA_8,
   SCHEMA_9,
+  SCHEMA_10,
 ];
 
 /** 'entp': distinguishes our index from other SQLite files. */
