@@ -1,8 +1,13 @@
+import { availableParallelism } from 'node:os';
 import { defineConfig } from 'vitest/config';
+
+// Vitest leaves one core free, of two that is half of them. Tests wait for processes and clocks as much as they compute.
+const MIN_WORKERS = 2;
 
 // unit and e2e run anywhere Node runs; clients needs real programs, crash takes minutes.
 export default defineConfig({
   test: {
+    maxWorkers: Math.max(MIN_WORKERS, availableParallelism() - 1),
     projects: [
       {
         test: {
@@ -39,6 +44,7 @@ export default defineConfig({
           testTimeout: 600_000,
           hookTimeout: 600_000,
           fileParallelism: false,
+          sequence: { groupOrder: 2 },
         },
       },
     ],
