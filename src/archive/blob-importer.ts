@@ -29,11 +29,6 @@ export interface BlobImporterOptions {
   readonly signal: AbortSignal;
 }
 
-interface HeldIngest {
-  readonly lease: Lease;
-  readonly ingest: Ingest;
-}
-
 /**
  * Stores the blobs of an archive, one after the other, each verified. They belong to no repository yet, so nobody can
  * read them; `discard` removes them again.
@@ -150,7 +145,7 @@ export class BlobImporter implements BlobTaker {
         await metadata.release(lease);
       };
       await write(ingest, entry, signal);
-      await this.#settleBehind(digest, { lease, ingest }, settled);
+      await this.#settleBehind(digest, ingest, settled);
     } catch (error) {
       await settled();
       throw error;
@@ -166,11 +161,11 @@ export class BlobImporter implements BlobTaker {
   }
 
   /** Verifies and commits while the next blob is read. The next call throws its failure. */
-  async #settleBehind(digest: Digest, held: HeldIngest, settled: () => Promise<void>): Promise<void> {
+  async #settleBehind(digest: Digest, ingest: Ingest, settled: () => Promise<void>): Promise<void> {
     while (this.#settling.size >= MAX_SETTLING) await Promise.race(this.#settling);
     const committing = async (): Promise<void> => {
       try {
-        await this.#commit(digest, held);
+        await this.#commit(digest, ingest);
       } finally {
         await settled();
       }
@@ -183,13 +178,12 @@ export class BlobImporter implements BlobTaker {
     this.#settling.add(settling);
   }
 
-  async #commit(digest: Digest, { lease, ingest }: HeldIngest): Promise<void> {
+  async #commit(digest: Digest, ingest: Ingest): Promise<void> {
     const { blobs, metadata } = this.#options;
     const size = ingest.offset;
     requireDigest(digest, await ingest.hash(digest));
     const stored = await blobs.put(digest, ingest);
-    const proof = { lease, isThere: () => stored.isThere() };
-    if (!(await metadata.putBlob(digest, size, undefined, proof))) {
+    if (!(await metadata.putBlob(digest, size, undefined, stored))) {
       // An equal blob was being collected, and this one was removed with it.
       throw new ArchiveError(`${digest} was removed during the import: run it again`);
     }

@@ -267,10 +267,10 @@ export function blobStoreSuite(makePlace: () => Promise<BlobPlace>): void {
     test('everything that is here is listed, with sizes and times', async () => {
       const digest = await keep(stores, 'fill-1', Buffer.from('four'));
       const beforeMs = Date.now() - 60_000;
-      const [blob, ...others] = await collect(blobs.list());
+      await expect.poll(() => collect(blobs.list())).toHaveLength(1);
+      const [blob] = await collect(blobs.list());
       expect(blob).toMatchObject({ digest, size: 4 });
       expect(blob?.modifiedAtMs).toBeGreaterThan(beforeMs);
-      expect(others).toEqual([]);
     });
   });
 }

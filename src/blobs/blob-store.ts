@@ -9,6 +9,7 @@
  * never served.
  */
 import type { BlobReader } from '../lib/blob-reader.ts';
+import type { Lease } from '../lib/lease.ts';
 import type { Digest } from '../oci/digest.ts';
 import type { Ingest } from './spool.ts';
 
@@ -22,13 +23,12 @@ export interface FoundBlob extends BlobStat {
   readonly modifiedAtMs: number;
 }
 
-/** A blob that was put. */
+/** A blob that was put, for the transaction of the index that writes its row. */
 export interface StoredBlob {
-  /**
-   * Whether the bytes are still stored, for use within the transaction of the index that writes their row: synchronous. As
-   * long as they have no row, another process may remove them.
-   */
-  isThere(): boolean;
+  /** The Lease under which its bytes were written: the row must not be written if it is lost. */
+  readonly lease: Lease;
+  /** Whether the bytes are still stored: as long as they have no row, another process may remove them. Synchronous. */
+  readonly isThere: () => boolean;
 }
 
 /** What was in a blob's place at some moment, for use within a transaction of the index. */

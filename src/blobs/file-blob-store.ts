@@ -57,7 +57,7 @@ export class FileBlobStore implements BlobStore {
     if (!(spooled instanceof FileIngest)) throw new TypeError('not an ingest of this folder');
     const size = spooled.offset;
     await spooled.moveAway(path => this.#take(path, digest));
-    return { isThere: () => this.#peek(digest)?.size === size };
+    return { lease: spooled.lease, isThere: () => this.#peek(digest)?.size === size };
   }
 
   async removal(digest: Digest): Promise<BlobRemoval> {

@@ -31,7 +31,7 @@ export interface IngestSpool {
  */
 export class FileIngest implements Ingest {
   readonly #spool: IngestSpool;
-  readonly #lease: Lease;
+  readonly lease: Lease;
   readonly #path: string;
   readonly #file: FileHandle;
   readonly #jobs = new Map<DigestAlgorithm, HashJob>();
@@ -48,7 +48,7 @@ export class FileIngest implements Ingest {
 
   private constructor(spool: IngestSpool, lease: Lease, file: FileHandle, size: number) {
     this.#spool = spool;
-    this.#lease = lease;
+    this.lease = lease;
     this.#path = spool.paths.ingest(lease.key, lease.epoch);
     this.#file = file;
     this.#offset = size;
@@ -88,9 +88,9 @@ export class FileIngest implements Ingest {
       let rest = chunks.filter(chunk => chunk.byteLength > 0);
       await this.#spool.space.admit(rest.reduce((sum, chunk) => sum + chunk.byteLength, 0));
       while (rest.length > 0) {
-        await this.#lease.confirm();
+        await this.lease.confirm();
         const { bytesWritten } = await this.#file.writev(rest, this.#offset);
-        await this.#lease.confirm();
+        await this.lease.confirm();
         this.#offset += bytesWritten;
         this.#spool.grown(bytesWritten);
         rest = dropBytes(rest, bytesWritten);
@@ -118,7 +118,7 @@ export class FileIngest implements Ingest {
     if (size > this.#offset) {
       throw new RangeError(`cannot truncate ${this.#offset} bytes to ${size}`);
     }
-    await this.#lease.confirm();
+    await this.lease.confirm();
     await this.#file.truncate(size);
     this.#spool.grown(size - this.#offset);
     this.#offset = size;
@@ -153,7 +153,7 @@ export class FileIngest implements Ingest {
       this.#syncFailure = error;
       throw error;
     }
-    await this.#lease.confirm();
+    await this.lease.confirm();
     const folder = await this.#orLost(move(this.#path));
     this.#spool.grown(-this.#offset);
     this.#isEnded = true;
@@ -212,7 +212,7 @@ export class FileIngest implements Ingest {
     try {
       return await step;
     } catch (error) {
-      await this.#lease.confirm();
+      await this.lease.confirm();
       throw error;
     }
   }

@@ -75,6 +75,7 @@ export interface FoundIngest {
  * process by now, and what it wrote then does not count.
  */
 export interface Ingest {
+  readonly lease: Lease;
   /** Bytes written and readable. */
   readonly offset: number;
   /**

@@ -19,21 +19,17 @@ const LINGER_MS = 1000;
 const LEASE_WAIT_MS = 8000;
 const LEASE_POLL_MS = 50;
 
-/** An upload that this process has open. */
-interface Opened {
-  readonly lease: Lease;
-  readonly ingest: Ingest;
-}
-
 /** An upload while one request uses it. */
 export class Session {
   readonly ingest: Ingest;
-  readonly lease: Lease;
   #state: 'open' | 'ended' | 'broken' = 'open';
 
-  constructor({ ingest, lease }: Opened) {
+  constructor(ingest: Ingest) {
     this.ingest = ingest;
-    this.lease = lease;
+  }
+
+  get lease(): Lease {
+    return this.ingest.lease;
   }
 
   /** `broken`: it has ended, and its bytes may still be in the store. */
@@ -70,7 +66,7 @@ export class Sessions {
   readonly #parts: Parts;
   /** The request that currently uses each upload. */
   readonly #inUse = new Map<string, Promise<unknown>>();
-  readonly #open = new Map<string, Opened>();
+  readonly #open = new Map<string, Ingest>();
   readonly #lingering = new Map<string, NodeJS.Timeout>();
   readonly #resting = new Map<string, Promise<void>>();
   #isStopping = false;
@@ -94,7 +90,7 @@ export class Sessions {
     const { metadata, spool } = this.#parts;
     const lease = await metadata.readLease(ingestKey(id));
     const open = this.#open.get(id);
-    if (open !== undefined && open.lease.epoch === lease?.epoch) return open.ingest.offset;
+    if (open !== undefined && open.lease.epoch === lease?.epoch) return open.offset;
     return lease === undefined ? 0 : spool.length(ingestKey(id), lease.epoch);
   }
 
@@ -128,7 +124,7 @@ export class Sessions {
     }
   }
 
-  async #enter(id: string): Promise<Opened> {
+  async #enter(id: string): Promise<Ingest> {
     await this.#resting.get(id);
     clearTimeout(this.#lingering.get(id));
     this.#lingering.delete(id);
@@ -140,13 +136,13 @@ export class Sessions {
       throw error;
     }
     this.#open.delete(id);
-    await open?.ingest.close();
+    await open?.close();
     const { spool, metadata } = this.#parts;
     const lease = await this.#acquireLease(ingestKey(id));
     try {
-      const opened = { lease, ingest: await spool.ingest(lease) };
-      this.#open.set(id, opened);
-      return opened;
+      const ingest = await spool.ingest(lease);
+      this.#open.set(id, ingest);
+      return ingest;
     } catch (error) {
       await metadata.setAside(lease);
       throw error;
@@ -179,11 +175,11 @@ export class Sessions {
     this.#resting.set(id, resting);
   }
 
-  async #suspend(id: string, { ingest, lease }: Opened): Promise<void> {
+  async #suspend(id: string, ingest: Ingest): Promise<void> {
     try {
       await ingest.suspend();
       await ingest.close();
-      await this.#parts.metadata.setAside(lease);
+      await this.#parts.metadata.setAside(ingest.lease);
     } catch (error) {
       this.#parts.log.error({ err: error, upload: id }, 'an upload could not be suspended');
     }
@@ -201,7 +197,7 @@ export class Sessions {
 }
 
 /** False if another process has taken it over while this one was suspended. */
-async function isOurs({ lease }: Opened): Promise<boolean> {
+async function isOurs({ lease }: Ingest): Promise<boolean> {
   try {
     await lease.confirm();
     return true;

@@ -5,6 +5,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { bytesOf, type Content, randomBlob } from '../../test/support/content.ts';
 import { chunkOf, HostedBench, openChunk } from '../../test/support/hosted-bench.ts';
 import { remove } from '../blobs/blob-store.suite.ts';
+import { Bucket, ObjectBlobStore } from '../blobs/object-blob-store.fixture.ts';
 import type { Ingest, Spool } from '../blobs/spool.ts';
 import type { Lease } from '../lib/lease.ts';
 import { type Digest, digestHex, digestOf } from '../oci/digest.ts';
@@ -507,6 +508,38 @@ describe('a blob that has lost its bytes', () => {
     const unknown = { code: 'BLOB_UNKNOWN' };
     await expect(bench.hosted.statBlob(repository, blob.digest)).rejects.toMatchObject(unknown);
     await expect(bench.hosted.openBlob(repository, blob.digest)).rejects.toMatchObject(unknown);
+    await bench.pushBlob(repository, blob);
+    await expectHeld(blob);
+  });
+});
+
+describe('a store whose blobs are objects elsewhere', () => {
+  it('takes chunks through one process and another, and mounts and serves the blob', async () => {
+    await bench.remove();
+    const bucket = new Bucket();
+    bench = await HostedBench.open(undefined, { blobs: new ObjectBlobStore(bucket) });
+    const second = await HostedBench.open(bench.folder, { blobs: new ObjectBlobStore(bucket) });
+    const blob = randomBlob(300_000, 'objects');
+    const id = await begin();
+    await append(id, bytesOf(blob).subarray(0, 100_000));
+    await bench.uploads.close();
+    const rest = chunkOf(bytesOf(blob).subarray(100_000));
+    await second.uploads.complete(ANONYMOUS, repository, id, blob.digest, rest);
+    await expectHeld(blob);
+    expect(await second.uploads.mount(elsewhere, blob.digest, repository)).toBe(true);
+    expect(await bench.hosted.statBlob(elsewhere, blob.digest)).toMatchObject({ size: blob.size });
+    expect(await bench.ingests()).toEqual([]);
+    await second.close();
+  });
+
+  it('is refused what was removed while it was pushed, and keeps no row of it', async () => {
+    await bench.remove();
+    const blobs = new ObjectBlobStore(new Bucket());
+    bench = await HostedBench.open(undefined, { blobs });
+    const blob = randomBlob(1000, 'removed meanwhile');
+    beforeRow(digest => remove(blobs, digest));
+    await expect(bench.pushBlob(repository, blob)).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+    expect(await bench.metadata.statBlob(blob.digest)).toBeUndefined();
     await bench.pushBlob(repository, blob);
     await expectHeld(blob);
   });

@@ -303,10 +303,9 @@ export class Uploads {
     const size = session.ingest.offset;
     await this.#quota.reserve(ingestKey(id), repository, size);
     const stored = await session.commit(digest, blobs);
-    const { lease } = session;
     const [isKept] = await Promise.all([
-      metadata.putBlob(digest, size, repository, { lease, isThere: () => stored.isThere() }),
-      metadata.removeUpload(id, lease),
+      metadata.putBlob(digest, size, repository, stored),
+      metadata.removeUpload(id, session.lease),
     ])
       .catch(async (error: unknown) => {
         // Without a row, the bytes would take space until garbage is collected.

@@ -407,7 +407,7 @@ export class FillRun {
       if (ingest.offset < seen || !isSame) throw wrongBytes(fill.digest);
       let end = await this.#goOn(ingest, place, seen);
       if (end === undefined) {
-        ingest = await this.#anew(ingest, lease);
+        ingest = await this.#anew(ingest);
         end = await this.#download(ingest, place);
       }
       endpoint = end;
@@ -440,7 +440,7 @@ export class FillRun {
       return 'done';
     }
     fill.verify();
-    const isKept = await this.#commit(ingest, lease);
+    const isKept = await this.#commit(ingest);
     this.#world.meter.count('fills_total', { outcome: isKept ? 'verified' : 'failed' });
     return 'done';
   }
@@ -472,11 +472,11 @@ export class FillRun {
    * A new ingest after one with wrong bytes. It has another file, and the old one stays empty: that is how a process
    * that follows it learns that its readers have wrong bytes, however long it was suspended.
    */
-  async #anew(old: Ingest, lease: Lease): Promise<Ingest> {
+  async #anew(old: Ingest): Promise<Ingest> {
     const { fill } = this;
     await old.truncate(0);
     await old.abort();
-    const ingest = await this.#world.spool.ingest(lease, { digest: fill.digest, anew: true });
+    const ingest = await this.#world.spool.ingest(old.lease, { digest: fill.digest, anew: true });
     fill.begin(ingest, 0);
     return ingest;
   }
@@ -607,7 +607,7 @@ export class FillRun {
   }
 
   /** Stores the verified blob. False if that failed; if another process has taken over, it stores it. */
-  async #commit(ingest: Ingest, lease: Lease): Promise<boolean> {
+  async #commit(ingest: Ingest): Promise<boolean> {
     const { blobs, metadata, links, keeping } = this.#world;
     const { digest, length } = this.fill;
     try {
@@ -616,7 +616,7 @@ export class FillRun {
       // Before the row exists: whoever waits for that considers the repository complete.
       await this.#linkShown();
       const stored = await blobs.put(digest, ingest);
-      await metadata.putBlob(digest, length, first, { lease, isThere: () => stored.isThere() });
+      await metadata.putBlob(digest, length, first, stored);
       keeping.succeeded();
       return true;
     } catch (error) {

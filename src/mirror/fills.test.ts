@@ -16,6 +16,7 @@ import {
   repositoryOf,
   whole,
 } from '../../test/support/mirror-world.ts';
+import { Bucket, ObjectBlobStore } from '../blobs/object-blob-store.fixture.ts';
 import type { Spool } from '../blobs/spool.ts';
 import { type Lease, LeaseLost } from '../lib/lease.ts';
 import { IndexLost } from '../metadata/index-lost.ts';
@@ -594,6 +595,26 @@ describe('a blob whose file a crash left without its row', () => {
     expect(await world.pull(blob.digest)).toMatchObject({ ...whole(blob), outcome: 'miss' });
     await idle(world);
     expect(await held(world, blob)).toBe(true);
+  });
+});
+
+describe('a store whose blobs are objects elsewhere', () => {
+  it('gives joiners the blob while it comes, and others what is stored, without upstream', async () => {
+    const bucket = new Bucket();
+    const world = await start({ linkBytesPerS: 20 * MIB }, { blobs: new ObjectBlobStore(bucket) });
+    const twin = await another({ folder: world.folder, blobs: new ObjectBlobStore(bucket) });
+    const blob = added(2 * MIB, 'objects');
+    const pulls = [world, world, twin].map(each => each.pull(blob.digest));
+    for (const pulled of await Promise.all(pulls)) expect(pulled).toMatchObject(whole(blob));
+    await idle(world);
+    await idle(twin);
+    expect(downloads()).toHaveLength(1);
+    expect(await ingestBytes(world)).toBe(0);
+    expect(await bucket.listAll()).toHaveLength(1);
+    for (const each of [world, twin]) {
+      expect(await each.pull(blob.digest)).toMatchObject({ ...whole(blob), outcome: 'hit' });
+    }
+    expect(downloads()).toHaveLength(1);
   });
 });
 

@@ -25,6 +25,8 @@ export const RIGHT: Right = {
 };
 
 export interface BenchOptions extends Partial<Omit<UploadsOptions, 'spool' | 'blobs' | 'metadata' | 'log'>> {
+  /** Where blobs stay, if not in the folder. */
+  readonly blobs?: BlobStore;
   /** Puts something between hosted/ and its spool, such as a full disk. */
   readonly wrapSpool?: (spool: Spool) => Spool;
 }
@@ -41,8 +43,8 @@ export class HostedBench {
   readonly #files: FileStores;
 
   private constructor(folder: string, files: FileStores, metadata: MetadataStore, options: BenchOptions) {
-    const { wrapSpool = (spool: Spool) => spool, ...limits } = options;
-    const { spool, blobs } = files;
+    const { wrapSpool = (spool: Spool) => spool, blobs = files.blobs, ...limits } = options;
+    const { spool } = files;
     const parts = { spool: wrapSpool(spool), blobs, metadata, log: silentLog };
     this.folder = folder;
     this.#files = files;

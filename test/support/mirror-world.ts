@@ -37,6 +37,8 @@ export interface MirrorWorldOptions extends Partial<Pick<MirrorOptions, 'limits'
   /** A folder that another world has made: two processes on one store. */
   readonly folder?: string;
   readonly log?: Log;
+  /** Where blobs stay, if not in the folder. */
+  readonly blobs?: BlobStore;
   /** Wraps the spool, to make it fail. */
   readonly spool?: (spool: Spool) => Spool;
 }
@@ -68,7 +70,7 @@ export class MirrorWorld {
     this.metadata = metadata;
     this.#files = files;
     this.spool = options.spool?.(files.spool) ?? files.spool;
-    this.blobs = files.blobs;
+    this.blobs = options.blobs ?? files.blobs;
     this.policy = { pullPolicy: undefined, freshForMs: FRESH_FOR_MS, ...options.policy };
     const nowMs = () => this.nowMs;
     const rules = { verifyForMs: VERIFY_FOR_MS, staleGrantForMs: VERIFY_FOR_MS };
