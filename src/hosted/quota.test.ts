@@ -48,9 +48,24 @@ const push = (name: string, bytes: Buffer) =>
 const collect = (digest: ReturnType<typeof digestOf>) =>
   metadata.removeUnneeded([{ kind: 'blob', digest }], Number.MAX_SAFE_INTEGER);
 const chunkOf = (body: Readable) => ({ body, contentRange: undefined, contentLength: undefined });
+const announced = (contentLength: number) => ({ ...chunkOf(Readable.from([])), contentLength });
 const OVER = { code: 'DENIED', message: expect.stringContaining('the quota of a is used up') };
 
 describe('a quota', () => {
+  it('refuses what a request announces beyond it, before anything is evicted to make room', async () => {
+    const admit = vi.spyOn(files.spool.space, 'admit');
+    const one = repositoryOf('a/one');
+    const { id } = await uploads.begin(ANYBODY, one);
+    await expect(uploads.append(ANYBODY, one, id, announced(4 * MIB))).rejects.toMatchObject(OVER);
+    const digest = digestOf(Buffer.alloc(0));
+    await expect(uploads.push(ANYBODY, one, digest, announced(4 * MIB))).rejects.toMatchObject(OVER);
+    expect(Math.max(...admit.mock.calls.map(([bytes]) => bytes))).toBe(1);
+    const open = await uploads.begin(ANYBODY, one);
+    await uploads.append(ANYBODY, one, open.id, announced(2 * MIB));
+    // What was announced and did not come takes nothing of it.
+    await push('a/two', contentOf(3 * MIB, 1));
+  });
+
   it('counts what all repositories under a name hold, and refuses more with its reason', async () => {
     await push('a/one', contentOf(2 * MIB, 1));
     expect(await metadata.usedBytes('a')).toBe(2 * MIB);

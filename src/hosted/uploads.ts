@@ -140,7 +140,7 @@ export class Uploads {
   /** PATCH: appends a chunk or, without Content-Range, a stream. If the client disconnects, what it sent is kept. */
   async append(requester: Requester, repository: Repository, id: string, chunk: Chunk): Promise<UploadState> {
     return this.#use(requester, repository, id, async ({ ingest }, upload) => {
-      await this.#options.spool.space.admit(chunk.contentLength ?? 0);
+      await this.#requireRoom(ingest, upload, chunk);
       await takeChunk(this.#bounded(ingest, upload), chunk, this.#options.bodyIdleMs);
       return { id, offset: ingest.offset };
     });
@@ -155,7 +155,7 @@ export class Uploads {
     chunk: Chunk,
   ): Promise<void> {
     await this.#use(requester, repository, id, async (session, upload) => {
-      await this.#options.spool.space.admit(chunk.contentLength ?? 0);
+      await this.#requireRoom(session.ingest, upload, chunk);
       await takeLastChunk(this.#bounded(session.ingest, upload), chunk, this.#options.bodyIdleMs);
       const actual = await session.ingest.hash(digest);
       if (actual !== digest) {
@@ -320,6 +320,22 @@ export class Uploads {
         headers: { 'Retry-After': '1' },
       });
     }
+  }
+
+  /**
+   * Refuses a body that is announced as larger than the quota or the disk allows. The quota is asked first: what it does
+   * not allow evicts nothing to make room.
+   */
+  async #requireRoom(
+    ingest: Ingest,
+    { id, repository }: Upload,
+    { contentLength = 0 }: Chunk,
+  ): Promise<void> {
+    const key = ingestKey(id);
+    await this.#quota.reserve(key, repository, ingest.offset + contentLength);
+    // Bytes count as they arrive: the client may never send them.
+    await this.#quota.reserve(key, repository, ingest.offset);
+    await this.#options.spool.space.admit(contentLength);
   }
 
   /** The ingest, which only grows as far as the quota allows. */
