@@ -128,6 +128,43 @@ describe('grants', () => {
     expect(await metadata.readGrants(repository, ['a'])).toEqual([]);
   });
 
+  it('end when upstream refuses also while the index cannot be read', async () => {
+    await granted('a');
+    const readGrants = vi.spyOn(metadata, 'readGrants').mockRejectedValueOnce(new Error('disk I/O error'));
+    await ended('a');
+    readGrants.mockRestore();
+    expect(await grants.stateOf(repository, { credentialIds: ['a'] })).toMatchObject({ proved: false });
+    expect(await metadata.readGrants(repository, ['a'])).toEqual([]);
+  });
+
+  it('end when upstream refuses while what it granted before is still being written', async () => {
+    const putGrant = metadata.putGrant.bind(metadata);
+    let proceed: (() => void) | undefined;
+    const gate = new Promise<void>(resolve => {
+      proceed = resolve;
+    });
+    const put = vi.spyOn(metadata, 'putGrant').mockImplementationOnce(async (...row) => {
+      await gate;
+      await putGrant(...row);
+    });
+    const granting = granted('a');
+    await vi.waitFor(() => expect(put).toHaveBeenCalled());
+    const ending = ended('a');
+    proceed?.();
+    await Promise.all([granting, ending]);
+    expect(await grants.stateOf(repository, { credentialIds: ['a'] })).toMatchObject({ proved: false });
+  });
+
+  it('of a credential that is gone end also while the index takes no write, and leave it as soon as it does', async () => {
+    await granted('a');
+    const endGrantsOf = vi.spyOn(metadata, 'endGrantsOf').mockRejectedValue(new Error('disk I/O error'));
+    await expect(grants.endAllOf('a')).rejects.toThrow('disk I/O error');
+    expect(await grants.stateOf(repository, { credentialIds: ['a'] })).toMatchObject({ proved: false });
+    endGrantsOf.mockRestore();
+    await grants.removeEnded();
+    expect(await metadata.readGrants(repository, ['a'])).toEqual([]);
+  });
+
   it('that ended while the index took no write leave it as soon as it takes one', async () => {
     await granted('a');
     await granted('b');

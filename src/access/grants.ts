@@ -56,6 +56,8 @@ export class Grants {
   readonly #nowMs: () => number;
   readonly #isHeld: (credentialId: string) => boolean;
   readonly #unremoved: UnremovedGrants;
+  /** What is being recorded, by credential and repository. Never rejects. */
+  readonly #recording = new Map<string, Promise<void>>();
 
   /**
    * `isHeld` tells whether a Secret, the node or the configuration currently has a credential. `maxUnremoved` limits
@@ -139,22 +141,42 @@ export class Grants {
     return { of: credentialId === ANONYMOUS_ID ? 'public' : 'credential', verifiedAtMs, state };
   }
 
-  /** Records what an upstream response proved. */
+  /** Records what an upstream response proved. What was reported last about a Grant holds, however slow the index is. */
   async record(proof: Proof): Promise<void> {
     const repository = { upstream: proof.upstream, name: proof.repository };
     const credentialId = this.#keptAs(proof.credentialId);
+    const key = `${credentialId} ${repositoryText(repository)}`;
+    const before = this.#recording.get(key);
+    const recording = (before ?? Promise.resolve()).then(() =>
+      proof.outcome === 'ended' ? this.#end(repository, credentialId) : this.#renew(repository, credentialId),
+    );
+    const settled = recording.catch(() => {});
+    this.#recording.set(key, settled);
+    await recording.finally(() => {
+      if (this.#recording.get(key) === settled) this.#recording.delete(key);
+    });
+  }
+
+  /** Without a row, a refusal costs no write. */
+  async #end(repository: Repository, credentialId: string): Promise<void> {
+    const isKnown = await this.#metadata.readGrants(repository, [credentialId]).then(
+      ([known]) => known !== undefined,
+      // There may be a row.
+      () => true,
+    );
+    if (isKnown) await this.#unremoved.end(repository, credentialId);
+  }
+
+  async #renew(repository: Repository, credentialId: string): Promise<void> {
     const [known] = await this.#metadata.readGrants(repository, [credentialId]);
-    if (proof.outcome === 'ended') {
-      if (known !== undefined) await this.#unremoved.end(repository, credentialId);
-    } else if (
-      known === undefined ||
-      this.#unremoved.has(repository, credentialId) ||
-      this.#ageOf(known) > this.#rules.verifyForMs * RENEW_AFTER
-    ) {
-      await this.#unremoved.makeRoom(credentialId);
-      await this.#metadata.putGrant(repository, { credentialId, verifiedAtMs: this.#nowMs() });
-      this.#unremoved.replaced(repository, credentialId);
-    }
+    const isRecent =
+      known !== undefined &&
+      !this.#unremoved.has(repository, credentialId) &&
+      this.#ageOf(known) <= this.#rules.verifyForMs * RENEW_AFTER;
+    if (isRecent) return;
+    await this.#unremoved.makeRoom(credentialId);
+    await this.#metadata.putGrant(repository, { credentialId, verifiedAtMs: this.#nowMs() });
+    this.#unremoved.replaced(repository, credentialId);
   }
 
   /** Call whenever the index has accepted a write: removes the Grants that ended while it accepted none. */
@@ -162,9 +184,9 @@ export class Grants {
     await this.#unremoved.removeAll();
   }
 
-  /** Removes all Grants of a credential that no Secret has any more. */
+  /** Ends all Grants of a credential that no Secret has any more. They prove nothing from now on, even if this rejects. */
   async endAllOf(credentialId: string): Promise<void> {
-    await Promise.all([credentialId, UNHELD + credentialId].map(id => this.#metadata.endGrantsOf(id)));
+    await Promise.all([credentialId, UNHELD + credentialId].map(id => this.#unremoved.endAll(id)));
   }
 
   /** The Grants of these ids, without those that upstream has ended. */

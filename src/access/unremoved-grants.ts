@@ -34,9 +34,12 @@ export class UnremovedGrants {
   /** Ends and removes a Grant. It proves nothing from now on, even if this rejects. */
   async end(repository: Repository, credentialId: string): Promise<void> {
     const isOneMore = this.#ended.size >= this.#maxRepositories && !this.has(repository, credentialId);
-    const ended = { credentialId, repository: isOneMore ? undefined : repository };
-    this.#ended.set(keyOf(ended), ended);
-    await this.#remove(ended);
+    await this.#end({ credentialId, repository: isOneMore ? undefined : repository });
+  }
+
+  /** The same for all Grants of a credential. */
+  async endAll(credentialId: string): Promise<void> {
+    await this.#end({ credentialId, repository: undefined });
   }
 
   /**
@@ -68,6 +71,11 @@ export class UnremovedGrants {
     } catch {
       // Not reported here: whoever ended the Grant got the error.
     }
+  }
+
+  async #end(ended: EndedGrant): Promise<void> {
+    this.#ended.set(keyOf(ended), ended);
+    await this.#remove(ended);
   }
 
   async #remove(ended: EndedGrant): Promise<void> {
