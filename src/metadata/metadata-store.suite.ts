@@ -762,6 +762,28 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(await store.readDocument(NGINX, 'tags')).toEqual(newer);
     });
 
+    test('a list of referrers counts as stored, and goes with the manifest that it is about', async () => {
+      const { manifest, view } = image('subject');
+      const name = `referrers ${manifest.digest}`;
+      const list = { mediaType: 'a/b', bytes: Buffer.alloc(1000), checkedAtMs: 1 };
+      const bytes = async () => (await store.readTotals()).manifestBytes;
+      const ofManifest = manifest.bytes.byteLength;
+      const put = async () => {
+        await store.putManifest(NGINX, manifest, view, { atMs: 1 });
+        await store.putDocument(NGINX, name, list);
+      };
+      await put();
+      expect(await bytes()).toBe(ofManifest + 1000);
+      await store.putDocument(NGINX, name, { ...list, bytes: Buffer.alloc(400) });
+      expect(await bytes()).toBe(ofManifest + 400);
+      expect(await store.evict([manifestOf({ manifest })], Date.now() + 1000)).toHaveLength(1);
+      expect(await bytes()).toBe(0);
+      await put();
+      await store.unlinkManifest(NGINX, manifest.digest);
+      expect(await store.readDocument(NGINX, name)).toBeUndefined();
+      expect(await bytes()).toBe(ofManifest);
+    });
+
     test('known tenants and issued credentials are kept, replaced and read as a whole', async () => {
       expect(await store.listKnownTenants()).toEqual([]);
       await store.putKnownTenants([

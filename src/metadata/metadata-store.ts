@@ -134,6 +134,7 @@ export interface Totals {
   /** Counts those for which `hasRepository` is true. */
   readonly repositories: number;
   readonly manifests: number;
+  /** Documents included. */
   readonly manifestBytes: number;
   readonly blobs: number;
   readonly blobBytes: number;
@@ -261,7 +262,8 @@ export interface MetadataStore {
   /** Whether a manifest that is linked in this repository names the blob; of those of all, the newest are searched. */
   isNamed(repository: Repository, digest: Digest): Promise<boolean>;
 
-  // Documents of a mirrored repository, under names of the caller's choice.
+  // Documents of a mirrored repository, under names of the caller's choice. One called `referrers DIGEST` is removed with
+  // the bytes or the Link of that manifest.
 
   readDocument(repository: Repository, name: string): Promise<Document | undefined>;
   putDocument(repository: Repository, name: string, document: Document): Promise<void>;

@@ -3,6 +3,7 @@ import { IndexUnusable } from '../index-unusable.ts';
 import type { Connection } from './connection.ts';
 import { SCHEMA_1 } from './schema-1.ts';
 import { SCHEMA_10 } from './schema-10.ts';
+import { SCHEMA_11 } from './schema-11.ts';
 import { SCHEMA_2 } from './schema-2.ts';
 import { SCHEMA_3 } from './schema-3.ts';
 import { SCHEMA_4 } from './schema-4.ts';
@@ -24,6 +25,7 @@ export const MIGRATIONS: readonly string[] = [
   SCHEMA_8,
   SCHEMA_9,
   SCHEMA_10,
+  SCHEMA_11,
 ];
 
 /** 'entp': distinguishes our index from other SQLite files. */
