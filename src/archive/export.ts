@@ -1,9 +1,10 @@
+import { createHash } from 'node:crypto';
 import type { BlobStore } from '../blobs/blob-store.ts';
 import { heldContent, missingFrom } from '../metadata/held-tree.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { type ContentTree, readContentTree } from '../oci/content-tree.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
-import type { Digest } from '../oci/digest.ts';
+import { type Digest, digestAlgorithm, digestHex } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import type { Manifest } from '../oci/manifest.ts';
 import type { Platform } from '../oci/platform.ts';
@@ -83,7 +84,7 @@ export class Bundle {
 
   /**
    * The tar, produced as fast as it is consumed. Calls `advanced` with the number of bytes of blobs as they are
-   * written.
+   * written. Throws ArchiveError at the first blob that does not match its digest.
    */
   tar(advanced: (bytes: number) => void = () => {}): AsyncGenerator<Uint8Array, void> {
     return packed(tar => this.#write(tar, advanced));
@@ -103,6 +104,7 @@ export class Bundle {
   ): AsyncGenerator<Uint8Array, void> {
     const reader = await this.#store.open(digest);
     if (reader === undefined) throw new ArchiveError(`${digest} was removed during the export`);
+    const hash = createHash(digestAlgorithm(digest));
     try {
       for (let position = 0; position < size; ) {
         const buffer = Buffer.allocUnsafeSlow(Math.min(READ_BYTES, size - position));
@@ -110,8 +112,15 @@ export class Bundle {
         if (length === 0)
           throw new ArchiveError(`${digest} is damaged: it ends at byte ${position} of ${size}`);
         position += length;
-        yield buffer.subarray(0, length);
+        const chunk = buffer.subarray(0, length);
+        hash.update(chunk);
+        yield chunk;
         advanced(length);
+      }
+      if (hash.digest('hex') !== digestHex(digest)) {
+        throw new ArchiveError(
+          `${digest} is damaged: its content does not match the digest. Run entrepot scrub, then pull or push it again`,
+        );
       }
     } finally {
       await reader.close();

@@ -16,6 +16,8 @@ export interface PlacementOptions {
   readonly placeOf: (name: string | undefined) => Place | undefined;
   /** The grantee for whom mirrored images are imported; by default everybody. */
   readonly grantee?: string | undefined;
+  /** Called when every image has its place. An ArchiveError from it refuses the archive. */
+  readonly allPlaced?: (() => void) | undefined;
   /** Whether content of private repositories may become public. */
   readonly mayPublish?: boolean;
 }
@@ -69,6 +71,7 @@ export async function placeAll(
     });
     if (one !== undefined) placed.push(one);
   }
+  options.allPlaced?.();
   return placed;
 }
 

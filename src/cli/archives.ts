@@ -24,7 +24,7 @@ export function placementOf(
     readonly renames: Renames;
     readonly tenantName: string | undefined;
   },
-): PlacementOptions & Pick<CompleteOptions, 'platforms'> {
+): Omit<PlacementOptions, 'allPlaced'> & Pick<CompleteOptions, 'platforms'> {
   const placeOf = (name: string | undefined): Place | undefined => {
     const here = renames.nameOf(name);
     if (here === undefined) return undefined;
@@ -44,6 +44,8 @@ export interface NamedArchive {
   /** As typed. */
   readonly file: string;
   readonly entries: AsyncIterable<ArchiveEntry>;
+  /** When its images have their places: of the last archive, whether all renames were of use. */
+  readonly allPlaced: (() => void) | undefined;
   /** Hears of bytes as they are read. */
   readonly progress: (bytes: number) => void;
 }
@@ -64,11 +66,13 @@ export async function eachArchive(
 ): Promise<ExitCode> {
   const view = new ProgressView(io, progressForm({ json: false }));
   let failed = 0;
-  for (const file of input.arguments) {
+  for (const [index, file] of input.arguments.entries()) {
     const item = view.begin(file === '-' ? 'standard input' : file);
     try {
       const entries = entriesOf(file, signal);
-      const { text, tell, isRefused } = await act({ file, entries, progress: bytes => item.advance(bytes) });
+      const allPlaced = index === input.arguments.length - 1 ? () => renames.requireAllUsed() : undefined;
+      const progress = (bytes: number) => item.advance(bytes);
+      const { text, tell, isRefused } = await act({ file, entries, allPlaced, progress });
       item.end(isRefused ? 'failed' : 'done', text);
       if (isRefused) failed += 1;
       tell();
@@ -81,8 +85,8 @@ export async function eachArchive(
       view.close();
     }
   }
-  for (const name of renames.unused) io.err(`--rename: no image has the name ${name}\n`);
-  return failed === 0 && renames.unused.length === 0 ? EXIT.done : EXIT.failed;
+  for (const name of renames.unreported) io.err(`--rename: no image has the name ${name}\n`);
+  return failed === 0 && renames.unreported.length === 0 ? EXIT.done : EXIT.failed;
 }
 
 function entriesOf(file: string, signal: AbortSignal): AsyncIterable<ArchiveEntry> {

@@ -8,7 +8,9 @@ import { writeFileAtomic } from '../lib/atomic-file.ts';
 import { heldContent, heldPlatforms } from '../metadata/held-tree.ts';
 import { digestOfReference } from '../metadata/reference-digest.ts';
 import { type Digest, isDigest } from '../oci/digest.ts';
+import { readContentTree } from '../oci/content-tree.ts';
 import type { Manifest } from '../oci/manifest.ts';
+import type { ContentLookup } from '../oci/platform-choice.ts';
 import { formatPlatform, type Platform } from '../oci/platform.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import { missingOfImage } from '../prepull/image-check.ts';
@@ -184,7 +186,28 @@ async function defaultPlatforms(
   if (configured !== undefined) return configured;
   const { metadata, blobs } = parts;
   const lookup = heldContent(repository, metadata, blob => blobs.open(blob));
-  return heldPlatforms(root, repository, parts, lookup);
+  const held = await heldPlatforms(root, repository, parts, lookup);
+  if (held !== undefined) await requireNoDamage(parts, repository, root, lookup);
+  return held;
+}
+
+/** A platform that was stored until its content was damaged is not left out without a word. */
+async function requireNoDamage(
+  { metadata }: Parts,
+  repository: Repository,
+  { mediaType, digest, bytes }: Manifest,
+  lookup: ContentLookup,
+): Promise<void> {
+  const tree = await readContentTree({ mediaType, digest, size: bytes.byteLength }, { lookup });
+  for (const content of [...tree.missing, ...tree.blobs]) {
+    const damage = await metadata.readDamage(content.digest);
+    if (damage === undefined) continue;
+    const again = repository.upstream === '' ? 'push' : 'pull';
+    throw new CommandError(
+      `${repositoryText(repository)}@${digest} is incomplete: ${content.digest} is damaged (${damage.reason}); ` +
+        `${again} it again, or select platforms with --platform`,
+    );
+  }
 }
 
 /**

@@ -30,8 +30,8 @@ export async function importDryRun(input: Input, io: Io, signal: AbortSignal): P
   const inspectAll = (here: Here) => {
     const renames = new Renames(input);
     const options = { ...placementOf(input, { ...here, renames }), ...here, signal };
-    return eachArchive(input, io, { renames, signal }, async ({ file, entries, progress }) => {
-      const inspection = await inspectArchive(entries, { ...options, progress });
+    return eachArchive(input, io, { renames, signal }, async ({ file, entries, ...archive }) => {
+      const inspection = await inspectArchive(entries, { ...options, ...archive });
       return {
         text: summaryText(inspection),
         isRefused: inspection.refusals.length > 0,

@@ -72,14 +72,14 @@ function importAll(input: Input, io: Io, signal: AbortSignal): Promise<ExitCode>
     const { metadata, spool, blobs, resolver, quota } = parts;
     const tenantName = tenantOption(parts, input)?.name;
     const placement = placementOf(input, { resolver, renames, tenantName });
-    return eachArchive(input, io, { renames, signal }, async ({ file, entries, progress }) => {
+    return eachArchive(input, io, { renames, signal }, async ({ file, entries, ...archive }) => {
       const report = await importArchive(entries, {
         ...placement,
         metadata,
         spool,
         blobs,
         quota,
-        progress,
+        ...archive,
         signal,
       });
       const tell = () => {

@@ -1,13 +1,20 @@
+import { ArchiveError } from '../archive/archive-error.ts';
 import { parseNormalizedReference, referenceName, referenceText } from '../oci/reference.ts';
 import { CommandError, EXIT, type Input } from './command.ts';
 import { commaList } from './list-options.ts';
+
+/** Names in a message. */
+const MAX_NAMES = 5;
 
 /** What `--rename` makes of names: as given in full, or by its repository, keeping tag and digest. */
 export class Renames {
   readonly #pairs = new Map<string, string>();
   readonly #used = new Set<string>();
   readonly #only: string | undefined;
+  readonly #names = new Set<string>();
   #uses = 0;
+  /** Those of `unused` were named in a refusal. */
+  #isReported = false;
 
   constructor(input: Input) {
     for (const text of commaList(input, 'rename')) {
@@ -19,8 +26,27 @@ export class Renames {
     if (this.#only !== undefined && this.#pairs.size > 0) throw notTheOnly();
   }
 
-  /** The old names that nothing was called by. */
-  get unused(): readonly string[] {
+  /** Old names that no image had, which nobody was told of yet. */
+  get unreported(): readonly string[] {
+    return this.#isReported ? [] : this.#unused;
+  }
+
+  /**
+   * Call when all images of the last archive were asked for. ArchiveError if an old name was not among them: it may be
+   * mistyped, and an image would be published under the name that it should not have.
+   */
+  requireAllUsed(): void {
+    const unused = this.#unused;
+    if (unused.length === 0) return;
+    this.#isReported = true;
+    const names = [...this.#names].slice(0, MAX_NAMES).join(', ');
+    const more = this.#names.size > MAX_NAMES ? ', …' : '';
+    throw new ArchiveError(
+      `--rename: no image has the name ${unused.join(', ')} (the images are ${names}${more})`,
+    );
+  }
+
+  get #unused(): readonly string[] {
     return [...this.#pairs.keys()].filter(name => !this.#used.has(name));
   }
 
@@ -28,6 +54,7 @@ export class Renames {
     if (this.#only !== undefined) return this.#onlyName(this.#only, name);
     if (name === undefined) return undefined;
     const { tag, digest, ...named } = parseNormalizedReference(name);
+    this.#names.add(canonical(name));
     const whole = this.#newName(canonical(name));
     if (whole !== undefined) return whole;
     const repository = this.#newName(referenceName(named));

@@ -1,7 +1,7 @@
 // The way of images into a place without a network: pulled ahead, exported, imported, served by their old names.
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { readdir, readFile, stat, writeFile } from 'node:fs/promises';
+import { chmod, readdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { parsePlatform } from '../../src/oci/platform.ts';
@@ -707,6 +707,26 @@ describe('a bundle', () => {
     });
   });
 
+  it('is not written with a damaged blob, and says which platform was lost to damage', async () => {
+    await pulled();
+    const file = join(connected.folder, 'bundle.tar');
+    const { digest, size } = app.images[1]!.layers[1]!;
+    const [algorithm = '', hex = ''] = digest.split(':');
+    const path = join(connected.folder, 'store', 'blobs', algorithm, hex.slice(0, 2), hex);
+    await chmod(path, 0o644);
+    await writeFile(path, Buffer.alloc(size, '?'));
+    const unverified = await connected.command('export', `${UPSTREAM}/org/app:1`, '-o', file);
+    const damaged = { code: 1, stderr: expect.stringContaining(`${digest} is damaged`) };
+    expect(unverified).toMatchObject(damaged);
+    expect((await readdir(connected.folder)).filter(name => name.startsWith('bundle.tar'))).toEqual([]);
+    expect(await connected.command('scrub', '--rate', '1GiB')).toMatchObject({ code: 1 });
+    const lost = await connected.command('export', `${UPSTREAM}/org/app:1`, '-o', file);
+    expect(lost).toMatchObject(damaged);
+    await succeed(connected, 'export', `${UPSTREAM}/org/app:1`, '--platform', 'linux/amd64', '-o', file);
+    await succeed(connected, 'pull', `${UPSTREAM}/org/app:1`, '--platform', PLATFORMS);
+    await succeed(connected, 'export', `${UPSTREAM}/org/app:1`, '-o', file);
+  });
+
   it('is given another name, when it is imported so', async () => {
     await pulled();
     const file = join(connected.folder, 'bundle.tar');
@@ -714,15 +734,19 @@ describe('a bundle', () => {
     const rename = `${UPSTREAM}/org/sidecar=${UPSTREAM}/other/name`;
     const unused = `${UPSTREAM}/org/none`;
     const renames = ['--rename', `${rename},${unused}=${UPSTREAM}/other/none`];
-    const { code, stderr } = await island.command('import', 'nowhere.tar', file, ...renames);
+    // A mistyped name would publish the image under the one that it should not have.
+    for (const flags of [['--dry-run'], []]) {
+      const mistyped = await island.command('import', ...flags, file, ...renames);
+      expect(mistyped.code).toBe(1);
+      expect(mistyped.stderr).toContain(`--rename: no image has the name ${unused} (`);
+      expect(await succeed(island, 'images', '--json')).toBe('');
+    }
+    const { code, stderr } = await island.command('import', 'nowhere.tar', file, '--rename', rename);
     // One that cannot be read does not keep the others out.
     expect({ code, stderr }).toEqual({
       code: 1,
       stderr: expect.stringMatching(/✗ nowhere\.tar: it cannot be read: [^]*✓ .*: 1 image; 4 blobs added, /),
     });
-    expect(stderr).toContain(`--rename: no image has the name ${unused}\n`);
-    expect(await island.command('import', file, ...renames)).toMatchObject({ code: 1 });
-    await succeed(island, 'import', file, '--rename', rename);
     await expectServed('other/name', '2', sidecar);
     expect((await get(`${island.url}/v2/org/sidecar/manifests/2?ns=${UPSTREAM}`)).status).toBe(503);
   });
