@@ -12,7 +12,7 @@ import { platformsOption } from './list-options.ts';
 import { progressForm, ProgressView } from './progress.ts';
 import type { Renames } from './renames.ts';
 
-/** What was typed of where the images of archives belong. */
+/** The placement of images of archives, according to the options. */
 export function placementOf(
   input: Input,
   {
@@ -39,7 +39,7 @@ export function placementOf(
   };
 }
 
-/** One archive of those that were named. */
+/** One of the archives that were named. */
 export interface NamedArchive {
   /** As typed. */
   readonly file: string;
@@ -50,14 +50,14 @@ export interface NamedArchive {
   readonly progress: (bytes: number) => void;
 }
 
-/** What came of one archive: a line for people, and what to print. */
+/** The result of one archive: a line for people, and what to print. */
 export interface ArchiveOutcome {
   readonly text: string;
   readonly tell: () => void;
   readonly isRefused?: boolean;
 }
 
-/** Reads every archive that was named, past those that are refused, which the exit code tells. */
+/** Reads every archive that was named, continuing after those that are refused, which the exit code reports. */
 export async function eachArchive(
   input: Input,
   io: Io,
@@ -77,7 +77,7 @@ export async function eachArchive(
       if (isRefused) failed += 1;
       tell();
     } catch (error) {
-      // Ctrl-C ends the whole pipe: an archive that is cut off by it is none that is refused.
+      // Ctrl-C ends the whole pipe: an archive that is truncated by it was not refused.
       if (!(error instanceof ArchiveError) || signal.aborted) throw error;
       item.end('failed', error.message);
       failed += 1;
@@ -93,12 +93,15 @@ function entriesOf(file: string, signal: AbortSignal): AsyncIterable<ArchiveEntr
   return file === '-' ? readArchive(standardInput(signal)) : openArchive(file, signal);
 }
 
-/** A pipe may bring nothing for hours: the signal is heard meanwhile. */
+/** A pipe may provide nothing for hours, so the signal must end waiting for it. */
 function standardInput(signal: AbortSignal): Readable {
   return addAbortSignal(signal, process.stdin);
 }
 
-/** ArchiveError, with the ways out, for a name under which nobody would find the image here. */
+/**
+ * The meaning of a name. Throws ArchiveError, with suggestions, for a name under which nobody could pull the image
+ * here.
+ */
 function destinationOf(resolver: RepositoryResolver, name: string): NamedRepository {
   try {
     return resolver.destinationOf(name);

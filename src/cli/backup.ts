@@ -24,7 +24,7 @@ import { interruptible } from './interruptible.ts';
 import { progressForm, ProgressView } from './progress.ts';
 import { storeConfig } from './store-config.ts';
 
-/** `entrepot backup`: the whole store as one file. */
+/** `entrepot backup`: writes the whole store to one file. */
 export const backup: Command = {
   name: 'backup',
   summary: 'write the whole store to one file, even while the server runs',

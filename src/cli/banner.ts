@@ -1,13 +1,13 @@
 import type { Config } from '../config/config.ts';
 
-/** Where a running server answers, as `startServer` reports it. */
+/** The addresses of a running server, as `startServer` returns them. */
 export interface Addresses {
-  /** `127.0.0.1:5000`; with the upstream that a port belongs to. */
+  /** `127.0.0.1:5000`, with the upstream that the port belongs to, if any. */
   readonly addresses: readonly { readonly address: string; readonly upstream?: string | undefined }[];
   readonly opsAddress: string | undefined;
 }
 
-/** What a person sees who started the server: what is served where, how to use it, and what is open to all. */
+/** The text for a person who starts the server: what is served where, how to use it, and what is open to everybody. */
 export function bannerText(config: Config, { addresses, opsAddress }: Addresses, version: string): string {
   const names = [...config.upstreams.keys()];
   const rows = [
@@ -41,7 +41,7 @@ function servedThere(config: Config, upstream: string | undefined): string {
   return `mirrors ${[...config.upstreams.keys()].join(', ')}${hosted}${byDefault}`;
 }
 
-/** Of every port of `server.listen`. */
+/** The scheme of every port in `server.listen`. */
 function schemeOf({ server }: Config): 'http' | 'https' {
   return server.tls === undefined ? 'http' : 'https';
 }
@@ -57,7 +57,7 @@ function usage(scheme: 'http' | 'https', address: string, upstreams: readonly st
   ];
 }
 
-/** That nothing new comes, and what gives strangers more than public content: who starts it should have meant it. */
+/** Warnings if nothing new is fetched, or if strangers get more than public content. */
 function warnings(config: Config): string[] {
   const open = [...config.upstreams.values()].flatMap(({ name, openToAll, repositories }) =>
     openToAll

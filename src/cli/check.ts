@@ -7,10 +7,10 @@ import { platformsOption } from './list-options.ts';
 import { lineOf, meantBy, WANTED_ARGUMENTS, WANTED_OPTIONS, wantedImages } from './wanted-images.ts';
 import { withParts } from './with-parts.ts';
 
-/** How much of what is missing is told of one image. */
+/** How many missing items are listed for an image. */
 const SHOWN = 5;
 
-/** `entrepot check`: is everything here. */
+/** `entrepot check`: checks that images are completely stored. */
 export const check: Command = {
   name: 'check',
   summary: 'check that images are completely stored, or list those that are not',
@@ -52,11 +52,11 @@ export const check: Command = {
 };
 
 interface Finding {
-  /** For the list of what has to be pulled. */
+  /** For a list of images to pull. */
   readonly line: string;
-  /** The first of what is missing. */
+  /** The first missing items. */
   readonly missing: readonly string[];
-  /** What keeps the image from being pulled here without any upstream; `undefined`: nothing. */
+  /** Why the image cannot be pulled from here without any upstream; `undefined` if it can. */
   readonly reason: string | undefined;
 }
 

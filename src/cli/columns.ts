@@ -1,8 +1,8 @@
-/** What people read in a terminal: columns and times. */
+/** Text for terminals: columns, numbers and times. */
 
 const DAY_MS = 86_400_000;
 
-/** Rows under their headings, each column as wide as its widest cell. */
+/** Rows below their headings, each column as wide as its widest cell. */
 export function columnsText(headings: readonly string[], rows: readonly (readonly string[])[]): string {
   const all = [headings, ...rows];
   const widths = headings.map((_, at) => Math.max(...all.map(row => row[at]?.length ?? 0)));
@@ -19,7 +19,7 @@ export function countText(count: number, noun: string): string {
   return `${count} ${noun}${count === 1 ? '' : 's'}`;
 }
 
-/** The day, or the minute if it is within the last day; `never` for 0. */
+/** The date, with the time if it is within the last day; `never` for 0. */
 export function timeText(atMs: number, nowMs = Date.now()): string {
   if (atMs === 0) {
     return 'never';

@@ -1,6 +1,6 @@
-/** The program as shells complete it: what may stand where on its command line. */
+/** The commands of the program, as shell completions need them. */
 export interface CommandTree {
-  /** One word; the program's own at the root. */
+  /** One word; at the root, the name of the program. */
   readonly name: string;
   readonly summary: string;
   readonly commands: readonly CommandTree[];
@@ -12,19 +12,19 @@ export interface TreeOption {
   /** As typed: `-o`, `--output`. */
   readonly names: readonly string[];
   readonly description: string;
-  /** `undefined` for one that takes none. */
+  /** `undefined` if it takes no value. */
   readonly value: TreeArgument | undefined;
 }
 
 export interface TreeArgument {
-  /** What the help calls it: `file`, `reference`. */
+  /** As in the help: `file`, `reference`. */
   readonly name: string;
   readonly isRepeated: boolean;
-  /** Empty: anything. */
+  /** Empty if anything is allowed. */
   readonly choices: readonly string[];
 }
 
-/** Every command with the words that lead to it; the root has none. */
+/** All commands with the words that lead to them; none for the root. */
 export function everyCommand(
   tree: CommandTree,
   path: readonly string[] = [],
@@ -33,12 +33,12 @@ export function everyCommand(
   return [{ path, command: tree }, ...below];
 }
 
-/** What a shell completes a value with by itself. */
+/** How a shell should complete a value. */
 export function valueKind({ name }: TreeArgument): 'file' | 'folder' | 'other' {
   return name === 'file' || name === 'folder' ? name : 'other';
 }
 
-/** As much of a description as fits behind a word in a list. */
+/** As much of a description as fits beside a word in a list. */
 export function shortText(description: string): string {
   const [first = ''] = description.split(/; | \(|: |\. /);
   return first.length > MAX_TEXT ? `${first.slice(0, first.lastIndexOf(' ', MAX_TEXT))} …` : first;
@@ -46,7 +46,7 @@ export function shortText(description: string): string {
 
 const MAX_TEXT = 72;
 
-/** `text` as one word of a shell: nothing in it is expanded. */
+/** `text` as one word of a shell, quoted. */
 export function quoted(text: string): string {
   return `'${text.replaceAll("'", "'\\''")}'`;
 }

@@ -1,22 +1,22 @@
 /**
- * What a command of the CLI is made of. Commands know nothing of the parser: they get what was typed as an `Input`,
- * write to an `Io`, and return the exit code. `program.ts` alone turns argv into that.
+ * A command of the CLI. Commands do not know the parser: they get their arguments as an `Input`, write to an `Io`, and
+ * return the exit code. Only `program.ts` and the parser know argv.
  */
 export interface Command {
   /** As typed after `entrepot`: `serve`, `config show`. */
   readonly name: string;
   /** One line for the list of commands. */
   readonly summary: string;
-  /** More for the command's own help. */
+  /** A longer description for the command's own help. */
   readonly description?: string;
   readonly arguments?: readonly Argument[];
   readonly options?: readonly Option[];
   /**
-   * It may begin a store where there is none: where somebody named the store or made its folder, or also in the default
-   * place, as `serve` does. Any other says that there is none.
+   * Whether it may create a store if there is none: only where the user named the store or created its folder, or
+   * anywhere, as `serve` does. Other commands fail.
    */
   readonly makesStore?: 'where-named' | 'anywhere';
-  /** Shown in the command's help: what to type, and what it does. */
+  /** For the command's help: what to type, and what it does. */
   readonly examples: readonly (readonly [typed: string, meaning: string])[];
   readonly run: (input: Input, io: Io) => Promise<ExitCode>;
 }
@@ -35,30 +35,30 @@ export interface Option {
 }
 
 /**
- * 0: done. 1: failed. 2: what was typed, or the configuration, is wrong, and nothing was tried. 130, 143: stopped by
- * Ctrl-C or SIGTERM, 141: by the end of who read its output, as shells number it.
+ * 0: done. 1: failed. 2: wrong usage or configuration, and nothing was done. As in shells: 130 and 143: stopped by
+ * Ctrl-C or SIGTERM; 141: the reader of the output has gone.
  */
 export type ExitCode = number;
 
 export const EXIT = { done: 0, failed: 1, usage: 2, interrupted: 130, unread: 141, terminated: 143 } as const;
 
-/** What was typed. */
+/** The arguments and options of a command. */
 export interface Input {
   readonly arguments: readonly string[];
   /** By long name in camelCase: `--config` is `config`. */
   readonly options: Readonly<Record<string, string | readonly string[] | boolean | undefined>>;
-  /** As the command says. */
+  /** As declared by the command. */
   readonly makesStore: Command['makesStore'];
 }
 
 export interface Io {
-  /** Standard output: what was asked for. */
+  /** Standard output: the result. */
   out(text: string): void;
   /** Standard error: everything else. */
   err(text: string): void;
 }
 
-/** Something that the person at the keyboard can put right; shown as one sentence, without a stack. */
+/** An error that the user can correct; shown as one sentence, without a stack. */
 export class CommandError extends Error {
   override readonly name = 'CommandError';
   readonly exitCode: ExitCode;
@@ -69,18 +69,18 @@ export class CommandError extends Error {
   }
 }
 
-/** `--config`, which nearly every command takes. */
+/** `--config`, which nearly every command has. */
 export const CONFIG_OPTION: Option = {
   flags: '--config <file>',
   description: 'configuration file (default: $ENTREPOT_CONFIG, else none)',
 };
 
-/** `--json`, which every command takes that prints something. `members`: of each line, or of the one that there is. */
+/** `--json`, for every command that prints something. `members` describes the JSON on each line. */
 export function jsonOption(members: string): Option {
   return { flags: '--json', description: `print JSON: ${members}` };
 }
 
-/** What was asked for: one line of JSON if that is wanted, else `text`. */
+/** Prints the result: as one line of JSON if requested, otherwise as `text`. */
 export function answer(input: Input, io: Pick<Io, 'out'>, document: object, text: string): void {
   io.out(wantsJson(input) ? `${JSON.stringify(document)}\n` : text);
 }
@@ -89,13 +89,13 @@ export function wantsJson({ options }: Input): boolean {
   return options['json'] === true;
 }
 
-/** CommandError where JSON would be mixed with the file that goes to standard output. */
+/** Throws CommandError if JSON and the file would both go to standard output. */
 export function requireFileForJson(input: Input, file: string): void {
   if (file === '-' && wantsJson(input))
     throw new CommandError('--json writes to standard output: name a file for the rest', EXIT.usage);
 }
 
-/** The option's one value. */
+/** The value of an option. */
 export function textOption({ options }: Input, name: string): string | undefined {
   const value = options[name];
   return typeof value === 'string' ? value : undefined;

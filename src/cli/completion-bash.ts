@@ -1,8 +1,8 @@
 import { type CommandTree, everyCommand, quoted, valueKind } from './command-tree.ts';
 
 /**
- * The completion of bash, from 3.2 on: macOS has no newer one. It walks the words before the cursor to the command that
- * they name, and to an option that still wants its value.
+ * The completion script for bash 3.2 (that of macOS) and later. It follows the words before the cursor to their
+ * command, and to an option that still needs its value.
  */
 export function bashScript(tree: CommandTree): string {
   const all = everyCommand(tree);
@@ -58,7 +58,7 @@ complete -F _${program} ${program}
 
 type Commands = ReturnType<typeof everyCommand>;
 
-/** Which options take a value, and of which kind; with dots where several may follow. */
+/** Which options take a value, and of which kind; with dots if several may follow. */
 function valueCases(all: Commands): string {
   const kinds = new Map<string, string[]>();
   for (const { path, command } of all) {

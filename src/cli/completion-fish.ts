@@ -1,6 +1,8 @@
 import { type CommandTree, everyCommand, shortText, type TreeArgument, valueKind } from './command-tree.ts';
 
-/** The completion of fish: a line for each command, option and argument, with the words behind which it counts. */
+/**
+ * The completion script for fish: a line for each command, option and argument, with the words after which it applies.
+ */
 export function fishScript(tree: CommandTree): string {
   const program = tree.name;
   const all = everyCommand(tree);
@@ -43,7 +45,7 @@ function linesOf(program: string, path: string, command: CommandTree): readonly 
   ];
 }
 
-/** What it may be, as options of `complete`. */
+/** The possible values, as options of `complete`. */
 function argumentsOf(argument: TreeArgument): string {
   if (argument.choices.length > 0) return `--arguments ${quotedForFish(argument.choices.join(' '))}`;
   const given = { file: '--force-files', folder: "--arguments '(__fish_complete_directories)'", other: '' };

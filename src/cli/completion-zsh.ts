@@ -8,7 +8,7 @@ import {
   valueKind,
 } from './command-tree.ts';
 
-/** The completion of zsh: a function for each command, in the terms of `_arguments`. */
+/** The completion script for zsh: a function for each command, based on `_arguments`. */
 export function zshScript(tree: CommandTree): string {
   const program = tree.name;
   const functions = everyCommand(tree).map(({ path, command }) => functionText([program, ...path], command));
@@ -56,7 +56,7 @@ ${cases.join('\n')}
 `;
 }
 
-/** One that may be repeated excludes no other use of itself. */
+/** An option that may be repeated does not exclude itself. */
 function optionSpec({ names, description, value }: TreeOption): string {
   const text = `[${escaped(shortText(description))}]`;
   const taken = value === undefined ? '' : `:${escaped(value.name)}:${actionOf(value)}`;
@@ -79,7 +79,7 @@ function actionOf(argument: TreeArgument): string {
   return { file: '_files', folder: '_files -/', other: ' ' }[valueKind(argument)];
 }
 
-/** `_arguments` and `_describe` read colons, brackets and backslashes. */
+/** Escapes the characters that are special to `_arguments` and `_describe`. */
 function escaped(text: string): string {
   return text.replace(/[\\:[\]]/g, '\\$&');
 }

@@ -10,7 +10,7 @@ const SCRIPTS: Readonly<Record<string, (tree: CommandTree) => string>> = {
   fish: fishScript,
 };
 
-/** `entrepot completion`: a script by which a shell completes commands and options. `readTree`: all of the program. */
+/** `entrepot completion`: prints a shell completion script. `readTree` returns all commands of the program. */
 export function completion(readTree: () => Promise<CommandTree>): Command {
   return {
     name: 'completion',

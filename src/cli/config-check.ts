@@ -3,7 +3,7 @@ import { silentLog } from '../lib/log.ts';
 import { answer, type Command, CONFIG_OPTION, EXIT, jsonOption, wantsJson } from './command.ts';
 import { configInForce } from './store-config.ts';
 
-/** `entrepot config check`: is it right, and if not, what is wrong. */
+/** `entrepot config check`: lists all problems of a configuration. */
 export const configCheck: Command = {
   name: 'config check',
   summary: 'check a configuration and list all problems',
@@ -29,7 +29,7 @@ export const configCheck: Command = {
       answer(input, io, { valid: true, upstreams, problems: [] }, text);
       return EXIT.done;
     } catch (error) {
-      // For people, what is wrong goes to standard error, as every command says it.
+      // As text, problems go to standard error like any error.
       if (error instanceof ConfigError && wantsJson(input)) {
         answer(input, io, { valid: false, upstreams: [], problems: error.problems.map(problemJson) }, '');
       }

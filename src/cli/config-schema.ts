@@ -1,7 +1,7 @@
 import { fileJsonSchema } from '../config/schema.ts';
 import { type Command, EXIT } from './command.ts';
 
-/** `entrepot config schema`: for editors, and for config/entrepot.schema.json. */
+/** `entrepot config schema`: prints the JSON schema, for editors and for config/entrepot.schema.json. */
 export const configSchema: Command = {
   name: 'config schema',
   summary: 'print the JSON schema of the configuration file',

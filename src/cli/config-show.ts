@@ -2,7 +2,7 @@ import { showConfig, writtenConfig } from '../config/show.ts';
 import { answer, type Command, CONFIG_OPTION, EXIT, jsonOption } from './command.ts';
 import { configInForce } from './store-config.ts';
 
-/** `entrepot config show`: the configuration in force. */
+/** `entrepot config show`: prints the effective configuration. */
 export const configShow: Command = {
   name: 'config show',
   summary: 'print the effective configuration',

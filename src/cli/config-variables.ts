@@ -2,7 +2,7 @@ import { environmentVariables } from '../config/environment.ts';
 import { fileJsonSchema } from '../config/schema.ts';
 import { answer, type Command, EXIT, jsonOption } from './command.ts';
 
-/** `entrepot config variables`: the environment's names of the options. */
+/** `entrepot config variables`: lists the environment variables of all options. */
 export const configVariables: Command = {
   name: 'config variables',
   summary: 'list the environment variables that override the configuration file',

@@ -5,8 +5,8 @@ import { readTextFile } from '../lib/text-file.ts';
 import { type Command, CommandError, EXIT, type Input, textOption } from './command.ts';
 
 /**
- * `entrepot credential-provider`: the other end of the kubelet's exec plugins (credentialprovider.kubelet.k8s.io). A
- * node that pulls its images through this registry gets the registry's own credentials for them.
+ * `entrepot credential-provider`: an exec plugin of the kubelet (credentialprovider.kubelet.k8s.io). It gives a node
+ * that pulls its images through this registry the registry's own credentials for them.
  */
 export const credentialProvider: Command = {
   name: 'credential-provider',
@@ -44,7 +44,7 @@ export interface CredentialRequest {
   readonly apiVersion: string;
   /** A repository, without tag and digest. */
   readonly image: string;
-  /** Of the pod's ServiceAccount, with the audience that the kubelet's configuration names. */
+  /** The token of the pod's ServiceAccount, with the audience in the kubelet's configuration. */
   readonly token: string | undefined;
 }
 
@@ -53,18 +53,18 @@ export interface StaticCredential {
   readonly password: string;
 }
 
-/** A request holds an image, a token and perhaps some annotations. */
+/** A request contains an image, a token and perhaps some annotations. */
 const MAX_REQUEST_BYTES = 1024 * 1024;
 
 const API_VERSION = /^credentialprovider\.kubelet\.k8s\.io\/v1(?:alpha1|beta1)?$/;
 
-/** A user name has to be there, and says nothing: the token does. */
+/** A user name is required but ignored: the token identifies the account. */
 const TOKEN_USERNAME = 'serviceaccount';
 
-/** An answer is given up so long before its token ends, so that the pull that it is for can still log in. */
+/** A response expires this long before its token does, so that the pull that it is for can still log in. */
 const TOKEN_MARGIN_MS = 60_000;
 
-/** Throws CommandError for what is no request. Members of later versions are passed over. */
+/** Parses a request; throws CommandError. Unknown members of later versions are ignored. */
 export function parseCredentialRequest(text: string): CredentialRequest {
   const { kind, apiVersion, image, serviceAccountToken } = parseJsonObject(text) ?? {};
   const isRequest =
@@ -77,8 +77,8 @@ export function parseCredentialRequest(text: string): CredentialRequest {
 }
 
 /**
- * The CredentialProviderResponse: one credential for the registry of the image, remembered no longer than a token
- * lives. Throws CommandError when there is none.
+ * The CredentialProviderResponse: one credential for the registry of the image, cached no longer than a token lives.
+ * Throws CommandError if there is none.
  */
 export function answerCredentialRequest(
   { apiVersion, image, token }: CredentialRequest,
@@ -102,7 +102,7 @@ export function answerCredentialRequest(
   };
 }
 
-/** 0, which is not at all, for what says nothing of its end. */
+/** How long to cache a token; 0, for not at all, if it has no expiry. */
 function tokenSeconds(token: string, nowMs: number): number {
   const claims = parseJsonObject(Buffer.from(token.split('.')[1] ?? '', 'base64url'));
   const endsAtS = claims?.['exp'];

@@ -15,7 +15,7 @@ import { withParts } from './with-parts.ts';
 
 const HEADINGS = ['TRIED', 'USER', 'SECRET', 'SOURCE', 'KEY', 'PROOF'] as const;
 
-/** `entrepot explain`: why somebody may pull an image or not, and what a pull would come to. */
+/** `entrepot explain`: why an image can be pulled or not, and what a pull would do. */
 export const explain: Command = {
   name: 'explain',
   summary: 'say whether a pull of an image would succeed, and why',
@@ -57,7 +57,7 @@ export const explain: Command = {
   },
 };
 
-/** What a person reads: the attempts as a table, then what they come to. */
+/** The text for people: the attempts as a table, then the conclusions. */
 export function explanationText(explanation: Explanation, nowMs = Date.now()): string {
   const { repository, tenant, attempts, grants, conclusions } = explanation;
   const rows = attempts.map(({ credentialId, username, secret, source, matchedKey, grant }, at) => [

@@ -35,7 +35,7 @@ import { progressForm, ProgressView } from './progress.ts';
 import { FROM_OPTION, LIKELY_OPTION, meantBy, WANTED_ARGUMENTS, wantedImages } from './wanted-images.ts';
 import { withParts } from './with-parts.ts';
 
-/** `entrepot export`: write a bundle. */
+/** `entrepot export`: writes a bundle. */
 export const exportCommand: Command = {
   name: 'export',
   summary: 'write images to a bundle, for a site without a network',
@@ -133,7 +133,7 @@ async function plan(parts: Parts, input: Input, tell: (line: string) => void) {
   return { bundle, imageCount: images.size };
 }
 
-/** Several references may mean one image: `nginx` and `docker.io/library/nginx`, or the names of its architectures. */
+/** Several references may mean one image: `nginx` and `docker.io/library/nginx`, or names with an architecture. */
 function together(earlier: ExportImage | undefined, image: ExportImage): ExportImage {
   if (earlier === undefined) return image;
   const isWhole = earlier.platforms === undefined || image.platforms === undefined;
@@ -176,7 +176,9 @@ async function imageOf(parts: Parts, input: Input, wanted: WantedImage): Promise
   };
 }
 
-/** What is taken when nobody says: what the configuration wants of a repository, else what is held; `undefined`: all. */
+/**
+ * The platforms if none are given: those of the configuration, otherwise those that are stored; `undefined` for all.
+ */
 async function defaultPlatforms(
   parts: Parts,
   repository: Repository,
@@ -211,8 +213,8 @@ async function requireNoDamage(
 }
 
 /**
- * What the configuration wants of a repository: the platforms of its upstream and, where they were pulled ahead, those
- * of tenants and of what handles RuntimeClasses. `undefined` when it says nothing of the upstream's.
+ * The platforms that the configuration gives for a repository: those of its upstream and, if they are stored, those of
+ * tenants and `runtimeHandlers`. `undefined` if there are none for the upstream.
  */
 async function configuredPlatforms(
   parts: Parts,

@@ -16,7 +16,7 @@ import { withUpkeep } from './upkeep-run.ts';
 
 const BUSY = 'another process is already collecting garbage';
 
-/** `entrepot gc`: make room now. */
+/** `entrepot gc`: collects garbage and evicts. */
 export const gc: Command = {
   name: 'gc',
   summary: 'collect garbage, and shrink the store to its limits',
@@ -110,7 +110,7 @@ function freedBytes(
   return tallies.reduce((sum, { bytes }) => sum + bytes, 0);
 }
 
-/** `evicted`: `undefined` while another process does it. What was collected is told all the same. */
+/** `evicted` is `undefined` if another process is evicting. What was collected is reported all the same. */
 function reportText(
   collected: CollectionReport,
   evicted: EvictionReport | undefined,

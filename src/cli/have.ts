@@ -3,7 +3,7 @@ import { writeFileAtomic } from '../lib/atomic-file.ts';
 import { type Command, CONFIG_OPTION, EXIT, textOption } from './command.ts';
 import { withParts } from './with-parts.ts';
 
-/** `entrepot have`: what a sender may leave out. */
+/** `entrepot have`: lists the blobs that a sender may leave out. */
 export const have: Command = {
   name: 'have',
   summary: 'list stored blobs, for bundles that leave them out',

@@ -5,13 +5,16 @@ import type { Platform } from '../oci/platform.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Parts } from '../compose/parts.ts';
 
-/** The repository that holds what a name means, and the only platform of it that the name means. */
+/** The repository in which an image is stored and, if its name contains an architecture, the platform. */
 export interface HeldName {
   readonly repository: Repository;
   readonly platforms: readonly Platform[] | undefined;
 }
 
-/** Where an image is held: under its very name or, when that is of one architecture, under the one that nodes get it by. */
+/**
+ * Where an image is stored: under its name or, if that contains an architecture, under the name of the multi-platform
+ * image.
+ */
 export async function heldName(
   parts: Pick<Parts, 'config' | 'metadata'>,
   repository: Repository,
@@ -20,7 +23,7 @@ export async function heldName(
   const own = { repository, platforms: undefined };
   const meant = mayNameArch(parts.config, repository) ? baseOfArchName(repository) : undefined;
   if (meant === undefined || (await isHeld(parts, repository, reference))) return own;
-  // Then upstream has such a repository, and lacks the tag.
+  // If so, upstream has such a repository, and lacks only the tag.
   const { entries } = await parts.metadata.listTags(repository, { limit: 1, after: undefined });
   if (entries.length > 0) return own;
   const isBaseHeld = await isHeld(parts, meant.base, reference);

@@ -28,7 +28,7 @@ import {
 import { writeNodeFiles } from './node-folder.ts';
 import { configInForce } from './store-config.ts';
 
-/** `entrepot hosts`: what a node needs to pull through Entrepot. */
+/** `entrepot hosts`: writes the files that a node needs to pull through Entrepot. */
 export const hosts: Command = {
   name: 'hosts',
   summary: 'print or write the files that point a node at Entrepot',
@@ -173,7 +173,7 @@ function parseServer(text: string | undefined): string | undefined {
   return url.origin;
 }
 
-/** What the configuration says of how we are reached; Docker needs a port of docker.io's own, if there is one. */
+/** The URL of this server according to the configuration; for Docker that of a port for docker.io, if there is one. */
 function ownUrl({ server, upstreams }: Config, kind: NodeKind): string {
   const scheme = server.tls === undefined ? 'http' : 'https';
   const isHubs = kind === 'docker' && ((port: Listener) => port.upstream === HUB);
@@ -195,14 +195,14 @@ function ownUrl({ server, upstreams }: Config, kind: NodeKind): string {
 
 const HUB = 'docker.io';
 
-/** CommandError where `serverUrl` is known to take Docker Hub's plain paths for something else. */
+/** Throws CommandError if `serverUrl` is known not to map Docker Hub's paths to Docker Hub. */
 function requireHubPort({ server, upstreams, defaultUpstream }: Config, serverUrl: string): void {
   const { host, hostname, port, protocol } = new URL(serverUrl);
   const aliases = upstreams.get(HUB)?.hostAliases ?? [];
   if (defaultUpstream === HUB || aliases.includes(host) || aliases.includes(hostname)) return;
   const number = Number(port || (protocol === 'https:' ? 443 : 80));
   const listener = server.listen.find(({ address }) => address.port === number);
-  // A port that is not ours is that of a proxy in front, which may go anywhere.
+  // An unknown port may be that of a proxy in front, which may map it to anything.
   if (listener === undefined || listener.upstream === HUB) return;
   throw new CommandError(
     `Docker uses Docker Hub's own paths, which ${serverUrl} does not map to Docker Hub: add a port ` +
@@ -212,12 +212,14 @@ function requireHubPort({ server, upstreams, defaultUpstream }: Config, serverUr
   );
 }
 
-/** A chain of certificates is a few kilobytes. */
+/** A chain of certificates has a few kilobytes. */
 const MAX_CA_BYTES = 1024 * 1024;
 
 const CERTIFICATES = /^-----BEGIN CERTIFICATE-----\r?\n[^-]*-----END CERTIFICATE-----\r?(?:\n|$)/gm;
 
-/** What nodes have to trust beyond what they trust anyway: `file`, or our own certificate if nobody else signed it. */
+/**
+ * The CA that nodes have to trust in addition to the usual ones: `file`, or our own certificate if it is self-signed.
+ */
 async function nodeCa({ server }: Config, file: string | undefined): Promise<string | undefined> {
   const path = file ?? server.tls?.certFile;
   if (path === undefined) return undefined;
@@ -225,14 +227,14 @@ async function nodeCa({ server }: Config, file: string | undefined): Promise<str
   if (pem === undefined) throw new CommandError(`${path}: no such file`, EXIT.usage);
   try {
     const { issuer, subject } = new X509Certificate(pem);
-    // The server's file may have its key too, which is nobody else's.
+    // Only the certificates: the server's file may contain its private key, too.
     return file !== undefined || issuer === subject ? (pem.match(CERTIFICATES) ?? []).join('') : undefined;
   } catch (cause) {
     throw new CommandError(`${path}: not a PEM certificate`, EXIT.usage, { cause });
   }
 }
 
-/** Every address of this machine, which is none that a node could use. */
+/** All addresses of this machine, which are no use to nodes. */
 const WILDCARDS: ReadonlySet<string> = new Set(['0.0.0.0', '::']);
 
 function chosenUpstreams({ upstreams }: Config, input: Input): MirroredHost[] {
@@ -245,7 +247,7 @@ function chosenUpstreams({ upstreams }: Config, input: Input): MirroredHost[] {
   return [...upstreams.values()].filter(({ name }) => names.length === 0 || names.includes(name));
 }
 
-/** One file as it is, so that it can be redirected; several each under the path where it belongs. */
+/** A single file as it is, so that it can be redirected; several with their paths as headings. */
 function printed(files: readonly NodeFile[]): string {
   const [first, ...others] = files;
   return others.length === 0

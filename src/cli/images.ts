@@ -7,7 +7,7 @@ import { type Command, CONFIG_OPTION, EXIT, jsonOption, wantsJson } from './comm
 import { interruptible } from './interruptible.ts';
 import { withParts } from './with-parts.ts';
 
-/** Rows whose widths are made to fit each other; a store of 100,000 tags is shown as it is read. */
+/** The widths of columns are chosen for this many rows: a store of 100,000 tags is printed while it is read. */
 const ROWS_PER_TABLE = 500;
 
 const HEADINGS = ['IMAGE', 'PLATFORMS', 'SIZE', 'SHARED', 'USED', 'SOURCE', 'STATE'] as const;
@@ -17,7 +17,7 @@ const IMAGES_JSON = jsonOption(
     'missingBytes, lastUsed, source, pinned, damaged',
 );
 
-/** `entrepot images`: what is held. */
+/** `entrepot images`: lists what is stored. */
 export const images: Command = {
   name: 'images',
   summary: 'list the stored images',
@@ -45,7 +45,7 @@ export const images: Command = {
           signal.throwIfAborted();
           if (isTagged && image.tag === undefined) {
             isTagged = false;
-            // A table of its own: digests would leave the columns of tags no room.
+            // In a table of their own, since digests would be too wide for the columns of tags.
             if (!isJson && rows.length > 0) {
               flush();
               io.out('\n');
@@ -100,7 +100,7 @@ function toJson(image: SurveyedImage & HeldImage): object {
   };
 }
 
-/** As `inspect` and `pin` take it. */
+/** In the form that `inspect` and `pin` accept. */
 function nameOf({ repository, tag, digest }: SurveyedImage): string {
   return repositoryText(repository) + (tag === undefined ? `@${digest}` : `:${tag}`);
 }

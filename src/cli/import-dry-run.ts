@@ -18,13 +18,13 @@ import { withParts } from './with-parts.ts';
 
 const HEADINGS = ['IMAGE', 'PLATFORMS', 'SIZE', 'NEW', 'STATE', 'DIGEST'] as const;
 
-/** What archives are held against: a store, or nothing where there is none. */
+/** The store with which archives are compared, or an empty one if there is none. */
 type Here = Pick<InspectOptions, 'metadata' | 'blobs' | 'quota'> & {
   readonly resolver: RepositoryResolver;
   readonly tenantName: string | undefined;
 };
 
-/** `entrepot import --dry-run`: what archives hold, and what importing them would come to. */
+/** `entrepot import --dry-run`: lists the content of archives, and what importing them would do. */
 export async function importDryRun(input: Input, io: Io, signal: AbortSignal): Promise<ExitCode> {
   const { config, hasStore } = await configAndStore(input, io);
   const inspectAll = (here: Here) => {
@@ -54,7 +54,7 @@ function hereOf(parts: Parts, input: Input): Here {
 
 const nothing = async () => undefined;
 
-/** Of tenants it knows those of the configuration: all that there can be without a store. */
+/** Without a store, only the tenants of the configuration are known. */
 function nothingHere(config: Config, input: Input): Here {
   const isTenant = (name: string) => config.tenants.some(tenant => tenant.name === name);
   const tenantName = textOption(input, 'tenant');
@@ -68,9 +68,9 @@ function nothingHere(config: Config, input: Input): Here {
   };
 }
 
-/** One row for each name that an image would have here; one for an image without any. */
+/** A row for each name that an image would have here; one for an image without a name. */
 interface Row extends Omit<InspectedImage, 'places'> {
-  /** `undefined` when the import would be refused. */
+  /** `undefined` if the import would be refused. */
   readonly here: string | undefined;
   readonly state: 'new' | 'held' | 'replaces' | 'refused';
   readonly replaces: string | undefined;
@@ -78,7 +78,7 @@ interface Row extends Omit<InspectedImage, 'places'> {
 
 function rowsOf({ images }: Inspection): readonly Row[] {
   return images.flatMap(({ places, ...image }): Row[] => {
-    // Without a place, too, it is one of an archive that is refused as a whole.
+    // Without a place it cannot be imported either, since the archive is refused as a whole.
     if (places.length === 0) return [{ ...image, here: undefined, state: 'refused', replaces: undefined }];
     return places.map(({ name, isHeld, replaces }) => {
       const usual = isHeld && image.newBytes === 0 ? 'held' : 'new';
@@ -128,7 +128,7 @@ function jsonText(file: string, inspection: Inspection): string {
   return lines.map(line => `${line}\n`).join('');
 }
 
-/** A bundle of a thousand images from the wrong place has as many reasons. */
+/** A bundle of a thousand images for another site has as many reasons. */
 const MAX_REASONS = 20;
 
 function summaryText({ images, bytes, newBytes, refusals }: Inspection): string {
@@ -141,7 +141,7 @@ function summaryText({ images, bytes, newBytes, refusals }: Inspection): string 
   return `${countText(images.length, 'image')}, ${sizeText(bytes)}, of which ${sizeText(newBytes)} would be new`;
 }
 
-/** Every reason on a line, where there are several; the summary has a single one. */
+/** A line for each reason if there are several; the summary has a single one. */
 function refusalsText({ refusals }: Inspection): string {
   if (refusals.length < 2) return '';
   const lines = refusals.slice(0, MAX_REASONS).map(refusal => `  ${refusal}\n`);

@@ -18,7 +18,7 @@ import { Renames } from './renames.ts';
 import { tenantOption } from './tenant-option.ts';
 import { withParts } from './with-parts.ts';
 
-/** `entrepot import`: take bundles in. */
+/** `entrepot import`: imports bundles. */
 export const importCommand: Command = {
   name: 'import',
   summary: 'import images from a bundle, an OCI image layout or an archive of docker save',

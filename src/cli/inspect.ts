@@ -11,7 +11,7 @@ import { withParts } from './with-parts.ts';
 
 const HEADINGS = ['KIND', 'DIGEST', 'SIZE', 'STATE'] as const;
 
-/** `entrepot inspect`: what one image is made of. */
+/** `entrepot inspect`: shows the parts of an image. */
 export const inspect: Command = {
   name: 'inspect',
   summary: 'show the manifests and blobs of an image, and which of them are stored',

@@ -2,15 +2,15 @@ import { setMaxListeners } from 'node:events';
 import { CommandError, EXIT } from './command.ts';
 
 /**
- * Runs `work` until it is done or Ctrl-C or SIGTERM ask for its end; then it stops at the next step, cleans up, and says
- * so. `soFar`: what had been done by then.
+ * Runs `work`. On Ctrl-C or SIGTERM it stops at the next step, cleans up, and reports what was done, as `soFar` returns
+ * it.
  */
 export async function interruptible<T>(
   work: (signal: AbortSignal) => Promise<T>,
   soFar: () => string = () => 'what has been done is kept',
 ): Promise<T> {
   const stopping = new AbortController();
-  // All that is under way at once listens to it; Node takes more than ten for a leak, and says so.
+  // Many things listen to it at once, which Node would otherwise report as a leak.
   setMaxListeners(0, stopping.signal);
   let exitCode: number = EXIT.failed;
   const stop = (name: NodeJS.Signals) => {
@@ -21,7 +21,7 @@ export async function interruptible<T>(
   try {
     return await work(stopping.signal);
   } catch (error) {
-    // What was waited for rejects with an error of its own kind.
+    // Whatever was being awaited may reject with another error.
     throw stopping.signal.aborted ? new CommandError(`stopped; ${soFar()}`, exitCode) : error;
   } finally {
     process.off('SIGINT', stop).off('SIGTERM', stop);

@@ -3,8 +3,8 @@ import { parsePlatform, type Platform } from '../oci/platform.ts';
 import { CommandError, EXIT, type Input, type Option, textOption } from './command.ts';
 
 /**
- * `--platform` and `--all-platforms`, which every command has that copies images. `usual`: what is taken without them.
- * Commas, so that a list can stand before references.
+ * `--platform` and `--all-platforms`, for commands that copy images. `usual` describes the default. The list has
+ * commas, so that references can follow it.
  */
 export function platformOptions(usual: string): readonly Option[] {
   return [
@@ -16,12 +16,12 @@ export function platformOptions(usual: string): readonly Option[] {
   ];
 }
 
-/** The values of an option that takes a list with commas. */
+/** The values of an option with a comma-separated list. */
 export function commaList(input: Input, name: string): readonly string[] {
   return (textOption(input, name) ?? '').split(',').filter(value => value !== '');
 }
 
-/** What they say; `undefined` when neither is there. */
+/** The platforms that they give; `undefined` if neither option is used. */
 export function platformsOption(input: Input): readonly Platform[] | 'all' | undefined {
   const texts = commaList(input, 'platform');
   const isAll = input.options['allPlatforms'] === true;

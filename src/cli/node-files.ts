@@ -5,34 +5,34 @@ import { editYaml, parseYaml } from '../lib/yaml.ts';
 import { parseRegistryUrl, type RegistryUrl } from '../oci/registry-url.ts';
 
 /**
- * The files that point a node at Entrepot, for each kind of node; pure. `entrepot hosts` writes them, and the ones in
- * config/examples/ are made by it.
+ * Makes the files that point a node at Entrepot, for each kind of node, without any I/O. `entrepot hosts` writes them;
+ * config/examples/ has examples.
  */
 export type NodeKind = (typeof NODE_KINDS)[number];
 
 export const NODE_KINDS = ['containerd', 'crio', 'docker', 'k3s'] as const;
 
 export interface NodeFilesOptions {
-  /** How nodes reach Entrepot: `http://entrepot.example:5000`. */
+  /** The URL by which nodes reach Entrepot: `http://entrepot.example:5000`. */
   readonly serverUrl: string;
-  /** The registries that nodes shall pull through it. */
+  /** The registries that nodes are to pull through it. */
   readonly upstreams: readonly MirroredHost[];
-  /** Whether nodes go to the registry itself where Entrepot has no answer; true if left out. */
+  /** Whether nodes fall back to the registry itself; default true. */
   readonly fallback?: boolean;
-  /** PEM of the CA that signed Entrepot's certificate, where nodes do not trust it already. */
+  /** PEM of the CA that signed Entrepot's certificate, if nodes do not trust it already. */
   readonly ca?: string | undefined;
 }
 
 export interface MirroredHost {
-  /** As image names spell it. */
+  /** As in image names. */
   readonly name: string;
-  /** Other names that Entrepot has for it. */
+  /** Its aliases in the configuration. */
   readonly aliases: readonly string[];
-  /** Where Entrepot asks it: the node's fallback too, unless that is plain HTTP to another host. */
+  /** Its URL in the configuration, which is also the node's fallback, unless it is plain HTTP to another host. */
   readonly url: string;
 }
 
-/** One file for the node, with the path at which its runtime looks for it. */
+/** A file for the node. */
 export interface NodeFile {
   /** Relative to the folder that the runtime reads: `docker.io/hosts.toml`. */
   readonly path: string;
@@ -40,8 +40,8 @@ export interface NodeFile {
   readonly place: string;
   readonly text: string;
   /**
-   * Of a file that also holds settings of others: `existing` with ours added, everything else kept in its order. Throws
-   * for text that is not such a file. Where it is missing, the whole file is Entrepot's.
+   * For a file that also has other settings: `existing` with ours added, and everything else kept in order. Throws for
+   * text that is not such a file. If absent, the whole file is Entrepot's.
    */
   readonly mergeInto?: (existing: string) => string;
 }
@@ -53,46 +53,48 @@ const WRITERS: Readonly<Record<NodeKind, (options: NodeFilesOptions) => NodeFile
   k3s: k3sFiles,
 };
 
-/** The kinds whose file can say that there is no fallback; the others have it by themselves. */
+/** The kinds whose files can exclude a fallback; the others always have one. */
 export const KINDS_WITHOUT_FALLBACK: readonly NodeKind[] = ['containerd', 'crio'];
 
 /**
- * How long containerd may take to connect to Entrepot before it asks the registry itself. Its own default is 30 s, and it
- * connects anew for each layer, so a dead mirror would cost minutes a pull. Versions that do not know the key ignore it.
+ * How long containerd may take to connect to Entrepot before it asks the registry itself. Its default is 30 s, for each
+ * layer, so an unreachable mirror would cost minutes for each pull. Versions that do not know the key ignore it.
  */
 const DIAL_TIMEOUT = '500ms';
 
-/** The CA's file, in the folder of each registry's files. */
+/** The name of the CA's file, in the folder of each registry. */
 const CA_FILE = 'entrepot-ca.crt';
 
-/** How a file that is Entrepot's as a whole begins, whichever version wrote it. */
+/** The first line of every file that Entrepot wrote as a whole, in any version. */
 const OWN_HEADING = /^# Images (?:of \S+ )?through Entrepot\b/;
 
+/** The files for a kind of node. */
 export function nodeFiles(kind: NodeKind, options: NodeFilesOptions): NodeFile[] {
   return WRITERS[kind](options);
 }
 
+/** Whether `text` is a supported kind of node. */
 export function isNodeKind(text: string): text is NodeKind {
   return Object.hasOwn(WRITERS, text);
 }
 
-/** Whether `existing` may be replaced by `file` as a whole: Entrepot wrote it, or it says the same. */
+/** Whether `existing` may be replaced by `file` as a whole: Entrepot wrote it, or the content is the same. */
 export function isReplaceable(existing: string, file: NodeFile): boolean {
   return OWN_HEADING.test(existing) || existing === file.text || basename(file.path) === CA_FILE;
 }
 
 function containerdFiles(options: NodeFilesOptions): NodeFile[] {
   return hostsFiles(options, name => {
-    // containerd's folder for host:port is host_port_, as a colon is not allowed in every file system.
+    // containerd's folder for host:port is host_port_, since not every file system allows a colon.
     const folder = name.replace(/:(\d+)$/, '_$1_');
     return [folder, `/etc/containerd/certs.d/${folder}`];
   });
 }
 
 /**
- * containerd sends `?ns=` with the registry's name, so one URL serves for all. `server` is asked after the hosts, and
- * containerd 1.7 takes no file without a host. Only the two capabilities that every version knows; a mirror is nowhere
- * to push to. `place` gives the folder of a registry, as written and on the node.
+ * containerd adds `?ns=` with the registry's name, so one URL serves all registries. `server` is used after the hosts,
+ * and containerd 1.7 requires a host. Only the two capabilities that every version knows; a mirror cannot be pushed to.
+ * `place` returns the folder of a registry, as written and on the node.
  */
 function hostsFiles(
   { serverUrl, upstreams, fallback = true, ca }: NodeFilesOptions,
@@ -105,13 +107,13 @@ function hostsFiles(
     const lines = [
       `# Images of ${name} through Entrepot${fallback ? REGISTRY_FALLBACK : NO_FALLBACK}.`,
       `server = ${quote(server.text)}`,
-      // Else containerd would append a /v2 of its own. Before the first table it is about `server`.
+      // Otherwise containerd would append another /v2. Before the first table it applies to `server`.
       ...(hasPath(server) ? ['override_path = true'] : []),
       '',
       `[host.${quote(serverUrl)}]`,
       '  capabilities = ["pull", "resolve"]',
       `  dial_timeout = ${quote(DIAL_TIMEOUT)}`,
-      // A relative path is looked up in the file's own folder.
+      // A relative path is relative to the file's own folder.
       ...(ca === undefined ? [] : [`  ca = ${quote(CA_FILE)}`]),
     ];
     const hosts = {
@@ -128,9 +130,9 @@ function caFiles(ca: string | undefined, path: string, place: string): NodeFile[
 }
 
 /**
- * Where a node asks the registry itself. Entrepot may reach it by plain HTTP at an internal address; a node that falls
- * back there, or allows plain HTTP for the registry's own name, would trust whoever answers. Plain HTTP is kept only for
- * a registry that is named by that very address.
+ * The registry's URL for nodes. Entrepot may use plain HTTP to an internal address; a node that did the same, or
+ * allowed plain HTTP for the registry's name, would trust whoever answers. So plain HTTP is kept only for a registry
+ * whose name is that very address.
  */
 function fallbackOf({ name, url }: MirroredHost): RegistryUrl {
   const registry = parseRegistryUrl(url);
@@ -138,7 +140,7 @@ function fallbackOf({ name, url }: MirroredHost): RegistryUrl {
   return isSafe ? registry : parseRegistryUrl(`https://${name}`);
 }
 
-/** Whether nodes fall back to it by https though Entrepot reaches it by plain HTTP. */
+/** Whether nodes fall back to it by https although Entrepot uses plain HTTP. */
 export function fallsBackToHttps(upstream: MirroredHost): boolean {
   return upstream.url.startsWith('http:') && !fallbackOf(upstream).text.startsWith('http:');
 }
@@ -148,8 +150,8 @@ function hasPath({ text, api }: RegistryUrl): boolean {
 }
 
 /**
- * What CRI-O and podman call the registry that they fall back to: they look for an API nowhere but at `/v2`, and a path
- * is a part of names, which hold no colon. undefined: it cannot be said.
+ * The name by which CRI-O and podman reach a registry as a fallback: they expect the API at `/v2`, and a path is part
+ * of the name, which cannot contain a colon. `undefined` if there is no such name.
  */
 export function fallbackLocation(upstream: MirroredHost): string | undefined {
   const registry = fallbackOf(upstream);
@@ -159,8 +161,9 @@ export function fallbackLocation(upstream: MirroredHost): string | undefined {
 }
 
 /**
- * registries.conf v2 (CRI-O, podman, skopeo, buildah): no `ns`, so the registry's name is part of the mirror's path. Each
- * needs a `pathName`, and with a fallback a `fallbackLocation`. The CA is not named in it: these programs look for it under the server's name.
+ * registries.conf v2 (CRI-O, podman, skopeo, buildah). These programs send no `ns`, so the registry's name is part of
+ * the mirror's path, and every registry needs a `pathName` and, with a fallback, a `fallbackLocation`. They find the CA
+ * by the server's name, so the file does not mention it.
  */
 function crioFiles({ serverUrl, upstreams, fallback = true, ca }: NodeFilesOptions): NodeFile[] {
   const { host } = new URL(serverUrl);
@@ -180,7 +183,7 @@ function crioFiles({ serverUrl, upstreams, fallback = true, ca }: NodeFilesOptio
   ];
 }
 
-/** Where a registry or mirror is, which names no scheme: that it is reached by plain HTTP has to be allowed. */
+/** The location of a registry or mirror, without a scheme: plain HTTP has to be allowed explicitly. */
 function tomlLocation(location: string, url: string): string {
   return `location = ${quote(location)}\n${url.startsWith('http:') ? 'insecure = true\n' : ''}`;
 }
@@ -189,8 +192,9 @@ const REGISTRY_FALLBACK = ' first, from the registry itself if Entrepot has no a
 const NO_FALLBACK = ' and from nowhere else';
 
 /**
- * daemon.json for every version, which mirrors Docker Hub only, by plain Hub paths, and has to allow plain HTTP beyond
- * loopback; and for Docker from 29 on with the containerd image store, which reads hosts.toml too, one for each registry.
+ * daemon.json for every version of Docker, which mirrors only Docker Hub, by its own paths, and needs permission for
+ * plain HTTP beyond loopback; and hosts.toml for each registry, which Docker 29 and later with the containerd image
+ * store reads.
  */
 function dockerFiles(options: NodeFilesOptions): NodeFile[] {
   const { serverUrl, ca } = options;
@@ -212,7 +216,7 @@ function dockerFiles(options: NodeFilesOptions): NodeFile[] {
   ];
 }
 
-/** Ours come first in the lists: Docker asks mirrors in their order. */
+/** Ours come first in the lists, since Docker tries mirrors in order. */
 function mergeDaemon(existing: string, settings: Readonly<Record<string, readonly string[]>>): string {
   const found = existing.trim() === '' ? {} : parseJsonObject(existing);
   if (found === undefined) throw new Error('not a JSON object');
@@ -227,7 +231,7 @@ function jsonText(value: unknown, indent: string): string {
   return `${JSON.stringify(value, undefined, indent)}\n`;
 }
 
-/** `ours`, then what else the list under `key` holds. */
+/** `ours`, followed by the rest of the list under `key`. */
 function first(ours: readonly string[], list: unknown, key: string): readonly unknown[] {
   if (list === undefined || list === null) return ours;
   if (!Array.isArray(list)) throw new Error(`${key} is not a list`);
@@ -235,8 +239,8 @@ function first(ours: readonly string[], list: unknown, key: string): readonly un
 }
 
 /**
- * k3s and RKE2 write containerd's hosts.toml from this. They fall back to the registry of that name by themselves; one that
- * is behind a path they have to be told of, and take its path as it is.
+ * k3s and RKE2 make containerd's hosts.toml of this. They fall back to the registry of that name by themselves; a
+ * registry with a path has to be listed explicitly, and its path is used as it is.
  */
 function k3sFiles({ serverUrl, upstreams, ca }: NodeFilesOptions): NodeFile[] {
   const { host } = new URL(serverUrl);
@@ -265,7 +269,7 @@ function valueAt(value: unknown, path: readonly string[]): unknown {
   return path.reduce((node, key) => (isJsonObject(node) ? node[key] : undefined), value);
 }
 
-/** A basic string of TOML; what it holds (hosts, URLs) has nothing to escape that JSON escapes otherwise. */
+/** A basic string of TOML. Hosts and URLs contain nothing that JSON escapes differently. */
 function quote(text: string): string {
   return JSON.stringify(text);
 }

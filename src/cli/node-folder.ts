@@ -7,13 +7,13 @@ import { isReplaceable, type NodeFile } from './node-files.ts';
 
 export interface WrittenFile {
   readonly path: string;
-  /** False when the file held all of it already. */
+  /** False if the file was up to date. */
   readonly isChanged: boolean;
-  /** The copy of the file as it was, if there was one that Entrepot did not write alone. */
+  /** The copy of the previous file, if there was one that Entrepot did not write alone. */
   readonly backup: string | undefined;
 }
 
-/** Runtimes of other users read them, podman's for one; nothing in them is secret. */
+/** Runtimes of other users read them, such as podman; they contain no secrets. */
 const NODE_FILE_MODE = 0o644;
 
 interface PlannedFile {
@@ -24,8 +24,8 @@ interface PlannedFile {
 }
 
 /**
- * Writes a node's files to `folder`, each in one step. Settings of others in a shared file are kept. CommandError, and
- * nothing is written, when a file cannot be merged, or is not Entrepot's and `force` is not given.
+ * Writes a node's files to `folder`, each in one step. Other settings in a shared file are kept. Throws CommandError,
+ * without writing anything, if a file cannot be merged, or if Entrepot did not write it and `force` is not set.
  */
 export async function writeNodeFiles(
   files: readonly NodeFile[],
@@ -79,7 +79,7 @@ async function write(
   return { path, isChanged: true, backup };
 }
 
-/** 20261128T150000Z: sorts, and is a file name everywhere. */
+/** 20261128T150000Z: can be sorted, and is a valid file name everywhere. */
 function timeText(nowMs: number): string {
   return new Date(nowMs).toISOString().replace(/[-:]|\.\d+/g, '');
 }

@@ -2,20 +2,20 @@ import { Argument, Command as CommanderCommand, CommanderError, Option } from 'c
 import type { CommandTree } from './command-tree.ts';
 import { type Command, CommandError, EXIT, type ExitCode, type Io } from './command.ts';
 
-/** What help says of the program as a whole. */
+/** The texts of the program's own help. */
 export interface ProgramText {
   readonly description: string;
   readonly version: string;
-  /** A summary for each word before commands that are named by two. */
+  /** A summary of each group of commands that have two words. */
   readonly groups: Readonly<Record<string, string>>;
   readonly examples: Command['examples'];
   readonly exitCodes: string;
 }
 
-/** Listed among the commands; `--help` is what answers. */
+/** In the list of commands; `--help` answers it. */
 const HELP = ['help [command...]', 'print help for a command'] as const;
 
-/** Reads command lines of `commands`, and answers help and wrong usage itself. */
+/** Parses the command lines of `commands`; responds to help and wrong usage itself. */
 export class Parser {
   readonly #io: Io;
   readonly #program: CommanderCommand;
@@ -38,7 +38,7 @@ export class Parser {
     }
   }
 
-  /** Runs the command that `argv` names. Rejects with what the command does, but for a CommandError. */
+  /** Runs the command in `argv`. Rejects with the command's error, except for a CommandError. */
   async run(argv: readonly string[]): Promise<ExitCode> {
     try {
       await this.#program.parseAsync(argv, { from: 'user' });
@@ -55,7 +55,7 @@ export class Parser {
     return treeOf(this.#program);
   }
 
-  /** The group of that name, listed in help where the first of its commands is. */
+  /** The group with that name, listed in help at the position of its first command. */
   #group(name: string, groups: ProgramText['groups']): CommanderCommand {
     const group = this.#program.commands.find(command => command.name() === name);
     return (
@@ -94,7 +94,7 @@ function treeOf(command: CommanderCommand): CommandTree {
   return {
     name: command.name(),
     summary: help.subcommandDescription(command),
-    // What help is asked about is any of the others.
+    // The argument of help is any of the other commands.
     commands: commands.map(each => (each.name === 'help' ? { ...each, commands: wordsOf(commands) } : each)),
     options: help.visibleOptions(command).map(option => ({
       names: [option.short, option.long].flatMap(name => name ?? []),

@@ -21,10 +21,10 @@ const REFERENCE = {
 
 const DRY_RUN = { flags: '--dry-run', description: 'show what would be done, and do nothing' } as const;
 
-/** `changed`: it was not so before. */
+/** `changed` tells whether it was different before. */
 const PIN_JSON = jsonOption('image, pinned, changed, dryRun');
 
-/** `entrepot pin`: keep an image whatever happens. */
+/** `entrepot pin`: protects an image from eviction. */
 export const pin: Command = {
   name: 'pin',
   summary: 'protect an image from eviction',
@@ -37,7 +37,7 @@ export const pin: Command = {
   run: (input, io) => change(input, io, true),
 };
 
-/** `entrepot unpin`: the other way round. */
+/** `entrepot unpin`: removes a pin. */
 export const unpin: Command = {
   name: 'unpin',
   summary: 'allow a pinned image to be evicted again',
@@ -73,7 +73,7 @@ async function change(input: Input, io: Io, isPinned: boolean): Promise<ExitCode
   });
 }
 
-/** A Link or a tag outlives what was evicted: it is the manifest that has to be there. */
+/** Whether the manifest is stored: a Link or a tag remains when it is evicted. */
 async function isHeld(metadata: MetadataStore, repository: Repository, reference: string): Promise<boolean> {
   const manifest = isDigest(reference)
     ? await metadata.readLinkedManifest(repository, reference)

@@ -5,10 +5,10 @@ import { type Command, EXIT, type ExitCode, type Io } from './command.ts';
 import { Parser, type ProgramText } from './parser.ts';
 import { readVersion, version } from './version.ts';
 
-/** `tree`: all of the program. */
+/** `tree` returns all commands of the program. */
 type Load = (tree: () => Promise<CommandTree>) => Promise<Command>;
 
-/** In the order of the help. One is loaded when it is typed: most need much that the others do without. */
+/** In the order of the help. A command is loaded when it is used, since most need much that others do not. */
 const COMMANDS: readonly (readonly [name: string, load: Load])[] = [
   ['serve', async () => (await import('./serve.ts')).serve],
   ['hosts', async () => (await import('./hosts.ts')).hosts],
@@ -46,7 +46,7 @@ const COMMANDS: readonly (readonly [name: string, load: Load])[] = [
   ['version', async () => version],
 ];
 
-/** Words before a command that is named by two. */
+/** Groups of commands with two words. */
 const GROUPS: Readonly<Record<string, string>> = {
   tenant: 'add and remove tenants, and issue credentials to them',
   config: 'show and check the configuration',
@@ -58,7 +58,7 @@ const EXAMPLES = [
   ['entrepot hosts containerd --out /etc/containerd/certs.d', 'point this node to it'],
 ] as const;
 
-/** The words of the program's own help. */
+/** The texts of the program's own help. */
 const TEXT: ProgramText = {
   description: 'A local OCI registry that mirrors others, for nodes that pull the same images.',
   version: readVersion(),
@@ -67,7 +67,7 @@ const TEXT: ProgramText = {
   exitCodes: '0 done, 1 failed, 2 wrong usage or configuration, 130 stopped by Ctrl-C',
 };
 
-/** Runs what was typed (without node and the script) and returns the exit code. */
+/** Runs a command line (without node and the script) and returns the exit code. */
 export async function runProgram(typed: readonly string[], io: Io): Promise<ExitCode> {
   const argv = withHelpOption(typed);
   try {
@@ -81,7 +81,7 @@ export async function runProgram(typed: readonly string[], io: Io): Promise<Exit
   }
 }
 
-/** `help tenant add` and `tenant help add` are `tenant add --help`; words that name no command are left to be refused. */
+/** Turns `help tenant add` and `tenant help add` into `tenant add --help`; unknown words are left to be refused. */
 function withHelpOption(argv: readonly string[]): readonly string[] {
   const at = Object.hasOwn(GROUPS, argv[0] ?? '') ? 1 : 0;
   if (argv[at] !== 'help') return argv;
@@ -91,7 +91,7 @@ function withHelpOption(argv: readonly string[]): readonly string[] {
   return isKnown ? [...words, '--help'] : words;
 }
 
-/** The command that was typed; all of them for help and for an unknown one, none for the version. */
+/** The command that is named; all of them for help and for an unknown one, none for the version. */
 async function commandsFor([first = '', second = '']: readonly string[]): Promise<readonly Command[]> {
   if (first === '--version') return [];
   const typed = COMMANDS.filter(([name]) => name === first || name === `${first} ${second}`);

@@ -1,49 +1,49 @@
 import { sizeText } from '../lib/units.ts';
 import type { Io } from './command.ts';
 
-/** How progress is told: bars that move on a terminal, a line now and then elsewhere, or JSON for programs. */
+/** How progress is shown: moving bars on a terminal, a line now and then elsewhere, or JSON for programs. */
 export type ProgressForm = 'bars' | 'lines' | 'json';
 
-/** One thing that is under way, such as an image that is pulled. */
+/** An operation in progress, such as pulling an image. */
 export interface ProgressItem {
-  /** The bytes that are known to be needed grow by so many, or shrink when some turn out to be here. */
+  /** Increases the expected total; negative if less turns out to be needed. */
   expect(bytes: number): void;
-  /** `items`: for what is made of many. */
+  /** `items` is for an operation that consists of many. */
   advance(bytes: number, items?: number): void;
-  /** It has ended; `text` says how. */
+  /** Ends it with a text. */
   end(outcome: 'done' | 'failed', text: string): void;
-  /** It has ended, and there is nothing to say about that. */
+  /** Ends it without a text. */
   drop(): void;
 }
 
-/** Often enough to look alive. */
+/** Often enough to look smooth. */
 const REDRAW_MS = 100;
-/** A log is no terminal: who reads it wants to know that it goes on. */
+/** For logs, where a line now and then shows that it continues. */
 const LINE_MS = 10_000;
-/** On a terminal of eighty columns the name says more than a long bar. */
+/** On a terminal of eighty columns the name is more useful than a long bar. */
 const BAR_WIDTH = { narrow: 10, wide: 24 };
 const WIDE_COLUMNS = 100;
-/** `1023 MiB of 1023 MiB, 1023 MiB/s, 9999 s left`, with room to spare. */
+/** Enough for `1023 MiB of 1023 MiB, 1023 MiB/s, 9999 s left`. */
 const STATUS_WIDTH = 48;
-/** `blobs checked` is whole on any terminal. */
+/** `blobs checked` fits on any terminal. */
 const NAME_WIDTH = { least: 13, most: 48 };
 const MAX_BARS = 16;
-/** The rate is that of the last ten seconds: what was skipped, or came from a cache, says nothing of the rest. */
+/** The rate is that of the last ten seconds: what was skipped or cached before says nothing about the rest. */
 const RATE_WINDOW_MS = 10_000;
-/** Points of time within it at which the bytes are noted. */
+/** How often bytes are recorded within it. */
 const NOTE_MS = 250;
-/** Until then a rate says nothing of how long the rest will take. */
+/** Until then a rate is no basis for an estimate. */
 const STEADY_AFTER_MS = 3_000;
-/** What a terminal has that does not say (VT100). */
+/** For a terminal that does not report its size (VT100). */
 const USUAL_SCREEN: Screen = { columns: 80, rows: 24 };
 
-/** Bars move only while none of their lines wraps and none scrolls away. */
+/** Bars are drawn only while no line wraps and none scrolls away. */
 interface Screen {
   readonly columns: number;
   readonly rows: number;
 }
 
-/** Shows what is under way on standard error, and leaves standard output to what was asked for (JSON goes there). */
+/** Shows progress on standard error; standard output is for the result (and for JSON). */
 export class ProgressView {
   readonly #io: Io;
   readonly #form: ProgressForm;
@@ -77,19 +77,19 @@ export class ProgressView {
     return item;
   }
 
-  /** Says something in between, above the bars. */
+  /** Prints a text above the bars. */
   say(text: string): void {
     this.aside(() => this.#io.err(`${text}\n`));
   }
 
-  /** Lets `write` write while no bars are in its way. */
+  /** Lets `write` write while no bars are shown. */
   aside(write: () => void): void {
     this.#clear();
     write();
     this.#draw();
   }
 
-  /** One line of JSON, where JSON is wanted. */
+  /** Prints one line of JSON, if JSON is wanted. */
   event(event: object): void {
     if (this.#form === 'json') this.#event(event);
   }
@@ -129,7 +129,7 @@ export class ProgressView {
       this.#io.err(`  ${item.name}: ${figuresText(item)}\n`);
   }
 
-  /** Takes the bars away again: up as many lines as were drawn, and clear to the end of the screen (ECMA-48). */
+  /** Clears the bars: moves up by the number of lines, and clears to the end of the screen (ECMA-48). */
   #clear(): void {
     if (this.#drawnLines > 0) this.#io.err(`\u001B[${this.#drawnLines}A\u001B[J`);
     this.#drawnLines = 0;
@@ -145,7 +145,7 @@ class Item implements ProgressItem {
   items = 0;
   expectedBytes = 0;
   readonly #nowMs: () => number;
-  /** Bytes at points of time, the oldest first: the last one before the window of the rate, and those in it. */
+  /** Bytes at points of time, oldest first: the last one before the window of the rate, and those in it. */
   readonly #noted: { readonly atMs: number; readonly bytes: number }[];
 
   constructor(name: string, nowMs: () => number, { end, drop }: Pick<ProgressItem, 'end' | 'drop'>) {
@@ -169,7 +169,7 @@ class Item implements ProgressItem {
     this.#forget(atMs);
   }
 
-  /** Bytes a second, lately. */
+  /** Recent bytes per second. */
   get rate(): number {
     const nowMs = this.#nowMs();
     this.#forget(nowMs);
@@ -178,7 +178,7 @@ class Item implements ProgressItem {
     return isIdle ? 0 : Math.max(0, this.bytes - bytes) / Math.max(0.001, (nowMs - atMs) / 1000);
   }
 
-  /** Seconds, at the rate of lately; `undefined`: nobody knows. */
+  /** The remaining seconds at the recent rate; `undefined` if unknown. */
   get secondsLeft(): number | undefined {
     const { rate, bytes, expectedBytes } = this;
     const isKnown = rate > 0 && expectedBytes > bytes && this.#nowMs() - this.beganMs >= STEADY_AFTER_MS;
@@ -192,7 +192,7 @@ class Item implements ProgressItem {
 
 function barText(item: Item, columns: number): string {
   const { name, bytes, expectedBytes } = item;
-  // How far it is cannot be drawn of what has no known end.
+  // Without a known end there is no bar.
   const barWidth = expectedBytes === 0 ? 0 : columns < WIDE_COLUMNS ? BAR_WIDTH.narrow : BAR_WIDTH.wide;
   const width = Math.min(NAME_WIDTH.most, Math.max(NAME_WIDTH.least, columns - barWidth - STATUS_WIDTH - 4));
   const label = name.length > width ? `…${name.slice(1 - width)}` : name.padEnd(width);
@@ -218,7 +218,7 @@ function screenOfTerminal(): Screen {
   return columns > 0 && rows > 0 ? { columns, rows } : USUAL_SCREEN;
 }
 
-/** The form for where the output goes. */
+/** The form for the current output. */
 export function progressForm({ json }: { readonly json: boolean }): ProgressForm {
   if (json) return 'json';
   return process.stderr.isTTY ? 'bars' : 'lines';

@@ -25,7 +25,7 @@ export class PullRun {
     this.#options = options;
   }
 
-  /** Pulls all, and says what came of it. */
+  /** Pulls all images, and reports the results. */
   async once(images: readonly WantedImage[]): Promise<ExitCode> {
     const { view } = this.#options;
     const failed = (await this.pullAll(images)).map(({ name }) => name);
@@ -38,7 +38,9 @@ export class PullRun {
     return failed.length === 0 ? EXIT.done : EXIT.failed;
   }
 
-  /** Pulls all, past those that fail, and returns these. Rejects by its signal only. */
+  /**
+   * Pulls all images, continuing after failures, and returns those that failed. Rejects only when its signal aborts.
+   */
   async pullAll(images: readonly WantedImage[]): Promise<readonly WantedImage[]> {
     const { signal, parallel } = this.#options;
     return pullAll(images, { parallel, pull: image => this.#pull(image), signal });

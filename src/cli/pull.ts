@@ -26,7 +26,7 @@ import {
 } from './wanted-images.ts';
 import { withParts } from './with-parts.ts';
 
-/** `entrepot pull`: bring images before they are asked for. */
+/** `entrepot pull`: pulls images before nodes ask for them. */
 export const pull: Command = {
   name: 'pull',
   summary: 'pull images before nodes ask for them',
@@ -80,7 +80,7 @@ export const pull: Command = {
     const view = new ProgressView(io, progressForm({ json: wantsJson(input) }));
     const logs = { ...io, err: (text: string) => view.say(text.trimEnd()) };
     const told = new Set<string>();
-    // With --watch the files are read again and again, and say mostly the same.
+    // With --watch the files are read repeatedly, and mostly say the same.
     const tell = (line: string) => {
       if (!told.has(line)) view.say(line);
       told.add(line);
@@ -91,7 +91,7 @@ export const pull: Command = {
           input,
           logs,
           async parts => {
-            // Told once, and not of every image.
+            // Fails once, rather than for every image.
             tenantOption(parts, input);
             const run = new PullRun({ parts, input, view, signal, parallel });
             const { prepull } = parts.config;
@@ -133,7 +133,7 @@ function tellNext(
   view.say(`${retry === null ? '' : `failed images are retried at ${retry}; `}all images again at ${round}`);
 }
 
-/** Whoever ends what would go on for ever has had what he wanted. */
+/** Stopping `--watch`, which never ends by itself, counts as success. */
 async function stopped(watching: Promise<never>, signal: AbortSignal, view: ProgressView): Promise<ExitCode> {
   try {
     return await watching;

@@ -21,7 +21,7 @@ import {
 import { storeConfig } from './store-config.ts';
 import { type UpkeepRun, withUpkeep } from './upkeep-run.ts';
 
-/** `entrepot rebuild`: what is left of a store whose index is lost. */
+/** `entrepot rebuild`: adds the blobs of a store that has lost its index. */
 export const rebuild: Command = {
   name: 'rebuild',
   summary: 'add the blobs in the store to the index',
@@ -89,7 +89,7 @@ async function rebuildIn(
   return damaged > 0 ? EXIT.failed : EXIT.done;
 }
 
-/** With what SQLite keeps beside it; the new name. */
+/** Renames it with the files beside it; returns the new name. */
 async function moveAside(indexPath: string): Promise<string> {
   const aside = `${indexPath}.damaged-${new Date().toISOString().replaceAll(':', '')}`;
   for (const suffix of ['', '-wal', '-shm'])

@@ -1,7 +1,7 @@
 import { answer, type Command, CONFIG_OPTION, EXIT, jsonOption } from './command.ts';
 import { withParts } from './with-parts.ts';
 
-/** `entrepot refresh`: ask upstream now. */
+/** `entrepot refresh`: asks upstream now. */
 export const refresh: Command = {
   name: 'refresh',
   summary: 'check a tag upstream now, and forget remembered failures',

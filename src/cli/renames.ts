@@ -69,7 +69,7 @@ export class Renames {
   }
 
   #onlyName(only: string, name: string | undefined): string | undefined {
-    // What has no name besides may be a signature of the one.
+    // An image without a name may be a signature of the named one.
     if (this.#uses === 1 && name === undefined) return undefined;
     this.#uses += 1;
     if (this.#uses > 1) throw notTheOnly();

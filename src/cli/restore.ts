@@ -27,13 +27,15 @@ import { interruptible } from './interruptible.ts';
 import { progressForm, ProgressView } from './progress.ts';
 import { storeConfig } from './store-config.ts';
 
-/** What an index is called until all of its backup is here: a restore that was killed leaves it, and the next one goes over it. */
+/** The name of the index until everything is restored: a killed restore leaves it, and the next one replaces it. */
 const RESTORING_FILE = `${INDEX_FILE}.restoring`;
 
-/** What may lie in a folder that is empty for us: its description, and what file systems and tools put there. */
+/**
+ * Files that may be in a folder that counts as empty: our own description, and what file systems and tools put there.
+ */
 const NOTHING = /^(?:README\.md|lost\+found|\..*)$/;
 
-/** `entrepot restore`: a store from what `entrepot backup` wrote. */
+/** `entrepot restore`: creates a store from a file of `entrepot backup`. */
 export const restore: Command = {
   name: 'restore',
   summary: 'create the store from a backup',
@@ -101,7 +103,7 @@ async function fill(
   const indexPath = join(path, RESTORING_FILE);
   const files = await openFileStores(path, { log: silentLog });
   try {
-    // There from the first blob on, so that what a killed restore leaves is known for that.
+    // Created before the first blob, so that what a killed restore leaves can be recognized.
     await writeFile(indexPath, '', { mode: PRIVATE_FILE_MODE });
     const summary = await restoreBackup(source, { ...files, indexPath, signal, advanced });
     await noteLacking(indexPath, summary);
@@ -114,7 +116,7 @@ async function fill(
   }
 }
 
-/** Checks the index wholly, brings it to the newest version, and says of what the backup lacks that it is damaged. */
+/** Checks the whole index, migrates it to the newest version, and records as damaged what the backup lacks. */
 async function noteLacking(indexPath: string, { lacking }: BackupSummary): Promise<void> {
   const metadata = await openSqliteMetadataStore(indexPath, { log: silentLog, isCopied: true });
   try {
@@ -124,7 +126,7 @@ async function noteLacking(indexPath: string, { lacking }: BackupSummary): Promi
   }
 }
 
-/** Everything that a restore makes, in a folder that had nothing of it. */
+/** Everything that a restore creates in an empty folder. */
 async function removeAll(path: string): Promise<void> {
   const indexes = ['', '-wal', '-shm', '-journal'].map(suffix => RESTORING_FILE + suffix);
   for (const name of [...indexes, 'blobs', 'ingest']) {

@@ -5,7 +5,7 @@ import { type RemovedImage, RemovalRefused } from '../upkeep/image-removal.ts';
 import { answer, type Command, CommandError, CONFIG_OPTION, EXIT, jsonOption } from './command.ts';
 import { withParts } from './with-parts.ts';
 
-/** `entrepot rm`: take a tag, a digest or a repository away. */
+/** `entrepot rm`: removes a tag, a digest or a repository. */
 export const rm: Command = {
   name: 'rm',
   summary: 'remove a tag, a digest or a repository',

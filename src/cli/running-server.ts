@@ -5,16 +5,16 @@ import { askInFolder, SOCKET_FOLDER, socketFoldersHere } from '../lib/socket-fol
 import type { ServerDocument } from '../compose/server.ts';
 import { CommandError } from './command.ts';
 
-/** A server that is well answers from memory. */
+/** A healthy server answers from memory. */
 const ANSWER_WITHIN_MS = 10_000;
 
-/** The list of 10,000 tenants with five Secrets each fits well. */
+/** More than enough for 10,000 tenants with five Secrets each. */
 const MAX_ANSWER_BYTES = 64 * 1024 * 1024;
 
 /** A server that runs on a store. */
 export interface RunningServer {
   readonly storePath: string;
-  /** Who runs it; `undefined` where that is not sure. */
+  /** The user who runs it; `undefined` if that is not certain. */
   readonly uid: number | undefined;
   readonly document: ServerDocument;
 }
@@ -25,8 +25,8 @@ interface Reply {
 }
 
 /**
- * What the running server of the store at `storePath` says at `path`, asked on its socket in the store: who may open
- * that is the operator. Of several servers the one that was started last is asked. `undefined` when none answers.
+ * The answer of the running server of the store at `storePath` to a request for `path`, by its socket in the store,
+ * which only the operator can open. Of several servers, the one started last. `undefined` if none answers.
  */
 export async function askServer<Answer>(storePath: string, path: string): Promise<Answer | undefined> {
   const asked = await ask(storePath, path);
@@ -35,7 +35,7 @@ export async function askServer<Answer>(storePath: string, path: string): Promis
   return answer;
 }
 
-/** The server of the store at `storePath`; `undefined` when none answers, or none that this user may ask. */
+/** The server of the store at `storePath`; `undefined` if none answers this user. */
 export async function runningServer(storePath: string): Promise<RunningServer | undefined> {
   try {
     const asked = await ask(storePath, '/debug/server');
@@ -47,19 +47,19 @@ export async function runningServer(storePath: string): Promise<RunningServer | 
   }
 }
 
-/** What each server on the store at `storePath` says of itself, the newest first, as far as they answer this user. */
+/** The documents of all servers on the store at `storePath` that answer this user, newest first. */
 export async function serversOn(storePath: string): Promise<readonly ServerDocument[]> {
   const servers: ServerDocument[] = [];
   await askInFolder(join(storePath, SOCKET_FOLDER), async socketPath => {
     const reply = await get({ socketPath, path: '/debug/server' }).catch(() => undefined);
     if (reply?.status === 200 && parseJsonObject(reply.text)) servers.push(JSON.parse(reply.text));
-    // On to the next.
+    // Try the next one.
     return undefined;
   });
   return servers;
 }
 
-/** All servers on this machine that this user may ask, whichever store they have. */
+/** All servers on this machine that answer this user, with any store. */
 export async function runningServers(): Promise<readonly RunningServer[]> {
   const folders = await socketFoldersHere();
   const servers = await Promise.all(folders.map(folder => runningServer(dirname(folder))));

@@ -12,7 +12,7 @@ import {
 } from './command.ts';
 import { withUpkeep } from './upkeep-run.ts';
 
-/** `entrepot scrub`: read everything again. */
+/** `entrepot scrub`: verifies all stored content. */
 export const scrub: Command = {
   name: 'scrub',
   summary: 'verify all stored content against its digests',

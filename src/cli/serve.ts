@@ -14,12 +14,12 @@ import { requireOwn } from './store-owner.ts';
 import { readVersion } from './version.ts';
 
 /**
- * Behind the last body: to sync what downloads have brought, give back what this process has claimed, and close the
- * index. A process that skips it costs the next one seconds of waiting for its claims.
+ * Time after the last body to sync downloads, release leases and close the index. If a process skips this, the next one
+ * has to wait some seconds for its leases.
  */
 const STORE_CLOSE_MS = 5_000;
 
-/** `entrepot serve`: the registry, until a signal ends it. */
+/** `entrepot serve`: runs the registry until a signal ends it. */
 export const serve: Command = {
   name: 'serve',
   summary: 'run the registry',
@@ -38,7 +38,7 @@ export const serve: Command = {
     ['ENTREPOT_SERVER__LISTEN=0.0.0.0:5000 entrepot serve', 'reachable from other machines'],
   ],
   run: async input => {
-    // First of all: until then a signal is ignored (`entrepot.cts`).
+    // Before anything else: until then `entrepot.cts` ignores the signal.
     const hangUps = new HangUps();
     const config = await load(input);
     await requireOwn(config.storage.path);
@@ -80,7 +80,7 @@ function load(input: Input): Promise<Config> {
   return loadConfig({ file: textOption(input, 'config'), overrides });
 }
 
-/** A ConfigError when its file cannot be opened. */
+/** Throws ConfigError if its file cannot be opened. */
 async function openAudit(options: Config['audit']): Promise<Audit | undefined> {
   try {
     return createAudit(options);
@@ -92,14 +92,16 @@ async function openAudit(options: Config['audit']): Promise<Audit | undefined> {
 
 interface Serving {
   readonly input: Input;
-  /** What is in force. */
+  /** The current configuration. */
   readonly config: Config;
   readonly server: RunningServer;
   readonly logger: Logger;
   readonly audit: Audit | undefined;
 }
 
-/** Reopens files and applies the configuration as far as a restart is not needed. Never rejects: the log says what came of it. */
+/**
+ * Reopens files, and applies the configuration as far as that needs no restart. Never rejects: the result is logged.
+ */
 async function reload({ input, config, server, logger, audit }: Serving): Promise<void> {
   const { log } = logger;
   try {
@@ -109,7 +111,7 @@ async function reload({ input, config, server, logger, audit }: Serving): Promis
   }
   try {
     const next = await load(input);
-    // Also of what was applied in part.
+    // Also if only a part was applied.
     const reloading = server.reload(next).finally(() => logger.setLevel(config.log.level));
     const { changed, needsRestart } = await reloading;
     if (needsRestart.length > 0) log.warn({ needsRestart }, 'these changes need a restart');

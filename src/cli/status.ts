@@ -13,7 +13,7 @@ import { answer, type Command, CommandError, CONFIG_OPTION, EXIT, jsonOption } f
 import { askServer, serversOn } from './running-server.ts';
 import { storeConfig } from './store-config.ts';
 
-/** `entrepot status`: what the server does, and what is wrong. */
+/** `entrepot status`: shows what the server is doing, and its problems. */
 export const status: Command = {
   name: 'status',
   summary: 'show what the running server is doing, what it saved, and any problems',
@@ -47,7 +47,7 @@ export const status: Command = {
   },
 };
 
-/** A server on the store; `null`: it is of an older version and does not say. */
+/** A server on the store; members are `null` for an older version that does not report them. */
 interface ServerStatus {
   readonly pid: number;
   readonly host: string | null;
@@ -55,9 +55,9 @@ interface ServerStatus {
   readonly started: string | null;
 }
 
-/** What one server says, the newest that answers, beside all that are there. */
+/** The document of the newest server that answers, with a list of all servers. */
 export interface StoreWideStatus extends StatusDocument {
-  /** The newest first. */
+  /** Newest first. */
   readonly servers: readonly ServerStatus[];
 }
 
@@ -65,7 +65,7 @@ function serverStatus({ pid, host, addresses, started }: ServerDocument): Server
   return { pid, host: host ?? null, addresses, started: started ?? null };
 }
 
-/** A screen for people: what is wrong first. */
+/** The text for people: problems first. */
 export function statusText(document: StoreWideStatus, nowMs = Date.now()): string {
   const { pid, started, problems, downloads, saved, store, upstreams, secrets } = document;
   const sections = [
@@ -80,7 +80,7 @@ export function statusText(document: StoreWideStatus, nowMs = Date.now()): strin
   return sections.filter(section => section !== '').join('\n');
 }
 
-/** Only where it is not alone: all processes share the store, and what stands above is of one server. */
+/** Only if there are several: they share the store, and the rest of the text is about one of them. */
 function serversText({ pid: asked, servers, processes }: StoreWideStatus, nowMs: number): string {
   const others = processes - servers.length;
   const rest =

@@ -11,9 +11,9 @@ import { runningServer, type RunningServer, runningServers } from './running-ser
 import { actAsOwner } from './store-owner.ts';
 
 /**
- * The configuration of the store that a command works on, as whose owner this process acts from now on. Who names
- * neither a configuration nor a store, and has none in this folder, gets those of the server that runs here; which store
- * it is, is then told first.
+ * The configuration of the store that a command works on. From now on this process acts as the owner of the store. If
+ * neither a configuration nor a store is named, and there is none in this folder, it is that of the server that runs
+ * here; standard error then tells which store it is.
  */
 export async function storeConfig(input: Input, io: Io): Promise<Config> {
   const { config, hasStore: isThere } = await configAndStore(input, io);
@@ -21,12 +21,12 @@ export async function storeConfig(input: Input, io: Io): Promise<Config> {
   return config;
 }
 
-/** CommandError unless the command may begin a store where the configuration has none. */
+/** Throws CommandError if there is no store and the command may not create it. */
 async function requireWanted({ makesStore }: Input, { storage: { path }, origin }: Config): Promise<void> {
   if (makesStore === 'anywhere') return;
   const none = `there is no store in ${path}`;
   if (makesStore === undefined) throw new CommandError(none);
-  // In the wrong folder, a new store would be taken for the one that was meant.
+  // In a wrong folder, a new store would be mistaken for the intended one.
   if (origin.isDefaultPath && (await presence(path)) === 'absent') {
     throw new CommandError(
       `${none}, and no other store was named: to create one there, create the folder; ` +
@@ -35,7 +35,7 @@ async function requireWanted({ makesStore }: Input, { storage: { path }, origin 
   }
 }
 
-/** As `storeConfig`, for a command that has an answer where there is no store, too. */
+/** As `storeConfig`, for a command that can answer without a store. */
 export async function configAndStore(
   input: Input,
   io: Io,
@@ -45,7 +45,8 @@ export async function configAndStore(
   const storePath = server?.storePath ?? typed.storage.path;
   if (typed.origin.isDefaultPath) io.err(`store: ${storePath} (${reasonOf(server)})\n`);
   await actAsOwner(storePath);
-  // Before anything else is read: what another user's server says is read as that user, since it may name any file.
+  // Before anything else is read: the configuration of another user's server is read as that user, since it may name
+  // any file.
   const isThere = await hasStore(storePath);
   const config =
     server !== undefined && typed.origin.isSilent
@@ -55,9 +56,9 @@ export async function configAndStore(
 }
 
 /**
- * For a command that asks for the configuration alone: who names none gets that of the server that `storeConfig` would
- * find, as it would be read again now, and is told so. `keepsUser`: the command writes elsewhere, so root stays root
- * where the server is one that root would follow unnamed.
+ * For a command that only needs the configuration: if none is named, that of the server that `storeConfig` would find,
+ * read again now, which is reported. `keepsUser`: the command writes elsewhere, so root stays root if it would follow
+ * that server anyway.
  */
 export async function configInForce(
   input: Input,
@@ -74,7 +75,10 @@ export async function configInForce(
   return configOf(server);
 }
 
-/** The server that runs on the store or, where nobody said which store that is and here is none, the one that runs here. */
+/**
+ * The server that runs on the store or, if no store was named and there is none here, the one that runs on this
+ * machine.
+ */
 async function serverFor({ storage, origin }: Config): Promise<RunningServer | undefined> {
   const { file, isDefaultPath, isSilent } = origin;
   if (!isDefaultPath || (await isHere(storage.path))) {
@@ -96,8 +100,8 @@ async function serverFor({ storage, origin }: Config): Promise<RunningServer | u
 const OTHERS_WRITE = 0o022;
 
 /**
- * Whether a server is followed that nobody named: another user could run one to be taken for the right one. This user's
- * own is; for root also one whose configuration is root's, and names this store.
+ * Whether to follow a server that was not named, since another user might run one as a trap: this user's own; for root
+ * also one whose configuration belongs to root and names this store.
  */
 async function mayTrust({ uid, storePath, document: { config } }: RunningServer): Promise<boolean> {
   if (uid === ownUid()) return true;
@@ -111,13 +115,13 @@ async function mayTrust({ uid, storePath, document: { config } }: RunningServer)
   return rooted?.storage.path === storePath;
 }
 
-/** As the server made it. */
+/** Loaded in the same way as by the server. */
 function configOf({ storePath, document: { config } }: RunningServer): Promise<Config> {
   const overrides = mergeTrees(config.overrides ?? {}, { storage: { path: storePath } });
   return loadConfig({ ...config, overrides });
 }
 
-/** Another user may have called it anything. */
+/** The path comes from another user and may contain anything. */
 async function placeText({ storePath, uid }: RunningServer): Promise<string> {
   const path = JSON.stringify(storePath);
   return uid === undefined || uid === ownUid() ? path : `${path} of ${await userText(uid)}`;
@@ -129,12 +133,14 @@ function reasonOf(server: RunningServer | undefined): string {
   return `of the server on ${address}`;
 }
 
-/** Whether this folder has a store. One that this user may not look into, such as root's home, has none of his. */
+/**
+ * Whether this folder has a store. A folder that this user may not read, such as root's home, counts as having none.
+ */
 async function isHere(path: string): Promise<boolean> {
   return (await presence(path)) !== 'hidden' && hasStore(path);
 }
 
-/** Rejects for a store whose index is gone, which nothing but a person can mend. Where there is no store none is lost. */
+/** Throws for a store whose index is gone, which only the operator can repair. Without a store, nothing is lost. */
 export async function requireIndex(path: string): Promise<void> {
   const index = await absentAsUndefined(stat(join(path, INDEX_FILE)));
   if ((index?.size ?? 0) > 0) return;
@@ -147,7 +153,7 @@ export async function requireIndex(path: string): Promise<void> {
   );
 }
 
-/** Whether anything of a store is there; also somebody else's, of which this user sees nothing. */
+/** Whether there is any part of a store, even if this user may not see it. */
 async function hasStore(path: string): Promise<boolean> {
   for (const name of [INDEX_FILE, STATE_FILE, 'blobs']) {
     if ((await presence(join(path, name))) !== 'absent') return true;

@@ -5,9 +5,10 @@ import { INDEX_FILE } from '../metadata/store-identity.ts';
 import { CommandError } from './command.ts';
 
 /**
- * One store, one owner: what another user made in it, the owner's server could not use. So root becomes the owner, for
- * good, before it touches anything there, and everybody else is told. The owner is who has the index (the folder itself
- * may be root's, as on a volume of Kubernetes), else who has the folder or, where there is none yet, the one it is to be in.
+ * A store has one owner, since the owner's server could not use what another user creates in it. So root becomes the
+ * owner, irrevocably, before it touches anything there, and everybody else gets an error. The owner is the owner of the
+ * index (the folder itself may be root's, as on a Kubernetes volume), otherwise of the folder or, if there is none yet,
+ * of its parent.
  */
 export async function actAsOwner(storePath: string): Promise<void> {
   const owner = (await storeOwner(storePath)) ?? (await ownerAbove(storePath));
@@ -15,17 +16,17 @@ export async function actAsOwner(storePath: string): Promise<void> {
   else await requireOwn(storePath);
 }
 
-/** Throws what a person reads who is not the owner. To root an empty folder of somebody else's is as good as his own. */
+/** Throws the error for a user who is not the owner. For root, an empty folder of another user counts as its own. */
 export async function requireOwn(storePath: string): Promise<void> {
   const owner = await storeOwner(storePath);
   if (owner === undefined || owner.uid === ownUid()) return;
   const isRoot = ownUid() === 0;
-  // Some file systems show another owner than who may use them.
+  // In some file systems the owner does not tell who may use the files.
   const isOurs = isRoot ? !(await ownerOf(join(storePath, INDEX_FILE))) : await isUsable(storePath);
   if (!isOurs) throw new CommandError(`${await foreign(storePath, owner)}: run the command as that user`);
 }
 
-/** The kernel refuses it, or Node does, where io_uring may have kept root's rights (CVE-2024-22017). */
+/** Refused by the kernel, or by Node if io_uring may have kept root's rights (CVE-2024-22017). */
 const MAY_NOT_BECOME = new Set<string | undefined>(['EPERM', 'ERR_INVALID_STATE']);
 
 async function become(storePath: string, owner: Owner): Promise<void> {

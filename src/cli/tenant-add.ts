@@ -3,7 +3,7 @@ import { answer, type Command, CommandError, CONFIG_OPTION, EXIT, jsonOption } f
 import { requireTenant, TENANT } from './tenant-name.ts';
 import { withParts } from './with-parts.ts';
 
-/** `entrepot tenant add`: a tenant that no configuration and no cluster knows. */
+/** `entrepot tenant add`: adds a tenant that is neither in the configuration nor in a cluster. */
 export const tenantAdd: Command = {
   name: 'tenant add',
   summary: 'add a tenant, which owns the repositories below its name',
@@ -28,7 +28,7 @@ export const tenantAdd: Command = {
     }),
 };
 
-/** `entrepot tenant adopt`: after a namespace was deleted and made anew. */
+/** `entrepot tenant adopt`: for a namespace that was deleted and created again. */
 export const tenantAdopt: Command = {
   name: 'tenant adopt',
   summary: 'bind a tenant to a namespace that was created again',
@@ -41,7 +41,7 @@ export const tenantAdopt: Command = {
   run: (input, io) =>
     withParts(input, io, async parts => {
       const [name = ''] = input.arguments;
-      // It would be bound to a namespace that nobody can show, and be no tenant until then.
+      // Without a cluster there is no namespace to bind it to, and it would be suspended.
       if (parts.config.kubernetes === undefined) {
         throw new CommandError(
           'the configuration has no cluster (kubernetes), so no namespace can be adopted',

@@ -1,10 +1,10 @@
 import type { Parts } from '../compose/parts.ts';
 import { CommandError } from './command.ts';
 
-/** The argument that names a tenant. */
+/** The argument with the name of a tenant. */
 export const TENANT = { name: '<tenant>', description: 'name of the tenant' } as const;
 
-/** Throws for a tenant that neither the configuration nor the store nor a source knows. */
+/** Throws CommandError for a tenant that is neither in the configuration nor in the store nor in a source. */
 export async function requireTenant({ tenants, metadata }: Parts, name: string): Promise<void> {
   if (tenants.find(name) !== undefined) {
     return;

@@ -6,7 +6,7 @@ import { answer, type Command, CommandError, CONFIG_OPTION, EXIT, jsonOption } f
 import { requireTenant, TENANT } from './tenant-name.ts';
 import { withParts } from './with-parts.ts';
 
-/** `entrepot tenant remove`: the end of a tenant that no configuration knows. */
+/** `entrepot tenant remove`: removes a tenant that is not in the configuration. */
 export const tenantRemove: Command = {
   name: 'tenant remove',
   summary: 'remove a tenant, with its repositories and credentials',
@@ -42,7 +42,7 @@ export const tenantRemove: Command = {
         );
       }
       if (!isTrial) {
-        // First, so that a namespace which becomes the tenant by this finds nothing.
+        // First, so that a namespace that becomes the tenant by this finds nothing.
         await metadata.endPreloadsOf(tenantGrantee(name));
         for (const repository of repositories) await metadata.removeRepository(repository);
       }
@@ -68,7 +68,7 @@ export const tenantRemove: Command = {
 
 const PAGE = 1_000;
 
-/** What lives below the tenant's name. */
+/** The repositories below the tenant's name. */
 async function repositoriesOf(tenant: string, { metadata }: Parts): Promise<readonly Repository[]> {
   const found: Repository[] = [];
   for (let after: string | undefined; ; ) {

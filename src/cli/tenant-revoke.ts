@@ -11,7 +11,7 @@ import {
 import { TENANT } from './tenant-name.ts';
 import { withParts } from './with-parts.ts';
 
-/** `entrepot tenant revoke`: at once. */
+/** `entrepot tenant revoke`: ends credentials at once. */
 export const tenantRevoke: Command = {
   name: 'tenant revoke',
   summary: 'revoke credentials that were issued to a tenant',

@@ -17,7 +17,7 @@ import {
 import { requireTenant, TENANT } from './tenant-name.ts';
 import { withParts } from './with-parts.ts';
 
-/** Longer than any rollout of a changed Secret, and short enough for one that leaked. */
+/** Longer than it takes to roll out a changed Secret, and short enough for one that leaked. */
 const DEFAULT_OVERLAP = '1h';
 
 const SECRET_OPTIONS = [
@@ -32,7 +32,7 @@ const SECRET_OPTIONS = [
   CONFIG_OPTION,
 ];
 
-/** `entrepot tenant secret`: a new credential, as a manifest. */
+/** `entrepot tenant secret`: issues a credential, and prints it as a manifest. */
 export const tenantSecret: Command = {
   name: 'tenant secret',
   summary: 'issue a credential, and print it as a Secret manifest',
@@ -59,7 +59,7 @@ export const tenantSecret: Command = {
     }),
 };
 
-/** `entrepot tenant rotate`: a new one, and an end to the old ones. */
+/** `entrepot tenant rotate`: issues a credential, and ends the earlier ones. */
 export const tenantRotate: Command = {
   name: 'tenant rotate',
   summary: 'issue a new credential, and revoke the earlier ones after a while',
@@ -125,7 +125,7 @@ interface Issued {
   readonly server: string;
 }
 
-/** The Secret; as YAML with what to do with it as comments. */
+/** Prints the Secret; as YAML with instructions in comments. */
 function print(
   { id, username, password }: Credential,
   { tenant, server }: Issued,

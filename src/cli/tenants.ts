@@ -8,7 +8,7 @@ import { storeConfig } from './store-config.ts';
 
 const HEADINGS = ['TENANT', 'SECRET', 'SOURCE', 'STATE', 'READ', 'USED', 'REFUSED', 'NOTE'] as const;
 
-/** `entrepot tenants`: how every tenant's Secrets are. */
+/** `entrepot tenants`: shows the state of all tenants' Secrets. */
 export const tenants: Command = {
   name: 'tenants',
   summary: 'show all tenants of the running server, the state of their Secrets and what they store',
@@ -38,8 +38,8 @@ export const tenants: Command = {
 };
 
 /**
- * What cannot be followed and what is passed over; then who is refused, a row for each Secret and issued credential, and
- * one for who has neither.
+ * First sources that cannot be watched, and objects that are skipped; then refused tenants; then a row for each Secret
+ * and issued credential, and one for a tenant without any.
  */
 export function tenantsText(
   { problems, passedOver, node, refused, tenants: all }: TenantsDocument,
@@ -62,7 +62,7 @@ export function tenantsText(
 
 const USE_HEADINGS = ['TENANT', 'HOLDS', 'QUOTA', ''] as const;
 
-/** A row for each tenant that holds something or may not hold all. */
+/** A row for each tenant that stores something or has a quota. */
 function usesText(all: readonly TenantDocument[]): string {
   const rows = all
     .filter(({ usedBytes, quotaBytes }) => usedBytes > 0 || quotaBytes !== null)

@@ -6,17 +6,17 @@ import { interruptible } from './interruptible.ts';
 import { type ProgressItem, progressForm, ProgressView } from './progress.ts';
 import { withParts, type WithPartsOptions } from './with-parts.ts';
 
-/** What a command hands to upkeep. */
+/** What a command passes to upkeep. */
 export type UpkeepRun = Required<RunOptions> & {
-  /** The bytes that there are to look at, once they are known. */
+  /** Sets the total number of bytes, once it is known. */
   readonly expect: (bytes: number) => void;
-  /** Says what was asked for, above what shows how far it is. */
+  /** Prints results, above the progress. */
   readonly out: (text: string) => void;
-  /** What to tell while another process is at `work`, that it is waited for. */
+  /** Returns a function that reports that another process is doing `work`, and is waited for. */
   readonly waitingFor: (work: string) => (maxMs: number) => void;
 };
 
-/** Runs upkeep for a command: it shows how far it is, and says what it had done when it is stopped. */
+/** Runs upkeep for a command: shows the progress and, if it is stopped, what was done. */
 export async function withUpkeep(
   input: Input,
   io: Io,
@@ -50,7 +50,7 @@ export async function withUpkeep(
   }
 }
 
-/** What upkeep does one after the other. */
+/** The steps of upkeep, in order. */
 class Steps {
   readonly #view: ProgressView;
   readonly #latest = new Map<string, Progress>();

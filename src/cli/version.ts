@@ -1,7 +1,7 @@
 import manifest from '../../package.json' with { type: 'json' };
 import { answer, type Command, EXIT, jsonOption } from './command.ts';
 
-/** `entrepot version`: for reports of faults. */
+/** `entrepot version`: prints versions, for bug reports. */
 export const version: Command = {
   name: 'version',
   summary: 'print the versions of Entrepot and Node',

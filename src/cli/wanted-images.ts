@@ -15,12 +15,12 @@ import { type Argument, CommandError, EXIT, type Input, listOption, type Option 
 import { platformOptions, platformsOption } from './list-options.ts';
 import { tenantOption } from './tenant-option.ts';
 
-/** Arguments and options of the commands that are told which images are meant. */
+/** The arguments and options of commands that take images. */
 export const WANTED_ARGUMENTS: readonly Argument[] = [
   { name: '[reference...]', description: 'image references, such as docker.io/library/nginx:1.27' },
 ];
 
-/** `--from`, as every command takes it that is told images by files. */
+/** `--from`, for every command that reads image names from files. */
 export const FROM_OPTION: Option = {
   flags: '--from <file...>',
   description:
@@ -28,7 +28,7 @@ export const FROM_OPTION: Option = {
     'JSON); - is standard input. Put image names before this option',
 };
 
-/** Beside it. */
+/** The option that goes with it. */
 export const LIKELY_OPTION: Option = {
   flags: '--likely',
   description:
@@ -42,7 +42,7 @@ export const WANTED_OPTIONS: readonly Option[] = [
   ...platformOptions('those of the configuration'),
 ];
 
-/** `readableImages`, where every file has to be read. Rejects with what is wrong with the first that cannot be. */
+/** As `readableImages`, but rejects with the error of the first file that cannot be read. */
 export async function wantedImages(
   ...options: Parameters<typeof readableImages>
 ): Promise<readonly WantedImage[]> {
@@ -54,9 +54,9 @@ export async function wantedImages(
 }
 
 /**
- * The images that were named and those that files name, each once, past files that cannot be read; without either, those
- * of `standing`. `tell` hears, line by line, what objects in the files name, where, and what was not taken. CommandError
- * when all was read and there is none.
+ * The images that are given by name or in files, without duplicates; without either, those of `standing`. Files that
+ * cannot be read are skipped. `tell` is called with a line for each image that an object names, with its place, and for
+ * each that is ignored. Throws CommandError if everything was read and there are none.
  */
 export async function readableImages(
   input: Input,
@@ -74,7 +74,7 @@ export async function readableImages(
   return wanted;
 }
 
-/** The files that `--from` names, with blanks or commas between them. */
+/** The files of `--from`, separated by spaces or commas. */
 export function filesOption(input: Input): readonly string[] {
   return listOption(input, 'from').flatMap(files => files.split(',').filter(file => file !== ''));
 }
@@ -87,7 +87,10 @@ function shown(file: string): string {
   return file === '-' ? 'standard input' : file;
 }
 
-/** What an image means here, and for which platforms it is wanted: what was typed counts most. Throws what is wrong with its name. */
+/**
+ * The meaning of an image name here, and the platforms for which it is needed; options take precedence. Throws if the
+ * name is invalid.
+ */
 export function meantBy(parts: Parts, input: Input, image: WantedImage): MeantImage {
   const meant = meantImage(parts, image, tenantOption(parts, input));
   const typed = platformsOption(input);
@@ -95,8 +98,8 @@ export function meantBy(parts: Parts, input: Input, image: WantedImage): MeantIm
 }
 
 /**
- * An image as a line that a list may have: with the platforms for which it is wanted, unless these are what is taken
- * where no configuration says anything. Who reads the list may have another configuration.
+ * A line for a list of images: with the platforms for which the image is needed, unless they are the default without a
+ * configuration, since the reader of the list may have another configuration.
  */
 export function lineOf(name: string, { platforms }: MeantImage): string {
   if (platforms === undefined) return `${name} ${ALL_PLATFORMS}`;
@@ -104,7 +107,7 @@ export function lineOf(name: string, { platforms }: MeantImage): string {
   return wanted === formatPlatform(DEFAULT_PLATFORM) ? name : `${name} ${wanted}`;
 }
 
-/** In one order, and each once. */
+/** Ordered, without duplicates. */
 function specifiersOf(platforms: readonly Platform[]): string {
   return [...new Set(platforms.map(formatPlatform))].sort().join();
 }

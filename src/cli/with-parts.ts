@@ -7,17 +7,19 @@ import type { Input, Io } from './command.ts';
 import { requireIndex, storeConfig } from './store-config.ts';
 
 export interface WithPartsOptions {
-  /** As `storeConfig` gave it to a command that had to know it before. */
+  /** The result of `storeConfig`, if the command needed it before. */
   readonly config?: Config | undefined;
-  /** For commands that need the Secrets of a tenant; for the others, the names that the store knows are enough. */
+  /** For commands that need the Secrets of tenants; for others, the names in the store are enough. */
   readonly followsCluster?: boolean;
-  /** For what mends a store that has lost its index; all others refuse it, as they would make an empty one. */
+  /**
+   * For a command that repairs a store without an index; all others refuse it, since they would create an empty one.
+   */
   readonly makesIndex?: boolean;
 }
 
 /**
- * Opens the configured store for one command, beside a running server if there is one, and closes it whatever happens.
- * Warnings go to standard error, since standard output holds what was asked for.
+ * Opens the configured store for one command, even beside a running server, and closes it in any case. Warnings go to
+ * standard error, since standard output is for the result.
  */
 export async function withParts<Result>(
   input: Input,
@@ -28,10 +30,10 @@ export async function withParts<Result>(
   const config = given ?? (await storeConfig(input, io));
   if (!makesIndex) await requireIndex(config.storage.path);
   const log = new CommandLog(text => io.err(text));
-  // Only here, so that commands without a store start without loading the server.
+  // Loaded here, so that commands without a store do not load the server.
   const { openParts } = await import('../compose/parts.ts');
   const { transferKeeper } = await import('../compose/status.ts');
-  // What is pulled ahead was fetched, too.
+  // Images that are pulled count as fetched.
   const totals = new TransferTotals(silentMeter, upstream => config.upstreams.has(upstream));
   const parts = await openParts(config, { log, meter: totals }, { followsCluster });
   totals.keep(transferKeeper(parts.metadata, Date.now()), log);

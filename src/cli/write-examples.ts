@@ -1,7 +1,7 @@
 import { devNull } from 'node:os';
 import { runProgram } from './program.ts';
 
-/** `npm run examples`: config/examples/, made by the same command that people use. */
+/** `npm run examples`: writes config/examples/ with `entrepot hosts`. */
 const io = {
   out: (text: string) => void process.stdout.write(text),
   err: (text: string) => void process.stderr.write(text),

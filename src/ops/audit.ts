@@ -5,16 +5,22 @@ export interface AuditOptions {
   readonly auditFile?: string | undefined;
 }
 
-/** Who did what, when, and what came of it: apart from the log, for who keeps it longer, and never with a secret. */
+/**
+ * The audit log: who did what, when, and with which result. Separate from the log, for those who keep it longer.
+ * Contains no secrets.
+ */
 export interface Audit {
   record(fields: object): void;
-  /** Writes out what is buffered, before it returns. */
+  /** Writes what is buffered before it returns. */
   flush(): void;
-  /** Opens the file by its name again, since the old one may have been moved. Throws, and keeps the old one, when it cannot. */
+  /**
+   * Opens the file by its name again, since the old one may have been moved. If that fails, throws and keeps the old
+   * one.
+   */
   reopen(): void;
 }
 
-/** `undefined` where nobody wants one. */
+/** `undefined` if there is to be no audit log. */
 export function createAudit({ output, auditFile }: AuditOptions): Audit | undefined {
   if (output === 'none') return undefined;
   const file = output === 'file' ? auditFile : undefined;

@@ -3,8 +3,8 @@ import { fieldsText } from './fields-text.ts';
 import { redactFields, redactText } from './redact.ts';
 
 /**
- * The log of a command: warnings and errors, each one line for whoever typed it, wherever standard error goes. Of an error
- * it has the message; nothing is written that was not redacted.
+ * The log of a command: warnings and errors, each as one line on standard error. Of an error it has the message.
+ * Everything is redacted.
  */
 export class CommandLog implements Log {
   readonly #write: (text: string) => void;
@@ -37,7 +37,7 @@ export class CommandLog implements Log {
   }
 }
 
-/** What a redacted error says. */
+/** The text of a redacted error. */
 function reasonText(error: unknown): string {
   const isError = typeof error === 'object' && error !== null && 'message' in error;
   return isError ? fieldsText({ error: error.message }, []) : '';

@@ -1,4 +1,4 @@
-/** ` key=value` for each field but those of `others`, so that a line of a log is one line for people, too. */
+/** The fields except `others` as ` key=value`, so that a log entry is one line. */
 export function fieldsText(fields: Readonly<Record<string, unknown>>, others: readonly string[]): string {
   return Object.entries(fields)
     .filter(([key, value]) => value !== undefined && !others.includes(key))
@@ -8,7 +8,7 @@ export function fieldsText(fields: Readonly<Record<string, unknown>>, others: re
 
 const PLAIN_VALUE = /^[!-~]+$/;
 
-/** A terminal obeys control characters, and what clients and upstreams say may hold some. */
+/** Terminals interpret control characters, and text from clients and upstreams may contain some. */
 const CONTROL = /[\u007f-\u009f]/g;
 
 function valueText(value: unknown): string {

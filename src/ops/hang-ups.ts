@@ -1,11 +1,11 @@
-/** Where signals come from: the process, except in tests. */
+/** The source of signals: the process, except in tests. */
 export interface HangUpSource {
   on(signal: 'SIGHUP', listener: () => void): unknown;
 }
 
 /**
- * SIGHUP, which would otherwise end the process, asks for some work. It runs once at a time, and once more for all signals
- * that came meanwhile; a signal before `begin` waits for it.
+ * Runs some work on SIGHUP, which would otherwise end the process. One run at a time, and one more for all signals that
+ * come meanwhile; a signal before `begin` waits for it.
  */
 export class HangUps {
   #work: (() => Promise<void>) | undefined;

@@ -1,26 +1,26 @@
 import { close, write, writeSync } from 'node:fs';
 import { errorCode } from '../lib/error-code.ts';
 
-/** A write per response would cost more than many responses do; what a crash may lose is bounded by `BATCH_MS` too. */
+/** A write per response would cost more than many responses do. `BATCH_MS` also limits what a crash may lose. */
 const BATCH_BYTES = 64 * 1024;
 
-/** How long a line may wait when nothing follows it: whoever reads along should not notice. */
+/** How long a line may wait for others: too short to be noticed. */
 const BATCH_MS = 100;
-/** How long lines wait that could not be written. */
+/** The delay before a failed write is repeated. */
 const RETRY_MS = 1000;
-/** The same for a pipe that is full for the moment. */
+/** The same for a pipe that is currently full. */
 const PIPE_MS = 100;
 
-/** What waits while it cannot be written: some thousand lines. What comes then is lost. */
+/** How much is kept while it cannot be written: some thousand lines. Further lines are lost. */
 const MAX_WAITING_BYTES = 1024 * 1024;
 
-/** Whoever reads a pipe may be slow; at the end of the process he is waited for so long. */
+/** How long to wait at the end of the process for a slow reader of a pipe. */
 const FLUSH_WITHIN_MS = 1000;
 const PAUSE_MS = 10;
 
 /**
- * Lines on their way to a file descriptor, gathered. What cannot be written is tried again each second and ends nothing:
- * the disk of the log may be full, and the server goes on. A pipe that nobody reads any more takes the rest.
+ * Writes lines to a file descriptor, in batches. A failed write is repeated every second and has no other effect: the
+ * disk of the log may be full, and the server continues. If nobody reads a pipe any more, the rest is dropped.
  */
 export class LineSink {
   readonly #fd: number;
@@ -29,14 +29,14 @@ export class LineSink {
   #waitingBytes = 0;
   #inFlight: Buffer | undefined;
   #timer: NodeJS.Timeout | undefined;
-  /** The last batch could not be written. */
+  /** Whether the last batch could not be written. */
   #isFailing = false;
   #lost = 0;
   #isUnread = false;
   #isClosing = false;
   readonly #atExit = (): void => this.flush();
 
-  /** `onLost` is told how many lines there was no room for, when lines can be written again. */
+  /** `onLost` is called with the number of dropped lines when lines can be written again. */
   constructor(fd: number, onLost: (lines: number) => void) {
     this.#fd = fd;
     this.#onLost = onLost;
@@ -55,7 +55,7 @@ export class LineSink {
     else this.#later(this.#isFailing ? RETRY_MS : BATCH_MS);
   }
 
-  /** Writes what waits before it returns, as far as that is possible. */
+  /** Writes what is buffered before it returns, as far as possible. */
   flush(): void {
     const untilMs = performance.now() + FLUSH_WITHIN_MS;
     for (let rest = this.#take(); rest.byteLength > 0; ) {
@@ -68,7 +68,7 @@ export class LineSink {
     }
   }
 
-  /** Writes what waits, as `flush` does, and closes the descriptor. No line may follow. */
+  /** Like `flush`, and then closes the descriptor. No line may follow. */
   close(): void {
     process.off('exit', this.#atExit);
     clearTimeout(this.#timer);
@@ -124,7 +124,7 @@ export class LineSink {
     this.#later(isPassing(error) ? PIPE_MS : RETRY_MS);
   }
 
-  /** The last write came back; `rest` is what it left. */
+  /** Called after the last write; `rest` is what it did not write. */
   #end(rest: Buffer): void {
     this.#keep(rest);
     this.flush();
@@ -144,7 +144,7 @@ export class LineSink {
   }
 }
 
-/** A pipe that is full for the moment. */
+/** Whether the error means that a pipe is currently full. */
 function isPassing(error: unknown): boolean {
   const code = errorCode(error);
   return code === 'EAGAIN' || code === 'EBUSY';

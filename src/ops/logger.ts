@@ -7,37 +7,37 @@ import { LineSink } from './line-sink.ts';
 import { redactFields, redactText } from './redact.ts';
 
 /**
- * The log: one JSON object a line on standard output, or lines for people on a terminal. Lines are gathered, and leave
- * within a second, at once when the process ends.
+ * The log: one JSON object per line on standard output, or text on a terminal. Lines are batched, and written within a
+ * second, and when the process ends.
  */
 
 const STANDARD_OUTPUT = 1;
 
-/** Of a log file that is made here: who did what is nobody else's business. */
+/** For new log files: who did what is nobody else's business. */
 const PRIVATE_MODE = 0o600;
 
 export interface LoggerOptions {
   readonly level: 'debug' | 'info' | 'warn' | 'error';
   readonly format: 'auto' | 'json' | 'pretty';
-  /** Where lines go; standard output unless a test wants them. */
+  /** Where lines go; default standard output. */
   readonly output?: { write(text: string): unknown };
-  /** A file to append to, in place of standard output. Opened at once: throws when it cannot be written. */
+  /** A file to append to instead of standard output. Opened at once: throws if it cannot be written. */
   readonly file?: string | undefined;
-  /** Whether a person watches standard output; decides `auto`. */
+  /** Whether standard output is a terminal; decides `auto`. */
   readonly isTerminal?: boolean;
 }
 
 export interface Logger {
   readonly log: Log;
-  /** Whether the lines are for people. */
+  /** Whether lines are text rather than JSON. */
   readonly isPretty: boolean;
-  /** Writes out what is buffered, before it returns. For the last line before the process ends. */
+  /** Writes what is buffered before it returns. For the last line before the process ends. */
   readonly flush: () => void;
-  /** Writes a text for people among the lines. */
+  /** Prints a text between the lines. */
   readonly print: (text: string) => void;
   /** For this log and all its children. */
   readonly setLevel: (level: LogLevel) => void;
-  /** Writes out what is buffered and closes the file. Not for a log on standard output. */
+  /** Writes what is buffered and closes the file. Not for a log on standard output. */
   readonly close: () => void;
 }
 
@@ -53,12 +53,13 @@ export function createLogger(options: LoggerOptions): Logger {
   const threshold = { level: options.level };
   const logger = pino(
     {
-      // `threshold` decides: a child of pino's keeps the level that its parent had when it was made.
+      // `threshold` decides: a child of pino's keeps the level of its parent from when it was created.
       level: 'debug',
       base: null,
       timestamp: () => `,"time":"${new Date().toISOString()}"`,
       formatters: { level: label => ({ level: label }) },
-      // Redaction happens before pino sees the fields, because pino's own knows paths only, and errors are done by then.
+      // Redacted before pino sees the fields: pino's own redaction knows only paths, and comes after errors are
+      // serialized.
       serializers: { err: (error: unknown) => error },
     },
     isPretty ? prettyStream(sink, isTerminal) : sink,
@@ -94,7 +95,8 @@ function prettyStream(sink: Sink, isTerminal: boolean): DestinationStream {
       `${String(line[messageKey])}${fieldsText(line, [...OWN_PLACES, messageKey])}`,
   });
   return {
-    // In this thread: a transport's worker would lose the last lines of a crash. At once, since somebody watches.
+    // In this thread, since a transport's worker would lose the last lines in a crash. Not batched, since somebody is
+    // watching.
     write: line => {
       sink.write(format(JSON.parse(line)) ?? line);
       sink.flush();
@@ -102,12 +104,12 @@ function prettyStream(sink: Sink, isTerminal: boolean): DestinationStream {
   };
 }
 
-/** What a line for people has a place of its own for: an error keeps its lines. */
+/** Fields that a text line shows in their own way: errors keep their line breaks. */
 const OWN_PLACES = ['level', 'time', 'err'];
 
 const LEVELS: Readonly<Record<LogLevel, number>> = { debug: 0, info: 1, warn: 2, error: 3 };
 
-/** pino behind `Log`; nothing reaches it that was not redacted, and nothing is redacted that is not written. */
+/** pino behind `Log`: everything is redacted first, but only if it is written. */
 class RedactingLog implements Log {
   readonly #pino: PinoLogger;
   readonly #threshold: { readonly level: LogLevel };

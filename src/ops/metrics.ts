@@ -2,14 +2,17 @@ import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom
 import type { Labels, Meter } from '../lib/meter.ts';
 
 /**
- * Every number that operators watch, under the name by which the code reports it; `entrepot_` stands before each on
- * /metrics. The hit ratio is `http_outcomes_total` by outcome, or bytes from upstream over bytes to clients.
+ * All metrics, by the name under which the code reports them; on /metrics they begin with `entrepot_`. The hit ratio is
+ * `http_outcomes_total` by outcome, or bytes from upstream divided by bytes to clients.
  */
 interface Metric {
   readonly kind: 'counter' | 'gauge' | 'histogram';
   readonly help: string;
   readonly labels?: readonly string[];
-  /** What its only label can be, where that is known: each begins at zero, so that the first one is seen as a rise. */
+  /**
+   * The possible values of its only label, if they are known: each begins at zero, so that the first event is visible
+   * as an increase.
+   */
   readonly values?: readonly string[];
   /** Upper bounds of a histogram's buckets. */
   readonly buckets?: readonly number[];
@@ -137,12 +140,12 @@ export const METRICS = {
   },
 } as const satisfies Record<string, Metric>;
 
-/** Our metrics' namespace; the process's own (`process_…`, `nodejs_…`) keep the names that every dashboard knows. */
+/** The prefix of our metrics; those of the process (`process_…`, `nodejs_…`) keep the names that dashboards know. */
 const PREFIX = 'entrepot_';
 
 export interface Metrics {
   readonly meter: Meter;
-  /** What `GET /metrics` answers. */
+  /** The body of `GET /metrics`. */
   readonly text: () => Promise<string>;
   /** The Content-Type of `text` (Prometheus text format 0.0.4). */
   readonly contentType: string;
@@ -150,7 +153,10 @@ export interface Metrics {
 
 type Instrument = Counter | Gauge | Histogram;
 
-/** A meter with all of `METRICS` at zero. Each call has its own registry, so two servers of one process don't mix. */
+/**
+ * A meter with all `METRICS` at zero. Each call has a registry of its own, so two servers in one process are
+ * independent.
+ */
 export function createMetrics(): Metrics {
   const registry = new Registry();
   collectDefaultMetrics({ register: registry });

@@ -1,11 +1,11 @@
-/** Keys whose values are secrets, whatever they hold. */
+/** Keys whose values are always secret. */
 const SECRET_KEY =
   /^(?:(?:proxy-?)?authorization|(?:set-?)?cookie|.*password|.*passwd|.*secret|.*token|auth|credentials?|api-?key)$/i;
 
-/** A cheap test that a text may hold something of `SECRET_TEXTS`, since nearly none does. */
+/** A cheap check whether a text may match one of `SECRET_TEXTS`, since nearly none does. */
 const SUSPECT = /bearer |basic |@|[?&]/i;
 
-/** Secrets inside texts: authorization schemes, user names in URLs, and query values that give access by themselves. */
+/** Secrets within texts: authorization schemes, user names in URLs, and query parameters that grant access. */
 const SECRET_TEXTS: readonly (readonly [RegExp, string])[] = [
   [/\b(bearer|basic)\s+[\w.~+/=-]+/gi, '$1 ***'],
   [/\/\/[^/@\s]*@/g, '//***@'],
@@ -17,15 +17,15 @@ const SECRET_TEXTS: readonly (readonly [RegExp, string])[] = [
 
 const REDACTED = '***';
 
-/** Deeper than anything that is logged on purpose; what lies below is left out. */
+/** More than is ever logged on purpose; deeper values are left out. */
 const MAX_DEPTH = 6;
 
-/** `fields` as they may be logged: secrets replaced, errors as plain data with their causes. A copy; nothing is changed. */
+/** A copy of `fields` that may be logged: without secrets, and with errors as plain data including their causes. */
 export function redactFields(fields: object): Record<string, unknown> {
   return Object.fromEntries(Object.entries(fields).map(([key, value]) => [key, redactEntry(key, value, 0)]));
 }
 
-/** `text` without what gives access. */
+/** `text` without secrets. */
 export function redactText(text: string): string {
   return SUSPECT.test(text)
     ? SECRET_TEXTS.reduce((clean, [secret, replacement]) => clean.replace(secret, replacement), text)
@@ -50,7 +50,7 @@ function redactValue(value: unknown, depth: number): unknown {
     return redactError(value, depth);
   }
   if (ArrayBuffer.isView(value)) {
-    // Raw bytes say nothing to a reader and may be anything.
+    // Bytes are useless to a reader, and may contain anything.
     return `${value.byteLength} bytes`;
   }
   if (Array.isArray(value)) {

@@ -1,8 +1,9 @@
 import type { Log } from '../lib/log.ts';
 
 /**
- * The end of the process. The first SIGTERM or SIGINT lets what is under way finish, within a time limit; the second
- * ends at once, unless it is an echo of the first. Exit codes: 0 when everything was closed in time, 1 when not, 128 + the signal's number at once.
+ * Ends the process. The first SIGTERM or SIGINT lets work finish within a time limit; the second ends the process at
+ * once, unless it is an echo of the first. Exit codes: 0 if everything was closed in time, 1 if not, 128 + the signal's
+ * number if ended at once.
  */
 export interface ShutdownOptions {
   readonly log: Log;
@@ -10,7 +11,7 @@ export interface ShutdownOptions {
   readonly timeoutMs: number;
   /** Writes out the log before the process ends. */
   readonly flush: () => void;
-  /** Where signals come from and exits go; the process, but for tests. */
+  /** The source of signals and the way to exit: the process, except in tests. */
   readonly process?: SignalSource;
 }
 
@@ -19,7 +20,7 @@ export interface SignalSource {
   exit(code: number): void;
 }
 
-/** One thing to close, in the time that is left of the limit. */
+/** Something to close within the rest of the time limit. */
 export interface Closer {
   /** For the log. */
   readonly name: string;
@@ -27,14 +28,14 @@ export interface Closer {
 }
 
 /**
- * Ctrl-C reaches the terminal's whole process group, and npm passes it on to its child, which then has it twice. Longer
- * than a busy npm takes for that, shorter than it takes to press again on purpose.
+ * Ctrl-C goes to the terminal's whole process group, and npm also passes it on to its child, which then gets it twice.
+ * Longer than a busy npm takes for that, shorter than it takes to press again on purpose.
  */
 const ECHO_MS = 500;
 
 const SIGNAL_NUMBER = { SIGINT: 2, SIGTERM: 15 } as const;
 
-/** Closes `closers` one after the other in their order, on the first signal (`listen`) or when `begin` is called. */
+/** Closes `closers` one after the other, on the first signal (`listen`) or when `begin` is called. */
 export class Shutdown {
   readonly #options: ShutdownOptions;
   readonly #process: SignalSource;
@@ -48,14 +49,14 @@ export class Shutdown {
     this.#process = options.process ?? process;
   }
 
-  /** From now on signals are ours. */
+  /** Handles signals from now on. */
   listen(): void {
     for (const signal of ['SIGTERM', 'SIGINT'] as const) {
       this.#process.on(signal, () => this.#signalled(signal));
     }
   }
 
-  /** Starts closing, or joins what was started; resolves when the process was told to exit. */
+  /** Starts closing, or joins it; resolves when the process was told to exit. */
   begin(reason: string): Promise<void> {
     this.#begun ??= this.#run(reason);
     return this.#begun;
@@ -86,7 +87,7 @@ export class Shutdown {
     this.#exit(isClean ? 0 : 1);
   }
 
-  /** Whether `closer` closed in time. One that hangs or fails does not keep the next from its turn. */
+  /** Whether `closer` closed in time. If it hangs or fails, the next one still gets its turn. */
   async #close({ name, close }: Closer, remainingMs: number): Promise<boolean> {
     let timer: NodeJS.Timeout | undefined;
     const timeout = new Promise<'late'>(resolve => {

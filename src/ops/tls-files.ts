@@ -15,16 +15,16 @@ export interface TlsMaterial {
 }
 
 /**
- * How often the files are read: both are some kilobytes. Reading sees every kind of change, such as the swapped links
+ * How often the files are read, which have some kilobytes. Reading notices every kind of change, such as replaced links
  * of a mounted Secret, which watching a file does not.
  */
 const LOOK_EVERY_MS = 2_000;
 
-/** Before so many days the log says that the certificate ends; most are renewed a third of their life ahead. */
+/** How many days before its end the certificate is reported; most are renewed after two thirds of their life. */
 const WARN_DAYS = 7;
 const DAY_MS = 86_400_000;
 
-/** A certificate and its key in files that somebody renews. What does not fit together is never used. */
+/** A certificate and its key in files that are renewed. A pair that does not match is never used. */
 export class TlsFiles {
   readonly #paths: TlsPaths;
   readonly #log: Log;
@@ -40,7 +40,7 @@ export class TlsFiles {
     this.#lookEveryMs = lookEveryMs;
   }
 
-  /** Rejects when there is nothing to serve with: files that are missing, are no PEM, or don't belong together. */
+  /** Rejects if there is no usable pair: files that are missing, not PEM, or do not match. */
   static async open(paths: TlsPaths, log: Log, lookEveryMs: number = LOOK_EVERY_MS): Promise<TlsFiles> {
     const material = await readTls(paths);
     warnOfEnd(material, paths, log);
@@ -64,13 +64,13 @@ export class TlsFiles {
 
   close(): void {
     clearTimeout(this.#timer);
-    // What a look under way comes to is not followed by another.
+    // Tells a check in progress not to schedule another.
     this.#timer = undefined;
   }
 
   /**
-   * Reads them now, and calls `renew` with a new pair. A pair of which only one file is new yet is an error that passes; one
-   * that stays is logged once.
+   * Reads the files now, and calls `renew` if the pair is new. A mismatch because only one file is new is temporary;
+   * one that persists is logged once.
    */
   async look(renew: (material: TlsMaterial) => void): Promise<void> {
     try {
@@ -91,7 +91,7 @@ export class TlsFiles {
   }
 }
 
-/** A certificate and its key. Rejects for files that are missing, are no PEM, or don't belong together. */
+/** Reads a certificate and its key. Rejects if files are missing, not PEM, or do not match. */
 export async function readTls(paths: TlsPaths): Promise<TlsMaterial> {
   const { certFile, keyFile } = paths;
   const [cert, key] = await Promise.all([readFile(certFile, 'utf8'), readFile(keyFile, 'utf8')]);

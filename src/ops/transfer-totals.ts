@@ -1,26 +1,29 @@
 import type { Log } from '../lib/log.ts';
 import type { Labels, Meter } from '../lib/meter.ts';
 
-/** Bytes of mirrored content: given to clients, and fetched from upstreams. The difference is what the mirror saved. */
+/**
+ * Bytes of mirrored content that were sent to clients, and that were fetched from upstreams. The difference is what the
+ * mirror saved.
+ */
 export interface Transferred {
   readonly sentBytes: number;
   readonly fetchedBytes: number;
 }
 
-/** What the store keeps of all processes that ever ran on it. */
+/** The totals in the store, over all processes that ever ran on it. */
 export interface KeptTransfers extends Transferred {
-  /** When it began to count. Epoch ms. */
+  /** When counting began. Epoch ms. */
   readonly sinceMs: number;
 }
 
 export interface TransferKeeper {
-  /** `undefined` when nothing was kept yet. */
+  /** `undefined` if nothing was saved yet. */
   read(): Promise<KeptTransfers | undefined>;
-  /** Adds to what is kept. False when another process was at it: try again. */
+  /** Adds to the saved totals. False if another process did so at the same time: try again. */
   add(more: Transferred): Promise<boolean>;
 }
 
-/** So much of the counting a crash may lose. An idle server writes nothing. */
+/** How much of the totals a crash may lose. An idle server writes nothing. */
 const KEEP_EACH_MS = 60_000;
 
 const COUNTED = {
@@ -28,7 +31,7 @@ const COUNTED = {
   bytes_from_upstream_total: 'fetchedBytes',
 } as const satisfies Record<string, keyof Transferred>;
 
-/** A meter that counts in passing what was saved, and keeps it now and then, so that it survives restarts. */
+/** A meter that also counts what was saved, and stores it regularly, so that it survives restarts. */
 export class TransferTotals implements Meter {
   readonly #meter: Meter;
   readonly #isMirrored: (upstream: string) => boolean;
@@ -36,10 +39,10 @@ export class TransferTotals implements Meter {
   readonly #kept = { sentBytes: 0, fetchedBytes: 0 };
   #timer: NodeJS.Timeout | undefined;
   #keeping: { readonly keeper: TransferKeeper; readonly log: Log } | undefined;
-  /** One at a time: two at once would keep the same bytes twice. */
+  /** One write at a time: two at once would store the same bytes twice. */
   #flushed = Promise.resolve();
 
-  /** `isMirrored`: what lives here saves nothing. */
+  /** `isMirrored`: hosted content is not counted, since nothing is saved. */
   constructor(meter: Meter, isMirrored: (upstream: string) => boolean) {
     this.#meter = meter;
     this.#isMirrored = isMirrored;
@@ -63,7 +66,7 @@ export class TransferTotals implements Meter {
     return { ...this.#sinceStart };
   }
 
-  /** With what other processes have kept. `sinceMs` is `undefined` while nothing was kept. */
+  /** Including what other processes have saved. `sinceMs` is `undefined` if nothing was saved yet. */
   async inAll(): Promise<Transferred & { readonly sinceMs: number | undefined }> {
     const kept = await this.#keeping?.keeper.read();
     const more = this.#unkept;
@@ -74,13 +77,13 @@ export class TransferTotals implements Meter {
     };
   }
 
-  /** Keeps it from now on, until `close`. */
+  /** Saves the totals regularly from now on, until `close`. */
   keep(keeper: TransferKeeper, log: Log): void {
     this.#keeping = { keeper, log };
     this.#timer = setInterval(() => void this.#flush(), KEEP_EACH_MS).unref();
   }
 
-  /** Keeps what has come since the last time. */
+  /** Saves what was counted since the last time. */
   async close(): Promise<void> {
     clearInterval(this.#timer);
     await this.#flush();
@@ -100,7 +103,7 @@ export class TransferTotals implements Meter {
       this.#kept.sentBytes += more.sentBytes;
       this.#kept.fetchedBytes += more.fetchedBytes;
     } catch (error) {
-      // It is a number for people: it is tried again, and is no reason not to go on.
+      // It is only a number for people: it is retried, and does not stop anything.
       log.warn({ err: error }, 'transfer totals could not be saved and will be retried');
     }
   }
