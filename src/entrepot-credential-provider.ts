@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-// `entrepot credential-provider` as a file of its own, for nodes: the build puts all that it needs into it.
+// `entrepot credential-provider` as a single file for nodes: the build bundles everything that it needs.
 import { credentialProvider } from './cli/credential-provider.ts';
 import { EXIT } from './cli/command.ts';
 import { Parser } from './cli/parser.ts';

@@ -18,14 +18,14 @@ const io = {
   err: (text: string) => void process.stderr.write(text),
 };
 
-// `entrepot hosts … | head` closes the pipe early: not worth a word, but no success either.
+// `entrepot hosts … | head` closes the pipe early: no message is needed, but it is no success either.
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   if (error.code === 'EPIPE') process.exit(EXIT.unread);
   io.err(`entrepot: standard output: ${error.message}\n`);
   process.exit(EXIT.failed);
 });
 
-// Nothing is left that could still come, and the command waits for something.
+// The command still waits for something, but nothing is left that could happen.
 process.on('beforeExit', () => {
   io.err('entrepot: internal error: exited without a result\n');
   process.exit(EXIT.failed);
@@ -33,7 +33,7 @@ process.on('beforeExit', () => {
 
 try {
   const exitCode = await runProgram(process.argv.slice(2), io);
-  // That the last of it could not be written is told a turn later.
+  // An error of the last write is reported one turn later.
   await setImmediate();
   process.exit(exitCode);
 } catch (error) {
@@ -42,8 +42,8 @@ try {
 }
 
 /**
- * One sentence for what people can put right (a port in use, a folder that may not be written, another process that stands
- * still); a stack for bugs.
+ * One sentence for an error that people can correct (a port in use, a folder that is not writable, another process that
+ * is suspended); a stack for bugs.
  */
 function describe(error: unknown): string {
   if (!(error instanceof Error)) {
@@ -57,7 +57,7 @@ function describe(error: unknown): string {
   return isExpected ? error.message : (error.stack ?? error.message);
 }
 
-/** What root reads who became the owner of a store, and finds a file closed. */
+/** A hint for root, who has become the owner of the store, and may not open a file. */
 async function actingAs(): Promise<string> {
   const uid = ownUid();
   if (uid === undefined || uid === startedAs) return '';

@@ -1,4 +1,4 @@
-/** The part of the composition root that is about who asks: tenants, rights, tokens. */
+/** The part of the composition root for authentication and authorization: tenants, rights, tokens. */
 import { randomBytes } from 'node:crypto';
 import { Access } from '../access/access.ts';
 import { Grants } from '../access/grants.ts';
@@ -31,7 +31,7 @@ export interface AccessParts {
   readonly issuer: Issuer;
   readonly grants: Grants;
   readonly access: Access;
-  /** Follows a change of `config` and `credentials`, which it shares with its owner. */
+  /** Applies a change of `config` and `credentials`, which it shares with the caller. */
   readonly follow: () => Promise<void>;
 }
 
@@ -39,13 +39,13 @@ export interface AccessNeeds {
   readonly metadata: MetadataStore;
   readonly credentials: UpstreamCredentials;
   readonly cluster: Cluster | undefined;
-  /** The cluster is read while others are served. */
+  /** Whether to serve while the cluster is still being read. */
   readonly startsMeanwhile: boolean;
   readonly log: Log;
   readonly meter: Meter;
 }
 
-/** Reads all tenants and makes what decides about rights. Close `tenants` when done. */
+/** Opens all tenants, and what decides about rights. The caller closes `tenants`. */
 export async function openAccess(config: Config, needs: AccessNeeds): Promise<AccessParts> {
   const { metadata, credentials, cluster, log, meter } = needs;
   const credentialKey = await readCredentialKey(metadata);
@@ -106,7 +106,10 @@ function idsOf(credentials: UpstreamCredentials): ReadonlySet<string> {
   return new Set([...credentials.values()].flatMap(credential => credential?.id ?? []));
 }
 
-/** A ConfigError when tenants of the store could push over plain HTTP beyond loopback; the configuration's own are read with it. */
+/**
+ * Throws ConfigError if tenants of the store could push over plain HTTP beyond loopback; those of the configuration are
+ * checked when it is read.
+ */
 export function requireEncryption(config: Config, tenants: Tenants): void {
   const problem = plainTenantsProblem(config);
   const pushing = tenants.list().filter(({ options }) => options.push !== false);
@@ -115,7 +118,9 @@ export function requireEncryption(config: Config, tenants: Tenants): void {
   throw new ConfigError([{ path: ['tenants'], value: undefined, message, source: 'the store' }]);
 }
 
-/** The kubelet's plugins, if there are any; a ConfigError for what the kubelet would not start with either. */
+/**
+ * The kubelet's plugins, if configured; throws ConfigError for a configuration with which the kubelet would not start.
+ */
 export async function openPlugins(config: Config, log: Log): Promise<CredentialPlugins | undefined> {
   const { credentialProviders, environment } = config;
   if (credentialProviders === undefined) return undefined;
@@ -130,10 +135,10 @@ export async function openPlugins(config: Config, log: Log): Promise<CredentialP
   }
 }
 
-/** By what the configuration says; none for none. */
+/** By the configuration's credentials; `undefined` for none. */
 export type UpstreamCredentials = ReadonlyMap<LoginConfig | undefined, Credential | undefined>;
 
-/** Names the credentials of the configuration, once, under the store's own key. */
+/** The credentials of the configuration, with their ids in this store. */
 export async function upstreamCredentials(
   config: Config,
   metadata: MetadataStore,
@@ -148,13 +153,14 @@ export async function upstreamCredentials(
   );
 }
 
-/** Which setting of the store holds the secret that names credentials. */
+/** The setting of the store with the secret for credential ids. */
 export const CREDENTIAL_KEY = 'credential-key';
 
+/** The configured upstream of a repository; throws NAME_UNKNOWN. */
 export function upstreamOf(config: Config, repository: Repository): UpstreamConfig {
   const upstream = config.upstreams.get(repository.upstream);
   if (upstream === undefined) {
-    // A reload may remove it in the middle of a request.
+    // A reload may remove it during a request.
     throw new OciError('NAME_UNKNOWN', {
       message: `${repository.upstream} is no longer an upstream of this registry`,
     });
@@ -166,12 +172,12 @@ function readCredentialKey(metadata: MetadataStore): Promise<string> {
   return metadata.initSetting(CREDENTIAL_KEY, randomBytes(32).toString('hex'));
 }
 
-/** By the upstream that is configured; each request asks. */
+/** By configured upstream, since every request needs it. */
 const places = new WeakMap<UpstreamConfig, readonly string[]>();
 
 /**
- * How Secrets may name a repository: as part of another registry if it is one, since a login for that part is meant for
- * it more than any other is, and as pods name it.
+ * The names that Secrets may use for a repository: first as a part of another registry, if it is one, since a login for
+ * that part is the most specific; then as pods name it.
  */
 function imagesOf(upstream: UpstreamConfig, { name }: Repository): readonly string[] {
   const known = places.get(upstream) ?? placesOf(upstream);
@@ -185,13 +191,16 @@ function placesOf(upstream: UpstreamConfig): readonly string[] {
   return prefix === '' ? names : [`${host}/${prefix}`.slice(0, -1), ...names];
 }
 
-/** What pods call the registry. Docker Hub's other names are none of theirs: the kubelet knows it by one alone. */
+/** The names by which pods know the registry. For Docker Hub only one: the kubelet does not know its other names. */
 function registryNames({ name, aliases }: UpstreamConfig): readonly string[] {
   const names = [name, ...aliases];
   return names.includes(DOCKER_HUB) ? [DOCKER_HUB] : names;
 }
 
-/** By the upstream's name without a port, if it has one; the name of what lives here has no upstream before it. */
+/**
+ * A repository name with the upstream's name or alias without a port in front, if it has one; unchanged for a hosted
+ * repository.
+ */
 function nameInScope({ upstreams }: Config, name: string): string {
   const slash = name.indexOf('/');
   const upstream = upstreams.get(name.slice(0, slash));
@@ -199,18 +208,20 @@ function nameInScope({ upstreams }: Config, name: string): string {
   return plain === undefined ? name : plain + name.slice(slash);
 }
 
-/** What clients are told that their tokens are for. */
+/** The service name in tokens and challenges. */
 function serviceName({ server }: Config): string {
   const { externalUrl, serverNames } = server;
   return externalUrl === undefined ? (serverNames[0] ?? 'entrepot') : new URL(externalUrl).host;
 }
 
-/** One policy object for each of the few names that are in use. A ConfigError for an allowlist that is none. */
+/**
+ * The policy of each upstream; there is one object for each policy name. Throws ConfigError for an invalid allow-list.
+ */
 export function verificationPolicies(config: Config): (upstream: UpstreamConfig) => VerificationPolicy {
   type Written = Config['imagePullCredentialsVerificationPolicy'];
   const policies = new Map<string, VerificationPolicy>();
   const policyOf = (written: Written): VerificationPolicy => {
-    // The kubelet has itself spelt it in two ways.
+    // The kubelet has used both spellings.
     const name = written === 'NeverVerifyAllowListedImages' ? 'NeverVerifyAllowlistedImages' : written;
     const known = policies.get(name);
     if (known !== undefined) return known;

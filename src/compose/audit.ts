@@ -2,7 +2,7 @@ import type { Deed, RecordDeed } from '../http/front.ts';
 import { repositoryText } from '../oci/repository.ts';
 import type { Audit } from '../ops/audit.ts';
 
-/** What the audit log says of a deed: who, what, and what came of it. */
+/** Writes each request to the audit log: who, what, and with which result; `undefined` without an audit log. */
 export function deedsTo(audit: Audit | undefined): RecordDeed | undefined {
   return audit && (deed => audit.record(lineOf(deed)));
 }

@@ -1,4 +1,4 @@
-/** What a server would not start with of the files that its configuration names; it has no store yet. */
+/** Checks the files that a configuration names, without a store. */
 import { access, constants, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import type { Config } from '../config/config.ts';
@@ -10,8 +10,8 @@ import { openPlugins, verificationPolicies } from './access.ts';
 import { clusterAccess } from './kubernetes.ts';
 
 /**
- * Reads certificates, keys, kubeconfig and credential providers as a server does, and keeps nothing. A ConfigError with
- * all that is wrong, so that whoever puts it right hears of it at once.
+ * Reads certificates, keys, kubeconfig and credential providers as a server does. Throws a ConfigError with all
+ * problems.
  */
 export async function checkFiles(config: Config, log: Log): Promise<void> {
   const found = await Promise.all([
@@ -40,7 +40,7 @@ async function problemsOf(check: () => Promise<void>): Promise<readonly Problem[
   }
 }
 
-/** Whether this user may append to it, or make it: opening would make it. */
+/** Checks that this user may append to the file, or create it, without creating it. */
 async function checkAuditFile(audit: Config['audit']): Promise<void> {
   const { output, auditFile } = audit;
   if (output !== 'file' || auditFile === undefined) return;
@@ -52,7 +52,7 @@ async function checkAuditFile(audit: Config['audit']): Promise<void> {
   }
 }
 
-/** That its file cannot be opened. */
+/** The problem of an audit file that cannot be opened. */
 export function auditProblem({ auditFile }: Config['audit'], error: unknown): Problem {
   const message = `cannot be opened: ${messageOf(error)}`;
   return { path: ['audit', 'auditFile'], value: auditFile, message, source: 'the configuration' };

@@ -1,4 +1,4 @@
-/** The part of the composition root that is about a Kubernetes cluster. */
+/** The part of the composition root for a Kubernetes cluster. */
 import { join } from 'node:path';
 import { ServiceAccountTokens } from '../access/service-account-tokens.ts';
 import type { ServiceAccounts } from '../access/authenticator.ts';
@@ -20,7 +20,7 @@ import { KubernetesSource } from '../tenants/kubernetes/kubernetes-source.ts';
 import { KnownNamespaces } from '../tenants/known-namespaces.ts';
 import type { SecretSource } from '../tenants/secret-source.ts';
 
-/** In the folder of the store. */
+/** The name of the folder in the store. */
 export const SEEN_CLUSTER_FOLDER = 'cluster';
 
 export interface Cluster {
@@ -34,7 +34,9 @@ export interface ClusterNeeds {
   readonly meter: Meter;
 }
 
-/** The namespaces of the store alone: for commands, which run beside the server that follows the cluster. */
+/**
+ * The namespaces that are recorded in the store: for commands, which run beside the server that watches the cluster.
+ */
 export function knownCluster(
   { kubernetes }: Config,
   { metadata }: Pick<ClusterNeeds, 'metadata'>,
@@ -46,7 +48,7 @@ export function knownCluster(
   };
 }
 
-/** The cluster that `config` names, if it does. A ConfigError when its access cannot be read. */
+/** The cluster of `config`, if configured. Throws ConfigError if its access cannot be read. */
 export async function openCluster(config: Config, needs: ClusterNeeds): Promise<Cluster | undefined> {
   const { kubernetes, proxy } = config;
   if (kubernetes === undefined) return undefined;
@@ -92,7 +94,7 @@ export async function openCluster(config: Config, needs: ClusterNeeds): Promise<
   return { source, serviceAccounts };
 }
 
-/** A ConfigError when it cannot be read. */
+/** Throws ConfigError if it cannot be read. */
 export async function clusterAccess({ kubernetes, environment }: Config): Promise<ClusterAccess> {
   try {
     const file = kubernetes?.kubeconfig;
@@ -105,7 +107,7 @@ export async function clusterAccess({ kubernetes, environment }: Config): Promis
   }
 }
 
-/** Everything that this registry is called: a token's audience may be any of it. */
+/** All names of this registry: a token's audience may be any of them. */
 function audiencesOf({ server: { serverNames, externalUrl } }: Config): readonly string[] {
   const external = externalUrl === undefined ? [] : [externalUrl, new URL(externalUrl).host];
   return [...new Set([...serverNames, ...external])];

@@ -1,4 +1,4 @@
-/** The part of the composition root that is about repositories that live upstream. */
+/** The part of the composition root for mirrored repositories. */
 import { isDeepStrictEqual } from 'node:util';
 import type { BlobStore } from '../blobs/blob-store.ts';
 import type { Spool } from '../blobs/spool.ts';
@@ -26,7 +26,7 @@ export interface MirrorNeeds {
   readonly meter: Meter;
 }
 
-/** Of what the configuration says of the upstreams and of pulls from them. */
+/** Opens the mirror with the configuration of upstreams and pulls. */
 export function openMirror(config: Config, { credentials, ...needs }: MirrorNeeds): Mirror {
   return new Mirror({
     ...needs,
@@ -44,13 +44,13 @@ export function openMirror(config: Config, { credentials, ...needs }: MirrorNeed
   });
 }
 
-/** An upstream and the settings that it was made with. */
+/** An upstream and the settings with which it was opened. */
 interface Made {
   readonly settings: object;
   readonly upstream: Upstream;
 }
 
-/** Requests to an upstream that a reload has replaced may take so long; a download then goes on with the new one. */
+/** How long requests to an upstream that a reload has replaced may take; downloads then continue with the new one. */
 const REPLACED_MS = 60_000;
 
 /** The upstreams of a configuration, which a reload may replace. Each keeps connections until it is closed. */
@@ -65,12 +65,12 @@ export class Upstreams {
     this.follow(config, credentials);
   }
 
-  /** Always the same map, with what there is now. */
+  /** Always the same map, with the current upstreams. */
   get byName(): ReadonlyMap<string, Upstream> {
     return this.#byName;
   }
 
-  /** Opens new upstreams, replaces those that are reached in another way now, and keeps the rest with their connections. */
+  /** Opens new upstreams, replaces those whose settings have changed, and keeps the others with their connections. */
   follow({ upstreams, proxy }: Config, credentials: UpstreamCredentials): void {
     for (const name of this.#byName.keys()) if (!upstreams.has(name)) this.#retire(name);
     for (const [name, upstream] of upstreams) {

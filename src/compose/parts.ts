@@ -1,6 +1,6 @@
 /**
- * The composition root: makes each part of its piece of the configuration and hands neighbours what they need of each
- * other. Nothing else knows who implements what.
+ * The composition root: makes each part from its piece of the configuration, and passes it what it needs of others.
+ * Nothing else knows which implementation is used.
  */
 import { randomBytes } from 'node:crypto';
 import type { Access } from '../access/access.ts';
@@ -43,16 +43,16 @@ import { openMirror, Upstreams } from './mirror.ts';
 import { openStorage, type Storage } from './storage.ts';
 import { openUpkeep } from './upkeep.ts';
 
-/** What the parts report to. */
+/** Where the parts report to. */
 export interface Observers {
   readonly log: Log;
   readonly meter: Meter;
 }
 
-/** Everything below `http/`, opened on one store: what the server and the commands work with. */
+/** Everything below `http/`, opened on one store, for the server and the commands. */
 export interface Parts extends Storage {
   readonly config: Config;
-  /** For bodies that are held as a whole. */
+  /** For bodies that are held in memory as a whole. */
   readonly memory: MemoryBudget;
   readonly resolver: RepositoryResolver;
   readonly tenants: Tenants;
@@ -63,38 +63,39 @@ export interface Parts extends Storage {
   readonly mirror: Mirror;
   readonly hosted: Hosted;
   readonly uploads: Uploads;
-  /** Of tenants, for their repositories. */
+  /** For the repositories of tenants. */
   readonly quota: PrefixQuota;
   readonly upkeep: Upkeep;
   readonly survey: SurveyThread;
   readonly removal: ImageRemoval;
   readonly hostedHandlers: HostedHandlers;
-  /** Asks upstream now what an image reference means, forgetting remembered failures. */
+  /** Forgets remembered failures, asks upstream now, and returns the digest of an image reference. */
   refresh(reference: string): Promise<Digest>;
-  /** Why the tenant, or without one anybody, may pull an image or not; `undefined` when there is no such tenant. */
+  /** Why the tenant, or an anonymous client, can pull an image or not; `undefined` if there is no such tenant. */
   explain(reference: string, tenant: string | undefined): Promise<Explanation | undefined>;
   /**
-   * Gives the way to work by another configuration (`planReload`), which `config` then becomes. Changes nothing yet, and
-   * rejects, with a ConfigError perhaps, when it cannot be used. What fails on the way can be repeated from here.
+   * Returns a function that applies another configuration (see `planReload`), after which `config` is that one. Until
+   * it is called nothing changes; rejects, perhaps with a ConfigError, if the configuration cannot be used. If applying
+   * fails, it can be repeated.
    */
   prepareReload(next: Config): Promise<() => Promise<void>>;
-  /** Fills under way may take so long to reach a moment at which they can be suspended; then everything is closed. */
+  /** `deadlineMs`: how long Fills may take until they can be suspended; then everything is closed. */
   close(deadlineMs?: number): Promise<void>;
 }
 
 export interface PartsOptions {
-  /** Who does not follow the cluster knows of it what a server has noted in the store: the names of its tenants. */
+  /** If not set, the cluster is not watched: only the tenants that a server has recorded in the store are known. */
   readonly followsCluster?: boolean;
-  /** It is not waited for: `tenants.waitingFor` says until when nobody can be told from anybody else. */
+  /** If set, does not wait for tenants: until `tenants.waitingFor` is `undefined`, nobody can be identified. */
   readonly startsMeanwhile?: boolean;
 }
 
-/** Which setting of the store holds the secret that seals cursors. */
+/** The setting of the store with the secret that encrypts cursors. */
 const CURSOR_KEY = 'cursor-key';
 
 /**
- * Opens the store in `storage.path`, which is made if it is not there. Close the parts when done. Rejects, with
- * everything closed again, when one of them cannot be opened.
+ * Opens the store in `storage.path`, creating it if necessary. The caller closes the parts. If one of them cannot be
+ * opened, closes the others and rejects.
  */
 export async function openParts(
   config: Config,
@@ -107,7 +108,7 @@ export async function openParts(
     return { ...parts, close: (deadlineMs = 0) => opened.close(deadlineMs) };
   } catch (error) {
     await opened.close(0);
-    // What failed may be no more than the first thing that the file system has not.
+    // The error may be a consequence of what the file system lacks.
     throw (await storageFault(config.storage.path)) ?? error;
   }
 }
@@ -214,7 +215,7 @@ async function openOn(
   };
 }
 
-/** What people ask about an image by its reference. */
+/** The commands that take an image reference. */
 function ofReferences({
   config,
   resolver,
@@ -234,7 +235,7 @@ function ofReferences({
       const explanation = await access.explain(tenant, repository);
       if (repository.upstream === '') return explanation;
       const right = await access.rightOf(tenant, repository).catch((error: unknown) => {
-        // Whoever may not pull it at all has been told so.
+        // The explanation has already said that it may not be pulled.
         if (error instanceof OciError) return undefined;
         throw error;
       });
@@ -246,7 +247,7 @@ function ofReferences({
   };
 }
 
-/** What `ArchNames` makes of the repository's name, for people. */
+/** What the repository's name means if it contains an architecture, for people. */
 function archNameLines(config: Config, repository: Repository): readonly string[] {
   const meant = mayNameArch(config, repository) ? baseOfArchName(repository) : undefined;
   if (meant === undefined) return [];
@@ -257,7 +258,7 @@ function archNameLines(config: Config, repository: Repository): readonly string[
   ];
 }
 
-/** What an image reference on the command line means, where only a mirror can be meant. */
+/** The repository of an image reference on the command line; throws if it is hosted. */
 function mirroredBy(
   resolver: RepositoryResolver,
   reference: string,
@@ -269,7 +270,7 @@ function mirroredBy(
   return named;
 }
 
-/** What names mean by `config`, where `isTenant` says whose repositories live here besides. */
+/** The meaning of names by `config`; `isTenant` tells which other names own hosted repositories. */
 export function repositoryResolverOf(
   config: Config,
   isTenant: (name: string) => boolean,
@@ -289,7 +290,10 @@ interface Followers {
   readonly log: Log;
 }
 
-/** A Secret that goes takes its Grants with it; any change ends what upstream refused before. Returns the way to stop. */
+/**
+ * When a Secret is removed, ends its Grants; after any change forgets remembered failures. Returns a function that
+ * stops this.
+ */
 function followSecrets({ tenants, grants, mirror, log }: Followers): () => void {
   return tenants.onChange(({ goneCredentialIds }) => {
     const ended = goneCredentialIds.map(id => grants.endAllOf(id));

@@ -1,4 +1,4 @@
-/** The part of the composition root that brings images before a node asks for them: for `entrepot pull` and for a server. */
+/** The part of the composition root that pulls images ahead, for `entrepot pull` and in a server. */
 import { setMaxListeners } from 'node:events';
 import { readFile } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -26,16 +26,19 @@ import { watch } from '../prepull/watch.ts';
 import type { Tenant } from '../tenants/tenant.ts';
 import type { Observers, Parts } from './parts.ts';
 
-/** What an image means here. */
+/** The meaning of an image name here. */
 export interface MeantImage {
   readonly repository: Repository;
   /** A tag or a digest. */
   readonly reference: string;
-  /** Of which it is wanted; `undefined`: all. */
+  /** The platforms that are needed; `undefined` for all. */
   readonly platforms: readonly Platform[] | undefined;
 }
 
-/** What an image means here, and for which platforms it is wanted, of a tenant or in general. Throws what is wrong with its name. */
+/**
+ * The meaning of an image name, and the platforms for which it is needed, for a tenant or in general. Throws if the
+ * name is invalid.
+ */
 export function meantImage(
   { resolver, config }: Pick<Parts, 'resolver' | 'config'>,
   image: WantedImage,
@@ -49,15 +52,15 @@ export function meantImage(
   return { repository, reference: digest ?? tag, platforms };
 }
 
-/** An image that is here now. */
+/** An image that is now stored. */
 export interface BroughtImage extends PulledImage {
-  /** It was pushed or imported here and has no upstream; its blobs are not counted. */
+  /** Whether it is hosted, so that it was pushed or imported; its blobs are not counted. */
   readonly isHosted: boolean;
 }
 
 /**
- * With the credentials of `tenant` alone, else with those of whoever runs this registry. A hosted image has nowhere to
- * come from: it is here as a whole already, or cannot be pulled.
+ * Pulls with the credentials of `tenant` only, otherwise with those of the operator. A hosted image cannot be fetched:
+ * it is either completely stored, or the pull fails.
  */
 export async function pullMeant(
   parts: Parts,
@@ -75,7 +78,7 @@ export async function pullMeant(
   }
   const authorize = async (place: Repository): Promise<Right> => {
     const right = tenant === undefined ? access.operatorRight(place) : access.rightOf(tenant, place);
-    // All that is wanted is fetched here: of an index nothing goes ahead of it.
+    // Everything is fetched here, so no platform of an index is prefetched.
     return { ...(await right), platforms: [] };
   };
   const task = { repository, reference, right: await authorize(repository) };
@@ -83,7 +86,7 @@ export async function pullMeant(
   return { ...(await pullImage(task, { source, metadata, platforms, ...options })), isHosted: false };
 }
 
-/** Rejects with what of it is not here. */
+/** Rejects with what is missing of it. */
 async function hostedImage(
   parts: Pick<Parts, 'metadata' | 'blobs'>,
   { repository, reference, platforms }: MeantImage,
@@ -103,14 +106,14 @@ async function hostedImage(
   return { digest, blobs: 0, heldBlobs: 0, fetchedBytes: 0, isHosted: true };
 }
 
-/** The Lease of the process that brings images. */
+/** The Lease of the process that pulls ahead. */
 const LEASE_KEY = 'prepull';
-/** A process that ends or dies is followed by another one within this; a round is not missed for good by it. */
+/** How soon another process takes over when one ends or dies. */
 const TAKE_OVER_POLL_MS = 10_000;
 
 /**
- * What a server brings by itself, as `prepull` of the configuration says: when it starts, and at each time of the
- * schedule. Of several processes on one store one does it, and another when that one ends.
+ * The images that a server pulls by itself, according to `prepull` in the configuration: at startup, and at each time
+ * of the schedule. Of several processes on a store one does it, and another takes over when that ends.
  */
 export class Prepull {
   readonly #parts: Parts;
@@ -124,12 +127,12 @@ export class Prepull {
     this.#parts = parts;
     this.#schedule = schedule;
     this.#observers = observers;
-    // All that is under way at once listens to it; Node takes more than ten for a leak, and says so.
+    // Many things listen to it at once, which Node would otherwise report as a leak.
     setMaxListeners(0, this.#stopping.signal);
     this.#running = this.#run();
   }
 
-  /** `undefined` where there is nothing to pull, nobody may be asked, or it is left to `entrepot pull`. */
+  /** `undefined` if there is nothing to pull, if no upstream may be asked, or if it is left to `entrepot pull`. */
   static begin(parts: Parts, observers: Observers): Prepull | undefined {
     const { offline, prepull } = parts.config;
     const isWanted = prepull.images.length > 0 || prepull.from.length > 0;
@@ -137,7 +140,7 @@ export class Prepull {
     return new Prepull(parts, parseCron(prepull.schedule), observers);
   }
 
-  /** Breaks off what is pulled; what came of it stays. */
+  /** Aborts pulls in progress; what was fetched stays. */
   async close(): Promise<void> {
     this.#stopping.abort(new Error('the server is stopping'));
     await this.#running;
@@ -158,7 +161,7 @@ export class Prepull {
     }
   }
 
-  /** Told once: a disk that is full to the last byte takes no Lease for hours. */
+  /** Logged once: on a full disk no Lease can be acquired for hours. */
   #broke(error: unknown): void {
     if (this.#isBroken) return;
     this.#isBroken = true;
@@ -169,7 +172,7 @@ export class Prepull {
     try {
       await this.#watch(lease);
     } finally {
-      // What another process brings from now on, that one tells of.
+      // From now on another process pulls, and reports.
       this.#observers.meter.gauge('prepull_failing', 0);
       await this.#parts.metadata.release(lease);
     }
@@ -254,13 +257,13 @@ export class Prepull {
   }
 }
 
-/** What a server brings by itself, as soon as it follows the configuration. */
+/** What a server pulls by itself, restarted when the configuration changes. */
 export function prepullOf(parts: Parts, observers: Observers): Restartable<Prepull | undefined> {
   const { config } = parts;
   return new Restartable<Prepull | undefined>({
     settings: () => ({ prepull: config.prepull, runtimeHandlers: config.runtimeHandlers }),
     begin: async previous => {
-      // It has the Lease that the next one needs.
+      // It holds the Lease that the next one needs.
       await previous?.close();
       return Prepull.begin(parts, observers);
     },

@@ -1,4 +1,4 @@
-/** The part of the composition root that listens: the parts of a store, and what asks them over HTTP. */
+/** The part of the composition root that serves: the parts of a store, and HTTP in front of them. */
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import type { ExplainAnswer } from '../access/explanation.ts';
@@ -31,9 +31,9 @@ import { statusDocument, transferKeeper } from './status.ts';
 import { reportStore, scheduleOf } from './upkeep.ts';
 
 export interface ServerOptions extends Observers {
-  /** What `/metrics` answers. */
+  /** The content of `/metrics`. */
   readonly metrics: { readonly contentType: string; readonly text: () => Promise<string> };
-  /** Told what every request came to; absent, nobody keeps it. */
+  /** Records all requests, if there is to be an audit log. */
   readonly audit?: Audit | undefined;
 }
 
@@ -41,31 +41,34 @@ export interface RunningServer {
   readonly parts: Parts;
   /** In the order of the configuration. */
   readonly addresses: readonly { readonly address: string; readonly upstream: string | undefined }[];
-  /** `undefined` when the ops port is switched off. */
+  /** `undefined` if the operations port is disabled. */
   readonly opsAddress: string | undefined;
   /**
-   * Applies what can be applied of `next` without a restart. Rejects with nothing changed, with a ConfigError perhaps, when
-   * it cannot be used, and with PartlyReloaded when not all of it was applied.
+   * Applies what can be applied of `next` without a restart. If `next` cannot be used, rejects, perhaps with a
+   * ConfigError, and nothing has changed; if only a part was applied, rejects with PartlyReloaded.
    */
   reload(next: Config): Promise<Reload>;
-  /** No new work; bodies finish within the deadline; Fills are kept to resume. */
+  /** Accepts no new work; bodies may finish within the deadline; Fills are suspended and can be resumed. */
   close(deadlineMs: number): Promise<void>;
 }
 
-/** What a server says of itself, to whoever may open its socket. */
+/** What a server reports about itself on its socket. */
 export interface ServerDocument {
   readonly pid: number;
-  /** The machine, or the container, that it runs in; `undefined` of one of an older version. */
+  /** The machine or container that it runs in; `undefined` from an older version. */
   readonly host?: string;
-  /** ISO 8601; `undefined` of one of an older version. */
+  /** ISO 8601; `undefined` from an older version. */
   readonly started?: string;
-  /** Where clients ask: `127.0.0.1:5000`. Empty while it starts. */
+  /** The addresses for clients: `127.0.0.1:5000`. Empty during startup. */
   readonly addresses: readonly string[];
-  /** Makes the same configuration of it here. Holds the server's environment, and so perhaps secrets. */
+  /**
+   * With these options another process loads the same configuration. Contains the server's environment, and so perhaps
+   * secrets.
+   */
   readonly config: LoadOptions;
 }
 
-/** Serves what `config` says, until it is closed. Rejects, with everything closed again, when a port cannot be bound. */
+/** Serves what `config` says, until it is closed. If a port cannot be bound, closes everything and rejects. */
 export async function startServer(config: Config, options: ServerOptions): Promise<RunningServer> {
   const opened = new Opened();
   const startedAtMs = Date.now();
@@ -93,7 +96,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
       startedAtMs,
     });
     opened.add(ops);
-    // Before the first push, or quotas could be passed.
+    // Before the first push, so that quotas cannot be exceeded.
     await parts.uploads.countUnfinished();
     const server = opened.add(
       await createRegistryServer({
@@ -135,7 +138,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
       return plan;
     };
     let reloading: Promise<unknown> = Promise.resolve();
-    // Else it would begin something behind what closes it.
+    // Otherwise it might start something after everything is closed.
     opened.add({ close: () => reloading.catch(() => {}) });
     state = 'serving';
     return {
@@ -160,7 +163,9 @@ export async function startServer(config: Config, options: ServerOptions): Promi
   }
 }
 
-/** Rejects where no store can be kept, before anything is made there; warns where two machines could have one store. */
+/**
+ * Rejects if the folder cannot hold a store, before anything is created there; warns if several machines could use it.
+ */
 async function checkStorage({ storage: { path } }: Config, log: Log): Promise<void> {
   const fault = await storageFault(path);
   if (fault !== undefined) throw fault;
@@ -169,7 +174,9 @@ async function checkStorage({ storage: { path } }: Config, log: Log): Promise<vo
   log.warn({ path, kind }, 'the store is on a network file system: only one machine may use it');
 }
 
-/** Longer than any transaction of another Entrepot takes. Nothing can be pushed or kept, and soon nobody be proved. */
+/**
+ * Longer than any transaction of another Entrepot. Nothing can be pushed or stored, and soon no right can be proved.
+ */
 const LOCKED_OUT_MS = 5_000;
 
 async function openOps(
@@ -185,7 +192,7 @@ async function openOps(
 ): Promise<OpsServer> {
   const { metadata, tenants, quota, upstreams, mirror, disk } = parts;
   const { opsListen } = config.server;
-  // One look-up, so that it takes no longer on a large store; it throws when the index is broken.
+  // A single query, so that it takes no longer on a large store; throws if the index is broken.
   const notReady = async () => {
     await metadata.readSetting(CREDENTIAL_KEY);
     const loss = metadata.loss();
@@ -262,7 +269,7 @@ function waiting({ waitingFor }: Parts['tenants']): string | undefined {
   return waitingFor === undefined ? undefined : `waiting for ${waitingFor}`;
 }
 
-/** For `entrepot explain`: what is wrong with the question is an answer too. */
+/** For `entrepot explain`: problems with the question are returned, too. */
 async function explained(parts: Parts, query: URLSearchParams): Promise<ExplainAnswer> {
   try {
     const explanation = await parts.explain(query.get('reference') ?? '', query.get('tenant') ?? undefined);
@@ -273,7 +280,7 @@ async function explained(parts: Parts, query: URLSearchParams): Promise<ExplainA
   }
 }
 
-/** Budgets run down and fill up by themselves, so they are read when somebody asks; of several credentials the least. */
+/** Rate limits change with time, so they are read when metrics are requested; of several credentials, the lowest. */
 function reportBudgets(upstreams: Parts['upstreams'], meter: Meter): void {
   for (const [name, upstream] of upstreams) {
     const known = upstream.budget().flatMap(({ remaining }) => remaining ?? []);

@@ -1,4 +1,6 @@
-/** The part of the composition root that says how a server is, for `entrepot status`. Only its operator is told. */
+/**
+ * The part of the composition root that describes the state of a server, for `entrepot status`. Only for the operator.
+ */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { BlobStore } from '../blobs/blob-store.ts';
 import { parseJsonObject } from '../lib/json.ts';
@@ -12,19 +14,19 @@ import type { KeptTransfers, Transferred, TransferKeeper, TransferTotals } from 
 import type { SecretOrigin, SecretState } from '../tenants/tenant.ts';
 import type { Parts } from './parts.ts';
 
-/** How a server is: what it does, what it saved, how full its store is, and what is wrong. Times are ISO 8601. */
+/** The state of a server: what it does, what it saved, how full its store is, and its problems. Times are ISO 8601. */
 export interface StatusDocument {
   readonly pid: number;
   readonly started: string;
-  /** Processes on the store that live, this one and commands included. */
+  /** Live processes on the store, including this one and commands. */
   readonly processes: number;
-  /** What is wrong though it serves: as behind the `ok` of `/readyz`. */
+  /** Problems that do not stop it from serving: as after the `ok` of `/readyz`. */
   readonly problems: readonly string[];
   readonly downloads: readonly DownloadStatus[];
   readonly saved: { readonly sinceStart: SavedStatus; readonly inAll: SavedStatus };
   readonly store: StoreStatus;
   readonly upstreams: readonly UpstreamStatus[];
-  /** Those with an error alone. */
+  /** Only those with an error. */
   readonly secrets: readonly SecretStatus[];
 }
 
@@ -34,15 +36,15 @@ export interface DownloadStatus {
   readonly state: 'queued' | 'downloading';
   readonly bytes: number;
   readonly size: number | null;
-  /** Clients that read along now. */
+  /** Clients that currently read it. */
   readonly readers: number;
-  /** Tenants; `anonymous`; `operator` is whoever runs this registry. */
+  /** Tenants; `anonymous`; `operator` for commands of the operator. */
   readonly requesters: readonly string[];
   readonly started: string;
 }
 
 export interface SavedStatus extends Transferred {
-  /** Not less than 0: what was pulled ahead may not have been asked for yet. */
+  /** At least 0: images that were pulled ahead may not have been requested yet. */
   readonly savedBytes: number;
   readonly since: string;
 }
@@ -55,9 +57,9 @@ export interface StoreStatus {
   readonly freeBytes: number;
   readonly minFreeBytes: number;
   readonly damaged: number;
-  /** What eviction would take first; `null` when that takes too long to find, or the index is lost. */
+  /** What eviction would remove first; `null` if that takes too long to find, or the index is lost. */
   readonly next: readonly NextStatus[] | null;
-  /** The file that this server has open as the index is no longer the store's. */
+  /** Whether the index file that this server has open was removed or replaced. */
   readonly indexLost: boolean;
 }
 
@@ -65,7 +67,7 @@ export interface NextStatus {
   readonly kind: 'blob' | 'manifest';
   readonly digest: Digest;
   readonly size: number;
-  /** Some of those that it belongs to. */
+  /** Some of the repositories that it belongs to. */
   readonly repositories: readonly string[];
 }
 
@@ -74,12 +76,12 @@ export interface UpstreamStatus {
   readonly url: string;
   readonly lastAnswer: string | null;
   readonly lastError: { readonly at: string; readonly reason: string; readonly repository: string } | null;
-  /** Pulls that it still allows, where it says so. */
+  /** How many pulls it still allows, if it says so. */
   readonly budgetRemaining: number | null;
 }
 
 export interface SecretStatus {
-  /** `null`: the node's, which all share. */
+  /** `null` for the node's, which all tenants share. */
   readonly tenant: string | null;
   readonly secret: string;
   readonly source: SecretOrigin;
@@ -89,9 +91,9 @@ export interface SecretStatus {
   readonly lastUsed: string | null;
 }
 
-/** How much of what goes next is told. */
+/** How many entries of `next` are shown. */
 const SHOWN_NEXT = 10;
-/** A collection of a large store keeps the survey's thread for longer, and whoever asks waits for an answer. */
+/** A collection on a large store occupies the survey's thread for longer, and somebody is waiting for the answer. */
 const NEXT_WITHIN_MS = 3_000;
 
 interface NextOptions {
@@ -109,6 +111,7 @@ export interface StatusOptions {
   readonly problems: readonly string[];
 }
 
+/** The current state of a server. */
 export async function statusDocument({
   parts,
   totals,
@@ -159,13 +162,16 @@ async function storeStatus({
     freeBytes,
     minFreeBytes,
     damaged: await metadata.countDamaged(),
-    // The survey looks at the index by its name.
+    // The survey opens the index by its name.
     next: indexLost ? null : await within(NEXT_WITHIN_MS, signal => nextToGo({ survey, blobs }, signal)),
     indexLost,
   };
 }
 
-/** Rejects with the signal's reason when it aborts between two pages: there may be many that hold nothing to evict. */
+/**
+ * What eviction would remove first. If `signal` aborts, rejects between two pages, of which many may have nothing to
+ * evict.
+ */
 export async function nextToGo(
   { survey, blobs }: NextOptions,
   signal: AbortSignal,
@@ -184,7 +190,7 @@ export async function nextToGo(
   return next;
 }
 
-/** `null` when it takes longer. */
+/** `null` if it takes longer. */
 async function within<T>(ms: number, work: (signal: AbortSignal) => Promise<T>): Promise<T | null> {
   const late = AbortSignal.timeout(ms);
   try {
@@ -249,7 +255,7 @@ const LEASE_KEY = 'transfer-totals';
 const CLAIM_ATTEMPTS = 20;
 const LEASE_POLL_MS = 50;
 
-/** Whoever has it, has it for a moment; one that stands still is not waited for. */
+/** Acquires the Lease, which another process has only for a moment; does not wait for a suspended process. */
 async function claimed(metadata: Pick<MetadataStore, 'acquireLease'>): Promise<Lease | undefined> {
   for (let attempt = 1; ; attempt++) {
     const lease = await metadata.acquireLease(LEASE_KEY);
@@ -258,7 +264,7 @@ async function claimed(metadata: Pick<MetadataStore, 'acquireLease'>): Promise<L
   }
 }
 
-/** Keeps them in the index, where several processes add to them. `startedAtMs`: when this one began to count. */
+/** Stores the totals in the index, where all processes add theirs. `startedAtMs`: when this one began to count. */
 export function transferKeeper(
   metadata: Pick<MetadataStore, 'acquireLease' | 'release' | 'readSetting' | 'putSetting'>,
   startedAtMs: number,

@@ -1,6 +1,6 @@
 /**
- * The part of the composition root that knows what keeps a store: files, and an index in SQLite, in one folder. Only the
- * survey's thread, which opens the same for itself, names them too.
+ * The part of the composition root that knows how a store is implemented: files, and an index in SQLite, in one folder.
+ * Only the survey's thread, which opens the same for itself, knows it, too.
  */
 import { join } from 'node:path';
 import type { MinFree } from '../blobs/disk-space.ts';
@@ -21,14 +21,14 @@ import { INDEX_FILE, STATE_FILE, StoreIdentity } from '../metadata/store-identit
 import { SurveyThread } from '../upkeep/survey-thread.ts';
 import { SEEN_CLUSTER_FOLDER } from './kubernetes.ts';
 
-/** What parts work on. */
+/** The storage that parts work with. */
 export interface Storage {
   readonly metadata: MetadataStore;
   readonly spool: Spool;
   readonly blobs: BlobStore;
 }
 
-/** What may lie in the folder of a store beside the index. */
+/** What may be in the folder of a store besides the index. */
 const CONTENTS: readonly string[] = [
   'blobs',
   'ingest',
@@ -39,7 +39,10 @@ const CONTENTS: readonly string[] = [
   RESERVE_FILE,
 ];
 
-/** Opens the store in `storage.path`, which is made if it is not there, and adds it to `opened`. `onBeat`: once a second. */
+/**
+ * Opens the store in `storage.path`, creating it if necessary, and adds it to `opened`. `onBeat` is called once a
+ * second.
+ */
 export async function openStorage(
   opened: Opened,
   { storage }: Pick<Config, 'storage'>,
@@ -71,16 +74,16 @@ async function isAny(entries: AsyncIterable<unknown>): Promise<boolean> {
   return false;
 }
 
-/** What walks through the store in the folder `path`, in a thread of its own. */
+/** A survey of the store in the folder `path`, in a thread of its own. */
 export function surveyOf(path: string): SurveyThread {
   return new SurveyThread(() => startThread(import.meta.url, 'survey-worker', { data: path }));
 }
 
 const DEFAULT_MIN_FREE: DiskShare = { percent: 5 };
-/** Of a large disk no more. */
+/** The maximum of the default, for large disks. */
 const MAX_DEFAULT_MIN_FREE_BYTES = 5 * 1024 ** 3;
 
-/** What has to stay free of a disk; `storage` is read each time. */
+/** How much of a disk must stay free; `storage` is read each time. */
 function minFreeOf(storage: Config['storage']): MinFree {
   return diskBytes => {
     const { minFree } = storage;

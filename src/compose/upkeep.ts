@@ -16,7 +16,7 @@ export interface UpkeepParts extends Storage {
   readonly meter: Meter;
 }
 
-/** Upkeep, the survey that it and people look through, and removal; close the survey when done. None does anything unasked. */
+/** Upkeep, its survey, and removal; the caller closes the survey. Nothing runs until it is called. */
 export function openUpkeep(
   config: Config,
   { metadata, spool, blobs, uploads, log, meter }: UpkeepParts,
@@ -54,7 +54,7 @@ export function openUpkeep(
   return { upkeep, survey, removal };
 }
 
-/** For whoever waits to write so much. What cannot be removed leaves a full disk, which is told to them. */
+/** Makes room for a caller that wants to write this much. If that fails, the write finds a full disk and reports it. */
 async function makeRoom(upkeep: Upkeep, bytes: number, log: Log): Promise<void> {
   try {
     await upkeep.evict({ wantedBytes: bytes, onWait: () => {} });
@@ -63,7 +63,7 @@ async function makeRoom(upkeep: Upkeep, bytes: number, log: Log): Promise<void> 
   }
 }
 
-/** What a server does of it by itself, as soon as it follows `config`. */
+/** The upkeep that a server runs by itself, restarted when `config` changes. */
 export function scheduleOf(
   config: Config,
   needs: { readonly upkeep: Upkeep; readonly disk: DiskWatch; readonly log: Log },
@@ -78,14 +78,14 @@ export function scheduleOf(
         scrubIntervalMs: intervalMs(scrubIntervalMs),
       });
       await schedule.begin();
-      // Not before, or nothing would look after the store when that fails.
+      // Not before: if that fails, the previous one must continue.
       await previous?.close();
       return schedule;
     },
   });
 }
 
-/** Kept with every write, so reading them costs nothing when somebody asks for the metrics. */
+/** The totals are updated with every write, so reading them for metrics costs nothing. */
 export async function reportStore(
   { metadata, spool, config }: Pick<UpkeepParts, 'metadata' | 'spool'> & { readonly config: Config },
   meter: Meter,

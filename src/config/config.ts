@@ -4,35 +4,35 @@ import type { ParsedFile, ParsedUpstream } from './schema.ts';
 import type { Tree } from './tree.ts';
 
 /**
- * The configuration as the code sees it: defaults filled in, durations in milliseconds, passwords read, paths absolute.
- * `compose/` hands each part what it needs of it.
+ * The configuration as the code uses it: with defaults, durations in milliseconds, passwords read, and absolute paths.
+ * `compose/` passes each part what it needs of it.
  */
 export interface Config extends Omit<ParsedFile, 'upstreams'> {
-  /** By name, presets included. */
+  /** By name, including presets. */
   readonly upstreams: ReadonlyMap<string, UpstreamConfig>;
-  /** From HTTP_PROXY, HTTPS_PROXY and NO_PROXY, in either case of letters. */
+  /** From HTTP_PROXY, HTTPS_PROXY and NO_PROXY, in upper or lower case. */
   readonly proxy: ProxyConfig;
-  /** As the process was started with it: what the programs that it runs inherit. May hold secrets. */
+  /** The environment of this process, which programs that it runs inherit. May contain secrets. */
   readonly environment: Environment;
   readonly origin: ConfigOrigin;
 }
 
-/** Where a configuration came from: with the environment, another process makes the same of it. */
+/** Where a configuration came from. With these and the environment, another process loads the same one. */
 export interface ConfigOrigin {
   /** Absolute. */
   readonly file: string | undefined;
-  /** What relative paths were seen from that stand in no file. */
+  /** The base of relative paths that are not in a file. */
   readonly folder: string;
-  /** What the command line said. */
+  /** From the command line. */
   readonly overrides: Tree;
-  /** Nobody said where the store is. */
+  /** Whether the path of the store is the default. */
   readonly isDefaultPath: boolean;
-  /** Nobody said anything but, perhaps, where the store is. */
+  /** Whether everything but perhaps the path of the store is the default. */
   readonly isSilent: boolean;
 }
 
 export interface UpstreamConfig extends Omit<ParsedUpstream, 'url' | 'mirrors' | 'credentials'> {
-  /** As image names spell it: `docker.io`. */
+  /** As in image names: `docker.io`. */
   readonly name: string;
   readonly url: string;
   readonly mirrors: readonly MirrorConfig[];
@@ -46,7 +46,7 @@ export interface MirrorConfig {
   readonly credentials: LoginConfig | undefined;
 }
 
-/** A user name and where its password came from, with the password itself. */
+/** A user name, the source of its password, and the password itself. */
 export interface LoginConfig {
   readonly username: string;
   readonly password: string;

@@ -7,24 +7,24 @@ import { isTree, mergeTrees, type Tree } from './tree.ts';
 
 export type Environment = Readonly<Record<string, string | undefined>>;
 
-/** As this process was started with it. */
+/** The environment of this process. */
 export function ownEnvironment(): Environment {
   return process.env;
 }
 
-/** Names the configuration file when the command line does not. */
+/** Names the configuration file if the command line does not. */
 export const CONFIG_FILE_VARIABLE = 'ENTREPOT_CONFIG';
 
 const PREFIX = 'ENTREPOT_';
 
 /**
- * What Kubernetes puts into every container for a Service called `entrepot` or `entrepot-…` ("Docker links"
- * variables). They are nobody's misspelt options.
+ * Variables that Kubernetes sets in every container for a Service named `entrepot` or `entrepot-…` ("Docker links"
+ * variables). They are not misspelled options.
  */
 const SERVICE_LINK =
   /^ENTREPOT_(?:[A-Z0-9_]+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_[A-Z]+)?)?)$/;
 
-/** A value that a variable gives to the key at `path`. */
+/** The value of a variable, for the key at `path`. */
 export interface EnvironmentOverride {
   readonly variable: string;
   readonly path: readonly string[];
@@ -37,8 +37,9 @@ export interface EnvironmentOverrides {
 }
 
 /**
- * The variable for each key whose name is fixed: `server.opsListen` is ENTREPOT_SERVER__OPS_LISTEN. Two underscores
- * go one level down, one stands before a capital. A map whose keys are free (`upstreams`) is one variable.
+ * The environment variable of each key with a fixed name: that of `server.opsListen` is ENTREPOT_SERVER__OPS_LISTEN.
+ * Two underscores separate levels, one precedes a capital letter. A map with arbitrary keys (`upstreams`) has one
+ * variable.
  */
 export function environmentVariables(schema: JsonSchema): Map<string, readonly string[]> {
   const variables = new Map<string, readonly string[]>();
@@ -54,9 +55,9 @@ export function environmentVariables(schema: JsonSchema): Map<string, readonly s
 }
 
 /**
- * What the environment says, as a tree to lay over the file. Values are YAML, so `[a, b]` is a list and
- * `{docker.io: {openToAll: true}}` a map; maps are merged, anything else replaces. Variables that some `passwordEnv`
- * names (`isPassword`) are no options.
+ * The options in the environment, as a tree to merge over the file. Values are YAML: `[a, b]` is a list and
+ * `{docker.io: {openToAll: true}}` a map; maps are merged, anything else replaces. Variables that a `passwordEnv` names
+ * (`isPassword`) are not options.
  */
 export function readEnvironment(
   env: Environment,
@@ -66,9 +67,9 @@ export function readEnvironment(
   const overrides: EnvironmentOverride[] = [];
   const problems: Problem[] = [];
   let tree: unknown = {};
-  // The shorter path first, so that ENTREPOT_SERVER does not undo ENTREPOT_SERVER__LISTEN.
+  // Shorter paths first, so that ENTREPOT_SERVER does not override ENTREPOT_SERVER__LISTEN.
   const names = Object.keys(env).filter(isOurs).sort();
-  // Most commands are run without any, and the schema takes as long as half of what they do.
+  // Most commands have none, and making the schema takes as long as half of what they do.
   const known: ReadonlyMap<string, readonly string[]> =
     names.length === 0 ? new Map() : environmentVariables(schema());
   for (const variable of names) {
@@ -92,7 +93,7 @@ export function readEnvironment(
   return { tree: isTree(tree) ? tree : {}, overrides, problems };
 }
 
-/** The proxy variables that every HTTP client knows, lower case first, as curl reads them. */
+/** The usual proxy variables, lower case first, as in curl. */
 export function readProxy(env: Environment): ProxyConfig {
   const read = (name: string) => env[name.toLowerCase()] || env[name] || undefined;
   return { httpProxy: read('HTTP_PROXY'), httpsProxy: read('HTTPS_PROXY'), noProxy: read('NO_PROXY') };

@@ -23,13 +23,12 @@ import { formatPlatform, parsePlatform, type Platform } from '../oci/platform.ts
 import { parseRegistryUrl } from '../oci/registry-url.ts';
 
 /**
- * The kinds of value that the configuration file is made of; `schema.ts` says where each stands.
- * All are codecs, so what was parsed can be written back as a person would write it. The message of every check
- * completes the sentence "expected …".
+ * The types of values in the configuration file, which `schema.ts` combines. All are codecs, so a parsed value can be
+ * written as a person would. The message of every check completes the sentence "expected …".
  */
 export { z };
 
-/** Where a port is opened. Port 0 takes a free one. */
+/** An address to listen on. Port 0 takes a free one. */
 export interface Address {
   readonly host: string;
   readonly port: number;
@@ -53,10 +52,10 @@ export const address = textCodec<Address>(
 /** `90s`, `24h`: milliseconds. */
 export const duration = textCodec(DURATION_FORM, parseDuration, formatDuration);
 
-/** As `duration`, but not nothing. */
+/** As `duration`, but more than 0. */
 export const interval = textCodec(INTERVAL_FORM, parseInterval, formatDuration);
 
-/** As `duration`, and `forever`: Infinity. */
+/** As `duration`, or `forever`: Infinity. */
 export const durationOrForever = textCodec(
   `${DURATION_FORM}, or forever`,
   value => (value === 'forever' ? Number.POSITIVE_INFINITY : parseDuration(value)),
@@ -69,7 +68,7 @@ export const size = textCodec(SIZE_FORM, parseSize, formatSize);
 /** `5GiB`, `5%`. */
 export const diskShare = textCodec<DiskShare>(DISK_SHARE_FORM, parseDiskShare, formatDiskShare, isMap);
 
-/** `16MiB`: bytes a second. */
+/** `16MiB`: bytes per second. */
 export const rate = textCodec(RATE_FORM, parseRate, formatSize);
 
 /** `linux/amd64`, `linux/arm/v7`, `windows/amd64:10.0.20348`. */
@@ -80,16 +79,16 @@ export const platform = textCodec<Platform>(
   value => isMap(value) && 'architecture' in value,
 );
 
-/** When something is due, for `parseCron`: `0 3 * * *` is each night at three. */
+/** A schedule for `parseCron`: `0 3 * * *` is every night at three. */
 export const schedule = text('a schedule such as 0 3 * * * (minute, hour, day, month, weekday)', isCron);
 
-/** A registry as image names spell it: host in lower case, with the port if it is not the usual one. */
+/** A registry as in image names: a host in lower case, with the port unless it is the default. */
 export const registryHost = text(
   'a registry host such as ghcr.io or registry.example:5000, in lower case and without https://',
   value => REGISTRY_HOST.test(value),
 );
 
-/** Scheme, host and port, without a slash at the end. User names and passwords in it would end up in logs. */
+/** Scheme, host and port, without a slash at the end. User names and passwords would end up in logs. */
 export const serverUrl = textCodec<string>(
   'an http:// or https:// URL of a host and port, without path, user name or password',
   parseServerUrl,
@@ -97,7 +96,7 @@ export const serverUrl = textCodec<string>(
   value => typeof value === 'string',
 );
 
-/** As `serverUrl`, for another registry, whose path may say where its API and the repositories that are meant begin. */
+/** As `serverUrl`, for another registry, optionally with a path (see `parseRegistryUrl`). */
 export const registryUrl = textCodec<string>(
   'an http:// or https:// URL of a registry, without user name or password; a path must include /v2, as in ' +
     'https://registry.example/v2/proxy-hub',
@@ -119,12 +118,12 @@ export const repositoryPrefix = text('one component of a repository name, such a
   /^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*$/.test(value),
 );
 
-/** A repository's name, in which `*` stands for anything but `/`, and `**` for anything. */
+/** A repository name in which `*` matches anything but `/`, and `**` matches anything. */
 export const repositoryPattern = text('a repository name or pattern such as library/* or my-org/**', value =>
   /^[a-z0-9*][a-z0-9._*/-]*$/.test(value),
 );
 
-/** As `repositoryPattern`, with the upstream before it. */
+/** As `repositoryPattern`, beginning with the upstream. */
 export const imagePattern = text(
   'an image or pattern such as docker.io/library/* or ghcr.io/my-org/**',
   value => /^[a-z0-9*][a-z0-9._*:-]*\/[a-z0-9._*/-]+$/.test(value),
@@ -142,7 +141,7 @@ export function oneOf<const Values extends readonly [string, ...string[]]>(...va
   return z.enum(values, { error: `expected ${values.join(', ').replace(/, ([^,]*)$/, ' or $1')}` });
 }
 
-/** A list, for which one entry may stand alone. */
+/** A list, or a single value instead of a list with one entry. */
 export function listOf<Item extends z.ZodType>(item: Item) {
   type Value = z.output<Item>;
   return z.codec(z.union([item, z.array(item)]), z.custom<readonly Value[]>(), {
@@ -151,7 +150,7 @@ export function listOf<Item extends z.ZodType>(item: Item) {
   });
 }
 
-/** A map of which one entry, `key`, may stand alone. */
+/** A map, or a single value instead of a map with only the entry `key`. */
 export function aloneOr<Alone extends z.ZodType, Whole extends z.ZodType>(
   key: keyof z.output<Whole> & string,
   alone: Alone,
@@ -171,8 +170,8 @@ type Renamed<Value, Names> = {
 };
 
 /**
- * A map with exactly these keys. `names` gives what comes out another name: durations get their `…Ms`, sizes their
- * `…Bytes`, lists their plural.
+ * A map with exactly these keys. `names` renames keys of the result: durations end in `Ms`, sizes in `Bytes`, lists are
+ * plural.
  */
 export function section<
   Shape extends z.ZodRawShape,
@@ -187,7 +186,7 @@ export function section<
   });
 }
 
-/** `host:port` of an address, as it is written in the file and in URLs. */
+/** `host:port` of an address, as written in the file and in URLs. */
 export function formatAddress({ host, port }: Address): string {
   return `${host.includes(':') ? `[${host}]` : host}:${port}`;
 }
@@ -205,7 +204,7 @@ function text(form: string, isRight: (value: string) => boolean) {
   return z.string({ error }).refine(isRight, { error });
 }
 
-/** `isValue` lets a union find its way when a parsed value is written back. */
+/** `isValue` lets a union recognize its branch when a parsed value is written. */
 function textCodec<Value>(
   form: string,
   parse: (text: string) => Value,

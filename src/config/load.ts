@@ -23,27 +23,27 @@ import {
   withPresets,
 } from './tree.ts';
 
-/** A configuration for thousands of tenants fits well. */
+/** More than enough for thousands of tenants. */
 const MAX_CONFIG_BYTES = 4 * 2 ** 20;
 
 /**
- * From what is written (file, environment, command line) to a `Config`: lay them over each other and over the
- * presets, check the whole against the schema and the rules, read what it names. Every step adds to one list of
- * problems, so that whoever writes a configuration hears of all its faults at once.
+ * Loads a `Config`: merges presets, file, environment and command line, checks the result against the schema and the
+ * rules, and reads the files that it names. Every step adds to one list of problems, so that all mistakes are reported
+ * at once.
  */
 export interface LoadOptions {
-  /** Path of the YAML file; ENTREPOT_CONFIG otherwise, and defaults alone if neither is given. */
+  /** Path of the YAML file; ENTREPOT_CONFIG if absent, and only defaults if that is not set either. */
   readonly file?: string | undefined;
   readonly env?: Environment;
-  /** Relative paths that stand in no file are seen from here; the current folder otherwise. */
+  /** The base of relative paths that are not in a file; default: the current folder. */
   readonly folder?: string;
-  /** What the command line says; over everything else. */
+  /** From the command line; overrides everything else. */
   readonly overrides?: Tree;
 }
 
 const STORAGE_PATH = ['storage', 'path'];
 
-/** The configuration, or a ConfigError with every problem. */
+/** The configuration; throws a ConfigError with all problems. */
 export async function loadConfig({
   file,
   env = process.env,
@@ -84,13 +84,13 @@ function isSame(one: readonly string[], other: readonly string[]): boolean {
   return one.length === other.length && one.every((key, at) => key === other[at]);
 }
 
-/** As somebody goes through the file to put them right. */
+/** In the order in which somebody corrects them in the file. */
 function inOrderOfSource(one: Problem, other: Problem): number {
   return (one.source ?? '').localeCompare(other.source ?? '', 'en', { numeric: true });
 }
 
 interface ConfigFile {
-  /** As it was named, for messages. */
+  /** As named, for messages. */
   readonly file: string | undefined;
   readonly path: string | undefined;
   readonly document: YamlDocument;
@@ -122,8 +122,8 @@ async function readConfigFile(file: string | undefined, folder: string): Promise
 }
 
 /**
- * The parsed tree; whatever the schema or a rule finds wrong goes to `report`. Sections that do not fit the schema
- * come out as their defaults, so that the rest can still be checked.
+ * The parsed tree; calls `report` for everything that the schema or a rule finds wrong. Invalid sections become their
+ * defaults, so that the rest can still be checked.
  */
 function parseTree(tree: unknown, report: (problem: Problem) => void): ParsedFile {
   const whole = fileSchema.safeParse(tree);
@@ -168,14 +168,14 @@ function withSource(
   if (file === undefined) {
     return problem;
   }
-  // What is missing has no line: then that of the map it is missing from.
+  // A missing key has no line: use that of its map.
   const line = path
     .map((_, index) => document.lineOf(path.slice(0, path.length - index)))
     .find(found => found !== undefined);
   return { ...problem, source: line === undefined ? file : `${file}:${line}` };
 }
 
-/** Every variable that a `passwordEnv` names, whatever else may be wrong with the tree. */
+/** All variables that a `passwordEnv` names, even if the tree is invalid otherwise. */
 function passwordVariables(tree: unknown): Set<string> {
   if (typeof tree !== 'object' || tree === null) {
     return new Set();

@@ -1,7 +1,7 @@
-/** Beyond this share of changed letters a suggestion would be a guess. */
+/** With a larger share of changed letters a suggestion would be a guess. */
 const MOST_CHANGES_PER_LETTER = 0.4;
 
-/** The candidate that `word` most likely was meant to be, or `undefined` when none is near. */
+/** The candidate that is most similar to `word`; `undefined` if none is similar enough. */
 export function nearest(word: string, candidates: Iterable<string>): string | undefined {
   let best: string | undefined;
   let fewest = Math.max(1, Math.floor(word.length * MOST_CHANGES_PER_LETTER)) + 1;
@@ -15,7 +15,7 @@ export function nearest(word: string, candidates: Iterable<string>): string | un
   return best;
 }
 
-/** Letters to insert, remove, replace, or swap with a neighbour (optimal string alignment). */
+/** The number of letters to insert, remove, replace, or swap with a neighbour (optimal string alignment). */
 function changesBetween(from: string, to: string): number {
   let beforeLast: number[] = [];
   let last = Array.from({ length: to.length + 1 }, (_, column) => column);

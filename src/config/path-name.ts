@@ -1,6 +1,6 @@
 /**
- * What an upstream is called in a path, where no colon may stand (distribution's grammar): its name or, if that has a
- * port, the first of its aliases that has none. `undefined`: nothing.
+ * The name of an upstream in a path, which cannot contain a colon (distribution's grammar): its name or, if that has a
+ * port, its first alias without one. `undefined` if there is none.
  */
 export function pathName({
   name,

@@ -3,11 +3,11 @@ import { nearest } from './nearest.ts';
 import type { JsonSchema } from './schema.ts';
 import { valueAt } from './tree.ts';
 
-/** One thing that is wrong with a configuration. */
+/** A mistake in a configuration. */
 export interface Problem {
-  /** Where: keys and list positions. Empty when it concerns no key. */
+  /** Keys and list positions; empty if it concerns no key. */
   readonly path: readonly PropertyKey[];
-  /** What stands there, for messages; `undefined` when nothing does or when it may be a secret. */
+  /** The value, for messages; `undefined` if there is none, or if it may be a secret. */
   readonly value: unknown;
   /** What is wrong or was expected: `expected true or false`. */
   readonly message: string;
@@ -15,7 +15,7 @@ export interface Problem {
   readonly source?: string;
 }
 
-/** The configuration cannot be used; `problems` are all that was found, and the message lists them for people. */
+/** The configuration cannot be used. `problems` are all that were found; the message lists them for people. */
 export class ConfigError extends Error {
   override readonly name = 'ConfigError';
   readonly problems: readonly Problem[];
@@ -44,12 +44,12 @@ export function pathText(path: readonly PropertyKey[]): string {
     .join('');
 }
 
-/** What a thrown value says. */
+/** The message of a thrown value. */
 export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
 }
 
-/** Whatever the schema found in `tree`, one problem for each key or value. */
+/** All mistakes that the schema finds in `tree`, one for each key or value. */
 export function schemaProblems(
   issues: readonly z.core.$ZodIssue[],
   tree: unknown,
@@ -86,7 +86,7 @@ function issueProblems(
   return [{ path, value: mayBeSecret(path, value) ? undefined : value, message }];
 }
 
-/** Of a value that fits no alternative, the alternative that it came closest to: the one whose own type it has. */
+/** For a value that matches no branch of a union: the issues of the branch that fits its type. */
 function meantBranch(branches: readonly (readonly z.core.$ZodIssue[])[]): readonly z.core.$ZodIssue[] {
   return branches.find(issues => issues.every(issue => !isTypeMismatch(issue))) ?? branches[0] ?? [];
 }
@@ -119,7 +119,7 @@ function unknownKey(key: string, known: readonly string[]): string {
     : `is not an option; did you mean ${meant}?`;
 }
 
-/** The keys that a map at `path` may have, as far as they are fixed. */
+/** The fixed keys that a map at `path` may have. */
 function keysAt(schema: JsonSchema, path: readonly PropertyKey[]): string[] {
   const reached = path.reduce<JsonSchema[]>(
     (at, step) => at.flatMap(alternatives).flatMap(one => childrenOf(one, step)),
@@ -143,10 +143,10 @@ function mayBeSecret(path: readonly PropertyKey[], value: unknown): boolean {
   return isNamedSo || (typeof value === 'string' && value.includes('@'));
 }
 
-/** Long enough to recognise a value by. */
+/** Enough to recognize a value. */
 const LONGEST_SHOWN = 80;
 
-/** The value itself, or the beginning of its text where that is long. */
+/** The value, or the beginning of its text if that is long. */
 export function shortValue(value: unknown): unknown {
   const text = shortText(value);
   return text.length > LONGEST_SHOWN ? text : value;

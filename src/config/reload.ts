@@ -5,22 +5,24 @@ import { ruleProblems } from './rules.ts';
 import { parsedFileOf, writtenConfig } from './show.ts';
 import { isTree } from './tree.ts';
 
-/** What comes of reading the configuration again. Keys are those of the file: `upstreams.docker.io`, `storage.maxBytes`. */
+/**
+ * The result of reading the configuration again. Keys are those of the file: `upstreams.docker.io`, `storage.maxBytes`.
+ */
 export interface Reload {
-  /** What is in force now, with every change that a running server applies. */
+  /** The new configuration in force, with every change that a running server can apply. */
   readonly config: Config;
   /** The keys that it changes. */
   readonly changed: readonly string[];
-  /** The keys that differ in the file and keep their old values until a restart. */
+  /** The keys that differ in the file but keep their old values until a restart. */
   readonly needsRestart: readonly string[];
 }
 
-/** The new configuration is in force, but not every part works by it. The next reload lets them try again. */
+/** The new configuration is in force, but not all parts use it yet. The next reload tries again. */
 export class PartlyReloaded extends Error {
   override readonly name = 'PartlyReloaded';
 }
 
-/** Keys that a running server applies; all others of a server are read once, when it starts. `reloaded` does what this says. */
+/** The keys that a running server applies; all others are read once, at startup. `reloaded` implements this. */
 const RELOADABLE: ReadonlySet<string> = new Set([
   'upstreams',
   'tenants',
@@ -38,12 +40,13 @@ const RELOADABLE: ReadonlySet<string> = new Set([
   'preloadedImagesVerificationAllowlist',
 ]);
 
-/** Sections whose changes are named one level deeper. */
+/** Sections whose changes are reported for each of their keys. */
 const BY_KEY: ReadonlySet<string> = new Set(['server', 'storage', 'log', 'audit', 'upstreams']);
 
 /**
- * What a server in which `config` is in force makes of `next`. A ConfigError when the keys that it would apply do not fit
- * those that stay: anonymous pushes, say, beside a server that only a restart would take off the network.
+ * What a server with `config` does when it reloads `next`. Throws ConfigError if the keys that it would apply are not
+ * valid together with those that stay, such as anonymous pushes to a server that is reachable from outside until a
+ * restart.
  */
 export function planReload(config: Config, next: Config): Reload {
   const merged = reloaded(config, next);
@@ -81,8 +84,8 @@ function reloaded(config: Config, next: Config): Config {
 const SECTIONS = ['hosted', 'pulls', 'upkeep', 'storage', 'log'] as const;
 
 /**
- * Makes `config` say what `next` says, in place: parts that hold `config`, or one of its sections, and read a key when they
- * need it, see the new value from then on.
+ * Changes `config` to `next`, in place: parts that hold `config`, or one of its sections, and read a key when they need
+ * it, see the new value from then on.
  */
 export function putInForce(config: Config, next: Config): void {
   const sections = SECTIONS.map(name => [name, config[name]] as const);
@@ -100,7 +103,7 @@ function isReloadable(key: string): boolean {
   return RELOADABLE.has(key) || RELOADABLE.has(key.split('.', 1)[0] ?? '');
 }
 
-/** Of the keys of the file; an upstream also differs by what is read for it: a password, a CA. */
+/** The keys of the file that differ; an upstream also if what is read for it differs: a password, a CA. */
 function differences(config: Config, next: Config): readonly string[] {
   const written = differingKeys(writtenConfig(config), writtenConfig(next));
   const read = [...next.upstreams]

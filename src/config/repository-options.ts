@@ -3,20 +3,23 @@ import type { Repository } from '../oci/repository.ts';
 import type { Config, UpstreamConfig } from './config.ts';
 import type { RepositoryRule } from './schema.ts';
 
-/** The options that may differ between the repositories of one upstream, settled for one of them. */
+/** The options of a repository that can differ from those of its upstream. */
 export interface RepositoryOptions {
   readonly pullPolicy: RepositoryRule['pullPolicy'];
   /** Infinity for `forever`. */
   readonly freshForMs: number;
   readonly staleWhileRevalidateMs: number;
   readonly openToAll: boolean;
-  /** `undefined`: nothing was said. */
+  /** `undefined` if not configured. */
   readonly platforms: RepositoryRule['platforms'];
   readonly prefetch: boolean;
   readonly anonymousFallback: boolean;
 }
 
-/** What applies to `repository` (its OCI name within the upstream): the first rule that matches, then the upstream. */
+/**
+ * The options of `repository` (its name within the upstream): those of the first matching rule, then those of the
+ * upstream.
+ */
 export function repositoryOptions(upstream: UpstreamConfig, repository: string): RepositoryOptions {
   const rule = upstream.repositories.find(({ match }) => matchesName(match, repository));
   return {
@@ -30,7 +33,7 @@ export function repositoryOptions(upstream: UpstreamConfig, repository: string):
   };
 }
 
-/** Whether a repository's name may mean the image of another for one architecture. */
+/** Whether a repository name may end in an architecture. */
 export function mayNameArch({ upstreams }: Pick<Config, 'upstreams'>, { upstream }: Repository): boolean {
   return upstreams.get(upstream)?.archInName === true;
 }

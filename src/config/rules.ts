@@ -5,15 +5,15 @@ import { isLoopback } from './loopback.ts';
 import type { Problem } from './problems.ts';
 import type { ParsedFile } from './schema.ts';
 
-/** Rules between keys, which no single value can break. Each reads only the sections that it names. */
+/** A rule that involves several keys. It reads only the sections that it names. */
 interface Rule {
   readonly sections: readonly (keyof ParsedFile)[];
   problems(file: ParsedFile): Problem[];
 }
 
 /**
- * First path components that mean something of their own: our routes, and `library`, where Docker Hub keeps its
- * official repositories.
+ * First path components with a meaning of their own: our routes, and `library`, where Docker Hub has its official
+ * repositories.
  */
 const RESERVED_PREFIXES: ReadonlySet<string> = new Set([
   'v2',
@@ -44,14 +44,14 @@ const RULES: readonly Rule[] = [
   { sections: ['server', 'unknownCredentials'], problems: unknownCredentialsStayEncrypted },
 ];
 
-/** What `file` breaks, leaving out the rules that read a section in `unreadable`. */
+/** The rules that `file` breaks, except for rules that read a section in `unreadable`. */
 export function ruleProblems(file: ParsedFile, unreadable: ReadonlySet<string>): Problem[] {
   return RULES.filter(({ sections }) => !sections.some(name => unreadable.has(name))).flatMap(rule =>
     rule.problems(file),
   );
 }
 
-/** Names and aliases, by which repositories are found. */
+/** Names and aliases, by which repositories are found, with their upstreams. */
 function upstreamNames({ upstreams }: ParsedFile): Map<string, string> {
   const names = new Map(Object.keys(upstreams).map(name => [name, name]));
   for (const [name, { aliases }] of Object.entries(upstreams)) {
@@ -134,8 +134,8 @@ function serverNamesAreOurs(file: ParsedFile): Problem[] {
 }
 
 /**
- * Why `name` cannot be the first component of repositories that live here, and so no tenant either; `undefined` if it
- * can. `upstreams` are all names and aliases, with the upstream that each means.
+ * Why `name` cannot be the first component of hosted repositories, and so not a tenant either; `undefined` if it can.
+ * `upstreams` has all names and aliases, with the upstream that each means.
  */
 function prefixProblem(name: string, upstreams: ReadonlyMap<string, string>): string | undefined {
   if (RESERVED_PREFIXES.has(name)) {
@@ -145,7 +145,10 @@ function prefixProblem(name: string, upstreams: ReadonlyMap<string, string>): st
   return owner === undefined ? undefined : `already means the upstream ${owner}`;
 }
 
-/** Why no tenant may have this name, for those that no configuration lists: namespaces, and tenants of the store. */
+/**
+ * Why no tenant may have this name: for tenants that are not in the configuration, which are namespaces, and tenants of
+ * the store.
+ */
 export function tenantNameProblem(
   name: string,
   { upstreams, hosted }: Pick<Config, 'upstreams' | 'hosted'>,
@@ -159,7 +162,7 @@ export function tenantNameProblem(
   return prefixProblem(name, new Map(names)) ?? ownerlessProblem(name, hosted.prefixes);
 }
 
-/** What no tenant owns is for whom `hosted.anonymous` says, and never one tenant's. */
+/** Rights to what is below a hosted prefix follow `hosted.anonymous`, and no tenant owns it. */
 function ownerlessProblem(name: string, prefixes: readonly string[]): string | undefined {
   return prefixes.includes(name) ? 'is one of hosted.prefixes, which no tenant owns' : undefined;
 }
@@ -219,7 +222,7 @@ function defaultUpstreamShadowsNothing({
     const message = `expected the name of an upstream: ${Object.keys(upstreams).join(', ')}`;
     return [{ path, value: defaultUpstream, message }];
   }
-  // A listener of one upstream serves nothing that lives here.
+  // A listener of an upstream serves no hosted repositories.
   const open = server.listen.some(({ upstream }) => upstream === undefined);
   const message =
     'may be set only if nothing is hosted (hosted.prefixes, tenants, kubernetes): hosted names would hide repositories; ' +
@@ -228,7 +231,7 @@ function defaultUpstreamShadowsNothing({
   return open && isHosting ? [{ path, value: defaultUpstream, message }] : [];
 }
 
-/** The kubelet's own validation of the same names. */
+/** The kubelet's own validation of these keys. */
 function pullsAreLimited({ pulls: { serializeImagePulls, maxParallelImagePulls } }: ParsedFile): Problem[] {
   const limits: PullLimits = { serializeImagePulls, maxParallelImagePulls };
   return pullLimitProblems(limits).map(({ member, message }) => ({
@@ -249,7 +252,7 @@ function anonymousPushStaysHome({ hosted, server }: ParsedFile): Problem[] {
     : [];
 }
 
-/** Ports on which passwords would cross a network as they are, unless the file says that they may. */
+/** Whether passwords would be sent in plain text over a network, without the configuration allowing that. */
 function isPlainBeyondLoopback({ server }: Pick<ParsedFile | Config, 'server'>): boolean {
   const { listen, tls, allowPlainCredentials, externalUrl, trustedProxies } = server;
   const isBehindTls = externalUrl?.startsWith('https:') === true && trustedProxies.length > 0;
@@ -261,7 +264,7 @@ const PLAIN =
   'would send passwords over plain HTTP to server.listen; set server.tls, or an https externalUrl with trustedProxies, ' +
   'or listen on 127.0.0.1, or set server.allowPlainCredentials: true';
 
-/** Why tenants may not log in here who stand in no configuration; `undefined` if they may. */
+/** Why tenants that are not in the configuration may not log in here; `undefined` if they may. */
 export function plainTenantsProblem(config: Pick<Config, 'server'>): string | undefined {
   return isPlainBeyondLoopback(config) ? PLAIN : undefined;
 }

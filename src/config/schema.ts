@@ -27,13 +27,13 @@ import {
 } from './fields.ts';
 
 /**
- * Every key of the configuration file, its default and its one-line description; the JSON schema, `config show` and
- * the names of environment variables are made from this. A new option is one line here (and, where a unit or a plural
- * belongs into the name that the code sees, one entry in the second argument of its `section`). What is not
- * implemented has no key.
+ * All keys of the configuration file, with default and description. The JSON schema, `config show` and the names of
+ * environment variables are derived from this. A new option is one line here (and one entry in the second argument of
+ * its `section`, if the code's name for it has a unit or a plural). There is no key for anything that is not
+ * implemented.
  */
 
-/** How mirrored content is kept current and who may have it: for an upstream, and for some of its repositories. */
+/** How fresh mirrored content is kept, and who may have it: for an upstream, and for some of its repositories. */
 const repositoryOptions = {
   pullPolicy: oneOf('Always', 'IfNotPresent', 'Never')
     .optional()
@@ -81,7 +81,7 @@ const mirror = aloneOr(
   }),
 );
 
-/** The kubelet's names; the third it has itself spelt in two ways. */
+/** The kubelet's names; it has used two spellings of the third. */
 const verificationPolicy = oneOf(
   'NeverVerify',
   'NeverVerifyPreloadedImages',
@@ -329,7 +329,7 @@ const log = section({
     .describe('auto is pretty on a terminal and JSON elsewhere'),
 });
 
-/** The whole file, after the presets were merged in. */
+/** The whole file, after presets were merged in. */
 export const fileSchema = section(
   {
     server: server.prefault({}).describe('Ports and names'),
@@ -389,16 +389,10 @@ export const fileSchema = section(
 export type ParsedFile = z.output<typeof fileSchema>;
 export type ParsedUpstream = z.output<typeof upstream>;
 
-/** One of `tenants` of the configuration. */
-export type TenantConfig = ParsedFile['tenants'][number];
-
-/** `log` of the configuration. */
-export type LogConfig = ParsedFile['log'];
-
-/** Options of an upstream that a repository rule may set otherwise. */
+/** Options of an upstream that can be overridden for some repositories. */
 export type RepositoryRule = ParsedUpstream['repositories'][number];
 
-/** As much of JSON schema as is read here. */
+/** The parts of a JSON schema that are used here. */
 export interface JsonSchema {
   type?: string;
   description?: string;
@@ -409,12 +403,12 @@ export interface JsonSchema {
   const?: unknown;
 }
 
-/** The JSON schema (2020-12) of the file as people write it. */
+/** The JSON schema (2020-12) of the file as written by people. */
 export function fileJsonSchema(): JsonSchema {
   const options = { io: 'input', unrepresentable: 'any' } as const;
   const schema: JsonSchema = JSON.parse(JSON.stringify(z.toJSONSchema(fileSchema, options)));
   const upstreams = schema.properties?.['upstreams'];
-  // `false` is taken out when presets are merged, so the schema proper does not know it.
+  // The schema itself does not allow `false`, which is removed when presets are merged.
   if (typeof upstreams?.additionalProperties === 'object') {
     upstreams.additionalProperties = { anyOf: [upstreams.additionalProperties, { const: false }] };
   }

@@ -9,8 +9,8 @@ import type { ParsedUpstream } from './schema.ts';
 const MAX_FILE_BYTES = 1 << 20;
 
 /**
- * Reads what upstreams name: passwords from files and the environment, certificate authorities from files. Whatever
- * cannot be read is told to `report`, and left out.
+ * Reads the files and variables that upstreams name: passwords, and certificate authorities. Calls `report` for
+ * whatever cannot be read, and leaves that out.
  */
 export class SecretReader {
   readonly #env: Environment;
@@ -21,7 +21,7 @@ export class SecretReader {
     this.#report = report;
   }
 
-  /** The upstream with all that it names. */
+  /** The upstream with everything that it names. */
   async upstream(name: string, parsed: ParsedUpstream): Promise<UpstreamConfig> {
     const path = ['upstreams', name];
     const { url, mirrors, credentials, caFile, ...rest } = parsed;
@@ -57,7 +57,7 @@ export class SecretReader {
       passwordFile === undefined
         ? this.#variable(passwordEnv ?? '', [...path, 'passwordEnv'])
         : await this.#file(passwordFile, [...path, 'passwordFile']);
-    // Editors end a file with a line break; no registry's password does.
+    // Editors end a file with a line break; no password does.
     return password === undefined ? undefined : { ...parsed, password: password.replace(/\r?\n$/, '') };
   }
 
@@ -99,7 +99,7 @@ export class SecretReader {
   }
 }
 
-/** The first of them; TLS passes over what it cannot read, and then trusts nobody. */
+/** Checks the first certificate: TLS ignores what it cannot parse, and would then trust nobody. */
 function isCertificate(text: string): boolean {
   try {
     return new X509Certificate(text).subject !== undefined;
@@ -108,5 +108,5 @@ function isCertificate(text: string): boolean {
   }
 }
 
-/** A named pipe or a dead network mount would hold the start for ever. */
+/** A named pipe or a dead network mount would block the start for ever. */
 const FILE_TIMEOUT_MS = 10_000;

@@ -5,14 +5,14 @@ import { PRESETS } from './presets.ts';
 import { fileSchema, type ParsedFile, type ParsedUpstream } from './schema.ts';
 
 /**
- * The configuration in force as a YAML file that means the same, defaults and presets written out. Passwords are not
- * in it: only where each was read from.
+ * The effective configuration as an equivalent YAML file, with defaults and presets. Passwords are not included, only
+ * their sources.
  */
 export function showConfig(config: Config): string {
   return formatYaml(writtenConfig(config));
 }
 
-/** What `showConfig` formats. */
+/** The document that `showConfig` formats. */
 export function writtenConfig(config: Config): object {
   const shown = z.encode(fileSchema, parsedFileOf(config));
   const off = Object.keys(PRESETS).filter(name => !config.upstreams.has(name));
@@ -20,7 +20,7 @@ export function writtenConfig(config: Config): object {
   return { ...shown, upstreams: withOff };
 }
 
-/** What a file says that means the same, without what was read for it. */
+/** An equivalent parsed file, without what was read for it. */
 export function parsedFileOf(config: Config): ParsedFile {
   const { upstreams, proxy: _proxy, environment: _environment, origin: _origin, ...rest } = config;
   const written = [...upstreams.values()].map(upstream => [upstream.name, unread(upstream)] as const);

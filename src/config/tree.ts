@@ -1,10 +1,10 @@
 import { isAbsolute, resolve } from 'node:path';
 import { PRESETS } from './presets.ts';
 
-/** Configuration as it was written, before the schema has seen it: merging, and what merging needs. */
+/** A configuration as written, before it is parsed by the schema. */
 export type Tree = { readonly [key: string]: unknown };
 
-/** Keys of paths whose names do not say so. */
+/** Keys of paths that do not end in File or Dir. */
 const PATH_KEYS: ReadonlySet<string> = new Set([
   '.storage.path',
   '.nodeConfig',
@@ -18,7 +18,7 @@ export function isTree(value: unknown): value is Tree {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
-/** `over` laid over `under`: maps merge key by key, anything else is replaced. */
+/** `over` merged over `under`: maps are merged key by key, anything else is replaced. */
 export function mergeTrees(under: Tree, over: Tree): Tree;
 export function mergeTrees(under: unknown, over: unknown): unknown;
 export function mergeTrees(under: unknown, over: unknown): unknown {
@@ -35,7 +35,7 @@ export function mergeTrees(under: unknown, over: unknown): unknown {
   return Object.fromEntries(merged);
 }
 
-/** The value at `path`, or `undefined`. */
+/** The value at `path`; `undefined` if there is none. */
 export function valueAt(tree: unknown, path: readonly PropertyKey[]): unknown {
   return path.reduce<unknown>((value, step) => {
     const isInside = typeof value === 'object' && value !== null && Object.hasOwn(value, step);
@@ -43,7 +43,7 @@ export function valueAt(tree: unknown, path: readonly PropertyKey[]): unknown {
   }, tree);
 }
 
-/** A key without a value (`storage:`) is a key that was not written. */
+/** Removes keys without a value (`storage:`). */
 export function withoutNulls(tree: unknown): unknown {
   if (Array.isArray(tree)) {
     return tree.map(withoutNulls);
@@ -55,7 +55,10 @@ export function withoutNulls(tree: unknown): unknown {
   return Object.fromEntries(kept.map(([key, value]) => [key, withoutNulls(value)]));
 }
 
-/** Every relative path in `tree` (keys ending in File or Dir, and those of PATH_KEYS) seen from `folder`. */
+/**
+ * Makes the relative paths in `tree` absolute, with `folder` as base: values of keys that end in File or Dir, and of
+ * PATH_KEYS.
+ */
 export function withAbsolutePaths(tree: unknown, folder: string): unknown {
   const walk = (value: unknown, trail: string): unknown => {
     if (Array.isArray(value)) {
@@ -74,7 +77,7 @@ export function withAbsolutePaths(tree: unknown, folder: string): unknown {
   return walk(tree, '');
 }
 
-/** The presets under what the file says of them; an upstream that is `false` is left out. */
+/** Merges the presets under what the file says; an upstream that is `false` is removed. */
 export function withPresets(tree: unknown): unknown {
   if (!isTree(tree)) {
     return tree;
@@ -83,7 +86,7 @@ export function withPresets(tree: unknown): unknown {
   if (!isTree(written)) {
     return tree;
   }
-  // An upstream's name with nothing behind it is an upstream with the defaults, not an absent one.
+  // The name of an upstream without a value means the defaults, not an absent upstream.
   const named = Object.entries(written).map(([name, upstream]) => [name, upstream ?? {}] as const);
   const upstreams = mergeTrees(PRESETS, Object.fromEntries(named));
   const wanted = Object.entries(upstreams).filter(([, upstream]) => upstream !== false);

@@ -7,7 +7,7 @@ import { pipeline } from 'node:stream/promises';
 import { absentAsUndefined, errorCode } from './error-code.ts';
 import { openPipe } from './named-pipe.ts';
 
-/** Makes names that were added to or removed from a folder survive a power loss. */
+/** Syncs a folder, so that added and removed names survive a power failure. */
 export async function syncFolder(path: string): Promise<void> {
   await sync(path);
 }
@@ -21,15 +21,15 @@ async function sync(path: string): Promise<void> {
   }
 }
 
-/** Bundles and lists of what is held may tell of private content; whoever may read them is for their owner to say. */
+/** Bundles and lists may reveal private content: their owner has to decide who may read them. */
 const PRIVATE_MODE = 0o600;
 
 type Chunks = AsyncIterable<Uint8Array> | Iterable<Uint8Array>;
 
 /**
- * Writes what the user wants at `path`. A file, or the one behind a link, is replaced in one step: a reader sees the old
- * content or the new, also after a power loss, and what fails leaves the old; it is its owner's alone. A device or a named pipe is written into,
- * and stays what it is.
+ * Writes a file at `path`. A regular file, or the target of a link, is replaced in one step: readers see the old
+ * content or the new, even after a power failure, and a failed write leaves the old. Only its owner may read it. A
+ * device or a named pipe is written to instead.
  */
 export async function writeFileAtomic(
   path: string,
@@ -42,14 +42,14 @@ export async function writeFileAtomic(
   else await pipeline(chunks, createWriteStream(path), { signal });
 }
 
-/** What a path means, also where nothing is there yet. The path is known to lead somewhere in the end. */
+/** The path behind symbolic links, even if nothing exists there yet. */
 async function behindLinks(path: string): Promise<string> {
   const there = await absentAsUndefined(lstat(path));
   return there?.isSymbolicLink() ? behindLinks(resolve(dirname(path), await readlink(path))) : path;
 }
 
 async function replaceFile(path: string, chunks: Chunks, signal: AbortSignal): Promise<void> {
-  // Of one's own: of two that write at once, the last to end wins, with a whole file.
+  // A name of its own: of two concurrent writers the last one wins, with a complete file.
   const partial = partialName(path);
   await removeAbandoned(path);
   writing.add(partial);
@@ -66,20 +66,23 @@ async function replaceFile(path: string, chunks: Chunks, signal: AbortSignal): P
   await syncFolder(dirname(path));
 }
 
-/** Files that this process writes now. */
+/** Files that this process is writing. */
 const writing = new Set<string>();
 
-/** Who writes a file that is not whole yet: by `NAME.<host>.<pid>.<random>.partial` a later process knows what was left. */
+/**
+ * The name of an incomplete file, `NAME.<host>.<pid>.<random>.partial`, by which a later process recognizes what was
+ * left.
+ */
 export function partialName(path: string): string {
   return `${path}.${hostname()}.${process.pid}.${randomUUID().slice(0, 8)}.partial`;
 }
 
-/** On another machine, or in another container, nobody can see whether the writer lives; so long none stands still. */
+/** Whether the writer is alive cannot be seen from another machine or container; no writer pauses for this long. */
 const ABANDONED_AFTER_MS = 24 * 3_600_000;
 
 /**
- * Removes what a killed process left of `path`, with what SQLite keeps beside a file of its own: its writer is gone, or has
- * not written for a day.
+ * Removes what killed processes left of `path`, including SQLite's files beside it: their writer is gone, or has not
+ * written for a day.
  */
 export async function removeAbandoned(path: string): Promise<void> {
   const folder = dirname(path);
@@ -103,7 +106,7 @@ export async function removeAbandoned(path: string): Promise<void> {
   }
 }
 
-/** A process of that number, other than this one: what this one writes it knows by itself. */
+/** Whether there is such a process, other than this one, which knows its own files. */
 function isAlive(pid: number): boolean {
   if (pid === process.pid) return false;
   try {

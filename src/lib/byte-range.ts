@@ -1,22 +1,23 @@
 import parseRanges from 'range-parser';
 
-/** Both ends are inside, as in RFC 9110 §14.1.2. */
+/** Both ends are inclusive, as in RFC 9110 §14.1.2. */
 export interface ByteRange {
   readonly start: number;
   readonly end: number;
 }
 
 /**
- * The one range that `header` asks for of `size` bytes; 'unsatisfiable' if it starts behind the end. `undefined` means
- * to serve everything: no header, another unit, malformed, or several ranges (a multipart answer helps no client).
+ * The single range that `header` requests of `size` bytes; 'unsatisfiable' if it begins after the end. `undefined`
+ * means the whole: no header, another unit, malformed, or several ranges (no client benefits from a multipart
+ * response).
  */
 export function parseByteRange(
   header: string | undefined,
   size: number,
 ): ByteRange | 'unsatisfiable' | undefined {
-  // Nothing can be satisfied of an empty body, yet `bytes=0-` is how clients ask for "all of it".
+  // No range of an empty body can be satisfied, yet clients send `bytes=0-` for "everything".
   if (header === undefined || size === 0 || header.includes(',')) return undefined;
-  // `bytes=-500` of 300 bytes are all 300; range-parser calls that unsatisfiable.
+  // `bytes=-500` of 300 bytes means all 300; range-parser considers that unsatisfiable.
   const suffix = /^bytes=\s*-(\d+)\s*$/.exec(header);
   if (suffix !== null && Number(suffix[1]) >= size) return { start: 0, end: size - 1 };
   const ranges = parseRanges(size, header);

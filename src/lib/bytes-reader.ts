@@ -1,6 +1,6 @@
 import type { BlobReader } from './blob-reader.ts';
 
-/** Bytes in memory as a `BlobReader`. */
+/** A `BlobReader` of bytes in memory. */
 export function readerOfBytes(bytes: Uint8Array): BlobReader {
   return {
     bytes,
@@ -14,7 +14,7 @@ export function readerOfBytes(bytes: Uint8Array): BlobReader {
   };
 }
 
-/** All bytes of a reader, which is closed; `undefined`, and nothing read, if there are more than `maxBytes`. */
+/** All bytes of a reader, which is closed; `undefined`, without reading, if there are more than `maxBytes`. */
 export async function readWhole(reader: BlobReader, maxBytes: number): Promise<Uint8Array | undefined> {
   try {
     if (reader.size > maxBytes) return undefined;
@@ -30,7 +30,7 @@ export async function readWhole(reader: BlobReader, maxBytes: number): Promise<U
   }
 }
 
-/** Whether `reader` has exactly these bytes from `position` on; false where it ends before. */
+/** Whether `reader` has exactly these bytes from `position` on; false if it ends before. */
 export async function hasBytes(
   reader: Pick<BlobReader, 'read'>,
   bytes: Uint8Array,

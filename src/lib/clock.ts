@@ -1,2 +1,2 @@
-/** Processes of one machine share a clock, and one that is kept right goes back by less. */
+/** How far a correctly kept clock may be set back. Processes on one machine share a clock. */
 export const CLOCK_SLACK_MS = 60_000;

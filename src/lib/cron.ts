@@ -1,14 +1,14 @@
 import { Cron } from 'croner';
 
-/** When something is due again and again: minute, hour, day, month and weekday, as cron(8) has it, in local time. */
+/** A schedule as in cron(8): minute, hour, day, month and weekday, in local time. */
 export interface CronSchedule {
   /** The first time after `nowMs`, epoch ms. */
   nextMs(nowMs: number): number;
 }
 
-/** Throws for what is no schedule, or one that never comes. */
+/** Parses a schedule; throws if it is invalid or never due. */
 export function parseCron(text: string): CronSchedule {
-  // Five fields: seconds are for alarm clocks.
+  // Five fields: no seconds.
   const cron = new Cron(text, { mode: '5-part', paused: true });
   const nextMs = (nowMs: number): number => {
     const next = cron.nextRun(new Date(nowMs));
@@ -19,7 +19,7 @@ export function parseCron(text: string): CronSchedule {
   return { nextMs };
 }
 
-/** Whether `parseCron` takes the text. */
+/** Whether `parseCron` accepts the text. */
 export function isCron(text: string): boolean {
   try {
     parseCron(text);

@@ -1,7 +1,7 @@
-/** Errors of Linux file systems that Node has no name for: it gives them the code `Unknown system error -116`. */
+/** Errors of Linux file systems without a name in Node, which calls them `Unknown system error -116`. */
 const NAMELESS: Readonly<Record<number, string>> = { [-116]: 'ESTALE', [-117]: 'EUCLEAN' };
 
-/** The `code` that Node and SQLite put on their errors (`ENOENT`, `SQLITE_BUSY`); `undefined` when there is none. */
+/** The `code` of errors of Node and SQLite (`ENOENT`, `SQLITE_BUSY`); `undefined` if there is none. */
 export function errorCode(error: unknown): string | undefined {
   if (typeof error !== 'object' || error === null || !('code' in error)) {
     return undefined;
@@ -10,7 +10,7 @@ export function errorCode(error: unknown): string | undefined {
   return named ?? (typeof error.code === 'string' ? error.code : undefined);
 }
 
-/** Awaits `operation`; `undefined` instead of a rejection with `ENOENT`. Everything else that goes wrong is thrown. */
+/** The result of `operation`; `undefined` if it rejects with `ENOENT`. Other errors are thrown. */
 export async function absentAsUndefined<T>(operation: Promise<T>): Promise<T | undefined> {
   try {
     return await operation;

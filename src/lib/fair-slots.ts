@@ -1,13 +1,13 @@
 export interface FairSlotsOptions {
-  /** Pieces of work at once. */
+  /** How many pieces of work at once. */
   readonly max: number;
-  /** Of these, those of one asker: others find room at once, whatever he asks for. */
+  /** How many of these for one asker, so that others find room at once. */
   readonly maxPerAsker: number;
-  /** Of one asker; who asks for more is refused. */
+  /** How many may wait for one asker; further ones are refused. */
   readonly maxWaitingPerAsker: number;
 }
 
-/** An asker has as much waiting as may. */
+/** The asker has too many waiting. */
 export class SlotsFull extends Error {
   override readonly name = 'SlotsFull';
 }
@@ -17,10 +17,12 @@ interface Line {
   readonly waiting: (() => void)[];
 }
 
-/** Bounds pieces of work at once. What has to wait is begun in turns: first whose least runs. */
+/**
+ * Limits how many pieces of work run at once. Waiting ones begin in turns: next is the asker with the fewest running.
+ */
 export class FairSlots {
   readonly #options: FairSlotsOptions;
-  /** By asker, in the order of turns: who was served goes to the end. */
+  /** By asker, in the order of turns: an asker goes to the end after its turn. */
   readonly #lines = new Map<string, Line>();
   #running = 0;
 
@@ -36,7 +38,7 @@ export class FairSlots {
     return [...this.#lines.values()].reduce((sum, { waiting }) => sum + waiting.length, 0);
   }
 
-  /** What `work` gives, once it is `asker`'s turn. Rejects with SlotsFull. */
+  /** The result of `work`, which runs when it is `asker`'s turn. Rejects with SlotsFull. */
   async run<T>(asker: string, work: () => Promise<T>): Promise<T> {
     const line = this.#lines.get(asker) ?? { running: 0, waiting: [] };
     if (line.waiting.length >= this.#options.maxWaitingPerAsker) {
@@ -70,7 +72,7 @@ export class FairSlots {
     }
   }
 
-  /** Whose least runs; of several, who has waited longest for a turn. */
+  /** The asker with the fewest running; of several, the one that has waited longest for a turn. */
   #next(): readonly [asker: string, line: Line] | undefined {
     const { maxPerAsker } = this.#options;
     const ready = [...this.#lines].filter(

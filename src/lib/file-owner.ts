@@ -6,12 +6,12 @@ export interface Owner {
   readonly gid: number;
 }
 
-/** Who this process acts as; `undefined` where the system knows no numbers for that. */
+/** The user id of this process; `undefined` on a system without user ids. */
 export function ownUid(): number | undefined {
   return process.geteuid?.();
 }
 
-/** Whose what is at `path` is, or that nothing is there, or that this user may not see it. */
+/** The owner of what is at `path`; 'absent' if nothing is there, 'hidden' if this user may not see it. */
 export async function presence(path: string): Promise<Owner | 'absent' | 'hidden'> {
   try {
     return await stat(path);
@@ -22,13 +22,13 @@ export async function presence(path: string): Promise<Owner | 'absent' | 'hidden
   }
 }
 
-/** `undefined` when nothing is there, or nothing of it can be seen. */
+/** `undefined` if nothing is there, or this user may not see it. */
 export async function ownerOf(path: string): Promise<Owner | undefined> {
   const found = await presence(path);
   return typeof found === 'string' ? undefined : found;
 }
 
-/** Whether this process may do everything with what is at `path`; true when nothing is there. */
+/** Whether this process may read and write what is at `path`; true if nothing is there. */
 export async function isOpenToUs(
   path: string,
   { isFolder }: { readonly isFolder: boolean },
@@ -39,12 +39,12 @@ export async function isOpenToUs(
     return true;
   } catch (error) {
     if (isDenied(error)) return false;
-    // A file system that takes no writes says so itself, to who tries.
+    // Read-only file systems report that themselves when something is written.
     return true;
   }
 }
 
-/** As people call a user: `entrepot (uid 1000)`, or its number alone. */
+/** A user for people: `entrepot (uid 1000)`, or only the number. */
 export async function userText(uid: number): Promise<string> {
   const users = (await absentAsUndefined(readFile('/etc/passwd', 'utf8')))?.split('\n') ?? [];
   const name = users.map(line => line.split(':')).find(([, , id]) => id === String(uid))?.[0];
@@ -52,14 +52,14 @@ export async function userText(uid: number): Promise<string> {
 }
 
 /**
- * Makes this process the owner's, for good and in all its threads. Throws EPERM unless it is root and may change its user,
- * and ERR_INVALID_STATE where Node lets nobody do that, since it may use io_uring.
+ * Makes this process run as the owner, irrevocably and in all its threads. Throws EPERM unless it is root and may
+ * change its user, and ERR_INVALID_STATE if Node forbids that because it may use io_uring.
  */
 export function becomeUser({ uid, gid }: Owner): void {
   try {
     initgroups(uid, gid);
   } catch (error) {
-    // A number that no name belongs to, as in a container.
+    // The number has no name, as in a container.
     if (errorCode(error) !== 'ERR_UNKNOWN_CREDENTIAL') throw error;
     process.setgroups?.([gid]);
   }
@@ -67,13 +67,13 @@ export function becomeUser({ uid, gid }: Owner): void {
   process.setuid?.(uid);
 }
 
-/** Of Node, which its types do not know. */
+/** A function of Node that is missing in its types. */
 function initgroups(uid: number, gid: number): void {
   const known: unknown = Reflect.get(process, 'initgroups');
   if (typeof known === 'function') known.call(process, uid, gid);
 }
 
-/** Whether the system says that this user may not. */
+/** Whether the system refuses this user. */
 export function isDenied(error: unknown): boolean {
   return ['EACCES', 'EPERM'].includes(errorCode(error) ?? '');
 }

@@ -3,8 +3,8 @@ import { absentAsUndefined } from './error-code.ts';
 import { openRegularFile } from './regular-file.ts';
 
 /**
- * Reads a file that somebody else is still writing at its end. The name may be moved or removed meanwhile: what
- * was opened stays readable. Whether the writer is alive is not seen here.
+ * Reads a file that somebody else is still appending to. The name may be moved or removed meanwhile: the open file
+ * stays readable. It cannot tell whether the writer is alive.
  */
 export class FollowedFile {
   readonly #file: FileHandle;
@@ -13,12 +13,12 @@ export class FollowedFile {
     this.#file = file;
   }
 
-  /** Bytes there now. */
+  /** Its current length. */
   async length(): Promise<number> {
     return (await this.#file.stat()).size;
   }
 
-  /** Fills `buffer` from `position` as far as bytes are there, and returns how many; 0 at the present end. */
+  /** Fills `buffer` from `position` with what is there, and returns how many bytes; 0 at the current end. */
   async read(buffer: Uint8Array, position: number): Promise<number> {
     const { bytesRead } = await this.#file.read(buffer, 0, buffer.byteLength, position);
     return bytesRead;
@@ -29,7 +29,7 @@ export class FollowedFile {
   }
 }
 
-/** `undefined` when there is no such file. */
+/** `undefined` if there is no such file. */
 export async function followFile(path: string): Promise<FollowedFile | undefined> {
   const file = await absentAsUndefined(openRegularFile(path));
   return file && new FollowedFile(file);

@@ -1,6 +1,7 @@
 /**
- * HTTP/1.1 requests with kept connections, a time limit per phase, and a say in which addresses may be connected to.
- * The one file that knows undici. Redirects, authentication and status codes are the caller's.
+ * HTTP/1.1 requests with persistent connections, a time limit for each phase, and control over the addresses to which
+ * connections are made. The only file that uses undici. Redirects, authentication and status codes are left to the
+ * caller.
  */
 import type { LookupAddress, LookupOptions } from 'node:dns';
 import { lookup as resolveName } from 'node:dns/promises';
@@ -11,14 +12,14 @@ import { Agent, buildConnector, type Dispatcher, errors, Pool, ProxyAgent } from
 import { type ProxySettings, proxyFor } from './proxy.ts';
 import { bareHost } from './url.ts';
 
-/** All addresses of a host name. */
+/** Returns all addresses of a host name. */
 export type Lookup = (hostname: string) => Promise<readonly LookupAddress[]>;
 
-/** Told before and after each connection; behind a proxy only literal addresses are asked about. */
+/** Called before and after each connection. Behind a proxy, only literal addresses are checked. */
 export interface AddressGuard {
-  /** Rejects or throws when `address` must not be connected to for `hostname`. */
+  /** Rejects or throws if `address` must not be connected to for `hostname`. */
   admit(address: string, hostname: string): Promise<void> | void;
-  /** A connection (with TLS, where used) to `hostname` stands. */
+  /** A connection (with TLS, if used) to `hostname` was made. */
   connected(address: string, hostname: string): void;
 }
 
@@ -26,11 +27,11 @@ export interface HttpClientOptions {
   /** TCP and TLS. */
   readonly connectMs: number;
   readonly headersMs: number;
-  /** Between two pieces of a body, while it is read. */
+  /** Between two chunks of a body, while it is read. */
   readonly idleBodyMs: number;
   /** PEM. */
   readonly ca?: string | undefined;
-  /** What we show of ourselves to a server that asks for a certificate: PEM, with its private key. */
+  /** The certificate for servers that request one: PEM, with its private key. */
   readonly clientCertificate?: { readonly cert: string; readonly key: string } | undefined;
   /** Accepts any certificate. */
   readonly insecure?: boolean | undefined;
@@ -47,7 +48,7 @@ export interface HttpRequest {
   readonly signal?: AbortSignal | undefined;
 }
 
-/** The caller reads `body` to its end or destroys it: until then it holds a connection. */
+/** The caller reads `body` to its end or destroys it: until then it occupies a connection. */
 export interface HttpResponse {
   readonly status: number;
   readonly headers: IncomingHttpHeaders;
@@ -55,12 +56,12 @@ export interface HttpResponse {
 }
 
 /**
- * `unreachable`: no connection. `forbidden`: the guard said no. `timeout`: a phase took too long.
- * `broken`: the connection broke, or what came is not HTTP.
+ * `unreachable`: no connection. `forbidden`: the guard refused the address. `timeout`: a phase took too long. `broken`:
+ * the connection broke, or the response is not HTTP.
  */
 export type HttpFailureReason = 'unreachable' | 'forbidden' | 'timeout' | 'broken';
 
-/** Why a request or its body failed, in words for a log. */
+/** Why a request or its body failed; the message is for a log. */
 export class HttpFailure extends Error {
   readonly reason: HttpFailureReason;
 
@@ -71,9 +72,9 @@ export class HttpFailure extends Error {
   }
 }
 
-/** Headers of registries are under 4 KiB; CDNs and load balancers add to them. */
+/** Headers of registries are below 4 KiB; CDNs and load balancers add some. */
 const MAX_HEADER_BYTES = 32 * 1024;
-/** Just under the idle limit of common load balancers (60 s), so that we close first. */
+/** Just below the idle limit of common load balancers (60 s), so that we close first. */
 const KEEP_ALIVE_MS = 50_000;
 
 export class HttpClient {
@@ -87,8 +88,8 @@ export class HttpClient {
   }
 
   /**
-   * Resolves when the headers are there. Rejects with an HttpFailure, or with the signal's reason; aborting later
-   * destroys the body with that reason.
+   * Resolves when the response headers have arrived. Rejects with an HttpFailure, or with the signal's reason; if the
+   * signal aborts later, the body is destroyed with that reason.
    */
   async request(request: HttpRequest): Promise<HttpResponse> {
     const dispatcher = await this.#dispatcherFor(request);
@@ -97,13 +98,14 @@ export class HttpClient {
     } catch (error) {
       if (!isStaleConnection(error)) throw failureOf(error, request);
     }
-    // The server closed a kept connection just as it was used again: that is nobody's fault, and said nothing.
+    // The server closed an idle connection just as it was used again: that says nothing about the request, so it is
+    // repeated.
     return send(dispatcher, request).catch((error: unknown) => {
       throw failureOf(error, request);
     });
   }
 
-  /** Breaks off everything in flight. */
+  /** Aborts all requests. */
   async close(): Promise<void> {
     await Promise.all([this.#direct, ...this.#proxies.values()].map(dispatcher => dispatcher.destroy()));
   }
@@ -122,7 +124,7 @@ export class HttpClient {
     const { proxy: settings = {}, guard } = this.#options;
     const proxy = proxyFor(settings, url);
     if (proxy === undefined) return this.#direct;
-    // The proxy resolves names, so only what is spelt out can be judged here.
+    // The proxy resolves names, so only literal addresses can be checked here.
     const host = bareHost(url);
     if (isIP(host) !== 0) await admit(guard, host, host);
     let agent = this.#proxies.get(proxy);
@@ -138,7 +140,7 @@ export class HttpClient {
     return new ProxyAgent({
       ...this.#limits(),
       uri,
-      // Plain HTTP goes the old way (absolute URIs): many proxies allow CONNECT to port 443 alone.
+      // Plain HTTP is not tunnelled (absolute URIs): many proxies allow CONNECT only to port 443.
       proxyTunnel: false,
       requestTls: tls,
       proxyTls: { timeout: this.#options.connectMs },
@@ -160,7 +162,7 @@ export class HttpClient {
     const connect = buildConnector({
       ...this.#tls(),
       timeout: connectMs,
-      // What is checked is what is connected to: a name that resolves anew each time gains nothing.
+      // The checked addresses are the ones that are connected to, so changing DNS answers cannot evade the check.
       lookup: guardedLookup(lookup, guard),
     });
     return (options, callback) => {
@@ -173,7 +175,7 @@ export class HttpClient {
             callback(null, socket);
           }
         });
-      // A literal address is never looked up.
+      // A literal address is not looked up, so it is checked here.
       const admission = isIP(hostname) === 0 ? Promise.resolve() : admit(guard, hostname, hostname);
       settle(admission, proceed, error => callback(error, null));
     };
@@ -194,14 +196,14 @@ async function send(
     method,
     headers: { ...headers },
     signal: signal ?? null,
-    // undici would close the connection after each HEAD, in case the server sends a body all the same; such a body
-    // breaks the next answer's parsing at worst, while a new TLS handshake for each tag that is checked is certain.
+    // undici would close the connection after each HEAD, in case the server sends a body. Such a body would at worst
+    // break the next response, while a new TLS handshake for each tag that is checked is certain.
     reset: false,
   });
   return { status: statusCode, headers: received, body };
 }
 
-/** The resolver of this machine: its files, then DNS. */
+/** The resolver of this machine: its hosts file, then DNS. */
 export async function systemLookup(hostname: string): Promise<LookupAddress[]> {
   return resolveName(hostname, { all: true });
 }
@@ -216,7 +218,7 @@ async function admit(guard: AddressGuard | undefined, address: string, hostname:
 
 type LookupCallback = (error: Error | null, address: string | LookupAddress[], family?: number) => void;
 
-/** Leaves out addresses that the guard does not admit; fails with its first reason when none is left. */
+/** Removes addresses that the guard refuses; fails with the first refusal if none is left. */
 function guardedLookup(lookup: Lookup, guard: AddressGuard | undefined) {
   return (hostname: string, options: LookupOptions, callback: LookupCallback): void => {
     settle(
@@ -231,7 +233,7 @@ function guardedLookup(lookup: Lookup, guard: AddressGuard | undefined) {
   };
 }
 
-/** Ends a promise in two functions, as Node's connections want it. */
+/** Passes the result of a promise to callbacks, as Node's connections need. */
 function settle<T>(promise: Promise<T>, succeed: (value: T) => void, fail: (error: Error) => void): void {
   const failed = (error: unknown) => fail(error instanceof Error ? error : new Error(String(error)));
   void promise.then(succeed, failed);
@@ -252,12 +254,12 @@ async function admitted(
   throw refusal === undefined ? new Error(`${hostname} has no address`) : refusal.reason;
 }
 
-/** Whether a kept connection, on which earlier answers came, was closed before this one began. */
+/** Whether a persistent connection, which had served earlier requests, was closed before this one began. */
 function isStaleConnection(error: unknown): boolean {
   return error instanceof errors.SocketError && (error.socket?.bytesRead ?? 0) > 0;
 }
 
-/** What `error`, from a request or its body, means; the reason of an aborted signal stays what it is. */
+/** The HttpFailure for `error`, from a request or its body; the reason of an aborted signal is returned unchanged. */
 export function failureOf(error: unknown, { url, signal }: Pick<HttpRequest, 'url' | 'signal'>): unknown {
   if (error instanceof HttpFailure) return error;
   if (signal?.aborted) return signal.reason;
@@ -283,7 +285,7 @@ function reasonOf(error: unknown): HttpFailureReason {
 }
 
 function messageOf(error: unknown): string {
-  // Node tells of several addresses that were tried in an AggregateError without a message of its own.
+  // If several addresses were tried, Node throws an AggregateError without a message of its own.
   if (error instanceof AggregateError) return error.errors.map(messageOf).join('; ');
   return error instanceof Error ? error.message : String(error);
 }

@@ -1,8 +1,8 @@
 import { errorCode } from './error-code.ts';
 
 /**
- * What is wrong with how the program was installed, in one sentence; `undefined` for any other error. A compiled part is
- * good for one version of Node's binary interface, and missing where npm was told to run no scripts.
+ * What is wrong with the installation of the program, in one sentence; `undefined` for any other error. The SQLite
+ * driver is compiled for one version of Node's binary interface, and is missing if npm was told to run no scripts.
  */
 export function installFault(error: Error): string | undefined {
   const { message } = error;

@@ -1,17 +1,23 @@
 import { setTimeout as delay } from 'node:timers/promises';
 
 export interface JitteredRetry {
-  /** Which errors are worth another attempt; any other is thrown at once. */
+  /** Which errors are retried; any other is thrown at once. */
   readonly isRetryable: (error: unknown) => boolean;
-  /** Shortest and longest pause between two attempts; each pause is drawn anew, so that rivals do not march in step. */
+  /**
+   * The shortest and longest delay between two attempts; each is chosen at random, so that competitors do not act in
+   * step.
+   */
   readonly minDelayMs: number;
   readonly maxDelayMs: number;
-  /** After so long what `gaveUp` makes of the last error is thrown. */
+  /** After this time, `gaveUp` turns the last error into the one that is thrown. */
   readonly deadlineMs: number;
   readonly gaveUp: (cause: unknown) => Error;
 }
 
-/** Calls `attempt` until it succeeds, fails for good, or the deadline has passed. The event loop is free in between. */
+/**
+ * Calls `attempt` until it succeeds, fails with another error, or the deadline has passed. The event loop is free in
+ * between.
+ */
 export async function retryJittered<T>(attempt: () => T, retry: JitteredRetry): Promise<T> {
   const startedAtMs = performance.now();
   for (;;) {

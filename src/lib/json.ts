@@ -1,7 +1,7 @@
-/** A JSON object of somebody else's, in which every field may be anything. */
+/** A JSON object from outside, in which every member may be anything. */
 export type JsonObject = Readonly<Record<string, unknown>>;
 
-/** The object that `text` spells; `undefined` for another value, or for what is not JSON. The caller bounds the length. */
+/** The object in the JSON `text`; `undefined` if it is another value or invalid. The caller limits the length. */
 export function parseJsonObject(text: string | Uint8Array): JsonObject | undefined {
   try {
     const value: unknown = JSON.parse(typeof text === 'string' ? text : Buffer.from(text).toString());
@@ -11,14 +11,14 @@ export function parseJsonObject(text: string | Uint8Array): JsonObject | undefin
   }
 }
 
-/** Whether a value is an object with fields (not an array, not null). */
+/** Whether a value is an object (not an array, not null). */
 export function isJsonObject(value: unknown): value is JsonObject {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
 /**
- * A member's name as Go's decoder compares it, which reads names in any case: by simple case folding, in which two letters
- * beyond ASCII count as `s` and `k`.
+ * A member's name in the form in which Go's decoder compares it: by simple case folding, in which two letters beyond
+ * ASCII equal `s` and `k`.
  */
 export function foldName(name: string): string {
   return name.replaceAll('\u017f', 's').replaceAll('\u212a', 'k').toLowerCase();

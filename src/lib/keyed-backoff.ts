@@ -1,6 +1,6 @@
 import { type BackoffSchedule, backoffMs } from './backoff.ts';
 
-/** Keys remembered at once: when more fail, the one that failed longest ago may try again early. */
+/** How many keys are remembered. If more fail, the one that failed longest ago may retry early. */
 export const MAX_BACKOFF_KEYS = 10_000;
 
 interface Failure {
@@ -9,19 +9,19 @@ interface Failure {
 }
 
 /**
- * Who failed waits, each key for itself, longer each time; attempts within the wait don't lengthen it. A key that has
- * been quiet for more than twice the longest wait begins anew. Times are handed in, so that any clock will do.
+ * Increasing delays after failures, for each key. Attempts within the delay do not prolong it. After more than twice
+ * the longest delay without a failure, a key starts again. Times are passed in, so any clock can be used.
  */
 export class KeyedBackoff {
   readonly #schedule: BackoffSchedule;
-  /** The longest ago first. */
+  /** Longest ago first. */
   readonly #failures = new Map<string, Failure>();
 
   constructor(schedule: BackoffSchedule) {
     this.#schedule = schedule;
   }
 
-  /** Notes a failure, and says how long to wait from `nowMs` on. */
+  /** Records a failure, and returns the delay from `nowMs` on. */
   failed(key: string, nowMs: number): number {
     const failures = (this.#current(key, nowMs)?.failures ?? 0) + 1;
     this.#failures.delete(key);
@@ -38,7 +38,7 @@ export class KeyedBackoff {
     return Math.max(0, failure.failedAtMs + waitMs - nowMs);
   }
 
-  /** Lets `key` begin anew. */
+  /** Makes `key` start again. */
   forget(key: string): void {
     this.#failures.delete(key);
   }

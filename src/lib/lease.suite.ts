@@ -1,6 +1,6 @@
 import type { Lease, LeftLease } from './lease.ts';
 
-/** A Lease that is never lost, for tests of what works under one. `left`: who had it before. */
+/** A Lease that is never lost, for tests. `left`: the previous holder's. */
 export function steadyLease(key: string, epoch = 1, left?: LeftLease): Lease {
   return { key, epoch, left, confirm: () => undefined };
 }

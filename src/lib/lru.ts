@@ -2,14 +2,14 @@ import { LRUCache } from 'lru-cache';
 
 export interface LruOptions {
   readonly maxEntries: number;
-  /** Default for entries that are set without an age of their own; unset keeps them until they are pushed out. */
+  /** For entries that are set without an age of their own; if unset, entries are only removed for space. */
   readonly maxAgeMs?: number;
 }
 
-/** A map that forgets: by number (least recently used first) and by age. An expired entry is absent. */
+/** A map that is limited by number (least recently used entries are removed) and by age. An expired entry is absent. */
 export class Lru<V extends object> {
   readonly #options: LruOptions;
-  /** Made with the first entry: the library allots room for all at once, and most memories stay empty. */
+  /** Created with the first entry: the library allocates everything at once, and most instances stay empty. */
   #entries: LRUCache<string, V> | undefined;
 
   constructor(options: LruOptions) {
@@ -21,7 +21,7 @@ export class Lru<V extends object> {
     return this.#entries?.get(key);
   }
 
-  /** An age of 0 or less stores nothing, and removes what was there. */
+  /** An age of 0 or less removes the entry. */
   set(key: string, value: V, maxAgeMs?: number): void {
     const { maxEntries, maxAgeMs: usualAgeMs = 0 } = this.#options;
     this.#entries ??= new LRUCache({ max: maxEntries, ttl: usualAgeMs });
@@ -38,7 +38,7 @@ export class Lru<V extends object> {
     this.#entries = undefined;
   }
 
-  /** Live entries with their keys, most recently used first. */
+  /** Entries that have not expired, most recently used first. */
   entries(): IterableIterator<[string, V]> {
     return this.#entries?.entries() ?? [].values();
   }

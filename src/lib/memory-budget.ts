@@ -1,6 +1,6 @@
-/** What is wrong when bytes may not be read into memory now; worth another try after `retryAfterS`. */
+/** There is no memory for bytes now; try again after `retryAfterS`. */
 export class MemoryBusy extends Error {
-  /** `share`: it is the holder's own bytes that leave no room. `all`: everybody's together. */
+  /** `share`: the holder has used up its own share. `all`: the whole budget is used up. */
   readonly limit: 'share' | 'all';
   readonly retryAfterS: number;
 
@@ -16,18 +16,18 @@ export class MemoryBusy extends Error {
   }
 }
 
-/** Whose bytes they are. */
+/** Whose share is used. */
 export interface MemoryHolder {
   readonly name: string;
-  /** All holders of a group together have a share too, so that their number gives them nothing. */
+  /** All holders of a group together are limited, too, so that being many gives them nothing. */
   readonly group?: string | undefined;
 }
 
 /** Bytes that somebody may hold in memory. */
 export interface MemoryLease {
-  /** What it is for now. */
+  /** The current number of bytes. */
   readonly bytes: number;
-  /** Waits until it is for `bytes`, where it was for fewer. Rejects with MemoryBusy; the lease stays what it was. */
+  /** Waits until the lease has `bytes`, if it had fewer. Rejects with MemoryBusy and stays as it was. */
   grow(bytes: number): Promise<void>;
   /** May be called twice. */
   release(): void;
@@ -35,19 +35,19 @@ export interface MemoryLease {
 
 export interface MemoryBudgetOptions {
   readonly totalBytes: number;
-  /** Of one holder; one lease may be as large. */
+  /** For one holder, and for one lease. */
   readonly shareBytes: number;
-  /** Of all holders of one group. */
+  /** For all holders of one group. */
   readonly groupBytes: number;
-  /** So long somebody waits. */
+  /** How long to wait. */
   readonly waitMs: number;
-  /** So many of one holder wait; more are refused at once. */
+  /** How many may wait for one holder; further ones are refused at once. */
   readonly maxWaiting: number;
 }
 
 /**
- * 4 MiB is the largest body that is read as a whole: each of eight holders may have two, and hundreds of the usual 10 KiB.
- * Half of the total is out of the reach of a group. Clients wait 30 s for an answer, of which a part is for the work itself.
+ * The largest body that is read as a whole has 4 MiB: each of eight holders may have two, or hundreds of the usual 10
+ * KiB. A group can use half of the total. Clients wait 30 s for an answer, part of which the work itself takes.
  */
 const DEFAULTS: MemoryBudgetOptions = {
   totalBytes: 64 * 1024 * 1024,
@@ -63,7 +63,7 @@ interface Waiter {
   readonly admit: () => void;
 }
 
-/** Bytes by name, without those that have none. */
+/** Bytes by name; names without bytes are removed. */
 class Tally {
   readonly #bytes = new Map<string, number>();
 
@@ -79,37 +79,35 @@ class Tally {
 }
 
 /**
- * The memory for bodies that are held as a whole while a stranger decides how long that takes: manifests that are pushed
- * or fetched, lists, and answers that wait for a slow reader. One for the process; log-ins have their own. Who has his share waits behind
- * himself; those who wait for the rest of the budget take turns by holder, whatever each has waiting.
- *
- * Blobs' bodies pass through pages of `BodyMemory`, which are lent for a moment each, reused, and may shrink: what is held
- * to the end and cannot be cut has a budget of its own.
+ * The memory for bodies that are held as a whole while somebody else decides how long that takes: manifests that are
+ * pushed or fetched, lists, and responses that wait for a slow reader. There is one for the process; logins have their
+ * own. A holder that has used up its share waits without delaying others; those that wait for the rest of the budget
+ * take turns by holder. (Bodies of blobs use pages of `BodyMemory`, which are used for a moment each and may shrink.)
  */
 export class MemoryBudget {
   readonly #options: MemoryBudgetOptions;
   #bytes = 0;
   readonly #held = new Tally();
   readonly #heldByGroup = new Tally();
-  /** By holder, in the order in which they get their turn. */
+  /** By holder, in the order of turns. */
   readonly #waiting = new Map<string, Waiter[]>();
 
   constructor(options: Partial<MemoryBudgetOptions> = {}) {
     this.#options = { ...DEFAULTS, ...options };
   }
 
-  /** Of all leases. */
+  /** The bytes of all leases. */
   get bytes(): number {
     return this.#bytes;
   }
 
-  /** Waits for room for `bytes` of `holder`'s. Rejects with MemoryBusy. */
+  /** Waits for memory for `bytes` of `holder`. Rejects with MemoryBusy. */
   async lease(holder: MemoryHolder, bytes: number): Promise<MemoryLease> {
     await this.#wait(holder, bytes);
     return this.#leaseOf(holder, bytes);
   }
 
-  /** The same at once, or never: for bytes that are in memory already. Throws MemoryBusy. */
+  /** The same without waiting, for bytes that are in memory already. Throws MemoryBusy. */
   leaseNow(holder: MemoryHolder, bytes: number): MemoryLease {
     const lack = this.#lackOf(holder, bytes);
     if (lack !== undefined) throw this.#busy(lack);
@@ -159,7 +157,7 @@ export class MemoryBudget {
         queue.splice(queue.indexOf(waiter), 1);
         if (queue.length === 0) this.#waiting.delete(holder.name);
         reject(this.#busy(this.#lackOf(holder, bytes) ?? 'all'));
-        // It may have been too large for a gap that is large enough for who waits behind it.
+        // The one that gave up may have been too large for a gap that is large enough for the next.
         this.#admitWaiting();
       }, this.#options.waitMs);
       queue.push(waiter);
@@ -181,11 +179,11 @@ export class MemoryBudget {
     if (bytes < 0) this.#admitWaiting();
   }
 
-  /** The first of each holder, until nobody's first has room; who was admitted goes to the end of the row. */
+  /** Admits the first of each holder in turn, until one does not fit; a holder goes to the end after its turn. */
   #admitWaiting(): void {
     for (let isAdmitting = true; isAdmitting; ) {
       isAdmitting = false;
-      // Who is admitted moves to the end of the map.
+      // A copy, since admitted holders move to the end of the map.
       const turns = [...this.#waiting];
       for (const [name, queue] of turns) {
         const [first] = queue;

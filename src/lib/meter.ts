@@ -1,21 +1,21 @@
 /**
- * Labels of one sample. Never a repository, tag, digest or user name: their number has no bound. What others name may be
- * one only where few are told at a time, and each is taken away again.
+ * The labels of a sample. Never a repository, tag, digest or user name, whose number is unlimited. Names from outside
+ * may be labels only if few are reported at a time and each is removed again.
  */
 export type Labels = Readonly<Record<string, string>>;
 
 /**
- * Numbers that operators watch; `ops/metrics.ts` owns the table of names and makes one on prom-client.
- * A name that the table lacks throws, so a misspelt metric fails the first test that meets it.
+ * Records metrics. `ops/metrics.ts` has the table of their names and implements this with prom-client. An unknown name
+ * throws, so that the first test that uses a misspelled one fails.
  */
 export interface Meter {
   /** Adds to a counter (`amount` ≥ 0, default 1). */
   count(name: string, labels?: Labels, amount?: number): void;
-  /** Sets a gauge; `undefined` takes away the sample of these labels. */
+  /** Sets a gauge; `undefined` removes the sample with these labels. */
   gauge(name: string, value: number | undefined, labels?: Labels): void;
-  /** Adds one observation to a histogram; the unit is in the name. */
+  /** Adds an observation to a histogram; the unit is in the name. */
   observe(name: string, value: number, labels?: Labels): void;
 }
 
-/** A meter that keeps nothing. */
+/** A meter that discards everything. */
 export const silentMeter: Meter = { count() {}, gauge() {}, observe() {} };

@@ -4,18 +4,19 @@ import { addAbortSignal, type Readable, type Writable } from 'node:stream';
 import { setTimeout as delay } from 'node:timers/promises';
 import { errorCode } from './error-code.ts';
 
-// A file stream waits for the other end of a pipe in a thread, which neither a signal nor the end of the process stops.
+// A file stream would wait for the other end of a pipe in a thread, which neither a signal nor the end of the process
+// interrupts.
 
-/** How soon it is seen that somebody reads. */
+/** How soon a reader is noticed. */
 const READER_POLL_MS = 50;
 
-/** What comes out of a named pipe, until all who write into it have left or `signal` gives it up. */
+/** Reads a named pipe until all writers have closed it, or `signal` aborts. */
 export function readPipe(path: string, signal: AbortSignal): Readable {
   const fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
   return addAbortSignal(signal, new Socket({ fd, readable: true, writable: false }));
 }
 
-/** The way into a named pipe, once somebody reads from it. Rejects when `signal` gives it up before. */
+/** Opens a named pipe for writing, once somebody reads from it. Rejects if `signal` aborts before. */
 export async function openPipe(path: string, signal: AbortSignal): Promise<Writable> {
   for (;;) {
     const fd = openForReader(path);

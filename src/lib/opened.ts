@@ -1,24 +1,21 @@
-/** Something that is open until it is closed, in the time that is left. */
+/** Something that is open until it is closed, within a time limit. */
 export interface Closable {
   close(deadlineMs: number): unknown;
 }
 
-/**
- * What was opened so far, each part on those before it. Whoever opens several keeps them here as he goes, so that a
- * later one that cannot be opened leaves none of the earlier ones open.
- */
+/** Collects what was opened, in order. If a later part cannot be opened, the earlier ones can be closed. */
 export class Opened {
   readonly #parts: Closable[] = [];
 
-  /** Keeps `part` and returns it. */
+  /** Adds `part` and returns it. */
   add<Part extends Closable>(part: Part): Part {
     this.#parts.push(part);
     return part;
   }
 
   /**
-   * Closes everything, the last one first, all within one deadline; again does nothing. What one of them throws keeps
-   * none of the others open, and is thrown when all are closed.
+   * Closes everything, last one first, within one deadline; calling it again has no effect. If one fails to close, the
+   * others are still closed, and then its error is thrown.
    */
   async close(deadlineMs: number): Promise<void> {
     const endMs = performance.now() + deadlineMs;

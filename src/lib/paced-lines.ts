@@ -1,11 +1,11 @@
-/** What many events of one key come to within a time: the first of them, and how many there were. */
+/** The events of a key within some time: the first ones, and their number. */
 export interface PacedEvents<Event> {
-  /** No more than `MAX_EVENTS` of them. */
+  /** At most `MAX_EVENTS`. */
   readonly events: readonly Event[];
   readonly count: number;
 }
 
-/** What is told of those that are told together. */
+/** How many events of a group are kept. */
 const MAX_EVENTS = 10;
 
 const EVERY_MS = 60_000;
@@ -16,8 +16,8 @@ interface Waiting<Event> {
 }
 
 /**
- * Lines about what others do, who may do it a thousand times a second: for each key the first event is told at once, and
- * what follows within a minute in one line at its end.
+ * Limits log lines about events that others can cause at any rate: for each key the first event is reported at once,
+ * and what follows within a minute together at its end.
  */
 export class PacedLines<Event> {
   readonly #write: (key: string, told: PacedEvents<Event>) => void;
@@ -34,7 +34,7 @@ export class PacedLines<Event> {
     this.noteAll(key, [event]);
   }
 
-  /** Several that came together are told together. */
+  /** Events that came together are reported together. */
   noteAll(key: string, events: readonly Event[]): void {
     if (events.length === 0) return;
     const waiting = this.#waiting.get(key);
@@ -47,7 +47,7 @@ export class PacedLines<Event> {
     }
   }
 
-  /** Tells what was not told yet. */
+  /** Reports what was not reported yet. */
   close(): void {
     for (const timer of this.#timers) clearTimeout(timer);
     this.#timers.clear();

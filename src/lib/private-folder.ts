@@ -3,9 +3,9 @@ import { join } from 'node:path';
 import { absentAsUndefined, errorCode } from './error-code.ts';
 import type { Log } from './log.ts';
 
-/** What a private folder holds: relative names. */
+/** The contents of a private folder, by relative names. */
 export interface PrivateContents {
-  /** Made if it is missing, since what SQLite keeps beside a database takes over that file's mode. */
+  /** Created if it does not exist, since SQLite gives its other files the mode of this one. */
   readonly database: string;
   readonly folders: readonly string[];
 }
@@ -16,18 +16,18 @@ export const PRIVATE_FILE_MODE = 0o600;
 const OTHERS = 0o077;
 const STICKY = 0o1000;
 
-/** SQLite's own files beside a database. */
+/** SQLite's files for a database. */
 const DATABASE_SUFFIXES = ['', '-wal', '-shm', '-journal'];
 
-/** What a file system, or a tool that watches over folders, puts into them itself. */
+/** Files that file systems, or tools that watch over folders, create themselves. */
 const NOBODYS_FILE = /^(?:lost\+found|\..*)$/;
 
 /**
- * Makes the folder `path` its owner's alone, with the database and the folders in it; what lies deeper is closed by
- * them. What was open to others is closed and told in the log. What cannot be closed, since it belongs to another user
- * or the file system has no modes, is told too and stops nothing: on a volume that Kubernetes hands to a group the
- * folder itself stays open to it, and what is in it is closed all the same. A folder that holds other things besides is
- * left as it is: whoever else uses it would be locked out.
+ * Makes the folder `path` accessible to its owner only, with the database and the folders in it; what is deeper is
+ * protected by these. What was accessible to others is changed and logged. What cannot be changed, because it belongs
+ * to another user or the file system has no modes, is logged, too, and does not stop anything: a volume that Kubernetes
+ * makes accessible to a group stays so, but what is in it is closed. A folder with other contents is left as it is:
+ * whoever uses it would be locked out.
  */
 export async function openPrivateFolder(
   path: string,
@@ -49,7 +49,7 @@ export async function openPrivateFolder(
     log.warn({ paths: closed }, 'other users could read the store: its permissions were restricted');
   const [first] = stillOpen;
   if (first === undefined) return;
-  // Its list of names is the same for every store, as long as what they name is closed.
+  // Only the names are visible, which are the same in every store, as long as the contents are closed.
   if (stillOpen.length === 1 && first.path === path) {
     log.info(
       { path, reason: first.reason },
@@ -63,7 +63,7 @@ export async function openPrivateFolder(
   }
 }
 
-/** Never opens a file that is there: closing one gives up every lock that SQLite holds on it in this process. */
+/** Never opens an existing file: closing it would release all locks that SQLite holds on it in this process. */
 async function makeEmptyFile(path: string): Promise<void> {
   try {
     await (await open(path, 'wx', PRIVATE_FILE_MODE)).close();
@@ -80,7 +80,7 @@ async function holdsMore(path: string, contents: readonly string[]): Promise<boo
 interface Closing {
   readonly path: string;
   readonly outcome: 'unchanged' | 'closed' | 'open';
-  /** Why it is still open. */
+  /** Why it is still accessible. */
   readonly reason?: string;
 }
 

@@ -1,17 +1,19 @@
 import { BlockList, isIP } from 'node:net';
 import { bareHost } from './url.ts';
 
-/** The proxies of the environment (HTTP_PROXY, HTTPS_PROXY, NO_PROXY), as the caller read them. */
+/** The proxies of the environment (HTTP_PROXY, HTTPS_PROXY, NO_PROXY), as read by the caller. */
 export interface ProxySettings {
   /** Proxy URL for `http:` targets. */
   readonly http?: string | undefined;
   /** Proxy URL for `https:` targets. */
   readonly https?: string | undefined;
-  /** Comma-separated hosts, suffixes, `host:port`, addresses and CIDR blocks that are reached directly; `*` is all. */
+  /**
+   * Comma-separated hosts, suffixes, `host:port`, addresses and CIDR blocks that are reached directly; `*` means all.
+   */
   readonly no?: string | undefined;
 }
 
-/** The proxy by which `url` is to be reached, or `undefined` for directly. Loopback is never proxied. */
+/** The proxy for `url`; `undefined` to connect directly. Loopback is never proxied. */
 export function proxyFor(settings: ProxySettings, url: URL): string | undefined {
   const proxy = url.protocol === 'https:' ? settings.https : settings.http;
   if (proxy === undefined || proxy === '') return undefined;
@@ -42,7 +44,7 @@ function inBlock(entry: string, address: string): boolean {
   return list.check(address, isIP(address) === 6 ? 'ipv6' : 'ipv4');
 }
 
-/** A CIDR block, or one address as the block of itself; `undefined` for anything else. */
+/** A CIDR block, or a single address as a block; `undefined` for anything else. */
 export function parseBlock(
   text: string,
 ): { readonly address: string; readonly prefix: number; readonly family: 'ipv4' | 'ipv6' } | undefined {

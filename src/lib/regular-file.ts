@@ -1,15 +1,15 @@
 import { constants, closeSync, fstatSync, openSync } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
 
-/** The `code` of the error for a folder, a named pipe or a device where a file should be. */
+/** The `code` of the error for a folder, a named pipe or a device instead of a file. */
 export const NOT_A_REGULAR_FILE = 'ERR_NOT_A_REGULAR_FILE';
 
-/** A named pipe would wait for its writer, for ever; a link would lead out of the folder that was looked into. */
+/** Opening a named pipe would wait for a writer, perhaps for ever; a link could lead outside the folder. */
 const READ_FLAGS = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
 
 /**
  * Opens the regular file `path` for reading. Never waits and never follows a link: rejects with ELOOP for a symbolic
- * link, with `NOT_A_REGULAR_FILE` or a code of open(2) for anything else that is no file.
+ * link, with `NOT_A_REGULAR_FILE` or a code of open(2) for anything else that is not a file.
  */
 export async function openRegularFile(path: string): Promise<FileHandle> {
   const file = await open(path, READ_FLAGS);
@@ -22,7 +22,7 @@ export async function openRegularFile(path: string): Promise<FileHandle> {
   }
 }
 
-/** The same for a thread that may wait: the descriptor. */
+/** As `openRegularFile`, for a thread that may block; returns the descriptor. */
 export function openRegularFileSync(path: string): number {
   const descriptor = openSync(path, READ_FLAGS);
   try {

@@ -1,24 +1,24 @@
 import { isDeepStrictEqual } from 'node:util';
 
 export interface RestartableOptions<Running> {
-  /** What it runs by: a copy each time, where the original may be changed in place. */
+  /** Returns the current settings: a copy, if the original may be changed in place. */
   readonly settings: () => object;
-  /** Begins it and ends `previous`, in either order. When it rejects, the next `follow` tries again. */
+  /** Starts it, and ends `previous`, in either order. If it rejects, the next `follow` tries again. */
   readonly begin: (previous: Running | undefined) => Promise<Running>;
 }
 
-/** Something that runs by settings and is begun anew when they have changed. One `follow` at a time. */
+/** Something that runs with settings, and is restarted when they have changed. One `follow` at a time. */
 export class Restartable<Running extends { close(): Promise<void> } | undefined> {
   readonly #options: RestartableOptions<Running>;
   #running: Running | undefined;
-  /** `undefined`: it has to be begun, whatever the settings say. */
+  /** `undefined` if it has to be started, whatever the settings are. */
   #begunWith: object | undefined;
 
   constructor(options: RestartableOptions<Running>) {
     this.#options = options;
   }
 
-  /** Begins it, unless it runs by the settings of now. */
+  /** Starts it, unless it already runs with the current settings. */
   async follow(): Promise<void> {
     const settings = this.#options.settings();
     if (isDeepStrictEqual(settings, this.#begunWith)) return;

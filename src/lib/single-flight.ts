@@ -1,13 +1,13 @@
-/** One piece of work, shared by all who ask for it while it runs. */
+/** A piece of work that is shared by everybody who asks for it while it runs. */
 export interface Flight<T> {
   readonly promise: Promise<T>;
-  /** Whether somebody else had started it. */
+  /** Whether another caller had started it. */
   readonly joined: boolean;
 }
 
 /**
- * Work that runs once per key at a time: who asks while it runs shares its result, and its failure. Nothing is
- * remembered afterwards. The work belongs to nobody who waits: see `unlessAborted` for leaving early.
+ * Runs work once per key at a time: callers that ask while it runs share its result or failure. Nothing is remembered
+ * afterwards. No caller can abort it; see `unlessAborted` for leaving early.
  */
 export class SingleFlight<T> {
   readonly #running = new Map<string, Promise<T>>();
@@ -15,7 +15,7 @@ export class SingleFlight<T> {
   run(key: string, start: () => Promise<T>): Flight<T> {
     const running = this.#running.get(key);
     if (running !== undefined) return { promise: running, joined: true };
-    // `start` may throw before its first await: as a rejection, or it would escape those who join.
+    // If `start` throws synchronously, that becomes a rejection, which those who join get as well.
     const promise = (async () => start())().finally(() => this.#running.delete(key));
     this.#running.set(key, promise);
     return { promise, joined: false };
@@ -27,7 +27,10 @@ export class SingleFlight<T> {
   }
 }
 
-/** `promise`, or a rejection with the signal's reason as soon as it aborts. The work behind `promise` goes on. */
+/**
+ * The result of `promise`, or a rejection with the signal's reason as soon as it aborts. The work behind `promise`
+ * continues.
+ */
 export function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
   if (signal === undefined) return promise;
   return new Promise<T>((resolve, reject) => {

@@ -6,37 +6,37 @@ import { absentAsUndefined, errorCode } from './error-code.ts';
 import { PRIVATE_FILE_MODE, PRIVATE_FOLDER_MODE } from './private-folder.ts';
 
 /**
- * A folder of Unix sockets: each process that serves a store listens on one of its own, so that several may, and one
- * that takes over from another needs nothing of it.
+ * A folder of Unix sockets: each process that serves a store listens on one of its own, so there can be several, and one
+ * that takes over from another needs nothing of the other's.
  *
- *     <folder>/<16 hex digits>.sock    0600, in a folder of 0700
+ *     <folder>/<16 hex digits>.sock    mode 0600, in a folder with mode 0700
  */
 
-/** Its name within a store. */
+/** The name of the folder within a store. */
 export const SOCKET_FOLDER = 'sockets';
 
 const NAME = /^[0-9a-f]{16}\.sock$/;
 const NAME_BYTES = 8;
 
-/** What a socket's address holds (`sun_path`), without the end of the string: 108 bytes on Linux, 104 elsewhere. */
+/** The maximum length of a socket's address (`sun_path`), without its terminator: 108 bytes on Linux, 104 elsewhere. */
 const MAX_PATH_BYTES = process.platform === 'linux' ? 107 : 103;
 
-/** Nobody answers on a socket between its making and its listening, which is a moment; what is older has no process. */
+/** Between its creation and listening a socket answers nobody, for a moment; an older one has no process. */
 const STALE_AFTER_MS = 10_000;
 
-/** Every process that was killed leaves one; each is looked at once. */
+/** Every killed process leaves one, which is checked once. */
 const MAX_LOOKED_AT = 1000;
 
 const OTHERS_WRITE = 0o022;
 
 export interface FolderSocket {
-  /** Stops to listen and removes the socket. */
+  /** Stops listening and removes the socket. */
   close(): Promise<void>;
 }
 
 /**
- * `server` listens on a new socket in `folder`, which is made. Removes those whose process is gone. Rejects where the
- * file system has no sockets, or the path is too long and there is no /proc.
+ * Makes `server` listen on a new socket in `folder`, which is created if necessary. Removes sockets whose process is
+ * gone. Rejects if the file system has no sockets, or if the path is too long and there is no /proc.
  */
 export async function listenInFolder(server: Server, folder: string): Promise<FolderSocket> {
   await mkdir(folder, { recursive: true, mode: PRIVATE_FOLDER_MODE });
@@ -66,15 +66,15 @@ export async function listenInFolder(server: Server, folder: string): Promise<Fo
 }
 
 /**
- * Calls `use` with the path of each socket of `folder` on which somebody listens, the newest first, until it gives
- * something; with it the user whose sockets they are, unless others could have put theirs there. `undefined` when none
- * gives anything, or the folder is not there.
+ * Calls `use` with the path of each socket in `folder` on which somebody listens, newest first, until it returns
+ * something; and with the user to whom the sockets belong, unless others could have put some there. `undefined` if
+ * `use` returns nothing, or the folder does not exist.
  */
 export async function askInFolder<T>(
   folder: string,
   use: (path: string, uid: number | undefined) => Promise<T | undefined>,
 ): Promise<T | undefined> {
-  // By its handle, so that it stays the same folder whatever becomes of its name.
+  // By a handle, so that it stays the same folder even if it is renamed.
   const reach = await absentAsUndefined(Reach.open(folder, { byHandle: process.platform === 'linux' }));
   if (reach === undefined) return undefined;
   try {
@@ -89,12 +89,12 @@ export async function askInFolder<T>(
   }
 }
 
-/** Listening sockets of this network namespace, one a line: `00000000: refs 00000000 flags type state inode path`. */
+/** Listening sockets of this network namespace, one per line: `00000000: refs 00000000 flags type state inode path`. */
 const LISTENING = /^[0-9a-f]+: [0-9A-F]+ [0-9A-F]+ 00010000 0001 01 +\d+ (\/.+)$/;
 
 /**
- * The folders called SOCKET_FOLDER on whose sockets somebody listens on this machine, whoever that is. Empty where the
- * system does not tell, as all but Linux; one that is reached by a short path in place of its own is not among them.
+ * The folders named SOCKET_FOLDER with sockets on which somebody listens on this machine, whoever that is. Empty on
+ * systems that do not tell, which are all but Linux. Sockets that are reached by a short path are not included.
  */
 export async function socketFoldersHere(): Promise<readonly string[]> {
   const lines = (await absentAsUndefined(readFile('/proc/net/unix', 'utf8')))?.split('\n') ?? [];
@@ -113,7 +113,7 @@ async function removeStale(folder: string, reach: Reach): Promise<void> {
   }
 }
 
-/** The newest first. */
+/** Newest first. */
 async function socketNames(folder: string): Promise<{ readonly name: string; readonly madeAtMs: number }[]> {
   const names = ((await absentAsUndefined(readdir(folder))) ?? []).filter(name => NAME.test(name));
   const found = await Promise.all(
@@ -132,15 +132,15 @@ function isAnswering(path: string): Promise<boolean> {
       socket.destroy();
       resolve(true);
     });
-    // Whatever else is wrong, somebody may be there.
+    // After any other error somebody may be listening.
     socket.once('error', error => resolve(!['ECONNREFUSED', 'ENOENT'].includes(errorCode(error) ?? '')));
   });
 }
 
-/** How the sockets of a folder are addressed: by a short path where the real one does not fit. */
+/** How to address the sockets of a folder: by a short path if the real one is too long. */
 class Reach {
   readonly base: string;
-  /** Who alone may put sockets there. */
+  /** The only user who can put sockets there. */
   readonly uid: number | undefined;
   readonly #handle: FileHandle;
 
@@ -150,7 +150,7 @@ class Reach {
     this.#handle = handle;
   }
 
-  /** `byHandle`: by a path that leads to this very folder, also where its own is short enough. */
+  /** `byHandle`: by a path to this very folder, even if its own path is short enough. */
   static async open(folder: string, { byHandle = false } = {}): Promise<Reach> {
     const longest = join(folder, `${'0'.repeat(2 * NAME_BYTES)}.sock`);
     const isShort = Buffer.byteLength(longest) <= MAX_PATH_BYTES;

@@ -1,14 +1,14 @@
 import { open, stat } from 'node:fs/promises';
 import { absentAsUndefined } from './error-code.ts';
 
-/** The file is no plain file, or is larger than its reader takes. */
+/** It is not a regular file, or is too large. */
 export class UnreadableFile extends Error {
   override readonly name = 'UnreadableFile';
 }
 
 /**
- * The text of a small file that others write; `undefined` when there is none. Takes no named pipes and devices, which
- * may never end, and no more than `maxBytes`.
+ * The text of a small file from outside; `undefined` if it does not exist. Refuses named pipes and devices, which may
+ * never end, and files of more than `maxBytes`.
  */
 export async function readTextFile(path: string, maxBytes: number): Promise<string | undefined> {
   const found = await absentAsUndefined(stat(path));
@@ -19,7 +19,7 @@ export async function readTextFile(path: string, maxBytes: number): Promise<stri
   try {
     const { size } = await file.stat();
     if (size > maxBytes) throw new UnreadableFile(`${path} is larger than ${maxBytes} bytes`);
-    // One byte more than it had: a file that grew in between is refused as well.
+    // One byte more than its size: a file that grows meanwhile is refused as well.
     const buffer = Buffer.allocUnsafe(Math.min(size, maxBytes) + 1);
     let length = 0;
     let read = 0;

@@ -4,9 +4,9 @@ import { fileURLToPath } from 'node:url';
 import { type ResourceLimits, Worker } from 'node:worker_threads';
 
 /**
- * Starts a thread with the module `name` beside the module `caller` (its `import.meta.url`). From `dist/` it runs as it
- * is; from source tsx must be loaded first, which a thread does not inherit. `data` is the thread's `workerData`; a thread
- * that needs more than `resourceLimits` ends with an error, and nobody else.
+ * Starts a worker thread with the module `name` beside the module `caller` (its `import.meta.url`). From `dist/` it
+ * runs as it is; from source tsx must be loaded first, since threads do not inherit that. `data` is the thread's
+ * `workerData`. If the thread exceeds `resourceLimits`, only the thread ends with an error.
  */
 export function startThread(
   caller: string,
@@ -16,7 +16,7 @@ export function startThread(
   const path = join(dirname(fileURLToPath(caller)), name);
   const options = { name, workerData: data, ...(resourceLimits !== undefined && { resourceLimits }) };
   if (!caller.endsWith('.ts')) return new Worker(`${path}.js`, options);
-  // tsx's CommonJS loader starts ten times faster in a thread than the one for modules.
+  // tsx's CommonJS loader starts ten times faster in a thread than its ESM loader.
   const loader = JSON.stringify(createRequire(import.meta.url).resolve('tsx/cjs'));
   const code = `require(${loader}); require(${JSON.stringify(`${path}.ts`)});`;
   return new Worker(code, { ...options, eval: true, execArgv: [] });

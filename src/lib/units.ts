@@ -1,31 +1,31 @@
 /**
- * Durations and sizes as people write them in a file: a number with its unit, never a bare number whose unit one
- * has to know. By hand, because a cache limit must not be guessed: `10GiB`, `10xyz` and `10` are three answers here.
+ * Durations and sizes as people write them: a number with its unit, never without. Parsed by hand, since libraries
+ * guess: `10GiB`, `10xyz` and `10` must not be the same.
  */
 
-/** The text is no duration or size; the message says what one looks like. */
+/** The text is not a duration or size; the message shows the form. */
 export class UnitError extends Error {
   override readonly name = 'UnitError';
 }
 
-/** What `parseDuration` takes, for messages. */
+/** The form that `parseDuration` accepts, for messages. */
 export const DURATION_FORM = 'a duration such as 500ms, 90s, 1m, 24h or 7d';
 
-/** What `parseInterval` takes, for messages. */
+/** The form that `parseInterval` accepts, for messages. */
 export const INTERVAL_FORM = 'more than 0s, such as 90s, 1m, 24h or 7d';
 
-/** What `parseSize` takes, for messages. */
+/** The form that `parseSize` accepts, for messages. */
 export const SIZE_FORM = 'a size such as 64KB, 4MiB or 200GiB';
 
-/** What `parseDiskShare` takes, for messages. */
+/** The form that `parseDiskShare` accepts, for messages. */
 export const DISK_SHARE_FORM = 'a size such as 4MiB or 200GiB, or a share of the disk such as 5%';
 
-/** What `parseRate` takes, for messages. */
+/** The form that `parseRate` accepts, for messages. */
 export const RATE_FORM = 'more than 0B per second, such as 64KB, 4MiB or 200MiB';
 
 const MS_PER_UNIT = { d: 86_400_000, h: 3_600_000, m: 60_000, s: 1000, ms: 1 } as const;
 
-/** Largest first; powers of 1024 and of 1000, told apart by the `i` as IEC 80000-13 does. */
+/** Largest first; powers of 1024 and of 1000, distinguished by the `i` as in IEC 80000-13. */
 const BYTES_PER_UNIT = {
   TiB: 2 ** 40,
   TB: 1e12,
@@ -41,7 +41,7 @@ const BYTES_PER_UNIT = {
 const DURATION = /^(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?(?:(\d+)ms)?$/;
 const SIZE = /^(\d+(?:\.\d+)?)\s?([KMGT]i?B|B)$/i;
 
-/** Milliseconds of `1m`, `500ms`, `1h30m`; a UnitError for anything else, a bare number included. */
+/** The milliseconds of `1m`, `500ms`, `1h30m`; throws UnitError for anything else, including a bare number. */
 export function parseDuration(text: string): number {
   const match = DURATION.exec(text);
   if (match === null || text === '') {
@@ -52,7 +52,7 @@ export function parseDuration(text: string): number {
   return exact(ms, DURATION_FORM);
 }
 
-/** As `parseDuration`, for what is done again and again: without a pause it would be all that is done. */
+/** As `parseDuration`, but more than 0, for what is repeated. */
 export function parseInterval(text: string): number {
   const ms = parseDuration(text);
   if (ms === 0) {
@@ -61,7 +61,7 @@ export function parseInterval(text: string): number {
   return ms;
 }
 
-/** Bytes of `200GiB`, `64KB`; the case of the letters does not matter. A UnitError for anything else. */
+/** The bytes of `200GiB`, `64KB`, in upper or lower case. Throws UnitError for anything else. */
 export function parseSize(text: string): number {
   const match = SIZE.exec(text);
   if (match === null) {
@@ -73,7 +73,7 @@ export function parseSize(text: string): number {
   return exact(Number(match[1]) * (unit?.[1] ?? Number.NaN), SIZE_FORM);
 }
 
-/** Bytes a second, written as a size. Not 0: what goes so fast never comes to an end. */
+/** Bytes per second, written as a size. Not 0, which would never finish. */
 export function parseRate(text: string): number {
   const bytes = parseSize(text);
   if (bytes === 0) {
@@ -82,10 +82,10 @@ export function parseRate(text: string): number {
   return bytes;
 }
 
-/** So many bytes, or such a part of a disk. */
+/** A number of bytes, or a share of a disk. */
 export type DiskShare = { readonly bytes: number } | { readonly percent: number };
 
-/** `5GiB` or `5%`; a UnitError for anything else. */
+/** `5GiB` or `5%`; throws UnitError for anything else. */
 export function parseDiskShare(text: string): DiskShare {
   const percent = Number(/^(\d+(?:\.\d+)?)%$/.exec(text)?.[1]);
   if (percent < 100) return { percent };
@@ -93,12 +93,12 @@ export function parseDiskShare(text: string): DiskShare {
   throw new UnitError(`expected ${DISK_SHARE_FORM}`);
 }
 
-/** What `parseDiskShare` reads back as `share`. */
+/** The text that `parseDiskShare` reads as `share`. */
 export function formatDiskShare(share: DiskShare): string {
   return 'percent' in share ? `${share.percent}%` : formatSize(share.bytes);
 }
 
-/** The shortest text that `parseDuration` reads back as `ms`: `1h30m`, `500ms`, `0s`. */
+/** The shortest text that `parseDuration` reads as `ms`: `1h30m`, `500ms`, `0s`. */
 export function formatDuration(ms: number): string {
   let rest = ms;
   let text = '';
@@ -110,7 +110,7 @@ export function formatDuration(ms: number): string {
   return text === '' ? '0s' : text;
 }
 
-/** The text in the largest unit that loses nothing, so that `parseSize` reads it back: `200GiB`, `64KB`, `1001B`. */
+/** The text in the largest unit without loss, which `parseSize` reads as `bytes`: `200GiB`, `64KB`, `1001B`. */
 export function formatSize(bytes: number): string {
   const fit = Object.entries(BYTES_PER_UNIT).find(
     ([, unitBytes]) => bytes >= unitBytes && bytes % unitBytes === 0,
@@ -120,14 +120,14 @@ export function formatSize(bytes: number): string {
 
 const ROUGH_UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB'] as const;
 
-/** About so much: `1.2 GiB`. */
+/** A rounded size: `1.2 GiB`. */
 export function sizeText(bytes: number): string {
   const unit = bytes < 1 ? 0 : Math.min(Math.floor(Math.log2(bytes) / 10), ROUGH_UNITS.length - 1);
   const value = bytes / 1024 ** unit;
   return `${unit === 0 || value >= 100 ? Math.round(value) : value.toFixed(1)} ${ROUGH_UNITS[unit]}`;
 }
 
-/** Whole, and within what a double holds exactly; fractions of a byte or millisecond were a mistake. */
+/** Requires a safe integer: fractions of a byte or millisecond are a mistake. */
 function exact(value: number, form: string): number {
   if (!Number.isSafeInteger(value)) {
     throw new UnitError(`expected ${form}, a whole number below ${Number.MAX_SAFE_INTEGER}`);

@@ -1,7 +1,9 @@
-/** What `within` gives when the time is over. */
+/** The result of `within` when the time is over. */
 export const LATE = Symbol('late');
 
-/** `promise`, or LATE after `ms`. What is behind `promise` goes on; should it fail later, nobody hears of it here. */
+/**
+ * The result of `promise`, or LATE after `ms`. The work behind `promise` continues; if it fails later, that is ignored.
+ */
 export async function within<T>(promise: Promise<T>, ms: number): Promise<T | typeof LATE> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<typeof LATE>(resolve => {

@@ -10,7 +10,7 @@ import {
   stringify,
 } from 'yaml';
 
-/** A configuration or a list of Kubernetes objects; larger files are not written by people. */
+/** More than any configuration, or list of Kubernetes objects, that people write. */
 const MAX_YAML_BYTES = 4 * 2 ** 20;
 
 /** Aliases may repeat a block here and there; a document that multiplies itself is an attack ("billion laughs"). */
@@ -20,14 +20,14 @@ const MAX_ALIAS_EXPANSIONS = 100;
 export interface YamlDocument {
   /** Plain maps, lists and scalars; `null` for an empty document. */
   readonly value: unknown;
-  /** The line, from 1, on which the value (in a map: its key) at `path` starts; `undefined` if nothing is there. */
+  /** The line, from 1, on which the value (in a map: its key) at `path` starts; `undefined` if there is none. */
   readonly lineOf: (path: readonly PropertyKey[]) => number | undefined;
 }
 
 /** The text is not YAML, or exceeds a limit. */
 export class YamlError extends Error {
   override readonly name = 'YamlError';
-  /** From 1; `undefined` when the fault has no place. */
+  /** From 1; `undefined` if the error has no position. */
   readonly line: number | undefined;
 
   constructor(message: string, line?: number, options?: ErrorOptions) {
@@ -38,11 +38,11 @@ export class YamlError extends Error {
 
 export interface YamlLimits {
   readonly maxBytes?: number;
-  /** Of a key that is there twice the last one counts, as in Kubernetes; by default it is an error. */
+  /** If set, the last of repeated keys counts, as in Kubernetes; by default they are an error. */
   readonly mayRepeatKeys?: boolean;
 }
 
-/** Every document of `text`, in order; JSON is YAML too. YamlError for what cannot be read. */
+/** All documents of `text`, in order; JSON is YAML, too. Throws YamlError. */
 export function parseYamlDocuments(
   text: string,
   { maxBytes = MAX_YAML_BYTES, mayRepeatKeys = false }: YamlLimits = {},
@@ -60,7 +60,7 @@ export function parseYamlDocuments(
   return 'empty' in documents ? [] : documents.map(document => toYamlDocument(document, lines));
 }
 
-/** The only document of `text`, `null` as its value if it is empty. YamlError if there are several. */
+/** The only document of `text`; its value is `null` if it is empty. Throws YamlError if there are several. */
 export function parseYaml(text: string, limits?: YamlLimits): YamlDocument {
   const documents = parseYamlDocuments(text, limits);
   if (documents.length > 1) {
@@ -70,8 +70,9 @@ export function parseYaml(text: string, limits?: YamlLimits): YamlDocument {
 }
 
 /**
- * `text` with each value set at its path of keys, maps made where they are missing; comments, order and everything else
- * are kept. An empty text is an empty document. YamlError if it cannot be read, or holds something else on the way.
+ * `text` with each value set at its path of keys, creating maps if necessary; comments, order and everything else are
+ * kept. An empty text is an empty document. Throws YamlError if it cannot be parsed, or has something other than a map
+ * on the way.
  */
 export function editYaml(
   text: string,
@@ -87,7 +88,7 @@ export function editYaml(
   return document.toString({ lineWidth: 0 });
 }
 
-/** YAML text of plain data, in the order of its keys. */
+/** Plain data as YAML text, in the order of its keys. */
 export function formatYaml(value: unknown): string {
   return stringify(value, { lineWidth: 0 });
 }
