@@ -91,7 +91,7 @@ export function isDockerFile(path: string): boolean {
 /** A Docker archive without an image layout has no manifests: they would have to be invented, with other digests. */
 export function dockerArchiveError(): ArchiveError {
   return new ArchiveError(
-    'it is a Docker archive without an OCI image layout, from Docker before version 25: ' +
+    'it is a Docker archive without an OCI image layout, as Docker before version 25 and podman save write it: ' +
       'convert it with skopeo copy docker-archive:FILE oci-archive:NEW:NAME',
   );
 }

@@ -52,6 +52,13 @@ test('an archive comes out of a named pipe, and one that brings nothing is given
   }
 });
 
+test.each([
+  ['a short text', Buffer.from('kind: Pod\n')],
+  ['a long text', Buffer.from('kind: Pod\n'.repeat(1000))],
+])('%s is not taken for a damaged tar', async (_, text) => {
+  await expect(filesOf(text)).rejects.toThrow('it is not a tar archive');
+});
+
 const itIsRead = async (archive: Buffer): Promise<void> => {
   const files = await filesOf(archive);
   expect(files.get(`blobs/sha256/${image.manifest.digest.slice(7)}`)).toEqual(bytesOf(image.manifest));

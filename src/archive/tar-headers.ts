@@ -29,6 +29,11 @@ export async function* checkedHeaders(source: AsyncIterable<Uint8Array>): AsyncG
   }
 }
 
+/** For what has not even one readable header. */
+export function notTar(why: string): ArchiveError {
+  return new ArchiveError(`it is not a tar archive, or is damaged at its start: ${why}`);
+}
+
 /** What extended headers have said about the next entry. */
 interface Announced {
   readonly pax?: ReadonlyMap<string, string>;
@@ -43,6 +48,7 @@ class HeaderCheck {
   /** The body of an extended header, while it is received. */
   #extension: { readonly type: string; readonly body: Buffer; length: number } | undefined;
   #announced: Announced = {};
+  #isFirst = true;
 
   take(chunk: Uint8Array): void {
     let at = 0;
@@ -83,7 +89,10 @@ class HeaderCheck {
     const sum = checksumOf(header);
     // Some readers consider a block with nothing but its checksum empty.
     if (sum === EMPTY_SUM || sum !== numberIn(header, CHECKSUM))
-      throw broken('a header has a wrong checksum');
+      throw this.#isFirst
+        ? notTar('the header has a wrong checksum')
+        : broken('a header has a wrong checksum');
+    this.#isFirst = false;
     const type = String.fromCharCode(header[TYPE_AT] || 0x30);
     const shown = requireText(header, NAME);
     if (textIn(header, MAGIC) === 'ustar' && header[MAGIC[0] + MAGIC[1] - 1] === 0)

@@ -1,6 +1,6 @@
 import { extract, pack } from 'tar-stream';
 import { ArchiveError } from './archive-error.ts';
-import { checkedHeaders } from './tar-headers.ts';
+import { checkedHeaders, notTar } from './tar-headers.ts';
 
 /** An entry of a tar. The body must be read to its end, or the iteration ended. */
 export interface TarEntry {
@@ -76,15 +76,18 @@ export async function* packed(write: (tar: TarWriter) => Promise<void>): AsyncGe
 /** The entries of a tar in order, each while its bytes arrive. Throws ArchiveError if it is not a valid tar. */
 export async function* readTar(source: AsyncIterable<Uint8Array>): AsyncGenerator<TarEntry, void> {
   const entries = extract();
+  let count = 0;
   let failure: unknown;
   const feeding = feed(checkedHeaders(source), entries).catch((error: unknown) => {
     failure = error;
     entries.destroy();
   });
   // The error of the source (a damaged gzip, a broken pipe) is more useful than its effect on the tar.
-  const reason = (error: unknown): unknown => failure ?? damaged(error);
+  const reason = (error: unknown): unknown =>
+    failure ?? (count === 0 ? notTar(textOf(error)) : damaged(error));
   try {
     for await (const entry of explained(entries, reason)) {
+      count += 1;
       const { name, type, size } = entry.header;
       // tar-stream reads an invalid number as null, and would wait for such a body for ever.
       if (typeof size !== 'number') throw damaged(new Error('Invalid size'));
@@ -117,8 +120,11 @@ async function* explained<T>(
 }
 
 function damaged(error: unknown): ArchiveError {
-  const message = error instanceof Error ? error.message : String(error);
-  return new ArchiveError(`the tar is damaged or truncated: ${message}`);
+  return new ArchiveError(`the tar is damaged or truncated: ${textOf(error)}`);
+}
+
+function textOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
 }
 
 /** Writes all `chunks` and ends the stream. Rejects if the stream is closed before it has taken them. */

@@ -31,6 +31,13 @@ test('what does not is refused as by a full disk, after room was tried to be mad
   expect(wanted).toEqual([1]);
 });
 
+test('what is too large for what is free above the minimum is refused with its size', async () => {
+  const space = new DiskSpace(tmpdir(), () => 0);
+  await expect(space.admit(EVERYTHING)).rejects.toThrow(
+    /free: .* more would leave less than storage\.minFree/,
+  );
+});
+
 test('room is made once for all who wait, and each of them has what it needs of it', async () => {
   let minFree = EVERYTHING;
   const space = new DiskSpace(tmpdir(), () => minFree);

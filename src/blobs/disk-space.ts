@@ -51,8 +51,11 @@ export class DiskSpace implements SpoolSpace {
       if (isOwn) this.#stuckAtMs = performance.now();
     }
     const { freeBytes, minFreeBytes } = await this.look();
+    const less = `less than storage.minFree (${sizeText(minFreeBytes)})`;
     throw new StorageFull(
-      `the disk has ${sizeText(freeBytes)} free, less than storage.minFree (${sizeText(minFreeBytes)})`,
+      freeBytes < minFreeBytes
+        ? `the disk has ${sizeText(freeBytes)} free, ${less}`
+        : `the disk has ${sizeText(freeBytes)} free: ${sizeText(bytes)} more would leave ${less}`,
     );
   }
 

@@ -1,6 +1,6 @@
-import { mkdir } from 'node:fs/promises';
 import { syncFolder } from '../lib/atomic-file.ts';
 import type { Log } from '../lib/log.ts';
+import { makeFolder } from '../lib/make-folder.ts';
 import type { BlobStore } from './blob-store.ts';
 import { DiskSpace, type MinFree } from './disk-space.ts';
 import { FileBlobStore } from './file-blob-store.ts';
@@ -36,9 +36,9 @@ export async function openFileStores(
   { log, minFree = () => 0 }: FileStoresOptions,
 ): Promise<FileStores> {
   const paths = new FilePaths(path);
-  await mkdir(path, { recursive: true, mode: DOOR_MODE });
-  await mkdir(paths.blobs, { recursive: true, mode: DOOR_MODE });
-  await mkdir(paths.ingests, { recursive: true, mode: DOOR_MODE });
+  await makeFolder(path, DOOR_MODE);
+  await makeFolder(paths.blobs, DOOR_MODE);
+  await makeFolder(paths.ingests, DOOR_MODE);
   await syncFolder(path);
   const hasher = new Hasher(log);
   return {

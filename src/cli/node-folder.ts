@@ -1,7 +1,8 @@
-import { chmod, copyFile, mkdir, readFile, stat } from 'node:fs/promises';
+import { chmod, copyFile, readFile, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { writeFileAtomic } from '../lib/atomic-file.ts';
 import { absentAsUndefined } from '../lib/error-code.ts';
+import { makeFolder } from '../lib/make-folder.ts';
 import { CommandError, EXIT } from './command.ts';
 import { isReplaceable, type NodeFile } from './node-files.ts';
 
@@ -70,7 +71,7 @@ async function write(
   nowMs: number,
 ): Promise<WrittenFile> {
   if (existing === text) return { path, isChanged: false, backup: undefined };
-  await mkdir(dirname(path), { recursive: true });
+  await makeFolder(dirname(path));
   const mode = (await absentAsUndefined(stat(path)))?.mode ?? NODE_FILE_MODE;
   const backup = needsBackup ? `${path}.${timeText(nowMs)}.bak` : undefined;
   if (backup !== undefined) await copyFile(path, backup);

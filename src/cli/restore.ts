@@ -1,5 +1,5 @@
 import { createReadStream } from 'node:fs';
-import { mkdir, readdir, rename, rm, writeFile } from 'node:fs/promises';
+import { readdir, rename, rm, rmdir, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { addAbortSignal } from 'node:stream';
 import { ArchiveError } from '../archive/archive-error.ts';
@@ -7,7 +7,9 @@ import type { BackupSummary } from '../archive/backup.ts';
 import { restoreBackup } from '../archive/restore.ts';
 import { openFileStores } from '../blobs/file-stores.ts';
 import { syncFolder } from '../lib/atomic-file.ts';
+import { absentAsUndefined } from '../lib/error-code.ts';
 import { silentLog } from '../lib/log.ts';
+import { makeFolder } from '../lib/make-folder.ts';
 import { PRIVATE_FILE_MODE, PRIVATE_FOLDER_MODE } from '../lib/private-folder.ts';
 import { sizeText } from '../lib/units.ts';
 import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
@@ -71,7 +73,8 @@ interface RestoreRun {
 }
 
 async function readBackup(path: string, { file, input, io, signal }: RestoreRun) {
-  await mkdir(path, { recursive: true, mode: PRIVATE_FOLDER_MODE });
+  const isNew = (await absentAsUndefined(stat(path))) === undefined;
+  await makeFolder(path, PRIVATE_FOLDER_MODE);
   await requireEmpty(path);
   const view = new ProgressView(io, progressForm({ json: false }));
   const item = view.begin(file === '-' ? 'standard input' : file);
@@ -86,6 +89,7 @@ async function readBackup(path: string, { file, input, io, signal }: RestoreRun)
     return EXIT.done;
   } catch (error) {
     await removeAll(path);
+    if (isNew) await rmdir(path).catch(() => {});
     if (!(error instanceof ArchiveError) || signal.aborted) throw error;
     item.end('failed', error.message);
     return EXIT.failed;

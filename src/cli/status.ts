@@ -143,11 +143,14 @@ function upstreamsText(upstreams: readonly UpstreamStatus[], nowMs: number): str
     name,
     lastAnswer === null ? '-' : shownTime(lastAnswer, nowMs),
     budgetRemaining === null ? '-' : String(budgetRemaining),
-    lastError === null
-      ? '-'
-      : `${shownTime(lastError.at, nowMs)} ${lastError.repository}: ${lastError.reason}`,
+    lastError === null ? '-' : `${shownTime(lastError.at, nowMs)} ${nameFirst(lastError)}`,
   ]);
   return columnsText(['UPSTREAM', 'ANSWERED', 'BUDGET', 'LAST ERROR'], rows);
+}
+
+/** Most reasons begin with the repository themselves. */
+function nameFirst({ repository, reason }: { readonly repository: string; readonly reason: string }): string {
+  return reason.startsWith(repository) ? reason : `${repository}: ${reason}`;
 }
 
 function secretsText(secrets: readonly SecretStatus[], nowMs: number): string {

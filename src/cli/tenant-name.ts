@@ -11,6 +11,8 @@ export async function requireTenant({ tenants, metadata }: Parts, name: string):
   }
   const known = await metadata.listKnownTenants();
   if (!known.some(tenant => tenant.name === name)) {
-    throw new CommandError(`there is no tenant named ${name}; create it with: entrepot tenant add ${name}`);
+    throw new CommandError(
+      `there is no tenant named ${name}: entrepot tenants lists them, entrepot tenant add ${name} creates it`,
+    );
   }
 }

@@ -126,6 +126,17 @@ test('where there is no folder for it, the error names both', async () => {
   );
 });
 
+test('a folder, and a disk without room, are named as what cannot be written', async () => {
+  await expect(writeFileAtomic(folder, [Buffer.from('x')])).rejects.toThrow(
+    `${folder} cannot be written: it is a folder`,
+  );
+  const full = writeFileAtomic('/dev/full', [Buffer.from('x')]);
+  await expect(full).rejects.toMatchObject({
+    code: 'ENOSPC',
+    message: expect.stringMatching(/^\/dev\/full cannot be written: .*ENOSPC/),
+  });
+});
+
 test('a named pipe is written into, and stays one', async () => {
   const path = join(folder, 'pipe');
   execFileSync('mkfifo', [path]);

@@ -37,9 +37,28 @@ export async function writeFileAtomic(
   signal: AbortSignal = new AbortController().signal,
 ): Promise<void> {
   const there = await absentAsUndefined(stat(path));
-  if (there === undefined || there.isFile()) await replaceFile(await behindLinks(path), chunks, signal);
-  else if (there.isFIFO()) await pipeline(chunks, await openPipe(path, signal), { signal });
-  else await pipeline(chunks, createWriteStream(path), { signal });
+  if (there?.isDirectory() === true)
+    throw unwritable(path, 'it is a folder', { code: 'EISDIR', syscall: 'open' });
+  try {
+    if (there === undefined || there.isFile()) await replaceFile(await behindLinks(path), chunks, signal);
+    else if (there.isFIFO()) await pipeline(chunks, await openPipe(path, signal), { signal });
+    else await pipeline(chunks, createWriteStream(path), { signal });
+  } catch (error) {
+    throw isFailedWrite(error) ? unwritable(path, error.message, error) : error;
+  }
+}
+
+/** Of a write into an open file, whose error names no file. */
+function isFailedWrite(error: unknown): error is NodeJS.ErrnoException {
+  return error instanceof Error && 'syscall' in error && error.syscall === 'write';
+}
+
+function unwritable(
+  path: string,
+  why: string,
+  { code, syscall }: Pick<NodeJS.ErrnoException, 'code' | 'syscall'>,
+): Error {
+  return Object.assign(new Error(`${path} cannot be written: ${why}`), { code, syscall });
 }
 
 /** The path behind symbolic links, even if nothing exists there yet. */
@@ -89,8 +108,7 @@ export async function removeAbandoned(path: string): Promise<void> {
   const prefix = `${basename(path)}.`;
   const names = await absentAsUndefined(readdir(folder));
   if (names === undefined) {
-    const text = `${path} cannot be written: there is no folder ${folder}`;
-    throw Object.assign(new Error(text), { code: 'ENOENT', syscall: 'scandir' });
+    throw unwritable(path, `there is no folder ${folder}`, { code: 'ENOENT', syscall: 'scandir' });
   }
   for (const name of names) {
     const [, host, pid] = name.startsWith(prefix)

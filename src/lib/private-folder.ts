@@ -1,7 +1,8 @@
-import { chmod, mkdir, open, readdir, stat } from 'node:fs/promises';
+import { chmod, open, readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { absentAsUndefined, errorCode } from './error-code.ts';
 import type { Log } from './log.ts';
+import { makeFolder } from './make-folder.ts';
 
 /** The contents of a private folder, by relative names. */
 export interface PrivateContents {
@@ -34,7 +35,7 @@ export async function openPrivateFolder(
   { database, folders }: PrivateContents,
   log: Log,
 ): Promise<void> {
-  await mkdir(path, { recursive: true, mode: PRIVATE_FOLDER_MODE });
+  await makeFolder(path, PRIVATE_FOLDER_MODE);
   await makeEmptyFile(join(path, database));
   const files = DATABASE_SUFFIXES.map(suffix => `${database}${suffix}`);
   const contents = [...files, ...folders];

@@ -1,9 +1,10 @@
 import { randomUUID } from 'node:crypto';
-import { mkdir, open, rename, rm, statfs } from 'node:fs/promises';
+import { open, rename, rm, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import { syncFolder } from '../lib/atomic-file.ts';
 import { errorCode } from '../lib/error-code.ts';
 import { installFault } from '../lib/install-fault.ts';
+import { makeFolder } from '../lib/make-folder.ts';
 import { PRIVATE_FILE_MODE, PRIVATE_FOLDER_MODE } from '../lib/private-folder.ts';
 import { IndexUnusable } from './index-unusable.ts';
 import { Database } from './sqlite/driver.ts';
@@ -45,10 +46,7 @@ const NETWORK_FILE_SYSTEMS: ReadonlyMap<number, string> = new Map([
 export async function storageFault(path: string): Promise<IndexUnusable | undefined> {
   const probe = join(path, `.probe-${randomUUID()}`);
   const steps: readonly (readonly [fault: string, step: () => Promise<void> | void])[] = [
-    [
-      'the folder cannot be created',
-      async () => void (await mkdir(path, { recursive: true, mode: PRIVATE_FOLDER_MODE })),
-    ],
+    ['the folder cannot be created', () => makeFolder(path, PRIVATE_FOLDER_MODE)],
     ['files cannot be written there', () => write(probe)],
     ['files cannot be renamed there', () => rename(`${probe}.new`, probe)],
     ['the folder cannot be synced', () => syncFolder(path)],
