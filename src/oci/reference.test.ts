@@ -6,7 +6,7 @@ import * as reference from './reference.ts';
 
 test('a repository name follows the OCI rule and stops at 255 characters', () => {
   for (const name of ['a', 'library/nginx', 'a.b_c__d---e/0', 'a'.repeat(255)]) {
-    expect(reference.parseRepositoryName(name)).toBe(name);
+    expect(reference.isRepositoryName(name)).toBe(true);
   }
   for (const name of [
     '',
@@ -23,9 +23,7 @@ test('a repository name follows the OCI rule and stops at 255 characters', () =>
     'a\n',
     'a'.repeat(256),
   ]) {
-    expect(() => reference.parseRepositoryName(name)).toThrow(
-      expect.objectContaining({ code: 'NAME_INVALID' }),
-    );
+    expect(reference.isRepositoryName(name)).toBe(false);
   }
 });
 

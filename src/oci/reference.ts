@@ -90,14 +90,6 @@ export function isRepositoryName(text: string): boolean {
   return text.length <= MAX_REPOSITORY_LENGTH && REPOSITORY_ONLY.test(text);
 }
 
-/** `text` as a repository name; throws NAME_INVALID. */
-export function parseRepositoryName(text: string): string {
-  if (!isRepositoryName(text)) {
-    throw new OciError('NAME_INVALID', { detail: { name: text.slice(0, MAX_REPOSITORY_LENGTH) } });
-  }
-  return text;
-}
-
 /** Whether `text` is a tag by the OCI rule. */
 export function isTag(text: string): boolean {
   return TAG_ONLY.test(text);
