@@ -3,7 +3,7 @@ import { isStorageFull } from './blobs/storage-full.ts';
 import { EXIT } from './cli/command.ts';
 import { runProgram } from './cli/program.ts';
 import { ConfigError } from './config/problems.ts';
-import { isDenied, ownUid, userText } from './lib/file-owner.ts';
+import { deniedHint } from './lib/file-owner.ts';
 import { installFault } from './lib/install-fault.ts';
 import { LeaseLost } from './lib/lease.ts';
 import { IndexLocked } from './metadata/index-locked.ts';
@@ -11,7 +11,6 @@ import { IndexUnusable } from './metadata/index-unusable.ts';
 import { OciError } from './oci/errors.ts';
 
 const EXPECTED = [ConfigError, IndexLocked, IndexUnusable, LeaseLost];
-const startedAs = ownUid();
 
 const io = {
   out: (text: string) => void process.stdout.write(text),
@@ -37,7 +36,7 @@ try {
   await setImmediate();
   process.exit(exitCode);
 } catch (error) {
-  io.err(`entrepot: ${describe(error)}${isDenied(error) ? await actingAs() : ''}\n`);
+  io.err(`entrepot: ${describe(error)}${await deniedHint(error)}\n`);
   process.exit(error instanceof ConfigError ? EXIT.usage : EXIT.failed);
 }
 
@@ -55,11 +54,4 @@ function describe(error: unknown): string {
   const isExpected =
     EXPECTED.some(kind => error instanceof kind) || isStorageFull(error) || 'syscall' in error;
   return isExpected ? error.message : (error.stack ?? error.message);
-}
-
-/** A hint for root, who has become the owner of the store, and may not open a file. */
-async function actingAs(): Promise<string> {
-  const uid = ownUid();
-  if (uid === undefined || uid === startedAs) return '';
-  return ` (running as ${await userText(uid)}, the owner of the store; for files of other users, use a pipe: -)`;
 }

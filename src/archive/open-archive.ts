@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import type { Transform } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import * as zlib from 'node:zlib';
+import { fileTrouble } from '../lib/file-trouble.ts';
 import { readPipe } from '../lib/named-pipe.ts';
 import { ArchiveError } from './archive-error.ts';
 import { dockerArchiveError, INDEX_FILE, isDockerFile, LAYOUT_FILE } from './layout.ts';
@@ -39,7 +40,7 @@ export async function* openArchive(
   signal: AbortSignal = new AbortController().signal,
 ): AsyncGenerator<ArchiveEntry, void> {
   const found = await stat(path).catch((error: unknown) => {
-    throw new ArchiveError(`it cannot be read: ${error instanceof Error ? error.message : String(error)}`);
+    throw new ArchiveError(`it cannot be read: ${fileTrouble(error)}`, { cause: error });
   });
   if (found.isDirectory()) yield* readFolder(path);
   else if (found.isFIFO()) yield* readArchive(readPipe(path, signal));

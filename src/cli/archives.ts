@@ -4,6 +4,7 @@ import { ArchiveError } from '../archive/archive-error.ts';
 import type { CompleteOptions } from '../archive/contents.ts';
 import { type ArchiveEntry, openArchive, readArchive } from '../archive/open-archive.ts';
 import type { Place, PlacementOptions } from '../archive/placement.ts';
+import { deniedHint } from '../lib/file-owner.ts';
 import type { NamedRepository, RepositoryResolver } from '../oci/repository-resolver.ts';
 import { OciError } from '../oci/errors.ts';
 import { DEFAULT_TAG } from '../oci/reference.ts';
@@ -79,7 +80,7 @@ export async function eachArchive(
     } catch (error) {
       // Ctrl-C ends the whole pipe: an archive that is truncated by it was not refused.
       if (!(error instanceof ArchiveError) || signal.aborted) throw error;
-      item.end('failed', error.message);
+      item.end('failed', `${error.message}${await deniedHint(error.cause)}`);
       failed += 1;
     } finally {
       view.close();

@@ -5,6 +5,7 @@ import { type ExportImage, planBundle } from '../archive/export.ts';
 import { parseHaveList } from '../archive/have-list.ts';
 import { repositoryOptions } from '../config/repository-options.ts';
 import { writeFileAtomic } from '../lib/atomic-file.ts';
+import { namedFile } from '../lib/file-trouble.ts';
 import { heldContent, heldPlatforms } from '../metadata/held-tree.ts';
 import { digestOfReference } from '../metadata/reference-digest.ts';
 import { type Digest, isDigest } from '../oci/digest.ts';
@@ -126,7 +127,10 @@ async function plan(parts: Parts, input: Input, tell: (line: string) => void) {
   const bundle = await planBundle([...images.values()], {
     metadata: parts.metadata,
     blobs: parts.blobs,
-    have: haveFile === undefined ? undefined : parseHaveList(await readFile(haveFile)),
+    have:
+      haveFile === undefined
+        ? undefined
+        : parseHaveList(await namedFile(`--have: ${haveFile} cannot be read`, readFile(haveFile))),
     referrers: input.options['referrers'] === true,
     dockerManifest,
   });

@@ -9,6 +9,7 @@ import {
   type WantedImages,
   wantedImages as readNames,
 } from '../prepull/wanted-images.ts';
+import { namedFile } from '../lib/file-trouble.ts';
 import type { Parts } from '../compose/parts.ts';
 import { type MeantImage, meantImage } from '../compose/prepull.ts';
 import { type Argument, CommandError, EXIT, type Input, listOption, type Option } from './command.ts';
@@ -67,6 +68,8 @@ export async function readableImages(
 ): Promise<WantedImages> {
   const from = filesOption(input);
   const isNamed = input.arguments.length > 0 || from.length > 0;
+  const option = isNamed ? '--from' : 'prepull.from';
+  const read = (file: string) => (file === '-' ? text(process.stdin) : readNamed(option, file));
   const reader = { read, shown, takesLikely: input.options['likely'] === true, tell };
   const names = isNamed ? { images: input.arguments, from } : standing;
   const wanted = await readNames(names, reader);
@@ -81,8 +84,9 @@ export function filesOption(input: Input): readonly string[] {
   return listOption(input, 'from').flatMap(files => files.split(',').filter(file => file !== ''));
 }
 
-function read(file: string): Promise<string> {
-  return file === '-' ? text(process.stdin) : readFile(file, 'utf8');
+/** The text of a file that `option` names. */
+function readNamed(option: string, file: string): Promise<string> {
+  return namedFile(`${option}: ${file} cannot be read`, readFile(file, 'utf8'));
 }
 
 function shown(file: string): string {

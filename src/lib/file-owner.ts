@@ -73,6 +73,15 @@ function initgroups(uid: number, gid: number): void {
   if (typeof known === 'function') known.call(process, uid, gid);
 }
 
+const startedAs = ownUid();
+
+/** A hint for root, who has become the owner of the store, and may not open a file. */
+export async function deniedHint(error: unknown): Promise<string> {
+  const uid = ownUid();
+  if (!isDenied(error) || uid === undefined || uid === startedAs) return '';
+  return ` (running as ${await userText(uid)}, the owner of the store; for files of other users, use a pipe: -)`;
+}
+
 /** Whether the system refuses this user. */
 export function isDenied(error: unknown): boolean {
   return ['EACCES', 'EPERM'].includes(errorCode(error) ?? '');

@@ -1,7 +1,10 @@
 // What people type before they have read anything: how the program says what it can do.
+import { mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { STARTER } from '../support/entrepot.ts';
 import { type RunResult, tryRun } from '../support/programs.ts';
+import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
 
 function entrepot(...args: string[]): Promise<RunResult> {
   return tryRun(process.execPath, [...STARTER, ...args]);
@@ -38,6 +41,28 @@ it('help of what is no command suggests the one that was meant, and ends with 2'
     const { code, stdout, stderr } = await entrepot(...words);
     expect([code, stdout]).toEqual([2, '']);
     expect(stderr).toMatch(/Did you mean (?:serve|show)\?/);
+  }
+});
+
+it('a file that cannot be used is named with its option, and why, in words', async () => {
+  const folder = await makeTempFolder('words');
+  try {
+    const env = { ENTREPOT_STORAGE__PATH: join(folder, 'store') };
+    await mkdir(join(folder, 'taken'));
+    for (const [words, said] of [
+      [['pull', '--from', 'nofile'], '--from: nofile cannot be read: it does not exist (ENOENT)'],
+      [
+        ['export', 'app:1', '--from', 'taken', '-o', 'x'],
+        '--from: taken cannot be read: it is a folder (EISDIR)',
+      ],
+      [['have', '-o', 'taken'], 'taken cannot be written: it is a folder'],
+      [['import', 'nofile'], 'nofile: it cannot be read: it does not exist (ENOENT)'],
+    ] as const) {
+      const { code, stderr } = await tryRun(process.execPath, [...STARTER, ...words], { env, cwd: folder });
+      expect([code, stderr]).toEqual([1, expect.stringContaining(said)]);
+    }
+  } finally {
+    await removeFolder(folder);
   }
 });
 

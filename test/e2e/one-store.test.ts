@@ -299,6 +299,11 @@ describe.skipIf(!isRoot)('the store of a server of another user', () => {
     const named = await command(0, ['export', reference, '--output', join(elsewhere, 'x.tar'), ...config]);
     expect(named.code).toBe(1);
     expect(named.stderr).toMatch(new RegExp(`EACCES.*as uid ${OWNER}, the owner of the store.*use a pipe`));
+    const imported = await command(0, ['import', join(elsewhere, 'x.tar'), ...config]);
+    expect(imported.code).toBe(1);
+    expect(imported.stderr).toMatch(
+      new RegExp(`EACCES.*as uid ${OWNER}, the owner of the store.*use a pipe`),
+    );
     const piped = await command(0, ['export', reference, '--output', '-', ...config]);
     expect(piped.code).toBe(0);
     expect(piped.stdout.length).toBeGreaterThan(100_000);

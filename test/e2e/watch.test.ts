@@ -68,7 +68,7 @@ describe('entrepot pull --watch', () => {
     watch = await entrepot.begin('pull', '--watch', `${UPSTREAM}/good`, '--from', list);
     const watching = watch;
     await until('the first round', 60_000, async () => /failed images are retried/.test(watching.logs()));
-    expect(watching.logs()).toMatch(/ENOENT.*list\.txt/);
+    expect(watching.logs()).toMatch(/--from: .*list\.txt cannot be read: it does not exist/);
     expect(await isHeld('good')).toBe(true);
     const good = asked('good');
     await writeFile(list, `${UPSTREAM}/listed\n`);

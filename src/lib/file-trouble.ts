@@ -1,0 +1,35 @@
+import { errorCode } from './error-code.ts';
+
+/** Why a file cannot be read, by the code of the system call. */
+const REASONS: Readonly<Record<string, string>> = {
+  ENOENT: 'it does not exist',
+  EACCES: 'permission denied',
+  EPERM: 'operation not permitted',
+  EISDIR: 'it is a folder',
+  ENOTDIR: 'a part of its path is not a folder',
+};
+
+/** `error` in words, with its code; the message of any other error. */
+export function fileTrouble(error: unknown): string {
+  const code = errorCode(error) ?? '';
+  const reason = REASONS[code];
+  if (reason !== undefined) return `${reason} (${code})`;
+  return error instanceof Error ? error.message : String(error);
+}
+
+/**
+ * Awaits what is done with a file that somebody named. A failed system call is rejected with the same code and a message
+ * that begins with `what`, such as `--from: list.txt cannot be read`.
+ */
+export async function namedFile<T>(what: string, operation: Promise<T>): Promise<T> {
+  try {
+    return await operation;
+  } catch (error) {
+    if (!(error instanceof Error && 'syscall' in error)) throw error;
+    const { syscall } = error;
+    throw Object.assign(new Error(`${what}: ${fileTrouble(error)}`, { cause: error }), {
+      code: errorCode(error),
+      syscall,
+    });
+  }
+}
