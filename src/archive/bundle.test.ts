@@ -73,7 +73,7 @@ test('the same bytes under two types are in each repository what they were where
     const world = await ArchiveWorld.open();
     await world.import(await exported(order, { ...sender.stores, dockerManifest: true }));
     const inRepository = async (name: string) =>
-      (await world.metadata.readTagged(placeOf(name).repository, 'v1'))?.manifest;
+      (await world.metadata.readForPull(placeOf(name).repository, 'v1')).manifest;
     expect(await inRepository('docker.io/library/a')).toMatchObject({ digest, mediaType: OCI_MANIFEST });
     expect(await inRepository('docker.io/library/b')).toMatchObject({
       digest,
@@ -111,8 +111,8 @@ test('what is exported is held by the receiver after the import, under the same 
   expect(report.addedBlobs).toBe(5);
 
   const { repository } = image;
-  const tagged = await receiver.metadata.readTagged(repository, 'v1');
-  const sent = await sender.metadata.readTagged(repository, 'v1');
+  const tagged = await receiver.metadata.readForPull(repository, 'v1');
+  const sent = await sender.metadata.readForPull(repository, 'v1');
   expect(tagged?.manifest).toEqual(sent?.manifest);
   for (const { manifest, config, layers } of app.images) {
     expect(await receiver.metadata.readLinkedManifest(repository, manifest.digest)).toBeDefined();

@@ -1,5 +1,4 @@
 import type { MetadataStore } from '../metadata/metadata-store.ts';
-import { isDigest } from '../oci/digest.ts';
 import { DEFAULT_TAG } from '../oci/reference.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Input, Io } from './command.ts';
@@ -75,8 +74,5 @@ async function change(input: Input, io: Io, isPinned: boolean): Promise<ExitCode
 
 /** Whether the manifest is stored: a Link or a tag remains when it is evicted. */
 async function isHeld(metadata: MetadataStore, repository: Repository, reference: string): Promise<boolean> {
-  const manifest = isDigest(reference)
-    ? await metadata.readLinkedManifest(repository, reference)
-    : (await metadata.readTagged(repository, reference))?.manifest;
-  return manifest !== undefined;
+  return (await metadata.readForPull(repository, reference)).manifest !== undefined;
 }

@@ -68,22 +68,21 @@ export class Hosted implements PullSource {
     _right: Right,
     want: ManifestWant,
   ): Promise<ServedManifest> {
-    const found = isDigest(reference)
-      ? await this.#metadata.readLinkedManifest(repository, reference)
-      : await this.#tagged(repository, reference, want);
-    if (found === undefined) throw await this.#manifestUnknown(repository, reference);
-    const { digest, mediaType, bytes } = found;
+    const { manifest } = await this.#metadata.readForPull(repository, reference);
+    if (manifest === undefined) throw await this.#manifestUnknown(repository, reference);
+    const wanted = isDigest(reference) ? manifest : await this.#narrowed(repository, manifest, want);
+    const { digest, mediaType, bytes } = wanted;
     this.#metadata.noteUse(digest);
     return { ...HOSTED, descriptor: { mediaType, digest, size: bytes.length }, bytes };
   }
 
   async statBlob(repository: Repository, digest: Digest): Promise<ServedBlobStat> {
-    const row = await this.#rowOf(repository, digest);
-    if (row !== undefined) {
-      if ((await this.#blobs.stat(digest))?.size === row.size) {
+    const size = await this.#sizeOf(repository, digest);
+    if (size !== undefined) {
+      if ((await this.#blobs.stat(digest))?.size === size) {
         // Clients that push ask first, and then rely on the blob until their manifest is here.
         await this.#metadata.putUse(digest);
-        return { ...HOSTED, digest, size: row.size };
+        return { ...HOSTED, digest, size };
       }
       this.#reportLoss(digest);
     }
@@ -158,23 +157,22 @@ export class Hosted implements PullSource {
     return { repositories, next: page.limit === 0 ? undefined : after };
   }
 
-  async #tagged(repository: Repository, tag: string, want: ManifestWant): Promise<Manifest | undefined> {
-    const row = await this.#metadata.readTagged(repository, tag);
-    if (row?.manifest === undefined) return undefined;
+  #narrowed(repository: Repository, manifest: Manifest, want: ManifestWant): Promise<Manifest> {
     const lookup = heldContent(repository, this.#metadata, digest => this.#blobs.open(digest));
-    return narrowToPlatform(row.manifest, want, lookup);
+    return narrowToPlatform(manifest, want, lookup);
   }
 
-  /** The row of a blob that belongs to the repository. */
-  async #rowOf(repository: Repository, digest: Digest): Promise<{ readonly size: number } | undefined> {
-    return (await this.#metadata.isLinked(repository, digest)) ? this.#metadata.statBlob(digest) : undefined;
+  /** The size of a stored blob that belongs to the repository. */
+  async #sizeOf(repository: Repository, digest: Digest): Promise<number | undefined> {
+    const { isLinked, size } = await this.#metadata.readBlobForPull(repository, digest);
+    return isLinked ? size : undefined;
   }
 
   async #openHeld(repository: Repository, digest: Digest): Promise<BlobReader | undefined> {
-    const row = await this.#rowOf(repository, digest);
-    if (row === undefined) return undefined;
+    const size = await this.#sizeOf(repository, digest);
+    if (size === undefined) return undefined;
     const reader = await this.#blobs.open(digest);
-    if (reader?.size === row.size) return reader;
+    if (reader?.size === size) return reader;
     await reader?.close();
     this.#reportLoss(digest);
     return undefined;

@@ -41,7 +41,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(await store.readManifestBytes(digest)).toBeUndefined();
       expect(await store.readLinkedManifest(NGINX, digest)).toBeUndefined();
       expect(await store.readTag(NGINX, 'latest')).toBeUndefined();
-      expect(await store.readTagged(NGINX, 'latest')).toBeUndefined();
+      expect(await store.readForPull(NGINX, 'latest', [''])).toEqual({ isPreloaded: false });
       expect(await store.statBlob(digest)).toBeUndefined();
       expect(await store.namedSize(NGINX, digest)).toBeUndefined();
       expect(await store.readDocument(NGINX, 'tags')).toBeUndefined();
@@ -110,9 +110,9 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
           await put[first](first === 'image' ? HOSTED : OTHER, 'v1');
           await put[first === 'image' ? 'artifact' : 'image'](first === 'image' ? OTHER : HOSTED, 'v1');
           expect(await store.readLinkedManifest(HOSTED, digest)).toEqual(one.manifest);
-          expect((await store.readTagged(HOSTED, 'v1'))?.manifest).toEqual(one.manifest);
+          expect((await store.readForPull(HOSTED, 'v1')).manifest).toEqual(one.manifest);
           expect(await store.readLinkedManifest(OTHER, digest)).toEqual(artifact);
-          expect((await store.readTagged(OTHER, 'v1'))?.manifest).toEqual(artifact);
+          expect((await store.readForPull(OTHER, 'v1')).manifest).toEqual(artifact);
           expect(await store.namedSize(HOSTED, layer)).toBe(20);
           expect(await store.namedSize(OTHER, layer)).toBeUndefined();
           const referrers = async (repository: Repository) =>
@@ -164,12 +164,12 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
         await put.image(HOSTED, 'v1');
         await put.artifact(HOSTED);
         await store.putBlob(layer, 20, HOSTED);
-        expect((await store.readTagged(HOSTED, 'v1'))?.manifest).toEqual(artifact);
+        expect((await store.readForPull(HOSTED, 'v1')).manifest).toEqual(artifact);
         expect((await store.listReferrers(HOSTED, subject.digest, undefined, ALL)).entries).toHaveLength(1);
         expect(await store.usedBytes('library')).toBe(bytes.byteLength + 20);
         expect(await store.expireLinks(idle, LATER_MS)).toBe(1);
         await put.image(HOSTED);
-        expect((await store.readTagged(HOSTED, 'v1'))?.manifest).toEqual(one.manifest);
+        expect((await store.readForPull(HOSTED, 'v1')).manifest).toEqual(one.manifest);
         expect((await store.listReferrers(HOSTED, subject.digest, undefined, ALL)).entries).toEqual([]);
       });
 
@@ -239,20 +239,20 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       const { manifest, view } = image('one');
       const tag = { digest: manifest.digest, checkedAtMs: 7 };
       await store.putTag(NGINX, 'latest', tag);
-      expect(await store.readTagged(NGINX, 'latest')).toEqual({ tag, manifest: undefined });
+      expect(await store.readForPull(NGINX, 'latest')).toEqual({ tag, isPreloaded: false });
       await store.putManifest(OTHER, manifest, view, { atMs: 1 });
-      expect(await store.readTagged(NGINX, 'latest')).toEqual({ tag, manifest: undefined });
+      expect(await store.readForPull(NGINX, 'latest')).toEqual({ tag, isPreloaded: false });
       await store.putManifest(NGINX, manifest, view, { atMs: 1 });
-      expect(await store.readTagged(NGINX, 'latest')).toEqual({ tag, manifest });
+      expect(await store.readForPull(NGINX, 'latest')).toEqual({ tag, manifest, isPreloaded: false });
     });
 
     test('a tag moves', async () => {
       const [first, second] = [image('one'), image('two')];
       await store.putManifest(NGINX, first.manifest, first.view, { tag: 'latest', atMs: 1 });
       await store.putManifest(NGINX, second.manifest, second.view, { tag: 'latest', atMs: 2 });
-      expect((await store.readTagged(NGINX, 'latest'))?.manifest).toEqual(second.manifest);
+      expect((await store.readForPull(NGINX, 'latest')).manifest).toEqual(second.manifest);
       await store.putTag(NGINX, 'latest', { digest: first.manifest.digest, checkedAtMs: 3 });
-      expect((await store.readTagged(NGINX, 'latest'))?.manifest).toEqual(first.manifest);
+      expect((await store.readForPull(NGINX, 'latest')).manifest).toEqual(first.manifest);
     });
 
     test('a manifest whose required references are not linked here is not written', async () => {
@@ -274,7 +274,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       await store.unlinkBlob(NGINX, digestOrFail(config));
       await store.linkBlob(NGINX, digestOrFail(config), 10);
       expect(await store.putManifest(NGINX, manifest, view, options)).toEqual([]);
-      expect((await store.readTagged(NGINX, 'latest'))?.manifest).toEqual(manifest);
+      expect((await store.readForPull(NGINX, 'latest')).manifest).toEqual(manifest);
     });
 
     test('unlinking a manifest takes its tags in that repository, and the content stays for others', async () => {
@@ -285,7 +285,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(await store.unlinkManifest(NGINX, manifest.digest)).toBe(true);
       expect(await store.readLinkedManifest(NGINX, manifest.digest)).toBeUndefined();
       expect(await store.listTags(NGINX, ALL)).toEqual({ entries: [], more: false });
-      expect((await store.readTagged(OTHER, 'a'))?.manifest).toEqual(manifest);
+      expect((await store.readForPull(OTHER, 'a')).manifest).toEqual(manifest);
     });
 
     test('a manifest is unlinked as unnamed only when no tag, pin or manifest of its repository names it', async () => {
@@ -451,7 +451,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(await store.readTag(NGINX, 'v1')).toBeUndefined();
       expect(await store.readTotals()).toMatchObject({ repositories: 0 });
       await store.putTag(NGINX, 'v1', { digest: manifest.digest, checkedAtMs: 9 });
-      expect(await store.readTagged(NGINX, 'v1')).toMatchObject({
+      expect(await store.readForPull(NGINX, 'v1')).toMatchObject({
         tag: { checkedAtMs: 9 },
         manifest: undefined,
       });
@@ -592,7 +592,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
         expect(await store.evict(all, Date.now() - 1000)).toEqual([manifestOf(one)]);
         expect(await store.evict(all, LATER_MS)).toEqual([blobOf(config)]);
         expect(await store.isLinked(NGINX, config)).toBe(true);
-        expect(await store.readTagged(NGINX, 'latest')).toMatchObject({ manifest: undefined });
+        expect(await store.readForPull(NGINX, 'latest')).toMatchObject({ manifest: undefined });
       });
 
       test('what is damaged is absent until it is brought again', async () => {
@@ -663,6 +663,41 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       await store.removeRepository(NGINX);
       await store.linkBlob(NGINX, layer, 1);
       expect(await store.isPreloaded(NGINX, layer, [''])).toBe(false);
+    });
+
+    test('all that a pull needs to know is one question for a manifest, and one for a blob', async () => {
+      const [imported, pulled] = [image('one'), image('two')];
+      for (const { digest, size } of imported.blobs) await store.putBlob(digest, size);
+      await store.putContent(NGINX, { manifests: [imported], blobs: imported.blobs, grantee: 'tenant:a' }, 1);
+      await store.putManifest(NGINX, pulled.manifest, pulled.view, { tag: 'pulled', atMs: 2 });
+      const tag = { digest: imported.manifest.digest, checkedAtMs: 3 };
+      await store.putTag(NGINX, 'imported', tag);
+      const { manifest } = imported;
+      const forA = ['', 'tenant:a'];
+      expect(await store.readForPull(NGINX, 'imported', forA)).toEqual({ tag, manifest, isPreloaded: true });
+      expect(await store.readForPull(NGINX, manifest.digest, forA)).toEqual({ manifest, isPreloaded: true });
+      expect(await store.readForPull(NGINX, 'imported', [''])).toEqual({ tag, manifest, isPreloaded: false });
+      expect(await store.readForPull(NGINX, 'pulled', forA)).toMatchObject({
+        manifest: pulled.manifest,
+        isPreloaded: false,
+      });
+      expect(await store.readForPull(OTHER, manifest.digest, forA)).toEqual({ isPreloaded: false });
+
+      const layer = digestOrFail(imported.blobs[1]);
+      const size = imported.blobs[1]?.size;
+      expect(await store.readBlobForPull(NGINX, layer, forA)).toEqual({
+        isLinked: true,
+        size,
+        isPreloaded: true,
+      });
+      expect(await store.readBlobForPull(OTHER, layer, forA)).toEqual({
+        isLinked: false,
+        size,
+        isPreloaded: false,
+      });
+      await store.removeBlob(layer);
+      expect(await store.readBlobForPull(NGINX, layer)).toEqual({ isLinked: true, isPreloaded: false });
+      expect(await store.readBlobForPull(NGINX, manifest.digest)).toMatchObject({ isLinked: true });
     });
 
     test('referrers to whom has imports alone are those that were imported for him', async () => {

@@ -170,7 +170,37 @@ export interface Paged<T> {
   readonly more: boolean;
 }
 
+/** What a pull of a manifest needs to know. */
+export interface PullRead {
+  /** The tag; `undefined` for a digest, and if there is none. */
+  readonly tag: TagRow | undefined;
+  /** What the reference means, if it is stored and linked in the repository. */
+  readonly manifest: Manifest | undefined;
+  /** Whether that manifest was imported into the repository for one of the grantees; false if it is not stored. */
+  readonly isPreloaded: boolean;
+}
+
+/** What a pull of a blob needs to know. */
+export interface BlobPullRead {
+  /** Whether the blob belongs to the repository, stored or not. */
+  readonly isLinked: boolean;
+  /** Bytes; `undefined` if it is not stored. */
+  readonly size: number | undefined;
+  /** Whether it was imported into the repository for one of the grantees. */
+  readonly isPreloaded: boolean;
+}
+
 export interface MetadataStore {
+  // Pulls: one question each, since a query may be a round trip. `grantees` are those whose imports the requester may read.
+
+  /** `reference`: a tag or a digest. */
+  readForPull(repository: Repository, reference: string, grantees?: readonly string[]): Promise<PullRead>;
+  readBlobForPull(
+    repository: Repository,
+    digest: Digest,
+    grantees?: readonly string[],
+  ): Promise<BlobPullRead>;
+
   // Manifests. Their bytes are stored once; bytes that do not match the digest are damage, and the manifest is then
   // absent. What a manifest names, and so needs, depends on the media type under which it is read. Each repository
   // reads it with the media type that it was last given, whatever other repositories were given.
@@ -209,11 +239,6 @@ export interface MetadataStore {
   // Tags.
 
   readTag(repository: Repository, tag: string): Promise<TagRow | undefined>;
-  /** The tag and, if it is stored and linked, its manifest: one query, for the hot path. */
-  readTagged(
-    repository: Repository,
-    tag: string,
-  ): Promise<{ readonly tag: TagRow; readonly manifest: Manifest | undefined } | undefined>;
   /** Sets a tag. */
   putTag(repository: Repository, tag: string, row: TagRow): Promise<void>;
   /** False if there was none. */

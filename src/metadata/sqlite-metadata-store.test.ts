@@ -115,9 +115,10 @@ test('an index that had one reading for all keeps it in each repository, and wha
   expect((await store.listReferrers(REPOSITORY, subject!, 'sig', page)).entries).toEqual([
     { mediaType: 'a/b', digest: held, size: 4, artifactType: 'sig', annotations: { made: 'here' } },
   ]);
-  expect(await store.readTagged(REPOSITORY, 'v1')).toEqual({
+  expect(await store.readForPull(REPOSITORY, 'v1')).toEqual({
     tag: { digest: held, checkedAtMs: 9 },
     manifest,
+    isPreloaded: false,
   });
   expect(await store.readTotals()).toMatchObject({ manifests: 1, manifestBytes: 4, repositories: 3 });
   expect(await store.usedBytes('team')).toBe(15);
@@ -232,7 +233,7 @@ test('of an index in which a status was a proof, all rights are proved anew, and
     [false, false, true, false],
   ]);
   expect([await referrers(a!), await referrers(b!), await referrers(REPOSITORY)]).toEqual([1, 1, 1]);
-  expect(await store.readTagged(b!, 'v1')).toMatchObject({ tag: { digest: shared }, manifest: undefined });
+  expect(await store.readForPull(b!, 'v1')).toMatchObject({ tag: { digest: shared }, manifest: undefined });
   expect([await store.isLinked(b!, layer!), await store.isNamed(b!, layer!)]).toEqual([false, false]);
   expect(await store.namedSize(b!, layer!)).toBeUndefined();
   expect([await store.isLinked(a!, brought!), await store.isLinked(a!, affirmed!)]).toEqual([true, false]);
@@ -301,7 +302,7 @@ test('a manifest whose bytes the disk has changed is absent from the first read 
   const reads = [
     () => store.readManifestBytes(manifest.digest),
     () => store.readLinkedManifest(REPOSITORY, manifest.digest),
-    async () => (await store.readTagged(REPOSITORY, 'v1'))?.manifest,
+    async () => (await store.readForPull(REPOSITORY, 'v1')).manifest,
   ];
   for (const read of reads) {
     await put();
@@ -313,7 +314,20 @@ test('a manifest whose bytes the disk has changed is absent from the first read 
     });
   }
   expect(log.error).toHaveBeenCalledTimes(reads.length);
-  expect(await store.readTagged(REPOSITORY, 'v1')).toMatchObject({ tag: { digest: manifest.digest } });
+  expect(await store.readForPull(REPOSITORY, 'v1')).toMatchObject({ tag: { digest: manifest.digest } });
+  await store.close();
+});
+
+test('a manifest whose bytes the disk has changed gives nobody a right by its import', async () => {
+  const store = await openSqliteMetadataStore(path, { log: silentLog });
+  const { manifest, view } = image('v1');
+  for (const { digest, size } of view.blobs) await store.putBlob(digest, size);
+  await store.putContent(REPOSITORY, { manifests: [{ manifest, view }], blobs: view.blobs, grantee: '' }, 1);
+  const tag = { digest: manifest.digest, checkedAtMs: 1 };
+  await store.putTag(REPOSITORY, 'v1', tag);
+  expect(await store.readForPull(REPOSITORY, 'v1', [''])).toMatchObject({ tag, isPreloaded: true });
+  look(database => database.prepare('UPDATE manifests SET bytes = zeroblob(size)').run());
+  expect(await store.readForPull(REPOSITORY, 'v1', [''])).toEqual({ tag, isPreloaded: false });
   await store.close();
 });
 

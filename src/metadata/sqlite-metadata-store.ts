@@ -3,7 +3,7 @@ import { errorCode } from '../lib/error-code.ts';
 import type { Lease } from '../lib/lease.ts';
 import type { Log } from '../lib/log.ts';
 import type { CredentialUsage } from '../oci/credential.ts';
-import type { Digest } from '../oci/digest.ts';
+import { type Digest, isDigest } from '../oci/digest.ts';
 import type { IssuedCredential, KnownTenant } from '../oci/issued-credential.ts';
 import type { Manifest, ManifestView } from '../oci/manifest.ts';
 import type { Page } from '../oci/pull-source.ts';
@@ -238,6 +238,29 @@ class SqliteMetadataStore implements MetadataStore {
     this.#sweepBehind();
   }
 
+  async readForPull(repository: Repository, reference: string, grantees: readonly string[] = []) {
+    const { tag, manifest, isPreloaded } = await this.#read(() => {
+      const found = isDigest(reference)
+        ? { tag: undefined, manifest: this.#manifests.readLinked(repository, reference) }
+        : this.#tags.readTagged(repository, reference);
+      return {
+        tag: found?.tag,
+        manifest: found?.manifest,
+        isPreloaded: this.#isPreloaded(repository, found?.manifest?.digest, grantees),
+      };
+    });
+    const sound = await this.#sound(manifest);
+    return { tag, manifest: sound, isPreloaded: isPreloaded && sound !== undefined };
+  }
+
+  readBlobForPull(repository: Repository, digest: Digest, grantees: readonly string[] = []) {
+    return this.#read(() => ({
+      isLinked: this.#links.has(repository, digest),
+      size: this.#blobs.stat(digest)?.size,
+      isPreloaded: this.#isPreloaded(repository, digest, grantees),
+    }));
+  }
+
   async readManifestBytes(digest: Digest) {
     const bytes = await this.#read(() => this.#manifests.readBytes(digest));
     return (await this.#sound(bytes && { digest, bytes }))?.bytes;
@@ -297,11 +320,6 @@ class SqliteMetadataStore implements MetadataStore {
 
   readTag(repository: Repository, tag: string) {
     return this.#read(() => this.#tags.read(repository, tag));
-  }
-
-  async readTagged(repository: Repository, tag: string) {
-    const found = await this.#read(() => this.#tags.readTagged(repository, tag));
-    return found && { ...found, manifest: await this.#sound(found.manifest) };
   }
 
   putTag(repository: Repository, tag: string, row: TagRow) {
@@ -728,6 +746,11 @@ class SqliteMetadataStore implements MetadataStore {
 
   #write<T>(work: () => T): Promise<T> {
     return this.#writer.write(work);
+  }
+
+  /** Within a read. */
+  #isPreloaded(repository: Repository, digest: Digest | undefined, grantees: readonly string[]): boolean {
+    return digest !== undefined && grantees.length > 0 && this.#preloads.has(repository, digest, grantees);
   }
 
   /** Call within a write. */

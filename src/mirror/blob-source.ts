@@ -16,7 +16,7 @@ import type { Contender } from './contender.ts';
 import type { FillRun } from './fill-run.ts';
 import type { Fills } from './fills.ts';
 import type { Confirmed, Links } from './links.ts';
-import { rightTo } from './preloads.ts';
+import { granteesOf, withPreload } from './preloads.ts';
 import { notHeld, type PullRuleOf, STALE_AFTER_MS } from './freshness.ts';
 
 /**
@@ -75,9 +75,9 @@ export class BlobSource {
    * The size: from the Link or a stored manifest if possible, otherwise by one HEAD to upstream. Never starts a Fill.
    */
   async stat(repository: Repository, digest: Digest, given: Right): Promise<ServedBlobStat> {
-    const right = await rightTo(this.#metadata, repository, digest, given);
-    const isSettled = right.proved || (await this.#links.isSettled(repository, digest, right));
-    const here = isSettled ? await this.#sizeHere(repository, digest) : undefined;
+    const { right, isLinked, settled } = await this.#readForPull(repository, digest, given);
+    const isSettled = right.proved || settled;
+    const here = isSettled ? await this.#sizeHere(repository, digest, isLinked) : undefined;
     if (here !== undefined) return { digest, size: here, outcome: 'hit', stored: true, upstreamMs: 0 };
     const startedMs = performance.now();
     const { size, outcome } = await this.#confirm(repository, digest, right, () =>
@@ -93,9 +93,8 @@ export class BlobSource {
   }
 
   async open(repository: Repository, digest: Digest, given: Right): Promise<ServedBlob> {
-    const right = await rightTo(this.#metadata, repository, digest, given);
-    const settled = await this.#links.isSettled(repository, digest, right);
-    const held = await this.#openHeld(repository, digest, right);
+    const { right, size, settled } = await this.#readForPull(repository, digest, given);
+    const held = await this.#openHeld(repository, digest, right, size);
     if (held === undefined) return this.#openFill(repository, digest, right, settled);
     const { reader, belongs } = held;
     if (settled || belongs) {
@@ -121,6 +120,14 @@ export class BlobSource {
     }
   }
 
+  /** What the index says of the blob, and the right to it. `settled`: it may be served without asking upstream. */
+  async #readForPull(repository: Repository, digest: Digest, given: Right) {
+    const read = await this.#metadata.readBlobForPull(repository, digest, granteesOf(given));
+    const right = withPreload(given, read.isPreloaded);
+    const settled = read.isLinked && this.#links.covers(repository, digest, right);
+    return { ...read, right, settled };
+  }
+
   /**
    * A reader of its own for a comparison with upstream, which may be shared, and may continue after the client has its
    * answer.
@@ -136,11 +143,15 @@ export class BlobSource {
    * is proved. If the file of a row is missing or truncated, that is damage: the row stays, and a Fill for a requester
    * with a right replaces the file.
    */
-  async #openHeld(repository: Repository, digest: Digest, right: Right): Promise<HeldBlob | undefined> {
-    const row = await this.#metadata.statBlob(digest);
-    if (row !== undefined) {
+  async #openHeld(
+    repository: Repository,
+    digest: Digest,
+    right: Right,
+    size: number | undefined,
+  ): Promise<HeldBlob | undefined> {
+    if (size !== undefined) {
       const reader = await this.#blobs.open(digest);
-      if (reader?.size === row.size) return { reader, belongs: false };
+      if (reader?.size === size) return { reader, belongs: false };
       await reader?.close();
     }
     const manifest = right.proved ? await this.#metadata.readLinkedManifest(repository, digest) : undefined;
@@ -148,8 +159,8 @@ export class BlobSource {
   }
 
   /** The size, if it is known that the blob belongs here. A manifest can tell the size, but only a Link says that. */
-  async #sizeHere(repository: Repository, digest: Digest): Promise<number | undefined> {
-    if (await this.#metadata.isLinked(repository, digest)) {
+  async #sizeHere(repository: Repository, digest: Digest, isLinked: boolean): Promise<number | undefined> {
+    if (isLinked) {
       const size = await this.#metadata.namedSize(repository, digest);
       if (size !== undefined) return size;
     }

@@ -69,7 +69,11 @@ export class Links {
 
   /** Whether the blob may be served to this requester without asking upstream. */
   async isSettled(repository: Repository, digest: Digest, right: Right): Promise<boolean> {
-    if (!(await this.#metadata.isLinked(repository, digest))) return false;
+    return (await this.#metadata.isLinked(repository, digest)) && this.covers(repository, digest, right);
+  }
+
+  /** Whether the right covers the blob, provided that it is linked in the repository. */
+  covers(repository: Repository, digest: Digest, right: Right): boolean {
     return (
       right.proved || right.credentials.some(credential => this.#isGiven(repository, digest, credential))
     );

@@ -16,10 +16,19 @@ export async function rightTo(
   digest: Digest,
   right: ContentRight,
 ): Promise<ContentRight> {
-  const { proved, preloadedFor = [] } = right;
-  if (proved || preloadedFor.length === 0) return right;
-  const isPreload = await metadata.isPreloaded(repository, digest, preloadedFor);
-  return isPreload ? { ...right, proved: true, isPreload } : right;
+  const grantees = granteesOf(right);
+  if (grantees.length === 0) return right;
+  return withPreload(right, await metadata.isPreloaded(repository, digest, grantees));
+}
+
+/** The grantees whose imports give the right to some content; none if it is proved. */
+export function granteesOf({ proved, preloadedFor = [] }: Right): readonly string[] {
+  return proved ? [] : preloadedFor;
+}
+
+/** The right to content that was imported for one of `granteesOf(right)`, or was not. */
+export function withPreload(right: ContentRight, isPreloaded: boolean): ContentRight {
+  return isPreloaded ? { ...right, proved: true, isPreload: true } : right;
 }
 
 /** The right to other content of the same repository. */

@@ -3,7 +3,7 @@ import { type Digest, isDigest } from '../oci/digest.ts';
 import type { Manifest } from '../oci/manifest.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
-import { type ContentRight, rightTo } from './preloads.ts';
+import { type ContentRight, granteesOf, withPreload } from './preloads.ts';
 import { type Freshness, freshnessOf, type PullRuleOf } from './freshness.ts';
 
 /** What to do about a pull of a tag or digest, before upstream is asked. */
@@ -51,10 +51,10 @@ async function planOfTag(
   { metadata, pullRuleOf, nowMs }: PlanParts,
 ): Promise<PullPlan> {
   const asked = given.forceAlways === true ? { ...given, ...UNPROVED } : given;
-  const tagged = await metadata.readTagged(repository, tag);
-  const held = tagged?.manifest;
-  const right = held === undefined ? asked : await rightTo(metadata, repository, held.digest, asked);
-  const ageMs = held && nowMs() - tagged.tag.checkedAtMs;
+  const read = await metadata.readForPull(repository, tag, granteesOf(asked));
+  const held = read.manifest;
+  const right = withPreload(asked, read.isPreloaded);
+  const ageMs = held && read.tag && nowMs() - read.tag.checkedAtMs;
   const freshness = freshnessOf(tag, ageMs, pullRuleOf(repository, right));
   return { held, right, ageMs, step: stepOf(freshness, held, right) };
 }
@@ -65,8 +65,8 @@ async function planOfDigest(
   given: Right,
   { metadata, pullRuleOf }: PlanParts,
 ): Promise<PullPlan> {
-  const held = await metadata.readLinkedManifest(repository, digest);
-  const right = held === undefined ? given : await rightTo(metadata, repository, digest, given);
+  const { manifest: held, isPreloaded } = await metadata.readForPull(repository, digest, granteesOf(given));
+  const right = withPreload(given, isPreloaded);
   const isNever = pullRuleOf(repository, right).pullPolicy === 'Never';
   return { held, right, ageMs: undefined, step: stepOf(isNever ? 'never' : 'serve', held, right) };
 }
