@@ -7,7 +7,7 @@ import { chunkOf, HostedBench, openChunk } from '../../test/support/hosted-bench
 import { remove } from '../blobs/blob-store.suite.ts';
 import { Bucket, ObjectBlobStore } from '../blobs/object-blob-store.fixture.ts';
 import type { Ingest, Spool } from '../blobs/spool.ts';
-import type { Lease } from '../lib/lease.ts';
+import { isLeased, type Lease } from '../lib/lease.ts';
 import { type Digest, digestHex, digestOf } from '../oci/digest.ts';
 import { ANONYMOUS, type Requester } from '../oci/requester.ts';
 
@@ -256,7 +256,7 @@ describe('an upload', () => {
     await append(id, Buffer.from('some'));
     confirm.mockRejectedValueOnce(new Error('disk I/O error'));
     await expect(append(id, Buffer.from('more'))).rejects.toThrow('disk I/O error');
-    await vi.waitUntil(async () => !(await bench.metadata.isClaimed(`upload-${id}`)), { timeout: 5_000 });
+    await vi.waitUntil(async () => !(await isLeased(bench.metadata, `upload-${id}`)), { timeout: 5_000 });
     expect(await append(id, Buffer.from('more'))).toEqual({ id, offset: 8 });
   });
 
@@ -285,7 +285,7 @@ describe('an upload', () => {
     const writing = openChunk(Buffer.alloc(3));
     const answer = bench.uploads.append(ANONYMOUS, repository, busy, writing);
     expect(await bench.uploads.expire(Date.now() - DAY_MS)).toEqual({ items: 0, bytes: 0 });
-    await vi.waitUntil(async () => !(await bench.metadata.isClaimed(`upload-${idle}`)), { timeout: 5_000 });
+    await vi.waitUntil(async () => !(await isLeased(bench.metadata, `upload-${idle}`)), { timeout: 5_000 });
     expect(await bench.uploads.expirable(Date.now() - DAY_MS)).toEqual({ items: 0, bytes: 0 });
     expect(await bench.uploads.expirable(Date.now() + 1000)).toEqual({ items: 1, bytes: 5 });
     expect(await bench.uploads.expire(Date.now() + 1000)).toEqual({ items: 1, bytes: 5 });
@@ -446,11 +446,11 @@ describe('a stop', () => {
     await vi.waitUntil(() => disk.isWriting);
     const closing = bench.uploads.close();
     await expect(Promise.race([closing, setImmediate('waits')])).resolves.toBe('waits');
-    expect(await bench.metadata.isClaimed(`upload-${id}`)).toBe(true);
+    expect(await isLeased(bench.metadata, `upload-${id}`)).toBe(true);
     disk.goOn();
     expect(await writing).toEqual({ id, offset: 100_000 });
     await closing;
-    expect(await bench.metadata.isClaimed(`upload-${id}`)).toBe(false);
+    expect(await isLeased(bench.metadata, `upload-${id}`)).toBe(false);
     await expect(append(id, Buffer.alloc(5))).rejects.toMatchObject({ code: 'UNAVAILABLE' });
     const next = await HostedBench.open(bench.folder);
     try {

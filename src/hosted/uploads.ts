@@ -4,7 +4,7 @@ import type { BlobStore } from '../blobs/blob-store.ts';
 import type { Ingest, Spool } from '../blobs/spool.ts';
 import { isStorageFull } from '../blobs/storage-full.ts';
 import { removeStrays } from '../blobs/stray-removal.ts';
-import { LeaseLost } from '../lib/lease.ts';
+import { isLeased, LeaseLost } from '../lib/lease.ts';
 import type { Log } from '../lib/log.ts';
 import type { MetadataStore, Upload } from '../metadata/metadata-store.ts';
 import type { Digest } from '../oci/digest.ts';
@@ -199,7 +199,7 @@ export class Uploads {
     const { metadata } = this.#options;
     const found = { items: 0, bytes: 0 };
     for (const { id } of await metadata.listUploads(untouchedSinceMs, Number.MAX_SAFE_INTEGER)) {
-      if (await metadata.isClaimed(ingestKey(id))) continue;
+      if (await isLeased(metadata, ingestKey(id))) continue;
       found.items += 1;
       found.bytes += await this.#sessions.offset(id);
     }

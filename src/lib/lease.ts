@@ -25,6 +25,34 @@ export interface LeftLease {
   readonly mayWrite: boolean;
 }
 
+/** A Lease as other processes see it. */
+export interface LeaseState {
+  readonly epoch: number;
+  /** Whether a live process holds it, as far as is known; otherwise it was set aside, or its process died. */
+  readonly isHeld: boolean;
+}
+
+/** The Leases of all processes that work on a store. `lease.suite.ts` is what every implementation passes. */
+export interface Leases {
+  /**
+   * Acquires the Lease `key` if it is free or its process is dead: killed, or without a heartbeat for 5 s. `undefined`
+   * if a process holds it, including this one, which has to share work by itself. Held until `release`, `setAside`,
+   * or the end of this process.
+   */
+  acquireLease(key: string): Promise<Lease | undefined>;
+  /** Ends Leases whose work is done. */
+  release(...leases: readonly Lease[]): Promise<void>;
+  /** Ends a Lease whose work can be continued by the next holder, which finds it in `left`. */
+  setAside(lease: Lease): Promise<void>;
+  /** The current state of the Lease, held or left; `undefined` if there is none. */
+  readLease(key: string): Promise<LeaseState | undefined>;
+}
+
+/** Whether a live process holds the Lease `key`, as far as is known. */
+export async function isLeased(leases: Pick<Leases, 'readLease'>, key: string): Promise<boolean> {
+  return (await leases.readLease(key))?.isHeld === true;
+}
+
 /** Another process has acquired the Lease, and continues from a copy of what was there. */
 export class LeaseLost extends Error {
   constructor(key: string) {

@@ -1,5 +1,6 @@
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { type Lease, LeaseLost } from '../lib/lease.ts';
+import { LeaseLost } from '../lib/lease.ts';
+import { leaseOf, leasesSuite } from '../lib/lease.suite.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
 import { type Digest, digestOf } from '../oci/digest.ts';
 import type { Manifest, ManifestView } from '../oci/manifest.ts';
@@ -22,6 +23,17 @@ const ALL = { limit: 100, after: undefined };
 
 /** The contract of MetadataStore, as tests for any implementation. */
 export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): void {
+  leasesSuite(async () => {
+    const place = await makePlace();
+    return {
+      open: async () => {
+        const leases = await place.open();
+        return { leases, close: () => leases.close() };
+      },
+      remove: () => place.remove(),
+    };
+  });
+
   describe('a MetadataStore', () => {
     let place: MetadataPlace;
     let store: MetadataStore;
@@ -53,7 +65,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(await store.listPinsOver(NGINX, digest)).toEqual([]);
       expect(await store.hasRepository(NGINX)).toBe(false);
       expect(await store.isLinked(NGINX, digest)).toBe(false);
-      expect(await store.isClaimed('fill-1')).toBe(false);
+      expect(await store.readLease('fill-1')).toBeUndefined();
       expect(await store.unlinkManifest(NGINX, digest)).toBe(false);
       expect(await store.unlinkUnnamed(NGINX, digest)).toBe(true);
       expect(await store.unlinkBlob(NGINX, digest)).toBe(false);
@@ -938,37 +950,6 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       await other.close();
     });
 
-    test('a Lease is one process’s until it lets go or leaves, and each has a greater epoch', async () => {
-      const other = await place.open();
-      const mine = await leaseOf(store, 'fill-1');
-      expect(await store.acquireLease('fill-1')).toBeUndefined();
-      expect(await other.acquireLease('fill-1')).toBeUndefined();
-      expect(await other.isClaimed('fill-1')).toBe(true);
-      await other.release(mine);
-      expect(await other.acquireLease('fill-1')).toBeUndefined();
-      await store.release(mine);
-      expect(await other.isClaimed('fill-1')).toBe(false);
-      expect(await other.readLease('fill-1')).toBeUndefined();
-      const theirs = await leaseOf(other, 'fill-1');
-      expect(theirs.epoch).toBeGreaterThan(mine.epoch);
-      expect(theirs.left).toBeUndefined();
-      await store.release(mine);
-      expect(await other.readLease('fill-1')).toMatchObject({ epoch: theirs.epoch, isHeld: true });
-      await other.close();
-      expect(await store.isClaimed('fill-1')).toBe(false);
-      expect((await leaseOf(store, 'fill-1')).left).toEqual({ epoch: theirs.epoch, mayWrite: false });
-    });
-
-    test('a Lease that was set aside tells the next holder where the work is', async () => {
-      const first = await leaseOf(store, 'upload-1');
-      await store.setAside(first);
-      expect(await store.readLease('upload-1')).toMatchObject({ epoch: first.epoch, isHeld: false });
-      const second = await leaseOf(store, 'upload-1');
-      expect(second.left).toEqual({ epoch: first.epoch, mayWrite: false });
-      await store.setAside(first);
-      expect(await store.isClaimed('upload-1')).toBe(true);
-    });
-
     test('a blob’s row is written only under its Lease, and while its bytes are there', async () => {
       const lease = await leaseOf(store, 'upload-1');
       const proof = { lease, isThere: () => false };
@@ -989,15 +970,6 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       await store.removeBlob(BLOB);
       expect(await store.ifStray(BLOB, takeAway)).toBe(true);
       expect(taken).toEqual(['taken']);
-    });
-
-    test('of many who want one Lease at once one gets it', async () => {
-      const other = await place.open();
-      const claims = Array.from({ length: 20 }, (_, index) =>
-        (index % 2 === 0 ? store : other).acquireLease('fill-1'),
-      );
-      expect((await Promise.all(claims)).filter(Boolean)).toHaveLength(1);
-      await other.close();
     });
 
     test('an announcement reaches the other process and not the one who made it', async () => {
@@ -1089,12 +1061,4 @@ function digestOrFail(descriptor: Descriptor | undefined): Digest {
     throw new Error('the test has no such blob');
   }
   return descriptor.digest;
-}
-
-async function leaseOf(store: MetadataStore, key: string): Promise<Lease> {
-  const lease = await store.acquireLease(key);
-  if (lease === undefined) {
-    throw new Error(`${key} is held`);
-  }
-  return lease;
 }

@@ -8,7 +8,7 @@
  * Every write is one short transaction, durable when its promise resolves. Absent is `undefined`; a throw means that
  * something is broken.
  */
-import type { Lease } from '../lib/lease.ts';
+import type { Lease, Leases } from '../lib/lease.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
 import type { CredentialUsage } from '../oci/credential.ts';
 import type { Digest } from '../oci/digest.ts';
@@ -190,7 +190,7 @@ export interface BlobPullRead {
   readonly isPreloaded: boolean;
 }
 
-export interface MetadataStore {
+export interface MetadataStore extends Leases {
   // Pulls: one question each, since a query may be a round trip. `grantees` are those whose imports the requester may read.
 
   /** `reference`: a tag or a digest. */
@@ -402,22 +402,8 @@ export interface MetadataStore {
   countUploadsOf(requester: string): Promise<number>;
   listUploads(touchedBeforeMs: number, limit: number): Promise<readonly Upload[]>;
 
-  // Between processes.
+  // Between processes, besides Leases.
 
-  /**
-   * Acquires the Lease `key` if it is free or its process is dead: killed, or without a heartbeat for 5 s. `undefined`
-   * if a process holds it, including this one, which has to share work by itself. Held until `release`, `setAside`,
-   * `close` or the end of this process.
-   */
-  acquireLease(key: string): Promise<Lease | undefined>;
-  /** Ends Leases whose work is done. */
-  release(...leases: readonly Lease[]): Promise<void>;
-  /** Ends a Lease whose work can be continued by the next holder, which finds it in `left`. */
-  setAside(lease: Lease): Promise<void>;
-  /** Whether a live process holds it, as far as is known. */
-  isClaimed(key: string): Promise<boolean>;
-  /** The current state of the Lease, held or set aside; `undefined` if there is none. */
-  readLease(key: string): Promise<{ readonly epoch: number; readonly isHeld: boolean } | undefined>;
   /** Tells the other processes on this store that something under `topic` has changed. */
   notify(topic: Topic): Promise<void>;
   /** Calls `listener` within about a second of another process's `notify`. Returns a function that stops this. */

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
-import { LeaseLost } from '../lib/lease.ts';
+import { isLeased, LeaseLost } from '../lib/lease.ts';
 import { type Log, silentLog } from '../lib/log.ts';
 import { digestOf } from '../oci/digest.ts';
 import type { Repository } from '../oci/repository.ts';
@@ -476,7 +476,7 @@ test('the Leases of a killed process are free at once, and its ingests can be go
   await once(child, 'exit');
   expect((await store.acquireLease('fill-1'))?.left).toEqual({ epoch: held?.epoch, mayWrite: false });
   expect(await store.statBlob(DIGEST)).toEqual({ size: 4 });
-  expect(await store.isClaimed('fill-2')).toBe(false);
+  expect(await isLeased(store, 'fill-2')).toBe(false);
   expect(look(database => database.prepare('SELECT count(*) FROM processes').pluck().get())).toBe(1);
   await store.close();
 }, 30_000);
@@ -487,7 +487,7 @@ test('who opens the index finds free what a process held that was killed before'
   child.kill('SIGKILL');
   await once(child, 'exit');
   const store = await openSqliteMetadataStore(path, { log: silentLog });
-  expect(await store.isClaimed('fill-1')).toBe(false);
+  expect(await isLeased(store, 'fill-1')).toBe(false);
   expect(await readdir(join(dirname(path), 'processes'))).toHaveLength(1);
   await store.close();
   expect(await readdir(join(dirname(path), 'processes'))).toEqual([]);
@@ -507,7 +507,7 @@ test('the Leases of a paused process fall to others when its heartbeat has been 
   expect(performance.now() - stoppedAtMs).toBeGreaterThan(4_000);
   expect(lease.left?.mayWrite).toBe(true);
   child.kill('SIGCONT');
-  await vi.waitUntil(async () => await store.isClaimed('fill-2'), { timeout: 5_000 });
+  await vi.waitUntil(async () => await isLeased(store, 'fill-2'), { timeout: 5_000 });
   expect(await store.readLease('fill-1')).toMatchObject({ epoch: lease.epoch, isHeld: true });
   await store.close();
 }, 30_000);

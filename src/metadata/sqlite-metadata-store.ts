@@ -634,10 +634,6 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#heartbeat.giveBack([lease], 'set aside');
   }
 
-  async isClaimed(key: string) {
-    return (await this.#heartbeat.read(key))?.isHeld === true;
-  }
-
   readLease(key: string) {
     return this.#heartbeat.read(key);
   }

@@ -1,4 +1,5 @@
 import type { FoundIngest } from '../blobs/spool.ts';
+import { isLeased } from '../lib/lease.ts';
 import type { Ingests, RunOptions, Stores } from './stores.ts';
 
 /**
@@ -11,7 +12,7 @@ export async function abandonIngest(
   { dryRun }: RunOptions,
 ): Promise<boolean> {
   const { key } = ingest;
-  if ((await isOfUpload(key)) || (await metadata.isClaimed(key))) {
+  if ((await isOfUpload(key)) || (await isLeased(metadata, key))) {
     return false;
   }
   if (dryRun === true) {

@@ -1,0 +1,80 @@
+// Leases of several processes that are all in this one, for tests.
+import { type Lease, LeaseLost, type Leases, type LeaseState, type LeftLease } from './lease.ts';
+
+interface Row {
+  readonly epoch: number;
+  /** `undefined`: set aside, or its process has ended in order. */
+  readonly holder: MemoryLeases | undefined;
+  /** Its holder is considered dead, and may yet write. */
+  readonly isAbandoned: boolean;
+}
+
+/** What the processes share. */
+export class LeaseTable {
+  readonly rows = new Map<string, Row>();
+  #epoch = 0;
+
+  nextEpoch(): number {
+    this.#epoch += 1;
+    return this.#epoch;
+  }
+}
+
+/** One process on the table. */
+export class MemoryLeases implements Leases {
+  readonly #table: LeaseTable;
+
+  constructor(table: LeaseTable) {
+    this.#table = table;
+  }
+
+  async acquireLease(key: string): Promise<Lease | undefined> {
+    const before = this.#table.rows.get(key);
+    if (before !== undefined && isHeld(before)) return undefined;
+    const epoch = this.#table.nextEpoch();
+    this.#table.rows.set(key, { epoch, holder: this, isAbandoned: false });
+    const left: LeftLease | undefined = before && { epoch: before.epoch, mayWrite: before.isAbandoned };
+    const confirm = (): undefined => {
+      if (!this.#holds({ key, epoch })) throw new LeaseLost(key);
+      return undefined;
+    };
+    return { key, epoch, left, confirm };
+  }
+
+  async release(...leases: readonly Lease[]): Promise<void> {
+    for (const lease of leases) if (this.#holds(lease)) this.#table.rows.delete(lease.key);
+  }
+
+  async setAside(lease: Lease): Promise<void> {
+    if (this.#holds(lease)) this.#leave(lease.key, lease.epoch);
+  }
+
+  async readLease(key: string): Promise<LeaseState | undefined> {
+    const row = this.#table.rows.get(key);
+    return row && { epoch: row.epoch, isHeld: isHeld(row) };
+  }
+
+  /** The others consider this process dead; it only stands still, and may go on at any time. */
+  seemDead(): void {
+    for (const [key, row] of this.#table.rows) {
+      if (row.holder === this) this.#table.rows.set(key, { ...row, isAbandoned: true });
+    }
+  }
+
+  async close(): Promise<void> {
+    for (const [key, row] of this.#table.rows) if (row.holder === this) this.#leave(key, row.epoch);
+  }
+
+  #holds({ key, epoch }: Pick<Lease, 'key' | 'epoch'>): boolean {
+    const row = this.#table.rows.get(key);
+    return row?.epoch === epoch && row.holder === this;
+  }
+
+  #leave(key: string, epoch: number): void {
+    this.#table.rows.set(key, { epoch, holder: undefined, isAbandoned: false });
+  }
+}
+
+function isHeld({ holder, isAbandoned }: Row): boolean {
+  return holder !== undefined && !isAbandoned;
+}
