@@ -17,7 +17,7 @@ async function open(options: AccessWorldOptions = {}): Promise<void> {
 afterEach(() => world.close());
 
 describe('a token', () => {
-  it('is bound to the credential that it was got with: weak ones do not borrow from strong ones', async () => {
+  it('is bound to the credential that it was issued for, so that weak ones gain nothing from strong ones', async () => {
     await open();
     await world.put('team-a', { 'docker.io': HUB_A, 'docker.io/library': HUB_B });
     await world.prove(NGINX, HUB_A);
@@ -32,7 +32,7 @@ describe('a token', () => {
     });
   });
 
-  it('ends with its Secret, with its five minutes, and with its scope', async () => {
+  it('ends with its Secret, after five minutes, and at the limits of its scope', async () => {
     await open();
     await world.put('team-a', { 'docker.io': HUB_A, [SERVER]: OURS });
     const { token } = await tokenOf(world, HUB_A, 'repository:docker.io/library/nginx:pull');
@@ -50,7 +50,7 @@ describe('a token', () => {
     expect(await pulled(await withToken(world, fresh.token))).toBe('UNAUTHORIZED');
   });
 
-  it('is bound to the tenant that it was made for, though its Secret has gone to another', async () => {
+  it('is bound to the tenant that it was issued for, even if its Secret has moved to another', async () => {
     await open();
     await world.put('team-a', { [SERVER]: OURS });
     await world.put('team-b', {});
@@ -62,7 +62,7 @@ describe('a token', () => {
     expect(await pulled(await withToken(world, token))).toBe('UNAUTHORIZED');
   });
 
-  it('of nobody gets what anybody may, and nothing more; unknown scopes are left out', async () => {
+  it('gives anonymous clients what anybody may have; unknown scopes are dropped', async () => {
     await open();
     await world.put('team-a', { [SERVER]: OURS });
     const scopes =
@@ -72,7 +72,7 @@ describe('a token', () => {
     expect(await pulled(await withToken(world, token))).toMatchObject(ANONYMOUSLY);
   });
 
-  it('is made for this registry alone', async () => {
+  it('is valid for this registry only', async () => {
     await open({ configured: { 'team-a': {} } });
     const asked = world.access.login(SENDER, {
       password: undefined,
@@ -85,7 +85,7 @@ describe('a token', () => {
 });
 
 describe('the last use of a credential', () => {
-  it('that was made for this registry is when a client came with it: to log in, and with a request', async () => {
+  it('of one for this registry is recorded when a client logs in with it, and with each request', async () => {
     await open();
     await world.put('team-a', { [SERVER]: OURS, 'docker.io': HUB_A });
     await world.issuer.addTenant('team-b');
@@ -103,7 +103,7 @@ describe('the last use of a credential', () => {
     expect(world.tenants.lastUsedAtMs(issued.id)).toEqual(expect.any(Number));
   });
 
-  it('that is for an upstream is when upstream took it', async () => {
+  it('of one for an upstream is recorded when upstream accepts it', async () => {
     await open();
     await world.put('team-a', { 'docker.io': HUB_A });
     await pulled(await withToken(world, (await tokenOf(world, HUB_A, '')).token));

@@ -16,7 +16,7 @@ afterEach(() => world.close());
 describe('with unknownCredentials: verify', () => {
   const byNamespace = { byNamespace: true };
 
-  it('an unknown credential is tried upstream, where the request names the upstream', async () => {
+  it('an unknown credential is tried upstream if the request names the upstream', async () => {
     await open({ unknownCredentials: 'verify' });
     expect(await pulled(await world.as(HUB_A, byNamespace))).toMatchObject({
       tried: ['hub-a'],
@@ -33,7 +33,7 @@ describe('with unknownCredentials: verify', () => {
     expect(await pulled(await world.as(HUB_B, byNamespace))).toMatchObject({ proved: false });
   });
 
-  it('memory is counted by the address of who comes with one, as of who comes with none, and by tenant elsewhere', async () => {
+  it('memory is counted by address for unknown credentials, as for anonymous clients, and otherwise by tenant', async () => {
     await open({ unknownCredentials: 'verify' });
     await world.put('team-a', { 'docker.io': HUB_A });
     const holderOf = async (login: Login | undefined): Promise<object> => {
@@ -48,7 +48,7 @@ describe('with unknownCredentials: verify', () => {
     expect(await holderOf(HUB_A)).toEqual({ name: expect.stringMatching(/^credential:/) });
   });
 
-  it('an unknown one gets nothing by what it proved while it stood in a Secret; nor is that lost', async () => {
+  it('an unknown credential gets nothing for what it proved while it was in a Secret, and that proof is kept', async () => {
     await open({ unknownCredentials: 'verify' });
     // As a server finds it that was down while the Secret went, or that cannot read it for now.
     const left = {
@@ -66,14 +66,14 @@ describe('with unknownCredentials: verify', () => {
     expect(await pulled(await world.as(HUB_A))).toMatchObject({ id: 'tenant:team-a', proved: true });
   });
 
-  it('so is that of a token, which is good only for such requests', async () => {
+  it('the token of an unknown credential is valid only for requests that name the upstream', async () => {
     await open({ unknownCredentials: 'verify' });
     const { token } = await tokenOf(world, HUB_A, 'repository:docker.io/library/nginx:pull');
     expect(await pulled(await withToken(world, token, byNamespace))).toMatchObject({ tried: ['hub-a'] });
     expect(await pulled(await withToken(world, token))).toBe('UNAUTHORIZED');
   });
 
-  it('user names and tokens of ours never go upstream', async () => {
+  it('the user names of tenants, and ServiceAccount tokens, are never sent upstream', async () => {
     await open({ unknownCredentials: 'verify', configured: { 'team-a': {} } });
     const jwt = 'eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJ4In0.c2ln';
     for (const ours of [
@@ -84,7 +84,7 @@ describe('with unknownCredentials: verify', () => {
     }
   });
 
-  it('who tries many from one address has to wait, and neither others nor who was right there before', async () => {
+  it('a client that tries many from one address has to wait; others, and credentials accepted from there before, do not', async () => {
     await open({ unknownCredentials: 'verify' });
     expect(await pulled(await world.as(HUB_A, byNamespace))).toMatchObject({ tried: ['hub-a'] });
     world.access.noteGranted(named(HUB_A).id);
@@ -124,7 +124,7 @@ describe('guesses', () => {
     await world.put('team-a', { [SERVER]: OWN });
   });
 
-  it('of one name from one address are looked at ten times, with requests and at /token alike', async () => {
+  it('with one user name from one address are checked ten times, in requests and at /token alike', async () => {
     const logins = passwords('robot', 30);
     expect(await guess(logins.slice(0, 6))).toBe(6);
     let refused = 0;
@@ -138,13 +138,13 @@ describe('guesses', () => {
     expect(refused).toBe(20);
   });
 
-  it('of many names from one address are looked at sixty times, and the same one again is no guess', async () => {
+  it('with many user names from one address are checked sixty times, and a repeated one does not count again', async () => {
     const logins = Array.from({ length: 200 }, (_, at): Login => [`name-${at}`, 'guess']);
     expect(await guess(logins)).toBe(60);
     expect(await guess(logins.slice(0, 60))).toBe(60);
   });
 
-  it('beyond that are answered alike, right or wrong', async () => {
+  it('beyond the limit get the same answer, right or wrong', async () => {
     await guess(passwords('robot', 30));
     await expect(world.as(OWN)).rejects.toMatchObject({
       code: 'TOOMANYREQUESTS',
@@ -152,14 +152,14 @@ describe('guesses', () => {
     });
   });
 
-  it('lock out nobody elsewhere, nor who was right from the same address before', async () => {
+  it('affect neither other addresses, nor a client that logged in from the same address before', async () => {
     await expect((await world.as(OWN)).authorize(HOSTED, 'pull')).resolves.toBeDefined();
     await guess(passwords('robot', 80));
     await expect((await world.as(OWN)).authorize(HOSTED, 'pull')).resolves.toBeDefined();
     await expect((await world.as(OWN, elsewhere)).authorize(HOSTED, 'pull')).resolves.toBeDefined();
   });
 
-  it('from very many addresses at one name leave each few, and whoever comes with the right one is let in', async () => {
+  it('at one user name from very many addresses leave each a few attempts, and the right password is still accepted', async () => {
     for (let at = 0; at < 25; at += 1) await guess(passwords('robot', 10), { remote: `203.0.113.${at}` });
     expect(await guess(passwords('robot', 10), elsewhere)).toBe(3);
     await expect(
@@ -167,7 +167,7 @@ describe('guesses', () => {
     ).resolves.toBeDefined();
   });
 
-  it('of a Kubernetes token are bounded too, and stand in the way of no account that was right there', async () => {
+  it('at a Kubernetes token are limited, too, and do not affect an account that was accepted there before', async () => {
     await world.close();
     const payload = Buffer.from('{"kubernetes.io":{"serviceaccount":{"uid":"u-1"}}}').toString('base64url');
     const signed = (at: number) => `eyJhbGciOiJSUzI1NiJ9.${payload}.${at}`;
@@ -186,7 +186,7 @@ describe('guesses', () => {
   });
 });
 
-describe('a Kubernetes service account', () => {
+describe('a Kubernetes ServiceAccount', () => {
   const token = 'eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJzeXN0ZW0ifQ.c2ln';
 
   it("is its namespace's tenant, with the whole keyring", async () => {
@@ -207,7 +207,7 @@ describe('a Kubernetes service account', () => {
     expect(right.requester).toMatchObject({ tenant: 'team-a', credentialId: 'account:u-1' });
   });
 
-  it('that is deleted is nobody at once, and so are the tokens that it had got here', async () => {
+  it('is refused as soon as it is deleted, and so are the tokens that were issued to it', async () => {
     const accounts: Record<string, ServiceAccount> = {
       [token]: { namespace: 'team-a', name: 'default', uid: 'u-1' },
     };
@@ -223,7 +223,7 @@ describe('a Kubernetes service account', () => {
     });
   });
 
-  it('that was refused a moment ago is looked at again as soon as accounts have changed', async () => {
+  it('that was refused a moment ago is checked again when accounts have changed', async () => {
     const accounts: Record<string, ServiceAccount> = {};
     await open({ accounts });
     await world.put('team-a', { 'docker.io': HUB_A });
@@ -235,7 +235,7 @@ describe('a Kubernetes service account', () => {
     expect(await pulled(await world.as(login))).toMatchObject({ id: 'tenant:team-a' });
   });
 
-  it('of a namespace that is no tenant, and one whose token does not verify, is refused', async () => {
+  it('is refused if its namespace is not a tenant, or its token is invalid', async () => {
     await open({ accounts: { [token]: { namespace: 'team-z', name: 'default', uid: 'u-1' } } });
     await world.put('team-a', { 'docker.io': HUB_A });
     expect(await pulled(await world.as(['x', token]))).toBe('UNAUTHORIZED');

@@ -13,7 +13,7 @@ describe('an Authorization header', () => {
     expect(parseAuthorization(`${scheme} ${encoded}`)).toEqual({ scheme: 'basic', username, password });
   });
 
-  it('of Bearer carries a token', () => {
+  it('with Bearer has a token', () => {
     expect(parseAuthorization('Bearer a.b-c_d~e+f/g==')).toEqual({
       scheme: 'bearer',
       token: 'a.b-c_d~e+f/g==',

@@ -14,7 +14,7 @@ async function open(options: AccessWorldOptions = {}): Promise<void> {
 afterEach(() => world.close());
 
 describe('a challenge', () => {
-  it('is never sent over plain HTTP beyond loopback; the log says why, and all is as if nobody could log in', async () => {
+  it('is never sent over plain HTTP beyond loopback; the log says why, and everything is as if nobody could log in', async () => {
     const log = new KeptLog();
     await open({ log, configured: { 'team-a': {} } });
     const plain = { secure: false, loopback: false };
@@ -31,7 +31,7 @@ describe('a challenge', () => {
     });
   });
 
-  it('is missed by who sends a password unasked over plain HTTP: it may pull with it, and not push', async () => {
+  it('is not needed to pull with a password over plain HTTP, but pushing is refused', async () => {
     await open();
     await world.put('team-a', { [SERVER]: OURS });
     for (const [sender, outcome] of [
@@ -49,7 +49,7 @@ describe('a challenge', () => {
     }
   });
 
-  it('says beside it what was wrong with what was sent, and of nothing only that one has to log in', async () => {
+  it('says what was wrong with the credentials; without any, only that a login is needed', async () => {
     await open();
     await world.put('team-a', { [SERVER]: OURS });
     const { token } = await tokenOf(world, OURS, 'repository:team-a/other:pull');
@@ -69,14 +69,14 @@ describe('a challenge', () => {
     ]);
   });
 
-  it('is sent over plain HTTP where that is allowed', async () => {
+  it('is sent over plain HTTP if that is allowed', async () => {
     await open({ allowPlainCredentials: true, configured: { 'team-a': {} } });
     await expect((await world.as(undefined, { secure: false })).admit()).rejects.toMatchObject({
       status: 401,
     });
   });
 
-  it('repeats no Host header that is none', async () => {
+  it('does not repeat an invalid Host header', async () => {
     await open({ configured: { 'team-a': {} } });
     for (const host of ['a"b', 'evil.example/x', undefined]) {
       const subject = await world.as(undefined, { host });
@@ -84,7 +84,7 @@ describe('a challenge', () => {
     }
   });
 
-  it('is not there while nobody can log in, and what is sent is not looked at', async () => {
+  it('is not sent while nobody can log in, and credentials are ignored', async () => {
     await open();
     const subject = await world.as(HUB_A);
     await subject.admit();

@@ -9,7 +9,7 @@ const attempt = (at: number) => ({
   credentialId: at.toString(16).padEnd(32, '0'),
 });
 
-it('counts for five minutes, and forgets nothing of it when Secrets change', () => {
+it('counts for five minutes, even if Secrets change', () => {
   let nowMs = 0;
   const wrong = new FailedLogins(() => nowMs);
   for (let at = 20; at < 30; at += 1) wrong.add(attempt(at));

@@ -52,7 +52,7 @@ describe('grants', () => {
     });
   });
 
-  it('made by a clock that has been set back since are verified again, and count until then if they have to', async () => {
+  it('from a clock that was set back since are verified again, and are valid until then if upstream is unreachable', async () => {
     nowMs += 365 * 24 * 3_600_000;
     await granted('a');
     nowMs = 1_000_000;
@@ -79,7 +79,7 @@ describe('grants', () => {
     ).toBe(false);
   });
 
-  it('expire, then count for a while only where upstream cannot be reached, then not at all', async () => {
+  it('expire, then are valid only while upstream is unreachable, then not at all', async () => {
     await granted('a');
     nowMs += 1_000;
     expect(await grants.stateOf(repository, { credentialIds: ['a'] })).toMatchObject({
@@ -93,7 +93,7 @@ describe('grants', () => {
     });
   });
 
-  it('are renewed by a later success, but not written again at each pull', async () => {
+  it('are renewed by a later success, but not rewritten at every pull', async () => {
     await granted('a');
     nowMs += 50;
     await granted('a');
@@ -111,7 +111,7 @@ describe('grants', () => {
     expect((await grants.stateOf(repository, { credentialIds: ['b'] })).proved).toBe(true);
   });
 
-  it('end when upstream refuses also while the index takes no write, and begin again when upstream grants', async () => {
+  it('end when upstream refuses while the index accepts no write, and begin again when upstream grants', async () => {
     await granted('a');
     const endGrant = vi.spyOn(metadata, 'endGrant').mockRejectedValue(new Error('disk I/O error'));
     await expect(ended('a')).rejects.toThrow('disk I/O error');
@@ -128,7 +128,7 @@ describe('grants', () => {
     expect(await metadata.readGrants(repository, ['a'])).toEqual([]);
   });
 
-  it('end when upstream refuses also while the index cannot be read', async () => {
+  it('end when upstream refuses while the index cannot be read', async () => {
     await granted('a');
     const readGrants = vi.spyOn(metadata, 'readGrants').mockRejectedValueOnce(new Error('disk I/O error'));
     await ended('a');
@@ -137,7 +137,7 @@ describe('grants', () => {
     expect(await metadata.readGrants(repository, ['a'])).toEqual([]);
   });
 
-  it('end when upstream refuses while what it granted before is still being written', async () => {
+  it('end when upstream refuses while an earlier proof is still being written', async () => {
     const putGrant = metadata.putGrant.bind(metadata);
     let proceed: (() => void) | undefined;
     const gate = new Promise<void>(resolve => {
@@ -155,7 +155,7 @@ describe('grants', () => {
     expect(await grants.stateOf(repository, { credentialIds: ['a'] })).toMatchObject({ proved: false });
   });
 
-  it('of a credential that is gone end also while the index takes no write, and leave it as soon as it does', async () => {
+  it('of a credential that is gone end while the index accepts no write, and are removed as soon as it does', async () => {
     await granted('a');
     const endGrantsOf = vi.spyOn(metadata, 'endGrantsOf').mockRejectedValue(new Error('disk I/O error'));
     await expect(grants.endAllOf('a')).rejects.toThrow('disk I/O error');
@@ -165,7 +165,7 @@ describe('grants', () => {
     expect(await metadata.readGrants(repository, ['a'])).toEqual([]);
   });
 
-  it('that ended while the index took no write leave it as soon as it takes one', async () => {
+  it('that ended while the index accepted no write are removed as soon as it does', async () => {
     await granted('a');
     await granted('b');
     const endGrant = vi.spyOn(metadata, 'endGrant').mockRejectedValue(new Error('disk I/O error'));
@@ -180,7 +180,7 @@ describe('grants', () => {
     expect(await grants.stateOf(repository, { credentialIds: ['a'] })).toMatchObject({ proved: true });
   });
 
-  it('of a credential end all together where more have ended than are remembered one by one', async () => {
+  it('of a credential all end if more have ended than are remembered individually', async () => {
     const names = ['one', 'two', 'three'];
     grants = new Grants(
       metadata,
@@ -218,7 +218,7 @@ describe('grants', () => {
     expect(await rows()).toEqual(['b', 'b', 'a', 'b']);
   });
 
-  it('leave to an import what it brought: for everybody as the policy says, for a tenant always', async () => {
+  it('do not affect what was imported: for everybody as the policy says, for a tenant always', async () => {
     const asker = { credentialIds: ['a'], grantee: tenantGrantee('team-a') };
     const preloadedFor = async (policy: VerificationPolicyName) =>
       (await grants.stateOf(repository, { ...asker, policy: new VerificationPolicy(policy) })).preloadedFor;
@@ -227,7 +227,7 @@ describe('grants', () => {
     expect(await grants.stateOf(repository, { credentialIds: [] })).toMatchObject({ preloadedFor: [''] });
   });
 
-  it('tell what everybody may have: no longer what was imported for all, once a credential opened more of it', async () => {
+  it('tell what everybody may have: not what was imported for all, once a credential proved a right to the repository', async () => {
     const blob = { digest: digestOf(Buffer.from('x')), size: 1 };
     const isOpen = () => isOpenToAll(metadata, repository, blob.digest);
     expect(await isOpen()).toBe(false);

@@ -125,7 +125,7 @@ let world: AccessWorld | undefined;
 afterEach(async () => world?.close());
 
 describe('whatever happens', () => {
-  it('nobody reads what the model forbids, and everybody what it allows', async () => {
+  it('nobody reads what the model forbids, and everybody reads what it allows', async () => {
     await fc.assert(
       fc.asyncProperty(fc.array(step, { minLength: 30, maxLength: 80 }), async steps => {
         world = await AccessWorld.open();

@@ -43,7 +43,7 @@ describe("a tenant's repository", () => {
     }
   });
 
-  it('is not that of a tenant whose name merely begins like its own', async () => {
+  it("does not belong to a tenant whose name is a prefix of its owner's name", async () => {
     await open();
     const short: Login = ['robot', 'password-of-team'];
     await world.put('team', { [SERVER]: short });
@@ -53,13 +53,13 @@ describe("a tenant's repository", () => {
     }
   });
 
-  it("is its owner's to pull, push and delete", async () => {
+  it('can be pulled, pushed and deleted by its owner', async () => {
     await open();
     for (const action of ACTIONS) expect(await refusal(TEAM_A, 'team-a/app', action)).toBeUndefined();
   });
 
   it.each(['pull', 'push'] as const)(
-    "is nobody's when the tenant is gone, though anybody may %s where no tenant owns",
+    'belongs to nobody when the tenant is gone, even if anybody may %s what no tenant owns',
     async anonymous => {
       await open({ anonymous, prefixes: ['tools'] });
       await world.remove('team-a');
@@ -73,12 +73,12 @@ describe("a tenant's repository", () => {
   );
 });
 
-describe('the token of a service account', () => {
+describe('the token of a ServiceAccount', () => {
   const token = 'eyJhbGciOiJub25lIn0.e30.signature';
   const accounts = { [token]: { namespace: 'team-a', name: 'default', uid: 'u-1' } };
   const account: Login = ['serviceaccount', token];
 
-  it('is for pulling', async () => {
+  it('may only pull', async () => {
     await open({ accounts });
     expect(await refusal(account, 'team-a/app', 'pull')).toBeUndefined();
     for (const action of ['push', 'delete'] as const) {
@@ -86,7 +86,7 @@ describe('the token of a service account', () => {
     }
   });
 
-  it('is for all else too while its namespace says so', async () => {
+  it('may do everything if its namespace allows it', async () => {
     await open({ accounts });
     await world.put('team-a', {}, { accountsMayPush: true });
     for (const action of ACTIONS) expect(await refusal(account, 'team-a/app', action)).toBeUndefined();
@@ -95,8 +95,8 @@ describe('the token of a service account', () => {
   });
 });
 
-describe('a prefix that no tenant owns', () => {
-  it('is taken over by nobody who has its name', async () => {
+describe('a hosted prefix', () => {
+  it('does not become the property of a tenant with its name', async () => {
     await open({ anonymous: 'pull', prefixes: ['tools'] });
     const taker: Login = ['robot-of-tools', 'password'];
     await world.put('tools', { [SERVER]: taker });
@@ -106,7 +106,7 @@ describe('a prefix that no tenant owns', () => {
   });
 
   it.each(['pull', 'push'] as const)(
-    "opens nothing of the tenant's who had the name before, though anybody may %s there",
+    'serves nothing of an earlier tenant with its name, even if anybody may %s there',
     async anonymous => {
       await open({ anonymous, prefixes: ['tools'], shared: ['tools/**'] });
       await world.metadata.putKnownTenants([{ name: 'tools', uid: 'uid' }]);
@@ -130,8 +130,8 @@ async function told(name: string): Promise<readonly string[]> {
   return (await world.access.explain(teamA, { upstream: '', name })).conclusions;
 }
 
-describe('what is told of a repository here', () => {
-  it('is one sentence for all that has the same answer', async () => {
+describe('the explanation of a hosted repository', () => {
+  it('is one sentence for all actions with the same answer', async () => {
     await open({ shared: ['team-b/base'] });
     expect(await told('team-a/app')).toEqual([
       'it is hosted here and belongs to team-a',
@@ -149,8 +149,8 @@ describe('what is told of a repository here', () => {
   });
 });
 
-describe('who pushes to a name under which nothing lives', () => {
-  it('hears which names there may be', async () => {
+describe('a push to a name that means nothing here', () => {
+  it('is told which names are possible', async () => {
     await open({ prefixes: ['tools'] });
     const heard = await refusal(TEAM_B, 'elsewhere/app', 'push');
     expect(heard).toContain("hosted repositories begin with a tenant's name or one of hosted.prefixes");
@@ -158,7 +158,7 @@ describe('who pushes to a name under which nothing lives', () => {
 });
 
 describe('a shared repository', () => {
-  it('is for other tenants to pull, and for nobody else', async () => {
+  it('can be pulled by other tenants, and by nobody else', async () => {
     await open({ shared: ['team-a/base/**'] });
     expect(await refusal(TEAM_B, 'team-a/base/os', 'pull')).toBeUndefined();
     expect(await refusal(TEAM_B, 'team-a/base/os', 'push')).toContain('NAME_UNKNOWN');

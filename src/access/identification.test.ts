@@ -27,7 +27,7 @@ async function open(options: AccessWorldOptions = {}): Promise<void> {
 afterEach(() => world.close());
 
 describe('a credential', () => {
-  it('for an upstream means its tenant where images of that upstream are asked for, and acts there alone', async () => {
+  it('for an upstream means its tenant for images of that upstream only', async () => {
     await open();
     await world.put('team-a', { 'docker.io': HUB_A, 'ghcr.io': HUB_B });
     const subject = await world.as(HUB_A);
@@ -46,7 +46,7 @@ describe('a credential', () => {
     expect(await pulled(subject, HOSTED)).toMatchObject({ id: 'tenant:team-a', proved: true });
   });
 
-  it('for a path of this registry is bound to it by whole components', async () => {
+  it('for a path of this registry is limited to whole components below it', async () => {
     await open();
     await world.put('team-a', { [`${SERVER}/team-a`]: OURS });
     const subject = await world.as(OURS);
@@ -61,7 +61,7 @@ describe('a credential', () => {
     expect(await pulled(subject)).toMatchObject({ tried: [undefined] });
   });
 
-  it("that stands in two tenants' Secrets for this registry is nobody's, and the log says so once", async () => {
+  it("for this registry in two tenants' Secrets means nobody, which is logged once", async () => {
     const log = new KeptLog();
     await open({ log });
     await world.put('team-a', { [SERVER]: OURS });
@@ -74,7 +74,7 @@ describe('a credential', () => {
     expect(await pulled(await world.as(OURS), HOSTED)).toMatchObject({ id: 'tenant:team-a' });
   });
 
-  it("that was issued is its tenant's wherever copies lie, and no more than it was issued for", async () => {
+  it('that was issued belongs to its tenant wherever copies of it are, and only for what it was issued for', async () => {
     await open({ configured: { 'team-a': {}, 'team-b': {} } });
     const { username, password } = await world.issuer.issue({
       tenant: 'team-a',
@@ -96,7 +96,7 @@ describe('a credential', () => {
     });
   });
 
-  it('that several tenants hold for an upstream gets the strictest of their rules', async () => {
+  it('for an upstream that several tenants have gets the strictest of their rules', async () => {
     await open({
       configured: {
         'team-a': { pullPolicy: 'IfNotPresent', repositories: ['docker.io/**'], maxTransfers: 2 },
@@ -115,7 +115,7 @@ describe('a credential', () => {
     expect(await pulled(subject, APP)).toBe('NAME_UNKNOWN');
   });
 
-  it('of Docker Hub is found under the key that Docker itself writes', async () => {
+  it('for Docker Hub is found under the key that Docker writes', async () => {
     await open();
     await world.put('team-a', { 'https://index.docker.io/v1/': HUB_A });
     expect(await pulled(await world.as(HUB_A))).toEqual({
@@ -125,7 +125,7 @@ describe('a credential', () => {
     });
   });
 
-  it('with an empty user name or password is nobody, even when a Secret holds just that', async () => {
+  it('with an empty user name or password means nobody, even if a Secret contains it', async () => {
     await open();
     await world.put('team-a', { 'docker.io': ['', ''], [SERVER]: ['robot', ''] });
     for (const empty of [
@@ -140,7 +140,7 @@ describe('a credential', () => {
     }
   });
 
-  it('that goes from its Secret takes along what it proved, and does not bring it back', async () => {
+  it('that is removed from its Secret loses what it proved, for good', async () => {
     await open();
     await world.put('team-a', { 'docker.io': HUB_A });
     await world.prove(NGINX, HUB_A);
@@ -150,14 +150,14 @@ describe('a credential', () => {
     expect(await pulled(await world.as(HUB_A))).toMatchObject({ tried: ['hub-a'], proved: false });
   });
 
-  it('is not one whose user name and password read alike when they are written together', async () => {
+  it('differs from one whose user name and password concatenate to the same text', async () => {
     await open();
     await world.put('team-a', { [SERVER]: ['robot', 'x-password'] });
     expect(await pulled(await world.as(['robot', 'x-password']))).toMatchObject({ id: 'tenant:team-a' });
     expect(await pulled(await world.as(['robotx', '-password']))).toBe('UNAUTHORIZED');
   });
 
-  it('that is unknown is refused, but anonymous where Docker sends its Hub login by itself', async () => {
+  it('that is unknown is refused, but counts as anonymous on a port where Docker sends its Hub login unasked', async () => {
     await open();
     await world.put('team-a', { 'docker.io': HUB_A });
     expect(await pulled(await world.as(HUB_B))).toBe('UNAUTHORIZED');
@@ -170,7 +170,7 @@ describe('a credential', () => {
     expect(await pulled(await withToken(world, token, bound))).toMatchObject(ANONYMOUSLY);
   });
 
-  it('that was wrong a moment ago counts as soon as a Secret holds it', async () => {
+  it('that was wrong a moment ago is accepted as soon as a Secret has it', async () => {
     await open();
     await world.put('team-a', { 'docker.io': HUB_B });
     expect(await pulled(await world.as(HUB_A))).toBe('UNAUTHORIZED');

@@ -14,7 +14,7 @@ async function open(options: AccessWorldOptions = {}): Promise<void> {
 afterEach(() => world.close());
 
 describe('the verification policy', () => {
-  it('leaves to everybody what was imported for everybody, and to nobody for that what else was pulled', async () => {
+  it('opens to everybody what was imported for everybody, and nothing else', async () => {
     await open();
     await world.put('team-a', { 'docker.io': HUB_A });
     expect(await preloadedFor(undefined)).toEqual(['']);
@@ -27,7 +27,7 @@ describe('the verification policy', () => {
     expect(await pulled(await world.as(undefined))).toMatchObject({ proved: true });
   });
 
-  it('AlwaysVerify asks even for what was imported; NeverVerify for nothing', async () => {
+  it('AlwaysVerify verifies even what was imported; NeverVerify verifies nothing', async () => {
     await open({ policy: 'AlwaysVerify' });
     expect(await preloadedFor(undefined)).toEqual([]);
     await world.close();
@@ -35,13 +35,13 @@ describe('the verification policy', () => {
     expect(await pulled(await world.as(undefined))).toMatchObject({ proved: true });
   });
 
-  it('NeverVerifyAllowlistedImages opens what the list names', async () => {
+  it('NeverVerifyAllowlistedImages opens the images on the list', async () => {
     await open({ policy: 'NeverVerifyAllowlistedImages', allowlist: ['docker.io/library/*'] });
     expect(await pulled(await world.as(undefined))).toMatchObject({ proved: true });
     expect(await pulled(await world.as(undefined), APP)).toMatchObject({ proved: false });
   });
 
-  it('gives what was imported for a tenant to that tenant, however it is known, and to nobody else', async () => {
+  it('opens what was imported for a tenant to that tenant, however it logged in, and to nobody else', async () => {
     await open();
     await world.put('team-a', { 'docker.io': HUB_A, [SERVER]: OURS });
     await world.put('team-b', { 'docker.io': HUB_B });
@@ -53,7 +53,7 @@ describe('the verification policy', () => {
   });
 });
 
-it('what upstream gave without a credential is for everybody, whatever they log in with', async () => {
+it('opens what upstream serves anonymously to everybody, whatever they logged in with', async () => {
   await open();
   await world.put('team-a', { [SERVER]: OURS, 'docker.io': HUB_A });
   await world.prove(NGINX, undefined);
@@ -63,7 +63,7 @@ it('what upstream gave without a credential is for everybody, whatever they log 
   }
 });
 
-it('a credential that several hold works though the Secrets of another holder cannot be read', async () => {
+it('a credential that several tenants have works even if the Secrets of another of them cannot be read', async () => {
   await open();
   const broken = 'team-a';
   await world.break(broken, { 'docker.io': HUB_A });
@@ -79,7 +79,7 @@ it('a credential that several hold works though the Secrets of another holder ca
   expect(await pulled(await withToken(world, token))).toBe('UNAVAILABLE');
 });
 
-it('a tenant is kept to its upstreams, and to its repositories there', async () => {
+it('a tenant may pull only from its upstreams and repositories', async () => {
   await open({
     configured: {
       'team-a': { upstreams: ['docker.io'] },
@@ -100,7 +100,7 @@ it('a tenant is kept to its upstreams, and to its repositories there', async () 
 describe("an upstream's own credential", () => {
   const own = named(['owner', 'owner-password']);
 
-  it('serves tenants that logged in, after their own, but not who came with an upstream credential', async () => {
+  it('serves tenants that logged in here, after their own credentials, but not clients with an upstream credential', async () => {
     await open({ rule: { credential: own } });
     await world.put('team-a', { [SERVER]: OURS, 'docker.io': HUB_A });
     expect(await pulled(await world.as(OURS))).toMatchObject({ tried: ['hub-a', 'owner'] });
@@ -108,7 +108,7 @@ describe("an upstream's own credential", () => {
     expect(await pulled(await world.as(undefined))).toMatchObject(ANONYMOUSLY);
   });
 
-  it('fetches for all what is public, and with openToAll everything', async () => {
+  it('fetches public content for everybody and, with openToAll, everything', async () => {
     await open({ rule: { credential: own } });
     await world.prove(NGINX, undefined);
     expect(await pulled(await world.as(undefined))).toEqual({
@@ -121,7 +121,7 @@ describe("an upstream's own credential", () => {
     expect(await pulled(await world.as(undefined))).toMatchObject({ tried: ['owner'] });
   });
 
-  it('is followed by an attempt without any where anonymousFallback says so', async () => {
+  it('is followed by an anonymous attempt with anonymousFallback', async () => {
     await open({ rule: { anonymousFallback: true } });
     await world.put('team-a', { [SERVER]: OURS, 'docker.io': HUB_A });
     expect(await pulled(await world.as(OURS))).toMatchObject({ tried: ['hub-a', undefined] });
@@ -129,15 +129,15 @@ describe("an upstream's own credential", () => {
   });
 });
 
-describe('a refusal of upstream', () => {
-  it('is a challenge for nobody in particular, unless the repository is known to be public', async () => {
+describe('a refusal by upstream', () => {
+  it('becomes a challenge for an anonymous client, unless the repository is known to be public', async () => {
     await open({ configured: { 'team-a': {} } });
     expect(await unknown(await world.as(undefined))).toBe('UNAUTHORIZED');
     await world.prove(NGINX, undefined);
     expect(await unknown(await world.as(undefined))).toBe('MANIFEST_UNKNOWN');
   });
 
-  it('stays what it is for who has logged in', async () => {
+  it('is passed on to a client that has logged in', async () => {
     await open();
     await world.put('team-a', { 'docker.io': HUB_A });
     expect(await unknown(await world.as(HUB_A))).toBe('MANIFEST_UNKNOWN');

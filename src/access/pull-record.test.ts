@@ -24,7 +24,7 @@ test('access for everybody replaces what was recorded, and stays', () => {
   expect(pullRecord.mergeCredentials(open, 'reg/x', { kubernetesSecrets: [secret] })).toBe(open);
 });
 
-test('a secret with new content takes the place of the old', () => {
+test('a secret with new content replaces the old entry', () => {
   const record = { imageRef: 'ref', credentialMapping: { 'reg/x': { kubernetesSecrets: [secret] } } };
   const rotated = { ...secret, credentialHash: 'other' };
   const after = pullRecord.mergeCredentials(record, 'reg/x', { kubernetesSecrets: [rotated] });

@@ -2,19 +2,19 @@ import { describe, expect, it } from 'vitest';
 import { covers, MAX_SCOPES, parseScopes, scopeText } from './scope.ts';
 
 describe('scopes', () => {
-  it('are read from both ends, since a name may have a port', () => {
+  it('are parsed from both ends, since a name may contain a port', () => {
     expect(parseScopes(['repository:localhost:5000/a/b:pull,push', 'registry:catalog:*'])).toEqual([
       { type: 'repository', name: 'localhost:5000/a/b', actions: ['pull', 'push'] },
       { type: 'registry', name: 'catalog', actions: ['*'] },
     ]);
   });
 
-  it('may stand several in one text, with a class, and with an action twice', () => {
+  it('may occur together in one text, with a class, and with a repeated action', () => {
     const texts = parseScopes(['repository(plugin):a:pull,pull repository:b:pull']).map(scopeText);
     expect(texts).toEqual(['repository:a:pull', 'repository:b:pull']);
   });
 
-  it('that are none, too long or too many are left out', () => {
+  it('that are malformed, too long or too many are ignored', () => {
     const long = `repository:${'a'.repeat(700)}:pull`;
     expect(parseScopes(['', 'x', 'repository::pull', 'repository:a:', 'repository:a:PULL', long])).toEqual(
       [],
@@ -24,7 +24,7 @@ describe('scopes', () => {
     );
   });
 
-  it('cover what one of them names whole', () => {
+  it('cover what one of them includes completely', () => {
     const scopes = parseScopes(['repository:a:pull', 'repository:a:push', 'repository:b:*']);
     const wanted = (name: string, ...actions: string[]) =>
       covers(scopes, { type: 'repository', name, actions });

@@ -98,8 +98,8 @@ function open(newsMs: number): ServiceAccountTokens {
 
 afterEach(() => watch.close());
 
-describe("a service account's token", () => {
-  it('says whose it is, and the cluster is asked for its keys once', async () => {
+describe('a ServiceAccount token', () => {
+  it('identifies its account, and the cluster is asked for its keys once', async () => {
     expect(await tokens.verify(await sign())).toEqual(ACCOUNT);
     expect(await tokens.verify(await sign({ aud: 'https://registry.example:5000' }))).toEqual(ACCOUNT);
     expect(questions).toBe(1);
@@ -118,7 +118,7 @@ describe("a service account's token", () => {
     expect(await tokens.verify(await sign(claims))).toBeUndefined();
   });
 
-  it('that another key signed is refused, whatever key it names', async () => {
+  it('that another key signed is refused, whichever key it names', async () => {
     expect(await tokens.verify(await sign({}, { ...second, kid: '1' }))).toBeUndefined();
     const [, claims] = (await sign()).split('.');
     const none = Buffer.from('{"alg":"none"}').toString('base64url');
@@ -126,7 +126,7 @@ describe("a service account's token", () => {
     expect(await tokens.verify('x')).toBeUndefined();
   });
 
-  it('waits for the news that its account was made, for a while', async () => {
+  it('of an account that is not known yet waits a while for it', async () => {
     isThere = false;
     tokens = open(60_000);
     const verified = tokens.verify(await sign());
@@ -148,7 +148,7 @@ describe("a service account's token", () => {
     expect(await tokens.verify(token)).toBeUndefined();
   });
 
-  it('by a new key counts as soon as the cluster says so, and invented keys make few questions', async () => {
+  it('with a new key is accepted as soon as the cluster publishes it, and invented keys cause few requests', async () => {
     await tokens.verify(await sign());
     const token = await sign({}, second);
     for (let at = 0; at < 20; at += 1) expect(await tokens.verify(token)).toBeUndefined();
@@ -159,7 +159,7 @@ describe("a service account's token", () => {
     expect(questions).toBe(2);
   });
 
-  it('of a new issuer counts as soon as the cluster names it, though the key is an old one; then the former is nobody', async () => {
+  it('of a new issuer is accepted as soon as the cluster names it, even with an old key; the former issuer then is not', async () => {
     await tokens.verify(await sign());
     const next = await sign({ iss: 'https://next.example' });
     expect(await tokens.verify(next)).toBeUndefined();
@@ -172,7 +172,7 @@ describe("a service account's token", () => {
     ]);
   });
 
-  it('by a new key is good at once also after the clock was set back', async () => {
+  it('with a new key is accepted at once even if the clock was set back', async () => {
     expect(await tokens.verify(await sign())).toEqual(ACCOUNT);
     published = [second];
     nowMs -= 600_000;
@@ -181,7 +181,7 @@ describe("a service account's token", () => {
     expect(await tokens.verify(await sign({ nbf }))).toBeUndefined();
   });
 
-  it('by a key that was withdrawn counts no longer than until the next look, though nobody asks for it', async () => {
+  it('with a withdrawn key is refused after the next request for keys, even if nobody asks', async () => {
     const claims = { exp: NOW_S + 86_400 };
     await watch.start(() => {});
     expect(await tokens.verify(await sign(claims))).toEqual(ACCOUNT);
@@ -191,7 +191,7 @@ describe("a service account's token", () => {
     expect(await tokens.verify(await sign(claims))).toBeUndefined();
   });
 
-  it('goes on counting while the cluster is away, which is told', async () => {
+  it('stays valid while the cluster is unreachable, which is reported', async () => {
     const claims = { exp: NOW_S + 86_400 };
     let states = 0;
     await watch.start(() => void (states += 1));

@@ -38,14 +38,14 @@ beforeEach(() => {
 });
 
 describe('our tokens', () => {
-  it('say in every process on the store what they said where they were made', async () => {
+  it('mean the same in every process on the store', async () => {
     const { token, expiresInS } = await open().issue(CLAIMS);
     expect(expiresInS).toBe(300);
     expect(await open().verify(token)).toEqual(CLAIMS);
     expect(await open('other.example').verify(token)).toBeUndefined();
   });
 
-  it('of an unknown credential carry it to every process, for nobody else to read', async () => {
+  it('of an unknown credential carry it to every process, encrypted', async () => {
     const claims: TokenClaims = {
       kind: 'unknown',
       credentialId: 'abc',
@@ -61,13 +61,13 @@ describe('our tokens', () => {
     for (const word of ['alice', 'ssword']) expect(carried + sealed?.toString()).not.toContain(word);
   });
 
-  it('are not made of a login that no header has room for', async () => {
+  it('are not issued for a login that would not fit into a header', async () => {
     const login = { username: 'alice', password: 'x'.repeat(12_000) };
     const issued = open().issue({ kind: 'unknown', credentialId: 'abc', login, access: [] });
     await expect(issued).rejects.toMatchObject({ code: 'UNAUTHORIZED' });
   });
 
-  it('live on through a change of keys, and end with their time, even remembered ones', async () => {
+  it('survive a change of keys, and expire even if they are remembered', async () => {
     const tokens = open();
     const { token } = await tokens.issue(CLAIMS);
     expect(await tokens.verify(token)).toEqual(CLAIMS);
@@ -81,7 +81,7 @@ describe('our tokens', () => {
     expect(await open().verify(token)).toBeUndefined();
   });
 
-  it('of a key before the last one count no more, whatever they say of their end', async () => {
+  it('with a key before the last one are refused, whatever their expiry', async () => {
     await open().issue(CLAIMS);
     const [[name = '', text = ''] = []] = settings.values;
     const kid = name.replace('token-key-', '');
@@ -92,7 +92,7 @@ describe('our tokens', () => {
     expect(await tokens.verify(forever)).toBeUndefined();
   });
 
-  it('are never taken for what others made', async () => {
+  it('are not confused with those of other issuers', async () => {
     await open().issue(CLAIMS);
     const [[name = '', text = ''] = []] = settings.values;
     const kid = name.replace('token-key-', '');
@@ -113,7 +113,7 @@ describe('our tokens', () => {
     expect(await open().verify(await signed({}, text, kid))).toEqual(CLAIMS);
   });
 
-  it('are looked up once, however many keys others make up', async () => {
+  it('with invented keys cause one lookup', async () => {
     const tokens = open();
     for (let at = 0; at < 50; at += 1)
       await tokens.verify(await signed({}, '11'.repeat(32), `made-up-${at}`));

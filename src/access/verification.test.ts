@@ -3,7 +3,7 @@ import * as verification from './verification.ts';
 
 // The kubelet's decisions are in test/vectors/pullrecords.json; here is what they leave open.
 
-test('an allow-list is compared with the normalised name', () => {
+test('an allow-list is compared with the normalized name', () => {
   const policy = new verification.VerificationPolicy('NeverVerifyAllowlistedImages', [
     'docker.io/library/nginx',
     'reg.example/team/*',

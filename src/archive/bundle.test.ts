@@ -61,7 +61,7 @@ async function exported(...args: Parameters<typeof planBundle>): Promise<Buffer>
   return gathered((await planBundle(...args)).tar());
 }
 
-test('the same bytes under two types are in each repository what they were where they came from', async () => {
+test('the same bytes with two media types keep in each repository the type that they had where they came from', async () => {
   const image = imageOf([randomBlob(5_000, 'untyped')], { isUntyped: true });
   const artifact = readAs(image.manifest, OCI_ARTIFACT_MANIFEST);
   const { digest } = image.manifest;
@@ -83,7 +83,7 @@ test('the same bytes under two types are in each repository what they were where
   }
 });
 
-test('a referrer that is another thing in another repository goes into a bundle of its own', async () => {
+test('a referrer with different media types in two repositories needs two bundles', async () => {
   const subject = imageOf([randomBlob(3_000, 'subject')]);
   const referrer = imageOf([randomBlob(3_000, 'referrer')], { isUntyped: true, subject: subject.manifest });
   const artifact = readAs(referrer.manifest, OCI_ARTIFACT_MANIFEST);
@@ -104,7 +104,7 @@ test('a referrer that is another thing in another repository goes into a bundle 
   }
 });
 
-test('what is exported is held by the receiver after the import, under the same name, pinned and readable by all', async () => {
+test('exported images are stored by the receiver under the same name, pinned and readable by everybody', async () => {
   const image = await sender.hold(NAME, app);
   const report = await receiver.import(await exported([image], sender.stores));
   expect(report.images).toEqual([{ name: NAME, digest: app.manifest.digest }]);
@@ -132,7 +132,7 @@ test('what is exported is held by the receiver after the import, under the same 
   }
 });
 
-test('equal images make equal bytes, in whatever order they are named', async () => {
+test('the same images make the same bytes, in any order', async () => {
   const one = await sender.hold(NAME, app);
   const two = await sender.hold('quay.io/org/other:1', amd64);
   const tar = await exported([one, two], sender.stores);
@@ -141,7 +141,7 @@ test('equal images make equal bytes, in whatever order they are named', async ()
   expect(digestOf(tar)).toBe('sha256:725ddddbca6c140e73b0593bfc053f7cb537ae8ea11817e178fa9b5a6b41a750');
 });
 
-test('an imported bundle is imported again without writing anything', async () => {
+test('a bundle that is imported again writes nothing', async () => {
   const tar = await exported([await sender.hold(NAME, app)], sender.stores);
   await receiver.import(tar);
   const before = await receiver.traces();
@@ -149,7 +149,7 @@ test('an imported bundle is imported again without writing anything', async () =
   expect(await receiver.traces()).toEqual(before);
 });
 
-test('a bundle for one platform keeps the index and its digest, and leaves the rest out', async () => {
+test('a bundle for one platform keeps the index and its digest, and omits the rest', async () => {
   const image = await sender.hold(NAME, app);
   const tar = await exported([{ ...image, platforms: [parsePlatform('linux/arm64')] }], sender.stores);
   const files = await filesOf(tar);
@@ -161,7 +161,7 @@ test('a bundle for one platform keeps the index and its digest, and leaves the r
   expect(report.images).toEqual([{ name: NAME, digest: app.manifest.digest }]);
 });
 
-test('what the config of a child without a platform names decides whether it is carried', async () => {
+test('the platform in the config of a child decides if the index declares none', async () => {
   const inner = indexOfEntries([descriptorOf(arm64.manifest)]);
   await sender.hold(NAME, { manifest: inner, images: [arm64] });
   const outer = { manifest: indexOfEntries([descriptorOf(inner)]), images: [] };
@@ -184,7 +184,7 @@ test('what the config of a child without a platform names decides whether it is 
   expect(await missing('linux/arm64')).toEqual([arm64.config.digest]);
 });
 
-test('the platforms of which all is held are those that would be pulled, named by the index or by a config', async () => {
+test('the platforms that are completely stored are those that a pull would choose, by index or config', async () => {
   const other = imageOf([randomBlob(10, 'other')]);
   const entries = [
     { ...descriptorOf(amd64.manifest), platform: amd64.platform },
@@ -215,7 +215,7 @@ const on = (os: string, version: string, ...features: string[]) =>
     },
   });
 
-test('what tells platforms apart beside their architecture is told to the receiver, whatever is in it', async () => {
+test('all members of a platform are passed on to the receiver, whatever they contain', async () => {
   const plain = on('linux', '');
   const held = [
     on('linux', '', 'nydus.remoteimage.v1'),
@@ -240,7 +240,7 @@ test('what tells platforms apart beside their architecture is told to the receiv
   expect(await receiver.metadata.statBlob(plain.config.digest)).toBeUndefined();
 });
 
-test('what is not held completely is not exported, and the error says what is missing', async () => {
+test('an incomplete image is not exported, and the error says what is missing', async () => {
   const image = await sender.hold(NAME, app);
   await sender.metadata.removeBlob(arm64.config.digest);
   await expect(planBundle([image], sender.stores)).rejects.toThrow(arm64.config.digest);
@@ -252,7 +252,7 @@ test('what is not held completely is not exported, and the error says what is mi
   ).toBeDefined();
 });
 
-test('nor is what the disk has lost, wholly or in part, before the export or while it runs', async () => {
+test('an image is not exported if its blob is lost or truncated on disk, before or during the export', async () => {
   const image = await sender.hold(NAME, amd64);
   const [, layer] = amd64.layers;
   const bundle = await planBundle([image], sender.stores);
@@ -267,7 +267,7 @@ test('nor is what the disk has lost, wholly or in part, before the export or whi
   expect(await missingOfImage(sender.stores, image.repository, 'v1', undefined)).toEqual([layer!.digest]);
 });
 
-test('a thin bundle carries what the receiver lacks, and nothing else', async () => {
+test('a delta bundle contains only what the receiver lacks', async () => {
   const base = [randomBlob(400_000, 'b1'), randomBlob(500_000, 'b2'), randomBlob(100_000, 'b3')];
   const first: Image[] = Array.from({ length: 10 }, (_, n) =>
     imageOf([...base, randomBlob(30_000, `top ${n}`)]),
@@ -294,7 +294,7 @@ test('a thin bundle carries what the receiver lacks, and nothing else', async ()
   await stranger.remove();
 });
 
-test('images whose manifests no import would take together make no bundle', async () => {
+test('images whose manifests exceed the limit of an import make no bundle', async () => {
   const images: ExportImage[] = [];
   for (let n = 0; n < 17; n += 1) {
     const annotations = { padding: String(n).padEnd(4_000_000, 'x') };
@@ -307,7 +307,7 @@ test('images whose manifests no import would take together make no bundle', asyn
 });
 
 test.each([undefined, '', '0'.repeat(32)])(
-  'an archive with the seal %j may not claim content that is held for others by naming its digest',
+  'an archive with the seal %j cannot claim stored content of others by naming its digest',
   async seal => {
     await receiver.hold('docker.io/secret/app:1', amd64, { isPublic: false });
     if (seal !== undefined) await haveListBytes(receiver.blobs, receiver.metadata);
@@ -322,7 +322,7 @@ test.each([undefined, '', '0'.repeat(32)])(
   },
 );
 
-test('nor by carrying other bytes under that digest', async () => {
+test('an archive cannot claim stored content by containing other bytes under its digest', async () => {
   await receiver.hold('docker.io/secret/app:1', amd64, { isPublic: false });
   const held = pathOf(amd64.layers[1]!.digest);
   const files = layoutFiles(amd64, NAME).map(file =>
@@ -334,7 +334,7 @@ test('nor by carrying other bytes under that digest', async () => {
   );
 });
 
-test('content of private repositories says so, and is not made public unless that is asked for', async () => {
+test('content of private repositories is marked, and is not made public unless that is requested', async () => {
   const image = await sender.hold(NAME, app, { isPublic: false });
   const tar = await exported([image], sender.stores);
   await expect(receiver.import(tar)).rejects.toThrow('comes from a private repository');
@@ -342,7 +342,7 @@ test('content of private repositories says so, and is not made public unless tha
   expect((await receiver.import(tar, { mayPublish: true })).images).toHaveLength(1);
 });
 
-test('signatures travel with what they sign, and come to lie beside it', async () => {
+test('signatures are exported with their subjects, and imported into the same repositories', async () => {
   const image = await sender.hold(NAME, app);
   const signature = imageOf([randomBlob(100, 'signature')], {
     artifactType: 'application/vnd.example.signature',
@@ -365,7 +365,7 @@ function refuseAll(name: string | undefined): undefined {
   if (name !== undefined) throw new Error('no such registry');
 }
 
-test('a signature is refused for the image that it is about, also of one child of it', async () => {
+test('a signature is refused with its image, also if it signs a child of it', async () => {
   const image = await sender.hold(NAME, app);
   const signatures = [app, amd64].map(({ manifest }, at) =>
     imageOf([randomBlob(100, `signature ${at}`)], { subject: manifest }),
@@ -383,7 +383,7 @@ test('a signature is refused for the image that it is about, also of one child o
   }
 });
 
-test('what is wrong with an archive as a whole hides no reason of a single image', async () => {
+test('all reasons are reported, for the archive and for each image', async () => {
   const images = [await sender.hold(NAME, amd64), await sender.hold('docker.io/library/other:v1', arm64)];
   const tar = await exported(images, sender.stores);
   vi.spyOn(receiver.metadata, 'readTag').mockRejectedValue(new ArchiveError('as a whole'));
@@ -399,7 +399,7 @@ test('what is wrong with an archive as a whole hides no reason of a single image
   expect(inspection.refusals).toEqual(reasons);
 });
 
-test('signatures that two images share are carried and told once', async () => {
+test('signatures that two images share are included and reported once', async () => {
   const images = [await sender.hold(NAME, amd64), await sender.hold('docker.io/library/app:latest', amd64)];
   const tag = amd64.manifest.digest.replace(':', '-');
   await sender.hold(`docker.io/library/app:${tag}.sig`, imageOf([randomBlob(100, 'cosign')]));
@@ -428,7 +428,7 @@ test("Docker's manifest.json names the config and layers of the first platform",
   ]);
 });
 
-test("Docker's manifest.json is the same in whatever order images are named that share a config", async () => {
+test("Docker's manifest.json is the same in whatever order images with one config are named", async () => {
   const recompressed = randomBlob(60_000, 'the same files, with another compression');
   const view = {
     schemaVersion: 2,
@@ -447,7 +447,7 @@ test("Docker's manifest.json is the same in whatever order images are named that
   expect(tar.equals(await exported([two, one], options))).toBe(true);
 });
 
-test('an archive is read compressed with gzip, from a folder, and with its index at the end', async () => {
+test('an archive can be compressed with gzip, be a folder, or have its index at the end', async () => {
   const files = layoutFiles(app, NAME);
   const tar = await tarOf(files);
   const folder = join(sender.folder, 'layout');
@@ -469,7 +469,7 @@ test('an archive is read compressed with gzip, from a folder, and with its index
   }
 });
 
-test('an image that the archive does not name in full gets its name from whoever imports it', async () => {
+test('an image without a full name gets one from the importer', async () => {
   const tar = await tarOf(layoutFiles(amd64, 'v1'));
   await expect(receiver.import(tar)).rejects.toThrow('--rename');
   const report = await receiver.import(tar, { placeOf: () => placeOf('quay.io/org/renamed:2') });
@@ -488,7 +488,7 @@ test('files that no image names are not kept', async () => {
   expect(await receiver.blobs.stat(stray.digest)).toBeUndefined();
 });
 
-test('an import that is broken off keeps what it has, and the next one goes on from there', async () => {
+test('an interrupted import keeps what it has, and the next one continues', async () => {
   const tar = await exported([await sender.hold(NAME, app)], sender.stores);
   const stop = new AbortController();
   let seen = 0;

@@ -85,7 +85,7 @@ test.each([
   expect(await refusal(withFile({ name }))).toMatch(/not a valid file name|too long/);
 });
 
-test('so is a folder with such a name', async () => {
+test('a folder with such a name is refused', async () => {
   expect(await refusal([{ name: '../../up/', type: 'directory' }, ...layout])).toMatch(
     'not a valid file name',
   );
@@ -107,7 +107,7 @@ test('a symbolic link in a folder is refused', async () => {
   await expect(importArchive(openArchive(folder), world.options())).rejects.toThrow('is not a file');
 });
 
-test.each(['blobs', 'blobs/sha256'])('a link in the place of the folder %s is refused', async name => {
+test.each(['blobs', 'blobs/sha256'])('a link in place of the folder %s is refused', async name => {
   const folder = join(world.folder, 'layout');
   const elsewhere = join(world.folder, 'elsewhere');
   for (const file of layout) {
@@ -121,7 +121,7 @@ test.each(['blobs', 'blobs/sha256'])('a link in the place of the folder %s is re
   expect(await world.traces()).toEqual(NOTHING);
 });
 
-test('a file of a folder that cannot be opened fails its reader, and nobody before', async () => {
+test('a file of a folder that cannot be opened fails its reader, and nothing before', async () => {
   await writeFile(join(world.folder, 'oci-layout'), 'x');
   const reading = async (): Promise<void> => {
     for await (const { name, body } of openArchive(world.folder)) {
@@ -132,7 +132,7 @@ test('a file of a folder that cannot be opened fails its reader, and nobody befo
   await expect(reading()).rejects.toMatchObject({ code: 'ENOENT' });
 });
 
-test('a manifest with a member that occurs twice is refused', async () => {
+test('a manifest with a duplicate member is refused', async () => {
   const text = bytesOf(image.manifest).toString().replace('"layers":', '"layers":[],"layers":');
   const manifest = contentOf(text, image.manifest.mediaType);
   const files = [
@@ -143,7 +143,7 @@ test('a manifest with a member that occurs twice is refused', async () => {
   expect(await refusal(files)).toMatch('"layers" occurs twice');
 });
 
-test('a name that occurs twice is refused, whichever came first', async () => {
+test('a duplicate name is refused, whichever comes first', async () => {
   expect(await refusal(withFile(layout[0]!))).toMatch('occurs twice');
   expect(await refusal(withFile({ ...layout.at(-1)!, name: './oci-layout' }))).toMatch('occurs twice');
 });
@@ -158,7 +158,7 @@ test('bytes with another digest than their name are refused, small and large', a
   );
 });
 
-test('a size that is not the one that the manifest names is refused', async () => {
+test('a blob with another size than its manifest declares is refused', async () => {
   const layer = image.layers[0]!;
   const manifest = contentOf(
     JSON.stringify({
@@ -183,7 +183,7 @@ test('a size that is not the one that the manifest names is refused', async () =
   expect(await refusal(index)).toMatch('is listed with 3 bytes');
 });
 
-test('a blob that is named with two sizes is refused, also when the first is right', async () => {
+test('a blob that is declared with two sizes is refused, even if the first one is right', async () => {
   const [layer] = image.layers.map(descriptorOf);
   const layers = [layer, { ...layer, size: layer!.size + 1 }];
   const view = { schemaVersion: 2, config: descriptorOf(image.config), layers };
@@ -194,14 +194,14 @@ test('a blob that is named with two sizes is refused, also when the first is rig
   );
 });
 
-test('an index.json with a member that occurs twice is refused: another reader would find another image', async () => {
+test('an index.json with a duplicate member is refused, since other readers would find another image', async () => {
   const entry = JSON.stringify(entryOf(image.manifest, NAME));
   const doubled = entry.replace('"digest"', `"Digest":${JSON.stringify(big.digest)},"digest"`);
   const index = `{"schemaVersion":2,"manifests":[${doubled}]}`;
   expect(await refusal(changed('index.json', index))).toMatch('"digest" occurs twice');
 });
 
-test('a manifest that would be read as two types in one repository is refused', async () => {
+test('a manifest with two media types in one repository is refused', async () => {
   const untyped = imageOf(image.layers, { isUntyped: true });
   const artifact = readAs(untyped.manifest, OCI_ARTIFACT_MANIFEST);
   const index = indexOfEntries([descriptorOf(artifact), descriptorOf(untyped.manifest)]);
@@ -221,7 +221,7 @@ test('a manifest that would be read as two types in one repository is refused', 
   );
 });
 
-test('an archive that lacks a blob, a manifest, its index or its layout is refused', async () => {
+test('an archive without a blob, a manifest, its index or its layout is refused', async () => {
   expect(await refusal(without(pathOf(big.digest)))).toMatch(`the blob ${big.digest} is not in the archive`);
   expect(await refusal(without(pathOf(image.config.digest)))).toMatch('is not in the archive');
   expect(await refusal(without(pathOf(image.manifest.digest)))).toMatch(/the manifest .* is missing/);
@@ -230,7 +230,7 @@ test('an archive that lacks a blob, a manifest, its index or its layout is refus
   expect(await refusal([])).toMatch('no oci-layout');
 });
 
-test('an index that claims what the archive lacks is refused, unless the wanted platforms are there', async () => {
+test('an index with missing children is refused, unless the requested platforms are complete', async () => {
   const both = indexOf([image, arm]);
   const files = layoutFiles(both, NAME).filter(({ name }) => name !== pathOf(arm.manifest.digest));
   expect(await refusal(files)).toMatch(/the manifest .* for linux\/arm64 is missing .*--platform/);
@@ -238,7 +238,7 @@ test('an index that claims what the archive lacks is refused, unless the wanted 
   expect(report.images).toHaveLength(1);
 });
 
-test('of images that are whole beside one that is not, none is taken in', async () => {
+test('if one image is incomplete, none is imported', async () => {
   const other = imageOf([randomBlob(40_000, 'other')]);
   const first = entryOf(image.manifest, NAME);
   const second = entryOf(other.manifest, 'quay.io/org/other:1');
@@ -255,7 +255,7 @@ test('of images that are whole beside one that is not, none is taken in', async 
   expect((await world.import(await tarOf([...blobs.values()]))).images).toHaveLength(2);
 });
 
-test('an archive that ends early is refused, wherever it ends', async () => {
+test('a truncated archive is refused, wherever it ends', async () => {
   const tar = await tarOf(layout);
   for (const share of [0.001, 0.2, 0.5, 0.9, 0.999]) {
     expect(await refusal(tar.subarray(0, Math.floor(tar.byteLength * share)))).toMatch(
@@ -265,24 +265,24 @@ test('an archive that ends early is refused, wherever it ends', async () => {
   expect(await refusal(gzipSync(tar).subarray(0, 100_000))).toMatch('cannot be decompressed');
 });
 
-test('an archive that is not there is refused like one that is broken', async () => {
+test('an archive that does not exist is refused like a broken one', async () => {
   const importing = importArchive(openArchive(join(world.folder, 'nowhere.tar')), world.options());
   await expect(importing).rejects.toThrow(expect.objectContaining({ name: 'ArchiveError' }));
 });
 
-test('what is no archive is refused', async () => {
+test('a file that is not an archive is refused', async () => {
   expect(await refusal(Buffer.from('hello, world'))).toMatch(/damaged|no oci-layout/);
   expect(await refusal(Buffer.from(bytesOf(randomBlob(100_000, 'noise'))))).toMatch('damaged');
 });
 
-test('a bomb is refused before it has gone off', async () => {
+test('a decompression bomb is refused before it is decompressed', async () => {
   const zeros = Buffer.alloc(200 * 1024 * 1024);
   expect(await refusal(gzipSync(await tarOf([{ name: 'zeros', bytes: zeros }])))).toMatch(
     'expands to more than',
   );
 });
 
-test('a header that asks for memory is refused', async () => {
+test('a header that would need much memory is refused', async () => {
   const header = Buffer.from((await tarOf([{ name: 'x' }])).subarray(0, 512));
   // A pax header that says it is 8 GiB long (POSIX pax: size in octal at 124, type at 156, checksum at 148).
   header.write('77777777777\0', 124);
@@ -293,7 +293,7 @@ test('a header that asks for memory is refused', async () => {
   expect(await refusal(Buffer.concat([header, Buffer.alloc(4096)]))).toMatch('damaged');
 });
 
-test('a header whose size is no number is refused, and not waited for', async () => {
+test('a header whose size is not a number is refused at once', async () => {
   const tar = await tarOf(layout);
   // In base 256 (POSIX pax, "size"), only 0x80 and 0xff may begin it.
   tar[124] = 0x81;
@@ -303,7 +303,7 @@ test('a header whose size is no number is refused, and not waited for', async ()
   expect(await refusal(tar)).toMatch(/damaged or malformed: .* has an invalid size/);
 });
 
-test('an archive with more files than any has is refused', async () => {
+test('an archive with too many files is refused', async () => {
   const header = (await tarOf([{ name: 'folder', type: 'directory' }])).subarray(0, 512);
   const thousand = Buffer.concat(Array.from({ length: 1000 }, () => header));
   const endless = async function* () {
@@ -324,7 +324,7 @@ test('manifests that would fill the memory together are refused', async () => {
   expect(await refusal([...files, ...layout])).toMatch('its manifests exceed');
 });
 
-test('indexes that lie in each other without end are refused', async () => {
+test('indexes that are nested too deep are refused', async () => {
   let inner = contentOf(JSON.stringify({ schemaVersion: 2, manifests: [] }), OCI_INDEX);
   const files: TarFile[] = [{ name: pathOf(inner.digest), bytes: bytesOf(inner) }];
   for (let depth = 0; depth < 6; depth += 1) {
@@ -341,7 +341,7 @@ test('indexes that lie in each other without end are refused', async () => {
   ).toMatch('deep');
 });
 
-test('a manifest that could be read in two ways is refused', async () => {
+test('an ambiguous manifest is refused', async () => {
   const both = contentOf(JSON.stringify({ schemaVersion: 2, manifests: [], layers: [] }), OCI_INDEX);
   const { mediaType, digest, size } = both;
   const files = changed('index.json', indexOfImage({ mediaType, digest, size }));
@@ -350,7 +350,7 @@ test('a manifest that could be read in two ways is refused', async () => {
   );
 });
 
-test('a name that two images have is refused, unless they are one', async () => {
+test('a name for two different images is refused', async () => {
   const named = (...contents: Content[]) => ({
     name: 'index.json',
     bytes: JSON.stringify({ schemaVersion: 2, manifests: contents.map(one => entryOf(one, NAME)) }),
@@ -366,7 +366,7 @@ test('a name that two images have is refused, unless they are one', async () => 
   expect((await world.import(tar)).images).toHaveLength(2);
 });
 
-test('a name that is nobody here, or names another digest, is refused', async () => {
+test('a name that means nothing here, or contains another digest, is refused', async () => {
   const other = `docker.io/library/app@${big.digest}`;
   expect(await refusal(layoutFiles(image, other))).toMatch('names a digest other than its own');
   const importing = world.import(await tarOf(layout), { placeOf: noPlace });
@@ -374,7 +374,7 @@ test('a name that is nobody here, or names another digest, is refused', async ()
   expect(await world.traces()).toEqual(NOTHING);
 });
 
-test('what only names are wrong with is refused as soon as its index is read', async () => {
+test('wrong names are refused as soon as the index is read', async () => {
   let bytes = 0;
   const tar = await tarOf([layout.find(({ name }) => name === 'index.json')!, ...without('index.json')]);
   const importing = world.import(tar, { placeOf: noPlace, progress: more => (bytes += more) });
@@ -382,13 +382,13 @@ test('what only names are wrong with is refused as soon as its index is read', a
   expect(bytes).toBeLessThan(1000);
 });
 
-test('a Docker archive without a layout says what to do with it', async () => {
+test('the refusal of a Docker archive without a layout says what to do', async () => {
   expect(await refusal([{ name: 'manifest.json', bytes: '[]' }])).toMatch('skopeo copy');
   const name = `${'a'.repeat(64)}/layer.tar`;
   expect(await refusal([{ name, type: 'symlink', linkname: '../b/layer.tar' }])).toMatch('skopeo copy');
 });
 
-test('an index or a layout that cannot be read is refused', async () => {
+test('an invalid index or layout is refused', async () => {
   expect(await refusal(changed('index.json', 'nonsense'))).toMatch('cannot be read');
   expect(await refusal(changed('index.json', '{"schemaVersion":2,"manifests":[]}'))).toMatch(
     'contains no images',
@@ -397,14 +397,14 @@ test('an index or a layout that cannot be read is refused', async () => {
   expect(await refusal(changed('index.json', Buffer.alloc(5_000_000)))).toMatch('larger than');
 });
 
-test('a list that is no have-list is refused', () => {
+test('an invalid have-list is refused', () => {
   const type = '"mediaType":"application/vnd.entrepot.have.v1+json"';
   for (const text of ['', '{}', `{${type},"blobs":[]}`, `{${type},"seal":"a","blobs":["x"]}`]) {
     expect(() => parseHaveList(Buffer.from(text))).toThrow('entrepot have');
   }
 });
 
-test('a source that fails is not taken for the end of the archive', async () => {
+test('a failing source is not mistaken for the end of the archive', async () => {
   const tar = await tarOf(layout);
   const broken = async function* () {
     yield* inPieces(tar.subarray(0, 1_000_000));

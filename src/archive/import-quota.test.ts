@@ -33,14 +33,14 @@ async function importAs(
 const quotaOf = (bytes: number) =>
   new PrefixQuota(world.metadata, owner => (owner === 'team-a' ? bytes : undefined));
 
-test('an import into the repositories of a tenant whose quota is used up is refused, and leaves nothing', async () => {
+test("an import into a tenant's repositories is refused if its quota is used up, and leaves nothing behind", async () => {
   const refused = importAs('team-a/app:1', first, quotaOf(sizeOf(first) - 1));
   await expect(refused).rejects.toThrow(ArchiveError);
   await expect(refused).rejects.toThrow(/the quota of team-a is used up: its repositories may store/);
   expect(await world.traces()).toEqual({ repositories: 0, manifests: 0, blobs: 0, files: 0 });
 });
 
-test('what the repository has already takes no more room, and what was imported is counted once', async () => {
+test('content that the repository has needs no space, and imported content is counted once', async () => {
   const quota = quotaOf(sizeOf(first) + sizeOf(second) - base.size);
   await importAs('team-a/app:1', first, quota);
   await importAs('team-a/app:1', first, quota);
@@ -51,7 +51,7 @@ test('what the repository has already takes no more room, and what was imported 
   await importAs('team-b/other:1', first, quota);
 });
 
-test('what belongs to a mirror is no part of any quota', async () => {
+test('content of mirrored repositories counts for no quota', async () => {
   await importAs('ignored', first, quotaOf(0), {
     placeOf: () => ({ repository: { upstream: 'docker.io', name: 'team-a/app' }, tag: '1' }),
   });

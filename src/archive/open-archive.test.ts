@@ -28,7 +28,7 @@ function zstdOf(bytes: Buffer): Buffer {
 const image = imageOf([randomBlob(300_000, 'layer')]);
 const compressed = async () => zstdOf(await tarOf(layoutFiles(image, 'docker.io/library/app:v1')));
 
-test('an archive comes out of a named pipe, and one that brings nothing is given up by the signal', async () => {
+test('an archive can be read from a named pipe, and the signal ends waiting for an empty one', async () => {
   const folder = await makeTempFolder('pipe');
   try {
     const path = join(folder, 'pipe');

@@ -129,7 +129,7 @@ describe('the headers of a tar', () => {
       expect((await check(whole, pieceBytes)).equals(whole)).toBe(true);
   });
 
-  it('of what is packed here pass as they are, with bodies of every length', async () => {
+  it('of our own archives pass unchanged, with bodies of any length', async () => {
     const packer = pack();
     for (const size of [0, 1, 511, 512, 513, 100_000])
       packer.entry({ name: `f${size}`.padEnd(120, 'x') }, Buffer.alloc(size, 'b'));

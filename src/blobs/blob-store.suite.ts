@@ -44,7 +44,7 @@ export function blobStoreSuite(makePlace: () => Promise<BlobPlace>): void {
       await place.remove();
     });
 
-    test('what is not here is undefined, and removing it is fine', async () => {
+    test('an absent blob is undefined, and removing it has no effect', async () => {
       expect(await blobs.stat(ABSENT)).toBeUndefined();
       expect(await blobs.open(ABSENT)).toBeUndefined();
       expect(await blobs.rehash(ABSENT, { bytesPerSecond: 0 })).toBeUndefined();
@@ -53,7 +53,7 @@ export function blobStoreSuite(makePlace: () => Promise<BlobPlace>): void {
       await removal.takeAway()?.();
     });
 
-    test('a blob is visible when it is put, and not before, and leaves no ingest', async () => {
+    test('a blob is visible after put, not before, and leaves no ingest', async () => {
       const bytes = randomBytes(100_000);
       const digest = digestOf(bytes);
       const ingest = await spool.ingest(steadyLease('fill-1'), { digest });
@@ -75,7 +75,7 @@ export function blobStoreSuite(makePlace: () => Promise<BlobPlace>): void {
       expect(await hashBlob(blobs, digest)).toBe(digest);
     });
 
-    test('an ingest that was put can be read until it is closed, also when the blob is removed', async () => {
+    test('an ingest that was put stays readable until it is closed, even if the blob is removed', async () => {
       const bytes = randomBytes(50_000);
       const digest = digestOf(bytes);
       const ingest = await spool.ingest(steadyLease('fill-1'), { digest });
@@ -102,7 +102,7 @@ export function blobStoreSuite(makePlace: () => Promise<BlobPlace>): void {
       expect(await hashBlob(blobs, digest)).toBe(digest);
     });
 
-    test('a suspended ingest is put by the process that goes on with it', async () => {
+    test('a suspended ingest is put by the process that continues it', async () => {
       const bytes = randomBytes(700_000);
       const digest = digestOf(bytes);
       const first = await spool.ingest(steadyLease('fill-1'), { digest });
@@ -121,7 +121,7 @@ export function blobStoreSuite(makePlace: () => Promise<BlobPlace>): void {
       expect(await hashBlob(blobs, digest)).toBe(digest);
     });
 
-    test('whoever was taken for dead and wakes changes nothing of the blob that his successor has put', async () => {
+    test("a process that was considered dead changes nothing when it wakes up after its successor's put", async () => {
       const bytes = randomBytes(700_000);
       const digest = digestOf(bytes);
       const paused = await spool.ingest(steadyLease('fill-1', 1), { digest });
@@ -140,7 +140,7 @@ export function blobStoreSuite(makePlace: () => Promise<BlobPlace>): void {
       await successor.close();
     });
 
-    test('who has lost the Lease puts nothing', async () => {
+    test('a process that has lost its Lease cannot put', async () => {
       let isLost = false;
       const bytes = Buffer.from('bytes');
       const ingest = await spool.ingest(losableLease('fill-1', () => isLost));
@@ -152,7 +152,7 @@ export function blobStoreSuite(makePlace: () => Promise<BlobPlace>): void {
       await ingest.close();
     });
 
-    test('two ingests may become the same blob, and each is told that it is there', async () => {
+    test('two ingests of the same blob can both be put', async () => {
       const bytes = randomBytes(10_000);
       const digest = digestOf(bytes);
       const first = await spool.ingest(steadyLease('upload-1'));
@@ -167,7 +167,7 @@ export function blobStoreSuite(makePlace: () => Promise<BlobPlace>): void {
       await reader?.close();
     });
 
-    test('a reader outlives the removal of its blob, and is closed as often as one likes', async () => {
+    test('a reader outlives the removal of its blob, and may be closed repeatedly', async () => {
       const bytes = randomBytes(10_000);
       const digest = await keep(stores, 'fill-1', bytes);
       const reader = await blobs.open(digest);
@@ -191,7 +191,7 @@ export function blobStoreSuite(makePlace: () => Promise<BlobPlace>): void {
       expect(blobs.hasReaders(digest)).toBe(false);
     });
 
-    test('a removal takes away what it was prepared for, if it says that this is there still', async () => {
+    test('a removal removes what it was prepared for, if that is still there', async () => {
       const digest = await keep(stores, 'fill-1', Buffer.from('bytes'));
       const removal = await blobs.removal(digest);
       expect(removal.isSame()).toBe(true);
@@ -202,7 +202,7 @@ export function blobStoreSuite(makePlace: () => Promise<BlobPlace>): void {
       expect(await blobs.stat(digest)).toBeUndefined();
     });
 
-    test('a blob that comes after another of its digest was taken away stays', async () => {
+    test('a blob that is stored after another with its digest was removed stays', async () => {
       const bytes = Buffer.from('bytes');
       const digest = digestOf(bytes);
       const free = (await blobs.removal(await keep(stores, 'fill-1', bytes))).takeAway();
@@ -215,7 +215,7 @@ export function blobStoreSuite(makePlace: () => Promise<BlobPlace>): void {
       await ingest.close();
     });
 
-    test('another process reads along with an ingest to its end, though it is a blob by then', async () => {
+    test('another process follows an ingest to its end, even after it has become a blob', async () => {
       const bytes = randomBytes(20_000);
       const digest = digestOf(bytes);
       const other = await place.open();
@@ -233,7 +233,7 @@ export function blobStoreSuite(makePlace: () => Promise<BlobPlace>): void {
       await other.close();
     });
 
-    test('a blob is hashed again from where it stays, by either algorithm', async () => {
+    test('a stored blob is hashed again, with either algorithm', async () => {
       const bytes = randomBytes(300_000);
       const digest = digestOf(bytes, 'sha512');
       const ingest = await spool.ingest(steadyLease('fill-1'), { digest });
@@ -250,7 +250,7 @@ export function blobStoreSuite(makePlace: () => Promise<BlobPlace>): void {
       );
     });
 
-    test('what is no digest never gets near the store', async () => {
+    test('an invalid digest never reaches the file system', async () => {
       for (const text of [
         'sha256:../../etc/passwd',
         `sha256:${'A'.repeat(64)}`,
@@ -264,7 +264,7 @@ export function blobStoreSuite(makePlace: () => Promise<BlobPlace>): void {
       }
     });
 
-    test('everything that is here is listed, with sizes and times', async () => {
+    test('all blobs are listed, with sizes and times', async () => {
       const digest = await keep(stores, 'fill-1', Buffer.from('four'));
       const beforeMs = Date.now() - 60_000;
       await expect.poll(() => collect(blobs.list())).toHaveLength(1);

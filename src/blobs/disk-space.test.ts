@@ -6,7 +6,7 @@ import { isStorageFull } from './storage-full.ts';
 /** More than any disk has. */
 const EVERYTHING = 2 ** 60;
 
-test('what leaves enough free is let through', async () => {
+test('a write that leaves enough free space is admitted', async () => {
   const space = new DiskSpace(tmpdir(), () => 0);
   space.makeRoom = vi.fn<typeof space.makeRoom>();
   await space.admit(0);
@@ -17,7 +17,7 @@ test('what leaves enough free is let through', async () => {
   expect([freeBytes > 0, minFreeBytes]).toEqual([true, 0]);
 });
 
-test('what does not is refused as by a full disk, after room was tried to be made, and nothing is nothing', async () => {
+test('a write that does not is refused as on a full disk, after eviction was tried; an empty write is admitted', async () => {
   const space = new DiskSpace(tmpdir(), () => EVERYTHING);
   const wanted: number[] = [];
   space.makeRoom = async bytes => void wanted.push(bytes);
@@ -38,7 +38,7 @@ test('what is too large for what is free above the minimum is refused with its s
   );
 });
 
-test('room is made once for all who wait, and each of them has what it needs of it', async () => {
+test('room is made once for all who wait, and each gets what it needs', async () => {
   let minFree = EVERYTHING;
   const space = new DiskSpace(tmpdir(), () => minFree);
   const makeRoom = vi.fn<typeof space.makeRoom>(async () => {
@@ -49,7 +49,7 @@ test('room is made once for all who wait, and each of them has what it needs of 
   expect(makeRoom).toHaveBeenCalledTimes(1);
 });
 
-test('a part of the disk that is asked for is a part of all of it', async () => {
+test('a share of the disk is a share of its size', async () => {
   const space = new DiskSpace(tmpdir(), diskBytes => diskBytes / 20);
   const { minFreeBytes } = await space.look();
   expect(minFreeBytes).toBeGreaterThan(0);

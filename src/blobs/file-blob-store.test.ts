@@ -61,7 +61,7 @@ afterEach(async () => {
   await rm(folder, { recursive: true });
 });
 
-test('a blob lies under its digest and cannot be written, an ingest under its key', async () => {
+test('a blob has its digest as name and is read-only, an ingest has its key', async () => {
   const digest = await keep(stores, 'fill-1', Buffer.from('hello'));
   const hex = digestHex(digest);
   const blob = await stat(join(folder, 'blobs', 'sha256', hex.slice(0, 2), hex));
@@ -72,7 +72,7 @@ test('a blob lies under its digest and cannot be written, an ingest under its ke
   await ingest.close();
 });
 
-test('what is committed is on the disk: the bytes before they have their name, then every name down to it', async () => {
+test('a committed blob is durable: first its bytes are synced, then all names', async () => {
   const synced = await watchSyncs();
   const digest = await keep(stores, 'upload-1', Buffer.from('hello'));
   const hex = digestHex(digest);
@@ -84,7 +84,7 @@ test('what is committed is on the disk: the bytes before they have their name, t
 });
 
 test.each(['close', 'suspend'] as const)(
-  'what could not be synced is not gone on from: the file goes at the %s',
+  'after a failed sync nobody continues from the bytes: the file is removed at the %s',
   async end => {
     const bytes = Buffer.from('hello');
     const lease = steadyLease('upload-1');
@@ -101,7 +101,7 @@ test.each(['close', 'suspend'] as const)(
   },
 );
 
-test('what was taken away and freed stays away after a power loss: the name that it had is synced', async () => {
+test('a removed blob stays removed after a power failure, since its folder is synced', async () => {
   const digest = await keep(stores, 'upload-1', Buffer.from('hello'));
   const synced = await watchSyncs();
   await remove(blobs, digest);
@@ -109,7 +109,7 @@ test('what was taken away and freed stays away after a power loss: the name that
 });
 
 test.each(['commit', 'hash'] as const)(
-  'a %s that fails since another process has removed the ingest fails of that',
+  'a %s fails with LeaseLost if another process has removed the ingest',
   async step => {
     let looks = Infinity;
     const confirm = (): undefined => {
@@ -131,7 +131,7 @@ test.each(['commit', 'hash'] as const)(
   },
 );
 
-test('bytes that one sync did not bring to the disk are never committed, whatever a later sync says', async () => {
+test('bytes whose sync failed are never committed, whatever a later sync says', async () => {
   const digest = digestOf(Buffer.alloc(SYNC_STEP));
   const datasync = vi.spyOn(await fileHandles(), 'datasync');
   datasync.mockRejectedValueOnce(new Error('lost pages'));
@@ -142,7 +142,7 @@ test('bytes that one sync did not bring to the disk are never committed, whateve
   expect(await blobs.stat(digest)).toBeUndefined();
 });
 
-test('every file that was opened is closed in the end', async () => {
+test('all files are closed in the end', async () => {
   const bytes = randomBytes(300_000);
   const digest = await keep(stores, 'fill-1', bytes);
   await keep(stores, 'fill-2', randomBytes(10));
@@ -162,7 +162,7 @@ test('every file that was opened is closed in the end', async () => {
   expect(await openFilesIn(folder)).toEqual([]);
 });
 
-test('a folder of blobs that somebody deletes while we run is made again', async () => {
+test('a folder of blobs that is deleted at runtime is created again', async () => {
   const digest = await keep(stores, 'fill-1', Buffer.from('bytes'));
   await rm(join(folder, 'blobs', 'sha256'), { recursive: true });
   expect(await blobs.stat(digest)).toBeUndefined();
@@ -170,7 +170,7 @@ test('a folder of blobs that somebody deletes while we run is made again', async
   expect(await blobs.stat(digest)).toEqual({ size: 5 });
 });
 
-test('a removal knows whether the file is still the one that it was prepared for', async () => {
+test('a removal checks whether the file is still the one that it was prepared for', async () => {
   const digest = await keep(stores, 'fill-1', Buffer.from('bytes'));
   const removal = await blobs.removal(digest);
   await keep(stores, 'fill-2', Buffer.from('bytes'));
@@ -184,7 +184,7 @@ test('an ingest of another spool is refused', async () => {
   await ingest.close();
 });
 
-test('readers of one file share its bytes, those of a file that took its place do not', async () => {
+test('readers of one file share its bytes, but not those of a file that replaced it', async () => {
   const digest = await keep(stores, 'fill-1', Buffer.from('bytes'));
   const other = await blobs.open(await keep(stores, 'fill-2', Buffer.from('other')));
   const [first, second] = [await blobs.open(digest), await blobs.open(digest)];
@@ -198,7 +198,7 @@ test('readers of one file share its bytes, those of a file that took its place d
   for (const reader of [first, second, third, other]) await reader?.close();
 });
 
-test('a full disk is told from a broken one, and the ingest says how far it came', async () => {
+test('a full disk is distinguished from a broken one, and the ingest knows how far it came', async () => {
   await symlink('/dev/full', join(folder, 'ingest', 'fill-1.1'));
   const ingest = await spool.ingest(steadyLease('fill-1'));
   const error: unknown = await ingest.write([Buffer.from('bytes')]).catch((reason: unknown) => reason);
@@ -209,7 +209,7 @@ test('a full disk is told from a broken one, and the ingest says how far it came
   await ingest.close();
 });
 
-test('a commit that cannot be moved into place leaves the ingest and no blob', async () => {
+test('a commit that cannot move the file leaves the ingest and no blob', async () => {
   const bytes = Buffer.from('bytes');
   const digest = digestOf(bytes);
   await mkdir(join(folder, 'blobs', 'sha256'));
@@ -248,7 +248,7 @@ describe.each<[what: string, reason: string, make: (path: string) => unknown]>([
     await make(path);
   });
 
-  test('is not the blob, is never waited for or followed, and is damage', async () => {
+  test('is not the blob, is never waited for or followed, and counts as damage', async () => {
     expect(await blobs.stat(digest)).toBeUndefined();
     expect(await blobs.open(digest)).toBeUndefined();
     const error: unknown = await blobs
@@ -258,7 +258,7 @@ describe.each<[what: string, reason: string, make: (path: string) => unknown]>([
     for await (const blob of blobs.list()) expect(blob.digest).toBeUndefined();
   });
 
-  test('gives way to the blob, and what was in a folder is kept', async () => {
+  test("is moved aside for the blob, and a folder's content is kept", async () => {
     const ingest = await spool.ingest(steadyLease('fill-2'), { digest });
     await ingest.write([bytes]);
     await blobs.put(digest, ingest);
@@ -270,13 +270,13 @@ describe.each<[what: string, reason: string, make: (path: string) => unknown]>([
     expect(await readFile('/etc/hostname')).not.toEqual(bytes);
   });
 
-  test('is removed as a blob is', async () => {
+  test('is removed like a blob', async () => {
     await remove(blobs, digest);
     expect(await readdir(join(path, '..'))).not.toContain(digestHex(digest));
   });
 });
 
-test('a blob whose folder is a file is absent, and its removal has nothing to do', async () => {
+test('a blob whose folder is a file is absent, and removing it has no effect', async () => {
   const digest = digestOf(Buffer.from('bytes'));
   await mkdir(join(folder, 'blobs', 'sha256'));
   await writeFile(join(folder, 'blobs', 'sha256', digestHex(digest).slice(0, 2)), 'x');
@@ -286,7 +286,7 @@ test('a blob whose folder is a file is absent, and its removal has nothing to do
   await remove(blobs, digest);
 });
 
-test('stray files are not taken for content', async () => {
+test('stray files are not mistaken for content', async () => {
   const digest = await keep(stores, 'fill-1', Buffer.from('content'));
   await writeFile(join(folder, 'blobs', 'README.md'), 'x');
   await writeFile(join(folder, 'blobs', 'sha256', 'notes'), 'x');
@@ -302,7 +302,7 @@ test('stray files are not taken for content', async () => {
   expect(found).toEqual([digest]);
 });
 
-test('hashing a blob again finds damage, and keeps to its rate', async () => {
+test('hashing a blob again finds damage, at the given rate', async () => {
   const bytes = randomBytes(2_000_000);
   const digest = await keep(stores, 'fill-1', bytes);
   const startedAtMs = performance.now();
@@ -317,7 +317,7 @@ test('hashing a blob again finds damage, and keeps to its rate', async () => {
   expect(await blobs.rehash(digestOf(Buffer.from('absent')), { bytesPerSecond: 0 })).toBeUndefined();
 });
 
-test('hashing a blob again can be called off, also while it begins', async () => {
+test('hashing a blob again can be aborted at any time', async () => {
   const digest = await keep(stores, 'fill-1', randomBytes(2_000_000));
   for (const afterMs of [0, 20]) {
     const controller = new AbortController();
@@ -329,7 +329,7 @@ test('hashing a blob again can be called off, also while it begins', async () =>
   expect(await openFilesIn(folder)).toEqual([]);
 });
 
-test('a slow scrub does not stand in the way of an ingest', async () => {
+test('a slow scrub does not delay an ingest', async () => {
   const digest = await keep(stores, 'fill-1', randomBytes(2_000_000));
   const controller = new AbortController();
   const scrub = blobs.rehash(digest, { bytesPerSecond: 1, signal: controller.signal });
@@ -338,7 +338,7 @@ test('a slow scrub does not stand in the way of an ingest', async () => {
   await expect(scrub).rejects.toThrow('abort');
 });
 
-test('a process that is killed while it writes leaves an ingest that can be resumed', async () => {
+test('a process that is killed during a write leaves an ingest that can be resumed', async () => {
   const child = spawn(process.execPath, ['--import', 'tsx', '--input-type=module', '-e', WRITER, folder], {
     stdio: ['ignore', 'pipe', 'inherit'],
   });

@@ -31,7 +31,7 @@ afterEach(async () => {
   await rm(folder, { recursive: true });
 });
 
-test('when the thread dies, what it hashed is hashed again by the next', async () => {
+test('when the thread dies, its jobs are hashed again by the next one', async () => {
   const job = hasher.begin(path, 'sha256', BYTES.length);
   const paced = hasher.begin(path, 'sha512', BYTES.length, { bytesPerSecond: 6_000_000 });
   const hashing = hasher.finish(paced, BYTES.length);
@@ -41,7 +41,7 @@ test('when the thread dies, what it hashed is hashed again by the next', async (
   expect(threads).toHaveLength(2);
 });
 
-test('a job is given up when the thread dies again and again', async () => {
+test('a job fails if the thread dies repeatedly', async () => {
   const job = hasher.begin(path, 'sha256', BYTES.length, { bytesPerSecond: 1 });
   const hashing = hasher.finish(job, BYTES.length).catch((error: unknown) => error);
   for (let death = 0; death < 3; death += 1) {
@@ -50,7 +50,7 @@ test('a job is given up when the thread dies again and again', async () => {
   expect(String(await hashing)).toContain('died repeatedly');
 });
 
-test('stopping resolves although the thread dies meanwhile, and ends a wait for the digest', async () => {
+test('stopping resolves even if the thread dies meanwhile, and rejects a pending digest', async () => {
   const job = hasher.begin(path, 'sha256', BYTES.length, { bytesPerSecond: 1 });
   const hashing = hasher.finish(job, BYTES.length).catch((error: unknown) => error);
   const stopped = hasher.stop(job);
@@ -59,7 +59,7 @@ test('stopping resolves although the thread dies meanwhile, and ends a wait for 
   expect(String(await hashing)).toContain('hashing was stopped');
 });
 
-test('a file that is not there, or shorter than was said, fails its own job only', async () => {
+test('a missing or truncated file fails only its own job', async () => {
   const good = hasher.begin(path, 'sha256', BYTES.length);
   const short = hasher.begin(path, 'sha256', BYTES.length + 1);
   const absent = hasher.begin(join(folder, 'absent'), 'sha256', 10);
@@ -68,7 +68,7 @@ test('a file that is not there, or shorter than was said, fails its own job only
   expect(await hasher.finish(good, BYTES.length)).toBe(digestOf(BYTES));
 });
 
-test('after closing nothing can be begun, and what waits is told', async () => {
+test('after closing, no job can begin, and pending ones reject', async () => {
   const job = hasher.begin(path, 'sha256', BYTES.length, { bytesPerSecond: 1 });
   const hashing = hasher.finish(job, BYTES.length).catch((error: unknown) => error);
   await hasher.close();

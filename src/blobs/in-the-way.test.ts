@@ -24,14 +24,14 @@ test('a folder is moved aside with what is in it', async () => {
   expect(await readdir(join(folder, name))).toEqual(['kept']);
 });
 
-test('a blob that another process has put in its place since stays', async () => {
+test('a blob that another process has put in its place stays', async () => {
   await writeFile(path, 'blob');
   await moveFolderAside(path);
   expect(await readdir(folder)).toEqual(['blob']);
   expect(await readFile(path, 'utf8')).toBe('blob');
 });
 
-test('so do a link to a folder, and the place where nothing is', async () => {
+test('a link to a folder stays, and so does an empty place', async () => {
   await moveFolderAside(path);
   await symlink('/', path);
   await moveFolderAside(path);

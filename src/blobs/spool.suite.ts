@@ -36,13 +36,13 @@ export function spoolSuite(makePlace: () => Promise<SpoolPlace>): void {
       await place.remove();
     });
 
-    test('what is not here is undefined, and abandoning it is fine', async () => {
+    test('an absent ingest is undefined, and abandoning it has no effect', async () => {
       expect(await spool.follow('fill-1', 1)).toBeUndefined();
       expect(await spool.length('fill-1', 1)).toBe(0);
       await spool.abandon({ name: 'fill-1.1' });
     });
 
-    test('one write takes thousands of chunks, empty ones among them', async () => {
+    test('one write accepts thousands of chunks, including empty ones', async () => {
       const bytes = randomBytes(30_000);
       const chunks = Array.from({ length: 3_000 }, (_, index) => bytes.subarray(index * 10, index * 10 + 10));
       const ingest = await spool.ingest(steadyLease('fill-1'));
@@ -69,7 +69,7 @@ export function spoolSuite(makePlace: () => Promise<SpoolPlace>): void {
       await ingest.close();
     });
 
-    test('both algorithms are hashed, one that was not begun from the start, and writing may go on', async () => {
+    test('both algorithms are supported, one that was not announced from the start, and writing may continue', async () => {
       const bytes = randomBytes(2_000_000);
       const ingest = await spool.ingest(steadyLease('upload-1'));
       await ingest.write([bytes.subarray(0, 1_500_000)]);
@@ -83,7 +83,7 @@ export function spoolSuite(makePlace: () => Promise<SpoolPlace>): void {
       await ingest.close();
     });
 
-    test('truncating forgets the end, for reading and for hashing', async () => {
+    test('truncating discards the end, for reading and for hashing', async () => {
       const bytes = randomBytes(1_000_000);
       const ingest = await spool.ingest(steadyLease('fill-1'));
       await ingest.write([bytes]);
@@ -101,7 +101,7 @@ export function spoolSuite(makePlace: () => Promise<SpoolPlace>): void {
       await ingest.close();
     });
 
-    test('a suspended ingest goes on where it ended, in this process or the next', async () => {
+    test('a suspended ingest continues where it ended, in this or another process', async () => {
       const bytes = randomBytes(700_000);
       const digest = digestOf(bytes);
       const first = await spool.ingest(steadyLease('fill-1'), { digest });
@@ -120,7 +120,7 @@ export function spoolSuite(makePlace: () => Promise<SpoolPlace>): void {
       expect(await collect(spool.list())).toEqual([]);
     });
 
-    describe('an ingest whose holder was taken for dead', () => {
+    describe('an ingest whose holder was considered dead', () => {
       const bytes = randomBytes(700_000);
       const digest = digestOf(bytes);
       const left = { epoch: 1, mayWrite: true };
@@ -138,7 +138,7 @@ export function spoolSuite(makePlace: () => Promise<SpoolPlace>): void {
         await successor.close();
       });
 
-      test('goes on as a copy, which he cannot write into when he wakes', async () => {
+      test('continues as a copy, to which the former holder cannot write when it wakes up', async () => {
         expect(successor.offset).toBe(300_000);
         await paused.write([Buffer.from('other bytes')]);
         await successor.write([bytes.subarray(300_000)]);
@@ -151,7 +151,7 @@ export function spoolSuite(makePlace: () => Promise<SpoolPlace>): void {
         expect(await collect(spool.list())).toMatchObject([{ key: 'fill-1', epoch: 2, size: bytes.length }]);
       });
 
-      test('is the successor’s alone for whoever follows it', async () => {
+      test("is the successor's only, for processes that follow it", async () => {
         expect(await spool.follow('fill-1', 1)).toBeUndefined();
         const follower = await spool.follow('fill-1', 2);
         expect(await follower?.length()).toBe(300_000);
@@ -161,7 +161,7 @@ export function spoolSuite(makePlace: () => Promise<SpoolPlace>): void {
         expect(await spool.length('fill-1', 3)).toBe(300_000);
       });
 
-      test('does not go on when it is begun anew', async () => {
+      test('does not continue if it is begun anew', async () => {
         const anew = await spool.ingest(steadyLease('fill-1', 3, { epoch: 2, mayWrite: true }), {
           digest,
           anew: true,
@@ -172,7 +172,7 @@ export function spoolSuite(makePlace: () => Promise<SpoolPlace>): void {
       });
     });
 
-    test('what a writer wrote that has lost its Lease does not count', async () => {
+    test('has no bytes that its writer wrote after losing the Lease', async () => {
       let isLost = false;
       const ingest = await spool.ingest(losableLease('fill-1', () => isLost));
       await ingest.write([Buffer.from('bytes')]);
@@ -184,7 +184,7 @@ export function spoolSuite(makePlace: () => Promise<SpoolPlace>): void {
       await ingest.close();
     });
 
-    test('an aborted or abandoned ingest leaves nothing', async () => {
+    test('an aborted or abandoned ingest leaves nothing behind', async () => {
       const aborted = await spool.ingest(steadyLease('fill-1'));
       await aborted.write([Buffer.from('bytes')]);
       await aborted.abort();
@@ -201,7 +201,7 @@ export function spoolSuite(makePlace: () => Promise<SpoolPlace>): void {
       await again.close();
     });
 
-    test('an ingest that has ended takes no more, and closing it twice is fine', async () => {
+    test('an ended ingest accepts no bytes, and may be closed twice', async () => {
       const ingest = await spool.ingest(steadyLease('fill-1'));
       await ingest.suspend();
       await expect(ingest.write([Buffer.from('x')])).rejects.toThrow('ended');
@@ -210,7 +210,7 @@ export function spoolSuite(makePlace: () => Promise<SpoolPlace>): void {
       await expect(ingest.read(Buffer.alloc(1), 0)).resolves.toBe(0);
     });
 
-    test('another process reads along with an ingest', async () => {
+    test('another process follows an ingest', async () => {
       const bytes = randomBytes(20_000);
       const other = await place.open();
       const ingest = await spool.ingest(steadyLease('fill-1'));
@@ -231,7 +231,7 @@ export function spoolSuite(makePlace: () => Promise<SpoolPlace>): void {
       await other.close();
     });
 
-    test('forty ingests at once are all hashed right', async () => {
+    test('forty concurrent ingests are all hashed correctly', async () => {
       const contents = Array.from({ length: 40 }, (_, index) => randomBytes(200_000 + index));
       const hashed = contents.map(async (bytes, index) => {
         const ingest = await spool.ingest(steadyLease(`fill-${index}`));
@@ -244,7 +244,7 @@ export function spoolSuite(makePlace: () => Promise<SpoolPlace>): void {
       expect(await Promise.all(hashed)).toEqual(contents.map(bytes => digestOf(bytes)));
     });
 
-    test('what is no key never gets near the spool', async () => {
+    test('an invalid key never reaches the file system', async () => {
       for (const key of ['', '.', '..', '../x', 'a/b', 'a.b', 'A', 'x'.repeat(201), 'a\0']) {
         await expect(spool.ingest(steadyLease(key))).rejects.toThrow('not an ingest key');
         await expect(spool.follow(key, 1)).rejects.toThrow('not an ingest key');
@@ -253,7 +253,7 @@ export function spoolSuite(makePlace: () => Promise<SpoolPlace>): void {
       }
     });
 
-    test('everything that is here is listed with its size and time, and counted as it grows and goes', async () => {
+    test('all ingests are listed with size and time, and counted as they grow and end', async () => {
       const ingest = await spool.ingest(steadyLease('upload-1'));
       await ingest.write([Buffer.from('seven..')]);
       const beforeMs = Date.now() - 60_000;

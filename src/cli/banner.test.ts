@@ -19,7 +19,7 @@ describe('the banner', () => {
 `);
   });
 
-  it('names what is open to all, and what anybody may do with what is hosted', async () => {
+  it('warns about what is open to all, and says what anybody may do with hosted repositories', async () => {
     const overrides = {
       server: { listen: '0.0.0.0:5000' },
       upstreams: {
@@ -41,7 +41,7 @@ describe('the banner', () => {
     expect(bannerText(config, running, '1.2.3')).toContain('Offline: no upstream is contacted');
   });
 
-  it('shows a port that belongs to one upstream, and an address that a node can use', async () => {
+  it('shows a port that belongs to one upstream, and an address that nodes can use', async () => {
     const config = await loadConfig({ env: {} });
     const addresses = [{ address: '0.0.0.0:5000' }, { address: '0.0.0.0:5002', upstream: 'docker.io' }];
     const text = bannerText(config, { addresses, opsAddress: undefined }, '1.2.3');

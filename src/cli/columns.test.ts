@@ -25,13 +25,13 @@ test.each([
   expect(sizeText(bytes)).toBe(text);
 });
 
-test('a time is a day, with its minute while it is near', () => {
+test('a recent time has hours and minutes, another only the date', () => {
   const nowMs = Date.UTC(2026, 10, 24, 12, 30);
   expect(timeText(0, nowMs)).toBe('never');
   expect(timeText(nowMs - 60_000, nowMs)).toBe('2026-11-24 12:29');
   expect(timeText(nowMs - 3 * 86_400_000, nowMs)).toBe('2026-11-21');
 });
 
-test('one is told in the singular', () => {
+test('one is singular', () => {
   expect([0, 1, 2].map(count => countText(count, 'image'))).toEqual(['0 images', '1 image', '2 images']);
 });

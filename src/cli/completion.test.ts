@@ -30,7 +30,7 @@ function listed(help: string, heading: string, pattern: RegExp): string[] {
   return [...lines.matchAll(pattern)].flatMap(([, ...words]) => words.filter(word => word !== undefined));
 }
 
-it.skipIf(!hasPrograms('bash'))('bash offers for every command what its help lists', async () => {
+it.skipIf(!hasPrograms('bash'))('bash completes for every command what its help lists', async () => {
   const groups: string[][] = [[]];
   const all: string[][] = [[]];
   for (const path of groups) {

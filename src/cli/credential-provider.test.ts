@@ -50,7 +50,7 @@ const hosts = async (...args: string[]) => {
 };
 
 describe('a request of the kubelet', () => {
-  it("is answered with the pod's token as the password, for the registry of the image, until shortly before it ends", () => {
+  it("is answered with the pod's token as the password, for the image's registry, until shortly before it expires", () => {
     const token = tokenEndingIn(600);
     const request = parseCredentialRequest(
       requestOf({ serviceAccountToken: token, serviceAccountAnnotations: {} }),
@@ -64,12 +64,12 @@ describe('a request of the kubelet', () => {
     });
   });
 
-  it('is answered with a token that is nearly over, and that is not remembered', () => {
+  it('with a token that has nearly expired gets a response that is not cached', () => {
     const request = parseCredentialRequest(requestOf({ serviceAccountToken: tokenEndingIn(30) }));
     expect(answerCredentialRequest(request, undefined, NOW_MS)).toMatchObject({ cacheDuration: '0s' });
   });
 
-  it('without a token is answered with the credential of the node, as long as the kubelet is configured to keep it', () => {
+  it("without a token is answered with the node's credential, for as long as the kubelet is configured to cache it", () => {
     const request = parseCredentialRequest(encodeRequest(V1, 'registry.example:5000/app'));
     const answer = answerCredentialRequest(request, { username: 'node', password: 'p' }, NOW_MS);
     expect(decodeResponse(JSON.stringify(answer))).toMatchObject({
@@ -90,7 +90,7 @@ describe('a request of the kubelet', () => {
 });
 
 describe('entrepot credential-provider', () => {
-  it('speaks by its standard streams, as the kubelet runs it', async () => {
+  it('communicates through its standard streams, as the kubelet runs it', async () => {
     const main = fileURLToPath(new URL('../main.ts', import.meta.url));
     const args = [
       '--import',
@@ -111,7 +111,7 @@ describe('entrepot credential-provider', () => {
 });
 
 describe('config/examples/credential-provider', () => {
-  it.each(['kubelet-1.33.yaml', 'kubelet-1.34.yaml'])('%s is what the kubelet takes', name => {
+  it.each(['kubelet-1.33.yaml', 'kubelet-1.34.yaml'])('%s is accepted by the kubelet', name => {
     const document = read(name);
     // Only a kubelet has the tokens of pods; everything else is checked as ours.
     const providers = providersIn(document).map(
@@ -122,7 +122,7 @@ describe('config/examples/credential-provider', () => {
     ]);
   });
 
-  it('asks for cacheType where the kubelet demands it, and not where it does not know it', () => {
+  it('sets cacheType for kubelets that require it, and not for those that do not know it', () => {
     const common = { serviceAccountTokenAudience: 'entrepot.example:30500', requireServiceAccount: true };
     expect(attributes('kubelet-1.33.yaml')).toEqual(common);
     expect(attributes('kubelet-1.34.yaml')).toEqual({ ...common, cacheType: 'Token' });
@@ -130,7 +130,7 @@ describe('config/examples/credential-provider', () => {
 });
 
 describe('entrepot hosts --credential-provider', () => {
-  it('makes Entrepot the only server of the file, so that the token goes nowhere else', async () => {
+  it('makes Entrepot the only server in the file, so that the token is sent nowhere else', async () => {
     const server = ['--server', 'https://e.example', '--upstream', 'docker.io', '--credential-provider'];
     const { out } = await hosts('containerd', ...server);
     expect([...out.matchAll(/https:\/\/[^"]*/g)].map(([url]) => url)).toEqual([

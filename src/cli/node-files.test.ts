@@ -24,20 +24,20 @@ function only(files: readonly NodeFile[]): NodeFile {
 }
 
 describe('files for containerd', () => {
-  it('are one hosts.toml for each registry, with the registry itself to fall back on and no path', () => {
+  it('are one hosts.toml per registry, with the registry itself as a fallback without a path', () => {
     const files = nodeFiles('containerd', { serverUrl: 'http://10.0.0.5:5000', upstreams });
     expect(files.map(({ path }) => path)).toEqual(['docker.io/hosts.toml', 'registry.k8s.io/hosts.toml']);
     expect(files[0]?.text).toContain('server = "https://registry-1.docker.io"\n');
     expect(files[0]?.text).toContain('[host."http://10.0.0.5:5000"]\n');
   });
 
-  it('name Entrepot as the server too where there is no fallback', () => {
+  it('name Entrepot as the server, too, if there is no fallback', () => {
     const [file] = nodeFiles('containerd', { serverUrl: 'http://10.0.0.5:5000', upstreams, fallback: false });
     expect(file?.text).toContain('server = "http://10.0.0.5:5000"\n');
     expect(file?.text).toContain('[host."http://10.0.0.5:5000"]\n');
   });
 
-  it('spell a port in a folder as containerd does', () => {
+  it('write a port in a folder name as containerd does', () => {
     const odd = [{ name: 'registry.example:5000', aliases: [], url: 'https://registry.example:5000' }];
     expect(only(nodeFiles('containerd', { serverUrl: 'http://a:1', upstreams: odd })).path).toBe(
       'registry.example_5000_/hosts.toml',
@@ -48,7 +48,7 @@ describe('files for containerd', () => {
 describe('the fallback', () => {
   const internal = [{ name: 'docker.io', aliases: [], url: 'http://10.0.0.9' }];
 
-  it('is never plain HTTP where only Entrepot reaches the registry by it', () => {
+  it('never uses plain HTTP if only Entrepot reaches the registry by it', () => {
     const [toml] = nodeFiles('containerd', { serverUrl: 'http://a:1', upstreams: internal });
     expect(toml?.text).toContain('server = "https://docker.io"\n');
     const conf = only(nodeFiles('crio', { serverUrl: 'https://a', upstreams: internal })).text;
@@ -71,13 +71,13 @@ describe('a registry behind a path', () => {
     },
   );
 
-  it('is none of the mirrors, and no fallback where there is none', () => {
+  it('is not a mirror, and not a fallback if there is none', () => {
     const [toml] = nodeFiles('containerd', { serverUrl, upstreams: project, fallback: false });
     expect(toml?.text).toContain(`server = "${serverUrl}"\n\n[host.`);
     expect(toml?.text).not.toContain('override_path');
   });
 
-  it('is a part of names for CRI-O, and cannot be said to it otherwise', () => {
+  it('is part of the name for CRI-O, which has no other way to express it', () => {
     const conf = only(nodeFiles('crio', { serverUrl, upstreams: project })).text;
     expect(conf).toContain(
       'prefix = "docker.io"\nlocation = "harbor.example/proxy-hub"\n\n[[registry.mirror]]',
@@ -89,14 +89,14 @@ describe('a registry behind a path', () => {
     expect(locations).toEqual([undefined, undefined]);
   });
 
-  it('is told to k3s behind Entrepot', () => {
+  it('is passed to k3s after Entrepot', () => {
     const { text } = only(nodeFiles('k3s', { serverUrl, upstreams: project }));
     expect(parseYaml(text).value).toEqual({
       mirrors: { 'docker.io': { endpoint: [serverUrl, 'https://harbor.example/v2/proxy-hub'] } },
     });
   });
 
-  it('keeps its path where it is reached by plain HTTP under its own name, and is left out elsewhere', () => {
+  it('keeps its path if its own name is reached by plain HTTP, and is omitted otherwise', () => {
     const plain = 'http://harbor.example:8080/v2/proxy-hub';
     const [own] = nodeFiles('containerd', { serverUrl, upstreams: at(plain, 'harbor.example:8080') });
     expect(own?.text).toContain(`server = "${plain}"\noverride_path = true\n`);
@@ -114,7 +114,7 @@ describe("a CA of Entrepot's own", () => {
     expect(files('containerd').get('docker.io/entrepot-ca.crt')).toBe('PEM\n');
   });
 
-  it('lies where CRI-O, podman and Docker look for that of a server', () => {
+  it("is placed where CRI-O, podman and Docker look for a server's CA", () => {
     expect(files('crio').get('certs.d/a.example:5000/ca.crt')).toBe('PEM\n');
     expect(files('docker').get('certs.d/a.example:5000/ca.crt')).toBe('PEM\n');
   });
@@ -128,7 +128,7 @@ describe("a CA of Entrepot's own", () => {
   });
 });
 
-describe('files that others write too', () => {
+describe('files with settings of others', () => {
   const options = { serverUrl: 'http://10.0.0.5:5002', upstreams };
   const merge = (kind: NodeKind, existing: string) => nodeFiles(kind, options)[0]?.mergeInto?.(existing);
 
@@ -172,7 +172,7 @@ configs:
     });
   });
 
-  it.each(['docker', 'k3s'] as const)('stay as they are when nothing is to be added: %s', kind => {
+  it.each(['docker', 'k3s'] as const)('stay unchanged if there is nothing to add: %s', kind => {
     const once = merge(kind, '') ?? '';
     expect(merge(kind, once)).toBe(once);
   });
@@ -188,7 +188,7 @@ configs:
     expect(() => merge(kind, existing)).toThrow(Error);
   });
 
-  it('are told apart from files that Entrepot wrote as a whole', () => {
+  it('are distinguished from files that Entrepot wrote as a whole', () => {
     for (const kind of ['containerd', 'crio'] as const) {
       const [file] = nodeFiles(kind, options);
       const [moved] = nodeFiles(kind, { ...options, serverUrl: 'https://elsewhere', fallback: false });
@@ -199,8 +199,8 @@ configs:
   });
 });
 
-describe('files for the others', () => {
-  it('name the registry in the path of the mirror for CRI-O, which sends no ns', () => {
+describe('files for the other runtimes', () => {
+  it('have the registry in the path of the mirror for CRI-O, which sends no ns', () => {
     const { text } = only(nodeFiles('crio', { serverUrl: 'http://10.0.0.5:5000', upstreams }));
     expect(text).toContain('prefix = "docker.io"\n');
     expect(text).toContain('location = "10.0.0.5:5000/docker.io"\ninsecure = true\n');
@@ -209,7 +209,7 @@ describe('files for the others', () => {
     );
   });
 
-  it('put Entrepot in the place of the registry for CRI-O where there is no fallback', () => {
+  it('put Entrepot in place of the registry for CRI-O if there is no fallback', () => {
     const { text } = only(
       nodeFiles('crio', { serverUrl: 'http://10.0.0.5:5000', upstreams: [hub], fallback: false }),
     );
@@ -217,7 +217,7 @@ describe('files for the others', () => {
     expect(text).not.toContain('mirror');
   });
 
-  it('allow CRI-O plain HTTP to a registry that speaks nothing else, and ask for it by an alias without a port', () => {
+  it('allow CRI-O plain HTTP to a registry that needs it, and use its alias without a port', () => {
     const plain = [
       { name: 'registry.example:5000', aliases: ['registry.example'], url: 'http://registry.example:5000' },
     ];
@@ -237,7 +237,7 @@ describe('files for the others', () => {
     expect(JSON.parse(nodeFiles('docker', { serverUrl, upstreams })[0]?.text ?? '')).toEqual(daemon);
   });
 
-  it('give Docker with the containerd image store a hosts.toml for each registry, with the colon of its port', () => {
+  it('give Docker with the containerd image store a hosts.toml per registry, with the colon of its port', () => {
     const odd = [hub, { name: 'registry.example:5000', aliases: [], url: 'https://registry.example:5000' }];
     const files = nodeFiles('docker', { serverUrl: 'http://10.0.0.5:5002', upstreams: odd });
     expect(files.map(({ path }) => path)).toEqual([
@@ -261,13 +261,13 @@ describe('files for the others', () => {
 describe('config/examples', () => {
   const examples = fileURLToPath(new URL('../../config/examples/', import.meta.url));
 
-  it.each(NODE_KINDS)('are what entrepot hosts %s writes (npm run examples)', kind => {
+  it.each(NODE_KINDS)('are the output of entrepot hosts %s (npm run examples)', kind => {
     for (const { path, text } of nodeFiles(kind, { serverUrl: exampleServer(kind), upstreams })) {
       expect(readFileSync(join(examples, kind, path), 'utf8')).toBe(text);
     }
   });
 
-  it('hold nothing else, and every file parses', () => {
+  it('have no other files, and every file parses', () => {
     const files = readdirSync(examples, { recursive: true, withFileTypes: true }).filter(entry =>
       entry.isFile(),
     );

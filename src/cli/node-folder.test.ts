@@ -38,7 +38,7 @@ describe('writing the files of a node', () => {
     expect(await readdir(folder)).toEqual(['certs.d', 'daemon.json']);
   });
 
-  it("changes nothing at all while one file is somebody else's, unless forced", async () => {
+  it("changes nothing at all if one file is somebody else's, unless forced", async () => {
     const path = join(folder, 'docker.io', 'hosts.toml');
     await mkdir(join(folder, 'docker.io'));
     await writeFile(path, 'server = "https://mine"\n');
@@ -49,7 +49,7 @@ describe('writing the files of a node', () => {
     expect(await readFile(path, 'utf8')).toContain(options.serverUrl);
   });
 
-  it('may be read by runtimes of other users', async () => {
+  it('makes the files readable by runtimes of other users', async () => {
     await write('containerd');
     expect((await stat(join(folder, 'docker.io', 'hosts.toml'))).mode & 0o777).toBe(0o644);
   });

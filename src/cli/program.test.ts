@@ -39,7 +39,7 @@ async function commandsIn(group: readonly string[] = []): Promise<string[][]> {
 }
 
 describe('the command line', () => {
-  it('suggests the command that was meant, and ends with 2', async () => {
+  it('suggests the intended command, and ends with 2', async () => {
     const { code, err } = await run('sevre');
     expect(code).toBe(2);
     expect(err).toContain('Did you mean serve?');
@@ -61,7 +61,7 @@ describe('the command line', () => {
     }
   });
 
-  it('prints JSON for programs, for every command that has something to say and no form of its own', async () => {
+  it('prints JSON for every command that has a result and no format of its own', async () => {
     const withoutJson: string[] = [];
     for (const command of await commandsIn()) {
       if (!(await run(...command, '--help')).out.includes('  --json ')) withoutJson.push(command.join(' '));
@@ -82,7 +82,7 @@ describe('the command line', () => {
     expect((await run('--version')).out).toMatch(/^\d+\.\d+\.\d+\n$/);
   });
 
-  it('refuses a missing or needless argument and an unknown option with 2', async () => {
+  it('refuses a missing or extra argument and an unknown option with 2', async () => {
     expect((await run('rm')).code).toBe(2);
     expect((await run('config', 'show', 'extra')).code).toBe(2);
     expect((await run('hosts', 'containerd', '--serverr', 'x')).err).toContain('--server');
@@ -90,7 +90,7 @@ describe('the command line', () => {
 });
 
 describe('entrepot config', () => {
-  it('says what is wrong as JSON too, and still ends with 2', async () => {
+  it('reports problems as JSON, too, and still ends with 2', async () => {
     const file = join(folder, 'wrong.yaml');
     writeFileSync(file, 'log: {level: loud}\n');
     let out = '';
@@ -111,7 +111,7 @@ describe('entrepot config', () => {
     });
   });
 
-  it('shows what the file comes to, and checks it', async () => {
+  it('prints the result of a file, and checks it', async () => {
     const file = join(folder, 'entrepot.yaml');
     writeFileSync(file, 'storage: {path: /data}\n');
     expect((await run('config', 'show', '--config', file)).out).toContain('path: /data');
@@ -119,7 +119,7 @@ describe('entrepot config', () => {
     expect((await run('config', 'variables')).out).toMatch(/ENTREPOT_STORAGE__PATH\s+storage.path/);
   });
 
-  it('throws the list of problems for a wrong one', async () => {
+  it('throws the list of problems of an invalid one', async () => {
     const file = join(folder, 'wrong.yaml');
     writeFileSync(file, 'storag: {}\n');
     await expect(run('config', 'check', '--config', file)).rejects.toThrow(
@@ -129,7 +129,7 @@ describe('entrepot config', () => {
 });
 
 describe('entrepot rm', () => {
-  it('says so, and ends with 1, when nothing of the reference is held', async () => {
+  it('says so, and ends with 1, if nothing of the reference is stored', async () => {
     const file = join(folder, 'store.yaml');
     writeFileSync(file, 'storage: {path: store}\n');
     expect((await run('tenant', 'add', 'team-a', '--config', file)).code).toBe(0);
@@ -147,7 +147,7 @@ describe('entrepot rm', () => {
 });
 
 describe('entrepot hosts', () => {
-  it('prints one file as it is, so that it can be redirected', async () => {
+  it('prints a single file as it is, so that it can be redirected', async () => {
     const args = ['--upstream', 'docker.io', '--server', 'https://r.example', ...NO_CONFIG];
     const { out } = await run('hosts', 'k3s', ...args);
     expect(parseYaml(out).value).toEqual({ mirrors: { 'docker.io': { endpoint: ['https://r.example'] } } });
@@ -160,7 +160,7 @@ describe('entrepot hosts', () => {
     expect(readFileSync(join(folder, 'quay.io/hosts.toml'), 'utf8')).toContain('http://10.0.0.5:5000');
   });
 
-  it('takes the port that belongs to docker.io for Docker, and no wildcard address for anybody', async () => {
+  it('uses the port of docker.io for Docker, and never a wildcard address', async () => {
     const file = join(folder, 'ports.yaml');
     writeFileSync(
       file,
@@ -206,7 +206,7 @@ describe('entrepot hosts', () => {
     expect((await run('hosts', 'docker', '--config', file)).out).toContain(`"${url}"`);
   });
 
-  it('names https and the certificate of a server with one that it signed itself', async () => {
+  it('uses https and the certificate of a server with a self-signed one', async () => {
     const certificate = fileURLToPath(new URL('../../test/support/tls/ca.pem', import.meta.url));
     const file = join(folder, 'tls.yaml');
     writeFileSync(file, `server: {listen: 10.0.0.5:5000, tls: {certFile: ${certificate}, keyFile: k}}`);
@@ -216,7 +216,7 @@ describe('entrepot hosts', () => {
     expect(out).toContain(readFileSync(certificate, 'utf8'));
   });
 
-  it('gives nodes nothing but the certificates of a file that has the key too', async () => {
+  it('gives nodes only the certificates of a file that also contains the key', async () => {
     const [certificate, key] = ['ca.pem', 'server.key'].map(name =>
       readFileSync(new URL(`../../test/support/tls/${name}`, import.meta.url), 'utf8'),
     );

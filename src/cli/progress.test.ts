@@ -22,7 +22,7 @@ function viewOf(form: ProgressForm, screen = { columns: 160, rows: 40 }) {
   };
 }
 
-test('elsewhere than on a terminal there is a line for each thing that ends', () => {
+test('without a terminal there is a line for each operation that ends', () => {
   const { view, written, clock } = viewOf('lines');
   const image = view.begin('nginx:1');
   image.expect(4 * MIB);
@@ -35,7 +35,7 @@ test('elsewhere than on a terminal there is a line for each thing that ends', ()
   expect(written).toEqual({ out: '', err: '✓ nginx:1: all here (4.0 MiB in 2.0 s)\n✗ redis:7: not found\n' });
 });
 
-test('programs get one JSON object a line on standard output', () => {
+test('with --json there is one JSON object per line on standard output', () => {
   const { view, written, clock } = viewOf('json');
   const image = view.begin('nginx:1');
   image.advance(10);
@@ -55,7 +55,7 @@ test('programs get one JSON object a line on standard output', () => {
   expect(written.err).toBe('');
 });
 
-test('on a terminal bars are drawn anew under what is said, and leave nothing behind', () => {
+test('on a terminal bars are redrawn below messages, and leave nothing behind', () => {
   const { view, written, clock } = viewOf('bars');
   const image = view.begin('nginx:1');
   image.expect(4 * MIB);
@@ -69,7 +69,7 @@ test('on a terminal bars are drawn anew under what is said, and leave nothing be
   view.close();
 });
 
-test('the time left is told by what was done lately, and not before that says something', () => {
+test('the time left is estimated from the recent rate, and only once that means something', () => {
   const { view, written, clock } = viewOf('bars');
   const item = view.begin('blobs checked');
   item.expect(1000 * MIB);
@@ -92,7 +92,7 @@ test('the time left is told by what was done lately, and not before that says so
   expect(told()).toEqual(['0 B', undefined]);
 });
 
-test('bars fit the terminal: no line wraps and none scrolls away, or it could not be taken away again', () => {
+test('bars fit the terminal: no line wraps or scrolls away, so they can be cleared', () => {
   const { view, written } = viewOf('bars', { columns: 50, rows: 5 });
   const names = Array.from({ length: 6 }, (_, n) => `registry.example/a/very/long/name/of/an/image:${n}`);
   for (const name of names) view.begin(name).expect(1023 * MIB);
@@ -106,7 +106,7 @@ test('bars fit the terminal: no line wraps and none scrolls away, or it could no
   expect(written.err.endsWith('\u001B[4A\u001B[J')).toBe(true);
 });
 
-test('on a terminal of eighty columns the steps of upkeep are called by their whole names', () => {
+test('on a terminal of eighty columns the steps of upkeep have their whole names', () => {
   const { view, written } = viewOf('bars', { columns: 80, rows: 24 });
   view.begin('blobs checked').expect(MIB);
   view.begin('unfinished transfers');
@@ -116,7 +116,7 @@ test('on a terminal of eighty columns the steps of upkeep are called by their wh
   view.close();
 });
 
-test('of what has no known end there are figures and no bar', () => {
+test('without a known end there are figures and no bar', () => {
   const { view, written, clock } = viewOf('bars');
   const blobs = view.begin('blobs');
   blobs.advance(MIB, 3);
@@ -129,7 +129,7 @@ test('of what has no known end there are figures and no bar', () => {
   expect(written.err.endsWith('another\n')).toBe(true);
 });
 
-test('elsewhere than on a terminal a line now and then says that it goes on', () => {
+test('without a terminal a line now and then shows that it continues', () => {
   vi.useFakeTimers();
   try {
     const { view, written, clock } = viewOf('lines');

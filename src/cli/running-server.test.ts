@@ -23,7 +23,7 @@ async function answering(text: string): Promise<void> {
   sockets.push(await listenInFolder(server, join(store, SOCKET_FOLDER)));
 }
 
-it('lists the servers on a store, whatever one of them answers', async () => {
+it('lists the servers on a store even if one of them answers incorrectly', async () => {
   const document = { pid: 17, addresses: ['127.0.0.1:5000'], config: {} };
   for (const text of ['no JSON', JSON.stringify(document), 'null']) await answering(text);
   expect(await serversOn(store)).toEqual([document]);

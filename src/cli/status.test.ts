@@ -26,14 +26,14 @@ const document: StoreWideStatus = {
   servers: [],
 };
 
-it('says why it does not know what would be evicted next', () => {
+it('says why it is not known what would be evicted next', () => {
   expect(statusText(document)).toContain('next to be evicted: not determined in time\n');
   const lost = statusText({ ...document, store: { ...store, indexLost: true } });
   expect(lost).toContain('next to be evicted: unknown, since the index is lost\n');
   expect(lost).not.toContain('in time');
 });
 
-it('names the server that the rest is about, which need not be the newest', () => {
+it('names the server that the rest is about, which may not be the newest', () => {
   const servers = [18, 17].map(pid => ({ pid, host: 'here', addresses: [], started: null }));
   expect(statusText({ ...document, servers, processes: 2 })).toContain('process 17 reported the above\n');
 });

@@ -71,7 +71,7 @@ test('a tenant is added once, and never under a name that means something else',
   expect((await run('tenant', 'add', 'Team A')).code).toBe(2);
 });
 
-test('a namespace is adopted for a tenant that there is, where there is a cluster', async () => {
+test('a namespace is adopted for an existing tenant, if there is a cluster', async () => {
   writeFileSync(
     join(folder, 'entrepot.yaml'),
     'storage: {path: store}\ntenants: [{name: team-a}]\nkubernetes: {namespaceSelector: entrepot=tenant}\n',
@@ -85,7 +85,7 @@ test('a namespace is adopted for a tenant that there is, where there is a cluste
   expect(await run('tenant', 'adopt', 'team-b')).toMatchObject({ code: 0 });
 });
 
-test('no tenant is added where its password would cross a network over plain HTTP, unless that is allowed', async () => {
+test('no tenant is added if its password would be sent over plain HTTP, unless that is allowed', async () => {
   listen('opsListen: false');
   const refused = await run('tenant', 'add', 'team-a');
   expect(refused.code).toBe(2);
@@ -99,7 +99,7 @@ test('no tenant is added where its password would cross a network over plain HTT
   );
 });
 
-test('a credential is printed as a Secret that can be applied, and only its hash is kept', async () => {
+test('a credential is printed as a Secret manifest, and only its hash is stored', async () => {
   const { code, out } = await run('tenant', 'secret', 'configured', '--read-only', '--secret-name', 'pull');
   expect(code).toBe(0);
   const { name, namespace, logins } = loginIn(out);
@@ -134,7 +134,7 @@ test.each([
   expect(refused.err).toContain(message);
 });
 
-test('rotation gives the earlier ones an end, and revoking ends at once', async () => {
+test('rotation ends the earlier credentials later, and revoking ends them at once', async () => {
   await run('tenant', 'secret', 'configured', '--server', 'registry.example:5000/configured');
   await run('tenant', 'secret', 'configured');
   const before = Date.now();
@@ -152,7 +152,7 @@ test('rotation gives the earlier ones an end, and revoking ends at once', async 
   expect((await run('tenant', 'revoke', 'configured', '--all')).out.split('\n')).toHaveLength(3);
 });
 
-test('a tenant is removed with its repositories, its credentials and what counts for it alone, once it is asked for in earnest', async () => {
+test('a tenant is removed with its repositories, credentials and preloads, unless --dry-run is given', async () => {
   await run('tenant', 'add', 'team-a');
   await run('tenant', 'add', 'team-ab');
   await run('tenant', 'secret', 'team-a');

@@ -67,7 +67,7 @@ async function takePort(): Promise<number> {
 }
 
 describe('the parts', () => {
-  it('leave the store closed when a later one cannot be opened', async () => {
+  it('close the store again if a later one cannot be opened', async () => {
     const broken = await config({ credentialProviders: { configFile: '/nowhere', binDir: '/nowhere' } });
     await expect(openParts(broken, observers)).rejects.toThrow(ConfigError);
     expect(openFiles()).toEqual([]);
@@ -77,7 +77,7 @@ describe('the parts', () => {
     expect(openFiles()).toEqual([]);
   });
 
-  it('say that the index is open still, when another process has closed it beside them', async () => {
+  it('record that the index is still open when another process has closed it', async () => {
     const stays = await openParts(await config({}), observers);
     await (await openParts(await config({}), observers)).close();
     await vi.waitUntil(async () => !(await stateOfIndex()).isClosing, { timeout: 10_000 });
@@ -87,8 +87,8 @@ describe('the parts', () => {
   });
 });
 
-describe('what is explained of an image', () => {
-  it('says what a name of one architecture means where there is no such repository', async () => {
+describe('the explanation of an image', () => {
+  it('says what a name with an architecture means if there is no such repository', async () => {
     const upstreams = { 'up.example': { url: 'http://127.0.0.1:9', archInName: true } };
     const parts = await openParts(await config({ upstreams, offline: true }), observers);
     try {
@@ -102,10 +102,10 @@ describe('what is explained of an image', () => {
   });
 });
 
-describe('what upstream refused', () => {
+describe('a right that upstream has refused', () => {
   afterEach(() => vi.useRealTimers());
 
-  it('is no longer proved in the index as soon as that takes writes again', async () => {
+  it('is removed from the index as soon as that accepts writes again', async () => {
     const upstream = await FakeUpstream.start();
     upstream.add('app', imageOf([randomBlob(1_000, 'ended')]), '1');
     const overrides = { upstreams: { 'up.example': { url: upstream.url } } };
@@ -125,7 +125,7 @@ describe('what upstream refused', () => {
     }
   });
 
-  it('is asked again as soon as any Secret has changed', async () => {
+  it('is asked about again as soon as any Secret has changed', async () => {
     // Else it would be forgotten by itself after a while.
     vi.useFakeTimers({ toFake: ['Date'] });
     const upstream = await FakeUpstream.start({ auth: { scheme: 'basic', users: {} } });
@@ -167,7 +167,7 @@ describe('what upstream refused', () => {
 });
 
 describe('a raised pulls.maxConnections', () => {
-  it('begins downloads that wait, before one of those under way ends', async () => {
+  it('starts waiting downloads at once', async () => {
     const upstream = await FakeUpstream.start();
     const layers = ['one', 'two'].map(seed => randomBlob(10_000, seed));
     const image = imageOf(layers);
@@ -199,7 +199,7 @@ async function ask(url: string): Promise<string> {
 }
 
 describe('a server', () => {
-  it('listens while a cluster is still being read, and serves when it was', async () => {
+  it('listens while a cluster is still being read, and serves afterwards', async () => {
     const api = await FakeApiServer.start();
     const release = api.hold('/api/v1/namespaces/team-a/secrets');
     api.put({ collection: 'namespaces', name: 'team-a', labels: { entrepot: 'tenant' } });
@@ -239,7 +239,7 @@ describe('a server', () => {
     }
   });
 
-  describe('that reloads its configuration', () => {
+  describe('a server that reloads its configuration', () => {
     let server: RunningServer;
 
     beforeEach(async () => {
@@ -254,7 +254,7 @@ describe('a server', () => {
     const host = { listen: '127.0.0.1:0', opsListen: false };
     const reloaded = (overrides: object) => config({ server: host, ...overrides });
 
-    it('applies all of it though other processes cannot be told: the index takes no writes', async () => {
+    it('applies all of it even if other processes cannot be told because the index accepts no writes', async () => {
       vi.spyOn(server.parts.metadata, 'notify').mockRejectedValue(new Error('disk full'));
       const upkeep = vi.spyOn(server.parts.upkeep, 'scrubbedAtMs');
       const next = { upkeep: { gcInterval: '2h' }, upstreams: { 'up.example': {} } };
@@ -264,7 +264,7 @@ describe('a server', () => {
       expect(upkeep).toHaveBeenCalledOnce();
     });
 
-    it('goes on with the upkeep that it had when another cannot begin, until the next reload', async () => {
+    it('keeps its upkeep if the new one cannot start, until the next reload', async () => {
       const closed = vi.spyOn(Schedule.prototype, 'close');
       const begun = vi.spyOn(server.parts.upkeep, 'scrubbedAtMs').mockRejectedValueOnce(new Error('locked'));
       const next = await reloaded({ upkeep: { gcInterval: '2h' } });
@@ -275,7 +275,7 @@ describe('a server', () => {
       expect(closed).toHaveBeenCalledOnce();
     });
 
-    it('reloads no more once it is stopping, and first ends a reload under way', async () => {
+    it('does not reload once it is stopping, and finishes a reload in progress first', async () => {
       const begun = vi.spyOn(Schedule.prototype, 'begin');
       const closed = vi.spyOn(Schedule.prototype, 'close');
       const next = await reloaded({ upkeep: { gcInterval: '2h' } });
@@ -290,7 +290,7 @@ describe('a server', () => {
     });
   });
 
-  it.each(['listen', 'opsListen'])('whose %s is taken leaves nothing open', async key => {
+  it.each(['listen', 'opsListen'])('leaves nothing open if its %s is taken', async key => {
     const free = await freePort();
     const server = {
       listen: `127.0.0.1:${free}`,

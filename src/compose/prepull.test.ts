@@ -48,7 +48,7 @@ async function begin(named: object): Promise<void> {
 
 const asked = (repository: string) => upstream.count('manifest', { repository });
 
-it('a file that cannot be read keeps nothing else back, is counted, and is tried again', {
+it('a file that cannot be read does not delay others, is counted, and is retried', {
   timeout: 60_000,
 }, async () => {
   const list = join(folder, 'list.txt');
@@ -63,7 +63,7 @@ it('a file that cannot be read keeps nothing else back, is counted, and is tried
   expect(asked('app')).toBe(before);
 });
 
-it('what failed is no longer counted when it is no longer to be pulled', async () => {
+it('a failed image is no longer counted when it is not to be pulled any more', async () => {
   await begin({ images: ['up.example/none:v1'] });
   await vi.waitFor(() => expect(failing).toBe(1), 20_000);
   await prepull?.close();

@@ -32,7 +32,7 @@ class PagedSurvey {
 const within = new AbortController().signal;
 const noReaders = { hasReaders: () => false };
 
-it('tells of ten that go next, however many before them cannot go', async () => {
+it('lists ten contents that would be evicted, however many before them cannot be', async () => {
   const survey = new PagedSurvey([[], digests.slice(0, 4), [], digests.slice(4, 20), digests.slice(20)]);
   const blobs = { hasReaders: (digest: Digest) => digest === digests[1] };
   const next = await nextToGo({ survey, blobs }, within);
@@ -41,11 +41,11 @@ it('tells of ten that go next, however many before them cannot go', async () => 
   expect(survey.asked).toBe(4);
 });
 
-it('tells of fewer where no more can go', async () => {
+it('lists fewer if there are no more', async () => {
   expect(await nextToGo({ survey: new PagedSurvey([[], []]), blobs: noReaders }, within)).toEqual([]);
 });
 
-it('looks no further once nobody waits for it', async () => {
+it('stops when nobody waits for it any more', async () => {
   const survey = new PagedSurvey([[], [], digests]);
   const nobody = AbortSignal.abort();
   await expect(nextToGo({ survey, blobs: noReaders }, nobody)).rejects.toBe(nobody.reason);

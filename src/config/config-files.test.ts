@@ -15,7 +15,7 @@ const folder = mkdtempSync(join(tmpdir(), 'entrepot-example-'));
 afterAll(() => rmSync(folder, { recursive: true }));
 
 describe('config/entrepot.schema.json', () => {
-  it('is what the schema makes (npm run schema)', () => {
+  it('is generated from the schema (npm run schema)', () => {
     expect(JSON.parse(readFileSync(join(config, 'entrepot.schema.json'), 'utf8'))).toEqual(fileJsonSchema());
   });
 
@@ -26,7 +26,7 @@ describe('config/entrepot.schema.json', () => {
 });
 
 describe('docs/configuration.md', () => {
-  it('has the tables that the schema makes (npm run schema)', () => {
+  it('has the tables that are generated from the schema (npm run schema)', () => {
     const page = readFileSync(new URL('../../docs/configuration.md', import.meta.url), 'utf8');
     expect(page).toBe(withOptions(page));
   });
@@ -35,7 +35,7 @@ describe('docs/configuration.md', () => {
 describe('config/entrepot.yaml', () => {
   const text = readFileSync(join(config, 'entrepot.yaml'), 'utf8');
 
-  it('is right, but for the files that its examples name, and two examples that exclude each other', async () => {
+  it('is valid, except for missing example files and two examples that exclude each other', async () => {
     const password = join(folder, 'password');
     writeFileSync(password, 'x');
     copyFileSync(new URL('../../test/support/tls/ca.pem', import.meta.url), join(folder, 'ca.pem'));
@@ -60,7 +60,7 @@ describe('config/entrepot.yaml', () => {
 describe('the other files in config/', () => {
   const others = readdirSync(config).filter(name => name.endsWith('.yaml') && name !== 'entrepot.yaml');
 
-  it.each(others)('%s is right', async name => {
+  it.each(others)('%s is valid', async name => {
     await expect(loadConfig({ file: join(config, name), env: {} })).resolves.toBeDefined();
   });
 });

@@ -33,7 +33,7 @@ function allowed(rules: unknown): string[] {
 }
 
 describe('config/kubernetes', () => {
-  it('begins with the namespace that everything else lies in', () => {
+  it('begins with the namespace of everything else', () => {
     expect(objects[0]).toMatchObject({ kind: 'Namespace', metadata: { name: 'entrepot' } });
     const namespaced = objects.filter(({ kind }) => !/^(Namespace|ClusterRole.*)$/.test(String(kind)));
     expect(new Set(namespaced.map(object => valueAt(object, ['metadata', 'namespace'])))).toEqual(
@@ -41,7 +41,7 @@ describe('config/kubernetes', () => {
     );
   });
 
-  it('grants what following a cluster takes, and nothing that writes', () => {
+  it('grants what watching a cluster needs, and no writes', () => {
     expect(allowed(only('ClusterRole')['rules'])).toEqual([
       'list secrets',
       'watch secrets',
@@ -55,7 +55,7 @@ describe('config/kubernetes', () => {
     ]);
   });
 
-  it('runs with a configuration that is right', async () => {
+  it('has a valid configuration', async () => {
     const text = valueAt(only('ConfigMap'), ['data', 'entrepot.yaml']);
     const file = join(folder, 'entrepot.yaml');
     writeFileSync(file, String(text));
@@ -74,7 +74,7 @@ describe('config/kubernetes', () => {
     expect(server.listen[0]?.address.port).toBe(valueAt(container, ['ports', 0, 'containerPort']));
   });
 
-  it('lets everybody reach the registry, and the ops port only who measures', () => {
+  it('opens the registry port to everybody, and the operations port only to monitoring', () => {
     const container = ['spec', 'template', 'spec', 'containers', 0];
     const ports = valueAt(only('StatefulSet'), [...container, 'ports']);
     const policy = only('NetworkPolicy');

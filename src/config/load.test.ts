@@ -33,7 +33,7 @@ async function problemsOf(text: string, env: Record<string, string> = {}): Promi
 }
 
 describe('the defaults', () => {
-  it('serve the seven presets on loopback, from ./storage', async () => {
+  it('mirror the seven presets on loopback, with the store in ./storage', async () => {
     const config = await loadConfig({ env: {} });
     expect(config.server.listen).toEqual([{ address: { host: '127.0.0.1', port: 5000 } }]);
     expect(config.server.opsListen).toEqual({ host: '127.0.0.1', port: 5001 });
@@ -67,7 +67,7 @@ describe('the defaults', () => {
     });
   });
 
-  it('are what an empty file, and a file of empty sections, mean', async () => {
+  it('apply to an empty file, and to a file with empty sections', async () => {
     const { origin: _origin, ...expected } = await loadConfig({ env: {} });
     expect(await load('')).toMatchObject(expected);
     expect(await load('server:\nstorage:\nupstreams:\n')).toMatchObject(expected);
@@ -87,13 +87,13 @@ describe('a configuration file', () => {
     });
   });
 
-  it('switches a preset off with false, and adds an upstream by its name alone', async () => {
+  it('disables a preset with false, and adds an upstream by its name alone', async () => {
     const { upstreams } = await load('upstreams:\n  ghcr.io: false\n  registry.gitlab.com:\n');
     expect(upstreams.has('ghcr.io')).toBe(false);
     expect(upstreams.get('registry.gitlab.com')?.url).toBe('https://registry.gitlab.com');
   });
 
-  it('takes one entry for a list of one', async () => {
+  it('accepts a single value for a list of one', async () => {
     const { server } = await load(
       'server: {listen: [127.0.0.1:1, {address: "[::1]:2", upstream: quay.io}], serverNames: r.example:5000}',
     );
@@ -104,7 +104,7 @@ describe('a configuration file', () => {
     expect(server.serverNames).toEqual(['r.example:5000']);
   });
 
-  it('names files relative to itself', async () => {
+  it('has paths relative to its own folder', async () => {
     mkdirSync(join(folder, 'certs'), { recursive: true });
     const ca = readFileSync(new URL('../../test/support/tls/ca.pem', import.meta.url), 'utf8');
     writeFileSync(join(folder, 'certs/ca.pem'), ca);
@@ -128,7 +128,7 @@ describe('a configuration file', () => {
 });
 
 describe('a wrong configuration', () => {
-  it('is refused with every problem: where, what stands there, what was expected', async () => {
+  it('is refused with all problems: where, which value, what was expected', async () => {
     const problems = await problemsOf(`colour: blue
 server:
   listen: nope
@@ -243,7 +243,7 @@ hosted: {prefixes: [library]}
     await expect(load(text)).resolves.toBeDefined();
   });
 
-  it('says so when the file is not there', async () => {
+  it('is refused if the file does not exist', async () => {
     await expect(loadConfig({ file: join(folder, 'none.yaml'), env: {} })).rejects.toThrow(
       /none.yaml: cannot be read/,
     );
@@ -269,12 +269,12 @@ describe('the environment', () => {
     expect(config.upstreams.has('ghcr.io')).toBe(false);
   });
 
-  it('names the file too', async () => {
+  it('can name the file', async () => {
     const config = await loadConfig({ env: { ENTREPOT_CONFIG: write('storage: {path: /data}') } });
     expect(config.storage.path).toBe('/data');
   });
 
-  it('is refused where a variable means no option, or holds no fitting value', async () => {
+  it('is refused if a variable is not an option, or its value is invalid', async () => {
     expect(
       await problemsOf('', { ENTREPOT_SERVER__LISTN: 'x', ENTREPOT_LOG__LEVEL: 'loud', ENTREPOT_PULLS: '[' }),
     ).toEqual([
@@ -284,7 +284,7 @@ describe('the environment', () => {
     ]);
   });
 
-  it('may hold what Kubernetes injects for a Service called entrepot', async () => {
+  it('may contain what Kubernetes sets for a Service named entrepot', async () => {
     const links = {
       ENTREPOT_SERVICE_HOST: '10.0.0.1',
       ENTREPOT_SERVICE_PORT: '5000',
@@ -297,14 +297,14 @@ describe('the environment', () => {
     await expect(load('', links)).resolves.toBeDefined();
   });
 
-  it('says which proxies to use', async () => {
+  it('gives the proxies to use', async () => {
     const { proxy } = await load('', { HTTPS_PROXY: 'http://p:1', no_proxy: 'localhost' });
     expect(proxy).toEqual({ httpProxy: undefined, httpsProxy: 'http://p:1', noProxy: 'localhost' });
   });
 });
 
 describe('config show', () => {
-  it('prints a file that means the same, without a password', async () => {
+  it('prints an equivalent file, without passwords', async () => {
     writeFileSync(join(folder, 'secret'), 'hunter2');
     const env = { QUAY: 'hunter3' };
     const config = await load(

@@ -18,12 +18,12 @@ async function load(text: string) {
 const BEFORE =
   'storage: {maxBytes: 1GiB}\nhosted: {prefixes: [a], shared: []}\nlog: {level: warn, format: json}\n';
 
-it('the same values in another spelling are no change', async () => {
+it('the same values in another form are no change', async () => {
   const same = 'log: {format: json, level: warn}\nhosted: {prefixes: a}\nstorage: {maxBytes: 1024MiB}\n';
   expect(planReload(await load(BEFORE), await load(same))).toMatchObject({ changed: [], needsRestart: [] });
 });
 
-it('what a running server applies is told apart from what needs a restart, by the keys of the file', async () => {
+it('keys that a running server applies are distinguished from keys that need a restart', async () => {
   const after =
     'server: {listen: 127.0.0.1:1, shutdownTimeout: 1s}\nstorage: {path: elsewhere}\nverifyFor: 1h\n' +
     'hosted: {prefixes: [a, b]}\nupstreams: {quay.io: {freshFor: 1h}, ghcr.io: false, r.example: {}}\n' +
@@ -60,7 +60,7 @@ it('a new password in the file that an upstream names is a change of the upstrea
   expect(planReload(before, await load(text)).changed).toEqual(['upstreams.quay.io']);
 });
 
-it('what is applied reaches whoever holds the section, and the rest stays as it was', async () => {
+it('an applied change is visible to whoever holds the section, and the rest stays as it was', async () => {
   const config = await load(BEFORE);
   const { hosted, storage, log } = config;
   const next = await load('hosted: {prefixes: [b]}\nlog: {level: error}\nserver: {listen: 127.0.0.1:1}\n');
@@ -74,7 +74,7 @@ it('what is applied reaches whoever holds the section, and the rest stays as it 
   expect(planReload(config, again)).toMatchObject({ changed: [], needsRestart: ['log.format'] });
 });
 
-it('changes that are safe only with one that needs a restart are refused', async () => {
+it('changes that are safe only together with one that needs a restart are refused', async () => {
   const config = await load('server: {listen: 0.0.0.0:5000}\nhosted: {prefixes: [a]}\n');
   const next = await load('server: {listen: 127.0.0.1:5000}\nhosted: {prefixes: [a], anonymous: push}\n');
   const problems = (() => {

@@ -9,7 +9,7 @@ async function optionsOf(repository: string, repositories: readonly object[]) {
 }
 
 describe('options of a repository', () => {
-  it('are those of the upstream where no rule matches', async () => {
+  it('are those of the upstream if no rule matches', async () => {
     expect(await optionsOf('library/nginx', [{ match: 'other/*', pullPolicy: 'Never' }])).toEqual({
       pullPolicy: undefined,
       freshForMs: 300_000,

@@ -38,7 +38,7 @@ describe('config/systemd/entrepot.service', () => {
   beforeAll(async () => void (folder = await makeTempFolder('unit')));
   afterAll(() => rmSync(folder, { recursive: true }));
 
-  it('runs commands that there are', async () => {
+  it('runs existing commands', async () => {
     const commands = [only('Service.ExecStart'), ...(unit.get('Service.ExecReload') ?? [])]
       .map(line => line.split(' '))
       .filter(([program]) => program === '/usr/local/bin/entrepot');
@@ -49,7 +49,7 @@ describe('config/systemd/entrepot.service', () => {
     }
   });
 
-  it('has the server read its configuration again, and gives it time to stop', async () => {
+  it('reloads the configuration of the server, and gives it time to stop', async () => {
     expect(unit.get('Service.ExecReload')?.at(-1)).toBe('/bin/kill -HUP $MAINPID');
     expect(only('Service.Environment')).toBe(`${CONFIG_FILE_VARIABLE}=/etc/entrepot/entrepot.yaml`);
     const { server } = await loadConfig({ env: {} });
@@ -57,11 +57,11 @@ describe('config/systemd/entrepot.service', () => {
     expect(Number(only('Service.RestartPreventExitStatus'))).toBe(EXIT.usage);
   });
 
-  it('keeps its store where the service may write', () => {
+  it('has the store where the service may write', () => {
     expect(only('Service.WorkingDirectory')).toBe(`/var/lib/${only('Service.StateDirectory')}`);
   });
 
-  it.skipIf(!hasPrograms('systemd-analyze'))('is what systemd understands (systemd-analyze)', () => {
+  it.skipIf(!hasPrograms('systemd-analyze'))('is accepted by systemd (systemd-analyze)', () => {
     const copy = join(folder, 'entrepot.service');
     // What it starts is not installed here.
     writeFileSync(copy, text.replaceAll('/usr/local/bin/entrepot', '/bin/true'));

@@ -31,7 +31,7 @@ describe('Content-Range of a chunk', () => {
 });
 
 describe('Range of an upload', () => {
-  it('ends with the last byte that is there', () => {
+  it('ends with the last byte that arrived', () => {
     expect([0, 1, 100].map(uploadRange)).toEqual(['0-0', '0-0', '0-99']);
   });
 });

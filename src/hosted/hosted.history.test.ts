@@ -67,7 +67,7 @@ const steps: fc.Arbitrary<Step> = fc.oneof(
 );
 
 describe('any history of pushes, mounts, deletes and restarts', () => {
-  it('leaves what was acknowledged and not deleted, in the repositories where that was', {
+  it('leaves what was acknowledged and not deleted, in the same repositories', {
     timeout: 120_000,
   }, async () => {
     let acknowledged = 0;

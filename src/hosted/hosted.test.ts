@@ -32,7 +32,7 @@ beforeEach(async () => {
 afterEach(() => bench.remove());
 
 describe('a hosted repository', () => {
-  it('serves what was pushed to it, byte for byte, as living here', async () => {
+  it('serves what was pushed to it, byte for byte, with the outcome "hosted"', async () => {
     const image = imageOf([randomBlob(1000, 'served')]);
     await bench.pushImage(repository, image, 'v1');
     for (const reference of ['v1', image.manifest.digest]) {
@@ -42,7 +42,7 @@ describe('a hosted repository', () => {
     }
   });
 
-  it('serves its manifests as blobs too', async () => {
+  it('serves its manifests as blobs, too', async () => {
     const image = imageOf([randomBlob(1000, 'as blob')]);
     await bench.pushImage(repository, image);
     const { digest, size } = image.manifest;
@@ -55,7 +55,7 @@ describe('a hosted repository', () => {
     await expect(bench.hosted.statBlob(elsewhere, digest)).rejects.toMatchObject({ code: 'BLOB_UNKNOWN' });
   });
 
-  it('keeps for a push what it asked for, whichever process collects garbage right after that', async () => {
+  it('keeps what a push has asked for, even if another process collects garbage right after that', async () => {
     const [asked, unasked] = [randomBlob(100, 'asked'), randomBlob(100, 'unasked')];
     for (const blob of [asked, unasked]) await bench.pushBlob(repository, blob);
     const another = await HostedBench.open(bench.folder);
@@ -72,7 +72,7 @@ describe('a hosted repository', () => {
     }
   });
 
-  it('says of a manifest that is damaged that it is, to those whose it is, until it is pushed again', async () => {
+  it('reports that a manifest is damaged, to its owners, until it is pushed again', async () => {
     const image = imageOf([randomBlob(1000, 'damaged')]);
     await bench.pushImage(repository, image, 'v1');
     const { digest } = image.manifest;
@@ -90,7 +90,7 @@ describe('a hosted repository', () => {
     expect((await pull(repository, 'v1')).descriptor.digest).toBe(digest);
   });
 
-  it('deletes nothing while the disk is full, says 507, and deletes when there is room', async () => {
+  it('deletes nothing while the disk is full, answers 507, and deletes when there is space', async () => {
     const image = imageOf([randomBlob(100, 'full')]);
     await bench.pushImage(repository, image, 'v1');
     const full = Object.assign(new Error('no space left on device'), { code: 'ENOSPC' });
@@ -108,7 +108,7 @@ describe('a hosted repository', () => {
     }
   });
 
-  it('counts what was asked for as used: a blob that a HEAD has found stays until its manifest comes', async () => {
+  it('counts requested content as used: a blob that a HEAD has found stays until its manifest is pushed', async () => {
     const [asked, read, neither] = ['asked', 'read', 'neither'].map(seed => randomBlob(10, seed));
     for (const blob of [asked!, read!, neither!]) await bench.pushBlob(repository, blob);
     await bench.close();
@@ -121,7 +121,7 @@ describe('a hosted repository', () => {
     expect(await bench.metadata.isLinked(repository, read!.digest)).toBe(true);
   });
 
-  it('has nothing of what only another repository has, and says so as of what nobody has', async () => {
+  it('has nothing that only another repository has, and answers as for content that nobody has', async () => {
     const image = imageOf([randomBlob(1000, 'other')]);
     const nowhere = imageOf([randomBlob(1000, 'nowhere')]);
     await bench.pushImage(elsewhere, image, 'v1');
@@ -143,7 +143,7 @@ describe('a hosted repository', () => {
     expect(answers[0]).toContain('BLOB_UNKNOWN');
   });
 
-  it('serves the child of an index that suits a client which takes no index, and only by tag', async () => {
+  it('serves the matching child of an index to a client that accepts no index, and only by tag', async () => {
     const amd64 = imageOf([randomBlob(10, 'amd64')]);
     const arm64 = imageOf([randomBlob(10, 'arm64')], { platform: { os: 'linux', architecture: 'arm64' } });
     const { manifest: index } = indexOf([arm64, amd64]);
@@ -164,7 +164,7 @@ describe('a hosted repository', () => {
     });
   });
 
-  it('looks at the config of a child that has no platform, in an index below the index too', async () => {
+  it('reads the config of a child without a platform, also in a nested index', async () => {
     const arm64 = imageOf([randomBlob(10, 'arm64')], { platform: { os: 'linux', architecture: 'arm64' } });
     await bench.pushImage(repository, arm64);
     const inner = indexOfEntries([descriptorOf(arm64.manifest)]);
@@ -177,7 +177,7 @@ describe('a hosted repository', () => {
     await expect(digestFor('linux/amd64')).rejects.toMatchObject({ code: 'MANIFEST_UNKNOWN' });
   });
 
-  it('gives referrers in pages that stay small, whatever their annotations', async () => {
+  it('returns referrers in small pages, whatever their annotations', async () => {
     const image = imageOf([randomBlob(10, 'subject')]);
     await bench.pushImage(repository, image);
     const annotations = { note: 'n'.repeat(300_000) };
