@@ -3,6 +3,12 @@ import { SharedBuffer } from './shared-buffer.ts';
 /** For all pages of all bodies: the server's memory does not grow with the number of clients. */
 const BUDGET_BYTES = 64 * 1024 * 1024;
 
+/**
+ * The part of it that one client may have, so that a client that reads many bodies as slowly as it may leaves room for
+ * all others.
+ */
+const SHARE = 0.75;
+
 /** Free pages are kept for later bodies while used and free pages together do not exceed this. */
 const KEPT_BYTES = 16 * 1024 * 1024;
 
@@ -26,19 +32,24 @@ const PAGE_BYTES: readonly { readonly upToBodies: number; readonly bytes: number
 /** Below this size, calls cost more than the bytes. */
 const MIN_PAGE_BYTES = 16 * 1024;
 
-interface Waiter {
-  readonly remainingBytes: number;
-  readonly resolve: (page: SharedBuffer | undefined) => void;
-}
+/**
+ * The page of a body for which there is no room, beyond the budget: slow, but clients that stop reading take the room
+ * for as long as they like. One for each of 16,384 connections is 32 MiB.
+ */
+const EXTRA_PAGE_BYTES = 2 * 1024;
 
 /**
  * The buffers through which bodies are copied, shared by the whole process. A body calls `enter`, holds at least one
- * page at a time and a second one if there is room, and finally calls `leave`. What one body has read can be found by
- * others that send the same bytes, as long as somebody holds the page and until a free one is reused: many nodes that
- * pull one layer at once cost one read each page, not one each node. Pages are reused without being zeroed.
+ * page at a time and a second one if there is room, and finally calls `leave`. No body waits for its first page. What
+ * one body has read can be found by others that send the same bytes, as long as somebody holds the page and until a
+ * free one is reused: many nodes that pull one layer at once cost one read each page, not one each node. Pages are
+ * reused without being zeroed.
+ *
+ * `owner` is whom a page counts against: a tenant, or the network of clients without a login.
  */
 export class BodyMemory {
   readonly #budgetBytes: number;
+  readonly #shareBytes: number;
   /** Free pages by size, least recently used first; they still have their content. */
   readonly #spare = new Map<number, Set<SharedBuffer>>();
   /** Pages that others may find, by their source and position. */
@@ -46,11 +57,11 @@ export class BodyMemory {
   #spareBytes = 0;
   #lentBytes = 0;
   #bodies = 0;
-  /** In the order of arrival. */
-  readonly #waiters: Waiter[] = [];
+  readonly #lentTo = new Map<string, number>();
 
-  constructor(budgetBytes: number = BUDGET_BYTES) {
+  constructor(budgetBytes: number = BUDGET_BYTES, shareBytes = budgetBytes * SHARE) {
     this.#budgetBytes = budgetBytes;
+    this.#shareBytes = Math.max(MIN_PAGE_BYTES, shareBytes);
   }
 
   get bodies(): number {
@@ -77,13 +88,13 @@ export class BodyMemory {
   }
 
   /** The page of `source` that begins at `position`, filled or being filled, if there is one and room to hold it. */
-  find(source: object, position: number): SharedBuffer | undefined {
+  find(source: object, position: number, owner: string): SharedBuffer | undefined {
     const page = this.#shared.get(source)?.get(position);
     if (page === undefined) return undefined;
     if (page.holders === 0) {
-      if (!this.#hasRoom(page.buffer.byteLength)) return undefined;
+      if (!this.#hasRoom(page.buffer.byteLength, owner)) return undefined;
       this.#unspare(page);
-      this.#lentBytes += page.buffer.byteLength;
+      this.#count(page, owner);
     }
     page.holders += 1;
     return page;
@@ -106,43 +117,28 @@ export class BodyMemory {
     page.source = undefined;
   }
 
-  /** A page for a body that still has `remainingBytes` to send; `undefined` if the budget has no room now. */
-  take(remainingBytes: number): SharedBuffer | undefined {
+  /** A page for a body that still has `remainingBytes` to send; `undefined` if there is no room for it now. */
+  take(remainingBytes: number, owner: string): SharedBuffer | undefined {
     let bytes = this.#fitting(remainingBytes);
-    while (bytes > MIN_PAGE_BYTES && !this.#hasRoom(bytes)) bytes = smaller(bytes);
-    return this.#hasRoom(bytes) ? this.#lend(bytes) : undefined;
+    while (bytes > MIN_PAGE_BYTES && !this.#hasRoom(bytes, owner)) bytes = smaller(bytes);
+    return this.#hasRoom(bytes, owner) ? this.#lend(bytes, owner) : undefined;
   }
 
-  /** A further page for a body that has one; `undefined` if others are waiting for their first. */
-  takeMore(remainingBytes: number): SharedBuffer | undefined {
-    return this.#waiters.length === 0 ? this.take(remainingBytes) : undefined;
-  }
-
-  /** The first page of a body, waiting in turn. `undefined` once `left` returns true. */
-  async takeFirst(
-    remainingBytes: number,
-    left: (cancel: () => void) => void,
-  ): Promise<SharedBuffer | undefined> {
-    const page = this.takeMore(remainingBytes);
-    if (page !== undefined) return page;
-    return new Promise(resolve => {
-      const waiter = { remainingBytes, resolve };
-      this.#waiters.push(waiter);
-      left(() => {
-        const index = this.#waiters.indexOf(waiter);
-        if (index !== -1) this.#waiters.splice(index, 1);
-        resolve(undefined);
-      });
-    });
+  /** A page for a body that has none, however little room there is. */
+  takeFirst(remainingBytes: number, owner: string): SharedBuffer {
+    return this.take(remainingBytes, owner) ?? extraPage();
   }
 
   /** Gives back a page of one holder. */
   give(page: SharedBuffer): void {
     page.holders -= 1;
     if (page.holders > 0) return;
-    this.#lentBytes -= page.buffer.byteLength;
+    if (page.isExtra) {
+      this.unshare(page);
+      return;
+    }
+    this.#discount(page);
     this.#keep(page);
-    this.#admitWaiters();
   }
 
   /**
@@ -162,12 +158,26 @@ export class BodyMemory {
     return bytes;
   }
 
-  #hasRoom(bytes: number): boolean {
-    return this.#lentBytes + bytes <= this.#budgetBytes;
+  #hasRoom(bytes: number, owner: string): boolean {
+    const isWithinShare = (this.#lentTo.get(owner) ?? 0) + bytes <= this.#shareBytes;
+    return isWithinShare && this.#lentBytes + bytes <= this.#budgetBytes;
   }
 
-  #lend(bytes: number): SharedBuffer {
-    this.#lentBytes += bytes;
+  #count(page: SharedBuffer, owner: string): void {
+    const { byteLength } = page.buffer;
+    page.owner = owner;
+    this.#lentBytes += byteLength;
+    this.#lentTo.set(owner, (this.#lentTo.get(owner) ?? 0) + byteLength);
+  }
+
+  #discount({ buffer: { byteLength }, owner }: SharedBuffer): void {
+    this.#lentBytes -= byteLength;
+    const left = (this.#lentTo.get(owner) ?? 0) - byteLength;
+    if (left > 0) this.#lentTo.set(owner, left);
+    else this.#lentTo.delete(owner);
+  }
+
+  #lend(bytes: number, owner: string): SharedBuffer {
     const spare = this.#reusable(bytes);
     const page = spare ?? new SharedBuffer(bytes);
     if (spare !== undefined) {
@@ -176,6 +186,7 @@ export class BodyMemory {
     }
     page.reset();
     page.holders = 1;
+    this.#count(page, owner);
     return page;
   }
 
@@ -187,8 +198,7 @@ export class BodyMemory {
     const spares = [...(this.#spare.get(bytes) ?? [])];
     if (this.#bodies <= 1) return spares.at(-1);
     const [oldest] = spares;
-    // The new page is counted as used already.
-    const mayKeepIt = this.#lentBytes + this.#spareBytes <= KEPT_BYTES;
+    const mayKeepIt = this.#lentBytes + this.#spareBytes + bytes <= KEPT_BYTES;
     return oldest?.source !== undefined && mayKeepIt ? undefined : oldest;
   }
 
@@ -207,15 +217,13 @@ export class BodyMemory {
   #unspare(page: SharedBuffer): void {
     if (this.#spare.get(page.buffer.byteLength)?.delete(page)) this.#spareBytes -= page.buffer.byteLength;
   }
+}
 
-  #admitWaiters(): void {
-    for (let next = this.#waiters[0]; next !== undefined; next = this.#waiters[0]) {
-      const page = this.take(next.remainingBytes);
-      if (page === undefined) return;
-      this.#waiters.shift();
-      next.resolve(page);
-    }
-  }
+function extraPage(): SharedBuffer {
+  const page = new SharedBuffer(EXTRA_PAGE_BYTES);
+  page.isExtra = true;
+  page.holders = 1;
+  return page;
 }
 
 /** The next smaller page size. */

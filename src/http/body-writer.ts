@@ -71,6 +71,7 @@ class Transfer {
   readonly #exchange: Exchange;
   readonly #answer: StreamedAnswer;
   readonly #memory: BodyMemory;
+  readonly #owner: string;
   readonly #end: number;
   #position: number;
   /** Pages that the kernel is taking. */
@@ -79,12 +80,12 @@ class Transfer {
   #isClientGone = false;
   /** Called when a page is given back or filled, or the client has disconnected. */
   #wake: () => void = () => {};
-  #cancelWaiting: () => void = () => {};
 
   constructor(exchange: Exchange, answer: StreamedAnswer, memory: BodyMemory) {
     this.#exchange = exchange;
     this.#answer = answer;
     this.#memory = memory;
+    this.#owner = exchange.memoryHolder.name;
     this.#position = answer.start;
     this.#end = answer.start + answer.length;
   }
@@ -129,7 +130,7 @@ class Transfer {
   async #sendNext(onFirstByte: () => void): Promise<void> {
     if (this.#inFlight.size === PAGES_PER_BODY) return this.#change();
     const { shares } = this.#answer.reader;
-    const found = shares && this.#memory.find(shares, this.#position);
+    const found = shares && this.#memory.find(shares, this.#position, this.#owner);
     if (found !== undefined) {
       if (await this.#isFilled(found)) this.#send(found, onFirstByte);
       else this.#memory.give(found);
@@ -137,8 +138,11 @@ class Transfer {
     }
     const remainingBytes = this.#end - this.#position;
     // There is no await between looking for a page and sharing a new one, so only one of many bodies reads.
-    const page = this.#memory.takeMore(remainingBytes) ?? (await this.#firstPage(remainingBytes));
-    if (page === undefined) return;
+    const page =
+      this.#inFlight.size === 0
+        ? this.#memory.takeFirst(remainingBytes, this.#owner)
+        : this.#memory.take(remainingBytes, this.#owner);
+    if (page === undefined) return this.#change();
     try {
       await this.#read(page, shares);
     } catch (error) {
@@ -147,17 +151,6 @@ class Transfer {
       throw error;
     }
     this.#send(page, onFirstByte);
-  }
-
-  /** A page for a body that has none. A body that has one waits for it to be given back, or for room for a second. */
-  async #firstPage(remainingBytes: number): Promise<SharedBuffer | undefined> {
-    if (this.#inFlight.size > 0) {
-      await this.#change();
-      return undefined;
-    }
-    return this.#memory.takeFirst(remainingBytes, cancel => {
-      this.#cancelWaiting = cancel;
-    });
   }
 
   /** Whether a page that another body fills is filled while this client is connected. */
@@ -218,7 +211,6 @@ class Transfer {
 
   #clientGone(): void {
     this.#isClientGone = true;
-    this.#cancelWaiting();
     this.#wake();
     // Ends a read that waits for a download. The writer closes it again, which has no effect.
     this.#answer.reader.close().catch(() => {});

@@ -6,6 +6,10 @@ export class SharedBuffer {
   readonly buffer: Buffer;
   /** How many bodies fill or send it. */
   holders = 0;
+  /** Whose share of the memory it counts against: that of the holder that took it. */
+  owner = '';
+  /** Beyond the budget, and not kept. */
+  isExtra = false;
   /** Identifies its content, if others may share it. */
   source: object | undefined;
   /** The position of its first byte in `source`. */
