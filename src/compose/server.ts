@@ -9,6 +9,7 @@ import { mayNameArch } from '../config/repository-options.ts';
 import { createOpsServer, type OpsServer } from '../http/ops-server.ts';
 import { createRegistryServer } from '../http/server.ts';
 import { tokenHandler } from '../http/token.ts';
+import { loadHttpClient } from '../lib/http-client.ts';
 import type { Log } from '../lib/log.ts';
 import type { Meter } from '../lib/meter.ts';
 import { WAYS_OUT, whyNotCollected } from '../metadata/store-identity.ts';
@@ -77,6 +78,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
   let state: 'starting' | 'serving' | 'stopping' = 'starting';
   const addresses: string[] = [];
   try {
+    await loadHttpClient();
     await checkFiles(config, options.log);
     await checkStorage(config, options.log);
     const { tls } = config.server;

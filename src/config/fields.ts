@@ -22,6 +22,9 @@ import {
 import { formatPlatform, parsePlatform, type Platform } from '../oci/platform.ts';
 import { parseRegistryUrl } from '../oci/registry-url.ts';
 
+// A configuration is parsed once or twice in a process, which is less work than to compile its parsers.
+z.config({ jitless: true });
+
 /**
  * The types of values in the configuration file, which `schema.ts` combines. All are codecs, so a parsed value can be
  * written as a person would. The message of every check completes the sentence "expected …".

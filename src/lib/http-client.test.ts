@@ -12,7 +12,8 @@ import { createServer as createTcpServer } from 'node:net';
 import { text } from 'node:stream/consumers';
 import { TLSSocket } from 'node:tls';
 import { afterEach, describe, expect, it } from 'vitest';
-import { HttpClient, type HttpClientOptions, HttpFailure } from './http-client.ts';
+import { HttpClient, type HttpClientOptions } from './http-client.ts';
+import { HttpFailure } from './http-failure.ts';
 
 const LIMITS = { connectMs: 2_000, headersMs: 2_000, idleBodyMs: 2_000 };
 const cleanups: (() => Promise<unknown>)[] = [];

@@ -1,90 +1,30 @@
 /**
  * HTTP/1.1 requests with persistent connections, a time limit for each phase, and control over the addresses to which
- * connections are made. The only file that uses undici. Redirects, authentication and status codes are left to the
- * caller.
+ * connections are made. Redirects, authentication and status codes are left to the caller.
  */
-import type { LookupAddress, LookupOptions } from 'node:dns';
-import { lookup as resolveName } from 'node:dns/promises';
-import type { IncomingHttpHeaders } from 'node:http';
-import { isIP } from 'node:net';
-import type { Readable } from 'node:stream';
-import { Agent, buildConnector, type Dispatcher, errors, Pool, ProxyAgent } from 'undici';
-import { type ProxySettings, proxyFor } from './proxy.ts';
-import { bareHost } from './url.ts';
+import { HttpFailure } from './http-failure.ts';
+import type { HttpClientOptions, HttpRequest, HttpResponse, HttpTransport } from './http-transport.ts';
 
-/** Returns all addresses of a host name. */
-export type Lookup = (hostname: string) => Promise<readonly LookupAddress[]>;
+export type {
+  AddressGuard,
+  HttpClientOptions,
+  HttpRequest,
+  HttpResponse,
+} from './http-transport.ts';
 
-/** Called before and after each connection. Behind a proxy, only literal addresses are checked. */
-export interface AddressGuard {
-  /** Rejects or throws if `address` must not be connected to for `hostname`. */
-  admit(address: string, hostname: string): Promise<void> | void;
-  /** A connection (with TLS, if used) to `hostname` was made. */
-  connected(address: string, hostname: string): void;
+/** Loads what requests are made with, so that the first one does not have to. */
+export async function loadHttpClient(): Promise<void> {
+  await import('./http-transport.ts');
 }
 
-export interface HttpClientOptions {
-  /** TCP and TLS. */
-  readonly connectMs: number;
-  readonly headersMs: number;
-  /** Between two chunks of a body, while it is read. */
-  readonly idleBodyMs: number;
-  /** PEM. */
-  readonly ca?: string | undefined;
-  /** The certificate for servers that request one: PEM, with its private key. */
-  readonly clientCertificate?: { readonly cert: string; readonly key: string } | undefined;
-  /** Accepts any certificate. */
-  readonly insecure?: boolean | undefined;
-  readonly proxy?: ProxySettings | undefined;
-  readonly guard?: AddressGuard | undefined;
-  /** Default: the system's resolver. */
-  readonly lookup?: Lookup | undefined;
-}
-
-export interface HttpRequest {
-  readonly method: 'GET' | 'HEAD';
-  readonly url: URL;
-  readonly headers: Readonly<Record<string, string>>;
-  readonly signal?: AbortSignal | undefined;
-}
-
-/** The caller reads `body` to its end or destroys it: until then it occupies a connection. */
-export interface HttpResponse {
-  readonly status: number;
-  readonly headers: IncomingHttpHeaders;
-  readonly body: Readable;
-}
-
-/**
- * `unreachable`: no connection. `forbidden`: the guard refused the address. `timeout`: a phase took too long. `broken`:
- * the connection broke, or the response is not HTTP.
- */
-export type HttpFailureReason = 'unreachable' | 'forbidden' | 'timeout' | 'broken';
-
-/** Why a request or its body failed; the message is for a log. */
-export class HttpFailure extends Error {
-  readonly reason: HttpFailureReason;
-
-  constructor(reason: HttpFailureReason, message: string, cause?: unknown) {
-    super(message, { cause });
-    this.name = 'HttpFailure';
-    this.reason = reason;
-  }
-}
-
-/** Headers of registries are below 4 KiB; CDNs and load balancers add some. */
-const MAX_HEADER_BYTES = 32 * 1024;
-/** Just below the idle limit of common load balancers (60 s), so that we close first. */
-const KEEP_ALIVE_MS = 50_000;
-
+/** Most commands make no request, so everything that makes them is loaded by the first. */
 export class HttpClient {
   readonly #options: HttpClientOptions;
-  readonly #direct: Agent;
-  readonly #proxies = new Map<string, ProxyAgent>();
+  #transport: Promise<HttpTransport> | undefined;
+  #isClosed = false;
 
   constructor(options: HttpClientOptions) {
     this.#options = options;
-    this.#direct = new Agent({ ...this.#limits(), connect: this.#connector() });
   }
 
   /**
@@ -92,200 +32,19 @@ export class HttpClient {
    * signal aborts later, the body is destroyed with that reason.
    */
   async request(request: HttpRequest): Promise<HttpResponse> {
-    const dispatcher = await this.#dispatcherFor(request);
-    try {
-      return await send(dispatcher, request);
-    } catch (error) {
-      if (!isStaleConnection(error)) throw failureOf(error, request);
-    }
-    // The server closed an idle connection just as it was used again: that says nothing about the request, so it is
-    // repeated.
-    return send(dispatcher, request).catch((error: unknown) => {
-      throw failureOf(error, request);
-    });
+    if (this.#isClosed) throw new HttpFailure('broken', 'the client is closed');
+    this.#transport ??= this.#open();
+    return (await this.#transport).request(request);
   }
 
   /** Aborts all requests. */
   async close(): Promise<void> {
-    await Promise.all([this.#direct, ...this.#proxies.values()].map(dispatcher => dispatcher.destroy()));
+    this.#isClosed = true;
+    await (await this.#transport)?.close();
   }
 
-  #limits() {
-    const { headersMs, idleBodyMs } = this.#options;
-    return {
-      headersTimeout: headersMs,
-      bodyTimeout: idleBodyMs,
-      maxHeaderSize: MAX_HEADER_BYTES,
-      keepAliveTimeout: KEEP_ALIVE_MS,
-    };
+  async #open(): Promise<HttpTransport> {
+    const loaded = await import('./http-transport.ts');
+    return new loaded.HttpTransport(this.#options);
   }
-
-  async #dispatcherFor({ url }: HttpRequest): Promise<Dispatcher> {
-    const { proxy: settings = {}, guard } = this.#options;
-    const proxy = proxyFor(settings, url);
-    if (proxy === undefined) return this.#direct;
-    // The proxy resolves names, so only literal addresses can be checked here.
-    const host = bareHost(url);
-    if (isIP(host) !== 0) await admit(guard, host, host);
-    let agent = this.#proxies.get(proxy);
-    if (agent === undefined) {
-      agent = this.#proxyAgent(proxy);
-      this.#proxies.set(proxy, agent);
-    }
-    return agent;
-  }
-
-  #proxyAgent(uri: string): ProxyAgent {
-    const tls = { ...this.#tls(), timeout: this.#options.connectMs };
-    return new ProxyAgent({
-      ...this.#limits(),
-      uri,
-      // Plain HTTP is not tunnelled (absolute URIs): many proxies allow CONNECT only to port 443.
-      proxyTunnel: false,
-      requestTls: tls,
-      proxyTls: { timeout: this.#options.connectMs },
-      clientFactory: (origin, options) => new Pool(origin, { ...options, ...this.#limits() }),
-    });
-  }
-
-  #tls() {
-    const { ca, insecure, clientCertificate } = this.#options;
-    return {
-      ...(ca === undefined ? {} : { ca }),
-      ...clientCertificate,
-      rejectUnauthorized: insecure !== true,
-    };
-  }
-
-  #connector(): buildConnector.connector {
-    const { guard, connectMs, lookup = systemLookup } = this.#options;
-    const connect = buildConnector({
-      ...this.#tls(),
-      timeout: connectMs,
-      // The checked addresses are the ones that are connected to, so changing DNS answers cannot evade the check.
-      lookup: guardedLookup(lookup, guard),
-    });
-    return (options, callback) => {
-      const { hostname } = options;
-      const proceed = () =>
-        connect(options, (...[error, socket]) => {
-          if (error !== null) callback(error, null);
-          else {
-            if (socket.remoteAddress !== undefined) guard?.connected(socket.remoteAddress, hostname);
-            callback(null, socket);
-          }
-        });
-      // A literal address is not looked up, so it is checked here.
-      const admission = isIP(hostname) === 0 ? Promise.resolve() : admit(guard, hostname, hostname);
-      settle(admission, proceed, error => callback(error, null));
-    };
-  }
-}
-
-async function send(
-  dispatcher: Dispatcher,
-  { method, url, headers, signal }: HttpRequest,
-): Promise<HttpResponse> {
-  const {
-    statusCode,
-    headers: received,
-    body,
-  } = await dispatcher.request({
-    origin: url.origin,
-    path: url.pathname + url.search,
-    method,
-    headers: { ...headers },
-    signal: signal ?? null,
-    // undici would close the connection after each HEAD, in case the server sends a body. Such a body would at worst
-    // break the next response, while a new TLS handshake for each tag that is checked is certain.
-    reset: false,
-  });
-  return { status: statusCode, headers: received, body };
-}
-
-/** The resolver of this machine: its hosts file, then DNS. */
-export async function systemLookup(hostname: string): Promise<LookupAddress[]> {
-  return resolveName(hostname, { all: true });
-}
-
-async function admit(guard: AddressGuard | undefined, address: string, hostname: string): Promise<void> {
-  try {
-    await guard?.admit(address, hostname);
-  } catch (error) {
-    throw new HttpFailure('forbidden', error instanceof Error ? error.message : String(error), error);
-  }
-}
-
-type LookupCallback = (error: Error | null, address: string | LookupAddress[], family?: number) => void;
-
-/** Removes addresses that the guard refuses; fails with the first refusal if none is left. */
-function guardedLookup(lookup: Lookup, guard: AddressGuard | undefined) {
-  return (hostname: string, options: LookupOptions, callback: LookupCallback): void => {
-    settle(
-      admitted(lookup, guard, hostname, options),
-      addresses => {
-        const [first] = addresses;
-        if (options.all) callback(null, addresses);
-        else callback(null, first?.address ?? '', first?.family);
-      },
-      error => callback(error, []),
-    );
-  };
-}
-
-/** Passes the result of a promise to callbacks, as Node's connections need. */
-function settle<T>(promise: Promise<T>, succeed: (value: T) => void, fail: (error: Error) => void): void {
-  const failed = (error: unknown) => fail(error instanceof Error ? error : new Error(String(error)));
-  void promise.then(succeed, failed);
-}
-
-async function admitted(
-  lookup: Lookup,
-  guard: AddressGuard | undefined,
-  hostname: string,
-  { family }: LookupOptions,
-): Promise<LookupAddress[]> {
-  const version = family === 'IPv4' ? 4 : family === 'IPv6' ? 6 : family;
-  const all = (await lookup(hostname)).filter(entry => !version || entry.family === version);
-  const results = await Promise.allSettled(all.map(({ address }) => admit(guard, address, hostname)));
-  const addresses = all.filter((_, at) => results[at]?.status === 'fulfilled');
-  if (addresses.length > 0) return addresses;
-  const refusal = results.find(result => result.status === 'rejected');
-  throw refusal === undefined ? new Error(`${hostname} has no address`) : refusal.reason;
-}
-
-/** Whether a persistent connection, which had served earlier requests, was closed before this one began. */
-function isStaleConnection(error: unknown): boolean {
-  return error instanceof errors.SocketError && (error.socket?.bytesRead ?? 0) > 0;
-}
-
-/** The HttpFailure for `error`, from a request or its body; the reason of an aborted signal is returned unchanged. */
-export function failureOf(error: unknown, { url, signal }: Pick<HttpRequest, 'url' | 'signal'>): unknown {
-  if (error instanceof HttpFailure) return error;
-  if (signal?.aborted) return signal.reason;
-  const reason = reasonOf(error);
-  return new HttpFailure(reason, `${WORDS[reason]} ${url.host}: ${messageOf(error)}`, error);
-}
-
-const WORDS: Readonly<Record<HttpFailureReason, string>> = {
-  unreachable: 'cannot connect to',
-  forbidden: 'not allowed to connect to',
-  timeout: 'no answer in time from',
-  broken: 'connection closed by',
-};
-
-function reasonOf(error: unknown): HttpFailureReason {
-  if (error instanceof errors.HeadersTimeoutError || error instanceof errors.BodyTimeoutError)
-    return 'timeout';
-  if (error instanceof errors.ConnectTimeoutError) return 'unreachable';
-  const isUndici = error instanceof errors.UndiciError || error instanceof errors.HTTPParserError;
-  const { syscall, code }: NodeJS.ErrnoException = error instanceof Error ? error : new Error();
-  if (isUndici || syscall === 'read' || syscall === 'write' || code === 'EPIPE') return 'broken';
-  return 'unreachable';
-}
-
-function messageOf(error: unknown): string {
-  // If several addresses were tried, Node throws an AggregateError without a message of its own.
-  if (error instanceof AggregateError) return error.errors.map(messageOf).join('; ');
-  return error instanceof Error ? error.message : String(error);
 }

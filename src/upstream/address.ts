@@ -1,5 +1,6 @@
 import { BlockList, isIP } from 'node:net';
-import type { AddressGuard, Lookup } from '../lib/http-client.ts';
+import type { AddressGuard } from '../lib/http-client.ts';
+import type { Lookup } from '../lib/lookup.ts';
 import { parseBlock } from '../lib/proxy.ts';
 import { parseUrl } from '../lib/url.ts';
 

@@ -1,5 +1,6 @@
 import type { Readable } from 'node:stream';
-import { failureOf, HttpFailure, type HttpResponse } from '../lib/http-client.ts';
+import type { HttpResponse } from '../lib/http-client.ts';
+import { failureOf, HttpFailure } from '../lib/http-failure.ts';
 import { type MemoryBudget, MemoryBusy, type MemoryHolder } from '../lib/memory-budget.ts';
 import { isJsonObject, type JsonObject, parseJsonObject } from '../lib/json.ts';
 import { UpstreamFailure } from './failures.ts';

@@ -1,5 +1,5 @@
 import { type BackoffSchedule, backoffMs } from '../lib/backoff.ts';
-import { HttpFailure } from '../lib/http-client.ts';
+import { HttpFailure } from '../lib/http-failure.ts';
 import type { Ask } from './answers.ts';
 import { UpstreamFailure } from './failures.ts';
 import type { Reply, TransportRequest } from './transport.ts';

@@ -1,4 +1,4 @@
-import { HttpFailure } from '../lib/http-client.ts';
+import { HttpFailure } from '../lib/http-failure.ts';
 import { OciError, type OciErrorCode } from '../oci/errors.ts';
 
 /**

@@ -5,7 +5,8 @@
  * into one kind of failure (`UpstreamFailure`). It authenticates, follows redirects, respects rate limits and tries
  * mirrors; it does not retry an endpoint, stores no content, and knows credentials but no requesters.
  */
-import { HttpClient, type Lookup, systemLookup } from '../lib/http-client.ts';
+import { HttpClient } from '../lib/http-client.ts';
+import { type Lookup, systemLookup } from '../lib/lookup.ts';
 import { MemoryBudget } from '../lib/memory-budget.ts';
 import type { ProxySettings } from '../lib/proxy.ts';
 import { bareHost } from '../lib/url.ts';

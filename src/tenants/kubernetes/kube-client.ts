@@ -1,5 +1,6 @@
 import type { Readable } from 'node:stream';
-import { failureOf, HttpClient, HttpFailure, type HttpResponse } from '../../lib/http-client.ts';
+import { HttpClient, type HttpResponse } from '../../lib/http-client.ts';
+import { failureOf, HttpFailure } from '../../lib/http-failure.ts';
 import { type JsonObject, parseJsonObject } from '../../lib/json.ts';
 import type { Log } from '../../lib/log.ts';
 import type { ProxySettings } from '../../lib/proxy.ts';
