@@ -29,6 +29,7 @@ import { deedsTo } from './audit.ts';
 import { checkFiles } from './check-files.ts';
 import { prepullOf } from './prepull.ts';
 import { statusDocument, transferKeeper } from './status.ts';
+import { QuotaReport } from './quota-report.ts';
 import { reportStore, scheduleOf } from './upkeep.ts';
 
 export interface ServerOptions extends Observers {
@@ -204,11 +205,13 @@ async function openOps(
       ? `another process has held the write lock of the index for ${Math.round(lockedOutMs / 1000)} s`
       : (server.whyNotServing() ?? waiting(tenants));
   };
+  const quotas = new QuotaReport(tenants, quota, meter);
   const answer = async () => {
     reportBudgets(upstreams, meter);
     mirror.ownLogins.report();
     meter.gauge('backoffs', mirror.backoffs);
     await reportStore(parts, meter);
+    await quotas.report();
     return { contentType: metrics.contentType, text: await metrics.text() };
   };
   const problems = async () => {

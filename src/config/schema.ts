@@ -254,13 +254,13 @@ const hosted = section({
     .describe('First components of the names of hosted repositories'),
   anonymous: oneOf('none', 'pull', 'push')
     .prefault('none')
-    .describe('What clients may do without credentials'),
+    .describe('What everybody may do with repositories below prefixes, which no tenant owns'),
   anonymousBeyondLoopback: flag
     .prefault(false)
     .describe('Allow anonymous push on addresses that other machines can reach'),
   shared: listOf(repositoryPattern)
     .prefault([])
-    .describe('Repositories of tenants, or patterns, that every other tenant may pull'),
+    .describe('Repositories of tenants or below prefixes, or patterns, that every tenant may pull'),
   delete: flag.prefault(true).describe('Clients that may push may also delete'),
   maxRepositories: count(1).prefault(10_000).describe('Maximum number of repositories of a tenant or prefix'),
   maxTags: count(1).prefault(100_000).describe('Maximum number of tags in a hosted repository'),

@@ -72,6 +72,12 @@ export const METRICS = {
     kind: 'gauge',
     help: 'Namespaces and added tenants that are refused because their name is taken',
   },
+  tenant_used_bytes: {
+    kind: 'gauge',
+    help: 'Bytes that count against the quota of a tenant, for tenants with quotaBytes',
+    labels: ['tenant'],
+  },
+  tenant_quota_bytes: { kind: 'gauge', help: 'quotaBytes of a tenant', labels: ['tenant'] },
   kubernetes_watches_down: {
     kind: 'gauge',
     help: 'Parts of the cluster that cannot be watched at the moment',

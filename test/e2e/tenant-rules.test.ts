@@ -130,6 +130,11 @@ describe('the rules of a tenant', () => {
       { name: 'team-a', usedBytes: 262_144, quotaBytes: 1_048_576 },
       { name: 'team-b', usedBytes: 0, quotaBytes: null },
     ]);
+    const samples = async () => (await server.metrics()).match(/^entrepot_tenant_\w+_bytes.*$/gm);
+    expect(await samples()).toEqual([
+      'entrepot_tenant_used_bytes{tenant="team-a"} 262144',
+      'entrepot_tenant_quota_bytes{tenant="team-a"} 1048576',
+    ]);
   });
 
   it('bound what is imported for it, too, and leave nothing of what is refused', async () => {
