@@ -12,14 +12,14 @@ const MAIN = fileURLToPath(new URL('main.ts', import.meta.url));
 const PRINTING = ['--import', 'tsx', MAIN, 'config', 'variables'];
 
 describe('entrepot', () => {
-  it('has not succeeded when nobody read what it prints, and says nothing of it', async () => {
+  it('fails without a message if nobody reads its output', async () => {
     const child = spawn(process.execPath, PRINTING, { stdio: ['ignore', 'pipe', 'pipe'] });
     child.stdout.destroy();
     const [told, [code]] = await Promise.all([text(child.stderr), once(child, 'exit')]);
     expect({ code, told }).toEqual({ code: 141, told: '' });
   }, 60_000);
 
-  it('has failed when what it prints could not be written, and says why', async () => {
+  it('fails with a message if its output cannot be written', async () => {
     const full = await open('/dev/full', 'w');
     const child = spawn(process.execPath, PRINTING, { stdio: ['ignore', full.fd, 'pipe'] });
     await full.close();
@@ -31,7 +31,7 @@ describe('entrepot', () => {
     });
   }, 60_000);
 
-  it('has failed when what it waits for can never come', async () => {
+  it('fails if what it waits for can never happen', async () => {
     const silent =
       'Object.defineProperty(process, "stdin", { value: { [Symbol.asyncIterator]: () => ({ next }) } })';
     const preload = `data:text/javascript,const next = () => new Promise(() => {}); ${silent}`;
@@ -41,7 +41,7 @@ describe('entrepot', () => {
     expect({ code, told }).toEqual({ code: 1, told: expect.stringContaining('without a result') });
   }, 60_000);
 
-  it('says in one line that another process keeps the index locked', async () => {
+  it('says in one line that another process has locked the index', async () => {
     const folder = await mkdtemp(join(tmpdir(), 'entrepot-main-'));
     const env = { ...process.env, ENTREPOT_STORAGE__PATH: folder };
     const run = async (...command: string[]) => {

@@ -212,7 +212,7 @@ describe('a hosted repository', () => {
     expect(await catalog(0, first.next)).toEqual({ repositories: [], next: undefined });
   });
 
-  it('looks at a thousand repositories for a page of the catalog, and goes on there, whoever may see few', async () => {
+  it('scans a thousand repositories for a page of the catalog, and continues there, even for a client that may see few', async () => {
     const asked: number[] = [];
     vi.spyOn(bench.metadata, 'listRepositories').mockImplementation(async (_, { limit, after = 'b/0' }) => {
       asked.push(limit);
@@ -225,7 +225,7 @@ describe('a hosted repository', () => {
 });
 
 describe('deleting', () => {
-  it('takes a tag alone, a manifest with its tags, a blob from one repository', async () => {
+  it('removes a tag alone, a manifest with its tags, a blob from one repository', async () => {
     const image = imageOf([randomBlob(100, 'deleted')]);
     for (const each of [repository, elsewhere]) await bench.pushImage(each, image, 'v1');
     await bench.pushManifest(repository, image.manifest, 'v2');
@@ -245,7 +245,7 @@ describe('deleting', () => {
     });
   });
 
-  it('is needed no more of a manifest for its blobs to be pushed and deleted again', async () => {
+  it('does not depend on a manifest for its blobs to be pushed and deleted again', async () => {
     const blob = randomBlob(100, 'again');
     for (let round = 0; round < 2; round += 1) {
       await bench.pushBlob(repository, blob);

@@ -34,7 +34,7 @@ function indexOver(...children: readonly Content[]): Content {
 }
 
 describe('pushing a manifest', () => {
-  it('is refused, with nothing changed, while what it names is only somewhere else', async () => {
+  it('is refused, with nothing changed, while its content is only in another repository', async () => {
     const image = imageOf([randomBlob(100, 'a'), randomBlob(100, 'b')]);
     await bench.pushImage(elsewhere, image);
     const [layer] = image.layers;
@@ -49,7 +49,7 @@ describe('pushing a manifest', () => {
     expect(await bench.metadata.isLinked(repository, image.config.digest)).toBe(false);
   });
 
-  it('is told the first 500 of what it names and is not here', async () => {
+  it('reports the first 500 missing contents', async () => {
     const image = imageOf([randomBlob(1, 'a')]);
     const layers = Array.from({ length: 501 }, (_, at) => ({
       ...image.layers[0],
@@ -61,7 +61,7 @@ describe('pushing a manifest', () => {
     expect(error).toMatchObject({ code: 'MANIFEST_BLOB_UNKNOWN', detail: { digests: { length: 500 } } });
   });
 
-  it('with a member that occurs twice is refused: two readers would take it for two images', async () => {
+  it('with a duplicate member is refused, since readers would disagree about it', async () => {
     const image = imageOf([randomBlob(100, 'twice')]);
     await bench.pushImage(repository, image);
     const text = bytesOf(image.manifest).toString().replace('"layers":', '"layers":[],"layers":');
@@ -70,7 +70,7 @@ describe('pushing a manifest', () => {
     ).rejects.toMatchObject({ code: 'MANIFEST_INVALID', message: '"layers" occurs twice' });
   });
 
-  it('is refused with 507 while the disk is full, and taken when there is room', async () => {
+  it('is refused with 507 while the disk is full, and accepted when there is space', async () => {
     const image = imageOf([randomBlob(100, 'full')]);
     for (const blob of [image.config, ...image.layers]) await bench.pushBlob(repository, blob);
     const full = Object.assign(new Error('no space left on device'), { code: 'ENOSPC' });
@@ -84,7 +84,7 @@ describe('pushing a manifest', () => {
     expect(descriptor.digest).toBe(image.manifest.digest);
   });
 
-  it('by a digest keeps it under exactly that digest', async () => {
+  it('by digest stores it under exactly that digest', async () => {
     const { manifest, ...image } = imageOf([randomBlob(100, 'sha512')]);
     await bench.pushImage(repository, { manifest, ...image });
     const digest = digestOf(bytesOf(manifest), 'sha512');
@@ -95,7 +95,7 @@ describe('pushing a manifest', () => {
     });
   });
 
-  it('as another type changes nothing of what others pushed before or will push', async () => {
+  it('with another media type does not change what other repositories have or will have', async () => {
     const image = imageOf([randomBlob(100, 'untyped')], { isUntyped: true });
     const { digest } = image.manifest;
     const before = { upstream: '', name: 'before/app' };
@@ -113,7 +113,7 @@ describe('pushing a manifest', () => {
     expect(await bench.metadata.expireLinks(links, Date.now() + 60_000)).toBe(0);
   });
 
-  it('says its subject, which need not be there', async () => {
+  it('reports its subject, which need not exist', async () => {
     const subject = imageOf([randomBlob(100, 'subject')]).manifest;
     const artifact = imageOf([randomBlob(100, 'artifact')], { subject });
     for (const blob of [artifact.config, ...artifact.layers]) await bench.pushBlob(repository, blob);
@@ -134,7 +134,7 @@ describe('pushing a manifest', () => {
     await bench.pushManifest(repository, index);
   });
 
-  it('is refused when it names content with a size that it has not', async () => {
+  it('is refused if it declares a wrong size of its content', async () => {
     const image = imageOf([randomBlob(100, 'sized')]);
     await bench.pushImage(repository, image);
     const config = descriptorOf(image.config);
@@ -156,7 +156,7 @@ describe('pushing a manifest', () => {
     }
   });
 
-  it('takes indexes of indexes to a depth, and no further', async () => {
+  it('accepts nested indexes up to a depth', async () => {
     let index = indexOver();
     await bench.pushManifest(repository, index);
     for (let depth = 1; depth <= 3; depth += 1) {
@@ -168,7 +168,7 @@ describe('pushing a manifest', () => {
     });
   });
 
-  it('looks at so many manifests under an index, and no more', async () => {
+  it('counts the manifests below an index, up to a limit', async () => {
     const children: Content[] = [];
     for (let at = 0; at < 4; at += 1) {
       const names = Array.from({ length: 1000 }, (_, entry) => contentOf(`${at} ${entry}`, OCI_MANIFEST));
@@ -193,14 +193,14 @@ describe('pushing a manifest', () => {
     });
   });
 
-  it('refuses Docker schema 1, whose blobs it could not keep', async () => {
+  it('refuses Docker schema 1, whose blobs could not be kept', async () => {
     const text = JSON.stringify({ schemaVersion: 1, name: 'a', tag: 'b', fsLayers: [], history: [] });
     await expect(bench.pushManifest(repository, contentOf(text, DOCKER_SCHEMA1))).rejects.toMatchObject({
       code: 'MANIFEST_INVALID',
     });
   });
 
-  it('reads no more than the limit, and nothing when the length is told', async () => {
+  it('reads no more than the limit, and nothing if the announced length exceeds it', async () => {
     let read = 0;
     const endless = () =>
       Readable.from(
@@ -229,7 +229,7 @@ describe('pushing a manifest', () => {
 });
 
 describe('manifests whose clients stall', () => {
-  it('take of one tenant no more memory than its share, and another tenant pushes meanwhile', async () => {
+  it("use no more memory than their tenant's share, and another tenant pushes meanwhile", async () => {
     const MIB = 1024 * 1024;
     const memory = new MemoryBudget({ totalBytes: 8 * MIB, shareBytes: 4 * MIB, waitMs: 20 });
     const publication = new Publication({ metadata: bench.metadata, admit: async () => {}, memory });

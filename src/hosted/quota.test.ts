@@ -52,7 +52,7 @@ const announced = (contentLength: number) => ({ ...chunkOf(Readable.from([])), c
 const OVER = { code: 'DENIED', message: expect.stringContaining('the quota of a is used up') };
 
 describe('a quota', () => {
-  it('refuses what a request announces beyond it, before anything is evicted to make room', async () => {
+  it('refuses a request by its announced size, before anything is evicted for it', async () => {
     const admit = vi.spyOn(files.spool.space, 'admit');
     const one = repositoryOf('a/one');
     const { id } = await uploads.begin(ANYBODY, one);
@@ -66,7 +66,7 @@ describe('a quota', () => {
     await push('a/two', contentOf(3 * MIB, 1));
   });
 
-  it('counts what all repositories under a name hold, and refuses more with its reason', async () => {
+  it('counts what all repositories of an owner store, and refuses more with a reason', async () => {
     await push('a/one', contentOf(2 * MIB, 1));
     expect(await metadata.usedBytes('a')).toBe(2 * MIB);
     await expect(push('a/two', contentOf(2 * MIB, 2))).rejects.toMatchObject(OVER);
@@ -75,14 +75,14 @@ describe('a quota', () => {
     expect(await metadata.usedBytes('a')).toBe(3 * MIB);
   });
 
-  it("is nobody else's, however alike the names", async () => {
+  it('applies to no other owner, however similar the names', async () => {
     await push('a/one', contentOf(3 * MIB, 1));
     await push('ab/one', contentOf(4 * MIB, 2));
     await push('a-b/one', contentOf(4 * MIB, 3));
     expect(await metadata.usedBytes('a')).toBe(3 * MIB);
   });
 
-  it('holds for uploads at the same time, and for an upload that never says how long it is', async () => {
+  it('applies to concurrent uploads, and to an upload without an announced size', async () => {
     const results = await Promise.allSettled(
       [1, 2, 3].map(fill => push(`a/${fill}`, contentOf(2 * MIB, fill))),
     );
@@ -95,7 +95,7 @@ describe('a quota', () => {
     await expect(uploads.append(ANYBODY, repository, id, chunk)).rejects.toMatchObject(OVER);
   });
 
-  it('has room again when what was deleted is collected, or an upload given up', async () => {
+  it('has space again when deleted content is collected, or an upload is ended', async () => {
     const blob = contentOf(3 * MIB, 1);
     await push('a/one', blob);
     await metadata.unlinkBlob(repositoryOf('a/one'), digestOf(blob));
@@ -114,7 +114,7 @@ describe('a quota', () => {
     await push('a/three', contentOf(MIB, 2));
   });
 
-  it('counts what an unfinished upload has on disk also after a restart, until it is given up', async () => {
+  it('counts what an unfinished upload has on disk even after a restart, until it is ended', async () => {
     const repository = repositoryOf('a/one');
     const { id } = await uploads.begin(ANYBODY, repository);
     await uploads.append(ANYBODY, repository, id, chunkOf(Readable.from([contentOf(2 * MIB, 1)])));
@@ -133,7 +133,7 @@ describe('a quota', () => {
     await push('a/two', contentOf(2 * MIB, 2));
   });
 
-  it('has no room for what is pushed and deleted again and again', async () => {
+  it('has no space for what is pushed and deleted again and again', async () => {
     const pushed = [];
     for (let fill = 1; fill <= 8; fill += 1) {
       const blob = contentOf(MIB, fill);
@@ -145,7 +145,7 @@ describe('a quota', () => {
     expect(outcomes.filter(({ status }) => status === 'fulfilled')).toHaveLength(3);
   });
 
-  it('counts deleted content for whoever had the last Link, and no more once somebody links it', async () => {
+  it('counts deleted content for the owner of the last Link, until somebody links it again', async () => {
     const blob = contentOf(2 * MIB, 1);
     const digest = digestOf(blob);
     const uncollected = async (owner: string) =>
@@ -161,7 +161,7 @@ describe('a quota', () => {
     expect(await metadata.usedBytes('a')).toBe(2 * MIB);
   });
 
-  it('of repositories counts those that are on their way, and has room again when one is empty', async () => {
+  it('of repositories counts those that are being pushed, and has space again when one is empty', async () => {
     const limited = new PrefixQuota(metadata, () => undefined, { maxRepositories: 2, maxTags: 100 });
     const few = new Uploads({ ...files, metadata, log: silentLog, quota: limited });
     const begin = (name: string) => few.begin(ANYBODY, repositoryOf(name));
@@ -178,7 +178,7 @@ describe('a quota', () => {
     await few.close();
   });
 
-  it('of repositories counts none on its way in an upload that another process ended', async () => {
+  it('of repositories does not count an upload that another process has ended', async () => {
     const begun = new Uploads({ ...files, metadata, log: silentLog });
     const { id } = await begun.begin(ANYBODY, repositoryOf('c/one'));
     await begun.close();
@@ -194,7 +194,7 @@ describe('a quota', () => {
     }
   });
 
-  it('of tags counts new ones alone', async () => {
+  it('of tags counts only new ones', async () => {
     const limited = new PrefixQuota(metadata, () => undefined, { maxRepositories: 10, maxTags: 2 });
     const publication = new Publication({ metadata, admit: async () => {}, quota: limited });
     const index = Buffer.from(JSON.stringify({ schemaVersion: 2, manifests: [] }));
@@ -218,7 +218,7 @@ describe('a quota', () => {
     expect((await metadata.readUsage('c', repositoryOf('c/app'))).tags).toBe(2);
   });
 
-  it('is whole again when it has refused an upload, whichever request that was, and when one broke', async () => {
+  it('is complete again after it has refused an upload in any request, and after one that failed', async () => {
     const repository = repositoryOf('a/app');
     const tooMuch = () => Readable.from(Array.from({ length: 8 }, () => contentOf(MIB / 2, 9)));
     const digest = digestOf(contentOf(4 * MIB, 9));
@@ -246,7 +246,7 @@ describe('a quota', () => {
     await push('a/app', contentOf(3 * MIB - 1, 1));
   });
 
-  it('holds no room for an upload that another process ended', async () => {
+  it('reserves no space for an upload that another process has ended', async () => {
     const repository = repositoryOf('a/app');
     const { id } = await uploads.begin(ANYBODY, repository);
     await uploads.append(ANYBODY, repository, id, chunkOf(Readable.from([contentOf(2 * MIB, 1)])));
@@ -262,7 +262,7 @@ describe('a quota', () => {
     await push('a/app', contentOf(3 * MIB, 2));
   });
 
-  it('holds no room for an upload that could not begin', async () => {
+  it('reserves no space for an upload that could not begin', async () => {
     const held = new Set<string>();
     const noting = {
       reserve: async (key: string) => void held.add(key),
@@ -277,7 +277,7 @@ describe('a quota', () => {
     expect(held.size).toBe(1);
   });
 
-  it('counts mounts and manifests too, but nothing twice in one repository', async () => {
+  it('counts mounts and manifests, too, but nothing twice in one repository', async () => {
     const blob = contentOf(2 * MIB, 1);
     await push('b/base', blob);
     const digest = digestOf(blob);

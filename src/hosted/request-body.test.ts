@@ -24,7 +24,7 @@ function body(...chunks: readonly Buffer[]): Readable {
   return Readable.from(chunks, { objectMode: false });
 }
 
-describe('taking in a body', () => {
+describe('receiving a body', () => {
   it('writes all of it in order', async () => {
     const bytes = Buffer.from(Array.from({ length: 5000 }, (_, at) => at % 251));
     const to = disk();
@@ -32,7 +32,7 @@ describe('taking in a body', () => {
     expect(to.bytes().equals(bytes)).toBe(true);
   });
 
-  it('reads a client only as fast as the disk writes', async () => {
+  it('reads from a client only as fast as the disk writes', async () => {
     let produced = 0;
     let written = 0;
     let mostAhead = 0;
@@ -52,7 +52,7 @@ describe('taking in a body', () => {
     expect(mostAhead).toBeLessThan(4 * MIB);
   });
 
-  it('writes what a leaving client has sent, then says that it left', async () => {
+  it('writes what a client sent before it disconnected, then reports that', async () => {
     const source = new Readable({ read() {} });
     const to = disk();
     const taken = takeIn(source, to, limits);
@@ -63,7 +63,7 @@ describe('taking in a body', () => {
     expect(to.bytes().toString()).toBe('so far');
   });
 
-  it('breaks off a client that sends nothing, but never one that waits for the disk', async () => {
+  it('disconnects a client that sends nothing, but never one that waits for the disk', async () => {
     const silent = new Readable({ read() {} });
     await expect(takeIn(silent, disk(), { ...limits, idleMs: 20 })).rejects.toThrow('ended early');
     expect(silent.destroyed).toBe(true);
@@ -76,7 +76,7 @@ describe('taking in a body', () => {
     expect(waiting.readableEnded).toBe(true);
   });
 
-  it('stops at the limit, and leaves the connection for the answer', async () => {
+  it('stops at the limit, and keeps the connection for the response', async () => {
     const source = body(Buffer.alloc(60), Buffer.alloc(60));
     await expect(takeIn(source, disk(), { ...limits, maxBytes: 100 })).rejects.toMatchObject({
       code: 'SIZE_INVALID',
@@ -84,7 +84,7 @@ describe('taking in a body', () => {
     expect(source.destroyed).toBe(false);
   });
 
-  it('fails as the disk fails, also when that shows while the client is waited for', async () => {
+  it('fails if the disk fails, even while waiting for the client', async () => {
     const source = new Readable({ read() {} });
     const full = Object.assign(new Error('no space left on device'), { code: 'ENOSPC' });
     const taken = takeIn(
@@ -98,7 +98,7 @@ describe('taking in a body', () => {
     await expect(taken).rejects.toBe(full);
   });
 
-  it('gives a small body whole, and refuses a larger one', async () => {
+  it('returns a small body, and refuses a larger one', async () => {
     const small = { ...limits, maxBytes: 3 };
     const whole = await readBody(body(Buffer.from('ab'), Buffer.from('c')), small, leaseOf(3));
     expect(Buffer.from(whole).toString()).toBe('abc');
@@ -107,7 +107,7 @@ describe('taking in a body', () => {
     });
   });
 
-  it('asks for more memory before it holds more than its lease is for', async () => {
+  it('asks for more memory before it exceeds its lease', async () => {
     const grown: number[] = [];
     const lease = { bytes: 2, grow: async (bytes: number) => void grown.push(bytes) };
     const small = { ...limits, maxBytes: 9 };
@@ -117,7 +117,7 @@ describe('taking in a body', () => {
     expect(grown).toEqual([9]);
   });
 
-  it('breaks off a body that comes more slowly than it has to', async () => {
+  it('disconnects a client that is too slow', async () => {
     const source = new Readable({ read() {} });
     const dripping = setInterval(() => source.push('x'), 5);
     const slow = { idleMs: 50, maxBytes: MIB, minBytesPerS: 10_000 };

@@ -58,7 +58,7 @@ async function expectHeld(blob: Content): Promise<void> {
 }
 
 describe('an upload', () => {
-  it('takes chunks in order and becomes the blob', async () => {
+  it('accepts chunks in order and becomes the blob', async () => {
     const blob = randomBlob(3_000_000, 'chunks');
     const bytes = bytesOf(blob);
     const id = await begin();
@@ -69,7 +69,7 @@ describe('an upload', () => {
     await expect(offset(id)).rejects.toMatchObject({ code: 'BLOB_UPLOAD_UNKNOWN' });
   });
 
-  it('is acknowledged when its bytes are in their place and its row is committed, in this order', async () => {
+  it('is acknowledged when first its bytes are in place, and then its row is committed', async () => {
     const blob = randomBlob(1000, 'acknowledged');
     const happened: string[] = [];
     const putBlob = bench.metadata.putBlob.bind(bench.metadata);
@@ -86,7 +86,7 @@ describe('an upload', () => {
     await expect(complete(await begin(), blob.digest, bytesOf(blob))).rejects.toThrow('no row was written');
   });
 
-  it('survives the process, and goes on at the length of its file', async () => {
+  it('survives the process, and continues at the length of its file', async () => {
     const blob = randomBlob(2_000_000, 'restart');
     const bytes = bytesOf(blob);
     const id = await begin();
@@ -101,7 +101,7 @@ describe('an upload', () => {
     await expectHeld(blob);
   });
 
-  it('is hashed by the algorithm of the digest that it ends with', async () => {
+  it('is hashed with the algorithm of its final digest', async () => {
     const bytes = bytesOf(randomBlob(100_000, 'sha512'));
     const digest = digestOf(bytes, 'sha512');
     const id = await begin();
@@ -110,7 +110,7 @@ describe('an upload', () => {
     expect((await bench.hosted.statBlob(repository, digest)).size).toBe(100_000);
   });
 
-  it('keeps what a client sent before it left, and resumes there', async () => {
+  it('keeps what a client sent before it disconnected, and can be resumed there', async () => {
     const blob = randomBlob(1_000_000, 'leave');
     const bytes = bytesOf(blob);
     const id = await begin();
@@ -125,7 +125,7 @@ describe('an upload', () => {
     await expectHeld(blob);
   });
 
-  it('takes back what came of a whole PUT that broke, so that the same PUT can be tried again', async () => {
+  it('discards the part of a whole PUT that was interrupted, so that it can be repeated', async () => {
     const blob = randomBlob(1_000_000, 'put again');
     const bytes = bytesOf(blob);
     const id = await begin();
@@ -139,7 +139,7 @@ describe('an upload', () => {
     await expectHeld(blob);
   });
 
-  it('breaks off a body that brings nothing any more', async () => {
+  it('disconnects a client that sends nothing any more', async () => {
     await bench.close();
     bench = await HostedBench.open(bench.folder, { bodyIdleMs: 30 });
     const id = await begin();
@@ -151,7 +151,7 @@ describe('an upload', () => {
     expect(await offset(id)).toBe(4);
   });
 
-  it('is one request at a time: a second hears that it is in use, and changes nothing', async () => {
+  it('is used by one request at a time: a second is refused, and changes nothing', async () => {
     const id = await begin();
     const first = openChunk(Buffer.alloc(10));
     const writing = bench.uploads.append(ANONYMOUS, repository, id, first);
@@ -163,7 +163,7 @@ describe('an upload', () => {
     expect(await append(id, Buffer.alloc(5))).toEqual({ id, offset: 15 });
   });
 
-  it("is one process's at a time, and goes on in another one", async () => {
+  it('is used by one process at a time, and can continue in another one', async () => {
     const second = await HostedBench.open(bench.folder, { leaseWaitMs: 1500 });
     try {
       const blob = randomBlob(600_000, 'two processes');
@@ -185,7 +185,7 @@ describe('an upload', () => {
     }
   });
 
-  it('that ends while another process waits for it is gone there too, and stays gone', async () => {
+  it('that ends while another process waits for it ends there, too', async () => {
     const second = await HostedBench.open(bench.folder);
     try {
       const blob = randomBlob(1000, 'ended meanwhile');
@@ -221,7 +221,7 @@ describe('an upload', () => {
     expect(await offset(id)).toBe(4);
   });
 
-  it('ends with a wrong digest, and leaves nothing', async () => {
+  it('with a wrong digest is refused, and leaves nothing behind', async () => {
     const blob = randomBlob(1000, 'wrong');
     const id = await begin();
     await append(id, Buffer.from('other bytes'));
@@ -231,7 +231,7 @@ describe('an upload', () => {
     expect(await bench.metadata.statBlob(blob.digest)).toBeUndefined();
   });
 
-  it('keeps its bytes when the index cannot be asked for a moment', async () => {
+  it('keeps its bytes if the index is unavailable for a moment', async () => {
     const blob = randomBlob(1000, 'moment');
     const id = await begin();
     await append(id, bytesOf(blob).subarray(0, 600));
@@ -245,7 +245,7 @@ describe('an upload', () => {
     await expectHeld(blob);
   });
 
-  it('is given back to the store also when the index could not say whose it is', async () => {
+  it('is given back to the store even if the index cannot tell whose it is', async () => {
     const acquire = bench.metadata.acquireLease.bind(bench.metadata);
     const confirm = vi.fn<Lease['confirm']>();
     vi.spyOn(bench.metadata, 'acquireLease').mockImplementationOnce(async key => {
@@ -260,7 +260,7 @@ describe('an upload', () => {
     expect(await append(id, Buffer.from('more'))).toEqual({ id, offset: 8 });
   });
 
-  it('that is cancelled leaves nothing', async () => {
+  it('that is cancelled leaves nothing behind', async () => {
     const id = await begin();
     await append(id, Buffer.from('bytes'));
     await bench.uploads.cancel(ANONYMOUS, repository, id);
@@ -268,7 +268,7 @@ describe('an upload', () => {
     await expect(offset(id)).rejects.toMatchObject({ code: 'BLOB_UPLOAD_UNKNOWN' });
   });
 
-  it('stays writable after 416, and says where it stands', async () => {
+  it('can be continued after a 416, which says where', async () => {
     const id = await begin();
     await append(id, Buffer.alloc(10), '0-9');
     await expect(append(id, Buffer.alloc(10), '20-29')).rejects.toMatchObject({
@@ -279,7 +279,7 @@ describe('an upload', () => {
     expect(await append(id, Buffer.alloc(10), '10-19')).toEqual({ id, offset: 20 });
   });
 
-  it('of idle clients expires after a day, with its bytes; one that is in use does not', async () => {
+  it('that is not used for a day expires, with its bytes; one in use does not', async () => {
     const [idle, busy] = [await begin(), await begin()];
     await append(idle, Buffer.from('bytes'));
     const writing = openChunk(Buffer.alloc(3));
@@ -295,7 +295,7 @@ describe('an upload', () => {
     expect(await bench.ingests()).toEqual([`upload-${busy}`]);
   });
 
-  it('that somebody goes on with is as new, also when that is while it is being given up', async () => {
+  it('that is continued does not expire, even while it is being ended', async () => {
     const [continued, meanwhile] = [await begin(), await begin()];
     const hourAgoMs = Date.now() - DAY_MS / 24;
     for (const id of [continued, meanwhile]) {
@@ -313,7 +313,7 @@ describe('an upload', () => {
     expect([await offset(continued), await offset(meanwhile)]).toEqual([5, 5]);
   });
 
-  it('whose client left in the middle of a chunk is idle from then on, not since the chunk began', async () => {
+  it('whose client disconnected within a chunk counts as unused from then on', async () => {
     const id = await begin();
     const hourAgoMs = Date.now() - DAY_MS / 24;
     const upload = await bench.metadata.readUpload(id);
@@ -327,7 +327,7 @@ describe('an upload', () => {
     expect(await bench.uploads.expire(hourAgoMs + 1)).toMatchObject({ items: 0 });
   });
 
-  it('cannot be begun without end', async () => {
+  it('cannot be begun without limit', async () => {
     await bench.close();
     bench = await HostedBench.open(bench.folder, { maxUploadsPerRepository: 2, maxUploadsPerRequester: 3 });
     const full = { code: 'TOOMANYREQUESTS' };
@@ -342,7 +342,7 @@ describe('an upload', () => {
     await begin();
   });
 
-  it('is refused as the thousandth and first of a repository, or the five thousandth and first of a requester', async () => {
+  it('is refused beyond a thousand in a repository, or five thousand of a requester', async () => {
     const inRepository = vi.spyOn(bench.metadata, 'countUploads');
     const ofRequester = vi.spyOn(bench.metadata, 'countUploadsOf');
     inRepository.mockResolvedValue(999);
@@ -357,7 +357,7 @@ describe('an upload', () => {
 });
 
 describe('clients that push the same blob at once', () => {
-  it('all succeed, and it is held once', async () => {
+  it('all succeed, and the blob is stored once', async () => {
     const blob = randomBlob(500_000, 'same');
     await Promise.all([repository, elsewhere, repository].map(each => bench.pushBlob(each, blob)));
     await expectHeld(blob);
@@ -375,7 +375,7 @@ function beforeRow(happens: (digest: Digest) => Promise<void>): void {
   });
 }
 
-describe('a blob that was removed while it was pushed', () => {
+describe('a blob that was removed while it was being pushed', () => {
   it('is refused, and leaves no row without bytes', async () => {
     const blob = randomBlob(1000, 'removed meanwhile');
     beforeRow(digest => remove(bench.blobs, digest));
@@ -383,7 +383,7 @@ describe('a blob that was removed while it was pushed', () => {
     expect(await bench.metadata.statBlob(blob.digest)).toBeUndefined();
   });
 
-  it('stays when another process has brought it again, and acknowledged it', async () => {
+  it('stays if another process has stored it again, and is acknowledged', async () => {
     const second = await HostedBench.open(bench.folder);
     try {
       const blob = randomBlob(1000, 'brought again');
@@ -401,7 +401,7 @@ describe('a blob that was removed while it was pushed', () => {
 });
 
 describe('a full disk', () => {
-  it('refuses the chunk with 507, keeps nothing of the upload, and takes all of it when there is room', async () => {
+  it('refuses the chunk with 507, keeps nothing of the upload, and accepts all of it when there is space', async () => {
     await bench.close();
     let isFull = false;
     bench = await HostedBench.open(bench.folder, { wrapSpool: onDisk(() => isFull) });
@@ -438,7 +438,7 @@ async function onSlowDisk() {
 }
 
 describe('a stop', () => {
-  it('waits for a request that still writes before others may go on with its file', async () => {
+  it('waits for a request that still writes before other processes may continue its file', async () => {
     const disk = await onSlowDisk();
     const blob = randomBlob(500_000, 'stop');
     const id = await begin();
@@ -462,7 +462,7 @@ describe('a stop', () => {
     }
   });
 
-  it('leaves nothing of a push in one request that it breaks off, which nobody could resume', async () => {
+  it('leaves nothing of a push in one request, which nobody could resume', async () => {
     const disk = await onSlowDisk();
     const { digest } = randomBlob(500_000, 'broken off');
     const chunk = openChunk(Buffer.alloc(300_000));
@@ -479,7 +479,7 @@ describe('a stop', () => {
 });
 
 describe('a mount', () => {
-  it('links what another repository has, and nothing that only the store has', async () => {
+  it('links what another repository has, and nothing that is only in the store', async () => {
     const blob = randomBlob(1000, 'mount');
     await bench.pushBlob(elsewhere, blob);
     expect(await bench.uploads.mount(repository, blob.digest, { upstream: '', name: 'team/third' })).toBe(
@@ -492,16 +492,19 @@ describe('a mount', () => {
     await expectHeld(blob);
   });
 
-  it.each(LOSSES)('of what has lost its bytes (%s) fails, so that the client pushes', async (_, lose) => {
-    const blob = randomBlob(1000, 'lost');
-    await bench.pushBlob(elsewhere, blob);
-    await lose(blob.digest);
-    expect(await bench.uploads.mount(repository, blob.digest, elsewhere)).toBe(false);
-  });
+  it.each(LOSSES)(
+    'of content whose bytes are lost (%s) fails, so that the client pushes it',
+    async (_, lose) => {
+      const blob = randomBlob(1000, 'lost');
+      await bench.pushBlob(elsewhere, blob);
+      await lose(blob.digest);
+      expect(await bench.uploads.mount(repository, blob.digest, elsewhere)).toBe(false);
+    },
+  );
 });
 
-describe('a blob that has lost its bytes', () => {
-  it.each(LOSSES)('(%s) is answered as absent, and whole again after the next push', async (_, lose) => {
+describe('a blob whose bytes are lost', () => {
+  it.each(LOSSES)('(%s) is answered as absent, and complete after the next push', async (_, lose) => {
     const blob = randomBlob(1000, 'damage');
     await bench.pushBlob(repository, blob);
     await lose(blob.digest);
@@ -514,7 +517,7 @@ describe('a blob that has lost its bytes', () => {
 });
 
 describe('a store whose blobs are objects elsewhere', () => {
-  it('takes chunks through one process and another, and mounts and serves the blob', async () => {
+  it('accepts chunks through several processes, and mounts and serves the blob', async () => {
     await bench.remove();
     const bucket = new Bucket();
     bench = await HostedBench.open(undefined, { blobs: new ObjectBlobStore(bucket) });
@@ -532,7 +535,7 @@ describe('a store whose blobs are objects elsewhere', () => {
     await second.close();
   });
 
-  it('is refused what was removed while it was pushed, and keeps no row of it', async () => {
+  it('refuses a blob that was removed while it was being pushed, and keeps no row of it', async () => {
     await bench.remove();
     const blobs = new ObjectBlobStore(new Bucket());
     bench = await HostedBench.open(undefined, { blobs });

@@ -36,7 +36,7 @@ describe('the memory of bodies', () => {
     expect(withBodies(bodies).take(1, A)?.buffer.byteLength).toBe(16 * KIB);
   });
 
-  it('never lends more than its budget, and then less rather than nothing', () => {
+  it('never exceeds its budget, and then gives smaller pages rather than none', () => {
     const memory = withBodies(1, 2 * MIB);
     const sizes: number[] = [];
     for (let page = memory.take(10 * MIB, A); page !== undefined; page = memory.take(10 * MIB, A)) {
@@ -86,10 +86,10 @@ describe('the memory of bodies', () => {
   });
 });
 
-describe('a page that is shared', () => {
+describe('a shared page', () => {
   const source = {};
 
-  it('is found where it begins, of the same bytes alone, and counts once', () => {
+  it('is found at its position in the same bytes only, and counts once', () => {
     const memory = withBodies(2);
     const page = taken(memory, 10 * MIB);
     memory.share(page, source, 3 * MIB);
@@ -99,7 +99,7 @@ describe('a page that is shared', () => {
     expect(memory.lentBytes).toBe(MIB);
   });
 
-  it('is lent until its last holder is done, and found again until it is needed for something else', () => {
+  it('is held until its last holder gives it back, and can be found until it is reused', () => {
     const memory = withBodies(1);
     const page = taken(memory, 10 * MIB);
     memory.share(page, source, 0);
@@ -113,7 +113,7 @@ describe('a page that is shared', () => {
     expect(memory.find(source, 0, A)).toBeUndefined();
   });
 
-  it('is kept for other bodies as long as no more than 16 MiB are', () => {
+  it('is kept for other bodies as long as no more than 16 MiB are kept', () => {
     const memory = withBodies(2);
     const pages = Array.from({ length: 17 }, (_, at) => {
       const page = taken(memory, 10 * MIB);
@@ -126,7 +126,7 @@ describe('a page that is shared', () => {
     expect(memory.find(source, MIB, A)).toBe(pages[1]);
   });
 
-  it('is not taken up again beyond the budget', () => {
+  it('is not held again beyond the budget', () => {
     const memory = withBodies(1, MIB);
     const page = taken(memory, 10 * MIB);
     memory.share(page, source, 0);
@@ -136,7 +136,7 @@ describe('a page that is shared', () => {
     expect(memory.lentBytes).toBe(16 * KIB);
   });
 
-  it('is found no more once it is withdrawn, and who waits for it hears so', () => {
+  it('is not found once it is withdrawn, and those that wait for it are told', () => {
     const memory = withBodies(2);
     const page = taken(memory, 10 * MIB);
     memory.share(page, source, 0);

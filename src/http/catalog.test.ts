@@ -37,7 +37,7 @@ afterEach(async () => {
   await bench.remove();
 });
 
-it.each([1, 2, 3, 4])('pages of %i show all that one may see, and no word of anything else', async n => {
+it.each([1, 2, 3, 4])('pages of %i show everything that the requester may see, and nothing else', async n => {
   const shown: string[] = [];
   for (let path: string | undefined = `/v2/_catalog?n=${n}`; path !== undefined; ) {
     const { status, headers, body } = await request(server.port, path);
@@ -49,7 +49,7 @@ it.each([1, 2, 3, 4])('pages of %i show all that one may see, and no word of any
   expect(shown).toEqual(['a/1', 'team/1', 'team/2']);
 });
 
-it('a page that ends among what one may not see goes on there, and does not say where that is', async () => {
+it('a page that ends at a name that the requester may not see can be continued, and does not reveal the name', async () => {
   const list = bench.metadata.listRepositories.bind(bench.metadata);
   const asked: (string | undefined)[] = [];
   vi.spyOn(bench.metadata, 'listRepositories').mockImplementation(async (upstream, page) => {
@@ -69,7 +69,7 @@ it('a page that ends among what one may not see goes on there, and does not say 
   expect(asked).toContain('secret-b/2000');
 });
 
-it('a name that one may see, and any other that a client names, is taken as it is', async () => {
+it('any name is accepted as `last`, whether the requester may see it or not', async () => {
   for (const [last, rest] of [
     ['team/1', ['team/2']],
     ['secret-b/1', ['team/1', 'team/2']],
@@ -79,7 +79,7 @@ it('a name that one may see, and any other that a client names, is taken as it i
   }
 });
 
-it('a cursor has one length whatever is in it, opens where the key is the same, and is refused when it was changed', async () => {
+it('a cursor always has the same length, can be opened with the same key, and is refused if it was changed', async () => {
   const cursors = new Cursors(KEY);
   const [short, long] = [cursors.seal('a'), cursors.seal('b'.repeat(255))];
   expect([short.length, new Cursors(KEY).open(long)]).toEqual([long.length, 'b'.repeat(255)]);
@@ -89,7 +89,7 @@ it('a cursor has one length whatever is in it, opens where the key is the same, 
   }
 });
 
-it('a page that is large counts as memory of the one who reads it', async () => {
+it('a large page counts against the share of the requester that reads it', async () => {
   const entries = Array.from({ length: 1000 }, (_, at) => `${at}`.padStart(255, 'n'));
   vi.spyOn(bench.metadata, 'listRepositories').mockImplementation(async (_upstream, { limit }) => {
     return { entries: entries.slice(0, limit), more: false };

@@ -43,7 +43,7 @@ describe("a client's address", () => {
     });
   });
 
-  it('is the last one that no trusted proxy has', () => {
+  it("is the last one that is not a trusted proxy's", () => {
     const { remote, proxied } = seen(
       '10.0.0.1',
       { 'x-forwarded-for': '127.0.0.1, 198.51.100.9, 10.0.0.2' },

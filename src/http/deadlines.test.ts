@@ -4,12 +4,12 @@ import { Deadlines } from './deadlines.ts';
 const now = () => performance.now();
 
 describe('work under a deadline', () => {
-  it('is what it is', async () => {
+  it('returns its result', async () => {
     await expect(new Deadlines(20_000).meet(now(), Promise.resolve(1))).resolves.toBe(1);
     await expect(new Deadlines(20_000).meet(now(), Promise.reject(new Error('why')))).rejects.toThrow('why');
   });
 
-  it('that is late is 503 with Retry-After, and its result is handed away', async () => {
+  it('gets 503 with Retry-After if it is late, and its result is passed to `discard`', async () => {
     let finish: (value: string) => void = String;
     const work = new Promise<string>(resolve => {
       finish = resolve;
@@ -22,7 +22,7 @@ describe('work under a deadline', () => {
     expect(discarded).toEqual(['reader']);
   });
 
-  it('that fails late is nobody’s unhandled rejection', async () => {
+  it('that fails late causes no unhandled rejection', async () => {
     let fail: (reason: Error) => void = String;
     const work = new Promise<string>((_resolve, reject) => {
       fail = reject;
@@ -32,14 +32,14 @@ describe('work under a deadline', () => {
     await expect(work).rejects.toThrow('too late to matter');
   });
 
-  it('counts from the head of the request, so that what follows late work has no time of its own', async () => {
+  it('is timed from the headers of the request, so that what follows late work has no time of its own', async () => {
     const deadlines = new Deadlines(50);
     const startedAtMs = now() - 50;
     const never = new Promise<void>(() => {});
     await expect(deadlines.meet(startedAtMs, never)).rejects.toMatchObject({ code: 'UNAVAILABLE' });
   });
 
-  it('has one timer with all others, and none when nothing waits', async () => {
+  it('shares one timer, which does not run when nothing waits', async () => {
     vi.useFakeTimers();
     try {
       const deadlines = new Deadlines(20_000);

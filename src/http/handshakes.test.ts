@@ -35,7 +35,7 @@ it.each([
   expect(await closed).toBe('');
 });
 
-it('a server that closes waits for none of them, and counts them until then', async () => {
+it('a server that closes waits for no handshake, and counts them until then', async () => {
   const started = await start(60_000);
   const { closed } = connect(started.port);
   await until(() => started.connections === 1);
@@ -43,7 +43,7 @@ it('a server that closes waits for none of them, and counts them until then', as
   expect([await closed, started.connections]).toEqual(['', 0]);
 });
 
-it('a socket that has done its handshake stays, and is counted once', async () => {
+it('a socket that has finished its handshake stays, and is counted once', async () => {
   const started = await start(200);
   const socket = connectTls({ port: started.port, host: '127.0.0.1', rejectUnauthorized: false });
   await once(socket, 'secureConnect');
@@ -69,7 +69,7 @@ async function startLogged() {
   return { port: server.port, warnings };
 }
 
-it('who speaks plain HTTP is answered 400 in it, with the way out, and told of', async () => {
+it('a client that speaks plain HTTP gets a 400 with a hint, and is logged', async () => {
   const { port, warnings } = await startLogged();
   const answer = await fetch(`http://127.0.0.1:${port}/v2/`, { headers: { connection: 'close' } });
   expect([answer.status, await answer.text()]).toEqual([400, expect.stringContaining('https://')]);
@@ -77,7 +77,7 @@ it('who speaks plain HTTP is answered 400 in it, with the way out, and told of',
   expect(warnings).toEqual([{ reason: 'the client spoke plain HTTP', remotes: ['127.0.0.1'], count: 1 }]);
 });
 
-it('why a handshake failed is told, also of a client that left in its middle', async () => {
+it('the reason of a failed handshake is logged, also if the client disconnects in the middle', async () => {
   const { port, warnings } = await startLogged();
   const old = connectTls({
     port,
@@ -105,7 +105,7 @@ it('why a handshake failed is told, also of a client that left in its middle', a
   ]);
 });
 
-it('who only looks whether the port is open is nothing to warn of', async () => {
+it('a connection that only checks whether the port is open causes no warning', async () => {
   const { port, warnings } = await startLogged();
   const { socket, closed } = connect(port);
   socket.destroy();

@@ -66,13 +66,13 @@ describe('a request head', () => {
     expect(text).toContain('"errors":[{"code":');
   });
 
-  it('that is no HTTP is 400', async () => {
+  it('that is not HTTP is 400', async () => {
     const { socket, closed } = connect(await start());
     socket.write('HELO registry\r\n\r\n');
     expect(await closed).toMatch(/^HTTP\/1\.1 400 /);
   });
 
-  it('that trickles in is 408 after its time', async () => {
+  it('that arrives too slowly is 408 after its time', async () => {
     const { socket, closed } = connect(
       await start({ limits: { headersTimeoutMs: 100, checkIntervalMs: 20 } }),
     );
@@ -83,7 +83,7 @@ describe('a request head', () => {
     expect(text).toMatch(/^HTTP\/1\.1 408 /);
   });
 
-  it('is heard though junk follows an answer in progress, and the answer is not mixed with an error', async () => {
+  it('is read even if it follows garbage during a response, and the response is not mixed with an error', async () => {
     const { path } = addStuckBlob(4 * MIB, 2 * MIB);
     const { socket, received, closed } = connect(await start());
     socket.write(`GET ${path} HTTP/1.1\r\nHost: x\r\n\r\n`);
@@ -109,7 +109,7 @@ describe('an answer', () => {
 });
 
 describe('an idle client', () => {
-  it('that reads no more of its body is closed, with its reader', async () => {
+  it('that reads no more of its body is disconnected, and its reader closed', async () => {
     const bytes = randomBytes(32 * MIB);
     const digest = source.addBlob('ghcr.io/a', bytes);
     const log = new KeptLog();
@@ -143,7 +143,7 @@ describe('an idle client', () => {
     expect(reply.body.equals(bytes)).toBe(true);
   });
 
-  it('that stops in the middle of an upload is closed', async () => {
+  it('that stops in the middle of an upload is disconnected', async () => {
     const port = await start({
       limits: { idleTimeoutMs: 100 },
       hostedHandlers: {
@@ -162,7 +162,7 @@ describe('an idle client', () => {
     await until(() => server?.connections === 0);
   });
 
-  it('is not who sends an upload for longer than a head may take, as long as it flows', async () => {
+  it('is not one that uploads for longer than headers may take, as long as bytes arrive', async () => {
     const port = await start({
       limits: { headersTimeoutMs: 100, checkIntervalMs: 20 },
       hostedHandlers: {
@@ -183,7 +183,7 @@ describe('an idle client', () => {
     expect(await closed).toMatch(/^HTTP\/1\.1 201 /);
   });
 
-  it('with nothing to ask is closed', async () => {
+  it('without a request is disconnected', async () => {
     const { closed } = connect(await start({ limits: { idleTimeoutMs: 50, keepAliveTimeoutMs: 50 } }));
     expect(await closed).toBe('');
   });
@@ -205,7 +205,7 @@ const refuseAll = {
 };
 
 describe('a body', () => {
-  it('whose reader fails half way is broken off, never completed', async () => {
+  it('whose reader fails halfway is aborted, never completed', async () => {
     const bytes = randomBytes(4 * MIB);
     const log = new KeptLog();
     const digest = source.addBlob('ghcr.io/a', bytes, () => {
@@ -222,7 +222,7 @@ describe('a body', () => {
     expect(log.lines.at(-1)?.fields['err']).toBeInstanceOf(Error);
   });
 
-  it('whose reader ends short is broken off', async () => {
+  it('whose reader ends early is aborted', async () => {
     const bytes = randomBytes(MIB);
     const digest = source.addBlob('ghcr.io/a', bytes, () => {
       const reader = new MemoryReader(bytes.subarray(0, MIB / 2));
@@ -237,7 +237,7 @@ describe('a body', () => {
     );
   });
 
-  it('whose reader fails before its first byte is an error of its own class, on a connection that lives on', async () => {
+  it('whose reader fails before its first byte gets the status of its error, on a connection that stays open', async () => {
     const bytes = randomBytes(100);
     const digest = source.addBlob('ghcr.io/a', bytes, () => {
       return new MemoryReader(bytes, async () => {
@@ -258,7 +258,7 @@ describe('a body', () => {
     agent.destroy();
   });
 
-  it('whose client leaves closes its reader at once, though a read waits for ever', async () => {
+  it('whose client disconnects closes its reader at once, even during a read that would never end', async () => {
     const { path, readers } = addStuckBlob(4 * MIB, MIB);
     const port = await start();
     const { socket, received } = connect(port);
@@ -269,7 +269,7 @@ describe('a body', () => {
     expect(source.stillOpen.size).toBe(0);
   });
 
-  it('without a first byte sends its headers in time, and its bytes when they come', async () => {
+  it('without a first byte sends its headers in time, and its bytes when they arrive', async () => {
     const bytes = randomBytes(100);
     let release: (() => void) | undefined;
     const digest = source.addBlob('ghcr.io/a', bytes, () => {
@@ -290,7 +290,7 @@ describe('a body', () => {
     socket.destroy();
   });
 
-  it('is one packet with its head when it is small', async () => {
+  it('is one packet with its headers if it is small', async () => {
     const digest = source.addBlob('ghcr.io/a', Buffer.from('small body'));
     const { socket } = connect(await start());
     const chunks: string[] = [];
@@ -301,7 +301,7 @@ describe('a body', () => {
     socket.destroy();
   });
 
-  it('comes right to 40 clients at once through the memory of three', async () => {
+  it('arrives intact at 40 clients at once with memory for three', async () => {
     const bytes = randomBytes(MIB + 12_345);
     const digest = source.addBlob('ghcr.io/a', bytes);
     const memory = new BodyMemory(3 * 2 * 16 * 1024);
@@ -313,7 +313,7 @@ describe('a body', () => {
     await until(() => memory.lentBytes === 0 && memory.bodies === 0);
   });
 
-  it('leaves nothing behind: no memory lent, no reader, no socket, though half of the clients leave', async () => {
+  it('leaves nothing behind, no memory, no reader, no socket, even if half of the clients disconnect', async () => {
     const bytes = randomBytes(8 * MIB);
     const digest = source.addBlob('ghcr.io/a', bytes);
     const memory = new BodyMemory();
@@ -351,7 +351,7 @@ describe('a body', () => {
 });
 
 describe('a body that a client sends', () => {
-  it('may be refused: the client reads why, and may ask again on the same connection', async () => {
+  it('may be refused: the client gets the reason, and can send another request on the same connection', async () => {
     const port = await start({ hostedHandlers: refuseAll });
     const agent = new http.Agent({ keepAlive: true, maxSockets: 1 });
     const body = 'x'.repeat(8 * MIB);
@@ -362,7 +362,7 @@ describe('a body that a client sends', () => {
     agent.destroy();
   });
 
-  it('and that never ends, refused or not, is cut', async () => {
+  it('that never ends is cut, refused or not', async () => {
     const { socket, received, closed } = connect(await start({ hostedHandlers: refuseAll }));
     socket.write(
       'PUT /v2/team-a/app/manifests/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999999999999\r\n\r\n',
@@ -383,7 +383,7 @@ function ask(digest: string, more = ''): string {
 }
 
 describe('pipelined requests', () => {
-  it('are answered in their order, one at a time', async () => {
+  it('are answered in order, one at a time', async () => {
     const bytes = randomBytes(MIB);
     const big = source.addBlob('ghcr.io/a', bytes);
     const small = source.addBlob('ghcr.io/a', Buffer.from('small'));
@@ -397,7 +397,7 @@ describe('pipelined requests', () => {
     expect(text.endsWith('small')).toBe(true);
   });
 
-  it('behind an answer that the client did not wait for never reach a source', async () => {
+  it('behind a response that the client did not wait for never reach a source', async () => {
     const { path } = addStuckBlob(4 * MIB, MIB);
     const { socket, received } = connect(await start());
     socket.write(`GET ${path} HTTP/1.1\r\nHost: x\r\n\r\n`.repeat(50));
@@ -407,7 +407,7 @@ describe('pipelined requests', () => {
     expect(source.opened).toBe(1);
   });
 
-  it('of which very many wait end their connection, and hold nothing', async () => {
+  it('beyond a limit end their connection, and hold nothing', async () => {
     const { path } = addStuckBlob(4 * MIB, MIB);
     const { socket, received, closed } = connect(await start());
     socket.write(`GET ${path} HTTP/1.1\r\nHost: x\r\n\r\n`);
@@ -420,7 +420,7 @@ describe('pipelined requests', () => {
 });
 
 describe('a graceful stop', () => {
-  it('finishes what runs, closes what idles, and takes no more', async () => {
+  it('finishes what runs, closes idle connections, and accepts no more', async () => {
     const bytes = randomBytes(2 * MIB);
     let release: (() => void) | undefined;
     const released = new Promise<void>(resolve => {
@@ -449,7 +449,7 @@ describe('a graceful stop', () => {
     agent.destroy();
   });
 
-  it('tells a connection whose answer has not begun that it is the last one', async () => {
+  it('tells a connection whose response has not begun that it is the last one', async () => {
     let release: (() => void) | undefined;
     source.tags = () =>
       new Promise(resolve => {
@@ -466,7 +466,7 @@ describe('a graceful stop', () => {
     agent.destroy();
   });
 
-  it('breaks off at the deadline what still runs', async () => {
+  it('aborts at the deadline what still runs', async () => {
     const { path, readers } = addStuckBlob(4 * MIB, MIB);
     const port = await start();
     const running = request(port, path);

@@ -36,7 +36,7 @@ async function start(options: Partial<OpsServerOptions> = {}): Promise<number> {
 const extra = async (path: string) => (path === '/debug/tenants' ? { tenants: [] } : undefined);
 
 describe('the ops port', () => {
-  it('says that the process lives, is ready, and what it counted', async () => {
+  it('reports that the process lives, is ready, and its metrics', async () => {
     const port = await start();
     expect((await request(port, '/livez')).status).toBe(200);
     expect((await request(port, '/readyz')).status).toBe(200);
@@ -49,7 +49,7 @@ describe('the ops port', () => {
     expect((await request(port, '/livez', { method: 'POST' })).status).toBe(405);
   });
 
-  it('makes the metrics once for all who ask at the same time', async () => {
+  it('makes the metrics once for all concurrent requests', async () => {
     let made = 0;
     const metrics = async () => {
       await sleep(10);
@@ -62,20 +62,20 @@ describe('the ops port', () => {
     expect((await request(port, '/metrics')).body.toString()).toBe(`made ${made}\n`);
   });
 
-  it('ends a connection on which very many requests are sent before the first answer', async () => {
+  it('closes a connection on which very many requests are sent before the first response', async () => {
     const { socket, closed } = connect(await start());
     socket.write('GET /livez HTTP/1.1\r\nHost: x\r\n\r\n'.repeat(1_000));
     expect((await closed).match(/^HTTP\/1\.1 200/gm)?.length ?? 0).toBeLessThan(1_000);
   });
 
-  it('is not ready for a reason, and then still lives', async () => {
+  it('is not ready, with a reason, while it still lives', async () => {
     const port = await start({ notReady: async () => 'the store is broken' });
     const reply = await request(port, '/readyz');
     expect([reply.status, reply.body.toString()]).toEqual([503, 'the store is broken\n']);
     expect((await request(port, '/livez')).status).toBe(200);
   });
 
-  it('is ready with a word about what is wrong all the same', async () => {
+  it('is ready although there are problems, which it lists', async () => {
     let problems = ['the disk is full', 'cannot be watched at the moment: 1'];
     const port = await start({ problems: async () => problems });
     const reply = await request(port, '/readyz');
@@ -87,7 +87,7 @@ describe('the ops port', () => {
     expect((await request(port, '/readyz')).body.toString()).toBe('ok\n');
   });
 
-  it('is not ready when the check throws or hangs', async () => {
+  it('is not ready if the check throws or hangs', async () => {
     const throwing = await start({
       notReady: async () => {
         throw new Error('disk gone');
@@ -99,7 +99,7 @@ describe('the ops port', () => {
     expect((await request(hanging, '/readyz')).status).toBe(503);
   });
 
-  it('tells everybody what is for everybody, and nothing else, on the loopback too', async () => {
+  it('serves what is for everybody, and nothing else, even on loopback', async () => {
     const port = await start({ extra });
     for (const path of ['/debug/tenants', '/debug/other']) {
       expect((await request(port, path, { headers: { host: 'localhost:5001' } })).status).toBe(404);
@@ -109,7 +109,7 @@ describe('the ops port', () => {
     }
   });
 
-  it('tells everything on a socket in the folder, also where there is no port, and nothing that it does not know', async () => {
+  it('serves everything on a socket in the folder, even without a port, and 404 for anything unknown', async () => {
     await start({
       address: undefined,
       extra: async (path, query) => (path === '/debug/tenants' ? { asked: query.get('name') } : undefined),
@@ -123,7 +123,7 @@ describe('the ops port', () => {
     expect(told).toEqual(['{"asked":"a"}', 404, 200]);
   });
 
-  it('is there without a socket where none can be made', async () => {
+  it('works without a socket if none can be created', async () => {
     await writeFile(join(folder, 'sockets'), 'a file');
     const log = new KeptLog();
     const port = await start({ extra, log });

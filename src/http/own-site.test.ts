@@ -52,13 +52,13 @@ describe.each([
   });
 });
 
-it('a name that nobody configured is none of a closed port’s, and as good as any of an open one', () => {
+it('an unknown name is refused on a closed port, and accepted on an open one', () => {
   expect(may(local, { host: 'evil.example:5000' })).toBe(false);
   expect(may(local, {})).toBe(false);
   expect(may(reachable, { host: 'build-machine:5000' })).toBe(true);
 });
 
-it('configured names count whatever port a client came by, and in any spelling', () => {
+it('configured names count with any port, and in any spelling', () => {
   for (const host of ['registry.example:5000', 'registry.example', 'Registry.Example.:5443']) {
     expect(may(local, { host })).toBe(true);
   }
@@ -66,7 +66,7 @@ it('configured names count whatever port a client came by, and in any spelling',
   expect(may(local, { host: 'registry.example:5000', origin: 'https://registry.example:8443' })).toBe(false);
 });
 
-it('behind a trusted proxy Host is the proxy’s business, and the page’s origin still ours', () => {
+it('behind a trusted proxy Host is not checked, but the page’s origin is', () => {
   expect(may(local, { host: 'entrepot-backend' }, true)).toBe(true);
   const origin = 'https://registry.example:5000';
   expect(may(local, { host: 'entrepot-backend', origin }, true)).toBe(true);

@@ -79,7 +79,7 @@ describe('a path', () => {
     expect(codeOf('/v2/a/manifests/.x', 'PUT')).toBe('TAG_INVALID');
   });
 
-  it('may name an upstream and the longest repository that it may have, and nothing longer', () => {
+  it('may name an upstream and the longest repository name, and nothing longer', () => {
     const long = 'a'.repeat(255);
     expect(codeOf(`/v2/docker.io/${long}/tags/list`)).toBe('parsed');
     expect(codeOf(`/v2/registry.example:5000/${long}/tags/list`)).toBe('parsed');
@@ -88,7 +88,7 @@ describe('a path', () => {
 });
 
 describe('the table of operations', () => {
-  it('knows no method by inheritance', () => {
+  it('has no method by inheritance', () => {
     expect(hasOperation('base', 'constructor')).toBe(false);
     expect(hasOperation('base', 'toString')).toBe(false);
   });

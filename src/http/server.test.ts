@@ -39,14 +39,14 @@ function codeOf(reply: Reply): string {
 const MISSING = `sha256:${'0'.repeat(64)}`;
 
 describe('GET /v2/', () => {
-  it('says that this is a registry', async () => {
+  it('identifies a registry', async () => {
     const reply = await request(await start(), '/v2/');
     expect(reply.status).toBe(200);
     expect(reply.headers['docker-distribution-api-version']).toBe('registry/2.0');
     expect(reply.body.toString()).toBe('{}');
   });
 
-  it('is no answer before the server knows who is who: nothing is, however it is asked', async () => {
+  it('gets 503 until tenants are loaded, like every request', async () => {
     let waitingFor: string | undefined = 'a cluster';
     const port = await start({ waitingFor: () => waitingFor });
     for (const path of ['/v2/', '/v2/library/nginx/manifests/1?ns=docker.io', '/token', '/']) {
@@ -57,7 +57,7 @@ describe('GET /v2/', () => {
     expect((await request(port, '/v2/')).status).toBe(200);
   });
 
-  it('is the challenge of access where somebody can log in', async () => {
+  it('gets the challenge of access if somebody can log in', async () => {
     const challenge = 'Bearer realm="http://x/token"';
     const port = await start({
       access: {
@@ -99,13 +99,13 @@ describe('a manifest', () => {
     }
   });
 
-  it('by ns is answered with the namespace', async () => {
+  it('requested with ns is answered with the namespace', async () => {
     source.addManifest('docker.io/library/nginx', 'latest', text, OCI_MANIFEST);
     const reply = await request(await start(), '/v2/library/nginx/manifests/latest?ns=docker.io');
     expect([reply.status, reply.headers['oci-namespace']]).toEqual([200, 'docker.io']);
   });
 
-  it('of an unknown ns is unknown, and nobody is asked', async () => {
+  it('with an unknown ns is unknown, and no source is asked', async () => {
     const reply = await request(await start(), '/v2/library/nginx/manifests/latest?ns=evil.example');
     expect([reply.status, codeOf(reply)]).toEqual([404, 'NAME_UNKNOWN']);
     expect(reply.headers['oci-namespace']).toBeUndefined();
@@ -203,7 +203,7 @@ describe('an error', () => {
     expect([reply.status, codeOf(reply)]).toEqual([status, code]);
   });
 
-  it('for a method that a route lacks says which it has', async () => {
+  it('for an unsupported method lists those that are supported', async () => {
     const port = await start();
     for (const method of ['DELETE', 'OPTIONS', 'PROPFIND']) {
       const reply = await request(port, '/v2/ghcr.io/a/tags/list', { method });
@@ -215,7 +215,7 @@ describe('an error', () => {
     }
   });
 
-  it('that is a bug is 500, tells the client nothing, and the log its cause', async () => {
+  it('that is a bug is 500, with its cause only in the log', async () => {
     const log = new KeptLog();
     source.manifest = async () => {
       throw new TypeError('secret internals');
@@ -285,7 +285,7 @@ describe('access', () => {
     ]);
   });
 
-  it('never lets a write reach a mirror, and without handlers nothing is written at all', async () => {
+  it('never lets a write reach a mirror; without handlers nothing can be written', async () => {
     const port = await start();
     for (const name of ['ghcr.io/a', 'team-a/app']) {
       const reply = await request(port, `/v2/${name}/manifests/x`, { method: 'PUT', body: '{}' });
@@ -295,7 +295,7 @@ describe('access', () => {
 });
 
 describe('a blob', () => {
-  it('is served whole, with its digest and length, by GET and HEAD', async () => {
+  it('is served completely, with its digest and length, by GET and HEAD', async () => {
     const bytes = randomBytes(3_000_000);
     const digest = source.addBlob('ghcr.io/a', bytes);
     const port = await start();
@@ -335,7 +335,7 @@ describe('a blob', () => {
     );
   });
 
-  it('with a range behind its end is 416, and its reader is closed', async () => {
+  it('with a range after its end is 416, and its reader is closed', async () => {
     const digest = source.addBlob('ghcr.io/a', randomBytes(100));
     const reply = await request(await start(), `/v2/ghcr.io/a/blobs/${digest}`, {
       headers: { range: 'bytes=100-' },
@@ -349,7 +349,7 @@ describe('a blob', () => {
     expect(source.stillOpen.size).toBe(0);
   });
 
-  it('with If-Range is cut only when it names this blob', async () => {
+  it("with If-Range is partial only if that is this blob's entity tag", async () => {
     const digest = source.addBlob('ghcr.io/a', randomBytes(100));
     const port = await start();
     const ask = (condition: string) =>
@@ -382,7 +382,7 @@ describe('a blob', () => {
 describe('a list of tags', () => {
   const names = Array.from({ length: 2_500 }, (_, index) => `v${String(index).padStart(5, '0')}`);
 
-  it('is paged, and its Link keeps what the client asked by', async () => {
+  it('is paged, and its Link keeps the parameters of the client', async () => {
     source.tagNames.set('docker.io/library/nginx', ['a', 'b', 'c']);
     const port = await start();
     const first = await request(port, '/v2/library/nginx/tags/list?n=2&ns=docker.io');
@@ -400,13 +400,13 @@ describe('a list of tags', () => {
     expect(reply.headers['link']).toBe('</v2/ghcr.io/a/tags/list?n=1000&last=v00999>; rel="next"');
   });
 
-  it('after a name that is longer than any is refused', async () => {
+  it('after a name that is too long is refused', async () => {
     source.tagNames.set('ghcr.io/a', names);
     const reply = await request(await start(), `/v2/ghcr.io/a/tags/list?last=${'v'.repeat(256)}`);
     expect([reply.status, JSON.parse(reply.body.toString()).errors[0].code]).toEqual([400, 'QUERY_INVALID']);
   });
 
-  it('with n=0 is empty and has no Link, where the repository exists', async () => {
+  it('with n=0 is empty and has no Link, if the repository exists', async () => {
     source.tagNames.set('ghcr.io/a', names);
     const port = await start();
     const reply = await request(port, '/v2/ghcr.io/a/tags/list?n=0');
@@ -455,7 +455,7 @@ describe('a list of referrers', () => {
 });
 
 describe('the response log', () => {
-  it('has one line per response with what was meant and sent, and no secret', async () => {
+  it('has one line per response with what was requested and sent, and no secrets', async () => {
     const log = new KeptLog();
     const digest = source.addBlob('docker.io/library/nginx', randomBytes(100_000));
     const port = await start({ log });
@@ -486,7 +486,7 @@ describe('the response log', () => {
     expect(JSON.stringify(log.lines)).not.toContain('hunter2');
   });
 
-  it('says why upstream gave nothing, though the client hears less or something else', async () => {
+  it('says why upstream failed, even if the client is told less or something else', async () => {
     const log = new KeptLog();
     source.manifest = async () => {
       throw new OciError('MANIFEST_UNKNOWN', { cause: new Error('ghcr.io answers 401') });
@@ -504,8 +504,8 @@ describe('the response log', () => {
   });
 });
 
-describe('the right that access settles', () => {
-  it('is what the source is given', async () => {
+describe('the right that access returns', () => {
+  it('is passed to the source', async () => {
     const rights: unknown[] = [];
     source.tags = async (_repository, _page, right) => {
       rights.push(right);

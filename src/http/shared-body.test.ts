@@ -51,7 +51,7 @@ class Latch {
 const totalReads = () => readers.reduce((sum, { reads }) => sum + reads, 0);
 
 describe('bodies of the same bytes', () => {
-  it('that are sent at once to 30 clients are read hardly more often than for one', async () => {
+  it('that are sent to 30 clients at once are read hardly more often than for one', async () => {
     const bytes = randomBytes(4 * MIB + 12_345);
     const shares = {};
     const allThere = new Latch();
@@ -67,7 +67,7 @@ describe('bodies of the same bytes', () => {
     expect(totalReads()).toBeLessThan(3 * 17);
   });
 
-  it('come whole to ranges that begin anywhere', async () => {
+  it('arrive complete for ranges that begin anywhere', async () => {
     const bytes = randomBytes(3 * MIB);
     const shares = {};
     const path = addBlob(bytes, () => sharing(shares, bytes));
@@ -83,7 +83,7 @@ describe('bodies of the same bytes', () => {
     });
   });
 
-  it('are read by another when the client leaves for whom they were being read', async () => {
+  it('are read by another body when the client for which they were being read disconnects', async () => {
     const bytes = randomBytes(MIB);
     const shares = {};
     const path = addBlob(bytes, before =>
@@ -117,7 +117,7 @@ describe('bodies of the same bytes', () => {
     expect((await second).body.equals(right)).toBe(true);
   });
 
-  it('are never taken for those of a reader that shares nothing', async () => {
+  it('are never shared with a reader that does not allow that', async () => {
     const [one, another] = [randomBytes(MIB), randomBytes(MIB)];
     const path = addBlob(one, before => sharing(undefined, before === 0 ? one : another));
     const first = await request(server.port, path);

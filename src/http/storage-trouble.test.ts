@@ -27,11 +27,11 @@ test.each([
 });
 
 test.each(['ENOENT', 'EINVAL', 'SQLITE_CONSTRAINT', 'ERR_INVALID_ARG_TYPE'])(
-  '%s does not: it is a fault of ours',
+  '%s does not: it is a bug',
   code => expect(storageTrouble(failed(code))).toBeUndefined(),
 );
 
-test('what is no error, and one that causes itself, end the search', () => {
+test('a cause that is not an error, or that causes itself, ends the search', () => {
   const own = new Error('own');
   own.cause = own;
   for (const error of [own, undefined, 'EIO', null]) expect(storageTrouble(error)).toBeUndefined();

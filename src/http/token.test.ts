@@ -15,7 +15,7 @@ const nobody = {
   },
 };
 
-it('a client that leaves in the middle of its form is no fault of ours', async () => {
+it('a client that disconnects within its form causes no error', async () => {
   const log = new KeptLog();
   const deeds: Deed[] = [];
   const token = tokenHandler(nobody, testResolver);
@@ -34,7 +34,7 @@ it('a client that leaves in the middle of its form is no fault of ours', async (
   expect(log.lines.filter(({ level }) => level === 'error')).toEqual([]);
 });
 
-it('who sends many forms and never their end keeps nobody else from logging in', async () => {
+it('a client that never finishes its forms does not prevent others from logging in', async () => {
   const token = tokenHandler(nobody, testResolver);
   const started = await startServer(new MemorySource(), { token, trustedProxies: ['127.0.0.1'] });
   server = started;

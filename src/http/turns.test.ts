@@ -16,7 +16,7 @@ test('requests of a connection get their turns in order, and none when it is clo
   expect(order).toEqual(['first', 'second']);
 });
 
-test('so many may wait in all, and the connection that brings one more is ended', async () => {
+test('a limited number may wait in all, and the connection that brings one more is closed', async () => {
   const turns = new Turns(3);
   const sockets = Array.from({ length: 3 }, () => new Socket());
   const waiting = sockets.map(socket => turns.wait(socket));

@@ -52,7 +52,7 @@ function stall(what: string, client: Client = {}): Promise<http.IncomingMessage>
 }
 
 describe('a large body in memory', () => {
-  it('is there once for all who are sent it, and gone when they have left', async () => {
+  it('is in memory once for all who receive it, and freed when they have disconnected', async () => {
     await start();
     await Promise.all([stall(path('a')), stall(path('a')), stall(path('a'))]);
     expect(memory.bytes).toBe(LARGE);
@@ -62,7 +62,7 @@ describe('a large body in memory', () => {
     await until(() => memory.bytes === 0);
   });
 
-  it('is refused with Retry-After to who has his share under way, until his clients have read', async () => {
+  it('is refused with Retry-After if its requester has used up its share, until its clients have read', async () => {
     await start();
     await stall(path('a'));
     const refused = await request(server.port, path('b'));
@@ -73,14 +73,14 @@ describe('a large body in memory', () => {
     expect((await request(server.port, path('b'))).body.byteLength).toBe(LARGE);
   });
 
-  it('is refused to nobody because of clients elsewhere, of whom nobody knows who they are, that read nothing', async () => {
+  it('is not refused because of unknown clients elsewhere that read nothing', async () => {
     await start();
     await stall(path('a'), { localAddress: OTHER });
     expect((await request(server.port, path('b'), { localAddress: OTHER })).status).toBe(429);
     expect((await request(server.port, path('b'))).body.byteLength).toBe(LARGE);
   });
 
-  it('is refused to no tenant because of those of whom nobody knows who they are, from however many places', async () => {
+  it('is not refused to a tenant because of unknown clients, from however many addresses', async () => {
     const requesters: Readonly<Record<string, Requester>> = {
       account: { tenant: undefined, id: 'credential:1', credentialId: '1', isUnknown: true },
       'other-account': { tenant: undefined, id: 'credential:2', credentialId: '2', isUnknown: true },
@@ -104,7 +104,7 @@ describe('a large body in memory', () => {
     expect((await request(server.port, path('c'), as('tenant'))).body.byteLength).toBe(LARGE);
   });
 
-  it('is asked for as a blob, whole or a part of it, and counts all the same', async () => {
+  it('counts in the same way if it is requested as a blob, whole or in part', async () => {
     await start();
     const bytes = Buffer.concat([Buffer.alloc(LARGE / 2, 'x'), Buffer.alloc(LARGE / 2, 'y')]);
     const digest = source.addBlob('ghcr.io/app', bytes, () => readerOfBytes(bytes));
@@ -129,7 +129,7 @@ describe('a large body in memory', () => {
 describe('a client that takes a large body too slowly', () => {
   const limits = { wholeBodyFreeMs: 200, wholeBodyBytesPerS: 40 * MIB };
 
-  it('loses it, whether it reads nothing or a little', async () => {
+  it('is disconnected, whether it reads nothing or a little', async () => {
     await start({ limits });
     const answers = await Promise.all([stall(path('a')), stall(path('a'))]);
     const trickling = setInterval(() => answers[1]?.read(1), 20);
@@ -140,7 +140,7 @@ describe('a client that takes a large body too slowly', () => {
     expect(await Promise.all(cut)).toMatchObject([[{ code: 'ECONNRESET' }], [{ code: 'ECONNRESET' }]]);
   });
 
-  it('is not who reads it as it comes', async () => {
+  it('is not one that reads steadily', async () => {
     await start({ limits });
     expect((await request(server.port, path('a'))).body.byteLength).toBe(LARGE);
   });

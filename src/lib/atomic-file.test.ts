@@ -29,7 +29,7 @@ beforeEach(async () => {
 
 afterEach(() => rm(folder, { recursive: true }));
 
-test('a file is replaced whole, and nothing else is left', async () => {
+test('a file is replaced completely, and nothing else is left', async () => {
   const path = join(folder, 'state');
   await writeFile(path, 'old and longer');
   await writeFileAtomic(path, [Buffer.from('ne'), Buffer.from('w')]);
@@ -37,7 +37,7 @@ test('a file is replaced whole, and nothing else is left', async () => {
   expect(await readdir(folder)).toEqual(['state']);
 });
 
-test('what is written is its owner’s alone, also in the place of a file that was not', async () => {
+test('a written file is accessible to its owner only, even if it replaces one that was not', async () => {
   const path = join(folder, 'state');
   await writeFile(path, 'old', { mode: 0o644 });
   await writeFileAtomic(path, [Buffer.from('new')]);
@@ -54,7 +54,7 @@ test('behind a link the file is replaced, and the link stays', async () => {
   expect(await readdir(join(folder, 'elsewhere'))).toEqual(['state']);
 });
 
-test('behind a link that leads to no file yet one is made, and the link stays', async () => {
+test('behind a link without a target the target is created, and the link stays', async () => {
   await mkdir(join(folder, 'elsewhere'));
   await symlink('elsewhere/state', join(folder, 'link'));
   await symlink(join(folder, 'link'), join(folder, 'state'));
@@ -64,7 +64,7 @@ test('behind a link that leads to no file yet one is made, and the link stays', 
   expect((await readdir(folder)).sort()).toEqual(['elsewhere', 'link', 'state']);
 });
 
-test('what a killed process left half-written under the name is removed, and what another one writes is not', async () => {
+test('what a killed process left half-written under the name is removed, and what another one is writing is not', async () => {
   const path = join(folder, 'state');
   const dead = spawnSync('true').pid;
   const others = [
@@ -85,7 +85,7 @@ test('what a killed process left half-written under the name is removed, and wha
   expect((await readdir(folder)).sort()).toEqual(['state', ...others].sort());
 });
 
-test('a file that is half-written says whose it is', async () => {
+test('the name of a half-written file tells its writer', async () => {
   const seen: string[] = [];
   const looking = async function* () {
     yield Buffer.from('half');
@@ -95,7 +95,7 @@ test('a file that is half-written says whose it is', async () => {
   expect(seen).toEqual([expect.stringContaining(`state.${hostname()}.${process.pid}.`)]);
 });
 
-test('of two that are written at once under one name, each is whole while it is there', async () => {
+test('two files that are written concurrently under one name are each complete', async () => {
   const path = join(folder, 'state');
   const around = async function* () {
     yield Buffer.from('long');
@@ -108,7 +108,7 @@ test('of two that are written at once under one name, each is whole while it is 
   expect(await readdir(folder)).toEqual(['state']);
 });
 
-test('when it cannot be replaced, what was there stays, and nothing else is left', async () => {
+test('if it cannot be replaced, the old file stays, and nothing else is left', async () => {
   const path = join(folder, 'state');
   await writeFile(path, 'old');
   await expect(writeFileAtomic(path, breaking())).rejects.toThrow('broken');
@@ -119,7 +119,7 @@ test('when it cannot be replaced, what was there stays, and nothing else is left
   expect(await readdir(folder)).toEqual(['state']);
 });
 
-test('where there is no folder for it, the error names both', async () => {
+test('without the folder, the error names both', async () => {
   const path = join(folder, 'absent', 'file');
   await expect(writeFileAtomic(path, [Buffer.from('x')])).rejects.toThrow(
     `${path} cannot be written: there is no folder ${join(folder, 'absent')}`,
@@ -137,7 +137,7 @@ test('a folder, and a disk without room, are named as what cannot be written', a
   });
 });
 
-test('a named pipe is written into, and stays one', async () => {
+test('a named pipe is written to, and stays a pipe', async () => {
   const path = join(folder, 'pipe');
   execFileSync('mkfifo', [path]);
   const [read] = await Promise.all([readFile(path, 'utf8'), writeFileAtomic(path, [Buffer.from('new')])]);
@@ -146,7 +146,7 @@ test('a named pipe is written into, and stays one', async () => {
   expect(await readdir(folder)).toEqual(['pipe']);
 });
 
-test('a named pipe that nobody reads from is given up by the signal', async () => {
+test('the signal ends waiting for a reader of a named pipe', async () => {
   const path = join(folder, 'pipe');
   execFileSync('mkfifo', [path]);
   const stopping = new AbortController();
@@ -155,7 +155,7 @@ test('a named pipe that nobody reads from is given up by the signal', async () =
   await expect(writing).rejects.toThrow('aborted');
 });
 
-test('a folder that is not there cannot be synced', async () => {
+test('syncing a folder that does not exist rejects', async () => {
   await syncFolder(folder);
   await expect(syncFolder(join(folder, 'no'))).rejects.toMatchObject({ code: 'ENOENT' });
 });

@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { backoffMs, jittered } from './backoff.ts';
 
 describe('backoffMs', () => {
-  it('doubles from the first wait to the greatest', () => {
+  it('doubles from the first delay to the longest', () => {
     const schedule = { firstMs: 1_000, maxMs: 30_000 };
     expect([0, 1, 2, 3, 5, 6, 5_000].map(failures => backoffMs(schedule, failures))).toEqual([
       0, 1_000, 2_000, 4_000, 16_000, 30_000, 30_000,

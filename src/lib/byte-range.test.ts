@@ -15,7 +15,7 @@ describe('a byte range', () => {
   });
 
   it.each(['bytes=100-', 'bytes=500-600', 'bytes=-0', 'bytes=99999999999999999999-'])(
-    '%s lies behind the end',
+    '%s begins after the end',
     header => {
       expect(parseByteRange(header, 100)).toBe('unsatisfiable');
     },
@@ -37,11 +37,11 @@ describe('a byte range', () => {
     expect(parseByteRange(header, 100)).toBeUndefined();
   });
 
-  it('of nothing is nothing to cut', () => {
+  it('of an empty body is ignored', () => {
     expect(parseByteRange('bytes=0-', 0)).toBeUndefined();
   });
 
-  it('that is upside down is never cut wrongly', () => {
+  it('that is reversed is ignored', () => {
     expect(parseByteRange('bytes=20-10', 100)).not.toMatchObject({ start: 20 });
   });
 });

@@ -1,13 +1,13 @@
 import { expect, test } from 'vitest';
 import { hasBytes, readerOfBytes, readWhole } from './bytes-reader.ts';
 
-test('a reader is read whole, unless that is too much', async () => {
+test('a reader is read completely, unless it is too large', async () => {
   const bytes = Buffer.from('all of it');
   expect(Buffer.from((await readWhole(readerOfBytes(bytes), 9)) ?? [])).toEqual(bytes);
   expect(await readWhole(readerOfBytes(bytes), 8)).toBeUndefined();
 });
 
-test('a reader that ends before its size is an error, not a wait without end', async () => {
+test('a reader that ends before its size is an error, not an endless wait', async () => {
   let closed = 0;
   const short = {
     size: 10,
@@ -20,7 +20,7 @@ test('a reader that ends before its size is an error, not a wait without end', a
   expect(closed).toBe(1);
 });
 
-test('a reader has bytes where all of them are the same, however few it gives at a time', async () => {
+test('a reader has bytes if all of them are equal, however few it returns at a time', async () => {
   const held = Buffer.from('all of it');
   const slow = {
     read: async (buffer: Uint8Array, position: number) => held.copy(buffer, 0, position, position + 1),

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { absentAsUndefined, errorCode } from './error-code.ts';
 
-test('an error’s code is found where there is one', () => {
+test('the code of an error is found', () => {
   expect(errorCode(Object.assign(new Error('x'), { code: 'ENOENT' }))).toBe('ENOENT');
   expect(errorCode(Object.assign(new Error('x'), { code: 5 }))).toBeUndefined();
   expect(errorCode(new Error('x'))).toBeUndefined();
@@ -9,13 +9,13 @@ test('an error’s code is found where there is one', () => {
   expect(errorCode(null)).toBeUndefined();
 });
 
-test('what Node has no name for is named as the system does', () => {
+test("an error without a name in Node gets the system's name", () => {
   const stale = { code: 'Unknown system error -116', errno: -116 };
   expect(errorCode(Object.assign(new Error('open'), stale))).toBe('ESTALE');
   expect(errorCode(Object.assign(new Error('open'), { code: 'EIO', errno: -5 }))).toBe('EIO');
 });
 
-test('only what is absent becomes undefined', async () => {
+test('only absence becomes undefined', async () => {
   expect(await absentAsUndefined(Promise.resolve(1))).toBe(1);
   expect(
     await absentAsUndefined(Promise.reject(Object.assign(new Error('x'), { code: 'ENOENT' }))),

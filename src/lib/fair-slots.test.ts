@@ -20,7 +20,7 @@ class Work {
 }
 
 describe('fair slots', () => {
-  it('run so many at once, of one asker fewer, and the rest in turns', async () => {
+  it('run a limited number at once, fewer of one asker, and the rest in turns', async () => {
     const slots = new FairSlots({ max: 3, maxPerAsker: 2, maxWaitingPerAsker: 10 });
     const work = new Work();
     const started = ['a1', 'a2', 'a3', 'a4', 'b1', 'b2', 'c1'].map(name =>
@@ -39,7 +39,7 @@ describe('fair slots', () => {
     expect([slots.running, slots.waiting]).toEqual([0, 0]);
   });
 
-  it('refuse whoever has too much waiting, and nobody else', async () => {
+  it('refuse an asker with too many waiting, and nobody else', async () => {
     const slots = new FairSlots({ max: 1, maxPerAsker: 1, maxWaitingPerAsker: 1 });
     const work = new Work();
     const started = [work.start(slots, 'a', 'a1'), work.start(slots, 'a', 'a2')];
@@ -50,7 +50,7 @@ describe('fair slots', () => {
     expect(work.begun.toSorted()).toEqual(['a1', 'a2', 'b1']);
   });
 
-  it('go on after work that fails', async () => {
+  it('continue after work that fails', async () => {
     const slots = new FairSlots({ max: 1, maxPerAsker: 1, maxWaitingPerAsker: 1 });
     await expect(slots.run('a', () => Promise.reject(new Error('no')))).rejects.toThrow('no');
     expect(await slots.run('a', () => Promise.resolve(1))).toBe(1);

@@ -12,7 +12,7 @@ beforeEach(async () => {
 
 afterEach(() => rm(folder, { recursive: true }));
 
-test('a growing file is read as far as it is written, also after it was moved', async () => {
+test('a growing file is read as far as it is written, even after it was moved', async () => {
   const path = join(folder, 'growing');
   await writeFile(path, 'one');
   const file = await followFile(path);
@@ -27,6 +27,6 @@ test('a growing file is read as far as it is written, also after it was moved', 
   await file?.close();
 });
 
-test('a file that is not there is undefined', async () => {
+test('a missing file is undefined', async () => {
   expect(await followFile(join(folder, 'no'))).toBeUndefined();
 });

@@ -49,7 +49,7 @@ async function failure(promise: Promise<unknown>): Promise<HttpFailure> {
 const get = (url: string) => ({ method: 'GET', url: new URL(url), headers: {} }) as const;
 
 describe('HttpClient', () => {
-  it('keeps a connection for the next request, after HEAD too', async () => {
+  it('keeps a connection for the next request, even after HEAD', async () => {
     const { server, url } = await serve((_, response) => response.end('body'));
     let connections = 0;
     server.on('connection', () => {
@@ -64,7 +64,7 @@ describe('HttpClient', () => {
     expect(connections).toBe(1);
   });
 
-  it('tells unreachable, forbidden and broken apart', async () => {
+  it('distinguishes unreachable, forbidden and broken', async () => {
     const gone = await serve(() => {});
     gone.server.closeAllConnections();
     await new Promise(resolve => gone.server.close(resolve));
@@ -81,7 +81,7 @@ describe('HttpClient', () => {
     expect([reason, message]).toEqual(['forbidden', 'not there']);
   });
 
-  it('gives a connection up that is not made within its limit', async () => {
+  it('gives up a connection that is not made within its limit', async () => {
     // Takes connections, and leaves every TLS handshake without an answer.
     const mute = createTcpServer(() => {}).listen(0, '127.0.0.1');
     await once(mute, 'listening');
@@ -96,7 +96,7 @@ describe('HttpClient', () => {
     expect(first.reason).toBe('unreachable');
   });
 
-  it('connects to the addresses of a name that its guard admits, and tells it where', async () => {
+  it('connects to the addresses of a name that its guard admits, and reports which', async () => {
     const { port } = await serve((_, response) => response.end('here'));
     const seen: string[] = [];
     const client = httpClient({
@@ -112,7 +112,7 @@ describe('HttpClient', () => {
     expect([await text(body), seen]).toEqual(['here', ['registry.test 127.0.0.1']]);
   });
 
-  it('asks a proxy with the whole address, and resolves nothing itself', async () => {
+  it('sends the whole URL to a proxy, and resolves nothing itself', async () => {
     const target = await serve((request, response) => response.end(`${request.headers.host} ${request.url}`));
     const asked: string[] = [];
     const proxy = await serve((request, response) => {
@@ -136,7 +136,7 @@ describe('HttpClient', () => {
     expect(asked).toEqual(Array(2).fill('http://registry.test/v2/'));
   });
 
-  it('lets no literal address that its guard forbids through a proxy', async () => {
+  it('does not send a literal address that its guard refuses through a proxy', async () => {
     const asked: string[] = [];
     const proxy = await serve((request, response) => {
       asked.push(request.url ?? '');
@@ -158,7 +158,7 @@ const file = (name: string) =>
   readFileSync(new URL(`../../test/support/tls/${name}`, import.meta.url), 'utf8');
 
 describe('over TLS', () => {
-  it('shows its own certificate to a server that asks for one', async () => {
+  it('sends its own certificate to a server that requests one', async () => {
     const [key, cert] = [file('server.key'), file('server.pem')];
     const server = createTlsServer(
       { key, cert, requestCert: true, rejectUnauthorized: false },

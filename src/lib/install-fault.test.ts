@@ -1,7 +1,7 @@
 import { expect, it } from 'vitest';
 import { installFault } from './install-fault.ts';
 
-it('a driver that was built for another Node is told in one sentence, with both versions and the remedy', () => {
+it('a driver for another Node is reported in one sentence, with both versions and the remedy', () => {
   const error = Object.assign(
     new Error(
       "The module '/app/node_modules/better-sqlite3/build/Release/better_sqlite3.node'\nwas compiled against a " +
@@ -16,7 +16,7 @@ it('a driver that was built for another Node is told in one sentence, with both 
   expect(fault).not.toContain('\n');
 });
 
-it('a driver that cannot be loaded for another reason is told with that, and a missing one as such', () => {
+it('a driver that cannot be loaded for another reason is reported with that, and a missing one as missing', () => {
   const linked = Object.assign(new Error('/x.node: version `GLIBC_2.38` not found\nmore'), {
     code: 'ERR_DLOPEN_FAILED',
   });
@@ -26,13 +26,13 @@ it('a driver that cannot be loaded for another reason is told with that, and a m
   );
 });
 
-it('a package that is missing is told with what brings it', () => {
+it('a missing package is reported with the remedy', () => {
   const error = Object.assign(new Error("Cannot find package 'koa' imported from /app/dist/x.js\nmore"), {
     code: 'ERR_MODULE_NOT_FOUND',
   });
   expect(installFault(error)).toMatch(/^it is not installed completely: run npm ci .*'koa'[^\n]*$/);
 });
 
-it('says nothing of other errors', () => {
+it('other errors are not explained', () => {
   expect(installFault(new Error('boom'))).toBeUndefined();
 });

@@ -9,7 +9,7 @@ const RETRY = {
   gaveUp: (cause: unknown) => new Error('counted for too long', { cause }),
 };
 
-test('what may succeed later is tried until it does', async () => {
+test('a retryable error is retried until it succeeds', async () => {
   let attempts = 0;
   const result = await retryJittered(() => {
     attempts += 1;
@@ -31,7 +31,7 @@ test('any other error is thrown at once', async () => {
   expect(attempts).toBe(1);
 });
 
-test('after the deadline what is thrown is made of the last error', async () => {
+test('after the deadline the last error is turned into the one that is thrown', async () => {
   const cause = new RangeError('not yet');
   const failing = () => {
     throw cause;

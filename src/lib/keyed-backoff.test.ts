@@ -3,7 +3,7 @@ import { KeyedBackoff, MAX_BACKOFF_KEYS } from './keyed-backoff.ts';
 
 const schedule = { firstMs: 10, maxMs: 40 };
 
-test('each key waits for itself, twice as long each time, up to the longest wait', () => {
+test('each key waits for itself, twice as long each time, up to the longest delay', () => {
   const backoff = new KeyedBackoff(schedule);
   expect([0, 10, 30, 70].map(at => backoff.failed('a', at))).toEqual([10, 20, 40, 40]);
   expect(backoff.remainingMs('a', 75)).toBe(35);
@@ -11,7 +11,7 @@ test('each key waits for itself, twice as long each time, up to the longest wait
   expect(backoff.remainingMs('b', 75)).toBe(0);
 });
 
-test('a key begins anew after more than twice the longest wait, or when it is forgotten', () => {
+test('a key starts again after more than twice the longest delay, or when it is forgotten', () => {
   const backoff = new KeyedBackoff(schedule);
   backoff.failed('a', 0);
   expect(backoff.failed('a', 80)).toBe(20);
@@ -20,7 +20,7 @@ test('a key begins anew after more than twice the longest wait, or when it is fo
   expect(backoff.remainingMs('a', 162)).toBe(0);
 });
 
-test('no more keys are remembered than the limit, the longest ago is let go', () => {
+test('the number of keys is limited; the one that failed longest ago is removed', () => {
   const backoff = new KeyedBackoff(schedule);
   backoff.failed('first', 0);
   backoff.failed('second', 0);

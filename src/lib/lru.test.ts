@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { Lru } from './lru.ts';
 
 describe('Lru', () => {
-  it('pushes out the least recently used entry when full', () => {
+  it('removes the least recently used entry when full', () => {
     const lru = new Lru<{ n: number }>({ maxEntries: 2 });
     lru.set('a', { n: 1 });
     lru.set('b', { n: 2 });

@@ -19,7 +19,7 @@ afterEach(() => {
 });
 
 describe('a memory budget', () => {
-  it('lets a holder have his share, and another one go on meanwhile', async () => {
+  it('gives a holder its share, while another one can continue', async () => {
     const memory = budget();
     const first = await memory.lease(a, 40);
     let isAdmitted = false;
@@ -35,7 +35,7 @@ describe('a memory budget', () => {
     expect(memory.bytes).toBe(40);
   });
 
-  it('takes turns by holder, however many one of them has waiting', async () => {
+  it('takes turns by holder, however many requests one of them has waiting', async () => {
     const memory = budget({ totalBytes: 40 });
     const lease = await memory.lease(x, 40);
     const order: string[] = [];
@@ -50,7 +50,7 @@ describe('a memory budget', () => {
     expect(order).toEqual(['a1', 'b1', 'a2', 'a3']);
   });
 
-  it('refuses who has waited too long, and says whose bytes are in the way', async () => {
+  it('refuses a holder that has waited too long, and says whose bytes are in the way', async () => {
     vi.useFakeTimers();
     const memory = budget();
     await memory.lease(a, 40);
@@ -65,7 +65,7 @@ describe('a memory budget', () => {
     await memory.lease(c, 20);
   });
 
-  it('refuses at once beyond a number that wait, and what is more than a share as soon as its wait is over', async () => {
+  it('refuses at once beyond a number that wait, and more than a share as soon as its wait is over', async () => {
     vi.useFakeTimers();
     const memory = budget();
     const waiting = Promise.allSettled([41, 41, 41].map(bytes => memory.lease(a, bytes)));
@@ -75,7 +75,7 @@ describe('a memory budget', () => {
     await memory.lease(a, 40);
   });
 
-  it('takes what is in memory already at once or not at all', async () => {
+  it('accepts bytes that are in memory already at once or not at all', async () => {
     const memory = budget();
     const lease = memory.leaseNow(a, 30);
     expect(() => memory.leaseNow(a, 30)).toThrow(MemoryBusy);
@@ -101,7 +101,7 @@ describe('a memory budget', () => {
     expect(memory.bytes).toBe(90);
   });
 
-  it('grows a lease by what is missing', async () => {
+  it('grows a lease by the difference', async () => {
     const memory = budget();
     const lease = await memory.lease(a, 10);
     await lease.grow(30);

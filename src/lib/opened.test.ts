@@ -6,7 +6,7 @@ const failing = (name: string) => () => {
 };
 
 describe('what was opened', () => {
-  it('is closed once, the last first, and each hears what is left of the time', async () => {
+  it('is closed once, last one first, each with the time that is left', async () => {
     const opened = new Opened();
     const closed: [string, boolean][] = [];
     for (const name of ['store', 'server']) {
@@ -20,7 +20,7 @@ describe('what was opened', () => {
     ]);
   });
 
-  it('is closed whole though one of it fails, and the failure is told', async () => {
+  it('is closed completely even if one part fails, and the error is thrown', async () => {
     const opened = new Opened();
     const closed: string[] = [];
     opened.add({ close: () => closed.push('store') });

@@ -16,7 +16,7 @@ afterEach(() => {
 });
 
 describe('events of one key', () => {
-  it('are told at once when there was none for a minute, and else together at the end of it', () => {
+  it('are reported at once if there was none for a minute, otherwise together at its end', () => {
     paced.note('a', 1);
     paced.note('b', 1);
     expect(lines).toEqual(['a 1: 1', 'b 1: 1']);
@@ -31,7 +31,7 @@ describe('events of one key', () => {
     expect(lines.slice(4)).toEqual(['a 1: 7']);
   });
 
-  it('that come together are told together, and at the end what was not told yet', () => {
+  it('that come together are reported together, and at the end what was not reported yet', () => {
     paced.noteAll('a', [1, 2, 3]);
     paced.noteAll('a', []);
     paced.noteAll('a', [4]);

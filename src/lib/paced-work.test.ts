@@ -12,7 +12,7 @@ function counted(): () => Promise<number> {
   };
 }
 
-test('work is done once for all who wait for it, and anew for who asks while it is done', async () => {
+test('work is done once for all who wait for it, and again for requests that come meanwhile', async () => {
   const work = new PacedWork(counted());
   const waiting = [work.ask(), work.ask(), work.ask()];
   await sleep(5);
@@ -20,14 +20,14 @@ test('work is done once for all who wait for it, and anew for who asks while it 
   expect(await Promise.all([...waiting, ...late])).toEqual([1, 1, 1, 2, 2]);
 });
 
-test('work takes a tenth of the time at most, whatever is asked for', async () => {
+test('work takes at most a tenth of the time, however often it is requested', async () => {
   const work = new PacedWork(counted());
   const beganAtMs = performance.now();
   for (let time = 1; time <= 4; time += 1) expect(await work.ask()).toBe(time);
   expect(performance.now() - beganAtMs).toBeGreaterThan(3 * 200);
 });
 
-test('work that fails is told to those who waited for it, and done again for the next', async () => {
+test('an error is thrown to those that waited, and the work is done again for the next', async () => {
   let isBroken = true;
   const work = new PacedWork(async () => {
     if (isBroken) throw new Error('broken');

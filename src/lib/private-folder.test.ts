@@ -30,13 +30,13 @@ async function makeOpenStore(): Promise<void> {
     await writeFile(join(path, `index.db${suffix}`), '', { mode: 0o644 });
 }
 
-it('makes a new folder and an empty database that are their owner’s alone, and says nothing of it', async () => {
+it('creates a folder and an empty database for their owner only, without logging', async () => {
   await openPrivateFolder(path, CONTENTS, log);
   expect([await modeOf('.'), await modeOf('index.db')]).toEqual(['700', '600']);
   expect(log.lines).toEqual([]);
 });
 
-it('closes what is there and open to others, says so once, and keeps the other bits', async () => {
+it('closes what was accessible to others, logs that once, and keeps the other mode bits', async () => {
   await makeOpenStore();
   await openPrivateFolder(path, CONTENTS, log);
   expect(await Promise.all(['.', 'blobs', 'ingest'].map(modeOf))).toEqual(['2700', '2700', '2700']);
@@ -50,7 +50,7 @@ it('closes what is there and open to others, says so once, and keeps the other b
   expect(log.lines[0]?.fields).toMatchObject({ paths: expect.arrayContaining([path]) });
 });
 
-it('leaves a folder that others use besides as it is, and closes what is in it', async () => {
+it('leaves a folder with other contents as it is, and closes what is in it', async () => {
   await makeOpenStore();
   await writeFile(join(path, 'of-somebody-else'), '');
   await openPrivateFolder(path, CONTENTS, log);
@@ -61,7 +61,7 @@ it('leaves a folder that others use besides as it is, and closes what is in it',
   ]);
 });
 
-it('takes what a file system keeps in its root for nobody’s', async () => {
+it('ignores what a file system creates in its root', async () => {
   await makeOpenStore();
   await mkdir(join(path, 'lost+found'));
   await openPrivateFolder(path, CONTENTS, log);

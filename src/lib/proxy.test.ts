@@ -5,7 +5,7 @@ const settings = { http: 'http://proxy:3128', https: 'http://proxy:3129' };
 const proxied = (url: string, no?: string) => proxyFor({ ...settings, no }, new URL(url));
 
 describe('proxyFor', () => {
-  it('chooses by scheme, and none where none is set', () => {
+  it('chooses by scheme, and none if none is set', () => {
     expect(proxied('http://a.example')).toBe('http://proxy:3128');
     expect(proxied('https://a.example')).toBe('http://proxy:3129');
     expect(proxyFor({}, new URL('https://a.example'))).toBeUndefined();

@@ -22,7 +22,7 @@ beforeEach(() => {
   });
 });
 
-it('what runs is begun anew when its settings have changed, also in place, and only then', async () => {
+it('it is restarted when its settings have changed, also in place, and only then', async () => {
   await running.follow();
   await running.follow();
   expect(events).toEqual(['begun with 1']);
@@ -33,7 +33,7 @@ it('what runs is begun anew when its settings have changed, also in place, and o
   expect(events.at(-1)).toBe('closed with 2');
 });
 
-it('what could not be begun is begun the next time, whatever the settings are by then', async () => {
+it('if it could not be started, it is started the next time, whatever the settings are by then', async () => {
   await running.follow();
   settings.interval = 2;
   failure = new Error('not now');

@@ -39,7 +39,7 @@ describe('SingleFlight', () => {
     expect(await flights.run('a', async () => 1).promise).toBe(1);
   });
 
-  it('turns a throw before the first await into a rejection', async () => {
+  it('turns a synchronous throw into a rejection', async () => {
     const flights = new SingleFlight<number>();
     const { promise } = flights.run('a', () => {
       throw new Error('at once');
@@ -48,7 +48,7 @@ describe('SingleFlight', () => {
     expect(flights.size).toBe(0);
   });
 
-  it('keeps different keys apart', async () => {
+  it('runs different keys separately', async () => {
     const flights = new SingleFlight<string>();
     const answers = ['a', 'b'].map(key => flights.run(key, async () => key).promise);
     expect(await Promise.all(answers)).toEqual(['a', 'b']);
@@ -56,7 +56,7 @@ describe('SingleFlight', () => {
 });
 
 describe('unlessAborted', () => {
-  it('lets one waiter leave while the work goes on for the others', async () => {
+  it('lets one waiter leave while the work continues for the others', async () => {
     const work = deferred<number>();
     const leaver = new AbortController();
     const leaving = unlessAborted(work.promise, leaver.signal);

@@ -40,7 +40,7 @@ async function leaveStale(): Promise<string> {
   return name;
 }
 
-it('a socket is its owner’s alone, is found, and goes with its server', async () => {
+it('a socket is accessible to its owner only, can be found, and is removed with its server', async () => {
   const socket = await open();
   const [name = ''] = await readdir(folder);
   expect((await stat(folder)).mode & 0o777).toBe(0o700);
@@ -52,7 +52,7 @@ it('a socket is its owner’s alone, is found, and goes with its server', async 
   expect([await readdir(folder), await found()]).toEqual([[], undefined]);
 });
 
-it('whose a socket is, is told unless others could have put it there', async () => {
+it('the owner of a socket is returned unless others could have put it there', async () => {
   await open();
   const owner = () => askInFolder(folder, async (_path, uid) => ({ uid }));
   expect(await owner()).toEqual({ uid: process.getuid?.() });
@@ -60,11 +60,11 @@ it('whose a socket is, is told unless others could have put it there', async () 
   expect(await owner()).toEqual({ uid: undefined });
 });
 
-it('nobody is found where there is no folder', async () => {
+it('no server is found if the folder does not exist', async () => {
   expect(await found()).toBeUndefined();
 });
 
-it('of two servers the one that came last is asked, and then the one that is left', async () => {
+it('of two servers the latest is asked, and then the one that is left', async () => {
   await open();
   const [first = ''] = await readdir(folder);
   await utimes(join(folder, first), 1, 1);
@@ -74,7 +74,7 @@ it('of two servers the one that came last is asked, and then the one that is lef
   expect(await found()).toBe(first);
 });
 
-it('what a killed process left is passed over, and removed by the next server', async () => {
+it('what a killed process left is skipped, and removed by the next server', async () => {
   const stale = await leaveStale();
   expect([await readdir(folder), await found()]).toEqual([[stale], undefined]);
   await open();
@@ -86,7 +86,7 @@ it('what a killed process left is passed over, and removed by the next server', 
   expect(await found()).toBeDefined();
 });
 
-it.skipIf(process.platform !== 'linux')('a path that is too long for a socket is no hindrance', async () => {
+it.skipIf(process.platform !== 'linux')('a path that is too long for a socket works, too', async () => {
   folder = join(base, 'long'.repeat(40), 'sockets');
   const socket = await open();
   const [name = ''] = await readdir(folder);

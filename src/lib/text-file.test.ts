@@ -10,7 +10,7 @@ afterAll(() => rmSync(folder, { recursive: true }));
 
 const file = (name: string) => join(folder, name);
 
-test('a file is read whole, up to the limit and through links; one that is not there is absent', async () => {
+test('a file is read completely, up to the limit and through links; a missing one is undefined', async () => {
   writeFileSync(file('text'), 'grüße');
   symlinkSync('text', file('link'));
   symlinkSync('nowhere', file('dangling'));
@@ -21,7 +21,7 @@ test('a file is read whole, up to the limit and through links; one that is not t
   expect(await readTextFile(file('empty'), 100)).toBe('');
 });
 
-test('what is larger than the limit, or no file, is refused without being read', async () => {
+test('a file that is too large, or not a regular file, is refused without being read', async () => {
   execFileSync('mkfifo', [file('pipe')]);
   for (const [path, why] of [
     [file('text'), 'is larger than 6 bytes'],

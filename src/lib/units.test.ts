@@ -35,7 +35,7 @@ describe('durations', () => {
     },
   );
 
-  it('reads back what it wrote', () => {
+  it('reads what it wrote', () => {
     assert(property(nat(), ms => parseDuration(formatDuration(ms)) === ms));
     expect(formatDuration(5_400_000)).toBe('1h30m');
   });
@@ -66,7 +66,7 @@ describe('sizes', () => {
 });
 
 describe('shares of a disk', () => {
-  it('are a size, or a part of it', () => {
+  it('are a size or a percentage', () => {
     expect(parseDiskShare('5GiB')).toEqual({ bytes: 5 * 2 ** 30 });
     expect(parseDiskShare('0B')).toEqual({ bytes: 0 });
     expect(parseDiskShare('2.5%')).toEqual({ percent: 2.5 });
@@ -79,7 +79,7 @@ describe('shares of a disk', () => {
 });
 
 describe('intervals', () => {
-  it('are durations, and not nothing', () => {
+  it('are durations of more than 0', () => {
     expect(parseInterval('90s')).toBe(90_000);
     expect(() => parseInterval('0s')).toThrow('more than 0s');
     expect(() => parseInterval('often')).toThrow(UnitError);
@@ -87,7 +87,7 @@ describe('intervals', () => {
 });
 
 describe('rates', () => {
-  it('are sizes a second, and not nothing', () => {
+  it('are sizes per second of more than 0', () => {
     expect(parseRate('16MiB')).toBe(16 * 2 ** 20);
     expect(() => parseRate('0B')).toThrow(UnitError);
     expect(() => parseRate('0MiB')).toThrow('more than 0B');

@@ -12,7 +12,7 @@ describe('YAML', () => {
     expect(lineOf(['a', 'b', 'deeper'])).toBeUndefined();
   });
 
-  it('says on which line a text is no YAML', () => {
+  it('reports the line of a syntax error', () => {
     expect(() => parseYaml('a: 1\nb: [1,\nc: 2\n')).toThrow(
       expect.objectContaining({ name: 'YamlError', line: 3 }),
     );
@@ -22,7 +22,7 @@ describe('YAML', () => {
     expect(() => parseYaml('a: 1\na: 2\n')).toThrow(/unique/i);
   });
 
-  it('reads several documents, and refuses them where one is expected', () => {
+  it('reads several documents, and refuses them if one is expected', () => {
     expect(parseYamlDocuments('a: 1\n---\nb: 2\n').map(({ value }) => value)).toEqual([{ a: 1 }, { b: 2 }]);
     expect(() => parseYaml('a: 1\n---\nb: 2\n')).toThrow(/several/);
   });

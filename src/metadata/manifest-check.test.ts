@@ -9,7 +9,7 @@ const manifest = (bytes: Buffer, like = bytes) => ({
   bytes,
 });
 
-test('bytes that are not those of the digest are found, whatever was right before', () => {
+test('bytes that do not match the digest are found, even after correct ones', () => {
   const check = new ManifestCheck();
   const right = Buffer.from('{"a": 1}');
   expect(check.isSound(manifest(right))).toBe(true);
@@ -19,7 +19,7 @@ test('bytes that are not those of the digest are found, whatever was right befor
   expect(check.isSound({ ...manifest(bytes), digest: digestOf(bytes, 'sha512') })).toBe(true);
 });
 
-test('a large one is hashed once a minute, and again at once when it was wrong', () => {
+test('a large manifest is hashed once a minute, and again at once after a mismatch', () => {
   let nowMs = 0;
   const check = new ManifestCheck(() => nowMs);
   const right = Buffer.alloc(100_000, 'x');
@@ -33,7 +33,7 @@ test('a large one is hashed once a minute, and again at once when it was wrong',
   expect(check.isSound(wrong)).toBe(false);
 });
 
-test('it remembers no more than a bounded number of them', () => {
+test('the number of remembered manifests is limited', () => {
   const check = new ManifestCheck(() => 0);
   const all = Array.from({ length: 101 }, (_, at) => Buffer.alloc(10_000, String(at).padStart(3)));
   for (const bytes of all) expect(check.isSound(manifest(bytes))).toBe(true);

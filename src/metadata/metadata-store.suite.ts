@@ -48,7 +48,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       await place.remove();
     });
 
-    test('what is not known is undefined, false or empty', async () => {
+    test('what is unknown is undefined, false or empty', async () => {
       const digest = digestOf(Buffer.from('nothing'));
       expect(await store.readManifestBytes(digest)).toBeUndefined();
       expect(await store.readLinkedManifest(NGINX, digest)).toBeUndefined();
@@ -76,7 +76,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       await store.removeRepository(NGINX);
     });
 
-    test('a manifest is kept byte for byte, once, and belongs only where it is linked', async () => {
+    test('a manifest is stored byte for byte, once, and belongs only where it is linked', async () => {
       const { manifest, view } = image('one');
       await store.putManifest(NGINX, manifest, view, { tag: 'latest', atMs: 5 });
       expect(await store.readManifestBytes(manifest.digest)).toEqual(manifest.bytes);
@@ -117,7 +117,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       ];
 
       test.each(['image', 'artifact'] as const)(
-        'each repository has its own, whoever came first (%s)',
+        'each repository has its own, whichever came first (%s)',
         async first => {
           await put[first](first === 'image' ? HOSTED : OTHER, 'v1');
           await put[first === 'image' ? 'artifact' : 'image'](first === 'image' ? OTHER : HOSTED, 'v1');
@@ -137,7 +137,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
         },
       );
 
-      test('an import into one repository changes nothing of another', async () => {
+      test('an import into one repository does not change another', async () => {
         await put.image(HOSTED, 'v1');
         const imported = { manifests: [{ manifest: artifact, view: artifactView }], blobs: [] };
         expect(await store.putContent(OTHER, imported, 5)).toEqual([]);
@@ -145,7 +145,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
         expect(await store.readLinkedManifest(OTHER, digest)).toEqual(artifact);
       });
 
-      test('what one needs stays, and what only the other needed goes with it', async () => {
+      test('what one needs stays, and what only the other needed is removed with it', async () => {
         await put.artifact(OTHER);
         await put.image(HOSTED);
         await store.putBlob(layer, 20, HOSTED);
@@ -162,7 +162,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
         ]);
       });
 
-      test('one that was left long ago keeps nothing once another is linked', async () => {
+      test('one that was unlinked long ago keeps nothing once the other is linked', async () => {
         await put.artifact(OTHER);
         await put.image(HOSTED);
         await store.unlinkManifest(OTHER, digest);
@@ -172,7 +172,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
         expect(await store.removeUnneeded([blobOf(layer)], LATER_MS)).toEqual([blobOf(layer)]);
       });
 
-      test('the newer one is its repository’s', async () => {
+      test('a newer one replaces the repository’s', async () => {
         await put.image(HOSTED, 'v1');
         await put.artifact(HOSTED);
         await store.putBlob(layer, 20, HOSTED);
@@ -185,7 +185,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
         expect((await store.listReferrers(HOSTED, subject.digest, undefined, ALL)).entries).toEqual([]);
       });
 
-      test('the usage tells what of one that is coming is there already', async () => {
+      test('the usage tells which parts of a coming manifest are there already', async () => {
         await put.image(HOSTED, 'v1');
         const ask = (repository: Repository) =>
           store.readUsage('library', repository, { digest, tags: ['v1', 'v2', 'v2'] });
@@ -196,7 +196,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
         expect(await ask(HOSTED)).toMatchObject({ tags: 0, hasManifest: false, newTags: 2 });
       });
 
-      test('one that was evicted is absent until it is brought again, though the bytes are back', async () => {
+      test('an evicted one is absent until it is stored again, even if the bytes are back', async () => {
         await put.image(NGINX);
         await put.artifact(OTHER);
         expect(await store.evict([manifestOf(one)], LATER_MS)).toEqual([manifestOf(one)]);
@@ -209,7 +209,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
         expect(await store.namedSize(NGINX, layer)).toBe(20);
       });
 
-      test('both are damaged, keep what they need, and are whole when anybody brings the bytes', async () => {
+      test('both are damaged together, keep what they need, and are complete when anybody stores the bytes', async () => {
         await put.image(HOSTED);
         await store.putBlob(layer, 20, HOSTED);
         await put.artifact(OTHER);
@@ -247,7 +247,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(new Set(await store.listPins(NGINX))).toEqual(new Set(['v1', digest]));
     });
 
-    test('a tag gives its manifest when that is held and linked here', async () => {
+    test('a tag returns its manifest if that is stored and linked here', async () => {
       const { manifest, view } = image('one');
       const tag = { digest: manifest.digest, checkedAtMs: 7 };
       await store.putTag(NGINX, 'latest', tag);
@@ -258,7 +258,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(await store.readForPull(NGINX, 'latest')).toEqual({ tag, manifest, isPreloaded: false });
     });
 
-    test('a tag moves', async () => {
+    test('a tag can be moved', async () => {
       const [first, second] = [image('one'), image('two')];
       await store.putManifest(NGINX, first.manifest, first.view, { tag: 'latest', atMs: 1 });
       await store.putManifest(NGINX, second.manifest, second.view, { tag: 'latest', atMs: 2 });
@@ -267,7 +267,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect((await store.readForPull(NGINX, 'latest')).manifest).toEqual(first.manifest);
     });
 
-    test('a manifest whose required references are not linked here is not written', async () => {
+    test('a manifest whose required content is not linked here is not written', async () => {
       const { manifest, view, blobs } = image('one');
       const required = blobs.map(({ digest, size }) => ({ digest, size }));
       const [config, layer] = blobs;
@@ -289,7 +289,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect((await store.readForPull(NGINX, 'latest')).manifest).toEqual(manifest);
     });
 
-    test('unlinking a manifest takes its tags in that repository, and the content stays for others', async () => {
+    test('unlinking a manifest removes its tags in that repository, and the content stays for others', async () => {
       const { manifest, view } = image('one');
       await store.putManifest(NGINX, manifest, view, { tag: 'a', atMs: 1 });
       await store.putManifest(NGINX, manifest, view, { tag: 'b', atMs: 1 });
@@ -300,7 +300,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect((await store.readForPull(OTHER, 'a')).manifest).toEqual(manifest);
     });
 
-    test('a manifest is unlinked as unnamed only when no tag, pin or manifest of its repository names it', async () => {
+    test('a manifest is unlinked as unnamed only if no tag, pin or manifest of its repository names it', async () => {
       const [one, two] = [image('one'), image('two')];
       const { digest } = one.manifest;
       const index: ManifestView = {
@@ -339,7 +339,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(rest).toEqual({ entries: ['v2'], more: false });
     });
 
-    test('a name in a manifest gives a size and proves nothing', async () => {
+    test('a manifest that names a blob gives its size and proves nothing', async () => {
       const { manifest, view, blobs } = image('one');
       const layer = digestOrFail(blobs[1]);
       await store.putBlob(layer, 20);
@@ -352,7 +352,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(await store.namedSize(NGINX, layer)).toBeUndefined();
     });
 
-    test('a Link does not name what no manifest there names', async () => {
+    test('a Link alone does not count as being named by a manifest', async () => {
       const { manifest, view, blobs } = image('one');
       const layer = digestOrFail(blobs[1]);
       await store.putManifest(NGINX, manifest, view, { atMs: 1 });
@@ -363,7 +363,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(await store.isNamed(NGINX, layer)).toBe(false);
     });
 
-    test('a Link says where content belongs, whether it is held or not', async () => {
+    test('a Link says where content belongs, whether it is stored or not', async () => {
       const digest = digestOf(Buffer.from('blob'));
       await store.linkBlob(NGINX, digest, 4);
       expect(await store.isLinked(NGINX, digest)).toBe(true);
@@ -378,7 +378,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(await store.isLinked(NGINX, digest)).toBe(false);
     });
 
-    test('a blob that is brought again has the size that it has now', async () => {
+    test('a blob that is stored again has its new size', async () => {
       const digest = digestOf(Buffer.from('blob'));
       await store.putBlob(digest, 3, NGINX);
       await store.putBlob(digest, 4, NGINX);
@@ -386,7 +386,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(await store.readTotals()).toMatchObject({ blobs: 1, blobBytes: 4 });
     });
 
-    test('the same digest can belong as blob and as manifest, each for itself', async () => {
+    test('the same digest can be linked as blob and as manifest, independently', async () => {
       const { manifest, view } = image('one');
       await store.putManifest(NGINX, manifest, view, { atMs: 1 });
       await store.linkBlob(NGINX, manifest.digest, manifest.bytes.byteLength);
@@ -431,7 +431,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(await store.listRepositories('', ALL)).toEqual({ entries: [], more: false });
     });
 
-    test('a repository is there from its first link or tag to its last', async () => {
+    test('a repository exists from its first link or tag to its last', async () => {
       const digest = digestOf(Buffer.from('x'));
       await store.putGrant(NGINX, { credentialId: 'c', verifiedAtMs: 1 });
       await store.putDocument(NGINX, 'tags', { mediaType: 't', bytes: Buffer.from('d'), checkedAtMs: 1 });
@@ -450,7 +450,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(await store.readDocument(NGINX, 'tags')).toBeUndefined();
     });
 
-    test('a repository that was removed begins anew with nothing', async () => {
+    test('a repository that was removed starts again empty', async () => {
       const { manifest, view } = image('one');
       await Promise.all(
         Array.from({ length: 50 }, (_, index) =>
@@ -471,7 +471,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(await store.readGrants(NGINX)).toEqual([]);
     });
 
-    test('pins are tags and digests of one repository, and go with it', async () => {
+    test('pins are tags and digests of one repository, and are removed with it', async () => {
       const digest = digestOf(Buffer.from('x'));
       await store.putTag(NGINX, 'latest', { digest, checkedAtMs: 1 });
       await store.putPin(NGINX, 'latest');
@@ -487,7 +487,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(await store.listPins(NGINX)).toEqual([]);
     });
 
-    test('the pins over content are those of its repository that mean it or what names it there', async () => {
+    test('the pins over content are those of its repository on it or on what names it there', async () => {
       const [one, two] = [image('one'), image('two')];
       const { digest } = one.manifest;
       const children = [{ mediaType: MANIFEST_TYPE, digest, size: 1 }];
@@ -527,7 +527,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
         expect(await store.readTotals()).toMatchObject({ blobs: 0, manifests: 0 });
       });
 
-      test('a manifest that nothing links lasts while it is young: an index may come to name it', async () => {
+      test('an unlinked manifest is kept while it is new, since an index may come to name it', async () => {
         const young = image('young');
         await store.putManifest(NGINX, young.manifest, young.view, { atMs: Date.now() });
         await store.unlinkManifest(NGINX, young.manifest.digest);
@@ -535,13 +535,13 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
         expect(await store.removeUnneeded([manifestOf(young)], LATER_MS)).toEqual([manifestOf(young)]);
       });
 
-      test('what a removed repository had is not linked any more', async () => {
+      test('content of a removed repository is not linked any more', async () => {
         await store.putBlob(blob, 4, NGINX);
         await store.removeRepository(NGINX);
         expect(await store.removeUnneeded([blobOf(blob)], LATER_MS)).toEqual([blobOf(blob)]);
       });
 
-      test('a blob that is being filled is not removed', async () => {
+      test('a blob that is being downloaded is not removed', async () => {
         await store.putBlob(blob, 4);
         const filling = await leaseOf(store, `fill-0123-${blob.replace(':', '-')}`);
         expect(await store.removeUnneeded([blobOf(blob)], LATER_MS)).toEqual([]);
@@ -554,7 +554,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
         expect(await store.ifStray(blob)).toBe(true);
       });
 
-      test('a Link lasts while a manifest of its repository, a pin or its youth bears it out', async () => {
+      test('a Link is kept by a manifest of its repository, a pin, or its age', async () => {
         const one = image('one');
         const layer = digestOrFail(one.blobs[1]);
         await store.putBlob(layer, 20, HOSTED);
@@ -575,7 +575,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
         expect(await store.expireLinks(links, LATER_MS)).toBe(2);
       });
 
-      test('a Link that is made again is as new', async () => {
+      test('a Link that is written again counts as new', async () => {
         const madeAgain = { repository: HOSTED, digest: blob };
         await store.linkBlob(HOSTED, blob, 4);
         const betweenMs = Date.now() + 1;
@@ -586,7 +586,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
         expect(await store.expireLinks([madeAgain], betweenMs)).toBe(0);
       });
 
-      test('only mirrored content is evicted, its Links stay, and a pin covers all that is under it', async () => {
+      test('only mirrored content is evicted, its Links stay, and a pin protects everything below it', async () => {
         const one = image('one');
         const [config, layer] = one.blobs.map(({ digest }) => digest);
         if (config === undefined || layer === undefined) {
@@ -607,7 +607,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
         expect(await store.readForPull(NGINX, 'latest')).toMatchObject({ manifest: undefined });
       });
 
-      test('what is damaged is absent until it is brought again', async () => {
+      test('damaged content is absent until it is stored again', async () => {
         await store.putBlob(blob, 4, NGINX);
         expect(await store.quarantine(blobOf(blob), 'wrong bytes')).toBe('mirrored');
         expect(await store.quarantine(blobOf(blob), 'wrong bytes')).toBeUndefined();
@@ -621,14 +621,14 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
         expect(await store.readDamage(blob)).toBeUndefined();
       });
 
-      test('a setting that is put replaces what was there', async () => {
+      test('a setting replaces its former value', async () => {
         await store.putSetting('scrub', 'a');
         await store.putSetting('scrub', 'b');
         expect(await store.readSetting('scrub')).toBe('b');
       });
     });
 
-    test('some Grants are read without the others', async () => {
+    test('some Grants can be read without the others', async () => {
       const grant = { credentialId: 'c', verifiedAtMs: 1 };
       await store.putGrant(NGINX, grant);
       await store.putGrant(NGINX, { credentialId: 'd', verifiedAtMs: 2 });
@@ -637,7 +637,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(await store.readGrants(OTHER, ['c'])).toEqual([]);
     });
 
-    test('what was imported is preloaded for whom it was imported, there and as long as it is linked', async () => {
+    test('imported content is preloaded for its grantee, in its repository and as long as it is linked', async () => {
       const [one, two] = [image('one'), image('two')];
       for (const { view } of [one, two]) {
         for (const { digest, size } of view.blobs) await store.putBlob(digest, size);
@@ -712,7 +712,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(await store.readBlobForPull(NGINX, manifest.digest)).toMatchObject({ isLinked: true });
     });
 
-    test('referrers to whom has imports alone are those that were imported for him', async () => {
+    test('a requester with imports only sees the referrers that were imported for it', async () => {
       const subject = image('subject');
       const [imported, pulled] = ['a', 'b'].map(name => image(name, subject.manifest, 'sig'));
       for (const { digest, size } of imported!.view.blobs) await store.putBlob(digest, size);
@@ -727,7 +727,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(await digests(['tenant:a'])).toEqual([]);
     });
 
-    test('a referrer that was evicted is none until its bytes are here again', async () => {
+    test('an evicted referrer is not listed until its bytes are stored again', async () => {
       const subject = image('subject');
       const { manifest, view } = image('signature', subject.manifest, 'sig');
       const listed = async () =>
@@ -740,7 +740,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(await listed()).toBe(1);
     });
 
-    test('referrers are those linked here, of the type asked for, by digest', async () => {
+    test('referrers are those linked here, of the requested type, by digest', async () => {
       const subject = image('subject');
       const referrers = ['sig', 'sbom', 'sig'].map((type, index) =>
         image(`referrer ${index}`, subject.manifest, type),
@@ -809,7 +809,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(await store.readDocument(NGINX, 'tags')).toEqual(newer);
     });
 
-    test('a list of referrers counts as stored, and goes with the manifest that it is about', async () => {
+    test('a list of referrers counts as stored, and is removed with the manifest that it is about', async () => {
       const { manifest, view } = image('subject');
       const name = `referrers ${manifest.digest}`;
       const list = { mediaType: 'a/b', bytes: Buffer.alloc(1000), checkedAtMs: 1 };
@@ -831,7 +831,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(await bytes()).toBe(ofManifest);
     });
 
-    test('known tenants and issued credentials are kept, replaced and read as a whole', async () => {
+    test('known tenants and issued credentials are stored, replaced and read as a whole', async () => {
       expect(await store.listKnownTenants()).toEqual([]);
       await store.putKnownTenants([
         { name: 'team-b', uid: 'uid-1' },
@@ -897,7 +897,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(left.flat()).toEqual([]);
     });
 
-    test('old grants end, a page at a time, and younger ones stay', async () => {
+    test('old Grants end, a page at a time, and newer ones stay', async () => {
       const ages = Array.from({ length: 1_200 }, (_, index) => index);
       await Promise.all(
         ages.map(at =>
@@ -918,7 +918,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(left.every(({ verifiedAtMs }) => verifiedAtMs === 20)).toBe(true);
     });
 
-    test('uploads are counted, found when nobody touches them, and removed', async () => {
+    test('uploads are counted, found when nobody uses them, and removed', async () => {
       const upload = { repository: HOSTED, requester: 'team-a', startedAtMs: 10 };
       await store.putUpload({ ...upload, id: '1', touchedAtMs: 10 });
       await store.putUpload({ ...upload, id: '2', touchedAtMs: 20 });
@@ -939,7 +939,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(await store.readUpload('1')).toBeUndefined();
     });
 
-    test('the first to set a setting wins, and everybody learns what counts', async () => {
+    test('the first to set a setting wins, and everybody gets its value', async () => {
       const other = await place.open();
       const [mine, theirs] = await Promise.all([
         store.initSetting('key', 'a'),
@@ -950,7 +950,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       await other.close();
     });
 
-    test('a blob’s row is written only under its Lease, and while its bytes are there', async () => {
+    test('a blob’s row is written only under its Lease, and while its bytes exist', async () => {
       const lease = await leaseOf(store, 'upload-1');
       const proof = { lease, isThere: () => false };
       expect(await store.putBlob(BLOB, 4, HOSTED, proof)).toBe(false);
@@ -962,7 +962,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(await store.statBlob(BLOB)).toBeUndefined();
     });
 
-    test('bytes are taken away only while nothing says that they should be here', async () => {
+    test('bytes are removed only while nothing says that they should exist', async () => {
       const taken: string[] = [];
       const takeAway = () => taken.push('taken');
       await store.putBlob(BLOB, 4, NGINX);
@@ -972,7 +972,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(taken).toEqual(['taken']);
     });
 
-    test('an announcement reaches the other process and not the one who made it', async () => {
+    test('a notification reaches other processes and not its sender', async () => {
       const other = await place.open();
       const heard: string[] = [];
       store.onNotification('content', () => heard.push('own'));
@@ -991,7 +991,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       await other.close();
     });
 
-    test('who cannot wait hears at once what others have announced', async () => {
+    test('a poll delivers at once what others have announced', async () => {
       const other = await place.open();
       let heard = 0;
       other.onNotification('secrets', () => (heard += 1));
@@ -1003,7 +1003,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       await other.close();
     });
 
-    test('after closing, writes are refused, and closing again is fine', async () => {
+    test('after closing, writes are refused, and closing again has no effect', async () => {
       const other = await place.open();
       other.noteUse(digestOf(Buffer.from('used')));
       await other.close();

@@ -24,7 +24,7 @@ beforeEach(async () => {
 
 afterEach(() => rm(folder, { recursive: true }));
 
-test('it is made where there is room, given up in two steps, and made whole again', async () => {
+test('it is created if there is space, given up in two steps, and completed again', async () => {
   await reserve.restore();
   expect(statSync(file).size).toBe(4 * MIB);
   expect([reserve.giveUp(), statSync(file).size, reserve.isGivenUp]).toEqual([true, 2 * MIB, true]);
@@ -34,11 +34,11 @@ test('it is made where there is room, given up in two steps, and made whole agai
   expect([statSync(file).size, reserve.isGivenUp]).toEqual([4 * MIB, false]);
 });
 
-test('there is nothing to give up where there is none', () => {
+test('without a reserve there is nothing to give up', () => {
   expect(reserve.giveUp()).toBe(false);
 });
 
-test('what goes with the index when it is closed is in it at once, and no more than makes it whole', async () => {
+test('space that closing the index frees is reserved at once, up to its full size', async () => {
   const log = `${index}-wal`;
   writeFileSync(log, Buffer.alloc(MIB));
   reserve.keepAfter(() => rmSync(log));
@@ -50,7 +50,7 @@ test('what goes with the index when it is closed is in it at once, and no more t
   expect(statSync(file).size).toBe(4 * MIB);
 });
 
-test('an index has the room that it took, in its log and in free pages, until it is closed', async () => {
+test('an index keeps the space that it took, in its log and in free pages, until it is closed', async () => {
   const connection = await Connection.open(index, reserve);
   await migrate(connection);
   connection.takeRoom();

@@ -47,7 +47,7 @@ afterEach(async () => {
   await rm(folder, { recursive: true });
 });
 
-test('what is acknowledged is on the disk: WAL with a sync at each commit, and never a wait inside SQLite', async () => {
+test('acknowledged writes are on disk: WAL with a sync at each commit, and without waiting inside SQLite', async () => {
   const connection = await Connection.open(path);
   expect(connection.pragma('synchronous')).toBe(2);
   expect(connection.pragma('foreign_keys')).toBe(1);
@@ -57,7 +57,7 @@ test('what is acknowledged is on the disk: WAL with a sync at each commit, and n
   expect(look(database => database.pragma('journal_mode', { simple: true }))).toBe('wal');
 });
 
-test('what no process needs after a power failure is committed without a sync, but never beside what is kept', async () => {
+test('what means nothing after a power failure is committed without a sync, but never together with what does', async () => {
   const connection = await Connection.open(path);
   const writer = new Writer(connection);
   const syncs: unknown[] = [];
@@ -70,7 +70,7 @@ test('what no process needs after a power failure is committed without a sync, b
 });
 
 test.each(MIGRATIONS.map((_, version) => version))(
-  'an index of version %i is brought to the newest',
+  'an index of version %i is migrated to the newest',
   async version => {
     const connection = await Connection.open(path);
     await migrate(connection, MIGRATIONS.slice(0, version));
@@ -84,7 +84,7 @@ test.each(MIGRATIONS.map((_, version) => version))(
   },
 );
 
-test('an index that had one reading for all keeps it in each repository, and what damaged manifests may need', async () => {
+test('an index with one reading for all gets one for each repository, and keeps what damaged manifests may need', async () => {
   const connection = await Connection.open(path);
   await migrate(connection, MIGRATIONS.slice(0, 3));
   const [held, subject, layer, damaged, loose] = ['held', 'subject', 'layer', 'damaged', 'loose'].map(text =>
@@ -137,7 +137,7 @@ test('an index that had one reading for all keeps it in each repository, and wha
   await store.close();
 });
 
-test('an import that opened a whole repository keeps what is under its pins, unless somebody pulled there by a right of his own', async () => {
+test('an import that opened a whole repository keeps what is under its pins, unless somebody pulled there with a right of their own', async () => {
   const connection = await Connection.open(path);
   await migrate(connection, MIGRATIONS.slice(0, 6));
   const [root, layer, later, other] = ['root', 'layer', 'later', 'other'].map(text =>
@@ -181,7 +181,7 @@ test('an import that opened a whole repository keeps what is under its pins, unl
   await store.close();
 });
 
-test('of an index in which a status was a proof, all rights are proved anew, and what only one repository has is its', async () => {
+test('in an index in which a status was a proof, all rights are proved again, except that content of one repository stays its own', async () => {
   const connection = await Connection.open(path);
   await migrate(connection, MIGRATIONS.slice(0, 8));
   const names = ['own', 'shared', 'hosted', 'imported', 'layer', 'brought', 'affirmed'];
@@ -284,7 +284,7 @@ test('a migration that fails changes nothing', async () => {
   connection.close();
 });
 
-test('an index whose version was lowered is refused in words, and left alone', async () => {
+test('an index whose version was lowered is refused with a message, and left alone', async () => {
   await (await openSqliteMetadataStore(path, { log: silentLog })).close();
   for (const version of [MIGRATIONS.length - 1, 0]) {
     look(database => database.pragma(`user_version = ${version}`));
@@ -294,7 +294,7 @@ test('an index whose version was lowered is refused in words, and left alone', a
   }
 });
 
-test('a manifest whose bytes the disk has changed is absent from the first read on, and is remembered as damage', async () => {
+test('a manifest with damaged bytes is absent from the first read on, and recorded as damage', async () => {
   const log = { ...silentLog, error: vi.fn<() => void>() };
   const store = await openSqliteMetadataStore(path, { log });
   const { manifest, view } = image('v1');
@@ -331,7 +331,7 @@ test('a manifest whose bytes the disk has changed gives nobody a right by its im
   await store.close();
 });
 
-test('it says for how long another process has kept every write waiting, until one succeeds', async () => {
+test('it tells for how long another process has blocked all writes, until one succeeds', async () => {
   const store = await openSqliteMetadataStore(path, { log: silentLog });
   expect(store.lockedOutForMs()).toBe(0);
   const rival = new Database(path, { timeout: 0 });
@@ -345,7 +345,7 @@ test('it says for how long another process has kept every write waiting, until o
   await store.close();
 });
 
-test('an index of a newer program, or of another one, is refused and left alone', async () => {
+test('an index of a newer version, or of another program, is refused and left alone', async () => {
   await (await openSqliteMetadataStore(path, { log: silentLog })).close();
   look(database => database.pragma('user_version = 99'));
   await expect(openSqliteMetadataStore(path, { log: silentLog })).rejects.toThrow(
@@ -363,7 +363,7 @@ test('an index of a newer program, or of another one, is refused and left alone'
   );
 });
 
-test('while another process holds the write lock, the event loop turns and the write waits', async () => {
+test('while another process holds the write lock, the event loop runs and the write waits', async () => {
   const store = await openSqliteMetadataStore(path, { log: silentLog });
   const rival = new Database(path, { timeout: 0 });
   rival.exec('BEGIN IMMEDIATE');
@@ -378,7 +378,7 @@ test('while another process holds the write lock, the event loop turns and the w
   await store.close();
 });
 
-test('a write that fails takes none of its neighbours with it', async () => {
+test('a write that fails does not affect others in its transaction', async () => {
   const store = await openSqliteMetadataStore(path, { log: silentLog });
   const notANumber: number = JSON.parse('"text"');
   const outcomes = await Promise.allSettled([
@@ -391,7 +391,7 @@ test('a write that fails takes none of its neighbours with it', async () => {
   await store.close();
 });
 
-test('an index that cannot grow says that the disk is full, and takes writes again when there is room', async () => {
+test('an index that cannot grow reports a full disk, and accepts writes again when there is space', async () => {
   const connection = await Connection.open(path);
   connection.execute('CREATE TABLE notes (text TEXT)');
   const note = connection.prepare<[string]>('INSERT INTO notes VALUES (?)');
@@ -406,7 +406,7 @@ test('an index that cannot grow says that the disk is full, and takes writes aga
   connection.close();
 });
 
-test('no write is acknowledged from the moment that the index is not in its place, until it is back', async () => {
+test('no write is acknowledged while the index file is gone, until it is back', async () => {
   const store = await openSqliteMetadataStore(path, { log: silentLog });
   await store.putSetting('key', 'before');
   const aside = join(folder, 'aside.db');
@@ -423,7 +423,7 @@ test('no write is acknowledged from the moment that the index is not in its plac
   await store.close();
 });
 
-test('a heartbeat that cannot be written is reported once, and again after it could be', async () => {
+test('a heartbeat that cannot be written is reported once, and again after one that could', async () => {
   const store = await openSqliteMetadataStore(path, { log: silentLog });
   const connection = await Connection.open(path);
   const writer = new Writer(connection);
