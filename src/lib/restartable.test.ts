@@ -22,7 +22,7 @@ beforeEach(() => {
   });
 });
 
-it('it is restarted when its settings have changed, also in place, and only then', async () => {
+it('what runs is restarted when its settings have changed, also in place, and only then', async () => {
   await running.follow();
   await running.follow();
   expect(events).toEqual(['begun with 1']);
@@ -33,7 +33,7 @@ it('it is restarted when its settings have changed, also in place, and only then
   expect(events.at(-1)).toBe('closed with 2');
 });
 
-it('if it could not be started, it is started the next time, whatever the settings are by then', async () => {
+it('what could not be started is started the next time, whatever the settings are by then', async () => {
   await running.follow();
   settings.interval = 2;
   failure = new Error('not now');
