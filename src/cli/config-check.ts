@@ -1,4 +1,4 @@
-import { ConfigError, pathText, type Problem, shortValue } from '../config/problems.ts';
+import { ConfigError, pathText, type Problem, problemText, shortValue } from '../config/problems.ts';
 import { silentLog } from '../lib/log.ts';
 import { answer, type Command, CONFIG_OPTION, EXIT, jsonOption, wantsJson } from './command.ts';
 import { configInForce } from './store-config.ts';
@@ -9,11 +9,12 @@ export const configCheck: Command = {
   summary: 'check a configuration and list all problems',
   description:
     'Reads a configuration, and the passwords, certificates, keys and other files that it names, as serve does. ' +
+    'Secrets of tenants that cannot be used are warnings: they affect only their tenant. ' +
     'Without --config and $ENTREPOT_CONFIG it reads the configuration of the server that the same user runs on this machine, if ' +
     'any, as SIGHUP would.',
   options: [
     jsonOption(
-      'valid, upstreams, problems (source, key, value, message of each; all except message may be null, and ' +
+      'valid, upstreams, problems and warnings (source, key, value, message of each; all except message may be null, and ' +
         'a long value is shortened to a text)',
     ),
     CONFIG_OPTION,
@@ -22,16 +23,19 @@ export const configCheck: Command = {
   run: async (input, io) => {
     try {
       const config = await configInForce(input, io);
-      const { checkFiles } = await import('../compose/check-files.ts');
+      const { checkFiles, secretWarnings } = await import('../compose/check-files.ts');
       await checkFiles(config, silentLog);
       const upstreams = [...config.upstreams.keys()];
       const text = `The configuration is valid. It mirrors ${upstreams.join(', ')}.\n`;
-      answer(input, io, { valid: true, upstreams, problems: [] }, text);
+      const warnings = await secretWarnings(config);
+      for (const warning of warnings) io.err(`warning: ${problemText(warning)}\n`);
+      answer(input, io, { valid: true, upstreams, problems: [], warnings: warnings.map(problemJson) }, text);
       return EXIT.done;
     } catch (error) {
       // As text, problems go to standard error like any error.
       if (error instanceof ConfigError && wantsJson(input)) {
-        answer(input, io, { valid: false, upstreams: [], problems: error.problems.map(problemJson) }, '');
+        const problems = error.problems.map(problemJson);
+        answer(input, io, { valid: false, upstreams: [], problems, warnings: [] }, '');
       }
       throw error;
     }

@@ -6,6 +6,7 @@ import { ConfigError, messageOf, type Problem } from '../config/problems.ts';
 import { absentAsUndefined } from '../lib/error-code.ts';
 import type { Log } from '../lib/log.ts';
 import { readTls } from '../ops/tls-files.ts';
+import { unusableSecrets } from '../tenants/file-secret-source.ts';
 import { openPlugins, verificationPolicies } from './access.ts';
 import { clusterAccess } from './kubernetes.ts';
 
@@ -28,6 +29,21 @@ export async function checkFiles(config: Config, log: Log): Promise<void> {
   ]);
   const problems = found.flat();
   if (problems.length > 0) throw new ConfigError(problems);
+}
+
+/**
+ * The Secrets of tenants that cannot be used. They keep no server from starting, and affect only their tenant: at most,
+ * its pulls from upstream fail.
+ */
+export async function secretWarnings({ tenants }: Config): Promise<readonly Problem[]> {
+  const warnings: Problem[] = [];
+  for (const [index, { secrets }] of tenants.entries()) {
+    for (const [at, file] of secrets.entries()) {
+      const path = ['tenants', index, 'secrets', at];
+      for (const message of await unusableSecrets(file)) warnings.push({ path, value: file, message });
+    }
+  }
+  return warnings;
 }
 
 async function problemsOf(check: () => Promise<void>): Promise<readonly Problem[]> {

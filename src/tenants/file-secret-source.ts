@@ -102,6 +102,14 @@ export class FileSecretSource implements SecretSource {
   }
 }
 
+/** The Secrets at a path of the configuration that cannot be used, and why. */
+export async function unusableSecrets(path: string): Promise<readonly string[]> {
+  const { secrets } = await readPath(path, NOTHING_KNOWN);
+  return secrets.flatMap(({ name, result }) =>
+    result.state === 'loaded' ? [] : [`the Secret ${name} is ${result.state}: ${result.reason}`],
+  );
+}
+
 async function readPath(path: string, known: KnownPath): Promise<KnownPath> {
   try {
     const { files, folders } = await findSecretFiles(path);

@@ -22,6 +22,11 @@ export function parseSecretManifests(text: string): readonly SecretReading[] {
   return readings;
 }
 
+const DOCKER_CONFIG =
+  "the file is Docker's config.json and not a Secret: name it config.json, or make it one with " +
+  'kubectl create secret generic NAME --type kubernetes.io/dockerconfigjson --from-file .dockerconfigjson=FILE ' +
+  '--dry-run=client --output yaml';
+
 type KubernetesObject = Readonly<Record<string, unknown>>;
 
 function parseDocuments(text: string): readonly unknown[] {
@@ -47,6 +52,7 @@ function parseDocuments(text: string): readonly unknown[] {
 function listItems(document: unknown, index: number): readonly KubernetesObject[] {
   if (document === null || document === undefined) return [];
   if (!isObject(document) || typeof document['kind'] !== 'string') {
+    if (isObject(document) && 'auths' in document) throw new MalformedSecret(DOCKER_CONFIG);
     throw new MalformedSecret(`document ${index + 1} of the file is not a Kubernetes object`);
   }
   const { kind, items } = document;

@@ -86,6 +86,27 @@ describe('entrepot config check', () => {
     const right = { certFile: tlsFile('server.pem'), keyFile: tlsFile('server.key') };
     expect(await withConfig({ server: { tls: right } }, 'config', 'check')).toMatchObject({ code: 0 });
   });
+
+  it("warns of tenants' Secrets that cannot be used, and says what to do with Docker's config.json", async () => {
+    const config = JSON.stringify({ auths: { 'up.example': { auth: 'YTpi' } } });
+    for (const name of ['login.json', 'config.json']) await writeFile(join(folder, name), config);
+    const tenants = [
+      { name: 'team-a', secrets: ['login.json', 'config.json'] },
+      { name: 'team-b', secrets: 'absent.yaml' },
+    ];
+    const { code, stdout, stderr } = await withConfig({ tenants }, 'config', 'check', '--json');
+    expect(code).toBe(0);
+    expect(stderr).toMatch(
+      /warning: .*tenants\[0\]\.secrets\[0\]: .*login\.json.* is Docker's config\.json and not a Secret: name it config\.json/,
+    );
+    expect(stderr).toMatch(
+      /warning: .*tenants\[1\]\.secrets\[0\]: .*there is no pull secret at .*absent\.yaml/,
+    );
+    expect(JSON.parse(stdout)).toMatchObject({
+      valid: true,
+      warnings: [{ key: 'tenants[0].secrets[0]' }, { key: 'tenants[1].secrets[0]' }],
+    });
+  });
 });
 
 describe('an unfit Node ends in one sentence', () => {
