@@ -164,8 +164,8 @@ export class Hosted implements PullSource {
 
   /** The size of a stored blob that belongs to the repository. */
   async #sizeOf(repository: Repository, digest: Digest): Promise<number | undefined> {
-    const { isLinked, size } = await this.#metadata.readBlobForPull(repository, digest);
-    return isLinked ? size : undefined;
+    const { linkedSize, storedSize } = await this.#metadata.readBlobForPull(repository, digest);
+    return linkedSize === undefined ? undefined : storedSize;
   }
 
   async #openHeld(repository: Repository, digest: Digest): Promise<BlobReader | undefined> {

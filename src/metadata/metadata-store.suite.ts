@@ -698,18 +698,21 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       const layer = digestOrFail(imported.blobs[1]);
       const size = imported.blobs[1]?.size;
       expect(await store.readBlobForPull(NGINX, layer, forA)).toEqual({
-        isLinked: true,
-        size,
+        linkedSize: size,
+        storedSize: size,
         isPreloaded: true,
       });
       expect(await store.readBlobForPull(OTHER, layer, forA)).toEqual({
-        isLinked: false,
-        size,
+        linkedSize: undefined,
+        storedSize: size,
         isPreloaded: false,
       });
       await store.removeBlob(layer);
-      expect(await store.readBlobForPull(NGINX, layer)).toEqual({ isLinked: true, isPreloaded: false });
-      expect(await store.readBlobForPull(NGINX, manifest.digest)).toMatchObject({ isLinked: true });
+      expect(await store.readBlobForPull(NGINX, layer)).toEqual({ linkedSize: size, isPreloaded: false });
+      expect(await store.readBlobForPull(NGINX, manifest.digest)).toEqual({
+        linkedSize: manifest.bytes.byteLength,
+        isPreloaded: false,
+      });
     });
 
     test('a requester with imports only sees the referrers that were imported for it', async () => {

@@ -182,10 +182,10 @@ export interface PullRead {
 
 /** What a pull of a blob needs to know. */
 export interface BlobPullRead {
-  /** Whether the blob belongs to the repository, stored or not. */
-  readonly isLinked: boolean;
-  /** Bytes; `undefined` if it is not stored. */
-  readonly size: number | undefined;
+  /** The size in its Link, stored or not; `undefined` if it does not belong to the repository. */
+  readonly linkedSize: number | undefined;
+  /** `undefined` if it is not stored, in whatever repository. */
+  readonly storedSize: number | undefined;
   /** Whether it was imported into the repository for one of the grantees. */
   readonly isPreloaded: boolean;
 }

@@ -255,8 +255,8 @@ class SqliteMetadataStore implements MetadataStore {
 
   readBlobForPull(repository: Repository, digest: Digest, grantees: readonly string[] = []) {
     return this.#read(() => ({
-      isLinked: this.#links.has(repository, digest),
-      size: this.#blobs.stat(digest)?.size,
+      linkedSize: this.#links.size(repository, digest),
+      storedSize: this.#blobs.stat(digest)?.size,
       isPreloaded: this.#isPreloaded(repository, digest, grantees),
     }));
   }

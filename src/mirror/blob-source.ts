@@ -75,9 +75,9 @@ export class BlobSource {
    * The size: from the Link or a stored manifest if possible, otherwise by one HEAD to upstream. Never starts a Fill.
    */
   async stat(repository: Repository, digest: Digest, given: Right): Promise<ServedBlobStat> {
-    const { right, isLinked, settled } = await this.#readForPull(repository, digest, given);
-    const isSettled = right.proved || settled;
-    const here = isSettled ? await this.#sizeHere(repository, digest, isLinked) : undefined;
+    const { right, linkedSize, settled } = await this.#readForPull(repository, digest, given);
+    // A manifest can tell the size, too, but only a Link says that the blob belongs here.
+    const here = right.proved || settled ? linkedSize : undefined;
     if (here !== undefined) return { digest, size: here, outcome: 'hit', stored: true, upstreamMs: 0 };
     const startedMs = performance.now();
     const { size, outcome } = await this.#confirm(repository, digest, right, () =>
@@ -93,9 +93,10 @@ export class BlobSource {
   }
 
   async open(repository: Repository, digest: Digest, given: Right): Promise<ServedBlob> {
-    const { right, size, settled } = await this.#readForPull(repository, digest, given);
-    const held = await this.#openHeld(repository, digest, right, size);
-    if (held === undefined) return this.#openFill(repository, digest, right, settled);
+    const read = await this.#readForPull(repository, digest, given);
+    const { right, settled, linkedSize, storedSize } = read;
+    const held = await this.#openHeld(repository, digest, right, storedSize);
+    if (held === undefined) return this.#openFill(repository, digest, right, { settled, linkedSize });
     const { reader, belongs } = held;
     if (settled || belongs) {
       this.#metadata.noteUse(digest);
@@ -124,7 +125,7 @@ export class BlobSource {
   async #readForPull(repository: Repository, digest: Digest, given: Right) {
     const read = await this.#metadata.readBlobForPull(repository, digest, granteesOf(given));
     const right = withPreload(given, read.isPreloaded);
-    const settled = read.isLinked && this.#links.covers(repository, digest, right);
+    const settled = read.linkedSize !== undefined && this.#links.covers(repository, digest, right);
     return { ...read, right, settled };
   }
 
@@ -156,15 +157,6 @@ export class BlobSource {
     }
     const manifest = right.proved ? await this.#metadata.readLinkedManifest(repository, digest) : undefined;
     return manifest && { reader: readerOfBytes(manifest.bytes), belongs: true };
-  }
-
-  /** The size, if it is known that the blob belongs here. A manifest can tell the size, but only a Link says that. */
-  async #sizeHere(repository: Repository, digest: Digest, isLinked: boolean): Promise<number | undefined> {
-    if (isLinked) {
-      const size = await this.#metadata.namedSize(repository, digest);
-      if (size !== undefined) return size;
-    }
-    return (await this.#metadata.readLinkedManifest(repository, digest))?.bytes.byteLength;
   }
 
   /**
@@ -206,11 +198,11 @@ export class BlobSource {
     repository: Repository,
     digest: Digest,
     right: Right,
-    settled: boolean,
+    { settled, linkedSize }: { readonly settled: boolean; readonly linkedSize: number | undefined },
   ): Promise<ServedBlob> {
     if (this.#isOffline(repository, right)) throw notHeld('BLOB_UNKNOWN', repository, digest);
     const startedMs = performance.now();
-    const namedSize = await this.#metadata.namedSize(repository, digest);
+    const namedSize = linkedSize ?? (await this.#metadata.namedSize(repository, digest));
     for (;;) {
       const running = this.#fills.find(repository.upstream, digest);
       const run = running ?? this.#fills.start(repository, digest, right, { settled, namedSize });
