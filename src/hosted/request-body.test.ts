@@ -52,6 +52,18 @@ describe('receiving a body', () => {
     expect(mostAhead).toBeLessThan(4 * MIB);
   });
 
+  it('keeps nothing in memory for a client that has paused', async () => {
+    const source = new Readable({ read() {} });
+    const to = disk();
+    const taken = takeIn(source, to, limits);
+    source.push(Buffer.from('so far'));
+    await expect.poll(() => to.bytes().toString(), { timeout: 5_000 }).toBe('so far');
+    source.push(Buffer.from(', and the rest'));
+    source.push(null);
+    await taken;
+    expect(to.bytes().toString()).toBe('so far, and the rest');
+  });
+
   it('writes what a client sent before it disconnected, then reports that', async () => {
     const source = new Readable({ read() {} });
     const to = disk();

@@ -8,6 +8,9 @@ import { OciError } from '../oci/errors.ts';
  */
 const BATCH_BYTES = 256 * 1024;
 
+/** How long a smaller batch is kept: thousands of clients may pause in the middle of one. */
+const MAX_DELAY_MS = 100;
+
 /** A connection on which nothing arrives for this long is considered dead. */
 export const BODY_IDLE_MS = 60_000;
 
@@ -30,25 +33,58 @@ export async function takeIn(
   ingest: Pick<Ingest, 'write'>,
   limits: BodyLimits,
 ): Promise<void> {
-  let batch: Uint8Array[] = [];
-  let batchBytes = 0;
-  let writing: Promise<void> = Promise.resolve();
+  const batches = new Batches(ingest);
   try {
-    for await (const chunk of readChunks(body, limits)) {
-      batch.push(chunk);
-      batchBytes += chunk.length;
-      if (batchBytes >= BATCH_BYTES) {
-        await writing;
-        writing = ingest.write(batch);
-        // Awaited one batch later; until then a failure must not count as unhandled.
-        writing.catch(() => undefined);
-        batch = [];
-        batchBytes = 0;
-      }
-    }
+    for await (const chunk of readChunks(body, limits)) await batches.add(chunk);
   } finally {
-    await writing;
-    if (batch.length > 0) await ingest.write(batch);
+    await batches.end();
+  }
+}
+
+/** Collects chunks, and writes them in batches, one after the other. */
+class Batches {
+  readonly #ingest: Pick<Ingest, 'write'>;
+  #chunks: Uint8Array[] = [];
+  #bytes = 0;
+  #delay: NodeJS.Timeout | undefined;
+  #writing: Promise<void> = Promise.resolve();
+
+  constructor(ingest: Pick<Ingest, 'write'>) {
+    this.#ingest = ingest;
+  }
+
+  /** Resolves when more may be added. Rejects if an earlier batch could not be written. */
+  async add(chunk: Uint8Array): Promise<void> {
+    this.#chunks.push(chunk);
+    this.#bytes += chunk.length;
+    this.#delay ??= setTimeout(() => void this.#writeBehind(), MAX_DELAY_MS);
+    if (this.#bytes < BATCH_BYTES) return;
+    await this.#writing;
+    this.#write();
+  }
+
+  /** Writes what is left. Rejects if any batch could not be written. */
+  async end(): Promise<void> {
+    this.#write();
+    await this.#writing;
+  }
+
+  /** A failure is reported by the next call. */
+  async #writeBehind(): Promise<void> {
+    await this.#writing.catch(() => undefined);
+    this.#write();
+  }
+
+  #write(): void {
+    clearTimeout(this.#delay);
+    this.#delay = undefined;
+    if (this.#bytes === 0) return;
+    const chunks = this.#chunks;
+    this.#chunks = [];
+    this.#bytes = 0;
+    this.#writing = this.#writing.then(() => this.#ingest.write(chunks));
+    // Awaited by the next call; until then a failure must not count as unhandled.
+    this.#writing.catch(() => undefined);
   }
 }
 
