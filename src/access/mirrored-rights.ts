@@ -46,6 +46,10 @@ const MAX_KEYRINGS = 10_000;
 /** A repository is public if upstream served it anonymously, whatever else the verification policy allows. */
 const ALWAYS_VERIFY = new VerificationPolicy('AlwaysVerify');
 
+const OWN_WITHHELD =
+  'the configured credentials are not used for clients without a login: set openToAll for this upstream, or configure ' +
+  'tenants (entrepot pull uses them)';
+
 /** Rights to mirrored repositories, and the credentials with which upstream is asked for them. */
 export class MirroredRights {
   readonly #tenants: Tenants;
@@ -147,7 +151,15 @@ export class MirroredRights {
         ? ['each pull of a tag asks upstream, whatever was proved before (forceAlways)']
         : []),
       ...(pullPolicy === undefined ? [] : [`the tenant's pull policy is ${pullPolicy}`]),
+      ...(tenant === undefined && (await this.#withholdsOwn(repository, attempts)) ? [OWN_WITHHELD] : []),
     ];
+  }
+
+  /** Whether there are credentials other than a tenant's, which an anonymous client does not get. */
+  async #withholdsOwn(repository: Repository, attempts: readonly Attempt[]): Promise<boolean> {
+    const { credential, images, openToAll } = this.#ruleOf(repository);
+    if (openToAll || attempts.some(isCredential)) return false;
+    return credential !== undefined || (await this.#shared(images)).some(isCredential);
   }
 
   /**

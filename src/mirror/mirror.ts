@@ -246,14 +246,15 @@ export class Mirror implements PullSource {
   }
 
   /** For `entrepot explain`: what a pull of the tag or digest with this right would do. */
-  explain(repository: Repository, reference: string, right: Right): Promise<readonly string[]> {
-    return outlook(repository, reference, right, {
+  async explain(repository: Repository, reference: string, right: Right): Promise<readonly string[]> {
+    const lines = await outlook(repository, reference, right, {
       metadata: this.#metadata,
       asking: this.#asking,
       pullRuleOf: this.#pullRuleOf,
       isOffline: this.#isOffline,
       nowMs: this.#nowMs,
     });
+    return [...lines, ...this.ownLogins.problemsOf(repository.upstream, right)];
   }
 
   /** Call when credentials have changed: remembered refusals may be wrong now, here and in other processes. */

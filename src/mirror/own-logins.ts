@@ -2,6 +2,7 @@ import type { Log } from '../lib/log.ts';
 import type { Meter } from '../lib/meter.ts';
 import { SingleFlight } from '../lib/single-flight.ts';
 import type { Credential } from '../oci/credential.ts';
+import type { Right } from '../oci/requester.ts';
 import { UpstreamFailure } from '../upstream/failures.ts';
 import type { Upstream } from '../upstream/upstream.ts';
 
@@ -54,11 +55,15 @@ export class OwnLogins {
 
   /** A sentence for each upstream that refuses the credential, for `/readyz` and `status`. */
   get problems(): readonly string[] {
-    return [...this.#verdicts.keys()]
-      .filter(upstream => this.#isRefused(upstream))
-      .map(
-        upstream => `${refusedText(upstream)}: stored content is served, nothing new is fetched with them`,
-      );
+    return [...this.#verdicts.keys()].filter(upstream => this.#isRefused(upstream)).map(problemText);
+  }
+
+  /** The same for a pull that uses the refused credential. */
+  problemsOf(upstream: string, { credentials }: Pick<Right, 'credentials'>): readonly string[] {
+    const isUsed = credentials.some(
+      one => one !== undefined && this.#isOwn({ upstream, credentialId: one.id }),
+    );
+    return isUsed && this.#isRefused(upstream) ? [problemText(upstream)] : [];
   }
 
   /** Sets the gauge for every upstream with a credential. */
@@ -165,6 +170,10 @@ export class OwnLogins {
         'correct upstreams.*.credentials, then send SIGHUP or restart',
     );
   }
+}
+
+function problemText(upstream: string): string {
+  return `${refusedText(upstream)}: stored content is served, nothing new is fetched with them`;
 }
 
 /** The message for operators and clients. */

@@ -144,6 +144,17 @@ it('says what is served of a private image while upstream may not be asked, and 
   const own = { credentials: { username: 'mirror', passwordFile } };
   entrepot = await Entrepot.start(config(own));
   expect((await entrepot.command('pull', `${UP}/app:v1`)).code).toBe(0);
+  const withheld = '- the configured credentials are not used for clients without a login: set openToAll';
+  expect(await explained(`${UP}/app:v1`)).toContain(withheld);
+  entrepot = await (await stopped(entrepot)).startAgain(config({ ...own, openToAll: true }));
+  expect((await pull('app/manifests/v1')).status).toBe(200);
+  expect(await explained(`${UP}/app:v1`)).not.toContain(withheld);
+  // Also of an image for which no back-off runs, since nobody asked for it.
+  users.mirror.password = 'second';
+  expect((await pull('app/manifests/v2')).status).toBe(502);
+  expect(await explained(`${UP}/other:v1`)).toContain(
+    `- upstream refused Entrepot's credentials for ${UP}: `,
+  );
   entrepot = await (await stopped(entrepot)).startAgain(config(own, { offline: true }));
   expect(await explained(`${UP}/app:v1`)).toContain(
     'but no right to pull it is proved, and upstream is not asked (offline): the pull fails\n',
