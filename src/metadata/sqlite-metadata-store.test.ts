@@ -466,7 +466,7 @@ test('two processes open a new index at once and write for all they are worth: n
   expect(Math.max(...reports.map(({ lagMs }) => lagMs))).toBeLessThan(500);
 }, 60_000);
 
-test('the Leases of a killed process are free at once, and its ingests can be gone on with; its writes stay', async () => {
+test('the Leases of a killed process are free at once, its ingests can be continued, and its writes stay', async () => {
   const store = await openSqliteMetadataStore(path, { log: silentLog });
   const child = spawnScript(CLAIMER);
   await nextLine(child);
@@ -481,7 +481,7 @@ test('the Leases of a killed process are free at once, and its ingests can be go
   await store.close();
 }, 30_000);
 
-test('who opens the index finds free what a process held that was killed before', async () => {
+test('a process that opens the index can acquire what a killed process held', async () => {
   const child = spawnScript(CLAIMER);
   await nextLine(child);
   child.kill('SIGKILL');
@@ -493,7 +493,7 @@ test('who opens the index finds free what a process held that was killed before'
   expect(await readdir(join(dirname(path), 'processes'))).toEqual([]);
 }, 30_000);
 
-test('the Leases of a paused process fall to others when its heartbeat has been still for 5 s; it may write on', async () => {
+test('the Leases of a suspended process are free when its heartbeat has not changed for 5 s; it may still write', async () => {
   const store = await openSqliteMetadataStore(path, { log: silentLog });
   const child = spawnScript(CLAIMER);
   await nextLine(child);
@@ -512,7 +512,7 @@ test('the Leases of a paused process fall to others when its heartbeat has been 
   await store.close();
 }, 30_000);
 
-test('a Lease is confirmed at no cost while heartbeats are written, and in the index when they are late', async () => {
+test('a Lease is confirmed at no cost while heartbeats are written, and by the index when they are late', async () => {
   const store = await openSqliteMetadataStore(path, { log: silentLog });
   const other = await openSqliteMetadataStore(path, { log: silentLog });
   const [kept, lost] = await Promise.all([store.acquireLease('kept'), store.acquireLease('lost')]);
@@ -531,7 +531,7 @@ test('a Lease is confirmed at no cost while heartbeats are written, and in the i
   await store.close();
 });
 
-test('a process that lives keeps its Leases for longer than the dead may', async () => {
+test('a live process keeps its Leases for longer than a dead one', async () => {
   const store = await openSqliteMetadataStore(path, { log: silentLog });
   const child = spawnScript(CLAIMER);
   await nextLine(child);
@@ -540,7 +540,7 @@ test('a process that lives keeps its Leases for longer than the dead may', async
   await store.close();
 }, 30_000);
 
-test('a process that others took for dead comes back with what nobody has taken', async () => {
+test('a process that others considered dead gets back what nobody has taken', async () => {
   const store = await openSqliteMetadataStore(path, { log: silentLog });
   const other = await openSqliteMetadataStore(path, { log: silentLog });
   await store.acquireLease('kept');
@@ -574,7 +574,7 @@ test('uses are written at the latest when the store closes', async () => {
   expect(used.filter(atMs => Number(atMs) > Date.now() - 60_000)).toHaveLength(2);
 });
 
-test('a use that is noted while others are being written has its turn, though none is noted after it', async () => {
+test('a use that is recorded while others are being written is written next, even if none follows', async () => {
   vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
   const store = await openSqliteMetadataStore(path, { log: silentLog });
   // Follow whatever is being written.
@@ -599,7 +599,7 @@ test('a use that is noted while others are being written has its turn, though no
   }
 });
 
-test('what is used counts as used before that is written', async () => {
+test('a use counts before it is written', async () => {
   const store = await openSqliteMetadataStore(path, { log: silentLog });
   const repository = { upstream: 'docker.io', name: 'library/app' };
   const content = { kind: 'blob', digest: DIGEST } as const;
@@ -614,7 +614,7 @@ test('what is used counts as used before that is written', async () => {
   await next.close();
 });
 
-test('a use that somebody relies on is known to other processes at once, and is noted where it cannot be written', async () => {
+test('a use by `putUse` is known to other processes at once, and is kept in memory if it cannot be written', async () => {
   const store = await openSqliteMetadataStore(path, { log: silentLog });
   const other = await openSqliteMetadataStore(path, { log: silentLog });
   const links = [{ repository: REPOSITORY, digest: DIGEST }];
@@ -637,7 +637,7 @@ test('a use that somebody relies on is known to other processes at once, and is 
   await store.close();
 });
 
-test('what a removed repository owned is swept in the background, also by the next process', async () => {
+test('the rows of a removed repository are deleted in the background, also by the next process', async () => {
   const store = await openSqliteMetadataStore(path, { log: silentLog });
   await Promise.all(
     Array.from({ length: 90 }, (_, index) =>
@@ -654,7 +654,7 @@ test('what a removed repository owned is swept in the background, also by the ne
   await next.close();
 });
 
-test('what others have of the same subject and the same blobs makes no question slower', async () => {
+test('what others have for the same subject and the same blobs slows no query down', async () => {
   const store = await openSqliteMetadataStore(path, { log: silentLog });
   const subject = image('subject');
   const [blob] = subject.view.blobs;
@@ -677,7 +677,7 @@ test('what others have of the same subject and the same blobs makes no question 
   await store.close();
 });
 
-test('the log beside the index does not grow without bound', async () => {
+test('the write-ahead log does not grow without limit', async () => {
   const store = await openSqliteMetadataStore(path, { log: silentLog });
   const bytes = Buffer.alloc(1024 * 1024);
   for (let round = 0; round < 40; round += 1) {

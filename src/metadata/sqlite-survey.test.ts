@@ -32,7 +32,7 @@ afterEach(async () => {
   await rm(folder, { recursive: true });
 });
 
-test('what garbage collection would do is known before it does any of it', async () => {
+test('the survey finds what garbage collection would remove', async () => {
   const one = image('one');
   for (const { digest, size } of one.blobs) {
     await store.putBlob(digest, size, HOSTED);
@@ -68,7 +68,7 @@ test('mirrored content is found in the order of its use, across pages', async ()
   expect(pages.flat().toSorted()).toEqual(digests.toSorted());
 });
 
-test('what is linked tells of its repositories, of some where there are many', async () => {
+test('repositories of linked content are listed, some of them if there are many', async () => {
   expect(await survey.repositoriesOf(LOOSE)).toEqual([]);
   await store.putBlob(LOOSE, 5, HOSTED);
   await store.putBlob(LOOSE, 5, MIRRORED);
@@ -77,7 +77,7 @@ test('what is linked tells of its repositories, of some where there are many', a
   expect(await survey.repositoriesOf(LOOSE)).toHaveLength(3);
 });
 
-test('an image is shown with all that is under it, held or not, shared or not', async () => {
+test('an image is shown with everything below it, stored or not, shared or not', async () => {
   const [one, two] = [image('one'), image('two')];
   const [config, layer] = one.blobs;
   await store.putBlob(config?.digest ?? LOOSE, 10, MIRRORED);
@@ -104,7 +104,7 @@ test('an image is shown with all that is under it, held or not, shared or not', 
   expect(await survey.image(MIRRORED, LOOSE)).toMatchObject([{ digest: LOOSE, isHeld: false }]);
 });
 
-test('what is known by its digest alone is found, and no part of another image', async () => {
+test('images that are known by digest only are found, but no parts of other images', async () => {
   const [tagged, child, untagged, attached] = ['tagged', 'child', 'untagged', 'attached'].map(name =>
     image(name),
   );
@@ -141,7 +141,7 @@ test('what is known by its digest alone is found, and no part of another image',
   ]);
 });
 
-test('what is linked in a repository is found, as far as it is held', async () => {
+test('content that is linked in a repository is found if it is stored', async () => {
   const [one, two] = [image('one'), image('two')];
   const [config, layer] = one.blobs;
   if (config === undefined || layer === undefined) throw new Error('two blobs');

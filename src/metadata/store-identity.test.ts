@@ -82,7 +82,7 @@ describe('garbage is collected', () => {
     expect(await reason()).toBeUndefined();
   });
 
-  test('when one of two processes has closed the index, and the other one then', async () => {
+  test('when one of two processes has closed the index, and then the other one', async () => {
     const [one, other] = [await openStore(), await openStore()];
     await one.close();
     await other.close();
@@ -111,7 +111,7 @@ describe('garbage is collected', () => {
     expect(await reason()).toBeUndefined();
   });
 
-  test('in a whole copy of a store that was stopped', async () => {
+  test('in a complete copy of a stopped store', async () => {
     const store = await openStore();
     await fill(store.metadata, 10);
     await store.close();
@@ -124,7 +124,7 @@ describe('garbage is collected', () => {
     expect((await StoreIdentity.look(to, INDEX)).doubts).toEqual({ isCopied: false, reasons: [] });
   });
 
-  test('after a start that failed behind a killed process, as that of an older program does', async () => {
+  test('after a failed start that followed a killed process, as with an older version', async () => {
     const killed = await openStore();
     await fill(killed.metadata, 3);
     const crashed = await elsewhere();
@@ -139,7 +139,7 @@ describe('garbage is collected', () => {
     expect(await reason(crashed)).toBeUndefined();
   });
 
-  test('beside a process that was killed, and by two that open and close the store in any order', async () => {
+  test('beside a killed process, and with two that open and close the store in any order', async () => {
     const first = await openStore();
     const second = await openStore();
     await first.close();
@@ -154,8 +154,8 @@ describe('garbage is collected', () => {
   });
 });
 
-describe('no garbage is collected until somebody decides', () => {
-  test('when the index was deleted beside full blobs', async () => {
+describe('no garbage is collected until the operator decides', () => {
+  test('when the index was deleted and there are blobs', async () => {
     expect(await reason()).toBeUndefined();
     hasBlobs = true;
     await rm(join(folder, INDEX));
@@ -172,7 +172,7 @@ describe('no garbage is collected until somebody decides', () => {
     expect(await reason()).toContain('the index is new');
   });
 
-  test('when the index is of another store', async () => {
+  test('when the index belongs to another store', async () => {
     expect(await reason()).toBeUndefined();
     const other = await elsewhere();
     const store = await openStore(other);
@@ -190,7 +190,7 @@ describe('no garbage is collected until somebody decides', () => {
     expect(await reason(to)).toContain('index.db-wal is missing');
   });
 
-  test('when it was deleted, and another process had closed the index beside the one that was killed', async () => {
+  test('when it was deleted, and another process had closed the index beside the killed one', async () => {
     const [one, stays] = [await openStore(), await openStore()];
     await fill(one.metadata, 3);
     await one.close();
@@ -202,7 +202,7 @@ describe('no garbage is collected until somebody decides', () => {
     expect(await reason(to)).toContain('index.db-wal is missing');
   });
 
-  test('when the write-ahead log is damaged before its end, and not when only its end is torn', async () => {
+  test('when the write-ahead log is damaged before its end, but not when only its end is incomplete', async () => {
     const store = await openStore();
     await fill(store.metadata, 20);
     const to = await elsewhere();
@@ -228,7 +228,7 @@ describe('no garbage is collected until somebody decides', () => {
   });
 });
 
-test('a copy whose pages are of several moments is refused, with what to do', async () => {
+test('a copy whose pages are from different moments is refused, with a message about what to do', async () => {
   const store = await openStore();
   await fill(store.metadata, 400);
   const to = await elsewhere();

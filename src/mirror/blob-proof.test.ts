@@ -48,7 +48,7 @@ const proof = (upstream: ReturnType<typeof answering>) => proveBlob(blob.digest,
 const unproved = { kind: 'invalid', message: `upstream did not prove that it has ${blob.digest}` };
 
 describe('a proof of a blob', () => {
-  it('takes three ranges, at the same places each time and at others of another blob', async () => {
+  it('takes three ranges, at the same places each time, and at others for another blob', async () => {
     const placesOf = async (digest: Digest) => {
       const upstream = answering({});
       expect(await proveBlob(digest, held, upstream.fetch)).toEqual({ size: blob.size, proof: true });
@@ -61,7 +61,7 @@ describe('a proof of a blob', () => {
     expect(new Set([...places, ...(await Promise.all(others)).flat()]).size).toBeGreaterThan(10);
   });
 
-  it('tells who guesses nothing before the end of what is compared', async () => {
+  it('fails for wrong bytes only after everything was compared', async () => {
     const small = randomBlob(12_000, 'small');
     const own = bytesOf(small);
     const guess = Buffer.concat([Buffer.from([(own[0] ?? 0) ^ 1]), own.subarray(1)]);
@@ -85,7 +85,7 @@ describe('a proof of a blob', () => {
     expect(taken).toBe(2 * guess.length);
   });
 
-  it('is none of `url` when a mirror gave one of the answers', async () => {
+  it('does not come from `url` if a mirror sent one of the responses', async () => {
     const upstream = answering({});
     const fetch = async (part: Asked) => ({
       ...(await upstream.fetch(part)),
@@ -94,7 +94,7 @@ describe('a proof of a blob', () => {
     expect(await proveBlob(blob.digest, held, fetch)).toEqual({ size: blob.size, proof: false });
   });
 
-  it('takes no bytes but those of its ranges', async () => {
+  it('transfers only its ranges', async () => {
     const other = Buffer.from(bytes);
     for (let at = 0; at < other.length; at += 4_000) other[at] = (other[at] ?? 0) ^ 1;
     const upstream = answering({}, other);
@@ -112,14 +112,14 @@ describe('a proof of a blob', () => {
     ).rejects.toMatchObject(unproved);
   });
 
-  it('takes the same blob whose size is not announced', async () => {
+  it('accepts the blob if its size is not announced', async () => {
     const upstream = answering({ isPart: false, offset: 0, size: undefined });
     const fetch = (part: Asked) => upstream.fetch({ size: part.size });
     expect(await proveBlob(blob.digest, held, fetch)).toEqual({ size: blob.size, proof: true });
     expect(upstream.asked).toHaveLength(1);
   });
 
-  it('takes no answer that ends before its range', async () => {
+  it('refuses a response that ends before its range', async () => {
     const upstream = answering({});
     const fetch = (part: Asked) => upstream.fetch({ ...part, length: 1_000 });
     await expect(proveBlob(blob.digest, held, fetch)).rejects.toMatchObject(unproved);

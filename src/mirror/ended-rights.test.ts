@@ -10,7 +10,7 @@ it('says whether a right has ended since', () => {
   expect(ended.hasEndedSince('one', 11)).toBe(true);
 });
 
-it('vouches for no right from before an end that many others have pushed out', () => {
+it('cannot tell for a time before the oldest remembered end', () => {
   const ended = new EndedRights(3);
   ended.note('one', 10);
   for (let at = 11; at <= 13; at += 1) ended.note(`name ${at} that was never given`, at);
@@ -18,7 +18,7 @@ it('vouches for no right from before an end that many others have pushed out', (
   expect(['one', 'other'].map(right => ended.hasEndedSince(right, 11))).toEqual([false, false]);
 });
 
-it('pushes the oldest end out, and not one that has come again', () => {
+it('drops the oldest end, but not one that was renewed', () => {
   const ended = new EndedRights(2);
   ended.note('one', 10);
   ended.note('two', 11);

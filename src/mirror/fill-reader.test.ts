@@ -20,7 +20,7 @@ function open(fill: Fill, size: number, admission: Promise<void>): FillReader {
   });
 }
 
-it('shares what it reads with those that are admitted to the same Fill, and only once it is admitted itself', async () => {
+it('shares what it reads with readers that are admitted to the same Fill, once it is admitted itself', async () => {
   const fill = filling();
   const [one, another] = [open(fill, SIZE, admitted), open(fill, SIZE, admitted)];
   expect(one.shares).toBeUndefined();
@@ -29,7 +29,7 @@ it('shares what it reads with those that are admitted to the same Fill, and only
   expect(another.shares).toBe(one.shares);
 });
 
-it('gives up a read that waits for bytes when it is closed', async () => {
+it('ends a read that waits for bytes when it is closed', async () => {
   const fill = filling();
   const reader = open(fill, SIZE, admitted);
   const waiting = reader.read(Buffer.alloc(10), 1000);
@@ -38,7 +38,7 @@ it('gives up a read that waits for bytes when it is closed', async () => {
   expect(fill.hasReaders).toBe(false);
 });
 
-it('gives up a read that waits for its admission when it is closed', async () => {
+it('ends a read that waits for admission when it is closed', async () => {
   const fill = filling();
   const reader = open(fill, SIZE, new Promise(() => {}));
   const waiting = reader.read(Buffer.alloc(10), 0);
@@ -53,13 +53,13 @@ it('shares nothing when it is refused', async () => {
   expect(refused.shares).toBeUndefined();
 });
 
-it('shares nothing when upstream gives another size than it was told', async () => {
+it("shares nothing if upstream's size differs from its own", async () => {
   const misled = open(filling(), SIZE - 1, admitted);
   await expect(misled.read(Buffer.alloc(10), 0)).rejects.toThrow('differs from the manifest');
   expect(misled.shares).toBeUndefined();
 });
 
-it('calls bytes wrong that whoever writes them has taken back, as the Fill is about to', async () => {
+it('reports wrong bytes when the writer has truncated them, even before the Fill fails', async () => {
   const fill = filling();
   fill.begin({ ...source, read: async () => 0 }, 1000);
   const reader = open(fill, SIZE, admitted);

@@ -94,8 +94,8 @@ async function ingestBytes(world: MirrorWorld): Promise<number> {
   return bytes;
 }
 
-describe('an upstream that sends more than was named', () => {
-  it('is broken off at the size that a held manifest names, and nothing is kept', async () => {
+describe('an upstream that sends more than declared', () => {
+  it('is cut off at the size in a stored manifest, and nothing is kept', async () => {
     const world = await start();
     for (const size of [1_000, MIB]) {
       const layer = randomBlob(size, `named ${size}`);
@@ -112,7 +112,7 @@ describe('an upstream that sends more than was named', () => {
     }
   });
 
-  it('is broken off after everybody has left', async () => {
+  it('is cut off after all clients have left', async () => {
     const limits = { maxConnections: 1, serializeImagePulls: false, maxParallelImagePulls: undefined };
     const world = await start({ linkBytesPerS: 16 * MIB }, { limits });
     const layer = randomBlob(MIB, 'left');
@@ -129,7 +129,7 @@ describe('an upstream that sends more than was named', () => {
     expect(await ingestBytes(world)).toBe(0);
   });
 
-  it('is left aside for a mirror that has what was named', async () => {
+  it('is avoided in favour of a mirror that has the declared size', async () => {
     const mirror = await FakeUpstream.start();
     try {
       const world = await start({}, { upstream: { mirrors: [{ url: mirror.url }] } });
@@ -147,7 +147,7 @@ describe('an upstream that sends more than was named', () => {
     }
   });
 
-  it('is refused before its body when it announces another size than all who ask know', async () => {
+  it('is refused before its body if it announces another size than all clients know', async () => {
     const world = await start();
     const layer = randomBlob(MIB, 'announced');
     upstream.add('app', imageOf([layer]), '1.0');
@@ -159,7 +159,7 @@ describe('an upstream that sends more than was named', () => {
     expect(await ingestBytes(world)).toBe(0);
   });
 
-  it('is broken off once nobody has waited for a minute, when nobody names a size', async () => {
+  it('is cut off if nobody has waited for a minute and the size is unknown', async () => {
     const world = await start();
     const blob = added(MIB, 'unnamed and unread');
     upstream.misbehave({ ...ENDLESS, bytesPerS: 8 * MIB });
@@ -178,7 +178,7 @@ describe('an upstream that sends more than was named', () => {
     vi.restoreAllMocks();
   });
 
-  it('gets no more than a share of the store for blobs whose size nobody names, until their files are gone', async () => {
+  it('gets no more than a share of the store for blobs of unknown size, until their files are removed', async () => {
     const world = await start({}, { maxBytes: 64 * MIB });
     const files = new EventEmitter();
     const mayGo = once(files, 'mayGo');
@@ -202,7 +202,7 @@ describe('an upstream that sends more than was named', () => {
     expect(await ingestBytes(world)).toBe(0);
   });
 
-  it('gives what is larger than the whole store to its reader alone', async () => {
+  it('is streamed to its reader alone if the blob is larger than the whole store', async () => {
     const world = await start({}, { maxBytes: MIB });
     const blob = added(3 * MIB, 'larger than the store');
     expect(await world.pull(blob.digest)).toMatchObject(whole(blob));
@@ -212,7 +212,7 @@ describe('an upstream that sends more than was named', () => {
 });
 
 describe('a Fill', () => {
-  it('gives 20 who ask at once the bytes of one GET, and the next one what is held', async () => {
+  it('gives 20 concurrent clients the bytes of one GET, and later ones the stored blob', async () => {
     const world = await start();
     const blob = added(3 * MIB + 17, 'a');
     const pulled = await Promise.all(Array.from({ length: 20 }, () => world.pull(blob.digest)));
@@ -227,7 +227,7 @@ describe('a Fill', () => {
     expect(upstream.requests.length).toBe(1);
   });
 
-  it('brings a held blob again when the disk has lost its file, or a part of it', async () => {
+  it('downloads a stored blob again if its file is lost or truncated', async () => {
     const world = await start();
     const blob = added(MIB, 'lost');
     const hex = digestHex(blob.digest);
@@ -242,7 +242,7 @@ describe('a Fill', () => {
     expect(blobRequests('GET')).toBe(3);
   });
 
-  it('changes nothing of a blob whose file is lost for who has no right to it', async () => {
+  it('does not change a blob whose file is lost for a client without a right to it', async () => {
     const world = await start();
     const blob = added(MIB, 'lost for a moment');
     const hosted = { upstream: '', name: 'team/app' };
@@ -271,7 +271,7 @@ describe('a Fill', () => {
     expect(await world.pull(blob.digest)).toMatchObject({ ...whole(blob), outcome: 'hit' });
   });
 
-  it('brings a lost file once, for two processes at once, and keeps its row all the time', async () => {
+  it('downloads a lost file once, for two processes at once, and keeps its row', async () => {
     const world = await start();
     const blob = added(MIB, 'lost for two');
     await world.pull(blob.digest);
@@ -288,7 +288,7 @@ describe('a Fill', () => {
     expect(await twin.pull(blob.digest)).toMatchObject({ ...whole(blob), outcome: 'hit' });
   });
 
-  it('gives a joiner its first bytes long before the end', async () => {
+  it('gives a joining client the first bytes long before the end', async () => {
     const world = await start({ linkBytesPerS: 4 * MIB });
     const blob = added(4 * MIB, 'live');
     const first = world.pull(blob.digest);
@@ -303,7 +303,7 @@ describe('a Fill', () => {
     expect(await first).toMatchObject(whole(blob));
   });
 
-  it('goes on and is kept when everybody leaves', async () => {
+  it('continues when all clients leave, and is stored', async () => {
     const world = await start({ linkBytesPerS: 8 * MIB });
     const blob = added(3 * MIB, 'leave');
     const { reader } = await world.open(blob.digest);
@@ -326,7 +326,7 @@ describe('a Fill', () => {
     expect(bytes).toBe(blob.size - HOLD_BACK_BYTES);
   });
 
-  it('of wrong bytes is complete for nobody, leaves nothing, and the next one succeeds', async () => {
+  it('with wrong bytes is complete for nobody, leaves nothing behind, and the next one succeeds', async () => {
     const world = await start();
     for (const size of [100, 2 * MIB]) {
       const blob = added(size, `wrong ${size}`);
@@ -340,7 +340,7 @@ describe('a Fill', () => {
     }
   });
 
-  it('that loses its Lease while it is hashed completes no wrong bytes with the right ones of another process', async () => {
+  it("that loses its Lease while it is hashed does not complete wrong bytes with another process's right ones", async () => {
     const world = await start();
     const twin = await another({ folder: world.folder });
     const blob = added(2 * MIB, 'lost while hashed');
@@ -367,7 +367,7 @@ describe('a Fill', () => {
     expect(await world.pull(blob.digest)).toMatchObject(whole(blob));
   });
 
-  describe('that reads along with another process and stands still', () => {
+  describe('that follows another process and is suspended', () => {
     const GIVEN_BYTES = MIB;
 
     /** The Lease of a blob whose file is lost, with an ingest of wrong bytes. */
@@ -423,7 +423,7 @@ describe('a Fill', () => {
       return { world, blob, leading, reading, wake: () => state.wake() };
     }
 
-    it('gives no rest to who has what that one began anew', async () => {
+    it('sends no more to readers that have bytes of a download that was begun anew', async () => {
       const { world, blob, leading, reading, wake } = await readingWrong(() => {});
       expect(await leading).toMatchObject(whole(blob));
       await idle(world);
@@ -431,7 +431,7 @@ describe('a Fill', () => {
       await expect(reading).rejects.toMatchObject({ code: 'UPSTREAM_INVALID' });
     });
 
-    it('gives no rest to who has what that one emptied for its own readers, and filled again', async () => {
+    it('sends no more to readers that have bytes which were truncated and downloaded again', async () => {
       const world = await start();
       const [writer, twin] = [
         await another({ folder: world.folder }),
@@ -459,7 +459,7 @@ describe('a Fill', () => {
       await expect(readings[1]?.whole).rejects.toMatchObject({ code: 'UPSTREAM_INVALID' });
     });
 
-    it('gives no rest to who has what a third one found wrong', async () => {
+    it('sends no more to readers that have bytes which a third process found wrong', async () => {
       const { blob, leading, reading, wake } = await readingWrong(async (lease, world) => {
         const third = await another({ folder: world.folder });
         await world.metadata.release(lease);
@@ -478,7 +478,7 @@ describe('a Fill', () => {
     expect(await world.pull(blob.digest)).toMatchObject(whole(blob));
   });
 
-  it('of a blob whose length nobody announces is served', async () => {
+  it('of a blob of unknown size is served', async () => {
     const world = await start();
     const blob = added(300_000, 'chunked');
     upstream.misbehave({ kind: 'blob', headers: { 'Content-Length': null } });
@@ -486,8 +486,8 @@ describe('a Fill', () => {
   });
 });
 
-describe('a download that breaks', () => {
-  it('goes on with one Range at the byte reached, and nobody notices', async () => {
+describe('an interrupted download', () => {
+  it('continues with one Range at the byte reached, unnoticed by clients', async () => {
     const world = await start();
     const blob = added(4 * MIB, 'cut');
     upstream.misbehave({ kind: 'blob', times: 1, cutAtByte: 2 * MIB });
@@ -497,7 +497,7 @@ describe('a download that breaks', () => {
     expect(upstream.requests[1]?.headers['if-range']).toBe(`"${blob.digest}"`);
   });
 
-  it('is read past what is known where ranges are ignored', async () => {
+  it('is skipped up to the known bytes if the server ignores ranges', async () => {
     const world = await start({ ranges: false });
     const blob = added(2 * MIB, 'no ranges');
     upstream.misbehave({ kind: 'blob', times: 1, cutAtByte: MIB });
@@ -505,7 +505,7 @@ describe('a download that breaks', () => {
     expect(blobRequests()).toBe(2);
   });
 
-  it('for good fails all readers alike, keeps nothing as a blob, and the next one resumes', async () => {
+  it('that fails finally fails all readers, stores no blob, and is resumed by the next one', async () => {
     const world = await start();
     const blob = added(4 * MIB, 'gone');
     upstream.misbehave({ kind: 'blob', method: 'GET', reset: true });
@@ -521,7 +521,7 @@ describe('a download that breaks', () => {
     expect(downloads().map(({ headers }) => headers.range)).toEqual([`bytes=${3 * MIB - 4096}-`]);
   }, 20_000);
 
-  it('before it began gives every waiter the class of upstream’s error', async () => {
+  it('that fails before it began gives every waiting client upstream’s kind of error', async () => {
     const world = await start();
     const cases = [
       [404, 'BLOB_UNKNOWN'],
@@ -539,7 +539,7 @@ describe('a download that breaks', () => {
     }
   });
 
-  it('goes on with the mirror when url is gone for good', async () => {
+  it('continues with the mirror if url is down', async () => {
     const mirror = await FakeUpstream.start();
     try {
       const world = await start({}, { upstream: { mirrors: [{ url: mirror.url }] } });
@@ -556,8 +556,8 @@ describe('a download that breaks', () => {
   });
 });
 
-describe('an upstream whose url is away', () => {
-  it('lets nobody have from a mirror, which may have a credential of its own, what no answer of url allowed him', async () => {
+describe('an upstream whose url is down', () => {
+  it('does not give anybody content of a mirror that no response of url allowed', async () => {
     const mirror = await FakeUpstream.start();
     try {
       const world = await start({}, { upstream: { mirrors: [{ url: mirror.url }] } });
@@ -581,7 +581,7 @@ describe('an upstream whose url is away', () => {
 });
 
 describe('a blob whose file a crash left without its row', () => {
-  it('is not held: upstream is asked for it', async () => {
+  it('is not stored: upstream is asked for it', async () => {
     const world = await start();
     const blob = added(100_000, 'no row');
     const ingest = await world.spool.ingest(steadyLease('fill-of-the-dead'), { digest: blob.digest });
@@ -599,7 +599,7 @@ describe('a blob whose file a crash left without its row', () => {
 });
 
 describe('a store whose blobs are objects elsewhere', () => {
-  it('gives joiners the blob while it comes, and others what is stored, without upstream', async () => {
+  it('gives joining clients the blob while it is downloaded, and later ones the stored blob', async () => {
     const bucket = new Bucket();
     const world = await start({ linkBytesPerS: 20 * MIB }, { blobs: new ObjectBlobStore(bucket) });
     const twin = await another({ folder: world.folder, blobs: new ObjectBlobStore(bucket) });
@@ -619,7 +619,7 @@ describe('a store whose blobs are objects elsewhere', () => {
 });
 
 describe('a restart', () => {
-  it('keeps what came, and the next process goes on from there', async () => {
+  it('keeps what was downloaded, and the next process continues from there', async () => {
     const world = await start({ linkBytesPerS: 4 * MIB });
     const blob = added(4 * MIB, 'restart');
     const pulling = world.pull(blob.digest).catch(() => 'broken');
@@ -633,7 +633,7 @@ describe('a restart', () => {
     expect(get?.headers.range).toMatch(/^bytes=[1-9]\d{5,}-$/);
   });
 
-  it('loses nothing of what came to an upstream that is away when it is asked for again', async () => {
+  it('loses nothing to an upstream that is down when the blob is requested again', async () => {
     const world = await start({ linkBytesPerS: 4 * MIB });
     const blob = added(4 * MIB, 'away');
     const pulling = world.pull(blob.digest).catch(() => 'broken');
@@ -689,7 +689,7 @@ describe('a restart', () => {
 });
 
 describe('two processes on one store', () => {
-  it('make one Fill, and both have its bytes while it grows', async () => {
+  it('make one Fill, and clients of both receive its bytes', async () => {
     const world = await start({ linkBytesPerS: 4 * MIB });
     const blob = added(3 * MIB, 'two');
     const other = await another({ folder: world.folder });
@@ -706,7 +706,7 @@ describe('two processes on one store', () => {
     expect(downloads()).toHaveLength(1);
   });
 
-  it('let nobody read along whom upstream refuses', async () => {
+  it('let no client join that upstream refuses', async () => {
     const world = await start({ linkBytesPerS: 4 * MIB });
     const blob = added(2 * MIB, 'two rights', 'private');
     const other = await another({ folder: world.folder });
@@ -716,7 +716,7 @@ describe('two processes on one store', () => {
     expect(await first).toMatchObject(whole(blob));
   });
 
-  it('both break off when the one that downloads finds wrong bytes', async () => {
+  it('both fail when the one that downloads finds wrong bytes', async () => {
     const world = await start({ linkBytesPerS: 4 * MIB });
     const blob = added(2 * MIB, 'two wrong');
     upstream.misbehave({ kind: 'blob', method: 'GET', times: 1, corruptByte: MIB });
@@ -727,7 +727,7 @@ describe('two processes on one store', () => {
     expect(results.map(({ status }) => status)).toEqual(['rejected', 'rejected']);
   });
 
-  it('goes on in the other when one stops', async () => {
+  it('continue in the other when one stops', async () => {
     const world = await start({ linkBytesPerS: 4 * MIB });
     const blob = added(4 * MIB, 'two stop');
     const other = await another({ folder: world.folder });
@@ -743,7 +743,7 @@ describe('two processes on one store', () => {
 });
 
 describe('the queue', () => {
-  it('lets only so many downloads run, and all come to their end', async () => {
+  it('limits the number of downloads, and all of them finish', async () => {
     const limits = { maxConnections: 2, serializeImagePulls: false, maxParallelImagePulls: undefined };
     const world = await start({}, { limits });
     upstream.misbehave({ kind: 'blob', delayMs: 30 });
@@ -759,7 +759,7 @@ describe('the queue', () => {
     expect(most).toBeLessThanOrEqual(2);
   });
 
-  it('gives a queued blob that a held manifest names its size at once', async () => {
+  it('gives the size of a queued blob at once if a stored manifest declares it', async () => {
     const limits = { maxConnections: 1, serializeImagePulls: false, maxParallelImagePulls: undefined };
     const world = await start({}, { limits });
     const named = randomBlob(200_000, 'named');
@@ -780,7 +780,7 @@ describe('the queue', () => {
 });
 
 describe('a queued download that fails', () => {
-  it('fails for every reader, also for more than it could go on for', async () => {
+  it('fails for every reader, even if there are more than it can continue for', async () => {
     const limits = { maxConnections: 1, serializeImagePulls: false, maxParallelImagePulls: undefined };
     const world = await start({}, { limits });
     const blob = randomBlob(200_000, 'of many');
@@ -830,7 +830,7 @@ const small = (maxBytes: number) => (spool: Spool) =>
 
 describe('a full disk', () => {
   for (const maxBytes of [0, MIB]) {
-    it(`after ${maxBytes} bytes still gives every reader the whole blob, and keeps none of it`, async () => {
+    it(`after ${maxBytes} bytes still gives every reader the whole blob, and stores none of it`, async () => {
       const world = await start({}, { spool: small(maxBytes) });
       const blob = added(3 * MIB, `full ${maxBytes}`);
       const pulled = await Promise.all(Array.from({ length: 3 }, () => world.pull(blob.digest)));
@@ -843,7 +843,7 @@ describe('a full disk', () => {
     Object.assign(new Error('disk full'), { code: 'ENOSPC' }),
     new IndexLost('the index was removed'),
   ]) {
-    it(`or an index that takes no row (${error.code}) still gives every reader the whole blob`, async () => {
+    it(`or an index that accepts no row (${error.code}) still gives every reader the whole blob`, async () => {
       const world = await start();
       const blob = added(MIB, 'full index');
       for (const write of ['acquireLease', 'linkBlob'] as const) {
@@ -854,7 +854,7 @@ describe('a full disk', () => {
     });
   }
 
-  it('that takes not even a row gives nothing that a mirror alone gives, whatever status `url` has', async () => {
+  it('that accepts not even a row gives nothing that only a mirror serves, whatever the status of `url`', async () => {
     const mirror = await FakeUpstream.start();
     try {
       const world = await start({}, { upstream: { mirrors: [{ url: mirror.url }] } });
@@ -874,7 +874,7 @@ describe('a full disk', () => {
     }
   });
 
-  it('completes no wrong bytes either', async () => {
+  it('does not complete wrong bytes either', async () => {
     const world = await start({}, { spool: small(0) });
     const blob = added(MIB, 'full wrong');
     upstream.misbehave({ kind: 'blob', corruptByte: 100 });
@@ -883,7 +883,7 @@ describe('a full disk', () => {
 });
 
 describe('a repository', () => {
-  it('whose manifest merely names a blob that another holds does not get it', async () => {
+  it('does not get a blob of another because a manifest of its own names it', async () => {
     const world = await start();
     const secret = added(100_000, 'secret', 'private');
     upstream.add('app', imageOf([secret]).manifest, '1');
@@ -895,7 +895,7 @@ describe('a repository', () => {
     });
   });
 
-  it('that upstream shows to have the blob gets the one that is held, after three ranges once', async () => {
+  it('gets a stored blob once upstream has proved with three ranges that it has it', async () => {
     const world = await start();
     const blob = added(100_000, 'shared', 'other');
     upstream.add('app', blob);
@@ -907,7 +907,7 @@ describe('a repository', () => {
     expect([blobRequests('HEAD'), downloads().length, blobRequests('GET')]).toEqual([0, 1, 4]);
   });
 
-  it('that upstream does not show to have the blob gets nothing of the one that is held', async () => {
+  it('gets nothing of a stored blob if upstream does not prove that it has it', async () => {
     const world = await start();
     for (const size of [10_000, 100_000]) {
       const blob = added(size, `kept ${size}`, 'other');
@@ -928,7 +928,7 @@ describe('a repository', () => {
     }
   });
 
-  it('that upstream shows to have the blob without ranges is asked for it once', async () => {
+  it('asks for the whole blob once if upstream does not support ranges', async () => {
     const world = await start({ ranges: false });
     for (const [index, size] of [0, 1, 10_000, 2 * MIB].entries()) {
       const blob = added(size, `whole ${size}`, 'other');
@@ -950,7 +950,7 @@ describe('a repository', () => {
     expect((await world.right()).proved).toBe(false);
   });
 
-  it('asked with HEAD hears the same of a blob that is here for another and of one that is not', async () => {
+  it('is told the same by HEAD of a blob that another repository has and of one that nobody has', async () => {
     const world = await start();
     const [away, here] = [added(100_000, 'away'), added(100_000, 'here', 'other')];
     upstream.add('app', here);
@@ -961,7 +961,7 @@ describe('a repository', () => {
     expect(await stat(here.digest)).toMatchObject({ size: here.size, outcome: 'miss', stored: false });
   });
 
-  it('is not spoken for in a Fill by one whom an import admitted', async () => {
+  it('cannot join a Fill through a requester that an import admitted', async () => {
     const world = await start({ linkBytesPerS: 4 * MIB });
     const blob = added(2 * MIB, 'imported');
     await world.metadata.linkBlob(APP, blob.digest, blob.size);
@@ -978,7 +978,7 @@ describe('a repository', () => {
     expect(await first).toEqual(whole(blob));
   });
 
-  it('joins a Fill of another only after upstream confirmed the right', async () => {
+  it('joins a Fill of another only after upstream has confirmed the right', async () => {
     const world = await start({ linkBytesPerS: 4 * MIB });
     const blob = added(2 * MIB, 'join', 'private');
     const first = world.pull(blob.digest, repositoryOf('private'));
@@ -992,7 +992,7 @@ describe('a repository', () => {
     expect(await world.metadata.isLinked(repositoryOf('third'), blob.digest)).toBe(true);
   });
 
-  it('joins a Fill of another without having most of it sent, where upstream has no ranges', async () => {
+  it('joins a Fill of another without receiving most of it again, if upstream does not support ranges', async () => {
     const world = await start({ ranges: false, linkBytesPerS: 16 * MIB });
     const blob = added(24 * MIB, 'join whole', 'private');
     upstream.add('third', blob);

@@ -3,7 +3,7 @@ import { type Freshness, freshnessOf, type PullRule } from './freshness.ts';
 
 const DEFAULTING: PullRule = { pullPolicy: undefined, freshForMs: 60_000 };
 
-describe('what is done about a tag', () => {
+describe('the action for a tag', () => {
   const cases: readonly [string, string, number | undefined, Partial<PullRule>, Freshness][] = [
     ['latest is always asked for', 'latest', 0, {}, 'ask'],
     ['latest follows a policy that is set', 'latest', 1e9, { pullPolicy: 'IfNotPresent' }, 'serve'],

@@ -39,7 +39,7 @@ describe('the ingest writer', () => {
     expect(await ingest.hash(expected)).toBe(expected);
   });
 
-  it('does not keep a trickle from readers', async () => {
+  it('does not delay a slow trickle for readers', async () => {
     await ingest.write([new Uint8Array(300 * KIB)]);
     const written = new Promise<number>(resolve => {
       void new IngestWriter(ingest, resolve).add(new Uint8Array(10));
@@ -47,7 +47,7 @@ describe('the ingest writer', () => {
     expect(await written).toBe(300 * KIB + 10);
   });
 
-  it('rejects with a failed write from then on', async () => {
+  it('rejects with the error of a failed write from then on', async () => {
     ingest.write = async () => {
       throw new Error('no space');
     };

@@ -68,7 +68,7 @@ describe('a tag', () => {
     [undefined, '1.0', []],
   ];
   for (const [pullPolicy, tag, expected] of policies) {
-    it(`${tag} that is held asks upstream ${expected.length} times under ${pullPolicy ?? 'the defaulting'}`, async () => {
+    it(`${tag} that is stored asks upstream ${expected.length} times under ${pullPolicy ?? 'the defaulting'}`, async () => {
       await start();
       const image = version('a');
       upstream.add('app', image, tag);
@@ -87,7 +87,7 @@ describe('a tag', () => {
     });
   }
 
-  it('that moved is seen once it is no longer fresh, before the answer', async () => {
+  it('that moved is noticed once it is no longer fresh, before the response', async () => {
     await start();
     upstream.add('app', version('old'), '1.0');
     await world.manifest('1.0');
@@ -98,7 +98,7 @@ describe('a tag', () => {
     expect((await world.manifest('1.0')).descriptor.digest).toBe(young.manifest.digest);
   });
 
-  it('that moved is served stale while it is asked for, where that is wanted', async () => {
+  it('that moved is served stale while upstream is asked, if configured', async () => {
     await start({}, { policy: { staleWhileRevalidateMs: 10 * MINUTE_MS } });
     const [old, young] = [version('old'), version('young')];
     upstream.add('app', old, '1.0');
@@ -111,7 +111,7 @@ describe('a tag', () => {
       .toBe(young.manifest.digest);
   });
 
-  it('under Never that is not held is unknown, and upstream is not asked', async () => {
+  it('that is not stored is unknown under Never, and upstream is not asked', async () => {
     await start({}, { policy: { pullPolicy: 'Never' } });
     upstream.add('app', version('a'), '1.0');
     await expect(world.manifest('1.0')).rejects.toMatchObject({ code: 'MANIFEST_UNKNOWN' });
@@ -121,7 +121,7 @@ describe('a tag', () => {
     expect(upstream.requests).toEqual([]);
   });
 
-  it('asked for by 50 at once is one HEAD and one GET', async () => {
+  it('requested by 50 clients at once is one HEAD and one GET', async () => {
     await start();
     upstream.add('app', version('a'), 'latest');
     const served = await Promise.all(Array.from({ length: 50 }, () => world.manifest('latest')));
@@ -130,7 +130,7 @@ describe('a tag', () => {
   });
 
   for (const manifestHead of ['not-allowed', 'no-digest'] as const) {
-    it(`is fetched by GET where HEAD is ${manifestHead}`, async () => {
+    it(`is fetched by GET if HEAD is ${manifestHead}`, async () => {
       await start({ manifestHead });
       const image = version('a');
       upstream.add('app', image, 'latest');
@@ -139,7 +139,7 @@ describe('a tag', () => {
     });
   }
 
-  it('that upstream has deleted is not resurrected, but under Never', async () => {
+  it('that upstream has deleted is not served, except under Never', async () => {
     await start();
     upstream.add('app', version('a'), 'latest');
     await world.manifest('latest');
@@ -163,7 +163,7 @@ describe('a tag', () => {
     }
   });
 
-  it('that is held is served, as upstream says it is current, while the index takes no write', async () => {
+  it('that upstream confirms is served while the index accepts no write', async () => {
     await start();
     const image = version('a');
     upstream.add('app', image, 'latest');
@@ -174,7 +174,7 @@ describe('a tag', () => {
     expect([descriptor.digest, outcome]).toEqual([image.manifest.digest, 'revalidated']);
   });
 
-  it('is served stale when upstream takes more than 5 s, whatever it says then', async () => {
+  it('is served stale if upstream takes more than 5 s, whatever it answers then', async () => {
     await start();
     upstream.add('app', version('a'), 'latest');
     await world.manifest('latest');
@@ -183,7 +183,7 @@ describe('a tag', () => {
   });
 });
 
-describe('equal bytes with another Content-Type', () => {
+describe('the same bytes with another Content-Type', () => {
   const OTHER = repositoryOf('other');
   const image = imageOf([randomBlob(1_000, 'untyped')], { isUntyped: true });
   const { digest } = image.manifest;
@@ -196,7 +196,7 @@ describe('equal bytes with another Content-Type', () => {
 
   for (const reference of ['1.0', digest]) {
     const how = reference === digest ? 'by digest' : 'by tag';
-    it(`are served in each repository as its upstream has them, whoever asked first (${how})`, async () => {
+    it(`are served in each repository with its upstream's type, whoever asked first (${how})`, async () => {
       for (const [first, second] of [
         [OTHER, APP],
         [APP, OTHER],
@@ -216,7 +216,7 @@ describe('equal bytes with another Content-Type', () => {
     });
   }
 
-  it('are served as upstream has them now', async () => {
+  it("are served with upstream's current type", async () => {
     await typeIn(APP, '1.0');
     upstream.add('app', readAs(image.manifest, OCI_ARTIFACT_MANIFEST), '1.0');
     world.nowMs += HOUR_MS;
@@ -225,7 +225,7 @@ describe('equal bytes with another Content-Type', () => {
     expect(await world.metadata.namedSize(APP, image.config.digest)).toBeUndefined();
   });
 
-  it('are transferred once more only where HEAD does not say their type', async () => {
+  it('are transferred again only if HEAD does not tell their type', async () => {
     await typeIn(OTHER, '1.0');
     upstream.misbehave({ method: 'HEAD', headers: { 'Content-Type': 'application/octet-stream' } });
     upstream.requests.length = 0;
@@ -237,7 +237,7 @@ describe('equal bytes with another Content-Type', () => {
   });
 });
 
-describe('what fails', () => {
+describe('a failure', () => {
   const cases = [
     [{ status: 404 }, 'MANIFEST_UNKNOWN'],
     [{ status: 403 }, 'MANIFEST_UNKNOWN'],
@@ -246,7 +246,7 @@ describe('what fails', () => {
     [{ status: 429, headers: { 'Retry-After': '17' } }, 'TOOMANYREQUESTS'],
   ] as const;
   for (const [rule, code] of cases) {
-    it(`as ${JSON.stringify(rule)} is ${code} for all who wait, and not asked again at once`, async () => {
+    it(`with ${JSON.stringify(rule)} is ${code} for all who wait, and upstream is not asked again at once`, async () => {
       await start();
       upstream.add('app', version('a'), '1.0');
       upstream.misbehave({ kind: 'manifest', ...rule });
@@ -259,7 +259,7 @@ describe('what fails', () => {
     });
   }
 
-  it('is asked for again when its delay is over, and at once after a refresh', async () => {
+  it('is forgotten when its delay is over, and by a refresh', async () => {
     await start();
     await expect(world.manifest('1.0')).rejects.toMatchObject({ code: 'MANIFEST_UNKNOWN' });
     const image = version('a');
@@ -274,7 +274,7 @@ describe('what fails', () => {
     expect((await world.manifest('2.0')).outcome).toBe('revalidated');
   });
 
-  it('as a blob says nothing of a manifest with the same digest', async () => {
+  it('of a blob says nothing about a manifest with the same digest', async () => {
     await start();
     const image = version('one');
     upstream.add('app', image, '1');
@@ -284,7 +284,7 @@ describe('what fails', () => {
     expect((await world.manifest(digest)).descriptor.digest).toBe(digest);
   });
 
-  it('does not keep what is held and allowed from being served', async () => {
+  it('does not prevent stored and allowed content from being served', async () => {
     await start();
     const image = version('a');
     upstream.add('app', image, '1.0');
@@ -295,7 +295,7 @@ describe('what fails', () => {
     expect((await world.manifest(image.manifest.digest)).outcome).toBe('hit');
   });
 
-  it('as an unusable manifest is upstream’s fault', async () => {
+  it('with an unusable manifest is upstream’s fault', async () => {
     await start();
     upstream.add('app', version('a'), '1.0');
     upstream.misbehave({ kind: 'manifest', method: 'GET', spaces: 100 });
@@ -332,7 +332,7 @@ describe('a right', () => {
     upstream.add('private', image, '1');
   });
 
-  it('is proved by upstream for each credential; what is held changes nothing for another', async () => {
+  it('is proved by upstream for each credential; stored content changes nothing for others', async () => {
     await manifestAs(credential('ann'));
     expect((await manifestAs(credential('ann'))).outcome).toBe('hit');
     await expect(manifestAs(credential('bob'))).rejects.toMatchObject({ code: 'MANIFEST_UNKNOWN' });
@@ -381,7 +381,7 @@ describe('a right', () => {
     ],
   ];
   for (const [what, rules] of weak) {
-    it(`is not proved by ${what}, and gives nothing that is held`, async () => {
+    it(`is not proved by ${what}, and gives nothing that is stored`, async () => {
       await manifestAs(credential('ann'));
       const own = await world.right(PRIVATE, [credential('ann')], 'ann');
       await readAll((await world.mirror.openBlob(PRIVATE, blob.digest, own)).reader);
@@ -402,7 +402,7 @@ describe('a right', () => {
     });
   }
 
-  it('that has to be proved first is told like a first fetch, whoever holds the same', async () => {
+  it('that has to be proved first looks like a first fetch, whoever has the same content', async () => {
     await manifestAs(credential('ann'));
     const own = await world.right(PRIVATE, [credential('ann')], 'ann');
     await readAll((await world.mirror.openBlob(PRIVATE, blob.digest, own)).reader);
@@ -418,7 +418,7 @@ describe('a right', () => {
     expect((await manifestAs(credential('dan'))).outcome).toBe('revalidated');
   });
 
-  it('of one is not another’s while both ask at once', async () => {
+  it('is not shared with another that asks at the same time', async () => {
     upstream.misbehave({ kind: 'manifest', delayMs: 200 });
     const [ann, eve] = await Promise.allSettled([
       manifestAs(credential('ann')),
@@ -437,7 +437,7 @@ describe('a right', () => {
   });
 
   const guesses = Array.from({ length: 60 }, (_, at) => credential(`guess-${at}`, 'wrong'));
-  it('is asked for with twenty credentials at most, and the next question goes on with the others', async () => {
+  it('is tried with at most twenty credentials, and the next request continues with the others', async () => {
     await expect(manifestAs(...guesses)).rejects.toMatchObject({ code: 'MANIFEST_UNKNOWN' });
     expect(tried().size).toBe(20);
     await expect(manifestAs(...guesses)).rejects.toMatchObject({ code: 'MANIFEST_UNKNOWN' });
@@ -448,7 +448,7 @@ describe('a right', () => {
   });
 
   for (const answer of [{ status: 429 }, { status: 403, headers: { 'Retry-After': '30' } }]) {
-    it(`is asked for no further where upstream answers ${JSON.stringify(answer)}`, async () => {
+    it(`is not tried any further if upstream answers ${JSON.stringify(answer)}`, async () => {
       upstream.misbehave(answer);
       await expect(manifestAs(...guesses)).rejects.toMatchObject({ code: 'TOOMANYREQUESTS' });
       expect(tried().size).toBeLessThanOrEqual(1);
@@ -458,7 +458,7 @@ describe('a right', () => {
   const asAnn = async () => (await manifestAs(credential('ann'))).outcome;
 
   for (const failure of [{ status: 500 }, { status: 429 }, { reset: true }]) {
-    it(`that expired counts for a while where upstream answers ${JSON.stringify(failure)}, and is not renewed by that`, async () => {
+    it(`that expired is accepted for a while if upstream answers ${JSON.stringify(failure)}, and is not renewed by that`, async () => {
       await asAnn();
       world.nowMs += 25 * HOUR_MS;
       upstream.misbehave(failure);
@@ -476,7 +476,7 @@ describe('a right', () => {
   }
 
   for (const status of [401, 403, 404]) {
-    it(`ends at once when upstream answers ${status}, though it would count while upstream is away`, async () => {
+    it(`ends at once when upstream answers ${status}, though it would be valid while upstream is down`, async () => {
       await asAnn();
       world.nowMs += 25 * HOUR_MS;
       upstream.misbehave({ status });
@@ -487,7 +487,7 @@ describe('a right', () => {
     });
   }
 
-  it('that upstream refuses gives nothing of a download that goes on for another', async () => {
+  it('that upstream refuses gives nothing of a download in progress', async () => {
     await manifestAs(credential('ann'));
     const openAs = async (name: string) =>
       world.mirror.openBlob(PRIVATE, blob.digest, await world.right(PRIVATE, [credential(name)], name));
@@ -512,7 +512,7 @@ describe('a right', () => {
     expect([joined.outcome, ...gets().map(({ username }) => username)]).toEqual(['miss', 'bob', 'ann']);
   });
 
-  it('lets a download go on when the one it began with loses his', async () => {
+  it('that is withdrawn lets its download continue for another', async () => {
     const open = repositoryOf('open');
     const big = randomBlob(3_000_000, 'big');
     upstream.add('private', big);
@@ -540,7 +540,7 @@ describe('an index', () => {
     upstream.add('app', index, '1.0');
   });
 
-  it('is served as it is to who takes one, and by digest to everybody', async () => {
+  it('is served unchanged to a client that accepts it, and by digest to everybody', async () => {
     expect((await world.manifest('1.0')).descriptor.digest).toBe(index.manifest.digest);
     const want = { accepts: noIndex, platform: undefined };
     expect((await world.manifest(index.manifest.digest, APP, want)).descriptor.digest).toBe(
@@ -548,13 +548,13 @@ describe('an index', () => {
     );
   });
 
-  it('is answered with the child for linux/amd64 to who takes none, and with that of a platform to who names it', async () => {
+  it('is answered with the child for linux/amd64 to a client that accepts none, or with that of a requested platform', async () => {
     expect(await childOf(undefined)).toBe(amd64.manifest.digest);
     expect(await childOf('linux/arm64')).toBe(arm64.manifest.digest);
     await expect(childOf('linux/s390x')).rejects.toMatchObject({ code: 'MANIFEST_UNKNOWN' });
   });
 
-  describe('with a child of no platform', () => {
+  describe('with a child without a platform', () => {
     const outer = indexOfEntries([descriptorOf(indexOfEntries([descriptorOf(arm64.manifest)]))]);
     const inner = indexOfEntries([descriptorOf(arm64.manifest)]);
 
@@ -564,14 +564,14 @@ describe('an index', () => {
       upstream.add('app', { manifest: outer, images: [] }, '1.0');
     });
 
-    it('has its config looked at, once upstream and then here', async () => {
+    it("is served by the child's config, which is read once upstream and then here", async () => {
       expect(await childOf('linux/arm64')).toBe(arm64.manifest.digest);
       await expect(childOf(undefined)).rejects.toMatchObject({ code: 'MANIFEST_UNKNOWN' });
       expect(await childOf('linux/arm64')).toBe(arm64.manifest.digest);
       expect(upstream.count('blob', { method: 'GET' })).toBe(1);
     });
 
-    it('is answered with the error of upstream that hinders this', async () => {
+    it('is answered with the error of upstream if the config cannot be read', async () => {
       upstream.misbehave({ status: 429, kind: 'blob', headers: { 'Retry-After': '7' } });
       await expect(childOf('linux/arm64')).rejects.toMatchObject({ code: 'TOOMANYREQUESTS' });
     });
@@ -579,7 +579,7 @@ describe('an index', () => {
 });
 
 describe('lists', () => {
-  it('of tags are upstream’s, page by page, and those held when upstream is away', async () => {
+  it('of tags are upstream’s, page by page, and the stored ones when upstream is down', async () => {
     await start();
     upstream.add('app', version('a'), '1.0');
     upstream.add('app', version('b'), '2.0');
@@ -598,7 +598,7 @@ describe('lists', () => {
   });
 
   for (const referrers of [true, false]) {
-    it(`of referrers are upstream’s ${referrers ? 'by its API' : 'by the tag schema'}, and kept`, async () => {
+    it(`of referrers are upstream’s ${referrers ? 'by its API' : 'by the tag schema'}, and stored`, async () => {
       await start({ referrers });
       const subject = version('a');
       upstream.add('app', subject, '1.0');
@@ -625,7 +625,7 @@ describe('lists', () => {
   }
 });
 
-it('a list of referrers that nobody can read is upstream’s fault, fetched now or kept by an earlier version', async () => {
+it('an invalid list of referrers is upstream’s fault, whether it is fetched now or was stored by an earlier version', async () => {
   await start();
   const image = version('subject');
   const { digest } = image.manifest;
@@ -649,7 +649,7 @@ it('a list of referrers that nobody can read is upstream’s fault, fetched now 
   expect((await list()).manifests).toEqual([]);
 });
 
-it('what is served counts as used, so that room is made with what nobody has asked for since', async () => {
+it('served content counts as used, so that other content is evicted first', async () => {
   await start();
   const [old, wanted] = ['old', 'wanted'].map(version);
   upstream.add('app', old!, '1.0');

@@ -37,7 +37,7 @@ describe('a remembered failure', () => {
     expect(delays('unavailable', 7)).toEqual([1, 2, 4, 8, 16, 30, 30]);
   });
 
-  it('counts only while it is waited out', () => {
+  it('is counted only during its delay', () => {
     fail('unknown');
     expect(failures.waitedOut).toBe(1);
     nowMs += 10_000;
@@ -53,20 +53,20 @@ describe('a remembered failure', () => {
     expect(fail('unavailable').retryAfterMs).toBe(1_000);
   });
 
-  it('starts anew after a long time without one', () => {
+  it('starts again after a long time without one', () => {
     delays('unavailable', 4);
     nowMs += 60_000;
     expect(delays('unavailable', 1)).toEqual([1]);
   });
 
-  it('is nobody else’s', () => {
+  it('affects nobody else', () => {
     fail('unknown');
     for (const part of ['upstream', 'repository', 'reference', 'credentialId']) {
       expect(failures.recall({ ...KEY, [part]: 'another' })).toBeUndefined();
     }
   });
 
-  it('is forgotten by repository, altogether, or if it says that something is not there', () => {
+  it('is forgotten by repository, altogether, or if it says that something does not exist', () => {
     fail('unknown');
     failures.forget({ upstream: 'up', name: 'other' });
     expect(failures.recall(KEY)).toBeDefined();
@@ -86,7 +86,7 @@ describe('a remembered failure', () => {
     nowMs += 1_000_000;
   });
 
-  it('pushes the oldest out when a client invents references without end', () => {
+  it('removes the oldest when a client invents references without end', () => {
     for (let index = 0; index < 10_001; index++)
       fail('unknown', undefined, { ...KEY, reference: String(index) });
     expect(failures.waitedOut).toBe(10_000);

@@ -60,8 +60,8 @@ function gauge(): number | undefined {
   return gauges.get('upstream_credentials_refused up');
 }
 
-describe("Entrepot's own login", () => {
-  it('is locked out when upstream refuses it by itself, whatever the refusal looked like', async () => {
+describe("Entrepot's own credential", () => {
+  it('is locked out if upstream refuses it as such, whatever the refusal looked like', async () => {
     expect(gauge()).toBe(0);
     expect(await judge('denied')).toBe('lockedOut');
     nowMs += 60_000;
@@ -72,13 +72,13 @@ describe("Entrepot's own login", () => {
     expect(gauge()).toBe(1);
   });
 
-  it('that upstream accepts by itself was denied the repository, which ends the right to it', async () => {
+  it('that upstream accepts was denied the repository, which ends the right to it', async () => {
     said = true;
     expect([await judge('denied'), await judge('refused')]).toEqual(['denied', 'denied']);
     expect([lines, logins.problems, gauge()]).toEqual([[], [], 0]);
   });
 
-  it('is refused where upstream says so, and says nothing when it is asked again', async () => {
+  it('is refused if upstream says so, and if it says nothing when asked again', async () => {
     said = undefined;
     expect(await judge('denied')).toBe('denied');
     expect(await judge('refused')).toBe('lockedOut');
@@ -86,7 +86,7 @@ describe("Entrepot's own login", () => {
     expect(await judge('denied')).toBe('lockedOut');
   });
 
-  it('is good again once anything is given to it, where upstream never says whether it accepts it', async () => {
+  it('is accepted again after any success, if upstream never says whether it accepts it', async () => {
     said = undefined;
     expect(await judge('refused')).toBe('lockedOut');
     nowMs += 60_000;
@@ -95,7 +95,7 @@ describe("Entrepot's own login", () => {
     expect([await judge('denied'), logins.problems, gauge()]).toEqual(['denied', [], 0]);
   });
 
-  it('that upstream said it refuses stays refused while it does not say', async () => {
+  it('that upstream explicitly refuses stays refused until upstream says otherwise', async () => {
     expect(await judge('refused')).toBe('lockedOut');
     said = undefined;
     nowMs += 60_000;
@@ -106,7 +106,7 @@ describe("Entrepot's own login", () => {
     expect([await judge('denied'), gauge()]).toEqual(['lockedOut', 1]);
   });
 
-  it('is asked about once in a while only, and once for all who need to know', async () => {
+  it('is checked only now and then, and once for all who need to know', async () => {
     await Promise.all([judge('denied'), judge('denied')]);
     nowMs += 9_000;
     await judge('denied');
@@ -118,7 +118,7 @@ describe("Entrepot's own login", () => {
     expect(asked).toHaveLength(2);
   });
 
-  it('that was accepted a moment ago is asked about again when it is refused, and soon in any case', async () => {
+  it('that was accepted a moment ago is checked again when it is refused, and soon in any case', async () => {
     said = true;
     await judge('denied');
     await judge('denied');
@@ -134,7 +134,7 @@ describe("Entrepot's own login", () => {
     expect(asked).toHaveLength(4);
   });
 
-  it('is not concerned by other failures, by mirrors, or by what others are refused', async () => {
+  it('is not affected by other failures, by mirrors, or by refusals of other credentials', async () => {
     for (const kind of ['unknown', 'limited', 'unavailable', 'invalid'] as const) {
       expect(await judge(kind)).toBe(kind);
     }
@@ -144,7 +144,7 @@ describe("Entrepot's own login", () => {
     expect([asked, lines]).toEqual([[], []]);
   });
 
-  it('is good again once upstream accepts it, not when something is given as to anybody', async () => {
+  it('is accepted again once upstream accepts it, not when public content is served', async () => {
     await judge('denied');
     nowMs += 60_000;
     logins.succeeded(USE, signal);
@@ -159,7 +159,7 @@ describe("Entrepot's own login", () => {
     expect(asked).toHaveLength(3);
   });
 
-  it('with a new password is another one, and without any no problem is left', async () => {
+  it('with a new password is another one, and without any there is no problem', async () => {
     await judge('denied');
     login = NEW;
     expect([logins.problems, gauge()]).toEqual([[], 0]);

@@ -52,7 +52,7 @@ async function untilHeld(...blobs: readonly Content[]): Promise<void> {
   });
 }
 
-test('config and layers are fetched when their manifest is asked for, and only once', async () => {
+test('config and layers are fetched when their manifest is requested, and only once', async () => {
   await open({ prefetch: { prefetch: true } });
   const single = repositoryOf('single');
   await world.manifest('1', single);
@@ -64,7 +64,7 @@ test('config and layers are fetched when their manifest is asked for, and only o
   expect(blobGets()).toBe(3);
 });
 
-test('of an index the platforms are fetched that are named, and none else', async () => {
+test('of an index only the configured platforms are fetched', async () => {
   await open({ prefetch: { prefetch: true, platforms: [parsePlatform('linux/arm64')] } });
   await world.manifest('1');
   await untilHeld(arm64.config, ...arm64.layers);
@@ -72,7 +72,7 @@ test('of an index the platforms are fetched that are named, and none else', asyn
   expect(blobGets()).toBe(3);
 });
 
-test('of an index the platforms of the requester are fetched, if he has a list of his own', async () => {
+test('of an index the platforms of the requester are fetched, if it has its own list', async () => {
   await open({ prefetch: { prefetch: true, platforms: [parsePlatform('linux/amd64')] } });
   await world.manifest('1');
   await untilHeld(amd64.config, ...amd64.layers);
@@ -82,7 +82,7 @@ test('of an index the platforms of the requester are fetched, if he has a list o
   await untilHeld(arm64.config, ...arm64.layers);
 });
 
-test('of a child without a platform only the config is fetched, unless it names the platform', async () => {
+test('of a child without a platform only the config is fetched, unless it has the platform', async () => {
   upstream.add('bare', amd64);
   upstream.add('bare', arm64);
   const index = indexOfEntries([descriptorOf(amd64.manifest), descriptorOf(arm64.manifest)]);
@@ -97,7 +97,7 @@ test('of a child without a platform only the config is fetched, unless it names 
   expect(upstream.count('blob', { method: 'GET', repository: 'bare' })).toBe(1);
 });
 
-test('and with it all of the child', async () => {
+test('of a child whose config has the platform everything is fetched', async () => {
   upstream.add('bare', { manifest: indexOfEntries([descriptorOf(amd64.manifest)]), images: [] }, '1');
   upstream.add('bare', amd64);
   await open({ prefetch: { prefetch: true, platforms: [parsePlatform('linux/amd64')] } });
@@ -106,14 +106,14 @@ test('and with it all of the child', async () => {
   expect(blobGets()).toBe(3);
 });
 
-test('nothing is fetched ahead unless that is wanted', async () => {
+test('nothing is prefetched unless configured', async () => {
   await open();
   await world.manifest('1', repositoryOf('single'));
   await world.pull(amd64.config.digest, repositoryOf('single'));
   expect(blobGets()).toBe(1);
 });
 
-test('where there is only one connection, nothing is fetched ahead of who waits', async () => {
+test('with a single connection nothing is prefetched before what a client waits for', async () => {
   const limits = { maxConnections: 1, serializeImagePulls: false, maxParallelImagePulls: undefined };
   await open({ prefetch: { prefetch: true }, limits });
   const single = repositoryOf('single');
@@ -123,7 +123,7 @@ test('where there is only one connection, nothing is fetched ahead of who waits'
   expect(blobGets()).toBe(3);
 });
 
-test('what is fetched ahead leaves connections to who waits', async () => {
+test('prefetching leaves connections to clients that wait', async () => {
   const limits = { maxConnections: 2, serializeImagePulls: false, maxParallelImagePulls: undefined };
   upstream.misbehave({ kind: 'blob', repository: 'single', hang: true });
   await open({ prefetch: { prefetch: true }, limits });
@@ -134,7 +134,7 @@ test('what is fetched ahead leaves connections to who waits', async () => {
   expect(upstream.count('blob', { method: 'GET', repository: 'single' })).toBe(1);
 });
 
-test('a repository named after an architecture means the image of its base, where there is no such repository', async () => {
+test('a repository named after an architecture means the image of its base, if there is no such repository', async () => {
   await open();
   const authorize = (repository: { readonly upstream: string; readonly name: string }) =>
     world.right(repository);
@@ -155,7 +155,7 @@ test('a repository named after an architecture means the image of its base, wher
   await expect(refusing.manifest(named, '1', right, ANYTHING)).rejects.toThrow('not yours');
 });
 
-test('and what upstream has under such a name, or has not at all, stays what it is', async () => {
+test('a repository of such a name that upstream has, or that has no base, stays what it is', async () => {
   await open();
   upstream.add('app-arm64', amd64, '1');
   const authorize = (repository: { readonly upstream: string; readonly name: string }) =>

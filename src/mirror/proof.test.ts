@@ -80,10 +80,10 @@ afterEach(async () => {
   await upstream.stop();
 });
 
-describe('an answer that upstream gives to everything', () => {
+describe('a response that upstream sends to every request', () => {
   const page = contentOf(JSON.stringify({ maintenance: 'x'.repeat(1_000) }), 'application/json');
 
-  it('is the blob of its own digest, and opens nothing else', async () => {
+  it('is the blob of its own digest, and proves nothing else', async () => {
     await manifestAs('ann');
     await pullAs('ann', layer.digest);
     await idle();
@@ -103,7 +103,7 @@ describe('an answer that upstream gives to everything', () => {
     expect(await opens('ann')).toBe(true);
   });
 
-  it.each(['', '{}'])('is no proof when it is %j, which an artifact names', async text => {
+  it.each(['', '{}'])('is no proof if it is %j, which an artifact names', async text => {
     const config = contentOf(text, OCI_CONFIG);
     upstream.add('private', imageOf([config]), 'artifact');
     await manifestAs('ann', 'artifact');
@@ -116,7 +116,7 @@ describe('an answer that upstream gives to everything', () => {
   });
 });
 
-describe('a held blob', () => {
+describe('a stored blob', () => {
   beforeEach(async () => {
     upstream.add('open', image, '1');
     await manifestAs('ann');
@@ -125,7 +125,7 @@ describe('a held blob', () => {
     upstream.requests.length = 0;
   });
 
-  it('is given once upstream has shown it, to a credential that has no manifest of the repository', async () => {
+  it('is served once upstream has proved that it has it, to a credential without a manifest of the repository', async () => {
     for (const outcome of ['miss', 'hit']) {
       const { reader, outcome: heard } = await openAs('bob', layer.digest, OPEN);
       expect([heard, await readAll(reader)]).toEqual([outcome, whole(layer)]);
@@ -154,7 +154,7 @@ describe('a held blob', () => {
     expect(upstream.downloads()).toHaveLength(1);
   });
 
-  it('is shown by upstream again after verifyFor, and where the clock has been set back', async () => {
+  it('is proved by upstream again after verifyFor, and if the clock was set back', async () => {
     for (const hours of [0, 25, -50]) {
       world.nowMs += hours * HOUR_MS;
       for (const outcome of ['miss', 'hit']) {
@@ -165,7 +165,7 @@ describe('a held blob', () => {
     }
   });
 
-  it('is compared to the end where upstream does not say how long it is', async () => {
+  it('is compared to its end if upstream does not announce its size', async () => {
     const noLength = { 'Content-Length': null, 'Content-Range': null };
     for (const spaces of [layer.size, layer.size - 1]) {
       upstream.misbehave({ kind: 'blob', status: 200, headers: noLength, spaces });
@@ -177,7 +177,7 @@ describe('a held blob', () => {
     expect(await pullAs('bob', layer.digest, OPEN)).toEqual(whole(layer));
   });
 
-  it('goes on being compared when its client has had a stale answer and has gone', async () => {
+  it('continues to be compared after its client got a stale response and left', async () => {
     world.nowMs += 25 * HOUR_MS;
     upstream.misbehave({ kind: 'blob', delayMs: 6_000 });
     const { outcome, reader } = await openAs('ann', layer.digest);
@@ -203,7 +203,7 @@ describe('a manifest', () => {
     expect((await rightOf('bob', OPEN)).proved).toBe(false);
   });
 
-  it('that is current is not fetched again because HEAD is redirected, or without a size', async () => {
+  it('that is current is not fetched again because HEAD is redirected, or has no size', async () => {
     const elsewhere = await FakeUpstream.start();
     elsewhere.add('private', image, '1');
     try {
@@ -224,7 +224,7 @@ describe('a manifest', () => {
     }
   });
 
-  it('is fetched by who has to prove his right where HEAD is redirected, or does not say all', async () => {
+  it('is fetched by a client that has to prove its right if HEAD is redirected, or incomplete', async () => {
     const elsewhere = await FakeUpstream.start();
     elsewhere.add('private', image, '1');
     try {
@@ -247,8 +247,8 @@ describe('a manifest', () => {
   });
 });
 
-describe('a right that upstream takes back', () => {
-  it('is not given again by the end of a download that began before', async () => {
+describe('a right that upstream withdraws', () => {
+  it('is not renewed by the end of a download that began before', async () => {
     await manifestAs('ann');
     upstream.misbehave({ kind: 'blob', bytesPerS: 2 * MIB });
     const pulling = pullAs('ann', big.digest);
@@ -285,7 +285,7 @@ async function readAsNobody(): Promise<Buffer> {
 
 describe('a download', () => {
   it.each([0, 10_000, 400_000])(
-    'that began with %i bytes of something else gives its readers nothing of what comes for others',
+    'that began with %i bytes of something else gives its readers nothing of what is downloaded for others',
     async cutAtByte => {
       await manifestAs('ann');
       await world.metadata.linkBlob(PRIVATE, big.digest, big.size);
@@ -309,7 +309,7 @@ describe('a download', () => {
     },
   );
 
-  it('is joined without a question by who has a right to the repository that it is for', async () => {
+  it('can be joined without asking by a client with a right to its repository', async () => {
     await manifestAs('ann');
     await manifestAs('cat');
     upstream.misbehave({ kind: 'blob', bytesPerS: 2 * MIB });
@@ -321,7 +321,7 @@ describe('a download', () => {
     expect(upstream.count('blob')).toBe(1);
   });
 
-  it('is joined without a question by who has the same credentials, as long as it goes on', async () => {
+  it('can be joined without asking by a client with the same credentials, while it continues', async () => {
     upstream.add('open', big);
     upstream.misbehave({ kind: 'blob', bytesPerS: 2 * MIB });
     const first = pullAs('bob', big.digest, OPEN);
@@ -334,7 +334,7 @@ describe('a download', () => {
     expect(asked()).toEqual(['GET blob 401', 'GET blob 200']);
   });
 
-  it('that waits for its turn gives his answer at once to who knows the size and may ask for it', async () => {
+  it('that is queued gives a client its response at once if that knows the size and may ask for it', async () => {
     await world.remove();
     await upstream.stop();
     await start({
@@ -365,7 +365,7 @@ const lentManifest = async (reference: string) =>
 const lentBlob = async ({ digest }: Content) =>
   readAll((await world.mirror.openBlob(PRIVATE, digest, await lentRight())).reader);
 
-describe("Entrepot's own login, lent to everybody because a repository is public", () => {
+describe("Entrepot's own credential, lent to everybody because a repository is public", () => {
   const next = imageOf([randomBlob(50_000, 'published later')]);
   const openNames: string[] = [];
 
@@ -377,7 +377,7 @@ describe("Entrepot's own login, lent to everybody because a repository is public
     await startWith({ scheme: 'bearer', users, public: openNames });
   });
 
-  it('is used while the public was given it a moment ago, and asked for anew by HEAD after that', async () => {
+  it('is used if upstream served the repository anonymously a moment ago, and checked by HEAD after that', async () => {
     await world.mirror.manifest(PRIVATE, '1', await world.right(PRIVATE), ANYTHING);
     upstream.requests.length = 0;
     const logins = () =>
@@ -395,7 +395,7 @@ describe("Entrepot's own login, lent to everybody because a repository is public
     expect(upstream.count('blob', { method: 'HEAD' })).toBe(2);
   });
 
-  it('brings nothing that came after the repository became private', async () => {
+  it('fetches nothing that was added after the repository became private', async () => {
     await world.mirror.manifest(PRIVATE, '1', await world.right(PRIVATE), ANYTHING);
     openNames.length = 0;
     upstream.revokeTokens();
@@ -410,7 +410,7 @@ describe("Entrepot's own login, lent to everybody because a repository is public
   });
 });
 
-it('a held blob that upstream has shown is served while the index takes no Link', async () => {
+it('a stored blob that upstream has proved is served while the index accepts no Link', async () => {
   upstream.add('open', image, '1');
   await pullAs('bob', layer.digest, OPEN);
   await idle();

@@ -23,7 +23,7 @@ function enter(
 const settled = () => new Promise(resolve => setImmediate(resolve));
 
 describe('the pull queue', () => {
-  it('lets so many run as there may be connections, and the next when one leaves', async () => {
+  it('runs as many as there may be connections, and the next when one leaves', async () => {
     const queue = new PullQueue({ ...NO_LIMIT, maxConnections: 2 });
     const order: string[] = [];
     const places = ['1', '2', '3'].map(name => enter(queue, order, name));
@@ -35,7 +35,7 @@ describe('the pull queue', () => {
     expect([queue.running, queue.waiting]).toEqual([2, 0]);
   });
 
-  it('takes requesters in turn, however many one of them asks for', async () => {
+  it('serves requesters in turn, however many downloads one of them has', async () => {
     const queue = new PullQueue({ ...NO_LIMIT, maxConnections: 1 });
     const order: string[] = [];
     const places = [
@@ -72,7 +72,7 @@ describe('the pull queue', () => {
     expect(order).toEqual(['x', 'y']);
   });
 
-  it('forgets who leaves before his turn', async () => {
+  it('forgets those that leave before their turn', async () => {
     const queue = new PullQueue({ ...NO_LIMIT, maxConnections: 1 });
     const order: string[] = [];
     const first = enter(queue, order, '1');
@@ -83,7 +83,7 @@ describe('the pull queue', () => {
     expect(order).toEqual(['1', '3']);
   });
 
-  it('lets what nobody waits for run on half of the connections, and behind all others', async () => {
+  it('runs prefetches on half of the connections, after all others', async () => {
     const queue = new PullQueue({ ...NO_LIMIT, maxConnections: 4 });
     const order: string[] = [];
     const ahead = (name: string): PullPlace => {
@@ -101,7 +101,7 @@ describe('the pull queue', () => {
     expect(queue.waiting).toBe(1);
   });
 
-  it('takes who waits first, when a place that both could have is free again', async () => {
+  it('prefers a download that a client waits for', async () => {
     const queue = new PullQueue(NO_LIMIT);
     const order: string[] = [];
     const enterAs = (name: string, isAhead: boolean): PullPlace => {
@@ -117,14 +117,14 @@ describe('the pull queue', () => {
     expect(order).toEqual(['first', 'live']);
   });
 
-  it('keeps one image pull free of what nobody waits for', async () => {
+  it('keeps one image pull free from prefetches', async () => {
     const queue = new PullQueue({ ...NO_LIMIT, maxParallelImagePulls: 2 });
     const ahead = (repository: string) => queue.enter({ requester: 'a', repository, isAhead: true });
     expect(['x', 'y', 'x'].map(name => ahead(name).queued)).toEqual([false, true, false]);
     expect(queue.enter({ requester: 'b', repository: 'z' }).queued).toBe(false);
   });
 
-  it("keeps half of a requester's own limit free of what nobody waits for", async () => {
+  it("keeps half of a requester's own limit free from prefetches", async () => {
     const queue = new PullQueue(NO_LIMIT);
     const enterAs = (repository: string, isAhead: boolean) =>
       queue.enter({ requester: 'a', repository, maxTransfers: 2, isAhead });
@@ -132,7 +132,7 @@ describe('the pull queue', () => {
     expect(enterAs('3', false).queued).toBe(false);
   });
 
-  it('holds a requester to its own limit, while others go on', async () => {
+  it("applies a requester's own limit, while others continue", async () => {
     const queue = new PullQueue(NO_LIMIT);
     const limited = (repository: string) => queue.enter({ requester: 'a', repository, maxTransfers: 2 });
     const places = ['1', '2', '3'].map(limited);
@@ -143,7 +143,7 @@ describe('the pull queue', () => {
     expect([queue.running, queue.waiting]).toEqual([3, 0]);
   });
 
-  it("begins what several wait for at whose turn comes first: one's own limit holds up nobody else", async () => {
+  it('starts a download for several in whichever turn comes first, so that a limit affects only its requester', async () => {
     const queue = new PullQueue(NO_LIMIT);
     const limited = (repository: string) => queue.enter({ requester: 'a', repository, maxTransfers: 1 });
     const [first, second, third] = ['1', '2', '3'].map(limited);
@@ -160,7 +160,7 @@ describe('the pull queue', () => {
     expect([queue.running, queue.waiting]).toEqual([1, 0]);
   });
 
-  it('begins what a raised limit allows as soon as it is told of it', async () => {
+  it('starts what a raised limit allows as soon as it is told', async () => {
     const limits = { ...NO_LIMIT, maxConnections: 1 };
     const queue = new PullQueue(limits);
     const order: string[] = [];

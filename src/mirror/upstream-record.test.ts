@@ -19,7 +19,7 @@ it('remembers the last error and the last answer of each upstream, and when', ()
   expect(record.stateOf('other.example').failure).toBeUndefined();
 });
 
-it('takes no for an answer, unless the login itself is refused', () => {
+it('counts a refusal as an answer, unless the credential itself is refused', () => {
   const record = new UpstreamRecord(() => 1);
   record.failed(REPOSITORY, new UpstreamFailure('unknown', 'not found'));
   record.failed(REPOSITORY, new UpstreamFailure('denied', 'log in'));

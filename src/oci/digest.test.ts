@@ -4,12 +4,12 @@ import { OciError } from './errors.ts';
 
 const EMPTY = 'sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855';
 
-test('the digest of nothing is the well-known one', () => {
+test('the digest of no bytes is the well-known one', () => {
   expect(digestOf(new Uint8Array())).toBe(EMPTY);
   expect(digestOf(new Uint8Array(), 'sha512')).toMatch(/^sha512:cf83e1357eefb8bd[0-9a-f]{112}$/);
 });
 
-test('a digest comes apart into algorithm and hex', () => {
+test('a digest has an algorithm and hex', () => {
   const digest = parseDigest(EMPTY);
   expect(digestAlgorithm(digest)).toBe('sha256');
   expect(digestHex(digest)).toBe(EMPTY.slice('sha256:'.length));

@@ -32,13 +32,13 @@ async function turnsDuring(work: Promise<unknown>): Promise<number> {
 }
 
 describe('a large document', () => {
-  it('leaves everybody else their turns while it is read', async () => {
+  it('does not block the event loop while it is read', async () => {
     const bytes = indexOf(3 * MIB);
     await documents.ask('view', bytes, OCI_INDEX);
     expect(await turnsDuring(documents.ask('view', bytes, OCI_INDEX))).toBeGreaterThan(10);
   });
 
-  it('is answered as a small one is, and fails as it does', async () => {
+  it('gives the same answers and errors as a small one', async () => {
     const platform = { os: 'linux', architecture: 'cpu7' };
     for (const bytes of [indexOf(1000), indexOf(MIB)]) {
       expect(await documents.ask('bestChild', bytes, OCI_INDEX, platform)).toEqual({
@@ -63,7 +63,7 @@ describe('a large document', () => {
 });
 
 describe('a page of descriptors', () => {
-  it('ends early where the entries are long, and the next one goes on there', () => {
+  it('ends early if entries are long, and the next one continues there', () => {
     const bytes = indexOf(3 * MIB);
     const seen: string[] = [];
     let pages = 0;

@@ -25,14 +25,14 @@ test('every code of the distribution spec is in the table with its status', () =
   for (const [code, status] of SPEC_CODES) expect([code, ours.get(code)]).toEqual([code, status]);
 });
 
-test('every code is upper-case letters and underscores, with a status that is an error', () => {
+test('every code is upper-case letters and underscores, with an error status', () => {
   for (const [code, status] of errorCodes()) {
     expect(code).toMatch(/^[A-Z_]+$/);
     expect(status).toBeGreaterThanOrEqual(400);
   }
 });
 
-test('an error is written as the envelope of the spec, without a detail when there is none', () => {
+test('an error has the form of the spec, without a detail if there is none', () => {
   expect(JSON.stringify(new OciError('TAG_INVALID'))).toBe(
     '{"errors":[{"code":"TAG_INVALID","message":"manifest tag is malformed"}]}',
   );
@@ -41,7 +41,7 @@ test('an error is written as the envelope of the spec, without a detail when the
   expect(error.status).toBe(403);
 });
 
-test('an error tells a log its cause, where that says more than its message', () => {
+test('an error gives its cause to a log, if that says more than its message', () => {
   const cause = new Error('up.example/app: up.example answers 401');
   expect(new OciError('MANIFEST_UNKNOWN', { cause }).reason).toBe(
     'MANIFEST_UNKNOWN: manifest unknown to registry (up.example/app: up.example answers 401)',

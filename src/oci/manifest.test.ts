@@ -41,7 +41,7 @@ function nested(levels: number): string {
   return `{"x":${'['.repeat(levels - 1)}${']'.repeat(levels - 1)},"manifests":[]}`;
 }
 
-test('an image has its config and layers as blobs, and its config names what it is', () => {
+test('an image has its config and layers as blobs, and the media type of its config', () => {
   expect(parse(image, mediaTypes.OCI_MANIFEST)).toEqual({
     kind: 'manifest',
     mediaType: mediaTypes.OCI_MANIFEST,
@@ -66,7 +66,7 @@ test('an index has children with their platforms and annotations', () => {
   expect(view.artifactType).toBeUndefined();
 });
 
-test('an artifact shows its own type and its subject', () => {
+test('an artifact has its own type and its subject', () => {
   const artifact = { ...image, artifactType: 'application/sbom', subject: child };
   expect(parse(artifact, mediaTypes.OCI_MANIFEST)).toMatchObject({
     artifactType: 'application/sbom',
@@ -80,7 +80,7 @@ test('an artifact shows its own type and its subject', () => {
   expect(parse(old, mediaTypes.OCI_ARTIFACT_MANIFEST)).toMatchObject({ blobs: [layer] });
 });
 
-test('what Go writes for nothing is nothing', () => {
+test('null counts as absent, as in Go', () => {
   const sparse = {
     ...image,
     mediaType: '',
@@ -97,7 +97,7 @@ test('the parameters of the Content-Type do not matter', () => {
   expect(parse(image, `${mediaTypes.OCI_MANIFEST}; charset=utf-8`).mediaType).toBe(mediaTypes.OCI_MANIFEST);
 });
 
-test('Docker schema 1 passes through without blobs, because it tells no sizes', () => {
+test('Docker schema 1 is accepted without blobs, since it declares no sizes', () => {
   const old = { schemaVersion: 1, fsLayers: [{ blobSum: DIGEST }], signatures: [] };
   expect(parse(old, mediaTypes.DOCKER_SCHEMA1_SIGNED)).toMatchObject({ kind: 'manifest', blobs: [] });
   expect(faultOf({ ...old, schemaVersion: 2 }, mediaTypes.DOCKER_SCHEMA1)).toBe('MANIFEST_INVALID');
@@ -148,7 +148,7 @@ test.each([
   expect(faultOf(document, mediaType)).toBe('MANIFEST_INVALID');
 });
 
-test('each limit holds, and what is exactly at it passes', () => {
+test('each limit applies, and what is exactly at the limit is accepted', () => {
   expect(faultOf(imageOf(manifest.MAX_DESCRIPTORS), mediaTypes.OCI_MANIFEST)).toBe('none');
   expect(faultOf(imageOf(manifest.MAX_DESCRIPTORS + 1), mediaTypes.OCI_MANIFEST)).toBe('MANIFEST_INVALID');
   expect(faultOf(indexOf(manifest.MAX_INDEX_ENTRIES), mediaTypes.OCI_INDEX)).toBe('none');
@@ -163,7 +163,7 @@ test('each limit holds, and what is exactly at it passes', () => {
   expect(faultOf(`${padded} `, mediaTypes.OCI_INDEX)).toBe('MANIFEST_TOO_LARGE');
 });
 
-test('layers that may not be handed on are told apart', () => {
+test('layers that may not be redistributed are recognized', () => {
   const foreign = { ...layer, mediaType: 'application/vnd.docker.image.rootfs.foreign.diff.tar.gzip' };
   const view = parse({ ...image, layers: [layer, foreign] }, mediaTypes.OCI_MANIFEST);
   expect(view.blobs.map(manifest.isNonDistributable)).toEqual([false, false, true]);

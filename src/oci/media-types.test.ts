@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import * as mediaTypes from './media-types.ts';
 
-test('every type asked for upstream is a manifest or an index, and none is both', () => {
+test('every type requested from upstream is a manifest or an index, and none is both', () => {
   const asked = mediaTypes.MANIFEST_ACCEPT.split(', ').map(mediaTypes.essence);
   expect(asked).toHaveLength(7);
   for (const type of asked) expect(mediaTypes.isManifestType(type)).toBe(!mediaTypes.isIndexType(type));

@@ -72,13 +72,13 @@ function imageWithConfig(bytes: Uint8Array | string): { manifest: Content; confi
 describe('the child of an index', () => {
   const shelf = shelfOf(amd64, arm64);
 
-  it('that has a platform is taken at its word: no config is opened', async () => {
+  it('with a platform is chosen by that, without opening its config', async () => {
     const lying = { ...bare(arm64.manifest), platform: DEFAULT_PLATFORM };
     expect(await chooseChild([lying, named(amd64)], DEFAULT_PLATFORM, shelf)).toBe(lying);
     expect(shelf.asked).toEqual([]);
   });
 
-  it('without a platform is taken when its config suits, behind all that have one', async () => {
+  it('without a platform is chosen if its config suits, after all that have one', async () => {
     const [withPlatform, without] = [named(arm64), bare(amd64.manifest)];
     expect(await chooseChild([without], DEFAULT_PLATFORM, shelf)).toBe(without);
     expect(await chooseChild([without, withPlatform], DEFAULT_PLATFORM, shelf)).toBe(without);
@@ -86,7 +86,7 @@ describe('the child of an index', () => {
     expect(shelf.open).toBe(0);
   });
 
-  it('without a platform is refused when its config names another one, and no second one is tried', async () => {
+  it('without a platform is refused if its config has another one, and no second one is tried', async () => {
     const children = [bare(arm64.manifest), bare(amd64.manifest)];
     expect(await chooseChild(children, DEFAULT_PLATFORM, shelf)).toBeUndefined();
     expect(await chooseChild(children, ARM64, shelf)).toBe(children[0]);
@@ -112,13 +112,13 @@ describe('the child of an index', () => {
     expect(held.open).toBe(0);
   });
 
-  it('is taken for the host’s when its config names no operating system, as old ones do', async () => {
+  it('is taken to be the host’s if its config has no operating system, as in old ones', async () => {
     const image = imageWithConfig('{"architecture":"amd64"}');
     const held = new Shelf(image.manifest, image.config);
     expect(await chooseChild([bare(image.manifest)], DEFAULT_PLATFORM, held)).toEqual(bare(image.manifest));
   });
 
-  it('by whose config the version of Windows counts too', async () => {
+  it('is chosen by the Windows version in its config, too', async () => {
     const image = imageWithConfig('{"os":"windows","architecture":"amd64","os.version":"10.0.17763.1"}');
     const held = new Shelf(image.manifest, image.config);
     const choose = (platform: string) => chooseChild([bare(image.manifest)], parsePlatform(platform), held);
@@ -126,7 +126,7 @@ describe('the child of an index', () => {
     expect(await choose('windows/amd64:10.0.20348')).toBeUndefined();
   });
 
-  it('that is not there, or whose config is not, is offered: who pulls it hears what is missing', async () => {
+  it('that does not exist, or has no config, is chosen: a pull tells what is missing', async () => {
     const child = bare(amd64.manifest);
     expect(await chooseChild([child], DEFAULT_PLATFORM, new Shelf())).toBe(child);
     expect(await chooseChild([child], DEFAULT_PLATFORM, new Shelf(amd64.manifest))).toBe(child);
@@ -140,13 +140,13 @@ describe('the child of an index', () => {
     expect(await chooseChild(children, ARM64, shelf)).toBe(children[1]);
   });
 
-  it('cannot be chosen when its config cannot be read now: the reason is told', async () => {
+  it('cannot be chosen if its config cannot be read now, and the error is reported', async () => {
     const { manifest } = shelf;
     const broken = { manifest, config: () => Promise.reject(new Error('upstream is away')) };
     await expect(chooseChild([bare(amd64.manifest)], DEFAULT_PLATFORM, broken)).rejects.toThrow('away');
   });
 
-  it('says by its config for what it is', async () => {
+  it('has the platform of its config', async () => {
     expect(await configPlatform(bare(arm64.manifest), shelf)).toMatchObject(ARM64);
     expect(await configPlatform(bare(indexOf([arm64]).manifest), shelf)).toBeUndefined();
   });
@@ -159,7 +159,7 @@ describe('a tag', () => {
   const narrowed = async (manifest: Content, ...want: Parameters<typeof wants>) =>
     (await narrowToPlatform(manifestOf(manifest), wants(...want), shelf)).digest;
 
-  it('means the index for whoever accepts one type of index, and its child for others', async () => {
+  it('means the index for a client that accepts any type of index, and its child for others', async () => {
     for (const type of [OCI_INDEX, DOCKER_MANIFEST_LIST]) {
       expect(await narrowed(inner, [OCI_MANIFEST, type])).toBe(inner.digest);
     }
@@ -167,17 +167,17 @@ describe('a tag', () => {
     expect(await narrowed(inner, [OCI_INDEX, OCI_MANIFEST], 'linux/arm64')).toBe(arm64.manifest.digest);
   });
 
-  it('means what lies in an index below the index, which needs no platform of its own', async () => {
+  it('means the child of a nested index, which needs no platform of its own', async () => {
     expect(await narrowed(outer, [OCI_MANIFEST])).toBe(amd64.manifest.digest);
     expect(await narrowed(outer, [], 'linux/arm64')).toBe(arm64.manifest.digest);
     await expect(narrowed(outer, [], 'linux/s390x')).rejects.toMatchObject({ code: 'MANIFEST_UNKNOWN' });
   });
 
-  it('means an image that is in no index whatever its platform', async () => {
+  it('means an image that is not an index whatever its platform', async () => {
     expect(await narrowed(arm64.manifest, [OCI_MANIFEST], 'linux/amd64')).toBe(arm64.manifest.digest);
   });
 
-  it('means nothing when a child is not there, or when indexes lie in each other too deep', async () => {
+  it('means nothing if a child does not exist, or if indexes are nested too deep', async () => {
     const absent = indexOf([imageOf([randomBlob(10, 'absent')])]).manifest;
     await expect(narrowed(absent, [])).rejects.toMatchObject({ code: 'MANIFEST_UNKNOWN' });
     const levels = [inner];
@@ -188,7 +188,7 @@ describe('a tag', () => {
     await expect(narrow(levels[0]!)).rejects.toMatchObject({ code: 'MANIFEST_UNKNOWN' });
   });
 
-  it('with a platform that is none is an error of the client', async () => {
+  it('with an invalid platform is an error of the client', async () => {
     await expect(narrowed(inner, [], 'amd64')).rejects.toMatchObject({ code: 'QUERY_INVALID' });
   });
 });

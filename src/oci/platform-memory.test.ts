@@ -17,7 +17,7 @@ const bytes = Buffer.from(
 );
 const index = { digest: digestOf(bytes), mediaType: OCI_INDEX, bytes };
 
-it('which child of an index suits a platform is read once for all who ask, for each media type and platform', async () => {
+it('the child of an index for a platform is computed once for all, for each media type and platform', async () => {
   const ask = vi.spyOn(documents, 'ask');
   const lookup = {
     manifest: async ({ digest }: { digest: typeof index.digest }) => ({

@@ -71,7 +71,7 @@ test.each([
   expect(() => platform.parsePlatform(text)).toThrow(expect.objectContaining({ code: 'QUERY_INVALID' }));
 });
 
-test('the natural matcher of Windows is its own', () => {
+test('Windows has a natural matcher of its own', () => {
   expect(platform.naturalMatcher(platform.parsePlatform('Windows/amd64'))).toBe('windows');
   expect(platform.naturalMatcher(platform.parsePlatform('linux/amd64'))).toBe('only');
 });
@@ -86,7 +86,7 @@ test('an attestation is never chosen, whatever platform it claims', () => {
   expect(platform.choosePlatform(children, platform.parsePlatform('unknown/unknown'))).toEqual([]);
 });
 
-test('a child without a platform is left out when its config names another one', () => {
+test('a child without a platform is left out if its config has another one', () => {
   const bare = child(undefined);
   const wanted = platform.DEFAULT_PLATFORM;
   const arm = platform.parsePlatform('linux/arm64');
@@ -95,20 +95,20 @@ test('a child without a platform is left out when its config names another one',
   expect(platform.choosePlatform([bare], wanted, 'only', () => arm)).toEqual([]);
 });
 
-test('an entry that names no operating system is of the host, whichever it is', () => {
+test('an entry without an operating system matches every host', () => {
   const bare = { ...child(undefined), platform: { os: '', architecture: 'amd64' } };
   for (const host of ['linux/amd64', 'windows/amd64', 'freebsd/amd64']) {
     expect(platform.choosePlatform([bare], platform.parsePlatform(host))).toEqual([bare]);
   }
 });
 
-test('a variant that nobody makes matches itself and costs nothing', () => {
+test('a variant that does not exist matches itself and is cheap', () => {
   const odd = child('linux/arm/v999999999');
   const children = [child('linux/arm/v7'), odd];
   expect(platform.choosePlatform(children, platform.parsePlatform('linux/arm/v999999999'))).toEqual([odd]);
 });
 
-test('win32k hinders no Windows host, another feature does', () => {
+test('win32k is no obstacle for a Windows host, another feature is', () => {
   const entry = child('windows/amd64:10.0.20348.1');
   const needs = (feature: string) => ({
     ...entry,

@@ -3,7 +3,7 @@ import * as pullPolicy from './pull-policy.ts';
 
 // Kubernetes' answers to whole image names are in test/vectors/pullpolicy.json.
 
-test('what is already split gets the same default as the text', () => {
+test('a parsed reference gets the same default as the text', () => {
   expect(pullPolicy.defaultPullPolicy({})).toBe('Always');
   expect(pullPolicy.defaultPullPolicy({ tag: 'latest' })).toBe('Always');
   expect(pullPolicy.defaultPullPolicy({ tag: '1' })).toBe('IfNotPresent');
@@ -11,13 +11,13 @@ test('what is already split gets the same default as the text', () => {
   expect(pullPolicy.defaultPullPolicy({ tag: 'latest', digest: 'sha256:0' })).toBe('Always');
 });
 
-test('a digest keeps a name from getting the default tag', () => {
+test('a name with a digest does not get the default tag', () => {
   const name = `nginx@sha256:${'0'.repeat(64)}`;
   expect(pullPolicy.applyDefaultTag(name)).toBe(name);
   expect(() => pullPolicy.applyDefaultTag('Nginx')).toThrow(expect.objectContaining({ fault: 'uppercase' }));
 });
 
-test('each limit that the kubelet refuses is named', () => {
+test('each limit that the kubelet refuses is reported', () => {
   const limits = {
     serializeImagePulls: true,
     maxParallelImagePulls: 2,

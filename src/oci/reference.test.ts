@@ -38,17 +38,17 @@ test('an absent tag or digest is an absent member', () => {
   expect(Object.keys(reference.parseReference('a/b'))).toEqual(['registry', 'repository']);
 });
 
-test('a text beyond any reference is refused before it is read', () => {
+test('a text that is too long is refused before it is parsed', () => {
   expect(() => reference.parseReference(`a:${'/a'.repeat(100_000)}`)).toThrow(
     expect.objectContaining({ fault: 'too-long' }),
   );
 });
 
-test('an error shows only the beginning of what was given', () => {
+test('an error shows only the beginning of the text', () => {
   expect(() => reference.parseReference('!'.repeat(4000))).toThrow(/^invalid reference format: "!{200}"$/);
 });
 
-test('the canonical text of a reference reads as the same reference', () => {
+test('the canonical text of a reference parses as the same reference', () => {
   const component = fc.stringMatching(/^[a-z0-9]{1,8}(?:(?:\.|_|__|-{1,3})[a-z0-9]{1,8}){0,2}$/);
   const references = fc.record(
     {

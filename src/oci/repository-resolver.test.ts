@@ -79,7 +79,7 @@ describe('the repository that a request means', () => {
     );
   });
 
-  it('by ns goes before the listener', () => {
+  it('by ns takes precedence over the listener', () => {
     expect(meant({ listenerUpstream: 'ghcr.io', ns: 'docker.io', name: 'nginx' })).toBe(
       'docker.io/library/nginx',
     );
@@ -102,12 +102,12 @@ describe('the repository that a request means', () => {
     expect(meant({ name })).toBe(expected);
   });
 
-  it('is named as one that lives here when nothing applies, so that it is answered as what is hidden', () => {
+  it('is a hosted one if no rule applies, so that the response equals that for a hidden one', () => {
     expect(meant({ name: 'nobody/app' })).toBe('hosted nobody/app');
     expect(meant({ name: 'unknown.corp:5000/app' })).toBe('NAME_UNKNOWN');
   });
 
-  it('is in the default upstream only when nothing else applies', () => {
+  it('is in the default upstream only if no other rule applies', () => {
     const byDefault = new RepositoryResolver({ ...options, defaultUpstream: 'docker.io' });
     expect(meant({ name: 'nginx' }, byDefault)).toBe('docker.io/library/nginx');
     expect(meant({ name: 'grafana/grafana' }, byDefault)).toBe('docker.io/grafana/grafana');
@@ -116,7 +116,7 @@ describe('the repository that a request means', () => {
     expect(meant({ name: 'unknown.corp:5000/app' }, byDefault)).toBe('NAME_INVALID');
   });
 
-  it('follows the hosted prefixes as they come and go', () => {
+  it('follows the hosted prefixes as they change', () => {
     const prefixes = new Set<string>();
     const changing = new RepositoryResolver({
       ...options,
@@ -128,7 +128,7 @@ describe('the repository that a request means', () => {
     expect(meant({ name: 'team-b/app' }, changing)).toBe('hosted team-b/app');
   });
 
-  it('has a name of at most 255 characters, its upstream not counted', () => {
+  it('has a name of at most 255 characters, without its upstream', () => {
     expect(meant({ name: `docker.io/${'a'.repeat(255)}` })).toBe('NAME_INVALID');
     expect(meant({ name: `ghcr.io/${'a'.repeat(255)}` })).toBe(`ghcr.io/${'a'.repeat(255)}`);
   });
@@ -166,7 +166,7 @@ describe('the repository that a reference means', () => {
   });
 
   it.each(['nginx', 'team-z/app:v1', 'registry.example:5000/team-z/app', 'quay.io/org/app'])(
-    'is not where %s is put, which nobody would find',
+    'is no destination for %s, which nobody would find',
     reference => {
       expect(() => resolver.destinationOf(reference)).toThrow(
         expect.objectContaining({ code: 'NAME_UNKNOWN' }),
@@ -174,7 +174,7 @@ describe('the repository that a reference means', () => {
     },
   );
 
-  it('with a digest by which nothing is held is not taken for the tag beside it', () => {
+  it('with an unsupported digest does not fall back to the tag beside it', () => {
     const reference = `nginx:1.27@sha384:${'a'.repeat(96)}`;
     expect(() => resolver.repositoryOf(reference)).toThrow(
       expect.objectContaining({ code: 'DIGEST_INVALID' }),

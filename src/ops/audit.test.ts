@@ -11,7 +11,7 @@ beforeEach(async () => {
 afterEach(() => removeFolder(folder));
 
 describe('the audit log', () => {
-  it('appends one JSON object a line to a file of its own, which nobody else may read', async () => {
+  it('appends one JSON object per line to its own file, which nobody else may read', async () => {
     const auditFile = join(folder, 'audit.jsonl');
     for (const action of ['pull', 'push']) {
       const audit = createAudit({ output: 'file', auditFile });
@@ -33,11 +33,11 @@ describe('the audit log', () => {
     expect((await stat(auditFile)).mode & 0o777).toBe(0o600);
   });
 
-  it('says at once when its file cannot be written', () => {
+  it('fails at once if its file cannot be written', () => {
     expect(() => createAudit({ output: 'file', auditFile: join(folder, 'none', 'x') })).toThrow(/ENOENT/);
   });
 
-  it('goes on in a new file after its own was moved away, and in the old one when no new one can be opened', async () => {
+  it('continues in a new file after its own was moved, and in the old one if no new one can be opened', async () => {
     const [auditFile, moved] = [join(folder, 'audit.jsonl'), join(folder, 'audit.1')];
     const audit = createAudit({ output: 'file', auditFile });
     audit?.record({ action: 'before' });
@@ -54,7 +54,7 @@ describe('the audit log', () => {
     expect(() => audit?.flush()).not.toThrow();
   });
 
-  it('is not there unless it is wanted', () => {
+  it('does not exist unless configured', () => {
     expect(createAudit({ output: 'none' })).toBeUndefined();
   });
 });

@@ -19,7 +19,7 @@ it('has warnings and errors as plain lines, and nothing else', () => {
   );
 });
 
-it('tells no secret', () => {
+it('reveals no secret', () => {
   const { log, written } = recorder();
   log.warn({ password: 'hunter2', err: new Error('https://u:hunter2@up.example') }, 'Bearer hunter2hunter2');
   expect(written.text).not.toContain('hunter2');

@@ -3,7 +3,7 @@ import { setImmediate } from 'node:timers/promises';
 import { expect, it } from 'vitest';
 import { HangUps } from './hang-ups.ts';
 
-it('the work runs once at a time, and once more for all signals that came meanwhile', async () => {
+it('the work runs once at a time, and once more for all signals that come meanwhile', async () => {
   const source = new EventEmitter();
   const hangUps = new HangUps(source);
   const ends: (() => void)[] = [];
@@ -21,7 +21,7 @@ it('the work runs once at a time, and once more for all signals that came meanwh
   expect(ends).toHaveLength(3);
 });
 
-it('a signal that comes before the work is known waits for it', async () => {
+it('a signal before `begin` waits for it', async () => {
   const source = new EventEmitter();
   const hangUps = new HangUps(source);
   source.emit('SIGHUP');

@@ -16,7 +16,7 @@ beforeEach(async () => {
 
 afterEach(() => rm(folder, { recursive: true }));
 
-test('lines leave when there are many, and soon when there are few', async () => {
+test('lines are written when there are many, and soon when there are few', async () => {
   const path = join(folder, 'log');
   const fd = openSync(path, 'a');
   const sink = new LineSink(fd, () => {});
@@ -30,7 +30,7 @@ test('lines leave when there are many, and soon when there are few', async () =>
 });
 
 test.skipIf(process.platform !== 'linux')(
-  'a full disk ends nothing, and takes no more memory than a MiB',
+  'a full disk has no other effect, and uses no more memory than a MiB',
   async () => {
     const fd = openSync('/dev/full', 'w');
     const onLost = vi.fn<(lines: number) => void>();

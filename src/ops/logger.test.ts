@@ -11,7 +11,7 @@ function recorder(format: 'json' | 'pretty' = 'json') {
 }
 
 describe('the log', () => {
-  it('is one JSON object a line, with the level by name and the time as ISO 8601', () => {
+  it('is one JSON object per line, with the level by name and the time in ISO 8601', () => {
     const { log, lines } = recorder();
     log.child({ part: 'mirror' }).info({ bytes: 1 }, 'filled');
     expect(lines).toHaveLength(1);
@@ -30,7 +30,7 @@ describe('the log', () => {
     expect(text()).toBe('');
   });
 
-  it('is one readable line where people watch, too', () => {
+  it('is one readable line on a terminal, too', () => {
     const { log, text } = recorder('pretty');
     const reason = 'up answers "no"\u001b[2J\u009b2J';
     log.child({ part: 'mirror' }).warn({ upstream: 'docker.io', bytes: 0, tls: {}, reason }, 'slow');
@@ -40,7 +40,7 @@ describe('the log', () => {
     expect(text()).toContain('reason="up answers \\"no\\"\\u001b[2J\\u009b2J"');
   });
 
-  it('shows people an error on lines of its own', () => {
+  it('shows an error on lines of its own on a terminal', () => {
     const { log, text } = recorder('pretty');
     log.error({ err: new TypeError('outer'), route: 'blob' }, 'bug');
     expect(text()).toMatch(/ERROR: bug route=blob\n\s+err: [^]*"message": "outer"[^]*at /);
@@ -62,7 +62,7 @@ describe('the log', () => {
     });
   });
 
-  it.each(['json', 'pretty'] as const)('holds no secret, however deep it was handed in (%s)', format => {
+  it.each(['json', 'pretty'] as const)('contains no secret, however deep it was passed (%s)', format => {
     const { log, text } = recorder(format);
     const headers = { Authorization: 'Bearer s3cret', 'set-cookie': ['a=s3cret'], accept: '*/*' };
     log
@@ -82,7 +82,7 @@ describe('the log', () => {
     expect(text()).toContain('cdn.example/b?sig=***&token=***');
   });
 
-  it('survives what cannot be written as JSON', () => {
+  it('survives values that cannot be written as JSON', () => {
     const { log, lines } = recorder();
     const loop: Record<string, unknown> = { big: 1n };
     loop['self'] = loop;
@@ -90,7 +90,7 @@ describe('the log', () => {
     expect(lines).toHaveLength(1);
   });
 
-  it('has written its last line when the process ends, by itself or by an exception', () => {
+  it('has written its last line when the process ends, normally or by an exception', () => {
     const program = `
       import { createLogger } from ${JSON.stringify(new URL('logger.ts', import.meta.url).href)};
       const { log } = createLogger({ level: 'info', format: 'json' });

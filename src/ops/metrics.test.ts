@@ -5,7 +5,7 @@ import { describe, expect, it } from 'vitest';
 import { createMetrics, METRICS } from './metrics.ts';
 
 describe('metrics', () => {
-  it('are in the Prometheus text format, under our prefix, with the process beside them', async () => {
+  it('are in the Prometheus text format, with our prefix, and with those of the process', async () => {
     const { meter, text, contentType } = createMetrics();
     meter.count('http_requests_total', { route: 'blob', method: 'GET', status: '200' });
     meter.count('bytes_from_upstream_total', { upstream: 'docker.io' }, 512);
@@ -20,14 +20,14 @@ describe('metrics', () => {
     expect(contentType).toContain('text/plain');
   });
 
-  it('begin at zero by each label value that is known before it happens', async () => {
+  it('begin at zero for each known label value', async () => {
     const lines = (await createMetrics().text()).split('\n');
     for (const outcome of ['verified', 'refused', 'failed']) {
       expect(lines).toContain(`entrepot_fills_total{outcome="${outcome}"} 0`);
     }
   });
 
-  it('refuse a name, a kind or a label that the table lacks', () => {
+  it('refuse a name, a kind or a label that is not in the table', () => {
     const { meter } = createMetrics();
     expect(() => meter.count('fils_total')).toThrow(/no counter is called fils_total/);
     expect(() => meter.count('fills_running')).toThrow(/no counter/);
@@ -36,13 +36,13 @@ describe('metrics', () => {
     expect(() => meter.count('fills_total', { repository: 'library/nginx' })).toThrow(/repository/);
   });
 
-  it('do not mix between two servers of one process', async () => {
+  it('are independent for two servers in one process', async () => {
     const [first, second] = [createMetrics(), createMetrics()];
     first.meter.gauge('fills_running', 7);
     expect(await second.text()).toContain('entrepot_fills_running 0');
   });
 
-  it('are in the table wherever the code reports one, and reported wherever the table has one', () => {
+  it('in the table are exactly those that the code reports', () => {
     const src = fileURLToPath(new URL('../', import.meta.url));
     const files = readdirSync(src, { recursive: true, encoding: 'utf8' }).filter(name =>
       /(?<!\.test)\.ts$/.test(name),

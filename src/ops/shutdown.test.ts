@@ -67,7 +67,7 @@ describe('shutdown', () => {
     expect(source.codes).toEqual([130]);
   });
 
-  it('exits with 1 when the limit passes, having given everything its turn', async () => {
+  it('exits with 1 when the time is over, after everything had its turn', async () => {
     let isClosed = false;
     const last: Closer = {
       name: 'last',
@@ -82,7 +82,7 @@ describe('shutdown', () => {
     expect(isClosed).toBe(true);
   });
 
-  it('goes on past a closer that fails, and exits with 1', async () => {
+  it('continues after a closer that fails, and exits with 1', async () => {
     const broken: Closer = { name: 'broken', close: () => Promise.reject(new Error('broken')) };
     const { source, shutdown } = setUp([broken]);
     await Promise.all([shutdown.begin('test'), shutdown.begin('again')]);

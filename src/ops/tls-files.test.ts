@@ -56,7 +56,7 @@ async function link(name: string): Promise<void> {
 }
 
 describe('the certificate of a server', () => {
-  it('is renewed when its files change, without a restart and without breaking what is open', async () => {
+  it('is replaced when its files change, without a restart and without breaking connections', async () => {
     const files = await TlsFiles.open(paths, silentLog, LOOK_EVERY_MS);
     const server = createServer(files.material, (_req, res) => res.end());
     await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve));
@@ -80,7 +80,7 @@ describe('the certificate of a server', () => {
     }
   });
 
-  it('stays as it was while the new pair does not fit together', async () => {
+  it('stays as it was while the new pair does not match', async () => {
     const files = await TlsFiles.open(paths, silentLog, LOOK_EVERY_MS);
     const first = files.material;
     const renewals: string[] = [];
@@ -93,7 +93,7 @@ describe('the certificate of a server', () => {
     files.close();
   });
 
-  it('is refused at the start when it is none, or not that of the key', async () => {
+  it('is refused at the start if it is invalid, or does not match the key', async () => {
     makePair('other');
     const other = { ...paths, keyFile: join(folder, 'other.key') };
     await expect(TlsFiles.open(other, silentLog)).rejects.toThrow(/does not match the certificate/);

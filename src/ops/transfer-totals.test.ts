@@ -37,7 +37,7 @@ function counting(keeper: TransferKeeper): TransferTotals {
 const send = (totals: TransferTotals, bytes: number, upstream = 'docker.io') =>
   totals.count('http_sent_bytes_total', { upstream }, bytes);
 
-it('counts what is mirrored and nothing that lives here, and hands all of it on', () => {
+it('counts mirrored content, not hosted content, and passes everything on', () => {
   const counted: string[] = [];
   const meter = { ...silentMeter, count: (name: string) => void counted.push(name) };
   const totals = new TransferTotals(meter, upstream => upstream === 'docker.io');
@@ -54,7 +54,7 @@ it('counts what is mirrored and nothing that lives here, and hands all of it on'
   ]);
 });
 
-it('keeps for the next process what it has counted, once, and writes nothing when there is nothing new', async () => {
+it('stores its totals for the next process, once, and writes nothing if nothing is new', async () => {
   const keeper = new MemoryKeeper();
   const first = counting(keeper);
   send(first, 5);
@@ -69,7 +69,7 @@ it('keeps for the next process what it has counted, once, and writes nothing whe
   expect(keeper.additions).toBe(1);
 });
 
-it('counts together with other processes, whoever keeps first', async () => {
+it('adds to the totals of other processes, whoever stores first', async () => {
   const keeper = new MemoryKeeper();
   const [one, other] = [counting(keeper), counting(keeper)];
   send(one, 5);
@@ -80,7 +80,7 @@ it('counts together with other processes, whoever keeps first', async () => {
   expect(keeper.kept).toMatchObject({ sentBytes: 12 });
 });
 
-it('loses nothing where it could not be kept at first', async () => {
+it('loses nothing that could not be stored at first', async () => {
   const keeper = new MemoryKeeper();
   const totals = counting(keeper);
   send(totals, 5);
@@ -92,7 +92,7 @@ it('loses nothing where it could not be kept at first', async () => {
   expect(keeper.kept).toMatchObject({ sentBytes: 5 });
 });
 
-it('counts once what several callers keep at the same time', async () => {
+it('counts once what several callers store at the same time', async () => {
   const keeper = new MemoryKeeper();
   const totals = counting(keeper);
   send(totals, 5);

@@ -9,7 +9,7 @@ const usesIn = (text: string) =>
   ]);
 const namesIn = (text: string) => [...imagesIn(text).images.keys()];
 
-test('a list has one image a line; comments and empty lines count for nothing', () => {
+test('a list has one image per line; comments and empty lines are ignored', () => {
   const text =
     '# base\nnginx:1.27\n\n  ghcr.io/org/app@sha256:' + 'a'.repeat(64) + ' # pinned\nnginx:1.27\nredis\n';
   expect(namesIn(text)).toEqual(['nginx:1.27', `ghcr.io/org/app@sha256:${'a'.repeat(64)}`, 'redis']);
@@ -17,7 +17,7 @@ test('a list has one image a line; comments and empty lines count for nothing', 
   expect(namesIn('')).toEqual([]);
 });
 
-test('every container of every Kubernetes object counts, and image volumes too', () => {
+test('every container and image volume of every Kubernetes object counts', () => {
   const text = `
 apiVersion: v1
 kind: Pod
@@ -57,12 +57,12 @@ data: {image: not-an-image:1}
 
 const pod = (image: string) => ({ kind: 'Pod', spec: { containers: [{ image }] } });
 
-test('what kubectl prints as JSON is read, lists within', () => {
+test('the JSON output of kubectl is parsed, with lists in it', () => {
   const list = { kind: 'List', items: [pod('one:1'), { kind: 'PodList', items: [pod('two:1')] }] };
   expect(namesIn(JSON.stringify(list, null, 2))).toEqual(['one:1', 'two:1']);
 });
 
-test('a line may end with platforms, and then they are meant and not the usual ones', () => {
+test('platforms at the end of a line replace the default ones', () => {
   const text =
     'nginx:1 linux/arm64,windows/amd64:10.0.20348 # both\nredis:7\ttwo\nredis:7 all\n[::1]:5000/app:1 linux/arm64\n';
   expect(usesIn(text)).toEqual([
@@ -79,7 +79,7 @@ test('a YAML list of names is a list', () => {
   expect(namesIn('- nginx:1\n- redis:7\n')).toEqual(['nginx:1', 'redis:7']);
 });
 
-test('an image whose name is wrong does not make a list of another kind', () => {
+test('an image with an invalid name does not turn a list into another format', () => {
   expect(namesIn('nginx:1\nUP.example/Bad Name\n[::1]:5000/app:1\n')).toEqual([
     'nginx:1',
     'UP.example/Bad Name',
@@ -89,24 +89,24 @@ test('an image whose name is wrong does not make a list of another kind', () => 
   expect(namesIn('[{"spec": {"containers": [{"image": "main:1"}]}}]')).toEqual(['main:1']);
 });
 
-test('RuntimeClasses among the objects say what their handlers are', () => {
+test('RuntimeClasses among the objects give their handlers', () => {
   const kata = { kind: 'RuntimeClass', metadata: { name: 'kata' }, handler: 'kata-windows' };
   const broken = { kind: 'RuntimeClass', metadata: { name: 'broken' } };
   const { handlers } = imagesIn(JSON.stringify({ kind: 'List', items: [kata, broken, pod('one:1')] }));
   expect([...handlers]).toEqual([['kata', 'kata-windows']]);
 });
 
-test('a key that is there twice counts as it does in Kubernetes, where the last one wins', () => {
+test('of a repeated key the last one counts, as in Kubernetes', () => {
   const text =
     'metadata: {labels: {app: a, app: a}}\nspec: {containers: [{image: "old:1", image: "new:1"}]}\n';
   expect(namesIn(text)).toEqual(['new:1']);
 });
 
-test('what cannot be read says on which line', () => {
+test('a syntax error has its line', () => {
   expect(() => namesIn('spec:\n  containers: [\n')).toThrow(expect.objectContaining({ name: 'YamlError' }));
 });
 
-test('the place of each image is told, and each container that has none', () => {
+test('the place of each image is reported, and each container without one', () => {
   const { places, unread } = imagesIn(`
 kind: List
 items:
@@ -159,7 +159,7 @@ test.each([
   expect(images.has(name)).toBe(false);
 });
 
-test('what is the image of a container is no guess, and what only looks like a field is told as ignored', () => {
+test('the image of a container is not a guess, and a field that only looks like one is reported as ignored', () => {
   const { images, likely, unread } = imagesIn(`
 kind: ConfigMap
 metadata: {name: c}

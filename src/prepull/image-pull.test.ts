@@ -50,7 +50,7 @@ function hold(repository: string): () => void {
 const asked = (repository: string) =>
   upstream.count('blob', { method: 'GET', repository, reference: layer.digest });
 
-it('a pull that another process took a download over from, before there was anything to compare, asks for it again', async () => {
+it('a pull whose download another process has taken over too early requests it again', async () => {
   const acquire = world.metadata.acquireLease.bind(world.metadata);
   let lost = 0;
   vi.spyOn(world.metadata, 'acquireLease').mockImplementation(async key => {
@@ -68,7 +68,7 @@ it('a pull that another process took a download over from, before there was anyt
   expect(await world.metadata.isLinked(repositoryOf('first'), layer.digest)).toBe(true);
 });
 
-it('a pull ends when all of the image belongs to its repository, also where another brought a layer', async () => {
+it('a pull ends when all of the image belongs to its repository, even if a layer was downloaded for another', async () => {
   const bring = hold('first');
   const showUnverified = hold('second');
   const first = pull('first');

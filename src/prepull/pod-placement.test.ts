@@ -19,8 +19,8 @@ function affinity(...terms: readonly (readonly [key: string, operator: string, .
 
 const BOTH = ['linux/amd64', 'linux/arm64'] as const;
 
-describe('a pod gets the platforms of the nodes that it may run on', () => {
-  it('which are the usual ones if it says nothing', () => {
+describe('a pod gets the platforms of the nodes on which it may run', () => {
+  it('which are the default ones if it has no constraints', () => {
     expect(platforms({}, ...BOTH)).toEqual(BOTH);
   });
 
@@ -59,12 +59,12 @@ describe('a pod gets the platforms of the nodes that it may run on', () => {
     expect(platforms(affinity([['kubernetes.io/arch', 'Exists']]), ...BOTH)).toEqual(BOTH);
   });
 
-  it('with the version that the usual ones have', () => {
+  it('with the version of the default ones', () => {
     const spec = { os: { name: 'windows' } };
     expect(platforms(spec, 'linux/amd64', 'windows/amd64:10.0.20348')).toEqual(['windows/amd64:10.0.20348']);
   });
 
-  it('and the usual ones if it can run nowhere, or what it says cannot be read', () => {
+  it('and the default ones if it can run nowhere, or its constraints are invalid', () => {
     const spec = { os: { name: 'windows' }, nodeSelector: { 'kubernetes.io/os': 'linux' } };
     expect(platforms(spec, ...BOTH)).toEqual(BOTH);
     expect(platforms({ os: 'windows', nodeSelector: [], affinity: { nodeAffinity: 7 } }, ...BOTH)).toEqual(

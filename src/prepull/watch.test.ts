@@ -48,7 +48,7 @@ async function watched(
   return { pulls, waits, failing };
 }
 
-test('everything is pulled at once and at each time of the schedule', async () => {
+test('all images are pulled at once and at each time of the schedule', async () => {
   const { pulls, waits } = await watched(1_300_000, () => false);
   expect(pulls).toEqual([
     [0, 'good', 'bad'],
@@ -62,7 +62,7 @@ test('everything is pulled at once and at each time of the schedule', async () =
   ]);
 });
 
-test('what fails is tried again like an image pull that backs off, without the others', async () => {
+test('failures are retried like an image pull that backs off, without the others', async () => {
   const { pulls, waits } = await watched(560_000, name => name === 'bad');
   expect(pulls).toEqual([
     [0, 'good', 'bad'],
@@ -82,7 +82,7 @@ test('what fails is tried again like an image pull that backs off, without the o
   ]);
 });
 
-test('a file that cannot be read is tried again too, and then what is new in it is pulled', async () => {
+test('a file that cannot be read is retried, and then new images in it are pulled', async () => {
   const { pulls, failing } = await watched(
     560_000,
     () => false,
@@ -95,7 +95,7 @@ test('a file that cannot be read is tried again too, and then what is new in it 
   expect(failing).toEqual([1, 1, 1, 0]);
 });
 
-test('an image that is named for more platforms by a file that could not be read is pulled for these too', async () => {
+test('an image is pulled for further platforms when a file that names them can be read', async () => {
   const { images } = named('good');
   const pulled: unknown[] = [];
   const stop = new AbortController();
@@ -129,7 +129,7 @@ test('an image that is named for more platforms by a file that could not be read
   ]);
 });
 
-test('what is no longer named fails no longer, from the next round on', async () => {
+test('an image that is no longer named does not fail any more, from the next round on', async () => {
   const { failing } = await watched(
     600_000,
     name => name === 'bad',

@@ -92,7 +92,7 @@ async function loginsFor(plugins: CredentialPlugins, image: string): Promise<str
   );
 }
 
-test('a plugin gets the request on its standard input, its arguments and its environment besides ours', async () => {
+test('a plugin gets the request on its standard input, its arguments, and its environment in addition to ours', async () => {
   await addPlugin('p', `printf '%s|' "$@" "$OWN" "$INHERITED" > ${folder}/seen\n${answer()}`);
   const plugins = await open([{ name: 'p', args: ['--a', 'b c'], env: [{ name: 'OWN', value: 'x y' }] }]);
   expect(await loginsFor(plugins, 'reg.example/team/app')).toEqual(['p: reg.example u:p']);
@@ -102,7 +102,7 @@ test('a plugin gets the request on its standard input, its arguments and its env
   expect(await readFile(join(folder, 'seen'), 'utf8')).toBe('--a|b c|x y|inherited|');
 });
 
-test('only plugins that match are run, all of them, in their order', async () => {
+test('only matching plugins are run, all of them, in order', async () => {
   for (const name of ['a', 'b', 'other']) {
     await addPlugin(name, answer({ auth: { 'reg.example': { username: name, password: 'p' } } }));
   }
@@ -129,7 +129,7 @@ test.each([
   expect(await runsOf('p')).toBe(runsAfterRegistry);
 });
 
-test('an answer holds as long as it says, else as the configuration says, to the millisecond', async () => {
+test('a response is cached for as long as it says, or else as the configuration says, to the millisecond', async () => {
   await addPlugin('says', answer({ cacheDuration: '1m' }));
   await addPlugin('silent', answer());
   await addPlugin('never', answer({ cacheDuration: '0s' }));
@@ -150,7 +150,7 @@ test('an answer holds as long as it says, else as the configuration says, to the
   expect(await Promise.all(['says', 'silent', 'never'].map(runsOf))).toEqual([4, 3, 5]);
 });
 
-test('who asks at once for one image shares one run', async () => {
+test('concurrent requests for one image share one run', async () => {
   await addPlugin('p', `sleep 0.3\n${answer({ cacheDuration: '0s' })}`);
   const plugins = await open([{ name: 'p' }]);
   const all = await Promise.all(Array.from({ length: 20 }, () => loginsFor(plugins, 'reg.example/x')));
@@ -173,7 +173,7 @@ async function mostAtOnce(): Promise<number> {
   return Math.max(...(await readFile(join(folder, 'peaks'), 'utf8')).trim().split('\n').map(Number));
 }
 
-test('who asks for many images has four processes at a time, and others need not wait for him', async () => {
+test('a tenant with many images has four processes at a time, and others need not wait for it', async () => {
   await addSlowPlugin('p');
   const plugins = await open([{ name: 'p' }]);
   const names = Array.from({ length: 60 }, (_, n) => `reg.example/invented-${n}`);
@@ -185,7 +185,7 @@ test('who asks for many images has four processes at a time, and others need not
   expect(await mostAtOnce()).toBeLessThanOrEqual(5);
 });
 
-test('no more than eight processes run, however many ask', async () => {
+test('no more than eight processes run, however many tenants ask', async () => {
   await addSlowPlugin('p');
   const plugins = await open([{ name: 'p' }]);
   const askers = Array.from({ length: 30 }, (_, n) => `team-${n}`);
@@ -194,7 +194,7 @@ test('no more than eight processes run, however many ask', async () => {
   expect(await mostAtOnce()).toBeLessThanOrEqual(8);
 });
 
-test('an answer for a whole registry serves those who wait meanwhile', async () => {
+test('a response for a whole registry serves those that wait meanwhile', async () => {
   await addSlowPlugin('p', { cacheKeyType: 'Registry' });
   const plugins = await open([{ name: 'p' }]);
   const names = Array.from({ length: 60 }, (_, n) => `reg.example/image-${n}`);
@@ -202,7 +202,7 @@ test('an answer for a whole registry serves those who wait meanwhile', async () 
   expect(await runsOf('p')).toBe(4);
 });
 
-test('who has too much waiting gets nothing from a plugin, which is told', async () => {
+test('a tenant with too many waiting gets nothing from a plugin, which is logged', async () => {
   const told: object[] = [];
   const log = { ...silentLog, warn: (fields: object) => void told.push(fields), child: () => log };
   await addPlugin('p', answer());
@@ -215,7 +215,7 @@ test('who has too much waiting gets nothing from a plugin, which is told', async
   await Promise.all(asked);
 });
 
-test('a plugin that runs when all is closed is ended', async () => {
+test('a plugin that runs on close is ended', async () => {
   await addPlugin('p', 'sleep 60');
   const plugins = await open([{ name: 'p' }]);
   const asked = plugins.configsFor('reg.example/x');
@@ -259,13 +259,13 @@ test.each([
   20_000,
 );
 
-test('a configuration that is wrong, or names what is not there, does not open', async () => {
+test('an invalid configuration, or one that names a missing plugin, is refused', async () => {
   await expect(open([{ name: 'absent' }])).rejects.toThrow(/absent is not an executable file/);
   await addPlugin('p', answer());
   await expect(open([{ name: 'p', matchImages: [] }])).rejects.toThrow(/matchImages is empty/);
 });
 
-test('a folder of configurations is read by name, and may name no plugin twice', async () => {
+test('a folder of configurations is read in the order of names, and may name no plugin twice', async () => {
   const configs = join(folder, 'configs');
   await mkdir(configs);
   for (const name of ['a', 'b'])

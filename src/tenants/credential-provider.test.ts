@@ -20,7 +20,7 @@ function configOf(...providers: unknown[]): unknown {
   return { apiVersion: 'kubelet.config.k8s.io/v1', kind: 'CredentialProviderConfig', providers };
 }
 
-test('an answer may have no credentials and say nothing of its duration', () => {
+test('a response may have no credentials and no duration', () => {
   const decoded = provider.decodeResponse(JSON.stringify(response));
   expect(decoded).toMatchObject({ cacheKeyType: 'Image', cacheMs: undefined, auth: new Map() });
 });
@@ -38,12 +38,12 @@ test.each([
   expect(() => provider.decodeResponse(JSON.stringify(answer))).toThrow(provider.InvalidCredentialProvider);
 });
 
-test('a doubled member spoils an answer', () => {
+test('a duplicate member makes a response invalid', () => {
   const text = JSON.stringify(response).replace('}', ',"kind":"CredentialProviderResponse"}');
   expect(() => provider.decodeResponse(text)).toThrow(provider.InvalidCredentialProvider);
 });
 
-test('an answer that says 0 is used and not remembered', () => {
+test('a response with a duration of 0 is used and not cached', () => {
   expect(provider.cachingOf({ cacheKeyType: 'Global', cacheMs: 0 }, 'reg/x', 1000)).toEqual({
     key: undefined,
     cacheMs: 0,
@@ -54,7 +54,7 @@ test('an answer that says 0 is used and not remembered', () => {
   });
 });
 
-test('a configuration gives its plugins in order', () => {
+test('a configuration returns its plugins in order', () => {
   const env = [{ name: 'AWS_PROFILE', value: 'x' }];
   const second = { ...ecr, name: 'second', args: ['--verbose'], env };
   expect(provider.parseProviderConfig(configOf(ecr, second))).toEqual([
@@ -98,12 +98,12 @@ test.each([
   expect(() => provider.parseProviderConfig(document)).toThrow(provider.InvalidCredentialProvider);
 });
 
-test('all problems of a configuration are said at once', () => {
+test('all problems of a configuration are reported at once', () => {
   const document = configOf({ ...ecr, name: '', matchImages: [] });
   expect(() => provider.parseProviderConfig(document)).toThrow(/name .*; .*matchImages /);
 });
 
-test('an unknown member of a configuration is named with its place', () => {
+test('an unknown member of a configuration is reported with its place', () => {
   const document = configOf(ecr, { ...ecr, name: 'second', env: [{ name: 'A', value: 'b', Value: 'c' }] });
   expect(() => provider.parseProviderConfig(document)).toThrow(
     /^providers\[1\]\.env\[0\]\.Value is unknown$/,

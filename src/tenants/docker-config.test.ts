@@ -5,19 +5,19 @@ import * as dockerConfig from './docker-config.ts';
 
 const blank = { username: '', password: '', email: '' };
 
-test('several auths add up, and null empties them', () => {
+test('several auths are merged, and null empties them', () => {
   const both = '{"auths":{"a":{"username":"1"}},"Auths":{"b":{}}}';
   expect([...dockerConfig.parseDockerConfigJson(both).keys()]).toEqual(['a', 'b']);
   const emptied = '{"auths":{"a":{}},"auths":null}';
   expect(dockerConfig.parseDockerConfigJson(emptied).size).toBe(0);
 });
 
-test('auths without end are read in the time of one', () => {
+test('many auths are parsed in linear time', () => {
   const many = Array.from({ length: 40_000 }, (_, at) => `"auths":{"r${at}":{}}`).join();
   expect(dockerConfig.parseDockerConfigJson(`{${many}}`).size).toBe(40_000);
 });
 
-test('null is the zero value wherever it stands', () => {
+test('null is the zero value everywhere', () => {
   expect(dockerConfig.parseDockerConfigJson('{"auths":{"a":null},"HttpHeaders":null}')).toEqual(
     new Map([['a', blank]]),
   );
@@ -30,7 +30,7 @@ test('the long s of Unicode is an s in a member name, as in Go', () => {
   );
 });
 
-test('a key named like a member of every object is an ordinary key', () => {
+test('a key named like a built-in member of objects is an ordinary key', () => {
   const config = dockerConfig.parseDockerConfigJson('{"auths":{"__proto__":{"password":"p"}}}');
   expect(config.get('__proto__')).toEqual({ ...blank, password: 'p' });
 });
@@ -53,7 +53,7 @@ test('the type of a Secret decides which data key counts', () => {
   expect(keysOf('Opaque')).toEqual(['ignored']);
 });
 
-test('no error shows what the file holds', () => {
+test('no error shows the content of the file', () => {
   const texts = ['{"auths":{"a":{"password":hunter2}}}', '{"auths":{"a":{"auth":"hunter2"}}}', '"hunter2"'];
   for (const text of texts) {
     expect(() => dockerConfig.parseDockerConfigJson(text)).toThrow(dockerConfig.InvalidDockerConfig);

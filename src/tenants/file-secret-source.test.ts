@@ -72,7 +72,7 @@ test('manifests, mounted Secrets, bare files and folders of them are read in the
   ]);
 });
 
-test('every swap of a mounted Secret is noticed, not only the first', async () => {
+test('every replacement of a mounted Secret is noticed, not only the first', async () => {
   await mountSecret(join(folder, 'mounted'), dockerConfig({ r: 'u0:p' }));
   await start({ name: 't', secrets: ['mounted'] });
   for (const round of [1, 2, 3]) {
@@ -81,7 +81,7 @@ test('every swap of a mounted Secret is noticed, not only the first', async () =
   }
 }, 30_000);
 
-test('a file that is written anew, replaced, made and removed is noticed', async () => {
+test('a file that is rewritten, replaced, created or removed is noticed', async () => {
   await write('a.yaml', secretManifest('a', { r: 'u1:p' }));
   await start({ name: 't', secrets: ['a.yaml', 'b.yaml'] });
   expect(secretsOf('t')).toEqual([
@@ -116,7 +116,7 @@ test('a Secret that is mounted later in a folder of Secrets is noticed, and foll
   await expect.poll(() => secretsOf('t'), SOON).toEqual([['late', 'u2']]);
 }, 30_000);
 
-test('a file that becomes malformed says so of the Secrets that it held; other tenants hear nothing', async () => {
+test('a malformed file makes the Secrets malformed that it contained, and other tenants are not affected', async () => {
   const two = { kind: 'List', items: ['one', 'two'].map(name => secretManifest(name, { r: `${name}:p` })) };
   await write('a.yaml', two);
   await mkdir(join(folder, 'b'));
@@ -141,7 +141,7 @@ test('a file that becomes malformed says so of the Secrets that it held; other t
     ]);
 }, 30_000);
 
-test('what is malformed, too large or no file at start is told with its reason, and stops nothing', async () => {
+test('malformed, oversized and special files at startup are reported with their reason, and stop nothing', async () => {
   await mountSecret(join(folder, 'bad'), '{"auths": {"r": {"auth": "hunter2"}}}');
   await write('large.json', 'x'.repeat(5 * 2 ** 20));
   execFileSync('mkfifo', [join(folder, 'pipe.yaml')]);

@@ -17,7 +17,7 @@ afterEach(async () => {
   await rm(folder, { recursive: true, force: true });
 });
 
-test('a folder that was removed, or replaced, and made again is watched again after the next rescan', async () => {
+test('a folder that was removed or replaced is watched again after the next rescan', async () => {
   const inner = join(folder, 'inner');
   const calls: (ReadonlySet<string> | undefined)[] = [];
   const read = async (changed: ReadonlySet<string> | undefined) => {
@@ -47,7 +47,7 @@ test('a folder that was removed, or replaced, and made again is watched again af
   }
 }, 30_000);
 
-test('many changes at once are one read, and a read that fails is not the last', async () => {
+test('many changes at once are one read, and a failed read is followed by others', async () => {
   let reads = 0;
   const read = async () => {
     reads += 1;

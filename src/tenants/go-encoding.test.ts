@@ -24,6 +24,6 @@ test.each([
   expect(parseGoDuration(text)).toBeCloseTo(expected, 9);
 });
 
-test.each(['', '1', '1d', '1 h', 'h', '.s', '1h-1m', '1e3s', '300000000h'])('%j is none', text => {
+test.each(['', '1', '1d', '1 h', 'h', '.s', '1h-1m', '1e3s', '300000000h'])('%j is not a duration', text => {
   expect(parseGoDuration(text)).toBeUndefined();
 });

@@ -30,7 +30,7 @@ test('exact hosts and globs keep their common order', () => {
   ]);
 });
 
-test('an empty port is no port', () => {
+test('an empty port counts as no port', () => {
   const keyring = new Keyring([[{ source: 's', config: configOf('reg.example:') }]]);
   expect(usernames(keyring, 'reg.example/x')).toEqual(['reg.example:']);
 });

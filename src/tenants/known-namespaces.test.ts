@@ -2,7 +2,7 @@ import { expect, it } from 'vitest';
 import { KnownNamespaces } from './known-namespaces.ts';
 import type { TenantReading } from './secret-source.ts';
 
-it('knows the tenants that were bound to namespaces, without Secrets, and leaves those of the command line alone', async () => {
+it('knows the tenants that were bound to namespaces, without Secrets, and ignores those of the command line', async () => {
   const known = [
     { name: 'bound', uid: 'u-1' },
     { name: 'about-to-be-adopted', uid: '' },

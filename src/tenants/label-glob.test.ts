@@ -34,10 +34,10 @@ test.each([
   expect(new LabelGlob(pattern).matches(label)).toBe(expected);
 });
 
-test('a pattern made to be slow is not', () => {
+test('a pattern that is made to be slow is not', () => {
   expect(new LabelGlob('a*'.repeat(30) + 'b').matches('a'.repeat(2000))).toBe(false);
 });
 
-test('a label without special characters is no glob', () => {
+test('a label without special characters is not a glob', () => {
   expect(['abc', '*', '?', '[a]', '\\a'].map(isGlob)).toEqual([false, true, true, true, true]);
 });

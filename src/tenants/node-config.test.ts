@@ -43,7 +43,7 @@ function states(): string[] {
 const SOON = { timeout: 8000, interval: 20 };
 const OLD = '{"reg.example": {"username": "old", "password": "p"}}';
 
-test('the first valid config.json counts, whatever .dockercfg stands before it', async () => {
+test('the first valid config.json counts, even if a .dockercfg comes before it', async () => {
   await writeFile(join(folder, 'root', '.dockercfg'), OLD);
   await writeFile(join(folder, 'root', 'config.json'), '{ malformed');
   await writeFile(join(folder, 'home', 'config.json'), dockerConfig({ 'reg.example': 'new:p' }));
@@ -58,7 +58,7 @@ test('without a valid config.json, the first valid .dockercfg counts', async () 
   expect(user()).toBe('old');
 });
 
-test('a change counts within seconds; what becomes malformed counts as it was, what is removed does not', async () => {
+test('a change counts within seconds; a malformed file keeps its last good version, a removed one does not', async () => {
   const file = join(folder, 'root', 'config.json');
   await start('root');
   expect(node.current).toBeUndefined();

@@ -95,8 +95,8 @@ function holdersOf(login: string): string[] {
 /** Changes are told at the end of a turn. */
 const turn = () => new Promise(resolve => setImmediate(resolve));
 
-describe('looking up', () => {
-  test('goes through the Secrets in order, then the node, then the plugins', async () => {
+describe('a lookup', () => {
+  test('searches the Secrets in order, then the node, then the plugins', async () => {
     await writeFile(join(folder, 'a.json'), JSON.stringify(secretManifest('a', { 'reg.example': 'file:p' })));
     await writeFile(join(folder, 'config.json'), dockerConfig({ 'reg.example/team/app': 'node:p' }));
     const config = new Map([['reg.example', { username: 'plugin', password: 'p', email: '' }]]);
@@ -125,7 +125,7 @@ describe('looking up', () => {
     expect(tenants.node).toMatchObject([{ state: 'loaded', source: 'node' }]);
   });
 
-  test("uses of the credential in the node's file that counts are noted at that file", async () => {
+  test("records uses of the node's credential for the file that counts", async () => {
     const files = ['config.json', '.dockercfg'].map(name => join(folder, name));
     for (const file of files) await writeFile(file, dockerConfig({ 'reg.example': 'node:p' }));
     await open({ nodeConfig: files });
@@ -137,7 +137,7 @@ describe('looking up', () => {
     ]);
   });
 
-  test('an entry without a user name is an attempt without credentials, and identifies nobody', async () => {
+  test('turns an entry without a user name into an anonymous attempt, which identifies nobody', async () => {
     await open();
     sink.put('t', {
       secrets: [loaded('s', { 'reg.example': ':', 'other.example': 'u:', 'third.example': ':p' })],
@@ -147,7 +147,7 @@ describe('looking up', () => {
     for (const login of [':', 'u:', ':p']) expect(holdersOf(login)).toEqual([]);
   });
 
-  test('a Secret that never was good breaks its tenant only; one that becomes malformed counts as it was', async () => {
+  test('fails for a tenant with a Secret that never was good; one that becomes malformed keeps its content', async () => {
     await open();
     sink.put('bad', { secrets: [loaded('good', { 'reg.example': 'u:p' }), malformed('never-good')] });
     sink.put('t', { secrets: [loaded('s', { 'reg.example': 'u:p' })] });
@@ -166,7 +166,7 @@ describe('looking up', () => {
     expect(await namesFor('bad')).toEqual(['u']);
   });
 
-  test('a malformed Secret that nothing names is told, and breaks nothing, until something names it', async () => {
+  test('ignores a malformed Secret that nothing names, which is reported, until something names it', async () => {
     await open();
     const good = loaded('good', { 'reg.example': 'u:p' });
     const bad = malformed('bad');
@@ -180,7 +180,7 @@ describe('looking up', () => {
     expect(await namesFor('t')).toEqual(['u']);
   });
 
-  test('a Secret that is missing is passed over', async () => {
+  test('skips a missing Secret', async () => {
     await open();
     sink.put('t', { secrets: [missing('m'), loaded('s', { 'reg.example': 'u:p' })] });
     expect(await namesFor('t')).toEqual(['u']);
@@ -192,7 +192,7 @@ describe('looking up', () => {
 });
 
 describe('a tenant with more than a namespace needs', () => {
-  test('has its first thousand Secrets, a line that tells of the others, and few lines in the log', async () => {
+  test('has its first thousand Secrets, a line that reports the others, and few lines in the log', async () => {
     const lines: object[] = [];
     const keep = (fields: object) => void lines.push(fields);
     const log = {
@@ -218,7 +218,7 @@ describe('a tenant with more than a namespace needs', () => {
     expect(lines.length).toBe(2);
   });
 
-  test('has no more entries than are found at once', async () => {
+  test('has no more entries than can be searched quickly', async () => {
     await open();
     const wide = (name: string) =>
       loaded(
@@ -238,7 +238,7 @@ describe('a tenant with more than a namespace needs', () => {
 });
 
 describe('changes', () => {
-  test('say which credentials nobody holds any more, once per turn', async () => {
+  test('report which credentials nobody has any more, once per turn', async () => {
     await open();
     sink.put('a', { secrets: [loaded('s', { 'reg.example': 'shared:p', 'x.example': 'own:p' })] });
     sink.put('b', { secrets: [loaded('s', { 'reg.example': 'shared:p' })] });
@@ -256,7 +256,7 @@ describe('changes', () => {
     expect(holdersOf('next:p')).toEqual(['b s reg.example']);
   });
 
-  test('a credential that moves within a turn is not gone, and what stays the same is no change', async () => {
+  test('do not report a credential that moves within a turn as gone, nor what stays the same', async () => {
     await open();
     const secret = loaded('s', { 'reg.example': 'u:p' });
     sink.put('a', { secrets: [secret] });
@@ -271,7 +271,7 @@ describe('changes', () => {
     expect(changes).toEqual([{ goneCredentialIds: [], tenants: ['a', 'b'] }]);
   });
 
-  test('a malformed Secret takes no credential away, a missing one does', async () => {
+  test('remove no credential of a malformed Secret, but those of a missing one', async () => {
     await open();
     sink.put('t', { secrets: [loaded('s', { 'reg.example': 'u:p' })] });
     sink.put('t', { secrets: [malformed('s')] });
@@ -283,7 +283,7 @@ describe('changes', () => {
     expect(changes).toEqual([{ goneCredentialIds: [idOf('u:p')], tenants: ['t'] }]);
   });
 
-  test('use and refusal are noted at the Secret, and forgotten with the credential', async () => {
+  test('of use and refusal are recorded for the Secret, and removed with the credential', async () => {
     await open();
     sink.put('t', {
       secrets: [loaded('s', { 'reg.example': 'u:p' }), loaded('other', { 'reg.example': 'v:p' })],
@@ -303,8 +303,8 @@ describe('changes', () => {
   });
 });
 
-describe('which tenants there are', () => {
-  test('those of the configuration, of the store and of the sources, in order; nobody otherwise', async () => {
+describe('the tenants', () => {
+  test('are those of the configuration, of the store and of the sources, in order', async () => {
     await open();
     expect(tenants.isEmpty).toBe(true);
     await tenants.close();
@@ -322,7 +322,7 @@ describe('which tenants there are', () => {
     expect(tenants.list().map(({ name }) => name)).toEqual(['from-config', 'from-store']);
   });
 
-  test('a name that means something else is no tenant, which is told while somebody wants it', async () => {
+  test('exclude a name that means something else, which is reported while somebody wants it', async () => {
     await open();
     sink.put('library', { secrets: [], uid: 'uid-1' });
     expect(tenants.refused).toEqual([{ name: 'library', reason: 'the name is reserved' }]);
@@ -331,7 +331,7 @@ describe('which tenants there are', () => {
     expect(tenants.refused).toEqual([]);
   });
 
-  test('a name that was a tenant before it meant something else is disputed until that one is removed', async () => {
+  test('leave a name disputed that was a tenant before it meant something else, until that is removed', async () => {
     await store.putKnownTenants([{ name: 'library', uid: 'uid-1' }]);
     await open();
     sink.put('library', { secrets: [loaded('s', { 'reg.example': 'u:p' })], uid: 'uid-1' });
@@ -347,7 +347,7 @@ describe('which tenants there are', () => {
     expect(tenants.refused).toEqual([]);
   });
 
-  test('Secrets of a name that a reload gives another meaning are no longer counted', async () => {
+  test('have no Secrets of a name that a reload gives another meaning', async () => {
     const problems = new Map<string, string>();
     const counts = new Map<string, number | undefined>();
     const gauge = (metric: string, value: number | undefined, { state = '' } = {}) =>
@@ -365,7 +365,7 @@ describe('which tenants there are', () => {
     expect(counts.get('secrets loaded')).toBe(0);
   });
 
-  test('a namespace made anew is suspended, also after a restart, until it is adopted', async () => {
+  test('include a namespace that was created again as suspended, even after a restart, until it is adopted', async () => {
     const secrets = [loaded('s', { 'reg.example': 'u:p' })];
     await open();
     sink.put('t', { secrets, uid: 'uid-1' });
@@ -392,7 +392,7 @@ describe('which tenants there are', () => {
     expect(tenants.find('t')?.suspended).toBeDefined();
   });
 
-  test('one that is removed is none, a namespace is one anew, and what was issued to either is over', async () => {
+  test('exclude a removed one, except for a namespace, which is new, and what was issued to either has ended', async () => {
     await issuer().addTenant('t');
     const request = { server: 'own.example', readOnly: false };
     const { id } = await issuer().issue({ ...request, tenant: 't' });
@@ -413,7 +413,7 @@ describe('which tenants there are', () => {
     for (const credential of [id, other.id]) expect(tenants.holders(credential)).toEqual([]);
   });
 
-  test('a namespace does not become a tenant that was added by hand', async () => {
+  test('of a namespace do not replace one that was added by hand', async () => {
     await issuer().addTenant('t');
     await open();
     sink.put('t', { secrets: [loaded('s', { 'reg.example': 'u:p' })], uid: 'uid-1' });
@@ -425,7 +425,7 @@ describe('which tenants there are', () => {
 describe('issued credentials', () => {
   const request = { tenant: 't', server: 'own.example/t', readOnly: true };
 
-  test('identify their tenant alone, wherever copies lie, and go to no upstream', async () => {
+  test('identify their tenant only, wherever copies are, and are never sent upstream', async () => {
     await issuer().addTenant('t');
     const { id, username, password } = await issuer().issue(request);
     await open();
@@ -462,7 +462,7 @@ describe('issued credentials', () => {
     await expect(issuer().revoke('t', first.id)).rejects.toThrow('t has no such credential');
   });
 
-  test('that were ended by hand stay ended when the clock is set back', async () => {
+  test('that were revoked stay revoked when the clock is set back', async () => {
     await issuer().addTenant('t');
     await issuer().addTenant('gone');
     const revoked = await issuer().issue(request);
@@ -500,7 +500,7 @@ describe('issued credentials', () => {
     for (const { id } of [next, other]) expect(tenants.holders(id)).toHaveLength(1);
   });
 
-  test('that another process issues count within seconds', async () => {
+  test('that another process issues are accepted within seconds', async () => {
     await open();
     const cli = await openSqliteMetadataStore(join(folder, 'index.db'), { log: silentLog });
     const other = new Issuer({ store: cli, credentialKey: KEY, nameProblem: () => undefined });

@@ -9,7 +9,7 @@ function toPlain(value: OrderedJson): unknown {
   return Array.isArray(value) ? value.map(toPlain) : value;
 }
 
-test('what JSON.parse reads is read alike', () => {
+test('JSON that JSON.parse accepts gives the same values', () => {
   const letters = fc.string({ maxLength: 8 });
   const documents = fc.letrec(tie => ({
     value: fc.oneof(
@@ -30,7 +30,7 @@ test('what JSON.parse reads is read alike', () => {
   expect(toPlain(parseOrderedJson(' {"a" : [ 1 , "\\u00e4" ] } '))).toEqual({ a: [1, 'ä'] });
 });
 
-test('duplicates stay, in their order', () => {
+test('duplicates are kept, in order', () => {
   const value = parseOrderedJson(' {"b":1,"a":2,"b":null} ');
   expect(value instanceof JsonMembers && value.entries).toEqual([
     ['b', 1],
@@ -39,7 +39,7 @@ test('duplicates stay, in their order', () => {
   ]);
 });
 
-test('half a surrogate pair becomes the replacement character', () => {
+test('a lone surrogate becomes the replacement character', () => {
   expect(parseOrderedJson('"a\\ud800b"')).toBe('a\ufffdb');
   expect(parseOrderedJson('"\\ud83d\\ude00"')).toBe('😀');
 });
@@ -71,12 +71,12 @@ test.each([
   expect(() => parseOrderedJson(text)).toThrow(InvalidJson);
 });
 
-test('depth has a limit, and length costs no stack', () => {
+test('depth is limited, and length needs no stack', () => {
   expect(() => parseOrderedJson('['.repeat(MAX_DEPTH + 2))).toThrow(InvalidJson);
   expect(() => parseOrderedJson('['.repeat(1_000_000))).toThrow(InvalidJson);
   expect(parseOrderedJson(JSON.stringify('\n'.repeat(1_000_000)))).toHaveLength(1_000_000);
 });
 
-test('an error says where, and nothing of the text', () => {
+test('an error gives the position, and nothing of the text', () => {
   expect(() => parseOrderedJson('{"password":"hunter2"')).toThrow('invalid JSON at character 21');
 });

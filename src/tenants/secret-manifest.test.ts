@@ -16,7 +16,7 @@ function summary(readings: readonly SecretReading[]): Record<string, unknown> {
   return Object.fromEntries(summaries);
 }
 
-test('several documents, a List and a SecretList are read in order; other kinds and types are passed over', () => {
+test('several documents, a List and a SecretList are read in order; other kinds and types are skipped', () => {
   const item = { ...secretManifest('in-secret-list', { d: 'u4:p' }), kind: undefined, apiVersion: undefined };
   const text = [
     secretManifest('first', { a: 'u1:p', b: 'u2:p' }),
@@ -35,19 +35,19 @@ test('several documents, a List and a SecretList are read in order; other kinds 
   });
 });
 
-test('JSON is read as YAML is', () => {
+test('JSON is read like YAML', () => {
   const manifest = secretManifest('json', { a: 'u:p' });
   const [reading] = parseSecretManifests(JSON.stringify(manifest, undefined, 2));
   expect(reading).toEqual(parseSecretManifests(formatYaml(manifest))[0]);
 });
 
-test('stringData wins over data', () => {
+test('stringData overrides data', () => {
   const stringData = { '.dockerconfigjson': dockerConfig({ a: 'plain:p' }) };
   const text = formatYaml({ ...secretManifest('both', { a: 'encoded:p' }), stringData });
   expect(summary(parseSecretManifests(text))).toEqual({ both: { a: 'plain' } });
 });
 
-test('a malformed Secret stands beside the good ones, by its name', () => {
+test('a malformed Secret is reported by name beside the good ones', () => {
   const bad = { ...secretManifest('bad', {}), data: { '.dockerconfigjson': '$' } };
   const worse = { ...secretManifest('worse', {}), stringData: { '.dockerconfigjson': '{"auths": []}' } };
   const nameless = { ...secretManifest('', { a: 'u:p' }) };
@@ -73,7 +73,7 @@ test.each([
   expect(() => parseSecretManifests(text)).not.toThrow(/hunter2/);
 });
 
-test('a file of too many Secrets, and a Secret of too many registries, are malformed', () => {
+test('a file with too many Secrets, and a Secret with too many registries, are malformed', () => {
   const items = Array.from({ length: MAX_SECRETS_PER_FILE + 1 }, (_, n) =>
     secretManifest(`s${n}`, { a: 'u:p' }),
   );

@@ -113,7 +113,7 @@ async function filesLeft(): Promise<Digest[]> {
   return digests.toSorted();
 }
 
-test('a child that another index lists stays, and goes with the last one', async () => {
+test('a child that another index lists stays, and is removed with the last one', async () => {
   const [one, two] = [await putImage(APP, ['shared', 'one']), await putImage(APP, ['shared', 'two'])];
   await tag(APP, 'both', await putIndex(APP, [one, two]));
   const rest = await putIndex(APP, [two]);
@@ -126,7 +126,7 @@ test('a child that another index lists stays, and goes with the last one', async
   expect(await filesLeft()).toEqual([]);
 });
 
-test('an index of indexes goes whole, in whatever order its parts are found', async () => {
+test('a nested index is removed completely, in whatever order its parts are found', async () => {
   const image = await putImage(APP, ['layer']);
   const inner = await putIndex(APP, [image]);
   await tag(APP, 'v1', await putIndex(APP, [image, inner]));
@@ -135,14 +135,14 @@ test('an index of indexes goes whole, in whatever order its parts are found', as
   expect(await metadata.hasRepository(APP)).toBe(false);
 });
 
-test('nothing is removed where the purge cannot be made', async () => {
+test('nothing is removed if a purge is impossible', async () => {
   await tag(APP, 'v1', await putImage(APP, ['layer']));
   await stopCollecting(metadata, 'the index is new');
   await expect(removal.remove(APP, 'v1', { purge: true })).rejects.toThrow(CollectingStopped);
   expect(await metadata.readTag(APP, 'v1')).toBeDefined();
 });
 
-test('a mirrored blob is forgotten by its digest, and a pin over it refuses that', async () => {
+test('a mirrored blob is removed by its digest, unless a pin keeps it', async () => {
   const image = await putImage(OTHER, ['layer']);
   const layer = digestOf(Buffer.from('layer'));
   await metadata.putPin(OTHER, image);

@@ -58,7 +58,7 @@ async function surveyed(config: string): Promise<SurveyedManifest> {
   };
 }
 
-describe('an image that stands alone', () => {
+describe('an image outside an index', () => {
   test.each([
     ['has the platform of its config', '{"os":"linux","architecture":"arm","variant":"v7"}', 'linux/arm/v7'],
     ['has none when its config is empty', '{}', undefined],

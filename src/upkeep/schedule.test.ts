@@ -43,7 +43,7 @@ afterEach(async () => {
   await rm(folder, { recursive: true });
 });
 
-test('garbage is collected again and again, until it is closed', async () => {
+test('garbage is collected repeatedly, until it is closed', async () => {
   const schedule = begin({ collectIntervalMs: 20 });
   await schedule.begin();
   for (const text of ['first', 'second']) {
@@ -56,7 +56,7 @@ test('garbage is collected again and again, until it is closed', async () => {
   expect(await blobs.stat(left)).toBeDefined();
 });
 
-test('everything held is read again and again, and what is damaged is found', async () => {
+test('all stored content is verified repeatedly, and damage is found', async () => {
   const schedule = begin({ scrubIntervalMs: 20 });
   await schedule.begin();
   for (const text of ['first', 'second']) {
@@ -68,7 +68,7 @@ test('everything held is read again and again, and what is damaged is found', as
   await schedule.close();
 });
 
-test('what was read at a time that is not yet, by a clock that was set back since, is read again', async () => {
+test('a scrub that was recorded in the future, by a clock that was set back since, is repeated', async () => {
   const digest = await storeBlob('whole', MIRRORED);
   await writeFile(pathOf(digest), 'spoilt');
   const state = { after: '', finishedAtMs: Date.now() + 365 * 86_400_000 };
@@ -80,7 +80,7 @@ test('what was read at a time that is not yet, by a clock that was set back sinc
   await schedule.close();
 });
 
-test('a store that outgrows its limit makes room without being asked', async () => {
+test('a store that exceeds its limit is evicted automatically', async () => {
   const digest = await storeBlob('mirrored', MIRRORED);
   const schedule = begin({ maxBytes: 1 });
   await schedule.begin();
@@ -89,7 +89,7 @@ test('a store that outgrows its limit makes room without being asked', async () 
   await schedule.close();
 }, 20_000);
 
-test('the survey says what went wrong, and goes on with the next question', async () => {
+test('the survey reports an error, and answers the next question', async () => {
   const lost = surveyOf(join(folder, 'nothing'));
   await expect(lost.blobs()).rejects.toThrow('the survey failed');
   await expect(lost.tags()).rejects.toThrow('the survey failed');

@@ -55,7 +55,7 @@ afterEach(async () => {
 });
 
 describe('garbage collection', () => {
-  test('takes what a deleted manifest alone had, from the index and from the disk', async () => {
+  test('removes what only a deleted manifest had, from the index and from the disk', async () => {
     const kept = await pushImage(HOSTED, 'kept', ['shared', 'own 1']);
     const gone = await pushImage(HOSTED, 'gone', ['shared', 'own 2']);
     await metadata.unlinkManifest(HOSTED, gone.digest);
@@ -67,7 +67,7 @@ describe('garbage collection', () => {
     expect((await upkeep().collect())?.blobs.items).toBe(0);
   });
 
-  test('an untagged manifest stays while it is linked, and so does a child of an index', async () => {
+  test('keeps an untagged manifest while it is linked, and a child of an index', async () => {
     const child = await pushImage(HOSTED, 'v1', ['layer']);
     await metadata.removeTag(HOSTED, 'v1');
     const index = await pushIndex(HOSTED, 'multi', [child.digest]);
@@ -76,7 +76,7 @@ describe('garbage collection', () => {
     expect(await metadata.readLinkedManifest(HOSTED, index)).toBeDefined();
   });
 
-  test('what a manifest needs stays, whatever others call the same bytes', async () => {
+  test('keeps what a manifest needs, whatever media type others give to the same bytes', async () => {
     const image = await pushImage(HOSTED, 'v1', ['layer']);
     const bytes = await metadata.readManifestBytes(image.digest);
     const other = { upstream: '', name: 'team/other' };
@@ -107,7 +107,7 @@ describe('garbage collection', () => {
     expect(await metadata.readLinkedManifest(other, image.digest)).toEqual(artifact);
   });
 
-  test('Grants that no longer count go, and younger ones stay', async () => {
+  test('removes expired Grants, and keeps newer ones', async () => {
     const old = { credentialId: 'old', verifiedAtMs: Date.now() - 61_000 };
     const young = { credentialId: 'young', verifiedAtMs: Date.now() - 30_000 };
     for (const grant of [old, young]) await metadata.putGrant(MIRRORED, grant);
@@ -117,7 +117,7 @@ describe('garbage collection', () => {
     expect(await metadata.readGrants(MIRRORED)).toEqual([young]);
   });
 
-  test('nothing young goes: a push is between its blobs and its manifest', async () => {
+  test('keeps new content: a push may be between its blobs and its manifest', async () => {
     const digest = await pushBlob(HOSTED, 'layer');
     await metadata.putBlob(await storeBlob('imported'), 8);
     await storeBlob('its row is on the way');
@@ -129,7 +129,7 @@ describe('garbage collection', () => {
     expect(await heldFiles()).toEqual([]);
   });
 
-  test('files without a row go, and quarantined ones stay', async () => {
+  test('removes files without a row, and keeps quarantined ones', async () => {
     await storeBlob('a crash came before the row');
     const kept = await pushImage(HOSTED, 'v1', ['layer']);
     await damage(kept.blobs[0]);
@@ -138,7 +138,7 @@ describe('garbage collection', () => {
     expect(await heldFiles()).toEqual(kept.blobs.toSorted());
   });
 
-  test('unfinished transfers are kept to be resumed, and no longer', async () => {
+  test('keeps unfinished transfers while they can be resumed, and no longer', async () => {
     await leaveIngest('fill-old');
     await leaveIngest('fill-new');
     await leaveIngest('fill-worked-on');
@@ -153,7 +153,7 @@ describe('garbage collection', () => {
     expect(await ingestKeys()).toEqual(['fill-new', 'fill-worked-on', 'upload-1']);
   });
 
-  test('uploads that nobody touched for as long are given up, and a dry run counts them', async () => {
+  test('ends uploads that were not used for as long, and counts them in a dry run', async () => {
     for (const [id, idleMs] of [
       ['old', 2 * NEVER_MS],
       ['new', NEVER_MS / 2],
@@ -178,7 +178,7 @@ describe('garbage collection', () => {
     expect(await metadata.readUpload('new')).toBeDefined();
   });
 
-  test('a reader of what goes reads on to the end', async () => {
+  test('lets a reader of removed content finish', async () => {
     const digest = await pushBlob(HOSTED, 'layer');
     const reader = await blobs.open(digest);
     await upkeep().collect();
@@ -189,7 +189,7 @@ describe('garbage collection', () => {
     await reader?.close();
   });
 
-  test('what is being filled is left alone', async () => {
+  test('ignores what is being downloaded', async () => {
     const filled = await pushBlob(HOSTED, 'filled');
     const other = await openSqliteMetadataStore(join(folder, 'index.db'), { log: silentLog });
     await other.acquireLease(`fill-0-${filled.replace(':', '-')}`);
@@ -198,12 +198,12 @@ describe('garbage collection', () => {
     await other.close();
   });
 
-  test('one process at a time', async () => {
+  test('runs in one process at a time', async () => {
     await metadata.acquireLease('upkeep-collection');
     expect(await upkeep().collect()).toBeUndefined();
   });
 
-  test('breaking it off leaves a store that the next one finishes', async () => {
+  test('can be interrupted, and the next run finishes', async () => {
     await Promise.all(Array.from({ length: 60 }, (_, index) => pushBlob(HOSTED, `layer ${index}`)));
     const stopping = new AbortController();
     const collecting = upkeep().collect({
@@ -220,7 +220,7 @@ describe('garbage collection', () => {
 });
 
 describe('eviction', () => {
-  test('takes the least recently used down to the low water mark, and leaves the Links', async () => {
+  test('removes the least recently used down to the low-water mark, and keeps the Links', async () => {
     const images = [];
     for (let number = 0; number < 10; number += 1) {
       images.push(await pushImage(MIRRORED, `v${number}`, [`layer ${number} ${'x'.repeat(10_000)}`]));
@@ -244,7 +244,7 @@ describe('eviction', () => {
     expect(await upkeep({ maxBytes }).evict()).toMatchObject({ items: 0 });
   });
 
-  test('counts unfinished transfers, of this process and of others, and lets idle downloads go first', async () => {
+  test('counts unfinished transfers, of this process and of others, and removes idle downloads first', async () => {
     const kept = await pushImage(MIRRORED, 'v1', [`kept ${'x'.repeat(10_000)}`]);
     const { blobBytes, manifestBytes } = await metadata.readTotals();
     const maxBytes = blobBytes + manifestBytes + 4_000;
@@ -268,7 +268,7 @@ describe('eviction', () => {
     }
   });
 
-  test('a dry run can leave out what collecting garbage would have freed before', async () => {
+  test('can leave out in a dry run what garbage collection would have freed before', async () => {
     await pushBlob(HOSTED, 'garbage'.repeat(1000));
     await pushImage(MIRRORED, 'v1', ['mirrored']);
     await tick();
@@ -281,7 +281,7 @@ describe('eviction', () => {
     expect(dry).toMatchObject({ items: 0, stuckAt: undefined });
   });
 
-  test('hosted, shared, pinned and read content stays, and it says when nothing else is left', async () => {
+  test('keeps hosted, shared, pinned and read content, and reports if nothing else is left', async () => {
     const hosted = await pushImage(HOSTED, 'v1', ['hosted', 'shared']);
     await pushImage(MIRRORED, 'v1', ['shared', 'mirrored']);
     const pinned = await pushImage(MIRRORED, 'v2', ['pinned']);
@@ -302,11 +302,11 @@ describe('eviction', () => {
   });
 });
 
-describe('a disk that is short of room', () => {
+describe('a disk without enough free space', () => {
   /** More than any disk has. */
   const EVERYTHING = 2 ** 60;
 
-  test('is made room on though the store may have more, and it says when nothing else is left', async () => {
+  test('is evicted although the store may be larger, and it is reported if nothing else is left', async () => {
     const image = await pushImage(MIRRORED, 'v1', ['mirrored']);
     const hosted = await pushImage(HOSTED, 'v1', ['hosted']);
     await tick();
@@ -322,7 +322,7 @@ describe('a disk that is short of room', () => {
     expect(held).not.toContain(image.blobs[1]);
   });
 
-  test('is made room on for what somebody waits to write, unless all that could go would not be enough', async () => {
+  test('is evicted for a pending write, unless everything evictable would not be enough', async () => {
     const image = await pushImage(MIRRORED, 'v1', ['mirrored']);
     await tick();
     const { freeBytes } = await spool.space.look();
@@ -360,7 +360,7 @@ describe('a clock that was ahead and is corrected', () => {
     expect(await upkeep({ gracePeriodMs: 10_000 }).collect()).toMatchObject({ blobs: { items: 1 } });
   });
 
-  test('keeps no Link for longer than that, though nothing else was used in the future', async () => {
+  test('keeps no Link for longer than that, even if nothing else was used in the future', async () => {
     const rightMs = Date.now();
     const blob = await pushBlob(HOSTED, 'linked twice');
     vi.setSystemTime(rightMs + 365 * 24 * NEVER_MS);
@@ -376,7 +376,7 @@ describe('a clock that was ahead and is corrected', () => {
     expect(await collector.collect()).toMatchObject({ links: 1, blobs: { items: 1 } });
   });
 
-  test('changes nothing when it is behind for a while only, as after a boot', async () => {
+  test('changes nothing if it is only behind for a while, as after a boot', async () => {
     const rightMs = Date.now();
     const older = await pushBlob(MIRRORED, 'older');
     vi.setSystemTime(rightMs + 1_000);
@@ -396,20 +396,20 @@ async function scrubbedAt(finishedAtMs: number): Promise<number> {
 }
 
 describe('scrub', () => {
-  test('finds nothing in a sound store, and remembers when it was done', async () => {
+  test('finds nothing in an undamaged store, and records when it was done', async () => {
     const image = await pushImage(HOSTED, 'v1', ['layer']);
     expect(await upkeep().scrubbedAtMs()).toBe(0);
     expect(await upkeep().scrub()).toMatchObject({ checked: image.blobs.length, damaged: [] });
     expect(await upkeep().scrubbedAtMs()).toBeGreaterThan(0);
   });
 
-  test('counts as done when the clock is set back a little after it, and not when by more', async () => {
+  test('counts as done when the clock is set back a little after it, but not when by more', async () => {
     const littleAheadMs = Date.now() + 30_000;
     expect(await scrubbedAt(littleAheadMs)).toBe(littleAheadMs);
     expect(await scrubbedAt(Date.now() + 3_600_000)).toBe(0);
   });
 
-  test('what is damaged is absent from then on; mirrored files go, hosted ones stay to be rescued', async () => {
+  test('makes damaged content absent; mirrored files are removed, hosted ones stay to be rescued', async () => {
     const mirrored = await pushBlob(MIRRORED, 'mirrored');
     const hosted = await pushBlob(HOSTED, 'hosted');
     const lost = await pushBlob(HOSTED, 'lost');
@@ -433,7 +433,7 @@ describe('scrub', () => {
     expect((await upkeep().scrub())?.damaged).toEqual([]);
   });
 
-  test('a damaged manifest of a repository that lives here takes nothing with it that it may have needed', async () => {
+  test('keeps what a damaged hosted manifest may need', async () => {
     const damaged = await pushImage(HOSTED, 'v1', ['layer']);
     const elsewhere = await pushBlob({ upstream: '', name: 'team/other' }, 'idle');
     maim(damaged.digest);
@@ -452,7 +452,7 @@ describe('scrub', () => {
     expect(await heldFiles()).toEqual([]);
   });
 
-  test('what the disk cannot read is damaged, and the rest is looked at all the same', async () => {
+  test('reports what the disk cannot read as damaged, and continues', async () => {
     const [first, second] = [await pushBlob(MIRRORED, 'a'), await pushBlob(MIRRORED, 'b')].toSorted();
     const rehash = blobs.rehash.bind(blobs);
     vi.spyOn(blobs, 'rehash').mockImplementation((digest, options) =>
@@ -468,7 +468,7 @@ describe('scrub', () => {
     expect(await heldFiles()).toEqual([second]);
   });
 
-  test('goes on past whatever is in the place of a blob, and past rows whose digest is damaged', async () => {
+  test('continues past anything in the place of a blob, and past rows with a damaged digest', async () => {
     const [folderAt, pipe, link, row, wrong] = [
       await pushBlob(MIRRORED, 'folder'),
       await pushBlob(MIRRORED, 'pipe'),
@@ -495,7 +495,7 @@ describe('scrub', () => {
     await upkeep().collect();
   });
 
-  test('more files without a row than crashes leave stop all collecting until somebody forces it', async () => {
+  test('more files without a row than crashes leave stop garbage collection until it is forced', async () => {
     const image = await pushImage(HOSTED, 'v1', ['layer']);
     for (let at = 0; at < 60; at += 1) await storeBlob(`stray ${at}`);
     await expect(upkeep().collect({ dryRun: true })).rejects.toThrow('60 of the first 62 files have no row');
@@ -512,7 +512,7 @@ describe('scrub', () => {
     expect(await upkeep().collect()).toMatchObject({ strays: { items: 0 } });
   });
 
-  test('a rebuild of the index leaves collecting stopped until somebody forces it, and the refusal says so', async () => {
+  test('a rebuild of the index stops garbage collection until it is forced, and the refusal says so', async () => {
     const stray = await storeBlob('stray');
     await rebuild(
       { metadata, blobs },
@@ -526,7 +526,7 @@ describe('scrub', () => {
     expect(await upkeep().collect()).toMatchObject({ blobs: { items: 0 } });
   });
 
-  test('as many files without a row as a crash may leave go, and more where they are the smaller part', async () => {
+  test('as many files without a row as a crash may leave are removed, and more if they are the smaller part', async () => {
     for (let at = 0; at < 59; at += 1) await storeBlob(`stray ${at}`);
     expect(await upkeep().collect()).toMatchObject({ strays: { items: 59 } });
     for (let at = 0; at < 65; at += 1) await storeBlob(`stray ${at}`);
@@ -538,21 +538,21 @@ describe('scrub', () => {
     expect(await upkeep().collect()).toMatchObject({ strays: { items: 65 } });
   });
 
-  test('a row whose digest is damaged stops no collection', async () => {
+  test('a row with a damaged digest does not stop garbage collection', async () => {
     const blob = await pushBlob(MIRRORED, 'unlinked');
     await metadata.removeRepository(MIRRORED);
     alter('UPDATE blobs SET digest = ? WHERE digest = ?', 'sha256:short', blob);
     expect(await upkeep().collect()).toMatchObject({ blobs: { items: 1 }, strays: { items: 1 } });
   });
 
-  test('a file that a repository here has a Link to is kept, though its row is gone: it cannot be brought again', async () => {
+  test('a file with a Link of a hosted repository stays without its row: it could not be downloaded again', async () => {
     const image = await pushImage(HOSTED, 'v1', ['its row was on a damaged page']);
     alter('DELETE FROM blobs WHERE digest = ?', image.blobs[1]);
     expect(await upkeep().collect()).toMatchObject({ strays: { items: 0 } });
     expect(await heldFiles()).toEqual(image.blobs.toSorted());
   });
 
-  test('looks twice before it takes anything away: a push may have mended the file meanwhile', async () => {
+  test('checks twice before it removes anything: a push may have replaced the file meanwhile', async () => {
     const mended = await pushBlob(MIRRORED, 'mended');
     vi.spyOn(blobs, 'rehash').mockResolvedValueOnce(digestOf(Buffer.from('other bytes')));
     expect((await upkeep().scrub())?.damaged).toEqual([]);

@@ -119,12 +119,12 @@ describe('AddressRules', () => {
     expect(await admits(home, address)).toBe(admitted);
   });
 
-  it('let an upstream itself be anywhere but where no registry is', async () => {
+  it('allow the upstream itself any address but those that no registry has', async () => {
     expect(await admits('registry.test', '10.1.2.3', 'registry.test')).toBe(true);
     expect(await admits('registry.test', '169.254.169.254', 'registry.test')).toBe(false);
   });
 
-  it('make exceptions by block, but none for what is never a registry', async () => {
+  it('have exceptions by block, but none for addresses that no registry has', async () => {
     expect(await admits('registry.test', '10.1.2.3', 'cdn.test', ['10.1.0.0/16'])).toBe(true);
     expect(await admits('registry.test', '::ffff:10.1.2.3', 'cdn.test', ['10.1.0.0/16'])).toBe(true);
     expect(await admits('registry.test', '10.2.0.1', 'cdn.test', ['10.1.0.0/16'])).toBe(false);
@@ -132,7 +132,7 @@ describe('AddressRules', () => {
     expect(() => new AddressRules({ home: 'x', allow: ['ten'], lookup })).toThrow(TypeError);
   });
 
-  it('go by the address that was really connected to', async () => {
+  it('depend on the address that was really connected to', async () => {
     const rules = new AddressRules({ home: 'both.test', allow: [], lookup });
     rules.connected('10.1.2.3', 'both.test');
     await expect(rules.admit('10.9.9.9', 'cdn.test')).resolves.toBeUndefined();
@@ -141,8 +141,8 @@ describe('AddressRules', () => {
   });
 });
 
-describe('an upstream that is not on this machine', () => {
-  it('gets no connection to this machine through the name or the address of a mirror', async () => {
+describe('an upstream on another machine', () => {
+  it('cannot make us connect to this machine by the name or address of a mirror', async () => {
     const [byName, byAddress] = [await fake(), await fake()];
     const upstream = client('http://registry.test', {
       mirrors: [{ url: `http://local.test:${byName.port}` }, { url: byAddress.url }],
@@ -158,7 +158,7 @@ describe('an upstream that is not on this machine', () => {
 });
 
 describe('an endpoint that may be on this machine', () => {
-  it('may not redirect to any other place here', async () => {
+  it('may not redirect to another port here', async () => {
     const mirror = await fake();
     const upstream = client('http://registry.test', {
       mirrors: [{ url: mirror.url }],
@@ -177,7 +177,7 @@ describe('an endpoint that may be on this machine', () => {
 });
 
 describe('an upstream on this machine', () => {
-  it('may not send its clients to cloud metadata, nor into the network', async () => {
+  it('may not redirect to cloud metadata, nor into the network', async () => {
     for (const target of [
       'http://169.254.169.254/latest/meta-data/',
       'http://10.0.0.1/',

@@ -6,7 +6,7 @@ import { digestOf } from '../oci/digest.ts';
 const blob = randomBlob(500_000, 'blob');
 
 describe('a blob', () => {
-  it('is stated by HEAD, and by its first byte where there is no HEAD', async () => {
+  it('is checked by HEAD, and by its first byte if there is no HEAD', async () => {
     const registry = await fake();
     registry.add('team/app', blob);
     const upstream = client(registry.url);
@@ -21,7 +21,7 @@ describe('a blob', () => {
     });
   });
 
-  it('is stated by storage whose addresses are signed for GET alone', async () => {
+  it('is checked at storage whose URLs are signed for GET only', async () => {
     const registry = await fake();
     const storage = await fake({ storageOf: registry });
     registry.add('team/app', blob);
@@ -31,7 +31,7 @@ describe('a blob', () => {
     expect(head).toEqual({ size: blob.size, proof: true });
   });
 
-  it('comes whole, with its size and a strong tag', async () => {
+  it('is received completely, with its size and a strong ETag', async () => {
     const registry = await fake();
     registry.add('team/app', blob);
     const fetched = await client(registry.url).fetchBlob('team/app', blob.digest, anonymous);
@@ -40,7 +40,7 @@ describe('a blob', () => {
     expect(digestOf(await read(fetched.body))).toBe(blob.digest);
   });
 
-  it('goes on where it broke off, on condition that it is the same', async () => {
+  it('continues where it was interrupted, on condition that it is the same', async () => {
     const registry = await fake();
     registry.add('team/app', blob);
     const upstream = client(registry.url);
@@ -62,7 +62,7 @@ describe('a blob', () => {
     expect(registry.requests.at(-1)?.headers['if-range']).toBe(`"${blob.digest}"`);
   });
 
-  it('begins anew from a server without ranges', async () => {
+  it('starts again from a server without ranges', async () => {
     const registry = await fake({ ranges: false });
     registry.add('team/app', blob);
     const fetched = await client(registry.url).fetchBlob('team/app', blob.digest, {
@@ -73,7 +73,7 @@ describe('a blob', () => {
     fetched.destroy();
   });
 
-  it('has no tag that could join its halves when the server’s is weak, and none is shown to another host', async () => {
+  it('has no ETag if the server’s is weak, and none is sent to another host', async () => {
     const registry = await fake({ etags: 'weak' });
     registry.add('team/app', blob);
     const upstream = client(registry.url);
@@ -94,7 +94,7 @@ describe('a blob', () => {
     expect((await failure(read(fetched.body))).kind).toBe('unavailable');
   });
 
-  it('longer than announced is invalid when its size is known, and never longer than announced otherwise', async () => {
+  it('longer than announced is invalid if its size is known, and is cut at the announced length otherwise', async () => {
     const registry = await fake();
     registry.add('team/app', blob);
     registry.misbehave({ contentLength: 1_000 });
@@ -123,7 +123,7 @@ describe('a blob', () => {
     expect((await failure(asked)).kind).toBe('invalid');
   });
 
-  it('that nobody reads holds up no bytes but those in the pipe', async () => {
+  it('that nobody reads buffers no more than the connection does', async () => {
     const large = randomBlob(64_000_000, 'large');
     const registry = await fake();
     registry.add('team/app', large);

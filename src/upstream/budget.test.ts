@@ -34,7 +34,7 @@ describe('readLimit', () => {
 });
 
 describe('Budgets', () => {
-  it('grow patient with a limit that names no time, and count those who hear of it together once', () => {
+  it('increase the delay if none is given, and count concurrent refusals once', () => {
     let now = 0;
     const budgets = new Budgets(() => now);
     const waits = [1, 2, 3, 4, 5, 6, 7].map(() => {
@@ -46,7 +46,7 @@ describe('Budgets', () => {
     expect(waits).toEqual([10, 20, 40, 80, 160, 300, 300]);
   });
 
-  it('are patient anew after a success, and not after another error', () => {
+  it('start again after a success, and not after another error', () => {
     let now = 0;
     const budgets = new Budgets(() => now);
     const answered = (status: number) => budgets.note('id', { status, headers: {}, body: Readable.from([]) });
@@ -62,7 +62,7 @@ describe('Budgets', () => {
     expect(refused()).toBe(10);
   });
 
-  it('keep nobody waiting longer because the clock was set back', () => {
+  it('do not prolong a delay because the clock was set back', () => {
     let now = 3_600_000;
     const budgets = new Budgets(() => now);
     expect(budgets.close('id', 60_000)).toBe(60_000);
@@ -71,7 +71,7 @@ describe('Budgets', () => {
     expect(budgets.close('id', 60_000)).toBe(60_000);
   });
 
-  it('never believe in a wait of a year, and never shorten one', () => {
+  it('ignore a delay of a year, and never shorten one', () => {
     const budgets = new Budgets(() => 0);
     expect(budgets.close('id', 365 * 24 * 3600_000)).toBe(6 * 3600_000);
     expect(budgets.close('id', 1_000)).toBe(6 * 3600_000);

@@ -75,7 +75,7 @@ describe('parseChallenges', () => {
     expect(plain(header)).toEqual(expected);
   });
 
-  it('takes little time for what is made to take long', () => {
+  it('is fast even for malicious input', () => {
     for (const header of [
       '"'.repeat(8_000),
       `Bearer realm="${'\\'.repeat(8_000)}`,

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { ociErrorOf, UpstreamFailure, type UpstreamFailureKind } from './failures.ts';
 
-describe('what a client hears', () => {
+describe('the error for a client', () => {
   it.each<[UpstreamFailureKind, string, number]>([
     ['unknown', 'MANIFEST_UNKNOWN', 404],
     ['denied', 'MANIFEST_UNKNOWN', 404],
@@ -14,14 +14,14 @@ describe('what a client hears', () => {
     expect([error.code, error.status]).toEqual([code, status]);
   });
 
-  it('of something denied is the same as of something unknown, to the letter', () => {
+  it('is exactly the same for something denied as for something unknown', () => {
     const [unknown, denied] = (['unknown', 'denied'] as const).map(kind =>
       JSON.stringify(ociErrorOf(new UpstreamFailure(kind, `${kind} of a secret name`), 'BLOB_UNKNOWN')),
     );
     expect(denied).toBe(unknown);
   });
 
-  it('of a limit says when to come back, never too early', () => {
+  it('for a rate limit says when to come back, never too early', () => {
     const error = ociErrorOf(new UpstreamFailure('limited', 'x', { retryAfterMs: 1_001 }), 'BLOB_UNKNOWN');
     expect(error.headers).toEqual({ 'Retry-After': '2' });
   });

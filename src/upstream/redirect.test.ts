@@ -7,7 +7,7 @@ const blob = randomBlob(200_000, 'redirected');
 const basic = { scheme: 'basic', users } as const;
 
 describe('a redirect', () => {
-  it('leads to the CDN with the range and without the credential', async () => {
+  it('to the CDN is followed with the range and without the credential', async () => {
     const registry = await fake({ auth: basic });
     const cdn = await fake({ storageOf: registry });
     registry.add('team/app', blob);
@@ -44,7 +44,7 @@ describe('a redirect', () => {
     expect(registry.requests.at(-1)?.headers.authorization).toBeUndefined();
   });
 
-  it('to storage that says no tells nothing about rights', async () => {
+  it('to storage that refuses says nothing about rights', async () => {
     const registry = await fake();
     const cdn = await fake({ storageOf: registry });
     registry.add('team/app', blob);
@@ -59,7 +59,7 @@ describe('a redirect', () => {
     expect(cdn.saw(alice.password)).toBe(false);
   });
 
-  it('to storage that limits how often it is asked closes no gate of the registry', async () => {
+  it('to storage with a rate limit does not block requests to the registry', async () => {
     const registry = await fake();
     const cdn = await fake({ storageOf: registry });
     registry.add('team/app', blob);
@@ -83,7 +83,7 @@ describe('a redirect', () => {
     },
   );
 
-  it('that never ends is given up after five', async () => {
+  it('is followed five times at most', async () => {
     const registry = await fake();
     registry.misbehave({ redirectTo: '/v2/team/app/blobs/again' });
     expect((await failure(client(registry.url).fetchBlob('team/app', blob.digest, anonymous))).kind).toBe(

@@ -7,7 +7,7 @@ const image = imageOf([randomBlob(1_000, 'authenticated')]);
 const bearer = { scheme: 'bearer', users } as const;
 
 describe('a registry with tokens', () => {
-  it('is asked with a token from the second request on, without being asked for one', async () => {
+  it('gets a token from the second request on, without a challenge', async () => {
     const registry = await fake({ auth: bearer });
     registry.add('team/app', image, '1.0');
     const upstream = client(registry.url);
@@ -25,7 +25,7 @@ describe('a registry with tokens', () => {
     ).toBe(true);
   });
 
-  it('gives one token to all who wait for it', async () => {
+  it('gets one token for all who wait for it', async () => {
     const registry = await fake({ auth: bearer });
     registry.add('team/app', image, '1.0');
     const upstream = client(registry.url);
@@ -50,7 +50,7 @@ describe('a registry with tokens', () => {
     expect((await upstream.headManifest('team/app', '1.0', { credential: alice })).proof).toBe(true);
   });
 
-  it('turns a wrong password away as refused, for all who waited, with one request', async () => {
+  it('refuses a wrong password for all who waited, with one request', async () => {
     const registry = await fake({ auth: bearer });
     const upstream = client(registry.url);
     const wrong = { ...alice, password: 'wrong', id: 'id-of-wrong' };
@@ -65,14 +65,14 @@ describe('a registry with tokens', () => {
     expect(errors[0]?.message).not.toContain('wrong');
   });
 
-  it.each([403, 401] as const)('that answers %i to who asks anonymously denies', async tokenDenial => {
+  it.each([403, 401] as const)('that answers %i to an anonymous request denies it', async tokenDenial => {
     const registry = await fake({ auth: { ...bearer, tokenDenial } });
     expect((await failure(client(registry.url).headManifest('team/app', '1.0', anonymous))).kind).toBe(
       'denied',
     );
   });
 
-  it('that ends a token is asked with a new one', async () => {
+  it('that ends a token gets a new one', async () => {
     const registry = await fake({ auth: bearer });
     registry.add('team/app', image, '1.0');
     const upstream = client(registry.url);
@@ -84,7 +84,7 @@ describe('a registry with tokens', () => {
     expect(registry.count('token')).toBe(2);
   });
 
-  it('is asked once, not twice, by who has no right', async () => {
+  it('is asked once, not twice, without a right', async () => {
     const registry = await fake({ auth: bearer });
     registry.add('team/app', image, '1.0');
     const upstream = client(registry.url);
@@ -135,7 +135,7 @@ describe('a registry with tokens', () => {
     ).toBe('invalid');
   });
 
-  it('whose token service limits or fails says so', async () => {
+  it('whose token service limits or fails is reported as such', async () => {
     const registry = await fake({ auth: bearer });
     const upstream = client(registry.url);
     registry.misbehave({ kind: 'token', times: 1, status: 503 });
@@ -152,7 +152,7 @@ describe('a registry with tokens', () => {
     expect(registry.requests.length).toBe(asked);
   });
 
-  it.each([401, 403])('whose token service limits log-ins by %i says so', async status => {
+  it.each([401, 403])('whose token service limits logins by %i is reported as such', async status => {
     const registry = await fake({ auth: bearer });
     const body = JSON.stringify({
       errors: [{ code: 'TOOMANYREQUESTS', message: 'too many failed log-ins' }],
@@ -164,7 +164,7 @@ describe('a registry with tokens', () => {
 });
 
 describe('a registry with Basic', () => {
-  it('is told who asks once it has asked', async () => {
+  it('gets credentials once it has asked for them', async () => {
     const registry = await fake({ auth: { scheme: 'basic', users } });
     registry.add('team/app', image, '1.0');
     const upstream = client(registry.url);
@@ -173,7 +173,7 @@ describe('a registry with Basic', () => {
     expect(registry.requests.map(({ username }) => username)).toEqual([undefined, 'alice', 'alice']);
   });
 
-  it('refuses a wrong password, and denies who has none', async () => {
+  it('refuses a wrong password, and denies a request without one', async () => {
     const registry = await fake({ auth: { scheme: 'basic', users } });
     const upstream = client(registry.url);
     const wrong = { ...alice, password: 'wrong', id: 'id-of-wrong' };
@@ -185,8 +185,8 @@ describe('a registry with Basic', () => {
   });
 });
 
-describe('a kept connection', () => {
-  it('that the server closes as it is used again costs nobody an error', async () => {
+describe('a persistent connection', () => {
+  it('that the server closes as it is used again causes no error', async () => {
     const registry = await fake();
     registry.add('team/app', image, '1.0');
     const upstream = client(registry.url);
@@ -206,7 +206,7 @@ const scopesOf = (registry: FakeUpstream) =>
 describe('a registry behind a path', () => {
   const everybody = { users: { alice: { ...users.alice, repositories: '*' as const } } };
 
-  it('is asked below its path, with scopes in its own names, and one challenge in all', async () => {
+  it('is asked below its path, with scopes in its own names, and with one challenge in all', async () => {
     const registry = await fake({ auth: { ...bearer, ...everybody } });
     for (const name of ['app', 'other']) registry.add(`hub/team/${name}`, image, '1.0');
     const upstream = client(`${registry.url}/v2/hub/`);
@@ -216,7 +216,7 @@ describe('a registry behind a path', () => {
     expect(registry.requests.filter(({ status }) => status === 401)).toHaveLength(1);
   });
 
-  it('that is called otherwise behind its proxy is asked with one challenge in all, too', async () => {
+  it('with another name behind its proxy needs one challenge in all, too', async () => {
     const registry = await fake({ api: '/v2/hub', auth: { ...bearer, ...everybody } });
     for (const name of ['app', 'other']) registry.add(`team/${name}`, image, '1.0');
     const upstream = client(`${registry.url}/v2/hub`);
@@ -226,7 +226,7 @@ describe('a registry behind a path', () => {
     expect(registry.requests.filter(({ status }) => status === 401)).toHaveLength(1);
   });
 
-  it('may redirect within its host, by a path that is its own', async () => {
+  it('may redirect within its host, to any path', async () => {
     const registry = await fake();
     registry.add('hub/library/app', image, '1.0');
     const redirectTo = '/v2/hub/library/app/manifests/1.0';

@@ -13,7 +13,7 @@ function digestsOf(index: Uint8Array): Digest[] {
 }
 
 describe('manifests', () => {
-  it('are fetched by tag and by digest as they are, with their type', async () => {
+  it('are fetched by tag and by digest, unchanged, with their type', async () => {
     const registry = await fake();
     const index = indexOf([image, imageOf([layer], { platform: { os: 'linux', architecture: 'arm64' } })]);
     registry.add('team/app', index, '1.0');
@@ -27,7 +27,7 @@ describe('manifests', () => {
     }
   });
 
-  it('are asked for with every type that exists, and without a coding', async () => {
+  it('are requested with all existing types, and without a content encoding', async () => {
     const registry = await fake();
     registry.add('team/app', image, '1.0');
     await client(registry.url).headManifest('team/app', '1.0', anonymous);
@@ -37,7 +37,7 @@ describe('manifests', () => {
     expect(headers?.['accept-encoding']).toBe('identity');
   });
 
-  it('are known by HEAD', async () => {
+  it('are checked by HEAD', async () => {
     const registry = await fake();
     registry.add('team/app', image, '1.0');
     expect(await client(registry.url).headManifest('team/app', '1.0', anonymous)).toEqual({
@@ -48,7 +48,7 @@ describe('manifests', () => {
     });
   });
 
-  it('are not shown by a HEAD that is redirected', async () => {
+  it('are not proved by a redirected HEAD', async () => {
     const [registry, elsewhere] = [await fake(), await fake()];
     elsewhere.add('team/app', image, '1.0');
     registry.misbehave({ method: 'HEAD', redirectTo: `${elsewhere.url}/v2/team/app/manifests/1.0` });
@@ -59,13 +59,13 @@ describe('manifests', () => {
     });
   });
 
-  it.each(['not-allowed', 'no-digest'] as const)('have no digest where HEAD is %s', async manifestHead => {
+  it.each(['not-allowed', 'no-digest'] as const)('have no digest if HEAD is %s', async manifestHead => {
     const registry = await fake({ manifestHead });
     registry.add('team/app', image, '1.0');
     expect((await client(registry.url).headManifest('team/app', '1.0', anonymous)).digest).toBeUndefined();
   });
 
-  it('are invalid when their bytes have another digest', async () => {
+  it('are invalid if their bytes have another digest', async () => {
     const registry = await fake();
     registry.add('team/app', image, '1.0');
     registry.misbehave({ kind: 'manifest', corruptByte: 20 });
@@ -75,7 +75,7 @@ describe('manifests', () => {
     }
   });
 
-  it('of a gigabyte are refused before they are read, whether their length is told or not', async () => {
+  it('of a gigabyte are refused before they are read, whether their length is announced or not', async () => {
     const registry = await fake();
     registry.add('team/app', image, '1.0');
     for (const headers of [{}, { 'Content-Length': null }]) {
@@ -88,7 +88,7 @@ describe('manifests', () => {
     }
   });
 
-  it('that are not there are unknown', async () => {
+  it('that do not exist are unknown', async () => {
     const registry = await fake();
     registry.add('team/app', image, '1.0');
     const upstream = client(registry.url);
@@ -97,7 +97,7 @@ describe('manifests', () => {
     expect((await failure(upstream.headManifest('team/app', '2.0', anonymous))).kind).toBe('unknown');
   });
 
-  it('take the type that they give themselves from a server that knows none', async () => {
+  it('have the type that they declare if the server sends none', async () => {
     const registry = await fake();
     registry.add('team/app', image, '1.0');
     registry.misbehave({ kind: 'manifest', headers: { 'Content-Type': 'text/plain; charset=utf-8' } });
@@ -105,7 +105,7 @@ describe('manifests', () => {
     expect(manifest.mediaType).toBe(OCI_MANIFEST);
   });
 
-  it('are never asked for under a name that would change the URL', async () => {
+  it('are never requested under a name that would change the URL', async () => {
     const registry = await fake();
     const upstream = client(registry.url);
     for (const [repository, reference] of [
@@ -120,7 +120,7 @@ describe('manifests', () => {
   });
 });
 
-describe('answers that break the rules', () => {
+describe('responses that violate the protocol', () => {
   it('with a content encoding are invalid', async () => {
     const registry = await fake();
     registry.add('team/app', image, '1.0');
@@ -155,7 +155,7 @@ describe('answers that break the rules', () => {
     expect([error.kind, error.status]).toEqual([kind, status]);
   });
 
-  it('with an endless error are broken off', async () => {
+  it('with an endless error are aborted', async () => {
     const registry = await fake();
     registry.misbehave({ status: 500, spaces: 1024 ** 3 });
     const upstream = client(registry.url);
@@ -178,7 +178,7 @@ describe('time limits', () => {
     expect(error.message).toContain('no answer in time');
   });
 
-  it('end a body that stops, and let a slow one go on', async () => {
+  it('end a body that stalls, and let a slow one continue', async () => {
     const registry = await fake();
     registry.add('team/app', layer);
     const upstream = client(registry.url, { timeouts: { idleBodyMs: 300 } });
@@ -201,7 +201,7 @@ describe('time limits', () => {
     expect(digestOf(await read(body))).toBe(large.digest);
   });
 
-  it('are the caller’s too: an aborted ask rejects with its reason', async () => {
+  it('are the caller’s, too: an aborted ask rejects with its reason', async () => {
     const registry = await fake();
     registry.misbehave({ hang: true });
     const controller = new AbortController();
@@ -217,7 +217,7 @@ describe('time limits', () => {
 });
 
 describe('rate limits', () => {
-  it('close one gate for all who ask with that credential, and no other', async () => {
+  it('block all requests with that credential, and no others', async () => {
     const registry = await fake({ auth: { scheme: 'basic', users, public: '*' } });
     registry.add('team/app', image, '1.0');
     const upstream = client(registry.url);
@@ -234,7 +234,7 @@ describe('rate limits', () => {
     expect((await upstream.headManifest('team/app', '1.0', anonymous)).digest).toBe(image.manifest.digest);
   });
 
-  it('are read from answers', async () => {
+  it('are read from responses', async () => {
     const registry = await fake();
     registry.add('team/app', image, '1.0');
     registry.misbehave({
@@ -248,7 +248,7 @@ describe('rate limits', () => {
   });
 });
 
-describe('a login', () => {
+describe('a login check', () => {
   const { signal } = new AbortController();
   const wrong = { ...alice, password: 'another' };
 
@@ -264,7 +264,7 @@ describe('a login', () => {
     expect(await upstream.acceptsLogin(wrong, signal)).toBe(false);
   });
 
-  it('is asked about with the password of now, not with a token from before', async () => {
+  it('uses the current password, not an earlier token', async () => {
     const changing = { password: alice.password, repositories: '*' as const };
     const registry = await fake({ auth: { scheme: 'bearer', users: { alice: changing } } });
     const upstream = client(registry.url);
@@ -273,7 +273,7 @@ describe('a login', () => {
     expect(await upstream.acceptsLogin(alice, signal)).toBe(false);
   });
 
-  it('is not asked about with the scope that a registry names without being asked for a repository', async () => {
+  it('does not use the scope of a registry that names one without a repository', async () => {
     const registry = await fake({ auth: { scheme: 'bearer', users, tokenDenial: 403 } });
     const realm = `realm="${registry.url}/token",service="fake-upstream"`;
     registry.misbehave({
@@ -287,7 +287,7 @@ describe('a login', () => {
     ]);
   });
 
-  it('is neither accepted nor refused where url does not say, whatever its mirrors say', async () => {
+  it('is undecided if url does not say, whatever its mirrors say', async () => {
     const [registry, mirror] = [await fake(), await fake({ auth: { scheme: 'basic', users } })];
     registry.misbehave({ status: 503 });
     const upstream = client(registry.url, { mirrors: [{ url: mirror.url }] });
@@ -297,7 +297,7 @@ describe('a login', () => {
 });
 
 describe('mirrors', () => {
-  it('stand in when url cannot be reached or fails, without its credential and without proof', async () => {
+  it('are used if url cannot be reached or fails, without its credential and without proof', async () => {
     const [registry, mirror] = [
       await fake(),
       await fake({ auth: { scheme: 'basic', users: {}, public: '*' } }),
@@ -314,7 +314,7 @@ describe('mirrors', () => {
     expect(mirror.saw(alice.password)).toBe(false);
   });
 
-  it('never see the credential of url even when they ask for one; they have their own', async () => {
+  it('never get the credential of url even if they ask for one; they have their own', async () => {
     const registry = await fake();
     const auth = { scheme: 'basic', users: { mirror: { password: 'its-own', repositories: '*' } } } as const;
     const [closed, open] = [await fake({ auth }), await fake({ auth })];
@@ -330,7 +330,7 @@ describe('mirrors', () => {
     expect([closed, open].map(site => site.saw('its-own'))).toEqual([false, true]);
   });
 
-  it('are not asked about what url denies or does not know, and their own no is not final', async () => {
+  it('are not asked about what url denies or does not know, and their own refusal is not final', async () => {
     const [registry, mirror] = [await fake(), await fake()];
     const upstream = client(registry.url, { mirrors: [{ url: mirror.url }] });
     expect((await failure(upstream.headManifest('team/app', '1.0', anonymous))).kind).toBe('unknown');
@@ -341,7 +341,7 @@ describe('mirrors', () => {
     expect(mirror.requests.length).toBe(1);
   });
 
-  it('can be skipped, as url can', async () => {
+  it('can be skipped, like url', async () => {
     const [registry, mirror] = [await fake(), await fake()];
     for (const site of [registry, mirror]) site.add('team/app', layer);
     const upstream = client(registry.url, { mirrors: [{ url: mirror.url }] });
@@ -360,7 +360,7 @@ describe('mirrors', () => {
     ).toBe('unavailable');
   });
 
-  it('come first while url cannot be connected to', async () => {
+  it('are tried first while url cannot be connected to', async () => {
     const [registry, mirror] = [await fake(), await fake()];
     mirror.add('team/app', image, '1.0');
     const upstream = client(registry.url, { mirrors: [{ url: mirror.url }], timeouts: { headersMs: 100 } });
@@ -371,7 +371,7 @@ describe('mirrors', () => {
 });
 
 describe('tags', () => {
-  it('come in pages', async () => {
+  it('are returned in pages', async () => {
     const registry = await fake();
     for (const tag of ['a', 'b', 'c', 'd', 'e']) registry.add('team/app', image, tag);
     const upstream = client(registry.url);
@@ -385,7 +385,7 @@ describe('tags', () => {
     expect(pages).toEqual([['a', 'b'], ['c', 'd'], ['e']]);
   });
 
-  it('that are no tags are left out, and null is none', async () => {
+  it('that are invalid are left out, and null counts as none', async () => {
     const registry = await fake();
     const upstream = client(registry.url);
     registry.misbehave({ times: 1, status: 200, body: '{"tags":["ok","../x",7]}' });
@@ -402,7 +402,7 @@ describe('tags', () => {
     ).toBe('invalid');
   });
 
-  it('from a server without pages are cut into pages all the same', async () => {
+  it('from a server without pages are divided into pages all the same', async () => {
     const registry = await fake();
     registry.misbehave({ kind: 'tags', status: 200, body: '{"tags":["a","b","c"]}' });
     const upstream = client(registry.url);
@@ -411,7 +411,7 @@ describe('tags', () => {
     expect([first.tags, first.next, second.tags, second.next]).toEqual([['a', 'b'], 'b', ['c'], undefined]);
   });
 
-  it('take only the place in the list from a Link', async () => {
+  it('use only the position in the list of a Link', async () => {
     const [registry, elsewhere] = [await fake(), await fake()];
     registry.misbehave({
       kind: 'tags',
@@ -440,7 +440,7 @@ describe('referrers', () => {
     expect(registry.count('referrers')).toBe(3);
   });
 
-  it('are found under their tag where there is no API, and are none where there is neither', async () => {
+  it('are found under their tag if there is no API, and are none if there is neither', async () => {
     const registry = await fake({ referrers: false });
     const upstream = client(registry.url);
     const none = await upstream.fetchReferrers('team/app', image.manifest.digest, anonymous);
@@ -472,7 +472,7 @@ describe('referrers', () => {
     expect((await failure(ask())).kind).toBe('invalid');
   });
 
-  it('of many pages are no more than an index has', async () => {
+  it('of many pages are limited like an index', async () => {
     const registry = await fake();
     const headers = { Link: '</v2/team/app/referrers/x?last=1>; rel="next"' };
     registry.misbehave({ kind: 'referrers', status: 200, headers, body: entries(100) });
@@ -496,7 +496,7 @@ describe('referrers', () => {
   });
 });
 
-describe('blobs that are not there', () => {
+describe('blobs that do not exist', () => {
   it('are unknown', async () => {
     const registry = await fake();
     registry.add('team/app', image);

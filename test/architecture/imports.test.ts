@@ -89,13 +89,13 @@ function folderOf(file: string): string {
   return file.includes(sep) ? (file.split(sep)[0] ?? '') : '';
 }
 
-describe('the house', () => {
-  it('is read whole: every source file but the leaves imports something', () => {
+describe('the source tree', () => {
+  it('is read completely: every source file but the leaves imports something', () => {
     expect(production.length).toBeGreaterThan(50);
     expect(new Set(imports.map(({ file }) => file)).size).toBeGreaterThan(production.length * 0.7);
   });
 
-  it('has only the folders that it names', () => {
+  it('has only the known folders', () => {
     expect([...new Set(files.map(folderOf))].filter(folder => !(folder in MAY_IMPORT))).toEqual([]);
   });
 
@@ -111,7 +111,7 @@ describe('the house', () => {
     expect(wrong.map(({ file, to }) => `${file} -> ${to}`)).toEqual([]);
   });
 
-  it('names what implements a store in the composition root alone', () => {
+  it('names the implementations of a store only in the composition root', () => {
     const named = imports
       .filter(({ target }) => target.startsWith('.'))
       .map(({ file, target }) => ({ file, to: relative(src, resolve(src, dirname(file), target)) }));
@@ -151,7 +151,7 @@ describe('the house', () => {
     expect(users.size).toBeGreaterThan(3);
   });
 
-  it('reads the environment in config/ and the starter alone', () => {
+  it('reads the environment only in config/ and the starter', () => {
     const readers = production.filter(
       file => folderOf(file) !== 'config' && /process\.env\b/.test(readFileSync(join(src, file), 'utf8')),
     );

@@ -69,7 +69,7 @@ describe('the certificate of an API server', () => {
     await new Promise(resolve => server.close(resolve));
   });
 
-  it('by a renewed authority is trusted when its file says so, without a restart, and not before', async () => {
+  it('of a renewed CA is trusted as soon as the file contains it, without a restart, and not before', async () => {
     expect(await client.read('/healthz')).toEqual({ kind: 'Status' });
     server.setSecureContext(second);
     server.closeAllConnections();
@@ -79,7 +79,7 @@ describe('the certificate of an API server', () => {
     expect(told).toEqual(['the certificates for the cluster have changed: reconnecting']);
   });
 
-  it('by an authority that is trusted no more ends what stands under it', async () => {
+  it('of a CA that is no longer trusted ends open requests', async () => {
     await client.read('/healthz');
     ca = second.cert;
     await expect(client.read('/healthz')).rejects.toThrow(/cannot connect to .*certificate/);

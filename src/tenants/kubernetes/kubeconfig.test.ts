@@ -41,7 +41,7 @@ async function write({ cluster = {}, user = {}, context = 'mine' }: Parts = {}):
 const base64 = (text: string) => Buffer.from(text).toString('base64');
 
 describe('a kubeconfig', () => {
-  it('says by its current context which server, whose certificate, and who', async () => {
+  it('gives server, CA and user of its current context', async () => {
     const path = await write({
       cluster: { 'certificate-authority': 'pki/ca.crt' },
       user: { 'client-certificate-data': base64('cert'), 'client-key-data': base64('key') },
@@ -56,7 +56,7 @@ describe('a kubeconfig', () => {
     expect(await access.token()).toBeUndefined();
   });
 
-  it('may hold a token, or name its file, which is read each time', async () => {
+  it('may contain a token, or name its file, which is read each time', async () => {
     expect(await (await readKubeconfig(await write({ user: { token: 'inside' } }))).token()).toBe('inside');
     const { token } = await readKubeconfig(
       await write({ user: { token: 'inside', tokenFile: 'pki/token' } }),
@@ -66,7 +66,7 @@ describe('a kubeconfig', () => {
     expect(await token()).toBe('renewed');
   });
 
-  it('is read again, and so are the certificates that it names; the server stays', async () => {
+  it('is read again, with the certificates that it names; the server stays', async () => {
     const files = { 'client-certificate': 'pki/cert', 'client-key': 'pki/key' };
     await writeFile(join(folder, 'pki', 'cert'), 'cert');
     await writeFile(join(folder, 'pki', 'key'), 'key');
@@ -102,7 +102,7 @@ describe('a kubeconfig', () => {
     await expect(readKubeconfig(await write(parts))).rejects.toThrow(message);
   });
 
-  it('that is no YAML is refused without showing what it holds', async () => {
+  it('that is not YAML is refused without showing its content', async () => {
     const path = join(folder, 'broken');
     await writeFile(path, 'a: b\ntoken: "secret\n');
     await expect(readKubeconfig(path)).rejects.toThrow(/^\S+ is not YAML in line \d+$/);
@@ -110,7 +110,7 @@ describe('a kubeconfig', () => {
 });
 
 describe('a pod', () => {
-  it('has its own account, with a token that the kubelet renews', async () => {
+  it('uses its own ServiceAccount, with a token that the kubelet renews', async () => {
     const variables = { KUBERNETES_SERVICE_HOST: 'fd00::1', KUBERNETES_SERVICE_PORT: '443' };
     const access = await inClusterAccess(variables, join(folder, 'pki'));
     expect(access.server.href).toBe('https://[fd00::1]/');
@@ -121,7 +121,7 @@ describe('a pod', () => {
     await writeFile(join(folder, 'pki', 'ca.crt'), 'the CA');
   });
 
-  it('is none without what Kubernetes says in its environment', async () => {
+  it('needs the variables that Kubernetes sets', async () => {
     await expect(inClusterAccess({})).rejects.toThrow('kubernetes.kubeconfig');
   });
 });

@@ -108,7 +108,7 @@ function annotated(value: string): Pick<Written, 'annotations'> {
 const eventually = (assertion: () => void) => vi.waitFor(assertion, WITHIN);
 
 describe('namespaces of a cluster', () => {
-  it('are tenants by their label, with their UIDs and the pull Secrets that they hold, of both types and no other', async () => {
+  it('are tenants by their label, with their UIDs and their pull Secrets of both types', async () => {
     const uid = api.put(namespace('team-a'));
     api.put(namespace('other', {}));
     api.put(secret('team-a', 'json'));
@@ -137,7 +137,7 @@ describe('namespaces of a cluster', () => {
     expect(api.requests.filter(target => target.includes('continue=')).length).toBe(2);
   });
 
-  it('that are named alone are read alone', async () => {
+  it('that are listed by name are the only ones that are read', async () => {
     for (const name of ['team-a', 'team-b']) {
       api.put(namespace(name, {}));
       api.put(secret(name, 'pull'));
@@ -148,7 +148,7 @@ describe('namespaces of a cluster', () => {
     expect(api.requests.filter(target => /^\/api\/v1\/(secrets|serviceaccounts)/.test(target))).toEqual([]);
   });
 
-  it('come and go', async () => {
+  it('can be added and removed', async () => {
     await start();
     api.put(secret('team-a', 'pull'));
     api.put(namespace('team-a'));
@@ -161,7 +161,7 @@ describe('namespaces of a cluster', () => {
     await eventually(() => expect(kept.tenants.has('team-a')).toBe(false));
   });
 
-  it('are told by their new UID before anything of the new one counts', async () => {
+  it('are reported with their new UID before anything of the new one counts', async () => {
     const old = api.put(namespace('team-a'));
     await start();
     api.muted.add('namespaces');
@@ -183,7 +183,7 @@ describe('namespaces of a cluster', () => {
 describe('Secrets of a namespace', () => {
   beforeEach(() => void api.put(namespace('team-a')));
 
-  it('count in the order of the default account, of the others, and then by name; one that is missing is told', async () => {
+  it('count in the order of the default account, of the others, and then by name; a missing one is reported', async () => {
     for (const name of ['a', 'b', 'c', 'd']) api.put(secret('team-a', name));
     api.put(account('team-a', 'builder', ['b', 'd']));
     api.put(account('team-a', 'default', ['c', 'absent', 'b']));
@@ -199,7 +199,7 @@ describe('Secrets of a namespace', () => {
     await eventually(() => expect(kept.secrets('team-a')?.[0]).toBe('a loaded'));
   });
 
-  it('that are named by the thousand and are not there are told in part', async () => {
+  it('that are named by the thousand and do not exist are reported in part', async () => {
     const names = Array.from({ length: 1_500 }, (_, at) => `absent-${at}`);
     api.put(secret('team-a', 'pull'));
     api.put(account('team-a', 'default', ['pull', ...names]));
@@ -208,7 +208,7 @@ describe('Secrets of a namespace', () => {
     expect([told?.length, told?.[0], told?.at(-1)]).toEqual([102, 'pull loaded', '(others) missing']);
   });
 
-  it('rotate, and go', async () => {
+  it('can be changed and removed', async () => {
     api.put(secret('team-a', 'pull', 'u:first'));
     await start();
     expect(kept.password('team-a')).toContain('first');
@@ -218,7 +218,7 @@ describe('Secrets of a namespace', () => {
     await eventually(() => expect(kept.secrets('team-a')).toEqual([]));
   });
 
-  it('that are malformed are told as such, beside the others, and whether an account names them', async () => {
+  it('that are malformed are reported as such, and whether an account names them', async () => {
     api.put(secret('team-a', 'good'));
     const fields = { type: 'kubernetes.io/dockerconfigjson', data: { '.dockerconfigjson': '!' } };
     api.put({ ...secret('team-a', 'bad'), fields });
@@ -244,7 +244,7 @@ describe('a watch', () => {
     api.put(secret('team-a', 'pull', 'u:first'));
   });
 
-  it('that ends is resumed where it was, without listing anew', async () => {
+  it('that ends continues where it was, without listing again', async () => {
     await start();
     await eventually(() => expect(api.watches).toBe(4));
     const before = lists().length;
@@ -255,7 +255,7 @@ describe('a watch', () => {
     expect(down).toBe(0);
   });
 
-  it('is resumed from the version that it was told last, though nothing changed up to it', async () => {
+  it('continues from the last version that it was told, even if nothing changed up to it', async () => {
     await start();
     await eventually(() => expect(api.watches).toBe(4));
     const before = lists().length;
@@ -290,7 +290,7 @@ describe('a watch', () => {
     },
   );
 
-  it('that a server has forgotten is not told to be followed before it is', async () => {
+  it('that is too old for the server is not reported as followed before it is', async () => {
     await start();
     const { port } = api;
     await api.close();
@@ -330,7 +330,7 @@ describe('a watch', () => {
     await eventually(() => expect(down).toBe(0));
   });
 
-  it('may be forbidden: then the list is read again and again', async () => {
+  it('may be forbidden: then lists are repeated', async () => {
     api.watchStatus = 403;
     await start();
     expect(kept.password('team-a')).toContain('first');
@@ -342,7 +342,7 @@ describe('a watch', () => {
 });
 
 describe('a list', () => {
-  it('whose pages are forgotten half way is taken in one go', async () => {
+  it('whose pages expire halfway is requested without pages', async () => {
     for (let at = 0; at < 150; at += 1) api.put(namespace(`team-${at}`));
     api.forgottenPages = 1;
     await start();
@@ -356,7 +356,7 @@ describe('a cluster that cannot be reached', () => {
     api.put(secret('team-a', 'pull', 'u:first'));
   });
 
-  it('goes on counting as it was seen last, is told to be away once, and is followed again when it is back', async () => {
+  it('keeps its last known state, is reported as unreachable once, and is followed again when it is back', async () => {
     await start();
     const { port } = api;
     await api.close();
@@ -371,7 +371,7 @@ describe('a cluster that cannot be reached', () => {
     await eventually(() => expect(down).toBe(0));
   });
 
-  it('at the start leaves the tenants that were bound before, whose Secrets cannot be read', async () => {
+  it('at the start keeps the known tenants, whose Secrets cannot be read', async () => {
     const { port } = api;
     await api.close();
     const known = [
@@ -395,7 +395,7 @@ describe('a cluster that cannot be reached', () => {
   });
 });
 
-describe('what is too large to be read', () => {
+describe('an object that is too large', () => {
   /** As etcd takes it: a name of 1.2 MB, in which JSON escapes each character. */
   const OWNER = '\\u003c'.repeat(1_200_000);
   const huge = { ownerReferences: [{ apiVersion: 'v1', kind: 'Pod', name: OWNER, uid: 'x' }] };
@@ -407,57 +407,54 @@ describe('what is too large to be read', () => {
     api.put(secret('team-a', 'pull', 'u:first'));
   });
 
-  it.each(['team-b', 'other'])(
-    'in %s keeps no later change from being seen, before and after a restart',
-    async of => {
-      await start();
-      await eventually(() => expect(api.watches).toBe(4));
-      api.put({ ...secret(of, 'culprit'), metadata: huge });
-      api.put({ ...account(of, 'culprit', []), metadata: huge });
-      api.put(secret('team-a', 'pull', 'u:second'));
-      api.put(secret('team-b', 'small'));
-      await eventually(() => expect(kept.password('team-a')).toContain('second'));
-      await eventually(() => expect(kept.secrets('team-b')).toContain('small loaded'));
-      await eventually(() =>
-        expect(
-          source.passedOver.map(({ resource, namespace: where, name }) => [resource, where, name]),
-        ).toEqual([
-          ['secrets', of, 'culprit'],
-          ['serviceaccounts', of, 'culprit'],
-        ]),
-      );
-      api.endWatches();
-      await eventually(() => expect(api.watches).toBe(4));
-      api.remove(secret('team-a', 'pull'));
-      await eventually(() => expect(kept.secrets('team-a')).toEqual([]));
-      expect(down).toBe(0);
-      expect(lines.filter(line => line.includes('objects of the cluster are skipped')).length).toBe(1);
-      expect(lines.filter(line => line.includes('objects of the cluster are skipped')).join()).toContain(
-        `"namespace":"${of}"`,
-      );
+  it.each(['team-b', 'other'])('in %s hides no later change, before and after a restart', async of => {
+    await start();
+    await eventually(() => expect(api.watches).toBe(4));
+    api.put({ ...secret(of, 'culprit'), metadata: huge });
+    api.put({ ...account(of, 'culprit', []), metadata: huge });
+    api.put(secret('team-a', 'pull', 'u:second'));
+    api.put(secret('team-b', 'small'));
+    await eventually(() => expect(kept.password('team-a')).toContain('second'));
+    await eventually(() => expect(kept.secrets('team-b')).toContain('small loaded'));
+    await eventually(() =>
+      expect(
+        source.passedOver.map(({ resource, namespace: where, name }) => [resource, where, name]),
+      ).toEqual([
+        ['secrets', of, 'culprit'],
+        ['serviceaccounts', of, 'culprit'],
+      ]),
+    );
+    api.endWatches();
+    await eventually(() => expect(api.watches).toBe(4));
+    api.remove(secret('team-a', 'pull'));
+    await eventually(() => expect(kept.secrets('team-a')).toEqual([]));
+    expect(down).toBe(0);
+    expect(lines.filter(line => line.includes('objects of the cluster are skipped')).length).toBe(1);
+    expect(lines.filter(line => line.includes('objects of the cluster are skipped')).join()).toContain(
+      `"namespace":"${of}"`,
+    );
 
-      await source.close();
-      kept = new Kept();
-      await start();
-      expect(kept.secrets('team-b')).toEqual(
-        of === 'team-b' ? ['culprit malformed', 'small loaded'] : ['small loaded'],
-      );
-      api.remove(secret(of, 'culprit'));
-      api.remove(account(of, 'culprit', []));
-      api.put(secret('team-a', 'pull', 'u:third'));
-      await eventually(() => expect(kept.password('team-a')).toContain('third'));
-      await eventually(() => expect(source.passedOver).toEqual([]));
-    },
-  );
+    await source.close();
+    kept = new Kept();
+    await start();
+    expect(kept.secrets('team-b')).toEqual(
+      of === 'team-b' ? ['culprit malformed', 'small loaded'] : ['small loaded'],
+    );
+    api.remove(secret(of, 'culprit'));
+    api.remove(account(of, 'culprit', []));
+    api.put(secret('team-a', 'pull', 'u:third'));
+    await eventually(() => expect(kept.password('team-a')).toContain('third'));
+    await eventually(() => expect(source.passedOver).toEqual([]));
+  });
 
-  it('may be a Namespace, which is a tenant all the same', async () => {
+  it('may be a Namespace, which still is a tenant', async () => {
     api.put({ ...namespace('team-c'), metadata: huge });
     api.put(secret('team-c', 'pull'));
     await start();
     expect(kept.secrets('team-c')).toEqual(['pull loaded']);
   });
 
-  it('goes on counting as it was, as any Secret that becomes malformed, and ends when it is removed', async () => {
+  it('keeps its last good content, like a malformed Secret, and ends when it is removed', async () => {
     await start();
     const { uid } = kept.tenants.get('team-a') ?? {};
     api.put({ ...secret('team-a', 'pull', 'u:second'), metadata: huge });
@@ -467,7 +464,7 @@ describe('what is too large to be read', () => {
     await eventually(() => expect(kept.secrets('team-a')).toEqual([]));
   });
 
-  it('in pages is asked for again in smaller ones, down to one object', async () => {
+  it('in pages is requested again in smaller ones, down to one object', async () => {
     for (let at = 0; at < 6; at += 1) {
       api.put({ ...secret('team-b', `culprit-${at}`), metadata: huge });
     }
@@ -484,7 +481,7 @@ describe('what is too large to be read', () => {
     expect(Math.min(...limits)).toBe(1);
   }, 30_000);
 
-  it('together in one namespace leaves what lies in others', async () => {
+  it('together with others in one namespace does not affect other namespaces', async () => {
     const text = 'x'.repeat(900_000);
     for (let at = 0; at < 6; at += 1) api.put({ ...secret('team-b', `s-${at}`), annotations: { text } });
     await start();
@@ -503,7 +500,7 @@ describe('what is too large to be read', () => {
     ]);
   });
 
-  it('of nobody is never listed', async () => {
+  it("in no tenant's namespace is never listed", async () => {
     for (let at = 0; at < 20; at += 1) api.put(secret('other', `s-${at}`));
     await start();
     const whole = api.requests.filter(
@@ -517,7 +514,7 @@ describe('what is too large to be read', () => {
   });
 });
 
-it('a watch that does not get past a place is followed by a new list', async () => {
+it('a watch that cannot get past a version is followed by a new list', async () => {
   api.put(namespace('team-a'));
   api.put(secret('team-a', 'pull', 'u:first'));
   await start();
@@ -553,7 +550,7 @@ describe('a cluster that cannot be reached at the start', () => {
 
   afterEach(() => removeFolder(folder));
 
-  it('is as it was seen last, which the log says once, and no Secret is malformed for it', async () => {
+  it('has its last known state, which is logged once, and no Secret is malformed because of that', async () => {
     const { port } = api;
     await api.close();
     await startOnSeen();
@@ -572,7 +569,7 @@ describe('a cluster that cannot be reached at the start', () => {
     expect(source.recalledAtMs).toBeUndefined();
   });
 
-  it('is without what was deleted meanwhile, from the first list on', async () => {
+  it('loses what was deleted meanwhile with the first list', async () => {
     const { port } = api;
     await api.close();
     api.remove(namespace('team-a'));
@@ -586,7 +583,7 @@ describe('a cluster that cannot be reached at the start', () => {
     expect(kept.secrets('team-a')).toEqual(['of the namespace unread']);
   });
 
-  it('is nobody as whom it was seen when that is too long ago, or another was adopted meanwhile', async () => {
+  it('has no tenants if its last known state is too old, or another namespace was adopted meanwhile', async () => {
     await api.close();
     await startOnSeen({ nowMs: () => Date.now() + 3_700_000 });
     expect(kept.secrets('team-a')).toEqual(['of the namespace unread']);
@@ -596,7 +593,7 @@ describe('a cluster that cannot be reached at the start', () => {
   });
 });
 
-describe('a reader that may too little', () => {
+describe('an account with too few rights', () => {
   it.each([
     ['/api/v1/secrets', ['of the namespace unread']],
     ['/api/v1/serviceaccounts', ['a loaded', 'b loaded']],
@@ -613,7 +610,7 @@ describe('a reader that may too little', () => {
     await eventually(() => expect(kept.secrets('team-a')).toEqual(['b loaded', 'a loaded']));
   });
 
-  it('of a single namespace changes nothing of it until it may', async () => {
+  it('in a single namespace changes nothing there until it may read', async () => {
     api.put(namespace('team-a'));
     api.put(secret('team-a', 'pull', 'u:first'));
     await start();
@@ -628,7 +625,7 @@ describe('a reader that may too little', () => {
     await eventually(() => expect(down).toBe(0));
   });
 
-  it('whose token was renewed in its file comes with the new one', async () => {
+  it('sends the new token when its file was renewed', async () => {
     api.put(namespace('team-a'));
     let token = 'old';
     api.token = 'old';
@@ -656,7 +653,7 @@ describe('accounts', () => {
     await eventually(() => expect(source.hasAccount('team-a', uid)).toBe(false));
   });
 
-  it('may push where the Namespace is annotated so, by nothing that lies in it, and no longer than that', async () => {
+  it('may push if the Namespace is annotated, and only as long as it is', async () => {
     api.put({ ...namespace('team-a'), ...annotated('none') });
     api.put({ ...account('team-a', 'default', []), ...annotated('serviceAccounts') });
     await start();
@@ -667,13 +664,13 @@ describe('accounts', () => {
     await eventually(() => expect(kept.tenants.get('team-a')?.accountsMayPush).toBe(false));
   });
 
-  it('may push everywhere where the configuration says so', async () => {
+  it('may push everywhere if the configuration says so', async () => {
     api.put(namespace('team-a'));
     await start({ accountsMayPush: true });
     expect(kept.tenants.get('team-a')?.accountsMayPush).toBe(true);
   });
 
-  it('of a namespace that was created anew count for the new one alone', async () => {
+  it('of a namespace that was created again count for the new one only', async () => {
     api.put(namespace('team-a'));
     await start();
     api.muted.add('namespaces');
@@ -684,7 +681,7 @@ describe('accounts', () => {
     expect(kept.tenants.get('team-a')?.uid).toBe(other);
   });
 
-  it('have an issuer only if the server says so', async () => {
+  it('have an issuer only if the server publishes it', async () => {
     await start();
     await expect(
       readClusterIssuer({ read: () => Promise.resolve({ issuer: '', keys: [] }) }),

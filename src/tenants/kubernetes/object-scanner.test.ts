@@ -40,7 +40,7 @@ function expected(one: object, name: string, namespace = 'team-a') {
 }
 
 describe.each([1, 2, 3, 7, 64, 100_000])('in pieces of %d bytes, a scan', size => {
-  it('finds the objects of a list, whatever they hold, and its own texts before or behind them', () => {
+  it('finds the objects of a list, whatever they contain, and its own texts before or after them', () => {
     const hostile = [
       object('plain'),
       object('braces', { data: { '}{][': '"}],{"metadata":{"name":"other"}}' } }),
@@ -58,7 +58,7 @@ describe.each([1, 2, 3, 7, 64, 100_000])('in pieces of %d bytes, a scan', size =
     expect(shown(scan('items', JSON.stringify({ ...rest, items }, null, 2), size)).at(-1)).toEqual(texts);
   });
 
-  it('keeps of an object that is too large who it is, wherever that stands', () => {
+  it('keeps the identity of an object that is too large, wherever that is', () => {
     const long = 'x'.repeat(MAX);
     const before = { data: { a: long, b: '"'.repeat(MAX) }, ...object('late') };
     const inside = object('owned', {}, { ownerReferences: [{ name: long }] });
@@ -71,7 +71,7 @@ describe.each([1, 2, 3, 7, 64, 100_000])('in pieces of %d bytes, a scan', size =
     ]);
   });
 
-  it('finds the object of each event, with what the event is', () => {
+  it('finds the object of each event, with the type of the event', () => {
     const events = [
       { type: 'ADDED', object: object('first') },
       { object: object('second', { type: 'Opaque' }), type: 'DELETED' },
@@ -91,7 +91,7 @@ describe.each([1, 2, 3, 7, 64, 100_000])('in pieces of %d bytes, a scan', size =
     ]);
   });
 
-  it('is not led astray by what only looks like a list', () => {
+  it('is not confused by text that looks like a list', () => {
     const list = { items: { items: [object('no')] }, other: [object('no')], metadata: { items: [{}] } };
     expect(shown(scan('items', JSON.stringify(list), size))).toEqual([{}]);
     expect(shown(scan('items', '{"items":null,"metadata":{"resourceVersion":"5"}}', size))).toEqual([

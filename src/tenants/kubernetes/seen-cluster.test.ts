@@ -34,8 +34,8 @@ async function recall() {
   return (await SeenCluster.open({ folder, log: silentLog })).recall();
 }
 
-describe('what was seen of a cluster', () => {
-  it('is kept whole, with who signs its tokens, until it is forgotten', async () => {
+describe('the saved state of a cluster', () => {
+  it('is kept completely, with the issuer of its tokens, until it is removed', async () => {
     const issuer = { issuer: 'https://issuer.example', keys: [{ kty: 'RSA' }] };
     seen.keep('team-a', namespace('one'));
     seen.keep('team-b', namespace('two'));
@@ -52,7 +52,7 @@ describe('what was seen of a cluster', () => {
     expect((await recall()).namespaces).toEqual(new Map([['team-b', namespace('three')]]));
   });
 
-  it('is written only when it is other than before', async () => {
+  it('is written only if it has changed', async () => {
     seen.keep('team-a', namespace('one'));
     await seen.flush();
     const before = await readFile(join(folder, 'team-a'));
@@ -63,7 +63,7 @@ describe('what was seen of a cluster', () => {
     expect(await readFile(join(folder, 'team-a'))).toEqual(before);
   });
 
-  it('shows no password, and is its owner alone', async () => {
+  it('shows no password, and is accessible to its owner only', async () => {
     seen.keep('team-a', namespace('open-sesame'));
     await seen.flush();
     for (const name of await readdir(folder)) {
@@ -72,7 +72,7 @@ describe('what was seen of a cluster', () => {
     }
   });
 
-  it('opens under its own name and key alone, and whole', async () => {
+  it('is decrypted only with its own name and key, and if complete', async () => {
     seen.keep('team-a', namespace('one'));
     await seen.flush();
     await rename(join(folder, 'team-a'), join(folder, 'team-b'));
@@ -87,7 +87,7 @@ describe('what was seen of a cluster', () => {
     expect((await recall()).namespaces.size).toBe(0);
   });
 
-  it('holds no namespace that is larger than its share', async () => {
+  it('excludes a namespace that is too large', async () => {
     seen.keep('team-a', namespace('one'));
     seen.keep('team-a', namespace('x'.repeat(3 * 2 ** 20)));
     expect((await recall()).namespaces.size).toBe(0);
