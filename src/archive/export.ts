@@ -7,7 +7,7 @@ import type { Descriptor } from '../oci/descriptor.ts';
 import { type Digest, digestAlgorithm, digestHex } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import type { Manifest } from '../oci/manifest.ts';
-import type { Platform } from '../oci/platform.ts';
+import { formatPlatform, type Platform } from '../oci/platform.ts';
 import type { ContentLookup } from '../oci/platform-choice.ts';
 import { signatureTags } from '../oci/reference.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
@@ -218,6 +218,7 @@ class Gathered {
     repository: Repository,
     root: Descriptor,
     platforms: readonly Platform[] | undefined,
+    wanted = `${platformWords(platforms)} ${name}`,
   ): Promise<ContentTree> {
     const { metadata, blobs } = this.#options;
     const held = heldContent(repository, metadata, digest => blobs.open(digest));
@@ -232,7 +233,7 @@ class Gathered {
     if (missing.length > 0) {
       throw new ArchiveError(
         `${name} is incomplete; missing: ${missing.slice(0, 3).join(', ')}${missing.length > 3 ? ', …' : ''} ` +
-          '(fetch what is missing with entrepot pull, or select platforms with --platform)',
+          `(${waysOut(repository, tree, wanted)})`,
       );
     }
     for (const { manifest } of tree.manifests) this.manifests.set(manifest.digest, manifest);
@@ -263,6 +264,7 @@ class Gathered {
           repository,
           descriptor,
           undefined,
+          `--referrers ${name}`,
         );
         this.#addImage({ descriptor, name: undefined, platforms: undefined, isPrivate });
         queue.push(descriptor.digest);
@@ -293,4 +295,16 @@ function asNamed(manifest: Manifest | undefined, { mediaType }: Descriptor): Man
 
 function sorted<T extends { readonly digest: Digest }>(contents: Iterable<T>): T[] {
   return [...contents].sort((a, b) => (a.digest < b.digest ? -1 : 1));
+}
+
+/** What to do about an incomplete image; `wanted` is how to pull it. A platform that its index does not list is nowhere. */
+function waysOut({ upstream }: Repository, { unmatched }: ContentTree, wanted: string): string {
+  const select = 'select platforms with --platform';
+  if (unmatched.length > 0) return select;
+  const get = upstream === '' ? 'push what is missing' : `fetch what is missing with entrepot pull ${wanted}`;
+  return `${get}, or ${select}`;
+}
+
+function platformWords(platforms: readonly Platform[] | undefined): string {
+  return platforms === undefined ? '--all-platforms' : `--platform ${platforms.map(formatPlatform).join()}`;
 }

@@ -1,3 +1,4 @@
+import { OwnSite } from '../http/own-site.ts';
 import type { Config } from '../config/config.ts';
 import { registryHost, repositoryPrefix } from '../config/fields.ts';
 import { DURATION_FORM, formatDuration, parseDuration } from '../lib/units.ts';
@@ -53,7 +54,7 @@ export const tenantSecret: Command = {
     withParts(input, io, async parts => {
       const [tenant = ''] = input.arguments;
       await requireTenant(parts, tenant);
-      const request = requestOf(tenant, input, parts.config);
+      const request = requestOf(tenant, input, io, parts.config);
       print(await parts.issuer.issue(request), request, input, io);
       return EXIT.done;
     }),
@@ -85,7 +86,7 @@ export const tenantRotate: Command = {
       const [tenant = ''] = input.arguments;
       const overlapMs = overlapOf(input);
       await requireTenant(parts, tenant);
-      const request = requestOf(tenant, input, parts.config);
+      const request = requestOf(tenant, input, io, parts.config);
       print(await parts.issuer.rotate(request, overlapMs), request, input, io);
       io.err(
         `credentials issued earlier to ${tenant} for ${request.server} end in ${formatDuration(overlapMs)}\n`,
@@ -94,7 +95,7 @@ export const tenantRotate: Command = {
     }),
 };
 
-function requestOf(tenant: string, input: Input, { server }: Config) {
+function requestOf(tenant: string, input: Input, io: Io, { server }: Config) {
   const written = textOption(input, 'server') ?? server.serverNames[0];
   if (written === undefined) {
     throw new CommandError(
@@ -109,7 +110,20 @@ function requestOf(tenant: string, input: Input, { server }: Config) {
   ) {
     throw new CommandError(`${written} is not a host such as registry.example:5000`, EXIT.usage);
   }
+  const unknown = unknownName(host, server);
+  if (unknown !== undefined) io.err(`warning: ${unknown}\n`);
   return { tenant, server: written, readOnly: input.options['readOnly'] === true };
+}
+
+/** What a push under this name is told; `undefined` if it is a name of this registry, or any name may be. */
+function unknownName(
+  host: string | undefined,
+  { serverNames, externalUrl }: Config['server'],
+): string | undefined {
+  if (serverNames.length === 0) return undefined;
+  const external = externalUrl === undefined ? [] : [new URL(externalUrl).host];
+  const site = new OwnSite({ names: [...serverNames, ...external], isClosed: true });
+  return site.problem({ headers: { host } });
 }
 
 function overlapOf(input: Input): number {

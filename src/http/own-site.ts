@@ -42,7 +42,7 @@ export class OwnSite {
    * Why the request must not change anything; `undefined` if it may. A trusted proxy may set Host as it likes, so that
    * of a request that it forwarded (`isProxied`) is not checked; the page's origin is.
    */
-  problem({ headers }: IncomingMessage, isProxied = false): string | undefined {
+  problem({ headers }: Pick<IncomingMessage, 'headers'>, isProxied = false): string | undefined {
     const site = headers['sec-fetch-site'];
     const { origin, host } = headers;
     if (site !== undefined && site !== 'same-origin' && site !== 'none') {

@@ -1,3 +1,4 @@
+import { errorCode } from '../lib/error-code.ts';
 import { HttpFailure } from '../lib/http-failure.ts';
 import { OciError, type OciErrorCode } from '../oci/errors.ts';
 
@@ -81,8 +82,19 @@ export function unreachable(error: unknown, what: string, endpoint: number | und
   if (!(error instanceof HttpFailure)) return error;
   // Upstream named an address to which we may not connect: that is an invalid answer, not an outage.
   const kind = error.reason === 'forbidden' ? 'invalid' : 'unavailable';
-  return new UpstreamFailure(kind, `${what}: ${error.message}`, { endpoint, cause: error });
+  const hint = UNKNOWN_AUTHORITY.has(errorCode(error.cause))
+    ? ' (upstreams.*.caFile names the CAs to trust)'
+    : '';
+  return new UpstreamFailure(kind, `${what}: ${error.message}${hint}`, { endpoint, cause: error });
 }
+
+/** What Node's TLS says of a certificate whose CA is not trusted. */
+const UNKNOWN_AUTHORITY: ReadonlySet<string | undefined> = new Set([
+  'UNABLE_TO_VERIFY_LEAF_SIGNATURE',
+  'UNABLE_TO_GET_ISSUER_CERT_LOCALLY',
+  'SELF_SIGNED_CERT_IN_CHAIN',
+  'DEPTH_ZERO_SELF_SIGNED_CERT',
+]);
 
 type UnknownCode = Extract<OciErrorCode, 'MANIFEST_UNKNOWN' | 'BLOB_UNKNOWN' | 'NAME_UNKNOWN'>;
 

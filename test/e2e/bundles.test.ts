@@ -458,7 +458,19 @@ describe('a bundle', () => {
     const [image, s390x] = [`${UPSTREAM}/org/app:1`, app.images[2]!];
     expect(await connected.command('export', image, '--all-platforms', '-o', whole!)).toMatchObject({
       code: 1,
-      stderr: expect.stringContaining(s390x.manifest.digest),
+      stderr: expect.stringMatching(
+        new RegExp(
+          `${s390x.manifest.digest}.*fetch what is missing with entrepot pull --all-platforms ${image}, or `,
+        ),
+      ),
+    });
+    expect(
+      await connected.command('export', image, '--platform', 'linux/riscv64', '-o', whole!),
+    ).toMatchObject({
+      code: 1,
+      stderr: expect.stringMatching(
+        /linux\/riscv64, which its index does not list \(select platforms with --platform\)/,
+      ),
     });
     await succeed(connected, 'export', image, '-o', part!);
     expect(await island.command('import', part!, '--all-platforms')).toMatchObject({

@@ -52,7 +52,7 @@ describe('an upstream with a certificate of its own authority', () => {
   it('is not reached otherwise, and the error says what is wrong', async () => {
     const got = await manifest('unknown.example');
     expect([got.status, codeOf(got)]).toEqual([503, 'UNAVAILABLE']);
-    expect(got.text).toMatch(/certificate/i);
+    expect(got.text).toMatch(/certificate.*upstreams\.\*\.caFile names the CAs to trust/i);
   });
 
   it('is not followed from https to http', async () => {
