@@ -39,7 +39,7 @@ spec: {jobTemplate: {spec: {template: {spec: {initContainers: [{name: init, imag
 
 const UPSTREAM_AWAY = { upstreams: { [UPSTREAM]: { url: 'http://127.0.0.1:9' } }, offline: true };
 
-describe.skipIf(!canRun)('images on their way into a place without a network', () => {
+describe.skipIf(!canRun)('images for a site without a network', () => {
   let connected: MirroredRegistry;
   let island: Entrepot;
   let skopeo: Skopeo;
@@ -79,7 +79,7 @@ describe.skipIf(!canRun)('images on their way into a place without a network', (
     beforeAll(async () => void (node = await Containerd.start()));
     afterAll(async () => node.remove());
 
-    test('pulls both platforms of an imported image by the name that it always had', async () => {
+    test('pulls both platforms of an imported image by its usual name', async () => {
       await node.writeHosts(UPSTREAM, `server = "${island.url}"\n[host."${island.url}"]\n`);
       for (const platform of ['linux/amd64', 'linux/arm64']) {
         await node.pull(REFERENCE, { platform });
@@ -104,7 +104,7 @@ describe.skipIf(!canRun)('images on their way into a place without a network', (
       }
     });
 
-    test('writes an oci-archive that is imported, with all its platforms', async () => {
+    test('writes an oci-archive that can be imported, with all its platforms', async () => {
       const archive = join(folder, 'skopeo.tar');
       const from = `docker://${connected.upstream.host}/${FIXED}`;
       const to = `oci-archive:${archive}:${UPSTREAM}/from/skopeo:1`;
@@ -114,7 +114,7 @@ describe.skipIf(!canRun)('images on their way into a place without a network', (
       await skopeo.copyOut(`${island.host}/${UPSTREAM}/from/skopeo:1`, '--all');
     });
 
-    test('writes a folder that is imported, under a name that the import gives', async () => {
+    test('writes a folder that can be imported, under a name given to the import', async () => {
       const layout = join(folder, 'skopeo-layout');
       const from = `docker://${connected.upstream.host}/${FIXED}`;
       await skopeo.run('copy', '--quiet', '--src-tls-verify=false', from, `oci:${layout}:latest`);
@@ -129,7 +129,7 @@ describe.skipIf(!canRun)('images on their way into a place without a network', (
     beforeAll(async () => void (podman = await Podman.make()));
     afterAll(async () => podman.remove());
 
-    test('loads a bundle, and saves archives that are imported', async () => {
+    test('loads a bundle, and saves archives that can be imported', async () => {
       await podman.run('load', '--quiet', '--input', bundle);
       expect(await podman.run('images', '--format', '{{.Repository}}:{{.Tag}}')).toContain(REFERENCE);
       const archive = join(folder, 'podman.tar');
@@ -147,7 +147,7 @@ describe.skipIf(!canRun)('images on their way into a place without a network', (
       await skopeo.copyOut(`${island.host}/${UPSTREAM}/from/podman:1`);
     });
 
-    test('saves Docker archives without a layout, which are refused with the way out', async () => {
+    test('saves Docker archives without a layout, which are refused with a hint', async () => {
       const archive = join(folder, 'podman-docker.tar');
       await podman.run('save', '--quiet', '--format', 'docker-archive', '-o', archive, REFERENCE);
       const { code, stderr } = await island.command('import', archive);
@@ -161,7 +161,7 @@ describe.skipIf(!canRun)('images on their way into a place without a network', (
     beforeAll(async () => void (docker = await Dockerd.start()));
     afterAll(async () => docker.remove());
 
-    test('loads a bundle and runs it, and saves archives that are imported', async () => {
+    test('loads a bundle and runs it, and saves archives that can be imported', async () => {
       await docker.run('load', '--quiet', '--input', bundle);
       const said = await docker.run('run', '--rm', '--network', 'none', REFERENCE);
       expect(said.trim()).toBe('hello from the first');
@@ -173,7 +173,7 @@ describe.skipIf(!canRun)('images on their way into a place without a network', (
     });
   });
 
-  test('a bundle that gzip has compressed is imported', async () => {
+  test('a bundle compressed with gzip can be imported', async () => {
     await run('gzip', ['--keep', bundle]);
     const rename = `${REFERENCE}=${UPSTREAM}/from/gzip:1`;
     const out = await succeed(island, 'import', `${bundle}.gz`, '--rename', rename);

@@ -55,7 +55,7 @@ describe.skipIf(!canRun)('containerd', () => {
         });
         afterAll(async () => mirror.remove());
 
-        test('amd64 and arm64 of one index come cold, and each blob leaves the upstream once', async () => {
+        test('amd64 and arm64 of one index are pulled cold, and each blob is fetched from upstream once', async () => {
           const digest = await imageDigest('busybox');
           expect(await pullAnew(FIXED, 'linux/amd64')).toBe(digest);
           expect(await pullAnew(FIXED, 'linux/arm64')).toBe(digest);
@@ -65,13 +65,13 @@ describe.skipIf(!canRun)('containerd', () => {
           expect(new Set(blobs).size).toBe(blobs.length);
         });
 
-        test('they come warm without a request to the upstream', async () => {
+        test('they are pulled warm without a request to upstream', async () => {
           await pullAnew(FIXED, 'linux/amd64');
           await pullAnew(FIXED, 'linux/arm64');
           expect(await mirror.takeRequests()).toEqual([]);
         });
 
-        test('latest is asked about once on each pull, and nothing that is held is sent again', async () => {
+        test('latest is checked once on each pull, and stored content is not transferred again', async () => {
           await pullAnew(LATEST, 'linux/amd64');
           await mirror.takeRequests();
           await pullAnew(LATEST, 'linux/amd64');
@@ -80,11 +80,11 @@ describe.skipIf(!canRun)('containerd', () => {
           expect(beyondTagChecks(requests)).toEqual([]);
         });
 
-        test('a repository that only the credential of Entrepot opens comes too', async () => {
+        test("a repository that only Entrepot's own credential can read can be pulled, too", async () => {
           expect(await pullAnew(PRIVATE, 'linux/amd64')).toBe(await imageDigest('busybox'));
         });
 
-        test('with the upstream stopped everything that is held is still served', async () => {
+        test('everything stored is still served with upstream stopped', async () => {
           await mirror.upstream.stop();
           const digest = await imageDigest('busybox');
           expect(await pullAnew(FIXED, 'linux/amd64')).toBe(digest);
@@ -95,7 +95,7 @@ describe.skipIf(!canRun)('containerd', () => {
     }
   }
 
-  describe('pulling as a kubelet does, through the CRI', () => {
+  describe('pulling like a kubelet, through the CRI', () => {
     let mirror: MirroredRegistry;
     beforeAll(async () => {
       mirror = await MirroredRegistry.start('open');
@@ -103,14 +103,14 @@ describe.skipIf(!canRun)('containerd', () => {
     });
     afterAll(async () => mirror.remove());
 
-    test('an image comes, and the tag that does not exist is not found', async () => {
+    test('an image can be pulled, and a tag that does not exist is not found', async () => {
       const image = `${UPSTREAM}/${FIXED}`;
       expect(await node.cri.pull(image)).toMatch(/^sha256:/);
       await node.cri.remove(image);
       await expect(node.cri.pull(`${UPSTREAM}/public/busybox:none`)).rejects.toThrow('not found');
     });
 
-    test('latest that moved upstream is the new image, and the layer that both share is not sent again', async () => {
+    test('latest that moved upstream is the new image, and a shared layer is not transferred again', async () => {
       expect(await pullAnew(LATEST)).toBe(await imageDigest('busybox'));
       await pushImage('busybox-moved', mirror.upstream, LATEST);
       await mirror.takeRequests();
@@ -119,7 +119,7 @@ describe.skipIf(!canRun)('containerd', () => {
       expect(fetchedBlobs(await mirror.takeRequests())).toHaveLength(2);
     });
 
-    test('an image of eight big layers comes whole, each layer once', async () => {
+    test('an image of eight large layers is pulled, each layer once', async () => {
       await pushImage('big', mirror.upstream, 'public/big:1');
       await mirror.takeRequests();
       expect(await pullAnew('public/big:1')).toBe(await imageDigest('big'));

@@ -63,16 +63,16 @@ describe.skipIf(!canRun)('dockerd with --registry-mirror and a login to Docker H
     );
   }
 
-  test('pulls what is public, with a login that nobody here knows', async () => {
+  test('pulls public images, with a login that is not known here', async () => {
     expect(await docker.run('pull', '--quiet', PUBLIC)).toContain(PUBLIC);
     expect(wire.authorizations()).toContain(basic(HUB_LOGIN).authorization);
   });
 
-  test('does not get what is private', async () => {
+  test('does not get a private image', async () => {
     expect((await docker.tryRun('pull', '--quiet', PRIVATE)).code).not.toBe(0);
   });
 
-  test('gets what is private with a login that a tenant has for Docker Hub, and not without it though it is held', async () => {
+  test('gets a private image with a login that a tenant has for Docker Hub, and not without it, even if it is stored', async () => {
     await logIn([REGISTRY_USER.username, REGISTRY_USER.password]);
     expect(await docker.run('pull', '--quiet', PRIVATE)).toContain(PRIVATE);
     await docker.run('image', 'rm', '--force', PRIVATE);

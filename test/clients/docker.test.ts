@@ -33,7 +33,7 @@ describe.skipIf(!canRun)('dockerd with --registry-mirror', () => {
     return said.trim();
   }
 
-  test('an image is pulled and runs, each blob once from the upstream', async () => {
+  test('an image is pulled and runs, each blob fetched from upstream once', async () => {
     expect(await runAnew('busybox:1')).toBe('hello from the first');
     const blobs = fetchedBlobs(await mirror.takeRequests());
     expect(blobs).toHaveLength(3);
@@ -54,7 +54,7 @@ describe.skipIf(!canRun)('dockerd with --registry-mirror', () => {
     expect(fetchedBlobs(await mirror.takeRequests())).toHaveLength(2);
   });
 
-  test('what is held runs while the upstream is stopped', async () => {
+  test('a stored image runs while upstream is stopped', async () => {
     await mirror.upstream.stop();
     expect(await runAnew('busybox:1')).toBe('hello from the first');
     expect(await runAnew('busybox')).toBe('hello from the second');

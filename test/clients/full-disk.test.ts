@@ -69,7 +69,7 @@ describe.skipIf(!isRoot || !hasPrograms('mount', 'umount'))('a full disk', () =>
     expect(`sha256:${(await read(small)).sha256}`).toBe(small.digest);
   });
 
-  test('streams a mirrored blob whole, again and again, without storing it', async () => {
+  test('streams a mirrored blob, again and again, without storing it', async () => {
     for (let round = 0; round < 2; round += 1) {
       const got = await pull();
       expect([got.status, got.complete, `sha256:${got.sha256}`]).toEqual([200, true, mirrored.digest]);
@@ -77,7 +77,7 @@ describe.skipIf(!isRoot || !hasPrograms('mount', 'umount'))('a full disk', () =>
     expect(`sha256:${(await read(small)).sha256}`).toBe(small.digest);
   });
 
-  test('has lost nothing by it, and what was left can be collected', async () => {
+  test('has lost nothing, and garbage can be collected', async () => {
     const { code, stdout } = await entrepot.command('scrub', '--rate', '1GiB');
     expect([code, stdout]).toEqual([0, expect.stringContaining('0 damaged')]);
     expect((await entrepot.command('gc')).code).toBe(0);
@@ -85,7 +85,7 @@ describe.skipIf(!isRoot || !hasPrograms('mount', 'umount'))('a full disk', () =>
     expect([201, 507]).toContain((await push(again)).status);
   });
 
-  test('goes on by itself when there is room again', async () => {
+  test('works again by itself when there is space', async () => {
     await run('mount', ['-o', `remount,size=${LARGER_DISK}`, store]);
     expect((await push(big)).status).toBe(201);
     expect(`sha256:${(await read(big)).sha256}`).toBe(big.digest);
@@ -95,7 +95,7 @@ describe.skipIf(!isRoot || !hasPrograms('mount', 'umount'))('a full disk', () =>
     expect((await entrepot.command('scrub', '--rate', '1GiB')).code).toBe(0);
   });
 
-  test('starts again from a disk that is full to the last byte', async () => {
+  test('starts from a disk that is full to the last byte', async () => {
     await run('mount', ['-o', `remount,size=${LARGER_DISK}`, store]);
     await run('sh', ['-c', `dd if=/dev/zero of=${store}/filler bs=64k 2>/dev/null || true`]);
     await entrepot.kill();

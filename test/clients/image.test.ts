@@ -78,7 +78,7 @@ describe.skipIf(!canRun)('the image, built by docker and run by docker compose',
     await until('the container to be healthy', 60_000, isHealthy);
   }
 
-  test('the Dockerfile builds one that runs as a numbered user without what only the build needs', async () => {
+  test('is built from the Dockerfile to run as a numeric user, without what only the build needs', async () => {
     await docker.run('import', await debianWithNode(), 'node-on-debian');
     const base = ['--network', 'host', '--build-arg', 'BASE=node-on-debian'];
     await docker.run('build', '--quiet', ...base, ...(await buildSecrets()), '--tag', 'entrepot', PROJECT);
@@ -90,7 +90,7 @@ describe.skipIf(!canRun)('the image, built by docker and run by docker compose',
     expect((await inImage('entrepot', '--version')).code).toBe(0);
   }, 900_000);
 
-  test('docker compose up makes it healthy, on a read-only root', async () => {
+  test('becomes healthy with docker compose up, on a read-only root', async () => {
     await compose('create', '--no-build');
     const gateway = await inspect('network', 'cmp_default', '{{(index .IPAM.Config 0).Gateway}}');
     upstream = await DockerRegistry.start({ kind: 'open' }, gateway);
@@ -106,13 +106,13 @@ describe.skipIf(!canRun)('the image, built by docker and run by docker compose',
     expect(touch.stderr).toContain('Read-only file system');
   });
 
-  test('an image is pulled through it', async () => {
+  test('serves an image', async () => {
     await pushImage('busybox', upstream, FIXED);
     await skopeo.copyOut(`127.0.0.1:${port}/${UPSTREAM}/${FIXED}`, '--all');
     expect(existsSync(join(folder, 'storage', 'index.db'))).toBe(true);
   });
 
-  test('a command in the container works on the store of its server, and for no other user', async () => {
+  test('runs commands on the store of its server, and for no other user', async () => {
     const images = (user: string) =>
       docker.tryRun('exec', '--user', user, '--workdir', '/tmp', 'cmp-entrepot-1', 'entrepot', 'images');
     expect(await images('1000:1000')).toMatchObject({ code: 0, stdout: expect.stringContaining(UPSTREAM) });
@@ -126,7 +126,7 @@ describe.skipIf(!canRun)('the image, built by docker and run by docker compose',
     expect(new Set(owners)).toEqual(new Set([1000]));
   });
 
-  test('a second start keeps the store', async () => {
+  test('keeps the store when it is started again', async () => {
     await compose('down');
     await upstream.stop();
     await up();

@@ -44,7 +44,7 @@ describe.skipIf(!HAS_CLUSTER)('config/kubernetes', () => {
     return list.split('\n').map(line => line.replaceAll(/\s+/g, ' '));
   }
 
-  test('allows what Entrepot does, and nothing more than any account may', async () => {
+  test('allows what Entrepot does, and nothing more than any account may do', async () => {
     const anybody = await rightsOf('default');
     const rights = await rightsOf('entrepot');
     expect(rights.filter(right => !anybody.includes(right)).sort()).toEqual([
@@ -88,7 +88,7 @@ describe.skipIf(!HAS_CLUSTER || !CAN_MOUNT)('in a pod', () => {
     await entrepot.remove();
   });
 
-  test('tenants are those of the cluster it is in, by the account of its pod', async () => {
+  test('tenants are those of its own cluster, by the account of the pod', async () => {
     await soonLogsIn(FIRST, entrepot);
     // Whoever may list is told only afterwards that he may not watch.
     await cluster.putPullSecret('team-a', 'later', host, LATER);
@@ -96,7 +96,7 @@ describe.skipIf(!HAS_CLUSTER || !CAN_MOUNT)('in a pod', () => {
     expect(entrepot.logs()).not.toContain('cannot be watched');
   });
 
-  test('a token that was renewed in its file is the one that counts, without a restart', async () => {
+  test('a token that was renewed in its file is used, without a restart', async () => {
     await soonLogsIn(FIRST, entrepot);
     const old = token;
     await cluster.kubectl('delete', 'serviceaccount', 'entrepot', '--namespace', 'entrepot');
@@ -112,7 +112,7 @@ describe.skipIf(!HAS_CLUSTER || !CAN_MOUNT)('in a pod', () => {
   });
 });
 
-describe.skipIf(!HAS_CLUSTER)('namespaces that are named', () => {
+describe.skipIf(!HAS_CLUSTER)('namespaces that are listed by name', () => {
   test('need no right beyond them', async () => {
     await cluster.makeTenant('team-g');
     await cluster.putPullSecret('team-g', 'pull', SERVER, FIRST);
@@ -146,7 +146,7 @@ describe.skipIf(!HAS_CLUSTER)('namespaces that are named', () => {
   });
 });
 
-describe.skipIf(!HAS_CLUSTER)('a reader that may too little', () => {
+describe.skipIf(!HAS_CLUSTER)('an account with too few rights', () => {
   const RULES = [
     ['list', 'secrets'],
     ['watch', 'secrets'],
@@ -197,7 +197,7 @@ describe.skipIf(!HAS_CLUSTER)('a reader that may too little', () => {
     await cluster.makeTenant('team-f');
   });
 
-  test.each(RULES)('to %s %s says so, where it is looked for', async (verb, resource) => {
+  test.each(RULES)('to %s %s is reported everywhere', async (verb, resource) => {
     const reader = await startAs(`without-${verb}-${resource}`);
     try {
       // Whose a namespace is, is asked when something in it changes.
@@ -216,7 +216,7 @@ describe.skipIf(!HAS_CLUSTER)('a reader that may too little', () => {
     }
   });
 
-  test('reads what it may list but not watch again and again', async () => {
+  test('reads again and again what it may list but not watch', async () => {
     await cluster.putPullSecret('team-f', 'pull', SERVER, FIRST);
     const lister = await startAs('without-watch-secrets');
     try {
@@ -229,7 +229,7 @@ describe.skipIf(!HAS_CLUSTER)('a reader that may too little', () => {
     }
   });
 
-  test('knows who is a tenant, not what it has, until it may', async () => {
+  test('knows who is a tenant, but not its Secrets until it may read them', async () => {
     await cluster.putPullSecret('team-f', 'pull', SERVER, FIRST);
     const blind = await startAs('without-list-secrets');
     try {

@@ -189,7 +189,7 @@ const login = (tenant: string, nth: number): Login => [`${tenant}-${nth}`, `pass
 
 describe.skipIf(!HAS_CLUSTER)('an object that is too large', () => {
   test.each(['labelled', 'nobody'])(
-    'in a namespace that is %s keeps no later change from being seen, and is told',
+    'in a namespace that is %s hides no later change, and is reported',
     async of => {
       const good = `beside-${of}`;
       await cluster.makeTenant(good);
@@ -223,13 +223,13 @@ describe.skipIf(!HAS_CLUSTER)('an object that is too large', () => {
   );
 });
 
-describe.skipIf(!HAS_CLUSTER)('a namespace that asks for a hundred invented images', () => {
+describe.skipIf(!HAS_CLUSTER)('a namespace that requests a hundred invented images', () => {
   const names = Array.from({ length: 100 }, (_, nth) => `invented-${nth}`);
 
   const pull = async (of: Login, name: string) =>
     get(`${entrepot.url}/v2/${name}/manifests/v1?ns=${PLUGIN_UPSTREAM}`, { headers: basic(of) });
 
-  test('has four processes of a plugin at a time, one for each image; another is served meanwhile', async () => {
+  test('has four processes of a plugin at a time, one for each image, and another namespace is served meanwhile', async () => {
     const [inventor, other] = [login('inventor', 1), login('other', 1)];
     for (const of of [inventor, other]) {
       const [name = ''] = of[0].split('-');
@@ -252,8 +252,8 @@ describe.skipIf(!HAS_CLUSTER)('a namespace that asks for a hundred invented imag
   });
 });
 
-describe.skipIf(!HAS_CLUSTER)('an administrator of a namespace with every tool at once', () => {
-  test('takes nothing from another that pulls and rotates meanwhile', async () => {
+describe.skipIf(!HAS_CLUSTER)('an administrator of a namespace who uses all of this at once', () => {
+  test('does not affect another namespace that pulls and rotates meanwhile', async () => {
     await cluster.makeTenant('victim');
     await cluster.makeTenant('hostile');
     await cluster.putPullSecret('victim', 'pull', host, login('victim', 0));

@@ -42,7 +42,7 @@ async function pushStatus(repository: string, login?: Login): Promise<number> {
   return (await get(`${entrepot.url}/v2/${repository}/blobs/uploads/`, { method: 'POST', headers })).status;
 }
 
-describe.skipIf(!HAS_CLUSTER)('the token of a service account', () => {
+describe.skipIf(!HAS_CLUSTER)('the token of a ServiceAccount', () => {
   /** As who administers team-a: by a RoleBinding to what the ClusterRole `admin` is made of. */
   const AS_ADMIN = ['--as', 'admin-of-team-a', '--namespace', 'team-a'];
 
@@ -53,7 +53,7 @@ describe.skipIf(!HAS_CLUSTER)('the token of a service account', () => {
     }
   });
 
-  test('is for pulling; who administers the namespace cannot change that, who administers the cluster can', async () => {
+  test('may only pull; an admin of the cluster can change that, an admin of the namespace cannot', async () => {
     const login = await tokenOf('team-a');
     expect(await pushStatus('team-a/app', login)).toBe(403);
     const annotation = 'entrepot-push=serviceAccounts';
@@ -86,7 +86,7 @@ describe.skipIf(!HAS_CLUSTER)('the token of a service account', () => {
   });
 });
 
-describe.skipIf(!HAS_CLUSTER)('a service account that has just been made', () => {
+describe.skipIf(!HAS_CLUSTER)('a new ServiceAccount', () => {
   /** Makes the account and a token of it for this registry within some milliseconds. */
   async function newAccount(namespace: string, name: string): Promise<Login> {
     const accounts = `/api/v1/namespaces/${namespace}/serviceaccounts`;
@@ -108,8 +108,8 @@ describe.skipIf(!HAS_CLUSTER)('a service account that has just been made', () =>
   });
 });
 
-describe.skipIf(!HAS_CLUSTER)('a namespace that is called like a hosted prefix', () => {
-  test('takes nothing over, and is told in the log, the list of tenants and a metric', async () => {
+describe.skipIf(!HAS_CLUSTER)('a namespace with the name of a hosted prefix', () => {
+  test('gets nothing of the prefix, which the log, the list of tenants and a metric report', async () => {
     expect(await pushStatus('tools/app')).toBe(202);
     await cluster.makeTenant('tools');
     await soonLogged(/"tenant":"tools".*no tenant can have this name/, entrepot);

@@ -19,7 +19,7 @@ const IMAGE = `${UPSTREAM}/${PRIVATE}`;
 
 const canRun = HAS_CLUSTER && hasPrograms(...CONTAINERD_PROGRAMS, ...REGISTRY_PROGRAMS, ...IMAGE_PROGRAMS);
 
-describe.skipIf(!canRun)('a pod without secrets, by the token of its account', () => {
+describe.skipIf(!canRun)('a pod without secrets, with the token of its account', () => {
   let cluster: KubeCluster;
   let upstream: DockerRegistry;
   let entrepot: Entrepot;
@@ -71,13 +71,13 @@ describe.skipIf(!canRun)('a pod without secrets, by the token of its account', (
     return credential;
   }
 
-  test('is pulled for ahead, on the command line, with the secret of its namespace', async () => {
+  test('can be pulled for ahead, on the command line, with the Secret of its namespace', async () => {
     expect((await entrepot.command('pull', '--tenant', 'team-b', IMAGE)).code).toBe(1);
     const pulled = await entrepot.command('pull', '--tenant', 'team-a', IMAGE);
     expect(pulled.code).toBe(0);
   });
 
-  test("pulls what its namespace's secret opens, and only that", async () => {
+  test("pulls what its namespace's Secret gives access to, and nothing else", async () => {
     const mine = await credentialOf('team-a');
     expect(await node.cri.pull(IMAGE, mine)).toMatch(/^sha256:/);
     await node.cri.remove(IMAGE);

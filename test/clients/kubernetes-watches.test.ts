@@ -47,7 +47,7 @@ describe.skipIf(!HAS_CLUSTER)('watches of a cluster', () => {
 
   const login = (tenant: string, nth: number): Login => [`${tenant}-${nth}`, `password-${nth}`];
 
-  test('that the server ends are resumed where they were, and so are broken ones: without a new list', async () => {
+  test('that the server ends, or that break, continue where they were, without listing again', async () => {
     await cluster.makeTenant('resumed');
     gate.watchSeconds = 2;
     const listed = gate.lists.length;
@@ -70,7 +70,7 @@ describe.skipIf(!HAS_CLUSTER)('watches of a cluster', () => {
     await soonFollows(entrepot);
   });
 
-  test('of a server that is away for a minute are followed again soon: until then nobody has more or fewer rights', async () => {
+  test('of a server that is down for a minute continue soon; until then rights stay as they were', async () => {
     await cluster.makeTenant('patient');
     await cluster.kubectl('create', 'serviceaccount', 'robot', '--namespace', 'patient');
     await cluster.putPullSecret('patient', 'pull', host, login('patient', 1));

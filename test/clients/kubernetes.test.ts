@@ -63,7 +63,7 @@ async function tokenOf(namespace: string, account: string, audience: string): Pr
 }
 
 describe.skipIf(!HAS_CLUSTER)('a namespace with the label', () => {
-  test('is a tenant; its Secrets log in, in the order that its accounts name them; rotation and removal count', async () => {
+  test('is a tenant; its Secrets log in, in the order that its accounts name them; rotation and removal take effect', async () => {
     const [first, second] = loginsOf('team-a');
     await cluster.makeTenant('team-a');
     await cluster.putPullSecret('team-a', 'b-secret', host, first);
@@ -82,7 +82,7 @@ describe.skipIf(!HAS_CLUSTER)('a namespace with the label', () => {
     await soonRefused(second, entrepot);
   });
 
-  test('is one from when it has the label until it has it no more', async () => {
+  test('is a tenant while it has the label', async () => {
     const [login] = loginsOf('team-b');
     await cluster.kubectl('create', 'namespace', 'team-b');
     await cluster.putPullSecret('team-b', 'pull', host, login);
@@ -94,7 +94,7 @@ describe.skipIf(!HAS_CLUSTER)('a namespace with the label', () => {
     expect(await tenantAt(entrepot, 'team-b')).toBeUndefined();
   });
 
-  test('that is created anew is nobody until it is adopted', async () => {
+  test('that is created again is suspended until it is adopted', async () => {
     const [old, other] = loginsOf('team-c');
     await cluster.makeTenant('team-c');
     await cluster.putPullSecret('team-c', 'pull', host, old);
@@ -115,8 +115,8 @@ describe.skipIf(!HAS_CLUSTER)('a namespace with the label', () => {
   });
 });
 
-describe.skipIf(!HAS_CLUSTER)('a service account', () => {
-  test('logs in with a token for this registry, and with no other; not when it is deleted', async () => {
+describe.skipIf(!HAS_CLUSTER)('a ServiceAccount', () => {
+  test('logs in with a token for this registry only, and not after it is deleted', async () => {
     await cluster.makeTenant('team-d');
     await cluster.kubectl('create', 'serviceaccount', 'robot', '--namespace', 'team-d');
     const good = await tokenOf('team-d', 'robot', host);
@@ -148,7 +148,7 @@ describe.skipIf(!HAS_CLUSTER)('a service account', () => {
   }
 });
 
-describe.skipIf(!HAS_CLUSTER)('a Secret that cannot be read', () => {
+describe.skipIf(!HAS_CLUSTER)('a malformed Secret', () => {
   const [login] = loginsOf('team-h');
   const [other] = loginsOf('team-i');
 
@@ -157,7 +157,7 @@ describe.skipIf(!HAS_CLUSTER)('a Secret that cannot be read', () => {
     return get(`${entrepot.url}/v2/app/manifests/v1?ns=${UPSTREAM}`, { headers: basic(who) });
   }
 
-  test('is told, and hurts nobody while no account names it; then the pulls of its namespace, until it is mended', async () => {
+  test('is reported, and has no effect until an account names it; then pulls of its namespace fail until it is corrected', async () => {
     await cluster.makeTenant('team-h');
     await cluster.makeTenant('team-i');
     await cluster.putPullSecret('team-h', 'good', host, login);
@@ -183,8 +183,8 @@ describe.skipIf(!HAS_CLUSTER)('a Secret that cannot be read', () => {
   });
 });
 
-describe.skipIf(!HAS_CLUSTER)('a cluster that goes away', () => {
-  test('is missed, not forgotten, even by a server that starts meanwhile; what changes when it is back counts', async () => {
+describe.skipIf(!HAS_CLUSTER)('an unreachable cluster', () => {
+  test('keeps its last known state, even for a server that starts meanwhile, and its changes take effect when it is back', async () => {
     const [before, after] = loginsOf('team-e');
     await cluster.makeTenant('team-e');
     await cluster.putPullSecret('team-e', 'pull', host, before);

@@ -102,7 +102,7 @@ describe.skipIf(!canMount).each<FileSystem>(['ext4', 'tmpfs'])('a disk of 64 MiB
     return { status: answer.status, text: await answer.text() };
   };
 
-  test('is not filled further than storage.minFree, and what may go makes room first', async () => {
+  test('is not filled beyond storage.minFree, and is evicted first', async () => {
     await get(`${entrepot.url}/v2/app/manifests/v1?ns=${UPSTREAM}`);
     for (const blob of [mirrored.config, ...mirrored.layers]) expect((await pull(blob)).status).toBe(200);
     const statuses: number[] = [];
@@ -131,7 +131,7 @@ describe.skipIf(!canMount).each<FileSystem>(['ext4', 'tmpfs'])('a disk of 64 MiB
     expect(await disk.freeBytes()).toBeGreaterThan(30 * MIB);
   });
 
-  test('is filled to the last byte, and the server killed and started, again and again', async () => {
+  test('is filled to the last byte, and the server is killed and started again and again', async () => {
     for (let round = 0; round < ROUNDS; round += 1) {
       const image = imageOf([randomBlob(300_000, `layer ${round}`)]);
       expect([round, await push(`v${round}`, image)]).toEqual([round, 201]);
@@ -168,7 +168,7 @@ describe.skipIf(!canMount).each<FileSystem>(['ext4', 'tmpfs'])('a disk of 64 MiB
     await requireAllServed();
   }, 1_200_000);
 
-  test('takes pushes again when it has room, and has lost nothing', async () => {
+  test('accepts pushes again when it has space, and has lost nothing', async () => {
     await until('no word of the disk', 20_000, async () => (await readiness()).text === 'ok\n');
     expect(await push('last', imageOf([randomBlob(4 * MIB, 'last')]))).toBe(201);
     await requireAllServed();

@@ -86,7 +86,7 @@ describe.skipIf(!canRunBase || !hasPrograms(...CONTAINERD_PROGRAMS))('hosts.toml
     return digest;
   }
 
-  test('an image comes through Entrepot, and from the registry itself while Entrepot is away', async () => {
+  test('an image is pulled through Entrepot, and from the registry itself while Entrepot is down', async () => {
     await writeFiles('containerd', node.hostsFolder);
     expect(await pullAnew()).toBe(await imageDigest('busybox'));
     expect(await fetchers()).toEqual(['entrepot']);
@@ -95,7 +95,7 @@ describe.skipIf(!canRunBase || !hasPrograms(...CONTAINERD_PROGRAMS))('hosts.toml
     expect(await fetchers()).toEqual(['containerd']);
   });
 
-  test('an image of a part of a registry comes through Entrepot, and from that part while it is away', async () => {
+  test('an image of a part of a registry is pulled through Entrepot, and from that part while Entrepot is down', async () => {
     await becomePart();
     await writeFiles('containerd', node.hostsFolder);
     expect(await pullAnew(PART)).toBe(await imageDigest('busybox'));
@@ -105,13 +105,13 @@ describe.skipIf(!canRunBase || !hasPrograms(...CONTAINERD_PROGRAMS))('hosts.toml
     expect(await fetchers()).toEqual(['containerd']);
   });
 
-  test('an image comes through an Entrepot with TLS, by the CA that the files bring along', async () => {
+  test('an image is pulled through an Entrepot with TLS, by the CA in the files', async () => {
     await writeFiles('containerd', node.hostsFolder, ...(await secure()));
     expect(await pullAnew()).toBe(await imageDigest('busybox'));
     expect(await fetchers()).toEqual(['entrepot']);
   });
 
-  test('a kubelet pulls through it too', async () => {
+  test('a kubelet pulls through it, too', async () => {
     await writeFiles('containerd', node.hostsFolder);
     expect(await node.cri.pull(`${registry.host}/${IMAGE}`)).toMatch(/^sha256:/);
     await node.cri.remove(`${registry.host}/${IMAGE}`);
@@ -153,7 +153,7 @@ describe.skipIf(!canRunBase || !hasPrograms(...PODMAN_PROGRAMS))(
       for (const { config } of [podman, skopeo]) await writeFiles('crio', config.folder, '--force', ...flags);
     }
 
-    test('an image comes through Entrepot, and from the registry itself while Entrepot is away', async () => {
+    test('an image is pulled through Entrepot, and from the registry itself while Entrepot is down', async () => {
       await configure();
       await pullAnew();
       expect(await fetchers()).toEqual(['entrepot']);
@@ -162,7 +162,7 @@ describe.skipIf(!canRunBase || !hasPrograms(...PODMAN_PROGRAMS))(
       expect(await fetchers()).toEqual(expect.arrayContaining(['skopeo']));
     });
 
-    test('an image of a part of a registry comes through Entrepot, and from that part while it is away', async () => {
+    test('an image of a part of a registry is pulled through Entrepot, and from that part while Entrepot is down', async () => {
       await becomePart();
       await configure();
       await pullAnew(PART);
@@ -172,7 +172,7 @@ describe.skipIf(!canRunBase || !hasPrograms(...PODMAN_PROGRAMS))(
       expect(await fetchers()).toEqual(expect.arrayContaining(['skopeo']));
     });
 
-    test('an image comes through an Entrepot with TLS, by the CA that the files bring along', async () => {
+    test('an image is pulled through an Entrepot with TLS, by the CA in the files', async () => {
       await configure(...(await secure()), '--no-fallback');
       await expect(pullAnew()).rejects.toThrow(/certificate signed by unknown authority/);
       // Where they look besides /etc/containers/certs.d, which is the machine's.

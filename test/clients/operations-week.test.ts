@@ -101,14 +101,14 @@ describe.skipIf(!canMount)('a week of operations', () => {
   const pullPushed = () => pull('tools/app', pushed);
   const readiness = async () => (await get(`${entrepot.ops}/readyz`)).text;
 
-  test('on Monday it is backed up while it serves', async () => {
+  test('on Monday a backup is made while it serves', async () => {
     expect(await push('v1', pushed)).toBe(201);
     expect(await pullMirrored()).toEqual([200, 200, 200]);
     await succeed('backup', backup);
     expect(await readdir(outside)).toEqual(['entrepot.tar', 'password']);
   });
 
-  test('on Tuesday others fill the disk: all that is held is served, and room is enough to go on', async () => {
+  test('on Tuesday other programs fill the disk: stored content is served, and the store can still be used', async () => {
     await disk.fill();
     expect([await pullMirrored(), await pullPushed()]).toEqual([
       [200, 200, 200],
@@ -126,7 +126,7 @@ describe.skipIf(!canMount)('a week of operations', () => {
     expect(await push('v2', imageOf([randomBlob(MIB, 'fits now')]))).toBe(201);
   });
 
-  test('on Wednesday the index is lost: nothing is collected, and the backup brings everything again', async () => {
+  test('on Wednesday the index is lost: no garbage is collected, and the backup restores everything', async () => {
     const store = join(disk.path, 'store');
     await entrepot.stop();
     for (const name of await readdir(store)) {
@@ -147,7 +147,7 @@ describe.skipIf(!canMount)('a week of operations', () => {
     expect(upstream.downloads()).toHaveLength(before);
   });
 
-  test("on Thursday the mirror's password changes upstream, and SIGHUP brings the new one in", async () => {
+  test("on Thursday the mirror's password changes upstream, and SIGHUP applies the new one", async () => {
     account.password = 'of thursday';
     upstream.revokeTokens();
     expect(await pullMirrored()).toEqual([200, 200, 200]);
@@ -163,7 +163,7 @@ describe.skipIf(!canMount)('a week of operations', () => {
     expect(await readiness()).toBe('ok\n');
   });
 
-  test('on Friday Node is upgraded, without the driver of SQLite at first: that is told, and no harm is done', async () => {
+  test('on Friday Node is upgraded, at first without the SQLite driver, which is reported and does no harm', async () => {
     await entrepot.stop();
     const preload = join(outside, 'preload.cjs');
     await writeFile(preload, WITHOUT_DRIVER);

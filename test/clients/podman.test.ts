@@ -57,7 +57,7 @@ for (const mode of UPSTREAM_MODES) {
         expect(new Set(blobs).size).toBe(3);
       });
 
-      test('pulls warm without a request to the upstream', async () => {
+      test('pulls warm without a request to upstream', async () => {
         await pullAnew(FIXED);
         expect(await mirror.takeRequests()).toEqual([]);
       });
@@ -69,7 +69,7 @@ for (const mode of UPSTREAM_MODES) {
         expect(beyondTagChecks(await mirror.takeRequests())).toEqual([]);
       });
 
-      test('pulls what is held while the upstream is stopped', async () => {
+      test('pulls stored images while upstream is stopped', async () => {
         const id = await pullAnew(FIXED);
         await mirror.upstream.stop();
         expect(await pullAnew(FIXED)).toBe(id);

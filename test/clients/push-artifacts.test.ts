@@ -58,7 +58,7 @@ describe.skipIf(!hasPrograms('oras'))('oras', () => {
     ({ digest: sbom } = await orasJson(...attach, reference, 'sbom.json'));
   });
 
-  test('push and attach tell the digests that are served and discovered', async () => {
+  test('push and attach return the digests that are served and discovered', async () => {
     const reference = `${entrepot.host}/team/artifact:1`;
     expect(await servedDigest(entrepot, 'team/artifact', '1')).toBe(subject);
     expect(await servedDigest(entrepot, 'team/artifact', String(sbom))).toBe(sbom);
@@ -73,7 +73,7 @@ describe.skipIf(!hasPrograms('oras'))('oras', () => {
     expect(await readFile(join(out, 'data.txt'), 'utf8')).toBe('data\n');
   });
 
-  test('copy -r carries what refers along, between repositories and through a layout', async () => {
+  test('copy -r copies referrers, between repositories and through a layout', async () => {
     const first = `${entrepot.host}/team/artifact:1`;
     const [second, third] = ['second', 'third'].map(name => `${entrepot.host}/team/${name}:1`);
     await runHere('oras', 'copy', '-r', '--from-plain-http', '--to-plain-http', first, second ?? '');
@@ -87,7 +87,7 @@ describe.skipIf(!hasPrograms('oras'))('oras', () => {
   });
 
   test.skipIf(!hasPrograms(...REGISTRY_PROGRAMS))(
-    'copy -r comes from a registry without the referrers API, and goes there',
+    'copy -r works from and to a registry without the referrers API',
     async () => {
       const registry = await DockerRegistry.start();
       const plain = ['--from-plain-http', '--to-plain-http'];
@@ -113,7 +113,7 @@ describe.skipIf(!hasPrograms('cosign', ...IMAGE_PROGRAMS))('cosign', () => {
   };
 
   for (const [mode, flags] of Object.entries(MODES)) {
-    test(`an image has no signature before it is signed, and one that verifies behind, by ${mode}`, async () => {
+    test(`an image has no signature before it is signed, and a valid one afterwards, by ${mode}`, async () => {
       const repository = `${entrepot.host}/team/signed-by-${mode.replaceAll(' ', '-').toLowerCase()}`;
       const copy = ['copy', '--quiet', '--all', '--preserve-digests', '--dest-tls-verify=false'];
       await run('skopeo', [...copy, `oci:${await imageLayout()}:busybox`, `docker://${repository}:1`]);

@@ -18,7 +18,7 @@ describe.skipIf(!hasPrograms(...CONTAINERD_PROGRAMS, ...IMAGE_PROGRAMS))('contai
     await entrepot.remove();
   });
 
-  test('an index with all its platforms arrives with its digest, and is pulled again', async () => {
+  test('an index with all its platforms is pushed with its digest, and pulled again', async () => {
     const name = `${entrepot.host}/team/busybox:1`;
     const archive = join(node.folder, 'busybox.tar');
     const layout = `oci:${await imageLayout()}:busybox`;

@@ -32,7 +32,7 @@ describe.skipIf(!hasPrograms(...DOCKER_PROGRAMS, ...IMAGE_PROGRAMS))('dockerd pu
     return { printed, digest: digestIn(printed) };
   }
 
-  test('what is pushed is served under the digest that push told, and runs when it is pulled again', async () => {
+  test('a pushed image is served under the digest that the push printed, and runs when it is pulled again', async () => {
     const { digest } = await push('team/busybox:1');
     expect(await servedDigest(entrepot, 'team/busybox', '1')).toBe(digest);
     const name = `${entrepot.host}/team/busybox@${digest}`;
@@ -42,13 +42,13 @@ describe.skipIf(!hasPrograms(...DOCKER_PROGRAMS, ...IMAGE_PROGRAMS))('dockerd pu
     expect(said.trim()).toBe('hello from the first');
   });
 
-  test('a push to another repository mounts the layers that the first one has', async () => {
+  test('a push to another repository mounts the layers of the first one', async () => {
     const { printed, digest } = await push('team/other:1');
     expect(printed.match(/Mounted from team\/busybox/g)).toHaveLength(2);
     expect(await servedDigest(entrepot, 'team/other', '1')).toBe(digest);
   });
 
-  test('a push outside of what is hosted is denied', async () => {
+  test('a push to a name that is not hosted is denied', async () => {
     await expect(push('elsewhere/busybox:1')).rejects.toThrow('name unknown');
   });
 });

@@ -17,7 +17,7 @@ describe.skipIf(!hasPrograms(...PODMAN_PROGRAMS, ...IMAGE_PROGRAMS))('podman', (
   beforeAll(async () => void (podman = await Podman.make()));
   afterAll(async () => podman.remove());
 
-  test('push tells the digest that pull gets', async () => {
+  test('push prints the digest that pull gets', async () => {
     const name = `${entrepot.host}/team/busybox:1`;
     const digestFile = join(podman.config.folder, 'digest');
     const id = (await podman.run('pull', '--quiet', `oci:${await imageLayout()}:busybox`)).trim();
@@ -29,7 +29,7 @@ describe.skipIf(!hasPrograms(...PODMAN_PROGRAMS, ...IMAGE_PROGRAMS))('podman', (
     expect(await podman.imageDigest(name)).toBe(digest);
   });
 
-  test('manifest push --all puts a list of images there', async () => {
+  test('manifest push --all pushes a list of images', async () => {
     const name = `${entrepot.host}/team/busybox:all`;
     await podman.run('manifest', 'create', '--all', 'list', `oci:${await imageLayout()}:busybox`);
     await podman.run(
@@ -58,7 +58,7 @@ describe.skipIf(!hasPrograms(...IMAGE_PROGRAMS))('buildah', () => {
     return stdout.trim();
   }
 
-  test('push of an image that it changed tells the digest that is served', async () => {
+  test('push of a changed image prints the digest that is served', async () => {
     const digestFile = join(config.folder, 'digest');
     const container = await buildah('from', '--quiet', `oci:${await imageLayout()}:busybox`);
     await buildah('config', '--label', 'changed=yes', container);

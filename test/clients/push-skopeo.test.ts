@@ -24,7 +24,7 @@ describe.skipIf(!hasPrograms(...IMAGE_PROGRAMS))('skopeo pushing', () => {
     await copy(`oci:${await imageLayout()}:busybox`, `docker://${entrepot.host}/${name}`);
   }
 
-  test('copy --all puts an index of three platforms there, and gets the same bytes back', async () => {
+  test('copy --all pushes an index of three platforms, and pulls the same bytes', async () => {
     await pushBusybox('team/busybox:1');
     expect(await servedDigest(entrepot, 'team/busybox', '1')).toBe(await imageDigest('busybox'));
     const folder = await skopeo.copyOut(`${entrepot.host}/team/busybox:1`, '--all', '--preserve-digests');
@@ -37,7 +37,7 @@ describe.skipIf(!hasPrograms(...IMAGE_PROGRAMS))('skopeo pushing', () => {
     expect(await servedDigest(entrepot, 'team/app/copy', '1')).toBe(await imageDigest('busybox'));
   });
 
-  test('copy in the formats of Docker and of OCI, with every layer compressed anew, arrives', async () => {
+  test('copy in the formats of Docker and of OCI, with every layer recompressed, works', async () => {
     const layout = `oci:${await imageLayout()}:busybox`;
     for (const flags of [
       ['--format', 'v2s2'],
@@ -50,7 +50,7 @@ describe.skipIf(!hasPrograms(...IMAGE_PROGRAMS))('skopeo pushing', () => {
     }
   });
 
-  test('delete takes the image away and leaves the other', async () => {
+  test('delete removes the image and leaves the other', async () => {
     const moved = `oci:${await imageLayout()}:busybox-moved`;
     await pushBusybox('team/busybox:1');
     await copy(moved, `docker://${entrepot.host}/team/busybox:2`);
@@ -69,7 +69,7 @@ describe.skipIf(!hasPrograms(...IMAGE_PROGRAMS))('skopeo pushing', () => {
     beforeEach(async () => void (registry = await DockerRegistry.start()));
     afterEach(async () => registry.remove());
 
-    test('sync carries all tags of a repository in and out, each with the digest that it had', async () => {
+    test('sync copies all tags of a repository in and out, each with its digest', async () => {
       await pushImage('busybox', registry, 'public/busybox:1');
       await pushImage('busybox-moved', registry, 'public/busybox:2');
       const insecure = ['--src-tls-verify=false', '--dest-tls-verify=false'];

@@ -35,7 +35,7 @@ describe.skipIf(!canRun)('skopeo', () => {
         );
       });
 
-      test('copy --all gets three platforms, and each blob leaves the upstream once', async () => {
+      test('copy --all gets three platforms, and each blob is fetched from upstream once', async () => {
         const folder = await skopeo.copyOut(mirror.reference(FIXED), '--all', '--preserve-digests');
         expect(await countIntact(folder)).toBe(BUSYBOX_BLOBS);
         const blobs = fetchedBlobs(await mirror.takeRequests());
@@ -43,12 +43,12 @@ describe.skipIf(!canRun)('skopeo', () => {
         expect(new Set(blobs).size).toBe(BUSYBOX_BLOBS);
       });
 
-      test('a second copy reaches the upstream with nothing', async () => {
+      test('a second copy sends no request to upstream', async () => {
         await skopeo.copyOut(mirror.reference(FIXED), '--all', '--preserve-digests');
         expect(await mirror.takeRequests()).toEqual([]);
       });
 
-      test('latest is asked about, and only that', async () => {
+      test('latest is checked, and nothing else', async () => {
         await skopeo.copyOut(mirror.reference(LATEST), '--all');
         await mirror.takeRequests();
         await skopeo.copyOut(mirror.reference(LATEST), '--all');
@@ -61,13 +61,13 @@ describe.skipIf(!canRun)('skopeo', () => {
         expect(JSON.parse(listed)).toMatchObject({ Tags: expect.arrayContaining(['1', 'latest']) });
       });
 
-      test('a repository that only the credential of Entrepot opens comes too', async () => {
+      test("a repository that only Entrepot's own credential can read can be copied, too", async () => {
         expect(await countIntact(await skopeo.copyOut(mirror.reference(PRIVATE), '--all'))).toBe(
           BUSYBOX_BLOBS,
         );
       });
 
-      test('with the upstream stopped everything that is held is still served', async () => {
+      test('everything stored is still served with upstream stopped', async () => {
         await mirror.upstream.stop();
         for (const image of [FIXED, LATEST, PRIVATE]) {
           expect(await countIntact(await skopeo.copyOut(mirror.reference(image), '--all'))).toBe(
@@ -87,7 +87,7 @@ describe.skipIf(!canRun)('skopeo', () => {
     });
     afterAll(async () => mirror.remove());
 
-    test('three copies of a cold image of eight big layers cost the upstream one', async () => {
+    test('three copies of a cold image of eight large layers fetch it from upstream once', async () => {
       const folders = await Promise.all(
         [1, 2, 3].map(() => skopeo.copyOut(mirror.reference('public/big:1'))),
       );

@@ -80,12 +80,12 @@ describe.skipIf(!canRun)("a team's week", () => {
     await expect(push('busybox', 'team-a/base:2', other)).rejects.toThrow(/denied|unknown/i);
   });
 
-  test('on Wednesday it meets its quota, and hears what to do', async () => {
+  test('on Wednesday it reaches its quota, and is told what to do', async () => {
     await expect(push('big', 'team-a/app:big', monday)).rejects.toThrow(/quota of team-a is used up/);
     expect(await inspect('team-a/app:v2', monday)).toContain('manifests');
   });
 
-  test('on Thursday it deletes a tag, and what else means its image stays', async () => {
+  test('on Thursday it deletes a tag, and the image stays under its other tags', async () => {
     const told = await succeed('rm', 'team-a/app:v1');
     expect(told).toContain('v1-again');
     await expect(inspect('team-a/app:v1', monday)).rejects.toThrow(/unknown/i);
@@ -95,7 +95,7 @@ describe.skipIf(!canRun)("a team's week", () => {
     await expect(inspect('team-a/app:v1-again', monday)).rejects.toThrow(/unknown/i);
   });
 
-  test('on Friday it rotates its login: both count for the overlap, then the new one alone', async () => {
+  test('on Friday it rotates its login: both are valid during the overlap, then only the new one', async () => {
     const friday = await login('team-a', 'rotate', 'team-a', '--overlap', '24h');
     for (const by of [monday, friday]) expect(await inspect('team-a/app:v2', by)).toContain('manifests');
     const last = await login('team-a', 'rotate', 'team-a', '--overlap', '0s');

@@ -72,7 +72,7 @@ describe.skipIf(!canRun)('skopeo', () => {
   const inspect = async (image: string, ...more: string[]) =>
     skopeo.run('inspect', '--raw', '--tls-verify=false', ...more, `docker://${at(image)}`);
 
-  test('pulls what is public, logs in, pulls what is private and pushes', async () => {
+  test('pulls public images, logs in, pulls private ones and pushes', async () => {
     expect(await inspect(FIXED)).toContain('manifests');
     await expect(inspect(PRIVATE)).rejects.toThrow(/denied|unauthorized|authentication required/i);
     await expect(inspect(PRIVATE, '--creds', WRONG.join(':'))).rejects.toThrow(
@@ -94,7 +94,7 @@ describe.skipIf(!canRun || !hasPrograms(...PODMAN_PROGRAMS))('podman', () => {
   beforeAll(async () => void (podman = await Podman.make()));
   afterAll(async () => podman.remove());
 
-  test('pulls what is public, logs in, pulls what is private and pushes', async () => {
+  test('pulls public images, logs in, pulls private ones and pushes', async () => {
     await podman.run('pull', '--tls-verify=false', at(FIXED));
     await expect(podman.run('pull', '--tls-verify=false', at(PRIVATE))).rejects.toThrow(
       /denied|unauthorized|authentication required/i,
@@ -116,7 +116,7 @@ describe.skipIf(!canRun || !hasPrograms('oras'))('oras', () => {
 
   const config = () => ['--registry-config', join(folder, 'config.json'), '--plain-http'];
 
-  test('logs in, pushes, and pulls what is private', async () => {
+  test('logs in, pushes, and pulls private artifacts', async () => {
     expect(await run('oras', ['manifest', 'fetch', ...config(), at(FIXED)])).toContain('manifests');
     const refused = await tryRun('oras', ['manifest', 'fetch', ...config(), at(PRIVATE)]);
     expect(refused.code).not.toBe(0);
@@ -136,7 +136,7 @@ describe.skipIf(!canRun || !hasPrograms(...DOCKER_PROGRAMS))('docker', () => {
   });
   afterAll(async () => docker.remove());
 
-  test('pulls what is public, logs in, pulls what is private and pushes', async () => {
+  test('pulls public images, logs in, pulls private ones and pushes', async () => {
     await docker.run('pull', '--quiet', at(FIXED));
     expect((await docker.tryRun('pull', '--quiet', at(PRIVATE))).code).not.toBe(0);
     expect((await docker.tryRun('login', '-u', WRONG[0], '-p', WRONG[1], host)).code).not.toBe(0);
@@ -147,7 +147,7 @@ describe.skipIf(!canRun || !hasPrograms(...DOCKER_PROGRAMS))('docker', () => {
     await docker.run('pull', '--quiet', `${host}/team-a/by-docker:1`);
   });
 
-  test('is served plain paths on a port that belongs to an upstream, whatever login it sends', async () => {
+  test('gets names without an upstream on a port that belongs to one, whatever login it sends', async () => {
     const image = `${mirrorHost}/${FIXED}`;
     expect(await docker.run('pull', '--quiet', image)).toContain(image);
   });
@@ -166,7 +166,7 @@ describe.skipIf(!canRun || !hasPrograms(...CONTAINERD_PROGRAMS))('containerd', (
   });
   afterAll(async () => node.remove());
 
-  test('by ctr pulls what is public, and what is private with the credential for the upstream', async () => {
+  test('with ctr pulls public images, and private ones with the credential for the upstream', async () => {
     await node.pull(`${UPSTREAM}/${FIXED}`);
     expect((await node.tryPull(`${UPSTREAM}/${PRIVATE}`)).code).not.toBe(0);
     await node.pull(`${UPSTREAM}/${PRIVATE}`, { user: UPSTREAM_LOGIN.join(':') });
@@ -174,7 +174,7 @@ describe.skipIf(!canRun || !hasPrograms(...CONTAINERD_PROGRAMS))('containerd', (
     await node.removeImage(`${UPSTREAM}/${PRIVATE}`);
   });
 
-  test('by ctr pulls and pushes under the name of this registry', async () => {
+  test('with ctr pulls and pushes under the name of this registry', async () => {
     await node.pull(at(PRIVATE), { user: TEAM_A.join(':') });
     const flags = ['--user', TEAM_A.join(':'), '--hosts-dir', node.hostsFolder];
     const target = `${host}/team-a/by-ctr:1`;
@@ -183,7 +183,7 @@ describe.skipIf(!canRun || !hasPrograms(...CONTAINERD_PROGRAMS))('containerd', (
     expect(await node.imageDigest(target)).toMatch(/^sha256:/);
   });
 
-  test("by CRI, as a kubelet: with the pod's own secret for the upstream, and not with a wrong one though it is held", async () => {
+  test("with CRI, like a kubelet, pulls with the pod's secret for the upstream, and not with a wrong one even if the image is stored", async () => {
     const image = `${UPSTREAM}/${PRIVATE}`;
     const [username, password] = UPSTREAM_LOGIN;
     expect(await node.cri.pull(image, { username, password })).toMatch(/^sha256:/);

@@ -31,7 +31,7 @@ async function onTerminal(on: Entrepot, ...args: readonly string[]): Promise<Run
   });
 }
 
-test('a scrub moves a bar towards its end, and leaves the report alone behind', async () => {
+test('a scrub moves a bar towards its end, and leaves only the report', async () => {
   const { code, stdout } = await onTerminal(entrepot, 'scrub', '--rate', '300KB');
   expect(code).toBe(0);
   const shares = [...stdout.matchAll(/blobs checked +(█*)(░*) .* of 586 KiB/g)].map(
@@ -46,7 +46,7 @@ test('a scrub moves a bar towards its end, and leaves the report alone behind', 
   expect([...left, last].join('')).toBe('checked 2 blobs, 586 KiB: 0 damaged\r\n');
 });
 
-test('a pull moves a bar for each image, with bytes, rate and the time that is left', async () => {
+test('a pull moves a bar for each image, with bytes, rate and the time left', async () => {
   const names = ['one', 'two'];
   const upstream = await FakeUpstream.start({ linkBytesPerS: 1_000_000 });
   const mirror = await Entrepot.start({ upstreams: { 'up.example': { url: upstream.url } } });

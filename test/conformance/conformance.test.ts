@@ -49,8 +49,8 @@ describe('OCI distribution-spec 1.1', () => {
   });
 });
 
-describe('a registry with deleting switched off', () => {
-  it('refuses it on every path (MUST, "Content Management")', async () => {
+describe('a registry with deleting disabled', () => {
+  it('refuses it everywhere (MUST, "Content Management")', async () => {
     const { entrepot, registry } = await startHosting({ delete: false });
     try {
       await expect(expectNothingDeletable(registry).then(() => 'kept')).resolves.toBe('kept');

@@ -111,8 +111,8 @@ async function isRefused(pot: string): Promise<boolean> {
   }
 }
 
-describe('a copy of a store that was made while it was used', () => {
-  it('is refused with the way out when it is torn, and has nothing wrong when it is not', async () => {
+describe('a copy of a store that was made while it was in use', () => {
+  it('is refused with a hint if it is inconsistent, and has nothing wrong otherwise', async () => {
     const over = new AbortController();
     let made = 0;
     const pushing = Array.from({ length: PUSHERS }, async () => {

@@ -136,7 +136,7 @@ async function expectFilesEqualRows(store: string): Promise<void> {
   expect(files.toSorted()).toEqual(rows.map(({ digest }) => digest).toSorted());
 }
 
-describe.skipIf(!canPreload)('a file system that fails at any call (needs gcc)', () => {
+describe.skipIf(!canPreload)('a file system in which any call may fail (needs gcc)', () => {
   it('loses nothing that was acknowledged, and nothing wrong is served complete', {
     timeout: MAX_MS + 900_000,
   }, async () => {

@@ -14,7 +14,7 @@ const EVENTS = [
   'killed',
 ];
 
-it('nothing acknowledged is lost, nothing deleted comes back, and what is left is what is reachable', {
+it('nothing acknowledged is lost, nothing deleted comes back, and exactly what is reachable is left', {
   timeout: 1_200_000,
 }, async () => {
   const history = await History.open();

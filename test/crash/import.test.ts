@@ -105,7 +105,7 @@ describe('an import', () => {
     expect(metBlobs).toBeGreaterThan(0);
   });
 
-  test('and an export take no more memory for a bundle that is four times as large', async () => {
+  test('and an export use no more memory for a bundle that is four times as large', async () => {
     const peaks: { export: number; import: number }[] = [];
     for (const count of [3, 12]) {
       const layers = Array.from({ length: count }, (_, n) => randomBlob(50 * MIB + n, `memory ${n}`));

@@ -111,7 +111,7 @@ function newImage(cycle: number): { tag: string; layers: readonly Content[] } {
 }
 
 describe('a store whose process was killed', () => {
-  it('opens, serves nothing half-made, has lost nothing that it served as held, and goes on', {
+  it('opens, serves nothing incomplete, has lost nothing that it had served from the store, and continues', {
     timeout: 1_200_000,
   }, async () => {
     const store = join(entrepot.folder, 'store');

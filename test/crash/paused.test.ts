@@ -56,7 +56,7 @@ async function finishAt(entrepot: Entrepot, location: string, blob: Content): Pr
   expect(status).toBe(201);
 }
 
-describe('a process that stands still in the middle of a push', () => {
+describe('a process that is suspended in the middle of a push', () => {
   let paused: Entrepot;
   let other: Entrepot;
 
@@ -68,7 +68,7 @@ describe('a process that stands still in the middle of a push', () => {
     await Promise.all([paused.remove(), other.remove()]);
   });
 
-  it('and finds other bytes in its socket when it wakes does not write them into what was acknowledged elsewhere', async () => {
+  it('and finds other bytes in its socket when it wakes up does not write them into what was acknowledged elsewhere', async () => {
     const blob = randomBlob(4 * MIB, 'other bytes');
     const location = await beginUpload(paused.url, REPOSITORY);
     const sender = new SlowSender('PATCH', `${paused.url}${location}`, 2 * MIB);
@@ -89,7 +89,7 @@ describe('a process that stands still in the middle of a push', () => {
     await expectWhole(other, blob);
   });
 
-  it('and takes back what came of a PUT when it wakes leaves what was acknowledged elsewhere', async () => {
+  it('and discards a PUT when it wakes up leaves what was acknowledged elsewhere', async () => {
     const blob = randomBlob(4 * MIB, 'taken back');
     const location = await beginUpload(paused.url, REPOSITORY);
     const sender = new SlowSender('PUT', `${paused.url}${location}?digest=${blob.digest}`, blob.size);
@@ -107,7 +107,7 @@ describe('a process that stands still in the middle of a push', () => {
   });
 });
 
-describe('a process that stands still in the middle of a download', () => {
+describe('a process that is suspended in the middle of a download', () => {
   it.each([
     ['when it wakes', 5 * MIB],
     ['before', MIB],
@@ -154,8 +154,8 @@ describe('a process that stands still in the middle of a download', () => {
   });
 });
 
-describe('a process that stands still with the write lock of the index', () => {
-  it('keeps others from pushing, who say so and when to come back, and no longer', async () => {
+describe('a process that is suspended with the write lock of the index', () => {
+  it('makes pushes to others fail with a hint when to retry, and only while it is suspended', async () => {
     const server = await start();
     const blob = randomBlob(1_000, 'locked out');
     const push = () =>
@@ -191,7 +191,7 @@ const removals = (action: 'stop' | 'kill'): readonly Fault[] => [
   { id: 'removal', call: 'rename', path: '/ingest/gone-', nth: 1, action },
 ];
 
-describe.skipIf(!canPreload)('a collection (gcc)', () => {
+describe.skipIf(!canPreload)('a garbage collection (gcc)', () => {
   let server: Entrepot;
   let shim: SyscallShim;
   const blobs = Array.from({ length: 10 }, (_, at) => randomBlob(10_000 + at, `removed ${at}`));
@@ -220,7 +220,7 @@ describe.skipIf(!canPreload)('a collection (gcc)', () => {
 
   afterEach(() => server.remove());
 
-  it('that stands still between a row and its file removes nothing that was pushed again meanwhile', async () => {
+  it('that is suspended between a row and its file removes nothing that was pushed again meanwhile', async () => {
     for (const { digest } of blobs) {
       const url = `${server.url}/v2/${REPOSITORY}/blobs/${digest}`;
       expect((await get(url, { method: 'DELETE' })).status).toBe(202);
@@ -252,7 +252,7 @@ describe.skipIf(!canPreload)('a collection (gcc)', () => {
     },
   );
 
-  it('is waited for, with words, by the next one until it counts as dead when it stands still', async () => {
+  it('that is suspended is waited for by the next one, which says so, until it counts as dead', async () => {
     await server.stop();
     await shim.set({ id: 'stopped', call: 'open', path: '/blobs/sha256', nth: 1, action: 'stop' });
     const paused = await begin('scrub');

@@ -38,7 +38,7 @@ let histories: readonly PauseHistory[] = [];
 afterEach(() => Promise.all(histories.map(history => history.close())));
 
 it.skipIf(!canPreload)(
-  'processes that stand still at any step lose, change and remove nothing that was acknowledged (gcc)',
+  'processes that are suspended at any step lose, change and remove nothing that was acknowledged (gcc)',
   { timeout: maxMs + 600_000 },
   async () => {
     const counter = new StepCounter();

@@ -12,7 +12,7 @@ let history: PowerHistory;
 
 afterEach(() => history.close());
 
-describe.skipIf(!canPreload)('a store that has only what was synced when the power failed (gcc)', () => {
+describe.skipIf(!canPreload)('a store with only what was synced before a power failure (gcc)', () => {
   it('has everything that was acknowledged, nothing that was deleted, and nothing wrong', {
     timeout: MAX_MS + 600_000,
   }, async () => {

@@ -17,7 +17,7 @@ beforeEach(async () => {
 afterEach(() => entrepot.remove());
 
 describe('a push of 1 GiB in chunks', () => {
-  it('resumes and completes when the server is killed half way', async () => {
+  it('is resumed and completed when the server is killed halfway', async () => {
     const blob = randomBlob(GIB, 'gibibyte');
     const location = await beginUpload(entrepot.url, 'tools/app');
     const url = () => `${entrepot.url}${location}`;

@@ -47,7 +47,7 @@ describe.each([...pages])('%s', (name, page) => {
     expect(broken).toEqual([]);
   });
 
-  it('has no example host but entrepot.example and registry.example', () => {
+  it('has no example hosts other than entrepot.example and registry.example', () => {
     const hosts = [...page.matchAll(/[a-z0-9.-]+\.example\b/g)].map(([host]) => host);
     expect(hosts.filter(host => !/(?:^|\.)(?:entrepot|registry)\.example$/.test(host))).toEqual([]);
   });
@@ -73,7 +73,7 @@ describe('README.md', () => {
 });
 
 describe('the documents', () => {
-  it('have many links, which were all seen', () => {
+  it('have many links, all of which were checked', () => {
     expect(linksOf(all).length).toBeGreaterThan(30);
   });
 
@@ -84,7 +84,7 @@ describe('the documents', () => {
     expect(named).toEqual([]);
   });
 
-  it('type no command and no option that there is not', async () => {
+  it('contain only commands and options that exist', async () => {
     const known = new Set(await commands());
     const lines = typedCommands(all);
     expect(lines.length).toBeGreaterThan(60);
@@ -105,7 +105,7 @@ describe('the documents', () => {
     expect(keys.filter(key => !new RegExp(`\`(?:[^\`\n]*[^\\w])?${key}\\b`).test(all))).toEqual([]);
   });
 
-  it('name no metric that there is not', () => {
+  it('name only metrics that exist', () => {
     const named = [...all.matchAll(/`entrepot_([a-z_]+)/g)].map(([, name = '']) => name);
     expect(named.length).toBeGreaterThan(10);
     expect(named.filter(name => !(name in METRICS))).toEqual([]);

@@ -66,7 +66,7 @@ async function settledRss(): Promise<number> {
   return most;
 }
 
-it('150 manifests of one tenant that stall cost little memory, and another tenant pushes meanwhile', async () => {
+it('150 stalled manifests of one tenant use little memory, and another tenant pushes meanwhile', async () => {
   expect(await push('hostile')).toBe(201);
   const before = entrepot.rss();
   const stalled = Array.from({ length: 150 }, () => {
@@ -86,7 +86,7 @@ it('150 manifests of one tenant that stall cost little memory, and another tenan
   await expect.poll(() => push('hostile'), { timeout: 30_000 }).toBe(201);
 });
 
-it('20 clients of one address that read nothing of what they asked for keep nobody else from large manifests', async () => {
+it('20 clients of one address that read nothing do not prevent others from getting large manifests', async () => {
   const paths = Array.from({ length: 20 }, (_, at) => `/v2/up.example/org/app/manifests/v${at}`);
   paths.forEach((_, at) => {
     const index = { schemaVersion: 2, mediaType: OCI_INDEX, manifests: [], annotations: { at: `${at}` } };

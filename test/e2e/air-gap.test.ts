@@ -59,7 +59,7 @@ async function succeed(running: Promise<RunResult>): Promise<RunResult> {
   return result;
 }
 
-describe('a chart with Windows and arm64 pods, on its way into a place without a network', () => {
+describe('a chart with Windows and arm64 pods, for a site without a network', () => {
   let upstream: FakeUpstream;
   let connected: Entrepot;
   let island: Entrepot;
@@ -100,7 +100,7 @@ describe('a chart with Windows and arm64 pods, on its way into a place without a
     ]);
   }
 
-  it('is pulled for the nodes that its pods may run on, from what helm prints', async () => {
+  it('is pulled for the nodes on which its pods may run, from the output of helm', async () => {
     const own = [...STARTER, 'pull', '--from', '-', '--config', connected.configFile];
     const pulling = await tryRun(process.execPath, own, { cwd: connected.folder, input: CHART });
     expect(pulling).toMatchObject({ code: 0 });
@@ -114,7 +114,7 @@ describe('a chart with Windows and arm64 pods, on its way into a place without a
     expect((await held('web', 'windows/amd64')).code).toBe(1);
   });
 
-  it('is carried as one bundle, whose contents are told before anything is changed', async () => {
+  it('is carried in one bundle, whose contents are listed before anything is changed', async () => {
     await succeed(connected.command('export', '--from', chart, '-o', bundle));
     const { stdout: listed } = await succeed(island.command('import', '--dry-run', bundle));
     for (const name of images.keys()) expect(listed).toContain(`${UPSTREAM}/shop/${name}:1`);
@@ -134,7 +134,7 @@ describe('a chart with Windows and arm64 pods, on its way into a place without a
     expect((await pullThere('web', 'windows/amd64')).slice(1)).toEqual([404, 404, 404]);
   });
 
-  it('is followed by a bundle of only what is new there', async () => {
+  it('is followed by a bundle of only what is new', async () => {
     const next = [imageFor('linux/amd64', 'web, the next'), ...(images.get('web') ?? []).slice(1)];
     upstream.add('shop/web', indexOf(next), '2');
     const have = join(island.folder, 'HAVE.json');
@@ -151,7 +151,7 @@ describe('a chart with Windows and arm64 pods, on its way into a place without a
   });
 });
 
-describe('a chart that has images of its own beside those of a registry', () => {
+describe('a chart with hosted images beside those of a registry', () => {
   const own = imageFor('linux/amd64', 'own');
   let upstream: FakeUpstream;
   let entrepot: Entrepot;
@@ -174,7 +174,7 @@ describe('a chart that has images of its own beside those of a registry', () => 
     await upstream.stop();
   });
 
-  it('is pulled and exported as a whole where they were pushed', async () => {
+  it('is pulled and exported completely where they were pushed', async () => {
     await writeFile(list, `${UPSTREAM}/shop/web:1\ntools/own:1\n`);
     const { stderr } = await succeed(entrepot.command('pull', '--from', list));
     expect(stderr).toContain('2 of 2 images are stored');
@@ -186,7 +186,7 @@ describe('a chart that has images of its own beside those of a registry', () => 
     expect(stdout).toContain('tools/own:1');
   });
 
-  it('names one that was not pushed yet', async () => {
+  it('fails for one that was not pushed yet', async () => {
     await writeFile(list, `${UPSTREAM}/shop/web:1\ntools/own:2\n`);
     const { code, stderr } = await entrepot.command('pull', '--from', list);
     expect(code).toBe(1);

@@ -97,7 +97,7 @@ async function restored(from: string): Promise<Entrepot> {
 }
 
 describe('a backup that was made beside a running server', () => {
-  it('gives back everything, and nothing has to be fetched again', async () => {
+  it('restores everything, and nothing has to be fetched again', async () => {
     const other = await restored(file);
     try {
       for (const blob of [hosted.config, ...hosted.layers]) expect(await statusOf(other, blob)).toBe(200);
@@ -114,7 +114,7 @@ describe('a backup that was made beside a running server', () => {
     }
   });
 
-  it('leaves nothing beside itself, in the store and where it was written', async () => {
+  it('leaves nothing else behind, in the store and where it was written', async () => {
     expect((await readdir(join(entrepot.folder, 'store'))).filter(name => name.includes('snapshot'))).toEqual(
       [],
     );
@@ -122,7 +122,7 @@ describe('a backup that was made beside a running server', () => {
     expect((await stat(file)).mode & 0o777).toBe(0o600);
   });
 
-  it('is refused when it is torn or damaged anywhere, and then nothing is restored', async () => {
+  it('is refused if it is truncated or damaged anywhere, and then nothing is restored', async () => {
     const whole = await readFile(file);
     const torn = join(entrepot.folder, 'torn.tar');
     const store = join(entrepot.folder, 'elsewhere');
@@ -153,13 +153,13 @@ describe('a backup that was made beside a running server', () => {
     expect(await readdir(store)).toEqual([]);
   });
 
-  it('is not restored over anything', async () => {
+  it('does not overwrite anything', async () => {
     const { code, stderr } = await restoreInto(join(entrepot.folder, 'store'), file);
     expect([code, stderr]).toEqual([1, expect.stringContaining('is not empty')]);
     expect(await statusOf(entrepot, hosted.config)).toBe(200);
   });
 
-  it('goes over what a restore left that was killed', async () => {
+  it('replaces what a killed restore left', async () => {
     const store = join(entrepot.folder, 'killed');
     expect(await restoreInto(store, file)).toMatchObject({ code: 0 });
     for (const name of ['index.db', 'index.db-wal', 'index.db-shm'])
@@ -170,7 +170,7 @@ describe('a backup that was made beside a running server', () => {
     expect(existsSync(join(store, 'index.db'))).toBe(true);
   });
 
-  it('of a store without an index is refused in words', async () => {
+  it('of a store without an index is refused with a message', async () => {
     const { code, stderr } = await tryRun(
       process.execPath,
       [...STARTER, 'backup', join(entrepot.folder, 'x')],
@@ -183,7 +183,7 @@ describe('a backup that was made beside a running server', () => {
 });
 
 describe('a store with a damaged blob', () => {
-  it('is backed up but for that blob, which is reported, and is absent after the restore', async () => {
+  it('is backed up without that blob, which is reported, and is absent after the restore', async () => {
     const source = await restored(file);
     const [layer = mirrored] = hosted.layers;
     await damage(blobFile(join(source.folder, 'store'), layer));
@@ -227,7 +227,7 @@ describe('a store with a damaged blob', () => {
 });
 
 describe('a store that has lost its index', () => {
-  it('serves on and collects nothing, and a rebuild finds every blob that is whole', async () => {
+  it('continues to serve and collects no garbage, and a rebuild finds every undamaged blob', async () => {
     let lost = await restored(file);
     const store = join(lost.folder, 'store');
     await lost.stop();

@@ -71,7 +71,7 @@ const pulled = (...more: string[]) =>
   succeed(connected, 'pull', '--from', workloads, '--platform', PLATFORMS, ...more);
 
 describe('entrepot pull', () => {
-  it('brings what Kubernetes objects name, once, beside a running server that then serves it', async () => {
+  it('fetches the images of Kubernetes objects, once, beside a running server that then serves them', async () => {
     const events = (await pulled('--json'))
       .trim()
       .split('\n')
@@ -96,7 +96,7 @@ describe('entrepot pull', () => {
     expect(upstream.downloads().length).toBe(before);
   });
 
-  it('takes the platforms of the configuration, and for a RuntimeClass those of its handler', async () => {
+  it('uses the platforms of the configuration, and those of the handler for a RuntimeClass', async () => {
     await connected.stop();
     connected = await connected.startAgain({
       upstreams: { [UPSTREAM]: { url: upstream.url, platforms: 'linux/arm64' } },
@@ -132,7 +132,7 @@ describe('entrepot pull', () => {
     ).toBe(1);
   });
 
-  it('takes the platforms of the nodes that a pod may run on', async () => {
+  it('uses the platforms of the nodes on which a pod may run', async () => {
     const pods = join(connected.folder, 'pods.yaml');
     const spec = {
       nodeSelector: { 'kubernetes.io/arch': 's390x' },
@@ -148,7 +148,7 @@ describe('entrepot pull', () => {
     expect(usual.code).toBe(1);
   });
 
-  it('takes what custom resources seem to name only with --likely, and always tells of it', async () => {
+  it('includes likely images of custom resources only with --likely, and always lists them', async () => {
     const objects = join(connected.folder, 'objects.yaml');
     const prometheus = { image: `${UPSTREAM}/org/sidecar:2` };
     const custom = { kind: 'Prometheus', metadata: { name: 'p' }, spec: prometheus };
@@ -168,7 +168,7 @@ describe('entrepot pull', () => {
     await succeed(connected, 'check', `${UPSTREAM}/org/sidecar:2`);
   });
 
-  it('and so does export, which carries an image once however it is called', async () => {
+  it('includes an image once under whatever names, as does export', async () => {
     upstream.add('org/app', app, 'latest');
     await connected.stop();
     connected = await connected.startAgain({
@@ -193,7 +193,7 @@ describe('entrepot pull', () => {
     expect({ code, stderr }).toMatchObject({ code: 1, stderr: expect.stringContaining('linux/arm64') });
   });
 
-  it('means by a name with an architecture what a node gets by it, and so do check and export', async () => {
+  it('takes a name with an architecture to mean what a node gets for it, as do check and export', async () => {
     await connected.stop();
     const upstreams = { [UPSTREAM]: { url: upstream.url, archInName: true } };
     connected = await connected.startAgain({ upstreams });
@@ -214,7 +214,7 @@ describe('entrepot pull', () => {
     }
   });
 
-  it('brings the platforms that are asked for and no more, also where nodes have theirs fetched ahead', async () => {
+  it('fetches only the requested platforms, even if others are prefetched for nodes', async () => {
     await connected.stop();
     connected = await connected.startAgain({
       upstreams: { [UPSTREAM]: { url: upstream.url, prefetch: true, platforms: 'linux/arm64' } },
@@ -225,7 +225,7 @@ describe('entrepot pull', () => {
     expect(asked).not.toContain(app.images[1]!.manifest.digest);
   });
 
-  it('goes on past what fails, and says so at the end', async () => {
+  it('continues after failures, and lists them at the end', async () => {
     const images = [`${UPSTREAM}/org/none:1`, 'nowhere.example/x:1', 'Bad Name', `${UPSTREAM}/org/sidecar:2`];
     const { code, stderr } = await connected.command('pull', '--serialize', ...images);
     expect(code).toBe(1);
@@ -249,7 +249,7 @@ describe('entrepot pull', () => {
     expect(Math.max(...underWay)).toBe(atOnce);
   });
 
-  it('ends at once when it is interrupted, also while upstream says nothing', async () => {
+  it('ends at once when it is interrupted, even while upstream does not respond', async () => {
     const behave = upstream.misbehave({ kind: 'manifest', hang: true });
     const pulling = await connected.begin('pull', `${UPSTREAM}/org/sidecar:2`);
     await until('the question', 60_000, async () => upstream.count('manifest') > 0);
@@ -260,7 +260,7 @@ describe('entrepot pull', () => {
     expect(pulling.logs()).toContain('sidecar:2: stopped\n');
   });
 
-  it('that is interrupted keeps what has come, and the next one fetches what is missing', async () => {
+  it('keeps what it has fetched when it is interrupted, and the next one fetches the rest', async () => {
     const [first, second] = sidecar.layers.slice(1).map(({ digest }) => digest);
     const behave = upstream.misbehave({ reference: second!, hangAtByte: 100_000 });
     const pulling = await connected.begin('pull', `${UPSTREAM}/org/sidecar:2`);
@@ -291,7 +291,7 @@ describe('entrepot pull', () => {
 });
 
 describe('entrepot check', () => {
-  it('lists the images of which something is missing, for the connected side', async () => {
+  it('lists incomplete images, for the connected side', async () => {
     await succeed(connected, 'pull', `${UPSTREAM}/org/sidecar:2`, `${UPSTREAM}/org/app:1`);
     await succeed(connected, 'check', '--from', workloads);
     const { code, stdout, stderr } = await connected.command(
@@ -314,7 +314,7 @@ describe('entrepot check', () => {
     await succeed(connected, 'check', '--from', workloads, '--platform', PLATFORMS);
   });
 
-  it('lists an image with all its platforms as such, and what has a name that is wrong by that name', async () => {
+  it('lists an image with all its platforms as such, and one with an invalid name by that name', async () => {
     const list = join(connected.folder, 'list.txt');
     const unknown = `${UPSTREAM}/org/app:1@sha384:${'a'.repeat(96)}`;
     await writeFile(list, `${UPSTREAM}/org/app:1 all\n${unknown}\n`);
@@ -342,7 +342,7 @@ describe('--from', () => {
 describe('entrepot export --from', () => {
   const exported = async (...args: string[]) => connected.command('export', '-o', '-', ...args);
 
-  it('takes the images of a list or of Kubernetes objects, with the platforms that the list names', async () => {
+  it('takes the images of a list or of Kubernetes objects, with the platforms in the list', async () => {
     await pulled();
     const [amd64, arm64] = app.images.map(image => image.layers[1]!.digest);
     const all = await exported('--from', workloads);
@@ -370,7 +370,7 @@ describe('entrepot export --from', () => {
 });
 
 describe('an offline registry', () => {
-  it('serves what it holds, says of the rest that it is not held, and sends no packet upstream', async () => {
+  it('serves what is stored, answers the rest as not stored, and sends no packet upstream', async () => {
     await succeed(connected, 'pull', `${UPSTREAM}/org/app:1`);
     await connected.stop();
     connected = await connected.startAgain({
@@ -400,7 +400,7 @@ describe('an offline registry', () => {
     expect(await upstream.connections()).toBe(0);
   });
 
-  it('is one by the option of serve alone, too', async () => {
+  it('can be made one by the option of serve alone', async () => {
     await connected.stop();
     const serving = await connected.begin('serve', '--offline');
     try {
@@ -439,7 +439,7 @@ describe('a bundle', () => {
     }
   }
 
-  it('brings images to where there is no network, under the names that they always had', async () => {
+  it('makes images available without a network, under their usual names', async () => {
     await pulled();
     const file = join(connected.folder, 'bundle.tar');
     const references = [`${UPSTREAM}/org/app:1`, `${UPSTREAM}/org/sidecar:2`];
@@ -452,7 +452,7 @@ describe('a bundle', () => {
     await succeed(island, 'check', '--from', workloads, '--platform', PLATFORMS);
   });
 
-  it('has all platforms only where they are held, and is taken in as such only when it carries them', async () => {
+  it('has all platforms only if they are stored, and is imported as such only if it contains them', async () => {
     await pulled();
     const [part, whole] = ['part.tar', 'whole.tar'].map(name => join(connected.folder, name));
     const [image, s390x] = [`${UPSTREAM}/org/app:1`, app.images[2]!];
@@ -492,7 +492,7 @@ describe('a bundle', () => {
     }
   });
 
-  it('is thin when the receiver said what it has', async () => {
+  it('contains only the difference if the receiver said what it has', async () => {
     await pulled();
     const [first, have, second] = ['1.tar', 'HAVE.json', '2.tar'].map(name => join(connected.folder, name));
     await succeed(connected, 'export', `${UPSTREAM}/org/sidecar:2`, '-o', first!);
@@ -505,7 +505,7 @@ describe('a bundle', () => {
     await expectServed('org/app', '1', app.images[1]!);
   });
 
-  it('takes signatures along, those that refer to the image and those that are tagged after its digest', async () => {
+  it('includes signatures, those that refer to the image and those that are tagged after its digest', async () => {
     const about = { subject: sidecar.manifest, artifactType: 'application/vnd.example.signature' };
     const referring = imageOf([randomBlob(100, 'referring')], about);
     const tagged = imageOf([randomBlob(100, 'tagged')]);
@@ -525,7 +525,7 @@ describe('a bundle', () => {
     expect(list.text).toContain(referring.manifest.digest);
   });
 
-  it('whose import is interrupted while its pipe brings nothing is kept as far as it came', async () => {
+  it('whose import is interrupted while its pipe provides nothing is kept as far as it was read', async () => {
     await succeed(connected, 'pull', `${UPSTREAM}/org/sidecar:2`);
     const bundle = join(connected.folder, 'sidecar.tar');
     await succeed(connected, 'export', `${UPSTREAM}/org/sidecar:2`, '-o', bundle);
@@ -548,7 +548,7 @@ describe('a bundle', () => {
     expect(JSON.parse(await have()).blobs.length).toBeGreaterThanOrEqual(held);
   });
 
-  it('with an image of a prefix that is none here is refused, and never taken for one of Docker Hub', async () => {
+  it('with an image below an unknown prefix is refused, and never taken for one of Docker Hub', async () => {
     const home = await Entrepot.start({ hosted: { prefixes: ['team-a'], anonymous: 'push' } });
     try {
       const { config, layers, manifest } = sidecar;
@@ -600,7 +600,7 @@ describe('a bundle', () => {
         .split('\n')
         .map(line => JSON.parse(line));
 
-    it('is listed with what of it is here, and changes nothing', async () => {
+    it('is listed with how much of it is stored, and changes nothing', async () => {
       await pulled();
       const [all, one] = ['all.tar', 'one.tar'].map(name => join(connected.folder, name));
       await succeed(connected, 'export', `${UPSTREAM}/org/app:1`, `${UPSTREAM}/org/sidecar:2`, '-o', all!);
@@ -645,7 +645,7 @@ describe('a bundle', () => {
       );
     });
 
-    it('marks each image that is refused, and tells every reason', async () => {
+    it('marks each image that is refused, and lists every reason', async () => {
       upstream.add('org/app', sidecar, '3');
       await succeed(
         connected,
@@ -670,7 +670,7 @@ describe('a bundle', () => {
       expect(await succeed(island, 'images', '--json')).toBe('');
     });
 
-    it('needs no store and makes none, and knows the names of the configuration', async () => {
+    it('needs no store and creates none, and knows the names of the configuration', async () => {
       await pulled();
       const file = join(connected.folder, 'bundle.tar');
       await succeed(connected, 'export', `${UPSTREAM}/org/sidecar:2`, '-o', file);
@@ -695,7 +695,7 @@ describe('a bundle', () => {
       }
     });
 
-    it('is refused as the import would refuse it: damaged, cut off, thin for another store, or not complete', async () => {
+    it('is refused like the import: damaged, truncated, a delta for another store, or incomplete', async () => {
       await pulled();
       const [whole, thin, have] = ['whole.tar', 'thin.tar', 'HAVE.json'].map(name =>
         join(connected.folder, name),
@@ -726,7 +726,7 @@ describe('a bundle', () => {
     });
   });
 
-  it('is not written with a damaged blob, and says which platform was lost to damage', async () => {
+  it('is not written with a damaged blob, and the error names the platform that was lost', async () => {
     await pulled();
     const file = join(connected.folder, 'bundle.tar');
     const { digest, size } = app.images[1]!.layers[1]!;
@@ -746,7 +746,7 @@ describe('a bundle', () => {
     await succeed(connected, 'export', `${UPSTREAM}/org/app:1`, '-o', file);
   });
 
-  it('is given another name, when it is imported so', async () => {
+  it('can be imported under another name', async () => {
     await pulled();
     const file = join(connected.folder, 'bundle.tar');
     await succeed(connected, 'export', `${UPSTREAM}/org/sidecar:2`, '-o', file);

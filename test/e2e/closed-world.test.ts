@@ -74,15 +74,15 @@ describe('a name that means nothing here', () => {
     expect(upstream.requests.length).toBe(before);
   });
 
-  it('a header of 10 MB is refused before it is read to its end', async () => {
+  it('headers of 10 MB are refused before they are read to their end', async () => {
     const got = await raw('/v2/', `X-Long: ${'a'.repeat(10_000_000)}\r\n`);
     expect(got.status).toBe(431);
     expect(got.text).toMatch(/"errors":\[/);
   });
 });
 
-describe('an upstream that is hostile', () => {
-  it('and sends a manifest of 1 GB is cut off early, in bounded memory', async () => {
+describe('a hostile upstream', () => {
+  it('that sends a manifest of 1 GB is cut off early, with bounded memory', async () => {
     const sent = upstream.bytesSent;
     upstream.add('app', imageOf([]), 'huge');
     upstream.misbehave({ kind: 'manifest', method: 'GET', reference: 'huge', spaces: 1_000_000_000 });
@@ -111,7 +111,7 @@ describe('an upstream that is hostile', () => {
 describe('the credential of an upstream', () => {
   const secret = 'correct-horse-battery';
 
-  it('goes to its url alone: not to a mirror, a CDN or a realm elsewhere', async () => {
+  it('is sent to its url only: not to a mirror, a CDN or a realm elsewhere', async () => {
     const closed = await FakeUpstream.start({
       auth: { scheme: 'basic', users: { robot: { password: secret, repositories: '*' } } },
     });

@@ -32,7 +32,7 @@ it('the help of the program lists help, version and every command', async () => 
   }
 });
 
-it('help of what is no command suggests the one that was meant, and ends with 2', async () => {
+it('help for an unknown command suggests the intended one, and ends with 2', async () => {
   for (const words of [
     ['help', 'sevre'],
     ['help', 'config', 'shwo'],
@@ -66,7 +66,7 @@ it('a file that cannot be used is named with its option, and why, in words', asy
   }
 });
 
-it('version says what a report of a fault needs, also as JSON', async () => {
+it('version prints what a bug report needs, also as JSON', async () => {
   const [plain, json, number] = await Promise.all([
     entrepot('version'),
     entrepot('version', '--json'),

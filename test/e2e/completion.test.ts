@@ -38,14 +38,14 @@ async function offered(...words: string[]): Promise<string[]> {
 }
 
 describe.skipIf(!hasPrograms('bash'))('bash', () => {
-  it('completes commands, those of groups, and what help is asked about', async () => {
+  it('completes commands, those of groups, and arguments of help', async () => {
     expect(await offered('im')).toEqual(['images', 'import']);
     expect(await offered('tenant', 'a')).toEqual(['add', 'adopt']);
     expect(await offered('help', 'tenant', 'r')).toEqual(['remove', 'revoke', 'rotate']);
     expect(await offered('images', '')).toEqual([]);
   });
 
-  it('completes options of the command alone, and words that an argument may be', async () => {
+  it('completes options of the command only, and choices of an argument', async () => {
     expect(await offered('gc', '--')).toEqual(expect.arrayContaining(['--dry-run', '--grace-period']));
     expect(await offered('gc', '--')).not.toContain('--output');
     expect(await offered('pull', '--from', 'one.tar', '--max')).toEqual(['--max-parallel']);
@@ -53,7 +53,7 @@ describe.skipIf(!hasPrograms('bash'))('bash', () => {
     expect(await offered('completion', '')).toEqual(['bash', 'fish', 'zsh']);
   });
 
-  it('completes files where a file is wanted, behind a blank or an equals sign, and nothing where another value is', async () => {
+  it('completes files where a file is expected, after a space or an equals sign, and nothing where another value is', async () => {
     expect(await offered('import', 'o')).toEqual(['one.tar', 'other.tar']);
     expect(await offered('export', 'nginx', '-o', 'o')).toEqual(['one.tar', 'other.tar']);
     expect(await offered('pull', '--from', 'one.tar', 'o')).toEqual(['one.tar', 'other.tar']);
@@ -71,7 +71,7 @@ describe.skipIf(!hasPrograms('bash'))('bash', () => {
   });
 });
 
-it('refuses a shell that it does not know', async () => {
+it('refuses an unknown shell', async () => {
   const { code, stderr } = await tryRun(process.execPath, [...STARTER, 'completion', 'tcsh']);
   expect([code, stderr]).toEqual([2, expect.stringContaining('bash, zsh, fish')]);
 });

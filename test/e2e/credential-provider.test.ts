@@ -25,7 +25,7 @@ beforeAll(async () => {
 
 afterAll(() => removeFolder(folder));
 
-test('answers with nothing beside it', async () => {
+test('works as a single file', async () => {
   const input = JSON.stringify({ ...REQUEST, serviceAccountToken: 'a token' });
   const { code, stdout } = await tryRun(plugin, [], { input, cwd: folder });
   expect(code).toBe(0);
@@ -35,7 +35,7 @@ test('answers with nothing beside it', async () => {
   });
 });
 
-test('takes the options of the command', async () => {
+test('accepts the options of the command', async () => {
   const args = ['--username', 'node', '--password-env', 'SECRET'];
   const options = { input: JSON.stringify(REQUEST), env: { ...process.env, SECRET: 'of the node' } };
   const { stdout } = await tryRun(plugin, args, options);

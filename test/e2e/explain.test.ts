@@ -37,7 +37,7 @@ async function explained(...args: string[]): Promise<string> {
   return stdout;
 }
 
-it('says what is asked of upstream, what is held and how long it is served as is', async () => {
+it('says what upstream is asked for, what is stored and how long it is served without a check', async () => {
   entrepot = await Entrepot.start(config({ freshFor: '1h' }));
   const before = await explained(`${UP}/app:v1`);
   expect(before).toMatch(/^up\.example\/app for anybody, without a login\n/);
@@ -68,7 +68,7 @@ it('says that the next pull asks upstream, and why; that none does; and what fai
   expect(await explained(`${UP}/none:v1`)).toMatch(/- upstream is not asked again for \d+s?: .*none/);
 });
 
-it('says what anybody may do with what lives here, and what differs while nothing serves', async () => {
+it('says what anybody may do with a hosted repository, and what differs without a server', async () => {
   entrepot = await Entrepot.start(config({}, { hosted: { prefixes: ['team'], anonymous: 'pull' } }));
   const hosted = await explained('team/app');
   expect(hosted).toContain('- it is hosted here and belongs to no tenant\n- pull: yes\n- push: no (');
@@ -83,7 +83,7 @@ it('says that no upstream is asked while offline', async () => {
   expect(await explained(`${UP}/app:v1`)).toContain('v1 is not stored, and upstream is not asked (offline)');
 });
 
-it('says that who is refused is asked to log in where somebody can', async () => {
+it('says that a refused client is asked to log in if somebody can', async () => {
   entrepot = await Entrepot.start(config({}, { tenants: [{ name: 'team-a' }] }));
   expect(await explained(`${UP}/app:v1`)).toContain(
     'if upstream refuses an anonymous client, the client is asked to log in',
@@ -104,7 +104,7 @@ describe('an imported image', () => {
     entrepot = far;
   };
 
-  it('is told to be served by its import, as it is', async () => {
+  it('is described as served because of its import', async () => {
     await island({});
     const asked = upstream.requests.length;
     const told = await explained(`${UP}/app:v1`);
@@ -121,7 +121,7 @@ describe('an imported image', () => {
     expect(other).toContain('its answer decides');
   });
 
-  it('is told to be served without upstream while offline, and nothing else is', async () => {
+  it('is described as served without upstream while offline, and nothing else is', async () => {
     await island({ offline: true });
     const told = await explained(`${UP}/app:v1`);
     expect(told).toContain('it is served as is, and upstream is not asked (offline)');
@@ -134,7 +134,7 @@ describe('an imported image', () => {
   });
 });
 
-it('says what is served of a private image while upstream may not be asked, and to whom not', async () => {
+it('says to whom a private image is served while upstream may not be asked, and to whom not', async () => {
   await upstream.stop();
   const users = { mirror: { password: 'first', repositories: ['app'] } };
   upstream = await FakeUpstream.start({ auth: { scheme: 'basic', users } });
@@ -162,7 +162,7 @@ it('says what is served of a private image while upstream may not be asked, and 
   expect((await pull('app/manifests/v1')).status).toBe(404);
 });
 
-it('says that stored content is served while upstream does not answer, and that the rest fails', async () => {
+it('says that stored content is served while upstream does not respond, and that the rest fails', async () => {
   entrepot = await Entrepot.start(config({ pullPolicy: 'Always' }));
   expect((await pull('app/manifests/v1')).status).toBe(200);
   await upstream.stop();
@@ -193,7 +193,7 @@ describe('a hosted prefix that is not open to anonymous clients (hosted.anonymou
     return { status, body: text, asks: headers['www-authenticate'] !== undefined };
   };
 
-  it('is told as such where nobody can log in', async () => {
+  it('is described as such if nobody can log in', async () => {
     entrepot = await Entrepot.start(config({}, { hosted }));
     expect(await explained('tools/app')).toContain(`- pull: no (${NOBODY}`);
     expect(await heard('tools/app')).toEqual({
@@ -203,7 +203,7 @@ describe('a hosted prefix that is not open to anonymous clients (hosted.anonymou
     });
   });
 
-  it('asks for a login where somebody can log in, and says what a login opens', async () => {
+  it('requires a login if somebody can log in, and says what a login gives access to', async () => {
     const server = { serverNames: ['registry.example:5000'] };
     entrepot = await Entrepot.start(config({}, { hosted, server, tenants: [{ name: 'team-a' }] }));
     expect(await explained('tools/base/os')).toContain(`- pull: no (${TENANTS})`);
@@ -226,7 +226,7 @@ describe('a hosted prefix that is not open to anonymous clients (hosted.anonymou
   });
 });
 
-it('says whose a repository is that a tenant owns, and what is for others', async () => {
+it('says which tenant owns a repository, and what others may do', async () => {
   const tenants = [{ name: 'team-a' }, { name: 'team-b' }];
   entrepot = await Entrepot.start(config({}, { tenants, hosted: { shared: ['team-a/base/**'] } }));
   const own = '- it is hosted here and belongs to team-a\n';

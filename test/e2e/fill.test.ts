@@ -75,7 +75,7 @@ async function untilServed(blob: Content): Promise<void> {
 }
 
 describe('one download, many readers', () => {
-  it('gives 50 clients of a cold blob the bytes of one upstream GET, all of them live', async () => {
+  it('gives 50 clients of a cold blob the bytes of one upstream GET, while it is downloaded', async () => {
     await start({ linkBytesPerS: 40 * MIB });
     const blob = held(64 * MIB, 'fifty');
     const sentAtFirstByte: number[] = [];
@@ -90,7 +90,7 @@ describe('one download, many readers', () => {
     expect(entrepot.peakRss()).toBeLessThan(256 * MIB);
   });
 
-  it('goes on when the client that began it leaves at a tenth', async () => {
+  it('continues when the client that started it leaves at a tenth', async () => {
     await start({ linkBytesPerS: 40 * MIB });
     const blob = held(32 * MIB, 'leaver');
     const leaver = get(urlOf(blob), { leaveAtByte: blob.size / 10 });
@@ -102,7 +102,7 @@ describe('one download, many readers', () => {
     await expectHeld(blob);
   });
 
-  it('is finished and held when everybody leaves', async () => {
+  it('is finished and stored when everybody leaves', async () => {
     await start({ linkBytesPerS: 40 * MIB });
     const blob = held(16 * MIB, 'everybody');
     const leavers = await many(5, () => get(urlOf(blob), { leaveAtByte: MIB }));
@@ -112,8 +112,8 @@ describe('one download, many readers', () => {
   });
 });
 
-describe('an upstream that breaks off', () => {
-  it('is resumed once with a Range, and nobody notices', async () => {
+describe('an upstream that breaks the connection', () => {
+  it('is resumed once with a Range, unnoticed by clients', async () => {
     await start({ linkBytesPerS: 40 * MIB });
     const blob = held(32 * MIB, 'cut');
     const cut = Math.floor(blob.size * 0.6);
@@ -131,7 +131,7 @@ describe('an upstream that breaks off', () => {
     await expectHeld(blob);
   });
 
-  it('for good gives every waiter a reset and none a complete body, keeps nothing, and harms no later request', async () => {
+  it('finally gives every client a reset and none a complete body, stores nothing, and affects no later request', async () => {
     await start({ linkBytesPerS: 40 * MIB, ranges: false });
     const blob = held(8 * MIB, 'gone');
     upstream.misbehave({ kind: 'blob', method: 'GET', times: 1, cutAtByte: Math.floor(blob.size * 0.6) });
@@ -165,7 +165,7 @@ describe('an upstream that sends wrong bytes', () => {
     });
   }
 
-  it('or a wrong length is caught like wrong bytes', async () => {
+  it('or a wrong length is handled like wrong bytes', async () => {
     await start();
     const blob = held(4 * MIB, 'length');
     upstream.misbehave({ kind: 'blob', method: 'GET', contentLength: blob.size - 1_000 });
@@ -177,7 +177,7 @@ describe('an upstream that sends wrong bytes', () => {
 });
 
 describe('two processes on one store', () => {
-  it('make one fill, and when its process is killed the other takes it over with a Range', async () => {
+  it('make one download, and when its process is killed the other continues it with a Range', async () => {
     await start({ linkBytesPerS: 4 * MIB });
     const blob = held(48 * MIB, 'two');
     const second = await Entrepot.start({

@@ -5,7 +5,7 @@ import { get } from '../support/client.ts';
 import { Entrepot } from '../support/entrepot.ts';
 
 it.skipIf(!existsSync('/dev/full')).each(['json', 'pretty'])(
-  'a server that can write no line of its log (%s) serves, and stops cleanly',
+  'a server that cannot write its log (%s) serves, and stops cleanly',
   async format => {
     const entrepot = await Entrepot.start(
       { log: { format }, audit: { output: 'file', auditFile: '/dev/full' } },

@@ -3,7 +3,7 @@ import { assert, asyncProperty } from 'fast-check';
 import { expect, it } from 'vitest';
 import { histories, History } from '../support/history.ts';
 
-it('nothing acknowledged is lost, nothing deleted comes back, and what is left is what is reachable', {
+it('nothing acknowledged is lost, nothing deleted comes back, and exactly what is reachable is left', {
   timeout: 240_000,
 }, async () => {
   const history = await History.open();

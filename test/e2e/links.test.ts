@@ -57,8 +57,8 @@ async function hold(repository: string, { digest }: Content): Promise<void> {
   });
 }
 
-describe('a blob that only a private repository holds', () => {
-  it('is not served through a public one whose manifest merely names it', async () => {
+describe('a blob that only a private repository has', () => {
+  it('is not served through a public one whose manifest names it', async () => {
     upstream.add('private', imageOf([secretBlob, unaskedBlob]), '1');
     // The manifest of the public repository names the secret layers, which upstream does not have there.
     const { manifest: resolver } = imageOf([openBlob, secretBlob, unaskedBlob]);
@@ -85,7 +85,7 @@ describe('a blob that only a private repository holds', () => {
     }
   });
 
-  it('is served where upstream shows that it has it, after three ranges and no second transfer', async () => {
+  it('is served if upstream proves that it has it, after three ranges and without a second transfer', async () => {
     upstream.add('open', imageOf([openBlob]), '1');
     upstream.add('twin', imageOf([openBlob]), '1');
     await manifest('open', '1');
@@ -103,8 +103,8 @@ describe('a blob that only a private repository holds', () => {
   });
 });
 
-describe('an upstream that affirms every digest', () => {
-  it('gets nothing of what another upstream or a hosted repository brought', async () => {
+describe('an upstream that confirms every digest', () => {
+  it('gets nothing that came from another upstream or a hosted repository', async () => {
     const pushed = randomBlob(60_000, 'pushed');
     const image = imageOf([openBlob]);
     const liar = await FakeUpstream.start();
@@ -150,7 +150,7 @@ describe('an upstream that affirms every digest', () => {
 });
 
 describe('an anonymous client', () => {
-  it('gets what is public, and what openToAll opens, and nothing else of what the credential may read', async () => {
+  it('gets public content, and what openToAll gives access to, and nothing else that the credential may read', async () => {
     const users = { robot: { password: SECRET, repositories: ['closed'] } };
     const other = await FakeUpstream.start({ auth: { scheme: 'bearer', users, public: ['open'] } });
     other.add('closed', imageOf([secretBlob]), '1');

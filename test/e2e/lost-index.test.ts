@@ -42,7 +42,7 @@ async function lose(): Promise<void> {
   for (const name of await files()) await rm(join(store(), name));
 }
 
-it('is made anew by no command but rebuild, which all the others name', async () => {
+it('is created again by no command but rebuild, which all others suggest', async () => {
   await entrepot.stop();
   await lose();
   for (const args of [
@@ -61,7 +61,7 @@ it('is made anew by no command but rebuild, which all the others name', async ()
   expect((await entrepot.command('images')).code).toBe(0);
 });
 
-it('is told of by readyz and status for as long as no garbage is collected', async () => {
+it('is reported by readyz and status while no garbage is collected', async () => {
   await entrepot.stop();
   await lose();
   entrepot = await entrepot.startAgain();
@@ -94,7 +94,7 @@ it('is noticed by the server that has it open, which serves what it knows and wr
   expect([await pulled(), await pushed()]).toEqual([200, 201]);
 });
 
-it('is not taken for another file that somebody puts there, and the server still stops as it should', async () => {
+it('is distinguished from another file in its place, and the server still stops properly', async () => {
   await lose();
   await writeFile(join(store(), 'index.db'), 'another');
   await until('readyz to fail', SOON_MS, async () => (await readiness()).status === 503);

@@ -41,7 +41,7 @@ async function sample(line: string): Promise<number | undefined> {
 const outcome = (route: string, name: string) =>
   sample(`http_outcomes_total{route="${route}",upstream="${UPSTREAM}",outcome="${name}"}`);
 
-it('downloads, who read along, and the bytes on both sides', async () => {
+it('downloads, clients that joined, and the bytes on both sides', async () => {
   const blob = added(4 * MIB, 'read along');
   const first = get(urlOf(blob));
   await until('the fill to run', 10_000, async () => (await sample('fills_running')) === 1);
@@ -77,7 +77,7 @@ it('downloads that were resumed, and that failed', async () => {
   expect(await sample('http_aborted_total{route="blob"}')).toBe(1);
 });
 
-it('failures only while they are waited out, and what an upstream still allows', async () => {
+it('failures only during their delay, and how many pulls an upstream still allows', async () => {
   const image = imageOf([]);
   upstream.add('app', image, '1');
   upstream.misbehave({

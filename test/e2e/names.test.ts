@@ -41,7 +41,7 @@ afterAll(async () => {
   await other.stop();
 });
 
-describe('an upstream is meant', () => {
+describe('an upstream is selected', () => {
   it.each([
     ['by ns', '/v2/org/app/manifests/1?ns=up.example', undefined],
     ['by an alias as ns', '/v2/org/app/manifests/1?ns=alias.example', undefined],
@@ -60,7 +60,7 @@ describe('an upstream is meant', () => {
     expect([got.status, got.headers['docker-content-digest']]).toEqual([200, image.manifest.digest]);
   });
 
-  it('by defaultUpstream, where a name says none', async () => {
+  it('by defaultUpstream, if the name has none', async () => {
     expect((await get(`${entrepot.url}/v2/org/app/manifests/1`)).status).toBe(404);
     const byDefault = await Entrepot.start({
       defaultUpstream: UPSTREAM,

@@ -108,9 +108,9 @@ const ONLY_READS: readonly (readonly string[])[] = [
   ['explain', 'docker.io/library/nginx', '--tenant', 'team-a'],
 ];
 
-describe('where nothing is', () => {
+describe('without a store', () => {
   it.each(ONLY_READS.map(args => ({ args, typed: args.join(' ') })))(
-    '$typed says so, and makes nothing',
+    '$typed says so, and creates nothing',
     async ({ args }) => {
       const { code, stdout, stderr } = await command(0, args, { ENTREPOT_STORAGE__PATH: 'none' });
       expect([code, stdout]).toEqual([1, '']);
@@ -119,20 +119,23 @@ describe('where nothing is', () => {
     },
   );
 
-  it.skipIf(!isRoot)('what may begin a store says first which one, where nobody named it', async () => {
-    const path = join(elsewhere, 'storage');
-    await mkdir(path, { mode: 0o700 });
-    await chown(path, OWNER, OWNER);
-    const added = await command(OWNER, ['tenant', 'add', 'team-a']);
-    expect(added).toMatchObject({ code: 0, stdout: 'team-a: added\n' });
-    expect(added.stderr).toBe(`store: ${path} (the default: no other was named)\n`);
-    const named = await command(OWNER, ['images'], { ENTREPOT_STORAGE__PATH: path });
-    expect(named).toMatchObject({ code: 0, stderr: '' });
-    expect((await command(OWNER, ['images', '--json'])).stderr).toBe(added.stderr);
-  });
+  it.skipIf(!isRoot)(
+    'a command that may create a store says which one it uses if none was named',
+    async () => {
+      const path = join(elsewhere, 'storage');
+      await mkdir(path, { mode: 0o700 });
+      await chown(path, OWNER, OWNER);
+      const added = await command(OWNER, ['tenant', 'add', 'team-a']);
+      expect(added).toMatchObject({ code: 0, stdout: 'team-a: added\n' });
+      expect(added.stderr).toBe(`store: ${path} (the default: no other was named)\n`);
+      const named = await command(OWNER, ['images'], { ENTREPOT_STORAGE__PATH: path });
+      expect(named).toMatchObject({ code: 0, stderr: '' });
+      expect((await command(OWNER, ['images', '--json'])).stderr).toBe(added.stderr);
+    },
+  );
 });
 
-describe('a store that nobody named, where no folder is', () => {
+describe('a store that was not named, without its folder', () => {
   it.each([
     ['pull', 'up.example/org/app:v1'],
     ['tenant', 'add', 'team-a'],
@@ -149,7 +152,7 @@ describe('a store that nobody named, where no folder is', () => {
     expect(await readdir(elsewhere)).toEqual([]);
   });
 
-  it('is begun by an import', async () => {
+  it('is created by an import', async () => {
     const config = join(folder, 'config.yaml');
     const source = join(folder, 'source');
     await writeFile(config, stringify({ upstreams: { 'up.example': { url: upstream.url } } }));
@@ -166,8 +169,8 @@ describe('a store that nobody named, where no folder is', () => {
   });
 });
 
-describe.skipIf(!isRoot)('a server that runs', () => {
-  it('is asked by its user in whatever folder, who says nothing of it', async () => {
+describe.skipIf(!isRoot)('a running server', () => {
+  it("is used by its user's commands in any folder, and reported", async () => {
     const server = await serve(OWNER, 'home', {
       server: { serverNames: ['registry.example:5000'] },
       tenants: [{ name: 'team-a' }],
@@ -187,7 +190,7 @@ describe.skipIf(!isRoot)('a server that runs', () => {
     expect(await readdir(elsewhere)).toEqual([]);
   });
 
-  it('is asked what its configuration is, by its user in whatever folder', async () => {
+  it('is asked for its configuration by its user in any folder', async () => {
     const server = await serve(OWNER, 'home', { tenants: [{ name: 'team-a' }] });
     const line = `configuration: ${server.configFile} (of the server on ${server.host})\n`;
     const shown = await command(OWNER, ['config', 'show']);
@@ -206,7 +209,7 @@ describe.skipIf(!isRoot)('a server that runs', () => {
     expect(parse(named.stdout).tenants).toEqual([]);
   });
 
-  it('decides what hosts writes, also where root writes it, and may not be made up by its user', async () => {
+  it('decides what hosts writes, also for root, unless its user could have faked it', async () => {
     const server = await serve(OWNER);
     const line = `configuration: ${server.configFile} (of the server on ${server.host})\n`;
     const hosts = ['hosts', 'containerd', '--upstream', 'up.example', '--no-fallback'];
@@ -240,7 +243,7 @@ describe.skipIf(!isRoot)('a server that runs', () => {
     expect(await readdir(elsewhere)).toEqual([]);
   });
 
-  it('is followed by root where root has configured it, and is only named where its user could have made it up', async () => {
+  it('is used by root if root has configured it, and is only named if its user could have faked it', async () => {
     const server = await serve(OWNER);
     await chown(server.configFile, OWNER, OWNER);
     const store = join(server.folder, 'store');
@@ -289,7 +292,7 @@ describe.skipIf(!isRoot)('the store of a server of another user', () => {
     expect(await owners(prepared)).toEqual(new Set([OWNER]));
   });
 
-  it('lets root read and write what is his by a pipe, and says so where it does not go by name', async () => {
+  it('lets root read and write its own files through a pipe, and says so if a name does not work', async () => {
     const server = await serve(OWNER);
     addImage('v1');
     const reference = 'up.example/org/app:v1';
@@ -310,7 +313,7 @@ describe.skipIf(!isRoot)('the store of a server of another user', () => {
     await chmod(elsewhere, 0o777);
   });
 
-  it('is closed to every other user, who hears whose it is', async () => {
+  it('refuses every other user, and says who owns it', async () => {
     const server = await serve(OWNER);
     const store = join(server.folder, 'store');
     for (const args of [
@@ -332,7 +335,7 @@ describe.skipIf(!isRoot)('the store of a server of another user', () => {
     expect(await owners(store)).toEqual(new Set([OWNER]));
   });
 
-  it('is served by no other, root neither', async () => {
+  it('cannot be served by another user, including root', async () => {
     const server = await serve(OWNER);
     await server.stop();
     const refused = await command(0, ['serve', '--config', server.configFile]);
@@ -344,8 +347,8 @@ describe.skipIf(!isRoot)('the store of a server of another user', () => {
   });
 });
 
-describe.skipIf(!isRoot)('blobs that cannot be kept, since another user made their folder', () => {
-  it('are passed on, counted as failed, logged, and a word of /readyz until one is kept again', async () => {
+describe.skipIf(!isRoot)('blobs that cannot be stored, since another user created their folder', () => {
+  it('are streamed, counted as failed, logged, and reported by /readyz until one is stored again', async () => {
     const server = await serve(OWNER);
     const store = join(server.folder, 'store');
     addImage('v1');
@@ -375,7 +378,7 @@ describe.skipIf(!isRoot)('blobs that cannot be kept, since another user made the
     );
   });
 
-  it('are passed on too where not even a download can begin', async () => {
+  it('are streamed even if no download can begin', async () => {
     const server = await serve(OWNER);
     const ingest = join(server.folder, 'store', 'ingest');
     await chown(ingest, 0, 0);

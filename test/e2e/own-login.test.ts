@@ -107,8 +107,8 @@ const WAYS: readonly (readonly [string, Partial<FakeAuthOptions>])[] = [
   ['Basic authentication', { scheme: 'basic' }],
 ];
 
-describe.each(WAYS)("Entrepot's own login, refused by %s", (_, auth) => {
-  it('is reported until it is good again, while what is held is served and what is not says why', async () => {
+describe.each(WAYS)("Entrepot's own credential, refused by %s", (_, auth) => {
+  it('is reported until it is accepted again, while stored content is served and other requests get the reason', async () => {
     await start(auth);
     await hold(anybody, 'app', image);
     expect([await readiness(), await entrepot.metrics()]).toEqual([
@@ -144,7 +144,7 @@ describe.each(WAYS)("Entrepot's own login, refused by %s", (_, auth) => {
   });
 });
 
-it('what it opened longer than verifyFor ago is served as stale, by digest too', async () => {
+it('what it opened longer than verifyFor ago is served as stale, also by digest', async () => {
   await start({}, { verifyFor: '1s', staleGrantFor: '1h' });
   await hold(anybody, 'app', image);
   rotate();
@@ -152,7 +152,7 @@ it('what it opened longer than verifyFor ago is served as stale, by digest too',
   expect(await pullWhole(anybody, 'app', image)).toEqual([STALE, STALE, STALE, STALE]);
 });
 
-it('a new password and SIGHUP put it right', async () => {
+it('a new password and SIGHUP fix it', async () => {
   await start({});
   await hold(anybody, 'app', image);
   rotate();
@@ -166,7 +166,7 @@ it('a new password and SIGHUP put it right', async () => {
   await hold(anybody, 'app', image);
 });
 
-it('entrepot pull and refresh say what was refused', async () => {
+it('entrepot pull and refresh report what was refused', async () => {
   await start({});
   rotate();
   for (const command of ['pull', 'refresh']) {
@@ -176,7 +176,7 @@ it('entrepot pull and refresh say what was refused', async () => {
   }
 });
 
-it('a repository that upstream takes from a good login is no longer served by it', async () => {
+it('a repository that upstream withdraws from an accepted credential is no longer served', async () => {
   await start({ tokenDenial: 403 });
   await hold(anybody, 'app', image);
   mirrorUser.repositories = ['other'];
@@ -186,7 +186,7 @@ it('a repository that upstream takes from a good login is no longer served by it
   expect(await entrepot.metrics()).toContain(`\n${METRIC} 0\n`);
 });
 
-describe("Entrepot's own login, refused, and tenants", () => {
+describe("Entrepot's own credential, refused, and tenants", () => {
   let asTeam: Ask;
 
   async function startWithTenant(upstreamConfig: object): Promise<void> {

@@ -35,7 +35,7 @@ async function start(upstreams: Readonly<Record<string, object>>): Promise<void>
 const ask = (path: string, ns: string, method = 'GET', headers: Readonly<Record<string, string>> = {}) =>
   get(`${entrepot.url}/v2/${path}${path.includes('?') ? '&' : '?'}ns=${ns}`, { method, headers });
 
-it('a tag is the index itself, byte for byte, or its child for who takes none or names a platform, by GET and HEAD', async () => {
+it('a tag is the index itself, byte for byte, or its child for a client that accepts none or names a platform, by GET and HEAD', async () => {
   upstream.add('pause', pause, '3.10');
   await start({ 'up.example': {} });
   for (const method of ['HEAD', 'GET']) {
@@ -55,7 +55,7 @@ it('a tag is the index itself, byte for byte, or its child for who takes none or
   expect((await ask('pause/manifests/3.10?platform=nonsense', 'up.example')).status).toBe(400);
 });
 
-it('a name with an architecture means the image for it at registry.k8s.io, and elsewhere if that is asked for', async () => {
+it('a name with an architecture means the image for it at registry.k8s.io, and elsewhere if configured', async () => {
   upstream.add('pause', pause, '3.10');
   await start({ 'registry.k8s.io': {}, 'asked.example': { archInName: true }, 'other.example': {} });
   for (const registry of ['registry.k8s.io', 'asked.example']) {
@@ -67,7 +67,7 @@ it('a name with an architecture means the image for it at registry.k8s.io, and e
   expect((await ask('pause-arm64/manifests/3.10', 'other.example')).status).toBe(404);
 });
 
-it('what a manifest names is fetched ahead for the platforms of an upstream that wants it, and of no other', async () => {
+it('the content of a manifest is prefetched for the platforms of an upstream with prefetch, and of no other', async () => {
   upstream.add('wanted', pause, '1');
   upstream.add('unwanted', pause, '1');
   const platforms = 'linux/arm64';

@@ -40,7 +40,7 @@ const isHeld = async (server: Entrepot, image: string) =>
   (await server.command('check', `${UPSTREAM}/${image}`)).code === 0;
 const fetched = () => upstream.count('blob', { method: 'GET' });
 
-it('is pulled when the server starts, is fetched once, and is there when upstream is not', async () => {
+it('is pulled when the server starts, is fetched once, and is available when upstream is down', async () => {
   const list = join(folder, 'list.txt');
   await writeFile(list, `${UPSTREAM}/listed:v1\n`);
   const server = await serve({ images: [`${UPSTREAM}/app:v1`], from: [list], schedule: '0 0 1 1 *' });
@@ -59,7 +59,7 @@ it('is pulled when the server starts, is fetched once, and is there when upstrea
   expect((await get(url)).status).toBe(200);
 });
 
-it('is pulled anew at the time of its schedule, past what fails', { timeout: 240_000 }, async () => {
+it('is pulled again at the time of its schedule, despite failures', { timeout: 240_000 }, async () => {
   const server = await serve({
     images: [`${UPSTREAM}/none:v1`, `${UPSTREAM}/app:latest`, 'nowhere.example/x:1'],
     schedule: '* * * * *',
@@ -74,7 +74,7 @@ it('is pulled anew at the time of its schedule, past what fails', { timeout: 240
   expect(await isHeld(server, `app@${moved.manifest.digest}`)).toBe(true);
 });
 
-it('keeps the server neither from starting nor from stopping', async () => {
+it('delays neither the start nor the stop of the server', async () => {
   const behave = upstream.misbehave({ kind: 'manifest', hang: true });
   const missing = join(folder, 'missing.txt');
   const server = await serve({ images: [`${UPSTREAM}/app:v1`] });
@@ -93,7 +93,7 @@ it('keeps the server neither from starting nor from stopping', async () => {
   );
 });
 
-it('is brought by one of the processes on a store, and by the next when that one ends', async () => {
+it('is pulled by one of the processes on a store, and by the next when that one ends', async () => {
   const prepull = { images: [`${UPSTREAM}/app:v1`], schedule: '0 0 1 1 *' };
   const round = /"pulled":1,"failed":0/;
   const first = await serve(prepull);
@@ -114,7 +114,7 @@ it('is brought by one of the processes on a store, and by the next when that one
   }
 });
 
-it('is counted, pulled or failed, and what fails is tried again', async () => {
+it('is counted, pulled or failed, and failures are retried', async () => {
   const server = await serve({
     images: [`${UPSTREAM}/late:v1`, `${UPSTREAM}/app:v1`],
     schedule: '0 0 1 1 *',
@@ -137,7 +137,7 @@ it('is pulled when a reload of the configuration names it', async () => {
   expect(fetched()).toBe(2);
 });
 
-it('is left to entrepot pull where the schedule is false', async () => {
+it('is left to entrepot pull if the schedule is false', async () => {
   const server = await serve({ images: [`${UPSTREAM}/app:v1`], schedule: false });
   expect(await server.command('pull', '--watch')).toMatchObject({ code: 2 });
   expect(upstream.requests).toEqual([]);
@@ -145,7 +145,7 @@ it('is left to entrepot pull where the schedule is false', async () => {
   expect(await isHeld(server, 'app:v1')).toBe(true);
 });
 
-it('asks nobody while offline', async () => {
+it('does not happen while offline', async () => {
   const server = await serve({ images: [`${UPSTREAM}/app:v1`] }, { offline: true });
   expect(await isHeld(server, 'app:v1')).toBe(false);
   expect(upstream.requests).toEqual([]);

@@ -38,13 +38,13 @@ async function reachable(path = store): Promise<string[]> {
 
 const openFiles = ['index.db', 'index.db-wal', 'index.db-shm'];
 
-it('a new store is its owner’s alone, with everything that SQLite keeps beside the index', async () => {
+it('a new store is accessible to its owner only, with all files of SQLite', async () => {
   pot = await Entrepot.start({}, { folder });
   expect(await reachable()).toEqual([]);
   for (const name of openFiles) expect((await stat(join(store, name))).mode & 0o777).toBe(0o600);
 });
 
-it('one that others could read is closed at the next start, and the log says so once', async () => {
+it('a store that others could read is closed at the next start, which is logged once', async () => {
   pot = await Entrepot.start({}, { folder });
   await pot.kill();
   for (const name of ['', 'blobs', 'ingest']) await chmod(join(store, name), 0o755);
@@ -65,7 +65,7 @@ it('one that others could read is closed at the next start, and the log says so 
 });
 
 it.skipIf(!canChangeUser)(
-  'on a volume that belongs to root and a group, as Kubernetes hands it over, all but its list of names is closed',
+  'on a volume that belongs to root and a group, as in Kubernetes, everything but the list of names is closed',
   async () => {
     await mkdir(store);
     await chown(store, 0, 1000);
@@ -79,7 +79,7 @@ it.skipIf(!canChangeUser)(
   },
 );
 
-it('a command asks the server on a socket in the store, also without an ops port and at a long path', async () => {
+it('a command asks the server on a socket in the store, even without an operations port and at a long path', async () => {
   const path = join(folder, 'long'.repeat(40), 'store');
   pot = await Entrepot.start({ storage: { path }, tenants: [{ name: 'team-a' }] }, { folder });
   const config = parse(await readFile(pot.configFile, 'utf8'));

@@ -27,7 +27,7 @@ async function expectPullable({ digest, size }: Content): Promise<void> {
 }
 
 describe('a push in chunks', () => {
-  it('goes on after the server was killed in the middle of one, with what had arrived', async () => {
+  it('continues after the server was killed in the middle of a chunk, with what had arrived', async () => {
     const blob = randomBlob(96 * MIB, 'killed');
     const location = await begin();
     expect(await sendBytes('PATCH', at(location), blob, { end: 32 * MIB })).toBe(202);
@@ -46,7 +46,7 @@ describe('a push in chunks', () => {
 });
 
 describe('twenty pushes at once', () => {
-  it('of 64 MiB each stay under 200 MiB of memory', { timeout: 300_000 }, async () => {
+  it('of 64 MiB each use less than 200 MiB of memory', { timeout: 300_000 }, async () => {
     const blobs = Array.from({ length: 20 }, (_, number) => randomBlob(64 * MIB, `many ${number}`));
     const statuses = await Promise.all(
       blobs.map(async (blob, number) => {

@@ -344,7 +344,7 @@ const checks: (() => Promise<readonly string[]>)[] = [];
 
 describe('content', () => {
   it.each(PAIRS.map((pair, at) => [...pair, at] as const))(
-    'that comes by %s, then by %s, is read by whom the model lets, before, meanwhile and afterwards',
+    'that comes by %s, then by %s, is read by exactly those that the model allows, before, meanwhile and afterwards',
     async (firstWay, secondWay, at) => {
       const [first, second] = pairOf(at);
       const [firstPlace, secondPlace] = [firstWay, secondWay].map(way => `${placeOf(way)}/pair${at}`);
@@ -402,7 +402,7 @@ describe('content', () => {
     },
   );
 
-  it('is given by no other upstream that only says it has it', async () => {
+  it('is served from no other upstream that only claims to have it', async () => {
     for (const digest of sizes.keys()) {
       for (const kind of ['blobs', 'manifests']) {
         for (const method of ['HEAD', 'GET']) {
@@ -416,7 +416,7 @@ describe('content', () => {
     for (const check of checks) expect(await check()).toEqual([]);
   });
 
-  it("is nobody else's for having pushed the same bytes into a repository of his own", async () => {
+  it('is not served to somebody for having pushed the same bytes to a repository of their own', async () => {
     const [stolen] = pairOf(
       PAIRS.findIndex(([first, second]) => first === 'pull' && second === 'importForA'),
     );
@@ -444,7 +444,7 @@ describe('content', () => {
     }
   });
 
-  it('as an index with one child opens no other child that somebody pulls later', async () => {
+  it('in an index with one child gives no access to another child that somebody pulls later', async () => {
     const images = ['amd64', 'arm64'].map(architecture =>
       imageOf([randomBlob(4_000, `child ${architecture}`)], { platform: { os: 'linux', architecture } }),
     );
@@ -470,7 +470,7 @@ describe('content', () => {
     expect((await ask('nobody', 'acme/index', `manifests/${images[0]!.manifest.digest}`)).status).toBe(200);
   });
 
-  it('is read by the same while upstream is away', async () => {
+  it('is read by the same clients while upstream is down', async () => {
     await upstream.stop();
     for (const check of checks) expect(await check()).toEqual([]);
   });

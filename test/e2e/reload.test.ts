@@ -80,7 +80,7 @@ const status = async (path: string, login?: Login) =>
 
 const login = (username: string) => ({ username, passwordFile: 'password' });
 
-it('upstreams, prefixes, tenants, limits and the level of the log change without a restart', async () => {
+it('upstreams, prefixes, tenants, limits and the log level change without a restart', async () => {
   await writeFile(join(folder, 'password'), 'old-password');
   await writeFile(join(folder, 'team.json'), secretManifest('pull', { [String(server['listen'])]: TEAM }));
   const own = { url: upstream.url, credentials: login('old'), openToAll: true, pullPolicy: 'Always' };
@@ -142,7 +142,7 @@ it('upstreams, prefixes, tenants, limits and the level of the log change without
   expect((await begin('team-b/app', TEAM)).status).toBe(404);
 });
 
-it('a download and its readers go on while its upstream is replaced', async () => {
+it('a download and its readers continue while its upstream is replaced', async () => {
   await start({ upstreams: { 'one.example': { url: upstream.url } } });
   const open = await FakeUpstream.start({ linkBytesPerS: 500_000 });
   open.add('app', image, '1');
@@ -175,7 +175,7 @@ it('a configuration with errors changes nothing, and the log lists them all', as
   expect(await answers(`${entrepot.ops}/readyz`, 200)).toBe(true);
 });
 
-it('a configuration is applied in full while the index takes no writes, and the log says what was not told', async () => {
+it('a configuration is applied completely while the index accepts no writes, and the log says who could not be told', async () => {
   await writeFile(join(folder, 'password'), 'old-password');
   await start({ log: { level: 'warn' } });
   const index = new Database(join(folder, 'store', 'index.db'));
@@ -198,7 +198,7 @@ it('a configuration is applied in full while the index takes no writes, and the 
   expect((await get(`${entrepot.url}/v2/app/manifests/1`, { headers })).status).toBe(200);
 });
 
-it('the audit log goes on in a new file after its own was moved away', async () => {
+it('the audit log continues in a new file after its own was moved away', async () => {
   const auditFile = join(folder, 'audit.jsonl');
   const audit = { output: 'file', auditFile };
   await start({ audit });

@@ -47,7 +47,7 @@ async function mirror(repository: string, image: Image): Promise<void> {
   expect((await entrepot.command('pull', `${UPSTREAM}/${repository}:v1`)).code).toBe(0);
 }
 
-it('removes a hosted tag alone, and says which other tags mean its digest', async () => {
+it('removes a hosted tag alone, and lists the other tags of its digest', async () => {
   const image = imageFor('tags');
   const { digest } = image.manifest;
   for (const tag of ['v1', 'v1.0', 'latest']) await push('team/app', tag, image);
@@ -76,7 +76,7 @@ it('removes a hosted tag alone, and says which other tags mean its digest', asyn
   });
 });
 
-it('removes by its digest what tags mean, or a whole hosted repository, with --force alone', async () => {
+it('removes a digest with tags, or a whole hosted repository, only with --force', async () => {
   const image = imageFor('by digest');
   const name = `team/digest@${image.manifest.digest}`;
   for (const tag of ['v1', 'v2']) await push('team/digest', tag, image);
@@ -92,7 +92,7 @@ it('removes by its digest what tags mean, or a whole hosted repository, with --f
   expect(await statusOf('team/whole', 'v1')).toBe(404);
 });
 
-it('refuses what is pinned, and what belongs to it, without --force, which ends the pin too', async () => {
+it('refuses pinned content, and what belongs to it, without --force, which also removes the pin', async () => {
   const [amd64, arm64] = [imageFor('pinned amd64'), imageFor('pinned arm64')];
   await push('team/pinned', amd64.manifest.digest, amd64);
   await push('team/pinned', arm64.manifest.digest, arm64);
@@ -114,7 +114,7 @@ it('refuses what is pinned, and what belongs to it, without --force, which ends 
   expect((await rm(mirrored)).code).toBe(0);
 });
 
-it('frees with --purge what the image alone had, at once, and nothing else', async () => {
+it('frees with --purge at once what only the image had, and nothing else', async () => {
   const [shared, own] = ['purge shared', 'purge own'].map(seed => randomBlob(20_000, seed));
   const [kept, gone] = [imageOf([shared!]), imageOf([shared!, own!])];
   const index = indexOf([gone]);
@@ -138,7 +138,7 @@ it('frees with --purge what the image alone had, at once, and nothing else', asy
   expect(await statusOf('team/purge', 'kept')).toBe(200);
 });
 
-it('frees with --purge a mirrored image or repository, which is fetched again when it is asked for', async () => {
+it('frees with --purge a mirrored image or repository, which is fetched again when it is requested', async () => {
   for (const [repository, name] of [
     ['purge/tag', `${UPSTREAM}/purge/tag:v1`],
     ['purge/all', `${UPSTREAM}/purge/all`],
@@ -152,7 +152,7 @@ it('frees with --purge a mirrored image or repository, which is fetched again wh
   }
 });
 
-it('takes what is attached to an image along with --purge, and leaves what others need', async () => {
+it('removes what is attached to an image with --purge, and leaves what others need', async () => {
   const image = imageFor('signed');
   const signature = imageOf([randomBlob(1_000, 'rm signature')], {
     subject: image.manifest,
@@ -170,7 +170,7 @@ it('takes what is attached to an image along with --purge, and leaves what other
   }
 });
 
-it('removes nothing that lives here where deleting is switched off', async () => {
+it('removes nothing hosted if deleting is disabled', async () => {
   const closed = await Entrepot.start({
     hosted: { prefixes: ['team'], anonymous: 'push', delete: false },
   });

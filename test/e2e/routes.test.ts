@@ -214,7 +214,7 @@ it('has a rule here for every operation of the API', () => {
 describe.each(repositoryRules)('$name', ({ kind, method, mirrored, writes }) => {
   const operation = { kind, method };
 
-  it('is refused to nobody with a challenge, whether there is such a repository or not', async () => {
+  it('is refused to an anonymous client with a challenge, whether there is such a repository or not', async () => {
     const upload = kind === 'upload' ? await startUpload() : 'x';
     for (const name of [HOSTED, 'team-a/nothing']) {
       const got = await send(operation, name, {}, upload);
@@ -223,7 +223,7 @@ describe.each(repositoryRules)('$name', ({ kind, method, mirrored, writes }) => 
     expect((await send(operation, MIRRORED, {})).status).toBe(writes ? 405 : 401);
   });
 
-  it('is refused to another tenant as what does not exist', async () => {
+  it('is refused to another tenant like something that does not exist', async () => {
     const upload = kind === 'upload' ? await startUpload() : 'x';
     const got = await send(operation, HOSTED, basic(TEAM_B), upload);
     const none = await send(operation, 'team-a/nothing', basic(TEAM_B), upload);
@@ -232,14 +232,14 @@ describe.each(repositoryRules)('$name', ({ kind, method, mirrored, writes }) => 
     expect((await send(operation, MIRRORED, basic(TEAM_B))).status).toBe(writes ? 405 : 404);
   });
 
-  it('is for pulling only with a credential for pulling', async () => {
+  it('with a read-only credential is for pulling only', async () => {
     const upload = kind === 'upload' ? await startUpload() : 'x';
     const got = await send(operation, HOSTED, basic(readOnly), upload);
     expect(got.status).toBe(writes ? 403 : 200);
     expect((await send(operation, MIRRORED, basic(readOnly))).status).toBe(mirrored);
   });
 
-  it('is refused with every token that is not good for it', async () => {
+  it('is refused with every token that is not valid for it', async () => {
     const upload = kind === 'upload' ? await startUpload() : 'x';
     for (const [what, token] of Object.entries(tokens)) {
       const error = what === 'a token of another scope' ? 'insufficient_scope' : 'invalid_token';
@@ -263,8 +263,8 @@ describe('the owner', () => {
   );
 });
 
-describe('what names no repository', () => {
-  it('/v2/ lets in who logged in, and asks everybody else', async () => {
+describe('a route without a repository', () => {
+  it('/v2/ admits those who log in, and challenges everybody else', async () => {
     for (const method of ['GET', 'HEAD']) {
       const status = async (headers: Headers) => (await send({ kind: 'base', method }, '', headers)).status;
       expect(await status({})).toBe(401);
@@ -280,7 +280,7 @@ describe('what names no repository', () => {
     }
   });
 
-  it('/token gives one to nobody and to who has a password, and none for a token', async () => {
+  it('/token issues one for an anonymous client and for a password, and none for a token', async () => {
     const status = async (headers: Headers) =>
       (await send({ kind: 'token', method: 'GET' }, '', headers)).status;
     expect(await status({})).toBe(200);
@@ -294,7 +294,7 @@ describe('what names no repository', () => {
     expect((await send({ kind: 'manifest', method: 'GET' }, HOSTED, bearer(token))).status).toBe(401);
   });
 
-  it('/v2/_catalog shows each what it may pull, and needs its own scope', async () => {
+  it('/v2/_catalog shows each client what it may pull, and needs its own scope', async () => {
     const shown = async (headers: Headers) => send({ kind: 'catalog', method: 'GET' }, '', headers);
     expect((await shown({})).text).toBe('{"repositories":[]}');
     expect((await shown(basic(TEAM_B))).text).toBe('{"repositories":[]}');

@@ -21,7 +21,7 @@ beforeEach(async () => void (folder = await makeTempFolder('service')));
 afterEach(() => removeFolder(folder));
 
 describe('a port with TLS', () => {
-  it('answers 400 to who speaks plain HTTP, and tells in the log why handshakes fail', async () => {
+  it('answers 400 to plain HTTP, and logs why handshakes fail', async () => {
     const port = await freePort();
     const tls = { certFile: tlsFile('server.pem'), keyFile: tlsFile('server.key') };
     const entrepot = await Entrepot.start({ server: { listen: `127.0.0.1:${port}`, tls } }, { folder });
@@ -59,7 +59,7 @@ async function withConfig(config: object, ...command: string[]): Promise<RunResu
 }
 
 describe('entrepot config check', () => {
-  it('finds all that serve would not start with, and serve says the same', async () => {
+  it('finds everything that would prevent serve from starting, and serve says the same', async () => {
     await writeFile(join(folder, 'not.pem'), 'x');
     await copyFile(tlsFile('ca.pem'), join(folder, 'other.pem'));
     const ports = { listen: `127.0.0.1:${await freePort()}`, opsListen: `127.0.0.1:${await freePort()}` };
@@ -109,7 +109,7 @@ describe('entrepot config check', () => {
   });
 });
 
-describe('an unfit Node ends in one sentence', () => {
+describe('an unsuitable Node is reported in one sentence', () => {
   /** Runs `entrepot …`, before which `script` changes what the program sees of its Node. */
   async function under(script: string, ...command: string[]): Promise<RunResult> {
     const preload = join(folder, 'preload.cjs');
@@ -131,7 +131,7 @@ describe('an unfit Node ends in one sentence', () => {
     }
   });
 
-  it('for which the driver of SQLite was not built', async () => {
+  it('without a fitting SQLite driver', async () => {
     const words =
       "The module 'x.node'\\nwas compiled against a different Node.js version using\\nNODE_MODULE_VERSION 115. This " +
       'version of Node.js requires\\nNODE_MODULE_VERSION 127.';
@@ -167,7 +167,7 @@ describe.skipIf(!canPreload)('storage.path on a file system that cannot hold a s
     ],
   ];
 
-  it.each(cases)('is told at once, where %o', async (fault, reason) => {
+  it.each(cases)('is reported at once, if %o', async (fault, reason) => {
     const store = join(folder, 'store');
     const shim = await SyscallShim.open(join(folder, 'shim'));
     await shim.set({ id: 'fault', path: store, ...fault });
@@ -188,7 +188,7 @@ describe.skipIf(!canPreload)('storage.path on a file system that cannot hold a s
   });
 });
 
-it('a folder that can hold a store has nothing of the look left in it', async () => {
+it('a folder that can hold a store contains nothing of the check afterwards', async () => {
   const opsListen = `127.0.0.1:${await freePort()}`;
   const configFile = join(folder, 'config.yaml');
   const store = join(folder, 'store');

@@ -37,7 +37,7 @@ async function withConfig(
   return tryRun(process.execPath, [...STARTER, ...command, '--config', configFile]);
 }
 
-it('an index that is damaged is named, with what to do about it', async () => {
+it('a damaged index is reported, with what to do about it', async () => {
   const index = join(folder, 'store', 'index.db');
   await mkdir(join(folder, 'store'));
   await writeFile(index, 'not a database at all, but long enough to be read as a header'.repeat(20));
@@ -49,7 +49,7 @@ it('an index that is damaged is named, with what to do about it', async () => {
   ]);
 });
 
-it('a port that is taken is named', async () => {
+it('a port that is in use is reported', async () => {
   taken = createServer().listen(0, '127.0.0.1');
   await once(taken, 'listening');
   const address = taken.address();
@@ -62,7 +62,7 @@ it('a port that is taken is named', async () => {
   }
 });
 
-it('an audit log that cannot be opened is named with its setting, also by config check', async () => {
+it('an audit log that cannot be opened is reported with its setting, also by config check', async () => {
   const auditFile = join(folder, 'absent', 'audit.log');
   for (const command of [['serve'], ['config', 'check']]) {
     const { code, stderr } = await withConfig({ audit: { output: 'file', auditFile } }, ...command);
@@ -70,7 +70,7 @@ it('an audit log that cannot be opened is named with its setting, also by config
   }
 });
 
-it('a data folder that is none is named', async () => {
+it('a store that is not a folder is reported', async () => {
   await writeFile(join(folder, 'store'), '');
   const { code, stderr } = await serve();
   expect([code, stderr]).toEqual([

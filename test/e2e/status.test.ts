@@ -46,7 +46,7 @@ async function status(): Promise<StatusDocument> {
 const manifestUrl = (tag: string) => `${entrepot.url}/v2/org/app/manifests/${tag}?ns=${UPSTREAM}`;
 const blobUrl = () => `${entrepot.url}/v2/org/app/blobs/${layer.digest}?ns=${UPSTREAM}`;
 
-it('says what is being downloaded, how far it is, and for whom', async () => {
+it('lists downloads, their progress, and for whom they are', async () => {
   await start();
   expect((await get(manifestUrl('1'))).status).toBe(200);
   const stop = upstream.misbehave({ kind: 'blob', hangAtByte: 600_000 });
@@ -74,7 +74,7 @@ it('says what is being downloaded, how far it is, and for whom', async () => {
   await Promise.all(ends);
 });
 
-it('says what was saved since the start and in all, which survives restarts', async () => {
+it('tells what was saved since the start and in total, which survives restarts', async () => {
   await start();
   for (let time = 0; time < 3; time++) expect((await get(blobUrl())).status).toBe(200);
   const first = (await status()).saved;
@@ -107,7 +107,7 @@ async function statusWithNext(): Promise<StatusDocument> {
   return document;
 }
 
-it('says how full the store is, and what goes next', async () => {
+it('tells how full the store is, and what would be evicted next', async () => {
   await start({ storage: { maxBytes: '100MiB' } });
   expect(await entrepot.command('pull', `${UPSTREAM}/org/app:1`)).toMatchObject({ code: 0 });
   const { store, saved } = await statusWithNext();
@@ -126,7 +126,7 @@ it('says how full the store is, and what goes next', async () => {
   expect((await statusWithNext()).store.next).toEqual([]);
 });
 
-it('says of upstreams and Secrets what went wrong last, and when, and shows no secret', async () => {
+it('tells the last errors of upstreams and Secrets, and when, without showing secrets', async () => {
   const folder = await makeTempFolder('status');
   try {
     const [good, bad] = [join(folder, 'good.yaml'), join(folder, 'bad.yaml')];
@@ -172,7 +172,7 @@ it('says of upstreams and Secrets what went wrong last, and when, and shows no s
   }
 });
 
-it('is told on the socket alone, and says so where no server runs', async () => {
+it('is only available on the socket, and says so if no server runs', async () => {
   await start();
   expect((await get(`${entrepot.ops}/debug/status`)).status).toBe(404);
   expect((await get(`${entrepot.url}/debug/status`)).status).toBe(404);

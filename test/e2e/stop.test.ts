@@ -37,7 +37,7 @@ const pull = (onData?: (bytes: number) => void) =>
   get(`${entrepot.url}/v2/up.example/app/blobs/${blob.digest}`, onData ? { onData } : {});
 
 describe('a stop', () => {
-  it('takes no new work, lets a body under way finish, and ends with code 0', async () => {
+  it('accepts no new work, lets a body in progress finish, and ends with code 0', async () => {
     await start('20s');
     let seen = 0;
     const body = pull(bytes => (seen = bytes));
@@ -56,7 +56,7 @@ describe('a stop', () => {
     expect(entrepot.exitCode).toBe(0);
   });
 
-  it('breaks a body off at the deadline, and the next process goes on with a Range where it stood', async () => {
+  it('aborts a body at the deadline, and the next process continues with a Range where it was', async () => {
     await start('500ms');
     let seen = 0;
     const body = pull(bytes => (seen = bytes));
@@ -71,7 +71,7 @@ describe('a stop', () => {
     expect(gets.map(({ headers }) => headers.range)).toEqual([expect.stringMatching(/^bytes=[1-9]\d*-$/)]);
   });
 
-  it('does not wait for an upstream that never answers', async () => {
+  it('does not wait for an upstream that never responds', async () => {
     await start('500ms');
     let seen = 0;
     const body = pull(bytes => (seen = bytes));
@@ -88,7 +88,7 @@ describe('a stop', () => {
     expect(entrepot.exitCode).toBe(0);
   });
 
-  it('does not wait for a client that has its answer and leaves its connection open', async () => {
+  it('does not wait for a client that has its response and leaves its connection open', async () => {
     await start('60s');
     const socket = connect({ port: Number(new URL(entrepot.url).port), allowHalfOpen: true });
     socket.on('error', () => {});
@@ -102,7 +102,7 @@ describe('a stop', () => {
     socket.destroy();
   });
 
-  it('does not wait for a process that stands still with an upload', async () => {
+  it('does not wait for a process that is suspended with an upload', async () => {
     const config = {
       server: { shutdownTimeout: '60s' },
       hosted: { prefixes: ['team'], anonymous: 'push' },

@@ -46,7 +46,7 @@ const shared = randomBlob(300_000, 'shared layer');
 const version = (seed: string): Image => imageOf([shared, randomBlob(50_000, seed)]);
 
 describe('latest', () => {
-  it('that moved upstream is seen at the next pull, and held layers are not fetched again', async () => {
+  it('that moved upstream is noticed at the next pull, and stored layers are not fetched again', async () => {
     await start({ pullPolicy: 'Always' });
     const [old, young] = [version('old'), version('young')];
     upstream.add('app', old, 'latest');
@@ -57,7 +57,7 @@ describe('latest', () => {
     expect(upstream.count('manifest', { method: 'GET' })).toBe(2);
   });
 
-  it('costs one HEAD per pull, and nothing is transferred while it stands', async () => {
+  it('costs one HEAD per pull, and nothing is transferred while it is unchanged', async () => {
     await start();
     upstream.add('app', version('a'), 'latest');
     await pull('latest');
@@ -66,7 +66,7 @@ describe('latest', () => {
     expect(upstream.requests.map(({ method, kind }) => `${method} ${kind}`)).toEqual(['HEAD manifest']);
   });
 
-  it('under Never is what is held, and upstream sees no request at all', async () => {
+  it('under Never is what is stored, and upstream gets no request at all', async () => {
     await start();
     const image = version('a');
     upstream.add('app', image, 'latest');
@@ -85,7 +85,7 @@ describe('latest', () => {
 });
 
 describe('a tag', () => {
-  it('of a version is served without asking while it is fresh, and asked for after that', async () => {
+  it('of a version is served without asking while it is fresh, and checked after that', async () => {
     await start({ freshFor: '4s' });
     upstream.add('app', version('a'), '1.0');
     await pull('1.0');
@@ -98,7 +98,7 @@ describe('a tag', () => {
     expect(await pull('1.0')).toBe(young.manifest.digest);
   });
 
-  it('is served byte for byte as upstream gave it, index and all', async () => {
+  it('is served byte for byte as upstream sent it, including its index', async () => {
     await start();
     const index = indexOf([
       version('amd64'),
@@ -115,7 +115,7 @@ describe('a tag', () => {
     expect(got.headers['content-encoding']).toBeUndefined();
   });
 
-  it('asked for by 50 nodes at once is one HEAD and one GET upstream', async () => {
+  it('requested by 50 nodes at once is one HEAD and one GET upstream', async () => {
     await start();
     upstream.add('app', version('a'), 'latest');
     upstream.misbehave({ kind: 'manifest', delayMs: 300 });
@@ -147,7 +147,7 @@ describe('a tag', () => {
     expect(upstream.count('manifest')).toBeLessThanOrEqual(2);
   });
 
-  it('shows in the metrics what upstream still allows, and once that is nothing asks for no other tag either', async () => {
+  it('shows in the metrics how many pulls upstream still allows, and at none asks for no other tag either', async () => {
     await start();
     for (const tag of ['1.0', '2.0']) upstream.add('app', version(tag), tag);
     const behave = upstream.misbehave({ headers: { 'ratelimit-remaining': '76;w=21600' } });
@@ -163,7 +163,7 @@ describe('a tag', () => {
     expect(upstream.requests).toEqual([]);
   });
 
-  it('that upstream has deleted is not resurrected from what is held', async () => {
+  it('that upstream has deleted is not served from the store', async () => {
     await start();
     upstream.add('app', version('a'), 'latest');
     await pull('latest');
@@ -173,7 +173,7 @@ describe('a tag', () => {
 });
 
 describe('beside a running server', () => {
-  it('entrepot refresh ends the wait for a tag that was not there, and brings one that has moved', async () => {
+  it('entrepot refresh forgets a remembered 404, and fetches a tag that has moved', async () => {
     await start({ pullPolicy: 'IfNotPresent' });
     const [old, young] = [version('old'), version('young')];
     expect((await manifest('v1')).status).toBe(404);
@@ -190,7 +190,7 @@ describe('beside a running server', () => {
     expect(await pull('v1')).toBe(young.manifest.digest);
   });
 
-  it('entrepot refresh says what upstream said when it has nothing', async () => {
+  it('entrepot refresh reports what upstream said if there is none', async () => {
     await start();
     expect(await entrepot.command('refresh', `${UPSTREAM}/app:none`)).toMatchObject({
       code: 1,
@@ -215,7 +215,7 @@ describe('beside a running server', () => {
 });
 
 describe('with upstream stopped', () => {
-  it('everything held is still served, and says that it may be stale', async () => {
+  it('everything stored is still served, with a header that says that it may be stale', async () => {
     await start();
     const image = version('a');
     upstream.add('app', image, 'latest');
@@ -225,7 +225,7 @@ describe('with upstream stopped', () => {
     expect((await manifest('latest')).headers['cache-status']).toContain('stale');
   });
 
-  it('what is not held is 503, with an error that names the upstream', async () => {
+  it('what is not stored is 503, with an error that names the upstream', async () => {
     await start();
     await upstream.stop();
     const got = await manifest('1.0');
@@ -234,7 +234,7 @@ describe('with upstream stopped', () => {
     expect(got.headers['retry-after']).toMatch(/^\d+$/);
   });
 
-  it('its tags are those that are held', async () => {
+  it('the stored tags are listed', async () => {
     await start();
     upstream.add('app', version('a'), '1.0');
     await pull('1.0');

@@ -84,7 +84,7 @@ describe('the rules of a tenant', () => {
     expect(upstream.count('manifest')).toBe(1);
   });
 
-  it('forceAlways answers no tag without upstream, though the right was proved a moment ago', async () => {
+  it('forceAlways serves no tag without upstream, even if the right was proved a moment ago', async () => {
     const server = await start({ tenant: { forceAlways: true } });
     for (const login of [ALICE, BOB]) {
       expect((await get(manifest(server), { headers: basic(login) })).status).toBe(200);
@@ -94,7 +94,7 @@ describe('the rules of a tenant', () => {
     expect((await get(manifest(server), { headers: basic(ALICE) })).status).toBe(503);
   });
 
-  it('keep it to the upstreams and repositories that they name', async () => {
+  it('restrict it to its upstreams and repositories', async () => {
     const server = await start({ tenant: { repositories: [`${UP}/library/**`] } });
     const refused = await get(manifest(server), { headers: basic(TEAM_A) });
     expect([refused.status, codeOf(refused)]).toEqual([404, 'NAME_UNKNOWN']);
@@ -103,7 +103,7 @@ describe('the rules of a tenant', () => {
     expect(upstream.requests.filter(({ repository }) => repository === 'acme/private')).toEqual([]);
   });
 
-  it('bound what it pushes, with a clear error', async () => {
+  it('limit what it pushes, with a clear error', async () => {
     const server = await start({ tenant: { quotaBytes: '1MiB' } });
     const pushed = await get(`${server.url}/v2/team-a/app/blobs/uploads/?digest=${layer.digest}`, {
       method: 'POST',
@@ -114,7 +114,7 @@ describe('the rules of a tenant', () => {
     expect(pushed.text).toContain('the quota of team-a is used up: its repositories may store 1MiB');
   });
 
-  it('bound what it pushes, and it is shown how much of that is used', async () => {
+  it('limit what it pushes, and the use is shown', async () => {
     const server = await start({ tenant: { quotaBytes: '1MiB' } });
     const small = randomBlob(262_144, 'a quarter');
     const pushed = await get(`${server.url}/v2/team-a/app/blobs/uploads/?digest=${small.digest}`, {
@@ -137,7 +137,7 @@ describe('the rules of a tenant', () => {
     ]);
   });
 
-  it('bound what is imported for it, too, and leave nothing of what is refused', async () => {
+  it('limit what is imported for it, too, and leave nothing of a refused import behind', async () => {
     const server = await start({ tenant: { quotaBytes: '1MiB' } });
     const bundle = join(folder, 'bundle.tar');
     await server.command('pull', `${UP}/acme/private:1`, '--tenant', 'team-a');
@@ -153,7 +153,7 @@ describe('the rules of a tenant', () => {
     expect(await importTo(`${host}/team-b/app:1`)).toMatchObject({ code: 0 });
   });
 
-  it("bound its transfers from upstream, whose queue is nobody else's, and whose end it need not wait for elsewhere", async () => {
+  it('limit its transfers from upstream, in a queue of its own', async () => {
     const layers = ['1', '2', '3'].map(name => randomBlob(100_000, `layer ${name}`));
     const [slow, queued, free] = layers.map(({ digest }) => digest);
     upstream.add('acme/private', imageOf(layers), 'layers');
@@ -178,7 +178,7 @@ describe('the rules of a tenant', () => {
     expect((await first).complete).toBe(false);
   });
 
-  it('may forbid pushing altogether', async () => {
+  it('may forbid pushing', async () => {
     const server = await start({ tenant: { push: false } });
     const begun = await get(`${server.url}/v2/team-a/app/blobs/uploads/`, {
       method: 'POST',
@@ -189,7 +189,7 @@ describe('the rules of a tenant', () => {
 });
 
 describe('a port that belongs to an upstream', () => {
-  it('takes plain paths and an unknown login, as Docker sends both', async () => {
+  it('accepts names without an upstream and an unknown login, as Docker sends both', async () => {
     const address = `127.0.0.1:${await freePort()}`;
     const server = await start({ server: { listen: [host, { address, upstream: UP }] } });
     const plain = `http://${address}/v2/library/open/manifests/1`;
@@ -203,7 +203,7 @@ describe('a port that belongs to an upstream', () => {
 });
 
 describe('a download that one tenant began', () => {
-  it("goes on with the right of another who reads along, when upstream takes the first one's away", async () => {
+  it("continues with the right of another that has joined, when upstream withdraws the first one's", async () => {
     const server = await start();
     for (const login of [ALICE, BOB]) await get(manifest(server), { headers: basic(login) });
     upstream.misbehave({ kind: 'blob', method: 'GET', times: 1, bytesPerS: 4 * MIB, cutAtByte: 2 * MIB });
@@ -225,7 +225,7 @@ describe('a download that one tenant began', () => {
 });
 
 describe('a rotation of secrets', () => {
-  it('refuses nobody with a valid credential, while twenty clients pull', async () => {
+  it('refuses no valid credential, while twenty clients pull', async () => {
     const server = await start();
     const rotated: Login = ['a2', 'next-password-of-a'];
     await get(manifest(server), { headers: basic(TEAM_A) });
@@ -250,8 +250,8 @@ describe('a rotation of secrets', () => {
   });
 });
 
-describe('upstream that never answers', () => {
-  it('proves nothing: who has no Grant is refused in time, and who has one that expired lately is served', async () => {
+describe('an upstream that never responds', () => {
+  it('proves nothing: without a Grant a client is refused in time, and with a recently expired one it is served', async () => {
     const server = await start({ rest: { verifyFor: '1s', staleGrantFor: '1h' } });
     await get(manifest(server), { headers: basic(ALICE) });
     await get(blob(server), { headers: basic(ALICE) });
@@ -267,7 +267,7 @@ describe('upstream that never answers', () => {
 });
 
 describe('the verification policy', () => {
-  it('is the general one but where an upstream has its own, and its allow-list names repositories', async () => {
+  it('is the general one unless an upstream has its own, and its allow-list names repositories', async () => {
     const upstreams = ['strict.example', 'lax.example', 'listed.example', 'unlisted.example'];
     for (const [file, login] of [
       ['a.json', ALICE],
@@ -314,7 +314,7 @@ describe('unknown credentials', () => {
 });
 
 describe('two processes on one store', () => {
-  it('take the token that the other one made of an unknown credential', async () => {
+  it('accept the token that the other one made for an unknown credential', async () => {
     const rest = { unknownCredentials: 'verify', tenants: [] };
     const first = await start({ rest });
     const second = await Entrepot.start({
@@ -347,7 +347,7 @@ describe('on the command line', () => {
     expect((await server.command('pull', `${UP}/acme/private:1`, '--tenant', 'nobody')).code).not.toBe(0);
   });
 
-  it('an import for a tenant is for that tenant alone, with and without upstream', async () => {
+  it('an import for a tenant is for that tenant only, with and without upstream', async () => {
     const server = await start();
     const bundle = join(folder, 'bundle.tar');
     await server.command('pull', `${UP}/acme/private:1`, '--tenant', 'team-a');
@@ -372,7 +372,7 @@ describe('on the command line', () => {
     expect((await get(blob(server))).status).toBe(200);
   });
 
-  it('a pull for a tenant takes the platforms of the tenant', async () => {
+  it('a pull for a tenant uses the platforms of the tenant', async () => {
     const platform = { os: 'linux', architecture: 'arm64' };
     const both = indexOf([image, imageOf([randomBlob(1_000, 'arm64')], { platform })]);
     upstream.add('acme/private', both, '2');
@@ -386,7 +386,7 @@ describe('on the command line', () => {
 });
 
 describe('the audit log', () => {
-  it('tells who did what, what came of it and why, and no secret', async () => {
+  it('says who did what, with which result and why, and contains no secret', async () => {
     const auditFile = join(folder, 'audit.jsonl');
     const server = await start({ rest: { audit: { output: 'file', auditFile } } });
     await getAs(ALICE, manifest(server));
@@ -444,7 +444,7 @@ describe('TLS on the port itself', () => {
         .end();
     });
 
-  it('serves HTTPS, challenges with an https realm, and shows a new certificate without a restart', async () => {
+  it('serves HTTPS, challenges with an https realm, and uses a new certificate without a restart', async () => {
     const [certFile, keyFile] = [join(folder, 'tls.crt'), join(folder, 'tls.key')];
     const makePair = (name: string) => {
       const key = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes'];

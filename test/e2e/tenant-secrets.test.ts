@@ -70,7 +70,7 @@ async function swapMounted(mount: string, logins: Readonly<Record<string, Login>
 
 const manifest = (name: string) => `${entrepot.url}/v2/${UP}/${name}/manifests/1`;
 
-it('nobody with a valid login is refused while a mounted Secret is swapped under twenty clients', async () => {
+it('no valid login is refused while a mounted Secret is replaced under twenty clients', async () => {
   const mount = join(folder, 'mounted');
   await swapMounted(mount, { [host]: TEAM, [UP]: ['own', 'p'] });
   await start({ tenants: [{ name: 'team', secrets: mount, pullPolicy: 'Always' }] });
@@ -89,7 +89,7 @@ it('nobody with a valid login is refused while a mounted Secret is swapped under
   await expect.poll(() => upstream.requests.some(({ username }) => username === 'next'), SOON).toBe(true);
 });
 
-it("the node's config and the kubelet's plugins serve tenants behind their own Secrets", async () => {
+it("the node's config and the kubelet's plugins serve tenants after their own Secrets", async () => {
   const binDir = join(folder, 'bin');
   await mkdir(binDir);
   const response = {
@@ -140,7 +140,7 @@ async function issued(tenant: string, verb: 'secret' | 'rotate' = 'secret'): Pro
 const tokenStatus = async (login: Login) =>
   (await get(`${entrepot.url}/token?service=${host}`, { headers: basic(login) })).status;
 
-it('a new login works as soon as it is printed, the very first one too', async () => {
+it('a new login works as soon as it is printed, even the very first one', async () => {
   await start({});
   for (const tenant of ['team-a', 'team-b', 'team-c', 'team-d', 'team-e']) {
     expect((await entrepot.command('tenant', 'add', tenant)).code).toBe(0);
@@ -150,7 +150,7 @@ it('a new login works as soon as it is printed, the very first one too', async (
   expect(await tokenStatus(['team-a', 'entrepot_never-issued'])).toBe(401);
 });
 
-it('when a login was used last is known after a restart, and after a kill', async () => {
+it('the last use of a login is known after a restart, and after a kill', async () => {
   await writeFile(join(folder, 'team.json'), secretManifest('pull', { [host]: TEAM, [UP]: ['own', 'p'] }));
   const config = { tenants: [{ name: 'team', secrets: 'team.json' }] };
   await start(config);
@@ -196,7 +196,7 @@ it('a credential that is issued beside the running server logs in, until it is r
   expect((await entrepot.command('tenants')).stdout).toMatch(/issued +ended/);
 });
 
-it('how Secrets are is seen on the command line and in the metrics, without a secret in it', async () => {
+it('the state of Secrets is shown on the command line and in the metrics, without secrets', async () => {
   await writeFile(join(folder, 'good.json'), secretManifest('good', { [host]: TEAM, [UP]: ['own', 'p'] }));
   await writeFile(join(folder, 'bad.json'), '{"kind": "Secret", "hunter2"');
   await start({

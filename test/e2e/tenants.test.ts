@@ -91,7 +91,7 @@ function bare({ status, headers, text }: Got, name: string): object {
 }
 
 describe('a tenant', () => {
-  it('pulls a private image with the secret that its pods have for the upstream, and with its own login', async () => {
+  it("pulls a private image with its pods' secret for the upstream, and with its own login", async () => {
     await start();
     for (const login of [ALICE, TEAM_A]) {
       for (const place of [byNs, byPrefix]) {
@@ -106,7 +106,7 @@ describe('a tenant', () => {
     expect(upstream.requests.filter(({ kind, status }) => kind === 'blob' && status === 200)).toHaveLength(1);
   });
 
-  it('is asked to log in where it learns that it can, by one Bearer challenge with the name in full', async () => {
+  it('is asked to log in by GET /v2/, with one Bearer challenge with the full name', async () => {
     await start();
     const base = await get(`${entrepot.url}/v2/`);
     expect([base.status, challengeOf(base)]).toEqual([
@@ -124,7 +124,7 @@ describe('a tenant', () => {
     );
   });
 
-  it('is asked by a scope without a port, which opens what it names and nothing else', async () => {
+  it('is asked with a scope without a port, which covers that repository and nothing else', async () => {
     const ported = `${UP}:5000`;
     await writeSecret(join(folder, 'team-a.json'), { [host]: TEAM_A, [ported]: ALICE });
     await start({ upstreams: { [ported]: { url: upstream.url, aliases: ['alias.example'] } } });
@@ -164,7 +164,7 @@ describe('a tenant', () => {
     expect((await get(byNs('open', 'manifests/1'))).status).toBe(200);
   });
 
-  it('is refused at the token endpoint with a wrong password, even for what is held', async () => {
+  it('is refused at the token endpoint with a wrong password, even for stored content', async () => {
     await start();
     await getAs(ALICE, byNs('acme/private', 'manifests/1'));
     for (const wrong of [
@@ -178,7 +178,7 @@ describe('a tenant', () => {
     expect(upstream.requests.some(({ username }) => username === 'nobody')).toBe(false);
   });
 
-  it('is nobody with an empty user name or password', async () => {
+  it('is not identified by an empty user name or password', async () => {
     await start();
     await getAs(ALICE, byNs('acme/private', 'manifests/1'));
     for (const empty of [
@@ -190,7 +190,7 @@ describe('a tenant', () => {
     }
   });
 
-  it('cannot borrow: one of its upstream credentials is not served by the right of another', async () => {
+  it('cannot combine rights: one of its upstream credentials is not served by the right of another', async () => {
     await start();
     await writeSecret(join(folder, 'team-a.json'), { [host]: TEAM_A, [UP]: ALICE, [`${UP}/acme`]: WEAK });
     await until(
@@ -203,7 +203,7 @@ describe('a tenant', () => {
     expect((await getAs(TEAM_A, byNs('acme/private', 'manifests/1'))).status).toBe(200);
   });
 
-  it('is none of two that hold the same login to this registry', async () => {
+  it('is not identified by a login to this registry that two tenants have', async () => {
     await start();
     const got = await get(url('team-c/app/manifests/1'), { headers: basic(SHARED) });
     expect(got.status).toBe(401);
@@ -293,7 +293,7 @@ async function fetchAs(login: Login): Promise<void> {
   }
 }
 
-describe('what a tenant has fetched', () => {
+describe('content that a tenant has fetched', () => {
   const strangers: [string, Login | undefined][] = [
     ['another tenant by its upstream credential', BOB],
     ['another tenant by its login', TEAM_B],
@@ -301,7 +301,7 @@ describe('what a tenant has fetched', () => {
   ];
 
   it.each(strangers)(
-    'is for %s exactly as what does not exist, while it is fetched',
+    'is for %s exactly like something that does not exist, while it is fetched',
     async (_who, login) => {
       await start();
       await fetchAs(ALICE);
@@ -322,7 +322,7 @@ describe('what a tenant has fetched', () => {
   );
 
   it.each(strangers)(
-    'is for %s exactly as what does not exist, when it is held and with the upstream stopped',
+    'is for %s exactly like something that does not exist, when it is stored and with upstream stopped',
     async (_who, login) => {
       await start();
       await fetchAs(ALICE);
@@ -338,7 +338,7 @@ describe('what a tenant has fetched', () => {
     120_000,
   );
 
-  it("is another tenant's too once upstream says so: after one HEAD, and no blob is fetched again", async () => {
+  it('is served to another tenant once upstream allows it: after one HEAD, and without fetching a blob again', async () => {
     await start();
     const manifest = byNs('acme/private', 'manifests/1');
     const blob = byNs('acme/private', `blobs/${secretLayer.digest}`);
@@ -355,7 +355,7 @@ describe('what a tenant has fetched', () => {
     ]);
   });
 
-  it('is refused after verifyFor when upstream has taken the right away, and at once when it is heard', async () => {
+  it('is refused after verifyFor if upstream has withdrawn the right, and at once when that is known', async () => {
     await start({ verifyFor: '1s', staleGrantFor: '1h' });
     const blob = byNs('acme/private', `blobs/${secretLayer.digest}`);
     await getAs(ALICE, byNs('acme/private', 'manifests/1'));
@@ -369,7 +369,7 @@ describe('what a tenant has fetched', () => {
   });
 
   it.each([[{ status: 500 }], [{ status: 429 }], [{ reset: true }]])(
-    'needs a proof: when upstream answers %o there is no new one, and an old one counts for staleGrantFor',
+    'needs a proof: if upstream answers %o there is no new one, and an old one is valid for staleGrantFor',
     async misbehaviour => {
       await start({ verifyFor: '1s', staleGrantFor: '1h' });
       const blob = byNs('acme/private', `blobs/${secretLayer.digest}`);
@@ -384,7 +384,7 @@ describe('what a tenant has fetched', () => {
   );
 });
 
-describe('repositories that live here', () => {
+describe('hosted repositories', () => {
   it('belong to the tenant of their first component, for pull and push', async () => {
     await start();
     expect((await push('team-a/app', basic(TEAM_A))).status).toBe(201);
@@ -403,7 +403,7 @@ describe('repositories that live here', () => {
     expect(mounted.status).toBe(202);
   });
 
-  it("are for all others exactly as what no tenant has, under a name that is nobody's", async () => {
+  it('are for all others exactly like a name that no tenant has', async () => {
     await start();
     expect((await push('team-a/app', basic(TEAM_A))).status).toBe(201);
     for (const login of [TEAM_B, ALICE, undefined]) {
@@ -422,7 +422,7 @@ describe('repositories that live here', () => {
     }
   });
 
-  it('may be shared with other tenants, to pull', async () => {
+  it('may be shared with other tenants, for pulling', async () => {
     await start({ hosted: { shared: ['team-a/base/**'] } });
     await push('team-a/base/os', basic(TEAM_A));
     const blob = url(`team-a/base/os/blobs/${secretLayer.digest}`);
@@ -441,7 +441,7 @@ describe('repositories that live here', () => {
 });
 
 describe('a secret', () => {
-  it('counts within seconds of being written, and takes its Grants with it when it goes', async () => {
+  it('counts within seconds of being written, and its Grants end when it is removed', async () => {
     await start();
     const manifest = byNs('acme/private', 'manifests/1');
     expect((await getAs(ALICE, manifest)).status).toBe(200);
@@ -452,7 +452,7 @@ describe('a secret', () => {
     await until(async () => (await get(manifest, { headers: basic(ALICE) })).status === 200);
   });
 
-  it("that cannot be read fails its tenant's pulls with the reason, and nobody else's, until it can be", async () => {
+  it("that is malformed makes its tenant's pulls fail with the reason, and nobody else's, until it is corrected", async () => {
     const good = join(folder, 'team-b.json');
     const bad = join(folder, 'team-b-more.json');
     const text = secretManifest('broken-pull', { 'other.example': BOB });
@@ -482,7 +482,7 @@ describe('entrepot explain', () => {
     return `${result.stdout}${result.stderr}`;
   };
 
-  it('says which credentials match in which order, what is proved, and what would happen', async () => {
+  it('lists which credentials match in which order, what is proved, and what would happen', async () => {
     await start();
     const before = await explained(`${UP}/acme/private:1`);
     expect(before).toMatch(/1\. [0-9a-f]{12} +alice +pull +file +up\.example +none/);

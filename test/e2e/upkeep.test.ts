@@ -64,7 +64,7 @@ const blobFile = ({ digest }: Content) =>
   join(entrepot.folder, 'store', 'blobs', 'sha256', digest.slice(7, 9), digest.slice(7));
 
 describe('upkeep beside a running server', () => {
-  it('shows as the own size of a name what its removal would free, which equal images share', async () => {
+  it('shows as the own size of a name what its removal would free, while equal images share', async () => {
     const [once, twice, part, rest] = ['once', 'twice', 'part', 'rest'].map(name =>
       imageOf([randomBlob(30_000, `own ${name}`)]),
     );
@@ -101,7 +101,7 @@ describe('upkeep beside a running server', () => {
     expect(await removed('team/index:all')).toBe(index.manifest.size + sizeOf(rest));
   });
 
-  it('frees what a deleted image alone had, as the dry run said', async () => {
+  it('frees what only a deleted image had, as the dry run said', async () => {
     const shared = randomBlob(10_000, 'shared');
     const [kept, gone] = ['kept', 'gone'].map(name => imageOf([shared, randomBlob(50_000, name)]));
     if (kept === undefined || gone === undefined) throw new Error('two images');
@@ -124,7 +124,7 @@ describe('upkeep beside a running server', () => {
     }
   });
 
-  it('lists what is held: sizes own and shared, platforms whole and in part, source and pin', async () => {
+  it('lists stored images: own and shared sizes, complete and partial platforms, source and pin', async () => {
     const [amd64, arm64] = [
       imageOf([randomBlob(30_000, 'amd64')]),
       imageOf([randomBlob(40_000, 'arm64')], { platform: { os: 'linux', architecture: 'arm64' } }),
@@ -173,7 +173,7 @@ describe('upkeep beside a running server', () => {
     expect((await entrepot.command('inspect', `${UPSTREAM}/multi:v2`)).code).toBe(1);
   });
 
-  it('shows no platform of what has none, as an artifact', async () => {
+  it('shows no platform for an artifact', async () => {
     const config = contentOf('{}', 'application/vnd.oci.empty.v1+json');
     const manifest = contentOf(
       JSON.stringify({
@@ -228,7 +228,7 @@ describe('upkeep beside a running server', () => {
     ['SIGINT', 130],
     ['SIGTERM', 143],
   ] as const) {
-    it(`stops a scrub at ${signal}, says how far it came, and lets the next one begin`, async () => {
+    it(`stops a scrub at ${signal}, says how far it was, and lets the next one begin`, async () => {
       await push('team/large', 'v1', imageOf([randomBlob(4_000_000, 'large')]));
       const scrub = await entrepot.begin('scrub', '--rate', '64KB');
       try {
@@ -248,7 +248,7 @@ describe('upkeep beside a running server', () => {
     });
   }
 
-  it('stops a collection at Ctrl-C, says exactly what is gone by then, and lets the next one begin', {
+  it('stops a collection at Ctrl-C, says exactly what was removed until then, and lets the next one begin', {
     timeout: 300_000,
   }, async () => {
     const strays = Array.from({ length: 800 }, (_, at) => randomBlob(100, `stray ${at}`));
@@ -277,7 +277,7 @@ describe('upkeep beside a running server', () => {
     expect(countLeft()).toBe(0);
   });
 
-  it('tells what a collection freed also while another process makes room', async () => {
+  it('reports what a collection freed even while another process makes room', async () => {
     const stray = randomBlob(1000, 'told');
     await mkdir(dirname(blobFile(stray)), { recursive: true });
     await writeFile(blobFile(stray), bytesOf(stray));
@@ -302,7 +302,7 @@ describe('upkeep beside a running server', () => {
 });
 
 describe('a store with a limit', () => {
-  it('makes room by itself, and asks for what went when it is wanted again', async () => {
+  it('evicts by itself, and fetches evicted content when it is requested again', async () => {
     const small = await Entrepot.start({
       storage: { maxBytes: '1MB' },
       upstreams: { [UPSTREAM]: { url: upstream.url, freshFor: 'forever' } },

@@ -79,7 +79,7 @@ function fill(upstream: FakeUpstream, repository: string): void {
 }
 
 describe('an upstream whose URL has a path', () => {
-  it('is asked for all that belongs to an image below it, page by page and with its own scopes', async () => {
+  it('is asked for everything of an image below it, page by page and with its own scopes', async () => {
     const users = { [ROBOT[0]]: { password: ROBOT[1], repositories: ['proxy-hub/library/app'] } };
     const harbor = await fake({ auth: { scheme: 'bearer', users }, pageSize: 1 });
     fill(harbor, 'proxy-hub/library/app');
@@ -97,7 +97,7 @@ describe('an upstream whose URL has a path', () => {
     ]);
   });
 
-  it('may have its API elsewhere, and stores and links that a proxy in front knows nothing of', async () => {
+  it('may have its API elsewhere, with storage and links that a proxy in front does not know', async () => {
     const storage = await fake();
     const artifactory = await fake({ api: '/artifactory/api/docker/hub/v2', pageSize: 1 });
     fill(artifactory, 'library/app');
@@ -121,7 +121,7 @@ describe('an upstream whose URL has a path', () => {
     expect(mirror.count('blob', { repository: 'cache/hub/library/app' })).toBeGreaterThan(0);
   });
 
-  it('may be another Entrepot, with a login of its own', async () => {
+  it('may be another Entrepot, with its own login', async () => {
     const users = { own: { password: 'p', repositories: ['acme/app'] } };
     const origin = await fake({ auth: { scheme: 'bearer', users } });
     fill(origin, 'acme/app');
@@ -173,7 +173,7 @@ describe("tenants' Secrets for a part of a registry", () => {
 });
 
 describe('the commands', () => {
-  it('print files by which nodes fall back to the path, and say for whom that cannot be', async () => {
+  it('print files by which nodes fall back to the path, and say for which nodes that is impossible', async () => {
     const upstreams = {
       'docker.io': { url: 'https://harbor.example/v2/proxy-hub/' },
       'quay.io': { url: 'https://j.example/artifactory/quay/v2' },
@@ -190,7 +190,7 @@ describe('the commands', () => {
     expect((await hosts('crio', 'quay.io', '--no-fallback')).code).toBe(0);
   });
 
-  it('refuse a path that does not say where /v2 is', async () => {
+  it('refuse a path without /v2', async () => {
     const entrepot = await start({});
     await writeFile(
       entrepot.configFile,

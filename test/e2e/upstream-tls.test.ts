@@ -38,14 +38,14 @@ afterAll(async () => {
 
 const manifest = (name: string) => get(`${entrepot.url}/v2/${name}/app/manifests/1`);
 
-describe('an upstream with a certificate of its own authority', () => {
-  it('is reached when caFile names the authority', async () => {
+describe('an upstream with a certificate of its own CA', () => {
+  it('is reached if caFile names the CA', async () => {
     expect((await manifest('trusted.example')).status).toBe(200);
     const got = await get(`${entrepot.url}/v2/trusted.example/app/blobs/${blob.digest}`);
     expect(`sha256:${got.sha256}`).toBe(blob.digest);
   });
 
-  it('is reached without any look at the certificate when insecure says so', async () => {
+  it('is reached without verification if insecure is set', async () => {
     expect((await manifest('insecure.example')).status).toBe(200);
   });
 

@@ -41,7 +41,7 @@ const asked = (repository: string) => upstream.count('manifest', { repository })
 const isHeld = async (image: string) => (await entrepot.command('check', `${UPSTREAM}/${image}`)).code === 0;
 
 describe('entrepot pull --watch', () => {
-  it('tries what fails again after 10 s, leaves the rest alone meanwhile, and ends well by SIGTERM', async () => {
+  it('retries failures after 10 s, leaves the rest alone meanwhile, and ends with 0 by SIGTERM', async () => {
     const watching = await start('0 0 1 1 *', 'good', 'late');
     await until('the first round', 60_000, async () => /failed images are retried/.test(watching.logs()));
     const failedMs = performance.now();
@@ -58,7 +58,7 @@ describe('entrepot pull --watch', () => {
     expect(watching.logs()).toMatch(/stopped\n$/);
   });
 
-  it('pulls past a file that is not there yet, and what it names once it is', async () => {
+  it('pulls despite a missing file, and what it names once it exists', async () => {
     entrepot = await Entrepot.start({
       upstreams: { [UPSTREAM]: { url: upstream.url } },
       prepull: { schedule: '0 0 1 1 *' },
@@ -76,7 +76,7 @@ describe('entrepot pull --watch', () => {
     expect(asked('good')).toBe(good);
   });
 
-  it('pulls everything anew at the time of its schedule, and ends well by Ctrl-C', {
+  it('pulls everything again at the time of its schedule, and ends with 0 by Ctrl-C', {
     timeout: ROUND_TIMEOUT_MS + 60_000,
   }, async () => {
     const watching = await start('* * * * *', 'good');

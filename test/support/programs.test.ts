@@ -7,7 +7,7 @@ import { freePort, hasPrograms, until } from './programs.ts';
 const TESTS = fileURLToPath(new URL('./programs.fixture.ts', import.meta.url));
 
 describe.skipIf(!hasPrograms('setpriv'))('a daemon', () => {
-  test('does not outlive the tests that started it, even where they are killed', async () => {
+  test('does not outlive the tests that started it, even if they are killed', async () => {
     const tests = fork(TESTS, { execArgv: ['--import', 'tsx'] });
     const pid = await new Promise<unknown>(resolve => tests.once('message', resolve));
     expect(existsSync(`/proc/${String(pid)}`)).toBe(true);
@@ -16,7 +16,7 @@ describe.skipIf(!hasPrograms('setpriv'))('a daemon', () => {
   });
 });
 
-test('a free port is none that the kernel gives to connections', async () => {
+test('a free port is never one that the kernel uses for outgoing connections', async () => {
   const range = readFileSync('/proc/sys/net/ipv4/ip_local_port_range', 'utf8');
   expect(await freePort()).toBeLessThan(Number.parseInt(range, 10));
 });

@@ -36,22 +36,22 @@ async function leftAfter(statements: string): Promise<Readonly<Record<string, st
   return Object.fromEntries(await Promise.all(texts));
 }
 
-describe.skipIf(!canPreload)('what a power loss leaves (gcc)', () => {
-  it('of a file is what was in it at its last sync, by either call', async () => {
+describe.skipIf(!canPreload)('what a power failure leaves (gcc)', () => {
+  it('of a file is its content at the last sync, by either call', async () => {
     const left = await leftAfter(`
       write('one', '1'); sync('one'); write('one', '2'); sync('one', fs.fdatasyncSync); write('one', '3');
       write('two', '1'); sync('two'); fs.truncateSync('two'); sync('.');`);
     expect(left).toEqual({ one: '12', two: '1' });
   });
 
-  it('of a folder is what was in it at its own last sync, under the names of then', async () => {
+  it('of a folder is its content at its own last sync, under the names of that time', async () => {
     const left = await leftAfter(`
       write('kept', 'a'); sync('kept'); write('removed', 'b'); sync('removed'); write('unsynced', 'c'); sync('.');
       fs.renameSync('kept', 'moved'); fs.rmSync('removed'); write('late', 'd'); sync('late');`);
     expect(left).toEqual({ kept: 'a', removed: 'b', unsynced: '' });
   });
 
-  it('of a folder in it is nothing before both are synced', async () => {
+  it('of a nested folder is nothing before both are synced', async () => {
     const left = await leftAfter(`
       fs.mkdirSync('named'); fs.mkdirSync('whole'); fs.mkdirSync('whole/in'); sync('.');
       write('named/file', 'a'); sync('named/file');
@@ -60,7 +60,7 @@ describe.skipIf(!canPreload)('what a power loss leaves (gcc)', () => {
     expect(left).toEqual({ 'whole/in/file': 'b' });
   });
 
-  it('is not what lies elsewhere', async () => {
+  it('does not include files elsewhere', async () => {
     expect(await leftAfter(`write('../beside', 'a'); sync('../beside'); sync('..');`)).toEqual({});
   });
 });

@@ -40,13 +40,13 @@ async function textOf(daemon: Daemon): Promise<string> {
 }
 
 describe.skipIf(!canPreload)('the shim between a program and the kernel (gcc)', () => {
-  it('changes nothing that no fault names', async () => {
+  it('changes nothing without a fault', async () => {
     const { daemon, shim } = await start();
     expect(await textOf(daemon)).toBe('one two three');
     expect(await shim.met()).toEqual([]);
   });
 
-  it('stops the process before a call, until it is told to go on', async () => {
+  it('stops the process before a call, until it is told to continue', async () => {
     const { daemon, shim } = await start({
       id: 'before-move',
       call: 'rename',
@@ -60,7 +60,7 @@ describe.skipIf(!canPreload)('the shim between a program and the kernel (gcc)', 
     expect(await textOf(daemon)).toBe('one two three');
   });
 
-  it('fails the call that is counted, and only that one', async () => {
+  it('fails the call with the given number, and only that one', async () => {
     const { daemon } = await start({
       id: 'full',
       call: 'write',
@@ -72,7 +72,7 @@ describe.skipIf(!canPreload)('the shim between a program and the kernel (gcc)', 
     expect(await readFile(join(folder, 'new'), 'utf8')).toBe('one two ');
   });
 
-  it('tears a write, of which the program hears when the rest fails', async () => {
+  it('makes a write incomplete, which the program notices when the rest fails', async () => {
     const write = { call: 'write', path: '/new' } as const;
     const { daemon } = await start(
       { ...write, id: 'torn', nth: 1, action: { tearBytes: 5 } },
@@ -81,7 +81,7 @@ describe.skipIf(!canPreload)('the shim between a program and the kernel (gcc)', 
     expect(await textOf(daemon)).toBe('one tthree');
   });
 
-  it('kills the process when a call has been made', async () => {
+  it('kills the process after a call', async () => {
     const { daemon } = await start({ id: 'end', call: 'sync', path: '/new', action: 'kill', phase: 'after' });
     await until('the process to end', 30_000, async () => !daemon.isRunning);
     expect(await readFile(join(folder, 'new'), 'utf8')).toBe('one two three');

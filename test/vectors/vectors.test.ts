@@ -24,7 +24,7 @@ for (const file of files) {
   describe(`the vectors of ${file}`, () => {
     const { schema, vectors }: VectorFile = JSON.parse(readFileSync(`${folder}/${file}`, 'utf8'));
 
-    test('holds vectors, each bound or listed as not ours', () => {
+    test('contains vectors, each bound or listed as not ours', () => {
       const names = new Set(vectors.map(({ op }) => nameOf(schema, op)));
       expect(names.size).toBeGreaterThan(0);
       for (const name of names) expect(Object.keys({ ...BINDINGS, ...NOT_OURS })).toContain(name);
@@ -41,20 +41,20 @@ for (const file of files) {
   });
 }
 
-test('every schema and operation that is bound, or listed as not ours, was met', () => {
+test('every bound or excluded schema and operation occurs', () => {
   expect([...met].toSorted()).toEqual(
     expect.arrayContaining(Object.keys({ ...BINDINGS, ...NOT_OURS }).toSorted()),
   );
 });
 
-test('what is not ours says why, and is not bound', () => {
+test('what is not ours has a reason, and is not bound', () => {
   for (const [name, reason] of Object.entries(NOT_OURS)) {
     expect(`${name}: ${reason}`).toMatch(/^[^:]+: .{30}/);
     expect(Object.keys(BINDINGS)).not.toContain(name);
   }
 });
 
-test('the functions that vectors drive are those that the product calls', () => {
+test('the functions under test are those that the product calls', () => {
   const driven = drivenFunctions();
   expect(driven).toEqual(
     expect.arrayContaining(['mustAttemptImagePull', 'pullLimitProblems', 'freshnessOf']),
