@@ -254,11 +254,14 @@ class SqliteMetadataStore implements MetadataStore {
   }
 
   readBlobForPull(repository: Repository, digest: Digest, grantees: readonly string[] = []) {
-    return this.#read(() => ({
-      linkedSize: this.#links.size(repository, digest),
-      storedSize: this.#blobs.stat(digest)?.size,
-      isPreloaded: this.#isPreloaded(repository, digest, grantees),
-    }));
+    return this.#read(() => {
+      const { linked, stored } = this.#links.sizes(repository, digest);
+      return {
+        linkedSize: linked ?? undefined,
+        storedSize: stored ?? undefined,
+        isPreloaded: this.#isPreloaded(repository, digest, grantees),
+      };
+    });
   }
 
   async readManifestBytes(digest: Digest) {

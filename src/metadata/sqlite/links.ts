@@ -12,10 +12,18 @@ export type LinkKind = 'manifest' | 'blob';
  */
 const MAX_NAMES_SEARCHED = 200;
 
+interface Sizes {
+  readonly linked: number | null;
+  readonly stored: number | null;
+}
+
+const NO_SIZES: Sizes = { linked: null, stored: null };
+
 /** Which content belongs to which repository. A Link that is not proved keeps content, but gives no right. */
 export class Links {
   readonly #selectExists: Statement<[string, string, Digest]>;
   readonly #selectSize: Statement<[string, string, Digest], { size: number }>;
+  readonly #selectSizes: Statement<[Digest, string, string], Sizes>;
   readonly #selectNamedSize: Statement<[Repository & { digest: Digest }], { size: number }>;
   readonly #insert: Statement<[number, Digest, LinkKind, string | null, number, number]>;
   readonly #delete: Statement<[number, Digest, LinkKind]>;
@@ -30,6 +38,13 @@ export class Links {
     this.#selectSize = connection.prepare(`
       SELECT l.size FROM repositories r JOIN links l ON l.repository_id = r.id
       WHERE r.upstream = ? AND r.name = ? AND l.digest = ? AND NOT l.is_unproved LIMIT 1`);
+    this.#selectSizes = connection.prepare(`
+      SELECT l.size AS linked, b.size AS stored
+      FROM (SELECT ? AS digest) d
+      LEFT JOIN blobs b ON b.digest = d.digest
+      LEFT JOIN repositories r ON r.upstream = ? AND r.name = ?
+      LEFT JOIN links l ON l.repository_id = r.id AND l.digest = d.digest AND NOT l.is_unproved
+      LIMIT 1`);
     // The newest manifest first: blobs are mostly requested just after the manifest that names them.
     this.#selectNamedSize = connection.prepare(`
       SELECT n.size
@@ -71,6 +86,11 @@ export class Links {
   /** The size in the Link; `undefined` without one. */
   size({ upstream, name }: Repository, digest: Digest): number | undefined {
     return this.#selectSize.get(upstream, name, digest)?.size;
+  }
+
+  /** The size in the Link, and that of the stored blob, whichever repository it belongs to; null without one. */
+  sizes({ upstream, name }: Repository, digest: Digest): Sizes {
+    return this.#selectSizes.get(digest, upstream, name) ?? NO_SIZES;
   }
 
   /** The size in the Link, or else in a manifest that is linked here. */
