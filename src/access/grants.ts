@@ -56,7 +56,7 @@ export class Grants {
   readonly #nowMs: () => number;
   readonly #isHeld: (credentialId: string) => boolean;
   readonly #unremoved: UnremovedGrants;
-  /** What is being recorded, by credential and repository. Never rejects. */
+  /** Proofs that are being recorded, by credential and repository. They never reject. */
   readonly #recording = new Map<string, Promise<void>>();
 
   /**
@@ -141,7 +141,7 @@ export class Grants {
     return { of: credentialId === ANONYMOUS_ID ? 'public' : 'credential', verifiedAtMs, state };
   }
 
-  /** Records what an upstream response proved. What was reported last about a Grant holds, however slow the index is. */
+  /** Records what an upstream response proved. The last report about a Grant counts, however slow the index is. */
   async record(proof: Proof): Promise<void> {
     const repository = { upstream: proof.upstream, name: proof.repository };
     const credentialId = this.#keptAs(proof.credentialId);
@@ -157,11 +157,11 @@ export class Grants {
     });
   }
 
-  /** Without a row, a refusal costs no write. */
+  /** If there is no row, a refusal costs no write. */
   async #end(repository: Repository, credentialId: string): Promise<void> {
     const isKnown = await this.#metadata.readGrants(repository, [credentialId]).then(
       ([known]) => known !== undefined,
-      // There may be a row.
+      // There may be a row to remove.
       () => true,
     );
     if (isKnown) await this.#unremoved.end(repository, credentialId);

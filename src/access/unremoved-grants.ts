@@ -37,7 +37,7 @@ export class UnremovedGrants {
     await this.#end({ credentialId, repository: isOneMore ? undefined : repository });
   }
 
-  /** The same for all Grants of a credential. */
+  /** Like `end`, for all Grants of a credential. */
   async endAll(credentialId: string): Promise<void> {
     await this.#end({ credentialId, repository: undefined });
   }

@@ -25,7 +25,7 @@ export const LAST_FILE = 'complete.json';
 /** Each piece is a buffer of its own, which the tar keeps until it is written. */
 const READ_BYTES = 256 * 1024;
 
-/** Content that the store should have and the backup does not hold. */
+/** Content that the store should have and the backup does not contain. */
 export interface LackingContent {
   readonly kind: 'blob' | 'manifest';
   readonly digest: Digest;

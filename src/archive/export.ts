@@ -297,7 +297,10 @@ function sorted<T extends { readonly digest: Digest }>(contents: Iterable<T>): T
   return [...contents].sort((a, b) => (a.digest < b.digest ? -1 : 1));
 }
 
-/** What to do about an incomplete image; `wanted` is how to pull it. A platform that its index does not list is nowhere. */
+/**
+ * What to do about an incomplete image; `wanted` is the reference to pull. A platform that the index does not list does
+ * not exist anywhere.
+ */
 function waysOut({ upstream }: Repository, { unmatched }: ContentTree, wanted: string): string {
   const select = 'select platforms with --platform';
   if (unmatched.length > 0) return select;

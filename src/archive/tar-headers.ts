@@ -29,7 +29,7 @@ export async function* checkedHeaders(source: AsyncIterable<Uint8Array>): AsyncG
   }
 }
 
-/** For what has not even one readable header. */
+/** For a file without a single readable header. */
 export function notTar(why: string): ArchiveError {
   return new ArchiveError(`it is not a tar archive, or is damaged at its start: ${why}`);
 }

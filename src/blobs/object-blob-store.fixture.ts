@@ -7,21 +7,21 @@ import type { BlobRemoval, BlobStat, BlobStore, FoundBlob, RehashOptions, Stored
 import type { Ingest } from './spool.ts';
 
 const PART_BYTES = 64 * 1024;
-/** How far the list of all objects is behind. What begins with one digest is listed as it is. */
+/** How long the list of all objects lags behind. A list of those that begin with one digest is up to date. */
 const LIST_DELAY_MS = 50;
 
-/** One object, which never changes; whoever has it open can read it even when it is deleted. */
+/** An object, which never changes. An open one can still be read after it is deleted. */
 interface StoredObject {
   readonly parts: readonly Uint8Array[];
   readonly size: number;
   readonly storedAtMs: number;
 }
 
-/** Objects in memory, shared by all who open it. */
+/** Objects in memory, shared by all stores that open them. */
 export class Bucket {
   readonly #objects = new Map<string, StoredObject>();
 
-  /** Visible when all parts are here, as with a multipart upload. */
+  /** Visible when all parts have arrived, as with a multipart upload. */
   async upload(key: string, parts: AsyncIterable<Uint8Array>): Promise<void> {
     const stored: Uint8Array[] = [];
     for await (const part of parts) stored.push(part);
@@ -54,12 +54,12 @@ export class Bucket {
   }
 }
 
-/** What goes over a network takes at least a turn. */
+/** A network request takes at least one turn of the event loop. */
 function turn(): Promise<void> {
   return sleep(0);
 }
 
-/** Each `put` makes an object of its own, so that a removal never meets what came after it was prepared. */
+/** Each `put` makes a new object, so a removal never removes one that was put after it was prepared. */
 export class ObjectBlobStore implements BlobStore {
   readonly #bucket: Bucket;
   readonly #readers = new Map<Digest, number>();

@@ -222,7 +222,7 @@ export function spoolSuite(makePlace: () => Promise<SpoolPlace>): void {
       const buffer = Buffer.alloc(20_000);
       expect(await follower?.read(buffer, 0)).toBe(20_000);
       expect(digestOf(buffer)).toBe(digestOf(bytes));
-      // What turned out to be wrong is emptied before it is removed.
+      // Wrong bytes are truncated before the ingest is removed.
       await ingest.truncate(0);
       await ingest.abort();
       expect(await follower?.length()).toBe(0);

@@ -43,7 +43,7 @@ export interface DiskLook {
   readonly minFreeBytes: number;
 }
 
-/** The room for what is written. */
+/** The free disk space for what is written. */
 export interface SpoolSpace {
   look(): Promise<DiskLook>;
   /**

@@ -45,9 +45,9 @@ export interface NamedArchive {
   /** As typed. */
   readonly file: string;
   readonly entries: AsyncIterable<ArchiveEntry>;
-  /** When its images have their places: of the last archive, whether all renames were of use. */
+  /** Called when its images have their places; after the last archive, checks that all renames were used. */
   readonly allPlaced: (() => void) | undefined;
-  /** Hears of bytes as they are read. */
+  /** Called with the number of bytes as they are read. */
   readonly progress: (bytes: number) => void;
 }
 

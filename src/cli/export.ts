@@ -197,7 +197,7 @@ async function defaultPlatforms(
   return held;
 }
 
-/** A platform that was stored until its content was damaged is not left out without a word. */
+/** A platform that was stored before its content was damaged must not be omitted silently. */
 async function requireNoDamage(
   { metadata }: Parts,
   repository: Repository,

@@ -3,7 +3,7 @@ import { parseNormalizedReference, referenceName, referenceText } from '../oci/r
 import { CommandError, EXIT, type Input } from './command.ts';
 import { commaList } from './list-options.ts';
 
-/** Names in a message. */
+/** How many names a message lists. */
 const MAX_NAMES = 5;
 
 /** What `--rename` makes of names: as given in full, or by its repository, keeping tag and digest. */
@@ -13,7 +13,7 @@ export class Renames {
   readonly #only: string | undefined;
   readonly #names = new Set<string>();
   #uses = 0;
-  /** Those of `unused` were named in a refusal. */
+  /** Whether the names in `unused` were already reported in a refusal. */
   #isReported = false;
 
   constructor(input: Input) {
@@ -26,14 +26,14 @@ export class Renames {
     if (this.#only !== undefined && this.#pairs.size > 0) throw notTheOnly();
   }
 
-  /** Old names that no image had, which nobody was told of yet. */
+  /** Old names that no image had, and that were not reported yet. */
   get unreported(): readonly string[] {
     return this.#isReported ? [] : this.#unused;
   }
 
   /**
-   * Call when all images of the last archive were asked for. ArchiveError if an old name was not among them: it may be
-   * mistyped, and an image would be published under the name that it should not have.
+   * Call after the images of the last archive were renamed. Throws ArchiveError if no image had an old name, which may
+   * be mistyped: the image would be published under the wrong name.
    */
   requireAllUsed(): void {
     const unused = this.#unused;

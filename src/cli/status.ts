@@ -148,7 +148,7 @@ function upstreamsText(upstreams: readonly UpstreamStatus[], nowMs: number): str
   return columnsText(['UPSTREAM', 'ANSWERED', 'BUDGET', 'LAST ERROR'], rows);
 }
 
-/** Most reasons begin with the repository themselves. */
+/** Most reasons already begin with the repository. */
 function nameFirst({ repository, reason }: { readonly repository: string; readonly reason: string }): string {
   return reason.startsWith(repository) ? reason : `${repository}: ${reason}`;
 }

@@ -115,7 +115,10 @@ function requestOf(tenant: string, input: Input, io: Io, { server }: Config) {
   return { tenant, server: written, readOnly: input.options['readOnly'] === true };
 }
 
-/** What a push under this name is told; `undefined` if it is a name of this registry, or any name may be. */
+/**
+ * The error that a push under this name would get; `undefined` if it is a name of this registry, or any name is
+ * allowed.
+ */
 function unknownName(
   host: string | undefined,
   { serverNames, externalUrl }: Config['server'],

@@ -32,8 +32,8 @@ export async function checkFiles(config: Config, log: Log): Promise<void> {
 }
 
 /**
- * The Secrets of tenants that cannot be used. They keep no server from starting, and affect only their tenant: at most,
- * its pulls from upstream fail.
+ * The Secrets of tenants that cannot be used. They do not prevent the server from starting, and affect only their
+ * tenant, whose pulls from upstream may fail.
  */
 export async function secretWarnings({ tenants }: Config): Promise<readonly Problem[]> {
   const warnings: Problem[] = [];

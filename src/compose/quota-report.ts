@@ -2,14 +2,14 @@ import type { PrefixQuota } from '../hosted/quota.ts';
 import type { Meter } from '../lib/meter.ts';
 import type { Tenant } from '../tenants/tenant.ts';
 
-/** All tenants that there are at the moment. */
+/** Returns all current tenants. */
 interface TenantList {
   list(): readonly Pick<Tenant, 'name' | 'options'>[];
 }
 
 /**
- * Reports how much of its quota each tenant uses. Only the configuration sets quotas, so there are no more labels than
- * it names tenants.
+ * Reports as metrics how much of its quota each tenant uses. Quotas are only in the configuration, so there are no more
+ * labels than tenants in it.
  */
 export class QuotaReport {
   readonly #tenants: TenantList;

@@ -128,7 +128,7 @@ async function readConfigFile(file: string | undefined, folder: string): Promise
 function parseTree(tree: unknown, report: (problem: Problem) => void): ParsedFile {
   const whole = fileSchema.safeParse(tree);
   const issues = whole.error?.issues ?? [];
-  // Making the JSON schema takes as long as all the rest.
+  // Only if needed: generating the JSON schema takes as long as everything else together.
   if (issues.length > 0) schemaProblems(issues, tree, fileJsonSchema()).forEach(report);
   const unreadable = new Set(
     issues.flatMap(issue =>

@@ -8,7 +8,7 @@ import { OciError } from '../oci/errors.ts';
  */
 const BATCH_BYTES = 256 * 1024;
 
-/** How long a smaller batch is kept: thousands of clients may pause in the middle of one. */
+/** How long a smaller batch is kept in memory: thousands of clients may pause in the middle of one. */
 const MAX_DELAY_MS = 100;
 
 /** A connection on which nothing arrives for this long is considered dead. */

@@ -323,8 +323,8 @@ export class Uploads {
   }
 
   /**
-   * Refuses a body that is announced as larger than the quota or the disk allows. The quota is asked first: what it does
-   * not allow evicts nothing to make room.
+   * Refuses a body whose announced size exceeds the quota or the disk. The quota is checked first, so that nothing is
+   * evicted for a body that it does not allow.
    */
   async #requireRoom(
     ingest: Ingest,
@@ -333,7 +333,7 @@ export class Uploads {
   ): Promise<void> {
     const key = ingestKey(id);
     await this.#quota.reserve(key, repository, ingest.offset + contentLength);
-    // Bytes count as they arrive: the client may never send them.
+    // Bytes are counted as they arrive, since the client may never send all that it announced.
     await this.#quota.reserve(key, repository, ingest.offset);
     await this.#options.spool.space.admit(contentLength);
   }

@@ -3,10 +3,7 @@ import { SharedBuffer } from './shared-buffer.ts';
 /** For all pages of all bodies: the server's memory does not grow with the number of clients. */
 const BUDGET_BYTES = 64 * 1024 * 1024;
 
-/**
- * The part of it that one client may have, so that a client that reads many bodies as slowly as it may leaves room for
- * all others.
- */
+/** The share of one client, so that one that reads many bodies slowly leaves room for others. */
 const SHARE = 0.75;
 
 /** Free pages are kept for later bodies while used and free pages together do not exceed this. */
@@ -33,8 +30,8 @@ const PAGE_BYTES: readonly { readonly upToBodies: number; readonly bytes: number
 const MIN_PAGE_BYTES = 16 * 1024;
 
 /**
- * The page of a body for which there is no room, beyond the budget: slow, but clients that stop reading take the room
- * for as long as they like. One for each of 16,384 connections is 32 MiB.
+ * The page size of a body for which there is no room, beyond the budget. It is slow, but clients that stop reading keep
+ * their pages for as long as they like. One for each of 16,384 connections takes 32 MiB.
  */
 const EXTRA_PAGE_BYTES = 2 * 1024;
 

@@ -37,7 +37,7 @@ const READY_WITHIN_MS = 900;
 
 /** Requests in progress per connection. Probes and Prometheus do not pipeline. */
 const MAX_PIPELINED = 10;
-/** Each takes a file descriptor, which clients of the registry need too. */
+/** Each takes a file descriptor, which clients of the registry need, too. */
 const MAX_CONNECTIONS = 1_024;
 
 interface Answer {

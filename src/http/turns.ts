@@ -1,8 +1,8 @@
 import type { Socket } from 'node:net';
 
-/** Per connection. Registry clients do not pipeline at all. */
+/** For each connection. Registry clients do not pipeline at all. */
 const MAX_WAITING = 100;
-/** Of all connections together. Each costs about 6 KB, so this is 25 MB. */
+/** For all connections together. Each costs about 6 KB, so this is 25 MB. */
 const MAX_WAITING_IN_ALL = 4_096;
 
 /** Pipelined requests (RFC 9112 §9.3.2) that wait for the responses before them. */
@@ -15,7 +15,10 @@ export class Turns {
     this.#maxInAll = maxInAll;
   }
 
-  /** Resolves to true at `next`. False if the connection is closed first, which too many waiting requests cause. */
+  /**
+   * Resolves to true when `next` is called; to false if the connection is closed first, also because too many requests
+   * wait.
+   */
   async wait(socket: Socket): Promise<boolean> {
     const queue = this.#queues.get(socket) ?? [];
     if (queue.length >= MAX_WAITING || this.#waiting >= this.#maxInAll) socket.destroy();
@@ -35,7 +38,7 @@ export class Turns {
     proceed(!socket.destroyed);
   }
 
-  /** To be called when the connection is closed. */
+  /** Call when the connection is closed. */
   close(socket: Socket): void {
     const queue = this.#queues.get(socket) ?? [];
     this.#queues.delete(socket);

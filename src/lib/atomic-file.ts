@@ -48,7 +48,7 @@ export async function writeFileAtomic(
   }
 }
 
-/** Of a write into an open file, whose error names no file. */
+/** For a write to an open file, whose error does not name the file. */
 function isFailedWrite(error: unknown): error is NodeJS.ErrnoException {
   return error instanceof Error && 'syscall' in error && error.syscall === 'write';
 }

@@ -9,7 +9,7 @@ const REASONS: Readonly<Record<string, string>> = {
   ENOTDIR: 'a part of its path is not a folder',
 };
 
-/** `error` in words, with its code; the message of any other error. */
+/** The reason of `error` in words, with its code; the message of any other error. */
 export function fileTrouble(error: unknown): string {
   const code = errorCode(error) ?? '';
   const reason = REASONS[code];
@@ -18,8 +18,8 @@ export function fileTrouble(error: unknown): string {
 }
 
 /**
- * Awaits what is done with a file that somebody named. A failed system call is rejected with the same code and a message
- * that begins with `what`, such as `--from: list.txt cannot be read`.
+ * The result of an operation on a file that the user named. If a system call fails, rejects with the same code and a
+ * message that begins with `what`, such as `--from: list.txt cannot be read`.
  */
 export async function namedFile<T>(what: string, operation: Promise<T>): Promise<T> {
   try {

@@ -12,12 +12,12 @@ export type {
   HttpResponse,
 } from './http-transport.ts';
 
-/** Loads what requests are made with, so that the first one does not have to. */
+/** Loads the modules for requests in advance. */
 export async function loadHttpClient(): Promise<void> {
   await import('./http-transport.ts');
 }
 
-/** Most commands make no request, so everything that makes them is loaded by the first. */
+/** Loaded with the first request, since most commands make none. */
 export class HttpClient {
   readonly #options: HttpClientOptions;
   #transport: Promise<HttpTransport> | undefined;

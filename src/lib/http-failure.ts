@@ -33,7 +33,7 @@ const WORDS: Readonly<Record<HttpFailureReason, string>> = {
   broken: 'connection closed by',
 };
 
-/** undici's errors are known by their codes here, so that it need not be loaded for them. */
+/** undici's errors are recognized by their codes, so that undici need not be loaded here. */
 const TIMEOUTS = new Set<string | undefined>(['UND_ERR_HEADERS_TIMEOUT', 'UND_ERR_BODY_TIMEOUT']);
 const UNDICI = /^(?:UND_ERR|HPE)(?:_|$)/;
 

@@ -53,7 +53,7 @@ const MAX_HEADER_BYTES = 32 * 1024;
 /** Just below the idle limit of common load balancers (60 s), so that we close first. */
 const KEEP_ALIVE_MS = 50_000;
 
-/** What an HttpClient makes its requests with. The only file that uses undici, which takes a while to load. */
+/** Makes the requests of an HttpClient. The only file that uses undici, which takes a while to load. */
 export class HttpTransport {
   readonly #options: HttpClientOptions;
   readonly #direct: Agent;

@@ -9,7 +9,7 @@ export interface LeasesPlace {
 
 export interface OpenLeases {
   readonly leases: Leases;
-  /** Ends the process in order: nothing that it wrote is written any more. */
+  /** Ends the process in an orderly way: it writes nothing any more. */
   close(): Promise<void>;
 }
 

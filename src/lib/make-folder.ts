@@ -3,8 +3,8 @@ import { dirname } from 'node:path';
 import { errorCode } from './error-code.ts';
 
 /**
- * Makes the folder `path` and those above it, with these permissions, unless they are there. Rejects as mkdir(2) fails.
- * Node's own recursive mkdir never returns where a file system answers ENOENT beside a parent that exists, as /proc does.
+ * Creates the folder `path` and its parents, with these permissions, unless they exist. Rejects like mkdir(2). Node's
+ * own recursive mkdir never returns if a file system answers ENOENT although the parent exists, as in /proc.
  */
 export async function makeFolder(path: string, mode = 0o777): Promise<void> {
   try {

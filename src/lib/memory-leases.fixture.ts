@@ -1,15 +1,15 @@
-// Leases of several processes that are all in this one, for tests.
+// Leases of several simulated processes in this one, for tests.
 import { type Lease, LeaseLost, type Leases, type LeaseState, type LeftLease } from './lease.ts';
 
 interface Row {
   readonly epoch: number;
-  /** `undefined`: set aside, or its process has ended in order. */
+  /** `undefined` if it was set aside, or its process has ended in an orderly way. */
   readonly holder: MemoryLeases | undefined;
-  /** Its holder is considered dead, and may yet write. */
+  /** Whether its holder is considered dead but may still write. */
   readonly isAbandoned: boolean;
 }
 
-/** What the processes share. */
+/** The state that the processes share. */
 export class LeaseTable {
   readonly rows = new Map<string, Row>();
   #epoch = 0;
@@ -20,7 +20,7 @@ export class LeaseTable {
   }
 }
 
-/** One process on the table. */
+/** One simulated process. */
 export class MemoryLeases implements Leases {
   readonly #table: LeaseTable;
 
@@ -54,7 +54,7 @@ export class MemoryLeases implements Leases {
     return row && { epoch: row.epoch, isHeld: isHeld(row) };
   }
 
-  /** The others consider this process dead; it only stands still, and may go on at any time. */
+  /** Makes the others consider this process dead, although it is only suspended and may continue at any time. */
   seemDead(): void {
     for (const [key, row] of this.#table.rows) {
       if (row.holder === this) this.#table.rows.set(key, { ...row, isAbandoned: true });

@@ -170,7 +170,7 @@ export interface Paged<T> {
   readonly more: boolean;
 }
 
-/** What a pull of a manifest needs to know. */
+/** The result of `readForPull`: what a pull of a manifest needs to know. */
 export interface PullRead {
   /** The tag; `undefined` for a digest, and if there is none. */
   readonly tag: TagRow | undefined;
@@ -282,9 +282,12 @@ export interface MetadataStore extends Leases {
   /** `size` is upstream's. */
   linkBlob(repository: Repository, digest: Digest, size: number): Promise<void>;
   unlinkBlob(repository: Repository, digest: Digest): Promise<boolean>;
-  /** The size of the blob by its Link, or by a manifest linked in this repository that `isNamed` finds. */
+  /** The size of the blob by its Link, or by a manifest linked in this repository, as found by `isNamed`. */
   namedSize(repository: Repository, digest: Digest): Promise<number | undefined>;
-  /** Whether a manifest that is linked in this repository names the blob; of those of all, the newest are searched. */
+  /**
+   * Whether a manifest that is linked in this repository names the blob. If very many manifests name it, only the
+   * newest are searched.
+   */
   isNamed(repository: Repository, digest: Digest): Promise<boolean>;
 
   // Documents of a mirrored repository, under names of the caller's choice. One called `referrers DIGEST` is removed with

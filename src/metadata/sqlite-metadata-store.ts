@@ -747,7 +747,7 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#writer.write(work);
   }
 
-  /** Within a read. */
+  /** Call within a read. */
   #isPreloaded(repository: Repository, digest: Digest | undefined, grantees: readonly string[]): boolean {
     return digest !== undefined && grantees.length > 0 && this.#preloads.has(repository, digest, grantees);
   }

@@ -10,7 +10,7 @@ export interface SnapshotBlob {
   readonly size: number;
 }
 
-/** Content that should be stored, and whose bytes were found damaged before. */
+/** Content that should be stored, and was found damaged before. */
 export interface SnapshotDamage {
   readonly kind: 'blob' | 'manifest';
   readonly digest: Digest;
@@ -65,7 +65,7 @@ export class IndexSnapshot {
   }
 
   /**
-   * What hosted repositories and pinned images have lost. Other mirrored content is downloaded again when it is
+   * Lost content of hosted repositories and pinned images. Other mirrored content is downloaded again when it is
    * requested.
    */
   damaged(): readonly SnapshotDamage[] {

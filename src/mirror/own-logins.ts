@@ -58,7 +58,7 @@ export class OwnLogins {
     return [...this.#verdicts.keys()].filter(upstream => this.#isRefused(upstream)).map(problemText);
   }
 
-  /** The same for a pull that uses the refused credential. */
+  /** The message for a pull that would use the refused credential. */
   problemsOf(upstream: string, { credentials }: Pick<Right, 'credentials'>): readonly string[] {
     const isUsed = credentials.some(
       one => one !== undefined && this.#isOwn({ upstream, credentialId: one.id }),

@@ -26,7 +26,7 @@ export function granteesOf({ proved, preloadedFor = [] }: Right): readonly strin
   return proved ? [] : preloadedFor;
 }
 
-/** The right to content that was imported for one of `granteesOf(right)`, or was not. */
+/** The right to content; `isPreloaded` tells whether it was imported for one of `granteesOf(right)`. */
 export function withPreload(right: ContentRight, isPreloaded: boolean): ContentRight {
   return isPreloaded ? { ...right, proved: true, isPreload: true } : right;
 }

@@ -156,7 +156,7 @@ class Plugin {
     const nowMs = this.#nowMs();
     for (const [type, key] of Object.entries(cacheKeys(image))) {
       const answer = this.#answers.get(`${type} ${key}`);
-      // Not after the clock was set back, either: the answer would hold longer by that.
+      // Nor if the clock was set back, which would prolong the caching.
       const isValid = answer !== undefined && answer.fromMs <= nowMs && nowMs <= answer.untilMs;
       if (isValid) return answer.config;
     }

@@ -109,7 +109,7 @@ export class Issuer {
     );
     const live = meant.filter(one => this.#isLive(one));
     if (live.length === 0) throw new UnknownTenant(`${tenant} has no such credential`);
-    // With those that have ended by the clock, which may be wrong.
+    // Including those that have ended by the clock, which may be wrong.
     await this.#put(meant.map(endedLongAgo));
     return live;
   }

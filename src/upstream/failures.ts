@@ -88,7 +88,7 @@ export function unreachable(error: unknown, what: string, endpoint: number | und
   return new UpstreamFailure(kind, `${what}: ${error.message}${hint}`, { endpoint, cause: error });
 }
 
-/** What Node's TLS says of a certificate whose CA is not trusted. */
+/** The error codes of Node's TLS for a certificate whose CA is not trusted. */
 const UNKNOWN_AUTHORITY: ReadonlySet<string | undefined> = new Set([
   'UNABLE_TO_VERIFY_LEAF_SIGNATURE',
   'UNABLE_TO_GET_ISSUER_CERT_LOCALLY',

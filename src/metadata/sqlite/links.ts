@@ -7,8 +7,8 @@ import * as reachability from './reachability.ts';
 export type LinkKind = 'manifest' | 'blob';
 
 /**
- * Of the manifests that name a blob, in any repository, only the newest are searched: a common layer, or one that
- * somebody names for this purpose, may be named by very many.
+ * How many manifests that name a blob are searched, newest first: a common layer, or one that somebody names for this
+ * purpose, may be named by very many.
  */
 const MAX_NAMES_SEARCHED = 200;
 

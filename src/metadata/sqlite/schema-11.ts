@@ -1,4 +1,4 @@
-/** What is stored of upstream's lists is named after the manifest that they are about. */
+/** A stored list of upstream is named after the manifest that it is about. */
 const REFERRERS_OF = `'referrers ' || `;
 
 /**

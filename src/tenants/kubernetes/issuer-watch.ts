@@ -89,7 +89,7 @@ export class IssuerWatch {
   /** Asks now, unless that was done a moment ago. Never rejects. */
   async refresh(): Promise<void> {
     const { promise } = this.#questions.run('', async () => {
-      // In either direction: the clock may have been set back.
+      // The absolute value, since the clock may have been set back.
       const sinceMs = Math.abs(this.#nowMs() - this.#askedAtMs);
       if (sinceMs < MIN_QUESTION_MS || this.#end.signal.aborted) return;
       this.#askedAtMs = this.#nowMs();
