@@ -60,7 +60,7 @@ export function tenantsText(
   return notes + columnsText(HEADINGS, rows) + usesText(all);
 }
 
-const USE_HEADINGS = ['TENANT', 'HOLDS', 'QUOTA', ''] as const;
+const USE_HEADINGS = ['TENANT', 'STORED', 'QUOTA', ''] as const;
 
 /** A row for each tenant that stores something or has a quota. */
 function usesText(all: readonly TenantDocument[]): string {

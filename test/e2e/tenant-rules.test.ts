@@ -124,7 +124,7 @@ describe('the rules of a tenant', () => {
     });
     expect(pushed.status).toBe(201);
     const { stdout } = await server.command('tenants');
-    expect(stdout).toMatch(/\n\nTENANT +HOLDS +QUOTA *\nteam-a +256 KiB +1\.0 MiB +25 %\n$/);
+    expect(stdout).toMatch(/\n\nTENANT +STORED +QUOTA *\nteam-a +256 KiB +1\.0 MiB +25 %\n$/);
     const { tenants } = JSON.parse((await server.command('tenants', '--json')).stdout);
     expect(tenants).toMatchObject([
       { name: 'team-a', usedBytes: 262_144, quotaBytes: 1_048_576 },
