@@ -61,6 +61,7 @@ export interface LoginRequest {
   readonly resolve: (name: string) => Repository | undefined;
 }
 
+/** A token, as `/token` returns it. */
 export interface Login extends IssuedToken {
   readonly requester: Requester;
   /** The granted scopes, perhaps fewer than requested. */

@@ -20,6 +20,7 @@ export interface Explanation {
 /** The answer of a running server; `explanation` is null if it does not know the tenant. */
 export type ExplainAnswer = { readonly explanation: Explanation | null } | { readonly problem: string };
 
+/** A credential that is tried upstream, and where it is from. */
 export interface ExplainedAttempt {
   /** `undefined` for an anonymous attempt. */
   readonly credentialId: string | undefined;
@@ -32,6 +33,7 @@ export interface ExplainedAttempt {
   readonly grant: ExplainedGrant | undefined;
 }
 
+/** A Grant or import, and whether it is valid. */
 export interface ExplainedGrant {
   /**
    * `credential`: upstream accepted this one. `public`: upstream accepted an anonymous request. `imported…`: the

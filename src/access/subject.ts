@@ -5,6 +5,7 @@ import type { Requester, Right } from '../oci/requester.ts';
 /** What a request does in a repository. */
 export type Action = 'pull' | 'push' | 'delete';
 
+/** All actions, in ascending order of what they allow. */
 export const ACTIONS: readonly Action[] = ['pull', 'push', 'delete'];
 
 /** What is known about the sender of a request, with trusted proxies taken into account. */

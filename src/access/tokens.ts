@@ -33,11 +33,13 @@ export interface TokenClaims {
   readonly access: readonly Scope[];
 }
 
+/** A user name and password in a token. */
 export interface Login {
   readonly username: string;
   readonly password: string;
 }
 
+/** A signed token and its lifetime. */
 export interface IssuedToken {
   readonly token: string;
   readonly expiresInS: number;

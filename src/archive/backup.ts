@@ -17,6 +17,7 @@ import { type Digest, digestAlgorithm, digestHex, isDigest } from '../oci/digest
 import { blobPath } from './layout.ts';
 import { packed, type TarWriter } from './tar.ts';
 
+/** The version of the format; `restore` refuses any other. */
 export const BACKUP_FORMAT = 1;
 export const FIRST_FILE = 'backup.json';
 export const INDEX_FILE = 'index.db';

@@ -42,12 +42,14 @@ export interface BlobTaker {
   keepAsBlob(digest: Digest): Promise<void>;
 }
 
+/** How to read an archive. */
 export interface ReadOptions {
   /** Called for each file when it begins, and with its bytes as they arrive. */
   readonly progress?: (bytes: number) => void;
   readonly signal?: AbortSignal;
 }
 
+/** How to check that the images of an archive are complete. */
 export interface CompleteOptions {
   /** The platforms for which the children of indexes must be complete; by default those that the archive declares. */
   readonly platforms?: readonly Platform[] | 'all' | undefined;

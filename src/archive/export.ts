@@ -44,6 +44,7 @@ export interface ExportImage {
   readonly isPrivate: boolean;
 }
 
+/** What a bundle is to contain, and where from. */
 export interface ExportOptions {
   readonly metadata: MetadataStore;
   readonly blobs: BlobStore;

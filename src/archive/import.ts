@@ -19,12 +19,14 @@ export interface ImportOptions extends PlacementOptions, ReadOptions, Pick<Compl
   readonly quota?: ImportQuota | undefined;
 }
 
+/** An image that was imported. */
 export interface ImportedImage {
   /** The name by which it is pulled from here. */
   readonly name: string;
   readonly digest: Digest;
 }
 
+/** The result of an import. */
 export interface ImportReport {
   readonly images: readonly ImportedImage[];
   /** Blobs that were not stored before. */

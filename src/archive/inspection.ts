@@ -51,6 +51,7 @@ export interface InspectedImage {
   readonly refusal: string | undefined;
 }
 
+/** A name that an image would have here. */
 export interface InspectedPlace {
   /** The name by which it would be pulled from here. */
   readonly name: string;
@@ -60,6 +61,7 @@ export interface InspectedPlace {
   readonly replaces: Digest | undefined;
 }
 
+/** The result of a dry run. */
 export interface Inspection {
   readonly images: readonly InspectedImage[];
   /** The size of all images; shared content is counted once. */

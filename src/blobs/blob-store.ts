@@ -13,11 +13,13 @@ import type { Lease } from '../lib/lease.ts';
 import type { Digest } from '../oci/digest.ts';
 import type { Ingest } from './spool.ts';
 
+/** The size of a stored blob. */
 export interface BlobStat {
   /** Bytes. */
   readonly size: number;
 }
 
+/** A stored blob, as a list returns it. */
 export interface FoundBlob extends BlobStat {
   readonly digest: Digest;
   readonly modifiedAtMs: number;
@@ -51,6 +53,7 @@ export interface RehashOptions {
   readonly onProgress?: (bytes: number) => void;
 }
 
+/** Where verified blobs are stored. Asynchronous, and without paths. */
 export interface BlobStore {
   /** `undefined` if the blob is not stored. Throws if the store is broken: that is never a miss. */
   stat(digest: Digest): Promise<BlobStat | undefined>;

@@ -11,6 +11,7 @@ const INGEST_KEY = /^[a-z0-9-]{1,200}$/;
  */
 const INGEST_NAME = /^(?<key>[a-z0-9-]{1,200})(?:\.(?<epoch>[0-9]{1,15})(?<copy>\.copy)?)?$/;
 
+/** The parts of an ingest's file name. */
 export interface IngestName {
   readonly key: string;
   readonly epoch: number | undefined;

@@ -36,6 +36,7 @@ export interface Spool {
   readonly space: SpoolSpace;
 }
 
+/** The free space of the spool's disk. */
 export interface DiskLook {
   /** Available to this user. */
   readonly freeBytes: number;
@@ -60,6 +61,7 @@ export interface IngestOptions {
   readonly anew?: boolean;
 }
 
+/** An ingest in the spool, as a list returns it. */
 export interface FoundIngest {
   readonly name: string;
   readonly key: string;

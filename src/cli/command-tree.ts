@@ -8,6 +8,7 @@ export interface CommandTree {
   readonly arguments: readonly TreeArgument[];
 }
 
+/** An option of a command. */
 export interface TreeOption {
   /** As typed: `-o`, `--output`. */
   readonly names: readonly string[];
@@ -16,6 +17,7 @@ export interface TreeOption {
   readonly value: TreeArgument | undefined;
 }
 
+/** An argument of a command, or the value of an option. */
 export interface TreeArgument {
   /** As in the help: `file`, `reference`. */
   readonly name: string;

@@ -21,6 +21,7 @@ export interface Command {
   readonly run: (input: Input, io: Io) => Promise<ExitCode>;
 }
 
+/** An argument of a command. */
 export interface Argument {
   /** `<reference>`, `<file...>`. */
   readonly name: string;
@@ -28,6 +29,7 @@ export interface Argument {
   readonly choices?: readonly string[];
 }
 
+/** An option of a command. */
 export interface Option {
   /** `--config <file>`, `--upstream <host...>`. */
   readonly flags: string;
@@ -51,6 +53,7 @@ export interface Input {
   readonly makesStore: Command['makesStore'];
 }
 
+/** Where a command writes. */
 export interface Io {
   /** Standard output: the result. */
   out(text: string): void;
@@ -85,6 +88,7 @@ export function answer(input: Input, io: Pick<Io, 'out'>, document: object, text
   io.out(wantsJson(input) ? `${JSON.stringify(document)}\n` : text);
 }
 
+/** Whether `--json` was given. */
 export function wantsJson({ options }: Input): boolean {
   return options['json'] === true;
 }

@@ -40,6 +40,7 @@ export const credentialProvider: Command = {
   },
 };
 
+/** A CredentialProviderRequest of the kubelet. */
 export interface CredentialRequest {
   readonly apiVersion: string;
   /** A repository, without tag and digest. */
@@ -48,6 +49,7 @@ export interface CredentialRequest {
   readonly token: string | undefined;
 }
 
+/** A credential from the command line, for requests without a token. */
 export interface StaticCredential {
   readonly username: string;
   readonly password: string;

@@ -10,6 +10,7 @@ import { parseRegistryUrl, type RegistryUrl } from '../oci/registry-url.ts';
  */
 export type NodeKind = (typeof NODE_KINDS)[number];
 
+/** The supported kinds of nodes. */
 export const NODE_KINDS = ['containerd', 'crio', 'docker', 'k3s'] as const;
 
 export interface NodeFilesOptions {
@@ -23,6 +24,7 @@ export interface NodeFilesOptions {
   readonly ca?: string | undefined;
 }
 
+/** A registry that nodes pull through Entrepot. */
 export interface MirroredHost {
   /** As in image names. */
   readonly name: string;

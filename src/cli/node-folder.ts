@@ -6,6 +6,7 @@ import { makeFolder } from '../lib/make-folder.ts';
 import { CommandError, EXIT } from './command.ts';
 import { isReplaceable, type NodeFile } from './node-files.ts';
 
+/** A file after `writeNodeFiles`. */
 export interface WrittenFile {
   readonly path: string;
   /** False if the file was up to date. */

@@ -26,6 +26,7 @@ import { openTenants } from '../tenants/open-tenants.ts';
 import type { ConfiguredTenant, Tenants } from '../tenants/tenant.ts';
 import type { Cluster } from './kubernetes.ts';
 
+/** Tenants, and what decides about rights. */
 export interface AccessParts {
   readonly tenants: Tenants;
   readonly issuer: Issuer;

@@ -23,6 +23,7 @@ import type { SecretSource } from '../tenants/secret-source.ts';
 /** The name of the folder in the store. */
 export const SEEN_CLUSTER_FOLDER = 'cluster';
 
+/** A Kubernetes cluster as a source of Secrets and ServiceAccounts. */
 export interface Cluster {
   readonly source: SecretSource;
   readonly serviceAccounts: ServiceAccounts | undefined;

@@ -39,6 +39,7 @@ export interface ServerOptions extends Observers {
   readonly audit?: Audit | undefined;
 }
 
+/** A server that serves until it is closed. */
 export interface RunningServer {
   readonly parts: Parts;
   /** In the order of the configuration. */

@@ -30,6 +30,7 @@ export interface StatusDocument {
   readonly secrets: readonly SecretStatus[];
 }
 
+/** A download in progress. */
 export interface DownloadStatus {
   readonly repository: string;
   readonly digest: Digest;
@@ -43,12 +44,14 @@ export interface DownloadStatus {
   readonly started: string;
 }
 
+/** Bytes sent and fetched since some time, and their difference. */
 export interface SavedStatus extends Transferred {
   /** At least 0: images that were pulled ahead may not have been requested yet. */
   readonly savedBytes: number;
   readonly since: string;
 }
 
+/** How full the store and its disk are. */
 export interface StoreStatus {
   readonly path: string;
   readonly heldBytes: number;
@@ -63,6 +66,7 @@ export interface StoreStatus {
   readonly indexLost: boolean;
 }
 
+/** Content that eviction would remove. */
 export interface NextStatus {
   readonly kind: 'blob' | 'manifest';
   readonly digest: Digest;
@@ -71,6 +75,7 @@ export interface NextStatus {
   readonly repositories: readonly string[];
 }
 
+/** How an upstream has answered. */
 export interface UpstreamStatus {
   readonly name: string;
   readonly url: string;
@@ -80,6 +85,7 @@ export interface UpstreamStatus {
   readonly budgetRemaining: number | null;
 }
 
+/** A Secret that cannot be read or was refused. */
 export interface SecretStatus {
   /** `null` for the node's, which all tenants share. */
   readonly tenant: string | null;

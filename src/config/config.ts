@@ -31,6 +31,7 @@ export interface ConfigOrigin {
   readonly isSilent: boolean;
 }
 
+/** An upstream, with everything that its options name. */
 export interface UpstreamConfig extends Omit<ParsedUpstream, 'url' | 'mirrors' | 'credentials'> {
   /** As in image names: `docker.io`. */
   readonly name: string;
@@ -41,6 +42,7 @@ export interface UpstreamConfig extends Omit<ParsedUpstream, 'url' | 'mirrors' |
   readonly ca: string | undefined;
 }
 
+/** A mirror of an upstream. */
 export interface MirrorConfig {
   readonly url: string;
   readonly credentials: LoginConfig | undefined;
@@ -54,6 +56,7 @@ export interface LoginConfig {
   readonly passwordEnv?: string | undefined;
 }
 
+/** The proxies for requests to upstreams. */
 export interface ProxyConfig {
   readonly httpProxy: string | undefined;
   readonly httpsProxy: string | undefined;

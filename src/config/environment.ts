@@ -5,6 +5,7 @@ import type { Problem } from './problems.ts';
 import type { JsonSchema } from './schema.ts';
 import { isTree, mergeTrees, type Tree } from './tree.ts';
 
+/** Environment variables by name. */
 export type Environment = Readonly<Record<string, string | undefined>>;
 
 /** The environment of this process. */

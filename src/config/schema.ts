@@ -386,6 +386,7 @@ export const fileSchema = section(
   { verifyFor: 'verifyForMs', staleGrantFor: 'staleGrantForMs' },
 );
 
+/** The configuration file after parsing, with defaults. */
 export type ParsedFile = z.output<typeof fileSchema>;
 export type ParsedUpstream = z.output<typeof upstream>;
 

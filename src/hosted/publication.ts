@@ -48,6 +48,7 @@ export interface ManifestPush {
   readonly holder: MemoryHolder;
 }
 
+/** The result of pushing a manifest. */
 export interface Published {
   readonly digest: Digest;
   readonly subject: Digest | undefined;

@@ -14,6 +14,7 @@ const MAX_DELAY_MS = 100;
 /** A connection on which nothing arrives for this long is considered dead. */
 export const BODY_IDLE_MS = 60_000;
 
+/** Limits on the body of a request. */
 export interface BodyLimits {
   /** A body of which nothing arrives for this long is aborted, with its connection. */
   readonly idleMs: number;

@@ -33,6 +33,7 @@ const COUNTED_AT_ONCE = 64;
 /** Digest algorithms that `?digest-algorithm=` may announce. */
 const ALGORITHMS: ReadonlySet<string> = new Set(['sha256', 'sha512']);
 
+/** An upload as the client sees it. */
 export interface UploadState {
   readonly id: string;
   /** Bytes received. */

@@ -23,6 +23,7 @@ export interface ClientAddressOptions {
 /** More than in any real chain of proxies. */
 const MAX_FORWARDED_HOPS = 16;
 
+/** Finds out where requests come from. */
 export class ClientAddresses {
   /** `undefined` if no proxy is trusted: looking addresses up in a BlockList would cost a tenth of a manifest hit. */
   readonly #trusted: BlockList | undefined;

@@ -23,20 +23,24 @@ export interface Call {
   authorize(repository: Repository, action: Action): Promise<Right>;
 }
 
+/** A request for a manifest. */
 export interface ManifestCall extends Call {
   /** A tag or a digest, already validated. */
   readonly reference: string;
 }
 
+/** A request for a blob. */
 export interface BlobCall extends Call {
   readonly digest: Digest;
 }
 
+/** A request for an upload. */
 export interface UploadCall extends Call {
   /** `[A-Za-z0-9_-]{1,128}`. The handler checks that it belongs to this repository and requester. */
   readonly id: string;
 }
 
+/** A request for the catalog. */
 export interface CatalogCall {
   readonly exchange: Exchange;
   /** Whether the requester may know of the repository. */

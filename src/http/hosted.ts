@@ -17,6 +17,7 @@ export interface HostedParts {
   readonly cursors: Cursors;
 }
 
+/** The handlers of the write side, from their parts. */
 export function hostedHandlers(parts: HostedParts): HostedHandlers {
   const { hosted, uploads, publication, removal, cursors } = parts;
   return {

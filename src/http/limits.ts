@@ -27,6 +27,7 @@ export interface HttpLimits {
   readonly maxConnections: number;
 }
 
+/** The limits in production; tests use shorter ones. */
 export const HTTP_LIMITS: HttpLimits = {
   // Kubernetes ServiceAccount tokens, and registry tokens with many scopes, have up to 8 KiB; this is enough for two
   // with long paths.

@@ -1,5 +1,6 @@
 import type { Server } from 'node:net';
 
+/** An address to listen on. */
 export interface ListenAddress {
   readonly host: string;
   readonly port: number;

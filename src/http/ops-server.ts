@@ -25,6 +25,7 @@ export interface OpsServerOptions {
   readonly log: Log;
 }
 
+/** The operations port and the socket, until they are closed. */
 export interface OpsServer {
   /** `undefined` without an address. */
   readonly url: string | undefined;

@@ -25,6 +25,7 @@ export interface TlsMaterial {
   readonly key: string;
 }
 
+/** A port of the registry. */
 export interface Listener {
   /** An address to bind, such as `127.0.0.1` or `::`. */
   readonly host: string;
@@ -54,6 +55,7 @@ export interface RegistryServerOptions extends RegistryParts {
   readonly meter: Meter;
 }
 
+/** A port that is open. */
 export interface BoundAddress {
   readonly host: string;
   readonly port: number;
@@ -62,6 +64,7 @@ export interface BoundAddress {
   readonly url: string;
 }
 
+/** The registry's ports, until they are closed. */
 export interface RegistryServer {
   /** In the order of the listeners. */
   readonly addresses: readonly BoundAddress[];

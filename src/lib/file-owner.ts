@@ -1,6 +1,7 @@
 import { access, constants, readFile, stat } from 'node:fs/promises';
 import { absentAsUndefined, errorCode } from './error-code.ts';
 
+/** The owner of a file, by number. */
 export interface Owner {
   readonly uid: number;
   readonly gid: number;

@@ -34,6 +34,7 @@ export interface HttpClientOptions {
   readonly lookup?: Lookup | undefined;
 }
 
+/** A request; `signal` aborts it and its body. */
 export interface HttpRequest {
   readonly method: 'GET' | 'HEAD';
   readonly url: URL;

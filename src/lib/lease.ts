@@ -19,6 +19,7 @@ export interface Lease {
   confirm(): Promise<void> | undefined;
 }
 
+/** A Lease whose work its holder has left behind. */
 export interface LeftLease {
   readonly epoch: number;
   /** Whether it was taken from a process that may only be suspended, and may continue writing at any time. */

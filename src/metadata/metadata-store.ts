@@ -75,6 +75,7 @@ export interface ImportedContent {
   readonly grantee?: string | undefined;
 }
 
+/** A digest and the size of its content. */
 export interface SizedDigest {
   readonly digest: Digest;
   /** Bytes. */
@@ -164,6 +165,7 @@ export interface ComingManifest {
   readonly tags: readonly string[];
 }
 
+/** One page of a list. */
 export interface Paged<T> {
   readonly entries: readonly T[];
   /** Whether there are more entries after the last one. */
@@ -190,6 +192,7 @@ export interface BlobPullRead {
   readonly isPreloaded: boolean;
 }
 
+/** The index. Every write is one transaction, durable when its promise resolves. */
 export interface MetadataStore extends Leases {
   // Pulls: one question each, since a query may be a round trip. `grantees` are those whose imports the requester may read.
 

@@ -192,6 +192,7 @@ export function stopCollecting(metadata: MetadataStore, reason: string): Promise
   return metadata.putSetting(STOPPED, reason);
 }
 
+/** Lets garbage be collected again, in all processes. */
 export function resumeCollecting(metadata: MetadataStore): Promise<void> {
   return metadata.putSetting(STOPPED, '');
 }

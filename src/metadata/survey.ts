@@ -51,11 +51,13 @@ export interface Found<T> {
   readonly next: string | undefined;
 }
 
+/** Content and its size. */
 export interface SizedContent extends Content {
   /** Bytes. */
   readonly size: number;
 }
 
+/** An image by its name in a repository. */
 export interface SurveyedImage {
   readonly repository: Repository;
   /** `undefined` for an image known by its digest only. */
@@ -66,6 +68,7 @@ export interface SurveyedImage {
   readonly isImported: boolean;
 }
 
+/** A manifest of an image, and what keeps it. */
 export interface SurveyedManifest {
   readonly digest: Digest;
   readonly isHeld: boolean;
@@ -85,6 +88,7 @@ export interface SurveyedManifest {
   readonly blobs: readonly SurveyedBlob[];
 }
 
+/** A blob of a manifest, and what keeps it. */
 export interface SurveyedBlob {
   readonly digest: Digest;
   readonly size: number;

@@ -32,6 +32,7 @@ export interface HeldBytes {
   open(): Promise<OpenBytes>;
 }
 
+/** Stored bytes that are open for comparison. */
 export interface OpenBytes {
   /** As in `BlobReader.read`. */
   read(buffer: Uint8Array, position: number): Promise<number>;

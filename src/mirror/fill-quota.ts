@@ -63,6 +63,7 @@ export class FillQuota {
   }
 }
 
+/** The space of one Fill. */
 export interface Place {
   /** Reserves space for the next `bytes` of a blob of `size` (`undefined` while unknown). Throws StorageFull. */
   take(bytes: number, size: number | undefined): void;

@@ -16,12 +16,14 @@ const TELLING_BYTES = 256;
 /** Few requesters ask for blobs that no manifest names, or without having asked for a manifest. */
 const MAX_GIVEN = 10_000;
 
+/** The result of asking upstream about a blob. */
 export interface Confirmed<Size = number> {
   /** The size of the whole blob in bytes. */
   readonly size: Size;
   readonly joined: boolean;
 }
 
+/** A blob that upstream has sent completely. */
 export interface Given {
   /** The size of the whole blob in bytes. */
   readonly size: number;

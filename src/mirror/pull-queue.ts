@@ -10,6 +10,7 @@ export interface QueueLimits {
   readonly maxParallelImagePulls?: number | undefined;
 }
 
+/** A request for a place in the queue. */
 export interface PullTicket {
   /** `Requester.id`: requesters take turns. */
   readonly requester: string;

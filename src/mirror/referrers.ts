@@ -23,6 +23,7 @@ export interface ReferrersOptions {
   readonly log: Log;
 }
 
+/** A request for the referrers of a manifest. */
 export interface ReferrersQuery {
   readonly artifactType: string | undefined;
   readonly page: Page;

@@ -37,6 +37,7 @@ export interface UpstreamRequestsOptions {
   readonly nowMs: () => number;
 }
 
+/** A question to upstream, and how it is shared and remembered. */
 export interface Question<A> {
   readonly repository: Repository;
   /** A tag, a digest, or a name for another kind of question: failures are remembered under it. */
@@ -58,6 +59,7 @@ export interface Question<A> {
   readonly head?: Ask<unknown>;
 }
 
+/** The answer, and the credential that got it. */
 export interface Asked<A> {
   readonly answer: A;
   readonly credential: Credential | undefined;
@@ -65,6 +67,7 @@ export interface Asked<A> {
   readonly joined: boolean;
 }
 
+/** Sends the question to an upstream with one credential. */
 export type Ask<A> = (
   upstream: Upstream,
   ask: { readonly credential: Credential | undefined; readonly signal: AbortSignal },

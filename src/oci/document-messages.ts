@@ -4,6 +4,7 @@ import type { OciErrorCode } from './errors.ts';
 export type DocumentWork = typeof DOCUMENT_WORK;
 export type DocumentQuestion = keyof DocumentWork;
 
+/** A question to the worker about a document. */
 export interface DocumentRequest {
   readonly id: number;
   readonly question: DocumentQuestion;

@@ -32,6 +32,7 @@ const ERRORS = {
 /** A code of the distribution spec, or one of our own. */
 export type OciErrorCode = keyof typeof ERRORS;
 
+/** Details of an error. */
 export interface OciErrorOptions {
   /** For the client: what is wrong and what to do about it. Replaces the general message of the code. */
   readonly message?: string;

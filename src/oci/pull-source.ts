@@ -21,18 +21,21 @@ export interface Served {
   readonly upstreamMs: number;
 }
 
+/** A manifest to serve. */
 export interface ServedManifest extends Served {
   readonly descriptor: Descriptor;
   /** Exactly the bytes received. */
   readonly bytes: Uint8Array;
 }
 
+/** A blob to serve. */
 export interface ServedBlob extends Served {
   readonly digest: Digest;
   /** The caller closes it. */
   readonly reader: BlobReader;
 }
 
+/** The size of a blob to serve. */
 export interface ServedBlobStat extends Served {
   readonly digest: Digest;
   /** Bytes. */
@@ -47,12 +50,14 @@ export interface Page {
   readonly after: string | undefined;
 }
 
+/** A page of tags to serve. */
 export interface ServedTags extends Served {
   readonly tags: readonly string[];
   /** `last` for the next page, if there is one. */
   readonly next: string | undefined;
 }
 
+/** A list of referrers to serve. */
 export interface ServedReferrers extends Served {
   readonly manifests: readonly Descriptor[];
   /** Whether `artifactType` was applied (OCI-Filters-Applied). */

@@ -27,6 +27,7 @@ export interface LoggerOptions {
   readonly isTerminal?: boolean;
 }
 
+/** The log of a process. */
 export interface Logger {
   readonly log: Log;
   /** Whether lines are text rather than JSON. */

@@ -149,6 +149,7 @@ export const METRICS = {
 /** The prefix of our metrics; those of the process (`process_…`, `nodejs_…`) keep the names that dashboards know. */
 const PREFIX = 'entrepot_';
 
+/** A meter and its text form. */
 export interface Metrics {
   readonly meter: Meter;
   /** The body of `GET /metrics`. */

@@ -16,6 +16,7 @@ export interface KeptTransfers extends Transferred {
   readonly sinceMs: number;
 }
 
+/** Stores totals; implemented on the index. */
 export interface TransferKeeper {
   /** `undefined` if nothing was saved yet. */
   read(): Promise<KeptTransfers | undefined>;

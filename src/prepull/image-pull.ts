@@ -47,6 +47,7 @@ export interface PullOptions {
   readonly signal: AbortSignal;
 }
 
+/** The result of a pull. */
 export interface PulledImage {
   readonly digest: Digest;
   readonly blobs: number;

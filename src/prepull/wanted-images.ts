@@ -26,6 +26,7 @@ export interface ImageNames {
   readonly from: readonly string[];
 }
 
+/** How to read names, and where to report what they are. */
 export interface NamesReader {
   /** Returns the text of a file. */
   readonly read: (file: string) => Promise<string>;

@@ -14,6 +14,7 @@ export class PluginFailed extends Error {
   override readonly name = 'PluginFailed';
 }
 
+/** A plugin to run, and its input. */
 export interface PluginRun {
   readonly program: string;
   readonly args: readonly string[];

@@ -32,6 +32,7 @@ export interface Holder {
   readonly readOnly: boolean;
 }
 
+/** The kind of source of a Secret or credential. */
 export type SecretOrigin = 'file' | 'folder' | 'kubernetes' | 'node' | 'issued' | 'plugin';
 
 /** The state of a Secret. */
@@ -73,6 +74,7 @@ export interface ConfiguredTenant {
   readonly options: TenantOptions;
 }
 
+/** A tenant as other folders see it. */
 export interface Tenant {
   readonly name: string;
   readonly options: TenantOptions;
@@ -110,6 +112,7 @@ export interface TenantsChange {
   readonly tenants: readonly string[];
 }
 
+/** All tenants. */
 export interface Tenants {
   /** Whether there is no tenant, so that nobody can log in. */
   readonly isEmpty: boolean;

@@ -16,6 +16,7 @@ export interface TenantsDocument {
   readonly tenants: readonly TenantDocument[];
 }
 
+/** The state of one tenant. */
 export interface TenantDocument {
   readonly name: string;
   readonly suspended?: string;

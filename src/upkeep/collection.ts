@@ -40,6 +40,7 @@ export class CollectingStopped extends Error {
  */
 const MAX_STRAYS = 60;
 
+/** What a collection removed, or in a dry run would remove. */
 export interface CollectionReport {
   /** Uploads that were ended. */
   readonly uploads: Tally;

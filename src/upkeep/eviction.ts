@@ -22,6 +22,7 @@ export interface EvictionRun extends RunOptions {
   readonly asIfFreedBytes?: number;
 }
 
+/** What an eviction removed, or in a dry run would remove. */
 export interface EvictionReport extends Tally {
   /** The size of the store afterwards, or in a dry run the size that it would have. */
   readonly heldBytes: number;

@@ -28,6 +28,7 @@ export interface HeldImage {
   readonly isDamaged: boolean;
 }
 
+/** A platform of an image, and whether it is completely stored. */
 export interface HeldPlatform {
   /** Such as `linux/arm64/v8`; `undefined` for an artifact, or if it is unknown. */
   readonly platform: string | undefined;

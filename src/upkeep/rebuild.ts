@@ -10,6 +10,7 @@ export interface RebuildRun {
   readonly onDamaged: (digest: Digest, reason: string) => void;
 }
 
+/** The result of a rebuild. */
 export interface RebuildReport {
   /** Blobs that were added to the index. */
   readonly added: number;

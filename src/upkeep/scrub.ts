@@ -17,6 +17,7 @@ export interface ScrubOptions extends Stores {
   readonly bytesPerSecond: number;
 }
 
+/** The result of a scrub. */
 export interface ScrubReport {
   /** Blobs and manifests that were checked. */
   readonly checked: number;
@@ -25,6 +26,7 @@ export interface ScrubReport {
   readonly damaged: readonly DamagedContent[];
 }
 
+/** Content that was found damaged. */
 export interface DamagedContent extends SizedContent {
   readonly reason: string;
   /** `hosted`: it was pushed here, and has to be pushed again. `undefined`: not determined (dry run). */

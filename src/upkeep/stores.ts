@@ -45,6 +45,7 @@ export interface StrayFiles {
   readonly seen: number;
 }
 
+/** A file without a row. */
 export interface StrayFile {
   readonly digest: Digest;
   /** Bytes. */
@@ -65,6 +66,7 @@ export interface RunOptions {
   readonly onProgress?: (progress: Progress) => void;
 }
 
+/** The progress of a step. */
 export interface Progress {
   /** What is being done, for people, such as `collecting blobs`. */
   readonly step: string;

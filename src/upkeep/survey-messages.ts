@@ -8,12 +8,14 @@ export interface ThreadWork extends StoreSurvey, RowRemoval {
 
 export type Question = keyof ThreadWork;
 
+/** A question to the thread. */
 export interface SurveyRequest {
   readonly id: number;
   readonly question: Question;
   readonly parameters: readonly unknown[];
 }
 
+/** The thread's answer, or why there is none. */
 export type SurveyReply =
   | { readonly id: number; readonly answer: unknown }
   | { readonly id: number; readonly failure: string; readonly isLocked: boolean };

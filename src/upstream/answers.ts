@@ -24,11 +24,13 @@ export interface ManifestHead extends Answer {
   readonly mediaType: string | undefined;
 }
 
+/** A manifest from upstream. */
 export interface FetchedManifest extends Answer {
   /** Its digest was verified if it was requested by digest, otherwise computed. */
   readonly manifest: Manifest;
 }
 
+/** The result of HEAD for a blob. */
 export interface BlobHead extends Answer {
   /** `undefined` if upstream did not say. */
   readonly size: number | undefined;
@@ -41,6 +43,7 @@ export interface HostETag {
   readonly origin: string;
 }
 
+/** A request for a blob or a part of it. */
 export interface BlobAsk extends Ask {
   /** How many bytes are already stored; default 0. */
   readonly offset?: number;
@@ -54,6 +57,7 @@ export interface BlobAsk extends Ask {
   readonly skipEndpoints?: ReadonlySet<number> | undefined;
 }
 
+/** A response with a blob or a part of it. */
 export interface FetchedBlob extends Answer {
   readonly endpoint: number;
   /** Where `body` begins: at the requested offset, or at 0 if the server ignores ranges. */
@@ -72,12 +76,14 @@ export interface FetchedBlob extends Answer {
   destroy(): void;
 }
 
+/** A page of tags from upstream. */
 export interface FetchedTags extends Answer {
   readonly tags: readonly string[];
   /** `after` for the next page, if there is one. */
   readonly next: string | undefined;
 }
 
+/** The referrers of a manifest from upstream. */
 export interface FetchedReferrers extends Answer {
   readonly mediaType: string;
   /** An image index with the referrers of all pages, unfiltered; empty if there are none. */

@@ -19,6 +19,7 @@ export interface RedirectedRequest {
   readonly signal?: AbortSignal | undefined;
 }
 
+/** The response at the end of all redirects. */
 export interface Followed {
   readonly response: HttpResponse;
   /** The URL that sent the response. */

@@ -12,12 +12,14 @@ export interface TokenRequest {
   readonly credential: Credential | undefined;
 }
 
+/** A token from a token service. */
 export interface IssuedToken {
   readonly value: string;
   /** From now on. */
   readonly lifetimeMs: number;
 }
 
+/** A token to use, from the cache or new. */
 export interface HeldToken {
   readonly value: string;
   /** Whether it was issued for this call, not taken from the cache. */

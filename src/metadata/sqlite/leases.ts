@@ -1,11 +1,13 @@
 import type { LeftLease } from '../../lib/lease.ts';
 import type { Connection, Statement } from './connection.ts';
 
+/** A live process, with the number of its last heartbeat. */
 export interface ProcessRow {
   readonly id: string;
   readonly heartbeat: number;
 }
 
+/** The state of a Lease. */
 export interface LeaseRow {
   readonly epoch: number;
   /** The current or last holder; `undefined` if it was given back. */

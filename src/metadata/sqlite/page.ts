@@ -10,6 +10,7 @@ const MAX_PAGE_ENTRIES = 1000;
  */
 export type PageRange = [after: string, rows: number];
 
+/** The parameters for a page of a statement. */
 export function pageRange(page: Page): PageRange {
   return [page.after ?? '', pageLimit(page) + 1];
 }

@@ -17,6 +17,7 @@ interface TaggedRow extends Row {
   readonly bytes: Buffer | null;
 }
 
+/** A tag with its manifest. */
 export interface Tagged {
   readonly tag: TagRow;
   readonly manifest: Manifest | undefined;

@@ -20,6 +20,7 @@ export interface ScannedObject extends ObjectIdentity {
   readonly bytes: Buffer | undefined;
 }
 
+/** What the scanner has found. */
 export type Scanned =
   | { readonly kind: 'object'; readonly object: ScannedObject }
   /** The end of the document, with its own short texts by path: `type`, `metadata.continue`. */
