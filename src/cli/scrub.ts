@@ -19,13 +19,13 @@ export const scrub: Command = {
   description:
     'Reads everything again. Damaged mirrored content is removed, and downloaded again when it is requested; damaged ' +
     'content of hosted repositories is refused until it is pushed again. Exit code 1 if ' +
-    'anything was damaged. Works beside a running server.',
+    'anything is damaged, including hosted and pinned content that was found earlier and has not been replaced. Works beside a running server.',
   options: [
     { flags: '--rate <size>', description: 'read at this rate per second (default: upkeep.scrubRate)' },
     { flags: '--dry-run', description: 'report damage, and change nothing' },
     jsonOption(
       'a line with event (damaged), kind, digest, reason, hosted for all damaged content; at the end one with event ' +
-        '(summary), checked, checkedBytes, damaged',
+        '(summary), checked, checkedBytes, damaged, lost (found earlier and not replaced yet)',
     ),
     CONFIG_OPTION,
   ],
@@ -49,13 +49,16 @@ export const scrub: Command = {
         throw new CommandError('another process is already scrubbing');
       }
       const { checked, checkedBytes, damaged } = report;
+      const found = new Set(damaged.map(({ digest }) => digest));
+      const lost = (await metadata.listLost()).filter(({ digest }) => !found.has(digest)).length;
+      const earlier = lost === 0 ? '' : `; ${lost} found earlier and not replaced yet (see entrepot images)`;
       answer(
         input,
         { out },
-        { event: 'summary', checked, checkedBytes, damaged: damaged.length },
-        `checked ${checked} blobs, ${sizeText(checkedBytes)}: ${damaged.length} damaged\n`,
+        { event: 'summary', checked, checkedBytes, damaged: damaged.length, lost },
+        `checked ${checked} blobs, ${sizeText(checkedBytes)}: ${damaged.length} damaged${earlier}\n`,
       );
-      return damaged.length > 0 ? EXIT.failed : EXIT.done;
+      return damaged.length + lost > 0 ? EXIT.failed : EXIT.done;
     });
   },
 };

@@ -114,6 +114,14 @@ export interface Damage {
   readonly reason: string;
 }
 
+/**
+ * Damaged content of hosted repositories and pinned images that has not been replaced yet. Other mirrored content is
+ * downloaded again when it is requested.
+ */
+export interface LostContent extends Content {
+  readonly reason: string;
+}
+
 /** Checked when a blob's row is written, so that it is true. */
 export interface BlobProof {
   /** The Lease under which its bytes were written. */
@@ -393,6 +401,8 @@ export interface MetadataStore extends Leases {
   ): Promise<'hosted' | 'mirrored' | undefined>;
   readDamage(digest: Digest): Promise<Damage | undefined>;
   countDamaged(): Promise<number>;
+  /** Ordered by digest. */
+  listLost(): Promise<readonly LostContent[]>;
   /** Forgets the damage of content that nothing needs any more. */
   endDamage(digest: Digest): Promise<void>;
 

@@ -1,6 +1,7 @@
 import type { Digest } from '../oci/digest.ts';
 import { Connection, type Statement } from './sqlite/connection.ts';
-import { isHosted, isLinkedManifest, isUnderPin } from './sqlite/reachability.ts';
+import type { LostContent } from './metadata-store.ts';
+import { selectLost } from './sqlite/lost-content.ts';
 
 /** How many rows are read at a time. */
 const ROWS_PER_PAGE = 1_000;
@@ -8,13 +9,6 @@ const ROWS_PER_PAGE = 1_000;
 export interface SnapshotBlob {
   readonly digest: Digest;
   readonly size: number;
-}
-
-/** Content that should be stored, and was found damaged before. */
-export interface SnapshotDamage {
-  readonly kind: 'blob' | 'manifest';
-  readonly digest: Digest;
-  readonly reason: string;
 }
 
 /** A copy of an index as it was at one moment, in a file of its own. The caller closes it; the file stays. */
@@ -64,20 +58,8 @@ export class IndexSnapshot {
     }
   }
 
-  /**
-   * Lost content of hosted repositories and pinned images. Other mirrored content is downloaded again when it is
-   * requested.
-   */
-  damaged(): readonly SnapshotDamage[] {
-    return this.#connection
-      .prepare<[], SnapshotDamage>(`
-        SELECT iif(${isLinkedManifest('q.digest')}, 'manifest', 'blob') AS kind, q.digest, q.reason
-        FROM quarantine q
-        WHERE (${isHosted('q.digest')} OR ${isUnderPin('q.digest')})
-          AND NOT EXISTS (SELECT 1 FROM blobs b WHERE b.digest = q.digest)
-          AND NOT EXISTS (SELECT 1 FROM manifests m WHERE m.digest = q.digest)
-        ORDER BY q.digest`)
-      .all();
+  lost(): readonly LostContent[] {
+    return selectLost(this.#connection).all();
   }
 
   close(): void {

@@ -211,6 +211,10 @@ describe('a store with a damaged blob', () => {
     const [layer = mirrored] = hosted.layers;
     for (const blob of [layer, mirrored]) await damage(blobFile(join(source.folder, 'store'), blob));
     expect(await source.command('scrub', '--rate', '100MiB')).toMatchObject({ code: 1 });
+    expect(await source.command('scrub', '--rate', '100MiB')).toMatchObject({
+      code: 1,
+      stdout: expect.stringMatching(/: 0 damaged; 1 found earlier and not replaced yet/),
+    });
     const partly = join(source.folder, 'partly.tar');
     const { code, stdout, stderr } = await source.command('backup', '--json', partly);
     expect([code, stderr]).toEqual([1, expect.stringContaining('; 1 damaged or missing')]);
