@@ -20,7 +20,7 @@ import {
 } from '../support/content.ts';
 import { Entrepot } from '../support/entrepot.ts';
 import { FakeUpstream } from '../support/fake-upstream.ts';
-import { freePort } from '../support/programs.ts';
+import { freePort, until } from '../support/programs.ts';
 import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
 import { basic, type Login, writeSecret } from '../support/tenants.ts';
 
@@ -318,6 +318,8 @@ async function askWithoutFiles(
   for (const file of files) await rename(`${file}.away`, file);
 }
 
+const STORED_WITHIN_MS = 30_000;
+
 /** Everybody joins a download of a blob whose file was lost. */
 async function joinDownload(repository: string, blob: Content, waysOf: WaysOf): Promise<readonly string[]> {
   await rm(blobFile(blob), { force: true });
@@ -334,7 +336,10 @@ async function joinDownload(repository: string, blob: Content, waysOf: WaysOf): 
     ),
   );
   end();
-  return [...statuses, ['alice', (await first).status] as const]
+  const all = [...statuses, ['alice', (await first).status] as const];
+  // Readers have it before it is stored.
+  await until('the blob to be stored', STORED_WITHIN_MS, async () => existsSync(blobFile(blob)));
+  return all
     .filter(([asker, status]) => (status === 200) !== mayRead(asker, 'acme', path, waysOf(blob)))
     .map(([asker, status]) => `${asker} joins ${repository}/${path}: ${status}`);
 }
