@@ -1,4 +1,4 @@
-// Access on a real store, with tenants whose Secrets a test puts and takes away.
+// Access on a real store, with tenants whose Secrets a test adds and removes.
 import { join } from 'node:path';
 import { Access, type AccessOptions } from '../../src/access/access.ts';
 import type { ServiceAccount } from '../../src/access/authenticator.ts';
@@ -44,7 +44,7 @@ export interface AccessWorldOptions
   readonly policy?: VerificationPolicyName;
   readonly allowlist?: readonly string[];
   readonly shared?: readonly string[];
-  /** Of repositories that no tenant owns. */
+  /** The prefixes of repositories that no tenant owns. */
   readonly prefixes?: readonly string[];
   readonly anonymous?: 'none' | 'pull' | 'push';
   readonly accounts?: Readonly<Record<string, ServiceAccount>>;
@@ -63,7 +63,7 @@ export class AccessWorld {
   readonly #stores: readonly MetadataStore[];
   /** The clock of Grants and tokens; move it at will. */
   readonly clock: { nowMs: number };
-  /** To be told when `accounts` were changed. */
+  /** Call these after changing `accounts`. */
   readonly accountListeners: readonly (() => void)[];
 
   private constructor(
@@ -153,7 +153,7 @@ export class AccessWorld {
     tenants.onChange(({ goneCredentialIds }) => {
       for (const id of goneCredentialIds) void grants.endAllOf(id);
     });
-    // As the command line does it: another process on the same store.
+    // Like the command line: another process on the same store.
     const commands = await openSqliteMetadataStore(join(folder, 'index.db'), { log });
     const issuer = new Issuer({ ...issuing, store: commands });
     const stores = [metadata, commands];
@@ -165,7 +165,7 @@ export class AccessWorld {
     );
   }
 
-  /** Sets what the tenant's one Secret holds: logins by the registry that they are for; and what its accounts may. */
+  /** Sets the tenant's only Secret: logins by registry; and what its accounts may do. */
   async put(
     tenant: string,
     logins: Readonly<Record<string, Login>>,
@@ -175,7 +175,7 @@ export class AccessWorld {
     await new Promise(resolve => setImmediate(resolve));
   }
 
-  /** Gives the tenant a Secret that never was readable, before the one of these logins. */
+  /** Gives the tenant a Secret that was never readable, followed by one with these logins. */
   async break(tenant: string, logins: Readonly<Record<string, Login>>): Promise<void> {
     this.#secrets.break(tenant, logins);
     await new Promise(resolve => setImmediate(resolve));
@@ -186,13 +186,13 @@ export class AccessWorld {
     await new Promise(resolve => setImmediate(resolve));
   }
 
-  /** One who sends this login with the request itself. */
+  /** A client that sends this login with each request. */
   async as(login: Login | undefined, sender: Partial<Sender> = {}) {
     const sent = login === undefined ? {} : basic(login);
     return this.access.authenticate({ ...SENDER, ...sent, ...sender });
   }
 
-  /** Upstream said yes, or no, to this login. */
+  /** Records that upstream accepted or refused this login. */
   async prove(
     repository: Repository,
     login: Login | undefined,
@@ -213,7 +213,7 @@ export class AccessWorld {
   }
 }
 
-/** As the store of an AccessWorld names it. */
+/** The credential with its id in the store of an AccessWorld. */
 export function named([username, password]: Login): Credential {
   return nameCredential(KEY, username, password);
 }

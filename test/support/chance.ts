@@ -1,4 +1,4 @@
-/** Choices that a seed repeats (mulberry32). */
+/** Pseudo-random choices that a seed reproduces (mulberry32). */
 export class Chance {
   #state: number;
 

@@ -1,15 +1,15 @@
-// Clients of the product, as tests need them: they count, hash, leave early, and see a broken body as such.
+// HTTP clients for tests: they count, hash, disconnect early, and detect an incomplete body.
 import { createHash } from 'node:crypto';
 import { Agent, type IncomingHttpHeaders, request } from 'node:http';
 
 export interface Got {
-  /** 0 when the connection broke before an answer. */
+  /** 0 if the connection broke before a response. */
   readonly status: number;
   readonly headers: IncomingHttpHeaders;
-  /** Of the body that arrived. */
+  /** The length of the body that arrived. */
   readonly bytes: number;
   readonly sha256: string;
-  /** Whether the body ended as its length said, rather than by a reset or by our leaving. */
+  /** Whether the body had its announced length, rather than ending by a reset or by our disconnecting. */
   readonly complete: boolean;
   /** The body, if it was no larger than 1 MiB. */
   readonly text: string;
@@ -19,17 +19,17 @@ export interface GetOptions {
   readonly method?: string;
   readonly headers?: Readonly<Record<string, string>>;
   readonly body?: string | Uint8Array;
-  /** Leaves (destroys the socket) once so many bytes of the body are here. */
+  /** Disconnects (destroys the socket) after this many bytes of the body. */
   readonly leaveAtByte?: number;
   readonly onFirstByte?: () => void;
-  /** Takes nothing after the first bytes until this is settled: a slow client. */
+  /** Reads nothing after the first bytes until this is settled: a slow client. */
   readonly readAfter?: Promise<unknown>;
   readonly onData?: (bytesSoFar: number) => void;
 }
 
 const KEPT_BYTES = 1024 * 1024;
 
-/** One request on a connection of its own. Never rejects: a broken connection is an answer too. */
+/** Sends one request on a connection of its own. Never rejects: a broken connection is a result, too. */
 export async function get(url: string, options: GetOptions = {}): Promise<Got> {
   const agent = new Agent({ keepAlive: false });
   const hash = createHash('sha256');
@@ -89,7 +89,7 @@ export async function get(url: string, options: GetOptions = {}): Promise<Got> {
   });
 }
 
-/** The OCI code of an error answer. */
+/** The OCI code of an error response. */
 export function codeOf(got: Got): string | undefined {
   try {
     return (JSON.parse(got.text) as { errors?: { code?: string }[] }).errors?.[0]?.code;
@@ -98,7 +98,7 @@ export function codeOf(got: Got): string | undefined {
   }
 }
 
-/** `count` times the same. */
+/** Calls `make` `count` times, and awaits all. */
 export async function many<T>(count: number, make: (at: number) => Promise<T>): Promise<T[]> {
   return Promise.all(Array.from({ length: count }, (_, at) => make(at)));
 }

@@ -1,4 +1,4 @@
-// Registry content made from seeds: equal arguments give equal bytes, and no blob is ever held in memory.
+// Registry content made from seeds: the same arguments give the same bytes, and no blob is held in memory.
 import { createCipheriv, createHash } from 'node:crypto';
 import type { Descriptor } from '../../src/oci/descriptor.ts';
 import { type Digest, digestOf, parseDigest } from '../../src/oci/digest.ts';
@@ -34,7 +34,7 @@ export interface ImageOptions {
   readonly subject?: Content;
   /** Default OCI's. */
   readonly mediaType?: string;
-  /** Leaves the member `mediaType` out, so that the bytes may be read as more than one type. */
+  /** Omits the member `mediaType`, so that the bytes can be read as more than one type. */
   readonly isUntyped?: boolean;
 }
 
@@ -43,7 +43,7 @@ const ZEROS = Buffer.alloc(PIECE_BYTES);
 const AES_BLOCK_BYTES = 16;
 const AMD64: Platform = { os: 'linux', architecture: 'amd64' };
 
-/** `size` bytes that look random and do not compress. Another seed, other bytes. */
+/** `size` bytes that look random and cannot be compressed. Another seed gives other bytes. */
 export function randomBlob(
   size: number,
   seed: string | number,
@@ -120,7 +120,7 @@ export function bytesOf(content: Content): Buffer {
   return Buffer.concat(Array.from(content.slice()));
 }
 
-/** Spaced as no program here would write it, so that bytes which were parsed and written again are not the same. */
+/** With spaces that no program here would write, so that parsing and serializing changes the bytes. */
 function jsonContent(mediaType: string, value: unknown): Content {
   return contentOf(`${JSON.stringify(value, null, 3)}\n`, mediaType);
 }

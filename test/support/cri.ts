@@ -3,7 +3,7 @@
 import { connect as connectHttp2, constants } from 'node:http2';
 import { connect } from 'node:net';
 
-/** What the kubelet hands over for one pull: one credential of the pod's pull secrets. */
+/** What the kubelet passes for a pull: one credential of the pod's pull secrets. */
 export interface CriCredential {
   readonly username: string;
   readonly password: string;
@@ -11,7 +11,7 @@ export interface CriCredential {
 
 const SERVICE = '/runtime.v1.ImageService';
 
-/** A pull of a big image from a slow upstream ends before. */
+/** A pull of a large image from a slow upstream takes less. */
 const CALL_TIMEOUT_MS = 120_000;
 
 export class CriImageService {
@@ -21,7 +21,7 @@ export class CriImageService {
     this.#socket = socket;
   }
 
-  /** Pulls as the kubelet does; answers the image's id, throws with the runtime's message. */
+  /** Pulls like the kubelet; returns the image's id, and throws with the runtime's message. */
   async pull(image: string, credential?: CriCredential): Promise<string> {
     const auth = credential === undefined ? [] : [message(2, authConfig(credential))];
     const answer = await this.#call('PullImage', Buffer.concat([imageSpec(image), ...auth]));

@@ -1,5 +1,5 @@
-// A client that turns the server's certificate down in the middle of the handshake, as OpenSSL, Go and curl do. Node's own
-// completes the handshake first, and whether the server sees that is a matter of chance.
+// A client that rejects the server's certificate in the middle of the handshake, as OpenSSL, Go and curl do. Node's own
+// client completes the handshake first, and whether the server notices is a matter of chance.
 import { once } from 'node:events';
 import { connect } from 'node:net';
 import { Duplex } from 'node:stream';
@@ -9,8 +9,8 @@ import { connect as connectTls } from 'node:tls';
 const UNKNOWN_CA = Buffer.from([0x15, 3, 3, 0, 2, 2, 48]);
 
 /**
- * Begins a handshake with the server on `port`, and ends it when it has the certificate: by an alert, or by leaving `silently`.
- * Returns when the connection is closed.
+ * Begins a handshake with the server on `port`, and ends it when it has the certificate: by an alert, or by
+ * disconnecting `silently`. Resolves when the connection is closed.
  */
 export async function distrust(port: number, { silently = false } = {}): Promise<void> {
   const socket = connect(port, '127.0.0.1');

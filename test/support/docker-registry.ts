@@ -9,7 +9,7 @@ import { TokenServer } from './token-server.ts';
 
 export const REGISTRY_PROGRAMS: readonly string[] = ['docker-registry', 'htpasswd', 'openssl'];
 
-/** The one user of a registry that asks who is there. */
+/** The only user of a registry with logins. */
 export const REGISTRY_USER = { username: 'ada', password: 'lovelace' } as const;
 
 export type RegistryMode =
@@ -32,7 +32,7 @@ export interface RegistryRequest {
 
 export class DockerRegistry {
   readonly url: string;
-  /** The same without its scheme, as it stands in image references. */
+  /** The URL without its scheme, as in image references. */
   readonly host: string;
   readonly folder: string;
   /** The token service, in token mode. */
@@ -67,7 +67,7 @@ export class DockerRegistry {
     return new DockerRegistry(place, mode, await serve(place));
   }
 
-  /** The credential that it asks for, if it asks for one, as `user:password`. */
+  /** The credential that it requires, if any, as `user:password`. */
   get credential(): string | undefined {
     const isOpen = this.mode.kind === 'open' || this.mode.kind === 'proxy';
     return isOpen ? undefined : `${REGISTRY_USER.username}:${REGISTRY_USER.password}`;

@@ -1,4 +1,4 @@
-// The product as a child process of a test: the built dist/, through the same starter that people use.
+// Entrepot as a child process of a test: the built dist/, started as users start it.
 import { existsSync } from 'node:fs';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -9,7 +9,7 @@ import { answers, Daemon, freePort, type RunResult, tryRun } from './programs.ts
 import { makeTempFolder, removeFolder } from './temp-folder.ts';
 
 const PROJECT = fileURLToPath(new URL('../..', import.meta.url));
-/** As the starter's first line says it. */
+/** As in the starter's first line. */
 export const STARTER: readonly string[] = ['--max-semi-space-size=4', join(PROJECT, 'dist', 'entrepot.cjs')];
 
 /** The configuration file as an object; what is left out is what the product defaults to. */
@@ -34,11 +34,11 @@ export interface EntrepotOptions {
  * its store in its folder, and was ready when `start` returned.
  */
 export class Entrepot {
-  /** Where clients ask, without a trailing slash: the first listener. */
+  /** The URL for clients, without a trailing slash: the first listener. */
   readonly url: string;
-  /** The same without its scheme, as it stands in image references. */
+  /** The URL without its scheme, as in image references. */
   readonly host: string;
-  /** Where /livez, /readyz and /metrics answer. */
+  /** The URL of /livez, /readyz and /metrics. */
   readonly ops: string;
   /** Holds `config.yaml` and `store/`. */
   readonly folder: string;
@@ -132,7 +132,7 @@ export class Entrepot {
     return tryRun(program, rest, { cwd: this.folder });
   }
 
-  /** What it says at a path of its socket, as `entrepot tenants` asks it. */
+  /** The response for a path on its socket, as commands request it. */
   async ask<Answer>(path: string): Promise<Answer> {
     const answer = await askServer<Answer>(this.#storePath, path);
     if (answer === undefined) throw new Error('it does not answer on its socket');
@@ -144,7 +144,7 @@ export class Entrepot {
     return typeof path === 'string' ? path : join(this.folder, 'store');
   }
 
-  /** Starts one that goes on until it is stopped, or takes its time; whoever starts it stops it. */
+  /** Starts a command that runs until it is stopped, or takes a while; the caller stops it. */
   async begin(...args: string[]): Promise<Daemon> {
     return Daemon.start({
       program: process.execPath,
@@ -183,7 +183,7 @@ async function writeConfig(config: EntrepotConfig, options: EntrepotOptions): Pr
   return { folder, configFile, host: firstAddress(server.listen), opsHost: firstAddress(server.opsListen) };
 }
 
-/** The product's own settings in the environment of the tests are none of theirs. */
+/** Removes Entrepot's own settings from the environment of the tests. */
 function withoutSettings(): Record<string, undefined> {
   const names = Object.keys(process.env).filter(name => name.startsWith('ENTREPOT_'));
   return Object.fromEntries(names.map(name => [name, undefined]));

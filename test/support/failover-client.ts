@@ -1,4 +1,5 @@
-// Clients of several processes on one store: who gets no answer in time asks another one, as behind a load balancer.
+// Clients of several processes on one store: if one does not respond in time, they ask another, as behind a load
+// balancer.
 import { randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { get, type Got } from './client.ts';
@@ -7,7 +8,7 @@ import type { Entrepot } from './entrepot.ts';
 import { SlowSender } from './slow-sender.ts';
 import type { SyscallShim } from './syscall-shim.ts';
 
-/** No request goes on longer: the process that has it stands still. */
+/** A request that takes longer is given up: its process is suspended. */
 const PATIENCE_MS = 4_000;
 /** A chunk is sent in so many pieces, with a pause before each: most of the time an upload is in a process's hands. */
 const PIECES = 4;
@@ -35,13 +36,13 @@ export class FailoverClient {
     this.#nodes = nodes;
   }
 
-  /** One that is not known to stand still. */
+  /** A process that is not known to be suspended. */
   awake(preferred?: Node): Node {
     if (preferred !== undefined && !preferred.isPaused) return preferred;
     return pick(this.#nodes.filter(({ isPaused }) => !isPaused));
   }
 
-  /** The answer of some process that is not 429 or 503. */
+  /** The response of any process that is not 429 or 503. */
   async insist(ask: (url: string) => Promise<Got>, preferred?: Node): Promise<Got> {
     for (;;) {
       const got = await this.ask(ask, preferred);
@@ -61,7 +62,7 @@ export class FailoverClient {
     }
   }
 
-  /** `undefined` when it takes too long. */
+  /** `undefined` if it takes too long. */
   async ask(ask: (url: string) => Promise<Got>, preferred?: Node): Promise<Got | undefined> {
     const node = this.awake(preferred);
     const got = await patiently(ask(node.server.url));
@@ -101,7 +102,7 @@ export class FailoverClient {
     }
   }
 
-  /** Begins an upload, sends a part of it, and gives it up. */
+  /** Begins an upload, sends a part of it, and abandons it. */
   async giveUp(repository: string, bytes: Buffer, how: 'leaving' | 'cancelling'): Promise<void> {
     const begun = await this.insist(url => get(`${url}/v2/${repository}/blobs/uploads/`, { method: 'POST' }));
     const path = begun.headers.location ?? '';
@@ -156,12 +157,12 @@ async function sendSlowly(
   return status;
 }
 
-/** `undefined` when it takes too long: its process stands still. */
+/** `undefined` if it takes too long: its process is suspended. */
 export async function patiently<T>(asking: Promise<T>): Promise<T | undefined> {
   return Promise.race([asking, sleep(PATIENCE_MS).then(() => undefined)]);
 }
 
-/** Whatever else stood still, a process that answers has no excuse for 500. */
+/** Whatever else is suspended, a process that responds must not answer 500. */
 async function expectNoFault({ server }: Node, status: number): Promise<void> {
   if (status !== 500) return;
   await sleep(1_000);

@@ -1,9 +1,9 @@
-// Who may pull what from a fake upstream, and the challenges and tokens that go with it.
+// Rights in a fake upstream, with its challenges and tokens.
 import { randomUUID } from 'node:crypto';
 
 export interface FakeUser {
   readonly password: string;
-  /** What this user may pull besides what is public; `*` is everything. */
+  /** What this user may pull besides public repositories; `*` is everything. */
   readonly repositories: readonly string[] | '*';
 }
 
@@ -24,7 +24,7 @@ export interface FakeAuthOptions {
   readonly tokenDenial?: 'empty' | 401 | 403;
   /** What the token service answers to a wrong password. Default 401; GitHub's says 403, as to who may not. */
   readonly tokenWrongPassword?: 401 | 403;
-  /** What the registry answers to who is known but may not. Default 401, as registries with tokens do. */
+  /** What the registry answers to a known user without the right. Default 401, as registries with tokens do. */
   readonly denial?: 401 | 403 | 404;
   /** Sent instead of the challenge that would be right. */
   readonly challenge?: string | readonly string[];
@@ -79,7 +79,7 @@ export class FakeAuth {
     return { status: 200, body: tokenLifetimeS === 0 ? { token } : { token, expires_in: tokenLifetimeS } };
   }
 
-  /** Makes every token issued so far worthless. */
+  /** Revokes every token issued so far. */
   revokeTokens(): void {
     this.#tokens.clear();
   }

@@ -1,9 +1,9 @@
-// The line between a fake upstream and its clients: sends bodies at a rate, and breaks them off where told.
+// The connection between a fake upstream and its clients: sends bodies at a rate, and breaks where told.
 import { once } from 'node:events';
 import type { ServerResponse } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
 
-/** A rate that all who send over it share. */
+/** A rate that is shared by everything sent over it. */
 export class Link {
   readonly #bytesPerS: number;
   #freeAtMs = 0;

@@ -5,16 +5,16 @@ import { parseBasic } from './fake-upstream-auth.ts';
 /** `storage` is what a redirected blob is fetched from. */
 export type RequestKind = 'ping' | 'token' | 'manifest' | 'blob' | 'tags' | 'referrers' | 'storage' | 'other';
 
-/** Which requests a misbehaviour is for; what is left out fits all. */
+/** The requests to which a misbehaviour applies; absent members match everything. */
 export interface Match {
   readonly kind?: RequestKind;
   readonly method?: 'GET' | 'HEAD';
   readonly repository?: string;
   /** Tag or digest. */
   readonly reference?: string;
-  /** Lets so many matching requests pass first. */
+  /** Lets this many matching requests pass first. */
   readonly skip?: number;
-  /** Then meets so many; default all. */
+  /** Then applies to this many; default all. */
   readonly times?: number;
 }
 
