@@ -102,15 +102,18 @@ export class Issuer {
     return credential;
   }
 
-  /** Ends the tenant's credentials, or one of them, at once; returns those that ended. */
+  /**
+   * Ends the tenant's credentials, or one of them, at once; returns those that ended. Throws UnknownTenant if there are
+   * none, or all had ended before.
+   */
   async revoke(tenant: string, credentialId?: string): Promise<readonly IssuedCredential[]> {
     const meant = await this.#issued(
       one => one.tenant === tenant && (credentialId === undefined || one.id === credentialId),
     );
+    // Including those that have ended by the clock, which may be wrong.
+    if (meant.length > 0) await this.#put(meant.map(endedLongAgo));
     const live = meant.filter(one => this.#isLive(one));
     if (live.length === 0) throw new UnknownTenant(`${tenant} has no such credential`);
-    // Including those that have ended by the clock, which may be wrong.
-    await this.#put(meant.map(endedLongAgo));
     return live;
   }
 

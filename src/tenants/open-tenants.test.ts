@@ -481,6 +481,17 @@ describe('issued credentials', () => {
     for (const { id } of [revoked, overlapping, replaced, removed]) expect(tenants.holders(id)).toEqual([]);
   });
 
+  test('that are revoked after they ended by the clock stay revoked when it is set back', async () => {
+    await issuer().addTenant('t');
+    const ended = await issuer().issue(request);
+    await issuer().rotate(request, 300);
+    nowMs += 300;
+    await expect(issuer().revoke('t', ended.id)).rejects.toThrow('t has no such credential');
+    nowMs -= 600_000;
+    await open();
+    expect(tenants.holders(ended.id)).toEqual([]);
+  });
+
   test('overlap when they are rotated, and then end by themselves', async () => {
     nowMs = Date.now();
     await issuer().addTenant('t');
