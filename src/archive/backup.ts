@@ -78,7 +78,8 @@ export class Backup {
     };
     await tar.add(INDEX_FILE, (await stat(path)).size, index());
     const indexSha256 = hash.digest('hex');
-    this.lacking.push(...this.#snapshot.lost());
+    // Not as arguments of one call, whose number is limited.
+    for (const lost of this.#snapshot.lost()) this.lacking.push(lost);
     for (const blob of this.#snapshot.blobs()) await this.#add(tar, blob, advanced);
     const { lacking } = this;
     const summary: BackupSummary = { blobs: this.#blobs, blobBytes: this.#blobBytes, indexSha256, lacking };
