@@ -15,6 +15,15 @@ import type { Found, SizedContent, Survey, SurveyedImage, SurveyedManifest } fro
 const isImported = (digest: string) => `EXISTS (
   SELECT 1 FROM preloads p WHERE p.repository_id = r.id AND p.digest = ${digest}) AS is_imported`;
 
+/**
+ * As an SQL column: the size of the lists of referrers that are removed with the manifest. One look-up for each of its
+ * Links; SQLite knows the length without reading the bytes.
+ */
+const referrersBytes = (digest: string) => `(
+  SELECT coalesce(sum(length(d.bytes)), 0)
+  FROM links l CROSS JOIN documents d ON d.repository_id = l.repository_id AND d.name = 'referrers ' || l.digest
+  WHERE l.digest = ${digest} AND l.kind = 'manifest')`;
+
 /** How many rows one query looks at: some tens of milliseconds, so that a survey can pause and be aborted. */
 const ROWS_PER_PAGE = 2_000;
 /** A layer that is used everywhere can belong to any number of repositories. */
@@ -128,7 +137,9 @@ class SqliteSurvey implements Survey {
         WHERE (used_at_ms, digest) > (@usedAtMs, @digest) AND used_at_ms < @sinceMs
         ORDER BY used_at_ms, digest LIMIT ${ROWS_PER_PAGE})`;
     this.#byUse = connection.prepare(`
-      SELECT c.*, ${reachability.isEvictable('c.digest')} AS is_found
+      SELECT c.kind, c.digest, c.used_at_ms,
+        c.size + iif(c.kind = 'manifest', ${referrersBytes('c.digest')}, 0) AS size,
+        ${reachability.isEvictable('c.digest')} AS is_found
       FROM (${oldest('blob', 'blobs')} UNION ALL ${oldest('manifest', 'manifests')}
         ORDER BY used_at_ms, digest LIMIT ${ROWS_PER_PAGE}) c
       ORDER BY c.used_at_ms, c.digest`);

@@ -281,6 +281,24 @@ describe('eviction', () => {
     expect(dry).toMatchObject({ items: 0, stuckAt: undefined });
   });
 
+  test('counts a manifest together with the lists of referrers that are removed with it', async () => {
+    const bytes = Buffer.from(JSON.stringify({ schemaVersion: 2, mediaType: OCI_INDEX, manifests: [] }));
+    const manifest = { digest: digestOf(bytes), mediaType: OCI_INDEX, bytes };
+    for (const repository of [MIRRORED, { ...MIRRORED, name: 'library/other' }]) {
+      await metadata.putManifest(repository, manifest, parseManifest(bytes, OCI_INDEX), { atMs: 1 });
+      const list = { mediaType: OCI_INDEX, bytes: Buffer.alloc(10_000), checkedAtMs: 1 };
+      await metadata.putDocument(repository, `referrers ${manifest.digest}`, list);
+    }
+    const useful = await pushBlob(MIRRORED, 'useful'.repeat(100));
+    await tick();
+    const maxBytes = 20_000;
+    const dry = await upkeep({ maxBytes }).evict({ dryRun: true });
+    const report = await upkeep({ maxBytes }).evict();
+    expect(report).toEqual(dry);
+    expect(report).toMatchObject({ items: 1, bytes: 20_000 + bytes.byteLength });
+    expect(await metadata.statBlob(useful)).toBeDefined();
+  });
+
   test('keeps hosted, shared, pinned and read content, and reports if nothing else is left', async () => {
     const hosted = await pushImage(HOSTED, 'v1', ['hosted', 'shared']);
     await pushImage(MIRRORED, 'v1', ['shared', 'mirrored']);
