@@ -71,9 +71,7 @@ export class BlobSource {
     this.#meter = meter;
   }
 
-  /**
-   * The size: from the Link or a stored manifest if possible, otherwise by one HEAD to upstream. Never starts a Fill.
-   */
+  /** The size: from the Link if possible, otherwise by one HEAD to upstream. Never starts a Fill. */
   async stat(repository: Repository, digest: Digest, given: Right): Promise<ServedBlobStat> {
     const { right, linkedSize, settled } = await this.#readForPull(repository, digest, given);
     // A manifest can tell the size, too, but only a Link says that the blob belongs here.

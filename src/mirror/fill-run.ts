@@ -116,7 +116,7 @@ export class FillRun {
   readonly #proofs: FillProofs;
   readonly #startedAtMs = Date.now();
   #isQueued: boolean;
-  /** Whether the store has reserved space for all of it. */
+  /** Whether the store has admitted all of it at once. */
   #isAdmitted = false;
   /** The question to upstream by HEAD while another process downloads the blob. */
   #asked: Promise<void> | undefined;
