@@ -155,6 +155,48 @@ describe('grants', () => {
     expect(await grants.stateOf(repository, { credentialIds: ['a'] })).toMatchObject({ proved: false });
   });
 
+  it('end at once when upstream refuses while they are being renewed, however long that takes', async () => {
+    await granted('a');
+    nowMs += 500;
+    let proceed: (() => void) | undefined;
+    const locked = new Promise<void>(resolve => {
+      proceed = resolve;
+    });
+    const put = vi.spyOn(metadata, 'putGrant').mockImplementationOnce(() => locked);
+    const renewing = granted('a');
+    await vi.waitFor(() => expect(put).toHaveBeenCalled());
+    const ending = ended('a');
+    const ofA = { credentialIds: ['a'] };
+    expect(await grants.stateOf(repository, ofA)).toMatchObject({
+      proved: false,
+      provedIfUnreachable: false,
+    });
+    proceed?.();
+    await Promise.all([renewing, ending]);
+    expect(await grants.stateOf(repository, ofA)).toMatchObject({
+      proved: false,
+      provedIfUnreachable: false,
+    });
+    await granted('a');
+    expect(await grants.stateOf(repository, ofA)).toMatchObject({ proved: true });
+  });
+
+  it('are written once for equal proofs that come while the index is slow', async () => {
+    let fail: (() => void) | undefined;
+    const locked = new Promise<void>((_, reject) => {
+      fail = () => reject(new Error('locked'));
+    });
+    const put = vi.spyOn(metadata, 'putGrant').mockImplementation(() => locked);
+    const granting = Array.from({ length: 50 }, () => granted('a'));
+    await vi.waitFor(() => expect(put).toHaveBeenCalled());
+    fail?.();
+    for (const outcome of await Promise.allSettled(granting)) expect(outcome.status).toBe('rejected');
+    expect(put).toHaveBeenCalledTimes(1);
+    put.mockRestore();
+    await granted('a');
+    expect(await grants.stateOf(repository, { credentialIds: ['a'] })).toMatchObject({ proved: true });
+  });
+
   it('of a credential that is gone end while the index accepts no write, and are removed as soon as it does', async () => {
     await granted('a');
     const endGrantsOf = vi.spyOn(metadata, 'endGrantsOf').mockRejectedValue(new Error('disk I/O error'));

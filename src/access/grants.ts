@@ -13,7 +13,7 @@ import {
   recordImagePulled,
   type UsedCredential,
 } from './pull-record.ts';
-import { UnremovedGrants } from './unremoved-grants.ts';
+import { type EndedGrant, UnremovedGrants } from './unremoved-grants.ts';
 import { mustAttemptImagePull, normalizedName, VerificationPolicy } from './verification.ts';
 
 /** How long proofs are valid. */
@@ -56,8 +56,8 @@ export class Grants {
   readonly #nowMs: () => number;
   readonly #isHeld: (credentialId: string) => boolean;
   readonly #unremoved: UnremovedGrants;
-  /** Proofs that are being recorded, by credential and repository. They never reject. */
-  readonly #recording = new Map<string, Promise<void>>();
+  /** The proof that was reported last and is not recorded yet, by credential and repository. */
+  readonly #recording = new Map<string, Recording>();
 
   /**
    * `isHeld` tells whether a Secret, the node or the configuration currently has a credential. `maxUnremoved` limits
@@ -141,33 +141,47 @@ export class Grants {
     return { of: credentialId === ANONYMOUS_ID ? 'public' : 'credential', verifiedAtMs, state };
   }
 
-  /** Records what an upstream response proved. The last report about a Grant counts, however slow the index is. */
-  async record(proof: Proof): Promise<void> {
-    const repository = { upstream: proof.upstream, name: proof.repository };
-    const credentialId = this.#keptAs(proof.credentialId);
+  /**
+   * Records what an upstream response proved. An end counts at once; rows are written in the order of the reports, and
+   * once for equal ones in a row, however slow the index is.
+   */
+  async record({ upstream, repository: name, credentialId: id, outcome }: Proof): Promise<void> {
+    const repository = { upstream, name };
+    const credentialId = this.#keptAs(id);
     const key = `${credentialId} ${repositoryText(repository)}`;
     const before = this.#recording.get(key);
-    const recording = (before ?? Promise.resolve()).then(() =>
-      proof.outcome === 'ended' ? this.#end(repository, credentialId) : this.#renew(repository, credentialId),
-    );
-    const settled = recording.catch(() => {});
-    this.#recording.set(key, settled);
-    await recording.finally(() => {
-      if (this.#recording.get(key) === settled) this.#recording.delete(key);
-    });
+    if (before?.outcome === outcome) return before.done;
+    const ended =
+      outcome === 'ended'
+        ? this.#unremoved.end(repository, credentialId)
+        : this.#unremoved.endOf(repository, credentialId);
+    const write = () =>
+      outcome === 'ended'
+        ? this.#remove(repository, credentialId, ended)
+        : this.#renew(repository, credentialId, ended);
+    const done = before === undefined ? write() : before.done.then(write, write);
+    const recording = { outcome, done };
+    this.#recording.set(key, recording);
+    try {
+      await done;
+    } finally {
+      if (this.#recording.get(key) === recording) this.#recording.delete(key);
+    }
   }
 
   /** If there is no row, a refusal costs no write. */
-  async #end(repository: Repository, credentialId: string): Promise<void> {
+  async #remove(repository: Repository, credentialId: string, ended: EndedGrant | undefined): Promise<void> {
     const isKnown = await this.#metadata.readGrants(repository, [credentialId]).then(
       ([known]) => known !== undefined,
       // There may be a row to remove.
       () => true,
     );
-    if (isKnown) await this.#unremoved.end(repository, credentialId);
+    if (isKnown && ended !== undefined) await this.#unremoved.remove(ended);
+    else this.#unremoved.drop(ended);
   }
 
-  async #renew(repository: Repository, credentialId: string): Promise<void> {
+  /** `ended`: the end that is remembered of the row which this one replaces. */
+  async #renew(repository: Repository, credentialId: string, ended: EndedGrant | undefined): Promise<void> {
     const [known] = await this.#metadata.readGrants(repository, [credentialId]);
     const isRecent =
       known !== undefined &&
@@ -176,7 +190,7 @@ export class Grants {
     if (isRecent) return;
     await this.#unremoved.makeRoom(credentialId);
     await this.#metadata.putGrant(repository, { credentialId, verifiedAtMs: this.#nowMs() });
-    this.#unremoved.replaced(repository, credentialId);
+    this.#unremoved.drop(ended);
   }
 
   /** Call whenever the index has accepted a write: removes the Grants that ended while it accepted none. */
@@ -219,6 +233,12 @@ export class Grants {
     const ageMs = this.#nowMs() - grant.verifiedAtMs;
     return ageMs < -CLOCK_SLACK_MS ? this.#rules.verifyForMs : Math.max(0, ageMs);
   }
+}
+
+interface Recording {
+  readonly outcome: Proof['outcome'];
+  /** Rejects if the index accepts no write. */
+  readonly done: Promise<void>;
 }
 
 /** Kubernetes' default. */

@@ -31,15 +31,20 @@ export class UnremovedGrants {
     return this.#ended.has(credentialId) || this.#ended.has(keyOf({ repository, credentialId }));
   }
 
-  /** Ends and removes a Grant. It proves nothing from now on, even if this rejects. */
-  async end(repository: Repository, credentialId: string): Promise<void> {
+  /** Ends a Grant: it proves nothing from now on. Its row is left to `remove`, or to `drop` if there is none. */
+  end(repository: Repository, credentialId: string): EndedGrant {
     const isOneMore = this.#ended.size >= this.#maxRepositories && !this.has(repository, credentialId);
-    await this.#end({ credentialId, repository: isOneMore ? undefined : repository });
+    return this.#end({ credentialId, repository: isOneMore ? undefined : repository });
   }
 
-  /** Like `end`, for all Grants of a credential. */
+  /** Ends and removes all Grants of a credential. They prove nothing from now on, even if this rejects. */
   async endAll(credentialId: string): Promise<void> {
-    await this.#end({ credentialId, repository: undefined });
+    await this.remove(this.#end({ credentialId, repository: undefined }));
+  }
+
+  /** The end of this very Grant that is remembered now. */
+  endOf(repository: Repository, credentialId: string): EndedGrant | undefined {
+    return this.#ended.get(keyOf({ repository, credentialId }));
   }
 
   /**
@@ -48,12 +53,20 @@ export class UnremovedGrants {
    */
   async makeRoom(credentialId: string): Promise<void> {
     const all = this.#ended.get(credentialId);
-    if (all !== undefined) await this.#remove(all);
+    if (all !== undefined) await this.remove(all);
   }
 
-  /** Reports that a new Grant has replaced the row. */
-  replaced(repository: Repository, credentialId: string): void {
-    this.#ended.delete(keyOf({ repository, credentialId }));
+  /** Removes the rows of what `end` returned. Rejects if the index accepts no write. */
+  async remove(ended: EndedGrant): Promise<void> {
+    const { credentialId, repository } = ended;
+    if (repository === undefined) await this.#metadata.endGrantsOf(credentialId);
+    else await this.#metadata.endGrant(repository, credentialId);
+    this.drop(ended);
+  }
+
+  /** Forgets an end that has no row left, unless the Grant was created and ended again meanwhile. */
+  drop(ended: EndedGrant | undefined): void {
+    if (ended !== undefined && this.#ended.get(keyOf(ended)) === ended) this.#ended.delete(keyOf(ended));
   }
 
   /** Removes the rows that remain, until the index refuses a write. Never rejects: the next call continues. */
@@ -67,23 +80,15 @@ export class UnremovedGrants {
   async #removeAll(): Promise<void> {
     try {
       // Iterates over the live map: an entry that is replaced meanwhile must not be removed.
-      for (const ended of this.#ended.values()) await this.#remove(ended);
+      for (const ended of this.#ended.values()) await this.remove(ended);
     } catch {
       // Not reported here: whoever ended the Grant got the error.
     }
   }
 
-  async #end(ended: EndedGrant): Promise<void> {
+  #end(ended: EndedGrant): EndedGrant {
     this.#ended.set(keyOf(ended), ended);
-    await this.#remove(ended);
-  }
-
-  async #remove(ended: EndedGrant): Promise<void> {
-    const { credentialId, repository } = ended;
-    if (repository === undefined) await this.#metadata.endGrantsOf(credentialId);
-    else await this.#metadata.endGrant(repository, credentialId);
-    // Unless the Grant was created and ended again meanwhile.
-    if (this.#ended.get(keyOf(ended)) === ended) this.#ended.delete(keyOf(ended));
+    return ended;
   }
 }
 

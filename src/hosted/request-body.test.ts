@@ -110,6 +110,24 @@ describe('receiving a body', () => {
     await expect(taken).rejects.toBe(full);
   });
 
+  it('fails soon after the disk has, however slow the client is', async () => {
+    const full = Object.assign(new Error('no space left on device'), { code: 'ENOSPC' });
+    const source = new Readable({ read() {} });
+    const trickle = setInterval(() => source.push(Buffer.alloc(1000)), 10);
+    try {
+      // The body has no end.
+      await expect(
+        takeIn(
+          source,
+          disk(() => Promise.reject(full)),
+          limits,
+        ),
+      ).rejects.toBe(full);
+    } finally {
+      clearInterval(trickle);
+    }
+  });
+
   it('returns a small body, and refuses a larger one', async () => {
     const small = { ...limits, maxBytes: 3 };
     const whole = await readBody(body(Buffer.from('ab'), Buffer.from('c')), small, leaseOf(3));

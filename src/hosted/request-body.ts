@@ -49,6 +49,7 @@ class Batches {
   #bytes = 0;
   #delay: NodeJS.Timeout | undefined;
   #writing: Promise<void> = Promise.resolve();
+  #hasFailed = false;
 
   constructor(ingest: Pick<Ingest, 'write'>) {
     this.#ingest = ingest;
@@ -56,6 +57,7 @@ class Batches {
 
   /** Resolves when more may be added. Rejects if an earlier batch could not be written. */
   async add(chunk: Uint8Array): Promise<void> {
+    if (this.#hasFailed) return this.#writing;
     this.#chunks.push(chunk);
     this.#bytes += chunk.length;
     this.#delay ??= setTimeout(() => void this.#writeBehind(), MAX_DELAY_MS);
@@ -84,8 +86,10 @@ class Batches {
     this.#chunks = [];
     this.#bytes = 0;
     this.#writing = this.#writing.then(() => this.#ingest.write(chunks));
-    // Awaited by the next call; until then a failure must not count as unhandled.
-    this.#writing.catch(() => undefined);
+    // The next call rejects with it; until then it must not count as unhandled.
+    this.#writing.catch(() => {
+      this.#hasFailed = true;
+    });
   }
 }
 
