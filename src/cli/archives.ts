@@ -45,7 +45,10 @@ export interface NamedArchive {
   /** As typed. */
   readonly file: string;
   readonly entries: AsyncIterable<ArchiveEntry>;
-  /** Called when its images have their places; after the last archive, checks that all renames were used. */
+  /**
+   * Called when its images have their places; after the last archive, checks that all renames were used. `undefined` if
+   * an earlier archive failed, since it may contain the names.
+   */
   readonly allPlaced: (() => void) | undefined;
   /** Called with the number of bytes as they are read. */
   readonly progress: (bytes: number) => void;
@@ -71,7 +74,8 @@ export async function eachArchive(
     const item = view.begin(file === '-' ? 'standard input' : file);
     try {
       const entries = entriesOf(file, signal);
-      const allPlaced = index === input.arguments.length - 1 ? () => renames.requireAllUsed() : undefined;
+      const isAfterAll = index === input.arguments.length - 1 && failed === 0;
+      const allPlaced = isAfterAll ? () => renames.requireAllUsed() : undefined;
       const progress = (bytes: number) => item.advance(bytes);
       const { text, tell, isRefused } = await act({ file, entries, allPlaced, progress });
       item.end(isRefused ? 'failed' : 'done', text);
@@ -86,7 +90,8 @@ export async function eachArchive(
       view.close();
     }
   }
-  for (const name of renames.unreported) io.err(`--rename: no image has the name ${name}\n`);
+  const unless = failed === 0 ? '' : ' (an archive that failed may contain it)';
+  for (const name of renames.unreported) io.err(`--rename: no image has the name ${name}${unless}\n`);
   return failed === 0 && renames.unreported.length === 0 ? EXIT.done : EXIT.failed;
 }
 

@@ -768,5 +768,20 @@ describe('a bundle', () => {
     });
     await expectServed('other/name', '2', sidecar);
     expect((await get(`${island.url}/v2/org/sidecar/manifests/2?ns=${UPSTREAM}`)).status).toBe(503);
+    // Nor does a name that may be in it.
+    const unread = await island.command(
+      'import',
+      'nowhere.tar',
+      file,
+      '--rename',
+      `${unused}=${UPSTREAM}/other/none`,
+    );
+    expect(unread).toMatchObject({
+      code: 1,
+      stderr: expect.stringMatching(
+        /✗ nowhere\.tar: .*\n[^]*✓ .*: 1 image; .*\n[^]*org\/none \(an archive that failed may contain it\)/,
+      ),
+    });
+    await expectServed('org/sidecar', '2', sidecar);
   });
 });
