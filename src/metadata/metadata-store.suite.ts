@@ -352,6 +352,17 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(await store.namedSize(NGINX, layer)).toBeUndefined();
     });
 
+    test('a manifest that names a blob many times hides no older one that names it', async () => {
+      const { manifest, view, blobs } = image('one');
+      const layer = digestOrFail(blobs[1]);
+      await store.putManifest(NGINX, manifest, view, { atMs: 1 });
+      const newer = image('newer');
+      const repeated = Array.from({ length: 300 }, () => ({ ...blobs[1]!, size: 21 }));
+      await store.putManifest(OTHER, newer.manifest, { ...newer.view, blobs: repeated }, { atMs: 1 });
+      expect(await store.namedSize(NGINX, layer)).toBe(20);
+      expect(await store.namedSize(OTHER, layer)).toBe(21);
+    });
+
     test('a Link alone does not count as being named by a manifest', async () => {
       const { manifest, view, blobs } = image('one');
       const layer = digestOrFail(blobs[1]);

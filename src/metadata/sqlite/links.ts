@@ -45,11 +45,20 @@ export class Links {
       LEFT JOIN repositories r ON r.upstream = ? AND r.name = ?
       LEFT JOIN links l ON l.repository_id = r.id AND l.digest = d.digest AND NOT l.is_unproved
       LIMIT 1`);
-    // The newest manifest first: blobs are mostly requested just after the manifest that names them.
+    // The newest manifest first: blobs are mostly requested just after the manifest that names them. Each step goes to
+    // the next older one, past the rows of a manifest that names the blob many times.
     this.#selectNamedSize = connection.prepare(`
-      SELECT n.size
-      FROM (SELECT reading_id, digest, size FROM reading_references
-        WHERE digest = @digest ORDER BY reading_id DESC LIMIT ${MAX_NAMES_SEARCHED}) n
+      WITH RECURSIVE namers (reading_id) AS (
+        SELECT max(reading_id) FROM reading_references WHERE digest = @digest
+        UNION ALL
+        SELECT (
+          SELECT max(o.reading_id) FROM reading_references o
+          WHERE o.digest = @digest AND o.reading_id < namers.reading_id)
+        FROM namers WHERE namers.reading_id IS NOT NULL LIMIT ${MAX_NAMES_SEARCHED})
+      SELECT (
+        SELECT o.size FROM reading_references o
+        WHERE o.digest = @digest AND o.reading_id = n.reading_id LIMIT 1) AS size
+      FROM namers n
       CROSS JOIN readings g ON g.id = n.reading_id
       CROSS JOIN repositories r ON r.upstream = @upstream AND r.name = @name
       CROSS JOIN links l ON l.repository_id = r.id AND ${reachability.linksTo('l', 'g')}
