@@ -56,7 +56,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(await store.readForPull(NGINX, 'latest', [''])).toEqual({ isPreloaded: false });
       expect(await store.statBlob(digest)).toBeUndefined();
       expect(await store.namedSize(NGINX, digest)).toBeUndefined();
-      expect(await store.readDocument(NGINX, 'tags')).toBeUndefined();
+      expect(await store.readReferrersList(NGINX, digest)).toBeUndefined();
       expect(await store.readUpload('1')).toBeUndefined();
       expect(await store.readSetting('key')).toBeUndefined();
       expect(await store.readGrants(NGINX)).toEqual([]);
@@ -445,7 +445,6 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
     test('a repository exists from its first link or tag to its last', async () => {
       const digest = digestOf(Buffer.from('x'));
       await store.putGrant(NGINX, { credentialId: 'c', verifiedAtMs: 1 });
-      await store.putDocument(NGINX, 'tags', { mediaType: 't', bytes: Buffer.from('d'), checkedAtMs: 1 });
       expect(await store.hasRepository(NGINX)).toBe(false);
       expect(await store.listRepositories('docker.io', ALL)).toEqual({ entries: [], more: false });
       await store.putTag(NGINX, 'a', { digest, checkedAtMs: 1 });
@@ -458,7 +457,6 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(await store.readTotals()).toMatchObject({ repositories: 0 });
       await store.linkBlob(NGINX, digest, 1);
       expect(await store.readGrants(NGINX)).toEqual([]);
-      expect(await store.readDocument(NGINX, 'tags')).toBeUndefined();
     });
 
     test('a repository that was removed starts again empty', async () => {
@@ -823,35 +821,56 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       });
     });
 
-    test('documents are replaced', async () => {
-      const document = { mediaType: 'a/b', bytes: Buffer.from('one'), checkedAtMs: 1 };
-      await store.putDocument(NGINX, 'tags', document);
-      expect(await store.readDocument(NGINX, 'tags')).toEqual(document);
-      expect(await store.readDocument(OTHER, 'tags')).toBeUndefined();
+    test('a list of referrers is replaced', async () => {
+      const { manifest, view } = image('subject');
+      await store.putManifest(NGINX, manifest, view, { atMs: 1 });
+      await store.putManifest(OTHER, manifest, view, { atMs: 1 });
+      const list = { mediaType: 'a/b', bytes: Buffer.from('one'), checkedAtMs: 1 };
+      await store.putReferrersList(NGINX, manifest.digest, list);
+      expect(await store.readReferrersList(NGINX, manifest.digest)).toEqual(list);
+      expect(await store.readReferrersList(OTHER, manifest.digest)).toBeUndefined();
       const newer = { mediaType: 'a/c', bytes: Buffer.from('two'), checkedAtMs: 2 };
-      await store.putDocument(NGINX, 'tags', newer);
-      expect(await store.readDocument(NGINX, 'tags')).toEqual(newer);
+      await store.putReferrersList(NGINX, manifest.digest, newer);
+      expect(await store.readReferrersList(NGINX, manifest.digest)).toEqual(newer);
+    });
+
+    test('a list of referrers is stored only where the manifest is stored and linked', async () => {
+      const { manifest, view } = image('subject');
+      const list = { mediaType: 'a/b', bytes: Buffer.from('list'), checkedAtMs: 1 };
+      const put = async (repository: Repository) => {
+        await store.putReferrersList(repository, manifest.digest, list);
+        return store.readReferrersList(repository, manifest.digest);
+      };
+      expect(await put(NGINX)).toBeUndefined();
+      await store.putManifest(NGINX, manifest, view, { atMs: 1 });
+      expect(await put(NGINX)).toEqual(list);
+      expect(await put(OTHER)).toBeUndefined();
+      await store.evict([manifestOf({ manifest })], Date.now() + 1000);
+      expect(await put(NGINX)).toBeUndefined();
+      await store.putManifest(NGINX, manifest, view, { atMs: 1 });
+      await store.unlinkManifest(NGINX, manifest.digest);
+      expect(await put(NGINX)).toBeUndefined();
+      expect((await store.readTotals()).manifestBytes).toBe(manifest.bytes.byteLength);
     });
 
     test('a list of referrers counts as stored, and is removed with the manifest that it is about', async () => {
       const { manifest, view } = image('subject');
-      const name = `referrers ${manifest.digest}`;
       const list = { mediaType: 'a/b', bytes: Buffer.alloc(1000), checkedAtMs: 1 };
       const bytes = async () => (await store.readTotals()).manifestBytes;
       const ofManifest = manifest.bytes.byteLength;
       const put = async () => {
         await store.putManifest(NGINX, manifest, view, { atMs: 1 });
-        await store.putDocument(NGINX, name, list);
+        await store.putReferrersList(NGINX, manifest.digest, list);
       };
       await put();
       expect(await bytes()).toBe(ofManifest + 1000);
-      await store.putDocument(NGINX, name, { ...list, bytes: Buffer.alloc(400) });
+      await store.putReferrersList(NGINX, manifest.digest, { ...list, bytes: Buffer.alloc(400) });
       expect(await bytes()).toBe(ofManifest + 400);
       expect(await store.evict([manifestOf({ manifest })], Date.now() + 1000)).toHaveLength(1);
       expect(await bytes()).toBe(0);
       await put();
       await store.unlinkManifest(NGINX, manifest.digest);
-      expect(await store.readDocument(NGINX, name)).toBeUndefined();
+      expect(await store.readReferrersList(NGINX, manifest.digest)).toBeUndefined();
       expect(await bytes()).toBe(ofManifest);
     });
 

@@ -60,7 +60,7 @@ export interface Upload {
   readonly touchedAtMs: number;
 }
 
-/** A document that upstream returned for a repository, other than a manifest: a list of tags or referrers. */
+/** A document that upstream returned for a repository, other than a manifest: a list of referrers. */
 export interface Document {
   readonly mediaType: string;
   readonly bytes: Uint8Array;
@@ -301,11 +301,11 @@ export interface MetadataStore extends Leases {
    */
   isNamed(repository: Repository, digest: Digest): Promise<boolean>;
 
-  // Documents of a mirrored repository, under names of the caller's choice. One called `referrers DIGEST` is removed with
-  // the bytes or the Link of that manifest.
+  // Upstream's lists of referrers. Each is removed with the bytes or the Link of the manifest that it is about.
 
-  readDocument(repository: Repository, name: string): Promise<Document | undefined>;
-  putDocument(repository: Repository, name: string, document: Document): Promise<void>;
+  readReferrersList(repository: Repository, subject: Digest): Promise<Document | undefined>;
+  /** Writes nothing unless the manifest is stored, and linked in the repository, at that moment. */
+  putReferrersList(repository: Repository, subject: Digest, list: Document): Promise<void>;
 
   // Grants.
 

@@ -679,9 +679,12 @@ test('what others have for the same subject and the same blobs slows no query do
 
 test('the write-ahead log does not grow without limit', async () => {
   const store = await openSqliteMetadataStore(path, { log: silentLog });
+  const { manifest, view } = image('subject');
+  await store.putManifest(REPOSITORY, manifest, view, { atMs: 1 });
   const bytes = Buffer.alloc(1024 * 1024);
   for (let round = 0; round < 40; round += 1) {
-    await store.putDocument(REPOSITORY, 'tags', { mediaType: 'a/b', bytes, checkedAtMs: round });
+    const list = { mediaType: 'a/b', bytes, checkedAtMs: round };
+    await store.putReferrersList(REPOSITORY, manifest.digest, list);
   }
   const { size } = await stat(`${path}-wal`);
   expect(size).toBeLessThan(20 * 1024 * 1024);

@@ -405,12 +405,12 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#read(() => this.#links.isNamed(repository, digest));
   }
 
-  readDocument(repository: Repository, name: string) {
-    return this.#read(() => this.#documents.read(repository, name));
+  readReferrersList(repository: Repository, subject: Digest) {
+    return this.#read(() => this.#documents.readReferrers(repository, subject));
   }
 
-  putDocument(repository: Repository, name: string, document: Document) {
-    return this.#write(() => this.#documents.put(this.#repositories.idOrNew(repository), name, document));
+  putReferrersList(repository: Repository, subject: Digest, list: Document) {
+    return this.#write(() => this.#documents.putReferrers(repository, subject, list));
   }
 
   readGrants(repository: Repository, credentialIds?: readonly string[]) {

@@ -639,11 +639,11 @@ it('an invalid list of referrers is upstream’s fault, whether it is fetched no
   const refusal = { code: 'UPSTREAM_INVALID', status: 502 };
   expect(await list()).toMatchObject({ outcome: 'stale', manifests: [] });
   await expect(list({ proved: false })).rejects.toMatchObject(refusal);
-  expect(await world.metadata.readDocument(APP, `referrers ${digest}`)).toBeUndefined();
+  expect(await world.metadata.readReferrersList(APP, digest)).toBeUndefined();
   behave();
   const checkedAtMs = world.nowMs;
   const kept = { mediaType: OCI_INDEX, bytes: Buffer.from(body), checkedAtMs };
-  await world.metadata.putDocument(APP, `referrers ${digest}`, kept);
+  await world.metadata.putReferrersList(APP, digest, kept);
   await expect(list()).rejects.toMatchObject(refusal);
   world.nowMs += HOUR_MS;
   expect((await list()).manifests).toEqual([]);

@@ -91,7 +91,7 @@ export class Referrers {
     const right = await rightTo(this.#metadata, repository, subject, given);
     // A list that upstream sent to somebody names more than an import contained.
     const isPreload = right.isPreload === true;
-    const kept = isPreload ? undefined : await this.#metadata.readDocument(repository, name);
+    const kept = isPreload ? undefined : await this.#metadata.readReferrersList(repository, subject);
     const ageMs = kept && this.#nowMs() - kept.checkedAtMs;
     const freshness = freshnessOf(name, ageMs, this.#pullRuleOf(repository, right));
     const mayServeKept = right.proved || right.provedIfUnreachable;
@@ -110,7 +110,7 @@ export class Referrers {
     try {
       const asking = this.#asking.ask(question, right, async (upstream, ask) => {
         const fetched = await upstream.fetchReferrers(repository.name, subject, ask);
-        await this.#keep(repository, subject, name, fetched);
+        await this.#keep(repository, subject, fetched);
         return fetched;
       });
       const asked = mayServeKept ? await within(asking, STALE_AFTER_MS) : await asking;
@@ -131,12 +131,11 @@ export class Referrers {
   async #keep(
     repository: Repository,
     subject: Digest,
-    name: string,
     { mediaType, bytes }: Pick<Document, 'mediaType' | 'bytes'>,
   ): Promise<void> {
-    if ((await this.#metadata.readLinkedManifest(repository, subject)) === undefined) return;
+    const list = { mediaType, bytes, checkedAtMs: this.#nowMs() };
     try {
-      await this.#metadata.putDocument(repository, name, { mediaType, bytes, checkedAtMs: this.#nowMs() });
+      await this.#metadata.putReferrersList(repository, subject, list);
     } catch (error) {
       this.#log.error({ err: error, subject }, 'a list of referrers could not be stored');
     }

@@ -287,7 +287,7 @@ describe('eviction', () => {
     for (const repository of [MIRRORED, { ...MIRRORED, name: 'library/other' }]) {
       await metadata.putManifest(repository, manifest, parseManifest(bytes, OCI_INDEX), { atMs: 1 });
       const list = { mediaType: OCI_INDEX, bytes: Buffer.alloc(10_000), checkedAtMs: 1 };
-      await metadata.putDocument(repository, `referrers ${manifest.digest}`, list);
+      await metadata.putReferrersList(repository, manifest.digest, list);
     }
     const useful = await pushBlob(MIRRORED, 'useful'.repeat(100));
     await tick();

@@ -1,3 +1,4 @@
+import type { Digest } from '../../oci/digest.ts';
 import type { Repository } from '../../oci/repository.ts';
 import type { Document } from '../metadata-store.ts';
 import type { Connection, Statement } from './connection.ts';
@@ -8,28 +9,41 @@ interface Row {
   readonly bytes: Buffer;
 }
 
-/** Documents of upstreams other than manifests. */
+interface NewRow extends Repository, Document {
+  readonly subject: Digest;
+}
+
+/**
+ * Documents of upstreams other than manifests: lists of referrers. Triggers remove each with the manifest that it is
+ * about, so there is none without that.
+ */
 export class Documents {
-  readonly #select: Statement<[string, string, string], Row>;
-  readonly #upsert: Statement<[number, string, string, number, Uint8Array]>;
+  readonly #select: Statement<[Repository & { subject: Digest }], Row>;
+  readonly #upsert: Statement<[NewRow]>;
 
   constructor(connection: Connection) {
     this.#select = connection.prepare(`
       SELECT d.media_type, d.checked_at_ms, d.bytes
       FROM repositories r JOIN documents d ON d.repository_id = r.id
-      WHERE r.upstream = ? AND r.name = ? AND d.name = ?`);
+      WHERE r.upstream = @upstream AND r.name = @name AND d.name = 'referrers ' || @subject`);
     this.#upsert = connection.prepare(`
-      INSERT INTO documents (repository_id, name, media_type, checked_at_ms, bytes) VALUES (?, ?, ?, ?, ?)
+      INSERT INTO documents (repository_id, name, media_type, checked_at_ms, bytes)
+      SELECT r.id, 'referrers ' || l.digest, @mediaType, @checkedAtMs, @bytes
+      FROM repositories r
+      JOIN links l ON l.repository_id = r.id AND l.kind = 'manifest' AND l.media_type IS NOT NULL
+      JOIN manifests m ON m.digest = l.digest
+      WHERE r.upstream = @upstream AND r.name = @name AND l.digest = @subject AND NOT l.is_unproved
       ON CONFLICT DO UPDATE
       SET media_type = excluded.media_type, checked_at_ms = excluded.checked_at_ms, bytes = excluded.bytes`);
   }
 
-  read(repository: Repository, name: string): Document | undefined {
-    const row = this.#select.get(repository.upstream, repository.name, name);
+  readReferrers({ upstream, name }: Repository, subject: Digest): Document | undefined {
+    const row = this.#select.get({ upstream, name, subject });
     return row && { mediaType: row.media_type, checkedAtMs: row.checked_at_ms, bytes: row.bytes };
   }
 
-  put(repositoryId: number, name: string, { mediaType, checkedAtMs, bytes }: Document): void {
-    this.#upsert.run(repositoryId, name, mediaType, checkedAtMs, bytes);
+  putReferrers({ upstream, name }: Repository, subject: Digest, list: Document): void {
+    const { mediaType, checkedAtMs, bytes } = list;
+    this.#upsert.run({ upstream, name, subject, mediaType, checkedAtMs, bytes });
   }
 }
