@@ -1,4 +1,5 @@
 import { writeFile } from 'node:fs/promises';
+import http from 'node:http';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -6,7 +7,7 @@ import { makeTempFolder, removeFolder } from '../../test/support/temp-folder.ts'
 import { silentLog } from '../lib/log.ts';
 import { askInFolder } from '../lib/socket-folder.ts';
 import { createOpsServer, type OpsServer, type OpsServerOptions } from './ops-server.ts';
-import { connect, KeptLog, request } from './server.fixture.ts';
+import { connect, KeptLog, request, until } from './server.fixture.ts';
 
 let folder: string;
 let server: OpsServer | undefined;
@@ -31,6 +32,12 @@ async function start(options: Partial<OpsServerOptions> = {}): Promise<number> {
     ...options,
   });
   return server.port ?? 0;
+}
+
+/** Sends a request on each of these connections, and waits until all have that many answers. */
+async function askOn(connections: readonly ReturnType<typeof connect>[], answers = 1): Promise<void> {
+  for (const { socket } of connections) socket.write('GET /livez HTTP/1.1\r\nHost: x\r\n\r\n');
+  await until(() => connections.every(({ received }) => received().split('ok\n').length > answers));
 }
 
 const extra = async (path: string) => (path === '/debug/tenants' ? { tenants: [] } : undefined);
@@ -66,6 +73,28 @@ describe('the ops port', () => {
     const { socket, closed } = connect(await start());
     socket.write('GET /livez HTTP/1.1\r\nHost: x\r\n\r\n'.repeat(1_000));
     expect((await closed).match(/^HTTP\/1\.1 200/gm)?.length ?? 0).toBeLessThan(1_000);
+  });
+
+  it('answers a new connection however many idle ones there are, and closes that of the oldest request', async () => {
+    const port = await start();
+    const first = connect(port);
+    await askOn([first]);
+    const second = connect(port);
+    await askOn([second]);
+    const others = Array.from({ length: 1_022 }, () => connect(port));
+    await askOn(others);
+    await askOn([first], 2);
+    expect((await request(port, '/livez')).status).toBe(200);
+    await second.closed;
+    expect([first, ...others].filter(({ socket }) => socket.closed)).toEqual([]);
+    for (const { socket } of [first, ...others]) socket.destroy();
+  });
+
+  it('keeps a connection without requests for a few seconds only', async () => {
+    const agent = new http.Agent({ keepAlive: true });
+    const { headers } = await request(await start(), '/livez', { agent });
+    agent.destroy();
+    expect(headers['keep-alive']).toBe('timeout=5');
   });
 
   it('is not ready, with a reason, while it still lives', async () => {

@@ -38,8 +38,13 @@ const READY_WITHIN_MS = 900;
 
 /** Requests in progress per connection. Probes and Prometheus do not pipeline. */
 const MAX_PIPELINED = 10;
-/** Each takes a file descriptor, which clients of the registry need, too. */
+/**
+ * Each takes a file descriptor, which clients of the registry need, too. Of more, the one whose latest request is the
+ * oldest is closed: if new ones were refused instead, anybody could keep out the kubelet, which then restarts the server.
+ */
 const MAX_CONNECTIONS = 1_024;
+/** Each probe of a kubelet has a connection of its own, and Prometheus opens another one if its own was closed. */
+const KEEP_ALIVE_MS = 5_000;
 
 interface Answer {
   readonly status: number;
@@ -87,22 +92,38 @@ export async function createOpsServer(given: OpsServerOptions): Promise<OpsServe
 }
 
 function answering(options: OpsServerOptions): http.Server {
-  const pending = new WeakMap<Socket, number>();
-  const server = http.createServer({ maxHeaderSize: 8 * 1024, keepAliveTimeout: 75_000 }, (req, res) => {
-    const { socket } = req;
-    const count = pending.get(socket) ?? 0;
-    if (count >= MAX_PIPELINED) {
-      socket.destroy();
-      return;
+  /** The requests in progress of each connection; that of the latest request is last. */
+  const open = new Map<Socket, number>();
+  const server = http.createServer(
+    { maxHeaderSize: 8 * 1024, keepAliveTimeout: KEEP_ALIVE_MS },
+    (req, res) => {
+      const { socket } = req;
+      const count = open.get(socket) ?? 0;
+      if (count >= MAX_PIPELINED) {
+        socket.destroy();
+        return;
+      }
+      open.delete(socket);
+      open.set(socket, count + 1);
+      res.once('close', () => {
+        const current = open.get(socket);
+        if (current !== undefined) open.set(socket, current - 1);
+      });
+      respond(options, req, res).catch((error: unknown) => {
+        options.log.error({ err: error }, 'the ops port failed to answer');
+        res.destroy();
+      });
+    },
+  );
+  server.on('connection', (socket: Socket) => {
+    const [oldest] = open.keys();
+    if (open.size >= MAX_CONNECTIONS && oldest !== undefined) {
+      open.delete(oldest);
+      oldest.destroy();
     }
-    pending.set(socket, count + 1);
-    res.once('close', () => pending.set(socket, (pending.get(socket) ?? 1) - 1));
-    respond(options, req, res).catch((error: unknown) => {
-      options.log.error({ err: error }, 'the ops port failed to answer');
-      res.destroy();
-    });
+    open.set(socket, 0);
+    socket.once('close', () => open.delete(socket));
   });
-  server.maxConnections = MAX_CONNECTIONS;
   return server;
 }
 
