@@ -271,7 +271,7 @@ describe('grants', () => {
 
   it('tell what everybody may have: not what was imported for all, once a credential proved a right to the repository', async () => {
     const blob = { digest: digestOf(Buffer.from('x')), size: 1 };
-    const isOpen = () => isOpenToAll(metadata, repository, blob.digest);
+    const isOpen = () => isOpenToAll(metadata, repository, blob.digest, rules, nowMs);
     expect(await isOpen()).toBe(false);
     await metadata.putBlob(blob.digest, blob.size);
     await metadata.putContent(repository, { manifests: [], blobs: [blob], grantee: 'tenant:team-a' }, 1);
@@ -281,6 +281,19 @@ describe('grants', () => {
     await granted('a');
     expect(await isOpen()).toBe(false);
     await granted('');
+    expect(await isOpen()).toBe(true);
+  });
+
+  it('tell nobody that a repository is public when the last proof of that has expired', async () => {
+    const digest = digestOf(Buffer.from('x'));
+    const isOpen = () => isOpenToAll(metadata, repository, digest, rules, nowMs);
+    await granted('');
+    nowMs += rules.verifyForMs + rules.staleGrantForMs - 1;
+    expect(await isOpen()).toBe(true);
+    nowMs += 1;
+    expect(await isOpen()).toBe(false);
+    await metadata.putBlob(digest, 1);
+    await metadata.putContent(repository, { manifests: [], blobs: [{ digest, size: 1 }], grantee: '' }, 1);
     expect(await isOpen()).toBe(true);
   });
 });

@@ -225,14 +225,18 @@ export class Grants {
     return credentialId === ANONYMOUS_ID || this.#isHeld(credentialId) ? credentialId : UNHELD + credentialId;
   }
 
-  /**
-   * The age of a Grant. One from the future was made with a clock that was set back since; its age is unknown, so it
-   * has to be verified again.
-   */
   #ageOf(grant: Grant): number {
-    const ageMs = this.#nowMs() - grant.verifiedAtMs;
-    return ageMs < -CLOCK_SLACK_MS ? this.#rules.verifyForMs : Math.max(0, ageMs);
+    return ageOf(grant, this.#rules, this.#nowMs());
   }
+}
+
+/**
+ * The age of a Grant. One from the future was made with a clock that was set back since; its age is unknown, so it has
+ * to be verified again.
+ */
+function ageOf({ verifiedAtMs }: Grant, { verifyForMs }: GrantRules, nowMs: number): number {
+  const ageMs = nowMs - verifiedAtMs;
+  return ageMs < -CLOCK_SLACK_MS ? verifyForMs : Math.max(0, ageMs);
 }
 
 interface Recording {
@@ -275,16 +279,21 @@ const EVERYBODY = '';
 
 /**
  * Whether everybody may have an image: its repository is public, or it was imported for everybody and no credential has
- * proved a right to the repository. A bundle with any other image counts as private.
+ * proved a right to the repository. A bundle with any other image counts as private. Upstream is not asked, so proofs
+ * count as long as while it cannot be reached.
  */
 export async function isOpenToAll(
   metadata: MetadataStore,
   repository: Repository,
   digest: Digest,
+  rules: GrantRules,
+  nowMs: number = Date.now(),
 ): Promise<boolean> {
   const grants = await metadata.readGrants(repository);
-  if (grants.some(({ credentialId }) => credentialId === ANONYMOUS_ID)) return true;
-  return grants.length === 0 && metadata.isPreloaded(repository, digest, [EVERYBODY]);
+  const maxAgeMs = rules.verifyForMs + rules.staleGrantForMs;
+  const ofAnybody = grants.filter(({ credentialId }) => credentialId === ANONYMOUS_ID);
+  if (ofAnybody.some(grant => ageOf(grant, rules, nowMs) < maxAgeMs)) return true;
+  return ofAnybody.length === grants.length && metadata.isPreloaded(repository, digest, [EVERYBODY]);
 }
 
 /** The grantee of imports for a tenant (`--tenant`). Never equals the id of a credential. */

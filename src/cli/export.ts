@@ -169,7 +169,7 @@ async function imageOf(parts: Parts, input: Input, wanted: WantedImage): Promise
   const isPublic =
     repository.upstream === ''
       ? config.hosted.anonymous !== 'none'
-      : await isOpenToAll(metadata, repository, root.digest);
+      : await isOpenToAll(metadata, repository, root.digest, config);
   const suffix = isDigest(reference) ? `@${reference}` : `:${reference}`;
   return {
     name: `${repositoryText(repository)}${suffix}`,
