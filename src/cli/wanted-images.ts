@@ -43,15 +43,13 @@ export const WANTED_OPTIONS: readonly Option[] = [
   ...platformOptions('those of the configuration'),
 ];
 
-/** As `readableImages`, but rejects with a CommandError for the first file that cannot be read. */
+/** As `readableImages`, but rejects with the error of the first file that cannot be read. */
 export async function wantedImages(
   ...options: Parameters<typeof readableImages>
 ): Promise<readonly WantedImage[]> {
   const { images, unread } = await readableImages(...options);
-  for (const [file, error] of unread) {
-    if (error instanceof InvalidImageList) throw new CommandError(error.message, EXIT.usage);
-    const reason = error instanceof Error ? error.message : String(error);
-    throw new CommandError(`--from ${shown(file)} cannot be read: ${reason}`);
+  for (const error of unread.values()) {
+    throw error instanceof InvalidImageList ? new CommandError(error.message, EXIT.usage) : error;
   }
   return images;
 }

@@ -332,13 +332,6 @@ describe('entrepot check', () => {
   });
 });
 
-describe('--from', () => {
-  it.each(['pull', 'check'])('of %s is named when its file cannot be read', async command => {
-    const { code, stderr } = await connected.command(command, '--from', 'absent.txt');
-    expect([code, stderr]).toEqual([1, expect.stringMatching(/--from absent\.txt cannot be read: ENOENT/)]);
-  });
-});
-
 describe('entrepot export --from', () => {
   const exported = async (...args: string[]) => connected.command('export', '-o', '-', ...args);
 

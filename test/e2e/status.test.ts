@@ -164,7 +164,8 @@ it('tells the last errors of upstreams and Secrets, and when, without showing se
       { tenant: 'team-a', secret: 'bad.yaml', state: 'malformed', reason: expect.stringMatching(/./) },
     ]);
     const people = (await entrepot.command('status')).stdout;
-    expect(people).toMatch(/^up\.example .* up\.example\/org\/app: .*500/m);
+    expect(people).toMatch(/^up\.example .* up\.example\/org\/app manifests\/other: .*500/m);
+    expect(people).not.toContain(`${UPSTREAM}/org/app: ${UPSTREAM}`);
     expect(people).toMatch(/^team-a +bad\.yaml .*malformed/m);
     for (const text of [stdout, people]) expect(text).not.toContain(TEAM[1]);
   } finally {
