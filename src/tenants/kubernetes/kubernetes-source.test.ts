@@ -583,6 +583,22 @@ describe('a cluster that cannot be reached at the start', () => {
     expect(kept.secrets('team-a')).toEqual(['of the namespace unread']);
   });
 
+  it('loses what was deleted meanwhile, even if Secrets and accounts can be listed long before namespaces', async () => {
+    const { port } = api;
+    await api.close();
+    api.remove(namespace('team-a'));
+    await startOnSeen();
+    expect(kept.password('team-a')).toContain('first');
+    const release = api.hold('/api/v1/namespaces');
+    const before = api.watches;
+    await api.listen(port);
+    await eventually(() => expect(api.watches - before).toBe(3));
+    // Longer than changes are collected before they take effect.
+    await new Promise(resolve => setTimeout(resolve, 200));
+    release();
+    await eventually(() => expect([...kept.tenants.keys()]).toEqual([]));
+  });
+
   it('has no tenants if its last known state is too old, or another namespace was adopted meanwhile', async () => {
     await api.close();
     await startOnSeen({ nowMs: () => Date.now() + 3_700_000 });
@@ -590,6 +606,22 @@ describe('a cluster that cannot be reached at the start', () => {
     await source.close();
     await start({ seen: await SeenCluster.open({ folder, log }) }, [{ name: 'team-a', uid: 'other' }]);
     expect(kept.secrets('team-a')).toEqual(['of the namespace unread']);
+  });
+});
+
+describe('a list of namespaces that arrives during the start', () => {
+  it('ends known tenants that it lacks, also those that were put before it', async () => {
+    const uid = api.put(namespace('team-b'));
+    api.refused.set('/api/v1/namespaces', 500);
+    const release = api.hold('/api/v1/namespaces/team-b/secrets');
+    const known = ['team-a', 'team-b'].map(name => ({ name, uid }));
+    const starting = start({}, known);
+    await eventually(() => expect([...kept.tenants.keys()]).toEqual(['team-a']));
+    api.refused.clear();
+    await eventually(() => expect(api.watches).toBe(4));
+    release();
+    await starting;
+    await eventually(() => expect([...kept.tenants.keys()]).toEqual(['team-b']));
   });
 });
 

@@ -114,6 +114,8 @@ export class KubernetesSource implements SecretSource {
     this.#isStarted = true;
     const found = scopes.flatMap(scope => [...scope.namespaces]);
     this.#found = found.length;
+    // A list that arrived since the known tenants were put may lack some of them.
+    this.#noteChange(new Set());
     await this.#queue.addAtOnce(found);
     await issuerAsked;
     this.#report();

@@ -9,7 +9,7 @@ export interface ReflectorOptions<Kept> {
   readonly resource: string;
   /** What to keep of an object. */
   readonly keep: (object: KubeObject) => Kept;
-  /** Called with the names of changed objects. */
+  /** Called with the names of changed objects. With the first list also if there are none, as that is news, too. */
   readonly onChange: (names: ReadonlySet<string>) => void;
   readonly onState: (problem: string | undefined) => void;
   readonly log: Log;
@@ -81,7 +81,7 @@ export class Reflector<Kept> {
     this.#seen = next;
     const names = [...before.keys(), ...next.keys()];
     const changed = new Set(names.filter(name => before.get(name) !== next.get(name)));
-    if (changed.size > 0) onChange(changed);
+    if (changed.size > 0 || !this.#loop.hasListed) onChange(changed);
     return version;
   }
 
