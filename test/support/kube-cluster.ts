@@ -2,10 +2,9 @@
 import { existsSync } from 'node:fs';
 import { readFile, writeFile } from 'node:fs/promises';
 import { Agent, request } from 'node:https';
-import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { Daemon, hasPrograms, run, type RunResult, tryRun, until } from './programs.ts';
+import { Daemon, freePorts, hasPrograms, run, type RunResult, tryRun, until } from './programs.ts';
 import { makeTempFolder, removeFolder } from './temp-folder.ts';
 import type { Login } from './tenants.ts';
 
@@ -38,7 +37,7 @@ export class KubeCluster {
 
   /** `niceness`: how far it gives way to what is tested, as a cluster on other machines does. */
   static async start({ niceness = 0 } = {}): Promise<KubeCluster> {
-    const cluster = new KubeCluster(await makeTempFolder('kube'), await freeStretch(), niceness);
+    const cluster = new KubeCluster(await makeTempFolder('kube'), await freePorts(PORTS), niceness);
     await cluster.start();
     return cluster;
   }
@@ -232,23 +231,3 @@ interface EtcdEndpoint {
 
 /** The API server and etcd listen on three ports in a row. */
 const PORTS = 3;
-
-/** Below where Linux takes the ports of outgoing connections, so that nobody sits there while the cluster is away. */
-const [LOWEST_PORT, HIGHEST_PORT] = [20_000, 32_000];
-
-async function freeStretch(): Promise<number> {
-  for (;;) {
-    const first = LOWEST_PORT + Math.floor(Math.random() * (HIGHEST_PORT - LOWEST_PORT));
-    const stretch = Array.from({ length: PORTS }, (_, at) => first + at);
-    const areFree = await Promise.all(stretch.map(async port => isFree(port)));
-    if (areFree.every(Boolean)) return first;
-  }
-}
-
-async function isFree(port: number): Promise<boolean> {
-  const server = createServer();
-  return new Promise(resolve => {
-    server.once('error', () => resolve(false));
-    server.listen(port, '127.0.0.1', () => server.close(() => resolve(true)));
-  });
-}

@@ -1,4 +1,5 @@
-import { fork } from 'node:child_process';
+import { type ChildProcess, fork } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync, readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
@@ -8,12 +9,26 @@ const TESTS = fileURLToPath(new URL('./programs.fixture.ts', import.meta.url));
 
 describe.skipIf(!hasPrograms('setpriv'))('a daemon', () => {
   test('does not outlive the tests that started it, even if they are killed', async () => {
-    const tests = fork(TESTS, { execArgv: ['--import', 'tsx'] });
-    const pid = await new Promise<unknown>(resolve => tests.once('message', resolve));
+    const { tests, message: pid } = await told('daemon');
     expect(existsSync(`/proc/${String(pid)}`)).toBe(true);
     tests.kill('SIGKILL');
     await until('the daemon to end', 10_000, async () => !existsSync(`/proc/${String(pid)}`));
   });
+});
+
+/** What the fixture tells first when it is run with these arguments, and the process, which stays. */
+async function told(...args: string[]): Promise<{ readonly tests: ChildProcess; readonly message: unknown }> {
+  const tests = fork(TESTS, args, { execArgv: ['--import', 'tsx'] });
+  const [message] = await once(tests, 'message');
+  return { tests, message };
+}
+
+test('a free port is given to one alone, of those that ask at the same moment and in other processes', async () => {
+  const here = Promise.all(Array.from({ length: 300 }, () => freePort()));
+  const { tests, message } = await told('300');
+  const ports = [...(await here), ...(message as number[])];
+  tests.kill('SIGKILL');
+  expect(new Set(ports).size).toBe(600);
 });
 
 test('a free port is never one that the kernel uses for outgoing connections', async () => {

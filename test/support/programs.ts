@@ -1,6 +1,7 @@
 // Real programs for the tests: found on the PATH, run to their end, or kept running as a Daemon and stopped by pid.
 import { type ChildProcess, spawn } from 'node:child_process';
 import { randomInt } from 'node:crypto';
+import { createSocket } from 'node:dgram';
 import { accessSync, constants, readFileSync, statSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { delimiter, join } from 'node:path';
@@ -205,12 +206,31 @@ async function endOf(child: ChildProcess): Promise<void> {
   await Promise.race([closed, sleep(OUTPUT_MS, undefined, { ref: false })]);
 }
 
-/** A TCP port of the loopback that is free now, and is given to no connection. Whoever asked should bind it soon. */
+/**
+ * A TCP port of the loopback that is free now, is given to no connection, and to nobody else who asks here, in whichever
+ * process, until this process ends: what listens on it may be stopped and started again.
+ */
 export async function freePort(): Promise<number> {
+  return freePorts(1);
+}
+
+/** The first of `count` such ports in a row. */
+export async function freePorts(count: number): Promise<number> {
   for (;;) {
-    const port = randomInt(FIRST_PORT, END_OF_PORTS);
-    if (await isFree(port)) return port;
+    const first = randomInt(FIRST_PORT, END_OF_PORTS - count);
+    const stretch = Array.from({ length: count }, (_, at) => first + at);
+    const taken = await Promise.all(stretch.map(async port => (await reserve(port)) && (await isFree(port))));
+    if (taken.every(Boolean)) return first;
   }
+}
+
+/** Takes the UDP port of the same number, which nothing else uses: one process can have it, and loses it when it ends. */
+function reserve(port: number): Promise<boolean> {
+  const socket = createSocket('udp4').unref();
+  return new Promise(resolve => {
+    socket.once('error', () => socket.close(() => resolve(false)));
+    socket.bind({ port, address: '127.0.0.1', exclusive: true }, () => resolve(true));
+  });
 }
 
 function isFree(port: number): Promise<boolean> {
