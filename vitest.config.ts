@@ -15,6 +15,8 @@ export default defineConfig({
           include: ['src/**/*.test.ts', 'test/{architecture,docs,support,vectors}/**/*.test.ts'],
           // The default of 5 s is short for the first test of a file on a busy machine: it loads the modules.
           testTimeout: 30_000,
+          // Of 1 s when left out, which a process may need to start.
+          expect: { poll: { timeout: 20_000 } },
         },
       },
       {
@@ -24,6 +26,7 @@ export default defineConfig({
           // No criterion, only an end for what hangs: on a busy machine a server alone may take half a minute to start.
           testTimeout: 180_000,
           hookTimeout: 180_000,
+          expect: { poll: { timeout: 60_000 } },
         },
       },
       {
@@ -32,6 +35,7 @@ export default defineConfig({
           include: ['test/crash/**/*.test.ts'],
           testTimeout: 1_200_000,
           hookTimeout: 120_000,
+          expect: { poll: { timeout: 60_000 } },
           // Even on two cores: half of the time they wait, for a process to count as dead or to start again.
           maxWorkers: 2,
           sequence: { groupOrder: 1 },
@@ -43,6 +47,7 @@ export default defineConfig({
           include: ['test/clients/**/*.test.ts'],
           testTimeout: 600_000,
           hookTimeout: 600_000,
+          expect: { poll: { timeout: 60_000 } },
           fileParallelism: false,
           sequence: { groupOrder: 2 },
         },

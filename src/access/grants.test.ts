@@ -148,7 +148,7 @@ describe('grants', () => {
       await putGrant(...row);
     });
     const granting = granted('a');
-    await vi.waitFor(() => expect(put).toHaveBeenCalled());
+    await expect.poll(() => put).toHaveBeenCalled();
     const ending = ended('a');
     proceed?.();
     await Promise.all([granting, ending]);
@@ -164,7 +164,7 @@ describe('grants', () => {
     });
     const put = vi.spyOn(metadata, 'putGrant').mockImplementationOnce(() => locked);
     const renewing = granted('a');
-    await vi.waitFor(() => expect(put).toHaveBeenCalled());
+    await expect.poll(() => put).toHaveBeenCalled();
     const ending = ended('a');
     const ofA = { credentialIds: ['a'] };
     expect(await grants.stateOf(repository, ofA)).toMatchObject({
@@ -188,7 +188,7 @@ describe('grants', () => {
     });
     const put = vi.spyOn(metadata, 'putGrant').mockImplementation(() => locked);
     const granting = Array.from({ length: 50 }, () => granted('a'));
-    await vi.waitFor(() => expect(put).toHaveBeenCalled());
+    await expect.poll(() => put).toHaveBeenCalled();
     fail?.();
     for (const outcome of await Promise.allSettled(granting)) expect(outcome.status).toBe('rejected');
     expect(put).toHaveBeenCalledTimes(1);

@@ -1,5 +1,5 @@
 import { exportJWK, generateKeyPair, SignJWT, type CryptoKey } from 'jose';
-import { afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
+import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { silentLog } from '../lib/log.ts';
 import { IssuerWatch } from '../tenants/kubernetes/issuer-watch.ts';
 import { ServiceAccountTokens } from './service-account-tokens.ts';
@@ -130,7 +130,7 @@ describe('a ServiceAccount token', () => {
     isThere = false;
     tokens = open(60_000);
     const verified = tokens.verify(await sign());
-    await vi.waitFor(() => expect(listeners.size).toBe(1));
+    await expect.poll(() => listeners.size).toBe(1);
     for (const listener of listeners) listener();
     expect(listeners.size).toBe(1);
     isThere = true;
@@ -187,7 +187,7 @@ describe('a ServiceAccount token', () => {
     expect(await tokens.verify(await sign(claims))).toEqual(ACCOUNT);
     published = [second];
     nowMs += 30_000;
-    await vi.waitFor(() => expect(told).toEqual([{ issuer: ISSUER, newKeys: ['2'], withdrawnKeys: ['1'] }]));
+    await expect.poll(() => told).toEqual([{ issuer: ISSUER, newKeys: ['2'], withdrawnKeys: ['1'] }]);
     expect(await tokens.verify(await sign(claims))).toBeUndefined();
   });
 
@@ -198,11 +198,11 @@ describe('a ServiceAccount token', () => {
     expect(await tokens.verify(await sign(claims))).toEqual(ACCOUNT);
     isAway = true;
     nowMs += 3_601_000;
-    await vi.waitFor(() => expect(watch.problem).toBe('away'));
+    await expect.poll(() => watch.problem).toBe('away');
     expect(await tokens.verify(await sign(claims))).toEqual(ACCOUNT);
     isAway = false;
     nowMs += 30_000;
-    await vi.waitFor(() => expect(watch.problem).toBeUndefined());
+    await expect.poll(() => watch.problem).toBeUndefined();
     expect(states).toBe(2);
   });
 });

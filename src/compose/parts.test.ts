@@ -181,10 +181,10 @@ describe('a raised pulls.maxConnections', () => {
       await parts.mirror.manifest(repository, '1', right, ANYTHING);
       const opened = layers.map(({ digest }) => parts.mirror.openBlob(repository, digest, right));
       for (const { reader } of await Promise.all(opened)) await reader.close();
-      await vi.waitFor(() => expect(upstream.downloads()).toHaveLength(1));
+      await expect.poll(() => upstream.downloads()).toHaveLength(1);
       const reload = await parts.prepareReload(await config({ ...overrides, pulls: { maxConnections: 2 } }));
       await reload();
-      await vi.waitFor(() => expect(upstream.downloads()).toHaveLength(2));
+      await expect.poll(() => upstream.downloads()).toHaveLength(2);
     } finally {
       await parts.close();
       await upstream.stop();
@@ -222,14 +222,12 @@ describe('a server', () => {
     );
     try {
       expect(await ask(`${server.opsAddress}/livez`)).toBe('200 ok');
-      await vi.waitFor(async () =>
-        expect(await ask(`${server.opsAddress}/readyz`)).toBe(
-          '503 waiting for the Secrets of 1 of 1 namespaces',
-        ),
-      );
+      await expect
+        .poll(() => ask(`${server.opsAddress}/readyz`))
+        .toBe('503 waiting for the Secrets of 1 of 1 namespaces');
       expect(await ask(`${listen}/v2/`)).toMatch(/^503 .*UNAVAILABLE/);
       release();
-      await vi.waitFor(async () => expect(await ask(`${server.opsAddress}/readyz`)).toMatch(/^200 ok/));
+      await expect.poll(() => ask(`${server.opsAddress}/readyz`)).toMatch(/^200 ok/);
       expect(await ask(`${listen}/v2/`)).toMatch(/^401 /);
       expect(server.parts.tenants.list().map(({ name }) => name)).toEqual(['team-a']);
     } finally {

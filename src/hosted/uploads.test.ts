@@ -1,5 +1,6 @@
 import { chmod, readdir, truncate } from 'node:fs/promises';
 import { join } from 'node:path';
+import type { Readable } from 'node:stream';
 import { setImmediate } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { bytesOf, type Content, randomBlob } from '../../test/support/content.ts';
@@ -29,6 +30,8 @@ const append = (id: string, bytes: Uint8Array, range?: string) =>
   bench.uploads.append(ANONYMOUS, repository, id, chunkOf(bytes, range));
 const complete = (id: string, digest: Digest, bytes: Uint8Array = new Uint8Array(), range?: string) =>
   bench.uploads.complete(ANONYMOUS, repository, id, digest, chunkOf(bytes, range));
+/** Resolves when all that was pushed has been read, so that its reader has the upload. */
+const taken = (body: Readable) => expect.poll(() => body.readableLength).toBe(0);
 const offset = async (id: string) => (await bench.uploads.status(ANONYMOUS, repository, id)).offset;
 
 /** What a disk may do to a blob's file. */
@@ -116,7 +119,7 @@ describe('an upload', () => {
     const id = await begin();
     const leaving = openChunk(bytes.subarray(0, 400_000), '0-999999');
     const answer = bench.uploads.append(ANONYMOUS, repository, id, leaving);
-    await new Promise(resolve => setTimeout(resolve, 50));
+    await taken(leaving.body);
     leaving.body.destroy(new Error('aborted'));
     await expect(answer).rejects.toMatchObject({ code: 'BLOB_UPLOAD_INVALID' });
     expect(await offset(id)).toBe(400_000);
@@ -131,7 +134,7 @@ describe('an upload', () => {
     const id = await begin();
     const leaving = openChunk(bytes.subarray(0, 400_000));
     const answer = bench.uploads.complete(ANONYMOUS, repository, id, blob.digest, leaving);
-    await new Promise(resolve => setTimeout(resolve, 50));
+    await taken(leaving.body);
     leaving.body.destroy(new Error('aborted'));
     await expect(answer).rejects.toMatchObject({ code: 'BLOB_UPLOAD_INVALID' });
     expect(await offset(id)).toBe(0);
@@ -171,6 +174,7 @@ describe('an upload', () => {
       const id = await begin();
       const first = openChunk(bytes.subarray(0, 100_000));
       const writing = bench.uploads.append(ANONYMOUS, repository, id, first);
+      await taken(first.body);
       await expect(
         second.uploads.append(ANONYMOUS, repository, id, chunkOf(Buffer.alloc(5))),
       ).rejects.toMatchObject({ code: 'TOOMANYREQUESTS' });
@@ -192,7 +196,7 @@ describe('an upload', () => {
       const id = await begin();
       const last = openChunk(bytesOf(blob));
       const completing = bench.uploads.complete(ANONYMOUS, repository, id, blob.digest, last);
-      await new Promise(resolve => setTimeout(resolve, 50));
+      await taken(last.body);
       const waiting = second.uploads.append(ANONYMOUS, repository, id, chunkOf(Buffer.alloc(5)));
       last.body.push(null);
       await completing;
@@ -256,7 +260,7 @@ describe('an upload', () => {
     await append(id, Buffer.from('some'));
     confirm.mockRejectedValueOnce(new Error('disk I/O error'));
     await expect(append(id, Buffer.from('more'))).rejects.toThrow('disk I/O error');
-    await vi.waitUntil(async () => !(await isLeased(bench.metadata, `upload-${id}`)), { timeout: 5_000 });
+    await expect.poll(() => isLeased(bench.metadata, `upload-${id}`)).toBe(false);
     expect(await append(id, Buffer.from('more'))).toEqual({ id, offset: 8 });
   });
 
@@ -285,7 +289,7 @@ describe('an upload', () => {
     const writing = openChunk(Buffer.alloc(3));
     const answer = bench.uploads.append(ANONYMOUS, repository, busy, writing);
     expect(await bench.uploads.expire(Date.now() - DAY_MS)).toEqual({ items: 0, bytes: 0 });
-    await vi.waitUntil(async () => !(await isLeased(bench.metadata, `upload-${idle}`)), { timeout: 5_000 });
+    await expect.poll(() => isLeased(bench.metadata, `upload-${idle}`)).toBe(false);
     expect(await bench.uploads.expirable(Date.now() - DAY_MS)).toEqual({ items: 0, bytes: 0 });
     expect(await bench.uploads.expirable(Date.now() + 1000)).toEqual({ items: 1, bytes: 5 });
     expect(await bench.uploads.expire(Date.now() + 1000)).toEqual({ items: 1, bytes: 5 });
@@ -321,7 +325,7 @@ describe('an upload', () => {
     await bench.metadata.putUpload({ ...upload, touchedAtMs: hourAgoMs });
     const leaving = openChunk(Buffer.from('bytes'));
     const answer = bench.uploads.append(ANONYMOUS, repository, id, leaving);
-    await vi.waitUntil(() => leaving.body.listenerCount('error') > 0);
+    await expect.poll(() => leaving.body.listenerCount('error')).toBeGreaterThan(0);
     leaving.body.destroy(new Error('aborted'));
     await expect(answer).rejects.toMatchObject({ code: 'BLOB_UPLOAD_INVALID' });
     expect(await bench.uploads.expire(hourAgoMs + 1)).toMatchObject({ items: 0 });
@@ -443,7 +447,7 @@ describe('a stop', () => {
     const blob = randomBlob(500_000, 'stop');
     const id = await begin();
     const writing = append(id, bytesOf(blob).subarray(0, 100_000));
-    await vi.waitUntil(() => disk.isWriting);
+    await expect.poll(() => disk.isWriting).toBe(true);
     const closing = bench.uploads.close();
     await expect(Promise.race([closing, setImmediate('waits')])).resolves.toBe('waits');
     expect(await isLeased(bench.metadata, `upload-${id}`)).toBe(true);
@@ -467,7 +471,7 @@ describe('a stop', () => {
     const { digest } = randomBlob(500_000, 'broken off');
     const chunk = openChunk(Buffer.alloc(300_000));
     const pushing = bench.uploads.push(ANONYMOUS, repository, digest, chunk);
-    await vi.waitUntil(() => disk.isWriting);
+    await expect.poll(() => disk.isWriting).toBe(true);
     const closing = bench.uploads.close();
     chunk.body.destroy(new Error('aborted'));
     disk.goOn();

@@ -44,7 +44,8 @@ it('a server that closes waits for no handshake, and counts them until then', as
 });
 
 it('a socket that has finished its handshake stays, and is counted once', async () => {
-  const started = await start(200);
+  // Enough for a handshake on a busy machine.
+  const started = await start(2_000);
   const socket = connectTls({ port: started.port, host: '127.0.0.1', rejectUnauthorized: false });
   await once(socket, 'secureConnect');
   const left = once(socket, 'close').then(() => 'closed');

@@ -59,7 +59,7 @@ describe('the ops port', () => {
   it('makes the metrics once for all concurrent requests', async () => {
     let made = 0;
     const metrics = async () => {
-      await sleep(10);
+      await sleep(100);
       return { contentType: 'text/plain', text: `made ${++made}\n` };
     };
     const port = await start({ metrics });

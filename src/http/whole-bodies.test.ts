@@ -141,7 +141,7 @@ describe('a client that takes a large body too slowly', () => {
   });
 
   it('is not one that reads steadily', async () => {
-    await start({ limits });
+    await start({ limits: { ...limits, wholeBodyBytesPerS: 4 * MIB } });
     expect((await request(server.port, path('a'))).body.byteLength).toBe(LARGE);
   });
 });

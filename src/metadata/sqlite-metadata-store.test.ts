@@ -337,7 +337,7 @@ test('it tells for how long another process has blocked all writes, until one su
   const rival = new Database(path, { timeout: 0 });
   rival.exec('BEGIN IMMEDIATE');
   const write = store.putBlob(DIGEST, 4);
-  await vi.waitFor(() => expect(store.lockedOutForMs()).toBeGreaterThan(0));
+  await expect.poll(() => store.lockedOutForMs()).toBeGreaterThan(0);
   rival.exec('COMMIT');
   rival.close();
   await write;
@@ -507,7 +507,7 @@ test('the Leases of a suspended process are free when its heartbeat has not chan
   expect(performance.now() - stoppedAtMs).toBeGreaterThan(4_000);
   expect(lease.left?.mayWrite).toBe(true);
   child.kill('SIGCONT');
-  await vi.waitUntil(async () => await isLeased(store, 'fill-2'), { timeout: 5_000 });
+  await expect.poll(() => isLeased(store, 'fill-2')).toBe(true);
   expect(await store.readLease('fill-1')).toMatchObject({ epoch: lease.epoch, isHeld: true });
   await store.close();
 }, 30_000);

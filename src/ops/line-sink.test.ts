@@ -21,8 +21,8 @@ test('lines are written when there are many, and soon when there are few', async
   const fd = openSync(path, 'a');
   const sink = new LineSink(fd, () => {});
   for (let count = 0; count < 1_000; count += 1) sink.write(LINE);
-  await vi.waitUntil(() => readFileSync(path).byteLength >= 64 * 1024);
-  await vi.waitUntil(() => readFileSync(path, 'utf8') === LINE.repeat(1_000), { timeout: 5_000 });
+  await expect.poll(() => readFileSync(path).byteLength).toBeGreaterThanOrEqual(64 * 1024);
+  await expect.poll(() => readFileSync(path, 'utf8')).toBe(LINE.repeat(1_000));
   sink.write('last\n');
   sink.flush();
   expect(readFileSync(path, 'utf8')).toBe(`${LINE.repeat(1_000)}last\n`);
@@ -44,7 +44,7 @@ test.skipIf(process.platform !== 'linux')(
     writeFileSync(path, '');
     const again = openSync(path, 'a');
     expect(again).toBe(fd);
-    await vi.waitUntil(() => onLost.mock.calls.length > 0, { timeout: 5_000 });
+    await expect.poll(() => onLost.mock.calls.length).toBeGreaterThan(0);
     const kept = readFileSync(path, 'utf8').length / LINE.length;
     expect(kept).toBeGreaterThan(10_000);
     expect(kept).toBeLessThan(12_000);

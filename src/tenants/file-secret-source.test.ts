@@ -44,7 +44,7 @@ function secretsOf(tenant: string): (readonly [name: string, what: string])[] {
 }
 
 /** Longer than a change takes to be noticed on a busy machine, and shorter than a rescan. */
-const SOON = { timeout: 8000, interval: 20 };
+const SOON = { interval: 20 };
 
 function write(path: string, content: object | string): Promise<void> {
   return writeFile(join(folder, path), typeof content === 'string' ? content : JSON.stringify(content));

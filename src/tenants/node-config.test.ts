@@ -40,7 +40,7 @@ function states(): string[] {
   return node.states.map(({ name, state }) => `${name.slice(folder.length + 1)} ${state}`);
 }
 
-const SOON = { timeout: 8000, interval: 20 };
+const SOON = { interval: 20 };
 const OLD = '{"reg.example": {"username": "old", "password": "p"}}';
 
 test('the first valid config.json counts, even if a .dockercfg comes before it', async () => {
