@@ -221,7 +221,8 @@ export class BlobSource {
         // A requester that had to prove its right first learns nothing of the Fills of others that a first fetch would
         // not tell.
         const outcome = running !== undefined && joined !== undefined ? 'joined' : 'miss';
-        return { digest, reader, outcome, stored, upstreamMs: performance.now() - startedMs };
+        const upstreamMs = performance.now() - startedMs;
+        return { digest, reader, outcome, stored, upstreamMs, unstored: run.unstored };
       } finally {
         leave();
       }

@@ -104,6 +104,8 @@ export class FillRun {
   readonly starter: Contender;
   /** Resolves when the run has ended; never rejects. */
   readonly done: Promise<void>;
+  /** Like `done`, with the reason if the blob can be read but is not stored. */
+  readonly unstored: Promise<Error | undefined>;
   readonly #world: FillWorld;
   readonly #key: string;
   readonly #log: Log;
@@ -121,6 +123,7 @@ export class FillRun {
   /** The question to upstream by HEAD while another process downloads the blob. */
   #asked: Promise<void> | undefined;
   #followed: { readonly follower: IngestFollower; readonly epoch: number } | undefined;
+  #whyUnstored: Error | undefined;
 
   /**
    * `after` is the end of an earlier run for the same Fill. `skipEndpoints` is shared by all runs: the endpoints that
@@ -150,6 +153,7 @@ export class FillRun {
     });
     this.#isQueued = this.#place.queued;
     this.done = this.#run(from.after);
+    this.unstored = this.done.then(() => this.#whyUnstored);
   }
 
   /** The progress; `undefined` after the end. */
@@ -625,6 +629,7 @@ export class FillRun {
       if (error instanceof LeaseLost) return true;
       // Readers have the whole blob; only later requests will miss it.
       this.#log.error({ err: error }, 'a verified blob could not be stored');
+      this.#whyUnstored = asError(error);
       keeping.failed(error);
       return false;
     }
@@ -647,6 +652,8 @@ export class FillRun {
         : error;
     this.#contenders.refuseAll(heard);
     this.fill.fail(heard);
+    // Readers continue straight from upstream.
+    if (isStorageClosed(heard)) this.#whyUnstored = asError(heard);
     if (aborted) return;
     // A limit of our own that is reached is no fault of the disk.
     if (isStorageClosed(error) && !(error instanceof StorageFull)) this.#world.keeping.failed(error);
@@ -671,6 +678,10 @@ class Reading {
     if (this.#fill.hasReaders) this.#readAtMs = nowMs;
     return nowMs - this.#readAtMs;
   }
+}
+
+function asError(thrown: unknown): Error {
+  return thrown instanceof Error ? thrown : new Error(String(thrown));
 }
 
 /** Nobody waits for the blob, which may never end. */

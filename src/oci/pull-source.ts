@@ -33,6 +33,11 @@ export interface ServedBlob extends Served {
   readonly digest: Digest;
   /** The caller closes it. */
   readonly reader: BlobReader;
+  /**
+   * Present if it is being downloaded. Resolves when the download has ended: with the reason if the blob can be read
+   * but is not stored. Never rejects; if the download failed, the reader does.
+   */
+  readonly unstored?: Promise<Error | undefined>;
 }
 
 /** The size of a blob to serve. */

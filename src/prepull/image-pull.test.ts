@@ -68,6 +68,35 @@ it('a pull whose download another process has taken over too early requests it a
   expect(await world.metadata.isLinked(repositoryOf('first'), layer.digest)).toBe(true);
 });
 
+const full = Object.assign(new Error('ENOSPC: no space left on device, write'), { code: 'ENOSPC' });
+
+it('a pull fails at once if a blob is downloaded but cannot be stored, and says why', {
+  timeout: 15_000,
+}, async () => {
+  vi.spyOn(world.blobs, 'put').mockRejectedValue(full);
+  await expect(pull('first')).rejects.toMatchObject({
+    code: 'INSUFFICIENT_STORAGE',
+    message: expect.stringMatching(/^sha256:[0-9a-f]{64} could not be stored: ENOSPC: no space left/),
+  });
+});
+
+it('a pull fails at once on a full disk, and says why', { timeout: 15_000 }, async () => {
+  vi.spyOn(world.spool.space, 'admit').mockRejectedValue(full);
+  await expect(pull('first')).rejects.toMatchObject({
+    code: 'INSUFFICIENT_STORAGE',
+    message: expect.stringContaining('no space left'),
+  });
+});
+
+it('a pull fails if a manifest cannot be stored, though all blobs are', async () => {
+  await pull('first');
+  vi.spyOn(world.metadata, 'putManifest').mockRejectedValue(full);
+  await expect(pull('second')).rejects.toMatchObject({
+    code: 'INSUFFICIENT_STORAGE',
+    message: `${image.manifest.digest} could not be stored`,
+  });
+});
+
 it('a pull ends when all of the image belongs to its repository, even if a layer was downloaded for another', async () => {
   const bring = hold('first');
   const showUnverified = hold('second');

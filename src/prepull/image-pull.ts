@@ -17,9 +17,7 @@ import type { Right } from '../oci/requester.ts';
 const PARALLEL_BLOBS = 3;
 /** How often the progress of a download is reported. */
 const STEP_BYTES = 1024 * 1024;
-/**
- * A verified blob is usually synced and in the index a moment after its last byte can be read; on a full disk, never.
- */
+/** If another process has taken a finished download over, it stores the blob, usually a moment later. */
 const KEPT_WITHIN_MS = 30_000;
 const KEPT_POLL_MS = 20;
 const REFERRERS_PAGE = 100;
@@ -161,7 +159,7 @@ class ImagePull {
     // Upstream may only have proved that this repository has it, too; the outcome is that of a first fetch
     // nevertheless.
     const wasHeld = (await metadata.statBlob(digest)) !== undefined;
-    const { reader, outcome } = await source.openBlob(repository, digest, right);
+    const { reader, outcome, unstored } = await source.openBlob(repository, digest, right);
     const isHeld = outcome !== 'miss' && outcome !== 'joined';
     if (isHeld) {
       await reader.close();
@@ -171,6 +169,13 @@ class ImagePull {
     }
     const stop = (): void => void reader.close();
     signal.addEventListener('abort', stop);
+    let whyUnstored: Error | undefined;
+    // It could still be read from upstream to its end, which would be of no use to anybody.
+    const end = (why: Error | undefined): void => {
+      whyUnstored = why;
+      if (why !== undefined) stop();
+    };
+    void unstored?.then(end);
     try {
       // It may have been aborted while the blob was opened.
       signal.throwIfAborted();
@@ -179,13 +184,15 @@ class ImagePull {
         signal.throwIfAborted();
         progress.advance(Math.min(STEP_BYTES, size - position));
       }
+      whyUnstored = await unlessAborted(unstored ?? Promise.resolve(undefined), signal);
     } catch (error) {
       signal.throwIfAborted();
-      throw error;
+      if (whyUnstored === undefined) throw error;
     } finally {
       signal.removeEventListener('abort', stop);
       await reader.close();
     }
+    if (whyUnstored !== undefined) throw notStored(digest, whyUnstored);
     if (wasHeld) this.heldBlobs += 1;
     else this.fetchedBytes += size;
     await this.#requireKept(digest);
@@ -195,11 +202,7 @@ class ImagePull {
     const { metadata, signal } = this.#options;
     const deadlineMs = performance.now() + KEPT_WITHIN_MS;
     while ((await metadata.statBlob(digest)) === undefined) {
-      if (performance.now() > deadlineMs) {
-        throw new OciError('INSUFFICIENT_STORAGE', {
-          message: `${digest} was downloaded but could not be stored`,
-        });
-      }
+      if (performance.now() > deadlineMs) throw notStored(digest);
       await delay(KEPT_POLL_MS, undefined, { signal });
     }
     await this.#requireLinked(digest);
@@ -258,10 +261,21 @@ class ImagePull {
     return found;
   }
 
-  #manifest(reference: string): Promise<ServedManifest> {
+  async #manifest(reference: string): Promise<ServedManifest> {
     const { source, signal } = this.#options;
     signal.throwIfAborted();
     const { repository, right } = this.#task;
-    return unlessAborted(source.manifest(repository, reference, right, ANYTHING), signal);
+    const served = await unlessAborted(source.manifest(repository, reference, right, ANYTHING), signal);
+    if (!served.stored) throw notStored(served.descriptor.digest);
+    return served;
   }
+}
+
+/** The log has the reason if it is not known here. */
+function notStored(digest: Digest, reason?: Error): OciError {
+  const why = reason === undefined ? '' : `: ${reason.message}`;
+  return new OciError('INSUFFICIENT_STORAGE', {
+    message: `${digest} could not be stored${why}`,
+    cause: reason,
+  });
 }

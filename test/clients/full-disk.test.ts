@@ -77,6 +77,13 @@ describe.skipIf(!isRoot || !hasPrograms('mount', 'umount'))('a full disk', () =>
     expect(`sha256:${(await read(small)).sha256}`).toBe(small.digest);
   });
 
+  test('fails a pull at once, since it cannot keep what it would fetch', async () => {
+    const startedMs = performance.now();
+    const { code, stderr } = await entrepot.command('pull', `${UPSTREAM}/app:v1`);
+    expect([code, stderr]).toEqual([1, expect.stringMatching(/sha256:[0-9a-f]{64} could not be stored: /)]);
+    expect(performance.now() - startedMs).toBeLessThan(20_000);
+  });
+
   test('has lost nothing, and garbage can be collected', async () => {
     const { code, stdout } = await entrepot.command('scrub', '--rate', '1GiB');
     expect([code, stdout]).toEqual([0, expect.stringContaining('0 damaged')]);
