@@ -1,5 +1,5 @@
 /**
- * access/: authenticates requests, and decides what they may do. May import tenants/, metadata/, oci/ and lib/.
+ * access/: authenticates requests, and decides what they may do. May import grants/, tenants/, metadata/, oci/ and lib/.
  *
  * The main idea: a right to mirrored content is proved upstream, per credential and repository, and remembered as a
  * Grant; having content in the store never creates one. Who a client is follows from where its credential is found in
@@ -21,7 +21,7 @@ import { RequestSubject, type RequestSubjectParts } from './request-subject.ts';
 import { Challenges, WRONG_PASSWORD } from './challenge.ts';
 import { Authenticator, type ServiceAccounts } from './authenticator.ts';
 import type { Explanation } from './explanation.ts';
-import type { Grants } from './grants.ts';
+import type { Grants } from '../grants/grants.ts';
 import { HostedRights, type HostedRules } from './hosted-rights.ts';
 import { Identification } from './identification.ts';
 import { type Identity, requesterOfIdentity } from './identity.ts';
@@ -93,6 +93,10 @@ export class Access {
       mirrored: new MirroredRights(tenants, grants, upstreamRule),
       hosted: new HostedRights(tenants, options.hosted),
     };
+    grants.onProof(({ credentialId, outcome }) => {
+      if (outcome === 'granted') this.#parts.authenticator.noteGranted(credentialId);
+      tenants.noteOutcome(credentialId, outcome === 'granted' ? 'used' : 'refused');
+    });
   }
 
   /** Whether somebody can log in. If not, no client is challenged, and credentials are ignored. */
@@ -102,11 +106,6 @@ export class Access {
 
   async authenticate(sender: Sender): Promise<Subject> {
     return new RequestSubject(this.#parts, sender, await this.#parts.authenticator.prove(sender));
-  }
-
-  /** Reports that upstream has accepted a credential. */
-  noteGranted(credentialId: string): void {
-    this.#parts.authenticator.noteGranted(credentialId);
   }
 
   /** Issues a token (distribution, "Token Authentication"). UNAUTHORIZED for a wrong password. */
@@ -180,7 +179,7 @@ export class Access {
     scopes: readonly Scope[],
     resolve: LoginRequest['resolve'],
   ): Promise<readonly Scope[]> {
-    const subject = new RequestSubject(this.#parts, sender, { identity, scopes: undefined });
+    const subject = new RequestSubject(this.#parts, sender, identity);
     const permitted: Scope[] = [];
     for (const scope of scopes) {
       if (scope.type === CATALOG_SCOPE.type && scope.name === CATALOG_SCOPE.name)

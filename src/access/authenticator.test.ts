@@ -87,7 +87,7 @@ describe('with unknownCredentials: verify', () => {
   it('a client that tries many from one address has to wait; others, and credentials accepted from there before, do not', async () => {
     await open({ unknownCredentials: 'verify' });
     expect(await pulled(await world.as(HUB_A, byNamespace))).toMatchObject({ tried: ['hub-a'] });
-    world.access.noteGranted(named(HUB_A).id);
+    await world.prove(NGINX, HUB_A);
     const attempts = Array.from({ length: 90 }, (_, at) => world.as([`u-${at}`, 'guess'], byNamespace));
     const refused = (await Promise.allSettled(attempts)).filter(({ status }) => status === 'rejected');
     // One place was taken by the first.

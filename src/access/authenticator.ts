@@ -5,7 +5,7 @@ import { isIssuedPassword } from '../tenants/issuer.ts';
 import type { Tenants } from '../tenants/tenant.ts';
 import { type Authorization, parseAuthorization } from './authorization.ts';
 import type { Identification } from './identification.ts';
-import type { Identity, Proven } from './identity.ts';
+import type { Identity } from './identity.ts';
 import type { TokenClaims, Tokens } from './tokens.ts';
 import type { Sender } from './subject.ts';
 import { claimedAccount } from './tokens.ts';
@@ -75,7 +75,7 @@ interface Presented {
 
 type AccountIdentity = Extract<Identity, { readonly kind: 'account' }>;
 
-const NOTHING: Proven = { identity: { kind: 'anonymous' }, scopes: undefined };
+const NOTHING: Identity = { kind: 'anonymous' };
 
 /** A JWT, as Kubernetes issues them. Never sent to an upstream. */
 const JWT = /^eyJ[\w-]+\.[\w-]+\.[\w-]*$/;
@@ -129,16 +129,14 @@ export class Authenticator {
   }
 
   /** What the Authorization header of a request proves. */
-  async prove(sender: Sender): Promise<Proven> {
+  async prove(sender: Sender): Promise<Identity> {
     const authorization = parseAuthorization(sender.authorization);
     if (authorization === undefined || !(await this.opensTo(authorization))) return NOTHING;
-    if (authorization.scheme === 'basic') {
-      return { identity: await this.identify(sender, authorization), scopes: undefined };
-    }
+    if (authorization.scheme === 'basic') return this.identify(sender, authorization);
     const claims = await this.#options.tokens.verify(authorization.token);
     return claims === undefined
-      ? { identity: { kind: 'void' }, scopes: undefined }
-      : { identity: this.#bearer(sender, claims), scopes: claims.access };
+      ? { kind: 'void' }
+      : { ...this.#bearer(sender, claims), scopes: claims.access };
   }
 
   /** What a user name and password prove. If either is empty, nothing: skopeo sends a bare colon by itself. */

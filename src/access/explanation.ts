@@ -1,3 +1,5 @@
+import type { ExplainedGrant } from '../grants/grants.ts';
+
 /**
  * For `entrepot explain`: whether a tenant, or an anonymous client, may have a repository, and why, in the order in
  * which it is decided.
@@ -31,17 +33,4 @@ export interface ExplainedAttempt {
   /** The key in the Secret that matched. */
   readonly matchedKey: string | undefined;
   readonly grant: ExplainedGrant | undefined;
-}
-
-/** A Grant or import, and whether it is valid. */
-export interface ExplainedGrant {
-  /**
-   * `credential`: upstream accepted this one. `public`: upstream accepted an anonymous request. `imported…`: the
-   * operator imported it, for all or for this tenant.
-   */
-  readonly of: 'credential' | 'public' | 'imported for all' | 'imported for this tenant';
-  /** Epoch ms. */
-  readonly verifiedAtMs: number;
-  /** `counts`: stored content is served. `stale`: only while upstream cannot be reached. `over`: expired. */
-  readonly state: 'counts' | 'stale' | 'over';
 }

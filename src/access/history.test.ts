@@ -5,7 +5,7 @@ import { AccessWorld, SENDER, SERVER } from '../../test/support/access-world.ts'
 import { basic, type Login } from '../../test/support/tenants.ts';
 import { digestOf } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
-import { tenantGrantee } from './grants.ts';
+import { tenantGrantee } from '../grants/grants.ts';
 import { parseScopes } from './scope.ts';
 
 const REPOSITORY = { upstream: 'up.example', name: 'acme/app' };

@@ -3,17 +3,8 @@ import type { Log } from '../lib/log.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import { ImagePattern, parseImageTarget } from '../tenants/image-pattern.ts';
 import type { Holder, Tenant, Tenants } from '../tenants/tenant.ts';
-
-/**
- * Whom a credential means when it is used for a given repository. `tenant`: a credential for this registry. `upstream`:
- * the Secrets of these tenants have it for the repository's upstream. `stranger`: it is known, but for nothing that
- * applies here. `ambiguous`: a credential for this registry that several tenants have.
- */
-export type Identified =
-  | { readonly as: 'tenant'; readonly tenant: Tenant; readonly readOnly: boolean }
-  | { readonly as: 'upstream'; readonly tenants: readonly Tenant[] }
-  | { readonly as: 'stranger' }
-  | { readonly as: 'ambiguous' };
+import type { Identity } from './identity.ts';
+import type { Principal } from './principal.ts';
 
 export interface IdentificationOptions {
   readonly tenants: Tenants;
@@ -34,13 +25,12 @@ const MAX_REMEMBERED = 20_000;
 const HUB_KEY = 'index.docker.io';
 const HUB = 'docker.io/';
 
-const STRANGER: Identified = { as: 'stranger' };
-const AMBIGUOUS: Identified = { as: 'ambiguous' };
-
 /** Finds out who a client is, by where its credential is found. It says who a client is, never what it may do. */
 export class Identification {
   readonly #options: IdentificationOptions;
-  readonly #remembered = new Lru<Identified>({ maxEntries: MAX_REMEMBERED });
+  readonly #remembered = new Lru<{ readonly principal: Principal | undefined }>({
+    maxEntries: MAX_REMEMBERED,
+  });
   /** Credentials that were reported, so that each is logged once. */
   readonly #reported = new Set<string>();
 
@@ -64,38 +54,70 @@ export class Identification {
     return found === 'several' ? undefined : found?.tenant;
   }
 
-  /** `undefined` if nobody has the credential. */
-  identify(credentialId: string, repository: Repository): Identified | undefined {
+  /**
+   * Who an identity is for `repository`. `undefined` if its credential no longer identifies anybody, or several tenants
+   * have it for this registry.
+   */
+  principal(identity: Identity, repository: Repository): Principal | undefined {
+    switch (identity.kind) {
+      case 'account': {
+        const tenant = this.#options.tenants.find(identity.tenant);
+        if (tenant === undefined) return { as: 'stranger', credentialId: identity.id };
+        return { as: 'tenant', tenant, readOnly: !tenant.accountsMayPush, credentialId: identity.id };
+      }
+      case 'unknown':
+        return repository.upstream === ''
+          ? { as: 'anonymous' }
+          : { as: 'unknown', credential: identity.credential };
+      case 'credential': {
+        const principal = this.#ofCredential(identity.id, repository);
+        // A token is bound to the tenant that it was issued for.
+        const isOther =
+          principal?.as === 'tenant' && (identity.tenant ?? principal.tenant.name) !== principal.tenant.name;
+        return isOther ? undefined : principal;
+      }
+      case 'anonymous':
+      case 'wrong':
+      case 'void':
+        break;
+    }
+    return { as: 'anonymous' };
+  }
+
+  #ofCredential(credentialId: string, repository: Repository): Principal | undefined {
     const key = `${credentialId} ${repositoryText(repository)}`;
     const known = this.#remembered.get(key);
-    if (known !== undefined) return known;
+    if (known !== undefined) return known.principal;
     const holders = this.#options.tenants.holders(credentialId);
     // Not remembered: clients can invent any number of credentials.
     if (holders.length === 0) return undefined;
-    const identified = this.#identify(credentialId, holders, repository);
-    this.#remembered.set(key, identified);
-    return identified;
+    const principal = this.#find(credentialId, holders, repository);
+    this.#remembered.set(key, { principal });
+    return principal;
   }
 
-  #identify(credentialId: string, holders: readonly Holder[], repository: Repository): Identified {
+  #find(credentialId: string, holders: readonly Holder[], repository: Repository): Principal | undefined {
     const images = this.#namesOf(repository);
     const ours = holders.filter(holder => this.#isOurs(holder));
     const owner = this.#owner(ours, credentialId);
-    if (owner === 'several') return AMBIGUOUS;
+    if (owner === 'several') return undefined;
     if (owner !== undefined) {
       // A copy of an issued credential is worth no more than the original, whatever key it has.
       const places = owner.issued ? [owner] : ours;
       const here = places.filter(({ key }) => images.some(image => isWithin(image, pathOf(key))));
       if (here.length > 0) {
-        return { as: 'tenant', tenant: owner.tenant, readOnly: here.every(({ readOnly }) => readOnly) };
+        const readOnly = here.every(place => place.readOnly);
+        return { as: 'tenant', tenant: owner.tenant, readOnly, credentialId };
       }
     }
-    if (repository.upstream === '') return STRANGER;
+    if (repository.upstream === '') return { as: 'stranger', credentialId };
     const upstream = holders.filter(
       holder => !holder.issued && images.some(image => isFor(holder.key, image)),
     );
     const tenants = [...new Set(upstream.map(({ tenant }) => tenant))];
-    return tenants.length === 0 ? STRANGER : { as: 'upstream', tenants };
+    return tenants.length === 0
+      ? { as: 'stranger', credentialId }
+      : { as: 'upstream', tenants, credentialId };
   }
 
   /**

@@ -2,7 +2,7 @@ import { afterEach, describe, expect, it } from 'vitest';
 import { AccessWorld, type AccessWorldOptions, named, SERVER } from '../../test/support/access-world.ts';
 import { OciError } from '../oci/errors.ts';
 import { ANONYMOUSLY, APP, HUB_A, HUB_B, NGINX, OURS, pulled, withToken } from './access.fixture.ts';
-import { tenantGrantee } from './grants.ts';
+import { tenantGrantee } from '../grants/grants.ts';
 import type { Subject } from './subject.ts';
 
 let world: AccessWorld;

@@ -5,10 +5,10 @@ import { type Repository, repositoryText } from '../oci/repository.ts';
 import { MAX_ATTEMPTS, type Right } from '../oci/requester.ts';
 import { type HeldCredential, TenantBroken, type Tenant, type Tenants } from '../tenants/tenant.ts';
 import type { Explanation } from './explanation.ts';
-import { type Grants, tenantGrantee } from './grants.ts';
-import { type Principal, principalFor, requesterOf } from './principal.ts';
+import { type Grants, tenantGrantee } from '../grants/grants.ts';
+import { type Principal, principalFor, requesterOf, type UpstreamPrincipal } from './principal.ts';
 import { mayPullFrom, tagRules } from './tenant-rules.ts';
-import { VerificationPolicy } from './verification.ts';
+import { VerificationPolicy } from '../grants/verification.ts';
 
 /** The configuration of a mirrored repository, as far as rights depend on it. */
 export interface UpstreamRule {
@@ -65,10 +65,24 @@ export class MirroredRights {
   }
 
   /**
-   * The right of `principal`, whom upstream may still refuse; NAME_UNKNOWN if its tenant's rules exclude the
+   * The right of a principal that brings a credential for the upstream, which is tried and no other; NAME_UNKNOWN if its
+   * tenants' rules exclude the repository.
+   */
+  async pullWith(
+    credential: Credential,
+    principal: UpstreamPrincipal,
+    repository: Repository,
+  ): Promise<Right> {
+    const rule = this.#ruleOf(repository);
+    const attempts = rule.anonymousFallback ? [credential, undefined] : [credential];
+    return this.#right(principal, repository, rule, { attempts, tenants: principal.tenants });
+  }
+
+  /**
+   * The right of any other `principal`, whom upstream may still refuse; NAME_UNKNOWN if its tenant's rules exclude the
    * repository.
    */
-  async pull(principal: Principal, repository: Repository): Promise<Right> {
+  async pull(principal: Exclude<Principal, UpstreamPrincipal>, repository: Repository): Promise<Right> {
     const rule = this.#ruleOf(repository);
     switch (principal.as) {
       case 'anonymous':
@@ -76,11 +90,6 @@ export class MirroredRights {
         return this.#anonymous(principal, repository, rule);
       case 'unknown':
         return this.#right(principal, repository, rule, { attempts: [principal.credential], tenants: [] });
-      case 'upstream': {
-        const { credential, tenants } = principal;
-        const attempts = rule.anonymousFallback ? [credential, undefined] : [credential];
-        return this.#right(principal, repository, rule, { attempts, tenants });
-      }
       case 'tenant':
         break;
     }

@@ -4,18 +4,14 @@ import type { Tenant } from '../tenants/tenant.ts';
 
 /**
  * Who makes a request on a given repository. `anonymous`: no credentials. `stranger`: a known credential that does not
- * apply here. `upstream`: one of these tenants, by a credential for that upstream, which is the only one that may be
- * used. `tenant`: by a credential of this registry, or a ServiceAccount token. `unknown`: a credential that no tenant
- * has, to be tried upstream.
+ * apply here. `upstream`: one of these tenants, by a credential that their Secrets have for the repository's upstream,
+ * which is the only one that may be used. `tenant`: by a credential of this registry, or a ServiceAccount token.
+ * `unknown`: a credential that no tenant has, to be tried upstream.
  */
 export type Principal =
   | { readonly as: 'anonymous' }
   | { readonly as: 'stranger'; readonly credentialId: string }
-  | {
-      readonly as: 'upstream';
-      readonly tenants: readonly Tenant[];
-      readonly credential: Credential;
-    }
+  | { readonly as: 'upstream'; readonly tenants: readonly Tenant[]; readonly credentialId: string }
   | {
       readonly as: 'tenant';
       readonly tenant: Tenant;
@@ -24,11 +20,14 @@ export type Principal =
     }
   | { readonly as: 'unknown'; readonly credential: Credential };
 
+/** A principal that brings its own credential for the upstream. */
+export type UpstreamPrincipal = Extract<Principal, { readonly as: 'upstream' }>;
+
 /**
  * The principal of a tenant that logged in with a credential of this registry that may push; anonymous without a
  * tenant.
  */
-export function principalFor(tenant: Tenant | undefined): Principal {
+export function principalFor(tenant: Tenant | undefined): Exclude<Principal, UpstreamPrincipal> {
   return tenant === undefined
     ? { as: 'anonymous' }
     : { as: 'tenant', tenant, readOnly: false, credentialId: '' };
@@ -51,7 +50,7 @@ export function requesterOf(principal: Principal): Requester {
     case 'upstream':
       break;
   }
-  return tenantRequester(principal.tenants, principal.credential.id);
+  return tenantRequester(principal.tenants, principal.credentialId);
 }
 
 /** The requester of a credential of which only the id is known. */

@@ -6,7 +6,7 @@ import { type Challenges, type Demand, WRONG_PASSWORD } from './challenge.ts';
 import type { Authenticator } from './authenticator.ts';
 import type { HostedRights } from './hosted-rights.ts';
 import type { Identification } from './identification.ts';
-import { type Proven, requesterOfIdentity } from './identity.ts';
+import { type Identity, requesterOfIdentity } from './identity.ts';
 import type { MirroredRights } from './mirrored-rights.ts';
 import type { Principal } from './principal.ts';
 import { CATALOG_SCOPE, covers, type Scope, scopeText } from './scope.ts';
@@ -36,19 +36,19 @@ export class RequestSubject implements Subject {
   readonly requester: Requester;
   readonly #parts: RequestSubjectParts;
   readonly #sender: Sender;
-  readonly #proven: Proven;
+  readonly #identity: Identity;
 
-  constructor(parts: RequestSubjectParts, sender: Sender, proven: Proven) {
+  constructor(parts: RequestSubjectParts, sender: Sender, identity: Identity) {
     this.#parts = parts;
     this.#sender = sender;
-    this.#proven = proven;
-    this.requester = requesterOfIdentity(proven.identity);
+    this.#identity = identity;
+    this.requester = requesterOfIdentity(identity);
   }
 
   async admit(): Promise<void> {
     this.#requireValid();
-    const { identity, scopes } = this.#proven;
-    if (identity.kind !== 'anonymous' || scopes !== undefined || !this.#parts.authenticator.isOpen) return;
+    const { kind, scopes } = this.#identity;
+    if (kind !== 'anonymous' || scopes !== undefined || !this.#parts.authenticator.isOpen) return;
     // If credentials may not be asked for here, everything is as if nobody could log in.
     const demand = this.#parts.challenges.demand(this.#sender);
     if (demand !== undefined) throw demand;
@@ -57,14 +57,14 @@ export class RequestSubject implements Subject {
   async authorize(repository: Repository, action: Action): Promise<Right> {
     const scope = scopeOf(repository, action);
     this.#requireValid(scope);
-    const { scopes } = this.#proven;
+    const { scopes } = this.#identity;
     if (scopes !== undefined && !covers(scopes, scope)) throw this.#refuse(this.#beyond(scope));
     return this.#settle(repository, action);
   }
 
   async maySee(repository: Repository): Promise<boolean> {
     this.#requireValid(CATALOG_SCOPE);
-    const { scopes } = this.#proven;
+    const { scopes } = this.#identity;
     if (scopes !== undefined && !covers(scopes, CATALOG_SCOPE)) {
       throw this.#refuse(this.#beyond(CATALOG_SCOPE));
     }
@@ -80,7 +80,7 @@ export class RequestSubject implements Subject {
   async refusal(error: OciError, repository: Repository, action: Action): Promise<OciError> {
     const { authenticator, mirrored, challenges } = this.#parts;
     const mayHide = repository.upstream !== '' && action === 'pull' && UNKNOWN.has(error.code);
-    if (!mayHide || this.#proven.identity.kind !== 'anonymous' || !authenticator.isOpen) return error;
+    if (!mayHide || this.#identity.kind !== 'anonymous' || !authenticator.isOpen) return error;
     if (await mirrored.isPublic(repository)) return error;
     const demand = this.#demand(scopeOf(repository, action));
     if (error.code !== 'UPSTREAM_REFUSED') return challenges.demand(this.#sender, demand) ?? error;
@@ -92,10 +92,10 @@ export class RequestSubject implements Subject {
   }
 
   async #settle(repository: Repository, action: Action): Promise<Right> {
-    const { mirrored, hosted } = this.#parts;
+    const { hosted } = this.#parts;
     if (repository.upstream !== '') {
       if (action !== 'pull') throw readOnlyMirror(repository);
-      return mirrored.pull(await this.principal(repository), repository);
+      return this.#pull(await this.principal(repository), repository);
     }
     const principal = await this.principal(repository);
     const refusal = hosted.refusal(principal, repository, action);
@@ -106,65 +106,38 @@ export class RequestSubject implements Subject {
     throw principal.as === 'anonymous' ? this.#askToLogIn(refusal, scopeOf(repository, action)) : refusal;
   }
 
-  /** Who the sender is for `repository`. */
-  async principal(repository: Repository): Promise<Principal> {
-    const { identity } = this.#proven;
-    switch (identity.kind) {
-      case 'account': {
-        const tenant = this.#parts.tenants.find(identity.tenant);
-        if (tenant === undefined) return { as: 'stranger', credentialId: identity.id };
-        return { as: 'tenant', tenant, readOnly: !tenant.accountsMayPush, credentialId: identity.id };
-      }
-      case 'unknown':
-        return repository.upstream === ''
-          ? { as: 'anonymous' }
-          : { as: 'unknown', credential: identity.credential };
-      case 'credential':
-        return this.#holder(identity, repository);
-      case 'anonymous':
-      case 'wrong':
-      case 'void':
-        break;
-    }
-    return { as: 'anonymous' };
+  async #pull(principal: Principal, repository: Repository): Promise<Right> {
+    const { authenticator, mirrored } = this.#parts;
+    if (principal.as !== 'upstream') return mirrored.pull(principal, repository);
+    const { tenants, credentialId } = principal;
+    const credential =
+      authenticator.recall(credentialId) ?? (await mirrored.recall(tenants, credentialId, repository));
+    if (credential === undefined) throw this.#unidentified(repository);
+    return mirrored.pullWith(credential, principal, repository);
   }
 
-  async #holder(
-    { id, tenant }: { readonly id: string; readonly tenant?: string | undefined },
-    repository: Repository,
-  ): Promise<Principal> {
-    const { identification, authenticator, mirrored } = this.#parts;
-    const identified = identification.identify(id, repository);
-    switch (identified?.as) {
-      case 'tenant':
-        // A token is bound to the tenant that it was issued for.
-        if (tenant !== undefined && tenant !== identified.tenant.name) break;
-        this.#parts.tenants.noteOutcome(id, 'used');
-        return { ...identified, credentialId: id };
-      case 'upstream': {
-        const { tenants } = identified;
-        const credential = authenticator.recall(id) ?? (await mirrored.recall(tenants, id, repository));
-        if (credential === undefined) break;
-        return { as: 'upstream', tenants, credential };
-      }
-      case 'stranger':
-        return { as: 'stranger', credentialId: id };
-      case 'ambiguous':
-      case undefined:
-        break;
+  /** Who the sender is for `repository`; throws UNAUTHORIZED if its credential no longer identifies anybody. */
+  async principal(repository: Repository): Promise<Principal> {
+    const { identification, tenants } = this.#parts;
+    const principal = identification.principal(this.#identity, repository);
+    if (principal === undefined) throw this.#unidentified(repository);
+    if (principal.as === 'tenant' && this.#identity.kind === 'credential') {
+      tenants.noteOutcome(principal.credentialId, 'used');
     }
-    throw this.#refuse({
-      scope: scopeOf(repository, 'pull'),
-      ...(this.#hasToken ? { error: 'invalid_token' } : {}),
-    });
+    return principal;
+  }
+
+  #unidentified(repository: Repository): OciError {
+    const error = this.#hasToken ? ({ error: 'invalid_token' } as const) : {};
+    return this.#refuse({ scope: scopeOf(repository, 'pull'), ...error });
   }
 
   get #hasToken(): boolean {
-    return this.#proven.scopes !== undefined;
+    return this.#identity.scopes !== undefined;
   }
 
   #requireValid(scope?: Scope): void {
-    const { kind } = this.#proven.identity;
+    const { kind } = this.#identity;
     const demand = scope === undefined ? {} : { scope };
     if (kind === 'void') throw this.#refuse({ ...demand, error: 'invalid_token', message: INVALID_TOKEN });
     if (kind === 'wrong') throw this.#refuse({ ...demand, message: WRONG_PASSWORD });
@@ -194,7 +167,7 @@ export class RequestSubject implements Subject {
   /** The challenge for a token that does not cover `scope`. An anonymous token lacks a login, not a scope. */
   #beyond(scope: Scope): Demand {
     const demand = { scope, error: 'insufficient_scope' } as const;
-    if (this.#proven.identity.kind === 'anonymous') return demand;
+    if (this.#identity.kind === 'anonymous') return demand;
     return { ...demand, message: `the token does not cover ${scopeText(scope)}` };
   }
 

@@ -1,5 +1,5 @@
 import { addAbortSignal, type Readable } from 'node:stream';
-import { tenantGrantee } from '../access/grants.ts';
+import { tenantGrantee } from '../grants/grants.ts';
 import { ArchiveError } from '../archive/archive-error.ts';
 import type { CompleteOptions } from '../archive/contents.ts';
 import { type ArchiveEntry, openArchive, readArchive } from '../archive/open-archive.ts';

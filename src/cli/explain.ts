@@ -1,4 +1,5 @@
-import type { ExplainAnswer, ExplainedGrant, Explanation } from '../access/explanation.ts';
+import type { ExplainAnswer, Explanation } from '../access/explanation.ts';
+import type { ExplainedGrant } from '../grants/grants.ts';
 import { columnsText, timeText } from './columns.ts';
 import {
   answer,

@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { pipeline } from 'node:stream/promises';
-import { isOpenToAll } from '../access/grants.ts';
+import { isOpenToAll } from '../grants/grants.ts';
 import { type ExportImage, planBundle } from '../archive/export.ts';
 import { parseHaveList } from '../archive/have-list.ts';
 import { repositoryOptions } from '../config/repository-options.ts';

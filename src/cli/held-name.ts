@@ -1,6 +1,6 @@
 import { mayNameArch } from '../config/repository-options.ts';
 import { digestOfReference } from '../metadata/reference-digest.ts';
-import { baseOfArchName } from '../mirror/arch-names.ts';
+import { baseOfArchName } from '../http/arch-names.ts';
 import type { Platform } from '../oci/platform.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Parts } from '../compose/parts.ts';

@@ -1,4 +1,4 @@
-import { tenantGrantee } from '../access/grants.ts';
+import { tenantGrantee } from '../grants/grants.ts';
 import { sizeText } from '../lib/units.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Parts } from '../compose/parts.ts';

@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
-import { tenantGrantee } from '../access/grants.ts';
+import { tenantGrantee } from '../grants/grants.ts';
 import { silentLog } from '../lib/log.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';

@@ -1,10 +1,10 @@
 /** The part of the composition root for authentication and authorization: tenants, rights, tokens. */
 import { randomBytes } from 'node:crypto';
 import { Access } from '../access/access.ts';
-import { Grants } from '../access/grants.ts';
+import { Grants } from '../grants/grants.ts';
 import { TokenKeys } from '../access/token-keys.ts';
 import { Tokens } from '../access/tokens.ts';
-import { InvalidAllowlist, VerificationPolicy } from '../access/verification.ts';
+import { InvalidAllowlist, VerificationPolicy } from '../grants/verification.ts';
 import type { Config, LoginConfig, UpstreamConfig } from '../config/config.ts';
 import { ConfigError } from '../config/problems.ts';
 import { pathName } from '../config/path-name.ts';

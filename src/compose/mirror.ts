@@ -1,4 +1,5 @@
 /** The part of the composition root for mirrored repositories. */
+import type { Grants } from '../grants/grants.ts';
 import { isDeepStrictEqual } from 'node:util';
 import type { BlobStore } from '../blobs/blob-store.ts';
 import type { Spool } from '../blobs/spool.ts';
@@ -11,7 +12,7 @@ import type { MemoryBudget } from '../lib/memory-budget.ts';
 import { Mirror } from '../mirror/mirror.ts';
 import { strictestPullPolicy } from '../oci/pull-policy.ts';
 import type { Repository } from '../oci/repository.ts';
-import type { Proof, Right } from '../oci/requester.ts';
+import type { Right } from '../oci/requester.ts';
 import { Upstream } from '../upstream/upstream.ts';
 import { type UpstreamCredentials, upstreamOf } from './access.ts';
 
@@ -21,7 +22,7 @@ export interface MirrorNeeds {
   readonly metadata: MetadataStore;
   readonly spool: Spool;
   readonly blobs: BlobStore;
-  readonly recordProof: (proof: Proof) => Promise<void>;
+  readonly grants: Grants;
   readonly log: Log;
   readonly meter: Meter;
 }

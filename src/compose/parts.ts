@@ -5,7 +5,7 @@
 import { randomBytes } from 'node:crypto';
 import type { Access } from '../access/access.ts';
 import type { Explanation } from '../access/explanation.ts';
-import type { Grants } from '../access/grants.ts';
+import type { Grants } from '../grants/grants.ts';
 import type { Config } from '../config/config.ts';
 import { putInForce } from '../config/reload.ts';
 import { mayNameArch } from '../config/repository-options.ts';
@@ -23,14 +23,13 @@ import { MemoryBudget } from '../lib/memory-budget.ts';
 import type { Meter } from '../lib/meter.ts';
 import { Opened } from '../lib/opened.ts';
 import { storageFault } from '../metadata/storage-probe.ts';
-import { baseOfArchName } from '../mirror/arch-names.ts';
+import { baseOfArchName } from '../http/arch-names.ts';
 import type { Mirror } from '../mirror/mirror.ts';
 import type { Digest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import { formatPlatform } from '../oci/platform.ts';
 import { DEFAULT_TAG } from '../oci/reference.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
-import type { Proof } from '../oci/requester.ts';
 import type { Issuer } from '../tenants/issuer.ts';
 import type { Tenants } from '../tenants/tenant.ts';
 import type { ImageRemoval } from '../upkeep/image-removal.ts';
@@ -154,13 +153,8 @@ async function openOn(
     meter,
   });
   opened.add(survey);
-  const recordProof = async (proof: Proof): Promise<void> => {
-    if (proof.outcome === 'granted') access.noteGranted(proof.credentialId);
-    tenants.noteOutcome(proof.credentialId, proof.outcome === 'granted' ? 'used' : 'refused');
-    await grants.record(proof);
-  };
   const mirror = opened.add(
-    openMirror(config, { ...needs, credentials, upstreams: upstreams.byName, spool, blobs, recordProof }),
+    openMirror(config, { ...needs, credentials, upstreams: upstreams.byName, spool, blobs, grants }),
   );
   opened.add({ close: followSecrets({ tenants, grants, mirror, log }) });
   const hosted = new Hosted({ blobs, metadata, log });

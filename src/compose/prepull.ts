@@ -6,7 +6,7 @@ import { mayNameArch, repositoryOptions } from '../config/repository-options.ts'
 import { type CronSchedule, parseCron } from '../lib/cron.ts';
 import { type Lease, LeaseLost } from '../lib/lease.ts';
 import { Restartable } from '../lib/restartable.ts';
-import { ArchNames } from '../mirror/arch-names.ts';
+import { ArchNames } from '../http/arch-names.ts';
 import { digestOfReference } from '../metadata/reference-digest.ts';
 import { OciError } from '../oci/errors.ts';
 import { DEFAULT_PLATFORM, type Platform } from '../oci/platform.ts';

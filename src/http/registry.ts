@@ -1,6 +1,6 @@
 import { parseAuthorization } from '../access/authorization.ts';
 import type { Action, Subject } from '../access/subject.ts';
-import { ArchNames } from '../mirror/arch-names.ts';
+import { ArchNames } from './arch-names.ts';
 import { OciError } from '../oci/errors.ts';
 import type { PullSource } from '../oci/pull-source.ts';
 import type { Repository } from '../oci/repository.ts';

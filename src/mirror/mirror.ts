@@ -1,5 +1,5 @@
 /**
- * mirror/: repositories of upstreams. May import upstream/, blobs/, metadata/, oci/ and lib/.
+ * mirror/: repositories of upstreams. May import grants/, upstream/, blobs/, metadata/, oci/ and lib/.
  *
  * The main idea: every byte is requested from upstream once, however many clients want it, and served only to clients
  * that could have requested it themselves. `UpstreamRequests` is the only way to an upstream, and decides rights; a
@@ -8,6 +8,7 @@
  */
 import type { BlobStore } from '../blobs/blob-store.ts';
 import type { Spool } from '../blobs/spool.ts';
+import type { Grants } from '../grants/grants.ts';
 import type { Log } from '../lib/log.ts';
 import type { Meter } from '../lib/meter.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
@@ -25,7 +26,7 @@ import type {
   ServedTags,
 } from '../oci/pull-source.ts';
 import type { Repository } from '../oci/repository.ts';
-import type { Proof, Right } from '../oci/requester.ts';
+import type { Right } from '../oci/requester.ts';
 import type { Upstream } from '../upstream/upstream.ts';
 import { UpstreamRequests } from './upstream-requests.ts';
 import { BlobSource } from './blob-source.ts';
@@ -51,8 +52,8 @@ export interface MirrorOptions {
   readonly metadata: MetadataStore;
   readonly spool: Spool;
   readonly blobs: BlobStore;
-  /** Called for every upstream response that proves or ends a right; `access` provides it. */
-  readonly recordProof: (proof: Proof) => Promise<void>;
+  /** Records every upstream response that proves or ends a right. */
+  readonly grants: Pick<Grants, 'record'>;
   readonly pullRuleOf: PullRuleOf;
   /** For how long a right confirmed by upstream remains valid; read each time. */
   readonly verifyForMs: number;
@@ -104,7 +105,7 @@ export class Mirror implements PullSource {
       metadata,
       spool,
       blobs,
-      recordProof,
+      grants,
       pullRuleOf,
       limits,
       log,
@@ -126,7 +127,7 @@ export class Mirror implements PullSource {
       upstreams,
       failures: this.#failures,
       record: this.#record,
-      recordProof,
+      grants,
       ownLogins: this.ownLogins,
       isOffline,
       log,

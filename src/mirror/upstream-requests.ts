@@ -1,3 +1,4 @@
+import type { Grants } from '../grants/grants.ts';
 import { setMaxListeners } from 'node:events';
 import type { Log } from '../lib/log.ts';
 import { Lru } from '../lib/lru.ts';
@@ -28,8 +29,8 @@ export interface UpstreamRequestsOptions {
   readonly upstreams: ReadonlyMap<string, Upstream>;
   readonly failures: NegativeCache;
   readonly record: UpstreamRecord;
-  /** Called for every response that proves or ends a right; `access` provides it. */
-  readonly recordProof: (proof: Proof) => Promise<void>;
+  /** Records every response that proves or ends a right. */
+  readonly grants: Pick<Grants, 'record'>;
   readonly ownLogins: OwnLogins;
   /** If set, no upstream is contacted, whatever a policy says. */
   readonly isOffline: boolean;
@@ -82,7 +83,7 @@ export class UpstreamRequests {
   readonly #upstreams: ReadonlyMap<string, Upstream>;
   readonly #failures: NegativeCache;
   readonly #record: UpstreamRecord;
-  readonly #recordProof: (proof: Proof) => Promise<void>;
+  readonly #grants: Pick<Grants, 'record'>;
   readonly #ownLogins: OwnLogins;
   readonly #isOffline: boolean;
   readonly #log: Log;
@@ -99,7 +100,7 @@ export class UpstreamRequests {
     upstreams,
     failures,
     record,
-    recordProof,
+    grants,
     ownLogins,
     isOffline,
     log,
@@ -108,7 +109,7 @@ export class UpstreamRequests {
     this.#upstreams = upstreams;
     this.#failures = failures;
     this.#record = record;
-    this.#recordProof = recordProof;
+    this.#grants = grants;
     this.#ownLogins = ownLogins;
     this.#isOffline = isOffline;
     this.#log = log;
@@ -294,7 +295,7 @@ export class UpstreamRequests {
     if (outcome === 'ended') this.#ended.note(rightText(key));
     if (id === ANONYMOUS_ID) this.#noteOfAll({ upstream, name: repository }, outcome);
     try {
-      await this.#recordProof({ upstream, repository, credentialId: id, outcome });
+      await this.#grants.record({ upstream, repository, credentialId: id, outcome });
     } catch (error) {
       this.#log.error({ err: error, upstream, repository, outcome }, 'a grant could not be recorded');
     }

@@ -2,11 +2,11 @@
 import { join } from 'node:path';
 import { Access, type AccessOptions } from '../../src/access/access.ts';
 import type { ServiceAccount } from '../../src/access/authenticator.ts';
-import { Grants } from '../../src/access/grants.ts';
+import { Grants } from '../../src/grants/grants.ts';
 import type { UpstreamRule } from '../../src/access/mirrored-rights.ts';
 import { TokenKeys } from '../../src/access/token-keys.ts';
 import { Tokens } from '../../src/access/tokens.ts';
-import { VerificationPolicy, type VerificationPolicyName } from '../../src/access/verification.ts';
+import { VerificationPolicy, type VerificationPolicyName } from '../../src/grants/verification.ts';
 import type { Sender } from '../../src/access/subject.ts';
 import { type Log, silentLog } from '../../src/lib/log.ts';
 import { silentMeter } from '../../src/lib/meter.ts';

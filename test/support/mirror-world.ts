@@ -1,7 +1,7 @@
 // A Mirror with real stores in a temporary folder, in front of real (fake) upstreams.
 import { createHash } from 'node:crypto';
 import { join } from 'node:path';
-import { Grants } from '../../src/access/grants.ts';
+import { Grants } from '../../src/grants/grants.ts';
 import type { BlobStore } from '../../src/blobs/blob-store.ts';
 import { type FileStores, openFileStores } from '../../src/blobs/file-stores.ts';
 import type { Spool } from '../../src/blobs/spool.ts';
@@ -81,7 +81,7 @@ export class MirrorWorld {
       metadata,
       spool: this.spool,
       blobs: this.blobs,
-      recordProof: proof => this.#grants.record(proof),
+      grants: this.#grants,
       pullRuleOf: () => this.policy,
       verifyForMs: VERIFY_FOR_MS,
       prefetchRuleOf: () => options.prefetch ?? { prefetch: false },

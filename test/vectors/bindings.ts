@@ -1,6 +1,6 @@
 import { expect } from 'vitest';
-import * as pullRecord from '../../src/access/pull-record.ts';
-import * as verification from '../../src/access/verification.ts';
+import * as pullRecord from '../../src/grants/pull-record.ts';
+import * as verification from '../../src/grants/verification.ts';
 import { KeyedBackoff } from '../../src/lib/keyed-backoff.ts';
 import { freshnessOf } from '../../src/mirror/freshness.ts';
 import type { Descriptor } from '../../src/oci/descriptor.ts';

@@ -1,10 +1,15 @@
+/**
+ * grants/: what upstreams have proved about credentials. May import tenants/, metadata/, oci/ and lib/.
+ *
+ * `grants.ts` records proofs and says which are valid, by the kubelet's own rule (`verification.ts`) on its own record
+ * (`pull-record.ts`).
+ */
 import { CLOCK_SLACK_MS } from '../lib/clock.ts';
 import type { Grant, MetadataStore } from '../metadata/metadata-store.ts';
 import { ANONYMOUS_ID } from '../oci/credential.ts';
 import type { Digest } from '../oci/digest.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { Proof } from '../oci/requester.ts';
-import type { ExplainedGrant } from './explanation.ts';
 import {
   credentialsToRecord,
   mergeCredentials,
@@ -32,8 +37,21 @@ export interface GrantState {
   readonly preloadedFor: readonly string[];
 }
 
-/** Whose state is requested. */
-export interface Asker {
+/** A Grant or import, and whether it is valid. */
+export interface ExplainedGrant {
+  /**
+   * `credential`: upstream accepted this one. `public`: upstream accepted an anonymous request. `imported…`: the
+   * operator imported it, for all or for this tenant.
+   */
+  readonly of: 'credential' | 'public' | 'imported for all' | 'imported for this tenant';
+  /** Epoch ms. */
+  readonly verifiedAtMs: number;
+  /** `counts`: stored content is served. `stale`: only while upstream cannot be reached. `over`: expired. */
+  readonly state: 'counts' | 'stale' | 'over';
+}
+
+/** Whose rights are asked for. */
+export interface GrantQuery {
   readonly credentialIds: readonly string[];
   /** The grantee under which imports for it are recorded, besides EVERYBODY. */
   readonly grantee?: string | undefined;
@@ -58,6 +76,7 @@ export class Grants {
   readonly #unremoved: UnremovedGrants;
   /** The proof that was reported last and is not recorded yet, by credential and repository. */
   readonly #recording = new Map<string, Recording>();
+  readonly #listeners: ((proof: Proof) => void)[] = [];
 
   /**
    * `isHeld` tells whether a Secret, the node or the configuration currently has a credential. `maxUnremoved` limits
@@ -84,7 +103,7 @@ export class Grants {
    */
   async stateOf(
     repository: Repository,
-    { credentialIds, grantee, policy = DEFAULT_POLICY }: Asker,
+    { credentialIds, grantee, policy = DEFAULT_POLICY }: GrantQuery,
   ): Promise<GrantState> {
     const keptIds = [...new Set([ANONYMOUS_ID, ...credentialIds.map(id => this.#keptAs(id))])];
     const grants = await this.#read(repository, keptIds);
@@ -141,11 +160,18 @@ export class Grants {
     return { of: credentialId === ANONYMOUS_ID ? 'public' : 'credential', verifiedAtMs, state };
   }
 
+  /** Calls `listener` with every proof that is reported, before it is recorded. */
+  onProof(listener: (proof: Proof) => void): void {
+    this.#listeners.push(listener);
+  }
+
   /**
    * Records what an upstream response proved. An end counts at once; rows are written in the order of the reports, and
    * once for equal ones in a row, however slow the index is.
    */
-  async record({ upstream, repository: name, credentialId: id, outcome }: Proof): Promise<void> {
+  async record(proof: Proof): Promise<void> {
+    for (const listener of this.#listeners) listener(proof);
+    const { upstream, repository: name, credentialId: id, outcome } = proof;
     const repository = { upstream, name };
     const credentialId = this.#keptAs(id);
     const key = `${credentialId} ${repositoryText(repository)}`;

@@ -13,7 +13,7 @@ import type {
 } from '../oci/pull-source.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
-import type { ReferrersQuery } from './referrers.ts';
+import type { ReferrersQuery } from '../mirror/referrers.ts';
 
 /** Architectures by Go's names, as used at the end of the names of Kubernetes' images. */
 const ARCH_NAME = /^(.+)-(amd64|arm|arm64|386|ppc64le|s390x|riscv64)$/;
