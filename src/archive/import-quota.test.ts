@@ -1,6 +1,7 @@
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { type Image, imageOf, randomBlob } from '../../test/support/content.ts';
 import { PrefixQuota } from '../hosted/quota.ts';
+import { countedBytes } from '../metadata/counted-bytes.ts';
 import { ArchiveError } from './archive-error.ts';
 import { ArchiveWorld, layoutFiles, tarOf } from './archive.fixture.ts';
 import type { ImportOptions } from './import.ts';
@@ -9,7 +10,7 @@ const base = randomBlob(300_000, 'base');
 const first = imageOf([base, randomBlob(100_000, 'first')]);
 const second = imageOf([base, randomBlob(200_000, 'second')]);
 const sizeOf = ({ manifest, config, layers }: Image): number =>
-  [manifest, config, ...layers].reduce((sum, { size }) => sum + size, 0);
+  [manifest, config, ...layers].reduce((sum, { size }) => sum + countedBytes(size), 0);
 
 let world: ArchiveWorld;
 beforeEach(async () => {

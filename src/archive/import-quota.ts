@@ -1,3 +1,4 @@
+import { countedBytes } from '../metadata/counted-bytes.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import type { ContentTree } from '../oci/content-tree.ts';
 import type { Digest } from '../oci/digest.ts';
@@ -33,9 +34,11 @@ export async function reserveQuota(
   const release = (): void => reserved.forEach(key => quota.release(key));
   try {
     for (const [name, { repository, sizes }] of sizesByRepository(arrivals)) {
+      const bytes = await newBytes(repository, sizes, metadata);
+      if (bytes === 0) continue;
       const key = `import ${name}`;
       reserved.push(key);
-      await quota.reserve(key, repository, await newBytes(repository, sizes, metadata));
+      await quota.reserve(key, repository, bytes);
     }
     return release;
   } catch (error) {
@@ -70,7 +73,7 @@ async function newBytes(
 ): Promise<number> {
   let bytes = 0;
   for (const [digest, size] of sizes) {
-    if (!(await metadata.isLinked(repository, digest))) bytes += size;
+    if (!(await metadata.isLinked(repository, digest))) bytes += countedBytes(size);
   }
   return bytes;
 }

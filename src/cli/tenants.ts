@@ -15,8 +15,8 @@ export const tenants: Command = {
   description:
     'Asks the running server of this store: which Secrets each tenant has, whether they could be read and why ' +
     'not, when upstream last accepted or refused them, and which credentials were issued here and when they were last used; then ' +
-    'what the repositories of each tenant store, as counted by its quota (including deleted content that is not collected yet, ' +
-    'and unfinished pushes).',
+    'what the repositories of each tenant store, as counted by its quota (at least 4 KiB for each blob and manifest, ' +
+    'including deleted content that is not collected yet, and unfinished pushes).',
   options: [
     jsonOption(
       'tenants (name, secrets, issued, usedBytes, quotaBytes or null of each), node, refused, problems, passedOver',

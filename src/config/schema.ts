@@ -278,7 +278,11 @@ const tenant = section({
   forceAlways: flag
     .prefault(false)
     .describe("Verify the right to pull upstream on every pull, like Kubernetes' AlwaysPullImages"),
-  quotaBytes: size.optional().describe('How much its repositories may store in total'),
+  quotaBytes: size
+    .optional()
+    .describe(
+      'How much its repositories may store in total; each blob and manifest counts as at least 4 KiB',
+    ),
   upstreams: listOf(registryHost).optional().describe('The only upstreams it may pull from'),
   repositories: listOf(imagePattern)
     .optional()

@@ -4,6 +4,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { makeTempFolder, removeFolder } from '../../test/support/temp-folder.ts';
 import { type FileStores, openFileStores } from '../blobs/file-stores.ts';
 import { silentLog } from '../lib/log.ts';
+import { MIN_COUNTED_BYTES } from '../metadata/counted-bytes.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
 import { digestOf } from '../oci/digest.ts';
@@ -12,7 +13,8 @@ import { Publication } from './publication.ts';
 import { PrefixQuota } from './quota.ts';
 import { Uploads } from './uploads.ts';
 
-const MIB = 1024 * 1024;
+const KIB = 1024;
+const MIB = 1024 * KIB;
 const ANYBODY = { tenant: 'a', id: 'tenant:a' };
 const repositoryOf = (name: string) => ({ upstream: '', name });
 
@@ -38,12 +40,25 @@ afterEach(async () => {
 });
 
 const contentOf = (size: number, fill: number) => Buffer.alloc(size, fill);
-const push = (name: string, bytes: Buffer) =>
-  uploads.push(ANYBODY, repositoryOf(name), digestOf(bytes), {
+const push = (name: string, bytes: Buffer, to: Uploads = uploads) =>
+  to.push(ANYBODY, repositoryOf(name), digestOf(bytes), {
     body: Readable.from([bytes]),
     contentRange: undefined,
     contentLength: bytes.length,
   });
+const manifestPush = (
+  reference: string,
+  bytes: Buffer,
+  contentType: string,
+  tags: readonly string[] = [],
+) => ({
+  reference,
+  tags,
+  contentType,
+  contentLength: bytes.length,
+  body: Readable.from([bytes]),
+  holder: { name: 'anonymous' },
+});
 /** As a garbage collection does when its time has come. */
 const collect = (digest: ReturnType<typeof digestOf>) =>
   metadata.removeUnneeded([{ kind: 'blob', digest }], Number.MAX_SAFE_INTEGER);
@@ -62,8 +77,8 @@ describe('a quota', () => {
     expect(Math.max(...admit.mock.calls.map(([bytes]) => bytes))).toBe(1);
     const open = await uploads.begin(ANYBODY, one);
     await uploads.append(ANYBODY, one, open.id, announced(2 * MIB));
-    // What was announced and did not come takes nothing of it.
-    await push('a/two', contentOf(3 * MIB, 1));
+    // What was announced and did not come takes nothing of it, except the upload's block.
+    await push('a/two', contentOf(3 * MIB - MIN_COUNTED_BYTES, 1));
   });
 
   it('counts what all repositories of an owner store, and refuses more with a reason', async () => {
@@ -73,6 +88,57 @@ describe('a quota', () => {
     await push('a/two', contentOf(MIB, 3));
     await expect(push('a/three', contentOf(1, 4))).rejects.toMatchObject(OVER);
     expect(await metadata.usedBytes('a')).toBe(3 * MIB);
+  });
+
+  it('counts a small blob as a block, as on disk, also when it is deleted', async () => {
+    const few = new PrefixQuota(metadata, () => 64 * KIB);
+    const small = new Uploads({ ...files, metadata, log: silentLog, quota: few });
+    const pushSmall = (fill: number) => push('a/one', contentOf(3, fill), small);
+    try {
+      for (let fill = 0; fill < 16; fill += 1) await pushSmall(fill);
+      await expect(pushSmall(16)).rejects.toMatchObject(OVER);
+      await metadata.unlinkBlob(repositoryOf('a/one'), digestOf(contentOf(3, 0)));
+      await expect(pushSmall(16)).rejects.toMatchObject(OVER);
+      expect(await few.usedBytes('a')).toBe(64 * KIB);
+      await collect(digestOf(contentOf(3, 0)));
+      await pushSmall(16);
+    } finally {
+      await small.close();
+    }
+  });
+
+  it('counts a small manifest as a block', async () => {
+    const publication = new Publication({
+      metadata,
+      admit: async () => {},
+      quota: new PrefixQuota(metadata, () => 16 * KIB),
+    });
+    const pushIndex = (name: string) => {
+      const index = Buffer.from(JSON.stringify({ schemaVersion: 2, manifests: [], annotations: { name } }));
+      return publication.publish(repositoryOf('a/one'), manifestPush(name, index, OCI_INDEX));
+    };
+    for (const name of ['1', '2', '3', '4']) await pushIndex(name);
+    await pushIndex('1');
+    await expect(pushIndex('5')).rejects.toMatchObject(OVER);
+  });
+
+  it('counts an unfinished upload as a block, with or without content, even after a restart', async () => {
+    const restart = async () => {
+      await uploads.close();
+      quota = new PrefixQuota(metadata, () => 8 * KIB);
+      uploads = new Uploads({ ...files, metadata, log: silentLog, quota });
+      await uploads.countUnfinished();
+    };
+    const one = repositoryOf('a/one');
+    await restart();
+    const { id } = await uploads.begin(ANYBODY, one);
+    await uploads.append(ANYBODY, one, id, chunkOf(Readable.from([contentOf(3, 1)])));
+    await uploads.begin(ANYBODY, one);
+    await expect(uploads.begin(ANYBODY, one)).rejects.toMatchObject(OVER);
+    await restart();
+    await expect(uploads.begin(ANYBODY, one)).rejects.toMatchObject(OVER);
+    await uploads.cancel(ANYBODY, one, id);
+    await uploads.begin(ANYBODY, one);
   });
 
   it('applies to no other owner, however similar the names', async () => {
@@ -199,14 +265,7 @@ describe('a quota', () => {
     const publication = new Publication({ metadata, admit: async () => {}, quota: limited });
     const index = Buffer.from(JSON.stringify({ schemaVersion: 2, manifests: [] }));
     const tag = (reference: string, tags: readonly string[] = []) =>
-      publication.publish(repositoryOf('c/app'), {
-        reference,
-        tags,
-        contentType: OCI_INDEX,
-        contentLength: index.length,
-        body: Readable.from([index]),
-        holder: { name: 'anonymous' },
-      });
+      publication.publish(repositoryOf('c/app'), manifestPush(reference, index, OCI_INDEX, tags));
     await tag('one');
     await tag('two');
     await tag('two');
@@ -243,7 +302,7 @@ describe('a quota', () => {
     await expect(uploads.complete(ANYBODY, repository, id, digest, chunkOf(breaking))).rejects.toMatchObject({
       code: 'BLOB_UPLOAD_INVALID',
     });
-    await push('a/app', contentOf(3 * MIB - 1, 1));
+    await push('a/app', contentOf(3 * MIB - MIN_COUNTED_BYTES, 1));
   });
 
   it('reserves no space for an upload that another process has ended', async () => {
@@ -289,16 +348,11 @@ describe('a quota', () => {
     );
     await push('a/one', contentOf(MIB, 2));
     const config = { mediaType: 'application/vnd.oci.image.config.v1+json', digest, size: blob.length };
-    const manifest = JSON.stringify({ schemaVersion: 2, mediaType: OCI_MANIFEST, config, layers: [] });
+    const manifest = Buffer.from(
+      JSON.stringify({ schemaVersion: 2, mediaType: OCI_MANIFEST, config, layers: [] }),
+    );
     const publication = new Publication({ metadata, admit: async () => {}, quota });
-    const pushed = publication.publish(repositoryOf('a/one'), {
-      reference: 'latest',
-      tags: [],
-      contentType: OCI_MANIFEST,
-      contentLength: manifest.length,
-      body: Readable.from([Buffer.from(manifest)]),
-      holder: { name: 'anonymous' },
-    });
+    const pushed = publication.publish(repositoryOf('a/one'), manifestPush('latest', manifest, OCI_MANIFEST));
     await expect(pushed).rejects.toMatchObject(OVER);
   });
 });

@@ -1,4 +1,5 @@
 import { formatSize } from '../lib/units.ts';
+import { countedBytes, MIN_COUNTED_BYTES } from '../metadata/counted-bytes.ts';
 import type { ComingManifest, MetadataStore, Usage } from '../metadata/metadata-store.ts';
 import { OciError } from '../oci/errors.ts';
 import type { Repository } from '../oci/repository.ts';
@@ -8,8 +9,9 @@ import { uploadOf } from './sessions.ts';
 export interface Quota {
   /**
    * Reserves space so that `key`, the ingest of an upload or whatever else is being written, has `bytes` in all; DENIED
-   * if that exceeds the limit. For a manifest, tags that the repository does not have count, too, and bytes that it
-   * already has do not. Reserved until `release`, so that concurrent writes cannot exceed the limit together.
+   * if that exceeds the limit. It counts as a block at least, like what it becomes. For a manifest, tags that the
+   * repository does not have count, too, and bytes that it already has do not. Reserved until `release`, so that
+   * concurrent writes cannot exceed the limit together.
    */
   reserve(key: string, repository: Repository, bytes: number, manifest?: ComingManifest): Promise<void>;
   /** Counts what `key` already has on disk from an earlier process, even if it exceeds the limit. */
@@ -47,7 +49,8 @@ type QuotaMetadata = Pick<MetadataStore, 'readUsage' | 'readUpload'>;
 
 /**
  * Quotas by the first component of repository names. Content that is linked in two repositories counts in both; deleted
- * content counts until it is collected, since it is on disk until then.
+ * content counts until it is collected, since it is on disk until then. Everything counts at least as what it takes on
+ * disk (MIN_COUNTED_BYTES).
  *
  * Reservations are known to this process only, except those of uploads that it found when it started: several processes
  * together may exceed a quota by what each has begun since. The reservation of an upload that another process has ended
@@ -83,7 +86,7 @@ export class PrefixQuota implements Quota {
     // An upload asks with each write; the number of repositories was checked when it began.
     if (limit === undefined && manifest === undefined && this.#reservations.has(key)) return;
     const usage = await this.#metadata.readUsage(owner, repository, manifest);
-    const bytes = usage.hasManifest ? 0 : sizeBytes;
+    const bytes = usage.hasManifest ? 0 : countedBytes(sizeBytes);
     const { newTags } = usage;
     // Read and updated without waiting in between, so there is no race.
     const others = (this.#reserved.get(owner) ?? 0) - (this.#reservations.get(key)?.bytes ?? 0);
@@ -99,11 +102,12 @@ export class PrefixQuota implements Quota {
     this.#set(key, { owner, bytes, repository: name, isNew: !usage.isKnown, newTags });
   }
 
-  async hold(key: string, repository: Repository, bytes: number): Promise<void> {
+  async hold(key: string, repository: Repository, sizeBytes: number): Promise<void> {
     const { name } = repository;
     const owner = firstComponent(name);
     const { isKnown } = await this.#metadata.readUsage(owner, repository);
     if (this.#reservations.has(key)) return;
+    const bytes = countedBytes(sizeBytes);
     this.#set(key, { owner, bytes, repository: name, isNew: !isKnown, newTags: 0 });
   }
 
@@ -188,7 +192,7 @@ function overQuota(owner: string, limitBytes: number, uncollectedBytes: number):
       ? 'Delete something first'
       : `${formatSize(uncollectedBytes)} were deleted but count until garbage collection (upkeep.gcInterval) removes them, once unused for upkeep.gcGracePeriod`;
   return new OciError('DENIED', {
-    message: `the quota of ${owner} is used up: its repositories may store ${limit}, including unfinished pushes. ${uncollected}`,
+    message: `the quota of ${owner} is used up: its repositories may store ${limit}, including unfinished pushes, and each blob or manifest counts as at least ${formatSize(MIN_COUNTED_BYTES)}. ${uncollected}`,
     detail: { owner, limitBytes, uncollectedBytes },
   });
 }

@@ -86,8 +86,8 @@ export class Uploads {
     const id = randomUUID();
     const now = Date.now();
     const upload = { id, repository, requester: requester.id, startedAtMs: now, touchedAtMs: now };
-    // One byte, so that a client whose quota is used up is told before it sends anything.
-    await this.#quota.reserve(ingestKey(id), repository, 1);
+    // A client whose quota is used up is told before it sends anything.
+    await this.#quota.reserve(ingestKey(id), repository, 0);
     try {
       await refusingWhenFull(async () => {
         await this.#options.spool.space.admit(1);

@@ -5,6 +5,7 @@ import type { Descriptor } from '../oci/descriptor.ts';
 import { type Digest, digestOf } from '../oci/digest.ts';
 import type { Manifest, ManifestView } from '../oci/manifest.ts';
 import type { Repository } from '../oci/repository.ts';
+import { MIN_COUNTED_BYTES } from './counted-bytes.ts';
 import type { MetadataStore } from './metadata-store.ts';
 
 /** A place where metadata is stored. Each call of `open` is another process's view of it. */
@@ -178,7 +179,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
         await store.putBlob(layer, 20, HOSTED);
         expect((await store.readForPull(HOSTED, 'v1')).manifest).toEqual(artifact);
         expect((await store.listReferrers(HOSTED, subject.digest, undefined, ALL)).entries).toHaveLength(1);
-        expect(await store.usedBytes('library')).toBe(bytes.byteLength + 20);
+        expect(await store.usedBytes('library')).toBe(2 * MIN_COUNTED_BYTES);
         expect(await store.expireLinks(idle, LATER_MS)).toBe(1);
         await put.image(HOSTED);
         expect((await store.readForPull(HOSTED, 'v1')).manifest).toEqual(one.manifest);
@@ -457,6 +458,31 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(await store.readTotals()).toMatchObject({ repositories: 0 });
       await store.linkBlob(NGINX, digest, 1);
       expect(await store.readGrants(NGINX)).toEqual([]);
+    });
+
+    test('content smaller than a block counts for its owner as a block, linked or not collected yet', async () => {
+      const used = async () => {
+        const { bytes, uncollectedBytes } = await store.readUsage('library', HOSTED);
+        return [bytes, uncollectedBytes];
+      };
+      const one = image('one');
+      const [large, bytes] = [digestOf(Buffer.from('large')), MIN_COUNTED_BYTES + 1];
+      await store.putBlob(BLOB, 3, HOSTED);
+      expect(await used()).toEqual([MIN_COUNTED_BYTES, 0]);
+      await store.putManifest(HOSTED, one.manifest, one.view, { atMs: 1 });
+      expect(await used()).toEqual([2 * MIN_COUNTED_BYTES, 0]);
+      await store.putBlob(large, bytes, HOSTED);
+      expect(await used()).toEqual([2 * MIN_COUNTED_BYTES + bytes, 0]);
+      await store.linkBlob({ ...HOSTED, name: 'library/second' }, BLOB, 3);
+      expect(await used()).toEqual([3 * MIN_COUNTED_BYTES + bytes, 0]);
+      await store.unlinkBlob({ ...HOSTED, name: 'library/second' }, BLOB);
+      await store.unlinkBlob(HOSTED, BLOB);
+      await store.unlinkManifest(HOSTED, one.manifest.digest);
+      await store.unlinkBlob(HOSTED, large);
+      expect(await used()).toEqual([0, 2 * MIN_COUNTED_BYTES + bytes]);
+      const contents = [blobOf(BLOB), blobOf(large), manifestOf(one)];
+      await store.removeUnneeded(contents, Number.MAX_SAFE_INTEGER);
+      expect(await used()).toEqual([0, 0]);
     });
 
     test('a repository that was removed starts again empty', async () => {

@@ -151,7 +151,7 @@ export interface Totals {
 
 /** The usage of the owner of a hosted repository, and of the repository itself. */
 export interface Usage {
-  /** What is linked in the owner's repositories; content that is linked in two counts twice. */
+  /** What is linked in the owner's repositories, by `countedBytes`; content that is linked in two counts twice. */
   readonly bytes: number;
   /** What was last linked there and is now linked nowhere, but is on disk until garbage is collected. */
   readonly uncollectedBytes: number;

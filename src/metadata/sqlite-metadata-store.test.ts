@@ -10,6 +10,7 @@ import { type Log, silentLog } from '../lib/log.ts';
 import { digestOf } from '../oci/digest.ts';
 import type { Repository } from '../oci/repository.ts';
 import { image, metadataStoreSuite } from './metadata-store.suite.ts';
+import { MIN_COUNTED_BYTES } from './counted-bytes.ts';
 import { IndexLost } from './index-lost.ts';
 import { IndexUnusable } from './index-unusable.ts';
 import { openSqliteMetadataStore } from './sqlite-metadata-store.ts';
@@ -121,8 +122,11 @@ test('an index with one reading for all gets one for each repository, and keeps 
     isPreloaded: false,
   });
   expect(await store.readTotals()).toMatchObject({ manifests: 1, manifestBytes: 4, repositories: 3 });
-  expect(await store.usedBytes('team')).toBe(15);
-  expect(await store.readUsage('team', REPOSITORY)).toMatchObject({ bytes: 15, isKnown: true, tags: 1 });
+  expect(await store.readUsage('team', REPOSITORY)).toMatchObject({
+    bytes: 3 * MIN_COUNTED_BYTES,
+    isKnown: true,
+    tags: 1,
+  });
   const expire = () =>
     store.expireLinks(
       [maimed, mirrored].map(repository => ({ repository, digest: loose! })),
@@ -134,6 +138,40 @@ test('an index with one reading for all gets one for each repository, and keeps 
   await store.putManifest(maimed, { ...brought.manifest, digest: damaged! }, brought.view, { atMs: 1 });
   expect(await expire()).toBe(1);
   expect(await store.readLinkedManifest(mirrored, damaged!)).toBeUndefined();
+  await store.close();
+});
+
+test('in an index in which small content counted by its size, it counts as a block, and no longer once it is gone', async () => {
+  const connection = await Connection.open(path);
+  await migrate(connection, MIGRATIONS.slice(0, 11));
+  const [small, large, shared, deleted] = ['small', 'large', 'shared', 'deleted'].map(text =>
+    digestOf(Buffer.from(text)),
+  );
+  connection.execute(`
+    INSERT INTO repositories (id, upstream, name, created_at_ms)
+      VALUES (1, '', 'team/app', 1), (2, '', 'team/other', 1), (3, '', 'rest', 1), (4, 'docker.io', 'team/app', 1);
+    INSERT INTO blobs (digest, size, created_at_ms, used_at_ms) VALUES ('${deleted}', 7, 1, 1), ('${large}', 5000, 1, 1);
+    INSERT INTO links (repository_id, digest, kind, size, created_at_ms) VALUES
+      (1, '${small}', 'blob', 3, 1), (1, '${large}', 'blob', 5000, 1), (1, '${shared}', 'manifest', 4095, 1),
+      (2, '${shared}', 'manifest', 4095, 1), (3, '${large}', 'blob', 5000, 1), (4, '${small}', 'blob', 3, 1),
+      (2, '${deleted}', 'blob', 7, 1);
+    DELETE FROM links WHERE digest = '${deleted}'`);
+  connection.close();
+
+  const store = await openSqliteMetadataStore(path, { log: silentLog });
+  const used = async (owner: string) => {
+    const { bytes, uncollectedBytes } = await store.readUsage(owner, REPOSITORY);
+    return { bytes, uncollectedBytes };
+  };
+  expect(await used('team')).toEqual({ bytes: 3 * 4096 + 5000, uncollectedBytes: 4096 });
+  expect(await used('rest')).toEqual({ bytes: 5000, uncollectedBytes: 0 });
+  await store.unlinkBlob(REPOSITORY, small!);
+  await store.unlinkManifest(REPOSITORY, shared!);
+  await store.removeRepository({ upstream: '', name: 'team/other' });
+  expect(await used('team')).toEqual({ bytes: 5000, uncollectedBytes: 4096 });
+  await store.unlinkBlob(REPOSITORY, large!);
+  await store.removeBlob(deleted!);
+  expect(await used('team')).toEqual({ bytes: 0, uncollectedBytes: 0 });
   await store.close();
 });
 

@@ -116,13 +116,15 @@ describe('the rules of a tenant', () => {
 
   it('limit what it pushes, and the use is shown', async () => {
     const server = await start({ tenant: { quotaBytes: '1MiB' } });
-    const small = randomBlob(262_144, 'a quarter');
-    const pushed = await get(`${server.url}/v2/team-a/app/blobs/uploads/?digest=${small.digest}`, {
-      method: 'POST',
-      headers: basic(TEAM_A),
-      body: bytesOf(small),
-    });
-    expect(pushed.status).toBe(201);
+    // The second one counts as a block.
+    for (const content of [randomBlob(258_048, 'large'), randomBlob(3, 'small')]) {
+      const pushed = await get(`${server.url}/v2/team-a/app/blobs/uploads/?digest=${content.digest}`, {
+        method: 'POST',
+        headers: basic(TEAM_A),
+        body: bytesOf(content),
+      });
+      expect(pushed.status).toBe(201);
+    }
     const { stdout } = await server.command('tenants');
     expect(stdout).toMatch(/\n\nTENANT +STORED +QUOTA *\nteam-a +256 KiB +1\.0 MiB +25 %\n$/);
     const { tenants } = JSON.parse((await server.command('tenants', '--json')).stdout);
