@@ -4,7 +4,7 @@ import { basic, type Login } from '../../test/support/tenants.ts';
 import { OciError } from '../oci/errors.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
-import type { Login as TokenLogin } from './access.ts';
+import type { LoginAnswer } from './access.ts';
 import { parseScopes } from './scope.ts';
 import type { Sender, Subject } from './subject.ts';
 
@@ -43,7 +43,7 @@ export function tokenOf(
   login: Login | undefined,
   scope: string,
   sender: Partial<Sender> = {},
-): Promise<TokenLogin> {
+): Promise<LoginAnswer> {
   return world.access.login(
     { ...SENDER, ...(login === undefined ? {} : basic(login)), ...sender },
     { password: undefined, service: SERVER, scopes: parseScopes([scope]), resolve: repositoryNamed },

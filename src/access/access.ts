@@ -62,7 +62,7 @@ export interface LoginRequest {
 }
 
 /** A token, as `/token` returns it. */
-export interface Login extends IssuedToken {
+export interface LoginAnswer extends IssuedToken {
   readonly requester: Requester;
   /** The granted scopes, perhaps fewer than requested. */
   readonly access: readonly Scope[];
@@ -109,7 +109,7 @@ export class Access {
   }
 
   /** Issues a token (distribution, "Token Authentication"). UNAUTHORIZED for a wrong password. */
-  async login(sender: Sender, { password, service, scopes, resolve }: LoginRequest): Promise<Login> {
+  async login(sender: Sender, { password, service, scopes, resolve }: LoginRequest): Promise<LoginAnswer> {
     const { authenticator } = this.#parts;
     const { tokens, meter } = this.#options;
     // Only a password gets a token. If a token could get another, it would be valid forever.

@@ -29,12 +29,12 @@ export interface TokenClaims {
    * Only for `unknown`: the credential to ask upstream with, in whichever process serves the request. Encrypted in the
    * token.
    */
-  readonly login?: Login | undefined;
+  readonly login?: TokenLogin | undefined;
   readonly access: readonly Scope[];
 }
 
 /** A user name and password in a token. */
-export interface Login {
+export interface TokenLogin {
   readonly username: string;
   readonly password: string;
 }
@@ -154,12 +154,12 @@ async function claimsOf(payload: JWTPayload, key: Uint8Array): Promise<TokenClai
   return { kind, credentialId: cid, tenant: sub === '' ? undefined : sub, ...opened, access };
 }
 
-function seal({ username, password }: Login, key: Uint8Array): Promise<string> {
+function seal({ username, password }: TokenLogin, key: Uint8Array): Promise<string> {
   const text = new TextEncoder().encode(JSON.stringify([username, password]));
   return new CompactEncrypt(text).setProtectedHeader(SEALING).encrypt(sealingKey(key));
 }
 
-async function unseal(sealed: string, key: Uint8Array): Promise<Login> {
+async function unseal(sealed: string, key: Uint8Array): Promise<TokenLogin> {
   const { plaintext } = await compactDecrypt(sealed, sealingKey(key), {
     keyManagementAlgorithms: [SEALING.alg],
     contentEncryptionAlgorithms: [SEALING.enc],

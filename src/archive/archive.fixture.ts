@@ -17,7 +17,7 @@ import type { Repository } from '../oci/repository.ts';
 import type { ExportImage } from './export.ts';
 import { importArchive, type ImportOptions } from './import.ts';
 import { type ArchiveEntry, readArchive } from './open-archive.ts';
-import type { Place } from './placement.ts';
+import type { ImagePlace } from './placement.ts';
 
 /** A store of its own, in a temporary folder. */
 export class ArchiveWorld {
@@ -108,7 +108,7 @@ export class ArchiveWorld {
 }
 
 /** In these tests every registry is an upstream. */
-export function placeOf(name: string): Place & { tag?: string | undefined } {
+export function placeOf(name: string): ImagePlace & { tag?: string | undefined } {
   const { registry, repository, tag, digest } = parseImageName(name);
   return { repository: { upstream: registry, name: repository }, tag, digest };
 }

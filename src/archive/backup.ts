@@ -20,7 +20,7 @@ import { packed, type TarWriter } from './tar.ts';
 /** The version of the format; `restore` refuses any other. */
 export const BACKUP_FORMAT = 1;
 export const FIRST_FILE = 'backup.json';
-export const INDEX_FILE = 'index.db';
+export const BACKUP_INDEX_FILE = 'index.db';
 export const LAST_FILE = 'complete.json';
 
 /** Each piece is a buffer of its own, which the tar keeps until it is written. */
@@ -76,7 +76,7 @@ export class Backup {
         yield chunk;
       }
     };
-    await tar.add(INDEX_FILE, (await stat(path)).size, index());
+    await tar.add(BACKUP_INDEX_FILE, (await stat(path)).size, index());
     const indexSha256 = hash.digest('hex');
     // Not as arguments of one call, whose number is limited.
     for (const lost of this.#snapshot.lost()) this.lacking.push(lost);

@@ -18,13 +18,13 @@ import {
   checkLayout,
   digestOfPath,
   dockerArchiveError,
-  INDEX_FILE,
+  LAYOUT_INDEX_FILE,
   isDockerFile,
   LAYOUT_FILE,
   parseBundleIndex,
 } from './layout.ts';
 import type { ArchiveEntry } from './open-archive.ts';
-import { type Place, type PlacedImage, type Refuse, refuseAtOnce, unlessRefused } from './placement.ts';
+import { type ImagePlace, type PlacedImage, type Refuse, refuseAtOnce, unlessRefused } from './placement.ts';
 
 /** Receives the blobs of an archive, verifies each, and records what it received. */
 export interface BlobTaker {
@@ -61,7 +61,7 @@ export interface CompleteOptions {
 /** A complete image of the archive, with its place. */
 export interface Settled {
   readonly image: BundleImage;
-  readonly place: Place;
+  readonly place: ImagePlace;
   readonly tree: ContentTree;
 }
 
@@ -87,7 +87,7 @@ export async function readContents(
     } else if (entry.name === LAYOUT_FILE) {
       checkLayout(await readDocument(counted));
       hasLayout = true;
-    } else if (entry.name === INDEX_FILE) {
+    } else if (entry.name === LAYOUT_INDEX_FILE) {
       found = parseBundleIndex(await readDocument(counted));
       await onIndex(found);
     } else {
@@ -98,7 +98,7 @@ export async function readContents(
   if (hasLayout && found !== undefined) return found;
   if (isDockerArchive) throw dockerArchiveError();
   throw new ArchiveError(
-    `not an OCI image layout, or truncated: it has no ${hasLayout ? INDEX_FILE : LAYOUT_FILE}`,
+    `not an OCI image layout, or truncated: it has no ${hasLayout ? LAYOUT_INDEX_FILE : LAYOUT_FILE}`,
   );
 }
 
@@ -150,7 +150,7 @@ function imagesWithout({ images }: BundleIndex, placed: readonly PlacedImage[]):
 class OneReadingEach {
   readonly #mediaTypes = new Map<string, string>();
 
-  add({ repository }: Place, tree: ContentTree): void {
+  add({ repository }: ImagePlace, tree: ContentTree): void {
     for (const { manifest } of tree.manifests) {
       const key = `${repositoryText(repository)}@${manifest.digest}`;
       const known = this.#mediaTypes.get(key) ?? manifest.mediaType;

@@ -18,7 +18,7 @@ import {
   blobPath,
   type BundleImage,
   DOCKER_FILE,
-  INDEX_FILE,
+  LAYOUT_INDEX_FILE,
   indexBytes,
   LAYOUT_FILE,
   layoutBytes,
@@ -146,7 +146,7 @@ export async function planBundle(images: readonly ExportImage[], options: Export
       : [];
   const files = [
     { path: LAYOUT_FILE, bytes: layoutBytes() },
-    { path: INDEX_FILE, bytes: indexBytes({ images: gathered.images, have: have?.seal }) },
+    { path: LAYOUT_INDEX_FILE, bytes: indexBytes({ images: gathered.images, have: have?.seal }) },
     ...dockerFile,
     ...manifests.map(({ digest, bytes }) => ({ path: blobPath(digest), bytes })),
   ];

@@ -21,7 +21,7 @@ import { ArchiveError } from './archive-error.ts';
 
 /** OCI image-spec, image-layout.md: what every layout contains besides its blobs. */
 export const LAYOUT_FILE = 'oci-layout';
-export const INDEX_FILE = 'index.json';
+export const LAYOUT_INDEX_FILE = 'index.json';
 /** What `docker load` reads if Docker does not use the containerd image store. */
 export const DOCKER_FILE = 'manifest.json';
 
@@ -152,7 +152,7 @@ export function parseBundleIndex(bytes: Uint8Array): BundleIndex {
     };
   } catch (error) {
     if (!(error instanceof OciError)) throw error;
-    throw new ArchiveError(`its ${INDEX_FILE} cannot be read: ${error.message}`, { cause: error });
+    throw new ArchiveError(`its ${LAYOUT_INDEX_FILE} cannot be read: ${error.message}`, { cause: error });
   }
 }
 

@@ -7,7 +7,7 @@ import * as zlib from 'node:zlib';
 import { fileTrouble } from '../lib/file-trouble.ts';
 import { readPipe } from '../lib/named-pipe.ts';
 import { ArchiveError } from './archive-error.ts';
-import { dockerArchiveError, INDEX_FILE, isDockerFile, LAYOUT_FILE } from './layout.ts';
+import { dockerArchiveError, LAYOUT_INDEX_FILE, isDockerFile, LAYOUT_FILE } from './layout.ts';
 import { readTar } from './tar.ts';
 
 /** A file of an image layout. The body must be read to its end, or the iteration ended. */
@@ -73,7 +73,7 @@ export async function* readArchive(source: AsyncIterable<Uint8Array>): AsyncGene
 }
 
 async function* readFolder(folder: string): AsyncGenerator<ArchiveEntry, void> {
-  for (const name of [LAYOUT_FILE, INDEX_FILE]) yield* readFile(folder, name);
+  for (const name of [LAYOUT_FILE, LAYOUT_INDEX_FILE]) yield* readFile(folder, name);
   for (const algorithm of await namesIn(folder, 'blobs')) {
     for (const hex of await namesIn(folder, `blobs/${algorithm}`)) {
       yield* readFile(folder, `blobs/${algorithm}/${hex}`);

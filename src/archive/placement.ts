@@ -4,7 +4,7 @@ import { ArchiveError } from './archive-error.ts';
 import type { BundleImage, BundleIndex } from './layout.ts';
 
 /** The repository and tag that an image of an archive gets. */
-export interface Place {
+export interface ImagePlace {
   readonly repository: Repository;
   readonly tag?: string | undefined;
   /** The digest in the image's name, if it has one. */
@@ -13,7 +13,7 @@ export interface Place {
 
 export interface PlacementOptions {
   /** The meaning of an image's name here; `undefined` stands for an unnamed image. May throw. */
-  readonly placeOf: (name: string | undefined) => Place | undefined;
+  readonly placeOf: (name: string | undefined) => ImagePlace | undefined;
   /** The grantee for whom mirrored images are imported; by default everybody. */
   readonly grantee?: string | undefined;
   /** Called when every image has its place. An ArchiveError from it refuses the archive. */
@@ -25,7 +25,7 @@ export interface PlacementOptions {
 /** An image of an archive; without a place it belongs to the repositories of its subject. */
 export interface PlacedImage {
   readonly image: BundleImage;
-  readonly place: Place | undefined;
+  readonly place: ImagePlace | undefined;
 }
 
 /** Called for each image that is refused, with the reason. If it throws, no other image is checked. */
@@ -89,7 +89,10 @@ class OneImageEach {
   }
 }
 
-function placeOf({ name, descriptor, isPrivate }: BundleImage, options: PlacementOptions): Place | undefined {
+function placeOf(
+  { name, descriptor, isPrivate }: BundleImage,
+  options: PlacementOptions,
+): ImagePlace | undefined {
   const { digest } = descriptor;
   const place = meantBy(name, options);
   if (place?.digest !== undefined && place.digest !== digest) {
@@ -105,7 +108,7 @@ function placeOf({ name, descriptor, isPrivate }: BundleImage, options: Placemen
 }
 
 /** The meaning of a name. A name that means nothing here is an error of the archive or its importer. */
-function meantBy(name: string | undefined, options: PlacementOptions): Place | undefined {
+function meantBy(name: string | undefined, options: PlacementOptions): ImagePlace | undefined {
   try {
     return options.placeOf(name);
   } catch (error) {

@@ -6,7 +6,7 @@ import type { BlobStore } from '../blobs/blob-store.ts';
 import type { Spool } from '../blobs/spool.ts';
 import { type Digest, digestHex, isDigest } from '../oci/digest.ts';
 import { ArchiveError } from './archive-error.ts';
-import { BACKUP_FORMAT, type BackupSummary, FIRST_FILE, INDEX_FILE, LAST_FILE } from './backup.ts';
+import { BACKUP_FORMAT, type BackupSummary, FIRST_FILE, BACKUP_INDEX_FILE, LAST_FILE } from './backup.ts';
 import { readTar, type TarEntry } from './tar.ts';
 
 /** For the first and the last file; the last one lists blobs that were missing, at about 150 bytes each. */
@@ -69,7 +69,7 @@ class Restoring {
           `it has format ${String(format)}, and this version reads only ${BACKUP_FORMAT}`,
         );
       }
-    } else if (entry.name === INDEX_FILE) {
+    } else if (entry.name === BACKUP_INDEX_FILE) {
       await this.#takeIndex(entry);
     } else if (entry.name === LAST_FILE) {
       return this.#check(await readJson<BackupSummary>(entry));

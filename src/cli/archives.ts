@@ -3,7 +3,7 @@ import { tenantGrantee } from '../grants/grants.ts';
 import { ArchiveError } from '../archive/archive-error.ts';
 import type { CompleteOptions } from '../archive/contents.ts';
 import { type ArchiveEntry, openArchive, readArchive } from '../archive/open-archive.ts';
-import type { Place, PlacementOptions } from '../archive/placement.ts';
+import type { ImagePlace, PlacementOptions } from '../archive/placement.ts';
 import { deniedHint } from '../lib/file-owner.ts';
 import type { NamedRepository, RepositoryResolver } from '../oci/repository-resolver.ts';
 import { OciError } from '../oci/errors.ts';
@@ -26,7 +26,7 @@ export function placementOf(
     readonly tenantName: string | undefined;
   },
 ): Omit<PlacementOptions, 'allPlaced'> & Pick<CompleteOptions, 'platforms'> {
-  const placeOf = (name: string | undefined): Place | undefined => {
+  const placeOf = (name: string | undefined): ImagePlace | undefined => {
     const here = renames.nameOf(name);
     if (here === undefined) return undefined;
     const { repository, tag, digest } = destinationOf(resolver, here);

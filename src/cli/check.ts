@@ -1,10 +1,18 @@
 import { missingOfImage } from '../prepull/image-check.ts';
 import type { WantedImage } from '../prepull/wanted-images.ts';
 import type { Parts } from '../compose/parts.ts';
-import { answer, type Command, CONFIG_OPTION, EXIT, type Input, jsonOption, wantsJson } from './command.ts';
+import {
+  printResult,
+  type Command,
+  CONFIG_OPTION,
+  EXIT,
+  type Input,
+  jsonOption,
+  wantsJson,
+} from './command.ts';
 import { heldName } from './held-name.ts';
 import { platformsOption } from './list-options.ts';
-import { lineOf, meantBy, WANTED_ARGUMENTS, WANTED_OPTIONS, wantedImages } from './wanted-images.ts';
+import { lineOf, meantBy, WANTED_ARGUMENTS, WANTED_OPTIONS, requireImages } from './wanted-images.ts';
 import { withParts } from './with-parts.ts';
 
 /** How many missing items are listed for an image. */
@@ -34,13 +42,13 @@ export const check: Command = {
   run: async (input, io) => {
     platformsOption(input);
     return withParts(input, io, async parts => {
-      const images = await wantedImages(input, line => io.err(`${line}\n`));
+      const images = await requireImages(input, line => io.err(`${line}\n`));
       let missingImages = 0;
       for (const image of images) {
         const { line, missing, reason } = await findingOf(parts, input, image);
         const complete = reason === undefined;
         const document = { image: image.name, complete, line, missing, reason: reason ?? null };
-        if (wantsJson(input) || !complete) answer(input, io, document, `${line}\n`);
+        if (wantsJson(input) || !complete) printResult(input, io, document, `${line}\n`);
         if (complete) continue;
         missingImages += 1;
         io.err(`${image.name}: ${reason}\n`);

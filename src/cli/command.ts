@@ -84,7 +84,7 @@ export function jsonOption(members: string): Option {
 }
 
 /** Prints the result: as one line of JSON if requested, otherwise as `text`. */
-export function answer(input: Input, io: Pick<Io, 'out'>, document: object, text: string): void {
+export function printResult(input: Input, io: Pick<Io, 'out'>, document: object, text: string): void {
   io.out(wantsJson(input) ? `${JSON.stringify(document)}\n` : text);
 }
 

@@ -1,6 +1,6 @@
 import { ConfigError, pathText, type Problem, problemText, shortValue } from '../config/problems.ts';
 import { silentLog } from '../lib/log.ts';
-import { answer, type Command, CONFIG_OPTION, EXIT, jsonOption, wantsJson } from './command.ts';
+import { printResult, type Command, CONFIG_OPTION, EXIT, jsonOption, wantsJson } from './command.ts';
 import { configInForce } from './store-config.ts';
 
 /** `entrepot config check`: lists all problems of a configuration. */
@@ -29,13 +29,18 @@ export const configCheck: Command = {
       const text = `The configuration is valid. It mirrors ${upstreams.join(', ')}.\n`;
       const warnings = await secretWarnings(config);
       for (const warning of warnings) io.err(`warning: ${problemText(warning)}\n`);
-      answer(input, io, { valid: true, upstreams, problems: [], warnings: warnings.map(problemJson) }, text);
+      printResult(
+        input,
+        io,
+        { valid: true, upstreams, problems: [], warnings: warnings.map(problemJson) },
+        text,
+      );
       return EXIT.done;
     } catch (error) {
       // As text, problems go to standard error like any error.
       if (error instanceof ConfigError && wantsJson(input)) {
         const problems = error.problems.map(problemJson);
-        answer(input, io, { valid: false, upstreams: [], problems, warnings: [] }, '');
+        printResult(input, io, { valid: false, upstreams: [], problems, warnings: [] }, '');
       }
       throw error;
     }

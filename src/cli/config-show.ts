@@ -1,5 +1,5 @@
 import { showConfig, writtenConfig } from '../config/show.ts';
-import { answer, type Command, CONFIG_OPTION, EXIT, jsonOption } from './command.ts';
+import { printResult, type Command, CONFIG_OPTION, EXIT, jsonOption } from './command.ts';
 import { configInForce } from './store-config.ts';
 
 /** `entrepot config show`: prints the effective configuration. */
@@ -19,7 +19,7 @@ export const configShow: Command = {
   ],
   run: async (input, io) => {
     const config = await configInForce(input, io);
-    answer(input, io, writtenConfig(config), showConfig(config));
+    printResult(input, io, writtenConfig(config), showConfig(config));
     return EXIT.done;
   },
 };

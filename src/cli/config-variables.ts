@@ -1,6 +1,6 @@
 import { environmentVariables } from '../config/environment.ts';
 import { fileJsonSchema } from '../config/schema.ts';
-import { answer, type Command, EXIT, jsonOption } from './command.ts';
+import { printResult, type Command, EXIT, jsonOption } from './command.ts';
 
 /** `entrepot config variables`: lists the environment variables of all options. */
 export const configVariables: Command = {
@@ -17,7 +17,7 @@ export const configVariables: Command = {
   run: async (input, io) => {
     for (const [variable, path] of environmentVariables(fileJsonSchema())) {
       const key = path.join('.');
-      answer(input, io, { variable, key }, `${variable.padEnd(44)} ${key}\n`);
+      printResult(input, io, { variable, key }, `${variable.padEnd(44)} ${key}\n`);
     }
     return EXIT.done;
   },

@@ -2,7 +2,7 @@ import type { ExplainAnswer, Explanation } from '../access/explanation.ts';
 import type { ExplainedGrant } from '../grants/grants.ts';
 import { columnsText, timeText } from './columns.ts';
 import {
-  answer,
+  printResult,
   type Command,
   CommandError,
   CONFIG_OPTION,
@@ -53,7 +53,7 @@ export const explain: Command = {
           })
         : (told.explanation ?? undefined);
     if (explanation === undefined) throw new CommandError(`there is no tenant named ${tenant}`);
-    answer(input, io, explanation, explanationText(explanation));
+    printResult(input, io, explanation, explanationText(explanation));
     return EXIT.done;
   },
 };

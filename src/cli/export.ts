@@ -33,7 +33,7 @@ import { interruptible } from './interruptible.ts';
 import { heldName } from './held-name.ts';
 import { platformOptions, platformsOption } from './list-options.ts';
 import { progressForm, ProgressView } from './progress.ts';
-import { FROM_OPTION, LIKELY_OPTION, meantBy, WANTED_ARGUMENTS, wantedImages } from './wanted-images.ts';
+import { FROM_OPTION, LIKELY_OPTION, meantBy, WANTED_ARGUMENTS, requireImages } from './wanted-images.ts';
 import { withParts } from './with-parts.ts';
 
 /** `entrepot export`: writes a bundle. */
@@ -115,7 +115,7 @@ export const exportCommand: Command = {
 
 async function plan(parts: Parts, input: Input, tell: (line: string) => void) {
   const images = new Map<string, ExportImage>();
-  for (const wanted of await wantedImages(input, tell)) {
+  for (const wanted of await requireImages(input, tell)) {
     const image = await imageOf(parts, input, wanted);
     images.set(image.name, together(images.get(image.name), image));
   }

@@ -3,7 +3,7 @@ import { CollectingStopped, type CollectionReport } from '../upkeep/collection.t
 import type { EvictionReport } from '../upkeep/eviction.ts';
 import { countText } from './columns.ts';
 import {
-  answer,
+  printResult,
   type Command,
   CommandError,
   CONFIG_OPTION,
@@ -59,7 +59,7 @@ export const gc: Command = {
       const asIfFreedBytes = run.dryRun ? collectedBytes : 0;
       const evicted = await upkeep.evict({ ...run, asIfFreedBytes, onWait: waitingFor('making room') });
       const text = reportText(collected, evicted, run.dryRun);
-      answer(input, { out }, toJson(collected, evicted, run.dryRun), text);
+      printResult(input, { out }, toJson(collected, evicted, run.dryRun), text);
       return EXIT.done;
     });
   },

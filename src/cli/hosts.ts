@@ -1,5 +1,5 @@
 import { X509Certificate } from 'node:crypto';
-import type { Config, Listener } from '../config/config.ts';
+import type { Config, ListenerConfig } from '../config/config.ts';
 import { formatAddress } from '../config/fields.ts';
 import { pathName } from '../config/path-name.ts';
 import { readTextFile } from '../lib/text-file.ts';
@@ -176,7 +176,7 @@ function parseServer(text: string | undefined): string | undefined {
 /** The URL of this server according to the configuration; for Docker that of a port for docker.io, if there is one. */
 function ownUrl({ server, upstreams }: Config, kind: NodeKind): string {
   const scheme = server.tls === undefined ? 'http' : 'https';
-  const isHubs = kind === 'docker' && ((port: Listener) => port.upstream === HUB);
+  const isHubs = kind === 'docker' && ((port: ListenerConfig) => port.upstream === HUB);
   const hub = isHubs ? server.listen.find(isHubs) : undefined;
   if (hub === undefined && server.externalUrl !== undefined) {
     const url = new URL(server.externalUrl);

@@ -3,7 +3,7 @@ import { sizeText } from '../lib/units.ts';
 import { eachArchive, placementOf } from './archives.ts';
 import { countText } from './columns.ts';
 import {
-  answer,
+  printResult,
   type Command,
   CONFIG_OPTION,
   type ExitCode,
@@ -84,7 +84,7 @@ function importAll(input: Input, io: Io, signal: AbortSignal): Promise<ExitCode>
       });
       const tell = () => {
         for (const { name, digest } of report.images)
-          answer(input, io, { file, image: name, digest }, `${name} ${digest}\n`);
+          printResult(input, io, { file, image: name, digest }, `${name} ${digest}\n`);
       };
       return { text: reportText(report), tell };
     });

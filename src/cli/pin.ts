@@ -3,7 +3,7 @@ import { DEFAULT_TAG } from '../oci/reference.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Input, Io } from './command.ts';
 import {
-  answer,
+  printResult,
   type Command,
   CommandError,
   CONFIG_OPTION,
@@ -59,7 +59,7 @@ async function change(input: Input, io: Io, isPinned: boolean): Promise<ExitCode
       const changed = !(await metadata.listPins(repository)).includes(reference);
       if (!dryRun) await metadata.putPin(repository, reference);
       const text = `${typed}: ${dryRun ? 'would be pinned' : 'pinned'}\n`;
-      answer(input, io, { image: typed, pinned: true, changed, dryRun }, text);
+      printResult(input, io, { image: typed, pinned: true, changed, dryRun }, text);
       return EXIT.done;
     }
     const wasPinned = dryRun
@@ -67,7 +67,7 @@ async function change(input: Input, io: Io, isPinned: boolean): Promise<ExitCode
       : await metadata.removePin(repository, reference);
     const done = dryRun ? 'would no longer be pinned' : 'no longer pinned';
     const text = `${typed}: ${wasPinned ? done : 'was not pinned'}\n`;
-    answer(input, io, { image: typed, pinned: false, changed: wasPinned, dryRun }, text);
+    printResult(input, io, { image: typed, pinned: false, changed: wasPinned, dryRun }, text);
     return wasPinned ? EXIT.done : EXIT.failed;
   });
 }

@@ -22,7 +22,7 @@ import {
   readableImages,
   WANTED_ARGUMENTS,
   WANTED_OPTIONS,
-  wantedImages,
+  requireImages,
 } from './wanted-images.ts';
 import { withParts } from './with-parts.ts';
 
@@ -95,7 +95,7 @@ export const pull: Command = {
             tenantOption(parts, input);
             const run = new PullRun({ parts, input, view, signal, parallel });
             const { prepull } = parts.config;
-            if (input.options['watch'] !== true) return run.once(await wantedImages(input, tell, prepull));
+            if (input.options['watch'] !== true) return run.once(await requireImages(input, tell, prepull));
             if (prepull.schedule === false) {
               throw new CommandError('--watch needs a schedule, but prepull.schedule is false', EXIT.usage);
             }

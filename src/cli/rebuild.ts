@@ -4,12 +4,12 @@ import type { Config } from '../config/config.ts';
 import { absentAsUndefined } from '../lib/error-code.ts';
 import { sizeText } from '../lib/units.ts';
 import { IndexUnusable } from '../metadata/index-unusable.ts';
-import { rebuild as rebuildIndex } from '../upkeep/rebuild.ts';
+import { rebuildIndex } from '../upkeep/rebuild.ts';
 import { INDEX_FILE } from '../metadata/store-identity.ts';
 import type { Parts } from '../compose/parts.ts';
 import { countText } from './columns.ts';
 import {
-  answer,
+  printResult,
   type Command,
   CONFIG_OPTION,
   EXIT,
@@ -75,11 +75,11 @@ async function rebuildIn(
       onProgress,
       onDamaged: (digest, reason) => {
         const text = `damaged: blob ${digest}: ${reason}\n`;
-        answer(input, { out }, { event: 'damaged', kind: 'blob', digest, reason }, text);
+        printResult(input, { out }, { event: 'damaged', kind: 'blob', digest, reason }, text);
       },
     },
   );
-  answer(
+  printResult(
     input,
     { out },
     { event: 'summary', added, addedBytes, known, damaged },

@@ -1,4 +1,4 @@
-import { answer, type Command, CONFIG_OPTION, EXIT, jsonOption } from './command.ts';
+import { printResult, type Command, CONFIG_OPTION, EXIT, jsonOption } from './command.ts';
 import { withParts } from './with-parts.ts';
 
 /** `entrepot refresh`: asks upstream now. */
@@ -17,7 +17,7 @@ export const refresh: Command = {
   run: async (input, io) => {
     const [reference = ''] = input.arguments;
     const digest = await withParts(input, io, parts => parts.refresh(reference));
-    answer(input, io, { image: reference, digest }, `${reference}: ${digest}\n`);
+    printResult(input, io, { image: reference, digest }, `${reference}: ${digest}\n`);
     return EXIT.done;
   },
 };

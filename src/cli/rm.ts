@@ -2,7 +2,7 @@ import { sizeText } from '../lib/units.ts';
 import type { Repository } from '../oci/repository.ts';
 import { CollectingStopped } from '../upkeep/collection.ts';
 import { type RemovedImage, RemovalRefused } from '../upkeep/image-removal.ts';
-import { answer, type Command, CommandError, CONFIG_OPTION, EXIT, jsonOption } from './command.ts';
+import { printResult, type Command, CommandError, CONFIG_OPTION, EXIT, jsonOption } from './command.ts';
 import { withParts } from './with-parts.ts';
 
 /** `entrepot rm`: removes a tag, a digest or a repository. */
@@ -42,7 +42,7 @@ export const rm: Command = {
       const removed = await removal.remove(repository, digest ?? tag, run).catch((error: unknown) => {
         throw refusal(typed, error);
       });
-      answer(input, io, toJson(typed, removed), text(typed, repository, removed, run.purge));
+      printResult(input, io, toJson(typed, removed), text(typed, repository, removed, run.purge));
       return removed === undefined ? EXIT.failed : EXIT.done;
     });
   },

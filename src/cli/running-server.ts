@@ -12,7 +12,7 @@ const ANSWER_WITHIN_MS = 10_000;
 const MAX_ANSWER_BYTES = 64 * 1024 * 1024;
 
 /** A server that runs on a store. */
-export interface RunningServer {
+export interface StoreServer {
   readonly storePath: string;
   /** The user who runs it; `undefined` if that is not certain. */
   readonly uid: number | undefined;
@@ -36,7 +36,7 @@ export async function askServer<Answer>(storePath: string, path: string): Promis
 }
 
 /** The server of the store at `storePath`; `undefined` if none answers this user. */
-export async function runningServer(storePath: string): Promise<RunningServer | undefined> {
+export async function runningServer(storePath: string): Promise<StoreServer | undefined> {
   try {
     const asked = await ask(storePath, '/debug/server');
     if (asked === undefined) return undefined;
@@ -60,7 +60,7 @@ export async function serversOn(storePath: string): Promise<readonly ServerDocum
 }
 
 /** All servers on this machine that answer this user, with any store. */
-export async function runningServers(): Promise<readonly RunningServer[]> {
+export async function runningServers(): Promise<readonly StoreServer[]> {
   const folders = await socketFoldersHere();
   const servers = await Promise.all(folders.map(folder => runningServer(dirname(folder))));
   return servers.filter(server => server !== undefined);

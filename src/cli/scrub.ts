@@ -1,7 +1,7 @@
 import { parseRate, sizeText, UnitError } from '../lib/units.ts';
 import type { DamagedContent } from '../upkeep/scrub.ts';
 import {
-  answer,
+  printResult,
   type Command,
   CommandError,
   CONFIG_OPTION,
@@ -38,7 +38,7 @@ export const scrub: Command = {
     return withUpkeep(input, io, async ({ metadata, upkeep }, { out, expect, waitingFor, ...run }) => {
       expect((await metadata.readTotals()).blobBytes);
       const onDamaged = ({ kind, digest, reason, loss }: DamagedContent) =>
-        answer(
+        printResult(
           input,
           { out },
           { event: 'damaged', kind, digest, reason, hosted: loss === undefined ? null : loss === 'hosted' },
@@ -52,7 +52,7 @@ export const scrub: Command = {
       const found = new Set(damaged.map(({ digest }) => digest));
       const lost = (await metadata.listLost()).filter(({ digest }) => !found.has(digest)).length;
       const earlier = lost === 0 ? '' : `; ${lost} found earlier and not replaced yet (see entrepot images)`;
-      answer(
+      printResult(
         input,
         { out },
         { event: 'summary', checked, checkedBytes, damaged: damaged.length, lost },

@@ -9,7 +9,7 @@ import type {
 } from '../compose/status.ts';
 import type { ServerDocument } from '../compose/server.ts';
 import { columnsText, timeText } from './columns.ts';
-import { answer, type Command, CommandError, CONFIG_OPTION, EXIT, jsonOption } from './command.ts';
+import { printResult, type Command, CommandError, CONFIG_OPTION, EXIT, jsonOption } from './command.ts';
 import { askServer, serversOn } from './running-server.ts';
 import { storeConfig } from './store-config.ts';
 
@@ -42,7 +42,7 @@ export const status: Command = {
     }
     const servers = (await serversOn(storage.path)).map(serverStatus);
     const document = { ...own, servers };
-    answer(input, io, document, statusText(document));
+    printResult(input, io, document, statusText(document));
     return EXIT.done;
   },
 };

@@ -7,7 +7,7 @@ import { absentAsUndefined } from '../lib/error-code.ts';
 import { ownUid, presence, userText } from '../lib/file-owner.ts';
 import { INDEX_FILE, STATE_FILE } from '../metadata/store-identity.ts';
 import { CommandError, type Input, type Io, textOption } from './command.ts';
-import { runningServer, type RunningServer, runningServers } from './running-server.ts';
+import { runningServer, type StoreServer, runningServers } from './running-server.ts';
 import { actAsOwner } from './store-owner.ts';
 
 /**
@@ -79,7 +79,7 @@ export async function configInForce(
  * The server that runs on the store or, if no store was named and there is none here, the one that runs on this
  * machine.
  */
-async function serverFor({ storage, origin }: Config): Promise<RunningServer | undefined> {
+async function serverFor({ storage, origin }: Config): Promise<StoreServer | undefined> {
   const { file, isDefaultPath, isSilent } = origin;
   if (!isDefaultPath || (await isHere(storage.path))) {
     return isSilent ? runningServer(storage.path) : undefined;
@@ -103,7 +103,7 @@ const OTHERS_WRITE = 0o022;
  * Whether to follow a server that was not named, since another user might run one as a trap: this user's own; for root
  * also one whose configuration belongs to root and names this store.
  */
-async function mayTrust({ uid, storePath, document: { config } }: RunningServer): Promise<boolean> {
+async function mayTrust({ uid, storePath, document: { config } }: StoreServer): Promise<boolean> {
   if (uid === ownUid()) return true;
   if (ownUid() !== 0 || config.file === undefined) return false;
   const file = await absentAsUndefined(stat(config.file));
@@ -116,18 +116,18 @@ async function mayTrust({ uid, storePath, document: { config } }: RunningServer)
 }
 
 /** Loaded in the same way as by the server. */
-function configOf({ storePath, document: { config } }: RunningServer): Promise<Config> {
+function configOf({ storePath, document: { config } }: StoreServer): Promise<Config> {
   const overrides = mergeTrees(config.overrides ?? {}, { storage: { path: storePath } });
   return loadConfig({ ...config, overrides });
 }
 
 /** The path comes from another user and may contain anything. */
-async function placeText({ storePath, uid }: RunningServer): Promise<string> {
+async function placeText({ storePath, uid }: StoreServer): Promise<string> {
   const path = JSON.stringify(storePath);
   return uid === undefined || uid === ownUid() ? path : `${path} of ${await userText(uid)}`;
 }
 
-function reasonOf(server: RunningServer | undefined): string {
+function reasonOf(server: StoreServer | undefined): string {
   if (server === undefined) return 'the default: no other was named';
   const [address = 'starting'] = server.document.addresses;
   return `of the server on ${address}`;

@@ -1,6 +1,6 @@
 import { dirname, join } from 'node:path';
 import { errorCode } from '../lib/error-code.ts';
-import { becomeUser, isOpenToUs, type Owner, ownerOf, ownUid, userText } from '../lib/file-owner.ts';
+import { becomeUser, isOpenToUs, type Owner, fileOwner, ownUid, userText } from '../lib/file-owner.ts';
 import { INDEX_FILE } from '../metadata/store-identity.ts';
 import { CommandError } from './command.ts';
 
@@ -22,7 +22,7 @@ export async function requireOwn(storePath: string): Promise<void> {
   if (owner === undefined || owner.uid === ownUid()) return;
   const isRoot = ownUid() === 0;
   // In some file systems the owner does not tell who may use the files.
-  const isOurs = isRoot ? !(await ownerOf(join(storePath, INDEX_FILE))) : await isUsable(storePath);
+  const isOurs = isRoot ? !(await fileOwner(join(storePath, INDEX_FILE))) : await isUsable(storePath);
   if (!isOurs) throw new CommandError(`${await foreign(storePath, owner)}: run the command as that user`);
 }
 
@@ -45,12 +45,12 @@ async function become(storePath: string, owner: Owner): Promise<void> {
 }
 
 async function storeOwner(storePath: string): Promise<Owner | undefined> {
-  return (await ownerOf(join(storePath, INDEX_FILE))) ?? ownerOf(storePath);
+  return (await fileOwner(join(storePath, INDEX_FILE))) ?? fileOwner(storePath);
 }
 
 async function ownerAbove(path: string): Promise<Owner | undefined> {
   const parent = dirname(path);
-  return (await ownerOf(parent)) ?? (parent === path ? undefined : ownerAbove(parent));
+  return (await fileOwner(parent)) ?? (parent === path ? undefined : ownerAbove(parent));
 }
 
 async function isUsable(storePath: string): Promise<boolean> {

@@ -1,5 +1,5 @@
 import { plainTenantsProblem } from '../config/rules.ts';
-import { answer, type Command, CommandError, CONFIG_OPTION, EXIT, jsonOption } from './command.ts';
+import { printResult, type Command, CommandError, CONFIG_OPTION, EXIT, jsonOption } from './command.ts';
 import { requireTenant, TENANT } from './tenant-name.ts';
 import { withParts } from './with-parts.ts';
 
@@ -23,7 +23,7 @@ export const tenantAdd: Command = {
         throw error instanceof RangeError ? new CommandError(error.message, EXIT.usage) : error;
       });
       const text = `${name}: ${isNew ? 'added' : 'already exists'}\n`;
-      answer(input, io, { tenant: name, added: isNew }, text);
+      printResult(input, io, { tenant: name, added: isNew }, text);
       return isNew ? EXIT.done : EXIT.failed;
     }),
 };
@@ -49,7 +49,7 @@ export const tenantAdopt: Command = {
       }
       await requireTenant(parts, name);
       await parts.issuer.adoptTenant(name);
-      answer(input, io, { tenant: name, adopted: true }, `${name}: its namespace is adopted\n`);
+      printResult(input, io, { tenant: name, adopted: true }, `${name}: its namespace is adopted\n`);
       return EXIT.done;
     }),
 };

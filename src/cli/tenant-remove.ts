@@ -2,7 +2,7 @@ import { tenantGrantee } from '../grants/grants.ts';
 import { sizeText } from '../lib/units.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Parts } from '../compose/parts.ts';
-import { answer, type Command, CommandError, CONFIG_OPTION, EXIT, jsonOption } from './command.ts';
+import { printResult, type Command, CommandError, CONFIG_OPTION, EXIT, jsonOption } from './command.ts';
 import { requireTenant, TENANT } from './tenant-name.ts';
 import { withParts } from './with-parts.ts';
 
@@ -61,7 +61,7 @@ export const tenantRemove: Command = {
         repositories: repositories.map(repository => repository.name),
         bytes,
       };
-      answer(input, io, document, lines.map(line => `${line}\n`).join(''));
+      printResult(input, io, document, lines.map(line => `${line}\n`).join(''));
       return EXIT.done;
     }),
 };

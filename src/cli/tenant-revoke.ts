@@ -1,6 +1,6 @@
 import { UnknownTenant } from '../tenants/issuer.ts';
 import {
-  answer,
+  printResult,
   type Command,
   CommandError,
   CONFIG_OPTION,
@@ -37,7 +37,7 @@ export const tenantRevoke: Command = {
         throw error instanceof UnknownTenant ? new CommandError(error.message) : error;
       });
       for (const { id, server } of ended) {
-        answer(input, io, { credential: id, server }, `${id}: revoked (${server})\n`);
+        printResult(input, io, { credential: id, server }, `${id}: revoked (${server})\n`);
       }
       return EXIT.done;
     });

@@ -5,7 +5,7 @@ import { DURATION_FORM, formatDuration, parseDuration } from '../lib/units.ts';
 import { formatYaml } from '../lib/yaml.ts';
 import type { Credential } from '../oci/credential.ts';
 import {
-  answer,
+  printResult,
   type Command,
   CommandError,
   CONFIG_OPTION,
@@ -168,5 +168,5 @@ function print(
     metadata: { name, namespace: tenant },
     stringData: { '.dockerconfigjson': config },
   };
-  answer(input, io, manifest, comments.map(line => `# ${line}\n`).join('') + formatYaml(manifest));
+  printResult(input, io, manifest, comments.map(line => `# ${line}\n`).join('') + formatYaml(manifest));
 }

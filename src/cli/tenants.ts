@@ -2,7 +2,7 @@ import { sizeText } from '../lib/units.ts';
 import type { SecretState } from '../tenants/tenant.ts';
 import type { IssuedDocument, TenantDocument, TenantsDocument } from '../tenants/tenants-document.ts';
 import { columnsText, timeText } from './columns.ts';
-import { answer, CONFIG_OPTION, type Command, CommandError, EXIT, jsonOption } from './command.ts';
+import { printResult, CONFIG_OPTION, type Command, CommandError, EXIT, jsonOption } from './command.ts';
 import { askServer } from './running-server.ts';
 import { storeConfig } from './store-config.ts';
 
@@ -32,7 +32,7 @@ export const tenants: Command = {
         'no server answers for this store, and only a server knows the state of Secrets',
       );
     }
-    answer(input, io, document, tenantsText(document));
+    printResult(input, io, document, tenantsText(document));
     return EXIT.done;
   },
 };

@@ -1,5 +1,5 @@
 import manifest from '../../package.json' with { type: 'json' };
-import { answer, type Command, EXIT, jsonOption } from './command.ts';
+import { printResult, type Command, EXIT, jsonOption } from './command.ts';
 
 /** `entrepot version`: prints versions, for bug reports. */
 export const version: Command = {
@@ -11,7 +11,7 @@ export const version: Command = {
     const own = readVersion();
     const platform = `${process.platform}/${process.arch}`;
     const text = `entrepot ${own}\nnode ${process.version}\n${platform}\n`;
-    answer(input, io, { version: own, node: process.version, platform }, text);
+    printResult(input, io, { version: own, node: process.version, platform }, text);
     return EXIT.done;
   },
 };

@@ -44,7 +44,7 @@ export const WANTED_OPTIONS: readonly Option[] = [
 ];
 
 /** As `readableImages`, but rejects with the error of the first file that cannot be read. */
-export async function wantedImages(
+export async function requireImages(
   ...options: Parameters<typeof readableImages>
 ): Promise<readonly WantedImage[]> {
   const { images, unread } = await readableImages(...options);

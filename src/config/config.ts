@@ -64,7 +64,7 @@ export interface ProxyConfig {
 }
 
 /** A port and, if it belongs to one, its upstream. */
-export interface Listener {
+export interface ListenerConfig {
   readonly address: Address;
   readonly upstream?: string | undefined;
 }

@@ -12,7 +12,7 @@ import {
 import { ConfigError, messageOf, type Problem, schemaProblems } from './problems.ts';
 import { ruleProblems } from './rules.ts';
 import { fileJsonSchema, fileSchema, type ParsedFile } from './schema.ts';
-import { SecretReader } from './secrets.ts';
+import { SettingReader } from './secrets.ts';
 import {
   isTree,
   mergeTrees,
@@ -147,7 +147,7 @@ async function readUpstreams(
   env: Environment,
   report: (problem: Problem) => void,
 ): Promise<Config['upstreams']> {
-  const secrets = new SecretReader(env, report);
+  const secrets = new SettingReader(env, report);
   const read = Object.entries(upstreams).map(
     async ([name, upstream]) => [name, await secrets.upstream(name, upstream)] as const,
   );

@@ -12,7 +12,7 @@ const MAX_FILE_BYTES = 1 << 20;
  * Reads the files and variables that upstreams name: passwords, and certificate authorities. Calls `report` for
  * whatever cannot be read, and leaves that out.
  */
-export class SecretReader {
+export class SettingReader {
   readonly #env: Environment;
   readonly #report: (problem: Problem) => void;
 

@@ -56,7 +56,7 @@ export class VerificationPolicy {
 }
 
 /** What is known of an image that may be stored. */
-export interface HeldImage {
+export interface ImageRecord {
   /** The id of the content; '' if none is stored. */
   readonly imageRef: string;
   readonly record: PulledRecord | 'unreadable' | undefined;
@@ -77,7 +77,7 @@ export interface PodCredentials {
  */
 export function mustAttemptImagePull(
   image: string,
-  held: HeldImage,
+  held: ImageRecord,
   policy: VerificationPolicy,
   podCredentials: () => PodCredentials,
 ): { readonly mustPull: boolean; readonly record?: PulledRecord } {

@@ -16,14 +16,9 @@ import { listen, urlOf } from './listen.ts';
 import { isLoopbackHost, OwnSite } from './own-site.ts';
 import { rawProblem } from './problem.ts';
 import { Registry, type RegistryParts } from './registry.ts';
+import type { TlsMaterial } from '../ops/tls-files.ts';
 import { ResponseLog } from './response-log.ts';
 import { WholeBodies } from './whole-bodies.ts';
-
-/** PEM texts. */
-export interface TlsMaterial {
-  readonly cert: string;
-  readonly key: string;
-}
 
 /** A port of the registry. */
 export interface Listener {

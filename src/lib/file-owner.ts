@@ -24,7 +24,7 @@ export async function presence(path: string): Promise<Owner | 'absent' | 'hidden
 }
 
 /** `undefined` if nothing is there, or this user may not see it. */
-export async function ownerOf(path: string): Promise<Owner | undefined> {
+export async function fileOwner(path: string): Promise<Owner | undefined> {
   const found = await presence(path);
   return typeof found === 'string' ? undefined : found;
 }

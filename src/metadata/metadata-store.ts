@@ -89,7 +89,7 @@ export interface Lack extends SizedDigest {
 }
 
 /** A name for content that is stored and linked in its repository. */
-export interface Publication {
+export interface NamedContent {
   readonly repository: Repository;
   /** Pinned if there is no tag. */
   readonly digest: Digest;
@@ -336,7 +336,7 @@ export interface MetadataStore extends Leases {
    */
   putContent(repository: Repository, content: ImportedContent, atMs: number): Promise<readonly Digest[]>;
   /** Sets the tags, and pins them or the digests, in one transaction. */
-  publish(publications: readonly Publication[], atMs: number): Promise<void>;
+  publish(publications: readonly NamedContent[], atMs: number): Promise<void>;
 
   // Pins. A pinned tag or digest, and everything below it, is never evicted. Pins are removed with their repository.
 

@@ -20,7 +20,7 @@ import type {
   ImportedContent,
   Lack,
   MetadataStore,
-  Publication,
+  NamedContent,
   SizedDigest,
   TagRow,
   Topic,
@@ -34,9 +34,9 @@ import { Blobs } from './sqlite/blobs.ts';
 import { Connection, isFull } from './sqlite/connection.ts';
 import { CredentialUsages } from './sqlite/credential-usage.ts';
 import { Documents } from './sqlite/documents.ts';
-import { Grants } from './sqlite/grants.ts';
+import { GrantRows } from './sqlite/grants.ts';
 import { IndexFile } from './sqlite/index-file.ts';
-import { Links } from './sqlite/links.ts';
+import { LinkRows } from './sqlite/links.ts';
 import { Manifests } from './sqlite/manifests.ts';
 import { migrate } from './sqlite/migrations.ts';
 import { Pins } from './sqlite/pins.ts';
@@ -46,8 +46,8 @@ import { Removals } from './sqlite/removals.ts';
 import { Repositories } from './sqlite/repositories.ts';
 import { Settings } from './sqlite/settings.ts';
 import { Tags } from './sqlite/tags.ts';
-import { Tenants } from './sqlite/tenants.ts';
-import { Uploads } from './sqlite/uploads.ts';
+import { TenantRows } from './sqlite/tenants.ts';
+import { UploadRows } from './sqlite/uploads.ts';
 import { LastUsed } from './sqlite/last-used.ts';
 import { Writer } from './sqlite/writer.ts';
 
@@ -195,15 +195,15 @@ class SqliteMetadataStore implements MetadataStore {
   readonly #repositories: Repositories;
   readonly #manifests: Manifests;
   readonly #tags: Tags;
-  readonly #links: Links;
+  readonly #links: LinkRows;
   readonly #blobs: Blobs;
   readonly #documents: Documents;
-  readonly #grants: Grants;
+  readonly #grants: GrantRows;
   readonly #pins: Pins;
   readonly #preloads: Preloads;
   readonly #removals: Removals;
-  readonly #tenants: Tenants;
-  readonly #uploads: Uploads;
+  readonly #tenants: TenantRows;
+  readonly #uploads: UploadRows;
   readonly #settings: Settings;
   readonly #usages: CredentialUsages;
   readonly #lastUsed: LastUsed;
@@ -223,15 +223,15 @@ class SqliteMetadataStore implements MetadataStore {
     this.#repositories = new Repositories(connection);
     this.#manifests = new Manifests(connection);
     this.#tags = new Tags(connection);
-    this.#links = new Links(connection);
+    this.#links = new LinkRows(connection);
     this.#blobs = new Blobs(connection);
     this.#documents = new Documents(connection);
-    this.#grants = new Grants(connection);
+    this.#grants = new GrantRows(connection);
     this.#pins = new Pins(connection);
     this.#preloads = new Preloads(connection);
     this.#removals = new Removals(connection);
-    this.#tenants = new Tenants(connection);
-    this.#uploads = new Uploads(connection);
+    this.#tenants = new TenantRows(connection);
+    this.#uploads = new UploadRows(connection);
     this.#settings = new Settings(connection);
     this.#usages = new CredentialUsages(connection);
     this.#lastUsed = new LastUsed(writer, this.#manifests, this.#blobs, log);
@@ -478,7 +478,7 @@ class SqliteMetadataStore implements MetadataStore {
     }
   }
 
-  publish(publications: readonly Publication[], atMs: number) {
+  publish(publications: readonly NamedContent[], atMs: number) {
     return this.#write(() => {
       for (const { repository, digest, tag } of publications) {
         const id = this.#repositories.idOrNew(repository);

@@ -35,7 +35,7 @@ export class FillQuota {
   }
 
   /** Enters a Fill, which calls `leave` at its end. */
-  async enter(): Promise<Place> {
+  async enter(): Promise<FillSpace> {
     const { freeBytes, minFreeBytes } = await this.#store.space.look();
     const unnamedLimit = Math.min(this.#maxBytes, Math.max(0, freeBytes - minFreeBytes)) * UNNAMED_SHARE;
     let taken = 0;
@@ -64,7 +64,7 @@ export class FillQuota {
 }
 
 /** The space of one Fill. */
-export interface Place {
+export interface FillSpace {
   /** Reserves space for the next `bytes` of a blob of `size` (`undefined` while unknown). Throws StorageFull. */
   take(bytes: number, size: number | undefined): void;
   leave(): void;

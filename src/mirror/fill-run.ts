@@ -27,7 +27,7 @@ import { IngestWriter } from './ingest-writer.ts';
 import type { Keeping } from './keeping.ts';
 import { admits, type Links } from './links.ts';
 import type { PullPlace, PullQueue } from './pull-queue.ts';
-import type { Place, FillQuota } from './fill-quota.ts';
+import type { FillSpace, FillQuota } from './fill-quota.ts';
 
 /** How often the length of another process's ingest is polled. */
 const FOLLOW_POLL_MS = 20;
@@ -398,7 +398,7 @@ export class FillRun {
     }
   }
 
-  async #leadIn(place: Place, lease: Lease): Promise<'done' | 'left'> {
+  async #leadIn(place: FillSpace, lease: Lease): Promise<'done' | 'left'> {
     const { spool } = this.#world;
     const { fill } = this;
     let ingest = await spool.ingest(lease, { digest: fill.digest });
@@ -454,7 +454,7 @@ export class FillRun {
    * those bytes turned out to be others than upstream's and no reader has received any of them. `seen`: how many bytes
    * readers may have received before.
    */
-  async #goOn(ingest: Ingest, place: Place, seen: number): Promise<number | undefined> {
+  async #goOn(ingest: Ingest, place: FillSpace, seen: number): Promise<number | undefined> {
     const { fill } = this;
     if (ingest.offset === 0) return this.#download(ingest, place);
     fill.grow(ingest.offset);
@@ -485,7 +485,7 @@ export class FillRun {
     return ingest;
   }
 
-  async #download(ingest: Ingest, place: Place): Promise<number> {
+  async #download(ingest: Ingest, place: FillSpace): Promise<number> {
     const { fill } = this;
     const { meter } = this.#world;
     const labels = { upstream: this.starter.repository.upstream };
@@ -523,7 +523,7 @@ export class FillRun {
   }
 
   /** Reserves space for the next piece. Throws if there is none, or if nobody wants a blob of unknown size any more. */
-  async #admit(chunk: Uint8Array, place: Place, reading: Reading): Promise<void> {
+  async #admit(chunk: Uint8Array, place: FillSpace, reading: Reading): Promise<void> {
     const limitBytes = this.#limitBytes;
     place.take(chunk.byteLength, limitBytes);
     if (limitBytes !== undefined && !this.#isAdmitted) {

@@ -57,7 +57,7 @@ export interface Question<A> {
    * Asks the same by HEAD, to check whether it is public. Without it, Entrepot's own credentials are not used while
    * that has to be checked.
    */
-  readonly head?: Ask<unknown>;
+  readonly head?: UpstreamCall<unknown>;
 }
 
 /** The answer, and the credential that got it. */
@@ -69,7 +69,7 @@ export interface Asked<A> {
 }
 
 /** Sends the question to an upstream with one credential. */
-export type Ask<A> = (
+export type UpstreamCall<A> = (
   upstream: Upstream,
   ask: { readonly credential: Credential | undefined; readonly signal: AbortSignal },
 ) => Promise<A>;
@@ -123,7 +123,7 @@ export class UpstreamRequests {
    * MAX_ATTEMPTS; any other failure (a rate limit, an outage) ends the attempt. Of several failures the most telling is
    * thrown. Rejects with an UpstreamFailure, or the reason of `close`.
    */
-  async ask<A extends Answer>(question: Question<A>, right: Right, ask: Ask<A>): Promise<Asked<A>> {
+  async ask<A extends Answer>(question: Question<A>, right: Right, ask: UpstreamCall<A>): Promise<Asked<A>> {
     const upstream = this.#upstreams.get(question.repository.upstream);
     if (upstream === undefined) {
       throw new OciError('NAME_UNKNOWN', { detail: { name: repositoryText(question.repository) } });
@@ -338,7 +338,7 @@ export function blobReference(digest: Digest): string {
 }
 
 /** Asks for a blob by HEAD. */
-export function headOfBlob({ name }: Repository, digest: Digest): Ask<BlobHead> {
+export function headOfBlob({ name }: Repository, digest: Digest): UpstreamCall<BlobHead> {
   return (upstream, ask) => upstream.headBlob(name, digest, ask);
 }
 

@@ -28,7 +28,7 @@ const REBUILT = 'the index was rebuilt from the files, and does not know yet wha
  * and stops garbage collection: a blob without a Link looks like garbage until a client requests it. May be interrupted
  * and run again.
  */
-export async function rebuild(
+export async function rebuildIndex(
   { metadata, blobs }: Pick<Stores, 'metadata' | 'blobs'>,
   { signal, onProgress, onDamaged }: RebuildRun,
 ): Promise<RebuildReport> {

@@ -4,7 +4,7 @@ import { type Digest, isDigest } from '../oci/digest.ts';
 import { inSteps } from './steps.ts';
 import type { Stores } from './stores.ts';
 
-export interface RemovalOptions {
+export interface RemovalPlan {
   /** Removes the rows that may be removed. Returns the removed contents. */
   readonly removeRows: (contents: readonly Content[]) => Promise<readonly Content[]>;
   /** Selects which of the next few are still to be removed; all if absent. */
@@ -23,7 +23,7 @@ export interface RemovalOptions {
 export async function removeContents(
   { rows }: Stores,
   contents: readonly SizedContent[],
-  { removeRows, choose = all => all, onRemoved, signal }: RemovalOptions,
+  { removeRows, choose = all => all, onRemoved, signal }: RemovalPlan,
 ): Promise<void> {
   let rowless: readonly Digest[] = [];
   const transact = async (step: readonly SizedContent[]) => {

@@ -6,12 +6,12 @@ export interface ThreadWork extends StoreSurvey, RowRemoval {
   close(): Promise<void>;
 }
 
-export type Question = keyof ThreadWork;
+export type SurveyQuestion = keyof ThreadWork;
 
 /** A question to the thread. */
 export interface SurveyRequest {
   readonly id: number;
-  readonly question: Question;
+  readonly question: SurveyQuestion;
   readonly parameters: readonly unknown[];
 }
 

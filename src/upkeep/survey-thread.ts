@@ -1,7 +1,7 @@
 import type { Worker } from 'node:worker_threads';
 import { IndexLocked } from '../metadata/index-locked.ts';
 import type { RowRemoval, StoreSurvey } from './stores.ts';
-import type { Question, SurveyReply, SurveyRequest, ThreadWork } from './survey-messages.ts';
+import type { SurveyQuestion, SurveyReply, SurveyRequest, ThreadWork } from './survey-messages.ts';
 
 interface Waiter {
   readonly resolve: (answer: unknown) => void;
@@ -116,8 +116,11 @@ export class SurveyThread implements StoreSurvey, RowRemoval {
     await worker?.terminate();
   }
 
-  #ask<Q extends Question>(question: Q, parameters: Parameters<ThreadWork[Q]>): ReturnType<ThreadWork[Q]>;
-  #ask(question: Question, parameters: readonly unknown[]): Promise<unknown> {
+  #ask<Q extends SurveyQuestion>(
+    question: Q,
+    parameters: Parameters<ThreadWork[Q]>,
+  ): ReturnType<ThreadWork[Q]>;
+  #ask(question: SurveyQuestion, parameters: readonly unknown[]): Promise<unknown> {
     if (this.#isClosed) {
       return Promise.reject(new Error('the survey is closed'));
     }

@@ -20,7 +20,7 @@ import { parseManifest } from '../oci/manifest.ts';
 import { OCI_ARTIFACT_MANIFEST, OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST } from '../oci/media-types.ts';
 import type { Repository } from '../oci/repository.ts';
 import { CollectingStopped } from './collection.ts';
-import { rebuild } from './rebuild.ts';
+import { rebuildIndex } from './rebuild.ts';
 import { heldImage } from './images.ts';
 import type { SurveyThread } from './survey-thread.ts';
 import { Upkeep, type UpkeepOptions } from './upkeep.ts';
@@ -532,7 +532,7 @@ describe('scrub', () => {
 
   test('a rebuild of the index stops garbage collection until it is forced, and the refusal says so', async () => {
     const stray = await storeBlob('stray');
-    await rebuild(
+    await rebuildIndex(
       { metadata, blobs },
       { signal: new AbortController().signal, onProgress() {}, onDamaged() {} },
     );

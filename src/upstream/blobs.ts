@@ -3,7 +3,7 @@ import type { Ask, BlobAsk, BlobHead, FetchedBlob } from './answers.ts';
 import { discard, headerOf, lengthOf, pieces } from './body.ts';
 import type { Endpoint } from './endpoints.ts';
 import { UpstreamFailure } from './failures.ts';
-import { blobPath } from './names.ts';
+import { blobEndpoint } from './names.ts';
 import type { Reply } from './transport.ts';
 
 /** See `Upstream.headBlob`. */
@@ -13,7 +13,7 @@ export async function headBlob(
   digest: Digest,
   ask: Ask,
 ): Promise<BlobHead> {
-  const path = blobPath(repository, digest);
+  const path = blobEndpoint(repository, digest);
   const proof = endpoint.index === 0;
   const head = await endpoint
     .send({ method: 'HEAD', repository, path }, ask, [405])
@@ -49,7 +49,7 @@ export async function fetchBlob(
     {
       method: 'GET',
       repository,
-      path: blobPath(repository, digest),
+      path: blobEndpoint(repository, digest),
       headers: offset > 0 || length !== undefined ? { range: `bytes=${offset}-${last}` } : {},
       condition: offset > 0 ? etag : undefined,
     },

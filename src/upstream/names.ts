@@ -11,7 +11,7 @@ export function manifestPath(repository: string, reference: string): string {
   return `manifests/${reference}`;
 }
 
-export function blobPath(repository: string, digest: Digest): string {
+export function blobEndpoint(repository: string, digest: Digest): string {
   return `blobs/${validDigest(repository, digest)}`;
 }
 

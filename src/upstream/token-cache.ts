@@ -13,7 +13,7 @@ export interface TokenRequest {
 }
 
 /** A token from a token service. */
-export interface IssuedToken {
+export interface UpstreamToken {
   readonly value: string;
   /** From now on. */
   readonly lifetimeMs: number;
@@ -35,11 +35,11 @@ const MARGIN = 0.1;
  * Caches tokens until they expire; concurrent requests share one fetch. A failure is shared, too, but not remembered.
  */
 export class TokenCache {
-  readonly #fetch: (request: TokenRequest) => Promise<IssuedToken>;
-  readonly #tokens = new Lru<IssuedToken>({ maxEntries: MAX_TOKENS });
-  readonly #flights = new SingleFlight<IssuedToken>();
+  readonly #fetch: (request: TokenRequest) => Promise<UpstreamToken>;
+  readonly #tokens = new Lru<UpstreamToken>({ maxEntries: MAX_TOKENS });
+  readonly #flights = new SingleFlight<UpstreamToken>();
 
-  constructor(fetch: (request: TokenRequest) => Promise<IssuedToken>) {
+  constructor(fetch: (request: TokenRequest) => Promise<UpstreamToken>) {
     this.#fetch = fetch;
   }
 

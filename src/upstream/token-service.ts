@@ -5,7 +5,7 @@ import { parseRetryAfter } from './budget.ts';
 import { basicAuthorization } from './credentials.ts';
 import { isRateRefusal, UpstreamFailure, unreachable } from './failures.ts';
 import { follow } from './redirect.ts';
-import type { IssuedToken, TokenRequest } from './token-cache.ts';
+import type { UpstreamToken, TokenRequest } from './token-cache.ts';
 
 /** A token may contain rights: the largest known have 20 KiB, and larger ones would not fit into a request header. */
 const MAX_TOKEN_BYTES = 64 * 1024;
@@ -19,7 +19,7 @@ export async function fetchToken(
   client: HttpClient,
   request: TokenRequest,
   { userAgent, memory }: { readonly userAgent: string; readonly memory: DocumentMemory },
-): Promise<IssuedToken> {
+): Promise<UpstreamToken> {
   const url = new URL(request.realm);
   if (request.service !== undefined) url.searchParams.set('service', request.service);
   for (const scope of request.scope.split(' ').filter(Boolean)) url.searchParams.append('scope', scope);
@@ -59,7 +59,7 @@ async function refusal(
   return new UpstreamFailure(status >= 500 ? 'unavailable' : 'invalid', message, { status });
 }
 
-function parseToken(bytes: Buffer): IssuedToken | undefined {
+function parseToken(bytes: Buffer): UpstreamToken | undefined {
   const answer = parseJsonObject(bytes);
   const value = answer?.['token'] ?? answer?.['access_token'];
   // It is sent in a header as it is.

@@ -69,6 +69,10 @@ const CONTRACTS = [
   'upkeep/stores.ts',
 ];
 
+/** What a file exports under a name of its own. */
+const EXPORTED =
+  /^export (?:async )?(?:abstract )?(?:interface|type|class|function\*?|const|let|enum) (\w+)/gm;
+
 interface Import {
   readonly file: string;
   readonly target: string;
@@ -129,6 +133,18 @@ describe('the source tree', () => {
       const names = [...code.replaceAll(/^import .*$/gm, '').matchAll(/\w*(?:path|folder|inode)\w*/gi)];
       expect(names.map(([name]) => `${contract}: ${name}`)).toEqual([]);
     }
+  });
+
+  it('has no two exported things of one name', () => {
+    const places = new Map<string, string[]>();
+    for (const file of production) {
+      const text = readFileSync(join(src, file), 'utf8');
+      for (const [, name = ''] of text.matchAll(EXPORTED)) {
+        places.set(name, [...new Set([...(places.get(name) ?? []), file])]);
+      }
+    }
+    expect(places.size).toBeGreaterThan(500);
+    expect([...places].filter(([, { length }]) => length > 1)).toEqual([]);
   });
 
   it('imports each third-party package in one file', () => {

@@ -22,7 +22,7 @@ interface Row {
 }
 
 /** Remembered proofs that a credential may read a repository. */
-export class Grants {
+export class GrantRows {
   readonly #select: Statement<[string, string], Row>;
   readonly #selectOne: Statement<[string, string, string], Row>;
   readonly #upsert: Statement<[number, string, number]>;

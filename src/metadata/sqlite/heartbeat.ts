@@ -3,7 +3,7 @@ import { errorCode } from '../../lib/error-code.ts';
 import { type Lease, LeaseLost } from '../../lib/lease.ts';
 import type { Log } from '../../lib/log.ts';
 import type { Connection } from './connection.ts';
-import { type LeaseRow, Leases, type ProcessRow } from './leases.ts';
+import { type LeaseRow, LeaseRows, type ProcessRow } from './leases.ts';
 import { forgetDead, isDead, Life } from './life.ts';
 import type { WriteOptions, Writer } from './writer.ts';
 
@@ -45,7 +45,7 @@ export class Heartbeat {
   readonly #connection: Connection;
   readonly #writer: Writer;
   readonly #indexPath: string;
-  readonly #leases: Leases;
+  readonly #leases: LeaseRows;
   readonly #log: Log;
   readonly #mayBeat: () => boolean;
   readonly #onBeat: () => void;
@@ -68,7 +68,7 @@ export class Heartbeat {
     this.#connection = connection;
     this.#writer = writer;
     this.#indexPath = indexPath;
-    this.#leases = new Leases(connection);
+    this.#leases = new LeaseRows(connection);
     this.#log = log;
     this.#mayBeat = mayBeat;
     this.#onBeat = onBeat;

@@ -17,7 +17,7 @@ export interface LeaseRow {
 }
 
 /** The processes on this store, and their Leases. A Lease is held while its process has a row. */
-export class Leases {
+export class LeaseRows {
   readonly #insertProcess: Statement<[string]>;
   readonly #beat: Statement<[string]>;
   readonly #selectProcesses: Statement<[], ProcessRow>;

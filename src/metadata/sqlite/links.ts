@@ -20,7 +20,7 @@ interface Sizes {
 const NO_SIZES: Sizes = { linked: null, stored: null };
 
 /** Which content belongs to which repository. A Link that is not proved keeps content, but gives no right. */
-export class Links {
+export class LinkRows {
   readonly #selectExists: Statement<[string, string, Digest]>;
   readonly #selectSize: Statement<[string, string, Digest], { size: number }>;
   readonly #selectSizes: Statement<[Digest, string, string], Sizes>;

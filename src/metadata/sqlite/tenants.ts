@@ -17,7 +17,7 @@ interface IssuedRow {
 }
 
 /** Tenants that are recorded in the store, and credentials that were issued to them. */
-export class Tenants {
+export class TenantRows {
   readonly #selectTenants: Statement<[], TenantRow>;
   readonly #upsertTenant: Statement<[TenantRow]>;
   readonly #deleteTenant: Statement<[string]>;

@@ -12,7 +12,7 @@ interface Row {
 }
 
 /** Unfinished uploads. Their number is limited for each repository and requester, so counting reads few rows. */
-export class Uploads {
+export class UploadRows {
   readonly #select: Statement<[string], Row>;
   readonly #count: Statement<[string, string], { uploads: number }>;
   readonly #countOf: Statement<[string], { uploads: number }>;

@@ -1,12 +1,12 @@
 import type { Log } from '../../lib/log.ts';
-import type { Collection, KubeClient, KubeObject } from './kube-client.ts';
+import type { KubeCollection, KubeClient, KubeObject } from './kube-client.ts';
 import type { PassedOverObjects } from './passed-over.ts';
 import { WatchLoop } from './watch-loop.ts';
 
 export interface ContentReflectorOptions<Kept> {
   readonly client: KubeClient;
   /** The collection to watch; each namespace in it is listed separately. */
-  readonly collection: Collection;
+  readonly collection: KubeCollection;
   /** Its name in the log, such as `secrets`. */
   readonly resource: string;
   /** What to keep of an object. Of an object with a `problem`, only that it exists. */
@@ -258,7 +258,7 @@ function remove<Kept>(copy: Copy<Kept>, name: string): void {
 }
 
 /** The part of a collection in one namespace. */
-function within(collection: Collection, namespace: string): Collection {
+function within(collection: KubeCollection, namespace: string): KubeCollection {
   const path = collection.path.replace(
     /^\/api\/v1\/(?!namespaces\/)/,
     `/api/v1/namespaces/${encodeURIComponent(namespace)}/`,

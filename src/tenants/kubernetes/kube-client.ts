@@ -14,7 +14,7 @@ export interface KubeObject extends ScannedObject {
 }
 
 /** What to list and watch: a path such as `/api/v1/secrets`, optionally with selectors. */
-export interface Collection {
+export interface KubeCollection {
   readonly path: string;
   readonly fieldSelector?: string | undefined;
   readonly labelSelector?: string | undefined;
@@ -122,7 +122,7 @@ export class KubeClient {
   }
 
   /** The current version of the collection, from which to watch. Throws KubeRefusal. */
-  async version(collection: Collection, signal?: AbortSignal): Promise<string> {
+  async version(collection: KubeCollection, signal?: AbortSignal): Promise<string> {
     const { resourceVersion } = await this.#page(
       { ...collection, maxObjectBytes: 0 },
       { limit: 1, signal, take() {} },
@@ -136,7 +136,7 @@ export class KubeClient {
    * listed without pages. `take` returns false if it wants no more. Throws KubeRefusal.
    */
   async list(
-    collection: Collection,
+    collection: KubeCollection,
     begin: () => (object: KubeObject) => boolean,
     signal?: AbortSignal,
   ): Promise<string> {
@@ -150,7 +150,7 @@ export class KubeClient {
   }
 
   async #listPaged(
-    collection: Collection,
+    collection: KubeCollection,
     take: (object: KubeObject) => boolean,
     signal: AbortSignal | undefined,
   ): Promise<string> {
@@ -174,7 +174,7 @@ export class KubeClient {
 
   /** One page; everything if there is no limit. */
   async #page(
-    collection: Collection,
+    collection: KubeCollection,
     {
       take,
       limit,
@@ -220,7 +220,7 @@ export class KubeClient {
    * KubeRefusal, also for an error event.
    */
   async *watch(
-    collection: Collection,
+    collection: KubeCollection,
     resourceVersion: string,
     {
       opened,
@@ -341,14 +341,14 @@ function transportFailure(error: unknown, request: Parameters<typeof failureOf>[
   return isSaid ? error : failureOf(error, request);
 }
 
-function selectorsOf({ fieldSelector, labelSelector }: Collection): Record<string, string> {
+function selectorsOf({ fieldSelector, labelSelector }: KubeCollection): Record<string, string> {
   return {
     ...(fieldSelector !== undefined && { fieldSelector }),
     ...(labelSelector !== undefined && { labelSelector }),
   };
 }
 
-function pageOf(texts: ReadonlyMap<string, string>, { path }: Collection): Omit<Page, 'bytes'> {
+function pageOf(texts: ReadonlyMap<string, string>, { path }: KubeCollection): Omit<Page, 'bytes'> {
   const resourceVersion = texts.get('metadata.resourceVersion');
   if (resourceVersion === undefined) throw new KubeProtocolError(`${path} is not a list`);
   return { resourceVersion, next: texts.get('metadata.continue') || undefined };
@@ -357,7 +357,7 @@ function pageOf(texts: ReadonlyMap<string, string>, { path }: Collection): Omit<
 function eventOf(
   type: string | undefined,
   object: ScannedObject | undefined,
-  collection: Collection,
+  collection: KubeCollection,
 ): WatchEvent {
   if (object === undefined) throw new KubeProtocolError('a watch sent something other than an event');
   switch (type) {
@@ -379,7 +379,7 @@ function eventOf(
   }
 }
 
-function objectOf(object: ScannedObject, { maxObjectBytes }: Collection): KubeObject {
+function objectOf(object: ScannedObject, { maxObjectBytes }: KubeCollection): KubeObject {
   if (object.name === '' || object.uid === '' || object.resourceVersion === '') {
     throw new KubeProtocolError('an object of the cluster has no name, no UID or no version');
   }

@@ -1,10 +1,10 @@
 import type { Log } from '../../lib/log.ts';
-import type { Collection, KubeClient, KubeObject } from './kube-client.ts';
+import type { KubeCollection, KubeClient, KubeObject } from './kube-client.ts';
 import { WatchLoop } from './watch-loop.ts';
 
 export interface ReflectorOptions<Kept> {
   readonly client: KubeClient;
-  readonly collection: Collection;
+  readonly collection: KubeCollection;
   /** Its name in the log, such as `namespaces`. */
   readonly resource: string;
   /** What to keep of an object. */

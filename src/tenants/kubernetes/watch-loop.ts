@@ -1,11 +1,11 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { backoffMs, jittered } from '../../lib/backoff.ts';
 import type { Log } from '../../lib/log.ts';
-import { type Collection, type KubeClient, type KubeObject, KubeRefusal } from './kube-client.ts';
+import { type KubeCollection, type KubeClient, type KubeObject, KubeRefusal } from './kube-client.ts';
 
 export interface WatchLoopOptions {
   readonly client: KubeClient;
-  readonly collection: Collection;
+  readonly collection: KubeCollection;
   /** Its name in the log, such as `secrets`. */
   readonly resource: string;
   /** Reads the current state, or records that it has to be read again; returns the version to watch from. */
