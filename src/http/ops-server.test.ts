@@ -40,6 +40,17 @@ async function askOn(connections: readonly ReturnType<typeof connect>[], answers
   await until(() => connections.every(({ received }) => received().split('ok\n').length > answers));
 }
 
+/** Idle connections, a few hundred at a time: the system refuses more that are not accepted yet. */
+async function openIdle(port: number, count: number): Promise<ReturnType<typeof connect>[]> {
+  const idle: ReturnType<typeof connect>[] = [];
+  while (idle.length < count) {
+    const some = Array.from({ length: Math.min(256, count - idle.length) }, () => connect(port));
+    await askOn(some);
+    idle.push(...some);
+  }
+  return idle;
+}
+
 const extra = async (path: string) => (path === '/debug/tenants' ? { tenants: [] } : undefined);
 
 describe('the ops port', () => {
@@ -75,19 +86,33 @@ describe('the ops port', () => {
     expect((await closed).match(/^HTTP\/1\.1 200/gm)?.length ?? 0).toBeLessThan(1_000);
   });
 
-  it('answers a new connection however many idle ones there are, and closes that of the oldest request', async () => {
+  it('answers a new connection however many idle ones there are, and closes that of the oldest answer', async () => {
     const port = await start();
     const first = connect(port);
     await askOn([first]);
     const second = connect(port);
     await askOn([second]);
-    const others = Array.from({ length: 1_022 }, () => connect(port));
-    await askOn(others);
+    const others = await openIdle(port, 1_022);
     await askOn([first], 2);
     expect((await request(port, '/livez')).status).toBe(200);
     await second.closed;
     expect([first, ...others].filter(({ socket }) => socket.closed)).toEqual([]);
     for (const { socket } of [first, ...others]) socket.destroy();
+  });
+
+  it('answers what it was asked first, however many idle connections are opened meanwhile', async () => {
+    let answer: (() => void) | undefined;
+    const metrics = () =>
+      new Promise<{ contentType: string; text: string }>(resolve => {
+        answer = () => resolve({ contentType: 'text/plain', text: 'up 1\n' });
+      });
+    const port = await start({ metrics });
+    const scraped = request(port, '/metrics').catch((error: unknown) => ({ status: error }));
+    await until(() => answer !== undefined);
+    const idle = await openIdle(port, 1_024);
+    answer?.();
+    expect((await scraped).status).toBe(200);
+    for (const { socket } of idle) socket.destroy();
   });
 
   it('keeps a connection without requests for a few seconds only', async () => {

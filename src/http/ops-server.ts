@@ -39,8 +39,10 @@ const READY_WITHIN_MS = 900;
 /** Requests in progress per connection. Probes and Prometheus do not pipeline. */
 const MAX_PIPELINED = 10;
 /**
- * Each takes a file descriptor, which clients of the registry need, too. Of more, the one whose latest request is the
- * oldest is closed: if new ones were refused instead, anybody could keep out the kubelet, which then restarts the server.
+ * Each takes a file descriptor, which clients of the registry need, too. Of more, one is closed: of those with a request
+ * in progress or of the idle ones, whichever are more, the one whose request or answer is the oldest. If new ones were
+ * refused instead, anybody could keep out the kubelet, which then restarts the server. If it did not matter which are
+ * more, idle ones could cut off a probe, and requests without end new ones.
  */
 const MAX_CONNECTIONS = 1_024;
 /** Each probe of a kubelet has a connection of its own, and Prometheus opens another one if its own was closed. */
@@ -92,22 +94,28 @@ export async function createOpsServer(given: OpsServerOptions): Promise<OpsServe
 }
 
 function answering(options: OpsServerOptions): http.Server {
-  /** The requests in progress of each connection; that of the latest request is last. */
-  const open = new Map<Socket, number>();
+  const idle = new Set<Socket>();
+  /** The number of requests in progress of each other connection; that of the latest request is last. */
+  const busy = new Map<Socket, number>();
   const server = http.createServer(
     { maxHeaderSize: 8 * 1024, keepAliveTimeout: KEEP_ALIVE_MS },
     (req, res) => {
       const { socket } = req;
-      const count = open.get(socket) ?? 0;
+      const count = busy.get(socket) ?? 0;
       if (count >= MAX_PIPELINED) {
         socket.destroy();
         return;
       }
-      open.delete(socket);
-      open.set(socket, count + 1);
+      idle.delete(socket);
+      busy.delete(socket);
+      busy.set(socket, count + 1);
       res.once('close', () => {
-        const current = open.get(socket);
-        if (current !== undefined) open.set(socket, current - 1);
+        const current = busy.get(socket);
+        if (current === undefined) return;
+        busy.set(socket, current - 1);
+        if (current > 1) return;
+        busy.delete(socket);
+        idle.add(socket);
       });
       respond(options, req, res).catch((error: unknown) => {
         options.log.error({ err: error }, 'the ops port failed to answer');
@@ -116,13 +124,19 @@ function answering(options: OpsServerOptions): http.Server {
     },
   );
   server.on('connection', (socket: Socket) => {
-    const [oldest] = open.keys();
-    if (open.size >= MAX_CONNECTIONS && oldest !== undefined) {
-      open.delete(oldest);
-      oldest.destroy();
+    if (idle.size + busy.size >= MAX_CONNECTIONS) {
+      const more = idle.size > busy.size ? idle : busy;
+      const [oldest] = more.keys();
+      if (oldest !== undefined) {
+        more.delete(oldest);
+        oldest.destroy();
+      }
     }
-    open.set(socket, 0);
-    socket.once('close', () => open.delete(socket));
+    idle.add(socket);
+    socket.once('close', () => {
+      idle.delete(socket);
+      busy.delete(socket);
+    });
   });
   return server;
 }
