@@ -156,6 +156,11 @@ export class Access {
     return mirrored.pull(principal, repository);
   }
 
+  /** Whether anonymous clients may pull a hosted repository. */
+  isHostedForAll(repository: Repository): boolean {
+    return this.#parts.hosted.refusal(principalFor(undefined), repository, 'pull') === undefined;
+  }
+
   /** For `entrepot explain`: what the tenant, or an anonymous client, may do with the repository, and why. */
   async explain(tenant: Tenant | undefined, repository: Repository): Promise<Explanation> {
     const { mirrored, hosted } = this.#parts;

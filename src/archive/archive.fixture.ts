@@ -57,7 +57,7 @@ export class ArchiveWorld {
     if (isPublic) {
       await this.metadata.putGrant(repository, { credentialId: '', verifiedAtMs: 1 });
     }
-    return { name, repository, digest: content.manifest.digest, isPrivate: !isPublic };
+    return { name, repository, digest: content.manifest.digest, isOpenToAll: async () => isPublic };
   }
 
   /** Everything that an import could leave behind. */

@@ -40,8 +40,8 @@ export interface ExportImage {
   readonly digest: Digest;
   /** The platforms for which children of an index are included; all if absent. */
   readonly platforms?: readonly Platform[] | undefined;
-  /** Whether only tenants may read its repository, so that the receiver has to decide who may. */
-  readonly isPrivate: boolean;
+  /** Whether everybody may read this content of its repository. If not, the receiver has to decide who may. */
+  readonly isOpenToAll: (digests: readonly Digest[]) => Promise<boolean>;
 }
 
 /** What a bundle is to contain, and where from. */
@@ -179,24 +179,22 @@ class Gathered {
     };
   }
 
-  async add({ name, repository, digest, platforms, isPrivate }: ExportImage): Promise<void> {
-    const tree = await this.#addRoot(name, repository, digest, isPrivate, platforms);
-    if (this.#options.referrers === true) await this.#addReferrers(name, repository, tree, isPrivate);
+  async add(image: ExportImage): Promise<void> {
+    const { root, tree } = await this.#addRoot(image);
+    if (this.#options.referrers !== true) return;
+    const areOpen = await this.#addReferrers(image, tree);
+    // Those without a name are imported wherever the image is, for the same people.
+    if (!areOpen) this.#addImage({ ...root, isPrivate: true });
   }
 
-  async #addRoot(
-    name: string,
-    repository: Repository,
-    digest: Digest,
-    isPrivate: boolean,
-    platforms?: readonly Platform[],
-  ): Promise<ContentTree> {
+  async #addRoot({ name, repository, digest, platforms, isOpenToAll }: ExportImage) {
     const root = await this.#options.metadata.readLinkedManifest(repository, digest);
     if (root === undefined) throw new ArchiveError(`${name} is not stored here`);
     const descriptor = { mediaType: root.mediaType, digest, size: root.bytes.byteLength };
     const tree = await this.#complete(name, repository, descriptor, platforms);
-    this.#addImage({ descriptor, name, platforms, isPrivate });
-    return tree;
+    const image = { descriptor, name, platforms, isPrivate: !(await isOpenToAll(digestsOf(tree))) };
+    this.#addImage(image);
+    return { root: image, tree };
   }
 
   #addImage(image: BundleImage): void {
@@ -242,16 +240,13 @@ class Gathered {
     return tree;
   }
 
-  async #addReferrers(
-    name: string,
-    repository: Repository,
-    tree: ContentTree,
-    isPrivate: boolean,
-  ): Promise<void> {
+  /** Resolves to whether everybody may read those that have no name. */
+  async #addReferrers({ name, repository, isOpenToAll }: ExportImage, tree: ContentTree): Promise<boolean> {
+    let areOpen = true;
     for (const tag of tree.manifests.flatMap(({ manifest }) => signatureTags(manifest.digest))) {
       const digest = (await this.#options.metadata.readTag(repository, tag))?.digest;
-      if (digest !== undefined)
-        await this.#addRoot(`${repositoryText(repository)}:${tag}`, repository, digest, isPrivate);
+      const signature = `${repositoryText(repository)}:${tag}`;
+      if (digest !== undefined) await this.#addRoot({ name: signature, repository, digest, isOpenToAll });
     }
     const queue = tree.manifests.map(({ manifest }) => manifest.digest);
     const seen = new Set(queue);
@@ -260,17 +255,20 @@ class Gathered {
         if (seen.has(descriptor.digest)) continue;
         if (seen.size > MAX_REFERRERS) throw new ArchiveError(`${name} has too many referrers`);
         seen.add(descriptor.digest);
-        await this.#complete(
+        const referrer = await this.#complete(
           `the referrer ${descriptor.digest} of ${name}`,
           repository,
           descriptor,
           undefined,
           `--referrers ${name}`,
         );
+        const isPrivate = !(await isOpenToAll(digestsOf(referrer)));
+        areOpen &&= !isPrivate;
         this.#addImage({ descriptor, name: undefined, platforms: undefined, isPrivate });
         queue.push(descriptor.digest);
       }
     }
+    return areOpen;
   }
 
   async #referrers(repository: Repository, subject: Digest): Promise<Descriptor[]> {
@@ -292,6 +290,10 @@ class Gathered {
 /** In a bundle only its descriptor says what a manifest is, so that media type counts for whether it is complete. */
 function asNamed(manifest: Manifest | undefined, { mediaType }: Descriptor): Manifest | undefined {
   return manifest && { ...manifest, mediaType };
+}
+
+function digestsOf({ manifests, blobs }: ContentTree): readonly Digest[] {
+  return [...manifests.map(({ manifest }) => manifest.digest), ...blobs.map(({ digest }) => digest)];
 }
 
 function sorted<T extends { readonly digest: Digest }>(contents: Iterable<T>): T[] {

@@ -148,7 +148,7 @@ function together(earlier: ExportImage | undefined, image: ExportImage): ExportI
 }
 
 async function imageOf(parts: Parts, input: Input, wanted: WantedImage): Promise<ExportImage> {
-  const { metadata, config } = parts;
+  const { metadata, config, access } = parts;
   const meant = meantBy(parts, input, wanted);
   const { reference } = meant;
   const { repository, platforms: ofName } = await heldName(parts, meant.repository, reference);
@@ -166,17 +166,16 @@ async function imageOf(parts: Parts, input: Input, wanted: WantedImage): Promise
       `${wanted.name} is not completely stored for any platform: fetch it with entrepot pull`,
     );
   }
-  const isPublic =
-    repository.upstream === ''
-      ? config.hosted.anonymous !== 'none'
-      : await isOpenToAll(metadata, repository, root.digest, config);
   const suffix = isDigest(reference) ? `@${reference}` : `:${reference}`;
   return {
     name: `${repositoryText(repository)}${suffix}`,
     repository,
     digest: root.digest,
     platforms,
-    isPrivate: !isPublic,
+    isOpenToAll: async digests =>
+      repository.upstream === ''
+        ? access.isHostedForAll(repository)
+        : isOpenToAll(metadata, repository, digests, config),
   };
 }
 

@@ -271,7 +271,7 @@ describe('grants', () => {
 
   it('tell what everybody may have: not what was imported for all, once a credential proved a right to the repository', async () => {
     const blob = { digest: digestOf(Buffer.from('x')), size: 1 };
-    const isOpen = () => isOpenToAll(metadata, repository, blob.digest, rules, nowMs);
+    const isOpen = () => isOpenToAll(metadata, repository, [blob.digest], rules, nowMs);
     expect(await isOpen()).toBe(false);
     await metadata.putBlob(blob.digest, blob.size);
     await metadata.putContent(repository, { manifests: [], blobs: [blob], grantee: 'tenant:team-a' }, 1);
@@ -286,7 +286,7 @@ describe('grants', () => {
 
   it('tell nobody that a repository is public when the last proof of that has expired', async () => {
     const digest = digestOf(Buffer.from('x'));
-    const isOpen = () => isOpenToAll(metadata, repository, digest, rules, nowMs);
+    const isOpen = () => isOpenToAll(metadata, repository, [digest], rules, nowMs);
     await granted('');
     nowMs += rules.verifyForMs + rules.staleGrantForMs - 1;
     expect(await isOpen()).toBe(true);

@@ -304,14 +304,14 @@ const UNHELD = 'unheld:';
 const EVERYBODY = '';
 
 /**
- * Whether everybody may have an image: its repository is public, or it was imported for everybody and no credential has
- * proved a right to the repository. A bundle with any other image counts as private. Upstream is not asked, so proofs
- * count as long as while it cannot be reached.
+ * Whether everybody may have this content: its repository is public, or all of it was imported for everybody and no
+ * credential has proved a right to the repository. A bundle with any other content counts as private. Upstream is not
+ * asked, so proofs count as long as while it cannot be reached.
  */
 export async function isOpenToAll(
   metadata: MetadataStore,
   repository: Repository,
-  digest: Digest,
+  digests: readonly Digest[],
   rules: GrantRules,
   nowMs: number = Date.now(),
 ): Promise<boolean> {
@@ -319,7 +319,11 @@ export async function isOpenToAll(
   const maxAgeMs = rules.verifyForMs + rules.staleGrantForMs;
   const ofAnybody = grants.filter(({ credentialId }) => credentialId === ANONYMOUS_ID);
   if (ofAnybody.some(grant => ageOf(grant, rules, nowMs) < maxAgeMs)) return true;
-  return ofAnybody.length === grants.length && metadata.isPreloaded(repository, digest, [EVERYBODY]);
+  if (ofAnybody.length < grants.length) return false;
+  for (const digest of digests) {
+    if (!(await metadata.isPreloaded(repository, digest, [EVERYBODY]))) return false;
+  }
+  return true;
 }
 
 /** The grantee of imports for a tenant (`--tenant`). Never equals the id of a credential. */

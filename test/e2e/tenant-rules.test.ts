@@ -374,6 +374,54 @@ describe('on the command line', () => {
     expect((await get(blob(server))).status).toBe(200);
   });
 
+  it('an export of what was imported for everybody is private if a part of it was imported for a tenant', async () => {
+    const platform = { os: 'linux', architecture: 'arm64' };
+    const [arm, signature] = [randomBlob(1_000, 'arm64'), randomBlob(100, 'signature')];
+    const both = indexOf([image, imageOf([arm], { platform })]);
+    upstream.add('library/open', both, 'both');
+    upstream.add('library/open', imageOf([signature], { subject: both.manifest }), 'signature');
+    const reference = `${UP}/library/open:both`;
+    const server = await start();
+    await server.command('pull', reference, '--all-platforms', '--tenant', 'team-a');
+    await server.command('pull', `${UP}/library/open:signature`, '--tenant', 'team-a');
+    const exported = async (name: string, ...more: string[]) => {
+      const file = join(folder, name);
+      expect(await server.command('export', reference, '-o', file, ...more)).toMatchObject({ code: 0 });
+      return file;
+    };
+    const open = await exported('open.tar', '--platform', 'linux/amd64');
+    const whole = await exported('whole.tar', '--all-platforms', '--referrers');
+    await server.command('rm', `${UP}/library/open`);
+    expect(await server.command('import', open, '--public')).toMatchObject({ code: 0 });
+    expect(await server.command('import', whole, '--tenant', 'team-a')).toMatchObject({ code: 0 });
+    const isOpen = async (...options: string[]) => {
+      const file = await exported('again.tar', ...options);
+      const { code, stderr } = await server.command('import', '--dry-run', file);
+      expect(code === 0).toBe(!stderr.includes('comes from a private repository'));
+      return code === 0;
+    };
+    expect(await isOpen('--platform', 'linux/amd64')).toBe(true);
+    expect(await isOpen('--platform', 'linux/amd64', '--referrers')).toBe(false);
+    expect(await isOpen('--all-platforms')).toBe(false);
+  });
+
+  it('an export of a tenant’s own repository is private, whatever anonymous clients may do elsewhere', async () => {
+    const server = await start({ rest: { hosted: { prefixes: ['tools'], anonymous: 'pull' } } });
+    const [file, reference] = [join(folder, 'own.tar'), 'team-a/app:1'];
+    const named = `${UP}/acme/private:1`;
+    await server.command('pull', named, '--tenant', 'team-a');
+    await server.command('export', named, '-o', file);
+    const placed = await server.command('import', file, '--rename', `${named}=${reference}`);
+    expect(placed).toMatchObject({ code: 0 });
+    expect((await get(`${server.url}/v2/team-a/app/manifests/1`)).status).not.toBe(200);
+    expect(await server.command('export', reference, '-o', file)).toMatchObject({ code: 0 });
+    const copied = await server.command('import', file, '--rename', `team-a/app=${UP}/acme/copy`);
+    expect(copied).toMatchObject({
+      code: 1,
+      stderr: expect.stringContaining('comes from a private repository'),
+    });
+  });
+
   it('a pull for a tenant uses the platforms of the tenant', async () => {
     const platform = { os: 'linux', architecture: 'arm64' };
     const both = indexOf([image, imageOf([randomBlob(1_000, 'arm64')], { platform })]);
