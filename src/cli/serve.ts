@@ -50,7 +50,7 @@ export const serve: Command = {
       log.error({ err: error }, 'terminated by an internal error');
       flush();
     });
-    const audit = await openAudit(config.audit);
+    const audit = await openAudit(config);
     const flushAll = () => {
       flush();
       audit?.flush();
@@ -81,12 +81,12 @@ function load(input: Input): Promise<Config> {
 }
 
 /** Throws ConfigError if its file cannot be opened. */
-async function openAudit(options: Config['audit']): Promise<Audit | undefined> {
+async function openAudit(config: Config): Promise<Audit | undefined> {
   try {
-    return createAudit(options);
+    return createAudit(config.audit);
   } catch (error) {
     const { auditProblem } = await import('../compose/check-files.ts');
-    throw new ConfigError([auditProblem(options, error)]);
+    throw new ConfigError([auditProblem(config, error)]);
   }
 }
 

@@ -123,16 +123,15 @@ export function requireEncryption(config: Config, tenants: Tenants): void {
  * The kubelet's plugins, if configured; throws ConfigError for a configuration with which the kubelet would not start.
  */
 export async function openPlugins(config: Config, log: Log): Promise<CredentialPlugins | undefined> {
-  const { credentialProviders, environment } = config;
+  const { credentialProviders, environment, origin } = config;
   if (credentialProviders === undefined) return undefined;
   try {
     return await CredentialPlugins.open({ ...credentialProviders, environment, log });
   } catch (error) {
     if (!(error instanceof InvalidCredentialProvider)) throw error;
     const { message } = error;
-    throw new ConfigError([
-      { path: ['credentialProviders'], value: undefined, message, source: 'the configuration' },
-    ]);
+    const path = ['credentialProviders'];
+    throw new ConfigError([{ path, value: undefined, message, source: origin.sourceOf(path) }]);
   }
 }
 
@@ -236,13 +235,8 @@ export function verificationPolicies(config: Config): (upstream: UpstreamConfig)
     return upstream => policyOf(upstream.imagePullCredentialsVerificationPolicy ?? general);
   } catch (error) {
     if (!(error instanceof InvalidAllowlist)) throw error;
-    throw new ConfigError([
-      {
-        path: ['preloadedImagesVerificationAllowlist'],
-        value: undefined,
-        message: error.message,
-        source: 'the configuration',
-      },
-    ]);
+    const { message } = error;
+    const path = ['preloadedImagesVerificationAllowlist'];
+    throw new ConfigError([{ path, value: undefined, message, source: config.origin.sourceOf(path) }]);
   }
 }

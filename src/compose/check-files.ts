@@ -5,7 +5,7 @@ import type { Config } from '../config/config.ts';
 import { ConfigError, messageOf, type Problem } from '../config/problems.ts';
 import { absentAsUndefined } from '../lib/error-code.ts';
 import type { Log } from '../lib/log.ts';
-import { readTls } from '../ops/tls-files.ts';
+import { readTls, UnusableTls } from '../ops/tls-files.ts';
 import { unusableSecrets } from '../tenants/file-secret-source.ts';
 import { openPlugins, verificationPolicies } from './access.ts';
 import { clusterAccess } from './kubernetes.ts';
@@ -18,14 +18,14 @@ export async function checkFiles(config: Config, log: Log): Promise<void> {
   const found = await Promise.all([
     problemsOf(async () => {
       const { tls } = config.server;
-      if (tls !== undefined) await readTls(tls).catch(throwTlsProblem);
+      if (tls !== undefined) await readTls(tls).catch(error => throwTlsProblems(config, error));
     }),
     problemsOf(async () => void verificationPolicies(config)),
     problemsOf(async () => (await openPlugins(config, log))?.close()),
     problemsOf(async () => {
       if (config.kubernetes !== undefined) await clusterAccess(config);
     }),
-    problemsOf(() => checkAuditFile(config.audit)),
+    problemsOf(() => checkAuditFile(config)),
   ]);
   const problems = found.flat();
   if (problems.length > 0) throw new ConfigError(problems);
@@ -35,12 +35,15 @@ export async function checkFiles(config: Config, log: Log): Promise<void> {
  * The Secrets of tenants that cannot be used. They do not prevent the server from starting, and affect only their
  * tenant, whose pulls from upstream may fail.
  */
-export async function secretWarnings({ tenants }: Config): Promise<readonly Problem[]> {
+export async function secretWarnings({ tenants, origin }: Config): Promise<readonly Problem[]> {
   const warnings: Problem[] = [];
   for (const [index, { secrets }] of tenants.entries()) {
     for (const [at, file] of secrets.entries()) {
       const path = ['tenants', index, 'secrets', at];
-      for (const message of await unusableSecrets(file)) warnings.push({ path, value: file, message });
+      const source = origin.sourceOf(path);
+      for (const message of await unusableSecrets(file)) {
+        warnings.push({ path, value: file, message, source });
+      }
     }
   }
   return warnings;
@@ -57,26 +60,30 @@ async function problemsOf(check: () => Promise<void>): Promise<readonly Problem[
 }
 
 /** Checks that this user may append to the file, or create it, without creating it. */
-async function checkAuditFile(audit: Config['audit']): Promise<void> {
-  const { output, auditFile } = audit;
+async function checkAuditFile(config: Config): Promise<void> {
+  const { output, auditFile } = config.audit;
   if (output !== 'file' || auditFile === undefined) return;
   try {
     const isThere = (await absentAsUndefined(stat(auditFile))) !== undefined;
     await access(isThere ? auditFile : dirname(auditFile), constants.W_OK);
   } catch (error) {
-    throw new ConfigError([auditProblem(audit, error)]);
+    throw new ConfigError([auditProblem(config, error)]);
   }
 }
 
 /** The problem of an audit file that cannot be opened. */
-export function auditProblem({ auditFile }: Config['audit'], error: unknown): Problem {
+export function auditProblem({ audit, origin }: Config, error: unknown): Problem {
+  const path = ['audit', 'auditFile'];
   const message = `cannot be opened: ${messageOf(error)}`;
-  return { path: ['audit', 'auditFile'], value: auditFile, message, source: 'the configuration' };
+  return { path, value: audit.auditFile, message, source: origin.sourceOf(path) };
 }
 
-function throwTlsProblem(error: unknown): never {
-  const message = messageOf(error);
-  throw new ConfigError([
-    { path: ['server', 'tls'], value: undefined, message, source: 'the configuration' },
-  ]);
+function throwTlsProblems({ server, origin }: Config, error: unknown): never {
+  if (!(error instanceof UnusableTls)) throw error;
+  throw new ConfigError(
+    error.problems.map(({ key, what: message }) => {
+      const path = ['server', 'tls', ...(key === undefined ? [] : [key])];
+      return { path, value: key && server.tls?.[key], message, source: origin.sourceOf(path) };
+    }),
+  );
 }

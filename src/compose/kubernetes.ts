@@ -96,7 +96,7 @@ export async function openCluster(config: Config, needs: ClusterNeeds): Promise<
 }
 
 /** Throws ConfigError if it cannot be read. */
-export async function clusterAccess({ kubernetes, environment }: Config): Promise<ClusterAccess> {
+export async function clusterAccess({ kubernetes, environment, origin }: Config): Promise<ClusterAccess> {
   try {
     const file = kubernetes?.kubeconfig;
     return file === undefined ? await inClusterAccess(environment) : await readKubeconfig(file);
@@ -104,7 +104,7 @@ export async function clusterAccess({ kubernetes, environment }: Config): Promis
     if (!(error instanceof InvalidClusterAccess)) throw error;
     const { message } = error;
     const path = ['kubernetes', 'kubeconfig'];
-    throw new ConfigError([{ path, value: undefined, message, source: 'the configuration' }]);
+    throw new ConfigError([{ path, value: undefined, message, source: origin.sourceOf(path) }]);
   }
 }
 

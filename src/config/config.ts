@@ -29,6 +29,11 @@ export interface ConfigOrigin {
   readonly isDefaultPath: boolean;
   /** Whether everything but perhaps the path of the store is the default. */
   readonly isSilent: boolean;
+  /**
+   * Where messages say that a key was set: `entrepot.yaml:12` (the line of the nearest map if the key is missing), or
+   * the environment variable.
+   */
+  readonly sourceOf: (path: readonly PropertyKey[]) => string;
 }
 
 /** An upstream, with everything that its options name. */

@@ -58,12 +58,13 @@ export async function loadConfig({
   const there = withAbsolutePaths(fromFile, written.path === undefined ? folder : dirname(written.path));
   const tree = withoutNulls(withPresets(mergeTrees(there, here)));
 
+  const sourceOf = (path: readonly PropertyKey[]) => sourceIn(path, environment.overrides, written);
   const problems: Problem[] = [];
   const parsed = parseTree(tree, problem => problems.push(problem));
   const upstreams = await readUpstreams(parsed, env, problem => problems.push(problem));
   const all = [
     ...environment.problems,
-    ...problems.map(problem => withSource(problem, environment.overrides, written)),
+    ...problems.map(problem => ({ ...problem, source: sourceOf(problem.path) })),
   ];
   if (all.length > 0) {
     throw new ConfigError(all.toSorted(inOrderOfSource));
@@ -76,6 +77,7 @@ export async function loadConfig({
     isDefaultPath: valueAt(tree, STORAGE_PATH) === undefined,
     isSilent:
       written.path === undefined && environment.overrides.every(({ path }) => isSame(path, STORAGE_PATH)),
+    sourceOf: (path: readonly PropertyKey[]) => sourceOf(path) ?? 'the configuration',
   };
   return { ...parsed, storage, upstreams, proxy: readProxy(env), environment: env, origin };
 }
@@ -154,24 +156,20 @@ async function readUpstreams(
   return new Map(await Promise.all(read));
 }
 
-function withSource(
-  problem: Problem,
+/** `undefined` for a default. */
+function sourceIn(
+  path: readonly PropertyKey[],
   overrides: readonly EnvironmentOverride[],
   { file, document }: ConfigFile,
-): Problem {
-  const { path } = problem;
+): string | undefined {
   const override = overrides.findLast(({ path: at }) => at.every((key, index) => path[index] === key));
-  if (override !== undefined) {
-    return { ...problem, source: override.variable };
-  }
-  if (file === undefined) {
-    return problem;
-  }
+  if (override !== undefined) return override.variable;
+  if (file === undefined) return undefined;
   // A missing key has no line: use that of its map.
   const line = path
     .map((_, index) => document.lineOf(path.slice(0, path.length - index)))
     .find(found => found !== undefined);
-  return { ...problem, source: line === undefined ? file : `${file}:${line}` };
+  return line === undefined ? file : `${file}:${line}`;
 }
 
 /** All variables that a `passwordEnv` names, even if the tree is invalid otherwise. */

@@ -12,7 +12,7 @@ export interface Problem {
   /** What is wrong or was expected: `expected true or false`. */
   readonly message: string;
   /** `entrepot.yaml:12`, or the environment variable. */
-  readonly source?: string;
+  readonly source?: string | undefined;
 }
 
 /** The configuration cannot be used. `problems` are all that were found; the message lists them for people. */

@@ -65,6 +65,7 @@ export function planReload(config: Config, next: Config): Reload {
 function reloaded(config: Config, next: Config): Config {
   return {
     ...config,
+    origin: { ...config.origin, sourceOf: next.origin.sourceOf },
     upstreams: next.upstreams,
     tenants: next.tenants,
     hosted: next.hosted,

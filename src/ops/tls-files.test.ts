@@ -99,9 +99,9 @@ describe('the certificate of a server', () => {
     await expect(TlsFiles.open(other, silentLog)).rejects.toThrow(/does not match the certificate/);
     await writeFile(join(folder, 'junk'), 'junk');
     const junk = { ...paths, certFile: join(folder, 'junk') };
-    await expect(TlsFiles.open(junk, silentLog)).rejects.toThrow(/are not a certificate and its key/);
+    await expect(TlsFiles.open(junk, silentLog)).rejects.toThrow(/junk is not a certificate in PEM$/);
     await expect(TlsFiles.open({ ...paths, keyFile: join(folder, 'none') }, silentLog)).rejects.toThrow(
-      /ENOENT/,
+      /none cannot be read: it does not exist \(ENOENT\)$/,
     );
   });
 });

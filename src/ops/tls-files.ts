@@ -1,11 +1,31 @@
 import { createPrivateKey, X509Certificate } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { createSecureContext } from 'node:tls';
+import { errorCode } from '../lib/error-code.ts';
+import { fileTrouble } from '../lib/file-trouble.ts';
 import type { Log } from '../lib/log.ts';
 
 export interface TlsPaths {
   readonly certFile: string;
   readonly keyFile: string;
+}
+
+/** What is wrong with one of the files, or with both together. */
+export interface TlsProblem {
+  readonly key?: keyof TlsPaths;
+  readonly file?: string;
+  readonly what: string;
+}
+
+/** A certificate and its key that cannot be used. */
+export class UnusableTls extends Error {
+  override readonly name = 'UnusableTls';
+  readonly problems: readonly TlsProblem[];
+
+  constructor(problems: readonly TlsProblem[]) {
+    super(problems.map(({ file, what }) => (file === undefined ? what : `${file} ${what}`)).join('; '));
+    this.problems = problems;
+  }
 }
 
 /** PEM texts. */
@@ -91,23 +111,49 @@ export class TlsFiles {
   }
 }
 
-/** Reads a certificate and its key. Rejects if files are missing, not PEM, or do not match. */
+/** Reads a certificate and its key. Rejects with UnusableTls if files are missing, not PEM, or do not match. */
 export async function readTls(paths: TlsPaths): Promise<TlsMaterial> {
+  const [cert, key] = await Promise.all([
+    readPem(paths, 'certFile', 'a certificate', text => new X509Certificate(text)),
+    readPem(paths, 'keyFile', 'a private key', createPrivateKey),
+  ]);
+  if ('what' in cert || 'what' in key) {
+    throw new UnusableTls([cert, key].flatMap(read => ('what' in read ? [read] : [])));
+  }
   const { certFile, keyFile } = paths;
-  const [cert, key] = await Promise.all([readFile(certFile, 'utf8'), readFile(keyFile, 'utf8')]);
-  check({ cert, key }, paths);
-  return { cert, key };
+  if (!cert.parsed.checkPrivateKey(key.parsed)) {
+    const what = `the key in ${keyFile} does not match the certificate in ${certFile}`;
+    throw new UnusableTls([{ what }]);
+  }
+  const material = { cert: cert.text, key: key.text };
+  try {
+    createSecureContext(material);
+  } catch (error) {
+    const what = `${certFile} and ${keyFile} cannot be used: ${fileTrouble(error)}`;
+    throw new UnusableTls([{ what }]);
+  }
+  return material;
 }
 
-function check({ cert, key }: TlsMaterial, { certFile, keyFile }: TlsPaths): void {
-  let fits: boolean;
+async function readPem<T>(
+  paths: TlsPaths,
+  key: keyof TlsPaths,
+  kind: string,
+  parse: (text: string) => T,
+): Promise<TlsProblem | { readonly text: string; readonly parsed: T }> {
+  const file = paths[key];
+  let text: string;
   try {
-    fits = new X509Certificate(cert).checkPrivateKey(createPrivateKey(key));
-    if (fits) createSecureContext({ cert, key });
-  } catch (cause) {
-    throw new Error(`${certFile} and ${keyFile} are not a certificate and its key in PEM`, { cause });
+    text = await readFile(file, 'utf8');
+  } catch (error) {
+    return { key, file, what: `cannot be read: ${fileTrouble(error)}` };
   }
-  if (!fits) throw new Error(`the key in ${keyFile} does not match the certificate in ${certFile}`);
+  try {
+    return { text, parsed: parse(text) };
+  } catch (error) {
+    const isLocked = errorCode(error) === 'ERR_MISSING_PASSPHRASE';
+    return { key, file, what: isLocked ? 'is encrypted, with a passphrase' : `is not ${kind} in PEM` };
+  }
 }
 
 function warnOfEnd({ cert }: TlsMaterial, { certFile }: TlsPaths, log: Log): void {

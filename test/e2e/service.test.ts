@@ -87,6 +87,55 @@ describe('entrepot config check', () => {
     expect(await withConfig({ server: { tls: right } }, 'config', 'check')).toMatchObject({ code: 0 });
   });
 
+  it('names the line of each key whose file cannot be used', async () => {
+    await writeFile(join(folder, 'not.pem'), 'x');
+    const lines = [
+      'storage:',
+      `  path: ${join(folder, 'store')}`,
+      'server:',
+      '  tls:',
+      '    certFile: absent.pem',
+      '    keyFile: not.pem',
+      'audit:',
+      '  output: file',
+      `  auditFile: ${join(folder, 'absent', 'audit.log')}`,
+      'credentialProviders:',
+      `  binDir: ${folder}`,
+      '  configFile: none.yaml',
+    ];
+    const configFile = join(folder, 'config.yaml');
+    const check = async (text: string, ...command: string[]): Promise<RunResult> => {
+      await writeFile(configFile, text);
+      return tryRun(process.execPath, [...STARTER, ...command, '--config', configFile], {
+        timeoutMs: 60_000,
+      });
+    };
+    const { code, stderr } = await check(lines.join('\n'), 'config', 'check');
+    expect(code).toBe(2);
+    expect(stderr).toMatch(
+      /config\.yaml:5: server\.tls\.certFile: ".*absent\.pem": cannot be read: it does not exist \(ENOENT\)\n/,
+    );
+    expect(stderr).toMatch(
+      /config\.yaml:6: server\.tls\.keyFile: ".*not\.pem": is not a private key in PEM\n/,
+    );
+    expect(stderr).toMatch(/config\.yaml:9: audit\.auditFile: /);
+    expect(stderr).toMatch(/config\.yaml:10: credentialProviders: /);
+    const tls = `server:\n  tls:\n    certFile: ${tlsFile('ca.pem')}\n    keyFile: ${tlsFile('server.key')}\n`;
+    for (const command of [['config', 'check'], ['serve']]) {
+      const mismatch = await check(`storage: {path: ${join(folder, 'store')}}\n${tls}`, ...command);
+      expect([mismatch.code, mismatch.stderr]).toEqual([
+        2,
+        expect.stringMatching(/config\.yaml:3: server\.tls: the key in .* does not match the certificate/),
+      ]);
+    }
+    const secrets = await check(
+      'tenants:\n  - name: a\n    secrets:\n      - absent.yaml\n',
+      'config',
+      'check',
+    );
+    expect(secrets.stderr).toMatch(/warning: .*config\.yaml:4: tenants\[0\]\.secrets\[0\]: /);
+  });
+
   it("warns of tenants' Secrets that cannot be used, and says what to do with Docker's config.json", async () => {
     const config = JSON.stringify({ auths: { 'up.example': { auth: 'YTpi' } } });
     for (const name of ['login.json', 'config.json']) await writeFile(join(folder, name), config);
