@@ -1,4 +1,5 @@
 import { missingOfImage } from '../prepull/image-check.ts';
+import { InvalidReference } from '../oci/reference.ts';
 import type { WantedImage } from '../prepull/wanted-images.ts';
 import type { Parts } from '../compose/parts.ts';
 import {
@@ -30,7 +31,7 @@ export const check: Command = {
   options: [
     ...WANTED_OPTIONS,
     jsonOption(
-      'a line for every image, complete or not, with image, complete, line (for --from), missing (digests; at most ' +
+      'a line for every image, complete or not, with image, complete, line (for --from; null if the name is invalid), missing (digests; at most ' +
         `${SHOWN}), reason (null when it is complete)`,
     ),
     CONFIG_OPTION,
@@ -48,7 +49,8 @@ export const check: Command = {
         const { line, missing, reason } = await findingOf(parts, input, image);
         const complete = reason === undefined;
         const document = { image: image.name, complete, line, missing, reason: reason ?? null };
-        if (wantsJson(input) || !complete) printResult(input, io, document, `${line}\n`);
+        // A list with an invalid name could not be read again.
+        if (wantsJson(input) || (!complete && line !== null)) printResult(input, io, document, `${line}\n`);
         if (complete) continue;
         missingImages += 1;
         io.err(`${image.name}: ${reason}\n`);
@@ -60,8 +62,8 @@ export const check: Command = {
 };
 
 interface Finding {
-  /** For a list of images to pull. */
-  readonly line: string;
+  /** For a list of images to pull; `null` if the name is invalid. */
+  readonly line: string | null;
   /** The first missing items. */
   readonly missing: readonly string[];
   /** Why the image cannot be pulled from here without any upstream; `undefined` if it can. */
@@ -87,6 +89,7 @@ async function findingOf(parts: Parts, input: Input, image: WantedImage): Promis
           : `${missing.join(', ')}${more} ${all.length === 1 ? 'is' : 'are'} missing`,
     };
   } catch (error) {
-    return { line, missing: [], reason: error instanceof Error ? error.message : String(error) };
+    const reason = error instanceof Error ? error.message : String(error);
+    return { line: error instanceof InvalidReference ? null : line, missing: [], reason };
   }
 }

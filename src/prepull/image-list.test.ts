@@ -64,10 +64,9 @@ test('the JSON output of kubectl is parsed, with lists in it', () => {
 
 test('platforms at the end of a line replace the default ones', () => {
   const text =
-    'nginx:1 linux/arm64,windows/amd64:10.0.20348 # both\nredis:7\ttwo\nredis:7 all\n[::1]:5000/app:1 linux/arm64\n';
+    'nginx:1 linux/arm64,windows/amd64:10.0.20348 # both\nredis:7 all\n[::1]:5000/app:1\tlinux/arm64\n';
   expect(usesIn(text)).toEqual([
     ['nginx:1', [], ['linux/arm64', 'windows/amd64:10.0.20348']],
-    ['redis:7\ttwo', [undefined], []],
     ['redis:7', [], ['all']],
     ['[::1]:5000/app:1', [], ['linux/arm64']],
   ]);
@@ -79,12 +78,25 @@ test('a YAML list of names is a list', () => {
   expect(namesIn('- nginx:1\n- redis:7\n')).toEqual(['nginx:1', 'redis:7']);
 });
 
-test('an image with an invalid name does not turn a list into another format', () => {
-  expect(namesIn('nginx:1\nUP.example/Bad Name\n[::1]:5000/app:1\n')).toEqual([
-    'nginx:1',
-    'UP.example/Bad Name',
-    '[::1]:5000/app:1',
+test('a malformed line is reported with its number and what is wrong, and the others count', () => {
+  const text =
+    '# images\n\nnginx:1\nUP.example/Bad\nredis:7 tow\nredis:7 linux/amd64 linux/arm64\n[::1]:5000/app:1\n';
+  const { images, malformed } = imagesIn(text);
+  expect([...images.keys()]).toEqual(['nginx:1', '[::1]:5000/app:1']);
+  expect(malformed).toEqual([
+    { line: 4, fault: expect.stringMatching(/lower-case: "UP\.example\/Bad"$/) },
+    { line: 5, fault: expect.stringContaining('"tow" is not a platform') },
+    {
+      line: 6,
+      fault: 'expected an image and optionally platforms: "redis:7 linux/amd64 linux/arm64"',
+    },
   ]);
+  expect(imagesIn('# a YAML list\n- nginx:1\n- Bad:1\n').malformed).toEqual([
+    { line: 3, fault: expect.stringContaining('"Bad:1"') },
+  ]);
+});
+
+test('objects are no list', () => {
   expect(namesIn('kind: Pod\nspec: {containers: [{image: main:1}]}\n')).toEqual(['main:1']);
   expect(namesIn('[{"spec": {"containers": [{"image": "main:1"}]}}]')).toEqual(['main:1']);
 });

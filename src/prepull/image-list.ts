@@ -2,9 +2,9 @@
  * prepull/: finds the images that workloads need, and pulls or checks them. May import metadata/, oci/ and lib/;
  * content comes from a `PullSource`, which is passed in.
  */
-import { parseYamlDocuments } from '../lib/yaml.ts';
+import { parseYamlDocuments, type YamlDocument } from '../lib/yaml.ts';
 import { ANY_NODE, type PodPlacement } from './pod-placement.ts';
-import { isPlatform, isReference } from './reference-text.ts';
+import { isReference, platformFault, referenceFault } from './reference-text.ts';
 import { type ImageVisitor, visitImages } from './workload-images.ts';
 
 /** Enough for `kubectl get pods --all-namespaces -o yaml` with a thousand pods. */
@@ -46,6 +46,14 @@ export function together(one: ImageUses, other: ImageUses): ImageUses {
   };
 }
 
+/** An entry of a list that names no image. */
+export interface MalformedEntry {
+  /** From 1. */
+  readonly line: number;
+  /** What is wrong, with the text that is. */
+  readonly fault: string;
+}
+
 /** The images that a text names. A place says where in which object: `Deployment web/shop: spec.template.spec.…`. */
 export interface ImageList {
   /** By name as written. */
@@ -56,6 +64,8 @@ export interface ImageList {
   readonly likely: ReadonlyMap<string, string>;
   /** Values that should be images and are not, with their places. */
   readonly unread: readonly { readonly text: string; readonly place: string }[];
+  /** Entries of a list that name no image. */
+  readonly malformed: readonly MalformedEntry[];
   /** The handlers of the RuntimeClasses among the objects, by name. */
   readonly handlers: ReadonlyMap<string, string>;
 }
@@ -69,9 +79,9 @@ export function imagesIn(text: string): ImageList {
   const images = new ListedImages();
   const listed = imagesOfList(text);
   if (listed === undefined) {
-    for (const { value } of parseYamlDocuments(text, LIST_LIMITS)) images.collect(value);
+    for (const document of parseYamlDocuments(text, LIST_LIMITS)) images.collect(document);
   } else {
-    for (const line of listed) images.addLine(line);
+    for (const { text: entry, line } of listed) images.addEntry(entry, line);
   }
   return images;
 }
@@ -81,6 +91,7 @@ class ListedImages implements ImageList, ImageVisitor {
   readonly places = new Map<string, string>();
   readonly handlers = new Map<string, string>();
   readonly unread: { readonly text: string; readonly place: string }[] = [];
+  readonly malformed: MalformedEntry[] = [];
   readonly #likely = new Map<string, string>();
 
   get likely(): ReadonlyMap<string, string> {
@@ -88,16 +99,17 @@ class ListedImages implements ImageList, ImageVisitor {
   }
 
   /** A name, optionally followed by platforms: `nginx:1.27 linux/amd64,linux/arm64`. */
-  addLine(line: string): void {
-    const { name, platforms } = readLine(line);
+  addEntry(text: string, line: number): void {
+    const { name, platforms, fault } = readEntry(text);
+    if (fault !== undefined) return void this.malformed.push({ line, fault });
     this.#add(name, platforms.length === 0 ? USUAL_USES : { ...UNUSED, platforms: new Set(platforms) });
   }
 
   /** A document: one or more Kubernetes objects, or a list of names. */
-  collect(document: unknown): void {
-    if (!Array.isArray(document)) return visitImages(document, this);
-    for (const entry of document) {
-      if (typeof entry === 'string') this.addLine(entry);
+  collect({ value, lineOf }: YamlDocument): void {
+    if (!Array.isArray(value)) return visitImages(value, this);
+    for (const [at, entry] of value.entries()) {
+      if (typeof entry === 'string') this.addEntry(entry.trim(), lineOf([at]) ?? 1);
       else visitImages(entry, this);
     }
   }
@@ -124,23 +136,47 @@ class ListedImages implements ImageList, ImageVisitor {
   }
 }
 
-/**
- * The lines of a list; `undefined` if a line is YAML. A line that is neither counts as an image with an invalid name.
- */
-function imagesOfList(text: string): readonly string[] | undefined {
-  const lines = text.split(/\r?\n/).map(line => line.replace(/(?:^|\s)#.*$/, '').trim());
-  const images = lines.filter(line => line !== '');
-  return images.every(mayBeOfList) ? images : undefined;
+interface ListLine {
+  readonly text: string;
+  /** From 1. */
+  readonly line: number;
 }
 
-function mayBeOfList(line: string): boolean {
-  return isReference(readLine(line).name) || !YAML_LINE.test(line);
+/** The lines of a list; `undefined` if a line is YAML. One that is neither is a malformed entry. */
+function imagesOfList(text: string): readonly ListLine[] | undefined {
+  const lines = text
+    .split(/\r?\n/)
+    .map((line, at) => ({ text: line.replace(/(?:^|\s)#.*$/, '').trim(), line: at + 1 }))
+    .filter(line => line.text !== '');
+  return lines.every(line => mayBeOfList(line.text)) ? lines : undefined;
 }
 
-/** Without valid platforms at its end, the whole line is the name, even if that is invalid. */
-function readLine(line: string): { readonly name: string; readonly platforms: readonly string[] } {
-  const [name = '', last = '', ...more] = line.split(/\s+/);
-  const platforms = last.split(',');
-  const isWhole = more.length > 0 || !platforms.every(one => one === ALL_PLATFORMS || isPlatform(one));
-  return isWhole ? { name: line, platforms: [] } : { name, platforms };
+function mayBeOfList(text: string): boolean {
+  const [name = ''] = text.split(/\s+/, 1);
+  return !YAML_LINE.test(text) || isReference(name);
+}
+
+interface Entry {
+  readonly name: string;
+  readonly platforms: readonly string[];
+  /** Set if the entry is malformed. */
+  readonly fault: string | undefined;
+}
+
+function readEntry(text: string): Entry {
+  const [name = '', last, ...more] = text.split(/\s+/);
+  const platforms = last?.split(',') ?? [];
+  const faults = [
+    more.length === 0 ? undefined : `expected an image and optionally platforms: ${shortText(text)}`,
+    referenceFault(name),
+    ...platforms.map(one => (one === ALL_PLATFORMS ? undefined : platformFault(one))),
+  ];
+  return { name, platforms, fault: faults.find(fault => fault !== undefined) };
+}
+
+/** Enough to recognize it. */
+const LONGEST_SHOWN = 100;
+
+function shortText(text: string): string {
+  return JSON.stringify(text.length > LONGEST_SHOWN ? `${text.slice(0, LONGEST_SHOWN)}…` : text);
 }

@@ -38,6 +38,9 @@ export interface NamesReader {
   readonly tell: (line: string) => void;
 }
 
+/** How many malformed entries of a file are reported: one that is no list at all may have thousands. */
+const MAX_REPORTED = 10;
+
 /** A file that should name images and is invalid. The message says which, where, and why. */
 export class InvalidImageList extends Error {
   override readonly name = 'InvalidImageList';
@@ -46,7 +49,10 @@ export class InvalidImageList extends Error {
 /** The images that were found. */
 export interface WantedImages {
   readonly images: readonly WantedImage[];
-  /** By file, the reason for which it could not be read; InvalidImageList if its content is invalid. */
+  /**
+   * By file, the reason for which it could not be read; InvalidImageList if its content is invalid. The images of a list
+   * that is only partly malformed are among `images` nevertheless.
+   */
   readonly unread: ReadonlyMap<string, unknown>;
 }
 
@@ -62,6 +68,7 @@ export async function wantedImages(
   for (const file of from) {
     const list = await listIn(file, reader).catch((error: unknown) => void unread.set(file, error));
     if (list === undefined) continue;
+    if (list.malformed.length > 0) unread.set(file, malformedList(shown(file), list));
     for (const [name, handler] of list.handlers) handlers.set(name, handler);
     for (const [name, uses] of list.images) images.set(name, together(images.get(name) ?? uses, uses));
     if (takesLikely) for (const name of list.likely.keys()) images.set(name, images.get(name) ?? USUAL_USES);
@@ -89,6 +96,14 @@ async function listIn(
     const place = error.line === undefined ? shown(file) : `${shown(file)}:${error.line}`;
     throw new InvalidImageList(`${place}: ${error.message}`, { cause: error });
   }
+}
+
+function malformedList(file: string, { malformed }: ImageList): InvalidImageList {
+  const reported = malformed.slice(0, MAX_REPORTED).map(({ line, fault }) => `${file}:${line}: ${fault}`);
+  const others = malformed.length - reported.length;
+  return new InvalidImageList(
+    [...reported, ...(others === 0 ? [] : [`and ${others} more in ${file}`])].join('\n'),
+  );
 }
 
 /** Lines about the images in the objects of a file; none for a plain list. */

@@ -304,17 +304,36 @@ describe('entrepot check', () => {
       'linux/arm64',
       'Bad Name',
     );
-    expect({ code, stdout }).toEqual({ code: 1, stdout: `Bad Name\n${UPSTREAM}/org/app:1 ${PLATFORMS}\n` });
+    expect({ code, stdout }).toEqual({ code: 1, stdout: `${UPSTREAM}/org/app:1 ${PLATFORMS}\n` });
     expect(stderr).toContain('linux/arm64');
+    expect(stderr).toMatch(/^Bad Name: .*"Bad Name"$/m);
     const args = [...STARTER, 'pull', '--from', '-', '--config', connected.configFile];
     expect(await tryRun(process.execPath, args, { input: stdout })).toMatchObject({
-      code: 1,
-      stderr: expect.stringContaining('1 of 2 images are stored; 1 failed:\n  Bad Name\n'),
+      code: 0,
+      stderr: expect.stringContaining('1 of 1 images are stored\n'),
     });
     await succeed(connected, 'check', '--from', workloads, '--platform', PLATFORMS);
   });
 
-  it('lists an image with all its platforms as such, and one with an invalid name by that name', async () => {
+  it('names the file and line of what is no image in a list, and so do pull and export', async () => {
+    const list = join(connected.folder, 'list.txt');
+    await writeFile(
+      list,
+      `# images\n${UPSTREAM}/org/sidecar:2\n${UPSTREAM}/org/App:1\n${UPSTREAM}/org/app:1 linux/amd65,tow\n`,
+    );
+    const out = join(connected.folder, 'out.tar');
+    for (const command of [['pull'], ['check'], ['export', '-o', out]]) {
+      const { code, stdout, stderr } = await connected.command(...command, '--from', list);
+      expect([command, code, stdout]).toEqual([command, 2, '']);
+      expect(stderr).toMatch(
+        /list\.txt:3: .*up.example\/org\/App:1"\n.*list\.txt:4: "tow" is not a platform/,
+      );
+      expect(stderr).not.toContain('missing');
+    }
+    expect(upstream.count('manifest')).toBe(0);
+  });
+
+  it('lists an image with all its platforms as such, and one with an unsupported digest, too', async () => {
     const list = join(connected.folder, 'list.txt');
     const unknown = `${UPSTREAM}/org/app:1@sha384:${'a'.repeat(96)}`;
     await writeFile(list, `${UPSTREAM}/org/app:1 all\n${unknown}\n`);
