@@ -42,7 +42,7 @@ export const scrub: Command = {
           input,
           { out },
           { event: 'damaged', kind, digest, reason, hosted: loss === undefined ? null : loss === 'hosted' },
-          `damaged: ${kind} ${digest}: ${reason}${loss === 'hosted' ? '; push it again' : ''}\n`,
+          `damaged: ${kind} ${digest}: ${reason}${loss === undefined ? '' : REMEDY[loss]}\n`,
         );
       const report = await upkeep.scrub({ ...run, ...pace, onDamaged, onWait: waitingFor('scrubbing') });
       if (report === undefined) {
@@ -62,6 +62,11 @@ export const scrub: Command = {
     });
   },
 };
+
+const REMEDY = {
+  hosted: '; it is refused until it is pushed again',
+  mirrored: '; it is downloaded again when it is requested',
+} as const;
 
 function rate(input: Input): { bytesPerSecond?: number } {
   const text = textOption(input, 'rate');

@@ -38,7 +38,10 @@ export interface ScrubRun extends RunOptions {
   readonly resume?: boolean;
   /** Overrides the rate of the options. */
   readonly bytesPerSecond?: number;
-  /** Called for each damage when it is found, since a scrub may be stopped before it can return. */
+  /**
+   * Called for each damage when it is found, since a scrub may be stopped before it can return. Reports it instead of
+   * the log.
+   */
   readonly onDamaged?: (content: DamagedContent) => void;
 }
 
@@ -159,6 +162,7 @@ class Walk implements ScrubReport {
     const { log, meter } = this.#options;
     this.#add({ ...content, reason, loss });
     meter.count('scrub_damaged_total', { source: loss });
+    if (this.#run.onDamaged !== undefined) return;
     const { kind, digest } = content;
     if (loss === 'hosted') {
       log.error({ kind, digest, reason }, 'pushed content is damaged and will be refused: push it again');

@@ -210,6 +210,14 @@ describe('upkeep beside a running server', () => {
     expect(found.code).toBe(1);
     expect(found.stdout).toContain(`damaged: blob ${layer.digest}`);
     expect(found.stdout).toContain(`damaged: blob ${mirrored.digest}`);
+    for (const [{ digest }, then] of [
+      [layer, 'it is refused until it is pushed again'],
+      [mirrored, 'it is downloaded again when it is requested'],
+    ] as const) {
+      // Once, and not in the log, too.
+      const lines = `${found.stdout}${found.stderr}`.split('\n').filter(line => line.includes(digest));
+      expect(lines).toEqual([expect.stringMatching(`^damaged: blob ${digest}: .*; ${then}$`)]);
+    }
     expect((await listImages())['team/damaged:v1']).toMatchObject({ damaged: true });
     expect(await entrepot.metrics()).toContain('entrepot_store_damaged 2');
 
