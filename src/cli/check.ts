@@ -14,7 +14,7 @@ import {
 import { heldName } from './held-name.ts';
 import { platformsOption } from './list-options.ts';
 import { lineOf, meantBy, WANTED_ARGUMENTS, WANTED_OPTIONS, requireImages } from './wanted-images.ts';
-import { withParts } from './with-parts.ts';
+import { withWholeIndex } from './with-parts.ts';
 
 /** How many missing items are listed for an image. */
 const SHOWN = 5;
@@ -42,7 +42,7 @@ export const check: Command = {
   ],
   run: async (input, io) => {
     platformsOption(input);
-    return withParts(input, io, async parts => {
+    return withWholeIndex(input, io, async parts => {
       const images = await requireImages(input, line => io.err(`${line}\n`));
       let missingImages = 0;
       for (const image of images) {

@@ -49,6 +49,7 @@ export const explain: Command = {
       told === undefined
         ? await withParts(input, io, parts => parts.explain(reference, tenant), {
             followsCluster: true,
+            credentialsOf: { tenant },
             config,
           })
         : (told.explanation ?? undefined);

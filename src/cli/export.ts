@@ -34,7 +34,7 @@ import { heldName } from './held-name.ts';
 import { platformOptions, platformsOption } from './list-options.ts';
 import { progressForm, ProgressView } from './progress.ts';
 import { FROM_OPTION, LIKELY_OPTION, meantBy, WANTED_ARGUMENTS, requireImages } from './wanted-images.ts';
-import { withParts } from './with-parts.ts';
+import { withWholeIndex } from './with-parts.ts';
 
 /** `entrepot export`: writes a bundle. */
 export const exportCommand: Command = {
@@ -83,7 +83,7 @@ export const exportCommand: Command = {
     requireFileForJson(input, output);
     platformsOption(input);
     return interruptible(signal =>
-      withParts(input, io, async parts => {
+      withWholeIndex(input, io, async parts => {
         const { bundle, imageCount } = await plan(parts, input, line => io.err(`${line}\n`));
         const view = new ProgressView(io, progressForm({ json: false }));
         const item = view.begin(output === '-' ? 'standard output' : output);

@@ -1,7 +1,7 @@
 import { haveListBytes } from '../archive/have-list.ts';
 import { writeFileAtomic } from '../lib/atomic-file.ts';
 import { type Command, CONFIG_OPTION, EXIT, textOption } from './command.ts';
-import { withParts } from './with-parts.ts';
+import { withWholeIndex } from './with-parts.ts';
 
 /** `entrepot have`: lists the blobs that a sender may leave out. */
 export const have: Command = {
@@ -16,7 +16,7 @@ export const have: Command = {
   ],
   examples: [['entrepot have -o HAVE.json', 'write the list']],
   run: async (input, io) => {
-    const bytes = await withParts(input, io, ({ blobs, metadata }) => haveListBytes(blobs, metadata));
+    const bytes = await withWholeIndex(input, io, ({ blobs, metadata }) => haveListBytes(blobs, metadata));
     const output = textOption(input, 'output') ?? '-';
     if (output === '-') io.out(Buffer.from(bytes).toString());
     else await writeFileAtomic(output, [bytes]);

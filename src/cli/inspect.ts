@@ -7,7 +7,7 @@ import type { Repository } from '../oci/repository.ts';
 import { type HeldImage, heldImage } from '../upkeep/images.ts';
 import { columnsText, timeText } from './columns.ts';
 import { type Command, CommandError, CONFIG_OPTION, EXIT, jsonOption, wantsJson } from './command.ts';
-import { withParts } from './with-parts.ts';
+import { withWholeIndex } from './with-parts.ts';
 
 const HEADINGS = ['KIND', 'DIGEST', 'SIZE', 'STATE'] as const;
 
@@ -26,7 +26,7 @@ export const inspect: Command = {
     ['entrepot inspect docker.io/library/nginx:1.27', 'manifests, config and layers of every platform'],
   ],
   run: (input, io) =>
-    withParts(input, io, async ({ metadata, survey, blobs, resolver }) => {
+    withWholeIndex(input, io, async ({ metadata, survey, blobs, resolver }) => {
       const [typed = ''] = input.arguments;
       const { repository, tag = DEFAULT_TAG, digest } = resolver.repositoryOf(typed);
       const reference = digest ?? tag;

@@ -115,7 +115,10 @@ export const pull: Command = {
             });
             return stopped(watching, signal, view);
           },
-          { followsCluster: textOption(input, 'tenant') !== undefined },
+          {
+            followsCluster: textOption(input, 'tenant') !== undefined,
+            credentialsOf: { tenant: textOption(input, 'tenant') },
+          },
         ),
       );
     } finally {

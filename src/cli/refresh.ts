@@ -16,7 +16,9 @@ export const refresh: Command = {
   ],
   run: async (input, io) => {
     const [reference = ''] = input.arguments;
-    const digest = await withParts(input, io, parts => parts.refresh(reference));
+    const digest = await withParts(input, io, parts => parts.refresh(reference), {
+      credentialsOf: { tenant: undefined },
+    });
     printResult(input, io, { image: reference, digest }, `${reference}: ${digest}\n`);
     return EXIT.done;
   },

@@ -11,6 +11,10 @@ export interface WithPartsOptions {
   readonly config?: Config | undefined;
   /** For commands that need the Secrets of tenants; for others, the names in the store are enough. */
   readonly followsCluster?: boolean;
+  /** For a command that uses credentials: of this tenant, or of the operator. It reports those that cannot be used. */
+  readonly credentialsOf?: { readonly tenant: string | undefined };
+  /** See `withWholeIndex`. */
+  readonly needsWholeIndex?: boolean;
   /**
    * For a command that repairs a store without an index; all others refuse it, since they would create an empty one.
    */
@@ -25,9 +29,10 @@ export async function withParts<Result>(
   input: Input,
   io: Io,
   act: (parts: Parts) => Promise<Result>,
-  { followsCluster = false, makesIndex = false, config: given }: WithPartsOptions = {},
+  options: WithPartsOptions = {},
 ): Promise<Result> {
-  const config = given ?? (await storeConfig(input, io));
+  const { followsCluster = false, makesIndex = false, needsWholeIndex = false, credentialsOf } = options;
+  const config = options.config ?? (await storeConfig(input, io));
   if (!makesIndex) await requireIndex(config.storage.path);
   const log = new CommandLog(text => io.err(text));
   // Loaded here, so that commands without a store do not load the server.
@@ -35,7 +40,16 @@ export async function withParts<Result>(
   const { transferKeeper } = await import('../compose/status.ts');
   // Images that are pulled count as fetched.
   const totals = new TransferTotals(silentMeter, upstream => config.upstreams.has(upstream));
-  const parts = await openParts(config, { log, meter: totals }, { followsCluster });
+  const parts = await openParts(
+    config,
+    { log, meter: totals },
+    {
+      followsCluster,
+      reportsDoubts: needsWholeIndex,
+      reportsSecretsOf: tenant =>
+        credentialsOf !== undefined && (tenant === undefined || tenant === credentialsOf.tenant),
+    },
+  );
   totals.keep(transferKeeper(parts.metadata, Date.now()), log);
   try {
     return await act(parts);
@@ -43,4 +57,13 @@ export async function withParts<Result>(
     await totals.close();
     await parts.close();
   }
+}
+
+/** As `withParts`, for a command whose result is incomplete if the index is, which is then reported. */
+export function withWholeIndex<Result>(
+  input: Input,
+  io: Io,
+  act: (parts: Parts) => Promise<Result>,
+): Promise<Result> {
+  return withParts(input, io, act, { needsWholeIndex: true });
 }

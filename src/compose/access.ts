@@ -42,6 +42,8 @@ export interface AccessNeeds {
   readonly cluster: Cluster | undefined;
   /** Whether to serve while the cluster is still being read. */
   readonly startsMeanwhile: boolean;
+  /** As in `PartsOptions`. */
+  readonly reportsSecretsOf: (tenant: string | undefined) => boolean;
   readonly log: Log;
   readonly meter: Meter;
 }
@@ -60,6 +62,7 @@ export async function openAccess(config: Config, needs: AccessNeeds): Promise<Ac
     nodeConfig: config.nodeConfig,
     plugins: await openPlugins(config, log),
     startsMeanwhile: needs.startsMeanwhile,
+    reportsSecretsOf: needs.reportsSecretsOf,
     log,
     meter,
   });

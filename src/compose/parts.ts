@@ -85,6 +85,10 @@ export interface Parts extends Storage {
 export interface PartsOptions {
   /** If not set, the cluster is not watched: only the tenants that a server has recorded in the store are known. */
   readonly followsCluster?: boolean;
+  /** Whose unusable Secrets are logged; `undefined` stands for the node's Docker config. By default everybody's. */
+  readonly reportsSecretsOf?: (tenant: string | undefined) => boolean;
+  /** Whether it is logged that the index may be incomplete. The default is yes. */
+  readonly reportsDoubts?: boolean;
   /** If set, does not wait for tenants: until `tenants.waitingFor` is `undefined`, nobody can be identified. */
   readonly startsMeanwhile?: boolean;
 }
@@ -116,17 +120,28 @@ async function openOn(
   opened: Opened,
   config: Config,
   { log, meter }: Observers,
-  { followsCluster = false, startsMeanwhile = false }: PartsOptions,
+  {
+    followsCluster = false,
+    startsMeanwhile = false,
+    reportsDoubts = true,
+    reportsSecretsOf = () => true,
+  }: PartsOptions,
 ): Promise<Omit<Parts, 'close'>> {
   const atEachBeat: (() => void)[] = [];
   const onBeat = () => atEachBeat.forEach(act => act());
-  const { metadata, spool, blobs } = await openStorage(opened, config, { log, onBeat });
+  const { metadata, spool, blobs } = await openStorage(opened, config, { log, onBeat, reportsDoubts });
   const credentials = await upstreamCredentials(config, metadata);
   const memory = new MemoryBudget();
   const upstreams = opened.add(new Upstreams(config, credentials, memory));
   const needs = { metadata, log, meter };
   const cluster = followsCluster ? await openCluster(config, needs) : knownCluster(config, needs);
-  const accessParts = await openAccess(config, { ...needs, credentials, cluster, startsMeanwhile });
+  const accessParts = await openAccess(config, {
+    ...needs,
+    credentials,
+    cluster,
+    startsMeanwhile,
+    reportsSecretsOf,
+  });
   const { tenants, issuer, grants, access } = accessParts;
   opened.add(tenants);
   atEachBeat.push(() => void grants.removeEnded());

@@ -8,7 +8,7 @@ import type { BlobStore } from '../blobs/blob-store.ts';
 import { openFileStores } from '../blobs/file-stores.ts';
 import type { Spool } from '../blobs/spool.ts';
 import type { Config } from '../config/config.ts';
-import type { Log } from '../lib/log.ts';
+import { type Log, silentLog } from '../lib/log.ts';
 import type { Opened } from '../lib/opened.ts';
 import { openPrivateFolder } from '../lib/private-folder.ts';
 import { SOCKET_FOLDER } from '../lib/socket-folder.ts';
@@ -46,7 +46,11 @@ const CONTENTS: readonly string[] = [
 export async function openStorage(
   opened: Opened,
   { storage }: Pick<Config, 'storage'>,
-  { log, onBeat }: { readonly log: Log; readonly onBeat: () => void },
+  {
+    log,
+    onBeat,
+    reportsDoubts,
+  }: { readonly log: Log; readonly onBeat: () => void; readonly reportsDoubts: boolean },
 ): Promise<Storage> {
   const { path } = storage;
   const indexPath = join(path, INDEX_FILE);
@@ -65,7 +69,7 @@ export async function openStorage(
   );
   opened.add({ close: () => identity.closing() });
   const { spool, blobs } = opened.add(await openFileStores(path, { log, minFree: minFreeOf(storage) }));
-  await identity.settle(metadata, () => isAny(blobs.list()), log);
+  await identity.settle(metadata, () => isAny(blobs.list()), reportsDoubts ? log : silentLog);
   return { metadata, spool, blobs };
 }
 

@@ -21,6 +21,8 @@ export interface TenantsParts {
   readonly nameProblem: (name: string) => string | undefined;
   /** If set, does not wait for a source that reports what its start waits for. */
   readonly startsMeanwhile?: boolean;
+  /** Whose unusable Secrets are logged; `undefined` stands for `nodeConfig`. By default everybody's. */
+  readonly reportsSecretsOf?: (tenant: string | undefined) => boolean;
   readonly log: Log;
   readonly meter: Meter;
   readonly nowMs?: () => number;

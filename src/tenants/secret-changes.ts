@@ -11,9 +11,11 @@ type Change = Pick<SecretSlot, 'name' | 'source' | 'state' | 'reason' | 'loadedA
 export class SecretChanges {
   readonly #log: Log;
   readonly #lines: PacedLines<Change>;
+  readonly #isReported: (tenant: string) => boolean;
 
-  constructor(log: Log) {
+  constructor(log: Log, isReported: (tenant: string) => boolean = () => true) {
     this.#log = log;
+    this.#isReported = isReported;
     this.#lines = new PacedLines((key, told) => this.#write(key.slice(key.indexOf(' ') + 1), told));
   }
 
@@ -22,6 +24,7 @@ export class SecretChanges {
    * reported by the source, since it concerns many tenants at once.
    */
   note(tenant: string, changes: readonly Change[], isFirst: boolean): void {
+    if (!this.#isReported(tenant)) return;
     for (const state of ['loaded', 'missing', 'malformed'] as const) {
       const some = changes.filter(change => change.state === state);
       if (isFirst && state === 'loaded') {
@@ -47,12 +50,20 @@ export class SecretChanges {
         log.info(fields, count === 1 ? 'a Secret was read' : 'Secrets were read');
         break;
       case 'missing':
-        log.warn(fields, count === 1 ? 'a Secret is missing' : 'Secrets are missing');
+        log.warn(
+          fields,
+          count === 1
+            ? 'a Secret is missing: create it, or remove it from the tenant'
+            : 'Secrets are missing: create them, or remove them from the tenant',
+        );
         break;
       case 'malformed': {
         const words = count === 1 ? 'a Secret is malformed' : 'Secrets are malformed';
         const isKept = events.every(({ loadedAtMs }) => loadedAtMs !== undefined);
-        log.error(fields, isKept ? `${words}: the last good version stays in use` : words);
+        log.error(
+          fields,
+          `${words}: ${isKept ? 'the last good version stays in use' : 'not used until corrected'}`,
+        );
         break;
       }
     }

@@ -1,4 +1,4 @@
-import type { Log } from '../lib/log.ts';
+import { type Log, silentLog } from '../lib/log.ts';
 import { nameCredential } from '../oci/credential.ts';
 import type { CredentialPlugins } from './credential-plugins.ts';
 import { HeldCredentials } from './held-credentials.ts';
@@ -10,6 +10,7 @@ export interface SharedCredentialsOptions {
   readonly nodeConfig: readonly string[];
   readonly plugins: Pick<CredentialPlugins, 'configsFor' | 'close'> | undefined;
   readonly credentialKey: string;
+  readonly reportsSecretsOf?: ((tenant: undefined) => boolean) | undefined;
   readonly log: Log;
   readonly nowMs: () => number;
   /** Called with credentials that the node's config has gained or lost. */
@@ -29,7 +30,8 @@ export class SharedCredentials {
 
   constructor(options: SharedCredentialsOptions) {
     this.#options = options;
-    const { nodeConfig: paths, credentialKey, log, nowMs } = options;
+    const { nodeConfig: paths, credentialKey, nowMs, reportsSecretsOf } = options;
+    const log = reportsSecretsOf?.(undefined) === false ? silentLog : options.log;
     this.#ofNode = new HeldCredentials(credentialKey, name => ({ name, source: 'node' }));
     this.#ofPlugins = new HeldCredentials(credentialKey, name => ({ name, source: 'plugin' }));
     this.#node = new NodeConfig({ paths, log, nowMs, onChange: () => this.#follow() });

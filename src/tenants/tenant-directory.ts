@@ -50,7 +50,7 @@ export class TenantDirectory implements Tenants {
     this.#parts = parts;
     this.#nowMs = parts.nowMs ?? Date.now;
     this.#uses = new CredentialUses(parts.store, parts.log, this.#nowMs);
-    this.#changes = new SecretChanges(parts.log);
+    this.#changes = new SecretChanges(parts.log, parts.reportsSecretsOf);
     this.#configured = optionsByName(parts.configured);
     this.#issued = new IssuedCredentials(this.#nowMs, ids => this.#noteChange(ids, []));
     this.#shared = new SharedCredentials({

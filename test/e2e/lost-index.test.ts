@@ -74,6 +74,30 @@ it('is reported by readyz and status while no garbage is collected', async () =>
   expect(await readiness()).toEqual({ status: 200, text: 'ok\n' });
 });
 
+it('is reported by commands that list what is stored, once, and by no others', async () => {
+  await entrepot.stop();
+  await lose();
+  entrepot = await entrepot.startAgain();
+  const said = async (...args: string[]) => {
+    const { stderr } = await entrepot.command(...args);
+    return stderr.split('no garbage is collected').length - 1;
+  };
+  for (const args of [['images'], ['check', 'team/app:v1'], ['have']]) {
+    expect([args, await said(...args)]).toEqual([args, 1]);
+  }
+  expect((await entrepot.command('images')).stderr).toMatch(/entrepot restore.*entrepot rebuild/);
+  for (const args of [
+    ['tenant', 'add', 'team-x'],
+    ['pin', 'team/app:v1'],
+    ['scrub'],
+    ['rm', 'team/app:v1'],
+  ]) {
+    expect([args, await said(...args)]).toEqual([args, 0]);
+  }
+  // Its own error says so.
+  expect(await said('gc')).toBe(1);
+});
+
 it('is noticed by the server that has it open, which serves what it knows and writes nothing more', async () => {
   const told = () =>
     entrepot

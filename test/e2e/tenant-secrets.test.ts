@@ -224,3 +224,41 @@ it('the state of Secrets is shown on the command line and in the metrics, withou
   await entrepot.stop();
   expect(await entrepot.command('tenants')).toMatchObject({ code: 1 });
 });
+
+it('an unusable Secret is reported by commands that use it, once and with what to do, and by no others', async () => {
+  const [broken, ours] = ['broken.yaml', 'ours.yaml'].map(name => join(folder, name));
+  await writeFile(broken!, 'kind: Secret\nmetadata: {name: broken}\ntype: kubernetes.io/dockerconfigjson\n');
+  await writeFile(ours!, secretManifest('ours', { [UP]: ['own', 'p'] }));
+  const nodeConfig = join(folder, 'config.json');
+  await writeFile(nodeConfig, 'not JSON');
+  await start({
+    nodeConfig,
+    tenants: [
+      { name: 'team', secrets: [ours, join(folder, 'absent.yaml')] },
+      { name: 'other', secrets: broken },
+    ],
+  });
+  const told = async (...args: string[]) => {
+    const { stderr } = await entrepot.command(...args);
+    return stderr.split('\n').filter(line => /Secret|Docker config/.test(line));
+  };
+  const ofNode = expect.stringMatching(/a node's Docker config is ignored .*config\.json/);
+  const absent = expect.stringMatching(/a Secret is missing: create it, .*absent\.yaml/);
+  const malformed = expect.stringMatching(/a Secret is malformed: not used until corrected .*broken/);
+  const app = `${UP}/acme/app:1`;
+  expect(await told('pull', app, '--tenant', 'team')).toEqual(expect.arrayContaining([ofNode, absent]));
+  expect(await told('pull', app, '--tenant', 'team')).toHaveLength(2);
+  expect(await told('pull', app, '--tenant', 'other')).toEqual(expect.arrayContaining([ofNode, malformed]));
+  expect(await told('pull', app)).toEqual([ofNode]);
+  for (const args of [
+    ['images'],
+    ['check', app],
+    ['gc'],
+    ['rm', app],
+    ['tenant', 'add', 'third'],
+    ['have'],
+  ]) {
+    expect([args, await told(...args)]).toEqual([args, []]);
+  }
+  expect(entrepot.logs()).toMatch(/a Secret is malformed/);
+});
