@@ -34,7 +34,7 @@ export const tenantRemove: Command = {
       }
       await requireTenant(parts, name);
       const isTrial = input.options['dryRun'] === true;
-      const bytes = await metadata.usedBytes(name);
+      const bytes = (await metadata.readOwnerBytes([name])).get(name)?.bytes ?? 0;
       const repositories = await repositoriesOf(name, parts);
       if (!config.hosted.delete && repositories.length > 0) {
         throw new CommandError(

@@ -1,4 +1,5 @@
-import { expect, it } from 'vitest';
+import { expect, it, vi } from 'vitest';
+import type { PrefixQuota } from '../hosted/quota.ts';
 import { createMetrics } from '../ops/metrics.ts';
 import { QuotaReport } from './quota-report.ts';
 
@@ -7,9 +8,11 @@ const tenant = (name: string, quotaBytes?: number) => ({ name, options: { quotaB
 it('names the tenants that have a quota, and no longer those that have lost it', async () => {
   const { meter, text } = createMetrics();
   let tenants = [tenant('team-a', 100), tenant('team-b', 0), tenant('team-c')];
-  const report = new QuotaReport({ list: () => tenants }, { usedBytes: async () => 25 }, meter);
+  const usedBytes = vi.fn<PrefixQuota['usedBytes']>(async names => new Map(names.map(name => [name, 25])));
+  const report = new QuotaReport({ list: () => tenants }, { usedBytes }, meter);
   const samples = async () => (await text()).match(/^entrepot_tenant_\w+\{.*$/gm);
   await report.report();
+  expect(usedBytes.mock.calls).toEqual([[['team-a', 'team-b']]]);
   expect(await samples()).toEqual([
     'entrepot_tenant_used_bytes{tenant="team-a"} 25',
     'entrepot_tenant_used_bytes{tenant="team-b"} 25',

@@ -29,8 +29,8 @@ export class QuotaReport {
     // A reload may have removed the tenant or its quota.
     for (const name of this.#reported) if (!names.includes(name)) this.#set(name, undefined, undefined);
     this.#reported = names;
-    for (const { name, options } of limited)
-      this.#set(name, await this.#quota.usedBytes(name), options.quotaBytes);
+    const used = await this.#quota.usedBytes(names);
+    for (const { name, options } of limited) this.#set(name, used.get(name), options.quotaBytes);
   }
 
   #set(tenant: string, usedBytes: number | undefined, quotaBytes: number | undefined): void {

@@ -226,8 +226,8 @@ async function openOps(
       case '/debug/status':
         return statusDocument({ ...server, parts, problems: await problems() });
       case '/debug/tenants':
-        return tenantsDocument(tenants, await metadata.listIssuedCredentials(), name =>
-          quota.usedBytes(name),
+        return tenantsDocument(tenants, await metadata.listIssuedCredentials(), names =>
+          quota.usedBytes(names),
         );
       case '/debug/explain':
         return explained(parts, query);

@@ -62,6 +62,7 @@ const manifestPush = (
 /** As a garbage collection does when its time has come. */
 const collect = (digest: ReturnType<typeof digestOf>) =>
   metadata.removeUnneeded([{ kind: 'blob', digest }], Number.MAX_SAFE_INTEGER);
+const linkedBytes = async (owner: string) => (await metadata.readOwnerBytes([owner])).get(owner)?.bytes;
 const chunkOf = (body: Readable) => ({ body, contentRange: undefined, contentLength: undefined });
 const announced = (contentLength: number) => ({ ...chunkOf(Readable.from([])), contentLength });
 const OVER = { code: 'DENIED', message: expect.stringContaining('the quota of a is used up') };
@@ -81,17 +82,25 @@ describe('a quota', () => {
     await push('a/two', contentOf(3 * MIB - MIN_COUNTED_BYTES, 1));
   });
 
+  it('asks the index once about an announced size', async () => {
+    const one = repositoryOf('a/one');
+    const { id } = await uploads.begin(ANYBODY, one);
+    const readUsage = vi.spyOn(metadata, 'readUsage');
+    await uploads.append(ANYBODY, one, id, announced(2 * MIB));
+    expect(readUsage).toHaveBeenCalledTimes(1);
+  });
+
   it('counts what all repositories of an owner store, and refuses more with a reason', async () => {
     await push('a/one', contentOf(2 * MIB, 1));
-    expect(await metadata.usedBytes('a')).toBe(2 * MIB);
+    expect(await linkedBytes('a')).toBe(2 * MIB);
     await expect(push('a/two', contentOf(2 * MIB, 2))).rejects.toMatchObject(OVER);
     await push('a/two', contentOf(MIB, 3));
     await expect(push('a/three', contentOf(1, 4))).rejects.toMatchObject(OVER);
-    expect(await metadata.usedBytes('a')).toBe(3 * MIB);
+    expect(await linkedBytes('a')).toBe(3 * MIB);
   });
 
   it('counts a small blob as a block, as on disk, also when it is deleted', async () => {
-    const few = new PrefixQuota(metadata, () => 64 * KIB);
+    const few = new PrefixQuota(metadata, () => 66 * KIB);
     const small = new Uploads({ ...files, metadata, log: silentLog, quota: few });
     const pushSmall = (fill: number) => push('a/one', contentOf(3, fill), small);
     try {
@@ -99,7 +108,12 @@ describe('a quota', () => {
       await expect(pushSmall(16)).rejects.toMatchObject(OVER);
       await metadata.unlinkBlob(repositoryOf('a/one'), digestOf(contentOf(3, 0)));
       await expect(pushSmall(16)).rejects.toMatchObject(OVER);
-      expect(await few.usedBytes('a')).toBe(64 * KIB);
+      expect(await few.usedBytes(['a', 'b'])).toEqual(
+        new Map([
+          ['a', 64 * KIB],
+          ['b', 0],
+        ]),
+      );
       await collect(digestOf(contentOf(3, 0)));
       await pushSmall(16);
     } finally {
@@ -111,7 +125,7 @@ describe('a quota', () => {
     const publication = new Publication({
       metadata,
       admit: async () => {},
-      quota: new PrefixQuota(metadata, () => 16 * KIB),
+      quota: new PrefixQuota(metadata, () => 18 * KIB),
     });
     const pushIndex = (name: string) => {
       const index = Buffer.from(JSON.stringify({ schemaVersion: 2, manifests: [], annotations: { name } }));
@@ -145,7 +159,7 @@ describe('a quota', () => {
     await push('a/one', contentOf(3 * MIB, 1));
     await push('ab/one', contentOf(4 * MIB, 2));
     await push('a-b/one', contentOf(4 * MIB, 3));
-    expect(await metadata.usedBytes('a')).toBe(3 * MIB);
+    expect(await linkedBytes('a')).toBe(3 * MIB);
   });
 
   it('applies to concurrent uploads, and to an upload without an announced size', async () => {
@@ -153,7 +167,7 @@ describe('a quota', () => {
       [1, 2, 3].map(fill => push(`a/${fill}`, contentOf(2 * MIB, fill))),
     );
     expect(results.filter(({ status }) => status === 'fulfilled').length).toBe(1);
-    expect(await metadata.usedBytes('a')).toBe(2 * MIB);
+    expect(await linkedBytes('a')).toBe(2 * MIB);
     const repository = repositoryOf('a/endless');
     const { id } = await uploads.begin(ANYBODY, repository);
     const endless = Readable.from(Array.from({ length: 8 }, () => contentOf(MIB, 9)));
@@ -161,11 +175,19 @@ describe('a quota', () => {
     await expect(uploads.append(ANYBODY, repository, id, chunk)).rejects.toMatchObject(OVER);
   });
 
+  it('is reserved by one of several writes that ask for the rest at the same moment', async () => {
+    const results = await Promise.allSettled(
+      ['1', '2', '3'].map(key => quota.reserve(key, repositoryOf('a/one'), 2 * MIB)),
+    );
+    expect(results.filter(({ status }) => status === 'fulfilled').length).toBe(1);
+    expect((await quota.usedBytes(['a'])).get('a')).toBe(2 * MIB);
+  });
+
   it('has space again when deleted content is collected, or an upload is ended', async () => {
     const blob = contentOf(3 * MIB, 1);
     await push('a/one', blob);
     await metadata.unlinkBlob(repositoryOf('a/one'), digestOf(blob));
-    expect(await metadata.usedBytes('a')).toBe(0);
+    expect(await linkedBytes('a')).toBe(0);
     await expect(push('a/two', contentOf(1, 2))).rejects.toMatchObject({
       code: 'DENIED',
       message: expect.stringContaining('were deleted but count until garbage collection'),
@@ -224,7 +246,7 @@ describe('a quota', () => {
     expect([await uncollected('a'), await uncollected('b')]).toEqual([0, 2 * MIB]);
     await push('a/app', blob);
     expect([await uncollected('a'), await uncollected('b')]).toEqual([0, 0]);
-    expect(await metadata.usedBytes('a')).toBe(2 * MIB);
+    expect(await linkedBytes('a')).toBe(2 * MIB);
   });
 
   it('of repositories counts those that are being pushed, and has space again when one is empty', async () => {
@@ -325,6 +347,7 @@ describe('a quota', () => {
     const held = new Set<string>();
     const noting = {
       reserve: async (key: string) => void held.add(key),
+      check: async () => {},
       hold: async () => {},
       release: (key: string) => void held.delete(key),
     };
@@ -342,7 +365,7 @@ describe('a quota', () => {
     const digest = digestOf(blob);
     expect(await uploads.mount(repositoryOf('a/one'), digest, repositoryOf('b/base'))).toBe(true);
     expect(await uploads.mount(repositoryOf('a/one'), digest, repositoryOf('b/base'))).toBe(true);
-    expect(await metadata.usedBytes('a')).toBe(2 * MIB);
+    expect(await linkedBytes('a')).toBe(2 * MIB);
     await expect(uploads.mount(repositoryOf('a/two'), digest, repositoryOf('b/base'))).rejects.toMatchObject(
       OVER,
     );

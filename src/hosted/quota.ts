@@ -1,6 +1,6 @@
 import { formatSize } from '../lib/units.ts';
 import { countedBytes, MIN_COUNTED_BYTES } from '../metadata/counted-bytes.ts';
-import type { ComingManifest, MetadataStore, Usage } from '../metadata/metadata-store.ts';
+import type { ComingManifest, MetadataStore, OwnerBytes, Usage } from '../metadata/metadata-store.ts';
 import { OciError } from '../oci/errors.ts';
 import type { Repository } from '../oci/repository.ts';
 import { uploadOf } from './sessions.ts';
@@ -14,6 +14,8 @@ export interface Quota {
    * concurrent writes cannot exceed the limit together.
    */
   reserve(key: string, repository: Repository, bytes: number, manifest?: ComingManifest): Promise<void>;
+  /** Throws what `reserve` would, and reserves nothing. */
+  check(key: string, repository: Repository, bytes: number): Promise<void>;
   /** Counts what `key` already has on disk from an earlier process, even if it exceeds the limit. */
   hold(key: string, repository: Repository, bytes: number): Promise<void>;
   /** Ends the reservation of `key`: what it wrote is in the index, or was discarded. */
@@ -21,7 +23,12 @@ export interface Quota {
 }
 
 /** No limit. */
-export const noQuota: Quota = { reserve: async () => {}, hold: async () => {}, release: () => {} };
+export const noQuota: Quota = {
+  reserve: async () => {},
+  check: async () => {},
+  hold: async () => {},
+  release: () => {},
+};
 
 /** Limits on the number of repositories and tags, each of which is a row. */
 export interface CountLimits {
@@ -45,7 +52,17 @@ interface Reservation {
   readonly newTags: number;
 }
 
-type QuotaMetadata = Pick<MetadataStore, 'readUsage' | 'readUpload'>;
+/** What is about to be written, as in `Quota.reserve`. */
+interface Coming {
+  readonly key: string;
+  readonly repository: Repository;
+  readonly sizeBytes: number;
+  readonly manifest?: ComingManifest | undefined;
+}
+
+const NOTHING: OwnerBytes = { bytes: 0, uncollectedBytes: 0 };
+
+type QuotaMetadata = Pick<MetadataStore, 'readUsage' | 'readOwnerBytes' | 'readUpload'>;
 
 /**
  * Quotas by the first component of repository names. Content that is linked in two repositories counts in both; deleted
@@ -74,32 +91,15 @@ export class PrefixQuota implements Quota {
     this.#limits = limits;
   }
 
-  async reserve(
-    key: string,
-    repository: Repository,
-    sizeBytes: number,
-    manifest?: ComingManifest,
-  ): Promise<void> {
-    const { name } = repository;
-    const owner = firstComponent(name);
-    const limit = this.#limitOf(owner);
-    // An upload asks with each write; the number of repositories was checked when it began.
-    if (limit === undefined && manifest === undefined && this.#reservations.has(key)) return;
-    const usage = await this.#metadata.readUsage(owner, repository, manifest);
-    const bytes = usage.hasManifest ? 0 : countedBytes(sizeBytes);
-    const { newTags } = usage;
-    // Read and updated without waiting in between, so there is no race.
-    const others = (this.#reserved.get(owner) ?? 0) - (this.#reservations.get(key)?.bytes ?? 0);
-    const isOver = limit !== undefined && usage.bytes + usage.uncollectedBytes + others + bytes > limit;
-    const denial = isOver
-      ? overQuota(owner, limit, usage.uncollectedBytes)
-      : this.#overCounts(key, { owner, name }, usage);
-    if (denial !== undefined) {
-      if (await this.#releaseEnded(owner)) return this.reserve(key, repository, sizeBytes, manifest);
-      throw denial;
-    }
-    this.release(key);
-    this.#set(key, { owner, bytes, repository: name, isNew: !usage.isKnown, newTags });
+  reserve(key: string, repository: Repository, sizeBytes: number, manifest?: ComingManifest): Promise<void> {
+    return this.#admit({ key, repository, sizeBytes, manifest }, reservation => {
+      this.release(key);
+      this.#set(key, reservation);
+    });
+  }
+
+  check(key: string, repository: Repository, sizeBytes: number): Promise<void> {
+    return this.#admit({ key, repository, sizeBytes }, () => {});
   }
 
   async hold(key: string, repository: Repository, sizeBytes: number): Promise<void> {
@@ -112,12 +112,40 @@ export class PrefixQuota implements Quota {
   }
 
   /**
-   * How much counts for the owner: the content of its repositories, deleted content that is not collected yet, and
-   * reservations.
+   * How much counts for each of these owners: the content of its repositories, deleted content that is not collected
+   * yet, and reservations.
    */
-  async usedBytes(owner: string): Promise<number> {
-    const { bytes, uncollectedBytes } = await this.#metadata.readUsage(owner, { upstream: '', name: owner });
-    return bytes + uncollectedBytes + (this.#reserved.get(owner) ?? 0);
+  async usedBytes(owners: readonly string[]): Promise<ReadonlyMap<string, number>> {
+    const stored = await this.#metadata.readOwnerBytes(owners);
+    return new Map(
+      owners.map(owner => {
+        const { bytes, uncollectedBytes } = stored.get(owner) ?? NOTHING;
+        return [owner, bytes + uncollectedBytes + (this.#reserved.get(owner) ?? 0)];
+      }),
+    );
+  }
+
+  /** Calls `onAdmitted` without waiting after it has decided, so that there is no race; DENIED otherwise. */
+  async #admit(coming: Coming, onAdmitted: (reservation: Reservation) => void): Promise<void> {
+    const { key, repository, sizeBytes, manifest } = coming;
+    const { name } = repository;
+    const owner = firstComponent(name);
+    const limit = this.#limitOf(owner);
+    // An upload asks with each write; the number of repositories was checked when it began.
+    if (limit === undefined && manifest === undefined && this.#reservations.has(key)) return;
+    const usage = await this.#metadata.readUsage(owner, repository, manifest);
+    const bytes = usage.hasManifest ? 0 : countedBytes(sizeBytes);
+    const others = (this.#reserved.get(owner) ?? 0) - (this.#reservations.get(key)?.bytes ?? 0);
+    const isOver = limit !== undefined && usage.bytes + usage.uncollectedBytes + others + bytes > limit;
+    const denial = isOver
+      ? overQuota(owner, limit, usage.uncollectedBytes)
+      : this.#overCounts(key, { owner, name }, usage);
+    if (denial === undefined) {
+      onAdmitted({ owner, bytes, repository: name, isNew: !usage.isKnown, newTags: usage.newTags });
+      return;
+    }
+    if (!(await this.#releaseEnded(owner))) throw denial;
+    await this.#admit(coming, onAdmitted);
   }
 
   #set(key: string, reservation: Reservation): void {

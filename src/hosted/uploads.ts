@@ -332,10 +332,8 @@ export class Uploads {
     { id, repository }: Upload,
     { contentLength = 0 }: Chunk,
   ): Promise<void> {
-    const key = ingestKey(id);
-    await this.#quota.reserve(key, repository, ingest.offset + contentLength);
-    // Bytes are counted as they arrive, since the client may never send all that it announced.
-    await this.#quota.reserve(key, repository, ingest.offset);
+    // Bytes are reserved as they arrive, since the client may never send all that it announced.
+    await this.#quota.check(ingestKey(id), repository, ingest.offset + contentLength);
     await this.#options.spool.space.admit(contentLength);
   }
 

@@ -179,7 +179,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
         await store.putBlob(layer, 20, HOSTED);
         expect((await store.readForPull(HOSTED, 'v1')).manifest).toEqual(artifact);
         expect((await store.listReferrers(HOSTED, subject.digest, undefined, ALL)).entries).toHaveLength(1);
-        expect(await store.usedBytes('library')).toBe(2 * MIN_COUNTED_BYTES);
+        expect(await store.readUsage('library', HOSTED)).toMatchObject({ bytes: 2 * MIN_COUNTED_BYTES });
         expect(await store.expireLinks(idle, LATER_MS)).toBe(1);
         await put.image(HOSTED);
         expect((await store.readForPull(HOSTED, 'v1')).manifest).toEqual(one.manifest);
@@ -473,6 +473,16 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(await used()).toEqual([2 * MIN_COUNTED_BYTES, 0]);
       await store.putBlob(large, bytes, HOSTED);
       expect(await used()).toEqual([2 * MIN_COUNTED_BYTES + bytes, 0]);
+      await store.linkBlob({ ...HOSTED, name: 'other' }, BLOB, 3);
+      await store.linkBlob({ ...HOSTED, name: 'unasked' }, BLOB, 3);
+      expect(await store.readOwnerBytes(['library', 'other', 'nobody'])).toEqual(
+        new Map([
+          ['library', { bytes: 2 * MIN_COUNTED_BYTES + bytes, uncollectedBytes: 0 }],
+          ['other', { bytes: MIN_COUNTED_BYTES, uncollectedBytes: 0 }],
+        ]),
+      );
+      await store.unlinkBlob({ ...HOSTED, name: 'unasked' }, BLOB);
+      await store.unlinkBlob({ ...HOSTED, name: 'other' }, BLOB);
       await store.linkBlob({ ...HOSTED, name: 'library/second' }, BLOB, 3);
       expect(await used()).toEqual([3 * MIN_COUNTED_BYTES + bytes, 0]);
       await store.unlinkBlob({ ...HOSTED, name: 'library/second' }, BLOB);

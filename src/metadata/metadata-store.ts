@@ -149,12 +149,16 @@ export interface Totals {
   readonly blobBytes: number;
 }
 
-/** The usage of the owner of a hosted repository, and of the repository itself. */
-export interface Usage {
-  /** What is linked in the owner's repositories, by `countedBytes`; content that is linked in two counts twice. */
+/** What the hosted repositories of one owner store, by `countedBytes`. */
+export interface OwnerBytes {
+  /** What is linked in them; content that is linked in two counts twice. */
   readonly bytes: number;
   /** What was last linked there and is now linked nowhere, but is on disk until garbage is collected. */
   readonly uncollectedBytes: number;
+}
+
+/** The usage of the owner of a hosted repository, and of the repository itself. */
+export interface Usage extends OwnerBytes {
   /** How many the owner has. */
   readonly repositories: number;
   /** Whether the repository is one of them. */
@@ -265,11 +269,8 @@ export interface MetadataStore extends Leases {
   hasRepository(repository: Repository): Promise<boolean>;
   /** Names of the repositories of one upstream ('' for hosted ones), in ASCII order. */
   listRepositories(upstream: string, page: Page): Promise<Paged<string>>;
-  /**
-   * The size of what is linked in the hosted repositories `owner` and `owner/…`; content that is linked in two counts
-   * twice.
-   */
-  usedBytes(owner: string): Promise<number>;
+  /** What the hosted repositories `owner` and `owner/…` store, of those owners that have any. One query for all. */
+  readOwnerBytes(owners: readonly string[]): Promise<ReadonlyMap<string, OwnerBytes>>;
   /** The usage of `owner`, the first component of the hosted repository's name. One query, however much it owns. */
   readUsage(owner: string, repository: Repository, coming?: ComingManifest): Promise<Usage>;
   /** Removes Links, tags, documents and Grants of the repository; content goes with the next garbage collection. */

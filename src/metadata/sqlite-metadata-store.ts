@@ -349,8 +349,8 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#read(() => this.#repositories.list(upstream, page));
   }
 
-  usedBytes(owner: string) {
-    return this.#read(() => this.#repositories.usedBytes(owner));
+  readOwnerBytes(owners: readonly string[]) {
+    return this.#read(() => this.#repositories.readOwnerBytes(owners));
   }
 
   readUsage(owner: string, repository: Repository, coming?: ComingManifest) {

@@ -1,4 +1,3 @@
-import { setImmediate } from 'node:timers/promises';
 import type { IssuedCredential } from '../oci/issued-credential.ts';
 import type { PassedOver } from './secret-source.ts';
 import type { RefusedTenant, SecretState, Tenants } from './tenant.ts';
@@ -38,21 +37,14 @@ export interface IssuedDocument {
   readonly lastUsedAtMs?: number;
 }
 
-/** The usage of this many tenants is read before other work gets a turn: less than 10 ms. */
-const TENANTS_A_TURN = 200;
-
 /** What the running server knows of its tenants, with their issued credentials and what counts against their quotas. */
 export async function tenantsDocument(
   tenants: Tenants,
   issued: readonly IssuedCredential[],
-  usedBytesOf: (tenant: string) => Promise<number>,
+  usedBytes: (tenants: readonly string[]) => Promise<ReadonlyMap<string, number>>,
 ): Promise<TenantsDocument> {
   const all = tenants.list();
-  const used = new Map<string, number>();
-  for (const { name } of all) {
-    used.set(name, await usedBytesOf(name));
-    if (used.size % TENANTS_A_TURN === 0) await setImmediate();
-  }
+  const used = await usedBytes(all.map(({ name }) => name));
   return {
     problems: tenants.problems,
     passedOver: tenants.passedOver,

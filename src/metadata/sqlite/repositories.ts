@@ -1,6 +1,6 @@
 import type { Page } from '../../oci/pull-source.ts';
 import type { Repository } from '../../oci/repository.ts';
-import type { ComingManifest, Paged, Usage } from '../metadata-store.ts';
+import type { ComingManifest, OwnerBytes, Paged, Usage } from '../metadata-store.ts';
 import type { Connection, Statement } from './connection.ts';
 import { type PageRange, pageRange, toPage } from './page.ts';
 
@@ -24,6 +24,12 @@ interface UsageQuery extends Repository {
   readonly tags: string;
 }
 
+interface OwnerBytesRow {
+  readonly name: string;
+  readonly bytes: number;
+  readonly uncollected_bytes: number;
+}
+
 interface UsageRow {
   readonly repositories: number | null;
   readonly bytes: number | null;
@@ -39,7 +45,7 @@ export class Repositories {
   readonly #insert: Statement<[string, string, number]>;
   readonly #selectHasEntries: Statement<[string, string]>;
   readonly #selectNames: Statement<[string, ...PageRange], { name: string }>;
-  readonly #selectBytes: Statement<[string], { bytes: number }>;
+  readonly #selectBytes: Statement<[string], OwnerBytesRow>;
   readonly #selectUsage: Statement<[UsageQuery], UsageRow>;
   readonly #delete: Statement<[string, string]>;
   readonly #selectRemoved: Statement<[], { id: number }>;
@@ -57,7 +63,8 @@ export class Repositories {
     this.#selectNames = connection.prepare(
       'SELECT name FROM repositories WHERE upstream = ? AND entries > 0 AND name > ? ORDER BY name LIMIT ?',
     );
-    this.#selectBytes = connection.prepare('SELECT bytes FROM owners WHERE name = ?');
+    this.#selectBytes = connection.prepare(`
+      SELECT name, bytes, uncollected_bytes FROM owners WHERE name IN (SELECT value FROM json_each(?))`);
     this.#selectUsage = connection.prepare(`
       SELECT o.repositories, o.bytes, o.uncollected_bytes, r.tags,
         EXISTS (
@@ -103,9 +110,14 @@ export class Repositories {
     );
   }
 
-  /** The size of the hosted repositories with this first component. */
-  usedBytes(owner: string): number {
-    return this.#selectBytes.get(owner)?.bytes ?? 0;
+  readOwnerBytes(owners: readonly string[]): ReadonlyMap<string, OwnerBytes> {
+    const rows = this.#selectBytes.all(JSON.stringify(owners));
+    return new Map(
+      rows.map(({ name, bytes, uncollected_bytes }) => [
+        name,
+        { bytes, uncollectedBytes: uncollected_bytes },
+      ]),
+    );
   }
 
   readUsage(owner: string, { upstream, name }: Repository, coming?: ComingManifest): Usage {
