@@ -6,7 +6,7 @@ import { codeOf, get } from '../support/client.ts';
 import { bytesOf, type Content, imageOf, randomBlob } from '../support/content.ts';
 import { Entrepot } from '../support/entrepot.ts';
 import { FakeUpstream } from '../support/fake-upstream.ts';
-import { hasPrograms, run } from '../support/programs.ts';
+import { hasPrograms, run, until } from '../support/programs.ts';
 import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
 
 const UPSTREAM = 'up.example';
@@ -97,8 +97,12 @@ describe.skipIf(!isRoot || !hasPrograms('mount', 'umount'))('a full disk', () =>
     expect((await push(big)).status).toBe(201);
     expect(`sha256:${(await read(big)).sha256}`).toBe(big.digest);
     expect(`sha256:${(await pull()).sha256}`).toBe(mirrored.digest);
-    const hit = await pull();
-    expect([hit.headers['cache-status'], `sha256:${hit.sha256}`]).toEqual(['entrepot; hit', mirrored.digest]);
+    // It is stored a moment after its reader has all of it.
+    await until('it to be stored', 60_000, async () => {
+      const got = await pull();
+      expect(`sha256:${got.sha256}`).toBe(mirrored.digest);
+      return got.headers['cache-status'] === 'entrepot; hit';
+    });
     expect((await entrepot.command('scrub', '--rate', '1GiB')).code).toBe(0);
   });
 

@@ -15,6 +15,8 @@ import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
 const MIB = 1024 * 1024;
 const UPSTREAM = 'up.example';
 const KILLS = 20;
+/** Chance decides what the kills meet: more are made until they have met both. */
+const MAX_KILLS = 5 * KILLS;
 
 let upstream: FakeUpstream;
 let connected: Entrepot;
@@ -79,7 +81,8 @@ describe('an import', () => {
     const workMs = await timeOfWork(bundle);
     let metIngests = 0;
     let metBlobs = 0;
-    for (let kill = 0; kill < KILLS; kill += 1) {
+    const areBothMet = () => metIngests > 0 && metBlobs > 0;
+    for (let kill = 0; kill < KILLS || (!areBothMet() && kill < MAX_KILLS); kill += 1) {
       const folder = await makeTempFolder('kill');
       const env = storeEnv(folder);
       const daemon = await startedImport(bundle, env);

@@ -58,8 +58,12 @@ async function backUp(): Promise<void> {
 
 async function pullMirrored(from: Entrepot): Promise<void> {
   for (const path of ['manifests/1', `blobs/${mirrored.digest}`]) {
-    const got = await get(`${from.url}/v2/app/${path}?ns=${UPSTREAM}`);
-    expect([got.status, got.complete]).toEqual([200, true]);
+    // A download is stored a moment after its reader has all of it.
+    await until(`${path} to be stored`, 60_000, async () => {
+      const got = await get(`${from.url}/v2/app/${path}?ns=${UPSTREAM}`);
+      expect([got.status, got.complete]).toEqual([200, true]);
+      return got.headers['cache-status'] === 'entrepot; hit';
+    });
   }
 }
 
@@ -242,7 +246,7 @@ describe('a store that has lost its index', () => {
     lost = await lost.startAgain();
     const refused = await lost.command('gc', '--grace-period', '0s');
     expect([refused.code, refused.stderr]).toEqual([1, expect.stringContaining('entrepot rebuild')]);
-    await until('the log to say so', 10_000, async () => lost.logs().includes('the index is new'));
+    await until('the log to say so', 60_000, async () => lost.logs().includes('the index is new'));
     const rebuilt = await lost.command('rebuild');
     expect(rebuilt).toMatchObject({ code: 1 });
     expect(rebuilt.stdout).toContain(`damaged: blob ${hosted.config.digest}`);

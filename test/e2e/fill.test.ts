@@ -60,7 +60,7 @@ async function blobFiles(): Promise<string[]> {
 
 /** Asks until the blob is served whole without asking upstream. */
 async function expectHeld(blob: Content): Promise<void> {
-  await until('the blob to be held', 20_000, async () => (await blobFiles()).includes(blob.digest.slice(7)));
+  await until('the blob to be held', 60_000, async () => (await blobFiles()).includes(blob.digest.slice(7)));
   const before = upstream.requests.length;
   expectWhole(await get(urlOf(blob)), blob);
   expect(upstream.requests.length).toBe(before);
@@ -68,7 +68,7 @@ async function expectHeld(blob: Content): Promise<void> {
 
 /** A failure is remembered for a moment: asks until it is over. */
 async function untilServed(blob: Content): Promise<void> {
-  await until('the next request to work', 35_000, async () => {
+  await until('the next request to work', 90_000, async () => {
     const got = await get(urlOf(blob));
     return got.complete && got.status === 200;
   });
@@ -94,7 +94,7 @@ describe('one download, many readers', () => {
     await start({ linkBytesPerS: 40 * MIB });
     const blob = held(32 * MIB, 'leaver');
     const leaver = get(urlOf(blob), { leaveAtByte: blob.size / 10 });
-    await until('the fill to begin', 5_000, async () => blobGets() === 1);
+    await until('the fill to begin', 60_000, async () => blobGets() === 1);
     const others = await many(49, () => get(urlOf(blob)));
     expect((await leaver).complete).toBe(false);
     for (const answer of others) expectWhole(answer, blob);
@@ -186,10 +186,10 @@ describe('two processes on one store', () => {
     });
     try {
       const first = get(urlOf(blob));
-      await until('the first fill', 5_000, async () => blobGets() === 1);
+      await until('the first fill', 60_000, async () => blobGets() === 1);
       let seen = 0;
       const along = get(urlOf(blob).replace(entrepot.url, second.url), { onData: bytes => (seen = bytes) });
-      await until('the second process to read along', 10_000, async () => seen > 4 * MIB);
+      await until('the second process to read along', 60_000, async () => seen > 4 * MIB);
       expect(blobGets()).toBe(1);
       await entrepot.kill();
       expect((await first).complete).toBe(false);

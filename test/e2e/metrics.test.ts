@@ -43,11 +43,16 @@ const outcome = (route: string, name: string) =>
 
 it('downloads, clients that joined, and the bytes on both sides', async () => {
   const blob = added(4 * MIB, 'read along');
+  let send: (() => void) | undefined;
+  const after = new Promise<void>(resolve => (send = resolve));
+  upstream.misbehave({ kind: 'blob', method: 'GET', after });
   const first = get(urlOf(blob));
-  await until('the fill to run', 10_000, async () => (await sample('fills_running')) === 1);
+  await until('the fill to run', 60_000, async () => (await sample('fills_running')) === 1);
   const second = get(urlOf(blob));
+  await until('the second to join it', 60_000, async () => (await sample('fills_joined_total')) === 1);
+  send?.();
   expect([(await first).bytes, (await second).bytes]).toEqual([blob.size, blob.size]);
-  await until('the fill to end', 10_000, async () => (await sample('fills_running')) === 0);
+  await until('the fill to end', 60_000, async () => (await sample('fills_running')) === 0);
   await get(urlOf(blob));
   expect(await sample('fills_joined_total')).toBe(1);
   expect(await sample('fills_total{outcome="verified"}')).toBe(1);
@@ -71,7 +76,7 @@ it('downloads that were resumed, and that failed', async () => {
   expect((await get(urlOf(wrong))).complete).toBe(false);
   await until(
     'the failure to count',
-    10_000,
+    60_000,
     async () => (await sample('fills_total{outcome="failed"}')) === 1,
   );
   expect(await sample('http_aborted_total{route="blob"}')).toBe(1);

@@ -361,7 +361,7 @@ describe.skipIf(!isRoot)('blobs that cannot be stored, since another user create
     const fetched = await fetch(`${server.url}/v2/up.example/org/app/blobs/${blob.digest}`);
     expect((await fetched.arrayBuffer()).byteLength).toBe(blob.size);
     const failed = () => sample(server, 'fills_total{outcome="failed"}');
-    await until('the failure to count', 10_000, async () => (await failed()) === 1);
+    await until('the failure to count', 60_000, async () => (await failed()) === 1);
     expect(await sample(server, 'fills_total{outcome="verified"}')).toBe(0);
     const ready = await fetch(`${server.ops}/readyz`);
     expect([ready.status, await ready.text()]).toEqual([
@@ -369,11 +369,11 @@ describe.skipIf(!isRoot)('blobs that cannot be stored, since another user create
       expect.stringMatching(/^ok\ndownloads are passed on but not stored \(EACCES\) since /),
     ]);
     const isLogged = async () => server.logs().includes('a verified blob could not be stored');
-    await until('the log to say so', 10_000, isLogged);
+    await until('the log to say so', 60_000, isLogged);
     await (await fetch(`${server.url}/v2/up.example/org/app/blobs/${other.digest}`)).arrayBuffer();
     await until(
       'one to be kept',
-      10_000,
+      60_000,
       async () => (await (await fetch(`${server.ops}/readyz`)).text()) === 'ok\n',
     );
   });

@@ -126,7 +126,7 @@ describe.each(WAYS)("Entrepot's own credential, refused by %s", (_, auth) => {
     }
     expect(await readiness()).toContain(`${PHRASE} for ${UP}`);
     expect(await entrepot.metrics()).toContain(`\n${METRIC} 1\n`);
-    await until('the log to say so', 5_000, async () => linesAbout(PHRASE).length > 0);
+    await until('the log to say so', 60_000, async () => linesAbout(PHRASE).length > 0);
     const told = linesAbout(PHRASE).filter(line => line.includes('"level":"error"'));
     expect(told).toEqual([expect.stringContaining(UP)]);
     expect(entrepot.logs()).not.toContain('first');

@@ -145,7 +145,7 @@ it('frees with --purge a mirrored image or repository, which is fetched again wh
   ] as const) {
     const image = imageFor(repository);
     await mirror(repository, image);
-    await until('the layer to be held', 10_000, async () => isOnDisk(image.layers[0]!));
+    await until('the layer to be held', 60_000, async () => isOnDisk(image.layers[0]!));
     expect((await rm(name, '--purge')).stdout).toMatch(/: forgotten; freed 2\d\.\d KiB\n$/);
     expect(isOnDisk(image.layers[0]!)).toBe(false);
     expect(await statusOf(repository, 'v1', UPSTREAM)).toBe(200);

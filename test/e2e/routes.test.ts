@@ -104,7 +104,7 @@ beforeAll(async () => {
   await fill();
   readOnly = await issueReadOnly();
   tokens = await makeTokens();
-}, 60_000);
+});
 
 afterAll(async () => {
   await metadata.close();

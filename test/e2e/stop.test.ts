@@ -2,7 +2,7 @@ import { connect } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { get } from '../support/client.ts';
+import { get, type GetOptions } from '../support/client.ts';
 import { type Content, randomBlob } from '../support/content.ts';
 import { Entrepot } from '../support/entrepot.ts';
 import { FakeUpstream } from '../support/fake-upstream.ts';
@@ -33,34 +33,37 @@ async function start(shutdownTimeout: string): Promise<void> {
   });
 }
 
-const pull = (onData?: (bytes: number) => void) =>
-  get(`${entrepot.url}/v2/up.example/app/blobs/${blob.digest}`, onData ? { onData } : {});
+const pull = (options: GetOptions = {}) =>
+  get(`${entrepot.url}/v2/up.example/app/blobs/${blob.digest}`, options);
 
 describe('a stop', () => {
   it('accepts no new work, lets a body in progress finish, and ends with code 0', async () => {
-    await start('20s');
+    await start('60s');
     let seen = 0;
-    const body = pull(bytes => (seen = bytes));
-    await until('the body to begin', 10_000, async () => seen > 0);
-    const stopped = entrepot.stop();
+    let read: (() => void) | undefined;
+    const readAfter = new Promise<void>(resolve => (read = resolve));
+    const body = pull({ onData: bytes => (seen = bytes), readAfter });
+    await until('the body to begin', 60_000, async () => seen > 0);
+    process.kill(entrepot.pid, 'SIGTERM');
     await until(
       'new connections to be refused',
-      5_000,
+      60_000,
       async () => (await get(`${entrepot.url}/v2/`)).status === 0,
     );
     const ready = await get(`${entrepot.ops}/readyz`);
     expect([ready.status, ready.text]).toEqual([503, 'stopping\n']);
+    read?.();
     const got = await body;
     expect([got.complete, `sha256:${got.sha256}`]).toEqual([true, blob.digest]);
-    await stopped;
+    await until('the end', 60_000, async () => !entrepot.isRunning);
     expect(entrepot.exitCode).toBe(0);
   });
 
   it('aborts a body at the deadline, and the next process continues with a Range where it was', async () => {
     await start('500ms');
     let seen = 0;
-    const body = pull(bytes => (seen = bytes));
-    await until('some of the body', 10_000, async () => seen > MIB);
+    const body = pull({ onData: bytes => (seen = bytes) });
+    await until('some of the body', 60_000, async () => seen > MIB);
     await entrepot.stop();
     expect((await body).complete).toBe(false);
     upstream.requests.length = 0;
@@ -74,15 +77,15 @@ describe('a stop', () => {
   it('does not wait for an upstream that never responds', async () => {
     await start('500ms');
     let seen = 0;
-    const body = pull(bytes => (seen = bytes));
-    await until('some of the body', 10_000, async () => seen > MIB);
+    const body = pull({ onData: bytes => (seen = bytes) });
+    await until('some of the body', 60_000, async () => seen > MIB);
     await entrepot.stop();
     await body;
     entrepot = await entrepot.startAgain();
     upstream.misbehave({ kind: 'blob', hang: true });
     const before = upstream.count('blob');
     const again = pull();
-    await until('upstream to be asked', 10_000, async () => upstream.count('blob') > before);
+    await until('upstream to be asked', 60_000, async () => upstream.count('blob') > before);
     await entrepot.stop();
     await again;
     expect(entrepot.exitCode).toBe(0);
@@ -95,9 +98,9 @@ describe('a stop', () => {
     socket.write(`GET /v2/up.example/app/blobs/${blob.digest} HTTP/1.1\r\nHost: ${entrepot.host}\r\n\r\n`);
     let received = 0;
     socket.on('data', chunk => (received += chunk.byteLength));
-    await until('the body to begin', 10_000, async () => received > MIB);
+    await until('the body to begin', 60_000, async () => received > MIB);
     await entrepot.stop();
-    expect(received).toBeGreaterThan(blob.size);
+    await until('all that it sent', 60_000, async () => received > blob.size);
     expect(entrepot.exitCode).toBe(0);
     socket.destroy();
   });

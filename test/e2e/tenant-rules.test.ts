@@ -168,7 +168,7 @@ describe('the rules of a tenant', () => {
       await get(`${server.url}/v2/acme/private/manifests/layers?ns=${UP}`, { headers: basic(login) });
     }
     const first = pull(ALICE, slow);
-    await expect.poll(fetched, { timeout: 15_000 }).toEqual([slow]);
+    await expect.poll(fetched).toEqual([slow]);
     const second = pull(ALICE, queued);
     expect((await pull(BOB, free)).status).toBe(200);
     expect(fetched()).toEqual([slow, free]);
@@ -208,7 +208,7 @@ describe('a download that one tenant began', () => {
   it("continues with the right of another that has joined, when upstream withdraws the first one's", async () => {
     const server = await start();
     for (const login of [ALICE, BOB]) await get(manifest(server), { headers: basic(login) });
-    upstream.misbehave({ kind: 'blob', method: 'GET', times: 1, bytesPerS: 4 * MIB, cutAtByte: 2 * MIB });
+    upstream.misbehave({ kind: 'blob', method: 'GET', times: 1, bytesPerS: MIB / 2, cutAtByte: 2 * MIB });
     let joined: Promise<Awaited<ReturnType<typeof get>>> | undefined;
     const first = await get(blob(server), {
       headers: basic(ALICE),
@@ -265,7 +265,7 @@ describe('an upstream that never responds', () => {
       'entrepot; fwd=stale; detail=upstream-failed',
     ]);
     expect((await get(blob(server), { headers: basic(BOB) })).status).toBe(503);
-  }, 60_000);
+  });
 });
 
 describe('the verification policy', () => {

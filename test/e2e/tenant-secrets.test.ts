@@ -16,7 +16,7 @@ const TEAM: Login = ['team', 'password-of-team'];
 const image = imageOf([randomBlob(50_000, 'layer')]);
 
 /** Seconds: changes are seen by watching, and told to other processes each second. */
-const SOON = { timeout: 15_000, interval: 100 };
+const SOON = { interval: 100 };
 
 const users = {
   own: { password: 'p', repositories: ['acme/app'] },

@@ -502,7 +502,7 @@ describe('entrepot explain', () => {
 });
 
 async function until(check: () => Promise<boolean>): Promise<void> {
-  const deadlineMs = Date.now() + 15_000;
+  const deadlineMs = Date.now() + 60_000;
   while (!(await check())) {
     if (Date.now() > deadlineMs) throw new Error('it never came true');
     await new Promise(resolve => setTimeout(resolve, 50));

@@ -203,7 +203,7 @@ describe('upkeep beside a running server', () => {
     await pull('app', mirrored);
     for (const blob of [layer, mirrored]) {
       // Who reads a Fill along is let go before its file is renamed.
-      await until('the blob to be held', 10_000, async () => existsSync(blobFile(blob)));
+      await until('the blob to be held', 60_000, async () => existsSync(blobFile(blob)));
       await writeFile(blobFile(blob), Buffer.alloc(blob.size, '?'), { mode: 0o644, flag: 'r+' });
     }
     const found = await entrepot.command('scrub', '--rate', '1GiB');

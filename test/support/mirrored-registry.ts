@@ -6,7 +6,7 @@ import { pushImage } from './images.ts';
 /** The name that the registry has in the configuration and in image references: no such host exists. */
 export const UPSTREAM = 'registry.test';
 
-/** Pushed to every upstream: the index of busybox, under a tag that keeps for a minute and one that is asked anew. */
+/** Pushed to every upstream: the index of busybox, under a tag that keeps and one that is asked anew. */
 export const FIXED = 'public/busybox:1';
 export const LATEST = 'public/busybox:latest';
 
@@ -89,6 +89,8 @@ function upstreamConfig(upstream: DockerRegistry): object {
   return {
     url: upstream.url,
     realms: realm,
+    // A pull by a real client on a busy machine may take longer than the minute that a tag keeps by default.
+    freshFor: '1h',
     ...(upstream.credential !== undefined && { credentials, openToAll: true }),
   };
 }
