@@ -4,6 +4,7 @@ import { once } from 'node:events';
 import { chmod, readdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { absentAsUndefined } from '../../src/lib/error-code.ts';
 import { parsePlatform } from '../../src/oci/platform.ts';
 import { get } from '../support/client.ts';
 import { bytesOf, type Image, imageOf, indexOf, randomBlob } from '../support/content.ts';
@@ -270,9 +271,10 @@ describe('entrepot pull', () => {
     });
     const ingests = join(connected.folder, 'store', 'ingest');
     await until('half of the last layer', 60_000, async () => {
-      const sizes = await Promise.all(
-        (await readdir(ingests)).map(async name => (await stat(join(ingests, name))).size),
-      );
+      // What has just been stored is no longer there.
+      const names = await readdir(ingests);
+      const found = await Promise.all(names.map(name => absentAsUndefined(stat(join(ingests, name)))));
+      const sizes = found.flatMap(each => each?.size ?? []);
       return sizes.length === 1 && sizes[0] === 100_000;
     });
     process.kill(pulling.pid, 'SIGINT');
