@@ -6,7 +6,7 @@ import { until } from './programs.ts';
 import { challengeOf, type Login, tokenFor } from './tenants.ts';
 
 /** Of a busy machine; on an idle one, changes count within a fraction of a second. */
-export const SOON_MS = 20_000;
+export const SOON_MS = 60_000;
 
 /** What the token endpoint answers; 404 when nobody can log in. */
 export async function loginStatus(login: Login, at: Entrepot): Promise<number> {
