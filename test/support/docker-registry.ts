@@ -115,7 +115,7 @@ export class DockerRegistry {
   async #flushLog(): Promise<void> {
     const mark = `/v2/?${MARK}=${(this.#marks += 1)}`;
     await fetch(this.url + mark).then(response => response.arrayBuffer());
-    await until(`${mark} in the access log`, 10_000, async () => this.#daemon.logs().includes(`${mark} `));
+    await until(`${mark} in the access log`, 60_000, async () => this.#daemon.logs().includes(`${mark} `));
   }
 }
 
