@@ -21,6 +21,7 @@ import {
   wantsJson,
 } from './command.ts';
 import { interruptible } from './interruptible.ts';
+import { requireOutsideStore } from './output-file.ts';
 import { progressForm, ProgressView } from './progress.ts';
 import { storeConfig } from './store-config.ts';
 
@@ -53,6 +54,7 @@ export const backup: Command = {
     }
     requireFileForJson(input, file);
     const { path } = (await storeConfig(input, io)).storage;
+    await requireOutsideStore(file, path);
     return interruptible(
       signal => writeBackup(path, { file, input, io, signal }),
       () => 'no backup was made',

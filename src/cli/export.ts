@@ -32,6 +32,7 @@ import {
 import { interruptible } from './interruptible.ts';
 import { heldName } from './held-name.ts';
 import { platformOptions, platformsOption } from './list-options.ts';
+import { requireOutsideStore } from './output-file.ts';
 import { progressForm, ProgressView } from './progress.ts';
 import { FROM_OPTION, LIKELY_OPTION, meantBy, WANTED_ARGUMENTS, requireImages } from './wanted-images.ts';
 import { withWholeIndex } from './with-parts.ts';
@@ -84,6 +85,7 @@ export const exportCommand: Command = {
     platformsOption(input);
     return interruptible(signal =>
       withWholeIndex(input, io, async parts => {
+        await requireOutsideStore(output, parts.config.storage.path);
         const { bundle, imageCount } = await plan(parts, input, line => io.err(`${line}\n`));
         const view = new ProgressView(io, progressForm({ json: false }));
         const item = view.begin(output === '-' ? 'standard output' : output);

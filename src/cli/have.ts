@@ -1,6 +1,7 @@
 import { haveListBytes } from '../archive/have-list.ts';
 import { writeFileAtomic } from '../lib/atomic-file.ts';
 import { type Command, CONFIG_OPTION, EXIT, textOption } from './command.ts';
+import { requireOutsideStore } from './output-file.ts';
 import { withWholeIndex } from './with-parts.ts';
 
 /** `entrepot have`: lists the blobs that a sender may leave out. */
@@ -16,8 +17,11 @@ export const have: Command = {
   ],
   examples: [['entrepot have -o HAVE.json', 'write the list']],
   run: async (input, io) => {
-    const bytes = await withWholeIndex(input, io, ({ blobs, metadata }) => haveListBytes(blobs, metadata));
     const output = textOption(input, 'output') ?? '-';
+    const bytes = await withWholeIndex(input, io, async ({ blobs, metadata, config }) => {
+      await requireOutsideStore(output, config.storage.path);
+      return haveListBytes(blobs, metadata);
+    });
     if (output === '-') io.out(Buffer.from(bytes).toString());
     else await writeFileAtomic(output, [bytes]);
     return EXIT.done;

@@ -28,8 +28,8 @@ export interface Storage {
   readonly blobs: BlobStore;
 }
 
-/** What may be in the folder of a store besides the index. */
-const CONTENTS: readonly string[] = [
+/** What may be in the folder of a store besides the index. It may have other contents, too. */
+export const STORE_CONTENTS: readonly string[] = [
   'blobs',
   'ingest',
   'processes',
@@ -55,7 +55,7 @@ export async function openStorage(
   const { path } = storage;
   const indexPath = join(path, INDEX_FILE);
   const identity = opened.add(await StoreIdentity.look(path, INDEX_FILE));
-  await openPrivateFolder(path, { database: INDEX_FILE, folders: CONTENTS }, log);
+  await openPrivateFolder(path, { database: INDEX_FILE, folders: STORE_CONTENTS }, log);
   const metadata = opened.add(
     await openSqliteMetadataStore(indexPath, {
       log,

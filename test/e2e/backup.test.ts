@@ -1,6 +1,17 @@
 // Backup, restore and rebuild of the built program: what an operator has when a store is damaged.
 import { existsSync } from 'node:fs';
-import { chmod, mkdir, open, readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
+import {
+  chmod,
+  mkdir,
+  open,
+  readdir,
+  readFile,
+  rm,
+  stat,
+  symlink,
+  truncate,
+  writeFile,
+} from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { digestOf } from '../../src/oci/digest.ts';
@@ -172,6 +183,23 @@ describe('a backup that was made beside a running server', () => {
     await rm(join(store, 'store.json'), { force: true });
     expect(await restoreInto(store, file)).toMatchObject({ code: 0 });
     expect(existsSync(join(store, 'index.db'))).toBe(true);
+  });
+
+  it('replaces no file of the store, and neither does a bundle or a list', async () => {
+    const store = join(entrepot.folder, 'store');
+    const link = join(entrepot.folder, 'link');
+    await symlink(store, link);
+    const index = await stat(join(store, 'index.db'));
+    for (const output of [join(store, 'index.db'), join(link, 'blobs', 'new.tar')]) {
+      for (const args of [['backup'], ['export', 'team/app:v1', '-o'], ['have', '-o']]) {
+        const { code, stderr } = await entrepot.command(...args, output);
+        expect([code, stderr]).toEqual([2, expect.stringContaining(`${output} is part of the store`)]);
+      }
+    }
+    expect((await stat(join(store, 'index.db'))).ino).toBe(index.ino);
+    const beside = join(store, 'backup.tar');
+    expect(await entrepot.command('backup', beside)).toMatchObject({ code: 0 });
+    for (const path of [link, beside]) await rm(path);
   });
 
   it('of a store without an index is refused with a message', async () => {
