@@ -715,6 +715,23 @@ test('what others have for the same subject and the same blobs slows no query do
   await store.close();
 });
 
+test('the size of a blob is found as fast if many manifests of the repository name it as if one does', async () => {
+  const store = await openSqliteMetadataStore(path, { log: silentLog });
+  const [common] = image('common').view.blobs;
+  if (common === undefined) throw new Error('an image has blobs');
+  const images = Array.from({ length: 200 }, (_, index) => image(`image ${index}`));
+  for (const { manifest, view } of images) {
+    const [other = common] = view.blobs;
+    const blobs = [...Array.from({ length: 500 }, () => other), common];
+    await store.putManifest(REPOSITORY, manifest, { ...view, blobs }, { atMs: 1 });
+  }
+  const rare = image('image 199').view.blobs[0] ?? common;
+  expect(await store.namedSize(REPOSITORY, common.digest)).toBe(common.size);
+  const ofRareMs = await fastestMs(() => store.namedSize(REPOSITORY, rare.digest));
+  expect(await fastestMs(() => store.namedSize(REPOSITORY, common.digest))).toBeLessThan(5 * ofRareMs);
+  await store.close();
+});
+
 test('the write-ahead log does not grow without limit', async () => {
   const store = await openSqliteMetadataStore(path, { log: silentLog });
   const { manifest, view } = image('subject');

@@ -46,7 +46,8 @@ export class LinkRows {
       LEFT JOIN links l ON l.repository_id = r.id AND l.digest = d.digest AND NOT l.is_unproved
       LIMIT 1`);
     // The newest manifest first: blobs are mostly requested just after the manifest that names them. Each step goes to
-    // the next older one, past the rows of a manifest that names the blob many times.
+    // the next older one, past the rows of a manifest that names the blob many times; the first that is linked ends the
+    // search. By its key, all that a manifest names would be read to find the size.
     this.#selectNamedSize = connection.prepare(`
       WITH RECURSIVE namers (reading_id) AS (
         SELECT max(reading_id) FROM reading_references WHERE digest = @digest
@@ -54,16 +55,17 @@ export class LinkRows {
         SELECT (
           SELECT max(o.reading_id) FROM reading_references o
           WHERE o.digest = @digest AND o.reading_id < namers.reading_id)
-        FROM namers WHERE namers.reading_id IS NOT NULL LIMIT ${MAX_NAMES_SEARCHED})
+        FROM namers WHERE namers.reading_id IS NOT NULL
+        ORDER BY 1 DESC LIMIT ${MAX_NAMES_SEARCHED})
       SELECT (
-        SELECT o.size FROM reading_references o
+        SELECT o.size FROM reading_references o INDEXED BY reading_references_by_digest
         WHERE o.digest = @digest AND o.reading_id = n.reading_id LIMIT 1) AS size
       FROM namers n
       CROSS JOIN readings g ON g.id = n.reading_id
       CROSS JOIN repositories r ON r.upstream = @upstream AND r.name = @name
       CROSS JOIN links l ON l.repository_id = r.id AND ${reachability.linksTo('l', 'g')}
         AND NOT l.is_unproved
-      ORDER BY n.reading_id DESC LIMIT 1`);
+      LIMIT 1`);
     // Written again, its time is renewed: a client that pushes the blob a second time may take as long to push its
     // manifest as the first time.
     this.#insert = connection.prepare(`
