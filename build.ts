@@ -3,6 +3,7 @@
 //
 //   dist/entrepot.cjs                      the starter, which people run
 //   dist/main.js, dist/*-worker.js         the program and its threads, and what they share
+//   dist/program.js                        runs a command line, for the program and for tests in their own process
 //   dist/entrepot-credential-provider.cjs  the kubelet's plugin: one file, which needs nothing but Node
 //   dist/THIRD-PARTY-LICENSES.txt          of the packages in them
 import { chmodSync, readdirSync, readFileSync } from 'node:fs';
@@ -14,6 +15,7 @@ const SQLITE = ['better-sqlite3', 'better-sqlite3-napi'];
 await build({
   input: [
     'src/main.ts',
+    'src/cli/program.ts',
     'src/blobs/hash-worker.ts',
     'src/oci/document-worker.ts',
     'src/tenants/kubernetes/secret-worker.ts',

@@ -1,16 +1,6 @@
 import { setImmediate } from 'node:timers/promises';
-import { isStorageFull } from './blobs/storage-full.ts';
 import { EXIT } from './cli/command.ts';
 import { runProgram } from './cli/program.ts';
-import { ConfigError } from './config/problems.ts';
-import { deniedHint } from './lib/file-owner.ts';
-import { installFault } from './lib/install-fault.ts';
-import { LeaseLost } from './lib/lease.ts';
-import { IndexLocked } from './metadata/index-locked.ts';
-import { IndexUnusable } from './metadata/index-unusable.ts';
-import { OciError } from './oci/errors.ts';
-
-const EXPECTED = [ConfigError, IndexLocked, IndexUnusable, LeaseLost];
 
 const io = {
   out: (text: string) => void process.stdout.write(text),
@@ -30,28 +20,7 @@ process.on('beforeExit', () => {
   process.exit(EXIT.failed);
 });
 
-try {
-  const exitCode = await runProgram(process.argv.slice(2), io);
-  // An error of the last write is reported one turn later.
-  await setImmediate();
-  process.exit(exitCode);
-} catch (error) {
-  io.err(`entrepot: ${describe(error)}${await deniedHint(error)}\n`);
-  process.exit(error instanceof ConfigError ? EXIT.usage : EXIT.failed);
-}
-
-/**
- * One sentence for an error that people can correct (a port in use, a folder that is not writable, another process that
- * is suspended); a stack for bugs.
- */
-function describe(error: unknown): string {
-  if (!(error instanceof Error)) {
-    return String(error);
-  }
-  if (error instanceof OciError) return error.reason;
-  const fault = installFault(error);
-  if (fault !== undefined) return fault;
-  const isExpected =
-    EXPECTED.some(kind => error instanceof kind) || isStorageFull(error) || 'syscall' in error;
-  return isExpected ? error.message : (error.stack ?? error.message);
-}
+const exitCode = await runProgram(process.argv.slice(2), io);
+// An error of the last write is reported one turn later.
+await setImmediate();
+process.exit(exitCode);

@@ -1,7 +1,6 @@
-import { ArchiveError } from '../archive/archive-error.ts';
-import { InvalidReference } from '../oci/reference.ts';
 import type { CommandTree } from './command-tree.ts';
-import { type Command, EXIT, type ExitCode, type Io } from './command.ts';
+import type { Command, ExitCode, Io } from './command.ts';
+import { exitCodeOf, failureText } from './failure.ts';
 import { Parser, type ProgramText } from './parser.ts';
 import { readVersion, version } from './version.ts';
 
@@ -67,17 +66,17 @@ const TEXT: ProgramText = {
   exitCodes: '0 done, 1 failed, 2 wrong usage or configuration, 130 stopped by Ctrl-C',
 };
 
-/** Runs a command line (without node and the script) and returns the exit code. */
+/**
+ * Runs a command line (without node and the script) and returns the exit code. An error of the command becomes a
+ * message. The process may run another one afterwards: the command has closed everything that it opened.
+ */
 export async function runProgram(typed: readonly string[], io: Io): Promise<ExitCode> {
   const argv = withHelpOption(typed);
   try {
     return await new Parser(TEXT, await commandsFor(argv), io).run(argv);
   } catch (error) {
-    if (error instanceof ArchiveError || error instanceof InvalidReference) {
-      io.err(`entrepot: ${error.message}\n`);
-      return error instanceof ArchiveError ? EXIT.failed : EXIT.usage;
-    }
-    throw error;
+    io.err(`entrepot: ${await failureText(error)}\n`);
+    return exitCodeOf(error);
   }
 }
 

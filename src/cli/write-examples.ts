@@ -12,5 +12,6 @@ for (const kind of ['containerd', 'crio', 'docker', 'k3s']) {
   // Docker's mirrors need a port that belongs to docker.io.
   const server = `http://entrepot.example:${kind === 'docker' ? 5002 : 5000}`;
   const args = [...upstreams, '--server', server, '--out', `config/examples/${kind}`, '--config', devNull];
-  await runProgram(['hosts', kind, ...args], io);
+  const exitCode = await runProgram(['hosts', kind, ...args], io);
+  if (exitCode !== 0) process.exit(exitCode);
 }

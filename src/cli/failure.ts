@@ -1,0 +1,37 @@
+import { ArchiveError } from '../archive/archive-error.ts';
+import { isStorageFull } from '../blobs/storage-full.ts';
+import { ConfigError } from '../config/problems.ts';
+import { deniedHint } from '../lib/file-owner.ts';
+import { installFault } from '../lib/install-fault.ts';
+import { LeaseLost } from '../lib/lease.ts';
+import { IndexLocked } from '../metadata/index-locked.ts';
+import { IndexUnusable } from '../metadata/index-unusable.ts';
+import { OciError } from '../oci/errors.ts';
+import { InvalidReference } from '../oci/reference.ts';
+import { EXIT, type ExitCode } from './command.ts';
+
+const EXPECTED = [ArchiveError, ConfigError, IndexLocked, IndexUnusable, InvalidReference, LeaseLost];
+const USAGE = [ConfigError, InvalidReference];
+
+/** The exit code of a command that failed with this error. */
+export function exitCodeOf(error: unknown): ExitCode {
+  return USAGE.some(kind => error instanceof kind) ? EXIT.usage : EXIT.failed;
+}
+
+/**
+ * One sentence for an error that people can correct (a port in use, a folder that is not writable, another process that
+ * is suspended); a stack for bugs.
+ */
+export async function failureText(error: unknown): Promise<string> {
+  return `${describe(error)}${await deniedHint(error)}`;
+}
+
+function describe(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  if (error instanceof OciError) return error.reason;
+  const fault = installFault(error);
+  if (fault !== undefined) return fault;
+  const isExpected =
+    EXPECTED.some(kind => error instanceof kind) || isStorageFull(error) || 'syscall' in error;
+  return isExpected ? error.message : (error.stack ?? error.message);
+}
