@@ -23,6 +23,8 @@ export default defineConfig({
         test: {
           name: 'e2e',
           include: ['test/e2e/**/*.test.ts', 'test/conformance/**/*.test.ts'],
+          // What is built runs as it is, also within the process of the tests.
+          server: { deps: { external: [/\/dist\//] } },
           // No criterion, only an end for what hangs: on a busy machine a server alone may take half a minute to start.
           testTimeout: 180_000,
           hookTimeout: 180_000,

@@ -193,7 +193,7 @@ async function until(entrepot: Entrepot, isDone: (blobs: number) => boolean): Pr
 }
 
 async function command(entrepot: Entrepot, ...args: string[]): Promise<void> {
-  const { code, stderr } = await entrepot.command(...args);
+  const { code, stderr } = await entrepot.spawnCommand(...args);
   if (code !== 0) {
     throw new Error(stderr);
   }

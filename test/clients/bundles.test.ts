@@ -47,7 +47,7 @@ describe.skipIf(!canRun)('images for a site without a network', () => {
   let bundle: string;
 
   async function succeed(entrepot: Entrepot, ...args: string[]): Promise<string> {
-    const { code, stdout, stderr } = await entrepot.command(...args);
+    const { code, stdout, stderr } = await entrepot.spawnCommand(...args);
     expect({ args, code, stderr }).toMatchObject({ code: 0 });
     return stdout;
   }
@@ -150,7 +150,7 @@ describe.skipIf(!canRun)('images for a site without a network', () => {
     test('saves Docker archives without a layout, which are refused with a hint', async () => {
       const archive = join(folder, 'podman-docker.tar');
       await podman.run('save', '--quiet', '--format', 'docker-archive', '-o', archive, REFERENCE);
-      const { code, stderr } = await island.command('import', archive);
+      const { code, stderr } = await island.spawnCommand('import', archive);
       expect(code).toBe(1);
       expect(stderr).toContain('skopeo copy docker-archive:');
     });

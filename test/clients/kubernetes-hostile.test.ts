@@ -145,7 +145,7 @@ async function putAccount(
 const owned = { ownerReferences: [{ apiVersion: 'v1', kind: 'Pod', name: OWNER, uid: 'x' }] };
 
 async function document(): Promise<TenantsDocument> {
-  return JSON.parse((await entrepot.command('tenants', '--json')).stdout);
+  return JSON.parse((await entrepot.spawnCommand('tenants', '--json')).stdout);
 }
 
 /** Asks again and again in a process of its own, so that what the test does takes nothing from it. */

@@ -86,7 +86,7 @@ describe.skipIf(!canMount).each<FileSystem>(['ext4', 'tmpfs'])('a disk of 64 MiB
   /** Each succeeds, and says so. */
   async function runAll(round: number, commands: readonly Command[]): Promise<void> {
     for (const [command, says] of commands) {
-      const { code, stdout, stderr } = await entrepot.command(...command);
+      const { code, stdout, stderr } = await entrepot.spawnCommand(...command);
       const told = [expect.stringMatching(says), expect.not.stringContaining('Error')];
       expect([round, code, stdout, stderr]).toEqual([round, 0, ...told]);
     }
@@ -127,7 +127,7 @@ describe.skipIf(!canMount).each<FileSystem>(['ext4', 'tmpfs'])('a disk of 64 MiB
     const unfinished = () => readdir(join(disk.path, 'store', 'ingest'));
     await expect.poll(unfinished, { timeout: 30_000 }).toEqual([]);
     // Nobody names them.
-    expect((await entrepot.command('gc', '--grace-period', '0s')).code).toBe(0);
+    expect((await entrepot.spawnCommand('gc', '--grace-period', '0s')).code).toBe(0);
     expect(await disk.freeBytes()).toBeGreaterThan(30 * MIB);
   });
 
@@ -172,7 +172,7 @@ describe.skipIf(!canMount).each<FileSystem>(['ext4', 'tmpfs'])('a disk of 64 MiB
     await until('no word of the disk', 20_000, async () => (await readiness()).text === 'ok\n');
     expect(await push('last', imageOf([randomBlob(4 * MIB, 'last')]))).toBe(201);
     await requireAllServed();
-    const { code, stdout } = await entrepot.command('scrub', '--rate', '1GiB');
+    const { code, stdout } = await entrepot.spawnCommand('scrub', '--rate', '1GiB');
     expect([code, stdout]).toEqual([0, expect.stringContaining('0 damaged')]);
   });
 });

@@ -69,7 +69,7 @@ describe.skipIf(!canMount)('a week of operations', () => {
   });
 
   async function succeed(...args: string[]): Promise<string> {
-    const { code, stdout, stderr } = await entrepot.command(...args);
+    const { code, stdout, stderr } = await entrepot.spawnCommand(...args);
     expect({ args, code, stderr }).toMatchObject({ code: 0 });
     return stdout;
   }
@@ -133,7 +133,7 @@ describe.skipIf(!canMount)('a week of operations', () => {
       if (name.startsWith('index.db')) await rm(join(store, name));
     }
     entrepot = await entrepot.startAgain();
-    const collection = await entrepot.command('gc');
+    const collection = await entrepot.spawnCommand('gc');
     expect([collection.code, collection.stderr]).toEqual([1, expect.stringContaining('entrepot restore')]);
     await entrepot.stop();
     await rm(store, { recursive: true });

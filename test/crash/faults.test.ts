@@ -169,8 +169,8 @@ describe.skipIf(!canPreload)('a file system in which any call may fail (needs gc
     await entrepot.kill();
     entrepot = await entrepot.startAgain();
     for (const image of acknowledged) await expectWhole(image);
-    expect(await entrepot.command('scrub', '--rate', '1GiB')).toMatchObject({ code: 0 });
-    expect(await entrepot.command('gc', '--grace-period', '0s')).toMatchObject({ code: 0 });
+    expect(await entrepot.spawnCommand('scrub', '--rate', '1GiB')).toMatchObject({ code: 0 });
+    expect(await entrepot.spawnCommand('gc', '--grace-period', '0s')).toMatchObject({ code: 0 });
     await entrepot.stop();
     await expectFilesEqualRows(join(entrepot.folder, 'store'));
     // Else it proves nothing.

@@ -39,7 +39,7 @@ async function bundleOf(name: string, content: Image | ImageIndex): Promise<stri
     ['pull', `${UPSTREAM}/${name}:1`, '--all-platforms'],
     ['export', `${UPSTREAM}/${name}:1`, '-o', file],
   ]) {
-    const { code, stderr } = await connected.command(...args);
+    const { code, stderr } = await connected.spawnCommand(...args);
     expect({ code, stderr }).toMatchObject({ code: 0 });
   }
   return file;

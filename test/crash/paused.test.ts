@@ -247,7 +247,7 @@ describe.skipIf(!canPreload)('a garbage collection (gcc)', () => {
       const killed = await begin(...command);
       await until('it to be killed', HANG_MS, async () => !killed.isRunning);
       expect(await shim.met()).toHaveLength(1);
-      const { code, stderr } = await server.command(...command);
+      const { code, stderr } = await server.spawnCommand(...command);
       expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
     },
   );
@@ -257,7 +257,7 @@ describe.skipIf(!canPreload)('a garbage collection (gcc)', () => {
     await shim.set({ id: 'stopped', call: 'open', path: '/blobs/sha256', nth: 1, action: 'stop' });
     const paused = await begin('scrub');
     await shim.untilMet('stopped');
-    const { code, stderr } = await server.command('scrub');
+    const { code, stderr } = await server.spawnCommand('scrub');
     expect({ code, stderr }).toMatchObject({ code: 0 });
     expect(stderr).toContain('another process is scrubbing: waiting for it to finish');
     await paused.kill();

@@ -10,8 +10,9 @@ import { get } from '../support/client.ts';
 import { bytesOf, type Image, imageOf, indexOf, randomBlob } from '../support/content.ts';
 import { Entrepot, STARTER } from '../support/entrepot.ts';
 import { FakeUpstream } from '../support/fake-upstream.ts';
-import { answers, tryRun, until } from '../support/programs.ts';
+import { answers, type RunResult, tryRun, until } from '../support/programs.ts';
 import { beginUpload, sendBytes } from '../support/push-client.ts';
+import { runCommand } from '../support/run-command.ts';
 
 const UPSTREAM = 'up.example';
 const PLATFORMS = 'linux/amd64,linux/arm64';
@@ -66,6 +67,13 @@ async function succeed(entrepot: Entrepot, ...args: string[]): Promise<string> {
   const { code, stdout, stderr } = await entrepot.command(...args);
   expect({ code, stderr }).toMatchObject({ code: 0 });
   return stdout;
+}
+
+/** The result of an export, and the bundle that it wrote. */
+async function exported(...args: string[]): Promise<RunResult & { readonly bundle: string }> {
+  const file = join(connected.folder, 'exported.tar');
+  const done = await connected.command('export', '-o', file, ...args);
+  return { ...done, bundle: done.code === 0 ? await readFile(file, 'utf8') : '' };
 }
 
 const pulled = (...more: string[]) =>
@@ -178,19 +186,20 @@ describe('entrepot pull', () => {
     });
     const image = `${UPSTREAM}/org/app`;
     await succeed(connected, 'pull', image, '--all-platforms');
-    const exported = async (...args: string[]) => {
-      const { code, stdout, stderr } = await connected.command('export', '-o', '-', ...args);
+    const bundleOf = async (...args: string[]) => {
+      const { code, stderr, bundle } = await exported(...args);
       expect({ code, stderr }).toMatchObject({ code: 0, stderr: expect.stringContaining('1 image, ') });
-      return stdout;
+      return bundle;
     };
-    const configured = await exported(image);
+    const configured = await bundleOf(image);
     for (const wanted of [1, 2]) expect(configured).toContain(app.images[wanted]!.layers[1]!.digest);
     expect(configured).not.toContain(app.images[0]!.layers[1]!.digest);
-    expect(await exported(image, `${image}:latest`)).toBe(configured);
-    expect(await exported(image, '--platform', 'linux/arm64,linux/aarch64,linux/s390x')).toBe(configured);
+    expect((await connected.spawnCommand('export', '-o', '-', image)).stdout).toBe(configured);
+    expect(await bundleOf(image, `${image}:latest`)).toBe(configured);
+    expect(await bundleOf(image, '--platform', 'linux/arm64,linux/aarch64,linux/s390x')).toBe(configured);
     upstream.add('org/other', app, '1');
     await succeed(connected, 'pull', `${UPSTREAM}/org/other:1`, '--platform', 'linux/amd64');
-    const { code, stderr } = await connected.command('export', '-o', '-', `${UPSTREAM}/org/other:1`);
+    const { code, stderr } = await connected.spawnCommand('export', '-o', '-', `${UPSTREAM}/org/other:1`);
     expect({ code, stderr }).toMatchObject({ code: 1, stderr: expect.stringContaining('linux/arm64') });
   });
 
@@ -354,19 +363,17 @@ describe('entrepot check', () => {
 });
 
 describe('entrepot export --from', () => {
-  const exported = async (...args: string[]) => connected.command('export', '-o', '-', ...args);
-
   it('takes the images of a list or of Kubernetes objects, with the platforms in the list', async () => {
     await pulled();
     const [amd64, arm64] = app.images.map(image => image.layers[1]!.digest);
     const all = await exported('--from', workloads);
     expect(all).toMatchObject({ code: 0, stderr: expect.stringContaining('2 images, ') });
-    for (const { digest } of sidecar.layers) expect(all.stdout).toContain(digest);
-    for (const digest of [amd64!, arm64!]) expect(all.stdout).toContain(digest);
+    for (const { digest } of sidecar.layers) expect(all.bundle).toContain(digest);
+    for (const digest of [amd64!, arm64!]) expect(all.bundle).toContain(digest);
     const list = join(connected.folder, 'list.txt');
     await writeFile(list, `${UPSTREAM}/org/app:1 linux/arm64\n`);
-    const { code, stdout } = await exported('--from', list);
-    expect({ code, amd64: stdout.includes(amd64!), arm64: stdout.includes(arm64!) }).toEqual({
+    const { code, bundle } = await exported('--from', list);
+    expect({ code, amd64: bundle.includes(amd64!), arm64: bundle.includes(arm64!) }).toEqual({
       code: 0,
       amd64: false,
       arm64: true,
@@ -498,7 +505,7 @@ describe('a bundle', () => {
     for (const command of [
       ['pull', image],
       ['check', image],
-      ['export', image, '-o', '-'],
+      ['export', image, '-o', whole!],
       ['import', part!],
     ]) {
       const both = await connected.command(...command, '--all-platforms', '--platform', 'linux/amd64');
@@ -696,7 +703,7 @@ describe('a bundle', () => {
         const configFile = join(connected.folder, 'other.yaml');
         await writeFile(configFile, JSON.stringify({ upstreams, storage: { path: store } }));
         const args = ['import', '--dry-run', '--json', file, '--config', configFile];
-        const run = await tryRun(process.execPath, [...STARTER, ...args]);
+        const run = await runCommand(...args);
         expect(run).toMatchObject({ code, stderr: expect.stringContaining(`no store in ${store}`) });
         expect(run.stderr).toContain(said);
         const [row] = rowsIn(run.stdout);

@@ -29,7 +29,10 @@ afterAll(async () => {
 });
 
 async function json(code: number, ...args: string[]): Promise<readonly Record<string, unknown>[]> {
-  const done = await entrepot.command(...args, '--json');
+  const isPiped = args.includes('-');
+  const done = await (isPiped
+    ? entrepot.spawnCommand(...args, '--json')
+    : entrepot.command(...args, '--json'));
   expect({ args, code: done.code, stderr: done.stderr }).toMatchObject({ code });
   return done.stdout
     .split('\n')

@@ -1,4 +1,5 @@
-// Entrepot as a child process of a test: the built dist/, started as users start it.
+// Entrepot under test: the built dist/. Servers are child processes, started as users start them; most commands run in
+// the process of the test, which takes a tenth of the time.
 import { existsSync } from 'node:fs';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -6,11 +7,15 @@ import { fileURLToPath } from 'node:url';
 import { stringify } from 'yaml';
 import { askServer } from '../../src/cli/running-server.ts';
 import { answers, Daemon, freePort, type RunResult, tryRun } from './programs.ts';
+import { runCommand } from './run-command.ts';
 import { makeTempFolder, removeFolder } from './temp-folder.ts';
 
 const PROJECT = fileURLToPath(new URL('../..', import.meta.url));
 /** As in the starter's first line. */
 export const STARTER: readonly string[] = ['--max-semi-space-size=4', join(PROJECT, 'dist', 'entrepot.cjs')];
+
+// The settings of whoever runs the tests are not those of the product under test.
+for (const name of Object.keys(process.env)) if (name.startsWith('ENTREPOT_')) delete process.env[name];
 
 /** The configuration file as an object; what is left out is what the product defaults to. */
 export type EntrepotConfig = Readonly<Record<string, unknown>> & {
@@ -69,7 +74,7 @@ export class Entrepot {
       program,
       args,
       cwd: place.folder,
-      env: { ...withoutSettings(), ...options.env },
+      env: { ...options.env },
       isReady: () => answers(`http://${place.opsHost}/readyz`, 200),
       readyTimeoutMs: options.readyTimeoutMs ?? 60_000,
     });
@@ -125,8 +130,20 @@ export class Entrepot {
     return Entrepot.start({ ...config, server }, { ...this.#options, folder: this.folder });
   }
 
-  /** Runs one of its commands (`refresh`, `rm`, `images` …) against its configuration. */
+  /**
+   * Runs one of its commands (`refresh`, `rm`, `images` …) against its configuration, in this process. Paths in `args`
+   * are absolute: the current folder is that of the tests.
+   */
   async command(...args: string[]): Promise<RunResult> {
+    if (this.#options.commandsWithin !== undefined) throw new Error('its commands are to be spawned');
+    return runCommand(...args, '--config', this.configFile);
+  }
+
+  /**
+   * The same as a process of its own, for tests of what only that shows: its standard output as a pipe, its user, its
+   * environment, or what one process does to another.
+   */
+  async spawnCommand(...args: string[]): Promise<RunResult> {
     const own = [process.execPath, ...STARTER, ...args, '--config', this.configFile];
     const [program = '', ...rest] = [...(this.#options.commandsWithin ?? []), ...own];
     return tryRun(program, rest, { cwd: this.folder });
@@ -150,7 +167,6 @@ export class Entrepot {
       program: process.execPath,
       args: [...STARTER, ...args, '--config', this.configFile],
       cwd: this.folder,
-      env: withoutSettings(),
       isReady: async () => true,
     });
   }
@@ -181,12 +197,6 @@ async function writeConfig(config: EntrepotConfig, options: EntrepotOptions): Pr
   const configFile = join(folder, 'config.yaml');
   await writeFile(configFile, stringify(full));
   return { folder, configFile, host: firstAddress(server.listen), opsHost: firstAddress(server.opsListen) };
-}
-
-/** Removes Entrepot's own settings from the environment of the tests. */
-function withoutSettings(): Record<string, undefined> {
-  const names = Object.keys(process.env).filter(name => name.startsWith('ENTREPOT_'));
-  return Object.fromEntries(names.map(name => [name, undefined]));
 }
 
 /** The first of what `listen` may be: an address, `{address, upstream}`, or a list of these. */

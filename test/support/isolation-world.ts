@@ -262,7 +262,7 @@ export class IsolationWorld {
   }
 
   command(...args: string[]): Promise<RunResult> {
-    return this.#servers[0]!.command(...args);
+    return this.#servers[0]!.spawnCommand(...args);
   }
 
   async restart(at: number): Promise<void> {

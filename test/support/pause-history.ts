@@ -134,7 +134,7 @@ export class PauseHistory {
   /** Everything that was acknowledged is whole; files equal rows. */
   async expectSound(): Promise<void> {
     await this.#expectAll(0);
-    const collected = await this.#client.awake().server.command('gc', '--grace-period', '0s');
+    const collected = await this.#client.awake().server.spawnCommand('gc', '--grace-period', '0s');
     if (collected.code !== 0) throw new Error(`the last collection failed: ${collected.stderr}`);
     await this.#expectFilesEqualRows();
     await this.#expectAll(1);
