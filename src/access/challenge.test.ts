@@ -49,7 +49,7 @@ describe('a challenge', () => {
     }
   });
 
-  it('says what was wrong with the credentials; without any, only that a login is needed', async () => {
+  it('says what was wrong with the credentials; why they are needed only the log says', async () => {
     await open();
     await world.put('team-a', { [SERVER]: OURS });
     const { token } = await tokenOf(world, OURS, 'repository:team-a/other:pull');
@@ -61,11 +61,11 @@ describe('a challenge', () => {
       await heard(withToken(world, `${token}x`)),
       await heard(withToken(world, token)),
     ]).toEqual([
-      'UNAUTHORIZED: authentication required',
-      'UNAUTHORIZED: authentication required',
+      `UNAUTHORIZED: authentication required ${OF_TEAM_A}`,
+      `UNAUTHORIZED: authentication required ${OF_TEAM_A}`,
       'UNAUTHORIZED: the user name or password is wrong',
       'UNAUTHORIZED: the token is invalid or has expired',
-      'UNAUTHORIZED: the token does not cover repository:team-a/app:pull',
+      'UNAUTHORIZED: the token does not cover repository:team-a/app:pull (the token was requested without it)',
     ]);
   });
 
@@ -94,7 +94,10 @@ describe('a challenge', () => {
   });
 });
 
-/** The code and the text of the refusal. */
+/** For the log, not for the client. */
+const OF_TEAM_A = '(it belongs to team-a, so a login of team-a is needed to pull)';
+
+/** The code and the text of the refusal, as in the log. */
 async function heard(subject: Promise<Subject>): Promise<unknown> {
   try {
     await (await subject).authorize(HOSTED, 'pull');

@@ -26,6 +26,8 @@ export interface Demand {
   readonly error?: 'invalid_token' | 'insufficient_scope';
   /** For the client and the audit log, if there is more to say than that a login is needed. */
   readonly message?: string;
+  /** For the log only: what the client may not know. */
+  readonly cause?: unknown;
 }
 
 /** The message wherever a user name and password are not accepted. */
@@ -47,7 +49,7 @@ export class Challenges {
   }
 
   /** UNAUTHORIZED with a challenge; `undefined` if credentials may not be asked for on this connection. */
-  demand(sender: Sender, { scope, error, message }: Demand = {}): OciError | undefined {
+  demand(sender: Sender, { scope, error, message, cause }: Demand = {}): OciError | undefined {
     const realm = this.#realm(sender);
     if (realm === undefined) return undefined;
     const parameters = [
@@ -59,6 +61,7 @@ export class Challenges {
     return new OciError('UNAUTHORIZED', {
       ...(message === undefined ? {} : { message }),
       headers: { 'WWW-Authenticate': `Bearer ${parameters.join(',')}` },
+      cause,
     });
   }
 

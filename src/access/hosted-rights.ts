@@ -32,7 +32,7 @@ export class HostedRights {
 
   /**
    * The right to an action; throws the same error for a repository that the principal may not use and for one that does
-   * not exist.
+   * not exist. Only its cause, for the log, tells the difference.
    */
   authorize(principal: Principal, repository: Repository, action: Action): Right {
     const refusal = this.refusal(principal, repository, action);
@@ -86,13 +86,23 @@ export class HostedRights {
       if (owner.options.push === false) return denied(repository, `${owner.name} may not ${action} here`);
       return undefined;
     }
-    return action === 'pull' && this.#mayShare(principal, repository) ? undefined : unknown(repository);
+    if (action === 'pull' && this.#mayShare(principal, repository)) return undefined;
+    const need =
+      principal.as === 'stranger'
+        ? 'which this login does not cover'
+        : `so a login of ${owner.name} is needed to ${action}`;
+    return unknown(repository, `it belongs to ${owner.name}, ${need}`);
   }
 
   #unowned(principal: Principal, repository: Repository, action: Action): OciError | undefined {
     const { anonymous } = this.#rules;
     const first = ownerOf(repository);
-    if (!this.#isPrefix(first) || this.#tenants.isDisputed(first)) return unknown(repository);
+    if (!this.#isPrefix(first)) {
+      return unknown(repository, `${first} is neither a tenant nor listed in hosted.prefixes`);
+    }
+    if (this.#tenants.isDisputed(first)) {
+      return unknown(repository, `${first} was a tenant: entrepot tenant remove ${first} frees its prefix`);
+    }
     if (anonymous === 'push' || (anonymous === 'pull' && action === 'pull')) return undefined;
     if (action !== 'pull') {
       return denied(repository, `nobody may ${action} here: set hosted.anonymous to push to allow it`);
@@ -141,11 +151,15 @@ function denied(repository: Repository, message: string): OciError {
   return new OciError('DENIED', { message, detail: { name: repositoryText(repository) } });
 }
 
-/** The same answer for an unknown repository, an unknown tenant, and a repository of another tenant. */
-function unknown(repository: Repository): OciError {
+/**
+ * The same answer for an unknown repository, an unknown tenant, and a repository of another tenant; `reason` is for the
+ * log.
+ */
+function unknown(repository: Repository, reason: string): OciError {
   const name = repositoryText(repository);
   return new OciError('NAME_UNKNOWN', {
     message: `${name} is not known here: hosted repositories begin with a tenant's name or one of hosted.prefixes, and mirrored ones are requested as /v2/<upstream>/<repository> or with ?ns=<upstream>`,
     detail: { name },
+    cause: new Error(reason),
   });
 }

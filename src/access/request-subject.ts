@@ -58,7 +58,9 @@ export class RequestSubject implements Subject {
     const scope = scopeOf(repository, action);
     this.#requireValid(scope);
     const { scopes } = this.#identity;
-    if (scopes !== undefined && !covers(scopes, scope)) throw this.#refuse(this.#beyond(scope));
+    if (scopes !== undefined && !covers(scopes, scope)) {
+      throw this.#refuse(await this.#uncovered(repository, action));
+    }
     return this.#settle(repository, action);
   }
 
@@ -129,7 +131,8 @@ export class RequestSubject implements Subject {
 
   #unidentified(repository: Repository): OciError {
     const error = this.#hasToken ? ({ error: 'invalid_token' } as const) : {};
-    return this.#refuse({ scope: scopeOf(repository, 'pull'), ...error });
+    const cause = new Error(`no tenant, or more than one, has this login for ${repositoryText(repository)}`);
+    return this.#refuse({ scope: scopeOf(repository, 'pull'), ...error, cause });
   }
 
   get #hasToken(): boolean {
@@ -153,14 +156,15 @@ export class RequestSubject implements Subject {
 
   /** UNAUTHORIZED; or, if credentials may not be asked for, the answer for something that does not exist. */
   #refuse(demand: Demand): OciError {
-    return this.#parts.challenges.demand(this.#sender, demand) ?? new OciError('NAME_UNKNOWN');
+    const { cause } = demand;
+    return this.#parts.challenges.demand(this.#sender, demand) ?? new OciError('NAME_UNKNOWN', { cause });
   }
 
   #askToLogIn(refusal: OciError, scope: Scope): OciError {
     if (!this.#parts.authenticator.isOpen) return refusal;
     // Otherwise the message of every challenge, so that it does not reveal whether something exists.
     const message = refusal.code === 'DENIED' ? { message: refusal.message } : {};
-    const demand = { ...this.#demand(scope), ...message };
+    const demand = { ...this.#demand(scope), ...message, cause: refusal.cause };
     return this.#parts.challenges.demand(this.#sender, demand) ?? refusal;
   }
 
@@ -169,6 +173,30 @@ export class RequestSubject implements Subject {
     const demand = { scope, error: 'insufficient_scope' } as const;
     if (this.#identity.kind === 'anonymous') return demand;
     return { ...demand, message: `the token does not cover ${scopeText(scope)}` };
+  }
+
+  /**
+   * The challenge for a token without the scope of an action, with the reason for which it has none. The client is told
+   * no more of that than if the token had the scope.
+   */
+  async #uncovered(repository: Repository, action: Action): Promise<Demand> {
+    const demand = this.#beyond(scopeOf(repository, action));
+    const refusal = await this.#whyNot(repository, action);
+    if (refusal === undefined) return { ...demand, cause: new Error('the token was requested without it') };
+    const { code, message, cause } = refusal;
+    if (code !== 'DENIED' && code !== 'UNSUPPORTED') return { ...demand, cause };
+    return { ...demand, message: [demand.message, message].filter(Boolean).join(': ') };
+  }
+
+  /** Why a token does not get the scope of an action; `undefined` if it would. */
+  async #whyNot(repository: Repository, action: Action): Promise<OciError | undefined> {
+    if (repository.upstream !== '') return action === 'pull' ? undefined : readOnlyMirror(repository);
+    try {
+      return this.#parts.hosted.refusal(await this.principal(repository), repository, action);
+    } catch (error) {
+      if (error instanceof OciError) return error;
+      throw error;
+    }
   }
 
   #demand(scope: Scope): Demand {

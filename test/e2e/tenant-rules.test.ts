@@ -480,6 +480,79 @@ describe('the audit log', () => {
   });
 });
 
+describe('a push that a token does not cover', () => {
+  it('has its reason in the log; the client hears no more than it may know', async () => {
+    const server = await start({ rest: { hosted: { prefixes: ['tools'] } } });
+    const issued = async (...options: string[]): Promise<Login> => {
+      const { stdout } = await server.command('tenant', 'secret', 'team-a', '--json', ...options);
+      const secret = JSON.parse(JSON.parse(stdout).stringData['.dockerconfigjson']);
+      const [login] = Object.values<{ auth: string }>(secret.auths);
+      const [name = '', password = ''] = Buffer.from(login?.auth ?? '', 'base64')
+        .toString()
+        .split(':');
+      return [name, password];
+    };
+    const readOnly = await issued('--read-only');
+    const ofApp = await issued('--server', `${host}/team-a/app`);
+    const push = async (login: Login, repository: string) => {
+      const path = `/v2/${repository}/blobs/uploads/`;
+      const { status, text } = await getAs(login, server.url + path, { method: 'POST' });
+      const { message }: { message: string } = JSON.parse(text).errors[0];
+      return { status, message };
+    };
+    const logged = (repository: string): string | undefined => {
+      const lines = server
+        .logs()
+        .split('\n')
+        .filter(line => line.includes(`"repository":"${repository}"`));
+      return lines.map((line): { reason?: string } => JSON.parse(line)).at(-1)?.reason;
+    };
+    const beyond = (repository: string) => `the token does not cover repository:${repository}:pull,push`;
+    const told = 'this credential may not push, only pull';
+    const nobody = 'nobody may push here: set hosted.anonymous to push to allow it';
+    for (const [login, repository, message, hidden] of [
+      [readOnly, 'team-a/app', `${beyond('team-a/app')}: ${told}`, undefined],
+      [TEAM_A, 'tools/app', `${beyond('tools/app')}: ${nobody}`, undefined],
+      [
+        TEAM_A,
+        'team-b/app',
+        beyond('team-b/app'),
+        'it belongs to team-b, so a login of team-b is needed to push',
+      ],
+      [
+        TEAM_A,
+        'team-c/app',
+        beyond('team-c/app'),
+        'team-c is neither a tenant nor listed in hosted.prefixes',
+      ],
+      [
+        ofApp,
+        'team-a/other',
+        beyond('team-a/other'),
+        'it belongs to team-a, which this login does not cover',
+      ],
+    ] as const) {
+      expect(await push(login, repository)).toEqual({ status: 401, message });
+      const reason = `UNAUTHORIZED: ${message}${hidden === undefined ? '' : ` (${hidden})`}`;
+      await expect.poll(() => logged(repository), { timeout: 10_000 }).toBe(reason);
+    }
+  });
+
+  it('of a login without a token is refused with the reason in the log, too', async () => {
+    const server = await start();
+    for (const [repository, reason] of [
+      ['team-b/app', 'it belongs to team-b'],
+      ['team-c/app', 'team-c is neither a tenant nor listed in hosted.prefixes'],
+    ] as const) {
+      const path = `/v2/${repository}/blobs/uploads/`;
+      const { status, text } = await get(server.url + path, { method: 'POST', headers: basic(TEAM_A) });
+      expect([status, text]).toEqual([404, expect.not.stringContaining('team-b is')]);
+      expect(text).not.toContain(reason);
+      await expect.poll(() => server.logs(), { timeout: 10_000 }).toContain(`(${reason}`);
+    }
+  });
+});
+
 describe('TLS on the port itself', () => {
   /** The subject of the certificate that the port shows, and the challenge that it answers with. */
   const shown = (): Promise<{ readonly subject: string; readonly challenge: string | undefined }> =>
