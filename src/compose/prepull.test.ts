@@ -1,14 +1,15 @@
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { afterEach, beforeEach, expect, it, vi } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { imageOf, randomBlob } from '../../test/support/content.ts';
 import { FakeUpstream } from '../../test/support/fake-upstream.ts';
 import { makeTempFolder, removeFolder } from '../../test/support/temp-folder.ts';
 import { loadConfig } from '../config/load.ts';
+import { isOpenToAll } from '../grants/grants.ts';
 import { silentLog } from '../lib/log.ts';
 import { silentMeter } from '../lib/meter.ts';
 import { openParts, type Parts } from './parts.ts';
-import { Prepull } from './prepull.ts';
+import { meantImage, Prepull, pullMeant } from './prepull.ts';
 
 let folder: string;
 let upstream: FakeUpstream;
@@ -25,6 +26,7 @@ beforeEach(async () => {
 });
 
 afterEach(async () => {
+  vi.useRealTimers();
   await prepull?.close();
   await parts.close();
   await upstream.stop();
@@ -68,4 +70,76 @@ it('a failed image is no longer counted when it is not to be pulled any more', a
   await vi.waitFor(() => expect(failing).toBe(1), 20_000);
   await prepull?.close();
   expect(failing).toBe(0);
+});
+
+async function pull(reference: string): Promise<void> {
+  const wanted = { name: `up.example/${reference}`, placements: [], platforms: new Set<string>() };
+  await pullMeant(parts, meantImage(parts, wanted), {
+    referrers: false,
+    progress: { expect: () => {}, advance: () => {} },
+    signal: new AbortController().signal,
+  });
+}
+
+describe('the proof that an image is public', () => {
+  const WEEK_MS = 7 * 24 * 3_600_000;
+  const open = imageOf([randomBlob(1_000, 'open')]);
+  const closed = imageOf([randomBlob(1_000, 'closed')]);
+  const auth = {
+    scheme: 'bearer',
+    users: { me: { password: 'p', repositories: ['open', 'closed'] } },
+    public: ['open'],
+  } as const;
+
+  async function start(hasLogin: boolean): Promise<void> {
+    // Before anything remembers how to tell the time.
+    vi.useFakeTimers({ toFake: ['Date'] });
+    await upstream.stop();
+    upstream = await FakeUpstream.start({ auth });
+    upstream.add('open', open, 'v1');
+    upstream.add('closed', closed, 'v1');
+    const passwordFile = join(folder, 'password');
+    await writeFile(passwordFile, 'p');
+    const login = hasLogin ? { credentials: { username: 'me', passwordFile } } : {};
+    const overrides = {
+      storage: { path: join(folder, 'store') },
+      upstreams: { 'up.example': { url: upstream.url, ...login } },
+    };
+    parts = await openParts(await loadConfig({ env: {}, overrides }), observers);
+  }
+
+  const isPublic = (name: string, { manifest }: typeof open) =>
+    isOpenToAll(parts.metadata, { upstream: 'up.example', name }, [manifest.digest], parts.config);
+
+  function afterAWeek(): void {
+    vi.setSystemTime(Date.now() + WEEK_MS);
+  }
+
+  it.each([false, true])('is renewed by a pull of what is stored (with a login: %s)', async hasLogin => {
+    await start(hasLogin);
+    const byDigest = `open@${open.manifest.digest}`;
+    await pull('open:v1');
+    expect(await isPublic('open', open)).toBe(true);
+    afterAWeek();
+    expect(await isPublic('open', open)).toBe(false);
+    await pull(byDigest);
+    expect(await isPublic('open', open)).toBe(true);
+    // It is recent now, so nothing is asked.
+    const before = upstream.count('manifest');
+    await pull(byDigest);
+    expect(upstream.count('manifest')).toBe(before);
+  });
+
+  it('is not made for what upstream gives to a login alone, or while it does not answer', async () => {
+    await start(true);
+    await pull('closed:v1');
+    await pull('open:v1');
+    expect(await isPublic('closed', closed)).toBe(false);
+    afterAWeek();
+    await pull(`closed@${closed.manifest.digest}`);
+    expect(await isPublic('closed', closed)).toBe(false);
+    await upstream.stop();
+    await pull(`open@${open.manifest.digest}`);
+    expect(await isPublic('open', open)).toBe(false);
+  });
 });

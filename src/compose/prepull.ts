@@ -6,13 +6,17 @@ import { mayNameArch, repositoryOptions } from '../config/repository-options.ts'
 import { type CronSchedule, parseCron } from '../lib/cron.ts';
 import { type Lease, LeaseLost } from '../lib/lease.ts';
 import { Restartable } from '../lib/restartable.ts';
+import { within } from '../lib/within.ts';
+import { isOpenToAll } from '../grants/grants.ts';
 import { ArchNames } from '../http/arch-names.ts';
 import { digestOfReference } from '../metadata/reference-digest.ts';
+import type { Digest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import { DEFAULT_PLATFORM, type Platform } from '../oci/platform.ts';
 import { DEFAULT_TAG } from '../oci/reference.ts';
+import type { ManifestWant, PullSource } from '../oci/pull-source.ts';
 import type { Repository } from '../oci/repository.ts';
-import type { Right } from '../oci/requester.ts';
+import { ANONYMOUS, type Right } from '../oci/requester.ts';
 import { missingOfImage } from '../prepull/image-check.ts';
 import { pullImage, type PulledImage, type PullOptions } from '../prepull/image-pull.ts';
 import { DEFAULT_PARALLEL_IMAGES, pullAll } from '../prepull/pull-all.ts';
@@ -81,9 +85,49 @@ export async function pullMeant(
     // Everything is fetched here, so no platform of an index is prefetched.
     return { ...(await right), platforms: [] };
   };
+  const sourceFor = (authorizeBase: typeof authorize): PullSource =>
+    mayNameArch(config, repository) ? new ArchNames({ source: mirror, authorize: authorizeBase }) : mirror;
   const task = { repository, reference, right: await authorize(repository) };
-  const source = mayNameArch(config, repository) ? new ArchNames({ source: mirror, authorize }) : mirror;
-  return { ...(await pullImage(task, { source, metadata, platforms, ...options })), isHosted: false };
+  const source = sourceFor(authorize);
+  const pulled = await pullImage(task, { source, metadata, platforms, ...options });
+  if (tenant === undefined) {
+    await renewPublicProof(
+      parts,
+      { repository, digest: pulled.digest },
+      sourceFor(async () => OF_ANYBODY),
+    );
+  }
+  return { ...pulled, isHosted: false };
+}
+
+/** The right of an anonymous client of which nothing is proved, so that upstream itself has to answer. */
+const OF_ANYBODY: Right = {
+  requester: ANONYMOUS,
+  credentials: [undefined],
+  proved: false,
+  provedIfUnreachable: false,
+};
+const ANY_MANIFEST: ManifestWant = { accepts: () => true, platform: undefined };
+/** The image is stored already, so a slow upstream is not waited for. */
+const PUBLIC_PROOF_MS = 5_000;
+
+/**
+ * Asks upstream anonymously for the manifest of an image, unless its repository was proved to be public recently. A pull
+ * of stored content asks nothing, and one with Entrepot's own credentials proves nothing about the public; without this,
+ * public images would be exported as private. Only upstream's answer makes or ends the proof.
+ */
+async function renewPublicProof(
+  { metadata, config }: Pick<Parts, 'metadata' | 'config'>,
+  { repository, digest }: { readonly repository: Repository; readonly digest: Digest },
+  source: PullSource,
+): Promise<void> {
+  if (config.offline) return;
+  const rules = { verifyForMs: config.verifyForMs, staleGrantForMs: 0 };
+  if (await isOpenToAll(metadata, repository, [digest], rules)) return;
+  const asked = source.manifest(repository, digest, OF_ANYBODY, ANY_MANIFEST).catch((error: unknown) => {
+    if (!(error instanceof OciError)) throw error;
+  });
+  await within(asked, PUBLIC_PROOF_MS);
 }
 
 /** Rejects with what is missing of it. */

@@ -526,6 +526,22 @@ describe('a bundle', () => {
     await expectServed('org/app', '1', app.images[1]!);
   });
 
+  it('is not written for a list of the receiver that cannot be read, or is none', async () => {
+    await pulled();
+    const [absent, other, out] = ['absent.json', 'other.json', 'out.tar'].map(name =>
+      join(connected.folder, name),
+    );
+    await writeFile(other!, JSON.stringify({ blobs: [] }));
+    for (const [have, said] of [
+      [absent!, `--have: ${absent} cannot be read: it does not exist (ENOENT)\n`],
+      [other!, 'the have-list was not written by "entrepot have", or was changed\n'],
+    ]) {
+      const made = await connected.command('export', `${UPSTREAM}/org/app:1`, '--have', have!, '-o', out!);
+      expect(made).toMatchObject({ code: 1, stdout: '', stderr: expect.stringContaining(said!) });
+      await expect(stat(out!)).rejects.toMatchObject({ code: 'ENOENT' });
+    }
+  });
+
   it('includes signatures, those that refer to the image and those that are tagged after its digest', async () => {
     const about = { subject: sidecar.manifest, artifactType: 'application/vnd.example.signature' };
     const referring = imageOf([randomBlob(100, 'referring')], about);
