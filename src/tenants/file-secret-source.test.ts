@@ -26,6 +26,7 @@ async function start(...tenants: SecretPaths[]): Promise<void> {
   source = new FileSecretSource(
     tenants.map(({ name, secrets }) => ({ name, secrets: secrets.map(path => join(folder, path)) })),
     silentLog,
+    NO_RESCAN_MS,
   );
   await source.start({
     put: (tenant, reading) => void said.set(tenant, reading),
@@ -43,7 +44,8 @@ function secretsOf(tenant: string): (readonly [name: string, what: string])[] {
   ]);
 }
 
-/** Longer than a change takes to be noticed on a busy machine, and shorter than a rescan. */
+/** A change has to be noticed by watching: a regular rescan would find it, too. */
+const NO_RESCAN_MS = 3_600_000;
 const SOON = { interval: 20 };
 
 function write(path: string, content: object | string): Promise<void> {

@@ -47,9 +47,10 @@ export class FileSecretSource implements SecretSource {
   readonly #paths = new Map<string, KnownPath>();
   #sink: SecretSink | undefined;
 
-  constructor(tenants: readonly SecretPaths[], log: Log) {
+  /** `rescanMs`: as in `FolderWatch`. */
+  constructor(tenants: readonly SecretPaths[], log: Log, rescanMs?: number) {
     this.#tenants = tenants.filter(({ secrets }) => secrets.length > 0);
-    this.#watch = new FolderWatch(changed => this.#read(changed), log);
+    this.#watch = new FolderWatch(changed => this.#read(changed), log, rescanMs);
   }
 
   async start(sink: SecretSink): Promise<void> {

@@ -26,6 +26,8 @@ async function start(...paths: string[]): Promise<void> {
   node = new NodeConfig({
     paths: paths.map(path => join(folder, path)),
     log: silentLog,
+    // A change has to be noticed by watching: a regular rescan would find it, too.
+    rescanMs: 3_600_000,
     onChange: () => (changes += 1),
   });
   await node.start();

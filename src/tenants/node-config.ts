@@ -19,6 +19,8 @@ export interface NodeConfigOptions {
   readonly paths: readonly string[];
   readonly log: Log;
   readonly nowMs?: () => number;
+  /** As in `FolderWatch`. */
+  readonly rescanMs?: number;
   /** Called when another config counts, or the state of a file has changed. */
   readonly onChange: () => void;
 }
@@ -48,7 +50,7 @@ export class NodeConfig {
 
   constructor(options: NodeConfigOptions) {
     this.#options = options;
-    this.#watch = new FolderWatch(() => this.#read(), options.log);
+    this.#watch = new FolderWatch(() => this.#read(), options.log, options.rescanMs);
   }
 
   get current(): { readonly path: string; readonly config: DockerConfig } | undefined {

@@ -15,7 +15,6 @@ const UP = 'up.example';
 const TEAM: Login = ['team', 'password-of-team'];
 const image = imageOf([randomBlob(50_000, 'layer')]);
 
-/** Seconds: changes are seen by watching, and told to other processes each second. */
 const SOON = { interval: 100 };
 
 const users = {
