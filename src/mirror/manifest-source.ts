@@ -174,19 +174,23 @@ export class ManifestSource {
     const head = await upstream.headManifest(repository.name, tag, ask);
     const current = await this.#current(question, head.digest, head);
     if (current !== undefined) {
-      await this.#noteChecked(repository, tag, current.manifest.digest);
-      return current;
+      return { ...current, stored: await this.#noteChecked(repository, tag, current.manifest.digest) };
     }
     // Fetches the digest that HEAD returned, since the tag may move in between.
     return this.#fetch(upstream, repository, head.digest ?? tag, ask, tag);
   }
 
-  /** Records that upstream confirmed the tag. A failure only costs another question later. */
-  async #noteChecked(repository: Repository, tag: string, digest: Digest): Promise<void> {
+  /**
+   * Records that upstream confirmed the tag. A failure only costs another question later, unless the tag is new or has
+   * moved: then resolves to false.
+   */
+  async #noteChecked(repository: Repository, tag: string, digest: Digest): Promise<boolean> {
     try {
       await this.#metadata.putTag(repository, tag, { digest, checkedAtMs: this.#nowMs() });
+      return true;
     } catch (error) {
       this.#log.error({ err: error, digest, tag }, 'the state of a tag could not be stored');
+      return (await this.#metadata.readTag(repository, tag))?.digest === digest;
     }
   }
 

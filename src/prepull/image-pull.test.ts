@@ -24,10 +24,10 @@ afterEach(async () => {
   await upstream.stop();
 });
 
-async function pull(name: string) {
+async function pull(name: string, reference = '1') {
   const repository = repositoryOf(name);
   return pullImage(
-    { repository, reference: '1', right: await world.right(repository) },
+    { repository, reference, right: await world.right(repository) },
     {
       source: world.mirror,
       metadata: world.metadata,
@@ -95,6 +95,19 @@ it('a pull fails if a manifest cannot be stored, though all blobs are', async ()
     code: 'INSUFFICIENT_STORAGE',
     message: `${image.manifest.digest} could not be stored`,
   });
+});
+
+it('a pull fails if a tag of a stored image cannot be recorded, unless it is recorded already', async () => {
+  upstream.add('first', image, '2');
+  await pull('first');
+  world.policy = { ...world.policy, pullPolicy: 'Always' };
+  const putTag = vi.spyOn(world.metadata, 'putTag').mockRejectedValue(full);
+  await expect(pull('first', '2')).rejects.toMatchObject({
+    code: 'INSUFFICIENT_STORAGE',
+    message: `${image.manifest.digest} could not be stored`,
+  });
+  expect(await pull('first')).toMatchObject({ heldBlobs: 2 });
+  expect(putTag.mock.calls.map(([, tag]) => tag)).toEqual(['2', '1']);
 });
 
 it('a pull ends when all of the image belongs to its repository, even if a layer was downloaded for another', async () => {
