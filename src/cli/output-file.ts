@@ -4,7 +4,7 @@ import { absentAsUndefined } from '../lib/error-code.ts';
 import { INDEX_FILE } from '../metadata/store-identity.ts';
 import { CommandError, EXIT } from './command.ts';
 
-/** Refuses an output file that would replace or join the files of the store. Others may be in its folder. */
+/** Refuses an output file that is, or would be, one of the files of the store. Others in its folder are allowed. */
 export async function requireOutsideStore(file: string, storePath: string): Promise<void> {
   if (file === '-') return;
   const [store, target] = [await realPath(storePath), await realPath(file)];

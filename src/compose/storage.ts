@@ -28,7 +28,7 @@ export interface Storage {
   readonly blobs: BlobStore;
 }
 
-/** What may be in the folder of a store besides the index. It may have other contents, too. */
+/** The store's own files and folders besides the index. Its folder may have other contents, too. */
 export const STORE_CONTENTS: readonly string[] = [
   'blobs',
   'ingest',

@@ -9,9 +9,9 @@ import { uploadOf } from './sessions.ts';
 export interface Quota {
   /**
    * Reserves space so that `key`, the ingest of an upload or whatever else is being written, has `bytes` in all; DENIED
-   * if that exceeds the limit. It counts as a block at least, like what it becomes. For a manifest, tags that the
-   * repository does not have count, too, and bytes that it already has do not. Reserved until `release`, so that
-   * concurrent writes cannot exceed the limit together.
+   * if that exceeds the limit. It counts as at least a block (`countedBytes`), like what it becomes. For a manifest,
+   * tags that the repository does not have count, too, and bytes that it already has do not. Reserved until `release`,
+   * so that concurrent writes cannot exceed the limit together.
    */
   reserve(key: string, repository: Repository, bytes: number, manifest?: ComingManifest): Promise<void>;
   /** Throws what `reserve` would, and reserves nothing. */

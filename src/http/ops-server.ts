@@ -39,10 +39,10 @@ const READY_WITHIN_MS = 900;
 /** Requests in progress per connection. Probes and Prometheus do not pipeline. */
 const MAX_PIPELINED = 10;
 /**
- * Each takes a file descriptor, which clients of the registry need, too. Of more, one is closed: of those with a request
- * in progress or of the idle ones, whichever are more, the one whose request or answer is the oldest. If new ones were
- * refused instead, anybody could keep out the kubelet, which then restarts the server. If it did not matter which are
- * more, idle ones could cut off a probe, and requests without end new ones.
+ * Each takes a file descriptor, which clients of the registry need, too. Of more, one is closed: of those with a
+ * request in progress or of the idle ones, whichever are more, the one whose request or answer is the oldest. If new
+ * ones were refused instead, anybody could keep out the kubelet, which then restarts the server. If it did not matter
+ * which are more, idle ones could cut off a probe, or requests that never end could keep out new ones.
  */
 const MAX_CONNECTIONS = 1_024;
 /** Each probe of a kubelet has a connection of its own, and Prometheus opens another one if its own was closed. */

@@ -1,6 +1,6 @@
 /**
- * What a blob, a manifest or an unfinished upload counts at least against a quota. A file takes a block of this size
- * on ext4 and XFS, and an inode; a small manifest takes 1 to 2 KiB in rows. Counted by its size, a tenant's 1 MiB of
+ * The least that a blob, manifest or unfinished upload counts against a quota. A file takes a block of this size on
+ * ext4 and XFS, and an inode; a small manifest takes 1 to 2 KiB in rows. Counted by its size, a tenant's 1 MiB of
  * 3-byte blobs would take 1.4 GB. Triggers of the index keep the sums: another number needs a migration.
  */
 export const MIN_COUNTED_BYTES = 4096;

@@ -114,7 +114,7 @@ async function isRefused(pot: string): Promise<boolean> {
 }
 
 describe('a copy of a store that was made while it was in use', () => {
-  /** Makes copies while images are pushed; how many of them are refused. */
+  /** Makes copies while images are pushed. Resolves to how many of them are refused. */
   async function refusedCopies(first: number): Promise<number> {
     const over = new AbortController();
     let made = images.length;

@@ -9,7 +9,7 @@ export interface ReflectorOptions<Kept> {
   readonly resource: string;
   /** What to keep of an object. */
   readonly keep: (object: KubeObject) => Kept;
-  /** Called with the names of changed objects. With the first list also if there are none, as that is news, too. */
+  /** Called with the names of changed objects; for the first list even if there are none. */
   readonly onChange: (names: ReadonlySet<string>) => void;
   readonly onState: (problem: string | undefined) => void;
   readonly log: Log;
