@@ -14,7 +14,7 @@ async function openStores(path: string): Promise<SurveyedStores> {
   const survey = await openSqliteSurvey(indexPath);
   const { spool, blobs } = await openFileStores(path, { log: silentLog });
   const reserve = new Reserve(indexPath, silentLog);
-  const openRows = () => openSqliteMetadataStore(indexPath, { log: silentLog, reserve });
+  const openRows = () => openSqliteMetadataStore(indexPath, { log: silentLog, reserve, isThread: true });
   return { survey, spool, blobs, openRows };
 }
 

@@ -468,6 +468,7 @@ test('a heartbeat that cannot be written is reported once, and again after one t
   const warn = vi.fn<Log['warn']>();
   const onBeat = vi.fn<() => void>();
   const heartbeat = await Heartbeat.join({
+    isThread: false,
     connection,
     writer,
     indexPath: path,

@@ -63,6 +63,8 @@ export interface OpenOptions {
   readonly isCopied?: boolean;
   /** Disk space for when the disk is full. */
   readonly reserve?: Reserve;
+  /** Whether a thread opens it whose process has it open already: `countProcesses` does not count it. */
+  readonly isThread?: boolean;
   /** Called once a second while it is open. */
   readonly onBeat?: () => void;
 }
@@ -73,7 +75,7 @@ export interface OpenOptions {
  */
 export async function openSqliteMetadataStore(
   path: string,
-  { log, isCopied = false, reserve, onBeat = () => {} }: OpenOptions,
+  { log, isCopied = false, reserve, isThread = false, onBeat = () => {} }: OpenOptions,
 ): Promise<MetadataStore> {
   if (isCopied) log.warn({ path }, 'the index was copied or changed by another program: checking all of it');
   const connection = await openCurrent(path, isCopied, reserve);
@@ -98,6 +100,7 @@ export async function openSqliteMetadataStore(
       writer,
       indexPath: path,
       log,
+      isThread,
       mayBeat,
       onBeat: beat,
     });

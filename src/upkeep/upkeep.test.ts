@@ -67,6 +67,13 @@ describe('garbage collection', () => {
     expect((await upkeep().collect())?.blobs.items).toBe(0);
   });
 
+  test('removes rows in a thread, which does not count as another process on the store', async () => {
+    const { digest } = await pushImage(HOSTED, 'gone', ['layer']);
+    await metadata.unlinkManifest(HOSTED, digest);
+    expect(await upkeep().collect()).toMatchObject({ blobs: { items: 2 } });
+    expect(await metadata.countProcesses()).toBe(1);
+  });
+
   test('keeps an untagged manifest while it is linked, and a child of an index', async () => {
     const child = await pushImage(HOSTED, 'v1', ['layer']);
     await metadata.removeTag(HOSTED, 'v1');

@@ -19,6 +19,9 @@ const DEAD_AFTER_BEATS = 5;
 /** For this long after a heartbeat nobody considers a process dead: one beat less than others wait. */
 const SURE_MS = (DEAD_AFTER_BEATS - 1) * BEAT_MS;
 
+/** The end of the id of a thread, which is counted with its process. */
+const THREAD = '-thread';
+
 /** How a Lease is given back: its work is done, or waits for the next holder. */
 type GivenBack = 'released' | 'set aside';
 
@@ -27,6 +30,8 @@ export interface HeartbeatParts {
   readonly writer: Writer;
   readonly indexPath: string;
   readonly log: Log;
+  /** Whether a thread joins whose process has joined already. */
+  readonly isThread: boolean;
   /** Called before each heartbeat, once a second: whether it may be written. */
   readonly mayBeat: () => boolean;
   /** Called after each heartbeat, once a second. */
@@ -49,7 +54,7 @@ export class Heartbeat {
   readonly #log: Log;
   readonly #mayBeat: () => boolean;
   readonly #onBeat: () => void;
-  readonly #id = randomUUID();
+  readonly #id: string;
   readonly #life: Life;
   readonly #held = new Map<number, OwnLease>();
   /** Leases that were given back but still have a row, because the disk was full. */
@@ -64,7 +69,7 @@ export class Heartbeat {
   #isFailing = false;
   #isClosed = false;
 
-  private constructor({ connection, writer, indexPath, log, mayBeat, onBeat }: HeartbeatParts) {
+  private constructor({ connection, writer, indexPath, log, isThread, mayBeat, onBeat }: HeartbeatParts) {
     this.#connection = connection;
     this.#writer = writer;
     this.#indexPath = indexPath;
@@ -72,6 +77,7 @@ export class Heartbeat {
     this.#log = log;
     this.#mayBeat = mayBeat;
     this.#onBeat = onBeat;
+    this.#id = `${randomUUID()}${isThread ? THREAD : ''}`;
     this.#life = Life.begin(indexPath, this.#id);
   }
 
@@ -163,7 +169,8 @@ export class Heartbeat {
   /** The number of live processes, including this one. */
   async count(): Promise<number> {
     const rows = await this.#connection.read(() => this.#leases.processes());
-    return rows.filter(({ id }) => id === this.#id || !isDead(this.#indexPath, id)).length;
+    const processes = rows.filter(({ id }) => !id.endsWith(THREAD));
+    return processes.filter(({ id }) => id === this.#id || !isDead(this.#indexPath, id)).length;
   }
 
   /** Gives up everything that this process holds. Call when it writes nothing any more. */
