@@ -10,6 +10,8 @@ const io = {
 // `entrepot hosts … | head` closes the pipe early: no message is needed, but it is no success either.
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   if (error.code === 'EPIPE') process.exit(EXIT.unread);
+  // A stopped command closes it, and still has to clean up and report that.
+  if (error.name === 'AbortError') return;
   io.err(`entrepot: standard output: ${error.message}\n`);
   process.exit(EXIT.failed);
 });

@@ -83,7 +83,7 @@ export const exportCommand: Command = {
     }
     requireFileForJson(input, output);
     platformsOption(input);
-    return interruptible(signal =>
+    const exporting = (signal: AbortSignal) =>
       withWholeIndex(input, io, async parts => {
         await requireOutsideStore(output, parts.config.storage.path);
         const { bundle, imageCount } = await plan(parts, input, line => io.err(`${line}\n`));
@@ -110,8 +110,8 @@ export const exportCommand: Command = {
           io.out(`${JSON.stringify(document)}\n`);
         }
         return EXIT.done;
-      }),
-    );
+      });
+    return interruptible(exporting, () => 'no bundle was written');
   },
 };
 

@@ -63,7 +63,12 @@ export const importCommand: Command = {
     ],
   ],
   run: (input, io) =>
-    interruptible(signal => (input.options['dryRun'] === true ? importDryRun : importAll)(input, io, signal)),
+    input.options['dryRun'] === true
+      ? interruptible(
+          signal => importDryRun(input, io, signal),
+          () => 'nothing was changed',
+        )
+      : interruptible(signal => importAll(input, io, signal)),
 };
 
 function importAll(input: Input, io: Io, signal: AbortSignal): Promise<ExitCode> {

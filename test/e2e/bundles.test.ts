@@ -562,6 +562,29 @@ describe('a bundle', () => {
     expect(list.text).toContain(referring.manifest.digest);
   });
 
+  it('is not written if the export is interrupted while nobody reads its pipe', async () => {
+    await succeed(connected, 'pull', `${UPSTREAM}/org/sidecar:2`);
+    const args = [
+      ...STARTER,
+      'export',
+      `${UPSTREAM}/org/sidecar:2`,
+      '-o',
+      '-',
+      '--config',
+      connected.configFile,
+    ];
+    const exporting = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'pipe'] });
+    let told = '';
+    exporting.stderr.on('data', chunk => (told += chunk));
+    await once(exporting.stdout, 'readable');
+    exporting.kill('SIGINT');
+    const [code] = await once(exporting, 'exit');
+    expect({ code, told }).toEqual({
+      code: 130,
+      told: expect.stringContaining('stopped; no bundle was written'),
+    });
+  });
+
   it('whose import is interrupted while its pipe provides nothing is kept as far as it was read', async () => {
     await succeed(connected, 'pull', `${UPSTREAM}/org/sidecar:2`);
     const bundle = join(connected.folder, 'sidecar.tar');
