@@ -219,7 +219,11 @@ hosted: {prefixes: [library]}
       /use passwordFile or passwordEnv/,
     ],
     ['upstreams: {quay.io: {credentials: {username: u, passwordEnv: NONE}}}', /"NONE"|passwordEnv/],
-    ['upstreams: {quay.io: {caFile: none.pem}}', /caFile.*cannot be read/],
+    [
+      'upstreams: {quay.io: {credentials: {username: u, passwordFile: /dev/null}}}',
+      /passwordFile.*: is empty$/,
+    ],
+    ['upstreams: {quay.io: {caFile: none.pem}}', /caFile.*cannot be read: it does not exist \(ENOENT\)$/],
     [
       'upstreams: {quay.io: {mirrors: [{uri: "http://m"}]}}',
       /mirrors\[0\].uri: is not an option; did you mean url/,
@@ -245,7 +249,7 @@ hosted: {prefixes: [library]}
 
   it('is refused if the file does not exist', async () => {
     await expect(loadConfig({ file: join(folder, 'none.yaml'), env: {} })).rejects.toThrow(
-      /none.yaml: cannot be read/,
+      /none.yaml: cannot be read: it does not exist \(ENOENT\)$/,
     );
   });
 });

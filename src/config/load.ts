@@ -1,5 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
+import { fileTrouble } from '../lib/file-trouble.ts';
 import { parseYaml, type YamlDocument, YamlError } from '../lib/yaml.ts';
 import type { Config } from './config.ts';
 import {
@@ -118,7 +119,7 @@ async function readConfigFile(file: string | undefined, folder: string): Promise
       ]);
     }
     throw new ConfigError([
-      { path: [], value: undefined, message: `cannot be read: ${message}`, source: file },
+      { path: [], value: undefined, message: `cannot be read: ${fileTrouble(error)}`, source: file },
     ]);
   }
 }

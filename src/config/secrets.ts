@@ -1,8 +1,9 @@
 import { X509Certificate } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
+import { fileTrouble } from '../lib/file-trouble.ts';
 import type { LoginConfig, MirrorConfig, UpstreamConfig } from './config.ts';
 import type { Environment } from './environment.ts';
-import { messageOf, type Problem } from './problems.ts';
+import type { Problem } from './problems.ts';
 import type { ParsedUpstream } from './schema.ts';
 
 /** Passwords and certificate bundles are far smaller; `/dev/zero` is not. */
@@ -90,10 +91,10 @@ export class SettingReader {
       this.#report({
         path,
         value: file,
-        message: `expected a file that is not empty and not above ${MAX_FILE_BYTES} bytes`,
+        message: text.length > MAX_FILE_BYTES ? `is longer than ${MAX_FILE_BYTES} bytes` : 'is empty',
       });
     } catch (error) {
-      this.#report({ path, value: file, message: `cannot be read: ${messageOf(error)}` });
+      this.#report({ path, value: file, message: `cannot be read: ${fileTrouble(error)}` });
     }
     return undefined;
   }
