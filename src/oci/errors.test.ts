@@ -49,5 +49,8 @@ test('an error gives its cause to a log, if that says more than its message', ()
   expect(new OciError('UNAVAILABLE', { message: cause.message, cause }).reason).toBe(
     'UNAVAILABLE: up.example/app: up.example answers 401',
   );
+  expect(new OciError('UNAVAILABLE', { message: `not now: ${cause.message}`, cause }).reason).toBe(
+    'UNAVAILABLE: not now: up.example/app: up.example answers 401',
+  );
   expect(new OciError('TAG_INVALID').reason).toBe('TAG_INVALID: manifest tag is malformed');
 });

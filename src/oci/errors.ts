@@ -66,7 +66,7 @@ export class OciError extends Error {
   /** In one line for the log: with the cause, if it says more than the client is told. */
   get reason(): string {
     const { code, message, cause } = this;
-    const more = cause instanceof Error && cause.message !== message ? ` (${cause.message})` : '';
+    const more = cause instanceof Error && !message.includes(cause.message) ? ` (${cause.message})` : '';
     return `${code}: ${message}${more}`;
   }
 
