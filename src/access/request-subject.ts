@@ -131,7 +131,7 @@ export class RequestSubject implements Subject {
 
   #unidentified(repository: Repository): OciError {
     const error = this.#hasToken ? ({ error: 'invalid_token' } as const) : {};
-    const cause = new Error(`no tenant, or more than one, has this login for ${repositoryText(repository)}`);
+    const cause = new Error(`this login identifies no tenant, or several, for ${repositoryText(repository)}`);
     return this.#refuse({ scope: scopeOf(repository, 'pull'), ...error, cause });
   }
 

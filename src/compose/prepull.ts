@@ -100,7 +100,7 @@ export async function pullMeant(
   return { ...pulled, isHosted: false };
 }
 
-/** The right of an anonymous client of which nothing is proved, so that upstream itself has to answer. */
+/** The right of an anonymous client about which nothing is proved, so that upstream itself has to answer. */
 const OF_ANYBODY: Right = {
   requester: ANONYMOUS,
   credentials: [undefined],
