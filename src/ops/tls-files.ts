@@ -152,7 +152,13 @@ async function readPem<T>(
     return { text, parsed: parse(text) };
   } catch (error) {
     const isLocked = errorCode(error) === 'ERR_MISSING_PASSPHRASE';
-    return { key, file, what: isLocked ? 'is encrypted, with a passphrase' : `is not ${kind} in PEM` };
+    return {
+      key,
+      file,
+      what: isLocked
+        ? 'is encrypted with a passphrase: an unencrypted key is required'
+        : `is not ${kind} in PEM`,
+    };
   }
 }
 
