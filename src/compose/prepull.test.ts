@@ -72,12 +72,12 @@ it('a failed image is no longer counted when it is not to be pulled any more', a
   expect(failing).toBe(0);
 });
 
-async function pull(reference: string): Promise<void> {
+async function pull(reference: string, signal = new AbortController().signal): Promise<void> {
   const wanted = { name: `up.example/${reference}`, placements: [], platforms: new Set<string>() };
   await pullMeant(parts, meantImage(parts, wanted), {
     referrers: false,
     progress: { expect: () => {}, advance: () => {} },
-    signal: new AbortController().signal,
+    signal,
   });
 }
 
@@ -141,5 +141,18 @@ describe('the proof that an image is public', () => {
     await upstream.stop();
     await pull(`open@${open.manifest.digest}`);
     expect(await isPublic('open', open)).toBe(false);
+  });
+
+  it('is not waited for by a pull that is stopped', async () => {
+    await start(false);
+    await pull('open:v1');
+    afterAWeek();
+    upstream.misbehave({ kind: 'manifest', hang: true });
+    const before = upstream.count('manifest');
+    const stopping = new AbortController();
+    const pulling = pull(`open@${open.manifest.digest}`, stopping.signal);
+    await expect.poll(() => upstream.count('manifest')).toBeGreaterThan(before);
+    stopping.abort(new Error('stopped'));
+    await expect(pulling).rejects.toThrow('stopped');
   });
 });

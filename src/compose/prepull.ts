@@ -6,6 +6,7 @@ import { mayNameArch, repositoryOptions } from '../config/repository-options.ts'
 import { type CronSchedule, parseCron } from '../lib/cron.ts';
 import { type Lease, LeaseLost } from '../lib/lease.ts';
 import { Restartable } from '../lib/restartable.ts';
+import { unlessAborted } from '../lib/single-flight.ts';
 import { within } from '../lib/within.ts';
 import { isOpenToAll } from '../grants/grants.ts';
 import { ArchNames } from '../http/arch-names.ts';
@@ -95,6 +96,7 @@ export async function pullMeant(
       parts,
       { repository, digest: pulled.digest },
       sourceFor(async () => OF_ANYBODY),
+      options.signal,
     );
   }
   return { ...pulled, isHosted: false };
@@ -120,6 +122,7 @@ async function renewPublicProof(
   { metadata, config }: Pick<Parts, 'metadata' | 'config'>,
   { repository, digest }: { readonly repository: Repository; readonly digest: Digest },
   source: PullSource,
+  signal: AbortSignal,
 ): Promise<void> {
   if (config.offline) return;
   const rules = { verifyForMs: config.verifyForMs, staleGrantForMs: 0 };
@@ -127,7 +130,7 @@ async function renewPublicProof(
   const asked = source.manifest(repository, digest, OF_ANYBODY, ANY_MANIFEST).catch((error: unknown) => {
     if (!(error instanceof OciError)) throw error;
   });
-  await within(asked, PUBLIC_PROOF_MS);
+  await within(unlessAborted(asked, signal), PUBLIC_PROOF_MS);
 }
 
 /** Rejects with what is missing of it. */
