@@ -337,7 +337,7 @@ test('an archive cannot claim stored content by containing other bytes under its
 test('content of private repositories is marked, and is not made public unless that is requested', async () => {
   const image = await sender.hold(NAME, app, { isPublic: false });
   const tar = await exported([image], sender.stores);
-  await expect(receiver.import(tar)).rejects.toThrow('comes from a private repository');
+  await expect(receiver.import(tar)).rejects.toThrow('is marked as private');
   expect(await receiver.traces()).toMatchObject({ repositories: 0, manifests: 0, files: 0 });
   expect((await receiver.import(tar, { mayPublish: true })).images).toHaveLength(1);
 });

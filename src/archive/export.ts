@@ -62,6 +62,8 @@ export class Bundle {
   readonly blobBytes: number;
   /** The number of blobs that are left out because the receiver has them. */
   readonly leftOut: number;
+  /** The number of named images that an import makes public only with `--public`. */
+  readonly privateImages: number;
   readonly #store: BlobStore;
   readonly #files: readonly { readonly path: string; readonly bytes: Uint8Array }[];
   readonly #blobs: readonly Descriptor[];
@@ -70,12 +72,13 @@ export class Bundle {
     store: BlobStore,
     files: readonly { readonly path: string; readonly bytes: Uint8Array }[],
     blobs: readonly Descriptor[],
-    leftOut: number,
+    { leftOut, privateImages }: { readonly leftOut: number; readonly privateImages: number },
   ) {
     this.#store = store;
     this.#files = files;
     this.#blobs = blobs;
     this.leftOut = leftOut;
+    this.privateImages = privateImages;
     this.blobBytes = blobs.reduce((sum, { size }) => sum + size, 0);
   }
 
@@ -152,7 +155,13 @@ export async function planBundle(images: readonly ExportImage[], options: Export
   ];
   const blobs = sorted(gathered.blobs.values());
   const carried = blobs.filter(({ digest }) => have === undefined || !have.blobs.has(digest));
-  return new Bundle(options.blobs, files, carried, blobs.length - carried.length);
+  const privateImages = gathered.images.filter(
+    ({ name, isPrivate }) => name !== undefined && isPrivate,
+  ).length;
+  return new Bundle(options.blobs, files, carried, {
+    leftOut: blobs.length - carried.length,
+    privateImages,
+  });
 }
 
 /** The contents of one bundle, without duplicates. */

@@ -100,9 +100,10 @@ export const exportCommand: Command = {
         }
         const leftOut =
           bundle.leftOut === 0 ? '' : `, ${bundle.leftOut} left out because the receiver has them`;
+        const marked = bundle.privateImages === 0 ? '' : `; ${bundle.privateImages} marked as private`;
         item.end(
           'done',
-          `${countText(imageCount, 'image')}, ${countText(bundle.blobCount, 'blob')}${leftOut}`,
+          `${countText(imageCount, 'image')}, ${countText(bundle.blobCount, 'blob')}${leftOut}${marked}`,
         );
         if (wantsJson(input)) {
           const { blobCount: blobs, blobBytes, leftOut: left } = bundle;

@@ -8,7 +8,7 @@ import {
   jsonOption,
   textOption,
 } from './command.ts';
-import { TENANT } from './tenant-name.ts';
+import { requireTenant, TENANT } from './tenant-name.ts';
 import { withParts } from './with-parts.ts';
 
 /** `entrepot tenant revoke`: ends credentials at once. */
@@ -32,9 +32,11 @@ export const tenantRevoke: Command = {
     if ((credential === undefined) === (input.options['all'] !== true)) {
       throw new CommandError('say which: --credential ID, or --all', EXIT.usage);
     }
-    return withParts(input, io, async ({ issuer }) => {
-      const ended = await issuer.revoke(tenant, credential).catch((error: unknown) => {
-        throw error instanceof UnknownTenant ? new CommandError(error.message) : error;
+    return withParts(input, io, async parts => {
+      const ended = await parts.issuer.revoke(tenant, credential).catch(async (error: unknown) => {
+        if (!(error instanceof UnknownTenant)) throw error;
+        await requireTenant(parts, tenant);
+        throw new CommandError(error.message);
       });
       for (const { id, server } of ended) {
         printResult(input, io, { credential: id, server }, `${id}: revoked (${server})\n`);

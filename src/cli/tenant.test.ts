@@ -126,6 +126,7 @@ test.each([
   [['tenant', 'rotate', 'configured', '--overlap', 'soon'], 2, '--overlap: expected a duration'],
   [['tenant', 'revoke', 'configured'], 2, '--credential ID, or --all'],
   [['tenant', 'revoke', 'configured', '--all'], 1, 'has no such credential'],
+  [['tenant', 'revoke', 'nobody', '--all'], 1, 'there is no tenant named nobody'],
   [['tenant', 'adopt', 'configured'], 1, 'has no cluster'],
   [['tenant', 'remove', 'configured'], 1, 'is in the configuration'],
   [['tenant', 'remove', 'nobody'], 1, 'there is no tenant named nobody'],

@@ -223,6 +223,11 @@ hosted: {prefixes: [library]}
       'upstreams: {quay.io: {credentials: {username: u, passwordFile: /dev/null}}}',
       /passwordFile.*: is empty$/,
     ],
+    ['server: {listen: ["127.0.0.1:1", "127.0.0.1:1"]}', /server\.listen\[1\].*: occurs twice$/],
+    [
+      'server: {listen: 127.0.0.1:5001}',
+      /server\.opsListen: "127\.0\.0\.1:5001": is also in server\.listen$/,
+    ],
     ['upstreams: {quay.io: {caFile: none.pem}}', /caFile.*cannot be read: it does not exist \(ENOENT\)$/],
     [
       'upstreams: {quay.io: {mirrors: [{uri: "http://m"}]}}',
@@ -240,6 +245,7 @@ hosted: {prefixes: [library]}
   it.each([
     'pulls: {serializeImagePulls: true, maxParallelImagePulls: 1}',
     'pulls: {maxParallelImagePulls: 8}',
+    'server: {listen: [127.0.0.1:0, 127.0.0.1:0], opsListen: 127.0.0.1:0}',
     'hosted: {anonymous: push}\nserver: {listen: ["[::1]:5000", "localhost:5002"]}',
     'hosted: {anonymous: push, anonymousBeyondLoopback: true}\nserver: {listen: "0.0.0.0:5000"}',
     'defaultUpstream: docker.io\nhosted: {prefixes: tools}\nserver: {listen: {address: "127.0.0.1:1", upstream: docker.io}}',

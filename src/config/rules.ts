@@ -1,6 +1,6 @@
 import type { Config } from './config.ts';
 import { type PullLimits, pullLimitProblems } from '../oci/pull-policy.ts';
-import { repositoryPrefix } from './fields.ts';
+import { formatAddress, repositoryPrefix } from './fields.ts';
 import { isLoopback } from './loopback.ts';
 import type { Problem } from './problems.ts';
 import type { ParsedFile } from './schema.ts';
@@ -28,6 +28,7 @@ const RESERVED_PREFIXES: ReadonlySet<string> = new Set([
 const RULES: readonly Rule[] = [
   { sections: ['upstreams'], problems: namesAreUnique },
   { sections: ['upstreams'], problems: passwordsHaveOneSource },
+  { sections: ['server'], problems: addressesDiffer },
   { sections: ['upstreams', 'server'], problems: listenersNameUpstreams },
   { sections: ['upstreams', 'server'], problems: serverNamesAreOurs },
   { sections: ['upstreams', 'hosted'], problems: prefixesAreFree },
@@ -105,6 +106,22 @@ function passwordsHaveOneSource({ upstreams }: ParsedFile): Problem[] {
         message: 'expected either passwordFile or passwordEnv',
       }));
   });
+}
+
+/** Otherwise one of the listeners would find its port in use. Port 0 is another one each time. */
+function addressesDiffer({ server: { listen, opsListen } }: ParsedFile): Problem[] {
+  const addresses = listen.map(({ address }) => formatAddress(address));
+  const twice = listen.flatMap(({ address: { port } }, index) => {
+    const value = addresses[index] ?? '';
+    const isFirst = addresses.indexOf(value) === index;
+    return port === 0 || isFirst
+      ? []
+      : [{ path: ['server', 'listen', index], value, message: 'occurs twice' }];
+  });
+  if (opsListen === false || opsListen.port === 0) return twice;
+  const value = formatAddress(opsListen);
+  if (!addresses.includes(value)) return twice;
+  return [...twice, { path: ['server', 'opsListen'], value, message: 'is also in server.listen' }];
 }
 
 function listenersNameUpstreams({ server, upstreams }: ParsedFile): Problem[] {

@@ -160,7 +160,7 @@ const server = section(
     serverNames: listOf(registryHost)
       .prefault([])
       .describe(
-        'Names by which clients reach this registry; if set, pushes under any other name are refused',
+        'Names by which clients reach this registry; if set, pushes under any other name are refused, except under IP addresses and localhost',
       ),
     externalUrl: serverUrl.optional().describe('URL of this registry as clients see it'),
     trustedProxies: listOf(addressRange)

@@ -397,7 +397,7 @@ describe('on the command line', () => {
     const isOpen = async (...options: string[]) => {
       const file = await exported('again.tar', ...options);
       const { code, stderr } = await server.command('import', '--dry-run', file);
-      expect(code === 0).toBe(!stderr.includes('comes from a private repository'));
+      expect(code === 0).toBe(!stderr.includes('is marked as private'));
       return code === 0;
     };
     expect(await isOpen('--platform', 'linux/amd64')).toBe(true);
@@ -414,11 +414,14 @@ describe('on the command line', () => {
     const placed = await server.command('import', file, '--rename', `${named}=${reference}`);
     expect(placed).toMatchObject({ code: 0 });
     expect((await get(`${server.url}/v2/team-a/app/manifests/1`)).status).not.toBe(200);
-    expect(await server.command('export', reference, '-o', file)).toMatchObject({ code: 0 });
+    expect(await server.command('export', reference, '-o', file)).toMatchObject({
+      code: 0,
+      stderr: expect.stringContaining('; 1 marked as private'),
+    });
     const copied = await server.command('import', file, '--rename', `team-a/app=${UP}/acme/copy`);
     expect(copied).toMatchObject({
       code: 1,
-      stderr: expect.stringContaining('comes from a private repository'),
+      stderr: expect.stringContaining('is marked as private'),
     });
   });
 
