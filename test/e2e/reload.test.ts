@@ -97,7 +97,7 @@ it('upstreams, prefixes, tenants, limits and the log level change without a rest
       'ghcr.io': false,
     },
     hosted: { prefixes: ['a', 'tools'], anonymous: 'push' },
-    tenants: [{ name: 'team-b', secrets: 'team.json', quotaBytes: '1KiB' }],
+    tenants: [{ name: 'team-b', secrets: 'team.json', quotaBytes: '8KiB' }],
     storage: { path: join(folder, 'store'), maxBytes: '1GiB' },
     log: { level: 'info' },
     server: { ...server, shutdownTimeout: '1s' },
@@ -131,7 +131,7 @@ it('upstreams, prefixes, tenants, limits and the log level change without a rest
   const pushed = await get(`${entrepot.url}${headers.location}`, {
     method: 'PATCH',
     headers: basic(TEAM),
-    body: Buffer.alloc(2_000),
+    body: Buffer.alloc(10_000),
   });
   expect([pushed.status, pushed.text]).toEqual([403, expect.stringContaining('quota of team-b')]);
 
