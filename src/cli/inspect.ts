@@ -4,7 +4,7 @@ import { digestOfReference } from '../metadata/reference-digest.ts';
 import type { SurveyedBlob, SurveyedManifest } from '../metadata/survey.ts';
 import { DEFAULT_TAG } from '../oci/reference.ts';
 import type { Repository } from '../oci/repository.ts';
-import { type HeldImage, heldImage } from '../upkeep/images.ts';
+import { type HeldImage, heldImage, isEvicted } from '../upkeep/images.ts';
 import { columnsText, timeText } from './columns.ts';
 import { type Command, CommandError, CONFIG_OPTION, EXIT, jsonOption, wantsJson } from './command.ts';
 import { withWholeIndex } from './with-parts.ts';
@@ -35,6 +35,10 @@ export const inspect: Command = {
         throw new CommandError(`${typed}: not stored`);
       }
       const manifests = await survey.image(repository, meant, digest === undefined ? tag : undefined);
+      if (isEvicted(repository, manifests)) {
+        const was = digest === undefined ? `; the tag last meant ${meant}` : '';
+        throw new CommandError(`${typed}: not stored any more${was}`);
+      }
       const image = await heldImage(manifests, blobs);
       const pins = await metadata.listPins(repository);
       const isPinned = pins.includes(reference) || pins.includes(meant);
@@ -73,10 +77,16 @@ function text(
   return [
     `image     ${typed}${isPinned ? ' (pinned)' : ''}\n`,
     `digest    ${image.digest}\n`,
-    `size      ${sizeText(image.ownBytes)} own, ${sizeText(image.sharedBytes)} shared, ${sizeText(image.missingBytes)} missing\n`,
+    `size      ${sizeText(image.ownBytes)} own, ${sizeText(image.sharedBytes)} shared, ${missingText(image)}\n`,
     `last use  ${timeText(image.usedAtMs)}\n\n`,
     columnsText(HEADINGS, rows),
   ].join('');
+}
+
+function missingText({ missingBytes, missingManifests }: HeldImage): string {
+  const known = `${sizeText(missingBytes)} missing`;
+  if (missingManifests === 0) return known;
+  return `${known}, without the content of ${missingManifests} missing manifest${missingManifests === 1 ? '' : 's'}`;
 }
 
 function jsonText(

@@ -26,7 +26,9 @@ export const rm: Command = {
         "also remove the tag's manifest, unless another tag refers to it, with what is attached to it, and free at once what " +
         'nothing else needs; do not use it while an image that shares layers is being pushed',
     },
-    jsonOption('image, digest, removedTags, otherTags, manifestHeld, freedBytes'),
+    jsonOption(
+      'image, digest, removedTags, otherTags, manifestHeld, freedBytes, neededBytes, neededBy (with --purge: what is not freed since these repositories need it)',
+    ),
     CONFIG_OPTION,
   ],
   examples: [
@@ -63,10 +65,13 @@ function refusal(typed: string, error: unknown): unknown {
 
 function toJson(typed: string, removed: RemovedImage | undefined): object {
   if (removed === undefined) {
-    return { image: typed, digest: null, removedTags: [], otherTags: [], manifestHeld: false, freedBytes: 0 };
+    const nothing = { removedTags: [], otherTags: [], manifestHeld: false };
+    return { image: typed, digest: null, ...nothing, freedBytes: 0, neededBytes: 0, neededBy: [] };
   }
-  const { digest = null, removedTags, otherTags, isManifestHeld, freedBytes } = removed;
-  return { image: typed, digest, removedTags, otherTags, manifestHeld: isManifestHeld, freedBytes };
+  const { digest = null, isManifestHeld, ...rest } = removed;
+  const { removedTags, otherTags, freedBytes, neededBytes, neededBy } = rest;
+  const tags = { removedTags, otherTags, manifestHeld: isManifestHeld };
+  return { image: typed, digest, ...tags, freedBytes, neededBytes, neededBy };
 }
 
 function text(
@@ -86,6 +91,12 @@ function text(
     const hint = isPurged ? '' : ' (--purge removes it too)';
     parts.push(`${digest} is still stored, without a tag${hint}`);
   }
-  if (isPurged && !isManifestHeld) parts.push(`freed ${sizeText(freedBytes)}`);
+  if (isPurged && !isManifestHeld) parts.push(`freed ${sizeText(freedBytes)}${neededText(removed)}`);
   return `${typed}: ${parts.join('; ')}\n`;
+}
+
+function neededText({ neededBytes, neededBy }: RemovedImage): string {
+  if (neededBytes === 0) return '';
+  const who = neededBy.length === 0 ? 'in use' : `needed by ${neededBy.join(', ')}`;
+  return `, while ${sizeText(neededBytes)} are still ${who}`;
 }

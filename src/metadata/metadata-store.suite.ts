@@ -558,18 +558,36 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       test('what is linked, named or new is needed, and nothing else', async () => {
         const one = image('one');
         const layer = digestOrFail(one.blobs[1]);
-        await store.putBlob(blob, 4, NGINX);
+        await store.putBlob(blob, 4, HOSTED);
         await store.putBlob(layer, 20);
         await store.putManifest(NGINX, one.manifest, one.view, { atMs: 1 });
         const all = [blobOf(blob), blobOf(layer), manifestOf(one)];
         expect(await store.removeUnneeded(all, LATER_MS)).toEqual([]);
-        await store.unlinkBlob(NGINX, blob);
+        await store.unlinkBlob(HOSTED, blob);
         expect(await store.removeUnneeded(all, Date.now() - 1000)).toEqual([]);
         expect(await store.removeUnneeded(all, LATER_MS)).toEqual([blobOf(blob)]);
         await store.unlinkManifest(NGINX, one.manifest.digest);
         expect(await store.removeUnneeded(all, LATER_MS)).toEqual([manifestOf(one)]);
         expect(await store.removeUnneeded(all, LATER_MS)).toEqual([blobOf(layer)]);
         expect(await store.readTotals()).toMatchObject({ blobs: 0, manifests: 0 });
+      });
+
+      test('the Links that an eviction left keep nothing that came back through another repository', async () => {
+        const one = image('one');
+        const [config, layer] = one.blobs.map(digestOrFail);
+        const all = [manifestOf(one), blobOf(config!), blobOf(layer!)];
+        const putAll = async (repository: Repository) => {
+          for (const each of [config!, layer!]) await store.putBlob(each, 20, repository);
+          await store.putManifest(repository, one.manifest, one.view, { atMs: 1 });
+        };
+        await putAll(NGINX);
+        expect(await store.evict(all, LATER_MS)).toHaveLength(3);
+        await putAll(HOSTED);
+        await store.unlinkManifest(HOSTED, one.manifest.digest);
+        for (const each of [config!, layer!]) await store.unlinkBlob(HOSTED, each);
+        expect(await store.removeUnneeded(all, Date.now() - 1000)).toEqual([manifestOf(one)]);
+        expect(await store.removeUnneeded(all, LATER_MS)).toEqual(all.slice(1));
+        expect(await store.isLinked(NGINX, layer!)).toBe(true);
       });
 
       test('an unlinked manifest is kept while it is new, since an index may come to name it', async () => {

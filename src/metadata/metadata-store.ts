@@ -375,8 +375,9 @@ export interface MetadataStore extends Leases {
   // Rows are removed before bytes: pass the returned content to `ifStray` to remove its bytes.
 
   /**
-   * Removes rows of manifests without a Link, and of blobs without a Link that no stored manifest names. Returns the
-   * removed content.
+   * Removes rows of manifests that no repository reads, and of blobs that no stored manifest names and no Link keeps:
+   * neither one of a hosted repository, nor one of a mirrored repository that is pinned or not older. Returns the removed
+   * content.
    */
   removeUnneeded(contents: readonly Content[], unusedSinceMs: number): Promise<readonly Content[]>;
   /**

@@ -114,7 +114,7 @@ class SqliteSurvey implements Survey {
             SELECT 1 FROM reading_references n
             JOIN readings g ON g.id = n.reading_id
             LEFT JOIN manifests m ON m.digest = g.digest
-            WHERE n.digest = b.digest AND (m.used_at_ms >= @sinceMs OR ${reachability.isLinkedManifest('g.digest')}))
+            WHERE n.digest = b.digest AND (m.used_at_ms >= @sinceMs OR ${reachability.isKeptManifest('g.digest')}))
           AND NOT EXISTS (
             SELECT 1 FROM links l JOIN repositories r ON r.id = l.repository_id
             WHERE l.digest = b.digest AND l.kind = 'blob'
@@ -129,7 +129,7 @@ class SqliteSurvey implements Survey {
       FROM blobs b WHERE b.digest > @after ORDER BY b.digest LIMIT ${ROWS_PER_PAGE}`);
     this.#unneededManifests = connection.prepare(`
       SELECT 'manifest' AS kind, m.digest, m.size, m.used_at_ms,
-        m.used_at_ms < @sinceMs AND NOT ${reachability.isLinkedManifest('m.digest')} AS is_found
+        m.used_at_ms < @sinceMs AND NOT ${reachability.isKeptManifest('m.digest')} AS is_found
       FROM manifests m WHERE m.digest > @after ORDER BY m.digest LIMIT ${ROWS_PER_PAGE}`);
     const oldest = (kind: Content['kind'], table: string) => `
       SELECT * FROM (
@@ -145,7 +145,9 @@ class SqliteSurvey implements Survey {
       ORDER BY c.used_at_ms, c.digest`);
     this.#repositories = connection.prepare(`
       SELECT r.upstream, r.name FROM links l JOIN repositories r ON r.id = l.repository_id
-      WHERE l.digest = ? ORDER BY r.upstream, r.name LIMIT ${MAX_REPOSITORIES_NAMED}`);
+      WHERE l.digest = ? AND (r.upstream = '' OR l.media_type IS NOT NULL
+        OR l.kind = 'blob' AND (${reachability.isNamedIn('r.id', 'l.digest')} OR NOT ${reachability.isNamed('l.digest')}))
+      ORDER BY r.upstream, r.name LIMIT ${MAX_REPOSITORIES_NAMED}`);
     this.#blobs = connection.prepare(`
       SELECT 'blob' AS kind, digest, size FROM blobs WHERE digest > ? ORDER BY digest LIMIT ${ROWS_PER_PAGE}`);
     this.#manifestBytes = connection.prepare(`

@@ -19,7 +19,7 @@ export interface Survey {
   unnamedBlobs(unusedSinceMs: number, after?: string): Promise<Found<SizedContent>>;
   /** Content that `evict` would remove, least recently used first. Lists of referrers count with their manifest. */
   evictable(unusedSinceMs: number, after?: string): Promise<Found<SizedContent>>;
-  /** Some of the repositories in which it is linked, by name. */
+  /** Some of the repositories in which it is linked, by name, but none whose manifest of it was evicted. */
   repositoriesOf(digest: Digest): Promise<readonly Repository[]>;
   /** All blobs that have a row, ordered by digest. */
   blobs(after?: string): Promise<Found<SizedContent>>;

@@ -1,7 +1,7 @@
 import { everything, type SizedContent } from '../metadata/survey.ts';
 import { type Digest, isDigest } from '../oci/digest.ts';
 import type { Repository } from '../oci/repository.ts';
-import { Purge, type Purged } from './purge.ts';
+import { type Freed, Purge, type Purged } from './purge.ts';
 import type { Stores } from './stores.ts';
 
 /** How many tags of a digest are listed. */
@@ -20,7 +20,7 @@ export interface RemovalRun {
 }
 
 /** What was removed, and what was not. */
-export interface RemovedImage {
+export interface RemovedImage extends Freed {
   /** The digest of the reference; `undefined` for a repository. */
   readonly digest: Digest | undefined;
   readonly removedTags: readonly string[];
@@ -28,8 +28,9 @@ export interface RemovedImage {
   readonly otherTags: readonly string[];
   /** Whether the repository still has a manifest with this digest. */
   readonly isManifestHeld: boolean;
-  readonly freedBytes: number;
 }
+
+const NOTHING_FREED: Freed = { freedBytes: 0, neededBytes: 0, neededBy: [] };
 
 /** Why nothing was removed. */
 export class RemovalRefused extends Error {
@@ -141,23 +142,23 @@ export class ImageRemoval {
       for await (const page of everything(after => survey.linked(repository, after))) contents.push(...page);
     }
     await metadata.removeRepository(repository);
-    const freedBytes = await this.#purge.contents(contents);
-    return { digest: undefined, removedTags: [], otherTags: [], isManifestHeld: false, freedBytes };
+    const freed = await this.#purge.contents(contents);
+    return { digest: undefined, removedTags: [], otherTags: [], isManifestHeld: false, ...freed };
   }
 
   async #removed(
     repository: Repository,
     digest: Digest,
     tags: readonly string[],
-    purged: Purged = { freedBytes: 0, tags: [] },
+    { tags: signatureTags, ...freed }: Purged = { ...NOTHING_FREED, tags: [] },
   ): Promise<RemovedImage> {
     const { metadata } = this.#options;
     return {
       digest,
-      removedTags: [...tags, ...purged.tags],
+      removedTags: [...tags, ...signatureTags],
       otherTags: await this.#tagsOf(repository, digest),
       isManifestHeld: (await metadata.readLinkedManifest(repository, digest)) !== undefined,
-      freedBytes: purged.freedBytes,
+      ...freed,
     };
   }
 

@@ -10,6 +10,7 @@ import {
 import type { Digest } from '../oci/digest.ts';
 import { isNonDistributable } from '../oci/manifest.ts';
 import { formatPlatform, isAttestation, type Platform } from '../oci/platform.ts';
+import type { Repository } from '../oci/repository.ts';
 
 /** Configs are smaller than this; the platform of a larger one is not shown. */
 const MAX_CONFIG_BYTES = 1024 * 1024;
@@ -21,8 +22,9 @@ export interface HeldImage {
   /** The bytes that removing its name would free, and those that other names need as well, including equal images. */
   readonly ownBytes: number;
   readonly sharedBytes: number;
-  /** The bytes that are missing of the image; those of missing manifests are unknown. */
+  /** The bytes that are missing of the image, without those that missing manifests name, which are unknown. */
   readonly missingBytes: number;
+  readonly missingManifests: number;
   /** When the manifest or anything below it was last served; 0 for never. */
   readonly usedAtMs: number;
   readonly isDamaged: boolean;
@@ -36,7 +38,10 @@ export interface HeldPlatform {
   readonly isComplete: boolean;
 }
 
-/** Every tag with what is stored of its image, ordered by name; then images without a tag. */
+/**
+ * Every tag with what is stored of its image, ordered by name; then images without a tag. Tags whose image was evicted
+ * are left out, unless they are pinned.
+ */
 export async function* heldImages(
   survey: Survey,
   blobs: BlobStore,
@@ -44,11 +49,18 @@ export async function* heldImages(
   for (const find of ['tags', 'untagged'] as const) {
     for await (const images of everything(after => survey[find](after))) {
       for (const image of images) {
-        const { repository, digest, tag } = image;
-        yield { ...image, ...(await heldImage(await survey.image(repository, digest, tag), blobs)) };
+        const { repository, digest, tag, isPinned } = image;
+        const manifests = await survey.image(repository, digest, tag);
+        if (isEvicted(repository, manifests) && !isPinned) continue;
+        yield { ...image, ...(await heldImage(manifests, blobs)) };
       }
     }
   }
+}
+
+/** Nothing is known of what the image consists of: its manifest is not stored, and its absence is no damage. */
+export function isEvicted({ upstream }: Repository, [top]: readonly SurveyedManifest[]): boolean {
+  return upstream !== '' && top?.isHeld === false && !top.isDamaged;
 }
 
 /** The totals of what the survey found below a manifest. */
@@ -70,6 +82,7 @@ export async function heldImage(
     ownBytes: ofManifests(false) + bytesOf(held.filter(blob => !blob.isShared)),
     sharedBytes: ofManifests(true) + bytesOf(held.filter(blob => blob.isShared)),
     missingBytes: bytesOf(content.filter(blob => !blob.isHeld && !isNonDistributable(blob))),
+    missingManifests: manifests.filter(({ isHeld }) => !isHeld).length,
     usedAtMs: Math.max(0, ...manifests.map(({ usedAtMs }) => usedAtMs), ...held.map(blob => blob.usedAtMs)),
     isDamaged: [...manifests, ...content].some(({ isDamaged }) => isDamaged),
   };

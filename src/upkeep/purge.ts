@@ -3,7 +3,7 @@ import { WAYS_OUT, whyNotCollected } from '../metadata/store-identity.ts';
 import type { SizedContent, SurveyedManifest } from '../metadata/survey.ts';
 import type { Digest } from '../oci/digest.ts';
 import { signatureTags } from '../oci/reference.ts';
-import type { Repository } from '../oci/repository.ts';
+import { type Repository, repositoryText } from '../oci/repository.ts';
 import { removeContents } from './removal.ts';
 import { inSteps } from './steps.ts';
 import type { Stores } from './stores.ts';
@@ -11,10 +11,19 @@ import type { Stores } from './stores.ts';
 /** No grace period: whoever purges knows that nobody is pushing. */
 const WHENEVER = Number.POSITIVE_INFINITY;
 const REFERRERS_PAGE = 100;
+const REPOSITORIES_NAMED = 3;
+
+/** What a purge freed, and what it could not. */
+export interface Freed {
+  readonly freedBytes: number;
+  /** The bytes that something else needs. */
+  readonly neededBytes: number;
+  /** The repositories that need them, as names: the first few. */
+  readonly neededBy: readonly string[];
+}
 
 /** What a purge removed. */
-export interface Purged {
-  readonly freedBytes: number;
+export interface Purged extends Freed {
   /** Tags of signatures, which belong to the image only by their name. */
   readonly tags: readonly string[];
 }
@@ -52,28 +61,46 @@ export class Purge {
         WHENEVER,
       ),
     );
-    const freedBytes = await this.contents([
+    const freed = await this.contents([
       ...removed.map(({ digest, size }) => ({ kind: 'manifest' as const, digest, size })),
       ...held.map(({ digest, size }) => ({ kind: 'blob' as const, digest, size })),
     ]);
-    return { freedBytes, tags };
+    return { ...freed, tags };
   }
 
-  /** Frees `contents`, which were linked in a repository that is removed. Returns how many bytes. */
-  async contents(contents: readonly SizedContent[]): Promise<number> {
+  /** Frees `contents`, which were linked in a repository that is removed. */
+  async contents(contents: readonly SizedContent[]): Promise<Freed> {
     const { rows } = this.#stores;
-    let freedBytes = 0;
+    const gone = new Set<Digest>();
     // Manifests first: what they name is needed until they are gone.
     const order = contents.toSorted((one, other) => other.kind.localeCompare(one.kind));
     await removeContents(this.#stores, order, {
       removeRows: step => rows.removeUnneeded(step, WHENEVER),
       onRemoved: removed => {
-        freedBytes += removed.reduce((sum, { size }) => sum + size, 0);
+        for (const { digest } of removed) gone.add(digest);
       },
       signal: undefined,
     });
-    return freedBytes;
+    const kept = contents.filter(({ digest }) => !gone.has(digest));
+    return {
+      freedBytes: bytesOf(contents.filter(({ digest }) => gone.has(digest))),
+      neededBytes: bytesOf(kept),
+      neededBy: await this.#repositoriesOf(kept),
+    };
   }
+
+  async #repositoriesOf(contents: readonly SizedContent[]): Promise<readonly string[]> {
+    const names = new Set<string>();
+    for (const { digest } of contents) {
+      if (names.size >= REPOSITORIES_NAMED) break;
+      for (const each of await this.#stores.survey.repositoriesOf(digest)) names.add(repositoryText(each));
+    }
+    return [...names].slice(0, REPOSITORIES_NAMED);
+  }
+}
+
+function bytesOf(contents: readonly SizedContent[]): number {
+  return contents.reduce((sum, { size }) => sum + size, 0);
 }
 
 /** Removes the manifests of one image from its repository. */

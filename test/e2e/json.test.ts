@@ -121,6 +121,8 @@ it('of removals, and of a restore, has stable members', async () => {
     'otherTags',
     'manifestHeld',
     'freedBytes',
+    'neededBytes',
+    'neededBy',
   ]);
   const file = join(entrepot.folder, 'backup.tar');
   await entrepot.stop();

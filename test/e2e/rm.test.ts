@@ -65,6 +65,8 @@ it('removes a hosted tag alone, and lists the other tags of its digest', async (
     otherTags: ['latest'],
     manifestHeld: true,
     freedBytes: 0,
+    neededBytes: 0,
+    neededBy: [],
   });
   expect((await rm('team/app:latest')).stdout).toBe(
     `team/app:latest: removed; ${digest} is still stored, without a tag (--purge removes it too)\n`,
@@ -129,7 +131,7 @@ it('frees with --purge at once what only the image had, and nothing else', async
   );
   expect(await statusOf('team/purge', gone.manifest.digest)).toBe(200);
   expect((await rm('team/purge:v2', '--purge')).stdout).toMatch(
-    /^team\/purge:v2: removed; freed 2\d\.\d KiB\n$/,
+    /^team\/purge:v2: removed; freed 2\d\.\d KiB, while 19\.5 KiB are still needed by team\/purge\n$/,
   );
   for (const { manifest } of [index, gone]) {
     expect(await statusOf('team/purge', manifest.digest)).toBe(404);
@@ -167,6 +169,51 @@ it('removes what is attached to an image with --purge, and leaves what others ne
   for (const { manifest, layers } of [image, signature, tagged]) {
     expect(await statusOf('team/signed', manifest.digest)).toBe(404);
     expect(isOnDisk(layers[0]!)).toBe(false);
+  }
+});
+
+it('shows no evicted image, and frees with --purge what only its Links would keep', async () => {
+  const small = await Entrepot.start({
+    upstreams: { [UPSTREAM]: { url: upstream.url, freshFor: 'forever' } },
+    hosted: { prefixes: ['team'], anonymous: 'push' },
+    storage: { maxBytes: '30KiB' },
+  });
+  try {
+    const [image, later] = [imageFor('evicted'), imageFor('later')];
+    const name = `${UPSTREAM}/evicted:v1`;
+    for (const [repository, each] of Object.entries({ evicted: image, later })) {
+      upstream.add(repository, each, 'v1');
+      expect((await small.command('pull', `${UPSTREAM}/${repository}:v1`)).code).toBe(0);
+      expect((await small.command('gc')).code).toBe(0);
+    }
+    expect((await small.command('images')).stdout).not.toContain(name);
+    expect(await small.command('inspect', name)).toMatchObject({
+      code: 1,
+      stderr: `entrepot: ${name}: not stored any more; the tag last meant ${image.manifest.digest}\n`,
+    });
+    for (const repository of ['team/one', 'team/two']) await pushImage(small.url, repository, 'v1', image);
+    expect((await small.command('rm', 'team/one:v1', '--purge')).stdout).toMatch(
+      /^team\/one:v1: removed; freed 0 B, while 2\d\.\d KiB are still needed by team\/two\n$/,
+    );
+    expect(JSON.parse((await small.command('rm', 'team/two:v1', '--purge', '--json')).stdout)).toMatchObject({
+      freedBytes: expect.toSatisfy((bytes: number) => bytes > 20_000),
+      neededBytes: 0,
+      neededBy: [],
+    });
+    const [layer] = image.layers;
+    const file = join(
+      small.folder,
+      'store',
+      'blobs',
+      'sha256',
+      layer!.digest.slice(7, 9),
+      layer!.digest.slice(7),
+    );
+    expect(existsSync(file)).toBe(false);
+    // Its Link stays: it is fetched again as by its first pull.
+    expect((await small.command('pull', name)).code).toBe(0);
+  } finally {
+    await small.remove();
   }
 });
 

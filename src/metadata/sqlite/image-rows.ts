@@ -28,7 +28,8 @@ export class ImageRows {
   readonly #selectBlobs: Statement<[Digest, string], BlobRow>;
   readonly #selectNamers: Statement<[Digest, number], { digest: Digest }>;
   readonly #selectNamersHere: Statement<[Repository & { digest: Digest; limit: number }], { digest: Digest }>;
-  readonly #selectLinkElsewhere: Statement<[Repository & { digest: Digest }]>;
+  readonly #selectManifestElsewhere: Statement<[Repository & { digest: Digest }]>;
+  readonly #selectBlobElsewhere: Statement<[Repository & { digest: Digest }]>;
   readonly #selectOtherTag: Statement<[Repository & { digest: Digest; tag: string }]>;
   readonly #selectDamage: Statement<[Digest]>;
 
@@ -66,9 +67,15 @@ export class ImageRows {
       JOIN repositories r ON r.upstream = @upstream AND r.name = @name
       JOIN links k ON k.repository_id = r.id AND ${reachability.linksTo('k', 'g')}
       WHERE n.digest = @digest AND n.kind = 'manifest' LIMIT @limit`);
-    this.#selectLinkElsewhere = connection.prepare(`
+    // As in the conditions of a removal: Links of what a mirrored repository has lost by eviction keep nothing.
+    this.#selectManifestElsewhere = connection.prepare(`
       SELECT 1 FROM links l JOIN repositories r ON r.id = l.repository_id
-      WHERE l.digest = @digest AND NOT (r.upstream = @upstream AND r.name = @name) LIMIT 1`);
+      WHERE l.digest = @digest AND l.kind = 'manifest' AND (l.media_type IS NOT NULL OR r.upstream = '')
+        AND NOT (r.upstream = @upstream AND r.name = @name) LIMIT 1`);
+    this.#selectBlobElsewhere = connection.prepare(`
+      SELECT 1 FROM links l JOIN repositories r ON r.id = l.repository_id
+      WHERE l.digest = @digest AND (r.upstream = '' OR ${reachability.isPinnedIn('r.id', 'l.digest')})
+        AND NOT (r.upstream = @upstream AND r.name = @name) LIMIT 1`);
     this.#selectOtherTag = connection.prepare(`
       SELECT 1 FROM tags t JOIN repositories r ON r.id = t.repository_id
       WHERE t.digest = @digest AND r.upstream = @upstream AND r.name = @name AND t.tag <> @tag LIMIT 1`);
@@ -102,13 +109,13 @@ export class ImageRows {
   }
 
   /**
-   * Whether the blob is named by a manifest that is not in `tree`, or belongs to another repository. To find one
+   * Whether the blob is named by a manifest that is not in `tree`, or another repository keeps it without one. To find one
    * outside it is enough to look at one more manifest than the tree has.
    */
   isNamedOutside({ upstream, name }: Repository, digest: Digest, tree: ReadonlySet<Digest>): boolean {
     return (
       this.#selectNamers.all(digest, tree.size + 1).some(namer => !tree.has(namer.digest)) ||
-      this.#selectLinkElsewhere.get({ upstream, name, digest }) !== undefined
+      this.#selectBlobElsewhere.get({ upstream, name, digest }) !== undefined
     );
   }
 
@@ -119,7 +126,7 @@ export class ImageRows {
     tree: ReadonlySet<Digest>,
   ): boolean {
     return (
-      this.#selectLinkElsewhere.get({ upstream, name, digest }) !== undefined ||
+      this.#selectManifestElsewhere.get({ upstream, name, digest }) !== undefined ||
       this.#selectNamersHere
         .all({ upstream, name, digest, limit: tree.size + 1 })
         .some(namer => !tree.has(namer.digest))

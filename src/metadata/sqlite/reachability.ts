@@ -4,6 +4,9 @@
  * repositories are deleted later.
  */
 
+export const isPinnedIn = (repositoryId: string, digest: string) => `EXISTS (
+  SELECT 1 FROM pins p WHERE p.repository_id = ${repositoryId} AND p.reference = ${digest})`;
+
 /** Any Link, as whatever the content is linked. */
 export const isLinked = (digest: string) => `EXISTS (
   SELECT 1 FROM links l JOIN repositories r ON r.id = l.repository_id WHERE l.digest = ${digest})`;
@@ -12,9 +15,27 @@ export const isLinkedManifest = (digest: string) => `EXISTS (
   SELECT 1 FROM links l JOIN repositories r ON r.id = l.repository_id
   WHERE l.digest = ${digest} AND l.kind = 'manifest')`;
 
+/**
+ * A Link keeps the manifest. After an eviction, the Links of mirrored repositories stay, without a media type: even if
+ * the bytes come back through another repository, these have to fetch them again. In a hosted repository such a Link
+ * is one of a damaged manifest.
+ */
+export const isKeptManifest = (digest: string) => `EXISTS (
+  SELECT 1 FROM links l JOIN repositories r ON r.id = l.repository_id
+  WHERE l.digest = ${digest} AND l.kind = 'manifest' AND (l.media_type IS NOT NULL OR r.upstream = ''))`;
+
 export const isLinkedBlob = (digest: string) => `EXISTS (
   SELECT 1 FROM links l JOIN repositories r ON r.id = l.repository_id
   WHERE l.digest = ${digest} AND l.kind = 'blob')`;
+
+/**
+ * A Link keeps the blob although no manifest names it: one of a hosted repository, as long as it exists, since a push
+ * may be under way, or one of a mirrored repository that is not older than @sinceMs.
+ */
+export const isKeptByLink = (digest: string) => `EXISTS (
+  SELECT 1 FROM links l JOIN repositories r ON r.id = l.repository_id
+  WHERE l.digest = ${digest} AND l.kind = 'blob'
+    AND (r.upstream = '' OR l.created_at_ms >= @sinceMs OR ${isPinnedIn('l.repository_id', 'l.digest')}))`;
 
 /** The content belongs to a hosted repository, and could not be downloaded again. */
 export const isHosted = (digest: string) => `EXISTS (
@@ -53,9 +74,6 @@ export const isBeingFilled = (digest: string) => `EXISTS (
 export const isMaimed = (repositoryId: string) => `EXISTS (
   SELECT 1 FROM links d JOIN repositories h ON h.id = d.repository_id AND h.upstream = ''
   WHERE d.repository_id = ${repositoryId} AND d.kind = 'manifest' AND d.media_type IS NULL)`;
-
-export const isPinnedIn = (repositoryId: string, digest: string) => `EXISTS (
-  SELECT 1 FROM pins p WHERE p.repository_id = ${repositoryId} AND p.reference = ${digest})`;
 
 /**
  * A pin keeps it, directly or through something above it. Most stores have no pins, and then nothing above is looked

@@ -46,10 +46,10 @@ export class Removals {
         AND NOT ${reachability.isNamedIn('l.repository_id', 'l.digest')}`);
     this.#deleteUnlinkedManifest = connection.prepare(`
       DELETE FROM manifests
-      WHERE digest = @digest AND used_at_ms < @sinceMs AND NOT ${reachability.isLinkedManifest('@digest')}`);
+      WHERE digest = @digest AND used_at_ms < @sinceMs AND NOT ${reachability.isKeptManifest('@digest')}`);
     this.#deleteUnneededBlob = connection.prepare(`
       DELETE FROM blobs
-      WHERE digest = @digest AND used_at_ms < @sinceMs AND NOT ${reachability.isLinkedBlob('@digest')}
+      WHERE digest = @digest AND used_at_ms < @sinceMs AND NOT ${reachability.isKeptByLink('@digest')}
         AND NOT ${reachability.isNamed('@digest')} AND NOT ${reachability.isBeingFilled('@digest')}`);
     this.#evictBlob = connection.prepare(
       `DELETE FROM blobs WHERE digest = @digest AND used_at_ms < @sinceMs AND ${reachability.isEvictable('@digest')}`,
