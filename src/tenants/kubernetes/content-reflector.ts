@@ -46,6 +46,8 @@ class Copy<Kept> {
   objects = new Map<string, Seen<Kept>>();
   bytes = 0;
   isRead = false;
+  /** Whether it was read at least once; before that, that it has no objects means nothing. */
+  isKnown = false;
   /** Whether something was skipped because of the limit. */
   isShort = false;
   /** Why there are further objects, of which not even the names are kept. */
@@ -74,11 +76,8 @@ export class ContentReflector<Kept> {
     this.#options = options;
     this.#loop = new WatchLoop({
       ...options,
-      list: async signal => {
-        const version = await options.client.version(options.collection, signal);
-        this.#forgetWhatWasRead();
-        return version;
-      },
+      list: signal => options.client.version(options.collection, signal),
+      onListed: () => this.#forgetWhatWasRead(),
       apply: (object, isGone) => this.#apply(object, isGone),
     });
   }
@@ -128,8 +127,8 @@ export class ContentReflector<Kept> {
   /** The objects of a wanted namespace by name, or the reason for which it was never read. */
   in(namespace: string): ReadonlyMap<string, Kept> | string {
     const copy = this.#copies.get(namespace);
-    if (!this.#loop.hasListed) return this.problem ?? 'they have not been read yet';
-    return new Map([...(copy?.objects ?? [])].map(([name, { value }]) => [name, value]));
+    if (copy?.isKnown !== true) return this.problem ?? 'they have not been read yet';
+    return new Map([...copy.objects].map(([name, { value }]) => [name, value]));
   }
 
   async #read(namespace: string, copy: Copy<Kept>): Promise<void> {
@@ -175,6 +174,7 @@ export class ContentReflector<Kept> {
     copy.isShort = next.isShort;
     copy.othersProblem = next.othersProblem;
     copy.isRead = true;
+    copy.isKnown = true;
   }
 
   /** A new watch begins: changes before it were not reported. */

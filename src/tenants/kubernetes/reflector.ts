@@ -9,7 +9,7 @@ export interface ReflectorOptions<Kept> {
   readonly resource: string;
   /** What to keep of an object. */
   readonly keep: (object: KubeObject) => Kept;
-  /** Called with the names of changed objects; for the first list even if there are none. */
+  /** Called with the names of changed objects; for the first list, when `hasListed` is true, even if there are none. */
   readonly onChange: (names: ReadonlySet<string>) => void;
   readonly onState: (problem: string | undefined) => void;
   readonly log: Log;
@@ -28,12 +28,14 @@ export class Reflector<Kept> {
   readonly #options: ReflectorOptions<Kept>;
   readonly #loop: WatchLoop;
   #seen = new Map<string, Seen<Kept>>();
+  #listed = this.#seen;
 
   constructor(options: ReflectorOptions<Kept>) {
     this.#options = options;
     this.#loop = new WatchLoop({
       ...options,
       list: signal => this.#list(signal),
+      onListed: isFirst => this.#takeListed(isFirst),
       apply: (object, isGone) => this.#apply(object, isGone),
     });
   }
@@ -63,26 +65,29 @@ export class Reflector<Kept> {
     return this.#loop.close();
   }
 
-  async #list(signal: AbortSignal): Promise<string> {
-    const { client, collection, onChange } = this.#options;
-    let next = new Map<string, Seen<Kept>>();
-    const version = await client.list(
+  #list(signal: AbortSignal): Promise<string> {
+    const { client, collection } = this.#options;
+    return client.list(
       collection,
       () => {
-        next = new Map();
+        const listed = new Map<string, Seen<Kept>>();
+        this.#listed = listed;
         return object => {
-          next.set(object.name, this.#see(object));
+          listed.set(object.name, this.#see(object));
           return true;
         };
       },
       signal,
     );
+  }
+
+  #takeListed(isFirst: boolean): void {
     const before = this.#seen;
-    this.#seen = next;
-    const names = [...before.keys(), ...next.keys()];
-    const changed = new Set(names.filter(name => before.get(name) !== next.get(name)));
-    if (changed.size > 0 || !this.#loop.hasListed) onChange(changed);
-    return version;
+    const after = this.#listed;
+    this.#seen = after;
+    const names = [...before.keys(), ...after.keys()];
+    const changed = new Set(names.filter(name => before.get(name) !== after.get(name)));
+    if (changed.size > 0 || isFirst) this.#options.onChange(changed);
   }
 
   #apply(object: KubeObject, isGone: boolean): void {

@@ -8,8 +8,10 @@ export interface WatchLoopOptions {
   readonly collection: KubeCollection;
   /** Its name in the log, such as `secrets`. */
   readonly resource: string;
-  /** Reads the current state, or records that it has to be read again; returns the version to watch from. */
+  /** Reads the current state, or its version alone; resolves with the version to watch from. */
   readonly list: (signal: AbortSignal) => Promise<string>;
+  /** Called after each `list`; `isFirst` for the first, when `hasListed` has become true. */
+  readonly onListed: (isFirst: boolean) => void;
   readonly apply: (object: KubeObject, isGone: boolean) => void;
   /** Called when following begins or fails; after a failure the last known state stays in force. */
   readonly onState: (problem: string | undefined) => void;
@@ -96,12 +98,14 @@ export class WatchLoop {
 
   /** Returns when the server ends the watch. */
   async #follow(): Promise<void> {
-    const { client, collection, list, apply } = this.#options;
+    const { client, collection, list, onListed, apply } = this.#options;
     const { signal } = this.#end;
     this.#isOpen = false;
     if (this.#resourceVersion === undefined) {
       this.#resourceVersion = await list(signal);
+      const isFirst = !this.#hasListed;
       this.#hasListed = true;
+      onListed(isFirst);
     }
     this.#attempted();
     const watch = client.watch(collection, this.#resourceVersion, {
