@@ -1,14 +1,16 @@
 import type { OutgoingHttpHeaders } from 'node:http';
-import { parseByteRange } from '../lib/byte-range.ts';
+import type { BlobReader } from '../lib/blob-reader.ts';
 import type { Digest } from '../oci/digest.ts';
-import { OciError } from '../oci/errors.ts';
 import type { PullSource, Served, ServedBlob } from '../oci/pull-source.ts';
 import { answer } from './answer.ts';
-import type { BodyWriter, StreamedAnswer } from './body-writer.ts';
+import { bodyFor } from './blob-parts.ts';
+import type { BodyWriter } from './body-writer.ts';
 import { cacheStatus } from './cache-status.ts';
 import { entityTag, isNotModified, rangeHeader } from './conditional.ts';
 import type { BlobCall } from './hosted-handlers.ts';
 import type { WholeBodies } from './whole-bodies.ts';
+
+const CONTENT_TYPE = 'application/octet-stream';
 
 /** GET and HEAD of a blob (distribution spec, "Pulling blobs"), with ranges. */
 export async function readBlob(
@@ -23,40 +25,39 @@ export async function readBlob(
     const stat = await exchange.inTime(source.statBlob(repository, digest, right));
     exchange.note(stat);
     const headers = blobHeaders(stat.digest, stat);
-    if (!notModified) headers['Content-Length'] = stat.size;
-    answer(exchange, notModified ? 304 : 200, headers);
-    return;
+    if (notModified) return answer(exchange, 304, headers);
+    const body = bodyFor(rangeHeader(exchange.req, digest), stat.size, CONTENT_TYPE);
+    return answer(exchange, body.status, { ...headers, ...body.headers });
   }
   const blob = await exchange.inTime(source.openBlob(repository, digest, right), closeLate);
   exchange.note(blob);
-  const streamed = await streamedAnswer(call, blob);
-  const { status, headers, start, length, reader } = streamed;
-  const { bytes } = reader;
-  if (bytes === undefined) await writer.write(exchange, streamed);
-  else await bodies.send(exchange, { status, headers, bytes, part: { start, length }, digest });
+  const { reader } = blob;
+  const body = await orClose(reader, () =>
+    bodyFor(rangeHeader(exchange.req, digest), reader.size, CONTENT_TYPE),
+  );
+  const { status, parts, tail } = body;
+  const headers = { ...blobHeaders(blob.digest, blob), ...body.headers };
+  const [part] = parts;
+  if (reader.bytes === undefined || tail !== undefined) {
+    await writer.write(exchange, { status, headers, reader, parts, tail });
+  } else {
+    await bodies.send(exchange, { status, headers, bytes: reader.bytes, part, digest });
+  }
 }
 
-/** The whole blob, or the requested range. */
-async function streamedAnswer({ exchange }: BlobCall, blob: ServedBlob): Promise<StreamedAnswer> {
-  const { digest, reader } = blob;
-  const headers = blobHeaders(digest, blob);
-  const range = parseByteRange(rangeHeader(exchange.req, digest), reader.size);
-  if (range === undefined) return { status: 200, headers, reader, start: 0, length: reader.size };
-  if (range === 'unsatisfiable') {
+/** The result of `act`; closes the reader if it throws. */
+async function orClose<Result>(reader: BlobReader, act: () => Result): Promise<Result> {
+  try {
+    return act();
+  } catch (error) {
     await reader.close();
-    throw new OciError('RANGE_INVALID', {
-      detail: { size: reader.size },
-      headers: { 'Content-Range': `bytes */${reader.size}` },
-    });
+    throw error;
   }
-  const { start, end } = range;
-  headers['Content-Range'] = `bytes ${start}-${end}/${reader.size}`;
-  return { status: 206, headers, reader, start, length: end - start + 1 };
 }
 
 function blobHeaders(digest: Digest, served: Served): OutgoingHttpHeaders {
   const headers: OutgoingHttpHeaders = {
-    'Content-Type': 'application/octet-stream',
+    'Content-Type': CONTENT_TYPE,
     'Docker-Content-Digest': digest,
     ETag: entityTag(digest),
     'Accept-Ranges': 'bytes',

@@ -2,18 +2,21 @@ import type { OutgoingHttpHeaders } from 'node:http';
 import type { BlobReader } from '../lib/blob-reader.ts';
 import type { Meter } from '../lib/meter.ts';
 import { withCommonHeaders } from './answer.ts';
+import type { BlobPart } from './blob-parts.ts';
 import type { BodyMemory } from './body-memory.ts';
 import type { Exchange } from './exchange.ts';
 import type { SharedBuffer } from './shared-buffer.ts';
 
-/** A response whose body is `length` bytes of `reader`, from `start`. The headers have no Content-Length yet. */
+/** A response whose body is parts of `reader`. */
 export interface StreamedAnswer {
   readonly status: number;
+  /** With Content-Length. */
   readonly headers: OutgoingHttpHeaders;
   /** Always closed at the end, and at once when the client disconnects, even during a read. */
   readonly reader: BlobReader;
-  readonly start: number;
-  readonly length: number;
+  readonly parts: readonly BlobPart[];
+  /** Sent after the last part. */
+  readonly tail?: Uint8Array | undefined;
 }
 
 /** One is filled while the kernel takes the other. */
@@ -72,10 +75,13 @@ class Transfer {
   readonly #answer: StreamedAnswer;
   readonly #memory: BodyMemory;
   readonly #owner: string;
-  readonly #end: number;
-  #position: number;
+  /** Where the present part ends. */
+  #end = 0;
+  #position = 0;
   /** Pages that the kernel is taking. */
   readonly #inFlight = new Set<SharedBuffer>();
+  /** The header of the present part, which is sent with its first bytes. */
+  #unsent: Uint8Array | undefined;
   #isReleased = false;
   #isClientGone = false;
   /** Called when a page is given back or filled, or the client has disconnected. */
@@ -86,8 +92,6 @@ class Transfer {
     this.#answer = answer;
     this.#memory = memory;
     this.#owner = exchange.memoryHolder.name;
-    this.#position = answer.start;
-    this.#end = answer.start + answer.length;
   }
 
   get isClientGone(): boolean {
@@ -97,8 +101,7 @@ class Transfer {
   sendHead(): void {
     const { res } = this.#exchange;
     if (res.headersSent || res.destroyed) return;
-    const { status, headers, length } = this.#answer;
-    headers['Content-Length'] = length;
+    const { status, headers } = this.#answer;
     res.writeHead(status, withCommonHeaders(this.#exchange, headers));
     res.flushHeaders();
   }
@@ -109,14 +112,22 @@ class Transfer {
     const onClose = (): void => this.#clientGone();
     res.once('close', onClose);
     try {
-      while (this.#position < this.#end && !this.#isClientGone) await this.#sendNext(onFirstByte);
+      for (const part of this.#answer.parts) await this.#sendPart(part, onFirstByte);
       if (this.#isClientGone) return;
       this.#sendHeadBeforeBody();
+      this.#sendText(this.#answer.tail);
       res.end();
       while (this.#inFlight.size > 0 && !this.#isClientGone) await this.#change();
     } finally {
       res.removeListener('close', onClose);
     }
+  }
+
+  async #sendPart({ start, length, head }: BlobPart, onFirstByte: () => void): Promise<void> {
+    this.#position = start;
+    this.#end = start + length;
+    this.#unsent = head;
+    while (this.#position < this.#end && !this.#isClientGone) await this.#sendNext(onFirstByte);
   }
 
   /** Gives back all pages. Callbacks that come later have no effect. */
@@ -179,8 +190,7 @@ class Transfer {
   #sendHeadBeforeBody(): void {
     const { res } = this.#exchange;
     if (res.headersSent) return;
-    const { status, headers, length } = this.#answer;
-    headers['Content-Length'] = length;
+    const { status, headers } = this.#answer;
     res.writeHead(status, withCommonHeaders(this.#exchange, headers));
   }
 
@@ -193,6 +203,8 @@ class Transfer {
     onFirstByte();
     this.#position += count;
     this.#sendHeadBeforeBody();
+    this.#sendText(this.#unsent);
+    this.#unsent = undefined;
     this.#inFlight.add(page);
     this.#exchange.res.write(page.buffer.subarray(0, count), error => {
       if (error === null || error === undefined) this.#exchange.bytesSent += count;
@@ -200,6 +212,13 @@ class Transfer {
       this.#inFlight.delete(page);
       this.#memory.give(page);
       this.#wake();
+    });
+  }
+
+  #sendText(text: Uint8Array | undefined): void {
+    if (text === undefined) return;
+    this.#exchange.res.write(text, error => {
+      if (error === null || error === undefined) this.#exchange.bytesSent += text.byteLength;
     });
   }
 

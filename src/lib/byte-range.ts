@@ -1,28 +1,45 @@
-import parseRanges from 'range-parser';
-
 /** Both ends are inclusive, as in RFC 9110 §14.1.2. */
 export interface ByteRange {
   readonly start: number;
   readonly end: number;
 }
 
+const BYTES = /^bytes\s*=\s*(.*)$/i;
+/** `1-5`, `1-`, or `-5`: the last five. */
+const RANGE = /^(\d+)\s*-\s*(\d*)$|^-\s*(\d+)$/;
+
 /**
- * The single range that `header` requests of `size` bytes; 'unsatisfiable' if it begins after the end. `undefined`
- * means the whole: no header, another unit, malformed, or several ranges (no client benefits from a multipart
- * response).
+ * The ranges that a `Range` header requests of `size` bytes, in its order, neither merged nor sorted; those that begin
+ * after the end are left out. 'unsatisfiable' if all do. `undefined` means the whole: no header, another unit, or a
+ * malformed one (RFC 9110 §14.2).
  */
-export function parseByteRange(
+export function parseByteRanges(
   header: string | undefined,
   size: number,
-): ByteRange | 'unsatisfiable' | undefined {
+): readonly ByteRange[] | 'unsatisfiable' | undefined {
+  const [, list] = BYTES.exec(header ?? '') ?? [];
   // No range of an empty body can be satisfied, yet clients send `bytes=0-` for "everything".
-  if (header === undefined || size === 0 || header.includes(',')) return undefined;
-  // `bytes=-500` of 300 bytes means all 300; range-parser considers that unsatisfiable.
-  const suffix = /^bytes=\s*-(\d+)\s*$/.exec(header);
-  if (suffix !== null && Number(suffix[1]) >= size) return { start: 0, end: size - 1 };
-  const ranges = parseRanges(size, header);
-  if (ranges === -1) return header.startsWith('bytes=') ? 'unsatisfiable' : undefined;
-  if (ranges === -2 || ranges.type !== 'bytes') return undefined;
-  const [range] = ranges;
-  return range === undefined ? undefined : { start: range.start, end: range.end };
+  if (list === undefined || size === 0) return undefined;
+  const ranges: ByteRange[] = [];
+  let requested = 0;
+  for (const member of list.split(',')) {
+    // Lists may have empty members (RFC 9110 §5.6.1.2).
+    if (member.trim() === '') continue;
+    requested += 1;
+    const range = parseMember(member.trim(), size);
+    if (range === undefined) return undefined;
+    if (range.start <= range.end) ranges.push(range);
+  }
+  if (requested === 0) return undefined;
+  return ranges.length === 0 ? 'unsatisfiable' : ranges;
+}
+
+/** `undefined` if it is malformed. One without bytes begins after its end. */
+function parseMember(member: string, size: number): ByteRange | undefined {
+  const [match, first, last, suffix] = RANGE.exec(member) ?? [];
+  if (match === undefined) return undefined;
+  if (suffix !== undefined) return { start: Math.max(0, size - Number(suffix)), end: size - 1 };
+  const start = Number(first);
+  if (last === '' || last === undefined) return { start, end: size - 1 };
+  return Number(last) < start ? undefined : { start, end: Math.min(Number(last), size - 1) };
 }
