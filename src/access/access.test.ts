@@ -1,3 +1,4 @@
+import { OciError } from '../oci/errors.ts';
 import { afterEach, describe, expect, it } from 'vitest';
 import {
   AccessWorld,
@@ -68,8 +69,34 @@ describe('a token', () => {
     const scopes =
       'repository:docker.io/library/nginx:pull,push repository:library/nginx:pull repository:team-a/app:pull x';
     const { token, access } = await tokenOf(world, undefined, scopes);
-    expect(access).toEqual([{ type: 'repository', name: 'docker.io/library/nginx', actions: ['pull'] }]);
+    expect(access).toEqual([
+      { type: 'repository', name: 'docker.io/library/nginx', actions: ['pull', 'push'] },
+    ]);
     expect(await pulled(await withToken(world, token))).toMatchObject(ANONYMOUSLY);
+  });
+
+  it('for pushing to a mirror tells that it can only be pulled, also if a look at it before fails', async () => {
+    await open();
+    await world.put('team-a', { [SERVER]: OURS });
+    for (const login of [undefined, OURS]) {
+      const toPush = await withToken(
+        world,
+        (await tokenOf(world, login, 'repository:ghcr.io/org/app:pull,push')).token,
+      );
+      const toPull = await withToken(
+        world,
+        (await tokenOf(world, login, 'repository:ghcr.io/org/app:pull repository:team-a/app:pull,push'))
+          .token,
+      );
+      const refused = { code: 'UNSUPPORTED', message: expect.stringContaining('can only be pulled') };
+      await expect(toPush.authorize(APP, 'push')).rejects.toMatchObject(refused);
+      const [away, unknown] = [new OciError('UNAVAILABLE'), new OciError('BLOB_UNKNOWN')];
+      expect(await toPush.refusal(away, APP, 'pull', true)).toMatchObject(refused);
+      // A client that gets 404 goes on to upload, and is refused then.
+      expect(await toPush.refusal(unknown, APP, 'pull', true)).not.toMatchObject(refused);
+      expect(await toPush.refusal(away, APP, 'pull', false)).toBe(away);
+      expect(await toPull.refusal(away, APP, 'pull', true)).toBe(away);
+    }
   });
 
   it('is valid for this registry only', async () => {

@@ -175,8 +175,8 @@ export class Access {
   }
 
   /**
-   * The part of `scopes` that may be granted. For a mirrored repository, pulling is granted here: what upstream says is
-   * not known before it is asked.
+   * The part of `scopes` that may be granted. For a mirrored repository, everything is granted here: what upstream says
+   * of a pull is not known before it is asked.
    */
   async #permitted(
     sender: Sender,
@@ -206,7 +206,9 @@ export class Access {
     repository: Repository,
     wanted: readonly Action[],
   ): Promise<readonly Action[]> {
-    if (repository.upstream !== '') return wanted.filter(action => action === 'pull');
+    // A mirror refuses everything but pulls. With the scope, that is what the client is told; without it, it would be
+    // asked to log in.
+    if (repository.upstream !== '') return wanted;
     const principal = await subject.principal(repository);
     return wanted.filter(action => this.#parts.hosted.refusal(principal, repository, action) === undefined);
   }

@@ -151,5 +151,5 @@ async function preloadedFor(login: Parameters<AccessWorld['as']>[0]): Promise<re
 
 /** What a client hears when upstream does not know, or does not say, what it asked for. */
 async function unknown(subject: Subject): Promise<string> {
-  return (await subject.refusal(new OciError('MANIFEST_UNKNOWN'), NGINX, 'pull')).code;
+  return (await subject.refusal(new OciError('MANIFEST_UNKNOWN'), NGINX, 'pull', false)).code;
 }

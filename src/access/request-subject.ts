@@ -29,6 +29,9 @@ const UNKNOWN: ReadonlySet<OciErrorCode> = new Set([
   'UPSTREAM_REFUSED',
 ]);
 
+/** The first status after which a client tries again or gives up, instead of pushing what it did not find. */
+const TROUBLE = 429;
+
 const INVALID_TOKEN = 'the token is invalid or has expired';
 
 /** The sender of one request, with what it proved. */
@@ -79,8 +82,10 @@ export class RequestSubject implements Subject {
     }
   }
 
-  async refusal(error: OciError, repository: Repository, action: Action): Promise<OciError> {
+  async refusal(error: OciError, repository: Repository, action: Action, isLook: boolean): Promise<OciError> {
     const { authenticator, mirrored, challenges } = this.#parts;
+    if (isLook && error.status >= TROUBLE && this.#isToPush(repository))
+      return readOnlyMirror(repository, error);
     const mayHide = repository.upstream !== '' && action === 'pull' && UNKNOWN.has(error.code);
     if (!mayHide || this.#identity.kind !== 'anonymous' || !authenticator.isOpen) return error;
     if (await mirrored.isPublic(repository)) return error;
@@ -133,6 +138,12 @@ export class RequestSubject implements Subject {
     const error = this.#hasToken ? ({ error: 'invalid_token' } as const) : {};
     const cause = new Error(`this login identifies no tenant, or several, for ${repositoryText(repository)}`);
     return this.#refuse({ scope: scopeOf(repository, 'pull'), ...error, cause });
+  }
+
+  /** Whether the client has a token for pushing to a mirror, which is always refused. */
+  #isToPush(repository: Repository): boolean {
+    const { scopes } = this.#identity;
+    return repository.upstream !== '' && scopes !== undefined && covers(scopes, scopeOf(repository, 'push'));
   }
 
   get #hasToken(): boolean {
@@ -210,8 +221,9 @@ function scopeOf(repository: Repository, action: Action): Scope {
   return { type: 'repository', name: repositoryText(repository), actions };
 }
 
-function readOnlyMirror(repository: Repository): OciError {
+function readOnlyMirror(repository: Repository, cause?: OciError): OciError {
   return new OciError('UNSUPPORTED', {
+    cause,
     message: `${repositoryText(repository)} is a mirror of ${repository.upstream}: it can only be pulled`,
   });
 }

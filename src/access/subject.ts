@@ -43,6 +43,9 @@ export interface Subject {
   authorize(repository: Repository, action: Action): Promise<Right>;
   /** Whether a listing may show the repository to the sender. */
   maySee(repository: Repository): Promise<boolean>;
-  /** The error to send when a source refused: the same error, or a challenge instead. */
-  refusal(error: OciError, repository: Repository, action: Action): Promise<OciError>;
+  /**
+   * The error to send when a source refused: the same error, or a challenge instead. `isLook`: the request only asks
+   * whether something exists, as clients do before they push it.
+   */
+  refusal(error: OciError, repository: Repository, action: Action, isLook: boolean): Promise<OciError>;
 }

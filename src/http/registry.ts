@@ -80,7 +80,7 @@ export class Registry {
       } catch (error) {
         if (!(error instanceof OciError)) throw error;
         exchange.problem = error;
-        throw await call.subject.refusal(error, call.repository, action);
+        throw await call.subject.refusal(error, call.repository, action, exchange.method === 'HEAD');
       }
     });
   }

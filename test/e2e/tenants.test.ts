@@ -147,15 +147,23 @@ describe('a tenant', () => {
       }
       expect((await getAs(TEAM_B, place('acme/private'))).status).not.toBe(200);
     }
-    // Of what a scope asks for under the alias, no more is given than under the name.
+    // What a scope asks for under the alias is given for the repository, where it allows nothing but pulls.
     const scope = 'repository:alias.example/acme/private:pull,push,delete';
     const { token } = JSON.parse(
       (await tokenFor({ ...challengeOf(await get(`${entrepot.url}/v2/`)), scope }, TEAM_A)).text,
     ) as { readonly token: string };
     const claims = JSON.parse(Buffer.from(token.split('.')[1] ?? '', 'base64url').toString()) as object;
     expect(claims).toMatchObject({
-      access: [{ type: 'repository', name: `${ported}/acme/private`, actions: ['pull'] }],
+      access: [{ type: 'repository', name: `${ported}/acme/private`, actions: ['pull', 'push', 'delete'] }],
     });
+    const headers = { authorization: `Bearer ${token}` };
+    const uploads = await get(url(`alias.example/acme/private/blobs/uploads/`), { method: 'POST', headers });
+    expect([uploads.status, uploads.text]).toEqual([405, expect.stringContaining('can only be pulled')]);
+    // Clients look at what is there before they push it.
+    const look = url(`alias.example/acme/private/blobs/sha256:${'0'.repeat(64)}`);
+    await upstream.stop();
+    expect((await get(look, { method: 'HEAD', headers })).status).toBe(405);
+    expect((await getAs(TEAM_A, look)).status).toBe(503);
   });
 
   it('gets public content without logging in', async () => {
