@@ -68,6 +68,20 @@ export const durationOrForever = textCodec(
 /** `200GiB`: bytes. */
 export const size = textCodec(SIZE_FORM, parseSize, formatSize);
 
+/** What each blob and manifest counts as at least; a quota below it would allow nothing. */
+const MIN_QUOTA_BYTES = 4096;
+
+/** As `size`, for a quota. */
+export const quota = textCodec(
+  `${SIZE_FORM}, of at least 4KiB, which is the least that a blob or manifest counts, or 0B to allow no pushes`,
+  value => {
+    const bytes = parseSize(value);
+    if (bytes > 0 && bytes < MIN_QUOTA_BYTES) throw new RangeError(value);
+    return bytes;
+  },
+  formatSize,
+);
+
 /** `5GiB`, `5%`. */
 export const diskShare = textCodec<DiskShare>(DISK_SHARE_FORM, parseDiskShare, formatDiskShare, isMap);
 

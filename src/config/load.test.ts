@@ -168,6 +168,7 @@ hosted: {prefixes: [library]}
     ['upkeep: {gcInterval: 0s}', /upkeep.gcInterval: "0s": expected .*more than 0s/],
     ['upkeep: {scrubInterval: 0m}', /upkeep.scrubInterval: "0m": expected .*more than 0s/],
     ['upkeep: {scrubRate: 0B}', /upkeep.scrubRate: "0B": expected more than 0B per second/],
+    ['tenants: [{name: a, quotaBytes: 4095B}]', /quotaBytes: "4095B": expected .*at least 4KiB, .*or 0B/],
     ['hosted: {prefixes: [v2]}', /is reserved/],
     ['hosted: {prefixes: [library]}', /is reserved/],
     ['tenants: [{name: library}]', /tenants\[0\].name: "library": is reserved/],

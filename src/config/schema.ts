@@ -13,6 +13,7 @@ import {
   oneOf,
   path,
   platform,
+  quota,
   rate,
   registryHost,
   registryUrl,
@@ -278,10 +279,10 @@ const tenant = section({
   forceAlways: flag
     .prefault(false)
     .describe("Verify the right to pull upstream on every pull, like Kubernetes' AlwaysPullImages"),
-  quotaBytes: size
+  quotaBytes: quota
     .optional()
     .describe(
-      'How much its repositories may store in total; each blob and manifest counts as at least 4 KiB',
+      'How much its repositories may store in total; each blob and manifest counts as at least 4 KiB. 0B: it may not push',
     ),
   upstreams: listOf(registryHost).optional().describe('The only upstreams it may pull from'),
   repositories: listOf(imagePattern)

@@ -63,6 +63,8 @@ const manifestPush = (
 const collect = (digest: ReturnType<typeof digestOf>) =>
   metadata.removeUnneeded([{ kind: 'blob', digest }], Number.MAX_SAFE_INTEGER);
 const linkedBytes = async (owner: string) => (await metadata.readOwnerBytes([owner])).get(owner)?.bytes;
+const indexNamed = (name: string) =>
+  Buffer.from(JSON.stringify({ schemaVersion: 2, manifests: [], annotations: { name } }));
 const chunkOf = (body: Readable) => ({ body, contentRange: undefined, contentLength: undefined });
 const announced = (contentLength: number) => ({ ...chunkOf(Readable.from([])), contentLength });
 const OVER = { code: 'DENIED', message: expect.stringContaining('the quota of a is used up') };
@@ -128,12 +130,27 @@ describe('a quota', () => {
       quota: new PrefixQuota(metadata, () => 18 * KIB),
     });
     const pushIndex = (name: string) => {
-      const index = Buffer.from(JSON.stringify({ schemaVersion: 2, manifests: [], annotations: { name } }));
-      return publication.publish(repositoryOf('a/one'), manifestPush(name, index, OCI_INDEX));
+      return publication.publish(repositoryOf('a/one'), manifestPush(name, indexNamed(name), OCI_INDEX));
     };
     for (const name of ['1', '2', '3', '4']) await pushIndex(name);
     await pushIndex('1');
     await expect(pushIndex('5')).rejects.toMatchObject(OVER);
+  });
+
+  it('that was lowered below what is stored lets a manifest that is there have another tag', async () => {
+    let limit = 8 * KIB;
+    const publication = new Publication({
+      metadata,
+      admit: async () => {},
+      quota: new PrefixQuota(metadata, () => limit),
+    });
+    const publish = (tag: string, bytes: Buffer) =>
+      publication.publish(repositoryOf('a/one'), manifestPush(tag, bytes, OCI_INDEX));
+    await publish('v1', indexNamed('one'));
+    limit = KIB;
+    const { digest } = await publish('latest', indexNamed('one'));
+    expect((await metadata.readTag(repositoryOf('a/one'), 'latest'))?.digest).toBe(digest);
+    await expect(publish('latest', indexNamed('two'))).rejects.toMatchObject(OVER);
   });
 
   it('counts an unfinished upload as a block, with or without content, even after a restart', async () => {

@@ -10,8 +10,8 @@ export interface Quota {
   /**
    * Reserves space so that `key`, the ingest of an upload or whatever else is being written, has `bytes` in all; DENIED
    * if that exceeds the limit. It counts as at least a block (`countedBytes`), like what it becomes. For a manifest,
-   * tags that the repository does not have count, too, and bytes that it already has do not. Reserved until `release`,
-   * so that concurrent writes cannot exceed the limit together.
+   * tags that the repository does not have count, too, and bytes that it already has do not, not even if the limit was
+   * exceeded before. Reserved until `release`, so that concurrent writes cannot exceed the limit together.
    */
   reserve(key: string, repository: Repository, bytes: number, manifest?: ComingManifest): Promise<void>;
   /** Throws what `reserve` would, and reserves nothing. */
@@ -136,7 +136,8 @@ export class PrefixQuota implements Quota {
     const usage = await this.#metadata.readUsage(owner, repository, manifest);
     const bytes = usage.hasManifest ? 0 : countedBytes(sizeBytes);
     const others = (this.#reserved.get(owner) ?? 0) - (this.#reservations.get(key)?.bytes ?? 0);
-    const isOver = limit !== undefined && usage.bytes + usage.uncollectedBytes + others + bytes > limit;
+    const isOver =
+      limit !== undefined && bytes > 0 && usage.bytes + usage.uncollectedBytes + others + bytes > limit;
     const denial = isOver
       ? overQuota(owner, limit, usage.uncollectedBytes)
       : this.#overCounts(key, { owner, name }, usage);
