@@ -1,25 +1,35 @@
 // podman, as root, with storage and settings of the test's own.
 import { join } from 'node:path';
 import type { RunResult } from './programs.ts';
-import { ContainersConfig } from './skopeo.ts';
+import { ContainersConfig, type StorageDriver } from './skopeo.ts';
 
 export const PODMAN_PROGRAMS: readonly string[] = ['podman', 'runc'];
 
 export class Podman {
   readonly config: ContainersConfig;
 
-  private constructor(config: ContainersConfig) {
+  readonly #driver: StorageDriver;
+
+  private constructor(config: ContainersConfig, driver: StorageDriver) {
     this.config = config;
+    this.#driver = driver;
   }
 
-  static async make(registriesConf = ''): Promise<Podman> {
-    return new Podman(await ContainersConfig.make(registriesConf));
+  static async make(registriesConf = '', driver: StorageDriver = 'vfs'): Promise<Podman> {
+    return new Podman(await ContainersConfig.make(registriesConf, driver), driver);
   }
 
   async tryRun(...args: string[]): Promise<RunResult> {
     const { folder } = this.config;
     const storage = ['--root', join(folder, 'root'), '--runroot', join(folder, 'runroot')];
-    const engine = ['--storage-driver', 'vfs', '--events-backend', 'none', '--cgroup-manager', 'cgroupfs'];
+    const engine = [
+      '--storage-driver',
+      this.#driver,
+      '--events-backend',
+      'none',
+      '--cgroup-manager',
+      'cgroupfs',
+    ];
     return this.config.tryRun('podman', ...storage, ...engine, '--tmpdir', join(folder, 'tmp'), ...args);
   }
 

@@ -6,6 +6,8 @@ import { join } from 'node:path';
 import { type RunResult, tryRun } from './programs.ts';
 import { makeTempFolder, removeFolder } from './temp-folder.ts';
 
+export type StorageDriver = 'vfs' | 'overlay';
+
 /** A folder with what these programs read, and the environment that points them to it. */
 export class ContainersConfig {
   readonly folder: string;
@@ -22,13 +24,23 @@ export class ContainersConfig {
     };
   }
 
-  /** `registriesConf` is the whole file (version 2); with none, no registry is special. */
-  static async make(registriesConf = ''): Promise<ContainersConfig> {
+  /**
+   * `registriesConf` is the whole file (version 2); with none, no registry is special. `driver` is that of the storage;
+   * `overlay` pulls only the parts of a zstd:chunked layer that it lacks.
+   */
+  static async make(registriesConf = '', driver: StorageDriver = 'vfs'): Promise<ContainersConfig> {
     const folder = await makeTempFolder('cts');
     const config = new ContainersConfig(folder);
     await config.writeRegistriesConf(registriesConf);
-    const storage = `[storage]\ndriver = "vfs"\ngraphroot = "${folder}/graph"\nrunroot = "${folder}/run"\n`;
-    await writeFile(join(folder, 'storage.conf'), storage);
+    const storage = [
+      '[storage]',
+      `driver = "${driver}"`,
+      `graphroot = "${folder}/graph"`,
+      `runroot = "${folder}/run"`,
+      '[storage.options.pull_options]',
+      'enable_partial_images = "true"',
+    ];
+    await writeFile(join(folder, 'storage.conf'), `${storage.join('\n')}\n`);
     // buildah wants the file that the variable names to be there.
     await writeFile(join(folder, 'auth.json'), '{}');
     return config;
