@@ -204,7 +204,9 @@ export class BlobSource {
     for (;;) {
       const running = this.#fills.find(repository.upstream, digest);
       const run = running ?? this.#fills.start(repository, digest, right, { settled, namedSize });
-      const joined = running ? running.join(repository, right, settled, namedSize) : run.starter;
+      const joined = running
+        ? running.sharing.join({ repository, right, settled, namedSize })
+        : run.sharing.starter;
       // Keeps the Fill readable until it is opened: it may end while upstream is asked.
       const leave = run.fill.hold();
       try {
@@ -242,10 +244,10 @@ export class BlobSource {
   ): Promise<Contender | undefined> {
     const { digest } = run.fill;
     // A requester that upstream refuses is told so before there is anything to compare.
-    const asked = run.isShowable
+    const asked = run.sharing.isShowable
       ? undefined
       : await this.#confirm(repository, digest, right, () => this.#links.size(repository, digest, right));
-    const contender = run.wait(repository, right, namedSize);
+    const contender = run.sharing.wait({ repository, right, namedSize });
     if (asked?.outcome === 'stale') contender.admit();
     else void this.#show(run, contender);
     if (run.isQueued && right.proved && namedSize !== undefined) return contender;
@@ -266,15 +268,15 @@ export class BlobSource {
     const { repository, right } = contender;
     const { digest } = run.fill;
     try {
-      const held = await run.shown();
-      if (held === undefined) return run.refuse(contender, run.fill.failure);
+      const held = await run.sharing.shown();
+      if (held === undefined) return run.sharing.refuse(contender, run.fill.failure);
       if (contender.state !== 'waiting') return;
       await this.#confirm(repository, digest, right, () =>
         this.#links.confirm(repository, digest, right, held),
       );
-      run.admit(contender, held);
+      run.sharing.admit(contender, held);
     } catch (error) {
-      run.refuse(contender, error);
+      run.sharing.refuse(contender, error);
     }
   }
 

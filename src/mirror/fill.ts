@@ -1,4 +1,5 @@
 import type { BlobReader } from '../lib/blob-reader.ts';
+import { hasBytes } from '../lib/bytes-reader.ts';
 import type { Digest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import { FillReader } from './fill-reader.ts';
@@ -14,6 +15,9 @@ export interface FillSource {
  * Wrong bytes can then never be received as a complete blob, and the delay is not noticeable.
  */
 export const HOLD_BACK_BYTES = 64 * 1024;
+
+/** How much is compared at a time of two sources of the same blob. */
+const COMPARED_BYTES = 64 * 1024;
 
 /**
  * One download in progress, as its readers see it: a growing number of bytes that are finally verified, or fail for all
@@ -173,6 +177,19 @@ export class Fill {
     // The writer, in this or another process, truncates bytes that are wrong, and reports it a moment later.
     if (count === 0) throw wrongBytes(this.digest);
     return count;
+  }
+
+  /** Whether `source` begins with the bytes that readers may have received. */
+  async agreesWith(source: Pick<FillSource, 'read'>, signal: AbortSignal): Promise<boolean> {
+    const bytes = this.readable;
+    const ours = new Uint8Array(COMPARED_BYTES);
+    for (let position = 0; position < bytes; ) {
+      signal.throwIfAborted();
+      const count = await this.read(ours.subarray(0, bytes - position), position);
+      if (!(await hasBytes(source, ours.subarray(0, count), position))) return false;
+      position += count;
+    }
+    return true;
   }
 
   #closeUnread(): void {

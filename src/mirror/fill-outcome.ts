@@ -1,0 +1,78 @@
+import { isStorageClosed, StorageFull } from '../blobs/storage-full.ts';
+import type { Log } from '../lib/log.ts';
+import type { Meter } from '../lib/meter.ts';
+import { ociErrorOf, UpstreamFailure } from '../upstream/failures.ts';
+import type { Fill } from './fill.ts';
+import type { FillSharing } from './fill-sharing.ts';
+import type { Keeping } from './keeping.ts';
+import { isRefusal } from './upstream-requests.ts';
+
+export interface FillOutcomeOptions {
+  readonly fill: Fill;
+  readonly sharing: FillSharing;
+  readonly keeping: Keeping;
+  readonly meter: Meter;
+  readonly log: Log;
+  /** Its reason is the failure of a Fill that was stopped. */
+  readonly signal: AbortSignal;
+}
+
+/** Tells the end of a Fill to all who want to know: readers and contenders, the log, the metrics, the `Keeping`. */
+export class FillOutcome {
+  readonly #options: FillOutcomeOptions;
+  #whyUnstored: Error | undefined;
+
+  constructor(options: FillOutcomeOptions) {
+    this.#options = options;
+  }
+
+  /** The reason if the blob can be read but is not stored. */
+  get whyUnstored(): Error | undefined {
+    return this.#whyUnstored;
+  }
+
+  /** The blob was not downloaded. */
+  failed(error: unknown): void {
+    const { fill, sharing, keeping, meter, log, signal } = this.#options;
+    const heard = signal.aborted ? signal.reason : clientErrorOf(error);
+    sharing.refuseAll(heard);
+    fill.fail(heard);
+    // Readers continue straight from upstream.
+    if (isStorageClosed(heard)) this.#whyUnstored = asError(heard);
+    if (signal.aborted) return;
+    // A limit of our own that is reached is no fault of the disk.
+    if (isStorageClosed(error) && !(error instanceof StorageFull)) keeping.failed(error);
+    const isRefused = error instanceof UpstreamFailure && isRefusal(error);
+    meter.count('fills_total', { outcome: isRefused ? 'refused' : 'failed' });
+    if (isRefused) return log.debug({ err: error }, 'upstream refused a blob');
+    log.warn({ err: error, length: fill.length }, 'a download failed');
+  }
+
+  /** The blob is verified and stored. */
+  stored(): void {
+    this.#options.keeping.succeeded();
+    this.#options.meter.count('fills_total', { outcome: 'verified' });
+  }
+
+  /** The blob is verified, and another process, which has taken over, stores it. */
+  storedByAnother(): void {
+    this.#options.meter.count('fills_total', { outcome: 'verified' });
+  }
+
+  /** The blob is verified and could not be stored: readers have all of it, only later requests will miss it. */
+  unstored(error: unknown): void {
+    const { keeping, meter, log } = this.#options;
+    log.error({ err: error }, 'a verified blob could not be stored');
+    this.#whyUnstored = asError(error);
+    keeping.failed(error);
+    meter.count('fills_total', { outcome: 'failed' });
+  }
+}
+
+function clientErrorOf(error: unknown): unknown {
+  return error instanceof UpstreamFailure ? ociErrorOf(error, 'BLOB_UNKNOWN') : error;
+}
+
+function asError(thrown: unknown): Error {
+  return thrown instanceof Error ? thrown : new Error(String(thrown));
+}

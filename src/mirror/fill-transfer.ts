@@ -1,0 +1,119 @@
+import type { Ingest, SpoolSpace } from '../blobs/spool.ts';
+import type { Log } from '../lib/log.ts';
+import type { Meter } from '../lib/meter.ts';
+import { download } from './download.ts';
+import type { Fill } from './fill.ts';
+import type { FillSpace } from './fill-quota.ts';
+import type { FillSharing } from './fill-sharing.ts';
+import { IngestWriter } from './ingest-writer.ts';
+import type { UpstreamRequests } from './upstream-requests.ts';
+
+/**
+ * How long a download of unknown size continues without a reader. Clients wait 20 s for the size, and retry within
+ * seconds.
+ */
+const UNNAMED_UNREAD_MS = 60_000;
+
+export interface FillTransferOptions {
+  readonly fill: Fill;
+  readonly sharing: FillSharing;
+  readonly asking: UpstreamRequests;
+  /** The free space where ingests are written. */
+  readonly disk: SpoolSpace;
+  /** The endpoints that sent wrong bytes. */
+  readonly skipEndpoints: Set<number>;
+  readonly meter: Meter;
+  readonly log: Log;
+  /** Aborts when the Fill is stopped. */
+  readonly signal: AbortSignal;
+}
+
+/**
+ * Brings the bytes of a Fill from upstream into an ingest, in the name of its contenders, as long as there is space for
+ * them. The Fill grows with each write.
+ */
+export class FillTransfer {
+  readonly #options: FillTransferOptions;
+  /** Whether the disk has admitted the whole blob at once. */
+  #isAdmitted = false;
+
+  constructor(options: FillTransferOptions) {
+    this.#options = options;
+  }
+
+  /**
+   * Downloads what `ingest` does not have yet, and takes it from `space`. Returns the index of the endpoint that sent
+   * the last byte. Whatever it rejects with, as `download` does or with Unwanted, everything received is written.
+   */
+  async into(ingest: Ingest, space: FillSpace): Promise<number> {
+    const { fill, sharing, asking, skipEndpoints, meter, log, signal } = this.#options;
+    const labels = { upstream: sharing.starter.repository.upstream };
+    const writer = new IngestWriter(ingest, length => {
+      meter.count('bytes_from_upstream_total', labels, length - fill.length);
+      fill.grow(length);
+    });
+    const reading = new Reading(fill);
+    try {
+      return await download({
+        asking,
+        digest: fill.digest,
+        log,
+        resumed: () => meter.count('fills_resumed_total'),
+        signal,
+        skipEndpoints,
+        length: () => writer.length,
+        read: (buffer, position) => fill.read(buffer, position),
+        size: () => fill.size ?? sharing.agreedSize,
+        limit: () => sharing.limitBytes,
+        write: async chunk => {
+          await this.#admit(chunk, space, reading);
+          await writer.add(chunk);
+        },
+        contender: () => sharing.current,
+        refused: async (contender, failure) => {
+          await writer.drain();
+          sharing.refused(contender, failure);
+        },
+        given: delivery => sharing.given(delivery),
+      });
+    } finally {
+      await writer.drain();
+    }
+  }
+
+  /** Reserves space for the next piece. Throws if there is none, or if nobody wants a blob of unknown size any more. */
+  async #admit(chunk: Uint8Array, space: FillSpace, reading: Reading): Promise<void> {
+    const { fill, sharing, disk } = this.#options;
+    const { limitBytes } = sharing;
+    space.take(chunk.byteLength, limitBytes);
+    if (limitBytes !== undefined && !this.#isAdmitted) {
+      // For the whole blob at once, so that one that cannot fit displaces nothing.
+      await disk.admit(limitBytes - fill.length);
+      this.#isAdmitted = true;
+    }
+    if (limitBytes === undefined && reading.unreadMs > UNNAMED_UNREAD_MS) throw new Unwanted();
+  }
+}
+
+/** Nobody waits for the blob, which may never end. */
+export class Unwanted extends Error {
+  constructor() {
+    super('no client is waiting for the blob, and its size is unknown');
+  }
+}
+
+/** Tracks when a Fill was last read. */
+class Reading {
+  readonly #fill: Fill;
+  #readAtMs = performance.now();
+
+  constructor(fill: Fill) {
+    this.#fill = fill;
+  }
+
+  get unreadMs(): number {
+    const nowMs = performance.now();
+    if (this.#fill.hasReaders) this.#readAtMs = nowMs;
+    return nowMs - this.#readAtMs;
+  }
+}
