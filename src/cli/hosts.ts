@@ -44,7 +44,11 @@ export const hosts: Command = {
   arguments: [{ name: '<kind>', description: 'kind of node', choices: NODE_KINDS }],
   options: [
     { flags: '--upstream <host...>', description: 'registries to mirror (default: all configured ones)' },
-    { flags: '--server <url>', description: 'how nodes reach Entrepot (default: from the configuration)' },
+    {
+      flags: '--server <url>',
+      description:
+        'how nodes reach Entrepot (default: from externalUrl, serverNames or listen of the configuration)',
+    },
     {
       flags: '--no-fallback',
       description: 'never contact the registries themselves (containerd and crio)',
@@ -118,7 +122,7 @@ export const hosts: Command = {
     }
     const ca = serverUrl.startsWith('https:') ? await nodeCa(config, textOption(input, 'ca')) : undefined;
     const files = nodeFiles(kind, { serverUrl, upstreams, fallback, ca });
-    if (fallback) upstreams.filter(fallsBackToHttps).forEach(each => io.err(`${fallbackNote(each)}\n`));
+    if (fallback) upstreams.filter(fallsBackToHttps).forEach(each => io.err(`${fallbackNote(each, kind)}\n`));
     const folder = textOption(input, 'out');
     if (folder === undefined) {
       if (wantsJson(input)) {
@@ -152,10 +156,11 @@ const NEEDS_ALIAS =
 const HAS_NO_LOCATION =
   'CRI-O and podman only support an API at /v2 of a host, so they cannot fall back to it: use --no-fallback';
 
-function fallbackNote({ name, url }: MirroredHost): string {
+function fallbackNote({ name, url }: MirroredHost, kind: NodeKind): string {
+  const wayOut = KINDS_WITHOUT_FALLBACK.includes(kind) ? '. With --no-fallback they ask Entrepot only' : '';
   return (
-    `${name}: Entrepot asks ${url}, but nodes that fall back ask https://${name}: plain HTTP is configured only for a ` +
-    'registry whose name is that address'
+    `${name}: if Entrepot is out of reach, nodes ask https://${name}, not ${url} as Entrepot does: plain HTTP is only ` +
+    `set up for a registry of that very name${wayOut}`
   );
 }
 
@@ -173,7 +178,10 @@ function parseServer(text: string | undefined): string | undefined {
   return url.origin;
 }
 
-/** The URL of this server according to the configuration; for Docker that of a port for docker.io, if there is one. */
+/**
+ * The URL of this server according to the configuration, with a name rather than an address, since that is what its
+ * certificate has; for Docker that of a port for docker.io, if there is one.
+ */
 function ownUrl({ server, upstreams }: Config, kind: NodeKind): string {
   const scheme = server.tls === undefined ? 'http' : 'https';
   const isHubs = kind === 'docker' && ((port: ListenerConfig) => port.upstream === HUB);
@@ -184,6 +192,8 @@ function ownUrl({ server, upstreams }: Config, kind: NodeKind): string {
     return alias === undefined ? url.origin : `${url.protocol}//${alias}`;
   }
   const port = hub ?? server.listen.find(({ upstream }) => upstream === undefined);
+  const named = port && hostNamed(server.serverNames, port, DEFAULT_PORTS[scheme]);
+  if (named !== undefined) return new URL(`${scheme}://${named}`).origin;
   if (port === undefined || WILDCARDS.has(port.address.host)) {
     throw new CommandError(
       'the configuration does not say how nodes reach Entrepot: use --server URL',
@@ -194,6 +204,24 @@ function ownUrl({ server, upstreams }: Config, kind: NodeKind): string {
 }
 
 const HUB = 'docker.io';
+
+const DEFAULT_PORTS = { http: 80, https: 443 } as const;
+
+/**
+ * The host and port of a listener by one of `serverNames`: the one with its port, or else the first. Whatever port that
+ * has leads here, but to the listener without an upstream; and a name without a port says nothing of it.
+ */
+function hostNamed(
+  serverNames: readonly string[],
+  { address, upstream }: ListenerConfig,
+  defaultPort: number,
+): string | undefined {
+  const names = serverNames.map(name => /^(?<host>.*?)(?::(?<port>\d+))?$/.exec(name)?.groups ?? {});
+  const chosen = names.find(({ port = defaultPort }) => Number(port) === address.port) ?? names[0];
+  if (chosen === undefined) return undefined;
+  const port = upstream === undefined ? (chosen['port'] ?? address.port) : address.port;
+  return `${chosen['host']}:${port}`;
+}
 
 /** Throws CommandError if `serverUrl` is known not to map Docker Hub's paths to Docker Hub. */
 function requireHubPort({ server, upstreams, defaultUpstream }: Config, serverUrl: string): void {

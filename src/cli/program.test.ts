@@ -204,6 +204,44 @@ describe('entrepot hosts', () => {
     expect((await run('hosts', 'docker', '--config', file)).out).toContain(`"${url}"`);
   });
 
+  it.each([
+    ['listen: 127.0.0.1:5000, serverNames: localhost', 'containerd', 'http://localhost:5000'],
+    ['listen: 0.0.0.0:80, serverNames: registry.example', 'containerd', 'http://registry.example'],
+    [
+      'listen: 127.0.0.1:5000, serverNames: [a.example:443, registry.example:5000]',
+      'containerd',
+      'http://registry.example:5000',
+    ],
+    [
+      'listen: 127.0.0.1:5000, serverNames: registry.example:30500',
+      'containerd',
+      'http://registry.example:30500',
+    ],
+    [
+      'listen: [127.0.0.1:5000, {address: 127.0.0.1:5002, upstream: docker.io}], serverNames: registry.example:5000',
+      'docker',
+      'http://registry.example:5002',
+    ],
+  ])('uses the name by which clients reach it, with {%s} for %s', async (server, kind, url) => {
+    const file = join(folder, 'named.yaml');
+    writeFileSync(file, `server: {${server}}`);
+    const { out } = await run('hosts', kind, '--upstream', 'docker.io', '--config', file);
+    expect(out).toContain(`"${url}"`);
+  });
+
+  it('says that nodes use https where Entrepot uses plain HTTP, and how to have no fallback', async () => {
+    const file = join(folder, 'plain.yaml');
+    writeFileSync(file, 'upstreams: {up.example: {url: "http://10.0.0.9:5000"}}');
+    const to = ['--upstream', 'up.example', '--server', 'http://10.0.0.5:5000', '--config', file];
+    const told =
+      'up.example: if Entrepot is out of reach, nodes ask https://up.example, not http://10.0.0.9:5000 as Entrepot does: ' +
+      'plain HTTP is only set up for a registry of that very name';
+    expect((await run('hosts', 'containerd', ...to)).err).toBe(
+      `${told}. With --no-fallback they ask Entrepot only\n`,
+    );
+    expect((await run('hosts', 'k3s', ...to)).err).toBe(`${told}\n`);
+  });
+
   it('uses https and the certificate of a server with a self-signed one', async () => {
     const certificate = fileURLToPath(new URL('../../test/support/tls/ca.pem', import.meta.url));
     const file = join(folder, 'tls.yaml');

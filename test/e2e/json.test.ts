@@ -106,7 +106,7 @@ it('of the configuration has stable members', async () => {
   expect((await json(0, ...hosts)).map(members)).toEqual([['path', 'text']]);
   const told = await entrepot.command(...hosts);
   expect(told.stdout).toContain(`server = "https://${UPSTREAM}"\n`);
-  expect(told.stderr).toContain(`${UPSTREAM}: Entrepot asks ${upstream.url}`);
+  expect(told.stderr).toContain(`nodes ask https://${UPSTREAM}, not ${upstream.url}`);
   expect((await entrepot.command(...hosts, '--no-fallback')).stderr).toBe('');
   expect(await json(0, ...hosts, '--out', out)).toEqual([
     { path: join(out, UPSTREAM, 'hosts.toml'), changed: true, backup: null },
