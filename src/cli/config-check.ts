@@ -9,7 +9,7 @@ export const configCheck: Command = {
   summary: 'check a configuration and list all problems',
   description:
     'Reads a configuration, and the passwords, certificates, keys and other files that it names, as serve does. ' +
-    'Secrets of tenants that cannot be used are warnings: they affect only their tenant. ' +
+    'Secrets of tenants and files of prepull that cannot be used are warnings: the server starts without them. ' +
     'Without --config and $ENTREPOT_CONFIG it reads the configuration of the server that the same user runs on this machine, if ' +
     'any, as SIGHUP would.',
   options: [
@@ -23,11 +23,11 @@ export const configCheck: Command = {
   run: async (input, io) => {
     try {
       const config = await configInForce(input, io);
-      const { checkFiles, secretWarnings } = await import('../compose/check-files.ts');
+      const { checkFiles, listWarnings, secretWarnings } = await import('../compose/check-files.ts');
       await checkFiles(config, silentLog);
       const upstreams = [...config.upstreams.keys()];
       const text = `The configuration is valid. It mirrors ${upstreams.join(', ')}.\n`;
-      const warnings = await secretWarnings(config);
+      const warnings = [...(await secretWarnings(config)), ...(await listWarnings(config))];
       for (const warning of warnings) io.err(`warning: ${problemText(warning)}\n`);
       printResult(
         input,

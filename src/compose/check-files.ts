@@ -1,11 +1,13 @@
 /** Checks the files that a configuration names, without a store. */
-import { access, constants, stat } from 'node:fs/promises';
+import { access, constants, readFile, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import type { Config } from '../config/config.ts';
 import { ConfigError, messageOf, type Problem } from '../config/problems.ts';
 import { absentAsUndefined } from '../lib/error-code.ts';
+import { fileTrouble } from '../lib/file-trouble.ts';
 import type { Log } from '../lib/log.ts';
 import { readTls, UnusableTls } from '../ops/tls-files.ts';
+import { InvalidImageList, type NamesReader, wantedImages } from '../prepull/wanted-images.ts';
 import { unusableSecrets } from '../tenants/file-secret-source.ts';
 import { openPlugins, verificationPolicies } from './access.ts';
 import { clusterAccess } from './kubernetes.ts';
@@ -47,6 +49,23 @@ export async function secretWarnings({ tenants, origin }: Config): Promise<reado
     }
   }
   return warnings;
+}
+
+/** Files of `prepull.from` that cannot be read or are malformed. The server starts and pulls what the others name. */
+export async function listWarnings({ prepull, origin }: Config): Promise<readonly Problem[]> {
+  const reader: NamesReader = {
+    read: file => readFile(file, 'utf8'),
+    shown: file => file,
+    takesLikely: false,
+    tell: () => {},
+  };
+  const { unread } = await wantedImages({ images: [], from: prepull.from }, reader);
+  return [...unread].map(([file, error]) => {
+    const path = ['prepull', 'from', prepull.from.indexOf(file)];
+    const message =
+      error instanceof InvalidImageList ? error.message : `cannot be read: ${fileTrouble(error)}`;
+    return { path, value: file, message, source: origin.sourceOf(path) };
+  });
 }
 
 async function problemsOf(check: () => Promise<void>): Promise<readonly Problem[]> {

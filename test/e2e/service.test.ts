@@ -136,6 +136,23 @@ describe('entrepot config check', () => {
     expect(secrets.stderr).toMatch(/warning: .*config\.yaml:4: tenants\[0\]\.secrets\[0\]: /);
   });
 
+  it('warns of lists for prepull that are absent, unreadable or malformed, with file and line', async () => {
+    await writeFile(join(folder, 'list.txt'), '# ours\nup.example/app:v1\nup.example/app v1 linux\n');
+    await writeFile(join(folder, 'pod.yaml'), 'kind: Pod\nspec: {containers: [\n');
+    const prepull = { from: ['absent.txt', 'list.txt', 'pod.yaml', '.'] };
+    const { code, stdout, stderr } = await withConfig({ prepull }, 'config', 'check', '--json');
+    expect(code).toBe(0);
+    expect(stderr).toMatch(
+      /prepull\.from\[0\]: ".*absent\.txt": cannot be read: it does not exist \(ENOENT\)\n/,
+    );
+    expect(stderr).toMatch(
+      /prepull\.from\[1\]: ".*list\.txt": .*list\.txt:3: expected an image and optionally platforms/,
+    );
+    expect(stderr).toMatch(/prepull\.from\[2\]: ".*pod\.yaml": .*pod\.yaml:\d+: /);
+    expect(stderr).toMatch(/prepull\.from\[3\]: ".*": cannot be read: it is a folder \(EISDIR\)\n/);
+    expect(JSON.parse(stdout).warnings).toHaveLength(4);
+  });
+
   it("warns of tenants' Secrets that cannot be used, and says what to do with Docker's config.json", async () => {
     const config = JSON.stringify({ auths: { 'up.example': { auth: 'YTpi' } } });
     for (const name of ['login.json', 'config.json']) await writeFile(join(folder, name), config);
