@@ -126,6 +126,9 @@ items:
     metadata: {name: shop, namespace: web}
     spec: {template: {spec: {containers: [{image: "main:1"}, {name: later}]}}}
   - kind: Pod
+    metadata: {name: two}
+    spec: {initContainers: [{name: init, image: ""}], containers: [{image: 8}], volumes: [{name: m, image: {}}]}
+  - kind: Pod
     metadata: {name: one}
     spec: {containers: [{image: "main:1"}], volumes: [{image: {reference: "models:1"}}]}
 `);
@@ -134,7 +137,10 @@ items:
     ['models:1', 'Pod one: spec.volumes[0].image'],
   ]);
   expect(unread).toEqual([
-    { text: '(no image)', place: 'Deployment web/shop: spec.template.spec.containers[1]' },
+    { text: undefined, place: 'Deployment web/shop: spec.template.spec.containers[1], later' },
+    { text: '8', place: 'Pod two: spec.containers[0]' },
+    { text: undefined, place: 'Pod two: spec.initContainers[0], init' },
+    { text: undefined, place: 'Pod two: spec.volumes[0].image, m' },
   ]);
 });
 

@@ -54,6 +54,12 @@ export interface MalformedEntry {
   readonly fault: string;
 }
 
+/** A value that should be an image. */
+interface UnreadImage {
+  readonly text: string | undefined;
+  readonly place: string;
+}
+
 /** The images that a text names. A place says where in which object: `Deployment web/shop: spec.template.spec.…`. */
 export interface ImageList {
   /** By name as written. */
@@ -62,8 +68,8 @@ export interface ImageList {
   readonly places: ReadonlyMap<string, string>;
   /** Values that look like images, in fields whose meaning is not known, with their first place. */
   readonly likely: ReadonlyMap<string, string>;
-  /** Values that should be images and are not, with their places. */
-  readonly unread: readonly { readonly text: string; readonly place: string }[];
+  /** Values that should be images and are not, with their places; `undefined` where there is none. */
+  readonly unread: readonly UnreadImage[];
   /** Entries of a list that name no image. */
   readonly malformed: readonly MalformedEntry[];
   /** The handlers of the RuntimeClasses among the objects, by name. */
@@ -90,7 +96,7 @@ class ListedImages implements ImageList, ImageVisitor {
   readonly images = new Map<string, ImageUses>();
   readonly places = new Map<string, string>();
   readonly handlers = new Map<string, string>();
-  readonly unread: { readonly text: string; readonly place: string }[] = [];
+  readonly unread: UnreadImage[] = [];
   readonly malformed: MalformedEntry[] = [];
   readonly #likely = new Map<string, string>();
 
@@ -123,7 +129,7 @@ class ListedImages implements ImageList, ImageVisitor {
     if (!this.#likely.has(name)) this.#likely.set(name, place);
   }
 
-  unreadImage(text: string, place: string): void {
+  unreadImage(text: string | undefined, place: string): void {
     this.unread.push({ text, place });
   }
 

@@ -113,7 +113,11 @@ function foundLines(file: string, list: ImageList, takesLikely: boolean): readon
   const verdict = takesLikely ? 'likely an image' : 'likely an image, skipped without --likely';
   lines.push(...[...likely].map(([name, place]) => `${file}: ${verdict}: ${name} (${place})`));
   lines.push(
-    ...unread.map(({ text: found, place }) => `${file}: not an image, ignored: ${found} (${place})`),
+    ...unread.map(({ text: found, place }) =>
+      found === undefined
+        ? `${file}: no image is given, ignored (${place})`
+        : `${file}: not an image, ignored: ${found} (${place})`,
+    ),
   );
   return lines;
 }

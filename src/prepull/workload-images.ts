@@ -21,8 +21,8 @@ export interface ImageVisitor {
   image(name: string, placements: readonly PodPlacement[], place: string): void;
   /** A value that parses as an image, where custom resources and operators have images. */
   likelyImage(name: string, place: string): void;
-  /** A field that should contain an image and contains something else, or nothing. */
-  unreadImage(text: string, place: string): void;
+  /** A field that should contain an image and contains something else, or nothing (`undefined`). */
+  unreadImage(text: string | undefined, place: string): void;
   /** A RuntimeClass. */
   handler(runtimeClass: string, handler: string): void;
 }
@@ -72,22 +72,27 @@ class Walk {
   /** Any object with containers or volumes is treated as the spec of a pod. */
   #visitPod(spec: JsonObject, place: Place): void {
     const containers = CONTAINER_LISTS.flatMap(list =>
-      objectsIn(spec[list], inner(place, list)).map(found => ({ ...found, image: found.object['image'] })),
+      objectsIn(spec[list], inner(place, list)).map(({ object, at }) => ({
+        object,
+        name: object['name'],
+        at,
+        image: object['image'],
+      })),
     );
     const volumes = objectsIn(spec['volumes'], inner(place, 'volumes')).flatMap(({ object, at }) => {
       const { image } = object;
       return isJsonObject(image)
-        ? [{ object: image, at: inner(at, 'image'), image: image['reference'] }]
+        ? [{ object: image, name: object['name'], at: inner(at, 'image'), image: image['reference'] }]
         : [];
     });
     const found = [...containers, ...volumes];
     if (found.length === 0) return;
     const placements = placementsOf(spec);
-    for (const { object, at, image } of found) {
+    for (const { object, name, at, image } of found) {
       this.#known.add(object);
       // To Kubernetes an empty image is the same as none: something else fills it in later.
       if (typeof image === 'string' && image.trim() !== '') this.#visitor.image(image, placements, text(at));
-      else this.#visitor.unreadImage('(no image)', text(at));
+      else this.#visitor.unreadImage(textOf(image), namedPlace(at, name));
     }
   }
 
@@ -140,6 +145,17 @@ function objectsIn(value: unknown, place: Place): readonly { object: JsonObject;
 
 function inner({ owner, path }: Place, key: string): Place {
   return { owner, path: path === '' ? key : `${path}.${key}` };
+}
+
+/** What is there instead of an image; `undefined` for nothing. */
+function textOf(image: unknown): string | undefined {
+  if (image === undefined || image === null || typeof image === 'string') return undefined;
+  return JSON.stringify(image);
+}
+
+/** The place of a container or volume, with its name. */
+function namedPlace(place: Place, name: unknown): string {
+  return typeof name === 'string' && name !== '' ? `${text(place)}, ${name}` : text(place);
 }
 
 function text({ owner, path }: Place): string {
