@@ -15,13 +15,15 @@ export const tenantAdd: Command = {
   makesStore: 'where-named',
   examples: [['entrepot tenant add team-a', 'then: entrepot tenant secret team-a --server registry.example']],
   run: (input, io) =>
-    withParts(input, io, async ({ config, issuer }) => {
+    withParts(input, io, async ({ config, issuer, tenants }) => {
       const [name = ''] = input.arguments;
       const problem = plainTenantsProblem(config);
       if (problem !== undefined) throw new CommandError(`${name} ${problem}`, EXIT.usage);
-      const isNew = await issuer.addTenant(name).catch((error: unknown) => {
-        throw error instanceof RangeError ? new CommandError(error.message, EXIT.usage) : error;
-      });
+      const add = () =>
+        issuer.addTenant(name).catch((error: unknown) => {
+          throw error instanceof RangeError ? new CommandError(error.message, EXIT.usage) : error;
+        });
+      const isNew = tenants.find(name) === undefined && (await add());
       const text = `${name}: ${isNew ? 'added' : 'already exists'}\n`;
       printResult(input, io, { tenant: name, added: isNew }, text);
       return isNew ? EXIT.done : EXIT.failed;

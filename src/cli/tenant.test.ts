@@ -65,6 +65,9 @@ function issued() {
 test('a tenant is added once, and never under a name that means something else', async () => {
   expect(await run('tenant', 'add', 'team-a')).toMatchObject({ code: 0, out: 'team-a: added\n' });
   expect(await run('tenant', 'add', 'team-a')).toMatchObject({ code: 1, out: 'team-a: already exists\n' });
+  const configured = { code: 1, out: 'configured: already exists\n' };
+  expect(await run('tenant', 'add', 'configured')).toMatchObject(configured);
+  expect(await inStore(store => store.listKnownTenants())).toHaveLength(1);
   const refused = await run('tenant', 'add', 'docker.io');
   expect(refused.code).toBe(2);
   expect(refused.err).toContain('already means the upstream docker.io');
