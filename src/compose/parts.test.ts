@@ -7,7 +7,6 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { imageOf, randomBlob } from '../../test/support/content.ts';
 import { FakeUpstream } from '../../test/support/fake-upstream.ts';
-import { ANYTHING } from '../../test/support/mirror-world.ts';
 import { freePort } from '../../test/support/programs.ts';
 import { makeTempFolder, removeFolder } from '../../test/support/temp-folder.ts';
 import { secretManifest } from '../../test/support/tenants.ts';
@@ -16,6 +15,7 @@ import { ConfigError } from '../config/problems.ts';
 import { PartlyReloaded } from '../config/reload.ts';
 import { silentLog } from '../lib/log.ts';
 import { STATE_FILE } from '../metadata/store-identity.ts';
+import { ANY_MANIFEST } from '../oci/pull-source.ts';
 import { createMetrics } from '../ops/metrics.ts';
 import { FakeApiServer } from '../tenants/kubernetes/fake-api-server.fixture.ts';
 import { Schedule } from '../upkeep/schedule.ts';
@@ -146,7 +146,7 @@ describe('a right that upstream has refused', () => {
       if (tenant === undefined) throw new Error('team-a is a tenant');
       const repository = { upstream: 'up.example', name: 'app' };
       const right = await parts.access.rightOf(tenant, repository);
-      await expect(parts.mirror.manifest(repository, '1', right, ANYTHING)).rejects.toThrow(
+      await expect(parts.mirror.manifest(repository, '1', right, ANY_MANIFEST)).rejects.toThrow(
         'manifest unknown',
       );
       return upstream.requests.length;
@@ -178,7 +178,7 @@ describe('a raised pulls.maxConnections', () => {
     try {
       const repository = { upstream: 'up.example', name: 'app' };
       const right = await parts.access.operatorRight(repository);
-      await parts.mirror.manifest(repository, '1', right, ANYTHING);
+      await parts.mirror.manifest(repository, '1', right, ANY_MANIFEST);
       const opened = layers.map(({ digest }) => parts.mirror.openBlob(repository, digest, right));
       for (const { reader } of await Promise.all(opened)) await reader.close();
       await expect.poll(() => upstream.downloads()).toHaveLength(1);

@@ -15,7 +15,7 @@ import type { Digest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import { DEFAULT_PLATFORM, type Platform } from '../oci/platform.ts';
 import { DEFAULT_TAG } from '../oci/reference.ts';
-import type { ManifestWant, PullSource } from '../oci/pull-source.ts';
+import { ANY_MANIFEST, type PullSource } from '../oci/pull-source.ts';
 import type { Repository } from '../oci/repository.ts';
 import { ANONYMOUS, type Right } from '../oci/requester.ts';
 import { missingOfImage } from '../prepull/image-check.ts';
@@ -109,7 +109,6 @@ const OF_ANYBODY: Right = {
   proved: false,
   provedIfUnreachable: false,
 };
-const ANY_MANIFEST: ManifestWant = { accepts: () => true, platform: undefined };
 /** The image is stored already, so a slow upstream is not waited for. */
 const PUBLIC_PROOF_MS = 5_000;
 

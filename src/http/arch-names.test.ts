@@ -1,8 +1,9 @@
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { FakeUpstream } from '../../test/support/fake-upstream.ts';
 import { imageOf, indexOf, randomBlob } from '../../test/support/content.ts';
-import { ANYTHING, MirrorWorld, repositoryOf } from '../../test/support/mirror-world.ts';
+import { MirrorWorld, repositoryOf } from '../../test/support/mirror-world.ts';
 import { parsePlatform } from '../oci/platform.ts';
+import { ANY_MANIFEST } from '../oci/pull-source.ts';
 import { ArchNames } from './arch-names.ts';
 
 const amd64 = imageOf([randomBlob(200_000, 'amd64'), randomBlob(90_000, 'base')]);
@@ -31,7 +32,7 @@ test('a repository named after an architecture means the image of its base, if t
   const names = new ArchNames({ source: world.mirror, authorize });
   const named = repositoryOf('app-arm64');
   const right = await world.right(named);
-  const served = await names.manifest(named, '1', right, ANYTHING);
+  const served = await names.manifest(named, '1', right, ANY_MANIFEST);
   expect(served.descriptor.digest).toBe(arm64.manifest.digest);
   const { reader } = await names.openBlob(named, arm64.layers[0]!.digest, right);
   expect(reader.size).toBe(arm64.layers[0]!.size);
@@ -42,7 +43,7 @@ test('a repository named after an architecture means the image of its base, if t
     source: world.mirror,
     authorize: () => Promise.reject(new Error('not yours')),
   });
-  await expect(refusing.manifest(named, '1', right, ANYTHING)).rejects.toThrow('not yours');
+  await expect(refusing.manifest(named, '1', right, ANY_MANIFEST)).rejects.toThrow('not yours');
 });
 
 test('a repository of such a name that upstream has, or that has no base, stays what it is', async () => {
@@ -51,7 +52,7 @@ test('a repository of such a name that upstream has, or that has no base, stays 
     world.right(repository);
   const names = new ArchNames({ source: world.mirror, authorize });
   const pull = async (name: string) =>
-    names.manifest(repositoryOf(name), '1', await world.right(repositoryOf(name)), ANYTHING);
+    names.manifest(repositoryOf(name), '1', await world.right(repositoryOf(name)), ANY_MANIFEST);
   expect((await pull('app-arm64')).descriptor.digest).toBe(amd64.manifest.digest);
   // A tag that such a repository lacks is not there, whatever its base has.
   upstream.add('lib', app, '1');

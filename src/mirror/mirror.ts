@@ -15,15 +15,16 @@ import type { MetadataStore } from '../metadata/metadata-store.ts';
 import type { Credential } from '../oci/credential.ts';
 import type { Digest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
-import type {
-  ManifestWant,
-  Page,
-  PullSource,
-  ServedBlob,
-  ServedBlobStat,
-  ServedManifest,
-  ServedReferrers,
-  ServedTags,
+import {
+  ANY_MANIFEST,
+  type ManifestWant,
+  type Page,
+  type PullSource,
+  type ServedBlob,
+  type ServedBlobStat,
+  type ServedManifest,
+  type ServedReferrers,
+  type ServedTags,
 } from '../oci/pull-source.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
@@ -73,8 +74,6 @@ export interface MirrorOptions {
   readonly meter: Meter;
   readonly nowMs?: () => number;
 }
-
-const ANYTHING: ManifestWant = { accepts: () => true, platform: undefined };
 
 /** The pull side of mirrored repositories. */
 export class Mirror implements PullSource {
@@ -165,7 +164,7 @@ export class Mirror implements PullSource {
       fills: this.#fills,
       ruleOf: prefetchRuleOf,
       fetchManifest: (repository, digest, right) =>
-        this.#manifestSource.open(repository, digest, right, ANYTHING),
+        this.#manifestSource.open(repository, digest, right, ANY_MANIFEST),
       log,
     });
     this.#tagList = new TagList({ asking, metadata, pullRuleOf });

@@ -8,15 +8,10 @@ import {
   indexOfEntries,
   randomBlob,
 } from '../../test/support/content.ts';
-import {
-  ANYTHING,
-  APP,
-  MirrorWorld,
-  type MirrorWorldOptions,
-  repositoryOf,
-} from '../../test/support/mirror-world.ts';
+import { APP, MirrorWorld, type MirrorWorldOptions, repositoryOf } from '../../test/support/mirror-world.ts';
 import { until } from '../../test/support/programs.ts';
 import { parsePlatform } from '../oci/platform.ts';
+import { ANY_MANIFEST } from '../oci/pull-source.ts';
 
 const amd64 = imageOf([randomBlob(200_000, 'amd64'), randomBlob(90_000, 'base')]);
 const arm64 = imageOf([randomBlob(210_000, 'arm64'), randomBlob(90_000, 'base')], {
@@ -77,7 +72,7 @@ test('of an index the platforms of the requester are fetched, if it has its own 
   await untilHeld(amd64.config, ...amd64.layers);
   expect(await world.metadata.readManifestBytes(arm64.manifest.digest)).toBeUndefined();
   const right = { ...(await world.right(APP)), platforms: [parsePlatform('linux/arm64')] };
-  await world.mirror.manifest(APP, '1', right, ANYTHING);
+  await world.mirror.manifest(APP, '1', right, ANY_MANIFEST);
   await untilHeld(arm64.config, ...arm64.layers);
 });
 

@@ -11,7 +11,6 @@ import {
 import type { FakeAuthOptions } from '../../test/support/fake-upstream-auth.ts';
 import { FakeUpstream, type FakeUpstreamOptions } from '../../test/support/fake-upstream.ts';
 import {
-  ANYTHING,
   MirrorWorld,
   type MirrorWorldOptions,
   readAll,
@@ -22,6 +21,7 @@ import { until } from '../../test/support/programs.ts';
 import type { Credential } from '../oci/credential.ts';
 import type { Digest } from '../oci/digest.ts';
 import { OCI_CONFIG } from '../oci/media-types.ts';
+import { ANY_MANIFEST } from '../oci/pull-source.ts';
 import type { Right } from '../oci/requester.ts';
 
 const MIB = 1024 * 1024;
@@ -58,7 +58,7 @@ const openAs = async (name: Name, digest: Digest, repository = PRIVATE) =>
 const pullAs = async (name: Name, digest: Digest, repository = PRIVATE) =>
   readAll((await openAs(name, digest, repository)).reader);
 const manifestAs = async (name: Name, reference = '1', repository = PRIVATE) =>
-  world.mirror.manifest(repository, reference, await rightOf(name, repository), ANYTHING);
+  world.mirror.manifest(repository, reference, await rightOf(name, repository), ANY_MANIFEST);
 const idle = () => until('downloads to end', 20_000, async () => world.mirror.runningFills === 0);
 const asked = () => upstream.requests.map(({ method, kind, status }) => `${method} ${kind} ${status}`);
 const opens = async (name: Name) => {
@@ -361,7 +361,7 @@ const lentRight = async (): Promise<Right> => ({
 });
 
 const lentManifest = async (reference: string) =>
-  world.mirror.manifest(PRIVATE, reference, await lentRight(), ANYTHING);
+  world.mirror.manifest(PRIVATE, reference, await lentRight(), ANY_MANIFEST);
 const lentBlob = async ({ digest }: Content) =>
   readAll((await world.mirror.openBlob(PRIVATE, digest, await lentRight())).reader);
 
@@ -378,7 +378,7 @@ describe("Entrepot's own credential, lent to everybody because a repository is p
   });
 
   it('is used if upstream served the repository anonymously a moment ago, and checked by HEAD after that', async () => {
-    await world.mirror.manifest(PRIVATE, '1', await world.right(PRIVATE), ANYTHING);
+    await world.mirror.manifest(PRIVATE, '1', await world.right(PRIVATE), ANY_MANIFEST);
     upstream.requests.length = 0;
     const logins = () =>
       upstream.requests.filter(({ kind }) => kind === 'token').map(({ username }) => username);
@@ -396,7 +396,7 @@ describe("Entrepot's own credential, lent to everybody because a repository is p
   });
 
   it('fetches nothing that was added after the repository became private', async () => {
-    await world.mirror.manifest(PRIVATE, '1', await world.right(PRIVATE), ANYTHING);
+    await world.mirror.manifest(PRIVATE, '1', await world.right(PRIVATE), ANY_MANIFEST);
     openNames.length = 0;
     upstream.revokeTokens();
     upstream.add('private', next, '2');

@@ -78,6 +78,9 @@ export interface ManifestWant {
   readonly platform: string | undefined;
 }
 
+/** For a manifest as it is stored, whatever its media type. */
+export const ANY_MANIFEST: ManifestWant = { accepts: () => true, platform: undefined };
+
 /**
  * The read side of a repository, mirrored or hosted. Content that does not exist, or that the requester may not see, is
  * the same OciError (NAME_UNKNOWN, MANIFEST_UNKNOWN, BLOB_UNKNOWN).

@@ -8,7 +8,7 @@ import type { Digest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import { formatPlatform, type Platform } from '../oci/platform.ts';
 import type { ContentLookup } from '../oci/platform-choice.ts';
-import type { ManifestWant, PullSource, ServedManifest } from '../oci/pull-source.ts';
+import { ANY_MANIFEST, type PullSource, type ServedManifest } from '../oci/pull-source.ts';
 import { signatureTags } from '../oci/reference.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
@@ -23,8 +23,6 @@ const KEPT_POLL_MS = 20;
 const REFERRERS_PAGE = 100;
 /** Referrers of referrers are few; an endless chain is malicious. */
 const MAX_REFERRERS = 1000;
-
-const ANYTHING: ManifestWant = { accepts: () => true, platform: undefined };
 
 /** What to pull, and on whose behalf. */
 export interface PullTask {
@@ -265,7 +263,7 @@ class ImagePull {
     const { source, signal } = this.#options;
     signal.throwIfAborted();
     const { repository, right } = this.#task;
-    const served = await unlessAborted(source.manifest(repository, reference, right, ANYTHING), signal);
+    const served = await unlessAborted(source.manifest(repository, reference, right, ANY_MANIFEST), signal);
     if (!served.stored) throw notStored(served.descriptor.digest);
     return served;
   }

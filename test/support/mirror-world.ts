@@ -15,7 +15,7 @@ import type { PrefetchRule } from '../../src/mirror/prefetch.ts';
 import type { PullRule } from '../../src/mirror/freshness.ts';
 import { type Credential, credentialId } from '../../src/oci/credential.ts';
 import type { Digest } from '../../src/oci/digest.ts';
-import type { ManifestWant } from '../../src/oci/pull-source.ts';
+import { ANY_MANIFEST, type ManifestWant } from '../../src/oci/pull-source.ts';
 import type { Repository } from '../../src/oci/repository.ts';
 import type { Right } from '../../src/oci/requester.ts';
 import { Upstream, type UpstreamOptions } from '../../src/upstream/upstream.ts';
@@ -27,7 +27,6 @@ import { makeTempFolder, removeFolder } from './temp-folder.ts';
 export const UPSTREAM = 'up.example';
 export const repositoryOf = (name: string): Repository => ({ upstream: UPSTREAM, name });
 export const APP = repositoryOf('app');
-export const ANYTHING: ManifestWant = { accepts: () => true, platform: undefined };
 
 export interface MirrorWorldOptions extends Partial<Pick<MirrorOptions, 'limits' | 'maxBytes'>> {
   readonly policy?: Partial<PullRule>;
@@ -115,7 +114,7 @@ export class MirrorWorld {
     return { requester: { tenant: undefined, id }, credentials, ...state };
   }
 
-  async manifest(reference: string, repository: Repository = APP, want: ManifestWant = ANYTHING) {
+  async manifest(reference: string, repository: Repository = APP, want: ManifestWant = ANY_MANIFEST) {
     return this.mirror.manifest(repository, reference, await this.right(repository), want);
   }
 
