@@ -1,3 +1,5 @@
+import { type Grants, tenantGrantee } from '../grants/grants.ts';
+import { VerificationPolicy } from '../grants/verification.ts';
 import { Lru } from '../lib/lru.ts';
 import { ANONYMOUS_ID, type Credential, credentialId } from '../oci/credential.ts';
 import { OciError } from '../oci/errors.ts';
@@ -5,10 +7,8 @@ import { type Repository, repositoryText } from '../oci/repository.ts';
 import { MAX_ATTEMPTS, type Right } from '../oci/requester.ts';
 import { type HeldCredential, TenantBroken, type Tenant, type Tenants } from '../tenants/tenant.ts';
 import type { Explanation } from './explanation.ts';
-import { type Grants, tenantGrantee } from '../grants/grants.ts';
 import { type Principal, principalFor, requesterOf, type UpstreamPrincipal } from './principal.ts';
 import { mayPullFrom, tagRules } from './tenant-rules.ts';
-import { VerificationPolicy } from '../grants/verification.ts';
 
 /** The configuration of a mirrored repository, as far as rights depend on it. */
 export interface UpstreamRule {

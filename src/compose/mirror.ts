@@ -1,14 +1,14 @@
 /** The part of the composition root for mirrored repositories. */
-import type { Grants } from '../grants/grants.ts';
 import { isDeepStrictEqual } from 'node:util';
 import type { BlobStore } from '../blobs/blob-store.ts';
 import type { Spool } from '../blobs/spool.ts';
 import type { Config } from '../config/config.ts';
 import { repositoryOptions } from '../config/repository-options.ts';
+import type { Grants } from '../grants/grants.ts';
 import type { Log } from '../lib/log.ts';
+import type { MemoryBudget } from '../lib/memory-budget.ts';
 import type { Meter } from '../lib/meter.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
-import type { MemoryBudget } from '../lib/memory-budget.ts';
 import { Mirror } from '../mirror/mirror.ts';
 import { strictestPullPolicy } from '../oci/pull-policy.ts';
 import type { Repository } from '../oci/repository.ts';

@@ -1,5 +1,5 @@
-import type { Grants } from '../grants/grants.ts';
 import { setMaxListeners } from 'node:events';
+import type { Grants } from '../grants/grants.ts';
 import type { Log } from '../lib/log.ts';
 import { Lru } from '../lib/lru.ts';
 import type { SingleFlight } from '../lib/single-flight.ts';
@@ -11,8 +11,8 @@ import { MAX_ATTEMPTS, type Proof, type Right } from '../oci/requester.ts';
 import { UpstreamFailure } from '../upstream/failures.ts';
 import type { Answer, BlobHead, Upstream } from '../upstream/upstream.ts';
 import { EndedRights } from './ended-rights.ts';
-import { type OwnLogins, refusedText } from './own-logins.ts';
 import type { FailureKey, NegativeCache } from './negative-cache.ts';
+import { type OwnLogins, refusedText } from './own-logins.ts';
 import type { UpstreamRecord } from './upstream-record.ts';
 
 /** How many remembered choices of credentials; more than a cluster pulls repositories in a day. */
