@@ -71,10 +71,9 @@ export class Identification {
           : { as: 'unknown', credential: identity.credential };
       case 'credential': {
         const principal = this.#ofCredential(identity.id, repository);
+        if (principal?.as !== 'tenant' || identity.tenant === undefined) return principal;
         // A token is bound to the tenant that it was issued for.
-        const isOther =
-          principal?.as === 'tenant' && (identity.tenant ?? principal.tenant.name) !== principal.tenant.name;
-        return isOther ? undefined : principal;
+        return identity.tenant === principal.tenant.name ? principal : undefined;
       }
       case 'anonymous':
       case 'wrong':
