@@ -1,5 +1,5 @@
 import { OciError } from '../oci/errors.ts';
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import {
   AccessWorld,
   type AccessWorldOptions,
@@ -7,7 +7,18 @@ import {
   SENDER,
   SERVER,
 } from '../../test/support/access-world.ts';
-import { ANONYMOUSLY, APP, HUB_A, HUB_B, NGINX, OURS, pulled, tokenOf, withToken } from './access.fixture.ts';
+import {
+  ANONYMOUSLY,
+  APP,
+  HOSTED,
+  HUB_A,
+  HUB_B,
+  NGINX,
+  OURS,
+  pulled,
+  tokenOf,
+  withToken,
+} from './access.fixture.ts';
 
 let world: AccessWorld;
 
@@ -128,6 +139,17 @@ describe('the last use of a credential', () => {
       'push',
     );
     expect(world.tenants.lastUsedAtMs(issued.id)).toEqual(expect.any(Number));
+  });
+
+  it('is not a request with a token that does not cover it', async () => {
+    await open();
+    await world.put('team-a', { [SERVER]: OURS });
+    const { token } = await tokenOf(world, OURS, '');
+    const noted = vi.spyOn(world.tenants, 'noteOutcome');
+    await expect((await withToken(world, token)).authorize(HOSTED, 'pull')).rejects.toMatchObject({
+      code: 'UNAUTHORIZED',
+    });
+    expect(noted).not.toHaveBeenCalled();
   });
 
   it('of one for an upstream is recorded when upstream accepts it', async () => {

@@ -62,7 +62,7 @@ export class RequestSubject implements Subject {
     this.#requireValid(scope);
     const { scopes } = this.#identity;
     if (scopes !== undefined && !covers(scopes, scope)) {
-      throw this.#refuse(await this.#uncovered(repository, action));
+      throw this.#refuse(this.#uncovered(repository, action));
     }
     return this.#settle(repository, action);
   }
@@ -123,14 +123,21 @@ export class RequestSubject implements Subject {
     return mirrored.pullWith(credential, principal, repository);
   }
 
-  /** Who the sender is for `repository`; throws UNAUTHORIZED if its credential no longer identifies anybody. */
+  /**
+   * Who the sender is for `repository`, whose credential counts as used. Throws UNAUTHORIZED if it no longer identifies
+   * anybody.
+   */
   async principal(repository: Repository): Promise<Principal> {
-    const { identification, tenants } = this.#parts;
-    const principal = identification.principal(this.#identity, repository);
-    if (principal === undefined) throw this.#unidentified(repository);
+    const principal = this.#identified(repository);
     if (principal.as === 'tenant' && this.#identity.kind === 'credential') {
-      tenants.noteOutcome(principal.credentialId, 'used');
+      this.#parts.tenants.noteOutcome(principal.credentialId, 'used');
     }
+    return principal;
+  }
+
+  #identified(repository: Repository): Principal {
+    const principal = this.#parts.identification.principal(this.#identity, repository);
+    if (principal === undefined) throw this.#unidentified(repository);
     return principal;
   }
 
@@ -190,9 +197,9 @@ export class RequestSubject implements Subject {
    * The challenge for a token without the scope of an action, with the reason for which it has none. The client is told
    * no more of that than if the token had the scope.
    */
-  async #uncovered(repository: Repository, action: Action): Promise<Demand> {
+  #uncovered(repository: Repository, action: Action): Demand {
     const demand = this.#beyond(scopeOf(repository, action));
-    const refusal = await this.#whyNot(repository, action);
+    const refusal = this.#whyNot(repository, action);
     if (refusal === undefined) return { ...demand, cause: new Error('the token was requested without it') };
     const { code, message, cause } = refusal;
     if (code !== 'DENIED' && code !== 'UNSUPPORTED') return { ...demand, cause };
@@ -200,10 +207,10 @@ export class RequestSubject implements Subject {
   }
 
   /** Why a token does not get the scope of an action; `undefined` if it would. */
-  async #whyNot(repository: Repository, action: Action): Promise<OciError | undefined> {
+  #whyNot(repository: Repository, action: Action): OciError | undefined {
     if (repository.upstream !== '') return action === 'pull' ? undefined : readOnlyMirror(repository);
     try {
-      return this.#parts.hosted.refusal(await this.principal(repository), repository, action);
+      return this.#parts.hosted.refusal(this.#identified(repository), repository, action);
     } catch (error) {
       if (error instanceof OciError) return error;
       throw error;
