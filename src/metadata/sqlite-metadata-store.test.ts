@@ -733,6 +733,20 @@ test('the size of a blob is found as fast if many manifests of the repository na
   await store.close();
 });
 
+test('a list of referrers of a manifest that is not stored needs no transaction', async () => {
+  const store = await openSqliteMetadataStore(path, { log: silentLog });
+  const rival = new Database(path, { timeout: 0 });
+  rival.exec('BEGIN IMMEDIATE');
+  await store.putReferrersList(REPOSITORY, DIGEST, {
+    mediaType: 'a/b',
+    bytes: Buffer.from('list'),
+    checkedAtMs: 1,
+  });
+  expect(store.lockedOutForMs()).toBe(0);
+  rival.close();
+  await store.close();
+});
+
 test('the write-ahead log does not grow without limit', async () => {
   const store = await openSqliteMetadataStore(path, { log: silentLog });
   const { manifest, view } = image('subject');

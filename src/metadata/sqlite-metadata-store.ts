@@ -412,8 +412,10 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#read(() => this.#documents.readReferrers(repository, subject));
   }
 
-  putReferrersList(repository: Repository, subject: Digest, list: Document) {
-    return this.#write(() => this.#documents.putReferrers(repository, subject, list));
+  async putReferrersList(repository: Repository, subject: Digest, list: Document) {
+    // Clients ask about any digest, and only for one that is stored is a transaction worth its lock.
+    if (!(await this.#read(() => this.#documents.hasSubject(repository, subject)))) return;
+    await this.#write(() => this.#documents.putReferrers(repository, subject, list));
   }
 
   readGrants(repository: Repository, credentialIds?: readonly string[]) {
