@@ -1,11 +1,11 @@
 /**
  * The part of the composition root that describes the state of a server, for `entrepot status`. Only for the operator.
  */
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { BlobStore } from '../blobs/blob-store.ts';
 import { parseJsonObject } from '../lib/json.ts';
 import type { Lease } from '../lib/lease.ts';
 import { unlessAborted } from '../lib/single-flight.ts';
+import { withLease } from '../lib/with-lease.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { everything, type Survey } from '../metadata/survey.ts';
 import type { Digest } from '../oci/digest.ts';
@@ -258,17 +258,8 @@ function timeOf(atMs: number): string {
 
 const SETTING = 'transfer-totals';
 const LEASE_KEY = 'transfer-totals';
-const CLAIM_ATTEMPTS = 20;
-const LEASE_POLL_MS = 50;
-
-/** Acquires the Lease, which another process has only for a moment; does not wait for a suspended process. */
-async function claimed(metadata: Pick<MetadataStore, 'acquireLease'>): Promise<Lease | undefined> {
-  for (let attempt = 1; ; attempt++) {
-    const lease = await metadata.acquireLease(LEASE_KEY);
-    if (lease !== undefined || attempt === CLAIM_ATTEMPTS) return lease;
-    await sleep(LEASE_POLL_MS);
-  }
-}
+/** Another process has it only for a moment. A suspended one is not waited for. */
+const LEASE_WAIT_MS = 1_000;
 
 /** Stores the totals in the index, where all processes add theirs. `startedAtMs`: when this one began to count. */
 export function transferKeeper(
@@ -286,28 +277,20 @@ export function transferKeeper(
       fetchedBytes: number('fetchedBytes'),
     };
   };
+  const addUnder = async (lease: Lease, more: Transferred): Promise<true> => {
+    const kept = (await read()) ?? { sinceMs: startedAtMs, sentBytes: 0, fetchedBytes: 0 };
+    const total: KeptTransfers = {
+      sinceMs: kept.sinceMs,
+      sentBytes: kept.sentBytes + more.sentBytes,
+      fetchedBytes: kept.fetchedBytes + more.fetchedBytes,
+    };
+    await lease.confirm();
+    await metadata.putSetting(SETTING, JSON.stringify(total));
+    return true;
+  };
+  const wait = { mayWait: (waitedMs: number) => waitedMs < LEASE_WAIT_MS };
   return {
     read,
-    add: async more => {
-      const lease = await claimed(metadata);
-      if (lease === undefined) return false;
-      try {
-        const { sinceMs, sentBytes, fetchedBytes } = (await read()) ?? {
-          sinceMs: startedAtMs,
-          sentBytes: 0,
-          fetchedBytes: 0,
-        };
-        const total: KeptTransfers = {
-          sinceMs,
-          sentBytes: sentBytes + more.sentBytes,
-          fetchedBytes: fetchedBytes + more.fetchedBytes,
-        };
-        await lease.confirm();
-        await metadata.putSetting(SETTING, JSON.stringify(total));
-        return true;
-      } finally {
-        await metadata.release(lease);
-      }
-    },
+    add: async more => (await withLease(metadata, LEASE_KEY, lease => addUnder(lease, more), wait)) ?? false,
   };
 }

@@ -1,8 +1,9 @@
-import { setImmediate as settled, setTimeout as sleep } from 'node:timers/promises';
+import { setImmediate as settled } from 'node:timers/promises';
 import type { BlobStore, StoredBlob } from '../blobs/blob-store.ts';
 import type { Ingest, Spool } from '../blobs/spool.ts';
 import { type Lease, LeaseLost } from '../lib/lease.ts';
 import type { Log } from '../lib/log.ts';
+import { leaseAfterWait } from '../lib/with-lease.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import type { Digest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
@@ -17,7 +18,6 @@ const LINGER_MS = 1000;
  * considered dead after 5 s, and a client should not have to try twice.
  */
 const LEASE_WAIT_MS = 8000;
-const LEASE_POLL_MS = 50;
 
 /** An upload while one request uses it. */
 export class Session {
@@ -187,12 +187,10 @@ export class Sessions {
 
   async #acquireLease(key: string): Promise<Lease> {
     const { metadata, leaseWaitMs = LEASE_WAIT_MS } = this.#parts;
-    for (let waitedMs = 0; ; waitedMs += LEASE_POLL_MS) {
-      const lease = await metadata.acquireLease(key);
-      if (lease !== undefined) return lease;
-      if (waitedMs >= leaseWaitMs || this.#isStopping) throw inUse();
-      await sleep(LEASE_POLL_MS);
-    }
+    const mayWait = (waitedMs: number): boolean => waitedMs < leaseWaitMs && !this.#isStopping;
+    const lease = await leaseAfterWait(metadata, key, { mayWait });
+    if (lease === undefined) throw inUse();
+    return lease;
   }
 }
 

@@ -6,8 +6,7 @@
  * store is never read-only, and no request waits. Rows are removed before bytes: a crash leaves files without a row,
  * which are never served, and which the next collection removes.
  */
-import { setTimeout as sleep } from 'node:timers/promises';
-import type { Lease } from '../lib/lease.ts';
+import { withLease } from '../lib/with-lease.ts';
 import { Collection, type CollectionOptions, type CollectionReport } from './collection.ts';
 import { Eviction, type EvictionOptions, type EvictionReport, type EvictionRun } from './eviction.ts';
 import { Scrub, type ScrubOptions, type ScrubReport } from './scrub.ts';
@@ -66,32 +65,15 @@ export class Upkeep {
     return this.#scrub.finishedAtMs();
   }
 
-  async #alone<T>(
+  #alone<T>(
     kind: string,
-    run: (Waiting & RunOptions) | undefined,
+    { onWait, signal }: Waiting & RunOptions = {},
     work: () => Promise<T>,
   ): Promise<T | undefined> {
-    const lease = await this.#take(`upkeep-${kind}`, run);
-    if (lease === undefined) {
-      return undefined;
-    }
-    try {
-      return await work();
-    } finally {
-      await this.#metadata.release(lease);
-    }
-  }
-
-  async #take(key: string, { onWait, signal }: Waiting & RunOptions = {}): Promise<Lease | undefined> {
-    let lease = await this.#metadata.acquireLease(key);
-    if (lease !== undefined || onWait === undefined) {
-      return lease;
-    }
-    onWait(WAIT_MS);
-    for (let waitedMs = 0; lease === undefined && waitedMs < WAIT_MS; waitedMs += WAIT_POLL_MS) {
-      await sleep(WAIT_POLL_MS, undefined, { signal });
-      lease = await this.#metadata.acquireLease(key);
-    }
-    return lease;
+    const mayWait = (waitedMs: number): boolean => {
+      if (waitedMs === 0) onWait?.(WAIT_MS);
+      return onWait !== undefined && waitedMs < WAIT_MS;
+    };
+    return withLease(this.#metadata, `upkeep-${kind}`, work, { mayWait, pollMs: WAIT_POLL_MS, signal });
   }
 }
