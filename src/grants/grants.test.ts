@@ -1,3 +1,4 @@
+import { once } from 'node:events';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -195,6 +196,31 @@ describe('grants', () => {
     put.mockRestore();
     await granted('a');
     expect(await grants.stateOf(repository, { credentialIds: ['a'] })).toMatchObject({ proved: true });
+  });
+
+  it('are written at most twice for alternating proofs that come while the index is slow, the last one last', async () => {
+    const gate = new AbortController();
+    const locked = once(gate.signal, 'abort');
+    const putGrant = metadata.putGrant.bind(metadata);
+    const endGrant = metadata.endGrant.bind(metadata);
+    const put = vi.spyOn(metadata, 'putGrant').mockImplementation(async (...row) => {
+      await locked;
+      await putGrant(...row);
+    });
+    const end = vi.spyOn(metadata, 'endGrant').mockImplementation(async (...row) => {
+      await locked;
+      await endGrant(...row);
+    });
+    const recording = [granted('a'), granted('b')];
+    await expect.poll(() => put).toHaveBeenCalledTimes(2);
+    for (let at = 0; at < 50; at += 1) recording.push(ended('a'), granted('a'), granted('b'), ended('b'));
+    recording.push(ended('a'), granted('b'));
+    gate.abort();
+    await Promise.all(recording);
+    expect([put.mock.calls.length, end.mock.calls.length]).toEqual([3, 1]);
+    expect((await grants.stateOf(repository, { credentialIds: ['a'] })).proved).toBe(false);
+    expect((await grants.stateOf(repository, { credentialIds: ['b'] })).proved).toBe(true);
+    expect((await metadata.readGrants(repository)).map(({ credentialId }) => credentialId)).toEqual(['b']);
   });
 
   it('of a credential that is gone end while the index accepts no write, and are removed as soon as it does', async () => {

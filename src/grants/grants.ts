@@ -166,8 +166,8 @@ export class Grants {
   }
 
   /**
-   * Records what an upstream response proved. An end counts at once; rows are written in the order of the reports, and
-   * once for equal ones in a row, however slow the index is.
+   * Records what an upstream response proved. An end counts at once. However slow the index is, at most one write is in
+   * progress and one waits, with the outcome that was reported last.
    */
   async record(proof: Proof): Promise<void> {
     for (const listener of this.#listeners) listener(proof);
@@ -185,11 +185,14 @@ export class Grants {
       outcome === 'ended'
         ? this.#remove(repository, credentialId, ended)
         : this.#renew(repository, credentialId, ended);
-    const done = before === undefined ? write() : before.done.then(write, write);
-    const recording = { outcome, done };
+    if (before !== undefined && !before.hasBegun) {
+      before.become(outcome, write);
+      return before.done;
+    }
+    const recording = new Recording(outcome, write, before);
     this.#recording.set(key, recording);
     try {
-      await done;
+      await recording.done;
     } finally {
       if (this.#recording.get(key) === recording) this.#recording.delete(key);
     }
@@ -265,10 +268,39 @@ function ageOf({ verifiedAtMs }: Grant, { verifyForMs }: GrantRules, nowMs: numb
   return ageMs < -CLOCK_SLACK_MS ? verifyForMs : Math.max(0, ageMs);
 }
 
-interface Recording {
-  readonly outcome: Proof['outcome'];
+/** The write of a proof, which begins when the one before it has ended. */
+class Recording {
   /** Rejects if the index accepts no write. */
   readonly done: Promise<void>;
+  #outcome: Proof['outcome'];
+  #write: () => Promise<void>;
+  #hasBegun = false;
+
+  constructor(outcome: Proof['outcome'], write: () => Promise<void>, before: Recording | undefined) {
+    this.#outcome = outcome;
+    this.#write = write;
+    const begin = () => this.#begin();
+    this.done = before === undefined ? begin() : before.done.then(begin, begin);
+  }
+
+  get outcome(): Proof['outcome'] {
+    return this.#outcome;
+  }
+
+  get hasBegun(): boolean {
+    return this.#hasBegun;
+  }
+
+  /** Writes something later instead. Only before it has begun. */
+  become(outcome: Proof['outcome'], write: () => Promise<void>): void {
+    this.#outcome = outcome;
+    this.#write = write;
+  }
+
+  #begin(): Promise<void> {
+    this.#hasBegun = true;
+    return this.#write();
+  }
 }
 
 /** Kubernetes' default. */

@@ -54,6 +54,14 @@ async function openIdle(port: number, count: number): Promise<ReturnType<typeof 
 const extra = async (path: string) => (path === '/debug/tenants' ? { tenants: [] } : undefined);
 
 describe('the ops port', () => {
+  it('disconnects who sends requests without waiting for the answers', async () => {
+    const port = await start({ notReady: () => new Promise(() => {}) });
+    const probe = 'GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n';
+    const client = connect(port);
+    client.socket.write(probe.repeat(3));
+    expect(await client.closed).toBe('');
+  });
+
   it('reports that the process lives, is ready, and its metrics', async () => {
     const port = await start();
     expect((await request(port, '/livez')).status).toBe(200);
@@ -87,7 +95,7 @@ describe('the ops port', () => {
   });
 
   it('answers a new connection however many idle ones there are, and closes that of the oldest answer', async () => {
-    const port = await start();
+    const port = await start({ keepAliveMs: 60_000 });
     const first = connect(port);
     await askOn([first]);
     const second = connect(port);

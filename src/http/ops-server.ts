@@ -22,6 +22,8 @@ export interface OpsServerOptions {
    * Further paths, `GET /debug/…`, which are served on the socket only. Resolves to `undefined` for an unknown path.
    */
   readonly extra?: ((path: string, query: URLSearchParams) => Promise<unknown>) | undefined;
+  /** For how long an idle connection is kept. Default 5 s. */
+  readonly keepAliveMs?: number;
   readonly log: Log;
 }
 
@@ -36,8 +38,16 @@ export interface OpsServer {
 /** A check that hangs counts as failed: kubelets wait one second by default. */
 const READY_WITHIN_MS = 900;
 
-/** Requests in progress per connection. Probes and Prometheus do not pipeline. */
-const MAX_PIPELINED = 10;
+/**
+ * Requests in progress per connection. Probes and Prometheus do not pipeline; a second request may arrive just before
+ * the end of the first is noticed.
+ */
+const MAX_PIPELINED = 2;
+/**
+ * How long a client may take to receive an answer. Prometheus gives up after 10 s by default. Metrics are built once
+ * for all who wait, so clients that receive nothing hold as many as are built meanwhile, and not one each.
+ */
+const RECEIVED_WITHIN_MS = 30_000;
 /**
  * Each takes a file descriptor, which clients of the registry need, too. Of more, one is closed: of those with a
  * request in progress or of the idle ones, whichever are more, the one whose request or answer is the oldest. If new
@@ -51,7 +61,12 @@ const KEEP_ALIVE_MS = 5_000;
 interface Answer {
   readonly status: number;
   readonly contentType: string;
-  readonly text: string;
+  readonly body: Buffer;
+}
+
+/** What requests are answered from. */
+interface Answering extends Omit<OpsServerOptions, 'metrics'> {
+  readonly metrics: () => Promise<Answer>;
 }
 
 /**
@@ -61,7 +76,10 @@ interface Answer {
 export async function createOpsServer(given: OpsServerOptions): Promise<OpsServer> {
   const opened = new Opened();
   try {
-    const metrics = new PacedWork(given.metrics);
+    const metrics = new PacedWork(async () => {
+      const { contentType, text } = await given.metrics();
+      return { status: 200, contentType, body: Buffer.from(text) };
+    });
     const options = { ...given, metrics: () => metrics.ask() };
     const { address, socketFolder, log } = options;
     let bound: { readonly url: string; readonly port: number } | undefined;
@@ -93,12 +111,12 @@ export async function createOpsServer(given: OpsServerOptions): Promise<OpsServe
   }
 }
 
-function answering(options: OpsServerOptions): http.Server {
+function answering(options: Answering): http.Server {
   const idle = new Set<Socket>();
   /** The number of requests in progress of each other connection; that of the latest request is last. */
   const busy = new Map<Socket, number>();
   const server = http.createServer(
-    { maxHeaderSize: 8 * 1024, keepAliveTimeout: KEEP_ALIVE_MS },
+    { maxHeaderSize: 8 * 1024, keepAliveTimeout: options.keepAliveMs ?? KEEP_ALIVE_MS },
     (req, res) => {
       const { socket } = req;
       const count = busy.get(socket) ?? 0;
@@ -149,20 +167,22 @@ function closeServer(server: http.Server): Promise<void> {
 }
 
 async function respond(
-  options: OpsServerOptions,
+  options: Answering,
   req: http.IncomingMessage,
   res: http.ServerResponse,
 ): Promise<void> {
-  const { status, contentType, text } = await answerOps(options, req);
+  const { status, contentType, body } = await answerOps(options, req);
   res.writeHead(status, {
     'Content-Type': contentType,
-    'Content-Length': Buffer.byteLength(text),
+    'Content-Length': body.byteLength,
     'X-Content-Type-Options': 'nosniff',
   });
-  res.end(req.method === 'HEAD' ? undefined : text);
+  const late = setTimeout(() => res.destroy(), RECEIVED_WITHIN_MS);
+  res.once('close', () => clearTimeout(late));
+  res.end(req.method === 'HEAD' ? undefined : body);
 }
 
-async function answerOps(options: OpsServerOptions, req: http.IncomingMessage): Promise<Answer> {
+async function answerOps(options: Answering, req: http.IncomingMessage): Promise<Answer> {
   if (req.method !== 'GET' && req.method !== 'HEAD') return plain(405, 'only GET is supported');
   const [path = '', query = ''] = (req.url ?? '').split('?', 2);
   switch (path) {
@@ -174,21 +194,19 @@ async function answerOps(options: OpsServerOptions, req: http.IncomingMessage): 
       if (reason !== undefined) return plain(503, reason);
       return plain(200, ['ok', ...((await options.problems?.()) ?? [])].join('\n'));
     }
-    case '/metrics': {
-      const { contentType, text } = await options.metrics();
-      return { status: 200, contentType, text };
-    }
+    case '/metrics':
+      return options.metrics();
     default: {
       const document = await options.extra?.(path, new URLSearchParams(query));
       return document === undefined
         ? plain(404, 'not found')
-        : { status: 200, contentType: 'application/json', text: JSON.stringify(document) };
+        : { status: 200, contentType: 'application/json', body: Buffer.from(JSON.stringify(document)) };
     }
   }
 }
 
 function plain(status: number, text: string): Answer {
-  return { status, contentType: 'text/plain; charset=utf-8', text: `${text}\n` };
+  return { status, contentType: 'text/plain; charset=utf-8', body: Buffer.from(`${text}\n`) };
 }
 
 /** An error of the check itself is a reason, too. */
