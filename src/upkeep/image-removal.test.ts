@@ -204,4 +204,4 @@ test('a purge leaves every other image as it was, and no file that only the remo
     expect(await filesLeft()).toEqual([]);
   };
   await fc.assert(fc.asyncProperty(worlds, removeOne).afterEach(clear), { numRuns: 25 });
-});
+}, 180_000);
