@@ -20,6 +20,7 @@ import { Bucket, ObjectBlobStore } from '../blobs/object-blob-store.fixture.ts';
 import type { Spool } from '../blobs/spool.ts';
 import { type Lease, LeaseLost } from '../lib/lease.ts';
 import { IndexLost } from '../metadata/index-lost.ts';
+import { Connection } from '../metadata/sqlite/connection.ts';
 import { type Digest, digestHex } from '../oci/digest.ts';
 import { HOLD_BACK_BYTES } from './fill.ts';
 
@@ -93,6 +94,20 @@ async function ingestBytes(world: MirrorWorld): Promise<number> {
   for await (const { size } of world.spool.list()) bytes += size;
   return bytes;
 }
+
+it('a blob takes two durable commits: that of the Lease, and that of the blob with its Link', async () => {
+  const world = await start();
+  // The first of the repository also records the right to it.
+  await world.pull(added(1_000, 'first').digest);
+  await idle(world);
+  const second = added(MIB, 'second');
+  const commits = vi.spyOn(Connection.prototype, 'syncsCommits', 'set');
+  await world.pull(second.digest);
+  await idle(world);
+  const synced = commits.mock.calls.filter(([isSynced]) => isSynced);
+  commits.mockRestore();
+  expect(synced.length).toBe(2);
+});
 
 describe('an upstream that sends more than declared', () => {
   it('is cut off at the size in a stored manifest, and nothing is kept', async () => {

@@ -143,13 +143,14 @@ export class Heartbeat {
 
   /**
    * Gives Leases back. If that cannot be written now, it is written with a later heartbeat: a Lease must not outlive
-   * its work.
+   * its work. After a power failure no process is left, so every Lease is free.
    */
   async giveBack(leases: readonly Lease[], as: GivenBack): Promise<void> {
     if (leases.length === 0) return;
     leases.forEach(({ epoch }) => this.#held.delete(epoch));
     try {
-      await this.#writer.write(() => leases.forEach(({ epoch }) => this.#return(epoch, as)));
+      const giveBack = () => leases.forEach(({ epoch }) => this.#return(epoch, as));
+      await this.#writer.write(giveBack, { outlivesPower: false });
     } catch (error) {
       leases.forEach(({ epoch }) => this.#unreturned.set(epoch, as));
       const keys = leases.map(({ key }) => key);
