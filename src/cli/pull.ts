@@ -14,6 +14,7 @@ import {
 } from './command.ts';
 import { interruptible } from './interruptible.ts';
 import { platformsOption } from './list-options.ts';
+import { BLOB_UNSTORED, DOWNLOAD_FAILED } from '../mirror/fill-outcome.ts';
 import { progressForm, ProgressView } from './progress.ts';
 import { PullRun } from './pull-run.ts';
 import { tenantOption } from './tenant-option.ts';
@@ -118,6 +119,7 @@ export const pull: Command = {
           {
             followsCluster: textOption(input, 'tenant') !== undefined,
             credentialsOf: { tenant: textOption(input, 'tenant') },
+            muted: [DOWNLOAD_FAILED, BLOB_UNSTORED],
           },
         ),
       );

@@ -13,6 +13,8 @@ export interface WithPartsOptions {
   readonly followsCluster?: boolean;
   /** For a command that uses credentials: of this tenant, or of the operator. It reports those that cannot be used. */
   readonly credentialsOf?: { readonly tenant: string | undefined };
+  /** Log messages of which the command itself tells more. */
+  readonly muted?: readonly string[];
   /** See `withWholeIndex`. */
   readonly needsWholeIndex?: boolean;
   /**
@@ -34,7 +36,7 @@ export async function withParts<Result>(
   const { followsCluster = false, makesIndex = false, needsWholeIndex = false, credentialsOf } = options;
   const config = options.config ?? (await storeConfig(input, io));
   if (!makesIndex) await requireIndex(config.storage.path);
-  const log = new CommandLog(text => io.err(text));
+  const log = new CommandLog(text => io.err(text), {}, options.muted);
   // Loaded here, so that commands without a store do not load the server.
   const { openParts } = await import('../compose/parts.ts');
   const { transferKeeper } = await import('../compose/status.ts');

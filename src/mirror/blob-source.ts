@@ -218,7 +218,7 @@ export class BlobSource {
           named: right.proved ? namedSize : undefined,
           sinceMs: startedMs,
         });
-        const stored = !isStorageClosed(run.fill.failure);
+        const stored = !isStorageClosed(run.fill.failure) && (await run.hasRoomFor(reader.size));
         this.#metadata.noteUse(digest);
         // A requester that had to prove its right first learns nothing of the Fills of others that a first fetch would
         // not tell.

@@ -7,6 +7,10 @@ import type { FillSharing } from './fill-sharing.ts';
 import type { Keeping } from './keeping.ts';
 import { isRefusal } from './upstream-requests.ts';
 
+/** Log messages about failures that whoever waits for the blob is told, too. */
+export const DOWNLOAD_FAILED = 'a download failed';
+export const BLOB_UNSTORED = 'a verified blob could not be stored';
+
 export interface FillOutcomeOptions {
   readonly fill: Fill;
   readonly sharing: FillSharing;
@@ -45,7 +49,8 @@ export class FillOutcome {
     const isRefused = error instanceof UpstreamFailure && isRefusal(error);
     meter.count('fills_total', { outcome: isRefused ? 'refused' : 'failed' });
     if (isRefused) return log.debug({ err: error }, 'upstream refused a blob');
-    log.warn({ err: error, length: fill.length }, 'a download failed');
+    const downloadedBytes = fill.length > 0 ? fill.length : undefined;
+    log.warn({ err: error, downloadedBytes }, DOWNLOAD_FAILED);
   }
 
   /** The blob is verified and stored. */
@@ -62,7 +67,7 @@ export class FillOutcome {
   /** The blob is verified and could not be stored: readers have all of it, only later requests will miss it. */
   unstored(error: unknown): void {
     const { keeping, meter, log } = this.#options;
-    log.error({ err: error }, 'a verified blob could not be stored');
+    log.error({ err: error }, BLOB_UNSTORED);
     this.#whyUnstored = asError(error);
     keeping.failed(error);
     meter.count('fills_total', { outcome: 'failed' });

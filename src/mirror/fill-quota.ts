@@ -56,6 +56,12 @@ export class FillQuota {
     };
   }
 
+  /** Whether this many bytes more of a blob of `size` bytes fit without making room. */
+  async hasRoomFor(bytes: number, size: number): Promise<boolean> {
+    const { freeBytes, minFreeBytes } = await this.#store.space.look();
+    return size <= this.#maxBytes && bytes <= freeBytes - minFreeBytes;
+  }
+
   #requireFits(bytes: number, size: number): void {
     if (size > this.#maxBytes || this.#store.unfinishedBytes + bytes > this.#maxBytes) {
       throw new StorageFull(`the store may take ${this.#maxBytes} bytes in total`);

@@ -75,6 +75,7 @@ export class FillRun {
   /** Like `done`, with the reason if the blob can be read but is not stored. */
   readonly unstored: Promise<Error | undefined>;
   readonly #metadata: MetadataStore;
+  readonly #quota: FillQuota;
   readonly #key: string;
   readonly #place: PullPlace;
   readonly #follower: FillFollower;
@@ -96,6 +97,7 @@ export class FillRun {
   ) {
     const { repository, right, isAhead } = starter;
     this.#metadata = world.metadata;
+    this.#quota = world.quota;
     this.#key = fillKey(repository.upstream, digest);
     this.#place = world.queue.enter({
       requester: right.requester.id,
@@ -122,6 +124,12 @@ export class FillRun {
     this.#leader = new FillLeader({ ...shared, transfer, outcome: this.#outcome });
     this.done = this.#run(from.after);
     this.unstored = this.done.then(() => this.#outcome.whyUnstored);
+  }
+
+  /** Whether the rest of a blob of `size` bytes can be stored, as far as is known before it arrives. */
+  async hasRoomFor(size: number): Promise<boolean> {
+    const { state, length } = this.fill;
+    return state === 'verified' || this.#quota.hasRoomFor(size - length, size);
   }
 
   /** The progress; `undefined` after the end. */

@@ -9,10 +9,13 @@ import { redactFields, redactText } from './redact.ts';
 export class CommandLog implements Log {
   readonly #write: (text: string) => void;
   readonly #bindings: object;
+  readonly #muted: readonly string[];
 
-  constructor(write: (text: string) => void, bindings: object = {}) {
+  /** `muted`: messages of which the command itself tells more. */
+  constructor(write: (text: string) => void, bindings: object = {}, muted: readonly string[] = []) {
     this.#write = write;
     this.#bindings = bindings;
+    this.#muted = muted;
   }
 
   debug(): void {}
@@ -28,10 +31,11 @@ export class CommandLog implements Log {
   }
 
   child(bindings: object): Log {
-    return new CommandLog(this.#write, { ...this.#bindings, ...bindings });
+    return new CommandLog(this.#write, { ...this.#bindings, ...bindings }, this.#muted);
   }
 
   #line(level: string, fields: object, message: string): void {
+    if (this.#muted.includes(message)) return;
     const all = redactFields({ ...this.#bindings, ...fields });
     this.#write(`${level}: ${redactText(message)}${reasonText(all['err'])}${fieldsText(all, ['err'])}\n`);
   }

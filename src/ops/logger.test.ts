@@ -24,6 +24,16 @@ describe('the log', () => {
     });
   });
 
+  it('has no stack of an error that says that the disk is full, nor of its causes', () => {
+    const { log, text } = recorder();
+    const cause = Object.assign(new Error('ENOSPC: no space left on device, write'), { code: 'ENOSPC' });
+    log.error({ err: new Error('the ingest failed', { cause }) }, 'not stored');
+    expect(text()).toContain('"message":"ENOSPC: no space left on device, write"');
+    expect(text()).not.toContain('stack');
+    log.error({ err: new Error('another', { cause: new Error('of a bug') }) }, 'not stored');
+    expect(text().match(/"stack"/g)).toHaveLength(2);
+  });
+
   it('drops what is below its level', () => {
     const { log, text } = recorder();
     log.debug({}, 'detail');

@@ -1,3 +1,5 @@
+import { errorCode } from '../lib/error-code.ts';
+
 /** Keys whose values are always secret. */
 const SECRET_KEY =
   /^(?:(?:proxy-?)?authorization|(?:set-?)?cookie|.*password|.*passwd|.*secret|.*token|auth|credentials?|api-?key)$/i;
@@ -14,6 +16,8 @@ const SECRET_TEXTS: readonly (readonly [RegExp, string])[] = [
     '$1***',
   ],
 ];
+
+const FULL: ReadonlySet<string> = new Set(['ENOSPC', 'EDQUOT', 'SQLITE_FULL']);
 
 const REDACTED = '***';
 
@@ -62,7 +66,8 @@ function redactValue(value: unknown, depth: number): unknown {
 }
 
 function redactError(error: Error, depth: number): object {
-  const { name, message, stack, cause, ...rest } = error;
+  const { name, message, cause, ...rest } = error;
+  const stack = isOfFullDisk(error) ? undefined : error.stack;
   return {
     type: name,
     message: redactText(message),
@@ -72,4 +77,17 @@ function redactError(error: Error, depth: number): object {
     ...(stack === undefined ? {} : { stack: redactText(stack) }),
     ...(cause === undefined ? {} : { cause: redactValue(cause, depth + 1) }),
   };
+}
+
+/**
+ * Whether it, or the error that caused it, says that the disk is full: nothing is wrong with the program then, so where
+ * it happened is of no use.
+ */
+function isOfFullDisk(error: unknown): boolean {
+  let at = error;
+  for (let depth = 0; depth < MAX_DEPTH && at instanceof Error; depth += 1) {
+    if (FULL.has(errorCode(at) ?? '')) return true;
+    at = at.cause;
+  }
+  return false;
 }

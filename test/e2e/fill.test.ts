@@ -202,3 +202,33 @@ describe('two processes on one store', () => {
     }
   });
 });
+
+it('that the disk has no room for is reported once, with the reason, and never as stored', async () => {
+  upstream = await FakeUpstream.start();
+  const upstreams = { [UPSTREAM]: { url: upstream.url } };
+  entrepot = await Entrepot.start({ upstreams, storage: { minFree: '900TiB' } });
+  const image = imageOf([randomBlob(1_000_000, 'no room')]);
+  upstream.add('no-room', image, 'v1');
+  const [layer] = image.layers;
+  const got = await get(`${entrepot.url}/v2/no-room/blobs/${layer!.digest}?ns=${UPSTREAM}`);
+  expect([got.status, got.complete, got.headers['cache-status']]).toEqual([
+    200,
+    true,
+    'entrepot; fwd=uri-miss',
+  ]);
+  const pulled = await entrepot.command('pull', `${UPSTREAM}/no-room:v1`);
+  expect(pulled.stderr.match(/less than storage\.minFree/g)).toHaveLength(1);
+  expect(pulled.stderr).toMatch(
+    /^✗ up\.example\/no-room:v1: sha256:[0-9a-f]{64} could not be stored: the disk has /m,
+  );
+  const failed = entrepot
+    .logs()
+    .split('\n')
+    .filter(line => line.includes('a download failed'))
+    .map(line => JSON.parse(line) as object);
+  expect(failed).not.toEqual([]);
+  for (const line of failed) {
+    expect(line).toMatchObject({ err: { code: 'ENOSPC', message: expect.stringContaining('minFree') } });
+    expect(JSON.stringify(line)).not.toMatch(/stack|length/);
+  }
+});
