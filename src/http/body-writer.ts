@@ -78,8 +78,8 @@ class Transfer {
   /** Where the present part ends. */
   #end = 0;
   #position = 0;
-  /** Pages that the kernel is taking. */
-  readonly #inFlight = new Set<SharedBuffer>();
+  /** Pages that the kernel is taking: one as often as it is sent, since several parts may have the same bytes. */
+  readonly #inFlight: SharedBuffer[] = [];
   /** The header of the present part, which is sent with its first bytes. */
   #unsent: Uint8Array | undefined;
   #isReleased = false;
@@ -117,7 +117,7 @@ class Transfer {
       this.#sendHeadBeforeBody();
       this.#sendText(this.#answer.tail);
       res.end();
-      while (this.#inFlight.size > 0 && !this.#isClientGone) await this.#change();
+      while (this.#inFlight.length > 0 && !this.#isClientGone) await this.#change();
     } finally {
       res.removeListener('close', onClose);
     }
@@ -133,13 +133,12 @@ class Transfer {
   /** Gives back all pages. Callbacks that come later have no effect. */
   release(): void {
     this.#isReleased = true;
-    for (const page of this.#inFlight) this.#memory.forget(page);
-    this.#inFlight.clear();
+    for (const page of this.#inFlight.splice(0)) this.#memory.forget(page);
   }
 
   /** Sends the next page, or waits until trying again makes sense. */
   async #sendNext(onFirstByte: () => void): Promise<void> {
-    if (this.#inFlight.size === PAGES_PER_BODY) return this.#change();
+    if (this.#inFlight.length === PAGES_PER_BODY) return this.#change();
     const { shares } = this.#answer.reader;
     const found = shares && this.#memory.find(shares, this.#position, this.#owner);
     if (found !== undefined) {
@@ -150,7 +149,7 @@ class Transfer {
     const remainingBytes = this.#end - this.#position;
     // There is no await between looking for a page and sharing a new one, so only one of many bodies reads.
     const page =
-      this.#inFlight.size === 0
+      this.#inFlight.length === 0
         ? this.#memory.takeFirst(remainingBytes, this.#owner)
         : this.#memory.take(remainingBytes, this.#owner);
     if (page === undefined) return this.#change();
@@ -205,11 +204,11 @@ class Transfer {
     this.#sendHeadBeforeBody();
     this.#sendText(this.#unsent);
     this.#unsent = undefined;
-    this.#inFlight.add(page);
+    this.#inFlight.push(page);
     this.#exchange.res.write(page.buffer.subarray(0, count), error => {
       if (error === null || error === undefined) this.#exchange.bytesSent += count;
       if (this.#isReleased) return;
-      this.#inFlight.delete(page);
+      this.#inFlight.splice(this.#inFlight.indexOf(page), 1);
       this.#memory.give(page);
       this.#wake();
     });

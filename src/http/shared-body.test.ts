@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { EventEmitter, once } from 'node:events';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { OutgoingMessage, ServerResponse } from 'node:http';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { connect, MemoryReader, MemorySource, request, startServer, until } from './server.fixture.ts';
 
 const MIB = 1024 * 1024;
@@ -81,6 +82,28 @@ describe('bodies of the same bytes', () => {
       const start = starts[at] ?? 0;
       expect(body.equals(bytes.subarray(start, start + MIB))).toBe(true);
     });
+  });
+
+  it('that are requested as the same range many times are queued for the client twice at most', async () => {
+    const bytes = randomBytes(40 * MIB);
+    const shares = {};
+    const path = addBlob(bytes, () => sharing(shares, bytes));
+    let queued = 0;
+    const write = vi.spyOn(ServerResponse.prototype, 'write');
+    write.mockImplementation(function (this: ServerResponse, ...args) {
+      const isRoom = OutgoingMessage.prototype.write.apply(this, args);
+      queued = Math.max(queued, this.writableLength);
+      return isRoom;
+    });
+    try {
+      const ranges = Array.from({ length: 40 }, () => `0-${MIB - 1}`).join(',');
+      const reply = await request(server.port, path, { headers: { range: `bytes=${ranges}` } });
+      expect([reply.status, totalReads() > 0]).toEqual([206, true]);
+      expect(queued).toBeGreaterThan(MIB);
+      expect(queued).toBeLessThan(3 * MIB);
+    } finally {
+      write.mockRestore();
+    }
   });
 
   it('are read by another body when the client for which they were being read disconnects', async () => {
