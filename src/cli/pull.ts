@@ -14,7 +14,7 @@ import {
 } from './command.ts';
 import { interruptible } from './interruptible.ts';
 import { platformsOption } from './list-options.ts';
-import { BLOB_UNSTORED, DOWNLOAD_FAILED } from '../mirror/fill-outcome.ts';
+import { BLOB_UNSTORED, DOWNLOAD_FAILED } from '../mirror/fill/fill-outcome.ts';
 import { progressForm, ProgressView } from './progress.ts';
 import { PullRun } from './pull-run.ts';
 import { tenantOption } from './tenant-option.ts';

@@ -4,20 +4,20 @@ import type { BlobReader } from '../lib/blob-reader.ts';
 import { readerOfBytes } from '../lib/bytes-reader.ts';
 import type { Meter } from '../lib/meter.ts';
 import { LATE, within } from '../lib/within.ts';
+import type { MetadataStore } from '../metadata/metadata-store.ts';
 import type { Digest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import type { Outcome, ServedBlob, ServedBlobStat } from '../oci/pull-source.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
-import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { ociErrorOf, UpstreamFailure } from '../upstream/failures.ts';
-import { forbidsHeld } from './upstream-requests.ts';
-import type { Contender } from './contender.ts';
-import type { FillRun } from './fill-run.ts';
-import type { Fills } from './fills.ts';
+import type { Contender } from './fill/contender.ts';
+import type { FillRun } from './fill/fill-run.ts';
+import type { Fills } from './fill/fills.ts';
+import { notHeld, type PullRuleOf, STALE_AFTER_MS } from './freshness.ts';
 import type { Confirmed, Links } from './links.ts';
 import { granteesOf, withPreload } from './preloads.ts';
-import { notHeld, type PullRuleOf, STALE_AFTER_MS } from './freshness.ts';
+import { forbidsHeld } from './upstream-requests.ts';
 
 /**
  * How long a reader that knows the size from a stored manifest waits for upstream's response. Until then a failure gets
@@ -201,12 +201,11 @@ export class BlobSource {
     if (this.#isOffline(repository, right)) throw notHeld('BLOB_UNKNOWN', repository, digest);
     const startedMs = performance.now();
     const namedSize = linkedSize ?? (await this.#metadata.namedSize(repository, digest));
+    const request = { repository, right, settled, namedSize };
     for (;;) {
       const running = this.#fills.find(repository.upstream, digest);
-      const run = running ?? this.#fills.start(repository, digest, right, { settled, namedSize });
-      const joined = running
-        ? running.sharing.join({ repository, right, settled, namedSize })
-        : run.sharing.starter;
+      const run = running ?? this.#fills.start(digest, request);
+      const joined = running ? running.sharing.join(request) : run.sharing.starter;
       // Keeps the Fill readable until it is opened: it may end while upstream is asked.
       const leave = run.fill.hold();
       try {

@@ -29,23 +29,23 @@ import {
 import type { Repository } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
 import type { Upstream } from '../upstream/upstream.ts';
-import { UpstreamRequests } from './upstream-requests.ts';
 import { BlobSource } from './blob-source.ts';
-import type { Download } from './fill-run.ts';
-import { Fills } from './fills.ts';
-import { Keeping } from './keeping.ts';
+import { FillQuota } from './fill/fill-quota.ts';
+import type { Download } from './fill/fill-run.ts';
+import { Fills } from './fill/fills.ts';
+import { Keeping } from './fill/keeping.ts';
+import { type QueueLimits, PullQueue } from './fill/pull-queue.ts';
+import type { PullRuleOf } from './freshness.ts';
 import { Links } from './links.ts';
 import { ManifestSource } from './manifest-source.ts';
-import { OwnLogins } from './own-logins.ts';
-import { outlook } from './outlook.ts';
-import type { PullRuleOf } from './freshness.ts';
-import { Prefetch, type PrefetchRule } from './prefetch.ts';
-import { type QueueLimits, PullQueue } from './pull-queue.ts';
-import { FillQuota } from './fill-quota.ts';
-import { Referrers, type ReferrersQuery } from './referrers.ts';
 import { NegativeCache } from './negative-cache.ts';
+import { outlook } from './outlook.ts';
+import { OwnLogins } from './own-logins.ts';
+import { Prefetch, type PrefetchRule } from './prefetch.ts';
+import { Referrers, type ReferrersQuery } from './referrers.ts';
 import { TagList } from './tag-list.ts';
 import { UpstreamRecord, type UpstreamState } from './upstream-record.ts';
+import { UpstreamRequests } from './upstream-requests.ts';
 
 export interface MirrorOptions {
   /** By name, as in `Repository.upstream`. */

@@ -7,13 +7,13 @@ import type { Digest } from '../oci/digest.ts';
 import { documents } from '../oci/documents.ts';
 import { isNonDistributable } from '../oci/manifest.ts';
 import { isSchema1Type } from '../oci/media-types.ts';
-import { formatPlatform, type Platform } from '../oci/platform.ts';
 import { chooseChild, type ContentLookup } from '../oci/platform-choice.ts';
+import { formatPlatform, type Platform } from '../oci/platform.ts';
 import type { ServedManifest } from '../oci/pull-source.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
-import type { FillRun } from './fill-run.ts';
-import type { Fills } from './fills.ts';
+import type { FillRun } from './fill/fill-run.ts';
+import type { Fills } from './fill/fills.ts';
 
 /** A node asks for the same manifest by HEAD, by tag and by digest within seconds; it is followed once. */
 const LOOKED_AT = { maxEntries: 10_000, maxAgeMs: 60_000 };

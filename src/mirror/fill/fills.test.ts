@@ -4,9 +4,8 @@ import { rename, rm, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, describe, expect, it, vi } from 'vitest';
-import { steadyLease } from '../lib/lease.suite.ts';
-import { bytesOf, type Content, imageOf, randomBlob } from '../../test/support/content.ts';
-import { FakeUpstream, type FakeUpstreamOptions } from '../../test/support/fake-upstream.ts';
+import { bytesOf, type Content, imageOf, randomBlob } from '../../../test/support/content.ts';
+import { FakeUpstream, type FakeUpstreamOptions } from '../../../test/support/fake-upstream.ts';
 import {
   APP,
   isDownload,
@@ -15,13 +14,14 @@ import {
   readAll,
   repositoryOf,
   whole,
-} from '../../test/support/mirror-world.ts';
-import { Bucket, ObjectBlobStore } from '../blobs/object-blob-store.fixture.ts';
-import type { Spool } from '../blobs/spool.ts';
-import { type Lease, LeaseLost } from '../lib/lease.ts';
-import { IndexLost } from '../metadata/index-lost.ts';
-import { Connection } from '../metadata/sqlite/connection.ts';
-import { type Digest, digestHex } from '../oci/digest.ts';
+} from '../../../test/support/mirror-world.ts';
+import { Bucket, ObjectBlobStore } from '../../blobs/object-blob-store.fixture.ts';
+import type { Spool } from '../../blobs/spool.ts';
+import { steadyLease } from '../../lib/lease.suite.ts';
+import { type Lease, LeaseLost } from '../../lib/lease.ts';
+import { IndexLost } from '../../metadata/index-lost.ts';
+import { Connection } from '../../metadata/sqlite/connection.ts';
+import { type Digest, digestHex } from '../../oci/digest.ts';
 import { HOLD_BACK_BYTES } from './fill.ts';
 
 const MIB = 1024 * 1024;

@@ -1,12 +1,12 @@
-import type { Ingest, SpoolSpace } from '../blobs/spool.ts';
-import type { Log } from '../lib/log.ts';
-import type { Meter } from '../lib/meter.ts';
+import type { Ingest, SpoolSpace } from '../../blobs/spool.ts';
+import type { Log } from '../../lib/log.ts';
+import type { Meter } from '../../lib/meter.ts';
+import type { UpstreamRequests } from '../upstream-requests.ts';
 import { download } from './download.ts';
-import type { Fill } from './fill.ts';
 import type { FillSpace } from './fill-quota.ts';
 import type { FillSharing } from './fill-sharing.ts';
+import type { Fill } from './fill.ts';
 import { IngestWriter } from './ingest-writer.ts';
-import type { UpstreamRequests } from './upstream-requests.ts';
 
 /**
  * How long a download of unknown size continues without a reader. Clients wait 20 s for the size, and retry within

@@ -1,20 +1,20 @@
-import type { BlobStore } from '../blobs/blob-store.ts';
-import type { Ingest, Spool } from '../blobs/spool.ts';
-import { isStorageClosed, isStorageFull } from '../blobs/storage-full.ts';
-import { removeStrays } from '../blobs/stray-removal.ts';
-import { type Lease, LeaseLost } from '../lib/lease.ts';
-import type { Meter } from '../lib/meter.ts';
-import type { MetadataStore } from '../metadata/metadata-store.ts';
-import type { Digest } from '../oci/digest.ts';
-import { OciError } from '../oci/errors.ts';
-import { UpstreamFailure } from '../upstream/failures.ts';
+import type { BlobStore } from '../../blobs/blob-store.ts';
+import type { Ingest, Spool } from '../../blobs/spool.ts';
+import { isStorageClosed, isStorageFull } from '../../blobs/storage-full.ts';
+import { removeStrays } from '../../blobs/stray-removal.ts';
+import { type Lease, LeaseLost } from '../../lib/lease.ts';
+import type { Meter } from '../../lib/meter.ts';
+import type { MetadataStore } from '../../metadata/metadata-store.ts';
+import type { Digest } from '../../oci/digest.ts';
+import { OciError } from '../../oci/errors.ts';
+import { UpstreamFailure } from '../../upstream/failures.ts';
+import type { Links } from '../links.ts';
 import { MoreThanNamed, OtherBytes, OVERLAP_BYTES } from './download.ts';
-import { type Fill, wrongBytes } from './fill.ts';
 import type { FillOutcome } from './fill-outcome.ts';
 import type { FillQuota, FillSpace } from './fill-quota.ts';
 import type { FillSharing } from './fill-sharing.ts';
 import { type FillTransfer, Unwanted } from './fill-transfer.ts';
-import type { Links } from './links.ts';
+import { type Fill, wrongBytes } from './fill.ts';
 
 /**
  * What became of an ingest: `done`: it is stored or removed; `left`: the next holder of the Lease can continue it;

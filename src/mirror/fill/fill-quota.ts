@@ -1,4 +1,4 @@
-import { StorageFull } from '../blobs/storage-full.ts';
+import { StorageFull } from '../../blobs/storage-full.ts';
 
 /** The share of the store, or of the free disk space, that all downloads of unknown size may take together. */
 const UNNAMED_SHARE = 0.25;

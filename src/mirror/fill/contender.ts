@@ -1,6 +1,6 @@
-import { type Credential, credentialId } from '../oci/credential.ts';
-import { type Repository, repositoryText } from '../oci/repository.ts';
-import type { Right } from '../oci/requester.ts';
+import { type Credential, credentialId } from '../../oci/credential.ts';
+import { type Repository, repositoryText } from '../../oci/repository.ts';
+import type { Right } from '../../oci/requester.ts';
 
 /** How long upstream's answer about one contender is also accepted for others with the same credentials. */
 const FRESH_FOR_MS = 10_000;

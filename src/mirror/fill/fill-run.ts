@@ -1,25 +1,25 @@
 import { createHash } from 'node:crypto';
-import type { BlobStore } from '../blobs/blob-store.ts';
-import type { Spool } from '../blobs/spool.ts';
-import { isStorageClosed } from '../blobs/storage-full.ts';
-import { type Lease, LeaseLost } from '../lib/lease.ts';
-import type { Log } from '../lib/log.ts';
-import type { Meter } from '../lib/meter.ts';
-import { unlessAborted } from '../lib/single-flight.ts';
-import type { MetadataStore } from '../metadata/metadata-store.ts';
-import { type Digest, digestAlgorithm, digestHex } from '../oci/digest.ts';
-import { repositoryText } from '../oci/repository.ts';
-import { Fill } from './fill.ts';
+import type { BlobStore } from '../../blobs/blob-store.ts';
+import type { Spool } from '../../blobs/spool.ts';
+import { isStorageClosed } from '../../blobs/storage-full.ts';
+import { type Lease, LeaseLost } from '../../lib/lease.ts';
+import type { Log } from '../../lib/log.ts';
+import type { Meter } from '../../lib/meter.ts';
+import { unlessAborted } from '../../lib/single-flight.ts';
+import type { MetadataStore } from '../../metadata/metadata-store.ts';
+import { type Digest, digestAlgorithm, digestHex } from '../../oci/digest.ts';
+import { repositoryText } from '../../oci/repository.ts';
+import type { Links } from '../links.ts';
+import type { UpstreamRequests } from '../upstream-requests.ts';
 import { FillFollower } from './fill-follower.ts';
 import { FillLeader, type Led } from './fill-leader.ts';
 import { FillOutcome } from './fill-outcome.ts';
 import type { FillQuota } from './fill-quota.ts';
 import { type FillRequest, FillSharing } from './fill-sharing.ts';
 import { FillTransfer } from './fill-transfer.ts';
+import { Fill } from './fill.ts';
 import type { Keeping } from './keeping.ts';
-import type { Links } from './links.ts';
 import type { PullPlace, PullQueue } from './pull-queue.ts';
-import type { UpstreamRequests } from './upstream-requests.ts';
 
 export interface FillWorld {
   readonly asking: UpstreamRequests;

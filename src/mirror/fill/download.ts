@@ -1,15 +1,15 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { backoffMs, jittered } from '../lib/backoff.ts';
-import { hasBytes } from '../lib/bytes-reader.ts';
-import type { Log } from '../lib/log.ts';
-import type { Credential } from '../oci/credential.ts';
-import type { Digest } from '../oci/digest.ts';
-import { UpstreamFailure } from '../upstream/failures.ts';
-import type { FetchedBlob, HostETag } from '../upstream/upstream.ts';
-import { type UpstreamRequests, blobReference, headOfBlob, isRefusal } from './upstream-requests.ts';
+import { backoffMs, jittered } from '../../lib/backoff.ts';
+import { hasBytes } from '../../lib/bytes-reader.ts';
+import type { Log } from '../../lib/log.ts';
+import type { Credential } from '../../oci/credential.ts';
+import type { Digest } from '../../oci/digest.ts';
+import { UpstreamFailure } from '../../upstream/failures.ts';
+import type { FetchedBlob, HostETag } from '../../upstream/upstream.ts';
+import { unproved } from '../links.ts';
+import { type UpstreamRequests, blobReference, headOfBlob, isRefusal } from '../upstream-requests.ts';
 import type { Contender } from './contender.ts';
 import { nobodyLeft } from './contenders.ts';
-import { unproved } from './links.ts';
 
 /** After this many failures in a row without a new byte, the download fails. */
 const MAX_FRUITLESS = 5;

@@ -1,17 +1,17 @@
-import type { Log } from '../lib/log.ts';
-import { unlessAborted } from '../lib/single-flight.ts';
-import type { Repository } from '../oci/repository.ts';
-import type { Right } from '../oci/requester.ts';
-import { UpstreamFailure } from '../upstream/failures.ts';
-import type { HeldBytes } from './blob-proof.ts';
+import type { Log } from '../../lib/log.ts';
+import { unlessAborted } from '../../lib/single-flight.ts';
+import type { Repository } from '../../oci/repository.ts';
+import type { Right } from '../../oci/requester.ts';
+import { UpstreamFailure } from '../../upstream/failures.ts';
+import type { HeldBytes } from '../blob-proof.ts';
+import { admits, type Links } from '../links.ts';
+import type { UpstreamRequests } from '../upstream-requests.ts';
 import type { Contender } from './contender.ts';
 import { Contenders } from './contenders.ts';
 import { type Delivery, OVERLAP_BYTES } from './download.ts';
-import type { Fill } from './fill.ts';
 import { FillProofs } from './fill-proofs.ts';
-import { admits, type Links } from './links.ts';
+import type { Fill } from './fill.ts';
 import type { PullPlace } from './pull-queue.ts';
-import type { UpstreamRequests } from './upstream-requests.ts';
 
 /** How much of a larger blob must be there before upstream's bytes are compared with it. */
 const SHOWABLE_BYTES = 64 * 1024;

@@ -1,7 +1,7 @@
-import type { BlobReader } from '../lib/blob-reader.ts';
-import { hasBytes } from '../lib/bytes-reader.ts';
-import type { Digest } from '../oci/digest.ts';
-import { OciError } from '../oci/errors.ts';
+import type { BlobReader } from '../../lib/blob-reader.ts';
+import { hasBytes } from '../../lib/bytes-reader.ts';
+import type { Digest } from '../../oci/digest.ts';
+import { OciError } from '../../oci/errors.ts';
 import { FillReader } from './fill-reader.ts';
 
 /** Where downloaded bytes are read: an ingest of this process or of another one, or a stored blob. */

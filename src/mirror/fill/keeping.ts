@@ -1,4 +1,4 @@
-import { errorCode } from '../lib/error-code.ts';
+import { errorCode } from '../../lib/error-code.ts';
 
 /** Whether downloads can currently be stored, as the last one shows. If not, they are only streamed to clients. */
 export class Keeping {

@@ -1,10 +1,10 @@
-import type { Digest } from '../oci/digest.ts';
-import { type Repository, repositoryText } from '../oci/repository.ts';
-import type { Right } from '../oci/requester.ts';
-import { ociErrorOf, UpstreamFailure } from '../upstream/failures.ts';
-import type { HeldBytes } from './blob-proof.ts';
+import type { Digest } from '../../oci/digest.ts';
+import { type Repository, repositoryText } from '../../oci/repository.ts';
+import type { Right } from '../../oci/requester.ts';
+import { ociErrorOf, UpstreamFailure } from '../../upstream/failures.ts';
+import type { HeldBytes } from '../blob-proof.ts';
+import type { Links } from '../links.ts';
 import { Contender } from './contender.ts';
-import type { Links } from './links.ts';
 
 /** In how many names a download may continue; more readers need no more alternatives. */
 const MAX_CONTENDERS = 64;

@@ -1,14 +1,22 @@
+/**
+ * mirror/fill/: downloads of blobs. From mirror/ it imports Links and UpstreamRequests; the rest of mirror/ builds on it.
+ *
+ * The main idea: a download belongs to nobody. A `FillRun` brings it to its end, under a Lease if this process leads, or
+ * by following the process that does; clients read the `Fill`, each at its own pace, and come and go. Whoever may read it
+ * is `FillSharing`'s business, and what becomes of it `FillOutcome`'s.
+ */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { Lru } from '../lib/lru.ts';
-import type { Descriptor } from '../oci/descriptor.ts';
-import type { Digest } from '../oci/digest.ts';
-import { OciError } from '../oci/errors.ts';
-import type { Repository } from '../oci/repository.ts';
-import type { Right } from '../oci/requester.ts';
+import { Lru } from '../../lib/lru.ts';
+import type { Descriptor } from '../../oci/descriptor.ts';
+import type { Digest } from '../../oci/digest.ts';
+import { OciError } from '../../oci/errors.ts';
+import type { Repository } from '../../oci/repository.ts';
+import type { Right } from '../../oci/requester.ts';
 import type { Contender } from './contender.ts';
 import { DirectReader } from './direct-reader.ts';
-import type { Fill } from './fill.ts';
 import { type Download, FillRun, type FillStarter, type FillWorld } from './fill-run.ts';
+import type { FillRequest } from './fill-sharing.ts';
+import type { Fill } from './fill.ts';
 
 /** How long an endpoint that sent wrong bytes of a blob is avoided for that blob. */
 const WRONG_BYTES_MEMORY = { maxEntries: 1_000, maxAgeMs: 10 * 60_000 };
@@ -32,14 +40,9 @@ export class Fills {
     return run?.fill.state === 'failed' ? undefined : run;
   }
 
-  /** Starts a run; call only if `find` returns none. `settled`: the right to this blob was proved before. */
-  start(
-    repository: Repository,
-    digest: Digest,
-    right: Right,
-    known: { readonly settled: boolean; readonly namedSize: number | undefined },
-  ): FillRun {
-    return this.#start(digest, { repository, right, ...known, isAhead: false });
+  /** Starts a run; call only if `find` returns none. */
+  start(digest: Digest, request: FillRequest): FillRun {
+    return this.#start(digest, { ...request, isAhead: false });
   }
 
   /** Starts a prefetch, which has lower priority than downloads that clients wait for. */

@@ -1,13 +1,13 @@
 import { createHash, type Hash } from 'node:crypto';
-import type { BlobReader } from '../lib/blob-reader.ts';
-import type { Log } from '../lib/log.ts';
-import { unlessAborted } from '../lib/single-flight.ts';
-import { type Digest, digestAlgorithm, digestHex } from '../oci/digest.ts';
-import { repositoryText } from '../oci/repository.ts';
-import type { UpstreamRequests } from './upstream-requests.ts';
+import type { BlobReader } from '../../lib/blob-reader.ts';
+import type { Log } from '../../lib/log.ts';
+import { unlessAborted } from '../../lib/single-flight.ts';
+import { type Digest, digestAlgorithm, digestHex } from '../../oci/digest.ts';
+import { repositoryText } from '../../oci/repository.ts';
+import { admits } from '../links.ts';
+import type { UpstreamRequests } from '../upstream-requests.ts';
 import type { Contender } from './contender.ts';
 import { download, MoreThanNamed } from './download.ts';
-import { admits } from './links.ts';
 import { type Fill, HOLD_BACK_BYTES, wrongBytes } from './fill.ts';
 import type { PullQueue } from './pull-queue.ts';
 

@@ -1,9 +1,9 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { BlobStore } from '../blobs/blob-store.ts';
-import type { IngestFollower, Spool } from '../blobs/spool.ts';
-import type { MetadataStore } from '../metadata/metadata-store.ts';
-import { type Fill, type FillSource, wrongBytes } from './fill.ts';
+import type { BlobStore } from '../../blobs/blob-store.ts';
+import type { IngestFollower, Spool } from '../../blobs/spool.ts';
+import type { MetadataStore } from '../../metadata/metadata-store.ts';
 import type { FillSharing } from './fill-sharing.ts';
+import { type Fill, type FillSource, wrongBytes } from './fill.ts';
 
 /** How often the length of another process's ingest is polled. */
 const FOLLOW_POLL_MS = 20;

@@ -1,4 +1,4 @@
-import type { Ingest } from '../blobs/spool.ts';
+import type { Ingest } from '../../blobs/spool.ts';
 
 /** Chunks are collected up to this size before they are written. */
 const WRITE_BYTES = 1024 * 1024;

@@ -1,10 +1,10 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { makeTempFolder, removeFolder } from '../../test/support/temp-folder.ts';
-import { type FileStores, openFileStores } from '../blobs/file-stores.ts';
-import type { Ingest } from '../blobs/spool.ts';
-import { silentLog } from '../lib/log.ts';
-import { steadyLease } from '../lib/lease.suite.ts';
-import { digestOf } from '../oci/digest.ts';
+import { makeTempFolder, removeFolder } from '../../../test/support/temp-folder.ts';
+import { type FileStores, openFileStores } from '../../blobs/file-stores.ts';
+import type { Ingest } from '../../blobs/spool.ts';
+import { steadyLease } from '../../lib/lease.suite.ts';
+import { silentLog } from '../../lib/log.ts';
+import { digestOf } from '../../oci/digest.ts';
 import { IngestWriter } from './ingest-writer.ts';
 
 const KIB = 1024;

@@ -1,11 +1,11 @@
-import { isStorageClosed, StorageFull } from '../blobs/storage-full.ts';
-import type { Log } from '../lib/log.ts';
-import type { Meter } from '../lib/meter.ts';
-import { ociErrorOf, UpstreamFailure } from '../upstream/failures.ts';
-import type { Fill } from './fill.ts';
+import { isStorageClosed, StorageFull } from '../../blobs/storage-full.ts';
+import type { Log } from '../../lib/log.ts';
+import type { Meter } from '../../lib/meter.ts';
+import { ociErrorOf, UpstreamFailure } from '../../upstream/failures.ts';
+import { isRefusal } from '../upstream-requests.ts';
 import type { FillSharing } from './fill-sharing.ts';
+import type { Fill } from './fill.ts';
 import type { Keeping } from './keeping.ts';
-import { isRefusal } from './upstream-requests.ts';
 
 /** Log messages about failures that whoever waits for the blob is told, too. */
 export const DOWNLOAD_FAILED = 'a download failed';

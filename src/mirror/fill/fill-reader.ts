@@ -1,7 +1,7 @@
-import { isStorageClosed } from '../blobs/storage-full.ts';
-import type { BlobReader } from '../lib/blob-reader.ts';
-import { unlessAborted } from '../lib/single-flight.ts';
-import { OciError } from '../oci/errors.ts';
+import { isStorageClosed } from '../../blobs/storage-full.ts';
+import type { BlobReader } from '../../lib/blob-reader.ts';
+import { unlessAborted } from '../../lib/single-flight.ts';
+import { OciError } from '../../oci/errors.ts';
 import type { Fill } from './fill.ts';
 
 export interface FillReaderOptions {

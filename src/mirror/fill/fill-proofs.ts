@@ -1,13 +1,13 @@
-import type { Log } from '../lib/log.ts';
-import { within } from '../lib/within.ts';
-import type { Credential } from '../oci/credential.ts';
-import type { Digest } from '../oci/digest.ts';
-import { type Repository, repositoryText } from '../oci/repository.ts';
-import type { UpstreamRequests } from './upstream-requests.ts';
-import type { HeldBytes } from './blob-proof.ts';
+import type { Log } from '../../lib/log.ts';
+import { within } from '../../lib/within.ts';
+import type { Credential } from '../../oci/credential.ts';
+import type { Digest } from '../../oci/digest.ts';
+import { type Repository, repositoryText } from '../../oci/repository.ts';
+import type { HeldBytes } from '../blob-proof.ts';
+import type { Links } from '../links.ts';
+import type { UpstreamRequests } from '../upstream-requests.ts';
 import type { Contender } from './contender.ts';
 import { type Delivery, OVERLAP_BYTES } from './download.ts';
-import type { Links } from './links.ts';
 
 /** How long a complete Fill waits for upstream to say to which other repositories the blob belongs. */
 const LINK_WITHIN_MS = 20_000;
