@@ -21,11 +21,17 @@ const STORE_ID = 'store-id';
 /** The setting in the index with the reason for which no garbage is collected; '' or absent if it is. */
 const STOPPED = 'collecting-stopped';
 
-/** What to do about an index that may not know everything in the store. */
-export const WAYS_OUT =
-  'restore a backup (entrepot restore), or add the files to the index again (entrepot rebuild); after a rebuild, or ' +
-  'without either, only `entrepot gc --force` resumes collection, and what the index does not know, or nobody has ' +
-  'requested since, is lost';
+/** The reason for stopping garbage collection after a rebuild: it is not known which blobs are needed. */
+export const REBUILT = 'the index was rebuilt from the files, and does not know yet what is needed';
+
+/** What to do about an index that may not know everything in the store, for the reason given. */
+export function waysOut(reason: string): string {
+  return reason === REBUILT
+    ? 'run `entrepot gc --force` once everything that you need has been pulled or pushed again; it removes the rest'
+    : 'restore a backup (entrepot restore), or add the files to the index again (entrepot rebuild); after a rebuild, or ' +
+        'without either, only `entrepot gc --force` resumes collection, and what the index does not know, or nobody has ' +
+        'requested since, is lost';
+}
 
 interface StoreState {
   readonly id: string;
@@ -112,7 +118,10 @@ export class StoreIdentity {
     }
     if (reasons.length > 0) await stopCollecting(metadata, reasons.join('; '));
     const reason = await whyNotCollected(metadata);
-    if (reason !== undefined) log.error({ reason }, `no garbage is collected: ${WAYS_OUT}`);
+    if (reason !== undefined) {
+      const level = reason === REBUILT ? 'warn' : 'error';
+      log[level]({ reason }, `no garbage is collected: ${waysOut(reason)}`);
+    }
     this.#inode = (await absentAsUndefined(stat(this.#indexPath)))?.ino;
     await this.#writeAs('open');
   }

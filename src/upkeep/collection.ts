@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { resumeCollecting, stopCollecting, WAYS_OUT, whyNotCollected } from '../metadata/store-identity.ts';
+import { resumeCollecting, stopCollecting, waysOut, whyNotCollected } from '../metadata/store-identity.ts';
 import { everything, type Found, type SizedContent } from '../metadata/survey.ts';
 import { settleLinks, settleUses } from './clock.ts';
 import { removeContents } from './removal.ts';
@@ -102,7 +102,7 @@ export class Collection {
     const { metadata } = this.#options;
     const reason = await whyNotCollected(metadata);
     if (reason === undefined) return;
-    if (force !== true) throw new CollectingStopped(`${reason}; ${WAYS_OUT}`);
+    if (force !== true) throw new CollectingStopped(`${reason}; ${waysOut(reason)}`);
     if (dryRun !== true) await resumeCollecting(metadata);
   }
 
@@ -224,7 +224,7 @@ export class Collection {
   async #distrust({ strays, seen }: StrayRatio, { dryRun }: CollectionRun): Promise<never> {
     const reason = `${strays} of the first ${seen} files have no row in the index`;
     if (dryRun !== true) await stopCollecting(this.#options.metadata, reason);
-    throw new CollectingStopped(`${reason}; ${WAYS_OUT}`);
+    throw new CollectingStopped(`${reason}; ${waysOut(reason)}`);
   }
 }
 

@@ -1,5 +1,5 @@
 import { unreadableReason } from '../blobs/unreadable.ts';
-import { stopCollecting } from '../metadata/store-identity.ts';
+import { REBUILT, stopCollecting } from '../metadata/store-identity.ts';
 import type { Digest } from '../oci/digest.ts';
 import type { Progress, Stores } from './stores.ts';
 
@@ -19,9 +19,6 @@ export interface RebuildReport {
   /** Files whose content does not match their names; they are left in place. */
   readonly damaged: number;
 }
-
-/** The reason for stopping garbage collection: it is not known which blobs are needed. */
-const REBUILT = 'the index was rebuilt from the files, and does not know yet what is needed';
 
 /**
  * Adds rows for stored blobs that the index does not know, after verifying each against its digest. Deletes nothing,
