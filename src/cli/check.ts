@@ -1,4 +1,4 @@
-import { missingOfImage } from '../prepull/image-check.ts';
+import { missingOfImage, missingText } from '../prepull/image-check.ts';
 import { InvalidReference } from '../oci/reference.ts';
 import type { WantedImage } from '../prepull/wanted-images.ts';
 import type { Parts } from '../compose/parts.ts';
@@ -78,16 +78,8 @@ async function findingOf(parts: Parts, input: Input, image: WantedImage): Promis
     line = lineOf(image.name, meant);
     const held = await heldName(parts, repository, reference);
     const all = await missingOfImage(parts, held.repository, reference, held.platforms ?? platforms);
-    const missing = all.slice(0, SHOWN);
-    const more = all.length > SHOWN ? ` and ${all.length - SHOWN} more` : '';
-    return {
-      line,
-      missing,
-      reason:
-        all.length === 0
-          ? undefined
-          : `${missing.join(', ')}${more} ${all.length === 1 ? 'is' : 'are'} missing`,
-    };
+    const reason = all.length === 0 ? undefined : await missingText(parts, all, SHOWN);
+    return { line, missing: all.slice(0, SHOWN), reason };
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error);
     return { line: error instanceof InvalidReference ? null : line, missing: [], reason };

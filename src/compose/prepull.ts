@@ -18,7 +18,7 @@ import { DEFAULT_TAG } from '../oci/reference.ts';
 import { ANY_MANIFEST, type PullSource } from '../oci/pull-source.ts';
 import type { Repository } from '../oci/repository.ts';
 import { ANONYMOUS, type Right } from '../oci/requester.ts';
-import { missingOfImage } from '../prepull/image-check.ts';
+import { missingOfImage, missingText } from '../prepull/image-check.ts';
 import { pullImage, type PulledImage, type PullOptions } from '../prepull/image-pull.ts';
 import { DEFAULT_PARALLEL_IMAGES, pullAll } from '../prepull/pull-all.ts';
 import {
@@ -144,10 +144,9 @@ async function hostedImage(
     });
   }
   const missing = await missingOfImage(parts, repository, reference, platforms);
-  const [first, ...others] = missing;
-  if (first !== undefined) {
-    const more = others.length === 0 ? '' : ` and ${others.length} more`;
-    throw new OciError('MANIFEST_UNKNOWN', { message: `it is hosted here, but ${first}${more} is missing` });
+  if (missing.length > 0) {
+    const what = await missingText(parts, missing, 1);
+    throw new OciError('MANIFEST_UNKNOWN', { message: `it is hosted here, but ${what}` });
   }
   return { digest, blobs: 0, heldBlobs: 0, fetchedBytes: 0, isHosted: true };
 }

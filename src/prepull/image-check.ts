@@ -2,7 +2,7 @@ import type { BlobReader } from '../lib/blob-reader.ts';
 import { heldContent, type HeldStores, missingFrom } from '../metadata/held-tree.ts';
 import { digestOfReference } from '../metadata/reference-digest.ts';
 import { readContentTree } from '../oci/content-tree.ts';
-import type { Digest } from '../oci/digest.ts';
+import { type Digest, isDigest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import type { Platform } from '../oci/platform.ts';
 import type { Repository } from '../oci/repository.ts';
@@ -22,6 +22,8 @@ export async function missingOfImage(
   const { metadata, blobs } = stores;
   const digest = await digestOfReference(metadata, repository, reference);
   const root = digest && (await metadata.readLinkedManifest(repository, digest));
+  if (digest !== undefined && root === undefined && (await metadata.readDamage(digest)) !== undefined)
+    return [digest];
   if (root === undefined) return ['everything'];
   const lookup = heldContent(repository, metadata, child => blobs.open(child));
   const descriptor = { mediaType: root.mediaType, digest: root.digest, size: root.bytes.byteLength };
@@ -31,4 +33,28 @@ export async function missingOfImage(
     if (error instanceof OciError) return [error.message];
     throw error;
   }
+}
+
+/** At most `shown` of what is missing, as a sentence that also tells what is there and damaged. */
+export async function missingText(
+  { metadata }: Pick<HeldContent, 'metadata'>,
+  all: readonly string[],
+  shown: number,
+): Promise<string> {
+  const missing: string[] = [];
+  const damaged: string[] = [];
+  for (const text of all.slice(0, shown)) {
+    const digest = text.match(/[a-z0-9]+:[0-9a-f]{64,}/)?.[0];
+    const isDamaged =
+      digest !== undefined && isDigest(digest) && (await metadata.readDamage(digest)) !== undefined;
+    (isDamaged ? damaged : missing).push(text);
+  }
+  const parts = [clause(missing, 'missing'), clause(damaged, 'damaged')].filter(part => part !== undefined);
+  const others = all.length - shown;
+  return others > 0 ? `${parts.join('; ')}; and ${others} more` : parts.join('; ');
+}
+
+function clause(texts: readonly string[], state: string): string | undefined {
+  if (texts.length === 0) return undefined;
+  return `${texts.join(', ')} ${texts.length === 1 ? 'is' : 'are'} ${state}`;
 }

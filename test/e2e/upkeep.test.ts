@@ -219,6 +219,13 @@ describe('upkeep beside a running server', () => {
       expect(lines).toEqual([expect.stringMatching(`^damaged: blob ${digest}: .*; ${then}$`)]);
     }
     expect((await listImages())['team/damaged:v1']).toMatchObject({ damaged: true });
+    expect(await entrepot.command('check', 'team/damaged:v1')).toMatchObject({
+      code: 1,
+      stderr: expect.stringContaining(`team/damaged:v1: ${layer.digest} is damaged\n`),
+    });
+    expect((await entrepot.command('pull', 'team/damaged:v1')).stderr).toContain(
+      `${layer.digest} is damaged`,
+    );
     expect(await entrepot.metrics()).toContain('entrepot_store_damaged 2');
 
     const refused = await get(`${entrepot.url}/v2/team/damaged/blobs/${layer.digest}`);
