@@ -35,7 +35,7 @@ export interface StoredBlob {
 
 /** What was in a blob's place at some moment, for use within a transaction of the index. */
 export interface BlobRemoval {
-  /** Whether it is still there, and was not replaced. Synchronous. */
+  /** Whether it is still there, and was not replaced; after `takeAway`, whether nothing is there. Synchronous. */
   isSame(): boolean;
   /**
    * Removes the blob from its place, within the transaction in which the index says that nothing needs it: synchronous;

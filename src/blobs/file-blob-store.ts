@@ -61,10 +61,14 @@ export class FileBlobStore implements BlobStore {
   }
 
   async removal(digest: Digest): Promise<BlobRemoval> {
-    const found = this.#peek(digest)?.identity;
+    let expected = this.#peek(digest)?.identity;
     return {
-      isSame: () => this.#peek(digest)?.identity === found,
-      takeAway: () => this.#takeAway(digest),
+      isSame: () => this.#peek(digest)?.identity === expected,
+      takeAway: () => {
+        const free = this.#takeAway(digest);
+        expected = undefined;
+        return free;
+      },
     };
   }
 

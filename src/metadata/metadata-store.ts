@@ -130,7 +130,10 @@ export interface BlobProof {
   readonly isThere: () => boolean;
 }
 
-/** Actions on bytes within the transaction in which the index gives them up. Synchronous and fast. */
+/**
+ * Actions on bytes within the transaction in which the index gives them up. Synchronous and fast. If the transaction
+ * fails and is repeated, they are called again: bytes that were taken away are the same if no others are there.
+ */
 export interface DamagedBytes {
   /** Whether they are still the bytes that were found damaged. */
   readonly isSame: () => boolean;
@@ -388,7 +391,8 @@ export interface MetadataStore extends Leases {
   /**
    * Calls `act` if nothing says that bytes of this digest should be stored: no row, no damage, no Fill, and no Link of
    * a hosted repository, whose blob could not be downloaded again. `act` must be synchronous and fast; nothing can
-   * change meanwhile, so only there may bytes be removed. Returns whether it was called.
+   * change meanwhile, so only there may bytes be removed. It is called again if the transaction fails and is repeated.
+   * Returns whether it was called.
    */
   ifStray(digest: Digest, act?: () => void): Promise<boolean>;
   /**

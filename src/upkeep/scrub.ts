@@ -196,7 +196,7 @@ class Walk implements ScrubReport {
     const loss = await metadata.quarantine({ kind, digest }, reason, {
       isSame: () => removal.isSame(),
       takeAway: () => {
-        free = removal.takeAway();
+        free ??= removal.takeAway();
       },
     });
     await free?.();

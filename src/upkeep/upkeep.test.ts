@@ -458,6 +458,23 @@ describe('scrub', () => {
     expect((await upkeep().scrub())?.damaged).toEqual([]);
   });
 
+  test('makes damaged content absent even if another write of the same transaction fails', async () => {
+    const damaged = await pushBlob(MIRRORED, 'mirrored');
+    await damage(damaged);
+    const notANumber: number = JSON.parse('"text"');
+    const quarantine = metadata.quarantine.bind(metadata);
+    let failing: Promise<unknown> | undefined;
+    vi.spyOn(metadata, 'quarantine').mockImplementation((...content) => {
+      const quarantined = quarantine(...content);
+      failing = metadata.putBlob(digestOf(Buffer.from('x')), notANumber).catch((error: unknown) => error);
+      return quarantined;
+    });
+    expect((await upkeep().scrub())?.damaged).toMatchObject([{ digest: damaged, loss: 'mirrored' }]);
+    expect(await failing).toBeInstanceOf(Error);
+    expect(await metadata.statBlob(damaged)).toBeUndefined();
+    expect(await heldFiles()).toEqual([]);
+  });
+
   test('keeps what a damaged hosted manifest may need', async () => {
     const damaged = await pushImage(HOSTED, 'v1', ['layer']);
     const elsewhere = await pushBlob({ upstream: '', name: 'team/other' }, 'idle');

@@ -9,7 +9,8 @@ const MAX_WRITES_PER_COMMIT = 20;
 
 interface Write {
   /**
-   * Runs inside the transaction; returns a function that settles the caller's promise once the transaction is durable.
+   * Runs inside the transaction, perhaps of several attempts; returns a function that settles the caller's promise once
+   * the transaction is durable.
    */
   readonly run: () => () => void;
   readonly reject: (error: unknown) => void;
@@ -28,17 +29,15 @@ export interface WriteOptions {
 
 /**
  * The only way to write: short IMMEDIATE transactions, one after the other. IMMEDIATE takes the write lock first, so
- * that a transaction that has begun cannot fail because of another process. Each write is a savepoint: it is done
- * completely or not at all, whatever happens to the others in its transaction.
+ * that a transaction that has begun cannot fail because of another process. Each write is done completely or not at
+ * all, whatever happens to the others: if one of them throws, all are undone, and each is done in a transaction of its
+ * own. That is rare, and savepoints would make SQLite copy each page that any write changes.
  */
 export class Writer {
   readonly #connection: Connection;
   readonly #begin: Statement<[]>;
   readonly #commit: Statement<[]>;
   readonly #rollback: Statement<[]>;
-  readonly #savepoint: Statement<[]>;
-  readonly #rollbackToSavepoint: Statement<[]>;
-  readonly #releaseSavepoint: Statement<[]>;
   readonly #waiting: Write[] = [];
   #draining: Promise<void> | undefined;
   #lockedOutSinceMs: number | undefined;
@@ -52,13 +51,11 @@ export class Writer {
     this.#begin = connection.prepare('BEGIN IMMEDIATE');
     this.#commit = connection.prepare('COMMIT');
     this.#rollback = connection.prepare('ROLLBACK');
-    this.#savepoint = connection.prepare('SAVEPOINT one_write');
-    this.#rollbackToSavepoint = connection.prepare('ROLLBACK TO one_write');
-    this.#releaseSavepoint = connection.prepare('RELEASE one_write');
   }
 
   /**
    * Resolves with the result of `work` when it is durable. If `work` throws, its changes are undone and this rejects.
+   * `work` may be called again after its changes were undone, so whatever else it does must be repeatable.
    */
   write<T>(work: () => T, { outlivesPower = true }: WriteOptions = {}): Promise<T> {
     if (this.#isClosed) {
@@ -89,20 +86,31 @@ export class Writer {
     while (this.#waiting.length > 0) {
       await nextTurn();
       const batch = this.#waiting.splice(0, MAX_WRITES_PER_COMMIT);
-      this.#lockedOutSinceMs ??= performance.now();
-      try {
-        const transact = () => this.#makingRoom(() => this.#transact(batch));
-        const sinceMs = batch[0]?.askedAtMs;
-        const settle = await this.#connection.retrying('write to the index', transact, sinceMs);
-        this.#lockedOutSinceMs = undefined;
-        settle();
-      } catch (error) {
-        if (!(error instanceof Error && isBusy(error.cause))) this.#lockedOutSinceMs = undefined;
-        const reason = asStorageFull(error);
-        batch.forEach(write => write.reject(reason));
-      }
+      if (await this.#settle(batch)) continue;
+      for (const write of batch) await this.#settle([write]);
     }
     this.#draining = undefined;
+  }
+
+  /** Does the writes in one transaction. False if one of several has thrown: then nothing is done or settled. */
+  async #settle(batch: readonly Write[]): Promise<boolean> {
+    this.#lockedOutSinceMs ??= performance.now();
+    try {
+      const transact = () => this.#makingRoom(() => this.#transact(batch));
+      const sinceMs = batch[0]?.askedAtMs;
+      const settle = await this.#connection.retrying('write to the index', transact, sinceMs);
+      this.#lockedOutSinceMs = undefined;
+      settle();
+      return true;
+    } catch (error) {
+      const isLockedOut = error instanceof Error && isBusy(error.cause);
+      if (!isLockedOut) this.#lockedOutSinceMs = undefined;
+      // For a full disk or a lock, they have all been waiting long enough.
+      if (batch.length > 1 && !isLockedOut && !isFull(error)) return false;
+      const reason = asStorageFull(error);
+      batch.forEach(write => write.reject(reason));
+      return true;
+    }
   }
 
   /** On a full disk, uses the index's own free space and then the reserve. Fails only if that is not enough. */
@@ -134,7 +142,7 @@ export class Writer {
     this.#connection.syncsCommits = batch.some(({ outlivesPower }) => outlivesPower);
     this.#begin.run();
     try {
-      const outcomes = batch.map(write => this.#attempt(write));
+      const outcomes = batch.map(write => write.run());
       this.#commit.run();
       return () => outcomes.forEach(settle => settle());
     } catch (error) {
@@ -142,23 +150,6 @@ export class Writer {
         this.#rollback.run();
       }
       throw error;
-    }
-  }
-
-  #attempt(write: Write): () => void {
-    this.#savepoint.run();
-    try {
-      const settle = write.run();
-      this.#releaseSavepoint.run();
-      return settle;
-    } catch (error) {
-      if (!this.#connection.isInTransaction) {
-        // A full or failing disk ends the whole transaction, including the other writes in it.
-        throw error;
-      }
-      this.#rollbackToSavepoint.run();
-      this.#releaseSavepoint.run();
-      return () => write.reject(error);
     }
   }
 }
