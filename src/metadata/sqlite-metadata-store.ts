@@ -283,13 +283,16 @@ class SqliteMetadataStore implements MetadataStore {
     { tag, atMs, required = [] }: { tag?: string; atMs: number; required?: readonly SizedDigest[] },
   ): Promise<readonly Lack[]> {
     return this.#write(() => {
+      const known = this.#repositories.id(repository);
+      const linkedSize = (digest: Digest) =>
+        known === undefined ? undefined : this.#links.sizeIn(known, digest);
       const lacks = required
-        .map(({ digest, size }) => ({ digest, size, linkedSize: this.#links.size(repository, digest) }))
-        .filter(({ size, linkedSize }) => size !== linkedSize);
+        .map(({ digest, size }) => ({ digest, size, linkedSize: linkedSize(digest) }))
+        .filter(lack => lack.size !== lack.linkedSize);
       if (lacks.length > 0) {
         return lacks;
       }
-      const id = this.#repositories.idOrNew(repository);
+      const id = known ?? this.#repositories.create(repository);
       this.#putManifestWithin(id, manifest, view, atMs);
       if (tag !== undefined) {
         this.#tags.put(id, tag, { digest: manifest.digest, checkedAtMs: atMs });

@@ -23,6 +23,7 @@ const NO_SIZES: Sizes = { linked: null, stored: null };
 export class LinkRows {
   readonly #selectExists: Statement<[string, string, Digest]>;
   readonly #selectSize: Statement<[string, string, Digest], { size: number }>;
+  readonly #selectSizeIn: Statement<[number, Digest], { size: number }>;
   readonly #selectSizes: Statement<[Digest, string, string], Sizes>;
   readonly #selectNamedSize: Statement<[Repository & { digest: Digest }], { size: number }>;
   readonly #insert: Statement<[number, Digest, LinkKind, string | null, number, number]>;
@@ -38,6 +39,9 @@ export class LinkRows {
     this.#selectSize = connection.prepare(`
       SELECT l.size FROM repositories r JOIN links l ON l.repository_id = r.id
       WHERE r.upstream = ? AND r.name = ? AND l.digest = ? AND NOT l.is_unproved LIMIT 1`);
+    this.#selectSizeIn = connection.prepare(
+      'SELECT size FROM links WHERE repository_id = ? AND digest = ? AND NOT is_unproved LIMIT 1',
+    );
     this.#selectSizes = connection.prepare(`
       SELECT l.size AS linked, b.size AS stored
       FROM (SELECT ? AS digest) d
@@ -97,6 +101,11 @@ export class LinkRows {
   /** The size in the Link; `undefined` without one. */
   size({ upstream, name }: Repository, digest: Digest): number | undefined {
     return this.#selectSize.get(upstream, name, digest)?.size;
+  }
+
+  /** The same for the repository with this id. */
+  sizeIn(repositoryId: number, digest: Digest): number | undefined {
+    return this.#selectSizeIn.get(repositoryId, digest)?.size;
   }
 
   /** The size in the Link, and that of the stored blob, whichever repository it belongs to; null without one. */

@@ -1,3 +1,4 @@
+import type { Digest } from '../../oci/digest.ts';
 import type { Page } from '../../oci/pull-source.ts';
 import type { Repository } from '../../oci/repository.ts';
 import type { ComingManifest, OwnerBytes, Paged, Usage } from '../metadata-store.ts';
@@ -17,13 +18,6 @@ const OWNED_TABLES = {
   preloads: 'digest, grantee',
 } as const;
 
-interface UsageQuery extends Repository {
-  readonly owner: string;
-  readonly manifest: string | null;
-  /** A JSON list. */
-  readonly tags: string;
-}
-
 interface OwnerBytesRow {
   readonly name: string;
   readonly bytes: number;
@@ -34,9 +28,11 @@ interface UsageRow {
   readonly repositories: number | null;
   readonly bytes: number | null;
   readonly uncollected_bytes: number | null;
+  /** `null` if there is no such repository. */
+  readonly id: number | null;
   readonly tags: number | null;
   readonly has_manifest: 0 | 1;
-  readonly new_tags: number;
+  readonly has_tag: 0 | 1;
 }
 
 /** Repositories by name. Their ids are for joins within one transaction and must not be kept. */
@@ -46,7 +42,8 @@ export class Repositories {
   readonly #selectHasEntries: Statement<[string, string]>;
   readonly #selectNames: Statement<[string, ...PageRange], { name: string }>;
   readonly #selectBytes: Statement<[string], OwnerBytesRow>;
-  readonly #selectUsage: Statement<[UsageQuery], UsageRow>;
+  readonly #selectUsage: Statement<[Digest | null, string | null, string, string, string], UsageRow>;
+  readonly #selectTag: Statement<[number | null, string]>;
   readonly #delete: Statement<[string, string]>;
   readonly #selectRemoved: Statement<[], { id: number }>;
   readonly #deleteRemoved: Statement<[number]>;
@@ -66,17 +63,15 @@ export class Repositories {
     this.#selectBytes = connection.prepare(`
       SELECT name, bytes, uncollected_bytes FROM owners WHERE name IN (SELECT value FROM json_each(?))`);
     this.#selectUsage = connection.prepare(`
-      SELECT o.repositories, o.bytes, o.uncollected_bytes, r.tags,
+      SELECT o.repositories, o.bytes, o.uncollected_bytes, r.id, r.tags,
         EXISTS (
           SELECT 1 FROM links l
-          WHERE l.repository_id = r.id AND l.digest = @manifest AND l.kind = 'manifest'
-            AND NOT l.is_unproved) AS has_manifest,
-        (SELECT count(DISTINCT value) FROM json_each(@tags)
-          WHERE NOT EXISTS (
-            SELECT 1 FROM tags t WHERE t.repository_id = r.id AND t.tag = value)) AS new_tags
+          WHERE l.repository_id = r.id AND l.digest = ? AND l.kind = 'manifest' AND NOT l.is_unproved) AS has_manifest,
+        EXISTS (SELECT 1 FROM tags t WHERE t.repository_id = r.id AND t.tag = ?) AS has_tag
       FROM (SELECT 1)
-      LEFT JOIN owners o ON o.name = @owner
-      LEFT JOIN repositories r ON r.upstream = @upstream AND r.name = @name`);
+      LEFT JOIN owners o ON o.name = ?
+      LEFT JOIN repositories r ON r.upstream = ? AND r.name = ?`);
+    this.#selectTag = connection.prepare('SELECT 1 FROM tags WHERE repository_id = ? AND tag = ?');
     this.#delete = connection.prepare('DELETE FROM repositories WHERE upstream = ? AND name = ?');
     this.#selectRemoved = connection.prepare('SELECT id FROM removed_repositories LIMIT 1');
     this.#deleteRemoved = connection.prepare('DELETE FROM removed_repositories WHERE id = ?');
@@ -94,8 +89,12 @@ export class Repositories {
 
   /** Call within a write. */
   idOrNew(repository: Repository): number {
-    const { upstream, name } = repository;
-    return this.id(repository) ?? Number(this.#insert.run(upstream, name, Date.now()).lastInsertRowid);
+    return this.id(repository) ?? this.create(repository);
+  }
+
+  /** Call within a write, for a repository that does not exist. */
+  create({ upstream, name }: Repository): number {
+    return Number(this.#insert.run(upstream, name, Date.now()).lastInsertRowid);
   }
 
   hasEntries({ upstream, name }: Repository): boolean {
@@ -121,21 +120,19 @@ export class Repositories {
   }
 
   readUsage(owner: string, { upstream, name }: Repository, coming?: ComingManifest): Usage {
-    const row = this.#selectUsage.get({
-      owner,
-      upstream,
-      name,
-      manifest: coming?.digest ?? null,
-      tags: JSON.stringify(coming?.tags ?? []),
-    });
+    // Nearly all have one tag.
+    const [tag, ...furtherTags] = new Set(coming?.tags);
+    const row = this.#selectUsage.get(coming?.digest ?? null, tag ?? null, owner, upstream, name);
+    const isNew = (further: string) => this.#selectTag.get(row?.id ?? null, further) === undefined;
+    const newTag = tag === undefined || row?.has_tag === 1 ? 0 : 1;
     return {
       bytes: row?.bytes ?? 0,
       uncollectedBytes: row?.uncollected_bytes ?? 0,
       repositories: row?.repositories ?? 0,
-      isKnown: typeof row?.tags === 'number',
+      isKnown: typeof row?.id === 'number',
       tags: row?.tags ?? 0,
       hasManifest: row?.has_manifest === 1,
-      newTags: row?.new_tags ?? 0,
+      newTags: newTag + furtherTags.filter(isNew).length,
     };
   }
 
