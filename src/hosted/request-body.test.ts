@@ -75,6 +75,12 @@ describe('receiving a body', () => {
     expect(to.bytes().toString()).toBe('so far');
   });
 
+  it('reports a client that has disconnected before', async () => {
+    const source = new Readable({ read() {} });
+    source.destroy(new Error('aborted'));
+    await expect(takeIn(source, disk(), limits)).rejects.toMatchObject({ code: 'BLOB_UPLOAD_INVALID' });
+  });
+
   it('disconnects a client that sends nothing, but never one that waits for the disk', async () => {
     const silent = new Readable({ read() {} });
     await expect(takeIn(silent, disk(), { ...limits, idleMs: 20 })).rejects.toThrow('ended early');

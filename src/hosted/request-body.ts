@@ -117,14 +117,18 @@ async function* readChunks(
   body: Readable,
   { idleMs, maxBytes, minBytesPerS = 0 }: BodyLimits,
 ): AsyncGenerator<Uint8Array> {
-  const chunks = body.iterator({ destroyOnReturn: false });
+  const events = new BodyEvents(body);
   const beganAtMs = performance.now();
   let total = 0;
   try {
     for (;;) {
-      const next = await nextWithin(idleMs, body, chunks);
-      if (next.done === true) return;
-      total += next.value.length;
+      const chunk: Uint8Array | null = body.destroyed ? null : body.read();
+      if (chunk === null) {
+        if (body.readableEnded) return;
+        await events.next(idleMs);
+        continue;
+      }
+      total += chunk.length;
       if (total > maxBytes) {
         throw new OciError('SIZE_INVALID', { message: `the body is longer than ${maxBytes} bytes` });
       }
@@ -133,27 +137,51 @@ async function* readChunks(
         body.destroy();
         throw brokenOff(new Error(`fewer than ${minBytesPerS} bytes per second`));
       }
-      yield next.value;
+      yield chunk;
     }
   } finally {
-    await chunks.return?.();
+    events.stop();
   }
 }
 
-async function nextWithin(
-  idleMs: number,
-  body: Readable,
-  chunks: AsyncIterator<Uint8Array>,
-): Promise<IteratorResult<Uint8Array, undefined>> {
-  const idle = setTimeout(() => body.destroy(new Error(`no bytes for ${idleMs / 1000} s`)), idleMs);
-  try {
-    return await chunks.next();
-  } catch (cause) {
-    throw brokenOff(cause);
-  } finally {
-    clearTimeout(idle);
+/**
+ * Waits for what happens to a body. Its own async iterator does the same with more listeners and promises.
+ */
+class BodyEvents {
+  readonly #body: Readable;
+  #resolve = (): void => {};
+  readonly #onEvent = (): void => this.#resolve();
+
+  constructor(body: Readable) {
+    this.#body = body;
+    for (const event of EVENTS) body.on(event, this.#onEvent);
+  }
+
+  /**
+   * Resolves when there may be more to read, or the body has ended. Rejects if it broke off, or is broken off here
+   * because nothing arrived for `idleMs`.
+   */
+  async next(idleMs: number): Promise<void> {
+    const body = this.#body;
+    if (!body.destroyed) {
+      const idle = setTimeout(() => body.destroy(new Error(`no bytes for ${idleMs / 1000} s`)), idleMs);
+      await new Promise<void>(resolve => {
+        this.#resolve = resolve;
+      });
+      clearTimeout(idle);
+    }
+    if (body.destroyed && !body.readableEnded) throw brokenOff(body.errored ?? new Error('closed'));
+  }
+
+  /** A body that broke off may emit its error after this, and is never read again. */
+  stop(): void {
+    if (this.#body.destroyed) return;
+    for (const event of EVENTS) this.#body.off(event, this.#onEvent);
   }
 }
+
+/** A body that is destroyed may have neither `end` nor `error`, but always has `close`. */
+const EVENTS = ['readable', 'end', 'error', 'close'] as const;
 
 function brokenOff(cause: unknown): OciError {
   return new OciError('BLOB_UPLOAD_INVALID', { message: 'the body ended early', cause });
