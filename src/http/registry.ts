@@ -172,11 +172,14 @@ export class Registry {
       listenerUpstream: sender.upstreamListener,
     });
     exchange.repository = repository;
-    const subject = await exchange.inTime(access.authenticate(sender));
-    exchange.requester = subject.requester;
-    const right = await exchange.inTime(subject.authorize(repository, action));
-    exchange.requester = right.requester;
-    return new AdmittedCall(subject, exchange, name, repository, right);
+    const authorize = async (): Promise<AdmittedCall> => {
+      const subject = await access.authenticate(sender);
+      exchange.requester = subject.requester;
+      const right = await subject.authorize(repository, action);
+      exchange.requester = right.requester;
+      return new AdmittedCall(subject, exchange, name, repository, right);
+    };
+    return exchange.inTime(authorize());
   }
 
   async #serveCatalog(exchange: Exchange): Promise<void> {

@@ -18,8 +18,8 @@ export function isJsonObject(value: unknown): value is JsonObject {
 
 /**
  * A member's name in the form in which Go's decoder compares it: by simple case folding, in which two letters beyond
- * ASCII equal `s` and `k`.
+ * ASCII equal `s` and `k`. `toLowerCase` knows the second (U+212A).
  */
 export function foldName(name: string): string {
-  return name.replaceAll('\u017f', 's').replaceAll('\u212a', 'k').toLowerCase();
+  return name.toLowerCase().replaceAll('\u017f', 's');
 }

@@ -176,7 +176,7 @@ export class MemoryBudget {
     this.#bytes += bytes;
     this.#held.add(holder.name, bytes);
     if (holder.group !== undefined) this.#heldByGroup.add(holder.group, bytes);
-    if (bytes < 0) this.#admitWaiting();
+    if (bytes < 0 && this.#waiting.size > 0) this.#admitWaiting();
   }
 
   /** Admits the first of each holder in turn, until one does not fit; a holder goes to the end after its turn. */
