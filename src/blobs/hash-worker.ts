@@ -7,6 +7,7 @@ import { createHash, type Hash } from 'node:crypto';
 import { closeSync, readSync } from 'node:fs';
 import { parentPort } from 'node:worker_threads';
 import { errorCode } from '../lib/error-code.ts';
+import { pageAligned } from '../lib/page-aligned.ts';
 import { openRegularFileSync } from '../lib/regular-file.ts';
 import type { HashReply, HashRequest } from './hash-messages.ts';
 import { SHORT_FILE } from './unreadable.ts';
@@ -34,7 +35,7 @@ interface Job {
 }
 
 const jobs = new Map<number, Job>();
-const slice = Buffer.allocUnsafeSlow(SLICE_BYTES);
+const slice = pageAligned(SLICE_BYTES);
 let scheduled: NodeJS.Immediate | undefined;
 let pause: NodeJS.Timeout | undefined;
 

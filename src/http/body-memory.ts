@@ -1,3 +1,4 @@
+import { pageAligned } from '../lib/page-aligned.ts';
 import { SharedBuffer } from './shared-buffer.ts';
 
 /** For all pages of all bodies: the server's memory does not grow with the number of clients. */
@@ -176,7 +177,7 @@ export class BodyMemory {
 
   #lend(bytes: number, owner: string): SharedBuffer {
     const spare = this.#reusable(bytes);
-    const page = spare ?? new SharedBuffer(bytes);
+    const page = spare ?? new SharedBuffer(pageAligned(bytes));
     if (spare !== undefined) {
       this.#unspare(spare);
       this.unshare(spare);
@@ -217,7 +218,7 @@ export class BodyMemory {
 }
 
 function extraPage(): SharedBuffer {
-  const page = new SharedBuffer(EXTRA_PAGE_BYTES);
+  const page = new SharedBuffer(Buffer.allocUnsafeSlow(EXTRA_PAGE_BYTES));
   page.isExtra = true;
   page.holders = 1;
   return page;

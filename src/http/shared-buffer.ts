@@ -20,8 +20,8 @@ export class SharedBuffer {
   #isWithdrawn = false;
   readonly #watchers = new Set<() => void>();
 
-  constructor(bytes: number) {
-    this.buffer = Buffer.allocUnsafeSlow(bytes);
+  constructor(buffer: Buffer) {
+    this.buffer = buffer;
   }
 
   /** The length of its content; `undefined` while it is being filled, and for ever if that failed. */

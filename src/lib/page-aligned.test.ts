@@ -1,0 +1,34 @@
+import { randomFillSync } from 'node:crypto';
+import { closeSync, openSync, readFileSync, readSync } from 'node:fs';
+import { expect, it } from 'vitest';
+import { pageAligned } from './page-aligned.ts';
+
+const PAGE_BYTES = 4096;
+
+it.runIf(process.platform === 'linux')('begins at a page of the machine', () => {
+  const buffers = [16 * 1024, 512 * 1024, 1024 * 1024].map(bytes => randomFillSync(pageAligned(bytes)));
+  const beginnings = pagesOfThisProcess();
+  for (const buffer of buffers) expect(beginnings).toContain(beginning(buffer));
+});
+
+function beginning(page: Buffer): string {
+  return page.toString('hex', 0, 16);
+}
+
+/** The first bytes of each writable page of memory. */
+function pagesOfThisProcess(): Set<string> {
+  const found = new Set<string>();
+  const memory = openSync('/proc/self/mem', 'r');
+  const page = Buffer.alloc(PAGE_BYTES);
+  for (const [, from = '', to = ''] of readFileSync('/proc/self/maps', 'utf8').matchAll(
+    /^([\da-f]+)-([\da-f]+) rw/gm,
+  )) {
+    const end = Number.parseInt(to, 16);
+    for (let at = Number.parseInt(from, 16); at < end; at += PAGE_BYTES) {
+      readSync(memory, page, 0, 16, at);
+      found.add(beginning(page));
+    }
+  }
+  closeSync(memory);
+  return found;
+}
