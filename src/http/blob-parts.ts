@@ -30,6 +30,8 @@ const MAX_RANGES = 1_024;
 /** 96 bits: it does not occur in a blob by chance. */
 const BOUNDARY_BYTES = 12;
 
+const NOTHING = new Uint8Array();
+
 /**
  * What a `Range` header (RFC 9110 §14.2) requests of a blob: the whole, a range, or several as `multipart/byteranges`,
  * one part for each in the order of the header. Clients count these, so ranges are never merged. Throws RANGE_INVALID
@@ -52,6 +54,15 @@ export function bodyFor(rangeHeader: string | undefined, size: number, contentTy
   }
   if (ranges.reduce((sum, range) => sum + lengthOf(range), 0) > size) throw unsatisfiable(size);
   return multipart(ranges, size, contentType);
+}
+
+/** The multipart body of a blob that is in memory. */
+export function multipartBytes({ parts, tail = NOTHING }: BlobBody, blob: Uint8Array): Uint8Array {
+  const pieces = parts.flatMap(({ head = NOTHING, start, length }) => [
+    head,
+    blob.subarray(start, start + length),
+  ]);
+  return Buffer.concat([...pieces, tail]);
 }
 
 function multipart(ranges: readonly ByteRange[], size: number, contentType: string): BlobBody {

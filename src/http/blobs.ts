@@ -3,7 +3,7 @@ import type { BlobReader } from '../lib/blob-reader.ts';
 import type { Digest } from '../oci/digest.ts';
 import type { PullSource, Served, ServedBlob } from '../oci/pull-source.ts';
 import { answer } from './answer.ts';
-import { bodyFor } from './blob-parts.ts';
+import { bodyFor, multipartBytes } from './blob-parts.ts';
 import type { BodyWriter } from './body-writer.ts';
 import { cacheStatus } from './cache-status.ts';
 import { entityTag, isNotModified, rangeHeader } from './conditional.ts';
@@ -37,12 +37,12 @@ export async function readBlob(
   );
   const { status, parts, tail } = body;
   const headers = { ...blobHeaders(blob.digest, blob), ...body.headers };
-  const [part] = parts;
-  if (reader.bytes === undefined || tail !== undefined) {
-    await writer.write(exchange, { status, headers, reader, parts, tail });
-  } else {
-    await bodies.send(exchange, { status, headers, bytes: reader.bytes, part, digest });
-  }
+  const { bytes } = reader;
+  if (bytes === undefined) return writer.write(exchange, { status, headers, reader, parts, tail });
+  await reader.close();
+  if (tail !== undefined)
+    return bodies.send(exchange, { status, headers, bytes: multipartBytes(body, bytes) });
+  return bodies.send(exchange, { status, headers, bytes, part: parts[0], digest });
 }
 
 /** The result of `act`; closes the reader if it throws. */

@@ -25,11 +25,10 @@ export async function readManifest(
   // Which child of an index a tag means may depend on Accept; a digest does not depend on it.
   if (!isDigest(reference)) headers['Vary'] = 'Accept';
   if (isNotModified(exchange.req, digest)) {
-    answer(exchange, 304, headers);
-    return;
+    return answer(exchange, 304, headers);
   }
   headers['Content-Type'] = mediaType;
-  await bodies.send(exchange, { status: 200, headers, bytes: served.bytes, digest });
+  return bodies.send(exchange, { status: 200, headers, bytes: served.bytes, digest });
 }
 
 /**

@@ -24,5 +24,5 @@ export async function listReferrers(call: BlobCall, source: PullSource, bodies: 
     headers['Link'] = `<${next}>; rel="next"`;
   }
   const list = { schemaVersion: 2, mediaType: OCI_INDEX, manifests: served.manifests };
-  await bodies.send(exchange, jsonBody(headers, list));
+  return bodies.send(exchange, jsonBody(headers, list));
 }

@@ -23,5 +23,5 @@ export async function listTags(call: Call, source: PullSource, bodies: WholeBodi
     headers['Link'] = `<${next}>; rel="next"`;
   }
   const list = { name, tags: isEmptyPage ? [] : served.tags };
-  await bodies.send(exchange, jsonBody(headers, list));
+  return bodies.send(exchange, jsonBody(headers, list));
 }

@@ -1,5 +1,7 @@
 import { once } from 'node:events';
 import http from 'node:http';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { readerOfBytes } from '../lib/bytes-reader.ts';
 import { MemoryBudget } from '../lib/memory-budget.ts';
@@ -41,6 +43,9 @@ const as = (authorization: string): Client => ({ headers: { authorization } });
 
 type Client = { readonly localAddress?: string; readonly headers?: http.OutgoingHttpHeaders };
 
+setFlagsFromString('--expose-gc');
+const collectGarbage: () => void = runInNewContext('gc');
+
 /** A client that reads no more than the headers. */
 function stall(what: string, client: Client = {}): Promise<http.IncomingMessage> {
   return new Promise((resolve, reject) => {
@@ -60,6 +65,35 @@ describe('a large body in memory', () => {
     expect([status, body.byteLength]).toEqual([200, LARGE]);
     for (const each of slow) each.destroy();
     await until(() => memory.bytes === 0);
+  });
+
+  it('is not kept by each client for which it was read from the index', async () => {
+    await start();
+    const read: WeakRef<Uint8Array>[] = [];
+    const fresh = (): Uint8Array => {
+      const bytes = new Uint8Array(LARGE / 4);
+      read.push(new WeakRef(bytes));
+      return bytes;
+    };
+    const [descriptor, blob] = [
+      source.addManifest('ghcr.io/app', 'd', '', OCI_MANIFEST),
+      source.addBlob('ghcr.io/app', fresh(), () => readerOfBytes(fresh())),
+    ];
+    source.manifests.set('ghcr.io/app@d', {
+      descriptor,
+      get bytes() {
+        return fresh();
+      },
+    });
+    for (const what of [path('d'), `/v2/ghcr.io/app/blobs/${blob}`]) {
+      read.length = 0;
+      for (let client = 0; client < 6; client += 1) await stall(what);
+      expect(read).toHaveLength(6);
+      await until(() => {
+        collectGarbage();
+        return read.filter(each => each.deref() !== undefined).length === 1;
+      });
+    }
   });
 
   it('is refused with Retry-After if its requester has used up its share, until its clients have read', async () => {
@@ -121,6 +155,16 @@ describe('a large body in memory', () => {
       `bytes ${first}-${first + 199_999}/${LARGE}`,
     ]);
     expect(part.body.equals(bytes.subarray(first, first + 200_000))).toBe(true);
+    for (const each of slow) each.destroy();
+    await until(() => memory.bytes === 0);
+    const ranges = `bytes=0-${LARGE / 2},${LARGE / 2 + 1_000}-`;
+    await stall(blob, { headers: { range: ranges } });
+    expect(memory.bytes).toBeGreaterThan(LARGE - 1_000);
+    expect((await request(server.port, path('a'))).status).toBe(429);
+    const parts = await request(server.port, blob, { headers: { range: 'bytes=5-9,-5' } });
+    expect(parts.body.toString()).toMatch(
+      /^--\w+\r\n.*\r\n\r\nxxxxx\r\n--\w+\r\n.*\r\n\r\nyyyyy\r\n--\w+--\r\n$/s,
+    );
     const few = await request(server.port, blob, { headers: { range: 'bytes=5-9' } });
     expect(few.body.toString()).toBe('xxxxx');
   });

@@ -29,6 +29,12 @@ export function jsonBody(headers: OutgoingHttpHeaders, document: unknown): Whole
   return { status: 200, headers, bytes: Buffer.from(JSON.stringify(document)) };
 }
 
+/** A body without its bytes. */
+interface Head extends Pick<WholeBody, 'status' | 'headers'> {
+  readonly part: NonNullable<WholeBody['part']>;
+  readonly digest: Digest | undefined;
+}
+
 interface Shared {
   readonly bytes: Uint8Array;
   readonly lease: MemoryLease;
@@ -51,7 +57,10 @@ export class WholeBodies {
     this.#pace = pace;
   }
 
-  /** Throws TOOMANYREQUESTS or UNAVAILABLE if there is no memory for another body. */
+  /**
+   * Throws TOOMANYREQUESTS or UNAVAILABLE if there is no memory for another body. Call it last and return its promise:
+   * a function that awaits it keeps its own bytes in memory, although those of another sender are used.
+   */
   async send(exchange: Exchange, body: WholeBody): Promise<void> {
     const { status, headers, bytes, digest } = body;
     const { start, length } = body.part ?? { start: 0, length: bytes.byteLength };
@@ -65,9 +74,15 @@ export class WholeBodies {
       );
       return;
     }
+    headers['Content-Length'] = length;
     const shared = await refusingWhenBusy(() => this.#hold(exchange, bytes, digest));
+    return this.#write(exchange, shared, { status, headers, part: { start, length }, digest });
+  }
+
+  async #write(exchange: Exchange, shared: Shared, body: Head): Promise<void> {
+    const { status, headers, part, digest } = body;
+    const { start, length } = part;
     try {
-      headers['Content-Length'] = length;
       exchange.res.writeHead(status, withCommonHeaders(exchange, headers));
       await write(exchange, shared.bytes.subarray(start, start + length), this.#pace);
     } finally {
