@@ -1,8 +1,9 @@
 import { readFile } from 'node:fs/promises';
 import { pipeline } from 'node:stream/promises';
 import { isOpenToAll } from '../grants/grants.ts';
+import { ArchiveError } from '../archive/archive-error.ts';
 import { type ExportImage, planBundle } from '../archive/export.ts';
-import { parseHaveList } from '../archive/have-list.ts';
+import { type HaveList, parseHaveList } from '../archive/have-list.ts';
 import { repositoryOptions } from '../config/repository-options.ts';
 import { writeFileAtomic } from '../lib/atomic-file.ts';
 import { namedFile } from '../lib/file-trouble.ts';
@@ -116,6 +117,15 @@ export const exportCommand: Command = {
   },
 };
 
+async function readHaveList(file: string): Promise<HaveList> {
+  const bytes = await namedFile(`--have: ${file} cannot be read`, readFile(file));
+  try {
+    return parseHaveList(bytes);
+  } catch (error) {
+    throw error instanceof ArchiveError ? new ArchiveError(`--have: ${file}: ${error.message}`) : error;
+  }
+}
+
 async function plan(parts: Parts, input: Input, tell: (line: string) => void) {
   const images = new Map<string, ExportImage>();
   for (const wanted of await requireImages(input, tell)) {
@@ -130,10 +140,7 @@ async function plan(parts: Parts, input: Input, tell: (line: string) => void) {
   const bundle = await planBundle([...images.values()], {
     metadata: parts.metadata,
     blobs: parts.blobs,
-    have:
-      haveFile === undefined
-        ? undefined
-        : parseHaveList(await namedFile(`--have: ${haveFile} cannot be read`, readFile(haveFile))),
+    have: haveFile === undefined ? undefined : await readHaveList(haveFile),
     referrers: input.options['referrers'] === true,
     dockerManifest,
   });

@@ -130,6 +130,11 @@ test('a folder, and a disk without room, are named as what cannot be written', a
   await expect(writeFileAtomic(folder, [Buffer.from('x')])).rejects.toThrow(
     `${folder} cannot be written: it is a folder`,
   );
+  const busy = join(folder, 'x'.repeat(250));
+  await expect(writeFileAtomic(busy, [Buffer.from('x')])).rejects.toMatchObject({
+    code: 'ENAMETOOLONG',
+    message: expect.stringMatching(/x{250} cannot be written: /),
+  });
   const full = writeFileAtomic('/dev/full', [Buffer.from('x')]);
   await expect(full).rejects.toMatchObject({
     code: 'ENOSPC',

@@ -5,6 +5,7 @@ import { hostname } from 'node:os';
 import { basename, dirname, join, resolve } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { absentAsUndefined, errorCode } from './error-code.ts';
+import { fileTrouble } from './file-trouble.ts';
 import { openPipe } from './named-pipe.ts';
 
 /** Syncs a folder, so that added and removed names survive a power failure. */
@@ -36,29 +37,36 @@ export async function writeFileAtomic(
   chunks: Chunks,
   signal: AbortSignal = new AbortController().signal,
 ): Promise<void> {
-  const there = await absentAsUndefined(stat(path));
-  if (there?.isDirectory() === true)
-    throw unwritable(path, 'it is a folder', { code: 'EISDIR', syscall: 'open' });
   try {
+    const there = await absentAsUndefined(stat(path));
+    if (there?.isDirectory() === true)
+      throw unwritable(path, 'it is a folder', { code: 'EISDIR', syscall: 'open' });
     if (there === undefined || there.isFile()) await replaceFile(await behindLinks(path), chunks, signal);
     else if (there.isFIFO()) await pipeline(chunks, await openPipe(path, signal), { signal });
     else await pipeline(chunks, createWriteStream(path), { signal });
   } catch (error) {
-    throw isFailedWrite(error) ? unwritable(path, error.message, error) : error;
+    throw isOfFile(error) ? unwritable(path, fileTrouble(error), error) : error;
   }
 }
 
-/** For a write to an open file, whose error does not name the file. */
-function isFailedWrite(error: unknown): error is NodeJS.ErrnoException {
-  return error instanceof Error && 'syscall' in error && error.syscall === 'write';
+/**
+ * For an error that names no file, as of a write to an open one, or the incomplete file instead of the one that the
+ * user has named.
+ */
+function isOfFile(error: unknown): error is NodeJS.ErrnoException {
+  return error instanceof Error && 'syscall' in error && !(error instanceof Unwritable);
+}
+
+class Unwritable extends Error {
+  override readonly name = 'Unwritable';
 }
 
 function unwritable(
   path: string,
   why: string,
-  { code, syscall }: Pick<NodeJS.ErrnoException, 'code' | 'syscall'>,
+  { code, syscall, errno }: Pick<NodeJS.ErrnoException, 'code' | 'syscall' | 'errno'>,
 ): Error {
-  return Object.assign(new Error(`${path} cannot be written: ${why}`), { code, syscall });
+  return Object.assign(new Unwritable(`${path} cannot be written: ${why}`), { code, syscall, errno });
 }
 
 /** The path behind symbolic links, even if nothing exists there yet. */

@@ -103,12 +103,18 @@ export class FileSecretSource implements SecretSource {
   }
 }
 
-/** The Secrets at a path of the configuration that cannot be used, and why. */
+/** The Secrets at a path of the configuration that cannot be used, and why, without repeating the path. */
 export async function unusableSecrets(path: string): Promise<readonly string[]> {
   const { secrets } = await readPath(path, NOTHING_KNOWN);
   return secrets.flatMap(({ name, result }) =>
-    result.state === 'loaded' ? [] : [`the Secret ${name} is ${result.state}: ${result.reason}`],
+    result.state === 'loaded'
+      ? []
+      : [`the Secret ${name} is ${result.state}: ${without(path, result.reason)}`],
   );
+}
+
+function without(path: string, reason: string): string {
+  return reason.replace(` (${path})`, '').replace(` at ${path}`, '').replace(`${path} cannot`, 'cannot');
 }
 
 async function readPath(path: string, known: KnownPath): Promise<KnownPath> {

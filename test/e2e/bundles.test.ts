@@ -534,7 +534,7 @@ describe('a bundle', () => {
     await writeFile(other!, JSON.stringify({ blobs: [] }));
     for (const [have, said] of [
       [absent!, `--have: ${absent} cannot be read: it does not exist (ENOENT)\n`],
-      [other!, 'the have-list was not written by "entrepot have", or was changed\n'],
+      [other!, `--have: ${other}: the have-list was not written by "entrepot have", or was changed\n`],
     ]) {
       const made = await connected.command('export', `${UPSTREAM}/org/app:1`, '--have', have!, '-o', out!);
       expect(made).toMatchObject({ code: 1, stdout: '', stderr: expect.stringContaining(said!) });

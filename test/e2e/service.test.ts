@@ -166,8 +166,9 @@ describe('entrepot config check', () => {
       /warning: .*tenants\[0\]\.secrets\[0\]: .*login\.json.* is Docker's config\.json and not a Secret: name it config\.json/,
     );
     expect(stderr).toMatch(
-      /warning: .*tenants\[1\]\.secrets\[0\]: .*there is no pull secret at .*absent\.yaml/,
+      /warning: .*tenants\[1\]\.secrets\[0\]: ".*absent\.yaml": the Secret absent\.yaml is missing: there is no pull secret\n/,
     );
+    expect(stderr.match(/\/login\.json/g)).toHaveLength(1);
     expect(JSON.parse(stdout)).toMatchObject({
       valid: true,
       warnings: [{ key: 'tenants[0].secrets[0]' }, { key: 'tenants[1].secrets[0]' }],
