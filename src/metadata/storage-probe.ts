@@ -78,10 +78,10 @@ export async function networkFileSystem(path: string): Promise<string | undefine
   return NETWORK_FILE_SYSTEMS.get(type >>> 0);
 }
 
-/** Infinity if the folder does not exist yet. */
+/** Infinity if the folder does not exist yet, or its file system has no size, as /proc. */
 async function freeBytes(path: string): Promise<number> {
   const found = await statfs(path).catch(() => undefined);
-  return found === undefined ? Number.POSITIVE_INFINITY : found.bavail * found.bsize;
+  return found === undefined || found.blocks === 0 ? Number.POSITIVE_INFINITY : found.bavail * found.bsize;
 }
 
 async function failureOf(step: () => Promise<void> | void): Promise<Error | undefined> {

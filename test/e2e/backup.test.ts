@@ -197,9 +197,9 @@ describe('a backup that was made beside a running server', () => {
       }
     }
     expect((await stat(join(store, 'index.db'))).ino).toBe(index.ino);
-    const beside = join(store, 'backup.tar');
-    expect(await entrepot.command('backup', beside)).toMatchObject({ code: 0 });
-    for (const path of [link, beside]) await rm(path);
+    const beside = ['backup.tar', 'index.db.bak'].map(name => join(store, name));
+    for (const path of beside) expect(await entrepot.command('backup', path)).toMatchObject({ code: 0 });
+    for (const path of [link, ...beside]) await rm(path);
   });
 
   it('of a store without an index is refused with a message', async () => {
