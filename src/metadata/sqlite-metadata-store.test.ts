@@ -18,7 +18,7 @@ import { Connection } from './sqlite/connection.ts';
 import { MIGRATIONS, migrate } from './sqlite/migrations.ts';
 import { Heartbeat } from './sqlite/heartbeat.ts';
 import { Database } from './sqlite/driver.ts';
-import { Writer } from './sqlite/writer.ts';
+import { Writer, type WriteOptions } from './sqlite/writer.ts';
 
 metadataStoreSuite(async () => {
   const place = await mkdtemp(join(tmpdir(), 'entrepot-index-'));
@@ -550,6 +550,39 @@ test('the Leases of a suspended process are free when its heartbeat has not chan
   expect(await store.readLease('fill-1')).toMatchObject({ epoch: lease.epoch, isHeld: true });
   await store.close();
 }, 30_000);
+
+test('a suspended process counts as dead no earlier because transactions are repeated', async () => {
+  await openSqliteMetadataStore(path, { log: silentLog }).then(store => store.close());
+  const child = spawnScript(CLAIMER);
+  await nextLine(child);
+  child.kill('SIGSTOP');
+  const connection = await Connection.open(path);
+  let beats = 0;
+  const heartbeat = await Heartbeat.join({
+    connection,
+    writer: new RepeatingWriter(connection),
+    indexPath: path,
+    log: silentLog,
+    isThread: false,
+    mayBeat: () => true,
+    onBeat: () => void (beats += 1),
+  });
+  while ((await heartbeat.read('fill-1'))?.isHeld === true) await delay(100);
+  expect(beats).toBeGreaterThanOrEqual(5);
+  await heartbeat.close();
+  connection.close();
+}, 30_000);
+
+/** Does each write twice, as after a transaction that failed. */
+class RepeatingWriter extends Writer {
+  override write<T>(work: () => T, options?: WriteOptions): Promise<T> {
+    const twice = () => {
+      work();
+      return work();
+    };
+    return super.write(twice, options);
+  }
+}
 
 test('a Lease is confirmed at no cost while heartbeats are written, and by the index when they are late', async () => {
   const store = await openSqliteMetadataStore(path, { log: silentLog });

@@ -25,6 +25,9 @@ const THREAD = '-thread';
 /** How a Lease is given back: its work is done, or waits for the next holder. */
 type GivenBack = 'released' | 'set aside';
 
+/** Heartbeats, and how many of our beats ago each changed, by the id of the process. */
+type OtherProcesses = Map<string, { readonly heartbeat: number; readonly unchangedBeats: number }>;
+
 export interface HeartbeatParts {
   readonly connection: Connection;
   readonly writer: Writer;
@@ -60,7 +63,7 @@ export class Heartbeat {
   /** Leases that were given back but still have a row, because the disk was full. */
   readonly #unreturned = new Map<number, GivenBack>();
   /** Other processes, with how many of our beats ago their heartbeat changed. */
-  readonly #others = new Map<string, { heartbeat: number; unchangedBeats: number }>();
+  #others: OtherProcesses = new Map();
   /** When the last heartbeat that was written began, by `performance.now()`. */
   #shownAtMs = Number.NEGATIVE_INFINITY;
   #showing: Promise<void> | undefined;
@@ -223,11 +226,9 @@ export class Heartbeat {
   async #beat(): Promise<void> {
     try {
       if (!this.#mayBeat()) return;
-      const beat = () => {
-        this.#removeDead();
-        return this.#returnLeft();
-      };
-      const returned = await this.#write(beat, { outlivesPower: false });
+      const beat = () => ({ others: this.#removeDead(), returned: this.#returnLeft() });
+      const { others, returned } = await this.#write(beat, { outlivesPower: false });
+      this.#others = others;
       returned.forEach(epoch => this.#unreturned.delete(epoch));
       this.#isFailing = false;
       this.#onBeat();
@@ -273,20 +274,18 @@ export class Heartbeat {
     else this.#leases.setAside(epoch, this.#id);
   }
 
-  /** Call within a write. */
-  #removeDead(): void {
-    const others = this.#leases.processes().filter(({ id }) => id !== this.#id);
-    const ids = new Set(others.map(({ id }) => id));
-    for (const id of this.#others.keys()) {
-      if (!ids.has(id)) {
-        this.#others.delete(id);
-      }
-    }
-    for (const other of others) {
+  /** Call within a write. Returns how often each of the others has now not changed its heartbeat. */
+  #removeDead(): OtherProcesses {
+    const others: OtherProcesses = new Map();
+    for (const other of this.#leases.processes()) {
+      const { id, heartbeat } = other;
+      if (id === this.#id) continue;
       const unchangedBeats = this.#unchangedBeats(other);
-      if (unchangedBeats > 0 && isDead(this.#indexPath, other.id)) this.#remove(other, { isGone: true });
+      others.set(id, { heartbeat, unchangedBeats });
+      if (unchangedBeats > 0 && isDead(this.#indexPath, id)) this.#remove(other, { isGone: true });
       else if (unchangedBeats >= DEAD_AFTER_BEATS) this.#remove(other, { isGone: false });
     }
+    return others;
   }
 
   /** Call within a write. */
@@ -302,9 +301,7 @@ export class Heartbeat {
 
   #unchangedBeats({ id, heartbeat }: ProcessRow): number {
     const seen = this.#others.get(id);
-    const unchangedBeats = seen?.heartbeat === heartbeat ? seen.unchangedBeats + 1 : 0;
-    this.#others.set(id, { heartbeat, unchangedBeats });
-    return unchangedBeats;
+    return seen?.heartbeat === heartbeat ? seen.unchangedBeats + 1 : 0;
   }
 }
 
