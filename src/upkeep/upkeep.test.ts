@@ -561,7 +561,7 @@ describe('scrub', () => {
       { signal: new AbortController().signal, onProgress() {}, onDamaged() {} },
     );
     await expect(upkeep().collect()).rejects.toThrow(
-      /was rebuilt.*; .*after a rebuild.* only `entrepot gc --force` resumes collection/,
+      /was rebuilt.*; run `entrepot gc --force` once everything that you need has been pulled or pushed again/,
     );
     expect(await heldFiles()).toEqual([stray]);
     expect(await upkeep().collect({ force: true })).toMatchObject({ blobs: { items: 1 } });
