@@ -224,10 +224,18 @@ hosted: {prefixes: [library]}
       'upstreams: {quay.io: {credentials: {username: u, passwordFile: /dev/null}}}',
       /passwordFile.*: is empty$/,
     ],
-    ['server: {listen: ["127.0.0.1:1", "127.0.0.1:1"]}', /server\.listen\[1\].*: occurs twice$/],
     [
-      'server: {listen: 127.0.0.1:5001}',
-      /server\.opsListen: "127\.0\.0\.1:5001": is also in server\.listen$/,
+      'server: {listen: ["127.0.0.1:1", "127.0.0.1:1"]}',
+      /server\.listen\[1\].*: uses the same port as 127\.0\.0\.1:1 in server\.listen$/,
+    ],
+    [
+      'server: {listen: ["127.0.0.1:1", "0.0.0.0:1"]}',
+      /server\.listen\[1\]: "0\.0\.0\.0:1": uses the same port as 127\.0\.0\.1:1/,
+    ],
+    ['server: {listen: ["[::]:1", "127.0.0.1:1"]}', /server\.listen\[1\].*: uses the same port as \[::\]:1/],
+    [
+      'server: {listen: 0.0.0.0:5001}',
+      /server\.opsListen: "127\.0\.0\.1:5001": uses the same port as 0\.0\.0\.0:5001 in server\.listen$/,
     ],
     ['upstreams: {quay.io: {caFile: none.pem}}', /caFile.*cannot be read: it does not exist \(ENOENT\)$/],
     [

@@ -1,6 +1,6 @@
 import type { Config } from './config.ts';
 import { type PullLimits, pullLimitProblems } from '../oci/pull-policy.ts';
-import { formatAddress, repositoryPrefix } from './fields.ts';
+import { type Address, formatAddress, repositoryPrefix } from './fields.ts';
 import { isLoopback } from './loopback.ts';
 import type { Problem } from './problems.ts';
 import type { ParsedFile } from './schema.ts';
@@ -110,18 +110,29 @@ function passwordsHaveOneSource({ upstreams }: ParsedFile): Problem[] {
 
 /** Otherwise one of the listeners would find its port in use. Port 0 is another one each time. */
 function addressesDiffer({ server: { listen, opsListen } }: ParsedFile): Problem[] {
-  const addresses = listen.map(({ address }) => formatAddress(address));
-  const twice = listen.flatMap(({ address: { port } }, index) => {
-    const value = addresses[index] ?? '';
-    const isFirst = addresses.indexOf(value) === index;
-    return port === 0 || isFirst
+  const addresses = listen.map(({ address }) => address);
+  const problems = addresses.map((address, index) => ({
+    path: ['server', 'listen', index],
+    value: formatAddress(address),
+    before: addresses.slice(0, index).find(other => collide(address, other)),
+  }));
+  if (opsListen !== false) {
+    const before = addresses.find(other => collide(opsListen, other));
+    problems.push({ path: ['server', 'opsListen'], value: formatAddress(opsListen), before });
+  }
+  return problems.flatMap(({ path, value, before }) =>
+    before === undefined
       ? []
-      : [{ path: ['server', 'listen', index], value, message: 'occurs twice' }];
-  });
-  if (opsListen === false || opsListen.port === 0) return twice;
-  const value = formatAddress(opsListen);
-  if (!addresses.includes(value)) return twice;
-  return [...twice, { path: ['server', 'opsListen'], value, message: 'is also in server.listen' }];
+      : [{ path, value, message: `uses the same port as ${formatAddress(before)} in server.listen` }],
+  );
+}
+
+/** Whether the system refuses to listen on both. IPv6's unspecified address also takes the connections of IPv4. */
+function collide(one: Address, other: Address): boolean {
+  if (one.port === 0 || one.port !== other.port) return false;
+  const hosts = [one.host, other.host];
+  const isIpv6Alone = hosts.some(host => host !== '::' && host.includes(':'));
+  return one.host === other.host || hosts.includes('::') || (hosts.includes('0.0.0.0') && !isIpv6Alone);
 }
 
 function listenersNameUpstreams({ server, upstreams }: ParsedFile): Problem[] {
