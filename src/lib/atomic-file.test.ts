@@ -142,6 +142,17 @@ test('a folder, and a disk without room, are named as what cannot be written', a
   });
 });
 
+test('an error of what is written is not one of the file', async () => {
+  const failure = Object.assign(new Error('EIO: i/o error, read'), { code: 'EIO', syscall: 'read' });
+  const unreadable = async function* () {
+    yield Buffer.from('x');
+    throw failure;
+  };
+  for (const path of [join(folder, 'file'), '/dev/null'])
+    await expect(writeFileAtomic(path, unreadable())).rejects.toBe(failure);
+  expect(await readdir(folder)).toEqual([]);
+});
+
 test('a named pipe is written to, and stays a pipe', async () => {
   const path = join(folder, 'pipe');
   execFileSync('mkfifo', [path]);

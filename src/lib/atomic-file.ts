@@ -37,15 +37,36 @@ export async function writeFileAtomic(
   chunks: Chunks,
   signal: AbortSignal = new AbortController().signal,
 ): Promise<void> {
+  const source = new Source(chunks);
   try {
     const there = await absentAsUndefined(stat(path));
     if (there?.isDirectory() === true)
       throw unwritable(path, 'it is a folder', { code: 'EISDIR', syscall: 'open' });
-    if (there === undefined || there.isFile()) await replaceFile(await behindLinks(path), chunks, signal);
-    else if (there.isFIFO()) await pipeline(chunks, await openPipe(path, signal), { signal });
-    else await pipeline(chunks, createWriteStream(path), { signal });
+    if (there === undefined || there.isFile()) await replaceFile(await behindLinks(path), source, signal);
+    else if (there.isFIFO()) await pipeline(source, await openPipe(path, signal), { signal });
+    else await pipeline(source, createWriteStream(path), { signal });
   } catch (error) {
-    throw isOfFile(error) ? unwritable(path, fileTrouble(error), error) : error;
+    const isOurs = error !== source.failure && isOfFile(error);
+    throw isOurs ? unwritable(path, fileTrouble(error), error) : error;
+  }
+}
+
+/** The chunks, with the error that ended them: it may be one of another file, which they are read from. */
+class Source {
+  failure: unknown;
+  readonly #chunks: Chunks;
+
+  constructor(chunks: Chunks) {
+    this.#chunks = chunks;
+  }
+
+  async *[Symbol.asyncIterator](): AsyncGenerator<Uint8Array, void> {
+    try {
+      for await (const chunk of this.#chunks) yield chunk;
+    } catch (error) {
+      this.failure = error;
+      throw error;
+    }
   }
 }
 
@@ -81,7 +102,9 @@ async function replaceFile(path: string, chunks: Chunks, signal: AbortSignal): P
   await removeAbandoned(path);
   writing.add(partial);
   try {
-    await pipeline(chunks, createWriteStream(partial, { mode: PRIVATE_MODE }), { signal });
+    // Opened first: a stream that is still opening its file when it is destroyed would create it after its removal.
+    const file = await open(partial, 'w', PRIVATE_MODE);
+    await pipeline(chunks, file.createWriteStream(), { signal });
     await sync(partial);
     await rename(partial, path);
   } catch (error) {
