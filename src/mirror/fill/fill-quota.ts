@@ -56,10 +56,14 @@ export class FillQuota {
     };
   }
 
-  /** Whether this many bytes more of a blob of `size` bytes fit without making room. */
+  /**
+   * Whether this many bytes more of a blob of `size` bytes fit without making room. If the disk cannot be asked, true:
+   * that is reported when they are written.
+   */
   async hasRoomFor(bytes: number, size: number): Promise<boolean> {
-    const { freeBytes, minFreeBytes } = await this.#store.space.look();
-    return size <= this.#maxBytes && bytes <= freeBytes - minFreeBytes;
+    if (size > this.#maxBytes) return false;
+    const found = await this.#store.space.look().catch(() => undefined);
+    return found === undefined || bytes <= found.freeBytes - found.minFreeBytes;
   }
 
   #requireFits(bytes: number, size: number): void {

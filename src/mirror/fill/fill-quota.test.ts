@@ -1,0 +1,19 @@
+import { expect, it } from 'vitest';
+import { FillQuota } from './fill-quota.ts';
+
+const quotaOn = (look: () => Promise<{ freeBytes: number; minFreeBytes: number }>, maxBytes?: number) =>
+  new FillQuota({ unfinishedBytes: 0, space: { look } }, { maxBytes });
+
+const seen = () => Promise.resolve({ freeBytes: 150, minFreeBytes: 50 });
+const unseen = () => Promise.reject(new Error('EIO: i/o error, statfs'));
+
+it('has room for what the disk has free beyond its minimum, and for no blob that exceeds the store', async () => {
+  expect(await quotaOn(seen).hasRoomFor(100, 500)).toBe(true);
+  expect(await quotaOn(seen).hasRoomFor(101, 500)).toBe(false);
+  expect(await quotaOn(seen, 499).hasRoomFor(100, 500)).toBe(false);
+});
+
+it('does not fail a request because the disk cannot be asked', async () => {
+  expect(await quotaOn(unseen).hasRoomFor(100, 500)).toBe(true);
+  await expect(quotaOn(unseen).enter()).rejects.toThrow('EIO');
+});
