@@ -135,6 +135,19 @@ test('a nested index is removed completely, in whatever order its parts are foun
   expect(await metadata.hasRepository(APP)).toBe(false);
 });
 
+test('what is freed and what is still needed of the same bytes, as a manifest and as a blob, is told apart', async () => {
+  const index = { schemaVersion: 2, mediaType: OCI_INDEX, manifests: [] };
+  const elsewhere: Repository = { upstream: '', name: 'team/other' };
+  await putManifest(APP, { manifests: [] }, OCI_INDEX);
+  for (const repository of [APP, elsewhere]) await putBlob(repository, JSON.stringify(index));
+  const size = JSON.stringify(index).length;
+  expect(await removal.remove(APP, undefined, { purge: true, force: true })).toMatchObject({
+    freedBytes: size,
+    neededBytes: size,
+    neededBy: ['team/other'],
+  });
+});
+
 test('nothing is removed if a purge is impossible', async () => {
   await tag(APP, 'v1', await putImage(APP, ['layer']));
   await stopCollecting(metadata, 'the index is new');

@@ -71,19 +71,19 @@ export class Purge {
   /** Frees `contents`, which were linked in a repository that is removed. */
   async contents(contents: readonly SizedContent[]): Promise<Freed> {
     const { rows } = this.#stores;
-    const gone = new Set<Digest>();
+    const gone = new Set<SizedContent>();
     // Manifests first: what they name is needed until they are gone.
     const order = contents.toSorted((one, other) => other.kind.localeCompare(one.kind));
     await removeContents(this.#stores, order, {
       removeRows: step => rows.removeUnneeded(step, WHENEVER),
       onRemoved: removed => {
-        for (const { digest } of removed) gone.add(digest);
+        for (const each of removed) gone.add(each);
       },
       signal: undefined,
     });
-    const kept = contents.filter(({ digest }) => !gone.has(digest));
+    const kept = contents.filter(each => !gone.has(each));
     return {
-      freedBytes: bytesOf(contents.filter(({ digest }) => gone.has(digest))),
+      freedBytes: bytesOf([...gone]),
       neededBytes: bytesOf(kept),
       neededBy: await this.#repositoriesOf(kept),
     };
