@@ -87,7 +87,10 @@ export class Writer {
       await nextTurn();
       const batch = this.#waiting.splice(0, MAX_WRITES_PER_COMMIT);
       if (await this.#settle(batch)) continue;
-      for (const write of batch) await this.#settle([write]);
+      for (const write of batch) {
+        await nextTurn();
+        await this.#settle([write]);
+      }
     }
     this.#draining = undefined;
   }
