@@ -208,8 +208,9 @@ const HUB = 'docker.io';
 const DEFAULT_PORTS = { http: 80, https: 443 } as const;
 
 /**
- * The host and port of a listener by one of `serverNames`: the one with its port, or else the first. Whatever port that
- * has leads here, but to the listener without an upstream; and a name without a port says nothing of it.
+ * The host and port of a listener by one of `serverNames`: the one with its port, or else the first. The port of a name,
+ * which may be forwarded to ours, is that of the listener without an upstream; for another, its own port is used, as
+ * for a name without one.
  */
 function hostNamed(
   serverNames: readonly string[],

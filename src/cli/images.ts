@@ -22,10 +22,10 @@ export const images: Command = {
   name: 'images',
   summary: 'list the stored images',
   description:
-    'Lists every tag of which something is stored, then images without a tag by digest, with their platforms (in parentheses those that are ' +
-    'incomplete), the size that removing this name alone would free (rm --purge; ignoring pins), the size that other ' +
-    'names also need (if two names have the same image, all of it is shared), when they were last ' +
-    'used, where they came from, and whether they are pinned or damaged.',
+    'Lists every tag of which something is stored, then images without a tag by digest, with their platforms (in ' +
+    'parentheses those that are incomplete), the size that removing this name alone would free (rm --purge; ignoring ' +
+    'pins), the size that other names also need (if two names have the same image, all of it is shared), when they ' +
+    'were last used, where they came from, and whether they are pinned or damaged.',
   options: [IMAGES_JSON, CONFIG_OPTION],
   examples: [
     ['entrepot images', 'a table'],

@@ -27,7 +27,8 @@ export const rm: Command = {
         'nothing else needs; do not use it while an image that shares layers is being pushed',
     },
     jsonOption(
-      'image, digest, removedTags, otherTags, manifestHeld, freedBytes, neededBytes, neededBy (with --purge: what is not freed since these repositories need it)',
+      'image, digest, removedTags, otherTags, manifestHeld, freedBytes, neededBytes, neededBy (with --purge: what is ' +
+        'not freed since these repositories need it)',
     ),
     CONFIG_OPTION,
   ],
@@ -64,14 +65,16 @@ function refusal(typed: string, error: unknown): unknown {
 }
 
 function toJson(typed: string, removed: RemovedImage | undefined): object {
-  if (removed === undefined) {
-    const nothing = { removedTags: [], otherTags: [], manifestHeld: false };
-    return { image: typed, digest: null, ...nothing, freedBytes: 0, neededBytes: 0, neededBy: [] };
-  }
-  const { digest = null, isManifestHeld, ...rest } = removed;
-  const { removedTags, otherTags, freedBytes, neededBytes, neededBy } = rest;
-  const tags = { removedTags, otherTags, manifestHeld: isManifestHeld };
-  return { image: typed, digest, ...tags, freedBytes, neededBytes, neededBy };
+  return {
+    image: typed,
+    digest: removed?.digest ?? null,
+    removedTags: removed?.removedTags ?? [],
+    otherTags: removed?.otherTags ?? [],
+    manifestHeld: removed?.isManifestHeld ?? false,
+    freedBytes: removed?.freedBytes ?? 0,
+    neededBytes: removed?.neededBytes ?? 0,
+    neededBy: removed?.neededBy ?? [],
+  };
 }
 
 function text(

@@ -1,5 +1,6 @@
 /**
- * mirror/fill/: downloads of blobs. From mirror/ it imports Links and UpstreamRequests; the rest of mirror/ builds on it.
+ * mirror/fill/: downloads of blobs. From mirror/ it imports Links, their proofs and UpstreamRequests; the rest of
+ * mirror/ builds on it.
  *
  * The main idea: a download belongs to nobody. A `FillRun` brings it to its end, under a Lease if this process leads, or
  * by following the process that does; clients read the `Fill`, each at its own pace, and come and go. Whoever may read it
