@@ -29,8 +29,8 @@ const UNKNOWN: ReadonlySet<OciErrorCode> = new Set([
   'UPSTREAM_REFUSED',
 ]);
 
-/** The first status after which a client tries again or gives up, instead of pushing what it did not find. */
-const TROUBLE = 429;
+/** From this status on, a client retries or gives up, instead of pushing what it did not find. */
+const FIRST_FAILURE = 429;
 
 const INVALID_TOKEN = 'the token is invalid or has expired';
 
@@ -84,7 +84,7 @@ export class RequestSubject implements Subject {
 
   async refusal(error: OciError, repository: Repository, action: Action, isLook: boolean): Promise<OciError> {
     const { authenticator, mirrored, challenges } = this.#parts;
-    if (isLook && error.status >= TROUBLE && this.#isToPush(repository))
+    if (isLook && error.status >= FIRST_FAILURE && this.#isToPush(repository))
       return readOnlyMirror(repository, error);
     const mayHide = repository.upstream !== '' && action === 'pull' && UNKNOWN.has(error.code);
     if (!mayHide || this.#identity.kind !== 'anonymous' || !authenticator.isOpen) return error;

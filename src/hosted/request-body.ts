@@ -144,9 +144,7 @@ async function* readChunks(
   }
 }
 
-/**
- * Waits for what happens to a body. Its own async iterator does the same with more listeners and promises.
- */
+/** Waits for the events of a body. Its own async iterator does the same with more listeners and promises. */
 class BodyEvents {
   readonly #body: Readable;
   #resolve = (): void => {};

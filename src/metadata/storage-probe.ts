@@ -78,7 +78,7 @@ export async function networkFileSystem(path: string): Promise<string | undefine
   return NETWORK_FILE_SYSTEMS.get(type >>> 0);
 }
 
-/** Infinity if the folder does not exist yet, or its file system has no size, as /proc. */
+/** Infinity if the folder does not exist yet, or its file system has no size, like /proc. */
 async function freeBytes(path: string): Promise<number> {
   const found = await statfs(path).catch(() => undefined);
   return found === undefined || found.blocks === 0 ? Number.POSITIVE_INFINITY : found.bavail * found.bsize;

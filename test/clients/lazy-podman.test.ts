@@ -13,7 +13,7 @@ const canRun = hasPrograms(...PODMAN_PROGRAMS, ...REGISTRY_PROGRAMS, 'buildah');
 
 const FILES = 100;
 const FILE_BYTES = 50_000;
-/** How many files the second version has anew, scattered over the layer. */
+/** How many files differ in the second version, scattered over the layer. */
 const CHANGED_FILES = FILES / 10;
 /** Beside the changed files: the layer's table of contents, config and manifest. */
 const OTHER_BYTES = 100_000;

@@ -125,7 +125,7 @@ export class FillLeader {
     return ingest;
   }
 
-  /** Stores the verified blob. Readers have all of it already, whatever comes of that. */
+  /** Stores the verified blob. Readers have all of it already, even if that fails. */
   async #commit(ingest: Ingest): Promise<void> {
     const { fill, sharing, outcome, blobs, metadata, links } = this.#options;
     const { digest, length } = fill;
