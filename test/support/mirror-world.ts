@@ -54,6 +54,7 @@ export class MirrorWorld {
   /** The clock; move it at will. */
   nowMs = Date.UTC(2026, 0, 1);
   policy: PullRule;
+  readonly #metrics = createMetrics();
   readonly #files: FileStores;
   readonly #grants: Grants;
   readonly #upstream: Upstream;
@@ -92,7 +93,7 @@ export class MirrorWorld {
         maxParallelImagePulls: undefined,
       },
       log: options.log ?? silentLog,
-      meter: createMetrics().meter,
+      meter: this.#metrics.meter,
       nowMs,
     });
   }
@@ -102,6 +103,12 @@ export class MirrorWorld {
     const metadata = await openSqliteMetadataStore(join(folder, 'index.db'), { log: silentLog });
     const files = await openFileStores(folder, { log: silentLog });
     return new MirrorWorld(folder, { metadata, files }, fake, options);
+  }
+
+  /** How many bytes the metrics say were received from upstream. */
+  async fetchedBytes(): Promise<number> {
+    const text = await this.#metrics.text();
+    return Number(/^entrepot_bytes_from_upstream_total\{.*\} (\d+)$/m.exec(text)?.[1] ?? 0);
   }
 
   /** What `access` would say of this requester now. */

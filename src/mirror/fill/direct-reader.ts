@@ -1,6 +1,7 @@
 import { createHash, type Hash } from 'node:crypto';
 import type { BlobReader } from '../../lib/blob-reader.ts';
 import type { Log } from '../../lib/log.ts';
+import type { Meter } from '../../lib/meter.ts';
 import { unlessAborted } from '../../lib/single-flight.ts';
 import { type Digest, digestAlgorithm, digestHex } from '../../oci/digest.ts';
 import { repositoryText } from '../../oci/repository.ts';
@@ -20,6 +21,7 @@ export interface DirectOptions {
   readonly asking: UpstreamRequests;
   readonly queue: PullQueue;
   readonly log: Log;
+  readonly meter: Meter;
   /** The Fill that stopped for lack of space. What it has is served from it. */
   readonly fill: Fill;
   readonly size: number;
@@ -143,6 +145,9 @@ export class DirectReader implements BlobReader {
   }
 
   async #take(chunk: Uint8Array): Promise<void> {
+    const { meter, contender } = this.#options;
+    const { upstream } = contender.repository;
+    meter.count('bytes_from_upstream_total', { upstream }, chunk.byteLength);
     this.#hash.update(chunk);
     this.#window.push(chunk);
     this.#received += chunk.byteLength;

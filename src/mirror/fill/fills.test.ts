@@ -851,6 +851,7 @@ describe('a full disk', () => {
       const pulled = await Promise.all(Array.from({ length: 3 }, () => world.pull(blob.digest)));
       for (const each of pulled) expect(each).toMatchObject(whole(blob));
       expect(await held(world, blob)).toBe(false);
+      expect(await world.fetchedBytes()).toBeGreaterThanOrEqual(3 * (blob.size - maxBytes));
     });
   }
 

@@ -66,8 +66,7 @@ export class Fills {
 
   /** Makes a reader for a Fill that ended because the disk is full. */
   readDirectly(fill: Fill, size: number, contender: Contender): DirectReader {
-    const { asking, queue, log } = this.#world;
-    return new DirectReader({ asking, queue, log, fill, size, contender });
+    return new DirectReader({ ...this.#world, fill, size, contender });
   }
 
   /** Downloads in progress, oldest first. */
