@@ -9,7 +9,7 @@ export const configCheck: Command = {
   summary: 'check a configuration and list all problems',
   description:
     'Reads a configuration, and the passwords, certificates, keys and other files that it names, as serve does. ' +
-    'Secrets of tenants and files of prepull that cannot be used are warnings: the server starts without them. ' +
+    'Secrets of tenants, and images and files of prepull, that cannot be used are warnings: the server starts without them. ' +
     'Without --config and $ENTREPOT_CONFIG it reads the configuration of the server that the same user runs on this machine, if ' +
     'any, as SIGHUP would.',
   options: [
@@ -23,11 +23,17 @@ export const configCheck: Command = {
   run: async (input, io) => {
     try {
       const config = await configInForce(input, io);
-      const { checkFiles, listWarnings, secretWarnings } = await import('../compose/check-files.ts');
+      const { checkFiles, imageWarnings, listWarnings, secretWarnings } = await import(
+        '../compose/check-files.ts'
+      );
       await checkFiles(config, silentLog);
       const upstreams = [...config.upstreams.keys()];
       const text = `The configuration is valid. It mirrors ${upstreams.join(', ')}.\n`;
-      const warnings = [...(await secretWarnings(config)), ...(await listWarnings(config))];
+      const warnings = [
+        ...(await secretWarnings(config)),
+        ...imageWarnings(config),
+        ...(await listWarnings(config)),
+      ];
       for (const warning of warnings) io.err(`warning: ${problemText(warning)}\n`);
       printResult(
         input,

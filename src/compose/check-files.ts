@@ -7,6 +7,7 @@ import { absentAsUndefined } from '../lib/error-code.ts';
 import { fileTrouble } from '../lib/file-trouble.ts';
 import type { Log } from '../lib/log.ts';
 import { readTls, UnusableTls } from '../ops/tls-files.ts';
+import { referenceFault } from '../prepull/reference-text.ts';
 import { InvalidImageList, type NamesReader, wantedImages } from '../prepull/wanted-images.ts';
 import { unusableSecrets } from '../tenants/file-secret-source.ts';
 import { openPlugins, verificationPolicies } from './access.ts';
@@ -49,6 +50,15 @@ export async function secretWarnings({ tenants, origin }: Config): Promise<reado
     }
   }
   return warnings;
+}
+
+/** Names of `prepull.images` that are no references. The server starts and pulls the others. */
+export function imageWarnings({ prepull, origin }: Config): readonly Problem[] {
+  return prepull.images.flatMap((name, at) => {
+    const message = referenceFault(name);
+    const path = ['prepull', 'images', at];
+    return message === undefined ? [] : [{ path, value: name, message, source: origin.sourceOf(path) }];
+  });
 }
 
 /** Files of `prepull.from` that cannot be read or are malformed. The server starts and pulls what the others name. */

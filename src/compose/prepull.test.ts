@@ -6,7 +6,7 @@ import { FakeUpstream } from '../../test/support/fake-upstream.ts';
 import { makeTempFolder, removeFolder } from '../../test/support/temp-folder.ts';
 import { loadConfig } from '../config/load.ts';
 import { isOpenToAll } from '../grants/grants.ts';
-import { silentLog } from '../lib/log.ts';
+import { type Log, silentLog } from '../lib/log.ts';
 import { silentMeter } from '../lib/meter.ts';
 import { openParts, type Parts } from './parts.ts';
 import { meantImage, Prepull, pullMeant } from './prepull.ts';
@@ -38,14 +38,14 @@ const gauge = (name: string, value: number | undefined) => {
 };
 const observers = { log: silentLog, meter: { ...silentMeter, gauge } };
 
-async function begin(named: object): Promise<void> {
+async function begin(named: object, log: Log = silentLog): Promise<void> {
   const overrides = {
     storage: { path: join(folder, 'store') },
     upstreams: { 'up.example': { url: upstream.url } },
     prepull: { schedule: '0 0 1 1 *', ...named },
   };
   parts = await openParts(await loadConfig({ env: {}, overrides }), observers);
-  prepull = Prepull.begin(parts, observers);
+  prepull = Prepull.begin(parts, { ...observers, log });
 }
 
 const asked = (repository: string) => upstream.count('manifest', { repository });
@@ -70,6 +70,21 @@ it('a failed image is no longer counted when it is not to be pulled any more', a
   await vi.waitFor(() => expect(failing).toBe(1), 20_000);
   await prepull?.close();
   expect(failing).toBe(0);
+});
+
+it('malformed names and lists are logged with the reason alone', async () => {
+  const list = join(folder, 'list.txt');
+  await writeFile(list, 'up.example/app v1 linux\n');
+  const logged: object[] = [];
+  const record = (fields: object) => void logged.push(fields);
+  await begin(
+    { images: ['up.example/app:v1:2'], from: [list] },
+    { ...silentLog, warn: record, error: record },
+  );
+  await vi.waitFor(() => expect(failing).toBe(2), 20_000);
+  const malformed = 'invalid reference format: "up.example/app:v1:2"';
+  expect(logged).toContainEqual({ image: 'up.example/app:v1:2', reason: malformed });
+  expect(logged).toContainEqual({ reason: expect.stringContaining(`${list}:1: expected an image`) });
 });
 
 async function pull(reference: string, signal = new AbortController().signal): Promise<void> {

@@ -14,7 +14,7 @@ import { digestOfReference } from '../metadata/reference-digest.ts';
 import type { Digest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import { DEFAULT_PLATFORM, type Platform } from '../oci/platform.ts';
-import { DEFAULT_TAG } from '../oci/reference.ts';
+import { DEFAULT_TAG, InvalidReference } from '../oci/reference.ts';
 import { ANY_MANIFEST, type PullSource } from '../oci/pull-source.ts';
 import type { Repository } from '../oci/repository.ts';
 import { ANONYMOUS, type Right } from '../oci/requester.ts';
@@ -22,6 +22,7 @@ import { missingOfImage, missingText } from '../prepull/image-check.ts';
 import { pullImage, type PulledImage, type PullOptions } from '../prepull/image-pull.ts';
 import { DEFAULT_PARALLEL_IMAGES, pullAll } from '../prepull/pull-all.ts';
 import {
+  InvalidImageList,
   type NamesReader,
   platformsWanted,
   type WantedImage,
@@ -239,7 +240,7 @@ export class Prepull {
     };
     const { log, meter } = this.#observers;
     const failed = (error: unknown) =>
-      log.error({ err: error }, 'the files of prepull cannot be read and will be retried');
+      log.error(failureDetail(error), 'the files of prepull cannot be read and will be retried');
     const watching = watch({
       schedule: this.#schedule,
       named: async () => {
@@ -293,9 +294,7 @@ export class Prepull {
       return true;
     } catch (error) {
       if (signal.aborted) return false;
-      const reason = error instanceof OciError ? error.reason : undefined;
-      const detail = reason === undefined ? { err: error } : { reason };
-      log.warn({ image: name, ...detail }, 'could not be pulled ahead and will be retried');
+      log.warn({ image: name, ...failureDetail(error) }, 'could not be pulled ahead and will be retried');
       meter.count('prepull_images_total', { outcome: 'failed' });
       return false;
     }
@@ -313,6 +312,13 @@ export function prepullOf(parts: Parts, observers: Observers): Restartable<Prepu
       return Prepull.begin(parts, observers);
     },
   });
+}
+
+/** The reason alone if it is what was named or what upstream answered; a stack only for other errors. */
+function failureDetail(error: unknown): { readonly reason: string } | { readonly err: unknown } {
+  if (error instanceof OciError) return { reason: error.reason };
+  const isNamed = error instanceof InvalidReference || error instanceof InvalidImageList;
+  return isNamed ? { reason: error.message } : { err: error };
 }
 
 const UNSEEN = { expect: () => {}, advance: () => {} };

@@ -153,6 +153,17 @@ describe('entrepot config check', () => {
     expect(JSON.parse(stdout).warnings).toHaveLength(4);
   });
 
+  it('warns of names of prepull that are no image references', async () => {
+    const images = ['docker.io/library/nginx:1.27:2', 'up.example/a:v1', 'UP/x y z', 'up.example/a:v1 linux'];
+    const { code, stdout, stderr } = await withConfig({ prepull: { images } }, 'config', 'check', '--json');
+    expect(code).toBe(0);
+    expect(stderr).toContain('prepull.images[0]: "docker.io/library/nginx:1.27:2": invalid reference format');
+    const { warnings } = JSON.parse(stdout);
+    expect(warnings.map(({ key }: { key: string }) => key)).toEqual(
+      [0, 2, 3].map(at => `prepull.images[${at}]`),
+    );
+  });
+
   it("warns of tenants' Secrets that cannot be used, and says what to do with Docker's config.json", async () => {
     const config = JSON.stringify({ auths: { 'up.example': { auth: 'YTpi' } } });
     for (const name of ['login.json', 'config.json']) await writeFile(join(folder, name), config);
