@@ -16,7 +16,7 @@ import {
 } from './command.ts';
 import {
   fallbackLocation,
-  fallsBackToHttps,
+  httpsFallback,
   isNodeKind,
   KINDS_WITHOUT_FALLBACK,
   type MirroredHost,
@@ -122,7 +122,10 @@ export const hosts: Command = {
     }
     const ca = serverUrl.startsWith('https:') ? await nodeCa(config, textOption(input, 'ca')) : undefined;
     const files = nodeFiles(kind, { serverUrl, upstreams, fallback, ca });
-    if (fallback) upstreams.filter(fallsBackToHttps).forEach(each => io.err(`${fallbackNote(each, kind)}\n`));
+    for (const upstream of fallback ? upstreams : []) {
+      const url = httpsFallback(upstream);
+      if (url !== undefined) io.err(`${fallbackNote(upstream, url, kind)}\n`);
+    }
     const folder = textOption(input, 'out');
     if (folder === undefined) {
       if (wantsJson(input)) {
@@ -156,10 +159,10 @@ const NEEDS_ALIAS =
 const HAS_NO_LOCATION =
   'CRI-O and podman only support an API at /v2 of a host, so they cannot fall back to it: use --no-fallback';
 
-function fallbackNote({ name, url }: MirroredHost, kind: NodeKind): string {
+function fallbackNote({ name, url }: MirroredHost, fallbackUrl: string, kind: NodeKind): string {
   const wayOut = KINDS_WITHOUT_FALLBACK.includes(kind) ? '. With --no-fallback they ask Entrepot only' : '';
   return (
-    `${name}: if Entrepot is out of reach, nodes ask https://${name}, not ${url} as Entrepot does: plain HTTP is only ` +
+    `${name}: if Entrepot is out of reach, nodes ask ${fallbackUrl}, not ${url} as Entrepot does: plain HTTP is only ` +
     `set up for a registry of that very name${wayOut}`
   );
 }

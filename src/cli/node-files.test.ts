@@ -50,7 +50,10 @@ describe('the fallback', () => {
 
   it('never uses plain HTTP if only Entrepot reaches the registry by it', () => {
     const [toml] = nodeFiles('containerd', { serverUrl: 'http://a:1', upstreams: internal });
-    expect(toml?.text).toContain('server = "https://docker.io"\n');
+    expect(toml?.text).toContain('server = "https://registry-1.docker.io"\n');
+    const named = at('http://10.0.0.9', 'up.example');
+    const [other] = nodeFiles('containerd', { serverUrl: 'http://a:1', upstreams: named });
+    expect(other?.text).toContain('server = "https://up.example"\n');
     const conf = only(nodeFiles('crio', { serverUrl: 'https://a', upstreams: internal })).text;
     expect(conf).toContain('location = "docker.io"\n\n[[registry.mirror]]');
     expect(conf).not.toContain('insecure');
@@ -101,7 +104,7 @@ describe('a registry behind a path', () => {
     const [own] = nodeFiles('containerd', { serverUrl, upstreams: at(plain, 'harbor.example:8080') });
     expect(own?.text).toContain(`server = "${plain}"\noverride_path = true\n`);
     const [other] = nodeFiles('containerd', { serverUrl, upstreams: at(plain) });
-    expect(other?.text).toContain('server = "https://docker.io"\n\n');
+    expect(other?.text).toContain('server = "https://registry-1.docker.io"\n\n');
   });
 });
 

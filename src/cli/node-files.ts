@@ -2,6 +2,7 @@ import { basename } from 'node:path';
 import { pathName } from '../config/path-name.ts';
 import { isJsonObject, parseJsonObject } from '../lib/json.ts';
 import { editYaml, parseYaml } from '../lib/yaml.ts';
+import { DOCKER_HUB } from '../oci/reference.ts';
 import { parseRegistryUrl, type RegistryUrl } from '../oci/registry-url.ts';
 
 /**
@@ -63,6 +64,9 @@ export const KINDS_WITHOUT_FALLBACK: readonly NodeKind[] = ['containerd', 'crio'
  * layer, so an unreachable mirror would cost minutes for each pull. Versions that do not know the key ignore it.
  */
 const DIAL_TIMEOUT = '500ms';
+
+/** The host of Docker Hub's registry API; docker.io is its website. */
+const DOCKER_HUB_HOST = 'registry-1.docker.io';
 
 /** The name of the CA's file, in the folder of each registry. */
 const CA_FILE = 'entrepot-ca.crt';
@@ -139,12 +143,13 @@ function caFiles(ca: string | undefined, path: string, place: string): NodeFile[
 function fallbackOf({ name, url }: MirroredHost): RegistryUrl {
   const registry = parseRegistryUrl(url);
   const isSafe = url.startsWith('https:') || registry.host === name;
-  return isSafe ? registry : parseRegistryUrl(`https://${name}`);
+  return isSafe ? registry : parseRegistryUrl(`https://${name === DOCKER_HUB ? DOCKER_HUB_HOST : name}`);
 }
 
-/** Whether nodes fall back to it by https although Entrepot uses plain HTTP. */
-export function fallsBackToHttps(upstream: MirroredHost): boolean {
-  return upstream.url.startsWith('http:') && !fallbackOf(upstream).text.startsWith('http:');
+/** The URL to which nodes fall back by https although Entrepot uses plain HTTP; `undefined` if they do not. */
+export function httpsFallback(upstream: MirroredHost): string | undefined {
+  const { text } = fallbackOf(upstream);
+  return upstream.url.startsWith('http:') && text.startsWith('https:') ? text : undefined;
 }
 
 function hasPath({ text, api }: RegistryUrl): boolean {

@@ -240,6 +240,9 @@ describe('entrepot hosts', () => {
       `${told}. With --no-fallback they ask Entrepot only\n`,
     );
     expect((await run('hosts', 'k3s', ...to)).err).toBe(`${told}\n`);
+    writeFileSync(file, 'upstreams: {docker.io: {url: "http://10.0.0.9:5000"}}');
+    const hub = await run('hosts', 'containerd', '--upstream', 'docker.io', ...to.slice(2));
+    expect(hub.err).toContain('nodes ask https://registry-1.docker.io, not http://10.0.0.9:5000');
   });
 
   it('uses https and the certificate of a server with a self-signed one', async () => {
