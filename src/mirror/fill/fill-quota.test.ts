@@ -17,3 +17,12 @@ it('does not fail a request because the disk cannot be asked', async () => {
   expect(await quotaOn(unseen).hasRoomFor(100, 500)).toBe(true);
   await expect(quotaOn(unseen).enter()).rejects.toThrow('EIO');
 });
+
+it('says its limits in units, and which option sets the size of the store', async () => {
+  const mib = 1024 * 1024;
+  const space = await quotaOn(seen, 20 * mib).enter();
+  expect(() => space.take(1, 21 * mib)).toThrow('the store may take 20MiB in total (storage.maxBytes)');
+  const roomy = () => Promise.resolve({ freeBytes: 150 * mib, minFreeBytes: 50 * mib });
+  const unnamed = await quotaOn(roomy, 20 * mib).enter();
+  expect(() => unnamed.take(6 * mib, undefined)).toThrow('blobs of unknown size may take 5.0 MiB in total');
+});

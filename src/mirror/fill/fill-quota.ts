@@ -1,4 +1,5 @@
 import { StorageFull } from '../../blobs/storage-full.ts';
+import { formatSize, sizeText } from '../../lib/units.ts';
 
 /** The share of the store, or of the free disk space, that all downloads of unknown size may take together. */
 const UNNAMED_SHARE = 0.25;
@@ -44,7 +45,7 @@ export class FillQuota {
         this.#requireFits(bytes, size ?? 0);
         if (size !== undefined) return;
         if (this.#unnamedBytes + bytes > unnamedLimit) {
-          throw new StorageFull(`blobs of unknown size may take ${unnamedLimit} bytes in total`);
+          throw new StorageFull(`blobs of unknown size may take ${sizeText(unnamedLimit)} in total`);
         }
         taken += bytes;
         this.#unnamedBytes += bytes;
@@ -68,7 +69,7 @@ export class FillQuota {
 
   #requireFits(bytes: number, size: number): void {
     if (size > this.#maxBytes || this.#store.unfinishedBytes + bytes > this.#maxBytes) {
-      throw new StorageFull(`the store may take ${this.#maxBytes} bytes in total`);
+      throw new StorageFull(`the store may take ${formatSize(this.#maxBytes)} in total (storage.maxBytes)`);
     }
   }
 }
