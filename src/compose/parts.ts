@@ -146,7 +146,8 @@ async function openOn(
   opened.add(tenants);
   atEachBeat.push(() => void grants.removeEnded());
   opened.add({ close: () => grants.removeEnded() });
-  const quota = new PrefixQuota(metadata, owner => tenants.find(owner)?.options.quotaBytes, config.hosted);
+  const limitOf = (owner: string) => tenants.find(owner)?.options.quotaBytes;
+  const quota = new PrefixQuota(metadata, limitOf, config.hosted, config.upkeep);
   const uploads = opened.add(
     new Uploads({
       spool,

@@ -172,6 +172,32 @@ describe('a quota', () => {
     await uploads.begin(ANYBODY, one);
   });
 
+  it('says what helps: deleting, waiting for garbage collection, or a larger quota', async () => {
+    const upkeep = { gcIntervalMs: 3_600_000, gcGracePeriodMs: 86_400_000 };
+    const check = (limit: number, gcIntervalMs: number | false = upkeep.gcIntervalMs) =>
+      new PrefixQuota(metadata, () => limit, undefined, { ...upkeep, gcIntervalMs })
+        .check('key', repositoryOf('a/two'), 2 * MIB)
+        .catch((error: Error) => error.message);
+    expect(await check(0)).toMatch(/\. It is too small for this$/);
+    expect(await check(2 * MIB - 1)).toMatch(/\. It is too small for this$/);
+    const blob = contentOf(2 * MIB, 1);
+    await push('a/one', blob);
+    expect(await check(3 * MIB)).toMatch(
+      /\. Delete something first; it counts until garbage collection removes it, normally within 1d1h$/,
+    );
+    await metadata.unlinkBlob(repositoryOf('a/one'), digestOf(blob));
+    expect(await check(3 * MIB)).toMatch(
+      /\. 2\.0 MiB were deleted but count until garbage collection removes them, normally within 1d1h$/,
+    );
+    expect(await check(3 * MIB, false)).toMatch(/count until `entrepot gc` removes them$/);
+    await collect(digestOf(blob));
+    const { id } = await uploads.begin(ANYBODY, repositoryOf('a/one'));
+    await quota.reserve(id, repositoryOf('a/one'), 2 * MIB);
+    await expect(quota.check('key', repositoryOf('a/two'), 2 * MIB)).rejects.toThrow(
+      /\. Unfinished pushes take the rest$/,
+    );
+  });
+
   it('applies to no other owner, however similar the names', async () => {
     await push('a/one', contentOf(3 * MIB, 1));
     await push('ab/one', contentOf(4 * MIB, 2));
@@ -207,7 +233,7 @@ describe('a quota', () => {
     expect(await linkedBytes('a')).toBe(0);
     await expect(push('a/two', contentOf(1, 2))).rejects.toMatchObject({
       code: 'DENIED',
-      message: expect.stringContaining('were deleted but count until garbage collection'),
+      message: expect.stringContaining('3.0 MiB were deleted but count until'),
       detail: { uncollectedBytes: 3 * MIB },
     });
     await collect(digestOf(blob));

@@ -1,4 +1,4 @@
-import { formatSize } from '../lib/units.ts';
+import { formatDuration, formatSize, sizeText } from '../lib/units.ts';
 import { countedBytes, MIN_COUNTED_BYTES } from '../metadata/counted-bytes.ts';
 import type { ComingManifest, MetadataStore, OwnerBytes, Usage } from '../metadata/metadata-store.ts';
 import { OciError } from '../oci/errors.ts';
@@ -43,6 +43,14 @@ const NO_COUNT_LIMITS: CountLimits = {
   maxTags: Number.POSITIVE_INFINITY,
 };
 
+/** When deleted content is collected, for messages: `upkeep` in the configuration. */
+export interface CollectionSchedule {
+  readonly gcIntervalMs: number | false;
+  readonly gcGracePeriodMs: number;
+}
+
+const BY_HAND: CollectionSchedule = { gcIntervalMs: false, gcGracePeriodMs: 0 };
+
 interface Reservation {
   readonly owner: string;
   readonly bytes: number;
@@ -77,6 +85,7 @@ export class PrefixQuota implements Quota {
   readonly #metadata: QuotaMetadata;
   readonly #limitOf: (owner: string) => number | undefined;
   readonly #limits: CountLimits;
+  readonly #schedule: CollectionSchedule;
   readonly #reservations = new Map<string, Reservation>();
   readonly #reserved = new Map<string, number>();
 
@@ -85,10 +94,12 @@ export class PrefixQuota implements Quota {
     metadata: QuotaMetadata,
     limitOf: (owner: string) => number | undefined,
     limits: CountLimits = NO_COUNT_LIMITS,
+    schedule: CollectionSchedule = BY_HAND,
   ) {
     this.#metadata = metadata;
     this.#limitOf = limitOf;
     this.#limits = limits;
+    this.#schedule = schedule;
   }
 
   reserve(key: string, repository: Repository, sizeBytes: number, manifest?: ComingManifest): Promise<void> {
@@ -139,7 +150,7 @@ export class PrefixQuota implements Quota {
     const isOver =
       limit !== undefined && bytes > 0 && usage.bytes + usage.uncollectedBytes + others + bytes > limit;
     const denial = isOver
-      ? overQuota(owner, limit, usage.uncollectedBytes)
+      ? overQuota({ owner, limit, bytes, usage }, this.#schedule)
       : this.#overCounts(key, { owner, name }, usage);
     if (denial === undefined) {
       onAdmitted({ owner, bytes, repository: name, isNew: !usage.isKnown, newTags: usage.newTags });
@@ -214,14 +225,35 @@ function firstComponent(name: string): string {
   return slash === -1 ? name : name.slice(0, slash);
 }
 
-function overQuota(owner: string, limitBytes: number, uncollectedBytes: number): OciError {
-  const limit = formatSize(limitBytes);
-  const uncollected =
-    uncollectedBytes === 0
-      ? 'Delete something first'
-      : `${formatSize(uncollectedBytes)} were deleted but count until garbage collection (upkeep.gcInterval) removes them, once unused for upkeep.gcGracePeriod`;
+interface Excess {
+  readonly owner: string;
+  readonly limit: number;
+  readonly bytes: number;
+  readonly usage: OwnerBytes;
+}
+
+function overQuota({ owner, limit, bytes, usage }: Excess, schedule: CollectionSchedule): OciError {
+  const { uncollectedBytes } = usage;
+  const rule = `its repositories may store ${formatSize(limit)}, including unfinished pushes, and each blob or manifest counts as at least ${formatSize(MIN_COUNTED_BYTES)}`;
+  const remedy = bytes > limit ? 'It is too small for this' : wayOut(usage, schedule);
   return new OciError('DENIED', {
-    message: `the quota of ${owner} is used up: its repositories may store ${limit}, including unfinished pushes, and each blob or manifest counts as at least ${formatSize(MIN_COUNTED_BYTES)}. ${uncollected}`,
-    detail: { owner, limitBytes, uncollectedBytes },
+    message: `the quota of ${owner} is used up: ${rule}. ${remedy}`,
+    detail: { owner, limitBytes: limit, uncollectedBytes },
   });
+}
+
+function wayOut({ bytes, uncollectedBytes }: OwnerBytes, schedule: CollectionSchedule): string {
+  if (uncollectedBytes > 0) {
+    return `${sizeText(uncollectedBytes)} were deleted but count until ${collected('them', schedule)}`;
+  }
+  return bytes > 0
+    ? `Delete something first; it counts until ${collected('it', schedule)}`
+    : 'Unfinished pushes take the rest';
+}
+
+/** Not a promise: collection may be stopped, or delayed by a run that takes long. */
+function collected(what: string, { gcIntervalMs, gcGracePeriodMs }: CollectionSchedule): string {
+  return gcIntervalMs === false
+    ? `\`entrepot gc\` removes ${what}`
+    : `garbage collection removes ${what}, normally within ${formatDuration(gcIntervalMs + gcGracePeriodMs)}`;
 }
