@@ -57,7 +57,11 @@ it('is created again by no command but rebuild, which all others suggest', async
     expect(stderr).toMatch(/entrepot restore.*entrepot rebuild/);
   }
   expect(await files()).toEqual([]);
-  expect((await entrepot.command('rebuild')).stdout).toContain('2 blobs added');
+  const rebuilt = (await entrepot.command('rebuild')).stdout;
+  expect(rebuilt).toContain('2 blobs added');
+  expect(rebuilt).toContain('restart a server that still has the lost index open');
+  expect(rebuilt).toContain('`entrepot tenant add`');
+  expect((await entrepot.command('rebuild')).stdout).not.toContain('restart');
   // The operator knows that, so it is no error, and there is one thing left to do.
   expect(await entrepot.command('images')).toMatchObject({
     code: 0,
