@@ -1,5 +1,6 @@
 import type { BlobStore } from '../blobs/blob-store.ts';
 import type { Spool } from '../blobs/spool.ts';
+import { acquireImportLease } from '../metadata/import-lease.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import type { Digest } from '../oci/digest.ts';
 import { repositoryText } from '../oci/repository.ts';
@@ -46,6 +47,7 @@ export async function importArchive(
 ): Promise<ImportReport> {
   const { metadata, spool, blobs, signal = new AbortController().signal } = options;
   const importer = new BlobImporter({ metadata, spool, blobs, signal });
+  const lease = await acquireImportLease(metadata);
   try {
     let placed: readonly PlacedImage[] = [];
     const index = await readContents(entries, importer, options, async found => {
@@ -60,6 +62,8 @@ export async function importArchive(
     if (error instanceof ArchiveError && !signal.aborted) await importer.discard();
     else await importer.settle().catch(() => {});
     throw error;
+  } finally {
+    await metadata.release(lease);
   }
 }
 

@@ -57,7 +57,12 @@ export const gc: Command = {
       if (collected === undefined) throw new CommandError(BUSY);
       const collectedBytes = collected.manifests.bytes + collected.blobs.bytes;
       const asIfFreedBytes = run.dryRun ? collectedBytes : 0;
-      const evicted = await upkeep.evict({ ...run, asIfFreedBytes, onWait: waitingFor('making room') });
+      const evicted = await upkeep.evict({
+        ...run,
+        ...period,
+        asIfFreedBytes,
+        onWait: waitingFor('making room'),
+      });
       const text = reportText(collected, evicted, run.dryRun);
       printResult(input, { out }, toJson(collected, evicted, run.dryRun), text);
       return EXIT.done;

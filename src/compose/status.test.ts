@@ -11,10 +11,16 @@ const blobOf = (digest: Digest) => ({ kind: 'blob' as const, digest, size: 1 });
 /** Pages of what can be evicted, the least recently used first. */
 class PagedSurvey {
   asked = 0;
+  /** Blobs that nothing refers to. */
+  forgotten: readonly Digest[] = [];
   readonly #pages: readonly (readonly Digest[])[];
 
   constructor(pages: readonly (readonly Digest[])[]) {
     this.#pages = pages;
+  }
+
+  async unlinked(kind: 'blob' | 'manifest') {
+    return { entries: kind === 'blob' ? this.forgotten.map(blobOf) : [], next: undefined };
   }
 
   async evictable(_unusedSinceMs: number, after = '0') {
@@ -41,6 +47,13 @@ it('lists ten contents that would be evicted, however many before them cannot be
   expect(survey.asked).toBe(4);
 });
 
+it('lists what nothing refers to any more before any image', async () => {
+  const survey = new PagedSurvey([digests.slice(0, 1)]);
+  survey.forgotten = digests.slice(1, 2);
+  const next = await nextToGo({ survey, blobs: noReaders }, within);
+  expect(next.map(({ digest }) => digest)).toEqual([digests[1], digests[0]]);
+});
+
 it('lists fewer if there are no more', async () => {
   expect(await nextToGo({ survey: new PagedSurvey([[], []]), blobs: noReaders }, within)).toEqual([]);
 });
@@ -49,7 +62,7 @@ it('stops when nobody waits for it any more', async () => {
   const survey = new PagedSurvey([[], [], digests]);
   const nobody = AbortSignal.abort();
   await expect(nextToGo({ survey, blobs: noReaders }, nobody)).rejects.toBe(nobody.reason);
-  expect(survey.asked).toBe(1);
+  expect(survey.asked).toBe(0);
 });
 
 describe('what was saved', () => {

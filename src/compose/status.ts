@@ -103,7 +103,7 @@ const SHOWN_NEXT = 10;
 const NEXT_WITHIN_MS = 3_000;
 
 interface NextOptions {
-  readonly survey: Pick<Survey, 'evictable' | 'repositoriesOf'>;
+  readonly survey: Pick<Survey, 'unlinked' | 'evictable' | 'repositoriesOf'>;
   readonly blobs: Pick<BlobStore, 'hasReaders'>;
 }
 
@@ -184,14 +184,21 @@ export async function nextToGo(
 ): Promise<readonly NextStatus[]> {
   const sinceMs = Date.now();
   const next: NextStatus[] = [];
-  for await (const entries of everything(after => survey.evictable(sinceMs, after))) {
-    for (const { kind, digest, size } of entries) {
-      if (kind === 'blob' && blobs.hasReaders(digest)) continue;
-      const repositories = (await survey.repositoriesOf(digest)).map(repositoryText);
-      next.push({ kind, digest, size, repositories });
-      if (next.length === SHOWN_NEXT) return next;
+  const inOrder = [
+    (after?: string) => survey.unlinked('manifest', sinceMs, after),
+    (after?: string) => survey.unlinked('blob', sinceMs, after),
+    (after?: string) => survey.evictable(sinceMs, after),
+  ];
+  for (const find of inOrder) {
+    for await (const entries of everything(find)) {
+      for (const { kind, digest, size } of entries) {
+        if (kind === 'blob' && blobs.hasReaders(digest)) continue;
+        const repositories = (await survey.repositoriesOf(digest)).map(repositoryText);
+        next.push({ kind, digest, size, repositories });
+        if (next.length === SHOWN_NEXT) return next;
+      }
+      signal.throwIfAborted();
     }
-    signal.throwIfAborted();
   }
   return next;
 }

@@ -6,6 +6,7 @@ import { type Digest, digestOf } from '../oci/digest.ts';
 import type { Manifest, ManifestView } from '../oci/manifest.ts';
 import type { Repository } from '../oci/repository.ts';
 import { MIN_COUNTED_BYTES } from './counted-bytes.ts';
+import { acquireImportLease } from './import-lease.ts';
 import type { MetadataStore } from './metadata-store.ts';
 
 /** A place where metadata is stored. Each call of `open` is another process's view of it. */
@@ -615,6 +616,24 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
         await store.release(filling);
         expect(await store.removeUnneeded([blobOf(blob)], LATER_MS)).toEqual([blobOf(blob)]);
         expect(await store.ifStray(blob)).toBe(true);
+      });
+
+      test('content without a Link is removed at once if asked to, but not a Link, and not during an import', async () => {
+        const [one, linked] = [image('one'), digestOrFail(image('two').blobs[1])];
+        const layer = digestOrFail(one.blobs[1]);
+        await store.putBlob(layer, 20);
+        await store.putBlob(linked, 20, NGINX);
+        await store.putManifest(HOSTED, one.manifest, one.view, { atMs: 1 });
+        const all = [manifestOf(one), blobOf(layer), blobOf(linked)];
+        expect(await store.removeUnlinked(all, LATER_MS)).toEqual([]);
+        await store.unlinkManifest(HOSTED, one.manifest.digest);
+        const importing = await acquireImportLease(store);
+        expect([await store.isImporting(), await store.removeUnlinked(all, LATER_MS)]).toEqual([true, []]);
+        await store.release(importing);
+        const filling = await leaseOf(store, `fill-0123-${layer.replace(':', '-')}`);
+        expect(await store.removeUnlinked(all, LATER_MS)).toEqual([manifestOf(one)]);
+        await store.release(filling);
+        expect(await store.removeUnlinked(all, LATER_MS)).toEqual([blobOf(layer)]);
       });
 
       test('a Link is kept by a manifest of its repository, a pin, or its age', async () => {

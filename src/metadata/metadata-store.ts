@@ -384,6 +384,13 @@ export interface MetadataStore extends Leases {
    */
   removeUnneeded(contents: readonly Content[], unusedSinceMs: number): Promise<readonly Content[]>;
   /**
+   * Removes rows of manifests that no repository reads, and of blobs that have no Link and that no stored manifest
+   * names; none while an import runs, which links its blobs at its end. Returns the removed content.
+   */
+  removeUnlinked(contents: readonly Content[], unusedSinceMs: number): Promise<readonly Content[]>;
+  /** Whether an import runs, in any process. */
+  isImporting(): Promise<boolean>;
+  /**
    * Removes rows of content that is linked in mirrored repositories only and not pinned; Links stay. Returns the
    * removed content.
    */

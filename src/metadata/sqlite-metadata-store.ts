@@ -558,6 +558,20 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#removeRows(contents, content => this.#removals.removeUnneeded(content, unusedSinceMs));
   }
 
+  removeUnlinked(contents: readonly Content[], unusedSinceMs: number) {
+    return this.#removeRows(
+      contents,
+      content =>
+        !this.#removals.isImporting() &&
+        !this.#lastUsed.isNoted(content.digest) &&
+        this.#removals.removeUnlinked(content, unusedSinceMs),
+    );
+  }
+
+  isImporting() {
+    return this.#read(() => this.#removals.isImporting());
+  }
+
   evict(contents: readonly Content[], unusedSinceMs: number) {
     return this.#removeRows(
       contents,

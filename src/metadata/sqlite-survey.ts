@@ -24,6 +24,13 @@ const referrersBytes = (digest: string) => `(
   FROM links l CROSS JOIN documents d ON d.repository_id = l.repository_id AND d.name = 'referrers ' || l.digest
   WHERE l.digest = ${digest} AND l.kind = 'manifest')`;
 
+/** A manifest that is kept, or was used since @sinceMs, names it. */
+const isNamedByKept = (digest: string) => `EXISTS (
+  SELECT 1 FROM reading_references n
+  JOIN readings g ON g.id = n.reading_id
+  LEFT JOIN manifests m ON m.digest = g.digest
+  WHERE n.digest = ${digest} AND (m.used_at_ms >= @sinceMs OR ${reachability.isKeptManifest('g.digest')}))`;
+
 /** How many rows one query looks at: some tens of milliseconds, so that a survey can pause and be aborted. */
 const ROWS_PER_PAGE = 2_000;
 /** A layer that is used everywhere can belong to any number of repositories. */
@@ -77,6 +84,7 @@ class SqliteSurvey implements Survey {
   readonly #links: Statement<[{ repository: number; digest: string; sinceMs: number }], LinkRow>;
   readonly #unneededBlobs: Statement<[Since], ContentRow>;
   readonly #unnamedBlobs: Statement<[Since], ContentRow>;
+  readonly #unlinkedBlobs: Statement<[Since], ContentRow>;
   readonly #unneededManifests: Statement<[Since], ContentRow>;
   readonly #byUse: Statement<[{ sinceMs: number; usedAtMs: number; digest: string }], ContentRow>;
   readonly #repositories: Statement<[string], Repository>;
@@ -110,11 +118,7 @@ class SqliteSurvey implements Survey {
     this.#unneededBlobs = connection.prepare(`
       SELECT 'blob' AS kind, b.digest, b.size, b.used_at_ms,
         b.used_at_ms < @sinceMs
-          AND NOT EXISTS (
-            SELECT 1 FROM reading_references n
-            JOIN readings g ON g.id = n.reading_id
-            LEFT JOIN manifests m ON m.digest = g.digest
-            WHERE n.digest = b.digest AND (m.used_at_ms >= @sinceMs OR ${reachability.isKeptManifest('g.digest')}))
+          AND NOT ${isNamedByKept('b.digest')}
           AND NOT EXISTS (
             SELECT 1 FROM links l JOIN repositories r ON r.id = l.repository_id
             WHERE l.digest = b.digest AND l.kind = 'blob'
@@ -125,6 +129,11 @@ class SqliteSurvey implements Survey {
     this.#unnamedBlobs = connection.prepare(`
       SELECT 'blob' AS kind, b.digest, b.size, b.used_at_ms,
         b.used_at_ms < @sinceMs AND NOT ${reachability.isNamed('b.digest')} AND NOT ${reachability.isLinkedBlob('b.digest')}
+          AND NOT ${reachability.isBeingFilled('b.digest')} AS is_found
+      FROM blobs b WHERE b.digest > @after ORDER BY b.digest LIMIT ${ROWS_PER_PAGE}`);
+    this.#unlinkedBlobs = connection.prepare(`
+      SELECT 'blob' AS kind, b.digest, b.size, b.used_at_ms,
+        b.used_at_ms < @sinceMs AND NOT ${reachability.isLinked('b.digest')} AND NOT ${isNamedByKept('b.digest')}
           AND NOT ${reachability.isBeingFilled('b.digest')} AS is_found
       FROM blobs b WHERE b.digest > @after ORDER BY b.digest LIMIT ${ROWS_PER_PAGE}`);
     this.#unneededManifests = connection.prepare(`
@@ -204,6 +213,12 @@ class SqliteSurvey implements Survey {
 
   async unnamedBlobs(unusedSinceMs: number, after = '') {
     const rows = await this.#all(this.#unnamedBlobs, { sinceMs: unusedSinceMs, after });
+    return page(rows, toContent, row => row.digest);
+  }
+
+  async unlinked(kind: Content['kind'], unusedSinceMs: number, after = '') {
+    const statement = kind === 'blob' ? this.#unlinkedBlobs : this.#unneededManifests;
+    const rows = await this.#all(statement, { sinceMs: unusedSinceMs, after });
     return page(rows, toContent, row => row.digest);
   }
 

@@ -17,6 +17,8 @@ export interface Survey {
   unneeded(kind: Content['kind'], unusedSinceMs: number, after?: string): Promise<Found<SizedContent>>;
   /** Blobs that `removeUnneeded` would remove now. Several times faster, since no manifest is read. */
   unnamedBlobs(unusedSinceMs: number, after?: string): Promise<Found<SizedContent>>;
+  /** Content that `removeUnlinked` would remove once unlinked manifests are gone. */
+  unlinked(kind: Content['kind'], unusedSinceMs: number, after?: string): Promise<Found<SizedContent>>;
   /** Content that `evict` would remove, least recently used first. Lists of referrers count with their manifest. */
   evictable(unusedSinceMs: number, after?: string): Promise<Found<SizedContent>>;
   /** Some of the repositories in which it is linked, by name, but none whose manifest of it was evicted. */

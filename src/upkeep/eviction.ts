@@ -1,7 +1,9 @@
 import type { FoundIngest } from '../blobs/spool.ts';
+import type { Content } from '../metadata/metadata-store.ts';
+import { whyNotCollected } from '../metadata/store-identity.ts';
 import { settleUses } from './clock.ts';
-import { everything, type SizedContent } from '../metadata/survey.ts';
-import { removeContents } from './removal.ts';
+import { everything, type Found, type SizedContent } from '../metadata/survey.ts';
+import { type RemovalPlan, removeContents } from './removal.ts';
 import { Counter, type Ingests, type RunOptions, type Stores, type Tally } from './stores.ts';
 import { abandonIngest } from './unfinished.ts';
 
@@ -13,6 +15,8 @@ const COUNT_UNFINISHED_EACH_MS = 60_000;
 export interface EvictionOptions extends Stores, Ingests {
   /** For blobs, manifests and unfinished transfers together; `undefined` for no limit. */
   readonly maxBytes: number | undefined;
+  /** Of garbage collection: in a dry run, what it would have freed before does not count again. */
+  readonly gracePeriodMs: number;
 }
 
 export interface EvictionRun extends RunOptions {
@@ -20,6 +24,8 @@ export interface EvictionRun extends RunOptions {
   readonly wantedBytes?: number;
   /** In a dry run: how much garbage collection would have freed before. */
   readonly asIfFreedBytes?: number;
+  /** The grace period of that collection, if it is not the one of the options. */
+  readonly gracePeriodMs?: number;
 }
 
 /** What an eviction removed, or in a dry run would remove. */
@@ -32,10 +38,14 @@ export interface EvictionReport extends Tally {
 
 /**
  * Keeps the store below `storage.maxBytes`, including unfinished transfers, and `storage.minFree` of the disk free.
- * Idle downloads are removed first, oldest first, then mirrored content, least recently used first, down to the
- * low-water mark. Links stay, so evicted content can be downloaded again without another proof. Hosted and pinned
- * content is never evicted, nor content that is being downloaded or has no Link yet, nor content that is being read,
- * since that would free nothing.
+ * Idle downloads are removed first, oldest first, then what nothing refers to any more, whatever the grace period of
+ * garbage collection, then mirrored content, least recently used first, down to the low-water mark. Links of evicted
+ * content stay, so it can be downloaded again without another proof. Hosted and pinned content is never evicted, nor
+ * content that is being downloaded, nor content that is being read, since that would free nothing.
+ *
+ * Content without a Link may be what an import or a rebuilt index is about to link: it is left to garbage collection
+ * while an import runs, and while no garbage is collected. A push links a blob in the transaction that writes
+ * its row, and a download holds a Lease until then; what it links for others later is downloaded again if it is gone.
  */
 export class Eviction {
   readonly #options: EvictionOptions;
@@ -56,7 +66,7 @@ export class Eviction {
   }
 
   async run(run: EvictionRun = {}): Promise<EvictionReport> {
-    const { survey, metadata, maxBytes = Number.POSITIVE_INFINITY } = this.#options;
+    const { survey, rows, metadata, maxBytes = Number.POSITIVE_INFINITY } = this.#options;
     if (run.dryRun !== true) {
       await settleUses(metadata, run.signal);
     }
@@ -69,9 +79,16 @@ export class Eviction {
     const sinceMs = Date.now();
     await this.#abandon(unfinished, excessBytes, { counter, run });
     if (counter.bytes < excessBytes) {
+      await this.#removeUnlinked(excessBytes, { counter, sinceMs, run });
+    }
+    if (counter.bytes < excessBytes) {
       for await (const contents of everything(after => survey.evictable(sinceMs, after))) {
         run.signal?.throwIfAborted();
-        await this.#evict(contents, excessBytes, { counter, sinceMs, run });
+        await this.#remove(contents, excessBytes, {
+          counter,
+          run,
+          removeRows: step => rows.evict(step, sinceMs),
+        });
         if (counter.bytes >= excessBytes) {
           break;
         }
@@ -114,19 +131,58 @@ export class Eviction {
     }
   }
 
-  async #evict(
+  /** Removes content that no repository has any more: forgotten, or of a deleted manifest. */
+  async #removeUnlinked(
+    excessBytes: number,
+    { counter, sinceMs, run }: { counter: Counter; sinceMs: number; run: EvictionRun },
+  ): Promise<void> {
+    const { rows, metadata } = this.#options;
+    // Asked after `sinceMs` was set: what a rebuild adds from now on is newer.
+    if ((await whyNotCollected(metadata)) !== undefined) return;
+    // A removal checks that as well. Without it, a dry run would be wrong, and others would be surveyed for nothing.
+    if (await metadata.isImporting()) return;
+    // Manifests first: what they name is needed until they are gone.
+    for (const kind of ['manifest', 'blob'] as const) {
+      for await (const contents of everything(after => this.#findUnlinked(kind, sinceMs, { after, run }))) {
+        run.signal?.throwIfAborted();
+        await this.#remove(contents, excessBytes, {
+          counter,
+          run,
+          removeRows: step => rows.removeUnlinked(step, sinceMs),
+        });
+        if (counter.bytes >= excessBytes) return;
+      }
+    }
+  }
+
+  async #findUnlinked(
+    kind: Content['kind'],
+    sinceMs: number,
+    { after, run }: { after: string | undefined; run: EvictionRun },
+  ): Promise<Found<SizedContent>> {
+    const { survey, gracePeriodMs } = this.#options;
+    const found = await survey.unlinked(kind, sinceMs, after);
+    if (run.asIfFreedBytes === undefined || run.asIfFreedBytes === 0) return found;
+    // Both are of the same page of rows.
+    const collectedSinceMs = Date.now() - (run.gracePeriodMs ?? gracePeriodMs);
+    const collected = await survey.unlinked(kind, collectedSinceMs, after);
+    const digests = new Set(collected.entries.map(({ digest }) => digest));
+    return { ...found, entries: found.entries.filter(({ digest }) => !digests.has(digest)) };
+  }
+
+  async #remove(
     contents: readonly SizedContent[],
     excessBytes: number,
-    { counter, sinceMs, run }: { counter: Counter; sinceMs: number; run: RunOptions },
+    { counter, run, removeRows }: { counter: Counter; run: RunOptions } & Pick<RemovalPlan, 'removeRows'>,
   ): Promise<void> {
-    const { rows, blobs, meter } = this.#options;
+    const { blobs, meter } = this.#options;
     const free = contents.filter(({ kind, digest }) => kind === 'manifest' || !blobs.hasReaders(digest));
     if (run.dryRun === true) {
       counter.add(enoughOf(free, excessBytes - counter.bytes));
       return;
     }
     await removeContents(this.#options, free, {
-      removeRows: step => rows.evict(step, sinceMs),
+      removeRows,
       choose: step => enoughOf(step, excessBytes - counter.bytes),
       onRemoved: removed => {
         const before = counter.bytes;

@@ -33,7 +33,7 @@ export interface StoreSurvey extends Survey {
  * disk, and many of them would delay requests served by this thread.
  */
 export interface RowRemoval
-  extends Pick<MetadataStore, 'lowerLinks' | 'expireLinks' | 'removeUnneeded' | 'evict'> {
+  extends Pick<MetadataStore, 'lowerLinks' | 'expireLinks' | 'removeUnneeded' | 'removeUnlinked' | 'evict'> {
   /** Removes the bytes of those digests that nothing says should be stored; returns them. */
   removeStrays(digests: readonly Digest[]): Promise<readonly Digest[]>;
 }

@@ -44,6 +44,10 @@ export class SurveyThread implements StoreSurvey, RowRemoval {
     return this.#ask('unnamedBlobs', parameters);
   }
 
+  unlinked(...parameters: Parameters<StoreSurvey['unlinked']>) {
+    return this.#ask('unlinked', parameters);
+  }
+
   evictable(...parameters: Parameters<StoreSurvey['evictable']>) {
     return this.#ask('evictable', parameters);
   }
@@ -98,6 +102,10 @@ export class SurveyThread implements StoreSurvey, RowRemoval {
 
   removeUnneeded(...parameters: Parameters<RowRemoval['removeUnneeded']>) {
     return this.#ask('removeUnneeded', parameters);
+  }
+
+  removeUnlinked(...parameters: Parameters<RowRemoval['removeUnlinked']>) {
+    return this.#ask('removeUnlinked', parameters);
   }
 
   evict(...parameters: Parameters<RowRemoval['evict']>) {

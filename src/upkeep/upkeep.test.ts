@@ -13,6 +13,7 @@ import { silentMeter } from '../lib/meter.ts';
 import { steadyLease } from '../lib/lease.suite.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { Database } from '../metadata/sqlite/driver.ts';
+import { stopCollecting } from '../metadata/store-identity.ts';
 import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
 import { type Digest, digestHex, digestOf } from '../oci/digest.ts';
 import type { Manifest, ManifestView } from '../oci/manifest.ts';
@@ -306,6 +307,57 @@ describe('eviction', () => {
     expect(await metadata.statBlob(useful)).toBeDefined();
   });
 
+  test('removes what nothing refers to any more before any image, whatever the grace period', async () => {
+    const wanted = await pushImage(MIRRORED, 'wanted', [`wanted ${'x'.repeat(10_000)}`]);
+    await tick();
+    const other = { ...MIRRORED, name: 'library/other' };
+    const forgotten = await pushImage(other, 'v1', [`forgotten ${'x'.repeat(10_000)}`]);
+    const loose = await pushBlob(HOSTED, 'of a push in progress');
+    await metadata.removeRepository(other);
+    await tick();
+    const { blobBytes, manifestBytes } = await metadata.readTotals();
+    const eviction = upkeep({ maxBytes: blobBytes + manifestBytes - 1, gracePeriodMs: NEVER_MS });
+    const dry = await eviction.evict({ dryRun: true });
+    const report = await eviction.evict();
+    expect(report).toEqual(dry);
+    expect(report).toMatchObject({ stuckAt: undefined });
+    expect(await metadata.readManifestBytes(forgotten.digest)).toBeUndefined();
+    expect(await heldFiles()).toEqual(expect.arrayContaining([...wanted.blobs, loose]));
+    expect(await heldFiles()).not.toContain(forgotten.blobs[1]);
+    expect(await metadata.readManifestBytes(wanted.digest)).toBeDefined();
+  });
+
+  test('says in a dry run what it would remove after a collection', async () => {
+    const old = await storeBlob('old'.repeat(1_000));
+    await metadata.putBlob(old, 3_000);
+    alter('UPDATE blobs SET used_at_ms = 1 WHERE digest = ?', old);
+    const recent = await storeBlob('recent'.repeat(500));
+    await metadata.putBlob(recent, 3_000);
+    await pushImage(MIRRORED, 'v1', ['mirrored'.repeat(500)]);
+    await tick();
+    const small = upkeep({ maxBytes: 5_000, gracePeriodMs: NEVER_MS });
+    const asIfFreedBytes = (await small.collect({ dryRun: true }))?.blobs.bytes ?? 0;
+    expect(asIfFreedBytes).toBe(3_000);
+    const dry = await small.evict({ dryRun: true, asIfFreedBytes });
+    expect(dry).toMatchObject({ items: 1, bytes: 3_000 });
+    await small.collect();
+    expect(await small.evict()).toEqual(dry);
+  });
+
+  test.each([
+    ['an import runs, which may be about to link it', () => metadata.acquireLease('importing-1')],
+    ['the index may be incomplete', () => stopCollecting(metadata, 'rebuilt')],
+  ])('leaves content without a Link to the grace period while %s', async (_, begin) => {
+    const imported = await storeBlob('imported');
+    await metadata.putBlob(imported, 8);
+    const mirrored = await pushBlob(MIRRORED, 'mirrored');
+    await tick();
+    await begin();
+    expect(await upkeep({ maxBytes: 1 }).evict()).toMatchObject({ items: 1, stuckAt: 'maxBytes' });
+    expect(await heldFiles()).toEqual([imported]);
+    expect(await metadata.statBlob(mirrored)).toBeUndefined();
+  });
+
   test('keeps hosted, shared, pinned and read content, and reports if nothing else is left', async () => {
     const hosted = await pushImage(HOSTED, 'v1', ['hosted', 'shared']);
     await pushImage(MIRRORED, 'v1', ['shared', 'mirrored']);
@@ -369,7 +421,7 @@ describe('a clock that was ahead and is corrected', () => {
     const rightMs = Date.now();
     vi.setSystemTime(rightMs + 365 * 24 * NEVER_MS);
     const evictable = await pushBlob(MIRRORED, 'evictable');
-    await metadata.putBlob(await storeBlob('unneeded'), 8);
+    const unneeded = await pushBlob(HOSTED, 'unneeded');
     vi.setSystemTime(rightMs);
     const evict = () => upkeep({ maxBytes: 1 }).evict();
     expect(await evict()).toMatchObject({ items: 0, stuckAt: 'maxBytes' });
@@ -380,6 +432,7 @@ describe('a clock that was ahead and is corrected', () => {
     vi.setSystemTime(rightMs + 602_000);
     expect(await evict()).toMatchObject({ items: 1 });
     expect(await metadata.statBlob(evictable)).toBeUndefined();
+    await metadata.unlinkBlob(HOSTED, unneeded);
     expect(await upkeep({ gracePeriodMs: 10_000 }).collect()).toMatchObject({ blobs: { items: 0 } });
     vi.setSystemTime(rightMs + 612_000);
     expect(await upkeep({ gracePeriodMs: 10_000 }).collect()).toMatchObject({ blobs: { items: 1 } });

@@ -1,3 +1,5 @@
+import { IMPORT_LEASE } from '../import-lease.ts';
+
 /**
  * SQL conditions for what keeps content, on a column with a digest. The survey finds content with them, and each
  * removal checks them again in its own transaction. A Link counts only while its repository has a row: those of removed
@@ -93,6 +95,10 @@ export const isUnderPin = (digest: string) => `(EXISTS (SELECT 1 FROM pins) AND 
       SELECT 1 FROM tags t JOIN pins p ON p.repository_id = t.repository_id AND p.reference = t.tag
       JOIN repositories r ON r.id = p.repository_id WHERE t.digest = above.digest)))`;
 
-/** Mirrored content that may be evicted. Content without any Link is left to garbage collection. */
+/** An import is running: until it ends, blobs that it needs have no Link, however long ago they were stored. */
+export const isImporting = `EXISTS (
+  SELECT 1 FROM leases c JOIN processes p ON p.id = c.process_id WHERE c.key LIKE '${IMPORT_LEASE}%')`;
+
+/** Linked mirrored content that may be evicted. */
 export const isEvictable = (digest: string) =>
   `${isLinked(digest)} AND NOT ${isHosted(digest)} AND NOT ${isBeingFilled(digest)} AND NOT ${isUnderPin(digest)}`;

@@ -19,6 +19,8 @@ export class Removals {
   readonly #deleteLink: Statement<[{ upstream: string; name: string; digest: Digest; sinceMs: number }]>;
   readonly #deleteUnlinkedManifest: Statement<[{ digest: Digest; sinceMs: number }]>;
   readonly #deleteUnneededBlob: Statement<[{ digest: Digest; sinceMs: number }]>;
+  readonly #deleteUnlinkedBlob: Statement<[{ digest: Digest; sinceMs: number }]>;
+  readonly #selectIsImporting: Statement<[], { importing: number }>;
   readonly #evictBlob: Statement<[{ digest: Digest; sinceMs: number }]>;
   readonly #evictManifest: Statement<[{ digest: Digest; sinceMs: number }]>;
   readonly #deleteBlob: Statement<[Digest]>;
@@ -51,6 +53,11 @@ export class Removals {
       DELETE FROM blobs
       WHERE digest = @digest AND used_at_ms < @sinceMs AND NOT ${reachability.isKeptByLink('@digest')}
         AND NOT ${reachability.isNamed('@digest')} AND NOT ${reachability.isBeingFilled('@digest')}`);
+    this.#deleteUnlinkedBlob = connection.prepare(`
+      DELETE FROM blobs
+      WHERE digest = @digest AND used_at_ms < @sinceMs AND NOT ${reachability.isLinked('@digest')}
+        AND NOT ${reachability.isNamed('@digest')} AND NOT ${reachability.isBeingFilled('@digest')}`);
+    this.#selectIsImporting = connection.prepare(`SELECT ${reachability.isImporting} AS importing`);
     this.#evictBlob = connection.prepare(
       `DELETE FROM blobs WHERE digest = @digest AND used_at_ms < @sinceMs AND ${reachability.isEvictable('@digest')}`,
     );
@@ -94,6 +101,15 @@ export class Removals {
   removeUnneeded({ kind, digest }: Content, sinceMs: number): boolean {
     if (kind === 'blob') return this.#deleteUnneededBlob.run({ digest, sinceMs }).changes > 0;
     return this.#removeManifest(this.#deleteUnlinkedManifest, digest, sinceMs);
+  }
+
+  removeUnlinked({ kind, digest }: Content, sinceMs: number): boolean {
+    if (kind === 'blob') return this.#deleteUnlinkedBlob.run({ digest, sinceMs }).changes > 0;
+    return this.#removeManifest(this.#deleteUnlinkedManifest, digest, sinceMs);
+  }
+
+  isImporting(): boolean {
+    return this.#selectIsImporting.get()?.importing === 1;
   }
 
   evict({ kind, digest }: Content, sinceMs: number): boolean {
