@@ -14,6 +14,10 @@ import {
 } from './command.ts';
 import { withUpkeep } from './upkeep-run.ts';
 
+const EXCEEDED = {
+  maxBytes: 'the store exceeds storage.maxBytes',
+  minFree: 'less of the disk is free than storage.minFree',
+} as const;
 const BUSY = 'another process is already collecting garbage';
 
 /** `entrepot gc`: collects garbage and evicts. */
@@ -55,20 +59,29 @@ export const gc: Command = {
           : error;
       });
       if (collected === undefined) throw new CommandError(BUSY);
-      const collectedBytes = collected.manifests.bytes + collected.blobs.bytes;
-      const asIfFreedBytes = run.dryRun ? collectedBytes : 0;
+      const asIfFreedBytes = run.dryRun ? contentBytes(collected) : 0;
       const evicted = await upkeep.evict({
         ...run,
         ...period,
         asIfFreedBytes,
         onWait: waitingFor('making room'),
       });
-      const text = reportText(collected, evicted, run.dryRun);
+      // In a dry run it is not known, since eviction would remove some of it.
+      const graced =
+        evicted?.stuckAt === undefined || run.dryRun
+          ? undefined
+          : await upkeep.collect({ signal: run.signal, dryRun: true, gracePeriodMs: 0, force });
+      const gracedBytes = graced && contentBytes(graced);
+      const text = reportText(collected, evicted, { dryRun: run.dryRun, gracedBytes });
       printResult(input, { out }, toJson(collected, evicted, run.dryRun), text);
       return EXIT.done;
     });
   },
 };
+
+function contentBytes({ manifests, blobs }: CollectionReport): number {
+  return manifests.bytes + blobs.bytes;
+}
 
 function gracePeriod(input: Input): { gracePeriodMs?: number } {
   const text = textOption(input, 'gracePeriod');
@@ -115,11 +128,22 @@ function freedBytes(
   return tallies.reduce((sum, { bytes }) => sum + bytes, 0);
 }
 
+/** `gracedBytes`: what is kept only for the grace period, if that is known. */
+function whyKept(gracedBytes: number | undefined): string {
+  if (gracedBytes === undefined) {
+    return ', and the rest is pinned, hosted, in use, or kept for upkeep.gcGracePeriod';
+  }
+  return gracedBytes === 0
+    ? ', and the rest is pinned, hosted, or in use'
+    : `; ${sizeText(gracedBytes)} is kept only for upkeep.gcGracePeriod: ` +
+        '`entrepot gc --grace-period 0s` frees it (not during a push or an import)';
+}
+
 /** `evicted` is `undefined` if another process is evicting. What was collected is reported all the same. */
-function reportText(
+export function reportText(
   collected: CollectionReport,
   evicted: EvictionReport | undefined,
-  dryRun: boolean,
+  { dryRun, gracedBytes }: { readonly dryRun: boolean; readonly gracedBytes: number | undefined },
 ): string {
   const { uploads, unfinished, links, manifests, blobs, strays } = collected;
   const counts = [
@@ -138,10 +162,8 @@ function reportText(
   }
   if (evicted === undefined) {
     lines.push('another process is already making room');
-  } else if (evicted.stuckAt === 'maxBytes') {
-    lines.push('the store exceeds storage.maxBytes, and the rest is pinned, hosted, or in use');
-  } else if (evicted.stuckAt === 'minFree') {
-    lines.push('less of the disk is free than storage.minFree, and the rest is pinned, hosted, or in use');
+  } else if (evicted.stuckAt !== undefined) {
+    lines.push(`${EXCEEDED[evicted.stuckAt]}${whyKept(gracedBytes)}`);
   }
   const bytes = freedBytes(collected, evicted);
   const verb = dryRun ? 'would free' : 'freed';

@@ -110,7 +110,7 @@ export class Schedule {
     if (isStuck && !this.#isStuck) {
       log.warn(
         { heldBytes: report.heldBytes },
-        'the store exceeds storage.maxBytes, and the rest is pinned, hosted, or in use',
+        'the store exceeds storage.maxBytes, and the rest is pinned, hosted, in use, or kept for upkeep.gcGracePeriod',
       );
     }
     this.#isStuck = isStuck;
