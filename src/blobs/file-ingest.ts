@@ -6,7 +6,6 @@ import { type Digest, type DigestAlgorithm, digestAlgorithm } from '../oci/diges
 import type { DiskSpace } from './disk-space.ts';
 import type { FilePaths } from './file-paths.ts';
 import type { HashJob, Hasher } from './hasher.ts';
-import { leftIngest } from './left-ingest.ts';
 import type { Ingest } from './spool.ts';
 
 /** At most this much is unsynced when `moveAway` is called, which shortens its own sync from about 100 ms to 15. */
@@ -55,15 +54,18 @@ export class FileIngest implements Ingest {
     this.#syncedOffset = 0;
   }
 
-  /** Opens or creates the file of `lease`. Hashing begins at once, with what is there. */
+  /**
+   * Opens or creates the file of `lease`. Hashing begins at once, with what is there: nothing if it is begun `anew`, even
+   * in a store whose index was lost, and with it the epochs that were used.
+   */
   static async open(
     spool: IngestSpool,
     lease: Lease,
     { algorithm, anew }: { readonly algorithm: DigestAlgorithm; readonly anew: boolean },
   ): Promise<FileIngest> {
-    if (lease.left !== undefined) await leftIngest(spool.paths, lease, { isWanted: !anew });
     const path = spool.paths.ingest(lease.key, lease.epoch);
-    const file = await open(path, constants.O_RDWR | constants.O_CREAT, INGEST_MODE);
+    const flags = constants.O_RDWR | constants.O_CREAT | (anew ? constants.O_TRUNC : 0);
+    const file = await open(path, flags, INGEST_MODE);
     try {
       const ingest = new FileIngest(spool, lease, file, (await file.stat()).size);
       ingest.#beginHashing(algorithm);

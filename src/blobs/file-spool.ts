@@ -1,4 +1,4 @@
-import { lstat, rm } from 'node:fs/promises';
+import { lstat, readdir, rm } from 'node:fs/promises';
 import { absentAsUndefined } from '../lib/error-code.ts';
 import { followFile } from '../lib/follow-file.ts';
 import type { Lease } from '../lib/lease.ts';
@@ -8,7 +8,7 @@ import { FileIngest } from './file-ingest.ts';
 import { type FilePaths, parseIngestName } from './file-paths.ts';
 import { folderEntries } from './folder-entries.ts';
 import type { Hasher } from './hasher.ts';
-import { earlierIngests } from './left-ingest.ts';
+import { earlierIngests, leftIngest } from './left-ingest.ts';
 import type { FoundIngest, Ingest, IngestFollower, IngestOptions, Spool } from './spool.ts';
 
 /** What nearly every client uses: hashing begins with it if the digest is not known yet. */
@@ -20,6 +20,8 @@ export class FileSpool implements Spool {
   readonly #paths: FilePaths;
   readonly #hasher: Hasher;
   #unfinishedBytes = 0;
+  /** The keys of the ingests that were there when this process first asked. */
+  #earlierKeys: Promise<ReadonlySet<string>> | undefined;
 
   constructor(paths: FilePaths, hasher: Hasher, space: DiskSpace) {
     this.#paths = paths;
@@ -29,6 +31,9 @@ export class FileSpool implements Spool {
 
   async ingest(lease: Lease, { digest, anew = false }: IngestOptions = {}): Promise<Ingest> {
     const algorithm = digest === undefined ? USUAL_ALGORITHM : digestAlgorithm(digest);
+    if (lease.left !== undefined || (await this.#isEarlier(lease.key))) {
+      await leftIngest(this.#paths, lease, { isWanted: !anew });
+    }
     const grown = (bytes: number): void => this.countUnfinished(this.#unfinishedBytes + bytes);
     const spool = { paths: this.#paths, hasher: this.#hasher, space: this.space, grown };
     return FileIngest.open(spool, lease, { algorithm, anew });
@@ -38,12 +43,14 @@ export class FileSpool implements Spool {
     return followFile(this.#paths.ingest(key, epoch));
   }
 
-  async length(key: string, epoch: number): Promise<number> {
-    const found = await absentAsUndefined(lstat(this.#paths.ingest(key, epoch)));
-    if (found !== undefined) {
-      return found.size;
+  async length(key: string, epoch: number | undefined): Promise<number> {
+    if (epoch === undefined) {
+      if (!(await this.#isEarlier(key))) return 0;
+    } else {
+      const found = await absentAsUndefined(lstat(this.#paths.ingest(key, epoch)));
+      if (found !== undefined) return found.size;
     }
-    const [name] = await earlierIngests(this.#paths, key, epoch);
+    const [name] = await earlierIngests(this.#paths, key);
     const earlier = name && (await absentAsUndefined(lstat(this.#paths.foundIngest(name))));
     return earlier ? earlier.size : 0;
   }
@@ -63,6 +70,18 @@ export class FileSpool implements Spool {
     }
   }
 
+  /**
+   * Whether there may be an ingest of `key` whose Lease the index does not know: a power failure can undo the last ones.
+   * It also ends every process, so those ingests were there from the start, and the folder is read once.
+   */
+  async #isEarlier(key: string): Promise<boolean> {
+    this.#earlierKeys ??= keysIn(this.#paths).catch((error: unknown) => {
+      this.#earlierKeys = undefined;
+      throw error;
+    });
+    return (await this.#earlierKeys).has(key);
+  }
+
   get unfinishedBytes(): number {
     return this.#unfinishedBytes;
   }
@@ -70,4 +89,9 @@ export class FileSpool implements Spool {
   countUnfinished(bytes: number): void {
     this.#unfinishedBytes = Math.max(0, bytes);
   }
+}
+
+/** The keys of all ingests. */
+async function keysIn(paths: FilePaths): Promise<ReadonlySet<string>> {
+  return new Set((await readdir(paths.ingests)).flatMap(name => parseIngestName(name)?.key ?? []));
 }

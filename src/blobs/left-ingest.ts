@@ -6,8 +6,8 @@ import { type FilePaths, parseIngestName } from './file-paths.ts';
 
 /**
  * Turns what the previous holder of `lease` left into the ingest of `lease`: the same file if that holder is known not
- * to write any more, otherwise a copy. Removes everything older; if it is not wanted, removes only. If nothing was
- * left, there is no ingest afterwards.
+ * to write any more, otherwise a copy of the latest. Removes everything older; if it is not wanted, removes only. If
+ * nothing was left, there is no ingest afterwards.
  */
 export async function leftIngest(
   paths: FilePaths,
@@ -26,13 +26,13 @@ export async function leftIngest(
 }
 
 /**
- * The ingests of all earlier holders of `key`, latest first, without incomplete copies. Reads the whole folder, so it
- * is for rare cases.
+ * The ingests of all holders of `key` before `epoch`, latest first, without incomplete copies. Reads the whole folder, so
+ * it is for rare cases.
  */
 export async function earlierIngests(
   paths: FilePaths,
   key: string,
-  epoch: number,
+  epoch = Number.POSITIVE_INFINITY,
 ): Promise<readonly string[]> {
   const ingests = (await readdir(paths.ingests)).flatMap(name => {
     const parsed = parseIngestName(name);

@@ -120,6 +120,35 @@ export function spoolSuite(makePlace: () => Promise<SpoolPlace>): void {
       expect(await collect(spool.list())).toEqual([]);
     });
 
+    test('an ingest continues although the index forgot its Lease in a power failure, unless it begins anew', async () => {
+      const bytes = randomBytes(300_000);
+      for (const key of ['fill-1', 'fill-2']) {
+        const lost = await spool.ingest(steadyLease(key, 7));
+        await lost.write([bytes]);
+        await lost.suspend();
+        await lost.close();
+      }
+      const next = await place.open();
+      expect(await next.spool.length('fill-1', undefined)).toBe(300_000);
+      expect(await next.spool.length('fill-1', 5)).toBe(300_000);
+      expect(await next.spool.length('fill-3', undefined)).toBe(0);
+      const found = await next.spool.ingest(steadyLease('fill-1', 1_000_001));
+      expect(found.offset).toBe(300_000);
+      expect(await found.hash(SOME)).toBe(digestOf(bytes));
+      const same = await next.spool.ingest(steadyLease('fill-2', 7), { anew: true });
+      expect(same.offset).toBe(0);
+      await same.close();
+      const anew = await next.spool.ingest(steadyLease('fill-2', 1_000_002), { anew: true });
+      expect(anew.offset).toBe(0);
+      const epochs = (await collect(next.spool.list())).map(({ epoch }) => epoch);
+      expect(new Set(epochs)).toEqual(new Set([1_000_001, 1_000_002]));
+      for (const ingest of [found, anew]) {
+        await ingest.abort();
+        await ingest.close();
+      }
+      await next.close();
+    });
+
     describe('an ingest whose holder was considered dead', () => {
       const bytes = randomBytes(700_000);
       const digest = digestOf(bytes);

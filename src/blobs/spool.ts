@@ -9,7 +9,8 @@ import type { Digest } from '../oci/digest.ts';
 export interface Spool {
   /**
    * Opens the ingest of `lease`, whose key matches `[a-z0-9-]{1,200}`, for writing at its end: a new one, or what the
-   * previous holder left. `anew`: always a new one. Hashing begins at once, with the algorithm of `digest`, or sha256.
+   * previous holder left. That is found even if a power failure made the index forget that holder's Lease. `anew`:
+   * always a new one. Hashing begins at once, with the algorithm of `digest`, or sha256.
    */
   ingest(lease: Lease, options?: IngestOptions): Promise<Ingest>;
   /**
@@ -17,8 +18,11 @@ export interface Spool {
    * (yet): its holder may still be copying what the previous holder had.
    */
   follow(key: string, epoch: number): Promise<IngestFollower | undefined>;
-  /** The length of the ingest of `key`, or of what its holder is taking over. 0 if there is none. */
-  length(key: string, epoch: number): Promise<number>;
+  /**
+   * The length of the ingest of `key`, or of what its holder is taking over. 0 if there is none. `epoch` is that of its
+   * Lease; `undefined` if it has none.
+   */
+  length(key: string, epoch: number | undefined): Promise<number>;
   /**
    * Removes an ingest returned by `list`, which nobody writes; no error if it is gone. The caller holds the Lease of its
    * key.

@@ -91,7 +91,7 @@ export class Sessions {
     const lease = await metadata.readLease(ingestKey(id));
     const open = this.#open.get(id);
     if (open !== undefined && open.lease.epoch === lease?.epoch) return open.offset;
-    return lease === undefined ? 0 : spool.length(ingestKey(id), lease.epoch);
+    return spool.length(ingestKey(id), lease?.epoch);
   }
 
   /** From now on no request waits for an upload that another process uses. */

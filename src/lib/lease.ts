@@ -6,7 +6,10 @@
  */
 export interface Lease {
   readonly key: string;
-  /** Increases with each acquisition of any Lease of the store. Identifies this acquisition. */
+  /**
+   * Increases with each acquisition of any Lease of the store, even after a power failure that made the index forget the
+   * last ones. Identifies this acquisition.
+   */
   readonly epoch: number;
   /** The previous holder's Lease, if it left work behind. */
   readonly left: LeftLease | undefined;

@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, readdir, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { copyFile, mkdtemp, readdir, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -68,6 +68,22 @@ test('what means nothing after a power failure is committed without a sync, but 
   await Promise.all([writer.write(note, { outlivesPower: false }), writer.write(note)]);
   expect(syncs).toEqual([1, 2, 2, 2]);
   connection.close();
+});
+
+test('Leases are acquired without a sync, and no epoch is used again after a power failure', async () => {
+  const store = await openSqliteMetadataStore(path, { log: silentLog });
+  const synced = join(folder, 'synced.db');
+  for (const end of ['', '-wal']) await copyFile(path + end, synced + end);
+  const sync = vi.spyOn(Connection.prototype, 'syncsCommits', 'set');
+  const lost = await Promise.all(['fill-1', 'fill-2'].map(key => store.acquireLease(key)));
+  expect(sync.mock.calls.flat()).not.toContain(true);
+  sync.mockRestore();
+  await store.close();
+  const left = await openSqliteMetadataStore(synced, { log: silentLog });
+  const next = await left.acquireLease('fill-1');
+  expect(next?.left).toBeUndefined();
+  expect(next?.epoch).toBeGreaterThan(Math.max(...lost.map(lease => lease?.epoch ?? Infinity)));
+  await left.close();
 });
 
 test.each(MIGRATIONS.map((_, version) => version))(

@@ -3,6 +3,7 @@
 import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { parseIngestName } from '../../src/blobs/file-paths.ts';
 import { loadConfig } from '../../src/config/load.ts';
 import { silentLog } from '../../src/lib/log.ts';
 import { Database } from '../../src/metadata/sqlite/driver.ts';
@@ -53,6 +54,8 @@ interface Expected {
   readonly blobs: readonly Content[];
   /** What each tag may mean. */
   readonly tags: ReadonlyMap<string, readonly (string | undefined)[]>;
+  /** The latest epoch of an ingest: its file may have survived, although neither its name nor its Lease was synced. */
+  readonly lastEpoch: number;
 }
 
 export class PowerHistory {
@@ -262,11 +265,13 @@ export class PowerHistory {
     const of = (state: Known['state']) =>
       this.#images.flatMap((known, at) => (known.state === state && states[at] === state ? known.image : []));
     this.met.lackedIngests += await this.#ingestsLackedBy(to);
+    const names = await readdir(join(this.#folder, 'store/ingest'));
     return {
       held: of('held'),
       deleted: of('deleted').slice(-DELETED),
       blobs: blobs.filter(([, atMs]) => copiedAtMs - atMs < GRACE_MS).map(([blob]) => blob),
       tags: new Map(tags.map(({ name, tag, from }) => [name, tag.digests.slice(from)])),
+      lastEpoch: Math.max(0, ...names.map(name => parseIngestName(name)?.epoch ?? 0)),
     };
   }
 
@@ -281,7 +286,7 @@ export class PowerHistory {
    * Asks a server on the copy in `pot`, which is all that there is now. It runs in this process: nothing happens to it, and a
    * process of its own, with one more for the collection, would take most of the time.
    */
-  async #expectAll(pot: string, { held, deleted, blobs, tags }: Expected): Promise<void> {
+  async #expectAll(pot: string, { held, deleted, blobs, tags, lastEpoch }: Expected): Promise<void> {
     const store = join(pot, 'store');
     const server = { listen: `127.0.0.1:${await freePort()}`, opsListen: `127.0.0.1:${await freePort()}` };
     const config = await loadConfig({ env: {}, overrides: { ...configOf(store, this.#upstream), server } });
@@ -300,6 +305,10 @@ export class PowerHistory {
         const { status, sha256 } = await get(url(`manifests/${name}`));
         const meant = status === 404 ? undefined : `sha256:${sha256}`;
         if (!digests.includes(meant)) throw new Error(`${name} means ${meant}, not one of ${digests.join()}`);
+      }
+      const lease = await left.parts.metadata.acquireLease('after-power-loss');
+      if (lease === undefined || lease.epoch <= lastEpoch) {
+        throw new Error(`epoch ${lease?.epoch} may be that of an ingest from before: ${lastEpoch}`);
       }
       await expectFilesOfRows(store);
       // And what is collected is nobody's.

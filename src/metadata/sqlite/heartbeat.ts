@@ -5,7 +5,7 @@ import type { Log } from '../../lib/log.ts';
 import type { Connection } from './connection.ts';
 import { type LeaseRow, LeaseRows, type ProcessRow } from './leases.ts';
 import { forgetDead, isDead, Life } from './life.ts';
-import type { WriteOptions, Writer } from './writer.ts';
+import type { Writer } from './writer.ts';
 
 /** How often a process writes its heartbeat and checks those of the others. */
 const BEAT_MS = 1000;
@@ -146,7 +146,7 @@ export class Heartbeat {
 
   /**
    * Gives Leases back. If that cannot be written now, it is written with a later heartbeat: a Lease must not outlive
-   * its work. After a power failure no process is left, so every Lease is free.
+   * its work.
    */
   async giveBack(leases: readonly Lease[], as: GivenBack): Promise<void> {
     if (leases.length === 0) return;
@@ -205,15 +205,24 @@ export class Heartbeat {
     if (lease.isLost) throw new LeaseLost(lease.key);
   }
 
-  /** Every write also counts as a heartbeat. */
-  async #write<T>(work: () => T, options?: WriteOptions): Promise<T> {
+  /**
+   * Every write also counts as a heartbeat. Only the first has to be on disk, because it joins: after a power failure no
+   * process is left, and every Lease is free.
+   */
+  async #write<T>(work: () => T): Promise<T> {
     const beganAtMs = performance.now();
-    const result = await this.#writer.write(() => {
+    const write = () => {
       this.#showLife();
       return work();
-    }, options);
+    };
+    const result = await this.#writer.write(write, { outlivesPower: !this.#hasJoined });
     this.#shownAtMs = beganAtMs;
     return result;
+  }
+
+  /** Whether its row was on disk once. */
+  get #hasJoined(): boolean {
+    return this.#shownAtMs !== Number.NEGATIVE_INFINITY;
   }
 
   #schedule(): void {
@@ -227,7 +236,7 @@ export class Heartbeat {
     try {
       if (!this.#mayBeat()) return;
       const beat = () => ({ others: this.#removeDead(), returned: this.#returnLeft() });
-      const { others, returned } = await this.#write(beat, { outlivesPower: false });
+      const { others, returned } = await this.#write(beat);
       this.#others = others;
       returned.forEach(epoch => this.#unreturned.delete(epoch));
       this.#isFailing = false;
@@ -250,7 +259,7 @@ export class Heartbeat {
   #showLife(): void {
     if (this.#leases.beat(this.#id)) return;
     this.#leases.join(this.#id);
-    if (this.#shownAtMs === Number.NEGATIVE_INFINITY) return;
+    if (!this.#hasJoined) return;
     const lost = [...this.#held.values()].filter(({ epoch }) => !this.#leases.isOwn(epoch, this.#id));
     for (const lease of lost) {
       lease.isLost = true;

@@ -95,7 +95,7 @@ async function ingestBytes(world: MirrorWorld): Promise<number> {
   return bytes;
 }
 
-it('a blob takes two durable commits: that of the Lease, and that of the blob with its Link', async () => {
+it('a blob takes one durable commit, that of the blob with its Link', async () => {
   const world = await start();
   // The first of the repository also records the right to it.
   await world.pull(added(1_000, 'first').digest);
@@ -106,7 +106,7 @@ it('a blob takes two durable commits: that of the Lease, and that of the blob wi
   await idle(world);
   const synced = commits.mock.calls.filter(([isSynced]) => isSynced);
   commits.mockRestore();
-  expect(synced.length).toBe(2);
+  expect(synced.length).toBe(1);
 });
 
 describe('an upstream that sends more than declared', () => {
