@@ -1,4 +1,5 @@
 import { expect, it } from 'vitest';
+import { digestOf } from '../oci/digest.ts';
 import { type StoreWideStatus, statusText } from './status.ts';
 
 const saved = { sentBytes: 0, fetchedBytes: 0, savedBytes: 0, since: '2026-01-01T00:00:00Z' };
@@ -36,4 +37,21 @@ it('says why it is not known what would be evicted next', () => {
 it('names the server that the rest is about, which may not be the newest', () => {
   const servers = [18, 17].map(pid => ({ pid, host: 'here', addresses: [], started: null }));
   expect(statusText({ ...document, servers, processes: 2 })).toContain('process 17 reported the above\n');
+});
+
+it('names the process that downloads what this server only follows', () => {
+  const download = {
+    repository: 'docker.io/library/nginx',
+    digest: digestOf(Buffer.from('layer')),
+    state: 'downloading' as const,
+    bytes: 512,
+    size: 1024,
+    readers: 1,
+    requesters: ['anonymous'],
+    started: '2026-01-01T00:00:00Z',
+    holder: 'process 18 on node-1',
+  };
+  const text = statusText({ ...document, downloads: [download, { ...download, holder: null }] });
+  expect(text).toMatch(/nginx +512 B of 1\.0 KiB \(50 %\) by process 18 on node-1 +1 +anonymous/);
+  expect(text).toMatch(/nginx +512 B of 1\.0 KiB \(50 %\) +1 +anonymous/);
 });

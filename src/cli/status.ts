@@ -126,16 +126,18 @@ const INDEX_LOST = 'unknown, since the index is lost';
 
 function downloadsText(downloads: readonly DownloadStatus[]): string {
   if (downloads.length === 0) return 'nothing is being downloaded\n';
-  const rows = downloads.map(({ repository, digest, state, bytes, size, readers, requesters }) => [
+  const rows = downloads.map(({ repository, digest, state, bytes, size, readers, requesters, holder }) => [
     repository,
-    state === 'queued'
-      ? 'queued'
-      : `${sizeText(bytes)}${size === null ? '' : ` of ${sizeText(size)} (${percent(bytes, size)})`}`,
+    state === 'queued' ? 'queued' : progressText(bytes, size) + (holder === null ? '' : ` by ${holder}`),
     String(readers),
     requesters.join(', '),
     digest,
   ]);
   return columnsText(['DOWNLOADING', 'PROGRESS', 'READERS', 'FOR', 'DIGEST'], rows);
+}
+
+function progressText(bytes: number, size: number | null): string {
+  return `${sizeText(bytes)}${size === null ? '' : ` of ${sizeText(size)} (${percent(bytes, size)})`}`;
 }
 
 function upstreamsText(upstreams: readonly UpstreamStatus[], nowMs: number): string {

@@ -12,8 +12,8 @@ export type UpkeepRun = Required<RunOptions> & {
   readonly expect: (bytes: number) => void;
   /** Prints results, above the progress. */
   readonly out: (text: string) => void;
-  /** Returns a function that reports that another process is doing `work`, and is waited for. */
-  readonly waitingFor: (work: string) => (maxMs: number) => void;
+  /** Returns a function that reports which process is doing `work`, and is waited for. */
+  readonly waitingFor: (work: string) => (maxMs: number, holder: string | undefined) => void;
 };
 
 /** Runs upkeep for a command: shows the progress and, if it is stopped, what was done. */
@@ -37,10 +37,12 @@ export async function withUpkeep(
     onProgress: progress => steps.show(progress),
     expect: bytes => steps.expect(bytes),
     out: text => aside.out(text),
-    waitingFor: what => maxMs =>
-      aside.err(
-        `another process is ${what}: waiting for it to finish, or to be considered dead, for up to ${Math.ceil(maxMs / 1000)} s\n`,
-      ),
+    waitingFor:
+      what =>
+      (maxMs, holder = 'another process') =>
+        aside.err(
+          `${holder} is ${what}: waiting for it to finish, or to be considered dead, for up to ${Math.ceil(maxMs / 1000)} s\n`,
+        ),
   });
   const work = (signal: AbortSignal) => withParts(input, aside, parts => act(parts, runOf(signal)), options);
   try {

@@ -101,6 +101,7 @@ function processOn(table: LeaseTable, settings: Map<string, string>) {
   const leases = new MemoryLeases(table);
   return {
     acquireLease: (key: string) => leases.acquireLease(key),
+    readLease: (key: string) => leases.readLease(key),
     release: leases.release.bind(leases),
     readSetting: async (name: string) => settings.get(name),
     putSetting: async (name: string, value: string) => void settings.set(name, value),

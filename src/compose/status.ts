@@ -42,6 +42,8 @@ export interface DownloadStatus {
   /** Tenants; `anonymous`; `operator` for commands of the operator. */
   readonly requesters: readonly string[];
   readonly started: string;
+  /** The other process on this store that downloads it, if this one only follows: `process 1234 on node-1`. */
+  readonly holder: string | null;
 }
 
 /** Bytes sent and fetched since some time, and their difference. */
@@ -131,11 +133,14 @@ export async function statusDocument({
     started,
     processes: await parts.metadata.countProcesses(),
     problems,
-    downloads: parts.mirror.downloads.map(({ startedAtMs: atMs, size = null, ...download }) => ({
-      ...download,
-      size,
-      started: timeOf(atMs),
-    })),
+    downloads: parts.mirror.downloads.map(
+      ({ startedAtMs: atMs, size = null, holder = null, ...download }) => ({
+        ...download,
+        size,
+        holder,
+        started: timeOf(atMs),
+      }),
+    ),
     saved: {
       sinceStart: savedStatus(totals.sinceStart, started),
       inAll: savedStatus(all, all.sinceMs === undefined ? started : timeOf(all.sinceMs)),
@@ -270,7 +275,7 @@ const LEASE_WAIT_MS = 1_000;
 
 /** Stores the totals in the index, where all processes add theirs. `startedAtMs`: when this one began to count. */
 export function transferKeeper(
-  metadata: Pick<MetadataStore, 'acquireLease' | 'release' | 'readSetting' | 'putSetting'>,
+  metadata: Pick<MetadataStore, 'acquireLease' | 'readLease' | 'release' | 'readSetting' | 'putSetting'>,
   startedAtMs: number,
 ): TransferKeeper {
   const read = async (): Promise<KeptTransfers | undefined> => {

@@ -34,6 +34,8 @@ export interface LeaseState {
   readonly epoch: number;
   /** Whether a live process holds it, as far as is known; otherwise it was set aside, or its process died. */
   readonly isHeld: boolean;
+  /** The process that holds it, for people: `process 1234 on node-1`. `undefined` if it is not held. */
+  readonly holder: string | undefined;
 }
 
 /** The Leases of all processes that work on a store. `lease.suite.ts` is what every implementation passes. */

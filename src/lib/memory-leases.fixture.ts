@@ -23,9 +23,11 @@ export class LeaseTable {
 /** One simulated process. */
 export class MemoryLeases implements Leases {
   readonly #table: LeaseTable;
+  readonly address: string;
 
-  constructor(table: LeaseTable) {
+  constructor(table: LeaseTable, address = 'a process in memory') {
     this.#table = table;
+    this.address = address;
   }
 
   async acquireLease(key: string): Promise<Lease | undefined> {
@@ -51,7 +53,8 @@ export class MemoryLeases implements Leases {
 
   async readLease(key: string): Promise<LeaseState | undefined> {
     const row = this.#table.rows.get(key);
-    return row && { epoch: row.epoch, isHeld: isHeld(row) };
+    if (row === undefined) return undefined;
+    return { epoch: row.epoch, isHeld: isHeld(row), holder: isHeld(row) ? row.holder?.address : undefined };
   }
 
   /** Makes the others consider this process dead, although it is only suspended and may continue at any time. */

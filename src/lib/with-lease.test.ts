@@ -1,11 +1,11 @@
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { leaseOf } from './lease.suite.ts';
 import { LeaseTable, MemoryLeases } from './memory-leases.fixture.ts';
 import { leaseAfterWait, withLease } from './with-lease.ts';
 
 function twoProcesses(): readonly [MemoryLeases, MemoryLeases] {
   const table = new LeaseTable();
-  return [new MemoryLeases(table), new MemoryLeases(table)];
+  return [new MemoryLeases(table), new MemoryLeases(table, 'theirs, a process')];
 }
 
 describe('work under a Lease', () => {
@@ -47,16 +47,18 @@ describe('work under a Lease', () => {
 });
 
 describe('waiting for a Lease', () => {
-  it('ends when the wait has been long enough', async () => {
+  it('ends when the wait has been long enough, and says once for whom', async () => {
     const [ours, theirs] = twoProcesses();
     await theirs.acquireLease('gc');
     const asked: number[] = [];
+    const onWait = vi.fn<(holder: string | undefined) => void>();
     const mayWait = (waitedMs: number): boolean => {
       asked.push(waitedMs);
       return waitedMs < 2;
     };
-    expect(await leaseAfterWait(ours, 'gc', { mayWait, pollMs: 1 })).toBeUndefined();
+    expect(await leaseAfterWait(ours, 'gc', { mayWait, onWait, pollMs: 1 })).toBeUndefined();
     expect(asked).toEqual([0, 1, 2]);
+    expect(onWait.mock.calls).toEqual([['theirs, a process']]);
   });
 
   it('ends when it is aborted', async () => {

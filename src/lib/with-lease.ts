@@ -4,6 +4,8 @@ import type { Lease, Leases } from './lease.ts';
 export interface LeaseWait {
   /** Whether to wait on for the holder, `waitedMs` after the first attempt. Never waits if absent. */
   readonly mayWait?: (waitedMs: number) => boolean;
+  /** Called once, before a wait, with the holder as in `LeaseState`; `undefined` if it has just let go. */
+  readonly onWait?: ((holder: string | undefined) => void) | undefined;
   /** Between two attempts, each of which takes the write lock of the index. */
   readonly pollMs?: number;
   /** Ends a wait, which then rejects. */
@@ -12,13 +14,14 @@ export interface LeaseWait {
 
 /** Acquires the Lease `key`, if necessary after its holder; `undefined` if that one still holds it after the wait. */
 export async function leaseAfterWait(
-  leases: Pick<Leases, 'acquireLease'>,
+  leases: Pick<Leases, 'acquireLease' | 'readLease'>,
   key: string,
-  { mayWait = () => false, pollMs = 50, signal }: LeaseWait,
+  { mayWait = () => false, onWait, pollMs = 50, signal }: LeaseWait,
 ): Promise<Lease | undefined> {
   for (let waitedMs = 0; ; waitedMs += pollMs) {
     const lease = await leases.acquireLease(key);
     if (lease !== undefined || !mayWait(waitedMs)) return lease;
+    if (waitedMs === 0) onWait?.((await leases.readLease(key))?.holder);
     await sleep(pollMs, undefined, { signal });
   }
 }
@@ -28,7 +31,7 @@ export async function leaseAfterWait(
  * it, if another process holds the Lease after the wait.
  */
 export async function withLease<T>(
-  leases: Pick<Leases, 'acquireLease' | 'release'>,
+  leases: Pick<Leases, 'acquireLease' | 'readLease' | 'release'>,
   key: string,
   work: (lease: Lease) => Promise<T>,
   wait: LeaseWait = {},

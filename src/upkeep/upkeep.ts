@@ -21,10 +21,10 @@ const WAIT_POLL_MS = 100;
 /** For a run that was requested, rather than scheduled. */
 export interface Waiting {
   /**
-   * Called if another process is running it. Waits until that ends, or for as long as a process that is suspended holds
-   * its Lease; a process that has ended is detected at once.
+   * Called if another process is running it; `holder` says which, as in `LeaseState`. Waits until that ends, or for as
+   * long as a process that is suspended holds its Lease; a process that has ended is detected at once.
    */
-  readonly onWait?: (maxMs: number) => void;
+  readonly onWait?: (maxMs: number, holder: string | undefined) => void;
 }
 
 /**
@@ -70,10 +70,11 @@ export class Upkeep {
     { onWait, signal }: Waiting & RunOptions = {},
     work: () => Promise<T>,
   ): Promise<T | undefined> {
-    const mayWait = (waitedMs: number): boolean => {
-      if (waitedMs === 0) onWait?.(WAIT_MS);
-      return onWait !== undefined && waitedMs < WAIT_MS;
-    };
-    return withLease(this.#metadata, `upkeep-${kind}`, work, { mayWait, pollMs: WAIT_POLL_MS, signal });
+    return withLease(this.#metadata, `upkeep-${kind}`, work, {
+      mayWait: waitedMs => onWait !== undefined && waitedMs < WAIT_MS,
+      onWait: holder => onWait?.(WAIT_MS, holder),
+      pollMs: WAIT_POLL_MS,
+      signal,
+    });
   }
 }

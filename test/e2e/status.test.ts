@@ -65,6 +65,7 @@ it('lists downloads, their progress, and for whom they are', async () => {
       readers: 2,
       requesters: ['anonymous'],
       started: expect.stringMatching(/^20.*Z$/),
+      holder: null,
     },
   ]);
   const { stdout } = await entrepot.command('status');

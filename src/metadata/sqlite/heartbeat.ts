@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import { hostname } from 'node:os';
 import { errorCode } from '../../lib/error-code.ts';
 import { type Lease, LeaseLost } from '../../lib/lease.ts';
 import type { Log } from '../../lib/log.ts';
@@ -21,6 +22,9 @@ const SURE_MS = (DEAD_AFTER_BEATS - 1) * BEAT_MS;
 
 /** The end of the id of a thread, which is counted with its process. */
 const THREAD = '-thread';
+
+/** This process, for people who read of it elsewhere. */
+const ADDRESS = `process ${process.pid} on ${hostname()}`;
 
 /** How a Lease is given back: its work is done, or waits for the next holder. */
 type GivenBack = 'released' | 'set aside';
@@ -258,7 +262,7 @@ export class Heartbeat {
    */
   #showLife(): void {
     if (this.#leases.beat(this.#id)) return;
-    this.#leases.join(this.#id);
+    this.#leases.join(this.#id, ADDRESS);
     if (!this.#hasJoined) return;
     const lost = [...this.#held.values()].filter(({ epoch }) => !this.#leases.isOwn(epoch, this.#id));
     for (const lease of lost) {

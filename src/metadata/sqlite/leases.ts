@@ -14,6 +14,8 @@ export interface LeaseRow {
   readonly processId: string | undefined;
   /** Whether that process has a row. */
   readonly isHeld: boolean;
+  /** That process, for people; `undefined` if it has no row. */
+  readonly holder: string | undefined;
 }
 
 /**
@@ -25,13 +27,13 @@ const SKIPPED_EPOCHS = 1_000_000;
 
 /** The processes on this store, and their Leases. A Lease is held while its process has a row. */
 export class LeaseRows {
-  readonly #insertProcess: Statement<[string]>;
+  readonly #insertProcess: Statement<[string, string]>;
   readonly #skipEpochs: Statement<[]>;
   readonly #beginEpochs: Statement<[]>;
   readonly #beat: Statement<[string]>;
   readonly #selectProcesses: Statement<[], ProcessRow>;
   readonly #deleteProcess: Statement<[string, number]>;
-  readonly #select: Statement<[string], { epoch: number; process_id: string | null; held: number }>;
+  readonly #select: Statement<[string], { epoch: number; process_id: string | null; holder: string | null }>;
   readonly #selectOwn: Statement<[number, string]>;
   readonly #insert: Statement<[string, string]>;
   readonly #deleteEpoch: Statement<[number]>;
@@ -40,7 +42,9 @@ export class LeaseRows {
   readonly #setAsideOf: Statement<[string]>;
 
   constructor(connection: Connection) {
-    this.#insertProcess = connection.prepare('INSERT INTO processes (id, heartbeat) VALUES (?, 1)');
+    this.#insertProcess = connection.prepare(
+      'INSERT INTO processes (id, heartbeat, address) VALUES (?, 1, ?)',
+    );
     this.#skipEpochs = connection.prepare(
       `UPDATE sqlite_sequence SET seq = seq + ${SKIPPED_EPOCHS} WHERE name = 'leases'`,
     );
@@ -51,8 +55,8 @@ export class LeaseRows {
     this.#selectProcesses = connection.prepare('SELECT id, heartbeat FROM processes');
     this.#deleteProcess = connection.prepare('DELETE FROM processes WHERE id = ? AND heartbeat = ?');
     this.#select = connection.prepare(`
-      SELECT epoch, process_id, EXISTS (SELECT 1 FROM processes WHERE id = process_id) AS held
-      FROM leases WHERE key = ?`);
+      SELECT l.epoch, l.process_id, p.address AS holder
+      FROM leases l LEFT JOIN processes p ON p.id = l.process_id WHERE l.key = ?`);
     this.#selectOwn = connection.prepare('SELECT 1 FROM leases WHERE epoch = ? AND process_id = ?');
     this.#insert = connection.prepare('INSERT INTO leases (key, process_id) VALUES (?, ?)');
     this.#deleteEpoch = connection.prepare('DELETE FROM leases WHERE epoch = ?');
@@ -63,9 +67,12 @@ export class LeaseRows {
     this.#setAsideOf = connection.prepare('UPDATE leases SET process_id = NULL WHERE process_id = ?');
   }
 
-  /** Must be on disk before this process acquires a Lease without a sync: no epoch is ever used twice. */
-  join(processId: string): void {
-    this.#insertProcess.run(processId);
+  /**
+   * `address` names the process for people. Must be on disk before this process acquires a Lease without a sync: no epoch
+   * is ever used twice.
+   */
+  join(processId: string, address: string): void {
+    this.#insertProcess.run(processId, address);
     if (this.#skipEpochs.run().changes === 0) this.#beginEpochs.run();
   }
 
@@ -91,7 +98,14 @@ export class LeaseRows {
 
   read(key: string): LeaseRow | undefined {
     const row = this.#select.get(key);
-    return row && { epoch: row.epoch, processId: row.process_id ?? undefined, isHeld: row.held === 1 };
+    if (row === undefined) return undefined;
+    const { epoch, process_id: processId, holder } = row;
+    return {
+      epoch,
+      processId: processId ?? undefined,
+      isHeld: holder !== null,
+      holder: holder ?? undefined,
+    };
   }
 
   /** `undefined` if a process with a row holds it, including this one. */

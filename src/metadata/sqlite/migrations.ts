@@ -6,6 +6,7 @@ import { SCHEMA_10 } from './schema-10.ts';
 import { SCHEMA_11 } from './schema-11.ts';
 import { SCHEMA_12 } from './schema-12.ts';
 import { SCHEMA_13 } from './schema-13.ts';
+import { SCHEMA_14 } from './schema-14.ts';
 import { SCHEMA_2 } from './schema-2.ts';
 import { SCHEMA_3 } from './schema-3.ts';
 import { SCHEMA_4 } from './schema-4.ts';
@@ -30,6 +31,7 @@ export const MIGRATIONS: readonly string[] = [
   SCHEMA_11,
   SCHEMA_12,
   SCHEMA_13,
+  SCHEMA_14,
 ];
 
 /** 'entp': distinguishes our index from other SQLite files. */

@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { BlobStore } from '../../blobs/blob-store.ts';
 import type { IngestFollower, Spool } from '../../blobs/spool.ts';
+import type { Log } from '../../lib/log.ts';
 import type { MetadataStore } from '../../metadata/metadata-store.ts';
 import type { FillSharing } from './fill-sharing.ts';
 import { type Fill, type FillSource, wrongBytes } from './fill.ts';
@@ -18,6 +19,7 @@ export interface FillFollowerOptions {
   readonly spool: Spool;
   readonly blobs: BlobStore;
   readonly metadata: MetadataStore;
+  readonly log: Log;
   /** Aborts when the Fill is stopped. */
   readonly signal: AbortSignal;
 }
@@ -32,9 +34,15 @@ export class FillFollower {
   /** The question to upstream by HEAD while another process downloads the blob. */
   #asked: Promise<void> | undefined;
   #followed: { readonly follower: IngestFollower; readonly epoch: number } | undefined;
+  #holder: string | undefined;
 
   constructor(options: FillFollowerOptions) {
     this.#options = options;
+  }
+
+  /** The process that is followed, as in `LeaseState`; `undefined` if there is none. */
+  get holder(): string | undefined {
+    return this.#holder;
   }
 
   /**
@@ -43,6 +51,7 @@ export class FillFollower {
    */
   async follow(): Promise<boolean> {
     const { fill, sharing, signal } = this.#options;
+    await this.#lookUpHolder();
     await (this.#asked ??= sharing.ask());
     for (let poll = 0; poll < POLLS_PER_ATTEMPT; poll++) {
       await sleep(FOLLOW_POLL_MS, undefined, { signal });
@@ -74,9 +83,22 @@ export class FillFollower {
     return true;
   }
 
+  /** Call when this process has the Lease. */
+  end(): void {
+    this.#holder = undefined;
+  }
+
   /** Call when the Fill has had an ingest of its own, and its readers nothing more from the followed one. */
   forget(): void {
     this.#followed = undefined;
+  }
+
+  async #lookUpHolder(): Promise<void> {
+    const { key, log, metadata } = this.#options;
+    const holder = (await metadata.readLease(key))?.holder;
+    if (holder !== undefined && holder !== this.#holder)
+      log.info({ holder }, 'following the download of another process');
+    this.#holder = holder;
   }
 
   async #readAlong(): Promise<void> {

@@ -54,6 +54,8 @@ export interface Download {
   /** The `Requester.id`s of those that wait for it. */
   readonly requesters: readonly string[];
   readonly startedAtMs: number;
+  /** The other process that downloads it, as in `LeaseState`; `undefined` if this one does. */
+  readonly holder: string | undefined;
 }
 
 /**
@@ -145,6 +147,7 @@ export class FillRun {
       readers,
       requesters: this.sharing.requesters,
       startedAtMs: this.#startedAtMs,
+      holder: this.#follower.holder,
     };
   }
 
@@ -197,6 +200,7 @@ export class FillRun {
   /** False if another process has taken the Lease over: this process then follows it. */
   async #leadUnder(lease: Lease): Promise<boolean> {
     let led: Led = 'left';
+    this.#follower.end();
     try {
       led = (await this.#follower.takeStored()) ? 'done' : await this.#leader.lead(lease);
       if (led === 'lost') this.#follower.forget();

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { EventEmitter, once } from 'node:events';
 import { rename, rm, truncate, writeFile } from 'node:fs/promises';
+import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, describe, expect, it, vi } from 'vitest';
@@ -416,9 +417,10 @@ describe('a Fill', () => {
       const twin = await another({ folder: world.folder });
       const { blob, leave } = await wrongIngest(world);
       await leave();
-      const state = { readBytes: 0, wake: () => {} };
+      const state = { isLeading: false, readBytes: 0, wake: () => {} };
       const makeIngest = world.spool.ingest.bind(world.spool);
       vi.spyOn(world.spool, 'ingest').mockImplementationOnce(async (leased, options) => {
+        state.isLeading = true;
         const ingest = await makeIngest(leased, options);
         const empty = ingest.truncate.bind(ingest);
         vi.spyOn(ingest, 'truncate').mockImplementationOnce(async size => {
@@ -430,6 +432,7 @@ describe('a Fill', () => {
         return ingest;
       });
       const leading = world.pull(blob.digest);
+      await until(() => state.isLeading);
       const { reader } = await twin.open(blob.digest);
       const reading = readAll(reader, bytes => {
         state.readBytes = bytes;
@@ -704,7 +707,7 @@ describe('a restart', () => {
 });
 
 describe('two processes on one store', () => {
-  it('make one Fill, and clients of both receive its bytes', async () => {
+  it('make one Fill, clients of both receive its bytes, and the one that follows says which process downloads', async () => {
     const world = await start({ linkBytesPerS: 4 * MIB });
     const blob = added(3 * MIB, 'two');
     const other = await another({ folder: world.folder });
@@ -712,6 +715,9 @@ describe('two processes on one store', () => {
     await until(() => blobRequests() === 1);
     let sentAtFirstByte = Number.POSITIVE_INFINITY;
     const { reader } = await other.open(blob.digest);
+    const holder = `process ${process.pid} on ${hostname()}`;
+    expect(other.mirror.downloads).toMatchObject([{ holder }]);
+    expect(world.mirror.downloads).toMatchObject([{ holder: undefined }]);
     const second = await readAll(reader, () => {
       sentAtFirstByte = Math.min(sentAtFirstByte, upstream.bytesSent);
     });
