@@ -31,19 +31,25 @@ import { CATALOG_SCOPE, type Scope } from './scope.ts';
 import type { IssuedToken, TokenClaims, Tokens } from './tokens.ts';
 import { ACTIONS, type Action, type Sender, type Subject } from './subject.ts';
 
+/** What rights depend on: tenants, proofs and the configuration. */
 export interface AccessOptions {
   readonly tenants: Tenants;
   readonly grants: Grants;
   readonly tokens: Tokens;
   /** The credential of a user name and password, with its id in this store. */
   readonly nameCredential: (username: string, password: string) => Credential;
+  /** Accepts tokens of Kubernetes ServiceAccounts; none are accepted if absent. */
   readonly serviceAccounts?: ServiceAccounts | undefined;
+  /** The rules of a mirrored repository; asked each time, since the configuration can be reloaded. */
   readonly upstreamRule: (repository: Repository) => UpstreamRule;
   readonly hosted: HostedRules;
   /** The names by which clients reach this registry. */
   readonly serverNames: readonly string[];
+  /** What becomes of a password that no tenant has: `refuse` it, or `verify` it upstream. */
   readonly unknownCredentials: 'refuse' | 'verify';
+  /** As in `ChallengeOptions`. */
   readonly externalUrl: string | undefined;
+  /** As in `ChallengeOptions`. */
   readonly allowPlainCredentials: boolean;
   /** A repository name as written in the scopes of challenges (see `ChallengeOptions`). */
   readonly nameInScope: (name: string) => string;

@@ -40,7 +40,9 @@ export interface AuthenticatorOptions {
   readonly tokens: Tokens;
   /** The credential of a user name and password, with its id in this store. */
   readonly nameCredential: (username: string, password: string) => Credential;
+  /** As in `AccessOptions`. */
   readonly serviceAccounts: ServiceAccounts | undefined;
+  /** As in `AccessOptions`. */
   readonly unknownCredentials: 'refuse' | 'verify';
 }
 

@@ -28,8 +28,11 @@ export interface FollowedAccounts {
 export interface ServiceAccountTokensOptions {
   /** The accepted audiences of tokens: the names of this registry. */
   readonly audiences: readonly string[];
+  /** The cluster: its name in tokens, and the keys that verify them. */
   readonly issuer: TokenIssuer;
+  /** The ServiceAccounts that exist now: a token of any other is refused. */
   readonly accounts: FollowedAccounts;
+  /** Default: the system's clock. */
   readonly nowMs?: () => number;
   /** How long to wait for a new account to arrive, ms. */
   readonly newsMs?: number;

@@ -46,6 +46,7 @@ export interface BlobTaker {
 export interface ReadOptions {
   /** Called for each file when it begins, and with its bytes as they arrive. */
   readonly progress?: (bytes: number) => void;
+  /** Ends the reading, which then rejects. */
   readonly signal?: AbortSignal;
 }
 

@@ -27,10 +27,12 @@ import { placeAll, type PlacementOptions, type Refuse } from './placement.ts';
 import { type Arrival } from './publish.ts';
 import { reserveQuota, type ImportQuota } from './import-quota.ts';
 
+/** How to find out what an import would do. */
 export interface InspectOptions extends PlacementOptions, ReadOptions, Pick<CompleteOptions, 'platforms'> {
   /** The index of the store, which is only read. */
   readonly metadata: Pick<MetadataStore, 'statBlob' | 'readSetting' | 'isLinked' | 'readTag'>;
   readonly blobs: Pick<BlobStore, 'stat' | 'open'>;
+  /** Default: no limit. */
   readonly quota?: ImportQuota | undefined;
 }
 

@@ -18,6 +18,7 @@ export interface PublishOptions {
   readonly metadata: MetadataStore;
   /** The grantee for whom mirrored images are imported; by default everybody. */
   readonly grantee?: string | undefined;
+  /** Default: no limit. */
   readonly quota?: ImportQuota | undefined;
 }
 

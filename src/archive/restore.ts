@@ -21,6 +21,7 @@ export interface RestoreOptions {
   readonly indexPath: string;
   readonly spool: Spool;
   readonly blobs: BlobStore;
+  /** Ends the restoring, which then rejects. */
   readonly signal?: AbortSignal;
   /** Called with the number of bytes of blobs as they are written. */
   readonly advanced?: (bytes: number) => void;

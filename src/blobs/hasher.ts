@@ -22,6 +22,7 @@ interface Waiter<T> {
 export interface HashOptions {
   /** Default: no limit. */
   readonly bytesPerSecond?: number;
+  /** Called now and then with the number of hashed bytes. */
   readonly onProgress?: ((position: number) => void) | undefined;
 }
 

@@ -61,7 +61,9 @@ export interface SpoolSpace {
 }
 
 export interface IngestOptions {
+  /** What is expected, if it is known: its algorithm is used for hashing. Default: sha256. */
   readonly digest?: Digest;
+  /** Discards what an earlier holder of the Lease left. Default: continues it. */
   readonly anew?: boolean;
 }
 

@@ -114,8 +114,11 @@ export interface StatusOptions {
     Parts,
     'config' | 'metadata' | 'spool' | 'blobs' | 'mirror' | 'upstreams' | 'survey' | 'tenants'
   >;
+  /** What was sent and fetched, since the start and in all. */
   readonly totals: TransferTotals;
+  /** When this server started, epoch ms. */
   readonly startedAtMs: number;
+  /** As in `StatusDocument`. */
   readonly problems: readonly string[];
 }
 

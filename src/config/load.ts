@@ -35,6 +35,7 @@ const MAX_CONFIG_BYTES = 4 * 2 ** 20;
 export interface LoadOptions {
   /** Path of the YAML file; ENTREPOT_CONFIG if absent, and only defaults if that is not set either. */
   readonly file?: string | undefined;
+  /** Default: the environment of this process. */
   readonly env?: Environment;
   /** The base of relative paths that are not in a file; default: the current folder. */
   readonly folder?: string;

@@ -5,14 +5,19 @@ import type { RepositoryRule } from './schema.ts';
 
 /** The options of a repository that can differ from those of its upstream. */
 export interface RepositoryOptions {
+  /** `undefined` if not configured: then a tag's age decides. */
   readonly pullPolicy: RepositoryRule['pullPolicy'];
   /** Infinity for `forever`. */
   readonly freshForMs: number;
+  /** How long after `freshForMs` a tag is served while upstream is asked in the background; 0 for never. */
   readonly staleWhileRevalidateMs: number;
+  /** Whether anonymous clients may have what Entrepot's own credentials can read. */
   readonly openToAll: boolean;
   /** `undefined` if not configured. */
   readonly platforms: RepositoryRule['platforms'];
+  /** Whether config and layers are fetched as soon as a manifest is requested. */
   readonly prefetch: boolean;
+  /** Whether to retry anonymously if every credential fails. */
   readonly anonymousFallback: boolean;
 }
 

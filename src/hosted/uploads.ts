@@ -53,10 +53,13 @@ export interface UploadsOptions {
   readonly log: Log;
   /** Default: no limit. */
   readonly quota?: Quota | undefined;
+  /** How long a client may send nothing. Default: 60 s. */
   readonly bodyIdleMs?: number;
   /** How long to wait for an upload that another process uses. */
   readonly leaseWaitMs?: number;
+  /** How many may be unfinished. Default: 1,000. */
   readonly maxUploadsPerRepository?: number;
+  /** How many may be unfinished, in all repositories. Default: 5,000. */
   readonly maxUploadsPerRequester?: number;
 }
 

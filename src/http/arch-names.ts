@@ -32,6 +32,7 @@ export function baseOfArchName({
 }
 
 export interface ArchNamesOptions {
+  /** Where the repositories are read, by whichever name. */
   readonly source: PullSource;
   /** The requester's right to another repository; rejects if there is none. */
   readonly authorize: (repository: Repository) => Promise<Right>;

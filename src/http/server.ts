@@ -35,12 +35,15 @@ export interface RegistryServerOptions extends RegistryParts {
   readonly listeners: readonly Listener[];
   /** What the server waits for before it can identify requesters; until then, every request is answered with 503. */
   readonly waitingFor?: () => string | undefined;
+  /** As in `ClientAddressOptions`. Default: none. */
   readonly trustedProxies?: readonly string[];
+  /** As in `ClientAddressOptions`. */
   readonly externalUrl?: string | undefined;
   /** Further host names of this server: the Host headers of upstreams. */
   readonly hostAliases?: readonly string[];
   /** The names by which clients reach this server. */
   readonly serverNames?: readonly string[];
+  /** Default: `HTTP_LIMITS`, for each that is absent. */
   readonly limits?: Partial<HttpLimits>;
   /** Memory for all bodies; tests make it small. */
   readonly bodyMemory?: BodyMemory;

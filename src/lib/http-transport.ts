@@ -19,6 +19,7 @@ export interface AddressGuard {
 export interface HttpClientOptions {
   /** TCP and TLS. */
   readonly connectMs: number;
+  /** From the request to the end of the response's headers. */
   readonly headersMs: number;
   /** Between two chunks of a body, while it is read. */
   readonly idleBodyMs: number;
@@ -28,7 +29,9 @@ export interface HttpClientOptions {
   readonly clientCertificate?: { readonly cert: string; readonly key: string } | undefined;
   /** Accepts any certificate. */
   readonly insecure?: boolean | undefined;
+  /** Default: none, whatever the environment says. */
   readonly proxy?: ProxySettings | undefined;
+  /** Which addresses may be connected to. Default: all. */
   readonly guard?: AddressGuard | undefined;
   /** Default: the system's resolver. */
   readonly lookup?: Lookup | undefined;

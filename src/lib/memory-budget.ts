@@ -34,6 +34,7 @@ export interface MemoryLease {
 }
 
 export interface MemoryBudgetOptions {
+  /** For all leases together. */
   readonly totalBytes: number;
   /** For one holder, and for one lease. */
   readonly shareBytes: number;

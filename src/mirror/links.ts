@@ -39,6 +39,7 @@ export interface LinkRules {
 
 export interface LinksOptions {
   readonly rules: LinkRules;
+  /** The clock of proofs, epoch ms. */
   readonly nowMs: () => number;
   readonly log: Log;
 }

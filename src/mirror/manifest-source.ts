@@ -26,6 +26,7 @@ export interface ManifestSourceOptions {
   readonly pullRuleOf: PullRuleOf;
   /** The caller closes the reader. */
   readonly openBlob: (repository: Repository, digest: Digest, right: Right) => Promise<BlobReader>;
+  /** The clock of tags' ages, epoch ms. */
   readonly nowMs: () => number;
   readonly log: Log;
 }

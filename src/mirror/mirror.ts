@@ -55,9 +55,11 @@ export interface MirrorOptions {
   readonly blobs: BlobStore;
   /** Records every upstream response that proves or ends a right. */
   readonly grants: Pick<Grants, 'record'>;
+  /** Freshness and pull policy; asked each time, since the configuration can be reloaded. */
   readonly pullRuleOf: PullRuleOf;
   /** For how long a right confirmed by upstream remains valid; read each time. */
   readonly verifyForMs: number;
+  /** How many transfers may run; read each time. */
   readonly limits: QueueLimits;
   /**
    * The limit on the store's size, including downloads in progress; read each time. `undefined` means that only the
@@ -72,6 +74,7 @@ export interface MirrorOptions {
   readonly prefetchRuleOf?: (repository: Repository) => PrefetchRule;
   readonly log: Log;
   readonly meter: Meter;
+  /** Default: the system's clock. */
   readonly nowMs?: () => number;
 }
 

@@ -29,7 +29,9 @@ export interface PrefetchOptions {
   readonly metadata: MetadataStore;
   readonly blobs: BlobStore;
   readonly fills: Fills;
+  /** What to prefetch of a repository; asked each time. */
   readonly ruleOf: (repository: Repository) => PrefetchRule;
+  /** Fetches a child of an index as for a client, and stores it. */
   readonly fetchManifest: (repository: Repository, digest: Digest, right: Right) => Promise<ServedManifest>;
   readonly log: Log;
 }

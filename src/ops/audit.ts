@@ -2,6 +2,7 @@ import { createLogger } from './logger.ts';
 
 export interface AuditOptions {
   readonly output: 'none' | 'stdout' | 'file';
+  /** A file to append to; required for the output `file`. */
   readonly auditFile?: string | undefined;
 }
 

@@ -17,7 +17,9 @@ const STANDARD_OUTPUT = 1;
 const PRIVATE_MODE = 0o600;
 
 export interface LoggerOptions {
+  /** Less important lines are not written. */
   readonly level: 'debug' | 'info' | 'warn' | 'error';
+  /** `auto`: text on a terminal, otherwise JSON. */
   readonly format: 'auto' | 'json' | 'pretty';
   /** Where lines go; default standard output. */
   readonly output?: { write(text: string): unknown };

@@ -39,7 +39,9 @@ export interface PullOptions {
   readonly platforms: readonly Platform[] | undefined;
   /** Whether to pull signatures, SBOMs and other attached artifacts, too. */
   readonly referrers: boolean;
+  /** Told how many bytes there are to fetch, as that becomes known, and each time some arrive. */
   readonly progress: { expect(bytes: number): void; advance(bytes: number): void };
+  /** Ends the pull, which then rejects. */
   readonly signal: AbortSignal;
 }
 

@@ -18,6 +18,7 @@ export interface Named<Image> {
 }
 
 export interface WatchOptions<Image extends { readonly name: string }> {
+  /** When a round begins. */
   readonly schedule: CronSchedule;
   /**
    * Called for each round, since files change, and again while some of them cannot be read. A rejection is reported to
@@ -26,6 +27,7 @@ export interface WatchOptions<Image extends { readonly name: string }> {
   readonly named: () => Promise<Named<Image>>;
   /** Pulls the images and returns those that failed. */
   readonly pull: (images: readonly Image[]) => Promise<readonly Image[]>;
+  /** Called with an error that ended an attempt; the next one is made all the same. */
   readonly failed: (error: unknown) => void;
   /** Called after each attempt with the number of images and files that will be retried. */
   readonly failing?: (count: number) => void;
@@ -35,7 +37,9 @@ export interface WatchOptions<Image extends { readonly name: string }> {
    */
   readonly waits: (next: { readonly roundMs: number; readonly retryMs: number | undefined }) => void;
   readonly signal: AbortSignal;
+  /** Default: the system's clock. */
   readonly nowMs?: () => number;
+  /** Default: a timer. */
   readonly sleep?: (ms: number, signal: AbortSignal) => Promise<unknown>;
 }
 

@@ -22,11 +22,14 @@ import { PLUGIN_TIME_LIMIT_MS, PluginFailed, runPlugin } from './provider-exec.t
 export interface CredentialPluginsOptions {
   /** A CredentialProviderConfig, or a folder of such files, read in the order of their names. */
   readonly configFile: string;
+  /** The folder of the plugins, which are programs named as in the configuration. */
   readonly binDir: string;
   /** The environment that plugins inherit: this process's own, as they inherit the kubelet's. */
   readonly environment: Readonly<Record<string, string | undefined>>;
   readonly log: Log;
+  /** Default: the system's clock. */
   readonly nowMs?: () => number;
+  /** How long a plugin may run before it is killed. Default: 60 s, as in the kubelet. */
   readonly timeLimitMs?: number;
 }
 

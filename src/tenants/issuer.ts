@@ -24,9 +24,11 @@ export class UnknownTenant extends Error {
 
 export interface IssuerOptions {
   readonly store: TenantStore;
+  /** The key of the hashes under which credentials are stored. */
   readonly credentialKey: string;
   /** Why no tenant may have a name; `undefined` if one may. */
   readonly nameProblem: (name: string) => string | undefined;
+  /** Default: the system's clock. */
   readonly nowMs?: () => number;
 }
 

@@ -18,6 +18,7 @@ export interface NodeConfigOptions {
   /** Files, or folders in which the kubelet would look for them. */
   readonly paths: readonly string[];
   readonly log: Log;
+  /** Default: the system's clock. */
   readonly nowMs?: () => number;
   /** As in `FolderWatch`. */
   readonly rescanMs?: number;

@@ -7,11 +7,14 @@ import { NodeConfig } from './node-config.ts';
 import type { HeldCredential, SecretState } from './tenant.ts';
 
 export interface SharedCredentialsOptions {
+  /** Files and folders, as in `NodeConfigOptions`; none if empty. */
   readonly nodeConfig: readonly string[];
+  /** `undefined` if none are configured. */
   readonly plugins: Pick<CredentialPlugins, 'configsFor' | 'close'> | undefined;
   readonly credentialKey: string;
   readonly reportsSecretsOf?: ((tenant: undefined) => boolean) | undefined;
   readonly log: Log;
+  /** Epoch ms. */
   readonly nowMs: () => number;
   /** Called with credentials that the node's config has gained or lost. */
   readonly onChange: (credentialIds: ReadonlySet<string>) => void;

@@ -51,6 +51,7 @@ export interface SecretState {
 
 /** The options of a tenant. An absent one means the default for everybody. */
 export interface TenantOptions {
+  /** Kubernetes' pull policy for every image of the tenant; the stricter of this and the repository's applies. */
   readonly pullPolicy?: 'Always' | 'IfNotPresent' | 'Never' | undefined;
   /** Every pull by tag proves its right upstream, like Kubernetes' AlwaysPullImages. */
   readonly forceAlways?: boolean | undefined;

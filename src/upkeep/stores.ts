@@ -62,7 +62,9 @@ export interface Ingests {
 export interface RunOptions {
   /** Finds out what would be done, without doing it. */
   readonly dryRun?: boolean;
+  /** Ends the run, which then rejects. */
   readonly signal?: AbortSignal | undefined;
+  /** Called now and then; `items` and `bytes` count from the beginning of the step. */
   readonly onProgress?: (progress: Progress) => void;
 }
 

@@ -66,6 +66,7 @@ export interface AddressRulesOptions {
   readonly home: string;
   /** CIDR blocks to which connections are always allowed, except for addresses in `never`. */
   readonly allow: readonly string[];
+  /** Resolves `home`, to learn where the upstream itself is. */
   readonly lookup: Lookup;
 }
 

@@ -14,11 +14,15 @@ import type { TokenCache, TokenRequest } from './token-cache.ts';
 export interface TransportOptions {
   /** The upstream's name, for error messages. */
   readonly name: string;
+  /** Its index: 0 is the upstream's `url`, mirrors follow. */
   readonly endpoint: number;
   readonly registry: RegistryUrl;
   readonly client: HttpClient;
+  /** As in `UpstreamOptions`. */
   readonly realms: readonly string[];
+  /** Shared by the endpoints of an upstream. */
   readonly tokens: TokenCache;
+  /** The rate limits of this endpoint. */
   readonly budgets: Budgets;
   readonly userAgent: string;
   readonly memory: DocumentMemory;

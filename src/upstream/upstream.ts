@@ -72,8 +72,11 @@ export interface UpstreamOptions {
   readonly insecure?: boolean;
   /** CIDR blocks to which connections are allowed despite the address rules. */
   readonly allowAddresses?: readonly string[];
+  /** Default, for each that is absent: 5 s to connect, 15 s for headers, 30 s without a byte. */
   readonly timeouts?: Partial<Timeouts>;
+  /** Default: none, whatever the environment says. */
   readonly proxy?: ProxySettings | undefined;
+  /** Default: `entrepot`. */
   readonly userAgent?: string;
   /** The memory for documents; each upstream has a share. */
   readonly memory?: MemoryBudget;

@@ -24,7 +24,9 @@ export interface DirectOptions {
   readonly meter: Meter;
   /** The Fill that stopped for lack of space. What it has is served from it. */
   readonly fill: Fill;
+  /** The size of the whole blob in bytes. */
   readonly size: number;
+  /** In whose name upstream is asked for the rest. */
   readonly contender: Contender;
 }
 

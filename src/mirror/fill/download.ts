@@ -64,6 +64,7 @@ export interface DownloadOptions {
   readonly asking: UpstreamRequests;
   readonly digest: Digest;
   readonly log: Log;
+  /** Ends the download, which then rejects with its reason. */
   readonly signal: AbortSignal;
   /** Called each time the download continues after a failure. */
   readonly resumed: () => void;
@@ -77,6 +78,7 @@ export interface DownloadOptions {
   readonly size: () => number | undefined;
   /** The maximum number of bytes of the blob, if anything declares its size. */
   readonly limit: () => number | undefined;
+  /** Takes the next bytes; those after them wait until it resolves. */
   readonly write: (chunk: Uint8Array) => Promise<void>;
   /** In whose name to ask now. */
   readonly contender: () => Contender | undefined;

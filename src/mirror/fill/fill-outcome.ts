@@ -14,6 +14,7 @@ export const BLOB_UNSTORED = 'a verified blob could not be stored';
 export interface FillOutcomeOptions {
   readonly fill: Fill;
   readonly sharing: FillSharing;
+  /** What `/readyz` says about storing. */
   readonly keeping: Keeping;
   readonly meter: Meter;
   readonly log: Log;

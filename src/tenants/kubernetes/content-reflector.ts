@@ -13,7 +13,9 @@ export interface ContentReflectorOptions<Kept> {
   readonly keep: (object: KubeObject) => Kept;
   /** Called with wanted namespaces in which something changed, or which have to be read. */
   readonly onChange: (namespaces: ReadonlySet<string>) => void;
+  /** As in `WatchLoopOptions`. */
   readonly onState: (problem: string | undefined) => void;
+  /** Told of objects that are too large to be kept. */
   readonly passedOver: PassedOverObjects;
   readonly log: Log;
 }

@@ -12,6 +12,7 @@ export interface IssuerWatchOptions {
   readonly log: Log;
   /** How often the cluster is asked. Default: 30 s. */
   readonly everyMs?: number;
+  /** Default: the system's clock. */
   readonly nowMs?: () => number;
   /** Where it is saved for a start while the cluster is unreachable. */
   readonly seen?: Pick<SeenCluster, 'keepIssuer'> | undefined;

@@ -88,6 +88,7 @@ const QUIET_MS = 500;
 const WATCH_SILENCE_MS = 150_000;
 
 export interface KubeClientOptions {
+  /** Default: none, whatever the environment says. */
   readonly proxy?: ProxySettings | undefined;
   /** Where a changed access is logged. */
   readonly log?: Log;

@@ -37,6 +37,7 @@ export interface KubernetesSourceOptions {
   readonly seen?: SeenCluster | undefined;
   /** For how long after the cluster was last followed the saved state is used, ms. */
   readonly recallForMs?: number;
+  /** Default: the system's clock. */
   readonly nowMs?: () => number;
   /** The tenants that were bound to namespaces before, for when the cluster cannot be asked. */
   readonly listKnownTenants: () => Promise<readonly KnownTenant[]>;

@@ -21,9 +21,11 @@ export interface ScopeOptions {
   /** One namespace by its name, or those of the cluster with a label. */
   readonly namespaces: { readonly name: string } | { readonly labelSelector: string };
   readonly secretReader: SecretReader;
+  /** Told of objects that are too large to be kept. */
   readonly passedOver: PassedOverObjects;
   /** Called with namespaces that were added, removed or changed, whose content changed, or which have to be read. */
   readonly onChange: (namespaces: ReadonlySet<string>) => void;
+  /** Called when following begins or fails, for any kind of object. */
   readonly onState: () => void;
   readonly log: Log;
 }

@@ -11,6 +11,7 @@ export interface ReflectorOptions<Kept> {
   readonly keep: (object: KubeObject) => Kept;
   /** Called with the names of changed objects; for the first list, when `hasListed` is true, even if there are none. */
   readonly onChange: (names: ReadonlySet<string>) => void;
+  /** As in `WatchLoopOptions`. */
   readonly onState: (problem: string | undefined) => void;
   readonly log: Log;
 }

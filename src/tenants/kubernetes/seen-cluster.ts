@@ -20,6 +20,7 @@ export interface SeenClusterOptions {
   /** Created if it does not exist. */
   readonly folder: string;
   readonly log: Log;
+  /** Default: the system's clock. */
   readonly nowMs?: () => number;
 }
 

@@ -12,6 +12,7 @@ export interface WatchLoopOptions {
   readonly list: (signal: AbortSignal) => Promise<string>;
   /** Called after each `list`; `isFirst` for the first, when `hasListed` has become true. */
   readonly onListed: (isFirst: boolean) => void;
+  /** Called with each change; `isGone` if the object was deleted. */
   readonly apply: (object: KubeObject, isGone: boolean) => void;
   /** Called when following begins or fails; after a failure the last known state stays in force. */
   readonly onState: (problem: string | undefined) => void;
