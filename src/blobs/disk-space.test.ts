@@ -54,3 +54,15 @@ test('a share of the disk is a share of its size', async () => {
   const { minFreeBytes } = await space.look();
   expect(minFreeBytes).toBeGreaterThan(0);
 });
+
+test('whether a write would be admitted is told without making room, by a measurement of the last second', async () => {
+  const minFree = vi.fn<() => number>(() => 0);
+  const space = new DiskSpace(tmpdir(), minFree);
+  space.makeRoom = vi.fn<typeof space.makeRoom>(async () => {});
+  for (let time = 0; time < 20; time += 1) expect(await space.mayAdmit(1)).toBe(true);
+  expect(minFree).toHaveBeenCalledTimes(1);
+  expect(await space.mayAdmit(EVERYTHING)).toBe(true);
+  expect(space.makeRoom).not.toHaveBeenCalled();
+  await expect(space.admit(EVERYTHING)).rejects.toThrow('storage.minFree');
+  expect([await space.mayAdmit(EVERYTHING), await space.mayAdmit(1)]).toEqual([false, true]);
+});

@@ -39,12 +39,17 @@ export class DiskSpace implements SpoolSpace {
     return { freeBytes, minFreeBytes };
   }
 
+  async mayAdmit(bytes: number): Promise<boolean> {
+    if (performance.now() - this.#lookedAtMs > LOOK_MS) await this.look();
+    return bytes <= this.#roomBytes || !this.#isStuck;
+  }
+
   /** Rejects with StorageFull if they may not be written, even after eviction. */
   async admit(bytes: number): Promise<void> {
     if (bytes === 0 || this.#take(bytes, LOOK_MS)) return;
     await this.look();
     if (this.#take(bytes)) return;
-    while (performance.now() - this.#stuckAtMs > STUCK_MS) {
+    while (!this.#isStuck) {
       const isOwn = await this.#make(bytes);
       await this.look();
       if (this.#take(bytes)) return;
@@ -57,6 +62,10 @@ export class DiskSpace implements SpoolSpace {
         ? `the disk has ${sizeText(freeBytes)} free, ${less}`
         : `the disk has ${sizeText(freeBytes)} free: ${sizeText(bytes)} more would leave ${less}`,
     );
+  }
+
+  get #isStuck(): boolean {
+    return performance.now() - this.#stuckAtMs <= STUCK_MS;
   }
 
   /** False if it ran for another caller, who needed less. */

@@ -35,22 +35,18 @@ export class FileBlobStore implements BlobStore {
   }
 
   async open(digest: Digest): Promise<BlobReader | undefined> {
-    const file = await noFileAsUndefined(openRegularFile(this.#paths.blob(digest)));
-    if (file === undefined) {
+    const opened = await noFileAsUndefined(openRegularFile(this.#paths.blob(digest)));
+    if (opened === undefined) {
       return undefined;
     }
-    try {
-      const { size, ino } = await file.stat();
-      const reading = this.#reading.get(digest) ?? { readers: 0, inode: ino, bytes: {} };
-      this.#reading.set(digest, reading);
-      reading.readers += 1;
-      // A damaged file may have been replaced while somebody still reads it.
-      const shares = reading.inode === ino ? reading.bytes : undefined;
-      return new FileReader({ file, size, shares, left: () => this.#leave(digest, reading) });
-    } catch (error) {
-      await file.close();
-      throw error;
-    }
+    const { file } = opened;
+    const { size, ino } = opened.stats;
+    const reading = this.#reading.get(digest) ?? { readers: 0, inode: ino, bytes: {} };
+    this.#reading.set(digest, reading);
+    reading.readers += 1;
+    // A damaged file may have been replaced while somebody still reads it.
+    const shares = reading.inode === ino ? reading.bytes : undefined;
+    return new FileReader({ file, size, shares, left: () => this.#leave(digest, reading) });
   }
 
   async put(digest: Digest, spooled: Ingest): Promise<StoredBlob> {

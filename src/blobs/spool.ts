@@ -52,6 +52,11 @@ export interface DiskLook {
 export interface SpoolSpace {
   look(): Promise<DiskLook>;
   /**
+   * Whether `admit` would admit this many bytes, as far as is known: there is room, or some may be made by eviction, which
+   * has not just failed. Measures at most once a second, and makes no room.
+   */
+  mayAdmit(bytes: number): Promise<boolean>;
+  /**
    * Resolves when this many more bytes may be written, after making room if necessary; rejects with StorageFull if not.
    * Nothing is reserved: every write asks again.
    */

@@ -65,6 +65,11 @@ export function multipartBytes({ parts, tail = NOTHING }: BlobBody, blob: Uint8A
   return Buffer.concat([...pieces, tail]);
 }
 
+/** How many bytes the body has. */
+export function bodyLength({ parts, tail = NOTHING }: Pick<BlobBody, 'parts' | 'tail'>): number {
+  return parts.reduce((sum, { head = NOTHING, length }) => sum + head.byteLength + length, tail.byteLength);
+}
+
 function multipart(ranges: readonly ByteRange[], size: number, contentType: string): BlobBody {
   const boundary = randomBytes(BOUNDARY_BYTES).toString('hex');
   const parts = ranges.map((range, at) => ({
@@ -76,10 +81,9 @@ function multipart(ranges: readonly ByteRange[], size: number, contentType: stri
     ),
   }));
   const tail = Buffer.from(`\r\n--${boundary}--\r\n`);
-  const length = parts.reduce((sum, part) => sum + part.head.byteLength + part.length, tail.byteLength);
   const headers = {
     'Content-Type': `multipart/byteranges; boundary=${boundary}`,
-    'Content-Length': length,
+    'Content-Length': bodyLength({ parts, tail }),
   };
   return { status: 206, headers, parts, tail };
 }

@@ -3,7 +3,7 @@ import type { BlobReader } from '../lib/blob-reader.ts';
 import type { Digest } from '../oci/digest.ts';
 import type { PullSource, Served, ServedBlob } from '../oci/pull-source.ts';
 import { answer } from './answer.ts';
-import { bodyFor, multipartBytes } from './blob-parts.ts';
+import { bodyFor, bodyLength, multipartBytes } from './blob-parts.ts';
 import type { BodyWriter } from './body-writer.ts';
 import { cacheStatus } from './cache-status.ts';
 import { entityTag, isNotModified, rangeHeader } from './conditional.ts';
@@ -40,8 +40,10 @@ export async function readBlob(
   const { bytes } = reader;
   if (bytes === undefined) return writer.write(exchange, { status, headers, reader, parts, tail });
   await reader.close();
-  if (tail !== undefined)
-    return bodies.send(exchange, { status, headers, bytes: multipartBytes(body, bytes) });
+  if (tail !== undefined) {
+    const compose = () => multipartBytes(body, bytes);
+    return bodies.sendComposed(exchange, { status, headers, length: bodyLength(body), compose });
+  }
   return bodies.send(exchange, { status, headers, bytes, part: parts[0], digest });
 }
 

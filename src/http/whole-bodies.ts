@@ -23,6 +23,13 @@ export interface WholeBody {
   readonly digest?: Digest;
 }
 
+/** A body that is put together in memory, once there is some for it. */
+export interface ComposedBody extends Pick<WholeBody, 'status' | 'headers'> {
+  /** Bytes. */
+  readonly length: number;
+  readonly compose: () => Uint8Array;
+}
+
 /** A JSON document as the body of a 200. */
 export function jsonBody(headers: OutgoingHttpHeaders, document: unknown): WholeBody {
   headers['Content-Type'] ??= 'application/json; charset=utf-8';
@@ -77,6 +84,15 @@ export class WholeBodies {
     headers['Content-Length'] = length;
     const shared = await refusingWhenBusy(() => this.#hold(exchange, bytes, digest));
     return this.#write(exchange, shared, { status, headers, part: { start, length }, digest });
+  }
+
+  /** As `send`, for bytes that nobody else sends. They are only put together if there is memory for them. */
+  async sendComposed(exchange: Exchange, { status, headers, length, compose }: ComposedBody): Promise<void> {
+    if (exchange.bodyless || length <= SMALL_BYTES) return answer(exchange, status, headers, compose());
+    headers['Content-Length'] = length;
+    const lease = await refusingWhenBusy(() => this.#memory.leaseNow(exchange.memoryHolder, length));
+    const shared = { bytes: compose(), lease, senders: 1 };
+    return this.#write(exchange, shared, { status, headers, part: { start: 0, length }, digest: undefined });
   }
 
   async #write(exchange: Exchange, shared: Shared, body: Head): Promise<void> {

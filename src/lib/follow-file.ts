@@ -31,6 +31,6 @@ export class FollowedFile {
 
 /** `undefined` if there is no such file. */
 export async function followFile(path: string): Promise<FollowedFile | undefined> {
-  const file = await absentAsUndefined(openRegularFile(path));
-  return file && new FollowedFile(file);
+  const opened = await absentAsUndefined(openRegularFile(path));
+  return opened && new FollowedFile(opened.file);
 }

@@ -1,8 +1,14 @@
 import { expect, it } from 'vitest';
+import type { DiskLook } from '../../blobs/spool.ts';
 import { FillQuota } from './fill-quota.ts';
 
-const quotaOn = (look: () => Promise<{ freeBytes: number; minFreeBytes: number }>, maxBytes?: number) =>
-  new FillQuota({ unfinishedBytes: 0, space: { look } }, { maxBytes });
+const quotaOn = (look: () => Promise<DiskLook>, maxBytes?: number) => {
+  const mayAdmit = async (bytes: number) => {
+    const { freeBytes, minFreeBytes } = await look();
+    return bytes <= freeBytes - minFreeBytes;
+  };
+  return new FillQuota({ unfinishedBytes: 0, space: { look, mayAdmit } }, { maxBytes });
+};
 
 const seen = () => Promise.resolve({ freeBytes: 150, minFreeBytes: 50 });
 const unseen = () => Promise.reject(new Error('EIO: i/o error, statfs'));

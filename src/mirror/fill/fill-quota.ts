@@ -1,3 +1,4 @@
+import type { SpoolSpace } from '../../blobs/spool.ts';
 import { StorageFull } from '../../blobs/storage-full.ts';
 import { formatSize, sizeText } from '../../lib/units.ts';
 
@@ -8,7 +9,7 @@ const UNNAMED_SHARE = 0.25;
 export interface FillQuotaStore {
   /** Bytes of all ingests, in progress or abandoned. */
   readonly unfinishedBytes: number;
-  readonly space: { look(): Promise<{ readonly freeBytes: number; readonly minFreeBytes: number }> };
+  readonly space: Pick<SpoolSpace, 'look' | 'mayAdmit'>;
 }
 
 export interface FillQuotaLimits {
@@ -58,13 +59,12 @@ export class FillQuota {
   }
 
   /**
-   * Whether this many bytes more of a blob of `size` bytes fit without making room. If the disk cannot be asked, true:
-   * that is reported when they are written.
+   * Whether this many bytes more of a blob of `size` bytes can be stored, as far as is known. If the disk cannot be
+   * asked, true: that is reported when they are written.
    */
   async hasRoomFor(bytes: number, size: number): Promise<boolean> {
     if (size > this.#maxBytes) return false;
-    const found = await this.#store.space.look().catch(() => undefined);
-    return found === undefined || bytes <= found.freeBytes - found.minFreeBytes;
+    return this.#store.space.mayAdmit(bytes).catch(() => true);
   }
 
   #requireFits(bytes: number, size: number): void {
