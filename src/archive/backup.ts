@@ -91,7 +91,7 @@ export class Backup {
     { digest, size }: SnapshotBlob,
     advanced: (bytes: number) => void,
   ): Promise<void> {
-    if (!isDigest(digest)) return this.#lacks(digest, 'its row in the index has no valid digest');
+    if (!isDigest(digest)) return this.#lacks(digest, 'its digest in the index is invalid');
     const reader = await this.#open(digest);
     if (reader === undefined) return;
     try {

@@ -100,7 +100,7 @@ test('no tenant is added if its password would be sent over plain HTTP, unless t
   const { code, err } = await run('serve');
   expect(code).toBe(2);
   expect(err).toMatch(
-    /tenants: what entrepot tenant add has added \(team-a\) would send passwords over plain HTTP/,
+    /tenants: tenants added with entrepot tenant add \(team-a\) would send passwords over plain HTTP/,
   );
 });
 

@@ -118,7 +118,7 @@ export function requireEncryption(config: Config, tenants: Tenants): void {
   const problem = plainTenantsProblem(config);
   const pushing = tenants.list().filter(({ options }) => options.push !== false);
   if (problem === undefined || pushing.length === 0) return;
-  const message = `what entrepot tenant add has added (${pushing.map(({ name }) => name).join(', ')}) ${problem}`;
+  const message = `tenants added with entrepot tenant add (${pushing.map(({ name }) => name).join(', ')}) ${problem}`;
   throw new ConfigError([{ path: ['tenants'], value: undefined, message, source: 'the store' }]);
 }
 

@@ -814,7 +814,7 @@ class SqliteMetadataStore implements MetadataStore {
     this.#sweeping ??= this.#sweep()
       .catch((error: unknown) => {
         if (this.#closing === undefined) {
-          this.#log.warn({ err: error }, 'rows of a removed repository could not be swept');
+          this.#log.warn({ err: error }, 'the rest of a removed repository could not be removed from the index');
         }
       })
       .finally(() => {

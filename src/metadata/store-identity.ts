@@ -29,8 +29,8 @@ export function waysOut(reason: string): string {
   return reason === REBUILT
     ? 'run `entrepot gc --force` once everything that you need has been pulled or pushed again; it removes the rest'
     : 'restore a backup (entrepot restore), or add the files to the index again (entrepot rebuild); after a rebuild, or ' +
-        'without either, only `entrepot gc --force` resumes collection, and what the index does not know, or nobody has ' +
-        'requested since, is lost';
+        'without either, only `entrepot gc --force` resumes collection, and removes what the index does not know and what ' +
+        'nobody has requested since';
 }
 
 interface StoreState {

@@ -70,7 +70,7 @@ export async function heldImage(
 ): Promise<HeldImage> {
   const [top] = manifests;
   if (top === undefined) {
-    throw new Error('a survey of an image names it at least');
+    throw new Error('internal error: the survey found no manifest of the image');
   }
   const unique = new Map(manifests.flatMap(manifest => manifest.blobs).map(blob => [blob.digest, blob]));
   const content = [...unique.values()];

@@ -8,7 +8,7 @@ import type { RunOptions, Stores } from './stores.ts';
 /** The setting with the state of the last scrub, for all processes and across restarts. */
 const STATE = 'scrub';
 /** A damaged page of the index may have changed the digest itself. */
-const NO_DIGEST = 'its row in the index has no valid digest';
+const NO_DIGEST = 'its digest in the index is invalid';
 /** How much is read again after a crash: the state is written once a minute. */
 const SAVE_MS = 60_000;
 

@@ -146,7 +146,7 @@ export class SurveyThread implements StoreSurvey, RowRemoval {
     const worker = this.#startWorker();
     worker.on('message', (reply: SurveyReply) => this.#receive(reply));
     worker.on('error', error => this.#end(error));
-    worker.on('exit', () => this.#end(new Error('the survey was aborted')));
+    worker.on('exit', () => this.#end(new Error('the thread of the survey has exited')));
     return worker;
   }
 

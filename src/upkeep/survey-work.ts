@@ -45,7 +45,7 @@ async function answer(
     const work = await working;
     const ask: unknown = Reflect.get(work, question);
     if (typeof ask !== 'function') {
-      throw new TypeError(`there is no question ${question}`);
+      throw new TypeError(`unknown survey question: ${question}`);
     }
     return { id, answer: await Reflect.apply(ask, work, parameters) };
   } catch (error) {

@@ -93,7 +93,7 @@ export class LastUsed {
         }
       }
     } catch (error) {
-      this.#log.warn({ err: error }, 'last uses could not be written');
+      this.#log.warn({ err: error }, 'times of last use could not be written');
     }
   }
 
