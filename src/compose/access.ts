@@ -22,7 +22,7 @@ import { CredentialPlugins } from '../tenants/credential-plugins.ts';
 import { InvalidCredentialProvider } from '../tenants/credential-provider.ts';
 import { FileSecretSource } from '../tenants/file-secret-source.ts';
 import { Issuer } from '../tenants/issuer.ts';
-import { openTenants } from '../tenants/open-tenants.ts';
+import { openTenants } from '../tenants/tenant-directory.ts';
 import type { ConfiguredTenant, Tenants } from '../tenants/tenant.ts';
 import type { Cluster } from './kubernetes.ts';
 

@@ -11,7 +11,8 @@ import { everything, type Survey } from '../metadata/survey.ts';
 import type { Digest } from '../oci/digest.ts';
 import { repositoryText } from '../oci/repository.ts';
 import type { KeptTransfers, Transferred, TransferKeeper, TransferTotals } from '../ops/transfer-totals.ts';
-import type { SecretOrigin, SecretState } from '../tenants/tenant.ts';
+import type { SecretOrigin } from '../tenants/secret-source.ts';
+import type { SecretState } from '../tenants/tenant.ts';
 import type { Parts } from './parts.ts';
 
 /** The state of a server: what it does, what it saved, how full its store is, and its problems. Times are ISO 8601. */

@@ -1,4 +1,4 @@
-import type { Environment } from './environment.ts';
+import type { Environment, ProxyConfig } from './environment.ts';
 import type { Address } from './fields.ts';
 import type { ParsedFile, ParsedUpstream } from './schema.ts';
 import type { Tree } from './tree.ts';
@@ -59,13 +59,6 @@ export interface LoginConfig {
   readonly password: string;
   readonly passwordFile?: string | undefined;
   readonly passwordEnv?: string | undefined;
-}
-
-/** The proxies for requests to upstreams. */
-export interface ProxyConfig {
-  readonly httpProxy: string | undefined;
-  readonly httpsProxy: string | undefined;
-  readonly noProxy: string | undefined;
 }
 
 /** A port and, if it belongs to one, its upstream. */

@@ -1,5 +1,4 @@
 import { parseYaml, YamlError } from '../lib/yaml.ts';
-import type { ProxyConfig } from './config.ts';
 import { nearest } from './nearest.ts';
 import type { Problem } from './problems.ts';
 import type { JsonSchema } from './schema.ts';
@@ -7,6 +6,13 @@ import { isTree, mergeTrees, type Tree } from './tree.ts';
 
 /** Environment variables by name. */
 export type Environment = Readonly<Record<string, string | undefined>>;
+
+/** The proxies for requests to upstreams. */
+export interface ProxyConfig {
+  readonly httpProxy: string | undefined;
+  readonly httpsProxy: string | undefined;
+  readonly noProxy: string | undefined;
+}
 
 /** The environment of this process. */
 export function ownEnvironment(): Environment {

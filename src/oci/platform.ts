@@ -1,4 +1,3 @@
-import type { Descriptor } from './descriptor.ts';
 import { OciError } from './errors.ts';
 
 /** A platform (OCI image-spec, image-index.md "platform"). */
@@ -8,6 +7,12 @@ export interface Platform {
   readonly variant?: string;
   readonly 'os.version'?: string;
   readonly 'os.features'?: readonly string[];
+}
+
+/** A child of an index, as far as its platform is concerned: a Descriptor. */
+export interface PlatformChild {
+  readonly platform?: Platform;
+  readonly annotations?: Readonly<Record<string, string>>;
 }
 
 /**
@@ -90,7 +95,7 @@ export function normalizePlatform(platform: Platform): Platform {
 }
 
 /** Whether a child of an index is an attestation (provenance, SBOM) of another child, and not an image. */
-export function isAttestation({ platform, annotations }: Descriptor): boolean {
+export function isAttestation({ platform, annotations }: PlatformChild): boolean {
   const isUnknown = platform?.os === 'unknown' && platform.architecture === 'unknown';
   return isUnknown || annotations?.[REFERENCE_TYPE] === 'attestation-manifest';
 }
@@ -105,7 +110,7 @@ export function naturalMatcher(platform: Platform): PlatformMatcher {
  * without a platform come last. `configPlatform` returns the platform in the config of such a child, if known, which
  * then must suit.
  */
-export function choosePlatform<Child extends Descriptor>(
+export function choosePlatform<Child extends PlatformChild>(
   children: readonly Child[],
   wanted: Platform,
   matcher: PlatformMatcher = naturalMatcher(wanted),

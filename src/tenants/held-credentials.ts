@@ -1,6 +1,7 @@
 import { nameCredential } from '../oci/credential.ts';
 import type { KeyringEntry } from './keyring.ts';
-import type { HeldCredential, SecretOrigin } from './tenant.ts';
+import type { SecretOrigin } from './secret-source.ts';
+import type { HeldCredential } from './tenant.ts';
 
 /**
  * Turns keyring entries into credentials to try upstream. Each is computed once, since a keyring returns the same

@@ -1,5 +1,7 @@
 import type { PullSecret } from './secret.ts';
-import type { SecretOrigin } from './tenant.ts';
+
+/** The kind of source of a Secret or credential. */
+export type SecretOrigin = 'file' | 'folder' | 'kubernetes' | 'node' | 'issued' | 'plugin';
 
 /** A Secret as its source currently sees it. */
 export interface SecretReading {

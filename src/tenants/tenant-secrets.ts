@@ -1,8 +1,8 @@
 import { nameCredential } from '../oci/credential.ts';
 import { Keyring, type KeyringEntry } from './keyring.ts';
 import type { PullSecret } from './secret.ts';
-import type { SecretReading } from './secret-source.ts';
-import type { SecretOrigin, SecretState } from './tenant.ts';
+import type { SecretOrigin, SecretReading } from './secret-source.ts';
+import type { SecretState } from './tenant.ts';
 
 /** More Secrets than a namespace needs for pulls: each is part of every lookup of its tenant. */
 export const MAX_SECRETS_PER_TENANT = 1_000;

@@ -7,7 +7,7 @@
  */
 import type { Credential } from '../oci/credential.ts';
 import type { Platform } from '../oci/platform.ts';
-import type { PassedOver } from './secret-source.ts';
+import type { PassedOver, SecretOrigin } from './secret-source.ts';
 
 /** A credential that may be tried upstream for an image. */
 export interface HeldCredential {
@@ -31,9 +31,6 @@ export interface Holder {
   /** Whether it was issued for pulling only. */
   readonly readOnly: boolean;
 }
-
-/** The kind of source of a Secret or credential. */
-export type SecretOrigin = 'file' | 'folder' | 'kubernetes' | 'node' | 'issued' | 'plugin';
 
 /** The state of a Secret. */
 export interface SecretState {

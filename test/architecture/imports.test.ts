@@ -116,6 +116,25 @@ describe('the source tree', () => {
     expect(wrong.map(({ file, to }) => `${file} -> ${to}`)).toEqual([]);
   });
 
+  it('has no circle of files, not even of types', () => {
+    const targets = new Map<string, string[]>(production.map(file => [file, []]));
+    for (const { file, target } of imports.filter(({ target: to }) => to.startsWith('.'))) {
+      targets.get(file)?.push(relative(src, resolve(src, dirname(file), target)));
+    }
+    const done = new Set<string>();
+    const circleFrom = (file: string, way: readonly string[]): readonly string[] | undefined => {
+      if (way.includes(file)) return [...way.slice(way.indexOf(file)), file];
+      if (done.has(file)) return undefined;
+      for (const to of targets.get(file) ?? []) {
+        const circle = circleFrom(to, [...way, file]);
+        if (circle !== undefined) return circle;
+      }
+      done.add(file);
+      return undefined;
+    };
+    expect(production.map(file => circleFrom(file, [])?.join(' -> ')).filter(Boolean)).toEqual([]);
+  });
+
   it('names the implementations of a store only in the composition root', () => {
     const named = imports
       .filter(({ target }) => target.startsWith('.'))

@@ -15,7 +15,7 @@ import { openSqliteMetadataStore } from '../../src/metadata/sqlite-metadata-stor
 import { type Credential, nameCredential } from '../../src/oci/credential.ts';
 import type { Repository } from '../../src/oci/repository.ts';
 import { Issuer } from '../../src/tenants/issuer.ts';
-import { openTenants } from '../../src/tenants/open-tenants.ts';
+import { openTenants } from '../../src/tenants/tenant-directory.ts';
 import type { SecretReading, SecretSink, SecretSource } from '../../src/tenants/secret-source.ts';
 import type { TenantOptions, Tenants } from '../../src/tenants/tenant.ts';
 import { makeTempFolder, removeFolder } from './temp-folder.ts';

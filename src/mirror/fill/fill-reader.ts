@@ -1,8 +1,17 @@
 import { isStorageClosed } from '../../blobs/storage-full.ts';
 import type { BlobReader } from '../../lib/blob-reader.ts';
 import { unlessAborted } from '../../lib/single-flight.ts';
+import type { Digest } from '../../oci/digest.ts';
 import { OciError } from '../../oci/errors.ts';
-import type { Fill } from './fill.ts';
+
+/** What a reader needs of its Fill; see there. */
+export interface ReadableFill {
+  readonly digest: Digest;
+  readonly size: number | undefined;
+  readonly readable: number;
+  until<T>(look: () => T | undefined, signal?: AbortSignal): Promise<T>;
+  read(buffer: Uint8Array, position: number): Promise<number>;
+}
 
 export interface FillReaderOptions {
   /** No byte is returned before this resolves. */
@@ -18,14 +27,14 @@ export interface FillReaderOptions {
  */
 export class FillReader implements BlobReader {
   readonly size: number;
-  readonly #fill: Fill;
+  readonly #fill: ReadableFill;
   readonly #options: FillReaderOptions;
   readonly #closing = new AbortController();
   #direct: BlobReader | undefined;
   #isAdmitted = false;
 
   /** Use `Fill.open`. */
-  constructor(fill: Fill, size: number, options: FillReaderOptions) {
+  constructor(fill: ReadableFill, size: number, options: FillReaderOptions) {
     this.#fill = fill;
     this.size = size;
     this.#options = options;

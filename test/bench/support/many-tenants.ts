@@ -7,7 +7,7 @@ import { silentLog } from '../../../src/lib/log.ts';
 import { silentMeter } from '../../../src/lib/meter.ts';
 import { openSqliteMetadataStore } from '../../../src/metadata/sqlite-metadata-store.ts';
 import { nameCredential } from '../../../src/oci/credential.ts';
-import { openTenants } from '../../../src/tenants/open-tenants.ts';
+import { openTenants } from '../../../src/tenants/tenant-directory.ts';
 import type { SecretReading, SecretSink } from '../../../src/tenants/secret-source.ts';
 import { parseSecretObject } from '../../../src/tenants/secret.ts';
 import type { Tenants } from '../../../src/tenants/tenant.ts';

@@ -10,7 +10,7 @@ import { nameCredential } from '../oci/credential.ts';
 import { FileSecretSource } from './file-secret-source.ts';
 import { dockerConfig, secretManifest } from './tenants.fixture.ts';
 import { Issuer } from './issuer.ts';
-import { openTenants, type TenantsParts } from './open-tenants.ts';
+import { openTenants, type TenantsParts } from './tenant-directory.ts';
 import type { SecretReading, SecretSink } from './secret-source.ts';
 import { parseSecretObject } from './secret.ts';
 import { TenantBroken, type Tenants, type TenantsChange } from './tenant.ts';
