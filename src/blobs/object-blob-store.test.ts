@@ -1,17 +1,20 @@
-import { makeTempFolder, removeFolder } from '../../test/support/temp-folder.ts';
-import { silentLog } from '../lib/log.ts';
 import { blobStoreSuite } from './blob-store.suite.ts';
-import { openFileStores } from './file-stores.ts';
+import { MemoryIngests, MemorySpool } from './memory-spool.fixture.ts';
 import { Bucket, ObjectBlobStore } from './object-blob-store.fixture.ts';
+import { spoolSuite } from './spool.suite.ts';
 
-blobStoreSuite(async () => {
-  const folder = await makeTempFolder('objects');
+async function makePlace() {
+  const ingests = new MemoryIngests();
   const bucket = new Bucket();
   return {
-    open: async () => {
-      const files = await openFileStores(folder, { log: silentLog });
-      return { ...files, blobs: new ObjectBlobStore(bucket) };
-    },
-    remove: () => removeFolder(folder),
+    open: async () => ({
+      spool: new MemorySpool(ingests),
+      blobs: new ObjectBlobStore(bucket),
+      close: async () => {},
+    }),
+    remove: async () => {},
   };
-});
+}
+
+spoolSuite(makePlace);
+blobStoreSuite(makePlace);

@@ -1,28 +1,18 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { makeTempFolder, removeFolder } from '../../../test/support/temp-folder.ts';
-import { type FileStores, openFileStores } from '../../blobs/file-stores.ts';
+import { MemoryIngests, MemorySpool } from '../../blobs/memory-spool.fixture.ts';
 import type { Ingest } from '../../blobs/spool.ts';
 import { steadyLease } from '../../lib/lease.suite.ts';
-import { silentLog } from '../../lib/log.ts';
 import { digestOf } from '../../oci/digest.ts';
 import { IngestWriter } from './ingest-writer.ts';
 
 const KIB = 1024;
-let folder: string;
-let files: FileStores;
 let ingest: Ingest;
 
 beforeEach(async () => {
-  folder = await makeTempFolder('writer');
-  files = await openFileStores(folder, { log: silentLog });
-  ingest = await files.spool.ingest(steadyLease('test'));
+  ingest = await new MemorySpool(new MemoryIngests()).ingest(steadyLease('test'));
 });
 
-afterEach(async () => {
-  await ingest.close();
-  await files.close();
-  await removeFolder(folder);
-});
+afterEach(() => ingest.close());
 
 describe('the ingest writer', () => {
   it('writes all chunks in order, the first at once and later ones together', async () => {
