@@ -1,8 +1,9 @@
 import { type Grants, tenantGrantee } from '../grants/grants.ts';
-import { VerificationPolicy } from '../grants/verification.ts';
+import type { VerificationPolicy } from '../grants/verification.ts';
 import { Lru } from '../lib/lru.ts';
-import { ANONYMOUS_ID, type Credential, credentialId } from '../oci/credential.ts';
+import { type Credential, credentialId } from '../oci/credential.ts';
 import { OciError } from '../oci/errors.ts';
+import type { PullTarget } from '../oci/pull-read.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import { MAX_ATTEMPTS, type Right } from '../oci/requester.ts';
 import { type HeldCredential, TenantBroken, type Tenant, type Tenants } from '../tenants/tenant.ts';
@@ -43,8 +44,12 @@ interface UpstreamRequests {
 const KEYRING_MS = 1_000;
 const MAX_KEYRINGS = 10_000;
 
-/** A repository is public if upstream served it anonymously, whatever else the verification policy allows. */
-const ALWAYS_VERIFY = new VerificationPolicy('AlwaysVerify');
+/** What a right is asked for. */
+interface Place {
+  readonly repository: Repository;
+  readonly rule: UpstreamRule;
+  readonly target: PullTarget | undefined;
+}
 
 const OWN_WITHHELD =
   'the configured credentials are not used for clients without a login: set openToAll for this upstream, or configure ' +
@@ -72,39 +77,46 @@ export class MirroredRights {
     credential: Credential,
     principal: UpstreamPrincipal,
     repository: Repository,
+    target?: PullTarget,
   ): Promise<Right> {
     const rule = this.#ruleOf(repository);
     const attempts = rule.anonymousFallback ? [credential, undefined] : [credential];
-    return this.#right(principal, repository, rule, { attempts, tenants: principal.tenants });
+    const asking = { attempts, tenants: principal.tenants };
+    return (await this.#right(principal, { repository, rule, target }, asking)).right;
   }
 
   /**
    * The right of any other `principal`, whom upstream may still refuse; NAME_UNKNOWN if its tenant's rules exclude the
    * repository.
    */
-  async pull(principal: Exclude<Principal, UpstreamPrincipal>, repository: Repository): Promise<Right> {
+  async pull(
+    principal: Exclude<Principal, UpstreamPrincipal>,
+    repository: Repository,
+    target?: PullTarget,
+  ): Promise<Right> {
     const rule = this.#ruleOf(repository);
+    const place = { repository, rule, target };
     switch (principal.as) {
       case 'anonymous':
       case 'stranger':
-        return this.#anonymous(principal, repository, rule);
+        return this.#anonymous(principal, place);
       case 'unknown':
-        return this.#right(principal, repository, rule, { attempts: [principal.credential], tenants: [] });
+        return (await this.#right(principal, place, { attempts: [principal.credential], tenants: [] })).right;
       case 'tenant':
         break;
     }
     const { tenant } = principal;
-    return this.#right(principal, repository, rule, {
+    const asking = {
       attempts: await this.#keyring(tenant, repository, rule),
       tenants: [tenant],
       own: rule.credential,
-    });
+    };
+    return (await this.#right(principal, place, asking)).right;
   }
 
   /** Whether upstream recently served the repository anonymously. */
   async isPublic(repository: Repository): Promise<boolean> {
-    const anybody = { credentialIds: [ANONYMOUS_ID], policy: ALWAYS_VERIFY };
-    return (await this.#grants.stateOf(repository, anybody)).proved;
+    return (await this.#grants.stateOf(repository, { credentialIds: [] })).isPublic();
   }
 
   /**
@@ -208,46 +220,48 @@ export class MirroredRights {
     };
   }
 
-  async #anonymous(principal: Principal, repository: Repository, rule: UpstreamRule): Promise<Right> {
+  async #anonymous(principal: Principal, place: Place): Promise<Right> {
+    const { rule } = place;
     if (rule.openToAll) {
       const own = [rule.credential, ...(await this.#shared(rule.images))].filter(isCredential);
       if (own.length > 0) {
         const asking = { attempts: own, tenants: [], own: rule.credential };
-        return this.#right(principal, repository, rule, asking);
+        return (await this.#right(principal, place, asking)).right;
       }
     }
-    const right = await this.#right(principal, repository, rule, { attempts: [undefined], tenants: [] });
-    if (rule.credential === undefined || !(await this.isPublic(repository))) return right;
+    const { right, isPublic } = await this.#right(principal, place, { attempts: [undefined], tenants: [] });
+    if (rule.credential === undefined || !isPublic()) return right;
     // A public repository is fetched with the upstream's own credential, whose rate limit is higher.
     return { ...right, credentials: [rule.credential, undefined], isLent: true };
   }
 
   async #right(
     principal: Principal,
-    repository: Repository,
-    { verification }: UpstreamRule,
+    { repository, rule: { verification }, target }: Place,
     { attempts, tenants, own }: UpstreamRequests,
-  ): Promise<Right> {
+  ): Promise<{ readonly right: Right; readonly isPublic: () => boolean }> {
     if (!mayPullFrom(tenants, repository)) {
       throw new OciError('NAME_UNKNOWN', { detail: { name: repositoryText(repository) } });
     }
     const [only, ...others] = tenants;
-    const state = await this.#grants.stateOf(repository, {
+    const { isPublic, ...state } = await this.#grants.stateOf(repository, {
       credentialIds: attempts.map(credentialId),
       grantee: only !== undefined && others.length === 0 ? tenantGrantee(only.name) : undefined,
       policy: verification,
+      target,
     });
     const covers = async ({ id }: Credential) => {
       const ofOwn = await this.#grants.stateOf(repository, { credentialIds: [id], policy: verification });
       return ofOwn.proved || ofOwn.provedIfUnreachable;
     };
-    return {
+    const right = {
       requester: requesterOf(principal),
       credentials: attempts,
       ...state,
       own: own && { covers: () => covers(own) },
       ...(only === undefined ? {} : tagRules(tenants)),
     };
+    return { right, isPublic };
   }
 
   /** All credentials that a tenant may use, in the kubelet's order; if there are none, one anonymous attempt. */

@@ -1,4 +1,5 @@
 import { OciError, type OciErrorCode } from '../oci/errors.ts';
+import type { PullTarget } from '../oci/pull-read.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { Requester, Right } from '../oci/requester.ts';
 import type { Tenants } from '../tenants/tenant.ts';
@@ -57,14 +58,14 @@ export class RequestSubject implements Subject {
     if (demand !== undefined) throw demand;
   }
 
-  async authorize(repository: Repository, action: Action): Promise<Right> {
+  async authorize(repository: Repository, action: Action, target?: PullTarget): Promise<Right> {
     const scope = scopeOf(repository, action);
     this.#requireValid(scope);
     const { scopes } = this.#identity;
     if (scopes !== undefined && !covers(scopes, scope)) {
       throw this.#refuse(this.#uncovered(repository, action));
     }
-    return this.#settle(repository, action);
+    return this.#settle(repository, action, target);
   }
 
   async maySee(repository: Repository): Promise<boolean> {
@@ -98,11 +99,11 @@ export class RequestSubject implements Subject {
     return challenges.demand(this.#sender, { ...demand, message }) ?? error;
   }
 
-  async #settle(repository: Repository, action: Action): Promise<Right> {
+  async #settle(repository: Repository, action: Action, target?: PullTarget): Promise<Right> {
     const { hosted } = this.#parts;
     if (repository.upstream !== '') {
       if (action !== 'pull') throw readOnlyMirror(repository);
-      return this.#pull(await this.principal(repository), repository);
+      return this.#pull(await this.principal(repository), repository, target);
     }
     const principal = await this.principal(repository);
     const refusal = hosted.refusal(principal, repository, action);
@@ -113,14 +114,14 @@ export class RequestSubject implements Subject {
     throw principal.as === 'anonymous' ? this.#askToLogIn(refusal, scopeOf(repository, action)) : refusal;
   }
 
-  async #pull(principal: Principal, repository: Repository): Promise<Right> {
+  async #pull(principal: Principal, repository: Repository, target?: PullTarget): Promise<Right> {
     const { authenticator, mirrored } = this.#parts;
-    if (principal.as !== 'upstream') return mirrored.pull(principal, repository);
+    if (principal.as !== 'upstream') return mirrored.pull(principal, repository, target);
     const { tenants, credentialId } = principal;
     const credential =
       authenticator.recall(credentialId) ?? (await mirrored.recall(tenants, credentialId, repository));
     if (credential === undefined) throw this.#unidentified(repository);
-    return mirrored.pullWith(credential, principal, repository);
+    return mirrored.pullWith(credential, principal, repository, target);
   }
 
   /**

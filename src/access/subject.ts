@@ -1,4 +1,5 @@
 import type { OciError } from '../oci/errors.ts';
+import type { PullTarget } from '../oci/pull-read.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Requester, Right } from '../oci/requester.ts';
 
@@ -39,8 +40,9 @@ export interface Subject {
   admit(): Promise<void>;
   /**
    * The right to one action on one repository. Throws an OciError: not found, DENIED, or UNAUTHORIZED with a challenge.
+   * `target`: what will be pulled, so that the index is asked about it at once (`Right.ahead`).
    */
-  authorize(repository: Repository, action: Action): Promise<Right>;
+  authorize(repository: Repository, action: Action, target?: PullTarget): Promise<Right>;
   /** Whether a listing may show the repository to the sender. */
   maySee(repository: Repository): Promise<boolean>;
   /**

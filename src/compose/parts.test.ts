@@ -53,6 +53,23 @@ async function stateOfIndex() {
   return JSON.parse(await readFile(join(folder, 'store', STATE_FILE), 'utf8'));
 }
 
+/** What may be asked of the index for a request. */
+const QUESTIONS = [
+  'readForPull',
+  'readBlobForPull',
+  'readGrants',
+  'readManifestBytes',
+  'readLinkedManifest',
+  'readTag',
+  'readDamage',
+  'hasRepository',
+  'statBlob',
+  'isLinked',
+  'isNamed',
+  'isPreloaded',
+  'namedSize',
+] as const;
+
 const metrics = createMetrics();
 const observers = { log: silentLog, meter: metrics.meter, metrics };
 const config = (overrides: object) =>
@@ -234,6 +251,53 @@ describe('a server', () => {
       release();
       await server.close(0);
       await api.close();
+    }
+  });
+
+  it.each([
+    ['nobody logs in', {}],
+    ['the upstream has a credential of its own', { username: 'entrepot', passwordFile: 'own' }],
+  ])('a hit asks the index one question when %s', async (_, credentials) => {
+    await writeFile(join(folder, 'own'), 'secret');
+    const upstream = await FakeUpstream.start();
+    const image = imageOf([randomBlob(5_000, 'layer')]);
+    upstream.add('app', image, 'v1');
+    const listen = `127.0.0.1:${await freePort()}`;
+    const login =
+      'passwordFile' in credentials
+        ? { credentials: { ...credentials, passwordFile: join(folder, credentials.passwordFile) } }
+        : {};
+    const server = await startServer(
+      await config({
+        server: { listen, opsListen: false },
+        upstreams: { 'up.example': { url: upstream.url, freshFor: 'forever', ...login } },
+      }),
+      observers,
+    );
+    try {
+      const { metadata } = server.parts;
+      const [layer] = image.layers;
+      const paths = ['manifests/v1', `manifests/${image.manifest.digest}`, `blobs/${layer?.digest}`];
+      const pull = async (path: string, method = 'GET') => {
+        const response = await fetch(`http://${listen}/v2/app/${path}?ns=up.example`, { method });
+        await response.arrayBuffer();
+        return `${response.status} ${response.headers.get('cache-status')}`;
+      };
+      for (const path of paths) expect(await pull(path)).toMatch(/^200 /);
+      await expect.poll(() => metadata.statBlob(layer?.digest ?? image.config.digest)).toBeDefined();
+      const spies = QUESTIONS.map(name => vi.spyOn(metadata, name));
+      for (const path of paths) {
+        for (const method of ['GET', 'HEAD']) {
+          spies.forEach(spy => spy.mockClear());
+          expect(await pull(path, method)).toMatch(/^200 .*; hit/);
+          const asked = QUESTIONS.flatMap((name, at) => (spies[at]?.mock.calls ?? []).map(() => name));
+          expect(asked).toEqual([path.startsWith('blobs') ? 'readBlobForPull' : 'readForPull']);
+        }
+      }
+    } finally {
+      vi.restoreAllMocks();
+      await server.close(0);
+      await upstream.stop();
     }
   });
 

@@ -5,9 +5,10 @@
  * (`pull-record.ts`).
  */
 import { CLOCK_SLACK_MS } from '../lib/clock.ts';
-import type { Grant, MetadataStore } from '../metadata/metadata-store.ts';
+import type { Grant, MetadataStore, PullQuery } from '../metadata/metadata-store.ts';
 import { ANONYMOUS_ID } from '../oci/credential.ts';
 import type { Digest } from '../oci/digest.ts';
+import { type PullTarget, ReadAhead } from '../oci/pull-read.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { Proof } from '../oci/requester.ts';
 import {
@@ -35,6 +36,10 @@ export interface GrantState {
   readonly provedIfUnreachable: boolean;
   /** As in `Right`. */
   readonly preloadedFor: readonly string[];
+  /** Whether upstream recently served the repository anonymously. */
+  readonly isPublic: () => boolean;
+  /** As in `Right`. */
+  readonly ahead: ReadAhead | undefined;
 }
 
 /** A Grant or import, and whether it is valid. */
@@ -57,6 +62,8 @@ export interface GrantQuery {
   readonly grantee?: string | undefined;
   /** Which stored images need a proof. */
   readonly policy?: VerificationPolicy;
+  /** What the right is needed for, which is read with the same question. Default: nothing. */
+  readonly target?: PullTarget | undefined;
 }
 
 /**
@@ -103,26 +110,33 @@ export class Grants {
    */
   async stateOf(
     repository: Repository,
-    { credentialIds, grantee, policy = DEFAULT_POLICY }: GrantQuery,
+    { credentialIds, grantee, policy = DEFAULT_POLICY, target }: GrantQuery,
   ): Promise<GrantState> {
     const keptIds = [...new Set([ANONYMOUS_ID, ...credentialIds.map(id => this.#keptAs(id))])];
-    const grants = await this.#read(repository, keptIds);
     const image = repositoryText(repository);
     const secrets = keptIds.map(usedCredential).filter(isUsed).map(recordedSecret);
-    const mayUse = (record: PulledRecord | undefined) => {
+    const mayUse = (record: PulledRecord | undefined, rule = policy) => {
       const held = { imageRef: image, record, isPulling: false };
       const asker = { secrets, serviceAccount: undefined };
-      return !mustAttemptImagePull(image, held, policy, () => asker).mustPull;
+      return !mustAttemptImagePull(image, held, rule, () => asker).mustPull;
     };
+    // To the kubelet, what was imported for everybody is preloaded: there is no record of a pull.
+    const grantees = [...(mayUse(undefined) ? [EVERYBODY] : []), ...(grantee === undefined ? [] : [grantee])];
+    const read = await this.#readFor(repository, { credentialIds: keptIds, grantees }, target);
+    const { grants } = read;
     const { verifyForMs, staleGrantForMs } = this.#rules;
+    const isPublic = () => {
+      const anonymous = grants.filter(grant => grant.credentialId === ANONYMOUS_ID);
+      return mayUse(this.#recordOf(image, anonymous, verifyForMs), ALWAYS_VERIFY);
+    };
     const proved = mayUse(this.#recordOf(image, grants, verifyForMs));
-    if (proved) return { proved, provedIfUnreachable: false, preloadedFor: [] };
-    const preloadedFor = grantee === undefined ? [] : [grantee];
+    if (proved) return { proved, provedIfUnreachable: false, preloadedFor: [], isPublic, ahead: read.ahead };
     return {
       proved,
       provedIfUnreachable: mayUse(this.#recordOf(image, grants, verifyForMs + staleGrantForMs)),
-      // To the kubelet, what was imported for everybody is preloaded: there is no record of a pull.
-      preloadedFor: mayUse(undefined) ? [EVERYBODY, ...preloadedFor] : preloadedFor,
+      preloadedFor: grantees,
+      isPublic,
+      ahead: read.knowsPreloads ? read.ahead : undefined,
     };
   }
 
@@ -234,7 +248,24 @@ export class Grants {
 
   /** The Grants of these ids, without those that upstream has ended. */
   async #read(repository: Repository, keptIds: readonly string[]): Promise<readonly Grant[]> {
-    const grants = await this.#metadata.readGrants(repository, keptIds);
+    return this.#withoutEnded(repository, await this.#metadata.readGrants(repository, keptIds));
+  }
+
+  /** The same, and what the index says of `target`, by one question. */
+  async #readFor(
+    repository: Repository,
+    query: Required<PullQuery>,
+    target: PullTarget | undefined,
+  ): Promise<GrantsAndTarget> {
+    if (target === undefined) {
+      const grants = await this.#read(repository, query.credentialIds);
+      return { grants, ahead: undefined, knowsPreloads: false };
+    }
+    const { grants, ahead } = await askAhead(this.#metadata, repository, target, query);
+    return { grants: this.#withoutEnded(repository, grants), ahead, knowsPreloads: grants.length === 0 };
+  }
+
+  #withoutEnded(repository: Repository, grants: readonly Grant[]): readonly Grant[] {
     return grants.filter(({ credentialId }) => !this.#unremoved.has(repository, credentialId));
   }
 
@@ -302,6 +333,30 @@ class Recording {
     return this.#write();
   }
 }
+
+interface GrantsAndTarget {
+  readonly grants: readonly Grant[];
+  readonly ahead: ReadAhead | undefined;
+  /** Whether `ahead` says whether the target was imported for the requester. */
+  readonly knowsPreloads: boolean;
+}
+
+async function askAhead(
+  metadata: MetadataStore,
+  repository: Repository,
+  target: PullTarget,
+  query: PullQuery,
+): Promise<{ readonly grants: readonly Grant[]; readonly ahead: ReadAhead }> {
+  if ('blob' in target) {
+    const { grants, ...read } = await metadata.readBlobForPull(repository, target.blob, query);
+    return { grants, ahead: ReadAhead.ofBlob(repository, target.blob, read) };
+  }
+  const { grants, ...read } = await metadata.readForPull(repository, target.manifest, query);
+  return { grants, ahead: ReadAhead.ofManifest(repository, target.manifest, read) };
+}
+
+/** A repository is public if upstream served it anonymously, whatever else the verification policy allows. */
+const ALWAYS_VERIFY = new VerificationPolicy('AlwaysVerify');
 
 /** Kubernetes' default. */
 const DEFAULT_POLICY = new VerificationPolicy('NeverVerifyPreloadedImages');

@@ -3,6 +3,7 @@ import type { Action, Subject } from '../access/subject.ts';
 import { ArchNames } from './arch-names.ts';
 import { OciError } from '../oci/errors.ts';
 import type { PullSource } from '../oci/pull-source.ts';
+import type { PullTarget } from '../oci/pull-read.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Requester, Right } from '../oci/requester.ts';
 import { readBase } from './base.ts';
@@ -74,7 +75,7 @@ export class Registry {
     if (action === undefined) throw unsupported(route);
     await this.#recorded(exchange, action, async () => {
       requireOwnSite(exchange);
-      const call = await this.#admit(exchange, route.name, action);
+      const call = await this.#admit(exchange, route, action);
       try {
         await (isRead(exchange, route) ? this.#pull(call, route) : this.#write(call, route));
       } catch (error) {
@@ -162,8 +163,9 @@ export class Registry {
     }
   }
 
-  async #admit(exchange: Exchange, name: string, action: Action): Promise<AdmittedCall> {
+  async #admit(exchange: Exchange, route: RepositoryRoute, action: Action): Promise<AdmittedCall> {
     const { resolver, access } = this.#parts;
+    const { name } = route;
     const { sender, query } = exchange;
     const repository = resolver.resolve({
       name,
@@ -175,7 +177,11 @@ export class Registry {
     const authorize = async (): Promise<AdmittedCall> => {
       const subject = await access.authenticate(sender);
       exchange.requester = subject.requester;
-      const right = await subject.authorize(repository, action);
+      const right = await subject.authorize(
+        repository,
+        action,
+        isRead(exchange, route) ? targetOf(route) : undefined,
+      );
       exchange.requester = right.requester;
       return new AdmittedCall(subject, exchange, name, repository, right);
     };
@@ -227,6 +233,12 @@ class AdmittedCall implements Call {
   with<T extends object>(more: T): this & T {
     return Object.assign(this, more);
   }
+}
+
+/** The content that a pull by this route asks for. */
+function targetOf(route: RepositoryRoute): PullTarget | undefined {
+  if (route.kind === 'manifest') return { manifest: route.reference };
+  return route.kind === 'blob' ? { blob: route.digest } : undefined;
 }
 
 /** Reading the state of an upload needs the right to write. */

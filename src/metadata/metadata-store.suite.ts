@@ -55,7 +55,10 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(await store.readManifestBytes(digest)).toBeUndefined();
       expect(await store.readLinkedManifest(NGINX, digest)).toBeUndefined();
       expect(await store.readTag(NGINX, 'latest')).toBeUndefined();
-      expect(await store.readForPull(NGINX, 'latest', [''])).toEqual({ isPreloaded: false });
+      expect(await store.readForPull(NGINX, 'latest', { grantees: [''] })).toEqual({
+        isPreloaded: false,
+        grants: [],
+      });
       expect(await store.statBlob(digest)).toBeUndefined();
       expect(await store.namedSize(NGINX, digest)).toBeUndefined();
       expect(await store.readReferrersList(NGINX, digest)).toBeUndefined();
@@ -253,11 +256,16 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       const { manifest, view } = image('one');
       const tag = { digest: manifest.digest, checkedAtMs: 7 };
       await store.putTag(NGINX, 'latest', tag);
-      expect(await store.readForPull(NGINX, 'latest')).toEqual({ tag, isPreloaded: false });
+      expect(await store.readForPull(NGINX, 'latest')).toEqual({ tag, isPreloaded: false, grants: [] });
       await store.putManifest(OTHER, manifest, view, { atMs: 1 });
-      expect(await store.readForPull(NGINX, 'latest')).toEqual({ tag, isPreloaded: false });
+      expect(await store.readForPull(NGINX, 'latest')).toEqual({ tag, isPreloaded: false, grants: [] });
       await store.putManifest(NGINX, manifest, view, { atMs: 1 });
-      expect(await store.readForPull(NGINX, 'latest')).toEqual({ tag, manifest, isPreloaded: false });
+      expect(await store.readForPull(NGINX, 'latest')).toEqual({
+        tag,
+        manifest,
+        isPreloaded: false,
+        grants: [],
+      });
     });
 
     test('a tag can be moved', async () => {
@@ -777,34 +785,49 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       const tag = { digest: imported.manifest.digest, checkedAtMs: 3 };
       await store.putTag(NGINX, 'imported', tag);
       const { manifest } = imported;
-      const forA = ['', 'tenant:a'];
-      expect(await store.readForPull(NGINX, 'imported', forA)).toEqual({ tag, manifest, isPreloaded: true });
-      expect(await store.readForPull(NGINX, manifest.digest, forA)).toEqual({ manifest, isPreloaded: true });
-      expect(await store.readForPull(NGINX, 'imported', [''])).toEqual({ tag, manifest, isPreloaded: false });
-      expect(await store.readForPull(NGINX, 'pulled', forA)).toMatchObject({
-        manifest: pulled.manifest,
-        isPreloaded: false,
+      const forA = { grantees: ['', 'tenant:a'] };
+      const none = { grants: [], isPreloaded: false };
+      expect(await store.readForPull(NGINX, 'imported', forA)).toEqual({
+        ...none,
+        tag,
+        manifest,
+        isPreloaded: true,
       });
-      expect(await store.readForPull(OTHER, manifest.digest, forA)).toEqual({ isPreloaded: false });
+      const byDigest = { ...none, manifest, isPreloaded: true };
+      expect(await store.readForPull(NGINX, manifest.digest, forA)).toEqual(byDigest);
+      const forAll = { grantees: [''] };
+      expect(await store.readForPull(NGINX, 'imported', forAll)).toEqual({ ...none, tag, manifest });
+      const other = { manifest: pulled.manifest, isPreloaded: false };
+      expect(await store.readForPull(NGINX, 'pulled', forA)).toMatchObject(other);
+      expect(await store.readForPull(OTHER, manifest.digest, forA)).toEqual(none);
 
       const layer = digestOrFail(imported.blobs[1]);
       const size = imported.blobs[1]?.size;
+      const sizes = { linkedSize: size, storedSize: size };
       expect(await store.readBlobForPull(NGINX, layer, forA)).toEqual({
-        linkedSize: size,
-        storedSize: size,
+        ...none,
+        ...sizes,
         isPreloaded: true,
       });
-      expect(await store.readBlobForPull(OTHER, layer, forA)).toEqual({
-        linkedSize: undefined,
-        storedSize: size,
-        isPreloaded: false,
+      expect(await store.readBlobForPull(OTHER, layer, forA)).toEqual({ ...none, storedSize: size });
+
+      const grant = { credentialId: 'c', verifiedAtMs: 4 };
+      await store.putGrant(NGINX, grant);
+      await store.putGrant(NGINX, { ...grant, credentialId: 'd' });
+      const withGrants = { ...forA, credentialIds: ['c', 'e'] };
+      const decided = { grants: [grant], isPreloaded: false };
+      expect(await store.readForPull(NGINX, 'imported', withGrants)).toEqual({ ...decided, tag, manifest });
+      expect(await store.readBlobForPull(NGINX, layer, withGrants)).toEqual({ ...decided, ...sizes });
+      const withNone = { ...forA, credentialIds: ['e'] };
+      expect(await store.readForPull(NGINX, 'imported', withNone)).toMatchObject({
+        ...none,
+        isPreloaded: true,
       });
+
       await store.removeBlob(layer);
-      expect(await store.readBlobForPull(NGINX, layer)).toEqual({ linkedSize: size, isPreloaded: false });
-      expect(await store.readBlobForPull(NGINX, manifest.digest)).toEqual({
-        linkedSize: manifest.bytes.byteLength,
-        isPreloaded: false,
-      });
+      expect(await store.readBlobForPull(NGINX, layer)).toEqual({ ...none, linkedSize: size });
+      const linkedSize = manifest.bytes.byteLength;
+      expect(await store.readBlobForPull(NGINX, manifest.digest)).toEqual({ ...none, linkedSize });
     });
 
     test('a requester with imports only sees the referrers that were imported for it', async () => {

@@ -14,15 +14,9 @@ import type { CredentialUsage } from '../oci/credential.ts';
 import type { Digest } from '../oci/digest.ts';
 import type { IssuedCredential, KnownTenant } from '../oci/issued-credential.ts';
 import type { Manifest, ManifestView } from '../oci/manifest.ts';
+import type { BlobPullRead, PullRead, TagRow } from '../oci/pull-read.ts';
 import type { Page } from '../oci/pull-source.ts';
 import type { Repository } from '../oci/repository.ts';
-
-/** What a tag means. */
-export interface TagRow {
-  readonly digest: Digest;
-  /** When upstream last confirmed that the tag means this digest; for a hosted tag, when it was pushed. Epoch ms. */
-  readonly checkedAtMs: number;
-}
 
 /** A remembered proof that a credential may read a repository. With `credentialId` '' it is public. */
 export interface Grant {
@@ -187,37 +181,33 @@ export interface Paged<T> {
   readonly more: boolean;
 }
 
-/** The result of `readForPull`: what a pull of a manifest needs to know. */
-export interface PullRead {
-  /** The tag; `undefined` for a digest, and if there is none. */
-  readonly tag: TagRow | undefined;
-  /** What the reference means, if it is stored and linked in the repository. */
-  readonly manifest: Manifest | undefined;
-  /** Whether that manifest was imported into the repository for one of the grantees; false if it is not stored. */
-  readonly isPreloaded: boolean;
+/** What else is asked about the requester of a pull. Neither affects what is found of the content itself. */
+export interface PullQuery {
+  /**
+   * Those whose imports the requester may read. Default: none. Not looked at if there is a Grant of `credentialIds`, which
+   * usually decides: `isPreloaded` is then false.
+   */
+  readonly grantees?: readonly string[];
+  /** The credentials whose Grants are read, too. Default: none. */
+  readonly credentialIds?: readonly string[];
 }
 
-/** What a pull of a blob needs to know. */
-export interface BlobPullRead {
-  /** The size in its Link, stored or not; `undefined` if it does not belong to the repository. */
-  readonly linkedSize: number | undefined;
-  /** `undefined` if it is not stored, in whatever repository. */
-  readonly storedSize: number | undefined;
-  /** Whether it was imported into the repository for one of the grantees. */
-  readonly isPreloaded: boolean;
+/** The answer to a `PullQuery` about credentials. */
+export interface WithGrants {
+  readonly grants: readonly Grant[];
 }
 
 /** The index. Every write is one transaction, durable when its promise resolves. */
 export interface MetadataStore extends Leases {
-  // Pulls: one question each, since a query may be a round trip. `grantees` are those whose imports the requester may read.
+  // Pulls: one question each, since a query may be a round trip.
 
   /** `reference`: a tag or a digest. */
-  readForPull(repository: Repository, reference: string, grantees?: readonly string[]): Promise<PullRead>;
+  readForPull(repository: Repository, reference: string, query?: PullQuery): Promise<PullRead & WithGrants>;
   readBlobForPull(
     repository: Repository,
     digest: Digest,
-    grantees?: readonly string[],
-  ): Promise<BlobPullRead>;
+    query?: PullQuery,
+  ): Promise<BlobPullRead & WithGrants>;
 
   // Manifests. Their bytes are stored once; bytes that do not match the digest are damage, and the manifest is then
   // absent. What a manifest names, and so needs, depends on the media type under which it is read. Each repository

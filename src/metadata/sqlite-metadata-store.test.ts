@@ -136,6 +136,7 @@ test('an index with one reading for all gets one for each repository, and keeps 
     tag: { digest: held, checkedAtMs: 9 },
     manifest,
     isPreloaded: false,
+    grants: [],
   });
   expect(await store.readTotals()).toMatchObject({ manifests: 1, manifestBytes: 4, repositories: 3 });
   expect(await store.readUsage('team', REPOSITORY)).toMatchObject({
@@ -379,9 +380,16 @@ test('a manifest whose bytes the disk has changed gives nobody a right by its im
   await store.putContent(REPOSITORY, { manifests: [{ manifest, view }], blobs: view.blobs, grantee: '' }, 1);
   const tag = { digest: manifest.digest, checkedAtMs: 1 };
   await store.putTag(REPOSITORY, 'v1', tag);
-  expect(await store.readForPull(REPOSITORY, 'v1', [''])).toMatchObject({ tag, isPreloaded: true });
+  expect(await store.readForPull(REPOSITORY, 'v1', { grantees: [''] })).toMatchObject({
+    tag,
+    isPreloaded: true,
+  });
   look(database => database.prepare('UPDATE manifests SET bytes = zeroblob(size)').run());
-  expect(await store.readForPull(REPOSITORY, 'v1', [''])).toEqual({ tag, isPreloaded: false });
+  expect(await store.readForPull(REPOSITORY, 'v1', { grantees: [''] })).toEqual({
+    tag,
+    isPreloaded: false,
+    grants: [],
+  });
   await store.close();
 });
 

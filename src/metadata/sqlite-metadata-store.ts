@@ -6,6 +6,7 @@ import type { CredentialUsage } from '../oci/credential.ts';
 import { type Digest, isDigest } from '../oci/digest.ts';
 import type { IssuedCredential, KnownTenant } from '../oci/issued-credential.ts';
 import type { Manifest, ManifestView } from '../oci/manifest.ts';
+import type { TagRow } from '../oci/pull-read.ts';
 import type { Page } from '../oci/pull-source.ts';
 import type { Repository } from '../oci/repository.ts';
 import type {
@@ -21,8 +22,8 @@ import type {
   Lack,
   MetadataStore,
   NamedContent,
+  PullQuery,
   SizedDigest,
-  TagRow,
   Topic,
   Upload,
 } from './metadata-store.ts';
@@ -241,29 +242,23 @@ class SqliteMetadataStore implements MetadataStore {
     this.#sweepBehind();
   }
 
-  async readForPull(repository: Repository, reference: string, grantees: readonly string[] = []) {
-    const { tag, manifest, isPreloaded } = await this.#read(() => {
+  async readForPull(repository: Repository, reference: string, query: PullQuery = {}) {
+    const { manifest, isPreloaded, ...read } = await this.#read(() => {
       const found = isDigest(reference)
         ? { tag: undefined, manifest: this.#manifests.readLinked(repository, reference) }
         : this.#tags.readTagged(repository, reference);
-      return {
-        tag: found?.tag,
-        manifest: found?.manifest,
-        isPreloaded: this.#isPreloaded(repository, found?.manifest?.digest, grantees),
-      };
+      const rest = this.#readForRequester(repository, found?.manifest?.digest, query);
+      return { tag: found?.tag, manifest: found?.manifest, ...rest };
     });
     const sound = await this.#sound(manifest);
-    return { tag, manifest: sound, isPreloaded: isPreloaded && sound !== undefined };
+    return { ...read, manifest: sound, isPreloaded: isPreloaded && sound !== undefined };
   }
 
-  readBlobForPull(repository: Repository, digest: Digest, grantees: readonly string[] = []) {
+  readBlobForPull(repository: Repository, digest: Digest, query: PullQuery = {}) {
     return this.#read(() => {
       const { linked, stored } = this.#links.sizes(repository, digest);
-      return {
-        linkedSize: linked ?? undefined,
-        storedSize: stored ?? undefined,
-        isPreloaded: this.#isPreloaded(repository, digest, grantees),
-      };
+      const rest = this.#readForRequester(repository, digest, query);
+      return { linkedSize: linked ?? undefined, storedSize: stored ?? undefined, ...rest };
     });
   }
 
@@ -774,8 +769,14 @@ class SqliteMetadataStore implements MetadataStore {
   }
 
   /** Call within a read. */
-  #isPreloaded(repository: Repository, digest: Digest | undefined, grantees: readonly string[]): boolean {
-    return digest !== undefined && grantees.length > 0 && this.#preloads.has(repository, digest, grantees);
+  #readForRequester(
+    repository: Repository,
+    digest: Digest | undefined,
+    { grantees = [], credentialIds = [] }: PullQuery,
+  ): { readonly grants: readonly Grant[]; readonly isPreloaded: boolean } {
+    const grants = credentialIds.length === 0 ? [] : this.#grants.read(repository, credentialIds);
+    const isAsked = digest !== undefined && grantees.length > 0 && grants.length === 0;
+    return { grants, isPreloaded: isAsked && this.#preloads.has(repository, digest, grantees) };
   }
 
   /** Call within a write. */
@@ -814,7 +815,10 @@ class SqliteMetadataStore implements MetadataStore {
     this.#sweeping ??= this.#sweep()
       .catch((error: unknown) => {
         if (this.#closing === undefined) {
-          this.#log.warn({ err: error }, 'the rest of a removed repository could not be removed from the index');
+          this.#log.warn(
+            { err: error },
+            'the rest of a removed repository could not be removed from the index',
+          );
         }
       })
       .finally(() => {

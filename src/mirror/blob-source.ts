@@ -121,8 +121,11 @@ export class BlobSource {
 
   /** What the index says of the blob, and the right to it. `settled`: it may be served without asking upstream. */
   async #readForPull(repository: Repository, digest: Digest, given: Right) {
-    const read = await this.#metadata.readBlobForPull(repository, digest, granteesOf(given));
-    const right = withPreload(given, read.isPreloaded);
+    const grantees = granteesOf(given);
+    const read =
+      given.ahead?.takeBlob(repository, digest) ??
+      (await this.#metadata.readBlobForPull(repository, digest, { grantees }));
+    const right = withPreload(given, read.isPreloaded && grantees.length > 0);
     const settled = read.linkedSize !== undefined && this.#links.covers(repository, digest, right);
     return { ...read, right, settled };
   }

@@ -1,6 +1,7 @@
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { type Digest, isDigest } from '../oci/digest.ts';
 import type { Manifest } from '../oci/manifest.ts';
+import type { PullRead } from '../oci/pull-read.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
 import { type ContentRight, granteesOf, withPreload } from './preloads.ts';
@@ -51,7 +52,7 @@ async function planOfTag(
   { metadata, pullRuleOf, nowMs }: PlanParts,
 ): Promise<PullPlan> {
   const asked = given.forceAlways === true ? { ...given, ...UNPROVED } : given;
-  const read = await metadata.readForPull(repository, tag, granteesOf(asked));
+  const read = await readAhead(repository, tag, asked, metadata);
   const held = read.manifest;
   const right = withPreload(asked, read.isPreloaded);
   const ageMs = held && read.tag && nowMs() - read.tag.checkedAtMs;
@@ -65,10 +66,23 @@ async function planOfDigest(
   given: Right,
   { metadata, pullRuleOf }: PlanParts,
 ): Promise<PullPlan> {
-  const { manifest: held, isPreloaded } = await metadata.readForPull(repository, digest, granteesOf(given));
+  const { manifest: held, isPreloaded } = await readAhead(repository, digest, given, metadata);
   const right = withPreload(given, isPreloaded);
   const isNever = pullRuleOf(repository, right).pullPolicy === 'Never';
   return { held, right, ageMs: undefined, step: stepOf(isNever ? 'never' : 'serve', held, right) };
+}
+
+/** What the index says of the reference; it may have been asked when the right was. */
+async function readAhead(
+  repository: Repository,
+  reference: string,
+  right: Right,
+  metadata: MetadataStore,
+): Promise<PullRead> {
+  const grantees = granteesOf(right);
+  const read = right.ahead?.takeManifest(repository, reference);
+  if (read === undefined) return metadata.readForPull(repository, reference, { grantees });
+  return { ...read, isPreloaded: read.isPreloaded && grantees.length > 0 };
 }
 
 /** If upstream may not be asked, a right that depends on its answer counts as while upstream is unreachable. */

@@ -2,6 +2,7 @@ import type { MemoryHolder } from '../lib/memory-budget.ts';
 import type { Credential } from './credential.ts';
 import type { Platform } from './platform.ts';
 import type { ImagePullPolicy } from './pull-policy.ts';
+import type { ReadAhead } from './pull-read.ts';
 
 /** Who sent a request, as far as that is proved. */
 export interface Requester {
@@ -74,6 +75,8 @@ export interface Right {
    * the public cannot is not for this requester.
    */
   readonly isLent?: true;
+  /** What the index said of the target of the request; absent if it was not asked. */
+  readonly ahead?: ReadAhead | undefined;
   /** Every pull of a tag proves the right upstream, and none is served without (Kubernetes' AlwaysPullImages). */
   readonly forceAlways?: boolean;
 }

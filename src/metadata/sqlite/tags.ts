@@ -1,8 +1,9 @@
 import type { Digest } from '../../oci/digest.ts';
 import type { Manifest } from '../../oci/manifest.ts';
+import type { TagRow } from '../../oci/pull-read.ts';
 import type { Page } from '../../oci/pull-source.ts';
 import type { Repository } from '../../oci/repository.ts';
-import type { Paged, TagRow } from '../metadata-store.ts';
+import type { Paged } from '../metadata-store.ts';
 import type { Connection, Statement } from './connection.ts';
 import { type PageRange, pageRange, toPage } from './page.ts';
 import { isPreloaded } from './preloads.ts';

@@ -1,0 +1,73 @@
+import type { Digest } from './digest.ts';
+import type { Manifest } from './manifest.ts';
+import { type Repository, repositoryText } from './repository.ts';
+
+/** What a tag means. */
+export interface TagRow {
+  readonly digest: Digest;
+  /** When upstream last confirmed that the tag means this digest; for a hosted tag, when it was pushed. Epoch ms. */
+  readonly checkedAtMs: number;
+}
+
+/** What a pull of a manifest needs to know of the index. */
+export interface PullRead {
+  /** The tag; `undefined` for a digest, and if there is none. */
+  readonly tag: TagRow | undefined;
+  /** What the reference means, if it is stored and linked in the repository. */
+  readonly manifest: Manifest | undefined;
+  /** Whether that manifest was imported into the repository for one of the grantees; false if it is not stored. */
+  readonly isPreloaded: boolean;
+}
+
+/** What a pull of a blob needs to know of the index. */
+export interface BlobPullRead {
+  /** The size in its Link, stored or not; `undefined` if it does not belong to the repository. */
+  readonly linkedSize: number | undefined;
+  /** `undefined` if it is not stored, in whatever repository. */
+  readonly storedSize: number | undefined;
+  /** Whether it was imported into the repository for one of the grantees. */
+  readonly isPreloaded: boolean;
+}
+
+/** The content that a pull asks for: a manifest by tag or digest, or a blob. */
+export type PullTarget = { readonly manifest: string } | { readonly blob: Digest };
+
+/**
+ * What the index said of the target of a request when it was asked for the Grants, which saves the question after it.
+ * Can be taken once: later it may not be true any more, and would be kept in memory for nothing.
+ */
+export class ReadAhead {
+  readonly #key: string;
+  #manifest: PullRead | undefined;
+  #blob: BlobPullRead | undefined;
+
+  private constructor(key: string, manifest: PullRead | undefined, blob: BlobPullRead | undefined) {
+    this.#key = key;
+    this.#manifest = manifest;
+    this.#blob = blob;
+  }
+
+  static ofManifest(repository: Repository, reference: string, read: PullRead): ReadAhead {
+    return new ReadAhead(keyOf(repository, reference), read, undefined);
+  }
+
+  static ofBlob(repository: Repository, digest: Digest, read: BlobPullRead): ReadAhead {
+    return new ReadAhead(keyOf(repository, digest), undefined, read);
+  }
+
+  takeManifest(repository: Repository, reference: string): PullRead | undefined {
+    const read = keyOf(repository, reference) === this.#key ? this.#manifest : undefined;
+    this.#manifest = undefined;
+    return read;
+  }
+
+  takeBlob(repository: Repository, digest: Digest): BlobPullRead | undefined {
+    const read = keyOf(repository, digest) === this.#key ? this.#blob : undefined;
+    this.#blob = undefined;
+    return read;
+  }
+}
+
+function keyOf(repository: Repository, reference: string): string {
+  return `${repositoryText(repository)} ${reference}`;
+}
