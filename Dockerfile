@@ -24,7 +24,7 @@ RUN --mount=type=secret,id=npmrc,target=/root/.npmrc \
     --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
     export NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt \
  && npm ci --ignore-scripts --no-audit --no-fund \
- && npm rebuild better-sqlite3
+ && JOBS=max npm rebuild better-sqlite3
 COPY tsconfig.json build.ts ./
 COPY src ./src
 # All packages but the SQLite drivers are bundled into dist/. The drivers' sources and binaries for other systems are many

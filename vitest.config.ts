@@ -1,13 +1,42 @@
 import { availableParallelism } from 'node:os';
 import { defineConfig } from 'vitest/config';
+import { BaseSequencer, type TestSpecification } from 'vitest/node';
 
-// Vitest leaves one core free, of two that is half of them. Tests wait for processes and clocks as much as they compute.
-const MIN_WORKERS = 2;
+// Tests wait for processes and clocks as much as they compute: one more than there are cores.
+const WORKERS = availableParallelism() + 1;
+
+/** Files that take minutes, mostly because they wait: they begin first. */
+const LONGEST = [
+  'clients/image',
+  'clients/kubernetes-watches',
+  'clients/kubernetes-hostile',
+  'clients/last-byte',
+  'crash/paused',
+  'crash/kill',
+  'e2e/readers',
+  'e2e/prepull',
+  'e2e/watch',
+  'e2e/fill',
+];
+
+class LongestFirst extends BaseSequencer {
+  override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
+    const others = await super.sort(files);
+    const longest = LONGEST.flatMap(name =>
+      others.filter(({ moduleId }) => moduleId.endsWith(`/${name}.test.ts`)),
+    );
+    return [...longest, ...others.filter(file => !longest.includes(file))];
+  }
+}
+
+// What is built runs as it is, also within the process of the tests.
+const server = { deps: { external: [/\/dist\//] } };
 
 // unit and e2e run anywhere Node runs; clients needs real programs, crash takes minutes.
 export default defineConfig({
   test: {
-    maxWorkers: Math.max(MIN_WORKERS, availableParallelism() - 1),
+    maxWorkers: WORKERS,
+    sequence: { sequencer: LongestFirst },
     projects: [
       {
         test: {
@@ -23,8 +52,7 @@ export default defineConfig({
         test: {
           name: 'e2e',
           include: ['test/e2e/**/*.test.ts', 'test/conformance/**/*.test.ts'],
-          // What is built runs as it is, also within the process of the tests.
-          server: { deps: { external: [/\/dist\//] } },
+          server,
           // No criterion, only an end for what hangs: on a busy machine a server alone may take half a minute to start.
           testTimeout: 180_000,
           hookTimeout: 180_000,
@@ -35,11 +63,10 @@ export default defineConfig({
         test: {
           name: 'crash',
           include: ['test/crash/**/*.test.ts'],
+          server,
           testTimeout: 1_200_000,
           hookTimeout: 120_000,
           expect: { poll: { timeout: 60_000 } },
-          // Even on two cores: half of the time they wait, for a process to count as dead or to start again.
-          maxWorkers: 2,
           sequence: { groupOrder: 1 },
         },
       },
@@ -47,10 +74,10 @@ export default defineConfig({
         test: {
           name: 'clients',
           include: ['test/clients/**/*.test.ts'],
+          server,
           testTimeout: 600_000,
           hookTimeout: 600_000,
           expect: { poll: { timeout: 60_000 } },
-          fileParallelism: false,
           sequence: { groupOrder: 2 },
         },
       },

@@ -1,5 +1,5 @@
 import { existsSync } from 'node:fs';
-import { mkdir, readdir, readFile, rename, stat, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -7,7 +7,7 @@ import { parse, stringify } from 'yaml';
 import { absentAsUndefined } from '../../src/lib/error-code.ts';
 import { DockerRegistry, REGISTRY_PROGRAMS } from '../support/docker-registry.ts';
 import { DOCKER_PROGRAMS, Dockerd } from '../support/dockerd.ts';
-import { IMAGE_PROGRAMS, pushImage, testCacheFolder } from '../support/images.ts';
+import { debianWithNode, IMAGE_PROGRAMS, pushImage } from '../support/images.ts';
 import { FIXED, UPSTREAM } from '../support/mirrored-registry.ts';
 import { answers, freePort, hasPrograms, run, until } from '../support/programs.ts';
 import { Skopeo } from '../support/skopeo.ts';
@@ -136,23 +136,6 @@ describe.skipIf(!canRun)('the image, built by docker and run by docker compose',
     expect(existsSync(join(copy, 'manifest.json'))).toBe(true);
   });
 });
-
-/** A root file system with Debian's Node and npm, since no base image can be pulled without a registry. */
-async function debianWithNode(): Promise<string> {
-  const archive = join(testCacheFolder(), 'debian-with-node-1.tar');
-  if (existsSync(archive)) return archive;
-  await mkdir(testCacheFolder(), { recursive: true });
-  const made = `${archive.replace(/\.tar$/, '')}.${process.pid}.tar`;
-  await run('mmdebstrap', [
-    '--quiet',
-    '--variant=minbase',
-    '--include=nodejs,npm,ca-certificates',
-    'trixie',
-    made,
-  ]);
-  await rename(made, archive);
-  return archive;
-}
 
 /** How this machine reaches npm's registry, where it has something to say about it. */
 async function buildSecrets(): Promise<readonly string[]> {

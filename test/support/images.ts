@@ -13,12 +13,12 @@ export const IMAGE_PROGRAMS: readonly string[] = ['buildah', 'skopeo', 'apt-get'
 
 /**
  * What there is: `busybox` and `busybox-moved` are indexes for linux/amd64, linux/arm64 and linux/arm/v7 of two
- * layers each, of which they share one; `big` is an index for linux/amd64 alone, of 8 layers of 40 MiB that do not compress.
+ * layers each, of which they share one; `big` is an index for linux/amd64 alone, of 8 layers of 16 MiB that do not compress.
  */
 export type ImageName = 'busybox' | 'busybox-moved' | 'big';
 
 export const BIG_LAYERS = 8;
-export const BIG_LAYER_BYTES = 40 * 1024 * 1024;
+const BIG_LAYER_BYTES = 16 * 1024 * 1024;
 
 /** Debian's name of an architecture → the platform of OCI. */
 const PLATFORMS: ReadonlyMap<string, string> = new Map([
@@ -28,7 +28,7 @@ const PLATFORMS: ReadonlyMap<string, string> = new Map([
 ]);
 
 /** Changes with what is built, so that an older cache is not taken for it. */
-const CACHE_VERSION = 'images-1';
+const CACHE_VERSION = 'images-2';
 
 const APPLETS = ['sh', 'echo', 'cat', 'ls', 'sleep', 'true', 'wget', 'httpd', 'sha256sum', 'uname'];
 
@@ -54,6 +54,25 @@ export async function imageLayout(): Promise<string> {
     await removeFolder(work);
   }
   return layout;
+}
+
+/** A root file system with Debian's Node and npm, since no base image can be pulled without a registry: the path of a tar. */
+export async function debianWithNode(): Promise<string> {
+  const archive = join(testCacheFolder(), 'debian-with-node-2.tar');
+  if (existsSync(archive)) return archive;
+  await mkdir(testCacheFolder(), { recursive: true });
+  const made = `${archive.replace(/\.tar$/, '')}.${process.pid}.tar`;
+  await run('mmdebstrap', [
+    '--quiet',
+    '--variant=minbase',
+    // As in Debian's own images.
+    '--dpkgopt=force-unsafe-io',
+    '--include=nodejs,npm,ca-certificates',
+    'trixie',
+    made,
+  ]);
+  await rename(made, archive);
+  return archive;
 }
 
 /** Puts an image, all its platforms and byte for byte, into a registry as `repository:tag`. */
