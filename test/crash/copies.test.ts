@@ -11,9 +11,9 @@ import { bytesOf, type Image, imageOf, randomBlob } from '../support/content.ts'
 import { Entrepot } from '../support/entrepot.ts';
 import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
 
-const COPIES = 14;
+const COPIES = 6;
 /** Chance decides which of the copies are whole: more are made until one is, and one is not. */
-const MAX_COPIES = 5 * COPIES;
+const MAX_COPIES = 10 * COPIES;
 const PUSHERS = 3;
 /** A slow copy reads the index in so many pieces, with a pause behind each in which it is written to. */
 const PIECES = 6;

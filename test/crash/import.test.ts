@@ -14,9 +14,10 @@ import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
 
 const MIB = 1024 * 1024;
 const UPSTREAM = 'up.example';
-const KILLS = 20;
+/** `npm run test:crash:long`. */
+const KILLS = process.env['CRASH_LONG'] === '1' ? 40 : 8;
 /** Chance decides what the kills meet: more are made until they have met both. */
-const MAX_KILLS = 5 * KILLS;
+const MAX_KILLS = 10 * KILLS;
 
 let upstream: FakeUpstream;
 let connected: Entrepot;
@@ -110,8 +111,8 @@ describe('an import', () => {
 
   test('and an export use no more memory for a bundle that is four times as large', async () => {
     const peaks: { export: number; import: number }[] = [];
-    for (const count of [3, 12]) {
-      const layers = Array.from({ length: count }, (_, n) => randomBlob(50 * MIB + n, `memory ${n}`));
+    for (const count of [4, 16]) {
+      const layers = Array.from({ length: count }, (_, n) => randomBlob(16 * MIB + n, `memory ${n}`));
       const bundle = await bundleOf(`memory-${count}`, imageOf(layers));
       const folder = await makeTempFolder('mem');
       const imported = await peakRss(importArgs(bundle), storeEnv(folder));

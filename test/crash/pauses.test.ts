@@ -25,7 +25,7 @@ const SHORT = {
   stores: 1,
   processes: 3,
   maxPauseMs: 8_000,
-  maxMs: 75_000,
+  maxMs: 40_000,
   enough: { acknowledged: 60, takeovers: 20, steps: ALL_STEPS.length / 2 },
   least: { acknowledged: 2, takeovers: 1, steps: 2 },
 };

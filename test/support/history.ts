@@ -304,7 +304,7 @@ export class History {
     let printed = '';
     // The server collects by itself too, and the Claim of one that was killed takes seconds to end.
     await until('our turn to collect', HANG_MS, async () => {
-      const { code, stdout, stderr } = await this.#entrepot.spawnCommand('gc', '--grace-period', '0s');
+      const { code, stdout, stderr } = await this.#entrepot.command('gc', '--grace-period', '0s');
       if (stderr.includes('another process is already collecting garbage')) return false;
       same(`${code} ${complaints(stderr)}`, '0 ');
       printed = stdout;
@@ -347,7 +347,7 @@ export class History {
     } catch {
       return; // Evicted in this moment.
     }
-    const { stdout } = await this.#entrepot.spawnCommand('scrub', '--rate', '1GiB');
+    const { stdout } = await this.#entrepot.command('scrub', '--rate', '1GiB');
     if (!stdout.includes(blob.digest)) return;
     this.#damaged.add(blob.digest);
     this.#meet('damaged');
@@ -395,7 +395,7 @@ export class History {
   }
 
   async #command(...args: string[]): Promise<string> {
-    const { code, stdout, stderr } = await this.#entrepot.spawnCommand(...args);
+    const { code, stdout, stderr } = await this.#entrepot.command(...args);
     if (args[0] !== 'rm') same(`${code} ${complaints(stderr)}`, '0 ');
     return stdout;
   }
