@@ -13,7 +13,7 @@ import { Entrepot } from '../support/entrepot.ts';
 import { FakeUpstream } from '../support/fake-upstream.ts';
 import { HAS_CLUSTER, KubeCluster, MANIFESTS } from '../support/kube-cluster.ts';
 import { loginStatus, SOON_MS, soonFollows, soonLogged, soonLogsIn, soonRefused } from '../support/logins.ts';
-import { freePort, until } from '../support/programs.ts';
+import { answers, Daemon, freePort, until } from '../support/programs.ts';
 import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
 import { basic, getAs, type Login } from '../support/tenants.ts';
 
@@ -34,8 +34,8 @@ const MIB = 2 ** 20;
 /** What the container of config/kubernetes may have is 1 GiB. */
 const MAX_RSS_BYTES = 700 * MIB;
 
-/** How long the administrator goes on. */
-const HOSTILE_MS = 60_000;
+/** How long the administrator goes on; longer with `npm run test:crash:long`. */
+const HOSTILE_MS = process.env['CRASH_LONG'] === '1' ? 60_000 : 20_000;
 
 /**
  * Between two rotations at least: each new login is tried until it counts, which is a wrong password before, and of
@@ -145,7 +145,7 @@ async function putAccount(
 const owned = { ownerReferences: [{ apiVersion: 'v1', kind: 'Pod', name: OWNER, uid: 'x' }] };
 
 async function document(): Promise<TenantsDocument> {
-  return JSON.parse((await entrepot.spawnCommand('tenants', '--json')).stdout);
+  return JSON.parse((await entrepot.command('tenants', '--json')).stdout);
 }
 
 /** Asks again and again in a process of its own, so that what the test does takes nothing from it. */
@@ -183,6 +183,19 @@ class Probe {
     await once(this.#child, 'close');
     return JSON.parse(this.#text);
   }
+}
+
+/** A server that has nothing to do. */
+async function startPlainServer(): Promise<{ readonly url: string; readonly daemon: Daemon }> {
+  const port = await freePort();
+  const url = `http://127.0.0.1:${port}/`;
+  const code = `require('http').createServer((_, response) => response.end()).listen(${port}, '127.0.0.1')`;
+  const isReady = () => answers(url, 200);
+  return { url, daemon: await Daemon.start({ program: process.execPath, args: ['--eval', code], isReady }) };
+}
+
+function p99Of(took: readonly number[]): number {
+  return took.toSorted((a, b) => a - b)[Math.floor(took.length * 0.99)] ?? Number.NaN;
 }
 
 const login = (tenant: string, nth: number): Login => [`${tenant}-${nth}`, `password-${nth}`];
@@ -260,7 +273,8 @@ describe.skipIf(!HAS_CLUSTER)('an administrator of a namespace who uses all of t
     await soonLogsIn(login('victim', 0), entrepot);
 
     const end = new AbortController();
-    const probe = await Probe.start(`${entrepot.ops}/livez`);
+    const plain = await startPlainServer();
+    const probes = [await Probe.start(`${entrepot.ops}/livez`), await Probe.start(plain.url)];
     const running = hostileTools().map(tool => repeat(tool, end.signal));
     let rotations = 0;
     for (const untilMs = Date.now() + HOSTILE_MS; Date.now() < untilMs; ) {
@@ -275,17 +289,19 @@ describe.skipIf(!HAS_CLUSTER)('an administrator of a namespace who uses all of t
       await pause;
     }
     end.abort();
-    const latencies = await probe.stop();
+    const [ours = [], those = []] = await Promise.all(probes.map(probe => probe.stop()));
     await Promise.all(running);
+    await plain.daemon.stop();
 
     expect(rotations).toBeGreaterThan(2);
-    const inOrder = [...latencies].sort((a, b) => a - b);
-    const p99 = inOrder[Math.floor(inOrder.length * 0.99)] ?? Number.POSITIVE_INFINITY;
+    const [p99, plainP99] = [p99Of(ours), p99Of(those)];
     const peak = entrepot.peakRss();
     console.info(
-      `${rotations} rotations, /livez p99 ${p99.toFixed(1)} ms of ${inOrder.length}, ${Math.round(peak / MIB)} MiB`,
+      `${rotations} rotations, /livez p99 ${p99.toFixed(1)} ms of ${ours.length}, of a server without work`,
+      `${plainP99.toFixed(1)} ms of ${those.length}, ${Math.round(peak / MIB)} MiB`,
     );
-    expect(p99).toBeLessThan(100);
+    // What every process of this machine waits for is not ours.
+    expect(p99 - plainP99).toBeLessThan(100);
     expect(peak).toBeLessThan(MAX_RSS_BYTES);
     expect((await document()).tenants.some(({ name }) => name === 'victim')).toBe(true);
     expect(await loginStatus(login('victim', rotations), entrepot)).toBe(200);

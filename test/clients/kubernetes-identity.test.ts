@@ -117,7 +117,7 @@ describe.skipIf(!HAS_CLUSTER)('a namespace with the name of a hosted prefix', ()
     expect(await loginStatus(account, entrepot)).toBe(401);
     expect(await pushStatus('tools/app', account)).toBe(401);
     expect(await pushStatus('tools/app')).toBe(202);
-    const listed = (await entrepot.spawnCommand('tenants')).stdout;
+    const listed = (await entrepot.command('tenants')).stdout;
     expect(listed).toMatch(/^tools +refused .*is one of hosted\.prefixes/m);
     expect(await entrepot.metrics()).toContain('entrepot_tenants_refused 1');
   });

@@ -72,8 +72,8 @@ describe.skipIf(!canRun)('a pod without secrets, with the token of its account',
   }
 
   test('can be pulled for ahead, on the command line, with the Secret of its namespace', async () => {
-    expect((await entrepot.spawnCommand('pull', '--tenant', 'team-b', IMAGE)).code).toBe(1);
-    const pulled = await entrepot.spawnCommand('pull', '--tenant', 'team-a', IMAGE);
+    expect((await entrepot.command('pull', '--tenant', 'team-b', IMAGE)).code).toBe(1);
+    const pulled = await entrepot.command('pull', '--tenant', 'team-a', IMAGE);
     expect(pulled.code).toBe(0);
   });
 

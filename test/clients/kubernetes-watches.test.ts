@@ -87,7 +87,7 @@ describe.skipIf(!HAS_CLUSTER)('watches of a cluster', () => {
       expect(await loginStatus(login('patient', 3), entrepot)).toBe(401);
       await sleep(5_000);
     }
-    expect((await entrepot.spawnCommand('tenants')).stdout).toMatch(/^cannot be watched: secrets of /m);
+    expect((await entrepot.command('tenants')).stdout).toMatch(/^cannot be watched: secrets of /m);
 
     await cluster.start();
     await cluster.putPullSecret('patient', 'pull', host, login('patient', 3));

@@ -109,7 +109,7 @@ describe.skipIf(!HAS_CLUSTER)('a namespace with the label', () => {
       return tenant?.suspended !== undefined && tenant.secrets.length === 1;
     });
     expect(await loginStatus(other, entrepot)).toBe(401);
-    expect((await entrepot.spawnCommand('tenant', 'adopt', 'team-c')).code).toBe(0);
+    expect((await entrepot.command('tenant', 'adopt', 'team-c')).code).toBe(0);
     await soonLogsIn(other, entrepot);
     expect(await loginStatus(old, entrepot)).toBe(401);
   });
@@ -189,7 +189,7 @@ describe.skipIf(!HAS_CLUSTER)('an unreachable cluster', () => {
     await cluster.makeTenant('team-e');
     await cluster.putPullSecret('team-e', 'pull', host, before);
     await soonLogsIn(before, entrepot);
-    const printed = await entrepot.spawnCommand('tenant', 'secret', 'team-e', '--server', host);
+    const printed = await entrepot.command('tenant', 'secret', 'team-e', '--server', host);
     const [, username = '', password = ''] = /--username (\S+) --password '(\S+)'/.exec(printed.stdout) ?? [];
     const issued: Login = [username, password];
     await soonLogsIn(issued, entrepot);
@@ -201,7 +201,7 @@ describe.skipIf(!HAS_CLUSTER)('an unreachable cluster', () => {
     await soonLogged(/the cluster cannot be watched/, entrepot);
     expect(await loginStatus(before, entrepot)).toBe(200);
     await soonFollowsNothing(entrepot);
-    expect((await entrepot.spawnCommand('tenants')).stdout).toMatch(/^cannot be watched: \w+ of 127.0.0.1/);
+    expect((await entrepot.command('tenants')).stdout).toMatch(/^cannot be watched: \w+ of 127.0.0.1/);
 
     await entrepot.stop();
     entrepot = await entrepot.startAgain();

@@ -36,7 +36,7 @@ afterEach(async () => {
 /** Has Entrepot write its files for a kind of node, for this registry alone. */
 async function writeFiles(kind: string, folder: string, ...flags: string[]): Promise<void> {
   const upstream = ['--upstream', registry.host];
-  const result = await entrepot.spawnCommand('hosts', kind, ...upstream, '--out', folder, ...flags);
+  const result = await entrepot.command('hosts', kind, ...upstream, '--out', folder, ...flags);
   expect(result).toMatchObject({ code: 0 });
 }
 
@@ -211,15 +211,7 @@ describe.skipIf(!canRunBase || !hasPrograms(...DOCKER_PROGRAMS))('daemon.json in
       });
       const folder = join(mirror.folder, 'node');
       const url = `${protocol}://localhost:${hub.address.split(':')[1]}`;
-      const written = await mirror.spawnCommand(
-        'hosts',
-        'docker',
-        '--out',
-        folder,
-        '--server',
-        url,
-        ...flags,
-      );
+      const written = await mirror.command('hosts', 'docker', '--out', folder, '--server', url, ...flags);
       expect(written).toMatchObject({ code: 0 });
       const settings: unknown = JSON.parse(await readFile(join(folder, 'daemon.json'), 'utf8'));
       const docker = await Dockerd.start({ settings: Object(settings) });

@@ -35,7 +35,7 @@ describe.skipIf(!canRun)("a team's week", () => {
   });
 
   async function succeed(...args: string[]): Promise<string> {
-    const { code, stdout, stderr } = await entrepot.spawnCommand(...args);
+    const { code, stdout, stderr } = await entrepot.command(...args);
     expect({ args, code, stderr }).toMatchObject({ code: 0 });
     return stdout;
   }

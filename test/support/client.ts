@@ -25,13 +25,15 @@ export interface GetOptions {
   /** Reads nothing after the first bytes until this is settled: a slow client. */
   readonly readAfter?: Promise<unknown>;
   readonly onData?: (bytesSoFar: number) => void;
+  /** Whose connections are used, again and again; one of its own if left out. */
+  readonly agent?: Agent;
 }
 
 const KEPT_BYTES = 1024 * 1024;
 
-/** Sends one request on a connection of its own. Never rejects: a broken connection is a result, too. */
+/** Sends one request. Never rejects: a broken connection is a result, too. */
 export async function get(url: string, options: GetOptions = {}): Promise<Got> {
-  const agent = new Agent({ keepAlive: false });
+  const agent = options.agent ?? new Agent({ keepAlive: false });
   const hash = createHash('sha256');
   const kept: Buffer[] = [];
   let bytes = 0;

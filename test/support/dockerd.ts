@@ -1,6 +1,7 @@
 // A Docker daemon of the test's own, beside any that the machine may run: its data, state, socket, pid file and
 // containerd namespaces are all in one temporary folder, and it leaves the machine's firewall alone.
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { request } from 'node:http';
 import { join } from 'node:path';
 import { Daemon, type RunResult, run, tryRun } from './programs.ts';
 import { makeTempFolder, removeFolder } from './temp-folder.ts';
@@ -32,7 +33,7 @@ export class Dockerd {
     const daemon = await Daemon.start({
       program: 'dockerd',
       args: ['--config-file', configFile],
-      isReady: async () => (await tryRun('docker', ['version'], { env: clientEnv(folder) })).code === 0,
+      isReady: () => pings(folder),
       readyTimeoutMs: 60_000,
       deathSignal: 'TERM',
     });
@@ -63,6 +64,18 @@ export class Dockerd {
   }
 }
 
+/** https://docs.docker.com/reference/api/engine/#tag/System/operation/SystemPing */
+function pings(folder: string): Promise<boolean> {
+  return new Promise(resolve => {
+    const sent = request({ socketPath: socketIn(folder), path: '/_ping' }, response => {
+      response.resume();
+      resolve(response.statusCode === 200);
+    });
+    sent.once('error', () => resolve(false));
+    sent.end();
+  });
+}
+
 /** Detaches what a daemon that was killed, or found its own mount busy, has left mounted. */
 async function unmountBelow(folder: string): Promise<void> {
   const mounts = await readFile('/proc/self/mounts', 'utf8');
@@ -72,19 +85,25 @@ async function unmountBelow(folder: string): Promise<void> {
   }
 }
 
+function socketIn(folder: string): string {
+  return join(folder, 'docker.sock');
+}
+
 function clientEnv(folder: string): Record<string, string> {
-  return { DOCKER_HOST: `unix://${folder}/docker.sock`, DOCKER_CONFIG: join(folder, 'client') };
+  return { DOCKER_HOST: `unix://${socketIn(folder)}`, DOCKER_CONFIG: join(folder, 'client') };
 }
 
 /** https://docs.docker.com/reference/cli/dockerd/#daemon-configuration-file */
 function configOf(folder: string, options: DockerdOptions): object {
   return {
-    hosts: [`unix://${folder}/docker.sock`],
+    hosts: [`unix://${socketIn(folder)}`],
     'data-root': join(folder, 'data'),
     'exec-root': join(folder, 'exec'),
     pidfile: join(folder, 'docker.pid'),
     'containerd-namespace': 'entrepot-test',
     'containerd-plugins-namespace': 'entrepot-test-plugins',
+    // A bridge of its own would be another daemon's, too. Networks that a test makes have one each.
+    bridge: 'none',
     iptables: false,
     ip6tables: false,
     ...options.settings,

@@ -1,8 +1,11 @@
 // A real Kubernetes API server on a real etcd, on loopback: see the README of the folder that its run.sh lies in.
+import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import { readFile, writeFile } from 'node:fs/promises';
+import type { IncomingMessage } from 'node:http';
 import { Agent, request } from 'node:https';
 import { join } from 'node:path';
+import { text as readText } from 'node:stream/consumers';
 import { fileURLToPath } from 'node:url';
 import { Daemon, freePorts, hasPrograms, run, type RunResult, tryRun, until } from './programs.ts';
 import { makeTempFolder, removeFolder } from './temp-folder.ts';
@@ -56,12 +59,12 @@ export class KubeCluster {
 
   /** Graceful; what it holds stays. */
   async stop(): Promise<void> {
+    this.#disconnect();
     await this.#daemon?.stop();
   }
 
   /** Stops it and removes its folder. */
   async remove(): Promise<void> {
-    this.#agent?.destroy();
     await this.stop();
     await removeFolder(this.folder);
   }
@@ -84,10 +87,13 @@ export class KubeCluster {
     return tryRun('kubectl', [...this.#flags(), ...args]);
   }
 
-  /** `kubectl create token` for a ServiceAccount; for the API server itself when no audience is named. */
+  /** A token of a ServiceAccount, as `kubectl create token` makes it; for the API server itself when no audience is named. */
   async tokenOf(namespace: string, account: string, audience?: string): Promise<string> {
-    const flags = ['--namespace', namespace, ...(audience === undefined ? [] : ['--audience', audience])];
-    return (await this.kubectl('create', 'token', account, ...flags)).trim();
+    const path = `/api/v1/namespaces/${namespace}/serviceaccounts/${account}/token`;
+    const kind = { apiVersion: 'authentication.k8s.io/v1', kind: 'TokenRequest' };
+    const spec = audience === undefined ? {} : { audiences: [audience] };
+    const { status } = await this.post(path, { ...kind, spec });
+    return (status as { readonly token: string }).token;
   }
 
   /** Whether the API server still knows whose token this is. */
@@ -102,23 +108,11 @@ export class KubeCluster {
     throw new Error(`whose token it is, cannot be asked: ${stderr}`);
   }
 
-  /** Creates an object in some milliseconds, which kubectl takes ten times as long for; what the server made of it. */
+  /** Creates an object; what the server made of it. */
   async post(path: string, object: object): Promise<Readonly<Record<string, unknown>>> {
-    this.#agent ??= new Agent({ ca: await this.certificate(), keepAlive: true });
-    const [token] = (await readFile(join(this.folder, 'tokens.csv'), 'utf8')).split(',');
-    const headers = { authorization: `Bearer ${token}`, 'content-type': 'application/json' };
-    const options = { method: 'POST', agent: this.#agent, headers };
-    return new Promise((resolve, reject) => {
-      const sent = request(`${this.url}${path}`, options, response => {
-        let text = '';
-        response.on('data', (piece: Buffer) => (text += piece.toString()));
-        response.once('end', () =>
-          response.statusCode === 201 ? resolve(JSON.parse(text)) : reject(new Error(text)),
-        );
-      });
-      sent.once('error', reject);
-      sent.end(JSON.stringify(object));
-    });
+    const { status, text } = await this.#ask('POST', path, object);
+    if (status !== 201) throw new Error(`POST ${path}: ${status} ${text}`);
+    return JSON.parse(text);
   }
 
   /** `kubectl apply` of objects. */
@@ -148,25 +142,31 @@ export class KubeCluster {
 
   /** A namespace that is a tenant, with the account that every namespace has. */
   async makeTenant(name: string): Promise<void> {
-    await this.kubectl('create', 'namespace', name);
-    await this.kubectl('label', 'namespace', name, 'entrepot=tenant');
-    await until(`the account of ${name}`, CONTROLLED_MS, async () => {
-      const found = await this.tryKubectl('get', 'serviceaccount', 'default', '--namespace', name);
-      return found.code === 0;
+    await this.post('/api/v1/namespaces', { metadata: { name } });
+    await this.#require('PATCH', `/api/v1/namespaces/${name}`, {
+      metadata: { labels: { entrepot: 'tenant' } },
     });
+    const account = `/api/v1/namespaces/${name}/serviceaccounts/default`;
+    await until(
+      `the account of ${name}`,
+      CONTROLLED_MS,
+      async () => (await this.#ask('GET', account)).status === 200,
+    );
   }
 
-  /** `kubectl create secret docker-registry`, in place of one that may be there. */
+  /** As `kubectl create secret docker-registry`, in place of one that may be there. */
   async putPullSecret(namespace: string, name: string, server: string, login: Login): Promise<void> {
+    const secrets = `/api/v1/namespaces/${namespace}/secrets`;
+    const { status, text } = await this.#ask('DELETE', `${secrets}/${name}`);
+    if (status !== 200 && status !== 404) throw new Error(`DELETE ${secrets}/${name}: ${status} ${text}`);
     const [username, password] = login;
-    const there = ['--namespace', namespace];
-    await this.kubectl('delete', 'secret', name, '--ignore-not-found', ...there);
-    const wanted = [
-      `--docker-server=${server}`,
-      `--docker-username=${username}`,
-      `--docker-password=${password}`,
-    ];
-    await this.kubectl('create', 'secret', 'docker-registry', name, ...wanted, ...there);
+    const auth = Buffer.from(login.join(':')).toString('base64');
+    const config = JSON.stringify({ auths: { [server]: { username, password, auth } } });
+    await this.post(secrets, {
+      metadata: { name },
+      type: 'kubernetes.io/dockerconfigjson',
+      data: { '.dockerconfigjson': Buffer.from(config).toString('base64') },
+    });
   }
 
   /** Makes etcd forget all versions but the present one: what has to be watched from before it, is Gone. */
@@ -216,13 +216,46 @@ export class KubeCluster {
 
   async #answers(): Promise<boolean> {
     if (!existsSync(join(this.folder, 'kubeconfig'))) return false;
-    return (await this.tryKubectl('get', '--raw', '/readyz')).code === 0;
+    try {
+      return (await this.#ask('GET', '/readyz')).status === 200;
+    } catch {
+      // Nobody listens; or its certificate is a new one.
+      this.#disconnect();
+      return false;
+    }
+  }
+
+  async #require(method: string, path: string, object: object): Promise<void> {
+    const { status, text } = await this.#ask(method, path, object);
+    if (status !== 200) throw new Error(`${method} ${path}: ${status} ${text}`);
+  }
+
+  /** As its administrator, in a tenth of the time that kubectl takes. */
+  async #ask(method: string, path: string, object?: object): Promise<ApiAnswer> {
+    this.#agent ??= new Agent({ ca: await this.certificate(), keepAlive: true });
+    const [token] = (await readFile(join(this.folder, 'tokens.csv'), 'utf8')).split(',');
+    const type = method === 'PATCH' ? 'application/merge-patch+json' : 'application/json';
+    const headers = { authorization: `Bearer ${token}`, 'content-type': type };
+    const sent = request(`${this.url}${path}`, { method, agent: this.#agent, headers });
+    sent.end(object && JSON.stringify(object));
+    const [response] = (await once(sent, 'response')) as [IncomingMessage];
+    return { status: response.statusCode ?? 0, text: await readText(response) };
+  }
+
+  #disconnect(): void {
+    this.#agent?.destroy();
+    this.#agent = undefined;
   }
 }
 
 /** What an object of the API has whatever its kind. */
 export interface ApiObject extends Readonly<Record<string, unknown>> {
   readonly metadata: { readonly name: string };
+}
+
+interface ApiAnswer {
+  readonly status: number;
+  readonly text: string;
 }
 
 interface EtcdEndpoint {
