@@ -69,7 +69,7 @@ describe('receiving a body', () => {
     const to = disk();
     const taken = takeIn(source, to, limits);
     source.push(Buffer.from('so far'));
-    await sleep(20);
+    await expect.poll(() => to.bytes().toString()).toBe('so far');
     source.destroy(new Error('aborted'));
     await expect(taken).rejects.toMatchObject({ code: 'BLOB_UPLOAD_INVALID' });
     expect(to.bytes().toString()).toBe('so far');
@@ -83,13 +83,13 @@ describe('receiving a body', () => {
 
   it('disconnects a client that sends nothing, but never one that waits for the disk', async () => {
     const silent = new Readable({ read() {} });
-    await expect(takeIn(silent, disk(), { ...limits, idleMs: 20 })).rejects.toThrow('ended early');
+    await expect(takeIn(silent, disk(), { ...limits, idleMs: 250 })).rejects.toThrow('ended early');
     expect(silent.destroyed).toBe(true);
     const waiting = body(Buffer.alloc(MIB), Buffer.alloc(MIB), Buffer.alloc(MIB));
     await takeIn(
       waiting,
-      disk(() => sleep(60)),
-      { ...limits, idleMs: 20 },
+      disk(() => sleep(500)),
+      { ...limits, idleMs: 250 },
     );
     expect(waiting.readableEnded).toBe(true);
   });

@@ -135,12 +135,12 @@ describe('an idle client', () => {
         bytes,
         () =>
           new Promise(resolve => {
-            setTimeout(resolve, 400);
+            setTimeout(resolve, 600);
           }),
       );
     });
     const reply = await request(
-      await start({ limits: { idleTimeoutMs: 50 } }),
+      await start({ limits: { idleTimeoutMs: 300 } }),
       `/v2/ghcr.io/a/blobs/${digest}`,
     );
     expect(reply.body.equals(bytes)).toBe(true);
@@ -167,7 +167,7 @@ describe('an idle client', () => {
 
   it('is not one that uploads for longer than headers may take, as long as bytes arrive', async () => {
     const port = await start({
-      limits: { headersTimeoutMs: 100, checkIntervalMs: 20 },
+      limits: { headersTimeoutMs: 400, checkIntervalMs: 20 },
       hostedHandlers: {
         ...refuseAll,
         putManifest: async ({ exchange: { req, res } }) => {
@@ -180,7 +180,7 @@ describe('an idle client', () => {
     const { socket, closed } = connect(port);
     socket.write('PUT /v2/team-a/app/manifests/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 8\r\n\r\n');
     for (const byte of 'flowing!') {
-      await new Promise(resolve => setTimeout(resolve, 50));
+      await new Promise(resolve => setTimeout(resolve, 100));
       socket.write(byte);
     }
     expect(await closed).toMatch(/^HTTP\/1\.1 201 /);
