@@ -74,7 +74,8 @@ export const isBeingFilled = (digest: string) => `EXISTS (
  * what it needs. Until it is pushed again or deleted, it may need anything in the repository.
  */
 export const isMaimed = (repositoryId: string) => `EXISTS (
-  SELECT 1 FROM links d JOIN repositories h ON h.id = d.repository_id AND h.upstream = ''
+  SELECT 1 FROM links d INDEXED BY links_without_reading
+  JOIN repositories h ON h.id = d.repository_id AND h.upstream = ''
   WHERE d.repository_id = ${repositoryId} AND d.kind = 'manifest' AND d.media_type IS NULL)`;
 
 /**
