@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { type Image, imageOf, randomBlob } from '../../test/support/content.ts';
 import { PrefixQuota } from '../hosted/quota.ts';
-import { countedBytes } from '../metadata/counted-bytes.ts';
+import { countedBytes } from '../oci/counted-bytes.ts';
 import { ArchiveError } from './archive-error.ts';
 import { ArchiveWorld, layoutFiles, tarOf } from './archive.fixture.ts';
 import type { ImportOptions } from './import.ts';

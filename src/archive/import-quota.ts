@@ -1,4 +1,4 @@
-import { countedBytes } from '../metadata/counted-bytes.ts';
+import { countedBytes } from '../oci/counted-bytes.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import type { ContentTree } from '../oci/content-tree.ts';
 import type { Digest } from '../oci/digest.ts';

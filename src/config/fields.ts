@@ -19,6 +19,7 @@ import {
   RATE_FORM,
   SIZE_FORM,
 } from '../lib/units.ts';
+import { MIN_COUNTED_BYTES } from '../oci/counted-bytes.ts';
 import { formatPlatform, parsePlatform, type Platform } from '../oci/platform.ts';
 import { parseRegistryUrl } from '../oci/registry-url.ts';
 
@@ -68,15 +69,12 @@ export const durationOrForever = textCodec(
 /** `200GiB`: bytes. */
 export const size = textCodec(SIZE_FORM, parseSize, formatSize);
 
-/** What each blob and manifest counts as at least; a quota below it would allow nothing. */
-const MIN_QUOTA_BYTES = 4096;
-
-/** As `size`, for a quota. */
+/** As `size`, for a quota: a smaller one would allow nothing. */
 export const quota = textCodec(
-  `${SIZE_FORM}, of at least 4KiB, which is the least that a blob or manifest counts, or 0B to allow no pushes`,
+  `${SIZE_FORM}, of at least ${formatSize(MIN_COUNTED_BYTES)}, which is the least that a blob or manifest counts, or 0B to allow no pushes`,
   value => {
     const bytes = parseSize(value);
-    if (bytes > 0 && bytes < MIN_QUOTA_BYTES) throw new RangeError(value);
+    if (bytes > 0 && bytes < MIN_COUNTED_BYTES) throw new RangeError(value);
     return bytes;
   },
   formatSize,

@@ -4,7 +4,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { makeTempFolder, removeFolder } from '../../test/support/temp-folder.ts';
 import { type FileStores, openFileStores } from '../blobs/file-stores.ts';
 import { silentLog } from '../lib/log.ts';
-import { MIN_COUNTED_BYTES } from '../metadata/counted-bytes.ts';
+import { MIN_COUNTED_BYTES } from '../oci/counted-bytes.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
 import { digestOf } from '../oci/digest.ts';

@@ -1,5 +1,5 @@
 import { formatDuration, formatSize, sizeText } from '../lib/units.ts';
-import { countedBytes, MIN_COUNTED_BYTES } from '../metadata/counted-bytes.ts';
+import { countedBytes, MIN_COUNTED_BYTES } from '../oci/counted-bytes.ts';
 import type { ComingManifest, MetadataStore, OwnerBytes, Usage } from '../metadata/metadata-store.ts';
 import { OciError } from '../oci/errors.ts';
 import type { Repository } from '../oci/repository.ts';

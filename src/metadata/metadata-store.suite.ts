@@ -5,7 +5,7 @@ import type { Descriptor } from '../oci/descriptor.ts';
 import { type Digest, digestOf } from '../oci/digest.ts';
 import type { Manifest, ManifestView } from '../oci/manifest.ts';
 import type { Repository } from '../oci/repository.ts';
-import { MIN_COUNTED_BYTES } from './counted-bytes.ts';
+import { MIN_COUNTED_BYTES } from '../oci/counted-bytes.ts';
 import { acquireImportLease } from './import-lease.ts';
 import type { MetadataStore } from './metadata-store.ts';
 

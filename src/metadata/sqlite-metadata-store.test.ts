@@ -10,7 +10,7 @@ import { type Log, silentLog } from '../lib/log.ts';
 import { digestOf } from '../oci/digest.ts';
 import type { Repository } from '../oci/repository.ts';
 import { image, metadataStoreSuite } from './metadata-store.suite.ts';
-import { MIN_COUNTED_BYTES } from './counted-bytes.ts';
+import { MIN_COUNTED_BYTES } from '../oci/counted-bytes.ts';
 import { IndexLost } from './index-lost.ts';
 import { IndexUnusable } from './index-unusable.ts';
 import { openSqliteMetadataStore } from './sqlite-metadata-store.ts';
