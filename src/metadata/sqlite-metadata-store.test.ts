@@ -485,6 +485,27 @@ test('no write is acknowledged while the index file is gone, until it is back', 
   await store.close();
 });
 
+test('an index that was removed and then replaced is reported again, with what to do now', async () => {
+  const error = vi.fn<Log['error']>();
+  const store = await openSqliteMetadataStore(path, { log: { ...silentLog, error } });
+  const lost = () => expect(store.putSetting('key', 'meanwhile')).rejects.toThrow(IndexLost);
+  await rename(path, join(folder, 'aside.db'));
+  await lost();
+  await lost();
+  await writeFile(path, 'another');
+  await lost();
+  await lost();
+  const texts = error.mock.calls.map(([, text]) => text);
+  expect(texts).toEqual([
+    expect.stringMatching(/was removed .*entrepot restore/),
+    expect.stringMatching(/was replaced .*Restart this process/),
+  ]);
+  expect(store.loss()?.message).toBe(texts[1]);
+  await rm(path);
+  await rename(join(folder, 'aside.db'), path);
+  await store.close();
+});
+
 test('a heartbeat that cannot be written is reported once, and again after one that could', async () => {
   const store = await openSqliteMetadataStore(path, { log: silentLog });
   const connection = await Connection.open(path);

@@ -141,3 +141,27 @@ it('is distinguished from another file in its place, and the server still stops 
   entrepot = await entrepot.startAgain();
   expect(await pulled()).toBe(404);
 });
+
+it('that was rebuilt under a running server has readyz, status and the log say that it has to be restarted', async () => {
+  const restart = /index\.db was replaced .*Restart this process.*entrepot rebuild/;
+  await lose();
+  await until('readyz to fail', SOON_MS, async () => (await readiness()).status === 503);
+  expect((await entrepot.command('rebuild')).stdout).toContain('2 blobs added');
+  await until('readyz to say so', SOON_MS, async () => restart.test((await readiness()).text));
+  expect((await readiness()).status).toBe(503);
+  expect((await entrepot.command('status')).stdout).toMatch(
+    new RegExp(`problem +the index ${restart.source}`),
+  );
+  const told = () =>
+    entrepot
+      .logs()
+      .split('\n')
+      .filter(line => restart.test(line));
+  await until('the log to say so', SOON_MS, async () => told().length > 0);
+  expect(told()).toEqual([expect.stringContaining('"level":"error"')]);
+  await entrepot.stop();
+  entrepot = await entrepot.startAgain();
+  expect((await readiness()).text).toMatch(/^ok\nno garbage is collected/);
+  for (const blob of [image.config, ...image.layers]) await pushBlob(entrepot.url, 'team/app', blob);
+  expect(await pushed()).toBe(201);
+});

@@ -3,6 +3,16 @@ import { basename } from 'node:path';
 import type { Log } from '../../lib/log.ts';
 import { IndexLost } from '../index-lost.ts';
 
+/** What can happen to the file under the index's name, and what to do then. */
+const LOSSES = {
+  'was removed':
+    'Put the same file back; or stop this process, then restore a backup (entrepot restore), or create a new index ' +
+    'from the blobs (entrepot rebuild)',
+  'was replaced by another file':
+    'Restart this process, so that it uses the new one, as after `entrepot rebuild` or `restore`; or put the same file ' +
+    'back',
+} as const;
+
 /** Identifies a file independently of its name. */
 interface FileIdentity {
   readonly dev: number;
@@ -17,6 +27,7 @@ export class IndexFile {
   readonly #path: string;
   readonly #opened: FileIdentity;
   readonly #log: Log;
+  #happened: keyof typeof LOSSES | undefined;
   #loss: IndexLost | undefined;
 
   private constructor(path: string, opened: FileIdentity, log: Log) {
@@ -35,24 +46,27 @@ export class IndexFile {
     return this.#loss;
   }
 
-  /** Checks, and returns the new value of `loss`. Logs each loss once. */
+  /** Checks, and returns the new value of `loss`. Logs each change once. */
   look(): IndexLost | undefined {
-    const now = this.#found();
-    const what =
-      now === undefined ? 'was removed' : this.#isOpened(now) ? undefined : 'was replaced by another file';
-    if (what === undefined) {
-      if (this.#loss !== undefined) this.#log.info({ path: this.#path }, 'the index is back in place');
+    const happened = this.#look();
+    if (happened === this.#happened) return this.#loss;
+    this.#happened = happened;
+    if (happened === undefined) {
       this.#loss = undefined;
-    } else if (this.#loss === undefined) {
+      this.#log.info({ path: this.#path }, 'the index is back in place');
+    } else {
       // Without the folder, since `/readyz` shows it to anybody.
-      this.#loss = new IndexLost(
-        `the index ${basename(this.#path)} ${what} while this process has it open: no more writes are made. Put the same file ` +
-          'back; or stop this process, then restore a backup (entrepot restore), or create a new index from the blobs ' +
-          '(entrepot rebuild)',
-      );
+      const what = `the index ${basename(this.#path)} ${happened} while this process has it open`;
+      this.#loss = new IndexLost(`${what}: no more writes are made. ${LOSSES[happened]}`);
       this.#log.error({ path: this.#path }, this.#loss.message);
     }
     return this.#loss;
+  }
+
+  #look(): keyof typeof LOSSES | undefined {
+    const now = this.#found();
+    if (now === undefined) return 'was removed';
+    return this.#isOpened(now) ? undefined : 'was replaced by another file';
   }
 
   /** The file that has the name now; if that cannot be checked, the one that had it. */
