@@ -4,7 +4,7 @@ import { digestOfReference } from '../metadata/reference-digest.ts';
 import type { SurveyedBlob, SurveyedManifest } from '../metadata/survey.ts';
 import { DEFAULT_TAG } from '../oci/reference.ts';
 import type { Repository } from '../oci/repository.ts';
-import { type HeldImage, heldImage, isEvicted } from '../upkeep/images.ts';
+import { confirmedByFiles, type HeldImage, heldImage, isEvicted } from '../upkeep/images.ts';
 import { columnsText, timeText } from './columns.ts';
 import { type Command, CommandError, CONFIG_OPTION, EXIT, jsonOption, wantsJson } from './command.ts';
 import { withWholeIndex } from './with-parts.ts';
@@ -34,11 +34,12 @@ export const inspect: Command = {
       if (meant === undefined) {
         throw new CommandError(`${typed}: not stored`);
       }
-      const manifests = await survey.image(repository, meant, digest === undefined ? tag : undefined);
-      if (isEvicted(repository, manifests)) {
+      const surveyed = await survey.image(repository, meant, digest === undefined ? tag : undefined);
+      if (isEvicted(repository, surveyed)) {
         const was = digest === undefined ? `; the tag last meant ${meant}` : '';
         throw new CommandError(`${typed}: not stored any more${was}`);
       }
+      const manifests = await confirmedByFiles(surveyed, { metadata, blobs });
       const image = await heldImage(manifests, blobs);
       const pins = await metadata.listPins(repository);
       const isPinned = pins.includes(reference) || pins.includes(meant);

@@ -11,6 +11,7 @@ import type { Digest } from '../oci/digest.ts';
 import { isNonDistributable } from '../oci/manifest.ts';
 import { formatPlatform, isAttestation, type Platform } from '../oci/platform.ts';
 import type { Repository } from '../oci/repository.ts';
+import type { Stores } from './stores.ts';
 
 /** Configs are smaller than this; the platform of a larger one is not shown. */
 const MAX_CONFIG_BYTES = 1024 * 1024;
@@ -61,6 +62,36 @@ export async function* heldImages(
 /** Nothing is known of what the image consists of: its manifest is not stored, and its absence is no damage. */
 export function isEvicted({ upstream }: Repository, [top]: readonly SurveyedManifest[]): boolean {
   return upstream !== '' && top?.isHeld === false && !top.isDamaged;
+}
+
+/**
+ * What the survey found, with blobs whose file is absent or has another size as damaged: the index does not notice what a
+ * disk loses, until a scrub.
+ */
+export async function confirmedByFiles(
+  manifests: readonly SurveyedManifest[],
+  stores: Pick<Stores, 'metadata' | 'blobs'>,
+): Promise<readonly SurveyedManifest[]> {
+  const confirmed: SurveyedManifest[] = [];
+  for (const manifest of manifests) {
+    const named: SurveyedBlob[] = [];
+    for (const blob of manifest.blobs) {
+      const isDamaged = blob.isHeld && !(await isWhole(blob.digest, stores));
+      named.push(isDamaged ? { ...blob, isHeld: false, isDamaged } : blob);
+    }
+    confirmed.push({ ...manifest, blobs: named });
+  }
+  return confirmed;
+}
+
+/** Whether the file has the size that the index has recorded. A row that is gone by now says nothing about the file. */
+async function isWhole(
+  digest: Digest,
+  { metadata, blobs }: Pick<Stores, 'metadata' | 'blobs'>,
+): Promise<boolean> {
+  const found = await blobs.stat(digest);
+  const recorded = await metadata.statBlob(digest);
+  return recorded === undefined || recorded.size === found?.size;
 }
 
 /** The totals of what the survey found below a manifest. */

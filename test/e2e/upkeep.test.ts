@@ -1,6 +1,6 @@
 // The commands of upkeep beside a running server, on the store that it serves.
 import { existsSync } from 'node:fs';
-import { mkdir, readdir, stat, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, readdir, rm, stat, truncate, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -191,6 +191,25 @@ describe('upkeep beside a running server', () => {
     expect(table.stdout).toMatch(/^team\/artifact:v1 +- +\d/m);
     const images = await listImages();
     expect(images['team/artifact:v1']).toMatchObject({ platforms: [{ platform: null, complete: true }] });
+  });
+
+  it('shows a blob whose file is truncated or absent as damaged, and its bytes as missing', async () => {
+    const image = imageOf([randomBlob(20_000, 'to be cut'), randomBlob(30_000, 'to be lost')]);
+    const [cut = image.config, lost = image.config] = image.layers;
+    await push('team/cut', 'v1', image);
+    await chmod(blobFile(cut), 0o600);
+    await truncate(blobFile(cut), 100);
+    await rm(blobFile(lost));
+    const { stdout } = await entrepot.command('inspect', 'team/cut:v1');
+    for (const { digest } of [cut, lost])
+      expect(stdout).toMatch(new RegExp(`layer +${digest} .* damaged$`, 'm'));
+    expect(stdout).toMatch(new RegExp(`config +${image.config.digest} .* held$`, 'm'));
+    expect(stdout).toMatch(/^size +\S+ \S+ own, 0 B shared, 48\.\d KiB missing$/m);
+    expect(JSON.parse((await entrepot.command('inspect', '--json', 'team/cut:v1')).stdout)).toMatchObject({
+      missingBytes: 50_000,
+    });
+    for (const blob of [cut, lost]) await writeFile(blobFile(blob), bytesOf(blob));
+    expect((await entrepot.command('inspect', 'team/cut:v1')).stdout).not.toContain('damaged');
   });
 
   it('finds damage: a mirrored blob is fetched again, a pushed one is refused until it is pushed again', async () => {
