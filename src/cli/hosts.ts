@@ -3,12 +3,14 @@ import type { Config, ListenerConfig } from '../config/config.ts';
 import { formatAddress } from '../config/fields.ts';
 import { pathName } from '../config/path-name.ts';
 import { readTextFile } from '../lib/text-file.ts';
+import { DOCKER_HUB } from '../oci/reference.ts';
 import {
   type Command,
   CommandError,
   CONFIG_OPTION,
   EXIT,
   type Input,
+  type Io,
   jsonOption,
   listOption,
   wantsJson,
@@ -39,7 +41,8 @@ export const hosts: Command = {
     '[{address: …, upstream: docker.io}]), a host name for it (upstreams.docker.io.hostAlias), or ' +
     'defaultUpstream: docker.io; Docker 29 and later with the containerd image store also read hosts.toml, for every ' +
     'registry. With --out, other settings in daemon.json and registries.yaml are kept, with a copy of the original ' +
-    'file beside it, and other files that Entrepot did not write are left alone. Without --config and ' +
+    'file beside it, and other files that Entrepot did not write are left alone. Registries that this kind of node ' +
+    'cannot mirror are reported and left out; the exit code is then 1, or 2 if no file is left. Without --config and ' +
     '$ENTREPOT_CONFIG the configuration is that of the server that the same user runs on this machine, if there is one.',
   arguments: [{ name: '<kind>', description: 'kind of node', choices: NODE_KINDS }],
   options: [
@@ -97,61 +100,86 @@ export const hosts: Command = {
     ['entrepot hosts k3s --out /etc/rancher/k3s', 'all configured registries, merged into registries.yaml'],
   ],
   run: async (input, io) => {
-    const [kind = ''] = input.arguments;
-    if (!isNodeKind(kind)) {
-      throw new CommandError(`expected one of ${NODE_KINDS.join(', ')}`, EXIT.usage);
-    }
-    const isForProvider = input.options['credentialProvider'] === true;
-    const fallback = input.options['fallback'] !== false && !isForProvider;
-    if (!fallback && !KINDS_WITHOUT_FALLBACK.includes(kind)) {
-      const option = isForProvider ? '--credential-provider' : '--no-fallback';
-      throw new CommandError(`${option}: ${HAS_FALLBACK}`, EXIT.usage);
-    }
+    const kind = chosenKind(input);
+    const fallback = hasFallback(input, kind);
     const config = await configInForce(input, io, { keepsUser: true });
-    const serverUrl = parseServer(textOption(input, 'server')) ?? ownUrl(config, kind);
-    if (kind === 'docker') requireHubPort(config, serverUrl);
-    const upstreams = chosenUpstreams(config, input);
-    const unnameable = kind === 'crio' && upstreams.find(upstream => pathName(upstream) === undefined);
-    if (unnameable) {
-      throw new CommandError(`${unnameable.name}: ${NEEDS_ALIAS}`, EXIT.usage);
+    const chosen = chosenUpstreams(config, input);
+    const hub = kind === 'docker' ? chosen.find(({ name }) => name === DOCKER_HUB) : undefined;
+    const serverUrl = parseServer(textOption(input, 'server')) ?? ownUrl(config, hub !== undefined);
+    const unserved = hub && hubPathsFault(config, serverUrl);
+    const omitted = new Map<string, string>();
+    if (unserved !== undefined) omitted.set('daemon.json', unserved);
+    for (const upstream of kind === 'crio' ? chosen : []) {
+      const reason = crioFault(upstream, fallback);
+      if (reason !== undefined) omitted.set(upstream.name, reason);
     }
-    const unreachable =
-      kind === 'crio' && fallback && upstreams.find(each => fallbackLocation(each) === undefined);
-    if (unreachable) {
-      throw new CommandError(`${unreachable.name}: ${unreachable.url}: ${HAS_NO_LOCATION}`, EXIT.usage);
-    }
+    const upstreams = chosen.filter(({ name }) => !omitted.has(name));
+    const notes = [...omitted].map(([what, reason]) => `not written: ${what}: ${reason}`);
+    if (kind === 'docker' && hub === undefined) notes.push(WITHOUT_HUB);
+    if (upstreams.length === 0) throw new CommandError(notes.join('\n'), EXIT.usage);
     const ca = serverUrl.startsWith('https:') ? await nodeCa(config, textOption(input, 'ca')) : undefined;
-    const files = nodeFiles(kind, { serverUrl, upstreams, fallback, ca });
+    const mirrorsHub = hub !== undefined && unserved === undefined;
+    const files = nodeFiles(kind, { serverUrl, upstreams, fallback, ca, mirrorsHub });
     for (const upstream of fallback ? upstreams : []) {
       const url = httpsFallback(upstream);
-      if (url !== undefined) io.err(`${fallbackNote(upstream, url, kind)}\n`);
+      if (url !== undefined) notes.push(fallbackNote(upstream, url, kind));
     }
-    const folder = textOption(input, 'out');
-    if (folder === undefined) {
-      if (wantsJson(input)) {
-        for (const { path, text } of files) io.out(`${JSON.stringify({ path, text })}\n`);
-      } else {
-        io.out(printed(files));
-      }
-      return EXIT.done;
-    }
-    const written = await writeNodeFiles(files, folder, { force: input.options['force'] === true });
-    for (const { path, backup, isChanged } of written) {
-      if (wantsJson(input)) {
-        io.out(`${JSON.stringify({ path, changed: isChanged, backup: backup ?? null })}\n`);
-      }
-      io.err(
-        isChanged
-          ? `wrote ${path}${backup === undefined ? '' : ` (before: ${backup})`}\n`
-          : `unchanged: ${path}\n`,
-      );
-    }
-    return EXIT.done;
+    await present(files, input, io);
+    for (const note of notes) io.err(`${note}\n`);
+    return omitted.size > 0 ? EXIT.failed : EXIT.done;
   },
 };
 
+function chosenKind(input: Input): NodeKind {
+  const [kind = ''] = input.arguments;
+  if (!isNodeKind(kind)) throw new CommandError(`expected one of ${NODE_KINDS.join(', ')}`, EXIT.usage);
+  return kind;
+}
+
+function hasFallback({ options }: Input, kind: NodeKind): boolean {
+  const isForProvider = options['credentialProvider'] === true;
+  const fallback = options['fallback'] !== false && !isForProvider;
+  if (!fallback && !KINDS_WITHOUT_FALLBACK.includes(kind)) {
+    const option = isForProvider ? '--credential-provider' : '--no-fallback';
+    throw new CommandError(`${option}: ${HAS_FALLBACK}`, EXIT.usage);
+  }
+  return fallback;
+}
+
+/** Prints the files, or writes them with --out. */
+async function present(files: readonly NodeFile[], input: Input, io: Io): Promise<void> {
+  const folder = textOption(input, 'out');
+  if (folder === undefined) {
+    if (wantsJson(input)) for (const { path, text } of files) io.out(`${JSON.stringify({ path, text })}\n`);
+    else io.out(printed(files));
+    return;
+  }
+  const written = await writeNodeFiles(files, folder, { force: input.options['force'] === true });
+  for (const { path, backup, isChanged } of written) {
+    if (wantsJson(input)) {
+      io.out(`${JSON.stringify({ path, changed: isChanged, backup: backup ?? null })}\n`);
+    }
+    io.err(
+      isChanged
+        ? `wrote ${path}${backup === undefined ? '' : ` (before: ${backup})`}\n`
+        : `unchanged: ${path}\n`,
+    );
+  }
+}
+
+/** Why CRI-O and podman cannot mirror the registry; `undefined` if they can. */
+function crioFault(upstream: MirroredHost, fallback: boolean): string | undefined {
+  if (pathName(upstream) === undefined) return NEEDS_ALIAS;
+  const isReachable = !fallback || fallbackLocation(upstream) !== undefined;
+  return isReachable ? undefined : `${upstream.url}: ${HAS_NO_LOCATION}`;
+}
+
 const HAS_FALLBACK =
   'Docker always falls back to Docker Hub; for k3s and RKE2, use their option --disable-default-registry-endpoint instead';
+
+const WITHOUT_HUB =
+  'no daemon.json, whose mirrors are for Docker Hub only: Docker before 29, or without the containerd image store, does ' +
+  'not read hosts.toml, and pulls from these registries directly';
 
 const NEEDS_ALIAS =
   'CRI-O and podman send this name in the path, where a port is not allowed: give it an alias without one (upstreams.….aliases)';
@@ -183,15 +211,14 @@ function parseServer(text: string | undefined): string | undefined {
 
 /**
  * The URL of this server according to the configuration, with a name rather than an address, since that is what its
- * certificate has; for Docker that of a port for docker.io, if there is one.
+ * certificate has; `isForHub`: that of a port for docker.io, if there is one.
  */
-function ownUrl({ server, upstreams }: Config, kind: NodeKind): string {
+function ownUrl({ server, upstreams }: Config, isForHub: boolean): string {
   const scheme = server.tls === undefined ? 'http' : 'https';
-  const isHubs = kind === 'docker' && ((port: ListenerConfig) => port.upstream === HUB);
-  const hub = isHubs ? server.listen.find(isHubs) : undefined;
+  const hub = isForHub ? server.listen.find(({ upstream }) => upstream === DOCKER_HUB) : undefined;
   if (hub === undefined && server.externalUrl !== undefined) {
     const url = new URL(server.externalUrl);
-    const [alias] = kind === 'docker' ? (upstreams.get(HUB)?.hostAliases ?? []) : [];
+    const [alias] = isForHub ? (upstreams.get(DOCKER_HUB)?.hostAliases ?? []) : [];
     return alias === undefined ? url.origin : `${url.protocol}//${alias}`;
   }
   const port = hub ?? server.listen.find(({ upstream }) => upstream === undefined);
@@ -205,8 +232,6 @@ function ownUrl({ server, upstreams }: Config, kind: NodeKind): string {
   }
   return `${scheme}://${formatAddress(port.address)}`;
 }
-
-const HUB = 'docker.io';
 
 const DEFAULT_PORTS = { http: 80, https: 443 } as const;
 
@@ -227,20 +252,23 @@ function hostNamed(
   return `${chosen['host']}:${port}`;
 }
 
-/** Throws CommandError if `serverUrl` is known not to map Docker Hub's paths to Docker Hub. */
-function requireHubPort({ server, upstreams, defaultUpstream }: Config, serverUrl: string): void {
+/** Why Docker's mirrors cannot be at `serverUrl`: it is known not to map Docker Hub's paths to Docker Hub. */
+function hubPathsFault(
+  { server, upstreams, defaultUpstream }: Config,
+  serverUrl: string,
+): string | undefined {
   const { host, hostname, port, protocol } = new URL(serverUrl);
-  const aliases = upstreams.get(HUB)?.hostAliases ?? [];
-  if (defaultUpstream === HUB || aliases.includes(host) || aliases.includes(hostname)) return;
-  const number = Number(port || (protocol === 'https:' ? 443 : 80));
+  const aliases = upstreams.get(DOCKER_HUB)?.hostAliases ?? [];
+  if (defaultUpstream === DOCKER_HUB || aliases.includes(host) || aliases.includes(hostname))
+    return undefined;
+  const number = Number(port || DEFAULT_PORTS[protocol === 'https:' ? 'https' : 'http']);
   const listener = server.listen.find(({ address }) => address.port === number);
   // An unknown port may be that of a proxy in front, which may map it to anything.
-  if (listener === undefined || listener.upstream === HUB) return;
-  throw new CommandError(
+  if (listener === undefined || listener.upstream === DOCKER_HUB) return undefined;
+  return (
     `Docker uses Docker Hub's own paths, which ${serverUrl} does not map to Docker Hub: add a port ` +
-      '(server.listen: [{address: …, upstream: docker.io}]) or a host name (upstreams.docker.io.hostAlias) for it, or ' +
-      'set defaultUpstream: docker.io',
-    EXIT.usage,
+    '(server.listen: [{address: …, upstream: docker.io}]) or a host name (upstreams.docker.io.hostAlias) for it, or ' +
+    'set defaultUpstream: docker.io'
   );
 }
 

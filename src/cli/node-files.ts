@@ -23,6 +23,8 @@ export interface NodeFilesOptions {
   readonly fallback?: boolean;
   /** PEM of the CA that signed Entrepot's certificate, if nodes do not trust it already. */
   readonly ca?: string | undefined;
+  /** Whether `serverUrl` may be in the mirrors of Docker's daemon.json, which are for Docker Hub only; default true. */
+  readonly mirrorsHub?: boolean;
 }
 
 /** A registry that nodes pull through Entrepot. */
@@ -199,28 +201,33 @@ const REGISTRY_FALLBACK = ' first, from the registry itself if Entrepot has no a
 const NO_FALLBACK = ' and from nowhere else';
 
 /**
- * daemon.json for every version of Docker, which mirrors only Docker Hub, by its own paths, and needs permission for
- * plain HTTP beyond loopback; and hosts.toml for each registry, which Docker 29 and later with the containerd image
- * store reads.
+ * daemon.json for every version of Docker, which mirrors only Docker Hub, by its own paths; and hosts.toml for each
+ * registry, which Docker 29 and later with the containerd image store reads.
  */
 function dockerFiles(options: NodeFilesOptions): NodeFile[] {
-  const { serverUrl, ca } = options;
+  const { serverUrl, ca, mirrorsHub = true } = options;
+  const { host } = new URL(serverUrl);
+  return [
+    ...(mirrorsHub ? [daemonFile(serverUrl)] : []),
+    ...hostsFiles(options, name => [`certs.d/${name}`, `/etc/docker/certs.d/${name}`]),
+    ...caFiles(ca, `certs.d/${host}/ca.crt`, `/etc/docker/certs.d/${host}/ca.crt`),
+  ];
+}
+
+/** With permission for plain HTTP, which Docker needs beyond loopback. */
+function daemonFile(serverUrl: string): NodeFile {
   const { host, hostname, protocol } = new URL(serverUrl);
   const isPlain = protocol === 'http:' && !/^(?:localhost|127\.[\d.]+|\[::1\])$/.test(hostname);
   const settings = {
     'registry-mirrors': [serverUrl],
     ...(isPlain ? { 'insecure-registries': [host] } : {}),
   };
-  return [
-    {
-      path: 'daemon.json',
-      place: '/etc/docker/daemon.json',
-      text: jsonText(settings, '  '),
-      mergeInto: existing => mergeDaemon(existing, settings),
-    },
-    ...hostsFiles(options, name => [`certs.d/${name}`, `/etc/docker/certs.d/${name}`]),
-    ...caFiles(ca, `certs.d/${host}/ca.crt`, `/etc/docker/certs.d/${host}/ca.crt`),
-  ];
+  return {
+    path: 'daemon.json',
+    place: '/etc/docker/daemon.json',
+    text: jsonText(settings, '  '),
+    mergeInto: existing => mergeDaemon(existing, settings),
+  };
 }
 
 /** Ours come first in the lists, since Docker tries mirrors in order. */

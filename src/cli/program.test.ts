@@ -182,7 +182,7 @@ describe('entrepot hosts', () => {
     const file = join(folder, 'no-hub.yaml');
     writeFileSync(file, `server: {${server}}`);
     const { code, err } = await run('hosts', 'docker', '--config', file, ...args);
-    expect(code).toBe(2);
+    expect(code).toBe(1);
     expect(err).toMatch(/upstream: docker\.io.*hostAlias.*defaultUpstream/);
   });
 
