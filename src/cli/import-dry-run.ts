@@ -7,7 +7,8 @@ import {
 import type { Config } from '../config/config.ts';
 import type { RepositoryResolver } from '../oci/repository-resolver.ts';
 import { sizeText } from '../lib/units.ts';
-import { repositoryResolverOf, type Parts } from '../compose/parts.ts';
+import type { Parts } from '../compose/parts.ts';
+import { repositoryResolverOf } from '../compose/repository-resolver.ts';
 import { eachArchive, placementOf } from './archives.ts';
 import { columnsText, countText } from './columns.ts';
 import { CommandError, EXIT, type ExitCode, type Input, type Io, textOption, wantsJson } from './command.ts';

@@ -1,5 +1,4 @@
-import { readFile } from 'node:fs/promises';
-import { text } from 'node:stream/consumers';
+import { createReadStream } from 'node:fs';
 import { DEFAULT_PLATFORM, formatPlatform, type Platform } from '../oci/platform.ts';
 import { ALL_PLATFORMS } from '../prepull/image-list.ts';
 import {
@@ -9,7 +8,7 @@ import {
   type WantedImages,
   wantedImages as readNames,
 } from '../prepull/wanted-images.ts';
-import { namedFile } from '../lib/file-trouble.ts';
+import { namedTrouble } from '../lib/file-trouble.ts';
 import type { Parts } from '../compose/parts.ts';
 import { type MeantImage, meantImage } from '../compose/prepull.ts';
 import { type Argument, CommandError, EXIT, type Input, listOption, type Option } from './command.ts';
@@ -67,8 +66,8 @@ export async function readableImages(
   const from = filesOption(input);
   const isNamed = input.arguments.length > 0 || from.length > 0;
   const option = isNamed ? '--from' : 'prepull.from';
-  const read = (file: string) => (file === '-' ? text(process.stdin) : readNamed(option, file));
-  const reader = { read, shown, takesLikely: input.options['likely'] === true, tell };
+  const open = (file: string) => (file === '-' ? process.stdin : openNamed(option, file));
+  const reader = { open, shown, takesLikely: input.options['likely'] === true, tell };
   const names = isNamed ? { images: input.arguments, from } : standing;
   const wanted = await readNames(names, reader);
   if (wanted.images.length === 0 && wanted.unread.size === 0) {
@@ -82,9 +81,13 @@ export function filesOption(input: Input): readonly string[] {
   return listOption(input, 'from').flatMap(files => files.split(',').filter(file => file !== ''));
 }
 
-/** The text of a file that `option` names. */
-function readNamed(option: string, file: string): Promise<string> {
-  return namedFile(`${option}: ${file} cannot be read`, readFile(file, 'utf8'));
+/** The content of a file that `option` names. */
+async function* openNamed(option: string, file: string): AsyncIterable<Uint8Array> {
+  try {
+    yield* createReadStream(file);
+  } catch (error) {
+    throw namedTrouble(`${option}: ${file} cannot be read`, error);
+  }
 }
 
 function shown(file: string): string {

@@ -1,17 +1,19 @@
 /** Checks the files that a configuration names, without a store. */
-import { access, constants, readFile, stat } from 'node:fs/promises';
+import { access, constants, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import type { Config } from '../config/config.ts';
 import { ConfigError, messageOf, type Problem } from '../config/problems.ts';
 import { absentAsUndefined } from '../lib/error-code.ts';
 import { fileTrouble } from '../lib/file-trouble.ts';
 import type { Log } from '../lib/log.ts';
+import type { RepositoryResolver } from '../oci/repository-resolver.ts';
 import { readTls, UnusableTls } from '../ops/tls-files.ts';
-import { referenceFault } from '../prepull/reference-text.ts';
-import { InvalidImageList, type NamesReader, wantedImages } from '../prepull/wanted-images.ts';
+import { InvalidImageList, wantedImages } from '../prepull/wanted-images.ts';
 import { unusableSecrets } from '../tenants/file-secret-source.ts';
 import { openPlugins, verificationPolicies } from './access.ts';
 import { clusterAccess } from './kubernetes.ts';
+import { configuredNames } from './names-reader.ts';
+import { repositoryResolverOf } from './repository-resolver.ts';
 
 /**
  * Reads certificates, keys, kubeconfig and credential providers as a server does. Throws a ConfigError with all
@@ -52,30 +54,82 @@ export async function secretWarnings({ tenants, origin }: Config): Promise<reado
   return warnings;
 }
 
-/** Names of `prepull.images` that are no references. The server starts and pulls the others. */
-export function imageWarnings({ prepull, origin }: Config): readonly Problem[] {
-  return prepull.images.flatMap((name, at) => {
-    const message = referenceFault(name);
-    const path = ['prepull', 'images', at];
-    return message === undefined ? [] : [{ path, value: name, message, source: origin.sourceOf(path) }];
+/**
+ * Names of `prepull.images` and images without verification that mean nothing here: no references, or of a registry that
+ * is not configured. The server starts and pulls the others.
+ */
+export function imageWarnings(config: Config): readonly Problem[] {
+  const { prepull, preloadedImagesVerificationAllowlist: allowlist } = config;
+  const resolver = resolverOf(config);
+  return [
+    ...warningsOf(config, ['prepull', 'images'], prepull.images, name => nameFault(resolver, name)),
+    ...warningsOf(config, ['preloadedImagesVerificationAllowlist'], allowlist, entry => {
+      // Its form has been checked: a registry, and a repository or `*`.
+      const [registry = ''] = entry.split('/', 1);
+      return resolver.knownNamespace(registry) === undefined ? 'is of no configured registry' : undefined;
+    }),
+  ];
+}
+
+function warningsOf(
+  { origin }: Config,
+  list: readonly string[],
+  values: readonly string[],
+  faultOf: (value: string) => string | undefined,
+): readonly Problem[] {
+  return values.flatMap((value, at) => {
+    const message = faultOf(value);
+    const path = [...list, at];
+    return message === undefined ? [] : [{ path, value, message, source: origin.sourceOf(path) }];
   });
 }
 
-/** Files of `prepull.from` that cannot be read or are malformed. The server starts and pulls what the others name. */
-export async function listWarnings({ prepull, origin }: Config): Promise<readonly Problem[]> {
-  const reader: NamesReader = {
-    read: file => readFile(file, 'utf8'),
-    shown: file => file,
-    takesLikely: false,
-    tell: () => {},
-  };
-  const { unread } = await wantedImages({ images: [], from: prepull.from }, reader);
-  return [...unread].map(([file, error]) => {
-    const path = ['prepull', 'from', prepull.from.indexOf(file)];
-    const message =
-      error instanceof InvalidImageList ? error.message : `cannot be read: ${fileTrouble(error)}`;
-    return { path, value: file, message, source: origin.sourceOf(path) };
-  });
+/** How many images of a file are reported: it may have thousands. */
+const MAX_REPORTED_IMAGES = 10;
+
+/**
+ * Files of `prepull.from` that cannot be read or are malformed, and their images that mean nothing here. The server
+ * starts and pulls what the others name.
+ */
+export async function listWarnings(config: Config): Promise<readonly Problem[]> {
+  const resolver = resolverOf(config);
+  const warnings: Problem[] = [];
+  for (const [at, file] of config.prepull.from.entries()) {
+    const { images, unread } = await wantedImages({ images: [], from: [file] }, configuredNames());
+    const faults = images.flatMap(({ name }) => {
+      const fault = nameFault(resolver, name);
+      return fault === undefined ? [] : [`${name}: ${fault}`];
+    });
+    const messages = [...[...unread.values()].map(listFault), ...faults.slice(0, MAX_REPORTED_IMAGES)];
+    const others = faults.length - MAX_REPORTED_IMAGES;
+    if (others > 0) messages.push(`${others} more images cannot be pulled`);
+    const path = ['prepull', 'from', at];
+    const source = config.origin.sourceOf(path);
+    warnings.push(...messages.map(message => ({ path, value: file, message, source })));
+  }
+  return warnings;
+}
+
+function listFault(error: unknown): string {
+  return error instanceof InvalidImageList ? error.message : `cannot be read: ${fileTrouble(error)}`;
+}
+
+/**
+ * The meaning of names as far as the configuration tells: only the store and the cluster know all tenants, so any first
+ * component may be one, except Docker Hub's own.
+ */
+function resolverOf(config: Config): RepositoryResolver {
+  return repositoryResolverOf(config, prefix => prefix !== 'library');
+}
+
+/** Why nothing can be pulled by this name; `undefined` if it can. */
+function nameFault(resolver: RepositoryResolver, name: string): string | undefined {
+  try {
+    resolver.repositoryOf(name);
+    return undefined;
+  } catch (error) {
+    return messageOf(error);
+  }
 }
 
 async function problemsOf(check: () => Promise<void>): Promise<readonly Problem[]> {

@@ -17,7 +17,7 @@ import { Uploads } from '../hosted/uploads.ts';
 import { Cursors } from '../http/cursors.ts';
 import { hostedHandlers } from '../http/hosted.ts';
 import type { HostedHandlers } from '../http/hosted-handlers.ts';
-import { RepositoryResolver } from '../oci/repository-resolver.ts';
+import type { RepositoryResolver } from '../oci/repository-resolver.ts';
 import type { Log } from '../lib/log.ts';
 import { MemoryBudget } from '../lib/memory-budget.ts';
 import type { Meter } from '../lib/meter.ts';
@@ -41,6 +41,7 @@ import { knownCluster, openCluster } from './kubernetes.ts';
 import { openMirror, Upstreams } from './mirror.ts';
 import { openStorage, type Storage } from './storage.ts';
 import { openUpkeep } from './upkeep.ts';
+import { repositoryResolverOf } from './repository-resolver.ts';
 
 /** Where the parts report to. */
 export interface Observers {
@@ -278,19 +279,6 @@ function mirroredBy(
     throw new OciError('UNSUPPORTED', { message: `${reference} is hosted here and has no upstream` });
   }
   return named;
-}
-
-/** The meaning of names by `config`; `isTenant` tells which other names own hosted repositories. */
-export function repositoryResolverOf(
-  config: Config,
-  isTenant: (name: string) => boolean,
-): RepositoryResolver {
-  return new RepositoryResolver({
-    upstreams: [...config.upstreams.values()],
-    serverNames: config.server.serverNames,
-    hostedPrefixes: { has: prefix => config.hosted.prefixes.includes(prefix) || isTenant(prefix) },
-    defaultUpstream: config.defaultUpstream,
-  });
 }
 
 interface Followers {

@@ -1,6 +1,5 @@
 /** The part of the composition root that pulls images ahead, for `entrepot pull` and in a server. */
 import { setMaxListeners } from 'node:events';
-import { readFile } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { mayNameArch, repositoryOptions } from '../config/repository-options.ts';
 import { type CronSchedule, parseCron } from '../lib/cron.ts';
@@ -23,13 +22,13 @@ import { pullImage, type PulledImage, type PullOptions } from '../prepull/image-
 import { DEFAULT_PARALLEL_IMAGES, pullAll } from '../prepull/pull-all.ts';
 import {
   InvalidImageList,
-  type NamesReader,
   platformsWanted,
   type WantedImage,
   wantedImages,
 } from '../prepull/wanted-images.ts';
 import { watch } from '../prepull/watch.ts';
 import type { Tenant } from '../tenants/tenant.ts';
+import { configuredNames } from './names-reader.ts';
 import type { Observers, Parts } from './parts.ts';
 
 /** The meaning of an image name here. */
@@ -241,11 +240,12 @@ export class Prepull {
     const { log, meter } = this.#observers;
     const failed = (error: unknown) =>
       log.error(failureDetail(error), 'the files of prepull cannot be read and will be retried');
+    const reader = configuredNames(found => log.debug({ found }, 'prepull'));
     const watching = watch({
       schedule: this.#schedule,
       named: async () => {
         await stillOurs();
-        const { images, unread } = await wantedImages(prepull, this.#reader);
+        const { images, unread } = await wantedImages(prepull, reader);
         [...unread.values()].forEach(failed);
         return { images, unread: unread.size };
       },
@@ -261,15 +261,6 @@ export class Prepull {
     await watching.catch((error: unknown) => {
       if (!signal.aborted) throw error;
     });
-  }
-
-  get #reader(): NamesReader {
-    return {
-      read: file => readFile(file, 'utf8'),
-      shown: file => file,
-      takesLikely: false,
-      tell: found => this.#observers.log.debug({ found }, 'prepull'),
-    };
   }
 
   async #pullAll(images: readonly WantedImage[], signal: AbortSignal): Promise<readonly WantedImage[]> {

@@ -25,11 +25,16 @@ export async function namedFile<T>(what: string, operation: Promise<T>): Promise
   try {
     return await operation;
   } catch (error) {
-    if (!(error instanceof Error && 'syscall' in error)) throw error;
-    const { syscall } = error;
-    throw Object.assign(new Error(`${what}: ${fileTrouble(error)}`, { cause: error }), {
-      code: errorCode(error),
-      syscall,
-    });
+    throw namedTrouble(what, error);
   }
+}
+
+/** The error of a failed system call with the same code and a message that begins with `what`; any other as it is. */
+export function namedTrouble(what: string, error: unknown): unknown {
+  if (!(error instanceof Error && 'syscall' in error)) return error;
+  const { syscall } = error;
+  return Object.assign(new Error(`${what}: ${fileTrouble(error)}`, { cause: error }), {
+    code: errorCode(error),
+    syscall,
+  });
 }

@@ -8,7 +8,7 @@ import { isReference, platformFault, referenceFault } from './reference-text.ts'
 import { type ImageVisitor, visitImages } from './workload-images.ts';
 
 /** Enough for `kubectl get pods --all-namespaces -o yaml` with a thousand pods. */
-const MAX_LIST_BYTES = 16 * 1024 * 1024;
+export const MAX_LIST_BYTES = 16 * 1024 * 1024;
 /** Repeated keys are allowed: charts that set a label twice are common. */
 const LIST_LIMITS = { maxBytes: MAX_LIST_BYTES, mayRepeatKeys: true };
 

@@ -1,3 +1,4 @@
+import { formatSize } from '../lib/units.ts';
 import { YamlError } from '../lib/yaml.ts';
 import { formatPlatform, parsePlatform, type Platform } from '../oci/platform.ts';
 import {
@@ -5,6 +6,7 @@ import {
   type ImageList,
   imagesIn,
   type ImageUses,
+  MAX_LIST_BYTES,
   together,
   USUAL_USES,
 } from './image-list.ts';
@@ -28,8 +30,8 @@ export interface ImageNames {
 
 /** How to read names, and where to report what they are. */
 export interface NamesReader {
-  /** Returns the text of a file. */
-  readonly read: (file: string) => Promise<string>;
+  /** Returns the content of a file, of which no more than MAX_LIST_BYTES is kept in memory. */
+  readonly open: (file: string) => AsyncIterable<Uint8Array>;
   /** Returns the name of a file for messages. */
   readonly shown: (file: string) => string;
   /** Whether to include values that only look like images. */
@@ -86,9 +88,9 @@ export async function wantedImages(
 
 async function listIn(
   file: string,
-  { read, shown }: Pick<NamesReader, 'read' | 'shown'>,
+  { open, shown }: Pick<NamesReader, 'open' | 'shown'>,
 ): Promise<ImageList> {
-  const content = await read(file);
+  const content = await textOf(open(file), shown(file));
   try {
     return imagesIn(content);
   } catch (error) {
@@ -96,6 +98,18 @@ async function listIn(
     const place = error.line === undefined ? shown(file) : `${shown(file)}:${error.line}`;
     throw new InvalidImageList(`${place}: ${error.message}`, { cause: error });
   }
+}
+
+async function textOf(content: AsyncIterable<Uint8Array>, shown: string): Promise<string> {
+  const chunks: Uint8Array[] = [];
+  let bytes = 0;
+  for await (const chunk of content) {
+    bytes += chunk.byteLength;
+    if (bytes > MAX_LIST_BYTES)
+      throw new InvalidImageList(`${shown} is larger than ${formatSize(MAX_LIST_BYTES)}`);
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks).toString();
 }
 
 function malformedList(file: string, { malformed }: ImageList): InvalidImageList {

@@ -52,6 +52,8 @@ describe('a port with TLS', () => {
   });
 });
 
+const upstreams = { 'up.example': {} };
+
 async function withConfig(config: object, ...command: string[]): Promise<RunResult> {
   const configFile = join(folder, 'config.yaml');
   await writeFile(configFile, stringify(config));
@@ -140,7 +142,7 @@ describe('entrepot config check', () => {
     await writeFile(join(folder, 'list.txt'), '# ours\nup.example/app:v1\nup.example/app v1 linux\n');
     await writeFile(join(folder, 'pod.yaml'), 'kind: Pod\nspec: {containers: [\n');
     const prepull = { from: ['absent.txt', 'list.txt', 'pod.yaml', '.'] };
-    const { code, stdout, stderr } = await withConfig({ prepull }, 'config', 'check', '--json');
+    const { code, stdout, stderr } = await withConfig({ prepull, upstreams }, 'config', 'check', '--json');
     expect(code).toBe(0);
     expect(stderr).toMatch(
       /prepull\.from\[0\]: ".*absent\.txt": cannot be read: it does not exist \(ENOENT\)\n/,
@@ -155,13 +157,43 @@ describe('entrepot config check', () => {
 
   it('warns of names of prepull that are no image references', async () => {
     const images = ['docker.io/library/nginx:1.27:2', 'up.example/a:v1', 'UP/x y z', 'up.example/a:v1 linux'];
-    const { code, stdout, stderr } = await withConfig({ prepull: { images } }, 'config', 'check', '--json');
+    const { code, stdout, stderr } = await withConfig(
+      { prepull: { images }, upstreams },
+      'config',
+      'check',
+      '--json',
+    );
     expect(code).toBe(0);
     expect(stderr).toContain('prepull.images[0]: "docker.io/library/nginx:1.27:2": invalid reference format');
     const { warnings } = JSON.parse(stdout);
     expect(warnings.map(({ key }: { key: string }) => key)).toEqual(
       [0, 2, 3].map(at => `prepull.images[${at}]`),
     );
+  });
+
+  it('warns of images whose registry is not configured, in prepull, its lists and the allow-list', async () => {
+    const many = Array.from({ length: 12 }, (_, at) => `other.example/app-${at}:v1\n`);
+    await writeFile(join(folder, 'many.txt'), ['up.example/app:v1\n', ...many].join(''));
+    const { code, stdout, stderr } = await withConfig(
+      {
+        upstreams,
+        prepull: { images: ['nosuch.example/x', 'nginx', 'team-a/app:v1'], from: ['many.txt'] },
+        preloadedImagesVerificationAllowlist: ['up.example/app', 'nosuch.example/*'],
+      },
+      'config',
+      'check',
+      '--json',
+    );
+    expect(code).toBe(0);
+    expect(stderr).toContain(
+      'prepull.images[0]: "nosuch.example/x": "nosuch.example" is not a configured upstream of this registry\n',
+    );
+    expect(stderr).toContain('/many.txt": other.example/app-9:v1: "other.example" is not a configured');
+    expect(stderr).toContain('/many.txt": 2 more images cannot be pulled\n');
+    expect(stderr).toContain(
+      'preloadedImagesVerificationAllowlist[1]: "nosuch.example/*": is of no configured registry\n',
+    );
+    expect(JSON.parse(stdout).warnings).toHaveLength(13);
   });
 
   it("warns of tenants' Secrets that cannot be used, and says what to do with Docker's config.json", async () => {
