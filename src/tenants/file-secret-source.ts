@@ -6,6 +6,7 @@ import { FolderWatch } from './folder-watch.ts';
 import { MalformedSecret } from './secret.ts';
 import {
   findSecretFiles,
+  type FoundSecretFiles,
   parseSecretFile,
   readFingerprint,
   readSecretText,
@@ -23,17 +24,25 @@ export interface SecretPaths {
 /** How many tenants are read concurrently: enough to keep the disk busy, few enough to leave threads to others. */
 const TENANTS_AT_ONCE = 8;
 
+/** A Secret in a file. */
+interface FileReading {
+  /** The file; for what is missing, the path of the configuration. */
+  readonly path: string;
+  /** Its reason, if it has one, does not name the path. */
+  readonly reading: SecretReading;
+}
+
 /** A file as it was last read, so that unchanged files are not parsed again. */
 interface KnownFile {
   /** As returned by `readFingerprint` before it was read; `undefined` if it must be read again. */
   readonly fingerprint: string | undefined;
   readonly hash: string;
-  readonly readings: readonly SecretReading[];
+  readonly readings: readonly FileReading[];
 }
 
 /** What was last found at a path. */
 interface KnownPath {
-  readonly secrets: readonly SecretReading[];
+  readonly secrets: readonly FileReading[];
   readonly folders: readonly string[];
   readonly files: ReadonlyMap<string, KnownFile>;
 }
@@ -99,40 +108,46 @@ export class FileSecretSource implements SecretSource {
         return read.secrets;
       }),
     );
-    if (this.#tenants === tenants) this.#sink?.put(name, { secrets: secrets.flat() });
+    if (this.#tenants === tenants) this.#sink?.put(name, { secrets: secrets.flat().map(withPath) });
   }
 }
 
 /** The Secrets at a path of the configuration that cannot be used, and why, without repeating the path. */
 export async function unusableSecrets(path: string): Promise<readonly string[]> {
   const { secrets } = await readPath(path, NOTHING_KNOWN);
-  return secrets.flatMap(({ name, result }) =>
-    result.state === 'loaded'
-      ? []
-      : [`the Secret ${name} is ${result.state}: ${without(path, result.reason)}`],
-  );
+  return secrets.flatMap(found => {
+    const { name, result } = found.path === path ? found.reading : withPath(found);
+    if (result.state === 'loaded') return [];
+    // What is missing has no name but the path's.
+    return [
+      result.state === 'missing' ? result.reason : `the Secret ${name} is ${result.state}: ${result.reason}`,
+    ];
+  });
 }
 
-function without(path: string, reason: string): string {
-  return reason.replace(` (${path})`, '').replace(` at ${path}`, '').replace(`${path} cannot`, 'cannot');
+/** The reading for those who do not know its path. */
+function withPath({ path, reading }: FileReading): SecretReading {
+  const { result } = reading;
+  if (result.state === 'loaded') return reading;
+  return { ...reading, result: { ...result, reason: `${result.reason} (${path})` } };
 }
 
 async function readPath(path: string, known: KnownPath): Promise<KnownPath> {
   try {
-    const { files, folders } = await findSecretFiles(path);
+    const { kind, files, folders } = await findSecretFiles(path);
     const read = await Promise.all(
       files.map(async file => ({ file, ...(await readFile(file, known.files.get(file.path))) })),
     );
     const secrets = read.flatMap(({ readings }) => readings);
     return {
-      secrets: secrets.length > 0 ? secrets : [nothingAt(path)],
+      secrets: secrets.length > 0 ? secrets : [nothingAt(path, kind)],
       folders,
       files: new Map(
         read.flatMap(({ file, known: now }) => (now === undefined ? [] : [[file.path, now] as const])),
       ),
     };
   } catch (error) {
-    const reason = `${path} cannot be read: ${errorCode(error) ?? String(error)}`;
+    const reason = `cannot be read: ${errorCode(error) ?? String(error)}`;
     return { ...known, secrets: malformed(known.secrets, path, reason) };
   }
 }
@@ -141,7 +156,7 @@ async function readPath(path: string, known: KnownPath): Promise<KnownPath> {
 async function readFile(
   file: SecretFile,
   known: KnownFile | undefined,
-): Promise<{ readonly readings: readonly SecretReading[]; readonly known: KnownFile | undefined }> {
+): Promise<{ readonly readings: readonly FileReading[]; readonly known: KnownFile | undefined }> {
   try {
     const fingerprint = await readFingerprint(file.path, Date.now());
     if (known !== undefined && known.fingerprint === fingerprint && fingerprint !== undefined) {
@@ -151,30 +166,25 @@ async function readFile(
     if (text === undefined) return { readings: [], known: undefined };
     const hash = createHash('sha256').update(text).digest('base64');
     if (known?.hash === hash) return { readings: known.readings, known: { ...known, fingerprint } };
-    const readings = parseSecretFile(file, text);
+    const readings = parseSecretFile(file, text).map(reading => ({ path: file.path, reading }));
     return { readings, known: { fingerprint, hash, readings } };
   } catch (error) {
     if (!(error instanceof MalformedSecret)) throw error;
-    const reason = `${error.message} (${file.path})`;
-    return { readings: malformed(known?.readings ?? [], file.path, reason), known };
+    return { readings: malformed(known?.readings ?? [], file.path, error.message), known };
   }
 }
 
-/** The readings of a file that can no longer be read: the Secrets that it contained are malformed now. */
-function malformed(
-  readings: readonly SecretReading[],
-  path: string,
-  reason: string,
-): readonly SecretReading[] {
-  const named: readonly Pick<SecretReading, 'name' | 'source'>[] =
-    readings.length > 0 ? readings : [{ name: basename(path), source: 'file' }];
-  return named.map(({ name, source }) => ({ name, source, result: { state: 'malformed', reason } }));
+/** The readings of a path that can no longer be read: the Secrets that it contained are malformed now. */
+function malformed(known: readonly FileReading[], path: string, reason: string): readonly FileReading[] {
+  const readings: readonly Pick<SecretReading, 'name' | 'source'>[] =
+    known.length > 0 ? known.map(({ reading }) => reading) : [{ name: basename(path), source: 'file' }];
+  return readings.map(({ name, source }) => ({
+    path,
+    reading: { name, source, result: { state: 'malformed', reason } },
+  }));
 }
 
-function nothingAt(path: string): SecretReading {
-  return {
-    name: basename(path),
-    source: 'file',
-    result: { state: 'missing', reason: `there is no pull secret at ${path}` },
-  };
+function nothingAt(path: string, kind: FoundSecretFiles['kind']): FileReading {
+  const reason = kind === undefined ? 'the file does not exist' : `the ${kind} contains no pull secret`;
+  return { path, reading: { name: basename(path), source: 'file', result: { state: 'missing', reason } } };
 }

@@ -17,6 +17,8 @@ export interface SecretFile {
 
 /** What was found at a path of the configuration. */
 export interface FoundSecretFiles {
+  /** What is at the path; `undefined` for nothing. */
+  readonly kind: 'file' | 'folder' | undefined;
   readonly files: readonly SecretFile[];
   /** Folders in which a change may change what is found. */
   readonly folders: readonly string[];
@@ -43,12 +45,15 @@ const SETTLED_MS = 3_000;
  */
 export async function findSecretFiles(path: string): Promise<FoundSecretFiles> {
   const kind = await kindOf(path);
-  if (kind !== 'folder') return { files: kind === undefined ? [] : [fileAt(path)], folders: [dirname(path)] };
+  if (kind !== 'folder') {
+    return { kind, files: kind === undefined ? [] : [fileAt(path)], folders: [dirname(path)] };
+  }
   const names = await listNames(path);
   const mounted = mountedFile(path, names);
-  if (mounted !== undefined) return { files: [mounted], folders: [path] };
+  if (mounted !== undefined) return { kind, files: [mounted], folders: [path] };
   const found = await Promise.all(names.map(name => findInFolder(join(path, name))));
   return {
+    kind,
     files: found.flatMap(({ files }) => files),
     folders: [path, ...found.flatMap(({ folders }) => folders)],
   };
@@ -69,7 +74,7 @@ export async function readSecretText({ path, type }: SecretFile): Promise<string
   try {
     return await readTextFile(path, type === 'manifest' ? MAX_MANIFEST_BYTES : MAX_SECRET_BYTES);
   } catch (cause) {
-    const why = cause instanceof UnreadableFile ? cause.message : `cannot be read: ${errorCode(cause)}`;
+    const why = cause instanceof UnreadableFile ? cause.reason : `cannot be read: ${errorCode(cause)}`;
     throw new MalformedSecret(why, { cause });
   }
 }
@@ -83,7 +88,7 @@ export function parseSecretFile({ name, type }: SecretFile, text: string): reado
   return secret === undefined ? [] : [{ name, source: 'folder', result: { state: 'loaded', secret } }];
 }
 
-async function findInFolder(path: string): Promise<FoundSecretFiles> {
+async function findInFolder(path: string): Promise<Omit<FoundSecretFiles, 'kind'>> {
   const kind = await kindOf(path);
   if (kind === 'folder') {
     const mounted = mountedFile(path, await listNames(path));
@@ -114,7 +119,7 @@ async function listNames(folder: string): Promise<readonly string[]> {
     .slice(0, MAX_SECRETS_PER_FILE);
 }
 
-async function kindOf(path: string): Promise<'file' | 'folder' | undefined> {
+async function kindOf(path: string): Promise<FoundSecretFiles['kind']> {
   const found = await orGone(stat(path));
   if (found === undefined) return undefined;
   return found.isDirectory() ? 'folder' : 'file';

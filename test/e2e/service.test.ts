@@ -209,7 +209,7 @@ describe('entrepot config check', () => {
       /warning: .*tenants\[0\]\.secrets\[0\]: .*login\.json.* is Docker's config\.json and not a Secret: name it config\.json/,
     );
     expect(stderr).toMatch(
-      /warning: .*tenants\[1\]\.secrets\[0\]: ".*absent\.yaml": the Secret absent\.yaml is missing: there is no pull secret\n/,
+      /warning: .*tenants\[1\]\.secrets\[0\]: ".*absent\.yaml": the file does not exist\n/,
     );
     expect(stderr.match(/\/login\.json/g)).toHaveLength(1);
     expect(JSON.parse(stdout)).toMatchObject({
