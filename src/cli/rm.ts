@@ -1,7 +1,7 @@
-import { sizeText } from '../lib/units.ts';
-import type { Repository } from '../oci/repository.ts';
+import { formatDuration, sizeText } from '../lib/units.ts';
+import { type Repository, repositoryText } from '../oci/repository.ts';
 import { CollectingStopped } from '../upkeep/collection.ts';
-import { type RemovedImage, RemovalRefused } from '../upkeep/image-removal.ts';
+import { type Leftovers, type RemovedImage, RemovalRefused } from '../upkeep/image-removal.ts';
 import { printResult, type Command, CommandError, CONFIG_OPTION, EXIT, jsonOption } from './command.ts';
 import { withParts } from './with-parts.ts';
 
@@ -28,7 +28,7 @@ export const rm: Command = {
     },
     jsonOption(
       'image, digest, removedTags, otherTags, manifestHeld, freedBytes, neededBytes, neededBy (with --purge: what is ' +
-        'not freed since these repositories need it)',
+        'not freed since these repositories need it), remainingBytes (what stays on disk for now)',
     ),
     CONFIG_OPTION,
   ],
@@ -40,16 +40,30 @@ export const rm: Command = {
   run: async (input, io) => {
     const [typed = ''] = input.arguments;
     const run = { force: input.options['force'] === true, purge: input.options['purge'] === true };
-    return withParts(input, io, async ({ resolver, removal }) => {
+    return withParts(input, io, async ({ resolver, removal, config }) => {
       const { repository, tag, digest } = resolver.repositoryOf(typed);
       const removed = await removal.remove(repository, digest ?? tag, run).catch((error: unknown) => {
         throw refusal(typed, error);
       });
-      printResult(input, io, toJson(typed, removed), text(typed, repository, removed, run.purge));
+      const gracePeriodMs = config.upkeep.gcGracePeriodMs;
+      const shown =
+        removed === undefined
+          ? nothingText({ typed, repository, tag, gracePeriodMs }, await removal.leftovers(repository))
+          : text({ typed, repository, tag, gracePeriodMs }, removed, run.purge);
+      printResult(input, io, toJson(typed, removed), shown);
       return removed === undefined ? EXIT.failed : EXIT.done;
     });
   },
 };
+
+/** What was named. */
+interface Named {
+  readonly typed: string;
+  readonly repository: Repository;
+  /** `undefined` for a digest or a repository. */
+  readonly tag: string | undefined;
+  readonly gracePeriodMs: number;
+}
 
 function refusal(typed: string, error: unknown): unknown {
   if (error instanceof CollectingStopped) return new CommandError(`nothing can be purged: ${error.message}`);
@@ -74,27 +88,56 @@ function toJson(typed: string, removed: RemovedImage | undefined): object {
     freedBytes: removed?.freedBytes ?? 0,
     neededBytes: removed?.neededBytes ?? 0,
     neededBy: removed?.neededBy ?? [],
+    remainingBytes: removed?.remainingBytes ?? 0,
   };
 }
 
-function text(
-  typed: string,
-  { upstream }: Repository,
-  removed: RemovedImage | undefined,
-  isPurged: boolean,
-): string {
-  if (removed === undefined) return `${typed}: nothing of it is stored\n`;
+function text(named: Named, removed: RemovedImage, isPurged: boolean): string {
+  const { typed, repository } = named;
   const { digest, removedTags, otherTags, isManifestHeld, freedBytes } = removed;
   const others = digest === undefined ? [] : removedTags.filter(tag => !typed.endsWith(`:${tag}`));
   const parts = [
-    `${upstream === '' ? 'removed' : 'forgotten'}${others.length === 0 ? '' : `, with its tags ${others.join(', ')}`}`,
+    `${repository.upstream === '' ? 'removed' : 'forgotten'}${others.length === 0 ? '' : `, with its tags ${others.join(', ')}`}`,
   ];
   if (otherTags.length > 0) parts.push(`${digest} is still stored as ${otherTags.join(', ')}`);
-  else if (isManifestHeld && upstream === '') {
-    const hint = isPurged ? '' : ' (--purge removes it too)';
-    parts.push(`${digest} is still stored, without a tag${hint}`);
+  else if (isManifestHeld) parts.push(untaggedText(repository, removed, isPurged));
+  else if (isPurged) parts.push(`freed ${sizeText(freedBytes)}${neededText(removed)}`);
+  else if (removed.remainingBytes > 0) parts.push(remainingText(removed.remainingBytes, named));
+  return `${typed}: ${parts.join('; ')}\n`;
+}
+
+/** About a manifest that has no tag any more; after a purge because something of its repository needs it. */
+function untaggedText(
+  repository: Repository,
+  { digest, remainingBytes }: RemovedImage,
+  isPurged: boolean,
+): string {
+  if (isPurged) return `${digest} is still stored, without a tag`;
+  const eviction = repository.upstream === '' ? '' : ' when space is needed, or now';
+  return (
+    `still stored without a tag, with ${sizeText(remainingBytes)} of its own, which are freed${eviction} by ` +
+    `\`entrepot rm ${repositoryText(repository)}@${digest} --purge\``
+  );
+}
+
+function remainingText(bytes: number, { gracePeriodMs }: Pick<Named, 'gracePeriodMs'>): string {
+  return (
+    `${sizeText(bytes)} stay on disk until garbage collection (upkeep.gcGracePeriod: ${formatDuration(gracePeriodMs)}) or ` +
+    'until space is needed; `entrepot gc --grace-period 0s` frees them now (not during a push or an import)'
+  );
+}
+
+/** The name is not stored; what was removed under it earlier may still be. */
+function nothingText(named: Named, { untagged, unlinkedBytes }: Leftovers): string {
+  const { typed, repository, tag } = named;
+  const isLeft = tag !== undefined && untagged.length > 0;
+  const names = untagged.map(digest => `${repositoryText(repository)}@${digest}`);
+  const parts = [
+    isLeft ? `there is no such tag; stored without a tag: ${names.join(', ')}` : 'nothing of it is stored',
+  ];
+  if (unlinkedBytes > 0) {
+    parts.push(`of everything that no repository has any more, ${remainingText(unlinkedBytes, named)}`);
   }
-  if (isPurged && !isManifestHeld) parts.push(`freed ${sizeText(freedBytes)}${neededText(removed)}`);
   return `${typed}: ${parts.join('; ')}\n`;
 }
 

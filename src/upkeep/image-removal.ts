@@ -1,7 +1,8 @@
-import { everything, type SizedContent } from '../metadata/survey.ts';
+import { everything, type SizedContent, type SurveyedManifest } from '../metadata/survey.ts';
 import { type Digest, isDigest } from '../oci/digest.ts';
 import type { Repository } from '../oci/repository.ts';
 import { type Freed, Purge, type Purged } from './purge.ts';
+import { heldBytes } from './images.ts';
 import type { Stores } from './stores.ts';
 
 /** How many tags of a digest are listed. */
@@ -28,6 +29,29 @@ export interface RemovedImage extends Freed {
   readonly otherTags: readonly string[];
   /** Whether the repository still has a manifest with this digest. */
   readonly isManifestHeld: boolean;
+  /** The bytes that nothing else needs and that stay on disk for now; 0 after a purge. */
+  readonly remainingBytes: number;
+}
+
+/** What was removed earlier and is still on disk. */
+export interface Leftovers {
+  /** Images of the repository that have no tag any more: the first few. */
+  readonly untagged: readonly Digest[];
+  /** The size of what no repository has any more. */
+  readonly unlinkedBytes: number;
+}
+
+/** How many images without a tag are listed. */
+const UNTAGGED_SHOWN = 3;
+
+/** What was removed under a name. */
+interface Removal {
+  readonly digest: Digest;
+  readonly tags: readonly string[];
+  /** The image as it was before. */
+  readonly manifests: readonly SurveyedManifest[];
+  /** `undefined` without a purge. */
+  readonly purged: Purged | undefined;
 }
 
 const NOTHING_FREED: Freed = { freedBytes: 0, neededBytes: 0, neededBy: [] };
@@ -75,6 +99,19 @@ export class ImageRemoval {
     return removed;
   }
 
+  /** What may be left of names that are not stored any more. Reads the whole index. */
+  async leftovers(repository: Repository): Promise<Leftovers> {
+    const { survey } = this.#options;
+    const untagged: Digest[] = [];
+    for await (const page of everything(after => survey.untagged(after))) {
+      const here = page.filter(({ repository: { upstream, name } }) => {
+        return upstream === repository.upstream && name === repository.name;
+      });
+      untagged.push(...here.map(({ digest }) => digest).slice(0, UNTAGGED_SHOWN - untagged.length));
+    }
+    return { untagged, unlinkedBytes: await this.#unlinkedBytes(() => true) };
+  }
+
   #removeAny(
     repository: Repository,
     reference: string | undefined,
@@ -96,12 +133,12 @@ export class ImageRemoval {
     if (digest === undefined) return undefined;
     const pins = (await metadata.listPins(repository)).filter(pin => pin === tag || pin === digest);
     if (pins.length > 0 && force !== true) throw new RemovalRefused('pinned', pins);
-    const manifests = purge === true ? await survey.image(repository, digest) : [];
+    const manifests = await survey.image(repository, digest, tag);
     await metadata.removeTag(repository, tag);
     // The pin of a digest stays as long as the digest is stored.
     for (const pin of pins) if (purge === true || pin === tag) await metadata.removePin(repository, pin);
     const purged = purge === true ? await this.#purge.image(repository, manifests) : undefined;
-    return this.#removed(repository, digest, [tag], purged);
+    return this.#removed(repository, { digest, tags: [tag], manifests, purged });
   }
 
   async #removeDigest(
@@ -117,7 +154,7 @@ export class ImageRemoval {
     if (tags.length > 0 && repository.upstream === '' && force !== true) {
       throw new RemovalRefused('tagged', tags);
     }
-    const manifests = purge === true ? await survey.image(repository, digest) : [];
+    const manifests = await survey.image(repository, digest);
     const wasManifest = await metadata.unlinkManifest(repository, digest);
     const wasBlob = await metadata.unlinkBlob(repository, digest);
     if (!wasManifest && !wasBlob) return undefined;
@@ -125,7 +162,7 @@ export class ImageRemoval {
       await metadata.removePin(repository, pin);
     }
     const purged = purge === true ? await this.#purge.image(repository, manifests) : undefined;
-    return this.#removed(repository, digest, tags, purged);
+    return this.#removed(repository, { digest, tags, manifests, purged });
   }
 
   async #removeRepository(
@@ -138,26 +175,39 @@ export class ImageRemoval {
     if (pins.length > 0 && force !== true) throw new RemovalRefused('pinned', pins);
     if (repository.upstream === '' && force !== true) throw new RemovalRefused('repository');
     const contents: SizedContent[] = [];
-    if (purge === true) {
-      for await (const page of everything(after => survey.linked(repository, after))) contents.push(...page);
-    }
+    for await (const page of everything(after => survey.linked(repository, after))) contents.push(...page);
     await metadata.removeRepository(repository);
-    const freed = await this.#purge.contents(contents);
-    return { digest: undefined, removedTags: [], otherTags: [], isManifestHeld: false, ...freed };
+    const nothing = { digest: undefined, removedTags: [], otherTags: [], isManifestHeld: false };
+    if (purge === true) return { ...nothing, ...(await this.#purge.contents(contents)), remainingBytes: 0 };
+    const digests = new Set(contents.map(({ digest }) => digest));
+    const remainingBytes = await this.#unlinkedBytes(digest => digests.has(digest));
+    return { ...nothing, ...NOTHING_FREED, remainingBytes };
+  }
+
+  /** The size of content that no repository has, as far as `counts` selects it. */
+  async #unlinkedBytes(counts: (digest: Digest) => boolean): Promise<number> {
+    const sinceMs = Date.now();
+    let bytes = 0;
+    for (const kind of ['manifest', 'blob'] as const) {
+      for await (const page of everything(after => this.#options.survey.unlinked(kind, sinceMs, after))) {
+        for (const { digest, size } of page) if (counts(digest)) bytes += size;
+      }
+    }
+    return bytes;
   }
 
   async #removed(
     repository: Repository,
-    digest: Digest,
-    tags: readonly string[],
-    { tags: signatureTags, ...freed }: Purged = { ...NOTHING_FREED, tags: [] },
+    { digest, tags, manifests, purged }: Removal,
   ): Promise<RemovedImage> {
     const { metadata } = this.#options;
+    const { tags: signatureTags, ...freed } = purged ?? { ...NOTHING_FREED, tags: [] };
     return {
       digest,
       removedTags: [...tags, ...signatureTags],
       otherTags: await this.#tagsOf(repository, digest),
       isManifestHeld: (await metadata.readLinkedManifest(repository, digest)) !== undefined,
+      remainingBytes: purged === undefined ? heldBytes(manifests, false) : 0,
       ...freed,
     };
   }

@@ -106,17 +106,23 @@ export async function heldImage(
   const unique = new Map(manifests.flatMap(manifest => manifest.blobs).map(blob => [blob.digest, blob]));
   const content = [...unique.values()];
   const held = content.filter(blob => blob.isHeld);
-  const ofManifests = (shared: boolean) => bytesOf(manifests.filter(({ isShared }) => isShared === shared));
   return {
     digest: top.digest,
     platforms: await platformsOf(top, manifests, blobs),
-    ownBytes: ofManifests(false) + bytesOf(held.filter(blob => !blob.isShared)),
-    sharedBytes: ofManifests(true) + bytesOf(held.filter(blob => blob.isShared)),
+    ownBytes: heldBytes(manifests, false),
+    sharedBytes: heldBytes(manifests, true),
     missingBytes: bytesOf(content.filter(blob => !blob.isHeld && !isNonDistributable(blob))),
     missingManifests: manifests.filter(({ isHeld }) => !isHeld).length,
     usedAtMs: Math.max(0, ...manifests.map(({ usedAtMs }) => usedAtMs), ...held.map(blob => blob.usedAtMs)),
     isDamaged: [...manifests, ...content].some(({ isDamaged }) => isDamaged),
   };
+}
+
+/** The stored bytes of an image that something else needs as well, or those that nothing else needs. */
+export function heldBytes(manifests: readonly SurveyedManifest[], shared: boolean): number {
+  const blobs = new Map(manifests.flatMap(manifest => manifest.blobs).map(blob => [blob.digest, blob]));
+  const held = [...blobs.values()].filter(({ isHeld }) => isHeld);
+  return bytesOf([...manifests, ...held].filter(({ isShared }) => isShared === shared));
 }
 
 async function platformsOf(

@@ -123,6 +123,7 @@ it('of removals, and of a restore, has stable members', async () => {
     'freedBytes',
     'neededBytes',
     'neededBy',
+    'remainingBytes',
   ]);
   const file = join(entrepot.folder, 'backup.tar');
   await entrepot.stop();

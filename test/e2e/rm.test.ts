@@ -67,14 +67,15 @@ it('removes a hosted tag alone, and lists the other tags of its digest', async (
     freedBytes: 0,
     neededBytes: 0,
     neededBy: [],
+    remainingBytes: 0,
   });
-  expect((await rm('team/app:latest')).stdout).toBe(
-    `team/app:latest: removed; ${digest} is still stored, without a tag (--purge removes it too)\n`,
+  expect((await rm('team/app:latest')).stdout).toMatch(
+    /^team\/app:latest: removed; still stored without a tag, with 2\d\.\d KiB of its own, /,
   );
   expect(await statusOf('team/app', digest)).toBe(200);
   expect(await rm('team/app:latest')).toMatchObject({
     code: 1,
-    stdout: 'team/app:latest: nothing of it is stored\n',
+    stdout: `team/app:latest: there is no such tag; stored without a tag: team/app@${digest}\n`,
   });
 });
 
@@ -84,13 +85,15 @@ it('removes a digest with tags, or a whole hosted repository, only with --force'
   for (const tag of ['v1', 'v2']) await push('team/digest', tag, image);
   expect(await rm(name)).toMatchObject({ code: 1, stdout: '', stderr: expect.stringContaining('v1, v2') });
   expect(await statusOf('team/digest', 'v1')).toBe(200);
-  expect((await rm(name, '--force')).stdout).toBe(`${name}: removed, with its tags v1, v2\n`);
+  expect((await rm(name, '--force')).stdout).toMatch(
+    /: removed, with its tags v1, v2; 2\d\.\d KiB stay on disk/,
+  );
   expect(await statusOf('team/digest', 'v1')).toBe(404);
 
   await push('team/whole', 'v1', imageFor('whole'));
   expect(await rm('team/whole')).toMatchObject({ code: 1, stderr: expect.stringContaining('--force') });
   expect(await statusOf('team/whole', 'v1')).toBe(200);
-  expect((await rm('team/whole', '--force')).stdout).toBe('team/whole: removed\n');
+  expect((await rm('team/whole', '--force')).stdout).toMatch(/^team\/whole: removed; 2\d\.\d KiB stay/);
   expect(await statusOf('team/whole', 'v1')).toBe(404);
 });
 
@@ -214,6 +217,43 @@ it('shows no evicted image, and frees with --purge what only its Links would kee
     expect((await small.command('pull', name)).code).toBe(0);
   } finally {
     await small.remove();
+  }
+});
+
+it('says without --purge what stays on disk, and how it is freed, which then frees exactly that', async () => {
+  const image = imageFor('stays');
+  const { digest } = image.manifest;
+  await mirror('stays', image);
+  const tag = `${UPSTREAM}/stays:v1`;
+  const own = (await rm(tag)).stdout.match(
+    /: forgotten; still stored without a tag, with (\S+ KiB) of its own/,
+  )?.[1];
+  const again = await rm(tag, '--purge');
+  expect([again.code, again.stdout]).toEqual([
+    1,
+    expect.stringContaining(`there is no such tag; stored without a tag: ${UPSTREAM}/stays@${digest}`),
+  ]);
+  expect((await rm(`${UPSTREAM}/stays@${digest}`, '--purge')).stdout).toContain(`freed ${own}`);
+  expect(image.layers.some(isOnDisk)).toBe(false);
+});
+
+it('says of a removed repository what no repository has any more, also when it is purged too late', async () => {
+  const alone = await Entrepot.start({ hosted: { prefixes: ['team'], anonymous: 'push' } });
+  try {
+    await pushImage(alone.url, 'team/late', 'v1', imageFor('late'));
+    const run = async (...args: string[]) => (await alone.command('rm', ...args)).stdout;
+    const told = await run('team/late', '--force');
+    const stays = told.match(
+      /2\d\.\d KiB stay on disk until garbage collection \(upkeep\.gcGracePeriod: 1d\)/,
+    )?.[0];
+    expect(stays).toBeDefined();
+    expect(told).toContain('`entrepot gc --grace-period 0s` frees them now');
+    expect(await run('team/late', '--force', '--purge')).toMatch(/^team\/late: nothing of it is stored; /);
+    expect(await run('team/late', '--force', '--purge')).toContain(stays);
+    await alone.command('gc', '--grace-period', '0s');
+    expect(await run('team/late', '--purge')).toBe('team/late: nothing of it is stored\n');
+  } finally {
+    await alone.remove();
   }
 });
 
