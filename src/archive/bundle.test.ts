@@ -29,7 +29,7 @@ import {
   tarOf,
 } from './archive.fixture.ts';
 import { missingOfImage } from '../prepull/image-check.ts';
-import { haveListBytes, parseHaveList } from './have-list.ts';
+import { haveListOf, parseHaveList } from './have-list.ts';
 import { importArchive } from './import.ts';
 import { inspectArchive } from './inspection.ts';
 import { openArchive, readArchive } from './open-archive.ts';
@@ -278,7 +278,7 @@ test('a delta bundle contains only what the receiver lacks', async () => {
 
   const changed = imageOf([...base, randomBlob(31_000, 'changed')]);
   const all = [await sender.hold('docker.io/org/app-0:1', changed), ...old.slice(1)];
-  const have = parseHaveList(await haveListBytes(receiver.blobs, receiver.metadata));
+  const have = parseHaveList((await haveListOf(receiver.blobs, receiver.metadata)).bytes);
   const thin = await planBundle(all, { ...sender.stores, have });
   expect(thin.blobCount).toBe(2);
   expect(thin.blobBytes).toBe(31_000 + changed.config.size);
@@ -310,7 +310,7 @@ test.each([undefined, '', '0'.repeat(32)])(
   'an archive with the seal %j cannot claim stored content of others by naming its digest',
   async seal => {
     await receiver.hold('docker.io/secret/app:1', amd64, { isPublic: false });
-    if (seal !== undefined) await haveListBytes(receiver.blobs, receiver.metadata);
+    if (seal !== undefined) await haveListOf(receiver.blobs, receiver.metadata);
     const files = layoutFiles(amd64, NAME).filter(({ name }) => name !== pathOf(amd64.layers[1]!.digest));
     const thin = files.map(file => {
       if (file.name !== 'index.json' || seal === undefined) return file;

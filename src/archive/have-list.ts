@@ -32,8 +32,11 @@ export async function isOwnSeal(
   return seal !== undefined && seal === (await metadata.readSetting(SEAL_SETTING));
 }
 
-/** The list of all stored blobs, including those of private repositories. */
-export async function haveListBytes(blobs: BlobStore, metadata: MetadataStore): Promise<Uint8Array> {
+/** The list of all stored blobs, including those of private repositories, and how many these are. */
+export async function haveListOf(
+  blobs: BlobStore,
+  metadata: MetadataStore,
+): Promise<{ readonly bytes: Uint8Array; readonly count: number }> {
   const held: Digest[] = [];
   for await (const { digest, size } of blobs.list()) {
     // A file without a row does not count: it may be about to be collected.
@@ -44,7 +47,7 @@ export async function haveListBytes(blobs: BlobStore, metadata: MetadataStore): 
   if (bytes.byteLength > MAX_HAVE_BYTES) {
     throw new ArchiveError(`the list of ${held.length} blobs is larger than ${MAX_HAVE_BYTES} bytes`);
   }
-  return bytes;
+  return { bytes, count: held.length };
 }
 
 /** Parses a have-list; throws ArchiveError. */

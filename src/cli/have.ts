@@ -1,5 +1,7 @@
-import { haveListBytes } from '../archive/have-list.ts';
+import { haveListOf } from '../archive/have-list.ts';
 import { writeFileAtomic } from '../lib/atomic-file.ts';
+import { sizeText } from '../lib/units.ts';
+import { countText } from './columns.ts';
 import { type Command, CONFIG_OPTION, EXIT, textOption } from './command.ts';
 import { requireOutsideStore } from './output-file.ts';
 import { withWholeIndex } from './with-parts.ts';
@@ -18,12 +20,15 @@ export const have: Command = {
   examples: [['entrepot have -o HAVE.json', 'write the list']],
   run: async (input, io) => {
     const output = textOption(input, 'output') ?? '-';
-    const bytes = await withWholeIndex(input, io, async ({ blobs, metadata, config }) => {
+    const { bytes, count } = await withWholeIndex(input, io, async ({ blobs, metadata, config }) => {
       await requireOutsideStore(output, config.storage.path);
-      return haveListBytes(blobs, metadata);
+      return haveListOf(blobs, metadata);
     });
     if (output === '-') io.out(Buffer.from(bytes).toString());
-    else await writeFileAtomic(output, [bytes]);
+    else {
+      await writeFileAtomic(output, [bytes]);
+      io.err(`✓ ${output}: ${countText(count, 'blob')} listed, ${sizeText(bytes.byteLength)}\n`);
+    }
     return EXIT.done;
   },
 };

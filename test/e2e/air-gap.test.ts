@@ -139,7 +139,9 @@ describe('a chart with Windows and arm64 pods, for a site without a network', ()
     upstream.add('shop/web', indexOf(next), '2');
     const have = join(island.folder, 'HAVE.json');
     const thin = join(island.folder, 'thin.tar');
-    await succeed(island.command('have', '-o', have));
+    expect((await island.command('have', '-o', have)).stderr).toMatch(
+      new RegExp(`^✓ ${have}: \\d+ blobs? listed, [\\d.]+ \\S+\\n$`),
+    );
     const reference = `${UPSTREAM}/shop/web:2`;
     await succeed(connected.command('pull', reference, '--platform', 'linux/amd64'));
     await succeed(
