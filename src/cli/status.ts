@@ -1,6 +1,7 @@
 import { sizeText } from '../lib/units.ts';
 import type {
   DownloadStatus,
+  ForeignDownloadStatus,
   SavedStatus,
   SecretStatus,
   StatusDocument,
@@ -18,13 +19,13 @@ export const status: Command = {
   name: 'status',
   summary: 'show what the running server is doing, what it saved, and any problems',
   description:
-    'Asks the running server of this store: what is being downloaded, how far it is and for whom; how much mirrored ' +
+    'Asks the running server of this store: what is being downloaded, how far it is and for whom (of other processes on the store, such as `entrepot pull`, only how much is on the disk); how much mirrored ' +
     'content was sent to clients and how much of it had to be fetched, since the start and in total (a crash may lose a ' +
     'minute of it); how full the store is, and what would be evicted next; when each upstream last answered and ' +
     'failed; and which Secrets cannot be read or were refused. It lists all servers on the store. Only the user who runs the server, and root, can use it.',
   options: [
     jsonOption(
-      'pid, started, processes, servers (pid, host, addresses, started), problems, downloads, saved (sinceStart, inAll: sentBytes, fetchedBytes, savedBytes, since), store, ' +
+      'pid, started, processes, servers (pid, host, addresses, started), problems, downloads, downloadsElsewhere (digest, bytes, upstream, holder), saved (sinceStart, inAll: sentBytes, fetchedBytes, savedBytes, since), store, ' +
         'upstreams (lastError: at, reason, repository), secrets',
     ),
     CONFIG_OPTION,
@@ -67,12 +68,12 @@ function serverStatus({ pid, host, addresses, started }: ServerDocument): Server
 
 /** The text for people: problems first. */
 export function statusText(document: StoreWideStatus, nowMs = Date.now()): string {
-  const { pid, started, problems, downloads, saved, store, upstreams, secrets } = document;
+  const { pid, started, problems, saved, store, upstreams, secrets } = document;
   const sections = [
     `running   since ${shownTime(started, nowMs)}, process ${pid}\n${problems.map(line => `problem   ${line}\n`).join('')}`,
     `saved     ${savedText(saved.sinceStart)} since the start\n          ${savedText(saved.inAll)} since ${shownTime(saved.inAll.since, nowMs)}\n`,
     storeText(store),
-    downloadsText(downloads),
+    downloadsText(document),
     upstreamsText(upstreams, nowMs),
     secretsText(secrets, nowMs),
     serversText(document, nowMs),
@@ -124,16 +125,33 @@ function storeText({ path, heldBytes, unfinishedBytes, maxBytes, next, ...rest }
 
 const INDEX_LOST = 'unknown, since the index is lost';
 
-function downloadsText(downloads: readonly DownloadStatus[]): string {
-  if (downloads.length === 0) return 'nothing is being downloaded\n';
-  const rows = downloads.map(({ repository, digest, state, bytes, size, readers, requesters, holder }) => [
+function downloadsText({ downloads, downloadsElsewhere = [] }: StatusDocument): string {
+  const rows = [...downloads.map(ownRow), ...downloadsElsewhere.map(foreignRow)];
+  if (rows.length === 0) return 'nothing is being downloaded\n';
+  return columnsText(['DOWNLOADING', 'PROGRESS', 'READERS', 'FOR', 'DIGEST'], rows);
+}
+
+function foreignRow({ upstream, bytes, digest, holder }: ForeignDownloadStatus): string[] {
+  return [upstream ?? '-', `${sizeText(bytes)} by ${holder}`, '-', '-', digest];
+}
+
+function ownRow({
+  repository,
+  digest,
+  state,
+  bytes,
+  size,
+  readers,
+  requesters,
+  holder,
+}: DownloadStatus): string[] {
+  return [
     repository,
     state === 'queued' ? 'queued' : progressText(bytes, size) + (holder === null ? '' : ` by ${holder}`),
     String(readers),
     requesters.join(', '),
     digest,
-  ]);
-  return columnsText(['DOWNLOADING', 'PROGRESS', 'READERS', 'FOR', 'DIGEST'], rows);
+  ];
 }
 
 function progressText(bytes: number, size: number | null): string {

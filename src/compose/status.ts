@@ -24,6 +24,8 @@ export interface StatusDocument {
   /** Problems that do not stop it from serving: as after the `ok` of `/readyz`. */
   readonly problems: readonly string[];
   readonly downloads: readonly DownloadStatus[];
+  /** Downloads of other processes on the store, such as `entrepot pull`: the first hundred. Absent from an older version. */
+  readonly downloadsElsewhere?: readonly ForeignDownloadStatus[];
   readonly saved: { readonly sinceStart: SavedStatus; readonly inAll: SavedStatus };
   readonly store: StoreStatus;
   readonly upstreams: readonly UpstreamStatus[];
@@ -45,6 +47,16 @@ export interface DownloadStatus {
   readonly started: string;
   /** The other process on this store that downloads it, if this one only follows: `process 1234 on node-1`. */
   readonly holder: string | null;
+}
+
+/** A download in another process, of which only what is on the disk is known. */
+export interface ForeignDownloadStatus {
+  readonly digest: Digest;
+  readonly bytes: number;
+  /** `null` if it is not configured here. */
+  readonly upstream: string | null;
+  /** `process 1234 on node-1` */
+  readonly holder: string;
 }
 
 /** Bytes sent and fetched since some time, and their difference. */
@@ -145,6 +157,7 @@ export async function statusDocument({
         started: timeOf(atMs),
       }),
     ),
+    downloadsElsewhere: await elsewhere(parts),
     saved: {
       sinceStart: savedStatus(totals.sinceStart, started),
       inAll: savedStatus(all, all.sinceMs === undefined ? started : timeOf(all.sinceMs)),
@@ -153,6 +166,14 @@ export async function statusDocument({
     upstreams: upstreamStatus(parts),
     secrets: secretStatus(parts),
   };
+}
+
+async function elsewhere({
+  mirror,
+  config,
+}: StatusOptions['parts']): Promise<readonly ForeignDownloadStatus[]> {
+  const found = await mirror.downloadsElsewhere([...config.upstreams.keys()]);
+  return found.map(({ upstream = null, ...download }) => ({ ...download, upstream }));
 }
 
 function savedStatus({ sentBytes, fetchedBytes }: Transferred, since: string): SavedStatus {

@@ -32,7 +32,7 @@ import type { Upstream } from '../upstream/upstream.ts';
 import { BlobSource } from './blob-source.ts';
 import { FillQuota } from './fill/fill-quota.ts';
 import type { Download } from './fill/fill-run.ts';
-import { Fills } from './fill/fills.ts';
+import { Fills, type ForeignDownload } from './fill/fills.ts';
 import { Keeping } from './fill/keeping.ts';
 import { type QueueLimits, PullQueue } from './fill/pull-queue.ts';
 import type { PullRuleOf } from './freshness.ts';
@@ -187,6 +187,11 @@ export class Mirror implements PullSource {
   /** The progress of all downloads. */
   get downloads(): readonly Download[] {
     return this.#fills.downloads;
+  }
+
+  /** Downloads of other processes on the store, from upstreams of these names. */
+  downloadsElsewhere(upstreams: readonly string[]): Promise<readonly ForeignDownload[]> {
+    return this.#fills.downloadsElsewhere(upstreams);
   }
 
   /** How an upstream has answered since the start. */

@@ -75,6 +75,34 @@ it('lists downloads, their progress, and for whom they are', async () => {
   await Promise.all(ends);
 });
 
+it('lists what another process on the store downloads, as far as the disk tells', async () => {
+  await start();
+  const stop = upstream.misbehave({ kind: 'blob', hangAtByte: 600_000 });
+  const pull = await entrepot.begin('pull', `${UPSTREAM}/org/app:1`);
+  try {
+    await until('its download to be listed', 60_000, async () => {
+      const { downloads, downloadsElsewhere } = await status();
+      expect(downloads).toEqual([]);
+      return (
+        downloadsElsewhere?.some(({ digest, bytes }) => digest === layer.digest && bytes === 600_000) === true
+      );
+    });
+    expect((await status()).downloadsElsewhere).toContainEqual({
+      digest: layer.digest,
+      bytes: 600_000,
+      upstream: UPSTREAM,
+      holder: `process ${pull.pid} on ${hostname()}`,
+    });
+    const { stdout } = await entrepot.command('status');
+    expect(stdout).toMatch(/^up\.example +586 KiB by process \d+ on \S+ +- +- +sha256:/m);
+  } finally {
+    stop();
+    await pull.kill();
+  }
+  await until('it to be gone', 60_000, async () => (await status()).downloadsElsewhere?.length === 0);
+  expect((await entrepot.command('status')).stdout).toContain('nothing is being downloaded\n');
+});
+
 it('tells what was saved since the start and in total, which survives restarts', async () => {
   await start();
   for (let time = 0; time < 3; time++) expect((await get(blobUrl())).status).toBe(200);

@@ -1,4 +1,3 @@
-import { createHash } from 'node:crypto';
 import type { BlobStore } from '../../blobs/blob-store.ts';
 import type { Spool } from '../../blobs/spool.ts';
 import { isStorageClosed } from '../../blobs/storage-full.ts';
@@ -7,10 +6,11 @@ import type { Log } from '../../lib/log.ts';
 import type { Meter } from '../../lib/meter.ts';
 import { unlessAborted } from '../../lib/single-flight.ts';
 import type { MetadataStore } from '../../metadata/metadata-store.ts';
-import { type Digest, digestAlgorithm, digestHex } from '../../oci/digest.ts';
+import type { Digest } from '../../oci/digest.ts';
 import { repositoryText } from '../../oci/repository.ts';
 import type { Links } from '../links.ts';
 import type { UpstreamRequests } from '../upstream-requests.ts';
+import { fillKey } from './fill-key.ts';
 import { FillFollower } from './fill-follower.ts';
 import { FillLeader, type Led } from './fill-leader.ts';
 import { FillOutcome } from './fill-outcome.ts';
@@ -78,7 +78,8 @@ export class FillRun {
   readonly unstored: Promise<Error | undefined>;
   readonly #metadata: MetadataStore;
   readonly #quota: FillQuota;
-  readonly #key: string;
+  /** Of its ingest and Lease. */
+  readonly key: string;
   readonly #place: PullPlace;
   readonly #follower: FillFollower;
   readonly #leader: FillLeader;
@@ -100,7 +101,7 @@ export class FillRun {
     const { repository, right, isAhead } = starter;
     this.#metadata = world.metadata;
     this.#quota = world.quota;
-    this.#key = fillKey(repository.upstream, digest);
+    this.key = fillKey(repository.upstream, digest);
     this.#place = world.queue.enter({
       requester: right.requester.id,
       repository: repositoryText(repository),
@@ -111,7 +112,7 @@ export class FillRun {
     this.fill = new Fill(digest);
     const parts = {
       ...world,
-      key: this.#key,
+      key: this.key,
       fill: this.fill,
       place: this.#place,
       skipEndpoints: from.skipEndpoints,
@@ -192,7 +193,7 @@ export class FillRun {
 
   async #bring(): Promise<void> {
     for (;;) {
-      const lease = await this.#metadata.acquireLease(this.#key);
+      const lease = await this.#metadata.acquireLease(this.key);
       if (lease === undefined ? await this.#follower.follow() : await this.#leadUnder(lease)) return;
     }
   }
@@ -212,12 +213,4 @@ export class FillRun {
       await (led === 'done' ? this.#metadata.release(lease) : this.#metadata.setAside(lease));
     }
   }
-}
-
-/**
- * The key of a Fill's ingest and Lease. Names of upstreams have characters that a key may not have, so they are hashed.
- */
-function fillKey(upstream: string, digest: Digest): string {
-  const upstreamKey = createHash('sha256').update(upstream).digest('hex').slice(0, 16);
-  return `fill-${upstreamKey}-${digestAlgorithm(digest)}-${digestHex(digest)}`;
 }

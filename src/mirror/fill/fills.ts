@@ -15,14 +15,28 @@ import type { Repository } from '../../oci/repository.ts';
 import type { Right } from '../../oci/requester.ts';
 import type { Contender } from './contender.ts';
 import { DirectReader } from './direct-reader.ts';
+import { digestInFillKey, fillKey } from './fill-key.ts';
 import { type Download, FillRun, type FillStarter, type FillWorld } from './fill-run.ts';
 import type { FillRequest } from './fill-sharing.ts';
 import type { Fill } from './fill.ts';
 
 /** How long an endpoint that sent wrong bytes of a blob is avoided for that blob. */
 const WRONG_BYTES_MEMORY = { maxEntries: 1_000, maxAgeMs: 10 * 60_000 };
+/** How many downloads of other processes are listed, each of which costs two reads. */
+const MAX_FOREIGN = 100;
 /** How often a stopping process checks whether readers have finished. */
 const STOP_POLL_MS = 20;
+
+/** A download in progress in another process on the store. */
+export interface ForeignDownload {
+  readonly digest: Digest;
+  /** `undefined` if it is not configured here. */
+  readonly upstream: string | undefined;
+  /** How much of it is stored. */
+  readonly bytes: number;
+  /** That process, for people. */
+  readonly holder: string;
+}
 
 /** The Fills of this process: at most one for each upstream and digest. */
 export class Fills {
@@ -72,6 +86,25 @@ export class Fills {
   /** Downloads in progress, oldest first. */
   get downloads(): readonly Download[] {
     return [...this.#runs.values()].flatMap(run => run.download ?? []);
+  }
+
+  /** Downloads of other processes on the store; `upstreams` are the names of upstreams that are looked for. */
+  async downloadsElsewhere(upstreams: readonly string[]): Promise<readonly ForeignDownload[]> {
+    const { spool, metadata } = this.#world;
+    const found: ForeignDownload[] = [];
+    for await (const { key, size: bytes } of spool.list()) {
+      const digest = digestInFillKey(key);
+      if (digest === undefined) continue;
+      const holder = (await metadata.readLease(key))?.holder;
+      if (holder === undefined || this.#has(key)) continue;
+      found.push({ digest, bytes, holder, upstream: upstreams.find(name => fillKey(name, digest) === key) });
+      if (found.length === MAX_FOREIGN) break;
+    }
+    return found;
+  }
+
+  #has(key: string): boolean {
+    return [...this.#runs.values()].some(run => run.key === key);
   }
 
   get size(): number {
