@@ -1,5 +1,6 @@
 import { ConfigError, pathText, type Problem, problemText, shortValue } from '../config/problems.ts';
 import { silentLog } from '../lib/log.ts';
+import { warningLine } from '../ops/command-log.ts';
 import { printResult, type Command, CONFIG_OPTION, EXIT, jsonOption, wantsJson } from './command.ts';
 import { configInForce } from './store-config.ts';
 
@@ -34,7 +35,7 @@ export const configCheck: Command = {
         ...imageWarnings(config),
         ...(await listWarnings(config)),
       ];
-      for (const warning of warnings) io.err(`warning: ${problemText(warning)}\n`);
+      for (const warning of warnings) io.err(warningLine(problemText(warning)));
       printResult(
         input,
         io,

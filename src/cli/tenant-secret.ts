@@ -4,6 +4,7 @@ import { registryHost, repositoryPrefix } from '../config/fields.ts';
 import { DURATION_FORM, formatDuration, parseDuration } from '../lib/units.ts';
 import { formatYaml } from '../lib/yaml.ts';
 import type { Credential } from '../oci/credential.ts';
+import { warningLine } from '../ops/command-log.ts';
 import {
   printResult,
   type Command,
@@ -111,7 +112,7 @@ function requestOf(tenant: string, input: Input, io: Io, { server }: Config) {
     throw new CommandError(`${written} is not a host such as registry.example:5000`, EXIT.usage);
   }
   const unknown = unknownName(host, server);
-  if (unknown !== undefined) io.err(`warning: ${unknown}\n`);
+  if (unknown !== undefined) io.err(warningLine(unknown));
   return { tenant, server: written, readOnly: input.options['readOnly'] === true };
 }
 

@@ -211,7 +211,7 @@ test('a login for a name under which nobody may push is issued with a warning', 
   const other = await run('tenant', 'secret', 'team-a', '--server', 'registry.exmaple:5000/team-a');
   expect([other.code, other.err]).toEqual([
     0,
-    'warning: "registry.exmaple:5000" is not a name of this registry: add it to server.serverNames, or use one that is\n',
+    'entrepot: warning: "registry.exmaple:5000" is not a name of this registry: add it to server.serverNames, or use one that is\n',
   ]);
   for (const name of ['registry.example:5000', '192.0.2.7:5000', 'localhost:5000']) {
     expect(await run('tenant', 'secret', 'team-a', '--server', name)).toMatchObject({ code: 0, err: '' });

@@ -6,16 +6,16 @@ function recorder() {
   return { written, log: new CommandLog(text => void (written.text += text)) };
 }
 
-it('has warnings and errors as plain lines, and nothing else', () => {
+it('has warnings and errors as lines for people, and nothing else', () => {
   const { log, written } = recorder();
   log.debug();
   log.info();
   const child = log.child({ tenant: 'team-a' });
   child.warn({ reason: 'no such\u001b[2J file', source: undefined }, 'a Secret is missing');
-  log.error({ err: new Error('EIO: i/o error') }, 'it failed');
+  log.error({ err: new Error('EIO: i/o error'), paths: ['/a', '/b'], count: 2 }, 'it failed');
   expect(written.text).toBe(
-    'warning: a Secret is missing tenant=team-a reason="no such\\u001b[2J file"\n' +
-      'error: it failed error="EIO: i/o error"\n',
+    'entrepot: warning: a Secret is missing: no such\\u001b[2J file (tenant: team-a)\n' +
+      'entrepot: error: it failed: EIO: i/o error (paths: /a, /b; count: 2)\n',
   );
 });
 

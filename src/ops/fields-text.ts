@@ -10,6 +10,15 @@ const PLAIN_VALUE = /^[!-~]+$/;
 
 /** Terminals interpret control characters, and text from clients and upstreams may contain some. */
 const CONTROL = /[\u007f-\u009f]/g;
+/** With those that JSON escapes anyway. */
+const ANY_CONTROL = /\p{Cc}/gu;
+
+/** A value for people: a text without quotes, but with control characters escaped as well. */
+export function plainText(value: unknown): string {
+  if (Array.isArray(value)) return value.map(plainText).join(', ');
+  if (typeof value !== 'string') return JSON.stringify(value);
+  return value.replace(ANY_CONTROL, escaped);
+}
 
 function valueText(value: unknown): string {
   if (typeof value === 'string' && PLAIN_VALUE.test(value)) return value;
@@ -17,5 +26,5 @@ function valueText(value: unknown): string {
 }
 
 function escaped(character: string): string {
-  return `\\u00${character.charCodeAt(0).toString(16)}`;
+  return `\\u00${character.charCodeAt(0).toString(16).padStart(2, '0')}`;
 }

@@ -66,7 +66,7 @@ it('is created again by no command but rebuild, which all others suggest', async
   expect(await entrepot.command('images')).toMatchObject({
     code: 0,
     stderr: expect.stringMatching(
-      /^warning: no garbage is collected: run `entrepot gc --force` once everything that you need .*rebuilt from the files[^\n]*\n$/,
+      /^entrepot: warning: no garbage is collected: run `entrepot gc --force` once everything that you need [^\n]*\n$/,
     ),
   });
   expect((await entrepot.command('gc')).stderr).not.toContain('entrepot rebuild');

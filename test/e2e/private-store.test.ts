@@ -57,7 +57,7 @@ it('a store that others could read is closed at the next start, which is logged 
   await chmod(join(store, 'index.db'), 0o644);
   const { stderr } = await pot.command('images');
   expect(stderr).toBe(
-    `warning: other users could read the store: its permissions were restricted paths=["${join(store, 'index.db')}"]\n`,
+    `entrepot: warning: other users could read the store: its permissions were restricted (paths: ${join(store, 'index.db')})\n`,
   );
   pot = await pot.startAgain();
   await pot.stop();

@@ -241,9 +241,9 @@ it('an unusable Secret is reported by commands that use it, once and with what t
     const { stderr } = await entrepot.command(...args);
     return stderr.split('\n').filter(line => /Secret|Docker config/.test(line));
   };
-  const ofNode = expect.stringMatching(/a node's Docker config is ignored .*config\.json/);
+  const ofNode = expect.stringMatching(/a node's Docker config is ignored: .*config\.json/);
   const absent = expect.stringMatching(/a Secret is missing: create it, .*absent\.yaml/);
-  const malformed = expect.stringMatching(/a Secret is malformed: not used until corrected .*broken/);
+  const malformed = expect.stringMatching(/a Secret is malformed: not used until corrected: .*broken/);
   const app = `${UP}/acme/app:1`;
   expect(await told('pull', app, '--tenant', 'team')).toEqual(expect.arrayContaining([ofNode, absent]));
   expect(await told('pull', app, '--tenant', 'team')).toHaveLength(2);
