@@ -150,7 +150,7 @@ export class PrefixQuota implements Quota {
     const isOver =
       limit !== undefined && bytes > 0 && usage.bytes + usage.uncollectedBytes + others + bytes > limit;
     const denial = isOver
-      ? overQuota({ owner, limit, bytes, usage }, this.#schedule)
+      ? overQuota({ owner, limit, bytes, usage, unfinishedBytes: others }, this.#schedule)
       : this.#overCounts(key, { owner, name }, usage);
     if (denial === undefined) {
       onAdmitted({ owner, bytes, repository: name, isNew: !usage.isKnown, newTags: usage.newTags });
@@ -230,25 +230,33 @@ interface Excess {
   readonly limit: number;
   readonly bytes: number;
   readonly usage: OwnerBytes;
+  /** What other writes have reserved. */
+  readonly unfinishedBytes: number;
 }
 
-function overQuota({ owner, limit, bytes, usage }: Excess, schedule: CollectionSchedule): OciError {
+function overQuota(excess: Excess, schedule: CollectionSchedule): OciError {
+  const { owner, limit, bytes, usage, unfinishedBytes } = excess;
   const { uncollectedBytes } = usage;
+  const usedBytes = usage.bytes + uncollectedBytes + unfinishedBytes;
   const rule = `its repositories may store ${formatSize(limit)}, including unfinished pushes, and each blob or manifest counts as at least ${formatSize(MIN_COUNTED_BYTES)}`;
-  const remedy = bytes > limit ? 'It is too small for this' : wayOut(usage, schedule);
+  const unfinished = unfinishedBytes === 0 ? '' : `, ${sizeText(unfinishedBytes)} of it by unfinished pushes`;
+  const sum =
+    `${sizeText(usedBytes)} are used${unfinished}; this needs ${sizeText(bytes)}, which is ` +
+    `${sizeText(usedBytes + bytes - limit)} too much`;
   return new OciError('DENIED', {
-    message: `the quota of ${owner} is used up: ${rule}. ${remedy}`,
-    detail: { owner, limitBytes: limit, uncollectedBytes },
+    message: `the quota of ${owner} is used up: ${rule}. ${sum}. ${wayOut(excess, schedule)}`,
+    detail: { owner, limitBytes: limit, usedBytes, neededBytes: bytes, uncollectedBytes },
   });
 }
 
-function wayOut({ bytes, uncollectedBytes }: OwnerBytes, schedule: CollectionSchedule): string {
-  if (uncollectedBytes > 0) {
-    return `${sizeText(uncollectedBytes)} were deleted but count until ${collected('them', schedule)}`;
+function wayOut({ limit, bytes, usage }: Excess, schedule: CollectionSchedule): string {
+  if (bytes > limit) return 'The quota (quotaBytes) is too small for this';
+  if (usage.uncollectedBytes > 0) {
+    return `${sizeText(usage.uncollectedBytes)} were deleted but count until ${collected('them', schedule)}`;
   }
-  return bytes > 0
-    ? `Delete something first; it counts until ${collected('it', schedule)}`
-    : 'Unfinished pushes take the rest';
+  const deletion =
+    usage.bytes > 0 ? `Delete something first; it counts until ${collected('it', schedule)}. ` : '';
+  return `${deletion}If what is used belongs to the same image, the quota (quotaBytes) is too small for it`;
 }
 
 /** Not a promise: collection may be stopped, or delayed by a run that takes long. */

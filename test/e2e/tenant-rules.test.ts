@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { TLSSocket } from 'node:tls';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { codeOf, get, many } from '../support/client.ts';
-import { bytesOf, imageOf, indexOf, randomBlob } from '../support/content.ts';
+import { bytesOf, type Content, imageOf, indexOf, randomBlob } from '../support/content.ts';
 import { Entrepot } from '../support/entrepot.ts';
 import { FakeUpstream } from '../support/fake-upstream.ts';
 import { freePort } from '../support/programs.ts';
@@ -112,6 +112,21 @@ describe('the rules of a tenant', () => {
     });
     expect([pushed.status, codeOf(pushed)]).toEqual([403, 'DENIED']);
     expect(pushed.text).toContain('the quota of team-a is used up: its repositories may store 1MiB');
+  });
+
+  it('limit an image whose blobs each fit, and say how much is used and how much more was needed', async () => {
+    const server = await start({ tenant: { quotaBytes: '1MiB' } });
+    const push = (content: Content) =>
+      get(`${server.url}/v2/team-a/app/blobs/uploads/?digest=${content.digest}`, {
+        method: 'POST',
+        headers: basic(TEAM_A),
+        body: bytesOf(content),
+      });
+    expect((await push(randomBlob(786_432, 'most'))).status).toBe(201);
+    const refused = await push(randomBlob(524_288, 'more'));
+    expect([refused.status, codeOf(refused)]).toEqual([403, 'DENIED']);
+    expect(refused.text).toContain('768 KiB are used; this needs 512 KiB, which is 256 KiB too much');
+    expect(refused.text).toContain('the quota (quotaBytes) is too small for it');
   });
 
   it('limit what it pushes, and the use is shown', async () => {
