@@ -1,7 +1,9 @@
+import { dirname } from 'node:path';
 import { errorCode } from '../../lib/error-code.ts';
 import { retryJittered } from '../../lib/jittered-retry.ts';
 import { IndexLocked } from '../index-locked.ts';
 import type { Reserve } from '../reserve.ts';
+import { storageFault } from '../storage-probe.ts';
 import { Database, type Statement } from './driver.ts';
 
 export type { Statement } from './driver.ts';
@@ -42,12 +44,12 @@ export class Connection {
     this.#reserve = reserve;
   }
 
-  /** `reserve`: disk space for when the disk is full. */
+  /** `reserve`: disk space for when the disk is full. Rejects at once if the file system has no locks. */
   static async open(path: string, reserve?: Reserve): Promise<Connection> {
     await reserve?.giveUpToOpen();
     const connection = new Connection(new Database(path, { timeout: 0 }), reserve);
     try {
-      await connection.retrying('open the index', () => configure(connection.#database));
+      await connection.#configure(dirname(path));
       return connection;
     } catch (error) {
       connection.close();
@@ -154,6 +156,18 @@ export class Connection {
       deadlineMs: Math.max(0, sinceMs + BUSY_DEADLINE_MS - performance.now()),
       gaveUp: cause => new IndexLocked(`cannot ${what}: another process has it locked`, { cause }),
     });
+  }
+
+  async #configure(folder: string): Promise<void> {
+    try {
+      configure(this.#database);
+    } catch (error) {
+      if (!isBusy(error)) throw error;
+      // SQLite reports a lock that the file system does not support like one that somebody else has.
+      const fault = await storageFault(folder);
+      if (fault !== undefined) throw fault;
+      await this.retrying('open the index', () => configure(this.#database));
+    }
   }
 
   close(): void {
