@@ -12,7 +12,7 @@ import { tokenHandler } from '../http/token.ts';
 import { loadHttpClient } from '../lib/http-client.ts';
 import type { Log } from '../lib/log.ts';
 import type { Meter } from '../lib/meter.ts';
-import { waysOut, whyNotCollected } from '../metadata/store-identity.ts';
+import { stopText, whyNotCollected } from '../metadata/store-identity.ts';
 import { networkFileSystem, storageFault } from '../metadata/storage-probe.ts';
 import { Opened } from '../lib/opened.ts';
 import { SOCKET_FOLDER } from '../lib/socket-folder.ts';
@@ -247,8 +247,8 @@ async function openOps(
 }
 
 async function collectingProblem(metadata: Parts['metadata']): Promise<string | undefined> {
-  const reason = await whyNotCollected(metadata);
-  return reason === undefined ? undefined : `no garbage is collected: ${reason}; ${waysOut(reason)}`;
+  const stop = await whyNotCollected(metadata);
+  return stop && `no garbage is collected: ${stopText(stop)}`;
 }
 
 function clusterProblem({ problems, recalledAtMs }: Parts['tenants']): string | undefined {

@@ -45,7 +45,7 @@ async function reason(at = folder): Promise<string | undefined> {
   const store = await openStore(at);
   const found = await whyNotCollected(store.metadata);
   await store.close();
-  return found;
+  return found?.reason;
 }
 
 async function fill(metadata: MetadataStore, count: number, start = 0): Promise<void> {
@@ -166,6 +166,20 @@ describe('no garbage is collected until the operator decides', () => {
     await store.close();
     expect(await reason()).toBeUndefined();
   });
+
+  test.each(['rebuilt', 'the index was rebuilt from the files, and does not know yet what is needed'])(
+    'when it was rebuilt, also by an earlier version: %s',
+    async stored => {
+      const store = await openStore();
+      await store.metadata.putSetting('collecting-stopped', stored);
+      expect(await whyNotCollected(store.metadata)).toMatchObject({
+        reason: 'the index was rebuilt from the files, and does not know yet what is needed',
+        waysOut: expect.stringContaining('run `entrepot gc --force` once everything'),
+        isExpected: true,
+      });
+      await store.close();
+    },
+  );
 
   test('when a store of an earlier version has lost its index', async () => {
     hasBlobs = true;

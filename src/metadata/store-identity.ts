@@ -18,19 +18,46 @@ const STATE_BYTES = 256;
 
 /** The setting in the index that identifies the store. */
 const STORE_ID = 'store-id';
-/** The setting in the index with the reason for which no garbage is collected; '' or absent if it is. */
+/** The setting in the index with the reason for which no garbage is collected, or REBUILT; '' or absent if it is. */
 const STOPPED = 'collecting-stopped';
 
-/** The reason for stopping garbage collection after a rebuild: it is not known which blobs are needed. */
-export const REBUILT = 'the index was rebuilt from the files, and does not know yet what is needed';
+/** Stored in place of a reason after a rebuild: it is not known which blobs are needed. */
+const REBUILT = 'rebuilt';
+const REBUILT_REASON = 'the index was rebuilt from the files, and does not know yet what is needed';
 
-/** What to do about an index that may not know everything in the store, for the reason given. */
-export function waysOut(reason: string): string {
-  return reason === REBUILT
-    ? 'run `entrepot gc --force` once everything that you need has been pulled or pushed again; it removes the rest'
-    : 'restore a backup (entrepot restore), or add the files to the index again (entrepot rebuild); after a rebuild, or ' +
-        'without either, only `entrepot gc --force` resumes collection, and removes what the index does not know and what ' +
-        'nobody has requested since';
+/** Why no garbage is collected. */
+export interface CollectingStop {
+  readonly reason: string;
+  /** What to do about it. */
+  readonly waysOut: string;
+  /** The operator has caused it, and was told. */
+  readonly isExpected: boolean;
+}
+
+/** The reason, and what to do about it. */
+export function stopText({ reason, waysOut }: CollectingStop): string {
+  return `${reason}; ${waysOut}`;
+}
+
+/** What a stored reason means. */
+export function stopFor(stored: string): CollectingStop {
+  // Older versions stored the sentence.
+  if (stored === REBUILT || stored === REBUILT_REASON) {
+    return {
+      reason: REBUILT_REASON,
+      waysOut:
+        'run `entrepot gc --force` once everything that you need has been pulled or pushed again; it removes the rest',
+      isExpected: true,
+    };
+  }
+  return {
+    reason: stored,
+    waysOut:
+      'restore a backup (entrepot restore), or add the files to the index again (entrepot rebuild); after a rebuild, or ' +
+      'without either, only `entrepot gc --force` resumes collection, and removes what the index does not know and what ' +
+      'nobody has requested since',
+    isExpected: false,
+  };
 }
 
 interface StoreState {
@@ -117,10 +144,10 @@ export class StoreIdentity {
       reasons.push('the index belongs to a different store than the files beside it');
     }
     if (reasons.length > 0) await stopCollecting(metadata, reasons.join('; '));
-    const reason = await whyNotCollected(metadata);
-    if (reason !== undefined) {
-      const level = reason === REBUILT ? 'warn' : 'error';
-      log[level]({ reason }, `no garbage is collected: ${waysOut(reason)}`);
+    const stop = await whyNotCollected(metadata);
+    if (stop !== undefined) {
+      const { reason, waysOut, isExpected } = stop;
+      log[isExpected ? 'warn' : 'error']({ reason }, `no garbage is collected: ${waysOut}`);
     }
     this.#inode = (await absentAsUndefined(stat(this.#indexPath)))?.ino;
     await this.#writeAs('open');
@@ -191,14 +218,19 @@ export class StoreIdentity {
 }
 
 /** Why no garbage is collected; `undefined` if it is. */
-export async function whyNotCollected(metadata: MetadataStore): Promise<string | undefined> {
-  const reason = await metadata.readSetting(STOPPED);
-  return reason === undefined || reason === '' ? undefined : reason;
+export async function whyNotCollected(metadata: MetadataStore): Promise<CollectingStop | undefined> {
+  const stored = await metadata.readSetting(STOPPED);
+  return stored === undefined || stored === '' ? undefined : stopFor(stored);
 }
 
 /** Stops garbage collection in all processes, until `resumeCollecting`. */
 export function stopCollecting(metadata: MetadataStore, reason: string): Promise<void> {
   return metadata.putSetting(STOPPED, reason);
+}
+
+/** The same after the index was rebuilt. */
+export function stopCollectingAfterRebuild(metadata: MetadataStore): Promise<void> {
+  return metadata.putSetting(STOPPED, REBUILT);
 }
 
 /** Lets garbage be collected again, in all processes. */

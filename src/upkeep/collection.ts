@@ -1,5 +1,11 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { resumeCollecting, stopCollecting, waysOut, whyNotCollected } from '../metadata/store-identity.ts';
+import {
+  resumeCollecting,
+  stopCollecting,
+  stopFor,
+  stopText,
+  whyNotCollected,
+} from '../metadata/store-identity.ts';
 import { everything, type Found, type SizedContent } from '../metadata/survey.ts';
 import { settleLinks, settleUses } from './clock.ts';
 import { removeContents } from './removal.ts';
@@ -100,9 +106,9 @@ export class Collection {
 
   async #requireTrust({ force, dryRun }: CollectionRun): Promise<void> {
     const { metadata } = this.#options;
-    const reason = await whyNotCollected(metadata);
-    if (reason === undefined) return;
-    if (force !== true) throw new CollectingStopped(`${reason}; ${waysOut(reason)}`);
+    const stop = await whyNotCollected(metadata);
+    if (stop === undefined) return;
+    if (force !== true) throw new CollectingStopped(stopText(stop));
     if (dryRun !== true) await resumeCollecting(metadata);
   }
 
@@ -224,7 +230,7 @@ export class Collection {
   async #distrust({ strays, seen }: StrayRatio, { dryRun }: CollectionRun): Promise<never> {
     const reason = `${strays} of the first ${seen} files have no row in the index`;
     if (dryRun !== true) await stopCollecting(this.#options.metadata, reason);
-    throw new CollectingStopped(`${reason}; ${waysOut(reason)}`);
+    throw new CollectingStopped(stopText(stopFor(reason)));
   }
 }
 

@@ -1,5 +1,5 @@
 import { CollectingStopped } from './collection.ts';
-import { waysOut, whyNotCollected } from '../metadata/store-identity.ts';
+import { stopText, whyNotCollected } from '../metadata/store-identity.ts';
 import type { SizedContent, SurveyedManifest } from '../metadata/survey.ts';
 import type { Digest } from '../oci/digest.ts';
 import { signatureTags } from '../oci/reference.ts';
@@ -41,8 +41,8 @@ export class Purge {
 
   /** Throws CollectingStopped if the index may be incomplete. */
   async permit(): Promise<void> {
-    const reason = await whyNotCollected(this.#stores.metadata);
-    if (reason !== undefined) throw new CollectingStopped(`${reason}; ${waysOut(reason)}`);
+    const stop = await whyNotCollected(this.#stores.metadata);
+    if (stop !== undefined) throw new CollectingStopped(stopText(stop));
   }
 
   /**

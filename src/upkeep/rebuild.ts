@@ -1,5 +1,5 @@
 import { unreadableReason } from '../blobs/unreadable.ts';
-import { REBUILT, stopCollecting } from '../metadata/store-identity.ts';
+import { stopCollectingAfterRebuild } from '../metadata/store-identity.ts';
 import type { Digest } from '../oci/digest.ts';
 import type { Progress, Stores } from './stores.ts';
 
@@ -29,7 +29,7 @@ export async function rebuildIndex(
   { metadata, blobs }: Pick<Stores, 'metadata' | 'blobs'>,
   { signal, onProgress, onDamaged }: RebuildRun,
 ): Promise<RebuildReport> {
-  await stopCollecting(metadata, REBUILT);
+  await stopCollectingAfterRebuild(metadata);
   const report = { added: 0, addedBytes: 0, known: 0, damaged: 0 };
   for await (const { digest, size } of blobs.list()) {
     signal.throwIfAborted();

@@ -346,7 +346,7 @@ describe('eviction', () => {
 
   test.each([
     ['an import runs, which may be about to link it', () => metadata.acquireLease('importing-1')],
-    ['the index may be incomplete', () => stopCollecting(metadata, 'rebuilt')],
+    ['the index may be incomplete', () => stopCollecting(metadata, 'a doubt')],
   ])('leaves content without a Link to the grace period while %s', async (_, begin) => {
     const imported = await storeBlob('imported');
     await metadata.putBlob(imported, 8);
