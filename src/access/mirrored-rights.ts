@@ -30,7 +30,7 @@ export interface UpstreamRule {
 type Attempt = Credential | undefined;
 
 /** The credentials to ask upstream with, and for whom. */
-interface UpstreamRequests {
+interface Attempts {
   readonly attempts: readonly Attempt[];
   readonly tenants: readonly Tenant[];
   /** The upstream's own credential, if it is among `attempts` only because it is lent to an anonymous requester. */
@@ -238,7 +238,7 @@ export class MirroredRights {
   async #right(
     principal: Principal,
     { repository, rule: { verification }, target }: Place,
-    { attempts, tenants, own }: UpstreamRequests,
+    { attempts, tenants, own }: Attempts,
   ): Promise<{ readonly right: Right; readonly isPublic: () => boolean }> {
     if (!mayPullFrom(tenants, repository)) {
       throw new OciError('NAME_UNKNOWN', { detail: { name: repositoryText(repository) } });

@@ -83,9 +83,14 @@ export class RequestSubject implements Subject {
     }
   }
 
-  async refusal(error: OciError, repository: Repository, action: Action, isLook: boolean): Promise<OciError> {
+  async refusal(
+    error: OciError,
+    repository: Repository,
+    action: Action,
+    isExistenceCheck: boolean,
+  ): Promise<OciError> {
     const { authenticator, mirrored, challenges } = this.#parts;
-    if (isLook && error.status >= FIRST_FAILURE && this.#isToPush(repository))
+    if (isExistenceCheck && error.status >= FIRST_FAILURE && this.#isToPush(repository))
       return readOnlyMirror(repository, error);
     const mayHide = repository.upstream !== '' && action === 'pull' && UNKNOWN.has(error.code);
     if (!mayHide || this.#identity.kind !== 'anonymous' || !authenticator.isOpen) return error;
