@@ -27,10 +27,18 @@ const MAX_WAIT_MS = 15 * 60_000;
 export async function largeStore(): Promise<string> {
   const folder = await makeTempFolder('large');
   const rows: [what: string, value: string][] = [];
+  let running: Entrepot | undefined;
+  const started = async (config: EntrepotConfig, what?: string): Promise<Entrepot> => {
+    await running?.stop();
+    const startedMs = performance.now();
+    running = await start(folder, config);
+    if (what !== undefined) rows.push([what, seconds(performance.now() - startedMs)]);
+    return running;
+  };
   try {
     const manifestBytes = await makeStore(join(folder, 'store'));
     const quiet = { gcInterval: false, scrubInterval: false };
-    const idle = await start(folder, { upkeep: quiet }, rows, 'start, until it is ready');
+    const idle = await started({ upkeep: quiet }, 'start, until it is ready');
     rows.push(['tags/list, page of 1,000, first', await pageTime(idle, '')]);
     rows.push(['tags/list, page of 1,000, in the middle', await pageTime(idle, 'v50000')]);
     rows.push(['manifest by tag, idle', await latency(idle, manifestBytes)]);
@@ -38,9 +46,8 @@ export async function largeStore(): Promise<string> {
       'finding garbage (gc --dry-run)',
       await time(() => command(idle, 'gc', '--dry-run', '--grace-period', '0s')),
     ]);
-    await idle.stop();
 
-    const collecting = await start(folder, { upkeep: { ...quiet, gcInterval: '1s', gcGracePeriod: '0s' } });
+    const collecting = await started({ upkeep: { ...quiet, gcInterval: '1s', gcGracePeriod: '0s' } });
     const collectingMs = performance.now();
     await until(collecting, rest => rest < BLOBS);
     rows.push(['manifest by tag, while garbage is collected', await latency(collecting, manifestBytes)]);
@@ -49,10 +56,9 @@ export async function largeStore(): Promise<string> {
       `collecting ${GARBAGE.toLocaleString('en')} blobs`,
       seconds(performance.now() - collectingMs),
     ]);
-    await collecting.stop();
 
     const maxBytes = (BLOBS - GARBAGE) * BLOB_BYTES - 1;
-    const evicting = await start(folder, { upkeep: quiet, storage: { maxBytes: `${maxBytes}B` } });
+    const evicting = await started({ upkeep: quiet, storage: { maxBytes: `${maxBytes}B` } });
     const evictingMs = performance.now();
     await until(evicting, rest => rest < BLOBS - GARBAGE);
     rows.push(['manifest by tag, while content is evicted', await latency(evicting, manifestBytes)]);
@@ -60,26 +66,18 @@ export async function largeStore(): Promise<string> {
     await until(evicting, rest => rest <= target);
     const evicted = Math.round(BLOBS - GARBAGE - target).toLocaleString('en');
     rows.push([`evicting ${evicted} blobs`, seconds(performance.now() - evictingMs)]);
-    await evicting.stop();
     const heading = `An index of ${BLOBS.toLocaleString('en')} blobs and ${TAGS.toLocaleString('en')} tags`;
     return table(heading, ['', ''], rows);
   } finally {
+    await running?.stop();
     await removeFolder(folder);
   }
 }
 
-async function start(
-  folder: string,
-  config: EntrepotConfig,
-  rows?: [string, string][],
-  what = '',
-): Promise<Entrepot> {
-  const startedMs = performance.now();
+async function start(folder: string, config: EntrepotConfig): Promise<Entrepot> {
   const upstreams = { [UPSTREAM]: { url: 'http://127.0.0.1:9', freshFor: 'forever' } };
   const hosted = { prefixes: ['team'], anonymous: 'pull' };
-  const entrepot = await Entrepot.start({ upstreams, hosted, ...config }, { folder });
-  rows?.push([what, seconds(performance.now() - startedMs)]);
-  return entrepot;
+  return Entrepot.start({ upstreams, hosted, ...config }, { folder });
 }
 
 /** The rows of a store that mirrored a lot: every manifest has a tag and nine blobs, and beside them is the garbage. */
