@@ -73,7 +73,7 @@ export class BlobImporter implements BlobTaker {
     this.#carried.set(digest, entry.size);
     if (entry.size <= MAX_MANIFEST_BYTES) {
       await this.#takeSmall(digest, entry);
-    } else if (await this.#isHeld(digest, entry.size)) {
+    } else if (await this.isHeld(digest, entry.size)) {
       // Equal bytes are stored, but only an archive that has the bytes may claim them.
       requireDigest(digest, await hashOf(entry, digest, this.#options.signal));
     } else {
@@ -84,8 +84,16 @@ export class BlobImporter implements BlobTaker {
   /** Stores as a blob what looked like a manifest, but is named as a blob. */
   async keepAsBlob(digest: Digest): Promise<void> {
     const bytes = this.#manifests.get(digest);
-    if (bytes === undefined || (await this.#isHeld(digest, bytes.byteLength))) return;
+    if (bytes === undefined || (await this.isHeld(digest, bytes.byteLength))) return;
     await this.#store(digest, { name: digest, size: bytes.byteLength, body: once(bytes) });
+  }
+
+  /** Counts as a use, so that it stays while the import runs. */
+  async isHeld(digest: Digest, size: number): Promise<boolean> {
+    const { blobs, metadata } = this.#options;
+    await metadata.putUse(digest);
+    const row = await metadata.statBlob(digest);
+    return row?.size === size && (await blobs.stat(digest))?.size === size;
   }
 
   /** Resolves when everything taken is verified, synced and in the index. */
@@ -94,7 +102,10 @@ export class BlobImporter implements BlobTaker {
     this.#throwFailure();
   }
 
-  /** Removes what was added and belongs to nothing, except for blobs in `used`. */
+  /**
+   * Removes what was added and belongs to nothing, except for blobs in `used`, and for what another import may have
+   * found stored. Call after the Lease of this import is released, which keeps it.
+   */
   async discard(used: ReadonlySet<Digest> = new Set()): Promise<void> {
     await Promise.allSettled(this.#settling);
     const { blobs, metadata } = this.#options;
@@ -121,15 +132,9 @@ export class BlobImporter implements BlobTaker {
         throw new ArchiveError(`its manifests exceed ${MAX_MANIFESTS_BYTES} bytes in total`);
       }
       this.#manifests.set(digest, bytes);
-    } else if (!(await this.#isHeld(digest, bytes.byteLength))) {
+    } else if (!(await this.isHeld(digest, bytes.byteLength))) {
       await this.#store(digest, { ...entry, body: once(bytes) });
     }
-  }
-
-  async #isHeld(digest: Digest, size: number): Promise<boolean> {
-    const { blobs, metadata } = this.#options;
-    const row = await metadata.statBlob(digest);
-    return row?.size === size && (await blobs.stat(digest))?.size === size;
   }
 
   async #store(digest: Digest, entry: ArchiveEntry): Promise<void> {

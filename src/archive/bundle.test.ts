@@ -476,16 +476,6 @@ test('an image without a full name gets one from the importer', async () => {
   expect(report.images).toEqual([{ name: 'quay.io/org/renamed:2', digest: amd64.manifest.digest }]);
 });
 
-test('while an import runs, eviction leaves blobs without a Link, which it is about to link', async () => {
-  const seen = new Set<boolean>();
-  const looks: Promise<unknown>[] = [];
-  const progress = () => looks.push(receiver.metadata.isImporting().then(is => seen.add(is)));
-  await receiver.import(await tarOf(layoutFiles(amd64, NAME)), { progress });
-  await Promise.all(looks);
-  expect(seen).toEqual(new Set([true]));
-  expect(await receiver.metadata.isImporting()).toBe(false);
-});
-
 test('files that no image names are not kept', async () => {
   const stray = randomBlob(6_000_000, 'stray');
   const files = [

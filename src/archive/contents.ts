@@ -1,4 +1,3 @@
-import type { BlobStore } from '../blobs/blob-store.ts';
 import type { BlobReader } from '../lib/blob-reader.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { type ContentTree, readContentTree } from '../oci/content-tree.ts';
@@ -36,6 +35,8 @@ export interface BlobTaker {
   carriedSize(digest: Digest): number | undefined;
   /** The bytes of a blob that looked like a manifest. */
   manifestBytes(digest: Digest): Uint8Array | undefined;
+  /** Whether a blob of this size is stored. An import relies on it until it ends. */
+  isHeld(digest: Digest, size: number): Promise<boolean>;
   /** Opens a config, of the archive or in the store. */
   open(digest: Digest): Promise<BlobReader | undefined>;
   /** Called for what looked like a manifest, but is named as a blob. */
@@ -55,8 +56,7 @@ export interface CompleteOptions {
   /** The platforms for which the children of indexes must be complete; by default those that the archive declares. */
   readonly platforms?: readonly Platform[] | 'all' | undefined;
   /** Stored content, which a delta bundle may leave out. */
-  readonly metadata: Pick<MetadataStore, 'statBlob' | 'readSetting'>;
-  readonly blobs: Pick<BlobStore, 'stat'>;
+  readonly metadata: Pick<MetadataStore, 'readSetting'>;
 }
 
 /** A complete image of the archive, with its place. */
@@ -250,7 +250,7 @@ async function completeTree(
   const [unmatched] = tree.unmatched;
   if (unmatched !== undefined)
     throw new ArchiveError(`${shown} has no image for ${formatPlatform(unmatched)}`);
-  for (const blob of tree.blobs) await requireBlob(shown, blob, leftOut, taker, options);
+  for (const blob of tree.blobs) await requireBlob(shown, blob, leftOut, taker);
   return tree;
 }
 
@@ -259,11 +259,9 @@ async function requireBlob(
   { digest, size }: Descriptor,
   { isHeldHere, hint }: LeftOut,
   taker: BlobTaker,
-  { metadata, blobs }: CompleteOptions,
 ): Promise<void> {
   const carried = taker.carriedSize(digest);
-  const isHeld = (await metadata.statBlob(digest))?.size === size && (await blobs.stat(digest)) !== undefined;
-  if (carried === undefined && !(isHeldHere && isHeld)) {
+  if (carried === undefined && !(isHeldHere && (await taker.isHeld(digest, size)))) {
     throw new ArchiveError(`${image} is incomplete: the blob ${digest} is not in the archive${hint}`);
   }
   if (carried !== undefined && carried !== size) {

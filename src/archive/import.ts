@@ -47,6 +47,25 @@ export async function importArchive(
 ): Promise<ImportReport> {
   const { metadata, spool, blobs, signal = new AbortController().signal } = options;
   const importer = new BlobImporter({ metadata, spool, blobs, signal });
+  try {
+    const settled = await importAll(entries, importer, options);
+    const used = new Set(settled.flatMap(({ tree }) => tree.blobs.map(({ digest }) => digest)));
+    await importer.discard(used);
+    return reportOf(settled, used, importer);
+  } catch (error) {
+    if (error instanceof ArchiveError && !signal.aborted) await importer.discard();
+    else await importer.settle().catch(() => {});
+    throw error;
+  }
+}
+
+/** Stores and publishes everything, while upkeep leaves what was stored for it. */
+async function importAll(
+  entries: AsyncIterable<ArchiveEntry>,
+  importer: BlobImporter,
+  options: ImportOptions,
+): Promise<readonly Settled[]> {
+  const { metadata } = options;
   const lease = await acquireImportLease(metadata);
   try {
     let placed: readonly PlacedImage[] = [];
@@ -55,13 +74,7 @@ export async function importArchive(
     });
     const settled = await settleAll(index, placed, importer, options);
     await publish(settled.map(arrivalOf), options);
-    const used = new Set(settled.flatMap(({ tree }) => tree.blobs.map(({ digest }) => digest)));
-    await importer.discard(used);
-    return reportOf(settled, used, importer);
-  } catch (error) {
-    if (error instanceof ArchiveError && !signal.aborted) await importer.discard();
-    else await importer.settle().catch(() => {});
-    throw error;
+    return settled;
   } finally {
     await metadata.release(lease);
   }

@@ -24,13 +24,18 @@ export interface PublishOptions {
 
 /**
  * Stores first all content, which has no names yet, then sets all names in one step. Throws ArchiveError if there is no
- * space, or if a blob was removed meanwhile.
+ * space, or if content was removed meanwhile: upkeep leaves it while the import runs, but not while its process is
+ * suspended.
  */
 export async function publish(arrivals: readonly Arrival[], options: PublishOptions): Promise<void> {
   const { metadata, quota } = options;
   const release = quota && (await reserveQuota(arrivals, metadata, quota));
   try {
+    // Before anything is linked, since a repository keeps what is linked in it.
+    await requireBlobs(arrivals, metadata);
     await putAll(arrivals, options);
+    await requireBlobs(arrivals, metadata);
+    await requireManifests(arrivals, metadata);
   } finally {
     release?.();
   }
@@ -50,13 +55,36 @@ async function putAll(
       { manifests: tree.manifests, blobs, ...(isMirrored && { grantee }) },
       atMs,
     );
-    if (missing.length > 0) {
-      throw new ArchiveError(`${missing[0]} was removed during the import: run it again`);
-    }
+    if (missing[0] !== undefined) throw removed(missing[0]);
   }
   await metadata.publish(
     arrivals.map(({ repository, digest, tag }) => ({ repository, digest, tag })),
     atMs,
   );
   await metadata.notify('content');
+}
+
+async function requireBlobs(
+  arrivals: readonly Arrival[],
+  metadata: Pick<MetadataStore, 'statBlob'>,
+): Promise<void> {
+  for (const digest of new Set(arrivals.flatMap(({ tree }) => tree.blobs.map(blob => blob.digest)))) {
+    if ((await metadata.statBlob(digest)) === undefined) throw removed(digest);
+  }
+}
+
+async function requireManifests(
+  arrivals: readonly Arrival[],
+  metadata: Pick<MetadataStore, 'readLinkedManifest'>,
+): Promise<void> {
+  for (const { repository, tree } of arrivals) {
+    for (const { manifest } of tree.manifests) {
+      const stored = await metadata.readLinkedManifest(repository, manifest.digest);
+      if (stored === undefined) throw removed(manifest.digest);
+    }
+  }
+}
+
+function removed(digest: Digest): ArchiveError {
+  return new ArchiveError(`${digest} was removed during the import: run it again`);
 }

@@ -13,14 +13,17 @@ class PagedSurvey {
   asked = 0;
   /** Blobs that nothing refers to. */
   forgotten: readonly Digest[] = [];
+  /** When they were last used. */
+  readonly forgottenAtMs = 1_000;
   readonly #pages: readonly (readonly Digest[])[];
 
   constructor(pages: readonly (readonly Digest[])[]) {
     this.#pages = pages;
   }
 
-  async unlinked(kind: 'blob' | 'manifest') {
-    return { entries: kind === 'blob' ? this.forgotten.map(blobOf) : [], next: undefined };
+  async unlinked(kind: 'blob' | 'manifest', unusedSinceMs: number) {
+    const isFound = kind === 'blob' && this.forgottenAtMs < unusedSinceMs;
+    return { entries: isFound ? this.forgotten.map(blobOf) : [], next: undefined };
   }
 
   async evictable(_unusedSinceMs: number, after = '0') {
@@ -37,11 +40,15 @@ class PagedSurvey {
 
 const within = new AbortController().signal;
 const noReaders = { hasReaders: () => false };
+const metadata = {
+  readSetting: async () => undefined,
+  importingSinceMs: async () => Number.POSITIVE_INFINITY,
+};
 
 it('lists ten contents that would be evicted, however many before them cannot be', async () => {
   const survey = new PagedSurvey([[], digests.slice(0, 4), [], digests.slice(4, 20), digests.slice(20)]);
   const blobs = { hasReaders: (digest: Digest) => digest === digests[1] };
-  const next = await nextToGo({ survey, blobs }, within);
+  const next = await nextToGo({ metadata, survey, blobs }, within);
   expect(next.map(({ digest }) => digest)).toEqual([digests[0], ...digests.slice(2, 11)]);
   expect(next[0]?.repositories).toEqual(['docker.io/library/app']);
   expect(survey.asked).toBe(4);
@@ -50,18 +57,39 @@ it('lists ten contents that would be evicted, however many before them cannot be
 it('lists what nothing refers to any more before any image', async () => {
   const survey = new PagedSurvey([digests.slice(0, 1)]);
   survey.forgotten = digests.slice(1, 2);
-  const next = await nextToGo({ survey, blobs: noReaders }, within);
+  const next = await nextToGo({ metadata, survey, blobs: noReaders }, within);
   expect(next.map(({ digest }) => digest)).toEqual([digests[1], digests[0]]);
 });
 
+it('leaves out what nothing refers to while the index may be incomplete, as eviction does', async () => {
+  const survey = new PagedSurvey([digests.slice(0, 1)]);
+  survey.forgotten = digests.slice(1, 2);
+  const rebuilt = { ...metadata, readSetting: async () => 'the index was rebuilt' };
+  const next = await nextToGo({ metadata: rebuilt, survey, blobs: noReaders }, within);
+  expect(next.map(({ digest }) => digest)).toEqual([digests[0]]);
+});
+
+it('leaves out what a running import may be about to link, as eviction does', async () => {
+  const survey = new PagedSurvey([[]]);
+  survey.forgotten = digests.slice(1, 2);
+  const at = async (importingSinceMs: number) => {
+    const importing = { ...metadata, importingSinceMs: async () => importingSinceMs };
+    return nextToGo({ metadata: importing, survey, blobs: noReaders }, within);
+  };
+  expect(await at(survey.forgottenAtMs)).toEqual([]);
+  expect(await at(survey.forgottenAtMs + 1)).toHaveLength(1);
+});
+
 it('lists fewer if there are no more', async () => {
-  expect(await nextToGo({ survey: new PagedSurvey([[], []]), blobs: noReaders }, within)).toEqual([]);
+  expect(await nextToGo({ metadata, survey: new PagedSurvey([[], []]), blobs: noReaders }, within)).toEqual(
+    [],
+  );
 });
 
 it('stops when nobody waits for it any more', async () => {
   const survey = new PagedSurvey([[], [], digests]);
   const nobody = AbortSignal.abort();
-  await expect(nextToGo({ survey, blobs: noReaders }, nobody)).rejects.toBe(nobody.reason);
+  await expect(nextToGo({ metadata, survey, blobs: noReaders }, nobody)).rejects.toBe(nobody.reason);
   expect(survey.asked).toBe(0);
 });
 

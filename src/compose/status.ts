@@ -13,6 +13,7 @@ import { repositoryText } from '../oci/repository.ts';
 import type { KeptTransfers, Transferred, TransferKeeper, TransferTotals } from '../ops/transfer-totals.ts';
 import type { SecretOrigin } from '../tenants/secret-source.ts';
 import type { SecretState } from '../tenants/tenant.ts';
+import { unlinkedSinceMs } from '../upkeep/eviction.ts';
 import type { Parts } from './parts.ts';
 
 /** The state of a server: what it does, what it saved, how full its store is, and its problems. Times are ISO 8601. */
@@ -118,6 +119,7 @@ const SHOWN_NEXT = 10;
 const NEXT_WITHIN_MS = 3_000;
 
 interface NextOptions {
+  readonly metadata: Pick<MetadataStore, 'readSetting' | 'importingSinceMs'>;
   readonly survey: Pick<Survey, 'unlinked' | 'evictable' | 'repositoriesOf'>;
   readonly blobs: Pick<BlobStore, 'hasReaders'>;
 }
@@ -199,7 +201,9 @@ async function storeStatus({
     minFreeBytes,
     damaged: await metadata.countDamaged(),
     // The survey opens the index by its name.
-    next: indexLost ? null : await within(NEXT_WITHIN_MS, signal => nextToGo({ survey, blobs }, signal)),
+    next: indexLost
+      ? null
+      : await within(NEXT_WITHIN_MS, signal => nextToGo({ metadata, survey, blobs }, signal)),
     indexLost,
   };
 }
@@ -209,16 +213,19 @@ async function storeStatus({
  * evict.
  */
 export async function nextToGo(
-  { survey, blobs }: NextOptions,
+  { metadata, survey, blobs }: NextOptions,
   signal: AbortSignal,
 ): Promise<readonly NextStatus[]> {
-  const sinceMs = Date.now();
+  const nowMs = Date.now();
+  const sinceMs = await unlinkedSinceMs(metadata, nowMs);
+  const unlinked =
+    sinceMs === undefined
+      ? []
+      : (['manifest', 'blob'] as const).map(
+          kind => (after?: string) => survey.unlinked(kind, sinceMs, after),
+        );
+  const inOrder = [...unlinked, (after?: string) => survey.evictable(nowMs, after)];
   const next: NextStatus[] = [];
-  const inOrder = [
-    (after?: string) => survey.unlinked('manifest', sinceMs, after),
-    (after?: string) => survey.unlinked('blob', sinceMs, after),
-    (after?: string) => survey.evictable(sinceMs, after),
-  ];
   for (const find of inOrder) {
     for await (const entries of everything(find)) {
       for (const { kind, digest, size } of entries) {

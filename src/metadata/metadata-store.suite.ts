@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { LeaseLost } from '../lib/lease.ts';
 import { leaseOf, leasesSuite } from '../lib/lease.suite.ts';
@@ -626,7 +627,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
         expect(await store.ifStray(blob)).toBe(true);
       });
 
-      test('content without a Link is removed at once if asked to, but not a Link, and not during an import', async () => {
+      test('content without a Link is removed at once if asked to, but not a Link', async () => {
         const [one, linked] = [image('one'), digestOrFail(image('two').blobs[1])];
         const layer = digestOrFail(one.blobs[1]);
         await store.putBlob(layer, 20);
@@ -635,13 +636,64 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
         const all = [manifestOf(one), blobOf(layer), blobOf(linked)];
         expect(await store.removeUnlinked(all, LATER_MS)).toEqual([]);
         await store.unlinkManifest(HOSTED, one.manifest.digest);
-        const importing = await acquireImportLease(store);
-        expect([await store.isImporting(), await store.removeUnlinked(all, LATER_MS)]).toEqual([true, []]);
-        await store.release(importing);
         const filling = await leaseOf(store, `fill-0123-${layer.replace(':', '-')}`);
         expect(await store.removeUnlinked(all, LATER_MS)).toEqual([manifestOf(one)]);
         await store.release(filling);
         expect(await store.removeUnlinked(all, LATER_MS)).toEqual([blobOf(layer)]);
+      });
+
+      test('while an import runs, what was stored or used since it began stays', async () => {
+        const [old, found, stored] = ['old', 'found', 'stored'].map(name => digestOf(Buffer.from(name)));
+        const all = [blobOf(old!), blobOf(found!), blobOf(stored!)];
+        await store.putBlob(old!, 4);
+        await store.putBlob(found!, 4);
+        // A use within a second of another may not be recorded.
+        await delay(2_100);
+        const importing = await acquireImportLease(store);
+        const shorter = await acquireImportLease(store);
+        expect(importing.key).not.toBe(shorter.key);
+        await store.putUse(found!);
+        await store.putBlob(stored!, 4);
+        await store.release(shorter);
+        await store.putSetting(shorter.key, '1');
+        const since = await store.importingSinceMs();
+        expect(since).toBeLessThan(Date.now());
+        expect(await store.removeUnlinked(all, LATER_MS)).toEqual([blobOf(old!)]);
+        expect(await store.removeUnneeded(all, LATER_MS)).toEqual([]);
+        await store.release(importing);
+        expect(await store.importingSinceMs()).toBeGreaterThan(LATER_MS);
+        expect(await store.removeUnneeded(all, LATER_MS)).toEqual(all.slice(1));
+      });
+
+      test('if the clock was set back since an import began, all content may be what it needs', async () => {
+        await store.putBlob(blob, 4);
+        const importing = await acquireImportLease(store);
+        await store.putSetting(importing.key, String(Date.now() + 3_600_000));
+        expect(await store.removeUnlinked([blobOf(blob)], LATER_MS)).toEqual([]);
+        await store.release(importing);
+        expect(await store.removeUnlinked([blobOf(blob)], LATER_MS)).toEqual([blobOf(blob)]);
+      });
+
+      test('while an import runs, what it has imported is not evicted', async () => {
+        const one = image('one');
+        const [config, layer] = one.blobs.map(digestOrFail);
+        const all = [manifestOf(one), blobOf(config!), blobOf(layer!)];
+        for (const digest of [config!, layer!]) await store.putBlob(digest, 20);
+        await store.putBlob(blob, 4, NGINX);
+        const importing = await acquireImportLease(store);
+        const blobs = [config!, layer!].map(digest => ({ digest, size: 20 }));
+        const content = { manifests: [{ manifest: one.manifest, view: one.view }], blobs, grantee: '' };
+        await store.putContent(NGINX, content, Date.now());
+        expect(await store.evict([...all, blobOf(blob)], LATER_MS)).toEqual([blobOf(blob)]);
+        await store.release(importing);
+        expect(await store.evict(all, LATER_MS)).toEqual(all);
+      });
+
+      test('the bytes of a blob that is being imported are no stray', async () => {
+        const storing = await leaseOf(store, `import-${blob.replace(':', '-')}`);
+        expect(await store.ifStray(blob)).toBe(false);
+        await store.release(storing);
+        expect(await store.ifStray(blob)).toBe(true);
       });
 
       test('a Link is kept by a manifest of its repository, a pin, or its age', async () => {

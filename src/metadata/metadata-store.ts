@@ -369,20 +369,21 @@ export interface MetadataStore extends Leases {
 
   /**
    * Removes rows of manifests that no repository reads, and of blobs that no stored manifest names and no Link keeps:
-   * neither one of a hosted repository, nor one of a mirrored repository that is pinned or not older. Returns the removed
-   * content.
+   * neither one of a hosted repository, nor one of a mirrored repository that is pinned or not older. While an import
+   * runs, what was created or used since it began stays, too. Returns the removed content.
    */
   removeUnneeded(contents: readonly Content[], unusedSinceMs: number): Promise<readonly Content[]>;
   /**
    * Removes rows of manifests that no repository reads, and of blobs that have no Link and that no stored manifest
-   * names; none while an import runs, which links its blobs at its end. Returns the removed content.
+   * names. While an import runs, which links its blobs at its end, what was created or used since it began stays.
+   * Returns the removed content.
    */
   removeUnlinked(contents: readonly Content[], unusedSinceMs: number): Promise<readonly Content[]>;
-  /** Whether an import runs, in any process. */
-  isImporting(): Promise<boolean>;
+  /** When the oldest of the imports that are running, in any process, began; later than any time if none is. */
+  importingSinceMs(): Promise<number>;
   /**
-   * Removes rows of content that is linked in mirrored repositories only and not pinned; Links stay. Returns the
-   * removed content.
+   * Removes rows of content that is linked in mirrored repositories only and not pinned; Links stay. While an import
+   * runs, what was imported since it began stays, too: its pins follow. Returns the removed content.
    */
   evict(contents: readonly Content[], unusedSinceMs: number): Promise<readonly Content[]>;
   /**

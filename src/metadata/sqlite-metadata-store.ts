@@ -550,21 +550,22 @@ class SqliteMetadataStore implements MetadataStore {
   }
 
   removeUnneeded(contents: readonly Content[], unusedSinceMs: number) {
-    return this.#removeRows(contents, content => this.#removals.removeUnneeded(content, unusedSinceMs));
+    return this.#removeRows(contents, content =>
+      this.#removals.removeUnneeded(content, this.#beforeImports(unusedSinceMs)),
+    );
   }
 
   removeUnlinked(contents: readonly Content[], unusedSinceMs: number) {
     return this.#removeRows(
       contents,
       content =>
-        !this.#removals.isImporting() &&
         !this.#lastUsed.isNoted(content.digest) &&
-        this.#removals.removeUnlinked(content, unusedSinceMs),
+        this.#removals.removeUnlinked(content, this.#beforeImports(unusedSinceMs)),
     );
   }
 
-  isImporting() {
-    return this.#read(() => this.#removals.isImporting());
+  importingSinceMs() {
+    return this.#read(() => this.#removals.importingSinceMs());
   }
 
   evict(contents: readonly Content[], unusedSinceMs: number) {
@@ -791,6 +792,11 @@ class SqliteMetadataStore implements MetadataStore {
     remove: (content: Content) => boolean,
   ): Promise<readonly Content[]> {
     return this.#write(() => contents.filter(remove));
+  }
+
+  /** Call within a write. `sinceMs`, or when the oldest import that is running began, if that is earlier. */
+  #beforeImports(sinceMs: number): number {
+    return Math.min(sinceMs, this.#removals.importingSinceMs());
   }
 
   /** Call within a write. */

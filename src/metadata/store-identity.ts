@@ -218,7 +218,9 @@ export class StoreIdentity {
 }
 
 /** Why no garbage is collected; `undefined` if it is. */
-export async function whyNotCollected(metadata: MetadataStore): Promise<CollectingStop | undefined> {
+export async function whyNotCollected(
+  metadata: Pick<MetadataStore, 'readSetting'>,
+): Promise<CollectingStop | undefined> {
   const stored = await metadata.readSetting(STOPPED);
   return stored === undefined || stored === '' ? undefined : stopFor(stored);
 }

@@ -67,7 +67,8 @@ export interface CollectionReport {
  *   its owner has to delete it. Deleting a tag frees nothing; deleting the manifest does.
  * - A blob is needed while a stored manifest names it. A Link alone keeps it only for the grace period, which a push
  *   needs between its blobs and its manifest; then the Link is removed, too.
- * - Content that is not needed is removed if it was neither created nor used within the grace period.
+ * - Content that is not needed is removed if it was neither created nor used within the grace period, nor since an
+ *   import began that is still running: it may be about to link it.
  *
  * Nothing waits for it: it reads and removes rows in a thread, and every removal checks again in its own transaction.
  */
@@ -86,7 +87,9 @@ export class Collection {
       await settleLinks(this.#options, run.signal);
       await this.#endOldGrants(run);
     }
-    const sinceMs = Date.now() - (run.gracePeriodMs ?? gracePeriodMs);
+    const graceSinceMs = Date.now() - (run.gracePeriodMs ?? gracePeriodMs);
+    // Removals check that as well; without it, a dry run would be wrong.
+    const sinceMs = Math.min(graceSinceMs, await metadata.importingSinceMs());
     const uploads = await this.#expireUploads(run);
     const unfinished = await this.#abandonIngests(run);
     const links = await this.#expireLinks(sinceMs, run);

@@ -1,5 +1,5 @@
 import type { FoundIngest } from '../blobs/spool.ts';
-import type { Content } from '../metadata/metadata-store.ts';
+import type { Content, MetadataStore } from '../metadata/metadata-store.ts';
 import { whyNotCollected } from '../metadata/store-identity.ts';
 import { settleUses } from './clock.ts';
 import { everything, type Found, type SizedContent } from '../metadata/survey.ts';
@@ -43,9 +43,10 @@ export interface EvictionReport extends Tally {
  * content stay, so it can be downloaded again without another proof. Hosted and pinned content is never evicted, nor
  * content that is being downloaded, nor content that is being read, since that would free nothing.
  *
- * Content without a Link may be what an import or a rebuilt index is about to link: it is left to garbage collection
- * while an import runs, and while no garbage is collected. A push links a blob in the transaction that writes
- * its row, and a download holds a Lease until then; what it links for others later is downloaded again if it is gone.
+ * Content without a Link may be what an import or a rebuilt index is about to link: it is left to garbage collection if
+ * it was stored or used since an import began that is still running, and while no garbage is collected. A push links a
+ * blob in the transaction that writes its row, and a download holds a Lease until then; what it links for others later
+ * is downloaded again if it is gone.
  */
 export class Eviction {
   readonly #options: EvictionOptions;
@@ -70,7 +71,7 @@ export class Eviction {
     if (run.dryRun !== true) {
       await settleUses(metadata, run.signal);
     }
-    const counter = new Counter('least recently used', run);
+    const counter = new Counter('evicted', run);
     const unfinished = await this.#countUnfinished();
     const heldBytes = (await this.#heldBytes()) - (run.asIfFreedBytes ?? 0);
     const overBytes = heldBytes > maxBytes ? heldBytes - maxBytes * LOW_WATER_MARK : 0;
@@ -79,7 +80,7 @@ export class Eviction {
     const sinceMs = Date.now();
     await this.#abandon(unfinished, excessBytes, { counter, run });
     if (counter.bytes < excessBytes) {
-      await this.#removeUnlinked(excessBytes, { counter, sinceMs, run });
+      await this.#removeUnlinked(excessBytes, { counter, nowMs: sinceMs, run });
     }
     if (counter.bytes < excessBytes) {
       for await (const contents of everything(after => survey.evictable(sinceMs, after))) {
@@ -134,13 +135,11 @@ export class Eviction {
   /** Removes content that no repository has any more: forgotten, or of a deleted manifest. */
   async #removeUnlinked(
     excessBytes: number,
-    { counter, sinceMs, run }: { counter: Counter; sinceMs: number; run: EvictionRun },
+    { counter, nowMs, run }: { counter: Counter; nowMs: number; run: EvictionRun },
   ): Promise<void> {
     const { rows, metadata } = this.#options;
-    // Asked after `sinceMs` was set: what a rebuild adds from now on is newer.
-    if ((await whyNotCollected(metadata)) !== undefined) return;
-    // A removal checks that as well. Without it, a dry run would be wrong, and others would be surveyed for nothing.
-    if (await metadata.isImporting()) return;
+    const sinceMs = await unlinkedSinceMs(metadata, nowMs);
+    if (sinceMs === undefined) return;
     // Manifests first: what they name is needed until they are gone.
     for (const kind of ['manifest', 'blob'] as const) {
       for await (const contents of everything(after => this.#findUnlinked(kind, sinceMs, { after, run }))) {
@@ -164,7 +163,7 @@ export class Eviction {
     const found = await survey.unlinked(kind, sinceMs, after);
     if (run.asIfFreedBytes === undefined || run.asIfFreedBytes === 0) return found;
     // Both are of the same page of rows.
-    const collectedSinceMs = Date.now() - (run.gracePeriodMs ?? gracePeriodMs);
+    const collectedSinceMs = Math.min(sinceMs, Date.now() - (run.gracePeriodMs ?? gracePeriodMs));
     const collected = await survey.unlinked(kind, collectedSinceMs, after);
     const digests = new Set(collected.entries.map(({ digest }) => digest));
     return { ...found, entries: found.entries.filter(({ digest }) => !digests.has(digest)) };
@@ -207,6 +206,19 @@ export class Eviction {
     this.#countedAtMs = performance.now();
     return files;
   }
+}
+
+/**
+ * Content without a Link may be evicted unless it was stored or used since this time: `nowMs`, or when an import began
+ * that is still running. `undefined` if none may, because the index may be incomplete. Removals check for imports again;
+ * what a rebuild adds later is newer than `nowMs`.
+ */
+export async function unlinkedSinceMs(
+  metadata: Pick<MetadataStore, 'readSetting' | 'importingSinceMs'>,
+  nowMs: number,
+): Promise<number | undefined> {
+  if ((await whyNotCollected(metadata)) !== undefined) return undefined;
+  return Math.min(nowMs, await metadata.importingSinceMs());
 }
 
 /** As many from the front as have `bytes` in total. */

@@ -11,6 +11,7 @@ import { surveyOf } from '../compose/storage.ts';
 import { silentLog } from '../lib/log.ts';
 import { silentMeter } from '../lib/meter.ts';
 import { steadyLease } from '../lib/lease.suite.ts';
+import { acquireImportLease } from '../metadata/import-lease.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { Database } from '../metadata/sqlite/driver.ts';
 import { stopCollecting } from '../metadata/store-identity.ts';
@@ -345,7 +346,7 @@ describe('eviction', () => {
   });
 
   test.each([
-    ['an import runs, which may be about to link it', () => metadata.acquireLease('importing-1')],
+    ['an import runs, which may be about to link it', () => acquireImportLease(metadata)],
     ['the index may be incomplete', () => stopCollecting(metadata, 'a doubt')],
   ])('leaves content without a Link to the grace period while %s', async (_, begin) => {
     const imported = await storeBlob('imported');

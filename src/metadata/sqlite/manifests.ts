@@ -69,7 +69,8 @@ export class Manifests {
     this.#selectReferrersOfType = selectReferrers('AND e.artifact_type = @artifactType');
     this.#insertBytes = connection.prepare(`
       INSERT INTO manifests (digest, created_at_ms, used_at_ms, size, bytes)
-      VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`);
+      VALUES (?, ?, ?, ?, ?)
+      ON CONFLICT DO UPDATE SET used_at_ms = max(used_at_ms, excluded.used_at_ms)`);
     this.#insertReading = connection.prepare(`
       INSERT INTO readings (digest, media_type, artifact_type, subject, annotations)
       VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`);

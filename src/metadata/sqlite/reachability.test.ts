@@ -12,7 +12,7 @@ interface PlanRow {
   readonly detail: string;
 }
 
-const { isPinnedIn, isNamedIn, isMaimed, isImporting, linksTo: _, ...byDigest } = reachability;
+const { isPinnedIn, isNamedIn, isMaimed, importingSinceMs, linksTo: _, ...byDigest } = reachability;
 const CONDITIONS = {
   ...Object.fromEntries(
     Object.entries(byDigest).map(([name, condition]) => [name, condition('given.digest')]),
@@ -20,7 +20,7 @@ const CONDITIONS = {
   isPinnedIn: isPinnedIn('given.repository_id', 'given.digest'),
   isNamedIn: isNamedIn('given.repository_id', 'given.digest'),
   isMaimed: isMaimed('given.repository_id'),
-  isImporting,
+  importingSinceMs,
 };
 /** Tables of a few rows, and those of a recursion. */
 const MAY_BE_SCANNED = /^SCAN (c|p|pins|above|CONSTANT ROW)\b/;

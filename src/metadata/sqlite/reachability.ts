@@ -64,10 +64,13 @@ export const isNamedIn = (repositoryId: string, digest: string) => `EXISTS (
   JOIN links k ON k.repository_id = ${repositoryId} AND ${linksTo('k', 'g')}
   WHERE n.digest = ${digest})`;
 
-/** A process is downloading it: there is a Lease `fill-<upstream>-<algorithm>-<hex>`. */
+/**
+ * A process is downloading it, or storing it from an archive: there is a Lease `fill-<upstream>-<algorithm>-<hex>` or
+ * `import-<algorithm>-<hex>`.
+ */
 export const isBeingFilled = (digest: string) => `EXISTS (
   SELECT 1 FROM leases c JOIN processes p ON p.id = c.process_id
-  WHERE c.key LIKE 'fill-%-' || replace(${digest}, ':', '-'))`;
+  WHERE c.key LIKE 'fill-%-' || replace(${digest}, ':', '-') OR c.key = 'import-' || replace(${digest}, ':', '-'))`;
 
 /**
  * A manifest that was pushed to the repository was damaged under an earlier version of the index, which did not record
@@ -96,10 +99,23 @@ export const isUnderPin = (digest: string) => `(EXISTS (SELECT 1 FROM pins) AND 
       SELECT 1 FROM tags t JOIN pins p ON p.repository_id = t.repository_id AND p.reference = t.tag
       JOIN repositories r ON r.id = p.repository_id WHERE t.digest = above.digest)))`;
 
-/** An import is running: until it ends, blobs that it needs have no Link, however long ago they were stored. */
-export const isImporting = `EXISTS (
-  SELECT 1 FROM leases c JOIN processes p ON p.id = c.process_id WHERE c.key LIKE '${IMPORT_LEASE}%')`;
+/**
+ * When the oldest of the imports that are running began; later than any time if none is. 0 if that is not known, or not
+ * comparable to other times because the clock was set back since.
+ */
+export const importingSinceMs = `(
+  SELECT coalesce(
+    min(iif(CAST(s.value AS INTEGER) <= unixepoch('now') * 1000, CAST(s.value AS INTEGER), 0)),
+    ${Number.MAX_SAFE_INTEGER})
+  FROM leases c JOIN processes p ON p.id = c.process_id LEFT JOIN settings s ON s.name = c.key
+  WHERE c.key LIKE '${IMPORT_LEASE}%')`;
+
+/** It was imported since a running import began, which may not have pinned it yet. */
+const isArriving = (digest: string) => `EXISTS (
+  SELECT 1 FROM links l JOIN preloads a ON a.repository_id = l.repository_id AND a.digest = l.digest
+  WHERE l.digest = ${digest} AND a.created_at_ms >= ${importingSinceMs})`;
 
 /** Linked mirrored content that may be evicted. */
 export const isEvictable = (digest: string) =>
-  `${isLinked(digest)} AND NOT ${isHosted(digest)} AND NOT ${isBeingFilled(digest)} AND NOT ${isUnderPin(digest)}`;
+  `${isLinked(digest)} AND NOT ${isHosted(digest)} AND NOT ${isBeingFilled(digest)} AND NOT ${isUnderPin(digest)} ` +
+  `AND NOT ${isArriving(digest)}`;

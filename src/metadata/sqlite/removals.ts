@@ -20,7 +20,7 @@ export class Removals {
   readonly #deleteUnlinkedManifest: Statement<[{ digest: Digest; sinceMs: number }]>;
   readonly #deleteUnneededBlob: Statement<[{ digest: Digest; sinceMs: number }]>;
   readonly #deleteUnlinkedBlob: Statement<[{ digest: Digest; sinceMs: number }]>;
-  readonly #selectIsImporting: Statement<[], { importing: number }>;
+  readonly #selectImportingSince: Statement<[], { ms: number }>;
   readonly #evictBlob: Statement<[{ digest: Digest; sinceMs: number }]>;
   readonly #evictManifest: Statement<[{ digest: Digest; sinceMs: number }]>;
   readonly #deleteBlob: Statement<[Digest]>;
@@ -57,7 +57,7 @@ export class Removals {
       DELETE FROM blobs
       WHERE digest = @digest AND used_at_ms < @sinceMs AND NOT ${reachability.isLinked('@digest')}
         AND NOT ${reachability.isNamed('@digest')} AND NOT ${reachability.isBeingFilled('@digest')}`);
-    this.#selectIsImporting = connection.prepare(`SELECT ${reachability.isImporting} AS importing`);
+    this.#selectImportingSince = connection.prepare(`SELECT ${reachability.importingSinceMs} AS ms`);
     this.#evictBlob = connection.prepare(
       `DELETE FROM blobs WHERE digest = @digest AND used_at_ms < @sinceMs AND ${reachability.isEvictable('@digest')}`,
     );
@@ -108,8 +108,9 @@ export class Removals {
     return this.#removeManifest(this.#deleteUnlinkedManifest, digest, sinceMs);
   }
 
-  isImporting(): boolean {
-    return this.#selectIsImporting.get()?.importing === 1;
+  /** When the oldest of the imports that are running began; later than any time if none is. */
+  importingSinceMs(): number {
+    return this.#selectImportingSince.get()?.ms ?? Number.MAX_SAFE_INTEGER;
   }
 
   evict({ kind, digest }: Content, sinceMs: number): boolean {
