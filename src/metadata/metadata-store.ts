@@ -442,6 +442,8 @@ export interface MetadataStore extends Leases {
   noteUse(digest: Digest): void;
   /** The same for a caller that relies on it: upkeep, in any process, knows of it when this resolves. */
   putUse(digest: Digest): Promise<void>;
+  /** Writes what this process has noted until now: upkeep, in any process, knows of it when this resolves. */
+  writeUses(): Promise<void>;
   // A clock that was wrong leaves uses in the future, which would keep content until the clock catches up.
 
   /** Whether any content was last used, or any upload touched, after this time. */

@@ -696,6 +696,10 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#lastUsed.put(digest);
   }
 
+  writeUses() {
+    return this.#lastUsed.flush();
+  }
+
   readTotals() {
     return this.#read(() => this.#blobs.totals());
   }

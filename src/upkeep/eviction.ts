@@ -70,6 +70,8 @@ export class Eviction {
     const { survey, rows, metadata, maxBytes = Number.POSITIVE_INFINITY } = this.#options;
     if (run.dryRun !== true) {
       await settleUses(metadata, run.signal);
+      // Rows are removed in a thread, which does not know what this one has noted.
+      await metadata.writeUses();
     }
     const counter = new Counter('evicted', run);
     const unfinished = await this.#countUnfinished();

@@ -308,6 +308,19 @@ describe('eviction', () => {
     expect(await metadata.statBlob(useful)).toBeDefined();
   });
 
+  test('counts uses that were noted just before', async () => {
+    const [used, unused] = await Promise.all(
+      ['used', 'unused'].map(text => pushBlob(MIRRORED, text.repeat(1_000))),
+    );
+    alter('UPDATE blobs SET used_at_ms = iif(digest = ?, 1, 2)', used);
+    metadata.noteUse(used ?? NONE);
+    await tick();
+    const { blobBytes } = await metadata.readTotals();
+    expect(await upkeep({ maxBytes: blobBytes - 1 }).evict()).toMatchObject({ items: 1 });
+    expect(await heldFiles()).toEqual([used]);
+    expect(await metadata.statBlob(unused ?? NONE)).toBeUndefined();
+  });
+
   test('removes what nothing refers to any more before any image, whatever the grace period', async () => {
     const wanted = await pushImage(MIRRORED, 'wanted', [`wanted ${'x'.repeat(10_000)}`]);
     await tick();

@@ -52,6 +52,12 @@ export class LastUsed {
     await this.#writer.write(() => this.#write(digest, Date.now(), RELIED_RESOLUTION_MS)).catch(() => {});
   }
 
+  /** Writes all uses that were noted until now. */
+  async flush(): Promise<void> {
+    await this.#flushing;
+    await this.#flush();
+  }
+
   /** Whether a use of this content is not written yet. */
   isNoted(digest: Digest): boolean {
     return this.#noted.has(digest);
@@ -61,8 +67,7 @@ export class LastUsed {
   async close(): Promise<void> {
     clearTimeout(this.#timer);
     this.#isClosing = true;
-    await this.#flushing;
-    await this.#flush();
+    await this.flush();
   }
 
   #schedule(): void {
