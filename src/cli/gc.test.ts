@@ -16,7 +16,7 @@ it('says how much is kept only for the grace period, and how to free it', () => 
   const text = reportText(collected, stuck, { dryRun: false, gracedBytes: 24_000_000 });
   expect(text).toContain(
     'the store exceeds storage.maxBytes; 22.9 MiB is kept only for upkeep.gcGracePeriod: ' +
-      '`entrepot gc --grace-period 0s` frees it (not during a push or an import)',
+      '`entrepot gc --grace-period 0s` frees it (not during a push)',
   );
   expect(text).not.toContain('and the rest is');
 });

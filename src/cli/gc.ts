@@ -27,7 +27,8 @@ export const gc: Command = {
   description:
     'Removes what is no longer needed: content of deleted manifests, pushes and downloads that were not resumed ' +
     'within upkeep.keepUnfinishedFor, files left by a crash; then, if the store exceeds storage.maxBytes or ' +
-    'less of the disk is free than storage.minFree, the least recently used mirrored content. Works beside a running server, which keeps serving and accepting pushes.',
+    'less of the disk is free than storage.minFree, more: content that no repository has any more, and then the least ' +
+    'recently used mirrored content. Works beside a running server, which keeps serving and accepting pushes.',
   options: [
     { flags: '--dry-run', description: 'show what would be removed, and remove nothing' },
     {
@@ -136,7 +137,7 @@ function whyKept(gracedBytes: number | undefined): string {
   return gracedBytes === 0
     ? ', and the rest is pinned, hosted, or in use'
     : `; ${sizeText(gracedBytes)} is kept only for upkeep.gcGracePeriod: ` +
-        '`entrepot gc --grace-period 0s` frees it (not during a push or an import)';
+        '`entrepot gc --grace-period 0s` frees it (not during a push)';
 }
 
 /** `evicted` is `undefined` if another process is evicting. What was collected is reported all the same. */
@@ -152,7 +153,7 @@ export function reportText(
     [uploads, countText(uploads.items, 'upload session')],
     [unfinished, countText(unfinished.items, 'unfinished transfer')],
     [strays, `${countText(strays.items, 'file')} without a row`],
-    [evicted ?? { items: 0, bytes: 0 }, `${evicted?.items ?? 0} least recently used`],
+    [evicted ?? { items: 0, bytes: 0 }, `${evicted?.items ?? 0} evicted`],
   ] as const;
   const lines = counts
     .filter(([{ items }]) => items > 0)

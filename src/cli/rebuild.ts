@@ -29,10 +29,9 @@ export const rebuild: Command = {
     'For a store whose index is lost or damaged, if there is no backup: verifies every blob that the index does not ' +
     'know against its digest, and adds it, which saves downloading it again. An index that cannot be opened ' +
     'is moved aside first (index.db.damaged-…). Manifests, tags and rights are only in the index: mirrored ones are ' +
-    'fetched again, hosted repositories have to be pushed again, and tenants and logins of ' +
-    '`entrepot tenant` made again. A server that has the lost index open has to be restarted. Deletes nothing, and ' +
-    'stops garbage ' +
-    'collection until `entrepot gc --force`. Exit code 1 if a file was damaged. Continues when run again after an interruption.',
+    'fetched again; hosted repositories have to be pushed again, and tenants and logins of `entrepot tenant add` ' +
+    'created again. A server that has the lost index open has to be restarted. Deletes nothing, and stops garbage collection ' +
+    'until `entrepot gc --force`. Exit code 1 if a file was damaged. Continues when run again after an interruption.',
   options: [
     jsonOption(
       'a line with event (damaged), kind, digest, reason for each damaged file; at the end one with event (summary), ' +
@@ -94,8 +93,8 @@ async function rebuildIn(
 
 /** What else is left to do if the index was lost, and was not only incomplete. */
 const AFTER_LOSS =
-  'if the index was lost: restart a server that still has the lost index open, and make the tenants and logins ' +
-  'again that were in it (`entrepot tenant add`, `entrepot tenant secret`)\n';
+  'if the index was lost: restart any server that still has it open, and create the tenants and logins that were in ' +
+  'it again (`entrepot tenant add`, `entrepot tenant secret`)\n';
 
 /** Renames it with the files beside it; returns the new name. */
 async function moveAside(indexPath: string): Promise<string> {

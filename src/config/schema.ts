@@ -282,7 +282,7 @@ const tenant = section({
   quotaBytes: quota
     .optional()
     .describe(
-      'How much its repositories may store in total; each blob and manifest counts as at least 4 KiB. 0B (it may not push), or at least 4KiB',
+      'How much its repositories may store in total: at least 4KiB, or 0B for no pushes at all. Each blob and manifest counts as at least 4 KiB',
     ),
   upstreams: listOf(registryHost).optional().describe('The only upstreams it may pull from'),
   repositories: listOf(imagePattern)

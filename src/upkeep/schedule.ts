@@ -103,14 +103,14 @@ export class Schedule {
       return;
     }
     if (report.items > 0) {
-      log.info({ items: report.items, bytes: report.bytes }, 'evicted the least recently used content');
+      log.info({ items: report.items, bytes: report.bytes }, 'evicted content to make room');
     }
     // `DiskWatch` reports a lack of disk space.
     const isStuck = report.stuckAt === 'maxBytes';
     if (isStuck && !this.#isStuck) {
       log.warn(
         { heldBytes: report.heldBytes },
-        'the store exceeds storage.maxBytes, and the rest is pinned, hosted, in use, or kept for upkeep.gcGracePeriod',
+        'the store exceeds storage.maxBytes, and the rest is pinned, hosted, in use, or kept until garbage is collected',
       );
     }
     this.#isStuck = isStuck;

@@ -59,7 +59,7 @@ it('is created again by no command but rebuild, which all others suggest', async
   expect(await files()).toEqual([]);
   const rebuilt = (await entrepot.command('rebuild')).stdout;
   expect(rebuilt).toContain('2 blobs added');
-  expect(rebuilt).toContain('restart a server that still has the lost index open');
+  expect(rebuilt).toContain('restart any server that still has it open');
   expect(rebuilt).toContain('`entrepot tenant add`');
   expect((await entrepot.command('rebuild')).stdout).not.toContain('restart');
   // The operator knows that, so it is no error, and there is one thing left to do.

@@ -5,6 +5,7 @@ import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { silentLog } from '../../src/lib/log.ts';
+import { sizeText } from '../../src/lib/units.ts';
 import { openSqliteMetadataStore } from '../../src/metadata/sqlite-metadata-store.ts';
 import { OCI_MANIFEST } from '../../src/oci/media-types.ts';
 import { codeOf, get } from '../support/client.ts';
@@ -60,8 +61,9 @@ async function listImages(): Promise<Record<string, Record<string, unknown>>> {
   return Object.fromEntries(shown.map(image => [String(image['image']), image]));
 }
 
-const blobFile = ({ digest }: Content) =>
-  join(entrepot.folder, 'store', 'blobs', 'sha256', digest.slice(7, 9), digest.slice(7));
+const pathIn = ({ folder }: Entrepot, { digest }: Content) =>
+  join(folder, 'store', 'blobs', 'sha256', digest.slice(7, 9), digest.slice(7));
+const blobFile = (blob: Content) => pathIn(entrepot, blob);
 
 describe('upkeep beside a running server', () => {
   it('shows as the own size of a name what its removal would free, while equal images share', async () => {
@@ -326,6 +328,41 @@ describe('upkeep beside a running server', () => {
       expect(code).toBe(0);
     } finally {
       await another.close();
+    }
+  });
+
+  it('says how much is kept only for the grace period if the store still exceeds its limit', async () => {
+    const small = await Entrepot.start({
+      storage: { maxBytes: '1MB' },
+      hosted: { prefixes: ['team'], anonymous: 'push' },
+    });
+    try {
+      const [kept, gone] = [1_500_000, 300_000].map(size => imageOf([randomBlob(size, 'kept or gone')]));
+      if (kept === undefined || gone === undefined) throw new Error('two images');
+      await pushClient.pushImage(small.url, 'team/app', 'kept', kept);
+      await pushClient.pushImage(small.url, 'team/app', 'gone', gone);
+      const url = `${small.url}/v2/team/app/manifests/${gone.manifest.digest}`;
+      expect((await get(url, { method: 'DELETE' })).status).toBe(202);
+      // The server may evict the manifest, which nothing refers to, before the command does. Blobs of a hosted repository
+      // stay, since a push may rely on them.
+      const graced = sizeText(gone.config.size + 300_000);
+      const kept24h = await small.command('gc');
+      expect(kept24h.stdout).toContain(
+        `the store exceeds storage.maxBytes; ${graced} is kept only for upkeep.gcGracePeriod: ` +
+          '`entrepot gc --grace-period 0s` frees it (not during a push)\n',
+      );
+      await stat(pathIn(small, gone.layers[0] ?? gone.config));
+      const dry = await small.command('gc', '--dry-run');
+      expect(dry.stdout).toContain('in use, or kept for upkeep.gcGracePeriod\n');
+      await sleep(5);
+      const freed = await small.command('gc', '--grace-period', '0s');
+      expect(freed.stdout).toContain(`  2 blobs, ${graced}\n`);
+      expect(freed.stdout).toContain(
+        'the store exceeds storage.maxBytes, and the rest is pinned, hosted, or in use\n',
+      );
+      await expect(stat(pathIn(small, gone.layers[0] ?? gone.config))).rejects.toThrow('ENOENT');
+    } finally {
+      await small.remove();
     }
   });
 
