@@ -12,6 +12,8 @@ const EVENTS = [
   'collected',
   'evicted',
   'read while collected',
+  'forgotten',
+  'imported while collected',
   'damaged',
   'killed',
 ];

@@ -6,6 +6,7 @@ import { readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Arbitrary, array, constant, nat, oneof, tuple } from 'fast-check';
+import { layoutFiles, tarOf } from '../../src/archive/archive.fixture.ts';
 import { get, type Got } from './client.ts';
 import { OCI_ARTIFACT_MANIFEST } from '../../src/oci/media-types.ts';
 import { bytesOf, type Content, type Image, imageOf, indexOf, randomBlob, readAs } from './content.ts';
@@ -64,6 +65,8 @@ const KINDS = [
   'deleteBlob',
   'collect',
   'readWhileCollected',
+  'forget',
+  'importImage',
   'damage',
   'restart',
   'killWhilePushing',
@@ -168,6 +171,8 @@ export class History {
       deleteBlob: () => this.#deleteBlob(name, pick(LAYERS, b)),
       collect: () => this.#collect(),
       readWhileCollected: () => this.#readWhileCollected(name, b),
+      forget: () => this.#forget(),
+      importImage: () => this.#importImage(name, image, { tag: pick(TAGS, c), isCollected: b % 2 === 0 }),
       damage: () => this.#damage(pick(LAYERS, a)),
       restart: () => this.#restart(),
       killWhilePushing: () => this.#killWhilePushing(name, b, c),
@@ -311,7 +316,7 @@ export class History {
       return true;
     });
     if (!printed.startsWith('freed 0 B')) this.#meet('collected');
-    if (printed.includes('least recently used')) this.#meet('evicted');
+    if (/^ {2}\d+ evicted/m.test(printed)) this.#meet('evicted');
     for (const repository of this.#repositories.values()) collectLinks(repository, 'maybe');
   }
 
@@ -330,6 +335,32 @@ export class History {
     const bytes = Buffer.from(await response.arrayBuffer());
     same(`sha256:${createHash('sha256').update(bytes).digest('hex')}`, digest, 'what a reader had');
     this.#meet('read while collected');
+  }
+
+  /** What nothing else has is removed when room is needed next, whatever others do with the same content meanwhile. */
+  async #forget(): Promise<void> {
+    const removed = await this.#command('rm', `${UPSTREAM}/app`);
+    if (removed.includes('forgotten')) this.#meet('forgotten');
+  }
+
+  /** As another process, perhaps while a third one collects and evicts what it can. */
+  async #importImage(
+    name: string,
+    image: Image,
+    { tag, isCollected }: { readonly tag: string; readonly isCollected: boolean },
+  ): Promise<void> {
+    const file = join(this.#entrepot.folder, 'archive.tar');
+    await writeFile(file, await tarOf(layoutFiles(image, 'archived:v1')));
+    const importing = this.#entrepot.spawnCommand('import', file, '--rename', `${name}:${tag}`);
+    if (isCollected) await this.#collect();
+    const { code, stderr } = await importing;
+    same(code, 0, `an import (${stderr})`);
+    for (const blob of blobsOf(image)) {
+      this.#of(name).blobs.set(blob.digest, 'yes');
+      this.#damaged.delete(blob.digest);
+    }
+    this.#adopt(name, tag, image.manifest, blobsOf(image));
+    this.#meet(isCollected ? 'imported while collected' : 'imported');
   }
 
   /** A bad disk, and the scrub that finds it. */
