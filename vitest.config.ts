@@ -42,8 +42,12 @@ export default defineConfig({
         test: {
           name: 'unit',
           include: ['src/**/*.test.ts', 'test/{architecture,docs,support,vectors}/**/*.test.ts'],
-          // The default of 5 s is short for the first test of a file on a busy machine: it loads the modules.
-          testTimeout: 30_000,
+          // A process for each of two hundred files takes longer than many of them; what a test has spied on ends with it.
+          isolate: false,
+          restoreMocks: true,
+          // No criterion, only an end for what hangs: a busy machine takes ten times as long.
+          testTimeout: 120_000,
+          hookTimeout: 120_000,
           // Of 1 s when left out, which a process may need to start.
           expect: { poll: { timeout: 20_000 } },
         },

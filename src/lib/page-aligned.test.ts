@@ -15,13 +15,13 @@ function beginning(page: Buffer): string {
   return page.toString('hex', 0, 16);
 }
 
-/** The first bytes of each writable page of memory. */
+/** The first bytes of each writable page of memory that it shares with nobody. */
 function pagesOfThisProcess(): Set<string> {
   const found = new Set<string>();
   const memory = openSync('/proc/self/mem', 'r');
   const page = Buffer.alloc(PAGE_BYTES);
   for (const [, from = '', to = ''] of readFileSync('/proc/self/maps', 'utf8').matchAll(
-    /^([\da-f]+)-([\da-f]+) rw/gm,
+    /^([\da-f]+)-([\da-f]+) rw.p/gm,
   )) {
     const end = Number.parseInt(to, 16);
     for (let at = Number.parseInt(from, 16); at < end; at += PAGE_BYTES) {
