@@ -56,13 +56,26 @@ test('a share of the disk is a share of its size', async () => {
 });
 
 test('whether a write would be admitted is told without making room, by a measurement of the last second', async () => {
-  const minFree = vi.fn<() => number>(() => 0);
+  let minFreeBytes = 0;
+  const minFree = vi.fn<() => number>(() => minFreeBytes);
   const space = new DiskSpace(tmpdir(), minFree);
-  space.makeRoom = vi.fn<typeof space.makeRoom>(async () => {});
+  const makeRoom = vi.fn<typeof space.makeRoom>(async () => {
+    minFreeBytes = 0;
+  });
+  space.makeRoom = makeRoom;
   for (let time = 0; time < 20; time += 1) expect(await space.mayAdmit(1)).toBe(true);
+  expect(await space.mayAdmit(EVERYTHING)).toBe(false);
   expect(minFree).toHaveBeenCalledTimes(1);
-  expect(await space.mayAdmit(EVERYTHING)).toBe(true);
-  expect(space.makeRoom).not.toHaveBeenCalled();
-  await expect(space.admit(EVERYTHING)).rejects.toThrow('storage.minFree');
-  expect([await space.mayAdmit(EVERYTHING), await space.mayAdmit(1)]).toEqual([false, true]);
+  expect(makeRoom).not.toHaveBeenCalled();
+
+  minFreeBytes = EVERYTHING;
+  await space.look();
+  expect(await space.mayAdmit(1)).toBe(false);
+  await space.admit(1);
+  minFreeBytes = EVERYTHING;
+  await space.look();
+  expect(await space.mayAdmit(1)).toBe(true);
+  makeRoom.mockImplementation(async () => {});
+  await expect(space.admit(1)).rejects.toThrow('storage.minFree');
+  expect(await space.mayAdmit(1)).toBe(false);
 });

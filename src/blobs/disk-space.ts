@@ -22,6 +22,8 @@ export class DiskSpace implements SpoolSpace {
   #roomBytes = 0;
   #lookedAtMs = Number.NEGATIVE_INFINITY;
   #stuckAtMs = Number.NEGATIVE_INFINITY;
+  /** Whether making room was of use when it was last tried. */
+  #hasMadeRoom = false;
   #making: Promise<void> | undefined;
   makeRoom = async (_bytes: number): Promise<void> => {};
 
@@ -41,7 +43,7 @@ export class DiskSpace implements SpoolSpace {
 
   async mayAdmit(bytes: number): Promise<boolean> {
     if (performance.now() - this.#lookedAtMs > LOOK_MS) await this.look();
-    return bytes <= this.#roomBytes || !this.#isStuck;
+    return bytes <= this.#roomBytes || this.#hasMadeRoom;
   }
 
   /** Rejects with StorageFull if they may not be written, even after eviction. */
@@ -52,7 +54,8 @@ export class DiskSpace implements SpoolSpace {
     while (!this.#isStuck) {
       const isOwn = await this.#make(bytes);
       await this.look();
-      if (this.#take(bytes)) return;
+      this.#hasMadeRoom = this.#take(bytes);
+      if (this.#hasMadeRoom) return;
       if (isOwn) this.#stuckAtMs = performance.now();
     }
     const { freeBytes, minFreeBytes } = await this.look();

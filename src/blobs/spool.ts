@@ -52,8 +52,8 @@ export interface DiskLook {
 export interface SpoolSpace {
   look(): Promise<DiskLook>;
   /**
-   * Whether `admit` would admit this many bytes, as far as is known: there is room, or some may be made by eviction, which
-   * has not just failed. Measures at most once a second, and makes no room.
+   * Whether `admit` would admit this many bytes, as far as is known: there is room, or eviction made some when it was last
+   * needed. Measures at most once a second, and makes no room.
    */
   mayAdmit(bytes: number): Promise<boolean>;
   /**
