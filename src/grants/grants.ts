@@ -348,11 +348,11 @@ async function askAhead(
   query: PullQuery,
 ): Promise<{ readonly grants: readonly Grant[]; readonly ahead: ReadAhead }> {
   if ('blob' in target) {
-    const { grants, ...read } = await metadata.readBlobForPull(repository, target.blob, query);
-    return { grants, ahead: ReadAhead.ofBlob(repository, target.blob, read) };
+    const read = await metadata.readBlobForPull(repository, target.blob, query);
+    return { grants: read.grants, ahead: ReadAhead.ofBlob(repository, target.blob, read) };
   }
-  const { grants, ...read } = await metadata.readForPull(repository, target.manifest, query);
-  return { grants, ahead: ReadAhead.ofManifest(repository, target.manifest, read) };
+  const read = await metadata.readForPull(repository, target.manifest, query);
+  return { grants: read.grants, ahead: ReadAhead.ofManifest(repository, target.manifest, read) };
 }
 
 /** A repository is public if upstream served it anonymously, whatever else the verification policy allows. */

@@ -243,15 +243,16 @@ class SqliteMetadataStore implements MetadataStore {
   }
 
   async readForPull(repository: Repository, reference: string, query: PullQuery = {}) {
-    const { manifest, isPreloaded, ...read } = await this.#read(() => {
+    const { tag, manifest, isPreloaded, grants } = await this.#read(() => {
       const found = isDigest(reference)
         ? { tag: undefined, manifest: this.#manifests.readLinked(repository, reference) }
         : this.#tags.readTagged(repository, reference);
       const rest = this.#readForRequester(repository, found?.manifest?.digest, query);
-      return { tag: found?.tag, manifest: found?.manifest, ...rest };
+      const { isPreloaded: isImported, grants: known } = rest;
+      return { tag: found?.tag, manifest: found?.manifest, isPreloaded: isImported, grants: known };
     });
     const sound = await this.#sound(manifest);
-    return { ...read, manifest: sound, isPreloaded: isPreloaded && sound !== undefined };
+    return { tag, manifest: sound, isPreloaded: isPreloaded && sound !== undefined, grants };
   }
 
   readBlobForPull(repository: Repository, digest: Digest, query: PullQuery = {}) {

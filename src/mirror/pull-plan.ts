@@ -82,7 +82,7 @@ async function readAhead(
   const grantees = granteesOf(right);
   const read = right.ahead?.takeManifest(repository, reference);
   if (read === undefined) return metadata.readForPull(repository, reference, { grantees });
-  return { ...read, isPreloaded: read.isPreloaded && grantees.length > 0 };
+  return read.isPreloaded && grantees.length === 0 ? { ...read, isPreloaded: false } : read;
 }
 
 /** If upstream may not be asked, a right that depends on its answer counts as while upstream is unreachable. */

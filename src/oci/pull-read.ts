@@ -1,6 +1,6 @@
 import type { Digest } from './digest.ts';
 import type { Manifest } from './manifest.ts';
-import { type Repository, repositoryText } from './repository.ts';
+import type { Repository } from './repository.ts';
 
 /** What a tag means. */
 export interface TagRow {
@@ -37,37 +37,42 @@ export type PullTarget = { readonly manifest: string } | { readonly blob: Digest
  * Can be taken once: later it may not be true any more, and would be kept in memory for nothing.
  */
 export class ReadAhead {
-  readonly #key: string;
+  readonly #repository: Repository;
+  readonly #reference: string;
   #manifest: PullRead | undefined;
   #blob: BlobPullRead | undefined;
 
-  private constructor(key: string, manifest: PullRead | undefined, blob: BlobPullRead | undefined) {
-    this.#key = key;
-    this.#manifest = manifest;
-    this.#blob = blob;
+  private constructor(repository: Repository, reference: string) {
+    this.#repository = repository;
+    this.#reference = reference;
   }
 
   static ofManifest(repository: Repository, reference: string, read: PullRead): ReadAhead {
-    return new ReadAhead(keyOf(repository, reference), read, undefined);
+    const ahead = new ReadAhead(repository, reference);
+    ahead.#manifest = read;
+    return ahead;
   }
 
   static ofBlob(repository: Repository, digest: Digest, read: BlobPullRead): ReadAhead {
-    return new ReadAhead(keyOf(repository, digest), undefined, read);
+    const ahead = new ReadAhead(repository, digest);
+    ahead.#blob = read;
+    return ahead;
   }
 
   takeManifest(repository: Repository, reference: string): PullRead | undefined {
-    const read = keyOf(repository, reference) === this.#key ? this.#manifest : undefined;
+    const read = this.#isOf(repository, reference) ? this.#manifest : undefined;
     this.#manifest = undefined;
     return read;
   }
 
   takeBlob(repository: Repository, digest: Digest): BlobPullRead | undefined {
-    const read = keyOf(repository, digest) === this.#key ? this.#blob : undefined;
+    const read = this.#isOf(repository, digest) ? this.#blob : undefined;
     this.#blob = undefined;
     return read;
   }
-}
 
-function keyOf(repository: Repository, reference: string): string {
-  return `${repositoryText(repository)} ${reference}`;
+  #isOf({ upstream, name }: Repository, reference: string): boolean {
+    const { upstream: ofUpstream, name: ofName } = this.#repository;
+    return upstream === ofUpstream && name === ofName && reference === this.#reference;
+  }
 }
