@@ -468,7 +468,10 @@ export class History {
  * server that makes room, or one that was killed while it did.
  */
 function complaints(stderr: string): string {
-  return stderr.replaceAll(/^(?: {2}|another process is making room: waiting for ).*\n/gm, '');
+  return stderr.replaceAll(
+    /^(?: {2}|(?:another process|process \d+ on \S+) is making room: waiting for ).*\n/gm,
+    '',
+  );
 }
 
 /** Links that no manifest of the repository names: `maybe` for after a collection, `no` for after enough of them. */
