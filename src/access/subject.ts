@@ -46,8 +46,8 @@ export interface Subject {
   /** Whether a listing may show the repository to the sender. */
   maySee(repository: Repository): Promise<boolean>;
   /**
-   * The error to send when a source refused: the same error, or a challenge instead. `isExistenceCheck`: the request only asks
-   * whether something exists, as clients do before they push it.
+   * The error to send when a source refused: the same error, or a challenge instead. `isExistenceCheck`: the request
+   * only asks whether something exists, as clients do before they push it.
    */
   refusal(
     error: OciError,

@@ -27,7 +27,7 @@ export const gc: Command = {
   description:
     'Removes what is no longer needed: content of deleted manifests, pushes and downloads that were not resumed ' +
     'within upkeep.keepUnfinishedFor, files left by a crash; then, if the store exceeds storage.maxBytes or ' +
-    'less of the disk is free than storage.minFree, more: content that no repository has any more, and then the least ' +
+    'less of the disk is free than storage.minFree, content that no repository has any more, followed by the least ' +
     'recently used mirrored content. Works beside a running server, which keeps serving and accepting pushes.',
   options: [
     { flags: '--dry-run', description: 'show what would be removed, and remove nothing' },

@@ -115,15 +115,15 @@ function untaggedText(
   if (isPurged) return `${digest} is still stored, without a tag`;
   const eviction = repository.upstream === '' ? '' : ' when space is needed, or now';
   return (
-    `still stored without a tag, with ${sizeText(remainingBytes)} of its own, which are freed${eviction} by ` +
+    `still stored without a tag, with ${sizeText(remainingBytes)} of its own, which is freed${eviction} by ` +
     `\`entrepot rm ${repositoryText(repository)}@${digest} --purge\``
   );
 }
 
 function remainingText(bytes: number, { gracePeriodMs }: Pick<Named, 'gracePeriodMs'>): string {
   return (
-    `${sizeText(bytes)} stay on disk until garbage collection (upkeep.gcGracePeriod: ${formatDuration(gracePeriodMs)}) or ` +
-    'until space is needed; `entrepot gc --grace-period 0s` frees them now (not during a push or an import)'
+    `${sizeText(bytes)} stays on disk until garbage collection (upkeep.gcGracePeriod: ${formatDuration(gracePeriodMs)}) or ` +
+    'until space is needed; `entrepot gc --grace-period 0s` frees it now (not during a push)'
   );
 }
 

@@ -19,14 +19,16 @@ export const status: Command = {
   name: 'status',
   summary: 'show what the running server is doing, what it saved, and any problems',
   description:
-    'Asks the running server of this store: what is being downloaded, how far it is and for whom (of other processes on the store, such as `entrepot pull`, only how much is on the disk); how much mirrored ' +
-    'content was sent to clients and how much of it had to be fetched, since the start and in total (a crash may lose a ' +
-    'minute of it); how full the store is, and what would be evicted next; when each upstream last answered and ' +
-    'failed; and which Secrets cannot be read or were refused. It lists all servers on the store. Only the user who runs the server, and root, can use it.',
+    'Asks the running server of this store: what is being downloaded, how far it is and for whom (of other processes on ' +
+    'the store, such as `entrepot pull`, only how much is on the disk); how much mirrored content was sent to clients ' +
+    'and how much of it had to be fetched, since the start and in total (a crash may lose a minute of it); how full the ' +
+    'store is, and what would be evicted next; when each upstream last answered and failed; and which Secrets cannot be ' +
+    'read or were refused. It lists all servers on the store. Only the user who runs the server, and root, can use it.',
   options: [
     jsonOption(
-      'pid, started, processes, servers (pid, host, addresses, started), problems, downloads, downloadsElsewhere (digest, bytes, upstream, holder), saved (sinceStart, inAll: sentBytes, fetchedBytes, savedBytes, since), store, ' +
-        'upstreams (lastError: at, reason, repository), secrets',
+      'pid, started, processes, servers (pid, host, addresses, started), problems, downloads, downloadsElsewhere ' +
+        '(digest, bytes, upstream, holder), saved (sinceStart, inAll: sentBytes, fetchedBytes, savedBytes, since), ' +
+        'store, upstreams (lastError: at, reason, repository), secrets',
     ),
     CONFIG_OPTION,
   ],

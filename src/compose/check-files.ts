@@ -66,7 +66,7 @@ export function imageWarnings(config: Config): readonly Problem[] {
     ...warningsOf(config, ['preloadedImagesVerificationAllowlist'], allowlist, entry => {
       // Its form has been checked: a registry, and a repository or `*`.
       const [registry = ''] = entry.split('/', 1);
-      return resolver.knownNamespace(registry) === undefined ? 'is of no configured registry' : undefined;
+      return resolver.knownNamespace(registry) === undefined ? 'its registry is not configured' : undefined;
     }),
   ];
 }

@@ -183,7 +183,7 @@ describe('a quota', () => {
     const blob = contentOf(2 * MIB, 1);
     await push('a/one', blob);
     expect(await check(3 * MIB)).toMatch(
-      /: its repositories may store 3MiB, .*\. 2\.0 MiB are used; this needs 2\.0 MiB, which is 1\.0 MiB too much\. Delete something first; it counts until garbage collection removes it, normally within 1d1h\. If what/,
+      /: its repositories may store 3MiB, .*\. 2\.0 MiB is used; this needs 2\.0 MiB, which is 1\.0 MiB too much\. Delete something first; it counts until garbage collection removes it, normally within 1d1h\. If what/,
     );
     await metadata.unlinkBlob(repositoryOf('a/one'), digestOf(blob));
     expect(await check(3 * MIB)).toMatch(
@@ -194,7 +194,7 @@ describe('a quota', () => {
     const { id } = await uploads.begin(ANYBODY, repositoryOf('a/one'));
     await quota.reserve(id, repositoryOf('a/one'), 2 * MIB);
     await expect(quota.check('key', repositoryOf('a/two'), 2 * MIB)).rejects.toThrow(
-      /\. 2\.0 MiB are used, 2\.0 MiB of it by unfinished pushes; this needs 2\.0 MiB, which is 1\.0 MiB too much\. If what is used belongs to the same image, the quota \(quotaBytes\) is too small for it$/,
+      /\. 2\.0 MiB is used, 2\.0 MiB of it by unfinished pushes; this needs 2\.0 MiB, which is 1\.0 MiB too much\. If what is used belongs to the same image, the quota \(quotaBytes\) is too small for it$/,
     );
   });
 

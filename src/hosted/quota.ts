@@ -241,7 +241,7 @@ function overQuota(excess: Excess, schedule: CollectionSchedule): OciError {
   const rule = `its repositories may store ${formatSize(limit)}, including unfinished pushes, and each blob or manifest counts as at least ${formatSize(MIN_COUNTED_BYTES)}`;
   const unfinished = unfinishedBytes === 0 ? '' : `, ${sizeText(unfinishedBytes)} of it by unfinished pushes`;
   const sum =
-    `${sizeText(usedBytes)} are used${unfinished}; this needs ${sizeText(bytes)}, which is ` +
+    `${sizeText(usedBytes)} is used${unfinished}; this needs ${sizeText(bytes)}, which is ` +
     `${sizeText(usedBytes + bytes - limit)} too much`;
   return new OciError('DENIED', {
     message: `the quota of ${owner} is used up: ${rule}. ${sum}. ${wayOut(excess, schedule)}`,

@@ -12,10 +12,13 @@ it('has warnings and errors as lines for people, and nothing else', () => {
   log.info();
   const child = log.child({ tenant: 'team-a' });
   child.warn({ reason: 'no such\u001b[2J file', source: undefined }, 'a Secret is missing');
-  log.error({ err: new Error('EIO: i/o error'), paths: ['/a', '/b'], count: 2 }, 'it failed');
+  log.error(
+    { err: new Error('EIO: i/o error'), paths: ['/a', '/b'], count: 2, of: { name: '\u009b2J' } },
+    'it failed',
+  );
   expect(written.text).toBe(
     'entrepot: warning: a Secret is missing: no such\\u001b[2J file (tenant: team-a)\n' +
-      'entrepot: error: it failed: EIO: i/o error (paths: /a, /b; count: 2)\n',
+      'entrepot: error: it failed: EIO: i/o error (paths: /a, /b; count: 2; of: {"name":"\\u009b2J"})\n',
   );
 });
 

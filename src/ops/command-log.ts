@@ -52,7 +52,7 @@ function messageOf(error: unknown): unknown {
   return typeof error === 'object' && error !== null && 'message' in error ? error.message : undefined;
 }
 
-/** ` (tenant: team-a, file: a.yaml)` */
+/** ` (tenant: team-a; paths: /a, /b)`, or nothing. */
 function detailsText(fields: Readonly<Record<string, unknown>>): string {
   const details = Object.entries(fields)
     .filter(([, value]) => value !== undefined)

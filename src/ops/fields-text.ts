@@ -16,8 +16,8 @@ const ANY_CONTROL = /\p{Cc}/gu;
 /** A value for people: a text without quotes, but with control characters escaped as well. */
 export function plainText(value: unknown): string {
   if (Array.isArray(value)) return value.map(plainText).join(', ');
-  if (typeof value !== 'string') return JSON.stringify(value);
-  return value.replace(ANY_CONTROL, escaped);
+  const text = typeof value === 'string' ? value : JSON.stringify(value);
+  return text.replace(ANY_CONTROL, escaped);
 }
 
 function valueText(value: unknown): string {

@@ -191,7 +191,7 @@ describe('entrepot config check', () => {
     expect(stderr).toContain('/many.txt": other.example/app-9:v1: "other.example" is not a configured');
     expect(stderr).toContain('/many.txt": 2 more images cannot be pulled\n');
     expect(stderr).toContain(
-      'preloadedImagesVerificationAllowlist[1]: "nosuch.example/*": is of no configured registry\n',
+      'preloadedImagesVerificationAllowlist[1]: "nosuch.example/*": its registry is not configured\n',
     );
     expect(JSON.parse(stdout).warnings).toHaveLength(13);
   });

@@ -125,7 +125,7 @@ describe('the rules of a tenant', () => {
     expect((await push(randomBlob(786_432, 'most'))).status).toBe(201);
     const refused = await push(randomBlob(524_288, 'more'));
     expect([refused.status, codeOf(refused)]).toEqual([403, 'DENIED']);
-    expect(refused.text).toContain('768 KiB are used; this needs 512 KiB, which is 256 KiB too much');
+    expect(refused.text).toContain('768 KiB is used; this needs 512 KiB, which is 256 KiB too much');
     expect(refused.text).toContain('the quota (quotaBytes) is too small for it');
   });
 
