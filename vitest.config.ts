@@ -7,10 +7,10 @@ const WORKERS = availableParallelism() + 1;
 
 /** Files that take minutes, mostly because they wait: they begin first. */
 const LONGEST = [
+  'clients/last-byte',
   'clients/image',
   'clients/kubernetes-watches',
   'clients/kubernetes-hostile',
-  'clients/last-byte',
   'crash/paused',
   'crash/kill',
   'e2e/readers',

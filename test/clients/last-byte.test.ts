@@ -11,8 +11,7 @@ import { AS_NOBODY, canMount, type FileSystem, SmallDisk } from '../support/smal
 
 const UPSTREAM = 'up.example';
 const MIB = 1024 * 1024;
-/** `npm run test:crash:long`. */
-const ROUNDS = process.env['CRASH_LONG'] === '1' ? 20 : 6;
+const ROUNDS = 20;
 
 type Command = readonly [args: readonly string[], says: RegExp];
 
