@@ -18,7 +18,7 @@ const KILLS = IS_LONG ? 200 : 40;
 /** Chance decides what a crash meets: more are made until there were enough of each kind. */
 const MAX_KILLS = 5 * KILLS;
 /** So many crashes of each kind that the moments of a write have been met. */
-const LEAST_OF_EACH = IS_LONG ? 40 : 10;
+const LEAST_OF_EACH = IS_LONG ? 50 : 10;
 /** How long a process lives at most; longer on a machine that is too slow to commit anything in that time. */
 const LIFE_MS = 300;
 /** After a life in which nothing was committed, and after one in which something was: two of three come to commit. */

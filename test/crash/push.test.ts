@@ -5,9 +5,8 @@ import { randomBlob } from '../support/content.ts';
 import { Entrepot } from '../support/entrepot.ts';
 import { beginUpload, offsetOf, sendBytes } from '../support/push-client.ts';
 
-/** `npm run test:crash:long`. */
-const SIZE = (process.env['CRASH_LONG'] === '1' ? 1024 : 256) * 1024 ** 2;
-const CHUNK = SIZE / 16;
+const GIB = 1024 ** 3;
+const CHUNK = GIB / 16;
 
 let entrepot: Entrepot;
 
@@ -17,15 +16,15 @@ beforeEach(async () => {
 
 afterEach(() => entrepot.remove());
 
-describe('a large push in chunks', () => {
+describe('a push of 1 GiB in chunks', () => {
   it('is resumed and completed when the server is killed halfway', async () => {
-    const blob = randomBlob(SIZE, 'large');
+    const blob = randomBlob(GIB, 'gibibyte');
     const location = await beginUpload(entrepot.url, 'tools/app');
     const url = () => `${entrepot.url}${location}`;
-    for (let start = 0; start < SIZE / 2; start += CHUNK) {
+    for (let start = 0; start < GIB / 2; start += CHUNK) {
       expect(await sendBytes('PATCH', url(), blob, { start, end: start + CHUNK })).toBe(202);
     }
-    const half = SIZE / 2;
+    const half = GIB / 2;
     const interrupted = sendBytes('PATCH', url(), blob, {
       start: half,
       end: half + CHUNK,
@@ -37,8 +36,8 @@ describe('a large push in chunks', () => {
     entrepot = await entrepot.startAgain();
     let start = await offsetOf(url());
     expect(start).toBeGreaterThan(half);
-    while (start < SIZE) {
-      const end = Math.min(start + CHUNK, SIZE);
+    while (start < GIB) {
+      const end = Math.min(start + CHUNK, GIB);
       expect(await sendBytes('PATCH', url(), blob, { start, end })).toBe(202);
       start = end;
     }
