@@ -42,9 +42,11 @@ export default defineConfig({
         test: {
           name: 'unit',
           include: ['src/**/*.test.ts', 'test/{architecture,docs,support,vectors}/**/*.test.ts'],
-          // A process for each of two hundred files takes longer than many of them; what a test has spied on ends with it.
+          // A process for each of two hundred files takes longer than many of them. What a test has spied on, or changed in
+          // the environment, ends with it.
           isolate: false,
           restoreMocks: true,
+          unstubEnvs: true,
           // No criterion, only an end for what hangs: a busy machine takes ten times as long.
           testTimeout: 120_000,
           hookTimeout: 120_000,

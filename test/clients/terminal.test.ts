@@ -31,6 +31,12 @@ async function onTerminal(on: Entrepot, ...args: readonly string[]): Promise<Run
   });
 }
 
+/** `1.5 MiB` */
+function bytesIn(text: string): number {
+  const [amount, unit = ''] = text.split(' ');
+  return Number(amount) * 1024 ** ['B', 'KiB', 'MiB'].indexOf(unit);
+}
+
 test('a scrub moves a bar towards its end, and leaves only the report', async () => {
   const { code, stdout } = await onTerminal(entrepot, 'scrub', '--rate', '300KB');
   expect(code).toBe(0);
@@ -56,9 +62,12 @@ test('a pull moves a bar for each image, with bytes, rate and the time left', as
     expect(code).toBe(0);
     for (const name of names) {
       const bar = new RegExp(`/${name}:1 +(█*)░* (.*) of 4\\.8 MiB, .*/s, \\d+ s left`, 'g');
-      const drawn = [...stdout.matchAll(bar)].map(([, done = '', came]) => `${done.length} ${came}`);
-      expect(new Set(drawn)).toContain('4 2.0 MiB');
-      expect(new Set(drawn)).toContain('8 4.0 MiB');
+      const drawn = [...stdout.matchAll(bar)].map(([, done = '', came = '']) => [done.length, bytesIn(came)]);
+      for (const [length = 0, bytes = 0] of drawn) {
+        expect(Math.abs(length - (10 * bytes) / 5_000_000)).toBeLessThan(1);
+      }
+      // A busy machine skips some.
+      expect(new Set(drawn.map(([length]) => length)).size).toBeGreaterThan(2);
     }
     const left = stdout.split(TAKEN_AWAY).pop() ?? '';
     expect(left).toMatch(/^(✓ .* 2 of 2 blobs fetched \(4\.8 MiB in .*\)\r\n)?2 of 2 images are stored\r\n$/);
