@@ -10,9 +10,9 @@ export const configCheck: Command = {
   summary: 'check a configuration and list all problems',
   description:
     'Reads a configuration, and the passwords, certificates, keys and other files that it names, as serve does. ' +
-    'Secrets of tenants, and images and files of prepull, that cannot be used are warnings: the server starts without them. ' +
-    'Without --config and $ENTREPOT_CONFIG it reads the configuration of the server that the same user runs on this machine, if ' +
-    'any, as SIGHUP would.',
+    'Secrets of tenants, images and files of prepull, and entries of preloadedImagesVerificationAllowlist that cannot be ' +
+    'used are warnings: the server starts without them. Without --config and $ENTREPOT_CONFIG it reads the configuration ' +
+    'of the server that the same user runs on this machine, if any, as SIGHUP would.',
   options: [
     jsonOption(
       'valid, upstreams, problems and warnings (source, key, value, message of each; all except message may be null, and ' +

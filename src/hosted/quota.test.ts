@@ -187,9 +187,9 @@ describe('a quota', () => {
     );
     await metadata.unlinkBlob(repositoryOf('a/one'), digestOf(blob));
     expect(await check(3 * MIB)).toMatch(
-      /\. 2\.0 MiB were deleted but count until garbage collection removes them, normally within 1d1h$/,
+      /\. 2\.0 MiB was deleted but counts until garbage collection removes it, normally within 1d1h$/,
     );
-    expect(await check(3 * MIB, false)).toMatch(/count until `entrepot gc` removes them$/);
+    expect(await check(3 * MIB, false)).toMatch(/counts until `entrepot gc` removes it$/);
     await collect(digestOf(blob));
     const { id } = await uploads.begin(ANYBODY, repositoryOf('a/one'));
     await quota.reserve(id, repositoryOf('a/one'), 2 * MIB);
@@ -233,7 +233,7 @@ describe('a quota', () => {
     expect(await linkedBytes('a')).toBe(0);
     await expect(push('a/two', contentOf(1, 2))).rejects.toMatchObject({
       code: 'DENIED',
-      message: expect.stringContaining('3.0 MiB were deleted but count until'),
+      message: expect.stringContaining('3.0 MiB was deleted but counts until'),
       detail: { uncollectedBytes: 3 * MIB },
     });
     await collect(digestOf(blob));

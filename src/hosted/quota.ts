@@ -252,16 +252,15 @@ function overQuota(excess: Excess, schedule: CollectionSchedule): OciError {
 function wayOut({ limit, bytes, usage }: Excess, schedule: CollectionSchedule): string {
   if (bytes > limit) return 'The quota (quotaBytes) is too small for this';
   if (usage.uncollectedBytes > 0) {
-    return `${sizeText(usage.uncollectedBytes)} were deleted but count until ${collected('them', schedule)}`;
+    return `${sizeText(usage.uncollectedBytes)} was deleted but counts until ${collected(schedule)}`;
   }
-  const deletion =
-    usage.bytes > 0 ? `Delete something first; it counts until ${collected('it', schedule)}. ` : '';
+  const deletion = usage.bytes > 0 ? `Delete something first; it counts until ${collected(schedule)}. ` : '';
   return `${deletion}If what is used belongs to the same image, the quota (quotaBytes) is too small for it`;
 }
 
 /** Not a promise: collection may be stopped, or delayed by a run that takes long. */
-function collected(what: string, { gcIntervalMs, gcGracePeriodMs }: CollectionSchedule): string {
+function collected({ gcIntervalMs, gcGracePeriodMs }: CollectionSchedule): string {
   return gcIntervalMs === false
-    ? `\`entrepot gc\` removes ${what}`
-    : `garbage collection removes ${what}, normally within ${formatDuration(gcIntervalMs + gcGracePeriodMs)}`;
+    ? '`entrepot gc` removes it'
+    : `garbage collection removes it, normally within ${formatDuration(gcIntervalMs + gcGracePeriodMs)}`;
 }
