@@ -86,6 +86,18 @@ test('Leases are acquired without a sync, and no epoch is used again after a pow
   await left.close();
 });
 
+test('no epoch is used again after a power failure that made the index forget that a suspended process was back', async () => {
+  const store = await openSqliteMetadataStore(path, { log: silentLog });
+  const synced = join(folder, 'synced.db');
+  for (const end of ['', '-wal']) await copyFile(path + end, synced + end);
+  look(database => database.exec('DELETE FROM processes'));
+  const lost = await store.acquireLease('fill-1');
+  await store.close();
+  const left = await openSqliteMetadataStore(synced, { log: silentLog });
+  expect((await left.acquireLease('fill-1'))?.epoch).toBeGreaterThan(lost?.epoch ?? Infinity);
+  await left.close();
+});
+
 test.each(MIGRATIONS.map((_, version) => version))(
   'an index of version %i is migrated to the newest',
   async version => {

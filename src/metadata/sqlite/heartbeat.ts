@@ -263,7 +263,10 @@ export class Heartbeat {
   #showLife(): void {
     if (this.#leases.beat(this.#id)) return;
     this.#leases.join(this.#id, ADDRESS);
-    if (!this.#hasJoined) return;
+    if (!this.#hasJoined) {
+      this.#leases.skipEpochs();
+      return;
+    }
     const lost = [...this.#held.values()].filter(({ epoch }) => !this.#leases.isOwn(epoch, this.#id));
     for (const lease of lost) {
       lease.isLost = true;

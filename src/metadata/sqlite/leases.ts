@@ -19,9 +19,9 @@ export interface LeaseRow {
 }
 
 /**
- * How many epochs are skipped when a process joins. Leases are acquired without a sync, so the index may not remember
- * the last ones after a power failure, while files named after their epochs are still there. SQLite syncs its log at
- * the latest after 1,000 pages, so far fewer are lost at once.
+ * How many epochs are skipped when a process starts. Leases are acquired without a sync, so the index may not remember
+ * the last ones after a power failure, while files named after their epochs are still there. Far fewer are lost at once:
+ * the system writes what is not synced within half a minute.
  */
 const SKIPPED_EPOCHS = 1_000_000;
 
@@ -67,12 +67,16 @@ export class LeaseRows {
     this.#setAsideOf = connection.prepare('UPDATE leases SET process_id = NULL WHERE process_id = ?');
   }
 
-  /**
-   * `address` names the process for people. Must be on disk before this process acquires a Lease without a sync: no epoch
-   * is ever used twice.
-   */
+  /** `address` names the process for people. */
   join(processId: string, address: string): void {
     this.#insertProcess.run(processId, address);
+  }
+
+  /**
+   * Must be on disk before this process acquires a Lease without a sync: no epoch is ever used twice. Never call it in a
+   * write that is not synced, since the next process would skip to the same epochs after a power failure.
+   */
+  skipEpochs(): void {
     if (this.#skipEpochs.run().changes === 0) this.#beginEpochs.run();
   }
 
