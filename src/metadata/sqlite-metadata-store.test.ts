@@ -703,6 +703,22 @@ test('uses are written at the latest when the store closes', async () => {
   expect(used.filter(atMs => Number(atMs) > Date.now() - 60_000)).toHaveLength(2);
 });
 
+test('uses are written when writeUses resolves, even those that another call has begun to write', async () => {
+  const store = await openSqliteMetadataStore(path, { log: silentLog });
+  const digests = Array.from({ length: 60 }, (_, at) => digestOf(Buffer.from(`blob ${at}`)));
+  await Promise.all(digests.map(digest => store.putBlob(digest, 4)));
+  look(database => database.exec('UPDATE blobs SET used_at_ms = 0'));
+  digests.forEach(digest => store.noteUse(digest));
+  const begun = store.writeUses();
+  await store.writeUses();
+  const unwritten = look(database =>
+    database.prepare('SELECT count(*) FROM blobs WHERE used_at_ms = 0').pluck().get(),
+  );
+  expect(unwritten).toBe(0);
+  await begun;
+  await store.close();
+});
+
 test('a use that is recorded while others are being written is written next, even if none follows', async () => {
   vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
   const store = await openSqliteMetadataStore(path, { log: silentLog });

@@ -29,6 +29,7 @@ export class LastUsed {
   readonly #log: Log;
   readonly #noted = new Map<Digest, number>();
   #timer: NodeJS.Timeout | undefined;
+  /** Resolves when every flush that has begun has ended. */
   #flushing: Promise<void> | undefined;
   #isClosing = false;
 
@@ -52,10 +53,11 @@ export class LastUsed {
     await this.#writer.write(() => this.#write(digest, Date.now(), RELIED_RESOLUTION_MS)).catch(() => {});
   }
 
-  /** Writes all uses that were noted until now. */
+  /** Writes all uses that were noted until now, also those that another call is writing. */
   async flush(): Promise<void> {
+    const before = this.#flushing;
+    this.#flushing = this.#flush().then(() => before);
     await this.#flushing;
-    await this.#flush();
   }
 
   /** Whether a use of this content is not written yet. */
@@ -78,8 +80,7 @@ export class LastUsed {
   }
 
   async #flushBehind(): Promise<void> {
-    this.#flushing = this.#flush();
-    await this.#flushing;
+    await this.flush();
     this.#timer = undefined;
     // Uses that came meanwhile.
     if (this.#noted.size > 0 && !this.#isClosing) this.#schedule();
