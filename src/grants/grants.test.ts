@@ -295,6 +295,28 @@ describe('grants', () => {
     expect(await grants.stateOf(repository, { credentialIds: [] })).toMatchObject({ preloadedFor: [''] });
   });
 
+  it('are read with the content that is asked for, which is read again if an expired one hid what was imported', async () => {
+    const digest = digestOf(Buffer.from('x'));
+    await metadata.putBlob(digest, 1);
+    await metadata.putContent(repository, { manifests: [], blobs: [{ digest, size: 1 }], grantee: '' }, 1);
+    const asker = { credentialIds: ['a'], target: { blob: digest } };
+    const ahead = async () => (await grants.stateOf(repository, asker)).ahead;
+    expect((await ahead())?.takeBlob(repository, digest)).toMatchObject({ linkedSize: 1, isPreloaded: true });
+    await granted('a');
+    expect((await ahead())?.takeBlob(repository, digest)).toMatchObject({
+      linkedSize: 1,
+      isPreloaded: false,
+    });
+    nowMs += rules.verifyForMs;
+    expect(await ahead()).toBeUndefined();
+    await granted('a');
+    const spy = vi.spyOn(metadata, 'endGrant').mockRejectedValue(new Error('disk I/O error'));
+    await expect(ended('a')).rejects.toThrow('disk I/O error');
+    expect(await grants.stateOf(repository, asker)).toMatchObject({ proved: false, preloadedFor: [''] });
+    expect(await ahead()).toBeUndefined();
+    spy.mockRestore();
+  });
+
   it('tell what everybody may have: not what was imported for all, once a credential proved a right to the repository', async () => {
     const blob = { digest: digestOf(Buffer.from('x')), size: 1 };
     const isOpen = () => isOpenToAll(metadata, repository, [blob.digest], rules, nowMs);
