@@ -260,12 +260,14 @@ export class PowerHistory {
     const states = this.#images.map(({ state }) => state);
     const blobs = [...this.#blobs];
     const tags = [...this.#tags].map(([name, tag]) => ({ name, tag, from: tag.acknowledged }));
+    const ingests = await ingestsIn(join(this.#folder, 'store'));
     await this.#synced.copyTo(to);
     const copiedAtMs = performance.now();
     const of = (state: Known['state']) =>
       this.#images.flatMap((known, at) => (known.state === state && states[at] === state ? known.image : []));
     this.met.lackedIngests += await this.#ingestsLackedBy(to);
-    const names = await readdir(join(this.#folder, 'store/ingest'));
+    // Not of later ones: who has begun them may have started since, and skipped epochs for that.
+    const names = [...ingests, ...(await ingestsIn(to))];
     return {
       held: of('held'),
       deleted: of('deleted').slice(-DELETED),
@@ -276,10 +278,8 @@ export class PowerHistory {
   }
 
   async #ingestsLackedBy(to: string): Promise<number> {
-    const ingests = (path: string): Promise<readonly string[]> =>
-      readdir(join(path, 'ingest')).catch(() => []);
-    const left = new Set(await ingests(to));
-    return (await ingests(join(this.#folder, 'store'))).filter(name => !left.has(name)).length;
+    const left = new Set(await ingestsIn(to));
+    return (await ingestsIn(join(this.#folder, 'store'))).filter(name => !left.has(name)).length;
   }
 
   /**
@@ -329,6 +329,10 @@ function configOf(store: string, upstream: FakeUpstream) {
     upkeep: { gcInterval: false, scrubInterval: false },
     log: { level: 'warn' },
   };
+}
+
+function ingestsIn(store: string): Promise<readonly string[]> {
+  return readdir(join(store, 'ingest')).catch(() => []);
 }
 
 function pathsOf({ manifest, config, layers }: Image): readonly string[] {
