@@ -5,8 +5,8 @@
  * repository), stored blobs, Leases (a process works on something) and last uses. The contract is asynchronous and
  * contains no SQL; `metadata-store.suite.ts` is what every implementation passes.
  *
- * Every write is one short transaction, durable when its promise resolves. Absent is `undefined`; a throw means that
- * something is broken.
+ * Every write is one short transaction and, but for those of Leases, durable when its promise resolves. Absent is
+ * `undefined`; a throw means that something is broken.
  */
 import type { Lease, Leases } from '../lib/lease.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
@@ -197,7 +197,7 @@ export interface WithGrants {
   readonly grants: readonly Grant[];
 }
 
-/** The index. Every write is one transaction, durable when its promise resolves. */
+/** The index. Every write is one transaction and, but for those of Leases, durable when its promise resolves. */
 export interface MetadataStore extends Leases {
   // Pulls: one question each, since a query may be a round trip.
 

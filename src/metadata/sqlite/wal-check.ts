@@ -45,7 +45,9 @@ async function countLost(path: string): Promise<number> {
     if (!isSound && isCommit && log.subarray(at + 8, at + 16).equals(salts)) lost += 1;
     at = end;
   }
-  // Each commit waits for its sync, so only the last can be incomplete after a power failure.
+  // Of the commits that wait for their sync, only the last can be incomplete after a power failure. Those of Leases and
+  // heartbeats do not wait: if the disk has written several of them in another order, nothing that counts is lost, but it
+  // looks like damage.
   return lost > 1 ? lost : 0;
 }
 
