@@ -1,5 +1,6 @@
 import type { Readable } from 'node:stream';
 import { ownEnvironment } from '../config/environment.ts';
+import { collectBytes } from '../lib/collect-bytes.ts';
 import { type JsonObject, parseJsonObject } from '../lib/json.ts';
 import { readTextFile } from '../lib/text-file.ts';
 import { type Command, CommandError, EXIT, type Input, textOption } from './command.ts';
@@ -128,13 +129,9 @@ async function staticCredential(input: Input): Promise<StaticCredential | undefi
 }
 
 async function readAll(input: Readable): Promise<string> {
-  const chunks: Buffer[] = [];
-  let bytes = 0;
-  for await (const chunk of input as AsyncIterable<Buffer>) {
-    bytes += chunk.length;
-    if (bytes > MAX_REQUEST_BYTES)
-      throw new CommandError('standard input is too long for a request', EXIT.usage);
-    chunks.push(chunk);
-  }
-  return Buffer.concat(chunks).toString();
+  return (await collectBytes(input, MAX_REQUEST_BYTES, tooLong)).toString();
+}
+
+function tooLong(): CommandError {
+  return new CommandError('standard input is too long for a request', EXIT.usage);
 }

@@ -1,5 +1,6 @@
 import http from 'node:http';
 import { dirname, join } from 'node:path';
+import { collectBytes } from '../lib/collect-bytes.ts';
 import { parseJsonObject } from '../lib/json.ts';
 import { askInFolder, SOCKET_FOLDER, socketFoldersHere } from '../lib/socket-folder.ts';
 import type { ServerDocument } from '../compose/server.ts';
@@ -93,12 +94,6 @@ function get(options: http.RequestOptions): Promise<Reply> {
 }
 
 async function limitedText(response: http.IncomingMessage): Promise<string> {
-  const chunks: Buffer[] = [];
-  let bytes = 0;
-  for await (const chunk of response as AsyncIterable<Buffer>) {
-    bytes += chunk.byteLength;
-    if (bytes > MAX_ANSWER_BYTES) throw new Error(`the answer is longer than ${MAX_ANSWER_BYTES} bytes`);
-    chunks.push(chunk);
-  }
-  return Buffer.concat(chunks).toString();
+  const tooLong = () => new Error(`the answer is longer than ${MAX_ANSWER_BYTES} bytes`);
+  return (await collectBytes(response, MAX_ANSWER_BYTES, tooLong)).toString();
 }

@@ -1,4 +1,5 @@
 import type { IncomingMessage } from 'node:http';
+import { collectBytes } from '../lib/collect-bytes.ts';
 import { MemoryBudget, type MemoryHolder } from '../lib/memory-budget.ts';
 import type { Access, LoginRequest } from '../access/access.ts';
 import { parseScopes, scopeText } from '../access/scope.ts';
@@ -100,17 +101,10 @@ async function readForm(
   const lease = await memory.lease(holder, Math.min(contentLengthOf(req) ?? MAX_FORM_BYTES, MAX_FORM_BYTES));
   const timer = setTimeout(() => req.destroy(new Error(`no form within ${FORM_MS} ms`)), FORM_MS);
   try {
-    const chunks: Buffer[] = [];
-    let bytes = 0;
-    for await (const chunk of req.iterator({ destroyOnReturn: false })) {
-      const part: Buffer = chunk;
-      bytes += part.byteLength;
-      if (bytes > MAX_FORM_BYTES) {
-        throw new OciError('SIZE_INVALID', { message: `the form is longer than ${MAX_FORM_BYTES} bytes` });
-      }
-      chunks.push(part);
-    }
-    return new URLSearchParams(Buffer.concat(chunks).toString('utf8'));
+    const tooLong = () =>
+      new OciError('SIZE_INVALID', { message: `the form is longer than ${MAX_FORM_BYTES} bytes` });
+    const form = await collectBytes(req.iterator({ destroyOnReturn: false }), MAX_FORM_BYTES, tooLong);
+    return new URLSearchParams(form.toString('utf8'));
   } catch (error) {
     if (error instanceof OciError) throw error;
     throw new OciError('SIZE_INVALID', { message: 'the form is truncated', cause: error });

@@ -1,3 +1,4 @@
+import { collectBytes } from '../lib/collect-bytes.ts';
 import { formatSize } from '../lib/units.ts';
 import { YamlError } from '../lib/yaml.ts';
 import { formatPlatform, parsePlatform, type Platform } from '../oci/platform.ts';
@@ -90,7 +91,8 @@ async function listIn(
   file: string,
   { open, shown }: Pick<NamesReader, 'open' | 'shown'>,
 ): Promise<ImageList> {
-  const content = await textOf(open(file), shown(file));
+  const tooLarge = () => new InvalidImageList(`${shown(file)} is larger than ${formatSize(MAX_LIST_BYTES)}`);
+  const content = (await collectBytes(open(file), MAX_LIST_BYTES, tooLarge)).toString();
   try {
     return imagesIn(content);
   } catch (error) {
@@ -98,18 +100,6 @@ async function listIn(
     const place = error.line === undefined ? shown(file) : `${shown(file)}:${error.line}`;
     throw new InvalidImageList(`${place}: ${error.message}`, { cause: error });
   }
-}
-
-async function textOf(content: AsyncIterable<Uint8Array>, shown: string): Promise<string> {
-  const chunks: Uint8Array[] = [];
-  let bytes = 0;
-  for await (const chunk of content) {
-    bytes += chunk.byteLength;
-    if (bytes > MAX_LIST_BYTES)
-      throw new InvalidImageList(`${shown} is larger than ${formatSize(MAX_LIST_BYTES)}`);
-    chunks.push(chunk);
-  }
-  return Buffer.concat(chunks).toString();
 }
 
 function malformedList(file: string, { malformed }: ImageList): InvalidImageList {

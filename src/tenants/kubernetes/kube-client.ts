@@ -1,4 +1,5 @@
 import type { Readable } from 'node:stream';
+import { collectBytes } from '../../lib/collect-bytes.ts';
 import { HttpClient, type HttpResponse } from '../../lib/http-client.ts';
 import { failureOf, HttpFailure } from '../../lib/http-failure.ts';
 import { type JsonObject, parseJsonObject } from '../../lib/json.ts';
@@ -294,7 +295,7 @@ export class KubeClient {
   async #readJson(path: string, query: Record<string, string>, signal?: AbortSignal): Promise<JsonObject> {
     const { url, body } = await this.#request('calls', path, query, signal);
     try {
-      const answer = parseJsonObject(await textOf(body, MAX_ANSWER_BYTES));
+      const answer = parseJsonObject(await collect(body, MAX_ANSWER_BYTES));
       if (answer === undefined) throw new KubeProtocolError(`${path} is not a JSON object`);
       return answer;
     } catch (error) {
@@ -330,7 +331,7 @@ export class KubeClient {
 
 /** The error of a response. The API server sends a `Status`; proxies send anything. */
 async function refusalOf({ status, body }: HttpResponse, path: string): Promise<KubeRefusal> {
-  const text = await textOf(body, MAX_STATUS_BYTES).catch(() => '');
+  const text = await collect(body, MAX_STATUS_BYTES).catch(() => '');
   const message = parseJsonObject(text)?.['message'];
   return new KubeRefusal(status, typeof message === 'string' ? message : `${path}: status ${status}`);
 }
@@ -389,16 +390,7 @@ function objectOf(object: ScannedObject, { maxObjectBytes }: KubeCollection): Ku
   return { ...object, bytes: undefined, problem };
 }
 
-async function textOf(body: Readable, maxBytes: number): Promise<Buffer> {
-  const chunks: Buffer[] = [];
-  let bytes = 0;
-  for await (const chunk of body as AsyncIterable<Buffer>) {
-    bytes += chunk.length;
-    if (bytes > maxBytes) {
-      body.destroy();
-      throw new KubeProtocolError(`a response is larger than ${maxBytes} bytes`);
-    }
-    chunks.push(chunk);
-  }
-  return Buffer.concat(chunks);
+function collect(body: Readable, maxBytes: number): Promise<Buffer> {
+  const tooLarge = () => new KubeProtocolError(`a response is larger than ${maxBytes} bytes`);
+  return collectBytes(body, maxBytes, tooLarge);
 }
