@@ -4,12 +4,11 @@ import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { Chance } from '../../test/support/chance.ts';
 import { type Image, imageOf, randomBlob } from '../../test/support/content.ts';
 import { surveyOf } from '../compose/storage.ts';
-import { silentLog } from '../lib/log.ts';
-import { silentMeter } from '../lib/meter.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import type { Digest } from '../oci/digest.ts';
 import type { SurveyThread } from '../upkeep/survey-thread.ts';
-import { Upkeep, type UpkeepOptions } from '../upkeep/upkeep.ts';
+import { upkeepOf } from '../upkeep/upkeep.fixture.ts';
+import type { Upkeep, UpkeepOptions } from '../upkeep/upkeep.ts';
 import { ArchiveError } from './archive-error.ts';
 import { ArchiveWorld, layoutFiles, placeOf, tarOf } from './archive.fixture.ts';
 import type { ImagePlace } from './placement.ts';
@@ -37,24 +36,7 @@ afterEach(async () => {
 
 /** Everything that may be evicted is, and nothing has a grace period. */
 function upkeep(options: Partial<UpkeepOptions> = {}): Upkeep {
-  return new Upkeep({
-    ...world.stores,
-    survey,
-    rows: survey,
-    log: silentLog,
-    meter: silentMeter,
-    gracePeriodMs: -1,
-    keepUnfinishedMs: 3_600_000,
-    keepGrantsMs: 60_000,
-    uploads: {
-      expire: async () => ({ items: 0, bytes: 0 }),
-      expirable: async () => ({ items: 0, bytes: 0 }),
-    },
-    isOfUpload: async () => false,
-    maxBytes: 1,
-    bytesPerSecond: 1e9,
-    ...options,
-  });
+  return upkeepOf(world.stores, survey, { maxBytes: 1, ...options });
 }
 
 /** The index, with something that happens just before each call of `method`. */

@@ -8,7 +8,6 @@ import { type FileStores, openFileStores } from '../blobs/file-stores.ts';
 import type { Spool } from '../blobs/spool.ts';
 import { surveyOf } from '../compose/storage.ts';
 import { silentLog } from '../lib/log.ts';
-import { silentMeter } from '../lib/meter.ts';
 import { steadyLease } from '../lib/lease.suite.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
@@ -16,7 +15,7 @@ import { type Digest, digestHex, digestOf } from '../oci/digest.ts';
 import { DiskWatch } from './disk-watch.ts';
 import { Schedule } from './schedule.ts';
 import type { SurveyThread } from './survey-thread.ts';
-import { Upkeep } from './upkeep.ts';
+import { upkeepOf } from './upkeep.fixture.ts';
 
 const MIRRORED = { upstream: 'docker.io', name: 'library/nginx' };
 const NEVER_MS = Number.POSITIVE_INFINITY;
@@ -110,25 +109,7 @@ function begin({
   scrubIntervalMs?: number;
   maxBytes?: number;
 }) {
-  const upkeep = new Upkeep({
-    metadata,
-    spool,
-    blobs,
-    survey,
-    rows: survey,
-    log: silentLog,
-    meter: silentMeter,
-    gracePeriodMs: -1,
-    keepUnfinishedMs: 3_600_000,
-    keepGrantsMs: 3_600_000,
-    uploads: {
-      expire: async () => ({ items: 0, bytes: 0 }),
-      expirable: async () => ({ items: 0, bytes: 0 }),
-    },
-    isOfUpload: async () => false,
-    maxBytes,
-    bytesPerSecond: 1e9,
-  });
+  const upkeep = upkeepOf({ metadata, spool, blobs }, survey, { keepGrantsMs: 3_600_000, maxBytes });
   const disk = new DiskWatch(spool.space, silentLog);
   return new Schedule({ upkeep, disk, log: silentLog, collectIntervalMs, scrubIntervalMs });
 }

@@ -9,7 +9,6 @@ import { type FileStores, openFileStores } from '../blobs/file-stores.ts';
 import type { Spool } from '../blobs/spool.ts';
 import { surveyOf } from '../compose/storage.ts';
 import { silentLog } from '../lib/log.ts';
-import { silentMeter } from '../lib/meter.ts';
 import { steadyLease } from '../lib/lease.suite.ts';
 import { acquireImportLease } from '../metadata/import-lease.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
@@ -25,7 +24,8 @@ import { CollectingStopped } from './collection.ts';
 import { rebuildIndex } from './rebuild.ts';
 import { heldImage } from './images.ts';
 import type { SurveyThread } from './survey-thread.ts';
-import { Upkeep, type UpkeepOptions } from './upkeep.ts';
+import { upkeepOf } from './upkeep.fixture.ts';
+import type { Upkeep, UpkeepOptions } from './upkeep.ts';
 
 const HOSTED: Repository = { upstream: '', name: 'team/app' };
 const MIRRORED: Repository = { upstream: 'docker.io', name: 'library/nginx' };
@@ -684,26 +684,7 @@ describe('scrub', () => {
 const NONE = digestOf(Buffer.from('none'));
 
 function upkeep(options: Partial<UpkeepOptions> = {}): Upkeep {
-  return new Upkeep({
-    metadata,
-    spool,
-    blobs,
-    survey,
-    rows: survey,
-    log: silentLog,
-    meter: silentMeter,
-    gracePeriodMs: -1,
-    keepUnfinishedMs: -1,
-    keepGrantsMs: 60_000,
-    uploads: {
-      expire: async () => ({ items: 0, bytes: 0 }),
-      expirable: async () => ({ items: 0, bytes: 0 }),
-    },
-    isOfUpload: async () => false,
-    maxBytes: undefined,
-    bytesPerSecond: 1e9,
-    ...options,
-  });
+  return upkeepOf({ metadata, spool, blobs }, survey, { keepUnfinishedMs: -1, ...options });
 }
 
 /** What a dry run says is what happens then; here it changes nothing. */
