@@ -2,7 +2,7 @@ import { formatDuration, sizeText } from '../lib/units.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import { CollectingStopped } from '../upkeep/collection.ts';
 import { type Leftovers, type RemovedImage, RemovalRefused } from '../upkeep/image-removal.ts';
-import { printResult, type Command, CommandError, CONFIG_OPTION, EXIT, jsonOption } from './command.ts';
+import { type Command, CommandError, CONFIG_OPTION, EXIT, jsonOption, wantsJson } from './command.ts';
 import { withParts } from './with-parts.ts';
 
 /** `entrepot rm`: removes a tag, a digest or a repository. */
@@ -45,12 +45,11 @@ export const rm: Command = {
       const removed = await removal.remove(repository, digest ?? tag, run).catch((error: unknown) => {
         throw refusal(typed, error);
       });
-      const gracePeriodMs = config.upkeep.gcGracePeriodMs;
-      const shown =
-        removed === undefined
-          ? nothingText({ typed, repository, tag, gracePeriodMs }, await removal.leftovers(repository))
-          : text({ typed, repository, tag, gracePeriodMs }, removed, run.purge);
-      printResult(input, io, toJson(typed, removed), shown);
+      const named = { typed, repository, tag, gracePeriodMs: config.upkeep.gcGracePeriodMs };
+      // What is left of it takes a survey of the whole index.
+      if (wantsJson(input)) io.out(`${JSON.stringify(toJson(typed, removed))}\n`);
+      else if (removed === undefined) io.out(nothingText(named, await removal.leftovers(repository)));
+      else io.out(text(named, removed, run.purge));
       return removed === undefined ? EXIT.failed : EXIT.done;
     });
   },
