@@ -124,8 +124,11 @@ export const hosts: Command = {
       const url = httpsFallback(upstream);
       if (url !== undefined) notes.push(fallbackNote(upstream, url, kind));
     }
-    await present(files, input, io);
-    for (const note of notes) io.err(`${note}\n`);
+    try {
+      await present(files, input, io);
+    } finally {
+      for (const note of notes) io.err(`${note}\n`);
+    }
     return omitted.size > 0 ? EXIT.failed : EXIT.done;
   },
 };
