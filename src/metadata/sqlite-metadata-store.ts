@@ -248,8 +248,7 @@ class SqliteMetadataStore implements MetadataStore {
         ? { tag: undefined, manifest: this.#manifests.readLinked(repository, reference) }
         : this.#tags.readTagged(repository, reference);
       const rest = this.#readForRequester(repository, found?.manifest?.digest, query);
-      const { isPreloaded: isImported, grants: known } = rest;
-      return { tag: found?.tag, manifest: found?.manifest, isPreloaded: isImported, grants: known };
+      return { tag: found?.tag, manifest: found?.manifest, ...rest };
     });
     const sound = await this.#sound(manifest);
     return { tag, manifest: sound, isPreloaded: isPreloaded && sound !== undefined, grants };
@@ -551,17 +550,17 @@ class SqliteMetadataStore implements MetadataStore {
   }
 
   removeUnneeded(contents: readonly Content[], unusedSinceMs: number) {
-    return this.#removeRows(contents, content =>
-      this.#removals.removeUnneeded(content, this.#beforeImports(unusedSinceMs)),
+    return this.#removeUnused(contents, unusedSinceMs, (content, sinceMs) =>
+      this.#removals.removeUnneeded(content, sinceMs),
     );
   }
 
   removeUnlinked(contents: readonly Content[], unusedSinceMs: number) {
-    return this.#removeRows(
+    return this.#removeUnused(
       contents,
-      content =>
-        !this.#lastUsed.isNoted(content.digest) &&
-        this.#removals.removeUnlinked(content, this.#beforeImports(unusedSinceMs)),
+      unusedSinceMs,
+      (content, sinceMs) =>
+        !this.#lastUsed.isNoted(content.digest) && this.#removals.removeUnlinked(content, sinceMs),
     );
   }
 
@@ -799,9 +798,16 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#write(() => contents.filter(remove));
   }
 
-  /** Call within a write. `sinceMs`, or when the oldest import that is running began, if that is earlier. */
-  #beforeImports(sinceMs: number): number {
-    return Math.min(sinceMs, this.#removals.importingSinceMs());
+  /** As `#removeRows`; `remove` gets the earlier of the given time and the beginning of the oldest running import. */
+  #removeUnused(
+    contents: readonly Content[],
+    unusedSinceMs: number,
+    remove: (content: Content, sinceMs: number) => boolean,
+  ): Promise<readonly Content[]> {
+    return this.#write(() => {
+      const sinceMs = Math.min(unusedSinceMs, this.#removals.importingSinceMs());
+      return contents.filter(content => remove(content, sinceMs));
+    });
   }
 
   /** Call within a write. */

@@ -103,8 +103,7 @@ export async function heldImage(
   if (top === undefined) {
     throw new Error('internal error: the survey found no manifest of the image');
   }
-  const unique = new Map(manifests.flatMap(manifest => manifest.blobs).map(blob => [blob.digest, blob]));
-  const content = [...unique.values()];
+  const content = blobsOf(manifests);
   const held = content.filter(blob => blob.isHeld);
   return {
     digest: top.digest,
@@ -120,9 +119,14 @@ export async function heldImage(
 
 /** The stored bytes of an image that something else needs as well, or those that nothing else needs. */
 export function heldBytes(manifests: readonly SurveyedManifest[], shared: boolean): number {
-  const blobs = new Map(manifests.flatMap(manifest => manifest.blobs).map(blob => [blob.digest, blob]));
-  const held = [...blobs.values()].filter(({ isHeld }) => isHeld);
+  const held = blobsOf(manifests).filter(({ isHeld }) => isHeld);
   return bytesOf([...manifests, ...held].filter(({ isShared }) => isShared === shared));
+}
+
+/** The blobs of an image, each once. */
+function blobsOf(manifests: readonly SurveyedManifest[]): readonly SurveyedBlob[] {
+  const blobs = manifests.flatMap(manifest => manifest.blobs).map(blob => [blob.digest, blob] as const);
+  return [...new Map(blobs).values()];
 }
 
 async function platformsOf(
