@@ -40,6 +40,17 @@ describe('entrepot hosts crio', () => {
     expect([code, stdout]).toEqual([2, '']);
     expect(stderr).toContain(`not written: ${PORT}: `);
   });
+
+  it('names what it leaves out even if it refuses to replace a file', async () => {
+    const out = join(folder, 'refused');
+    expect((await hosts('crio', '--out', out)).code).toBe(1);
+    const [name = ''] = await readdir(out);
+    await writeFile(join(out, name), '# not written by Entrepot\n');
+    const { code, stderr } = await hosts('crio', '--out', out);
+    expect(code).not.toBe(0);
+    expect(stderr).toContain('--force');
+    expect(stderr).toContain(`not written: ${PORT}: `);
+  });
 });
 
 describe('entrepot hosts docker', () => {
