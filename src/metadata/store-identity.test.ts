@@ -240,6 +240,34 @@ describe('no garbage is collected until the operator decides', () => {
     }
     await store.close();
   });
+
+  test('but not when a power failure kept later commits of Leases and lost an earlier one', async () => {
+    const store = await openStore();
+    await fill(store.metadata, 20);
+    const wal = join(folder, `${INDEX}-wal`);
+    const to = await elsewhere();
+    const doubtsDamagedAt = async (at: number): Promise<readonly string[]> => {
+      await copy(to, '', '-wal');
+      const file = await open(join(to, `${INDEX}-wal`), 'r+');
+      // In the content of a page, behind the headers of the log and of the frame.
+      await file.write(Buffer.from('????'), 0, 4, at - ((at - 32) % (24 + 4_096)) + 1_000);
+      await file.close();
+      return (await StoreIdentity.look(to, INDEX)).doubts.reasons;
+    };
+    const { size: before } = await stat(wal);
+    for (let at = 0; at < 20; at += 1) await store.metadata.acquireLease(`ingest-${at}`);
+    const { size: after } = await stat(wal);
+    expect(await doubtsDamagedAt((before + after) / 2)).toEqual([]);
+    expect(await doubtsDamagedAt(before - 4_096)).toEqual([
+      expect.stringContaining('index.db-wal is damaged'),
+    ]);
+    await fill(store.metadata, 1, 20);
+    await store.metadata.acquireLease('later');
+    expect(await doubtsDamagedAt((before + after) / 2)).toEqual([
+      expect.stringContaining('index.db-wal is damaged'),
+    ]);
+    await store.close();
+  });
 });
 
 test('a copy whose pages are from different moments is refused, with a message about what to do', async () => {

@@ -5,7 +5,7 @@ import { writeFileAtomic } from '../lib/atomic-file.ts';
 import { absentAsUndefined, errorCode } from '../lib/error-code.ts';
 import type { Log } from '../lib/log.ts';
 import type { MetadataStore } from './metadata-store.ts';
-import { lostTransactions } from './sqlite/wal-check.ts';
+import { hasLostWrites } from './sqlite/wal-check.ts';
 
 /** The file of the index in the store's folder. */
 export const INDEX_FILE = 'index.db';
@@ -114,7 +114,7 @@ export class StoreIdentity {
     if ((await isLogGone(folder, indexPath)) && (await isLogGone(folder, indexPath))) {
       reasons.push(`${indexFile}-wal is missing, and with it the latest writes`);
     }
-    if ((await lostTransactions(`${indexPath}-wal`)) > 0) {
+    if (await hasLostWrites(indexPath)) {
       reasons.push(`${indexFile}-wal is damaged, and what was written after the damage is lost`);
     }
     const isCopied =
