@@ -1,174 +1,20 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, expect, test } from 'vitest';
 import { silentLog } from '../lib/log.ts';
-import { type Digest, digestOf } from '../oci/digest.ts';
-import { OCI_MANIFEST } from '../oci/media-types.ts';
-import type { MetadataStore } from './metadata-store.ts';
-import { image } from './metadata-store.suite.ts';
 import { openSqliteMetadataStore } from './sqlite-metadata-store.ts';
 import { openSqliteSurvey } from './sqlite-survey.ts';
-import { everything, type Survey } from './survey.ts';
+import { surveySuite } from './survey.suite.ts';
 
-const HOSTED = { upstream: '', name: 'team/app' };
-const MIRRORED = { upstream: 'docker.io', name: 'library/nginx' };
-const LATER_MS = Date.now() + 3_600_000;
-const LOOSE = digestOf(Buffer.from('loose'));
-
-let folder: string;
-let store: MetadataStore;
-let survey: Survey & { close(): void };
-
-beforeEach(async () => {
-  folder = await mkdtemp(join(tmpdir(), 'entrepot-survey-'));
-  store = await openSqliteMetadataStore(join(folder, 'index.db'), { log: silentLog });
-  survey = await openSqliteSurvey(join(folder, 'index.db'));
-});
-
-afterEach(async () => {
-  survey.close();
-  await store.close();
-  await rm(folder, { recursive: true });
-});
-
-test('the survey finds what garbage collection would remove', async () => {
-  const one = image('one');
-  for (const { digest, size } of one.blobs) {
-    await store.putBlob(digest, size, HOSTED);
-  }
-  await store.putBlob(LOOSE, 5, HOSTED);
-  await store.putManifest(HOSTED, one.manifest, one.view, { tag: 'v1', atMs: 1 });
-  expect(await survey.idleLinks(LATER_MS)).toEqual({
-    entries: [{ repository: HOSTED, digest: LOOSE }],
-    next: undefined,
-  });
-  expect((await survey.unneeded('blob', LATER_MS)).entries).toEqual([
-    { kind: 'blob', digest: LOOSE, size: 5 },
-  ]);
-  expect((await survey.unneeded('blob', 1)).entries).toEqual([]);
-  expect((await survey.unnamedBlobs(LATER_MS)).entries).toEqual([]);
-  await store.unlinkBlob(HOSTED, LOOSE);
-  expect((await survey.unnamedBlobs(LATER_MS)).entries).toEqual([{ kind: 'blob', digest: LOOSE, size: 5 }]);
-  expect((await survey.unnamedBlobs(1)).entries).toEqual([]);
-  await store.unlinkManifest(HOSTED, one.manifest.digest);
-  expect((await survey.unneeded('manifest', LATER_MS)).entries).toHaveLength(1);
-  expect((await survey.unneeded('blob', LATER_MS)).entries).toHaveLength(3);
-});
-
-test('mirrored content is found in the order of its use, across pages', async () => {
-  const digests = Array.from({ length: 4_500 }, (_, index) => digestOf(Buffer.from(String(index))));
-  await Promise.all(digests.map(digest => store.putBlob(digest, 1, MIRRORED)));
-  await store.putBlob(LOOSE, 5, HOSTED);
-  const pages: string[][] = [];
-  for await (const page of everything(after => survey.evictable(LATER_MS, after))) {
-    pages.push(page.map(({ digest }) => digest));
-  }
-  expect(pages.length).toBeGreaterThan(2);
-  expect(pages.flat().toSorted()).toEqual(digests.toSorted());
-});
-
-test('repositories of linked content are listed, some of them if there are many', async () => {
-  expect(await survey.repositoriesOf(LOOSE)).toEqual([]);
-  await store.putBlob(LOOSE, 5, HOSTED);
-  await store.putBlob(LOOSE, 5, MIRRORED);
-  expect(await survey.repositoriesOf(LOOSE)).toEqual([HOSTED, MIRRORED]);
-  for (const name of ['a', 'b', 'c']) await store.putBlob(LOOSE, 5, { upstream: 'z.example', name });
-  expect(await survey.repositoriesOf(LOOSE)).toHaveLength(3);
-});
-
-test('an image is shown with everything below it, stored or not, shared or not', async () => {
-  const [one, two] = [image('one'), image('two')];
-  const [config, layer] = one.blobs;
-  await store.putBlob(config?.digest ?? LOOSE, 10, MIRRORED);
-  await store.putManifest(MIRRORED, one.manifest, one.view, { tag: 'v1', atMs: 5 });
-  const sharing = { ...two.view, blobs: [...two.view.blobs, ...one.blobs.slice(1)] };
-  await store.putManifest(MIRRORED, two.manifest, sharing, { atMs: 6 });
-  await store.putPin(MIRRORED, 'v1');
-  const { entries } = await survey.tags();
-  expect(entries).toEqual([
-    {
-      repository: MIRRORED,
-      tag: 'v1',
-      digest: one.manifest.digest,
-      isPinned: true,
-      isImported: false,
-    },
-  ]);
-  const [manifest] = await survey.image(MIRRORED, one.manifest.digest);
-  expect(manifest).toMatchObject({ isHeld: true, size: one.manifest.bytes.byteLength, usedAtMs: 5 });
-  expect(manifest?.blobs).toMatchObject([
-    { digest: config?.digest, isConfig: true, isHeld: true, isShared: false },
-    { digest: layer?.digest, isConfig: false, isHeld: false, isShared: true },
-  ]);
-  expect(await survey.image(MIRRORED, LOOSE)).toMatchObject([{ digest: LOOSE, isHeld: false }]);
-});
-
-test('images that are known by digest only are found, but no parts of other images', async () => {
-  const [tagged, child, untagged, attached] = ['tagged', 'child', 'untagged', 'attached'].map(name =>
-    image(name),
-  );
-  const put = (
-    repository: typeof HOSTED,
-    { manifest, view }: ReturnType<typeof image>,
-    rest: { tag?: string; subject?: Digest } = {},
-  ) => {
-    const subject = rest.subject && { mediaType: OCI_MANIFEST, digest: rest.subject, size: 1 };
-    return store.putManifest(
-      repository,
-      manifest,
-      { ...view, subject },
-      { atMs: 1, ...(rest.tag && { tag: rest.tag }) },
-    );
+surveySuite(async () => {
+  const folder = await mkdtemp(join(tmpdir(), 'entrepot-survey-'));
+  const path = join(folder, 'index.db');
+  const store = await openSqliteMetadataStore(path, { log: silentLog });
+  const survey = await openSqliteSurvey(path);
+  const remove = async () => {
+    survey.close();
+    await store.close();
+    await rm(folder, { recursive: true });
   };
-  const index = image('index');
-  const manifests = [{ mediaType: OCI_MANIFEST, digest: child!.manifest.digest, size: 1 }];
-  await put(HOSTED, tagged!, { tag: 'v1' });
-  await put(HOSTED, child!);
-  await put(
-    HOSTED,
-    { ...index, view: { ...index.view, kind: 'index', manifests, blobs: [] } },
-    { tag: 'v2' },
-  );
-  await put(HOSTED, attached!, { subject: tagged!.manifest.digest });
-  await put(HOSTED, untagged!);
-  await put(MIRRORED, tagged!);
-  await store.putPin(HOSTED, untagged!.manifest.digest);
-  const found = (await survey.untagged()).entries;
-  expect(found).toEqual([
-    { repository: HOSTED, digest: untagged!.manifest.digest, isPinned: true, isImported: false },
-    { repository: MIRRORED, digest: tagged!.manifest.digest, isPinned: false, isImported: false },
-  ]);
-});
-
-test('content that is linked in a repository is found if it is stored', async () => {
-  const [one, two] = [image('one'), image('two')];
-  const [config, layer] = one.blobs;
-  if (config === undefined || layer === undefined) throw new Error('two blobs');
-  await store.putManifest(HOSTED, one.manifest, one.view, { tag: 'v1', atMs: 1 });
-  await store.putManifest(MIRRORED, two.manifest, two.view, { tag: 'v1', atMs: 1 });
-  await store.putBlob(config.digest, config.size, HOSTED);
-  await store.linkBlob(HOSTED, layer.digest, layer.size);
-  const found: unknown[] = [];
-  for await (const page of everything(after => survey.linked(HOSTED, after))) found.push(...page);
-  expect(found).toHaveLength(2);
-  expect(found).toEqual(
-    expect.arrayContaining([
-      { kind: 'manifest', digest: one.manifest.digest, size: one.manifest.bytes.byteLength },
-      { kind: 'blob', digest: config.digest, size: config.size },
-    ]),
-  );
-});
-
-test('damaged manifests, stale damage and digests without a row are found', async () => {
-  const one = image('one');
-  const wrong = { ...one.manifest, digest: LOOSE };
-  await store.putManifest(HOSTED, one.manifest, one.view, { atMs: 1 });
-  await store.putManifest(HOSTED, wrong, one.view, { atMs: 1 });
-  expect((await survey.damagedManifests()).entries).toMatchObject([{ kind: 'manifest', digest: LOOSE }]);
-  await store.quarantine({ kind: 'manifest', digest: LOOSE }, 'wrong bytes');
-  expect((await survey.staleDamage()).entries).toEqual([]);
-  await store.unlinkManifest(HOSTED, LOOSE);
-  expect((await survey.staleDamage()).entries).toEqual([LOOSE]);
-  expect(await survey.withoutRow([LOOSE, one.manifest.digest])).toEqual([one.manifest.digest]);
+  return { store, survey, remove };
 });

@@ -6,7 +6,14 @@ import type { BlobLink, Content } from './metadata-store.ts';
 import { Connection, type Statement } from './sqlite/connection.ts';
 import { ImageRows } from './sqlite/image-rows.ts';
 import * as reachability from './sqlite/reachability.ts';
-import type { Found, SizedContent, Survey, SurveyedImage, SurveyedManifest } from './survey.ts';
+import {
+  type Found,
+  type SizedContent,
+  type Survey,
+  type SurveyedImage,
+  type SurveyedManifest,
+  withShared,
+} from './survey.ts';
 
 /**
  * As an SQL column, in a statement with repositories as `r`: whether something was imported into the repository under
@@ -153,7 +160,7 @@ class SqliteSurvey implements Survey {
         ORDER BY used_at_ms, digest LIMIT ${ROWS_PER_PAGE}) c
       ORDER BY c.used_at_ms, c.digest`);
     this.#repositories = connection.prepare(`
-      SELECT r.upstream, r.name FROM links l JOIN repositories r ON r.id = l.repository_id
+      SELECT DISTINCT r.upstream, r.name FROM links l JOIN repositories r ON r.id = l.repository_id
       WHERE l.digest = ? AND (r.upstream = '' OR l.media_type IS NOT NULL
         OR l.kind = 'blob' AND (${reachability.isNamedIn('r.id', 'l.digest')} OR NOT ${reachability.isNamed('l.digest')}))
       ORDER BY r.upstream, r.name LIMIT ${MAX_REPOSITORIES_NAMED}`);
@@ -358,26 +365,6 @@ class SqliteSurvey implements Survey {
   #all<P, Row>(statement: Statement<[P], Row>, parameters: P): Promise<readonly Row[]> {
     return this.#connection.read(() => statement.all(parameters));
   }
-}
-
-/** Marks everything below a manifest that stays as shared. */
-function withShared(manifests: readonly SurveyedManifest[]): readonly SurveyedManifest[] {
-  const byDigest = new Map(manifests.map(manifest => [manifest.digest, manifest]));
-  const shared = new Set<Digest>();
-  const left = manifests.filter(({ isShared }) => isShared).map(({ digest }) => digest);
-  for (let digest = left.pop(); digest !== undefined; digest = left.pop()) {
-    if (shared.has(digest)) continue;
-    shared.add(digest);
-    left.push(...(byDigest.get(digest)?.children ?? []).map(child => child.digest));
-  }
-  const named = new Set(
-    manifests.flatMap(({ digest, blobs }) => (shared.has(digest) ? blobs.map(blob => blob.digest) : [])),
-  );
-  return manifests.map(manifest => ({
-    ...manifest,
-    isShared: shared.has(manifest.digest),
-    blobs: manifest.blobs.map(blob => ({ ...blob, isShared: blob.isShared || named.has(blob.digest) })),
-  }));
 }
 
 /** A page of the rows that `choose` selects; after a full page there may be another. */

@@ -106,6 +106,26 @@ export interface SurveyedBlob {
   readonly usedAtMs: number;
 }
 
+/** The manifests of an image, with everything below one that stays marked as shared. */
+export function withShared(manifests: readonly SurveyedManifest[]): readonly SurveyedManifest[] {
+  const byDigest = new Map(manifests.map(manifest => [manifest.digest, manifest]));
+  const shared = new Set<Digest>();
+  const left = manifests.filter(({ isShared }) => isShared).map(({ digest }) => digest);
+  for (let digest = left.pop(); digest !== undefined; digest = left.pop()) {
+    if (shared.has(digest)) continue;
+    shared.add(digest);
+    left.push(...(byDigest.get(digest)?.children ?? []).map(child => child.digest));
+  }
+  const named = new Set(
+    manifests.flatMap(({ digest, blobs }) => (shared.has(digest) ? blobs.map(blob => blob.digest) : [])),
+  );
+  return manifests.map(manifest => ({
+    ...manifest,
+    isShared: shared.has(manifest.digest),
+    blobs: manifest.blobs.map(blob => ({ ...blob, isShared: blob.isShared || named.has(blob.digest) })),
+  }));
+}
+
 /** All results of a paged query, page after page. */
 export async function* everything<T>(
   ask: (after: string | undefined) => Promise<Found<T>>,
