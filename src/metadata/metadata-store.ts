@@ -25,15 +25,11 @@ export interface Grant {
   readonly verifiedAtMs: number;
 }
 
-/** A position in the order of all Grants. */
-export interface GrantPosition {
-  readonly repositoryId: number;
-  readonly credentialId: string;
-}
-
+/** What one step through all Grants has done. */
 export interface EndedGrants {
   readonly ended: number;
-  readonly next: GrantPosition | undefined;
+  /** Where to continue; `undefined` at the end. */
+  readonly next: string | undefined;
 }
 
 /** An import into a mirrored repository, whose content `grantee` may read. */
@@ -309,11 +305,8 @@ export interface MetadataStore extends Leases {
   endGrant(repository: Repository, credentialId: string): Promise<void>;
   /** Ends all Grants of a credential that is gone. */
   endGrantsOf(credentialId: string): Promise<void>;
-  /**
-   * Looks at some Grants after `after`, and ends those verified before `beforeMs`. Returns how many, and where to
-   * continue; `undefined` at the end.
-   */
-  endGrantsBefore(beforeMs: number, after?: GrantPosition): Promise<EndedGrants>;
+  /** Looks at some Grants, from the `next` of the last call on, and ends those verified before `beforeMs`. */
+  endGrantsBefore(beforeMs: number, after?: string): Promise<EndedGrants>;
 
   // Imports. First the content of each repository, then all names at once. A preload ends with its Link.
 

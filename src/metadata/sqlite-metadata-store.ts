@@ -17,7 +17,6 @@ import type {
   DamagedBytes,
   Document,
   Grant,
-  GrantPosition,
   ImportedContent,
   Lack,
   MetadataStore,
@@ -438,7 +437,7 @@ class SqliteMetadataStore implements MetadataStore {
     }
   }
 
-  endGrantsBefore(beforeMs: number, after?: GrantPosition) {
+  endGrantsBefore(beforeMs: number, after?: string) {
     return this.#write(() => this.#grants.endBefore(beforeMs, after));
   }
 

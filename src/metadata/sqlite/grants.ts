@@ -1,5 +1,5 @@
 import type { Repository } from '../../oci/repository.ts';
-import type { EndedGrants, Grant, GrantPosition } from '../metadata-store.ts';
+import type { EndedGrants, Grant } from '../metadata-store.ts';
 import type { Connection, Statement } from './connection.ts';
 
 /** How many Grants of a credential are removed in one transaction. */
@@ -8,7 +8,13 @@ const END_ROWS = 100;
 /** How many are examined in one transaction: half a millisecond. */
 const LOOK_ROWS = 500;
 
-const START: GrantPosition = { repositoryId: -1, credentialId: '' };
+/** A position in the order of all Grants. */
+interface Position {
+  readonly repositoryId: number;
+  readonly credentialId: string;
+}
+
+const START: Position = { repositoryId: -1, credentialId: '' };
 
 interface PositionRow {
   readonly repository_id: number;
@@ -28,7 +34,7 @@ export class GrantRows {
   readonly #upsert: Statement<[number, string, number]>;
   readonly #delete: Statement<[number, string]>;
   readonly #deleteOf: Statement<[{ credentialId: string }]>;
-  readonly #selectBehind: Statement<[{ beforeMs: number } & GrantPosition], PositionRow>;
+  readonly #selectBehind: Statement<[{ beforeMs: number } & Position], PositionRow>;
 
   constructor(connection: Connection) {
     this.#select = connection.prepare(`
@@ -72,12 +78,15 @@ export class GrantRows {
     return this.#delete.run(repositoryId, credentialId).changes > 0;
   }
 
-  endBefore(beforeMs: number, after: GrantPosition = START): EndedGrants {
-    const rows = this.#selectBehind.all({ beforeMs, ...after });
+  endBefore(beforeMs: number, after?: string): EndedGrants {
+    const rows = this.#selectBehind.all({
+      beforeMs,
+      ...(after === undefined ? START : parsePosition(after)),
+    });
     const over = rows.filter(row => row.is_over === 1).map(toPosition);
     for (const { repositoryId, credentialId } of over) this.end(repositoryId, credentialId);
     const last = rows.at(-1);
-    return { ended: over.length, next: last && toPosition(last) };
+    return { ended: over.length, next: last && formatPosition(toPosition(last)) };
   }
 
   /** Removes some of the credential's Grants; false if there was none left. */
@@ -86,8 +95,17 @@ export class GrantRows {
   }
 }
 
-function toPosition(row: PositionRow): GrantPosition {
+function toPosition(row: PositionRow): Position {
   return { repositoryId: row.repository_id, credentialId: row.credential_id };
+}
+
+function formatPosition({ repositoryId, credentialId }: Position): string {
+  return `${repositoryId} ${credentialId}`;
+}
+
+function parsePosition(text: string): Position {
+  const end = text.indexOf(' ');
+  return { repositoryId: Number(text.slice(0, end)), credentialId: text.slice(end + 1) };
 }
 
 function toGrant(row: Row): Grant {
