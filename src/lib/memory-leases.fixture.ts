@@ -14,6 +14,10 @@ export class LeaseTable {
   readonly rows = new Map<string, Row>();
   #epoch = 0;
 
+  heldKeys(): string[] {
+    return [...this.rows].flatMap(([key, row]) => (isHeld(row) ? key : []));
+  }
+
   nextEpoch(): number {
     this.#epoch += 1;
     return this.#epoch;
@@ -37,18 +41,18 @@ export class MemoryLeases implements Leases {
     this.#table.rows.set(key, { epoch, holder: this, isAbandoned: false });
     const left: LeftLease | undefined = before && { epoch: before.epoch, mayWrite: before.isAbandoned };
     const confirm = (): undefined => {
-      if (!this.#holds({ key, epoch })) throw new LeaseLost(key);
+      if (!this.holds({ key, epoch })) throw new LeaseLost(key);
       return undefined;
     };
     return { key, epoch, left, confirm };
   }
 
   async release(...leases: readonly Lease[]): Promise<void> {
-    for (const lease of leases) if (this.#holds(lease)) this.#table.rows.delete(lease.key);
+    for (const lease of leases) if (this.holds(lease)) this.#table.rows.delete(lease.key);
   }
 
   async setAside(lease: Lease): Promise<void> {
-    if (this.#holds(lease)) this.#leave(lease.key, lease.epoch);
+    if (this.holds(lease)) this.#leave(lease.key, lease.epoch);
   }
 
   async readLease(key: string): Promise<LeaseState | undefined> {
@@ -68,7 +72,8 @@ export class MemoryLeases implements Leases {
     for (const [key, row] of this.#table.rows) if (row.holder === this) this.#leave(key, row.epoch);
   }
 
-  #holds({ key, epoch }: Pick<Lease, 'key' | 'epoch'>): boolean {
+  /** Whether this process still has the Lease: nobody else has taken it. */
+  holds({ key, epoch }: Pick<Lease, 'key' | 'epoch'>): boolean {
     const row = this.#table.rows.get(key);
     return row?.epoch === epoch && row.holder === this;
   }
